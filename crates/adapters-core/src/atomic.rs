@@ -1,0 +1,239 @@
+//! Files that are either wholly the old one or wholly the new one.
+//!
+//! A run is stopped at any moment: by its user, by the scheduler, by a full disk. What it writes goes to a temporary
+//! file in the same folder, is flushed to the disk and then renamed over the target, so that a checkpoint or a summary
+//! is never half of one. On any failure the file that was there stays as it was and the temporary file is removed.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+/// A file could not be written; what was there before is unchanged.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write {}{}", path.display(), self.help_suffix())]
+pub struct AtomicWriteError {
+    /// The file that was to be written.
+    pub path: PathBuf,
+    /// What the operating system said.
+    pub source: io::Error,
+}
+
+impl AtomicWriteError {
+    fn new(path: &Path, source: io::Error) -> Self {
+        Self { path: path.to_path_buf(), source }
+    }
+
+    /// What the user can do about it, where that is known.
+    pub fn help(&self) -> Option<&'static str> {
+        Some(match self.source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                "there is no space left: free some, or choose a folder on another disk"
+            }
+            io::ErrorKind::PermissionDenied => {
+                "permission denied: make the folder writable, or choose a folder that belongs to you"
+            }
+            io::ErrorKind::ReadOnlyFilesystem => "the disk is mounted read-only: choose a folder on another one",
+            io::ErrorKind::NotFound => "the folder does not exist: create it first",
+            io::ErrorKind::IsADirectory => "there is a folder of that name: choose another name",
+            _ => return None,
+        })
+    }
+
+    fn help_suffix(&self) -> String {
+        self.help().map(|help| format!(": {help}")).unwrap_or_default()
+    }
+}
+
+/// Replaces `path` by a file holding `bytes`.
+///
+/// # Errors
+///
+/// When the temporary file cannot be made, written, flushed to the disk or renamed. The old file is then unchanged.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<(), AtomicWriteError> {
+    write_with(path, |file| file.write_all(bytes))
+}
+
+/// Replaces `path` by what `fill` writes.
+///
+/// # Errors
+///
+/// Those of [`write`], and whatever `fill` returns.
+pub fn write_with(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), AtomicWriteError> {
+    let mut temp = temp_beside(path)?;
+    fill(temp.as_file_mut())
+        .and_then(|()| temp.as_file().sync_all())
+        .map_err(|source| AtomicWriteError::new(path, source))?;
+    replace(temp, path)
+}
+
+/// Replaces `path` by the file that `fill` leaves at the path it is given, for writers that open their file themselves.
+/// That path is in the same folder and has the same extension.
+///
+/// # Errors
+///
+/// Those of [`write`], and whatever `fill` returns.
+pub fn write_at<E: From<AtomicWriteError>>(path: &Path, fill: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
+    let temp = temp_beside(path)?;
+    fill(temp.path())?;
+    // The writer's own handle is closed; the one kept here may even belong to a file it replaced.
+    File::options()
+        .write(true)
+        .open(temp.path())
+        .and_then(|file| file.sync_all())
+        .map_err(|source| AtomicWriteError::new(path, source))?;
+    Ok(replace(temp, path)?)
+}
+
+/// The folder a path lies in: `.` for a bare file name.
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// An empty temporary file, removed when dropped.
+fn temp_beside(path: &Path) -> Result<NamedTempFile, AtomicWriteError> {
+    let suffix = path.extension().map(|extension| format!(".{}", extension.to_string_lossy())).unwrap_or_default();
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".writing-").suffix(&suffix);
+    #[cfg(unix)]
+    {
+        // Temporary files are private by default; these become ordinary ones, so the user's umask decides.
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o666));
+    }
+    builder.tempfile_in(folder_of(path)).map_err(|source| AtomicWriteError::new(path, unwrapped(source)))
+}
+
+/// The operating system's error without the temporary file's name, which `tempfile` adds and no user needs.
+fn unwrapped(error: io::Error) -> io::Error {
+    let mut source = error.get_ref().map(|inner| inner as &(dyn std::error::Error + 'static));
+    while let Some(inner) = source {
+        if let Some(code) = inner.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+            return io::Error::from_raw_os_error(code);
+        }
+        source = inner.source();
+    }
+    error
+}
+
+/// Renames the temporary file over `path`, and asks for the rename itself to reach the disk.
+fn replace(temp: NamedTempFile, path: &Path) -> Result<(), AtomicWriteError> {
+    if let Ok(existing) = fs::metadata(path) {
+        // Best effort: a file that others could read stays readable.
+        let _ = fs::set_permissions(temp.path(), existing.permissions());
+    }
+    temp.persist(path).map_err(|failed| AtomicWriteError::new(path, failed.error))?;
+    // Not every system can open or flush a folder; the file itself is safe by now.
+    if let Ok(folder) = File::open(folder_of(path)) {
+        let _ = folder.sync_all();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names_in(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn full() -> io::Error {
+        io::Error::from(io::ErrorKind::StorageFull)
+    }
+
+    #[test]
+    fn creates_and_replaces() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("summary.json");
+        write(&path, b"first, and longer").unwrap();
+        write(&path, b"second").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"second");
+        assert_eq!(names_in(folder.path()), ["summary.json"]);
+    }
+
+    #[test]
+    fn a_failed_write_keeps_the_old_file_and_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.bin");
+        write(&path, b"old").unwrap();
+        let error = write_with(&path, |file| {
+            file.write_all(b"half of the n")?;
+            Err(full())
+        })
+        .unwrap_err();
+        assert_eq!(error.source.kind(), io::ErrorKind::StorageFull);
+        assert!(error.to_string().contains("state.bin: there is no space left"), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(names_in(folder.path()), ["state.bin"]);
+    }
+
+    #[test]
+    fn a_failed_writer_by_path_keeps_the_old_file_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.png");
+        write_at::<AtomicWriteError>(&path, |temp| {
+            assert_eq!(temp.extension(), path.extension());
+            fs::write(temp, b"old").unwrap();
+            Ok(())
+        })
+        .unwrap();
+        let failed = write_at(&path, |temp| {
+            fs::write(temp, b"half").unwrap();
+            Err(AtomicWriteError::new(&path, full()))
+        });
+        assert!(failed.is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(names_in(folder.path()), ["state.png"]);
+    }
+
+    #[test]
+    fn a_missing_folder_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = write(&folder.path().join("absent/x.json"), b"").unwrap_err();
+        assert!(error.to_string().ends_with("absent/x.json: the folder does not exist: create it first"), "{error}");
+        assert!(!error.source.to_string().contains(".writing-"), "{}", error.source);
+    }
+
+    #[test]
+    fn a_folder_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        fs::create_dir(&path).unwrap();
+        assert!(write(&path, b"file").is_err());
+        assert_eq!(names_in(folder.path()), ["x"]);
+    }
+
+    #[test]
+    fn every_known_cause_has_its_help() {
+        let help = |kind: io::ErrorKind| AtomicWriteError::new(Path::new("x"), kind.into()).help();
+        assert!(help(io::ErrorKind::StorageFull).unwrap().contains("no space left"));
+        assert!(help(io::ErrorKind::PermissionDenied).unwrap().contains("permission denied"));
+        assert_eq!(help(io::ErrorKind::Interrupted), None);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_files_are_as_readable_as_the_user_wants() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        write(&path, b"").unwrap();
+        let plain = folder.path().join("plain");
+        fs::write(&plain, b"").unwrap();
+        assert_eq!(mode(), fs::metadata(&plain).unwrap().permissions().mode() & 0o777);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        write(&path, b"").unwrap();
+        assert_eq!(mode(), 0o640);
+    }
+}

@@ -1,0 +1,101 @@
+//! Attaching: a method's layers at the sites it is aimed at.
+
+use std::fmt;
+use std::sync::Arc;
+
+use burn::tensor::Device;
+
+use crate::error::Error;
+use crate::host::Host;
+use crate::method::{Build, Method};
+use crate::set::{AdapterSet, Attached, AttachedLayer};
+use crate::target::Selection;
+
+/// What attaching did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttachReport {
+    /// The adapter's name.
+    pub adapter: String,
+    /// Paths of the sites that have a layer now.
+    pub adapted: Vec<String>,
+    /// Paths that matched and were excluded or left out.
+    pub skipped: Vec<String>,
+    /// Patterns that matched nothing. Empty unless the adapter came from a file.
+    pub unmatched: Vec<String>,
+    /// Parameters of the new adapter.
+    pub num_params: usize,
+}
+
+impl fmt::Display for AttachReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: {} parameters at {} sites",
+            self.adapter,
+            self.num_params,
+            self.adapted.len()
+        )?;
+        for (what, paths) in [("skipped", &self.skipped), ("unmatched", &self.unmatched)] {
+            if !paths.is_empty() {
+                write!(f, "; {what}: {}", paths.join(", "))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AdapterSet {
+    /// Builds `method` for `host` on `device` and adds it as `name`, trainable and not active.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NameTaken`]; [`Error::NoTarget`] if one of its targets hits nothing.
+    pub fn attach(
+        &mut self,
+        name: &str,
+        method: Arc<dyn Method>,
+        host: &dyn Host,
+        seed: u64,
+        device: &Device,
+    ) -> Result<AttachReport, Error> {
+        let target = method.target();
+        let selection = target.select(host)?.require(&target, host)?;
+        let (adapter, report) = build(name, method, host, selection, seed, device)?;
+        self.insert(adapter)?;
+        Ok(report)
+    }
+}
+
+/// Builds an adapter at the selected sites.
+pub(crate) fn build(
+    name: &str,
+    method: Arc<dyn Method>,
+    host: &dyn Host,
+    selection: Selection,
+    seed: u64,
+    device: &Device,
+) -> Result<(Attached, AttachReport), Error> {
+    let mut report = AttachReport {
+        adapter: name.to_owned(),
+        adapted: selection.sites.iter().map(|s| s.path.clone()).collect(),
+        skipped: selection.skipped,
+        unmatched: selection.unmatched,
+        num_params: 0,
+    };
+    let layers = selection
+        .sites
+        .into_iter()
+        .map(|info| {
+            let build = Build {
+                seed,
+                device,
+                linear: host.linear(info.site),
+            };
+            let layer = method.build(&info, &build)?;
+            Ok(AttachedLayer { info, layer })
+        })
+        .collect::<Result<Vec<_>, Error>>()?;
+    let adapter = Attached::new(name, method, layers);
+    report.num_params = adapter.num_params();
+    Ok((adapter, report))
+}

@@ -1,0 +1,218 @@
+//! What can be wrong with a composition, and where.
+
+use std::fmt;
+
+use super::BlockKind;
+
+/// Where a form could not be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Location {
+    /// Column of the text, counted in characters from 1.
+    Column(usize),
+    /// Path inside a dictionary; `$` is the whole.
+    Dict(String),
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Column(column) => write!(f, "column {column}"),
+            Self::Dict(path) => write!(f, "`{path}`"),
+        }
+    }
+}
+
+/// A composition that cannot be read, or that is not allowed.
+///
+/// The variants with `at` come from reading text or a dictionary. Those with `path` come from
+/// [`Composition::validate`](super::Composition::validate): the path says which child to take from the root on, as in
+/// `Stack[1].Fuse[0]`, and `part` is the offending part as it prints.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CompositionError {
+    /// Something else was expected.
+    #[error("{at}: expected {expected}, found {found}")]
+    Unexpected {
+        /// Where.
+        at: Location,
+        /// What would have been right.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// No block has this name.
+    #[error("{at}: no block is called `{found}`{}", suggestion(*nearest))]
+    UnknownBlock {
+        /// Where.
+        at: Location,
+        /// The name that is there.
+        found: String,
+        /// The nearest right spelling, if one is near.
+        nearest: Option<&'static str>,
+    },
+    /// A block does not take this keyword argument.
+    #[error("{at}: {block} {}, found `{found}`{}", takes(*block), suggestion(*nearest))]
+    UnknownArgument {
+        /// Where.
+        at: Location,
+        /// The block.
+        block: BlockKind,
+        /// The argument that is there.
+        found: String,
+        /// The nearest right spelling, if one is near.
+        nearest: Option<&'static str>,
+    },
+    /// A block lacks an argument that it needs.
+    #[error("{at}: {block} needs the argument `{argument}`")]
+    MissingArgument {
+        /// Where the block begins.
+        at: Location,
+        /// The block.
+        block: BlockKind,
+        /// The argument.
+        argument: &'static str,
+    },
+    /// Nested deeper than is read.
+    #[error("{at}: nested more than {limit} levels deep")]
+    TooNested {
+        /// Where the limit is passed.
+        at: Location,
+        /// The limit, [`MAX_NESTING`](super::MAX_NESTING).
+        limit: usize,
+    },
+    /// A block that its parent does not accept.
+    #[error("`{part}` at {path}: {parent} cannot hold {child}, only {}", names(parent.allowed_children()))]
+    NotAllowed {
+        /// Which child it is, from the root on.
+        path: String,
+        /// The offending part.
+        part: String,
+        /// The block it is in.
+        parent: BlockKind,
+        /// What it is.
+        child: BlockKind,
+    },
+    /// A block other than `Stack` below the second level.
+    #[error(
+        "`{part}` at {path}: too deep, only Stack and single adapters may be at level {level} (the root is level 0)"
+    )]
+    TooDeep {
+        /// Which child it is, from the root on.
+        path: String,
+        /// The offending part.
+        part: String,
+        /// Its level.
+        level: usize,
+    },
+    /// A block without children.
+    #[error("`{part}` at {path}: a block needs at least one child, found none")]
+    Empty {
+        /// Which child it is, from the root on.
+        path: String,
+        /// The offending part.
+        part: String,
+    },
+    /// An adapter whose name is empty.
+    #[error("the adapter at {path} has an empty name")]
+    EmptyName {
+        /// Which child it is, from the root on.
+        path: String,
+    },
+    /// A list that has not one entry for each child.
+    #[error(
+        "`{part}` at {path}: expected {expected} {argument}, one for each child, found {found}"
+    )]
+    Length {
+        /// Which child it is, from the root on.
+        path: String,
+        /// The offending part.
+        part: String,
+        /// Which list.
+        argument: &'static str,
+        /// The number of children.
+        expected: usize,
+        /// The number of entries.
+        found: usize,
+    },
+    /// A weight that is infinite or not a number, for instance because weights that add up to zero were normalised.
+    #[error("`{part}` at {path}: expected finite weights, found {weight} for child {index}")]
+    Weight {
+        /// Which child it is, from the root on.
+        path: String,
+        /// The offending part.
+        part: String,
+        /// Which of its children the weight is for.
+        index: usize,
+        /// The weight.
+        weight: f64,
+    },
+}
+
+fn suggestion(nearest: Option<&str>) -> String {
+    nearest.map_or_else(String::new, |name| format!(", did you mean `{name}`?"))
+}
+
+fn takes(block: BlockKind) -> String {
+    match block.arguments() {
+        [] => "takes no arguments".to_owned(),
+        names => format!("takes `{}`", names.join("` and `")),
+    }
+}
+
+fn names(kinds: &[BlockKind]) -> String {
+    kinds
+        .iter()
+        .map(|kind| kind.name())
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// The candidate that `word` may be a misspelling of.
+pub(super) fn nearest(
+    word: &str,
+    candidates: impl IntoIterator<Item = &'static str>,
+) -> Option<&'static str> {
+    // No name is longer: the distance to a long word is not worth computing.
+    if word.chars().count() > 32 {
+        return None;
+    }
+    let word = word.to_lowercase();
+    candidates
+        .into_iter()
+        .map(|name| {
+            (
+                strsim::damerau_levenshtein(&word, &name.to_lowercase()),
+                name,
+            )
+        })
+        .filter(|(distance, name)| *distance <= (name.len() / 2).min(3))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearest_ignores_case_and_gives_up_on_other_words() {
+        let blocks = || BlockKind::BLOCKS.map(BlockKind::name);
+        assert_eq!(nearest("stack", blocks()), Some("Stack"));
+        assert_eq!(nearest("Paralel", blocks()), Some("Parallel"));
+        assert_eq!(nearest("batch_split", blocks()), Some("BatchSplit"));
+        assert_eq!(nearest("houlsby", blocks()), None);
+        assert_eq!(nearest(&"Stack".repeat(100), blocks()), None);
+    }
+
+    #[test]
+    fn messages_read_as_sentences() {
+        let error = CompositionError::UnknownArgument {
+            at: Location::Column(9),
+            block: BlockKind::Average,
+            found: "weight".into(),
+            nearest: Some("weights"),
+        };
+        let expected = "column 9: Average takes `weights` and `normalize`, found `weight`, did you mean `weights`?";
+        assert_eq!(error.to_string(), expected);
+    }
+}

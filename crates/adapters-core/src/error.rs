@@ -1,0 +1,160 @@
+//! What can go wrong between a configuration and an attached adapter.
+
+use std::error::Error as StdError;
+
+use crate::composition::CompositionError;
+use crate::store::StoreError;
+
+/// Errors of configuration, targeting, attaching, activating and merging. Files have [`StoreError`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A method refuses its configuration.
+    #[error("invalid {method} configuration")]
+    Config {
+        /// The method's family.
+        method: &'static str,
+        /// The method's own error, which names the field.
+        #[source]
+        source: Box<dyn StdError + Send + Sync>,
+    },
+    /// A name from a closed list was not in it.
+    #[error("unknown {what} `{found}`{}; known: {known}", did_you_mean(.nearest))]
+    UnknownName {
+        /// What was named.
+        what: &'static str,
+        /// The name.
+        found: String,
+        /// The nearest right one.
+        nearest: Option<String>,
+        /// All right ones.
+        known: String,
+    },
+    /// A configuration string does not parse.
+    #[error("config string `{input}`, column {column}: expected {expected}, found {found}")]
+    ConfigString {
+        /// The whole string.
+        input: String,
+        /// Column from one.
+        column: usize,
+        /// What may stand there.
+        expected: &'static str,
+        /// What stands there.
+        found: String,
+    },
+    /// Several configurations where one is needed.
+    #[error("`{input}` is a union of {count} configurations, and unions cannot be attached yet")]
+    Union {
+        /// The configuration string.
+        input: String,
+        /// Its parts.
+        count: usize,
+    },
+    /// A target pattern is not a regular expression.
+    #[error("target pattern `{pattern}` is not a regular expression")]
+    TargetPattern {
+        /// The pattern.
+        pattern: String,
+        /// Why not.
+        #[source]
+        source: Box<regex::Error>,
+    },
+    /// A target matched no site of the model.
+    #[error("target `{target}` matches nothing in this {architecture} model{}; it has: {available}", did_you_mean(.nearest))]
+    NoTarget {
+        /// The target.
+        target: String,
+        /// The model's architecture.
+        architecture: String,
+        /// The nearest name that would match.
+        nearest: Option<String>,
+        /// Names that would match.
+        available: String,
+    },
+    /// A method has no layer for a kind of site it was aimed at.
+    #[error("{method} cannot act at `{path}`: {reason}")]
+    CannotBuild {
+        /// The method's family.
+        method: &'static str,
+        /// The site's path.
+        path: String,
+        /// The reason.
+        reason: String,
+    },
+    /// The set has an adapter of that name.
+    #[error("an adapter named `{name}` is already attached")]
+    NameTaken {
+        /// The name.
+        name: String,
+    },
+    /// The set has no adapter of that name.
+    #[error("no adapter named `{name}`{}; attached: {attached}", did_you_mean(.nearest))]
+    NoSuchAdapter {
+        /// The name.
+        name: String,
+        /// The nearest attached name.
+        nearest: Option<String>,
+        /// All attached names.
+        attached: String,
+    },
+    /// A composition breaks the rules of nesting.
+    #[error(transparent)]
+    Composition(#[from] CompositionError),
+    /// A composition is well formed but this version does not run one of its blocks.
+    #[error("`{block}` cannot run yet; what runs: {runnable}")]
+    BlockNotRunnable {
+        /// The block.
+        block: String,
+        /// The blocks that run.
+        runnable: &'static str,
+    },
+    /// An adapter cannot be folded into the base weights.
+    #[error("adapter `{adapter}` cannot be merged at `{path}`: {reason}")]
+    NotMergeable {
+        /// The adapter.
+        adapter: String,
+        /// The site's path.
+        path: String,
+        /// The reason.
+        reason: &'static str,
+    },
+    /// Another adapter is already folded into the base weights.
+    #[error("adapter `{merged}` is merged into this model; reset it before merging `{adapter}`")]
+    AlreadyMerged {
+        /// The adapter to merge.
+        adapter: String,
+        /// The adapter that is merged.
+        merged: String,
+    },
+    /// A file could not be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Error {
+    /// Wraps a method's own configuration error.
+    pub fn config(method: &'static str, source: impl StdError + Send + Sync + 'static) -> Self {
+        Self::Config {
+            method,
+            source: Box::new(source),
+        }
+    }
+}
+
+/// The candidate nearest to `name` in spelling, if one is near enough to be a slip.
+pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    candidates
+        .into_iter()
+        .map(|c| (strsim::jaro_winkler(&name.to_lowercase(), &c.to_lowercase()), c))
+        .filter(|(score, _)| *score > 0.75)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, c)| c.to_owned())
+}
+
+/// ``; did you mean `x`?`` or nothing.
+pub fn did_you_mean(nearest: &Option<String>) -> String {
+    match nearest {
+        Some(name) => format!("; did you mean `{name}`?"),
+        None => String::new(),
+    }
+}

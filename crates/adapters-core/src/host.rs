@@ -1,0 +1,39 @@
+//! What a model implements to be adapted.
+
+use burn::nn::Linear;
+
+use crate::site::{Site, SiteInfo, SiteKind};
+
+/// A model that can host adapters: it lists its sites and gives access to the weights of its linear ones.
+///
+/// The other half of the contract is in the model's `forward`: it calls the hooks of [`Ctx`](crate::Ctx) at
+/// the sites it lists.
+pub trait Host {
+    /// The published `model_type`, e.g. `"bert"`.
+    fn architecture(&self) -> &str;
+
+    /// Class name the reference libraries would give this model, e.g. `"BertModel"`.
+    fn class_name(&self) -> &str;
+
+    /// Width of the residual stream.
+    fn d_model(&self) -> usize;
+
+    /// Prefix a larger published class puts before this model's paths, e.g. `"bert."`.
+    fn base_prefix(&self) -> &str;
+
+    /// All sites, in the order of the forward pass.
+    fn sites(&self) -> Vec<SiteInfo>;
+
+    /// The frozen layer of a linear site.
+    fn linear(&self, site: Site) -> Option<&Linear>;
+
+    /// The frozen layer of a linear site, for merging.
+    fn linear_mut(&mut self, site: Site) -> Option<&mut Linear>;
+
+    /// The linear sites with their paths.
+    fn linear_sites(&self) -> Vec<SiteInfo> {
+        let mut sites = self.sites();
+        sites.retain(|s| matches!(s.kind, SiteKind::Linear { .. }));
+        sites
+    }
+}

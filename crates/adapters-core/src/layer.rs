@@ -1,0 +1,100 @@
+//! What a method crate implements for one site: a Burn module that transforms the state of its hook.
+
+use burn::module::ParamId;
+
+use crate::ctx::Call;
+use crate::erased::Erased;
+use crate::state::{EmbeddingState, HiddenState, HookState, KeyValueState, LinearState, OutputState};
+
+/// A method's layer at one site. `S` says which hook it serves.
+///
+/// An ordinary `#[derive(Module)]` struct implements this and [`NamedParams`]; everything else (erasure,
+/// composition, storage, optimizer) follows from that.
+pub trait SiteAdapter<S: HookState>: NamedParams {
+    /// What this adapter alone does to the state.
+    ///
+    /// # Panics
+    ///
+    /// May panic on tensors whose shapes are not those of the site it was built for.
+    fn apply(&self, state: S, call: &Call) -> S;
+
+    /// Closes the site; called on the last adapter of a composition.
+    fn finish(&self, state: S) -> S::Output {
+        state.finish()
+    }
+
+    /// The frozen layer with this adapter folded in, so that the plain layer computes the same.
+    ///
+    /// # Errors
+    ///
+    /// [`NotMergeable`] where the adapter is not a function of the weight.
+    fn merged(&self, _base: S::Weight) -> Result<S::Weight, NotMergeable> {
+        Err(NotMergeable {
+            reason: "the method is not a function of the weight",
+        })
+    }
+}
+
+/// The trained parameters of a layer under the names of its method (`"lora_A"`), which the storage grammars
+/// turn into keys. Rust field names never reach a file.
+pub trait NamedParams {
+    /// Name and id of each parameter, in storage order.
+    fn named_params(&self) -> Vec<(&'static str, ParamId)>;
+}
+
+/// Why a layer cannot be folded into the base weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct NotMergeable {
+    /// The reason, in the method's words.
+    pub reason: &'static str,
+}
+
+/// A method's layer of any kind, ready for an [`AdapterSet`](crate::AdapterSet).
+#[derive(Clone, Debug)]
+pub enum SiteLayer {
+    /// Acts at a linear layer.
+    Linear(Erased<LinearState>),
+    /// Acts where a block joins the residual stream.
+    Hidden(Erased<HiddenState>),
+    /// Acts on keys and values.
+    KeyValue(Erased<KeyValueState>),
+    /// Acts on embedded tokens.
+    Embedding(Erased<EmbeddingState>),
+    /// Acts on a layer's output or the input of the language-model head.
+    Output(Erased<OutputState>),
+}
+
+/// Runs the same expression on the layer of whatever kind.
+macro_rules! each_kind {
+    ($value:expr, $layer:ident => $body:expr) => {
+        match $value {
+            $crate::layer::SiteLayer::Linear($layer) => $body,
+            $crate::layer::SiteLayer::Hidden($layer) => $body,
+            $crate::layer::SiteLayer::KeyValue($layer) => $body,
+            $crate::layer::SiteLayer::Embedding($layer) => $body,
+            $crate::layer::SiteLayer::Output($layer) => $body,
+        }
+    };
+}
+
+/// Runs the same expression on the layer of whatever kind and wraps the result in that kind again.
+macro_rules! map_kind {
+    ($value:expr, $layer:ident => $body:expr) => {
+        match $value {
+            $crate::layer::SiteLayer::Linear($layer) => $crate::layer::SiteLayer::Linear($body),
+            $crate::layer::SiteLayer::Hidden($layer) => $crate::layer::SiteLayer::Hidden($body),
+            $crate::layer::SiteLayer::KeyValue($layer) => $crate::layer::SiteLayer::KeyValue($body),
+            $crate::layer::SiteLayer::Embedding($layer) => $crate::layer::SiteLayer::Embedding($body),
+            $crate::layer::SiteLayer::Output($layer) => $crate::layer::SiteLayer::Output($body),
+        }
+    };
+}
+
+pub(crate) use {each_kind, map_kind};
+
+impl NamedParams for SiteLayer {
+    fn named_params(&self) -> Vec<(&'static str, ParamId)> {
+        each_kind!(self, layer => layer.named_params())
+    }
+}

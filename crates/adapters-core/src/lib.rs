@@ -1,0 +1,40 @@
+#![doc = include_str!("../README.md")]
+
+pub mod atomic;
+mod attach;
+pub mod compose;
+pub mod composition;
+mod config_string;
+mod ctx;
+pub mod draw;
+mod erased;
+mod error;
+mod frozen;
+mod host;
+mod layer;
+mod merge;
+mod method;
+pub mod ops;
+mod set;
+mod site;
+mod state;
+pub mod store;
+pub mod target;
+
+pub use attach::AttachReport;
+pub use compose::Active;
+pub use composition::{Composition, CompositionError};
+pub use config_string::{ConfigPart, ConfigString};
+pub use ctx::{Call, Ctx};
+pub use erased::Erased;
+pub use error::{Error, did_you_mean, nearest};
+pub use frozen::{Adapted, Frozen};
+pub use host::Host;
+pub use layer::{NamedParams, NotMergeable, SiteAdapter, SiteLayer};
+pub use merge::{MergeReport, Merged, merge};
+pub use method::{Build, Method, MethodFamily, Registry, StoredConfig};
+pub use set::{AdapterSet, Attached, AttachedLayer, ParamPlace, with_fresh_ids};
+pub use site::{Role, Site, SiteInfo, SiteKind, Stack};
+pub use state::{
+    EmbeddingState, HiddenState, HookState, KeyValueState, LinearState, LinearWeight, NoWeight, OutputState,
+};

@@ -1,0 +1,170 @@
+//! What a method crate implements: a family that reads configurations, and a method that builds layers.
+
+use std::fmt::{Debug, Display};
+use std::sync::Arc;
+
+use burn::nn::Linear;
+use burn::tensor::Device;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use serde_json::{Map, Value};
+
+use crate::config_string::ConfigString;
+use crate::error::{Error, nearest};
+use crate::host::Host;
+use crate::layer::SiteLayer;
+use crate::site::{Site, SiteInfo};
+use crate::store::Grammar;
+use crate::target::Target;
+
+/// A checked configuration of one method. Displayed, it is the config string that makes it again.
+pub trait Method: Debug + Display + Send + Sync {
+    /// The family's name, e.g. `"lora"`.
+    fn family(&self) -> &'static str;
+
+    /// The sites it is aimed at.
+    fn target(&self) -> Target;
+
+    /// Builds the layer for one selected site.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::CannotBuild`] for a kind of site the method has no layer for.
+    fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error>;
+
+    /// The key of a parameter in a storage grammar, without the prefix of the saving class.
+    fn key(&self, grammar: Grammar, site: &SiteInfo, adapter: &str, param: &str) -> String;
+
+    /// The configuration object of a storage grammar, for an adapter that has layers at `sites` of `host`.
+    ///
+    /// # Errors
+    ///
+    /// An [`Error::Config`] where the grammar cannot express it.
+    fn wire(&self, grammar: Grammar, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, Error>;
+}
+
+/// What a method may use to build a layer.
+#[derive(Debug)]
+pub struct Build<'a> {
+    /// Seed of the initialisation.
+    pub seed: u64,
+    /// Where the parameters live.
+    pub device: &'a Device,
+    /// The frozen layer, at a linear site.
+    pub linear: Option<&'a Linear>,
+}
+
+impl Build<'_> {
+    /// A generator for the layer at `site`: its own stream of the seed, whatever order layers are built in.
+    pub fn rng(&self, seed: Option<u64>, site: Site) -> ChaCha8Rng {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed.unwrap_or(self.seed));
+        let layer = site.layer.map_or(0, |l| l as u64 + 1);
+        rng.set_stream(layer << 16 | (site.stack as u64) << 8 | site.role as u64);
+        rng
+    }
+}
+
+/// Reads the configurations of one method.
+pub trait MethodFamily: Sync {
+    /// The family's name, e.g. `"lora"`.
+    fn name(&self) -> &'static str;
+
+    /// Identifiers a config string may start with, the reference's names included.
+    fn identifiers(&self) -> &'static [&'static str];
+
+    /// A method from an identifier and the fields a user wrote. Unknown fields are errors.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] naming the field.
+    fn configure(&self, identifier: &str, fields: Map<String, Value>) -> Result<Arc<dyn Method>, Error>;
+
+    /// A method from the configuration object of a file, `None` if it belongs to another family. Unknown fields
+    /// are kept and written back.
+    fn read(&self, stored: &StoredConfig<'_>) -> Option<Result<Arc<dyn Method>, Error>>;
+}
+
+/// The configuration object of a file, with what the file says around it.
+#[derive(Clone, Copy, Debug)]
+pub struct StoredConfig<'a> {
+    /// The grammar of the file.
+    pub grammar: Grammar,
+    /// The object.
+    pub fields: &'a Map<String, Value>,
+    /// Version of the library that wrote it, as `(major, minor)`; `None` in old files.
+    pub version: Option<(u32, u32)>,
+}
+
+/// The families a program knows. The facade has the full list.
+#[derive(Clone, Copy)]
+pub struct Registry(pub &'static [&'static dyn MethodFamily]);
+
+impl Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|m| m.name())).finish()
+    }
+}
+
+impl Registry {
+    /// All identifiers, in the order of the families.
+    pub fn identifiers(&self) -> impl Iterator<Item = &'static str> {
+        self.0.iter().flat_map(|m| m.identifiers().iter().copied())
+    }
+
+    /// A method from an identifier and fields.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownName`] for an identifier no family has, and the family's own errors.
+    pub fn configure(&self, identifier: &str, fields: Map<String, Value>) -> Result<Arc<dyn Method>, Error> {
+        match self.0.iter().find(|m| m.identifiers().contains(&identifier)) {
+            Some(family) => family.configure(identifier, fields),
+            None => Err(Error::UnknownName {
+                what: "adapter configuration",
+                found: identifier.to_owned(),
+                nearest: nearest(identifier, self.identifiers()),
+                known: self.identifiers().collect::<Vec<_>>().join(", "),
+            }),
+        }
+    }
+
+    /// A method from a config string such as `lora[r=8,alpha=16]`.
+    ///
+    /// # Errors
+    ///
+    /// As [`configure`](Self::configure), [`Error::ConfigString`] if it does not parse, [`Error::Union`] if it has
+    /// several parts.
+    pub fn parse(&self, config: &str) -> Result<Arc<dyn Method>, Error> {
+        let ConfigString { parts } = config.parse()?;
+        match <[_; 1]>::try_from(parts) {
+            Ok([part]) => self.configure(&part.identifier, part.fields),
+            Err(parts) => Err(Error::Union {
+                input: config.to_owned(),
+                count: parts.len(),
+            }),
+        }
+    }
+
+    /// A method from the configuration object of a file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownName`] if no family claims it, and the family's own errors.
+    pub fn read(&self, stored: &StoredConfig<'_>) -> Result<Arc<dyn Method>, Error> {
+        self.0
+            .iter()
+            .find_map(|family| family.read(stored))
+            .unwrap_or_else(|| {
+                let key = match stored.grammar {
+                    Grammar::AdapterHub => "architecture",
+                    Grammar::Peft => "peft_type",
+                };
+                Err(Error::UnknownName {
+                    what: "adapter method",
+                    found: stored.fields.get(key).map_or_else(|| format!("(no `{key}`)"), Value::to_string),
+                    nearest: None,
+                    known: self.0.iter().map(|m| m.name()).collect::<Vec<_>>().join(", "),
+                })
+            })
+    }
+}

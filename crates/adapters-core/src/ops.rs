@@ -1,0 +1,191 @@
+//! The expensive operations of a transformer behind one module, so that a fused form can replace a stock one
+//! without touching a model.
+//!
+//! Every function here is stock Burn today. Shapes follow the [glossary](crate#axes).
+
+use std::str::FromStr;
+
+use burn::nn::LayerNorm;
+use burn::tensor::{Bool, Distribution, Tensor, activation};
+
+use crate::error::{Error, nearest};
+
+/// Activation function, named as the published configurations name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x * Phi(x)` with the error function (`gelu`, `gelu_python`).
+    Gelu,
+    /// `0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))` (`gelu_new`, `gelu_fast`, `gelu_pytorch_tanh`).
+    GeluTanh,
+    /// `x * sigmoid(1.702 x)` (`quick_gelu`).
+    QuickGelu,
+    /// `max(x, 0)`.
+    Relu,
+    /// `max(x, 0)^2` (`relu2`).
+    Relu2,
+    /// `min(max(x, 0), 6)`.
+    Relu6,
+    /// `x * sigmoid(x)` (`silu`, `swish`).
+    Silu,
+    /// `x * tanh(softplus(x))`.
+    Mish,
+    /// Hyperbolic tangent.
+    Tanh,
+    /// Logistic function.
+    Sigmoid,
+    /// The identity (`linear`).
+    Linear,
+}
+
+impl Activation {
+    const NAMES: &[(&'static str, Self)] = &[
+        ("gelu", Self::Gelu),
+        ("gelu_python", Self::Gelu),
+        ("gelu_new", Self::GeluTanh),
+        ("gelu_fast", Self::GeluTanh),
+        ("gelu_pytorch_tanh", Self::GeluTanh),
+        ("quick_gelu", Self::QuickGelu),
+        ("relu", Self::Relu),
+        ("relu2", Self::Relu2),
+        ("relu6", Self::Relu6),
+        ("silu", Self::Silu),
+        ("swish", Self::Silu),
+        ("mish", Self::Mish),
+        ("tanh", Self::Tanh),
+        ("sigmoid", Self::Sigmoid),
+        ("linear", Self::Linear),
+    ];
+
+    /// Applies the function element by element; any shape.
+    pub fn forward<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
+        match self {
+            Self::Gelu => activation::gelu(x),
+            Self::GeluTanh => activation::gelu_approximate(x),
+            Self::QuickGelu => activation::sigmoid(x.clone() * 1.702) * x,
+            Self::Relu => activation::relu(x),
+            Self::Relu2 => activation::relu(x).square(),
+            Self::Relu6 => activation::relu6(x),
+            Self::Silu => activation::silu(x),
+            Self::Mish => activation::mish(x),
+            Self::Tanh => x.tanh(),
+            Self::Sigmoid => activation::sigmoid(x),
+            Self::Linear => x,
+        }
+    }
+}
+
+impl FromStr for Activation {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        Self::NAMES
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, activation)| *activation)
+            .ok_or_else(|| Error::UnknownName {
+                what: "activation",
+                found: name.to_owned(),
+                nearest: nearest(name, Self::NAMES.iter().map(|(known, _)| *known)),
+                known: Self::NAMES
+                    .iter()
+                    .map(|(known, _)| *known)
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            })
+    }
+}
+
+/// `(x - mean) / sqrt(var + eps) * gamma + beta` over the last axis; `[.., d_model]`.
+pub fn layer_norm<const D: usize>(norm: &LayerNorm, x: Tensor<D>) -> Tensor<D> {
+    norm.forward(x)
+}
+
+/// Softmax over the last axis of `scores + bias`; `scores [batch, heads, seq_q, seq_k]`, `bias` broadcast to it.
+pub fn softmax_with_bias(scores: Tensor<4>, bias: Option<Tensor<4>>) -> Tensor<4> {
+    let scores = match bias {
+        Some(bias) => scores + bias,
+        None => scores,
+    };
+    activation::softmax(scores, 3)
+}
+
+/// Scaled dot-product attention, `dropout(softmax(q k^T / sqrt(d_head) + bias)) v`.
+///
+/// # Shapes
+///
+/// - `query`: `[batch, heads, seq_q, d_head]`; `key`, `value`: `[batch, heads, seq_k, d_head]`
+/// - `bias`: broadcast to `[batch, heads, seq_q, seq_k]`
+/// - returns `[batch, heads, seq_q, d_head]`
+///
+/// # Panics
+///
+/// Panics on tensors of other shapes.
+pub fn attention(
+    query: Tensor<4>,
+    key: Tensor<4>,
+    value: Tensor<4>,
+    bias: Option<Tensor<4>>,
+    dropout_prob: f64,
+) -> Tensor<4> {
+    let d_head = query.dims()[3] as f64;
+    let scores = (query * d_head.sqrt().recip()).matmul(key.swap_dims(2, 3));
+    let weights = softmax_with_bias(scores, bias);
+    dropout(weights, dropout_prob).matmul(value)
+}
+
+/// Additive attention bias `[batch, 1, 1, seq]` from padding: the least finite number where a key is padding.
+pub fn padding_bias(padding: Tensor<2, Bool>) -> Tensor<4> {
+    let [batch, seq] = padding.dims();
+    (padding.float() * f32::MIN).reshape([batch, 1, 1, seq])
+}
+
+/// Inverted dropout: each element is zero with probability `prob`, else divided by `1 - prob`.
+///
+/// Draws from the device's generator, which the caller seeds ([`Device::seed`](burn::tensor::Device::seed)).
+pub fn dropout<const D: usize>(x: Tensor<D>, prob: f64) -> Tensor<D> {
+    if prob <= 0.0 {
+        return x;
+    }
+    let keep = 1.0 - prob;
+    let mask = x.random_like(Distribution::Bernoulli(keep));
+    x * mask * keep.recip()
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, TensorData, Tolerance};
+
+    use super::*;
+
+    #[test]
+    fn every_listed_name_parses_and_a_wrong_one_is_named() {
+        for (name, activation) in Activation::NAMES {
+            assert_eq!(name.parse::<Activation>().unwrap(), *activation);
+        }
+        let error = "gellu".parse::<Activation>().unwrap_err().to_string();
+        assert!(error.contains("gellu") && error.contains("did you mean `gelu`"), "{error}");
+    }
+
+    #[test]
+    fn attention_ignores_padding() {
+        let device = Device::flex();
+        let random = |shape| Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+        let (q, k, v) = (random([1, 2, 3, 4]), random([1, 2, 3, 4]), random([1, 2, 3, 4]));
+        let padding = Tensor::<2, Bool>::from_data(TensorData::from([[false, false, true]]), &device);
+        let masked = attention(q.clone(), k.clone(), v.clone(), Some(padding_bias(padding)), 0.0);
+        let short = attention(q, k.slice_dim(2, 0..2), v.slice_dim(2, 0..2), None, 0.0);
+        masked.into_data().assert_approx_eq::<f32>(&short.into_data(), Tolerance::absolute(1e-6));
+    }
+
+    #[test]
+    fn dropout_keeps_the_mean_and_repeats_with_the_seed() {
+        let device = Device::flex();
+        let draw = || {
+            device.seed(7);
+            dropout(Tensor::<2>::ones([100, 100], &device), 0.25)
+        };
+        let mean: f32 = draw().mean().into_scalar();
+        assert!((mean - 1.0).abs() < 0.05, "{mean}");
+        assert_eq!(draw().into_data(), draw().into_data());
+    }
+}

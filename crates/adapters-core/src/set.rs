@@ -1,0 +1,366 @@
+//! A set of adapters beside a frozen model.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use burn::module::{
+    Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param, ParamId,
+};
+use burn::tensor::{Device, Tensor};
+
+use crate::compose::Active;
+use crate::composition::Composition;
+use crate::erased::Erased;
+use crate::error::{Error, nearest};
+use crate::layer::{NamedParams, SiteLayer, each_kind, map_kind};
+use crate::method::Method;
+use crate::site::{Site, SiteInfo};
+use crate::state::HookState;
+
+/// Adapters by name, the composition that is active, and which of them train.
+///
+/// *Attached*, *active* and *trainable* are three separate states; printing the set shows all three. The set is
+/// a Burn [`Module`] of adapter parameters only: saving it, counting it or optimising it never meets the base.
+#[derive(Clone, Debug, Default)]
+pub struct AdapterSet {
+    adapters: Vec<Attached>,
+    active: Option<Active>,
+}
+
+/// One attached adapter.
+#[derive(Clone, Debug)]
+pub struct Attached {
+    name: String,
+    method: Arc<dyn Method>,
+    layers: BTreeMap<Site, AttachedLayer>,
+    trainable: bool,
+}
+
+/// An adapter's layer at a site, with the site as the model listed it.
+#[derive(Clone, Debug)]
+pub struct AttachedLayer {
+    /// The site.
+    pub info: SiteInfo,
+    /// The layer.
+    pub layer: SiteLayer,
+}
+
+/// Where a parameter of a set lives.
+#[derive(Clone, Debug)]
+pub struct ParamPlace<'a> {
+    /// Name of the adapter.
+    pub adapter: &'a str,
+    /// The site.
+    pub info: &'a SiteInfo,
+    /// The method's name of the parameter.
+    pub param: &'static str,
+    /// Burn's id of the parameter.
+    pub id: ParamId,
+}
+
+impl Attached {
+    /// An adapter from built layers, trainable.
+    pub fn new(name: impl Into<String>, method: Arc<dyn Method>, layers: Vec<AttachedLayer>) -> Self {
+        Self {
+            name: name.into(),
+            method,
+            layers: layers.into_iter().map(|l| (l.info.site, l)).collect(),
+            trainable: true,
+        }
+    }
+
+    /// The adapter's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The checked configuration.
+    pub fn method(&self) -> &Arc<dyn Method> {
+        &self.method
+    }
+
+    /// Layers in the order of their sites.
+    pub fn layers(&self) -> impl Iterator<Item = &AttachedLayer> {
+        self.layers.values()
+    }
+
+    /// Whether its parameters require gradients in training.
+    pub fn is_trainable(&self) -> bool {
+        self.trainable
+    }
+
+    /// Number of parameters.
+    pub fn num_params(&self) -> usize {
+        self.layers
+            .values()
+            .map(|l| each_kind!(&l.layer, layer => Module::num_params(layer)))
+            .sum()
+    }
+
+    /// The parameters under their names, in storage order.
+    pub fn params(&self) -> impl Iterator<Item = ParamPlace<'_>> {
+        self.layers.values().flat_map(|l| {
+            l.layer.named_params().into_iter().map(|(param, id)| ParamPlace {
+                adapter: &self.name,
+                info: &l.info,
+                param,
+                id,
+            })
+        })
+    }
+
+    /// Passes every layer through `change`.
+    pub(crate) fn change_layers(&mut self, mut change: impl FnMut(SiteLayer) -> SiteLayer) {
+        self.layers = std::mem::take(&mut self.layers)
+            .into_iter()
+            .map(|(site, AttachedLayer { info, layer })| {
+                let layer = change(layer);
+                (site, AttachedLayer { info, layer })
+            })
+            .collect();
+    }
+}
+
+impl AdapterSet {
+    /// An empty set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds an adapter; it is neither activated nor moved.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NameTaken`] if the set has an adapter of that name.
+    pub fn insert(&mut self, adapter: Attached) -> Result<(), Error> {
+        if self.get(&adapter.name).is_some() {
+            return Err(Error::NameTaken { name: adapter.name });
+        }
+        self.adapters.push(adapter);
+        Ok(())
+    }
+
+    /// Takes an adapter out. An active composition that names it is deactivated.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchAdapter`].
+    pub fn remove(&mut self, name: &str) -> Result<Attached, Error> {
+        let index = self.index(name)?;
+        if self.active.as_ref().is_some_and(|a| a.adapters().any(|n| n == name)) {
+            self.active = None;
+        }
+        Ok(self.adapters.remove(index))
+    }
+
+    /// The adapter of that name.
+    pub fn get(&self, name: &str) -> Option<&Attached> {
+        self.adapters.iter().find(|a| a.name == name)
+    }
+
+    /// The adapter of that name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchAdapter`] with the nearest name.
+    pub fn attached(&self, name: &str) -> Result<&Attached, Error> {
+        Ok(&self.adapters[self.index(name)?])
+    }
+
+    /// All adapters, in the order they were attached.
+    pub fn iter(&self) -> impl Iterator<Item = &Attached> {
+        self.adapters.iter()
+    }
+
+    /// Checks a composition against this set, without activating it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchAdapter`] with the nearest name, a [`CompositionError`](crate::CompositionError) for a
+    /// forbidden nesting, [`Error::BlockNotRunnable`].
+    pub fn composition(&self, composition: impl Into<Composition>) -> Result<Active, Error> {
+        let composition = composition.into();
+        for name in composition.adapters() {
+            self.index(name)?;
+        }
+        Active::new(composition)
+    }
+
+    /// Activates a composition. Copies no weight.
+    ///
+    /// # Errors
+    ///
+    /// As [`composition`](Self::composition); the active composition then stays as it was.
+    pub fn activate(&mut self, composition: impl Into<Composition>) -> Result<(), Error> {
+        self.active = Some(self.composition(composition)?);
+        Ok(())
+    }
+
+    /// Leaves the base model alone.
+    pub fn deactivate(&mut self) {
+        self.active = None;
+    }
+
+    /// What is active.
+    pub fn active(&self) -> Option<&Active> {
+        self.active.as_ref()
+    }
+
+    /// Sets whether an adapter's parameters require gradients in training.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchAdapter`].
+    pub fn set_trainable(&mut self, name: &str, trainable: bool) -> Result<(), Error> {
+        let index = self.index(name)?;
+        let adapter = &mut self.adapters[index];
+        adapter.trainable = trainable;
+        adapter.change_layers(|layer| map_kind!(layer, l => l.set_require_grad(trainable)));
+        Ok(())
+    }
+
+    /// Number of parameters that train.
+    pub fn num_trainable_params(&self) -> usize {
+        self.iter().filter(|a| a.trainable).map(Attached::num_params).sum()
+    }
+
+    /// The layer of adapter `name` at `site`, if it has one of that kind.
+    pub fn layer<S: HookState>(&self, name: &str, site: Site) -> Option<&Erased<S>> {
+        S::of(&self.get(name)?.layers.get(&site)?.layer)
+    }
+
+    /// All parameters under their names.
+    pub fn params(&self) -> impl Iterator<Item = ParamPlace<'_>> {
+        self.iter().flat_map(Attached::params)
+    }
+
+    fn index(&self, name: &str) -> Result<usize, Error> {
+        self.adapters.iter().position(|a| a.name == name).ok_or_else(|| Error::NoSuchAdapter {
+            name: name.to_owned(),
+            nearest: nearest(name, self.iter().map(Attached::name)),
+            attached: self.iter().map(Attached::name).collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    fn change_all(mut self, mut change: impl FnMut(SiteLayer) -> SiteLayer) -> Self {
+        for adapter in &mut self.adapters {
+            adapter.change_layers(&mut change);
+        }
+        self
+    }
+}
+
+impl fmt::Display for AdapterSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.active {
+            Some(active) => writeln!(f, "active: {active}")?,
+            None => writeln!(f, "active: none")?,
+        }
+        for a in &self.adapters {
+            let active = self.active.as_ref().is_some_and(|c| c.adapters().any(|n| n == a.name));
+            writeln!(
+                f,
+                "{}: {} at {} sites, {} parameters, {}, {}",
+                a.name,
+                a.method,
+                a.layers.len(),
+                a.num_params(),
+                if active { "active" } else { "not active" },
+                if a.trainable { "trainable" } else { "frozen" },
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// A name as one component of a module path: Burn separates components by dots.
+fn component(name: &impl fmt::Display) -> String {
+    name.to_string().replace('.', "_")
+}
+
+impl Module for AdapterSet {
+    fn collect_devices(&self, devices: Vec<Device>) -> Vec<Device> {
+        self.iter()
+            .flat_map(Attached::layers)
+            .fold(devices, |devices, l| each_kind!(&l.layer, layer => layer.collect_devices(devices)))
+    }
+
+    fn fork(self, device: &Device) -> Self {
+        self.change_all(|layer| map_kind!(layer, l => l.fork(device)))
+    }
+
+    fn to_device(self, device: &Device) -> Self {
+        self.change_all(|layer| map_kind!(layer, l => l.to_device(device)))
+    }
+
+    fn train(self) -> Self {
+        self.change_all(|layer| map_kind!(layer, l => l.train()))
+    }
+
+    fn valid(&self) -> Self {
+        self.clone().change_all(|layer| map_kind!(layer, l => l.valid()))
+    }
+
+    fn materialize(self) -> Self {
+        self.change_all(|layer| map_kind!(layer, l => l.materialize()))
+    }
+
+    fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
+        for adapter in &self.adapters {
+            let name = component(&adapter.name);
+            visitor.enter_module(&name, "Adapter");
+            for (site, l) in &adapter.layers {
+                let site = component(site);
+                visitor.enter_module(&site, "Site");
+                each_kind!(&l.layer, layer => layer.visit(visitor));
+                visitor.exit_module(&site, "Site");
+            }
+            visitor.exit_module(&name, "Adapter");
+        }
+    }
+
+    fn map<M: ModuleMapper>(mut self, mapper: &mut M) -> Self {
+        for adapter in &mut self.adapters {
+            let name = component(&adapter.name);
+            mapper.enter_module(&name, "Adapter");
+            adapter.layers = std::mem::take(&mut adapter.layers)
+                .into_iter()
+                .map(|(site, AttachedLayer { info, layer })| {
+                    let path = component(&site);
+                    mapper.enter_module(&path, "Site");
+                    let layer = map_kind!(layer, l => l.map(mapper));
+                    mapper.exit_module(&path, "Site");
+                    (site, AttachedLayer { info, layer })
+                })
+                .collect();
+            mapper.exit_module(&name, "Adapter");
+        }
+        self
+    }
+}
+
+impl ModuleDisplayDefault for AdapterSet {
+    fn content(&self, content: Content) -> Option<Content> {
+        self.iter()
+            .fold(content, |content, a| content.add_formatted(&format!("{}: {}", a.name, a.method)))
+            .optional()
+    }
+}
+
+impl ModuleDisplay for AdapterSet {}
+
+/// Gives every parameter of a module a fresh id.
+///
+/// Burn's optimizer and gradients know a parameter by its id, and a loaded or cloned module carries the ids of
+/// its source: trained side by side, one would update the other.
+pub fn with_fresh_ids<M: Module>(module: M) -> M {
+    struct Fresh;
+    impl ModuleMapper for Fresh {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let (_, tensor, mapper) = param.consume();
+            Param::from_mapped_value(ParamId::new(), tensor, mapper)
+        }
+    }
+    module.map(&mut Fresh)
+}

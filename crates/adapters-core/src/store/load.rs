@@ -1,0 +1,226 @@
+//! Reading an adapter folder: everything is checked, then the set is touched.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use burn::module::{Module, ModuleMapper, Param, ParamId};
+use burn::tensor::{Device, Tensor, TensorData};
+use serde_json::{Map, Value};
+
+use crate::attach::{AttachReport, build};
+use crate::error::{Error, nearest};
+use crate::host::Host;
+use crate::layer::map_kind;
+use crate::method::{Method, Registry, StoredConfig};
+use crate::set::{AdapterSet, Attached};
+use crate::store::{Grammar, StoreError, TensorProblem, Tensors, read_json, read_pytorch, read_safetensors};
+
+/// How to load an adapter folder.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// Name in the set; without it the name in the folder, or the folder's own.
+    pub name: Option<String>,
+    /// Whether `pytorch_adapter.bin` may be read, by Burn's non-executing reader.
+    pub allow_bin: bool,
+}
+
+/// What loading did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadReport {
+    /// The grammar of the folder.
+    pub grammar: Grammar,
+    /// The weights file that was read.
+    pub weights: PathBuf,
+    /// What was attached.
+    pub attached: AttachReport,
+}
+
+impl fmt::Display for LoadReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}, {})", self.attached, self.grammar, self.weights.display())
+    }
+}
+
+/// The folder's configuration, before any tensor is read.
+struct Folder {
+    grammar: Grammar,
+    method: Arc<dyn Method>,
+    /// The name the keys are built with.
+    stored_name: String,
+}
+
+/// Loads the adapter in the folder `dir` into `set`, trainable and not active.
+///
+/// # Errors
+///
+/// [`StoreError`] for files, [`Error::Config`] for the configuration, [`StoreError::Mismatch`] listing every
+/// missing, unexpected, misshapen or non-finite tensor. The set is unchanged on error.
+pub fn load_adapter(
+    dir: &Path,
+    set: &mut AdapterSet,
+    host: &dyn Host,
+    registry: Registry,
+    options: &LoadOptions,
+    device: &Device,
+) -> Result<LoadReport, Error> {
+    let folder = read_config(dir, registry)?;
+    let (weights, tensors) = read_weights(dir, folder.grammar, options.allow_bin)?;
+    let name = options.name.clone().unwrap_or_else(|| folder.stored_name.clone());
+    let selection = folder.method.target().select(host)?;
+    let (adapter, attached) = build(&name, folder.method, host, selection, 0, device)?;
+    let adapter = fill(adapter, folder.grammar, &folder.stored_name, host, &weights, tensors)?;
+    set.insert(adapter)?;
+    Ok(LoadReport {
+        grammar: folder.grammar,
+        weights,
+        attached,
+    })
+}
+
+fn read_config(dir: &Path, registry: Registry) -> Result<Folder, Error> {
+    let path = dir.join("adapter_config.json");
+    if !path.exists() {
+        return Err(StoreError::NotAnAdapter {
+            path: dir.to_owned(),
+            missing: "adapter_config.json",
+        }
+        .into());
+    }
+    let file: Map<String, Value> = read_json(&path)?;
+    let text = |key| file.get(key).and_then(Value::as_str).map(str::to_owned);
+    let (grammar, fields) = match file.get("config").and_then(Value::as_object) {
+        Some(config) => (Grammar::AdapterHub, config),
+        None => (Grammar::Peft, &file),
+    };
+    let version = text("version");
+    let stored = StoredConfig {
+        grammar,
+        fields,
+        version: version.as_deref().and_then(major_minor),
+    };
+    Ok(Folder {
+        grammar,
+        method: registry.read(&stored)?,
+        stored_name: match grammar {
+            Grammar::AdapterHub => text("name").unwrap_or_else(|| folder_name(dir)),
+            Grammar::Peft => folder_name(dir),
+        },
+    })
+}
+
+/// `(1, 3)` of `adapters.1.3.0`; a bare version number is that of the library's predecessor.
+fn major_minor(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.strip_prefix("adapters.")?.split('.').map(str::parse);
+    Some((parts.next()?.ok()?, parts.next()?.ok()?))
+}
+
+fn folder_name(dir: &Path) -> String {
+    dir.file_name().map_or_else(|| "adapter".to_owned(), |n| n.to_string_lossy().into_owned())
+}
+
+fn read_weights(dir: &Path, grammar: Grammar, allow_bin: bool) -> Result<(PathBuf, Tensors), StoreError> {
+    let safe = dir.join(grammar.weights_file());
+    if safe.exists() {
+        let (tensors, _) = read_safetensors(&safe)?;
+        return Ok((safe, tensors));
+    }
+    let (bin, missing) = match grammar {
+        Grammar::AdapterHub => ("pytorch_adapter.bin", "adapter.safetensors (or pytorch_adapter.bin)"),
+        Grammar::Peft => ("adapter_model.bin", "adapter_model.safetensors (or adapter_model.bin)"),
+    };
+    let bin = dir.join(bin);
+    match (bin.exists(), allow_bin) {
+        (true, true) => Ok((bin.clone(), read_pytorch(&bin)?)),
+        (true, false) => Err(StoreError::PickleNotAllowed { path: bin }),
+        (false, _) => Err(StoreError::NotAnAdapter {
+            path: dir.to_owned(),
+            missing,
+        }),
+    }
+}
+
+/// Puts the file's tensors into a built adapter.
+fn fill(
+    mut adapter: Attached,
+    grammar: Grammar,
+    stored_name: &str,
+    host: &dyn Host,
+    path: &Path,
+    mut tensors: Tensors,
+) -> Result<Attached, Error> {
+    let mut problems = Vec::new();
+    let mut wanted: Vec<(ParamId, String)> = Vec::new();
+    let mut found: HashMap<ParamId, TensorData> = HashMap::new();
+    let shapes = shapes(&adapter);
+    for place in adapter.params() {
+        let key = adapter.method().key(grammar, place.info, stored_name, place.param);
+        // The class that saved decides the prefix: its own, or that of a larger class around it.
+        let candidates = ["", host.base_prefix()].map(|p| format!("{}{p}{key}", grammar.key_prefix()));
+        match candidates.iter().find_map(|k| Some((k, tensors.remove(k)?))) {
+            Some((key, data)) => {
+                let expected = shapes.get(&place.id).cloned().unwrap_or_default();
+                if !data.dtype().is_float() {
+                    problems.push(TensorProblem::DType {
+                        key: key.clone(),
+                        found: format!("{:?}", data.dtype()),
+                    });
+                } else if data.shape().to_vec() != expected {
+                    problems.push(TensorProblem::Shape {
+                        key: key.clone(),
+                        expected,
+                        found: data.shape().to_vec(),
+                    });
+                }
+                found.insert(place.id, data);
+            }
+            None => wanted.push((place.id, candidates[0].clone())),
+        }
+    }
+    problems.extend(wanted.into_iter().map(|(_, key)| TensorProblem::Missing {
+        nearest: nearest(&key, tensors.keys().map(String::as_str)),
+        key,
+    }));
+    problems.extend(tensors.into_keys().map(|key| TensorProblem::Unexpected { key }));
+    if !problems.is_empty() {
+        return Err(StoreError::Mismatch {
+            path: path.to_owned(),
+            problems,
+        }
+        .into());
+    }
+    let mut fill = Fill(found);
+    adapter.change_layers(|layer| map_kind!(layer, l => l.map(&mut fill)));
+    Ok(adapter)
+}
+
+/// Shapes of all float parameters, by id.
+fn shapes(adapter: &Attached) -> HashMap<ParamId, Vec<usize>> {
+    struct Shapes(HashMap<ParamId, Vec<usize>>);
+    impl burn::module::ModuleVisitor for Shapes {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0.insert(param.id, param.lazy_shape().to_vec());
+        }
+    }
+    let mut shapes = Shapes(HashMap::new());
+    for l in adapter.layers() {
+        crate::layer::each_kind!(&l.layer, layer => layer.visit(&mut shapes));
+    }
+    shapes.0
+}
+
+/// Replaces parameter values by id.
+struct Fill(HashMap<ParamId, TensorData>);
+
+impl ModuleMapper for Fill {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        match self.0.remove(&param.id) {
+            Some(data) => param.map(|old| {
+                let new = Tensor::from_data(data, (&old.device(), old.dtype()));
+                new.set_require_grad(old.is_require_grad())
+            }),
+            None => param,
+        }
+    }
+}

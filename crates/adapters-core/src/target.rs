@@ -1,0 +1,288 @@
+//! Targets: which sites of a model a method is aimed at.
+//!
+//! A target is a value: [`Target::select`] answers what it would hit before anything is attached.
+
+use regex::Regex;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, nearest};
+use crate::host::Host;
+use crate::site::{Role, SiteInfo};
+
+/// Which sites a method is aimed at.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Target {
+    /// Sites by role, as AdapterHub configurations name them, in all layers but `leave_out`.
+    Roles {
+        /// The roles.
+        roles: Vec<Role>,
+        /// Layers to leave alone.
+        leave_out: Vec<usize>,
+    },
+    /// Modules by path, as peft configurations name them.
+    Modules(ModuleTarget),
+}
+
+/// Modules of the published checkpoint by name, regular expression or all linear ones.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModuleTarget {
+    /// Which modules.
+    pub modules: ModulePattern,
+    /// Which of them to leave alone.
+    pub exclude: Option<ModulePattern>,
+    /// Only these layers.
+    pub layers: Option<Vec<usize>>,
+}
+
+/// A pattern over module paths.
+///
+/// On the wire: a list is names, a string is a regular expression, the string `all-linear` is itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "WirePattern", into = "WirePattern")]
+pub enum ModulePattern {
+    /// Whole path or last components: `query` matches `encoder.layer.0.attention.self.query`.
+    Names(Vec<String>),
+    /// A regular expression that must match the whole path.
+    Regex(String),
+    /// Every linear layer.
+    AllLinear,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum WirePattern {
+    Names(Vec<String>),
+    Text(String),
+}
+
+impl From<WirePattern> for ModulePattern {
+    fn from(wire: WirePattern) -> Self {
+        match wire {
+            WirePattern::Names(names) => Self::Names(names),
+            WirePattern::Text(text) if text == "all-linear" => Self::AllLinear,
+            WirePattern::Text(text) => Self::Regex(text),
+        }
+    }
+}
+
+impl From<ModulePattern> for WirePattern {
+    fn from(pattern: ModulePattern) -> Self {
+        match pattern {
+            ModulePattern::Names(names) => Self::Names(names),
+            ModulePattern::Regex(text) => Self::Text(text),
+            ModulePattern::AllLinear => Self::Text("all-linear".to_owned()),
+        }
+    }
+}
+
+/// What a target hits.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// The sites hit, in the order of the forward pass.
+    pub sites: Vec<SiteInfo>,
+    /// Paths that matched and were then excluded or left out.
+    pub skipped: Vec<String>,
+    /// Patterns that matched nothing.
+    pub unmatched: Vec<String>,
+}
+
+impl Target {
+    /// What this target hits in `host`. Not hitting anything is not an error here: see [`Selection::require`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TargetPattern`] for an invalid regular expression.
+    pub fn select(&self, host: &dyn Host) -> Result<Selection, Error> {
+        match self {
+            Self::Roles { roles, leave_out } => Ok(select_roles(roles, leave_out, host)),
+            Self::Modules(target) => target.select(host),
+        }
+    }
+
+    /// The names a user could have meant, for the error about a target without hits.
+    fn available(&self, host: &dyn Host) -> Vec<String> {
+        let mut names: Vec<String> = match self {
+            Self::Roles { .. } => host.sites().iter().map(|s| s.site.role.to_string()).collect(),
+            Self::Modules(_) => host
+                .linear_sites()
+                .iter()
+                .map(|s| s.path.rsplit('.').next().unwrap_or(&s.path).to_owned())
+                .collect(),
+        };
+        names.sort();
+        names.dedup();
+        names
+    }
+}
+
+impl Selection {
+    /// This selection, if every pattern of `target` hit something.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoTarget`] naming the first pattern without a hit, near misses and what there is.
+    pub fn require(self, target: &Target, host: &dyn Host) -> Result<Self, Error> {
+        let missed = match (&self.unmatched[..], &self.sites[..]) {
+            ([first, ..], _) => first.clone(),
+            ([], []) => format!("{target:?}"),
+            _ => return Ok(self),
+        };
+        let available = target.available(host);
+        Err(Error::NoTarget {
+            nearest: nearest(&missed, available.iter().map(String::as_str)),
+            target: missed,
+            architecture: host.architecture().to_owned(),
+            available: available.join(", "),
+        })
+    }
+}
+
+fn select_roles(roles: &[Role], leave_out: &[usize], host: &dyn Host) -> Selection {
+    let mut selection = Selection::default();
+    let sites = host.sites();
+    for role in roles {
+        if !sites.iter().any(|s| s.site.role == *role) {
+            selection.unmatched.push(role.to_string());
+        }
+    }
+    for info in sites {
+        if roles.contains(&info.site.role) {
+            if info.site.layer.is_some_and(|layer| leave_out.contains(&layer)) {
+                selection.skipped.push(info.path);
+            } else {
+                selection.sites.push(info);
+            }
+        }
+    }
+    selection
+}
+
+impl ModuleTarget {
+    /// The modules that match `modules`, in every layer.
+    pub fn new(modules: ModulePattern) -> Self {
+        Self {
+            modules,
+            exclude: None,
+            layers: None,
+        }
+    }
+
+    fn select(&self, host: &dyn Host) -> Result<Selection, Error> {
+        let matcher = Matcher::new(&self.modules)?;
+        let exclude = self.exclude.as_ref().map(Matcher::new).transpose()?;
+        let mut selection = Selection::default();
+        let sites = host.linear_sites();
+        if let ModulePattern::Names(names) = &self.modules {
+            let missed = names.iter().filter(|name| !sites.iter().any(|s| name_matches(name, &s.path)));
+            selection.unmatched.extend(missed.cloned());
+        } else if let ModulePattern::Regex(pattern) = &self.modules
+            && !sites.iter().any(|s| matcher.matches(&s.path))
+        {
+            selection.unmatched.push(pattern.clone());
+        }
+        for info in sites {
+            if !matcher.matches(&info.path) {
+                continue;
+            }
+            let in_layers = match (&self.layers, info.site.layer) {
+                (Some(layers), Some(layer)) => layers.contains(&layer),
+                (Some(_), None) => false,
+                (None, _) => true,
+            };
+            if !in_layers || exclude.as_ref().is_some_and(|e| e.matches(&info.path)) {
+                selection.skipped.push(info.path);
+            } else {
+                selection.sites.push(info);
+            }
+        }
+        Ok(selection)
+    }
+}
+
+/// Whether `name` is the path or its last components.
+pub fn name_matches(name: &str, path: &str) -> bool {
+    path == name || path.strip_suffix(name).is_some_and(|head| head.ends_with('.'))
+}
+
+/// A value looked up by module path, as peft's `rank_pattern` and `alpha_pattern`: the first key that, as a regular
+/// expression, matches the last components of the path.
+///
+/// # Errors
+///
+/// [`Error::TargetPattern`] for an invalid regular expression.
+pub fn pattern_value<'a, T>(
+    patterns: impl IntoIterator<Item = (&'a str, T)>,
+    path: &str,
+) -> Result<Option<T>, Error> {
+    for (pattern, value) in patterns {
+        if regex(&format!(r"^(.*\.)?({pattern})$"), pattern)?.is_match(path) {
+            return Ok(Some(value));
+        }
+    }
+    Ok(None)
+}
+
+enum Matcher<'a> {
+    Names(&'a [String]),
+    Regex(Regex),
+    All,
+}
+
+impl<'a> Matcher<'a> {
+    fn new(pattern: &'a ModulePattern) -> Result<Self, Error> {
+        Ok(match pattern {
+            ModulePattern::Names(names) => Self::Names(names),
+            ModulePattern::Regex(text) => Self::Regex(regex(&format!("^(?:{text})$"), text)?),
+            ModulePattern::AllLinear => Self::All,
+        })
+    }
+
+    fn matches(&self, path: &str) -> bool {
+        match self {
+            Self::Names(names) => names.iter().any(|name| name_matches(name, path)),
+            Self::Regex(regex) => regex.is_match(path),
+            Self::All => true,
+        }
+    }
+}
+
+fn regex(full: &str, pattern: &str) -> Result<Regex, Error> {
+    Regex::new(full).map_err(|source| Error::TargetPattern {
+        pattern: pattern.to_owned(),
+        source: Box::new(source),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_matches_whole_components_only() {
+        assert!(name_matches("query", "encoder.layer.0.attention.self.query"));
+        assert!(name_matches("self.query", "encoder.layer.0.attention.self.query"));
+        assert!(!name_matches("uery", "encoder.layer.0.attention.self.query"));
+    }
+
+    #[test]
+    fn the_wire_form_tells_the_three_patterns_apart() {
+        for (json, pattern) in [
+            (r#"["query"]"#, ModulePattern::Names(vec!["query".to_owned()])),
+            (r#""all-linear""#, ModulePattern::AllLinear),
+            (r#"".*\\.query""#, ModulePattern::Regex(r".*\.query".to_owned())),
+        ] {
+            assert_eq!(serde_json::from_str::<ModulePattern>(json).unwrap(), pattern);
+            assert_eq!(serde_json::to_string(&pattern).unwrap(), json);
+        }
+    }
+
+    #[test]
+    fn pattern_values_take_the_first_match() {
+        let patterns = [("0.attention.self.query", 4), ("query", 2)];
+        let value = |path| pattern_value(patterns, path).unwrap();
+        assert_eq!(value("encoder.layer.0.attention.self.query"), Some(4));
+        assert_eq!(value("encoder.layer.1.attention.self.query"), Some(2));
+        assert_eq!(value("encoder.layer.1.attention.self.key"), None);
+        assert!(pattern_value([("(", 1)], "x").is_err());
+    }
+}

@@ -1,0 +1,5 @@
+//! The relatives of LoRA, one type each.
+
+mod scale;
+
+pub use scale::OutputScale;

@@ -1,0 +1,164 @@
+//! A sequence classifier: an adapted encoder and a head.
+
+use std::path::Path;
+
+use adapters_core::store::{Pooling, StoreError, TensorProblem, Tensors, read_safetensors, write_safetensors};
+use adapters_core::{Adapted, Call, Ctx, draw};
+use burn::module::{Module, Param};
+use burn::nn::Linear;
+use burn::tensor::{Bool, Device, Tensor, TensorData};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+use crate::encoder::{Encoder, EncoderInput};
+use crate::error::ModelError;
+
+/// `logits = W dropout(pool(hidden)) + b`.
+#[derive(Module, Debug)]
+pub struct ClassificationHead {
+    /// `[d_model, classes]`, Burn's layout; `[classes, d_model]` in files.
+    pub linear: Linear,
+    /// Dropout probability before the linear layer, in training.
+    pub dropout: f64,
+    #[module(skip)]
+    pooling: Pooling,
+}
+
+impl ClassificationHead {
+    /// A head with weights normal with standard deviation 0.02 and a zero bias.
+    pub fn new(d_model: usize, classes: usize, pooling: Pooling, dropout: f64, seed: u64, device: &Device) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(u64::MAX);
+        let weight = Tensor::<2>::from_data(draw::normal(&mut rng, [classes, d_model], 0.02), device);
+        let bias = Tensor::<1>::from_data(draw::constant([classes], 0.0), device);
+        Self::from_tensors(weight, bias, pooling, dropout)
+    }
+
+    fn from_tensors(weight: Tensor<2>, bias: Tensor<1>, pooling: Pooling, dropout: f64) -> Self {
+        Self {
+            linear: Linear {
+                weight: Param::from_tensor(weight.transpose()),
+                bias: Some(Param::from_tensor(bias)),
+            },
+            dropout,
+            pooling,
+        }
+    }
+
+    /// Number of classes.
+    pub fn classes(&self) -> usize {
+        self.linear.weight.dims()[1]
+    }
+
+    /// How the hidden states become one vector.
+    pub fn pooling(&self) -> Pooling {
+        self.pooling
+    }
+
+    /// # Shapes
+    ///
+    /// `hidden [batch, seq, d_model]`, `padding [batch, seq]` true at padding; returns `[batch, classes]`.
+    pub fn forward(&self, hidden: Tensor<3>, padding: Option<Tensor<2, Bool>>, call: &Call) -> Tensor<2> {
+        let pooled = match self.pooling {
+            Pooling::First => hidden.slice_dim(1, 0..1).squeeze_dim(1),
+            Pooling::Mean => masked_mean(hidden, padding),
+        };
+        self.linear.forward(call.dropout(pooled, self.dropout))
+    }
+
+    /// Reads a head file: `weight [classes, d_model]`, `bias [classes]`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] for files; [`StoreError::Mismatch`] listing what does not fit.
+    pub fn load(path: &Path, d_model: usize, pooling: Pooling, device: &Device) -> Result<Self, ModelError> {
+        let (mut tensors, _) = read_safetensors(path)?;
+        let mut problems = Vec::new();
+        let mut take = |key: &str| {
+            let data = tensors.remove(key);
+            if data.is_none() {
+                problems.push(TensorProblem::Missing {
+                    key: key.to_owned(),
+                    nearest: None,
+                });
+            }
+            data.unwrap_or_else(|| TensorData::from([0.0f32]))
+        };
+        let (weight, bias) = (take("weight"), take("bias"));
+        problems.extend(tensors.into_keys().map(|key| TensorProblem::Unexpected { key }));
+        if problems.is_empty() {
+            let classes = weight.shape().to_vec().first().copied().unwrap_or(0);
+            for (key, data, expected) in [("weight", &weight, vec![classes, d_model]), ("bias", &bias, vec![classes])] {
+                let found = data.shape().to_vec();
+                if found != expected || classes == 0 {
+                    problems.push(TensorProblem::Shape {
+                        key: key.to_owned(),
+                        expected,
+                        found,
+                    });
+                }
+            }
+        }
+        if !problems.is_empty() {
+            return Err(StoreError::Mismatch {
+                path: path.to_owned(),
+                problems,
+            }
+            .into());
+        }
+        let weight = Tensor::<2>::from_data(weight, device);
+        let bias = Tensor::<1>::from_data(bias, device);
+        Ok(Self::from_tensors(weight, bias, pooling, 0.0))
+    }
+
+    /// Writes a head file, atomically.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Write`].
+    pub fn save(&self, path: &Path) -> Result<(), StoreError> {
+        let mut tensors = Tensors::from([("weight".to_owned(), self.linear.weight.val().transpose().into_data())]);
+        tensors.extend(self.linear.bias.iter().map(|b| ("bias".to_owned(), b.val().into_data())));
+        write_safetensors(path, &tensors, [])
+    }
+}
+
+/// Mean over the positions that are not padding, `[batch, seq, d_model] -> [batch, d_model]`.
+fn masked_mean(hidden: Tensor<3>, padding: Option<Tensor<2, Bool>>) -> Tensor<2> {
+    match padding {
+        None => hidden.mean_dim(1).squeeze_dim(1),
+        Some(padding) => {
+            let keep = padding.bool_not().float();
+            let count = keep.clone().sum_dim(1);
+            let sum = (hidden * keep.unsqueeze_dim(2)).sum_dim(1).squeeze_dim::<2>(1);
+            sum / count
+        }
+    }
+}
+
+/// An adapted encoder with a classification head: as a module, its adapters and its head.
+#[derive(Module, Debug)]
+pub struct SequenceClassifier {
+    /// Base and adapters.
+    pub adapted: Adapted<Encoder>,
+    /// The head.
+    pub head: ClassificationHead,
+}
+
+impl SequenceClassifier {
+    /// Logits of a batch, with the adapters active in the set.
+    ///
+    /// # Shapes
+    ///
+    /// `[batch, seq]` of token ids to `[batch, classes]`.
+    ///
+    /// # Panics
+    ///
+    /// As [`Encoder::forward`].
+    pub fn forward(&self, input: EncoderInput, training: bool) -> Tensor<2> {
+        let padding = input.padding.clone();
+        let mut cx = Ctx::new(&self.adapted.set).training(training);
+        let hidden = self.adapted.base.forward(input, &mut cx);
+        self.head.forward(hidden, padding, cx.call())
+    }
+}

@@ -1,0 +1,128 @@
+//! Every encoder architecture behind one type. A new one adds a variant here and a name in
+//! [`SUPPORTED`](crate::SUPPORTED).
+
+use adapters_core::{Ctx, Host, Site, SiteInfo};
+use burn::module::Module;
+use burn::nn::Linear;
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+
+use crate::bert::BertModel;
+use crate::tokenizer::Encoded;
+
+/// A pretrained encoder.
+///
+/// The variant names never reach a file: a base is not recorded, and its keys are the published paths.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // One a program, never in a collection.
+pub enum Encoder {
+    /// BERT and its size variants.
+    Bert(BertModel),
+}
+
+/// What an encoder reads.
+#[derive(Clone, Debug)]
+pub struct EncoderInput {
+    /// Token ids, `[batch, seq]`.
+    pub ids: Tensor<2, Int>,
+    /// Token types, `[batch, seq]`; `None` for all zero.
+    pub token_types: Option<Tensor<2, Int>>,
+    /// True at padding, `[batch, seq]`; `None` when no row is padded.
+    pub padding: Option<Tensor<2, Bool>>,
+}
+
+impl EncoderInput {
+    /// Rows padded on the right to the longest of them.
+    pub fn padded(rows: &[&Encoded], pad_id: usize, device: &Device) -> Self {
+        let seq = rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);
+        let shape = [rows.len(), seq];
+        let fill = |f: &dyn Fn(&Encoded, usize) -> i64| {
+            let values = rows.iter().flat_map(|row| (0..seq).map(|t| f(row, t))).collect::<Vec<i64>>();
+            TensorData::new(values, shape)
+        };
+        let ids = fill(&|row, t| row.ids.get(t).map_or(pad_id as i64, |id| i64::from(*id)));
+        let typed = rows.iter().any(|row| row.type_ids.iter().any(|t| *t != 0));
+        let types = typed.then(|| fill(&|row, t| row.type_ids.get(t).map_or(0, |id| i64::from(*id))));
+        let ragged = rows.iter().any(|row| row.ids.len() != seq);
+        let padding = ragged.then(|| fill(&|row, t| i64::from(t >= row.ids.len())));
+        let tensor = |data| Tensor::<2, Int>::from_data(data, device);
+        Self {
+            ids: tensor(ids),
+            token_types: types.map(tensor),
+            padding: padding.map(|data| tensor(data).bool()),
+        }
+    }
+}
+
+/// Runs the same expression on whichever architecture it is.
+macro_rules! each {
+    ($encoder:expr, $model:ident => $body:expr) => {
+        match $encoder {
+            Encoder::Bert($model) => $body,
+        }
+    };
+}
+
+impl Encoder {
+    /// The last hidden state.
+    ///
+    /// # Shapes
+    ///
+    /// `[batch, seq] -> [batch, seq, d_model]`
+    ///
+    /// # Panics
+    ///
+    /// Panics if `seq` exceeds [`max_length`](Self::max_length) or an id is outside the vocabulary.
+    pub fn forward(&self, input: EncoderInput, cx: &mut Ctx<'_>) -> Tensor<3> {
+        each!(self, model => model.forward(input, cx))
+    }
+
+    /// Longest input in tokens.
+    pub fn max_length(&self) -> usize {
+        each!(self, model => model.config().max_position_embeddings)
+    }
+
+    /// Id of the padding token.
+    pub fn pad_id(&self) -> usize {
+        each!(self, model => model.config().pad_token_id)
+    }
+
+    /// Tokens in the vocabulary.
+    pub fn vocab_size(&self) -> usize {
+        each!(self, model => model.config().vocab_size)
+    }
+
+    /// Number of layers.
+    pub fn num_layers(&self) -> usize {
+        each!(self, model => model.config().num_hidden_layers)
+    }
+}
+
+impl Host for Encoder {
+    fn architecture(&self) -> &str {
+        each!(self, model => model.architecture())
+    }
+
+    fn class_name(&self) -> &str {
+        each!(self, model => model.class_name())
+    }
+
+    fn d_model(&self) -> usize {
+        each!(self, model => model.d_model())
+    }
+
+    fn base_prefix(&self) -> &str {
+        each!(self, model => model.base_prefix())
+    }
+
+    fn sites(&self) -> Vec<SiteInfo> {
+        each!(self, model => model.sites())
+    }
+
+    fn linear(&self, site: Site) -> Option<&Linear> {
+        each!(self, model => model.linear(site))
+    }
+
+    fn linear_mut(&mut self, site: Site) -> Option<&mut Linear> {
+        each!(self, model => model.linear_mut(site))
+    }
+}

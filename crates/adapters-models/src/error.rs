@@ -1,0 +1,66 @@
+//! What can go wrong between a checkpoint folder and a model.
+
+use std::path::PathBuf;
+
+use adapters_core::did_you_mean;
+use adapters_core::store::StoreError;
+
+/// Errors of loading models and tokenizers.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// `model_type` names an architecture this library does not have.
+    #[error("{}: unknown architecture `{found}`{}; supported: {supported}", path.display(), did_you_mean(.nearest))]
+    UnknownArchitecture {
+        /// The configuration file.
+        path: PathBuf,
+        /// `model_type` of the file.
+        found: String,
+        /// The nearest supported name.
+        nearest: Option<String>,
+        /// All supported names.
+        supported: String,
+    },
+    /// A configuration value the architecture cannot have.
+    #[error("{}: `{field}` is {found}, expected {expected}", path.display())]
+    Config {
+        /// The configuration file.
+        path: PathBuf,
+        /// The field.
+        field: &'static str,
+        /// What may stand there.
+        expected: String,
+        /// What stands there.
+        found: String,
+    },
+    /// The folder is not a checkpoint.
+    #[error("{} is not a checkpoint folder: {missing}", path.display())]
+    NotACheckpoint {
+        /// The folder.
+        path: PathBuf,
+        /// What it lacks.
+        missing: &'static str,
+    },
+    /// The tokenizer could not be read or used.
+    #[error("{}: {reason}", path.display())]
+    Tokenizer {
+        /// The tokenizer file.
+        path: PathBuf,
+        /// The tokenizer library's words.
+        reason: String,
+    },
+    /// The Hub could not be reached or has no such model.
+    #[error("cannot fetch `{id}` from the Hub: {reason}")]
+    Hub {
+        /// The Hub id.
+        id: String,
+        /// The client's words.
+        reason: String,
+    },
+    /// A file could not be read or written, or does not fit.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An adapter could not be attached, loaded or merged.
+    #[error(transparent)]
+    Adapter(#[from] adapters_core::Error),
+}

@@ -1,0 +1,38 @@
+//! Checkpoints by Hub id, behind the feature `hub`.
+
+use std::path::PathBuf;
+
+use hf_hub::HFClientSync;
+
+use crate::error::ModelError;
+
+/// Files a checkpoint may have; the first two must be there.
+const FILES: &[&str] = &[
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+];
+
+/// Downloads the checkpoint `owner/name` into the Hub's cache and returns its folder. Files already there are not
+/// fetched again.
+///
+/// # Errors
+///
+/// [`ModelError::Hub`] with the client's words.
+pub fn download(id: &str) -> Result<PathBuf, ModelError> {
+    let refuse = |reason: String| ModelError::Hub {
+        id: id.to_owned(),
+        reason,
+    };
+    let (owner, name) = id
+        .split_once('/')
+        .ok_or_else(|| refuse("expected an id of the form `owner/name`".to_owned()))?;
+    let client = HFClientSync::new().map_err(|e| refuse(e.to_string()))?;
+    let repository = client.model(owner, name);
+    repository
+        .snapshot_download()
+        .allow_patterns(FILES.iter().map(|f| (*f).to_owned()).collect())
+        .send()
+        .map_err(|e| refuse(e.to_string()))
+}

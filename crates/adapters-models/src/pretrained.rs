@@ -1,0 +1,152 @@
+//! From a checkpoint folder to a model, and back to a plain checkpoint.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use adapters_core::store::{StoreError, read_json, write_json, write_safetensors};
+use adapters_core::{Host, nearest};
+use burn::tensor::Device;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::bert::{BertConfig, BertModel};
+use crate::encoder::Encoder;
+use crate::error::ModelError;
+use crate::tokenizer::TextTokenizer;
+use crate::weights::read_checkpoint;
+
+/// `model_type` of every architecture that loads.
+pub const SUPPORTED: &[&str] = &["bert"];
+
+/// A checkpoint folder whose architecture is known.
+#[derive(Clone, Debug)]
+pub struct Pretrained {
+    dir: PathBuf,
+    config: Map<String, Value>,
+    model_type: &'static str,
+}
+
+impl Pretrained {
+    /// Opens a folder with `config.json`; weights are read later. `model_type` decides the architecture.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::NotACheckpoint`], [`ModelError::UnknownArchitecture`] listing what is supported.
+    pub fn open(dir: &Path) -> Result<Self, ModelError> {
+        let path = dir.join("config.json");
+        if !path.exists() {
+            return Err(ModelError::NotACheckpoint {
+                path: dir.to_owned(),
+                missing: "it has no config.json",
+            });
+        }
+        let config: Map<String, Value> = read_json(&path)?;
+        let found = config.get("model_type").and_then(Value::as_str).unwrap_or("(no model_type)");
+        match SUPPORTED.iter().find(|known| **known == found) {
+            Some(model_type) => Ok(Self {
+                dir: dir.to_owned(),
+                model_type,
+                config,
+            }),
+            None => Err(ModelError::UnknownArchitecture {
+                path,
+                nearest: nearest(found, SUPPORTED.iter().copied()),
+                found: found.to_owned(),
+                supported: SUPPORTED.join(", "),
+            }),
+        }
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// `model_type` of the checkpoint.
+    pub fn model_type(&self) -> &str {
+        self.model_type
+    }
+
+    /// Replaces a value of `config.json` for this load, e.g. a dropout probability.
+    #[must_use]
+    pub fn with_config(mut self, key: &str, value: Value) -> Self {
+        self.config.insert(key.to_owned(), value);
+        self
+    }
+
+    /// Loads the encoder, strictly.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Config`], [`ModelError::Store`] listing every tensor that does not fit.
+    pub fn encoder(&self, device: &Device) -> Result<Encoder, ModelError> {
+        match self.model_type {
+            "bert" => Ok(Encoder::Bert(BertModel::load(&self.dir, self.parse::<BertConfig>()?, device)?)),
+            other => unreachable!("{other} is in SUPPORTED and has no loader"),
+        }
+    }
+
+    /// Loads the tokenizer.
+    ///
+    /// # Errors
+    ///
+    /// As [`TextTokenizer::load`].
+    pub fn tokenizer(&self, max_length: usize) -> Result<TextTokenizer, ModelError> {
+        TextTokenizer::load(&self.dir, max_length)
+    }
+
+    fn parse<T: DeserializeOwned>(&self) -> Result<T, ModelError> {
+        serde_json::from_value(Value::Object(self.config.clone())).map_err(|source| {
+            StoreError::Json {
+                path: self.dir.join("config.json"),
+                source,
+            }
+            .into()
+        })
+    }
+}
+
+/// Writes a plain checkpoint: everything `source` has, with the linear weights `model` holds now. What Python loads
+/// after an adapter was merged into `model`.
+///
+/// # Errors
+///
+/// [`ModelError::Store`]; [`ModelError::NotACheckpoint`] if `out` is the source folder.
+pub fn save_checkpoint(model: &impl Host, source: &Path, out: &Path) -> Result<(), ModelError> {
+    fs::create_dir_all(out).map_err(|e| StoreError::Folder {
+        path: out.to_owned(),
+        source: e,
+    })?;
+    if let (Ok(a), Ok(b)) = (source.canonicalize(), out.canonicalize())
+        && a == b
+    {
+        return Err(ModelError::NotACheckpoint {
+            path: out.to_owned(),
+            missing: "it is the base checkpoint itself, which is never overwritten; choose another folder",
+        });
+    }
+    let (_, mut tensors) = read_checkpoint(source)?;
+    for info in model.linear_sites() {
+        let Some(layer) = model.linear(info.site) else { continue };
+        let prefixed = format!("{}{}", model.base_prefix(), info.path);
+        let path = match tensors.contains_key(&format!("{prefixed}.weight")) {
+            true => prefixed,
+            false => info.path,
+        };
+        tensors.insert(format!("{path}.weight"), layer.weight.val().transpose().into_data());
+        if let Some(bias) = &layer.bias {
+            tensors.insert(format!("{path}.bias"), bias.val().into_data());
+        }
+    }
+    let mut config: Map<String, Value> = read_json(&source.join("config.json"))?;
+    config.insert("torch_dtype".to_owned(), Value::from("float32"));
+    write_json(&out.join("config.json"), &config)?;
+    for file in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"] {
+        let from = source.join(file);
+        if from.exists() {
+            let bytes = fs::read(&from).map_err(|e| StoreError::Read { path: from, source: e })?;
+            adapters_core::atomic::write(&out.join(file), &bytes).map_err(StoreError::from)?;
+        }
+    }
+    Ok(write_safetensors(&out.join("model.safetensors"), &tensors, [])?)
+}

@@ -1,0 +1,41 @@
+//! What can be wrong with a prompt tuning configuration.
+
+/// A configuration that cannot be honoured. `field` is the key as the reference's `adapter_config.json` spells it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PromptError {
+    /// A number lies outside its range.
+    #[error("`{field}` is out of range: expected {expected}, found {found}")]
+    OutOfRange {
+        /// Key of the value.
+        field: &'static str,
+        /// The range.
+        expected: &'static str,
+        /// The value.
+        found: String,
+    },
+    /// A name is none of the known ones.
+    #[error("`{field}` has an unknown value: expected one of {expected}, found `{found}`")]
+    Unknown {
+        /// Key of the value.
+        field: &'static str,
+        /// The known names, joined with commas.
+        expected: String,
+        /// The value.
+        found: String,
+    },
+    /// A value that another setting asks for is absent.
+    #[error("`{field}` is missing: expected {expected}")]
+    Missing {
+        /// Key of the absent value.
+        field: &'static str,
+        /// What was expected, and why.
+        expected: &'static str,
+    },
+    /// `extra` holds a key which the configuration itself writes.
+    #[error("`extra` must not hold `{key}`: expected a key that is no field of the configuration")]
+    Reserved {
+        /// The key.
+        key: String,
+    },
+}

@@ -1,0 +1,224 @@
+//! What can be wrong with a file of examples, in words that lead to the line.
+
+use std::io;
+use std::path::PathBuf;
+
+/// A file of examples cannot be used. Lines count from 1.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// The file is not there or cannot be read.
+    #[error("cannot read {}{}", path.display(), if source.kind() == io::ErrorKind::NotFound { ": there is no such file" } else { "" })]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The extension names no known format.
+    #[error(
+        "cannot tell the format of {} by its extension; supported: .jsonl, .json-lines, .csv, .tsv",
+        path.display()
+    )]
+    UnknownExtension {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file holds no example.
+    #[error("{} is empty: it holds no example", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file is in another encoding.
+    #[error("{}:{line} is not utf-8; convert the file first", path.display())]
+    NotUtf8 {
+        /// The file.
+        path: PathBuf,
+        /// The line with the first wrong byte.
+        line: usize,
+    },
+    /// A line is not JSON.
+    #[error("invalid json at {}:{line}:{column}: {reason}", path.display())]
+    InvalidJson {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+        /// The column, in bytes from 1.
+        column: usize,
+        /// What is wrong there.
+        reason: String,
+    },
+    /// A line is JSON, but not an object.
+    #[error(
+        "expected an object at {}:{line}, found {found}; a .jsonl file holds one object a line",
+        path.display()
+    )]
+    NotAnObject {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+        /// What is there.
+        found: String,
+    },
+    /// A row has more or fewer cells than the header, or is otherwise broken.
+    #[error("invalid row at {}:{line}: {reason}", path.display())]
+    InvalidRow {
+        /// The file.
+        path: PathBuf,
+        /// The line on which the row starts.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A field that the run needs is not there.
+    #[error(
+        "no field `{field}` at {}:{line}: it has {}{}",
+        path.display(), listed(present), did_you_mean(nearest.as_deref())
+    )]
+    MissingField {
+        /// The file.
+        path: PathBuf,
+        /// The line; for a table, that of the header.
+        line: usize,
+        /// The field that was looked for.
+        field: String,
+        /// The fields there are.
+        present: Vec<String>,
+        /// The one among them whose name is most like it.
+        nearest: Option<String>,
+    },
+    /// A field holds something else than it should.
+    #[error("field `{field}` at {}:{line} must be {expected}, found {found}", path.display())]
+    WrongType {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+        /// The field.
+        field: String,
+        /// What it should hold.
+        expected: &'static str,
+        /// What it holds.
+        found: String,
+    },
+    /// A label is not one of the run's classes.
+    #[error("label {label} at {}:{line} is out of range: this run has {}", path.display(), classes_text(*classes))]
+    LabelOutOfRange {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+        /// The label.
+        label: i128,
+        /// How many classes the run has.
+        classes: usize,
+    },
+    /// A label is not the name of a class.
+    #[error(
+        "unknown label `{label}` at {}:{line}: this run's classes are {}{}",
+        path.display(), listed(names), did_you_mean(nearest.as_deref())
+    )]
+    UnknownLabel {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+        /// The label.
+        label: String,
+        /// The classes' names.
+        names: Vec<String>,
+        /// The one among them that is most like it.
+        nearest: Option<String>,
+    },
+}
+
+/// Names in a list that stays readable.
+fn listed(names: &[String]) -> String {
+    const SHOWN: usize = 12;
+    if names.is_empty() {
+        return "none".into();
+    }
+    let shown: Vec<String> = names
+        .iter()
+        .take(SHOWN)
+        .map(|name| format!("`{}`", shortened(name)))
+        .collect();
+    let more = names.len().saturating_sub(SHOWN);
+    let rest = if more > 0 {
+        format!(" and {more} more")
+    } else {
+        String::new()
+    };
+    format!("{}{rest}", shown.join(", "))
+}
+
+fn did_you_mean(nearest: Option<&str>) -> String {
+    nearest
+        .map(|name| format!("; did you mean `{name}`?"))
+        .unwrap_or_default()
+}
+
+fn classes_text(classes: usize) -> String {
+    match classes {
+        0 => "no classes".into(),
+        1 => "1 class (0)".into(),
+        _ => format!("{classes} classes (0..={})", classes - 1),
+    }
+}
+
+/// The start of a text from a file, for a message.
+pub(super) fn shortened(text: &str) -> String {
+    const SHOWN: usize = 40;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// The candidate that `wanted` is most likely a misspelling of, if any is close.
+pub(super) fn nearest(wanted: &str, candidates: &[String]) -> Option<String> {
+    const CLOSE: f64 = 0.75;
+    let wanted = wanted.to_lowercase();
+    candidates
+        .iter()
+        .map(|candidate| (strsim::jaro_winkler(&wanted, &candidate.to_lowercase()), candidate))
+        .filter(|(likeness, _)| *likeness >= CLOSE)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|&name| name.to_owned()).collect()
+    }
+
+    #[test]
+    fn the_nearest_is_the_likely_misspelling() {
+        let fields = names(&["idx", "sentence", "label"]);
+        assert_eq!(nearest("sentense", &fields).as_deref(), Some("sentence"));
+        assert_eq!(nearest("Label", &fields).as_deref(), Some("label"));
+        assert_eq!(nearest("q", &fields), None);
+        assert_eq!(nearest("text", &[]), None);
+    }
+
+    #[test]
+    fn long_lists_and_texts_are_cut() {
+        let many: Vec<String> = (0..15).map(|i| i.to_string()).collect();
+        assert!(listed(&many).ends_with("`11` and 3 more"));
+        assert_eq!(listed(&[]), "none");
+        assert_eq!(shortened(&"é".repeat(60)), format!("{}…", "é".repeat(40)));
+    }
+
+    #[test]
+    fn classes_are_counted_in_words() {
+        assert_eq!(classes_text(0), "no classes");
+        assert_eq!(classes_text(1), "1 class (0)");
+        assert_eq!(classes_text(3), "3 classes (0..=2)");
+    }
+}

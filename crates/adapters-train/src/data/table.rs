@@ -1,0 +1,104 @@
+//! Comma-separated and tab-separated tables whose first row names the columns.
+
+use super::{DataError, Example, Reader, Row, newlines};
+
+/// The two kinds of table.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    Csv,
+    /// Without quoting: a cell may begin with `"` and mean it. Read as quoted, such a cell would swallow the lines up
+    /// to the next `"` without a word.
+    Tsv,
+}
+
+pub(super) fn read(reader: &Reader<'_>, text: &str, kind: Kind) -> Result<Vec<Example>, DataError> {
+    let mut builder = csv::ReaderBuilder::new();
+    match kind {
+        Kind::Csv => builder.delimiter(b','),
+        Kind::Tsv => builder.delimiter(b'\t').quoting(false),
+    };
+    let mut table = builder.from_reader(text.as_bytes());
+    let mut lines = Lines { text, byte: 0, line: 1 };
+    let header_line = lines.at(0);
+    let header: csv::StringRecord = match table.headers() {
+        Ok(header) => header.iter().map(str::trim).collect(),
+        Err(error) => return Err(invalid(reader, header_line, &error)),
+    };
+
+    let mut examples = Vec::new();
+    let mut cells = csv::StringRecord::new();
+    loop {
+        let line = lines.at(table.position().byte());
+        match table.read_record(&mut cells) {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(error) => return Err(invalid(reader, line, &error)),
+        }
+        let row = Row::Table {
+            header: &header,
+            cells: &cells,
+        };
+        examples.push(reader.example(&row, line).map_err(|error| match error {
+            DataError::MissingField {
+                path,
+                field,
+                present,
+                nearest,
+                ..
+            } => DataError::MissingField {
+                path,
+                line: header_line,
+                field,
+                present,
+                nearest,
+            },
+            error => error,
+        })?);
+    }
+    Ok(examples)
+}
+
+/// Turns increasing byte offsets into lines.
+struct Lines<'a> {
+    text: &'a str,
+    byte: usize,
+    line: usize,
+}
+
+impl Lines<'_> {
+    /// The line of the row that is read next at `byte`: blank lines before it are skipped, as the parser does.
+    fn at(&mut self, byte: u64) -> usize {
+        let bytes = self.text.as_bytes();
+        let mut end = usize::try_from(byte)
+            .unwrap_or(usize::MAX)
+            .clamp(self.byte, bytes.len());
+        while bytes.get(end).is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
+            end += 1;
+        }
+        self.line += newlines(&bytes[self.byte..end]);
+        self.byte = end;
+        self.line
+    }
+}
+
+fn invalid(reader: &Reader<'_>, line: usize, error: &csv::Error) -> DataError {
+    let reason = match error.kind() {
+        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
+            format!("it has {}, the header has {expected_len}", cells_text(*len))
+        }
+        _ => error.to_string().to_lowercase(),
+    };
+    DataError::InvalidRow {
+        path: reader.path.to_path_buf(),
+        line,
+        reason,
+    }
+}
+
+fn cells_text(count: u64) -> String {
+    if count == 1 {
+        "1 cell".into()
+    } else {
+        format!("{count} cells")
+    }
+}

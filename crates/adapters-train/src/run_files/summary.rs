@@ -1,0 +1,152 @@
+//! `summary.json`: how a run ended.
+
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::RunFileError;
+use crate::atomic;
+
+/// How a run ended, for tables that compare runs.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Accuracy on the test set, 0 to 1.
+    pub test_accuracy: Option<f64>,
+    /// Accuracy on the validation set, 0 to 1.
+    pub validation_accuracy: Option<f64>,
+    /// Parameters that were trained: the adapter's and the head's.
+    pub trainable_params: usize,
+    /// All parameters, the backbone's included.
+    pub total_params: usize,
+    /// Optimiser steps.
+    pub steps: u64,
+    /// Seconds from the first step to the last evaluation.
+    pub seconds: f64,
+    /// The most memory the process held, see [`peak_rss_bytes`].
+    pub peak_rss_bytes: Option<u64>,
+    /// Whatever else is worth keeping, beside the fields above. A key that repeats one of their names is not written.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+impl Summary {
+    /// Replaces `path` by this summary as indented JSON, atomically.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be written.
+    pub fn write(&self, path: impl AsRef<Path>) -> Result<(), RunFileError> {
+        let path = path.as_ref();
+        let encode = |source| RunFileError::Encode {
+            path: path.to_path_buf(),
+            source,
+        };
+        let fields = Self {
+            extra: Map::new(),
+            ..self.clone()
+        };
+        let mut json = serde_json::to_value(fields).map_err(encode)?;
+        if let Value::Object(object) = &mut json {
+            for (key, value) in &self.extra {
+                object.entry(key.as_str()).or_insert_with(|| value.clone());
+            }
+        }
+        let mut bytes = serde_json::to_vec_pretty(&json).map_err(encode)?;
+        bytes.push(b'\n');
+        Ok(atomic::write(path, &bytes)?)
+    }
+
+    /// Reads what [`Summary::write`] wrote; keys unknown here go to `extra`.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read or is not a summary.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self, RunFileError> {
+        let path = path.as_ref();
+        let bytes = fs::read(path).map_err(|source| RunFileError::Read {
+            path: path.to_path_buf(),
+            source,
+        })?;
+        serde_json::from_slice(&bytes).map_err(|source| RunFileError::BadSummary {
+            path: path.to_path_buf(),
+            source,
+        })
+    }
+}
+
+/// The most memory this process has held so far (its resident set's high-water mark), on Linux; `None` elsewhere.
+pub fn peak_rss_bytes() -> Option<u64> {
+    if cfg!(target_os = "linux") {
+        high_water_mark(&fs::read_to_string("/proc/self/status").ok()?)
+    } else {
+        None
+    }
+}
+
+/// The `VmHWM` line of a process's status, which Linux gives in units of 1024 bytes.
+fn high_water_mark(status: &str) -> Option<u64> {
+    let value = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    value
+        .trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("summary.json");
+        let mut summary = Summary {
+            test_accuracy: Some(0.875),
+            trainable_params: 10,
+            total_params: 1000,
+            steps: 7,
+            seconds: 1.5,
+            peak_rss_bytes: peak_rss_bytes(),
+            ..Summary::default()
+        };
+        summary.extra.insert("method".into(), "lora".into());
+        summary.write(&path).unwrap();
+        assert_eq!(Summary::read(&path).unwrap(), summary);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(
+            text.starts_with("{\n  \"test_accuracy\": 0.875,\n  \"validation_accuracy\": null,"),
+            "{text}"
+        );
+        assert!(text.ends_with("\"method\": \"lora\"\n}\n"), "{text}");
+
+        summary.extra.insert("steps".into(), 99.into());
+        summary.write(&path).unwrap();
+        assert_eq!(Summary::read(&path).unwrap().steps, 7);
+    }
+
+    #[test]
+    fn a_file_that_is_no_summary_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("summary.json");
+        fs::write(&path, "{\"steps\": \"many\"}").unwrap();
+        let error = Summary::read(&path).unwrap_err();
+        assert!(error.to_string().ends_with("is not a run's summary"), "{error}");
+    }
+
+    #[test]
+    fn the_high_water_mark_is_read() {
+        assert_eq!(
+            high_water_mark("Name:\tx\nVmHWM:\t  2048 kB\nVmRSS:\t 1 kB\n"),
+            Some(2048 * 1024)
+        );
+        assert_eq!(high_water_mark("Name:\tx\n"), None);
+        assert_eq!(high_water_mark("VmHWM:\t many kB\n"), None);
+        #[cfg(target_os = "linux")]
+        assert!(peak_rss_bytes().is_some_and(|bytes| bytes > 100_000));
+    }
+}

@@ -1,0 +1,33 @@
+#![doc = include_str!("../README.md")]
+
+mod device;
+mod methods;
+
+pub use adapters_core as core;
+pub use adapters_core::{
+    Adapted, AdapterSet, AttachReport, Composition, Ctx, Error, Frozen, Host, Method, Registry, Site, merge, store,
+};
+pub use device::{DeviceError, available_devices, parse_device};
+pub use methods::{METHODS, method};
+
+#[cfg(feature = "bottleneck")]
+pub use adapters_bottleneck as bottleneck;
+#[cfg(feature = "lora")]
+pub use adapters_lora as lora;
+#[cfg(feature = "models")]
+pub use adapters_models as models;
+#[cfg(feature = "prefix")]
+pub use adapters_prefix as prefix;
+#[cfg(feature = "prompt")]
+pub use adapters_prompt as prompt;
+#[cfg(feature = "reft")]
+pub use adapters_reft as reft;
+#[cfg(feature = "train")]
+pub use adapters_train as train;
+
+/// What most programs need.
+pub mod prelude {
+    pub use crate::{AdapterSet, Composition, Ctx, METHODS, method, store::Grammar};
+    #[cfg(feature = "models")]
+    pub use adapters_models::{Encoder, EncoderInput, Pretrained};
+}

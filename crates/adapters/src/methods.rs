@@ -1,0 +1,22 @@
+//! The closed list of methods: the one place where a method enters the system.
+
+use std::sync::Arc;
+
+use adapters_core::{Error, Method, MethodFamily, Registry};
+
+/// Every method this build has.
+pub const METHODS: Registry = Registry(FAMILIES);
+
+const FAMILIES: &[&dyn MethodFamily] = &[
+    #[cfg(feature = "lora")]
+    &adapters_lora::LoraFamily,
+];
+
+/// A method from a config string, e.g. `lora[r=8,alpha=16]`.
+///
+/// # Errors
+///
+/// As [`Registry::parse`].
+pub fn method(config: &str) -> Result<Arc<dyn Method>, Error> {
+    METHODS.parse(config)
+}

@@ -1,0 +1,225 @@
+//! `cargo xtask ci`: the one local command that equals continuous integration.
+//!
+//! The plan is a list of steps, each a cargo command (or the tidy check), cheapest first. The first
+//! step that fails ends the run; a table of the steps with their times closes it either way. All steps
+//! share one target folder, in which builds of different feature sets live side by side.
+
+mod plan;
+mod tally;
+
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use miette::{IntoDiagnostic, Result, WrapErr, miette};
+
+use plan::{Action, Group, Step, crate_names, describe, plan};
+use tally::Tally;
+
+use crate::tidy;
+
+/// Arguments of `cargo xtask ci`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Run only this group of steps (may be repeated).
+    #[arg(long, value_name = "STEP")]
+    only: Vec<Group>,
+}
+
+/// A finished step.
+struct Outcome {
+    name: String,
+    time: Duration,
+    ok: bool,
+}
+
+/// Runs the plan, or the groups that `--only` names, and stops at the first failure.
+///
+/// # Errors
+///
+/// When a step fails; the error names it and the command that repeats it alone.
+pub fn run(root: &Path, args: &Args) -> Result<()> {
+    let steps: Vec<Step> = plan(&crate_names(root)?)
+        .into_iter()
+        .filter(|step| args.only.is_empty() || args.only.contains(&step.group))
+        .collect();
+    let mut outcomes = Vec::new();
+    let mut tally = None;
+    let mut failure = None;
+    for (index, step) in steps.iter().enumerate() {
+        println!("\n[{}/{}] {}", index + 1, steps.len(), describe(step));
+        let start = Instant::now();
+        let result = match &step.action {
+            Action::Tidy => tidy::run(root),
+            Action::Cargo {
+                arguments,
+                environment,
+            } => {
+                let counted = (step.group == Group::Test).then(|| tally.insert(Tally::default()));
+                cargo(root, arguments, environment, counted)
+            }
+        };
+        let time = start.elapsed();
+        let ok = result.is_ok();
+        println!(
+            "[{}/{}] {}: {} in {}",
+            index + 1,
+            steps.len(),
+            step.name,
+            verdict(ok),
+            seconds(time)
+        );
+        outcomes.push(Outcome {
+            name: step.name.clone(),
+            time,
+            ok,
+        });
+        if let Err(error) = result {
+            let group = step
+                .group
+                .to_possible_value()
+                .map_or_else(String::new, |value| value.get_name().to_owned());
+            failure = Some(error.wrap_err(format!(
+                "step `{}` failed; repeat it with `cargo xtask ci --only {group}`",
+                step.name
+            )));
+            break;
+        }
+    }
+    print!("\n{}", table(&outcomes, steps.len()));
+    if let Some(tally) = tally {
+        println!("\n{tally}");
+    }
+    failure.map_or(Ok(()), Err)
+}
+
+/// Runs one cargo command in `root`; with a tally, reads the test runner's closing lines on the way.
+fn cargo(
+    root: &Path,
+    arguments: &[String],
+    environment: &[(&str, &str)],
+    tally: Option<&mut Tally>,
+) -> Result<()> {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .current_dir(root)
+        .stdin(Stdio::null());
+    // What Cargo said about this package is not for the packages that are built next.
+    for (key, _) in std::env::vars_os() {
+        let name = key.to_string_lossy();
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&key);
+        }
+    }
+    if tally.is_some() {
+        command.stdout(Stdio::piped());
+    }
+    let shown = format!("cargo {}", arguments.join(" "));
+    let mut child = command
+        .spawn()
+        .into_diagnostic()
+        .wrap_err_with(|| format!("cannot start `{shown}`"))?;
+    if let (Some(tally), Some(output)) = (tally, child.stdout.take()) {
+        echo(output, &mut std::io::stdout(), tally)
+            .wrap_err_with(|| format!("cannot read what `{shown}` prints"))?;
+    }
+    let status = child
+        .wait()
+        .into_diagnostic()
+        .wrap_err_with(|| format!("cannot wait for `{shown}`"))?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(miette!("`{shown}`: expected exit status 0, found {status}"))
+}
+
+/// Copies `output` to `copy` line by line and counts tests.
+fn echo(output: impl Read, copy: &mut impl Write, tally: &mut Tally) -> Result<()> {
+    let mut reader = BufReader::new(output);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        if reader.read_until(b'\n', &mut line).into_diagnostic()? == 0 {
+            return Ok(());
+        }
+        copy.write_all(&line).into_diagnostic()?;
+        tally.add(&String::from_utf8_lossy(&line));
+    }
+}
+
+/// `ok` or `FAILED`.
+fn verdict(ok: bool) -> &'static str {
+    if ok { "ok" } else { "FAILED" }
+}
+
+/// A duration in seconds with one decimal.
+fn seconds(time: Duration) -> String {
+    format!("{:.1} s", time.as_secs_f64())
+}
+
+/// The closing table: a line a step, then the total.
+fn table(outcomes: &[Outcome], planned: usize) -> String {
+    let width = outcomes
+        .iter()
+        .map(|outcome| outcome.name.len())
+        .max()
+        .unwrap_or(0)
+        .max("total".len());
+    let mut text = String::new();
+    for outcome in outcomes {
+        text.push_str(&format!(
+            "{:width$}  {:>9}  {}\n",
+            outcome.name,
+            seconds(outcome.time),
+            verdict(outcome.ok)
+        ));
+    }
+    let total = outcomes.iter().map(|outcome| outcome.time).sum();
+    let ok = outcomes.iter().filter(|outcome| outcome.ok).count();
+    text.push_str(&format!(
+        "{:width$}  {:>9}  {ok} of {planned} steps ok\n",
+        "total",
+        seconds(total)
+    ));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_is_copied_even_when_it_is_not_text() {
+        let output = &b"\xff\xfe\ntest result: ok. 1 passed; 0 failed; 0 ignored"[..];
+        let (mut copy, mut tally) = (Vec::new(), Tally::default());
+        echo(output, &mut copy, &mut tally).expect("reads");
+        assert_eq!(copy, output);
+        assert!(tally.to_string().contains("1 passed"), "{tally}");
+    }
+
+    #[test]
+    fn the_table_has_a_line_a_step_and_a_total() {
+        let outcomes = [
+            Outcome {
+                name: "fmt".into(),
+                time: Duration::from_millis(1500),
+                ok: true,
+            },
+            Outcome {
+                name: "clippy".into(),
+                time: Duration::from_secs(20),
+                ok: false,
+            },
+        ];
+        assert_eq!(
+            table(&outcomes, 9),
+            "fmt         1.5 s  ok\nclippy     20.0 s  FAILED\ntotal      21.5 s  1 of 9 steps ok\n"
+        );
+    }
+}

@@ -1,0 +1,248 @@
+//! The steps of continuous integration: what they run, in which order.
+
+use std::path::Path;
+
+use clap::ValueEnum;
+use miette::{IntoDiagnostic, Result, WrapErr};
+
+/// Features of the facade crate that are checked with nothing else enabled.
+///
+/// Those that leave Burn's own feature set alone come first, then a method on each pure-Rust backend.
+const FEATURES: [&str; 10] = [
+    "lora",
+    "bottleneck",
+    "prefix",
+    "prompt",
+    "reft",
+    "models",
+    "hub",
+    "train",
+    "lora,flex",
+    "lora,ndarray",
+];
+
+/// Backends that are type-checked on their own, cheapest first.
+const BACKENDS: [&str; 4] = ["ndarray", "wgpu", "vulkan", "cuda"];
+
+/// What a step belongs to, and what `--only` takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Group {
+    /// Formatting.
+    Fmt,
+    /// The shape of the tree.
+    Tidy,
+    /// Lints on all targets, warnings are errors.
+    Clippy,
+    /// Documentation, warnings are errors.
+    Doc,
+    /// Unit tests, integration tests and documentation tests.
+    Test,
+    /// Each crate on its own.
+    Crates,
+    /// Each feature of the facade on its own.
+    Features,
+    /// Each backend on its own, type-checked.
+    Backends,
+}
+
+/// One step of the plan.
+#[derive(Debug, PartialEq)]
+pub(super) struct Step {
+    /// What `--only` selects it by.
+    pub(super) group: Group,
+    /// What the table calls it.
+    pub(super) name: String,
+    /// What it does.
+    pub(super) action: Action,
+}
+
+/// What a step does.
+#[derive(Debug, PartialEq)]
+pub(super) enum Action {
+    /// The tidy check, in this process.
+    Tidy,
+    /// A cargo command with extra environment.
+    Cargo {
+        arguments: Vec<String>,
+        environment: Vec<(&'static str, &'static str)>,
+    },
+}
+
+impl Step {
+    fn cargo(group: Group, name: &str, arguments: &str) -> Self {
+        Self {
+            group,
+            name: name.into(),
+            action: Action::Cargo {
+                arguments: arguments.split_whitespace().map(String::from).collect(),
+                environment: Vec::new(),
+            },
+        }
+    }
+
+    fn with_env(mut self, key: &'static str, value: &'static str) -> Self {
+        if let Action::Cargo { environment, .. } = &mut self.action {
+            environment.push((key, value));
+        }
+        self
+    }
+}
+
+/// The steps in order. `crates` are the names of the packages in the workspace.
+pub(super) fn plan(crates: &[String]) -> Vec<Step> {
+    let mut steps = vec![
+        Step::cargo(Group::Fmt, "fmt", "fmt --all --check"),
+        Step {
+            group: Group::Tidy,
+            name: "tidy".into(),
+            action: Action::Tidy,
+        },
+        Step::cargo(
+            Group::Clippy,
+            "clippy",
+            "clippy --locked --workspace --all-targets -- -D warnings",
+        ),
+        // The program and the facade are both called `adapters`, so they share a page: programs are
+        // documented first and the facade's page stays.
+        Step::cargo(
+            Group::Doc,
+            "doc, programs",
+            "doc --locked --workspace --no-deps --bins",
+        )
+        .with_env("RUSTDOCFLAGS", "-D warnings"),
+        Step::cargo(
+            Group::Doc,
+            "doc, libraries",
+            "doc --locked --workspace --no-deps --lib",
+        )
+        .with_env("RUSTDOCFLAGS", "-D warnings"),
+        Step::cargo(Group::Test, "test", "test --locked --workspace"),
+    ];
+    steps.extend(crates.iter().map(|name| {
+        Step::cargo(
+            Group::Crates,
+            &format!("crate {name}"),
+            &format!("check --locked -p {name}"),
+        )
+    }));
+    steps.extend(FEATURES.iter().map(|feature| {
+        Step::cargo(
+            Group::Features,
+            &format!("feature {feature}"),
+            &format!("check --locked -p adapters --no-default-features --features {feature}"),
+        )
+    }));
+    steps.extend(BACKENDS.iter().map(|backend| {
+        let step = Step::cargo(
+            Group::Backends,
+            &format!("backend {backend}"),
+            &format!("check --locked -p adapters --no-default-features --features {backend}"),
+        );
+        match *backend {
+            // Type-checking needs no compiler bundle; without this its build script downloads one.
+            "cuda" => step.with_env("DOCS_RS", "1"),
+            _ => step,
+        }
+    }));
+    steps
+}
+
+/// Names of the packages under `crates/`, those that others build on first.
+pub(super) fn crate_names(root: &Path) -> Result<Vec<String>> {
+    let folder = root.join("crates");
+    let mut names = Vec::new();
+    let entries = std::fs::read_dir(&folder)
+        .into_diagnostic()
+        .wrap_err_with(|| format!("{}: cannot list the crates", folder.display()))?;
+    for entry in entries {
+        let entry = entry.into_diagnostic()?;
+        if entry.path().join("Cargo.toml").is_file() {
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    names.sort_by_key(|name| (build_order(name), name.clone()));
+    Ok(names)
+}
+
+/// Position of a crate in the order they build on each other.
+fn build_order(name: &str) -> usize {
+    match name {
+        "adapters-core" => 0,
+        "adapters-models" => 2,
+        "adapters-train" => 3,
+        "adapters" => 4,
+        "adapters-testkit" | "adapters-cli" => 5,
+        _ => 1,
+    }
+}
+
+/// The step as a line to read and to repeat.
+pub(super) fn describe(step: &Step) -> String {
+    match &step.action {
+        Action::Tidy => "cargo xtask tidy".into(),
+        Action::Cargo {
+            arguments,
+            environment,
+        } => {
+            let mut line = String::new();
+            for (key, value) in environment {
+                line.push_str(&format!("{key}={value:?} "));
+            }
+            line + "cargo " + &arguments.join(" ")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names() -> Vec<String> {
+        vec!["adapters-core".into(), "adapters".into()]
+    }
+
+    #[test]
+    fn the_plan_goes_from_cheap_to_dear_and_covers_every_group() {
+        let groups: Vec<Group> = plan(&names()).iter().map(|step| step.group).collect();
+        let mut order = groups.clone();
+        order.dedup();
+        assert_eq!(order, Group::value_variants());
+    }
+
+    #[test]
+    fn each_feature_is_checked_without_the_defaults() {
+        for step in plan(&names())
+            .iter()
+            .filter(|step| matches!(step.group, Group::Features | Group::Backends))
+        {
+            assert!(
+                describe(step).contains("--no-default-features"),
+                "{}",
+                step.name
+            );
+        }
+    }
+
+    #[test]
+    fn warnings_are_errors_in_lints_and_docs_only() {
+        for step in plan(&names()) {
+            let strict = describe(&step).contains("-D warnings");
+            assert_eq!(
+                strict,
+                matches!(step.group, Group::Clippy | Group::Doc),
+                "{}",
+                step.name
+            );
+        }
+    }
+
+    #[test]
+    fn only_cuda_is_checked_as_documentation_builds_are() {
+        for step in plan(&names()) {
+            assert_eq!(
+                describe(&step).starts_with("DOCS_RS"),
+                step.name == "backend cuda"
+            );
+        }
+    }
+}

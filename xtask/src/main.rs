@@ -1,0 +1,50 @@
+//! The workspace's own chores: `cargo xtask ci`, `cargo xtask tidy`, `cargo xtask embed`.
+//!
+//! | Command | Purpose |
+//! |---|---|
+//! | `ci` | everything continuous integration runs, cheapest check first |
+//! | `tidy` | the shape of the tree: module docs, file sizes, crate dependencies, names |
+//! | `embed` | the compact copy of a published checkpoint that lives in this repository |
+
+// A command-line tool speaks on standard output.
+#![allow(clippy::print_stdout)]
+
+mod ci;
+mod embed;
+mod tidy;
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use miette::Result;
+
+/// Chores of the adapters workspace.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Command {
+    /// Run what continuous integration runs, cheapest check first.
+    Ci(ci::Args),
+    /// Check module docs, file sizes, file names, crate dependencies and forbidden words.
+    Tidy,
+    /// Make the compact copy of a published BERT checkpoint that is kept in this repository.
+    Embed(embed::Args),
+}
+
+/// The workspace root: the folder above this package.
+///
+/// Cargo names the package's folder when it runs the program; the one known at build time serves a
+/// program that was started without Cargo.
+fn workspace_root() -> PathBuf {
+    let package = std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    package.parent().map_or(package.clone(), PathBuf::from)
+}
+
+fn main() -> Result<()> {
+    let root = workspace_root();
+    match Command::parse() {
+        Command::Ci(args) => ci::run(&root, &args),
+        Command::Tidy => tidy::run(&root),
+        Command::Embed(args) => embed::run(&root, &args),
+    }
+}
