@@ -1,1 +1,54 @@
-fn main() {}
+//! The `adapters` command: fine-tune, evaluate, predict, inspect, merge and time adapters.
+//!
+//! Results go to standard output, everything else to standard error. Exit code 1 is a mistake in what was asked for,
+//! 2 a mistake in how.
+
+/// A line of results on standard output. A closed pipe ends the output, not the program.
+macro_rules! say {
+    ($($arg:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stdout(), $($arg)*);
+    }};
+}
+
+mod args;
+mod commands;
+mod failure;
+mod loading;
+mod progress;
+mod run_folder;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Args, Command};
+use crate::failure::Failure;
+
+/// Training allocates and frees the same large buffers at every step. This allocator keeps them, where the system's
+/// gives them back and pays for their pages again.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(args.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{:?}", miette::Report::new(failure));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Train(args) => commands::train::run(args),
+        Command::Eval(args) => commands::eval::run(args),
+        Command::Predict(args) => commands::predict::run(args),
+        Command::Info(args) => commands::info::run(args),
+        Command::Merge(args) => commands::merge::run(args),
+        Command::Bench(args) => commands::bench::run(args),
+        Command::Completions(args) => commands::completions::run(args),
+    }
+}

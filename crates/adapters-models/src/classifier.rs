@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use adapters_core::store::{Pooling, StoreError, TensorProblem, Tensors, read_safetensors, write_safetensors};
-use adapters_core::{Adapted, Call, Ctx, draw};
-use burn::module::{Module, Param};
+use adapters_core::{Adapted, Call, Ctx, NamedParams, draw};
+use burn::module::{Module, Param, ParamId};
 use burn::nn::Linear;
 use burn::tensor::{Bool, Device, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
@@ -120,6 +120,14 @@ impl ClassificationHead {
         let mut tensors = Tensors::from([("weight".to_owned(), self.linear.weight.val().transpose().into_data())]);
         tensors.extend(self.linear.bias.iter().map(|b| ("bias".to_owned(), b.val().into_data())));
         write_safetensors(path, &tensors, [])
+    }
+}
+
+impl NamedParams for ClassificationHead {
+    fn named_params(&self) -> Vec<(&'static str, ParamId)> {
+        let mut params = vec![("weight", self.linear.weight.id)];
+        params.extend(self.linear.bias.iter().map(|b| ("bias", b.id)));
+        params
     }
 }
 

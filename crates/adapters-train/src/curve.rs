@@ -18,7 +18,7 @@ use plotters::style::{FontStyle, RGBColor};
 
 use self::panel::{Line, Panel, Unit};
 use self::pen::{Drawn, Pen, Side, Traits};
-use crate::atomic::{self, AtomicWriteError};
+use adapters_core::atomic::{self, AtomicWriteError};
 
 /// What a run has measured, as `(step, value)` in the order of the steps. Values that are not finite are left out.
 #[derive(Debug, Clone, Default, PartialEq)]

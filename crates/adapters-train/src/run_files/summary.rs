@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::RunFileError;
-use crate::atomic;
+use adapters_core::atomic;
 
 /// How a run ended, for tables that compare runs.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -1,0 +1,215 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Parameter-efficient fine-tuning of pretrained transformers.
+#[derive(Debug, Parser)]
+#[command(name = "adapters", version, about)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train an adapter and a head by a recipe; goes on where an unfinished run of the recipe stopped.
+    Train(TrainArgs),
+    /// Score an adapter and a head on labelled text.
+    Eval(EvalArgs),
+    /// Label new text.
+    Predict(PredictArgs),
+    /// Describe a model or an adapter folder.
+    Info(InfoArgs),
+    /// Fold an adapter into its base and write a plain checkpoint.
+    Merge(MergeArgs),
+    /// Time forward, training step, merged forward, attach, save and load.
+    Bench(BenchArgs),
+    /// Print a completion script for a shell.
+    Completions(CompletionsArgs),
+}
+
+/// Where to compute.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DeviceArgs {
+    /// Device: flex, ndarray, vulkan, cuda:0, .. as compiled in.
+    #[arg(long, default_value_t = default_device())]
+    pub device: String,
+    /// Threads of the CPU backends; all cores without it. One makes a run repeatable bit for bit.
+    #[arg(long)]
+    pub threads: Option<usize>,
+}
+
+fn default_device() -> String {
+    let first = adapters::available_devices().first().copied().unwrap_or("flex");
+    first.replace(":N", ":0")
+}
+
+/// `adapters train`
+#[derive(Debug, clap::Args)]
+pub struct TrainArgs {
+    /// The recipe, a TOML file.
+    pub recipe: PathBuf,
+    /// Run folder, in place of the recipe's or `runs/<recipe>`.
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Replace a value of the recipe, e.g. `--set train.epochs=3`.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// Where to compute.
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// The model, adapter and head to use.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ModelArgs {
+    /// Folder of the base checkpoint; without it the one in the adapter's manifest.
+    #[arg(long)]
+    pub model: Option<PathBuf>,
+    /// Folder of the adapter, AdapterHub or peft.
+    #[arg(long)]
+    pub adapter: PathBuf,
+    /// Head file with `weight` and `bias`; without it the one in the adapter's manifest.
+    #[arg(long)]
+    pub head: Option<PathBuf>,
+    /// How hidden states become one vector; without it the manifest's, or the mean.
+    #[arg(long, value_enum)]
+    pub pooling: Option<PoolingArg>,
+    /// Longest input in tokens; without it the manifest's, or 128.
+    #[arg(long)]
+    pub max_length: Option<usize>,
+    /// Allow reading weights from a PyTorch pickle, with a reader that does not execute it.
+    #[arg(long)]
+    pub allow_bin: bool,
+    /// Where to compute.
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// Pooling on the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum PoolingArg {
+    /// Mean over the tokens.
+    Mean,
+    /// The first token.
+    First,
+}
+
+/// `adapters eval`
+#[derive(Debug, clap::Args)]
+pub struct EvalArgs {
+    /// What to score.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Labelled text, `.jsonl`, `.csv` or `.tsv`.
+    #[arg(long)]
+    pub data: PathBuf,
+    /// Name of the text field.
+    #[arg(long, default_value = "text")]
+    pub text_field: String,
+    /// Name of the label field.
+    #[arg(long, default_value = "label")]
+    pub label_field: String,
+    /// Rows of a batch.
+    #[arg(long, default_value_t = 64)]
+    pub batch: usize,
+    /// Write the logits, row by row in the order of the file, as tensor `logits`.
+    #[arg(long, value_name = "FILE")]
+    pub logits: Option<PathBuf>,
+}
+
+/// `adapters predict`
+#[derive(Debug, clap::Args)]
+pub struct PredictArgs {
+    /// What to use.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// A text to label; repeat for more. Without it, one text a line of standard input.
+    #[arg(long)]
+    pub text: Vec<String>,
+}
+
+/// `adapters info`
+#[derive(Debug, clap::Args)]
+pub struct InfoArgs {
+    /// A model folder or an adapter folder.
+    pub path: PathBuf,
+    /// The model an adapter belongs to, to list what the adapter touches.
+    #[arg(long)]
+    pub model: Option<PathBuf>,
+    /// List every site.
+    #[arg(long)]
+    pub sites: bool,
+    /// Allow reading weights from a PyTorch pickle.
+    #[arg(long)]
+    pub allow_bin: bool,
+}
+
+/// `adapters merge`
+#[derive(Debug, clap::Args)]
+pub struct MergeArgs {
+    /// Folder of the base checkpoint; without it the one in the adapter's manifest.
+    #[arg(long)]
+    pub model: Option<PathBuf>,
+    /// Folder of the adapter.
+    #[arg(long)]
+    pub adapter: PathBuf,
+    /// Folder of the merged checkpoint.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Allow reading weights from a PyTorch pickle.
+    #[arg(long)]
+    pub allow_bin: bool,
+}
+
+/// `adapters bench`
+#[derive(Debug, clap::Args)]
+pub struct BenchArgs {
+    /// Folder of the base checkpoint.
+    #[arg(long)]
+    pub model: PathBuf,
+    /// Config string of the adapter.
+    #[arg(long, default_value = "lora")]
+    pub adapter: String,
+    /// Rows of a batch.
+    #[arg(long, default_value_t = 16)]
+    pub batch: usize,
+    /// Tokens of a row.
+    #[arg(long, default_value_t = 128)]
+    pub seq: usize,
+    /// Timed repeats, after two that are not.
+    #[arg(long, default_value_t = 9)]
+    pub repeats: usize,
+    /// Dropout probability of the base; without it the checkpoint's.
+    #[arg(long)]
+    pub dropout: Option<f64>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Where to compute.
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// `adapters completions`
+#[derive(Debug, clap::Args)]
+pub struct CompletionsArgs {
+    /// The shell.
+    pub shell: clap_complete::Shell,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,197 @@
+//! `adapters bench`: medians and spreads of what users wait for.
+//!
+//! A training step is forward, masked mean, linear head, cross-entropy, backward and AdamW on adapter and head: the
+//! step of the Python baseline.
+
+use std::time::Instant;
+
+use adapters::models::{ClassificationHead, Encoded, EncoderInput, Pretrained, SequenceClassifier};
+use adapters::store::{Grammar, LoadOptions, Pooling, load_adapter, save_adapter};
+use adapters::train::peak_rss_bytes;
+use adapters::{Adapted, AdapterSet, Host, METHODS, method};
+use burn::module::Module;
+use burn::nn::loss::CrossEntropyLossConfig;
+use burn::optim::{AdamWConfig, GradientsParams};
+use burn::tensor::{Int, Tensor, TensorData};
+use serde::Serialize;
+
+use crate::args::BenchArgs;
+use crate::failure::Failure;
+use crate::loading;
+
+/// Seconds of one operation.
+#[derive(Debug, Serialize)]
+struct Times {
+    operation: &'static str,
+    median_s: f64,
+    min_s: f64,
+    max_s: f64,
+    repeats: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    model: String,
+    adapter: &'a str,
+    batch: usize,
+    seq: usize,
+    threads: Option<usize>,
+    device: &'a str,
+    dropout: Option<f64>,
+    trainable_params: usize,
+    times: &'a [Times],
+    base_rss_bytes: Option<u64>,
+    peak_rss_bytes: Option<u64>,
+}
+
+/// Times and prints.
+pub fn run(args: BenchArgs) -> Result<(), Failure> {
+    let device = loading::device(&args.device)?;
+    let mut pretrained = Pretrained::open(&args.model)?;
+    if let Some(dropout) = args.dropout {
+        for key in ["hidden_dropout_prob", "attention_probs_dropout_prob"] {
+            pretrained = pretrained.with_config(key, dropout.into());
+        }
+    }
+    let mut adapted = Adapted::new(pretrained.encoder(&device)?);
+    if args.batch == 0 || args.seq == 0 || args.seq > adapted.base.max_length() || args.repeats == 0 {
+        return Err(Failure::new(
+            format!("cannot time {} x {} tokens {} times", args.batch, args.seq, args.repeats),
+            format!("--batch, --seq and --repeats are at least 1, --seq at most {}", adapted.base.max_length()),
+        ));
+    }
+    let base_rss_bytes = peak_rss_bytes();
+    let config = method(&args.adapter)?;
+    let sync = || {
+        // A device that cannot be waited for gives times that are too short, not wrong results.
+        let _ = device.sync();
+    };
+    let time = |operation, action: &mut dyn FnMut() -> Result<(), Failure>| measure(operation, args.repeats, &sync, action);
+
+    let mut times = Vec::new();
+    times.push(time("attach", &mut || {
+        AdapterSet::new().attach("bench", config.clone(), &*adapted.base, 0, &device)?;
+        Ok(())
+    })?);
+    adapted.set.attach("bench", config.clone(), &*adapted.base, 0, &device)?;
+    adapted.set.activate("bench")?;
+
+    let folder = tempfile::tempdir().map_err(|e| Failure::new(format!("no temporary folder: {e}"), "set TMPDIR"))?;
+    times.push(time("save", &mut || {
+        save_adapter(folder.path(), Grammar::AdapterHub, &adapted.set, "bench", &*adapted.base)?;
+        Ok(())
+    })?);
+    times.push(time("load", &mut || {
+        let mut set = AdapterSet::new();
+        load_adapter(folder.path(), &mut set, &*adapted.base, METHODS, &LoadOptions::default(), &device)?;
+        Ok(())
+    })?);
+
+    let head = ClassificationHead::new(adapted.base.d_model(), 2, Pooling::Mean, 0.0, 0, &device);
+    let mut model = SequenceClassifier { adapted, head };
+    let trainable_params = model.num_params();
+    let vocab = model.adapted.base.vocab_size();
+    let rows: Vec<Encoded> = (0..args.batch)
+        .map(|row| Encoded {
+            ids: (0..args.seq).map(|t| ((row * 7919 + t * 104_729 + 1000) % vocab) as u32).collect(),
+            type_ids: vec![0; args.seq],
+        })
+        .collect();
+    let rows: Vec<&Encoded> = rows.iter().collect();
+    let input = EncoderInput::padded(&rows, model.adapted.base.pad_id(), &device);
+    let labels: Vec<i64> = (0..args.batch as i64).map(|row| row % 2).collect();
+    let labels = Tensor::<1, Int>::from_data(TensorData::new(labels, [args.batch]), &device);
+
+    let plain = model.valid();
+    times.push(time("forward", &mut || {
+        let _ = plain.forward(input.clone(), false).into_data();
+        Ok(())
+    })?);
+    drop(plain);
+
+    let adamw = || AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(1e-2).init();
+    let (mut of_set, mut of_head) = (adamw(), adamw());
+    model = model.train();
+    let mut training = Some(model);
+    times.push(time("training step", &mut || {
+        let Some(mut model) = training.take() else { return Ok(()) };
+        let logits = model.forward(input.clone(), true);
+        let loss = CrossEntropyLossConfig::new().init(&device).forward(logits, labels.clone());
+        let mut grads = loss.backward();
+        let grads_set = GradientsParams::from_module(&mut grads, &model.adapted.set);
+        let grads_head = GradientsParams::from_module(&mut grads, &model.head);
+        model.adapted.set = of_set.step(1e-5, model.adapted.set, grads_set);
+        model.head = of_head.step(1e-5, model.head, grads_head);
+        training = Some(model);
+        Ok(())
+    })?);
+    let peak = peak_rss_bytes();
+
+    if let Some(model) = training {
+        let set = model.valid().adapted.set;
+        let mut merged = pretrained.encoder(&device)?;
+        if adapters::merge(&mut merged, &set, "bench", None).is_ok() {
+            times.push(time("merged forward", &mut || {
+                let _ = merged.forward(input.clone(), &mut adapters::Ctx::plain()).into_data();
+                Ok(())
+            })?);
+        }
+    }
+
+    let report = Report {
+        model: args.model.display().to_string(),
+        adapter: &args.adapter,
+        batch: args.batch,
+        seq: args.seq,
+        threads: args.device.threads,
+        device: &args.device.device,
+        dropout: args.dropout,
+        trainable_params,
+        times: &times,
+        base_rss_bytes,
+        peak_rss_bytes: peak,
+    };
+    if args.json {
+        say!("{}", serde_json::to_string(&report).unwrap_or_default());
+        return Ok(());
+    }
+    say!("{} on {}, {} x {} tokens, {} trainable parameters", args.adapter, args.device.device, args.batch, args.seq, trainable_params);
+    for t in &times {
+        say!("{:<16} median {:>9.2} ms   min {:>9.2}   max {:>9.2}", t.operation, t.median_s * 1e3, t.min_s * 1e3, t.max_s * 1e3);
+    }
+    if let (Some(base), Some(peak)) = (base_rss_bytes, peak) {
+        say!("peak memory      {:.0} MiB, {:.0} MiB of it after the base was loaded", mib(peak), mib(peak - base.min(peak)));
+    }
+    Ok(())
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+/// Two warm-up calls, then `repeats` timed ones; the device is idle at both ends of each.
+fn measure(
+    operation: &'static str,
+    repeats: usize,
+    sync: &dyn Fn(),
+    action: &mut dyn FnMut() -> Result<(), Failure>,
+) -> Result<Times, Failure> {
+    let mut seconds = Vec::with_capacity(repeats);
+    for i in 0..repeats + 2 {
+        sync();
+        let started = Instant::now();
+        action()?;
+        sync();
+        if i >= 2 {
+            seconds.push(started.elapsed().as_secs_f64());
+        }
+    }
+    seconds.sort_by(f64::total_cmp);
+    Ok(Times {
+        operation,
+        median_s: (seconds[(repeats - 1) / 2] + seconds[repeats / 2]) / 2.0,
+        min_s: seconds[0],
+        max_s: seconds[repeats - 1],
+        repeats,
+    })
+}

@@ -1,0 +1,34 @@
+//! `adapters eval`
+
+use adapters::store::{Tensors, write_safetensors};
+use adapters::train::{Dataset, EncodedData, Fields, evaluate};
+use burn::tensor::TensorData;
+
+use crate::args::EvalArgs;
+use crate::failure::Failure;
+use crate::loading;
+
+/// Scores, prints the figures, writes the logits.
+pub fn run(args: EvalArgs) -> Result<(), Failure> {
+    let loaded = loading::classifier(&args.model)?;
+    let fields = Fields {
+        text: args.text_field,
+        label: args.label_field,
+        ..Fields::default()
+    };
+    let data = Dataset::read(&args.data, &fields, &loaded.labels)?;
+    let encoded = EncodedData::new(&data, &loaded.tokenizer, loaded.model.adapted.base.vocab_size())?;
+    eprintln!("{}", loaded.report);
+    let evaluation = evaluate(&loaded.model, &encoded, args.batch.max(1), &loaded.device)?;
+    say!("accuracy {:.4}", evaluation.accuracy);
+    say!("loss {:.4}", evaluation.loss);
+    say!("examples {}", data.len());
+    if let Some(path) = &args.logits {
+        let shape = [data.len(), loaded.model.head.classes()];
+        let values: Vec<f32> = evaluation.logits.into_iter().flatten().collect();
+        let tensors = Tensors::from([("logits".to_owned(), TensorData::new(values, shape))]);
+        write_safetensors(path, &tensors, [])?;
+        eprintln!("wrote {}", path.display());
+    }
+    Ok(())
+}

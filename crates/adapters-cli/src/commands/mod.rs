@@ -1,0 +1,9 @@
+//! One file a command, each in the order: read, resolve, run, say.
+
+pub mod bench;
+pub mod completions;
+pub mod eval;
+pub mod info;
+pub mod merge;
+pub mod predict;
+pub mod train;

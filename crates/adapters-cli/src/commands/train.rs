@@ -1,0 +1,50 @@
+//! `adapters train`
+
+use std::ops::ControlFlow;
+
+use adapters::METHODS;
+use adapters::train::{Recipe, Run, train};
+
+use crate::args::TrainArgs;
+use crate::failure::Failure;
+use crate::loading::{device, model_dir};
+use crate::progress::Progress;
+use crate::run_folder;
+
+/// Runs a recipe and says what it left.
+pub fn run(args: TrainArgs) -> Result<(), Failure> {
+    let recipe = Recipe::read(&args.recipe, &args.overrides)?;
+    let asked = args.out.as_deref().or(recipe.output.dir.as_deref());
+    let run = Run {
+        dir: run_folder::choose(asked, &args.recipe)?,
+        model_dir: model_dir(&recipe.model.path)?,
+        device: device(&args.device)?,
+        registry: METHODS,
+        recipe,
+    };
+    let mut progress = Progress::new();
+    let outcome = train(&run, &mut |event| {
+        progress.show(&event);
+        ControlFlow::Continue(())
+    })?;
+
+    let dir = outcome.dir.display();
+    let summary = &outcome.summary;
+    if let Some(accuracy) = summary.test_accuracy {
+        say!("test accuracy {accuracy:.4} after {} steps in {:.0} s", summary.steps, summary.seconds);
+    }
+    say!("{} of {} parameters trained", summary.trainable_params, summary.total_params);
+    say!("wrote {dir}/adapter          adapter (AdapterHub format), head, manifest");
+    match &outcome.peft {
+        Ok(peft) => say!("wrote {}     the same adapter in PEFT format", peft.display()),
+        Err(reason) => say!("no PEFT folder: {reason}"),
+    }
+    say!("wrote {dir}/summary.json, metrics.jsonl, curve.svg, curve.png, recipe.toml");
+    say!("");
+    say!("next:");
+    if let Some(test) = &run.recipe.data.test {
+        say!("  adapters eval --adapter {dir}/adapter --data {}", test.display());
+    }
+    say!("  adapters predict --adapter {dir}/adapter --text \"A film I would gladly see again.\"");
+    Ok(())
+}

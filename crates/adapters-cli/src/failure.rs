@@ -1,0 +1,111 @@
+//! Errors as the user sees them: message, causes, and help where there is some.
+
+use std::error::Error;
+use std::fmt;
+
+use adapters::core::atomic::AtomicWriteError;
+use adapters::store::StoreError;
+use miette::Diagnostic;
+
+/// An error on its way to the terminal.
+#[derive(Debug)]
+pub struct Failure {
+    message: String,
+    source: Option<Box<dyn Error + Send + Sync>>,
+    help: Option<String>,
+}
+
+impl Failure {
+    /// A mistake the command itself found.
+    pub fn new(message: impl Into<String>, help: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            source: None,
+            help: Some(help.into()),
+        }
+    }
+}
+
+/// Marks the error types that become a [`Failure`] by `?`.
+macro_rules! from_errors {
+    ($($error:ty),* $(,)?) => {$(
+        impl From<$error> for Failure {
+            fn from(error: $error) -> Self {
+                Self {
+                    message: error.to_string(),
+                    help: help(&error),
+                    source: boxed_source(error),
+                }
+            }
+        }
+    )*};
+}
+
+from_errors!(
+    adapters::DeviceError,
+    adapters::Error,
+    adapters::models::ModelError,
+    adapters::train::DataError,
+    adapters::train::RunFileError,
+    adapters::train::TrainError,
+    AtomicWriteError,
+    StoreError,
+);
+
+/// Keeps the causes under an error, whose own message is already taken.
+fn boxed_source(error: impl Error + Send + Sync + 'static) -> Option<Box<dyn Error + Send + Sync>> {
+    let mut causes = Vec::new();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        causes.push(cause.to_string());
+        source = cause.source();
+    }
+    causes.into_iter().rev().fold(None, |inner, message| {
+        Some(Box::new(Failure {
+            message,
+            source: inner,
+            help: None,
+        }) as Box<dyn Error + Send + Sync>)
+    })
+}
+
+/// What to do about it, where that is known: looked for along the causes.
+fn help(error: &(dyn Error + 'static)) -> Option<String> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(StoreError::PickleNotAllowed { .. }) = error.downcast_ref() {
+            return Some("run again with --allow-bin".to_owned());
+        }
+        if let Some(StoreError::NotAnAdapter { .. }) = error.downcast_ref() {
+            return Some("an adapter folder is what `adapters train` or the Python libraries write".to_owned());
+        }
+        if let Some(adapters::models::ModelError::NotACheckpoint { .. }) = error.downcast_ref() {
+            return Some(
+                "a checkpoint folder has config.json, model.safetensors and tokenizer.json, as published".to_owned(),
+            );
+        }
+        if let Some(write) = error.downcast_ref::<AtomicWriteError>() {
+            return write.help().map(str::to_owned);
+        }
+        next = error.source();
+    }
+    None
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for Failure {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_ref().map(|source| &**source as &(dyn Error + 'static))
+    }
+}
+
+impl Diagnostic for Failure {
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        self.help.as_ref().map(|help| Box::new(help) as Box<dyn fmt::Display>)
+    }
+}

@@ -1,0 +1,139 @@
+//! From names on the command line to a model, an adapter and a head.
+
+use std::path::{Path, PathBuf};
+
+use adapters::store::{LoadOptions, LoadReport, Manifest, Pooling, load_adapter};
+use adapters::train::Labels;
+use adapters::{Adapted, METHODS, parse_device};
+use adapters::models::{ClassificationHead, Encoder, Pretrained, SequenceClassifier, TextTokenizer};
+use burn::tensor::Device;
+
+use crate::args::{DeviceArgs, ModelArgs, PoolingArg};
+use crate::failure::Failure;
+
+/// Sets the number of threads and finds the device.
+pub fn device(args: &DeviceArgs) -> Result<Device, Failure> {
+    if let Some(threads) = args.threads {
+        let failed = |e: &dyn std::fmt::Display| Failure::new(format!("cannot use {threads} threads: {e}"), "try fewer");
+        if threads == 0 {
+            return Err(failed(&"expected at least 1"));
+        }
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(|e| failed(&e))?;
+    }
+    Ok(parse_device(&args.device)?)
+}
+
+/// The folder of a model: itself, or what the Hub has under that id.
+pub fn model_dir(name: &str) -> Result<PathBuf, Failure> {
+    let path = PathBuf::from(name);
+    if path.is_dir() {
+        return Ok(path);
+    }
+    hub(name)
+}
+
+#[cfg(feature = "hub")]
+fn hub(name: &str) -> Result<PathBuf, Failure> {
+    Ok(adapters::models::download(name)?)
+}
+
+#[cfg(not(feature = "hub"))]
+fn hub(name: &str) -> Result<PathBuf, Failure> {
+    Err(Failure::new(
+        format!("there is no model folder {name}"),
+        "name a folder with config.json and model.safetensors; Hub ids work in a build with `--features hub`",
+    ))
+}
+
+/// The manifest of an adapter folder, empty if there is none.
+pub fn manifest(adapter: &Path) -> Result<Manifest, Failure> {
+    Ok(Manifest::read(adapter)?.unwrap_or_default())
+}
+
+/// The folder of the base: as given, else as the manifest says.
+pub fn base_dir(given: Option<&Path>, manifest: &Manifest) -> Result<PathBuf, Failure> {
+    match given {
+        Some(path) => model_dir(&path.to_string_lossy()),
+        None if manifest.base_model.is_empty() => Err(Failure::new(
+            "no base model: the adapter folder has no manifest that names one",
+            "name its checkpoint folder with --model",
+        )),
+        None => model_dir(&manifest.base_model),
+    }
+}
+
+/// A base with one active adapter.
+pub fn adapted(
+    model: &Path,
+    adapter: &Path,
+    allow_bin: bool,
+    device: &Device,
+) -> Result<(Adapted<Encoder>, LoadReport), Failure> {
+    let mut adapted = Adapted::new(Pretrained::open(model)?.encoder(device)?);
+    let options = LoadOptions {
+        allow_bin,
+        ..LoadOptions::default()
+    };
+    let report = load_adapter(adapter, &mut adapted.set, &*adapted.base, METHODS, &options, device)?;
+    adapted.set.activate(report.attached.adapter.as_str())?;
+    Ok((adapted, report))
+}
+
+/// Everything `eval` and `predict` need.
+pub struct Loaded {
+    /// The classifier, on a plain device.
+    pub model: SequenceClassifier,
+    /// The tokenizer of the base.
+    pub tokenizer: TextTokenizer,
+    /// The classes.
+    pub labels: Labels,
+    /// What was loaded.
+    pub report: LoadReport,
+    /// Where it is.
+    pub device: Device,
+}
+
+/// Loads what the arguments name.
+pub fn classifier(args: &ModelArgs) -> Result<Loaded, Failure> {
+    let device = device(&args.device)?;
+    let manifest = manifest(&args.adapter)?;
+    let dir = base_dir(args.model.as_deref(), &manifest)?;
+    let (adapted, report) = adapted(&dir, &args.adapter, args.allow_bin, &device)?;
+    let head_file = match (&args.head, &manifest.head) {
+        (Some(path), _) => path.clone(),
+        (None, Some(head)) => args.adapter.join(&head.file),
+        (None, None) => {
+            return Err(Failure::new(
+                format!("no head: {} has no manifest that names one", args.adapter.display()),
+                "name a file with tensors `weight` and `bias` with --head",
+            ));
+        }
+    };
+    let pooling = match args.pooling {
+        Some(PoolingArg::Mean) => Pooling::Mean,
+        Some(PoolingArg::First) => Pooling::First,
+        None => manifest.head.as_ref().map_or(Pooling::Mean, |head| head.pooling),
+    };
+    let d_model = adapters::Host::d_model(&*adapted.base);
+    let head = ClassificationHead::load(&head_file, d_model, pooling, &device)?;
+    let labels = match manifest.head {
+        Some(head_manifest) if head_manifest.labels.len() == head.classes() => Labels::Names(head_manifest.labels),
+        _ => Labels::Count(head.classes()),
+    };
+    let longest = adapted.base.max_length();
+    let max_length = args.max_length.or(manifest.max_length).unwrap_or(128.min(longest));
+    if max_length == 0 || max_length > longest {
+        return Err(Failure::new(
+            format!("--max-length is {max_length}, expected 1 to {longest}"),
+            "the model has no positions beyond that",
+        ));
+    }
+    let tokenizer = Pretrained::open(&dir)?.tokenizer(max_length)?;
+    Ok(Loaded {
+        model: SequenceClassifier { adapted, head },
+        tokenizer,
+        labels,
+        report,
+        device,
+    })
+}

@@ -1,0 +1,106 @@
+//! A run's progress on standard error: a bar on a terminal, lines otherwise.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use adapters::train::Event;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Shows the events of a run.
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    steps: u64,
+    last_line: Instant,
+    loss: f64,
+}
+
+/// Without a terminal, a line at most this often.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+impl Progress {
+    /// A bar if standard error is a terminal.
+    pub fn new() -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+            let style = ProgressStyle::with_template("{bar:32} {pos}/{len} steps, {elapsed}, {eta} left  {msg}");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar
+        });
+        Self {
+            bar,
+            steps: 0,
+            last_line: Instant::now(),
+            loss: f64::NAN,
+        }
+    }
+
+    /// Shows one event.
+    pub fn show(&mut self, event: &Event) {
+        match event {
+            Event::Ready {
+                steps,
+                trainable_params,
+                total_params,
+                attached,
+            } => {
+                self.steps = *steps;
+                if let Some(bar) = &self.bar {
+                    bar.set_length(*steps);
+                }
+                let share = *trainable_params as f64 / *total_params as f64 * 100.0;
+                self.line(&format!("{attached}"));
+                self.line(&format!("{trainable_params} of {total_params} parameters train ({share:.2} %), {steps} steps"));
+            }
+            Event::Resumed { step } => {
+                if let Some(bar) = &self.bar {
+                    bar.set_position(*step);
+                    bar.reset_eta();
+                }
+                self.line(&format!("going on after step {step}"));
+            }
+            Event::Step {
+                step,
+                loss,
+                learning_rate,
+            } => {
+                // Smoothed, so that the figure can be read.
+                self.loss = if self.loss.is_nan() { *loss } else { 0.95 * self.loss + 0.05 * loss };
+                let message = format!("loss {:.4}, lr {learning_rate:.2e}", self.loss);
+                match &self.bar {
+                    Some(bar) => {
+                        bar.set_position(*step);
+                        bar.set_message(message);
+                    }
+                    None if self.last_line.elapsed() >= LINE_EVERY => {
+                        self.last_line = Instant::now();
+                        eprintln!("step {step}/{}: {message}", self.steps);
+                    }
+                    None => {}
+                }
+            }
+            Event::Evaluated {
+                step,
+                evaluation,
+                best,
+            } => self.line(&format!(
+                "step {step}: validation loss {:.4}, accuracy {:.4}{}",
+                evaluation.loss,
+                evaluation.accuracy,
+                if *best { ", the best so far" } else { "" },
+            )),
+            Event::StoppedEarly { step } => self.line(&format!("stopped early after step {step}")),
+            Event::Tested { evaluation } => self.line(&format!(
+                "test loss {:.4}, accuracy {:.4}",
+                evaluation.loss, evaluation.accuracy
+            )),
+            _ => {}
+        }
+    }
+
+    fn line(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{text}")),
+            None => eprintln!("{text}"),
+        }
+    }
+}

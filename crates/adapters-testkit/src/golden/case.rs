@@ -1,0 +1,184 @@
+//! `case.json`: what a case loads, activates and compares.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::golden::Tolerance;
+use crate::golden::verdict::Stop;
+
+/// The library that computed a case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Framework {
+    /// AdapterHub's `adapters`.
+    Adapters,
+    /// Hugging Face `peft`.
+    Peft,
+}
+
+/// An operation after loading.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Op {
+    /// Name of the Python method.
+    pub op: String,
+    /// The adapter, where the method takes one.
+    #[serde(default)]
+    pub name: Option<String>,
+}
+
+/// One case. Keys that only inform (notes, versions, what the library measured) are not read.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Case {
+    /// The library that computed it.
+    pub framework: Framework,
+    /// Class built from `base/`.
+    pub model_class: String,
+    /// Field of the model's output that is compared.
+    pub output: String,
+    /// Name to folder, in loading order.
+    pub adapters: Map<String, Value>,
+    /// Composition as a dictionary, peft's adapter name or names, or null.
+    #[serde(default)]
+    pub active: Value,
+    /// Operations after loading.
+    #[serde(default)]
+    pub ops: Vec<Op>,
+    /// Whether the model sees the attention mask.
+    #[serde(default = "yes")]
+    pub use_attention_mask: bool,
+    /// Relative tolerance of the output.
+    pub rtol: f64,
+    /// Absolute tolerance of the output.
+    pub atol: f64,
+    /// Relative tolerance of gradients.
+    pub grad_rtol: f64,
+    /// Absolute tolerance of gradients.
+    pub grad_atol: f64,
+    /// Fused adapters.
+    #[serde(default)]
+    pub fusions: Value,
+    /// Layers adapters skip.
+    #[serde(default)]
+    pub skip_layers: Value,
+    /// Task of each row.
+    #[serde(default)]
+    pub task_ids: Value,
+    /// Adapters with common parameters.
+    #[serde(default)]
+    pub shared_parameters: Value,
+    /// Adapter of each row.
+    #[serde(default)]
+    pub adapter_names: Value,
+    /// Tensors beside the adapter files.
+    #[serde(default)]
+    pub extra_weights: Value,
+    /// Configuration values beside the adapter files.
+    #[serde(default)]
+    pub config_overrides: Value,
+    /// Prediction head.
+    #[serde(default)]
+    pub head: Value,
+    /// Adapters an operation must produce.
+    #[serde(default)]
+    pub expected_adapters: Value,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Case {
+    /// Tolerance of each element of the output.
+    pub fn output_tolerance(&self) -> Tolerance {
+        Tolerance {
+            relative: self.rtol,
+            absolute: self.atol,
+        }
+    }
+
+    /// Tolerance of each gradient as a whole.
+    pub fn grad_tolerance(&self) -> Tolerance {
+        Tolerance {
+            relative: self.grad_rtol,
+            absolute: self.grad_atol,
+        }
+    }
+
+    /// Adapter names and folders, in loading order.
+    ///
+    /// # Errors
+    ///
+    /// [`Stop::Fail`] for a folder that is not a string.
+    pub fn adapter_dirs(&self) -> Result<Vec<(&str, &str)>, Stop> {
+        self.adapters
+            .iter()
+            .map(|(name, dir)| match dir.as_str() {
+                Some(dir) => Ok((name.as_str(), dir)),
+                None => Err(Stop::fail(format!("case.json: the folder of adapter `{name}` is {dir}"))),
+            })
+            .collect()
+    }
+
+    /// What the case asks for that no part of this tool does yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Stop::Unsupported`] naming the first such key and its value.
+    pub fn check_features(&self) -> Result<(), Stop> {
+        for (key, value) in [
+            ("fusions", &self.fusions),
+            ("skip_layers", &self.skip_layers),
+            ("task_ids", &self.task_ids),
+            ("shared_parameters", &self.shared_parameters),
+            ("adapter_names", &self.adapter_names),
+            ("extra_weights", &self.extra_weights),
+            ("config_overrides", &self.config_overrides),
+            ("head", &self.head),
+        ] {
+            if !is_neutral(value) {
+                return Err(Stop::unsupported(format!("{key} = {value}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a value asks for nothing.
+pub(crate) fn is_neutral(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(items) => items.is_empty(),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn minimal(extra: Value) -> Case {
+        let mut case = json!({
+            "framework": "peft", "model_class": "M", "output": "o", "adapters": {"z": "adapters/z", "a": "adapters/a"},
+            "rtol": 1e-4, "atol": 1e-5, "grad_rtol": 1e-3, "grad_atol": 1e-5, "note": "not read",
+        });
+        let (Value::Object(fields), Value::Object(more)) = (&mut case, extra) else { unreachable!() };
+        fields.extend(more);
+        serde_json::from_value(case).unwrap()
+    }
+
+    #[test]
+    fn defaults_ask_for_nothing_and_order_is_kept() {
+        let case = minimal(json!({"fusions": [], "extra_weights": {}, "head": null}));
+        assert!(case.check_features().is_ok() && case.use_attention_mask && case.ops.is_empty());
+        assert_eq!(case.adapter_dirs().unwrap(), [("z", "adapters/z"), ("a", "adapters/a")]);
+    }
+
+    #[test]
+    fn a_feature_is_named() {
+        let stop = minimal(json!({"skip_layers": [0]})).check_features().unwrap_err();
+        assert_eq!(stop, Stop::unsupported("skip_layers = [0]"));
+    }
+}

@@ -1,0 +1,219 @@
+//! The state of an unfinished run as one file, written atomically: adapter, head, best weights so far, optimizers,
+//! position. No base weights.
+//!
+//! The generator of every step is seeded from the run's seed and the step, so its state is the step number.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use adapters_core::NamedParams;
+use adapters_core::store::{Tensors, read_safetensors, write_safetensors};
+use adapters_models::SequenceClassifier;
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::optim::{ModuleOptimizer, OptimizerRecord};
+use burn::tensor::{Bytes, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+use crate::error::TrainError;
+use crate::recipe::Recipe;
+
+/// Where a run stands. With the tensors beside it, everything a resumed run needs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Position {
+    /// The recipe, to refuse another one.
+    pub recipe: Recipe,
+    /// Optimizer steps done.
+    pub step: u64,
+    /// Sum of the losses since the last evaluation, and how many.
+    pub loss_sum: f64,
+    pub loss_count: u64,
+    /// Best validation accuracy so far and the step it was reached at.
+    pub best: Option<(f64, u64)>,
+    /// Evaluations since the best.
+    pub stale: usize,
+    /// Seconds spent before this process.
+    pub seconds: f64,
+    /// Whether the run ended early.
+    pub stopped: bool,
+    /// Burn's ids of the parameters when the optimizer records were written.
+    pub ids: HashMap<String, u64>,
+}
+
+/// Trained values by name.
+pub(crate) type Values = HashMap<String, TensorData>;
+
+/// The two optimizers of a run.
+pub(crate) struct Optimizers {
+    pub adapters: ModuleOptimizer,
+    pub head: ModuleOptimizer,
+}
+
+const HEADER: &str = "adapters.checkpoint";
+const OPTIMIZERS: [&str; 2] = ["optimizer/adapters", "optimizer/head"];
+
+/// Name of every trained parameter, by id: the storage name, not a Rust path.
+pub(crate) fn names(model: &SequenceClassifier) -> HashMap<ParamId, String> {
+    let set = model.adapted.set.params().map(|p| (p.id, format!("{}/{}/{}", p.adapter, p.info.path, p.param)));
+    let head = model.head.named_params().into_iter().map(|(name, id)| (id, format!("head/{name}")));
+    set.chain(head).collect()
+}
+
+/// The trained values of a model, on the host.
+pub(crate) fn values(model: &SequenceClassifier) -> Values {
+    struct Collect {
+        names: HashMap<ParamId, String>,
+        values: Values,
+    }
+    impl ModuleVisitor for Collect {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(name) = self.names.remove(&param.id) {
+                self.values.insert(name, param.val().into_data());
+            }
+        }
+    }
+    let mut collect = Collect {
+        names: names(model),
+        values: Values::new(),
+    };
+    model.visit(&mut collect);
+    collect.values
+}
+
+/// `model` with the values given, and with the ids given where there are some.
+pub(crate) fn with_values(
+    model: SequenceClassifier,
+    values: &Values,
+    ids: Option<&HashMap<String, u64>>,
+) -> Result<SequenceClassifier, String> {
+    struct Put<'a> {
+        names: HashMap<ParamId, String>,
+        values: &'a Values,
+        ids: Option<&'a HashMap<String, u64>>,
+        wrong: Vec<String>,
+    }
+    impl ModuleMapper for Put<'_> {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let Some(name) = self.names.get(&param.id) else { return param };
+            let data = match self.values.get(name) {
+                Some(data) if data.shape().to_vec() == param.lazy_shape().to_vec() => data.clone(),
+                _ => {
+                    self.wrong.push(name.clone());
+                    return param;
+                }
+            };
+            let new_id = self.ids.and_then(|ids| ids.get(name)).map(|id| ParamId::from(*id));
+            let (id, old, mapper) = param.consume();
+            let tensor = Tensor::from_data(data, (&old.device(), old.dtype())).set_require_grad(old.is_require_grad());
+            Param::from_mapped_value(new_id.unwrap_or(id), tensor, mapper)
+        }
+    }
+    let mut put = Put {
+        names: names(&model),
+        values,
+        ids,
+        wrong: Vec::new(),
+    };
+    let model = model.map(&mut put);
+    if put.wrong.is_empty() {
+        Ok(model)
+    } else {
+        Err(format!("no fitting value for {}", put.wrong.join(", ")))
+    }
+}
+
+/// A checkpoint as read, before it is applied.
+pub(crate) struct Checkpoint {
+    path: PathBuf,
+    pub position: Position,
+    pub best: Option<Values>,
+    values: Values,
+    optimizers: [Vec<u8>; 2],
+}
+
+/// Writes a checkpoint.
+pub(crate) fn write(
+    path: &Path,
+    position: &Position,
+    model: &SequenceClassifier,
+    best: Option<&Values>,
+    optimizers: &Optimizers,
+) -> Result<(), TrainError> {
+    let failed = |reason: String| TrainError::Checkpoint {
+        path: path.to_owned(),
+        reason,
+    };
+    let mut tensors = Tensors::new();
+    tensors.extend(values(model).into_iter().map(|(name, data)| (format!("value/{name}"), data)));
+    tensors.extend(best.into_iter().flatten().map(|(name, data)| (format!("best/{name}"), data.clone())));
+    for (key, optimizer) in OPTIMIZERS.into_iter().zip([&optimizers.adapters, &optimizers.head]) {
+        let bytes = optimizer.into_bytes().map_err(|e| failed(e.to_string()))?.to_vec();
+        let len = bytes.len();
+        tensors.insert(key.to_owned(), TensorData::new(bytes, [len]));
+    }
+    let position = Position {
+        ids: names(model).into_iter().map(|(id, name)| (name, id.val())).collect(),
+        ..position.clone()
+    };
+    let json = serde_json::to_string(&position).map_err(|e| failed(e.to_string()))?;
+    Ok(write_safetensors(path, &tensors, [(HEADER.to_owned(), json)])?)
+}
+
+impl Checkpoint {
+    /// Reads a checkpoint; `None` if there is none.
+    pub fn read(path: &Path) -> Result<Option<Self>, TrainError> {
+        if !path.exists() {
+            return Ok(None);
+        }
+        let failed = |reason: String| TrainError::Checkpoint {
+            path: path.to_owned(),
+            reason,
+        };
+        let (mut tensors, metadata) = read_safetensors(path)?;
+        let header = metadata.get(HEADER).ok_or_else(|| failed(format!("its header lacks `{HEADER}`")))?;
+        let position: Position = serde_json::from_str(header).map_err(|e| failed(e.to_string()))?;
+        let mut optimizers = [Vec::new(), Vec::new()];
+        for (key, bytes) in OPTIMIZERS.into_iter().zip(&mut optimizers) {
+            let data = tensors.remove(key).ok_or_else(|| failed(format!("it lacks `{key}`")))?;
+            *bytes = data.as_bytes().to_vec();
+        }
+        let (mut values, mut best) = (Values::new(), Values::new());
+        for (key, data) in tensors {
+            if let Some(name) = key.strip_prefix("value/") {
+                values.insert(name.to_owned(), data);
+            } else if let Some(name) = key.strip_prefix("best/") {
+                best.insert(name.to_owned(), data);
+            }
+        }
+        Ok(Some(Self {
+            path: path.to_owned(),
+            position,
+            best: (!best.is_empty()).then_some(best),
+            values,
+            optimizers,
+        }))
+    }
+
+    /// Puts the checkpoint's values, ids and optimizer states in place.
+    pub fn apply(
+        &self,
+        model: SequenceClassifier,
+        optimizers: Optimizers,
+    ) -> Result<(SequenceClassifier, Optimizers), TrainError> {
+        let failed = |reason: String| TrainError::Checkpoint {
+            path: self.path.clone(),
+            reason,
+        };
+        let model = with_values(model, &self.values, Some(&self.position.ids)).map_err(failed)?;
+        let record = |bytes: &Vec<u8>| {
+            OptimizerRecord::from_bytes(Bytes::from_bytes_vec(bytes.clone())).map_err(|e| failed(e.to_string()))
+        };
+        let [adapters, head] = &self.optimizers;
+        Ok((
+            model,
+            Optimizers {
+                adapters: optimizers.adapters.load_record(record(adapters)?),
+                head: optimizers.head.load_record(record(head)?),
+            },
+        ))
+    }
+}

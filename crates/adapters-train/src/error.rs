@@ -1,0 +1,100 @@
+//! What can stop a run.
+
+use std::path::PathBuf;
+
+use adapters_core::atomic::AtomicWriteError;
+use adapters_core::store::StoreError;
+use adapters_models::ModelError;
+
+use crate::curve::CurveError;
+use crate::data::DataError;
+use crate::run_files::RunFileError;
+
+/// Errors of recipes, training and evaluation.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// A recipe could not be read.
+    #[error("cannot read the recipe {}", path.display())]
+    ReadRecipe {
+        /// The recipe.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A recipe does not parse, or has a field or value no recipe has.
+    #[error("the recipe {} is not valid", path.display())]
+    Recipe {
+        /// The recipe.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A recipe's value is outside its range.
+    #[error("`{field}` is {found}, expected {expected}")]
+    Value {
+        /// The field, with its section.
+        field: &'static str,
+        /// What may stand there.
+        expected: String,
+        /// What stands there.
+        found: String,
+    },
+    /// An override is not `key=value`.
+    #[error("`{given}` is not an override; expected `section.key=value`, e.g. `train.epochs=3`")]
+    Override {
+        /// What was given.
+        given: String,
+    },
+    /// The run folder holds an unfinished run of another recipe.
+    #[error("{} holds an unfinished run of another recipe (`{field}` differs); choose another folder or delete it", path.display())]
+    OtherRun {
+        /// The run folder.
+        path: PathBuf,
+        /// The first field that differs.
+        field: String,
+    },
+    /// A checkpoint lacks something or does not fit the model.
+    #[error("the checkpoint {} cannot be resumed: {reason}", path.display())]
+    Checkpoint {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The loss is not a number any more.
+    #[error("the loss became {loss} at step {step}; a lower `train.learning_rate` or `train.clip_norm = 1.0` usually helps")]
+    Diverged {
+        /// The step.
+        step: u64,
+        /// The loss.
+        loss: f64,
+    },
+    /// A tensor could not be read back from the device.
+    #[error("the device failed: {reason}")]
+    Device {
+        /// Burn's words.
+        reason: String,
+    },
+    /// Data could not be read.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A model could not be loaded.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// An adapter could not be made.
+    #[error(transparent)]
+    Adapter(#[from] adapters_core::Error),
+    /// A file could not be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A file could not be written.
+    #[error(transparent)]
+    Write(#[from] AtomicWriteError),
+    /// A file of the run could not be written.
+    #[error(transparent)]
+    RunFile(#[from] RunFileError),
+    /// The curve could not be drawn.
+    #[error(transparent)]
+    Curve(#[from] CurveError),
+}

@@ -1,0 +1,126 @@
+//! AdamW with PyTorch's defaults, the schedule, and clipping by the norm of the whole gradient.
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
+use burn::tensor::Tensor;
+
+/// AdamW with beta 0.9 and 0.999 and epsilon 1e-8. Burn's own defaults differ in epsilon and decay, so both are set.
+///
+/// *Decoupled Weight Decay Regularization*, Loshchilov and Hutter, 2017, <https://arxiv.org/abs/1711.05101>.
+pub(crate) fn adamw(weight_decay: f64) -> ModuleOptimizer {
+    AdamWConfig::new()
+        .with_beta_1(0.9)
+        .with_beta_2(0.999)
+        .with_epsilon(1e-8)
+        .with_weight_decay(weight_decay as f32)
+        .init()
+}
+
+/// Factor of the learning rate at `step` (from zero) of `steps`: linear rise over `warmup` (a share of the steps, at
+/// least one), then linear fall to zero.
+pub fn linear_schedule(step: u64, steps: u64, warmup: f64) -> f64 {
+    let warm = ((steps as f64 * warmup) as u64).max(1);
+    if step < warm {
+        (step + 1) as f64 / warm as f64
+    } else {
+        steps.saturating_sub(step) as f64 / (steps - warm.min(steps)).max(1) as f64
+    }
+}
+
+/// Scales the gradients of adapters and head so that the norm over all of them is at most `max_norm`.
+pub(crate) fn clip<A: Module, B: Module>(
+    a: &A,
+    b: &B,
+    of_a: &mut GradientsParams,
+    of_b: &mut GradientsParams,
+    max_norm: f64,
+) {
+    let norm = (squared_norm(a, of_a) + squared_norm(b, of_b)).sqrt();
+    if norm > max_norm {
+        let factor = max_norm / (norm + 1e-6);
+        a.visit(&mut Scale { grads: of_a, factor });
+        b.visit(&mut Scale { grads: of_b, factor });
+    }
+}
+
+fn squared_norm<M: Module>(module: &M, grads: &GradientsParams) -> f64 {
+    let mut norm = SquaredNorm { grads, sum: 0.0 };
+    module.visit(&mut norm);
+    norm.sum
+}
+
+struct SquaredNorm<'a> {
+    grads: &'a GradientsParams,
+    sum: f64,
+}
+
+impl ModuleVisitor for SquaredNorm<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(grad) = self.grads.get::<D>(param.id) {
+            self.sum += f64::from(grad.square().sum().into_scalar::<f32>());
+        }
+    }
+}
+
+struct Scale<'a> {
+    grads: &'a mut GradientsParams,
+    factor: f64,
+}
+
+impl ModuleVisitor for Scale<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(grad) = self.grads.remove::<D>(param.id) {
+            self.grads.register(param.id, grad * self.factor);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::nn::LinearConfig;
+    use burn::tensor::{Device, TensorData, Tolerance};
+
+    use super::*;
+
+    #[test]
+    fn the_schedule_rises_and_falls() {
+        let at: Vec<f64> = (0..10).map(|s| linear_schedule(s, 10, 0.2)).collect();
+        assert_eq!(at[0], 0.5);
+        assert_eq!(at[1], 1.0);
+        assert_eq!(at[2], 1.0);
+        assert_eq!(at[9], 0.125);
+        assert!((0..3).all(|s| linear_schedule(s, 1, 0.5).is_finite()));
+    }
+
+    #[test]
+    fn clipping_scales_the_whole_gradient() {
+        let device = Device::flex().autodiff();
+        let (a, b) = (LinearConfig::new(2, 2).init(&device), LinearConfig::new(2, 1).init(&device));
+        let x = Tensor::<2>::ones([1, 2], &device) * 3.0;
+        let mut grads = b.forward(a.forward(x)).sum().backward();
+        let (mut of_a, mut of_b) =
+            (GradientsParams::from_module(&mut grads, &a), GradientsParams::from_module(&mut grads, &b));
+        clip(&a, &b, &mut of_a, &mut of_b, 1.0);
+        let norm = (squared_norm(&a, &of_a) + squared_norm(&b, &of_b)).sqrt();
+        assert!((norm - 1.0).abs() < 1e-4, "{norm}");
+        let before = of_a.get::<2>(a.weight.id).unwrap().into_data();
+        clip(&a, &b, &mut of_a, &mut of_b, 2.0);
+        assert_eq!(of_a.get::<2>(a.weight.id).unwrap().into_data(), before);
+    }
+
+    /// Two steps of PyTorch's AdamW(lr=0.1, weight_decay=0.01) on w = [1, -2] with gradients [0.5, -1] and [0.25, 2].
+    #[test]
+    fn adamw_is_pytorchs() {
+        let device = Device::flex().autodiff();
+        let mut linear = LinearConfig::new(2, 1).with_bias(false).init(&device);
+        linear.weight = Param::from_tensor(Tensor::from_data([[1.0], [-2.0]], &device));
+        let mut optimizer = adamw(0.01);
+        for grad in [[[0.5f32], [-1.0]], [[0.25], [2.0]]] {
+            let mut grads = GradientsParams::new();
+            grads.register(linear.weight.id, Tensor::<2>::from_data(grad, &device.clone().inner()));
+            linear = optimizer.step(0.1, linear, grads);
+        }
+        let expected = TensorData::from([[0.804_883_06f32], [-1.932_712_4]]);
+        linear.weight.val().into_data().assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-5));
+    }
+}

@@ -1,0 +1,438 @@
+//! Recipes: a whole run as one TOML file.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use adapters_core::Registry;
+use adapters_core::store::Pooling;
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use crate::batches::Order;
+use crate::data::{Fields, Labels};
+use crate::error::TrainError;
+
+/// A run, as the file says it. Paths are relative to the recipe's folder until [`Recipe::read`] resolves them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// The base model.
+    pub model: ModelSection,
+    /// The data.
+    pub data: DataSection,
+    /// The adapter.
+    pub adapter: AdapterSection,
+    /// The head.
+    #[serde(default)]
+    pub head: HeadSection,
+    /// How to train.
+    #[serde(default)]
+    pub train: TrainSection,
+    /// Where to write.
+    #[serde(default)]
+    pub output: OutputSection,
+}
+
+/// `[model]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSection {
+    /// Checkpoint folder, or a Hub id `owner/name` where that feature is compiled in.
+    pub path: String,
+    /// Longest input in tokens; longer ones are cut.
+    #[serde(default = "default_max_length")]
+    pub max_length: usize,
+}
+
+/// `[data]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataSection {
+    /// Training data, `.jsonl`, `.csv` or `.tsv`.
+    pub train: PathBuf,
+    /// Data for choosing the best weights.
+    pub validation: PathBuf,
+    /// Data for the final figure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test: Option<PathBuf>,
+    /// The number of classes, or their names in order.
+    pub labels: Labels,
+    /// Names of the fields.
+    #[serde(default)]
+    pub fields: Fields,
+}
+
+/// `[adapter]`: a name, and either a config string or a method with its fields.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AdapterSection {
+    /// Name of the adapter.
+    #[serde(default = "default_adapter_name")]
+    pub name: String,
+    /// A config string, e.g. `lora[r=8,alpha=16]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
+    /// An identifier, with the method's fields beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// The method's fields.
+    #[serde(flatten)]
+    pub fields: serde_json::Map<String, serde_json::Value>,
+}
+
+/// `[head]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HeadSection {
+    /// `mean` over the tokens or the `first` token.
+    pub pooling: Pooling,
+    /// Dropout before the head, in training.
+    pub dropout: f64,
+}
+
+/// `[train]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainSection {
+    /// Passes over the training data.
+    pub epochs: usize,
+    /// Rows of a batch.
+    pub batch_size: usize,
+    /// Batches whose gradients make one step.
+    pub accumulate: usize,
+    /// Rows of a batch in evaluation.
+    pub eval_batch_size: usize,
+    /// Learning rate of the adapter at its peak.
+    pub learning_rate: f64,
+    /// Learning rate of the head at its peak; without it the adapter's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head_learning_rate: Option<f64>,
+    /// Weight decay of AdamW.
+    pub weight_decay: f64,
+    /// Share of the steps in which the learning rate rises.
+    pub warmup: f64,
+    /// Largest norm of the whole gradient; without it gradients are not clipped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f64>,
+    /// Seed of everything drawn in the run.
+    pub seed: u64,
+    /// Whether batches are made of sentences of similar length.
+    pub batching: Batching,
+    /// Steps between evaluations; without it one at the end of every epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evaluate_every: Option<u64>,
+    /// Evaluations without a better accuracy after which the run stops.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub early_stopping: Option<usize>,
+    /// Steps between checkpoints.
+    pub checkpoint_every: u64,
+    /// Which weights are kept at the end.
+    pub keep: Keep,
+    /// Replaces both dropout probabilities of the base.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_dropout: Option<f64>,
+}
+
+/// How batches are made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Batching {
+    /// Of similar length.
+    #[default]
+    Bucketed,
+    /// At random.
+    Random,
+}
+
+/// Which weights are kept at the end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Keep {
+    /// Those with the best validation accuracy.
+    #[default]
+    Best,
+    /// The last.
+    Last,
+}
+
+/// `[output]`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OutputSection {
+    /// The run folder, relative to the folder the command runs in; without it `runs/<recipe>`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dir: Option<PathBuf>,
+}
+
+impl Default for HeadSection {
+    fn default() -> Self {
+        Self {
+            pooling: Pooling::Mean,
+            dropout: 0.1,
+        }
+    }
+}
+
+impl Default for TrainSection {
+    fn default() -> Self {
+        Self {
+            epochs: 3,
+            batch_size: 32,
+            accumulate: 1,
+            eval_batch_size: 64,
+            learning_rate: 1e-3,
+            head_learning_rate: None,
+            weight_decay: 0.0,
+            warmup: 0.06,
+            clip_norm: None,
+            seed: 0,
+            batching: Batching::default(),
+            evaluate_every: None,
+            early_stopping: None,
+            checkpoint_every: 50,
+            keep: Keep::default(),
+            base_dropout: None,
+        }
+    }
+}
+
+fn default_max_length() -> usize {
+    128
+}
+
+fn default_adapter_name() -> String {
+    "adapter".to_owned()
+}
+
+/// Keys that hold paths: a value given on the command line is relative to the folder the command runs in.
+const PATH_KEYS: &[&str] = &["model.path", "data.train", "data.validation", "data.test"];
+
+impl Recipe {
+    /// Reads a recipe, applies overrides (`train.epochs=3`), resolves paths and checks values.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::ReadRecipe`], [`TrainError::Recipe`] with line and column, [`TrainError::Override`],
+    /// [`TrainError::Value`].
+    pub fn read(path: &Path, overrides: &[String]) -> Result<Self, TrainError> {
+        let text = fs::read_to_string(path).map_err(|source| TrainError::ReadRecipe {
+            path: path.to_owned(),
+            source,
+        })?;
+        let invalid = |source: toml::de::Error| TrainError::Recipe {
+            path: path.to_owned(),
+            source: Box::new(source),
+        };
+        // Parsed as the struct first: its errors point into the text.
+        let mut recipe: Self = toml::from_str(&text).map_err(invalid)?;
+        if !overrides.is_empty() {
+            let mut table: Table = toml::from_str(&text).map_err(invalid)?;
+            for given in overrides {
+                set(&mut table, given)?;
+            }
+            recipe = Value::Table(table).try_into().map_err(invalid)?;
+        }
+        recipe.resolve(path.parent().unwrap_or(Path::new("")));
+        recipe.check()?;
+        Ok(recipe)
+    }
+
+    /// Makes paths relative to `dir`. A model path that is no folder there is left alone: it may be a Hub id.
+    fn resolve(&mut self, dir: &Path) {
+        let model = dir.join(&self.model.path);
+        if model.exists() {
+            self.model.path = model.to_string_lossy().into_owned();
+        }
+        self.data.train = dir.join(&self.data.train);
+        self.data.validation = dir.join(&self.data.validation);
+        self.data.test = self.data.test.take().map(|test| dir.join(test));
+    }
+
+    fn check(&self) -> Result<(), TrainError> {
+        let train = &self.train;
+        let at_least_one = [
+            ("model.max_length", self.model.max_length as u64),
+            ("data.labels", self.data.labels.count() as u64),
+            ("train.epochs", train.epochs as u64),
+            ("train.batch_size", train.batch_size as u64),
+            ("train.accumulate", train.accumulate as u64),
+            ("train.eval_batch_size", train.eval_batch_size as u64),
+            ("train.checkpoint_every", train.checkpoint_every),
+            ("train.evaluate_every", train.evaluate_every.unwrap_or(1)),
+            ("train.early_stopping", train.early_stopping.unwrap_or(1) as u64),
+        ];
+        if let Some((field, found)) = at_least_one.into_iter().find(|(_, value)| *value == 0) {
+            return Err(value(field, "at least 1", found));
+        }
+        let rates = [
+            ("train.learning_rate", train.learning_rate),
+            ("train.head_learning_rate", train.head_learning_rate.unwrap_or(1.0)),
+            ("train.clip_norm", train.clip_norm.unwrap_or(1.0)),
+        ];
+        if let Some((field, found)) = rates.into_iter().find(|(_, v)| !(*v > 0.0 && v.is_finite())) {
+            return Err(value(field, "a positive number", found));
+        }
+        let shares = [
+            ("head.dropout", self.head.dropout),
+            ("train.base_dropout", train.base_dropout.unwrap_or(0.0)),
+            ("train.warmup", train.warmup),
+        ];
+        if let Some((field, found)) = shares.into_iter().find(|(_, v)| !(0.0..1.0).contains(v)) {
+            return Err(value(field, "at least 0 and below 1", found));
+        }
+        if !(train.weight_decay >= 0.0 && train.weight_decay.is_finite()) {
+            return Err(value("train.weight_decay", "at least 0", train.weight_decay));
+        }
+        match (&self.adapter.config, &self.adapter.method) {
+            (Some(_), Some(_)) => Err(value("adapter", "either `config` or `method`", "both")),
+            (None, None) => Err(value("adapter", "`config` or `method`", "neither")),
+            (Some(_), None) if !self.adapter.fields.is_empty() => {
+                let keys: Vec<_> = self.adapter.fields.keys().cloned().collect();
+                Err(value("adapter", "only `name` beside `config`", keys.join(", ")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// How batches are made.
+    pub(crate) fn order(&self) -> Order {
+        match self.train.batching {
+            Batching::Bucketed => Order::default(),
+            Batching::Random => Order::Random,
+        }
+    }
+
+    /// The first field in which two recipes differ, as `section.key`.
+    pub(crate) fn difference(&self, other: &Self) -> Option<String> {
+        let tables = [self, other].map(|recipe| Table::try_from(recipe).unwrap_or_default());
+        let [mine, theirs] = &tables;
+        for section in ["model", "data", "adapter", "head", "train"] {
+            if let (Some(Value::Table(a)), Some(Value::Table(b))) = (mine.get(section), theirs.get(section)) {
+                let keys = a.keys().chain(b.keys());
+                if let Some(key) = keys.into_iter().find(|key| a.get(*key) != b.get(*key)) {
+                    return Some(format!("{section}.{key}"));
+                }
+            }
+        }
+        None
+    }
+}
+
+impl AdapterSection {
+    /// The method this section names.
+    ///
+    /// # Errors
+    ///
+    /// As [`Registry::parse`] and [`Registry::configure`].
+    pub fn method(&self, registry: Registry) -> Result<std::sync::Arc<dyn adapters_core::Method>, adapters_core::Error> {
+        match (&self.config, &self.method) {
+            (Some(config), _) => registry.parse(config),
+            (None, method) => registry.configure(method.as_deref().unwrap_or_default(), self.fields.clone()),
+        }
+    }
+}
+
+fn value(field: &'static str, expected: &str, found: impl ToString) -> TrainError {
+    TrainError::Value {
+        field,
+        expected: expected.to_owned(),
+        found: found.to_string(),
+    }
+}
+
+/// Applies one override, `section.key=value`; a value that is no TOML is a string.
+fn set(table: &mut Table, given: &str) -> Result<(), TrainError> {
+    let malformed = || TrainError::Override {
+        given: given.to_owned(),
+    };
+    let (key, text) = given.split_once('=').ok_or_else(malformed)?;
+    let (key, text) = (key.trim(), text.trim());
+    let mut value = toml::from_str::<Table>(&format!("v = {text}"))
+        .ok()
+        .and_then(|mut parsed| parsed.remove("v"))
+        .unwrap_or_else(|| Value::String(text.to_owned()));
+    if PATH_KEYS.contains(&key)
+        && let Some(path) = value.as_str()
+        && let Ok(here) = std::env::current_dir()
+        && here.join(path).exists()
+    {
+        value = Value::String(here.join(path).to_string_lossy().into_owned());
+    }
+    let (section, field) = key.split_once('.').ok_or_else(malformed)?;
+    let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
+    let mut section = section.as_table_mut().ok_or_else(malformed)?;
+    let mut parts: Vec<&str> = field.split('.').collect();
+    let last = parts.pop().filter(|last| !last.is_empty()).ok_or_else(malformed)?;
+    for part in parts {
+        let inner = section.entry(part).or_insert_with(|| Value::Table(Table::new()));
+        section = inner.as_table_mut().ok_or_else(malformed)?;
+    }
+    // One way to name the method: the override replaces the other.
+    match key {
+        "adapter.config" => section.retain(|key, _| key == "name"),
+        "adapter.method" => drop(section.remove("config")),
+        _ => {}
+    }
+    section.insert(last.to_owned(), value);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"
+        [model]
+        path = "model"
+        [data]
+        train = "train.jsonl"
+        validation = "validation.jsonl"
+        labels = ["no", "yes"]
+        [adapter]
+        config = "lora[r=8]"
+    "#;
+
+    fn read(text: &str, overrides: &[&str]) -> Result<Recipe, TrainError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("recipe.toml");
+        fs::write(&path, text).unwrap();
+        Recipe::read(&path, &overrides.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn defaults_and_overrides() {
+        let recipe = read(TEXT, &["train.epochs=7", "data.fields.text=body", "adapter.config=lora[r=2]"]).unwrap();
+        assert_eq!(recipe.train.epochs, 7);
+        assert_eq!(recipe.train.batch_size, 32);
+        assert_eq!(recipe.data.fields.text, "body");
+        assert_eq!(recipe.adapter.config.as_deref(), Some("lora[r=2]"));
+        assert_eq!(recipe.data.labels, Labels::Names(vec!["no".into(), "yes".into()]));
+        let table = read(TEXT, &["adapter.method=lora", "adapter.r=4"]).unwrap();
+        assert_eq!(table.adapter.fields["r"], 4);
+    }
+
+    #[test]
+    fn slips_are_named() {
+        for (overrides, part) in [
+            (&["train.epochs=0"][..], "`train.epochs` is 0"),
+            (&["train.epoch=3"], "epoch"),
+            (&["train.learning_rate=-1"], "`train.learning_rate` is -1"),
+            (&["nonsense"], "not an override"),
+            (&["head.dropout=1.0"], "`head.dropout` is 1"),
+        ] {
+            let error = read(TEXT, overrides).unwrap_err();
+            let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            assert!(format!("{error} {source}").contains(part), "{error} {source}");
+        }
+    }
+
+    #[test]
+    fn the_first_difference_is_named() {
+        let a = read(TEXT, &[]).unwrap();
+        let mut b = a.clone();
+        assert_eq!(a.difference(&b), None);
+        b.output.dir = Some("elsewhere".into());
+        assert_eq!(a.difference(&b), None);
+        b.train.seed = 5;
+        assert_eq!(a.difference(&b).as_deref(), Some("train.seed"));
+    }
+}

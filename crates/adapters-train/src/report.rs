@@ -1,0 +1,70 @@
+//! What a run tells its caller while it goes.
+
+use std::path::PathBuf;
+
+use crate::evaluate::Evaluation;
+
+/// Something a run has done. The library prints nothing; a program shows these as it likes.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Event {
+    /// Everything is loaded and checked.
+    Ready {
+        /// Optimizer steps in all.
+        steps: u64,
+        /// Parameters that train: the adapter's and the head's.
+        trainable_params: usize,
+        /// All parameters, the base's included.
+        total_params: usize,
+        /// What was attached, in words.
+        attached: String,
+    },
+    /// An unfinished run was found and goes on.
+    Resumed {
+        /// The step it goes on after.
+        step: u64,
+    },
+    /// An optimizer step.
+    Step {
+        /// Steps done.
+        step: u64,
+        /// Mean loss of the step's batches.
+        loss: f64,
+        /// Learning rate of the adapter.
+        learning_rate: f64,
+    },
+    /// An evaluation on the validation data.
+    Evaluated {
+        /// Steps done.
+        step: u64,
+        /// The figures.
+        evaluation: Evaluation,
+        /// Whether it is the best so far.
+        best: bool,
+    },
+    /// The run ends before its last step: no better accuracy for too long.
+    StoppedEarly {
+        /// Steps done.
+        step: u64,
+    },
+    /// The final evaluation on the test data.
+    Tested {
+        /// The figures.
+        evaluation: Evaluation,
+    },
+}
+
+/// What a finished run left.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// The run folder.
+    pub dir: PathBuf,
+    /// The folder of the adapter in AdapterHub's grammar, with head and manifest.
+    pub adapter: PathBuf,
+    /// The folder in peft's grammar, or why it cannot be written.
+    pub peft: Result<PathBuf, String>,
+    /// The summary, as written.
+    pub summary: crate::run_files::Summary,
+    /// False if the caller stopped the run; what it had is in its last checkpoint.
+    pub finished: bool,
+}

@@ -1,0 +1,407 @@
+//! The training loop, from recipe to run folder, in reading order.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use adapters_core::store::{Grammar, HeadManifest, Manifest, StoreError, save_adapter};
+use adapters_core::{Adapted, Registry};
+use adapters_models::{ClassificationHead, Pretrained, SequenceClassifier};
+use burn::module::Module;
+use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::tensor::Device;
+use serde_json::json;
+
+use crate::batches::epoch_batches;
+use crate::checkpoint::{self, Checkpoint, Optimizers, Position, Values};
+use crate::curve::{self, Curve};
+use crate::data::Dataset;
+use crate::error::TrainError;
+use crate::evaluate::{EncodedData, Evaluation, cross_entropy, evaluate};
+use crate::optimizer::{adamw, clip, linear_schedule};
+use crate::recipe::{Keep, Recipe};
+use crate::report::{Event, Outcome};
+use crate::run_files::{MetricsLog, Summary, peak_rss_bytes};
+
+/// Files of a run folder.
+const CHECKPOINT: &str = "checkpoint.safetensors";
+const SUMMARY: &str = "summary.json";
+const METRICS: &str = "metrics.jsonl";
+const HEAD: &str = "head.safetensors";
+
+/// A recipe, and where and with what to run it.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// The recipe.
+    pub recipe: Recipe,
+    /// Folder of the base model.
+    pub model_dir: PathBuf,
+    /// The run folder. An unfinished run of the same recipe in it goes on.
+    pub dir: PathBuf,
+    /// The methods to choose from.
+    pub registry: Registry,
+    /// The device, without autodiff.
+    pub device: Device,
+}
+
+/// Data and names a run needs throughout.
+struct Inputs {
+    train: EncodedData,
+    validation: EncodedData,
+    test: Option<EncodedData>,
+    steps: u64,
+    steps_per_epoch: u64,
+    total_params: usize,
+}
+
+/// Everything that changes while a run goes.
+struct State {
+    model: SequenceClassifier,
+    optimizers: Optimizers,
+    position: Position,
+    best: Option<Values>,
+}
+
+/// Runs a recipe to its end, or until `on_event` breaks: then the run stops where it is, as if it were killed, and
+/// the next call goes on from the last checkpoint with the same result as a run that was never stopped.
+///
+/// # Errors
+///
+/// [`TrainError`]; the last checkpoint then stays.
+pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> Result<Outcome, TrainError> {
+    let recipe = &run.recipe;
+    make_dir(&run.dir)?;
+    let unfinished = Checkpoint::read(&run.dir.join(CHECKPOINT))?;
+    if let Some(field) = unfinished.as_ref().and_then(|c| c.position.recipe.difference(recipe)) {
+        return Err(TrainError::OtherRun {
+            path: run.dir.clone(),
+            field,
+        });
+    }
+    let recipe_text = toml::to_string(recipe).unwrap_or_default();
+    adapters_core::atomic::write(&run.dir.join("recipe.toml"), recipe_text.as_bytes())?;
+
+    let (mut state, inputs, attached) = prepare(run)?;
+    let mut stopped = on_event(Event::Ready {
+        steps: inputs.steps,
+        trainable_params: state.model.num_params(),
+        total_params: inputs.total_params,
+        attached,
+    })
+    .is_break();
+    if let Some(checkpoint) = unfinished {
+        (state.model, state.optimizers) = checkpoint.apply(state.model, state.optimizers)?;
+        state.position = checkpoint.position;
+        state.best = checkpoint.best;
+        stopped |= on_event(Event::Resumed { step: state.position.step }).is_break();
+    }
+    let mut metrics = MetricsLog::open(run.dir.join(METRICS), Some(state.position.step))?;
+
+    let started = Instant::now();
+    let seconds_before = state.position.seconds;
+    while !stopped && !state.position.stopped && state.position.step < inputs.steps {
+        let (loss, learning_rate) = step(run, &inputs, &mut state)?;
+        let now = state.position.step;
+        if !loss.is_finite() {
+            return Err(TrainError::Diverged { step: now, loss });
+        }
+        metrics.push(&json!({"step": now, "train_loss": loss, "learning_rate": learning_rate}))?;
+        stopped = on_event(Event::Step { step: now, loss, learning_rate }).is_break();
+
+        let every = recipe.train.evaluate_every.unwrap_or(inputs.steps_per_epoch);
+        if now.is_multiple_of(every) || now == inputs.steps {
+            let (evaluation, best) = validate(run, &inputs, &mut state)?;
+            metrics.push(&json!({
+                "step": now, "eval_loss": evaluation.loss, "eval_accuracy": evaluation.accuracy,
+            }))?;
+            stopped |= on_event(Event::Evaluated { step: now, evaluation, best }).is_break();
+            let patience = recipe.train.early_stopping.unwrap_or(usize::MAX);
+            if state.position.stale >= patience && now < inputs.steps {
+                state.position.stopped = true;
+                stopped |= on_event(Event::StoppedEarly { step: now }).is_break();
+            }
+        }
+        if now.is_multiple_of(recipe.train.checkpoint_every) || now == inputs.steps || state.position.stopped {
+            state.position.seconds = seconds_before + started.elapsed().as_secs_f64();
+            let path = run.dir.join(CHECKPOINT);
+            checkpoint::write(&path, &state.position, &state.model, state.best.as_ref(), &state.optimizers)?;
+        }
+    }
+    if stopped {
+        return Ok(Outcome {
+            dir: run.dir.clone(),
+            adapter: run.dir.join("adapter"),
+            peft: Err("the run was stopped".to_owned()),
+            summary: Summary::default(),
+            finished: false,
+        });
+    }
+    let seconds = seconds_before + started.elapsed().as_secs_f64();
+    finish(run, &inputs, state, seconds, on_event)
+}
+
+/// Loads the model and the data and attaches the adapter.
+fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
+    let recipe = &run.recipe;
+    let (seed, device) = (recipe.train.seed, &run.device);
+    let mut pretrained = Pretrained::open(&run.model_dir)?;
+    if let Some(dropout) = recipe.train.base_dropout {
+        for key in ["hidden_dropout_prob", "attention_probs_dropout_prob"] {
+            pretrained = pretrained.with_config(key, dropout.into());
+        }
+    }
+    let encoder = pretrained.encoder(device)?;
+    if recipe.model.max_length > encoder.max_length() {
+        return Err(TrainError::Value {
+            field: "model.max_length",
+            expected: format!("at most {}, the model's longest input", encoder.max_length()),
+            found: recipe.model.max_length.to_string(),
+        });
+    }
+    let tokenizer = pretrained.tokenizer(recipe.model.max_length)?;
+    let vocab_size = encoder.vocab_size();
+    let read = |path: &Path| {
+        let data = Dataset::read(path, &recipe.data.fields, &recipe.data.labels)?;
+        EncodedData::new(&data, &tokenizer, vocab_size)
+    };
+    let train = read(&recipe.data.train)?;
+    let batches = train.rows.len().div_ceil(recipe.train.batch_size);
+    let steps_per_epoch = batches.div_ceil(recipe.train.accumulate) as u64;
+    let base_params = encoder.num_params();
+
+    let mut adapted = Adapted::new(encoder);
+    let method = recipe.adapter.method(run.registry)?;
+    let name = &recipe.adapter.name;
+    let report = adapted.set.attach(name, method, &*adapted.base, seed, device)?;
+    adapted.set.activate(name.as_str())?;
+    let d_model = adapters_core::Host::d_model(&*adapted.base);
+    let classes = recipe.data.labels.count();
+    let head = ClassificationHead::new(d_model, classes, recipe.head.pooling, recipe.head.dropout, seed, device);
+    let model = SequenceClassifier { adapted, head };
+    let inputs = Inputs {
+        validation: read(&recipe.data.validation)?,
+        test: recipe.data.test.as_deref().map(read).transpose()?,
+        steps: steps_per_epoch * recipe.train.epochs as u64,
+        steps_per_epoch,
+        total_params: base_params + model.num_params(),
+        train,
+    };
+    let state = State {
+        // The base stays on the plain device; only adapters and head enter autodiff.
+        model: model.train(),
+        optimizers: Optimizers {
+            adapters: adamw(recipe.train.weight_decay),
+            head: adamw(recipe.train.weight_decay),
+        },
+        position: Position {
+            recipe: recipe.clone(),
+            step: 0,
+            loss_sum: 0.0,
+            loss_count: 0,
+            best: None,
+            stale: 0,
+            seconds: 0.0,
+            stopped: false,
+            ids: Default::default(),
+        },
+        best: None,
+    };
+    Ok((state, inputs, report.to_string()))
+}
+
+/// One optimizer step over `accumulate` batches; returns its mean loss and the adapter's learning rate.
+fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), TrainError> {
+    let train = &run.recipe.train;
+    let done = state.position.step;
+    let (epoch, in_epoch) = (done / inputs.steps_per_epoch, (done % inputs.steps_per_epoch) as usize);
+    let batches = epoch_batches(&inputs.train.lengths, train.batch_size, train.seed, epoch as usize, run.recipe.order());
+    let mine: Vec<_> = batches.iter().skip(in_epoch * train.accumulate).take(train.accumulate).collect();
+    let rows: usize = mine.iter().map(|b| b.len()).sum();
+
+    run.device.seed(step_seed(train.seed, done));
+    let pad_id = state.model.adapted.base.pad_id();
+    let mut of_set = GradientsAccumulator::new();
+    let mut of_head = GradientsAccumulator::new();
+    let mut mean_loss = 0.0;
+    for indices in mine {
+        let (input, labels) = inputs.train.batch(indices, pad_id, &run.device);
+        let logits = state.model.forward(input, true);
+        // Weighted by rows, so that a step over many batches is the step over one large batch.
+        let share = indices.len() as f64 / rows as f64;
+        let loss = cross_entropy(logits, labels).mean() * share;
+        mean_loss += f64::from(loss.clone().into_scalar::<f32>());
+        let mut grads = loss.backward();
+        let set = &state.model.adapted.set;
+        of_set.accumulate(set, GradientsParams::from_module(&mut grads, set));
+        let head = &state.model.head;
+        of_head.accumulate(head, GradientsParams::from_module(&mut grads, head));
+    }
+    let (mut of_set, mut of_head) = (of_set.grads(), of_head.grads());
+    if let Some(max_norm) = train.clip_norm {
+        clip(&state.model.adapted.set, &state.model.head, &mut of_set, &mut of_head, max_norm);
+    }
+    let factor = linear_schedule(done, inputs.steps, train.warmup);
+    let learning_rate = train.learning_rate * factor;
+    let head_rate = train.head_learning_rate.unwrap_or(train.learning_rate) * factor;
+    let set = std::mem::take(&mut state.model.adapted.set);
+    state.model.adapted.set = state.optimizers.adapters.step(learning_rate, set, of_set);
+    state.model.head = state.optimizers.head.step(head_rate, state.model.head.clone(), of_head);
+
+    state.position.step += 1;
+    state.position.loss_sum += mean_loss;
+    state.position.loss_count += 1;
+    Ok((mean_loss, learning_rate))
+}
+
+/// A seed for the draws of one step.
+fn step_seed(seed: u64, step: u64) -> u64 {
+    // SplitMix64's finaliser: neighbouring steps get unrelated seeds.
+    let mut z = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(step);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+/// Evaluates on the validation data and keeps the weights if they are the best so far.
+fn validate(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(Evaluation, bool), TrainError> {
+    let batch_size = run.recipe.train.eval_batch_size;
+    let evaluation = evaluate(&state.model.valid(), &inputs.validation, batch_size, &run.device)?;
+    let position = &mut state.position;
+    let best = position.best.is_none_or(|(accuracy, _)| evaluation.accuracy > accuracy);
+    if best {
+        position.best = Some((evaluation.accuracy, position.step));
+        position.stale = 0;
+        state.best = Some(checkpoint::values(&state.model));
+    } else {
+        position.stale += 1;
+    }
+    (position.loss_sum, position.loss_count) = (0.0, 0);
+    Ok((evaluation, best))
+}
+
+/// Tests and writes what a finished run leaves; the checkpoint goes last.
+fn finish(
+    run: &Run,
+    inputs: &Inputs,
+    state: State,
+    seconds: f64,
+    on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
+) -> Result<Outcome, TrainError> {
+    let recipe = &run.recipe;
+    let trainable_params = state.model.num_params();
+    let model = match (&state.best, recipe.train.keep) {
+        (Some(best), Keep::Best) => {
+            checkpoint::with_values(state.model, best, None).map_err(|reason| TrainError::Checkpoint {
+                path: run.dir.join(CHECKPOINT),
+                reason,
+            })?
+        }
+        _ => state.model,
+    }
+    .valid();
+    let test = match &inputs.test {
+        Some(test) => Some(evaluate(&model, test, recipe.train.eval_batch_size, &run.device)?),
+        None => None,
+    };
+    if let Some(evaluation) = &test {
+        // Nothing is left to stop.
+        let _ = on_event(Event::Tested {
+            evaluation: evaluation.clone(),
+        });
+    }
+    let adapter = run.dir.join("adapter");
+    let peft = run.dir.join("adapter-peft");
+    save(run, &model, Grammar::AdapterHub, &adapter)?;
+    let peft = match save(run, &model, Grammar::Peft, &peft) {
+        Ok(()) => Ok(peft),
+        Err(TrainError::Adapter(error @ adapters_core::Error::Config { .. })) => Err(with_source(&error)),
+        Err(error) => return Err(error),
+    };
+    draw_curve(run)?;
+    let mut summary = Summary {
+        test_accuracy: test.as_ref().map(|t| t.accuracy),
+        validation_accuracy: state.position.best.map(|(accuracy, _)| accuracy),
+        trainable_params,
+        total_params: inputs.total_params,
+        steps: state.position.step,
+        seconds,
+        peak_rss_bytes: peak_rss_bytes(),
+        ..Summary::default()
+    };
+    summary.extra.insert("adapter".to_owned(), recipe.adapter.name.clone().into());
+    summary.extra.insert("seed".to_owned(), recipe.train.seed.into());
+    summary.extra.insert("test_loss".to_owned(), test.map(|t| t.loss).into());
+    summary.write(run.dir.join(SUMMARY))?;
+    let path = run.dir.join(CHECKPOINT);
+    fs::remove_file(&path).or_else(|e| if path.exists() { Err(e) } else { Ok(()) }).map_err(|source| {
+        StoreError::Folder {
+            path: run.dir.clone(),
+            source,
+        }
+    })?;
+    Ok(Outcome {
+        dir: run.dir.clone(),
+        adapter,
+        peft,
+        summary,
+        finished: true,
+    })
+}
+
+/// Writes the adapter, its head and its manifest into `dir`.
+fn save(run: &Run, model: &SequenceClassifier, grammar: Grammar, dir: &Path) -> Result<(), TrainError> {
+    let recipe = &run.recipe;
+    let name = &recipe.adapter.name;
+    save_adapter(dir, grammar, &model.adapted.set, name, &*model.adapted.base)?;
+    model.head.save(&dir.join(HEAD))?;
+    let labels = &recipe.data.labels;
+    let manifest = Manifest {
+        name: name.clone(),
+        config: model.adapted.set.attached(name)?.method().to_string(),
+        base_architecture: adapters_core::Host::architecture(&*model.adapted.base).to_owned(),
+        base_model: recipe.model.path.clone(),
+        max_length: Some(recipe.model.max_length),
+        head: Some(HeadManifest {
+            file: HEAD.to_owned(),
+            pooling: recipe.head.pooling,
+            labels: (0..labels.count()).map(|class| labels.name(class)).collect(),
+        }),
+        written_by: concat!("adapters ", env!("CARGO_PKG_VERSION")).to_owned(),
+        ..Manifest::default()
+    };
+    Ok(manifest.write(dir)?)
+}
+
+/// Draws the curves of `metrics.jsonl`, all of it: a resumed run draws what came before too.
+fn draw_curve(run: &Run) -> Result<(), TrainError> {
+    let records = MetricsLog::records(run.dir.join(METRICS))?;
+    let series = |key: &str| -> Vec<(f64, f64)> {
+        let point = |r: &serde_json::Map<_, serde_json::Value>| Some((r.get("step")?.as_f64()?, r.get(key)?.as_f64()?));
+        records.iter().filter_map(point).collect()
+    };
+    let curve = Curve {
+        title: format!("{} · {}", run.recipe.adapter.name, run.recipe.model.path.rsplit('/').next().unwrap_or_default()),
+        train_loss: series("train_loss"),
+        eval_loss: series("eval_loss"),
+        eval_accuracy: series("eval_accuracy"),
+    };
+    Ok(curve::draw(&curve, &run.dir.join("curve.svg"), &run.dir.join("curve.png"))?)
+}
+
+fn with_source(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+fn make_dir(dir: &Path) -> Result<(), TrainError> {
+    fs::create_dir_all(dir).map_err(|source| {
+        StoreError::Folder {
+            path: dir.to_owned(),
+            source,
+        }
+        .into()
+    })
+}
