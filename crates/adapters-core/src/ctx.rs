@@ -4,7 +4,7 @@ use burn::nn::{LayerNorm, Linear};
 use burn::tensor::{Bool, Tensor};
 
 use crate::compose::{self, Active};
-use crate::ops;
+use crate::dropout::Dropout;
 use crate::set::AdapterSet;
 use crate::site::Site;
 use crate::state::{EmbeddingState, HiddenState, HookState, KeyValueState, LinearState, OutputState};
@@ -12,8 +12,8 @@ use crate::state::{EmbeddingState, HiddenState, HookState, KeyValueState, Linear
 /// What every adapter is told about the forward pass it takes part in.
 #[derive(Clone, Debug, Default)]
 pub struct Call {
-    /// Whether dropout is on.
-    pub training: bool,
+    /// The masks of this pass in training; `None` in evaluation.
+    pub dropout: Option<Dropout>,
     /// True at padding, `[batch, seq]`; `None` when nothing is padded.
     pub padding: Option<Tensor<2, Bool>>,
 }
@@ -21,7 +21,10 @@ pub struct Call {
 impl Call {
     /// Dropout in training, the identity in evaluation; any shape.
     pub fn dropout<const D: usize>(&self, x: Tensor<D>, prob: f64) -> Tensor<D> {
-        if self.training { ops::dropout(x, prob) } else { x }
+        match &self.dropout {
+            Some(dropout) => dropout.forward(x, prob),
+            None => x,
+        }
     }
 }
 
@@ -57,10 +60,10 @@ impl<'a> Ctx<'a> {
         }
     }
 
-    /// Turns dropout on, of the model and of its adapters.
+    /// Turns dropout on, of the model and of its adapters, with masks drawn from `seed`. Give every pass another.
     #[must_use]
-    pub fn training(mut self, training: bool) -> Self {
-        self.call.training = training;
+    pub fn training(mut self, seed: u64) -> Self {
+        self.call.dropout = Some(Dropout::new(seed));
         self
     }
 

@@ -1,6 +1,7 @@
 //! What can go wrong between a configuration and an attached adapter.
 
 use std::error::Error as StdError;
+use std::path::PathBuf;
 
 use crate::composition::CompositionError;
 use crate::store::StoreError;
@@ -17,6 +18,14 @@ pub enum Error {
         /// The method's own error, which names the field.
         #[source]
         source: Box<dyn StdError + Send + Sync>,
+    },
+    /// The configuration file of an adapter says something that is refused.
+    #[error("cannot use {}", path.display())]
+    ConfigFile {
+        /// The file.
+        path: PathBuf,
+        /// What is refused, as it would be in a config string.
+        source: Box<Error>,
     },
     /// A name from a closed list was not in it.
     #[error("unknown {what} `{found}`{}; known: {known}", did_you_mean(.nearest))]

@@ -359,7 +359,8 @@ pub fn with_fresh_ids<M: Module>(module: M) -> M {
     impl ModuleMapper for Fresh {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let (_, tensor, mapper) = param.consume();
-            Param::from_mapped_value(ParamId::new(), tensor, mapper)
+            // A leaf of its own too: gradients are found by graph node, and a clone shares it.
+            Param::from_mapped_value(ParamId::new(), tensor.detach(), mapper)
         }
     }
     module.map(&mut Fresh)

@@ -38,7 +38,7 @@ pub struct LoraWire {
     /// Dropout probability.
     pub dropout: f64,
     /// Initial values.
-    pub init_weights: Init,
+    pub init_weights: WireInit,
     /// Seed of the initial values.
     pub init_weights_seed: Option<u64>,
     /// Gate in place of a constant scale.
@@ -82,6 +82,20 @@ pub enum WireMode {
     Add,
     /// The output is scaled.
     Scale,
+}
+
+/// `init_weights` on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WireInit {
+    /// See [`Init::Lora`].
+    Lora,
+    /// See [`Init::Bert`].
+    Bert,
+    /// See [`Init::Ia3`].
+    Ia3,
+    /// VeRA's frozen matrices; not supported yet.
+    Vera,
 }
 
 impl Default for LoraWire {
@@ -138,7 +152,12 @@ impl TryFrom<LoraWire> for LoraConfig {
                     leave_out: wire.leave_out,
                 }),
             },
-            init: wire.init_weights,
+            init: match wire.init_weights {
+                WireInit::Lora => Init::Lora,
+                WireInit::Bert => Init::Bert,
+                WireInit::Ia3 => Init::Ia3,
+                WireInit::Vera => return unsupported("init_weights", "vera".to_owned()),
+            },
             mode: match wire.composition_mode {
                 WireMode::Add => Mode::Add,
                 WireMode::Scale => Mode::Scale,
@@ -176,7 +195,11 @@ impl From<LoraConfig> for LoraWire {
                 Mode::Scale => WireMode::Scale,
             },
             dropout: config.dropout,
-            init_weights: config.init,
+            init_weights: match config.init {
+                Init::Lora => WireInit::Lora,
+                Init::Bert => WireInit::Bert,
+                Init::Ia3 => WireInit::Ia3,
+            },
             init_weights_seed: config.seed,
             use_gating: config.scaling == Scaling::Gated,
             dtype: config.dtype,
@@ -471,6 +494,7 @@ mod tests {
         for (json, field) in [
             (json!({"use_dora": true}), "use_dora"),
             (json!({"vera_d": 0.1}), "vera_d"),
+            (json!({"init_weights": "vera"}), "`init_weights` = vera is not supported yet"),
             (json!({"use_gating": true, "use_rslora": true}), "use_rslora"),
         ] {
             let error = serde_json::from_value::<LoraConfig>(json).unwrap_err().to_string();

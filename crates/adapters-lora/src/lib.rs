@@ -9,7 +9,7 @@ mod merge;
 mod module;
 pub mod variants;
 
-pub use compat::{LoraWire, PeftLoraWire};
+pub use compat::{LoraWire, OneOrMany, PeftLoraWire, WireInit, WireMode};
 pub use config::{AttentionMatrix, Dtype, Init, LoraConfig, LoraTarget, Mode, Places, Scaling};
 pub use error::LoraError;
 pub use inject::{Lora, LoraFamily};

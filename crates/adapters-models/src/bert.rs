@@ -304,8 +304,8 @@ impl BertLayer {
                 hidden_keys: embedded.padding.clone(),
             },
         );
-        let dropout = if cx.call().training { self.attention_dropout } else { 0.0 };
         let bias = state.hidden_keys.map(ops::padding_bias);
+        let dropout = |weights| cx.dropout(weights, self.attention_dropout);
         let out = ops::attention(self.split_heads(query), state.key, state.value, bias, dropout);
         let [batch, heads, seq, d_head] = out.dims();
         let out = out.swap_dims(1, 2).reshape([batch, seq, heads * d_head]);

@@ -154,7 +154,7 @@ pub struct SequenceClassifier {
 }
 
 impl SequenceClassifier {
-    /// Logits of a batch, with the adapters active in the set.
+    /// Logits of a batch, with the adapters active in the set; with a dropout seed as in training.
     ///
     /// # Shapes
     ///
@@ -163,9 +163,12 @@ impl SequenceClassifier {
     /// # Panics
     ///
     /// As [`Encoder::forward`].
-    pub fn forward(&self, input: EncoderInput, training: bool) -> Tensor<2> {
+    pub fn forward(&self, input: EncoderInput, dropout_seed: Option<u64>) -> Tensor<2> {
         let padding = input.padding.clone();
-        let mut cx = Ctx::new(&self.adapted.set).training(training);
+        let mut cx = Ctx::new(&self.adapted.set);
+        if let Some(seed) = dropout_seed {
+            cx = cx.training(seed);
+        }
         let hidden = self.adapted.base.forward(input, &mut cx);
         self.head.forward(hidden, padding, cx.call())
     }

@@ -1,7 +1,7 @@
 //! The state of an unfinished run as one file, written atomically: adapter, head, best weights so far, optimizers,
 //! position. No base weights.
 //!
-//! The generator of every step is seeded from the run's seed and the step, so its state is the step number.
+//! Dropout of every pass is seeded from the run's seed and the pass's number, so the step number is the generator's state.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

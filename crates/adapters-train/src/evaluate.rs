@@ -86,7 +86,7 @@ pub fn evaluate(
     };
     for indices in eval_batches(&data.lengths, batch_size) {
         let (input, labels) = data.batch(&indices, pad_id, device);
-        let out = model.forward(input, false);
+        let out = model.forward(input, None);
         let losses = cross_entropy(out.clone(), labels.clone());
         loss.update(&LossInput::new(losses), &metadata).map_err(|e| failed(&e))?;
         accuracy.update(&AccuracyInput::new(out.clone(), labels), &metadata).map_err(|e| failed(&e))?;

@@ -219,14 +219,13 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
     let mine: Vec<_> = batches.iter().skip(in_epoch * train.accumulate).take(train.accumulate).collect();
     let rows: usize = mine.iter().map(|b| b.len()).sum();
 
-    run.device.seed(step_seed(train.seed, done));
     let pad_id = state.model.adapted.base.pad_id();
     let mut of_set = GradientsAccumulator::new();
     let mut of_head = GradientsAccumulator::new();
     let mut mean_loss = 0.0;
-    for indices in mine {
+    for (i, indices) in mine.into_iter().enumerate() {
         let (input, labels) = inputs.train.batch(indices, pad_id, &run.device);
-        let logits = state.model.forward(input, true);
+        let logits = state.model.forward(input, Some(pass_seed(train.seed, done * train.accumulate as u64 + i as u64)));
         // Weighted by rows, so that a step over many batches is the step over one large batch.
         let share = indices.len() as f64 / rows as f64;
         let loss = cross_entropy(logits, labels).mean() * share;
@@ -254,10 +253,10 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
     Ok((mean_loss, learning_rate))
 }
 
-/// A seed for the draws of one step.
-fn step_seed(seed: u64, step: u64) -> u64 {
-    // SplitMix64's finaliser: neighbouring steps get unrelated seeds.
-    let mut z = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(step);
+/// A seed for the draws of one forward pass.
+fn pass_seed(seed: u64, pass: u64) -> u64 {
+    // SplitMix64's finaliser: neighbouring passes get unrelated seeds.
+    let mut z = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(pass);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)

@@ -104,7 +104,7 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
 
     let plain = model.valid();
     times.push(time("forward", &mut || {
-        let _ = plain.forward(input.clone(), false).into_data();
+        let _ = plain.forward(input.clone(), None).into_data();
         Ok(())
     })?);
     drop(plain);
@@ -115,7 +115,7 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
     let mut training = Some(model);
     times.push(time("training step", &mut || {
         let Some(mut model) = training.take() else { return Ok(()) };
-        let logits = model.forward(input.clone(), true);
+        let logits = model.forward(input.clone(), Some(0));
         let loss = CrossEntropyLossConfig::new().init(&device).forward(logits, labels.clone());
         let mut grads = loss.backward();
         let grads_set = GradientsParams::from_module(&mut grads, &model.adapted.set);

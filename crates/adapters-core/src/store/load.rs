@@ -55,8 +55,9 @@ struct Folder {
 ///
 /// # Errors
 ///
-/// [`StoreError`] for files, [`Error::Config`] for the configuration, [`StoreError::Mismatch`] listing every
-/// missing, unexpected, misshapen or non-finite tensor. The set is unchanged on error.
+/// [`StoreError`] for files, [`Error::ConfigFile`] for the configuration, [`StoreError::Mismatch`] listing every
+/// missing, unexpected, misshapen or non-finite tensor, [`Error::NoTarget`] where tensors are left over because the
+/// model lacks a site the adapter was trained at. The set is unchanged on error.
 pub fn load_adapter(
     dir: &Path,
     set: &mut AdapterSet,
@@ -68,9 +69,19 @@ pub fn load_adapter(
     let folder = read_config(dir, registry)?;
     let (weights, tensors) = read_weights(dir, folder.grammar, options.allow_bin)?;
     let name = options.name.clone().unwrap_or_else(|| folder.stored_name.clone());
-    let selection = folder.method.target().select(host)?;
-    let (adapter, attached) = build(&name, folder.method, host, selection, 0, device)?;
-    let adapter = fill(adapter, folder.grammar, &folder.stored_name, host, &weights, tensors)?;
+    let target = folder.method.target();
+    let selection = target.select(host)?;
+    let (adapter, attached) = build(&name, folder.method, host, selection.clone(), 0, device)?;
+    let adapter = match fill(adapter, folder.grammar, &folder.stored_name, host, &weights, tensors) {
+        // Tensors are left over because the model has no such site: say that rather than list them.
+        Err(StoreError::Mismatch { problems, .. }) if !attached.unmatched.is_empty() && all_unexpected(&problems) => {
+            return Err(match selection.require(&target, host) {
+                Err(no_target) => no_target,
+                Ok(_) => StoreError::Mismatch { path: weights, problems }.into(),
+            });
+        }
+        filled => filled?,
+    };
     set.insert(adapter)?;
     Ok(LoadReport {
         grammar: folder.grammar,
@@ -102,7 +113,10 @@ fn read_config(dir: &Path, registry: Registry) -> Result<Folder, Error> {
     };
     Ok(Folder {
         grammar,
-        method: registry.read(&stored)?,
+        method: registry.read(&stored).map_err(|source| Error::ConfigFile {
+            path,
+            source: Box::new(source),
+        })?,
         stored_name: match grammar {
             Grammar::AdapterHub => text("name").unwrap_or_else(|| folder_name(dir)),
             Grammar::Peft => folder_name(dir),
@@ -149,7 +163,7 @@ fn fill(
     host: &dyn Host,
     path: &Path,
     mut tensors: Tensors,
-) -> Result<Attached, Error> {
+) -> Result<Attached, StoreError> {
     let mut problems = Vec::new();
     let mut wanted: Vec<(ParamId, String)> = Vec::new();
     let mut found: HashMap<ParamId, TensorData> = HashMap::new();
@@ -187,12 +201,15 @@ fn fill(
         return Err(StoreError::Mismatch {
             path: path.to_owned(),
             problems,
-        }
-        .into());
+        });
     }
     let mut fill = Fill(found);
     adapter.change_layers(|layer| map_kind!(layer, l => l.map(&mut fill)));
     Ok(adapter)
+}
+
+fn all_unexpected(problems: &[TensorProblem]) -> bool {
+    problems.iter().all(|p| matches!(p, TensorProblem::Unexpected { .. }))
 }
 
 /// Shapes of all float parameters, by id.

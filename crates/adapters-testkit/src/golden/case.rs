@@ -83,6 +83,13 @@ pub struct Case {
     pub expected_adapters: Value,
 }
 
+/// Operations that can run.
+const OPS: &[&str] = &[MERGE, RESET];
+/// Folds an adapter into the weights.
+pub(crate) const MERGE: &str = "merge_adapter";
+/// Takes it out again.
+pub(crate) const RESET: &str = "reset_adapter";
+
 fn yes() -> bool {
     true
 }
@@ -123,8 +130,11 @@ impl Case {
     ///
     /// # Errors
     ///
-    /// [`Stop::Unsupported`] naming the first such key and its value.
+    /// [`Stop::Unsupported`] naming the first such operation, or the first such key and its value.
     pub fn check_features(&self) -> Result<(), Stop> {
+        if let Some(op) = self.ops.iter().find(|op| !OPS.contains(&op.op.as_str())) {
+            return Err(Stop::unsupported(format!("op = {}", op.op)));
+        }
         for (key, value) in [
             ("fusions", &self.fusions),
             ("skip_layers", &self.skip_layers),
@@ -134,6 +144,7 @@ impl Case {
             ("extra_weights", &self.extra_weights),
             ("config_overrides", &self.config_overrides),
             ("head", &self.head),
+            ("expected_adapters", &self.expected_adapters),
         ] {
             if !is_neutral(value) {
                 return Err(Stop::unsupported(format!("{key} = {value}")));
@@ -144,7 +155,7 @@ impl Case {
 }
 
 /// Whether a value asks for nothing.
-pub(crate) fn is_neutral(value: &Value) -> bool {
+fn is_neutral(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Array(items) => items.is_empty(),
@@ -180,5 +191,7 @@ mod tests {
     fn a_feature_is_named() {
         let stop = minimal(json!({"skip_layers": [0]})).check_features().unwrap_err();
         assert_eq!(stop, Stop::unsupported("skip_layers = [0]"));
+        let stop = minimal(json!({"ops": [{"op": "merge_adapter"}, {"op": "x", "k": 1}]})).check_features().unwrap_err();
+        assert_eq!(stop, Stop::unsupported("op = x"));
     }
 }

@@ -44,16 +44,20 @@ impl From<adapters::Error> for Stop {
     /// The refusals by type: a name from a closed list, an option a method has no code for, a block that cannot run,
     /// a site or a merge the method has no layer for. Everything else should have worked.
     fn from(error: adapters::Error) -> Self {
-        use adapters::Error as E;
-        let refused = match &error {
-            E::Config { source, .. } => matches!(source.downcast_ref(), Some(LoraError::Unsupported { .. })),
-            E::UnknownName { .. } | E::Union { .. } | E::BlockNotRunnable { .. } => true,
-            E::CannotBuild { .. } | E::NotMergeable { .. } | E::NoTarget { .. } => true,
-            E::Composition(CompositionError::UnknownBlock { .. }) => true,
-            _ => false,
-        };
         let reason = chain(&error);
-        if refused { Self::Unsupported(reason) } else { Self::Fail(reason) }
+        if is_refusal(&error) { Self::Unsupported(reason) } else { Self::Fail(reason) }
+    }
+}
+
+fn is_refusal(error: &adapters::Error) -> bool {
+    use adapters::Error as E;
+    match error {
+        E::ConfigFile { source, .. } => is_refusal(source),
+        E::Config { source, .. } => matches!(source.downcast_ref(), Some(LoraError::Unsupported { .. })),
+        E::UnknownName { .. } | E::Union { .. } | E::BlockNotRunnable { .. } => true,
+        E::CannotBuild { .. } | E::NotMergeable { .. } | E::NoTarget { .. } => true,
+        E::Composition(CompositionError::UnknownBlock { .. }) => true,
+        _ => false,
     }
 }
 

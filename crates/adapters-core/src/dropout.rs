@@ -1,0 +1,90 @@
+//! Dropout with an explicit generator.
+//!
+//! Burn draws from one generator a device, shared by everything in the process. Here the generator is an argument like
+//! any other: a forward pass in training carries a seed, and every mask is drawn on the host from a stream of its own.
+//! The same seed gives the same masks on every backend, on any number of threads, in a resumed run as in one that was
+//! never stopped; and it is several times faster than drawing with the CPU backend.
+
+use std::cell::Cell;
+
+use burn::tensor::{Tensor, TensorData};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+/// The masks of one forward pass, drawn in the order they are asked for.
+#[derive(Clone, Debug)]
+pub struct Dropout {
+    seed: u64,
+    drawn: Cell<u64>,
+}
+
+impl Dropout {
+    /// The masks of a seed, from the first.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            drawn: Cell::new(0),
+        }
+    }
+
+    /// Each element of `x` is zero with probability `prob`, else divided by `1 - prob`; any shape.
+    ///
+    /// `prob` is rounded to a multiple of 2^-16 and the scale with it, so the mean is kept exactly.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>, prob: f64) -> Tensor<D> {
+        let dropped = (prob.clamp(0.0, 1.0) * 65536.0).round() as u32;
+        if dropped == 0 {
+            return x;
+        }
+        let scale = if dropped >= 65536 { 0.0 } else { (65536.0 / (65536 - dropped) as f64) as f32 };
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        rng.set_stream(self.drawn.get());
+        self.drawn.set(self.drawn.get() + 1);
+
+        let shape = x.dims();
+        let count: usize = shape.iter().product();
+        let mut mask = Vec::with_capacity(count);
+        // Sixteen bits an element, some at a time, so that they are still in the cache when they are looked at.
+        let mut bytes = [0; 8192];
+        while mask.len() < count {
+            rng.fill_bytes(&mut bytes);
+            let bits = bytes.chunks_exact(2).map(|b| u32::from(u16::from_le_bytes([b[0], b[1]])));
+            mask.extend(bits.take(count - mask.len()).map(|bits| if bits < dropped { 0.0 } else { scale }));
+        }
+        let device = x.device().inner();
+        x * Tensor::from_data(TensorData::new(mask, shape), &device)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    fn draw(dropout: &Dropout, prob: f64) -> Vec<f32> {
+        let ones = Tensor::<2>::ones([200, 500], &Device::flex());
+        dropout.forward(ones, prob).into_data().iter::<f32>().collect()
+    }
+
+    #[test]
+    fn the_share_and_the_mean_are_right() {
+        for prob in [0.1, 0.5, 0.9] {
+            let values = draw(&Dropout::new(3), prob);
+            let zeros = values.iter().filter(|x| **x == 0.0).count() as f64 / values.len() as f64;
+            let mean = values.iter().sum::<f32>() / values.len() as f32;
+            assert!((zeros - prob).abs() < 0.01, "{prob}: {zeros}");
+            assert!((mean - 1.0).abs() < 0.05, "{prob}: {mean}");
+        }
+        assert!(draw(&Dropout::new(3), 0.0).iter().all(|x| *x == 1.0));
+        assert!(draw(&Dropout::new(3), 1.0).iter().all(|x| *x == 0.0));
+    }
+
+    #[test]
+    fn a_seed_repeats_and_masks_differ() {
+        let (a, b, c) = (Dropout::new(1), Dropout::new(1), Dropout::new(2));
+        let first = draw(&a, 0.5);
+        assert_eq!(first, draw(&b, 0.5));
+        assert_ne!(first, draw(&a, 0.5), "the second mask of a pass is another");
+        assert_ne!(first, draw(&c, 0.5));
+    }
+}

@@ -1,0 +1,386 @@
+//! Bring your own model: a user-written Burn model with every hook, and a toy method with a layer for each.
+
+use std::fmt;
+use std::sync::Arc;
+
+use adapters_core::store::Grammar;
+use adapters_core::target::Target;
+use adapters_core::{
+    AdapterSet, Build, Call, Composition, Ctx, EmbeddingState, Erased, Error, HiddenState, HookState, Host, KeyValueState,
+    LinearState, Method, NamedParams, OutputState, Role, Site, SiteAdapter, SiteInfo, SiteKind, SiteLayer, Stack, ops,
+};
+use burn::module::{Module, Param, ParamId};
+use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::tensor::{Bool, Device, Distribution, Tensor, TensorData};
+use serde_json::{Map, Value};
+
+// The model: one attention layer.
+
+const D: usize = 6;
+const HEADS: usize = 2;
+const EMBEDDING: Site = Site::outside(Stack::Encoder, Role::Embedding);
+const fn at(role: Role) -> Site {
+    Site::new(Stack::Encoder, 0, role)
+}
+
+#[derive(Module, Debug)]
+struct Mine {
+    query: Linear,
+    up: Linear,
+    norm: LayerNorm,
+}
+
+impl Mine {
+    fn forward(&self, x: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
+        let state = EmbeddingState { hidden: x, padding: None };
+        let x = cx.embedding(EMBEDDING, state).hidden;
+        let heads = |x: Tensor<3>| {
+            let [batch, seq, _] = x.dims();
+            x.reshape([batch, seq, HEADS, D / HEADS]).swap_dims(1, 2)
+        };
+        let query = cx.linear(at(Role::Query), &self.query, x.clone());
+        let state = KeyValueState { key: heads(x.clone()), value: heads(x.clone()), hidden_keys: None };
+        let kv = cx.key_value(at(Role::KeyValue), state);
+        let attended = ops::attention(heads(query), kv.key, kv.value, None, 0.0);
+        let [batch, _, seq, _] = attended.dims();
+        let attended = attended.swap_dims(1, 2).reshape([batch, seq, D]);
+        let x = cx.hidden(at(Role::AfterAttention), attended, x, Some(&self.norm));
+        let up = cx.linear(at(Role::FfnUp), &self.up, x.clone()).tanh();
+        let x = cx.hidden(at(Role::AfterFfn), up, x, None);
+        cx.output(at(Role::LayerOutput), x)
+    }
+}
+
+impl Host for Mine {
+    fn architecture(&self) -> &str {
+        "mine"
+    }
+    fn class_name(&self) -> &str {
+        "Mine"
+    }
+    fn d_model(&self) -> usize {
+        D
+    }
+    fn base_prefix(&self) -> &str {
+        ""
+    }
+    fn sites(&self) -> Vec<SiteInfo> {
+        let (linear, hidden) = (SiteKind::Linear { d_in: D, d_out: D }, SiteKind::Hidden { d_model: D });
+        [
+            (EMBEDDING, SiteKind::Embedding { d_model: D }, "embedding"),
+            (at(Role::Query), linear, "layer.0.query"),
+            (at(Role::KeyValue), SiteKind::KeyValue { heads: HEADS, d_head: D / HEADS }, "layer.0"),
+            (at(Role::AfterAttention), hidden, "layer.0.attention"),
+            (at(Role::FfnUp), linear, "layer.0.up"),
+            (at(Role::AfterFfn), hidden, "layer.0.ffn"),
+            (at(Role::LayerOutput), SiteKind::LayerOutput { d_model: D }, "layer.0"),
+        ]
+        .map(|(site, kind, path)| SiteInfo { site, kind, path: path.to_owned() })
+        .into()
+    }
+    fn linear(&self, site: Site) -> Option<&Linear> {
+        match site.role {
+            Role::Query => Some(&self.query),
+            Role::FfnUp => Some(&self.up),
+            _ => None,
+        }
+    }
+    fn linear_mut(&mut self, site: Site) -> Option<&mut Linear> {
+        match site.role {
+            Role::Query => Some(&mut self.query),
+            Role::FfnUp => Some(&mut self.up),
+            _ => None,
+        }
+    }
+}
+
+// The method: at every kind of site, `x * factor + 1`, which does not commute with itself for two factors.
+
+#[derive(Module, Debug)]
+struct Affine {
+    factor: Param<Tensor<1>>,
+}
+
+impl Affine {
+    fn act<const N: usize>(&self, x: Tensor<N>) -> Tensor<N> {
+        x * self.factor.val().unsqueeze() + 1.0
+    }
+}
+
+impl NamedParams for Affine {
+    fn named_params(&self) -> Vec<(&'static str, ParamId)> {
+        vec![("factor", self.factor.id)]
+    }
+}
+
+impl SiteAdapter<LinearState> for Affine {
+    fn apply(&self, state: LinearState, _: &Call) -> LinearState {
+        let delta = self.act(state.delta.unwrap_or_else(|| state.input.clone()));
+        LinearState { delta: Some(delta), ..state }
+    }
+}
+
+impl SiteAdapter<HiddenState> for Affine {
+    fn apply(&self, state: HiddenState, _: &Call) -> HiddenState {
+        HiddenState { hidden: self.act(state.hidden), ..state }
+    }
+}
+
+impl SiteAdapter<KeyValueState> for Affine {
+    fn apply(&self, state: KeyValueState, _: &Call) -> KeyValueState {
+        KeyValueState { value: self.act(state.value), ..state }
+    }
+}
+
+impl SiteAdapter<EmbeddingState> for Affine {
+    fn apply(&self, state: EmbeddingState, _: &Call) -> EmbeddingState {
+        EmbeddingState { hidden: self.act(state.hidden), ..state }
+    }
+}
+
+impl SiteAdapter<OutputState> for Affine {
+    fn apply(&self, state: OutputState, _: &Call) -> OutputState {
+        OutputState { hidden: self.act(state.hidden) }
+    }
+}
+
+#[derive(Debug)]
+struct Toy {
+    roles: Vec<Role>,
+    factor: f32,
+}
+
+impl fmt::Display for Toy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "toy[factor={}]", self.factor)
+    }
+}
+
+impl Method for Toy {
+    fn family(&self) -> &'static str {
+        "toy"
+    }
+    fn target(&self) -> Target {
+        Target::Roles { roles: self.roles.clone(), leave_out: vec![] }
+    }
+    fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
+        let layer = Affine { factor: Param::from_data([self.factor], build.device) };
+        Ok(match site.kind {
+            SiteKind::Linear { .. } => SiteLayer::Linear(Erased::new(layer)),
+            SiteKind::Hidden { .. } => SiteLayer::Hidden(Erased::new(layer)),
+            SiteKind::KeyValue { .. } => SiteLayer::KeyValue(Erased::new(layer)),
+            SiteKind::Embedding { .. } => SiteLayer::Embedding(Erased::new(layer)),
+            _ => SiteLayer::Output(Erased::new(layer)),
+        })
+    }
+    fn key(&self, _: Grammar, site: &SiteInfo, adapter: &str, param: &str) -> String {
+        format!("{}.{adapter}.{param}", site.path)
+    }
+    fn wire(&self, _: Grammar, _: &[&SiteInfo], _: &dyn Host) -> Result<Map<String, Value>, Error> {
+        Ok(Map::new())
+    }
+}
+
+const ROLES: [Role; 7] = [
+    Role::Embedding,
+    Role::Query,
+    Role::KeyValue,
+    Role::AfterAttention,
+    Role::FfnUp,
+    Role::AfterFfn,
+    Role::LayerOutput,
+];
+
+struct Bench {
+    model: Mine,
+    x: Tensor<3>,
+    set: AdapterSet,
+    device: Device,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let device = Device::flex();
+        device.seed(1);
+        let linear = || LinearConfig::new(D, D).init(&device).no_grad();
+        let model = Mine { query: linear(), up: linear(), norm: LayerNormConfig::new(D).init(&device).no_grad() };
+        let x = Tensor::random([2, 3, D], Distribution::Normal(0.0, 1.0), &device);
+        Self { model, x, set: AdapterSet::new(), device }
+    }
+
+    fn with(mut self, name: &str, roles: &[Role], factor: f32) -> Self {
+        let method = Arc::new(Toy { roles: roles.to_vec(), factor });
+        self.set.attach(name, method, &self.model, 0, &self.device).unwrap();
+        self
+    }
+
+    fn plain(&self) -> TensorData {
+        self.model.forward(self.x.clone(), &mut Ctx::plain()).into_data()
+    }
+
+    fn output(&self, composition: impl Into<Composition>) -> TensorData {
+        let active = self.set.composition(composition).unwrap();
+        self.model.forward(self.x.clone(), &mut Ctx::with_composition(&self.set, &active)).into_data()
+    }
+}
+
+#[test]
+fn each_hook_acts_and_trains() {
+    for role in ROLES {
+        let bench = Bench::new().with("a", &[role], 0.5);
+        assert_ne!(bench.output("a"), bench.plain(), "{role}");
+        let mut set = bench.set.train();
+        set.activate("a").unwrap();
+        let loss = bench.model.forward(bench.x, &mut Ctx::new(&set)).square().sum();
+        let gradients = loss.backward();
+        let id = set.params().next().unwrap().id;
+        let layer = set.get("a").unwrap().layers().next().unwrap();
+        let gradient = gradient_of(&layer.layer, id, &gradients);
+        assert!(gradient.is_some_and(|g| g != 0.0 && g.is_finite()), "{role}: {gradient:?}");
+    }
+}
+
+fn gradient_of(layer: &SiteLayer, id: ParamId, gradients: &burn::tensor::Gradients) -> Option<f32> {
+    struct Find<'a>(ParamId, &'a burn::tensor::Gradients, Option<f32>);
+    impl burn::module::ModuleVisitor for Find<'_> {
+        fn visit_float<const N: usize>(&mut self, param: &Param<Tensor<N>>) {
+            if param.id == self.0 {
+                self.2 = param.val().grad(self.1).map(|g| g.sum().into_scalar());
+            }
+        }
+    }
+    let mut find = Find(id, gradients, None);
+    match layer {
+        SiteLayer::Linear(l) => l.visit(&mut find),
+        SiteLayer::Hidden(l) => l.visit(&mut find),
+        SiteLayer::KeyValue(l) => l.visit(&mut find),
+        SiteLayer::Embedding(l) => l.visit(&mut find),
+        SiteLayer::Output(l) => l.visit(&mut find),
+    }
+    find.2
+}
+
+#[test]
+fn a_stack_applies_in_order() {
+    for role in ROLES {
+        let bench = Bench::new().with("a", &[role], 0.5).with("b", &[role], 3.0);
+        assert_ne!(bench.output(Composition::stack(["a", "b"])), bench.output(Composition::stack(["b", "a"])), "{role}");
+        assert_eq!(bench.output(Composition::stack(["a"])), bench.output("a"), "{role}");
+        // An adapter that has no layer at a site passes the state on.
+        let bench = bench.with("elsewhere", &ROLES.into_iter().filter(|r| *r != role).take(1).collect::<Vec<_>>(), 1.0);
+        assert_ne!(bench.output(Composition::stack(["a", "elsewhere"])), bench.output("a"), "{role}");
+    }
+    // By hand, where the last hook is the output: 3 (0.5 x + 1) + 1.
+    let bench = Bench::new().with("a", &[Role::LayerOutput], 0.5).with("b", &[Role::LayerOutput], 3.0);
+    let x = Tensor::<3>::from_data(bench.plain(), &bench.device);
+    let expected = ((x * 0.5 + 1.0) * 3.0 + 1.0).into_data();
+    assert_eq!(bench.output(Composition::stack(["a", "b"])), expected);
+}
+
+#[test]
+fn what_is_not_active_does_nothing() {
+    let mut bench = Bench::new().with("a", &ROLES, 0.5);
+    let run = |bench: &Bench| bench.model.forward(bench.x.clone(), &mut Ctx::new(&bench.set)).into_data();
+    assert_eq!(run(&bench), bench.plain());
+    bench.set.activate("a").unwrap();
+    assert_eq!(run(&bench), bench.output("a"));
+    assert_ne!(run(&bench), bench.plain());
+    bench.set.deactivate();
+    assert_eq!(run(&bench), bench.plain());
+    bench.set.activate("a").unwrap();
+    bench.set.remove("a").unwrap();
+    assert!(bench.set.active().is_none());
+    assert_eq!(run(&bench), bench.plain());
+}
+
+#[test]
+fn a_block_that_does_not_run_is_refused_at_activation() {
+    let mut bench = Bench::new().with("a", &ROLES, 0.5).with("b", &ROLES, 3.0);
+    bench.set.activate("b").unwrap();
+    for block in [Composition::parallel(["a", "b"]), Composition::average(["a", "b"]), Composition::fuse(["a", "b"])] {
+        let error = bench.set.activate(block.clone()).unwrap_err();
+        assert!(matches!(&error, Error::BlockNotRunnable { block: named, .. } if *named == block.to_string()), "{error:?}");
+    }
+    // What was active still is.
+    assert_eq!(bench.set.active().unwrap().to_string(), "b");
+    assert!(matches!(bench.set.activate(Composition::Stack(vec![])), Err(Error::Composition(_))));
+}
+
+#[test]
+fn slips_are_answered_with_the_nearest_name() {
+    let mut bench = Bench::new().with("sentiment", &ROLES, 0.5);
+    for error in [
+        bench.set.activate("sentimant").unwrap_err(),
+        bench.set.activate(Composition::stack(["sentiment", "sentimant"])).unwrap_err(),
+        bench.set.set_trainable("sentimant", false).unwrap_err(),
+        bench.set.remove("sentimant").unwrap_err(),
+        bench.set.attached("sentimant").unwrap_err(),
+    ] {
+        assert!(matches!(&error, Error::NoSuchAdapter { nearest: Some(near), .. } if near == "sentiment"), "{error:?}");
+        assert_eq!(error.to_string(), "no adapter named `sentimant`; did you mean `sentiment`?; attached: sentiment");
+    }
+    let method = Arc::new(Toy { roles: vec![Role::Query], factor: 1.0 });
+    let error = bench.set.attach("sentiment", method, &bench.model, 0, &bench.device).unwrap_err();
+    assert!(matches!(&error, Error::NameTaken { name } if name == "sentiment"), "{error:?}");
+    let method = Arc::new(Toy { roles: vec![Role::Pooler], factor: 1.0 });
+    let error = bench.set.attach("new", method, &bench.model, 0, &bench.device).unwrap_err();
+    assert!(matches!(&error, Error::NoTarget { target, .. } if target == "pooler"), "{error:?}");
+    assert!(error.to_string().contains("mine"), "{error}");
+    assert!(bench.set.get("new").is_none());
+}
+
+/// Rows cut out and joined again, and repeated rows cut apart, are the rows there were.
+fn round_trip<S: HookState>(state: &S, data: impl Fn(&S) -> Vec<TensorData>) {
+    let rows = state.rows();
+    assert_eq!(rows, 3);
+    let parts = vec![state.select_rows(0..1), state.select_rows(1..rows)];
+    assert_eq!((parts[0].rows(), parts[1].rows()), (1, 2));
+    assert_eq!(data(&S::join_rows(parts)), data(state));
+    let twice = state.repeat_rows(2);
+    assert_eq!(twice.rows(), 2 * rows);
+    assert_eq!(data(&twice.select_rows(0..rows)), data(state));
+    assert_eq!(data(&twice.select_rows(rows..2 * rows)), data(state));
+    assert_eq!(data(&S::join_rows(vec![state.clone(), state.clone()])), data(&twice));
+    assert_ne!(data(&state.select_rows(0..1)), data(&state.select_rows(1..2)));
+}
+
+#[test]
+fn rows_of_every_state_round_trip() {
+    let device = Device::flex();
+    let three = || Tensor::<3>::random([3, 2, 4], Distribution::Normal(0.0, 1.0), &device);
+    let four = || Tensor::<4>::random([3, 2, 5, 4], Distribution::Normal(0.0, 1.0), &device);
+    let mask = || {
+        let rows = [[false, false], [false, true], [true, true]];
+        Some(Tensor::<2, Bool>::from_data(TensorData::from(rows), &device))
+    };
+    let bools = |mask: &Option<Tensor<2, Bool>>| mask.iter().map(|m| m.clone().into_data()).collect::<Vec<_>>();
+    let of = |t: &Tensor<3>| t.clone().into_data();
+
+    for delta in [None, Some(three())] {
+        round_trip(&LinearState { input: three(), output: three(), delta }, |s| {
+            [of(&s.input), of(&s.output)].into_iter().chain(s.delta.iter().map(of)).collect()
+        });
+    }
+    for norm in [None, Some(LayerNormConfig::new(4).init(&device))] {
+        let has_norm = norm.is_some();
+        round_trip(&HiddenState { hidden: three(), residual: three(), norm }, |s| {
+            assert_eq!(s.norm.is_some(), has_norm);
+            vec![of(&s.hidden), of(&s.residual)]
+        });
+    }
+    for hidden_keys in [None, mask()] {
+        round_trip(&KeyValueState { key: four(), value: four(), hidden_keys }, |s| {
+            let mut data = bools(&s.hidden_keys);
+            data.extend([s.key.clone().into_data(), s.value.clone().into_data()]);
+            data
+        });
+    }
+    for padding in [None, mask()] {
+        round_trip(&EmbeddingState { hidden: three(), padding }, |s| {
+            let mut data = bools(&s.padding);
+            data.push(of(&s.hidden));
+            data
+        });
+    }
+    round_trip(&OutputState { hidden: three() }, |s| vec![of(&s.hidden)]);
+}

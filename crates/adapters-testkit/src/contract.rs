@@ -1,0 +1,349 @@
+//! What every method promises, checked on a tiny random BERT with non-zero inputs.
+//!
+//! Each check takes a config string and panics with it where the promise is broken; [`all`] runs them all. Ranks are
+//! above one and scales are not one where the config string says so: the suite does not choose them.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use adapters::core::store::{LoadOptions, Tensors, load_adapter, save_adapter, write_json, write_safetensors};
+use adapters::core::{draw, merge, with_fresh_ids};
+use adapters::models::{Encoder, EncoderInput, Pretrained};
+use adapters::store::Grammar;
+use adapters::{AdapterSet, Ctx, Error, METHODS, method};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::tensor::{Bool, Device, Gradients, Int, Tensor, TensorData};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use serde_json::json;
+
+/// Name of the adapter under test.
+const NAME: &str = "under_test";
+
+/// What a method may promise beyond what all do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Promises {
+    /// A new adapter leaves the model as it was.
+    pub identity_at_init: bool,
+    /// It folds into the weights.
+    pub mergeable: bool,
+    /// The grammars that can express it.
+    pub grammars: &'static [Grammar],
+}
+
+/// A frozen random BERT and a padded batch for it.
+#[derive(Debug)]
+pub struct Bench {
+    /// The model.
+    pub model: Encoder,
+    /// The batch.
+    pub input: EncoderInput,
+    device: Device,
+}
+
+impl Bench {
+    /// A two-layer BERT of width `heads * d_head` with weights drawn from `seed`, written to a checkpoint folder and
+    /// loaded from there.
+    pub fn new(heads: usize, d_head: usize, seed: u64, device: &Device) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder can be made");
+        write_checkpoint(dir.path(), heads, d_head, seed);
+        let model = Pretrained::open(dir.path())
+            .and_then(|checkpoint| checkpoint.encoder(device))
+            .expect("the checkpoint just written loads");
+        let ids = TensorData::from([[5i64, 9, 3, 14, 7], [8, 2, 11, 0, 0], [1, 6, 0, 0, 0]]);
+        let padding: Vec<bool> = ids.iter::<i64>().map(|id| id == 0).collect();
+        let input = EncoderInput {
+            padding: Some(Tensor::<2, Bool>::from_data(TensorData::new(padding, [3, 5]), device)),
+            token_types: None,
+            ids: Tensor::<2, Int>::from_data(ids, device),
+        };
+        Self {
+            model,
+            input,
+            device: device.clone(),
+        }
+    }
+
+    /// A set with the adapter of `config`, active, with its own initial values.
+    pub fn attach(&self, config: &str) -> AdapterSet {
+        let method = method(config).unwrap_or_else(|e| panic!("{config}: {e}"));
+        let mut set = AdapterSet::new();
+        set.attach(NAME, method, &self.model, 1, &self.device)
+            .unwrap_or_else(|e| panic!("{config}: {e}"));
+        set.activate(NAME).unwrap_or_else(|e| panic!("{config}: {e}"));
+        set
+    }
+
+    /// As [`attach`](Self::attach), with every parameter drawn anew: nothing is zero or one.
+    pub fn attach_random(&self, config: &str) -> AdapterSet {
+        randomised(self.attach(config), 7)
+    }
+
+    /// The last hidden state with what is active in `set`, in evaluation.
+    pub fn output(&self, set: &AdapterSet) -> TensorData {
+        self.run(&self.model, Ctx::new(set)).into_data()
+    }
+
+    /// The last hidden state of the model alone.
+    pub fn plain(&self) -> TensorData {
+        self.run(&self.model, Ctx::plain()).into_data()
+    }
+
+    fn run(&self, model: &Encoder, mut cx: Ctx<'_>) -> Tensor<3> {
+        model.forward(self.input.clone(), &mut cx)
+    }
+
+    fn loss(&self, set: &AdapterSet) -> Tensor<1> {
+        // A square, so that the layer normalisation at the end does not hide anything.
+        let output = self.run(&self.model, Ctx::new(set));
+        let probe = Tensor::<3>::from_data(
+            draw::normal(&mut ChaCha8Rng::seed_from_u64(3), output.dims(), 1.0),
+            &self.device,
+        );
+        (output.square() * probe).sum()
+    }
+}
+
+/// Runs every check on `config`.
+///
+/// # Panics
+///
+/// Panics where a promise is broken, naming it and the config string.
+pub fn all(config: &str, promises: Promises, device: &Device) {
+    let bench = Bench::new(2, 4, 11, device);
+    identity_at_init(&bench, config, promises.identity_at_init);
+    only_adapters_get_gradients(&bench, config);
+    if promises.mergeable {
+        merged_equals_unmerged(&bench, config);
+    } else {
+        refuses_to_merge(&bench, config);
+    }
+    for grammar in Grammar::ALL {
+        if promises.grammars.contains(&grammar) {
+            save_load_same_output(&bench, config, grammar);
+        } else {
+            refuses_to_save(&bench, config, grammar);
+        }
+    }
+    copies_train_apart(&bench, config, promises.grammars[0]);
+}
+
+/// A new adapter changes nothing where its method promises that; one that is not active changes nothing ever.
+pub fn identity_at_init(bench: &Bench, config: &str, promised: bool) {
+    let mut set = bench.attach(config);
+    let difference = relative_error(&bench.output(&set), &bench.plain());
+    assert_eq!(difference == 0.0, promised, "{config}: a new adapter changes the output by {difference:e}");
+    let mut random = bench.attach_random(config);
+    let difference = relative_error(&bench.output(&random), &bench.plain());
+    assert!(difference > 1e-4, "{config}: random parameters do not act ({difference:e})");
+    random.deactivate();
+    set.deactivate();
+    for set in [set, random] {
+        assert_eq!(bench.output(&set), bench.plain(), "{config}: an adapter that is not active acts");
+    }
+}
+
+/// Every adapter parameter has a gradient that is not zero, and the base has none.
+pub fn only_adapters_get_gradients(bench: &Bench, config: &str) {
+    let before = values(&bench.model);
+    let set = bench.attach_random(config).train();
+    let gradients = bench.loss(&set).backward();
+    let found = gradients_of(&set, &gradients);
+    for place in set.params() {
+        let size = found[&place.id].as_ref().map_or(0.0, largest);
+        assert!(size > 0.0 && size.is_finite(), "{config}: {} at {} has the gradient {size}", place.param, place.info.path);
+    }
+    assert_eq!(found.len(), set.params().count(), "{config}: a parameter without a name");
+    assert!(gradients_of(&bench.model, &gradients).values().all(Option::is_none), "{config}: a base gradient");
+    assert_eq!(values(&bench.model), before, "{config}: attaching changed the base");
+
+    let mut frozen = bench.attach_random(config);
+    frozen.set_trainable(NAME, false).expect("it is attached");
+    assert!(!bench.loss(&frozen.train()).is_tracked(), "{config}: a frozen adapter trains");
+}
+
+/// The plain merged model computes what the adapter computed, and a reset restores every bit.
+pub fn merged_equals_unmerged(bench: &Bench, config: &str) {
+    let set = bench.attach_random(config);
+    let before = values(&bench.model);
+    let mut model = bench.model.clone();
+    let merged = merge(&mut model, &set, NAME, None).unwrap_or_else(|e| panic!("{config}: {e}"));
+    let got = bench.run(&model, Ctx::plain()).into_data();
+    let error = relative_error(&got, &bench.output(&set));
+    assert!(error <= 1e-5, "{config}: merged is off by {error:e}");
+    assert_ne!(values(&model), before, "{config}: merging changed nothing");
+    let again = merge(&mut model, &set, NAME, Some(&merged));
+    assert!(matches!(again, Err(Error::AlreadyMerged { .. })), "{config}: merged twice");
+    merged.reset(&mut model);
+    assert_eq!(values(&model), before, "{config}: a reset does not restore the base");
+    assert_eq!(bench.run(&model, Ctx::plain()).into_data(), bench.plain(), "{config}: a reset does not restore the base");
+}
+
+/// Merging is an error that names the site, and nothing has changed.
+pub fn refuses_to_merge(bench: &Bench, config: &str) {
+    let set = bench.attach_random(config);
+    let mut model = bench.model.clone();
+    let refused = merge(&mut model, &set, NAME, None);
+    assert!(matches!(refused, Err(Error::NotMergeable { .. })), "{config}: {refused:?}");
+    assert_eq!(values(&model), values(&bench.model), "{config}: a refused merge changed the base");
+}
+
+/// Saved in `grammar` and loaded, the adapter computes the same bits.
+pub fn save_load_same_output(bench: &Bench, config: &str, grammar: Grammar) {
+    let set = bench.attach_random(config);
+    let dir = tempfile::tempdir().expect("a temporary folder can be made");
+    let dir = dir.path().join(NAME);
+    save_adapter(&dir, grammar, &set, NAME, &bench.model).unwrap_or_else(|e| panic!("{config}, {grammar}: {e}"));
+    let loaded = load(bench, &dir);
+    assert_eq!(bench.output(&loaded), bench.output(&set), "{config}, {grammar}: another output after loading");
+    let count = |set: &AdapterSet| set.params().count();
+    assert_eq!(count(&loaded), count(&set), "{config}, {grammar}: another number of parameters");
+}
+
+/// Saving in `grammar` is an error, and no folder appears.
+pub fn refuses_to_save(bench: &Bench, config: &str, grammar: Grammar) {
+    let set = bench.attach_random(config);
+    let dir = tempfile::tempdir().expect("a temporary folder can be made");
+    let dir = dir.path().join(NAME);
+    let refused = save_adapter(&dir, grammar, &set, NAME, &bench.model);
+    assert!(matches!(refused, Err(Error::Config { .. })), "{config}, {grammar}: {refused:?}");
+    assert!(!dir.exists(), "{config}, {grammar}: a refused save left {}", dir.display());
+}
+
+/// Dropout is off in evaluation and on in training; `config` has a dropout above zero.
+pub fn dropout_in_training_only(bench: &Bench, config: &str) {
+    let set = bench.attach_random(config);
+    assert_eq!(bench.output(&set), bench.output(&set), "{config}: evaluation is not repeatable");
+    let train = |seed| bench.run(&bench.model, Ctx::new(&set).training(seed)).into_data();
+    assert_eq!(train(1), train(1), "{config}: a seed does not repeat");
+    assert_ne!(train(1), train(2), "{config}: dropout does not depend on the seed");
+    assert_ne!(train(1), bench.output(&set), "{config}: no dropout in training");
+}
+
+/// Two adapters loaded from one folder, or cloned with fresh ids, are told apart by a gradient.
+pub fn copies_train_apart(bench: &Bench, config: &str, grammar: Grammar) {
+    let set = bench.attach_random(config);
+    let dir = tempfile::tempdir().expect("a temporary folder can be made");
+    let dir = dir.path().join(NAME);
+    save_adapter(&dir, grammar, &set, NAME, &bench.model).unwrap_or_else(|e| panic!("{config}: {e}"));
+    let (one, other) = (load(bench, &dir).train(), load(bench, &dir).train());
+    for other in [other, with_fresh_ids(one.clone())] {
+        let gradients = bench.loss(&one).backward();
+        let mine = gradients_of(&one, &gradients);
+        assert!(mine.values().all(Option::is_some), "{config}: a loaded parameter has no gradient");
+        assert!(other.params().all(|p| !mine.contains_key(&p.id)), "{config}: two copies have one id");
+        assert!(gradients_of(&other, &gradients).values().all(Option::is_none), "{config}: the copy has a gradient");
+        assert_eq!(bench.output(&one.valid()), bench.output(&other.valid()), "{config}: the copy is not one");
+    }
+}
+
+fn load(bench: &Bench, dir: &Path) -> AdapterSet {
+    let mut set = AdapterSet::new();
+    load_adapter(dir, &mut set, &bench.model, METHODS, &LoadOptions::default(), &bench.device)
+        .unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+    set.activate(NAME).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+    set
+}
+
+/// Every parameter drawn anew from a normal distribution.
+pub fn randomised<M: Module>(module: M, seed: u64) -> M {
+    struct Redraw(ChaCha8Rng);
+    impl ModuleMapper for Redraw {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            param.map(|old| {
+                let data = draw::normal(&mut self.0, old.dims(), 0.5);
+                Tensor::from_data(data, (&old.device(), old.dtype())).set_require_grad(old.is_require_grad())
+            })
+        }
+    }
+    module.map(&mut Redraw(ChaCha8Rng::seed_from_u64(seed)))
+}
+
+/// Values of all float parameters, by id.
+pub fn values(module: &impl Module) -> HashMap<ParamId, TensorData> {
+    struct Collect(HashMap<ParamId, TensorData>);
+    impl ModuleVisitor for Collect {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0.insert(param.id, param.val().into_data());
+        }
+    }
+    let mut collect = Collect(HashMap::new());
+    module.visit(&mut collect);
+    collect.0
+}
+
+/// Gradients of all float parameters, by id.
+pub fn gradients_of(module: &impl Module, gradients: &Gradients) -> HashMap<ParamId, Option<TensorData>> {
+    struct Collect<'a>(&'a Gradients, HashMap<ParamId, Option<TensorData>>);
+    impl ModuleVisitor for Collect<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let value = param.val();
+            let gradient = value.is_autodiff().then(|| value.grad(self.0)).flatten();
+            self.1.insert(param.id, gradient.map(Tensor::into_data));
+        }
+    }
+    let mut collect = Collect(gradients, HashMap::new());
+    module.visit(&mut collect);
+    collect.1
+}
+
+fn largest(data: &TensorData) -> f64 {
+    data.iter::<f64>().fold(0.0, |most: f64, x| most.max(x.abs()))
+}
+
+/// `max |got - want| / max |want|`; infinite for another shape or an element that is not finite.
+pub fn relative_error(got: &TensorData, want: &TensorData) -> f64 {
+    if got.shape() != want.shape() || got.iter::<f64>().any(|x| !x.is_finite()) {
+        return f64::INFINITY;
+    }
+    let error = got.iter::<f64>().zip(want.iter::<f64>()).fold(0.0, |most: f64, (g, w)| most.max((g - w).abs()));
+    error / largest(want).max(f64::MIN_POSITIVE)
+}
+
+/// A BERT checkpoint with random weights: nothing in it is zero or one.
+pub fn write_checkpoint(dir: &Path, heads: usize, d_head: usize, seed: u64) {
+    let (d, ffn, vocab, positions, layers) = (heads * d_head, 2 * heads * d_head + 3, 16, 8, 2);
+    let config = json!({
+        "architectures": ["BertModel"], "model_type": "bert", "vocab_size": vocab, "hidden_size": d,
+        "num_hidden_layers": layers, "num_attention_heads": heads, "intermediate_size": ffn,
+        "max_position_embeddings": positions, "type_vocab_size": 2, "hidden_act": "gelu", "pad_token_id": 0,
+        "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+    });
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut tensors = Tensors::new();
+    let mut matrix = |key: &str, rows: usize, cols: usize| {
+        let std = (cols as f32).sqrt().recip();
+        tensors.insert(format!("{key}.weight"), draw::normal(&mut rng, [rows, cols], std));
+    };
+    matrix("embeddings.word_embeddings", vocab, d);
+    matrix("embeddings.position_embeddings", positions, d);
+    matrix("embeddings.token_type_embeddings", 2, d);
+    let mut biased = vec![("pooler.dense".to_owned(), d)];
+    matrix("pooler.dense", d, d);
+    let mut norms = vec!["embeddings.LayerNorm".to_owned()];
+    for layer in 0..layers {
+        let at = |rest: &str| format!("encoder.layer.{layer}.{rest}");
+        for (path, d_in, d_out) in [
+            ("attention.self.query", d, d),
+            ("attention.self.key", d, d),
+            ("attention.self.value", d, d),
+            ("attention.output.dense", d, d),
+            ("intermediate.dense", d, ffn),
+            ("output.dense", ffn, d),
+        ] {
+            matrix(&at(path), d_out, d_in);
+            biased.push((at(path), d_out));
+        }
+        norms.extend([at("attention.output.LayerNorm"), at("output.LayerNorm")]);
+    }
+    for (path, d_out) in biased {
+        tensors.insert(format!("{path}.bias"), draw::normal(&mut rng, [d_out], 0.1));
+    }
+    for path in norms {
+        tensors.insert(format!("{path}.weight"), draw::uniform(&mut rng, [d], 1.5));
+        tensors.insert(format!("{path}.bias"), draw::normal(&mut rng, [d], 0.1));
+    }
+    write_json(&dir.join("config.json"), &config)
+        .and_then(|()| write_safetensors(&dir.join("model.safetensors"), &tensors, []))
+        .expect("the checkpoint can be written");
+}
