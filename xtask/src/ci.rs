@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use miette::{IntoDiagnostic, Result, WrapErr, miette};
 
-use plan::{Action, Group, Step, crate_names, describe, plan};
+use plan::{Action, Group, Step, describe, plan};
 use tally::Tally;
 
 use crate::tidy;
@@ -42,7 +42,7 @@ struct Outcome {
 ///
 /// When a step fails; the error names it and the command that repeats it alone.
 pub fn run(root: &Path, args: &Args) -> Result<()> {
-    let steps: Vec<Step> = plan(&crate_names(root)?)
+    let steps: Vec<Step> = plan()
         .into_iter()
         .filter(|step| args.only.is_empty() || args.only.contains(&step.group))
         .collect();
@@ -54,10 +54,7 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
         let start = Instant::now();
         let result = match &step.action {
             Action::Tidy => tidy::run(root),
-            Action::Cargo {
-                arguments,
-                environment,
-            } => {
+            Action::Cargo { arguments, environment } => {
                 let counted = (step.group == Group::Test).then(|| tally.insert(Tally::default()));
                 cargo(root, arguments, environment, counted)
             }
@@ -97,12 +94,7 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
 }
 
 /// Runs one cargo command in `root`; with a tally, reads the test runner's closing lines on the way.
-fn cargo(
-    root: &Path,
-    arguments: &[String],
-    environment: &[(&str, &str)],
-    tally: Option<&mut Tally>,
-) -> Result<()> {
+fn cargo(root: &Path, arguments: &[String], environment: &[(&str, &str)], tally: Option<&mut Tally>) -> Result<()> {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Command::new(program);
     command
@@ -126,8 +118,7 @@ fn cargo(
         .into_diagnostic()
         .wrap_err_with(|| format!("cannot start `{shown}`"))?;
     if let (Some(tally), Some(output)) = (tally, child.stdout.take()) {
-        echo(output, &mut std::io::stdout(), tally)
-            .wrap_err_with(|| format!("cannot read what `{shown}` prints"))?;
+        echo(output, &mut std::io::stdout(), tally).wrap_err_with(|| format!("cannot read what `{shown}` prints"))?;
     }
     let status = child
         .wait()

@@ -77,17 +77,12 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     }
     let optional = args.from.join("tokenizer_config.json");
     if fs::metadata(&optional).is_ok_and(|found| found.len() <= MAX_TOKENIZER_CONFIG) {
-        staged.push(Staged::new(
-            &out,
-            "tokenizer_config.json",
-            &read(&optional)?,
-        )?);
+        staged.push(Staged::new(&out, "tokenizer_config.json", &read(&optional)?)?);
     }
 
     let written = &staged[0].temporary;
     let copy = read(written)?;
-    let errors = compare(&tensors, &parse(&copy, written)?)
-        .wrap_err_with(|| staged[0].target.display().to_string())?;
+    let errors = compare(&tensors, &parse(&copy, written)?).wrap_err_with(|| staged[0].target.display().to_string())?;
     print!("{}", report(&errors));
 
     let mut total = 0;
@@ -137,8 +132,8 @@ fn quantise(tensors: &SafeTensors<'_>) -> Result<BTreeMap<String, Entry>> {
         let shape = view.shape().to_vec();
         let (dtype, bytes) = match shape[..] {
             [rows, columns] => {
-                let (codes, scales) = quantise_rows(&floats(view.data()), columns)
-                    .wrap_err_with(|| format!("`{name}`"))?;
+                let (codes, scales) =
+                    quantise_rows(&floats(view.data()), columns).wrap_err_with(|| format!("`{name}`"))?;
                 let scale = Entry {
                     dtype: Dtype::F32,
                     shape: vec![rows],
@@ -149,14 +144,7 @@ fn quantise(tensors: &SafeTensors<'_>) -> Result<BTreeMap<String, Entry>> {
             }
             _ => (Dtype::F32, view.data().to_vec()),
         };
-        entries.insert(
-            name.to_owned(),
-            Entry {
-                dtype,
-                shape,
-                bytes,
-            },
-        );
+        entries.insert(name.to_owned(), Entry { dtype, shape, bytes });
     }
     Ok(entries)
 }
@@ -167,9 +155,7 @@ fn quantise_rows(weights: &[f32], columns: usize) -> Result<(Vec<i8>, Vec<f32>)>
     let mut scales = Vec::new();
     for (index, row) in weights.chunks(columns.max(1)).enumerate() {
         if let Some(found) = row.iter().find(|w| !w.is_finite()) {
-            return Err(miette!(
-                "row {index}: expected finite weights, found {found}"
-            ));
+            return Err(miette!("row {index}: expected finite weights, found {found}"));
         }
         let largest = row.iter().fold(0.0_f32, |m, w| m.max(w.abs()));
         // A row so small that its scale would be zero is a row of zeros.
@@ -181,10 +167,7 @@ fn quantise_rows(weights: &[f32], columns: usize) -> Result<(Vec<i8>, Vec<f32>)>
             clippy::cast_possible_truncation,
             reason = "the value is a whole number from -127 to 127"
         )]
-        codes.extend(
-            row.iter()
-                .map(|w| (w / scale).round().clamp(-127.0, 127.0) as i8),
-        );
+        codes.extend(row.iter().map(|w| (w / scale).round().clamp(-127.0, 127.0) as i8));
         scales.push(scale);
     }
     Ok((codes, scales))
@@ -285,10 +268,7 @@ mod tests {
     /// A small checkpoint folder.
     fn checkpoint(folder: &Path, word: &[f32]) {
         let mut entries = BTreeMap::from([
-            (
-                "embeddings.word_embeddings.weight".to_owned(),
-                entry(&[3, 2], word),
-            ),
+            ("embeddings.word_embeddings.weight".to_owned(), entry(&[3, 2], word)),
             (
                 "encoder.layer.0.output.dense.bias".to_owned(),
                 entry(&[2], &[0.3, -7.0]),
@@ -324,8 +304,7 @@ mod tests {
 
     #[test]
     fn rows_have_their_own_scale_and_zeros_have_one() {
-        let (codes, scales) =
-            quantise_rows(&[1.27, -0.635, 0.0, 0.0, -12.7, 0.1], 2).expect("finite");
+        let (codes, scales) = quantise_rows(&[1.27, -0.635, 0.0, 0.0, -12.7, 0.1], 2).expect("finite");
         assert_eq!(codes, [127, -64, 0, 0, -127, 1]);
         for (found, expected) in scales.iter().zip([0.01, 1.0, 0.1]) {
             assert!((found - expected).abs() < 1e-7, "{found} {expected}");
@@ -354,9 +333,7 @@ mod tests {
                 "encoder.layer.0.output.dense.bias",
             ]
         );
-        let word = tensors
-            .tensor("embeddings.word_embeddings.weight")
-            .expect("there");
+        let word = tensors.tensor("embeddings.word_embeddings.weight").expect("there");
         assert_eq!((word.dtype(), word.shape()), (Dtype::I8, &[3, 2][..]));
         let codes: Vec<i8> = word.data().iter().map(|b| b.cast_signed()).collect();
         assert_eq!(codes, [127, -64, 0, 0, 127, 85]);
@@ -369,10 +346,7 @@ mod tests {
             .map(|entry| entry.expect("entry").file_name())
             .collect();
         files.sort();
-        assert_eq!(
-            files,
-            ["config.json", "model.safetensors", "tokenizer.json"]
-        );
+        assert_eq!(files, ["config.json", "model.safetensors", "tokenizer.json"]);
     }
 
     #[test]
@@ -387,10 +361,7 @@ mod tests {
     fn a_weight_that_is_no_number_is_an_error_and_leaves_no_file() {
         let (_folder, out, result) = embed(&[0.5, -0.25, 0.0, f32::NAN, 3.0, 2.0]);
         let error = format!("{:?}", result.expect_err("a weight is not finite"));
-        assert!(
-            error.contains("row 1") && error.contains("word_embeddings"),
-            "{error}"
-        );
+        assert!(error.contains("row 1") && error.contains("word_embeddings"), "{error}");
         assert_eq!(fs::read_dir(out).expect("listed").count(), 0);
     }
 }

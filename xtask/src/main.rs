@@ -35,8 +35,8 @@ enum Command {
 /// Cargo names the package's folder when it runs the program; the one known at build time serves a
 /// program that was started without Cargo.
 fn workspace_root() -> PathBuf {
-    let package = std::env::var_os("CARGO_MANIFEST_DIR")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    let package =
+        std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
     package.parent().map_or(package.clone(), PathBuf::from)
 }
 

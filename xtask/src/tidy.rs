@@ -130,9 +130,7 @@ fn list(root: &Path, folder: &str, ignored: &[String], paths: &mut Vec<String>) 
 /// All rules on one file.
 fn check(path: &str, text: &str) -> Vec<Finding> {
     let mut findings = machine_paths(path, text);
-    let package = path
-        .strip_prefix("crates/")
-        .and_then(|rest| rest.split('/').next());
+    let package = path.strip_prefix("crates/").and_then(|rest| rest.split('/').next());
     let rust = path.ends_with(".rs") && (package.is_some() || path.starts_with("xtask/"));
     if rust {
         findings.extend(file_size(path, text));
@@ -249,10 +247,7 @@ mod tests {
     #[test]
     fn a_source_file_begins_with_its_documentation() {
         assert_eq!(places(CORE, "//! Sites.\nfn f() {}\n"), [""; 0]);
-        assert_eq!(
-            places(CORE, "#![doc = include_str!(\"../README.md\")]\n"),
-            [""; 0]
-        );
+        assert_eq!(places(CORE, "#![doc = include_str!(\"../README.md\")]\n"), [""; 0]);
         assert_eq!(
             places(CORE, "\nuse std::fmt;\n"),
             ["crates/adapters-core/src/site.rs:2"]
@@ -270,10 +265,7 @@ mod tests {
     fn a_file_of_600_lines_is_fine_and_one_of_601_is_not() {
         let lines = |count: usize| "//! Doc.\n".repeat(count);
         assert_eq!(places(CORE, &lines(600)), [""; 0]);
-        assert_eq!(
-            places(CORE, &lines(601)),
-            ["crates/adapters-core/src/site.rs:601"]
-        );
+        assert_eq!(places(CORE, &lines(601)), ["crates/adapters-core/src/site.rs:601"]);
         assert_eq!(places("data/reviews/train.jsonl", &lines(601)), [""; 0]);
     }
 
@@ -325,10 +317,7 @@ mod tests {
             fs::write(file, bytes).expect("written");
         };
         write(".gitignore", b"/target\n");
-        write(
-            "target/src/bad.md",
-            &[b"/", MACHINE_FOLDERS[0].as_bytes()].concat(),
-        );
+        write("target/src/bad.md", &[b"/", MACHINE_FOLDERS[0].as_bytes()].concat());
         write("models/weights", &[0xff, 0xfe]);
         write("xtask/src/main.rs", b"//! Doc.\n");
         run(root.path()).expect("nothing to report");

@@ -236,11 +236,7 @@ impl BottleneckConfig {
             expected,
             found: found.to_owned(),
         };
-        if !(self.mh_adapter
-            || self.output_adapter
-            || self.cross_adapter
-            || self.invertible.is_some())
-        {
+        if !(self.mh_adapter || self.output_adapter || self.cross_adapter || self.invertible.is_some()) {
             let expected = "one of mh_adapter, output_adapter, cross_adapter or inv_adapter";
             return Err(conflict("output_adapter", expected, "no place at all"));
         }
@@ -281,9 +277,7 @@ impl BottleneckConfig {
         if let Scaling::Fixed(factor) = self.scaling {
             ranged(factor.is_finite(), "scaling", "a finite number", factor)?;
         }
-        if let Some(Invertible::Nice { reduction_factor } | Invertible::Glow { reduction_factor }) =
-            self.invertible
-        {
+        if let Some(Invertible::Nice { reduction_factor } | Invertible::Glow { reduction_factor }) = self.invertible {
             let good = reduction_factor.is_finite() && reduction_factor >= 1.0;
             ranged(
                 good,
@@ -311,12 +305,7 @@ impl BottleneckConfig {
                 ranged(rank >= 1, "phm_rank", "a number >= 1", rank as f64)?;
             }
             let good = phm.init_range.is_finite() && phm.init_range > 0.0;
-            ranged(
-                good,
-                "phm_init_range",
-                "a finite number > 0",
-                phm.init_range,
-            )?;
+            ranged(good, "phm_init_range", "a finite number > 0", phm.init_range)?;
             if self.init != Init::Bert {
                 let found = wire::name_of(&wire::INITS, &self.init);
                 return Err(conflict(
@@ -353,25 +342,17 @@ mod tests {
         };
         refused(BottleneckConfig::new(empty), "reduction_factor");
         refused(base().with_non_linearity("rellu"), "non_linearity");
-        refused(
-            base().with_scaling(Scaling::Fixed(f64::INFINITY)),
-            "scaling",
-        );
+        refused(base().with_scaling(Scaling::Fixed(f64::INFINITY)), "scaling");
         refused(base().with_dropout(1.0), "dropout");
         refused(base().with_stochastic_depth(-0.1), "stochastic_depth");
-        let inv = Some(Invertible::Nice {
-            reduction_factor: 0.5,
-        });
+        let inv = Some(Invertible::Nice { reduction_factor: 0.5 });
         refused(base().with_invertible(inv), "inv_adapter_reduction_factor");
         let insertion = Insertion::Sequential {
             original_ln_before: false,
             residual: Residual::PostAdd,
         };
         refused(base().with_insertion(insertion), "residual_before_ln");
-        refused(
-            BottleneckConfig::compacter().with_init(Init::Houlsby),
-            "init_weights",
-        );
+        refused(BottleneckConfig::compacter().with_init(Init::Houlsby), "init_weights");
         let phm = |phm| base().with_projection(Projection::Phm(phm));
         refused(
             phm(Phm {

@@ -7,9 +7,7 @@ mod preset;
 mod reduction;
 mod wire;
 
-pub use config::{
-    ACTIVATIONS, BottleneckConfig, Init, Insertion, Invertible, LnAfter, Residual, Scaling,
-};
+pub use config::{ACTIVATIONS, BottleneckConfig, Init, Insertion, Invertible, LnAfter, Residual, Scaling};
 pub use error::BottleneckError;
 pub use phm::{Phm, PhmWeight, PhmWire, Projection, RuleInit, WeightInit};
 pub use reduction::{Reduction, ReductionWire};

@@ -131,8 +131,7 @@ impl Default for PhmWire {
     }
 }
 
-const RULE_INITS: [(&str, RuleInit); 2] =
-    [("normal", RuleInit::Normal), ("uniform", RuleInit::Uniform)];
+const RULE_INITS: [(&str, RuleInit); 2] = [("normal", RuleInit::Normal), ("uniform", RuleInit::Uniform)];
 const WEIGHT_INITS: [(&str, WeightInit); 4] = [
     ("glorot-uniform", WeightInit::GlorotUniform),
     ("glorot-normal", WeightInit::GlorotNormal),

@@ -4,8 +4,8 @@ use serde_json::Map;
 
 use crate::wire::choose;
 use crate::{
-    BottleneckConfig, BottleneckError, Init, Insertion, Invertible, LnAfter, Phm, Projection,
-    Reduction, Residual, Scaling,
+    BottleneckConfig, BottleneckError, Init, Insertion, Invertible, LnAfter, Phm, Projection, Reduction, Residual,
+    Scaling,
 };
 
 impl BottleneckConfig {
@@ -81,9 +81,7 @@ impl BottleneckConfig {
     /// <https://arxiv.org/abs/2005.00052>.
     pub fn seq_bn_inv() -> Self {
         Self {
-            invertible: Some(Invertible::Nice {
-                reduction_factor: 2.0,
-            }),
+            invertible: Some(Invertible::Nice { reduction_factor: 2.0 }),
             ..Self::seq_bn()
         }
     }
@@ -91,9 +89,7 @@ impl BottleneckConfig {
     /// [`double_seq_bn`](Self::double_seq_bn) and an invertible block.
     pub fn double_seq_bn_inv() -> Self {
         Self {
-            invertible: Some(Invertible::Nice {
-                reduction_factor: 2.0,
-            }),
+            invertible: Some(Invertible::Nice { reduction_factor: 2.0 }),
             ..Self::double_seq_bn()
         }
     }
@@ -180,9 +176,7 @@ mod tests {
     #[test]
     fn every_preset_passes_its_check() {
         for (name, build) in PRESETS {
-            build()
-                .check()
-                .unwrap_or_else(|error| panic!("{name}: {error}"));
+            build().check().unwrap_or_else(|error| panic!("{name}: {error}"));
         }
         assert_eq!(
             BottleneckConfig::preset("compacter++"),

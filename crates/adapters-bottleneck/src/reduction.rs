@@ -58,10 +58,7 @@ impl From<f64> for Reduction {
 
 /// `reduction_factor`: a number, or numbers by layer with the key `default`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "`reduction_factor` must be a number or a map of numbers"
-)]
+#[serde(untagged, expecting = "`reduction_factor` must be a number or a map of numbers")]
 pub enum ReductionWire {
     /// One factor.
     Uniform(Number),
@@ -86,11 +83,7 @@ impl TryFrom<ReductionWire> for Reduction {
 
     fn try_from(wire: ReductionWire) -> Result<Self, BottleneckError> {
         let field = "reduction_factor";
-        let bad = |expected, found| BottleneckError::OutOfRange {
-            field,
-            expected,
-            found,
-        };
+        let bad = |expected, found| BottleneckError::OutOfRange { field, expected, found };
         let float = |value: &Value| {
             value
                 .as_f64()
@@ -108,16 +101,8 @@ impl TryFrom<ReductionWire> for Reduction {
                 default = Some(float(value)?);
                 continue;
             }
-            let layer: Option<usize> = key
-                .parse()
-                .ok()
-                .filter(|layer: &usize| layer.to_string() == *key);
-            let layer = layer.ok_or_else(|| {
-                bad(
-                    "keys that are layer numbers or `default`",
-                    format!("`{key}`"),
-                )
-            })?;
+            let layer: Option<usize> = key.parse().ok().filter(|layer: &usize| layer.to_string() == *key);
+            let layer = layer.ok_or_else(|| bad("keys that are layer numbers or `default`", format!("`{key}`")))?;
             layers.insert(layer, float(value)?);
         }
         Ok(Self::PerLayer { layers, default })

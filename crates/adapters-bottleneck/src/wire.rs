@@ -6,9 +6,7 @@ use serde_json::{Map, Number, Value, json};
 
 use crate::phm::{self, PhmWeight, PhmWire, Projection};
 use crate::reduction::{ReductionWire, number};
-use crate::{
-    BottleneckConfig, BottleneckError, Init, Insertion, Invertible, LnAfter, Residual, Scaling,
-};
+use crate::{BottleneckConfig, BottleneckError, Init, Insertion, Invertible, LnAfter, Residual, Scaling};
 
 /// A bottleneck `config` object as AdapterHub `adapters` 1.3.0 writes it. Keys that the reference's `BnConfig`
 /// requires are required here. The file bears no `architecture`; should one stand there it lies in `extra`.
@@ -86,10 +84,7 @@ pub struct BottleneckWire {
 
 /// `residual_before_ln`: a flag or `"post_add"`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "`residual_before_ln` must be true, false or \"post_add\""
-)]
+#[serde(untagged, expecting = "`residual_before_ln` must be true, false or \"post_add\"")]
 pub enum ResidualWire {
     /// Before or after the layer norm.
     Flag(bool),
@@ -99,10 +94,7 @@ pub enum ResidualWire {
 
 /// `scaling`: a number, `"learned"` or `"channel"`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "`scaling` must be a number, \"learned\" or \"channel\""
-)]
+#[serde(untagged, expecting = "`scaling` must be a number, \"learned\" or \"channel\"")]
 pub enum ScalingWire {
     /// A constant.
     Factor(f64),
@@ -128,8 +120,7 @@ pub(crate) const INITS: [(&str, Init); 3] = [
     ("mam_adapter", Init::MamAdapter),
     ("houlsby", Init::Houlsby),
 ];
-const SCALINGS: [(&str, Scaling); 2] =
-    [("learned", Scaling::Learned), ("channel", Scaling::Channel)];
+const SCALINGS: [(&str, Scaling); 2] = [("learned", Scaling::Learned), ("channel", Scaling::Channel)];
 
 pub(crate) fn choose<T: Copy>(
     field: &'static str,
@@ -137,16 +128,11 @@ pub(crate) fn choose<T: Copy>(
     found: &str,
 ) -> Result<T, BottleneckError> {
     let hit = table.iter().find(|(name, _)| *name == found);
-    hit.map(|(_, value)| *value)
-        .ok_or_else(|| BottleneckError::Unknown {
-            field,
-            expected: table
-                .iter()
-                .map(|(name, _)| *name)
-                .collect::<Vec<_>>()
-                .join(", "),
-            found: found.to_owned(),
-        })
+    hit.map(|(_, value)| *value).ok_or_else(|| BottleneckError::Unknown {
+        field,
+        expected: table.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", "),
+        found: found.to_owned(),
+    })
 }
 
 pub(crate) fn name_of<T: PartialEq>(table: &[(&'static str, T)], value: &T) -> &'static str {
@@ -214,32 +200,19 @@ impl TryFrom<BottleneckWire> for BottleneckConfig {
         let mut extra = std::mem::take(&mut wire.extra);
         // Files of version 1 nest the invertible block; the nested form wins, as in the reference.
         if let Some(Value::Object(old)) = extra.get("invertible_adapter") {
-            wire.inv_adapter = old
-                .get("block_type")
-                .and_then(Value::as_str)
-                .map(str::to_owned);
-            wire.inv_adapter_reduction_factor = old
-                .get("reduction_factor")
-                .and_then(Value::as_number)
-                .cloned();
+            wire.inv_adapter = old.get("block_type").and_then(Value::as_str).map(str::to_owned);
+            wire.inv_adapter_reduction_factor = old.get("reduction_factor").and_then(Value::as_number).cloned();
             extra.shift_remove("invertible_adapter");
         }
         let factor = wire.inv_adapter_reduction_factor.as_ref();
         let expected = "a number, as inv_adapter is set";
-        let inner = factor
-            .and_then(Number::as_f64)
-            .ok_or(BottleneckError::Missing {
-                field: "inv_adapter_reduction_factor",
-                expected,
-            });
+        let inner = factor.and_then(Number::as_f64).ok_or(BottleneckError::Missing {
+            field: "inv_adapter_reduction_factor",
+            expected,
+        });
         let invertible = match wire.inv_adapter.as_deref() {
             None | Some("") => {
-                keep(
-                    &mut extra,
-                    "inv_adapter_reduction_factor",
-                    json!(factor),
-                    Value::Null,
-                );
+                keep(&mut extra, "inv_adapter_reduction_factor", json!(factor), Value::Null);
                 None
             }
             Some("nice") => Some(Invertible::Nice {
@@ -260,11 +233,7 @@ impl TryFrom<BottleneckWire> for BottleneckConfig {
         let residual = match &wire.residual_before_ln {
             ResidualWire::Flag(true) => Residual::BeforeLn,
             ResidualWire::Flag(false) => Residual::AfterLn,
-            ResidualWire::Name(name) => choose(
-                "residual_before_ln",
-                &[("post_add", Residual::PostAdd)],
-                name,
-            )?,
+            ResidualWire::Name(name) => choose("residual_before_ln", &[("post_add", Residual::PostAdd)], name)?,
         };
         let insertion = if wire.is_parallel {
             keep(
@@ -290,12 +259,7 @@ impl TryFrom<BottleneckWire> for BottleneckConfig {
             (true, false) => LnAfter::BeforeResidual,
             (true, true) => LnAfter::AfterResidual,
             (false, early) => {
-                keep(
-                    &mut extra,
-                    "adapter_residual_before_ln",
-                    early.into(),
-                    false.into(),
-                );
+                keep(&mut extra, "adapter_residual_before_ln", early.into(), false.into());
                 LnAfter::Off
             }
         };
@@ -308,12 +272,7 @@ impl TryFrom<BottleneckWire> for BottleneckConfig {
         } else {
             let defaults = object(PhmWire::default());
             for (key, value) in object(&wire.phm) {
-                keep(
-                    &mut extra,
-                    &key,
-                    value,
-                    defaults.get(&key).cloned().unwrap_or_default(),
-                );
+                keep(&mut extra, &key, value, defaults.get(&key).cloned().unwrap_or_default());
             }
             Projection::Linear
         };
@@ -351,12 +310,8 @@ impl From<&BottleneckConfig> for BottleneckWire {
     fn from(config: &BottleneckConfig) -> Self {
         let mut extra = config.extra.clone();
         let (inv_adapter, inner) = match config.invertible {
-            Some(Invertible::Nice { reduction_factor }) => {
-                (Some("nice".to_owned()), Some(number(reduction_factor)))
-            }
-            Some(Invertible::Glow { reduction_factor }) => {
-                (Some("glow".to_owned()), Some(number(reduction_factor)))
-            }
+            Some(Invertible::Nice { reduction_factor }) => (Some("nice".to_owned()), Some(number(reduction_factor))),
+            Some(Invertible::Glow { reduction_factor }) => (Some("glow".to_owned()), Some(number(reduction_factor))),
             None => (None, kept(&mut extra, "inv_adapter_reduction_factor", None)),
         };
         let (original_ln_before, residual_before_ln) = match config.insertion {
@@ -390,10 +345,7 @@ impl From<&BottleneckConfig> for BottleneckWire {
             }
             Projection::Linear => {
                 let keys = object(PhmWire::default());
-                let inert: Map<_, _> = keys
-                    .keys()
-                    .filter_map(|key| extra.shift_remove_entry(key))
-                    .collect();
+                let inert: Map<_, _> = keys.keys().filter_map(|key| extra.shift_remove_entry(key)).collect();
                 serde_json::from_value(Value::Object(inert)).unwrap_or_default()
             }
         };
@@ -463,10 +415,7 @@ mod tests {
     }
 
     fn round_trip(value: &Value) {
-        assert_eq!(
-            serde_json::to_value(read(value)).expect("plain data"),
-            *value
-        );
+        assert_eq!(serde_json::to_value(read(value)).expect("plain data"), *value);
     }
 
     #[test]
@@ -515,11 +464,7 @@ mod tests {
         for (name, changes) in presets {
             let config = BottleneckConfig::preset(name).expect(name);
             let all = changed(changes);
-            assert_eq!(
-                serde_json::to_value(&config).expect("plain data"),
-                all,
-                "{name}"
-            );
+            assert_eq!(serde_json::to_value(&config).expect("plain data"), all, "{name}");
             assert_eq!(read(&all), config, "{name}");
             let text = toml::to_string(&config).expect("plain data");
             assert_eq!(
@@ -535,8 +480,7 @@ mod tests {
         let short = json!({"mh_adapter": false, "output_adapter": true, "reduction_factor": 16,
             "non_linearity": "relu", "original_ln_before": true});
         assert_eq!(read(&short), BottleneckConfig::seq_bn());
-        let error = serde_json::from_value::<BottleneckConfig>(json!({"mh_adapter": true}))
-            .expect_err("required");
+        let error = serde_json::from_value::<BottleneckConfig>(json!({"mh_adapter": true})).expect_err("required");
         assert!(error.to_string().contains("non_linearity"), "{error}");
     }
 
@@ -580,8 +524,7 @@ mod tests {
             ("dropout", json!(1.5)),
             ("architecture", json!("lora")),
         ] {
-            let error = serde_json::from_value::<BottleneckConfig>(changed(json!({key: bad})))
-                .expect_err(key);
+            let error = serde_json::from_value::<BottleneckConfig>(changed(json!({key: bad}))).expect_err(key);
             assert!(error.to_string().contains(&format!("`{key}")), "{error}");
         }
         for (key, bad) in [

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use adapters::models::{ClassificationHead, Encoder, Pretrained, SequenceClassifier, TextTokenizer};
 use adapters::store::{LoadOptions, LoadReport, Manifest, Pooling, load_adapter};
 use adapters::train::Labels;
 use adapters::{Adapted, METHODS, parse_device};
-use adapters::models::{ClassificationHead, Encoder, Pretrained, SequenceClassifier, TextTokenizer};
 use burn::tensor::Device;
 
 use crate::args::{DeviceArgs, ModelArgs, PoolingArg};
@@ -14,11 +14,15 @@ use crate::failure::Failure;
 /// Sets the number of threads and finds the device.
 pub fn device(args: &DeviceArgs) -> Result<Device, Failure> {
     if let Some(threads) = args.threads {
-        let failed = |e: &dyn std::fmt::Display| Failure::new(format!("cannot use {threads} threads: {e}"), "try fewer");
+        let failed =
+            |e: &dyn std::fmt::Display| Failure::new(format!("cannot use {threads} threads: {e}"), "try fewer");
         if threads == 0 {
             return Err(failed(&"expected at least 1"));
         }
-        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(|e| failed(&e))?;
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global()
+            .map_err(|e| failed(&e))?;
     }
     Ok(parse_device(&args.device)?)
 }

@@ -48,8 +48,10 @@ impl Progress {
                     bar.set_length(*steps);
                 }
                 let share = *trainable_params as f64 / *total_params as f64 * 100.0;
-                self.line(&format!("{attached}"));
-                self.line(&format!("{trainable_params} of {total_params} parameters train ({share:.2} %), {steps} steps"));
+                self.line(attached);
+                self.line(&format!(
+                    "{trainable_params} of {total_params} parameters train ({share:.2} %), {steps} steps"
+                ));
             }
             Event::Resumed { step } => {
                 if let Some(bar) = &self.bar {
@@ -64,7 +66,11 @@ impl Progress {
                 learning_rate,
             } => {
                 // Smoothed, so that the figure can be read.
-                self.loss = if self.loss.is_nan() { *loss } else { 0.95 * self.loss + 0.05 * loss };
+                self.loss = if self.loss.is_nan() {
+                    *loss
+                } else {
+                    0.95 * self.loss + 0.05 * loss
+                };
                 let message = format!("loss {:.4}, lr {learning_rate:.2e}", self.loss);
                 match &self.bar {
                     Some(bar) => {
@@ -78,11 +84,7 @@ impl Progress {
                     None => {}
                 }
             }
-            Event::Evaluated {
-                step,
-                evaluation,
-                best,
-            } => self.line(&format!(
+            Event::Evaluated { step, evaluation, best } => self.line(&format!(
                 "step {step}: validation loss {:.4}, accuracy {:.4}{}",
                 evaluation.loss,
                 evaluation.accuracy,

@@ -16,12 +16,17 @@ pub fn choose(asked: Option<&Path>, recipe: &Path) -> Result<PathBuf, Failure> {
         }
         return Ok(dir.to_owned());
     }
-    let stem = recipe.file_stem().map_or_else(|| "run".into(), |stem| stem.to_string_lossy());
+    let stem = recipe
+        .file_stem()
+        .map_or_else(|| "run".into(), |stem| stem.to_string_lossy());
     let numbered = |n: usize| match n {
         1 => format!("runs/{stem}"),
         n => format!("runs/{stem}-{n}"),
     };
-    Ok((1..).map(|n| PathBuf::from(numbered(n))).find(|dir| !is_finished(dir)).unwrap_or_default())
+    Ok((1..)
+        .map(|n| PathBuf::from(numbered(n)))
+        .find(|dir| !is_finished(dir))
+        .unwrap_or_default())
 }
 
 fn is_finished(dir: &Path) -> bool {

@@ -17,13 +17,22 @@ fn adapters(dir: &Path, args: &[&str]) -> Output {
 
 fn ok(dir: &Path, args: &[&str]) -> String {
     let output = adapters(dir, args);
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).unwrap()
 }
 
 fn fails(dir: &Path, args: &[&str], code: i32) -> String {
     let output = adapters(dir, args);
-    assert_eq!(output.status.code(), Some(code), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(
+        output.status.code(),
+        Some(code),
+        "{args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert!(output.stdout.is_empty(), "only results go to standard output");
     String::from_utf8(output.stderr).unwrap()
 }
@@ -33,37 +42,83 @@ fn train_eval_predict_info_merge() {
     let task = Task::new();
     let dir = task.path("");
     let said = ok(&dir, &["train", "recipe.toml", "--threads", "1"]);
-    assert!(said.contains("test accuracy") && said.contains("adapters predict"), "{said}");
+    assert!(
+        said.contains("test accuracy") && said.contains("adapters predict"),
+        "{said}"
+    );
     let summary = json_of(&task.path("runs/recipe/summary.json"));
-    for field in ["test_accuracy", "trainable_params", "total_params", "steps", "seconds", "peak_rss_bytes"] {
+    for field in [
+        "test_accuracy",
+        "trainable_params",
+        "total_params",
+        "steps",
+        "seconds",
+        "peak_rss_bytes",
+    ] {
         assert!(summary[field].is_number(), "{field}: {summary}");
     }
 
     // The two commands it names, as it names them.
     for line in said.lines().filter_map(|line| line.trim().strip_prefix("adapters ")) {
-        let args: Vec<String> = line.split('"').enumerate().flat_map(|(i, part)| match i % 2 {
-            0 => part.split_whitespace().map(str::to_owned).collect(),
-            _ => vec![part.to_owned()],
-        }).collect();
+        let args: Vec<String> = line
+            .split('"')
+            .enumerate()
+            .flat_map(|(i, part)| match i % 2 {
+                0 => part.split_whitespace().map(str::to_owned).collect(),
+                _ => vec![part.to_owned()],
+            })
+            .collect();
         ok(&dir, &args.iter().map(String::as_str).collect::<Vec<_>>());
     }
 
-    let both = |format: &str| ok(&dir, &["eval", "--adapter", &format!("runs/recipe/{format}"), "--data", "data/test.jsonl"]);
+    let both = |format: &str| {
+        ok(
+            &dir,
+            &[
+                "eval",
+                "--adapter",
+                &format!("runs/recipe/{format}"),
+                "--data",
+                "data/test.jsonl",
+            ],
+        )
+    };
     assert_eq!(both("adapter"), both("adapter-peft"), "both formats score alike");
     let accuracy = format!("accuracy {:.4}", summary["test_accuracy"].as_f64().unwrap());
-    assert!(both("adapter").contains(&accuracy), "a loaded adapter scores as the trained one did");
+    assert!(
+        both("adapter").contains(&accuracy),
+        "a loaded adapter scores as the trained one did"
+    );
 
-    let labelled = ok(&dir, &["predict", "--adapter", "runs/recipe/adapter", "--text", "good film", "--text", "bad film"]);
+    let labelled = ok(
+        &dir,
+        &[
+            "predict",
+            "--adapter",
+            "runs/recipe/adapter",
+            "--text",
+            "good film",
+            "--text",
+            "bad film",
+        ],
+    );
     let labels: Vec<&str> = labelled.lines().filter_map(|line| line.split('\t').next()).collect();
     assert_eq!(labels, ["good", "bad"]);
 
     let info = ok(&dir, &["info", "runs/recipe/adapter"]);
-    assert!(info.contains("lora[r=4") && info.contains("encoder.layer.1.attention.self.value"), "{info}");
+    assert!(
+        info.contains("lora[r=4") && info.contains("encoder.layer.1.attention.self.value"),
+        "{info}"
+    );
     assert!(ok(&dir, &["info", "model"]).contains("architecture bert"));
 
     ok(&dir, &["merge", "--adapter", "runs/recipe/adapter", "--out", "merged"]);
     assert!(ok(&dir, &["info", "merged"]).contains("architecture bert"));
-    let into_itself = fails(&dir, &["merge", "--adapter", "runs/recipe/adapter", "--out", "model"], 1);
+    let into_itself = fails(
+        &dir,
+        &["merge", "--adapter", "runs/recipe/adapter", "--out", "model"],
+        1,
+    );
     assert!(into_itself.contains("never overwritten"), "{into_itself}");
 
     // A second run does not touch the first.
@@ -82,12 +137,29 @@ fn mistakes_exit_with_one_and_usage_with_two() {
     for (args, part) in [
         (&["train", "none.toml"][..], "none.toml"),
         (&["train", "recipe.toml", "--set", "train.epoch=1"], "epoch"),
-        (&["train", "recipe.toml", "--set", "adapter.config=lorra"], "did you mean `lora`?"),
+        (
+            &["train", "recipe.toml", "--set", "adapter.config=lorra"],
+            "did you mean `lora`?",
+        ),
         (&["train", "recipe.toml", "--device", "tpu"], "unknown device `tpu`"),
-        (&["train", "recipe.toml", "--out", "recipe.toml/x"], "cannot make the folder"),
+        (
+            &["train", "recipe.toml", "--out", "recipe.toml/x"],
+            "cannot make the folder",
+        ),
         (&["info", "data"], "config.json"),
         (&["info", "nowhere"], "nowhere"),
-        (&["eval", "--adapter", "model", "--model", "model", "--data", "data/test.jsonl"], "adapter_config.json"),
+        (
+            &[
+                "eval",
+                "--adapter",
+                "model",
+                "--model",
+                "model",
+                "--data",
+                "data/test.jsonl",
+            ],
+            "adapter_config.json",
+        ),
     ] {
         let said = fails(&dir, args, 1);
         assert!(said.contains(part), "{args:?}: {said}");
@@ -97,10 +169,31 @@ fn mistakes_exit_with_one_and_usage_with_two() {
 #[test]
 fn bench_prints_json() {
     let task = Task::new();
-    let args = ["bench", "--model", "model", "--adapter", "lora[r=4]", "--batch", "2", "--seq", "5", "--repeats", "2", "--json"];
+    let args = [
+        "bench",
+        "--model",
+        "model",
+        "--adapter",
+        "lora[r=4]",
+        "--batch",
+        "2",
+        "--seq",
+        "5",
+        "--repeats",
+        "2",
+        "--json",
+    ];
     let report: serde_json::Value = serde_json::from_str(&ok(&task.path(""), &args)).unwrap();
-    let operations: Vec<&str> = report["times"].as_array().unwrap().iter().filter_map(|t| t["operation"].as_str()).collect();
-    assert_eq!(operations, ["attach", "save", "load", "forward", "training step", "merged forward"]);
+    let operations: Vec<&str> = report["times"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|t| t["operation"].as_str())
+        .collect();
+    assert_eq!(
+        operations,
+        ["attach", "save", "load", "forward", "training step", "merged forward"]
+    );
 }
 
 #[test]

@@ -40,7 +40,10 @@ fn weights(run: &Run) -> Vec<u8> {
 /// The metrics, without what depends on the clock.
 fn metrics(run: &Run) -> String {
     let records = MetricsLog::records(run.dir.join("metrics.jsonl")).unwrap();
-    records.into_iter().map(|r| serde_json::Value::Object(r).to_string() + "\n").collect()
+    records
+        .into_iter()
+        .map(|r| serde_json::Value::Object(r).to_string() + "\n")
+        .collect()
 }
 
 #[test]
@@ -54,7 +57,13 @@ fn a_run_repeats_bit_for_bit_and_learns() {
     let other_seed = run(&task, &task.path("c"), &["train.seed=1"]);
     finish(&other_seed);
     assert_ne!(weights(&a), weights(&other_seed));
-    for file in ["summary.json", "curve.svg", "curve.png", "recipe.toml", "adapter/manifest.json"] {
+    for file in [
+        "summary.json",
+        "curve.svg",
+        "curve.png",
+        "recipe.toml",
+        "adapter/manifest.json",
+    ] {
         assert!(a.dir.join(file).exists(), "{file}");
     }
     assert!(outcome.peft.is_ok());
@@ -76,7 +85,10 @@ fn a_killed_run_ends_like_one_that_was_not() {
         assert!(!outcome.finished);
     }
     let (checkpoint, _) = read_safetensors(&killed.dir.join("checkpoint.safetensors")).unwrap();
-    assert!(checkpoint.keys().all(|key| !key.contains("embeddings")), "a checkpoint holds no base weights");
+    assert!(
+        checkpoint.keys().all(|key| !key.contains("embeddings")),
+        "a checkpoint holds no base weights"
+    );
     let mut resumed_after = None;
     train(&killed, &mut |event| {
         if let Event::Resumed { step } = event {
@@ -85,7 +97,11 @@ fn a_killed_run_ends_like_one_that_was_not() {
         ControlFlow::Continue(())
     })
     .unwrap();
-    assert_eq!(resumed_after, Some(21), "the last multiple of checkpoint_every before the kill");
+    assert_eq!(
+        resumed_after,
+        Some(21),
+        "the last multiple of checkpoint_every before the kill"
+    );
     assert_eq!(weights(&killed), weights(&whole));
     assert_eq!(metrics(&killed), metrics(&whole));
 }
@@ -101,13 +117,21 @@ fn a_checkpoint_of_another_recipe_is_refused() {
     .unwrap();
     let other = run(&task, &task.path("run"), &["train.learning_rate=0.5"]);
     let error = train(&other, &mut |_| ControlFlow::Continue(())).unwrap_err();
-    assert!(matches!(&error, TrainError::OtherRun { field, .. } if field == "train.learning_rate"), "{error}");
+    assert!(
+        matches!(&error, TrainError::OtherRun { field, .. } if field == "train.learning_rate"),
+        "{error}"
+    );
 }
 
 #[test]
 fn accumulated_batches_are_one_large_batch() {
     let task = Task::new();
-    let no_dropout = ["train.base_dropout=0.0", "head.dropout=0.0", "adapter.config=lora[r=4,alpha=8]", "train.batching=random"];
+    let no_dropout = [
+        "train.base_dropout=0.0",
+        "head.dropout=0.0",
+        "adapter.config=lora[r=4,alpha=8]",
+        "train.batching=random",
+    ];
     let with = |out: &str, more: &[&str]| {
         let overrides: Vec<&str> = no_dropout.iter().chain(more).copied().collect();
         let run = run(&task, &task.path(out), &overrides);
@@ -118,7 +142,10 @@ fn accumulated_batches_are_one_large_batch() {
     let large = with("large", &["train.batch_size=8"]);
     let small = with("small", &["train.batch_size=4", "train.accumulate=2"]);
     for (key, data) in &large {
-        let worst = data.iter::<f32>().zip(small[key].iter::<f32>()).fold(0.0f32, |w, (a, b)| w.max((a - b).abs()));
+        let worst = data
+            .iter::<f32>()
+            .zip(small[key].iter::<f32>())
+            .fold(0.0f32, |w, (a, b)| w.max((a - b).abs()));
         assert!(worst < 1e-4, "{key}: {worst}");
     }
 }
@@ -130,7 +157,11 @@ fn early_stopping_and_keeping_the_best() {
     let run = run(
         &task,
         &task.path("run"),
-        &["train.learning_rate=1e-12", "train.early_stopping=2", "train.evaluate_every=2"],
+        &[
+            "train.learning_rate=1e-12",
+            "train.early_stopping=2",
+            "train.evaluate_every=2",
+        ],
     );
     let mut stopped = None;
     let outcome = train(&run, &mut |event| {
@@ -167,7 +198,10 @@ fn bad_recipes_and_data_name_what_is_wrong() {
         (&["data.fields.text=body"], &["body", "text"]),
         (&["adapter.config=lora[r=0]"], &["`r` is 0"]),
         (&["adapter.config=lora[ranks=2]"], &["unknown field `ranks`"]),
-        (&["adapter.config=lora[target_modules=[qery]]"], &["qery", "did you mean `query`?"]),
+        (
+            &["adapter.config=lora[target_modules=[qery]]"],
+            &["qery", "did you mean `query`?"],
+        ),
         (&["model.max_length=9"], &["model.max_length", "at most 8"]),
     ] {
         let text = failing(overrides);
@@ -179,5 +213,8 @@ fn bad_recipes_and_data_name_what_is_wrong() {
     fs::write(&file, "").unwrap();
     let run = run(&task, &file.join("out"), &[]);
     let error = train(&run, &mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
-    assert!(error.contains("cannot make the folder") && error.contains("file"), "{error}");
+    assert!(
+        error.contains("cannot make the folder") && error.contains("file"),
+        "{error}"
+    );
 }

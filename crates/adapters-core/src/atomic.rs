@@ -22,7 +22,10 @@ pub struct AtomicWriteError {
 
 impl AtomicWriteError {
     fn new(path: &Path, source: io::Error) -> Self {
-        Self { path: path.to_path_buf(), source }
+        Self {
+            path: path.to_path_buf(),
+            source,
+        }
     }
 
     /// What the user can do about it, where that is known.
@@ -96,7 +99,10 @@ fn folder_of(path: &Path) -> &Path {
 
 /// An empty temporary file, removed when dropped.
 fn temp_beside(path: &Path) -> Result<NamedTempFile, AtomicWriteError> {
-    let suffix = path.extension().map(|extension| format!(".{}", extension.to_string_lossy())).unwrap_or_default();
+    let suffix = path
+        .extension()
+        .map(|extension| format!(".{}", extension.to_string_lossy()))
+        .unwrap_or_default();
     let mut builder = tempfile::Builder::new();
     builder.prefix(".writing-").suffix(&suffix);
     #[cfg(unix)]
@@ -105,7 +111,9 @@ fn temp_beside(path: &Path) -> Result<NamedTempFile, AtomicWriteError> {
         use std::os::unix::fs::PermissionsExt;
         builder.permissions(fs::Permissions::from_mode(0o666));
     }
-    builder.tempfile_in(folder_of(path)).map_err(|source| AtomicWriteError::new(path, unwrapped(source)))
+    builder
+        .tempfile_in(folder_of(path))
+        .map_err(|source| AtomicWriteError::new(path, unwrapped(source)))
 }
 
 /// The operating system's error without the temporary file's name, which `tempfile` adds and no user needs.
@@ -126,7 +134,8 @@ fn replace(temp: NamedTempFile, path: &Path) -> Result<(), AtomicWriteError> {
         // Best effort: a file that others could read stays readable.
         let _ = fs::set_permissions(temp.path(), existing.permissions());
     }
-    temp.persist(path).map_err(|failed| AtomicWriteError::new(path, failed.error))?;
+    temp.persist(path)
+        .map_err(|failed| AtomicWriteError::new(path, failed.error))?;
     // Not every system can open or flush a folder; the file itself is safe by now.
     if let Ok(folder) = File::open(folder_of(path)) {
         let _ = folder.sync_all();
@@ -172,7 +181,10 @@ mod tests {
         })
         .unwrap_err();
         assert_eq!(error.source.kind(), io::ErrorKind::StorageFull);
-        assert!(error.to_string().contains("state.bin: there is no space left"), "{error}");
+        assert!(
+            error.to_string().contains("state.bin: there is no space left"),
+            "{error}"
+        );
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(names_in(folder.path()), ["state.bin"]);
     }
@@ -200,7 +212,12 @@ mod tests {
     fn a_missing_folder_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let error = write(&folder.path().join("absent/x.json"), b"").unwrap_err();
-        assert!(error.to_string().ends_with("absent/x.json: the folder does not exist: create it first"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .ends_with("absent/x.json: the folder does not exist: create it first"),
+            "{error}"
+        );
         assert!(!error.source.to_string().contains(".writing-"), "{}", error.source);
     }
 
@@ -217,7 +234,11 @@ mod tests {
     fn every_known_cause_has_its_help() {
         let help = |kind: io::ErrorKind| AtomicWriteError::new(Path::new("x"), kind.into()).help();
         assert!(help(io::ErrorKind::StorageFull).unwrap().contains("no space left"));
-        assert!(help(io::ErrorKind::PermissionDenied).unwrap().contains("permission denied"));
+        assert!(
+            help(io::ErrorKind::PermissionDenied)
+                .unwrap()
+                .contains("permission denied")
+        );
         assert_eq!(help(io::ErrorKind::Interrupted), None);
     }
 

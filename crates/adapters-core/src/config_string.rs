@@ -79,9 +79,7 @@ impl fmt::Display for Word<'_> {
 
 /// Whether a word needs no quotes: it is read back as the same string.
 fn is_bare(s: &str) -> bool {
-    !s.is_empty()
-        && s.chars().all(is_word)
-        && matches!(bare(s), Value::String(_))
+    !s.is_empty() && s.chars().all(is_word) && matches!(bare(s), Value::String(_))
 }
 
 fn is_word(c: char) -> bool {
@@ -129,7 +127,11 @@ impl Parser<'_> {
     }
 
     fn expect(&mut self, wanted: char, expected: &'static str) -> Result<(), Error> {
-        if self.eat(wanted) { Ok(()) } else { Err(self.error(expected)) }
+        if self.eat(wanted) {
+            Ok(())
+        } else {
+            Err(self.error(expected))
+        }
     }
 
     fn error(&mut self, expected: &'static str) -> Error {
@@ -235,7 +237,13 @@ mod tests {
 
     #[test]
     fn errors_name_the_column() {
-        for (text, column) in [("lora[r=8", 9), ("lora[=8]", 6), ("", 1), ("lora]", 5), ("lora[t='x]", 11)] {
+        for (text, column) in [
+            ("lora[r=8", 9),
+            ("lora[=8]", 6),
+            ("", 1),
+            ("lora]", 5),
+            ("lora[t='x]", 11),
+        ] {
             let error = text.parse::<ConfigString>().unwrap_err().to_string();
             assert!(error.contains(&format!("column {column}:")), "{text}: {error}");
         }

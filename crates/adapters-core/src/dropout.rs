@@ -35,7 +35,11 @@ impl Dropout {
         if dropped == 0 {
             return x;
         }
-        let scale = if dropped >= 65536 { 0.0 } else { (65536.0 / (65536 - dropped) as f64) as f32 };
+        let scale = if dropped >= 65536 {
+            0.0
+        } else {
+            (65536.0 / (65536 - dropped) as f64) as f32
+        };
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(self.drawn.get());
         self.drawn.set(self.drawn.get() + 1);
@@ -47,8 +51,13 @@ impl Dropout {
         let mut bytes = [0; 8192];
         while mask.len() < count {
             rng.fill_bytes(&mut bytes);
-            let bits = bytes.chunks_exact(2).map(|b| u32::from(u16::from_le_bytes([b[0], b[1]])));
-            mask.extend(bits.take(count - mask.len()).map(|bits| if bits < dropped { 0.0 } else { scale }));
+            let bits = bytes
+                .chunks_exact(2)
+                .map(|b| u32::from(u16::from_le_bytes([b[0], b[1]])));
+            mask.extend(
+                bits.take(count - mask.len())
+                    .map(|bits| if bits < dropped { 0.0 } else { scale }),
+            );
         }
         let device = x.device().inner();
         x * Tensor::from_data(TensorData::new(mask, shape), &device)

@@ -46,12 +46,7 @@ impl fmt::Display for MergeReport {
 ///
 /// [`Error::NoSuchAdapter`], [`Error::AlreadyMerged`] if `earlier` is given, [`Error::NotMergeable`] with the site
 /// where the method refuses. The model is unchanged on error.
-pub fn merge(
-    model: &mut impl Host,
-    set: &AdapterSet,
-    name: &str,
-    earlier: Option<&Merged>,
-) -> Result<Merged, Error> {
+pub fn merge(model: &mut impl Host, set: &AdapterSet, name: &str, earlier: Option<&Merged>) -> Result<Merged, Error> {
     if let Some(earlier) = earlier {
         return Err(Error::AlreadyMerged {
             adapter: name.to_owned(),

@@ -151,20 +151,20 @@ impl Registry {
     ///
     /// [`Error::UnknownName`] if no family claims it, and the family's own errors.
     pub fn read(&self, stored: &StoredConfig<'_>) -> Result<Arc<dyn Method>, Error> {
-        self.0
-            .iter()
-            .find_map(|family| family.read(stored))
-            .unwrap_or_else(|| {
-                let key = match stored.grammar {
-                    Grammar::AdapterHub => "architecture",
-                    Grammar::Peft => "peft_type",
-                };
-                Err(Error::UnknownName {
-                    what: "adapter method",
-                    found: stored.fields.get(key).map_or_else(|| format!("(no `{key}`)"), Value::to_string),
-                    nearest: None,
-                    known: self.0.iter().map(|m| m.name()).collect::<Vec<_>>().join(", "),
-                })
+        self.0.iter().find_map(|family| family.read(stored)).unwrap_or_else(|| {
+            let key = match stored.grammar {
+                Grammar::AdapterHub => "architecture",
+                Grammar::Peft => "peft_type",
+            };
+            Err(Error::UnknownName {
+                what: "adapter method",
+                found: stored
+                    .fields
+                    .get(key)
+                    .map_or_else(|| format!("(no `{key}`)"), Value::to_string),
+                nearest: None,
+                known: self.0.iter().map(|m| m.name()).collect::<Vec<_>>().join(", "),
             })
+        })
     }
 }

@@ -153,7 +153,10 @@ mod tests {
             assert_eq!(name.parse::<Activation>().unwrap(), *activation);
         }
         let error = "gellu".parse::<Activation>().unwrap_err().to_string();
-        assert!(error.contains("gellu") && error.contains("did you mean `gelu`"), "{error}");
+        assert!(
+            error.contains("gellu") && error.contains("did you mean `gelu`"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -164,6 +167,8 @@ mod tests {
         let padding = Tensor::<2, Bool>::from_data(TensorData::from([[false, false, true]]), &device);
         let masked = attention(q.clone(), k.clone(), v.clone(), Some(padding_bias(padding)), |w| w);
         let short = attention(q, k.slice_dim(2, 0..2), v.slice_dim(2, 0..2), None, |w| w);
-        masked.into_data().assert_approx_eq::<f32>(&short.into_data(), Tolerance::absolute(1e-6));
+        masked
+            .into_data()
+            .assert_approx_eq::<f32>(&short.into_data(), Tolerance::absolute(1e-6));
     }
 }

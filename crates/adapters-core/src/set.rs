@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use burn::module::{
-    Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param, ParamId,
-};
+use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Tensor};
 
 use crate::compose::Active;
@@ -236,11 +234,14 @@ impl AdapterSet {
     }
 
     fn index(&self, name: &str) -> Result<usize, Error> {
-        self.adapters.iter().position(|a| a.name == name).ok_or_else(|| Error::NoSuchAdapter {
-            name: name.to_owned(),
-            nearest: nearest(name, self.iter().map(Attached::name)),
-            attached: self.iter().map(Attached::name).collect::<Vec<_>>().join(", "),
-        })
+        self.adapters
+            .iter()
+            .position(|a| a.name == name)
+            .ok_or_else(|| Error::NoSuchAdapter {
+                name: name.to_owned(),
+                nearest: nearest(name, self.iter().map(Attached::name)),
+                attached: self.iter().map(Attached::name).collect::<Vec<_>>().join(", "),
+            })
     }
 
     fn change_all(mut self, mut change: impl FnMut(SiteLayer) -> SiteLayer) -> Self {
@@ -281,9 +282,10 @@ fn component(name: &impl fmt::Display) -> String {
 
 impl Module for AdapterSet {
     fn collect_devices(&self, devices: Vec<Device>) -> Vec<Device> {
-        self.iter()
-            .flat_map(Attached::layers)
-            .fold(devices, |devices, l| each_kind!(&l.layer, layer => layer.collect_devices(devices)))
+        self.iter().flat_map(Attached::layers).fold(
+            devices,
+            |devices, l| each_kind!(&l.layer, layer => layer.collect_devices(devices)),
+        )
     }
 
     fn fork(self, device: &Device) -> Self {
@@ -343,7 +345,9 @@ impl Module for AdapterSet {
 impl ModuleDisplayDefault for AdapterSet {
     fn content(&self, content: Content) -> Option<Content> {
         self.iter()
-            .fold(content, |content, a| content.add_formatted(&format!("{}: {}", a.name, a.method)))
+            .fold(content, |content, a| {
+                content.add_formatted(&format!("{}: {}", a.name, a.method))
+            })
             .optional()
     }
 }

@@ -173,7 +173,9 @@ impl ModuleTarget {
         let mut selection = Selection::default();
         let sites = host.linear_sites();
         if let ModulePattern::Names(names) = &self.modules {
-            let missed = names.iter().filter(|name| !sites.iter().any(|s| name_matches(name, &s.path)));
+            let missed = names
+                .iter()
+                .filter(|name| !sites.iter().any(|s| name_matches(name, &s.path)));
             selection.unmatched.extend(missed.cloned());
         } else if let ModulePattern::Regex(pattern) = &self.modules
             && !sites.iter().any(|s| matcher.matches(&s.path))
@@ -210,10 +212,7 @@ pub fn name_matches(name: &str, path: &str) -> bool {
 /// # Errors
 ///
 /// [`Error::TargetPattern`] for an invalid regular expression.
-pub fn pattern_value<'a, T>(
-    patterns: impl IntoIterator<Item = (&'a str, T)>,
-    path: &str,
-) -> Result<Option<T>, Error> {
+pub fn pattern_value<'a, T>(patterns: impl IntoIterator<Item = (&'a str, T)>, path: &str) -> Result<Option<T>, Error> {
     for (pattern, value) in patterns {
         if regex(&format!(r"^(.*\.)?({pattern})$"), pattern)?.is_match(path) {
             return Ok(Some(value));

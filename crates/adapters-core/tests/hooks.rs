@@ -6,8 +6,9 @@ use std::sync::Arc;
 use adapters_core::store::Grammar;
 use adapters_core::target::Target;
 use adapters_core::{
-    AdapterSet, Build, Call, Composition, Ctx, EmbeddingState, Erased, Error, HiddenState, HookState, Host, KeyValueState,
-    LinearState, Method, NamedParams, OutputState, Role, Site, SiteAdapter, SiteInfo, SiteKind, SiteLayer, Stack, ops,
+    AdapterSet, Build, Call, Composition, Ctx, EmbeddingState, Erased, Error, HiddenState, HookState, Host,
+    KeyValueState, LinearState, Method, NamedParams, OutputState, Role, Site, SiteAdapter, SiteInfo, SiteKind,
+    SiteLayer, Stack, ops,
 };
 use burn::module::{Module, Param, ParamId};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
@@ -32,16 +33,23 @@ struct Mine {
 
 impl Mine {
     fn forward(&self, x: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
-        let state = EmbeddingState { hidden: x, padding: None };
+        let state = EmbeddingState {
+            hidden: x,
+            padding: None,
+        };
         let x = cx.embedding(EMBEDDING, state).hidden;
         let heads = |x: Tensor<3>| {
             let [batch, seq, _] = x.dims();
             x.reshape([batch, seq, HEADS, D / HEADS]).swap_dims(1, 2)
         };
         let query = cx.linear(at(Role::Query), &self.query, x.clone());
-        let state = KeyValueState { key: heads(x.clone()), value: heads(x.clone()), hidden_keys: None };
+        let state = KeyValueState {
+            key: heads(x.clone()),
+            value: heads(x.clone()),
+            hidden_keys: None,
+        };
         let kv = cx.key_value(at(Role::KeyValue), state);
-        let attended = ops::attention(heads(query), kv.key, kv.value, None, 0.0);
+        let attended = ops::attention(heads(query), kv.key, kv.value, None, |w| w);
         let [batch, _, seq, _] = attended.dims();
         let attended = attended.swap_dims(1, 2).reshape([batch, seq, D]);
         let x = cx.hidden(at(Role::AfterAttention), attended, x, Some(&self.norm));
@@ -69,13 +77,24 @@ impl Host for Mine {
         [
             (EMBEDDING, SiteKind::Embedding { d_model: D }, "embedding"),
             (at(Role::Query), linear, "layer.0.query"),
-            (at(Role::KeyValue), SiteKind::KeyValue { heads: HEADS, d_head: D / HEADS }, "layer.0"),
+            (
+                at(Role::KeyValue),
+                SiteKind::KeyValue {
+                    heads: HEADS,
+                    d_head: D / HEADS,
+                },
+                "layer.0",
+            ),
             (at(Role::AfterAttention), hidden, "layer.0.attention"),
             (at(Role::FfnUp), linear, "layer.0.up"),
             (at(Role::AfterFfn), hidden, "layer.0.ffn"),
             (at(Role::LayerOutput), SiteKind::LayerOutput { d_model: D }, "layer.0"),
         ]
-        .map(|(site, kind, path)| SiteInfo { site, kind, path: path.to_owned() })
+        .map(|(site, kind, path)| SiteInfo {
+            site,
+            kind,
+            path: path.to_owned(),
+        })
         .into()
     }
     fn linear(&self, site: Site) -> Option<&Linear> {
@@ -116,31 +135,45 @@ impl NamedParams for Affine {
 impl SiteAdapter<LinearState> for Affine {
     fn apply(&self, state: LinearState, _: &Call) -> LinearState {
         let delta = self.act(state.delta.unwrap_or_else(|| state.input.clone()));
-        LinearState { delta: Some(delta), ..state }
+        LinearState {
+            delta: Some(delta),
+            ..state
+        }
     }
 }
 
 impl SiteAdapter<HiddenState> for Affine {
     fn apply(&self, state: HiddenState, _: &Call) -> HiddenState {
-        HiddenState { hidden: self.act(state.hidden), ..state }
+        HiddenState {
+            hidden: self.act(state.hidden),
+            ..state
+        }
     }
 }
 
 impl SiteAdapter<KeyValueState> for Affine {
     fn apply(&self, state: KeyValueState, _: &Call) -> KeyValueState {
-        KeyValueState { value: self.act(state.value), ..state }
+        KeyValueState {
+            value: self.act(state.value),
+            ..state
+        }
     }
 }
 
 impl SiteAdapter<EmbeddingState> for Affine {
     fn apply(&self, state: EmbeddingState, _: &Call) -> EmbeddingState {
-        EmbeddingState { hidden: self.act(state.hidden), ..state }
+        EmbeddingState {
+            hidden: self.act(state.hidden),
+            ..state
+        }
     }
 }
 
 impl SiteAdapter<OutputState> for Affine {
     fn apply(&self, state: OutputState, _: &Call) -> OutputState {
-        OutputState { hidden: self.act(state.hidden) }
+        OutputState {
+            hidden: self.act(state.hidden),
+        }
     }
 }
 
@@ -161,10 +194,15 @@ impl Method for Toy {
         "toy"
     }
     fn target(&self) -> Target {
-        Target::Roles { roles: self.roles.clone(), leave_out: vec![] }
+        Target::Roles {
+            roles: self.roles.clone(),
+            leave_out: vec![],
+        }
     }
     fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
-        let layer = Affine { factor: Param::from_data([self.factor], build.device) };
+        let layer = Affine {
+            factor: Param::from_data([self.factor], build.device),
+        };
         Ok(match site.kind {
             SiteKind::Linear { .. } => SiteLayer::Linear(Erased::new(layer)),
             SiteKind::Hidden { .. } => SiteLayer::Hidden(Erased::new(layer)),
@@ -203,13 +241,25 @@ impl Bench {
         let device = Device::flex();
         device.seed(1);
         let linear = || LinearConfig::new(D, D).init(&device).no_grad();
-        let model = Mine { query: linear(), up: linear(), norm: LayerNormConfig::new(D).init(&device).no_grad() };
+        let model = Mine {
+            query: linear(),
+            up: linear(),
+            norm: LayerNormConfig::new(D).init(&device).no_grad(),
+        };
         let x = Tensor::random([2, 3, D], Distribution::Normal(0.0, 1.0), &device);
-        Self { model, x, set: AdapterSet::new(), device }
+        Self {
+            model,
+            x,
+            set: AdapterSet::new(),
+            device,
+        }
     }
 
     fn with(mut self, name: &str, roles: &[Role], factor: f32) -> Self {
-        let method = Arc::new(Toy { roles: roles.to_vec(), factor });
+        let method = Arc::new(Toy {
+            roles: roles.to_vec(),
+            factor,
+        });
         self.set.attach(name, method, &self.model, 0, &self.device).unwrap();
         self
     }
@@ -220,7 +270,9 @@ impl Bench {
 
     fn output(&self, composition: impl Into<Composition>) -> TensorData {
         let active = self.set.composition(composition).unwrap();
-        self.model.forward(self.x.clone(), &mut Ctx::with_composition(&self.set, &active)).into_data()
+        self.model
+            .forward(self.x.clone(), &mut Ctx::with_composition(&self.set, &active))
+            .into_data()
     }
 }
 
@@ -236,7 +288,10 @@ fn each_hook_acts_and_trains() {
         let id = set.params().next().unwrap().id;
         let layer = set.get("a").unwrap().layers().next().unwrap();
         let gradient = gradient_of(&layer.layer, id, &gradients);
-        assert!(gradient.is_some_and(|g| g != 0.0 && g.is_finite()), "{role}: {gradient:?}");
+        assert!(
+            gradient.is_some_and(|g| g != 0.0 && g.is_finite()),
+            "{role}: {gradient:?}"
+        );
     }
 }
 
@@ -264,14 +319,28 @@ fn gradient_of(layer: &SiteLayer, id: ParamId, gradients: &burn::tensor::Gradien
 fn a_stack_applies_in_order() {
     for role in ROLES {
         let bench = Bench::new().with("a", &[role], 0.5).with("b", &[role], 3.0);
-        assert_ne!(bench.output(Composition::stack(["a", "b"])), bench.output(Composition::stack(["b", "a"])), "{role}");
+        assert_ne!(
+            bench.output(Composition::stack(["a", "b"])),
+            bench.output(Composition::stack(["b", "a"])),
+            "{role}"
+        );
         assert_eq!(bench.output(Composition::stack(["a"])), bench.output("a"), "{role}");
         // An adapter that has no layer at a site passes the state on.
-        let bench = bench.with("elsewhere", &ROLES.into_iter().filter(|r| *r != role).take(1).collect::<Vec<_>>(), 1.0);
-        assert_ne!(bench.output(Composition::stack(["a", "elsewhere"])), bench.output("a"), "{role}");
+        let bench = bench.with(
+            "elsewhere",
+            &ROLES.into_iter().filter(|r| *r != role).take(1).collect::<Vec<_>>(),
+            1.0,
+        );
+        assert_ne!(
+            bench.output(Composition::stack(["a", "elsewhere"])),
+            bench.output("a"),
+            "{role}"
+        );
     }
     // By hand, where the last hook is the output: 3 (0.5 x + 1) + 1.
-    let bench = Bench::new().with("a", &[Role::LayerOutput], 0.5).with("b", &[Role::LayerOutput], 3.0);
+    let bench = Bench::new()
+        .with("a", &[Role::LayerOutput], 0.5)
+        .with("b", &[Role::LayerOutput], 3.0);
     let x = Tensor::<3>::from_data(bench.plain(), &bench.device);
     let expected = ((x * 0.5 + 1.0) * 3.0 + 1.0).into_data();
     assert_eq!(bench.output(Composition::stack(["a", "b"])), expected);
@@ -280,7 +349,12 @@ fn a_stack_applies_in_order() {
 #[test]
 fn what_is_not_active_does_nothing() {
     let mut bench = Bench::new().with("a", &ROLES, 0.5);
-    let run = |bench: &Bench| bench.model.forward(bench.x.clone(), &mut Ctx::new(&bench.set)).into_data();
+    let run = |bench: &Bench| {
+        bench
+            .model
+            .forward(bench.x.clone(), &mut Ctx::new(&bench.set))
+            .into_data()
+    };
     assert_eq!(run(&bench), bench.plain());
     bench.set.activate("a").unwrap();
     assert_eq!(run(&bench), bench.output("a"));
@@ -297,13 +371,23 @@ fn what_is_not_active_does_nothing() {
 fn a_block_that_does_not_run_is_refused_at_activation() {
     let mut bench = Bench::new().with("a", &ROLES, 0.5).with("b", &ROLES, 3.0);
     bench.set.activate("b").unwrap();
-    for block in [Composition::parallel(["a", "b"]), Composition::average(["a", "b"]), Composition::fuse(["a", "b"])] {
+    for block in [
+        Composition::parallel(["a", "b"]),
+        Composition::average(["a", "b"]),
+        Composition::fuse(["a", "b"]),
+    ] {
         let error = bench.set.activate(block.clone()).unwrap_err();
-        assert!(matches!(&error, Error::BlockNotRunnable { block: named, .. } if *named == block.to_string()), "{error:?}");
+        assert!(
+            matches!(&error, Error::BlockNotRunnable { block: named, .. } if *named == block.to_string()),
+            "{error:?}"
+        );
     }
     // What was active still is.
     assert_eq!(bench.set.active().unwrap().to_string(), "b");
-    assert!(matches!(bench.set.activate(Composition::Stack(vec![])), Err(Error::Composition(_))));
+    assert!(matches!(
+        bench.set.activate(Composition::Stack(vec![])),
+        Err(Error::Composition(_))
+    ));
 }
 
 #[test]
@@ -311,20 +395,47 @@ fn slips_are_answered_with_the_nearest_name() {
     let mut bench = Bench::new().with("sentiment", &ROLES, 0.5);
     for error in [
         bench.set.activate("sentimant").unwrap_err(),
-        bench.set.activate(Composition::stack(["sentiment", "sentimant"])).unwrap_err(),
+        bench
+            .set
+            .activate(Composition::stack(["sentiment", "sentimant"]))
+            .unwrap_err(),
         bench.set.set_trainable("sentimant", false).unwrap_err(),
         bench.set.remove("sentimant").unwrap_err(),
         bench.set.attached("sentimant").unwrap_err(),
     ] {
-        assert!(matches!(&error, Error::NoSuchAdapter { nearest: Some(near), .. } if near == "sentiment"), "{error:?}");
-        assert_eq!(error.to_string(), "no adapter named `sentimant`; did you mean `sentiment`?; attached: sentiment");
+        assert!(
+            matches!(&error, Error::NoSuchAdapter { nearest: Some(near), .. } if near == "sentiment"),
+            "{error:?}"
+        );
+        assert_eq!(
+            error.to_string(),
+            "no adapter named `sentimant`; did you mean `sentiment`?; attached: sentiment"
+        );
     }
-    let method = Arc::new(Toy { roles: vec![Role::Query], factor: 1.0 });
-    let error = bench.set.attach("sentiment", method, &bench.model, 0, &bench.device).unwrap_err();
-    assert!(matches!(&error, Error::NameTaken { name } if name == "sentiment"), "{error:?}");
-    let method = Arc::new(Toy { roles: vec![Role::Pooler], factor: 1.0 });
-    let error = bench.set.attach("new", method, &bench.model, 0, &bench.device).unwrap_err();
-    assert!(matches!(&error, Error::NoTarget { target, .. } if target == "pooler"), "{error:?}");
+    let method = Arc::new(Toy {
+        roles: vec![Role::Query],
+        factor: 1.0,
+    });
+    let error = bench
+        .set
+        .attach("sentiment", method, &bench.model, 0, &bench.device)
+        .unwrap_err();
+    assert!(
+        matches!(&error, Error::NameTaken { name } if name == "sentiment"),
+        "{error:?}"
+    );
+    let method = Arc::new(Toy {
+        roles: vec![Role::Pooler],
+        factor: 1.0,
+    });
+    let error = bench
+        .set
+        .attach("new", method, &bench.model, 0, &bench.device)
+        .unwrap_err();
+    assert!(
+        matches!(&error, Error::NoTarget { target, .. } if target == "pooler"),
+        "{error:?}"
+    );
     assert!(error.to_string().contains("mine"), "{error}");
     assert!(bench.set.get("new").is_none());
 }
@@ -357,30 +468,60 @@ fn rows_of_every_state_round_trip() {
     let of = |t: &Tensor<3>| t.clone().into_data();
 
     for delta in [None, Some(three())] {
-        round_trip(&LinearState { input: three(), output: three(), delta }, |s| {
-            [of(&s.input), of(&s.output)].into_iter().chain(s.delta.iter().map(of)).collect()
-        });
+        round_trip(
+            &LinearState {
+                input: three(),
+                output: three(),
+                delta,
+            },
+            |s| {
+                [of(&s.input), of(&s.output)]
+                    .into_iter()
+                    .chain(s.delta.iter().map(of))
+                    .collect()
+            },
+        );
     }
     for norm in [None, Some(LayerNormConfig::new(4).init(&device))] {
         let has_norm = norm.is_some();
-        round_trip(&HiddenState { hidden: three(), residual: three(), norm }, |s| {
-            assert_eq!(s.norm.is_some(), has_norm);
-            vec![of(&s.hidden), of(&s.residual)]
-        });
+        round_trip(
+            &HiddenState {
+                hidden: three(),
+                residual: three(),
+                norm,
+            },
+            |s| {
+                assert_eq!(s.norm.is_some(), has_norm);
+                vec![of(&s.hidden), of(&s.residual)]
+            },
+        );
     }
     for hidden_keys in [None, mask()] {
-        round_trip(&KeyValueState { key: four(), value: four(), hidden_keys }, |s| {
-            let mut data = bools(&s.hidden_keys);
-            data.extend([s.key.clone().into_data(), s.value.clone().into_data()]);
-            data
-        });
+        round_trip(
+            &KeyValueState {
+                key: four(),
+                value: four(),
+                hidden_keys,
+            },
+            |s| {
+                let mut data = bools(&s.hidden_keys);
+                data.extend([s.key.clone().into_data(), s.value.clone().into_data()]);
+                data
+            },
+        );
     }
     for padding in [None, mask()] {
-        round_trip(&EmbeddingState { hidden: three(), padding }, |s| {
-            let mut data = bools(&s.padding);
-            data.push(of(&s.hidden));
-            data
-        });
+        round_trip(
+            &EmbeddingState {
+                hidden: three(),
+                padding,
+            },
+            |s| {
+                let mut data = bools(&s.padding);
+                data.push(of(&s.hidden));
+                data
+            },
+        );
     }
     round_trip(&OutputState { hidden: three() }, |s| vec![of(&s.hidden)]);
 }

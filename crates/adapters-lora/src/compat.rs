@@ -324,7 +324,11 @@ impl TryFrom<PeftLoraWire> for LoraConfig {
         Ok(Self {
             rank: wire.r,
             alpha: wire.lora_alpha,
-            scaling: if wire.use_rslora { Scaling::RankStabilised } else { Scaling::Standard },
+            scaling: if wire.use_rslora {
+                Scaling::RankStabilised
+            } else {
+                Scaling::Standard
+            },
             dropout: wire.lora_dropout,
             target: LoraTarget::Modules(ModuleTarget {
                 modules,
@@ -343,11 +347,7 @@ impl TryFrom<PeftLoraWire> for LoraConfig {
 }
 
 /// The AdapterHub form of a configuration whose adapter sits at `sites`.
-pub(crate) fn to_adapterhub(
-    config: &LoraConfig,
-    sites: &[&SiteInfo],
-    host: &dyn Host,
-) -> Result<LoraWire, LoraError> {
+pub(crate) fn to_adapterhub(config: &LoraConfig, sites: &[&SiteInfo], host: &dyn Host) -> Result<LoraWire, LoraError> {
     let refuse = |what| {
         Err(LoraError::NotExpressible {
             grammar: Grammar::AdapterHub,
@@ -405,11 +405,7 @@ fn places_of(sites: &[&SiteInfo], host: &dyn Host) -> Option<Places> {
 }
 
 /// The peft form of a configuration whose adapter sits at `sites`.
-pub(crate) fn to_peft(
-    config: &LoraConfig,
-    sites: &[&SiteInfo],
-    host: &dyn Host,
-) -> Result<PeftLoraWire, LoraError> {
+pub(crate) fn to_peft(config: &LoraConfig, sites: &[&SiteInfo], host: &dyn Host) -> Result<PeftLoraWire, LoraError> {
     let refuse = |what| {
         Err(LoraError::NotExpressible {
             grammar: Grammar::Peft,
@@ -482,7 +478,10 @@ mod tests {
         let back: LoraConfig = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
         assert_eq!(back, config);
         assert_eq!(back.extra["later"], json!({"x": [1]}));
-        let config = LoraConfig { extra: Map::new(), ..config };
+        let config = LoraConfig {
+            extra: Map::new(),
+            ..config
+        };
         let back: LoraConfig = toml::from_str(&toml::to_string(&config).unwrap()).unwrap();
         assert_eq!(back, config);
         let toml_extra: LoraConfig = toml::from_str("r = 2\nlater = 1").unwrap();
@@ -494,7 +493,10 @@ mod tests {
         for (json, field) in [
             (json!({"use_dora": true}), "use_dora"),
             (json!({"vera_d": 0.1}), "vera_d"),
-            (json!({"init_weights": "vera"}), "`init_weights` = vera is not supported yet"),
+            (
+                json!({"init_weights": "vera"}),
+                "`init_weights` = vera is not supported yet",
+            ),
             (json!({"use_gating": true, "use_rslora": true}), "use_rslora"),
         ] {
             let error = serde_json::from_value::<LoraConfig>(json).unwrap_err().to_string();

@@ -168,7 +168,11 @@ impl Places {
             AttentionMatrix::Key => Role::Key,
             AttentionMatrix::Value => Role::Value,
         });
-        let mut roles: Vec<Role> = if self.self_attention { attention.collect() } else { Vec::new() };
+        let mut roles: Vec<Role> = if self.self_attention {
+            attention.collect()
+        } else {
+            Vec::new()
+        };
         roles.extend(self.intermediate.then_some(Role::FfnUp));
         roles.extend(self.output.then_some(Role::FfnDown));
         roles
@@ -263,13 +267,7 @@ impl LoraConfig {
     ///
     /// [`LoraError::OutOfRange`] naming the first field outside its range.
     pub fn check(self) -> Result<Lora, LoraError> {
-        let out_of_range = |field, expected, found: String| {
-            Err(LoraError::OutOfRange {
-                field,
-                expected,
-                found,
-            })
-        };
+        let out_of_range = |field, expected, found: String| Err(LoraError::OutOfRange { field, expected, found });
         if self.rank == 0 {
             return out_of_range("r", "at least 1", self.rank.to_string());
         }
@@ -299,10 +297,18 @@ impl LoraConfig {
                 return out_of_range("r", "1 with composition_mode = \"scale\"", self.rank.to_string());
             }
             if self.dropout > 0.0 {
-                return out_of_range("dropout", "0 with composition_mode = \"scale\"", self.dropout.to_string());
+                return out_of_range(
+                    "dropout",
+                    "0 with composition_mode = \"scale\"",
+                    self.dropout.to_string(),
+                );
             }
         } else if self.init == Init::Ia3 {
-            return out_of_range("init_weights", "`lora` or `bert` with composition_mode = \"add\"", "ia3".to_owned());
+            return out_of_range(
+                "init_weights",
+                "`lora` or `bert` with composition_mode = \"add\"",
+                "ia3".to_owned(),
+            );
         }
         Ok(Lora::from_checked(self))
     }

@@ -99,7 +99,10 @@ impl Method for Lora {
                 None => tensor,
             })
         };
-        let (a, b) = (init_a(config.init, &mut rng, rank, d_in), init_b(config.init, &mut rng, d_out, rank));
+        let (a, b) = (
+            init_a(config.init, &mut rng, rank, d_in),
+            init_b(config.init, &mut rng, d_out, rank),
+        );
         let gate = (config.scaling == Scaling::Gated).then(|| Gate {
             weight: Param::from_tensor(Tensor::from_data(draw::normal(&mut rng, [1, d_in], 0.02), build.device)),
             bias: Param::from_tensor(Tensor::from_data(
@@ -146,7 +149,11 @@ fn object(wire: &impl Serialize) -> Map<String, Value> {
         _ => Map::new(),
     };
     for key in ["alpha", "lora_alpha"] {
-        if let Some(whole) = map.get(key).and_then(Value::as_f64).filter(|x| x.fract() == 0.0 && x.abs() < 1e15) {
+        if let Some(whole) = map
+            .get(key)
+            .and_then(Value::as_f64)
+            .filter(|x| x.fract() == 0.0 && x.abs() < 1e15)
+        {
             map[key] = Value::from(whole as i64);
         }
     }
@@ -211,7 +218,8 @@ where
     LoraConfig: TryFrom<W, Error = LoraError>,
 {
     let parse = || {
-        let wire: W = serde_json::from_value(Value::Object(fields)).map_err(|e| LoraError::Field { reason: e.to_string() })?;
+        let wire: W =
+            serde_json::from_value(Value::Object(fields)).map_err(|e| LoraError::Field { reason: e.to_string() })?;
         LoraConfig::try_from(wire)?.check()
     };
     match parse() {
@@ -224,7 +232,15 @@ where
 fn known_fields() -> Vec<String> {
     let mut fields: Vec<String> = object(&LoraWire::default()).into_iter().map(|(k, _)| k).collect();
     fields.extend(
-        ["target_modules", "exclude_modules", "layers", "rank_pattern", "alpha_pattern", "use_rslora"].map(str::to_owned),
+        [
+            "target_modules",
+            "exclude_modules",
+            "layers",
+            "rank_pattern",
+            "alpha_pattern",
+            "use_rslora",
+        ]
+        .map(str::to_owned),
     );
     fields
 }
@@ -241,7 +257,12 @@ mod tests {
 
     #[test]
     fn config_strings_read_and_print() {
-        for text in ["lora", "lora[r=16,alpha=32]", "lora[attn_matrices=[q,k,v],output_lora=true]", "lora[target_modules=all-linear]"] {
+        for text in [
+            "lora",
+            "lora[r=16,alpha=32]",
+            "lora[attn_matrices=[q,k,v],output_lora=true]",
+            "lora[target_modules=all-linear]",
+        ] {
             assert_eq!(parse(text).unwrap().to_string(), text);
         }
     }
@@ -253,11 +274,19 @@ mod tests {
             ("lora[alhpa=4]", &["did you mean `alpha`?"]),
             ("lora[r=0]", &["`r` is 0, expected at least 1"]),
             ("lora[r=x]", &["invalid type: string"]),
-            ("lorra", &["unknown adapter configuration `lorra`; did you mean `lora`?"]),
+            (
+                "lorra",
+                &["unknown adapter configuration `lorra`; did you mean `lora`?"],
+            ),
             ("lora|lora", &["union of 2"]),
         ] {
             let error = parse(text).unwrap_err();
-            let all = format!("{error}: {}", std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default());
+            let all = format!(
+                "{error}: {}",
+                std::error::Error::source(&error)
+                    .map(ToString::to_string)
+                    .unwrap_or_default()
+            );
             for part in parts {
                 assert!(all.contains(part), "{text}: {all}");
             }
@@ -281,7 +310,11 @@ mod tests {
         let written = json!({"architecture": "lora", "r": 2, "alpha": 4, "init_weights": "bert"});
         let Value::Object(map) = written else { unreachable!() };
         let read = |version| {
-            let stored = StoredConfig { grammar: Grammar::AdapterHub, fields: &map, version };
+            let stored = StoredConfig {
+                grammar: Grammar::AdapterHub,
+                fields: &map,
+                version,
+            };
             LoraFamily.read(&stored).unwrap().unwrap().to_string()
         };
         assert_eq!(read(Some((1, 3))), "lora[r=2,alpha=4,init_weights=bert]");

@@ -7,7 +7,11 @@ use burn::tensor::Tensor;
 pub(crate) fn add(base: LinearWeight, a: Tensor<2>, b: Tensor<2>, scale: f64) -> LinearWeight {
     let dtype = base.weight.dtype();
     let delta = a.transpose().matmul(b.transpose()) * scale;
-    let delta = if delta.dtype() == dtype { delta } else { delta.cast(dtype) };
+    let delta = if delta.dtype() == dtype {
+        delta
+    } else {
+        delta.cast(dtype)
+    };
     LinearWeight {
         weight: base.weight + delta,
         bias: base.bias,

@@ -51,7 +51,9 @@ impl Gate {
 fn project(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
     let [batch, seq, k] = x.dims();
     let [n, _] = weight.dims();
-    x.reshape([batch * seq, k]).matmul(weight.transpose()).reshape([batch, seq, n])
+    x.reshape([batch * seq, k])
+        .matmul(weight.transpose())
+        .reshape([batch, seq, n])
 }
 
 impl LowRank {

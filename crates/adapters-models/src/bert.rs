@@ -6,9 +6,7 @@
 use std::path::Path;
 
 use adapters_core::ops::{self, Activation};
-use adapters_core::{
-    Ctx, EmbeddingState, Host, KeyValueState, Role, Site, SiteInfo, SiteKind, Stack,
-};
+use adapters_core::{Ctx, EmbeddingState, Host, KeyValueState, Role, Site, SiteInfo, SiteKind, Stack};
 use burn::module::Module;
 use burn::nn::{Embedding, LayerNorm, Linear};
 use burn::tensor::{Device, Tensor};
@@ -101,6 +99,9 @@ impl BertConfig {
                 return refuse(field, "between 1 and 2^24", value.to_string());
             }
         }
+        if self.num_hidden_layers > 1 << 12 {
+            return refuse("num_hidden_layers", "at most 4096", self.num_hidden_layers.to_string());
+        }
         if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
             let expected = format!("a multiple of num_attention_heads = {}", self.num_attention_heads);
             return refuse("hidden_size", &expected, self.hidden_size.to_string());
@@ -114,10 +115,18 @@ impl BertConfig {
             }
         }
         if self.position_embedding_type != "absolute" {
-            return refuse("position_embedding_type", "`absolute`", self.position_embedding_type.clone());
+            return refuse(
+                "position_embedding_type",
+                "`absolute`",
+                self.position_embedding_type.clone(),
+            );
         }
         if self.is_decoder || self.add_cross_attention {
-            return refuse("is_decoder / add_cross_attention", "false: this is an encoder", "true".to_owned());
+            return refuse(
+                "is_decoder / add_cross_attention",
+                "false: this is an encoder",
+                "true".to_owned(),
+            );
         }
         Ok(self.hidden_act.parse()?)
     }
@@ -315,7 +324,8 @@ impl BertLayer {
     /// `[batch, seq, d_model] -> [batch, heads, seq, d_head]`
     fn split_heads(&self, x: Tensor<3>) -> Tensor<4> {
         let [batch, seq, d_model] = x.dims();
-        x.reshape([batch, seq, self.heads, d_model / self.heads]).swap_dims(1, 2)
+        x.reshape([batch, seq, self.heads, d_model / self.heads])
+            .swap_dims(1, 2)
     }
 
     fn linear(&self, role: Role) -> Option<&Linear> {
@@ -371,7 +381,11 @@ impl Host for BertModel {
             (Role::Value, linear(d, d), "attention.self.value"),
             (Role::KeyValue, SiteKind::KeyValue { heads, d_head }, "attention.self"),
             (Role::AttentionOutput, linear(d, d), "attention.output.dense"),
-            (Role::AfterAttention, SiteKind::Hidden { d_model: d }, "attention.output"),
+            (
+                Role::AfterAttention,
+                SiteKind::Hidden { d_model: d },
+                "attention.output",
+            ),
             (Role::FfnUp, linear(d, ffn), "intermediate.dense"),
             (Role::FfnDown, linear(ffn, d), "output.dense"),
             (Role::AfterFfn, SiteKind::Hidden { d_model: d }, "output"),
@@ -419,4 +433,3 @@ impl Host for BertModel {
         }
     }
 }
-

@@ -88,7 +88,10 @@ impl ClassificationHead {
         problems.extend(tensors.into_keys().map(|key| TensorProblem::Unexpected { key }));
         if problems.is_empty() {
             let classes = weight.shape().to_vec().first().copied().unwrap_or(0);
-            for (key, data, expected) in [("weight", &weight, vec![classes, d_model]), ("bias", &bias, vec![classes])] {
+            for (key, data, expected) in [
+                ("weight", &weight, vec![classes, d_model]),
+                ("bias", &bias, vec![classes]),
+            ] {
                 let found = data.shape().to_vec();
                 if found != expected || classes == 0 {
                     problems.push(TensorProblem::Shape {
@@ -118,7 +121,12 @@ impl ClassificationHead {
     /// [`StoreError::Write`].
     pub fn save(&self, path: &Path) -> Result<(), StoreError> {
         let mut tensors = Tensors::from([("weight".to_owned(), self.linear.weight.val().transpose().into_data())]);
-        tensors.extend(self.linear.bias.iter().map(|b| ("bias".to_owned(), b.val().into_data())));
+        tensors.extend(
+            self.linear
+                .bias
+                .iter()
+                .map(|b| ("bias".to_owned(), b.val().into_data())),
+        );
         write_safetensors(path, &tensors, [])
     }
 }

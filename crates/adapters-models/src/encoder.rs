@@ -36,7 +36,10 @@ impl EncoderInput {
         let seq = rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);
         let shape = [rows.len(), seq];
         let fill = |f: &dyn Fn(&Encoded, usize) -> i64| {
-            let values = rows.iter().flat_map(|row| (0..seq).map(|t| f(row, t))).collect::<Vec<i64>>();
+            let values = rows
+                .iter()
+                .flat_map(|row| (0..seq).map(|t| f(row, t)))
+                .collect::<Vec<i64>>();
             TensorData::new(values, shape)
         };
         let ids = fill(&|row, t| row.ids.get(t).map_or(pad_id as i64, |id| i64::from(*id)));
@@ -89,6 +92,11 @@ impl Encoder {
     /// Tokens in the vocabulary.
     pub fn vocab_size(&self) -> usize {
         each!(self, model => model.config().vocab_size)
+    }
+
+    /// Token types.
+    pub fn token_types(&self) -> usize {
+        each!(self, model => model.config().type_vocab_size)
     }
 
     /// Number of layers.

@@ -41,7 +41,10 @@ impl Pretrained {
             });
         }
         let config: Map<String, Value> = read_json(&path)?;
-        let found = config.get("model_type").and_then(Value::as_str).unwrap_or("(no model_type)");
+        let found = config
+            .get("model_type")
+            .and_then(Value::as_str)
+            .unwrap_or("(no model_type)");
         match SUPPORTED.iter().find(|known| **known == found) {
             Some(model_type) => Ok(Self {
                 dir: dir.to_owned(),
@@ -81,7 +84,11 @@ impl Pretrained {
     /// [`ModelError::Config`], [`ModelError::Store`] listing every tensor that does not fit.
     pub fn encoder(&self, device: &Device) -> Result<Encoder, ModelError> {
         match self.model_type {
-            "bert" => Ok(Encoder::Bert(BertModel::load(&self.dir, self.parse::<BertConfig>()?, device)?)),
+            "bert" => Ok(Encoder::Bert(BertModel::load(
+                &self.dir,
+                self.parse::<BertConfig>()?,
+                device,
+            )?)),
             other => unreachable!("{other} is in SUPPORTED and has no loader"),
         }
     }
@@ -141,7 +148,12 @@ pub fn save_checkpoint(model: &impl Host, source: &Path, out: &Path) -> Result<(
     let mut config: Map<String, Value> = read_json(&source.join("config.json"))?;
     config.insert("torch_dtype".to_owned(), Value::from("float32"));
     write_json(&out.join("config.json"), &config)?;
-    for file in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"] {
+    for file in [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "vocab.txt",
+    ] {
         let from = source.join(file);
         if from.exists() {
             let bytes = fs::read(&from).map_err(|e| StoreError::Read { path: from, source: e })?;

@@ -67,10 +67,13 @@ impl TextTokenizer {
                 None => text.into(),
             })
             .collect();
-        let encodings = self.inner.encode_batch(inputs, true).map_err(|e| ModelError::Tokenizer {
-            path: self.path.clone(),
-            reason: e.to_string(),
-        })?;
+        let encodings = self
+            .inner
+            .encode_batch(inputs, true)
+            .map_err(|e| ModelError::Tokenizer {
+                path: self.path.clone(),
+                reason: e.to_string(),
+            })?;
         Ok(encodings
             .into_iter()
             .map(|e| Encoded {

@@ -97,8 +97,11 @@ impl Weights {
                 *near = nearest(key, left.iter().map(String::as_str));
             }
         }
-        let unused = left.into_iter().filter(|key| !known_unused.iter().any(|known| key.starts_with(known)));
-        self.problems.extend(unused.map(|key| TensorProblem::Unexpected { key }));
+        let unused = left
+            .into_iter()
+            .filter(|key| !known_unused.iter().any(|known| key.starts_with(known)));
+        self.problems
+            .extend(unused.map(|key| TensorProblem::Unexpected { key }));
         if self.problems.is_empty() {
             return Ok(());
         }
@@ -110,7 +113,12 @@ impl Weights {
     }
 
     /// The tensor of a key, or zeros and a noted problem.
-    fn take<const D: usize>(&mut self, key: &str, shape: [usize; D], layout: fn(Vec<f32>, &[usize]) -> TensorData) -> Tensor<D> {
+    fn take<const D: usize>(
+        &mut self,
+        key: &str,
+        shape: [usize; D],
+        layout: fn(Vec<f32>, &[usize]) -> TensorData,
+    ) -> Tensor<D> {
         let problem = match self.tensors.remove(key) {
             None => TensorProblem::Missing {
                 key: key.to_owned(),
@@ -131,7 +139,8 @@ impl Weights {
             }
         };
         self.problems.push(problem);
-        Tensor::from_data(layout(vec![0.0; shape.iter().product()], &shape), &self.device)
+        // `finish` will refuse the model: no need for a tensor of the right size, whatever a config asks for.
+        Tensor::zeros([1; D], &self.device)
     }
 }
 
@@ -198,7 +207,13 @@ fn read_file(path: &Path) -> Result<Tensors, ModelError> {
             continue;
         }
         let scale_key = format!("{key}.scale");
-        let rows = data.shape().to_vec().first().copied().unwrap_or(0);
+        let Some(rows) = data.shape().to_vec().first().copied() else {
+            problems.push(TensorProblem::DType {
+                key: key.clone(),
+                found: "I8, without rows".to_owned(),
+            });
+            continue;
+        };
         match tensors.get(&scale_key) {
             Some(scale) if scale.shape().to_vec() == [rows] => {
                 restored.insert(key.clone(), dequantize(data, scale));
@@ -229,6 +244,10 @@ fn dequantize(data: &TensorData, scale: &TensorData) -> TensorData {
     let shape = data.shape().to_vec();
     let cols = shape.get(1..).map_or(1, |rest| rest.iter().product::<usize>()).max(1);
     let scales: Vec<f32> = scale.iter::<f32>().collect();
-    let values = data.iter::<f32>().enumerate().map(|(i, q)| q * scales[i / cols]).collect();
+    let values = data
+        .iter::<f32>()
+        .enumerate()
+        .map(|(i, q)| q * scales[i / cols])
+        .collect();
     TensorData::new(values, shape)
 }

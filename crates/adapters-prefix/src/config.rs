@@ -182,30 +182,16 @@ impl PrefixTuningConfig {
     pub fn check(&self) -> Result<(), PrefixError> {
         let ranged = |good: bool, field, expected, found: String| match good {
             true => Ok(()),
-            false => Err(PrefixError::OutOfRange {
-                field,
-                expected,
-                found,
-            }),
+            false => Err(PrefixError::OutOfRange { field, expected, found }),
         };
         let length = self.prefix_length;
-        ranged(
-            length >= 1,
-            "prefix_length",
-            "a whole number >= 1",
-            length.to_string(),
-        )?;
+        ranged(length >= 1, "prefix_length", "a whole number >= 1", length.to_string())?;
         if let Reparametrization::Mlp {
             bottleneck_size: size,
             non_linearity,
         } = &self.reparametrization
         {
-            ranged(
-                *size >= 1,
-                "bottleneck_size",
-                "a whole number >= 1",
-                size.to_string(),
-            )?;
+            ranged(*size >= 1, "bottleneck_size", "a whole number >= 1", size.to_string())?;
             if !ACTIVATIONS.contains(&non_linearity.to_lowercase().as_str()) {
                 return Err(PrefixError::Unknown {
                     field: "non_linearity",
@@ -239,14 +225,8 @@ mod tests {
         reserved.extra.insert("flat".to_owned(), true.into());
         for (config, field) in [
             (PrefixTuningConfig::new(0), "prefix_length"),
-            (
-                base().with_reparametrization(mlp(0, "tanh")),
-                "bottleneck_size",
-            ),
-            (
-                base().with_reparametrization(mlp(8, "than")),
-                "non_linearity",
-            ),
+            (base().with_reparametrization(mlp(0, "tanh")), "bottleneck_size"),
+            (base().with_reparametrization(mlp(8, "than")), "non_linearity"),
             (base().with_dropout(f64::NAN), "dropout"),
             (reserved, "flat"),
         ] {
@@ -254,9 +234,6 @@ mod tests {
             assert!(error.contains(&format!("`{field}`")), "{error}");
         }
         assert!(PrefixTuningConfig::preset("prefix").is_err());
-        assert_eq!(
-            base().with_reparametrization(mlp(8, "ReLU")).check(),
-            Ok(())
-        );
+        assert_eq!(base().with_reparametrization(mlp(8, "ReLU")).check(), Ok(()));
     }
 }

@@ -96,18 +96,8 @@ impl TryFrom<PrefixTuningWire> for PrefixTuningConfig {
         }
         let mut extra = wire.extra;
         let reparametrization = if wire.flat {
-            keep(
-                &mut extra,
-                "bottleneck_size",
-                wire.bottleneck_size.into(),
-                512.into(),
-            );
-            keep(
-                &mut extra,
-                "non_linearity",
-                wire.non_linearity.into(),
-                "tanh".into(),
-            );
+            keep(&mut extra, "bottleneck_size", wire.bottleneck_size.into(), 512.into());
+            keep(&mut extra, "non_linearity", wire.non_linearity.into(), "tanh".into());
             Reparametrization::Flat
         } else {
             let bottleneck_size = index("bottleneck_size", wire.bottleneck_size)?;
@@ -209,10 +199,7 @@ mod tests {
     }
 
     fn round_trip(value: &Value) {
-        assert_eq!(
-            serde_json::to_value(read(value)).expect("plain data"),
-            *value
-        );
+        assert_eq!(serde_json::to_value(read(value)).expect("plain data"), *value);
     }
 
     #[test]
@@ -226,10 +213,7 @@ mod tests {
             assert_eq!(serde_json::to_value(&config).expect("plain data"), all);
             assert_eq!(read(&all), config);
             let text = toml::to_string(&config).expect("plain data");
-            assert_eq!(
-                toml::from_str::<PrefixTuningConfig>(&text).expect(&text),
-                config
-            );
+            assert_eq!(toml::from_str::<PrefixTuningConfig>(&text).expect(&text), config);
         }
         assert_eq!(read(&json!({})), PrefixTuningConfig::default());
     }
@@ -258,8 +242,7 @@ mod tests {
             ("non_linearity", json!("tanhh")),
             ("dropout", json!(1.0)),
         ] {
-            let error = serde_json::from_value::<PrefixTuningConfig>(changed(json!({key: bad})))
-                .expect_err(key);
+            let error = serde_json::from_value::<PrefixTuningConfig>(changed(json!({key: bad}))).expect_err(key);
             assert!(error.to_string().contains(&format!("`{key}`")), "{error}");
         }
     }

@@ -30,8 +30,8 @@ fn golden_files_are_written_back_as_read() {
             let parts = file["config"]["configs"].as_array().cloned();
             for config in parts.unwrap_or_else(|| vec![file["config"].clone()]) {
                 if config["architecture"] == "prefix_tuning" {
-                    let read: PrefixTuningConfig = serde_json::from_value(config.clone())
-                        .unwrap_or_else(|error| panic!("{config}: {error}"));
+                    let read: PrefixTuningConfig =
+                        serde_json::from_value(config.clone()).unwrap_or_else(|error| panic!("{config}: {error}"));
                     assert_eq!(
                         serde_json::to_value(read).expect("plain data"),
                         config,

@@ -122,11 +122,7 @@ impl PromptTuningConfig {
     /// # Errors
     /// Names the first field that cannot be honoured, what was expected and what was found.
     pub fn check(&self) -> Result<(), PromptError> {
-        let out_of_range = |field, expected, found: String| PromptError::OutOfRange {
-            field,
-            expected,
-            found,
-        };
+        let out_of_range = |field, expected, found: String| PromptError::OutOfRange { field, expected, found };
         if self.prompt_length == 0 {
             return Err(out_of_range(
                 "prompt_length",
@@ -135,13 +131,11 @@ impl PromptTuningConfig {
             ));
         }
         match &self.init {
-            PromptInit::RandomUniform { scale } if !(scale.is_finite() && *scale >= 0.0) => {
-                Err(out_of_range(
-                    "random_uniform_scale",
-                    "a finite number >= 0",
-                    scale.to_string(),
-                ))
-            }
+            PromptInit::RandomUniform { scale } if !(scale.is_finite() && *scale >= 0.0) => Err(out_of_range(
+                "random_uniform_scale",
+                "a finite number >= 0",
+                scale.to_string(),
+            )),
             PromptInit::FromString { text } if text.is_empty() => {
                 let expected = "a text, as prompt_init is from_string";
                 Err(PromptError::Missing {
@@ -170,9 +164,7 @@ mod tests {
                 "random_uniform_scale",
             ),
             (
-                base().with_init(PromptInit::FromString {
-                    text: String::new(),
-                }),
+                base().with_init(PromptInit::FromString { text: String::new() }),
                 "prompt_init_text",
             ),
             (reserved, "combine"),

@@ -120,11 +120,7 @@ impl TryFrom<PromptTuningWire> for PromptTuningConfig {
                 }
             }
             _ => {
-                return unknown(
-                    "prompt_init",
-                    "random_uniform, from_string",
-                    wire.prompt_init,
-                );
+                return unknown("prompt_init", "random_uniform, from_string", wire.prompt_init);
             }
         };
         let combine = match wire.combine.as_str() {
@@ -206,28 +202,19 @@ mod tests {
     }
 
     fn round_trip(value: &Value) {
-        assert_eq!(
-            serde_json::to_value(read(value)).expect("plain data"),
-            *value
-        );
+        assert_eq!(serde_json::to_value(read(value)).expect("plain data"), *value);
     }
 
     #[test]
     fn presets_equal_the_reference() {
         let config = PromptTuningConfig::preset("prompt_tuning").expect("a preset");
-        assert_eq!(
-            serde_json::to_value(&config).expect("plain data"),
-            changed(json!({}))
-        );
+        assert_eq!(serde_json::to_value(&config).expect("plain data"), changed(json!({})));
         assert_eq!(
             (read(&changed(json!({}))), read(&json!({}))),
             (config.clone(), config.clone())
         );
         let text = toml::to_string(&config).expect("plain data");
-        assert_eq!(
-            toml::from_str::<PromptTuningConfig>(&text).expect(&text),
-            config
-        );
+        assert_eq!(toml::from_str::<PromptTuningConfig>(&text).expect(&text), config);
     }
 
     #[test]
@@ -253,8 +240,7 @@ mod tests {
             ("random_uniform_scale", json!(-0.5)),
             ("combine", json!("suffix")),
         ] {
-            let error = serde_json::from_value::<PromptTuningConfig>(changed(json!({key: bad})))
-                .expect_err(key);
+            let error = serde_json::from_value::<PromptTuningConfig>(changed(json!({key: bad}))).expect_err(key);
             assert!(error.to_string().contains(&format!("`{key}`")), "{error}");
         }
         let textless = changed(json!({"prompt_init": "from_string"}));

@@ -33,9 +33,7 @@ pub const ACTIVATIONS: [&str; 22] = [
 ];
 
 /// Names accepted for `dtype`, those of torch.
-pub const DTYPES: [&str; 7] = [
-    "float16", "bfloat16", "float32", "float64", "half", "float", "double",
-];
+pub const DTYPES: [&str; 7] = ["float16", "bfloat16", "float32", "float64", "half", "float", "double"];
 
 /// Layers whose output is edited.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,10 +113,7 @@ macro_rules! setters {
 impl ReftConfig {
     /// [`loreft`](Self::loreft) of another rank.
     pub fn new(r: usize) -> Self {
-        Self {
-            r,
-            ..Self::loreft()
-        }
+        Self { r, ..Self::loreft() }
     }
 
     /// LoReFT: orthonormal W, `W h` subtracted.
@@ -206,17 +201,9 @@ impl ReftConfig {
     /// # Errors
     /// Names the first field that cannot be honoured, what was expected and what was found.
     pub fn check(&self) -> Result<(), ReftError> {
-        let out_of_range = |field, expected, found: String| ReftError::OutOfRange {
-            field,
-            expected,
-            found,
-        };
+        let out_of_range = |field, expected, found: String| ReftError::OutOfRange { field, expected, found };
         if self.layers == Layers::Only(Vec::new()) {
-            return Err(out_of_range(
-                "layers",
-                "\"all\" or at least one layer",
-                "[]".to_owned(),
-            ));
+            return Err(out_of_range("layers", "\"all\" or at least one layer", "[]".to_owned()));
         }
         if self.prefix_positions == 0 && self.suffix_positions == 0 {
             let expected = "a prefix or a suffix position";
@@ -230,21 +217,16 @@ impl ReftConfig {
             return Err(out_of_range("r", "a whole number >= 1", self.r.to_string()));
         }
         if !(0.0..1.0).contains(&self.dropout) {
-            return Err(out_of_range(
-                "dropout",
-                "a number in [0, 1)",
-                self.dropout.to_string(),
-            ));
+            return Err(out_of_range("dropout", "a number in [0, 1)", self.dropout.to_string()));
         }
-        let known =
-            |field, names: &[&str], found: &str, spelled: &str| match names.contains(&spelled) {
-                true => Ok(()),
-                false => Err(ReftError::Unknown {
-                    field,
-                    expected: names.join(", "),
-                    found: found.to_owned(),
-                }),
-            };
+        let known = |field, names: &[&str], found: &str, spelled: &str| match names.contains(&spelled) {
+            true => Ok(()),
+            false => Err(ReftError::Unknown {
+                field,
+                expected: names.join(", "),
+                found: found.to_owned(),
+            }),
+        };
         if let Some(name) = &self.non_linearity {
             known("non_linearity", &ACTIVATIONS, name, &name.to_lowercase())?;
         }
@@ -269,41 +251,23 @@ mod tests {
             (base().with_layers(Layers::Only(Vec::new())), "layers"),
             (base().with_prefix_positions(0), "prefix_positions"),
             (base().with_dropout(-0.5), "dropout"),
-            (
-                base().with_non_linearity(Some("rellu".to_owned())),
-                "non_linearity",
-            ),
+            (base().with_non_linearity(Some("rellu".to_owned())), "non_linearity"),
             (base().with_dtype(Some("int8".to_owned())), "dtype"),
             (reserved, "layers"),
         ] {
             let error = config.check().expect_err(field).to_string();
             assert!(error.contains(&format!("`{field}`")), "{error}");
         }
-        assert_eq!(
-            base()
-                .with_prefix_positions(0)
-                .with_suffix_positions(1)
-                .check(),
-            Ok(())
-        );
+        assert_eq!(base().with_prefix_positions(0).with_suffix_positions(1).check(), Ok(()));
     }
 
     #[test]
     fn the_method_name_fills_in_what_the_file_leaves_out() {
         let silent = ReftConfig::noreft().with_subtract_projection(None);
         assert!(silent.subtracts_projection());
-        assert_eq!(
-            silent.clone().for_method("direft"),
-            Ok(ReftConfig::direft())
-        );
-        assert_eq!(
-            silent.clone().for_method("noreft"),
-            Ok(ReftConfig::noreft())
-        );
-        assert_eq!(
-            ReftConfig::direft().for_method("noreft"),
-            Ok(ReftConfig::direft())
-        );
+        assert_eq!(silent.clone().for_method("direft"), Ok(ReftConfig::direft()));
+        assert_eq!(silent.clone().for_method("noreft"), Ok(ReftConfig::noreft()));
+        assert_eq!(ReftConfig::direft().for_method("noreft"), Ok(ReftConfig::direft()));
         assert!(silent.for_method("lora").is_err());
     }
 }

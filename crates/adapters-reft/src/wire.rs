@@ -54,10 +54,7 @@ pub struct ReftWire {
 
 /// `layers`: `"all"` or layer numbers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "`layers` must be \"all\" or a list of layer numbers"
-)]
+#[serde(untagged, expecting = "`layers` must be \"all\" or a list of layer numbers")]
 pub enum LayersWire {
     /// `"all"`.
     Name(String),
@@ -203,10 +200,7 @@ mod tests {
     }
 
     fn round_trip(value: &Value) {
-        assert_eq!(
-            serde_json::to_value(read(value)).expect("plain data"),
-            *value
-        );
+        assert_eq!(serde_json::to_value(read(value)).expect("plain data"), *value);
     }
 
     #[test]
@@ -220,8 +214,7 @@ mod tests {
             // The reference leaves `subtract_projection` out; it is written here and read there.
             let silent = changed(json!({"orthogonality": orthogonality}));
             assert_eq!(read(&silent).for_method(name), Ok(config.clone()));
-            let all =
-                changed(json!({"orthogonality": orthogonality, "subtract_projection": subtract}));
+            let all = changed(json!({"orthogonality": orthogonality, "subtract_projection": subtract}));
             assert_eq!(serde_json::to_value(&config).expect("plain data"), all);
             assert_eq!(read(&all), config);
             let text = toml::to_string(&config).expect("plain data");
@@ -234,8 +227,7 @@ mod tests {
         let short = json!({"layers": "all", "prefix_positions": 3, "suffix_positions": 0, "r": 1,
             "orthogonality": true});
         assert_eq!(read(&short).for_method("loreft"), Ok(ReftConfig::loreft()));
-        let error =
-            serde_json::from_value::<ReftConfig>(json!({"layers": "all"})).expect_err("required");
+        let error = serde_json::from_value::<ReftConfig>(json!({"layers": "all"})).expect_err("required");
         assert!(error.to_string().contains("`orthogonality`"), "{error}");
     }
 
@@ -268,8 +260,7 @@ mod tests {
             ("non_linearity", json!("rellu")),
             ("output_reft", json!(false)),
         ] {
-            let error =
-                serde_json::from_value::<ReftConfig>(changed(json!({key: bad}))).expect_err(key);
+            let error = serde_json::from_value::<ReftConfig>(changed(json!({key: bad}))).expect_err(key);
             assert!(error.to_string().contains(&format!("`{key}`")), "{error}");
         }
     }

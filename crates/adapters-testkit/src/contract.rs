@@ -132,14 +132,25 @@ pub fn all(config: &str, promises: Promises, device: &Device) {
 pub fn identity_at_init(bench: &Bench, config: &str, promised: bool) {
     let mut set = bench.attach(config);
     let difference = relative_error(&bench.output(&set), &bench.plain());
-    assert_eq!(difference == 0.0, promised, "{config}: a new adapter changes the output by {difference:e}");
+    assert_eq!(
+        difference == 0.0,
+        promised,
+        "{config}: a new adapter changes the output by {difference:e}"
+    );
     let mut random = bench.attach_random(config);
     let difference = relative_error(&bench.output(&random), &bench.plain());
-    assert!(difference > 1e-4, "{config}: random parameters do not act ({difference:e})");
+    assert!(
+        difference > 1e-4,
+        "{config}: random parameters do not act ({difference:e})"
+    );
     random.deactivate();
     set.deactivate();
     for set in [set, random] {
-        assert_eq!(bench.output(&set), bench.plain(), "{config}: an adapter that is not active acts");
+        assert_eq!(
+            bench.output(&set),
+            bench.plain(),
+            "{config}: an adapter that is not active acts"
+        );
     }
 }
 
@@ -151,15 +162,30 @@ pub fn only_adapters_get_gradients(bench: &Bench, config: &str) {
     let found = gradients_of(&set, &gradients);
     for place in set.params() {
         let size = found[&place.id].as_ref().map_or(0.0, largest);
-        assert!(size > 0.0 && size.is_finite(), "{config}: {} at {} has the gradient {size}", place.param, place.info.path);
+        assert!(
+            size > 0.0 && size.is_finite(),
+            "{config}: {} at {} has the gradient {size}",
+            place.param,
+            place.info.path
+        );
     }
-    assert_eq!(found.len(), set.params().count(), "{config}: a parameter without a name");
-    assert!(gradients_of(&bench.model, &gradients).values().all(Option::is_none), "{config}: a base gradient");
+    assert_eq!(
+        found.len(),
+        set.params().count(),
+        "{config}: a parameter without a name"
+    );
+    assert!(
+        gradients_of(&bench.model, &gradients).values().all(Option::is_none),
+        "{config}: a base gradient"
+    );
     assert_eq!(values(&bench.model), before, "{config}: attaching changed the base");
 
     let mut frozen = bench.attach_random(config);
     frozen.set_trainable(NAME, false).expect("it is attached");
-    assert!(!bench.loss(&frozen.train()).is_tracked(), "{config}: a frozen adapter trains");
+    assert!(
+        !bench.loss(&frozen.train()).is_tracked(),
+        "{config}: a frozen adapter trains"
+    );
 }
 
 /// The plain merged model computes what the adapter computed, and a reset restores every bit.
@@ -173,10 +199,17 @@ pub fn merged_equals_unmerged(bench: &Bench, config: &str) {
     assert!(error <= 1e-5, "{config}: merged is off by {error:e}");
     assert_ne!(values(&model), before, "{config}: merging changed nothing");
     let again = merge(&mut model, &set, NAME, Some(&merged));
-    assert!(matches!(again, Err(Error::AlreadyMerged { .. })), "{config}: merged twice");
+    assert!(
+        matches!(again, Err(Error::AlreadyMerged { .. })),
+        "{config}: merged twice"
+    );
     merged.reset(&mut model);
     assert_eq!(values(&model), before, "{config}: a reset does not restore the base");
-    assert_eq!(bench.run(&model, Ctx::plain()).into_data(), bench.plain(), "{config}: a reset does not restore the base");
+    assert_eq!(
+        bench.run(&model, Ctx::plain()).into_data(),
+        bench.plain(),
+        "{config}: a reset does not restore the base"
+    );
 }
 
 /// Merging is an error that names the site, and nothing has changed.
@@ -184,8 +217,15 @@ pub fn refuses_to_merge(bench: &Bench, config: &str) {
     let set = bench.attach_random(config);
     let mut model = bench.model.clone();
     let refused = merge(&mut model, &set, NAME, None);
-    assert!(matches!(refused, Err(Error::NotMergeable { .. })), "{config}: {refused:?}");
-    assert_eq!(values(&model), values(&bench.model), "{config}: a refused merge changed the base");
+    assert!(
+        matches!(refused, Err(Error::NotMergeable { .. })),
+        "{config}: {refused:?}"
+    );
+    assert_eq!(
+        values(&model),
+        values(&bench.model),
+        "{config}: a refused merge changed the base"
+    );
 }
 
 /// Saved in `grammar` and loaded, the adapter computes the same bits.
@@ -195,9 +235,17 @@ pub fn save_load_same_output(bench: &Bench, config: &str, grammar: Grammar) {
     let dir = dir.path().join(NAME);
     save_adapter(&dir, grammar, &set, NAME, &bench.model).unwrap_or_else(|e| panic!("{config}, {grammar}: {e}"));
     let loaded = load(bench, &dir);
-    assert_eq!(bench.output(&loaded), bench.output(&set), "{config}, {grammar}: another output after loading");
+    assert_eq!(
+        bench.output(&loaded),
+        bench.output(&set),
+        "{config}, {grammar}: another output after loading"
+    );
     let count = |set: &AdapterSet| set.params().count();
-    assert_eq!(count(&loaded), count(&set), "{config}, {grammar}: another number of parameters");
+    assert_eq!(
+        count(&loaded),
+        count(&set),
+        "{config}, {grammar}: another number of parameters"
+    );
 }
 
 /// Saving in `grammar` is an error, and no folder appears.
@@ -206,14 +254,25 @@ pub fn refuses_to_save(bench: &Bench, config: &str, grammar: Grammar) {
     let dir = tempfile::tempdir().expect("a temporary folder can be made");
     let dir = dir.path().join(NAME);
     let refused = save_adapter(&dir, grammar, &set, NAME, &bench.model);
-    assert!(matches!(refused, Err(Error::Config { .. })), "{config}, {grammar}: {refused:?}");
-    assert!(!dir.exists(), "{config}, {grammar}: a refused save left {}", dir.display());
+    assert!(
+        matches!(refused, Err(Error::Config { .. })),
+        "{config}, {grammar}: {refused:?}"
+    );
+    assert!(
+        !dir.exists(),
+        "{config}, {grammar}: a refused save left {}",
+        dir.display()
+    );
 }
 
 /// Dropout is off in evaluation and on in training; `config` has a dropout above zero.
 pub fn dropout_in_training_only(bench: &Bench, config: &str) {
     let set = bench.attach_random(config);
-    assert_eq!(bench.output(&set), bench.output(&set), "{config}: evaluation is not repeatable");
+    assert_eq!(
+        bench.output(&set),
+        bench.output(&set),
+        "{config}: evaluation is not repeatable"
+    );
     let train = |seed| bench.run(&bench.model, Ctx::new(&set).training(seed)).into_data();
     assert_eq!(train(1), train(1), "{config}: a seed does not repeat");
     assert_ne!(train(1), train(2), "{config}: dropout does not depend on the seed");
@@ -230,17 +289,37 @@ pub fn copies_train_apart(bench: &Bench, config: &str, grammar: Grammar) {
     for other in [other, with_fresh_ids(one.clone())] {
         let gradients = bench.loss(&one).backward();
         let mine = gradients_of(&one, &gradients);
-        assert!(mine.values().all(Option::is_some), "{config}: a loaded parameter has no gradient");
-        assert!(other.params().all(|p| !mine.contains_key(&p.id)), "{config}: two copies have one id");
-        assert!(gradients_of(&other, &gradients).values().all(Option::is_none), "{config}: the copy has a gradient");
-        assert_eq!(bench.output(&one.valid()), bench.output(&other.valid()), "{config}: the copy is not one");
+        assert!(
+            mine.values().all(Option::is_some),
+            "{config}: a loaded parameter has no gradient"
+        );
+        assert!(
+            other.params().all(|p| !mine.contains_key(&p.id)),
+            "{config}: two copies have one id"
+        );
+        assert!(
+            gradients_of(&other, &gradients).values().all(Option::is_none),
+            "{config}: the copy has a gradient"
+        );
+        assert_eq!(
+            bench.output(&one.valid()),
+            bench.output(&other.valid()),
+            "{config}: the copy is not one"
+        );
     }
 }
 
 fn load(bench: &Bench, dir: &Path) -> AdapterSet {
     let mut set = AdapterSet::new();
-    load_adapter(dir, &mut set, &bench.model, METHODS, &LoadOptions::default(), &bench.device)
-        .unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+    load_adapter(
+        dir,
+        &mut set,
+        &bench.model,
+        METHODS,
+        &LoadOptions::default(),
+        &bench.device,
+    )
+    .unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
     set.activate(NAME).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
     set
 }
@@ -296,7 +375,10 @@ pub fn relative_error(got: &TensorData, want: &TensorData) -> f64 {
     if got.shape() != want.shape() || got.iter::<f64>().any(|x| !x.is_finite()) {
         return f64::INFINITY;
     }
-    let error = got.iter::<f64>().zip(want.iter::<f64>()).fold(0.0, |most: f64, (g, w)| most.max((g - w).abs()));
+    let error = got
+        .iter::<f64>()
+        .zip(want.iter::<f64>())
+        .fold(0.0, |most: f64, (g, w)| most.max((g - w).abs()));
     error / largest(want).max(f64::MIN_POSITIVE)
 }
 

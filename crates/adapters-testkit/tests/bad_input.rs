@@ -4,7 +4,9 @@ use std::error::Error as StdError;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use adapters::core::store::{LoadOptions, StoreError, TensorProblem, Tensors, load_adapter, read_safetensors, write_safetensors};
+use adapters::core::store::{
+    LoadOptions, StoreError, TensorProblem, Tensors, load_adapter, read_safetensors, write_safetensors,
+};
 use adapters::lora::LoraError;
 use adapters::models::{Encoder, ModelError, Pretrained};
 use adapters::{AdapterSet, Error, METHODS, method};
@@ -28,7 +30,10 @@ impl Scratch {
 
     fn with(case: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        for (from, to) in [(golden().join("base"), "base"), (golden().join("cases").join(case).join("adapters/a"), "a")] {
+        for (from, to) in [
+            (golden().join("base"), "base"),
+            (golden().join("cases").join(case).join("adapters/a"), "a"),
+        ] {
             let to = dir.path().join(to);
             fs::create_dir(&to).unwrap();
             for entry in fs::read_dir(from).unwrap() {
@@ -52,16 +57,17 @@ impl Scratch {
         let device = Device::flex();
         let model = self.model().unwrap();
         let mut set = AdapterSet::new();
-        set.attach("first", method("lora").unwrap(), &model, 0, &device).unwrap();
+        set.attach("first", method("lora").unwrap(), &model, 0, &device)
+            .unwrap();
         let before = (set.to_string(), values(&set));
-        let options = LoadOptions {
-            name: None,
-            allow_bin,
-        };
+        let options = LoadOptions { name: None, allow_bin };
         match load_adapter(&self.path("a"), &mut set, &model, METHODS, &options, &device) {
             Ok(_) => Ok(set),
             Err(error) => {
-                assert!(before == (set.to_string(), values(&set)), "a refused adapter changed the set");
+                assert!(
+                    before == (set.to_string(), values(&set)),
+                    "a refused adapter changed the set"
+                );
                 Err(error)
             }
         }
@@ -82,7 +88,10 @@ impl Scratch {
 
 /// An error with its causes.
 fn message(error: &dyn StdError) -> String {
-    let source = error.source().map(|source| format!(": {}", message(source))).unwrap_or_default();
+    let source = error
+        .source()
+        .map(|source| format!(": {}", message(source)))
+        .unwrap_or_default();
     format!("{error}{source}")
 }
 
@@ -175,7 +184,10 @@ fn missing_keys() {
     both(
         |scratch, file, key| scratch.edit_tensors(file, |tensors| assert!(tensors.remove(key).is_some())),
         |error, key| {
-            assert!(matches!(only_problem(error), TensorProblem::Missing { key: found, .. } if found == key), "{error:?}");
+            assert!(
+                matches!(only_problem(error), TensorProblem::Missing { key: found, .. } if found == key),
+                "{error:?}"
+            );
             names(error, &[&format!("`{key}` is missing")]);
         },
     );
@@ -192,7 +204,13 @@ fn misspelt_keys_are_both_named() {
         },
         |error, key| {
             let slip = key.replace("query", "qurey");
-            names(error, &[&format!("`{key}` is missing; the nearest unused key is `{slip}`"), &format!("`{slip}` is not expected")]);
+            names(
+                error,
+                &[
+                    &format!("`{key}` is missing; the nearest unused key is `{slip}`"),
+                    &format!("`{slip}` is not expected"),
+                ],
+            );
         },
     );
 }
@@ -201,10 +219,15 @@ fn misspelt_keys_are_both_named() {
 fn extra_keys() {
     both(
         |scratch, file, _| {
-            scratch.edit_tensors(file, |tensors| drop(tensors.insert("odd.weight".to_owned(), TensorData::from([1.0f32]))));
+            scratch.edit_tensors(file, |tensors| {
+                drop(tensors.insert("odd.weight".to_owned(), TensorData::from([1.0f32])))
+            });
         },
         |error, _| {
-            assert!(matches!(only_problem(error), TensorProblem::Unexpected { key } if key == "odd.weight"), "{error:?}");
+            assert!(
+                matches!(only_problem(error), TensorProblem::Unexpected { key } if key == "odd.weight"),
+                "{error:?}"
+            );
             names(error, &["`odd.weight` is not expected"]);
         },
     );
@@ -214,11 +237,17 @@ fn extra_keys() {
 fn wrong_shapes() {
     both(
         |scratch, file, key| {
-            scratch.edit_tensors(file, |tensors| drop(tensors.insert(key.to_owned(), TensorData::from([[1.0f32, 2.0]]))));
+            scratch.edit_tensors(file, |tensors| {
+                drop(tensors.insert(key.to_owned(), TensorData::from([[1.0f32, 2.0]])))
+            });
         },
         |error, key| {
             match only_problem(error) {
-                TensorProblem::Shape { key: found, found: shape, .. } => assert_eq!((found.as_str(), shape), (key, vec![1, 2])),
+                TensorProblem::Shape {
+                    key: found,
+                    found: shape,
+                    ..
+                } => assert_eq!((found.as_str(), shape), (key, vec![1, 2])),
                 other => panic!("{other:?}"),
             }
             names(error, &[&format!("`{key}` has shape [1, 2], expected [")]);
@@ -237,7 +266,10 @@ fn whole_numbers_where_floats_belong() {
             });
         },
         |error, key| {
-            assert!(matches!(only_problem(error), TensorProblem::DType { key: found, .. } if found == key), "{error:?}");
+            assert!(
+                matches!(only_problem(error), TensorProblem::DType { key: found, .. } if found == key),
+                "{error:?}"
+            );
             names(error, &[&format!("`{key}` has element type I64, expected a float")]);
         },
     );
@@ -274,10 +306,19 @@ fn an_unknown_architecture() {
     scratch.edit_json("base/config.json", |config| config["model_type"] = "brt".into());
     let error = scratch.model().unwrap_err();
     match &error {
-        ModelError::UnknownArchitecture { found, nearest, .. } => assert_eq!((found.as_str(), nearest.as_deref()), ("brt", Some("bert"))),
+        ModelError::UnknownArchitecture { found, nearest, .. } => {
+            assert_eq!((found.as_str(), nearest.as_deref()), ("brt", Some("bert")))
+        }
         other => panic!("{other:?}"),
     }
-    names(&error, &["config.json", "unknown architecture `brt`; did you mean `bert`?", "supported: bert"]);
+    names(
+        &error,
+        &[
+            "config.json",
+            "unknown architecture `brt`; did you mean `bert`?",
+            "supported: bert",
+        ],
+    );
 }
 
 #[test]
@@ -285,17 +326,37 @@ fn a_model_configuration_that_cannot_be() {
     let scratch = Scratch::new();
     scratch.edit_json("base/config.json", |config| config["num_attention_heads"] = 5.into());
     let error = scratch.model().unwrap_err();
-    assert!(matches!(&error, ModelError::Config { field: "hidden_size", .. }), "{error:?}");
-    names(&error, &["config.json", "`hidden_size` is 32", "num_attention_heads = 5"]);
+    assert!(
+        matches!(
+            &error,
+            ModelError::Config {
+                field: "hidden_size",
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    names(
+        &error,
+        &["config.json", "`hidden_size` is 32", "num_attention_heads = 5"],
+    );
 
-    scratch.edit_json("base/config.json", |config| config["num_attention_heads"] = "four".into());
+    scratch.edit_json("base/config.json", |config| {
+        config["num_attention_heads"] = "four".into()
+    });
     let error = scratch.model().unwrap_err();
-    assert!(matches!(&error, ModelError::Store(StoreError::Json { .. })), "{error:?}");
+    assert!(
+        matches!(&error, ModelError::Store(StoreError::Json { .. })),
+        "{error:?}"
+    );
     names(&error, &["config.json", "four"]);
 
     fs::write(scratch.path("base/config.json"), "{").unwrap();
     let error = scratch.model().unwrap_err();
-    assert!(matches!(&error, ModelError::Store(StoreError::Json { .. })), "{error:?}");
+    assert!(
+        matches!(&error, ModelError::Store(StoreError::Json { .. })),
+        "{error:?}"
+    );
     names(&error, &["config.json", "line 1"]);
 }
 
@@ -309,11 +370,17 @@ fn folders_without_their_files() {
     fs::remove_file(scratch.path("base/config.json")).unwrap();
     names(&scratch.model().unwrap_err(), &["base", "config.json"]);
 
-    for (file, missing) in [(ADAPTER, "adapter.safetensors (or pytorch_adapter.bin)"), ("a/adapter_config.json", "adapter_config.json")] {
+    for (file, missing) in [
+        (ADAPTER, "adapter.safetensors (or pytorch_adapter.bin)"),
+        ("a/adapter_config.json", "adapter_config.json"),
+    ] {
         let scratch = Scratch::with("lora_all");
         fs::remove_file(scratch.path(file)).unwrap();
         let error = scratch.adapter(true).unwrap_err();
-        assert!(matches!(&error, Error::Store(StoreError::NotAnAdapter { .. })), "{error:?}");
+        assert!(
+            matches!(&error, Error::Store(StoreError::NotAnAdapter { .. })),
+            "{error:?}"
+        );
         names(&error, &["/a ", missing]);
     }
 }
@@ -321,26 +388,61 @@ fn folders_without_their_files() {
 #[test]
 fn an_adapter_of_an_unknown_method() {
     for (case, change) in [
-        ("lora", (|config| config["config"]["architecture"] = "lorra".into()) as fn(&mut Value)),
+        (
+            "lora",
+            (|config| config["config"]["architecture"] = "lorra".into()) as fn(&mut Value),
+        ),
         ("peft_lora", |config| config["peft_type"] = "LORRA".into()),
     ] {
         let scratch = Scratch::with(case);
         scratch.edit_json("a/adapter_config.json", change);
         let error = scratch.adapter(false).unwrap_err();
-        assert!(matches!(in_file(&error), Error::UnknownName { what: "adapter method", .. }), "{error:?}");
-        names(&error, &["a/adapter_config.json", "unknown adapter method", "known: lora"]);
+        assert!(
+            matches!(
+                in_file(&error),
+                Error::UnknownName {
+                    what: "adapter method",
+                    ..
+                }
+            ),
+            "{error:?}"
+        );
+        names(
+            &error,
+            &["a/adapter_config.json", "unknown adapter method", "known: lora"],
+        );
     }
 }
 
 #[test]
 fn an_adapter_configuration_that_cannot_be() {
     for (case, change, expected) in [
-        ("lora", (|config| config["config"]["r"] = 0.into()) as fn(&mut Value), "`r` is 0, expected at least 1"),
-        ("peft_lora", |config| config["r"] = 0.into(), "`r` is 0, expected at least 1"),
+        (
+            "lora",
+            (|config| config["config"]["r"] = 0.into()) as fn(&mut Value),
+            "`r` is 0, expected at least 1",
+        ),
+        (
+            "peft_lora",
+            |config| config["r"] = 0.into(),
+            "`r` is 0, expected at least 1",
+        ),
         ("lora", |config| config["config"]["alpha"] = "much".into(), "much"),
-        ("lora", |config| config["config"]["use_dora"] = true.into(), "`use_dora` = true is not supported yet"),
-        ("lora", |config| config["config"]["init_weights"] = "vera".into(), "`init_weights` = vera is not supported yet"),
-        ("peft_lora", |config| config["bias"] = "all".into(), "`bias` = \"all\" is not supported yet"),
+        (
+            "lora",
+            |config| config["config"]["use_dora"] = true.into(),
+            "`use_dora` = true is not supported yet",
+        ),
+        (
+            "lora",
+            |config| config["config"]["init_weights"] = "vera".into(),
+            "`init_weights` = vera is not supported yet",
+        ),
+        (
+            "peft_lora",
+            |config| config["bias"] = "all".into(),
+            "`bias` = \"all\" is not supported yet",
+        ),
     ] {
         let scratch = Scratch::with(case);
         scratch.edit_json("a/adapter_config.json", change);
@@ -356,10 +458,14 @@ fn an_adapter_configuration_that_cannot_be() {
 #[test]
 fn an_adapter_for_sites_the_model_lacks() {
     let scratch = Scratch::with("peft_lora");
-    scratch.edit_json("a/adapter_config.json", |config| config["target_modules"] = serde_json::json!(["query", "valve"]));
+    scratch.edit_json("a/adapter_config.json", |config| {
+        config["target_modules"] = serde_json::json!(["query", "valve"])
+    });
     let error = scratch.adapter(false).unwrap_err();
     match &error {
-        Error::NoTarget { target, nearest, .. } => assert_eq!((target.as_str(), nearest.as_deref()), ("valve", Some("value"))),
+        Error::NoTarget { target, nearest, .. } => {
+            assert_eq!((target.as_str(), nearest.as_deref()), ("valve", Some("value")))
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -380,7 +486,10 @@ fn slips_in_a_config_string() {
 
     let error = method("lora[r=0]").unwrap_err();
     match &error {
-        Error::Config { source, .. } => assert!(matches!(source.downcast_ref(), Some(LoraError::OutOfRange { field: "r", .. }))),
+        Error::Config { source, .. } => assert!(matches!(
+            source.downcast_ref(),
+            Some(LoraError::OutOfRange { field: "r", .. })
+        )),
         other => panic!("{other:?}"),
     }
     names(&error, &["`r` is 0, expected at least 1"]);
@@ -396,14 +505,20 @@ fn a_pickle_is_read_only_when_allowed_and_then_gives_the_same_tensors() {
     let from_safetensors = scratch.adapter(false).unwrap();
     fs::remove_file(scratch.path(ADAPTER)).unwrap();
     let error = scratch.adapter(false).unwrap_err();
-    assert!(matches!(&error, Error::Store(StoreError::PickleNotAllowed { .. })), "{error:?}");
+    assert!(
+        matches!(&error, Error::Store(StoreError::PickleNotAllowed { .. })),
+        "{error:?}"
+    );
     names(&error, &["pytorch_adapter.bin", "--allow-bin"]);
 
     let from_pickle = scratch.adapter(true).unwrap();
     let tensors = |set: &AdapterSet| {
         let mut values = values(set);
         let adapter = set.get("a").unwrap();
-        adapter.params().map(|p| (format!("{} {}", p.info.path, p.param), values.remove(&p.id).unwrap())).collect::<Vec<_>>()
+        adapter
+            .params()
+            .map(|p| (format!("{} {}", p.info.path, p.param), values.remove(&p.id).unwrap()))
+            .collect::<Vec<_>>()
     };
     let (one, other) = (tensors(&from_safetensors), tensors(&from_pickle));
     assert_eq!(one.len(), 8);
@@ -420,7 +535,13 @@ fn a_damaged_pickle() {
     for bytes in [&whole[..whole.len() / 2], &b"cos\nsystem\n(S'true'\ntR."[..], &[]] {
         fs::write(&bin, bytes).unwrap();
         let error = scratch.adapter(true).unwrap_err();
-        assert!(matches!(&error, Error::Store(StoreError::Pytorch { .. } | StoreError::Mismatch { .. })), "{error:?}");
+        assert!(
+            matches!(
+                &error,
+                Error::Store(StoreError::Pytorch { .. } | StoreError::Mismatch { .. })
+            ),
+            "{error:?}"
+        );
         names(&error, &["pytorch_adapter.bin"]);
     }
 }

@@ -22,7 +22,10 @@ fn lora() {
 
 #[test]
 fn lora_at_every_place() {
-    check("lora[r=4,alpha=6,attn_matrices=[q,k,v],intermediate_lora=true,output_lora=true]", ALL);
+    check(
+        "lora[r=4,alpha=6,attn_matrices=[q,k,v],intermediate_lora=true,output_lora=true]",
+        ALL,
+    );
 }
 
 #[test]
@@ -32,7 +35,10 @@ fn lora_on_every_linear_layer() {
         grammars: &[Grammar::Peft],
         ..ALL
     };
-    check("lora[r=3,alpha=5,target_modules=all-linear,exclude_modules=[pooler.dense],use_rslora=true]", peft);
+    check(
+        "lora[r=3,alpha=5,target_modules=all-linear,exclude_modules=[pooler.dense],use_rslora=true]",
+        peft,
+    );
 }
 
 #[test]

@@ -22,12 +22,19 @@ fn larger_set() -> Option<PathBuf> {
 
 fn run(dir: &Path, options: &Options) -> (Summary, Vec<Outcome>) {
     let mut outcomes = Vec::new();
-    let summary = walk(dir, &Selection::default(), options, |outcome| outcomes.push(outcome.clone())).unwrap();
+    let summary = walk(dir, &Selection::default(), options, |outcome| {
+        outcomes.push(outcome.clone())
+    })
+    .unwrap();
     (summary, outcomes)
 }
 
 fn lines(outcomes: &[Outcome], keep: impl Fn(&Verdict) -> bool) -> String {
-    outcomes.iter().filter(|o| keep(&o.verdict)).map(|o| format!("{o}\n")).collect()
+    outcomes
+        .iter()
+        .filter(|o| keep(&o.verdict))
+        .map(|o| format!("{o}\n"))
+        .collect()
 }
 
 #[test]
@@ -38,7 +45,14 @@ fn every_case_in_the_repository_is_right() {
     assert_eq!((summary.ok, summary.failed, summary.unsupported), (15, 0, 0));
     // A tool that compares nothing is right about everything.
     assert!(outcomes.iter().all(|o| o.max_abs_err.is_some_and(|err| err > 0.0)));
-    assert_eq!(outcomes.iter().filter_map(|o| o.grads).map(|(right, _)| right).sum::<usize>(), 126);
+    assert_eq!(
+        outcomes
+            .iter()
+            .filter_map(|o| o.grads)
+            .map(|(right, _)| right)
+            .sum::<usize>(),
+        126
+    );
 }
 
 #[test]
@@ -54,9 +68,21 @@ fn a_wrong_number_a_lost_gradient_and_an_unknown_op_are_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let set = dir.path().join("set");
     copy(&repository_set().join("bert/base"), &set.join("m/base"));
-    std::fs::copy(repository_set().join("bert/inputs.safetensors"), set.join("m/inputs.safetensors")).unwrap();
-    for (to, from) in [("tight", "lora"), ("other", "lora_all"), ("lost", "lora"), ("op", "merge_lora")] {
-        copy(&repository_set().join("bert/cases").join(from), &set.join("m/cases").join(to));
+    std::fs::copy(
+        repository_set().join("bert/inputs.safetensors"),
+        set.join("m/inputs.safetensors"),
+    )
+    .unwrap();
+    for (to, from) in [
+        ("tight", "lora"),
+        ("other", "lora_all"),
+        ("lost", "lora"),
+        ("op", "merge_lora"),
+    ] {
+        copy(
+            &repository_set().join("bert/cases").join(from),
+            &set.join("m/cases").join(to),
+        );
     }
     let cases = set.join("m/cases");
     edit(&cases.join("tight/case.json"), |case| {
@@ -67,19 +93,48 @@ fn a_wrong_number_a_lost_gradient_and_an_unknown_op_are_noticed() {
     let lora = repository_set().join("bert/cases/lora/expected.safetensors");
     std::fs::copy(&lora, cases.join("other/expected.safetensors")).unwrap();
     let text = std::fs::read(&lora).unwrap();
-    std::fs::write(cases.join("lost/expected.safetensors"), replace(&text, b"loras.a.lora_A", b"loras.a.lora_X")).unwrap();
-    edit(&cases.join("op/case.json"), |case| case["ops"][0]["op"] = "fold_adapter".into());
+    std::fs::write(
+        cases.join("lost/expected.safetensors"),
+        replace(&text, b"loras.a.lora_A", b"loras.a.lora_X"),
+    )
+    .unwrap();
+    edit(&cases.join("op/case.json"), |case| {
+        case["ops"][0]["op"] = "fold_adapter".into()
+    });
     std::fs::create_dir_all(cases.join("void")).unwrap();
 
     let (summary, outcomes) = run(&set, &Options::new(Device::flex()));
     assert_eq!((summary.ok, summary.failed, summary.unsupported), (0, 4, 1));
     let line = |case: &str| outcomes.iter().find(|o| o.case == case).unwrap().to_string();
-    assert!(line("tight").starts_with("FAIL m/tight") && line("tight").contains("grads=8/8"), "{}", line("tight"));
-    assert!(line("tight").contains("output is out of tolerance"), "{}", line("tight"));
-    assert!(line("other").contains("grads=0/8") && line("other").contains("more gradients"), "{}", line("other"));
-    assert!(line("lost").contains("grads=4/8") && line("lost").contains("is absent"), "{}", line("lost"));
-    assert!(line("void").starts_with("FAIL") && line("void").contains("case.json"), "{}", line("void"));
-    assert_eq!(line("op"), "unsupported m/op max_abs_err=- grads=- reason: op = fold_adapter");
+    assert!(
+        line("tight").starts_with("FAIL m/tight") && line("tight").contains("grads=8/8"),
+        "{}",
+        line("tight")
+    );
+    assert!(
+        line("tight").contains("output is out of tolerance"),
+        "{}",
+        line("tight")
+    );
+    assert!(
+        line("other").contains("grads=0/8") && line("other").contains("more gradients"),
+        "{}",
+        line("other")
+    );
+    assert!(
+        line("lost").contains("grads=4/8") && line("lost").contains("is absent"),
+        "{}",
+        line("lost")
+    );
+    assert!(
+        line("void").starts_with("FAIL") && line("void").contains("case.json"),
+        "{}",
+        line("void")
+    );
+    assert_eq!(
+        line("op"),
+        "unsupported m/op max_abs_err=- grads=- reason: op = fold_adapter"
+    );
 }
 
 #[test]
@@ -92,22 +147,46 @@ fn dumps_and_resaved_adapters_are_right_again() {
     };
     run(&repository_set(), &options);
     let (dumped, _) = adapters::store::read_safetensors(&out.path().join("dump/bert/lora.safetensors")).unwrap();
-    assert_eq!(dumped.keys().filter(|key| key.starts_with("grad/a/encoder.layer.")).count(), 8);
+    assert_eq!(
+        dumped
+            .keys()
+            .filter(|key| key.starts_with("grad/a/encoder.layer."))
+            .count(),
+        8
+    );
     assert!(dumped.contains_key("output"));
 
     let set = out.path().join("set");
     copy(&repository_set().join("bert/base"), &set.join("bert/base"));
-    std::fs::copy(repository_set().join("bert/inputs.safetensors"), set.join("bert/inputs.safetensors")).unwrap();
-    let cases = ["stack_lora", "peft_lora_patterns", "peft_lora_regex", "lora_gating", "lora_scale_init_bert"];
+    std::fs::copy(
+        repository_set().join("bert/inputs.safetensors"),
+        set.join("bert/inputs.safetensors"),
+    )
+    .unwrap();
+    let cases = [
+        "stack_lora",
+        "peft_lora_patterns",
+        "peft_lora_regex",
+        "lora_gating",
+        "lora_scale_init_bert",
+    ];
     for case in cases {
-        let (from, to) = (repository_set().join("bert/cases").join(case), set.join("bert/cases").join(case));
+        let (from, to) = (
+            repository_set().join("bert/cases").join(case),
+            set.join("bert/cases").join(case),
+        );
         copy(&out.path().join("again/bert").join(case), &to);
         for file in ["case.json", "expected.safetensors"] {
             std::fs::copy(from.join(file), to.join(file)).unwrap();
         }
     }
     let (summary, outcomes) = run(&set, &Options::new(Device::flex()));
-    assert_eq!(summary.ok, cases.len(), "{}", lines(&outcomes, |verdict| *verdict != Verdict::Ok));
+    assert_eq!(
+        summary.ok,
+        cases.len(),
+        "{}",
+        lines(&outcomes, |verdict| *verdict != Verdict::Ok)
+    );
 }
 
 #[test]

@@ -53,8 +53,16 @@ const OPTIMIZERS: [&str; 2] = ["optimizer/adapters", "optimizer/head"];
 
 /// Name of every trained parameter, by id: the storage name, not a Rust path.
 pub(crate) fn names(model: &SequenceClassifier) -> HashMap<ParamId, String> {
-    let set = model.adapted.set.params().map(|p| (p.id, format!("{}/{}/{}", p.adapter, p.info.path, p.param)));
-    let head = model.head.named_params().into_iter().map(|(name, id)| (id, format!("head/{name}")));
+    let set = model
+        .adapted
+        .set
+        .params()
+        .map(|p| (p.id, format!("{}/{}/{}", p.adapter, p.info.path, p.param)));
+    let head = model
+        .head
+        .named_params()
+        .into_iter()
+        .map(|(name, id)| (id, format!("head/{name}")));
     set.chain(head).collect()
 }
 
@@ -93,7 +101,9 @@ pub(crate) fn with_values(
     }
     impl ModuleMapper for Put<'_> {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let Some(name) = self.names.get(&param.id) else { return param };
+            let Some(name) = self.names.get(&param.id) else {
+                return param;
+            };
             let data = match self.values.get(name) {
                 Some(data) if data.shape().to_vec() == param.lazy_shape().to_vec() => data.clone(),
                 _ => {
@@ -143,8 +153,16 @@ pub(crate) fn write(
         reason,
     };
     let mut tensors = Tensors::new();
-    tensors.extend(values(model).into_iter().map(|(name, data)| (format!("value/{name}"), data)));
-    tensors.extend(best.into_iter().flatten().map(|(name, data)| (format!("best/{name}"), data.clone())));
+    tensors.extend(
+        values(model)
+            .into_iter()
+            .map(|(name, data)| (format!("value/{name}"), data)),
+    );
+    tensors.extend(
+        best.into_iter()
+            .flatten()
+            .map(|(name, data)| (format!("best/{name}"), data.clone())),
+    );
     for (key, optimizer) in OPTIMIZERS.into_iter().zip([&optimizers.adapters, &optimizers.head]) {
         let bytes = optimizer.into_bytes().map_err(|e| failed(e.to_string()))?.to_vec();
         let len = bytes.len();
@@ -169,7 +187,9 @@ impl Checkpoint {
             reason,
         };
         let (mut tensors, metadata) = read_safetensors(path)?;
-        let header = metadata.get(HEADER).ok_or_else(|| failed(format!("its header lacks `{HEADER}`")))?;
+        let header = metadata
+            .get(HEADER)
+            .ok_or_else(|| failed(format!("its header lacks `{HEADER}`")))?;
         let position: Position = serde_json::from_str(header).map_err(|e| failed(e.to_string()))?;
         let mut optimizers = [Vec::new(), Vec::new()];
         for (key, bytes) in OPTIMIZERS.into_iter().zip(&mut optimizers) {

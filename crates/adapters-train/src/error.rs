@@ -63,7 +63,9 @@ pub enum TrainError {
         reason: String,
     },
     /// The loss is not a number any more.
-    #[error("the loss became {loss} at step {step}; a lower `train.learning_rate` or `train.clip_norm = 1.0` usually helps")]
+    #[error(
+        "the loss became {loss} at step {step}; a lower `train.learning_rate` or `train.clip_norm = 1.0` usually helps"
+    )]
     Diverged {
         /// The step.
         step: u64,

@@ -1,6 +1,6 @@
 //! Scoring a classifier on labelled text.
 
-use adapters_models::{Encoded, EncoderInput, SequenceClassifier, TextTokenizer};
+use adapters_models::{Encoded, Encoder, EncoderInput, SequenceClassifier, TextTokenizer};
 use burn::data::dataloader::Progress;
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 use burn::train::metric::{AccuracyInput, AccuracyMetric, LossInput, LossMetric, Metric, MetricMetadata, Numeric};
@@ -21,21 +21,36 @@ pub struct EncodedData {
 }
 
 impl EncodedData {
-    /// Encodes a data set.
+    /// Encodes a data set for `encoder`.
     ///
     /// # Errors
     ///
-    /// Those of the tokenizer, and a [`TrainError::Value`] if it makes ids the model does not have.
-    pub fn new(data: &Dataset, tokenizer: &TextTokenizer, vocab_size: usize) -> Result<Self, TrainError> {
+    /// Those of the tokenizer, and a [`TrainError::Value`] for a text without tokens or with ids the model does not
+    /// have.
+    pub fn new(data: &Dataset, tokenizer: &TextTokenizer, encoder: &Encoder) -> Result<Self, TrainError> {
         let texts = data.examples.iter().map(|e| (e.text.as_str(), e.text_pair.as_deref()));
         let rows = tokenizer.encode(texts)?;
-        let largest = rows.iter().flat_map(|row| &row.ids).max().copied().unwrap_or(0);
-        if largest as usize >= vocab_size {
-            return Err(TrainError::Value {
-                field: "tokenizer",
-                expected: format!("token ids below the model's vocab_size = {vocab_size}"),
-                found: largest.to_string(),
-            });
+        let refuse = |field, expected: String, found: String| Err(TrainError::Value { field, expected, found });
+        let (vocab, types) = (encoder.vocab_size(), encoder.token_types());
+        for (i, row) in rows.iter().enumerate() {
+            if row.ids.is_empty() {
+                let found = format!("none in example {} of {}", i + 1, data.path.display());
+                return refuse("data", "at least one token in every text".to_owned(), found);
+            }
+            if let Some(id) = row.ids.iter().find(|id| **id as usize >= vocab) {
+                return refuse(
+                    "tokenizer",
+                    format!("token ids below the model's vocab_size = {vocab}"),
+                    id.to_string(),
+                );
+            }
+            if let Some(id) = row.type_ids.iter().find(|id| **id as usize >= types) {
+                return refuse(
+                    "tokenizer",
+                    format!("token types below the model's type_vocab_size = {types}"),
+                    id.to_string(),
+                );
+            }
         }
         Ok(Self {
             lengths: rows.iter().map(|row| row.ids.len()).collect(),
@@ -76,7 +91,9 @@ pub fn evaluate(
     device: &Device,
 ) -> Result<Evaluation, TrainError> {
     let pad_id = model.adapted.base.pad_id();
-    let failed = |e: &dyn std::fmt::Debug| TrainError::Device { reason: format!("{e:?}") };
+    let failed = |e: &dyn std::fmt::Debug| TrainError::Device {
+        reason: format!("{e:?}"),
+    };
     let mut logits = vec![Vec::new(); data.rows.len()];
     let (mut accuracy, mut loss) = (AccuracyMetric::new(), LossMetric::new());
     let metadata = MetricMetadata {
@@ -88,8 +105,11 @@ pub fn evaluate(
         let (input, labels) = data.batch(&indices, pad_id, device);
         let out = model.forward(input, None);
         let losses = cross_entropy(out.clone(), labels.clone());
-        loss.update(&LossInput::new(losses), &metadata).map_err(|e| failed(&e))?;
-        accuracy.update(&AccuracyInput::new(out.clone(), labels), &metadata).map_err(|e| failed(&e))?;
+        loss.update(&LossInput::new(losses), &metadata)
+            .map_err(|e| failed(&e))?;
+        accuracy
+            .update(&AccuracyInput::new(out.clone(), labels), &metadata)
+            .map_err(|e| failed(&e))?;
         let values: Vec<f32> = out.into_data().iter::<f32>().collect();
         for (row, index) in values.chunks(values.len() / indices.len()).zip(&indices) {
             logits[*index] = row.to_vec();

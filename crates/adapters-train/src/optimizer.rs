@@ -95,11 +95,16 @@ mod tests {
     #[test]
     fn clipping_scales_the_whole_gradient() {
         let device = Device::flex().autodiff();
-        let (a, b) = (LinearConfig::new(2, 2).init(&device), LinearConfig::new(2, 1).init(&device));
+        let (a, b) = (
+            LinearConfig::new(2, 2).init(&device),
+            LinearConfig::new(2, 1).init(&device),
+        );
         let x = Tensor::<2>::ones([1, 2], &device) * 3.0;
         let mut grads = b.forward(a.forward(x)).sum().backward();
-        let (mut of_a, mut of_b) =
-            (GradientsParams::from_module(&mut grads, &a), GradientsParams::from_module(&mut grads, &b));
+        let (mut of_a, mut of_b) = (
+            GradientsParams::from_module(&mut grads, &a),
+            GradientsParams::from_module(&mut grads, &b),
+        );
         clip(&a, &b, &mut of_a, &mut of_b, 1.0);
         let norm = (squared_norm(&a, &of_a) + squared_norm(&b, &of_b)).sqrt();
         assert!((norm - 1.0).abs() < 1e-4, "{norm}");
@@ -121,6 +126,10 @@ mod tests {
             linear = optimizer.step(0.1, linear, grads);
         }
         let expected = TensorData::from([[0.804_883_06f32], [-1.932_712_4]]);
-        linear.weight.val().into_data().assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-5));
+        linear
+            .weight
+            .val()
+            .into_data()
+            .assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-5));
     }
 }

@@ -323,7 +323,10 @@ impl AdapterSection {
     /// # Errors
     ///
     /// As [`Registry::parse`] and [`Registry::configure`].
-    pub fn method(&self, registry: Registry) -> Result<std::sync::Arc<dyn adapters_core::Method>, adapters_core::Error> {
+    pub fn method(
+        &self,
+        registry: Registry,
+    ) -> Result<std::sync::Arc<dyn adapters_core::Method>, adapters_core::Error> {
         match (&self.config, &self.method) {
             (Some(config), _) => registry.parse(config),
             (None, method) => registry.configure(method.as_deref().unwrap_or_default(), self.fields.clone()),
@@ -400,7 +403,11 @@ mod tests {
 
     #[test]
     fn defaults_and_overrides() {
-        let recipe = read(TEXT, &["train.epochs=7", "data.fields.text=body", "adapter.config=lora[r=2]"]).unwrap();
+        let recipe = read(
+            TEXT,
+            &["train.epochs=7", "data.fields.text=body", "adapter.config=lora[r=2]"],
+        )
+        .unwrap();
         assert_eq!(recipe.train.epochs, 7);
         assert_eq!(recipe.train.batch_size, 32);
         assert_eq!(recipe.data.fields.text, "body");
@@ -420,7 +427,9 @@ mod tests {
             (&["head.dropout=1.0"], "`head.dropout` is 1"),
         ] {
             let error = read(TEXT, overrides).unwrap_err();
-            let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            let source = std::error::Error::source(&error)
+                .map(ToString::to_string)
+                .unwrap_or_default();
             assert!(format!("{error} {source}").contains(part), "{error} {source}");
         }
     }

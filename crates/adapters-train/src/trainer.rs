@@ -94,7 +94,10 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
         (state.model, state.optimizers) = checkpoint.apply(state.model, state.optimizers)?;
         state.position = checkpoint.position;
         state.best = checkpoint.best;
-        stopped |= on_event(Event::Resumed { step: state.position.step }).is_break();
+        stopped |= on_event(Event::Resumed {
+            step: state.position.step,
+        })
+        .is_break();
     }
     let mut metrics = MetricsLog::open(run.dir.join(METRICS), Some(state.position.step))?;
 
@@ -107,7 +110,12 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
             return Err(TrainError::Diverged { step: now, loss });
         }
         metrics.push(&json!({"step": now, "train_loss": loss, "learning_rate": learning_rate}))?;
-        stopped = on_event(Event::Step { step: now, loss, learning_rate }).is_break();
+        stopped = on_event(Event::Step {
+            step: now,
+            loss,
+            learning_rate,
+        })
+        .is_break();
 
         let every = recipe.train.evaluate_every.unwrap_or(inputs.steps_per_epoch);
         if now.is_multiple_of(every) || now == inputs.steps {
@@ -115,7 +123,12 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
             metrics.push(&json!({
                 "step": now, "eval_loss": evaluation.loss, "eval_accuracy": evaluation.accuracy,
             }))?;
-            stopped |= on_event(Event::Evaluated { step: now, evaluation, best }).is_break();
+            stopped |= on_event(Event::Evaluated {
+                step: now,
+                evaluation,
+                best,
+            })
+            .is_break();
             let patience = recipe.train.early_stopping.unwrap_or(usize::MAX);
             if state.position.stale >= patience && now < inputs.steps {
                 state.position.stopped = true;
@@ -125,7 +138,13 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
         if now.is_multiple_of(recipe.train.checkpoint_every) || now == inputs.steps || state.position.stopped {
             state.position.seconds = seconds_before + started.elapsed().as_secs_f64();
             let path = run.dir.join(CHECKPOINT);
-            checkpoint::write(&path, &state.position, &state.model, state.best.as_ref(), &state.optimizers)?;
+            checkpoint::write(
+                &path,
+                &state.position,
+                &state.model,
+                state.best.as_ref(),
+                &state.optimizers,
+            )?;
         }
     }
     if stopped {
@@ -160,12 +179,13 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
         });
     }
     let tokenizer = pretrained.tokenizer(recipe.model.max_length)?;
-    let vocab_size = encoder.vocab_size();
     let read = |path: &Path| {
         let data = Dataset::read(path, &recipe.data.fields, &recipe.data.labels)?;
-        EncodedData::new(&data, &tokenizer, vocab_size)
+        EncodedData::new(&data, &tokenizer, &encoder)
     };
     let train = read(&recipe.data.train)?;
+    let validation = read(&recipe.data.validation)?;
+    let test = recipe.data.test.as_deref().map(read).transpose()?;
     let batches = train.rows.len().div_ceil(recipe.train.batch_size);
     let steps_per_epoch = batches.div_ceil(recipe.train.accumulate) as u64;
     let base_params = encoder.num_params();
@@ -180,8 +200,8 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
     let head = ClassificationHead::new(d_model, classes, recipe.head.pooling, recipe.head.dropout, seed, device);
     let model = SequenceClassifier { adapted, head };
     let inputs = Inputs {
-        validation: read(&recipe.data.validation)?,
-        test: recipe.data.test.as_deref().map(read).transpose()?,
+        validation,
+        test,
         steps: steps_per_epoch * recipe.train.epochs as u64,
         steps_per_epoch,
         total_params: base_params + model.num_params(),
@@ -215,8 +235,18 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
     let train = &run.recipe.train;
     let done = state.position.step;
     let (epoch, in_epoch) = (done / inputs.steps_per_epoch, (done % inputs.steps_per_epoch) as usize);
-    let batches = epoch_batches(&inputs.train.lengths, train.batch_size, train.seed, epoch as usize, run.recipe.order());
-    let mine: Vec<_> = batches.iter().skip(in_epoch * train.accumulate).take(train.accumulate).collect();
+    let batches = epoch_batches(
+        &inputs.train.lengths,
+        train.batch_size,
+        train.seed,
+        epoch as usize,
+        run.recipe.order(),
+    );
+    let mine: Vec<_> = batches
+        .iter()
+        .skip(in_epoch * train.accumulate)
+        .take(train.accumulate)
+        .collect();
     let rows: usize = mine.iter().map(|b| b.len()).sum();
 
     let pad_id = state.model.adapted.base.pad_id();
@@ -225,7 +255,10 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
     let mut mean_loss = 0.0;
     for (i, indices) in mine.into_iter().enumerate() {
         let (input, labels) = inputs.train.batch(indices, pad_id, &run.device);
-        let logits = state.model.forward(input, Some(pass_seed(train.seed, done * train.accumulate as u64 + i as u64)));
+        let logits = state.model.forward(
+            input,
+            Some(pass_seed(train.seed, done * train.accumulate as u64 + i as u64)),
+        );
         // Weighted by rows, so that a step over many batches is the step over one large batch.
         let share = indices.len() as f64 / rows as f64;
         let loss = cross_entropy(logits, labels).mean() * share;
@@ -238,7 +271,13 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
     }
     let (mut of_set, mut of_head) = (of_set.grads(), of_head.grads());
     if let Some(max_norm) = train.clip_norm {
-        clip(&state.model.adapted.set, &state.model.head, &mut of_set, &mut of_head, max_norm);
+        clip(
+            &state.model.adapted.set,
+            &state.model.head,
+            &mut of_set,
+            &mut of_head,
+            max_norm,
+        );
     }
     let factor = linear_schedule(done, inputs.steps, train.warmup);
     let learning_rate = train.learning_rate * factor;
@@ -328,17 +367,21 @@ fn finish(
         peak_rss_bytes: peak_rss_bytes(),
         ..Summary::default()
     };
-    summary.extra.insert("adapter".to_owned(), recipe.adapter.name.clone().into());
+    summary
+        .extra
+        .insert("adapter".to_owned(), recipe.adapter.name.clone().into());
     summary.extra.insert("seed".to_owned(), recipe.train.seed.into());
-    summary.extra.insert("test_loss".to_owned(), test.map(|t| t.loss).into());
+    summary
+        .extra
+        .insert("test_loss".to_owned(), test.map(|t| t.loss).into());
     summary.write(run.dir.join(SUMMARY))?;
     let path = run.dir.join(CHECKPOINT);
-    fs::remove_file(&path).or_else(|e| if path.exists() { Err(e) } else { Ok(()) }).map_err(|source| {
-        StoreError::Folder {
+    fs::remove_file(&path)
+        .or_else(|e| if path.exists() { Err(e) } else { Ok(()) })
+        .map_err(|source| StoreError::Folder {
             path: run.dir.clone(),
             source,
-        }
-    })?;
+        })?;
     Ok(Outcome {
         dir: run.dir.clone(),
         adapter,
@@ -380,12 +423,20 @@ fn draw_curve(run: &Run) -> Result<(), TrainError> {
         records.iter().filter_map(point).collect()
     };
     let curve = Curve {
-        title: format!("{} · {}", run.recipe.adapter.name, run.recipe.model.path.rsplit('/').next().unwrap_or_default()),
+        title: format!(
+            "{} · {}",
+            run.recipe.adapter.name,
+            run.recipe.model.path.rsplit('/').next().unwrap_or_default()
+        ),
         train_loss: series("train_loss"),
         eval_loss: series("eval_loss"),
         eval_accuracy: series("eval_accuracy"),
     };
-    Ok(curve::draw(&curve, &run.dir.join("curve.svg"), &run.dir.join("curve.png"))?)
+    Ok(curve::draw(
+        &curve,
+        &run.dir.join("curve.svg"),
+        &run.dir.join("curve.png"),
+    )?)
 }
 
 fn with_source(error: &dyn std::error::Error) -> String {

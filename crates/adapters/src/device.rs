@@ -71,9 +71,7 @@ pub fn parse_device(name: &str) -> Result<Device, DeviceError> {
         ("rocm", Some(index)) => Some(Device::rocm(index)),
         _ => None,
     };
-    device.ok_or_else(|| DeviceError {
-        found: name.to_owned(),
-    })
+    device.ok_or_else(|| DeviceError { found: name.to_owned() })
 }
 
 /// Burn deprecates this backend and keeps it until 0.23; so do we.

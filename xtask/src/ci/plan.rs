@@ -1,9 +1,6 @@
 //! The steps of continuous integration: what they run, in which order.
 
-use std::path::Path;
-
 use clap::ValueEnum;
-use miette::{IntoDiagnostic, Result, WrapErr};
 
 /// Features of the facade crate that are checked with nothing else enabled.
 ///
@@ -37,8 +34,6 @@ pub(super) enum Group {
     Doc,
     /// Unit tests, integration tests and documentation tests.
     Test,
-    /// Each crate on its own.
-    Crates,
     /// Each feature of the facade on its own.
     Features,
     /// Each backend on its own, type-checked.
@@ -88,8 +83,8 @@ impl Step {
     }
 }
 
-/// The steps in order. `crates` are the names of the packages in the workspace.
-pub(super) fn plan(crates: &[String]) -> Vec<Step> {
+/// The steps in order.
+pub(super) fn plan() -> Vec<Step> {
     let mut steps = vec![
         Step::cargo(Group::Fmt, "fmt", "fmt --all --check"),
         Step {
@@ -104,27 +99,12 @@ pub(super) fn plan(crates: &[String]) -> Vec<Step> {
         ),
         // The program and the facade are both called `adapters`, so they share a page: programs are
         // documented first and the facade's page stays.
-        Step::cargo(
-            Group::Doc,
-            "doc, programs",
-            "doc --locked --workspace --no-deps --bins",
-        )
-        .with_env("RUSTDOCFLAGS", "-D warnings"),
-        Step::cargo(
-            Group::Doc,
-            "doc, libraries",
-            "doc --locked --workspace --no-deps --lib",
-        )
-        .with_env("RUSTDOCFLAGS", "-D warnings"),
+        Step::cargo(Group::Doc, "doc, programs", "doc --locked --workspace --no-deps --bins")
+            .with_env("RUSTDOCFLAGS", "-D warnings"),
+        Step::cargo(Group::Doc, "doc, libraries", "doc --locked --workspace --no-deps --lib")
+            .with_env("RUSTDOCFLAGS", "-D warnings"),
         Step::cargo(Group::Test, "test", "test --locked --workspace"),
     ];
-    steps.extend(crates.iter().map(|name| {
-        Step::cargo(
-            Group::Crates,
-            &format!("crate {name}"),
-            &format!("check --locked -p {name}"),
-        )
-    }));
     steps.extend(FEATURES.iter().map(|feature| {
         Step::cargo(
             Group::Features,
@@ -147,43 +127,11 @@ pub(super) fn plan(crates: &[String]) -> Vec<Step> {
     steps
 }
 
-/// Names of the packages under `crates/`, those that others build on first.
-pub(super) fn crate_names(root: &Path) -> Result<Vec<String>> {
-    let folder = root.join("crates");
-    let mut names = Vec::new();
-    let entries = std::fs::read_dir(&folder)
-        .into_diagnostic()
-        .wrap_err_with(|| format!("{}: cannot list the crates", folder.display()))?;
-    for entry in entries {
-        let entry = entry.into_diagnostic()?;
-        if entry.path().join("Cargo.toml").is_file() {
-            names.push(entry.file_name().to_string_lossy().into_owned());
-        }
-    }
-    names.sort_by_key(|name| (build_order(name), name.clone()));
-    Ok(names)
-}
-
-/// Position of a crate in the order they build on each other.
-fn build_order(name: &str) -> usize {
-    match name {
-        "adapters-core" => 0,
-        "adapters-models" => 2,
-        "adapters-train" => 3,
-        "adapters" => 4,
-        "adapters-testkit" | "adapters-cli" => 5,
-        _ => 1,
-    }
-}
-
 /// The step as a line to read and to repeat.
 pub(super) fn describe(step: &Step) -> String {
     match &step.action {
         Action::Tidy => "cargo xtask tidy".into(),
-        Action::Cargo {
-            arguments,
-            environment,
-        } => {
+        Action::Cargo { arguments, environment } => {
             let mut line = String::new();
             for (key, value) in environment {
                 line.push_str(&format!("{key}={value:?} "));
@@ -197,13 +145,9 @@ pub(super) fn describe(step: &Step) -> String {
 mod tests {
     use super::*;
 
-    fn names() -> Vec<String> {
-        vec!["adapters-core".into(), "adapters".into()]
-    }
-
     #[test]
     fn the_plan_goes_from_cheap_to_dear_and_covers_every_group() {
-        let groups: Vec<Group> = plan(&names()).iter().map(|step| step.group).collect();
+        let groups: Vec<Group> = plan().iter().map(|step| step.group).collect();
         let mut order = groups.clone();
         order.dedup();
         assert_eq!(order, Group::value_variants());
@@ -211,21 +155,17 @@ mod tests {
 
     #[test]
     fn each_feature_is_checked_without_the_defaults() {
-        for step in plan(&names())
+        for step in plan()
             .iter()
             .filter(|step| matches!(step.group, Group::Features | Group::Backends))
         {
-            assert!(
-                describe(step).contains("--no-default-features"),
-                "{}",
-                step.name
-            );
+            assert!(describe(step).contains("--no-default-features"), "{}", step.name);
         }
     }
 
     #[test]
     fn warnings_are_errors_in_lints_and_docs_only() {
-        for step in plan(&names()) {
+        for step in plan() {
             let strict = describe(&step).contains("-D warnings");
             assert_eq!(
                 strict,
@@ -238,11 +178,8 @@ mod tests {
 
     #[test]
     fn only_cuda_is_checked_as_documentation_builds_are() {
-        for step in plan(&names()) {
-            assert_eq!(
-                describe(&step).starts_with("DOCS_RS"),
-                step.name == "backend cuda"
-            );
+        for step in plan() {
+            assert_eq!(describe(&step).starts_with("DOCS_RS"), step.name == "backend cuda");
         }
     }
 }

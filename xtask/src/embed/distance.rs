@@ -49,10 +49,7 @@ impl Distance {
 }
 
 /// Compares the copy with the original, tensor by tensor, and sums up by kind.
-pub(super) fn compare(
-    original: &SafeTensors<'_>,
-    copy: &SafeTensors<'_>,
-) -> Result<BTreeMap<String, Distance>> {
+pub(super) fn compare(original: &SafeTensors<'_>, copy: &SafeTensors<'_>) -> Result<BTreeMap<String, Distance>> {
     let mut kinds: BTreeMap<String, Distance> = BTreeMap::new();
     let mut expected = 0;
     for (name, view) in original.iter() {
@@ -81,10 +78,7 @@ pub(super) fn compare(
             );
             weights.clone()
         };
-        kinds
-            .entry(kind(name))
-            .or_default()
-            .add(&weights, &restored);
+        kinds.entry(kind(name)).or_default().add(&weights, &restored);
     }
     ensure!(
         copy.len() == expected,
@@ -95,13 +89,7 @@ pub(super) fn compare(
 }
 
 /// The matrix `name` of the copy as floats, each within half a step of the original.
-fn restore(
-    copy: &SafeTensors<'_>,
-    name: &str,
-    codes: &[u8],
-    columns: usize,
-    weights: &[f32],
-) -> Result<Vec<f32>> {
+fn restore(copy: &SafeTensors<'_>, name: &str, codes: &[u8], columns: usize, weights: &[f32]) -> Result<Vec<f32>> {
     let scale_name = format!("{name}.scale");
     let scales = copy
         .tensor(&scale_name)
@@ -163,9 +151,7 @@ pub(super) fn report(kinds: &BTreeMap<String, Distance>) -> String {
         .filter(|d| !quantised(d))
         .fold(Distance::default(), |sum, d| sum.merge(*d));
     text.push_str(&line("(exact)", &exact));
-    let all = kinds
-        .values()
-        .fold(Distance::default(), |sum, d| sum.merge(*d));
+    let all = kinds.values().fold(Distance::default(), |sum, d| sum.merge(*d));
     text.push_str(&line("overall", &all));
     text
 }

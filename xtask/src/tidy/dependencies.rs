@@ -117,10 +117,7 @@ mod tests {
             ("[build-dependencies]\nadapters = \"1\"\n", 2),
             ("[dev-dependencies]\nadapters-reft = \"1\"\n", 2),
             ("[dependencies]\nadapters-testkit = \"1\"\n", 2),
-            (
-                "[target.'cfg(unix)'.dependencies]\nadapters-reft = \"1\"\n",
-                2,
-            ),
+            ("[target.'cfg(unix)'.dependencies]\nadapters-reft = \"1\"\n", 2),
             ("[dependencies\n", 1),
         ] {
             assert_eq!(

@@ -90,10 +90,7 @@ fn has_word(line: &str, word: &str) -> bool {
     line.match_indices(word).any(|(at, _)| {
         let before = line[..at].chars().next_back();
         let after = line[at + word.len()..].chars().next();
-        ![before, after]
-            .iter()
-            .flatten()
-            .any(|c| c.is_alphanumeric())
+        ![before, after].iter().flatten().any(|c| c.is_alphanumeric())
     })
 }
 

@@ -56,8 +56,14 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
     let mut adapted = Adapted::new(pretrained.encoder(&device)?);
     if args.batch == 0 || args.seq == 0 || args.seq > adapted.base.max_length() || args.repeats == 0 {
         return Err(Failure::new(
-            format!("cannot time {} x {} tokens {} times", args.batch, args.seq, args.repeats),
-            format!("--batch, --seq and --repeats are at least 1, --seq at most {}", adapted.base.max_length()),
+            format!(
+                "cannot time {} x {} tokens {} times",
+                args.batch, args.seq, args.repeats
+            ),
+            format!(
+                "--batch, --seq and --repeats are at least 1, --seq at most {}",
+                adapted.base.max_length()
+            ),
         ));
     }
     let base_rss_bytes = peak_rss_bytes();
@@ -66,24 +72,40 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
         // A device that cannot be waited for gives times that are too short, not wrong results.
         let _ = device.sync();
     };
-    let time = |operation, action: &mut dyn FnMut() -> Result<(), Failure>| measure(operation, args.repeats, &sync, action);
+    let time =
+        |operation, action: &mut dyn FnMut() -> Result<(), Failure>| measure(operation, args.repeats, &sync, action);
 
     let mut times = Vec::new();
     times.push(time("attach", &mut || {
         AdapterSet::new().attach("bench", config.clone(), &*adapted.base, 0, &device)?;
         Ok(())
     })?);
-    adapted.set.attach("bench", config.clone(), &*adapted.base, 0, &device)?;
+    adapted
+        .set
+        .attach("bench", config.clone(), &*adapted.base, 0, &device)?;
     adapted.set.activate("bench")?;
 
     let folder = tempfile::tempdir().map_err(|e| Failure::new(format!("no temporary folder: {e}"), "set TMPDIR"))?;
     times.push(time("save", &mut || {
-        save_adapter(folder.path(), Grammar::AdapterHub, &adapted.set, "bench", &*adapted.base)?;
+        save_adapter(
+            folder.path(),
+            Grammar::AdapterHub,
+            &adapted.set,
+            "bench",
+            &*adapted.base,
+        )?;
         Ok(())
     })?);
     times.push(time("load", &mut || {
         let mut set = AdapterSet::new();
-        load_adapter(folder.path(), &mut set, &*adapted.base, METHODS, &LoadOptions::default(), &device)?;
+        load_adapter(
+            folder.path(),
+            &mut set,
+            &*adapted.base,
+            METHODS,
+            &LoadOptions::default(),
+            &device,
+        )?;
         Ok(())
     })?);
 
@@ -93,7 +115,9 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
     let vocab = model.adapted.base.vocab_size();
     let rows: Vec<Encoded> = (0..args.batch)
         .map(|row| Encoded {
-            ids: (0..args.seq).map(|t| ((row * 7919 + t * 104_729 + 1000) % vocab) as u32).collect(),
+            ids: (0..args.seq)
+                .map(|t| ((row * 7919 + t * 104_729 + 1000) % vocab) as u32)
+                .collect(),
             type_ids: vec![0; args.seq],
         })
         .collect();
@@ -114,9 +138,13 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
     model = model.train();
     let mut training = Some(model);
     times.push(time("training step", &mut || {
-        let Some(mut model) = training.take() else { return Ok(()) };
+        let Some(mut model) = training.take() else {
+            return Ok(());
+        };
         let logits = model.forward(input.clone(), Some(0));
-        let loss = CrossEntropyLossConfig::new().init(&device).forward(logits, labels.clone());
+        let loss = CrossEntropyLossConfig::new()
+            .init(&device)
+            .forward(logits, labels.clone());
         let mut grads = loss.backward();
         let grads_set = GradientsParams::from_module(&mut grads, &model.adapted.set);
         let grads_head = GradientsParams::from_module(&mut grads, &model.head);
@@ -155,12 +183,29 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
         say!("{}", serde_json::to_string(&report).unwrap_or_default());
         return Ok(());
     }
-    say!("{} on {}, {} x {} tokens, {} trainable parameters", args.adapter, args.device.device, args.batch, args.seq, trainable_params);
+    say!(
+        "{} on {}, {} x {} tokens, {} trainable parameters",
+        args.adapter,
+        args.device.device,
+        args.batch,
+        args.seq,
+        trainable_params
+    );
     for t in &times {
-        say!("{:<16} median {:>9.2} ms   min {:>9.2}   max {:>9.2}", t.operation, t.median_s * 1e3, t.min_s * 1e3, t.max_s * 1e3);
+        say!(
+            "{:<16} median {:>9.2} ms   min {:>9.2}   max {:>9.2}",
+            t.operation,
+            t.median_s * 1e3,
+            t.min_s * 1e3,
+            t.max_s * 1e3
+        );
     }
     if let (Some(base), Some(peak)) = (base_rss_bytes, peak) {
-        say!("peak memory      {:.0} MiB, {:.0} MiB of it after the base was loaded", mib(peak), mib(peak - base.min(peak)));
+        say!(
+            "peak memory      {:.0} MiB, {:.0} MiB of it after the base was loaded",
+            mib(peak),
+            mib(peak - base.min(peak))
+        );
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ pub fn run(args: EvalArgs) -> Result<(), Failure> {
         ..Fields::default()
     };
     let data = Dataset::read(&args.data, &fields, &loaded.labels)?;
-    let encoded = EncodedData::new(&data, &loaded.tokenizer, loaded.model.adapted.base.vocab_size())?;
+    let encoded = EncodedData::new(&data, &loaded.tokenizer, &loaded.model.adapted.base)?;
     eprintln!("{}", loaded.report);
     let evaluation = evaluate(&loaded.model, &encoded, args.batch.max(1), &loaded.device)?;
     say!("accuracy {:.4}", evaluation.accuracy);

@@ -24,7 +24,11 @@ pub fn run(args: InfoArgs) -> Result<(), Failure> {
 }
 
 fn cpu() -> Result<burn::tensor::Device, Failure> {
-    let device = adapters::available_devices().first().copied().unwrap_or("flex").replace(":N", ":0");
+    let device = adapters::available_devices()
+        .first()
+        .copied()
+        .unwrap_or("flex")
+        .replace(":N", ":0");
     loading::device(&DeviceArgs { device, threads: None })
 }
 
@@ -33,7 +37,13 @@ fn model(dir: &Path, all_sites: bool) -> Result<(), Failure> {
     say!("model {}", dir.display());
     say!("architecture {} ({})", encoder.architecture(), encoder.class_name());
     say!("parameters {}", encoder.num_params());
-    say!("width {}, layers {}, vocabulary {}, longest input {}", encoder.d_model(), encoder.num_layers(), encoder.vocab_size(), encoder.max_length());
+    say!(
+        "width {}, layers {}, vocabulary {}, longest input {}",
+        encoder.d_model(),
+        encoder.num_layers(),
+        encoder.vocab_size(),
+        encoder.max_length()
+    );
     sites(&encoder, all_sites);
     Ok(())
 }
@@ -78,10 +88,19 @@ fn adapter(args: &InfoArgs) -> Result<(), Failure> {
     say!("adapter {} in {}", attached.name(), args.path.display());
     say!("format {}, weights {}", report.grammar, report.weights.display());
     say!("config {}", attached.method());
-    say!("parameters {} ({:.3} % of the base)", attached.num_params(), attached.num_params() as f64 / adapted.base.num_params() as f64 * 100.0);
+    say!(
+        "parameters {} ({:.3} % of the base)",
+        attached.num_params(),
+        attached.num_params() as f64 / adapted.base.num_params() as f64 * 100.0
+    );
     say!("base {} ({})", dir.display(), adapted.base.architecture());
     if let Some(head) = &manifest.head {
-        say!("head {} ({:?} pooling), classes {}", head.file, head.pooling, head.labels.join(", "));
+        say!(
+            "head {} ({:?} pooling), classes {}",
+            head.file,
+            head.pooling,
+            head.labels.join(", ")
+        );
     }
     if found.is_none() {
         say!("manifest none");

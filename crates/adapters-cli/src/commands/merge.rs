@@ -10,7 +10,11 @@ use crate::loading;
 
 /// Writes base and adapter as one plain checkpoint.
 pub fn run(args: MergeArgs) -> Result<(), Failure> {
-    let name = adapters::available_devices().first().copied().unwrap_or("flex").replace(":N", ":0");
+    let name = adapters::available_devices()
+        .first()
+        .copied()
+        .unwrap_or("flex")
+        .replace(":N", ":0");
     let device = parse_device(&name)?;
     let manifest = loading::manifest(&args.adapter)?;
     let dir = loading::base_dir(args.model.as_deref(), &manifest)?;

@@ -21,7 +21,7 @@ pub fn run(args: PredictArgs) -> Result<(), Failure> {
         examples: texts.iter().map(example).collect(),
         path: "the command line".into(),
     };
-    let encoded = EncodedData::new(&data, &loaded.tokenizer, loaded.model.adapted.base.vocab_size())?;
+    let encoded = EncodedData::new(&data, &loaded.tokenizer, &loaded.model.adapted.base)?;
     let evaluation = evaluate(&loaded.model, &encoded, 64, &loaded.device)?;
     for (text, logits) in texts.iter().zip(&evaluation.logits) {
         let (class, probability) = most_probable(logits);
@@ -35,9 +35,16 @@ fn read_stdin() -> Result<Vec<String>, Failure> {
     stdin()
         .read_to_string(&mut text)
         .map_err(|e| Failure::new(format!("cannot read standard input: {e}"), "name texts with --text"))?;
-    let texts: Vec<String> = text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
+    let texts: Vec<String> = text
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .map(str::to_owned)
+        .collect();
     if texts.is_empty() {
-        return Err(Failure::new("no text to label", "name texts with --text, or give one a line on standard input"));
+        return Err(Failure::new(
+            "no text to label",
+            "name texts with --text, or give one a line on standard input",
+        ));
     }
     Ok(texts)
 }

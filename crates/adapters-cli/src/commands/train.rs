@@ -31,9 +31,17 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
     let dir = outcome.dir.display();
     let summary = &outcome.summary;
     if let Some(accuracy) = summary.test_accuracy {
-        say!("test accuracy {accuracy:.4} after {} steps in {:.0} s", summary.steps, summary.seconds);
+        say!(
+            "test accuracy {accuracy:.4} after {} steps in {:.0} s",
+            summary.steps,
+            summary.seconds
+        );
     }
-    say!("{} of {} parameters trained", summary.trainable_params, summary.total_params);
+    say!(
+        "{} of {} parameters trained",
+        summary.trainable_params,
+        summary.total_params
+    );
     say!("wrote {dir}/adapter          adapter (AdapterHub format), head, manifest");
     match &outcome.peft {
         Ok(peft) => say!("wrote {}     the same adapter in PEFT format", peft.display()),

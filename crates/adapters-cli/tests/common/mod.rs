@@ -8,8 +8,8 @@ use serde_json::json;
 use tempfile::TempDir;
 
 const WORDS: [&str; 16] = [
-    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "plot", "a", "the", "very", "not", "warm", "cold", "long",
-    "short",
+    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "plot", "a", "the", "very", "not", "warm", "cold",
+    "long", "short",
 ];
 
 /// A folder with `model/`, `data/` and `recipe.toml`.
@@ -41,6 +41,7 @@ impl Task {
     }
 
     /// The recipe.
+    #[allow(dead_code)] // Not every test file reads it itself.
     pub fn recipe(&self) -> PathBuf {
         self.path("recipe.toml")
     }
@@ -77,7 +78,11 @@ base_dropout = 0.1
 "#;
 
 fn tokenizer() -> serde_json::Value {
-    let vocab: serde_json::Map<_, _> = WORDS.iter().enumerate().map(|(id, word)| ((*word).to_owned(), json!(id))).collect();
+    let vocab: serde_json::Map<_, _> = WORDS
+        .iter()
+        .enumerate()
+        .map(|(id, word)| ((*word).to_owned(), json!(id)))
+        .collect();
     json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
         "pre_tokenizer": {"type": "Whitespace"},
@@ -91,8 +96,12 @@ fn tokenizer() -> serde_json::Value {
 fn sentences(count: usize) -> String {
     let line = |i: usize| {
         let filler: Vec<&str> = (0..i % 4).map(|k| WORDS[6 + (i * 3 + k * 5) % 10]).collect();
-        let text = format!("{} {}", if i.is_multiple_of(2) { "good" } else { "bad" }, filler.join(" "));
-        json!({"text": text.trim(), "label": i % 2 ^ 1}).to_string() + "\n"
+        let text = format!(
+            "{} {}",
+            if i.is_multiple_of(2) { "good" } else { "bad" },
+            filler.join(" ")
+        );
+        json!({"text": text.trim(), "label": (i + 1) % 2}).to_string() + "\n"
     };
     (0..count).map(line).collect()
 }

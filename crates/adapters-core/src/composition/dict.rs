@@ -24,9 +24,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::error::nearest;
-use super::{
-    BlockKind, Composition, CompositionError, Location, MAX_NESTING, equal_weights, normalized,
-};
+use super::{BlockKind, Composition, CompositionError, Location, MAX_NESTING, equal_weights, normalized};
 
 impl Composition {
     /// The dictionary form. Weights that are not finite, which [`Composition::validate`] refuses, become null.
@@ -36,9 +34,7 @@ impl Composition {
             Self::Split { splits, .. } => json!({"splits": splits}),
             Self::BatchSplit { batch_sizes, .. } => json!({"batch_sizes": batch_sizes}),
             Self::Average { weights, .. } => json!({"weights": weights}),
-            Self::Fuse {
-                name: Some(name), ..
-            } => json!({"name": name}),
+            Self::Fuse { name: Some(name), .. } => json!({"name": name}),
             _ => Value::Null,
         };
         let children: Vec<Value> = self.children().iter().map(Self::to_dict).collect();
@@ -71,12 +67,7 @@ fn at(path: &[usize], key: &str) -> Location {
     Location::Dict(text + key)
 }
 
-fn unexpected(
-    path: &[usize],
-    key: &str,
-    expected: &str,
-    found: Option<&Value>,
-) -> CompositionError {
+fn unexpected(path: &[usize], key: &str, expected: &str, found: Option<&Value>) -> CompositionError {
     let found = match found {
         None => "nothing".to_owned(),
         Some(Value::Object(_)) => "a dictionary".to_owned(),
@@ -110,35 +101,20 @@ fn read(dict: &Value, path: &mut Vec<usize>) -> Read<Composition> {
         .find(|key| !["type", "children", "kwargs"].contains(&key.as_str()))
     {
         let expected = "the keys `type`, `children` and `kwargs` only";
-        return Err(unexpected(
-            path,
-            "",
-            expected,
-            Some(&Value::String(key.clone())),
-        ));
+        return Err(unexpected(path, "", expected, Some(&Value::String(key.clone()))));
     }
     let kind = match dict.get("type") {
         Some(Value::String(name)) if name == "single" => BlockKind::Adapter,
-        Some(Value::String(name)) => {
-            BlockKind::block(name).ok_or_else(|| CompositionError::UnknownBlock {
-                at: at(path, ".type"),
-                found: name.clone(),
-                nearest: nearest(
-                    name,
-                    BlockKind::BLOCKS
-                        .map(BlockKind::name)
-                        .into_iter()
-                        .chain(["single"]),
-                ),
-            })?
-        }
+        Some(Value::String(name)) => BlockKind::block(name).ok_or_else(|| CompositionError::UnknownBlock {
+            at: at(path, ".type"),
+            found: name.clone(),
+            nearest: nearest(
+                name,
+                BlockKind::BLOCKS.map(BlockKind::name).into_iter().chain(["single"]),
+            ),
+        })?,
         other => {
-            return Err(unexpected(
-                path,
-                ".type",
-                "the name of a block, or `single`",
-                other,
-            ));
+            return Err(unexpected(path, ".type", "the name of a block, or `single`", other));
         }
     };
     let values = match dict.get("children") {
@@ -149,12 +125,7 @@ fn read(dict: &Value, path: &mut Vec<usize>) -> Read<Composition> {
         return match (values, dict.get("kwargs")) {
             ([Value::String(name)], None) => Ok(Composition::Adapter(name.clone())),
             (_, Some(kwargs)) => Err(unexpected(path, ".kwargs", "nothing", Some(kwargs))),
-            _ => Err(unexpected(
-                path,
-                ".children",
-                "one adapter name",
-                dict.get("children"),
-            )),
+            _ => Err(unexpected(path, ".children", "one adapter name", dict.get("children"))),
         };
     }
     let mut children = Vec::with_capacity(values.len());
@@ -223,12 +194,7 @@ impl<'a> Kwargs<'a> {
     }
 
     fn unexpected(&self, argument: &str, expected: &str) -> CompositionError {
-        unexpected(
-            self.path,
-            &format!(".kwargs.{argument}"),
-            expected,
-            self.get(argument),
-        )
+        unexpected(self.path, &format!(".kwargs.{argument}"), expected, self.get(argument))
     }
 
     fn name(&self) -> Read<Option<String>> {
@@ -244,11 +210,7 @@ impl<'a> Kwargs<'a> {
         let sizes = match self.get(argument) {
             None => {
                 let (at, block) = (at(self.path, ""), self.kind);
-                return Err(CompositionError::MissingArgument {
-                    at,
-                    block,
-                    argument,
-                });
+                return Err(CompositionError::MissingArgument { at, block, argument });
             }
             Some(Value::Array(values)) => values.iter().map(size).collect(),
             Some(value) => size(value).map(|size| vec![size; children]),
@@ -333,21 +295,14 @@ pub(super) mod tests {
                     children().prop_map(Composition::Stack),
                     (children(), prop::option::of(name()))
                         .prop_map(|(children, name)| Composition::Fuse { children, name }),
+                    (children(), sizes()).prop_map(|(children, splits)| Composition::Split { children, splits }),
                     (children(), sizes())
-                        .prop_map(|(children, splits)| Composition::Split { children, splits }),
-                    (children(), sizes()).prop_map(|(children, batch_sizes)| {
-                        Composition::BatchSplit {
-                            children,
-                            batch_sizes,
-                        }
-                    }),
+                        .prop_map(|(children, batch_sizes)| { Composition::BatchSplit { children, batch_sizes } }),
                     children().prop_map(Composition::Parallel),
                     children().prop_map(Composition::average),
-                    (children(), weights)
-                        .prop_map(|(children, weights)| Composition::Average { children, weights }),
-                    (children(), positive).prop_map(|(children, weights)| {
-                        Composition::weighted_average(children, weights)
-                    }),
+                    (children(), weights).prop_map(|(children, weights)| Composition::Average { children, weights }),
+                    (children(), positive)
+                        .prop_map(|(children, weights)| { Composition::weighted_average(children, weights) }),
                     children().prop_map(Composition::MultiTask),
                 ]
             })
@@ -398,11 +353,7 @@ pub(super) mod tests {
         let setup = Composition::from_dict(dict).unwrap_or_else(|error| panic!("{from}: {error}"));
         assert_eq!(setup.validate(), Ok(()), "{from}");
         assert_eq!(&setup.to_dict(), dict, "{from}");
-        assert_eq!(
-            setup.to_string().parse::<Composition>().as_ref(),
-            Ok(&setup),
-            "{from}"
-        );
+        assert_eq!(setup.to_string().parse::<Composition>().as_ref(), Ok(&setup), "{from}");
         setup
     }
 
@@ -412,11 +363,7 @@ pub(super) mod tests {
             let setup = round_trip(&serde_json::from_str(dict).unwrap(), text);
             assert_eq!(setup.to_string(), text);
             let compact = dict.replace(": ", ":").replace(", ", ",");
-            assert_eq!(
-                setup.to_dict().to_string(),
-                compact,
-                "the order of the keys"
-            );
+            assert_eq!(setup.to_dict().to_string(), compact, "the order of the keys");
         }
     }
 
@@ -443,10 +390,7 @@ pub(super) mod tests {
     }
 
     fn entries(folder: &Path) -> Vec<PathBuf> {
-        fs::read_dir(folder).map_or_else(
-            |_| Vec::new(),
-            |dir| dir.flatten().map(|entry| entry.path()).collect(),
-        )
+        fs::read_dir(folder).map_or_else(|_| Vec::new(), |dir| dir.flatten().map(|entry| entry.path()).collect())
     }
 
     #[test]
@@ -465,10 +409,7 @@ pub(super) mod tests {
                 json!({"type": "Stack", "children": [single("a"), {"type": "fuse", "children": []}]}),
                 "`$.children[1].type`: no block is called `fuse`, did you mean `Fuse`?",
             ),
-            (
-                json!({"type": "Stack"}),
-                "`$.children`: expected a list, found nothing",
-            ),
+            (json!({"type": "Stack"}), "`$.children`: expected a list, found nothing"),
             (
                 json!({"type": "single", "children": ["a", "b"]}),
                 "`$.children`: expected one adapter name, found a list of 2",
@@ -519,10 +460,7 @@ pub(super) mod tests {
     #[test]
     fn serde_writes_text_and_reads_both() {
         let setup = Composition::stack(["a".into(), Composition::fuse(["b", "c"])]);
-        assert_eq!(
-            serde_json::to_value(&setup).unwrap(),
-            json!("Stack(a, Fuse(b, c))")
-        );
+        assert_eq!(serde_json::to_value(&setup).unwrap(), json!("Stack(a, Fuse(b, c))"));
         assert_eq!(
             serde_json::from_value::<Composition>(json!("Stack(a, Fuse(b, c))")).unwrap(),
             setup
@@ -531,13 +469,8 @@ pub(super) mod tests {
             serde_json::from_str::<Composition>(&setup.to_dict().to_string()).unwrap(),
             setup
         );
-        let error = serde_json::from_str::<Composition>("3")
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("a composition, as text or as a dictionary"),
-            "{error}"
-        );
+        let error = serde_json::from_str::<Composition>("3").unwrap_err().to_string();
+        assert!(error.contains("a composition, as text or as a dictionary"), "{error}");
     }
 
     proptest! {

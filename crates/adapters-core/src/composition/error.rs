@@ -119,9 +119,7 @@ pub enum CompositionError {
         path: String,
     },
     /// A list that has not one entry for each child.
-    #[error(
-        "`{part}` at {path}: expected {expected} {argument}, one for each child, found {found}"
-    )]
+    #[error("`{part}` at {path}: expected {expected} {argument}, one for each child, found {found}")]
     Length {
         /// Which child it is, from the root on.
         path: String,
@@ -160,18 +158,11 @@ fn takes(block: BlockKind) -> String {
 }
 
 fn names(kinds: &[BlockKind]) -> String {
-    kinds
-        .iter()
-        .map(|kind| kind.name())
-        .collect::<Vec<_>>()
-        .join(", ")
+    kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ")
 }
 
 /// The candidate that `word` may be a misspelling of.
-pub(super) fn nearest(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'static str>,
-) -> Option<&'static str> {
+pub(super) fn nearest(word: &str, candidates: impl IntoIterator<Item = &'static str>) -> Option<&'static str> {
     // No name is longer: the distance to a long word is not worth computing.
     if word.chars().count() > 32 {
         return None;
@@ -179,12 +170,7 @@ pub(super) fn nearest(
     let word = word.to_lowercase();
     candidates
         .into_iter()
-        .map(|name| {
-            (
-                strsim::damerau_levenshtein(&word, &name.to_lowercase()),
-                name,
-            )
-        })
+        .map(|name| (strsim::damerau_levenshtein(&word, &name.to_lowercase()), name))
         .filter(|(distance, name)| *distance <= (name.len() / 2).min(3))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)

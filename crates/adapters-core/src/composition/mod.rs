@@ -212,19 +212,13 @@ impl Composition {
     }
 
     /// See [`Composition::Fuse`]; the fusion layer has a name of its own.
-    pub fn named_fuse<C: Into<Self>>(
-        name: impl Into<String>,
-        children: impl IntoIterator<Item = C>,
-    ) -> Self {
+    pub fn named_fuse<C: Into<Self>>(name: impl Into<String>, children: impl IntoIterator<Item = C>) -> Self {
         let (children, name) = (collect(children), Some(name.into()));
         Self::Fuse { children, name }
     }
 
     /// See [`Composition::Split`].
-    pub fn split<C: Into<Self>>(
-        children: impl IntoIterator<Item = C>,
-        splits: impl Into<Vec<usize>>,
-    ) -> Self {
+    pub fn split<C: Into<Self>>(children: impl IntoIterator<Item = C>, splits: impl Into<Vec<usize>>) -> Self {
         let (children, splits) = (collect(children), splits.into());
         Self::Split { children, splits }
     }
@@ -235,10 +229,7 @@ impl Composition {
         batch_sizes: impl Into<Vec<usize>>,
     ) -> Self {
         let (children, batch_sizes) = (collect(children), batch_sizes.into());
-        Self::BatchSplit {
-            children,
-            batch_sizes,
-        }
+        Self::BatchSplit { children, batch_sizes }
     }
 
     /// See [`Composition::Parallel`].
@@ -306,9 +297,7 @@ impl Composition {
     pub fn children(&self) -> &[Self] {
         match self {
             Self::Adapter(_) => &[],
-            Self::Stack(children) | Self::Parallel(children) | Self::MultiTask(children) => {
-                children
-            }
+            Self::Stack(children) | Self::Parallel(children) | Self::MultiTask(children) => children,
             Self::Fuse { children, .. }
             | Self::Split { children, .. }
             | Self::BatchSplit { children, .. }
@@ -378,21 +367,14 @@ impl Composition {
     pub fn parallel_channels(&self) -> usize {
         match self {
             Self::Parallel(children) => children.len(),
-            block => block
-                .children()
-                .iter()
-                .map(Self::parallel_channels)
-                .max()
-                .unwrap_or(1),
+            block => block.children().iter().map(Self::parallel_channels).max().unwrap_or(1),
         }
     }
 
     /// The name of a `Fuse`'s layer: its own, else the last adapter of each child, joined by commas. None for others.
     pub fn fusion_name(&self) -> Option<String> {
         match self {
-            Self::Fuse {
-                name: Some(name), ..
-            } if !name.is_empty() => Some(name.clone()),
+            Self::Fuse { name: Some(name), .. } if !name.is_empty() => Some(name.clone()),
             Self::Fuse { children, .. } => {
                 let names: Vec<&str> = children.iter().filter_map(Self::last).collect();
                 Some(names.join(","))
@@ -414,16 +396,12 @@ impl fmt::Display for Composition {
             comma = ", ";
         }
         match self {
-            Self::Fuse {
-                name: Some(name), ..
-            } => {
+            Self::Fuse { name: Some(name), .. } => {
                 write!(f, "{comma}name=")?;
                 parse::write_name(f, name)?;
             }
             Self::Split { splits, .. } => write!(f, "{comma}splits={splits:?}")?,
-            Self::BatchSplit { batch_sizes, .. } => {
-                write!(f, "{comma}batch_sizes={batch_sizes:?}")?
-            }
+            Self::BatchSplit { batch_sizes, .. } => write!(f, "{comma}batch_sizes={batch_sizes:?}")?,
             Self::Average { children, weights } if *weights != equal_weights(children.len()) => {
                 write!(f, "{comma}weights={weights:?}")?;
                 if *weights != normalized(weights) {
@@ -461,31 +439,20 @@ mod tests {
             Composition::fuse(["b".into(), Composition::stack(["c", "a"])]),
             "b".into(),
         ]);
-        assert_eq!(
-            setup.occurrences().collect::<Vec<_>>(),
-            ["a", "b", "c", "a", "b"]
-        );
+        assert_eq!(setup.occurrences().collect::<Vec<_>>(), ["a", "b", "c", "a", "b"]);
         assert_eq!(setup.adapters().collect::<Vec<_>>(), ["a", "b", "c"]);
         assert_eq!(setup.flatten().len(), 3);
         assert!(setup.contains("c") && !setup.contains("d"));
         assert_eq!((setup.first(), setup.last()), (Some("a"), Some("b")));
-        assert_eq!(
-            Composition::stack([Composition::Stack(vec![])]).first(),
-            None
-        );
+        assert_eq!(Composition::stack([Composition::Stack(vec![])]).first(), None);
     }
 
     #[test]
     fn fusion_name_is_its_own_or_the_last_of_each_child() {
         let children = || ["a".into(), Composition::stack(["b", "c"])];
+        assert_eq!(Composition::fuse(children()).fusion_name().as_deref(), Some("a,c"));
         assert_eq!(
-            Composition::fuse(children()).fusion_name().as_deref(),
-            Some("a,c")
-        );
-        assert_eq!(
-            Composition::named_fuse("f", children())
-                .fusion_name()
-                .as_deref(),
+            Composition::named_fuse("f", children()).fusion_name().as_deref(),
             Some("f")
         );
         assert_eq!(Composition::stack(children()).fusion_name(), None);
@@ -495,26 +462,18 @@ mod tests {
     fn parallel_channels_are_the_widest_parallel() {
         let parallel = Composition::parallel(["a", "b", "c"]);
         assert_eq!(parallel.parallel_channels(), 3);
-        assert_eq!(
-            Composition::stack(["z".into(), parallel]).parallel_channels(),
-            3
-        );
+        assert_eq!(Composition::stack(["z".into(), parallel]).parallel_channels(), 3);
         assert_eq!(Composition::adapter("a").parallel_channels(), 1);
         assert_eq!(Composition::Stack(vec![]).parallel_channels(), 1);
     }
 
     #[test]
     fn weights_are_normalised_as_in_the_reference() {
-        let Composition::Average { weights, .. } =
-            Composition::weighted_average(["a", "b"], [3.0, 1.0])
-        else {
+        let Composition::Average { weights, .. } = Composition::weighted_average(["a", "b"], [3.0, 1.0]) else {
             unreachable!()
         };
         assert_eq!(weights, [0.75, 0.25]);
-        assert_eq!(
-            Composition::average(["a", "b"]).to_string(),
-            "Average(a, b)"
-        );
+        assert_eq!(Composition::average(["a", "b"]).to_string(), "Average(a, b)");
         assert_eq!(
             Composition::unnormalized_average(["a", "b"], [2.0, -0.5]).to_string(),
             "Average(a, b, weights=[2.0, -0.5], normalize=false)"
@@ -523,13 +482,7 @@ mod tests {
 
     #[test]
     fn a_single_adapter_activates_as_a_stack() {
-        assert_eq!(
-            Composition::from("a").into_block(),
-            Composition::stack(["a"])
-        );
-        assert_eq!(
-            Composition::fuse(["a"]).into_block(),
-            Composition::fuse(["a"])
-        );
+        assert_eq!(Composition::from("a").into_block(), Composition::stack(["a"]));
+        assert_eq!(Composition::fuse(["a"]).into_block(), Composition::fuse(["a"]));
     }
 }

@@ -14,9 +14,7 @@ use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
 use super::error::nearest;
-use super::{
-    BlockKind, Composition, CompositionError, Location, MAX_NESTING, equal_weights, normalized,
-};
+use super::{BlockKind, Composition, CompositionError, Location, MAX_NESTING, equal_weights, normalized};
 
 impl FromStr for Composition {
     type Err = CompositionError;
@@ -123,12 +121,7 @@ impl<'a> Parser<'a> {
         let found = match self.peek() {
             None => "the end of the text".to_owned(),
             Some(first) => {
-                let word: String = self
-                    .rest()
-                    .chars()
-                    .take_while(|c| is_bare(*c))
-                    .take(40)
-                    .collect();
+                let word: String = self.rest().chars().take_while(|c| is_bare(*c)).take(40).collect();
                 if word.is_empty() {
                     format!("`{first}`")
                 } else {
@@ -176,8 +169,7 @@ impl<'a> Parser<'a> {
 
     /// The rest of a block, from behind its opening parenthesis.
     fn block(&mut self, kind: BlockKind, start: usize, level: usize) -> Parsed<Composition> {
-        let (mut children, mut arguments, mut any_argument) =
-            (Vec::new(), Arguments::default(), false);
+        let (mut children, mut arguments, mut any_argument) = (Vec::new(), Arguments::default(), false);
         while !self.take(')') {
             self.peek();
             let item = self.position;
@@ -188,9 +180,7 @@ impl<'a> Parser<'a> {
             } else {
                 self.position = item;
                 if any_argument {
-                    return Err(self.unexpected(
-                        "a keyword argument or `)`, as children come before arguments",
-                    ));
+                    return Err(self.unexpected("a keyword argument or `)`, as children come before arguments"));
                 }
                 children.push(self.setup(level + 1)?);
             }
@@ -201,13 +191,7 @@ impl<'a> Parser<'a> {
         self.build(kind, start, children, arguments)
     }
 
-    fn argument(
-        &mut self,
-        kind: BlockKind,
-        word: &str,
-        start: usize,
-        into: &mut Arguments,
-    ) -> Parsed<()> {
+    fn argument(&mut self, kind: BlockKind, word: &str, start: usize, into: &mut Arguments) -> Parsed<()> {
         let repeated = match (kind, word) {
             (BlockKind::Fuse, "name") => into.name.replace(self.name()?).is_some(),
             (BlockKind::Split, "splits") | (BlockKind::BatchSplit, "batch_sizes") => {
@@ -282,11 +266,7 @@ impl<'a> Parser<'a> {
                         let normal = normalized(&weights);
                         if !normal.iter().all(|weight| weight.is_finite()) {
                             let found = format!("a sum of {:?}", weights.iter().sum::<f64>());
-                            return Err(self.error(
-                                start,
-                                "weights that can be divided by their sum",
-                                found,
-                            ));
+                            return Err(self.error(start, "weights that can be divided by their sum", found));
                         }
                         normal
                     }
@@ -306,9 +286,7 @@ impl<'a> Parser<'a> {
 
     fn sizes(&mut self) -> Parsed<Sizes> {
         if self.peek() == Some('[') {
-            return self
-                .list("a whole number", |word| word.parse().ok())
-                .map(Sizes::Each);
+            return self.list("a whole number", |word| word.parse().ok()).map(Sizes::Each);
         }
         self.value("a list of whole numbers, or one", |word| word.parse().ok())
             .map(Sizes::Same)
@@ -426,14 +404,8 @@ mod tests {
             Composition::stack(["a".into(), Composition::split(["b", "c"], [64, 64])])
         );
         let text = "Average('a', 'b', weights=[3, 1], normalize_weights=True)";
-        assert_eq!(
-            parse(text),
-            Composition::weighted_average(["a", "b"], [3.0, 1.0])
-        );
-        assert_eq!(
-            parse(r#"'it\'s\u{1f600}\n'"#),
-            Composition::adapter("it's\u{1f600}\n")
-        );
+        assert_eq!(parse(text), Composition::weighted_average(["a", "b"], [3.0, 1.0]));
+        assert_eq!(parse(r#"'it\'s\u{1f600}\n'"#), Composition::adapter("it's\u{1f600}\n"));
     }
 
     #[test]
@@ -463,10 +435,7 @@ mod tests {
                 "Split(a, split=2)",
                 "column 10: Split takes `splits`, found `split`, did you mean `splits`?",
             ),
-            (
-                "Stack(a, name=b)",
-                "column 10: Stack takes no arguments, found `name`",
-            ),
+            ("Stack(a, name=b)", "column 10: Stack takes no arguments, found `name`"),
             (
                 "Split(a, splits=[1, -2])",
                 "column 21: expected a whole number, found `-2`",

@@ -21,9 +21,7 @@ impl BlockKind {
         use BlockKind::*;
         match self {
             Adapter => &[],
-            Stack => &[
-                Adapter, Fuse, Split, Parallel, BatchSplit, Average, MultiTask,
-            ],
+            Stack => &[Adapter, Fuse, Split, Parallel, BatchSplit, Average, MultiTask],
             Fuse => &[Adapter, Stack],
             Split => &[Adapter, Split, Stack, BatchSplit, Average],
             Parallel => &[Adapter, Stack, BatchSplit, Average],
@@ -163,9 +161,7 @@ mod tests {
         let mut parent = parent.clone();
         match &mut parent {
             Composition::Adapter(_) => {}
-            Composition::Stack(children)
-            | Composition::Parallel(children)
-            | Composition::MultiTask(children) => {
+            Composition::Stack(children) | Composition::Parallel(children) | Composition::MultiTask(children) => {
                 *children = vec![child];
             }
             Composition::Fuse { children, .. }
@@ -177,11 +173,7 @@ mod tests {
     }
 
     fn message(text: &str) -> String {
-        text.parse::<Composition>()
-            .unwrap()
-            .validate()
-            .unwrap_err()
-            .to_string()
+        text.parse::<Composition>().unwrap().validate().unwrap_err().to_string()
     }
 
     /// `ALLOWED_NESTINGS` of the reference: rows hold columns, in the order of [`samples`].
@@ -236,10 +228,7 @@ mod tests {
                 "Stack()",
                 "`Stack()` at the root: a block needs at least one child, found none",
             ),
-            (
-                "Stack(a, \"\")",
-                "the adapter at Stack[1] has an empty name",
-            ),
+            ("Stack(a, \"\")", "the adapter at Stack[1] has an empty name"),
             (
                 "Stack(Split(a, b, splits=[1]))",
                 "`Split(a, b, splits=[1])` at Stack[0]: expected 2 splits, one for each child, found 1",

@@ -77,7 +77,11 @@ pub fn load_adapter(
         Err(StoreError::Mismatch { problems, .. }) if !attached.unmatched.is_empty() && all_unexpected(&problems) => {
             return Err(match selection.require(&target, host) {
                 Err(no_target) => no_target,
-                Ok(_) => StoreError::Mismatch { path: weights, problems }.into(),
+                Ok(_) => StoreError::Mismatch {
+                    path: weights,
+                    problems,
+                }
+                .into(),
             });
         }
         filled => filled?,
@@ -131,7 +135,8 @@ fn major_minor(version: &str) -> Option<(u32, u32)> {
 }
 
 fn folder_name(dir: &Path) -> String {
-    dir.file_name().map_or_else(|| "adapter".to_owned(), |n| n.to_string_lossy().into_owned())
+    dir.file_name()
+        .map_or_else(|| "adapter".to_owned(), |n| n.to_string_lossy().into_owned())
 }
 
 fn read_weights(dir: &Path, grammar: Grammar, allow_bin: bool) -> Result<(PathBuf, Tensors), StoreError> {

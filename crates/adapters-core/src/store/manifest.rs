@@ -64,7 +64,11 @@ impl Manifest {
     /// [`StoreError::Read`], [`StoreError::Json`].
     pub fn read(dir: &Path) -> Result<Option<Self>, StoreError> {
         let path = dir.join(Self::FILE);
-        if path.exists() { read_json(&path).map(Some) } else { Ok(None) }
+        if path.exists() {
+            read_json(&path).map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
     /// Writes the manifest into an adapter folder.

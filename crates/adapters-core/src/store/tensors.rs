@@ -33,8 +33,8 @@ pub fn read_safetensors(path: &Path) -> Result<(Tensors, HashMap<String, String>
     let file = SafeTensors::deserialize(&bytes).map_err(|e| damaged(e.to_string()))?;
     let mut tensors = Tensors::new();
     for (key, view) in file.tensors() {
-        let dtype = burn_dtype(view.dtype())
-            .ok_or_else(|| damaged(format!("`{key}` has element type {:?}", view.dtype())))?;
+        let dtype =
+            burn_dtype(view.dtype()).ok_or_else(|| damaged(format!("`{key}` has element type {:?}", view.dtype())))?;
         let data = TensorData::from_bytes_vec(view.data().to_vec(), view.shape().to_vec(), dtype);
         tensors.insert(key, data);
     }
@@ -69,7 +69,10 @@ pub fn read_pytorch(path: &Path) -> Result<Tensors, StoreError> {
             other => return Err(refuse(format!("`{key}` has element type {other}"))),
         };
         let bytes = tensor.read().map_err(|e| refuse(e.to_string()))?;
-        tensors.insert(key.clone(), TensorData::from_bytes_vec(bytes, tensor.shape().to_vec(), dtype));
+        tensors.insert(
+            key.clone(),
+            TensorData::from_bytes_vec(bytes, tensor.shape().to_vec(), dtype),
+        );
     }
     check_finite(path, &tensors)?;
     Ok(tensors)
@@ -92,8 +95,10 @@ pub fn write_safetensors(
     let views = tensors
         .iter()
         .map(|(key, data)| {
-            let dtype = file_dtype(data.dtype()).ok_or_else(|| damaged(format!("`{key}` has type {:?}", data.dtype())))?;
-            let view = TensorView::new(dtype, data.shape().to_vec(), data.as_bytes()).map_err(|e| damaged(e.to_string()))?;
+            let dtype =
+                file_dtype(data.dtype()).ok_or_else(|| damaged(format!("`{key}` has type {:?}", data.dtype())))?;
+            let view =
+                TensorView::new(dtype, data.shape().to_vec(), data.as_bytes()).map_err(|e| damaged(e.to_string()))?;
             Ok((key.as_str(), view))
         })
         .collect::<Result<Vec<_>, StoreError>>()?;
@@ -210,7 +215,10 @@ mod tests {
         let whole = fs::read(&path).unwrap();
         for cut in [0, 4, 8, 20, whole.len() - 1] {
             fs::write(&path, &whole[..cut]).unwrap();
-            assert!(matches!(read_safetensors(&path), Err(StoreError::Safetensors { .. })), "{cut}");
+            assert!(
+                matches!(read_safetensors(&path), Err(StoreError::Safetensors { .. })),
+                "{cut}"
+            );
         }
         let mut huge = whole.clone();
         huge[..8].copy_from_slice(&u64::MAX.to_le_bytes());

@@ -121,7 +121,9 @@ impl Case {
             .iter()
             .map(|(name, dir)| match dir.as_str() {
                 Some(dir) => Ok((name.as_str(), dir)),
-                None => Err(Stop::fail(format!("case.json: the folder of adapter `{name}` is {dir}"))),
+                None => Err(Stop::fail(format!(
+                    "case.json: the folder of adapter `{name}` is {dir}"
+                ))),
             })
             .collect()
     }
@@ -175,7 +177,9 @@ mod tests {
             "framework": "peft", "model_class": "M", "output": "o", "adapters": {"z": "adapters/z", "a": "adapters/a"},
             "rtol": 1e-4, "atol": 1e-5, "grad_rtol": 1e-3, "grad_atol": 1e-5, "note": "not read",
         });
-        let (Value::Object(fields), Value::Object(more)) = (&mut case, extra) else { unreachable!() };
+        let (Value::Object(fields), Value::Object(more)) = (&mut case, extra) else {
+            unreachable!()
+        };
         fields.extend(more);
         serde_json::from_value(case).unwrap()
     }
@@ -191,7 +195,9 @@ mod tests {
     fn a_feature_is_named() {
         let stop = minimal(json!({"skip_layers": [0]})).check_features().unwrap_err();
         assert_eq!(stop, Stop::unsupported("skip_layers = [0]"));
-        let stop = minimal(json!({"ops": [{"op": "merge_adapter"}, {"op": "x", "k": 1}]})).check_features().unwrap_err();
+        let stop = minimal(json!({"ops": [{"op": "merge_adapter"}, {"op": "x", "k": 1}]}))
+            .check_features()
+            .unwrap_err();
         assert_eq!(stop, Stop::unsupported("op = x"));
     }
 }

@@ -86,7 +86,11 @@ mod tests {
             relative: 0.0,
             absolute: f64::INFINITY,
         };
-        for got in [TensorData::from([1.0f32, f32::NAN]), TensorData::from([[1.0f32, 2.0]]), TensorData::from([1.0f32])] {
+        for got in [
+            TensorData::from([1.0f32, f32::NAN]),
+            TensorData::from([[1.0f32, 2.0]]),
+            TensorData::from([1.0f32]),
+        ] {
             assert_eq!(each_element(&got, &want, loose), WRONG);
             assert_eq!(whole_tensor(&got, &want, loose), WRONG);
         }

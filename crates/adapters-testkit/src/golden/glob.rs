@@ -35,10 +35,22 @@ mod tests {
 
     #[test]
     fn stars_and_question_marks() {
-        for (pattern, name) in [("*", ""), ("lora*", "lora"), ("*lora", "peft_lora"), ("l?ra", "lora"), ("a*b*c", "axbxbxc")] {
+        for (pattern, name) in [
+            ("*", ""),
+            ("lora*", "lora"),
+            ("*lora", "peft_lora"),
+            ("l?ra", "lora"),
+            ("a*b*c", "axbxbxc"),
+        ] {
             assert!(matches(pattern, name), "{pattern} {name}");
         }
-        for (pattern, name) in [("lora", "lora_all"), ("?", ""), ("l*a", "lorab"), ("a*b*c", "axc"), ("", "a")] {
+        for (pattern, name) in [
+            ("lora", "lora_all"),
+            ("?", ""),
+            ("l*a", "lorab"),
+            ("a*b*c", "axc"),
+            ("", "a"),
+        ] {
             assert!(!matches(pattern, name), "{pattern} {name}");
         }
     }

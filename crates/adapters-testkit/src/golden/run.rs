@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use adapters::core::Active;
-use adapters::core::store::{LoadOptions, Tensors, load_adapter, read_json, read_safetensors, save_adapter, write_safetensors};
+use adapters::core::store::{
+    LoadOptions, Tensors, load_adapter, read_json, read_safetensors, save_adapter, write_safetensors,
+};
 use adapters::core::{Merged, merge};
 use adapters::models::{Encoder, EncoderInput, Pretrained};
 use adapters::store::Grammar;
@@ -139,7 +141,12 @@ impl Prepared {
     }
 
     /// Loads all adapters in their order, under their names, and says which grammar each came in.
-    fn load_adapters(&self, case: &Case, dir: &Path, device: &Device) -> Result<(AdapterSet, Vec<(String, Grammar)>), Stop> {
+    fn load_adapters(
+        &self,
+        case: &Case,
+        dir: &Path,
+        device: &Device,
+    ) -> Result<(AdapterSet, Vec<(String, Grammar)>), Stop> {
         let mut set = AdapterSet::new();
         let mut grammars = Vec::new();
         for (name, folder) in case.adapter_dirs()? {
@@ -185,7 +192,9 @@ impl Prepared {
             gradients: BTreeMap::new(),
         };
         if expected.keys().any(|key| key.starts_with("grad/")) {
-            let probe = expected.get("probe").ok_or_else(|| Stop::fail("expected.safetensors has no `probe`"))?;
+            let probe = expected
+                .get("probe")
+                .ok_or_else(|| Stop::fail("expected.safetensors has no `probe`"))?;
             let set = set.train();
             let output = forward(model, input, &set, active.as_ref());
             let probe = Tensor::<3>::from_data(probe.clone(), &output.device());
@@ -246,10 +255,13 @@ impl Prepared {
         for (name, grammar) in grammars {
             let Some(adapter) = set.get(name) else { continue };
             for place in adapter.params() {
-                let Some((data, taken_part)) = collect.found.remove(&place.id) else { continue };
+                let Some((data, taken_part)) = collect.found.remove(&place.id) else {
+                    continue;
+                };
                 let key = adapter.method().key(*grammar, place.info, name, place.param);
                 // The class that saved decides the prefix: its own, or that of a larger class around it.
-                let candidates = ["", self.base.base_prefix()].map(|p| format!("grad/{name}/{}{p}{key}", grammar.key_prefix()));
+                let candidates =
+                    ["", self.base.base_prefix()].map(|p| format!("grad/{name}/{}{p}{key}", grammar.key_prefix()));
                 match candidates.iter().find(|key| expected.contains_key(*key)) {
                     Some(key) => named.insert(key.clone(), data),
                     // An adapter that is not active may be left out of the file; one that acts may not.
@@ -283,7 +295,10 @@ fn composition(case: &Case) -> Result<Option<Composition>, Stop> {
         (Value::String(name), Framework::Peft) => Ok(Some(Composition::adapter(name))),
         (Value::Array(names), Framework::Peft) => match names.as_slice() {
             [Value::String(name)] => Ok(Some(Composition::adapter(name))),
-            _ => Err(Stop::unsupported(format!("active = {}: several adapters at once", case.active))),
+            _ => Err(Stop::unsupported(format!(
+                "active = {}: several adapters at once",
+                case.active
+            ))),
         },
         (dict, _) => Ok(Some(Composition::from_dict(dict)?)),
     }
@@ -295,8 +310,10 @@ fn without(composition: &Composition, name: &str) -> Result<Option<Composition>,
         Composition::Adapter(adapter) if adapter == name => Ok(None),
         other if !other.contains(name) => Ok(Some(other.clone())),
         Composition::Stack(children) => {
-            let rest: Vec<Composition> =
-                children.iter().filter_map(|child| without(child, name).transpose()).collect::<Result<_, _>>()?;
+            let rest: Vec<Composition> = children
+                .iter()
+                .filter_map(|child| without(child, name).transpose())
+                .collect::<Result<_, _>>()?;
             Ok((!rest.is_empty()).then_some(Composition::Stack(rest)))
         }
         other => Err(Stop::unsupported(format!("merging `{name}` out of {other}"))),
@@ -320,7 +337,12 @@ impl ModuleVisitor for Collect<'_> {
 }
 
 /// Right and expected gradients; what is wrong goes to `problems`.
-fn compare_gradients(case: &Case, computed: &Computed, expected: &Tensors, problems: &mut Vec<String>) -> (usize, usize) {
+fn compare_gradients(
+    case: &Case,
+    computed: &Computed,
+    expected: &Tensors,
+    problems: &mut Vec<String>,
+) -> (usize, usize) {
     let (mut right, mut all) = (0, 0);
     let mut wrong = Vec::new();
     for (key, want) in expected.iter().filter(|(key, _)| key.starts_with("grad/")) {
@@ -351,5 +373,9 @@ fn dump(dir: &Path, case: &str, computed: &Computed) -> Result<(), Stop> {
     fs::create_dir_all(dir).map_err(|e| Stop::fail(format!("cannot make {}: {e}", dir.display())))?;
     let mut tensors: Tensors = computed.gradients.clone();
     tensors.insert("output".to_owned(), computed.output.clone());
-    Ok(write_safetensors(&dir.join(format!("{case}.safetensors")), &tensors, [])?)
+    Ok(write_safetensors(
+        &dir.join(format!("{case}.safetensors")),
+        &tensors,
+        [],
+    )?)
 }

@@ -3,10 +3,10 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+use adapters::core::CompositionError;
 use adapters::lora::LoraError;
 use adapters::models::ModelError;
 use adapters::store::StoreError;
-use adapters::core::CompositionError;
 
 /// Why a case did not get as far as its numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +45,11 @@ impl From<adapters::Error> for Stop {
     /// a site or a merge the method has no layer for. Everything else should have worked.
     fn from(error: adapters::Error) -> Self {
         let reason = chain(&error);
-        if is_refusal(&error) { Self::Unsupported(reason) } else { Self::Fail(reason) }
+        if is_refusal(&error) {
+            Self::Unsupported(reason)
+        } else {
+            Self::Fail(reason)
+        }
     }
 }
 
@@ -142,7 +146,11 @@ impl fmt::Display for Outcome {
             None => write!(f, " grads=-")?,
         }
         match reason {
-            Some(reason) => write!(f, " reason: {}", reason.split_whitespace().collect::<Vec<_>>().join(" ")),
+            Some(reason) => write!(
+                f,
+                " reason: {}",
+                reason.split_whitespace().collect::<Vec<_>>().join(" ")
+            ),
             None => Ok(()),
         }
     }
@@ -172,7 +180,11 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ok, {} failed, {} unsupported", self.ok, self.failed, self.unsupported)
+        write!(
+            f,
+            "{} ok, {} failed, {} unsupported",
+            self.ok, self.failed, self.unsupported
+        )
     }
 }
 
@@ -184,7 +196,10 @@ mod tests {
     fn a_line_is_one_line() {
         let stop = Stop::fail("x does not fit:\n  - `k` is missing");
         let outcome = Outcome::stopped("m", "c", stop);
-        assert_eq!(outcome.to_string(), "FAIL m/c max_abs_err=- grads=- reason: x does not fit: - `k` is missing");
+        assert_eq!(
+            outcome.to_string(),
+            "FAIL m/c max_abs_err=- grads=- reason: x does not fit: - `k` is missing"
+        );
         let outcome = Outcome {
             verdict: Verdict::Ok,
             max_abs_err: Some(1.25e-6),
@@ -200,9 +215,17 @@ mod tests {
             field: "use_dora",
             found: "true".to_owned(),
         };
-        let wrong = LoraError::Field { reason: "use_dora is not supported".to_owned() };
-        assert!(matches!(Stop::from(adapters::Error::config("lora", refused)), Stop::Unsupported(_)));
-        assert!(matches!(Stop::from(adapters::Error::config("lora", wrong)), Stop::Fail(_)));
+        let wrong = LoraError::Field {
+            reason: "use_dora is not supported".to_owned(),
+        };
+        assert!(matches!(
+            Stop::from(adapters::Error::config("lora", refused)),
+            Stop::Unsupported(_)
+        ));
+        assert!(matches!(
+            Stop::from(adapters::Error::config("lora", wrong)),
+            Stop::Fail(_)
+        ));
         let taken = adapters::Error::NameTaken { name: "a".to_owned() };
         assert!(matches!(Stop::from(taken), Stop::Fail(_)));
     }

@@ -66,7 +66,11 @@ pub fn walk(
 ) -> Result<Summary, GoldenError> {
     let mut models = folders(dir)?;
     models.retain(|(_, path)| path.join("cases").is_dir());
-    let found = models.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+    let found = models
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect::<Vec<_>>()
+        .join(", ");
     models.retain(|(name, _)| selection.model.as_ref().is_none_or(|wanted| wanted == name));
     if models.is_empty() {
         return Err(GoldenError::NoModel {
