@@ -11,6 +11,7 @@ macro_rules! say {
     }};
 }
 
+mod allocator;
 mod args;
 mod commands;
 mod failure;
@@ -25,12 +26,8 @@ use clap::Parser;
 use crate::args::{Args, Command};
 use crate::failure::Failure;
 
-/// Training allocates and frees the same large buffers at every step. This allocator keeps them, where the system's
-/// gives them back and pays for their pages again.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
+    allocator::keep_buffers();
     let args = Args::parse();
     match run(args.command) {
         Ok(()) => ExitCode::SUCCESS,

@@ -118,14 +118,11 @@ fn temp_beside(path: &Path) -> Result<NamedTempFile, AtomicWriteError> {
 
 /// The operating system's error without the temporary file's name, which `tempfile` adds and no user needs.
 fn unwrapped(error: io::Error) -> io::Error {
-    let mut source = error.get_ref().map(|inner| inner as &(dyn std::error::Error + 'static));
-    while let Some(inner) = source {
-        if let Some(code) = inner.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
-            return io::Error::from_raw_os_error(code);
-        }
-        source = inner.source();
+    if error.raw_os_error().is_some() {
+        error
+    } else {
+        io::Error::from(error.kind())
     }
-    error
 }
 
 /// Renames the temporary file over `path`, and asks for the rename itself to reach the disk.

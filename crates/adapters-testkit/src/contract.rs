@@ -10,7 +10,7 @@ use adapters::core::store::{LoadOptions, Tensors, load_adapter, save_adapter, wr
 use adapters::core::{draw, merge, with_fresh_ids};
 use adapters::models::{Encoder, EncoderInput, Pretrained};
 use adapters::store::Grammar;
-use adapters::{AdapterSet, Ctx, Error, METHODS, method};
+use adapters::{AdapterSet, Ctx, Error, Host, METHODS, method};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Bool, Device, Gradients, Int, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
@@ -186,6 +186,28 @@ pub fn only_adapters_get_gradients(bench: &Bench, config: &str) {
         !bench.loss(&frozen.train()).is_tracked(),
         "{config}: a frozen adapter trains"
     );
+}
+
+/// Each merged layer alone computes what the layer and its adapter computed, to 1e-5 of its largest output.
+///
+/// A whole model amplifies the rounding of a layer by whatever its weights are; a layer does not.
+pub fn merged_layers_equal_unmerged(bench: &Bench, config: &str) {
+    let set = bench.attach_random(config);
+    let mut model = bench.model.clone();
+    merge(&mut model, &set, NAME, None).unwrap_or_else(|e| panic!("{config}: {e}"));
+    for info in bench.model.linear_sites() {
+        let (Some(base), Some(merged)) = (bench.model.linear(info.site), model.linear(info.site)) else {
+            continue;
+        };
+        let d_in = base.weight.dims()[0];
+        let x = Tensor::from_data(
+            draw::normal(&mut ChaCha8Rng::seed_from_u64(7), [2, 3, d_in], 1.0),
+            &bench.device,
+        );
+        let want = Ctx::new(&set).linear(info.site, base, x.clone()).into_data();
+        let error = relative_error(&merged.forward(x).into_data(), &want);
+        assert!(error <= 1e-5, "{config}: {} is off by {error:e}", info.path);
+    }
 }
 
 /// The plain merged model computes what the adapter computed, and a reset restores every bit.

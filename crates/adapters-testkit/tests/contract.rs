@@ -91,7 +91,7 @@ proptest! {
     ) {
         let bench = Bench::new(heads, d_head, seed, &Device::flex());
         let config = format!("lora[r={rank},alpha={alpha:.3},target_modules=all-linear,use_rslora={stabilised}]");
-        contract::merged_equals_unmerged(&bench, &config);
+        contract::merged_layers_equal_unmerged(&bench, &config);
     }
 
     #[test]
