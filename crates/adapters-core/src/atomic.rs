@@ -62,7 +62,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), AtomicWriteError> {
 ///
 /// # Errors
 ///
-/// Those of [`write`], and whatever `fill` returns.
+/// Those of [`write()`], and whatever `fill` returns.
 pub fn write_with(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), AtomicWriteError> {
     let mut temp = temp_beside(path)?;
     fill(temp.as_file_mut())
@@ -76,7 +76,7 @@ pub fn write_with(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -
 ///
 /// # Errors
 ///
-/// Those of [`write`], and whatever `fill` returns.
+/// Those of [`write()`], and whatever `fill` returns.
 pub fn write_at<E: From<AtomicWriteError>>(path: &Path, fill: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
     let temp = temp_beside(path)?;
     fill(temp.path())?;

@@ -31,3 +31,8 @@ pub mod prelude {
     #[cfg(feature = "models")]
     pub use adapters_models::{Encoder, EncoderInput, Pretrained};
 }
+
+/// The README of the repository, so that its example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct RepositoryReadme;

@@ -15,7 +15,7 @@ use crate::golden::verdict::{Outcome, Stop, Summary};
 pub struct Selection {
     /// Only this model.
     pub model: Option<String>,
-    /// Only cases that match this pattern (see [`matches`]).
+    /// Only cases that match this pattern (see [`matches()`]).
     pub case: Option<String>,
 }
 
