@@ -115,11 +115,19 @@ pub struct EvalArgs {
     #[arg(long, default_value = "label")]
     pub label_field: String,
     /// Rows of a batch.
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value = "64", value_parser = positive)]
     pub batch: usize,
     /// Write the logits, row by row in the order of the file, as tensor `logits`.
     #[arg(long, value_name = "FILE")]
     pub logits: Option<PathBuf>,
+}
+
+/// A number of at least one.
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("expected a whole number of at least 1".to_owned()),
+        Ok(number) => Ok(number),
+    }
 }
 
 /// `adapters predict`

@@ -1,10 +1,11 @@
 //! The published forms of the configuration: AdapterHub's `LoRAConfig` and peft's `LoraConfig`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use adapters_core::store::Grammar;
 use adapters_core::target::{ModulePattern, ModuleTarget, Target};
 use adapters_core::{Host, Role, SiteInfo};
+use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -61,11 +62,11 @@ pub struct LoraWire {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layers: Option<Vec<usize>>,
     /// Ours: ranks by module path.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub rank_pattern: BTreeMap<String, usize>,
+    #[serde(skip_serializing_if = "IndexMap::is_empty")]
+    pub rank_pattern: IndexMap<String, usize>,
     /// Ours: alphas by module path.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub alpha_pattern: BTreeMap<String, f64>,
+    #[serde(skip_serializing_if = "IndexMap::is_empty")]
+    pub alpha_pattern: IndexMap<String, f64>,
     /// Ours: `alpha / sqrt(r)`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub use_rslora: bool,
@@ -237,9 +238,9 @@ pub struct PeftLoraWire {
     /// Only these layers.
     pub layers_to_transform: Option<OneOrMany>,
     /// Ranks by module path.
-    pub rank_pattern: BTreeMap<String, usize>,
+    pub rank_pattern: IndexMap<String, usize>,
     /// Alphas by module path.
-    pub alpha_pattern: BTreeMap<String, f64>,
+    pub alpha_pattern: IndexMap<String, f64>,
     /// `alpha / sqrt(r)`.
     pub use_rslora: bool,
     /// Every other field, kept and written back.
@@ -267,8 +268,8 @@ impl Default for PeftLoraWire {
             target_modules: None,
             exclude_modules: None,
             layers_to_transform: None,
-            rank_pattern: BTreeMap::new(),
-            alpha_pattern: BTreeMap::new(),
+            rank_pattern: IndexMap::new(),
+            alpha_pattern: IndexMap::new(),
             use_rslora: false,
             extra: Map::new(),
         }
@@ -307,6 +308,15 @@ impl TryFrom<PeftLoraWire> for LoraConfig {
                     found: value.to_string(),
                 });
             }
+        }
+        // Other initial values (PiSSA, OLoRA, LoftQ, ..) change the base weights too.
+        if let Some(init) = wire.extra.get("init_lora_weights")
+            && !(init.is_boolean() || init == "gaussian")
+        {
+            return Err(LoraError::Unsupported {
+                field: "init_lora_weights",
+                found: init.to_string(),
+            });
         }
         if let Some(bias) = wire.extra.get("bias")
             && bias != "none"
@@ -504,5 +514,9 @@ mod tests {
         }
         let peft: PeftLoraWire = serde_json::from_value(json!({"target_modules": ["q"], "use_dora": true})).unwrap();
         assert!(LoraConfig::try_from(peft).is_err());
+        let pissa = json!({"target_modules": ["q"], "init_lora_weights": "pissa"});
+        let pissa: PeftLoraWire = serde_json::from_value(pissa).unwrap();
+        let error = LoraConfig::try_from(pissa).unwrap_err().to_string();
+        assert!(error.contains("init_lora_weights"), "{error}");
     }
 }

@@ -1,9 +1,8 @@
 //! The configuration of LoRA, and its checks.
 
-use std::collections::BTreeMap;
-
 use adapters_core::Role;
 use adapters_core::target::{ModulePattern, ModuleTarget};
+use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -25,7 +24,7 @@ use crate::inject::Lora;
 /// | `rank_pattern` | empty | ranks by module path | >= 1 |
 /// | `alpha_pattern` | empty | alphas by module path | finite |
 /// | `seed` | none | seed of the initial values, before the run's own | |
-/// | `dtype` | none | element type of A and B, else the base's | |
+/// | `dtype` | none | element type of A and B, else the device's default | |
 ///
 /// Paper: *LoRA: Low-Rank Adaptation of Large Language Models*, Hu et al., 2021, <https://arxiv.org/abs/2106.09685>.
 ///
@@ -48,9 +47,9 @@ pub struct LoraConfig {
     /// Whether the delta is added or the output scaled.
     pub mode: Mode,
     /// Ranks by module path: the first key that matches the end of a path as a regular expression.
-    pub rank_pattern: BTreeMap<String, usize>,
+    pub rank_pattern: IndexMap<String, usize>,
     /// Alphas by module path, like `rank_pattern`.
-    pub alpha_pattern: BTreeMap<String, f64>,
+    pub alpha_pattern: IndexMap<String, f64>,
     /// Seed of the initial values; without it the run's.
     pub seed: Option<u64>,
     /// Element type of A and B; without it the device's default.
@@ -196,8 +195,8 @@ impl LoraConfig {
             target: LoraTarget::Places(Places::default()),
             init: Init::Lora,
             mode: Mode::Add,
-            rank_pattern: BTreeMap::new(),
-            alpha_pattern: BTreeMap::new(),
+            rank_pattern: IndexMap::new(),
+            alpha_pattern: IndexMap::new(),
             seed: None,
             dtype: None,
             extra: Map::new(),

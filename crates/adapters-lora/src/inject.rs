@@ -55,7 +55,9 @@ impl Lora {
 impl fmt::Display for Lora {
     /// The config string: only what differs from the defaults.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fields = object(&LoraWire::from(self.0.clone()));
+        let mut fields = object(&LoraWire::from(self.0.clone()));
+        // What a file said beyond the known fields is no part of a config string.
+        fields.retain(|key, _| !self.0.extra.contains_key(key));
         let defaults = object(&LoraWire::default());
         let fields = fields.into_iter().filter(|(k, v)| defaults.get(k) != Some(v));
         let part = ConfigPart {

@@ -146,7 +146,13 @@ pub fn save_checkpoint(model: &impl Host, source: &Path, out: &Path) -> Result<(
         }
     }
     let mut config: Map<String, Value> = read_json(&source.join("config.json"))?;
-    config.insert("torch_dtype".to_owned(), Value::from("float32"));
+    // Restored and merged weights are 32 bits wide, whatever the source said under either name.
+    let key = if config.contains_key("dtype") {
+        "dtype"
+    } else {
+        "torch_dtype"
+    };
+    config.insert(key.to_owned(), Value::from("float32"));
     write_json(&out.join("config.json"), &config)?;
     for file in [
         "tokenizer.json",

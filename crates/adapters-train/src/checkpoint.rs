@@ -24,9 +24,6 @@ pub(crate) struct Position {
     pub recipe: Recipe,
     /// Optimizer steps done.
     pub step: u64,
-    /// Sum of the losses since the last evaluation, and how many.
-    pub loss_sum: f64,
-    pub loss_count: u64,
     /// Best validation accuracy so far and the step it was reached at.
     pub best: Option<(f64, u64)>,
     /// Evaluations since the best.

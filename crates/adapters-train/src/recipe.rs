@@ -12,7 +12,7 @@ use crate::batches::Order;
 use crate::data::{Fields, Labels};
 use crate::error::TrainError;
 
-/// A run, as the file says it. Paths are relative to the recipe's folder until [`Recipe::read`] resolves them.
+/// A run, as the file says it. Paths in the file are relative to its folder; [`Recipe::read`] makes them absolute.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
@@ -236,15 +236,23 @@ impl Recipe {
         Ok(recipe)
     }
 
-    /// Makes paths relative to `dir`. A model path that is no folder there is left alone: it may be a Hub id.
+    /// Makes paths absolute, from `dir`, so that the run folder's copy means the same from anywhere. A model path that
+    /// is no folder there is left alone: it may be a Hub id.
     fn resolve(&mut self, dir: &Path) {
-        let model = dir.join(&self.model.path);
+        let absolute = |path: &Path| {
+            let joined = dir.join(path);
+            joined
+                .canonicalize()
+                .or_else(|_| std::path::absolute(&joined))
+                .unwrap_or(joined)
+        };
+        let model = absolute(Path::new(&self.model.path));
         if model.exists() {
             self.model.path = model.to_string_lossy().into_owned();
         }
-        self.data.train = dir.join(&self.data.train);
-        self.data.validation = dir.join(&self.data.validation);
-        self.data.test = self.data.test.take().map(|test| dir.join(test));
+        self.data.train = absolute(&self.data.train);
+        self.data.validation = absolute(&self.data.validation);
+        self.data.test = self.data.test.take().map(|test| absolute(&test));
     }
 
     fn check(&self) -> Result<(), TrainError> {

@@ -217,8 +217,6 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
         position: Position {
             recipe: recipe.clone(),
             step: 0,
-            loss_sum: 0.0,
-            loss_count: 0,
             best: None,
             stale: 0,
             seconds: 0.0,
@@ -287,8 +285,6 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
     state.model.head = state.optimizers.head.step(head_rate, state.model.head.clone(), of_head);
 
     state.position.step += 1;
-    state.position.loss_sum += mean_loss;
-    state.position.loss_count += 1;
     Ok((mean_loss, learning_rate))
 }
 
@@ -314,7 +310,6 @@ fn validate(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(Evaluation
     } else {
         position.stale += 1;
     }
-    (position.loss_sum, position.loss_count) = (0.0, 0);
     Ok((evaluation, best))
 }
 

@@ -33,6 +33,9 @@ pub fn available_devices() -> Vec<&'static str> {
     if cfg!(feature = "metal") {
         names.push("metal");
     }
+    if cfg!(feature = "webgpu") {
+        names.push("webgpu");
+    }
     if cfg!(feature = "cuda") {
         names.push("cuda:N");
     }
@@ -65,6 +68,8 @@ pub fn parse_device(name: &str) -> Result<Device, DeviceError> {
         ("vulkan", Some(0)) => Some(Device::vulkan(DeviceKind::DefaultDevice)),
         #[cfg(feature = "metal")]
         ("metal", Some(0)) => Some(Device::metal(DeviceKind::DefaultDevice)),
+        #[cfg(feature = "webgpu")]
+        ("webgpu", Some(0)) => Some(Device::webgpu(DeviceKind::DefaultDevice)),
         #[cfg(feature = "cuda")]
         ("cuda", Some(index)) => Some(Device::cuda(index)),
         #[cfg(feature = "rocm")]

@@ -19,7 +19,7 @@ pub fn run(args: EvalArgs) -> Result<(), Failure> {
     let data = Dataset::read(&args.data, &fields, &loaded.labels)?;
     let encoded = EncodedData::new(&data, &loaded.tokenizer, &loaded.model.adapted.base)?;
     eprintln!("{}", loaded.report);
-    let evaluation = evaluate(&loaded.model, &encoded, args.batch.max(1), &loaded.device)?;
+    let evaluation = evaluate(&loaded.model, &encoded, args.batch, &loaded.device)?;
     say!("accuracy {:.4}", evaluation.accuracy);
     say!("loss {:.4}", evaluation.loss);
     say!("examples {}", data.len());

@@ -91,7 +91,7 @@ fn adapter(args: &InfoArgs) -> Result<(), Failure> {
     say!(
         "parameters {} ({:.3} % of the base)",
         attached.num_params(),
-        attached.num_params() as f64 / adapted.base.num_params() as f64 * 100.0
+        attached.num_params() as f64 / (*adapted.base).num_params() as f64 * 100.0
     );
     say!("base {} ({})", dir.display(), adapted.base.architecture());
     if let Some(head) = &manifest.head {

@@ -18,6 +18,12 @@ pub fn run(args: MergeArgs) -> Result<(), Failure> {
     let device = parse_device(&name)?;
     let manifest = loading::manifest(&args.adapter)?;
     let dir = loading::base_dir(args.model.as_deref(), &manifest)?;
+    if args.out.join("model.safetensors").exists() && args.out.canonicalize().ok() != dir.canonicalize().ok() {
+        return Err(Failure::new(
+            format!("{} holds a checkpoint already", args.out.display()),
+            "choose another folder with --out, or delete this one",
+        ));
+    }
     let mut model = Pretrained::open(&dir)?.encoder(&device)?;
     let mut set = AdapterSet::new();
     let options = LoadOptions {
