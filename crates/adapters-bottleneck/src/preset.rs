@@ -169,6 +169,17 @@ const PRESETS: [(&str, Preset); 15] = [
     ("houlsby+inv", BottleneckConfig::double_seq_bn_inv),
 ];
 
+/// The identifiers of all presets, the reference's old names last.
+pub(crate) const IDENTIFIERS: &[&str] = &{
+    let mut names = [""; PRESETS.len()];
+    let mut i = 0;
+    while i < PRESETS.len() {
+        names[i] = PRESETS[i].0;
+        i += 1;
+    }
+    names
+};
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -157,7 +157,7 @@ fn kept<T: DeserializeOwned>(extra: &mut Map<String, Value>, key: &str, default:
         .unwrap_or(default)
 }
 
-fn object(value: impl Serialize) -> Map<String, Value> {
+pub(crate) fn object(value: impl Serialize) -> Map<String, Value> {
     match serde_json::to_value(value) {
         Ok(Value::Object(map)) => map,
         _ => Map::new(),

@@ -149,6 +149,9 @@ pub struct InfoArgs {
     /// The model an adapter belongs to, to list what the adapter touches.
     #[arg(long)]
     pub model: Option<PathBuf>,
+    /// Where to compute.
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// List every site.
     #[arg(long)]
     pub sites: bool,
@@ -166,6 +169,9 @@ pub struct MergeArgs {
     /// Folder of the adapter.
     #[arg(long)]
     pub adapter: PathBuf,
+    /// Where to compute.
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// Folder of the merged checkpoint.
     #[arg(long)]
     pub out: PathBuf,

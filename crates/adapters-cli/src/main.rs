@@ -27,8 +27,10 @@ use crate::args::{Args, Command};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
-    allocator::keep_buffers();
     let args = Args::parse();
+    if computes(&args.command) {
+        allocator::keep_buffers();
+    }
     match run(args.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -36,6 +38,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether a command runs the model often enough to gain from kept buffers.
+fn computes(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Train(_) | Command::Eval(_) | Command::Predict(_) | Command::Bench(_)
+    )
 }
 
 fn run(command: Command) -> Result<(), Failure> {

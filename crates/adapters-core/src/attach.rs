@@ -95,7 +95,15 @@ pub(crate) fn build(
             Ok(AttachedLayer { info, layer })
         })
         .collect::<Result<Vec<_>, Error>>()?;
-    let adapter = Attached::new(name, method, layers);
+    let shared = method.build_shared(
+        host,
+        &Build {
+            seed,
+            device,
+            linear: None,
+        },
+    )?;
+    let adapter = Attached::new(name, method, layers).with_shared(shared);
     report.num_params = adapter.num_params();
     Ok((adapter, report))
 }

@@ -6,9 +6,10 @@
 use std::fmt;
 
 use crate::composition::Composition;
-use crate::ctx::Call;
+use crate::ctx::{Call, Pass};
 use crate::erased::Erased;
 use crate::error::Error;
+use crate::shared::Shared;
 use crate::state::HookState;
 
 /// A composition that was validated against a set and can run. Made by
@@ -27,6 +28,12 @@ impl Active {
     /// The composition.
     pub fn composition(&self) -> &Composition {
         &self.0
+    }
+
+    /// The first adapter: the only one to act where a sequence is changed as a whole.
+    pub fn first(&self) -> &str {
+        // A validated composition has at least one.
+        self.adapters().next().unwrap_or_default()
     }
 
     /// Names of the adapters in it, in order.
@@ -53,16 +60,23 @@ fn check_runnable(block: &Composition) -> Result<(), Error> {
     }
 }
 
+/// An adapter's layer at a site, and what the adapter shares among all its sites.
+pub(crate) type Acting<'s, S> = (&'s Erased<S>, &'s Shared);
+
 /// Runs the active composition on the state of one site and closes the site.
 ///
-/// `layer` finds an adapter's layer at this site; an adapter without one leaves the state alone.
+/// `acting` finds an adapter's layer at this site; an adapter without one leaves the state alone.
 pub(crate) fn run<'s, S: HookState>(
     active: &Active,
     state: S,
-    layer: impl Fn(&str) -> Option<&'s Erased<S>>,
-    call: &Call,
+    acting: impl Fn(&str) -> Option<Acting<'s, S>>,
+    pass: &Pass,
 ) -> S::Output {
-    let (state, last) = apply(&active.0, state, &layer, call);
+    let (state, last) = if S::FIRST_ONLY {
+        single(active.first(), state, &acting, pass)
+    } else {
+        apply(&active.0, state, &acting, pass)
+    };
     match last {
         Some(last) => last.finish(state),
         None => state.finish(),
@@ -73,18 +87,28 @@ pub(crate) fn run<'s, S: HookState>(
 fn apply<'s, S: HookState>(
     block: &Composition,
     state: S,
-    layer: &impl Fn(&str) -> Option<&'s Erased<S>>,
-    call: &Call,
+    acting: &impl Fn(&str) -> Option<Acting<'s, S>>,
+    pass: &Pass,
 ) -> (S, Option<&'s Erased<S>>) {
     match block {
-        Composition::Adapter(name) => match layer(name) {
-            Some(layer) => (layer.apply(state, call), Some(layer)),
-            None => (state, None),
-        },
+        Composition::Adapter(name) => single(name, state, acting, pass),
         Composition::Stack(children) => children.iter().fold((state, None), |(state, last), child| {
-            let (state, acted) = apply(child, state, layer, call);
+            let (state, acted) = apply(child, state, acting, pass);
             (state, acted.or(last))
         }),
         other => unreachable!("{other} was refused when it was activated"),
+    }
+}
+
+/// The state after one adapter.
+fn single<'s, S: HookState>(
+    name: &str,
+    state: S,
+    acting: &impl Fn(&str) -> Option<Acting<'s, S>>,
+    pass: &Pass,
+) -> (S, Option<&'s Erased<S>>) {
+    match acting(name) {
+        Some((layer, shared)) => (layer.apply(layer.open(state), &Call { pass, shared }), Some(layer)),
+        None => (state, None),
     }
 }

@@ -1,24 +1,44 @@
 //! The context a model's forward pass carries, and the hooks it calls.
 
+use std::ops::Deref;
+
 use burn::nn::{LayerNorm, Linear};
 use burn::tensor::{Bool, Tensor};
 
 use crate::compose::{self, Active};
 use crate::dropout::Dropout;
 use crate::set::AdapterSet;
+use crate::shared::Shared;
 use crate::site::Site;
 use crate::state::{EmbeddingState, HiddenState, HookState, KeyValueState, LinearState, OutputState};
 
-/// What every adapter is told about the forward pass it takes part in.
+/// What a forward pass is: the same for every site and adapter.
 #[derive(Clone, Debug, Default)]
-pub struct Call {
+pub struct Pass {
     /// The masks of this pass in training; `None` in evaluation.
     pub dropout: Option<Dropout>,
     /// True at padding, `[batch, seq]`; `None` when nothing is padded.
     pub padding: Option<Tensor<2, Bool>>,
 }
 
-impl Call {
+/// What an adapter's layer is told: the pass it takes part in, and what its adapter shares among all sites.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// The pass.
+    pub pass: &'a Pass,
+    /// Parameters of the whole adapter.
+    pub shared: &'a Shared,
+}
+
+impl Deref for Call<'_> {
+    type Target = Pass;
+
+    fn deref(&self) -> &Pass {
+        self.pass
+    }
+}
+
+impl Pass {
     /// Dropout in training, the identity in evaluation; any shape.
     pub fn dropout<const D: usize>(&self, x: Tensor<D>, prob: f64) -> Tensor<D> {
         match &self.dropout {
@@ -35,7 +55,8 @@ impl Call {
 #[derive(Debug, Default)]
 pub struct Ctx<'a> {
     adapters: Option<(&'a AdapterSet, &'a Active)>,
-    call: Call,
+    pass: Pass,
+    skipped: Vec<usize>,
 }
 
 impl<'a> Ctx<'a> {
@@ -48,7 +69,7 @@ impl<'a> Ctx<'a> {
     pub fn new(set: &'a AdapterSet) -> Self {
         Self {
             adapters: set.active().map(|active| (set, active)),
-            call: Call::default(),
+            ..Self::default()
         }
     }
 
@@ -56,30 +77,38 @@ impl<'a> Ctx<'a> {
     pub fn with_composition(set: &'a AdapterSet, active: &'a Active) -> Self {
         Self {
             adapters: Some((set, active)),
-            call: Call::default(),
+            ..Self::default()
         }
     }
 
     /// Turns dropout on, of the model and of its adapters, with masks drawn from `seed`. Give every pass another.
     #[must_use]
     pub fn training(mut self, seed: u64) -> Self {
-        self.call.dropout = Some(Dropout::new(seed));
+        self.pass.dropout = Some(Dropout::new(seed));
         self
     }
 
     /// Tells the adapters where the batch is padded; the model calls it once, at the start of its forward.
     pub fn set_padding(&mut self, padding: Option<Tensor<2, Bool>>) {
-        self.call.padding = padding;
+        self.pass.padding = padding;
     }
 
-    /// What adapters are told.
-    pub fn call(&self) -> &Call {
-        &self.call
+    /// Leaves the layers of these indices without adapters in this pass. *AdapterDrop*, Rücklé et al., 2021,
+    /// <https://arxiv.org/abs/2010.11918>.
+    #[must_use]
+    pub fn skipping_layers(mut self, layers: impl IntoIterator<Item = usize>) -> Self {
+        self.skipped.extend(layers);
+        self
     }
 
-    /// The model's own dropout; see [`Call::dropout`].
+    /// What everything in this pass is told.
+    pub fn pass(&self) -> &Pass {
+        &self.pass
+    }
+
+    /// The model's own dropout; see [`Pass::dropout`].
     pub fn dropout<const D: usize>(&self, x: Tensor<D>, prob: f64) -> Tensor<D> {
-        self.call.dropout(x, prob)
+        self.pass.dropout(x, prob)
     }
 
     /// A linear layer at `site`: `layer(x)` and what the adapters add.
@@ -117,12 +146,19 @@ impl<'a> Ctx<'a> {
         residual: Tensor<3>,
         norm: Option<&LayerNorm>,
     ) -> Tensor<3> {
-        let state = HiddenState {
-            hidden,
-            residual,
-            norm: norm.cloned(),
-        };
-        self.run(site, state)
+        if !self.acts::<HiddenState>(site) {
+            return HiddenState::close(hidden, residual, norm);
+        }
+        self.run(
+            site,
+            HiddenState {
+                block: hidden.clone(),
+                hidden,
+                residual,
+                inner: None,
+                norm: norm.cloned(),
+            },
+        )
     }
 
     /// Keys and values of an attention at `site`, after position encoding.
@@ -152,16 +188,46 @@ impl<'a> Ctx<'a> {
         self.run(site, OutputState { hidden })
     }
 
+    /// The hidden state that enters the language-model head, after what adapters did to the embeddings at `site` is
+    /// undone.
+    ///
+    /// # Shapes
+    ///
+    /// `[batch, seq, d_model] -> [batch, seq, d_model]`
+    pub fn before_lm_head(&mut self, site: Site, hidden: Tensor<3>) -> Tensor<3> {
+        let Some((set, active)) = self.adapters else {
+            return hidden;
+        };
+        match set.acting::<EmbeddingState>(active.first(), site) {
+            Some((layer, shared)) => layer.undo(
+                hidden,
+                &Call {
+                    pass: &self.pass,
+                    shared,
+                },
+            ),
+            None => hidden,
+        }
+    }
+
     /// Whether an active adapter has a layer of this kind at `site`.
     fn acts<S: HookState>(&self, site: Site) -> bool {
-        self.adapters
-            .is_some_and(|(set, active)| active.adapters().any(|name| set.layer::<S>(name, site).is_some()))
+        !self.skips(site)
+            && self
+                .adapters
+                .is_some_and(|(set, active)| active.adapters().any(|name| set.layer::<S>(name, site).is_some()))
+    }
+
+    fn skips(&self, site: Site) -> bool {
+        site.layer.is_some_and(|layer| self.skipped.contains(&layer))
     }
 
     fn run<S: HookState>(&mut self, site: Site, state: S) -> S::Output {
         match self.adapters {
-            Some((set, active)) => compose::run(active, state, |name| set.layer::<S>(name, site), &self.call),
-            None => state.finish(),
+            Some((set, active)) if !self.skips(site) => {
+                compose::run(active, state, |name| set.acting::<S>(name, site), &self.pass)
+            }
+            _ => state.finish(),
         }
     }
 }

@@ -23,6 +23,17 @@ pub fn normal<const D: usize>(rng: &mut ChaCha8Rng, shape: [usize; D], std: f32)
     }
 }
 
+/// Values normal with mean zero and standard deviation `std`, drawn again while they are beyond two deviations.
+pub fn truncated_normal<const D: usize>(rng: &mut ChaCha8Rng, shape: [usize; D], std: f32) -> TensorData {
+    match Normal::new(0.0, std) {
+        Ok(distribution) => {
+            let near = distribution.sample_iter(rng).filter(|x: &f32| x.abs() <= 2.0 * std);
+            TensorData::new(near.take(shape.iter().product()).collect(), shape)
+        }
+        Err(_) => constant(shape, 0.0),
+    }
+}
+
 /// One value everywhere.
 pub fn constant<const D: usize>(shape: [usize; D], value: f32) -> TensorData {
     TensorData::new(vec![value; shape.iter().product()], shape)

@@ -10,6 +10,7 @@
 //! Method authors see none of it: [`Erased::new`] takes their module.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::fmt::Debug;
 
 use burn::module::{
@@ -33,8 +34,18 @@ impl<S: HookState> Erased<S> {
         Self(Box::new(layer))
     }
 
+    /// See [`SiteAdapter::open`].
+    pub fn open(&self, state: S) -> S {
+        self.0.open(state)
+    }
+
+    /// See [`SiteAdapter::undo`].
+    pub fn undo(&self, hidden: Tensor<3>, call: &Call<'_>) -> Tensor<3> {
+        self.0.undo(hidden, call)
+    }
+
     /// See [`SiteAdapter::apply`].
-    pub fn apply(&self, state: S, call: &Call) -> S {
+    pub fn apply(&self, state: S, call: &Call<'_>) -> S {
         self.0.apply(state, call)
     }
 
@@ -54,7 +65,7 @@ impl<S: HookState> Erased<S> {
 }
 
 impl<S: HookState> NamedParams for Erased<S> {
-    fn named_params(&self) -> Vec<(&'static str, ParamId)> {
+    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
         self.0.named_params()
     }
 }

@@ -152,6 +152,10 @@ impl Error {
 
 /// The candidate nearest to `name` in spelling, if one is near enough to be a slip.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    // No name is as long, and the comparison takes quadratic time.
+    if name.len() > 256 {
+        return None;
+    }
     candidates
         .into_iter()
         .map(|c| (strsim::jaro_winkler(&name.to_lowercase(), &c.to_lowercase()), c))

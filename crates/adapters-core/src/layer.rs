@@ -1,9 +1,13 @@
 //! What a method crate implements for one site: a Burn module that transforms the state of its hook.
 
+use std::borrow::Cow;
+
 use burn::module::ParamId;
+use burn::tensor::Tensor;
 
 use crate::ctx::Call;
 use crate::erased::Erased;
+use crate::shared::Shared;
 use crate::state::{EmbeddingState, HiddenState, HookState, KeyValueState, LinearState, OutputState};
 
 /// A method's layer at one site. `S` says which hook it serves.
@@ -11,16 +15,30 @@ use crate::state::{EmbeddingState, HiddenState, HookState, KeyValueState, Linear
 /// An ordinary `#[derive(Module)]` struct implements this and [`NamedParams`]; everything else (erasure,
 /// composition, storage, optimizer) follows from that.
 pub trait SiteAdapter<S: HookState>: NamedParams {
+    /// Prepares the state: what happens before this adapter, or before a block that it leads.
+    ///
+    /// In a `Stack` every adapter is prepared for; the blocks whose children act side by side are prepared for once,
+    /// by the first.
+    fn open(&self, state: S) -> S {
+        state
+    }
+
     /// What this adapter alone does to the state.
     ///
     /// # Panics
     ///
     /// May panic on tensors whose shapes are not those of the site it was built for.
-    fn apply(&self, state: S, call: &Call) -> S;
+    fn apply(&self, state: S, call: &Call<'_>) -> S;
 
     /// Closes the site; called on the last adapter of a composition.
     fn finish(&self, state: S) -> S::Output {
         state.finish()
+    }
+
+    /// Undoes, before the language-model head, what [`apply`](Self::apply) did to the embeddings. The identity where
+    /// there is nothing to undo.
+    fn undo(&self, hidden: Tensor<3>, _call: &Call<'_>) -> Tensor<3> {
+        hidden
     }
 
     /// The frozen layer with this adapter folded in, so that the plain layer computes the same.
@@ -39,7 +57,7 @@ pub trait SiteAdapter<S: HookState>: NamedParams {
 /// turn into keys. Rust field names never reach a file.
 pub trait NamedParams {
     /// Name and id of each parameter, in storage order.
-    fn named_params(&self) -> Vec<(&'static str, ParamId)>;
+    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)>;
 }
 
 /// Why a layer cannot be folded into the base weight.
@@ -63,6 +81,8 @@ pub enum SiteLayer {
     Embedding(Erased<EmbeddingState>),
     /// Acts on a layer's output or the input of the language-model head.
     Output(Erased<OutputState>),
+    /// At no site: what the layers of an adapter share.
+    Shared(Shared),
 }
 
 /// Runs the same expression on the layer of whatever kind.
@@ -74,6 +94,7 @@ macro_rules! each_kind {
             $crate::layer::SiteLayer::KeyValue($layer) => $body,
             $crate::layer::SiteLayer::Embedding($layer) => $body,
             $crate::layer::SiteLayer::Output($layer) => $body,
+            $crate::layer::SiteLayer::Shared($layer) => $body,
         }
     };
 }
@@ -87,6 +108,7 @@ macro_rules! map_kind {
             $crate::layer::SiteLayer::KeyValue($layer) => $crate::layer::SiteLayer::KeyValue($body),
             $crate::layer::SiteLayer::Embedding($layer) => $crate::layer::SiteLayer::Embedding($body),
             $crate::layer::SiteLayer::Output($layer) => $crate::layer::SiteLayer::Output($body),
+            $crate::layer::SiteLayer::Shared($layer) => $crate::layer::SiteLayer::Shared($body),
         }
     };
 }
@@ -94,7 +116,7 @@ macro_rules! map_kind {
 pub(crate) use {each_kind, map_kind};
 
 impl NamedParams for SiteLayer {
-    fn named_params(&self) -> Vec<(&'static str, ParamId)> {
+    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
         each_kind!(self, layer => layer.named_params())
     }
 }

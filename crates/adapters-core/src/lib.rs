@@ -17,6 +17,7 @@ mod merge;
 mod method;
 pub mod ops;
 mod set;
+mod shared;
 mod site;
 mod state;
 pub mod store;
@@ -26,7 +27,7 @@ pub use attach::AttachReport;
 pub use compose::Active;
 pub use composition::{Composition, CompositionError};
 pub use config_string::{ConfigPart, ConfigString};
-pub use ctx::{Call, Ctx};
+pub use ctx::{Call, Ctx, Pass};
 pub use dropout::Dropout;
 pub use erased::Erased;
 pub use error::{Error, did_you_mean, nearest};
@@ -36,6 +37,7 @@ pub use layer::{NamedParams, NotMergeable, SiteAdapter, SiteLayer};
 pub use merge::{MergeReport, Merged, merge};
 pub use method::{Build, Method, MethodFamily, Registry, StoredConfig};
 pub use set::{AdapterSet, Attached, AttachedLayer, ParamPlace, with_fresh_ids};
+pub use shared::{Shared, SharedParam};
 pub use site::{Role, Site, SiteInfo, SiteKind, Stack};
 pub use state::{
     EmbeddingState, HiddenState, HookState, KeyValueState, LinearState, LinearWeight, NoWeight, OutputState,

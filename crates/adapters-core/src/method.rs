@@ -13,6 +13,7 @@ use crate::config_string::ConfigString;
 use crate::error::{Error, nearest};
 use crate::host::Host;
 use crate::layer::SiteLayer;
+use crate::shared::Shared;
 use crate::site::{Site, SiteInfo};
 use crate::store::Grammar;
 use crate::target::Target;
@@ -32,8 +33,27 @@ pub trait Method: Debug + Display + Send + Sync {
     /// [`Error::CannotBuild`] for a kind of site the method has no layer for.
     fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error>;
 
+    /// Builds what the layers of an adapter share; nothing, for most methods.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::CannotBuild`] where the model has no sizes for it.
+    fn build_shared(&self, _host: &dyn Host, _build: &Build<'_>) -> Result<Shared, Error> {
+        Ok(Shared::new())
+    }
+
+    /// The key of a shared parameter in a storage grammar, without the prefix of the saving class.
+    fn shared_key(&self, _grammar: Grammar, adapter: &str, param: &str) -> String {
+        format!("shared_parameters.{adapter}.{param}")
+    }
+
     /// The key of a parameter in a storage grammar, without the prefix of the saving class.
     fn key(&self, grammar: Grammar, site: &SiteInfo, adapter: &str, param: &str) -> String;
+
+    /// Whether a key of a file is a second name of a tensor: Python saves a module that two others hold twice.
+    fn is_alias(&self, _key: &str) -> bool {
+        false
+    }
 
     /// The configuration object of a storage grammar, for an adapter that has layers at `sites` of `host`.
     ///
@@ -55,6 +75,13 @@ pub struct Build<'a> {
 }
 
 impl Build<'_> {
+    /// A generator for what the layers share.
+    pub fn shared_rng(&self, seed: Option<u64>) -> ChaCha8Rng {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed.unwrap_or(self.seed));
+        rng.set_stream(u64::MAX);
+        rng
+    }
+
     /// A generator for the layer at `site`: its own stream of the seed, whatever order layers are built in.
     pub fn rng(&self, seed: Option<u64>, site: Site) -> ChaCha8Rng {
         let mut rng = ChaCha8Rng::seed_from_u64(seed.unwrap_or(self.seed));
@@ -93,6 +120,8 @@ pub struct StoredConfig<'a> {
     pub fields: &'a Map<String, Value>,
     /// Version of the library that wrote it, as `(major, minor)`; `None` in old files.
     pub version: Option<(u32, u32)>,
+    /// Whether the file names any version, that of a predecessor included.
+    pub versioned: bool,
 }
 
 /// The families a program knows. The facade has the full list.

@@ -35,6 +35,12 @@ pub enum Activation {
     Sigmoid,
     /// The identity (`linear`).
     Linear,
+    /// `min(max(gelu(x), -10), 10)` (`gelu_10`).
+    Gelu10,
+    /// `0.5 (1 + erf((x - 0.707107) / (0.282095 sqrt(2))))`.
+    Laplace,
+    /// `max(x, 0) + 0.01 min(x, 0)` (`leaky_relu`, `leakyrelu`).
+    LeakyRelu,
 }
 
 impl Activation {
@@ -54,6 +60,12 @@ impl Activation {
         ("tanh", Self::Tanh),
         ("sigmoid", Self::Sigmoid),
         ("linear", Self::Linear),
+        ("gelu_10", Self::Gelu10),
+        ("gelu_accurate", Self::GeluTanh),
+        ("gelu_python_tanh", Self::GeluTanh),
+        ("laplace", Self::Laplace),
+        ("leaky_relu", Self::LeakyRelu),
+        ("leakyrelu", Self::LeakyRelu),
     ];
 
     /// Applies the function element by element; any shape.
@@ -70,6 +82,11 @@ impl Activation {
             Self::Tanh => x.tanh(),
             Self::Sigmoid => activation::sigmoid(x),
             Self::Linear => x,
+            Self::Gelu10 => activation::gelu(x).clamp(-10.0, 10.0),
+            Self::Laplace => {
+                (((x - std::f64::consts::FRAC_1_SQRT_2) / (0.282095 * std::f64::consts::SQRT_2)).erf() + 1.0) * 0.5
+            }
+            Self::LeakyRelu => activation::leaky_relu(x, 0.01),
         }
     }
 }
@@ -100,6 +117,19 @@ pub fn layer_norm<const D: usize>(norm: &LayerNorm, x: Tensor<D>) -> Tensor<D> {
     norm.forward(x)
 }
 
+/// `x w^T` for a weight in the published layout: `[batch, seq, k] x [n, k] -> [batch, seq, n]`.
+///
+/// # Panics
+///
+/// Panics if the last axes differ.
+pub fn project(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
+    let [batch, seq, k] = x.dims();
+    let [n, _] = weight.dims();
+    x.reshape([batch * seq, k])
+        .matmul(weight.transpose())
+        .reshape([batch, seq, n])
+}
+
 /// Softmax over the last axis of `scores + bias`; `scores [batch, heads, seq_q, seq_k]`, `bias` broadcast to it.
 pub fn softmax_with_bias(scores: Tensor<4>, bias: Option<Tensor<4>>) -> Tensor<4> {
     let scores = match bias {
@@ -111,7 +141,7 @@ pub fn softmax_with_bias(scores: Tensor<4>, bias: Option<Tensor<4>>) -> Tensor<4
 
 /// Scaled dot-product attention, `dropout(softmax(q k^T / sqrt(d_head) + bias)) v`.
 ///
-/// `dropout` is what happens to the weights: [`Call::dropout`](crate::Call::dropout), or nothing.
+/// `dropout` is what happens to the weights: [`Pass::dropout`](crate::Pass::dropout), or nothing.
 ///
 /// # Shapes
 ///

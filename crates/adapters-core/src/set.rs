@@ -1,5 +1,6 @@
 //! A set of adapters beside a frozen model.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -7,14 +8,16 @@ use std::sync::Arc;
 use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Tensor};
 
-use crate::compose::Active;
+use crate::compose::{Acting, Active};
 use crate::composition::Composition;
 use crate::erased::Erased;
 use crate::error::{Error, nearest};
 use crate::layer::{NamedParams, SiteLayer, each_kind, map_kind};
 use crate::method::Method;
+use crate::shared::Shared;
 use crate::site::{Site, SiteInfo};
 use crate::state::HookState;
+use crate::store::Grammar;
 
 /// Adapters by name, the composition that is active, and which of them train.
 ///
@@ -32,6 +35,7 @@ pub struct Attached {
     name: String,
     method: Arc<dyn Method>,
     layers: BTreeMap<Site, AttachedLayer>,
+    shared: Shared,
     trainable: bool,
 }
 
@@ -49,12 +53,29 @@ pub struct AttachedLayer {
 pub struct ParamPlace<'a> {
     /// Name of the adapter.
     pub adapter: &'a str,
-    /// The site.
-    pub info: &'a SiteInfo,
+    /// Its method.
+    pub method: &'a dyn Method,
+    /// The site; `None` for what the layers share.
+    pub info: Option<&'a SiteInfo>,
     /// The method's name of the parameter.
-    pub param: &'static str,
+    pub param: Cow<'static, str>,
     /// Burn's id of the parameter.
     pub id: ParamId,
+}
+
+impl ParamPlace<'_> {
+    /// The key of the parameter in a storage grammar, for an adapter stored as `name`.
+    pub fn key(&self, grammar: Grammar, name: &str) -> String {
+        match self.info {
+            Some(info) => self.method.key(grammar, info, name, &self.param),
+            None => self.method.shared_key(grammar, name, &self.param),
+        }
+    }
+
+    /// Path of the module it belongs to in the published checkpoint, or `shared`.
+    pub fn path(&self) -> &str {
+        self.info.map_or("shared", |info| &info.path)
+    }
 }
 
 impl Attached {
@@ -64,8 +85,21 @@ impl Attached {
             name: name.into(),
             method,
             layers: layers.into_iter().map(|l| (l.info.site, l)).collect(),
+            shared: Shared::new(),
             trainable: true,
         }
+    }
+
+    /// Adds what the layers share.
+    #[must_use]
+    pub fn with_shared(mut self, shared: Shared) -> Self {
+        self.shared = shared;
+        self
+    }
+
+    /// What the layers share.
+    pub fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// The adapter's name.
@@ -90,25 +124,35 @@ impl Attached {
 
     /// Number of parameters.
     pub fn num_params(&self) -> usize {
-        self.layers
-            .values()
+        let layers = self.layers.values();
+        let at_sites: usize = layers
             .map(|l| each_kind!(&l.layer, layer => Module::num_params(layer)))
-            .sum()
+            .sum();
+        at_sites + Module::num_params(&self.shared)
     }
 
     /// The parameters under their names, in storage order.
     pub fn params(&self) -> impl Iterator<Item = ParamPlace<'_>> {
-        self.layers.values().flat_map(|l| {
-            l.layer.named_params().into_iter().map(|(param, id)| ParamPlace {
-                adapter: &self.name,
-                info: &l.info,
-                param,
-                id,
-            })
-        })
+        let place = |info, (param, id)| ParamPlace {
+            adapter: &self.name,
+            method: &*self.method,
+            info,
+            param,
+            id,
+        };
+        let shared = self
+            .shared
+            .named_params()
+            .into_iter()
+            .map(move |named| place(None, named));
+        let at_sites = self.layers.values().flat_map(move |l| {
+            let named = l.layer.named_params().into_iter();
+            named.map(move |named| place(Some(&l.info), named))
+        });
+        at_sites.chain(shared)
     }
 
-    /// Passes every layer through `change`.
+    /// Passes every layer, and what they share, through `change`.
     pub(crate) fn change_layers(&mut self, mut change: impl FnMut(SiteLayer) -> SiteLayer) {
         self.layers = std::mem::take(&mut self.layers)
             .into_iter()
@@ -117,6 +161,9 @@ impl Attached {
                 (site, AttachedLayer { info, layer })
             })
             .collect();
+        if let SiteLayer::Shared(shared) = change(SiteLayer::Shared(std::mem::take(&mut self.shared))) {
+            self.shared = shared;
+        }
     }
 }
 
@@ -228,6 +275,12 @@ impl AdapterSet {
         S::of(&self.get(name)?.layers.get(&site)?.layer)
     }
 
+    /// The layer of adapter `name` at `site` with what the adapter shares.
+    pub(crate) fn acting<S: HookState>(&self, name: &str, site: Site) -> Option<Acting<'_, S>> {
+        let adapter = self.get(name)?;
+        Some((S::of(&adapter.layers.get(&site)?.layer)?, &adapter.shared))
+    }
+
     /// All parameters under their names.
     pub fn params(&self) -> impl Iterator<Item = ParamPlace<'_>> {
         self.iter().flat_map(Attached::params)
@@ -282,10 +335,13 @@ fn component(name: &impl fmt::Display) -> String {
 
 impl Module for AdapterSet {
     fn collect_devices(&self, devices: Vec<Device>) -> Vec<Device> {
-        self.iter().flat_map(Attached::layers).fold(
-            devices,
-            |devices, l| each_kind!(&l.layer, layer => layer.collect_devices(devices)),
-        )
+        self.iter().fold(devices, |devices, adapter| {
+            let devices = adapter.layers().fold(
+                devices,
+                |devices, l| each_kind!(&l.layer, layer => layer.collect_devices(devices)),
+            );
+            adapter.shared.collect_devices(devices)
+        })
     }
 
     fn fork(self, device: &Device) -> Self {
@@ -318,6 +374,9 @@ impl Module for AdapterSet {
                 each_kind!(&l.layer, layer => layer.visit(visitor));
                 visitor.exit_module(&site, "Site");
             }
+            visitor.enter_module("shared", "Shared");
+            adapter.shared.visit(visitor);
+            visitor.exit_module("shared", "Shared");
             visitor.exit_module(&name, "Adapter");
         }
     }
@@ -336,6 +395,9 @@ impl Module for AdapterSet {
                     (site, AttachedLayer { info, layer })
                 })
                 .collect();
+            mapper.enter_module("shared", "Shared");
+            adapter.shared = std::mem::take(&mut adapter.shared).map(mapper);
+            mapper.exit_module("shared", "Shared");
             mapper.exit_module(&name, "Adapter");
         }
         self

@@ -43,6 +43,8 @@ pub enum Role {
     KeyValue,
     /// Where the attention block joins the residual stream.
     AfterAttention,
+    /// Where the cross attention of a decoder joins the residual stream.
+    AfterCrossAttention,
     /// Where the feed-forward block joins the residual stream.
     AfterFfn,
     /// Token embeddings, before the first layer.
@@ -76,6 +78,7 @@ impl fmt::Display for Role {
             Self::Pooler => "pooler",
             Self::KeyValue => "key_value",
             Self::AfterAttention => "after_attention",
+            Self::AfterCrossAttention => "after_cross_attention",
             Self::AfterFfn => "after_ffn",
             Self::Embedding => "embedding",
             Self::LayerOutput => "layer_output",

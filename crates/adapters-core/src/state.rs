@@ -21,6 +21,10 @@ pub trait HookState: Clone + Debug + Send + Sized + 'static {
     /// The frozen layer a method may merge into at this kind of site.
     type Weight;
 
+    /// Whether only the first adapter of a composition acts, as in the reference: where a sequence is changed as a whole
+    /// there is no second one.
+    const FIRST_ONLY: bool = false;
+
     /// Rows of the batch.
     fn rows(&self) -> usize;
     /// The rows in `range`.
@@ -60,10 +64,14 @@ pub struct LinearWeight {
 /// State where a block joins the residual stream: `norm(hidden + residual)`.
 #[derive(Clone, Debug)]
 pub struct HiddenState {
-    /// Output of the block, `[batch, seq, d_model]`.
+    /// What adapters transform, at first the output of the block, `[batch, seq, d_model]`.
     pub hidden: Tensor<3>,
+    /// Output of the block as it was, `[batch, seq, d_model]`.
+    pub block: Tensor<3>,
     /// What is added to it, `[batch, seq, d_model]`.
     pub residual: Tensor<3>,
+    /// What the residual connection inside an adapter carries, once an adapter was prepared for.
+    pub inner: Option<Tensor<3>>,
     /// Normalisation after the addition (post-LN models).
     pub norm: Option<LayerNorm>,
 }
@@ -161,7 +169,7 @@ impl HookState for HiddenState {
         self.hidden.dims()[0]
     }
 
-    rows!(hidden, residual;; norm);
+    rows!(hidden, block, residual; inner; norm);
 
     fn of(layer: &SiteLayer) -> Option<&Erased<Self>> {
         match layer {
@@ -171,9 +179,16 @@ impl HookState for HiddenState {
     }
 
     fn finish(self) -> Tensor<3> {
-        let sum = self.hidden + self.residual;
-        match self.norm {
-            Some(norm) => crate::ops::layer_norm(&norm, sum),
+        Self::close(self.hidden, self.residual, self.norm.as_ref())
+    }
+}
+
+impl HiddenState {
+    /// `norm(hidden + residual)`, without `norm` in pre-LN models.
+    pub fn close(hidden: Tensor<3>, residual: Tensor<3>, norm: Option<&LayerNorm>) -> Tensor<3> {
+        let sum = hidden + residual;
+        match norm {
+            Some(norm) => crate::ops::layer_norm(norm, sum),
             None => sum,
         }
     }
@@ -205,6 +220,8 @@ impl HookState for EmbeddingState {
     type Output = Self;
     type Weight = NoWeight;
 
+    const FIRST_ONLY: bool = true;
+
     fn rows(&self) -> usize {
         self.hidden.dims()[0]
     }
@@ -226,6 +243,8 @@ impl HookState for EmbeddingState {
 impl HookState for OutputState {
     type Output = Tensor<3>;
     type Weight = NoWeight;
+
+    const FIRST_ONLY: bool = true;
 
     fn rows(&self) -> usize {
         self.hidden.dims()[0]

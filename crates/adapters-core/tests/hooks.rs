@@ -1,5 +1,6 @@
 //! Bring your own model: a user-written Burn model with every hook, and a toy method with a layer for each.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -127,13 +128,13 @@ impl Affine {
 }
 
 impl NamedParams for Affine {
-    fn named_params(&self) -> Vec<(&'static str, ParamId)> {
-        vec![("factor", self.factor.id)]
+    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
+        vec![("factor".into(), self.factor.id)]
     }
 }
 
 impl SiteAdapter<LinearState> for Affine {
-    fn apply(&self, state: LinearState, _: &Call) -> LinearState {
+    fn apply(&self, state: LinearState, _: &Call<'_>) -> LinearState {
         let delta = self.act(state.delta.unwrap_or_else(|| state.input.clone()));
         LinearState {
             delta: Some(delta),
@@ -143,7 +144,7 @@ impl SiteAdapter<LinearState> for Affine {
 }
 
 impl SiteAdapter<HiddenState> for Affine {
-    fn apply(&self, state: HiddenState, _: &Call) -> HiddenState {
+    fn apply(&self, state: HiddenState, _: &Call<'_>) -> HiddenState {
         HiddenState {
             hidden: self.act(state.hidden),
             ..state
@@ -152,7 +153,7 @@ impl SiteAdapter<HiddenState> for Affine {
 }
 
 impl SiteAdapter<KeyValueState> for Affine {
-    fn apply(&self, state: KeyValueState, _: &Call) -> KeyValueState {
+    fn apply(&self, state: KeyValueState, _: &Call<'_>) -> KeyValueState {
         KeyValueState {
             value: self.act(state.value),
             ..state
@@ -161,7 +162,7 @@ impl SiteAdapter<KeyValueState> for Affine {
 }
 
 impl SiteAdapter<EmbeddingState> for Affine {
-    fn apply(&self, state: EmbeddingState, _: &Call) -> EmbeddingState {
+    fn apply(&self, state: EmbeddingState, _: &Call<'_>) -> EmbeddingState {
         EmbeddingState {
             hidden: self.act(state.hidden),
             ..state
@@ -170,7 +171,7 @@ impl SiteAdapter<EmbeddingState> for Affine {
 }
 
 impl SiteAdapter<OutputState> for Affine {
-    fn apply(&self, state: OutputState, _: &Call) -> OutputState {
+    fn apply(&self, state: OutputState, _: &Call<'_>) -> OutputState {
         OutputState {
             hidden: self.act(state.hidden),
         }
@@ -487,7 +488,9 @@ fn rows_of_every_state_round_trip() {
         round_trip(
             &HiddenState {
                 hidden: three(),
+                block: three(),
                 residual: three(),
+                inner: None,
                 norm,
             },
             |s| {

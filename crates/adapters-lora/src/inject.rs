@@ -316,6 +316,7 @@ mod tests {
                 grammar: Grammar::AdapterHub,
                 fields: &map,
                 version,
+                versioned: version.is_some(),
             };
             LoraFamily.read(&stored).unwrap().unwrap().to_string()
         };

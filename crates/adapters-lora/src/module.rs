@@ -1,5 +1,8 @@
 //! The low-rank layer.
 
+use std::borrow::Cow;
+
+use adapters_core::ops::project;
 use adapters_core::{Call, LinearState, LinearWeight, NamedParams, NotMergeable, SiteAdapter};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Tensor, activation};
@@ -42,18 +45,12 @@ impl Gate {
         activation::sigmoid(logits).mean_dim(1)
     }
 
-    pub(crate) fn named_params(&self) -> [(&'static str, ParamId); 2] {
-        [("gate.weight", self.weight.id), ("gate.bias", self.bias.id)]
+    pub(crate) fn named_params(&self) -> [(Cow<'static, str>, ParamId); 2] {
+        [
+            ("gate.weight".into(), self.weight.id),
+            ("gate.bias".into(), self.bias.id),
+        ]
     }
-}
-
-/// `x w^T` for a weight in the published layout: `[batch, seq, k] x [n, k] -> [batch, seq, n]`.
-fn project(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
-    let [batch, seq, k] = x.dims();
-    let [n, _] = weight.dims();
-    x.reshape([batch * seq, k])
-        .matmul(weight.transpose())
-        .reshape([batch, seq, n])
 }
 
 impl LowRank {
@@ -69,7 +66,7 @@ impl SiteAdapter<LinearState> for LowRank {
     /// # Panics
     ///
     /// Panics if the last axis of `h` is not `d_in`.
-    fn apply(&self, state: LinearState, call: &Call) -> LinearState {
+    fn apply(&self, state: LinearState, call: &Call<'_>) -> LinearState {
         let gate = self.gate.as_ref().map(|gate| gate.forward(state.input.clone()));
         let h = state.delta.unwrap_or_else(|| state.input.clone());
         let (a, b) = (self.a.val(), self.b.val());
@@ -100,8 +97,8 @@ impl SiteAdapter<LinearState> for LowRank {
 }
 
 impl NamedParams for LowRank {
-    fn named_params(&self) -> Vec<(&'static str, ParamId)> {
-        let mut params = vec![("lora_A", self.a.id), ("lora_B", self.b.id)];
+    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
+        let mut params = vec![("lora_A".into(), self.a.id), ("lora_B".into(), self.b.id)];
         params.extend(self.gate.iter().flat_map(Gate::named_params));
         params
     }

@@ -1,9 +1,10 @@
 //! A sequence classifier: an adapted encoder and a head.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use adapters_core::store::{Pooling, StoreError, TensorProblem, Tensors, read_safetensors, write_safetensors};
-use adapters_core::{Adapted, Call, Ctx, NamedParams, draw};
+use adapters_core::{Adapted, Ctx, NamedParams, Pass, draw};
 use burn::module::{Module, Param, ParamId};
 use burn::nn::Linear;
 use burn::tensor::{Bool, Device, Tensor, TensorData};
@@ -58,12 +59,12 @@ impl ClassificationHead {
     /// # Shapes
     ///
     /// `hidden [batch, seq, d_model]`, `padding [batch, seq]` true at padding; returns `[batch, classes]`.
-    pub fn forward(&self, hidden: Tensor<3>, padding: Option<Tensor<2, Bool>>, call: &Call) -> Tensor<2> {
+    pub fn forward(&self, hidden: Tensor<3>, padding: Option<Tensor<2, Bool>>, pass: &Pass) -> Tensor<2> {
         let pooled = match self.pooling {
             Pooling::First => hidden.slice_dim(1, 0..1).squeeze_dim(1),
             Pooling::Mean => masked_mean(hidden, padding),
         };
-        self.linear.forward(call.dropout(pooled, self.dropout))
+        self.linear.forward(pass.dropout(pooled, self.dropout))
     }
 
     /// Reads a head file: `weight [classes, d_model]`, `bias [classes]`.
@@ -132,9 +133,9 @@ impl ClassificationHead {
 }
 
 impl NamedParams for ClassificationHead {
-    fn named_params(&self) -> Vec<(&'static str, ParamId)> {
-        let mut params = vec![("weight", self.linear.weight.id)];
-        params.extend(self.linear.bias.iter().map(|b| ("bias", b.id)));
+    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
+        let mut params = vec![("weight".into(), self.linear.weight.id)];
+        params.extend(self.linear.bias.iter().map(|b| ("bias".into(), b.id)));
         params
     }
 }
@@ -178,6 +179,6 @@ impl SequenceClassifier {
             cx = cx.training(seed);
         }
         let hidden = self.adapted.base.forward(input, &mut cx);
-        self.head.forward(hidden, padding, cx.call())
+        self.head.forward(hidden, padding, cx.pass())
     }
 }

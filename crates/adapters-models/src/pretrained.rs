@@ -77,6 +77,15 @@ impl Pretrained {
         self
     }
 
+    /// Replaces every dropout probability of the model for this load, that of hidden states and of attention.
+    #[must_use]
+    pub fn with_dropout(mut self, probability: f64) -> Self {
+        for key in ["hidden_dropout_prob", "attention_probs_dropout_prob"] {
+            self.config.insert(key.to_owned(), probability.into());
+        }
+        self
+    }
+
     /// Loads the encoder, strictly.
     ///
     /// # Errors

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use adapters::core::store::{LoadOptions, Tensors, load_adapter, save_adapter, write_json, write_safetensors};
+use adapters::core::store::{LoadOptions, Tensors, load_adapter, save_adapter, values, write_json, write_safetensors};
 use adapters::core::{draw, merge, with_fresh_ids};
 use adapters::models::{Encoder, EncoderInput, Pretrained};
 use adapters::store::Grammar;
@@ -166,7 +166,7 @@ pub fn only_adapters_get_gradients(bench: &Bench, config: &str) {
             size > 0.0 && size.is_finite(),
             "{config}: {} at {} has the gradient {size}",
             place.param,
-            place.info.path
+            place.path()
         );
     }
     assert_eq!(
@@ -358,19 +358,6 @@ pub fn randomised<M: Module>(module: M, seed: u64) -> M {
         }
     }
     module.map(&mut Redraw(ChaCha8Rng::seed_from_u64(seed)))
-}
-
-/// Values of all float parameters, by id.
-pub fn values(module: &impl Module) -> HashMap<ParamId, TensorData> {
-    struct Collect(HashMap<ParamId, TensorData>);
-    impl ModuleVisitor for Collect {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.0.insert(param.id, param.val().into_data());
-        }
-    }
-    let mut collect = Collect(HashMap::new());
-    module.visit(&mut collect);
-    collect.0
 }
 
 /// Gradients of all float parameters, by id.

@@ -5,12 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use adapters::core::store::{
-    LoadOptions, StoreError, TensorProblem, Tensors, load_adapter, read_safetensors, write_safetensors,
+    LoadOptions, StoreError, TensorProblem, Tensors, load_adapter, read_safetensors, values, write_safetensors,
 };
 use adapters::lora::LoraError;
 use adapters::models::{Encoder, ModelError, Pretrained};
 use adapters::{AdapterSet, Error, METHODS, method};
-use adapters_testkit::contract::{relative_error, values};
+use adapters_testkit::contract::relative_error;
 use burn::tensor::{Device, TensorData};
 use serde_json::Value;
 
@@ -60,7 +60,10 @@ impl Scratch {
         set.attach("first", method("lora").unwrap(), &model, 0, &device)
             .unwrap();
         let before = (set.to_string(), values(&set));
-        let options = LoadOptions { name: None, allow_bin };
+        let options = LoadOptions {
+            allow_bin,
+            ..LoadOptions::default()
+        };
         match load_adapter(&self.path("a"), &mut set, &model, METHODS, &options, &device) {
             Ok(_) => Ok(set),
             Err(error) => {
@@ -517,7 +520,7 @@ fn a_pickle_is_read_only_when_allowed_and_then_gives_the_same_tensors() {
         let adapter = set.get("a").unwrap();
         adapter
             .params()
-            .map(|p| (format!("{} {}", p.info.path, p.param), values.remove(&p.id).unwrap()))
+            .map(|p| (format!("{} {}", p.path(), p.param), values.remove(&p.id).unwrap()))
             .collect::<Vec<_>>()
     };
     let (one, other) = (tensors(&from_safetensors), tensors(&from_pickle));

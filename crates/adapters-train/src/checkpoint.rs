@@ -54,7 +54,7 @@ pub(crate) fn names(model: &SequenceClassifier) -> HashMap<ParamId, String> {
         .adapted
         .set
         .params()
-        .map(|p| (p.id, format!("{}/{}/{}", p.adapter, p.info.path, p.param)));
+        .map(|p| (p.id, format!("{}/{}/{}", p.adapter, p.path(), p.param)));
     let head = model
         .head
         .named_params()

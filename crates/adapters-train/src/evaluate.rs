@@ -123,7 +123,7 @@ pub fn evaluate(
 }
 
 /// `-log softmax(logits)[label]` of every row. `[batch, classes]`, `[batch]` to `[batch]`.
-pub(crate) fn cross_entropy(logits: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1> {
+pub fn cross_entropy(logits: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1> {
     let picked = activation::log_softmax(logits, 1).gather(1, labels.unsqueeze_dim(1));
     -picked.squeeze_dim(1)
 }

@@ -16,8 +16,8 @@ pub use batches::{Order, epoch_batches, eval_batches};
 pub use curve::{Curve, CurveError, draw};
 pub use data::{DataError, Dataset, Example, Fields, Labels};
 pub use error::TrainError;
-pub use evaluate::{EncodedData, Evaluation, evaluate};
-pub use optimizer::linear_schedule;
+pub use evaluate::{EncodedData, Evaluation, cross_entropy, evaluate};
+pub use optimizer::{adamw, linear_schedule};
 pub use recipe::{
     AdapterSection, Batching, DataSection, HeadSection, Keep, ModelSection, OutputSection, Recipe, TrainSection,
 };

@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 /// AdamW with beta 0.9 and 0.999 and epsilon 1e-8. Burn's own defaults differ in epsilon and decay, so both are set.
 ///
 /// *Decoupled Weight Decay Regularization*, Loshchilov and Hutter, 2017, <https://arxiv.org/abs/1711.05101>.
-pub(crate) fn adamw(weight_decay: f64) -> ModuleOptimizer {
+pub fn adamw(weight_decay: f64) -> ModuleOptimizer {
     AdamWConfig::new()
         .with_beta_1(0.9)
         .with_beta_2(0.999)

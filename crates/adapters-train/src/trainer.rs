@@ -61,6 +61,8 @@ struct State {
     optimizers: Optimizers,
     position: Position,
     best: Option<Values>,
+    /// The epoch whose batches are at hand, and those batches.
+    epoch: Option<(u64, Vec<Vec<usize>>)>,
 }
 
 /// Runs a recipe to its end, or until `on_event` breaks: then the run stops where it is, as if it were killed, and
@@ -166,9 +168,7 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
     let (seed, device) = (recipe.train.seed, &run.device);
     let mut pretrained = Pretrained::open(&run.model_dir)?;
     if let Some(dropout) = recipe.train.base_dropout {
-        for key in ["hidden_dropout_prob", "attention_probs_dropout_prob"] {
-            pretrained = pretrained.with_config(key, dropout.into());
-        }
+        pretrained = pretrained.with_dropout(dropout);
     }
     let encoder = pretrained.encoder(device)?;
     if recipe.model.max_length > encoder.max_length() {
@@ -224,6 +224,7 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
             ids: Default::default(),
         },
         best: None,
+        epoch: None,
     };
     Ok((state, inputs, report.to_string()))
 }
@@ -233,13 +234,16 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
     let train = &run.recipe.train;
     let done = state.position.step;
     let (epoch, in_epoch) = (done / inputs.steps_per_epoch, (done % inputs.steps_per_epoch) as usize);
-    let batches = epoch_batches(
-        &inputs.train.lengths,
-        train.batch_size,
-        train.seed,
-        epoch as usize,
-        run.recipe.order(),
-    );
+    let batches = match state.epoch.take() {
+        Some((of, batches)) if of == epoch => batches,
+        _ => epoch_batches(
+            &inputs.train.lengths,
+            train.batch_size,
+            train.seed,
+            epoch as usize,
+            run.recipe.order(),
+        ),
+    };
     let mine: Vec<_> = batches
         .iter()
         .skip(in_epoch * train.accumulate)
@@ -284,6 +288,7 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
     state.model.adapted.set = state.optimizers.adapters.step(learning_rate, set, of_set);
     state.model.head = state.optimizers.head.step(head_rate, state.model.head.clone(), of_head);
 
+    state.epoch = Some((epoch, batches));
     state.position.step += 1;
     Ok((mean_loss, learning_rate))
 }

@@ -8,6 +8,8 @@ use adapters_core::{Error, Method, MethodFamily, Registry};
 pub const METHODS: Registry = Registry(FAMILIES);
 
 const FAMILIES: &[&dyn MethodFamily] = &[
+    #[cfg(feature = "bottleneck")]
+    &adapters_bottleneck::BottleneckFamily,
     #[cfg(feature = "lora")]
     &adapters_lora::LoraFamily,
 ];

@@ -7,11 +7,10 @@ use std::time::Instant;
 
 use adapters::models::{ClassificationHead, Encoded, EncoderInput, Pretrained, SequenceClassifier};
 use adapters::store::{Grammar, LoadOptions, Pooling, load_adapter, save_adapter};
-use adapters::train::peak_rss_bytes;
+use adapters::train::{adamw, cross_entropy, peak_rss_bytes};
 use adapters::{Adapted, AdapterSet, Host, METHODS, method};
 use burn::module::Module;
-use burn::nn::loss::CrossEntropyLossConfig;
-use burn::optim::{AdamWConfig, GradientsParams};
+use burn::optim::GradientsParams;
 use burn::tensor::{Int, Tensor, TensorData};
 use serde::Serialize;
 
@@ -49,9 +48,7 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
     let device = loading::device(&args.device)?;
     let mut pretrained = Pretrained::open(&args.model)?;
     if let Some(dropout) = args.dropout {
-        for key in ["hidden_dropout_prob", "attention_probs_dropout_prob"] {
-            pretrained = pretrained.with_config(key, dropout.into());
-        }
+        pretrained = pretrained.with_dropout(dropout);
     }
     let mut adapted = Adapted::new(pretrained.encoder(&device)?);
     if args.batch == 0 || args.seq == 0 || args.seq > adapted.base.max_length() || args.repeats == 0 {
@@ -133,8 +130,7 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
     })?);
     drop(plain);
 
-    let adamw = || AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(1e-2).init();
-    let (mut of_set, mut of_head) = (adamw(), adamw());
+    let (mut of_set, mut of_head) = (adamw(1e-2), adamw(1e-2));
     model = model.train();
     let mut training = Some(model);
     times.push(time("training step", &mut || {
@@ -142,9 +138,7 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
             return Ok(());
         };
         let logits = model.forward(input.clone(), Some(0));
-        let loss = CrossEntropyLossConfig::new()
-            .init(&device)
-            .forward(logits, labels.clone());
+        let loss = cross_entropy(logits, labels.clone()).mean();
         let mut grads = loss.backward();
         let grads_set = GradientsParams::from_module(&mut grads, &model.adapted.set);
         let grads_head = GradientsParams::from_module(&mut grads, &model.head);

@@ -9,7 +9,7 @@ use adapters::models::{Encoder, Pretrained};
 use adapters::store::Manifest;
 use burn::module::Module;
 
-use crate::args::{DeviceArgs, InfoArgs};
+use crate::args::InfoArgs;
 use crate::failure::Failure;
 use crate::loading;
 
@@ -19,21 +19,12 @@ pub fn run(args: InfoArgs) -> Result<(), Failure> {
         adapter(&args)
     } else {
         let dir = loading::model_dir(&args.path.to_string_lossy())?;
-        model(&dir, args.sites)
+        model(&dir, &args)
     }
 }
 
-fn cpu() -> Result<burn::tensor::Device, Failure> {
-    let device = adapters::available_devices()
-        .first()
-        .copied()
-        .unwrap_or("flex")
-        .replace(":N", ":0");
-    loading::device(&DeviceArgs { device, threads: None })
-}
-
-fn model(dir: &Path, all_sites: bool) -> Result<(), Failure> {
-    let encoder = Pretrained::open(dir)?.encoder(&cpu()?)?;
+fn model(dir: &Path, args: &InfoArgs) -> Result<(), Failure> {
+    let encoder = Pretrained::open(dir)?.encoder(&loading::device(&args.device)?)?;
     say!("model {}", dir.display());
     say!("architecture {} ({})", encoder.architecture(), encoder.class_name());
     say!("parameters {}", encoder.num_params());
@@ -44,7 +35,7 @@ fn model(dir: &Path, all_sites: bool) -> Result<(), Failure> {
         encoder.vocab_size(),
         encoder.max_length()
     );
-    sites(&encoder, all_sites);
+    sites(&encoder, args.sites);
     Ok(())
 }
 
@@ -83,7 +74,7 @@ fn adapter(args: &InfoArgs) -> Result<(), Failure> {
     let found = Manifest::read(&args.path)?;
     let manifest = found.clone().unwrap_or_default();
     let dir = loading::base_dir(args.model.as_deref(), &manifest)?;
-    let (adapted, report) = loading::adapted(&dir, &args.path, args.allow_bin, &cpu()?)?;
+    let (adapted, report) = loading::adapted(&dir, &args.path, args.allow_bin, &loading::device(&args.device)?)?;
     let attached = adapted.set.attached(&report.attached.adapter)?;
     say!("adapter {} in {}", attached.name(), args.path.display());
     say!("format {}, weights {}", report.grammar, report.weights.display());

@@ -1,8 +1,6 @@
 //! `adapters merge`
 
-use adapters::models::{Pretrained, save_checkpoint};
-use adapters::store::{LoadOptions, load_adapter};
-use adapters::{AdapterSet, METHODS, parse_device};
+use adapters::models::save_checkpoint;
 
 use crate::args::MergeArgs;
 use crate::failure::Failure;
@@ -10,12 +8,7 @@ use crate::loading;
 
 /// Writes base and adapter as one plain checkpoint.
 pub fn run(args: MergeArgs) -> Result<(), Failure> {
-    let name = adapters::available_devices()
-        .first()
-        .copied()
-        .unwrap_or("flex")
-        .replace(":N", ":0");
-    let device = parse_device(&name)?;
+    let device = loading::device(&args.device)?;
     let manifest = loading::manifest(&args.adapter)?;
     let dir = loading::base_dir(args.model.as_deref(), &manifest)?;
     if args.out.join("model.safetensors").exists() && args.out.canonicalize().ok() != dir.canonicalize().ok() {
@@ -24,14 +17,9 @@ pub fn run(args: MergeArgs) -> Result<(), Failure> {
             "choose another folder with --out, or delete this one",
         ));
     }
-    let mut model = Pretrained::open(&dir)?.encoder(&device)?;
-    let mut set = AdapterSet::new();
-    let options = LoadOptions {
-        allow_bin: args.allow_bin,
-        ..LoadOptions::default()
-    };
-    let report = load_adapter(&args.adapter, &mut set, &model, METHODS, &options, &device)?;
-    let merged = adapters::merge(&mut model, &set, &report.attached.adapter, None)?;
+    let (adapted, report) = loading::adapted(&dir, &args.adapter, args.allow_bin, &device)?;
+    let mut model = (*adapted.base).clone();
+    let merged = adapters::merge(&mut model, &adapted.set, &report.attached.adapter, None)?;
     save_checkpoint(&model, &dir, &args.out)?;
     say!("{}", merged.report.to_string().trim_end());
     say!("wrote {}", args.out.display());

@@ -23,8 +23,8 @@ use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
-use super::error::nearest;
 use super::{BlockKind, Composition, CompositionError, Location, MAX_NESTING, equal_weights, normalized};
+use crate::error::nearest;
 
 impl Composition {
     /// The dictionary form. Weights that are not finite, which [`Composition::validate`] refuses, become null.

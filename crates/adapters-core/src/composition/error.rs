@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::BlockKind;
+use crate::error::did_you_mean;
 
 /// Where a form could not be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,17 +42,17 @@ pub enum CompositionError {
         found: String,
     },
     /// No block has this name.
-    #[error("{at}: no block is called `{found}`{}", suggestion(*nearest))]
+    #[error("{at}: no block is called `{found}`{}", did_you_mean(.nearest))]
     UnknownBlock {
         /// Where.
         at: Location,
         /// The name that is there.
         found: String,
         /// The nearest right spelling, if one is near.
-        nearest: Option<&'static str>,
+        nearest: Option<String>,
     },
     /// A block does not take this keyword argument.
-    #[error("{at}: {block} {}, found `{found}`{}", takes(*block), suggestion(*nearest))]
+    #[error("{at}: {block} {}, found `{found}`{}", takes(*block), did_you_mean(.nearest))]
     UnknownArgument {
         /// Where.
         at: Location,
@@ -60,7 +61,7 @@ pub enum CompositionError {
         /// The argument that is there.
         found: String,
         /// The nearest right spelling, if one is near.
-        nearest: Option<&'static str>,
+        nearest: Option<String>,
     },
     /// A block lacks an argument that it needs.
     #[error("{at}: {block} needs the argument `{argument}`")]
@@ -146,10 +147,6 @@ pub enum CompositionError {
     },
 }
 
-fn suggestion(nearest: Option<&str>) -> String {
-    nearest.map_or_else(String::new, |name| format!(", did you mean `{name}`?"))
-}
-
 fn takes(block: BlockKind) -> String {
     match block.arguments() {
         [] => "takes no arguments".to_owned(),
@@ -161,34 +158,9 @@ fn names(kinds: &[BlockKind]) -> String {
     kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ")
 }
 
-/// The candidate that `word` may be a misspelling of.
-pub(super) fn nearest(word: &str, candidates: impl IntoIterator<Item = &'static str>) -> Option<&'static str> {
-    // No name is longer: the distance to a long word is not worth computing.
-    if word.chars().count() > 32 {
-        return None;
-    }
-    let word = word.to_lowercase();
-    candidates
-        .into_iter()
-        .map(|name| (strsim::damerau_levenshtein(&word, &name.to_lowercase()), name))
-        .filter(|(distance, name)| *distance <= (name.len() / 2).min(3))
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, name)| name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nearest_ignores_case_and_gives_up_on_other_words() {
-        let blocks = || BlockKind::BLOCKS.map(BlockKind::name);
-        assert_eq!(nearest("stack", blocks()), Some("Stack"));
-        assert_eq!(nearest("Paralel", blocks()), Some("Parallel"));
-        assert_eq!(nearest("batch_split", blocks()), Some("BatchSplit"));
-        assert_eq!(nearest("houlsby", blocks()), None);
-        assert_eq!(nearest(&"Stack".repeat(100), blocks()), None);
-    }
 
     #[test]
     fn messages_read_as_sentences() {
@@ -196,7 +168,7 @@ mod tests {
             at: Location::Column(9),
             block: BlockKind::Average,
             found: "weight".into(),
-            nearest: Some("weights"),
+            nearest: Some("weights".to_owned()),
         };
         let expected = "column 9: Average takes `weights` and `normalize`, found `weight`, did you mean `weights`?";
         assert_eq!(error.to_string(), expected);

@@ -13,8 +13,8 @@
 use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
-use super::error::nearest;
 use super::{BlockKind, Composition, CompositionError, Location, MAX_NESTING, equal_weights, normalized};
+use crate::error::nearest;
 
 impl FromStr for Composition {
     type Err = CompositionError;

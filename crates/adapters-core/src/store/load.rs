@@ -24,6 +24,9 @@ pub struct LoadOptions {
     pub name: Option<String>,
     /// Whether `pytorch_adapter.bin` may be read, by Burn's non-executing reader.
     pub allow_bin: bool,
+    /// Further safetensors files with tensors of the adapter that the folder lacks: the reference does not write the
+    /// shared parameters of headless models.
+    pub extra: Vec<PathBuf>,
 }
 
 /// What loading did.
@@ -67,7 +70,10 @@ pub fn load_adapter(
     device: &Device,
 ) -> Result<LoadReport, Error> {
     let folder = read_config(dir, registry)?;
-    let (weights, tensors) = read_weights(dir, folder.grammar, options.allow_bin)?;
+    let (weights, mut tensors) = read_weights(dir, folder.grammar, options.allow_bin)?;
+    for path in &options.extra {
+        tensors.extend(read_safetensors(path)?.0);
+    }
     let name = options.name.clone().unwrap_or_else(|| folder.stored_name.clone());
     let target = folder.method.target();
     let selection = target.select(host)?;
@@ -114,6 +120,7 @@ fn read_config(dir: &Path, registry: Registry) -> Result<Folder, Error> {
         grammar,
         fields,
         version: version.as_deref().and_then(major_minor),
+        versioned: version.is_some(),
     };
     Ok(Folder {
         grammar,
@@ -174,7 +181,7 @@ fn fill(
     let mut found: HashMap<ParamId, TensorData> = HashMap::new();
     let shapes = shapes(&adapter);
     for place in adapter.params() {
-        let key = adapter.method().key(grammar, place.info, stored_name, place.param);
+        let key = place.key(grammar, stored_name);
         // The class that saved decides the prefix: its own, or that of a larger class around it.
         let candidates = ["", host.base_prefix()].map(|p| format!("{}{p}{key}", grammar.key_prefix()));
         match candidates.iter().find_map(|k| Some((k, tensors.remove(k)?))) {
@@ -201,6 +208,7 @@ fn fill(
         nearest: nearest(&key, tensors.keys().map(String::as_str)),
         key,
     }));
+    tensors.retain(|key, _| !adapter.method().is_alias(key));
     problems.extend(tensors.into_keys().map(|key| TensorProblem::Unexpected { key }));
     if !problems.is_empty() {
         return Err(StoreError::Mismatch {
@@ -229,6 +237,7 @@ fn shapes(adapter: &Attached) -> HashMap<ParamId, Vec<usize>> {
     for l in adapter.layers() {
         crate::layer::each_kind!(&l.layer, layer => layer.visit(&mut shapes));
     }
+    adapter.shared().visit(&mut shapes);
     shapes.0
 }
 

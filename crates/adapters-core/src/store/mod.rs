@@ -21,7 +21,7 @@ mod tensors;
 pub use error::{StoreError, TensorProblem};
 pub use load::{LoadOptions, LoadReport, load_adapter};
 pub use manifest::{HeadManifest, Manifest, Pooling};
-pub use save::{SavedFiles, save_adapter};
+pub use save::{SavedFiles, save_adapter, values};
 pub use tensors::{Tensors, read_json, read_pytorch, read_safetensors, write_json, write_safetensors};
 
 /// A published layout of adapter folders.

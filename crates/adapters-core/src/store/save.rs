@@ -23,7 +23,7 @@ pub struct SavedFiles {
 }
 
 /// Values of all float parameters of a module, by id.
-pub(crate) fn values(module: &impl Module) -> HashMap<ParamId, TensorData> {
+pub fn values(module: &impl Module) -> HashMap<ParamId, TensorData> {
     struct Collect(HashMap<ParamId, TensorData>);
     impl ModuleVisitor for Collect {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -53,7 +53,7 @@ pub fn save_adapter(
     let mut values = values(set);
     let tensors: Tensors = adapter
         .params()
-        .map(|p| (adapter.method().key(grammar, p.info, name, p.param), p.id))
+        .map(|p| (p.key(grammar, name), p.id))
         .filter_map(|(key, id)| Some((format!("{}{key}", grammar.key_prefix()), values.remove(&id)?)))
         .collect();
     fs::create_dir_all(dir).map_err(|source| StoreError::Folder {

@@ -1,5 +1,7 @@
 //! The output scaled by a learned vector, as (IA)3 does.
 
+use std::borrow::Cow;
+
 use adapters_core::{Call, LinearState, LinearWeight, NamedParams, NotMergeable, SiteAdapter};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;
@@ -20,7 +22,7 @@ pub struct OutputScale {
 
 impl SiteAdapter<LinearState> for OutputScale {
     /// Keeps the factor in `delta`; a stack multiplies factors.
-    fn apply(&self, state: LinearState, _call: &Call) -> LinearState {
+    fn apply(&self, state: LinearState, _call: &Call<'_>) -> LinearState {
         let [d_out, _] = self.l.dims();
         let factor = self.l.val().reshape([1, 1, d_out]);
         let factor = match &self.gate {
@@ -56,8 +58,8 @@ impl SiteAdapter<LinearState> for OutputScale {
 }
 
 impl NamedParams for OutputScale {
-    fn named_params(&self) -> Vec<(&'static str, ParamId)> {
-        let mut params = vec![("lora_B", self.l.id)];
+    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
+        let mut params = vec![("lora_B".into(), self.l.id)];
         params.extend(self.gate.iter().flat_map(Gate::named_params));
         params
     }

@@ -59,7 +59,7 @@ pub struct Case {
     pub fusions: Value,
     /// Layers adapters skip.
     #[serde(default)]
-    pub skip_layers: Value,
+    pub skip_layers: Option<Vec<usize>>,
     /// Task of each row.
     #[serde(default)]
     pub task_ids: Value,
@@ -71,7 +71,7 @@ pub struct Case {
     pub adapter_names: Value,
     /// Tensors beside the adapter files.
     #[serde(default)]
-    pub extra_weights: Value,
+    pub extra_weights: Map<String, Value>,
     /// Configuration values beside the adapter files.
     #[serde(default)]
     pub config_overrides: Value,
@@ -139,11 +139,9 @@ impl Case {
         }
         for (key, value) in [
             ("fusions", &self.fusions),
-            ("skip_layers", &self.skip_layers),
             ("task_ids", &self.task_ids),
             ("shared_parameters", &self.shared_parameters),
             ("adapter_names", &self.adapter_names),
-            ("extra_weights", &self.extra_weights),
             ("config_overrides", &self.config_overrides),
             ("head", &self.head),
             ("expected_adapters", &self.expected_adapters),
@@ -193,8 +191,8 @@ mod tests {
 
     #[test]
     fn a_feature_is_named() {
-        let stop = minimal(json!({"skip_layers": [0]})).check_features().unwrap_err();
-        assert_eq!(stop, Stop::unsupported("skip_layers = [0]"));
+        let stop = minimal(json!({"task_ids": [0]})).check_features().unwrap_err();
+        assert_eq!(stop, Stop::unsupported("task_ids = [0]"));
         let stop = minimal(json!({"ops": [{"op": "merge_adapter"}, {"op": "x", "k": 1}]}))
             .check_features()
             .unwrap_err();

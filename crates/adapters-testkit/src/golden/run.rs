@@ -153,6 +153,13 @@ impl Prepared {
             let options = LoadOptions {
                 name: Some(name.to_owned()),
                 allow_bin: true,
+                extra: case
+                    .extra_weights
+                    .get(name)
+                    .and_then(Value::as_str)
+                    .map(|file| dir.join(file))
+                    .into_iter()
+                    .collect(),
             };
             let report = load_adapter(&dir.join(folder), &mut set, &self.base, METHODS, &options, device)?;
             grammars.push((name.to_owned(), report.grammar));
@@ -186,7 +193,8 @@ impl Prepared {
             padding: self.input.padding.clone().filter(|_| case.use_attention_mask),
             ..self.input.clone()
         };
-        let output = forward(model, input.clone(), &set, active.as_ref()).into_data();
+        let skipped = case.skip_layers.as_deref().unwrap_or_default();
+        let output = forward(model, input.clone(), &set, active.as_ref(), skipped).into_data();
         let mut computed = Computed {
             output,
             gradients: BTreeMap::new(),
@@ -196,7 +204,7 @@ impl Prepared {
                 .get("probe")
                 .ok_or_else(|| Stop::fail("expected.safetensors has no `probe`"))?;
             let set = set.train();
-            let output = forward(model, input, &set, active.as_ref());
+            let output = forward(model, input, &set, active.as_ref(), skipped);
             let probe = Tensor::<3>::from_data(probe.clone(), &output.device());
             let loss = (output * probe).sum();
             let gradients = loss.is_tracked().then(|| loss.backward());
@@ -258,7 +266,7 @@ impl Prepared {
                 let Some((data, taken_part)) = collect.found.remove(&place.id) else {
                     continue;
                 };
-                let key = adapter.method().key(*grammar, place.info, name, place.param);
+                let key = place.key(*grammar, name);
                 // The class that saved decides the prefix: its own, or that of a larger class around it.
                 let candidates =
                     ["", self.base.base_prefix()].map(|p| format!("grad/{name}/{}{p}{key}", grammar.key_prefix()));
@@ -280,11 +288,18 @@ fn padding_of(mask: &TensorData, device: &Device) -> Tensor<2, Bool> {
     Tensor::from_data(TensorData::new(padding, mask.shape()), device)
 }
 
-fn forward(model: &Encoder, input: EncoderInput, set: &AdapterSet, active: Option<&Active>) -> Tensor<3> {
-    let mut cx = match active {
+fn forward(
+    model: &Encoder,
+    input: EncoderInput,
+    set: &AdapterSet,
+    active: Option<&Active>,
+    skipped: &[usize],
+) -> Tensor<3> {
+    let cx = match active {
         Some(active) => Ctx::with_composition(set, active),
         None => Ctx::plain(),
     };
+    let mut cx = cx.skipping_layers(skipped.iter().copied());
     model.forward(input, &mut cx)
 }
 

@@ -1,0 +1,194 @@
+//! The bottleneck layer.
+
+use std::borrow::Cow;
+
+use adapters_core::ops::{self, Activation};
+use adapters_core::{Call, HiddenState, NamedParams, SiteAdapter};
+use burn::module::{Module, Param, ParamId};
+use burn::nn::LayerNorm;
+use burn::tensor::{Tensor, activation};
+
+use crate::projection::{Dense, Project};
+use crate::{Insertion, LnAfter, Residual};
+
+/// A bottleneck after or beside a block: `up(act(down(h))) * scaling`, then gate, norm and residual.
+#[derive(Module, Debug)]
+pub struct BottleneckLayer {
+    /// An own norm before the down projection.
+    pub(crate) ln_before: Option<LayerNorm>,
+    /// From the model's width to the bottleneck's.
+    pub(crate) down: Project,
+    /// Between the projections.
+    pub(crate) non_linearity: NonLinearity,
+    /// Back to the model's width.
+    pub(crate) up: Project,
+    /// A learned factor, `[1]` or `[d_model]`.
+    pub(crate) scaling: Option<Param<Tensor<1>>>,
+    /// A learned gate.
+    pub(crate) gate: Option<Dense>,
+    /// An own norm after the up projection.
+    pub(crate) ln_after: Option<LayerNorm>,
+    #[module(skip)]
+    pub(crate) shape: Shape,
+}
+
+/// What of a configuration decides the way through the layer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) insertion: Insertion,
+    pub(crate) original_ln_after: bool,
+    pub(crate) ln_after: LnAfter,
+    /// The constant factor; one where it is learned.
+    pub(crate) factor: f64,
+    pub(crate) dropout: f64,
+    pub(crate) stochastic_depth: f64,
+}
+
+/// An activation, with its slope where that is learned (`prelu`).
+#[derive(Module, Debug)]
+pub struct NonLinearity {
+    /// `max(x, 0) + slope min(x, 0)` where there is one, `[1]`.
+    pub(crate) slope: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    pub(crate) function: Activation,
+}
+
+impl NonLinearity {
+    pub(crate) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        match &self.slope {
+            Some(slope) => activation::relu(x.clone()) - activation::relu(-x) * slope.val().unsqueeze(),
+            None => self.function.forward(x),
+        }
+    }
+}
+
+impl BottleneckLayer {
+    /// `up(act(down(x))) * scaling` with dropout and gate, `[batch, seq, d_model]`.
+    fn core(&self, x: Tensor<3>, call: &Call<'_>) -> Tensor<3> {
+        let gate = self
+            .gate
+            .as_ref()
+            .map(|gate| activation::sigmoid(gate.forward(x.clone())).mean_dim(1));
+        let x = match &self.ln_before {
+            Some(norm) => ops::layer_norm(norm, x),
+            None => x,
+        };
+        let narrow = self.non_linearity.forward(self.down.forward(x, call.shared));
+        let mut out = self.up.forward(narrow, call.shared);
+        if self.shape.stochastic_depth > 0.0 && call.dropout.is_some() {
+            let rows = out.dims()[0];
+            let kept = Tensor::ones([rows, 1, 1], &out.device());
+            out = out * call.dropout(kept, self.shape.stochastic_depth);
+        }
+        if self.shape.factor != 1.0 {
+            out = out * self.shape.factor;
+        }
+        if let Some(scaling) = &self.scaling {
+            out = out * scaling.val().unsqueeze();
+        }
+        let out = call.dropout(out, self.shape.dropout);
+        match gate {
+            Some(gate) => out * gate,
+            None => out,
+        }
+    }
+
+    fn norm_after(&self, x: Tensor<3>) -> Tensor<3> {
+        match &self.ln_after {
+            Some(norm) => ops::layer_norm(norm, x),
+            None => x,
+        }
+    }
+}
+
+impl SiteAdapter<HiddenState> for BottleneckLayer {
+    fn open(&self, state: HiddenState) -> HiddenState {
+        let Insertion::Sequential {
+            original_ln_before,
+            residual,
+        } = self.shape.insertion
+        else {
+            // Beside the block: it reads what the block read.
+            return HiddenState {
+                hidden: state.residual.clone(),
+                inner: Some(state.residual.clone()),
+                ..state
+            };
+        };
+        let before = state.hidden.clone();
+        let (sum, hidden) = match (original_ln_before, &state.norm) {
+            (false, _) => (state.hidden.clone(), state.hidden),
+            (true, norm) => {
+                let sum = state.hidden + state.residual.clone();
+                let hidden = match norm {
+                    Some(norm) => ops::layer_norm(norm, sum.clone()),
+                    None => sum.clone(),
+                };
+                (sum, hidden)
+            }
+        };
+        let inner = match residual {
+            Residual::BeforeLn => before,
+            Residual::PostAdd => sum,
+            Residual::AfterLn => hidden.clone(),
+        };
+        HiddenState {
+            hidden,
+            inner: Some(inner),
+            ..state
+        }
+    }
+
+    /// # Panics
+    ///
+    /// Panics if the last axis is not the model's width.
+    fn apply(&self, state: HiddenState, call: &Call<'_>) -> HiddenState {
+        let out = self.core(state.hidden, call);
+        let hidden = match (self.shape.insertion, self.shape.ln_after, &state.inner) {
+            (Insertion::Parallel, _, _) | (_, _, None) => self.norm_after(out),
+            (_, LnAfter::AfterResidual, Some(inner)) => self.norm_after(out + inner.clone()),
+            (_, _, Some(inner)) => self.norm_after(out) + inner.clone(),
+        };
+        HiddenState { hidden, ..state }
+    }
+
+    fn finish(&self, state: HiddenState) -> Tensor<3> {
+        let hidden = match self.shape.insertion {
+            Insertion::Parallel => state.hidden + state.block,
+            Insertion::Sequential { .. } => state.hidden,
+        };
+        if self.shape.original_ln_after {
+            HiddenState::close(hidden, state.residual, state.norm.as_ref())
+        } else {
+            hidden
+        }
+    }
+}
+
+/// Name and id of gain and offset of a layer norm.
+fn norm_params(path: &str, norm: &LayerNorm) -> Vec<(Cow<'static, str>, ParamId)> {
+    let mut params = vec![(format!("{path}.weight").into(), norm.gamma.id)];
+    params.extend(norm.beta.iter().map(|beta| (format!("{path}.bias").into(), beta.id)));
+    params
+}
+
+impl NamedParams for BottleneckLayer {
+    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
+        let mut params = Vec::new();
+        if let Some(norm) = &self.ln_before {
+            params.extend(norm_params("adapter_down.0", norm));
+        }
+        let down = ["adapter_down.0", "adapter_down.1"][usize::from(self.ln_before.is_some())];
+        params.extend(self.down.named_params(down));
+        if let Some(slope) = &self.non_linearity.slope {
+            params.push(("non_linearity.f.weight".into(), slope.id));
+        }
+        params.extend(self.up.named_params("adapter_up"));
+        params.extend(self.scaling.iter().map(|s| ("scaling".into(), s.id)));
+        params.extend(self.gate.iter().flat_map(|gate| gate.named_params("gate")));
+        if let Some(norm) = &self.ln_after {
+            params.extend(norm_params("adapter_norm_after", norm));
+        }
+        params
+    }
+}

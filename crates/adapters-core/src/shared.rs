@@ -1,0 +1,101 @@
+//! Parameters an adapter has once, for its layers at many sites.
+
+use std::borrow::Cow;
+
+use burn::module::{Module, Param, ParamId};
+use burn::tensor::Tensor;
+
+use crate::layer::NamedParams;
+
+/// Parameters of a whole adapter, by name. Its layers find them in [`Call::shared`](crate::Call).
+///
+/// Burn's optimizer updates one parameter an id, so a parameter used at several sites must live at one place.
+#[derive(Module, Debug, Default)]
+pub struct Shared {
+    params: Vec<SharedParam>,
+    #[module(skip)]
+    names: Vec<&'static str>,
+}
+
+/// A shared parameter of whatever rank.
+#[derive(Module, Debug)]
+pub enum SharedParam {
+    /// A vector.
+    One(Param<Tensor<1>>),
+    /// A matrix.
+    Two(Param<Tensor<2>>),
+    /// A stack of matrices.
+    Three(Param<Tensor<3>>),
+}
+
+impl Shared {
+    /// Nothing shared.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a parameter.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, param: SharedParam) -> Self {
+        self.names.push(name);
+        self.params.push(param);
+        self
+    }
+
+    /// Whether nothing is shared.
+    pub fn is_empty(&self) -> bool {
+        self.params.is_empty()
+    }
+
+    /// The vector of that name.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the adapter was built without it, which is a mistake of its method.
+    pub fn vector(&self, name: &str) -> Tensor<1> {
+        match self.get(name) {
+            Some(SharedParam::One(param)) => param.val(),
+            _ => panic!("the method shares no vector `{name}`"),
+        }
+    }
+
+    /// The matrix of that name.
+    ///
+    /// # Panics
+    ///
+    /// As [`vector`](Self::vector).
+    pub fn matrix(&self, name: &str) -> Tensor<2> {
+        match self.get(name) {
+            Some(SharedParam::Two(param)) => param.val(),
+            _ => panic!("the method shares no matrix `{name}`"),
+        }
+    }
+
+    /// The stack of matrices of that name.
+    ///
+    /// # Panics
+    ///
+    /// As [`vector`](Self::vector).
+    pub fn matrices(&self, name: &str) -> Tensor<3> {
+        match self.get(name) {
+            Some(SharedParam::Three(param)) => param.val(),
+            _ => panic!("the method shares no matrices `{name}`"),
+        }
+    }
+
+    fn get(&self, name: &str) -> Option<&SharedParam> {
+        let index = self.names.iter().position(|known| *known == name)?;
+        self.params.get(index)
+    }
+}
+
+impl NamedParams for Shared {
+    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
+        let ids = self.params.iter().map(|param| match param {
+            SharedParam::One(param) => param.id,
+            SharedParam::Two(param) => param.id,
+            SharedParam::Three(param) => param.id,
+        });
+        self.names.iter().copied().map(Cow::Borrowed).zip(ids).collect()
+    }
+}
