@@ -333,7 +333,7 @@ mod tests {
             "seq_bn_inv[inv_adapter=glow]",
             "compacter++[phm_dim=2]",
             "adapter_plus[mh_adapter=true]",
-            "seq_bn[reduction_factor=8,non_linearity=prelu]",
+            "seq_bn[non_linearity=prelu,reduction_factor=8]",
         ] {
             assert_eq!(parse(text).unwrap().to_string(), text);
         }

@@ -11,6 +11,7 @@ use crate::{Init, Phm, PhmWeight, RuleInit};
 
 /// A projection of the bottleneck.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // Two a layer; a box would be one more thing to read.
 pub enum Project {
     /// `x W^T + b`.
     Linear(Dense),
@@ -201,8 +202,7 @@ impl PhmLayer {
 
     /// `x H + b`, `[batch, seq, d_in] -> [batch, seq, d_out]`.
     ///
-    /// With a factorised weight `H` is never formed where the products through the factors cost less; see
-    /// [`factored`](Self::factored).
+    /// With a factorised weight `H` is never formed where the products through the factors cost less.
     pub fn forward(&self, x: Tensor<3>, shared: &Shared) -> Tensor<3> {
         let take = |own: &Option<Factors>, factorized: bool, names: [&'static str; 3]| match own {
             Some(own) => own.value(),

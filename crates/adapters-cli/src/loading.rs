@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use adapters::models::{ClassificationHead, Encoder, Pretrained, SequenceClassifier, TextTokenizer};
 use adapters::store::{LoadOptions, LoadReport, Manifest, Pooling, load_adapter};
 use adapters::train::Labels;
-use adapters::{Adapted, METHODS, parse_device};
+use adapters::{Adapted, Composition, METHODS, parse_device};
 use burn::tensor::Device;
 
 use crate::args::{DeviceArgs, ModelArgs, PoolingArg};
@@ -66,7 +66,7 @@ pub fn base_dir(given: Option<&Path>, manifest: &Manifest) -> Result<PathBuf, Fa
     }
 }
 
-/// A base with one active adapter.
+/// A base with an active adapter, and below it the one it was trained on top of.
 pub fn adapted(
     model: &Path,
     adapter: &Path,
@@ -78,8 +78,14 @@ pub fn adapted(
         allow_bin,
         ..LoadOptions::default()
     };
-    let report = load_adapter(adapter, &mut adapted.set, &*adapted.base, METHODS, &options, device)?;
-    adapted.set.activate(report.attached.adapter.as_str())?;
+    let mut load = |dir: &Path| load_adapter(dir, &mut adapted.set, &*adapted.base, METHODS, &options, device);
+    let report = load(adapter)?;
+    let name = report.attached.adapter.as_str();
+    let active = match manifest(adapter)?.stack_on {
+        Some(below) => Composition::stack([load(Path::new(&below))?.attached.adapter.as_str(), name]),
+        None => Composition::adapter(name),
+    };
+    adapted.set.activate(active)?;
     Ok((adapted, report))
 }
 

@@ -71,6 +71,43 @@ fn a_run_repeats_bit_for_bit_and_learns() {
 }
 
 #[test]
+fn a_task_adapter_is_trained_on_top_of_a_language_adapter() {
+    let task = Task::new();
+    let masked = &[
+        "adapter.name=language",
+        "adapter.config=seq_bn_inv[reduction_factor=2]",
+        "head.kind=masked_lm",
+        "train.epochs=12",
+    ];
+    let language = run(&task, &task.path("language"), masked);
+    finish(&language);
+    let records = MetricsLog::records(language.dir.join("metrics.jsonl")).unwrap();
+    let losses: Vec<f64> = records.iter().filter_map(|r| r.get("eval_loss")?.as_f64()).collect();
+    assert!(losses.last().unwrap() < &(losses[0] * 0.95), "{losses:?}");
+    let folder = language.dir.join("adapter");
+    for file in ["adapter.safetensors", "head_config.json", "model_head.safetensors"] {
+        assert!(folder.join(file).exists(), "{file}");
+    }
+
+    let before = fs::read(folder.join("adapter.safetensors")).unwrap();
+    let below = format!("adapter.stack_on={}", folder.display());
+    let stacked = &[below.as_str(), "adapter.config=seq_bn[reduction_factor=2]"];
+    let sentiment = run(&task, &task.path("sentiment"), stacked);
+    let outcome = finish(&sentiment);
+    assert!(outcome.summary.test_accuracy.unwrap() > 0.9, "{:?}", outcome.summary);
+    assert_eq!(fs::read(folder.join("adapter.safetensors")).unwrap(), before);
+    // The adapter below is frozen: width 16 to 8 and back in two layers, and a head of two classes, are what trains.
+    assert_eq!(
+        outcome.summary.trainable_params,
+        2 * (16 * 8 + 8 + 8 * 16 + 16) + 2 * 16 + 2
+    );
+    let alone = read_safetensors(&outcome.adapter.join("adapter.safetensors"))
+        .unwrap()
+        .0;
+    assert!(alone.keys().all(|key| key.contains(".tiny.")), "{:?}", alone.keys());
+}
+
+#[test]
 fn a_killed_run_ends_like_one_that_was_not() {
     let task = Task::new();
     let whole = run(&task, &task.path("whole"), &["train.evaluate_every=4"]);

@@ -232,6 +232,11 @@ impl BertModel {
         &self.config
     }
 
+    /// The word embeddings, `[vocab, d_model]`.
+    pub fn word_embeddings(&self) -> Tensor<2> {
+        self.embeddings.word.weight.val()
+    }
+
     /// The last hidden state.
     ///
     /// # Shapes

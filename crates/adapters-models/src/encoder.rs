@@ -1,7 +1,7 @@
 //! Every encoder architecture behind one type. A new one adds a variant here and a name in
 //! [`SUPPORTED`](crate::SUPPORTED).
 
-use adapters_core::{Ctx, Host, Site, SiteInfo};
+use adapters_core::{Ctx, Host, Role, Site, SiteInfo, Stack};
 use burn::module::Module;
 use burn::nn::Linear;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
@@ -97,6 +97,26 @@ impl Encoder {
     /// Token types.
     pub fn token_types(&self) -> usize {
         each!(self, model => model.config().type_vocab_size)
+    }
+
+    /// The word embeddings, `[vocab, d_model]`.
+    pub fn word_embeddings(&self) -> Tensor<2> {
+        each!(self, model => model.word_embeddings())
+    }
+
+    /// Where adapters act on the embeddings.
+    pub fn embedding_site(&self) -> Site {
+        Site::outside(Stack::Encoder, Role::Embedding)
+    }
+
+    /// Epsilon of the layer norms.
+    pub fn norm_epsilon(&self) -> f64 {
+        each!(self, model => model.config().layer_norm_eps)
+    }
+
+    /// Published name of the activation in the feed-forward blocks.
+    pub fn activation_name(&self) -> &str {
+        each!(self, model => &model.config().hidden_act)
     }
 
     /// Number of layers.

@@ -4,6 +4,7 @@ pub mod bert;
 mod classifier;
 mod encoder;
 mod error;
+mod masked_lm;
 mod pretrained;
 mod tokenizer;
 mod weights;
@@ -16,6 +17,7 @@ pub use encoder::{Encoder, EncoderInput};
 pub use error::ModelError;
 #[cfg(feature = "hub")]
 pub use hub::download;
+pub use masked_lm::MaskedLmHead;
 pub use pretrained::{Pretrained, SUPPORTED, save_checkpoint};
 pub use tokenizer::{Encoded, TextTokenizer};
 pub use weights::Weights;

@@ -36,6 +36,11 @@ impl Weights {
     /// [`ModelError::NotACheckpoint`], [`ModelError::Store`] for damaged files and tensors that are not finite.
     pub fn read(dir: &Path, prefix: &str, device: &Device) -> Result<Self, ModelError> {
         let (path, tensors) = read_checkpoint(dir)?;
+        Ok(Self::from_tensors(path, tensors, prefix, device))
+    }
+
+    /// Tensors that were read from `path` already.
+    pub fn from_tensors(path: PathBuf, tensors: Tensors, prefix: &str, device: &Device) -> Self {
         let tensors = tensors
             .into_iter()
             .map(|(key, data)| match key.strip_prefix(prefix) {
@@ -43,12 +48,22 @@ impl Weights {
                 None => (key, data),
             })
             .collect();
-        Ok(Self {
+        Self {
             path,
             tensors,
             device: device.clone(),
             problems: Vec::new(),
-        })
+        }
+    }
+
+    /// A vector by its key.
+    pub fn vector(&mut self, key: &str, size: usize) -> Param<Tensor<1>> {
+        frozen(self.take::<1>(key, [size], same))
+    }
+
+    /// A matrix by its key, as it lies in the file.
+    pub fn matrix(&mut self, key: &str, rows: usize, cols: usize) -> Param<Tensor<2>> {
+        frozen(self.take::<2>(key, [rows, cols], same))
     }
 
     /// Whether a key is there and was not taken yet.

@@ -412,7 +412,11 @@ fn an_adapter_of_an_unknown_method() {
         );
         names(
             &error,
-            &["a/adapter_config.json", "unknown adapter method", "known: lora"],
+            &[
+                "a/adapter_config.json",
+                "unknown adapter method",
+                "known: bottleneck, lora",
+            ],
         );
     }
 }

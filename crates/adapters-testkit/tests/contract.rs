@@ -71,10 +71,66 @@ fn scaling_lora() {
     check("lora[composition_mode=scale,r=1,init_weights=ia3]", scaled);
 }
 
+const BOTTLENECK: Promises = Promises {
+    identity_at_init: false,
+    mergeable: false,
+    grammars: &[Grammar::AdapterHub],
+};
+
+#[test]
+fn sequential_bottlenecks() {
+    check("seq_bn[reduction_factor=2]", BOTTLENECK);
+    check("double_seq_bn[reduction_factor=2]", BOTTLENECK);
+    check(
+        "seq_bn[reduction_factor=0.5,ln_before=true,ln_after=true,use_gating=true,non_linearity=prelu]",
+        BOTTLENECK,
+    );
+}
+
+#[test]
+fn parallel_bottlenecks() {
+    // The up projection is zero at first.
+    let identity = Promises {
+        identity_at_init: true,
+        ..BOTTLENECK
+    };
+    check("par_bn", identity);
+    check("scaled_par_bn", identity);
+    check("par_bn[mh_adapter=true,use_gating=true]", identity);
+}
+
+#[test]
+fn adapter_plus() {
+    check("adapter_plus[reduction_factor=2,mh_adapter=true]", BOTTLENECK);
+}
+
+#[test]
+fn invertible_bottlenecks() {
+    check("seq_bn_inv[reduction_factor=2]", BOTTLENECK);
+    check("double_seq_bn_inv[reduction_factor=2]", BOTTLENECK);
+    check("seq_bn_inv[reduction_factor=2,inv_adapter=glow]", BOTTLENECK);
+}
+
+#[test]
+fn compacters() {
+    check("compacter[reduction_factor=2]", BOTTLENECK);
+    check("compacter++[reduction_factor=2]", BOTTLENECK);
+    check(
+        "compacter++[reduction_factor=2,shared_phm_rule=false,factorized_phm_rule=true,shared_W_phm=true]",
+        BOTTLENECK,
+    );
+    check(
+        "compacter++[reduction_factor=2,phm_dim=2,factorized_phm_W=false,phm_bias=false]",
+        BOTTLENECK,
+    );
+}
+
 #[test]
 fn dropout_acts_in_training_only() {
     let bench = Bench::new(2, 4, 5, &Device::flex());
     contract::dropout_in_training_only(&bench, "lora[r=4,alpha=6,dropout=0.3]");
+    contract::dropout_in_training_only(&bench, "seq_bn[reduction_factor=2,dropout=0.3]");
+    contract::dropout_in_training_only(&bench, "adapter_plus[reduction_factor=2,stochastic_depth=0.5]");
 }
 
 proptest! {

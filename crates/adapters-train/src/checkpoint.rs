@@ -6,9 +6,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use adapters_core::NamedParams;
 use adapters_core::store::{Tensors, read_safetensors, write_safetensors};
-use adapters_models::SequenceClassifier;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::{ModuleOptimizer, OptimizerRecord};
 use burn::tensor::{Bytes, Tensor, TensorData};
@@ -16,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
 use crate::recipe::Recipe;
+use crate::task::Learner;
 
 /// Where a run stands. With the tensors beside it, everything a resumed run needs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -49,7 +48,7 @@ const HEADER: &str = "adapters.checkpoint";
 const OPTIMIZERS: [&str; 2] = ["optimizer/adapters", "optimizer/head"];
 
 /// Name of every trained parameter, by id: the storage name, not a Rust path.
-pub(crate) fn names(model: &SequenceClassifier) -> HashMap<ParamId, String> {
+pub(crate) fn names(model: &Learner) -> HashMap<ParamId, String> {
     let set = model
         .adapted
         .set
@@ -57,14 +56,14 @@ pub(crate) fn names(model: &SequenceClassifier) -> HashMap<ParamId, String> {
         .map(|p| (p.id, format!("{}/{}/{}", p.adapter, p.path(), p.param)));
     let head = model
         .head
-        .named_params()
+        .names()
         .into_iter()
         .map(|(name, id)| (id, format!("head/{name}")));
     set.chain(head).collect()
 }
 
 /// The trained values of a model, on the host.
-pub(crate) fn values(model: &SequenceClassifier) -> Values {
+pub(crate) fn values(model: &Learner) -> Values {
     struct Collect {
         names: HashMap<ParamId, String>,
         values: Values,
@@ -86,10 +85,10 @@ pub(crate) fn values(model: &SequenceClassifier) -> Values {
 
 /// `model` with the values given, and with the ids given where there are some.
 pub(crate) fn with_values(
-    model: SequenceClassifier,
+    model: Learner,
     values: &Values,
     ids: Option<&HashMap<String, u64>>,
-) -> Result<SequenceClassifier, String> {
+) -> Result<Learner, String> {
     struct Put<'a> {
         names: HashMap<ParamId, String>,
         values: &'a Values,
@@ -141,7 +140,7 @@ pub(crate) struct Checkpoint {
 pub(crate) fn write(
     path: &Path,
     position: &Position,
-    model: &SequenceClassifier,
+    model: &Learner,
     best: Option<&Values>,
     optimizers: &Optimizers,
 ) -> Result<(), TrainError> {
@@ -211,11 +210,7 @@ impl Checkpoint {
     }
 
     /// Puts the checkpoint's values, ids and optimizer states in place.
-    pub fn apply(
-        &self,
-        model: SequenceClassifier,
-        optimizers: Optimizers,
-    ) -> Result<(SequenceClassifier, Optimizers), TrainError> {
+    pub fn apply(&self, model: Learner, optimizers: Optimizers) -> Result<(Learner, Optimizers), TrainError> {
         let failed = |reason: String| TrainError::Checkpoint {
             path: self.path.clone(),
             reason,

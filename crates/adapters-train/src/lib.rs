@@ -10,6 +10,7 @@ mod optimizer;
 mod recipe;
 mod report;
 mod run_files;
+mod task;
 mod trainer;
 
 pub use batches::{Order, epoch_batches, eval_batches};
@@ -19,7 +20,8 @@ pub use error::TrainError;
 pub use evaluate::{EncodedData, Evaluation, cross_entropy, evaluate};
 pub use optimizer::{adamw, linear_schedule};
 pub use recipe::{
-    AdapterSection, Batching, DataSection, HeadSection, Keep, ModelSection, OutputSection, Recipe, TrainSection,
+    AdapterSection, Batching, DataSection, HeadKind, HeadSection, Keep, ModelSection, OutputSection, Recipe,
+    TrainSection,
 };
 pub use report::{Event, Outcome};
 pub use run_files::{MetricsLog, RunFileError, Summary, peak_rss_bytes};

@@ -55,7 +55,8 @@ pub struct DataSection {
     /// Data for the final figure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<PathBuf>,
-    /// The number of classes, or their names in order.
+    /// The number of classes, or their names in order; what masked language modelling does without.
+    #[serde(default = "no_labels")]
     pub labels: Labels,
     /// Names of the fields.
     #[serde(default)]
@@ -74,6 +75,9 @@ pub struct AdapterSection {
     /// An identifier, with the method's fields beside it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
+    /// Folder of an adapter to stack this one on: loaded, frozen, and active below it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stack_on: Option<PathBuf>,
     /// The method's fields.
     #[serde(flatten)]
     pub fields: serde_json::Map<String, serde_json::Value>,
@@ -83,6 +87,10 @@ pub struct AdapterSection {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HeadSection {
+    /// What is learned.
+    pub kind: HeadKind,
+    /// Share of the tokens that are hidden, for `masked_lm`.
+    pub mask_probability: f64,
     /// `mean` over the tokens or the `first` token.
     pub pooling: Pooling,
     /// Dropout before the head, in training.
@@ -154,6 +162,17 @@ pub enum Keep {
     Last,
 }
 
+/// What a run learns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeadKind {
+    /// The class of a text.
+    #[default]
+    Classification,
+    /// Tokens that were hidden from it.
+    MaskedLm,
+}
+
 /// `[output]`
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -166,6 +185,8 @@ pub struct OutputSection {
 impl Default for HeadSection {
     fn default() -> Self {
         Self {
+            kind: HeadKind::default(),
+            mask_probability: 0.15,
             pooling: Pooling::Mean,
             dropout: 0.1,
         }
@@ -195,6 +216,10 @@ impl Default for TrainSection {
     }
 }
 
+fn no_labels() -> Labels {
+    Labels::Count(0)
+}
+
 fn default_max_length() -> usize {
     128
 }
@@ -204,7 +229,13 @@ fn default_adapter_name() -> String {
 }
 
 /// Keys that hold paths: a value given on the command line is relative to the folder the command runs in.
-const PATH_KEYS: &[&str] = &["model.path", "data.train", "data.validation", "data.test"];
+const PATH_KEYS: &[&str] = &[
+    "model.path",
+    "data.train",
+    "data.validation",
+    "data.test",
+    "adapter.stack_on",
+];
 
 impl Recipe {
     /// Reads a recipe, applies overrides (`train.epochs=3`), resolves paths and checks values.
@@ -253,13 +284,20 @@ impl Recipe {
         self.data.train = absolute(&self.data.train);
         self.data.validation = absolute(&self.data.validation);
         self.data.test = self.data.test.take().map(|test| absolute(&test));
+        self.adapter.stack_on = self.adapter.stack_on.take().map(|dir| absolute(&dir));
     }
 
     fn check(&self) -> Result<(), TrainError> {
         let train = &self.train;
         let at_least_one = [
             ("model.max_length", self.model.max_length as u64),
-            ("data.labels", self.data.labels.count() as u64),
+            (
+                "data.labels",
+                match self.head.kind {
+                    HeadKind::Classification => self.data.labels.count() as u64,
+                    HeadKind::MaskedLm => 1,
+                },
+            ),
             ("train.epochs", train.epochs as u64),
             ("train.batch_size", train.batch_size as u64),
             ("train.accumulate", train.accumulate as u64),
@@ -281,6 +319,7 @@ impl Recipe {
         }
         let shares = [
             ("head.dropout", self.head.dropout),
+            ("head.mask_probability", self.head.mask_probability),
             ("train.base_dropout", train.base_dropout.unwrap_or(0.0)),
             ("train.warmup", train.warmup),
         ];

@@ -5,9 +5,9 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use adapters_core::store::{Grammar, HeadManifest, Manifest, StoreError, save_adapter};
-use adapters_core::{Adapted, Registry};
-use adapters_models::{ClassificationHead, Pretrained, SequenceClassifier};
+use adapters_core::store::{Grammar, HeadManifest, LoadOptions, Manifest, StoreError, load_adapter, save_adapter};
+use adapters_core::{Adapted, Composition, Registry};
+use adapters_models::{ClassificationHead, MaskedLmHead, Pretrained};
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Device;
@@ -16,13 +16,14 @@ use serde_json::json;
 use crate::batches::epoch_batches;
 use crate::checkpoint::{self, Checkpoint, Optimizers, Position, Values};
 use crate::curve::{self, Curve};
-use crate::data::Dataset;
+use crate::data::{Dataset, Fields};
 use crate::error::TrainError;
-use crate::evaluate::{EncodedData, Evaluation, cross_entropy, evaluate};
+use crate::evaluate::{EncodedData, Evaluation};
 use crate::optimizer::{adamw, clip, linear_schedule};
-use crate::recipe::{Keep, Recipe};
+use crate::recipe::{HeadKind, Keep, Recipe};
 use crate::report::{Event, Outcome};
 use crate::run_files::{MetricsLog, Summary, peak_rss_bytes};
+use crate::task::{Head, Learner, Masking};
 
 /// Files of a run folder.
 const CHECKPOINT: &str = "checkpoint.safetensors";
@@ -53,11 +54,12 @@ struct Inputs {
     steps: u64,
     steps_per_epoch: u64,
     total_params: usize,
+    masking: Option<Masking>,
 }
 
 /// Everything that changes while a run goes.
 struct State {
-    model: SequenceClassifier,
+    model: Learner,
     optimizers: Optimizers,
     position: Position,
     best: Option<Values>,
@@ -87,7 +89,7 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
     let (mut state, inputs, attached) = prepare(run)?;
     let mut stopped = on_event(Event::Ready {
         steps: inputs.steps,
-        trainable_params: state.model.num_params(),
+        trainable_params: trainable_params(&state.model),
         total_params: inputs.total_params,
         attached,
     })
@@ -179,8 +181,18 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
         });
     }
     let tokenizer = pretrained.tokenizer(recipe.model.max_length)?;
+    let masked = recipe.head.kind == HeadKind::MaskedLm;
+    let fields = Fields {
+        // The text is its own label; what the file says of classes is not read.
+        label: if masked {
+            String::new()
+        } else {
+            recipe.data.fields.label.clone()
+        },
+        ..recipe.data.fields.clone()
+    };
     let read = |path: &Path| {
-        let data = Dataset::read(path, &recipe.data.fields, &recipe.data.labels)?;
+        let data = Dataset::read(path, &fields, &recipe.data.labels)?;
         EncodedData::new(&data, &tokenizer, &encoder)
     };
     let train = read(&recipe.data.train)?;
@@ -194,22 +206,49 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
     let method = recipe.adapter.method(run.registry)?;
     let name = &recipe.adapter.name;
     let report = adapted.set.attach(name, method, &*adapted.base, seed, device)?;
-    adapted.set.activate(name.as_str())?;
+    let below = match &recipe.adapter.stack_on {
+        Some(dir) => {
+            let options = LoadOptions::default();
+            let report = load_adapter(dir, &mut adapted.set, &*adapted.base, run.registry, &options, device)?;
+            Some(report.attached.adapter)
+        }
+        None => None,
+    };
+    adapted.set.activate(match &below {
+        Some(below) => Composition::stack([below.as_str(), name]),
+        None => Composition::adapter(name),
+    })?;
     let d_model = adapters_core::Host::d_model(&*adapted.base);
     let classes = recipe.data.labels.count();
-    let head = ClassificationHead::new(d_model, classes, recipe.head.pooling, recipe.head.dropout, seed, device);
-    let model = SequenceClassifier { adapted, head };
+    let head = match recipe.head.kind {
+        HeadKind::Classification => {
+            let (pooling, dropout) = (recipe.head.pooling, recipe.head.dropout);
+            Head::Classification(ClassificationHead::new(
+                d_model, classes, pooling, dropout, seed, device,
+            ))
+        }
+        HeadKind::MaskedLm => Head::MaskedLm(MaskedLmHead::new(&adapted.base, seed, device)),
+    };
+    let masking = match masked {
+        true => Some(Masking::new(recipe.head.mask_probability, &tokenizer, &adapted.base)?),
+        false => None,
+    };
+    // The base stays on the plain device; only adapters and head enter autodiff.
+    let mut model = Learner { adapted, head }.train();
+    if let Some(below) = &below {
+        model.adapted.set.set_trainable(below, false)?;
+    }
     let inputs = Inputs {
         validation,
         test,
         steps: steps_per_epoch * recipe.train.epochs as u64,
         steps_per_epoch,
         total_params: base_params + model.num_params(),
+        masking,
         train,
     };
     let state = State {
-        // The base stays on the plain device; only adapters and head enter autodiff.
-        model: model.train(),
+        model,
         optimizers: Optimizers {
             adapters: adamw(recipe.train.weight_decay),
             head: adamw(recipe.train.weight_decay),
@@ -251,19 +290,16 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
         .collect();
     let rows: usize = mine.iter().map(|b| b.len()).sum();
 
-    let pad_id = state.model.adapted.base.pad_id();
     let mut of_set = GradientsAccumulator::new();
     let mut of_head = GradientsAccumulator::new();
     let mut mean_loss = 0.0;
     for (i, indices) in mine.into_iter().enumerate() {
-        let (input, labels) = inputs.train.batch(indices, pad_id, &run.device);
-        let logits = state.model.forward(
-            input,
-            Some(pass_seed(train.seed, done * train.accumulate as u64 + i as u64)),
-        );
+        let seed = pass_seed(train.seed, done * train.accumulate as u64 + i as u64);
+        let masking = inputs.masking.as_ref();
+        let loss = state.model.loss(&inputs.train, indices, masking, seed, &run.device);
         // Weighted by rows, so that a step over many batches is the step over one large batch.
         let share = indices.len() as f64 / rows as f64;
-        let loss = cross_entropy(logits, labels).mean() * share;
+        let loss = loss * share;
         mean_loss += f64::from(loss.clone().into_scalar::<f32>());
         let mut grads = loss.backward();
         let set = &state.model.adapted.set;
@@ -293,6 +329,11 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
     Ok((mean_loss, learning_rate))
 }
 
+/// Parameters that train: the adapter's and the head's, not those of an adapter below.
+fn trainable_params(model: &Learner) -> usize {
+    model.adapted.set.num_trainable_params() + model.head.num_params()
+}
+
 /// A seed for the draws of one forward pass.
 fn pass_seed(seed: u64, pass: u64) -> u64 {
     // SplitMix64's finaliser: neighbouring passes get unrelated seeds.
@@ -305,7 +346,11 @@ fn pass_seed(seed: u64, pass: u64) -> u64 {
 /// Evaluates on the validation data and keeps the weights if they are the best so far.
 fn validate(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(Evaluation, bool), TrainError> {
     let batch_size = run.recipe.train.eval_batch_size;
-    let evaluation = evaluate(&state.model.valid(), &inputs.validation, batch_size, &run.device)?;
+    let evaluation =
+        state
+            .model
+            .valid()
+            .evaluate(&inputs.validation, inputs.masking.as_ref(), batch_size, &run.device)?;
     let position = &mut state.position;
     let best = position.best.is_none_or(|(accuracy, _)| evaluation.accuracy > accuracy);
     if best {
@@ -327,7 +372,7 @@ fn finish(
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Outcome, TrainError> {
     let recipe = &run.recipe;
-    let trainable_params = state.model.num_params();
+    let trainable_params = trainable_params(&state.model);
     let model = match (&state.best, recipe.train.keep) {
         (Some(best), Keep::Best) => {
             checkpoint::with_values(state.model, best, None).map_err(|reason| TrainError::Checkpoint {
@@ -339,7 +384,7 @@ fn finish(
     }
     .valid();
     let test = match &inputs.test {
-        Some(test) => Some(evaluate(&model, test, recipe.train.eval_batch_size, &run.device)?),
+        Some(test) => Some(model.evaluate(test, inputs.masking.as_ref(), recipe.train.eval_batch_size, &run.device)?),
         None => None,
     };
     if let Some(evaluation) = &test {
@@ -392,11 +437,11 @@ fn finish(
 }
 
 /// Writes the adapter, its head and its manifest into `dir`.
-fn save(run: &Run, model: &SequenceClassifier, grammar: Grammar, dir: &Path) -> Result<(), TrainError> {
+fn save(run: &Run, model: &Learner, grammar: Grammar, dir: &Path) -> Result<(), TrainError> {
     let recipe = &run.recipe;
     let name = &recipe.adapter.name;
     save_adapter(dir, grammar, &model.adapted.set, name, &*model.adapted.base)?;
-    model.head.save(&dir.join(HEAD))?;
+    model.save_head(dir, name, HEAD)?;
     let labels = &recipe.data.labels;
     let manifest = Manifest {
         name: name.clone(),
@@ -404,7 +449,12 @@ fn save(run: &Run, model: &SequenceClassifier, grammar: Grammar, dir: &Path) -> 
         base_architecture: adapters_core::Host::architecture(&*model.adapted.base).to_owned(),
         base_model: recipe.model.path.clone(),
         max_length: Some(recipe.model.max_length),
-        head: Some(HeadManifest {
+        stack_on: recipe
+            .adapter
+            .stack_on
+            .as_ref()
+            .map(|dir| dir.to_string_lossy().into_owned()),
+        head: matches!(model.head, Head::Classification(_)).then(|| HeadManifest {
             file: HEAD.to_owned(),
             pooling: recipe.head.pooling,
             labels: (0..labels.count()).map(|class| labels.name(class)).collect(),

@@ -10,6 +10,12 @@ use crate::loading;
 pub fn run(args: MergeArgs) -> Result<(), Failure> {
     let device = loading::device(&args.device)?;
     let manifest = loading::manifest(&args.adapter)?;
+    if let Some(below) = &manifest.stack_on {
+        return Err(Failure::new(
+            format!("{} was trained on top of {below}", args.adapter.display()),
+            "only an adapter that acts alone folds into the weights",
+        ));
+    }
     let dir = loading::base_dir(args.model.as_deref(), &manifest)?;
     if args.out.join("model.safetensors").exists() && args.out.canonicalize().ok() != dir.canonicalize().ok() {
         return Err(Failure::new(

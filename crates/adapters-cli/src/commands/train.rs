@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use adapters::METHODS;
-use adapters::train::{Recipe, Run, train};
+use adapters::train::{HeadKind, Recipe, Run, train};
 
 use crate::args::TrainArgs;
 use crate::failure::Failure;
@@ -50,6 +50,10 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
     say!("wrote {dir}/summary.json, metrics.jsonl, curve.svg, curve.png, recipe.toml");
     say!("");
     say!("next:");
+    if run.recipe.head.kind == HeadKind::MaskedLm {
+        say!("  adapters train RECIPE --set adapter.stack_on={dir}/adapter");
+        return Ok(());
+    }
     if let Some(test) = &run.recipe.data.test {
         say!("  adapters eval --adapter {dir}/adapter --data {}", test.display());
     }

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 const WORDS: [&str; 16] = [
     "[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "plot", "a", "the", "very", "not", "warm", "cold",
-    "long", "short",
+    "long", "[MASK]",
 ];
 
 /// A folder with `model/`, `data/` and `recipe.toml`.
@@ -83,8 +83,15 @@ fn tokenizer() -> serde_json::Value {
         .enumerate()
         .map(|(id, word)| ((*word).to_owned(), json!(id)))
         .collect();
+    let special = |id: usize| {
+        json!({
+            "id": id, "content": WORDS[id], "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true,
+        })
+    };
+    let added: Vec<_> = [0, 1, 2, 3, 15].map(special).into();
     json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
         "pre_tokenizer": {"type": "Whitespace"},
         "post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]},
         "decoder": null,
@@ -95,7 +102,7 @@ fn tokenizer() -> serde_json::Value {
 /// Sentences of one to four words, labelled by whether they say good or bad.
 fn sentences(count: usize) -> String {
     let line = |i: usize| {
-        let filler: Vec<&str> = (0..i % 4).map(|k| WORDS[6 + (i * 3 + k * 5) % 10]).collect();
+        let filler: Vec<&str> = (0..i % 4).map(|k| WORDS[6 + (i * 3 + k * 5) % 9]).collect();
         let text = format!(
             "{} {}",
             if i.is_multiple_of(2) { "good" } else { "bad" },

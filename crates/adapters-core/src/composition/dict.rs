@@ -407,7 +407,7 @@ pub(super) mod tests {
             ),
             (
                 json!({"type": "Stack", "children": [single("a"), {"type": "fuse", "children": []}]}),
-                "`$.children[1].type`: no block is called `fuse`, did you mean `Fuse`?",
+                "`$.children[1].type`: no block is called `fuse`; did you mean `Fuse`?",
             ),
             (json!({"type": "Stack"}), "`$.children`: expected a list, found nothing"),
             (

@@ -170,7 +170,7 @@ mod tests {
             found: "weight".into(),
             nearest: Some("weights".to_owned()),
         };
-        let expected = "column 9: Average takes `weights` and `normalize`, found `weight`, did you mean `weights`?";
+        let expected = "column 9: Average takes `weights` and `normalize`, found `weight`; did you mean `weights`?";
         assert_eq!(error.to_string(), expected);
     }
 }

@@ -423,7 +423,7 @@ mod tests {
             ("a, b", "column 2: expected the end of the text, found `,`"),
             (
                 "Stack(ä, Sttack(b))",
-                "column 10: no block is called `Sttack`, did you mean `Stack`?",
+                "column 10: no block is called `Sttack`; did you mean `Stack`?",
             ),
             ("Houlsby(b)", "column 1: no block is called `Houlsby`"),
             (
@@ -433,7 +433,7 @@ mod tests {
             ("Split(a, b)", "column 1: Split needs the argument `splits`"),
             (
                 "Split(a, split=2)",
-                "column 10: Split takes `splits`, found `split`, did you mean `splits`?",
+                "column 10: Split takes `splits`, found `split`; did you mean `splits`?",
             ),
             ("Stack(a, name=b)", "column 10: Stack takes no arguments, found `name`"),
             (

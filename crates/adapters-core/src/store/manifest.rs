@@ -21,6 +21,9 @@ pub struct Manifest {
     /// Longest input in tokens, in training.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub max_length: Option<usize>,
+    /// Folder of the adapter it was trained on top of, which must be active below it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub stack_on: Option<String>,
     /// The head trained with it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub head: Option<HeadManifest>,

@@ -77,7 +77,7 @@ pub struct Case {
     pub config_overrides: Value,
     /// Prediction head.
     #[serde(default)]
-    pub head: Value,
+    pub head: Option<String>,
     /// Adapters an operation must produce.
     #[serde(default)]
     pub expected_adapters: Value,
@@ -143,7 +143,6 @@ impl Case {
             ("shared_parameters", &self.shared_parameters),
             ("adapter_names", &self.adapter_names),
             ("config_overrides", &self.config_overrides),
-            ("head", &self.head),
             ("expected_adapters", &self.expected_adapters),
         ] {
             if !is_neutral(value) {

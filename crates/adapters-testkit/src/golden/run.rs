@@ -9,7 +9,7 @@ use adapters::core::store::{
     LoadOptions, Tensors, load_adapter, read_json, read_safetensors, save_adapter, write_safetensors,
 };
 use adapters::core::{Merged, merge};
-use adapters::models::{Encoder, EncoderInput, Pretrained};
+use adapters::models::{Encoder, EncoderInput, MaskedLmHead, Pretrained};
 use adapters::store::Grammar;
 use adapters::{AdapterSet, Composition, Ctx, Host, METHODS};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
@@ -46,7 +46,15 @@ impl Options {
 #[derive(Debug)]
 pub struct Prepared {
     base: Encoder,
+    checkpoint: PathBuf,
     input: EncoderInput,
+}
+
+/// What a case runs: the base or a merged copy of it, a head, and where no adapter acts.
+struct Model<'a> {
+    encoder: &'a Encoder,
+    head: Option<&'a MaskedLmHead>,
+    skipped: &'a [usize],
 }
 
 /// What was computed, under the names of `expected.safetensors`.
@@ -62,7 +70,8 @@ impl Prepared {
     ///
     /// [`Stop::Unsupported`] for an architecture or an input this library does not have; [`Stop::Fail`] for files.
     pub fn load(dir: &Path, device: &Device) -> Result<Self, Stop> {
-        let base = Pretrained::open(&dir.join("base"))?.encoder(device)?;
+        let checkpoint = dir.join("base");
+        let base = Pretrained::open(&checkpoint)?.encoder(device)?;
         let (tensors, _) = read_safetensors(&dir.join("inputs.safetensors"))?;
         let (mut ids, mut token_types, mut padding) = (None, None, None);
         for (key, data) in tensors {
@@ -76,6 +85,7 @@ impl Prepared {
         let ids = ids.ok_or_else(|| Stop::fail("inputs.safetensors has no `input_ids`"))?;
         Ok(Self {
             base,
+            checkpoint,
             input: EncoderInput {
                 ids,
                 token_types,
@@ -99,8 +109,8 @@ impl Prepared {
     /// Every problem with the numbers; the numbers themselves go to `outcome`.
     fn compute_and_compare(&self, dir: &Path, options: &Options, outcome: &mut Outcome) -> Result<Vec<String>, Stop> {
         let case: Case = read_json(&dir.join("case.json"))?;
-        self.check_class(&case)?;
         case.check_features()?;
+        let head = self.head(&case, dir, &options.device)?;
         let (set, grammars) = self.load_adapters(&case, dir, &options.device)?;
         if let Some(out) = &options.resave {
             let out = out.join(&outcome.model).join(&outcome.case).join("adapters");
@@ -109,7 +119,7 @@ impl Prepared {
             }
         }
         let (expected, _) = read_safetensors(&dir.join("expected.safetensors"))?;
-        let (computed, merged) = self.compute(&case, set, &grammars, &expected)?;
+        let (computed, merged) = self.compute(&case, head.as_ref(), set, &grammars, &expected)?;
         if let Some(out) = &options.dump {
             dump(&out.join(&outcome.model), &outcome.case, &computed)?;
         }
@@ -130,14 +140,25 @@ impl Prepared {
         Ok(problems)
     }
 
-    fn check_class(&self, case: &Case) -> Result<(), Stop> {
-        if case.model_class != self.base.class_name() {
-            return Err(Stop::unsupported(format!("model_class = {}", case.model_class)));
+    /// The head of the case's class; `None` for the bare encoder.
+    fn head(&self, case: &Case, dir: &Path, device: &Device) -> Result<Option<MaskedLmHead>, Stop> {
+        let masked_lm = format!("{}ForMaskedLM", self.base.class_name().trim_end_matches("Model"));
+        let flexible = format!("{}AdapterModel", self.base.class_name().trim_end_matches("Model"));
+        match (&case.model_class, case.output.as_str(), &case.head) {
+            (class, "last_hidden_state", None) if class == self.base.class_name() => Ok(None),
+            (class, "logits", None) if *class == masked_lm => Ok(Some(MaskedLmHead::from_checkpoint(
+                &self.checkpoint,
+                &self.base,
+                false,
+                device,
+            )?)),
+            (class, "logits", Some(head)) if *class == flexible => {
+                Ok(Some(MaskedLmHead::load(&dir.join(head), &self.base, device)?))
+            }
+            (class, output, head) => Err(Stop::unsupported(format!(
+                "model_class = {class}, output = {output}, head = {head:?}"
+            ))),
         }
-        if case.output != "last_hidden_state" {
-            return Err(Stop::unsupported(format!("output = {}", case.output)));
-        }
-        Ok(())
     }
 
     /// Loads all adapters in their order, under their names, and says which grammar each came in.
@@ -171,6 +192,7 @@ impl Prepared {
     fn compute(
         &self,
         case: &Case,
+        head: Option<&MaskedLmHead>,
         set: AdapterSet,
         grammars: &[(String, Grammar)],
         expected: &Tensors,
@@ -188,13 +210,16 @@ impl Prepared {
                 None => None,
             };
         }
-        let model = model.as_ref().unwrap_or(&self.base);
+        let model = Model {
+            encoder: model.as_ref().unwrap_or(&self.base),
+            head,
+            skipped: case.skip_layers.as_deref().unwrap_or_default(),
+        };
         let input = EncoderInput {
             padding: self.input.padding.clone().filter(|_| case.use_attention_mask),
             ..self.input.clone()
         };
-        let skipped = case.skip_layers.as_deref().unwrap_or_default();
-        let output = forward(model, input.clone(), &set, active.as_ref(), skipped).into_data();
+        let output = model.forward(input.clone(), &set, active.as_ref()).into_data();
         let mut computed = Computed {
             output,
             gradients: BTreeMap::new(),
@@ -204,7 +229,7 @@ impl Prepared {
                 .get("probe")
                 .ok_or_else(|| Stop::fail("expected.safetensors has no `probe`"))?;
             let set = set.train();
-            let output = forward(model, input, &set, active.as_ref(), skipped);
+            let output = model.forward(input, &set, active.as_ref());
             let probe = Tensor::<3>::from_data(probe.clone(), &output.device());
             let loss = (output * probe).sum();
             let gradients = loss.is_tracked().then(|| loss.backward());
@@ -288,19 +313,19 @@ fn padding_of(mask: &TensorData, device: &Device) -> Tensor<2, Bool> {
     Tensor::from_data(TensorData::new(padding, mask.shape()), device)
 }
 
-fn forward(
-    model: &Encoder,
-    input: EncoderInput,
-    set: &AdapterSet,
-    active: Option<&Active>,
-    skipped: &[usize],
-) -> Tensor<3> {
-    let cx = match active {
-        Some(active) => Ctx::with_composition(set, active),
-        None => Ctx::plain(),
-    };
-    let mut cx = cx.skipping_layers(skipped.iter().copied());
-    model.forward(input, &mut cx)
+impl Model<'_> {
+    fn forward(&self, input: EncoderInput, set: &AdapterSet, active: Option<&Active>) -> Tensor<3> {
+        let cx = match active {
+            Some(active) => Ctx::with_composition(set, active),
+            None => Ctx::plain(),
+        };
+        let mut cx = cx.skipping_layers(self.skipped.iter().copied());
+        let hidden = self.encoder.forward(input, &mut cx);
+        match self.head {
+            Some(head) => head.forward(hidden, self.encoder, &mut cx),
+            None => hidden,
+        }
+    }
 }
 
 /// The active composition: a dictionary, or peft's name of one adapter.
