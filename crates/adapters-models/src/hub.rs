@@ -6,12 +6,16 @@ use hf_hub::HFClientSync;
 
 use crate::error::ModelError;
 
-/// Files a checkpoint may have; the first two must be there.
+/// Files a checkpoint may have, as patterns; weights are one file, or shards with an index.
 const FILES: &[&str] = &[
     "config.json",
     "model.safetensors",
+    "model.safetensors.index.json",
+    "model-*-of-*.safetensors",
     "tokenizer.json",
     "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
 ];
 
 /// Downloads the checkpoint `owner/name` into the Hub's cache and returns its folder. Files already there are not

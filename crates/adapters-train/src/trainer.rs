@@ -182,17 +182,18 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
     }
     let tokenizer = pretrained.tokenizer(recipe.model.max_length)?;
     let masked = recipe.head.kind == HeadKind::MaskedLm;
-    let fields = Fields {
-        // The text is its own label; what the file says of classes is not read.
-        label: if masked {
-            String::new()
-        } else {
-            recipe.data.fields.label.clone()
-        },
-        ..recipe.data.fields.clone()
-    };
     let read = |path: &Path| {
-        let data = Dataset::read(path, &fields, &recipe.data.labels)?;
+        let (fields, labels) = (&recipe.data.fields, &recipe.data.labels);
+        let data = if masked {
+            // The text is its own label; what the file says of classes is not read.
+            let fields = Fields {
+                label: String::new(),
+                ..fields.clone()
+            };
+            Dataset::read_texts(path, &fields, labels)?
+        } else {
+            Dataset::read(path, fields, labels)?
+        };
         EncodedData::new(&data, &tokenizer, &encoder)
     };
     let train = read(&recipe.data.train)?;
