@@ -214,23 +214,22 @@ impl PhmLayer {
             (whole, None) => whole,
         };
         let weight = take(&self.weight, self.factorized.weight, shared_weight_names(self.side));
-        let [batch, seq, _] = x.dims();
         let y = match weight {
             (left, Some(right)) if self.factored_is_cheaper(left.dims()[2]) => self.factored(x, rule, left, right),
-            (left, Some(right)) => x.matmul(self.kronecker(rule, left.matmul(right)).unsqueeze()),
-            (whole, None) => x.matmul(self.kronecker(rule, whole).unsqueeze()),
+            (left, Some(right)) => self.dense(x, rule, left.matmul(right)),
+            (whole, None) => self.dense(x, rule, whole),
         };
-        let y = y.reshape([batch, seq, self.d_out]);
         match &self.bias {
             Some(bias) => y + bias.val().unsqueeze(),
             None => y,
         }
     }
 
-    /// Whether the multiplications of a token through the factors are fewer than those through `H`.
+    /// Whether the multiplications of a token through the factors are less than a quarter of those through `H`: they
+    /// run in narrow matrices, which are slower by about that.
     fn factored_is_cheaper(&self, rank: usize) -> bool {
         let n = self.dim;
-        n * rank * (self.d_in + self.d_out) + n * n * n * rank < self.d_in * self.d_out
+        4 * (n * rank * (self.d_in + self.d_out) + n * n * n * rank) < self.d_in * self.d_out
     }
 
     /// `sum_i kron(rule_i, weight_i)`, `[d_in, d_out]`; rule `[n, n, n]`, weight `[n, d_in / n, d_out / n]`.
@@ -242,6 +241,14 @@ impl PhmLayer {
             .reshape([n, n, rows, cols])
             .swap_dims(1, 2)
             .reshape([self.d_in, self.d_out])
+    }
+
+    /// `x H` through `H`.
+    fn dense(&self, x: Tensor<3>, rule: Tensor<3>, weight: Tensor<3>) -> Tensor<3> {
+        let [batch, seq, _] = x.dims();
+        x.reshape([batch * seq, self.d_in])
+            .matmul(self.kronecker(rule, weight))
+            .reshape([batch, seq, self.d_out])
     }
 
     /// `x H` through the factors `weight_i = left_i right_i`: with `x` as a matrix of `n` rows a token,
@@ -309,6 +316,37 @@ mod tests {
 
     use super::*;
 
+    /// Prints what both ways cost: `cargo test -p adapters-bottleneck -- --ignored --nocapture`.
+    #[test]
+    #[ignore = "a measurement"]
+    fn cost_of_both_ways() {
+        let device = Device::flex();
+        let random = |shape| Tensor::<3>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+        for (d_in, d_out) in [(384, 12), (12, 384), (768, 24), (24, 768), (384, 192)] {
+            let layer = PhmLayer::new(
+                &Phm::default(),
+                d_in,
+                d_out,
+                Side::Down,
+                &mut ChaCha8Rng::seed_from_u64(0),
+                &device,
+            );
+            let (rule, left, right) = (random([4, 4, 4]), random([4, d_in / 4, 1]), random([4, 1, d_out / 4]));
+            let x = random([16, 128, d_in]);
+            let best = |run: &dyn Fn() -> Tensor<3>| {
+                let time = |_| {
+                    let start = std::time::Instant::now();
+                    let _ = run().into_data();
+                    start.elapsed().as_secs_f64() * 1e3
+                };
+                (0..30).map(time).fold(f64::INFINITY, f64::min)
+            };
+            let factors = best(&|| layer.factored(x.clone(), rule.clone(), left.clone(), right.clone()));
+            let dense = best(&|| layer.dense(x.clone(), rule.clone(), left.clone().matmul(right.clone())));
+            eprintln!("{d_in} -> {d_out}: factors {factors:.2} ms, dense {dense:.2} ms");
+        }
+    }
+
     #[test]
     fn the_factors_give_what_the_kronecker_product_gives() {
         let device = Device::flex();
@@ -334,8 +372,7 @@ mod tests {
             );
             let x = random([2, 3, d_in]);
             let through = layer.factored(x.clone(), rule.clone(), left.clone(), right.clone());
-            let dense = layer.kronecker(rule, left.matmul(right));
-            let expected = x.matmul(dense.unsqueeze());
+            let expected = layer.dense(x, rule, left.matmul(right));
             through
                 .into_data()
                 .assert_approx_eq::<f32>(&expected.into_data(), Tolerance::rel_abs(1e-4, 1e-4));

@@ -177,9 +177,11 @@ impl AdapterSet {
     ///
     /// # Errors
     ///
-    /// [`Error::NameTaken`] if the set has an adapter of that name.
+    /// [`Error::NameTaken`] if the set has an adapter of that name, or of one with the same module path: `a.b` and
+    /// `a_b`.
     pub fn insert(&mut self, adapter: Attached) -> Result<(), Error> {
-        if self.get(&adapter.name).is_some() {
+        let path = component(&adapter.name);
+        if self.iter().any(|other| component(&other.name) == path) {
             return Err(Error::NameTaken { name: adapter.name });
         }
         self.adapters.push(adapter);

@@ -426,6 +426,14 @@ fn slips_are_answered_with_the_nearest_name() {
         matches!(&error, Error::NameTaken { name } if name == "sentiment"),
         "{error:?}"
     );
+    // Dots end up as underscores in module paths.
+    let mut bench = bench.with("a.b", &[Role::Query], 1.0);
+    let method = Arc::new(Toy {
+        roles: vec![Role::Query],
+        factor: 1.0,
+    });
+    let clash = bench.set.attach("a_b", method, &bench.model, 0, &bench.device);
+    assert!(matches!(clash, Err(Error::NameTaken { .. })), "{clash:?}");
     let method = Arc::new(Toy {
         roles: vec![Role::Pooler],
         factor: 1.0,

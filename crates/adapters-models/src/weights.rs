@@ -41,18 +41,20 @@ impl Weights {
 
     /// Tensors that were read from `path` already.
     pub fn from_tensors(path: PathBuf, tensors: Tensors, prefix: &str, device: &Device) -> Self {
-        let tensors = tensors
-            .into_iter()
-            .map(|(key, data)| match key.strip_prefix(prefix) {
-                Some(rest) => (rest.to_owned(), data),
-                None => (key, data),
-            })
-            .collect();
+        let mut problems = Vec::new();
+        let mut stripped = Tensors::new();
+        for (key, data) in tensors {
+            let rest = key.strip_prefix(prefix).unwrap_or(&key).to_owned();
+            // With and without the prefix: which of the two is meant cannot be told.
+            if stripped.insert(rest, data).is_some() {
+                problems.push(TensorProblem::Unexpected { key });
+            }
+        }
         Self {
             path,
-            tensors,
+            tensors: stripped,
             device: device.clone(),
-            problems: Vec::new(),
+            problems,
         }
     }
 
@@ -216,7 +218,8 @@ fn read_file(path: &Path) -> Result<Tensors, ModelError> {
     let mut problems = Vec::new();
     for (key, data) in &tensors {
         if data.dtype() != DType::I8 {
-            if !key.ends_with(".scale") {
+            let matrix = key.strip_suffix(".scale").and_then(|matrix| tensors.get(matrix));
+            if matrix.is_none_or(|matrix| matrix.dtype() != DType::I8) {
                 restored.insert(key.clone(), data.clone());
             }
             continue;

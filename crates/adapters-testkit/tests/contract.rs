@@ -126,6 +126,12 @@ fn compacters() {
 }
 
 #[test]
+fn a_wide_compacter_goes_through_its_factors() {
+    let bench = Bench::new(4, 16, 5, &Device::flex());
+    contract::only_adapters_get_gradients(&bench, "compacter++[reduction_factor=2,phm_dim=2,non_linearity=tanh]");
+}
+
+#[test]
 fn dropout_acts_in_training_only() {
     let bench = Bench::new(2, 4, 5, &Device::flex());
     contract::dropout_in_training_only(&bench, "lora[r=4,alpha=6,dropout=0.3]");

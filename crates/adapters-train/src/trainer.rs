@@ -83,8 +83,12 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
             field,
         });
     }
-    let recipe_text = toml::to_string(recipe).unwrap_or_default();
-    adapters_core::atomic::write(&run.dir.join("recipe.toml"), recipe_text.as_bytes())?;
+    let path = run.dir.join("recipe.toml");
+    let recipe_text = toml::to_string(recipe).map_err(|e| TrainError::Checkpoint {
+        path: path.clone(),
+        reason: e.to_string(),
+    })?;
+    adapters_core::atomic::write(&path, recipe_text.as_bytes())?;
 
     let (mut state, inputs, attached) = prepare(run)?;
     let mut stopped = on_event(Event::Ready {
