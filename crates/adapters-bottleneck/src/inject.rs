@@ -343,6 +343,25 @@ mod tests {
     }
 
     #[test]
+    fn files_without_a_version_mean_the_old_gelu() {
+        let mut fields = object(BottleneckWire::from(&BottleneckConfig::seq_bn()));
+        fields.insert("non_linearity".to_owned(), "gelu".into());
+        let read = |grammar, versioned| {
+            let stored = StoredConfig {
+                grammar,
+                fields: &fields,
+                version: None,
+                versioned,
+            };
+            BottleneckFamily.read(&stored).map(|method| method.unwrap().to_string())
+        };
+        let (old, new) = (read(Grammar::AdapterHub, false), read(Grammar::AdapterHub, true));
+        assert_eq!(old.unwrap(), "seq_bn[non_linearity=gelu_new]");
+        assert_eq!(new.unwrap(), "seq_bn[non_linearity=gelu]");
+        assert!(read(Grammar::Peft, true).is_none());
+    }
+
+    #[test]
     fn slips_are_named() {
         for (text, part) in [
             ("seq_bn[reduction=4]", "did you mean `reduction_factor`?"),
