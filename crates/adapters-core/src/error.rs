@@ -171,3 +171,27 @@ pub fn did_you_mean(nearest: &Option<String>) -> String {
         None => String::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearest_ignores_case_and_gives_up_on_other_words() {
+        let blocks = [
+            "Stack",
+            "Fuse",
+            "Split",
+            "BatchSplit",
+            "Parallel",
+            "Average",
+            "MultiTask",
+        ];
+        let near = |word: &str| nearest(word, blocks);
+        assert_eq!(near("stack").as_deref(), Some("Stack"));
+        assert_eq!(near("Paralel").as_deref(), Some("Parallel"));
+        assert_eq!(near("batch_split").as_deref(), Some("BatchSplit"));
+        assert_eq!(near("houlsby"), None);
+        assert_eq!(near(&"Stack".repeat(100)), None);
+    }
+}

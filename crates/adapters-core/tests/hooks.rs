@@ -346,6 +346,18 @@ fn a_stack_applies_in_order() {
     let x = Tensor::<3>::from_data(bench.plain(), &bench.device);
     let expected = (x * 0.5 + 1.0).into_data();
     assert_eq!(bench.output(Composition::stack(["a", "b"])), expected);
+    // Everywhere else all act, 3 (0.5 u + 1) + 1 for the block's output u. The last hook adds its input x to it, and both
+    // follow from u + x and 0.5 u + 1 + x.
+    let bench = Bench::new()
+        .with("a", &[Role::AfterFfn], 0.5)
+        .with("b", &[Role::AfterFfn], 3.0);
+    let tensor = |data| Tensor::<3>::from_data(data, &bench.device);
+    let (plain, a) = (tensor(bench.plain()), tensor(bench.output("a")));
+    let u = (plain.clone() - a + 1.0) * 2.0;
+    let expected = (plain - u.clone() + (u * 0.5 + 1.0) * 3.0 + 1.0).into_data();
+    bench
+        .output(Composition::stack(["a", "b"]))
+        .assert_approx_eq::<f32>(&expected, burn::tensor::Tolerance::absolute(1e-4));
 }
 
 #[test]
