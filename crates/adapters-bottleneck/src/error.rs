@@ -1,7 +1,5 @@
 //! What can be wrong with a bottleneck configuration.
 
-use adapters_core::did_you_mean;
-
 /// A configuration that cannot be honoured. `field` is the key as the reference's `adapter_config.json` spells it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -43,22 +41,6 @@ pub enum BottleneckError {
         expected: &'static str,
         /// The value.
         found: String,
-    },
-    /// A field that no bottleneck configuration has.
-    #[error("unknown field `{field}`{}; known: {known}", did_you_mean(.nearest))]
-    UnknownField {
-        /// The field.
-        field: String,
-        /// The nearest right spelling.
-        nearest: Option<String>,
-        /// All fields.
-        known: String,
-    },
-    /// A field has the wrong type or is absent.
-    #[error("{reason}")]
-    Field {
-        /// The field and why, in serde's words.
-        reason: String,
     },
     /// The storage grammar has no bottleneck adapters.
     #[error("the {grammar} format cannot express bottleneck adapters")]

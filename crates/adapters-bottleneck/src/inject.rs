@@ -8,7 +8,7 @@ use adapters_core::store::Grammar;
 use adapters_core::target::Target;
 use adapters_core::{
     Build, ConfigPart, Erased, Error, Host, Method, MethodFamily, Role, Shared, SiteInfo, SiteKind, SiteLayer,
-    StoredConfig, draw, nearest,
+    StoredConfig, config, draw,
 };
 use burn::module::Param;
 use burn::nn::LayerNormConfig;
@@ -222,15 +222,21 @@ impl Method for Bottleneck {
         }
     }
 
-    fn build_shared(&self, host: &dyn Host, build: &Build<'_>) -> Result<Shared, Error> {
+    fn build_shared(&self, build: &Build<'_>) -> Result<Shared, Error> {
         let Projection::Phm(phm) = &self.config.projection else {
             return Ok(Shared::new());
         };
         let shared = || {
-            let width = self.width(0, host.d_model())?;
-            divides(phm, host.d_model(), width)?;
+            let width = self.width(0, build.host.d_model())?;
+            divides(phm, build.host.d_model(), width)?;
             let mut rng = build.shared_rng(self.seed());
-            Ok(projection::shared(phm, host.d_model(), width, &mut rng, build.device))
+            Ok(projection::shared(
+                phm,
+                build.host.d_model(),
+                width,
+                &mut rng,
+                build.device,
+            ))
         };
         shared().map_err(|e: BottleneckError| Error::config(FAMILY, e))
     }
@@ -268,19 +274,10 @@ impl MethodFamily for BottleneckFamily {
     }
 
     fn configure(&self, identifier: &str, fields: Map<String, Value>) -> Result<Arc<dyn Method>, Error> {
-        let preset = BottleneckConfig::preset(identifier).map_err(|e| Error::config(FAMILY, e))?;
+        let preset = Error::in_config(FAMILY, BottleneckConfig::preset(identifier))?;
         let mut all = object(BottleneckWire::from(&preset));
-        for (field, value) in fields {
-            if !all.contains_key(&field) {
-                let unknown = BottleneckError::UnknownField {
-                    nearest: nearest(&field, all.keys().map(String::as_str)),
-                    known: all.keys().cloned().collect::<Vec<_>>().join(", "),
-                    field,
-                };
-                return Err(Error::config(FAMILY, unknown));
-            }
-            all.insert(field, value);
-        }
+        Error::in_config(FAMILY, config::refuse_unknown(&fields, all.keys()))?;
+        all.extend(fields);
         method(all)
     }
 
@@ -304,15 +301,9 @@ impl MethodFamily for BottleneckFamily {
 
 /// From a wire object to a checked method.
 fn method(fields: Map<String, Value>) -> Result<Arc<dyn Method>, Error> {
-    let parse = || {
-        let wire: BottleneckWire = serde_json::from_value(Value::Object(fields))
-            .map_err(|e| BottleneckError::Field { reason: e.to_string() })?;
-        BottleneckConfig::try_from(wire)?.into_method()
-    };
-    match parse() {
-        Ok(method) => Ok(Arc::new(method)),
-        Err(error) => Err(Error::config(FAMILY, error)),
-    }
+    let wire: BottleneckWire = Error::in_config(FAMILY, config::from_fields(fields))?;
+    let checked = BottleneckConfig::try_from(wire).and_then(BottleneckConfig::into_method);
+    Ok(Arc::new(Error::in_config(FAMILY, checked)?))
 }
 
 #[cfg(test)]

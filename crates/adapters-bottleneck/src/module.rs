@@ -152,7 +152,7 @@ impl SiteAdapter<HiddenState> for BottleneckLayer {
         HiddenState { hidden, ..state }
     }
 
-    fn finish(&self, state: HiddenState) -> Tensor<3> {
+    fn finish(&self, state: HiddenState, _call: &Call<'_>) -> Tensor<3> {
         let hidden = match self.shape.insertion {
             Insertion::Parallel => state.hidden + state.block,
             Insertion::Sequential { .. } => state.hidden,

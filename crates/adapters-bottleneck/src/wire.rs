@@ -157,11 +157,8 @@ fn kept<T: DeserializeOwned>(extra: &mut Map<String, Value>, key: &str, default:
         .unwrap_or(default)
 }
 
-pub(crate) fn object(value: impl Serialize) -> Map<String, Value> {
-    match serde_json::to_value(value) {
-        Ok(Value::Object(map)) => map,
-        _ => Map::new(),
-    }
+pub(crate) fn object(wire: impl Serialize) -> Map<String, Value> {
+    adapters_core::config::to_fields(&wire, &[])
 }
 
 pub(crate) fn index(field: &'static str, found: i64) -> Result<usize, BottleneckError> {

@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::host::Host;
 use crate::method::{Build, Method};
 use crate::set::{AdapterSet, Attached, AttachedLayer};
+use crate::site::SiteInfo;
 use crate::target::Selection;
 
 /// What attaching did.
@@ -82,28 +83,34 @@ pub(crate) fn build(
         unmatched: selection.unmatched,
         num_params: 0,
     };
-    let layers = selection
-        .sites
-        .into_iter()
-        .map(|info| {
-            let build = Build {
-                seed,
-                device,
-                linear: host.linear(info.site),
-            };
-            let layer = method.build(&info, &build)?;
-            Ok(AttachedLayer { info, layer })
-        })
-        .collect::<Result<Vec<_>, Error>>()?;
-    let shared = method.build_shared(
-        host,
-        &Build {
-            seed,
-            device,
-            linear: None,
-        },
-    )?;
-    let adapter = Attached::new(name, method, layers).with_shared(shared);
+    let adapter = Attached::build(name, method, selection.sites, host, seed, device)?;
     report.num_params = adapter.num_params();
     Ok((adapter, report))
+}
+
+impl Attached {
+    /// An adapter with a layer at each of `sites`, in no set yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::CannotBuild`] for a site the method has no layer for.
+    pub fn build(
+        name: &str,
+        method: Arc<dyn Method>,
+        sites: Vec<SiteInfo>,
+        host: &dyn Host,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Self, Error> {
+        let build = Build { seed, device, host };
+        let layers = sites
+            .into_iter()
+            .map(|info| {
+                let layer = method.build(&info, &build)?;
+                Ok(AttachedLayer { info, layer })
+            })
+            .collect::<Result<Vec<_>, Error>>()?;
+        let shared = method.build_shared(&build)?;
+        Ok(Self::new(name, method, layers).with_shared(shared))
+    }
 }

@@ -2,15 +2,19 @@
 
 use std::ops::Deref;
 
-use burn::nn::{LayerNorm, Linear};
-use burn::tensor::{Bool, Tensor};
+use burn::module::Param;
+use burn::nn::{Embedding, LayerNorm, Linear};
+use burn::tensor::{Bool, Int, Tensor};
 
 use crate::compose::{self, Active};
 use crate::dropout::Dropout;
+use crate::error::Error;
 use crate::set::AdapterSet;
 use crate::shared::Shared;
 use crate::site::Site;
-use crate::state::{EmbeddingState, HiddenState, HookState, KeyValueState, LinearState, OutputState};
+use crate::state::{
+    EmbeddingState, HiddenState, HookState, KeyValueState, LinearState, NormState, OutputState, TableState,
+};
 
 /// What a forward pass is: the same for every site and adapter.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +23,9 @@ pub struct Pass {
     pub dropout: Option<Dropout>,
     /// True at padding, `[batch, seq]`; `None` when nothing is padded.
     pub padding: Option<Tensor<2, Bool>>,
+    /// The task of each row, for [`MultiTask`](crate::Composition::MultiTask), `None` where no adapter acts; empty
+    /// without tasks.
+    pub tasks: Vec<Option<usize>>,
 }
 
 /// What an adapter's layer is told: the pass it takes part in, and what its adapter shares among all sites.
@@ -88,6 +95,24 @@ impl<'a> Ctx<'a> {
         self
     }
 
+    /// Says which task each row belongs to: the index of its child in a `MultiTask` composition, `None` for a row no
+    /// adapter acts on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchTask`] for an index without a child.
+    pub fn with_tasks(mut self, tasks: impl IntoIterator<Item = Option<usize>>) -> Result<Self, Error> {
+        self.pass.tasks = tasks.into_iter().collect();
+        let children = self.adapters.and_then(|(_, active)| active.tasks());
+        match (children, self.pass.tasks.iter().flatten().max()) {
+            (Some(children), Some(task)) if *task >= children => Err(Error::NoSuchTask {
+                task: *task,
+                tasks: children,
+            }),
+            _ => Ok(self),
+        }
+    }
+
     /// Tells the adapters where the batch is padded; the model calls it once, at the start of its forward.
     pub fn set_padding(&mut self, padding: Option<Tensor<2, Bool>>) {
         self.pass.padding = padding;
@@ -127,8 +152,50 @@ impl<'a> Ctx<'a> {
         self.run(
             site,
             LinearState {
-                output: layer.forward(x.clone()),
                 input: x,
+                layer: layer.clone(),
+                delta: None,
+            },
+        )
+    }
+
+    /// The normalisation to run at `site`: the model's own, or with what the adapters put in its place.
+    pub fn norm(&mut self, site: Site, norm: &LayerNorm) -> LayerNorm {
+        if !self.acts::<NormState>(site) {
+            return norm.clone();
+        }
+        let state = self.run(
+            site,
+            NormState {
+                weight: norm.gamma.val(),
+                bias: norm.beta.as_ref().map(|beta| beta.val()),
+            },
+        );
+        let mut norm = norm.clone();
+        norm.gamma = Param::from_tensor(state.weight);
+        norm.beta = state.bias.map(Param::from_tensor);
+        norm
+    }
+
+    /// Rows of an embedding table at `site`.
+    ///
+    /// # Shapes
+    ///
+    /// `[batch, seq]` of indices to `[batch, seq, d_model]`
+    ///
+    /// # Panics
+    ///
+    /// Panics on an index outside the table.
+    pub fn lookup(&mut self, site: Site, table: &Embedding, ids: Tensor<2, Int>) -> Tensor<3> {
+        let output = table.forward(ids.clone());
+        if !self.acts::<TableState>(site) {
+            return output;
+        }
+        self.run(
+            site,
+            TableState {
+                ids,
+                output,
                 delta: None,
             },
         )

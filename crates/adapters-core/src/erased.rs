@@ -20,6 +20,7 @@ use burn::tensor::{Bool, Device, Int, Tensor};
 
 use crate::ctx::Call;
 use crate::layer::{NamedParams, NotMergeable, SiteAdapter};
+use crate::shared::Shared;
 use crate::state::HookState;
 
 /// A boxed layer that is itself a [`Module`].
@@ -50,8 +51,13 @@ impl<S: HookState> Erased<S> {
     }
 
     /// See [`SiteAdapter::finish`].
-    pub fn finish(&self, state: S) -> S::Output {
-        self.0.finish(state)
+    pub fn finish(&self, state: S, call: &Call<'_>) -> S::Output {
+        self.0.finish(state, call)
+    }
+
+    /// See [`SiteAdapter::borrowing`]; `None` for a layer of another type too.
+    pub(crate) fn borrowing(&self, owner: &Self) -> Option<Self> {
+        self.0.borrowing_dyn(owner.0.as_any()).map(Self)
     }
 
     /// See [`SiteAdapter::merged`].
@@ -59,8 +65,8 @@ impl<S: HookState> Erased<S> {
     /// # Errors
     ///
     /// [`NotMergeable`] where the adapter is not a function of the weight.
-    pub fn merged(&self, base: S::Weight) -> Result<S::Weight, NotMergeable> {
-        self.0.merged(base)
+    pub fn merged(&self, base: S::Weight, shared: &Shared) -> Result<S::Weight, NotMergeable> {
+        self.0.merged(base, shared)
     }
 }
 
@@ -68,11 +74,17 @@ impl<S: HookState> NamedParams for Erased<S> {
     fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
         self.0.named_params()
     }
+
+    fn fixed_params(&self) -> Vec<ParamId> {
+        self.0.fixed_params()
+    }
 }
 
 /// The object-safe face of a layer: what it does, and what Burn asks of a module.
 trait ErasedLayer<S: HookState>: SiteAdapter<S> + Debug + Send + Sync {
     fn clone_dyn(&self) -> Box<dyn ErasedLayer<S>>;
+    fn as_any(&self) -> &dyn Any;
+    fn borrowing_dyn(&self, owner: &dyn Any) -> Option<Box<dyn ErasedLayer<S>>>;
     fn visit_dyn(&self, visitor: &mut dyn DynVisitor);
     fn map_dyn(self: Box<Self>, mapper: &mut dyn DynMapper) -> Box<dyn ErasedLayer<S>>;
     fn collect_devices_dyn(&self, devices: Vec<Device>) -> Vec<Device>;
@@ -95,6 +107,15 @@ where
 {
     fn clone_dyn(&self) -> Box<dyn ErasedLayer<S>> {
         Box::new(self.clone())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn borrowing_dyn(&self, owner: &dyn Any) -> Option<Box<dyn ErasedLayer<S>>> {
+        let layer = self.borrowing(owner.downcast_ref()?)?;
+        Some(Box::new(layer))
     }
 
     fn visit_dyn(&self, visitor: &mut dyn DynVisitor) {

@@ -51,13 +51,43 @@ pub enum Error {
         /// What stands there.
         found: String,
     },
-    /// Several configurations where one is needed.
-    #[error("`{input}` is a union of {count} configurations, and unions cannot be attached yet")]
-    Union {
-        /// The configuration string.
-        input: String,
-        /// Its parts.
-        count: usize,
+    /// Two parts of a union want the same place.
+    #[error("the union has `{first}` and `{second}` both at `{place}`; a union has one adapter at a place")]
+    UnionConflict {
+        /// Config string of the earlier part.
+        first: String,
+        /// Config string of the later part.
+        second: String,
+        /// The place.
+        place: String,
+    },
+    /// Two adapters that have no parameters to share.
+    #[error(
+        "`{borrower}` cannot share parameters with `{owner}`: both must be of one method that shares some, at the same places"
+    )]
+    CannotShare {
+        /// Whose parameters were to be shared.
+        owner: String,
+        /// Who was to use them.
+        borrower: String,
+    },
+    /// Adapters that cannot be averaged.
+    #[error("cannot average `{first}` and `{other}`: {reason}")]
+    CannotAverage {
+        /// The first adapter.
+        first: String,
+        /// The adapter that does not fit it.
+        other: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A row is of a task no adapter is there for.
+    #[error("task {task} has no adapter: the composition has {tasks} tasks, counted from 0")]
+    NoSuchTask {
+        /// The task.
+        task: usize,
+        /// How many there are.
+        tasks: usize,
     },
     /// A target pattern is not a regular expression.
     #[error("target pattern `{pattern}` is not a regular expression")]

@@ -1,8 +1,8 @@
 //! What a model implements to be adapted.
 
-use burn::nn::Linear;
+use burn::nn::{Embedding, LayerNorm, Linear};
 
-use crate::site::{Site, SiteInfo, SiteKind};
+use crate::site::{Site, SiteInfo};
 
 /// A model that can host adapters: it lists its sites and gives access to the weights of its linear ones.
 ///
@@ -30,10 +30,30 @@ pub trait Host {
     /// The frozen layer of a linear site, for merging.
     fn linear_mut(&mut self, site: Site) -> Option<&mut Linear>;
 
-    /// The linear sites with their paths.
-    fn linear_sites(&self) -> Vec<SiteInfo> {
+    /// The frozen layer of a normalisation.
+    fn norm(&self, _site: Site) -> Option<&LayerNorm> {
+        None
+    }
+
+    /// The frozen layer of a normalisation, for merging.
+    fn norm_mut(&mut self, _site: Site) -> Option<&mut LayerNorm> {
+        None
+    }
+
+    /// The frozen embedding table of a site.
+    fn table(&self, _site: Site) -> Option<&Embedding> {
+        None
+    }
+
+    /// The frozen embedding table of a site, for merging.
+    fn table_mut(&mut self, _site: Site) -> Option<&mut Embedding> {
+        None
+    }
+
+    /// The sites that are modules of the published checkpoint.
+    fn module_sites(&self) -> Vec<SiteInfo> {
         let mut sites = self.sites();
-        sites.retain(|s| matches!(s.kind, SiteKind::Linear { .. }));
+        sites.retain(SiteInfo::is_module);
         sites
     }
 }

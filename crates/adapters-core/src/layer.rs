@@ -8,7 +8,9 @@ use burn::tensor::Tensor;
 use crate::ctx::Call;
 use crate::erased::Erased;
 use crate::shared::Shared;
-use crate::state::{EmbeddingState, HiddenState, HookState, KeyValueState, LinearState, OutputState};
+use crate::state::{
+    EmbeddingState, HiddenState, HookState, KeyValueState, LinearState, NormState, OutputState, TableState,
+};
 
 /// A method's layer at one site. `S` says which hook it serves.
 ///
@@ -31,7 +33,7 @@ pub trait SiteAdapter<S: HookState>: NamedParams {
     fn apply(&self, state: S, call: &Call<'_>) -> S;
 
     /// Closes the site; called on the last adapter of a composition.
-    fn finish(&self, state: S) -> S::Output {
+    fn finish(&self, state: S, _call: &Call<'_>) -> S::Output {
         state.finish()
     }
 
@@ -41,12 +43,21 @@ pub trait SiteAdapter<S: HookState>: NamedParams {
         hidden
     }
 
+    /// This layer with those parameters of `owner`, a layer of the same method at the same site, that adapters may share;
+    /// `None` if the method shares none.
+    fn borrowing(&self, _owner: &Self) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        None
+    }
+
     /// The frozen layer with this adapter folded in, so that the plain layer computes the same.
     ///
     /// # Errors
     ///
     /// [`NotMergeable`] where the adapter is not a function of the weight.
-    fn merged(&self, _base: S::Weight) -> Result<S::Weight, NotMergeable> {
+    fn merged(&self, _base: S::Weight, _shared: &Shared) -> Result<S::Weight, NotMergeable> {
         Err(NotMergeable {
             reason: "the method is not a function of the weight",
         })
@@ -58,6 +69,11 @@ pub trait SiteAdapter<S: HookState>: NamedParams {
 pub trait NamedParams {
     /// Name and id of each parameter, in storage order.
     fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)>;
+
+    /// Which of them are stored and never trained.
+    fn fixed_params(&self) -> Vec<ParamId> {
+        Vec::new()
+    }
 }
 
 /// Why a layer cannot be folded into the base weight.
@@ -73,6 +89,10 @@ pub struct NotMergeable {
 pub enum SiteLayer {
     /// Acts at a linear layer.
     Linear(Erased<LinearState>),
+    /// Acts on the parameters of a normalisation.
+    Norm(Erased<NormState>),
+    /// Acts at an embedding table.
+    Table(Erased<TableState>),
     /// Acts where a block joins the residual stream.
     Hidden(Erased<HiddenState>),
     /// Acts on keys and values.
@@ -90,6 +110,8 @@ macro_rules! each_kind {
     ($value:expr, $layer:ident => $body:expr) => {
         match $value {
             $crate::layer::SiteLayer::Linear($layer) => $body,
+            $crate::layer::SiteLayer::Norm($layer) => $body,
+            $crate::layer::SiteLayer::Table($layer) => $body,
             $crate::layer::SiteLayer::Hidden($layer) => $body,
             $crate::layer::SiteLayer::KeyValue($layer) => $body,
             $crate::layer::SiteLayer::Embedding($layer) => $body,
@@ -104,6 +126,8 @@ macro_rules! map_kind {
     ($value:expr, $layer:ident => $body:expr) => {
         match $value {
             $crate::layer::SiteLayer::Linear($layer) => $crate::layer::SiteLayer::Linear($body),
+            $crate::layer::SiteLayer::Norm($layer) => $crate::layer::SiteLayer::Norm($body),
+            $crate::layer::SiteLayer::Table($layer) => $crate::layer::SiteLayer::Table($body),
             $crate::layer::SiteLayer::Hidden($layer) => $crate::layer::SiteLayer::Hidden($body),
             $crate::layer::SiteLayer::KeyValue($layer) => $crate::layer::SiteLayer::KeyValue($body),
             $crate::layer::SiteLayer::Embedding($layer) => $crate::layer::SiteLayer::Embedding($body),
@@ -115,8 +139,22 @@ macro_rules! map_kind {
 
 pub(crate) use {each_kind, map_kind};
 
+impl SiteLayer {
+    /// See [`SiteAdapter::borrowing`].
+    pub(crate) fn borrowing(&self, owner: &Self) -> Option<Self> {
+        Some(match (self, owner) {
+            (Self::Linear(layer), Self::Linear(owner)) => Self::Linear(layer.borrowing(owner)?),
+            _ => return None,
+        })
+    }
+}
+
 impl NamedParams for SiteLayer {
     fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
         each_kind!(self, layer => layer.named_params())
+    }
+
+    fn fixed_params(&self) -> Vec<ParamId> {
+        each_kind!(self, layer => layer.fixed_params())
     }
 }

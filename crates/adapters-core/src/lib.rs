@@ -2,8 +2,10 @@
 
 pub mod atomic;
 mod attach;
+mod average;
 pub mod compose;
 pub mod composition;
+pub mod config;
 mod config_string;
 mod ctx;
 pub mod draw;
@@ -22,10 +24,13 @@ mod site;
 mod state;
 pub mod store;
 pub mod target;
+mod union;
 
 pub use attach::AttachReport;
+pub use average::{ParamValues, normalised};
 pub use compose::Active;
 pub use composition::{Composition, CompositionError};
+pub use config::ConfigError;
 pub use config_string::{ConfigPart, ConfigString};
 pub use ctx::{Call, Ctx, Pass};
 pub use dropout::Dropout;
@@ -40,5 +45,7 @@ pub use set::{AdapterSet, Attached, AttachedLayer, ParamPlace, with_fresh_ids};
 pub use shared::{Shared, SharedParam};
 pub use site::{Role, Site, SiteInfo, SiteKind, Stack};
 pub use state::{
-    EmbeddingState, HiddenState, HookState, KeyValueState, LinearState, LinearWeight, NoWeight, OutputState,
+    EmbeddingState, HiddenState, HookState, KeyValueState, LinearState, LinearWeight, NoWeight, NormState, NormWeight,
+    OutputState, Rows, TableState,
 };
+pub use union::Union;

@@ -3,14 +3,15 @@
 use std::fmt;
 
 use burn::module::Param;
-use burn::nn::Linear;
-use burn::tensor::ElementConversion;
+use burn::nn::{Embedding, LayerNorm, Linear};
+use burn::tensor::{ElementConversion, Tensor};
 
 use crate::error::Error;
 use crate::host::Host;
+use crate::layer::{NotMergeable, SiteLayer};
 use crate::set::{AdapterSet, AttachedLayer};
 use crate::site::Site;
-use crate::state::{LinearState, LinearWeight};
+use crate::state::{LinearWeight, NormWeight};
 
 /// An adapter folded into a model, with the layers it replaced.
 ///
@@ -18,9 +19,28 @@ use crate::state::{LinearState, LinearWeight};
 #[derive(Debug)]
 pub struct Merged {
     adapter: String,
-    originals: Vec<(Site, Linear)>,
+    originals: Vec<(Site, FrozenLayer)>,
     /// What changed.
     pub report: MergeReport,
+}
+
+/// A layer of the base model.
+#[derive(Debug)]
+enum FrozenLayer {
+    Linear(Linear),
+    Norm(LayerNorm),
+    Table(Embedding),
+}
+
+impl FrozenLayer {
+    /// Puts this layer into the model; the one that was there, if the model has the site.
+    fn swap(self, model: &mut impl Host, site: Site) -> Option<Self> {
+        Some(match self {
+            Self::Linear(layer) => Self::Linear(std::mem::replace(model.linear_mut(site)?, layer)),
+            Self::Norm(layer) => Self::Norm(std::mem::replace(model.norm_mut(site)?, layer)),
+            Self::Table(layer) => Self::Table(std::mem::replace(model.table_mut(site)?, layer)),
+        })
+    }
 }
 
 /// The largest change merging made to each weight.
@@ -56,43 +76,89 @@ pub fn merge(model: &mut impl Host, set: &AdapterSet, name: &str, earlier: Optio
     let attached = set.attached(name)?;
     let mut replaced = Vec::new();
     let mut changes = Vec::new();
-    for AttachedLayer { info, .. } in attached.layers() {
-        let refuse = |reason| Error::NotMergeable {
+    for AttachedLayer { info, layer } in attached.layers() {
+        let (merged, change) = folded(layer, attached.shared(), model, info.site).map_err(|e| Error::NotMergeable {
             adapter: name.to_owned(),
             path: info.path.clone(),
-            reason,
-        };
-        let layer = set
-            .layer::<LinearState>(name, info.site)
-            .ok_or_else(|| refuse("it does not act on a linear layer"))?;
-        let base = model
-            .linear(info.site)
-            .ok_or_else(|| refuse("the model gives no access to this weight"))?;
-        let before = base.weight.val();
-        let weight = LinearWeight {
-            weight: before.clone(),
-            bias: base.bias.as_ref().map(|b| b.val()),
-        };
-        let merged = layer.merged(weight).map_err(|e| refuse(e.reason))?;
-        let change = (merged.weight.clone() - before).abs().max().into_scalar::<f32>();
-        changes.push((info.path.clone(), change.elem()));
-        replaced.push((
-            info.site,
-            Linear {
-                weight: Param::from_tensor(merged.weight).set_require_grad(false),
-                bias: merged.bias.map(|b| Param::from_tensor(b).set_require_grad(false)),
-            },
-        ));
+            reason: e.reason,
+        })?;
+        changes.push((info.path.clone(), change));
+        replaced.push((info.site, merged));
     }
     let originals = replaced
         .into_iter()
-        .filter_map(|(site, merged)| Some((site, std::mem::replace(model.linear_mut(site)?, merged))))
+        .filter_map(|(site, merged)| Some((site, merged.swap(model, site)?)))
         .collect();
     Ok(Merged {
         adapter: name.to_owned(),
         originals,
         report: MergeReport { changes },
     })
+}
+
+/// The frozen layer at `site` with `layer` folded in, and the largest change of an element.
+fn folded(
+    layer: &SiteLayer,
+    shared: &crate::shared::Shared,
+    model: &impl Host,
+    site: Site,
+) -> Result<(FrozenLayer, f32), NotMergeable> {
+    let no_access = NotMergeable {
+        reason: "the model gives no access to this weight",
+    };
+    match layer {
+        SiteLayer::Linear(layer) => {
+            let base = model.linear(site).ok_or(no_access)?;
+            let weight = base.weight.val();
+            let merged = layer.merged(
+                LinearWeight {
+                    weight: weight.clone(),
+                    bias: base.bias.as_ref().map(|b| b.val()),
+                },
+                shared,
+            )?;
+            let change = largest_change(weight, merged.weight.clone());
+            let merged = Linear {
+                weight: frozen(merged.weight),
+                bias: merged.bias.map(frozen),
+            };
+            Ok((FrozenLayer::Linear(merged), change))
+        }
+        SiteLayer::Norm(layer) => {
+            let base = model.norm(site).ok_or(no_access)?;
+            let weight = base.gamma.val();
+            let merged = layer.merged(
+                NormWeight {
+                    weight: weight.clone(),
+                    bias: base.beta.as_ref().map(|b| b.val()),
+                },
+                shared,
+            )?;
+            let change = largest_change(weight, merged.weight.clone());
+            let mut norm = base.clone();
+            norm.gamma = frozen(merged.weight);
+            norm.beta = merged.bias.map(frozen);
+            Ok((FrozenLayer::Norm(norm), change))
+        }
+        SiteLayer::Table(layer) => {
+            let weight = model.table(site).ok_or(no_access)?.weight.val();
+            let merged = layer.merged(weight.clone(), shared)?;
+            let change = largest_change(weight, merged.clone());
+            let merged = Embedding { weight: frozen(merged) };
+            Ok((FrozenLayer::Table(merged), change))
+        }
+        _ => Err(NotMergeable {
+            reason: "it does not act on a weight",
+        }),
+    }
+}
+
+fn frozen<const D: usize>(tensor: Tensor<D>) -> Param<Tensor<D>> {
+    Param::from_tensor(tensor).set_require_grad(false)
+}
+
+fn largest_change<const D: usize>(before: Tensor<D>, after: Tensor<D>) -> f32 {
+    (after - before).abs().max().into_scalar::<f32>().elem()
 }
 
 impl Merged {
@@ -104,9 +170,7 @@ impl Merged {
     /// Puts the original layers back, bit for bit.
     pub fn reset(self, model: &mut impl Host) {
         for (site, original) in self.originals {
-            if let Some(layer) = model.linear_mut(site) {
-                *layer = original;
-            }
+            original.swap(model, site);
         }
     }
 }

@@ -1,15 +1,15 @@
 //! What a method crate implements: a family that reads configurations, and a method that builds layers.
 
+use std::any::Any;
 use std::fmt::{Debug, Display};
 use std::sync::Arc;
 
-use burn::nn::Linear;
 use burn::tensor::Device;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde_json::{Map, Value};
 
-use crate::config_string::ConfigString;
+use crate::config_string::{ConfigPart, ConfigString};
 use crate::error::{Error, nearest};
 use crate::host::Host;
 use crate::layer::SiteLayer;
@@ -17,9 +17,10 @@ use crate::shared::Shared;
 use crate::site::{Site, SiteInfo};
 use crate::store::Grammar;
 use crate::target::Target;
+use crate::union::Union;
 
 /// A checked configuration of one method. Displayed, it is the config string that makes it again.
-pub trait Method: Debug + Display + Send + Sync {
+pub trait Method: Any + Debug + Display + Send + Sync {
     /// The family's name, e.g. `"lora"`.
     fn family(&self) -> &'static str;
 
@@ -38,13 +39,16 @@ pub trait Method: Debug + Display + Send + Sync {
     /// # Errors
     ///
     /// [`Error::CannotBuild`] where the model has no sizes for it.
-    fn build_shared(&self, _host: &dyn Host, _build: &Build<'_>) -> Result<Shared, Error> {
+    fn build_shared(&self, _build: &Build<'_>) -> Result<Shared, Error> {
         Ok(Shared::new())
     }
 
-    /// The key of a shared parameter in a storage grammar, without the prefix of the saving class.
-    fn shared_key(&self, _grammar: Grammar, adapter: &str, param: &str) -> String {
-        format!("shared_parameters.{adapter}.{param}")
+    /// The key of a shared parameter in a storage grammar.
+    fn shared_key(&self, grammar: Grammar, adapter: &str, param: &str) -> String {
+        match grammar {
+            Grammar::AdapterHub => format!("shared_parameters.{adapter}.{param}"),
+            Grammar::Peft => format!("base_model.{param}"),
+        }
     }
 
     /// The key of a parameter in a storage grammar, without the prefix of the saving class.
@@ -64,14 +68,13 @@ pub trait Method: Debug + Display + Send + Sync {
 }
 
 /// What a method may use to build a layer.
-#[derive(Debug)]
 pub struct Build<'a> {
     /// Seed of the initialisation.
     pub seed: u64,
     /// Where the parameters live.
     pub device: &'a Device,
-    /// The frozen layer, at a linear site.
-    pub linear: Option<&'a Linear>,
+    /// The model.
+    pub host: &'a dyn Host,
 }
 
 impl Build<'_> {
@@ -161,17 +164,12 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// As [`configure`](Self::configure), [`Error::ConfigString`] if it does not parse, [`Error::Union`] if it has
-    /// several parts.
+    /// As [`configure`](Self::configure), [`Error::ConfigString`] if it does not parse, [`Error::UnionConflict`] for
+    /// parts of a union that want the same place.
     pub fn parse(&self, config: &str) -> Result<Arc<dyn Method>, Error> {
         let ConfigString { parts } = config.parse()?;
-        match <[_; 1]>::try_from(parts) {
-            Ok([part]) => self.configure(&part.identifier, part.fields),
-            Err(parts) => Err(Error::Union {
-                input: config.to_owned(),
-                count: parts.len(),
-            }),
-        }
+        let configure = |part: ConfigPart| self.configure(&part.identifier, part.fields);
+        Union::method(parts.into_iter().map(configure).collect::<Result<_, _>>()?)
     }
 
     /// A method from the configuration object of a file.
@@ -180,6 +178,9 @@ impl Registry {
     ///
     /// [`Error::UnknownName`] if no family claims it, and the family's own errors.
     pub fn read(&self, stored: &StoredConfig<'_>) -> Result<Arc<dyn Method>, Error> {
+        if let Some(parts) = Union::stored(stored) {
+            return Union::method(parts.iter().map(|part| self.read(part)).collect::<Result<_, _>>()?);
+        }
         self.0.iter().find_map(|family| family.read(stored)).unwrap_or_else(|| {
             let key = match stored.grammar {
                 Grammar::AdapterHub => "architecture",

@@ -1,7 +1,7 @@
 //! A set of adapters beside a frozen model.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -37,6 +37,8 @@ pub struct Attached {
     layers: BTreeMap<Site, AttachedLayer>,
     shared: Shared,
     trainable: bool,
+    /// The adapter whose parameters it uses in place of its own, where the method lets adapters share.
+    owner: Option<String>,
 }
 
 /// An adapter's layer at a site, with the site as the model listed it.
@@ -61,14 +63,34 @@ pub struct ParamPlace<'a> {
     pub param: Cow<'static, str>,
     /// Burn's id of the parameter.
     pub id: ParamId,
+    /// Whether it is stored and never trained.
+    pub fixed: bool,
 }
 
 impl ParamPlace<'_> {
     /// The key of the parameter in a storage grammar, for an adapter stored as `name`.
     pub fn key(&self, grammar: Grammar, name: &str) -> String {
+        self.key_in(grammar, name, "")
+    }
+
+    /// The keys a file may have for it: that of the model's own class, and that of a larger class around it.
+    pub fn keys(&self, grammar: Grammar, name: &str, base_prefix: &str) -> [String; 2] {
+        ["", base_prefix].map(|prefix| self.key_in(grammar, name, prefix))
+    }
+
+    fn key_in(&self, grammar: Grammar, name: &str, prefix: &str) -> String {
         match self.info {
-            Some(info) => self.method.key(grammar, info, name, &self.param),
-            None => self.method.shared_key(grammar, name, &self.param),
+            Some(info) => {
+                let key = self.method.key(grammar, info, name, &self.param);
+                format!("{}{prefix}{key}", grammar.key_prefix())
+            }
+            None => {
+                let key = self.method.shared_key(grammar, name, &self.param);
+                match grammar {
+                    Grammar::AdapterHub => format!("{prefix}{key}"),
+                    Grammar::Peft => key,
+                }
+            }
         }
     }
 
@@ -87,6 +109,7 @@ impl Attached {
             layers: layers.into_iter().map(|l| (l.info.site, l)).collect(),
             shared: Shared::new(),
             trainable: true,
+            owner: None,
         }
     }
 
@@ -94,6 +117,13 @@ impl Attached {
     #[must_use]
     pub fn with_shared(mut self, shared: Shared) -> Self {
         self.shared = shared;
+        self
+    }
+
+    /// The same adapter under another name.
+    #[must_use]
+    pub fn renamed(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
         self
     }
 
@@ -117,6 +147,21 @@ impl Attached {
         self.layers.values()
     }
 
+    /// This adapter with the shared parameters of `owner`; `None` where the two share nothing.
+    fn borrowing(&self, owner: &Self) -> Option<Self> {
+        let mut adapter = self.clone();
+        for (site, l) in &mut adapter.layers {
+            l.layer = l.layer.borrowing(&owner.layers.get(site)?.layer)?;
+        }
+        adapter.owner = Some(owner.name.clone());
+        Some(adapter)
+    }
+
+    /// The adapter whose parameters it uses in place of its own.
+    pub fn owner(&self) -> Option<&str> {
+        self.owner.as_deref()
+    }
+
     /// Whether its parameters require gradients in training.
     pub fn is_trainable(&self) -> bool {
         self.trainable
@@ -133,23 +178,23 @@ impl Attached {
 
     /// The parameters under their names, in storage order.
     pub fn params(&self) -> impl Iterator<Item = ParamPlace<'_>> {
-        let place = |info, (param, id)| ParamPlace {
-            adapter: &self.name,
-            method: &*self.method,
-            info,
-            param,
-            id,
-        };
-        let shared = self
-            .shared
-            .named_params()
-            .into_iter()
-            .map(move |named| place(None, named));
-        let at_sites = self.layers.values().flat_map(move |l| {
-            let named = l.layer.named_params().into_iter();
-            named.map(move |named| place(Some(&l.info), named))
-        });
-        at_sites.chain(shared)
+        let at_sites = self.layers.values().flat_map(|l| self.places(Some(&l.info), &l.layer));
+        at_sites.chain(self.places(None, &self.shared))
+    }
+
+    fn places<'a>(&'a self, info: Option<&'a SiteInfo>, layer: &impl NamedParams) -> Vec<ParamPlace<'a>> {
+        let fixed = layer.fixed_params();
+        let named = layer.named_params().into_iter();
+        named
+            .map(|(param, id)| ParamPlace {
+                adapter: &self.name,
+                method: &*self.method,
+                info,
+                param,
+                id,
+                fixed: fixed.contains(&id),
+            })
+            .collect()
     }
 
     /// Passes every layer, and what they share, through `change`.
@@ -231,7 +276,23 @@ impl AdapterSet {
         for name in composition.adapters() {
             self.index(name)?;
         }
+        self.check_averages(&composition)?;
         Active::new(composition)
+    }
+
+    /// Refuses to average what has no average: keys and values of different lengths.
+    fn check_averages(&self, block: &Composition) -> Result<(), Error> {
+        let has_keys = |name: &str| {
+            let mut layers = self.get(name).into_iter().flat_map(Attached::layers);
+            layers.any(|l| matches!(l.layer, SiteLayer::KeyValue(_)))
+        };
+        if matches!(block, Composition::Average { .. }) && block.adapters().any(has_keys) {
+            return Err(Error::BlockNotRunnable {
+                block: block.to_string(),
+                runnable: "Average of adapters that do not act on keys and values",
+            });
+        }
+        block.children().iter().try_for_each(|child| self.check_averages(child))
     }
 
     /// Activates a composition. Copies no weight.
@@ -263,8 +324,46 @@ impl AdapterSet {
         let index = self.index(name)?;
         let adapter = &mut self.adapters[index];
         adapter.trainable = trainable;
-        adapter.change_layers(|layer| map_kind!(layer, l => l.set_require_grad(trainable)));
+        let mut require = RequireGrad {
+            trainable,
+            fixed: adapter.params().filter(|p| p.fixed).map(|p| p.id).collect(),
+        };
+        adapter.change_layers(|layer| map_kind!(layer, l => l.map(&mut require)));
         Ok(())
+    }
+
+    /// Lets `borrowers` use the parameters of `owner` that their method shares among adapters, in place of their own:
+    /// one tensor for all of them, trained by each. The reference calls it `share_parameters`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchAdapter`]; [`Error::CannotShare`] for methods that share nothing, or that are not the same.
+    pub fn share(&mut self, owner: &str, borrowers: &[&str]) -> Result<(), Error> {
+        let model = self.attached(owner)?.clone();
+        for borrower in borrowers.iter().filter(|borrower| **borrower != owner) {
+            let index = self.index(borrower)?;
+            let refuse = || Error::CannotShare {
+                owner: owner.to_owned(),
+                borrower: (*borrower).to_owned(),
+            };
+            let adapter = self.adapters[index].borrowing(&model).ok_or_else(refuse)?;
+            self.adapters[index] = adapter;
+        }
+        Ok(())
+    }
+
+    /// Gives borrowed parameters the value their owner has, after both were mapped.
+    fn with_borrowed(mut self) -> Self {
+        for index in 0..self.adapters.len() {
+            let owner = self.adapters[index].owner.as_ref();
+            let Some(owner) = owner.and_then(|owner| self.get(owner)) else {
+                continue;
+            };
+            if let Some(adapter) = self.adapters[index].borrowing(owner) {
+                self.adapters[index] = adapter;
+            }
+        }
+        self
     }
 
     /// Number of parameters that train.
@@ -303,7 +402,7 @@ impl AdapterSet {
         for adapter in &mut self.adapters {
             adapter.change_layers(&mut change);
         }
-        self
+        self.with_borrowed()
     }
 }
 
@@ -402,7 +501,7 @@ impl Module for AdapterSet {
             mapper.exit_module("shared", "Shared");
             mapper.exit_module(&name, "Adapter");
         }
-        self
+        self.with_borrowed()
     }
 }
 
@@ -417,6 +516,19 @@ impl ModuleDisplayDefault for AdapterSet {
 }
 
 impl ModuleDisplay for AdapterSet {}
+
+/// Sets whether parameters require gradients, all but the fixed ones.
+struct RequireGrad {
+    trainable: bool,
+    fixed: HashSet<ParamId>,
+}
+
+impl ModuleMapper for RequireGrad {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let require = self.trainable && !self.fixed.contains(&param.id);
+        param.set_require_grad(require)
+    }
+}
 
 /// Gives every parameter of a module a fresh id.
 ///

@@ -15,6 +15,8 @@ pub struct Shared {
     params: Vec<SharedParam>,
     #[module(skip)]
     names: Vec<&'static str>,
+    #[module(skip)]
+    fixed: Vec<&'static str>,
 }
 
 /// A shared parameter of whatever rank.
@@ -39,6 +41,25 @@ impl Shared {
     pub fn with(mut self, name: &'static str, param: SharedParam) -> Self {
         self.names.push(name);
         self.params.push(param);
+        self
+    }
+
+    /// The same parameters, stored and never trained.
+    #[must_use]
+    pub fn fixed(self) -> Self {
+        Self {
+            params: self.params.set_require_grad(false),
+            fixed: self.names.clone(),
+            names: self.names,
+        }
+    }
+
+    /// These parameters and those of another part of the adapter.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.params.extend(other.params);
+        self.names.extend(other.names);
+        self.fixed.extend(other.fixed);
         self
     }
 
@@ -97,5 +118,13 @@ impl NamedParams for Shared {
             SharedParam::Three(param) => param.id,
         });
         self.names.iter().copied().map(Cow::Borrowed).zip(ids).collect()
+    }
+
+    fn fixed_params(&self) -> Vec<ParamId> {
+        let named = self.named_params().into_iter();
+        named
+            .filter(|(name, _)| self.fixed.contains(&name.as_ref()))
+            .map(|(_, id)| id)
+            .collect()
     }
 }

@@ -39,6 +39,14 @@ pub enum Role {
     FfnDown,
     /// Projection of a pooler over the last hidden state (linear).
     Pooler,
+    /// Table of the token embeddings.
+    TokenEmbedding,
+    /// Normalisation of the embeddings.
+    EmbeddingNorm,
+    /// Normalisation beside the attention block.
+    AttentionNorm,
+    /// Normalisation beside the feed-forward block.
+    FfnNorm,
     /// Keys and values of an attention, after projection.
     KeyValue,
     /// Where the attention block joins the residual stream.
@@ -76,6 +84,10 @@ impl fmt::Display for Role {
             Self::FfnGate => "ffn_gate",
             Self::FfnDown => "ffn_down",
             Self::Pooler => "pooler",
+            Self::TokenEmbedding => "token_embedding",
+            Self::EmbeddingNorm => "embedding_norm",
+            Self::AttentionNorm => "attention_norm",
+            Self::FfnNorm => "ffn_norm",
             Self::KeyValue => "key_value",
             Self::AfterAttention => "after_attention",
             Self::AfterCrossAttention => "after_cross_attention",
@@ -137,6 +149,20 @@ pub enum SiteKind {
         /// Output features.
         d_out: usize,
     },
+    /// A normalisation over the last axis.
+    Norm {
+        /// Features.
+        d_model: usize,
+    },
+    /// An embedding table, `[rows, d_model]`.
+    Table {
+        /// Rows.
+        rows: usize,
+        /// Features.
+        d_model: usize,
+        /// The row of the padding token, which never trains.
+        padding: Option<usize>,
+    },
     /// A block joining the residual stream, `[batch, seq, d_model]`.
     Hidden {
         /// Features.
@@ -179,6 +205,14 @@ pub struct SiteInfo {
 }
 
 impl SiteInfo {
+    /// Whether it is a module with weights in the published checkpoint, which a path can name.
+    pub fn is_module(&self) -> bool {
+        matches!(
+            self.kind,
+            SiteKind::Linear { .. } | SiteKind::Norm { .. } | SiteKind::Table { .. }
+        )
+    }
+
     /// Sizes of a linear site, `None` for the other kinds.
     pub fn linear_dims(&self) -> Option<(usize, usize)> {
         match self.kind {

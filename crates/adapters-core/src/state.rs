@@ -4,20 +4,26 @@
 //! apart, repeat them or join them in mid-forward without knowing what the state holds.
 
 use std::fmt::Debug;
-use std::ops::Range;
 
-use burn::nn::LayerNorm;
-use burn::tensor::{Bool, Tensor};
+use burn::nn::{LayerNorm, Linear};
+use burn::tensor::kind::Basic;
+use burn::tensor::{Bool, Int, Tensor};
 
 use crate::erased::Erased;
 use crate::layer::SiteLayer;
 
-/// The state adapters transform at one kind of site.
-///
-/// Row operations act on axis 0 of every tensor in the state; they are what the composition blocks need.
-pub trait HookState: Clone + Debug + Send + Sized + 'static {
+/// A batch whose rows can be taken apart and joined: axis 0 of every tensor in it.
+pub trait Rows: Sized {
+    /// The rows of these indices, in this order.
+    fn take_rows(&self, rows: &[usize]) -> Self;
+    /// Batches joined in order. `parts` is never empty.
+    fn join_rows(parts: Vec<Self>) -> Self;
+}
+
+/// The state adapters transform at one kind of site, which the composition blocks cut, repeat, join and average.
+pub trait HookState: Rows + Clone + Debug + Send + 'static {
     /// What the hook returns to the model.
-    type Output;
+    type Output: Rows;
     /// The frozen layer a method may merge into at this kind of site.
     type Weight;
 
@@ -27,12 +33,14 @@ pub trait HookState: Clone + Debug + Send + Sized + 'static {
 
     /// Rows of the batch.
     fn rows(&self) -> usize;
-    /// The rows in `range`.
-    fn select_rows(&self, range: Range<usize>) -> Self;
     /// The whole batch `times` times, one copy after the other.
     fn repeat_rows(&self, times: usize) -> Self;
-    /// Batches joined in order. `parts` is never empty.
-    fn join_rows(parts: Vec<Self>) -> Self;
+
+    /// `sum_i w_i x_i` of what adapters transform, over the states after several adapters; `None` at a kind of site where
+    /// an average has no meaning. `parts` is never empty.
+    fn weighted_sum(_parts: Vec<(Self, f64)>) -> Option<Self> {
+        None
+    }
 
     /// The layer of this kind that `layer` holds, if it is one.
     fn of(layer: &SiteLayer) -> Option<&Erased<Self>>;
@@ -41,14 +49,36 @@ pub trait HookState: Clone + Debug + Send + Sized + 'static {
     fn finish(self) -> Self::Output;
 }
 
-/// State at a linear site: `output + delta`, where adapters fill `delta`.
+/// State at a linear site: `layer(input) + delta`.
+///
+/// The frozen layer runs when the site closes, so that an adapter may change what goes into it.
 #[derive(Clone, Debug)]
 pub struct LinearState {
     /// Input of the layer, `[batch, seq, d_in]`.
     pub input: Tensor<3>,
-    /// Output of the frozen layer, `[batch, seq, d_out]`.
-    pub output: Tensor<3>,
+    /// The frozen layer.
+    pub layer: Linear,
     /// What the adapters so far contribute, `[batch, seq, d_out]`.
+    pub delta: Option<Tensor<3>>,
+}
+
+/// State at a normalisation: the parameters it runs with.
+#[derive(Clone, Debug)]
+pub struct NormState {
+    /// `[d_model]`.
+    pub weight: Tensor<1>,
+    /// `[d_model]`.
+    pub bias: Option<Tensor<1>>,
+}
+
+/// State at an embedding table: `output + delta`.
+#[derive(Clone, Debug)]
+pub struct TableState {
+    /// Indices of the rows looked up, `[batch, seq]`.
+    pub ids: Tensor<2, Int>,
+    /// The rows of the frozen table, `[batch, seq, d_model]`.
+    pub output: Tensor<3>,
+    /// What the adapters so far contribute, `[batch, seq, d_model]`.
     pub delta: Option<Tensor<3>>,
 }
 
@@ -103,37 +133,114 @@ pub struct OutputState {
     pub hidden: Tensor<3>,
 }
 
+/// Weight and bias of a normalisation, as merging sees them.
+#[derive(Clone, Debug)]
+pub struct NormWeight {
+    /// `[d_model]`.
+    pub weight: Tensor<1>,
+    /// `[d_model]`.
+    pub bias: Option<Tensor<1>>,
+}
+
 /// Nothing to merge into at this kind of site. There is no value of this type.
 #[derive(Clone, Copy, Debug)]
 pub enum NoWeight {}
 
-/// Implements the row operations field by field.
+/// The rows of these indices: slices of those that follow each other, joined.
+fn take<const D: usize, K: Basic>(tensor: &Tensor<D, K>, rows: &[usize]) -> Tensor<D, K> {
+    let runs = rows.chunk_by(|a, b| *b == a + 1);
+    let mut slices: Vec<Tensor<D, K>> = runs
+        .map(|run| tensor.clone().slice_dim(0, run[0]..run[0] + run.len()))
+        .collect();
+    match slices.len() {
+        1 => slices.remove(0),
+        _ => Tensor::cat(slices, 0),
+    }
+}
+
+impl Rows for Tensor<3> {
+    fn take_rows(&self, rows: &[usize]) -> Self {
+        take(self, rows)
+    }
+
+    fn join_rows(parts: Vec<Self>) -> Self {
+        Tensor::cat(parts, 0)
+    }
+}
+
+/// Deltas joined; one that is absent counts as zero beside one that is not.
+fn join_deltas(deltas: Vec<(usize, Option<Tensor<3>>)>) -> Option<Tensor<3>> {
+    let [_, seq, d] = deltas.iter().find_map(|(_, delta)| delta.as_ref())?.dims();
+    let device = deltas.iter().find_map(|(_, delta)| delta.as_ref())?.device();
+    let filled = deltas
+        .into_iter()
+        .map(|(rows, delta)| delta.unwrap_or_else(|| Tensor::zeros([rows, seq, d], &device)));
+    Some(Tensor::cat(filled.collect(), 0))
+}
+
+/// `sum_i w_i x_i`.
+fn weighted<const D: usize>(parts: impl IntoIterator<Item = (Tensor<D>, f64)>) -> Option<Tensor<D>> {
+    parts.into_iter().map(|(x, weight)| x * weight).reduce(|sum, x| sum + x)
+}
+
+/// `sum_i w_i d_i` of the deltas that are there.
+fn weighted_deltas(deltas: impl IntoIterator<Item = (Option<Tensor<3>>, f64)>) -> Option<Tensor<3>> {
+    weighted(deltas.into_iter().filter_map(|(delta, weight)| Some((delta?, weight))))
+}
+
+/// Implements [`Rows`] and `repeat_rows` field by field: tensors, tensors that may be absent, deltas, and what belongs to
+/// no row.
 macro_rules! rows {
-    ($($field:ident),* ; $($optional:ident),* ; $($kept:ident),*) => {
-        fn select_rows(&self, range: Range<usize>) -> Self {
-            Self {
-                $($field: self.$field.clone().slice_dim(0, range.clone()),)*
-                $($optional: self.$optional.clone().map(|t| t.slice_dim(0, range.clone())),)*
-                $($kept: self.$kept.clone(),)*
+    ($state:ty: $($field:ident),* ; $($optional:ident),* ; $($delta:ident),* ; $($kept:ident),*) => {
+        impl Rows for $state {
+            fn take_rows(&self, rows: &[usize]) -> Self {
+                Self {
+                    $($field: take(&self.$field, rows),)*
+                    $($optional: self.$optional.as_ref().map(|t| take(t, rows)),)*
+                    $($delta: self.$delta.as_ref().map(|t| take(t, rows)),)*
+                    $($kept: self.$kept.clone(),)*
+                }
+            }
+
+            fn join_rows(parts: Vec<Self>) -> Self {
+                Self {
+                    $($field: Tensor::cat(parts.iter().map(|p| p.$field.clone()).collect(), 0),)*
+                    $($optional: parts.iter().map(|p| p.$optional.clone()).collect::<Option<Vec<_>>>().map(|ts| Tensor::cat(ts, 0)),)*
+                    $($delta: join_deltas(parts.iter().map(|p| (p.rows(), p.$delta.clone())).collect()),)*
+                    $($kept: parts[0].$kept.clone(),)*
+                }
             }
         }
 
-        fn repeat_rows(&self, times: usize) -> Self {
-            Self {
-                $($field: self.$field.clone().repeat_dim(0, times),)*
-                $($optional: self.$optional.clone().map(|t| t.repeat_dim(0, times)),)*
-                $($kept: self.$kept.clone(),)*
-            }
-        }
-
-        fn join_rows(parts: Vec<Self>) -> Self {
-            Self {
-                $($field: Tensor::cat(parts.iter().map(|p| p.$field.clone()).collect(), 0),)*
-                $($optional: parts.iter().map(|p| p.$optional.clone()).collect::<Option<Vec<_>>>().map(|ts| Tensor::cat(ts, 0)),)*
-                $($kept: parts[0].$kept.clone(),)*
+        impl $state {
+            fn repeated(&self, times: usize) -> Self {
+                Self {
+                    $($field: self.$field.clone().repeat_dim(0, times),)*
+                    $($optional: self.$optional.clone().map(|t| t.repeat_dim(0, times)),)*
+                    $($delta: self.$delta.clone().map(|t| t.repeat_dim(0, times)),)*
+                    $($kept: self.$kept.clone(),)*
+                }
             }
         }
     };
+}
+
+rows!(LinearState: input; ; delta; layer);
+rows!(TableState: ids, output; ; delta; );
+rows!(HiddenState: hidden, block, residual; inner; ; norm);
+rows!(KeyValueState: key, value; hidden_keys; ; );
+rows!(EmbeddingState: hidden; padding; ; );
+rows!(OutputState: hidden; ; ; );
+
+/// Nothing here belongs to a row.
+impl Rows for NormState {
+    fn take_rows(&self, _rows: &[usize]) -> Self {
+        self.clone()
+    }
+
+    fn join_rows(mut parts: Vec<Self>) -> Self {
+        parts.swap_remove(0)
+    }
 }
 
 impl HookState for LinearState {
@@ -144,11 +251,116 @@ impl HookState for LinearState {
         self.input.dims()[0]
     }
 
-    rows!(input, output; delta;);
+    fn repeat_rows(&self, times: usize) -> Self {
+        self.repeated(times)
+    }
+
+    fn weighted_sum(parts: Vec<(Self, f64)>) -> Option<Self> {
+        let first = parts[0].0.clone();
+        Some(Self {
+            delta: weighted_deltas(parts.into_iter().map(|(state, weight)| (state.delta, weight))),
+            ..first
+        })
+    }
 
     fn of(layer: &SiteLayer) -> Option<&Erased<Self>> {
         match layer {
             SiteLayer::Linear(layer) => Some(layer),
+            _ => None,
+        }
+    }
+
+    fn finish(self) -> Tensor<3> {
+        let output = self.layer.forward(self.input);
+        match self.delta {
+            Some(delta) => output + delta,
+            None => output,
+        }
+    }
+}
+
+impl LinearState {
+    /// Adds to the delta what `update` makes of the layer's input: how the updates of several active adapters add up.
+    #[must_use]
+    pub fn plus(self, update: impl FnOnce(Tensor<3>) -> Tensor<3>) -> Self {
+        let update = update(self.input.clone());
+        let delta = match self.delta {
+            Some(delta) => delta + update,
+            None => update,
+        };
+        Self {
+            delta: Some(delta),
+            ..self
+        }
+    }
+}
+
+impl LinearWeight {
+    /// With an update in the published layout, `[d_out, d_in]`, added to the weight.
+    #[must_use]
+    pub fn plus(self, update: Tensor<2>) -> Self {
+        let (update, dtype) = (update.transpose(), self.weight.dtype());
+        let update = if update.dtype() == dtype {
+            update
+        } else {
+            update.cast(dtype)
+        };
+        Self {
+            weight: self.weight + update,
+            ..self
+        }
+    }
+}
+
+impl HookState for NormState {
+    type Output = Self;
+    type Weight = NormWeight;
+
+    const FIRST_ONLY: bool = true;
+
+    fn rows(&self) -> usize {
+        0
+    }
+
+    fn repeat_rows(&self, _times: usize) -> Self {
+        self.clone()
+    }
+
+    fn of(layer: &SiteLayer) -> Option<&Erased<Self>> {
+        match layer {
+            SiteLayer::Norm(layer) => Some(layer),
+            _ => None,
+        }
+    }
+
+    fn finish(self) -> Self {
+        self
+    }
+}
+
+impl HookState for TableState {
+    type Output = Tensor<3>;
+    type Weight = Tensor<2>;
+
+    fn rows(&self) -> usize {
+        self.ids.dims()[0]
+    }
+
+    fn repeat_rows(&self, times: usize) -> Self {
+        self.repeated(times)
+    }
+
+    fn weighted_sum(parts: Vec<(Self, f64)>) -> Option<Self> {
+        let first = parts[0].0.clone();
+        Some(Self {
+            delta: weighted_deltas(parts.into_iter().map(|(state, weight)| (state.delta, weight))),
+            ..first
+        })
+    }
+
+    fn of(layer: &SiteLayer) -> Option<&Erased<Self>> {
+        match layer {
+            SiteLayer::Table(layer) => Some(layer),
             _ => None,
         }
     }
@@ -169,7 +381,15 @@ impl HookState for HiddenState {
         self.hidden.dims()[0]
     }
 
-    rows!(hidden, block, residual; inner; norm);
+    fn repeat_rows(&self, times: usize) -> Self {
+        self.repeated(times)
+    }
+
+    fn weighted_sum(parts: Vec<(Self, f64)>) -> Option<Self> {
+        let first = parts[0].0.clone();
+        let hidden = weighted(parts.into_iter().map(|(state, weight)| (state.hidden, weight)))?;
+        Some(Self { hidden, ..first })
+    }
 
     fn of(layer: &SiteLayer) -> Option<&Erased<Self>> {
         match layer {
@@ -202,7 +422,9 @@ impl HookState for KeyValueState {
         self.key.dims()[0]
     }
 
-    rows!(key, value; hidden_keys;);
+    fn repeat_rows(&self, times: usize) -> Self {
+        self.repeated(times)
+    }
 
     fn of(layer: &SiteLayer) -> Option<&Erased<Self>> {
         match layer {
@@ -226,7 +448,9 @@ impl HookState for EmbeddingState {
         self.hidden.dims()[0]
     }
 
-    rows!(hidden; padding;);
+    fn repeat_rows(&self, times: usize) -> Self {
+        self.repeated(times)
+    }
 
     fn of(layer: &SiteLayer) -> Option<&Erased<Self>> {
         match layer {
@@ -250,7 +474,9 @@ impl HookState for OutputState {
         self.hidden.dims()[0]
     }
 
-    rows!(hidden;;);
+    fn repeat_rows(&self, times: usize) -> Self {
+        self.repeated(times)
+    }
 
     fn of(layer: &SiteLayer) -> Option<&Erased<Self>> {
         match layer {

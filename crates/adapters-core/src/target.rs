@@ -2,12 +2,14 @@
 //!
 //! A target is a value: [`Target::select`] answers what it would hit before anything is attached.
 
+use std::collections::BTreeSet;
+
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, nearest};
 use crate::host::Host;
-use crate::site::{Role, SiteInfo};
+use crate::site::{Role, SiteInfo, SiteKind};
 
 /// Which sites a method is aimed at.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,6 +23,10 @@ pub enum Target {
     },
     /// Modules by path, as peft configurations name them.
     Modules(ModuleTarget),
+    /// Sites of any of these targets.
+    Any(Vec<Target>),
+    /// Every linear layer and normalisation with a bias.
+    Biased,
 }
 
 /// Modules of the published checkpoint by name, regular expression or all linear ones.
@@ -96,6 +102,54 @@ impl Target {
         match self {
             Self::Roles { roles, leave_out } => Ok(select_roles(roles, leave_out, host)),
             Self::Modules(target) => target.select(host),
+            Self::Any(targets) => {
+                let parts = targets.iter().map(|t| t.select(host)).collect::<Result<Vec<_>, _>>()?;
+                let mut all = Selection::default();
+                for part in parts {
+                    all.sites.extend(part.sites);
+                    all.skipped.extend(part.skipped);
+                    all.unmatched.extend(part.unmatched);
+                }
+                let order = host.sites();
+                all.sites.sort_by_key(|s| order.iter().position(|o| o.site == s.site));
+                all.sites.dedup();
+                Ok(all)
+            }
+            Self::Biased => {
+                let mut sites = host.module_sites();
+                sites.retain(|info| {
+                    let linear = host.linear(info.site).is_some_and(|layer| layer.bias.is_some());
+                    linear || host.norm(info.site).is_some_and(|norm| norm.beta.is_some())
+                });
+                Ok(Selection {
+                    sites,
+                    ..Selection::default()
+                })
+            }
+        }
+    }
+
+    /// Whether a site is among those this target hits.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TargetPattern`] for an invalid regular expression.
+    pub fn covers(&self, info: &SiteInfo) -> Result<bool, Error> {
+        match self {
+            Self::Roles { roles, leave_out } => {
+                let left_out = info.site.layer.is_some_and(|layer| leave_out.contains(&layer));
+                Ok(roles.contains(&info.site.role) && !left_out)
+            }
+            Self::Modules(target) => Ok(target.names(info)? && !target.skips(info)?),
+            Self::Any(targets) => {
+                for target in targets {
+                    if target.covers(info)? {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            }
+            Self::Biased => Ok(matches!(info.kind, SiteKind::Linear { .. } | SiteKind::Norm { .. })),
         }
     }
 
@@ -104,14 +158,49 @@ impl Target {
         let mut names: Vec<String> = match self {
             Self::Roles { .. } => host.sites().iter().map(|s| s.site.role.to_string()).collect(),
             Self::Modules(_) => host
-                .linear_sites()
+                .module_sites()
                 .iter()
                 .map(|s| s.path.rsplit('.').next().unwrap_or(&s.path).to_owned())
                 .collect(),
+            Self::Any(targets) => targets.iter().flat_map(|target| target.available(host)).collect(),
+            Self::Biased => Vec::new(),
         };
         names.sort();
         names.dedup();
         names
+    }
+}
+
+impl ModulePattern {
+    /// Whether it matches a module's path.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TargetPattern`] for an invalid regular expression.
+    pub fn matches(&self, path: &str) -> Result<bool, Error> {
+        Ok(match self {
+            Self::Names(names) => names.iter().any(|name| name_matches(name, path)),
+            Self::Regex(text) => regex(&format!("^(?:{text})$"), text)?.is_match(path),
+            Self::AllLinear => true,
+        })
+    }
+
+    /// The names that select exactly these sites: last components where they suffice, else whole paths.
+    pub fn naming(sites: &[&SiteInfo], host: &dyn Host) -> Self {
+        let mut names: Vec<String> = Vec::new();
+        for site in sites {
+            let last = site.path.rsplit('.').next().unwrap_or(&site.path).to_owned();
+            if !names.contains(&last) {
+                names.push(last);
+            }
+        }
+        let short = Self::Names(names);
+        let selected = ModuleTarget::new(short.clone()).select(host);
+        let chosen: BTreeSet<_> = sites.iter().map(|s| s.site).collect();
+        match selected {
+            Ok(selection) if selection.sites.iter().map(|s| s.site).collect::<BTreeSet<_>>() == chosen => short,
+            _ => Self::Names(sites.iter().map(|s| s.path.clone()).collect()),
+        }
     }
 }
 
@@ -168,36 +257,49 @@ impl ModuleTarget {
     }
 
     fn select(&self, host: &dyn Host) -> Result<Selection, Error> {
-        let matcher = Matcher::new(&self.modules)?;
-        let exclude = self.exclude.as_ref().map(Matcher::new).transpose()?;
         let mut selection = Selection::default();
-        let sites = host.linear_sites();
+        let sites = host.module_sites();
         if let ModulePattern::Names(names) = &self.modules {
             let missed = names
                 .iter()
                 .filter(|name| !sites.iter().any(|s| name_matches(name, &s.path)));
             selection.unmatched.extend(missed.cloned());
-        } else if let ModulePattern::Regex(pattern) = &self.modules
-            && !sites.iter().any(|s| matcher.matches(&s.path))
-        {
-            selection.unmatched.push(pattern.clone());
         }
         for info in sites {
-            if !matcher.matches(&info.path) {
+            if !self.names(&info)? {
                 continue;
             }
-            let in_layers = match (&self.layers, info.site.layer) {
-                (Some(layers), Some(layer)) => layers.contains(&layer),
-                (Some(_), None) => false,
-                (None, _) => true,
-            };
-            if !in_layers || exclude.as_ref().is_some_and(|e| e.matches(&info.path)) {
+            if self.skips(&info)? {
                 selection.skipped.push(info.path);
             } else {
                 selection.sites.push(info);
             }
         }
+        if let ModulePattern::Regex(pattern) = &self.modules
+            && selection.sites.is_empty()
+            && selection.skipped.is_empty()
+        {
+            selection.unmatched.push(pattern.clone());
+        }
         Ok(selection)
+    }
+
+    /// Whether the site is a module that `modules` names.
+    fn names(&self, info: &SiteInfo) -> Result<bool, Error> {
+        Ok(match &self.modules {
+            ModulePattern::AllLinear => info.linear_dims().is_some(),
+            modules => info.is_module() && modules.matches(&info.path)?,
+        })
+    }
+
+    /// Whether a site that is named is to be left alone.
+    fn skips(&self, info: &SiteInfo) -> Result<bool, Error> {
+        let in_layers = match (&self.layers, info.site.layer) {
+            (Some(layers), Some(layer)) => layers.contains(&layer),
+            (Some(_), None) => false,
+            (None, _) => true,
+        };
+        Ok(!in_layers || self.exclude.as_ref().map_or(Ok(false), |e| e.matches(&info.path))?)
     }
 }
 
@@ -219,30 +321,6 @@ pub fn pattern_value<'a, T>(patterns: impl IntoIterator<Item = (&'a str, T)>, pa
         }
     }
     Ok(None)
-}
-
-enum Matcher<'a> {
-    Names(&'a [String]),
-    Regex(Regex),
-    All,
-}
-
-impl<'a> Matcher<'a> {
-    fn new(pattern: &'a ModulePattern) -> Result<Self, Error> {
-        Ok(match pattern {
-            ModulePattern::Names(names) => Self::Names(names),
-            ModulePattern::Regex(text) => Self::Regex(regex(&format!("^(?:{text})$"), text)?),
-            ModulePattern::AllLinear => Self::All,
-        })
-    }
-
-    fn matches(&self, path: &str) -> bool {
-        match self {
-            Self::Names(names) => names.iter().any(|name| name_matches(name, path)),
-            Self::Regex(regex) => regex.is_match(path),
-            Self::All => true,
-        }
-    }
 }
 
 fn regex(full: &str, pattern: &str) -> Result<Regex, Error> {

@@ -1,14 +1,15 @@
 //! The configuration of LoRA, and its checks.
 
-use adapters_core::Role;
-use adapters_core::target::{ModulePattern, ModuleTarget};
+use adapters_core::target::{ModulePattern, ModuleTarget, pattern_value};
+use adapters_core::{ConfigError, Error};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::compat::LoraWire;
-use crate::error::LoraError;
 use crate::inject::Lora;
+use crate::places::{LoraTarget, Places};
+use crate::variants::Variant;
 
 /// Low-rank adaptation of linear layers: `y = W x + b + s B A dropout(x)`.
 ///
@@ -20,7 +21,9 @@ use crate::inject::Lora;
 /// | `dropout` | 0 | dropout on the input of A, in training | `0 <= p < 1` |
 /// | `target` | query and value of self-attention | which layers are adapted | |
 /// | `init` | [`Lora`](Init::Lora) | initial values of A and B | |
-/// | `mode` | [`Add`](Mode::Add) | whether the delta is added or the output scaled | `Scale` needs rank 1 |
+/// | `bias` | none | which biases of the base train along | |
+/// | `up_bias` | false | whether B has a bias of its own: `s (B A x + c)` | |
+/// | `modules_to_save` | none | modules trained as a whole, copied | |
 /// | `rank_pattern` | empty | ranks by module path | >= 1 |
 /// | `alpha_pattern` | empty | alphas by module path | finite |
 /// | `seed` | none | seed of the initial values, before the run's own | |
@@ -44,8 +47,12 @@ pub struct LoraConfig {
     pub target: LoraTarget,
     /// Initial values.
     pub init: Init,
-    /// Whether the delta is added or the output scaled.
-    pub mode: Mode,
+    /// Which biases of the base train along.
+    pub bias: BiasTraining,
+    /// Whether B has a bias of its own.
+    pub up_bias: bool,
+    /// Names of modules trained as a whole.
+    pub modules_to_save: Option<ModulePattern>,
     /// Ranks by module path: the first key that matches the end of a path as a regular expression.
     pub rank_pattern: IndexMap<String, usize>,
     /// Alphas by module path, like `rank_pattern`.
@@ -72,15 +79,17 @@ pub enum Scaling {
     Gated,
 }
 
-/// Whether LoRA adds to the output or scales it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// `W x + b + s B A x`.
+/// Which biases of the base train along.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BiasTraining {
+    /// None.
     #[default]
-    Add,
-    /// `(W x + b) * (l alpha)` with a learned vector `l`; needs rank 1. *Few-Shot Parameter-Efficient Fine-Tuning is
-    /// Better and Cheaper than In-Context Learning*, Liu et al., 2022, <https://arxiv.org/abs/2205.05638>.
-    Scale,
+    None,
+    /// Those of the adapted layers.
+    LoraOnly,
+    /// Those of every linear layer and normalisation.
+    All,
 }
 
 /// Initial values of A and B, under the reference's names.
@@ -94,6 +103,23 @@ pub enum Init {
     Bert,
     /// Ones.
     Ia3,
+    /// A and B uniform in `+-sqrt(6 / fan_in)` (Kaiming), as VeRA's frozen matrices.
+    Vera,
+    /// A normal with standard deviation `1 / r`, B zero.
+    Gaussian,
+    /// The `r` largest singular triplets of the weight, taken out of it: *PiSSA: Principal Singular Values and Singular
+    /// Vectors Adaptation of Large Language Models*, Meng et al., 2024, <https://arxiv.org/abs/2404.02948>.
+    Pissa,
+    /// The first `r` columns and rows of the weight's QR decomposition, taken out of it: *OLoRA: Orthonormal Low-Rank
+    /// Adaptation of Large Language Models*, Büyükakyüz, 2024, <https://arxiv.org/abs/2406.01775>.
+    Olora,
+}
+
+impl Init {
+    /// Whether the initial product is taken out of the frozen weight, so that a new adapter is the identity.
+    pub fn takes_from_base(self) -> bool {
+        matches!(self, Self::Pissa | Self::Olora)
+    }
 }
 
 /// Element type of the adapter's parameters.
@@ -106,76 +132,6 @@ pub enum Dtype {
     Float16,
     /// 16 bits, brain float.
     Bfloat16,
-}
-
-/// Which layers LoRA adapts.
-#[derive(Clone, Debug, PartialEq)]
-pub enum LoraTarget {
-    /// Places in a transformer layer, as AdapterHub names them.
-    Places(Places),
-    /// Modules by path, as peft names them.
-    Modules(ModuleTarget),
-}
-
-/// Places in a transformer layer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Places {
-    /// Matrices of self-attention.
-    pub attention: Vec<AttentionMatrix>,
-    /// Whether self-attention is adapted at all.
-    pub self_attention: bool,
-    /// The first projection of the feed-forward block.
-    pub intermediate: bool,
-    /// The second projection of the feed-forward block.
-    pub output: bool,
-    /// Layers left alone.
-    pub leave_out: Vec<usize>,
-}
-
-/// A projection of self-attention.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum AttentionMatrix {
-    /// Query.
-    #[serde(rename = "q")]
-    Query,
-    /// Key.
-    #[serde(rename = "k")]
-    Key,
-    /// Value.
-    #[serde(rename = "v")]
-    Value,
-}
-
-impl Default for Places {
-    /// Query and value of self-attention, in every layer.
-    fn default() -> Self {
-        Self {
-            attention: vec![AttentionMatrix::Query, AttentionMatrix::Value],
-            self_attention: true,
-            intermediate: false,
-            output: false,
-            leave_out: Vec::new(),
-        }
-    }
-}
-
-impl Places {
-    /// The roles these places name.
-    pub fn roles(&self) -> Vec<Role> {
-        let attention = self.attention.iter().map(|m| match m {
-            AttentionMatrix::Query => Role::Query,
-            AttentionMatrix::Key => Role::Key,
-            AttentionMatrix::Value => Role::Value,
-        });
-        let mut roles: Vec<Role> = if self.self_attention {
-            attention.collect()
-        } else {
-            Vec::new()
-        };
-        roles.extend(self.intermediate.then_some(Role::FfnUp));
-        roles.extend(self.output.then_some(Role::FfnDown));
-        roles
-    }
 }
 
 impl Default for LoraConfig {
@@ -194,7 +150,9 @@ impl LoraConfig {
             dropout: 0.0,
             target: LoraTarget::Places(Places::default()),
             init: Init::Lora,
-            mode: Mode::Add,
+            bias: BiasTraining::None,
+            up_bias: false,
+            modules_to_save: None,
             rank_pattern: IndexMap::new(),
             alpha_pattern: IndexMap::new(),
             seed: None,
@@ -264,53 +222,59 @@ impl LoraConfig {
     ///
     /// # Errors
     ///
-    /// [`LoraError::OutOfRange`] naming the first field outside its range.
-    pub fn check(self) -> Result<Lora, LoraError> {
-        let out_of_range = |field, expected, found: String| Err(LoraError::OutOfRange { field, expected, found });
-        if self.rank == 0 {
-            return out_of_range("r", "at least 1", self.rank.to_string());
-        }
-        if !self.alpha.is_finite() {
-            return out_of_range("alpha", "a finite number", self.alpha.to_string());
-        }
-        if !(0.0..1.0).contains(&self.dropout) {
-            return out_of_range("dropout", "0 <= dropout < 1", self.dropout.to_string());
-        }
-        if let Some((path, _)) = self.rank_pattern.iter().find(|(_, r)| **r == 0) {
-            return out_of_range("rank_pattern", "ranks of at least 1", format!("0 for `{path}`"));
-        }
-        if let Some((path, alpha)) = self.alpha_pattern.iter().find(|(_, a)| !a.is_finite()) {
-            return out_of_range("alpha_pattern", "finite numbers", format!("{alpha} for `{path}`"));
-        }
-        if let LoraTarget::Places(places) = &self.target
-            && places.roles().is_empty()
-        {
-            return out_of_range(
-                "attn_matrices, selfattn_lora, intermediate_lora, output_lora",
-                "at least one place",
-                "none".to_owned(),
-            );
-        }
-        if self.mode == Mode::Scale {
-            if self.rank != 1 || !self.rank_pattern.is_empty() {
-                return out_of_range("r", "1 with composition_mode = \"scale\"", self.rank.to_string());
-            }
-            if self.dropout > 0.0 {
-                return out_of_range(
-                    "dropout",
-                    "0 with composition_mode = \"scale\"",
-                    self.dropout.to_string(),
-                );
-            }
-        } else if self.init == Init::Ia3 {
-            return out_of_range(
-                "init_weights",
-                "`lora` or `bert` with composition_mode = \"add\"",
-                "ia3".to_owned(),
-            );
-        }
-        Ok(Lora::from_checked(self))
+    /// [`ConfigError::OutOfRange`] naming the first field outside its range.
+    pub fn check(self) -> Result<Lora, ConfigError> {
+        Variant::Lora(self).check()
     }
+
+    /// Refuses the first field outside its range.
+    pub(crate) fn check_fields(&self) -> Result<(), ConfigError> {
+        ConfigError::unless(self.rank > 0, "r", "at least 1", self.rank)?;
+        ConfigError::unless(self.alpha.is_finite(), "alpha", "a finite number", self.alpha)?;
+        check_dropout(self.dropout)?;
+        let zero = self.rank_pattern.iter().find(|(_, r)| **r == 0);
+        ConfigError::unless(
+            zero.is_none(),
+            "rank_pattern",
+            "ranks of at least 1",
+            zero.map_or(String::new(), |(path, _)| format!("0 for `{path}`")),
+        )?;
+        let endless = self.alpha_pattern.iter().find(|(_, a)| !a.is_finite());
+        ConfigError::unless(
+            endless.is_none(),
+            "alpha_pattern",
+            "finite numbers",
+            endless.map_or(String::new(), |(path, alpha)| format!("{alpha} for `{path}`")),
+        )?;
+        ConfigError::unless(
+            !matches!(self.init, Init::Ia3),
+            "init_weights",
+            "an initialisation of a low-rank product",
+            "ia3",
+        )?;
+        self.target.check()
+    }
+
+    /// Rank and scale at a path.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TargetPattern`] for a pattern that is not a regular expression.
+    pub(crate) fn rank_and_scale(&self, path: &str) -> Result<(usize, f64), Error> {
+        let ranks = self.rank_pattern.iter().map(|(k, v)| (k.as_str(), *v));
+        let alphas = self.alpha_pattern.iter().map(|(k, v)| (k.as_str(), *v));
+        let rank = pattern_value(ranks, path)?.unwrap_or(self.rank);
+        let alpha = pattern_value(alphas, path)?.unwrap_or(self.alpha);
+        let scale = match self.scaling {
+            Scaling::Standard | Scaling::Gated => alpha / rank as f64,
+            Scaling::RankStabilised => alpha / (rank as f64).sqrt(),
+        };
+        Ok((rank, scale))
+    }
+}
+
+pub(crate) fn check_dropout(dropout: f64) -> Result<(), ConfigError> {
+    ConfigError::unless((0.0..1.0).contains(&dropout), "dropout", "0 <= dropout < 1", dropout)
 }
 
 #[cfg(test)]
@@ -333,5 +297,17 @@ mod tests {
             ..Places::default()
         };
         assert!(LoraConfig::new(8).with_places(none).check().is_err());
+    }
+
+    #[test]
+    fn the_scale_follows_patterns_and_rslora() {
+        let mut config = LoraConfig::new(4).with_alpha(8.0);
+        config.rank_pattern.insert("query".into(), 16);
+        config.alpha_pattern.insert("value".into(), 2.0);
+        let lora = &config;
+        assert_eq!(lora.rank_and_scale("a.query").unwrap(), (16, 0.5));
+        assert_eq!(lora.rank_and_scale("a.value").unwrap(), (4, 0.5));
+        let lora = config.with_scaling(Scaling::RankStabilised);
+        assert_eq!(lora.rank_and_scale("a.key").unwrap(), (4, 4.0));
     }
 }

@@ -1,7 +1,8 @@
 //! Initial values of A and B.
 
 use adapters_core::draw;
-use burn::tensor::TensorData;
+use burn::linalg::{qr, svd};
+use burn::tensor::{Device, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 
 use crate::config::Init;
@@ -10,17 +11,50 @@ use crate::config::Init;
 pub(crate) fn init_a(init: Init, rng: &mut ChaCha8Rng, rank: usize, d_in: usize) -> TensorData {
     match init {
         // kaiming_uniform with a = sqrt(5): gain sqrt(2 / 6), bound gain * sqrt(3 / fan_in).
-        Init::Lora => draw::uniform(rng, [rank, d_in], (d_in as f32).sqrt().recip()),
+        Init::Lora | Init::Pissa | Init::Olora => draw::uniform(rng, [rank, d_in], (d_in as f32).sqrt().recip()),
         Init::Bert => draw::normal(rng, [rank, d_in], 0.02),
+        Init::Gaussian => draw::normal(rng, [rank, d_in], (rank as f32).recip()),
         Init::Ia3 => draw::constant([rank, d_in], 1.0),
+        Init::Vera => draw::uniform(rng, [rank, d_in], (6.0 / d_in as f32).sqrt()),
     }
 }
 
 /// Initial B, `[d_out, rank]`.
 pub(crate) fn init_b(init: Init, rng: &mut ChaCha8Rng, d_out: usize, rank: usize) -> TensorData {
     match init {
-        Init::Lora => draw::constant([d_out, rank], 0.0),
+        Init::Lora | Init::Gaussian | Init::Pissa | Init::Olora => draw::constant([d_out, rank], 0.0),
         Init::Bert => draw::normal(rng, [d_out, rank], 0.02),
         Init::Ia3 => draw::constant([d_out, rank], 1.0),
+        Init::Vera => draw::uniform(rng, [d_out, rank], (6.0 / rank as f32).sqrt()),
     }
+}
+
+/// Most sweeps of the Jacobi iteration; it stops when it has converged.
+pub(crate) const SWEEPS: usize = 30;
+
+/// A and B taken from a weight `[d_in, d_out]`: the part of it they stand for is `scale B A`.
+pub(crate) fn from_weight(
+    init: Init,
+    weight: Tensor<2>,
+    rank: usize,
+    scale: f64,
+    device: &Device,
+) -> (Tensor<2>, Tensor<2>) {
+    let published = weight.transpose();
+    let (left, right) = match init {
+        Init::Pissa => {
+            let (u, s, vt) = svd::<2, 1>(published, SWEEPS);
+            let root = (s.slice_dim(0, 0..rank) / scale).sqrt();
+            let left = u.slice_dim(1, 0..rank) * root.clone().unsqueeze_dim(0);
+            (left, vt.slice_dim(0, 0..rank) * root.unsqueeze_dim(1))
+        }
+        _ => {
+            let (q, r) = qr(published, true);
+            (q.slice_dim(1, 0..rank), r.slice_dim(0, 0..rank))
+        }
+    };
+    (
+        Tensor::from_data(right.into_data(), device),
+        Tensor::from_data(left.into_data(), device),
+    )
 }

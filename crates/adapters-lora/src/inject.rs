@@ -1,71 +1,77 @@
-//! How LoRA enters the system: the family that reads its configurations, the method that builds its layers.
+//! How the family enters the system: what reads its configurations, and the method that builds its layers.
 
 use std::fmt;
 use std::sync::Arc;
 
 use adapters_core::store::Grammar;
-use adapters_core::target::{Target, pattern_value};
+use adapters_core::target::{ModuleTarget, Target};
 use adapters_core::{
-    Build, ConfigPart, Erased, Error, Host, Method, MethodFamily, SiteInfo, SiteLayer, StoredConfig, draw, nearest,
+    Build, ConfigError, ConfigPart, Error, Host, Method, MethodFamily, Shared, SiteInfo, SiteLayer, StoredConfig,
+    config,
 };
-use burn::module::Param;
-use burn::tensor::{FloatDType, Tensor, TensorData};
-use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::compat::{LoraWire, PeftLoraWire, to_adapterhub, to_peft};
-use crate::config::{Dtype, LoraConfig, LoraTarget, Mode, Scaling};
-use crate::error::LoraError;
-use crate::init::{init_a, init_b};
-use crate::module::{Gate, LowRank};
-use crate::variants::OutputScale;
+use crate::build::Builder;
+use crate::compat::{LoraWire, from_peft, to_adapterhub, to_peft};
+use crate::config::BiasTraining;
+use crate::variants::{DoraForm, Variant, VeraForm};
 
 /// The family's name.
-const FAMILY: &str = "lora";
+pub(crate) const FAMILY: &str = "lora";
 
-/// A checked [`LoraConfig`]. Made by [`LoraConfig::check`].
+/// A checked configuration of the LoRA family. Made by [`LoraConfig::check`](crate::LoraConfig::check) and
+/// [`Variant::check`].
 #[derive(Clone, Debug, PartialEq)]
-pub struct Lora(LoraConfig);
+pub struct Lora(Variant);
 
 impl Lora {
-    pub(crate) fn from_checked(config: LoraConfig) -> Self {
-        Self(config)
+    pub(crate) fn from_checked(variant: Variant) -> Self {
+        Self(variant)
     }
 
     /// The configuration.
-    pub fn config(&self) -> &LoraConfig {
+    pub fn variant(&self) -> &Variant {
         &self.0
     }
 
-    /// Rank and scale at a path.
-    fn rank_and_scale(&self, path: &str) -> Result<(usize, f64), Error> {
-        let config = &self.0;
-        let ranks = config.rank_pattern.iter().map(|(k, v)| (k.as_str(), *v));
-        let alphas = config.alpha_pattern.iter().map(|(k, v)| (k.as_str(), *v));
-        let rank = pattern_value(ranks, path)?.unwrap_or(config.rank);
-        let alpha = pattern_value(alphas, path)?.unwrap_or(config.alpha);
-        let scale = match config.scaling {
-            Scaling::Standard | Scaling::Gated => alpha / rank as f64,
-            Scaling::RankStabilised => alpha / (rank as f64).sqrt(),
-        };
-        Ok((rank, scale))
+    /// Modules trained as a whole.
+    pub(crate) fn saved_modules(&self) -> Option<ModuleTarget> {
+        let modules = self.0.low_rank()?.modules_to_save.clone()?;
+        Some(ModuleTarget::new(modules))
     }
 }
 
 impl fmt::Display for Lora {
     /// The config string: only what differs from the defaults.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut fields = object(&LoraWire::from(self.0.clone()));
-        // What a file said beyond the known fields is no part of a config string.
-        fields.retain(|key, _| !self.0.extra.contains_key(key));
-        let defaults = object(&LoraWire::default());
-        let fields = fields.into_iter().filter(|(k, v)| defaults.get(k) != Some(v));
-        let part = ConfigPart {
-            identifier: FAMILY.to_owned(),
-            fields: fields.collect(),
+        let identifier = self.0.identifier();
+        let defaults = Variant::preset(identifier).map(fields_of).unwrap_or_default();
+        let extra = match &self.0 {
+            Variant::Ia3(config) => Some(&config.extra),
+            other => other.low_rank().map(|lora| &lora.extra),
         };
-        part.fmt(f)
+        let mut fields = fields_of(self.0.clone());
+        // What a file said beyond the known fields is no part of a config string.
+        fields.retain(|key, value| defaults.get(key) != Some(value) && extra.is_none_or(|e| !e.contains_key(key)));
+        let peft = match &self.0 {
+            Variant::Dora(config) => config.form == DoraForm::Peft,
+            Variant::Vera(config) => config.form == VeraForm::Vectors,
+            _ => false,
+        };
+        if peft {
+            fields.insert("form".to_owned(), "peft".into());
+        }
+        let part = ConfigPart {
+            identifier: identifier.to_owned(),
+            fields,
+        };
+        fmt::Display::fmt(&part, f)
     }
+}
+
+/// The fields of recipes and config strings.
+fn fields_of(variant: Variant) -> Map<String, Value> {
+    config::to_fields(&LoraWire::from(variant), &["alpha"])
 }
 
 impl Method for Lora {
@@ -74,103 +80,44 @@ impl Method for Lora {
     }
 
     fn target(&self) -> Target {
-        match &self.0.target {
-            LoraTarget::Places(places) => Target::Roles {
-                roles: places.roles(),
-                leave_out: places.leave_out.clone(),
-            },
-            LoraTarget::Modules(modules) => Target::Modules(modules.clone()),
+        let mut targets = vec![self.0.target().to_target()];
+        targets.extend(self.saved_modules().map(Target::Modules));
+        if self.0.low_rank().is_some_and(|lora| lora.bias == BiasTraining::All) {
+            targets.push(Target::Biased);
+        }
+        match targets.len() {
+            1 => targets.remove(0),
+            _ => Target::Any(targets),
         }
     }
 
     fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
-        let Some((d_in, d_out)) = site.linear_dims() else {
-            return Err(Error::CannotBuild {
-                method: FAMILY,
-                path: site.path.clone(),
-                reason: "it adapts linear layers only".to_owned(),
-            });
-        };
-        let config = &self.0;
-        let (rank, scale) = self.rank_and_scale(&site.path)?;
-        let mut rng = build.rng(config.seed, site.site);
-        let matrix = |data: TensorData| {
-            let tensor = Tensor::<2>::from_data(data, build.device);
-            Param::from_tensor(match config.dtype {
-                Some(dtype) => tensor.cast(float_dtype(dtype)),
-                None => tensor,
-            })
-        };
-        let (a, b) = (
-            init_a(config.init, &mut rng, rank, d_in),
-            init_b(config.init, &mut rng, d_out, rank),
-        );
-        let gate = (config.scaling == Scaling::Gated).then(|| Gate {
-            weight: Param::from_tensor(Tensor::from_data(draw::normal(&mut rng, [1, d_in], 0.02), build.device)),
-            bias: Param::from_tensor(Tensor::from_data(
-                draw::uniform(&mut rng, [1], (d_in as f32).sqrt().recip()),
-                build.device,
-            )),
-        });
-        Ok(SiteLayer::Linear(match config.mode {
-            Mode::Add => Erased::new(LowRank {
-                a: matrix(a),
-                b: matrix(b),
-                gate,
-                scale,
-                dropout: config.dropout,
-            }),
-            Mode::Scale => Erased::new(OutputScale {
-                l: matrix(b),
-                gate,
-                scale,
-            }),
-        }))
+        Builder::new(self, site, build).layer()
+    }
+
+    fn build_shared(&self, build: &Build<'_>) -> Result<Shared, Error> {
+        crate::build::shared(&self.0, build)
     }
 
     fn key(&self, grammar: Grammar, site: &SiteInfo, adapter: &str, param: &str) -> String {
-        match grammar {
-            Grammar::AdapterHub => format!("{}.loras.{adapter}.{param}", site.path),
-            Grammar::Peft => format!("{}.{param}.weight", site.path),
+        match (grammar, param) {
+            (Grammar::AdapterHub, _) => format!("{}.loras.{adapter}.{param}", site.path),
+            (Grammar::Peft, "lora_A" | "lora_B") if matches!(self.0, Variant::Ia3(_)) => format!("{}.ia3_l", site.path),
+            (Grammar::Peft, "lora_A" | "lora_B") => format!("{}.{param}.weight", site.path),
+            (Grammar::Peft, _) => format!("{}.{param}", site.path),
         }
     }
 
     fn wire(&self, grammar: Grammar, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, Error> {
-        match grammar {
-            Grammar::AdapterHub => to_adapterhub(&self.0, sites, host).map(|wire| object(&wire)),
-            Grammar::Peft => to_peft(&self.0, sites, host).map(|wire| object(&wire)),
-        }
-        .map_err(|e| Error::config(FAMILY, e))
+        let fields = match grammar {
+            Grammar::AdapterHub => to_adapterhub(&self.0, sites, host).map(|wire| config::to_fields(&wire, &["alpha"])),
+            Grammar::Peft => to_peft(&self.0, sites, host),
+        };
+        Error::in_config(FAMILY, fields)
     }
 }
 
-/// A wire struct as a JSON object. Whole numbers stay whole, as the Python libraries write them.
-fn object(wire: &impl Serialize) -> Map<String, Value> {
-    let mut map = match serde_json::to_value(wire) {
-        Ok(Value::Object(map)) => map,
-        _ => Map::new(),
-    };
-    for key in ["alpha", "lora_alpha"] {
-        if let Some(whole) = map
-            .get(key)
-            .and_then(Value::as_f64)
-            .filter(|x| x.fract() == 0.0 && x.abs() < 1e15)
-        {
-            map[key] = Value::from(whole as i64);
-        }
-    }
-    map
-}
-
-fn float_dtype(dtype: Dtype) -> FloatDType {
-    match dtype {
-        Dtype::Float32 => FloatDType::F32,
-        Dtype::Float16 => FloatDType::F16,
-        Dtype::Bfloat16 => FloatDType::BF16,
-    }
-}
-
-/// Reads LoRA configurations.
+/// Reads the family's configurations.
 #[derive(Clone, Copy, Debug)]
 pub struct LoraFamily;
 
@@ -180,59 +127,74 @@ impl MethodFamily for LoraFamily {
     }
 
     fn identifiers(&self) -> &'static [&'static str] {
-        &["lora"]
+        &["lora", "ia3", "dora", "vera", "dvora", "mtl_lora"]
     }
 
-    fn configure(&self, _identifier: &str, fields: Map<String, Value>) -> Result<Arc<dyn Method>, Error> {
-        let known = known_fields();
-        if let Some(field) = fields.keys().find(|field| !known.contains(field)) {
-            let unknown = LoraError::UnknownField {
-                field: field.clone(),
-                nearest: nearest(field, known.iter().map(String::as_str)),
-                known: known.join(", "),
-            };
-            return Err(Error::config(FAMILY, unknown));
-        }
-        method::<LoraWire>(fields)
+    fn configure(&self, identifier: &str, fields: Map<String, Value>) -> Result<Arc<dyn Method>, Error> {
+        Error::in_config(FAMILY, config::refuse_unknown(&fields, known_fields().iter()))?;
+        let mut all = Variant::preset(identifier).map(fields_of).unwrap_or_default();
+        all.extend(fields);
+        method(ours(all))
     }
 
     fn read(&self, stored: &StoredConfig<'_>) -> Option<Result<Arc<dyn Method>, Error>> {
         let mut fields = stored.fields.clone();
         match stored.grammar {
-            Grammar::AdapterHub => (fields.get("architecture")? == "lora").then(|| {
-                // Before 1.1.0 the reference computed with alpha = r, whatever alpha said.
-                if stored.version.is_none_or(|version| version < (1, 1))
-                    && let Some(r) = fields.get("r").cloned()
-                {
-                    fields.insert("alpha".to_owned(), r);
-                }
-                method::<LoraWire>(fields)
-            }),
-            Grammar::Peft => (fields.get("peft_type")? == "LORA").then(|| method::<PeftLoraWire>(fields)),
+            Grammar::AdapterHub => {
+                let architecture = fields.get("architecture")?.as_str()?;
+                ["lora", "mtl_lora"].contains(&architecture).then(|| {
+                    // Before 1.1.0 the reference computed with alpha = r, whatever alpha said.
+                    if stored.version.is_none_or(|version| version < (1, 1))
+                        && let Some(r) = fields.get("r").cloned()
+                    {
+                        fields.insert("alpha".to_owned(), r);
+                    }
+                    method(ours(fields))
+                })
+            }
+            Grammar::Peft => from_peft(&fields).map(method),
         }
     }
 }
 
-/// From a wire object of type `W` to a checked method.
-fn method<W>(fields: Map<String, Value>) -> Result<Arc<dyn Method>, Error>
-where
-    W: serde::de::DeserializeOwned,
-    LoraConfig: TryFrom<W, Error = LoraError>,
-{
-    let parse = || {
-        let wire: W =
-            serde_json::from_value(Value::Object(fields)).map_err(|e| LoraError::Field { reason: e.to_string() })?;
-        LoraConfig::try_from(wire)?.check()
+/// A configuration in the reference's form, with the choice of peft's definitions that is ours.
+fn ours(mut fields: Map<String, Value>) -> Result<Variant, ConfigError> {
+    let peft = match fields.shift_remove("form") {
+        None => false,
+        Some(form) if form == "peft" => true,
+        Some(form) => {
+            return Err(ConfigError::OutOfRange {
+                field: "form",
+                expected: "`peft`",
+                found: form.to_string(),
+            });
+        }
     };
-    match parse() {
-        Ok(lora) => Ok(Arc::new(lora)),
-        Err(error) => Err(Error::config(FAMILY, error)),
+    let mut variant = config::from_fields::<LoraWire>(fields).and_then(Variant::try_from)?;
+    match &mut variant {
+        Variant::Dora(config) if peft => config.form = DoraForm::Peft,
+        Variant::Vera(config) if peft => config.form = VeraForm::Vectors,
+        _ if peft => {
+            return Err(ConfigError::Unsupported {
+                field: "form",
+                found: format!("peft: {} has one definition", variant.identifier()),
+            });
+        }
+        _ => {}
     }
+    Ok(variant)
+}
+
+/// The checked method of a configuration.
+fn method(variant: Result<Variant, ConfigError>) -> Result<Arc<dyn Method>, Error> {
+    let lora = variant.and_then(Variant::check);
+    Ok(Arc::new(Error::in_config(FAMILY, lora)?))
 }
 
 /// Every field a user may write.
 fn known_fields() -> Vec<String> {
-    let mut fields: Vec<String> = object(&LoraWire::default()).into_iter().map(|(k, _)| k).collect();
+    let mtl = Variant::preset("mtl_lora").map(fields_of).unwrap_or_default();
+    let mut fields: Vec<String> = mtl.into_iter().map(|(k, _)| k).collect();
     fields.extend(
         [
             "target_modules",
@@ -241,6 +203,11 @@ fn known_fields() -> Vec<String> {
             "rank_pattern",
             "alpha_pattern",
             "use_rslora",
+            "bias",
+            "lora_bias",
+            "modules_to_save",
+            "feedforward_modules",
+            "form",
         ]
         .map(str::to_owned),
     );
@@ -280,7 +247,7 @@ mod tests {
                 "lorra",
                 &["unknown adapter configuration `lorra`; did you mean `lora`?"],
             ),
-            ("lora|lora", &["union of 2"]),
+            ("lora|lora[r=4]", &["`lora` and `lora[r=4]` both at `query`"]),
         ] {
             let error = parse(text).unwrap_err();
             let all = format!(
@@ -293,18 +260,6 @@ mod tests {
                 assert!(all.contains(part), "{text}: {all}");
             }
         }
-    }
-
-    #[test]
-    fn the_scale_follows_patterns_and_rslora() {
-        let mut config = LoraConfig::new(4).with_alpha(8.0);
-        config.rank_pattern.insert("query".into(), 16);
-        config.alpha_pattern.insert("value".into(), 2.0);
-        let lora = config.clone().check().unwrap();
-        assert_eq!(lora.rank_and_scale("a.query").unwrap(), (16, 0.5));
-        assert_eq!(lora.rank_and_scale("a.value").unwrap(), (4, 0.5));
-        let lora = config.with_scaling(Scaling::RankStabilised).check().unwrap();
-        assert_eq!(lora.rank_and_scale("a.key").unwrap(), (4, 4.0));
     }
 
     #[test]

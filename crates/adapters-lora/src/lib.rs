@@ -1,16 +1,23 @@
 #![doc = include_str!("../README.md")]
 
+mod build;
+mod combine;
 mod compat;
 mod config;
-mod error;
 mod init;
 mod inject;
-mod merge;
 mod module;
+mod places;
+mod table;
 pub mod variants;
+mod whole;
 
-pub use compat::{LoraWire, OneOrMany, PeftLoraWire, WireInit, WireMode};
-pub use config::{AttentionMatrix, Dtype, Init, LoraConfig, LoraTarget, Mode, Places, Scaling};
-pub use error::LoraError;
+pub use adapters_core::ConfigError;
+pub use combine::{Combination, SignElection};
+pub use compat::{LoraWire, OneOrMany, PeftIa3Wire, PeftLoraWire, PeftTarget, PeftVeraWire, WireMode};
+pub use config::{BiasTraining, Dtype, Init, LoraConfig, Scaling};
 pub use inject::{Lora, LoraFamily};
-pub use module::{Gate, LowRank};
+pub use module::{Factored, Gate, LowRank, Origin};
+pub use places::{AttentionMatrix, LoraTarget, Places};
+pub use table::LowRankTable;
+pub use whole::{BiasCopy, LinearCopy, NormCopy, TableCopy};

@@ -248,7 +248,7 @@ impl BertModel {
     /// Panics if `seq` is longer than `max_position_embeddings` or an id is outside the vocabulary.
     pub fn forward(&self, input: EncoderInput, cx: &mut Ctx<'_>) -> Tensor<3> {
         cx.set_padding(input.padding.clone());
-        let hidden = self.embeddings.forward(&input);
+        let hidden = self.embeddings.forward(&input, cx);
         let hidden = cx.dropout(hidden, self.config.hidden_dropout_prob);
         let mut state = cx.embedding(
             EMBEDDING,
@@ -273,19 +273,22 @@ impl BertModel {
 }
 
 const EMBEDDING: Site = Site::outside(Stack::Encoder, Role::Embedding);
+const WORDS: Site = Site::outside(Stack::Encoder, Role::TokenEmbedding);
+const EMBEDDING_NORM: Site = Site::outside(Stack::Encoder, Role::EmbeddingNorm);
 const POOLER: Site = Site::outside(Stack::Encoder, Role::Pooler);
 
 impl BertEmbeddings {
-    fn forward(&self, input: &EncoderInput) -> Tensor<3> {
+    fn forward(&self, input: &EncoderInput, cx: &mut Ctx<'_>) -> Tensor<3> {
         let [_, seq] = input.ids.dims();
-        let words = self.word.forward(input.ids.clone());
+        let words = cx.lookup(WORDS, &self.word, input.ids.clone());
         let types = match &input.token_types {
             Some(types) => self.token_type.forward(types.clone()),
             // All zeros: one row, broadcast.
             None => self.token_type.weight.val().slice_dim(0, 0..1).unsqueeze(),
         };
         let positions = self.position.weight.val().slice_dim(0, 0..seq).unsqueeze();
-        ops::layer_norm(&self.norm, words + types + positions)
+        let norm = cx.norm(EMBEDDING_NORM, &self.norm);
+        ops::layer_norm(&norm, words + types + positions)
     }
 }
 
@@ -297,12 +300,14 @@ impl BertLayer {
     fn forward(&self, x: Tensor<3>, embedded: &EmbeddingState, cx: &mut Ctx<'_>) -> Tensor<3> {
         let attended = self.attention(x.clone(), embedded, cx);
         let attended = cx.dropout(attended, self.hidden_dropout);
-        let x = cx.hidden(self.site(Role::AfterAttention), attended, x, Some(&self.attention_norm));
+        let norm = cx.norm(self.site(Role::AttentionNorm), &self.attention_norm);
+        let x = cx.hidden(self.site(Role::AfterAttention), attended, x, Some(&norm));
 
         let up = cx.linear(self.site(Role::FfnUp), &self.up, x.clone());
         let down = cx.linear(self.site(Role::FfnDown), &self.down, self.activation.forward(up));
         let down = cx.dropout(down, self.hidden_dropout);
-        let x = cx.hidden(self.site(Role::AfterFfn), down, x, Some(&self.output_norm));
+        let norm = cx.norm(self.site(Role::FfnNorm), &self.output_norm);
+        let x = cx.hidden(self.site(Role::AfterFfn), down, x, Some(&norm));
         cx.output(self.site(Role::LayerOutput), x)
     }
 
@@ -379,6 +384,7 @@ impl Host for BertModel {
         let c = &self.config;
         let (d, ffn, heads) = (c.hidden_size, c.intermediate_size, c.num_attention_heads);
         let linear = |d_in, d_out| SiteKind::Linear { d_in, d_out };
+        let norm = SiteKind::Norm { d_model: d };
         let d_head = d / heads;
         let in_layer = [
             (Role::Query, linear(d, d), "attention.self.query"),
@@ -386,6 +392,7 @@ impl Host for BertModel {
             (Role::Value, linear(d, d), "attention.self.value"),
             (Role::KeyValue, SiteKind::KeyValue { heads, d_head }, "attention.self"),
             (Role::AttentionOutput, linear(d, d), "attention.output.dense"),
+            (Role::AttentionNorm, norm, "attention.output.LayerNorm"),
             (
                 Role::AfterAttention,
                 SiteKind::Hidden { d_model: d },
@@ -393,13 +400,25 @@ impl Host for BertModel {
             ),
             (Role::FfnUp, linear(d, ffn), "intermediate.dense"),
             (Role::FfnDown, linear(ffn, d), "output.dense"),
+            (Role::FfnNorm, norm, "output.LayerNorm"),
             (Role::AfterFfn, SiteKind::Hidden { d_model: d }, "output"),
         ];
-        let mut sites = vec![SiteInfo {
-            site: EMBEDDING,
-            kind: SiteKind::Embedding { d_model: d },
-            path: "embeddings".to_owned(),
-        }];
+        let words = SiteKind::Table {
+            rows: c.vocab_size,
+            d_model: d,
+            padding: Some(c.pad_token_id),
+        };
+        let mut sites: Vec<SiteInfo> = [
+            (WORDS, words, "embeddings.word_embeddings"),
+            (EMBEDDING_NORM, norm, "embeddings.LayerNorm"),
+            (EMBEDDING, SiteKind::Embedding { d_model: d }, "embeddings"),
+        ]
+        .map(|(site, kind, path)| SiteInfo {
+            site,
+            kind,
+            path: path.to_owned(),
+        })
+        .into();
         for index in 0..self.layers.len() {
             sites.extend(in_layer.iter().map(|(role, kind, path)| SiteInfo {
                 site: Site::new(Stack::Encoder, index, *role),
@@ -436,5 +455,31 @@ impl Host for BertModel {
             None if site == POOLER => self.pooler.as_mut(),
             None => None,
         }
+    }
+
+    fn norm(&self, site: Site) -> Option<&LayerNorm> {
+        match (site.layer, site.role) {
+            (None, Role::EmbeddingNorm) => Some(&self.embeddings.norm),
+            (Some(index), Role::AttentionNorm) => Some(&self.layers.get(index)?.attention_norm),
+            (Some(index), Role::FfnNorm) => Some(&self.layers.get(index)?.output_norm),
+            _ => None,
+        }
+    }
+
+    fn norm_mut(&mut self, site: Site) -> Option<&mut LayerNorm> {
+        match (site.layer, site.role) {
+            (None, Role::EmbeddingNorm) => Some(&mut self.embeddings.norm),
+            (Some(index), Role::AttentionNorm) => Some(&mut self.layers.get_mut(index)?.attention_norm),
+            (Some(index), Role::FfnNorm) => Some(&mut self.layers.get_mut(index)?.output_norm),
+            _ => None,
+        }
+    }
+
+    fn table(&self, site: Site) -> Option<&Embedding> {
+        (site == WORDS).then_some(&self.embeddings.word)
+    }
+
+    fn table_mut(&mut self, site: Site) -> Option<&mut Embedding> {
+        (site == WORDS).then_some(&mut self.embeddings.word)
     }
 }

@@ -3,7 +3,7 @@
 
 use adapters_core::{Ctx, Host, Role, Site, SiteInfo, Stack};
 use burn::module::Module;
-use burn::nn::Linear;
+use burn::nn::{Embedding, LayerNorm, Linear};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
 use crate::bert::BertModel;
@@ -152,5 +152,20 @@ impl Host for Encoder {
 
     fn linear_mut(&mut self, site: Site) -> Option<&mut Linear> {
         each!(self, model => model.linear_mut(site))
+    }
+    fn norm(&self, site: Site) -> Option<&LayerNorm> {
+        each!(self, model => model.norm(site))
+    }
+
+    fn norm_mut(&mut self, site: Site) -> Option<&mut LayerNorm> {
+        each!(self, model => model.norm_mut(site))
+    }
+
+    fn table(&self, site: Site) -> Option<&Embedding> {
+        each!(self, model => model.table(site))
+    }
+
+    fn table_mut(&mut self, site: Site) -> Option<&mut Embedding> {
+        each!(self, model => model.table_mut(site))
     }
 }

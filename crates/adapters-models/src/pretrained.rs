@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use adapters_core::SiteKind;
 use adapters_core::store::{StoreError, read_json, write_json, write_safetensors};
 use adapters_core::{Host, nearest};
 use burn::tensor::Device;
@@ -142,15 +143,28 @@ pub fn save_checkpoint(model: &impl Host, source: &Path, out: &Path) -> Result<(
         });
     }
     let (_, mut tensors) = read_checkpoint(source)?;
-    for info in model.linear_sites() {
-        let Some(layer) = model.linear(info.site) else { continue };
+    for info in model.module_sites() {
         let prefixed = format!("{}{}", model.base_prefix(), info.path);
         let path = match tensors.contains_key(&format!("{prefixed}.weight")) {
             true => prefixed,
-            false => info.path,
+            false => info.path.clone(),
         };
-        tensors.insert(format!("{path}.weight"), layer.weight.val().transpose().into_data());
-        if let Some(bias) = &layer.bias {
+        let (weight, bias) = match info.kind {
+            SiteKind::Norm { .. } => match model.norm(info.site) {
+                Some(norm) => (norm.gamma.val().into_data(), norm.beta.as_ref()),
+                None => continue,
+            },
+            SiteKind::Table { .. } => match model.table(info.site) {
+                Some(table) => (table.weight.val().into_data(), None),
+                None => continue,
+            },
+            _ => match model.linear(info.site) {
+                Some(layer) => (layer.weight.val().transpose().into_data(), layer.bias.as_ref()),
+                None => continue,
+            },
+        };
+        tensors.insert(format!("{path}.weight"), weight);
+        if let Some(bias) = bias {
             tensors.insert(format!("{path}.bias"), bias.val().into_data());
         }
     }

@@ -195,7 +195,7 @@ pub fn merged_layers_equal_unmerged(bench: &Bench, config: &str) {
     let set = bench.attach_random(config);
     let mut model = bench.model.clone();
     merge(&mut model, &set, NAME, None).unwrap_or_else(|e| panic!("{config}: {e}"));
-    for info in bench.model.linear_sites() {
+    for info in bench.model.module_sites() {
         let (Some(base), Some(merged)) = (bench.model.linear(info.site), model.linear(info.site)) else {
             continue;
         };

@@ -4,10 +4,10 @@ use std::error::Error as StdError;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use adapters::core::ConfigError;
 use adapters::core::store::{
     LoadOptions, StoreError, TensorProblem, Tensors, load_adapter, read_safetensors, values, write_safetensors,
 };
-use adapters::lora::LoraError;
 use adapters::models::{Encoder, ModelError, Pretrained};
 use adapters::{AdapterSet, Error, METHODS, method};
 use adapters_testkit::contract::relative_error;
@@ -455,7 +455,7 @@ fn an_adapter_configuration_that_cannot_be() {
         scratch.edit_json("a/adapter_config.json", change);
         let error = scratch.adapter(false).unwrap_err();
         match in_file(&error) {
-            Error::Config { method: "lora", source } => assert!(source.is::<LoraError>()),
+            Error::Config { method: "lora", source } => assert!(source.is::<ConfigError>()),
             other => panic!("{other:?}"),
         }
         names(&error, &["a/adapter_config.json", expected]);
@@ -482,7 +482,7 @@ fn slips_in_a_config_string() {
     let error = method("lora[alhpa=4]").unwrap_err();
     match &error {
         Error::Config { source, .. } => match source.downcast_ref() {
-            Some(LoraError::UnknownField { field, nearest, .. }) => {
+            Some(ConfigError::UnknownField { field, nearest, .. }) => {
                 assert_eq!((field.as_str(), nearest.as_deref()), ("alhpa", Some("alpha")));
             }
             other => panic!("{other:?}"),
@@ -495,7 +495,7 @@ fn slips_in_a_config_string() {
     match &error {
         Error::Config { source, .. } => assert!(matches!(
             source.downcast_ref(),
-            Some(LoraError::OutOfRange { field: "r", .. })
+            Some(ConfigError::OutOfRange { field: "r", .. })
         )),
         other => panic!("{other:?}"),
     }
@@ -503,7 +503,7 @@ fn slips_in_a_config_string() {
 
     assert!(matches!(method("lorra"), Err(Error::UnknownName { nearest: Some(near), .. }) if near == "lora"));
     assert!(matches!(method("lora[r=4"), Err(Error::ConfigString { .. })));
-    assert!(matches!(method("lora|lora"), Err(Error::Union { count: 2, .. })));
+    assert!(matches!(method("lora|lora"), Err(Error::UnionConflict { .. })));
 }
 
 #[test]

@@ -24,6 +24,8 @@ pub use adapters_prompt as prompt;
 pub use adapters_reft as reft;
 #[cfg(feature = "train")]
 pub use adapters_train as train;
+#[cfg(feature = "weight")]
+pub use adapters_weight as weight;
 
 /// What most programs need.
 pub mod prelude {

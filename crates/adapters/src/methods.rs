@@ -12,6 +12,8 @@ const FAMILIES: &[&dyn MethodFamily] = &[
     &adapters_bottleneck::BottleneckFamily,
     #[cfg(feature = "lora")]
     &adapters_lora::LoraFamily,
+    #[cfg(feature = "weight")]
+    &adapters_weight::LOHA,
 ];
 
 /// A method from a config string, e.g. `lora[r=8,alpha=16]`.

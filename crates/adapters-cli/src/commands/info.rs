@@ -62,6 +62,8 @@ fn sites(encoder: &Encoder, all: bool) {
 fn kind(kind: &SiteKind) -> String {
     match kind {
         SiteKind::Linear { d_in, d_out } => format!("linear {d_in} -> {d_out}"),
+        SiteKind::Norm { d_model } => format!("norm {d_model}"),
+        SiteKind::Table { rows, d_model, .. } => format!("table {rows} x {d_model}"),
         SiteKind::Hidden { d_model } => format!("residual {d_model}"),
         SiteKind::KeyValue { heads, d_head } => format!("key/value {heads} x {d_head}"),
         SiteKind::Embedding { d_model } => format!("embedding {d_model}"),

@@ -262,6 +262,14 @@ impl Composition {
         Self::Average { children, weights }
     }
 
+    /// The sum of what adapters contribute, as several active adapters of peft: an average whose weights undo its
+    /// division.
+    pub fn sum<I: IntoIterator<Item = impl Into<Composition>>>(children: I) -> Self {
+        let children = collect(children);
+        let weights = vec![children.len() as f64; children.len()];
+        Self::Average { children, weights }
+    }
+
     /// See [`Composition::MultiTask`].
     pub fn multi_task<C: Into<Self>>(children: impl IntoIterator<Item = C>) -> Self {
         Self::MultiTask(collect(children))

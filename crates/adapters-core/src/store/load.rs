@@ -181,9 +181,8 @@ fn fill(
     let mut found: HashMap<ParamId, TensorData> = HashMap::new();
     let shapes = shapes(&adapter);
     for place in adapter.params() {
-        let key = place.key(grammar, stored_name);
         // The class that saved decides the prefix: its own, or that of a larger class around it.
-        let candidates = ["", host.base_prefix()].map(|p| format!("{}{p}{key}", grammar.key_prefix()));
+        let candidates = place.keys(grammar, stored_name, host.base_prefix());
         match candidates.iter().find_map(|k| Some((k, tensors.remove(k)?))) {
             Some((key, data)) => {
                 let expected = shapes.get(&place.id).cloned().unwrap_or_default();
@@ -242,7 +241,7 @@ fn shapes(adapter: &Attached) -> HashMap<ParamId, Vec<usize>> {
 }
 
 /// Replaces parameter values by id.
-struct Fill(HashMap<ParamId, TensorData>);
+pub(crate) struct Fill(pub(crate) HashMap<ParamId, TensorData>);
 
 impl ModuleMapper for Fill {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {

@@ -19,6 +19,7 @@ mod save;
 mod tensors;
 
 pub use error::{StoreError, TensorProblem};
+pub(crate) use load::Fill;
 pub use load::{LoadOptions, LoadReport, load_adapter};
 pub use manifest::{HeadManifest, Manifest, Pooling};
 pub use save::{SavedFiles, save_adapter, values};

@@ -54,7 +54,7 @@ pub fn save_adapter(
     let tensors: Tensors = adapter
         .params()
         .map(|p| (p.key(grammar, name), p.id))
-        .filter_map(|(key, id)| Some((format!("{}{key}", grammar.key_prefix()), values.remove(&id)?)))
+        .filter_map(|(key, id)| Some((key, values.remove(&id)?)))
         .collect();
     fs::create_dir_all(dir).map_err(|source| StoreError::Folder {
         path: dir.to_owned(),

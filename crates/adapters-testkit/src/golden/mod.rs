@@ -4,6 +4,7 @@
 //! knows a model or a case by name: `case.json` and `config.json` say what to do.
 
 mod case;
+mod combined;
 mod compare;
 mod glob;
 mod run;

@@ -16,7 +16,8 @@ use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Bool, Device, Gradients, Int, Tensor, TensorData};
 use serde_json::Value;
 
-use crate::golden::case::{Case, Framework, MERGE, RESET};
+use crate::golden::case::{AVERAGE, Case, Framework, MERGE, RESET, WEIGHTED};
+use crate::golden::combined::Combined;
 use crate::golden::compare::{each_element, whole_tensor};
 use crate::golden::verdict::{Outcome, Stop, Verdict};
 
@@ -55,6 +56,7 @@ struct Model<'a> {
     encoder: &'a Encoder,
     head: Option<&'a MaskedLmHead>,
     skipped: &'a [usize],
+    tasks: Vec<Option<usize>>,
 }
 
 /// What was computed, under the names of `expected.safetensors`.
@@ -111,7 +113,7 @@ impl Prepared {
         let case: Case = read_json(&dir.join("case.json"))?;
         case.check_features()?;
         let head = self.head(&case, dir, &options.device)?;
-        let (set, grammars) = self.load_adapters(&case, dir, &options.device)?;
+        let (mut set, mut grammars) = self.load_adapters(&case, dir, &options.device)?;
         if let Some(out) = &options.resave {
             let out = out.join(&outcome.model).join(&outcome.case).join("adapters");
             for (name, grammar) in &grammars {
@@ -119,16 +121,43 @@ impl Prepared {
             }
         }
         let (expected, _) = read_safetensors(&dir.join("expected.safetensors"))?;
-        let (computed, merged) = self.compute(&case, head.as_ref(), set, &grammars, &expected)?;
+        let mut problems = Vec::new();
+        for op in case
+            .ops
+            .iter()
+            .filter(|op| [AVERAGE, WEIGHTED].contains(&op.op.as_str()))
+        {
+            problems.extend(
+                Combined {
+                    case: &case,
+                    dir,
+                    base: &self.base,
+                    device: &options.device,
+                }
+                .run(op, &mut set)?,
+            );
+            let name = op.name.clone().unwrap_or_default();
+            let grammar = match case.framework {
+                Framework::Adapters => Grammar::AdapterHub,
+                Framework::Peft => Grammar::Peft,
+            };
+            grammars.push((name, grammar));
+        }
+        if let Some(names) = &case.shared_parameters
+            && let [owner, borrowers @ ..] = names.as_slice()
+        {
+            let borrowers: Vec<&str> = borrowers.iter().map(String::as_str).collect();
+            set.share(owner, &borrowers)?;
+        }
+        let computed = self.compute(&case, head.as_ref(), set, &grammars, &expected)?;
         if let Some(out) = &options.dump {
             dump(&out.join(&outcome.model), &outcome.case, &computed)?;
         }
-        let unmerged = if merged { expected.get("unmerged_output") } else { None };
-        let want = unmerged.or_else(|| expected.get("output"));
+        // Merged or reset, the model computes what it computed before.
+        let want = expected.get("unmerged_output").or_else(|| expected.get("output"));
         let want = want.ok_or_else(|| Stop::fail("expected.safetensors has no `output`"))?;
         let output = each_element(&computed.output, want, case.output_tolerance());
         outcome.max_abs_err = Some(output.max_abs_err);
-        let mut problems = Vec::new();
         if !output.within {
             let shapes = (computed.output.shape().to_vec(), want.shape().to_vec());
             problems.push(match shapes.0 == shapes.1 {
@@ -188,7 +217,7 @@ impl Prepared {
         Ok((set, grammars))
     }
 
-    /// The output and the gradients, and whether an adapter was merged when they were computed.
+    /// The output and the gradients.
     fn compute(
         &self,
         case: &Case,
@@ -196,7 +225,7 @@ impl Prepared {
         set: AdapterSet,
         grammars: &[(String, Grammar)],
         expected: &Tensors,
-    ) -> Result<(Computed, bool), Stop> {
+    ) -> Result<Computed, Stop> {
         let mut active = match composition(case)? {
             Some(composition) => Some(set.composition(composition)?),
             None => None,
@@ -214,12 +243,13 @@ impl Prepared {
             encoder: model.as_ref().unwrap_or(&self.base),
             head,
             skipped: case.skip_layers.as_deref().unwrap_or_default(),
+            tasks: case.tasks(),
         };
         let input = EncoderInput {
             padding: self.input.padding.clone().filter(|_| case.use_attention_mask),
             ..self.input.clone()
         };
-        let output = model.forward(input.clone(), &set, active.as_ref()).into_data();
+        let output = model.forward(input.clone(), &set, active.as_ref())?.into_data();
         let mut computed = Computed {
             output,
             gradients: BTreeMap::new(),
@@ -229,13 +259,13 @@ impl Prepared {
                 .get("probe")
                 .ok_or_else(|| Stop::fail("expected.safetensors has no `probe`"))?;
             let set = set.train();
-            let output = model.forward(input, &set, active.as_ref());
+            let output = model.forward(input, &set, active.as_ref())?;
             let probe = Tensor::<3>::from_data(probe.clone(), &output.device());
             let loss = (output * probe).sum();
             let gradients = loss.is_tracked().then(|| loss.backward());
             computed.gradients = self.named_gradients(&set, gradients.as_ref(), grammars, expected);
         }
-        Ok((computed, merged.is_some()))
+        Ok(computed)
     }
 
     /// Runs the operations of a case on a copy of the model; what is merged at the end.
@@ -248,6 +278,9 @@ impl Prepared {
     ) -> Result<Option<Merged>, Stop> {
         let mut merged: Option<Merged> = None;
         for op in &case.ops {
+            if [AVERAGE, WEIGHTED].contains(&op.op.as_str()) {
+                continue;
+            }
             let model = copy.get_or_insert_with(|| self.base.clone());
             match op.op.as_str() {
                 MERGE => {
@@ -288,15 +321,15 @@ impl Prepared {
         for (name, grammar) in grammars {
             let Some(adapter) = set.get(name) else { continue };
             for place in adapter.params() {
-                let Some((data, taken_part)) = collect.found.remove(&place.id) else {
+                let Some((data, taken_part)) = collect.found.get(&place.id).cloned() else {
                     continue;
                 };
-                let key = place.key(*grammar, name);
                 // The class that saved decides the prefix: its own, or that of a larger class around it.
-                let candidates =
-                    ["", self.base.base_prefix()].map(|p| format!("grad/{name}/{}{p}{key}", grammar.key_prefix()));
+                let keys = place.keys(*grammar, name, self.base.base_prefix());
+                let candidates = keys.map(|key| format!("grad/{name}/{key}"));
                 match candidates.iter().find(|key| expected.contains_key(*key)) {
                     Some(key) => named.insert(key.clone(), data),
+                    None if place.fixed => None,
                     // An adapter that is not active may be left out of the file; one that acts may not.
                     None if taken_part => named.insert(candidates[0].clone(), data),
                     None => None,
@@ -314,32 +347,35 @@ fn padding_of(mask: &TensorData, device: &Device) -> Tensor<2, Bool> {
 }
 
 impl Model<'_> {
-    fn forward(&self, input: EncoderInput, set: &AdapterSet, active: Option<&Active>) -> Tensor<3> {
+    fn forward(&self, input: EncoderInput, set: &AdapterSet, active: Option<&Active>) -> Result<Tensor<3>, Stop> {
         let cx = match active {
             Some(active) => Ctx::with_composition(set, active),
             None => Ctx::plain(),
         };
-        let mut cx = cx.skipping_layers(self.skipped.iter().copied());
+        let mut cx = cx
+            .skipping_layers(self.skipped.iter().copied())
+            .with_tasks(self.tasks.iter().copied())?;
         let hidden = self.encoder.forward(input, &mut cx);
-        match self.head {
+        Ok(match self.head {
             Some(head) => head.forward(hidden, self.encoder, &mut cx),
             None => hidden,
-        }
+        })
     }
 }
 
 /// The active composition: a dictionary, or peft's name of one adapter.
 fn composition(case: &Case) -> Result<Option<Composition>, Stop> {
+    if let Some(names) = case.row_adapters() {
+        return Ok(Some(Composition::multi_task(names)));
+    }
     match (&case.active, case.framework) {
         (Value::Null, _) => Ok(None),
         (Value::String(name), Framework::Peft) => Ok(Some(Composition::adapter(name))),
-        (Value::Array(names), Framework::Peft) => match names.as_slice() {
-            [Value::String(name)] => Ok(Some(Composition::adapter(name))),
-            _ => Err(Stop::unsupported(format!(
-                "active = {}: several adapters at once",
-                case.active
-            ))),
-        },
+        // The updates of several active adapters add up.
+        (Value::Array(names), Framework::Peft) => {
+            let names: Vec<&str> = names.iter().filter_map(Value::as_str).collect();
+            Ok(Some(Composition::sum(names)))
+        }
         (dict, _) => Ok(Some(Composition::from_dict(dict)?)),
     }
 }

@@ -3,8 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 
-use adapters::core::CompositionError;
-use adapters::lora::LoraError;
+use adapters::core::{CompositionError, ConfigError};
 use adapters::models::ModelError;
 use adapters::store::StoreError;
 
@@ -57,8 +56,8 @@ fn is_refusal(error: &adapters::Error) -> bool {
     use adapters::Error as E;
     match error {
         E::ConfigFile { source, .. } => is_refusal(source),
-        E::Config { source, .. } => matches!(source.downcast_ref(), Some(LoraError::Unsupported { .. })),
-        E::UnknownName { .. } | E::Union { .. } | E::BlockNotRunnable { .. } => true,
+        E::Config { source, .. } => matches!(source.downcast_ref(), Some(ConfigError::Unsupported { .. })),
+        E::UnknownName { .. } | E::BlockNotRunnable { .. } => true,
         E::CannotBuild { .. } | E::NotMergeable { .. } | E::NoTarget { .. } => true,
         E::Composition(CompositionError::UnknownBlock { .. }) => true,
         _ => false,
@@ -211,11 +210,11 @@ mod tests {
 
     #[test]
     fn refusals_are_told_from_failures_by_type() {
-        let refused = LoraError::Unsupported {
+        let refused = ConfigError::Unsupported {
             field: "use_dora",
             found: "true".to_owned(),
         };
-        let wrong = LoraError::Field {
+        let wrong = ConfigError::Field {
             reason: "use_dora is not supported".to_owned(),
         };
         assert!(matches!(

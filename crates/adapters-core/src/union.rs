@@ -1,0 +1,184 @@
+//! Several methods under one adapter's name, each at its own places.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use crate::error::Error;
+use crate::host::Host;
+use crate::layer::SiteLayer;
+use crate::method::{Build, Method, StoredConfig};
+use crate::shared::Shared;
+use crate::site::SiteInfo;
+use crate::store::Grammar;
+use crate::target::Target;
+
+/// A union of configurations, written `a|b`: an adapter that has layers of each, no two at one place.
+///
+/// Source: `ConfigUnion` of the `adapters` library; *Towards a Unified View of Parameter-Efficient Transfer Learning*,
+/// He et al., 2022, <https://arxiv.org/abs/2110.04366>.
+#[derive(Clone, Debug)]
+pub struct Union {
+    parts: Vec<Arc<dyn Method>>,
+}
+
+const FAMILY: &str = "union";
+
+/// A part and the sites of an adapter that are its own.
+type PartSites<'a, 's> = (&'a Arc<dyn Method>, Vec<&'s SiteInfo>);
+
+impl Union {
+    /// The only part, or the union of several.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnionConflict`] for two parts aimed at the same role.
+    pub fn method(mut parts: Vec<Arc<dyn Method>>) -> Result<Arc<dyn Method>, Error> {
+        if parts.len() == 1 {
+            return Ok(parts.remove(0));
+        }
+        for (index, second) in parts.iter().enumerate() {
+            for first in &parts[..index] {
+                if let Some(role) = common_role(&first.target(), &second.target()) {
+                    return Err(conflict(&**first, &**second, role));
+                }
+            }
+        }
+        Ok(Arc::new(Self { parts }))
+    }
+
+    /// The configurations of a stored union, if it is one.
+    pub(crate) fn stored<'a>(stored: &StoredConfig<'a>) -> Option<Vec<StoredConfig<'a>>> {
+        if stored.grammar != Grammar::AdapterHub || stored.fields.get("architecture")? != FAMILY {
+            return None;
+        }
+        let parts = stored.fields.get("configs")?.as_array()?;
+        parts
+            .iter()
+            .map(|fields| {
+                Some(StoredConfig {
+                    fields: fields.as_object()?,
+                    ..*stored
+                })
+            })
+            .collect()
+    }
+
+    /// The parts, in order.
+    pub fn parts(&self) -> &[Arc<dyn Method>] {
+        &self.parts
+    }
+
+    /// Each part with those of `sites` that it is aimed at.
+    fn shares<'a, 's>(&'a self, sites: &[&'s SiteInfo]) -> Result<Vec<PartSites<'a, 's>>, Error> {
+        let mut shares: Vec<PartSites<'a, 's>> = self.parts.iter().map(|part| (part, Vec::new())).collect();
+        for site in sites {
+            let mut owner: Option<usize> = None;
+            for (index, part) in self.parts.iter().enumerate() {
+                if !part.target().covers(site)? {
+                    continue;
+                }
+                if let Some(first) = owner {
+                    return Err(conflict(&*self.parts[first], &**part, &site.path));
+                }
+                owner = Some(index);
+            }
+            if let Some(owner) = owner {
+                shares[owner].1.push(site);
+            }
+        }
+        Ok(shares)
+    }
+
+    fn owner(&self, site: &SiteInfo) -> Result<&Arc<dyn Method>, Error> {
+        let shares = self.shares(&[site])?;
+        let owner = shares.into_iter().find(|(_, sites)| !sites.is_empty());
+        owner.map(|(part, _)| part).ok_or_else(|| Error::CannotBuild {
+            method: FAMILY,
+            path: site.path.clone(),
+            reason: "none of its parts is aimed at it".to_owned(),
+        })
+    }
+}
+
+fn conflict(first: &dyn Method, second: &dyn Method, place: impl fmt::Display) -> Error {
+    Error::UnionConflict {
+        first: first.to_string(),
+        second: second.to_string(),
+        place: place.to_string(),
+    }
+}
+
+/// A role both targets name.
+fn common_role<'a>(first: &'a Target, second: &Target) -> Option<&'a crate::site::Role> {
+    match (first, second) {
+        (
+            Target::Roles { roles, leave_out: a },
+            Target::Roles {
+                roles: others,
+                leave_out: b,
+            },
+        ) if a == b => roles.iter().find(|role| others.contains(role)),
+        _ => None,
+    }
+}
+
+impl fmt::Display for Union {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts: Vec<String> = self.parts.iter().map(ToString::to_string).collect();
+        f.write_str(&parts.join("|"))
+    }
+}
+
+impl Method for Union {
+    fn family(&self) -> &'static str {
+        FAMILY
+    }
+
+    fn target(&self) -> Target {
+        Target::Any(self.parts.iter().map(|part| part.target()).collect())
+    }
+
+    fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
+        self.owner(site)?.build(site, build)
+    }
+
+    fn build_shared(&self, build: &Build<'_>) -> Result<Shared, Error> {
+        self.parts
+            .iter()
+            .try_fold(Shared::new(), |shared, part| Ok(shared.and(part.build_shared(build)?)))
+    }
+
+    fn key(&self, grammar: Grammar, site: &SiteInfo, adapter: &str, param: &str) -> String {
+        match self.owner(site) {
+            Ok(part) => part.key(grammar, site, adapter, param),
+            // No part is aimed at this site, so that no layer was built there.
+            Err(_) => format!("{}.{param}", site.path),
+        }
+    }
+
+    fn is_alias(&self, key: &str) -> bool {
+        self.parts.iter().any(|part| part.is_alias(key))
+    }
+
+    fn wire(&self, grammar: Grammar, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, Error> {
+        let shares = self.shares(sites)?;
+        let configs = shares
+            .into_iter()
+            .map(|(part, sites)| part.wire(grammar, &sites, host).map(Value::Object))
+            .collect::<Result<Vec<_>, _>>()?;
+        match (grammar, json!({"architecture": FAMILY, "configs": configs})) {
+            (Grammar::AdapterHub, Value::Object(fields)) => Ok(fields),
+            _ => Err(Error::config(FAMILY, NotExpressible { grammar })),
+        }
+    }
+}
+
+/// Why a union was not written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the {grammar} format cannot express a union of configurations")]
+pub struct NotExpressible {
+    /// The grammar.
+    pub grammar: Grammar,
+}

@@ -1,0 +1,360 @@
+//! From a checked configuration to the layer at a site.
+
+use adapters_core::{
+    Build, Erased, Error, LinearState, Shared, SharedParam, SiteAdapter, SiteInfo, SiteKind, SiteLayer, draw,
+};
+use burn::module::{Module, ModuleDisplay, Param};
+use burn::tensor::{FloatDType, Tensor, TensorData};
+use rand_chacha::ChaCha8Rng;
+
+use crate::config::{BiasTraining, Dtype, LoraConfig, Scaling};
+use crate::init::{from_weight, init_a, init_b};
+use crate::inject::{FAMILY, Lora};
+use crate::module::{Factored, Gate, LowRank, Origin};
+use crate::table::LowRankTable;
+use crate::variants::{
+    DoraForm, Ia3Config, InputScale, Magnitude, MtlLora, MtlLoraConfig, OutputScale, Strength, TaskMatrix, TaskParam,
+    Variant, VeraConfig, VeraForm, VeraMatrices, VeraVectors,
+};
+use crate::whole::{BiasCopy, LinearCopy, NormCopy, TableCopy};
+
+/// Builds the layer of one adapter at one site.
+pub(crate) struct Builder<'a> {
+    lora: &'a Lora,
+    site: &'a SiteInfo,
+    build: &'a Build<'a>,
+    rng: ChaCha8Rng,
+}
+
+impl<'a> Builder<'a> {
+    pub(crate) fn new(lora: &'a Lora, site: &'a SiteInfo, build: &'a Build<'a>) -> Self {
+        let seed = match lora.variant() {
+            Variant::Ia3(config) => config.seed,
+            other => other.low_rank().and_then(|config| config.seed),
+        };
+        Self {
+            lora,
+            site,
+            build,
+            rng: build.rng(seed, site.site),
+        }
+    }
+
+    pub(crate) fn layer(mut self) -> Result<SiteLayer, Error> {
+        if let Some(saved) = self.lora.saved_modules()
+            && adapters_core::target::Target::Modules(saved).covers(self.site)?
+        {
+            return self.copy();
+        }
+        if !self.lora.variant().target().to_target().covers(self.site)? {
+            return self.bias_copy();
+        }
+        if let (Variant::Lora(config), SiteKind::Table { rows, d_model, padding }) =
+            (self.lora.variant(), self.site.kind)
+        {
+            return self.table(config, rows, d_model, padding);
+        }
+        let (d_in, d_out) = self.linear_dims()?;
+        Ok(match self.lora.variant() {
+            Variant::Lora(config) => linear(self.low_rank(config, d_in, d_out)?),
+            Variant::Dora(config) => {
+                let inner = self.low_rank(&config.lora, d_in, d_out)?;
+                self.with_magnitude(inner, config.form, config.lora.dtype)?
+            }
+            Variant::Vera(config) => match config.form {
+                VeraForm::Matrices => linear(self.vera_matrices(config, d_in, d_out)?),
+                VeraForm::Vectors => linear(VeraVectors {
+                    d: self.param(draw::constant([config.lora.rank], config.d as f32), config.lora.dtype),
+                    b: self.param(draw::constant([d_out], config.b as f32), config.lora.dtype),
+                    d_in,
+                    dropout: config.lora.dropout,
+                }),
+            },
+            Variant::Dvora(config) => {
+                let inner = self.vera_matrices(config, d_in, d_out)?;
+                self.with_magnitude(inner, DoraForm::AdapterHub, config.lora.dtype)?
+            }
+            Variant::MtlLora(config) => linear(self.mtl(config, d_in, d_out)?),
+            Variant::Ia3(config) => self.ia3(config, d_in, d_out)?,
+        })
+    }
+
+    fn refuse(&self, reason: impl Into<String>) -> Error {
+        Error::CannotBuild {
+            method: FAMILY,
+            path: self.site.path.clone(),
+            reason: reason.into(),
+        }
+    }
+
+    fn linear_dims(&self) -> Result<(usize, usize), Error> {
+        let dims = self.site.linear_dims();
+        dims.ok_or_else(|| self.refuse("it adapts linear layers, and plain LoRA embedding tables too"))
+    }
+
+    fn param<const D: usize>(&self, data: TensorData, dtype: Option<Dtype>) -> Param<Tensor<D>> {
+        let tensor = Tensor::<D>::from_data(data, self.build.device);
+        Param::from_tensor(match dtype {
+            Some(dtype) => tensor.cast(float_dtype(dtype)),
+            None => tensor,
+        })
+    }
+
+    fn gate(&mut self, d_in: usize) -> Gate {
+        let weight = draw::normal(&mut self.rng, [1, d_in], 0.02);
+        let bias = draw::uniform(&mut self.rng, [1], (d_in as f32).sqrt().recip());
+        Gate {
+            weight: self.param(weight, None),
+            bias: self.param(bias, None),
+        }
+    }
+
+    fn gate_of(&mut self, config: &LoraConfig, d_in: usize) -> Option<Gate> {
+        (config.scaling == Scaling::Gated).then(|| self.gate(d_in))
+    }
+
+    fn low_rank(&mut self, config: &LoraConfig, d_in: usize, d_out: usize) -> Result<LowRank, Error> {
+        let (rank, scale) = config.rank_and_scale(&self.site.path)?;
+        let frozen = self.build.host.linear(self.site.site);
+        let (a, b, origin) = if config.init.takes_from_base() {
+            if rank > d_in.min(d_out) {
+                return Err(self.refuse(format!(
+                    "its rank {rank} is above the {} of the weight",
+                    d_in.min(d_out)
+                )));
+            }
+            let frozen = frozen.ok_or_else(|| self.refuse("the model gives no access to this weight"))?;
+            let (a, b) = from_weight(config.init, frozen.weight.val(), rank, scale, self.build.device);
+            let (a, b) = (a.into_data(), b.into_data());
+            let origin = Origin {
+                a: self.param(a.clone(), config.dtype).set_require_grad(false),
+                b: self.param(b.clone(), config.dtype).set_require_grad(false),
+            };
+            (a, b, Some(origin))
+        } else {
+            let a = init_a(config.init, &mut self.rng, rank, d_in);
+            let b = init_b(config.init, &mut self.rng, d_out, rank);
+            (a, b, None)
+        };
+        let gate = self.gate_of(config, d_in);
+        let zeros = || self.param(draw::constant([d_out], 0.0), config.dtype);
+        Ok(LowRank {
+            a: self.param(a, config.dtype),
+            b: self.param(b, config.dtype),
+            up_bias: config.up_bias.then(zeros),
+            base_bias: match (config.bias, frozen.and_then(|frozen| frozen.bias.as_ref())) {
+                (BiasTraining::None, _) | (_, None) => None,
+                (_, Some(bias)) => Some(self.param(bias.val().into_data(), None)),
+            },
+            origin,
+            gate,
+            scale,
+            dropout: config.dropout,
+        })
+    }
+
+    fn table(
+        mut self,
+        config: &LoraConfig,
+        rows: usize,
+        d_model: usize,
+        padding: Option<usize>,
+    ) -> Result<SiteLayer, Error> {
+        if config.up_bias || config.init.takes_from_base() || config.scaling == Scaling::Gated {
+            return Err(self.refuse("on an embedding table only the plain product is computed"));
+        }
+        let (rank, scale) = config.rank_and_scale(&self.site.path)?;
+        // The other way round than in a linear layer, as published: A is zero.
+        let b = draw::normal(&mut self.rng, [d_model, rank], 1.0);
+        Ok(SiteLayer::Table(Erased::new(LowRankTable {
+            a: self.param(draw::constant([rank, rows], 0.0), config.dtype),
+            b: self.param(b, config.dtype),
+            scale,
+            padding,
+        })))
+    }
+
+    fn vera_matrices(&mut self, config: &VeraConfig, d_in: usize, d_out: usize) -> Result<VeraMatrices, Error> {
+        let first = shapes(self.lora.variant(), self.build)?.first().copied();
+        if first != Some((d_in, d_out)) {
+            return Err(self.refuse(format!(
+                "all layers share matrices of the shape of the first, {first:?}, and this one is {:?}",
+                (d_in, d_out)
+            )));
+        }
+        let lora = &config.lora;
+        Ok(VeraMatrices {
+            d: self.param(diagonal(lora.rank, config.d as f32), lora.dtype),
+            b: self.param(diagonal(d_out, config.b as f32), lora.dtype),
+            gate: self.gate_of(lora, d_in),
+            scale: lora.alpha / lora.rank as f64,
+            dropout: lora.dropout,
+        })
+    }
+
+    fn mtl(&mut self, config: &MtlLoraConfig, d_in: usize, d_out: usize) -> Result<MtlLora, Error> {
+        let lora = &config.lora;
+        let (rank, scale) = lora.rank_and_scale(&self.site.path)?;
+        let n = config.up_projections;
+        let a = init_a(lora.init, &mut self.rng, rank, d_in);
+        let b = init_b(lora.init, &mut self.rng, n * d_out, rank);
+        Ok(MtlLora {
+            a: self.param(a, lora.dtype),
+            b: self.param(
+                TensorData::new(b.iter::<f32>().collect::<Vec<_>>(), [n, d_out, rank]),
+                lora.dtype,
+            ),
+            task: match config.matrix {
+                TaskMatrix::SingularValues => TaskParam::Diagonal(self.param(draw::constant([rank], 1.0), lora.dtype)),
+                TaskMatrix::Linear => TaskParam::Full(self.param(draw::constant([rank, rank], 1.0), lora.dtype)),
+            },
+            weights: self.param(draw::constant([n], 1.0), None),
+            sharpness: config.sharpness,
+            gate: self.gate_of(lora, d_in),
+            scale,
+            dropout: lora.dropout,
+        })
+    }
+
+    fn ia3(&mut self, config: &Ia3Config, d_in: usize, d_out: usize) -> Result<SiteLayer, Error> {
+        let on_input = match &config.feedforward {
+            Some(modules) => modules.matches(&self.site.path)?,
+            None => false,
+        };
+        if on_input {
+            let l = init_b(config.init, &mut self.rng, 1, d_in);
+            return Ok(linear(InputScale {
+                l: self.param(l, config.dtype),
+            }));
+        }
+        let l = init_b(config.init, &mut self.rng, d_out, 1);
+        Ok(linear(OutputScale {
+            l: self.param(l, config.dtype),
+            gate: config.gated.then(|| self.gate(d_in)),
+            scale: config.alpha,
+        }))
+    }
+
+    fn with_magnitude<D>(&self, inner: D, form: DoraForm, dtype: Option<Dtype>) -> Result<SiteLayer, Error>
+    where
+        D: Module + ModuleDisplay + Factored + SiteAdapter<LinearState> + Sync + 'static,
+    {
+        let frozen = self.build.host.linear(self.site.site);
+        let weight = frozen
+            .ok_or_else(|| self.refuse("the model gives no access to this weight"))?
+            .weight
+            .val();
+        let [_, d_out] = weight.dims();
+        let squares = weight.square().sum_dim(0).reshape([d_out]).into_data();
+        let norms = squares.clone().iter::<f32>().map(f32::sqrt).collect::<Vec<_>>();
+        let strength = match form {
+            DoraForm::AdapterHub => Strength::Column(self.param(TensorData::new(norms, [d_out, 1]), dtype)),
+            DoraForm::Peft => Strength::Vector(self.param(TensorData::new(norms, [d_out]), dtype)),
+        };
+        Ok(linear(Magnitude {
+            inner,
+            strength,
+            squares: Tensor::from_data(squares, self.build.device),
+            form,
+        }))
+    }
+
+    /// A copy of the whole module.
+    fn copy(&self) -> Result<SiteLayer, Error> {
+        let host = self.build.host;
+        let site = self.site.site;
+        if let Some(frozen) = host.linear(site) {
+            return Ok(linear(LinearCopy {
+                weight: self.param(frozen.weight.val().transpose().into_data(), None),
+                bias: frozen
+                    .bias
+                    .as_ref()
+                    .map(|bias| self.param(bias.val().into_data(), None)),
+            }));
+        }
+        if let Some(frozen) = host.norm(site) {
+            return Ok(SiteLayer::Norm(Erased::new(NormCopy {
+                weight: self.param(frozen.gamma.val().into_data(), None),
+                bias: frozen
+                    .beta
+                    .as_ref()
+                    .map(|bias| self.param(bias.val().into_data(), None)),
+            })));
+        }
+        match host.table(site) {
+            Some(frozen) => Ok(SiteLayer::Table(Erased::new(TableCopy {
+                weight: self.param(frozen.weight.val().into_data(), None),
+            }))),
+            None => Err(self.refuse("the model gives no access to this weight")),
+        }
+    }
+
+    /// A copy of the module's bias.
+    fn bias_copy(&self) -> Result<SiteLayer, Error> {
+        let host = self.build.host;
+        let site = self.site.site;
+        let copy = |bias: &Param<Tensor<1>>| BiasCopy {
+            bias: self.param(bias.val().into_data(), None),
+        };
+        if let Some(bias) = host.linear(site).and_then(|frozen| frozen.bias.as_ref()) {
+            return Ok(linear(copy(bias)));
+        }
+        match host.norm(site).and_then(|frozen| frozen.beta.as_ref()) {
+            Some(bias) => Ok(SiteLayer::Norm(Erased::new(copy(bias)))),
+            None => Err(self.refuse("it has no bias to train")),
+        }
+    }
+}
+
+fn linear(layer: impl Module + SiteAdapter<LinearState> + Sync + 'static) -> SiteLayer {
+    SiteLayer::Linear(Erased::new(layer))
+}
+
+fn diagonal(n: usize, value: f32) -> TensorData {
+    let entry = |i| if i % (n + 1) == 0 { value } else { 0.0 };
+    TensorData::new((0..n * n).map(entry).collect::<Vec<f32>>(), [n, n])
+}
+
+/// Input and output features of the adapted layers, in the order of the forward pass.
+fn shapes(variant: &Variant, build: &Build<'_>) -> Result<Vec<(usize, usize)>, Error> {
+    let selection = variant.target().to_target().select(build.host)?;
+    Ok(selection.sites.iter().filter_map(SiteInfo::linear_dims).collect())
+}
+
+/// What the layers share: VeRA's random matrices.
+pub(crate) fn shared(variant: &Variant, build: &Build<'_>) -> Result<Shared, Error> {
+    let (Variant::Vera(config) | Variant::Dvora(config)) = variant else {
+        return Ok(Shared::new());
+    };
+    let shapes = shapes(variant, build)?;
+    let (d_in, d_out) = match config.form {
+        VeraForm::Matrices => shapes.first().copied().unwrap_or_default(),
+        VeraForm::Vectors => shapes
+            .iter()
+            .fold((0, 0), |most, next| (most.0.max(next.0), most.1.max(next.1))),
+    };
+    let (name_a, name_b) = match config.form {
+        VeraForm::Matrices => ("lora_A", "lora_B"),
+        VeraForm::Vectors => ("vera_A", "vera_B"),
+    };
+    let lora = &config.lora;
+    let mut rng = build.shared_rng(lora.seed);
+    let matrix = |data: TensorData| {
+        let tensor = Tensor::<2>::from_data(data, build.device);
+        SharedParam::Two(Param::from_tensor(match lora.dtype {
+            Some(dtype) => tensor.cast(float_dtype(dtype)),
+            None => tensor,
+        }))
+    };
+    let a = matrix(init_a(lora.init, &mut rng, lora.rank, d_in));
+    let b = matrix(init_b(lora.init, &mut rng, d_out, lora.rank));
+    Ok(Shared::new().with(name_a, a).with(name_b, b).fixed())
+}
+
+fn float_dtype(dtype: Dtype) -> FloatDType {
+    match dtype {
+        Dtype::Float32 => FloatDType::F32,
+        Dtype::Float16 => FloatDType::F16,
+        Dtype::Bfloat16 => FloatDType::BF16,
+    }
+}

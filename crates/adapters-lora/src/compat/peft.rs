@@ -1,0 +1,376 @@
+//! Peft's `LoraConfig`, `IA3Config` and `VeraConfig`.
+
+use adapters_core::config::{from_fields, to_fields};
+use adapters_core::store::Grammar;
+use adapters_core::target::{ModulePattern, ModuleTarget};
+use adapters_core::{ConfigError, Host, SiteInfo};
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::config::{BiasTraining, Init, LoraConfig, Scaling};
+use crate::places::LoraTarget;
+use crate::variants::{DoraConfig, DoraForm, Ia3Config, Variant, VeraConfig, VeraForm};
+
+/// Which modules an adapter is for: the fields all three configurations have.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PeftTarget {
+    /// Names, a regular expression, or `all-linear`.
+    pub target_modules: Option<ModulePattern>,
+    /// Modules to leave alone.
+    pub exclude_modules: Option<ModulePattern>,
+    /// Only these layers.
+    pub layers_to_transform: Option<OneOrMany>,
+    /// Every other field, kept and written back.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// One number or a list of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    /// One.
+    One(usize),
+    /// A list.
+    Many(Vec<usize>),
+}
+
+/// The part of peft's `LoraConfig` that is read. The other fields are kept, and those that would change the computation
+/// are refused.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PeftLoraWire {
+    /// Always `LORA`.
+    pub peft_type: String,
+    /// Rank.
+    pub r: usize,
+    /// Numerator of the scale.
+    pub lora_alpha: f64,
+    /// Dropout probability.
+    pub lora_dropout: f64,
+    /// Ranks by module path.
+    pub rank_pattern: IndexMap<String, usize>,
+    /// Alphas by module path.
+    pub alpha_pattern: IndexMap<String, f64>,
+    /// `alpha / sqrt(r)`.
+    pub use_rslora: bool,
+    /// DoRA.
+    pub use_dora: bool,
+    /// A bias of B.
+    pub lora_bias: bool,
+    /// `none`, `lora_only` or `all`.
+    pub bias: BiasTraining,
+    /// Modules trained as a whole.
+    pub modules_to_save: Option<ModulePattern>,
+    /// Which modules.
+    #[serde(flatten)]
+    pub target: PeftTarget,
+}
+
+/// Peft's `IA3Config`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PeftIa3Wire {
+    /// Always `IA3`.
+    pub peft_type: String,
+    /// Modules whose input is scaled.
+    pub feedforward_modules: Option<ModulePattern>,
+    /// Which modules.
+    #[serde(flatten)]
+    pub target: PeftTarget,
+}
+
+/// Peft's `VeraConfig`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PeftVeraWire {
+    /// Always `VERA`.
+    pub peft_type: String,
+    /// Rank.
+    pub r: usize,
+    /// Dropout probability.
+    pub vera_dropout: f64,
+    /// Initial value of the inner scaling.
+    pub d_initial: f64,
+    /// Whether the shared matrices are in the file; only `true` can be read.
+    pub save_projection: bool,
+    /// Which modules.
+    #[serde(flatten)]
+    pub target: PeftTarget,
+}
+
+impl Default for PeftLoraWire {
+    fn default() -> Self {
+        Self {
+            peft_type: "LORA".to_owned(),
+            r: 8,
+            lora_alpha: 8.0,
+            lora_dropout: 0.0,
+            rank_pattern: IndexMap::new(),
+            alpha_pattern: IndexMap::new(),
+            use_rslora: false,
+            use_dora: false,
+            lora_bias: false,
+            bias: BiasTraining::None,
+            modules_to_save: None,
+            target: PeftTarget::default(),
+        }
+    }
+}
+
+impl Default for PeftIa3Wire {
+    fn default() -> Self {
+        Self {
+            peft_type: "IA3".to_owned(),
+            feedforward_modules: None,
+            target: PeftTarget::default(),
+        }
+    }
+}
+
+impl Default for PeftVeraWire {
+    fn default() -> Self {
+        Self {
+            peft_type: "VERA".to_owned(),
+            r: 256,
+            vera_dropout: 0.0,
+            d_initial: 0.1,
+            save_projection: true,
+            target: PeftTarget::default(),
+        }
+    }
+}
+
+/// Fields of peft's configuration that change what LoRA computes or stores, and the values at which they do not.
+const PEFT_REFUSED: &[(&str, &[Value])] = &[
+    ("use_qalora", &[Value::Bool(false), Value::Null]),
+    ("use_bdlora", &[Value::Bool(false), Value::Null]),
+    ("trainable_token_indices", &[Value::Null]),
+    ("target_parameters", &[Value::Null]),
+    ("layer_replication", &[Value::Null]),
+    ("megatron_config", &[Value::Null]),
+    ("alora_invocation_tokens", &[Value::Null]),
+    ("arrow_config", &[Value::Null]),
+    ("kasa_config", &[Value::Null]),
+    ("monteclora_config", &[Value::Null]),
+    ("velora_config", &[Value::Null]),
+    ("layers_pattern", &[Value::Null]),
+];
+
+impl PeftTarget {
+    /// The target, and what was kept beside it, once nothing in that would change the computation.
+    fn split(self) -> Result<(LoraTarget, Map<String, Value>), ConfigError> {
+        for (field, neutral) in PEFT_REFUSED {
+            if let Some(value) = self.extra.get(*field)
+                && !neutral.contains(value)
+            {
+                return Err(ConfigError::Unsupported {
+                    field,
+                    found: value.to_string(),
+                });
+            }
+        }
+        let modules = self.target_modules.ok_or(ConfigError::OutOfRange {
+            field: "target_modules",
+            expected: "names, a regular expression or \"all-linear\"",
+            found: "null".to_owned(),
+        })?;
+        let target = LoraTarget::Modules(ModuleTarget {
+            modules,
+            exclude: self.exclude_modules,
+            layers: self.layers_to_transform.map(|layers| match layers {
+                OneOrMany::One(layer) => vec![layer],
+                OneOrMany::Many(layers) => layers,
+            }),
+        });
+        Ok((target, self.extra))
+    }
+
+    /// The fields for an adapter that sits at `sites`; what a file said beside them, if it was peft's.
+    fn join(target: &LoraTarget, extra: &Map<String, Value>, sites: &[&SiteInfo], host: &dyn Host) -> Self {
+        let (target, extra) = match target {
+            LoraTarget::Modules(target) => (target.clone(), extra.clone()),
+            LoraTarget::Places(_) => (ModuleTarget::new(ModulePattern::naming(sites, host)), Map::new()),
+        };
+        Self {
+            target_modules: Some(target.modules),
+            exclude_modules: target.exclude,
+            layers_to_transform: target.layers.map(OneOrMany::Many),
+            extra,
+        }
+    }
+}
+
+/// Reads a configuration of peft; `None` for one that is not of this family.
+pub(crate) fn from_peft(fields: &Map<String, Value>) -> Option<Result<Variant, ConfigError>> {
+    let fields = fields.clone();
+    Some(match fields.get("peft_type")?.as_str()? {
+        "LORA" => from_fields::<PeftLoraWire>(fields).and_then(lora),
+        "IA3" => from_fields::<PeftIa3Wire>(fields).and_then(ia3),
+        "VERA" => from_fields::<PeftVeraWire>(fields).and_then(vera),
+        _ => return None,
+    })
+}
+
+fn lora(wire: PeftLoraWire) -> Result<Variant, ConfigError> {
+    let init = match wire.target.extra.get("init_lora_weights") {
+        None | Some(Value::Bool(_)) => Init::Lora,
+        Some(Value::String(name)) if name == "gaussian" => Init::Gaussian,
+        // The others change the base weights too: a file that still says so was not converted.
+        Some(other) => {
+            return Err(ConfigError::Unsupported {
+                field: "init_lora_weights",
+                found: format!("{other}: the base it was trained on is changed; convert it with peft"),
+            });
+        }
+    };
+    let (target, extra) = wire.target.split()?;
+    let lora = LoraConfig {
+        rank: wire.r,
+        alpha: wire.lora_alpha,
+        scaling: if wire.use_rslora {
+            Scaling::RankStabilised
+        } else {
+            Scaling::Standard
+        },
+        dropout: wire.lora_dropout,
+        target,
+        init,
+        rank_pattern: wire.rank_pattern,
+        alpha_pattern: wire.alpha_pattern,
+        bias: wire.bias,
+        up_bias: wire.lora_bias,
+        modules_to_save: wire.modules_to_save,
+        extra,
+        ..LoraConfig::default()
+    };
+    Ok(match wire.use_dora {
+        false => Variant::Lora(lora),
+        true => Variant::Dora(DoraConfig {
+            lora,
+            form: DoraForm::Peft,
+        }),
+    })
+}
+
+fn ia3(wire: PeftIa3Wire) -> Result<Variant, ConfigError> {
+    let (target, extra) = wire.target.split()?;
+    Ok(Variant::Ia3(Ia3Config {
+        target,
+        feedforward: wire.feedforward_modules,
+        extra,
+        ..Ia3Config::default()
+    }))
+}
+
+fn vera(wire: PeftVeraWire) -> Result<Variant, ConfigError> {
+    ConfigError::unless(
+        wire.save_projection,
+        "save_projection",
+        "true: the shared matrices come from the file, not from PyTorch's generator",
+        wire.save_projection,
+    )?;
+    let (target, extra) = wire.target.split()?;
+    Ok(Variant::Vera(VeraConfig {
+        lora: LoraConfig {
+            rank: wire.r,
+            dropout: wire.vera_dropout,
+            target,
+            init: Init::Vera,
+            extra,
+            ..LoraConfig::default()
+        },
+        d: wire.d_initial,
+        b: 0.0,
+        form: VeraForm::Vectors,
+    }))
+}
+
+/// The peft form of a configuration whose adapter sits at `sites`.
+pub(crate) fn to_peft(
+    variant: &Variant,
+    sites: &[&SiteInfo],
+    host: &dyn Host,
+) -> Result<Map<String, Value>, ConfigError> {
+    let refuse = |what| {
+        Err(ConfigError::NotExpressible {
+            grammar: Grammar::Peft,
+            what,
+        })
+    };
+    let mut fields = match variant {
+        Variant::Lora(config) => lora_fields(config, false, sites, host)?,
+        Variant::Dora(config) if config.form == DoraForm::Peft => lora_fields(&config.lora, true, sites, host)?,
+        Variant::Dora(_) => return refuse("AdapterHub's definition of DoRA"),
+        Variant::Vera(config) if config.form == VeraForm::Vectors => {
+            let wire = PeftVeraWire {
+                r: config.lora.rank,
+                vera_dropout: config.lora.dropout,
+                d_initial: config.d,
+                target: PeftTarget::join(&config.lora.target, &config.lora.extra, sites, host),
+                ..PeftVeraWire::default()
+            };
+            to_fields(&wire, &[])
+        }
+        Variant::Vera(_) => return refuse("AdapterHub's form of VeRA"),
+        Variant::Dvora(_) => return refuse("DVoRA"),
+        Variant::MtlLora(_) => return refuse("MTL-LoRA"),
+        Variant::Ia3(config) if config.gated => return refuse("a gated scale"),
+        Variant::Ia3(config) if config.alpha != 1.0 => return refuse("(IA)3 with a constant factor"),
+        Variant::Ia3(config) => {
+            let wire = PeftIa3Wire {
+                // Without the field peft guesses; an empty list means none.
+                feedforward_modules: Some(config.feedforward.clone().unwrap_or(ModulePattern::Names(Vec::new()))),
+                target: PeftTarget::join(&config.target, &config.extra, sites, host),
+                ..PeftIa3Wire::default()
+            };
+            to_fields(&wire, &[])
+        }
+    };
+    for (field, value) in [
+        ("task_type", Value::Null),
+        ("inference_mode", Value::Bool(true)),
+        ("fan_in_fan_out", Value::Bool(false)),
+    ] {
+        fields.entry(field).or_insert(value);
+    }
+    Ok(fields)
+}
+
+fn lora_fields(
+    config: &LoraConfig,
+    use_dora: bool,
+    sites: &[&SiteInfo],
+    host: &dyn Host,
+) -> Result<Map<String, Value>, ConfigError> {
+    if config.scaling == Scaling::Gated {
+        return Err(ConfigError::NotExpressible {
+            grammar: Grammar::Peft,
+            what: "a gated scale",
+        });
+    }
+    let adapted = sites
+        .iter()
+        .filter(|site| config.target.to_target().covers(site).unwrap_or(false));
+    let adapted: Vec<&SiteInfo> = adapted.copied().collect();
+    let wire = PeftLoraWire {
+        r: config.rank,
+        lora_alpha: config.alpha,
+        lora_dropout: config.dropout,
+        rank_pattern: config.rank_pattern.clone(),
+        alpha_pattern: config.alpha_pattern.clone(),
+        use_rslora: config.scaling == Scaling::RankStabilised,
+        use_dora,
+        lora_bias: config.up_bias,
+        bias: config.bias,
+        modules_to_save: config.modules_to_save.clone(),
+        target: PeftTarget::join(&config.target, &config.extra, &adapted, host),
+        ..PeftLoraWire::default()
+    };
+    let mut fields = to_fields(&wire, &["lora_alpha"]);
+    // How an adapter began says nothing about what it computes.
+    fields.entry("init_lora_weights").or_insert(Value::Bool(true));
+    Ok(fields)
+}

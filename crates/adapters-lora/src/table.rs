@@ -1,0 +1,59 @@
+//! The low-rank update of an embedding table.
+
+use std::borrow::Cow;
+
+use adapters_core::ops::project;
+use adapters_core::{Call, NamedParams, NotMergeable, Shared, SiteAdapter, TableState};
+use burn::module::{Module, Param, ParamId};
+use burn::tensor::{Tensor, module};
+
+/// The low-rank update of one table: row `i` gets `s B A_i`, `A_i` the column `i` of A.
+#[derive(Module, Debug)]
+pub struct LowRankTable {
+    /// `[rank, rows]`.
+    pub a: Param<Tensor<2>>,
+    /// `[d_model, rank]`.
+    pub b: Param<Tensor<2>>,
+    /// The scale `s`.
+    pub scale: f64,
+    /// The row of the padding token, whose update gets no gradient.
+    pub padding: Option<usize>,
+}
+
+impl SiteAdapter<TableState> for LowRankTable {
+    fn apply(&self, state: TableState, _call: &Call<'_>) -> TableState {
+        let narrow = module::embedding(self.a.val().transpose(), state.ids.clone());
+        let narrow = match self.padding {
+            Some(padding) => {
+                let [batch, seq, rank] = narrow.dims();
+                let padded = state.ids.clone().equal_elem(padding as i64).unsqueeze_dim::<3>(2);
+                narrow
+                    .clone()
+                    .mask_where(padded.expand([batch, seq, rank]), narrow.detach())
+            }
+            None => narrow,
+        };
+        let update = project(narrow * self.scale, self.b.val());
+        let delta = match state.delta {
+            Some(delta) => delta + update,
+            None => update,
+        };
+        TableState {
+            delta: Some(delta),
+            ..state
+        }
+    }
+
+    fn merged(&self, base: Tensor<2>, _shared: &Shared) -> Result<Tensor<2>, NotMergeable> {
+        Ok(base + self.b.val().matmul(self.a.val()).transpose() * self.scale)
+    }
+}
+
+impl NamedParams for LowRankTable {
+    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
+        vec![
+            ("lora_embedding_A".into(), self.a.id),
+            ("lora_embedding_B".into(), self.b.id),
+        ]
+    }
+}

@@ -1,0 +1,155 @@
+//! Parts of the base that train as they are, in copies: biases, and whole modules.
+
+use std::borrow::Cow;
+
+use adapters_core::{
+    Call, LinearState, LinearWeight, NamedParams, NormState, NormWeight, NotMergeable, Shared, SiteAdapter, TableState,
+};
+use burn::module::{Module, Param, ParamId};
+use burn::nn::Linear;
+use burn::tensor::{Tensor, module};
+
+/// A copy of a layer's bias in its place, `[d_out]`.
+#[derive(Module, Debug)]
+pub struct BiasCopy {
+    /// `[d_out]`.
+    pub bias: Param<Tensor<1>>,
+}
+
+impl SiteAdapter<LinearState> for BiasCopy {
+    fn apply(&self, mut state: LinearState, _call: &Call<'_>) -> LinearState {
+        state.layer.bias = Some(Param::from_tensor(self.bias.val()));
+        state
+    }
+
+    fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+        Ok(LinearWeight {
+            bias: Some(self.bias.val()),
+            ..base
+        })
+    }
+}
+
+impl SiteAdapter<NormState> for BiasCopy {
+    fn apply(&self, state: NormState, _call: &Call<'_>) -> NormState {
+        NormState {
+            bias: Some(self.bias.val()),
+            ..state
+        }
+    }
+
+    fn merged(&self, base: NormWeight, _shared: &Shared) -> Result<NormWeight, NotMergeable> {
+        Ok(NormWeight {
+            bias: Some(self.bias.val()),
+            ..base
+        })
+    }
+}
+
+impl NamedParams for BiasCopy {
+    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
+        vec![("bias".into(), self.bias.id)]
+    }
+}
+
+/// A copy of a linear layer in its place. The weight is published as `[d_out, d_in]`.
+#[derive(Module, Debug)]
+pub struct LinearCopy {
+    /// `[d_out, d_in]`.
+    pub weight: Param<Tensor<2>>,
+    /// `[d_out]`.
+    pub bias: Option<Param<Tensor<1>>>,
+}
+
+impl LinearCopy {
+    fn weight(&self) -> LinearWeight {
+        LinearWeight {
+            weight: self.weight.val().transpose(),
+            bias: self.bias.as_ref().map(|bias| bias.val()),
+        }
+    }
+}
+
+impl SiteAdapter<LinearState> for LinearCopy {
+    fn apply(&self, state: LinearState, _call: &Call<'_>) -> LinearState {
+        let LinearWeight { weight, bias } = self.weight();
+        LinearState {
+            layer: Linear {
+                weight: Param::from_tensor(weight),
+                bias: bias.map(Param::from_tensor),
+            },
+            ..state
+        }
+    }
+
+    fn merged(&self, _base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+        Ok(self.weight())
+    }
+}
+
+impl NamedParams for LinearCopy {
+    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
+        let mut params = vec![("weight".into(), self.weight.id)];
+        params.extend(self.bias.iter().map(|bias| ("bias".into(), bias.id)));
+        params
+    }
+}
+
+/// A copy of a normalisation in its place.
+#[derive(Module, Debug)]
+pub struct NormCopy {
+    /// `[d_model]`.
+    pub weight: Param<Tensor<1>>,
+    /// `[d_model]`.
+    pub bias: Option<Param<Tensor<1>>>,
+}
+
+impl SiteAdapter<NormState> for NormCopy {
+    fn apply(&self, _state: NormState, _call: &Call<'_>) -> NormState {
+        NormState {
+            weight: self.weight.val(),
+            bias: self.bias.as_ref().map(|bias| bias.val()),
+        }
+    }
+
+    fn merged(&self, _base: NormWeight, _shared: &Shared) -> Result<NormWeight, NotMergeable> {
+        Ok(NormWeight {
+            weight: self.weight.val(),
+            bias: self.bias.as_ref().map(|bias| bias.val()),
+        })
+    }
+}
+
+impl NamedParams for NormCopy {
+    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
+        let mut params = vec![("weight".into(), self.weight.id)];
+        params.extend(self.bias.iter().map(|bias| ("bias".into(), bias.id)));
+        params
+    }
+}
+
+/// A copy of an embedding table in its place.
+#[derive(Module, Debug)]
+pub struct TableCopy {
+    /// `[rows, d_model]`.
+    pub weight: Param<Tensor<2>>,
+}
+
+impl SiteAdapter<TableState> for TableCopy {
+    fn apply(&self, state: TableState, _call: &Call<'_>) -> TableState {
+        TableState {
+            output: module::embedding(self.weight.val(), state.ids.clone()),
+            ..state
+        }
+    }
+
+    fn merged(&self, _base: Tensor<2>, _shared: &Shared) -> Result<Tensor<2>, NotMergeable> {
+        Ok(self.weight.val())
+    }
+}
+
+impl NamedParams for TableCopy {
+    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
+        vec![("weight".into(), self.weight.id)]
+    }
+}

@@ -1,0 +1,281 @@
+//! The shape every method of this crate has: a configuration as peft writes it, that builds layers.
+
+use std::fmt::{self, Debug};
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use adapters_core::store::Grammar;
+use adapters_core::target::{ModulePattern, ModuleTarget, Target};
+use adapters_core::{
+    Build, ConfigError, ConfigPart, Error, Host, Method, MethodFamily, Role, Shared, SiteInfo, SiteLayer, StoredConfig,
+    config,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// A method's configuration, field for field as peft's `adapter_config.json` has it, and what it builds.
+pub trait Tuner: Clone + Debug + Default + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// Name of the family and of the config string, e.g. `"loha"`.
+    const NAME: &'static str;
+    /// Peft's name, e.g. `"LOHA"`.
+    const PEFT_TYPE: &'static str;
+    /// Roles of the modules adapted when none are named.
+    const ROLES: &'static [Role] = &[Role::Query, Role::Value];
+
+    /// Which modules are adapted.
+    fn targets(&self) -> &Targets;
+
+    /// Which modules are adapted.
+    fn targets_mut(&mut self) -> &mut Targets;
+
+    /// Checks the fields against their ranges and against each other.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::OutOfRange`] naming the first field outside its range, [`ConfigError::Unsupported`] for an option
+    /// that is not computed.
+    fn check(&self) -> Result<(), ConfigError>;
+
+    /// Builds the layer for one module.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::CannotBuild`] for a module this method has no layer for.
+    fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error>;
+
+    /// Builds what the layers share.
+    ///
+    /// # Errors
+    ///
+    /// As [`build`](Self::build).
+    fn build_shared(&self, _build: &Build<'_>) -> Result<Shared, Error> {
+        Ok(Shared::new())
+    }
+
+    /// Whether a key of a file is a tensor that is computed here instead of read.
+    fn is_alias(_key: &str) -> bool {
+        false
+    }
+
+    /// Input and output features of a linear module.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::CannotBuild`] for a module of another kind.
+    fn linear_dims(site: &SiteInfo) -> Result<(usize, usize), Error> {
+        site.linear_dims()
+            .ok_or_else(|| Self::refuse(site, "it adapts linear layers only"))
+    }
+
+    /// The refusal to build at a module.
+    fn refuse(site: &SiteInfo, reason: impl Into<String>) -> Error {
+        Error::CannotBuild {
+            method: Self::NAME,
+            path: site.path.clone(),
+            reason: reason.into(),
+        }
+    }
+
+    /// The checked form, which can be attached.
+    ///
+    /// # Errors
+    ///
+    /// As [`check`](Self::check).
+    fn into_method(self) -> Result<Tuned<Self>, ConfigError> {
+        for field in REFUSED {
+            if let Some(value) = self.targets().extra.get(*field)
+                && !is_neutral(value)
+            {
+                return Err(ConfigError::Unsupported {
+                    field,
+                    found: value.to_string(),
+                });
+            }
+        }
+        self.check()?;
+        Ok(Tuned(self))
+    }
+}
+
+/// Fields peft's configurations may have that change what is computed or stored, once they say something.
+const REFUSED: &[&str] = &[
+    "modules_to_save",
+    "layers_pattern",
+    "rank_pattern",
+    "alpha_pattern",
+    "fan_in_fan_out",
+];
+
+/// Whether a value says nothing.
+fn is_neutral(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(items) => items.is_empty(),
+        _ => false,
+    }
+}
+
+/// One number or a list of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    /// One.
+    One(usize),
+    /// A list.
+    Many(Vec<usize>),
+}
+
+/// Which modules are adapted: the fields every configuration has.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Targets {
+    /// Names, a regular expression, or `all-linear`; query and value without it.
+    pub target_modules: Option<ModulePattern>,
+    /// Modules to leave alone.
+    pub exclude_modules: Option<ModulePattern>,
+    /// Only these layers.
+    pub layers_to_transform: Option<OneOrMany>,
+    /// Every field of a file this version does not read, kept and written back.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// A checked configuration of one of this crate's methods.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tuned<T>(T);
+
+impl<T: Tuner> Tuned<T> {
+    /// The configuration.
+    pub fn config(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T: Tuner> fmt::Display for Tuned<T> {
+    /// The config string: only what differs from the defaults.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let defaults = fields_of(&T::default());
+        let mut fields = fields_of(&self.0);
+        fields.retain(|key, value| defaults.get(key).is_some_and(|default| default != value));
+        let part = ConfigPart {
+            identifier: T::NAME.to_owned(),
+            fields,
+        };
+        fmt::Display::fmt(&part, f)
+    }
+}
+
+fn fields_of(config: &impl Serialize) -> Map<String, Value> {
+    config::to_fields(config, &[])
+}
+
+impl<T: Tuner> Method for Tuned<T> {
+    fn family(&self) -> &'static str {
+        T::NAME
+    }
+
+    fn target(&self) -> Target {
+        let targets = self.0.targets();
+        match &targets.target_modules {
+            Some(modules) => Target::Modules(ModuleTarget {
+                modules: modules.clone(),
+                exclude: targets.exclude_modules.clone(),
+                layers: targets.layers_to_transform.clone().map(|layers| match layers {
+                    OneOrMany::One(layer) => vec![layer],
+                    OneOrMany::Many(layers) => layers,
+                }),
+            }),
+            None => Target::Roles {
+                roles: T::ROLES.to_vec(),
+                leave_out: Vec::new(),
+            },
+        }
+    }
+
+    fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
+        self.0.build(site, build)
+    }
+
+    fn build_shared(&self, build: &Build<'_>) -> Result<Shared, Error> {
+        self.0.build_shared(build)
+    }
+
+    fn key(&self, _grammar: Grammar, site: &SiteInfo, _adapter: &str, param: &str) -> String {
+        format!("{}.{param}", site.path)
+    }
+
+    fn is_alias(&self, key: &str) -> bool {
+        T::is_alias(key)
+    }
+
+    fn wire(&self, grammar: Grammar, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, Error> {
+        if grammar != Grammar::Peft {
+            let refused = ConfigError::NotExpressible {
+                grammar,
+                what: "this method",
+            };
+            return Err(Error::config(T::NAME, refused));
+        }
+        let mut config = self.0.clone();
+        let targets = config.targets_mut();
+        targets
+            .target_modules
+            .get_or_insert_with(|| ModulePattern::naming(sites, host));
+        targets.extra.insert("peft_type".to_owned(), T::PEFT_TYPE.into());
+        for (field, value) in [("task_type", Value::Null), ("inference_mode", Value::Bool(true))] {
+            targets.extra.entry(field).or_insert(value);
+        }
+        Ok(fields_of(&config))
+    }
+}
+
+/// Reads the configurations of one method.
+pub struct TunerFamily<T>(PhantomData<fn() -> T>);
+
+impl<T> TunerFamily<T> {
+    /// The family.
+    pub const fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<T> Default for TunerFamily<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T: Tuner> Debug for TunerFamily<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(T::NAME)
+    }
+}
+
+impl<T: Tuner> MethodFamily for TunerFamily<T> {
+    fn name(&self) -> &'static str {
+        T::NAME
+    }
+
+    fn identifiers(&self) -> &'static [&'static str] {
+        const { &[T::NAME] }
+    }
+
+    fn configure(&self, _identifier: &str, fields: Map<String, Value>) -> Result<Arc<dyn Method>, Error> {
+        let known = fields_of(&T::default());
+        Error::in_config(T::NAME, config::refuse_unknown(&fields, known.keys()))?;
+        method::<T>(fields)
+    }
+
+    fn read(&self, stored: &StoredConfig<'_>) -> Option<Result<Arc<dyn Method>, Error>> {
+        let mine = stored.grammar == Grammar::Peft && stored.fields.get("peft_type")? == T::PEFT_TYPE;
+        mine.then(|| method::<T>(stored.fields.clone()))
+    }
+}
+
+/// From fields to a checked method.
+fn method<T: Tuner>(fields: Map<String, Value>) -> Result<Arc<dyn Method>, Error> {
+    let checked = config::from_fields::<T>(fields).and_then(T::into_method);
+    Ok(Arc::new(Error::in_config(T::NAME, checked)?))
+}
