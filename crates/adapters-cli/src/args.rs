@@ -26,6 +26,8 @@ pub enum Command {
     Info(InfoArgs),
     /// Fold an adapter into its base and write a plain checkpoint.
     Merge(MergeArgs),
+    /// Make one adapter from the weighted sum of several.
+    Average(AverageArgs),
     /// Time forward, training step, merged forward, attach, save and load.
     Bench(BenchArgs),
     /// Print a completion script for a shell.
@@ -178,6 +180,54 @@ pub struct MergeArgs {
     /// Allow reading weights from a PyTorch pickle.
     #[arg(long)]
     pub allow_bin: bool,
+}
+
+/// `adapters average`
+#[derive(Debug, clap::Args)]
+pub struct AverageArgs {
+    /// Adapter folders with their weights, e.g. `runs/a/adapter=0.7`; a weight of 1 without one.
+    #[arg(required = true, value_name = "DIR[=WEIGHT]")]
+    pub adapters: Vec<String>,
+    /// Folder of the new adapter, in the format of the first.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Folder of the base checkpoint; without it the one in the first adapter's manifest.
+    #[arg(long)]
+    pub model: Option<PathBuf>,
+    /// How LoRAs are combined in place of the average of each parameter: linear, negate_b, delta_svd, cat, svd, ties,
+    /// ties_svd, dare_linear, dare_ties, magnitude_prune. The weights are then taken as they are.
+    #[arg(long, value_name = "NAME")]
+    pub combination: Option<String>,
+    /// Rank of the new adapter, for the ways that choose it.
+    #[arg(long)]
+    pub rank: Option<usize>,
+    /// Share of the elements kept, for the ways that leave some out.
+    #[arg(long)]
+    pub density: Option<f64>,
+    /// How TIES elects a sign.
+    #[arg(long, value_enum, default_value = "total")]
+    pub sign: SignArg,
+    /// Seed of what is left out at random.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Take the weights of an average as they are, not divided by their sum.
+    #[arg(long)]
+    pub raw: bool,
+    /// Allow reading weights from a PyTorch pickle.
+    #[arg(long)]
+    pub allow_bin: bool,
+    /// Where to compute.
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// Sign election on the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum SignArg {
+    /// The sign of the sum.
+    Total,
+    /// The sign most adapters have.
+    Frequency,
 }
 
 /// `adapters bench`

@@ -55,6 +55,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Predict(args) => commands::predict::run(args),
         Command::Info(args) => commands::info::run(args),
         Command::Merge(args) => commands::merge::run(args),
+        Command::Average(args) => commands::average::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Completions(args) => commands::completions::run(args),
     }

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use burn::module::Module;
+use burn::module::{Module, ParamId};
 use burn::tensor::TensorData;
 
 use crate::error::Error;
-use crate::layer::map_kind;
+use crate::layer::{each_kind, map_kind};
 use crate::set::{AdapterSet, Attached, with_fresh_ids};
 use crate::site::Site;
 use crate::store::{Fill, values};
@@ -36,13 +36,15 @@ pub fn normalised(weights: &[(&str, f64)]) -> Result<Vec<(String, f64)>, Error> 
 }
 
 impl Attached {
+    /// Values of the parameters, by Burn's id.
+    pub(crate) fn values_by_id(&self) -> HashMap<ParamId, TensorData> {
+        let layers = self.layers().flat_map(|l| each_kind!(&l.layer, layer => values(layer)));
+        layers.chain(values(self.shared())).collect()
+    }
+
     /// Values of the parameters.
     pub fn values(&self) -> ParamValues {
-        let mut all = HashMap::new();
-        for l in self.layers() {
-            all.extend(crate::layer::each_kind!(&l.layer, layer => values(layer)));
-        }
-        all.extend(values(self.shared()));
+        let mut all = self.values_by_id();
         self.params()
             .filter_map(|p| Some(((p.info.map(|i| i.site), p.param.into_owned()), all.remove(&p.id)?)))
             .collect()

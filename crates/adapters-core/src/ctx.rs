@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 
-use burn::module::Param;
+use burn::module::{Param, ParamId};
 use burn::nn::{Embedding, LayerNorm, Linear};
 use burn::tensor::{Bool, Int, Tensor};
 
@@ -172,8 +172,8 @@ impl<'a> Ctx<'a> {
             },
         );
         let mut norm = norm.clone();
-        norm.gamma = Param::from_tensor(state.weight);
-        norm.beta = state.bias.map(Param::from_tensor);
+        norm.gamma = Param::initialized(ParamId::new(), state.weight);
+        norm.beta = state.bias.map(|bias| Param::initialized(ParamId::new(), bias));
         norm
     }
 

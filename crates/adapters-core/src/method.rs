@@ -13,6 +13,7 @@ use crate::config_string::{ConfigPart, ConfigString};
 use crate::error::{Error, nearest};
 use crate::host::Host;
 use crate::layer::SiteLayer;
+use crate::set::Attached;
 use crate::shared::Shared;
 use crate::site::{Site, SiteInfo};
 use crate::store::Grammar;
@@ -57,6 +58,15 @@ pub trait Method: Any + Debug + Display + Send + Sync {
     /// Whether a key of a file is a second name of a tensor: Python saves a module that two others hold twice.
     fn is_alias(&self, _key: &str) -> bool {
         false
+    }
+
+    /// The adapter as files hold it, where that is not how it trains; `None` where it is.
+    ///
+    /// # Errors
+    ///
+    /// Those of building the adapter that is stored.
+    fn stored(&self, _adapter: &Attached, _host: &dyn Host) -> Result<Option<Attached>, Error> {
+        Ok(None)
     }
 
     /// The configuration object of a storage grammar, for an adapter that has layers at `sites` of `host`.

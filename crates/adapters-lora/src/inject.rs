@@ -6,8 +6,8 @@ use std::sync::Arc;
 use adapters_core::store::Grammar;
 use adapters_core::target::{ModuleTarget, Target};
 use adapters_core::{
-    Build, ConfigError, ConfigPart, Error, Host, Method, MethodFamily, Shared, SiteInfo, SiteLayer, StoredConfig,
-    config,
+    Attached, Build, ConfigError, ConfigPart, Error, Host, Method, MethodFamily, Shared, SiteInfo, SiteLayer,
+    StoredConfig, config,
 };
 use serde_json::{Map, Value};
 
@@ -105,6 +105,15 @@ impl Method for Lora {
             (Grammar::Peft, "lora_A" | "lora_B") if matches!(self.0, Variant::Ia3(_)) => format!("{}.ia3_l", site.path),
             (Grammar::Peft, "lora_A" | "lora_B") => format!("{}.{param}.weight", site.path),
             (Grammar::Peft, _) => format!("{}.{param}", site.path),
+        }
+    }
+
+    fn stored(&self, adapter: &Attached, host: &dyn Host) -> Result<Option<Attached>, Error> {
+        match &self.0 {
+            Variant::Lora(config) if config.init.takes_from_base() => {
+                crate::origin::as_plain_lora(config, adapter, host).map(Some)
+            }
+            _ => Ok(None),
         }
     }
 

@@ -7,6 +7,7 @@ mod config;
 mod init;
 mod inject;
 mod module;
+mod origin;
 mod places;
 mod table;
 pub mod variants;

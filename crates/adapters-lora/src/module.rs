@@ -135,7 +135,7 @@ impl SiteAdapter<LinearState> for LowRank {
     /// Panics if the last axis of `h` is not `d_in`.
     fn apply(&self, mut state: LinearState, call: &Call<'_>) -> LinearState {
         if let Some(bias) = &self.base_bias {
-            state.layer.bias = Some(Param::from_tensor(bias.val()));
+            state.layer.bias = Some(Param::initialized(ParamId::new(), bias.val()));
         }
         let h = update_input(&state);
         let (a, b) = (self.a.val(), self.b.val());

@@ -18,7 +18,7 @@ pub struct BiasCopy {
 
 impl SiteAdapter<LinearState> for BiasCopy {
     fn apply(&self, mut state: LinearState, _call: &Call<'_>) -> LinearState {
-        state.layer.bias = Some(Param::from_tensor(self.bias.val()));
+        state.layer.bias = Some(Param::initialized(ParamId::new(), self.bias.val()));
         state
     }
 
@@ -75,8 +75,8 @@ impl SiteAdapter<LinearState> for LinearCopy {
         let LinearWeight { weight, bias } = self.weight();
         LinearState {
             layer: Linear {
-                weight: Param::from_tensor(weight),
-                bias: bias.map(Param::from_tensor),
+                weight: Param::initialized(ParamId::new(), weight),
+                bias: bias.map(|bias| Param::initialized(ParamId::new(), bias)),
             },
             ..state
         }

@@ -160,7 +160,7 @@ pub fn only_adapters_get_gradients(bench: &Bench, config: &str) {
     let set = bench.attach_random(config).train();
     let gradients = bench.loss(&set).backward();
     let found = gradients_of(&set, &gradients);
-    for place in set.params() {
+    for place in set.params().filter(|place| !place.fixed) {
         let size = found[&place.id].as_ref().map_or(0.0, largest);
         assert!(
             size > 0.0 && size.is_finite(),
@@ -208,6 +208,17 @@ pub fn merged_layers_equal_unmerged(bench: &Bench, config: &str) {
         let error = relative_error(&merged.forward(x).into_data(), &want);
         assert!(error <= 1e-5, "{config}: {} is off by {error:e}", info.path);
     }
+}
+
+/// A reset restores every bit of what a merge changed.
+pub fn resets_bit_for_bit(bench: &Bench, config: &str) {
+    let set = bench.attach_random(config);
+    let mut model = bench.model.clone();
+    let before = values(&model);
+    let merged = merge(&mut model, &set, NAME, None).unwrap_or_else(|e| panic!("{config}: {e}"));
+    assert_ne!(values(&model), before, "{config}: merging changed nothing");
+    merged.reset(&mut model);
+    assert_eq!(values(&model), before, "{config}: a reset does not restore the base");
 }
 
 /// The plain merged model computes what the adapter computed, and a reset restores every bit.
@@ -270,6 +281,20 @@ pub fn save_load_same_output(bench: &Bench, config: &str, grammar: Grammar) {
     );
 }
 
+/// Saved in `grammar` and loaded, an adapter whose files hold it in another form computes the same, to `tolerance` of
+/// the largest output.
+pub fn save_load_equal_output(bench: &Bench, config: &str, grammar: Grammar, tolerance: f64) {
+    let set = bench.attach_random(config);
+    let dir = tempfile::tempdir().expect("a temporary folder can be made");
+    let dir = dir.path().join(NAME);
+    save_adapter(&dir, grammar, &set, NAME, &bench.model).unwrap_or_else(|e| panic!("{config}, {grammar}: {e}"));
+    let error = relative_error(&bench.output(&load(bench, &dir)), &bench.output(&set));
+    assert!(
+        error <= tolerance,
+        "{config}, {grammar}: off by {error:e} after loading"
+    );
+}
+
 /// Saving in `grammar` is an error, and no folder appears.
 pub fn refuses_to_save(bench: &Bench, config: &str, grammar: Grammar) {
     let set = bench.attach_random(config);
@@ -311,8 +336,9 @@ pub fn copies_train_apart(bench: &Bench, config: &str, grammar: Grammar) {
     for other in [other, with_fresh_ids(one.clone())] {
         let gradients = bench.loss(&one).backward();
         let mine = gradients_of(&one, &gradients);
+        let mut trained = one.params().filter(|place| !place.fixed);
         assert!(
-            mine.values().all(Option::is_some),
+            trained.all(|place| mine[&place.id].is_some()),
             "{config}: a loaded parameter has no gradient"
         );
         assert!(

@@ -437,18 +437,21 @@ fn an_adapter_configuration_that_cannot_be() {
         ("lora", |config| config["config"]["alpha"] = "much".into(), "much"),
         (
             "lora",
-            |config| config["config"]["use_dora"] = true.into(),
-            "`use_dora` = true is not supported yet",
+            |config| config["config"]["init_weights"] = "loftq".into(),
+            "unknown variant `loftq`",
         ),
         (
             "lora",
-            |config| config["config"]["init_weights"] = "vera".into(),
-            "`init_weights` = vera is not supported yet",
+            |config| {
+                config["config"]["use_dora"] = true.into();
+                config["config"]["lora_bias"] = true.into();
+            },
+            "`lora_bias` = true with a variant of LoRA is not supported yet",
         ),
         (
             "peft_lora",
-            |config| config["bias"] = "all".into(),
-            "`bias` = \"all\" is not supported yet",
+            |config| config["use_qalora"] = true.into(),
+            "`use_qalora` = true is not supported yet",
         ),
     ] {
         let scratch = Scratch::with(case);

@@ -57,18 +57,150 @@ fn gated_lora() {
 }
 
 #[test]
-fn scaling_lora() {
-    // The scale is alpha / r, so that alpha = 1 begins as the identity and any other does not.
-    let scale = Promises {
+fn ia3() {
+    // The factor is alpha, so that alpha = 1 begins as the identity and any other does not.
+    let hub = Promises {
         grammars: &[Grammar::AdapterHub],
         ..ALL
     };
-    check("lora[composition_mode=scale,r=1,alpha=1,init_weights=ia3]", scale);
-    let scaled = Promises {
-        identity_at_init: false,
-        ..scale
+    check("ia3", ALL);
+    check(
+        "ia3[alpha=2]",
+        Promises {
+            identity_at_init: false,
+            ..hub
+        },
+    );
+    check(
+        "ia3[use_gating=true]",
+        Promises {
+            identity_at_init: false,
+            mergeable: false,
+            ..hub
+        },
+    );
+    let peft = Promises {
+        grammars: &[Grammar::Peft],
+        ..ALL
     };
-    check("lora[composition_mode=scale,r=1,init_weights=ia3]", scaled);
+    check(
+        "ia3[target_modules=[key,output.dense],feedforward_modules=[output.dense]]",
+        peft,
+    );
+}
+
+#[test]
+fn dora() {
+    let hub = Promises {
+        grammars: &[Grammar::AdapterHub],
+        ..ALL
+    };
+    check("dora[r=3,alpha=5,intermediate_lora=true,output_lora=true]", hub);
+    check(
+        "dora[r=4,use_gating=true]",
+        Promises {
+            mergeable: false,
+            ..hub
+        },
+    );
+    let peft = Promises {
+        grammars: &[Grammar::Peft],
+        ..hub
+    };
+    check("dora[r=3,alpha=5,target_modules=[query,output.dense],form=peft]", peft);
+}
+
+#[test]
+fn vera_and_dvora() {
+    let hub = Promises {
+        grammars: &[Grammar::AdapterHub],
+        ..ALL
+    };
+    check("vera[r=3,alpha=5]", hub);
+    check(
+        "vera[r=3,use_gating=true]",
+        Promises {
+            mergeable: false,
+            ..hub
+        },
+    );
+    check("dvora[r=3,alpha=5]", hub);
+    let peft = Promises {
+        grammars: &[Grammar::Peft],
+        ..ALL
+    };
+    check("vera[r=3,target_modules=[query,intermediate.dense],form=peft]", peft);
+}
+
+#[test]
+fn mtl_lora() {
+    let hub = Promises {
+        grammars: &[Grammar::AdapterHub],
+        ..ALL
+    };
+    check("mtl_lora[r=3,alpha=5,n_up_projection=2]", hub);
+    check(
+        "mtl_lora[r=3,alpha=5,n_up_projection=3,task_specific_matrix_type=linear]",
+        hub,
+    );
+}
+
+#[test]
+fn what_trains_beside_lora() {
+    let peft = Promises {
+        grammars: &[Grammar::Peft],
+        ..ALL
+    };
+    check("lora[r=3,alpha=5,target_modules=[query],bias=lora_only]", peft);
+    check("lora[r=3,alpha=5,target_modules=[query],lora_bias=true]", peft);
+    check("lora[r=3,target_modules=[query,word_embeddings]]", peft);
+    check(
+        "lora[r=3,target_modules=[query],modules_to_save=[intermediate.dense,output.LayerNorm]]",
+        peft,
+    );
+}
+
+#[test]
+fn trained_biases_include_those_no_output_needs() {
+    // The pooler, and a key's bias, which moves all scores of a row alike, have no gradient here.
+    let bench = Bench::new(2, 4, 5, &Device::flex());
+    let config = "lora[r=3,alpha=5,target_modules=[query],bias=all]";
+    contract::identity_at_init(&bench, config, true);
+    contract::merged_equals_unmerged(&bench, config);
+    contract::save_load_same_output(&bench, config, Grammar::Peft);
+    let trained = bench.attach(config);
+    let biases = trained.params().filter(|p| p.param.ends_with("bias")).count();
+    // Six linear layers and two normalisations in each of two layers, the embeddings' normalisation and the pooler.
+    assert_eq!(biases, 2 * 8 + 2);
+}
+
+#[test]
+fn lora_that_begins_as_a_part_of_the_weight() {
+    let bench = Bench::new(2, 4, 5, &Device::flex());
+    for init in ["pissa", "olora"] {
+        let config = format!("lora[r=3,alpha=5,init_weights={init}]");
+        contract::identity_at_init(&bench, &config, true);
+        contract::only_adapters_get_gradients(&bench, &config);
+        contract::merged_equals_unmerged(&bench, &config);
+        // Files hold plain LoRA of twice the rank, which computes the same.
+        for grammar in Grammar::ALL {
+            contract::save_load_equal_output(&bench, &config, grammar, 1e-6);
+        }
+    }
+}
+
+#[test]
+fn unions() {
+    let hub = Promises {
+        identity_at_init: false,
+        mergeable: false,
+        grammars: &[Grammar::AdapterHub],
+    };
+    check("lora[r=3,alpha=5]|seq_bn[reduction_factor=2]", hub);
+    check(
+        "lora[r=3,attn_matrices=[q]]|ia3[attn_matrices=[v],intermediate_lora=false,alpha=2]",
+        Promises { mergeable: true, ..hub },
+    );
 }
 
 const BOTTLENECK: Promises = Promises {
@@ -159,7 +291,43 @@ proptest! {
     #[test]
     fn scaling_merges_exactly(alpha in 0.1f64..4.0, heads in 1usize..4, d_head in 2usize..6, seed in any::<u64>()) {
         let bench = Bench::new(heads, d_head, seed, &Device::flex());
-        let config = format!("lora[r=1,alpha={alpha:.3},composition_mode=scale,intermediate_lora=true,output_lora=true]");
+        let config = format!("ia3[alpha={alpha:.3},output_lora=true]");
         contract::merged_equals_unmerged(&bench, &config);
+    }
+
+    #[test]
+    fn magnitudes_merge_exactly(
+        rank in 1usize..9,
+        alpha in 0.5f64..20.0,
+        heads in 1usize..4,
+        d_head in 2usize..6,
+        seed in any::<u64>(),
+        peft in any::<bool>(),
+    ) {
+        let bench = Bench::new(heads, d_head, seed, &Device::flex());
+        let form = if peft { ",form=peft" } else { "" };
+        let config = format!("dora[r={rank},alpha={alpha:.3},target_modules=all-linear{form}]");
+        contract::merged_layers_equal_unmerged(&bench, &config);
+        contract::resets_bit_for_bit(&bench, &config);
+    }
+
+    #[test]
+    fn shared_projections_merge_exactly(
+        rank in 1usize..9,
+        alpha in 0.5f64..20.0,
+        heads in 1usize..4,
+        d_head in 2usize..6,
+        seed in any::<u64>(),
+    ) {
+        let bench = Bench::new(heads, d_head, seed, &Device::flex());
+        for config in [
+            format!("vera[r={rank},alpha={alpha:.3}]"),
+            format!("dvora[r={rank},alpha={alpha:.3}]"),
+            format!("vera[r={rank},target_modules=all-linear,form=peft]"),
+            format!("mtl_lora[r={rank},alpha={alpha:.3},n_up_projection=2]"),
+        ] {
+            contract::merged_layers_equal_unmerged(&bench, &config);
+            contract::resets_bit_for_bit(&bench, &config);
+        }
     }
 }

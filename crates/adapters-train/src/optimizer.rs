@@ -1,6 +1,8 @@
 //! AdamW with PyTorch's defaults, the schedule, and clipping by the norm of the whole gradient.
 
-use burn::module::{Module, ModuleVisitor, Param};
+use std::collections::HashSet;
+
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::Tensor;
 
@@ -40,6 +42,33 @@ pub(crate) fn clip<A: Module, B: Module>(
         let factor = max_norm / (norm + 1e-6);
         a.visit(&mut Scale { grads: of_a, factor });
         b.visit(&mut Scale { grads: of_b, factor });
+    }
+}
+
+/// The gradients of the parameters in `group`, taken out of `grads`.
+pub(crate) fn split<M: Module>(module: &M, grads: &mut GradientsParams, group: &HashSet<ParamId>) -> GradientsParams {
+    let mut split = Split {
+        from: grads,
+        group,
+        to: GradientsParams::new(),
+    };
+    module.visit(&mut split);
+    split.to
+}
+
+struct Split<'a> {
+    from: &'a mut GradientsParams,
+    group: &'a HashSet<ParamId>,
+    to: GradientsParams,
+}
+
+impl ModuleVisitor for Split<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if self.group.contains(&param.id)
+            && let Some(grad) = self.from.remove::<D>(param.id)
+        {
+            self.to.register(param.id, grad);
+        }
     }
 }
 
@@ -111,6 +140,18 @@ mod tests {
         let before = of_a.get::<2>(a.weight.id).unwrap().into_data();
         clip(&a, &b, &mut of_a, &mut of_b, 2.0);
         assert_eq!(of_a.get::<2>(a.weight.id).unwrap().into_data(), before);
+    }
+
+    #[test]
+    fn a_group_has_a_rate_of_its_own() {
+        let device = Device::flex().autodiff();
+        let layer = LinearConfig::new(2, 2).init(&device);
+        let mut grads = layer.forward(Tensor::<2>::ones([1, 2], &device)).sum().backward();
+        let mut all = GradientsParams::from_module(&mut grads, &layer);
+        let group = HashSet::from([layer.weight.id]);
+        let split = split(&layer, &mut all, &group);
+        assert_eq!((all.len(), split.len()), (1, 1));
+        assert!(split.get::<2>(layer.weight.id).is_some());
     }
 
     /// Two steps of PyTorch's AdamW(lr=0.1, weight_decay=0.01) on w = [1, -2] with gradients [0.5, -1] and [0.25, 2].

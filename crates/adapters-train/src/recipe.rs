@@ -114,6 +114,9 @@ pub struct TrainSection {
     /// Learning rate of the head at its peak; without it the adapter's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head_learning_rate: Option<f64>,
+    /// The learning rate of LoRA's B matrices over that of the rest; one rate without it. *LoRA+: Efficient Low Rank
+    /// Adaptation of Large Models*, Hayou et al., 2024, <https://arxiv.org/abs/2402.12354>.
+    pub lora_plus_ratio: Option<f64>,
     /// Weight decay of AdamW.
     pub weight_decay: f64,
     /// Share of the steps in which the learning rate rises.
@@ -202,6 +205,7 @@ impl Default for TrainSection {
             eval_batch_size: 64,
             learning_rate: 1e-3,
             head_learning_rate: None,
+            lora_plus_ratio: None,
             weight_decay: 0.0,
             warmup: 0.06,
             clip_norm: None,
@@ -312,6 +316,7 @@ impl Recipe {
         let rates = [
             ("train.learning_rate", train.learning_rate),
             ("train.head_learning_rate", train.head_learning_rate.unwrap_or(1.0)),
+            ("train.lora_plus_ratio", train.lora_plus_ratio.unwrap_or(1.0)),
             ("train.clip_norm", train.clip_norm.unwrap_or(1.0)),
         ];
         if let Some((field, found)) = rates.into_iter().find(|(_, v)| !(*v > 0.0 && v.is_finite())) {
@@ -470,6 +475,7 @@ mod tests {
             (&["train.epochs=0"][..], "`train.epochs` is 0"),
             (&["train.epoch=3"], "epoch"),
             (&["train.learning_rate=-1"], "`train.learning_rate` is -1"),
+            (&["train.lora_plus_ratio=0"], "`train.lora_plus_ratio` is 0"),
             (&["nonsense"], "not an override"),
             (&["head.dropout=1.0"], "`head.dropout` is 1"),
         ] {

@@ -19,7 +19,7 @@ use crate::curve::{self, Curve};
 use crate::data::{Dataset, Fields};
 use crate::error::TrainError;
 use crate::evaluate::{EncodedData, Evaluation};
-use crate::optimizer::{adamw, clip, linear_schedule};
+use crate::optimizer::{adamw, clip, linear_schedule, split};
 use crate::recipe::{HeadKind, Keep, Recipe};
 use crate::report::{Event, Outcome};
 use crate::run_files::{MetricsLog, Summary, peak_rss_bytes};
@@ -325,13 +325,27 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
     let factor = linear_schedule(done, inputs.steps, train.warmup);
     let learning_rate = train.learning_rate * factor;
     let head_rate = train.head_learning_rate.unwrap_or(train.learning_rate) * factor;
-    let set = std::mem::take(&mut state.model.adapted.set);
+    let mut set = std::mem::take(&mut state.model.adapted.set);
+    if let Some(ratio) = train.lora_plus_ratio {
+        let group = set
+            .params()
+            .filter(|p| is_up_projection(&p.param))
+            .map(|p| p.id)
+            .collect();
+        let of_group = split(&set, &mut of_set, &group);
+        set = state.optimizers.adapters.step(learning_rate * ratio, set, of_group);
+    }
     state.model.adapted.set = state.optimizers.adapters.step(learning_rate, set, of_set);
     state.model.head = state.optimizers.head.step(head_rate, state.model.head.clone(), of_head);
 
     state.epoch = Some((epoch, batches));
     state.position.step += 1;
     Ok((mean_loss, learning_rate))
+}
+
+/// Whether LoRA+ gives a parameter a rate of its own: the B matrices.
+fn is_up_projection(param: &str) -> bool {
+    param.starts_with("lora_B") || param.starts_with("lora_embedding_B")
 }
 
 /// Parameters that train: the adapter's and the head's, not those of an adapter below.

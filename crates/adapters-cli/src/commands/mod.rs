@@ -1,5 +1,6 @@
 //! One file a command, each in the order: read, resolve, run, say.
 
+pub mod average;
 pub mod bench;
 pub mod completions;
 pub mod eval;

@@ -48,9 +48,11 @@ pub fn save_adapter(
     host: &dyn Host,
 ) -> Result<SavedFiles, Error> {
     let adapter = set.attached(name)?;
+    let stored = adapter.method().stored(adapter, host)?;
+    let adapter = stored.as_ref().unwrap_or(adapter);
     let sites: Vec<_> = adapter.layers().map(|l| &l.info).collect();
     let config = adapter.method().wire(grammar, &sites, host)?;
-    let mut values = values(set);
+    let mut values = adapter.values_by_id();
     let tensors: Tensors = adapter
         .params()
         .map(|p| (p.key(grammar, name), p.id))

@@ -1,0 +1,105 @@
+//! `adapters average`
+
+use std::path::{Path, PathBuf};
+
+use adapters::core::normalised;
+use adapters::lora::{Combination, SignElection};
+use adapters::models::Pretrained;
+use adapters::store::{LoadOptions, Manifest, load_adapter, save_adapter};
+use adapters::{AdapterSet, METHODS};
+
+use crate::args::{AverageArgs, SignArg};
+use crate::failure::Failure;
+use crate::loading;
+
+/// Writes the weighted sum of several adapters as one.
+pub fn run(args: AverageArgs) -> Result<(), Failure> {
+    let parts: Vec<(PathBuf, f64)> = args.adapters.iter().map(|text| part(text)).collect::<Result<_, _>>()?;
+    let [(first, _), ..] = parts.as_slice() else {
+        return Err(Failure::new("no adapter is named", "name adapter folders"));
+    };
+    if args.out.join("adapter_config.json").exists() {
+        return Err(Failure::new(
+            format!("{} holds an adapter already", args.out.display()),
+            "choose another folder with --out, or delete this one",
+        ));
+    }
+    let device = loading::device(&args.device)?;
+    let manifest = loading::manifest(first)?;
+    let dir = loading::base_dir(args.model.as_deref(), &manifest)?;
+    let base = Pretrained::open(&dir)?.encoder(&device)?;
+    let mut set = AdapterSet::new();
+    let mut weights = Vec::new();
+    let mut grammar = None;
+    for (index, (folder, weight)) in parts.iter().enumerate() {
+        // Folders may name their adapters alike.
+        let name = format!("part {index}");
+        let options = LoadOptions {
+            name: Some(name.clone()),
+            allow_bin: args.allow_bin,
+            ..LoadOptions::default()
+        };
+        let report = load_adapter(folder, &mut set, &base, METHODS, &options, &device)?;
+        grammar.get_or_insert(report.grammar);
+        weights.push((name, *weight));
+    }
+    let name = folder_name(&args.out);
+    match &args.combination {
+        Some(combination) => {
+            let sign = match args.sign {
+                SignArg::Total => SignElection::Total,
+                SignArg::Frequency => SignElection::Frequency,
+            };
+            Combination::named(combination, args.rank, args.density, sign, args.seed)?
+                .combine(&mut set, &name, &weights, &base, &device)?;
+        }
+        None => {
+            let weights = match args.raw {
+                true => weights,
+                false => normalised(&weights.iter().map(|(n, w)| (n.as_str(), *w)).collect::<Vec<_>>())?,
+            };
+            set.average(&name, &weights)?;
+        }
+    }
+    if let Some(grammar) = grammar {
+        save_adapter(&args.out, grammar, &set, &name, &base)?;
+        Manifest {
+            name: name.clone(),
+            config: set.attached(&name)?.method().to_string(),
+            base_architecture: adapters::Host::architecture(&base).to_owned(),
+            base_model: dir.to_string_lossy().into_owned(),
+            max_length: manifest.max_length,
+            stack_on: manifest.stack_on,
+            written_by: concat!("adapters ", env!("CARGO_PKG_VERSION")).to_owned(),
+            ..Manifest::default()
+        }
+        .write(&args.out)?;
+    }
+    say!("{}: {}", name, set.attached(&name)?.method());
+    say!("wrote {}", args.out.display());
+    Ok(())
+}
+
+/// A folder and its weight.
+fn part(text: &str) -> Result<(PathBuf, f64), Failure> {
+    let Some((folder, weight)) = text.rsplit_once('=') else {
+        return Ok((PathBuf::from(text), 1.0));
+    };
+    let number: f64 = weight.parse().map_err(|_| not_a_weight(text, weight))?;
+    if !number.is_finite() {
+        return Err(not_a_weight(text, weight));
+    }
+    Ok((PathBuf::from(folder), number))
+}
+
+fn not_a_weight(text: &str, weight: &str) -> Failure {
+    Failure::new(
+        format!("`{weight}` in `{text}` is not a weight"),
+        "write a folder, or a folder, `=` and a finite number",
+    )
+}
+
+fn folder_name(dir: &Path) -> String {
+    dir.file_name()
+        .map_or_else(|| "average".to_owned(), |name| name.to_string_lossy().into_owned())
+}

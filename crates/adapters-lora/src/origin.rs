@@ -1,0 +1,48 @@
+//! An adapter that began as a part of the weight, as plain LoRA.
+
+use std::sync::Arc;
+
+use adapters_core::{Attached, Error, Host, Method};
+use burn::tensor::{Device, Tensor, TensorData};
+
+use crate::config::{Init, LoraConfig, Scaling};
+use crate::inject::FAMILY;
+
+/// `s B A - s B0 A0` as one product of twice the rank: `[B, -B0] [A; A0]`, which every reader of LoRA understands and which
+/// acts on the published weight.
+pub(crate) fn as_plain_lora(config: &LoraConfig, adapter: &Attached, host: &dyn Host) -> Result<Attached, Error> {
+    let factor = match config.scaling {
+        Scaling::RankStabilised => 2f64.sqrt(),
+        Scaling::Standard | Scaling::Gated => 2.0,
+    };
+    let plain = LoraConfig {
+        rank: config.rank * 2,
+        alpha: config.alpha * factor,
+        rank_pattern: config.rank_pattern.iter().map(|(k, r)| (k.clone(), r * 2)).collect(),
+        alpha_pattern: config
+            .alpha_pattern
+            .iter()
+            .map(|(k, a)| (k.clone(), a * factor))
+            .collect(),
+        init: Init::Lora,
+        ..config.clone()
+    };
+    let method: Arc<dyn Method> = Arc::new(Error::in_config(FAMILY, plain.check())?);
+    let sites = adapter.layers().map(|l| l.info.clone()).collect();
+    let device = Device::default();
+    let mut values = adapter.values();
+    let places: Vec<_> = values.keys().filter(|(_, param)| param == "lora_A").cloned().collect();
+    for (site, _) in places {
+        let mut take = |param: &str| values.remove(&(site, param.to_owned()));
+        let (a, b) = (take("lora_A"), take("lora_B"));
+        let (a0, b0) = (take("lora_A_initial"), take("lora_B_initial"));
+        if let (Some(a), Some(b), Some(a0), Some(b0)) = (a, b, a0, b0) {
+            let tensor = |data: TensorData| Tensor::<2>::from_data(data, &device);
+            let a = Tensor::cat(vec![tensor(a), tensor(a0)], 0);
+            let b = Tensor::cat(vec![tensor(b), -tensor(b0)], 1);
+            values.insert((site, "lora_A".to_owned()), a.into_data());
+            values.insert((site, "lora_B".to_owned()), b.into_data());
+        }
+    }
+    Ok(Attached::build(adapter.name(), method, sites, host, 0, &device)?.with_values(values))
+}
