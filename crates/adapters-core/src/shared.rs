@@ -63,6 +63,11 @@ impl Shared {
         self
     }
 
+    /// Whether any of these parameters trains.
+    pub fn trains(&self) -> bool {
+        self.fixed.len() < self.names.len()
+    }
+
     /// Whether nothing is shared.
     pub fn is_empty(&self) -> bool {
         self.params.is_empty()

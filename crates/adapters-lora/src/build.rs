@@ -46,7 +46,12 @@ impl<'a> Builder<'a> {
         {
             return self.copy();
         }
-        if !self.lora.variant().target().to_target().covers(self.site)? {
+        let all_biases = self
+            .lora
+            .variant()
+            .low_rank()
+            .is_some_and(|lora| lora.bias == BiasTraining::All);
+        if all_biases && !self.lora.variant().target().to_target().covers(self.site)? {
             return self.bias_copy();
         }
         if let (Variant::Lora(config), SiteKind::Table { rows, d_model, padding }) =
@@ -317,8 +322,14 @@ fn diagonal(n: usize, value: f32) -> TensorData {
 
 /// Input and output features of the adapted layers, in the order of the forward pass.
 fn shapes(variant: &Variant, build: &Build<'_>) -> Result<Vec<(usize, usize)>, Error> {
-    let selection = variant.target().to_target().select(build.host)?;
-    Ok(selection.sites.iter().filter_map(SiteInfo::linear_dims).collect())
+    let selected = variant.target().to_target().select(build.host)?.sites;
+    // Behind the weight door there is one weight, whatever the target says.
+    let sites = if selected.is_empty() {
+        build.host.sites()
+    } else {
+        selected
+    };
+    Ok(sites.iter().filter_map(SiteInfo::linear_dims).collect())
 }
 
 /// What the layers share: VeRA's random matrices.

@@ -5,7 +5,8 @@ mod methods;
 
 pub use adapters_core as core;
 pub use adapters_core::{
-    Adapted, AdapterSet, AttachReport, Composition, Ctx, Error, Frozen, Host, Method, Registry, Site, merge, store,
+    Adapted, AdapterSet, AttachReport, Composition, Ctx, Error, ForPaths, Frozen, Host, Method, Registry, Site,
+    WeightDoor, merge, store,
 };
 pub use device::{DeviceError, available_devices, parse_device};
 pub use methods::{METHODS, method};
