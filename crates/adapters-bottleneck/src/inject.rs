@@ -311,7 +311,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Arc<dyn Method>, Error> {
-        adapters_core::Registry(&[&BottleneckFamily]).parse(text)
+        adapters_core::Registry(&[&[&BottleneckFamily]]).parse(text)
     }
 
     #[test]

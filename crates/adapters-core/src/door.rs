@@ -195,10 +195,12 @@ impl WeightDoor {
 fn near_miss(pattern: &str, weights: &[FoundParam]) -> Option<String> {
     let wanted = pattern.trim_start_matches("*.");
     let parts = wanted.split('.').count();
-    let ends = weights.iter().map(|found| match found.path.rmatch_indices('.').nth(parts - 1) {
-        Some((at, _)) => &found.path[at + 1..],
-        None => found.path.as_str(),
-    });
+    let ends = weights
+        .iter()
+        .map(|found| match found.path.rmatch_indices('.').nth(parts - 1) {
+            Some((at, _)) => &found.path[at + 1..],
+            None => found.path.as_str(),
+        });
     nearest(wanted, ends)
 }
 

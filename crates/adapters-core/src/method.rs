@@ -137,20 +137,25 @@ pub struct StoredConfig<'a> {
     pub versioned: bool,
 }
 
-/// The families a program knows. The facade has the full list.
+/// The families a program knows, crate by crate. The facade has the full list.
 #[derive(Clone, Copy)]
-pub struct Registry(pub &'static [&'static dyn MethodFamily]);
+pub struct Registry(pub &'static [&'static [&'static dyn MethodFamily]]);
 
 impl Debug for Registry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|m| m.name())).finish()
+        f.debug_list().entries(self.families().map(|m| m.name())).finish()
     }
 }
 
 impl Registry {
+    /// The families.
+    pub fn families(&self) -> impl Iterator<Item = &'static dyn MethodFamily> {
+        self.0.iter().flat_map(|families| families.iter().copied())
+    }
+
     /// All identifiers, in the order of the families.
     pub fn identifiers(&self) -> impl Iterator<Item = &'static str> {
-        self.0.iter().flat_map(|m| m.identifiers().iter().copied())
+        self.families().flat_map(|m| m.identifiers().iter().copied())
     }
 
     /// A method from an identifier and fields.
@@ -159,7 +164,7 @@ impl Registry {
     ///
     /// [`Error::UnknownName`] for an identifier no family has, and the family's own errors.
     pub fn configure(&self, identifier: &str, fields: Map<String, Value>) -> Result<Arc<dyn Method>, Error> {
-        match self.0.iter().find(|m| m.identifiers().contains(&identifier)) {
+        match self.families().find(|m| m.identifiers().contains(&identifier)) {
             Some(family) => family.configure(identifier, fields),
             None => Err(Error::UnknownName {
                 what: "adapter configuration",
@@ -191,20 +196,22 @@ impl Registry {
         if let Some(parts) = Union::stored(stored) {
             return Union::method(parts.iter().map(|part| self.read(part)).collect::<Result<_, _>>()?);
         }
-        self.0.iter().find_map(|family| family.read(stored)).unwrap_or_else(|| {
-            let key = match stored.grammar {
-                Grammar::AdapterHub => "architecture",
-                Grammar::Peft => "peft_type",
-            };
-            Err(Error::UnknownName {
-                what: "adapter method",
-                found: stored
-                    .fields
-                    .get(key)
-                    .map_or_else(|| format!("(no `{key}`)"), Value::to_string),
-                nearest: None,
-                known: self.0.iter().map(|m| m.name()).collect::<Vec<_>>().join(", "),
+        self.families()
+            .find_map(|family| family.read(stored))
+            .unwrap_or_else(|| {
+                let key = match stored.grammar {
+                    Grammar::AdapterHub => "architecture",
+                    Grammar::Peft => "peft_type",
+                };
+                Err(Error::UnknownName {
+                    what: "adapter method",
+                    found: stored
+                        .fields
+                        .get(key)
+                        .map_or_else(|| format!("(no `{key}`)"), Value::to_string),
+                    nearest: None,
+                    known: self.families().map(|m| m.name()).collect::<Vec<_>>().join(", "),
+                })
             })
-        })
     }
 }

@@ -230,7 +230,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Arc<dyn Method>, Error> {
-        adapters_core::Registry(&[&LoraFamily]).parse(text)
+        adapters_core::Registry(&[&[&LoraFamily]]).parse(text)
     }
 
     #[test]

@@ -1,17 +1,15 @@
 //! LoHa: the elementwise product of two low-rank products.
 
-use std::borrow::Cow;
-
 use adapters_core::ops::project;
 use adapters_core::{
-    Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NamedParams, NotMergeable, Shared, SiteAdapter,
-    SiteInfo, SiteLayer, draw,
+    Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
+    SiteLayer, draw,
 };
-use burn::module::{Module, Param, ParamId};
+use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::tuner::{Targets, Tuner};
+use crate::tuner::{Targets, Tuner, has_targets, named};
 
 /// `W + (alpha / r) (B1 A1) o (B2 A2)`, `o` the elementwise product.
 ///
@@ -56,13 +54,7 @@ impl Tuner for Loha {
     const NAME: &'static str = "loha";
     const PEFT_TYPE: &'static str = "LOHA";
 
-    fn targets(&self) -> &Targets {
-        &self.targets
-    }
-
-    fn targets_mut(&mut self) -> &mut Targets {
-        &mut self.targets
-    }
+    has_targets!();
 
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::unless(self.r > 0, "r", "at least 1", self.r)?;
@@ -120,13 +112,4 @@ impl SiteAdapter<LinearState> for Hadamard {
     }
 }
 
-impl NamedParams for Hadamard {
-    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
-        vec![
-            ("hada_w1_a".into(), self.w1_a.id),
-            ("hada_w1_b".into(), self.w1_b.id),
-            ("hada_w2_a".into(), self.w2_a.id),
-            ("hada_w2_b".into(), self.w2_b.id),
-        ]
-    }
-}
+named!(Hadamard: "hada_w1_a" => w1_a, "hada_w1_b" => w1_b, "hada_w2_a" => w2_a, "hada_w2_b" => w2_b);

@@ -117,6 +117,39 @@ fn is_neutral(value: &Value) -> bool {
     }
 }
 
+/// Implements the access to a configuration's field `targets`.
+macro_rules! has_targets {
+    () => {
+        fn targets(&self) -> &crate::tuner::Targets {
+            &self.targets
+        }
+
+        fn targets_mut(&mut self) -> &mut crate::tuner::Targets {
+            &mut self.targets
+        }
+    };
+}
+
+/// Implements [`NamedParams`](adapters_core::NamedParams) from names and fields.
+macro_rules! named {
+    ($layer:ty: $($name:literal => $field:ident),* $(; optional $($opt_name:literal => $opt:ident),*)? $(; fixed $($fixed:ident),*)?) => {
+        impl adapters_core::NamedParams for $layer {
+            fn named_params(&self) -> Vec<(std::borrow::Cow<'static, str>, burn::module::ParamId)> {
+                let mut params: Vec<(std::borrow::Cow<'static, str>, burn::module::ParamId)> = Vec::new();
+                $(params.push(($name.into(), self.$field.id));)*
+                $($(params.extend(self.$opt.iter().map(|param| ($opt_name.into(), param.id)));)*)?
+                params
+            }
+
+            $(fn fixed_params(&self) -> Vec<burn::module::ParamId> {
+                vec![$(self.$fixed.id),*]
+            })?
+        }
+    };
+}
+
+pub(crate) use {has_targets, named};
+
 /// One number or a list of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]

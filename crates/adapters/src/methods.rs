@@ -7,13 +7,13 @@ use adapters_core::{Error, Method, MethodFamily, Registry};
 /// Every method this build has.
 pub const METHODS: Registry = Registry(FAMILIES);
 
-const FAMILIES: &[&dyn MethodFamily] = &[
+const FAMILIES: &[&[&dyn MethodFamily]] = &[
     #[cfg(feature = "bottleneck")]
-    &adapters_bottleneck::BottleneckFamily,
+    &[&adapters_bottleneck::BottleneckFamily],
     #[cfg(feature = "lora")]
-    &adapters_lora::LoraFamily,
+    &[&adapters_lora::LoraFamily],
     #[cfg(feature = "weight")]
-    &adapters_weight::LOHA,
+    &adapters_weight::FAMILIES,
 ];
 
 /// A method from a config string, e.g. `lora[r=8,alpha=16]`.

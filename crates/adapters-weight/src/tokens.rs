@@ -1,0 +1,106 @@
+//! Trainable tokens: chosen rows of an embedding table, trained in copies.
+
+use adapters_core::{
+    Build, Call, ConfigError, Erased, Error, NotMergeable, Role, Shared, SiteAdapter, SiteInfo, SiteKind, SiteLayer,
+    TableState,
+};
+use burn::module::{Module, Param};
+use burn::tensor::{Int, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+use crate::tuner::{Targets, Tuner, has_targets, named};
+
+/// The rows `token_indices` of an embedding table, trained: for new tokens, or tokens of a new meaning.
+///
+/// | Name | Default | Purpose | Range |
+/// |---|---|---|---|
+/// | `token_indices` | none | the rows | at least one, each once, inside the table |
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TrainableTokens {
+    /// The rows.
+    pub token_indices: Vec<usize>,
+    /// Which modules.
+    #[serde(flatten)]
+    pub targets: Targets,
+}
+
+impl Tuner for TrainableTokens {
+    const NAME: &'static str = "trainable_tokens";
+    const PEFT_TYPE: &'static str = "TRAINABLE_TOKENS";
+    const ROLES: &'static [Role] = &[Role::TokenEmbedding];
+
+    has_targets!();
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let mut rows = self.token_indices.clone();
+        rows.sort_unstable();
+        rows.dedup();
+        let fits = !rows.is_empty() && rows.len() == self.token_indices.len();
+        ConfigError::unless(
+            fits,
+            "token_indices",
+            "at least one row, each once",
+            format!("{:?}", self.token_indices),
+        )
+    }
+
+    fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
+        let (SiteKind::Table { rows, .. }, Some(frozen)) = (site.kind, build.host.table(site.site)) else {
+            return Err(Self::refuse(site, "it adapts embedding tables only"));
+        };
+        if let Some(row) = self.token_indices.iter().find(|row| **row >= rows) {
+            return Err(Self::refuse(site, format!("token {row} is outside its {rows} rows")));
+        }
+        let n = self.token_indices.len();
+        let chosen: Vec<i64> = self.token_indices.iter().map(|row| *row as i64).collect();
+        let chosen = Tensor::<1, Int>::from_data(TensorData::new(chosen, [n]), build.device);
+        let table = Tensor::<2>::from_data(frozen.weight.val().into_data(), build.device);
+        // The other tokens go to a row of zeros after the last.
+        let mut places = vec![n as i64; rows];
+        for (place, row) in self.token_indices.iter().enumerate() {
+            places[*row] = place as i64;
+        }
+        Ok(SiteLayer::Table(Erased::new(TokenRows {
+            rows: Param::from_data(table.select(0, chosen.clone()).into_data(), build.device),
+            chosen,
+            places: Tensor::from_data(TensorData::new(places, [rows]), build.device),
+        })))
+    }
+}
+
+/// Rows in place of those of one table.
+#[derive(Module, Debug)]
+pub struct TokenRows {
+    /// `[n, d_model]`.
+    pub rows: Param<Tensor<2>>,
+    /// Which rows of the table they replace, `[n]`, constant.
+    pub chosen: Tensor<1, Int>,
+    /// For each row of the table its place among them, or `n`; constant.
+    pub places: Tensor<1, Int>,
+}
+
+impl SiteAdapter<TableState> for TokenRows {
+    fn apply(&self, state: TableState, _call: &Call<'_>) -> TableState {
+        let ([batch, seq], [n, d_model]) = (state.ids.dims(), self.rows.dims());
+        let places = self.places.clone().select(0, state.ids.clone().reshape([batch * seq]));
+        let zero = Tensor::zeros([1, d_model], &self.rows.val().device());
+        let rows = Tensor::cat(vec![self.rows.val(), zero], 0).select(0, places.clone());
+        let chosen = places.not_equal_elem(n as i64).float().reshape([batch, seq, 1]);
+        TableState {
+            output: state.output.clone() * (chosen.ones_like() - chosen) + rows.reshape([batch, seq, d_model]),
+            ..state
+        }
+    }
+
+    fn merged(&self, base: Tensor<2>, _shared: &Shared) -> Result<Tensor<2>, NotMergeable> {
+        let [n, d_model] = self.rows.dims();
+        let zero = Tensor::zeros([1, d_model], &base.device());
+        let rows = Tensor::cat(vec![self.rows.val(), zero], 0).select(0, self.places.clone());
+        let [all] = self.places.dims();
+        let chosen = self.places.clone().not_equal_elem(n as i64).float().reshape([all, 1]);
+        Ok(base * (chosen.ones_like() - chosen) + rows)
+    }
+}
+
+named!(TokenRows: "trainable_tokens_delta" => rows);
