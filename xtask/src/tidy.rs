@@ -19,12 +19,13 @@ const MAX_LINES: usize = 600;
 const VAGUE_NAMES: [&str; 4] = ["base.rs", "utils.rs", "helpers.rs", "types.rs"];
 
 /// Crates that each hold one method (or one family of methods).
-const METHOD_CRATES: [&str; 5] = [
+const METHOD_CRATES: [&str; 6] = [
     "adapters-bottleneck",
     "adapters-lora",
     "adapters-prefix",
     "adapters-prompt",
     "adapters-reft",
+    "adapters-weight",
 ];
 
 /// First folders of absolute paths that belong to one machine.

@@ -200,3 +200,75 @@ fn bench_prints_json() {
 fn completions_are_printed() {
     assert!(ok(Path::new("."), &["completions", "bash"]).contains("adapters"));
 }
+
+#[test]
+fn average_writes_the_weighted_sum() {
+    let task = Task::new();
+    let dir = task.path("");
+    for (seed, out) in [("train.seed=0", "a"), ("train.seed=1", "b")] {
+        let epochs = "train.epochs=1";
+        ok(
+            &dir,
+            &[
+                "train",
+                "recipe.toml",
+                "--set",
+                seed,
+                "--set",
+                epochs,
+                "--out",
+                out,
+                "--threads",
+                "1",
+            ],
+        );
+    }
+    ok(&dir, &["average", "a/adapter=3", "b/adapter=1", "--out", "avg"]);
+    let read = |folder: &str| {
+        let (tensors, _) = adapters::store::read_safetensors(&task.path(folder).join("adapter.safetensors")).unwrap();
+        tensors
+    };
+    let (a, b, average) = (read("a/adapter"), read("b/adapter"), read("avg"));
+    assert_eq!(a.len(), average.len());
+    for ((key, a), b) in a.iter().zip(b.values()) {
+        let data = average
+            .iter()
+            .find(|(k, _)| k.replace(".avg.", ".") == key.replace(".recipe.", "."))
+            .map_or_else(|| panic!("{key} is not among {:?}", average.keys()), |(_, data)| data);
+        for ((a, b), got) in a.iter::<f32>().zip(b.iter::<f32>()).zip(data.iter::<f32>()) {
+            assert!((0.75 * a + 0.25 * b - got).abs() < 1e-6, "{key}");
+        }
+    }
+    let said = ok(
+        &dir,
+        &[
+            "average",
+            "a/adapter=0.7",
+            "b/adapter=0.3",
+            "--out",
+            "svd",
+            "--combination",
+            "svd",
+            "--rank",
+            "2",
+        ],
+    );
+    assert!(said.contains("lora[r=2,alpha=2"), "{said}");
+    for (args, named) in [
+        (&["average", "a/adapter=much", "--out", "x"][..], "`much`"),
+        (&["average", "a/adapter", "--out", "svd"], "holds an adapter already"),
+        (&["average", "a/adapter=1", "b/adapter=-1", "--out", "x"], "add up to 0"),
+        (
+            &["average", "a/adapter", "--out", "x", "--combination", "tees"],
+            "did you mean `ties`?",
+        ),
+        (
+            &["average", "a/adapter", "--out", "x", "--combination", "ties"],
+            "density",
+        ),
+    ] {
+        let error = fails(&dir, args, 1).replace('\n', " ");
+        let error = error.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(error.contains(named), "{args:?}: {error}");
+    }
+}

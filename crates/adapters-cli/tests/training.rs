@@ -188,6 +188,19 @@ fn accumulated_batches_are_one_large_batch() {
 }
 
 #[test]
+fn lora_plus_changes_the_rate_of_b_alone() {
+    let task = Task::new();
+    let weights_with = |name: &str, overrides: &[&str]| {
+        let run = run(&task, &task.path(name), &[overrides, &["train.epochs=1"]].concat());
+        finish(&run);
+        weights(&run)
+    };
+    let plain = weights_with("plain", &[]);
+    assert_eq!(plain, weights_with("one", &["train.lora_plus_ratio=1"]));
+    assert_ne!(plain, weights_with("four", &["train.lora_plus_ratio=4"]));
+}
+
+#[test]
 fn early_stopping_and_keeping_the_best() {
     let task = Task::new();
     // A learning rate of almost nothing: the first evaluation is never beaten.

@@ -189,6 +189,72 @@ fn lora_that_begins_as_a_part_of_the_weight() {
     }
 }
 
+/// The other weight methods of peft, each at layers of several shapes, and whether a new adapter changes nothing at all:
+/// reflections undo each other but for rounding.
+const WEIGHT_METHODS: &[(&str, bool)] = &[
+    ("adalora[init_r=3,lora_alpha=5]", true),
+    (
+        "boft[boft_block_size=4,target_modules=[query,intermediate.dense]]",
+        true,
+    ),
+    ("c3a[block_size=4,init_weights=true]", true),
+    ("c3a[block_size=2]", false),
+    ("delora[r=3]", true),
+    ("fourierft[n_frequency=7,scaling=30,init_weights=true]", true),
+    (
+        "fourierft[n_frequency=2,scaling=30,target_modules=[output.dense]]",
+        false,
+    ),
+    ("hira[r=3,target_modules=[query,output.dense]]", true),
+    ("hra[r=4,target_modules=[query,output.dense]]", false),
+    ("loha[r=3,alpha=5,target_modules=[query,output.dense]]", true),
+    ("lokr[r=1,alpha=5,target_modules=[query,output.dense]]", true),
+    ("lokr[r=1,alpha=5,decompose_both=true]", true),
+    ("miss[r=3,target_modules=[query,output.dense]]", true),
+    ("miss[r=4,mini_r=2,init_weights=mini]", true),
+    ("oft[oft_block_size=4]", true),
+    (
+        "oft[oft_block_size=4,use_cayley_neumann=false,target_modules=[query,intermediate.dense]]",
+        true,
+    ),
+    (
+        "oft[r=4,oft_block_size=0,block_share=true,use_cayley_neumann=false]",
+        true,
+    ),
+    ("road[group_size=4]", true),
+    ("road[group_size=8,variant=road_2]", true),
+    ("road[group_size=4,variant=road_4]", true),
+    ("vblora[r=2,num_vectors=3,vector_length=4,topk=3]", false),
+];
+
+#[test]
+fn weight_methods() {
+    for (config, identity_at_init) in WEIGHT_METHODS {
+        let peft = Promises {
+            identity_at_init: *identity_at_init,
+            mergeable: true,
+            grammars: &[Grammar::Peft],
+        };
+        check(config, peft);
+    }
+}
+
+#[test]
+fn norms_and_tokens_are_copies() {
+    let peft = Promises {
+        grammars: &[Grammar::Peft],
+        ..ALL
+    };
+    check("ln_tuning", peft);
+    check("trainable_tokens[token_indices=[3,1,14]]", peft);
+    // New tokens beside LoRA, as one adapter.
+    let bench = Bench::new(2, 4, 5, &Device::flex());
+    let both = "lora[r=3,alpha=5]|trainable_tokens[token_indices=[3,1]]";
+    contract::identity_at_init(&bench, both, true);
+    contract::only_adapters_get_gradients(&bench, both);
+    contract::merged_equals_unmerged(&bench, both);
+}
+
 #[test]
 fn unions() {
     let hub = Promises {
@@ -309,6 +375,36 @@ proptest! {
         let config = format!("dora[r={rank},alpha={alpha:.3},target_modules=all-linear{form}]");
         contract::merged_layers_equal_unmerged(&bench, &config);
         contract::resets_bit_for_bit(&bench, &config);
+    }
+
+    #[test]
+    fn weight_methods_merge_exactly(
+        rank in 1usize..5,
+        half in 1usize..4,
+        blocks in 1usize..4,
+        alpha in 0.5f64..20.0,
+        seed in any::<u64>(),
+    ) {
+        let size = 2 * half;
+        let bench = Bench::new(blocks, 2 * size, seed, &Device::flex());
+        for config in [
+            format!("adalora[init_r={rank},lora_alpha={alpha:.3}]"),
+            format!("boft[boft_block_size={size}]"),
+            format!("c3a[block_size={size}]"),
+            format!("delora[r={rank},delora_lambda={alpha:.3}]"),
+            format!("fourierft[n_frequency={rank},scaling={alpha:.3}]"),
+            format!("hira[r={rank}]"),
+            format!("hra[r={rank}]"),
+            format!("loha[r={rank},alpha={alpha:.3},target_modules=all-linear]"),
+            format!("lokr[r={rank},alpha={alpha:.3},target_modules=all-linear]"),
+            format!("miss[r={rank},target_modules=all-linear]"),
+            format!("oft[oft_block_size={size},use_cayley_neumann=false]"),
+            format!("road[group_size={size}]"),
+            format!("vblora[r={rank},num_vectors=5,vector_length={size}]"),
+        ] {
+            contract::merged_layers_equal_unmerged(&bench, &config);
+            contract::resets_bit_for_bit(&bench, &config);
+        }
     }
 
     #[test]

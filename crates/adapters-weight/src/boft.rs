@@ -82,11 +82,7 @@ impl Tuner for Boft {
                 format!("its {d_in} inputs are no multiple of {divisor}"),
             ));
         }
-        let size = if self.boft_block_num == 0 {
-            self.boft_block_size
-        } else {
-            d_in / self.boft_block_num
-        };
+        let size = d_in.checked_div(self.boft_block_num).unwrap_or(self.boft_block_size);
         Ok(SiteLayer::Linear(Erased::new(ScaledRotation {
             blocks: Param::from_data(draw::constant([1, d_in / size, size, size], 0.0), build.device),
             scale: Param::from_data(draw::constant([d_out, 1], 1.0), build.device),

@@ -93,11 +93,7 @@ impl Tuner for Oft {
                 format!("its {d_in} inputs are no multiple of {divisor}"),
             ));
         }
-        let size = if self.r == 0 {
-            self.oft_block_size
-        } else {
-            d_in / self.r
-        };
+        let size = d_in.checked_div(self.r).unwrap_or(self.oft_block_size);
         let blocks = if self.block_share { 1 } else { d_in / size };
         let elements = size * (size - 1) / 2;
         if elements == 0 {
@@ -107,10 +103,10 @@ impl Tuner for Oft {
             upper: Param::from_data(draw::constant([blocks, elements], 0.0), build.device),
             places: skew_places(size, build.device),
             size,
-            terms: self
-                .use_cayley_neumann
-                .then_some(self.num_cayley_neumann_terms)
-                .unwrap_or(0),
+            terms: match self.use_cayley_neumann {
+                true => self.num_cayley_neumann_terms,
+                false => 0,
+            },
         })))
     }
 }

@@ -135,10 +135,10 @@ macro_rules! named {
     ($layer:ty: $($name:literal => $field:ident),* $(; optional $($opt_name:literal => $opt:ident),*)? $(; fixed $($fixed:ident),*)?) => {
         impl adapters_core::NamedParams for $layer {
             fn named_params(&self) -> Vec<(std::borrow::Cow<'static, str>, burn::module::ParamId)> {
-                let mut params: Vec<(std::borrow::Cow<'static, str>, burn::module::ParamId)> = Vec::new();
-                $(params.push(($name.into(), self.$field.id));)*
-                $($(params.extend(self.$opt.iter().map(|param| ($opt_name.into(), param.id)));)*)?
-                params
+                let always: Vec<(std::borrow::Cow<'static, str>, _)> = vec![$(($name.into(), self.$field.id)),*];
+                let maybe: Vec<Option<(std::borrow::Cow<'static, str>, _)>> =
+                    vec![$($(self.$opt.as_ref().map(|param| ($opt_name.into(), param.id))),*)?];
+                always.into_iter().chain(maybe.into_iter().flatten()).collect()
             }
 
             $(fn fixed_params(&self) -> Vec<burn::module::ParamId> {

@@ -4,6 +4,8 @@
 //! cargo run --release -p adapters --example any_burn_model
 //! ```
 
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
 use adapters::{Error, ForPaths, METHODS, WeightDoor, method};
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig, Relu};

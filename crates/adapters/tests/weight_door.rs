@@ -112,7 +112,7 @@ fn a_pattern_without_a_hit_names_what_there_is() {
 
 #[test]
 fn a_method_that_is_no_function_of_the_weight_is_refused() {
-    for config in ["lora[use_gating=true]", "seq_bn"] {
+    for config in ["lora[use_gating=true]", "seq_bn", "vblora[vector_length=2]"] {
         let model = LinearConfig::new(4, 4).init(&Device::flex());
         let refused = method(config).unwrap().for_paths(["weight"]).apply(model);
         assert!(matches!(refused, Err(Error::CannotBuild { .. })), "{config}");
@@ -134,6 +134,14 @@ fn every_weight_method_goes_through_the_door() {
         "vera[r=3,form=peft]",
         "ia3",
         "loha[r=2]",
+        "lokr[r=1]",
+        "delora[r=2]",
+        "hira[r=2]",
+        "miss[r=3]",
+        "oft[oft_block_size=2]",
+        "hra[r=2]",
+        "boft[boft_block_size=3]",
+        "fourierft[n_frequency=5,init_weights=true]",
     ] {
         let model: Linear = LinearConfig::new(6, 4).init(&device);
         let x = Tensor::<2>::random([3, 6], Distribution::Normal(0.0, 1.0), &device);

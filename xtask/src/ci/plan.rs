@@ -11,11 +11,11 @@ const FEATURES: [&str; 10] = [
     "prefix",
     "prompt",
     "reft",
+    "weight",
     "models",
     "hub",
     "train",
     "lora,flex",
-    "lora,ndarray",
 ];
 
 /// Backends that are type-checked on their own, cheapest first.

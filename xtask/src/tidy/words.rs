@@ -6,13 +6,17 @@
 use super::{Finding, METHOD_CRATES};
 
 /// Words that name a method.
-const METHODS: [&str; 13] = [
+const METHODS: [&str; 17] = [
     "adalora",
+    "boft",
     "bottleneck",
     "compacter",
     "direft",
     "dora",
+    "fourierft",
     "ia3",
+    "loha",
+    "lokr",
     "lora",
     "loreft",
     "noreft",
