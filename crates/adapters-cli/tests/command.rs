@@ -233,7 +233,7 @@ fn average_writes_the_weighted_sum() {
     for ((key, a), b) in a.iter().zip(b.values()) {
         let data = average
             .iter()
-            .find(|(k, _)| k.replace(".avg.", ".") == key.replace(".recipe.", "."))
+            .find(|(k, _)| k.replace(".avg.", ".") == key.replace(".tiny.", "."))
             .map_or_else(|| panic!("{key} is not among {:?}", average.keys()), |(_, data)| data);
         for ((a, b), got) in a.iter::<f32>().zip(b.iter::<f32>()).zip(data.iter::<f32>()) {
             assert!((0.75 * a + 0.25 * b - got).abs() < 1e-6, "{key}");
