@@ -7,6 +7,7 @@ pub mod compose;
 pub mod composition;
 pub mod config;
 mod config_string;
+pub mod copies;
 mod ctx;
 mod door;
 pub mod draw;

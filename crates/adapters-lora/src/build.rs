@@ -1,5 +1,6 @@
 //! From a checked configuration to the layer at a site.
 
+use adapters_core::copies::{bias_copy_of, copy_of};
 use adapters_core::{
     Build, Erased, Error, LinearState, Shared, SharedParam, SiteAdapter, SiteInfo, SiteKind, SiteLayer, draw,
 };
@@ -16,7 +17,6 @@ use crate::variants::{
     DoraForm, Ia3Config, InputScale, Magnitude, MtlLora, MtlLoraConfig, OutputScale, Strength, TaskMatrix, TaskParam,
     Variant, VeraConfig, VeraForm, VeraMatrices, VeraVectors,
 };
-use crate::whole::{BiasCopy, LinearCopy, NormCopy, TableCopy};
 
 /// Builds the layer of one adapter at one site.
 pub(crate) struct Builder<'a> {
@@ -44,7 +44,8 @@ impl<'a> Builder<'a> {
         if let Some(saved) = self.lora.saved_modules()
             && adapters_core::target::Target::Modules(saved).covers(self.site)?
         {
-            return self.copy();
+            let copy = copy_of(self.build.host, self.site.site, self.build.device);
+            return copy.ok_or_else(|| self.refuse("the model gives no access to this weight"));
         }
         let all_biases = self
             .lora
@@ -52,7 +53,8 @@ impl<'a> Builder<'a> {
             .low_rank()
             .is_some_and(|lora| lora.bias == BiasTraining::All);
         if all_biases && !self.lora.variant().target().to_target().covers(self.site)? {
-            return self.bias_copy();
+            let copy = bias_copy_of(self.build.host, self.site.site, self.build.device);
+            return copy.ok_or_else(|| self.refuse("it has no bias to train"));
         }
         if let (Variant::Lora(config), SiteKind::Table { rows, d_model, padding }) =
             (self.lora.variant(), self.site.kind)
@@ -262,52 +264,6 @@ impl<'a> Builder<'a> {
             squares: Tensor::from_data(squares, self.build.device),
             form,
         }))
-    }
-
-    /// A copy of the whole module.
-    fn copy(&self) -> Result<SiteLayer, Error> {
-        let host = self.build.host;
-        let site = self.site.site;
-        if let Some(frozen) = host.linear(site) {
-            return Ok(linear(LinearCopy {
-                weight: self.param(frozen.weight.val().transpose().into_data(), None),
-                bias: frozen
-                    .bias
-                    .as_ref()
-                    .map(|bias| self.param(bias.val().into_data(), None)),
-            }));
-        }
-        if let Some(frozen) = host.norm(site) {
-            return Ok(SiteLayer::Norm(Erased::new(NormCopy {
-                weight: self.param(frozen.gamma.val().into_data(), None),
-                bias: frozen
-                    .beta
-                    .as_ref()
-                    .map(|bias| self.param(bias.val().into_data(), None)),
-            })));
-        }
-        match host.table(site) {
-            Some(frozen) => Ok(SiteLayer::Table(Erased::new(TableCopy {
-                weight: self.param(frozen.weight.val().into_data(), None),
-            }))),
-            None => Err(self.refuse("the model gives no access to this weight")),
-        }
-    }
-
-    /// A copy of the module's bias.
-    fn bias_copy(&self) -> Result<SiteLayer, Error> {
-        let host = self.build.host;
-        let site = self.site.site;
-        let copy = |bias: &Param<Tensor<1>>| BiasCopy {
-            bias: self.param(bias.val().into_data(), None),
-        };
-        if let Some(bias) = host.linear(site).and_then(|frozen| frozen.bias.as_ref()) {
-            return Ok(linear(copy(bias)));
-        }
-        match host.norm(site).and_then(|frozen| frozen.beta.as_ref()) {
-            Some(bias) => Ok(SiteLayer::Norm(Erased::new(copy(bias)))),
-            None => Err(self.refuse("it has no bias to train")),
-        }
     }
 }
 

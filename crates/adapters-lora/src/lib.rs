@@ -11,14 +11,12 @@ mod origin;
 mod places;
 mod table;
 pub mod variants;
-mod whole;
 
 pub use adapters_core::ConfigError;
 pub use combine::{Combination, SignElection};
-pub use compat::{LoraWire, OneOrMany, PeftIa3Wire, PeftLoraWire, PeftTarget, PeftVeraWire, WireMode};
+pub use compat::{LoraWire, PeftIa3Wire, PeftLoraWire, PeftVeraWire, WireMode};
 pub use config::{BiasTraining, Dtype, Init, LoraConfig, Scaling};
 pub use inject::{Lora, LoraFamily};
 pub use module::{Factored, Gate, LowRank, Origin};
 pub use places::{AttentionMatrix, LoraTarget, Places};
 pub use table::LowRankTable;
-pub use whole::{BiasCopy, LinearCopy, NormCopy, TableCopy};

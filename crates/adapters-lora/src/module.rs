@@ -112,6 +112,20 @@ pub(crate) fn with_delta(state: LinearState, delta: Tensor<3>, gate: Option<&Gat
     }
 }
 
+/// The state after an update through its two factors, from the right to the left.
+pub(crate) fn apply_factors(
+    layer: &impl Factored,
+    state: LinearState,
+    call: &Call<'_>,
+    dropout: f64,
+    gate: Option<&Gate>,
+) -> LinearState {
+    let (left, right) = layer.factors(call.shared);
+    let x = call.dropout(update_input(&state), dropout);
+    let delta = project(scaled(project(x, right), layer.scale()), left);
+    with_delta(state, delta, gate)
+}
+
 /// The input of an update: the delta of the adapter before in a stack, else the layer's input.
 pub(crate) fn update_input(state: &LinearState) -> Tensor<3> {
     state.delta.clone().unwrap_or_else(|| state.input.clone())

@@ -1,5 +1,6 @@
 //! AdaLoRA: an update in the form of a singular value decomposition, whose rank is cut where it matters least.
 
+use adapters_core::target::ModuleFields;
 use adapters_core::{
     Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
     SiteLayer, draw, ops::project,
@@ -8,7 +9,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::tuner::{Targets, Tuner, has_targets, named};
+use crate::tuner::{Tuner, has_targets, named};
 
 /// `W + (lora_alpha / (r + 1e-5)) B diag(E) A`, `r` the initial rank.
 ///
@@ -40,7 +41,7 @@ pub struct Adalora {
     pub orth_reg_weight: f64,
     /// Which modules.
     #[serde(flatten)]
-    pub targets: Targets,
+    pub targets: ModuleFields,
 }
 
 impl Default for Adalora {
@@ -51,7 +52,7 @@ impl Default for Adalora {
             lora_alpha: 8.0,
             lora_dropout: 0.0,
             orth_reg_weight: 0.5,
-            targets: Targets::default(),
+            targets: ModuleFields::default(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! BOFT: the input rotated by a butterfly of blocks, the output scaled.
 
+use adapters_core::target::ModuleFields;
 use adapters_core::{
     Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
     SiteLayer, draw,
@@ -9,7 +10,7 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::rotation::{cayley, rotate};
-use crate::tuner::{Targets, Tuner, has_targets, named};
+use crate::tuner::{Tuner, has_targets, named};
 
 /// `y = s o (W (x R)) + b`, `R` a block-diagonal rotation and `s` a learned scale of each output.
 ///
@@ -38,7 +39,7 @@ pub struct Boft {
     pub boft_dropout: f64,
     /// Which modules.
     #[serde(flatten)]
-    pub targets: Targets,
+    pub targets: ModuleFields,
 }
 
 impl Default for Boft {
@@ -48,7 +49,7 @@ impl Default for Boft {
             boft_block_num: 0,
             boft_n_butterfly_factor: 1,
             boft_dropout: 0.0,
-            targets: Targets::default(),
+            targets: ModuleFields::default(),
         }
     }
 }

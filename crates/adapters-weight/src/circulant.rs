@@ -1,5 +1,6 @@
 //! C3A: an update of circulant blocks.
 
+use adapters_core::target::ModuleFields;
 use adapters_core::{
     Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
     SiteLayer, draw, ops::project,
@@ -9,7 +10,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::tuner::{Targets, Tuner, has_targets, named};
+use crate::tuner::{Tuner, has_targets, named};
 
 /// `W + C / d_in`, where `C` is made of circulant blocks: block `(m, n)` has `k_mn[(l - p) mod b]` at row `p` and column `l`.
 ///
@@ -29,7 +30,7 @@ pub struct C3a {
     pub init_weights: Value,
     /// Which modules.
     #[serde(flatten)]
-    pub targets: Targets,
+    pub targets: ModuleFields,
 }
 
 impl Default for C3a {
@@ -37,7 +38,7 @@ impl Default for C3a {
         Self {
             block_size: 256,
             init_weights: "xavier_uniform".into(),
-            targets: Targets::default(),
+            targets: ModuleFields::default(),
         }
     }
 }

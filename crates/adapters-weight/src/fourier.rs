@@ -1,5 +1,6 @@
 //! FourierFT: an update with few frequencies.
 
+use adapters_core::target::ModuleFields;
 use adapters_core::{
     Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
     SiteLayer, draw, ops::project,
@@ -8,7 +9,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use crate::tuner::{Targets, Tuner, has_targets, named};
+use crate::tuner::{Tuner, has_targets, named};
 
 /// `W + scaling Re(ifft2(F))`, where `F` is zero but for `n_frequency` learned coefficients at random places.
 ///
@@ -34,7 +35,7 @@ pub struct Fourierft {
     pub init_weights: bool,
     /// Which modules.
     #[serde(flatten)]
-    pub targets: Targets,
+    pub targets: ModuleFields,
 }
 
 impl Default for Fourierft {
@@ -44,7 +45,7 @@ impl Default for Fourierft {
             scaling: 150.0,
             random_loc_seed: 777,
             init_weights: false,
-            targets: Targets::default(),
+            targets: ModuleFields::default(),
         }
     }
 }

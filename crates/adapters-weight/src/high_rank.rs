@@ -1,5 +1,6 @@
 //! HiRA: the frozen weight times a low-rank product, element by element.
 
+use adapters_core::target::ModuleFields;
 use adapters_core::{
     Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
     SiteLayer, draw,
@@ -8,7 +9,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::tuner::{Targets, Tuner, has_targets, named};
+use crate::tuner::{Tuner, has_targets, named};
 
 /// `W + W o (B A)`, `o` the elementwise product: an update of high rank.
 ///
@@ -28,7 +29,7 @@ pub struct Hira {
     pub hira_dropout: f64,
     /// Which modules.
     #[serde(flatten)]
-    pub targets: Targets,
+    pub targets: ModuleFields,
 }
 
 impl Default for Hira {
@@ -36,7 +37,7 @@ impl Default for Hira {
         Self {
             r: 8,
             hira_dropout: 0.0,
-            targets: Targets::default(),
+            targets: ModuleFields::default(),
         }
     }
 }

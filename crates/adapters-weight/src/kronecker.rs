@@ -1,5 +1,6 @@
 //! LoKr: a Kronecker product of two matrices, either of them a product itself.
 
+use adapters_core::target::ModuleFields;
 use adapters_core::{
     Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
     SiteLayer, draw,
@@ -8,7 +9,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::tuner::{Targets, Tuner, has_targets, named};
+use crate::tuner::{Tuner, has_targets, named};
 
 /// `W + (alpha / r) kron(W1, W2)`, where a large factor is itself a product of rank `r`.
 ///
@@ -39,7 +40,7 @@ pub struct Lokr {
     pub module_dropout: f64,
     /// Which modules.
     #[serde(flatten)]
-    pub targets: Targets,
+    pub targets: ModuleFields,
 }
 
 impl Default for Lokr {
@@ -51,7 +52,7 @@ impl Default for Lokr {
             decompose_factor: -1,
             rank_dropout: 0.0,
             module_dropout: 0.0,
-            targets: Targets::default(),
+            targets: ModuleFields::default(),
         }
     }
 }

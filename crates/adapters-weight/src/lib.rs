@@ -28,13 +28,13 @@ pub use high_rank::{HadamardOfWeight, Hira};
 pub use kronecker::{Kronecker, Lokr};
 pub use loha::{Hadamard, Loha};
 pub use normalised::{Delora, Normalised};
-pub use norms::{LnTuning, TunedNorm};
+pub use norms::LnTuning;
 pub use oft::{Oft, Rotation};
 pub use reflections::{Hra, Reflections};
 pub use road::{PairRotation, Road, RoadVariant};
 pub use shards::{Miss, Shard};
 pub use tokens::{TokenRows, TrainableTokens};
-pub use tuner::{OneOrMany, Targets, Tuned, Tuner, TunerFamily};
+pub use tuner::{Tuned, Tuner, TunerFamily};
 pub use vector_bank::{Mixtures, Vblora};
 
 /// Reads the configurations of every method of this crate.

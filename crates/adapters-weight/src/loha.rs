@@ -1,6 +1,7 @@
 //! LoHa: the elementwise product of two low-rank products.
 
 use adapters_core::ops::project;
+use adapters_core::target::ModuleFields;
 use adapters_core::{
     Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
     SiteLayer, draw,
@@ -9,7 +10,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::tuner::{Targets, Tuner, has_targets, named};
+use crate::tuner::{Tuner, has_targets, named};
 
 /// `W + (alpha / r) (B1 A1) o (B2 A2)`, `o` the elementwise product.
 ///
@@ -35,7 +36,7 @@ pub struct Loha {
     pub module_dropout: f64,
     /// Which modules.
     #[serde(flatten)]
-    pub targets: Targets,
+    pub targets: ModuleFields,
 }
 
 impl Default for Loha {
@@ -45,7 +46,7 @@ impl Default for Loha {
             alpha: 8.0,
             rank_dropout: 0.0,
             module_dropout: 0.0,
-            targets: Targets::default(),
+            targets: ModuleFields::default(),
         }
     }
 }

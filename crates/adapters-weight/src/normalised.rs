@@ -1,5 +1,6 @@
 //! DeLoRA: low rank with strength and direction apart.
 
+use adapters_core::target::ModuleFields;
 use adapters_core::{
     Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
     SiteLayer, draw, ops::project,
@@ -8,7 +9,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::tuner::{Targets, Tuner, has_targets, named};
+use crate::tuner::{Tuner, has_targets, named};
 
 /// `W + (lambda / r) B D A diag(n)`, where `D` divides each rank by the norms of its row of A and column of B, and `n` are
 /// the norms of the frozen weight's columns.
@@ -31,7 +32,7 @@ pub struct Delora {
     pub module_dropout: f64,
     /// Which modules.
     #[serde(flatten)]
-    pub targets: Targets,
+    pub targets: ModuleFields,
 }
 
 impl Default for Delora {
@@ -40,7 +41,7 @@ impl Default for Delora {
             r: 8,
             delora_lambda: 15.0,
             module_dropout: 0.0,
-            targets: Targets::default(),
+            targets: ModuleFields::default(),
         }
     }
 }

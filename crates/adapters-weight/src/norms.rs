@@ -1,14 +1,11 @@
 //! LN tuning: the parameters of the normalisations, trained in copies.
 
-use adapters_core::{
-    Build, Call, ConfigError, Erased, Error, NamedParams, NormState, NormWeight, NotMergeable, Role, Shared,
-    SiteAdapter, SiteInfo, SiteLayer,
-};
-use burn::module::{Module, Param, ParamId};
-use burn::tensor::Tensor;
+use adapters_core::target::ModuleFields;
+use adapters_core::copies::copy_of;
+use adapters_core::{Build, ConfigError, Error, Role, SiteInfo, SiteLayer};
 use serde::{Deserialize, Serialize};
 
-use crate::tuner::{Targets, Tuner, has_targets};
+use crate::tuner::{Tuner, has_targets};
 
 /// Weight and bias of layer normalisations, trained; all normalisations without `target_modules`.
 ///
@@ -19,7 +16,7 @@ use crate::tuner::{Targets, Tuner, has_targets};
 pub struct LnTuning {
     /// Which modules.
     #[serde(flatten)]
-    pub targets: Targets,
+    pub targets: ModuleFields,
 }
 
 impl Tuner for LnTuning {
@@ -34,46 +31,13 @@ impl Tuner for LnTuning {
     }
 
     fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
-        let Some(frozen) = build.host.norm(site.site) else {
-            return Err(Self::refuse(site, "it adapts normalisations only"));
-        };
-        let copy = |param: &Param<Tensor<1>>| Param::from_data(param.val().into_data(), build.device);
-        Ok(SiteLayer::Norm(Erased::new(TunedNorm {
-            weight: copy(&frozen.gamma),
-            bias: frozen.beta.as_ref().map(copy),
-        })))
-    }
-}
-
-/// What one normalisation runs with.
-#[derive(Module, Debug)]
-pub struct TunedNorm {
-    /// `[d_model]`.
-    pub weight: Param<Tensor<1>>,
-    /// `[d_model]`.
-    pub bias: Option<Param<Tensor<1>>>,
-}
-
-impl SiteAdapter<NormState> for TunedNorm {
-    fn apply(&self, _state: NormState, _call: &Call<'_>) -> NormState {
-        NormState {
-            weight: self.weight.val(),
-            bias: self.bias.as_ref().map(|bias| bias.val()),
+        match build.host.norm(site.site).and_then(|_| copy_of(build.host, site.site, build.device)) {
+            Some(copy) => Ok(copy),
+            None => Err(Self::refuse(site, "it adapts normalisations only")),
         }
     }
 
-    fn merged(&self, _base: NormWeight, _shared: &Shared) -> Result<NormWeight, NotMergeable> {
-        Ok(NormWeight {
-            weight: self.weight.val(),
-            bias: self.bias.as_ref().map(|bias| bias.val()),
-        })
-    }
-}
-
-impl NamedParams for TunedNorm {
-    fn named_params(&self) -> Vec<(std::borrow::Cow<'static, str>, ParamId)> {
-        let mut params = vec![("ln_tuning_layers.weight".into(), self.weight.id)];
-        params.extend(self.bias.iter().map(|bias| ("ln_tuning_layers.bias".into(), bias.id)));
-        params
+    fn key(param: &str) -> String {
+        format!("ln_tuning_layers.{param}")
     }
 }

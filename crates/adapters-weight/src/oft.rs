@@ -1,5 +1,6 @@
 //! OFT: the input rotated, block by block.
 
+use adapters_core::target::ModuleFields;
 use adapters_core::{
     Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
     SiteLayer, draw,
@@ -9,7 +10,7 @@ use burn::tensor::{Int, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::rotation::{cayley, rotate, skew, skew_places};
-use crate::tuner::{Targets, Tuner, has_targets, named};
+use crate::tuner::{Tuner, has_targets, named};
 
 /// `y = W (x R) + b`, `R` a block-diagonal rotation, each block the Cayley transform of a learned skew-symmetric matrix.
 ///
@@ -44,7 +45,7 @@ pub struct Oft {
     pub coft: bool,
     /// Which modules.
     #[serde(flatten)]
-    pub targets: Targets,
+    pub targets: ModuleFields,
 }
 
 impl Default for Oft {
@@ -57,7 +58,7 @@ impl Default for Oft {
             num_cayley_neumann_terms: 5,
             module_dropout: 0.0,
             coft: false,
-            targets: Targets::default(),
+            targets: ModuleFields::default(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! HRA: the input reflected at learned planes.
 
+use adapters_core::target::ModuleFields;
 use adapters_core::{
     Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
     SiteLayer, draw,
@@ -8,7 +9,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use crate::tuner::{Targets, Tuner, has_targets, named};
+use crate::tuner::{Tuner, has_targets, named};
 
 /// `y = W H_1 .. H_r x + b` with reflections `H_i = I - 2 u_i u_i^T`, `u_i` of unit length.
 ///
@@ -31,7 +32,7 @@ pub struct Hra {
     pub orthogonal: bool,
     /// Which modules.
     #[serde(flatten)]
-    pub targets: Targets,
+    pub targets: ModuleFields,
 }
 
 impl Default for Hra {
@@ -39,7 +40,7 @@ impl Default for Hra {
         Self {
             r: 8,
             orthogonal: false,
-            targets: Targets::default(),
+            targets: ModuleFields::default(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! RoAd: pairs of outputs rotated and scaled.
 
+use adapters_core::target::ModuleFields;
 use adapters_core::{
     Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
     SiteLayer, draw,
@@ -8,7 +9,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::tuner::{Targets, Tuner, has_targets, named};
+use crate::tuner::{Tuner, has_targets, named};
 
 /// `y_i = a_i cos t_i z_i -+ a_i sin t_i z_j` of the frozen output `z`, `j` the partner of `i` in the other half of its
 /// group.
@@ -29,7 +30,7 @@ pub struct Road {
     pub group_size: usize,
     /// Which modules.
     #[serde(flatten)]
-    pub targets: Targets,
+    pub targets: ModuleFields,
 }
 
 /// How many angles and scales there are.
@@ -52,7 +53,7 @@ impl Default for Road {
         Self {
             variant: RoadVariant::Pair,
             group_size: 64,
-            targets: Targets::default(),
+            targets: ModuleFields::default(),
         }
     }
 }

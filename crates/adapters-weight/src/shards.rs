@@ -1,5 +1,6 @@
 //! MiSS: one small matrix, shared by all pieces of the input.
 
+use adapters_core::target::ModuleFields;
 use adapters_core::{
     Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
     SiteLayer, draw, ops::project,
@@ -9,7 +10,7 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::tuner::{Targets, Tuner, has_targets, named};
+use crate::tuner::{Tuner, has_targets, named};
 
 /// `W + [D D .. D]^T`: the input is cut into pieces of `r` features, the pieces are added, and one matrix `D` acts on
 /// their sum.
@@ -38,7 +39,7 @@ pub struct Miss {
     pub init_weights: Value,
     /// Which modules.
     #[serde(flatten)]
-    pub targets: Targets,
+    pub targets: ModuleFields,
 }
 
 impl Default for Miss {
@@ -48,7 +49,7 @@ impl Default for Miss {
             miss_dropout: 0.0,
             mini_r: 1,
             init_weights: Value::Bool(true),
-            targets: Targets::default(),
+            targets: ModuleFields::default(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Trainable tokens: chosen rows of an embedding table, trained in copies.
 
+use adapters_core::target::ModuleFields;
 use adapters_core::{
     Build, Call, ConfigError, Erased, Error, NotMergeable, Role, Shared, SiteAdapter, SiteInfo, SiteKind, SiteLayer,
     TableState,
@@ -8,7 +9,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use crate::tuner::{Targets, Tuner, has_targets, named};
+use crate::tuner::{Tuner, has_targets, named};
 
 /// The rows `token_indices` of an embedding table, trained: for new tokens, or tokens of a new meaning.
 ///
@@ -22,7 +23,7 @@ pub struct TrainableTokens {
     pub token_indices: Vec<usize>,
     /// Which modules.
     #[serde(flatten)]
-    pub targets: Targets,
+    pub targets: ModuleFields,
 }
 
 impl Tuner for TrainableTokens {

@@ -5,13 +5,13 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use adapters_core::store::Grammar;
-use adapters_core::target::{ModulePattern, ModuleTarget, Target};
+use adapters_core::target::{ModuleFields, ModulePattern, Target};
 use adapters_core::{
     Build, ConfigError, ConfigPart, Error, Host, Method, MethodFamily, Role, Shared, SiteInfo, SiteLayer, StoredConfig,
     config,
 };
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 /// A method's configuration, field for field as peft's `adapter_config.json` has it, and what it builds.
@@ -24,10 +24,10 @@ pub trait Tuner: Clone + Debug + Default + PartialEq + Serialize + DeserializeOw
     const ROLES: &'static [Role] = &[Role::Query, Role::Value];
 
     /// Which modules are adapted.
-    fn targets(&self) -> &Targets;
+    fn targets(&self) -> &ModuleFields;
 
     /// Which modules are adapted.
-    fn targets_mut(&mut self) -> &mut Targets;
+    fn targets_mut(&mut self) -> &mut ModuleFields;
 
     /// Checks the fields against their ranges and against each other.
     ///
@@ -51,6 +51,11 @@ pub trait Tuner: Clone + Debug + Default + PartialEq + Serialize + DeserializeOw
     /// As [`build`](Self::build).
     fn build_shared(&self, _build: &Build<'_>) -> Result<Shared, Error> {
         Ok(Shared::new())
+    }
+
+    /// The key of a parameter below its module's path.
+    fn key(param: &str) -> String {
+        param.to_owned()
     }
 
     /// Whether a key of a file is a tensor that is computed here instead of read.
@@ -83,16 +88,7 @@ pub trait Tuner: Clone + Debug + Default + PartialEq + Serialize + DeserializeOw
     ///
     /// As [`check`](Self::check).
     fn into_method(self) -> Result<Tuned<Self>, ConfigError> {
-        for field in REFUSED {
-            if let Some(value) = self.targets().extra.get(*field)
-                && !is_neutral(value)
-            {
-                return Err(ConfigError::Unsupported {
-                    field,
-                    found: value.to_string(),
-                });
-            }
-        }
+        self.targets().refuse(REFUSED)?;
         self.check()?;
         Ok(Tuned(self))
     }
@@ -107,24 +103,14 @@ const REFUSED: &[&str] = &[
     "fan_in_fan_out",
 ];
 
-/// Whether a value says nothing.
-fn is_neutral(value: &Value) -> bool {
-    match value {
-        Value::Null | Value::Bool(false) => true,
-        Value::Array(items) => items.is_empty(),
-        Value::Object(items) => items.is_empty(),
-        _ => false,
-    }
-}
-
 /// Implements the access to a configuration's field `targets`.
 macro_rules! has_targets {
     () => {
-        fn targets(&self) -> &crate::tuner::Targets {
+        fn targets(&self) -> &adapters_core::target::ModuleFields {
             &self.targets
         }
 
-        fn targets_mut(&mut self) -> &mut crate::tuner::Targets {
+        fn targets_mut(&mut self) -> &mut adapters_core::target::ModuleFields {
             &mut self.targets
         }
     };
@@ -149,31 +135,6 @@ macro_rules! named {
 }
 
 pub(crate) use {has_targets, named};
-
-/// One number or a list of them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum OneOrMany {
-    /// One.
-    One(usize),
-    /// A list.
-    Many(Vec<usize>),
-}
-
-/// Which modules are adapted: the fields every configuration has.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Targets {
-    /// Names, a regular expression, or `all-linear`; query and value without it.
-    pub target_modules: Option<ModulePattern>,
-    /// Modules to leave alone.
-    pub exclude_modules: Option<ModulePattern>,
-    /// Only these layers.
-    pub layers_to_transform: Option<OneOrMany>,
-    /// Every field of a file this version does not read, kept and written back.
-    #[serde(flatten)]
-    pub extra: Map<String, Value>,
-}
 
 /// A checked configuration of one of this crate's methods.
 #[derive(Clone, Debug, PartialEq)]
@@ -210,16 +171,8 @@ impl<T: Tuner> Method for Tuned<T> {
     }
 
     fn target(&self) -> Target {
-        let targets = self.0.targets();
-        match &targets.target_modules {
-            Some(modules) => Target::Modules(ModuleTarget {
-                modules: modules.clone(),
-                exclude: targets.exclude_modules.clone(),
-                layers: targets.layers_to_transform.clone().map(|layers| match layers {
-                    OneOrMany::One(layer) => vec![layer],
-                    OneOrMany::Many(layers) => layers,
-                }),
-            }),
+        match self.0.targets().target() {
+            Some(modules) => Target::Modules(modules),
             None => Target::Roles {
                 roles: T::ROLES.to_vec(),
                 leave_out: Vec::new(),
@@ -236,7 +189,7 @@ impl<T: Tuner> Method for Tuned<T> {
     }
 
     fn key(&self, _grammar: Grammar, site: &SiteInfo, _adapter: &str, param: &str) -> String {
-        format!("{}.{param}", site.path)
+        format!("{}.{}", site.path, T::key(param))
     }
 
     fn is_alias(&self, key: &str) -> bool {

@@ -1,5 +1,6 @@
 //! VB-LoRA: low-rank matrices put together from a bank of vectors all layers share.
 
+use adapters_core::target::ModuleFields;
 use adapters_core::{
     Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SharedParam, SiteAdapter,
     SiteInfo, SiteLayer, draw, ops::project,
@@ -8,7 +9,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Tensor, activation};
 use serde::{Deserialize, Serialize};
 
-use crate::tuner::{Targets, Tuner, has_targets, named};
+use crate::tuner::{Tuner, has_targets, named};
 
 /// `W + B A`, where each piece of A and B is a mixture of `topk` vectors of a bank that all layers share and train.
 ///
@@ -46,7 +47,7 @@ pub struct Vblora {
     pub save_only_topk_weights: bool,
     /// Which modules.
     #[serde(flatten)]
-    pub targets: Targets,
+    pub targets: ModuleFields,
 }
 
 impl Default for Vblora {
@@ -60,7 +61,7 @@ impl Default for Vblora {
             init_vector_bank_bound: 0.02,
             init_logits_std: 0.1,
             save_only_topk_weights: false,
-            targets: Targets::default(),
+            targets: ModuleFields::default(),
         }
     }
 }

@@ -5,7 +5,7 @@ mod peft;
 
 pub(crate) use adapterhub::to_adapterhub;
 pub use adapterhub::{LoraWire, WireMode};
-pub use peft::{OneOrMany, PeftIa3Wire, PeftLoraWire, PeftTarget, PeftVeraWire};
+pub use peft::{PeftIa3Wire, PeftLoraWire, PeftVeraWire};
 pub(crate) use peft::{from_peft, to_peft};
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use adapters_core::config::{from_fields, to_fields};
 use adapters_core::store::Grammar;
-use adapters_core::target::{ModulePattern, ModuleTarget};
+use adapters_core::target::{ModuleFields, ModulePattern, ModuleTarget};
 use adapters_core::{ConfigError, Host, SiteInfo};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -11,31 +11,6 @@ use serde_json::{Map, Value};
 use crate::config::{BiasTraining, Init, LoraConfig, Scaling};
 use crate::places::LoraTarget;
 use crate::variants::{DoraConfig, DoraForm, Ia3Config, Variant, VeraConfig, VeraForm};
-
-/// Which modules an adapter is for: the fields all three configurations have.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct PeftTarget {
-    /// Names, a regular expression, or `all-linear`.
-    pub target_modules: Option<ModulePattern>,
-    /// Modules to leave alone.
-    pub exclude_modules: Option<ModulePattern>,
-    /// Only these layers.
-    pub layers_to_transform: Option<OneOrMany>,
-    /// Every other field, kept and written back.
-    #[serde(flatten)]
-    pub extra: Map<String, Value>,
-}
-
-/// One number or a list of them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum OneOrMany {
-    /// One.
-    One(usize),
-    /// A list.
-    Many(Vec<usize>),
-}
 
 /// The part of peft's `LoraConfig` that is read. The other fields are kept, and those that would change the computation
 /// are refused.
@@ -66,7 +41,7 @@ pub struct PeftLoraWire {
     pub modules_to_save: Option<ModulePattern>,
     /// Which modules.
     #[serde(flatten)]
-    pub target: PeftTarget,
+    pub target: ModuleFields,
 }
 
 /// Peft's `IA3Config`.
@@ -79,7 +54,7 @@ pub struct PeftIa3Wire {
     pub feedforward_modules: Option<ModulePattern>,
     /// Which modules.
     #[serde(flatten)]
-    pub target: PeftTarget,
+    pub target: ModuleFields,
 }
 
 /// Peft's `VeraConfig`.
@@ -98,7 +73,7 @@ pub struct PeftVeraWire {
     pub save_projection: bool,
     /// Which modules.
     #[serde(flatten)]
-    pub target: PeftTarget,
+    pub target: ModuleFields,
 }
 
 impl Default for PeftLoraWire {
@@ -115,7 +90,7 @@ impl Default for PeftLoraWire {
             lora_bias: false,
             bias: BiasTraining::None,
             modules_to_save: None,
-            target: PeftTarget::default(),
+            target: ModuleFields::default(),
         }
     }
 }
@@ -125,7 +100,7 @@ impl Default for PeftIa3Wire {
         Self {
             peft_type: "IA3".to_owned(),
             feedforward_modules: None,
-            target: PeftTarget::default(),
+            target: ModuleFields::default(),
         }
     }
 }
@@ -138,67 +113,46 @@ impl Default for PeftVeraWire {
             vera_dropout: 0.0,
             d_initial: 0.1,
             save_projection: true,
-            target: PeftTarget::default(),
+            target: ModuleFields::default(),
         }
     }
 }
 
-/// Fields of peft's configuration that change what LoRA computes or stores, and the values at which they do not.
-const PEFT_REFUSED: &[(&str, &[Value])] = &[
-    ("use_qalora", &[Value::Bool(false), Value::Null]),
-    ("use_bdlora", &[Value::Bool(false), Value::Null]),
-    ("trainable_token_indices", &[Value::Null]),
-    ("target_parameters", &[Value::Null]),
-    ("layer_replication", &[Value::Null]),
-    ("megatron_config", &[Value::Null]),
-    ("alora_invocation_tokens", &[Value::Null]),
-    ("arrow_config", &[Value::Null]),
-    ("kasa_config", &[Value::Null]),
-    ("monteclora_config", &[Value::Null]),
-    ("velora_config", &[Value::Null]),
-    ("layers_pattern", &[Value::Null]),
+/// Fields of peft's configurations that change what is computed or stored, once they say something.
+const REFUSED: &[&str] = &[
+    "use_qalora",
+    "use_bdlora",
+    "trainable_token_indices",
+    "target_parameters",
+    "layer_replication",
+    "megatron_config",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+    "velora_config",
+    "layers_pattern",
 ];
 
-impl PeftTarget {
-    /// The target, and what was kept beside it, once nothing in that would change the computation.
-    fn split(self) -> Result<(LoraTarget, Map<String, Value>), ConfigError> {
-        for (field, neutral) in PEFT_REFUSED {
-            if let Some(value) = self.extra.get(*field)
-                && !neutral.contains(value)
-            {
-                return Err(ConfigError::Unsupported {
-                    field,
-                    found: value.to_string(),
-                });
-            }
-        }
-        let modules = self.target_modules.ok_or(ConfigError::OutOfRange {
+/// The target, and what was kept beside it, once nothing in that would change the computation.
+fn split(fields: ModuleFields) -> Result<(LoraTarget, Map<String, Value>), ConfigError> {
+    fields.refuse(REFUSED)?;
+    match fields.target() {
+        Some(target) => Ok((LoraTarget::Modules(target), fields.extra)),
+        None => Err(ConfigError::OutOfRange {
             field: "target_modules",
             expected: "names, a regular expression or \"all-linear\"",
             found: "null".to_owned(),
-        })?;
-        let target = LoraTarget::Modules(ModuleTarget {
-            modules,
-            exclude: self.exclude_modules,
-            layers: self.layers_to_transform.map(|layers| match layers {
-                OneOrMany::One(layer) => vec![layer],
-                OneOrMany::Many(layers) => layers,
-            }),
-        });
-        Ok((target, self.extra))
+        }),
     }
+}
 
-    /// The fields for an adapter that sits at `sites`; what a file said beside them, if it was peft's.
-    fn join(target: &LoraTarget, extra: &Map<String, Value>, sites: &[&SiteInfo], host: &dyn Host) -> Self {
-        let (target, extra) = match target {
-            LoraTarget::Modules(target) => (target.clone(), extra.clone()),
-            LoraTarget::Places(_) => (ModuleTarget::new(ModulePattern::naming(sites, host)), Map::new()),
-        };
-        Self {
-            target_modules: Some(target.modules),
-            exclude_modules: target.exclude,
-            layers_to_transform: target.layers.map(OneOrMany::Many),
-            extra,
+/// The fields for an adapter that sits at `sites`; with what a file said beside them, if it was peft's.
+fn join(target: &LoraTarget, extra: &Map<String, Value>, sites: &[&SiteInfo], host: &dyn Host) -> ModuleFields {
+    match target {
+        LoraTarget::Modules(target) => ModuleFields::of(target.clone(), extra.clone()),
+        LoraTarget::Places(_) => {
+            ModuleFields::of(ModuleTarget::new(ModulePattern::naming(sites, host)), Map::new())
         }
     }
 }
@@ -226,7 +180,7 @@ fn lora(wire: PeftLoraWire) -> Result<Variant, ConfigError> {
             });
         }
     };
-    let (target, extra) = wire.target.split()?;
+    let (target, extra) = split(wire.target)?;
     let lora = LoraConfig {
         rank: wire.r,
         alpha: wire.lora_alpha,
@@ -256,7 +210,7 @@ fn lora(wire: PeftLoraWire) -> Result<Variant, ConfigError> {
 }
 
 fn ia3(wire: PeftIa3Wire) -> Result<Variant, ConfigError> {
-    let (target, extra) = wire.target.split()?;
+    let (target, extra) = split(wire.target)?;
     Ok(Variant::Ia3(Ia3Config {
         target,
         feedforward: wire.feedforward_modules,
@@ -272,7 +226,7 @@ fn vera(wire: PeftVeraWire) -> Result<Variant, ConfigError> {
         "true: the shared matrices come from the file, not from PyTorch's generator",
         wire.save_projection,
     )?;
-    let (target, extra) = wire.target.split()?;
+    let (target, extra) = split(wire.target)?;
     Ok(Variant::Vera(VeraConfig {
         lora: LoraConfig {
             rank: wire.r,
@@ -309,7 +263,7 @@ pub(crate) fn to_peft(
                 r: config.lora.rank,
                 vera_dropout: config.lora.dropout,
                 d_initial: config.d,
-                target: PeftTarget::join(&config.lora.target, &config.lora.extra, sites, host),
+                target: join(&config.lora.target, &config.lora.extra, sites, host),
                 ..PeftVeraWire::default()
             };
             to_fields(&wire, &[])
@@ -323,7 +277,7 @@ pub(crate) fn to_peft(
             let wire = PeftIa3Wire {
                 // Without the field peft guesses; an empty list means none.
                 feedforward_modules: Some(config.feedforward.clone().unwrap_or(ModulePattern::Names(Vec::new()))),
-                target: PeftTarget::join(&config.target, &config.extra, sites, host),
+                target: join(&config.target, &config.extra, sites, host),
                 ..PeftIa3Wire::default()
             };
             to_fields(&wire, &[])
@@ -366,7 +320,7 @@ fn lora_fields(
         lora_bias: config.up_bias,
         bias: config.bias,
         modules_to_save: config.modules_to_save.clone(),
-        target: PeftTarget::join(&config.target, &config.extra, &adapted, host),
+        target: join(&config.target, &config.extra, &adapted, host),
         ..PeftLoraWire::default()
     };
     let mut fields = to_fields(&wire, &["lora_alpha"]);

@@ -2,14 +2,13 @@
 
 use std::borrow::Cow;
 
-use adapters_core::ops::project;
 use adapters_core::{Call, ConfigError, LinearState, LinearWeight, NamedParams, NotMergeable, Shared, SiteAdapter};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Tensor, activation};
 use serde::{Deserialize, Serialize};
 
 use crate::config::LoraConfig;
-use crate::module::{Factored, Gate, scaled, update_input, with_delta};
+use crate::module::{Factored, Gate, apply_factors};
 
 /// LoRA for several tasks: `delta = s sum_n softmax(w / sharpness)_n B_n T A x`, `T` and `w` a task's own. A and B are
 /// shared among the adapters of the tasks with [`AdapterSet::share`](adapters_core::AdapterSet::share), and
@@ -122,10 +121,7 @@ impl Factored for MtlLora {
 
 impl SiteAdapter<LinearState> for MtlLora {
     fn apply(&self, state: LinearState, call: &Call<'_>) -> LinearState {
-        let (left, right) = self.factors(call.shared);
-        let x = call.dropout(update_input(&state), self.dropout);
-        let delta = project(scaled(project(x, right), self.scale()), left);
-        with_delta(state, delta, self.gate.as_ref())
+        apply_factors(self, state, call, self.dropout, self.gate.as_ref())
     }
 
     fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {

@@ -2,13 +2,12 @@
 
 use std::borrow::Cow;
 
-use adapters_core::ops::project;
 use adapters_core::{Call, ConfigError, LinearState, LinearWeight, NamedParams, NotMergeable, Shared, SiteAdapter};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;
 
 use crate::config::{Init, LoraConfig};
-use crate::module::{Factored, Gate, scaled, update_input, with_delta};
+use crate::module::{Factored, Gate, apply_factors};
 
 /// Random matrices A and B, shared by all layers and never trained, with trained scalings around them:
 /// `delta = s b B d A x`.
@@ -96,10 +95,7 @@ impl Factored for VeraMatrices {
 
 impl SiteAdapter<LinearState> for VeraMatrices {
     fn apply(&self, state: LinearState, call: &Call<'_>) -> LinearState {
-        let (left, right) = self.factors(call.shared);
-        let x = call.dropout(update_input(&state), self.dropout);
-        let delta = project(scaled(project(x, right), self.scale()), left);
-        with_delta(state, delta, self.gate.as_ref())
+        apply_factors(self, state, call, self.dropout, self.gate.as_ref())
     }
 
     fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {
@@ -143,9 +139,7 @@ impl Factored for VeraVectors {
 
 impl SiteAdapter<LinearState> for VeraVectors {
     fn apply(&self, state: LinearState, call: &Call<'_>) -> LinearState {
-        let (left, right) = self.factors(call.shared);
-        let x = call.dropout(update_input(&state), self.dropout);
-        with_delta(state, project(project(x, right), left), None)
+        apply_factors(self, state, call, self.dropout, None)
     }
 
     fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {

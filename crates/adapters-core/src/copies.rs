@@ -2,12 +2,51 @@
 
 use std::borrow::Cow;
 
-use adapters_core::{
-    Call, LinearState, LinearWeight, NamedParams, NormState, NormWeight, NotMergeable, Shared, SiteAdapter, TableState,
-};
 use burn::module::{Module, Param, ParamId};
 use burn::nn::Linear;
-use burn::tensor::{Tensor, module};
+use burn::tensor::{Device, Tensor, module};
+
+use crate::ctx::Call;
+use crate::erased::Erased;
+use crate::host::Host;
+use crate::layer::{NamedParams, NotMergeable, SiteAdapter, SiteLayer};
+use crate::shared::Shared;
+use crate::site::Site;
+use crate::state::{LinearState, LinearWeight, NormState, NormWeight, TableState};
+
+/// A copy of the whole module at `site`, trained in its place; `None` where the model gives no access to one.
+pub fn copy_of(host: &dyn Host, site: Site, device: &Device) -> Option<SiteLayer> {
+    if let Some(frozen) = host.linear(site) {
+        return Some(SiteLayer::Linear(Erased::new(LinearCopy {
+            weight: Param::from_data(frozen.weight.val().transpose().into_data(), device),
+            bias: frozen.bias.as_ref().map(|bias| copied(bias, device)),
+        })));
+    }
+    if let Some(frozen) = host.norm(site) {
+        return Some(SiteLayer::Norm(Erased::new(NormCopy {
+            weight: copied(&frozen.gamma, device),
+            bias: frozen.beta.as_ref().map(|bias| copied(bias, device)),
+        })));
+    }
+    let frozen = host.table(site)?;
+    Some(SiteLayer::Table(Erased::new(TableCopy {
+        weight: copied(&frozen.weight, device),
+    })))
+}
+
+/// A copy of the bias at `site`, trained in its place; `None` where there is none.
+pub fn bias_copy_of(host: &dyn Host, site: Site, device: &Device) -> Option<SiteLayer> {
+    if let Some(bias) = host.linear(site).and_then(|frozen| frozen.bias.as_ref()) {
+        let bias = copied(bias, device);
+        return Some(SiteLayer::Linear(Erased::new(BiasCopy { bias })));
+    }
+    let bias = copied(host.norm(site)?.beta.as_ref()?, device);
+    Some(SiteLayer::Norm(Erased::new(BiasCopy { bias })))
+}
+
+fn copied<const D: usize>(param: &Param<Tensor<D>>, device: &Device) -> Param<Tensor<D>> {
+    Param::from_data(param.val().into_data(), device)
+}
 
 /// A copy of a layer's bias in its place, `[d_out]`.
 #[derive(Module, Debug)]

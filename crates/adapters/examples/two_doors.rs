@@ -1,0 +1,129 @@
+//! LoRA on a stack of linear layers by the activation path and by the weight door: time and peak memory of a training
+//! step. One path a process, so that the peaks do not mix.
+//!
+//! ```text
+//! cargo run --release -p adapters --example two_doors -- activation 1024
+//! cargo run --release -p adapters --example two_doors -- weight 1024
+//! ```
+
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
+use std::time::Instant;
+
+use adapters::core::{Role, SiteInfo, SiteKind, Stack};
+use adapters::{AdapterSet, Ctx, Error, ForPaths, Host, Site, method};
+use burn::module::Module;
+use burn::nn::{Linear, LinearConfig};
+use burn::tensor::{Device, Distribution, Tensor};
+
+const LAYERS: usize = 8;
+const SHAPE: [usize; 2] = [4, 64];
+const CONFIG: &str = "lora[r=8,alpha=16]";
+
+#[derive(Module, Debug)]
+struct Layers {
+    layers: Vec<Linear>,
+}
+
+impl Layers {
+    fn new(width: usize, device: &Device) -> Self {
+        let layer = || LinearConfig::new(width, width).init(device);
+        Self {
+            layers: (0..LAYERS).map(|_| layer()).collect(),
+        }
+    }
+
+    /// With hooks.
+    fn forward(&self, x: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
+        let layers = self.layers.iter().enumerate();
+        layers.fold(x, |x, (index, layer)| cx.linear(site(index), layer, x).tanh())
+    }
+
+    /// As anybody writes it.
+    fn plain(&self, x: Tensor<3>) -> Tensor<3> {
+        self.layers.iter().fold(x, |x, layer| layer.forward(x).tanh())
+    }
+}
+
+const fn site(index: usize) -> Site {
+    Site::new(Stack::Encoder, index, Role::Query)
+}
+
+impl Host for Layers {
+    fn architecture(&self) -> &str {
+        "layers"
+    }
+    fn class_name(&self) -> &str {
+        "Layers"
+    }
+    fn d_model(&self) -> usize {
+        self.layers[0].weight.dims()[0]
+    }
+    fn base_prefix(&self) -> &str {
+        ""
+    }
+    fn sites(&self) -> Vec<SiteInfo> {
+        let (d_in, d_out) = (self.d_model(), self.d_model());
+        let info = |index| SiteInfo {
+            site: site(index),
+            kind: SiteKind::Linear { d_in, d_out },
+            path: format!("layers.{index}"),
+        };
+        (0..LAYERS).map(info).collect()
+    }
+    fn linear(&self, site: Site) -> Option<&Linear> {
+        self.layers.get(site.layer?)
+    }
+    fn linear_mut(&mut self, site: Site) -> Option<&mut Linear> {
+        self.layers.get_mut(site.layer?)
+    }
+}
+
+/// Median time of a step, in milliseconds.
+fn measure(mut step: impl FnMut()) -> f64 {
+    (0..2).for_each(|_| step());
+    let mut times: Vec<f64> = (0..9)
+        .map(|_| {
+            let start = Instant::now();
+            step();
+            start.elapsed().as_secs_f64() * 1e3
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+/// Peak resident memory in MiB, where the system says it.
+fn peak() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+    kib.unwrap_or(f64::NAN) / 1024.0
+}
+
+fn main() -> Result<(), Error> {
+    let mut args = std::env::args().skip(1);
+    let path = args.next().unwrap_or_else(|| "activation".to_owned());
+    let width = args.next().and_then(|width| width.parse().ok()).unwrap_or(1024);
+    let (plain, autodiff) = (Device::flex(), Device::flex().autodiff());
+    let x = Tensor::<3>::random([SHAPE[0], SHAPE[1], width], Distribution::Normal(0.0, 1.0), &plain);
+    let before = peak();
+    let time = match path.as_str() {
+        "weight" => {
+            let layers = Layers::new(width, &autodiff);
+            let layers = method(CONFIG)?.for_paths(["*.weight"]).apply(layers)?;
+            let x = Tensor::from_data(x.into_data(), &autodiff);
+            measure(|| drop(layers.plain(x.clone()).square().sum().backward()))
+        }
+        _ => {
+            let layers = Layers::new(width, &plain);
+            let mut set = AdapterSet::new();
+            set.attach("lora", method(CONFIG)?, &layers, 0, &plain)?;
+            set.activate("lora")?;
+            let set = set.train();
+            measure(|| drop(layers.forward(x.clone(), &mut Ctx::new(&set)).square().sum().backward()))
+        }
+    };
+    println!("{path} {width}: {time:.1} ms a step, peak {:.1} MiB above {before:.1}", peak() - before);
+    Ok(())
+}
