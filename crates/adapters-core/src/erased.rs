@@ -35,6 +35,11 @@ impl<S: HookState> Erased<S> {
         Self(Box::new(layer))
     }
 
+    /// The layer, if it is of this type.
+    pub fn downcast_ref<L: 'static>(&self) -> Option<&L> {
+        self.0.as_any().downcast_ref()
+    }
+
     /// See [`SiteAdapter::open`].
     pub fn open(&self, state: S) -> S {
         self.0.open(state)

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::fmt::{Debug, Display};
 use std::sync::Arc;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde_json::{Map, Value};
@@ -13,6 +13,7 @@ use crate::config_string::{ConfigPart, ConfigString};
 use crate::error::{Error, nearest};
 use crate::host::Host;
 use crate::layer::SiteLayer;
+use crate::regime::Regime;
 use crate::set::Attached;
 use crate::shared::Shared;
 use crate::site::{Site, SiteInfo};
@@ -58,6 +59,16 @@ pub trait Method: Any + Debug + Display + Send + Sync {
     /// Whether a key of a file is a second name of a tensor: Python saves a module that two others hold twice.
     fn is_alias(&self, _key: &str) -> bool {
         false
+    }
+
+    /// A schedule for a training run of `steps` steps; none, for most methods.
+    fn regime(&self, _steps: u64) -> Option<Box<dyn Regime>> {
+        None
+    }
+
+    /// What training adds to the loss; nothing, for most methods.
+    fn penalty(&self, _adapter: &Attached) -> Option<Tensor<1>> {
+        None
     }
 
     /// The adapter as files hold it, where that is not how it trains; `None` where it is.

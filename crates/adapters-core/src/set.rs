@@ -8,6 +8,7 @@ use std::sync::Arc;
 use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Tensor};
 
+use crate::average::ParamValues;
 use crate::compose::{Acting, Active};
 use crate::composition::Composition;
 use crate::erased::Erased;
@@ -384,6 +385,24 @@ impl AdapterSet {
             }
         }
         self
+    }
+
+    /// What training adds to the loss for the adapters that train.
+    pub fn penalty(&self) -> Option<Tensor<1>> {
+        let trained = self.iter().filter(|a| a.trainable);
+        trained.filter_map(|a| a.method.penalty(a)).reduce(|sum, penalty| sum + penalty)
+    }
+
+    /// Puts other values in place of some of an adapter's.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchAdapter`].
+    pub fn put_values(&mut self, name: &str, values: ParamValues) -> Result<(), Error> {
+        let index = self.index(name)?;
+        let adapter = self.adapters.remove(index).with_values(values);
+        self.adapters.insert(index, adapter);
+        Ok(())
     }
 
     /// Number of parameters that train: without those that are stored only, and shared ones once.

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use adapters_core::Regime;
 use adapters_core::store::{Tensors, read_safetensors, write_safetensors};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::{ModuleOptimizer, OptimizerRecord};
@@ -134,6 +135,8 @@ pub(crate) struct Checkpoint {
     pub best: Option<Values>,
     values: Values,
     optimizers: [Vec<u8>; 2],
+    /// What the schedules of adapters remember, by adapter.
+    pub regimes: HashMap<String, Tensors>,
 }
 
 /// Writes a checkpoint.
@@ -143,6 +146,7 @@ pub(crate) fn write(
     model: &Learner,
     best: Option<&Values>,
     optimizers: &Optimizers,
+    regimes: &[(String, Box<dyn Regime>)],
 ) -> Result<(), TrainError> {
     let failed = |reason: String| TrainError::Checkpoint {
         path: path.to_owned(),
@@ -159,6 +163,10 @@ pub(crate) fn write(
             .flatten()
             .map(|(name, data)| (format!("best/{name}"), data.clone())),
     );
+    for (name, regime) in regimes {
+        let state = regime.state().into_iter();
+        tensors.extend(state.map(|(key, data)| (format!("regime/{name}\n{key}"), data)));
+    }
     for (key, optimizer) in OPTIMIZERS.into_iter().zip([&optimizers.adapters, &optimizers.head]) {
         let bytes = optimizer.into_bytes().map_err(|e| failed(e.to_string()))?.to_vec();
         let len = bytes.len();
@@ -193,11 +201,14 @@ impl Checkpoint {
             *bytes = data.as_bytes().to_vec();
         }
         let (mut values, mut best) = (Values::new(), Values::new());
+        let mut regimes: HashMap<String, Tensors> = HashMap::new();
         for (key, data) in tensors {
             if let Some(name) = key.strip_prefix("value/") {
                 values.insert(name.to_owned(), data);
             } else if let Some(name) = key.strip_prefix("best/") {
                 best.insert(name.to_owned(), data);
+            } else if let Some((name, key)) = key.strip_prefix("regime/").and_then(|rest| rest.split_once('\n')) {
+                regimes.entry(name.to_owned()).or_default().insert(key.to_owned(), data);
             }
         }
         Ok(Some(Self {
@@ -206,6 +217,7 @@ impl Checkpoint {
             best: (!best.is_empty()).then_some(best),
             values,
             optimizers,
+            regimes,
         }))
     }
 

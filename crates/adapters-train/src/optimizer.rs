@@ -1,10 +1,10 @@
 //! AdamW with PyTorch's defaults, the schedule, and clipping by the norm of the whole gradient.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 
 /// AdamW with beta 0.9 and 0.999 and epsilon 1e-8. Burn's own defaults differ in epsilon and decay, so both are set.
 ///
@@ -42,6 +42,29 @@ pub(crate) fn clip<A: Module, B: Module>(
         let factor = max_norm / (norm + 1e-6);
         a.visit(&mut Scale { grads: of_a, factor });
         b.visit(&mut Scale { grads: of_b, factor });
+    }
+}
+
+/// Values of gradients, by parameter.
+pub(crate) fn gradient_values<M: Module>(module: &M, grads: &GradientsParams) -> HashMap<ParamId, TensorData> {
+    let mut collect = CollectGradients {
+        grads,
+        found: HashMap::new(),
+    };
+    module.visit(&mut collect);
+    collect.found
+}
+
+struct CollectGradients<'a> {
+    grads: &'a GradientsParams,
+    found: HashMap<ParamId, TensorData>,
+}
+
+impl ModuleVisitor for CollectGradients<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(grad) = self.grads.get::<D>(param.id) {
+            self.found.insert(param.id, grad.into_data());
+        }
     }
 }
 
@@ -107,7 +130,7 @@ impl ModuleVisitor for Scale<'_> {
 #[cfg(test)]
 mod tests {
     use burn::nn::LinearConfig;
-    use burn::tensor::{Device, TensorData, Tolerance};
+    use burn::tensor::{Device, Tolerance};
 
     use super::*;
 

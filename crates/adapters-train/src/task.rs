@@ -120,7 +120,11 @@ impl Learner {
         device: &Device,
     ) -> Tensor<1> {
         let (logits, labels) = self.predict(data, indices, masking, Some(seed), device);
-        cross_entropy(logits, labels).mean()
+        let loss = cross_entropy(logits, labels).mean();
+        match self.adapted.set.penalty() {
+            Some(penalty) => loss + penalty,
+            None => loss,
+        }
     }
 
     /// Logits and what they should say, a row a prediction.

@@ -19,7 +19,7 @@ use crate::curve::{self, Curve};
 use crate::data::{Dataset, Fields};
 use crate::error::TrainError;
 use crate::evaluate::{EncodedData, Evaluation};
-use crate::optimizer::{adamw, clip, linear_schedule, split};
+use crate::optimizer::{adamw, clip, gradient_values, linear_schedule, split};
 use crate::recipe::{HeadKind, Keep, Recipe};
 use crate::report::{Event, Outcome};
 use crate::run_files::{MetricsLog, Summary, peak_rss_bytes};
@@ -63,6 +63,8 @@ struct State {
     optimizers: Optimizers,
     position: Position,
     best: Option<Values>,
+    /// Schedules of the adapters that have one, by name.
+    regimes: Vec<(String, Box<dyn Regime>)>,
     /// The epoch whose batches are at hand, and those batches.
     epoch: Option<(u64, Vec<Vec<usize>>)>,
 }
@@ -98,10 +100,13 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
         attached,
     })
     .is_break();
-    if let Some(checkpoint) = unfinished {
+    if let Some(mut checkpoint) = unfinished {
         (state.model, state.optimizers) = checkpoint.apply(state.model, state.optimizers)?;
         state.position = checkpoint.position;
         state.best = checkpoint.best;
+        for (name, regime) in &mut state.regimes {
+            regime.restore(checkpoint.regimes.remove(name).unwrap_or_default());
+        }
         stopped |= on_event(Event::Resumed {
             step: state.position.step,
         })
@@ -152,6 +157,7 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
                 &state.model,
                 state.best.as_ref(),
                 &state.optimizers,
+                &state.regimes,
             )?;
         }
     }
@@ -243,10 +249,15 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
     if let Some(below) = &below {
         model.adapted.set.set_trainable(below, false)?;
     }
+    let steps = steps_per_epoch * recipe.train.epochs as u64;
+    let trained = model.adapted.set.iter().filter(|adapter| adapter.is_trainable());
+    let regimes = trained
+        .filter_map(|adapter| Some((adapter.name().to_owned(), adapter.method().regime(steps)?)))
+        .collect();
     let inputs = Inputs {
         validation,
         test,
-        steps: steps_per_epoch * recipe.train.epochs as u64,
+        steps,
         steps_per_epoch,
         total_params: base_params + model.num_params(),
         masking,
@@ -268,6 +279,7 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
             ids: Default::default(),
         },
         best: None,
+        regimes,
         epoch: None,
     };
     Ok((state, inputs, report.to_string()))
@@ -326,6 +338,10 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
     let learning_rate = train.learning_rate * factor;
     let head_rate = train.head_learning_rate.unwrap_or(train.learning_rate) * factor;
     let mut set = std::mem::take(&mut state.model.adapted.set);
+    let gradients = match state.regimes.is_empty() {
+        true => HashMap::new(),
+        false => gradient_values(&set, &of_set),
+    };
     if let Some(ratio) = train.lora_plus_ratio {
         let group = set
             .params()
@@ -335,7 +351,19 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
         let of_group = split(&set, &mut of_set, &group);
         set = state.optimizers.adapters.step(learning_rate * ratio, set, of_group);
     }
-    state.model.adapted.set = state.optimizers.adapters.step(learning_rate, set, of_set);
+    set = state.optimizers.adapters.step(learning_rate, set, of_set);
+    for (name, regime) in &mut state.regimes {
+        let adapter = set.attached(name)?;
+        let of_adapter = adapter
+            .params()
+            .filter_map(|p| Some(((p.info.map(|i| i.site), p.param.into_owned()), gradients.get(&p.id)?.clone())))
+            .collect();
+        let changed = regime.after_step(done + 1, &adapter.values(), &of_adapter);
+        if !changed.is_empty() {
+            set.put_values(name, changed)?;
+        }
+    }
+    state.model.adapted.set = set;
     state.model.head = state.optimizers.head.step(head_rate, state.model.head.clone(), of_head);
 
     state.epoch = Some((epoch, batches));

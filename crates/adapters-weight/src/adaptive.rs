@@ -1,14 +1,17 @@
 //! AdaLoRA: an update in the form of a singular value decomposition, whose rank is cut where it matters least.
 
+mod schedule;
+
 use adapters_core::target::ModuleFields;
 use adapters_core::{
-    Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
+    Attached, Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Regime, Shared, SiteAdapter, SiteInfo,
     SiteLayer, draw, ops::project,
 };
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
+use crate::adaptive::schedule::{RankAllocator, Schedule};
 use crate::tuner::{Tuner, has_targets, named};
 
 /// `W + (lora_alpha / (r + 1e-5)) B diag(E) A`, `r` the initial rank.
@@ -20,9 +23,13 @@ use crate::tuner::{Tuner, has_targets, named};
 /// | `lora_alpha` | 8 | numerator of the scale | finite |
 /// | `lora_dropout` | 0 | dropout on the input, in training | `0 <= p < 1` |
 /// | `orth_reg_weight` | 0.5 | weight of the penalty on A and B that are not orthogonal | >= 0 |
-/// | `tinit`, `tfinal`, `total_step`, `deltaT`, `beta1`, `beta2` | | the schedule that cuts the ranks in training | |
+/// | `tinit`, `tfinal` | 0 | steps before the first cut of ranks and after the last | together below the run's steps |
+/// | `deltaT` | 1 | steps from one cut to the next | >= 1 |
+/// | `beta1`, `beta2` | 0.85 | smoothing of the importance and of its uncertainty | `0 < beta < 1` |
+/// | `total_step` | none | length of the schedule; the run's steps without it | |
 ///
-/// The schedule and the penalty are not run by the trainer yet: the fields are kept and written back.
+/// In training the triplets that matter least lose their singular value, at first none, at last all but `target_r` a layer
+/// on average; the penalty `orth_reg_weight mean |P P^T - I|` keeps A and B near to orthogonal.
 ///
 /// Paper: *AdaLoRA: Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning*, Zhang et al., 2023,
 /// <https://arxiv.org/abs/2303.10512>.
@@ -39,6 +46,19 @@ pub struct Adalora {
     pub lora_dropout: f64,
     /// Weight of the orthogonality penalty.
     pub orth_reg_weight: f64,
+    /// Steps before the first cut of ranks.
+    pub tinit: u64,
+    /// Steps after the last.
+    pub tfinal: u64,
+    /// Steps from one cut to the next.
+    #[serde(rename = "deltaT")]
+    pub delta_t: u64,
+    /// Smoothing of the importance.
+    pub beta1: f64,
+    /// Smoothing of its uncertainty.
+    pub beta2: f64,
+    /// Length of the schedule; the run's steps without it.
+    pub total_step: Option<u64>,
     /// Which modules.
     #[serde(flatten)]
     pub targets: ModuleFields,
@@ -52,6 +72,12 @@ impl Default for Adalora {
             lora_alpha: 8.0,
             lora_dropout: 0.0,
             orth_reg_weight: 0.5,
+            tinit: 0,
+            tfinal: 0,
+            delta_t: 1,
+            beta1: 0.85,
+            beta2: 0.85,
+            total_step: None,
             targets: ModuleFields::default(),
         }
     }
@@ -74,12 +100,41 @@ impl Tuner for Adalora {
             self.lora_alpha,
         )?;
         ConfigError::unless((0.0..1.0).contains(&dropout), "lora_dropout", "0 <= p < 1", dropout)?;
+        ConfigError::unless(self.delta_t > 0, "deltaT", "at least 1", self.delta_t)?;
+        let betas = [self.beta1, self.beta2];
+        let fit = betas.iter().all(|beta| *beta > 0.0 && *beta < 1.0);
+        ConfigError::unless(fit, "beta1, beta2", "0 < beta < 1", format!("{betas:?}"))?;
         ConfigError::unless(
             self.orth_reg_weight >= 0.0,
             "orth_reg_weight",
             "at least 0",
             self.orth_reg_weight,
         )
+    }
+
+    fn regime(&self, steps: u64) -> Option<Box<dyn Regime>> {
+        Some(Box::new(RankAllocator::new(Schedule {
+            target_rank: self.target_r,
+            initial: self.tinit,
+            closing: self.tfinal,
+            every: self.delta_t,
+            betas: [self.beta1, self.beta2],
+            total: self.total_step.unwrap_or(steps),
+        })))
+    }
+
+    fn penalty(&self, adapter: &Attached) -> Option<Tensor<1>> {
+        let mut norms = Vec::new();
+        for l in adapter.layers() {
+            if let SiteLayer::Linear(layer) = &l.layer {
+                let triplets = layer.downcast_ref::<Triplets>()?;
+                norms.push(from_orthogonal(triplets.a.val()));
+                norms.push(from_orthogonal(triplets.b.val().transpose()));
+            }
+        }
+        let count = norms.len() as f64;
+        let sum = norms.into_iter().reduce(|sum, norm| sum + norm)?;
+        Some(sum * (self.orth_reg_weight / count))
     }
 
     fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
@@ -96,6 +151,13 @@ impl Tuner for Adalora {
             dropout: self.lora_dropout,
         })))
     }
+}
+
+/// `|P P^T - I|`, Frobenius, for rows `P`.
+fn from_orthogonal(p: Tensor<2>) -> Tensor<1> {
+    let [rows, _] = p.dims();
+    let eye = Tensor::eye(rows, &p.device());
+    (p.clone().matmul(p.transpose()) - eye).square().sum().sqrt()
 }
 
 /// The update of one layer.

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use adapters_core::store::Grammar;
 use adapters_core::target::{ModuleFields, ModulePattern, Target};
 use adapters_core::{
-    Build, ConfigError, ConfigPart, Error, Host, Method, MethodFamily, Role, Shared, SiteInfo, SiteLayer, StoredConfig,
+    Attached, Build, ConfigError, ConfigPart, Error, Host, Method, MethodFamily, Regime, Role, Shared, SiteInfo, SiteLayer, StoredConfig,
     config,
 };
 use serde::de::DeserializeOwned;
+use burn::tensor::Tensor;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -51,6 +52,16 @@ pub trait Tuner: Clone + Debug + Default + PartialEq + Serialize + DeserializeOw
     /// As [`build`](Self::build).
     fn build_shared(&self, _build: &Build<'_>) -> Result<Shared, Error> {
         Ok(Shared::new())
+    }
+
+    /// A schedule for a training run of `steps` steps.
+    fn regime(&self, _steps: u64) -> Option<Box<dyn Regime>> {
+        None
+    }
+
+    /// What training adds to the loss.
+    fn penalty(&self, _adapter: &Attached) -> Option<Tensor<1>> {
+        None
     }
 
     /// The key of a parameter below its module's path.
@@ -194,6 +205,14 @@ impl<T: Tuner> Method for Tuned<T> {
 
     fn is_alias(&self, key: &str) -> bool {
         T::is_alias(key)
+    }
+
+    fn regime(&self, steps: u64) -> Option<Box<dyn Regime>> {
+        self.0.regime(steps)
+    }
+
+    fn penalty(&self, adapter: &Attached) -> Option<Tensor<1>> {
+        self.0.penalty(adapter)
     }
 
     fn wire(&self, grammar: Grammar, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, Error> {
