@@ -1,12 +1,13 @@
 //! The training loop, from recipe to run folder, in reading order.
 
+use std::collections::HashMap;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use adapters_core::store::{Grammar, HeadManifest, LoadOptions, Manifest, StoreError, load_adapter, save_adapter};
-use adapters_core::{Adapted, Composition, Registry};
+use adapters_core::{Adapted, Composition, Regime, Registry};
 use adapters_models::{ClassificationHead, MaskedLmHead, Pretrained};
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
