@@ -1,7 +1,7 @@
 //! A set of adapters beside a frozen model.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -176,6 +176,22 @@ impl Attached {
         at_sites + Module::num_params(&self.shared)
     }
 
+    /// Shapes of the parameters, by id.
+    pub(crate) fn shapes(&self) -> HashMap<ParamId, Vec<usize>> {
+        struct Shapes(HashMap<ParamId, Vec<usize>>);
+        impl ModuleVisitor for Shapes {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                self.0.insert(param.id, param.lazy_shape().to_vec());
+            }
+        }
+        let mut shapes = Shapes(HashMap::new());
+        for l in self.layers() {
+            each_kind!(&l.layer, layer => layer.visit(&mut shapes));
+        }
+        self.shared.visit(&mut shapes);
+        shapes.0
+    }
+
     /// The parameters under their names, in storage order.
     pub fn params(&self) -> impl Iterator<Item = ParamPlace<'_>> {
         let at_sites = self.layers.values().flat_map(|l| self.places(Some(&l.info), &l.layer));
@@ -242,6 +258,10 @@ impl AdapterSet {
         let index = self.index(name)?;
         if self.active.as_ref().is_some_and(|a| a.adapters().any(|n| n == name)) {
             self.active = None;
+        }
+        for adapter in &mut self.adapters {
+            // What was borrowed stays as a copy.
+            adapter.owner.take_if(|owner| owner == name);
         }
         Ok(self.adapters.remove(index))
     }
@@ -366,9 +386,23 @@ impl AdapterSet {
         self
     }
 
-    /// Number of parameters that train.
+    /// Number of parameters that train: without those that are stored only, and shared ones once.
     pub fn num_trainable_params(&self) -> usize {
-        self.iter().filter(|a| a.trainable).map(Attached::num_params).sum()
+        let mut counted = HashSet::new();
+        let mut sum = 0;
+        for adapter in self.iter().filter(|a| a.trainable) {
+            let shapes = adapter.shapes();
+            let mut trained = adapter
+                .params()
+                .filter(|p| !p.fixed && counted.insert(p.id))
+                .map(|p| p.id);
+            sum += trained
+                .by_ref()
+                .filter_map(|id| shapes.get(&id))
+                .map(|s| s.iter().product::<usize>())
+                .sum::<usize>();
+        }
+        sum
     }
 
     /// The layer of adapter `name` at `site`, if it has one of that kind.

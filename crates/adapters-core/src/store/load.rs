@@ -179,7 +179,7 @@ fn fill(
     let mut problems = Vec::new();
     let mut wanted: Vec<(ParamId, String)> = Vec::new();
     let mut found: HashMap<ParamId, TensorData> = HashMap::new();
-    let shapes = shapes(&adapter);
+    let shapes = adapter.shapes();
     for place in adapter.params() {
         // The class that saved decides the prefix: its own, or that of a larger class around it.
         let candidates = place.keys(grammar, stored_name, host.base_prefix());
@@ -222,22 +222,6 @@ fn fill(
 
 fn all_unexpected(problems: &[TensorProblem]) -> bool {
     problems.iter().all(|p| matches!(p, TensorProblem::Unexpected { .. }))
-}
-
-/// Shapes of all float parameters, by id.
-fn shapes(adapter: &Attached) -> HashMap<ParamId, Vec<usize>> {
-    struct Shapes(HashMap<ParamId, Vec<usize>>);
-    impl burn::module::ModuleVisitor for Shapes {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.0.insert(param.id, param.lazy_shape().to_vec());
-        }
-    }
-    let mut shapes = Shapes(HashMap::new());
-    for l in adapter.layers() {
-        crate::layer::each_kind!(&l.layer, layer => layer.visit(&mut shapes));
-    }
-    adapter.shared().visit(&mut shapes);
-    shapes.0
 }
 
 /// Replaces parameter values by id.
