@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use adapters::METHODS;
-use adapters::store::read_safetensors;
+use adapters::store::{Grammar, read_safetensors};
 use adapters::train::{Event, MetricsLog, Outcome, Recipe, Run, TrainError, train};
 use burn::tensor::Device;
 
@@ -185,6 +185,27 @@ fn accumulated_batches_are_one_large_batch() {
             .fold(0.0f32, |w, (a, b)| w.max((a - b).abs()));
         assert!(worst < 1e-4, "{key}: {worst}");
     }
+}
+
+#[test]
+fn a_method_of_one_format_is_saved_in_it() {
+    let task = Task::new();
+    for config in ["loha[r=2]", "lora[r=2,target_modules=all-linear]"] {
+        let name = config.split('[').next().unwrap();
+        let overrides = [&format!("adapter.config={config}")[..], "train.epochs=2"];
+        let run = run(&task, &task.path(name), &overrides);
+        let outcome = finish(&run);
+        assert_eq!(outcome.grammar, Grammar::Peft);
+        assert_eq!(outcome.peft.unwrap(), outcome.adapter);
+        assert!(run.dir.join("adapter/adapter_model.safetensors").exists());
+        assert!(run.dir.join("adapter/head.safetensors").exists());
+    }
+    // What no format can hold is refused before it is trained.
+    let both = "lora[r=2,target_modules=all-linear,use_gating=true]";
+    let run = run(&task, &task.path("none"), &[&format!("adapter.config={both}")]);
+    let refused = train(&run, &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert!(matches!(refused, TrainError::Adapter(_)), "{refused}");
+    assert!(!run.dir.join("metrics.jsonl").exists());
 }
 
 #[test]

@@ -411,8 +411,15 @@ impl AdapterSet {
         let mut sum = 0;
         for adapter in self.iter().filter(|a| a.trainable) {
             let shapes = adapter.shapes();
-            let mut trained = adapter.params().filter(|p| !p.fixed && counted.insert(p.id)).map(|p| p.id);
-            sum += trained.by_ref().filter_map(|id| shapes.get(&id)).map(|s| s.iter().product::<usize>()).sum::<usize>();
+            let mut trained = adapter
+                .params()
+                .filter(|p| !p.fixed && counted.insert(p.id))
+                .map(|p| p.id);
+            sum += trained
+                .by_ref()
+                .filter_map(|id| shapes.get(&id))
+                .map(|s| s.iter().product::<usize>())
+                .sum::<usize>();
         }
         sum
     }

@@ -133,6 +133,15 @@ fn vera_and_dvora() {
 }
 
 #[test]
+fn what_is_stored_only_is_not_counted_as_trained() {
+    let bench = Bench::new(2, 4, 5, &Device::flex());
+    let set = bench.attach("vera[r=3]");
+    // d [r, r] and b [d, d] at query and value of two layers; A and B are stored.
+    assert_eq!(set.num_trainable_params(), 4 * (3 * 3 + 8 * 8));
+    assert_eq!(set.params().filter(|p| p.fixed).count(), 2);
+}
+
+#[test]
 fn mtl_lora() {
     let hub = Promises {
         grammars: &[Grammar::AdapterHub],

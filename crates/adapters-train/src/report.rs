@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use adapters_core::store::Grammar;
+
 use crate::evaluate::Evaluation;
 
 /// Something a run has done. The library prints nothing; a program shows these as it likes.
@@ -59,8 +61,10 @@ pub enum Event {
 pub struct Outcome {
     /// The run folder.
     pub dir: PathBuf,
-    /// The folder of the adapter in AdapterHub's grammar, with head and manifest.
+    /// The folder of the adapter, with head and manifest.
     pub adapter: PathBuf,
+    /// Its grammar: AdapterHub's, or peft's where that one cannot express the method.
+    pub grammar: Grammar,
     /// The folder in peft's grammar, or why it cannot be written.
     pub peft: Result<PathBuf, String>,
     /// The summary, as written.

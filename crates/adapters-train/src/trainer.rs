@@ -6,7 +6,9 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use adapters_core::store::{Grammar, HeadManifest, LoadOptions, Manifest, StoreError, load_adapter, save_adapter};
+use adapters_core::store::{
+    Grammar, HeadManifest, LoadOptions, Manifest, StoreError, expressible, load_adapter, save_adapter,
+};
 use adapters_core::{Adapted, Composition, Regime, Registry};
 use adapters_models::{ClassificationHead, MaskedLmHead, Pretrained};
 use burn::module::Module;
@@ -166,6 +168,7 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
         return Ok(Outcome {
             dir: run.dir.clone(),
             adapter: run.dir.join("adapter"),
+            grammar: Grammar::AdapterHub,
             peft: Err("the run was stopped".to_owned()),
             summary: Summary::default(),
             finished: false,
@@ -218,6 +221,8 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
     let method = recipe.adapter.method(run.registry)?;
     let name = &recipe.adapter.name;
     let report = adapted.set.attach(name, method, &*adapted.base, seed, device)?;
+    // An adapter that no format can hold is refused before it is trained.
+    expressible(&adapted.set, name, &*adapted.base)?;
     let below = match &recipe.adapter.stack_on {
         Some(dir) => {
             let options = LoadOptions::default();
@@ -443,11 +448,15 @@ fn finish(
     }
     let adapter = run.dir.join("adapter");
     let peft = run.dir.join("adapter-peft");
-    save(run, &model, Grammar::AdapterHub, &adapter)?;
-    let peft = match save(run, &model, Grammar::Peft, &peft) {
-        Ok(()) => Ok(peft),
-        Err(TrainError::Adapter(error @ adapters_core::Error::Config { .. })) => Err(with_source(&error)),
-        Err(error) => return Err(error),
+    let grammar = expressible(&model.adapted.set, &recipe.adapter.name, &*model.adapted.base)?;
+    save(run, &model, grammar, &adapter)?;
+    let peft = match grammar {
+        Grammar::Peft => Ok(adapter.clone()),
+        Grammar::AdapterHub => match save(run, &model, Grammar::Peft, &peft) {
+            Ok(()) => Ok(peft),
+            Err(TrainError::Adapter(error @ adapters_core::Error::Config { .. })) => Err(with_source(&error)),
+            Err(error) => return Err(error),
+        },
     };
     draw_curve(run)?;
     let mut summary = Summary {
@@ -478,6 +487,7 @@ fn finish(
     Ok(Outcome {
         dir: run.dir.clone(),
         adapter,
+        grammar,
         peft,
         summary,
         finished: true,

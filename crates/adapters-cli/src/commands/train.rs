@@ -42,8 +42,12 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
         summary.trainable_params,
         summary.total_params
     );
-    say!("wrote {dir}/adapter          adapter (AdapterHub format), head, manifest");
+    say!(
+        "wrote {dir}/adapter          adapter ({} format), head, manifest",
+        outcome.grammar
+    );
     match &outcome.peft {
+        Ok(peft) if *peft == outcome.adapter => {}
         Ok(peft) => say!("wrote {}     the same adapter in PEFT format", peft.display()),
         Err(reason) => say!("no PEFT folder: {reason}"),
     }

@@ -22,7 +22,7 @@ pub use error::{StoreError, TensorProblem};
 pub(crate) use load::Fill;
 pub use load::{LoadOptions, LoadReport, load_adapter};
 pub use manifest::{HeadManifest, Manifest, Pooling};
-pub use save::{SavedFiles, save_adapter, values};
+pub use save::{SavedFiles, expressible, save_adapter, values};
 pub use tensors::{Tensors, read_json, read_pytorch, read_safetensors, write_json, write_safetensors};
 
 /// A published layout of adapter folders.

@@ -35,6 +35,25 @@ pub fn values(module: &impl Module) -> HashMap<ParamId, TensorData> {
     collect.0
 }
 
+/// The first grammar that can express adapter `name` of `set`: AdapterHub's where it can.
+///
+/// # Errors
+///
+/// [`Error::NoSuchAdapter`]; AdapterHub's [`Error::Config`] where neither can.
+pub fn expressible(set: &AdapterSet, name: &str, host: &dyn Host) -> Result<Grammar, Error> {
+    let adapter = set.attached(name)?;
+    let stored = adapter.method().stored(adapter, host)?;
+    let adapter = stored.as_ref().unwrap_or(adapter);
+    let sites: Vec<_> = adapter.layers().map(|l| &l.info).collect();
+    match adapter.method().wire(Grammar::AdapterHub, &sites, host) {
+        Ok(_) => Ok(Grammar::AdapterHub),
+        Err(refused) => match adapter.method().wire(Grammar::Peft, &sites, host) {
+            Ok(_) => Ok(Grammar::Peft),
+            Err(_) => Err(refused),
+        },
+    }
+}
+
 /// Saves adapter `name` of `set` into the folder `dir` in `grammar`, each file atomically.
 ///
 /// # Errors
