@@ -61,6 +61,10 @@ impl SiteAdapter<LinearState> for BiasCopy {
         state
     }
 
+    fn keeps_layer(&self) -> bool {
+        false
+    }
+
     fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
         Ok(LinearWeight {
             bias: Some(self.bias.val()),
@@ -119,6 +123,10 @@ impl SiteAdapter<LinearState> for LinearCopy {
             },
             ..state
         }
+    }
+
+    fn keeps_layer(&self) -> bool {
+        false
     }
 
     fn merged(&self, _base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {

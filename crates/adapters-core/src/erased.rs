@@ -60,6 +60,11 @@ impl<S: HookState> Erased<S> {
         self.0.finish(state, call)
     }
 
+    /// See [`SiteAdapter::keeps_layer`].
+    pub fn keeps_layer(&self) -> bool {
+        self.0.keeps_layer()
+    }
+
     /// See [`SiteAdapter::borrowing`]; `None` for a layer of another type too.
     pub(crate) fn borrowing(&self, owner: &Self) -> Option<Self> {
         self.0.borrowing_dyn(owner.0.as_any()).map(Self)

@@ -43,6 +43,12 @@ pub trait SiteAdapter<S: HookState>: NamedParams {
         hidden
     }
 
+    /// Whether it leaves the frozen layer and its input alone and only adds to what comes out: what an `Average` of adapters
+    /// can take the mean of.
+    fn keeps_layer(&self) -> bool {
+        true
+    }
+
     /// This layer with those parameters of `owner`, a layer of the same method at the same site, that adapters may share;
     /// `None` if the method shares none.
     fn borrowing(&self, _owner: &Self) -> Option<Self>

@@ -301,16 +301,20 @@ impl AdapterSet {
         Active::new(composition)
     }
 
-    /// Refuses to average what has no average: keys and values of different lengths.
+    /// Refuses to average what has no average: keys and values of different lengths, normalisations, changed layers.
     fn check_averages(&self, block: &Composition) -> Result<(), Error> {
-        let has_keys = |name: &str| {
+        let averages = |name: &str| {
             let mut layers = self.get(name).into_iter().flat_map(Attached::layers);
-            layers.any(|l| matches!(l.layer, SiteLayer::KeyValue(_)))
+            layers.all(|l| match &l.layer {
+                SiteLayer::Linear(layer) => layer.keeps_layer(),
+                SiteLayer::KeyValue(_) | SiteLayer::Norm(_) => false,
+                _ => true,
+            })
         };
-        if matches!(block, Composition::Average { .. }) && block.adapters().any(has_keys) {
+        if matches!(block, Composition::Average { .. }) && !block.adapters().all(averages) {
             return Err(Error::BlockNotRunnable {
                 block: block.to_string(),
-                runnable: "Average of adapters that do not act on keys and values",
+                runnable: "Average of adapters that add to what a layer computes",
             });
         }
         block.children().iter().try_for_each(|child| self.check_averages(child))

@@ -154,7 +154,8 @@ fn says_nothing(value: &Value) -> bool {
         Value::Null | Value::Bool(false) => true,
         Value::Array(items) => items.is_empty(),
         Value::Object(items) => items.is_empty(),
-        _ => false,
+        Value::String(word) => word == "none",
+        Value::Bool(true) | Value::Number(_) => false,
     }
 }
 

@@ -173,6 +173,10 @@ impl SiteAdapter<LinearState> for LowRank {
         with_delta(state, delta, self.gate.as_ref())
     }
 
+    fn keeps_layer(&self) -> bool {
+        self.base_bias.is_none()
+    }
+
     fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {
         let update = self.update(shared)?;
         let update = match &self.origin {

@@ -5,7 +5,7 @@ use adapters_core::{
     Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
     SiteLayer, draw,
 };
-use burn::module::{Module, Param};
+use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -116,25 +116,16 @@ impl ScaledRotation {
 }
 
 impl SiteAdapter<LinearState> for ScaledRotation {
-    fn apply(&self, state: LinearState, _call: &Call<'_>) -> LinearState {
-        LinearState {
-            input: rotate(state.input, self.rotations()),
-            ..state
-        }
+    /// Rotates the input and scales the frozen layer, so that what other adapters add stays as it is.
+    fn apply(&self, mut state: LinearState, _call: &Call<'_>) -> LinearState {
+        let scaled = state.layer.weight.val() * self.factor().unsqueeze();
+        state.layer.weight = Param::initialized(ParamId::new(), scaled);
+        state.input = rotate(state.input, self.rotations());
+        state
     }
 
-    fn finish(&self, state: LinearState, _call: &Call<'_>) -> Tensor<3> {
-        let mut layer = state.layer;
-        let bias = layer.bias.take();
-        let output = layer.forward(state.input) * self.factor().unsqueeze();
-        let output = match bias {
-            Some(bias) => output + bias.val().unsqueeze(),
-            None => output,
-        };
-        match state.delta {
-            Some(delta) => output + delta,
-            None => output,
-        }
+    fn keeps_layer(&self) -> bool {
+        false
     }
 
     fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {

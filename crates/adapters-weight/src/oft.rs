@@ -16,8 +16,8 @@ use crate::tuner::{Tuner, has_targets, named};
 ///
 /// | Name | Default | Purpose | Range |
 /// |---|---|---|---|
-/// | `r` | 0 | number of blocks; 0 where `oft_block_size` is set | divides `d_in` |
-/// | `oft_block_size` | 32 | size of the blocks; 0 where `r` is set | divides `d_in` |
+/// | `r` | 0 | number of blocks; 0 where `oft_block_size` is set | the nearest divisor of `d_in` is taken |
+/// | `oft_block_size` | 32 | size of the blocks; 0 where `r` is set | the nearest divisor of `d_in` is taken |
 /// | `block_share` | false | one block for all | |
 /// | `use_cayley_neumann` | true | a truncated series in place of the inverse | |
 /// | `num_cayley_neumann_terms` | 5 | its terms | >= 1 |
@@ -87,14 +87,10 @@ impl Tuner for Oft {
 
     fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
         let (d_in, _) = Self::linear_dims(site)?;
-        let divisor = self.r.max(self.oft_block_size);
-        if !d_in.is_multiple_of(divisor) {
-            return Err(Self::refuse(
-                site,
-                format!("its {d_in} inputs are no multiple of {divisor}"),
-            ));
-        }
-        let size = d_in.checked_div(self.r).unwrap_or(self.oft_block_size);
+        let size = match self.r {
+            0 => nearest_divisor(d_in, self.oft_block_size),
+            r => d_in / nearest_divisor(d_in, r),
+        };
         let blocks = if self.block_share { 1 } else { d_in / size };
         let elements = size * (size - 1) / 2;
         if elements == 0 {
@@ -110,6 +106,16 @@ impl Tuner for Oft {
             },
         })))
     }
+}
+
+/// The divisor of `d_in` nearest to `wanted`, the smaller of two as near, as peft adjusts what does not divide.
+fn nearest_divisor(d_in: usize, wanted: usize) -> usize {
+    if wanted >= d_in {
+        return d_in;
+    }
+    let lower = (1..=wanted).rev().find(|n| d_in.is_multiple_of(*n)).unwrap_or(1);
+    let higher = (wanted..=d_in).find(|n| d_in.is_multiple_of(*n)).unwrap_or(d_in);
+    if wanted - lower <= higher - wanted { lower } else { higher }
 }
 
 /// The rotation of one layer's input.
@@ -163,6 +169,10 @@ impl SiteAdapter<LinearState> for Rotation {
         }
     }
 
+    fn keeps_layer(&self) -> bool {
+        false
+    }
+
     fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
         // W^T becomes R W^T, so that W becomes W R^T.
         let blocks = self.blocks().swap_dims(1, 2);
@@ -174,3 +184,16 @@ impl SiteAdapter<LinearState> for Rotation {
 }
 
 named!(Rotation: "oft_R.weight" => upper);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Computed with peft 0.21.2.
+    #[test]
+    fn sizes_that_do_not_divide_are_adjusted_as_peft_does() {
+        for (d_in, wanted, expected) in [(48, 32, 24), (12, 32, 12), (12, 5, 4), (32, 8, 8)] {
+            assert_eq!(nearest_divisor(d_in, wanted), expected, "{d_in}, {wanted}");
+        }
+    }
+}

@@ -125,6 +125,10 @@ impl SiteAdapter<LinearState> for Reflections {
         }
     }
 
+    fn keeps_layer(&self) -> bool {
+        false
+    }
+
     fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
         let [d_in, _] = base.weight.dims();
         let eye = Tensor::<2>::eye(d_in, &base.weight.device());

@@ -5,7 +5,7 @@ use adapters_core::{
     Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
     SiteLayer, draw,
 };
-use burn::module::{Module, Param};
+use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -141,15 +141,19 @@ impl PairRotation {
 }
 
 impl SiteAdapter<LinearState> for PairRotation {
-    fn apply(&self, state: LinearState, _call: &Call<'_>) -> LinearState {
+    /// Rotates the frozen layer, so that what other adapters add stays as it is.
+    fn apply(&self, mut state: LinearState, _call: &Call<'_>) -> LinearState {
+        state.layer.weight = Param::initialized(ParamId::new(), self.rotate(state.layer.weight.val()));
+        state.layer.bias = state.layer.bias.map(|bias| {
+            let [d_out] = bias.dims();
+            let bias = self.rotate(bias.val().reshape([1, d_out])).reshape([d_out]);
+            Param::initialized(ParamId::new(), bias)
+        });
         state
     }
 
-    fn finish(&self, state: LinearState, _call: &Call<'_>) -> Tensor<3> {
-        let output = adapters_core::HookState::finish(state);
-        let [batch, seq, d_out] = output.dims();
-        self.rotate(output.reshape([batch * seq, d_out]))
-            .reshape([batch, seq, d_out])
+    fn keeps_layer(&self) -> bool {
+        false
     }
 
     fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {

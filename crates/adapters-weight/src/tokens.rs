@@ -47,7 +47,7 @@ impl Tuner for TrainableTokens {
     }
 
     fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
-        let (SiteKind::Table { rows, .. }, Some(frozen)) = (site.kind, build.host.table(site.site)) else {
+        let (SiteKind::Table { rows, padding, .. }, Some(frozen)) = (site.kind, build.host.table(site.site)) else {
             return Err(Self::refuse(site, "it adapts embedding tables only"));
         };
         if let Some(row) = self.token_indices.iter().find(|row| **row >= rows) {
@@ -66,6 +66,7 @@ impl Tuner for TrainableTokens {
             rows: Param::from_data(table.select(0, chosen.clone()).into_data(), build.device),
             chosen,
             places: Tensor::from_data(TensorData::new(places, [rows]), build.device),
+            padding: padding.and_then(|row| self.token_indices.iter().position(|token| *token == row)),
         })))
     }
 }
@@ -79,14 +80,32 @@ pub struct TokenRows {
     pub chosen: Tensor<1, Int>,
     /// For each row of the table its place among them, or `n`; constant.
     pub places: Tensor<1, Int>,
+    /// The place of the padding token's row, which gets no gradient.
+    pub padding: Option<usize>,
+}
+
+impl TokenRows {
+    /// The rows, and a row of zeros after the last.
+    fn with_zero(&self) -> Tensor<2> {
+        let [_, d_model] = self.rows.dims();
+        let rows = self.rows.val();
+        let rows = match self.padding {
+            Some(place) => {
+                let fixed = rows.clone().detach().slice_dim(0, place..place + 1);
+                rows.slice_assign([place..place + 1, 0..d_model], fixed)
+            }
+            None => rows,
+        };
+        let zero = Tensor::zeros([1, d_model], &rows.device());
+        Tensor::cat(vec![rows, zero], 0)
+    }
 }
 
 impl SiteAdapter<TableState> for TokenRows {
     fn apply(&self, state: TableState, _call: &Call<'_>) -> TableState {
         let ([batch, seq], [n, d_model]) = (state.ids.dims(), self.rows.dims());
         let places = self.places.clone().select(0, state.ids.clone().reshape([batch * seq]));
-        let zero = Tensor::zeros([1, d_model], &self.rows.val().device());
-        let rows = Tensor::cat(vec![self.rows.val(), zero], 0).select(0, places.clone());
+        let rows = self.with_zero().select(0, places.clone());
         let chosen = places.not_equal_elem(n as i64).float().reshape([batch, seq, 1]);
         TableState {
             output: state.output.clone() * (chosen.ones_like() - chosen) + rows.reshape([batch, seq, d_model]),
@@ -95,9 +114,8 @@ impl SiteAdapter<TableState> for TokenRows {
     }
 
     fn merged(&self, base: Tensor<2>, _shared: &Shared) -> Result<Tensor<2>, NotMergeable> {
-        let [n, d_model] = self.rows.dims();
-        let zero = Tensor::zeros([1, d_model], &base.device());
-        let rows = Tensor::cat(vec![self.rows.val(), zero], 0).select(0, self.places.clone());
+        let [n, _] = self.rows.dims();
+        let rows = self.with_zero().select(0, self.places.clone());
         let [all] = self.places.dims();
         let chosen = self.places.clone().not_equal_elem(n as i64).float().reshape([all, 1]);
         Ok(base * (chosen.ones_like() - chosen) + rows)

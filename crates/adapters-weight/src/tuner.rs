@@ -107,6 +107,7 @@ pub trait Tuner: Clone + Debug + Default + PartialEq + Serialize + DeserializeOw
 
 /// Fields peft's configurations may have that change what is computed or stored, once they say something.
 const REFUSED: &[&str] = &[
+    "bias",
     "modules_to_save",
     "layers_pattern",
     "rank_pattern",

@@ -151,6 +151,10 @@ impl SiteAdapter<LinearState> for InputScale {
         }
     }
 
+    fn keeps_layer(&self) -> bool {
+        false
+    }
+
     fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
         Ok(LinearWeight {
             weight: base.weight * self.l.val().transpose(),
