@@ -394,7 +394,9 @@ impl AdapterSet {
     /// What training adds to the loss for the adapters that train.
     pub fn penalty(&self) -> Option<Tensor<1>> {
         let trained = self.iter().filter(|a| a.trainable);
-        trained.filter_map(|a| a.method.penalty(a)).reduce(|sum, penalty| sum + penalty)
+        trained
+            .filter_map(|a| a.method.penalty(a))
+            .reduce(|sum, penalty| sum + penalty)
     }
 
     /// Puts other values in place of some of an adapter's.

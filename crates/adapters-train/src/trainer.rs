@@ -362,7 +362,12 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
         let adapter = set.attached(name)?;
         let of_adapter = adapter
             .params()
-            .filter_map(|p| Some(((p.info.map(|i| i.site), p.param.into_owned()), gradients.get(&p.id)?.clone())))
+            .filter_map(|p| {
+                Some((
+                    (p.info.map(|i| i.site), p.param.into_owned()),
+                    gradients.get(&p.id)?.clone(),
+                ))
+            })
             .collect();
         let changed = regime.after_step(done + 1, &adapter.values(), &of_adapter);
         if !changed.is_empty() {

@@ -4,8 +4,8 @@ mod schedule;
 
 use adapters_core::target::ModuleFields;
 use adapters_core::{
-    Attached, Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Regime, Shared, SiteAdapter, SiteInfo,
-    SiteLayer, draw, ops::project,
+    Attached, Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Regime, Shared,
+    SiteAdapter, SiteInfo, SiteLayer, draw, ops::project,
 };
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;

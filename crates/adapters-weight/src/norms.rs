@@ -1,7 +1,7 @@
 //! LN tuning: the parameters of the normalisations, trained in copies.
 
-use adapters_core::target::ModuleFields;
 use adapters_core::copies::copy_of;
+use adapters_core::target::ModuleFields;
 use adapters_core::{Build, ConfigError, Error, Role, SiteInfo, SiteLayer};
 use serde::{Deserialize, Serialize};
 
@@ -31,7 +31,11 @@ impl Tuner for LnTuning {
     }
 
     fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
-        match build.host.norm(site.site).and_then(|_| copy_of(build.host, site.site, build.device)) {
+        match build
+            .host
+            .norm(site.site)
+            .and_then(|_| copy_of(build.host, site.site, build.device))
+        {
             Some(copy) => Ok(copy),
             None => Err(Self::refuse(site, "it adapts normalisations only")),
         }

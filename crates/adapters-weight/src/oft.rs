@@ -115,7 +115,11 @@ fn nearest_divisor(d_in: usize, wanted: usize) -> usize {
     }
     let lower = (1..=wanted).rev().find(|n| d_in.is_multiple_of(*n)).unwrap_or(1);
     let higher = (wanted..=d_in).find(|n| d_in.is_multiple_of(*n)).unwrap_or(d_in);
-    if wanted - lower <= higher - wanted { lower } else { higher }
+    if wanted - lower <= higher - wanted {
+        lower
+    } else {
+        higher
+    }
 }
 
 /// The rotation of one layer's input.

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use adapters_core::store::Grammar;
 use adapters_core::target::{ModuleFields, ModulePattern, Target};
 use adapters_core::{
-    Attached, Build, ConfigError, ConfigPart, Error, Host, Method, MethodFamily, Regime, Role, Shared, SiteInfo, SiteLayer, StoredConfig,
-    config,
+    Attached, Build, ConfigError, ConfigPart, Error, Host, Method, MethodFamily, Regime, Role, Shared, SiteInfo,
+    SiteLayer, StoredConfig, config,
 };
-use serde::de::DeserializeOwned;
 use burn::tensor::Tensor;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 /// A method's configuration, field for field as peft's `adapter_config.json` has it, and what it builds.

@@ -124,6 +124,9 @@ fn main() -> Result<(), Error> {
             measure(|| drop(layers.forward(x.clone(), &mut Ctx::new(&set)).square().sum().backward()))
         }
     };
-    println!("{path} {width}: {time:.1} ms a step, peak {:.1} MiB above {before:.1}", peak() - before);
+    println!(
+        "{path} {width}: {time:.1} ms a step, peak {:.1} MiB above {before:.1}",
+        peak() - before
+    );
     Ok(())
 }

@@ -151,9 +151,7 @@ fn split(fields: ModuleFields) -> Result<(LoraTarget, Map<String, Value>), Confi
 fn join(target: &LoraTarget, extra: &Map<String, Value>, sites: &[&SiteInfo], host: &dyn Host) -> ModuleFields {
     match target {
         LoraTarget::Modules(target) => ModuleFields::of(target.clone(), extra.clone()),
-        LoraTarget::Places(_) => {
-            ModuleFields::of(ModuleTarget::new(ModulePattern::naming(sites, host)), Map::new())
-        }
+        LoraTarget::Places(_) => ModuleFields::of(ModuleTarget::new(ModulePattern::naming(sites, host)), Map::new()),
     }
 }
 

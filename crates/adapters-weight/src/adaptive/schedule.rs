@@ -47,7 +47,11 @@ struct Importance {
 
 impl Importance {
     fn update(&mut self, values: &TensorData, gradient: &TensorData, [b1, b2]: [f64; 2]) {
-        let new: Vec<f64> = values.iter::<f64>().zip(gradient.iter::<f64>()).map(|(p, g)| (p * g).abs()).collect();
+        let new: Vec<f64> = values
+            .iter::<f64>()
+            .zip(gradient.iter::<f64>())
+            .map(|(p, g)| (p * g).abs())
+            .collect();
         self.sensitivity.resize(new.len(), 0.0);
         self.uncertainty.resize(new.len(), 0.0);
         for ((s, u), new) in self.sensitivity.iter_mut().zip(&mut self.uncertainty).zip(new) {
@@ -116,8 +120,10 @@ impl Regime for RankAllocator {
         if !choose || budget >= all {
             return ParamValues::new();
         }
-        let scores: Vec<Option<Vec<f64>>> =
-            layers.iter().map(|((site, _), e)| self.triplets(*site, e.num_elements())).collect();
+        let scores: Vec<Option<Vec<f64>>> = layers
+            .iter()
+            .map(|((site, _), e)| self.triplets(*site, e.num_elements()))
+            .collect();
         let mut sorted: Vec<f64> = scores.iter().flatten().flatten().copied().collect();
         sorted.sort_by(f64::total_cmp);
         let Some(threshold) = sorted.get(all - budget - 1).copied() else {
@@ -127,7 +133,10 @@ impl Regime for RankAllocator {
             .into_iter()
             .zip(scores)
             .filter_map(|((place, e), scores)| {
-                let kept = e.iter::<f32>().zip(scores?).map(|(e, score)| if score <= threshold { 0.0 } else { e });
+                let kept = e
+                    .iter::<f32>()
+                    .zip(scores?)
+                    .map(|(e, score)| if score <= threshold { 0.0 } else { e });
                 Some((place.clone(), TensorData::new(kept.collect::<Vec<f32>>(), e.shape())))
             })
             .collect()
