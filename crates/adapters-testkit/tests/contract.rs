@@ -367,7 +367,8 @@ proptest! {
     fn scaling_merges_exactly(alpha in 0.1f64..4.0, heads in 1usize..4, d_head in 2usize..6, seed in any::<u64>()) {
         let bench = Bench::new(heads, d_head, seed, &Device::flex());
         let config = format!("ia3[alpha={alpha:.3},output_lora=true]");
-        contract::merged_equals_unmerged(&bench, &config);
+        contract::merged_layers_equal_unmerged(&bench, &config);
+        contract::resets_bit_for_bit(&bench, &config);
     }
 
     #[test]
