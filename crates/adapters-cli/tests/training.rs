@@ -144,6 +144,35 @@ fn a_killed_run_ends_like_one_that_was_not() {
 }
 
 #[test]
+fn adalora_cuts_ranks_to_the_target_and_survives_a_kill() {
+    let task = Task::new();
+    let config = "adapter.config=adalora[init_r=4,target_r=2,tinit=2,tfinal=4]";
+    let whole = run(&task, &task.path("whole"), &[config]);
+    let outcome = finish(&whole);
+    let (tensors, _) = read_safetensors(&outcome.adapter.join("adapter_model.safetensors")).unwrap();
+    let ranks: Vec<usize> = tensors
+        .iter()
+        .filter(|(key, _)| key.ends_with("lora_E"))
+        .map(|(_, e)| e.iter::<f32>().filter(|e| *e != 0.0).count())
+        .collect();
+    assert!(!ranks.is_empty() && ranks.iter().all(|rank| *rank <= 4), "{ranks:?}");
+    assert_eq!(ranks.iter().sum::<usize>(), 2 * ranks.len(), "{ranks:?}");
+
+    let killed = run(&task, &task.path("killed"), &[config]);
+    for kill_at in [9, 16] {
+        train(&killed, &mut |event| match event {
+            Event::Step { step, .. } if step == kill_at => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        })
+        .unwrap();
+    }
+    assert_eq!(finish(&killed).adapter, killed.dir.join("adapter"));
+    let bytes = |run: &Run| fs::read(run.dir.join("adapter/adapter_model.safetensors")).unwrap();
+    assert_eq!(bytes(&killed), bytes(&whole));
+    assert_eq!(metrics(&killed), metrics(&whole));
+}
+
+#[test]
 fn a_checkpoint_of_another_recipe_is_refused() {
     let task = Task::new();
     let first = run(&task, &task.path("run"), &[]);
