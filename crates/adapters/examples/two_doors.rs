@@ -18,7 +18,7 @@ use burn::tensor::{Device, Distribution, Tensor};
 
 const LAYERS: usize = 8;
 const SHAPE: [usize; 2] = [4, 64];
-const CONFIG: &str = "lora[r=8,alpha=16]";
+const CONFIG: &str = "lora[r=8,alpha=16,attn_matrices=[q]]";
 
 #[derive(Module, Debug)]
 struct Layers {
