@@ -1,8 +1,9 @@
 //! What a model implements to be adapted.
 
-use burn::nn::{Embedding, LayerNorm, Linear};
+use burn::nn::{Embedding, Linear};
 
 use crate::site::{Site, SiteInfo};
+use crate::state::NormWeight;
 
 /// A model that can host adapters: it lists its sites and gives access to the weights of its linear ones.
 ///
@@ -21,6 +22,11 @@ pub trait Host {
     /// Prefix a larger published class puts before this model's paths, e.g. `"bert."`.
     fn base_prefix(&self) -> &str;
 
+    /// Whether this model is that larger class: the paths of its sites have the prefix, and so have the keys it writes.
+    fn is_larger_class(&self) -> bool {
+        false
+    }
+
     /// All sites, in the order of the forward pass.
     fn sites(&self) -> Vec<SiteInfo>;
 
@@ -30,13 +36,13 @@ pub trait Host {
     /// The frozen layer of a linear site, for merging.
     fn linear_mut(&mut self, site: Site) -> Option<&mut Linear>;
 
-    /// The frozen layer of a normalisation.
-    fn norm(&self, _site: Site) -> Option<&LayerNorm> {
+    /// The frozen parameters of a normalisation.
+    fn norm(&self, _site: Site) -> Option<NormWeight> {
         None
     }
 
-    /// The frozen layer of a normalisation, for merging.
-    fn norm_mut(&mut self, _site: Site) -> Option<&mut LayerNorm> {
+    /// Puts others in their place, for merging; `None` where there is no such normalisation.
+    fn set_norm(&mut self, _site: Site, _parameters: NormWeight) -> Option<()> {
         None
     }
 
