@@ -6,6 +6,7 @@ mod causal_lm;
 mod classifier;
 mod encoder;
 mod error;
+mod generate;
 mod host;
 mod llama;
 mod masked_lm;
@@ -26,6 +27,7 @@ pub use causal_lm::{CausalInput, CausalLm, PaddingSide};
 pub use classifier::{ClassificationHead, SequenceClassifier};
 pub use encoder::{Encoder, EncoderInput};
 pub use error::ModelError;
+pub use generate::{Generation, Sampling};
 #[cfg(feature = "hub")]
 pub use hub::download;
 pub use masked_lm::MaskedLmHead;
