@@ -15,12 +15,16 @@ mod dropout;
 mod erased;
 mod error;
 mod frozen;
+pub mod fusion;
 mod host;
 mod layer;
 mod merge;
 mod method;
 pub mod ops;
+mod positions;
+mod record;
 mod regime;
+mod rows;
 mod set;
 mod shared;
 mod site;
@@ -41,9 +45,12 @@ pub use dropout::Dropout;
 pub use erased::Erased;
 pub use error::{Error, did_you_mean, nearest};
 pub use frozen::{Adapted, Frozen};
+pub use fusion::{Fusion, FusionConfig};
 pub use host::Host;
-pub use layer::{NamedParams, NotMergeable, SiteAdapter, SiteLayer};
+pub use layer::{FusionQuery, NamedParams, NotMergeable, SiteAdapter, SiteLayer};
 pub use merge::{MergeReport, Merged, merge};
+pub use positions::Positions;
+pub use record::{Record, Recorded, Recorder};
 pub use method::{Build, Method, MethodFamily, Registry, StoredConfig};
 pub use regime::Regime;
 pub use set::{AdapterSet, Attached, AttachedLayer, ParamPlace, with_fresh_ids};
@@ -51,6 +58,6 @@ pub use shared::{Shared, SharedParam};
 pub use site::{Role, Site, SiteInfo, SiteKind, Stack};
 pub use state::{
     EmbeddingState, HiddenState, HookState, KeyValueState, LinearState, LinearWeight, NoWeight, NormState, NormWeight,
-    OutputState, Rows, TableState,
+    OutputState, Rows, TableState, Up,
 };
 pub use union::Union;

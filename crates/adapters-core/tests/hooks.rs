@@ -9,7 +9,7 @@ use adapters_core::target::Target;
 use adapters_core::{
     AdapterSet, Build, Call, Composition, Ctx, EmbeddingState, Erased, Error, HiddenState, HookState, Host,
     KeyValueState, LinearState, Method, NamedParams, OutputState, Role, Site, SiteAdapter, SiteInfo, SiteKind,
-    SiteLayer, Stack, ops,
+    SiteLayer, Stack, Up, ops,
 };
 use burn::module::{Module, Param, ParamId};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
@@ -314,6 +314,7 @@ fn gradient_of(layer: &SiteLayer, id: ParamId, gradients: &burn::tensor::Gradien
         SiteLayer::KeyValue(l) => l.visit(&mut find),
         SiteLayer::Embedding(l) => l.visit(&mut find),
         SiteLayer::Output(l) => l.visit(&mut find),
+        SiteLayer::Fusion(l) => l.visit(&mut find),
         SiteLayer::Shared(l) => l.visit(&mut find),
     }
     find.2
@@ -510,6 +511,7 @@ fn rows_of_every_state_round_trip() {
                 residual: three(),
                 inner: None,
                 norm,
+                up: Up::Unasked,
             },
             |s| {
                 assert_eq!(s.norm.is_some(), has_norm);
