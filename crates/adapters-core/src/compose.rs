@@ -146,12 +146,15 @@ pub(crate) fn run<S: HookState>(active: &Active, state: S, set: &AdapterSet, sit
 pub(crate) fn undo(active: &Active, hidden: Tensor<3>, set: &AdapterSet, site: Site, pass: &Pass) -> Tensor<3> {
     let at = At::<EmbeddingState>::new(active, set, site, pass);
     let [rows, ..] = hidden.dims();
-    at.by_first(&active.0, hidden, rows, &|name, hidden: Tensor<3>| {
-        match at.acting(name) {
+    at.by_first(
+        &active.0,
+        hidden,
+        rows,
+        &|name, hidden: Tensor<3>| match at.acting(name) {
             Some(acting) => acting.layer.undo(hidden, &at.call(&acting)),
             None => hidden,
-        }
-    })
+        },
+    )
 }
 
 /// A site in a pass: everything a block has to know.
@@ -417,13 +420,7 @@ impl<'s, 'p, S: HookState> At<'s, 'p, S> {
 
     /// What the first adapter of a composition makes of `x`, where there is no second one: of each row the first of the
     /// child it belongs to.
-    fn by_first<T: Rows, O: Rows>(
-        &self,
-        block: &Composition,
-        x: T,
-        rows: usize,
-        act: &impl Fn(&str, T) -> O,
-    ) -> O {
+    fn by_first<T: Rows, O: Rows>(&self, block: &Composition, x: T, rows: usize, act: &impl Fn(&str, T) -> O) -> O {
         match block {
             Composition::Adapter(name) => act(name, x),
             Composition::MultiTask(children)
@@ -435,7 +432,9 @@ impl<'s, 'p, S: HookState> At<'s, 'p, S> {
                 let outputs = shares.iter().map(|share| {
                     let part = x.take_rows(&share.rows);
                     match share.child {
-                        Some(child) => self.inside(block).by_first(&children[child], part, share.rows.len(), act),
+                        Some(child) => self
+                            .inside(block)
+                            .by_first(&children[child], part, share.rows.len(), act),
                         // No adapter has this name: an adapter's name is never empty.
                         None => act("", part),
                     }

@@ -351,9 +351,7 @@ impl<'a> Ctx<'a> {
 
     fn run<S: HookState>(&mut self, site: Site, state: S) -> S::Output {
         match self.adapters {
-            Some((set, active)) if !self.skips(site) => {
-                compose::run(active, state, set, site, &self.pass)
-            }
+            Some((set, active)) if !self.skips(site) => compose::run(active, state, set, site, &self.pass),
             _ => state.finish(),
         }
     }

@@ -371,9 +371,10 @@ impl FusionLayer {
             Some(weight) if now => project(x, weight.val()),
             _ => x,
         };
-        let weighed = ups.into_iter().enumerate().map(|(index, up)| {
-            value(up, rules.value_before_softmax) * weights.clone().slice_dim(2, index..index + 1)
-        });
+        let weighed = ups
+            .into_iter()
+            .enumerate()
+            .map(|(index, up)| value(up, rules.value_before_softmax) * weights.clone().slice_dim(2, index..index + 1));
         let context = weighed
             .reduce(|sum, part| sum + part)
             .expect("a fusion with a layer has an adapter that acts");
@@ -434,7 +435,12 @@ impl Method for Fusion {
         match site.kind {
             SiteKind::Hidden { d_model } => {
                 let mut rng = build.rng(None, site.site);
-                Ok(SiteLayer::Fusion(FusionLayer::new(self, d_model, &mut rng, build.device)))
+                Ok(SiteLayer::Fusion(FusionLayer::new(
+                    self,
+                    d_model,
+                    &mut rng,
+                    build.device,
+                )))
             }
             _ => Err(Error::CannotBuild {
                 method: FAMILY,

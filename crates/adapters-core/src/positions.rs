@@ -7,9 +7,7 @@ use std::ops::Range;
 
 use burn::tensor::Tensor;
 
-use crate::state::{
-    EmbeddingState, HiddenState, KeyValueState, LinearState, NormState, OutputState, TableState,
-};
+use crate::state::{EmbeddingState, HiddenState, KeyValueState, LinearState, NormState, OutputState, TableState};
 
 /// A batch whose positions can be taken apart and joined, where that has a meaning.
 pub trait Positions: Sized {

@@ -26,7 +26,9 @@ pub(crate) fn take<const D: usize, K: Basic>(tensor: &Tensor<D, K>, rows: &[usiz
         rows => {
             let indices: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
             let indices = TensorData::new(indices, [rows.len()]);
-            tensor.clone().select(0, Tensor::<1, Int>::from_data(indices, &tensor.device()))
+            tensor
+                .clone()
+                .select(0, Tensor::<1, Int>::from_data(indices, &tensor.device()))
         }
     }
 }

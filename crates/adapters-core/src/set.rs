@@ -433,7 +433,11 @@ impl fmt::Display for AdapterSet {
             None => writeln!(f, "active: none")?,
         }
         let fused: Vec<String> = match &self.active {
-            Some(active) => active.composition().parts().filter_map(Composition::fusion_name).collect(),
+            Some(active) => active
+                .composition()
+                .parts()
+                .filter_map(Composition::fusion_name)
+                .collect(),
             None => Vec::new(),
         };
         for a in self.all() {

@@ -11,8 +11,8 @@ use burn::tensor::{Bool, Int, Tensor};
 use crate::erased::Erased;
 use crate::layer::SiteLayer;
 use crate::positions::{self, Positions};
-use crate::rows::{cat, join_deltas, take, weighted, weighted_deltas};
 pub use crate::rows::Rows;
+use crate::rows::{cat, join_deltas, take, weighted, weighted_deltas};
 
 /// The state adapters transform at one kind of site, which the composition blocks cut, repeat, join and average.
 pub trait HookState: Rows + Positions + Clone + Debug + Send + 'static {

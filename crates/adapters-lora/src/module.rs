@@ -108,12 +108,7 @@ pub(crate) fn scaled(x: Tensor<3>, scale: Option<f64>) -> Tensor<3> {
 }
 
 /// The state with a delta in place of the one that was there, times the gate of the layer's input.
-pub(crate) fn with_delta(
-    state: LinearState,
-    delta: Tensor<3>,
-    gate: Option<&Gate>,
-    call: &Call<'_>,
-) -> LinearState {
+pub(crate) fn with_delta(state: LinearState, delta: Tensor<3>, gate: Option<&Gate>, call: &Call<'_>) -> LinearState {
     let delta = match gate {
         Some(gate) => delta * gate.recorded(state.input.clone(), call),
         None => delta,

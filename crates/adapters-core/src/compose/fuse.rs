@@ -14,7 +14,9 @@ impl<'s, S: HookState> At<'s, '_, S> {
     pub(super) fn fuse(&self, block: &Composition, children: &[Composition], mut state: S) -> Acted<'s, S> {
         let names: Vec<&str> = children.iter().flat_map(Composition::occurrences).collect();
         let last = names.into_iter().rev().find_map(|name| self.acting(name));
-        let fusion = block.fusion_name().and_then(|name| self.set.fusion_at(&name, self.site));
+        let fusion = block
+            .fusion_name()
+            .and_then(|name| self.set.fusion_at(&name, self.site));
         let (Some(last), Some((name, layer)), Some(hidden)) = (last, fusion, state.fusion()) else {
             return Acted::new(state, None);
         };

@@ -110,11 +110,12 @@ fn refuse(block: &Composition, adapter: &str, reason: &'static str) -> Error {
 impl Attached {
     /// Whether two adapters can be averaged at linear layers: both add to the output, or both do something else to it.
     pub(crate) fn closes_like(&self, other: &Self) -> bool {
-        self.layers().all(|l| match (&l.layer, other.layers.get(&l.info.site).map(|o| &o.layer)) {
-            (SiteLayer::Linear(mine), Some(SiteLayer::Linear(theirs))) => {
-                mine.closes_plainly() == theirs.closes_plainly()
-            }
-            _ => true,
-        })
+        self.layers()
+            .all(|l| match (&l.layer, other.layers.get(&l.info.site).map(|o| &o.layer)) {
+                (SiteLayer::Linear(mine), Some(SiteLayer::Linear(theirs))) => {
+                    mine.closes_plainly() == theirs.closes_plainly()
+                }
+                _ => true,
+            })
     }
 }

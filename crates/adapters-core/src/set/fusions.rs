@@ -112,7 +112,11 @@ impl AdapterSet {
         if self.active.as_ref().is_some_and(uses) {
             self.active = None;
         }
-        let index = self.fusions.iter().position(|fusion| fusion.name() == name).unwrap_or(0);
+        let index = self
+            .fusions
+            .iter()
+            .position(|fusion| fusion.name() == name)
+            .unwrap_or(0);
         Ok(self.fusions.remove(index))
     }
 
