@@ -115,6 +115,7 @@ pub struct NotMergeable {
 
 /// A method's layer of any kind, ready for an [`AdapterSet`](crate::AdapterSet).
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // One a site, and Burn has no module in a box.
 pub enum SiteLayer {
     /// Acts at a linear layer.
     Linear(Erased<LinearState>),

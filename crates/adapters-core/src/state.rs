@@ -129,6 +129,7 @@ pub struct HiddenState {
 
 /// What an adapter adds to the residual stream before its gate, norm and residual: what a fusion attends to.
 #[derive(Clone, Debug, Default)]
+#[allow(clippy::large_enum_variant)] // A tensor, or none, as beside it.
 pub enum Up {
     /// No fusion asks.
     #[default]
