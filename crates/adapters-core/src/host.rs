@@ -56,6 +56,11 @@ pub trait Host {
         None
     }
 
+    /// Dropout probability of the model's attention, which a fusion takes over unless it has its own.
+    fn attention_dropout(&self) -> f64 {
+        0.0
+    }
+
     /// The sites that are modules of the published checkpoint.
     fn module_sites(&self) -> Vec<SiteInfo> {
         let mut sites = self.sites();

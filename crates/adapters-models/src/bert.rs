@@ -243,12 +243,14 @@ impl BertModel {
     ///
     /// # Shapes
     ///
-    /// `[batch, seq]` of token ids to `[batch, seq, d_model]`.
+    /// `[batch, seq]` of token ids to `[batch, seq, d_model]`; under a `Parallel` block the output has the batch once a
+    /// branch, one after the other.
     ///
     /// # Panics
     ///
     /// Panics if `seq` is longer than `max_position_embeddings` or an id is outside the vocabulary.
     pub fn forward(&self, input: EncoderInput, cx: &mut Ctx<'_>) -> Tensor<3> {
+        let input = input.repeated(cx.replicas());
         cx.set_padding(input.padding.clone());
         let hidden = self.embeddings.forward(&input, cx);
         let hidden = cx.dropout(hidden, self.config.hidden_dropout_prob);
@@ -380,6 +382,10 @@ impl Host for BertModel {
 
     fn base_prefix(&self) -> &str {
         PREFIX
+    }
+
+    fn attention_dropout(&self) -> f64 {
+        self.config.attention_probs_dropout_prob
     }
 
     fn sites(&self) -> Vec<SiteInfo> {

@@ -321,6 +321,7 @@ impl RotaryDecoder {
     ///
     /// Panics on an id outside the vocabulary.
     pub fn forward(&self, input: CausalInput, mut cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Tensor<3> {
+        let input = input.repeated(cx.replicas());
         let past = cache.as_ref().map_or(0, |cache| cache.columns());
         // That of all text, what a cache holds included.
         let padding = match &mut cache {

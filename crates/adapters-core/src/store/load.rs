@@ -169,7 +169,7 @@ fn read_weights(dir: &Path, grammar: Grammar, allow_bin: bool) -> Result<(PathBu
 }
 
 /// Puts the file's tensors into a built adapter.
-fn fill(
+pub(crate) fn fill(
     mut adapter: Attached,
     grammar: Grammar,
     stored_name: &str,
