@@ -9,6 +9,7 @@ use burn::tensor::{Bool, Int, Tensor};
 use crate::compose::{self, Active};
 use crate::dropout::Dropout;
 use crate::error::Error;
+use crate::memo::Memo;
 use crate::set::AdapterSet;
 use crate::shared::Shared;
 use crate::site::Site;
@@ -26,6 +27,8 @@ pub struct Pass {
     /// The task of each row, for [`MultiTask`](crate::Composition::MultiTask), `None` where no adapter acts; empty
     /// without tasks.
     pub tasks: Vec<Option<usize>>,
+    /// What adapters have computed in this pass for all their layers.
+    pub(crate) memo: Memo,
 }
 
 /// What an adapter's layer is told: the pass it takes part in, and what its adapter shares among all sites.
@@ -42,6 +45,17 @@ impl Deref for Call<'_> {
 
     fn deref(&self) -> &Pass {
         self.pass
+    }
+}
+
+impl Call<'_> {
+    /// What `make` computes from what the layers of the adapter share: once in a pass, however many of them ask for
+    /// `what`. In training it is one node of the graph, and its gradient the sum over all that asked.
+    pub fn once<const D: usize>(&self, what: &'static str, make: impl FnOnce() -> Tensor<D>) -> Tensor<D> {
+        match self.shared.id() {
+            Some(id) => self.pass.memo.once(id, what, make),
+            None => make(),
+        }
     }
 }
 
@@ -228,11 +242,11 @@ impl<'a> Ctx<'a> {
         )
     }
 
-    /// Keys and values of an attention at `site`, after position encoding.
+    /// Keys and values of an attention at `site`, after position encoding: those of the whole sequence, past included.
     ///
     /// # Shapes
     ///
-    /// `[batch, heads, seq, d_head]`; an adapter may make `seq` longer.
+    /// `[batch, heads, seq_k, d_head]`; an adapter may make `seq_k` longer, and the bias with it.
     pub fn key_value(&mut self, site: Site, state: KeyValueState) -> KeyValueState {
         self.run(site, state)
     }
@@ -275,6 +289,12 @@ impl<'a> Ctx<'a> {
             ),
             None => hidden,
         }
+    }
+
+    /// The position of the first token: how many positions the active adapters take up before it. A model adds it to the
+    /// positions of its tokens.
+    pub fn first_position(&self) -> usize {
+        self.adapters.map_or(0, |(set, active)| set.positions_before(active))
     }
 
     /// Whether an active adapter has a layer of this kind at `site`.

@@ -17,6 +17,7 @@ mod error;
 mod frozen;
 mod host;
 mod layer;
+mod memo;
 mod merge;
 mod method;
 pub mod ops;

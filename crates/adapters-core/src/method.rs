@@ -45,12 +45,14 @@ pub trait Method: Any + Debug + Display + Send + Sync {
         Ok(Shared::new())
     }
 
+    /// Whether a shared parameter of that name is one of its own: what a union of methods asks before it asks for a key.
+    fn shares(&self, _param: &str) -> bool {
+        false
+    }
+
     /// The key of a shared parameter in a storage grammar.
     fn shared_key(&self, grammar: Grammar, adapter: &str, param: &str) -> String {
-        match grammar {
-            Grammar::AdapterHub => format!("shared_parameters.{adapter}.{param}"),
-            Grammar::Peft => format!("base_model.{param}"),
-        }
+        plain_shared_key(grammar, adapter, param)
     }
 
     /// The key of a parameter in a storage grammar, without the prefix of the saving class.
@@ -59,6 +61,16 @@ pub trait Method: Any + Debug + Display + Send + Sync {
     /// Whether a key of a file is a second name of a tensor: Python saves a module that two others hold twice.
     fn is_alias(&self, _key: &str) -> bool {
         false
+    }
+
+    /// The method whose parameters the keys of a file are, where its configuration does not tell; `None` where it does.
+    fn told_by_keys(&self, _keys: &[&str]) -> Option<Arc<dyn Method>> {
+        None
+    }
+
+    /// How many positions it takes up before the first token; none, for most methods.
+    fn positions(&self) -> usize {
+        0
     }
 
     /// A schedule for a training run of `steps` steps; none, for most methods.
@@ -71,12 +83,12 @@ pub trait Method: Any + Debug + Display + Send + Sync {
         None
     }
 
-    /// The adapter as files hold it, where that is not how it trains; `None` where it is.
+    /// The adapter as the files of a grammar hold it, where that is not how it trains; `None` where it is.
     ///
     /// # Errors
     ///
     /// Those of building the adapter that is stored.
-    fn stored(&self, _adapter: &Attached, _host: &dyn Host) -> Result<Option<Attached>, Error> {
+    fn stored(&self, _grammar: Grammar, _adapter: &Attached, _host: &dyn Host) -> Result<Option<Attached>, Error> {
         Ok(None)
     }
 
@@ -86,6 +98,14 @@ pub trait Method: Any + Debug + Display + Send + Sync {
     ///
     /// An [`Error::Config`] where the grammar cannot express it.
     fn wire(&self, grammar: Grammar, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, Error>;
+}
+
+/// The key of a shared parameter where a method has none of its own.
+pub(crate) fn plain_shared_key(grammar: Grammar, adapter: &str, param: &str) -> String {
+    match grammar {
+        Grammar::AdapterHub => format!("shared_parameters.{adapter}.{param}"),
+        Grammar::Peft => format!("base_model.{param}"),
+    }
 }
 
 /// What a method may use to build a layer.

@@ -12,6 +12,10 @@ use burn::tensor::{Bool, Int, Tensor};
 use crate::erased::Erased;
 use crate::layer::SiteLayer;
 
+mod key_value;
+
+pub use key_value::KeyValueState;
+
 /// A batch whose rows can be taken apart and joined: axis 0 of every tensor in it.
 pub trait Rows: Sized {
     /// The rows of these indices, in this order.
@@ -104,17 +108,6 @@ pub struct HiddenState {
     pub inner: Option<Tensor<3>>,
     /// Normalisation after the addition (post-LN models).
     pub norm: Option<LayerNorm>,
-}
-
-/// State of an attention's keys and values, after projection and position encoding.
-#[derive(Clone, Debug)]
-pub struct KeyValueState {
-    /// `[batch, heads, seq, d_head]`.
-    pub key: Tensor<4>,
-    /// `[batch, heads, seq, d_head]`.
-    pub value: Tensor<4>,
-    /// True where a key may not be seen, `[batch, seq]`; `None` when all may.
-    pub hidden_keys: Option<Tensor<2, Bool>>,
 }
 
 /// State of the embedded tokens.
@@ -228,7 +221,6 @@ macro_rules! rows {
 rows!(LinearState: input; ; delta; layer);
 rows!(TableState: ids, output; ; delta; );
 rows!(HiddenState: hidden, block, residual; inner; ; norm);
-rows!(KeyValueState: key, value; hidden_keys; ; );
 rows!(EmbeddingState: hidden; padding; ; );
 rows!(OutputState: hidden; ; ; );
 
@@ -411,30 +403,6 @@ impl HiddenState {
             Some(norm) => crate::ops::layer_norm(norm, sum),
             None => sum,
         }
-    }
-}
-
-impl HookState for KeyValueState {
-    type Output = Self;
-    type Weight = NoWeight;
-
-    fn rows(&self) -> usize {
-        self.key.dims()[0]
-    }
-
-    fn repeat_rows(&self, times: usize) -> Self {
-        self.repeated(times)
-    }
-
-    fn of(layer: &SiteLayer) -> Option<&Erased<Self>> {
-        match layer {
-            SiteLayer::KeyValue(layer) => Some(layer),
-            _ => None,
-        }
-    }
-
-    fn finish(self) -> Self {
-        self
     }
 }
 

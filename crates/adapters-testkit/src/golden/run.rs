@@ -16,7 +16,7 @@ use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Bool, Device, Gradients, Int, Tensor, TensorData};
 use serde_json::Value;
 
-use crate::golden::case::{AVERAGE, Case, Framework, MERGE, RESET, WEIGHTED};
+use crate::golden::case::{AVERAGE, Case, EJECT, Framework, MERGE, RESET, WEIGHTED};
 use crate::golden::combined::Combined;
 use crate::golden::compare::{each_element, whole_tensor};
 use crate::golden::verdict::{Outcome, Stop, Verdict};
@@ -63,6 +63,13 @@ struct Model<'a> {
 struct Computed {
     output: TensorData,
     gradients: BTreeMap<String, TensorData>,
+}
+
+impl Computed {
+    /// Whether `key` names a gradient that was not computed.
+    fn lacks(&self, key: &str) -> bool {
+        key.starts_with("grad/") && !self.gradients.contains_key(key)
+    }
 }
 
 impl Prepared {
@@ -116,7 +123,7 @@ impl Prepared {
         let case: Case = read_json(&dir.join("case.json"))?;
         case.check_features()?;
         let head = self.head(&case, dir, &options.device)?;
-        let (mut set, mut grammars) = self.load_adapters(&case, dir, &options.device)?;
+        let (mut set, mut grammars) = self.load_adapters(&case, dir, &options.device, true)?;
         if let Some(out) = &options.resave {
             let out = out.join(&outcome.model).join(&outcome.case).join("adapters");
             for (name, grammar) in &grammars {
@@ -128,7 +135,7 @@ impl Prepared {
         for op in case
             .ops
             .iter()
-            .filter(|op| [AVERAGE, WEIGHTED].contains(&op.op.as_str()))
+            .filter(|op| [AVERAGE, WEIGHTED, EJECT].contains(&op.op.as_str()))
         {
             problems.extend(
                 Combined {
@@ -144,7 +151,9 @@ impl Prepared {
                 Framework::Adapters => Grammar::AdapterHub,
                 Framework::Peft => Grammar::Peft,
             };
-            grammars.push((name, grammar));
+            if !grammars.iter().any(|(known, _)| *known == name) {
+                grammars.push((name, grammar));
+            }
         }
         if let Some(names) = &case.shared_parameters
             && let [owner, borrowers @ ..] = names.as_slice()
@@ -152,7 +161,21 @@ impl Prepared {
             let borrowers: Vec<&str> = borrowers.iter().map(String::as_str).collect();
             set.share(owner, &borrowers)?;
         }
-        let computed = self.compute(&case, head.as_ref(), set, &grammars, &expected)?;
+        let mut computed = self.compute(&case, head.as_ref(), set, &grammars, &expected)?;
+        if case.framework == Framework::Peft
+            && !case.extra_weights.is_empty()
+            && expected.keys().any(|key| computed.lacks(key))
+        {
+            // Peft's file holds what a reparametrisation makes: alone it computes the same, and has a gradient.
+            let (set, grammars) = self.load_adapters(&case, dir, &options.device, false)?;
+            let alone = self.compute(&case, head.as_ref(), set, &grammars, &expected)?;
+            if !each_element(&alone.output, &computed.output, case.output_tolerance()).within {
+                problems.push("the adapter's file alone has another output".to_owned());
+            }
+            for (key, gradient) in alone.gradients {
+                computed.gradients.entry(key).or_insert(gradient);
+            }
+        }
         if let Some(out) = &options.dump {
             dump(&out.join(&outcome.model), &outcome.case, &computed)?;
         }
@@ -193,12 +216,14 @@ impl Prepared {
         }
     }
 
-    /// Loads all adapters in their order, under their names, and says which grammar each came in.
+    /// Loads all adapters in their order, under their names, and says which grammar each came in; with the tensors
+    /// beside their files or without.
     fn load_adapters(
         &self,
         case: &Case,
         dir: &Path,
         device: &Device,
+        with_extra: bool,
     ) -> Result<(AdapterSet, Vec<(String, Grammar)>), Stop> {
         let mut set = AdapterSet::new();
         let mut grammars = Vec::new();
@@ -210,6 +235,7 @@ impl Prepared {
                     .extra_weights
                     .get(name)
                     .and_then(Value::as_str)
+                    .filter(|_| with_extra)
                     .map(|file| dir.join(file))
                     .into_iter()
                     .collect(),
@@ -281,7 +307,7 @@ impl Prepared {
     ) -> Result<Option<Merged>, Stop> {
         let mut merged: Option<Merged> = None;
         for op in &case.ops {
-            if [AVERAGE, WEIGHTED].contains(&op.op.as_str()) {
+            if [AVERAGE, WEIGHTED, EJECT].contains(&op.op.as_str()) {
                 continue;
             }
             let model = copy.get_or_insert_with(|| self.base.clone());
