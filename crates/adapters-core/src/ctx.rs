@@ -291,10 +291,10 @@ impl<'a> Ctx<'a> {
         }
     }
 
-    /// The position of the first token: how many positions the active adapters take up before it. A model adds it to the
-    /// positions of its tokens.
+    /// The position of the first token: how many positions the active adapters count as taken before it. A model adds it
+    /// to the positions of its tokens.
     pub fn first_position(&self) -> usize {
-        self.adapters.map_or(0, |(set, active)| set.positions_before(active))
+        self.adapters.map_or(0, |(set, active)| set.first_position(active))
     }
 
     /// Whether an active adapter has a layer of this kind at `site`.

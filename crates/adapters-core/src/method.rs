@@ -17,7 +17,7 @@ use crate::regime::Regime;
 use crate::set::Attached;
 use crate::shared::Shared;
 use crate::site::{Site, SiteInfo};
-use crate::store::Grammar;
+use crate::store::{Grammar, Tensors};
 use crate::target::Target;
 use crate::union::Union;
 
@@ -63,16 +63,6 @@ pub trait Method: Any + Debug + Display + Send + Sync {
         false
     }
 
-    /// The method whose parameters the keys of a file are, where its configuration does not tell; `None` where it does.
-    fn told_by_keys(&self, _keys: &[&str]) -> Option<Arc<dyn Method>> {
-        None
-    }
-
-    /// How many positions it takes up before the first token; none, for most methods.
-    fn positions(&self) -> usize {
-        0
-    }
-
     /// A schedule for a training run of `steps` steps; none, for most methods.
     fn regime(&self, _steps: u64) -> Option<Box<dyn Regime>> {
         None
@@ -90,6 +80,23 @@ pub trait Method: Any + Debug + Display + Send + Sync {
     /// Those of building the adapter that is stored.
     fn stored(&self, _grammar: Grammar, _adapter: &Attached, _host: &dyn Host) -> Result<Option<Attached>, Error> {
         Ok(None)
+    }
+
+    /// The form of this configuration that the tensors of a file are for, where that is not the form it has: a file may
+    /// hold what a network computed, or that network.
+    fn fitting(&self, _tensors: &Tensors) -> Option<Arc<dyn Method>> {
+        None
+    }
+
+    /// How many of the model's positions an adapter takes from the text, where those are limited.
+    fn positions(&self) -> usize {
+        0
+    }
+
+    /// The position of the first token: how many positions count as taken before it although nothing of the sequence is
+    /// there.
+    fn first_position(&self) -> usize {
+        0
     }
 
     /// The configuration object of a storage grammar, for an adapter that has layers at `sites` of `host`.

@@ -18,8 +18,8 @@ use crate::shared::Shared;
 use crate::site::{Site, SiteInfo};
 use crate::state::HookState;
 
+mod first_position;
 mod place;
-mod positions;
 
 pub use place::ParamPlace;
 
@@ -263,7 +263,7 @@ impl AdapterSet {
             self.index(name)?;
         }
         self.check_averages(&composition)?;
-        self.check_positions(&composition)?;
+        self.check_first_position(&composition)?;
         Active::new(composition)
     }
 

@@ -12,7 +12,7 @@ use crate::layer::SiteLayer;
 use crate::method::{Build, Method, StoredConfig, plain_shared_key};
 use crate::shared::Shared;
 use crate::site::SiteInfo;
-use crate::store::Grammar;
+use crate::store::{Grammar, Tensors};
 use crate::target::Target;
 
 /// A union of configurations, written `a|b`: an adapter that has layers of each, no two at one place.
@@ -187,19 +187,25 @@ impl Method for Union {
         }
     }
 
-    fn told_by_keys(&self, keys: &[&str]) -> Option<Arc<dyn Method>> {
-        let told: Vec<_> = self.parts.iter().map(|part| part.told_by_keys(keys)).collect();
-        if told.iter().all(Option::is_none) {
+    fn fitting(&self, tensors: &Tensors) -> Option<Arc<dyn Method>> {
+        let fitting: Vec<_> = self.parts.iter().map(|part| part.fitting(tensors)).collect();
+        if fitting.iter().all(Option::is_none) {
             return None;
         }
-        let parts = told.into_iter().zip(&self.parts);
+        let parts = fitting.into_iter().zip(&self.parts);
         Some(Arc::new(Self {
-            parts: parts.map(|(told, part)| told.unwrap_or_else(|| part.clone())).collect(),
+            parts: parts
+                .map(|(fitting, part)| fitting.unwrap_or_else(|| part.clone()))
+                .collect(),
         }))
     }
 
     fn positions(&self) -> usize {
-        self.parts.iter().map(|part| part.positions()).sum()
+        self.parts.iter().map(|part| part.positions()).max().unwrap_or(0)
+    }
+
+    fn first_position(&self) -> usize {
+        self.parts.iter().map(|part| part.first_position()).sum()
     }
 
     fn key(&self, grammar: Grammar, site: &SiteInfo, adapter: &str, param: &str) -> String {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use adapters_core::ops::Activation;
-use adapters_core::store::Grammar;
+use adapters_core::store::{Grammar, Tensors};
 use adapters_core::target::Target;
 use adapters_core::{
     Attached, Build, ConfigPart, Erased, Error, Host, Method, MethodFamily, Role, Shared, SiteInfo, SiteKind,
@@ -251,17 +251,22 @@ impl Method for Prefix {
         key.contains(".prefix_tuning.pool.") || (key == "prompt_embeddings" && self.is_reparametrised())
     }
 
-    fn told_by_keys(&self, keys: &[&str]) -> Option<Arc<dyn Method>> {
+    fn fitting(&self, tensors: &Tensors) -> Option<Arc<dyn Method>> {
+        let mut keys = tensors.keys();
         let flat = match self.config.form {
             // The reference's configuration of an ejected prefix still says that there is an MLP.
-            Form::AdapterHub => keys.iter().any(|key| key.ends_with(".control_trans")),
+            Form::AdapterHub => keys.any(|key| key.ends_with(".control_trans")),
             // Peft saves what the MLP makes in its place.
-            Form::Peft => !keys.iter().any(|key| key.starts_with("prompt_encoder.")),
+            Form::Peft => !keys.any(|key| key.starts_with("prompt_encoder.")),
         };
         (flat && self.is_reparametrised()).then(|| Arc::new(self.flat()) as Arc<dyn Method>)
     }
 
     fn positions(&self) -> usize {
+        self.first_position()
+    }
+
+    fn first_position(&self) -> usize {
         match self.config.form {
             Form::AdapterHub => 0,
             Form::Peft => self.config.prefix_length,
@@ -338,6 +343,7 @@ fn checked(config: PrefixTuningConfig) -> Result<Arc<dyn Method>, Error> {
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::TensorData;
     use serde_json::json;
 
     use super::*;
@@ -398,10 +404,11 @@ mod tests {
             method.to_string(),
             "prefix_tuning[bottleneck_size=9,prefix_length=4,form=peft]"
         );
-        assert_eq!(method.positions(), 4);
-        let flat = method.told_by_keys(&["prompt_embeddings"]).unwrap();
+        assert_eq!((method.positions(), method.first_position()), (4, 4));
+        let file = |key: &str| Tensors::from([(key.to_owned(), TensorData::from([0.0f32]))]);
+        let flat = method.fitting(&file("prompt_embeddings")).unwrap();
         assert_eq!(flat.to_string(), "prefix_tuning_flat[prefix_length=4,form=peft]");
-        assert!(method.told_by_keys(&["prompt_encoder.embedding.weight"]).is_none());
+        assert!(method.fitting(&file("prompt_encoder.embedding.weight")).is_none());
         assert!(read(json!({"peft_type": "LORA"})).is_none());
         for (fields, named) in [
             (json!({"num_virtual_tokens": 0}), "prefix_length"),

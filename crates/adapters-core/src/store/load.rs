@@ -74,8 +74,7 @@ pub fn load_adapter(
     for path in &options.extra {
         tensors.extend(read_safetensors(path)?.0);
     }
-    let keys: Vec<&str> = tensors.keys().map(String::as_str).collect();
-    if let Some(method) = folder.method.told_by_keys(&keys) {
+    if let Some(method) = folder.method.fitting(&tensors) {
         folder.method = method;
     }
     let name = options.name.clone().unwrap_or_else(|| folder.stored_name.clone());
