@@ -34,3 +34,56 @@ impl Memo {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use burn::module::Param;
+    use burn::tensor::Device;
+
+    use crate::{Call, Pass, Shared, SharedParam};
+
+    #[test]
+    fn what_is_shared_is_made_once_a_pass_and_its_gradient_is_the_sum() {
+        let device = Device::flex().autodiff();
+        let weight = Param::from_tensor(burn::tensor::Tensor::<1>::ones([2], &device)).require_grad();
+        let shared = Shared::new().with("w", SharedParam::One(weight.clone()));
+        let made = Cell::new(0);
+        let vectors = |pass: &Pass| {
+            let call = Call { pass, shared: &shared };
+            call.once("vectors", || {
+                made.set(made.get() + 1);
+                shared.vector("w") * 3.0
+            })
+        };
+        let (first, second) = (Pass::default(), Pass::default());
+        let loss = (vectors(&first) + vectors(&first.clone()) * 2.0).sum();
+        assert_eq!(made.get(), 1, "a copy of the pass makes it again");
+        let gradients = loss.backward();
+        let gradient = weight.val().grad(&gradients).expect("it was used").into_data();
+        assert_eq!(gradient.iter::<f32>().collect::<Vec<_>>(), [9.0, 9.0]);
+        vectors(&second);
+        assert_eq!(made.get(), 2, "another pass keeps what the first made");
+    }
+
+    #[test]
+    fn adapters_are_told_apart() {
+        let device = Device::flex();
+        let adapter = |value: f32| {
+            let weight = burn::tensor::Tensor::<1>::full([1], value, &device);
+            Shared::new().with("w", SharedParam::One(Param::from_tensor(weight)))
+        };
+        let pass = Pass::default();
+        let seen = [1.0, 2.0].map(|value| {
+            let shared = adapter(value);
+            let call = Call {
+                pass: &pass,
+                shared: &shared,
+            };
+            let vector = call.once("vectors", || shared.vector("w"));
+            vector.into_data().iter::<f32>().sum::<f32>()
+        });
+        assert_eq!(seen, [1.0, 2.0]);
+    }
+}
