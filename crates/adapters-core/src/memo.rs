@@ -47,7 +47,7 @@ mod tests {
     #[test]
     fn what_is_shared_is_made_once_a_pass_and_its_gradient_is_the_sum() {
         let device = Device::flex().autodiff();
-        let weight = Param::from_tensor(burn::tensor::Tensor::<1>::ones([2], &device)).require_grad();
+        let weight = Param::from_tensor(burn::tensor::Tensor::<1>::ones([2], &device));
         let shared = Shared::new().with("w", SharedParam::One(weight.clone()));
         let made = Cell::new(0);
         let vectors = |pass: &Pass| {
