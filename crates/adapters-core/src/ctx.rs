@@ -8,13 +8,15 @@ use burn::tensor::{Bool, Int, Tensor};
 use crate::compose::{self, Active};
 use crate::dropout::Dropout;
 use crate::error::Error;
+use crate::memo::Memo;
 use crate::norm::Normalisation;
 use crate::record::{Record, Recorded, Recorder};
 use crate::set::{AdapterSet, Attached};
 use crate::shared::Shared;
 use crate::site::Site;
 use crate::state::{
-    EmbeddingState, HiddenState, HookState, KeyValueState, LinearState, NormState, NormWeight, OutputState, TableState, Up,
+    EmbeddingState, HiddenState, HookState, KeyValueState, LinearState, NormState, NormWeight, OutputState, TableState,
+    Up,
 };
 
 /// What a forward pass is: the same for every site and adapter.
@@ -37,6 +39,8 @@ pub struct Pass {
     pub repeated: bool,
     /// Where values are recorded, if they are.
     pub recorder: Option<Recorder>,
+    /// What adapters have computed in this pass for all their layers.
+    pub(crate) memo: Memo,
 }
 
 /// What an adapter's layer is told: the pass it takes part in, whose it is and where, and what its adapter shares among
@@ -68,6 +72,17 @@ impl Deref for Call<'_> {
 
     fn deref(&self) -> &Pass {
         self.pass
+    }
+}
+
+impl Call<'_> {
+    /// What `make` computes from what the layers of the adapter share: once in a pass, however many of them ask for
+    /// `what`. In training it is one node of the graph, and its gradient the sum over all that asked.
+    pub fn once<const D: usize>(&self, what: &'static str, make: impl FnOnce() -> Tensor<D>) -> Tensor<D> {
+        match self.shared.id() {
+            Some(id) => self.pass.memo.once(id, what, make),
+            None => make(),
+        }
     }
 }
 
@@ -319,11 +334,11 @@ impl<'a> Ctx<'a> {
         )
     }
 
-    /// Keys and values of an attention at `site`, after position encoding.
+    /// Keys and values of an attention at `site`, after position encoding: those of the whole sequence, past included.
     ///
     /// # Shapes
     ///
-    /// `[batch, heads, seq, d_head]`; an adapter may make `seq` longer.
+    /// `[batch, heads, seq_k, d_head]`; an adapter may make `seq_k` longer, and the bias with it.
     pub fn key_value(&mut self, site: Site, state: KeyValueState) -> KeyValueState {
         self.run(site, state)
     }
@@ -357,6 +372,12 @@ impl<'a> Ctx<'a> {
             Some((set, active)) => compose::undo(active, hidden, set, site, &self.pass),
             None => hidden,
         }
+    }
+
+    /// The position of the first token: how many positions the active adapters count as taken before it. A model adds it
+    /// to the positions of its tokens.
+    pub fn first_position(&self) -> usize {
+        self.adapters.map_or(0, |(set, active)| set.first_position(active))
     }
 
     /// Whether an active adapter has a layer of this kind at `site`.

@@ -190,7 +190,8 @@ impl SiteLayer {
             Self::KeyValue(layer) => layer.is_causal(),
             Self::Embedding(layer) => layer.is_causal(),
             Self::Output(layer) => layer.is_causal(),
-            Self::Shared(_) => true,
+            // A fusion mixes what its adapters did at one position.
+            Self::Fusion(_) | Self::Shared(_) => true,
         }
     }
 

@@ -19,6 +19,7 @@ pub mod fusion;
 mod host;
 mod layer;
 mod mask;
+mod memo;
 mod merge;
 mod method;
 mod norm;

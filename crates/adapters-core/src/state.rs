@@ -14,6 +14,10 @@ use crate::positions::{self, Positions};
 pub use crate::rows::Rows;
 use crate::rows::{cat, join_deltas, take, weighted, weighted_deltas};
 
+mod key_value;
+
+pub use key_value::KeyValueState;
+
 /// The state adapters transform at one kind of site, which the composition blocks cut, repeat, join and average.
 pub trait HookState: Rows + Positions + Clone + Debug + Send + 'static {
     /// What the hook returns to the model.
@@ -151,17 +155,6 @@ impl Up {
     }
 }
 
-/// State of an attention's keys and values, after projection and position encoding.
-#[derive(Clone, Debug)]
-pub struct KeyValueState {
-    /// `[batch, heads, seq, d_head]`.
-    pub key: Tensor<4>,
-    /// `[batch, heads, seq, d_head]`.
-    pub value: Tensor<4>,
-    /// True where a key may not be seen, `[batch, seq]`; `None` when all may.
-    pub hidden_keys: Option<Tensor<2, Bool>>,
-}
-
 /// State of the embedded tokens.
 #[derive(Clone, Debug)]
 pub struct EmbeddingState {
@@ -231,7 +224,6 @@ macro_rules! rows {
 rows!(LinearState: input; ; delta; layer);
 rows!(TableState: ids, output; ; delta; );
 rows!(HiddenState: hidden, block, residual; inner; ; norm, up);
-rows!(KeyValueState: key, value; hidden_keys; ; );
 rows!(EmbeddingState: hidden; padding; ; );
 rows!(OutputState: hidden; ; ; );
 
@@ -439,30 +431,6 @@ impl HiddenState {
             Some(norm) => crate::ops::layer_norm(norm, sum),
             None => sum,
         }
-    }
-}
-
-impl HookState for KeyValueState {
-    type Output = Self;
-    type Weight = NoWeight;
-
-    fn rows(&self) -> usize {
-        self.key.dims()[0]
-    }
-
-    fn repeat_rows(&self, times: usize) -> Self {
-        self.repeated(times)
-    }
-
-    fn of(layer: &SiteLayer) -> Option<&Erased<Self>> {
-        match layer {
-            SiteLayer::KeyValue(layer) => Some(layer),
-            _ => None,
-        }
-    }
-
-    fn finish(self) -> Self {
-        self
     }
 }
 

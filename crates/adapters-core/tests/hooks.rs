@@ -44,11 +44,7 @@ impl Mine {
             x.reshape([batch, seq, HEADS, D / HEADS]).swap_dims(1, 2)
         };
         let query = cx.linear(at(Role::Query), &self.query, x.clone());
-        let state = KeyValueState {
-            key: heads(x.clone()),
-            value: heads(x.clone()),
-            hidden_keys: None,
-        };
+        let state = KeyValueState::new(heads(x.clone()), heads(x.clone()), x.clone());
         let kv = cx.key_value(at(Role::KeyValue), state);
         let attended = ops::attention(heads(query), kv.key, kv.value, None, |w| w);
         let [batch, _, seq, _] = attended.dims();
@@ -565,17 +561,18 @@ fn rows_of_every_state_round_trip() {
             },
         );
     }
-    for hidden_keys in [None, mask()] {
+    for bias in [
+        None,
+        Some(four().slice_dim(1, 0..1).slice_dim(3, 0..1).repeat_dim(3, 5)),
+    ] {
         round_trip(
-            &KeyValueState {
-                key: four(),
-                value: four(),
-                hidden_keys,
-            },
+            &KeyValueState::new(four(), four(), three())
+                .with_bias(bias)
+                .with_filler(1),
             |s| {
-                let mut data = bools(&s.hidden_keys);
-                data.extend([s.key.clone().into_data(), s.value.clone().into_data()]);
-                data
+                let tensors = [Some(s.key.clone()), Some(s.value.clone()), s.bias.clone()];
+                let data = tensors.into_iter().flatten().map(Tensor::into_data);
+                data.chain([of(&s.input)]).collect()
             },
         );
     }

@@ -108,11 +108,13 @@ pub struct Case {
 }
 
 /// Operations that can run.
-const OPS: &[&str] = &[MERGE, RESET, AVERAGE, WEIGHTED];
+const OPS: &[&str] = &[MERGE, RESET, AVERAGE, WEIGHTED, EJECT];
 /// Makes an adapter from others, as AdapterHub does.
 pub(crate) const AVERAGE: &str = "average_adapter";
 /// Makes an adapter from others, as peft does.
 pub(crate) const WEIGHTED: &str = "add_weighted_adapter";
+/// Leaves the vectors of a prefix in place of what makes them.
+pub(crate) const EJECT: &str = "eject_prefix_tuning";
 /// Peft's name for a row without an adapter.
 const BASE: &str = "__base__";
 /// Folds an adapter into the weights.

@@ -16,7 +16,7 @@ use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use serde_json::Value;
 
-use crate::golden::case::{AVERAGE, Case, Framework, MERGE, RESET, WEIGHTED};
+use crate::golden::case::{AVERAGE, Case, EJECT, Framework, MERGE, RESET, WEIGHTED};
 use crate::golden::combined::Combined;
 use crate::golden::compare::{each_element, whole_tensor};
 use crate::golden::model::{Inputs, Top, load};
@@ -103,7 +103,7 @@ impl Prepared {
         let case: Case = read_json(&dir.join("case.json"))?;
         case.check_features()?;
         let top = Top::of(&case, dir, &self.checkpoint, &self.base, &options.device)?;
-        let (mut set, mut grammars) = self.load_adapters(&case, dir, &options.device)?;
+        let (mut set, mut grammars) = self.load_adapters(&case, dir, true, &options.device)?;
         if let Some(out) = &options.resave {
             let out = out.join(&outcome.model).join(&outcome.case).join("adapters");
             for (name, grammar) in &grammars {
@@ -115,7 +115,7 @@ impl Prepared {
         for op in case
             .ops
             .iter()
-            .filter(|op| [AVERAGE, WEIGHTED].contains(&op.op.as_str()))
+            .filter(|op| [AVERAGE, WEIGHTED, EJECT].contains(&op.op.as_str()))
         {
             problems.extend(
                 Combined {
@@ -131,7 +131,9 @@ impl Prepared {
                 Framework::Adapters => Grammar::AdapterHub,
                 Framework::Peft => Grammar::Peft,
             };
-            grammars.push((name, grammar));
+            if !grammars.iter().any(|(known, _)| *known == name) {
+                grammars.push((name, grammar));
+            }
         }
         if let Some(names) = &case.shared_parameters
             && let [owner, borrowers @ ..] = names.as_slice()
@@ -140,8 +142,16 @@ impl Prepared {
             set.share(owner, &borrowers)?;
         }
         problems.extend(self.setup(&case, dir, &set, &options.device)?);
-        let computed = self.compute(&case, &top, set, &grammars, &expected)?;
+        let mut computed = self.compute(&case, &top, set, &grammars, &expected)?;
         problems.extend(records::compare(&case, &computed.records, &expected));
+        if !case.extra_weights.is_empty() && computed.lacks_a_gradient(&expected) {
+            // What tensors beside the files are made into may train in their place: its gradients too.
+            let (set, _) = self.load_adapters(&case, dir, false, &options.device)?;
+            let plain = self.compute(&case, &top, set, &grammars, &expected)?;
+            for (key, gradient) in plain.gradients {
+                computed.gradients.entry(key).or_insert(gradient);
+            }
+        }
         if let Some(out) = &options.dump {
             dump(&out.join(&outcome.model), &outcome.case, &computed)?;
         }
@@ -161,11 +171,13 @@ impl Prepared {
         Ok(problems)
     }
 
-    /// Loads all adapters in their order, under their names, and says which grammar each came in.
+    /// Loads all adapters in their order, under their names, and says which grammar each came in; with the tensors
+    /// beside their files, or without.
     fn load_adapters(
         &self,
         case: &Case,
         dir: &Path,
+        extra: bool,
         device: &Device,
     ) -> Result<(AdapterSet, Vec<(String, Grammar)>), Stop> {
         let mut set = AdapterSet::new();
@@ -178,6 +190,7 @@ impl Prepared {
                     .extra_weights
                     .get(name)
                     .and_then(Value::as_str)
+                    .filter(|_| extra)
                     .map(|file| dir.join(file))
                     .into_iter()
                     .collect(),
@@ -291,7 +304,7 @@ impl Prepared {
     ) -> Result<Option<Merged>, Stop> {
         let mut merged: Option<Merged> = None;
         for op in &case.ops {
-            if [AVERAGE, WEIGHTED].contains(&op.op.as_str()) {
+            if [AVERAGE, WEIGHTED, EJECT].contains(&op.op.as_str()) {
                 continue;
             }
             let model = copy.get_or_insert_with(|| self.base.clone());
@@ -354,6 +367,14 @@ impl Prepared {
             }
         }
         named
+    }
+}
+
+impl Computed {
+    /// Whether a gradient is expected that is not there.
+    fn lacks_a_gradient(&self, expected: &Tensors) -> bool {
+        let mut wanted = expected.keys().filter(|key| key.starts_with("grad/"));
+        wanted.any(|key| !self.gradients.contains_key(key))
     }
 }
 
