@@ -99,6 +99,9 @@ pub struct Case {
     /// Configuration values beside the adapter files.
     #[serde(default)]
     pub config_overrides: Value,
+    /// The attention kernel of the library.
+    #[serde(default)]
+    pub attn_implementation: Option<String>,
     /// Prediction head.
     #[serde(default)]
     pub head: Option<String>,
