@@ -9,6 +9,7 @@ use burn::tensor::{Bool, Int, Tensor};
 use crate::compose::{self, Active};
 use crate::dropout::Dropout;
 use crate::error::Error;
+use crate::sequence::Inserted;
 use crate::set::AdapterSet;
 use crate::shared::Shared;
 use crate::site::Site;
@@ -21,8 +22,13 @@ use crate::state::{
 pub struct Pass {
     /// The masks of this pass in training; `None` in evaluation.
     pub dropout: Option<Dropout>,
-    /// True at padding, `[batch, seq]`; `None` when nothing is padded.
+    /// True at padding, `[batch, seq]`; `None` when nothing is padded. Of the sequence the layers compute on: it grows
+    /// when an adapter puts positions in, and holds those of a cache too.
     pub padding: Option<Tensor<2, Bool>>,
+    /// What adapters put in among the embedded tokens, in the order they did.
+    pub inserted: Vec<Inserted>,
+    /// Positions before those of this pass that a cache holds.
+    pub past: usize,
     /// The task of each row, for [`MultiTask`](crate::Composition::MultiTask), `None` where no adapter acts; empty
     /// without tasks.
     pub tasks: Vec<Option<usize>>,
@@ -52,6 +58,11 @@ impl Pass {
             Some(dropout) => dropout.forward(x, prob),
             None => x,
         }
+    }
+
+    /// Where position `t` of the model's input is in the sequence the layers compute on.
+    pub fn position(&self, t: usize) -> usize {
+        self.inserted.iter().fold(t, |t, inserted| inserted.moved(t))
     }
 }
 
@@ -116,6 +127,8 @@ impl<'a> Ctx<'a> {
     /// Tells the adapters where the batch is padded; the model calls it once, at the start of its forward.
     pub fn set_padding(&mut self, padding: Option<Tensor<2, Bool>>) {
         self.pass.padding = padding;
+        self.pass.inserted = Vec::new();
+        self.pass.past = 0;
     }
 
     /// Leaves the layers of these indices without adapters in this pass. *AdapterDrop*, Rücklé et al., 2021,
@@ -237,13 +250,24 @@ impl<'a> Ctx<'a> {
         self.run(site, state)
     }
 
-    /// Embedded tokens, before the first layer; an adapter may make `seq` longer.
+    /// Embedded tokens, before the first layer; an adapter may make `seq` longer. From there on the model goes by what
+    /// comes back, and [`Pass::padding`], [`Pass::inserted`] and [`Pass::past`] by it too.
+    ///
+    /// A model with positions or a normalisation between its token table and its first layer calls this twice, with one
+    /// state: at [`Role::EmbeddedTokens`](crate::Role::EmbeddedTokens) and at [`Role::Embedding`](crate::Role::Embedding).
     ///
     /// # Shapes
     ///
     /// `[batch, seq, d_model]`
     pub fn embedding(&mut self, site: Site, state: EmbeddingState) -> EmbeddingState {
-        self.run(site, state)
+        let before = state.inserted.len();
+        let state = self.run(site, state);
+        self.pass.past = state.past;
+        if state.inserted.len() > before {
+            self.pass.padding = state.padding.clone();
+            self.pass.inserted = state.inserted.clone();
+        }
+        state
     }
 
     /// The hidden state a layer returns, or the one that enters the language-model head.
@@ -252,7 +276,11 @@ impl<'a> Ctx<'a> {
     ///
     /// `[batch, seq, d_model] -> [batch, seq, d_model]`
     pub fn output(&mut self, site: Site, hidden: Tensor<3>) -> Tensor<3> {
-        self.run(site, OutputState { hidden })
+        if !self.acts::<OutputState>(site) {
+            return hidden;
+        }
+        let padding = self.pass.padding.clone();
+        self.run(site, OutputState { hidden, padding })
     }
 
     /// The hidden state that enters the language-model head, after what adapters did to the embeddings at `site` is

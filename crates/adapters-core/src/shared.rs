@@ -14,9 +14,9 @@ use crate::layer::NamedParams;
 pub struct Shared {
     params: Vec<SharedParam>,
     #[module(skip)]
-    names: Vec<&'static str>,
+    names: Vec<Cow<'static, str>>,
     #[module(skip)]
-    fixed: Vec<&'static str>,
+    fixed: Vec<Cow<'static, str>>,
 }
 
 /// A shared parameter of whatever rank.
@@ -38,8 +38,8 @@ impl Shared {
 
     /// Adds a parameter.
     #[must_use]
-    pub fn with(mut self, name: &'static str, param: SharedParam) -> Self {
-        self.names.push(name);
+    pub fn with(mut self, name: impl Into<Cow<'static, str>>, param: SharedParam) -> Self {
+        self.names.push(name.into());
         self.params.push(param);
         self
     }
@@ -109,6 +109,11 @@ impl Shared {
         }
     }
 
+    /// Whether there is a parameter of that name.
+    pub fn has(&self, name: &str) -> bool {
+        self.get(name).is_some()
+    }
+
     fn get(&self, name: &str) -> Option<&SharedParam> {
         let index = self.names.iter().position(|known| *known == name)?;
         self.params.get(index)
@@ -122,13 +127,13 @@ impl NamedParams for Shared {
             SharedParam::Two(param) => param.id,
             SharedParam::Three(param) => param.id,
         });
-        self.names.iter().copied().map(Cow::Borrowed).zip(ids).collect()
+        self.names.iter().cloned().zip(ids).collect()
     }
 
     fn fixed_params(&self) -> Vec<ParamId> {
         let named = self.named_params().into_iter();
         named
-            .filter(|(name, _)| self.fixed.contains(&name.as_ref()))
+            .filter(|(name, _)| self.fixed.contains(name))
             .map(|(_, id)| id)
             .collect()
     }

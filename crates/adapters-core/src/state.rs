@@ -11,6 +11,7 @@ use burn::tensor::{Bool, Int, Tensor};
 
 use crate::erased::Erased;
 use crate::layer::SiteLayer;
+use crate::sequence::Inserted;
 
 /// A batch whose rows can be taken apart and joined: axis 0 of every tensor in it.
 pub trait Rows: Sized {
@@ -117,13 +118,17 @@ pub struct KeyValueState {
     pub hidden_keys: Option<Tensor<2, Bool>>,
 }
 
-/// State of the embedded tokens.
+/// State of the embedded tokens, which an adapter may make more of: see [`insert`](Self::insert).
 #[derive(Clone, Debug)]
 pub struct EmbeddingState {
     /// `[batch, seq, d_model]`.
     pub hidden: Tensor<3>,
-    /// True at padding, `[batch, seq]`; `None` when there is none.
+    /// True at padding, `[batch, past + seq]`; `None` when there is none.
     pub padding: Option<Tensor<2, Bool>>,
+    /// Positions before these that a cache holds, what was inserted among them.
+    pub past: usize,
+    /// What adapters put in, in the order they did.
+    pub inserted: Vec<Inserted>,
 }
 
 /// State of a hidden state as a whole: a layer's output, or the input of the language-model head.
@@ -131,6 +136,8 @@ pub struct EmbeddingState {
 pub struct OutputState {
     /// `[batch, seq, d_model]`.
     pub hidden: Tensor<3>,
+    /// True at padding, as [`Pass::padding`](crate::Pass::padding) has it for these rows.
+    pub padding: Option<Tensor<2, Bool>>,
 }
 
 /// Weight and bias of a normalisation, as merging sees them.
@@ -229,8 +236,8 @@ rows!(LinearState: input; ; delta; layer);
 rows!(TableState: ids, output; ; delta; );
 rows!(HiddenState: hidden, block, residual; inner; ; norm);
 rows!(KeyValueState: key, value; hidden_keys; ; );
-rows!(EmbeddingState: hidden; padding; ; );
-rows!(OutputState: hidden; ; ; );
+rows!(EmbeddingState: hidden; padding; ; past, inserted);
+rows!(OutputState: hidden; padding; ; );
 
 /// Nothing here belongs to a row.
 impl Rows for NormState {

@@ -34,11 +34,7 @@ struct Mine {
 
 impl Mine {
     fn forward(&self, x: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
-        let state = EmbeddingState {
-            hidden: x,
-            padding: None,
-        };
-        let x = cx.embedding(EMBEDDING, state).hidden;
+        let x = cx.embedding(EMBEDDING, EmbeddingState::new(x, None)).hidden;
         let heads = |x: Tensor<3>| {
             let [batch, seq, _] = x.dims();
             x.reshape([batch, seq, HEADS, D / HEADS]).swap_dims(1, 2)
@@ -174,6 +170,7 @@ impl SiteAdapter<OutputState> for Affine {
     fn apply(&self, state: OutputState, _: &Call<'_>) -> OutputState {
         OutputState {
             hidden: self.act(state.hidden),
+            ..state
         }
     }
 }
@@ -533,10 +530,7 @@ fn rows_of_every_state_round_trip() {
     }
     for padding in [None, mask()] {
         round_trip(
-            &EmbeddingState {
-                hidden: three(),
-                padding,
-            },
+            &EmbeddingState::new(three(), padding),
             |s| {
                 let mut data = bools(&s.padding);
                 data.push(of(&s.hidden));
@@ -544,5 +538,12 @@ fn rows_of_every_state_round_trip() {
             },
         );
     }
-    round_trip(&OutputState { hidden: three() }, |s| vec![of(&s.hidden)]);
+    for padding in [None, mask()] {
+        let hidden = three();
+        round_trip(&OutputState { hidden, padding }, |s| {
+            let mut data = bools(&s.padding);
+            data.push(of(&s.hidden));
+            data
+        });
+    }
 }
