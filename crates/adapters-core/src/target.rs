@@ -225,7 +225,9 @@ impl Target {
                     .filter(|layer| !selection.sites.iter().any(|info| info.site.layer == Some(**layer)));
                 let missed: Vec<String> = missed.map(|layer| format!("{role} of layer {layer}")).collect();
                 selection.unmatched.extend(missed);
-                selection.sites.retain(|info| info.site.layer.is_some_and(|layer| layers.contains(&layer)));
+                selection
+                    .sites
+                    .retain(|info| info.site.layer.is_some_and(|layer| layers.contains(&layer)));
                 Ok(selection)
             }
         }
@@ -262,7 +264,9 @@ impl Target {
     /// The names a user could have meant, for the error about a target without hits.
     fn available(&self, host: &dyn Host) -> Vec<String> {
         let mut names: Vec<String> = match self {
-            Self::Roles { .. } | Self::First(_) | Self::Layers { .. } => host.sites().iter().map(|s| s.site.role.to_string()).collect(),
+            Self::Roles { .. } | Self::First(_) | Self::Layers { .. } => {
+                host.sites().iter().map(|s| s.site.role.to_string()).collect()
+            }
             Self::Modules(_) => host
                 .module_sites()
                 .iter()

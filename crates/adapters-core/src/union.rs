@@ -103,7 +103,9 @@ impl Union {
         let infos: Vec<&SiteInfo> = adapter.layers().map(|l| &l.info).collect();
         let (mut layers, mut parts, mut changed) = (Vec::new(), Vec::new(), false);
         for (part, sites) in self.shares(&infos)? {
-            let mine = adapter.layers().filter(|l| sites.iter().any(|info| info.site == l.info.site));
+            let mine = adapter
+                .layers()
+                .filter(|l| sites.iter().any(|info| info.site == l.info.site));
             let share = Attached::new(adapter.name(), part.clone(), mine.cloned().collect());
             let formed = form(&**part, &share)?;
             changed |= formed.is_some();

@@ -529,14 +529,11 @@ fn rows_of_every_state_round_trip() {
         );
     }
     for padding in [None, mask()] {
-        round_trip(
-            &EmbeddingState::new(three(), padding),
-            |s| {
-                let mut data = bools(&s.padding);
-                data.push(of(&s.hidden));
-                data
-            },
-        );
+        round_trip(&EmbeddingState::new(three(), padding), |s| {
+            let mut data = bools(&s.padding);
+            data.push(of(&s.hidden));
+            data
+        });
     }
     for padding in [None, mask()] {
         let hidden = three();

@@ -414,11 +414,7 @@ impl Host for BertModel {
         };
         let mut sites: Vec<SiteInfo> = [
             (WORDS, words, "embeddings.word_embeddings"),
-            (
-                TOKENS,
-                SiteKind::Embedding { d_model: d },
-                "embeddings.word_embeddings",
-            ),
+            (TOKENS, SiteKind::Embedding { d_model: d }, "embeddings.word_embeddings"),
             (EMBEDDING_NORM, norm, "embeddings.LayerNorm"),
             (EMBEDDING, SiteKind::Embedding { d_model: d }, "embeddings"),
         ]

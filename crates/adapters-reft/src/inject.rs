@@ -44,7 +44,11 @@ impl ReftConfig {
     /// bits.
     pub fn into_method(self) -> Result<Reft, Error> {
         Error::in_config(FAMILY, self.check())?;
-        if let Some(dtype) = self.dtype.as_deref().filter(|name| !["float32", "float"].contains(name)) {
+        if let Some(dtype) = self
+            .dtype
+            .as_deref()
+            .filter(|name| !["float32", "float"].contains(name))
+        {
             let (field, found) = ("dtype", dtype.to_owned());
             return Err(Error::config(FAMILY, ConfigError::Unsupported { field, found }));
         }
@@ -95,7 +99,9 @@ impl Reft {
         }
         let mut values = adapter.values();
         values.retain(|(_, param), data| {
-            let [rank, d_model] = data.shape()[..] else { return false };
+            let [rank, d_model] = data.shape()[..] else {
+                return false;
+            };
             // A square projection is an exponential, which has no use for its diagonal.
             if !param.ends_with(ORIGINAL) || rank >= d_model {
                 return false;

@@ -123,7 +123,9 @@ impl NamedParams for ReftLayer {
 
     fn fixed_params(&self) -> Vec<ParamId> {
         let units = self.units.iter();
-        units.filter_map(|unit| Some(unit.projection.base.as_ref()?.id)).collect()
+        units
+            .filter_map(|unit| Some(unit.projection.base.as_ref()?.id))
+            .collect()
     }
 }
 

@@ -50,7 +50,10 @@ impl Projection {
         match &self.base {
             None => vec![(format!("{path}.weight").into(), self.original.id)],
             Some(base) => vec![
-                (format!("{path}.parametrizations.weight.original").into(), self.original.id),
+                (
+                    format!("{path}.parametrizations.weight.original").into(),
+                    self.original.id,
+                ),
                 (format!("{path}.parametrizations.weight.0.base").into(), base.id),
             ],
         }

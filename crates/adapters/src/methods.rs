@@ -12,6 +12,8 @@ const FAMILIES: &[&[&dyn MethodFamily]] = &[
     &[&adapters_bottleneck::BottleneckFamily],
     #[cfg(feature = "lora")]
     &[&adapters_lora::LoraFamily],
+    #[cfg(feature = "prompt")]
+    &adapters_prompt::FAMILIES,
     #[cfg(feature = "reft")]
     &[&adapters_reft::ReftFamily],
     #[cfg(feature = "weight")]
