@@ -123,7 +123,10 @@ mod tests {
         let span = Span::new(&hidden, masked.then_some(&padding), 0);
         let one = |count: usize, value: f32| Tensor::<3>::full([rows.len(), count, 1], value, &device);
         let hidden = span.prefix(prefix, suffix).add(hidden, one(prefix, 1.0));
-        let hidden = span.suffix(suffix).add(hidden, one(suffix, 2.0));
+        let hidden = match suffix {
+            0 => hidden,
+            _ => span.suffix(suffix).add(hidden, one(suffix, 2.0)),
+        };
         let letter = |x: &f32| ['.', 'p', 's', '!'][*x as usize];
         let values: Vec<f32> = hidden.into_data().iter().collect();
         values.chunks(seq).map(|row| row.iter().map(letter).collect()).collect()
