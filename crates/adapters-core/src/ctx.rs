@@ -14,7 +14,8 @@ use crate::set::{AdapterSet, Attached};
 use crate::shared::Shared;
 use crate::site::Site;
 use crate::state::{
-    EmbeddingState, HiddenState, HookState, KeyValueState, LinearState, NormState, NormWeight, OutputState, TableState, Up,
+    EmbeddingState, HiddenState, HookState, KeyValueState, LinearState, NormState, NormWeight, OutputState, TableState,
+    Up,
 };
 
 /// What a forward pass is: the same for every site and adapter.

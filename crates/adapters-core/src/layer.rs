@@ -190,7 +190,7 @@ impl SiteLayer {
             Self::KeyValue(layer) => layer.is_causal(),
             Self::Embedding(layer) => layer.is_causal(),
             Self::Output(layer) => layer.is_causal(),
-            Self::Shared(_) => true,
+            Self::Fusion(_) | Self::Shared(_) => true,
         }
     }
 

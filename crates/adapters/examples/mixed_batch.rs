@@ -47,7 +47,11 @@ impl Way {
     }
 
     fn run(&mut self, model: &Encoder, set: &AdapterSet, input: &EncoderInput) -> Result<(), adapters::Error> {
-        let active = self.composition.clone().map(|block| set.composition(block)).transpose()?;
+        let active = self
+            .composition
+            .clone()
+            .map(|block| set.composition(block))
+            .transpose()?;
         let started = Instant::now();
         let cx = match &active {
             Some(active) => Ctx::with_composition(set, active),
@@ -114,7 +118,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("batch {ROWS} x {SEQ}, {CONFIG}, median of {rounds} rounds in turn");
     for way in &ways {
         let median = way.median();
-        println!("{:>9.1} ms  {:.3} of one LoRA  {}", median * 1e3, median / one, way.name);
+        println!(
+            "{:>9.1} ms  {:.3} of one LoRA  {}",
+            median * 1e3,
+            median / one,
+            way.name
+        );
     }
     Ok(())
 }

@@ -61,7 +61,7 @@ pub fn save_fusion(dir: &Path, set: &AdapterSet, name: &str, host: &dyn Host) ->
     let mut values = attached.values_by_id();
     let tensors: Tensors = attached
         .params()
-        .map(|p| (p.key(grammar, name), p.id))
+        .map(|p| (p.key(grammar, name, host), p.id))
         .filter_map(|(key, id)| Some((key, values.remove(&id)?)))
         .collect();
     fs::create_dir_all(dir).map_err(|source| StoreError::Folder {
