@@ -265,7 +265,7 @@ impl Prepared {
         let mut computed = Computed {
             output: output.into_data(),
             gradients: BTreeMap::new(),
-            records: records::by_key(&records),
+            records: records::by_key(&records, &self.base.sites()),
         };
         if expected.keys().any(|key| key.starts_with("grad/")) {
             let probe = expected
