@@ -11,7 +11,7 @@ use adapters::core::store::{
 use adapters::core::{Active, Merged, Record, merge};
 use adapters::models::Model;
 use adapters::store::Grammar;
-use adapters::{AdapterSet, Composition, Ctx, METHODS};
+use adapters::{AdapterSet, Composition, Ctx, Host, METHODS};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use serde_json::Value;
@@ -303,7 +303,7 @@ impl Prepared {
         let mut computed = Computed {
             output: output.into_data(),
             gradients: BTreeMap::new(),
-            records: records::by_key(&records),
+            records: records::by_key(&records, &self.base.sites()),
         };
         if expected.keys().any(|key| key.starts_with("grad/")) {
             let probe = expected
