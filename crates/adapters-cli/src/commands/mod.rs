@@ -4,6 +4,7 @@ pub mod average;
 pub mod bench;
 pub mod completions;
 pub mod eval;
+pub mod generate;
 pub mod info;
 pub mod merge;
 pub mod predict;
