@@ -133,11 +133,6 @@ impl CausalLm {
         each!(self, model => model.config().pad_token_id.unwrap_or(0))
     }
 
-    /// Ids that end a text.
-    pub fn end_ids(&self) -> Vec<u32> {
-        each!(self, model => model.end_ids())
-    }
-
     /// Where its weights are.
     pub fn device(&self) -> Device {
         each!(self, model => model.device())

@@ -3,6 +3,7 @@
 pub mod bert;
 mod cache;
 mod causal_lm;
+mod chat;
 mod classifier;
 mod encoder;
 mod error;
@@ -25,6 +26,7 @@ mod hub;
 
 pub use cache::KeyValueCache;
 pub use causal_lm::{CausalInput, CausalLm, PaddingSide};
+pub use chat::{ChatTemplate, Message};
 pub use classifier::{ClassificationHead, SequenceClassifier};
 pub use encoder::{Encoder, EncoderInput};
 pub use error::ModelError;
@@ -34,5 +36,5 @@ pub use hub::download;
 pub use masked_lm::MaskedLmHead;
 pub use model::Model;
 pub use pretrained::{Pretrained, SUPPORTED, save_checkpoint};
-pub use tokenizer::{Encoded, TextTokenizer};
+pub use tokenizer::{Encoded, TextStream, TextTokenizer};
 pub use weights::Weights;

@@ -10,7 +10,6 @@
 use std::path::Path;
 
 use adapters_core::ops::{self, Activation};
-use adapters_core::target::OneOrMany;
 use adapters_core::{
     Ctx, EmbeddingState, Host, KeyValueState, NormWeight, Normalisation, Role, Site, SiteInfo, SiteKind, Stack,
 };
@@ -148,16 +147,6 @@ impl RotaryDecoder {
         self.embedding.weight.val().device()
     }
 
-    /// Ids that end a text.
-    pub fn end_ids(&self) -> Vec<u32> {
-        let ids = match &self.config.eos_token_id {
-            None => return Vec::new(),
-            Some(OneOrMany::One(id)) => vec![*id],
-            Some(OneOrMany::Many(ids)) => ids.clone(),
-        };
-        ids.into_iter().filter_map(|id| u32::try_from(id).ok()).collect()
-    }
-
     /// The last hidden state, after the final norm. With a `cache`, `input` is what follows the columns it holds.
     ///
     /// # Shapes
@@ -178,7 +167,10 @@ impl RotaryDecoder {
         cx.set_padding(padding.clone());
         cx.set_past(past);
         let hidden = cx.lookup(WORDS, &self.embedding, input.ids);
-        let EmbeddingState { mut hidden, padding } = cx.embedding(EMBEDDING, EmbeddingState { hidden, padding });
+        let state = EmbeddingState::new(hidden, padding).after(past);
+        let EmbeddingState {
+            mut hidden, padding, ..
+        } = cx.embedding(EMBEDDING, state);
         let device = hidden.device();
         let [_, seq, _] = hidden.dims();
         let frame = self.frame(seq, past, cx.first_position(), padding, &device);
