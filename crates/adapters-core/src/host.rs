@@ -21,6 +21,11 @@ pub trait Host {
     /// Prefix a larger published class puts before this model's paths, e.g. `"bert."`.
     fn base_prefix(&self) -> &str;
 
+    /// Whether the published weights of its linear layers are `[d_in, d_out]`, as those of GPT-2, and not `[d_out, d_in]`.
+    fn stores_input_first(&self) -> bool {
+        false
+    }
+
     /// All sites, in the order of the forward pass.
     fn sites(&self) -> Vec<SiteInfo>;
 

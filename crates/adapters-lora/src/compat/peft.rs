@@ -252,6 +252,9 @@ pub(crate) fn to_peft(
             what,
         })
     };
+    if sites.iter().any(|site| variant.target().parts(site).is_some()) {
+        return refuse("parts of a fused projection");
+    }
     let mut fields = match variant {
         Variant::Lora(config) => lora_fields(config, false, sites, host)?,
         Variant::Dora(config) if config.form == DoraForm::Peft => lora_fields(&config.lora, true, sites, host)?,
@@ -284,7 +287,7 @@ pub(crate) fn to_peft(
     for (field, value) in [
         ("task_type", Value::Null),
         ("inference_mode", Value::Bool(true)),
-        ("fan_in_fan_out", Value::Bool(false)),
+        ("fan_in_fan_out", Value::Bool(host.stores_input_first())),
     ] {
         fields.entry(field).or_insert(value);
     }
