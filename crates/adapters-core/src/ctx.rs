@@ -2,18 +2,18 @@
 
 use std::ops::Deref;
 
-use burn::module::{Param, ParamId};
 use burn::nn::{Embedding, LayerNorm, Linear};
 use burn::tensor::{Bool, Int, Tensor};
 
 use crate::compose::{self, Active};
 use crate::dropout::Dropout;
 use crate::error::Error;
+use crate::norm::Normalisation;
 use crate::set::AdapterSet;
 use crate::shared::Shared;
 use crate::site::Site;
 use crate::state::{
-    EmbeddingState, HiddenState, HookState, KeyValueState, LinearState, NormState, OutputState, TableState,
+    EmbeddingState, HiddenState, HookState, KeyValueState, LinearState, NormState, NormWeight, OutputState, TableState,
 };
 
 /// What a forward pass is: the same for every site and adapter.
@@ -23,6 +23,10 @@ pub struct Pass {
     pub dropout: Option<Dropout>,
     /// True at padding, `[batch, seq]`; `None` when nothing is padded.
     pub padding: Option<Tensor<2, Bool>>,
+    /// Positions before those of this pass, which a cache of keys and values holds; zero in a pass over whole sequences.
+    pub past: usize,
+    /// Columns of the prompt, where the columns after them were generated; `None` where nothing is generated.
+    pub prompt: Option<usize>,
     /// The task of each row, for [`MultiTask`](crate::Composition::MultiTask), `None` where no adapter acts; empty
     /// without tasks.
     pub tasks: Vec<Option<usize>>,
@@ -118,6 +122,19 @@ impl<'a> Ctx<'a> {
         self.pass.padding = padding;
     }
 
+    /// Tells the adapters how many positions before those of this pass a cache holds; the model calls it beside
+    /// [`set_padding`](Self::set_padding).
+    pub fn set_past(&mut self, past: usize) {
+        self.pass.past = past;
+    }
+
+    /// Says that only the first `prompt` columns are the prompt and the others were generated.
+    #[must_use]
+    pub fn generating(mut self, prompt: usize) -> Self {
+        self.pass.prompt = Some(prompt);
+        self
+    }
+
     /// Leaves the layers of these indices without adapters in this pass. *AdapterDrop*, Rücklé et al., 2021,
     /// <https://arxiv.org/abs/2010.11918>.
     #[must_use]
@@ -160,21 +177,13 @@ impl<'a> Ctx<'a> {
     }
 
     /// The normalisation to run at `site`: the model's own, or with what the adapters put in its place.
-    pub fn norm(&mut self, site: Site, norm: &LayerNorm) -> LayerNorm {
+    pub fn norm<N: Normalisation>(&mut self, site: Site, norm: &N) -> N {
         if !self.acts::<NormState>(site) {
             return norm.clone();
         }
-        let state = self.run(
-            site,
-            NormState {
-                weight: norm.gamma.val(),
-                bias: norm.beta.as_ref().map(|beta| beta.val()),
-            },
-        );
-        let mut norm = norm.clone();
-        norm.gamma = Param::initialized(ParamId::new(), state.weight);
-        norm.beta = state.bias.map(|bias| Param::initialized(ParamId::new(), bias));
-        norm
+        let NormWeight { weight, bias } = norm.parameters();
+        let NormState { weight, bias } = self.run(site, NormState { weight, bias });
+        norm.clone().with_parameters(NormWeight { weight, bias })
     }
 
     /// Rows of an embedding table at `site`.

@@ -27,6 +27,8 @@ pub enum Target {
     Modules(ModuleTarget),
     /// Sites of any of these targets.
     Any(Vec<Target>),
+    /// Every normalisation.
+    Norms,
     /// Every linear layer and normalisation with a bias.
     Biased,
 }
@@ -52,7 +54,7 @@ pub enum ModulePattern {
     Names(Vec<String>),
     /// A regular expression that must match the whole path.
     Regex(String),
-    /// Every linear layer.
+    /// Every linear layer but the language-model head.
     AllLinear,
 }
 
@@ -193,11 +195,19 @@ impl Target {
                 all.sites.dedup();
                 Ok(all)
             }
+            Self::Norms => {
+                let mut sites = host.module_sites();
+                sites.retain(|info| matches!(info.kind, SiteKind::Norm { .. }));
+                Ok(Selection {
+                    sites,
+                    ..Selection::default()
+                })
+            }
             Self::Biased => {
                 let mut sites = host.module_sites();
                 sites.retain(|info| {
                     let linear = host.linear(info.site).is_some_and(|layer| layer.bias.is_some());
-                    linear || host.norm(info.site).is_some_and(|norm| norm.beta.is_some())
+                    linear || host.norm(info.site).is_some_and(|norm| norm.bias.is_some())
                 });
                 Ok(Selection {
                     sites,
@@ -227,6 +237,7 @@ impl Target {
                 }
                 Ok(false)
             }
+            Self::Norms => Ok(matches!(info.kind, SiteKind::Norm { .. })),
             Self::Biased => Ok(matches!(info.kind, SiteKind::Linear { .. } | SiteKind::Norm { .. })),
         }
     }
@@ -241,7 +252,7 @@ impl Target {
                 .map(|s| s.path.rsplit('.').next().unwrap_or(&s.path).to_owned())
                 .collect(),
             Self::Any(targets) => targets.iter().flat_map(|target| target.available(host)).collect(),
-            Self::Biased => Vec::new(),
+            Self::Norms | Self::Biased => Vec::new(),
         };
         names.sort();
         names.dedup();
@@ -306,14 +317,14 @@ impl Selection {
 
 /// Whether any of the roles means this site. A fused projection is meant by each of its parts.
 fn meant(roles: &[Role], info: &SiteInfo) -> bool {
-    roles.iter().any(|role| info.site.role.holds(*role))
+    roles.iter().any(|role| info.place.holds(*role))
 }
 
 fn select_roles(roles: &[Role], leave_out: &[usize], host: &dyn Host) -> Selection {
     let mut selection = Selection::default();
     let sites = host.sites();
     for role in roles {
-        if !sites.iter().any(|s| s.site.role.holds(*role)) {
+        if !sites.iter().any(|s| s.place.holds(*role)) {
             selection.unmatched.push(role.to_string());
         }
     }
@@ -370,7 +381,7 @@ impl ModuleTarget {
     /// Whether the site is a module that `modules` names.
     fn names(&self, info: &SiteInfo) -> Result<bool, Error> {
         Ok(match &self.modules {
-            ModulePattern::AllLinear => info.linear_dims().is_some(),
+            ModulePattern::AllLinear => info.linear_dims().is_some() && info.site.role != Role::LmHead,
             modules => info.is_module() && modules.matches(&info.path)?,
         })
     }

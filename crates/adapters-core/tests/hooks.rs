@@ -91,11 +91,7 @@ impl Host for Mine {
             (at(Role::AfterFfn), hidden, "layer.0.ffn"),
             (at(Role::LayerOutput), SiteKind::LayerOutput { d_model: D }, "layer.0"),
         ]
-        .map(|(site, kind, path)| SiteInfo {
-            site,
-            kind,
-            path: path.to_owned(),
-        })
+        .map(|(site, kind, path)| SiteInfo::new(site, kind, path))
         .into()
     }
     fn linear(&self, site: Site) -> Option<&Linear> {

@@ -134,11 +134,8 @@ mod tests {
     use super::*;
 
     fn site() -> SiteInfo {
-        SiteInfo {
-            site: Site::new(Stack::Decoder, 0, Role::QueryKeyValue),
-            kind: SiteKind::Linear { d_in: 2, d_out: 6 },
-            path: "attn".to_owned(),
-        }
+        let site = Site::new(Stack::Decoder, 0, Role::QueryKeyValue);
+        SiteInfo::new(site, SiteKind::Linear { d_in: 2, d_out: 6 }, "attn")
     }
 
     fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {

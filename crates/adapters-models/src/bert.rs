@@ -6,7 +6,9 @@
 use std::path::Path;
 
 use adapters_core::ops::{self, Activation};
-use adapters_core::{Ctx, EmbeddingState, Host, KeyValueState, Role, Site, SiteInfo, SiteKind, Stack};
+use adapters_core::{
+    Ctx, EmbeddingState, Host, KeyValueState, NormWeight, Normalisation, Role, Site, SiteInfo, SiteKind, Stack,
+};
 use burn::module::Module;
 use burn::nn::{Embedding, LayerNorm, Linear};
 use burn::tensor::{Device, Tensor};
@@ -413,30 +415,24 @@ impl Host for BertModel {
             (EMBEDDING_NORM, norm, "embeddings.LayerNorm"),
             (EMBEDDING, SiteKind::Embedding { d_model: d }, "embeddings"),
         ]
-        .map(|(site, kind, path)| SiteInfo {
-            site,
-            kind,
-            path: path.to_owned(),
-        })
+        .map(|(site, kind, path)| SiteInfo::new(site, kind, path))
         .into();
         for index in 0..self.layers.len() {
-            sites.extend(in_layer.iter().map(|(role, kind, path)| SiteInfo {
-                site: Site::new(Stack::Encoder, index, *role),
-                kind: *kind,
-                path: format!("encoder.layer.{index}.{path}"),
-            }));
-            sites.push(SiteInfo {
-                site: Site::new(Stack::Encoder, index, Role::LayerOutput),
-                kind: SiteKind::LayerOutput { d_model: d },
-                path: format!("encoder.layer.{index}"),
-            });
+            let at = |role| Site::new(Stack::Encoder, index, role);
+            sites.extend(
+                in_layer
+                    .iter()
+                    .map(|(role, kind, path)| SiteInfo::new(at(*role), *kind, format!("encoder.layer.{index}.{path}"))),
+            );
+            let output = SiteKind::LayerOutput { d_model: d };
+            sites.push(SiteInfo::new(
+                at(Role::LayerOutput),
+                output,
+                format!("encoder.layer.{index}"),
+            ));
         }
         if self.pooler.is_some() {
-            sites.push(SiteInfo {
-                site: POOLER,
-                kind: linear(d, d),
-                path: "pooler.dense".to_owned(),
-            });
+            sites.push(SiteInfo::new(POOLER, linear(d, d), "pooler.dense"));
         }
         sites
     }
@@ -457,22 +453,25 @@ impl Host for BertModel {
         }
     }
 
-    fn norm(&self, site: Site) -> Option<&LayerNorm> {
-        match (site.layer, site.role) {
-            (None, Role::EmbeddingNorm) => Some(&self.embeddings.norm),
-            (Some(index), Role::AttentionNorm) => Some(&self.layers.get(index)?.attention_norm),
-            (Some(index), Role::FfnNorm) => Some(&self.layers.get(index)?.output_norm),
-            _ => None,
-        }
+    fn norm(&self, site: Site) -> Option<NormWeight> {
+        let norm = match (site.layer, site.role) {
+            (None, Role::EmbeddingNorm) => &self.embeddings.norm,
+            (Some(index), Role::AttentionNorm) => &self.layers.get(index)?.attention_norm,
+            (Some(index), Role::FfnNorm) => &self.layers.get(index)?.output_norm,
+            _ => return None,
+        };
+        Some(norm.parameters())
     }
 
-    fn norm_mut(&mut self, site: Site) -> Option<&mut LayerNorm> {
-        match (site.layer, site.role) {
-            (None, Role::EmbeddingNorm) => Some(&mut self.embeddings.norm),
-            (Some(index), Role::AttentionNorm) => Some(&mut self.layers.get_mut(index)?.attention_norm),
-            (Some(index), Role::FfnNorm) => Some(&mut self.layers.get_mut(index)?.output_norm),
-            _ => None,
-        }
+    fn set_norm(&mut self, site: Site, parameters: NormWeight) -> Option<()> {
+        let norm = match (site.layer, site.role) {
+            (None, Role::EmbeddingNorm) => &mut self.embeddings.norm,
+            (Some(index), Role::AttentionNorm) => &mut self.layers.get_mut(index)?.attention_norm,
+            (Some(index), Role::FfnNorm) => &mut self.layers.get_mut(index)?.output_norm,
+            _ => return None,
+        };
+        *norm = norm.clone().with_parameters(parameters);
+        Some(())
     }
 
     fn table(&self, site: Site) -> Option<&Embedding> {

@@ -32,7 +32,7 @@ pub struct EncoderDecoderInput {
 
 /// What the decoder reads of the encoder, once for all its steps.
 #[derive(Clone, Debug)]
-pub struct Encoded {
+pub struct EncodedInput {
     /// `[batch, seq, d_model]`.
     pub hidden: Tensor<3>,
     /// True at padding, `[batch, seq]`; `None` when there is none.
@@ -103,7 +103,7 @@ impl EncoderDecoder {
     /// # Panics
     ///
     /// Panics on an id outside the vocabulary.
-    pub fn encode(&self, ids: Tensor<2, Int>, padding: Option<Tensor<2, Bool>>, cx: &mut Ctx<'_>) -> Encoded {
+    pub fn encode(&self, ids: Tensor<2, Int>, padding: Option<Tensor<2, Bool>>, cx: &mut Ctx<'_>) -> EncodedInput {
         each!(self, model => model.encode(ids, padding, cx))
     }
 
@@ -116,7 +116,7 @@ impl EncoderDecoder {
     pub fn decode(
         &self,
         ids: Tensor<2, Int>,
-        encoded: &Encoded,
+        encoded: &EncodedInput,
         cache: Option<&mut DecoderCache>,
         cx: &mut Ctx<'_>,
     ) -> Tensor<3> {

@@ -21,6 +21,18 @@ pub enum ModelError {
         /// All supported names.
         supported: String,
     },
+    /// The architecture is of another kind than the one asked for.
+    #[error("{}: `{found}` is no {wanted}; that is: {supported}", path.display())]
+    OtherKind {
+        /// The configuration file.
+        path: PathBuf,
+        /// `model_type` of the file.
+        found: String,
+        /// The kind asked for.
+        wanted: &'static str,
+        /// Every architecture of that kind.
+        supported: String,
+    },
     /// A configuration value the architecture cannot have.
     #[error("{}: `{field}` is {found}, expected {expected}", path.display())]
     Config {

@@ -184,13 +184,12 @@ impl Gpt2Model {
     pub fn load(dir: &Path, config: Gpt2Config, device: &Device) -> Result<Self, ModelError> {
         let activation = config.check(&dir.join("config.json"))?;
         let mut weights = Weights::read(dir, PREFIX, device)?;
-        // Causal masks, which old checkpoints hold.
-        weights.forget_suffix(".attn.bias");
-        weights.forget_suffix(".attn.masked_bias");
-        if config.tie_word_embeddings {
-            // Some files hold the table twice.
-            weights.forget_suffix("lm_head.weight");
-        }
+        // The causal masks of old checkpoints, and the table a second time.
+        let tied = config.tie_word_embeddings;
+        weights.ignore(|key| {
+            let mask = key.ends_with(".attn.bias") || key.ends_with(".attn.masked_bias");
+            mask || (tied && key == "lm_head.weight")
+        });
         let model = Self::from_weights(&mut weights, config, activation);
         weights.finish(&[])?;
         Ok(model)
@@ -240,6 +239,11 @@ impl Gpt2Model {
         &self.config
     }
 
+    /// Ids that end a text.
+    pub fn end_ids(&self) -> Vec<u32> {
+        self.config.eos_token_id.into_iter().collect()
+    }
+
     /// The last hidden state, after the final norm. With a `cache`, `input` is what follows the columns it holds.
     ///
     /// # Shapes
@@ -256,7 +260,7 @@ impl Gpt2Model {
         let device = self.words.weight.val().device();
         let [_, seq] = input.ids.dims();
         let all = match &cache {
-            Some(cache) => cache.padding_with(&input.ids, input.padding.clone()),
+            Some(cache) => cache.padding_with(input.ids.dims(), input.padding.clone(), &device),
             None => input.padding.clone(),
         };
         let positions = ops::positions(seq, past, all.as_ref(), &device);
@@ -410,8 +414,8 @@ impl Host for Gpt2Model {
         true
     }
 
-    fn stores_input_first(&self) -> bool {
-        true
+    fn stores_input_first(&self, site: Site) -> bool {
+        site != HEAD
     }
 
     fn sites(&self) -> Vec<SiteInfo> {
@@ -450,7 +454,11 @@ impl Host for Gpt2Model {
             }));
         }
         sites.push(SiteInfo::new(FINAL_NORM, norm, "transformer.ln_f"));
-        sites.push(SiteInfo::new(HEAD_INPUT, SiteKind::LmHeadInput { d_model: d }, "lm_head"));
+        sites.push(SiteInfo::new(
+            HEAD_INPUT,
+            SiteKind::LmHeadInput { d_model: d },
+            "lm_head",
+        ));
         if self.head.is_some() {
             sites.push(SiteInfo::new(HEAD, linear(d, c.vocab_size), "lm_head"));
         }

@@ -1,23 +1,39 @@
 #![doc = include_str!("../README.md")]
 
 pub mod bert;
+mod cache;
+mod causal_lm;
 mod classifier;
 mod encoder;
+mod encoder_decoder;
 mod error;
+pub mod gpt2;
+mod host;
+mod llama;
 mod masked_lm;
+mod mistral;
+mod model;
 mod pretrained;
+mod qwen2;
+pub mod rotary;
+pub mod rotary_decoder;
+pub mod t5;
 mod tokenizer;
 mod weights;
 
 #[cfg(feature = "hub")]
 mod hub;
 
+pub use cache::KeyValueCache;
+pub use causal_lm::{CausalInput, CausalLm, PaddingSide};
 pub use classifier::{ClassificationHead, SequenceClassifier};
 pub use encoder::{Encoder, EncoderInput};
+pub use encoder_decoder::{DecoderCache, EncodedInput, EncoderDecoder, EncoderDecoderInput};
 pub use error::ModelError;
 #[cfg(feature = "hub")]
 pub use hub::download;
 pub use masked_lm::MaskedLmHead;
+pub use model::Model;
 pub use pretrained::{Pretrained, SUPPORTED, save_checkpoint};
 pub use tokenizer::{Encoded, TextTokenizer};
 pub use weights::Weights;

@@ -16,7 +16,7 @@ use burn::nn::{Embedding, Linear, RmsNorm};
 use burn::tensor::{Bool, Device, Int, Tensor};
 use serde::Deserialize;
 
-use crate::encoder_decoder::{DecoderCache, Encoded};
+use crate::encoder_decoder::{DecoderCache, EncodedInput};
 use crate::error::ModelError;
 use crate::t5::distances::{Buckets, PositionBias};
 use crate::weights::Weights;
@@ -290,14 +290,14 @@ impl T5Model {
     }
 
     /// The encoder's last hidden state, `[batch, seq] -> [batch, seq, d_model]`, and what of it is padding.
-    pub fn encode(&self, ids: Tensor<2, Int>, padding: Option<Tensor<2, Bool>>, cx: &mut Ctx<'_>) -> Encoded {
+    pub fn encode(&self, ids: Tensor<2, Int>, padding: Option<Tensor<2, Bool>>, cx: &mut Ctx<'_>) -> EncodedInput {
         cx.set_padding(padding.clone());
         let hidden = cx.lookup(WORDS, &self.shared, ids);
         let hidden = cx.dropout(hidden, self.config.dropout_rate);
         let state = cx.embedding(EMBEDDING, EmbeddingState { hidden, padding });
         let padding = state.padding.clone();
         let hidden = self.encoder.forward(state.hidden, padding.clone(), None, None, cx);
-        Encoded { hidden, padding }
+        EncodedInput { hidden, padding }
     }
 
     /// The decoder's last hidden state, `[batch, seq] -> [batch, seq, d_model]`. With a cache, `ids` are those that follow
@@ -305,7 +305,7 @@ impl T5Model {
     pub fn decode(
         &self,
         ids: Tensor<2, Int>,
-        encoded: &Encoded,
+        encoded: &EncodedInput,
         cache: Option<&mut DecoderCache>,
         cx: &mut Ctx<'_>,
     ) -> Tensor<3> {
@@ -325,7 +325,6 @@ impl T5Model {
             ),
         }
     }
-
 }
 
 impl T5Stack {
@@ -405,7 +404,7 @@ impl T5Stack {
         &self,
         mut hidden: Tensor<3>,
         padding: Option<Tensor<2, Bool>>,
-        encoded: Option<&Encoded>,
+        encoded: Option<&EncodedInput>,
         mut cache: Option<&mut DecoderCache>,
         cx: &mut Ctx<'_>,
     ) -> Tensor<3> {
@@ -431,7 +430,6 @@ impl T5Stack {
         let norm = cx.norm(Site::outside(self.stack, Role::FinalNorm), &self.norm);
         cx.dropout(ops::rms_norm(&norm, hidden), self.dropout)
     }
-
 }
 
 impl T5Layer {
@@ -444,7 +442,7 @@ impl T5Layer {
         x: Tensor<3>,
         padding: Option<Tensor<2, Bool>>,
         bias: &mut PositionBias<'_>,
-        encoded: Option<&Encoded>,
+        encoded: Option<&EncodedInput>,
         mut cache: Option<&mut DecoderCache>,
         cx: &mut Ctx<'_>,
     ) -> Tensor<3> {
@@ -505,7 +503,7 @@ impl T5Attention {
     fn over_the_encoder(
         &self,
         x: Tensor<3>,
-        encoded: &Encoded,
+        encoded: &EncodedInput,
         cache: Option<&mut DecoderCache>,
         cx: &mut Ctx<'_>,
     ) -> Tensor<3> {

@@ -182,7 +182,7 @@ fn fill(
     let shapes = adapter.shapes();
     for place in adapter.params() {
         // The class that saved decides the prefix: its own, or that of a larger class around it.
-        let candidates = place.keys(grammar, stored_name, host.base_prefix());
+        let candidates = place.keys(grammar, stored_name, host);
         match candidates.iter().find_map(|k| Some((k, tensors.remove(k)?))) {
             Some((key, data)) => {
                 let expected = shapes.get(&place.id).cloned().unwrap_or_default();

@@ -74,7 +74,7 @@ pub fn save_adapter(
     let mut values = adapter.values_by_id();
     let tensors: Tensors = adapter
         .params()
-        .map(|p| (p.key(grammar, name), p.id))
+        .map(|p| (p.key(grammar, name, host), p.id))
         .filter_map(|(key, id)| Some((key, values.remove(&id)?)))
         .collect();
     fs::create_dir_all(dir).map_err(|source| StoreError::Folder {

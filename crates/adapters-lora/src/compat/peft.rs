@@ -284,10 +284,11 @@ pub(crate) fn to_peft(
             to_fields(&wire, &[])
         }
     };
+    let input_first = sites.iter().any(|site| host.stores_input_first(site.site));
     for (field, value) in [
         ("task_type", Value::Null),
         ("inference_mode", Value::Bool(true)),
-        ("fan_in_fan_out", Value::Bool(host.stores_input_first())),
+        ("fan_in_fan_out", Value::Bool(input_first)),
     ] {
         fields.entry(field).or_insert(value);
     }

@@ -130,7 +130,12 @@ impl T5Layer {
         }
         add(self.stack, Role::FfnNorm, norm, &format!("{last}.layer_norm"));
         let mut dense = |role, d_in, d_out, rest: &str| {
-            add(self.stack, role, linear(d_in, d_out), &format!("{last}.DenseReluDense.{rest}"));
+            add(
+                self.stack,
+                role,
+                linear(d_in, d_out),
+                &format!("{last}.DenseReluDense.{rest}"),
+            );
         };
         match self.feed_forward.gate {
             Some(_) => {

@@ -5,7 +5,7 @@ use std::path::Path;
 use adapters::core::store::{LoadOptions, load_adapter};
 use adapters::core::{ParamValues, normalised};
 use adapters::lora::{Combination, SignElection};
-use adapters::models::Encoder;
+use adapters::models::Model;
 use adapters::{AdapterSet, METHODS};
 use burn::tensor::{Device, TensorData};
 use serde_json::Value;
@@ -18,7 +18,7 @@ use crate::golden::verdict::Stop;
 pub(crate) struct Combined<'a> {
     pub(crate) case: &'a Case,
     pub(crate) dir: &'a Path,
-    pub(crate) base: &'a Encoder,
+    pub(crate) base: &'a Model,
     pub(crate) device: &'a Device,
 }
 

@@ -7,6 +7,7 @@ mod case;
 mod combined;
 mod compare;
 mod glob;
+mod model;
 mod run;
 mod verdict;
 mod walk;

@@ -9,16 +9,17 @@ use adapters::core::store::{
     LoadOptions, Tensors, load_adapter, read_json, read_safetensors, save_adapter, write_safetensors,
 };
 use adapters::core::{Merged, merge};
-use adapters::models::{Encoder, EncoderInput, MaskedLmHead, Pretrained};
+use adapters::models::Model;
 use adapters::store::Grammar;
-use adapters::{AdapterSet, Composition, Ctx, Host, METHODS};
+use adapters::{AdapterSet, Composition, Ctx, METHODS};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
-use burn::tensor::{Bool, Device, Gradients, Int, Tensor, TensorData};
+use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use serde_json::Value;
 
 use crate::golden::case::{AVERAGE, Case, Framework, MERGE, RESET, WEIGHTED};
 use crate::golden::combined::Combined;
 use crate::golden::compare::{each_element, whole_tensor};
+use crate::golden::model::{Inputs, Top, load};
 use crate::golden::verdict::{Outcome, Stop, Verdict};
 
 /// How to run.
@@ -46,15 +47,15 @@ impl Options {
 /// A model of a set: its checkpoint and inputs, read once for all its cases.
 #[derive(Debug)]
 pub struct Prepared {
-    base: Encoder,
+    base: Model,
     checkpoint: PathBuf,
-    input: EncoderInput,
+    inputs: Inputs,
 }
 
-/// What a case runs: the base or a merged copy of it, a head, and where no adapter acts.
-struct Model<'a> {
-    encoder: &'a Encoder,
-    head: Option<&'a MaskedLmHead>,
+/// What a case runs: the base or a merged copy of it, what is on top, and where no adapter acts.
+struct Running<'a> {
+    model: &'a Model,
+    top: &'a Top,
     skipped: &'a [usize],
     tasks: Vec<Option<usize>>,
 }
@@ -73,26 +74,10 @@ impl Prepared {
     /// [`Stop::Unsupported`] for an architecture or an input this library does not have; [`Stop::Fail`] for files.
     pub fn load(dir: &Path, device: &Device) -> Result<Self, Stop> {
         let checkpoint = dir.join("base");
-        let base = Pretrained::open(&checkpoint)?.encoder(device)?;
-        let (tensors, _) = read_safetensors(&dir.join("inputs.safetensors"))?;
-        let (mut ids, mut token_types, mut padding) = (None, None, None);
-        for (key, data) in tensors {
-            match key.as_str() {
-                "input_ids" => ids = Some(Tensor::<2, Int>::from_data(data, device)),
-                "token_type_ids" => token_types = Some(Tensor::<2, Int>::from_data(data, device)),
-                "attention_mask" => padding = Some(padding_of(&data, device)),
-                other => return Err(Stop::unsupported(format!("the model call has the argument `{other}`"))),
-            }
-        }
-        let ids = ids.ok_or_else(|| Stop::fail("inputs.safetensors has no `input_ids`"))?;
         Ok(Self {
-            base,
+            base: load(&checkpoint, device)?,
             checkpoint,
-            input: EncoderInput {
-                ids,
-                token_types,
-                padding,
-            },
+            inputs: Inputs::read(&dir.join("inputs.safetensors"), device)?,
         })
     }
 
@@ -115,7 +100,7 @@ impl Prepared {
     fn compute_and_compare(&self, dir: &Path, options: &Options, outcome: &mut Outcome) -> Result<Vec<String>, Stop> {
         let case: Case = read_json(&dir.join("case.json"))?;
         case.check_features()?;
-        let head = self.head(&case, dir, &options.device)?;
+        let top = Top::of(&case, dir, &self.checkpoint, &self.base, &options.device)?;
         let (mut set, mut grammars) = self.load_adapters(&case, dir, &options.device)?;
         if let Some(out) = &options.resave {
             let out = out.join(&outcome.model).join(&outcome.case).join("adapters");
@@ -152,7 +137,7 @@ impl Prepared {
             let borrowers: Vec<&str> = borrowers.iter().map(String::as_str).collect();
             set.share(owner, &borrowers)?;
         }
-        let computed = self.compute(&case, head.as_ref(), set, &grammars, &expected)?;
+        let computed = self.compute(&case, &top, set, &grammars, &expected)?;
         if let Some(out) = &options.dump {
             dump(&out.join(&outcome.model), &outcome.case, &computed)?;
         }
@@ -170,27 +155,6 @@ impl Prepared {
         }
         outcome.grads = Some(compare_gradients(&case, &computed, &expected, &mut problems));
         Ok(problems)
-    }
-
-    /// The head of the case's class; `None` for the bare encoder.
-    fn head(&self, case: &Case, dir: &Path, device: &Device) -> Result<Option<MaskedLmHead>, Stop> {
-        let masked_lm = format!("{}ForMaskedLM", self.base.class_name().trim_end_matches("Model"));
-        let flexible = format!("{}AdapterModel", self.base.class_name().trim_end_matches("Model"));
-        match (&case.model_class, case.output.as_str(), &case.head) {
-            (class, "last_hidden_state", None) if class == self.base.class_name() => Ok(None),
-            (class, "logits", None) if *class == masked_lm => Ok(Some(MaskedLmHead::from_checkpoint(
-                &self.checkpoint,
-                &self.base,
-                false,
-                device,
-            )?)),
-            (class, "logits", Some(head)) if *class == flexible => {
-                Ok(Some(MaskedLmHead::load(&dir.join(head), &self.base, device)?))
-            }
-            (class, output, head) => Err(Stop::unsupported(format!(
-                "model_class = {class}, output = {output}, head = {head:?}"
-            ))),
-        }
     }
 
     /// Loads all adapters in their order, under their names, and says which grammar each came in.
@@ -224,7 +188,7 @@ impl Prepared {
     fn compute(
         &self,
         case: &Case,
-        head: Option<&MaskedLmHead>,
+        top: &Top,
         set: AdapterSet,
         grammars: &[(String, Grammar)],
         expected: &Tensors,
@@ -233,8 +197,8 @@ impl Prepared {
             Some(composition) => Some(set.composition(composition)?),
             None => None,
         };
-        let mut model = None;
-        let merged = self.operate(case, &set, active.as_ref(), &mut model)?;
+        let mut copy = None;
+        let merged = self.operate(case, &set, active.as_ref(), &mut copy)?;
         if let (Some(merged), Some(all)) = (&merged, &active) {
             // The merged adapter acts through the weights; what else is active goes on acting.
             active = match without(all.composition(), merged.adapter())? {
@@ -242,17 +206,14 @@ impl Prepared {
                 None => None,
             };
         }
-        let model = Model {
-            encoder: model.as_ref().unwrap_or(&self.base),
-            head,
+        let model = Running {
+            model: copy.as_ref().unwrap_or(&self.base),
+            top,
             skipped: case.skip_layers.as_deref().unwrap_or_default(),
             tasks: case.tasks(),
         };
-        let input = EncoderInput {
-            padding: self.input.padding.clone().filter(|_| case.use_attention_mask),
-            ..self.input.clone()
-        };
-        let output = model.forward(input.clone(), &set, active.as_ref())?.into_data();
+        let inputs = self.inputs.of(case);
+        let output = model.forward(inputs.clone(), &set, active.as_ref())?.into_data();
         let mut computed = Computed {
             output,
             gradients: BTreeMap::new(),
@@ -262,7 +223,7 @@ impl Prepared {
                 .get("probe")
                 .ok_or_else(|| Stop::fail("expected.safetensors has no `probe`"))?;
             let set = set.train();
-            let output = model.forward(input, &set, active.as_ref())?;
+            let output = model.forward(inputs, &set, active.as_ref())?;
             let probe = Tensor::<3>::from_data(probe.clone(), &output.device());
             let loss = (output * probe).sum();
             let gradients = loss.is_tracked().then(|| loss.backward());
@@ -277,7 +238,7 @@ impl Prepared {
         case: &Case,
         set: &AdapterSet,
         active: Option<&Active>,
-        copy: &mut Option<Encoder>,
+        copy: &mut Option<Model>,
     ) -> Result<Option<Merged>, Stop> {
         let mut merged: Option<Merged> = None;
         for op in &case.ops {
@@ -328,7 +289,7 @@ impl Prepared {
                     continue;
                 };
                 // The class that saved decides the prefix: its own, or that of a larger class around it.
-                let keys = place.keys(*grammar, name, self.base.base_prefix());
+                let keys = place.keys(*grammar, name, &self.base);
                 let candidates = keys.map(|key| format!("grad/{name}/{key}"));
                 match candidates.iter().find(|key| expected.contains_key(*key)) {
                     Some(key) => named.insert(key.clone(), data),
@@ -360,14 +321,8 @@ fn decided(dir: &Path, problems: &[String]) -> Option<String> {
     problems.iter().all(gradients).then(|| (*decision).to_owned())
 }
 
-/// True at padding, from a mask that is zero there.
-fn padding_of(mask: &TensorData, device: &Device) -> Tensor<2, Bool> {
-    let padding: Vec<bool> = mask.iter::<i64>().map(|m| m == 0).collect();
-    Tensor::from_data(TensorData::new(padding, mask.shape()), device)
-}
-
-impl Model<'_> {
-    fn forward(&self, input: EncoderInput, set: &AdapterSet, active: Option<&Active>) -> Result<Tensor<3>, Stop> {
+impl Running<'_> {
+    fn forward(&self, inputs: Inputs, set: &AdapterSet, active: Option<&Active>) -> Result<Tensor<3>, Stop> {
         let cx = match active {
             Some(active) => Ctx::with_composition(set, active),
             None => Ctx::plain(),
@@ -375,11 +330,7 @@ impl Model<'_> {
         let mut cx = cx
             .skipping_layers(self.skipped.iter().copied())
             .with_tasks(self.tasks.iter().copied())?;
-        let hidden = self.encoder.forward(input, &mut cx);
-        Ok(match self.head {
-            Some(head) => head.forward(hidden, self.encoder, &mut cx),
-            None => hidden,
-        })
+        self.top.forward(self.model, inputs, &mut cx)
     }
 }
 
