@@ -26,6 +26,7 @@ pub(crate) fn family(config: &RotaryDecoderConfig) -> Family {
         ffn_bias: config.mlp_bias,
         windows: vec![None; config.num_hidden_layers],
         swapped_places: true,
+        undoes_embeddings: false,
     }
 }
 

@@ -28,5 +28,6 @@ pub(crate) fn family(config: &RotaryDecoderConfig) -> Family {
         ffn_bias: false,
         windows: vec![config.sliding_window; config.num_hidden_layers],
         swapped_places: true,
+        undoes_embeddings: false,
     }
 }

@@ -38,6 +38,7 @@ pub(crate) fn family(config: &RotaryDecoderConfig) -> Family {
         ffn_bias: false,
         windows,
         swapped_places: false,
+        undoes_embeddings: true,
     }
 }
 

@@ -100,6 +100,8 @@ pub struct Family {
     pub windows: Vec<Option<usize>>,
     /// Whether AdapterHub's `intermediate` is the second projection of the feed-forward block and its `output` the first.
     pub swapped_places: bool,
+    /// Whether what an adapter did to the embeddings is undone before the head.
+    pub undoes_embeddings: bool,
 }
 
 impl RotaryDecoderConfig {
@@ -361,6 +363,10 @@ impl RotaryDecoder {
     ///
     /// Panics on another `d_model`.
     pub fn logits(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
+        let hidden = match self.family.undoes_embeddings {
+            true => cx.before_lm_head(EMBEDDING, hidden),
+            false => hidden,
+        };
         let hidden = cx.output(HEAD_INPUT, hidden);
         match &self.head {
             Some(head) => cx.linear(HEAD, head, hidden),
