@@ -126,9 +126,15 @@ impl SiteAdapter<LinearState> for OutputScale {
 
     fn finish(&self, state: LinearState, _call: &Call<'_>) -> Tensor<3> {
         let output = state.layer.forward(state.input);
-        match state.delta {
-            Some(factor) => output * factor,
-            None => output,
+        match (state.delta, &self.parts) {
+            (None, _) => output,
+            (Some(factor), None) => output * factor,
+            // The other parts are left alone, whatever became of several adapters' factors; the constant factor reaches
+            // them, as in the reference.
+            (Some(factor), Some(parts)) => {
+                let others = if self.gate.is_some() { 1.0 } else { self.scale };
+                output * parts.placed(parts.taken(factor, 2), 2, others)
+            }
         }
     }
 
