@@ -102,6 +102,10 @@ impl BottleneckLayer {
 }
 
 impl SiteAdapter<HiddenState> for BottleneckLayer {
+    fn is_causal(&self) -> bool {
+        self.gate.is_none()
+    }
+
     fn open(&self, state: HiddenState) -> HiddenState {
         let Insertion::Sequential {
             original_ln_before,

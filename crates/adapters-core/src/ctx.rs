@@ -9,7 +9,7 @@ use crate::compose::{self, Active};
 use crate::dropout::Dropout;
 use crate::error::Error;
 use crate::norm::Normalisation;
-use crate::set::AdapterSet;
+use crate::set::{AdapterSet, Attached};
 use crate::shared::Shared;
 use crate::site::Site;
 use crate::state::{
@@ -141,6 +141,19 @@ impl<'a> Ctx<'a> {
     pub fn skipping_layers(mut self, layers: impl IntoIterator<Item = usize>) -> Self {
         self.skipped.extend(layers);
         self
+    }
+
+    /// Whether no active adapter looks ahead, so that a decoder may keep keys and values from pass to pass: a gate that is a
+    /// mean over the sequence, for one, changes them all with every token.
+    pub fn is_causal(&self) -> bool {
+        let Some((set, active)) = self.adapters else {
+            return true;
+        };
+        active
+            .adapters()
+            .filter_map(|name| set.get(name))
+            .flat_map(Attached::layers)
+            .all(|attached| attached.layer.is_causal())
     }
 
     /// What everything in this pass is told.

@@ -65,6 +65,11 @@ impl<S: HookState> Erased<S> {
         self.0.keeps_layer()
     }
 
+    /// See [`SiteAdapter::is_causal`].
+    pub fn is_causal(&self) -> bool {
+        self.0.is_causal()
+    }
+
     /// See [`SiteAdapter::borrowing`]; `None` for a layer of another type too.
     pub(crate) fn borrowing(&self, owner: &Self) -> Option<Self> {
         self.0.borrowing_dyn(owner.0.as_any()).map(Self)

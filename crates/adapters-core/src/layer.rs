@@ -49,6 +49,12 @@ pub trait SiteAdapter<S: HookState>: NamedParams {
         true
     }
 
+    /// Whether what it does at a position depends on no later one, so that the keys and values of a position stay what they
+    /// are while a text grows.
+    fn is_causal(&self) -> bool {
+        true
+    }
+
     /// This layer with those parameters of `owner`, a layer of the same method at the same site, that adapters may share;
     /// `None` if the method shares none.
     fn borrowing(&self, _owner: &Self) -> Option<Self>
@@ -146,6 +152,20 @@ macro_rules! map_kind {
 pub(crate) use {each_kind, map_kind};
 
 impl SiteLayer {
+    /// See [`SiteAdapter::is_causal`].
+    pub(crate) fn is_causal(&self) -> bool {
+        match self {
+            Self::Linear(layer) => layer.is_causal(),
+            Self::Norm(layer) => layer.is_causal(),
+            Self::Table(layer) => layer.is_causal(),
+            Self::Hidden(layer) => layer.is_causal(),
+            Self::KeyValue(layer) => layer.is_causal(),
+            Self::Embedding(layer) => layer.is_causal(),
+            Self::Output(layer) => layer.is_causal(),
+            Self::Shared(_) => true,
+        }
+    }
+
     /// See [`SiteAdapter::borrowing`].
     pub(crate) fn borrowing(&self, owner: &Self) -> Option<Self> {
         Some(match (self, owner) {

@@ -216,6 +216,10 @@ impl SiteAdapter<LinearState> for LowRank {
         self.base_bias.is_none()
     }
 
+    fn is_causal(&self) -> bool {
+        self.gate.is_none()
+    }
+
     fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {
         let update = self.update(shared)?;
         let update = match &self.origin {

@@ -9,7 +9,11 @@ use burn::tensor::{Bool, Device, Tensor};
 #[derive(Clone, Debug, Default)]
 pub struct KeyValueCache {
     layers: Vec<(Tensor<4>, Tensor<4>)>,
+    /// Of the text.
     padding: Option<Tensor<2, Bool>>,
+    /// Columns of the text.
+    text: usize,
+    /// Columns of the keys: those of the text, and those an adapter put in.
     columns: usize,
 }
 
@@ -19,39 +23,43 @@ impl KeyValueCache {
         Self::default()
     }
 
-    /// Columns kept: positions of the prompt, its padding included, and those generated.
+    /// Columns kept: positions of the prompt, its padding included, those an adapter put in among the embeddings, and those
+    /// generated.
     pub fn columns(&self) -> usize {
         self.columns
     }
 
-    /// Adds columns, `[batch, seq]`, and their padding; the padding of all columns, `None` if there is none.
-    pub(crate) fn extend(
+    /// Columns of the text, those of adapters left out.
+    pub(crate) fn text(&self) -> usize {
+        self.text
+    }
+
+    /// Adds columns of text, `[batch, seq]`, and their padding; the padding of all text, `None` if there is none.
+    pub(crate) fn read(
         &mut self,
         [batch, seq]: [usize; 2],
         padding: Option<Tensor<2, Bool>>,
         device: &Device,
     ) -> Option<Tensor<2, Bool>> {
-        self.padding = self.padding_with([batch, seq], padding, device);
-        self.columns += seq;
+        let none = |columns: usize| Tensor::<2, Bool>::full([batch, columns], false, device);
+        let before = self.padding.take();
+        self.padding = match (before, padding) {
+            (None, None) => None,
+            (before, padding) => {
+                let padding = padding.unwrap_or_else(|| none(seq));
+                Some(match self.text {
+                    0 => padding,
+                    text => Tensor::cat(vec![before.unwrap_or_else(|| none(text)), padding], 1),
+                })
+            }
+        };
+        self.text += seq;
         self.padding.clone()
     }
 
-    /// The padding of all columns once these are added.
-    pub(crate) fn padding_with(
-        &self,
-        [batch, seq]: [usize; 2],
-        padding: Option<Tensor<2, Bool>>,
-        device: &Device,
-    ) -> Option<Tensor<2, Bool>> {
-        if self.padding.is_none() && padding.is_none() {
-            return None;
-        }
-        let none = |columns: usize| Tensor::<2, Bool>::full([batch, columns], false, device);
-        let padding = padding.unwrap_or_else(|| none(seq));
-        Some(match self.columns {
-            0 => padding,
-            columns => Tensor::cat(vec![self.padding.clone().unwrap_or_else(|| none(columns)), padding], 1),
-        })
+    /// Counts the columns of a pass, once all layers have added theirs.
+    pub(crate) fn grow(&mut self, seq: usize) {
+        self.columns += seq;
     }
 
     /// Adds the keys and values of a layer, `[batch, kv_heads, seq, d_head]`; those of all columns. Layers come in order.

@@ -130,6 +130,11 @@ impl CausalLm {
         each!(self, model => model.end_ids())
     }
 
+    /// Where its weights are.
+    pub fn device(&self) -> Device {
+        each!(self, model => model.device())
+    }
+
     /// Tokens in the vocabulary.
     pub fn vocab_size(&self) -> usize {
         each!(self, model => model.config().vocab_size)

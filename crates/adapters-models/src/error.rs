@@ -61,6 +61,24 @@ pub enum ModelError {
         /// The tokenizer library's words.
         reason: String,
     },
+    /// A text cannot be continued as asked for.
+    #[error("`{field}` is {found}, expected {expected}")]
+    Generation {
+        /// The field.
+        field: &'static str,
+        /// What may stand there.
+        expected: String,
+        /// What stands there.
+        found: String,
+    },
+    /// The chat template is absent, or could not be used.
+    #[error("{}: {reason}", path.display())]
+    ChatTemplate {
+        /// The file it is in.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// The Hub could not be reached or has no such model.
     #[error("cannot fetch `{id}` from the Hub: {reason}")]
     Hub {

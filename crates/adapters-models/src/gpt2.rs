@@ -239,6 +239,11 @@ impl Gpt2Model {
         &self.config
     }
 
+    /// Where its weights are.
+    pub fn device(&self) -> Device {
+        self.words.weight.val().device()
+    }
+
     /// Ids that end a text.
     pub fn end_ids(&self) -> Vec<u32> {
         self.config.eos_token_id.into_iter().collect()
@@ -254,31 +259,28 @@ impl Gpt2Model {
     ///
     /// Panics on an id outside the vocabulary and on more positions than `n_positions`.
     pub fn forward(&self, input: CausalInput, mut cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Tensor<3> {
-        let past = cache.as_ref().map_or(0, |cache| cache.columns());
-        cx.set_padding(input.padding.clone());
-        cx.set_past(past);
-        let device = self.words.weight.val().device();
-        let [_, seq] = input.ids.dims();
-        let all = match &cache {
-            Some(cache) => cache.padding_with(input.ids.dims(), input.padding.clone(), &device),
-            None => input.padding.clone(),
-        };
-        let positions = ops::positions(seq, past, all.as_ref(), &device);
-        let words = cx.lookup(WORDS, &self.words, input.ids);
-        let hidden = words + self.positions.forward(positions);
-        let embedded = EmbeddingState {
-            hidden: cx.dropout(hidden, self.config.embd_pdrop),
-            padding: input.padding,
-        };
-        let EmbeddingState { mut hidden, padding } = cx.embedding(EMBEDDING, embedded);
-        let [batch, seq, _] = hidden.dims();
+        let device = input.ids.device();
+        let [batch, seq] = input.ids.dims();
+        let (past, past_text) = cache.as_ref().map_or((0, 0), |cache| (cache.columns(), cache.text()));
+        // That of all text, what a cache holds included.
         let padding = match &mut cache {
-            Some(cache) => cache.extend([batch, seq], padding, &device),
-            None => padding,
+            Some(cache) => cache.read([batch, seq], input.padding, &device),
+            None => input.padding,
         };
+        cx.set_padding(padding.clone());
+        cx.set_past(past);
+        // What an adapter puts in among the embeddings has no position.
+        let positions = ops::positions(seq, past_text, padding.as_ref(), &device);
+        let words = cx.lookup(WORDS, &self.words, input.ids);
+        let hidden = cx.dropout(words + self.positions.forward(positions), self.config.embd_pdrop);
+        let EmbeddingState { mut hidden, padding } = cx.embedding(EMBEDDING, EmbeddingState { hidden, padding });
+        let [_, seq, _] = hidden.dims();
         let mask = CausalMask::new(seq, past, None, padding.as_ref(), &device);
         for layer in &self.layers {
             hidden = layer.forward(hidden, padding.clone(), &mask, cache.as_deref_mut(), cx);
+        }
+        if let Some(cache) = cache {
+            cache.grow(seq);
         }
         ops::layer_norm(&cx.norm(FINAL_NORM, &self.norm), hidden)
     }

@@ -7,6 +7,7 @@ mod classifier;
 mod encoder;
 mod encoder_decoder;
 mod error;
+mod generate;
 pub mod gpt2;
 mod host;
 mod llama;
@@ -30,6 +31,7 @@ pub use classifier::{ClassificationHead, SequenceClassifier};
 pub use encoder::{Encoder, EncoderInput};
 pub use encoder_decoder::{DecoderCache, EncodedInput, EncoderDecoder, EncoderDecoderInput};
 pub use error::ModelError;
+pub use generate::{Generation, Sampling};
 #[cfg(feature = "hub")]
 pub use hub::download;
 pub use masked_lm::MaskedLmHead;

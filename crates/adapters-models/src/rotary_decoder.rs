@@ -296,6 +296,11 @@ impl RotaryDecoder {
         &self.config
     }
 
+    /// Where its weights are.
+    pub fn device(&self) -> Device {
+        self.embedding.weight.val().device()
+    }
+
     /// Ids that end a text.
     pub fn end_ids(&self) -> Vec<u32> {
         let ids = match &self.config.eos_token_id {
@@ -317,22 +322,23 @@ impl RotaryDecoder {
     /// Panics on an id outside the vocabulary.
     pub fn forward(&self, input: CausalInput, mut cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Tensor<3> {
         let past = cache.as_ref().map_or(0, |cache| cache.columns());
-        cx.set_padding(input.padding.clone());
-        cx.set_past(past);
-        let embedded = EmbeddingState {
-            hidden: cx.lookup(WORDS, &self.embedding, input.ids),
-            padding: input.padding,
-        };
-        let EmbeddingState { mut hidden, padding } = cx.embedding(EMBEDDING, embedded);
-        let device = hidden.device();
-        let [batch, seq, _] = hidden.dims();
+        // That of all text, what a cache holds included.
         let padding = match &mut cache {
-            Some(cache) => cache.extend([batch, seq], padding, &device),
-            None => padding,
+            Some(cache) => cache.read(input.ids.dims(), input.padding, &input.ids.device()),
+            None => input.padding,
         };
+        cx.set_padding(padding.clone());
+        cx.set_past(past);
+        let hidden = cx.lookup(WORDS, &self.embedding, input.ids);
+        let EmbeddingState { mut hidden, padding } = cx.embedding(EMBEDDING, EmbeddingState { hidden, padding });
+        let device = hidden.device();
+        let [_, seq, _] = hidden.dims();
         let frame = self.frame(seq, past, padding, &device);
         for layer in &self.layers {
             hidden = layer.forward(hidden, &frame, cache.as_deref_mut(), cx);
+        }
+        if let Some(cache) = cache {
+            cache.grow(seq);
         }
         ops::rms_norm(&cx.norm(FINAL_NORM, &self.norm), hidden)
     }

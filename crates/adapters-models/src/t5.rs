@@ -411,9 +411,8 @@ impl T5Stack {
         let [batch, seq, _] = hidden.dims();
         let past = match &mut cache {
             Some(cache) => {
-                let past = cache.columns();
-                cache.own.extend([batch, seq], None, &hidden.device());
-                past
+                cache.own.read([batch, seq], None, &hidden.device());
+                cache.columns()
             }
             None => 0,
         };
@@ -426,6 +425,9 @@ impl T5Stack {
         for layer in &self.layers {
             let cache = cache.as_deref_mut();
             hidden = layer.forward(hidden, padding.clone(), &mut bias, encoded, cache, cx);
+        }
+        if let Some(cache) = cache {
+            cache.own.grow(seq);
         }
         let norm = cx.norm(Site::outside(self.stack, Role::FinalNorm), &self.norm);
         cx.dropout(ops::rms_norm(&norm, hidden), self.dropout)

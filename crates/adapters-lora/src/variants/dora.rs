@@ -133,6 +133,10 @@ where
         }
     }
 
+    fn is_causal(&self) -> bool {
+        self.inner.is_causal()
+    }
+
     fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {
         let update = self.inner.update(shared)?;
         let factor = self.factor(base.weight.clone(), shared);

@@ -138,6 +138,10 @@ impl SiteAdapter<LinearState> for OutputScale {
         }
     }
 
+    fn is_causal(&self) -> bool {
+        self.gate.is_none()
+    }
+
     fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
         if self.gate.is_some() {
             return Err(GATED);
