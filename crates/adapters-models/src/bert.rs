@@ -16,6 +16,7 @@ use serde::Deserialize;
 
 use crate::encoder::EncoderInput;
 use crate::error::ModelError;
+use crate::staged::{Block, Blocks, Staged};
 use crate::weights::Weights;
 
 /// `config.json` of a BERT checkpoint: the fields that change what is computed. Others are ignored.
@@ -249,20 +250,7 @@ impl BertModel {
     ///
     /// Panics if `seq` is longer than `max_position_embeddings` or an id is outside the vocabulary.
     pub fn forward(&self, input: EncoderInput, cx: &mut Ctx<'_>) -> Tensor<3> {
-        cx.set_padding(input.padding.clone());
-        let hidden = self.embeddings.forward(&input, cx);
-        let hidden = cx.dropout(hidden, self.config.hidden_dropout_prob);
-        let mut state = cx.embedding(
-            EMBEDDING,
-            EmbeddingState {
-                hidden,
-                padding: input.padding,
-            },
-        );
-        for layer in &self.layers {
-            state.hidden = layer.forward(state.hidden.clone(), &state, cx);
-        }
-        state.hidden
+        self.staged(input, cx).run(cx)
     }
 
     /// The pooler over the first token, `tanh(W h_0 + b)`, `[batch, seq, d_model] -> [batch, d_model]`; `None` for a
@@ -271,6 +259,31 @@ impl BertModel {
         let pooler = self.pooler.as_ref()?;
         let first = hidden.slice_dim(1, 0..1);
         Some(cx.linear(POOLER, pooler, first).tanh().squeeze_dim(1))
+    }
+}
+
+impl Blocks for BertModel {
+    type Input = EncoderInput;
+
+    fn staged(&self, input: EncoderInput, cx: &mut Ctx<'_>) -> Staged<'_> {
+        cx.set_padding(input.padding.clone());
+        let hidden = self.embeddings.forward(&input, cx);
+        let hidden = cx.dropout(hidden, self.config.hidden_dropout_prob);
+        let state = cx.embedding(
+            EMBEDDING,
+            EmbeddingState {
+                hidden,
+                padding: input.padding,
+            },
+        );
+        let block = |layer| -> Block<'_> {
+            let state = state.clone();
+            Box::new(move |x, cx| BertLayer::forward(layer, x, &state, cx))
+        };
+        Staged {
+            blocks: self.layers.iter().map(block).collect(),
+            hidden: state.hidden,
+        }
     }
 }
 

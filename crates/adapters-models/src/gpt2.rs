@@ -5,6 +5,7 @@
 //! follows `GPT2LMHeadModel` of Hugging Face transformers.
 
 use std::path::Path;
+use std::rc::Rc;
 
 use adapters_core::ops::{self, Activation, CausalMask};
 use adapters_core::{
@@ -18,6 +19,7 @@ use serde::Deserialize;
 use crate::cache::KeyValueCache;
 use crate::causal_lm::CausalInput;
 use crate::error::ModelError;
+use crate::staged::{Block, Blocks, Staged};
 use crate::weights::Weights;
 
 /// `config.json` of a GPT-2 checkpoint: the fields that change what is computed. Others are ignored.
@@ -259,11 +261,23 @@ impl Gpt2Model {
     ///
     /// Panics on an id outside the vocabulary and on more positions than `n_positions`.
     pub fn forward(&self, input: CausalInput, mut cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Tensor<3> {
+        let (mut hidden, frame) = self.embedded(input, cache.as_deref_mut(), cx);
+        for layer in &self.layers {
+            hidden = layer.forward(hidden, &frame, cache.as_deref_mut(), cx);
+        }
+        if let Some(cache) = cache {
+            cache.grow(hidden.dims()[1]);
+        }
+        ops::layer_norm(&cx.norm(FINAL_NORM, &self.norm), hidden)
+    }
+
+    /// What enters the first layer, and what all have in common.
+    fn embedded(&self, input: CausalInput, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> (Tensor<3>, Frame) {
         let device = input.ids.device();
         let [batch, seq] = input.ids.dims();
         let (past, past_text) = cache.as_ref().map_or((0, 0), |cache| (cache.columns(), cache.text()));
         // That of all text, what a cache holds included.
-        let padding = match &mut cache {
+        let padding = match cache {
             Some(cache) => cache.read([batch, seq], input.padding, &device),
             None => input.padding,
         };
@@ -273,16 +287,9 @@ impl Gpt2Model {
         let positions = ops::positions(seq, past_text, padding.as_ref(), &device);
         let words = cx.lookup(WORDS, &self.words, input.ids);
         let hidden = cx.dropout(words + self.positions.forward(positions), self.config.embd_pdrop);
-        let EmbeddingState { mut hidden, padding } = cx.embedding(EMBEDDING, EmbeddingState { hidden, padding });
-        let [_, seq, _] = hidden.dims();
-        let mask = CausalMask::new(seq, past, None, padding.as_ref(), &device);
-        for layer in &self.layers {
-            hidden = layer.forward(hidden, padding.clone(), &mask, cache.as_deref_mut(), cx);
-        }
-        if let Some(cache) = cache {
-            cache.grow(seq);
-        }
-        ops::layer_norm(&cx.norm(FINAL_NORM, &self.norm), hidden)
+        let EmbeddingState { hidden, padding } = cx.embedding(EMBEDDING, EmbeddingState { hidden, padding });
+        let mask = CausalMask::new(hidden.dims()[1], past, None, padding.as_ref(), &device);
+        (hidden, Frame { padding, mask })
     }
 
     /// Scores of all tokens, `W h`.
@@ -303,6 +310,29 @@ impl Gpt2Model {
     }
 }
 
+/// What the layers of a pass have in common.
+struct Frame {
+    /// Of all keys, those of a cache included.
+    padding: Option<Tensor<2, Bool>>,
+    mask: CausalMask,
+}
+
+impl Blocks for Gpt2Model {
+    type Input = CausalInput;
+
+    fn staged(&self, input: CausalInput, cx: &mut Ctx<'_>) -> Staged<'_> {
+        let (hidden, frame) = self.embedded(input, None, cx);
+        let frame = Rc::new(frame);
+        let block = |layer| -> Block<'_> {
+            let frame = frame.clone();
+            Box::new(move |x, cx| Gpt2Layer::forward(layer, x, &frame, None, cx))
+        };
+        let mut blocks: Vec<_> = self.layers.iter().map(block).collect();
+        blocks.push(Box::new(|x, cx| ops::layer_norm(&cx.norm(FINAL_NORM, &self.norm), x)));
+        Staged { hidden, blocks }
+    }
+}
+
 const EMBEDDING: Site = Site::outside(Stack::Decoder, Role::Embedding);
 const WORDS: Site = Site::outside(Stack::Decoder, Role::TokenEmbedding);
 const FINAL_NORM: Site = Site::outside(Stack::Decoder, Role::FinalNorm);
@@ -314,17 +344,10 @@ impl Gpt2Layer {
         Site::new(Stack::Decoder, self.index, role)
     }
 
-    fn forward(
-        &self,
-        x: Tensor<3>,
-        padding: Option<Tensor<2, Bool>>,
-        mask: &CausalMask,
-        cache: Option<&mut KeyValueCache>,
-        cx: &mut Ctx<'_>,
-    ) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, frame: &Frame, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Tensor<3> {
         let norm = cx.norm(self.site(Role::AttentionNorm), &self.attention_norm);
         let normed = ops::layer_norm(&norm, x.clone());
-        let attended = self.attention(normed, padding, mask, cache, cx);
+        let attended = self.attention(normed, frame, cache, cx);
         let attended = cx.dropout(attended, self.dropout);
         let x = cx.hidden(self.site(Role::AfterAttention), attended, x, None);
 
@@ -336,14 +359,7 @@ impl Gpt2Layer {
         cx.output(self.site(Role::LayerOutput), x)
     }
 
-    fn attention(
-        &self,
-        x: Tensor<3>,
-        padding: Option<Tensor<2, Bool>>,
-        mask: &CausalMask,
-        cache: Option<&mut KeyValueCache>,
-        cx: &mut Ctx<'_>,
-    ) -> Tensor<3> {
+    fn attention(&self, x: Tensor<3>, frame: &Frame, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Tensor<3> {
         let d = x.dims()[2];
         let fused = cx.linear(self.site(Role::QueryKeyValue), &self.attention_input, x);
         let part = |index: usize| self.split_heads(fused.clone().slice_dim(2, index * d..(index + 1) * d));
@@ -356,10 +372,10 @@ impl Gpt2Layer {
             KeyValueState {
                 key,
                 value,
-                hidden_keys: padding,
+                hidden_keys: frame.padding.clone(),
             },
         );
-        let bias = mask.bias(state.key.dims()[2], state.hidden_keys);
+        let bias = frame.mask.bias(state.key.dims()[2], state.hidden_keys);
         let dropout = |weights| cx.dropout(weights, self.attention_dropout);
         let out = ops::scaled_attention(part(0), state.key, state.value, self.scale, Some(bias), dropout);
         let [batch, heads, seq, d_head] = out.dims();

@@ -7,22 +7,25 @@
 //! <https://arxiv.org/abs/2002.05202>; *Root Mean Square Layer Normalization*, Zhang and Sennrich, 2019,
 //! <https://arxiv.org/abs/1910.07467>. Behaviour follows the causal language models of Hugging Face transformers.
 
+mod pass;
+
 use std::path::Path;
 
-use adapters_core::ops::{self, Activation, CausalMask};
+use adapters_core::ops::{self, Activation};
 use adapters_core::target::OneOrMany;
 use adapters_core::{
     Ctx, EmbeddingState, Host, KeyValueState, NormWeight, Normalisation, Role, Site, SiteInfo, SiteKind, Stack,
 };
 use burn::module::{Module, Param, ParamId};
 use burn::nn::{Embedding, Linear, RmsNorm};
-use burn::tensor::{Bool, Device, Tensor};
+use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 
 use crate::cache::KeyValueCache;
 use crate::causal_lm::CausalInput;
 use crate::error::ModelError;
-use crate::rotary::{Rotary, RotaryFields, RotaryScaling, Turns};
+use crate::rotary::{Rotary, RotaryFields, RotaryScaling};
+use crate::rotary_decoder::pass::Frame;
 use crate::weights::Weights;
 
 /// `config.json`: the fields of all families that change what is computed. Others are ignored.
@@ -214,15 +217,6 @@ struct Layer {
     activation: Activation,
 }
 
-/// What the layers of a pass have in common.
-struct Frame {
-    turns: Turns,
-    /// Of all keys, those of a cache included.
-    padding: Option<Tensor<2, Bool>>,
-    /// A mask for each window there is.
-    masks: Vec<(Option<usize>, CausalMask)>,
-}
-
 /// Prefix of the keys of the model inside the language model.
 const PREFIX: &str = "model.";
 
@@ -321,42 +315,30 @@ impl RotaryDecoder {
     ///
     /// Panics on an id outside the vocabulary.
     pub fn forward(&self, input: CausalInput, mut cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Tensor<3> {
+        let (mut hidden, frame) = self.embedded(input, cache.as_deref_mut(), cx);
+        for layer in &self.layers {
+            hidden = layer.forward(hidden, &frame, cache.as_deref_mut(), cx);
+        }
+        if let Some(cache) = cache {
+            cache.grow(hidden.dims()[1]);
+        }
+        ops::rms_norm(&cx.norm(FINAL_NORM, &self.norm), hidden)
+    }
+
+    /// What enters the first layer, and what all have in common.
+    fn embedded(&self, input: CausalInput, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> (Tensor<3>, Frame) {
         let past = cache.as_ref().map_or(0, |cache| cache.columns());
         // That of all text, what a cache holds included.
-        let padding = match &mut cache {
+        let padding = match cache {
             Some(cache) => cache.read(input.ids.dims(), input.padding, &input.ids.device()),
             None => input.padding,
         };
         cx.set_padding(padding.clone());
         cx.set_past(past);
         let hidden = cx.lookup(WORDS, &self.embedding, input.ids);
-        let EmbeddingState { mut hidden, padding } = cx.embedding(EMBEDDING, EmbeddingState { hidden, padding });
-        let device = hidden.device();
-        let [_, seq, _] = hidden.dims();
-        let frame = self.frame(seq, past, padding, &device);
-        for layer in &self.layers {
-            hidden = layer.forward(hidden, &frame, cache.as_deref_mut(), cx);
-        }
-        if let Some(cache) = cache {
-            cache.grow(seq);
-        }
-        ops::rms_norm(&cx.norm(FINAL_NORM, &self.norm), hidden)
-    }
-
-    fn frame(&self, seq: usize, past: usize, padding: Option<Tensor<2, Bool>>, device: &Device) -> Frame {
-        let positions = ops::positions(seq, past, padding.as_ref(), device);
-        let mut masks: Vec<(Option<usize>, CausalMask)> = Vec::new();
-        for window in &self.family.windows {
-            if !masks.iter().any(|(of, _)| of == window) {
-                let mask = CausalMask::new(seq, past, *window, padding.as_ref(), device);
-                masks.push((*window, mask));
-            }
-        }
-        Frame {
-            turns: self.rotary.at(positions, device),
-            padding,
-            masks,
-        }
+        let EmbeddingState { hidden, padding } = cx.embedding(EMBEDDING, EmbeddingState { hidden, padding });
+        let frame = self.frame(hidden.dims()[1], past, padding, &hidden.device());
+        (hidden, frame)
     }
 
     /// Scores of all tokens, `W h`.
@@ -464,14 +446,6 @@ impl Layer {
             Role::FfnDown => &mut self.down,
             _ => return None,
         })
-    }
-}
-
-impl Frame {
-    /// What the queries of a layer may see of its keys.
-    fn bias(&self, window: Option<usize>, state: &KeyValueState) -> Option<Tensor<4>> {
-        let (_, mask) = self.masks.iter().find(|(of, _)| *of == window)?;
-        Some(mask.bias(state.key.dims()[2], state.hidden_keys.clone()))
     }
 }
 
