@@ -165,6 +165,7 @@ struct BertLayer {
     output_norm: LayerNorm,
     index: usize,
     heads: usize,
+    padding: usize,
     hidden_dropout: f64,
     attention_dropout: f64,
     #[module(skip)]
@@ -214,6 +215,7 @@ impl BertModel {
                     output_norm: w.layer_norm(&at("output.LayerNorm"), d, eps),
                     index,
                     heads: config.num_attention_heads,
+                    padding: config.pad_token_id,
                     hidden_dropout: config.hidden_dropout_prob,
                     attention_dropout: config.attention_probs_dropout_prob,
                     activation,
@@ -244,11 +246,13 @@ impl BertModel {
     ///
     /// # Shapes
     ///
-    /// `[batch, seq]` of token ids to `[batch, seq, d_model]`.
+    /// `[batch, seq]` of token ids to `[batch, seq, d_model]`; under a `Parallel` block the output has the batch once a
+    /// branch, one after the other.
     ///
     /// # Panics
     ///
-    /// Panics if `seq` is longer than `max_position_embeddings` or an id is outside the vocabulary.
+    /// Panics if `seq`, with what adapters put in or take up before positions are added, is longer than
+    /// `max_position_embeddings`, or an id is outside the vocabulary.
     pub fn forward(&self, input: EncoderInput, cx: &mut Ctx<'_>) -> Tensor<3> {
         self.staged(input, cx).run(cx)
     }
@@ -266,44 +270,50 @@ impl Blocks for BertModel {
     type Input = EncoderInput;
 
     fn staged(&self, input: EncoderInput, cx: &mut Ctx<'_>) -> Staged<'_> {
+        let input = input.repeated(cx.replicas());
         cx.set_padding(input.padding.clone());
-        let hidden = self.embeddings.forward(&input, cx);
-        let hidden = cx.dropout(hidden, self.config.hidden_dropout_prob);
-        let state = cx.embedding(
-            EMBEDDING,
-            EmbeddingState {
-                hidden,
-                padding: input.padding,
-            },
-        );
+        let mut state = self.embeddings.forward(&input, cx);
+        state.hidden = cx.dropout(state.hidden, self.config.hidden_dropout_prob);
+        let EmbeddingState { hidden, padding, .. } = cx.embedding(EMBEDDING, state);
+        let bias = padding.map(ops::padding_bias);
         let block = |layer| -> Block<'_> {
-            let state = state.clone();
-            Box::new(move |x, cx| BertLayer::forward(layer, x, &state, cx))
+            let bias = bias.clone();
+            Box::new(move |x, cx| BertLayer::forward(layer, x, bias.clone(), cx))
         };
         Staged {
+            hidden,
             blocks: self.layers.iter().map(block).collect(),
-            hidden: state.hidden,
         }
     }
 }
 
 const EMBEDDING: Site = Site::outside(Stack::Encoder, Role::Embedding);
 const WORDS: Site = Site::outside(Stack::Encoder, Role::TokenEmbedding);
+const TOKENS: Site = Site::outside(Stack::Encoder, Role::EmbeddedTokens);
 const EMBEDDING_NORM: Site = Site::outside(Stack::Encoder, Role::EmbeddingNorm);
 const POOLER: Site = Site::outside(Stack::Encoder, Role::Pooler);
 
 impl BertEmbeddings {
-    fn forward(&self, input: &EncoderInput, cx: &mut Ctx<'_>) -> Tensor<3> {
-        let [_, seq] = input.ids.dims();
+    fn forward(&self, input: &EncoderInput, cx: &mut Ctx<'_>) -> EmbeddingState {
         let words = cx.lookup(WORDS, &self.word, input.ids.clone());
+        let state = cx.embedding(TOKENS, EmbeddingState::new(words, input.padding.clone()));
+        let [batch, seq, _] = state.hidden.dims();
         let types = match &input.token_types {
-            Some(types) => self.token_type.forward(types.clone()),
+            Some(types) => {
+                // What stands in front of the text is of the first type.
+                let more = Tensor::zeros([batch, seq - types.dims()[1]], &types.device());
+                self.token_type.forward(Tensor::cat(vec![more, types.clone()], 1))
+            }
             // All zeros: one row, broadcast.
             None => self.token_type.weight.val().slice_dim(0, 0..1).unsqueeze(),
         };
-        let positions = self.position.weight.val().slice_dim(0, 0..seq).unsqueeze();
+        let first = cx.first_position();
+        let positions = self.position.weight.val().slice_dim(0, first..first + seq).unsqueeze();
         let norm = cx.norm(EMBEDDING_NORM, &self.norm);
-        ops::layer_norm(&norm, words + types + positions)
+        EmbeddingState {
+            hidden: ops::layer_norm(&norm, state.hidden + types + positions),
+            ..state
+        }
     }
 }
 
@@ -312,8 +322,8 @@ impl BertLayer {
         Site::new(Stack::Encoder, self.index, role)
     }
 
-    fn forward(&self, x: Tensor<3>, embedded: &EmbeddingState, cx: &mut Ctx<'_>) -> Tensor<3> {
-        let attended = self.attention(x.clone(), embedded, cx);
+    fn forward(&self, x: Tensor<3>, bias: Option<Tensor<4>>, cx: &mut Ctx<'_>) -> Tensor<3> {
+        let attended = self.attention(x.clone(), bias, cx);
         let attended = cx.dropout(attended, self.hidden_dropout);
         let norm = cx.norm(self.site(Role::AttentionNorm), &self.attention_norm);
         let x = cx.hidden(self.site(Role::AfterAttention), attended, x, Some(&norm));
@@ -326,21 +336,16 @@ impl BertLayer {
         cx.output(self.site(Role::LayerOutput), x)
     }
 
-    fn attention(&self, x: Tensor<3>, embedded: &EmbeddingState, cx: &mut Ctx<'_>) -> Tensor<3> {
+    fn attention(&self, x: Tensor<3>, bias: Option<Tensor<4>>, cx: &mut Ctx<'_>) -> Tensor<3> {
         let query = cx.linear(self.site(Role::Query), &self.query, x.clone());
         let key = cx.linear(self.site(Role::Key), &self.key, x.clone());
-        let value = cx.linear(self.site(Role::Value), &self.value, x);
-        let state = cx.key_value(
-            self.site(Role::KeyValue),
-            KeyValueState {
-                key: self.split_heads(key),
-                value: self.split_heads(value),
-                hidden_keys: embedded.padding.clone(),
-            },
-        );
-        let bias = state.hidden_keys.map(ops::padding_bias);
+        let value = cx.linear(self.site(Role::Value), &self.value, x.clone());
+        let state = KeyValueState::new(self.split_heads(key), self.split_heads(value), x)
+            .with_bias(bias)
+            .with_filler(self.padding);
+        let state = cx.key_value(self.site(Role::KeyValue), state);
         let dropout = |weights| cx.dropout(weights, self.attention_dropout);
-        let out = ops::attention(self.split_heads(query), state.key, state.value, bias, dropout);
+        let out = ops::attention(self.split_heads(query), state.key, state.value, state.bias, dropout);
         let [batch, heads, seq, d_head] = out.dims();
         let out = out.swap_dims(1, 2).reshape([batch, seq, heads * d_head]);
         cx.linear(self.site(Role::AttentionOutput), &self.attention_output, out)
@@ -395,6 +400,10 @@ impl Host for BertModel {
         PREFIX
     }
 
+    fn attention_dropout(&self) -> f64 {
+        self.config.attention_probs_dropout_prob
+    }
+
     fn sites(&self) -> Vec<SiteInfo> {
         let c = &self.config;
         let (d, ffn, heads) = (c.hidden_size, c.intermediate_size, c.num_attention_heads);
@@ -425,6 +434,7 @@ impl Host for BertModel {
         };
         let mut sites: Vec<SiteInfo> = [
             (WORDS, words, "embeddings.word_embeddings"),
+            (TOKENS, SiteKind::Embedding { d_model: d }, "embeddings.word_embeddings"),
             (EMBEDDING_NORM, norm, "embeddings.LayerNorm"),
             (EMBEDDING, SiteKind::Embedding { d_model: d }, "embeddings"),
         ]

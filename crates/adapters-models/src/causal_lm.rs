@@ -67,6 +67,21 @@ impl CausalInput {
     }
 }
 
+impl CausalInput {
+    /// The whole batch `times` times, one copy after the other: what a model does with its input first, as often as
+    /// [`Ctx::replicas`] says.
+    #[must_use]
+    pub fn repeated(self, times: usize) -> Self {
+        if times == 1 {
+            return self;
+        }
+        Self {
+            ids: self.ids.repeat_dim(0, times),
+            padding: self.padding.map(|padding| padding.repeat_dim(0, times)),
+        }
+    }
+}
+
 /// Runs the same expression on whichever architecture it is.
 macro_rules! each {
     ($lm:expr, $model:ident => $body:expr) => {
@@ -132,11 +147,6 @@ impl CausalLm {
     /// Id of the padding token; zero where the checkpoint has none.
     pub fn pad_id(&self) -> usize {
         each!(self, model => model.config().pad_token_id.unwrap_or(0))
-    }
-
-    /// Ids that end a text.
-    pub fn end_ids(&self) -> Vec<u32> {
-        each!(self, model => model.end_ids())
     }
 
     /// Where its weights are.

@@ -5,15 +5,14 @@
 //! follows `GPT2LMHeadModel` of Hugging Face transformers.
 
 use std::path::Path;
-use std::rc::Rc;
 
-use adapters_core::ops::{self, Activation, CausalMask};
+use adapters_core::ops::{self, Activation};
 use adapters_core::{
     Ctx, EmbeddingState, Host, KeyValueState, NormWeight, Normalisation, Role, Site, SiteInfo, SiteKind, Stack,
 };
 use burn::module::Module;
 use burn::nn::{Embedding, LayerNorm, Linear};
-use burn::tensor::{Bool, Device, Tensor};
+use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 
 use crate::cache::KeyValueCache;
@@ -165,6 +164,7 @@ struct Gpt2Layer {
     down: Linear,
     index: usize,
     heads: usize,
+    padding: usize,
     /// What scores are multiplied by.
     scale: f64,
     dropout: f64,
@@ -219,6 +219,7 @@ impl Gpt2Model {
                     down: w.linear_input_first(&at("mlp.c_proj"), inner, d),
                     index,
                     heads: config.n_head,
+                    padding: config.pad_token_id.unwrap_or(0),
                     scale: (root * depth).recip(),
                     dropout: config.resid_pdrop,
                     attention_dropout: config.attn_pdrop,
@@ -261,9 +262,9 @@ impl Gpt2Model {
     ///
     /// Panics on an id outside the vocabulary and on more positions than `n_positions`.
     pub fn forward(&self, input: CausalInput, mut cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Tensor<3> {
-        let (mut hidden, frame) = self.embedded(input, cache.as_deref_mut(), cx);
+        let (mut hidden, mask) = self.embedded(input, cache.as_deref_mut(), cx);
         for layer in &self.layers {
-            hidden = layer.forward(hidden, &frame, cache.as_deref_mut(), cx);
+            hidden = layer.forward(hidden, mask.clone(), cache.as_deref_mut(), cx);
         }
         if let Some(cache) = cache {
             cache.grow(hidden.dims()[1]);
@@ -271,8 +272,14 @@ impl Gpt2Model {
         ops::layer_norm(&cx.norm(FINAL_NORM, &self.norm), hidden)
     }
 
-    /// What enters the first layer, and what all have in common.
-    fn embedded(&self, input: CausalInput, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> (Tensor<3>, Frame) {
+    /// What enters the first layer, and what its queries may see.
+    fn embedded(
+        &self,
+        input: CausalInput,
+        cache: Option<&mut KeyValueCache>,
+        cx: &mut Ctx<'_>,
+    ) -> (Tensor<3>, Tensor<4>) {
+        let input = input.repeated(cx.replicas());
         let device = input.ids.device();
         let [batch, seq] = input.ids.dims();
         let (past, past_text) = cache.as_ref().map_or((0, 0), |cache| (cache.columns(), cache.text()));
@@ -283,13 +290,22 @@ impl Gpt2Model {
         };
         cx.set_padding(padding.clone());
         cx.set_past(past);
-        // What an adapter puts in among the embeddings has no position.
-        let positions = ops::positions(seq, past_text, padding.as_ref(), &device);
         let words = cx.lookup(WORDS, &self.words, input.ids);
-        let hidden = cx.dropout(words + self.positions.forward(positions), self.config.embd_pdrop);
-        let EmbeddingState { hidden, padding } = cx.embedding(EMBEDDING, EmbeddingState { hidden, padding });
-        let mask = CausalMask::new(hidden.dims()[1], past, None, padding.as_ref(), &device);
-        (hidden, Frame { padding, mask })
+        let state = cx.embedding(TOKENS, EmbeddingState::new(words, padding).after(past));
+        // What an adapter puts in among the tokens has positions, what it puts in later has none.
+        let inserted: usize = state.inserted.iter().map(|inserted| inserted.count).sum();
+        let before = match past {
+            0 => 0,
+            _ => past_text + inserted,
+        };
+        let [_, seq, _] = state.hidden.dims();
+        let positions = ops::positions(seq, before, state.padding.as_ref(), &device) + cx.first_position() as i64;
+        let hidden = state.hidden + self.positions.forward(positions);
+        let hidden = cx.dropout(hidden, self.config.embd_pdrop);
+        let state = cx.embedding(EMBEDDING, EmbeddingState { hidden, ..state });
+        let [_, seq, _] = state.hidden.dims();
+        let mask = ops::causal_bias(seq, past, None, state.padding.as_ref(), &device);
+        (state.hidden, mask)
     }
 
     /// Scores of all tokens, `W h`.
@@ -310,22 +326,14 @@ impl Gpt2Model {
     }
 }
 
-/// What the layers of a pass have in common.
-struct Frame {
-    /// Of all keys, those of a cache included.
-    padding: Option<Tensor<2, Bool>>,
-    mask: CausalMask,
-}
-
 impl Blocks for Gpt2Model {
     type Input = CausalInput;
 
     fn staged(&self, input: CausalInput, cx: &mut Ctx<'_>) -> Staged<'_> {
-        let (hidden, frame) = self.embedded(input, None, cx);
-        let frame = Rc::new(frame);
+        let (hidden, mask) = self.embedded(input, None, cx);
         let block = |layer| -> Block<'_> {
-            let frame = frame.clone();
-            Box::new(move |x, cx| Gpt2Layer::forward(layer, x, &frame, None, cx))
+            let mask = mask.clone();
+            Box::new(move |x, cx| Gpt2Layer::forward(layer, x, mask.clone(), None, cx))
         };
         let mut blocks: Vec<_> = self.layers.iter().map(block).collect();
         blocks.push(Box::new(|x, cx| ops::layer_norm(&cx.norm(FINAL_NORM, &self.norm), x)));
@@ -335,6 +343,7 @@ impl Blocks for Gpt2Model {
 
 const EMBEDDING: Site = Site::outside(Stack::Decoder, Role::Embedding);
 const WORDS: Site = Site::outside(Stack::Decoder, Role::TokenEmbedding);
+const TOKENS: Site = Site::outside(Stack::Decoder, Role::EmbeddedTokens);
 const FINAL_NORM: Site = Site::outside(Stack::Decoder, Role::FinalNorm);
 const HEAD_INPUT: Site = Site::outside(Stack::Decoder, Role::LmHeadInput);
 const HEAD: Site = Site::outside(Stack::Decoder, Role::LmHead);
@@ -344,10 +353,10 @@ impl Gpt2Layer {
         Site::new(Stack::Decoder, self.index, role)
     }
 
-    fn forward(&self, x: Tensor<3>, frame: &Frame, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, mask: Tensor<4>, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Tensor<3> {
         let norm = cx.norm(self.site(Role::AttentionNorm), &self.attention_norm);
         let normed = ops::layer_norm(&norm, x.clone());
-        let attended = self.attention(normed, frame, cache, cx);
+        let attended = self.attention(normed, mask, cache, cx);
         let attended = cx.dropout(attended, self.dropout);
         let x = cx.hidden(self.site(Role::AfterAttention), attended, x, None);
 
@@ -359,25 +368,26 @@ impl Gpt2Layer {
         cx.output(self.site(Role::LayerOutput), x)
     }
 
-    fn attention(&self, x: Tensor<3>, frame: &Frame, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Tensor<3> {
+    fn attention(
+        &self,
+        x: Tensor<3>,
+        mask: Tensor<4>,
+        cache: Option<&mut KeyValueCache>,
+        cx: &mut Ctx<'_>,
+    ) -> Tensor<3> {
         let d = x.dims()[2];
-        let fused = cx.linear(self.site(Role::QueryKeyValue), &self.attention_input, x);
+        let fused = cx.linear(self.site(Role::QueryKeyValue), &self.attention_input, x.clone());
         let part = |index: usize| self.split_heads(fused.clone().slice_dim(2, index * d..(index + 1) * d));
         let (key, value) = match cache {
             Some(cache) => cache.append(self.index, part(1), part(2)),
             None => (part(1), part(2)),
         };
-        let state = cx.key_value(
-            self.site(Role::KeyValue),
-            KeyValueState {
-                key,
-                value,
-                hidden_keys: frame.padding.clone(),
-            },
-        );
-        let bias = frame.mask.bias(state.key.dims()[2], state.hidden_keys);
+        let state = KeyValueState::new(key, value, x)
+            .with_bias(Some(mask))
+            .with_filler(self.padding);
+        let state = cx.key_value(self.site(Role::KeyValue), state);
         let dropout = |weights| cx.dropout(weights, self.attention_dropout);
-        let out = ops::scaled_attention(part(0), state.key, state.value, self.scale, Some(bias), dropout);
+        let out = ops::scaled_attention(part(0), state.key, state.value, self.scale, state.bias, dropout);
         let [batch, heads, seq, d_head] = out.dims();
         let out = out.swap_dims(1, 2).reshape([batch, seq, heads * d_head]);
         cx.linear(self.site(Role::AttentionOutput), &self.attention_output, out)
@@ -463,6 +473,7 @@ impl Host for Gpt2Model {
         };
         let mut sites = vec![
             SiteInfo::new(WORDS, words, "transformer.wte"),
+            SiteInfo::new(TOKENS, SiteKind::Embedding { d_model: d }, "transformer.wte"),
             SiteInfo::new(EMBEDDING, SiteKind::Embedding { d_model: d }, "transformer"),
         ];
         for index in 0..self.layers.len() {

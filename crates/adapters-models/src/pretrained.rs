@@ -17,7 +17,8 @@ use crate::encoder_decoder::EncoderDecoder;
 use crate::error::ModelError;
 use crate::gpt2::Gpt2Model;
 use crate::model::Model;
-use crate::rotary_decoder::{Family, RotaryDecoder, RotaryDecoderConfig};
+use crate::rotary_config::{Family, RotaryDecoderConfig};
+use crate::rotary_decoder::RotaryDecoder;
 use crate::t5::T5Model;
 use crate::tokenizer::TextTokenizer;
 use crate::weights::read_checkpoint;
@@ -186,6 +187,28 @@ impl Pretrained {
         }
     }
 
+    /// Ids that end a text: `eos_token_id` of `generation_config.json`, else of `config.json`; none if neither says.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Store`] if the first does not parse.
+    pub fn stop_tokens(&self) -> Result<Vec<u32>, ModelError> {
+        let path = self.dir.join("generation_config.json");
+        let generation: Map<String, Value> = match path.exists() {
+            true => read_json(&path)?,
+            false => Map::new(),
+        };
+        let ids = [&generation, &self.config]
+            .into_iter()
+            .find_map(|config| config.get("eos_token_id").filter(|ids| !ids.is_null()));
+        let number = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
+        Ok(match ids {
+            Some(Value::Array(ids)) => ids.iter().filter_map(number).collect(),
+            Some(id) => number(id).into_iter().collect(),
+            None => Vec::new(),
+        })
+    }
+
     /// Loads the tokenizer.
     ///
     /// # Errors
@@ -280,6 +303,8 @@ pub fn save_checkpoint(model: &impl Host, source: &Path, out: &Path) -> Result<(
         "tokenizer.json",
         "tokenizer_config.json",
         "special_tokens_map.json",
+        "chat_template.jinja",
+        "generation_config.json",
         "vocab.txt",
     ] {
         let from = source.join(file);

@@ -13,12 +13,13 @@ use adapters_core::ops::{self, Activation};
 use adapters_core::{Ctx, EmbeddingState, KeyValueState, Role, Site, Stack};
 use burn::module::Module;
 use burn::nn::{Embedding, Linear, RmsNorm};
+use burn::tensor::kind::Basic;
 use burn::tensor::{Bool, Device, Int, Tensor};
 use serde::Deserialize;
 
 use crate::encoder_decoder::{DecoderCache, EncodedInput};
 use crate::error::ModelError;
-use crate::t5::distances::{Buckets, PositionBias};
+use crate::t5::distances::{Buckets, Distances};
 use crate::weights::Weights;
 
 /// `config.json` of a T5 checkpoint: the fields that change what is computed. Others are ignored.
@@ -214,6 +215,7 @@ struct T5Attention {
     value: Linear,
     output: Linear,
     heads: usize,
+    padding: usize,
     dropout: f64,
     #[module(skip)]
     stack: Stack,
@@ -248,6 +250,7 @@ const KNOWN_UNUSED: &[&str] = &[
 ];
 
 const WORDS: Site = Site::outside(Stack::Encoder, Role::TokenEmbedding);
+const TOKENS: Site = Site::outside(Stack::Encoder, Role::EmbeddedTokens);
 const EMBEDDING: Site = Site::outside(Stack::Encoder, Role::Embedding);
 const LM_HEAD: Site = Site::outside(Stack::Decoder, Role::LmHead);
 
@@ -291,12 +294,18 @@ impl T5Model {
 
     /// The encoder's last hidden state, `[batch, seq] -> [batch, seq, d_model]`, and what of it is padding.
     pub fn encode(&self, ids: Tensor<2, Int>, padding: Option<Tensor<2, Bool>>, cx: &mut Ctx<'_>) -> EncodedInput {
+        let replicas = cx.replicas();
+        let (ids, padding) = (
+            repeated(ids, replicas),
+            padding.map(|padding| repeated(padding, replicas)),
+        );
         cx.set_padding(padding.clone());
         let hidden = cx.lookup(WORDS, &self.shared, ids);
         let hidden = cx.dropout(hidden, self.config.dropout_rate);
-        let state = cx.embedding(EMBEDDING, EmbeddingState { hidden, padding });
-        let padding = state.padding.clone();
-        let hidden = self.encoder.forward(state.hidden, padding.clone(), None, None, cx);
+        let state = cx.embedding(TOKENS, EmbeddingState::new(hidden, padding));
+        let EmbeddingState { hidden, padding, .. } = cx.embedding(EMBEDDING, state);
+        let mask = padding.clone().map(ops::padding_bias);
+        let hidden = self.encoder.forward(hidden, mask, None, None, cx);
         EncodedInput { hidden, padding }
     }
 
@@ -309,9 +318,12 @@ impl T5Model {
         cache: Option<&mut DecoderCache>,
         cx: &mut Ctx<'_>,
     ) -> Tensor<3> {
+        let ids = repeated(ids, cx.replicas());
+        let past = cache.as_ref().map_or(0, |cache| cache.columns());
+        let mask = ops::causal_bias(ids.dims()[1], past, None, None, &ids.device());
         let hidden = cx.lookup(WORDS, &self.shared, ids);
         let hidden = cx.dropout(hidden, self.config.dropout_rate);
-        self.decoder.forward(hidden, None, Some(encoded), cache, cx)
+        self.decoder.forward(hidden, Some(mask), Some(encoded), cache, cx)
     }
 
     /// The scores of the vocabulary, `[batch, seq, d_model] -> [batch, seq, vocab]`. The tied head reads hidden states
@@ -324,6 +336,14 @@ impl T5Model {
                 self.shared.weight.val(),
             ),
         }
+    }
+}
+
+/// The whole batch `times` times, one copy after the other.
+fn repeated<K: Basic>(batch: Tensor<2, K>, times: usize) -> Tensor<2, K> {
+    match times {
+        1 => batch,
+        times => batch.repeat_dim(0, times),
     }
 }
 
@@ -348,6 +368,7 @@ impl T5Stack {
                 value: w.linear_without_bias(&at(&format!("{path}.v")), d, inner),
                 output: w.linear_without_bias(&at(&format!("{path}.o")), inner, d),
                 heads: config.num_heads,
+                padding: config.pad_token_id,
                 dropout: config.dropout_rate,
                 stack,
                 index,
@@ -403,7 +424,7 @@ impl T5Stack {
     fn forward(
         &self,
         mut hidden: Tensor<3>,
-        padding: Option<Tensor<2, Bool>>,
+        mask: Option<Tensor<4>>,
         encoded: Option<&EncodedInput>,
         mut cache: Option<&mut DecoderCache>,
         cx: &mut Ctx<'_>,
@@ -416,15 +437,18 @@ impl T5Stack {
             }
             None => 0,
         };
-        let mut bias = PositionBias {
+        let mut distances = Distances {
             stack: self,
             queries: seq,
-            past,
+            past: match self.stack {
+                Stack::Encoder => past,
+                Stack::Decoder | Stack::Cross => past + cx.first_position(),
+            },
             bias: None,
         };
         for layer in &self.layers {
             let cache = cache.as_deref_mut();
-            hidden = layer.forward(hidden, padding.clone(), &mut bias, encoded, cache, cx);
+            hidden = layer.forward(hidden, mask.clone(), &mut distances, encoded, cache, cx);
         }
         if let Some(cache) = cache {
             cache.own.grow(seq);
@@ -442,8 +466,8 @@ impl T5Layer {
     fn forward(
         &self,
         x: Tensor<3>,
-        padding: Option<Tensor<2, Bool>>,
-        bias: &mut PositionBias<'_>,
+        mask: Option<Tensor<4>>,
+        distances: &mut Distances<'_>,
         encoded: Option<&EncodedInput>,
         mut cache: Option<&mut DecoderCache>,
         cx: &mut Ctx<'_>,
@@ -452,7 +476,7 @@ impl T5Layer {
         let normed = ops::rms_norm(&norm, x.clone());
         let attended = self
             .attention
-            .over_itself(normed, padding, bias, cache.as_deref_mut(), cx);
+            .over_itself(normed, mask, distances, cache.as_deref_mut(), cx);
         let attended = cx.dropout(attended, self.dropout);
         let mut x = cx.hidden(self.site(Role::AfterAttention), attended, x, None);
 
@@ -481,8 +505,8 @@ impl T5Attention {
     fn over_itself(
         &self,
         x: Tensor<3>,
-        padding: Option<Tensor<2, Bool>>,
-        bias: &mut PositionBias<'_>,
+        mask: Option<Tensor<4>>,
+        distances: &mut Distances<'_>,
         cache: Option<&mut DecoderCache>,
         cx: &mut Ctx<'_>,
     ) -> Tensor<3> {
@@ -491,14 +515,16 @@ impl T5Attention {
             Some(cache) => cache.own.append(self.place, key, value),
             None => (key, value),
         };
-        let state = KeyValueState {
-            key,
-            value,
-            hidden_keys: padding,
-        };
+        let state = KeyValueState::new(key, value, x.clone())
+            .with_bias(mask)
+            .with_filler(self.padding);
         let state = cx.key_value(self.site(Role::KeyValue), state);
-        let bias = bias.of(self.place, &state);
-        self.attend(x, state, Some(bias), cx)
+        let far = distances.of(self.place, &state.key);
+        let bias = match &state.bias {
+            Some(mask) => far + mask.clone(),
+            None => far,
+        };
+        self.attend(x, state.with_bias(Some(bias)), cx)
     }
 
     /// Attention of the decoder over the encoder's output, whose keys and values a cache keeps from the first step on.
@@ -513,14 +539,11 @@ impl T5Attention {
             Some(cache) => cache.across(self.place, || self.keys_values(encoded.hidden.clone(), cx)),
             None => self.keys_values(encoded.hidden.clone(), cx),
         };
-        let state = KeyValueState {
-            key,
-            value,
-            hidden_keys: encoded.padding.clone(),
-        };
+        let state = KeyValueState::new(key, value, x.clone())
+            .with_bias(encoded.padding.clone().map(ops::padding_bias))
+            .with_filler(self.padding);
         let state = cx.key_value(self.site(Role::KeyValue), state);
-        let bias = state.hidden_keys.clone().map(ops::padding_bias);
-        self.attend(x, state, bias, cx)
+        self.attend(x, state, cx)
     }
 
     fn keys_values(&self, x: Tensor<3>, cx: &mut Ctx<'_>) -> (Tensor<4>, Tensor<4>) {
@@ -530,10 +553,17 @@ impl T5Attention {
     }
 
     /// The scores are not divided by the root of the heads' width: the published weights have that in them.
-    fn attend(&self, x: Tensor<3>, state: KeyValueState, bias: Option<Tensor<4>>, cx: &mut Ctx<'_>) -> Tensor<3> {
+    fn attend(&self, x: Tensor<3>, state: KeyValueState, cx: &mut Ctx<'_>) -> Tensor<3> {
         let query = cx.linear(self.site(Role::Query), &self.query, x);
         let dropout = |weights| cx.dropout(weights, self.dropout);
-        let out = ops::scaled_attention(self.split_heads(query), state.key, state.value, 1.0, bias, dropout);
+        let out = ops::scaled_attention(
+            self.split_heads(query),
+            state.key,
+            state.value,
+            1.0,
+            state.bias,
+            dropout,
+        );
         let [batch, heads, seq, d_head] = out.dims();
         let out = out.swap_dims(1, 2).reshape([batch, seq, heads * d_head]);
         cx.linear(self.site(Role::AttentionOutput), &self.output, out)

@@ -44,8 +44,8 @@ pub(crate) struct Masking {
 /// Rows with hidden tokens, where those are, and what they were.
 struct Masked {
     rows: EncodedData,
-    /// Positions in the padded batch, row by row.
-    positions: Vec<i64>,
+    /// Row and position in the row, row by row.
+    places: Vec<(usize, usize)>,
     tokens: Vec<i64>,
 }
 
@@ -53,8 +53,8 @@ struct Masked {
 #[derive(Clone, Debug)]
 pub(crate) struct Batch {
     input: EncoderInput,
-    /// Where tokens are hidden, counted over the padded batch; `None` where whole rows are classified.
-    hidden_tokens: Option<Tensor<1, Int>>,
+    /// Row and position of each hidden token; none where whole rows are classified.
+    places: Vec<(usize, usize)>,
     /// Classes or tokens, one a prediction.
     labels: Tensor<1, Int>,
 }
@@ -86,8 +86,7 @@ impl Masking {
     /// Hides tokens of the rows `indices`; every row has a stream of the seed of its own.
     fn hide(&self, data: &EncodedData, indices: &[usize], seed: u64) -> Masked {
         let mut rows: Vec<_> = indices.iter().map(|i| data.rows[*i].clone()).collect();
-        let seq = rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);
-        let (mut positions, mut tokens) = (Vec::new(), Vec::new());
+        let (mut places, mut tokens) = (Vec::new(), Vec::new());
         let share = |x: u32| f64::from(x) / (f64::from(u32::MAX) + 1.0);
         for (at, (row, index)) in rows.iter_mut().zip(indices).enumerate() {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -96,7 +95,7 @@ impl Masking {
                 if self.special.contains(id) || share(rng.next_u32()) >= self.probability {
                     continue;
                 }
-                positions.push((at * seq + t) as i64);
+                places.push((at, t));
                 tokens.push(i64::from(*id));
                 match share(rng.next_u32()) {
                     x if x < 0.8 => *id = self.mask_id,
@@ -105,16 +104,16 @@ impl Masking {
                 }
             }
         }
-        if positions.is_empty() {
+        if places.is_empty() {
             // A batch of very short texts: the first token predicts itself.
-            positions.push(0);
+            places.push((0, 0));
             tokens.push(i64::from(rows[0].ids[0]));
         }
         let lengths = rows.iter().map(|row| row.ids.len()).collect();
         let labels = vec![0; rows.len()];
         Masked {
             rows: EncodedData { rows, labels, lengths },
-            positions,
+            places,
             tokens,
         }
     }
@@ -155,34 +154,37 @@ impl Learner {
             let (input, labels) = data.batch(indices, pad_id, device);
             return Batch {
                 input,
-                hidden_tokens: None,
+                places: Vec::new(),
                 labels,
             };
         };
         let masked = masking.hide(data, indices, seed);
         let all: Vec<usize> = (0..indices.len()).collect();
         let (input, _) = masked.rows.batch(&all, pad_id, device);
-        let count = masked.positions.len();
-        let tensor = |values| Tensor::<1, Int>::from_data(TensorData::new(values, [count]), device);
+        let count = masked.tokens.len();
         Batch {
             input,
-            hidden_tokens: Some(tensor(masked.positions)),
-            labels: tensor(masked.tokens),
+            places: masked.places,
+            labels: Tensor::from_data(TensorData::new(masked.tokens, [count]), device),
         }
     }
 
     /// Logits of a batch, a row a prediction, `[predictions, classes or vocab]`.
     fn logits(&self, hidden: Tensor<3>, batch: &Batch, cx: &mut Ctx<'_>) -> Tensor<2> {
-        match (&self.head, &batch.hidden_tokens) {
-            (Head::MaskedLm(head), Some(positions)) => {
-                let [batch, seq, width] = hidden.dims();
+        match &self.head {
+            Head::MaskedLm(head) => {
+                let ([rows, seq, width], count) = (hidden.dims(), batch.places.len());
+                // An adapter may have made the rows longer.
+                let places = batch.places.iter();
+                let positions = places.map(|(row, t)| (row * seq + cx.pass().position(*t)) as i64);
+                let positions = TensorData::new(positions.collect::<Vec<i64>>(), [count]);
+                let positions = Tensor::<1, Int>::from_data(positions, &batch.labels.device());
                 // Only what is to be predicted goes through the head: the vocabulary is wide.
-                let hidden = hidden.reshape([batch * seq, width]).select(0, positions.clone());
+                let hidden = hidden.reshape([rows * seq, width]).select(0, positions);
                 let logits = head.forward(hidden.unsqueeze_dim(0), &self.adapted.base, cx);
                 logits.squeeze_dim(0)
             }
-            (Head::Classification(head), _) => head.forward(hidden, batch.input.padding.clone(), cx.pass()),
-            (Head::MaskedLm(_), None) => unreachable!("a run with this head has a masking"),
+            Head::Classification(head) => head.forward(hidden, cx.pass()),
         }
     }
 
@@ -271,8 +273,8 @@ mod tests {
             masking.hide(&data, &all, 1),
             masking.hide(&data, &all, 2),
         );
-        assert_eq!(once.positions, again.positions);
-        assert_ne!(once.positions, other.positions);
+        assert_eq!(once.places, again.places);
+        assert_ne!(once.places, other.places);
         assert!(once.tokens.iter().all(|id| (200..300).contains(id)));
         let words: usize = data.lengths.iter().map(|l| l - 2).sum();
         let share = once.tokens.len() as f64 / words as f64;

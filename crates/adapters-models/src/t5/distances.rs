@@ -1,7 +1,5 @@
 //! The relative position bias: a learned number for each distance between query and key.
 
-use adapters_core::KeyValueState;
-use adapters_core::ops::{self, CausalMask};
 use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::t5::T5Stack;
@@ -50,24 +48,24 @@ impl T5Stack {
     }
 }
 
-/// What is added to the scores of a stack's self-attention: distances and masks, made in the first layer and used in all.
+/// The distances of a stack's self-attention, made in the first layer and used in all.
 ///
-/// An adapter may make the keys of some layers longer. A layer after the first has no distances of its own: for another
-/// number of keys it gets the masks alone, and so do the layers after it, as in the reference.
-pub(super) struct PositionBias<'a> {
+/// An adapter may make the keys of some layers longer; those in front then count in the distances. A layer after the first has
+/// no distances of its own: for another number of keys it gets none, and so do the layers after it, as in the reference.
+pub(super) struct Distances<'a> {
     pub(super) stack: &'a T5Stack,
     /// How many queries there are.
     pub(super) queries: usize,
     /// How many positions are before the first of them.
     pub(super) past: usize,
-    /// `[batch or 1, heads, queries, keys]`.
+    /// `[1, heads, queries, keys]`.
     pub(super) bias: Option<Tensor<4>>,
 }
 
-impl PositionBias<'_> {
-    /// The bias in a layer of the stack.
-    pub(super) fn of(&mut self, layer: usize, state: &KeyValueState) -> Tensor<4> {
-        let ([_, heads, keys, _], device) = (state.key.dims(), state.key.device());
+impl Distances<'_> {
+    /// The bias in a layer of the stack, for keys `[batch, heads, keys, d_head]`.
+    pub(super) fn of(&mut self, layer: usize, key: &Tensor<4>) -> Tensor<4> {
+        let ([_, heads, keys, _], device) = (key.dims(), key.device());
         if let Some(bias) = self.bias.as_ref().filter(|bias| bias.dims()[3] == keys) {
             return bias.clone();
         }
@@ -75,15 +73,7 @@ impl PositionBias<'_> {
             0 => self.stack.distance_bias(self.past, self.queries, keys),
             _ => Tensor::zeros([1, heads, self.queries, keys], &device),
         };
-        let bias = match (self.stack.buckets.both_ways, state.hidden_keys.clone()) {
-            (true, None) => distances,
-            (true, Some(hidden)) => distances + ops::padding_bias(hidden),
-            (false, hidden) => {
-                let mask = CausalMask::new(self.queries, self.past, None, None, &device);
-                distances + mask.bias(keys, hidden)
-            }
-        };
-        self.bias.insert(bias).clone()
+        self.bias.insert(distances).clone()
     }
 }
 

@@ -3,7 +3,7 @@
 use adapters_core::{Host, NormWeight, Normalisation, Role, Site, SiteInfo, SiteKind, Stack};
 use burn::nn::{Embedding, Linear, RmsNorm};
 
-use crate::t5::{EMBEDDING, LM_HEAD, PREFIX, T5Attention, T5Config, T5Layer, T5Model, T5Stack, WORDS};
+use crate::t5::{EMBEDDING, LM_HEAD, PREFIX, T5Attention, T5Config, T5Layer, T5Model, T5Stack, TOKENS, WORDS};
 
 impl T5Model {
     fn stack(&self, site: Site) -> &T5Stack {
@@ -177,6 +177,7 @@ impl Host for T5Model {
         };
         let mut sites = vec![
             SiteInfo::new(WORDS, words, "shared"),
+            SiteInfo::new(TOKENS, SiteKind::Embedding { d_model: d }, "encoder.embed_tokens"),
             SiteInfo::new(EMBEDDING, SiteKind::Embedding { d_model: d }, "encoder.embed_tokens"),
         ];
         for (stack, name) in [(&self.encoder, "encoder"), (&self.decoder, "decoder")] {
