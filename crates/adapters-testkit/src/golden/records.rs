@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use adapters::core::store::Tensors;
-use adapters::core::{Record, Recorded, Role, Site, SiteInfo};
+use adapters::core::{Record, Recorded, Role, Site, SiteInfo, Stack};
 use burn::tensor::TensorData;
 
 use crate::golden::case::Case;
@@ -46,7 +46,12 @@ pub(crate) fn by_key(records: &[Record], sites: &[SiteInfo]) -> Tensors {
 
 fn key(kind: &str, name: &str, site: Site, sites: &[SiteInfo]) -> String {
     let info = sites.iter().find(|info| info.site == site);
-    let place = place(info.map_or(site.role, |info| info.place));
+    let encoder_of_two = || sites.iter().any(|info| info.site.stack == Stack::Decoder);
+    let place = match (info.map_or(site.role, |info| info.place), site.stack) {
+        (Role::KeyValue, Stack::Cross) => "cross_prefix",
+        (Role::KeyValue, Stack::Encoder) if encoder_of_two() => "encoder_prefix",
+        (role, _) => place(role),
+    };
     format!("{kind}/{name}/{}/{place}", site.layer.unwrap_or(0))
 }
 
