@@ -253,6 +253,28 @@ fn accumulated_batches_are_one_large_batch() {
 }
 
 #[test]
+fn gradient_checkpointing_ends_where_the_whole_graph_does() {
+    let task = Task::new();
+    let with = |out: &str, checkpointing: bool| {
+        let overrides = [
+            "adapter.config=lora[r=4,alpha=8,dropout=0.1]",
+            &format!("train.gradient_checkpointing={checkpointing}"),
+        ];
+        let run = run(&task, &task.path(out), &overrides);
+        finish(&run);
+        let (tensors, _) = read_safetensors(&run.dir.join("adapter/adapter.safetensors")).unwrap();
+        tensors
+    };
+    let (whole, blocks) = (with("whole", false), with("blocks", true));
+    assert_eq!(whole.len(), blocks.len());
+    for (key, data) in &whole {
+        let pairs = data.iter::<f32>().zip(blocks[key].iter::<f32>());
+        let worst = pairs.fold(0.0f32, |w, (a, b)| w.max((a - b).abs()));
+        assert!(worst < 1e-4, "{key}: {worst}");
+    }
+}
+
+#[test]
 fn a_method_of_one_format_is_saved_in_it() {
     let task = Task::new();
     for config in ["loha[r=2]", "lora[r=2,target_modules=all-linear]"] {

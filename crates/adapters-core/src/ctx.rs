@@ -145,6 +145,21 @@ impl<'a> Ctx<'a> {
         self
     }
 
+    /// A context for what is active in `set` that goes on where this one is: the same padding, tasks and skipped layers, and
+    /// the masks of dropout that come next. What adapters have computed for the rest of the pass is not taken over, and
+    /// nothing is recorded. For running a part of a pass again.
+    pub fn resumed<'b>(&self, set: &'b AdapterSet) -> Ctx<'b> {
+        Ctx {
+            adapters: set.active().map(|active| (set, active)),
+            pass: Pass {
+                memo: Memo::default(),
+                recorder: None,
+                ..self.pass.clone()
+            },
+            skipped: self.skipped.clone(),
+        }
+    }
+
     /// Says which task each row belongs to: the index of its child in a `MultiTask` composition, `None` for a row no
     /// adapter acts on.
     ///

@@ -16,6 +16,7 @@ use serde::Deserialize;
 
 use crate::encoder::EncoderInput;
 use crate::error::ModelError;
+use crate::staged::{Block, Blocks, Staged};
 use crate::weights::Weights;
 
 /// `config.json` of a BERT checkpoint: the fields that change what is computed. Others are ignored.
@@ -253,16 +254,7 @@ impl BertModel {
     /// Panics if `seq`, with what adapters put in or take up before positions are added, is longer than
     /// `max_position_embeddings`, or an id is outside the vocabulary.
     pub fn forward(&self, input: EncoderInput, cx: &mut Ctx<'_>) -> Tensor<3> {
-        let input = input.repeated(cx.replicas());
-        cx.set_padding(input.padding.clone());
-        let mut state = self.embeddings.forward(&input, cx);
-        state.hidden = cx.dropout(state.hidden, self.config.hidden_dropout_prob);
-        let mut state = cx.embedding(EMBEDDING, state);
-        let bias = state.padding.clone().map(ops::padding_bias);
-        for layer in &self.layers {
-            state.hidden = layer.forward(state.hidden, bias.clone(), cx);
-        }
-        state.hidden
+        self.staged(input, cx).run(cx)
     }
 
     /// The pooler over the first token, `tanh(W h_0 + b)`, `[batch, seq, d_model] -> [batch, d_model]`; `None` for a
@@ -271,6 +263,27 @@ impl BertModel {
         let pooler = self.pooler.as_ref()?;
         let first = hidden.slice_dim(1, 0..1);
         Some(cx.linear(POOLER, pooler, first).tanh().squeeze_dim(1))
+    }
+}
+
+impl Blocks for BertModel {
+    type Input = EncoderInput;
+
+    fn staged(&self, input: EncoderInput, cx: &mut Ctx<'_>) -> Staged<'_> {
+        let input = input.repeated(cx.replicas());
+        cx.set_padding(input.padding.clone());
+        let mut state = self.embeddings.forward(&input, cx);
+        state.hidden = cx.dropout(state.hidden, self.config.hidden_dropout_prob);
+        let EmbeddingState { hidden, padding, .. } = cx.embedding(EMBEDDING, state);
+        let bias = padding.map(ops::padding_bias);
+        let block = |layer| -> Block<'_> {
+            let bias = bias.clone();
+            Box::new(move |x, cx| BertLayer::forward(layer, x, bias.clone(), cx))
+        };
+        Staged {
+            hidden,
+            blocks: self.layers.iter().map(block).collect(),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
 use crate::bert::BertModel;
 use crate::host::host_of;
+use crate::staged::{Blocks, Staged};
 use crate::tokenizer::Encoded;
 
 /// A pretrained encoder.
@@ -78,6 +79,14 @@ macro_rules! each {
             Encoder::Bert($model) => $body,
         }
     };
+}
+
+impl Blocks for Encoder {
+    type Input = EncoderInput;
+
+    fn staged(&self, input: EncoderInput, cx: &mut Ctx<'_>) -> Staged<'_> {
+        each!(self, model => model.staged(input, cx))
+    }
 }
 
 impl Encoder {

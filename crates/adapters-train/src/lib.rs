@@ -8,6 +8,7 @@ mod error;
 mod evaluate;
 mod optimizer;
 mod recipe;
+mod recompute;
 mod report;
 mod run_files;
 mod task;
@@ -23,6 +24,7 @@ pub use recipe::{
     AdapterSection, Batching, DataSection, HeadKind, HeadSection, Keep, ModelSection, OutputSection, Recipe,
     TrainSection,
 };
+pub use recompute::LossGradients;
 pub use report::{Event, Outcome};
 pub use run_files::{MetricsLog, RunFileError, Summary, peak_rss_bytes};
 pub use trainer::{Run, train};

@@ -107,6 +107,9 @@ pub struct TrainSection {
     pub batch_size: usize,
     /// Batches whose gradients make one step.
     pub accumulate: usize,
+    /// Keeps of a training pass only what enters each block, and computes the rest again for the gradients: less memory for
+    /// more time, the same gradients.
+    pub gradient_checkpointing: bool,
     /// Rows of a batch in evaluation.
     pub eval_batch_size: usize,
     /// Learning rate of the adapter at its peak.
@@ -202,6 +205,7 @@ impl Default for TrainSection {
             epochs: 3,
             batch_size: 32,
             accumulate: 1,
+            gradient_checkpointing: false,
             eval_batch_size: 64,
             learning_rate: 1e-3,
             head_learning_rate: None,

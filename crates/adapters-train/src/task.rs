@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use adapters_core::{Adapted, Ctx, NamedParams};
-use adapters_models::{ClassificationHead, Encoder, MaskedLmHead, SequenceClassifier, TextTokenizer};
+use adapters_models::{ClassificationHead, Encoder, EncoderInput, MaskedLmHead, SequenceClassifier, TextTokenizer};
 use burn::module::{Module, ParamId};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
@@ -12,6 +12,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use crate::batches::eval_batches;
 use crate::error::TrainError;
 use crate::evaluate::{EncodedData, Evaluation, cross_entropy, evaluate};
+use crate::recompute::LossGradients;
 
 /// An adapted encoder with the head of its task: as a module, its adapters and its head.
 #[derive(Module, Debug)]
@@ -46,6 +47,16 @@ struct Masked {
     /// Row and position in the row, row by row.
     places: Vec<(usize, usize)>,
     tokens: Vec<i64>,
+}
+
+/// Rows of a data set, and what is to be said of them.
+#[derive(Clone, Debug)]
+pub(crate) struct Batch {
+    input: EncoderInput,
+    /// Row and position of each hidden token; none where whole rows are classified.
+    places: Vec<(usize, usize)>,
+    /// Classes or tokens, one a prediction.
+    labels: Tensor<1, Int>,
 }
 
 /// The seed of the masks of every evaluation, so that its figures can be compared.
@@ -109,63 +120,71 @@ impl Masking {
 }
 
 impl Learner {
-    /// Mean loss over a batch, in training.
-    pub fn loss(
+    /// Mean loss over a batch times `share`, in training, and its gradients; with the memory of one block if `by_block`.
+    pub fn gradients(&self, batch: Batch, share: f64, seed: u64, by_block: bool) -> LossGradients {
+        let (encoder, set) = (&*self.adapted.base, &self.adapted.set);
+        let input = batch.input.clone();
+        let mut cx = Ctx::new(set).training(seed);
+        let loss = |hidden, cx: &mut Ctx<'_>| {
+            let loss = cross_entropy(self.logits(hidden, &batch, cx), batch.labels.clone()).mean();
+            let loss = match set.penalty() {
+                Some(penalty) => loss + penalty,
+                None => loss,
+            };
+            loss * share
+        };
+        if by_block {
+            return LossGradients::by_block(encoder, input, set, &self.head, &cx, loss);
+        }
+        let hidden = encoder.forward(input, &mut cx);
+        LossGradients::of(&loss(hidden, &mut cx), set, &self.head)
+    }
+
+    /// The rows `indices` with what is to be said of them; `seed` hides tokens, where tokens are hidden.
+    pub fn batch(
         &self,
         data: &EncodedData,
         indices: &[usize],
         masking: Option<&Masking>,
         seed: u64,
         device: &Device,
-    ) -> Tensor<1> {
-        let (logits, labels) = self.predict(data, indices, masking, Some(seed), device);
-        let loss = cross_entropy(logits, labels).mean();
-        match self.adapted.set.penalty() {
-            Some(penalty) => loss + penalty,
-            None => loss,
+    ) -> Batch {
+        let pad_id = self.adapted.base.pad_id();
+        let Some(masking) = masking else {
+            let (input, labels) = data.batch(indices, pad_id, device);
+            return Batch {
+                input,
+                places: Vec::new(),
+                labels,
+            };
+        };
+        let masked = masking.hide(data, indices, seed);
+        let all: Vec<usize> = (0..indices.len()).collect();
+        let (input, _) = masked.rows.batch(&all, pad_id, device);
+        let count = masked.tokens.len();
+        Batch {
+            input,
+            places: masked.places,
+            labels: Tensor::from_data(TensorData::new(masked.tokens, [count]), device),
         }
     }
 
-    /// Logits and what they should say, a row a prediction.
-    fn predict(
-        &self,
-        data: &EncodedData,
-        indices: &[usize],
-        masking: Option<&Masking>,
-        seed: Option<u64>,
-        device: &Device,
-    ) -> (Tensor<2>, Tensor<1, Int>) {
-        let mut cx = Ctx::new(&self.adapted.set);
-        if let Some(seed) = seed {
-            cx = cx.training(seed);
-        }
-        let encoder = &*self.adapted.base;
-        let pad_id = encoder.pad_id();
-        match (&self.head, masking) {
-            (Head::MaskedLm(head), Some(masking)) => {
-                let masked = masking.hide(data, indices, seed.unwrap_or(EVALUATION));
-                let all: Vec<usize> = (0..indices.len()).collect();
-                let (input, _) = masked.rows.batch(&all, pad_id, device);
-                let hidden = encoder.forward(input, &mut cx);
-                let [batch, seq, width] = hidden.dims();
-                let count = masked.places.len();
+    /// Logits of a batch, a row a prediction, `[predictions, classes or vocab]`.
+    fn logits(&self, hidden: Tensor<3>, batch: &Batch, cx: &mut Ctx<'_>) -> Tensor<2> {
+        match &self.head {
+            Head::MaskedLm(head) => {
+                let ([rows, seq, width], count) = (hidden.dims(), batch.places.len());
                 // An adapter may have made the rows longer.
-                let places = masked.places.iter();
+                let places = batch.places.iter();
                 let positions = places.map(|(row, t)| (row * seq + cx.pass().position(*t)) as i64);
-                let positions: Vec<i64> = positions.collect();
-                let positions = Tensor::<1, Int>::from_data(TensorData::new(positions, [count]), device);
-                let labels = Tensor::from_data(TensorData::new(masked.tokens, [count]), device);
+                let positions = TensorData::new(positions.collect::<Vec<i64>>(), [count]);
+                let positions = Tensor::<1, Int>::from_data(positions, &batch.labels.device());
                 // Only what is to be predicted goes through the head: the vocabulary is wide.
-                let hidden = hidden.reshape([batch * seq, width]).select(0, positions);
-                let logits = head.forward(hidden.unsqueeze_dim(0), encoder, &mut cx);
-                (logits.squeeze_dim(0), labels)
+                let hidden = hidden.reshape([rows * seq, width]).select(0, positions);
+                let logits = head.forward(hidden.unsqueeze_dim(0), &self.adapted.base, cx);
+                logits.squeeze_dim(0)
             }
-            (Head::Classification(head), _) => {
-                let (input, labels) = data.batch(indices, pad_id, device);
-                let hidden = encoder.forward(input, &mut cx);
-                (head.forward(hidden, cx.pass()), labels)
-            }
-            (Head::MaskedLm(_), None) => unreachable!("a run with this head has a masking"),
+            Head::Classification(head) => head.forward(hidden, cx.pass()),
         }
     }
 
@@ -186,7 +205,10 @@ impl Learner {
         }
         let (mut loss, mut right, mut count) = (0.0, 0.0, 0usize);
         for indices in eval_batches(&data.lengths, batch_size) {
-            let (logits, labels) = self.predict(data, &indices, masking, None, device);
+            let batch = self.batch(data, &indices, masking, EVALUATION, device);
+            let mut cx = Ctx::new(&self.adapted.set);
+            let hidden = self.adapted.base.forward(batch.input.clone(), &mut cx);
+            let (logits, labels) = (self.logits(hidden, &batch, &mut cx), batch.labels);
             let guesses = logits.clone().argmax(1).squeeze_dim::<1>(1);
             right += f64::from(guesses.equal(labels.clone()).int().sum().into_scalar::<i64>() as f32);
             count += labels.dims()[0];

@@ -12,7 +12,7 @@ use adapters_core::store::{
 use adapters_core::{Adapted, Composition, Regime, Registry};
 use adapters_models::{ClassificationHead, MaskedLmHead, Pretrained};
 use burn::module::Module;
-use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::optim::GradientsAccumulator;
 use burn::tensor::Device;
 use serde_json::json;
 
@@ -335,17 +335,14 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
     let mut mean_loss = 0.0;
     for (i, indices) in mine.into_iter().enumerate() {
         let seed = pass_seed(train.seed, done * train.accumulate as u64 + i as u64);
-        let masking = inputs.masking.as_ref();
-        let loss = state.model.loss(&inputs.train, indices, masking, seed, &run.device);
+        let (masking, model) = (inputs.masking.as_ref(), &state.model);
+        let batch = model.batch(&inputs.train, indices, masking, seed, &run.device);
         // Weighted by rows, so that a step over many batches is the step over one large batch.
         let share = indices.len() as f64 / rows as f64;
-        let loss = loss * share;
-        mean_loss += f64::from(loss.clone().into_scalar::<f32>());
-        let mut grads = loss.backward();
-        let set = &state.model.adapted.set;
-        of_set.accumulate(set, GradientsParams::from_module(&mut grads, set));
-        let head = &state.model.head;
-        of_head.accumulate(head, GradientsParams::from_module(&mut grads, head));
+        let pass = model.gradients(batch, share, seed, train.gradient_checkpointing);
+        mean_loss += pass.loss;
+        of_set.accumulate(&model.adapted.set, pass.of_set);
+        of_head.accumulate(&model.head, pass.of_head);
     }
     let (mut of_set, mut of_head) = (of_set.grads(), of_head.grads());
     if let Some(max_norm) = train.clip_norm {
