@@ -71,6 +71,44 @@ fn a_run_repeats_bit_for_bit_and_learns() {
 }
 
 #[test]
+fn dropped_layers_are_not_trained_and_random_ones_repeat() {
+    let task = Task::new();
+    let first = run(&task, &task.path("first"), &["train.drop_layers=[1, 1]"]);
+    let outcome = finish(&first);
+    let (tensors, _) = read_safetensors(&outcome.adapter.join("adapter.safetensors")).unwrap();
+    let moved = |layer: &str| {
+        let of_layer = tensors
+            .iter()
+            .filter(|(key, _)| key.contains(layer) && key.contains("lora_B"));
+        let values: Vec<f32> = of_layer.flat_map(|(_, data)| data.iter::<f32>()).collect();
+        assert_eq!(values.len(), 2 * 16 * 4, "query and value of {layer}");
+        values.iter().any(|x| *x != 0.0)
+    };
+    assert!(
+        !moved("layer.0.") && moved("layer.1."),
+        "B begins at zero and stays there in a dropped layer"
+    );
+
+    let (a, b) = (task.path("a"), task.path("b"));
+    let random = [a, b].map(|dir| run(&task, &dir, &["train.drop_layers=[0, 1]"]));
+    random.iter().for_each(|run| assert!(finish(run).finished));
+    assert_eq!(weights(&random[0]), weights(&random[1]));
+    assert_ne!(weights(&random[0]), weights(&first));
+
+    let too_many = run(&task, &task.path("many"), &["train.drop_layers=[0, 2]"]);
+    let error = train(&too_many, &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "`train.drop_layers` is [0, 2], expected fewer than the 2 layers of the model"
+    );
+    let backwards = Recipe::read(&task.recipe(), &["train.drop_layers=[1, 0]".to_owned()]).unwrap_err();
+    assert!(
+        backwards.to_string().contains("the fewest layers, then the most"),
+        "{backwards}"
+    );
+}
+
+#[test]
 fn a_task_adapter_is_trained_on_top_of_a_language_adapter() {
     let task = Task::new();
     let masked = &[

@@ -10,6 +10,7 @@ use toml::{Table, Value};
 
 use crate::batches::Order;
 use crate::data::{Fields, Labels};
+use crate::drop_layers::DropLayers;
 use crate::error::TrainError;
 
 /// A run, as the file says it. Paths in the file are relative to its folder; [`Recipe::read`] makes them absolute.
@@ -141,6 +142,10 @@ pub struct TrainSection {
     /// Replaces both dropout probabilities of the base.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_dropout: Option<f64>,
+    /// How many of the first layers go without adapters, drawn for each pass from the first number to the second; none
+    /// without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drop_layers: Option<DropLayers>,
 }
 
 /// How batches are made.
@@ -216,6 +221,7 @@ impl Default for TrainSection {
             checkpoint_every: 50,
             keep: Keep::default(),
             base_dropout: None,
+            drop_layers: None,
         }
     }
 }
@@ -333,6 +339,9 @@ impl Recipe {
         }
         if !(train.weight_decay >= 0.0 && train.weight_decay.is_finite()) {
             return Err(value("train.weight_decay", "at least 0", train.weight_decay));
+        }
+        if let Some(drop) = train.drop_layers.filter(|drop| drop.range().is_empty()) {
+            return Err(value("train.drop_layers", "the fewest layers, then the most", drop));
         }
         match (&self.adapter.config, &self.adapter.method) {
             (Some(_), Some(_)) => Err(value("adapter", "either `config` or `method`", "both")),

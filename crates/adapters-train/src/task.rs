@@ -40,6 +40,15 @@ pub(crate) struct Masking {
     pub special: Vec<u32>,
 }
 
+/// What is drawn for one pass of training.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Draws {
+    /// Seed of the masks.
+    pub seed: u64,
+    /// How many of the first layers go without adapters.
+    pub dropped_layers: usize,
+}
+
 /// Rows with hidden tokens, where those are, and what they were.
 struct Masked {
     rows: EncodedData,
@@ -116,10 +125,10 @@ impl Learner {
         data: &EncodedData,
         indices: &[usize],
         masking: Option<&Masking>,
-        seed: u64,
+        draws: Draws,
         device: &Device,
     ) -> Tensor<1> {
-        let (logits, labels) = self.predict(data, indices, masking, Some(seed), device);
+        let (logits, labels) = self.predict(data, indices, masking, Some(draws), device);
         let loss = cross_entropy(logits, labels).mean();
         match self.adapted.set.penalty() {
             Some(penalty) => loss + penalty,
@@ -133,18 +142,18 @@ impl Learner {
         data: &EncodedData,
         indices: &[usize],
         masking: Option<&Masking>,
-        seed: Option<u64>,
+        draws: Option<Draws>,
         device: &Device,
     ) -> (Tensor<2>, Tensor<1, Int>) {
         let mut cx = Ctx::new(&self.adapted.set);
-        if let Some(seed) = seed {
-            cx = cx.training(seed);
+        if let Some(draws) = draws {
+            cx = cx.training(draws.seed).skipping_layers(0..draws.dropped_layers);
         }
         let encoder = &*self.adapted.base;
         let pad_id = encoder.pad_id();
         match (&self.head, masking) {
             (Head::MaskedLm(head), Some(masking)) => {
-                let masked = masking.hide(data, indices, seed.unwrap_or(EVALUATION));
+                let masked = masking.hide(data, indices, draws.map_or(EVALUATION, |draws| draws.seed));
                 let all: Vec<usize> = (0..indices.len()).collect();
                 let (input, _) = masked.rows.batch(&all, pad_id, device);
                 let hidden = encoder.forward(input, &mut cx);

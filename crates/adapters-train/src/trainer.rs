@@ -26,7 +26,7 @@ use crate::optimizer::{adamw, clip, gradient_values, linear_schedule, split};
 use crate::recipe::{HeadKind, Keep, Recipe};
 use crate::report::{Event, Outcome};
 use crate::run_files::{MetricsLog, Summary, peak_rss_bytes};
-use crate::task::{Head, Learner, Masking};
+use crate::task::{Draws, Head, Learner, Masking};
 
 /// Files of a run folder.
 const CHECKPOINT: &str = "checkpoint.safetensors";
@@ -250,6 +250,17 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
         true => Some(Masking::new(recipe.head.mask_probability, &tokenizer, &adapted.base)?),
         false => None,
     };
+    if let Some(drop) = recipe
+        .train
+        .drop_layers
+        .filter(|drop| drop.most >= adapted.base.num_layers())
+    {
+        return Err(TrainError::Value {
+            field: "train.drop_layers",
+            expected: format!("fewer than the {} layers of the model", adapted.base.num_layers()),
+            found: drop.to_string(),
+        });
+    }
     // The base stays on the plain device; only adapters and head enter autodiff.
     let mut model = Learner { adapted, head }.train();
     if let Some(below) = &below {
@@ -317,9 +328,16 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
     let mut of_head = GradientsAccumulator::new();
     let mut mean_loss = 0.0;
     for (i, indices) in mine.into_iter().enumerate() {
-        let seed = pass_seed(train.seed, done * train.accumulate as u64 + i as u64);
+        let pass = done * train.accumulate as u64 + i as u64;
+        let seed = pass_seed(train.seed, pass);
+        let draws = Draws {
+            seed,
+            dropped_layers: train.drop_layers.map_or(0, |drop| drop.draw(seed)),
+        };
+        // What cools with training is told how long it has been trained.
+        state.model.adapted.set.set_passes(pass);
         let masking = inputs.masking.as_ref();
-        let loss = state.model.loss(&inputs.train, indices, masking, seed, &run.device);
+        let loss = state.model.loss(&inputs.train, indices, masking, draws, &run.device);
         // Weighted by rows, so that a step over many batches is the step over one large batch.
         let share = indices.len() as f64 / rows as f64;
         let loss = loss * share;
