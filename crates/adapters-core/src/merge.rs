@@ -26,6 +26,7 @@ pub struct Merged {
 
 /// A layer of the base model.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // One a merged site.
 enum FrozenLayer {
     Linear(Linear),
     Norm(NormWeight),

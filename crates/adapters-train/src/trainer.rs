@@ -6,23 +6,24 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use adapters_core::store::{
-    Grammar, HeadManifest, LoadOptions, Manifest, StoreError, expressible, load_adapter, save_adapter,
-};
-use adapters_core::{Adapted, Composition, Regime, Registry};
+use adapters_core::store::StoreError;
+use adapters_core::{Adapted, Regime, Registry};
 use adapters_models::{ClassificationHead, MaskedLmHead, Pretrained};
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Device;
 use serde_json::json;
 
+use crate::attach::attach;
 use crate::batches::epoch_batches;
 use crate::checkpoint::{self, Checkpoint, Optimizers, Position, Values};
 use crate::curve::{self, Curve};
 use crate::data::{Dataset, Fields};
 use crate::error::TrainError;
 use crate::evaluate::{EncodedData, Evaluation};
+use crate::leave::save_all;
 use crate::optimizer::{adamw, clip, gradient_values, linear_schedule, split};
+use crate::parts::train_parts;
 use crate::recipe::{HeadKind, Keep, Recipe};
 use crate::report::{Event, Outcome};
 use crate::run_files::{MetricsLog, Summary, peak_rss_bytes};
@@ -32,7 +33,6 @@ use crate::task::{Draws, Head, Learner, Masking};
 const CHECKPOINT: &str = "checkpoint.safetensors";
 const SUMMARY: &str = "summary.json";
 const METRICS: &str = "metrics.jsonl";
-const HEAD: &str = "head.safetensors";
 
 /// A recipe, and where and with what to run it.
 #[derive(Clone, Debug)]
@@ -81,6 +81,9 @@ struct State {
 pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> Result<Outcome, TrainError> {
     let recipe = &run.recipe;
     make_dir(&run.dir)?;
+    if let Some(fusion) = &recipe.fusion {
+        return train_parts(run, fusion, on_event);
+    }
     let unfinished = Checkpoint::read(&run.dir.join(CHECKPOINT))?;
     if let Some(field) = unfinished.as_ref().and_then(|c| c.position.recipe.difference(recipe)) {
         return Err(TrainError::OtherRun {
@@ -165,14 +168,7 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
         }
     }
     if stopped {
-        return Ok(Outcome {
-            dir: run.dir.clone(),
-            adapter: run.dir.join("adapter"),
-            grammar: Grammar::AdapterHub,
-            peft: Err("the run was stopped".to_owned()),
-            summary: Summary::default(),
-            finished: false,
-        });
+        return Ok(Outcome::stopped(&run.dir));
     }
     let seconds = seconds_before + started.elapsed().as_secs_f64();
     finish(run, &inputs, state, seconds, on_event)
@@ -208,9 +204,15 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
         } else {
             Dataset::read(path, fields, labels)?
         };
-        EncodedData::new(&data, &tokenizer, &encoder)
+        Ok::<_, TrainError>(data)
     };
+    let encode = |data: Dataset| EncodedData::new(&data, &tokenizer, &encoder);
     let train = read(&recipe.data.train)?;
+    let train = encode(match recipe.data.part {
+        Some(part) => train.part(part),
+        None => train,
+    })?;
+    let read = |path: &Path| encode(read(path)?);
     let validation = read(&recipe.data.validation)?;
     let test = recipe.data.test.as_deref().map(read).transpose()?;
     let batches = train.rows.len().div_ceil(recipe.train.batch_size);
@@ -218,23 +220,7 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
     let base_params = encoder.num_params();
 
     let mut adapted = Adapted::new(encoder);
-    let method = recipe.adapter.method(run.registry)?;
-    let name = &recipe.adapter.name;
-    let report = adapted.set.attach(name, method, &*adapted.base, seed, device)?;
-    // An adapter that no format can hold is refused before it is trained.
-    expressible(&adapted.set, name, &*adapted.base)?;
-    let below = match &recipe.adapter.stack_on {
-        Some(dir) => {
-            let options = LoadOptions::default();
-            let report = load_adapter(dir, &mut adapted.set, &*adapted.base, run.registry, &options, device)?;
-            Some(report.attached.adapter)
-        }
-        None => None,
-    };
-    adapted.set.activate(match &below {
-        Some(below) => Composition::stack([below.as_str(), name]),
-        None => Composition::adapter(name),
-    })?;
+    let trained = attach(run, &mut adapted)?;
     let d_model = adapters_core::Host::d_model(&*adapted.base);
     let classes = recipe.data.labels.count();
     let head = match recipe.head.kind {
@@ -263,12 +249,12 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
     }
     // The base stays on the plain device; only adapters and head enter autodiff.
     let mut model = Learner { adapted, head }.train();
-    if let Some(below) = &below {
-        model.adapted.set.set_trainable(below, false)?;
+    for name in &trained.frozen {
+        model.adapted.set.set_trainable(name, false)?;
     }
     let steps = steps_per_epoch * recipe.train.epochs as u64;
-    let trained = model.adapted.set.iter().filter(|adapter| adapter.is_trainable());
-    let regimes = trained
+    let training = model.adapted.set.iter().filter(|adapter| adapter.is_trainable());
+    let regimes = training
         .filter_map(|adapter| Some((adapter.name().to_owned(), adapter.method().regime(steps)?)))
         .collect();
     let inputs = Inputs {
@@ -299,7 +285,7 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
         regimes,
         epoch: None,
     };
-    Ok((state, inputs, report.to_string()))
+    Ok((state, inputs, trained.report))
 }
 
 /// One optimizer step over `accumulate` batches; returns its mean loss and the adapter's learning rate.
@@ -470,17 +456,7 @@ fn finish(
         });
     }
     let adapter = run.dir.join("adapter");
-    let peft = run.dir.join("adapter-peft");
-    let grammar = expressible(&model.adapted.set, &recipe.adapter.name, &*model.adapted.base)?;
-    save(run, &model, grammar, &adapter)?;
-    let peft = match grammar {
-        Grammar::Peft => Ok(adapter.clone()),
-        Grammar::AdapterHub => match save(run, &model, Grammar::Peft, &peft) {
-            Ok(()) => Ok(peft),
-            Err(TrainError::Adapter(error @ adapters_core::Error::Config { .. })) => Err(with_source(&error)),
-            Err(error) => return Err(error),
-        },
-    };
+    let (grammar, peft) = save_all(run, &model)?;
     draw_curve(run)?;
     let mut summary = Summary {
         test_accuracy: test.as_ref().map(|t| t.accuracy),
@@ -517,35 +493,6 @@ fn finish(
     })
 }
 
-/// Writes the adapter, its head and its manifest into `dir`.
-fn save(run: &Run, model: &Learner, grammar: Grammar, dir: &Path) -> Result<(), TrainError> {
-    let recipe = &run.recipe;
-    let name = &recipe.adapter.name;
-    save_adapter(dir, grammar, &model.adapted.set, name, &*model.adapted.base)?;
-    model.save_head(dir, name, HEAD)?;
-    let labels = &recipe.data.labels;
-    let manifest = Manifest {
-        name: name.clone(),
-        config: model.adapted.set.attached(name)?.method().to_string(),
-        base_architecture: adapters_core::Host::architecture(&*model.adapted.base).to_owned(),
-        base_model: recipe.model.path.clone(),
-        max_length: Some(recipe.model.max_length),
-        stack_on: recipe
-            .adapter
-            .stack_on
-            .as_ref()
-            .map(|dir| dir.to_string_lossy().into_owned()),
-        head: matches!(model.head, Head::Classification(_)).then(|| HeadManifest {
-            file: HEAD.to_owned(),
-            pooling: recipe.head.pooling,
-            labels: (0..labels.count()).map(|class| labels.name(class)).collect(),
-        }),
-        written_by: concat!("adapters ", env!("CARGO_PKG_VERSION")).to_owned(),
-        ..Manifest::default()
-    };
-    Ok(manifest.write(dir)?)
-}
-
 /// Draws the curves of `metrics.jsonl`, all of it: a resumed run draws what came before too.
 fn draw_curve(run: &Run) -> Result<(), TrainError> {
     let records = MetricsLog::records(run.dir.join(METRICS))?;
@@ -568,13 +515,6 @@ fn draw_curve(run: &Run) -> Result<(), TrainError> {
         &run.dir.join("curve.svg"),
         &run.dir.join("curve.png"),
     )?)
-}
-
-fn with_source(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    }
 }
 
 fn make_dir(dir: &Path) -> Result<(), TrainError> {

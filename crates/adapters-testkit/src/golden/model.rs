@@ -68,6 +68,7 @@ pub(crate) fn load(checkpoint: &Path, device: &Device) -> Result<Model, Stop> {
 }
 
 /// What a case's class computes on top of the model.
+#[allow(clippy::large_enum_variant)] // One a case.
 pub(crate) enum Top {
     /// Nothing: the last hidden state.
     Nothing,
