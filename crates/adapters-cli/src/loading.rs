@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use adapters::models::{ClassificationHead, Encoder, Pretrained, SequenceClassifier, TextTokenizer};
+use adapters::models::{ClassificationHead, Pretrained, SequenceClassifier, TextTokenizer};
 use adapters::store::{Grammar, LoadOptions, LoadReport, Manifest, Pooling, Setup, load_adapter};
 use adapters::train::Labels;
-use adapters::{Adapted, AttachReport, Composition, METHODS, parse_device};
+use adapters::{Adapted, AttachReport, Composition, Host, METHODS, parse_device};
+use burn::module::Module;
 use burn::tensor::Device;
 
 use crate::args::{DeviceArgs, ModelArgs, PoolingArg};
@@ -67,13 +68,13 @@ pub fn base_dir(given: Option<&Path>, manifest: &Manifest) -> Result<PathBuf, Fa
 }
 
 /// A base with an active adapter, and below it the one it was trained on top of; or with a whole saved setup.
-pub fn adapted(
-    model: &Path,
+pub fn adapted<M: Host + Module + Sync>(
+    base: M,
     adapter: &Path,
     allow_bin: bool,
     device: &Device,
-) -> Result<(Adapted<Encoder>, LoadReport), Failure> {
-    let mut adapted = Adapted::new(Pretrained::open(model)?.encoder(device)?);
+) -> Result<(Adapted<M>, LoadReport), Failure> {
+    let mut adapted = Adapted::new(base);
     let options = LoadOptions {
         allow_bin,
         ..LoadOptions::default()
@@ -126,7 +127,8 @@ pub fn classifier(args: &ModelArgs) -> Result<Loaded, Failure> {
     let device = device(&args.device)?;
     let manifest = manifest(&args.adapter)?;
     let dir = base_dir(args.model.as_deref(), &manifest)?;
-    let (adapted, report) = adapted(&dir, &args.adapter, args.allow_bin, &device)?;
+    let base = Pretrained::open(&dir)?.encoder(&device)?;
+    let (adapted, report) = adapted(base, &args.adapter, args.allow_bin, &device)?;
     let head_file = match (&args.head, &manifest.head) {
         (Some(path), _) => path.clone(),
         (None, Some(head)) => args.adapter.join(&head.file),
@@ -148,12 +150,13 @@ pub fn classifier(args: &ModelArgs) -> Result<Loaded, Failure> {
         Some(head_manifest) if head_manifest.labels.len() == head.classes() => Labels::Names(head_manifest.labels),
         _ => Labels::Count(head.classes()),
     };
-    let longest = adapted.base.max_length();
+    let taken = adapted.set.iter().map(|adapter| adapter.method().positions()).max();
+    let longest = adapted.base.max_length().saturating_sub(taken.unwrap_or(0));
     let max_length = args.max_length.or(manifest.max_length).unwrap_or(128.min(longest));
     if max_length == 0 || max_length > longest {
         return Err(Failure::new(
             format!("--max-length is {max_length}, expected 1 to {longest}"),
-            "the model has no positions beyond that",
+            "the model has no positions beyond that, less those an adapter takes",
         ));
     }
     let tokenizer = Pretrained::open(&dir)?.tokenizer(max_length)?;

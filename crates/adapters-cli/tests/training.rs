@@ -255,6 +255,21 @@ fn a_task_adapter_is_trained_on_top_of_a_language_adapter() {
 }
 
 #[test]
+fn hidden_tokens_are_found_behind_a_prompt() {
+    let task = Task::new();
+    for combine in ["prefix", "prefix_after_bos"] {
+        let config =
+            format!("adapter.config=prompt_tuning[prompt_length=3,combine={combine}]|seq_bn[reduction_factor=2]");
+        let masked = &[config.as_str(), "head.kind=masked_lm", "train.epochs=12"];
+        let run = run(&task, &task.path(combine), masked);
+        finish(&run);
+        let records = MetricsLog::records(run.dir.join("metrics.jsonl")).unwrap();
+        let losses: Vec<f64> = records.iter().filter_map(|r| r.get("eval_loss")?.as_f64()).collect();
+        assert!(losses.last().unwrap() < &(losses[0] * 0.95), "{combine}: {losses:?}");
+    }
+}
+
+#[test]
 fn a_killed_run_ends_like_one_that_was_not() {
     let task = Task::new();
     let whole = run(&task, &task.path("whole"), &["train.evaluate_every=4"]);
@@ -317,6 +332,27 @@ fn adalora_cuts_ranks_to_the_target_and_survives_a_kill() {
     let bytes = |run: &Run| fs::read(run.dir.join("adapter/adapter_model.safetensors")).unwrap();
     assert_eq!(bytes(&killed), bytes(&whole));
     assert_eq!(metrics(&killed), metrics(&whole));
+}
+
+#[test]
+fn a_prefix_trains_survives_a_kill_and_is_loaded() {
+    let task = Task::new();
+    let config = "adapter.config=prefix_tuning[prefix_length=3,bottleneck_size=8,dropout=0.1,use_gating=true]";
+    let whole = run(&task, &task.path("whole"), &[config]);
+    let outcome = finish(&whole);
+    assert_eq!(outcome.grammar, Grammar::AdapterHub);
+    let (tensors, _) = read_safetensors(&outcome.adapter.join("adapter.safetensors")).unwrap();
+    // Embedding and two linear layers, once; a gate in each of two layers.
+    assert_eq!(tensors.len(), 5 + 2 * 2, "{:?}", tensors.keys());
+
+    let killed = run(&task, &task.path("killed"), &[config]);
+    train(&killed, &mut |event| match event {
+        Event::Step { step: 9, .. } => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    })
+    .unwrap();
+    finish(&killed);
+    assert_eq!(weights(&killed), weights(&whole));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use burn::nn::{Embedding, Linear};
 
-use crate::site::{Site, SiteInfo};
+use crate::site::{Site, SiteInfo, Stack};
 use crate::state::NormWeight;
 
 /// A model that can host adapters: it lists its sites and gives access to the weights of its linear ones.
@@ -22,6 +22,11 @@ pub trait Host {
     /// Prefix a larger published class puts before this model's paths, e.g. `"bert."`.
     fn base_prefix(&self) -> &str;
 
+    /// Whether the published weight of a linear layer is `[d_in, d_out]`, and not `[d_out, d_in]` as usual.
+    fn stores_input_first(&self, _site: Site) -> bool {
+        false
+    }
+
     /// Whether this model is that larger class: the paths of its sites have the prefix, and so have the keys it writes.
     fn is_larger_class(&self) -> bool {
         false
@@ -29,6 +34,15 @@ pub trait Host {
 
     /// All sites, in the order of the forward pass.
     fn sites(&self) -> Vec<SiteInfo>;
+
+    /// What published adapter files call the attention of a stack.
+    fn attention_name(&self, stack: Stack) -> &'static str {
+        match stack {
+            Stack::Cross => "cross_prefix",
+            Stack::Encoder if self.sites().iter().any(|info| info.site.stack == Stack::Decoder) => "encoder_prefix",
+            Stack::Encoder | Stack::Decoder => "self_prefix",
+        }
+    }
 
     /// The frozen layer of a linear site.
     fn linear(&self, site: Site) -> Option<&Linear>;

@@ -190,6 +190,7 @@ impl SiteLayer {
             Self::KeyValue(layer) => layer.is_causal(),
             Self::Embedding(layer) => layer.is_causal(),
             Self::Output(layer) => layer.is_causal(),
+            // A fusion mixes what its adapters did at one position.
             Self::Fusion(_) | Self::Shared(_) => true,
         }
     }

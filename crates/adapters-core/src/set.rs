@@ -19,6 +19,7 @@ use crate::site::{Site, SiteInfo};
 use crate::state::HookState;
 
 mod check;
+mod first_position;
 mod fusions;
 mod place;
 
@@ -68,6 +69,15 @@ impl Attached {
             shared: Shared::new(),
             trainable: true,
             owner: None,
+        }
+    }
+
+    /// The same adapter with another configuration and other layers.
+    pub(crate) fn reformed(&self, method: Arc<dyn Method>, layers: Vec<AttachedLayer>) -> Self {
+        Self {
+            method,
+            layers: layers.into_iter().map(|l| (l.info.site, l)).collect(),
+            ..self.clone()
         }
     }
 
@@ -239,6 +249,18 @@ impl AdapterSet {
         Ok(self.adapters.remove(index))
     }
 
+    /// Puts `adapter` in the place of the one of that name. The name, what is active and whether it trains stay.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchAdapter`].
+    pub fn replace(&mut self, name: &str, adapter: Attached) -> Result<(), Error> {
+        let index = self.index(name)?;
+        let trainable = self.adapters[index].trainable;
+        self.adapters[index] = adapter.renamed(name);
+        self.set_trainable(name, trainable)
+    }
+
     /// The adapter of that name.
     pub fn get(&self, name: &str) -> Option<&Attached> {
         self.adapters.iter().find(|a| a.name == name)
@@ -271,6 +293,7 @@ impl AdapterSet {
             self.index(name)?;
         }
         self.check_blocks(active.composition())?;
+        self.check_first_position(active.composition())?;
         Ok(active)
     }
 

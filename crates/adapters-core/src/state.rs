@@ -13,6 +13,11 @@ use crate::layer::SiteLayer;
 use crate::positions::{self, Positions};
 pub use crate::rows::Rows;
 use crate::rows::{cat, join_deltas, take, weighted, weighted_deltas};
+use crate::sequence::Inserted;
+
+mod key_value;
+
+pub use key_value::KeyValueState;
 
 /// The state adapters transform at one kind of site, which the composition blocks cut, repeat, join and average.
 pub trait HookState: Rows + Positions + Clone + Debug + Send + 'static {
@@ -151,24 +156,17 @@ impl Up {
     }
 }
 
-/// State of an attention's keys and values, after projection and position encoding.
-#[derive(Clone, Debug)]
-pub struct KeyValueState {
-    /// `[batch, heads, seq, d_head]`.
-    pub key: Tensor<4>,
-    /// `[batch, heads, seq, d_head]`.
-    pub value: Tensor<4>,
-    /// True where a key may not be seen, `[batch, seq]`; `None` when all may.
-    pub hidden_keys: Option<Tensor<2, Bool>>,
-}
-
-/// State of the embedded tokens.
+/// State of the embedded tokens, which an adapter may make more of: see [`insert`](Self::insert).
 #[derive(Clone, Debug)]
 pub struct EmbeddingState {
     /// `[batch, seq, d_model]`.
     pub hidden: Tensor<3>,
-    /// True at padding, `[batch, seq]`; `None` when there is none.
+    /// True at padding, `[batch, past + seq]`; `None` when there is none.
     pub padding: Option<Tensor<2, Bool>>,
+    /// Positions before these that a cache holds, what was inserted among them.
+    pub past: usize,
+    /// What adapters put in, in the order they did.
+    pub inserted: Vec<Inserted>,
 }
 
 /// State of a hidden state as a whole: a layer's output, or the input of the language-model head.
@@ -176,6 +174,8 @@ pub struct EmbeddingState {
 pub struct OutputState {
     /// `[batch, seq, d_model]`.
     pub hidden: Tensor<3>,
+    /// True at padding, as [`Pass::padding`](crate::Pass::padding) has it for these rows.
+    pub padding: Option<Tensor<2, Bool>>,
 }
 
 /// Weight and bias of a normalisation, as merging sees them.
@@ -231,9 +231,8 @@ macro_rules! rows {
 rows!(LinearState: input; ; delta; layer);
 rows!(TableState: ids, output; ; delta; );
 rows!(HiddenState: hidden, block, residual; inner; ; norm, up);
-rows!(KeyValueState: key, value; hidden_keys; ; );
-rows!(EmbeddingState: hidden; padding; ; );
-rows!(OutputState: hidden; ; ; );
+rows!(EmbeddingState: hidden; padding; ; past, inserted);
+rows!(OutputState: hidden; padding; ; );
 
 /// Nothing here belongs to a row.
 impl Rows for NormState {
@@ -439,30 +438,6 @@ impl HiddenState {
             Some(norm) => crate::ops::layer_norm(norm, sum),
             None => sum,
         }
-    }
-}
-
-impl HookState for KeyValueState {
-    type Output = Self;
-    type Weight = NoWeight;
-
-    fn rows(&self) -> usize {
-        self.key.dims()[0]
-    }
-
-    fn repeat_rows(&self, times: usize) -> Self {
-        self.repeated(times)
-    }
-
-    fn of(layer: &SiteLayer) -> Option<&Erased<Self>> {
-        match layer {
-            SiteLayer::KeyValue(layer) => Some(layer),
-            _ => None,
-        }
-    }
-
-    fn finish(self) -> Self {
-        self
     }
 }
 

@@ -34,21 +34,14 @@ struct Mine {
 
 impl Mine {
     fn forward(&self, x: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
-        let state = EmbeddingState {
-            hidden: x.repeat_dim(0, cx.replicas()),
-            padding: None,
-        };
+        let state = EmbeddingState::new(x.repeat_dim(0, cx.replicas()), None);
         let x = cx.embedding(EMBEDDING, state).hidden;
         let heads = |x: Tensor<3>| {
             let [batch, seq, _] = x.dims();
             x.reshape([batch, seq, HEADS, D / HEADS]).swap_dims(1, 2)
         };
         let query = cx.linear(at(Role::Query), &self.query, x.clone());
-        let state = KeyValueState {
-            key: heads(x.clone()),
-            value: heads(x.clone()),
-            hidden_keys: None,
-        };
+        let state = KeyValueState::new(heads(x.clone()), heads(x.clone()), x.clone());
         let kv = cx.key_value(at(Role::KeyValue), state);
         let attended = ops::attention(heads(query), kv.key, kv.value, None, |w| w);
         let [batch, _, seq, _] = attended.dims();
@@ -170,6 +163,7 @@ impl SiteAdapter<OutputState> for Affine {
     fn apply(&self, state: OutputState, _: &Call<'_>) -> OutputState {
         OutputState {
             hidden: self.act(state.hidden),
+            ..state
         }
     }
 }
@@ -565,32 +559,34 @@ fn rows_of_every_state_round_trip() {
             },
         );
     }
-    for hidden_keys in [None, mask()] {
+    for bias in [
+        None,
+        Some(four().slice_dim(1, 0..1).slice_dim(3, 0..1).repeat_dim(3, 5)),
+    ] {
         round_trip(
-            &KeyValueState {
-                key: four(),
-                value: four(),
-                hidden_keys,
-            },
+            &KeyValueState::new(four(), four(), three())
+                .with_bias(bias)
+                .with_filler(1),
             |s| {
-                let mut data = bools(&s.hidden_keys);
-                data.extend([s.key.clone().into_data(), s.value.clone().into_data()]);
-                data
+                let tensors = [Some(s.key.clone()), Some(s.value.clone()), s.bias.clone()];
+                let data = tensors.into_iter().flatten().map(Tensor::into_data);
+                data.chain([of(&s.input)]).collect()
             },
         );
     }
     for padding in [None, mask()] {
-        round_trip(
-            &EmbeddingState {
-                hidden: three(),
-                padding,
-            },
-            |s| {
-                let mut data = bools(&s.padding);
-                data.push(of(&s.hidden));
-                data
-            },
-        );
+        round_trip(&EmbeddingState::new(three(), padding), |s| {
+            let mut data = bools(&s.padding);
+            data.push(of(&s.hidden));
+            data
+        });
     }
-    round_trip(&OutputState { hidden: three() }, |s| vec![of(&s.hidden)]);
+    for padding in [None, mask()] {
+        let hidden = three();
+        round_trip(&OutputState { hidden, padding }, |s| {
+            let mut data = bools(&s.padding);
+            data.push(of(&s.hidden));
+            data
+        });
+    }
 }

@@ -164,6 +164,7 @@ struct BertLayer {
     output_norm: LayerNorm,
     index: usize,
     heads: usize,
+    padding: usize,
     hidden_dropout: f64,
     attention_dropout: f64,
     #[module(skip)]
@@ -213,6 +214,7 @@ impl BertModel {
                     output_norm: w.layer_norm(&at("output.LayerNorm"), d, eps),
                     index,
                     heads: config.num_attention_heads,
+                    padding: config.pad_token_id,
                     hidden_dropout: config.hidden_dropout_prob,
                     attention_dropout: config.attention_probs_dropout_prob,
                     activation,
@@ -248,21 +250,17 @@ impl BertModel {
     ///
     /// # Panics
     ///
-    /// Panics if `seq` is longer than `max_position_embeddings` or an id is outside the vocabulary.
+    /// Panics if `seq`, with what adapters put in or take up before positions are added, is longer than
+    /// `max_position_embeddings`, or an id is outside the vocabulary.
     pub fn forward(&self, input: EncoderInput, cx: &mut Ctx<'_>) -> Tensor<3> {
         let input = input.repeated(cx.replicas());
         cx.set_padding(input.padding.clone());
-        let hidden = self.embeddings.forward(&input, cx);
-        let hidden = cx.dropout(hidden, self.config.hidden_dropout_prob);
-        let mut state = cx.embedding(
-            EMBEDDING,
-            EmbeddingState {
-                hidden,
-                padding: input.padding,
-            },
-        );
+        let mut state = self.embeddings.forward(&input, cx);
+        state.hidden = cx.dropout(state.hidden, self.config.hidden_dropout_prob);
+        let mut state = cx.embedding(EMBEDDING, state);
+        let bias = state.padding.clone().map(ops::padding_bias);
         for layer in &self.layers {
-            state.hidden = layer.forward(state.hidden.clone(), &state, cx);
+            state.hidden = layer.forward(state.hidden, bias.clone(), cx);
         }
         state.hidden
     }
@@ -278,21 +276,31 @@ impl BertModel {
 
 const EMBEDDING: Site = Site::outside(Stack::Encoder, Role::Embedding);
 const WORDS: Site = Site::outside(Stack::Encoder, Role::TokenEmbedding);
+const TOKENS: Site = Site::outside(Stack::Encoder, Role::EmbeddedTokens);
 const EMBEDDING_NORM: Site = Site::outside(Stack::Encoder, Role::EmbeddingNorm);
 const POOLER: Site = Site::outside(Stack::Encoder, Role::Pooler);
 
 impl BertEmbeddings {
-    fn forward(&self, input: &EncoderInput, cx: &mut Ctx<'_>) -> Tensor<3> {
-        let [_, seq] = input.ids.dims();
+    fn forward(&self, input: &EncoderInput, cx: &mut Ctx<'_>) -> EmbeddingState {
         let words = cx.lookup(WORDS, &self.word, input.ids.clone());
+        let state = cx.embedding(TOKENS, EmbeddingState::new(words, input.padding.clone()));
+        let [batch, seq, _] = state.hidden.dims();
         let types = match &input.token_types {
-            Some(types) => self.token_type.forward(types.clone()),
+            Some(types) => {
+                // What stands in front of the text is of the first type.
+                let more = Tensor::zeros([batch, seq - types.dims()[1]], &types.device());
+                self.token_type.forward(Tensor::cat(vec![more, types.clone()], 1))
+            }
             // All zeros: one row, broadcast.
             None => self.token_type.weight.val().slice_dim(0, 0..1).unsqueeze(),
         };
-        let positions = self.position.weight.val().slice_dim(0, 0..seq).unsqueeze();
+        let first = cx.first_position();
+        let positions = self.position.weight.val().slice_dim(0, first..first + seq).unsqueeze();
         let norm = cx.norm(EMBEDDING_NORM, &self.norm);
-        ops::layer_norm(&norm, words + types + positions)
+        EmbeddingState {
+            hidden: ops::layer_norm(&norm, state.hidden + types + positions),
+            ..state
+        }
     }
 }
 
@@ -301,8 +309,8 @@ impl BertLayer {
         Site::new(Stack::Encoder, self.index, role)
     }
 
-    fn forward(&self, x: Tensor<3>, embedded: &EmbeddingState, cx: &mut Ctx<'_>) -> Tensor<3> {
-        let attended = self.attention(x.clone(), embedded, cx);
+    fn forward(&self, x: Tensor<3>, bias: Option<Tensor<4>>, cx: &mut Ctx<'_>) -> Tensor<3> {
+        let attended = self.attention(x.clone(), bias, cx);
         let attended = cx.dropout(attended, self.hidden_dropout);
         let norm = cx.norm(self.site(Role::AttentionNorm), &self.attention_norm);
         let x = cx.hidden(self.site(Role::AfterAttention), attended, x, Some(&norm));
@@ -315,21 +323,16 @@ impl BertLayer {
         cx.output(self.site(Role::LayerOutput), x)
     }
 
-    fn attention(&self, x: Tensor<3>, embedded: &EmbeddingState, cx: &mut Ctx<'_>) -> Tensor<3> {
+    fn attention(&self, x: Tensor<3>, bias: Option<Tensor<4>>, cx: &mut Ctx<'_>) -> Tensor<3> {
         let query = cx.linear(self.site(Role::Query), &self.query, x.clone());
         let key = cx.linear(self.site(Role::Key), &self.key, x.clone());
-        let value = cx.linear(self.site(Role::Value), &self.value, x);
-        let state = cx.key_value(
-            self.site(Role::KeyValue),
-            KeyValueState {
-                key: self.split_heads(key),
-                value: self.split_heads(value),
-                hidden_keys: embedded.padding.clone(),
-            },
-        );
-        let bias = state.hidden_keys.map(ops::padding_bias);
+        let value = cx.linear(self.site(Role::Value), &self.value, x.clone());
+        let state = KeyValueState::new(self.split_heads(key), self.split_heads(value), x)
+            .with_bias(bias)
+            .with_filler(self.padding);
+        let state = cx.key_value(self.site(Role::KeyValue), state);
         let dropout = |weights| cx.dropout(weights, self.attention_dropout);
-        let out = ops::attention(self.split_heads(query), state.key, state.value, bias, dropout);
+        let out = ops::attention(self.split_heads(query), state.key, state.value, state.bias, dropout);
         let [batch, heads, seq, d_head] = out.dims();
         let out = out.swap_dims(1, 2).reshape([batch, seq, heads * d_head]);
         cx.linear(self.site(Role::AttentionOutput), &self.attention_output, out)
@@ -418,6 +421,7 @@ impl Host for BertModel {
         };
         let mut sites: Vec<SiteInfo> = [
             (WORDS, words, "embeddings.word_embeddings"),
+            (TOKENS, SiteKind::Embedding { d_model: d }, "embeddings.word_embeddings"),
             (EMBEDDING_NORM, norm, "embeddings.LayerNorm"),
             (EMBEDDING, SiteKind::Embedding { d_model: d }, "embeddings"),
         ]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use adapters_core::store::{LoadOptions, expressible, load_adapter};
 use adapters_core::{Adapted, Composition};
-use adapters_models::Encoder;
+use adapters_models::{Encoder, TextTokenizer};
 
 use crate::error::TrainError;
 use crate::trainer::Run;
@@ -18,7 +18,11 @@ pub(crate) struct Trained {
 }
 
 /// Attaches and activates what the recipe names. An adapter that no format can hold is refused before it is trained.
-pub(crate) fn attach(run: &Run, adapted: &mut Adapted<Encoder>) -> Result<Trained, TrainError> {
+pub(crate) fn attach(
+    run: &Run,
+    adapted: &mut Adapted<Encoder>,
+    tokenizer: &TextTokenizer,
+) -> Result<Trained, TrainError> {
     let (section, device) = (&run.recipe.adapter, &run.device);
     let seed = run.recipe.train.seed;
     let Adapted { base, set } = adapted;
@@ -31,6 +35,11 @@ pub(crate) fn attach(run: &Run, adapted: &mut Adapted<Encoder>) -> Result<Traine
     let (report, trained) = match section.fuse.as_slice() {
         [] => {
             let method = section.method(run.registry)?;
+            let encode = |text: &str| {
+                let encoded = tokenizer.encode([(text, None)])?;
+                Ok(encoded.into_iter().flat_map(|row| row.ids).collect())
+            };
+            let method = method.with_tokens(&encode)?.unwrap_or(method);
             let report = set.attach(&section.name, method, &**base, seed, device)?;
             expressible(set, &section.name, &**base)?;
             (report, Composition::adapter(&section.name))
