@@ -191,6 +191,10 @@ impl SiteAdapter<TableState> for TableCopy {
         }
     }
 
+    fn keeps_layer(&self) -> bool {
+        false
+    }
+
     fn merged(&self, _base: Tensor<2>, _shared: &Shared) -> Result<Tensor<2>, NotMergeable> {
         Ok(self.weight.val())
     }

@@ -128,6 +128,7 @@ impl<'a> Ctx<'a> {
             adapters: set.active().map(|active| (set, active)),
             ..Self::default()
         }
+        .after_passes(set.passes())
     }
 
     /// Another composition of the same set for this pass only (see [`AdapterSet::composition`]).
@@ -136,6 +137,7 @@ impl<'a> Ctx<'a> {
             adapters: Some((set, active)),
             ..Self::default()
         }
+        .after_passes(set.passes())
     }
 
     /// Turns dropout on, of the model and of its adapters, with masks drawn from `seed`. Give every pass another.
@@ -203,9 +205,9 @@ impl<'a> Ctx<'a> {
         self.adapters.map_or(1, |(_, active)| active.replicas())
     }
 
-    /// Says how many passes the fusions of the set have been through before this one. A fusion with a temperature starts
-    /// at 50 and cools by 0.05 each pass, down to 1; where nothing is said it is at the start, as a fusion just loaded is
-    /// in the reference.
+    /// Says how many passes the fusions have been through before this one, where that is not what the set says
+    /// ([`AdapterSet::set_passes`]). A fusion with a temperature starts at 50 and cools by 0.05 each pass, down to 1; one
+    /// just loaded is at the start, as in the reference.
     #[must_use]
     pub fn after_passes(mut self, passes: u64) -> Self {
         self.pass.passes = passes;

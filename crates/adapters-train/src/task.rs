@@ -41,6 +41,15 @@ pub(crate) struct Masking {
     pub special: Vec<u32>,
 }
 
+/// What is drawn for one pass of training.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Draws {
+    /// Seed of the masks.
+    pub seed: u64,
+    /// How many of the first layers go without adapters.
+    pub dropped_layers: usize,
+}
+
 /// Rows with hidden tokens, where those are, and what they were.
 struct Masked {
     rows: EncodedData,
@@ -121,10 +130,12 @@ impl Masking {
 
 impl Learner {
     /// Mean loss over a batch times `share`, in training, and its gradients; with the memory of one block if `by_block`.
-    pub fn gradients(&self, batch: Batch, share: f64, seed: u64, by_block: bool) -> LossGradients {
+    pub fn gradients(&self, batch: Batch, share: f64, draws: Draws, by_block: bool) -> LossGradients {
         let (encoder, set) = (&*self.adapted.base, &self.adapted.set);
         let input = batch.input.clone();
-        let mut cx = Ctx::new(set).training(seed);
+        let mut cx = Ctx::new(set)
+            .training(draws.seed)
+            .skipping_layers(0..draws.dropped_layers);
         let loss = |hidden, cx: &mut Ctx<'_>| {
             let loss = cross_entropy(self.logits(hidden, &batch, cx), batch.labels.clone()).mean();
             let loss = match set.penalty() {
@@ -146,7 +157,7 @@ impl Learner {
         data: &EncodedData,
         indices: &[usize],
         masking: Option<&Masking>,
-        seed: u64,
+        draws: Draws,
         device: &Device,
     ) -> Batch {
         let pad_id = self.adapted.base.pad_id();
