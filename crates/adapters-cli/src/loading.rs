@@ -136,7 +136,7 @@ pub fn classifier(args: &ModelArgs) -> Result<Loaded, Failure> {
     if max_length == 0 || max_length > longest {
         return Err(Failure::new(
             format!("--max-length is {max_length}, expected 1 to {longest}"),
-            "the model has no positions beyond that",
+            "the model has no positions beyond that, less those an adapter takes",
         ));
     }
     let tokenizer = Pretrained::open(&dir)?.tokenizer(max_length)?;

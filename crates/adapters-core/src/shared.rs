@@ -30,6 +30,16 @@ pub enum SharedParam {
     Three(Param<Tensor<3>>),
 }
 
+impl SharedParam {
+    fn id(&self) -> ParamId {
+        match self {
+            Self::One(param) => param.id,
+            Self::Two(param) => param.id,
+            Self::Three(param) => param.id,
+        }
+    }
+}
+
 impl Shared {
     /// Nothing shared.
     pub fn new() -> Self {
@@ -66,6 +76,16 @@ impl Shared {
     /// Whether any of these parameters trains.
     pub fn trains(&self) -> bool {
         self.fixed.len() < self.names.len()
+    }
+
+    /// The names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(AsRef::as_ref)
+    }
+
+    /// Id of the first parameter, which tells the adapters of a set apart.
+    pub(crate) fn id(&self) -> Option<ParamId> {
+        self.params.first().map(SharedParam::id)
     }
 
     /// Whether nothing is shared.
@@ -122,11 +142,7 @@ impl Shared {
 
 impl NamedParams for Shared {
     fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
-        let ids = self.params.iter().map(|param| match param {
-            SharedParam::One(param) => param.id,
-            SharedParam::Two(param) => param.id,
-            SharedParam::Three(param) => param.id,
-        });
+        let ids = self.params.iter().map(SharedParam::id);
         self.names.iter().cloned().zip(ids).collect()
     }
 

@@ -55,14 +55,18 @@ pub enum Role {
     AfterCrossAttention,
     /// Where the feed-forward block joins the residual stream.
     AfterFfn,
-    /// Rows of the token table, before positions and types are added and before any normalisation.
-    EmbeddedTokens,
     /// Token embeddings, before the first layer.
     Embedding,
     /// The hidden state a whole layer returns.
     LayerOutput,
     /// The hidden state that enters the language-model head.
     LmHeadInput,
+    /// Normalisation after the last layer.
+    FinalNorm,
+    /// Language-model head with a weight of its own (linear).
+    LmHead,
+    /// Rows of the token table, before positions and types are added and before any normalisation.
+    EmbeddedTokens,
 }
 
 impl fmt::Display for Stack {
@@ -98,6 +102,8 @@ impl fmt::Display for Role {
             Self::Embedding => "embedding",
             Self::LayerOutput => "layer_output",
             Self::LmHeadInput => "lm_head_input",
+            Self::FinalNorm => "final_norm",
+            Self::LmHead => "lm_head",
         })
     }
 }
@@ -205,9 +211,29 @@ pub struct SiteInfo {
     /// Path of the module in the published checkpoint (`encoder.layer.0.attention.self.query`),
     /// the name both storage grammars are built on.
     pub path: String,
+    /// What AdapterHub's configurations mean by this role: the role itself, but for models in which its library wraps the
+    /// feed-forward projections the other way round, and its `intermediate` is the second of them.
+    pub place: Role,
 }
 
 impl SiteInfo {
+    /// A site whose place is its role.
+    pub fn new(site: Site, kind: SiteKind, path: impl Into<String>) -> Self {
+        Self {
+            site,
+            kind,
+            path: path.into(),
+            place: site.role,
+        }
+    }
+
+    /// The same site, which AdapterHub's configurations call by another role.
+    #[must_use]
+    pub fn at_place(mut self, place: Role) -> Self {
+        self.place = place;
+        self
+    }
+
     /// Whether it is a module with weights in the published checkpoint, which a path can name.
     pub fn is_module(&self) -> bool {
         matches!(

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::config::ConfigError;
 use crate::error::{Error, nearest};
 use crate::host::Host;
-use crate::site::{Role, SiteInfo, SiteKind};
+use crate::site::{Role, SiteInfo, SiteKind, Stack};
 
 /// Which sites a method is aimed at.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +27,8 @@ pub enum Target {
     Modules(ModuleTarget),
     /// Sites of any of these targets.
     Any(Vec<Target>),
+    /// Every normalisation.
+    Norms,
     /// Every linear layer and normalisation with a bias.
     Biased,
     /// The first site of a role, in the order of the forward pass.
@@ -37,6 +39,13 @@ pub enum Target {
         role: Role,
         /// The layers.
         layers: Vec<usize>,
+    },
+    /// Sites of another target but those in these stacks, in a model with an encoder and a decoder.
+    Outside {
+        /// The stacks to leave alone.
+        stacks: Vec<Stack>,
+        /// The other target.
+        target: Box<Target>,
     },
 }
 
@@ -61,7 +70,7 @@ pub enum ModulePattern {
     Names(Vec<String>),
     /// A regular expression that must match the whole path.
     Regex(String),
-    /// Every linear layer.
+    /// Every linear layer but the language-model head.
     AllLinear,
 }
 
@@ -202,11 +211,32 @@ impl Target {
                 all.sites.dedup();
                 Ok(all)
             }
+            Self::Norms => {
+                let mut sites = host.module_sites();
+                sites.retain(|info| matches!(info.kind, SiteKind::Norm { .. }));
+                Ok(Selection {
+                    sites,
+                    ..Selection::default()
+                })
+            }
+            Self::Outside { stacks, target } => {
+                let mut selection = target.select(host)?;
+                let has = |stack| host.sites().iter().any(|info| info.site.stack == stack);
+                if has(Stack::Encoder) && has(Stack::Decoder) {
+                    let (left_out, sites): (Vec<_>, Vec<_>) = selection
+                        .sites
+                        .into_iter()
+                        .partition(|info| stacks.contains(&info.site.stack));
+                    selection.sites = sites;
+                    selection.skipped.extend(left_out.into_iter().map(|info| info.path));
+                }
+                Ok(selection)
+            }
             Self::Biased => {
                 let mut sites = host.module_sites();
                 sites.retain(|info| {
                     let linear = host.linear(info.site).is_some_and(|layer| layer.bias.is_some());
-                    linear || host.norm(info.site).is_some_and(|norm| norm.beta.is_some())
+                    linear || host.norm(info.site).is_some_and(|norm| norm.bias.is_some())
                 });
                 Ok(Selection {
                     sites,
@@ -242,7 +272,7 @@ impl Target {
         match self {
             Self::Roles { roles, leave_out } => {
                 let left_out = info.site.layer.is_some_and(|layer| leave_out.contains(&layer));
-                Ok(roles.contains(&info.site.role) && !left_out)
+                Ok(roles.contains(&info.place) && !left_out)
             }
             Self::Modules(target) => Ok(target.names(info)? && !target.skips(info)?),
             Self::Any(targets) => {
@@ -253,11 +283,14 @@ impl Target {
                 }
                 Ok(false)
             }
+            Self::Norms => Ok(matches!(info.kind, SiteKind::Norm { .. })),
             Self::Biased => Ok(matches!(info.kind, SiteKind::Linear { .. } | SiteKind::Norm { .. })),
             Self::First(role) => Ok(info.site.role == *role),
             Self::Layers { role, layers } => {
                 Ok(info.site.role == *role && info.site.layer.is_some_and(|layer| layers.contains(&layer)))
             }
+            // The stacks matter in some models only, which a site alone does not tell.
+            Self::Outside { target, .. } => target.covers(info),
         }
     }
 
@@ -273,7 +306,8 @@ impl Target {
                 .map(|s| s.path.rsplit('.').next().unwrap_or(&s.path).to_owned())
                 .collect(),
             Self::Any(targets) => targets.iter().flat_map(|target| target.available(host)).collect(),
-            Self::Biased => Vec::new(),
+            Self::Norms | Self::Biased => Vec::new(),
+            Self::Outside { target, .. } => target.available(host),
         };
         names.sort();
         names.dedup();
@@ -340,12 +374,12 @@ fn select_roles(roles: &[Role], leave_out: &[usize], host: &dyn Host) -> Selecti
     let mut selection = Selection::default();
     let sites = host.sites();
     for role in roles {
-        if !sites.iter().any(|s| s.site.role == *role) {
+        if !sites.iter().any(|s| s.place == *role) {
             selection.unmatched.push(role.to_string());
         }
     }
     for info in sites {
-        if roles.contains(&info.site.role) {
+        if roles.contains(&info.place) {
             if info.site.layer.is_some_and(|layer| leave_out.contains(&layer)) {
                 selection.skipped.push(info.path);
             } else {
@@ -397,7 +431,7 @@ impl ModuleTarget {
     /// Whether the site is a module that `modules` names.
     fn names(&self, info: &SiteInfo) -> Result<bool, Error> {
         Ok(match &self.modules {
-            ModulePattern::AllLinear => info.linear_dims().is_some(),
+            ModulePattern::AllLinear => info.linear_dims().is_some() && info.site.role != Role::LmHead,
             modules => info.is_module() && modules.matches(&info.path)?,
         })
     }

@@ -1,23 +1,38 @@
 #![doc = include_str!("../README.md")]
 
 pub mod bert;
+mod cache;
+mod causal_lm;
 mod classifier;
 mod encoder;
 mod error;
+mod generate;
+mod host;
+mod llama;
 mod masked_lm;
+mod mistral;
+mod model;
 mod pretrained;
+mod qwen2;
+pub mod rotary;
+pub mod rotary_config;
+pub mod rotary_decoder;
 mod tokenizer;
 mod weights;
 
 #[cfg(feature = "hub")]
 mod hub;
 
+pub use cache::KeyValueCache;
+pub use causal_lm::{CausalInput, CausalLm, PaddingSide};
 pub use classifier::{ClassificationHead, SequenceClassifier};
 pub use encoder::{Encoder, EncoderInput};
 pub use error::ModelError;
+pub use generate::{Generation, Sampling};
 #[cfg(feature = "hub")]
 pub use hub::download;
 pub use masked_lm::MaskedLmHead;
+pub use model::Model;
 pub use pretrained::{Pretrained, SUPPORTED, save_checkpoint};
 pub use tokenizer::{Encoded, TextTokenizer};
 pub use weights::Weights;

@@ -3,21 +3,31 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use adapters_core::SiteKind;
 use adapters_core::store::{StoreError, read_json, write_json, write_safetensors};
 use adapters_core::{Host, nearest};
+use adapters_core::{Role, SiteKind};
 use burn::tensor::Device;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::bert::{BertConfig, BertModel};
+use crate::causal_lm::CausalLm;
 use crate::encoder::Encoder;
 use crate::error::ModelError;
+use crate::model::Model;
+use crate::rotary_config::{Family, RotaryDecoderConfig};
+use crate::rotary_decoder::RotaryDecoder;
 use crate::tokenizer::TextTokenizer;
 use crate::weights::read_checkpoint;
+use crate::{llama, mistral, qwen2};
 
 /// `model_type` of every architecture that loads.
-pub const SUPPORTED: &[&str] = &["bert"];
+pub const SUPPORTED: &[&str] = &["bert", "llama", "mistral", "qwen2"];
+
+/// Those that are encoders.
+const ENCODERS: &[&str] = &["bert"];
+/// Those that are causal language models.
+const CAUSAL_LMS: &[&str] = &["llama", "mistral", "qwen2"];
 
 /// A checkpoint folder whose architecture is known.
 #[derive(Clone, Debug)]
@@ -81,7 +91,11 @@ impl Pretrained {
     /// Replaces every dropout probability of the model for this load, that of hidden states and of attention.
     #[must_use]
     pub fn with_dropout(mut self, probability: f64) -> Self {
-        for key in ["hidden_dropout_prob", "attention_probs_dropout_prob"] {
+        for key in [
+            "hidden_dropout_prob",
+            "attention_probs_dropout_prob",
+            "attention_dropout",
+        ] {
             self.config.insert(key.to_owned(), probability.into());
         }
         self
@@ -91,15 +105,56 @@ impl Pretrained {
     ///
     /// # Errors
     ///
-    /// [`ModelError::Config`], [`ModelError::Store`] listing every tensor that does not fit.
+    /// [`ModelError::OtherKind`] if it is none; [`ModelError::Config`], [`ModelError::Store`] listing every tensor that does
+    /// not fit.
     pub fn encoder(&self, device: &Device) -> Result<Encoder, ModelError> {
         match self.model_type {
             "bert" => Ok(Encoder::Bert(BertModel::load(
                 &self.dir,
-                self.parse::<BertConfig>()?,
+                self.parse::<BertConfig>(Map::new())?,
                 device,
             )?)),
-            other => unreachable!("{other} is in SUPPORTED and has no loader"),
+            _ => Err(self.other_kind("encoder", ENCODERS)),
+        }
+    }
+
+    /// Loads the causal language model, strictly.
+    ///
+    /// # Errors
+    ///
+    /// As [`encoder`](Self::encoder).
+    pub fn causal_lm(&self, device: &Device) -> Result<CausalLm, ModelError> {
+        let (defaults, family): (_, fn(&RotaryDecoderConfig) -> Family) = match self.model_type {
+            "llama" => (llama::defaults(), llama::family),
+            "mistral" => (mistral::defaults(), mistral::family),
+            "qwen2" => (qwen2::defaults(), qwen2::family),
+            _ => return Err(self.other_kind("causal language model", CAUSAL_LMS)),
+        };
+        let config: RotaryDecoderConfig = self.parse(defaults)?;
+        let family = family(&config);
+        Ok(CausalLm::Rotary(RotaryDecoder::load(
+            &self.dir, config, family, device,
+        )?))
+    }
+
+    /// Loads the model of whatever kind, strictly.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Config`], [`ModelError::Store`] listing every tensor that does not fit.
+    pub fn model(&self, device: &Device) -> Result<Model, ModelError> {
+        match CAUSAL_LMS.contains(&self.model_type) {
+            true => self.causal_lm(device).map(Model::CausalLm),
+            false => self.encoder(device).map(Model::Encoder),
+        }
+    }
+
+    fn other_kind(&self, wanted: &'static str, supported: &[&str]) -> ModelError {
+        ModelError::OtherKind {
+            path: self.dir.join("config.json"),
+            found: self.model_type.to_owned(),
+            wanted,
+            supported: supported.join(", "),
         }
     }
 
@@ -112,8 +167,10 @@ impl Pretrained {
         TextTokenizer::load(&self.dir, max_length)
     }
 
-    fn parse<T: DeserializeOwned>(&self) -> Result<T, ModelError> {
-        serde_json::from_value(Value::Object(self.config.clone())).map_err(|source| {
+    /// The configuration, with the defaults of its class.
+    fn parse<T: DeserializeOwned>(&self, mut defaults: Map<String, Value>) -> Result<T, ModelError> {
+        defaults.extend(self.config.clone());
+        serde_json::from_value(Value::Object(defaults)).map_err(|source| {
             StoreError::Json {
                 path: self.dir.join("config.json"),
                 source,
@@ -144,14 +201,18 @@ pub fn save_checkpoint(model: &impl Host, source: &Path, out: &Path) -> Result<(
     }
     let (_, mut tensors) = read_checkpoint(source)?;
     for info in model.module_sites() {
-        let prefixed = format!("{}{}", model.base_prefix(), info.path);
-        let path = match tensors.contains_key(&format!("{prefixed}.weight")) {
-            true => prefixed,
-            false => info.path.clone(),
+        // The source has the prefix of a larger class or not, whatever this one is.
+        let prefix = model.base_prefix();
+        let inner = info.path.strip_prefix(prefix).unwrap_or(&info.path).to_owned();
+        let prefixed = format!("{prefix}{inner}");
+        let has = |path: &String| tensors.contains_key(&format!("{path}.weight"));
+        let path = match [&prefixed, &inner].into_iter().find(|path| has(path)) {
+            Some(path) => path.clone(),
+            None => info.path.clone(),
         };
         let (weight, bias) = match info.kind {
             SiteKind::Norm { .. } => match model.norm(info.site) {
-                Some(norm) => (norm.gamma.val().into_data(), norm.beta.as_ref()),
+                Some(norm) => (norm.weight.into_data(), norm.bias),
                 None => continue,
             },
             SiteKind::Table { .. } => match model.table(info.site) {
@@ -159,13 +220,16 @@ pub fn save_checkpoint(model: &impl Host, source: &Path, out: &Path) -> Result<(
                 None => continue,
             },
             _ => match model.linear(info.site) {
-                Some(layer) => (layer.weight.val().transpose().into_data(), layer.bias.as_ref()),
+                Some(layer) => (
+                    layer.weight.val().transpose().into_data(),
+                    layer.bias.as_ref().map(|bias| bias.val()),
+                ),
                 None => continue,
             },
         };
         tensors.insert(format!("{path}.weight"), weight);
         if let Some(bias) = bias {
-            tensors.insert(format!("{path}.bias"), bias.val().into_data());
+            tensors.insert(format!("{path}.bias"), bias.into_data());
         }
     }
     let mut config: Map<String, Value> = read_json(&source.join("config.json"))?;
@@ -177,6 +241,10 @@ pub fn save_checkpoint(model: &impl Host, source: &Path, out: &Path) -> Result<(
     };
     config.insert(key.to_owned(), Value::from("float32"));
     write_json(&out.join("config.json"), &config)?;
+    if model.sites().iter().any(|info| info.site.role == Role::LmHead) {
+        // A head that was the table of the embeddings has a weight of its own once the table was changed.
+        config.insert("tie_word_embeddings".to_owned(), false.into());
+    }
     for file in [
         "tokenizer.json",
         "tokenizer_config.json",

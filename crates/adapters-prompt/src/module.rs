@@ -68,10 +68,12 @@ impl NamedParams for VirtualPrompt {
 
 #[cfg(test)]
 mod tests {
-    use adapters_core::{Pass, Shared};
+    use adapters_core::{Pass, Role, Shared, Site, Stack};
     use burn::tensor::{Bool, Device, TensorData};
 
     use super::*;
+
+    const SITE: Site = Site::outside(Stack::Encoder, Role::Embedding);
 
     fn applied(at: usize, seq: usize, padding: Option<Vec<bool>>) -> (Vec<f32>, Option<Vec<bool>>) {
         let device = Device::flex();
@@ -83,6 +85,8 @@ mod tests {
         let call = Call {
             pass: &pass,
             shared: &shared,
+            adapter: "a",
+            site: SITE,
         };
         let tokens: Vec<f32> = (0..seq).map(|t| t as f32).collect();
         let hidden = Tensor::<3>::from_data(TensorData::new(tokens, [1, seq, 1]), &device);

@@ -194,7 +194,7 @@ impl Method for Reft {
     }
 
     /// Signs as the reference wants them: whole numbers, which weight decay may have made smaller.
-    fn stored(&self, adapter: &Attached, _host: &dyn Host) -> Result<Option<Attached>, Error> {
+    fn stored(&self, _grammar: Grammar, adapter: &Attached, _host: &dyn Host) -> Result<Option<Attached>, Error> {
         Ok(self.with_signs(adapter, |sign| if sign == 0.0 { 0.0 } else { sign.signum() }))
     }
 

@@ -91,7 +91,7 @@ impl SiteAdapter<OutputState> for ReftLayer {
     fn apply(&self, state: OutputState, call: &Call<'_>) -> OutputState {
         let [_, seq, _] = state.hidden.dims();
         let (prefix, suffix) = (self.prefix.min(seq), self.suffix.min(seq));
-        let span = Span::new(&state.hidden, state.padding.as_ref(), call.past);
+        let span = Span::new(&state.hidden, state.padding.as_ref(), call.pass);
         let first = (prefix > 0).then(|| span.prefix(prefix, suffix));
         let last = (suffix > 0).then(|| span.suffix(suffix));
         let edits = match self.units.as_slice() {
@@ -131,7 +131,7 @@ impl NamedParams for ReftLayer {
 
 #[cfg(test)]
 mod tests {
-    use adapters_core::{Pass, Shared, draw};
+    use adapters_core::{Pass, Role, Shared, Site, Stack, draw};
     use burn::optim::{AdamWConfig, GradientsParams};
     use burn::tensor::{Bool, Device, TensorData};
     use rand_chacha::ChaCha8Rng;
@@ -139,6 +139,8 @@ mod tests {
 
     use super::*;
     use crate::init;
+
+    const SITE: Site = Site::new(Stack::Encoder, 0, Role::LayerOutput);
 
     fn unit(projection: Projection, rng: &mut ChaCha8Rng, device: &Device) -> Unit {
         let [rank, d_model] = projection.original.dims();
@@ -185,6 +187,8 @@ mod tests {
             let call = Call {
                 pass: &pass,
                 shared: &shared,
+                adapter: "a",
+                site: SITE,
             };
             for _ in 0..1000 {
                 let (hidden, padding) = (x.clone(), None);
@@ -221,6 +225,8 @@ mod tests {
         let call = Call {
             pass: &pass,
             shared: &shared,
+            adapter: "a",
+            site: SITE,
         };
         let text = Tensor::<3>::from_data(draw::normal(&mut rng, [1, 5, 4], 1.0), &device);
         let run = |hidden: Tensor<3>, padding: Option<Tensor<2, Bool>>| {

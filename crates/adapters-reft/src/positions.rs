@@ -1,5 +1,6 @@
 //! Which positions of a row are edited: the first and the last ones that are not padding.
 
+use adapters_core::Pass;
 use burn::tensor::{Bool, Int, Tensor};
 
 /// Positions of each row of a batch, and which of them to edit.
@@ -21,25 +22,31 @@ pub(crate) struct Span {
 }
 
 impl Span {
-    /// From the padding of whole rows, `[batch, past + seq]`, true at padding; without one the rows are all text.
+    /// From the padding of whole rows, `[batch, past + seq]`, true at padding; without one the rows are all text. What was
+    /// generated does not count: the rows end with the prompt, and an edit stays where it is while they grow.
     ///
     /// In the decoder of an encoder-decoder it is the encoder's padding, as in the reference; what lies beyond the
     /// decoder's own rows is left out.
-    pub fn new(hidden: &Tensor<3>, padding: Option<&Tensor<2, Bool>>, past: usize) -> Self {
+    pub fn new(hidden: &Tensor<3>, padding: Option<&Tensor<2, Bool>>, pass: &Pass) -> Self {
         let [batch, seq, _] = hidden.dims();
+        let past = pass.past;
+        let inserted: usize = pass.inserted.iter().map(|inserted| inserted.count).sum();
+        let prompt = pass.prompt.map_or(usize::MAX, |prompt| prompt + inserted);
         let (first, end) = match padding {
             Some(padding) => {
-                let all = padding.dims()[1] as i64;
+                let all = padding.dims()[1].min(prompt);
+                let padding = padding.clone().slice_dim(1, 0..all);
+                let all = all as i64;
                 let places = Tensor::<1, Int>::arange(0..all, &padding.device()).unsqueeze_dim::<2>(0);
                 let places = places.expand([batch as i64, all]);
                 // A row of nothing but padding has no first position: it begins beyond everything.
                 let first = places.clone().mask_fill(padding.clone(), all + seq as i64).min_dim(1);
-                let end = (places + 1).mask_fill(padding.clone(), 0).max_dim(1);
+                let end = (places + 1).mask_fill(padding, 0).max_dim(1);
                 (first, end)
             }
             None => {
                 let zeros = Tensor::<2, Int>::zeros([batch, 1], &hidden.device());
-                (zeros.clone(), zeros + (past + seq) as i64)
+                (zeros.clone(), zeros + (past + seq).min(prompt) as i64)
             }
         };
         Self { first, end, past, seq }
@@ -120,7 +127,7 @@ mod tests {
         let flags: Vec<bool> = rows.iter().flat_map(|row| row.chars().map(|c| c == 'x')).collect();
         let padding = Tensor::<2, Bool>::from_data(TensorData::new(flags, [rows.len(), seq]), &device);
         let hidden = Tensor::<3>::zeros([rows.len(), seq, 1], &device);
-        let span = Span::new(&hidden, masked.then_some(&padding), 0);
+        let span = Span::new(&hidden, masked.then_some(&padding), &Pass::default());
         let one = |count: usize, value: f32| Tensor::<3>::full([rows.len(), count, 1], value, &device);
         let hidden = span.prefix(prefix, suffix).add(hidden, one(prefix, 1.0));
         let hidden = match suffix {
@@ -156,10 +163,32 @@ mod tests {
     fn positions_in_a_cache_are_done() {
         let device = Device::flex();
         let hidden = Tensor::<3>::zeros([1, 1, 1], &device);
-        let span = Span::new(&hidden, None, 4);
+        let mut pass = Pass::default();
+        pass.past = 4;
+        let span = Span::new(&hidden, None, &pass);
         let one = Tensor::<3>::ones([1, 3, 1], &device);
         let sum = |x: Tensor<3>| x.sum().into_scalar::<f32>();
         assert_eq!(sum(span.prefix(3, 0).add(hidden.clone(), one.clone())), 0.0);
         assert_eq!(sum(span.suffix(3).add(hidden, one)), 1.0);
+    }
+
+    #[test]
+    fn what_is_generated_does_not_count() {
+        let device = Device::flex();
+        let hidden = Tensor::<3>::zeros([1, 6, 1], &device);
+        let one = Tensor::<3>::ones([1, 2, 1], &device);
+        let edited = |pass: &Pass, padding: Option<&Tensor<2, Bool>>| {
+            let edited = Span::new(&hidden, padding, pass)
+                .suffix(2)
+                .add(hidden.clone(), one.clone());
+            edited.into_data().iter::<f32>().collect::<Vec<f32>>()
+        };
+        // Two vectors in front of a prompt of two, and two tokens generated.
+        let mut pass = Pass::default();
+        pass.prompt = Some(2);
+        pass.inserted.push(adapters_core::Inserted { at: 0, count: 2 });
+        let padding = Tensor::<2, Bool>::full([1, 6], false, &device);
+        assert_eq!(edited(&pass, None), [0.0, 0.0, 1.0, 1.0, 0.0, 0.0]);
+        assert_eq!(edited(&pass, Some(&padding)), [0.0, 0.0, 1.0, 1.0, 0.0, 0.0]);
     }
 }

@@ -18,7 +18,7 @@ use burn::tensor::{Device, Distribution, Tensor};
 
 const LAYERS: usize = 8;
 const SHAPE: [usize; 2] = [4, 64];
-const CONFIG: &str = "lora[r=8,alpha=16]";
+const CONFIG: &str = "lora[r=8,alpha=16,attn_matrices=[q]]";
 
 #[derive(Module, Debug)]
 struct Layers {
@@ -64,11 +64,8 @@ impl Host for Layers {
     }
     fn sites(&self) -> Vec<SiteInfo> {
         let (d_in, d_out) = (self.d_model(), self.d_model());
-        let info = |index| SiteInfo {
-            site: site(index),
-            kind: SiteKind::Linear { d_in, d_out },
-            path: format!("layers.{index}"),
-        };
+        let linear = SiteKind::Linear { d_in, d_out };
+        let info = |index| SiteInfo::new(site(index), linear, format!("layers.{index}"));
         (0..LAYERS).map(info).collect()
     }
     fn linear(&self, site: Site) -> Option<&Linear> {

@@ -15,6 +15,7 @@ use crate::host::Host;
 use crate::layer::map_kind;
 use crate::method::{Method, Registry, StoredConfig};
 use crate::set::{AdapterSet, Attached};
+use crate::site::{Role, SiteKind};
 use crate::store::{Grammar, StoreError, TensorProblem, Tensors, read_json, read_pytorch, read_safetensors};
 
 /// How to load an adapter folder.
@@ -175,7 +176,7 @@ fn read_weights(dir: &Path, grammar: Grammar, allow_bin: bool) -> Result<(PathBu
 }
 
 /// Puts the file's tensors into a built adapter.
-fn fill(
+pub(crate) fn fill(
     mut adapter: Attached,
     grammar: Grammar,
     stored_name: &str,
@@ -189,7 +190,7 @@ fn fill(
     let shapes = adapter.shapes();
     for place in adapter.params() {
         // The class that saved decides the prefix: its own, or that of a larger class around it.
-        let candidates = place.keys(grammar, stored_name, host.base_prefix());
+        let candidates = place.keys(grammar, stored_name, host);
         match candidates.iter().find_map(|k| Some((k, tensors.remove(k)?))) {
             Some((key, data)) => {
                 let expected = shapes.get(&place.id).cloned().unwrap_or_default();
@@ -214,6 +215,9 @@ fn fill(
         nearest: nearest(&key, tensors.keys().map(String::as_str)),
         key,
     }));
+    if grammar == Grammar::Peft {
+        forget_tables(host, &mut tensors);
+    }
     tensors.retain(|key, _| !adapter.method().is_alias(key));
     problems.extend(tensors.into_keys().map(|key| TensorProblem::Unexpected { key }));
     if !problems.is_empty() {
@@ -225,6 +229,29 @@ fn fill(
     let mut fill = Fill(found);
     adapter.change_layers(|layer| map_kind!(layer, l => l.map(&mut fill)));
     Ok(adapter)
+}
+
+/// Takes out copies of the base's embedding tables and head, which peft writes beside an adapter of theirs. One that is not
+/// the base's stays, and is refused with everything else that is not expected.
+fn forget_tables(host: &dyn Host, tensors: &mut Tensors) {
+    for info in host.sites() {
+        let of_base = || match (info.kind, info.site.role) {
+            (SiteKind::Table { .. }, _) => host.table(info.site).map(|table| table.weight.val()),
+            (SiteKind::Linear { .. }, Role::LmHead) => host.linear(info.site).map(|head| head.weight.val().transpose()),
+            _ => None,
+        };
+        for key in
+            [".base_layer.weight", ".weight"].map(|end| format!("{}{}{end}", Grammar::Peft.key_prefix(), info.path))
+        {
+            let same = |data: &TensorData| {
+                let data = data.clone().convert::<f32>();
+                of_base().is_some_and(|weight| weight.into_data().convert::<f32>() == data)
+            };
+            if tensors.get(&key).is_some_and(same) {
+                tensors.remove(&key);
+            }
+        }
+    }
 }
 
 fn all_unexpected(problems: &[TensorProblem]) -> bool {

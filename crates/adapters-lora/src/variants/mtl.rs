@@ -124,6 +124,10 @@ impl SiteAdapter<LinearState> for MtlLora {
         apply_factors(self, state, call, self.dropout, self.gate.as_ref())
     }
 
+    fn is_causal(&self) -> bool {
+        self.gate.is_none()
+    }
+
     fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {
         Ok(base.plus(self.update(shared)?))
     }

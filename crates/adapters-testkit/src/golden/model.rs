@@ -1,0 +1,164 @@
+//! The model of a golden set: what its call takes, and what a case's class computes on top of it.
+
+use std::path::Path;
+
+use adapters::core::store::read_safetensors;
+use adapters::models::{CausalInput, EncoderInput, MaskedLmHead, Model, Pretrained};
+use adapters::{Ctx, Host};
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+
+use crate::golden::case::Case;
+use crate::golden::compare::{Tolerance, each_element};
+use crate::golden::verdict::Stop;
+
+/// The keyword arguments of the model call. Which of them a model takes is its own business.
+#[derive(Clone, Debug)]
+pub(crate) struct Inputs {
+    ids: Tensor<2, Int>,
+    token_types: Option<Tensor<2, Int>>,
+    padding: Option<Tensor<2, Bool>>,
+}
+
+impl Inputs {
+    /// Whether outputs agree in the rows that have no padding.
+    pub(crate) fn full_rows_equal(&self, got: &TensorData, want: &TensorData, tolerance: Tolerance) -> bool {
+        let Some(padding) = &self.padding else {
+            return each_element(got, want, tolerance).within;
+        };
+        let padded: Vec<i64> = padding.clone().int().sum_dim(1).into_data().iter().collect();
+        let rows = |data: &TensorData| {
+            let all: Vec<f32> = data.iter().collect();
+            let size = all.len() / padded.len();
+            let full = all.chunks(size).zip(&padded).filter(|(_, padded)| **padded == 0);
+            let values: Vec<f32> = full.flat_map(|(row, _)| row.iter().copied()).collect();
+            let count = values.len();
+            TensorData::new(values, [count])
+        };
+        padded.contains(&0) && each_element(&rows(got), &rows(want), tolerance).within
+    }
+
+    /// Reads `inputs.safetensors`.
+    ///
+    /// # Errors
+    ///
+    /// [`Stop::Unsupported`] for an argument this library does not have.
+    pub(crate) fn read(path: &Path, device: &Device) -> Result<Self, Stop> {
+        let (mut ids, mut token_types, mut padding) = (None, None, None);
+        let (tensors, _) = read_safetensors(path)?;
+        for (key, data) in tensors {
+            match key.as_str() {
+                "input_ids" => ids = Some(Tensor::from_data(data, device)),
+                "token_type_ids" => token_types = Some(Tensor::from_data(data, device)),
+                "attention_mask" => padding = Some(padding_of(&data, device)),
+                other => return Err(Stop::unsupported(format!("the model call has the argument `{other}`"))),
+            }
+        }
+        Ok(Self {
+            ids: ids.ok_or_else(|| Stop::fail("inputs.safetensors has no `input_ids`"))?,
+            token_types,
+            padding,
+        })
+    }
+
+    /// Rows and positions of the batch.
+    pub(crate) fn dims(&self) -> [usize; 2] {
+        self.ids.dims()
+    }
+
+    /// These inputs as the case calls the model with them.
+    pub(crate) fn of(&self, case: &Case) -> Self {
+        Self {
+            padding: self.padding.clone().filter(|_| case.use_attention_mask),
+            ..self.clone()
+        }
+    }
+}
+
+/// True at padding, from a mask that is zero there.
+fn padding_of(mask: &TensorData, device: &Device) -> Tensor<2, Bool> {
+    let padding: Vec<bool> = mask.iter::<i64>().map(|m| m == 0).collect();
+    Tensor::from_data(TensorData::new(padding, mask.shape()), device)
+}
+
+/// Loads the checkpoint of a set.
+pub(crate) fn load(checkpoint: &Path, device: &Device) -> Result<Model, Stop> {
+    Ok(Pretrained::open(checkpoint)?.model(device)?)
+}
+
+/// What a case's class computes on top of the model.
+pub(crate) enum Top {
+    /// Nothing: the last hidden state.
+    Nothing,
+    /// Scores of all tokens by a head of its own.
+    MaskedLm(MaskedLmHead),
+    /// Scores of all tokens by the model's head.
+    CausalLm,
+}
+
+impl Top {
+    /// That of the case's class.
+    ///
+    /// # Errors
+    ///
+    /// [`Stop::Unsupported`] for a class this library does not have.
+    pub(crate) fn of(case: &Case, dir: &Path, checkpoint: &Path, model: &Model, device: &Device) -> Result<Self, Stop> {
+        let (class, output, head) = (case.model_class.as_str(), case.output.as_str(), case.head.as_deref());
+        let own = class == model.class_name();
+        match (model, output, head) {
+            (Model::Encoder(_), "last_hidden_state", None) if own => Ok(Self::Nothing),
+            (Model::CausalLm(_), "logits", None) if own => Ok(Self::CausalLm),
+            (Model::Encoder(encoder), "logits", head) => {
+                let name = model.class_name().trim_end_matches("Model");
+                let masked_lm = match head {
+                    None if class == format!("{name}ForMaskedLM") => {
+                        MaskedLmHead::from_checkpoint(checkpoint, encoder, false, device)?
+                    }
+                    Some(head) if class == format!("{name}AdapterModel") => {
+                        MaskedLmHead::load(&dir.join(head), encoder, device)?
+                    }
+                    _ => return Err(unknown(case)),
+                };
+                Ok(Self::MaskedLm(masked_lm))
+            }
+            _ => Err(unknown(case)),
+        }
+    }
+
+    /// The output of the case's class.
+    ///
+    /// # Errors
+    ///
+    /// [`Stop::Unsupported`] for a model without this output.
+    pub(crate) fn forward(&self, model: &Model, inputs: Inputs, cx: &mut Ctx<'_>) -> Result<Tensor<3>, Stop> {
+        let Inputs {
+            ids,
+            token_types,
+            padding,
+        } = inputs;
+        match (model, self) {
+            (Model::Encoder(encoder), top) => {
+                let input = EncoderInput {
+                    ids,
+                    token_types,
+                    padding,
+                };
+                let hidden = encoder.forward(input, cx);
+                Ok(match top {
+                    Self::MaskedLm(head) => head.forward(hidden, encoder, cx),
+                    _ => hidden,
+                })
+            }
+            (Model::CausalLm(lm), _) => {
+                let hidden = lm.forward(CausalInput { ids, padding }, cx);
+                Ok(lm.logits(hidden, cx))
+            }
+        }
+    }
+}
+
+fn unknown(case: &Case) -> Stop {
+    Stop::unsupported(format!(
+        "model_class = {}, output = {}, head = {:?}",
+        case.model_class, case.output, case.head
+    ))
+}
