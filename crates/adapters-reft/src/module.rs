@@ -90,7 +90,8 @@ impl SiteAdapter<OutputState> for ReftLayer {
     /// Panics if the last axis is not the model's width.
     fn apply(&self, state: OutputState, call: &Call<'_>) -> OutputState {
         let [_, seq, _] = state.hidden.dims();
-        let (prefix, suffix) = (self.prefix.min(seq), self.suffix.min(seq));
+        let longest = call.past + seq;
+        let (prefix, suffix) = (self.prefix.min(longest), self.suffix.min(longest));
         let span = Span::new(&state.hidden, state.padding.as_ref(), call.pass);
         let first = (prefix > 0).then(|| span.prefix(prefix, suffix));
         let last = (suffix > 0).then(|| span.suffix(suffix));

@@ -11,18 +11,23 @@ pub(crate) struct Positions {
     none: Tensor<2, Bool>,
 }
 
-/// Where the text of each row of a batch is, `[batch, 1]`: its first position and the one after its last.
+/// Where the real positions of each row of a batch are. Counted without padding before the text, they are `0..end`; what an
+/// adapter put in front of padding comes first.
 pub(crate) struct Span {
-    first: Tensor<2, Int>,
+    /// Padding between what was put in and the text, `[batch, 1]`.
+    shift: Tensor<2, Int>,
+    /// The real positions of a row, `[batch, 1]`.
     end: Tensor<2, Int>,
-    /// Positions a cache holds before the rows at hand.
+    /// Places of what was put in.
+    front: usize,
+    /// Places a cache holds before the rows at hand.
     past: usize,
-    /// Positions at hand.
+    /// Places at hand.
     seq: usize,
 }
 
 impl Span {
-    /// From the padding of whole rows, `[batch, past + seq]`, true at padding; without one the rows are all text. What was
+    /// From the padding of whole rows, `[batch, past + seq]`, true at padding; without one all is real. What was
     /// generated does not count: the rows end with the prompt, and an edit stays where it is while they grow.
     ///
     /// In the decoder of an encoder-decoder it is the encoder's padding, as in the reference; what lies beyond the
@@ -32,32 +37,40 @@ impl Span {
         let past = pass.past;
         let inserted: usize = pass.inserted.iter().map(|inserted| inserted.count).sum();
         let prompt = pass.prompt.map_or(usize::MAX, |prompt| prompt + inserted);
-        let (first, end) = match padding {
+        let front = inserted + pass.inserted.iter().map(|inserted| inserted.at).max().unwrap_or(0);
+        let (shift, end) = match padding {
             Some(padding) => {
                 let all = padding.dims()[1].min(prompt);
                 let padding = padding.clone().slice_dim(1, 0..all);
-                let all = all as i64;
-                let places = Tensor::<1, Int>::arange(0..all, &padding.device()).unsqueeze_dim::<2>(0);
-                let places = places.expand([batch as i64, all]);
-                // A row of nothing but padding has no first position: it begins beyond everything.
-                let first = places.clone().mask_fill(padding.clone(), all + seq as i64).min_dim(1);
-                let end = (places + 1).mask_fill(padding, 0).max_dim(1);
-                (first, end)
+                let places = Tensor::<1, Int>::arange(0..all as i64, &padding.device()).unsqueeze_dim::<2>(0);
+                let places = places.expand([batch, all]);
+                let no_text = padding.clone().bool_or(places.clone().lower_elem(front as i64));
+                let shift = places.clone().mask_fill(no_text, i64::from(i32::MAX)).min_dim(1) - front as i64;
+                // Rows without text have none before it.
+                let shift = shift.clone().mask_fill(shift.greater_elem(all as i64), 0);
+                let end = (places + 1).mask_fill(padding, 0).max_dim(1) - shift.clone();
+                (shift, end)
             }
             None => {
                 let zeros = Tensor::<2, Int>::zeros([batch, 1], &hidden.device());
                 (zeros.clone(), zeros + (past + seq).min(prompt) as i64)
             }
         };
-        Self { first, end, past, seq }
+        Self {
+            shift,
+            end,
+            front,
+            past,
+            seq,
+        }
     }
 
     /// The first `count` positions of each row, without the last `last` ones: those are edited as such.
     pub fn prefix(&self, count: usize, last: usize) -> Positions {
-        let wanted = self.row(count) + self.first.clone();
-        let from = self.end.clone() - last as i64;
-        let taken = wanted.clone().greater_equal(from.expand(wanted.dims()));
-        let taken = taken.bool_and(wanted.clone().lower(self.end.clone().expand(wanted.dims())));
+        let wanted = self.row(count).expand([self.end.dims()[0], count]);
+        let end = self.end.clone().expand(wanted.dims());
+        let taken = wanted.clone().greater_equal(end.clone() - last as i64);
+        let taken = taken.bool_and(wanted.clone().lower(end));
         self.at_hand(wanted, Some(taken))
     }
 
@@ -68,12 +81,17 @@ impl Span {
 
     /// `[1, count]`: 0, 1, ..
     fn row(&self, count: usize) -> Tensor<2, Int> {
-        Tensor::<1, Int>::arange(0..count as i64, &self.first.device()).unsqueeze_dim(0)
+        Tensor::<1, Int>::arange(0..count as i64, &self.end.device()).unsqueeze_dim(0)
     }
 
-    /// Those of the wanted positions that are at hand, less what is taken.
+    /// The places of those of the wanted positions that are at hand, less what is taken.
     fn at_hand(&self, wanted: Tensor<2, Int>, taken: Option<Tensor<2, Bool>>) -> Positions {
-        let index = wanted - self.past as i64;
+        let shift = self.shift.clone().expand(wanted.dims());
+        let shift = match self.front {
+            0 => shift,
+            front => shift.mask_fill(wanted.clone().lower_elem(front as i64), 0),
+        };
+        let index = wanted + shift - self.past as i64;
         let last = self.seq as i64 - 1;
         let mut none = index.clone().lower_elem(0).bool_or(index.clone().greater_elem(last));
         if let Some(taken) = taken {
@@ -156,7 +174,8 @@ mod tests {
     fn what_is_outside_the_rows_is_left_out() {
         assert_eq!(edited(&["--xx", "xxx-"], 3, 2, true), ["ssp.", "..ss"]);
         assert_eq!(edited(&["-", "-"], 4, 0, false), ["p", "p"]);
-        assert_eq!(edited(&["xxx"], 2, 0, true), ["..."]);
+        // A row of nothing but padding is edited at its beginning, as in the reference.
+        assert_eq!(edited(&["xxx"], 2, 0, true), ["pp."]);
     }
 
     #[test]
@@ -190,5 +209,27 @@ mod tests {
         let padding = Tensor::<2, Bool>::full([1, 6], false, &device);
         assert_eq!(edited(&pass, None), [0.0, 0.0, 1.0, 1.0, 0.0, 0.0]);
         assert_eq!(edited(&pass, Some(&padding)), [0.0, 0.0, 1.0, 1.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn padding_between_vectors_and_text_does_not_count() {
+        let device = Device::flex();
+        let hidden = Tensor::<3>::zeros([2, 6, 1], &device);
+        let one = |value: f32| Tensor::<3>::full([2, 3, 1], value, &device);
+        let mut pass = Pass::default();
+        pass.inserted.push(adapters_core::Inserted { at: 0, count: 2 });
+        // Two vectors, two places of padding and two of text; and no padding.
+        let flags: Vec<bool> = (0..12).map(|i| [2, 3].contains(&i)).collect();
+        let padding = Tensor::<2, Bool>::from_data(TensorData::new(flags, [2, 6]), &device);
+        let span = Span::new(&hidden, Some(&padding), &pass);
+        let first: Vec<f32> = span
+            .prefix(3, 0)
+            .add(hidden.clone(), one(1.0))
+            .into_data()
+            .iter()
+            .collect();
+        assert_eq!(first, [1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0]);
+        let last: Vec<f32> = span.suffix(3).add(hidden, one(1.0)).into_data().iter().collect();
+        assert_eq!(last, [0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0]);
     }
 }
