@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use adapters::models::{ClassificationHead, Encoder, Pretrained, SequenceClassifier, TextTokenizer};
+use adapters::models::{ClassificationHead, Pretrained, SequenceClassifier, TextTokenizer};
 use adapters::store::{LoadOptions, LoadReport, Manifest, Pooling, load_adapter};
 use adapters::train::Labels;
-use adapters::{Adapted, Composition, METHODS, parse_device};
+use adapters::{Adapted, Composition, Host, METHODS, parse_device};
+use burn::module::Module;
 use burn::tensor::Device;
 
 use crate::args::{DeviceArgs, ModelArgs, PoolingArg};
@@ -67,13 +68,13 @@ pub fn base_dir(given: Option<&Path>, manifest: &Manifest) -> Result<PathBuf, Fa
 }
 
 /// A base with an active adapter, and below it the one it was trained on top of.
-pub fn adapted(
-    model: &Path,
+pub fn adapted<M: Host + Module + Sync>(
+    base: M,
     adapter: &Path,
     allow_bin: bool,
     device: &Device,
-) -> Result<(Adapted<Encoder>, LoadReport), Failure> {
-    let mut adapted = Adapted::new(Pretrained::open(model)?.encoder(device)?);
+) -> Result<(Adapted<M>, LoadReport), Failure> {
+    let mut adapted = Adapted::new(base);
     let options = LoadOptions {
         allow_bin,
         ..LoadOptions::default()
@@ -108,7 +109,8 @@ pub fn classifier(args: &ModelArgs) -> Result<Loaded, Failure> {
     let device = device(&args.device)?;
     let manifest = manifest(&args.adapter)?;
     let dir = base_dir(args.model.as_deref(), &manifest)?;
-    let (adapted, report) = adapted(&dir, &args.adapter, args.allow_bin, &device)?;
+    let base = Pretrained::open(&dir)?.encoder(&device)?;
+    let (adapted, report) = adapted(base, &args.adapter, args.allow_bin, &device)?;
     let head_file = match (&args.head, &manifest.head) {
         (Some(path), _) => path.clone(),
         (None, Some(head)) => args.adapter.join(&head.file),

@@ -31,6 +31,13 @@ pub enum Target {
     Norms,
     /// Every linear layer and normalisation with a bias.
     Biased,
+    /// Sites of another target but those in these stacks, in a model with an encoder and a decoder.
+    Outside {
+        /// The stacks to leave alone.
+        stacks: Vec<Stack>,
+        /// The other target.
+        target: Box<Target>,
+    },
     /// The first site of a role, in the order of the forward pass.
     First(Role),
     /// Sites of a role in these layers alone.
@@ -39,13 +46,6 @@ pub enum Target {
         role: Role,
         /// The layers.
         layers: Vec<usize>,
-    },
-    /// Sites of another target but those in these stacks, in a model with an encoder and a decoder.
-    Outside {
-        /// The stacks to leave alone.
-        stacks: Vec<Stack>,
-        /// The other target.
-        target: Box<Target>,
     },
 }
 
@@ -272,7 +272,7 @@ impl Target {
         match self {
             Self::Roles { roles, leave_out } => {
                 let left_out = info.site.layer.is_some_and(|layer| leave_out.contains(&layer));
-                Ok(roles.contains(&info.place) && !left_out)
+                Ok(meant(roles, info) && !left_out)
             }
             Self::Modules(target) => Ok(target.names(info)? && !target.skips(info)?),
             Self::Any(targets) => {
@@ -285,12 +285,12 @@ impl Target {
             }
             Self::Norms => Ok(matches!(info.kind, SiteKind::Norm { .. })),
             Self::Biased => Ok(matches!(info.kind, SiteKind::Linear { .. } | SiteKind::Norm { .. })),
+            // The stacks matter in some models only, which a site alone does not tell.
+            Self::Outside { target, .. } => target.covers(info),
             Self::First(role) => Ok(info.site.role == *role),
             Self::Layers { role, layers } => {
                 Ok(info.site.role == *role && info.site.layer.is_some_and(|layer| layers.contains(&layer)))
             }
-            // The stacks matter in some models only, which a site alone does not tell.
-            Self::Outside { target, .. } => target.covers(info),
         }
     }
 
@@ -370,16 +370,21 @@ impl Selection {
     }
 }
 
+/// Whether any of the roles means this site. A fused projection is meant by each of its parts.
+fn meant(roles: &[Role], info: &SiteInfo) -> bool {
+    roles.iter().any(|role| info.place.holds(*role))
+}
+
 fn select_roles(roles: &[Role], leave_out: &[usize], host: &dyn Host) -> Selection {
     let mut selection = Selection::default();
     let sites = host.sites();
     for role in roles {
-        if !sites.iter().any(|s| s.place == *role) {
+        if !sites.iter().any(|s| s.place.holds(*role)) {
             selection.unmatched.push(role.to_string());
         }
     }
     for info in sites {
-        if roles.contains(&info.place) {
+        if meant(roles, &info) {
             if info.site.layer.is_some_and(|layer| leave_out.contains(&layer)) {
                 selection.skipped.push(info.path);
             } else {

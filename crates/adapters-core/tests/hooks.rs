@@ -34,8 +34,8 @@ struct Mine {
 
 impl Mine {
     fn forward(&self, x: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
-        let x = x.repeat_dim(0, cx.replicas());
-        let x = cx.embedding(EMBEDDING, EmbeddingState::new(x, None)).hidden;
+        let state = EmbeddingState::new(x.repeat_dim(0, cx.replicas()), None);
+        let x = cx.embedding(EMBEDDING, state).hidden;
         let heads = |x: Tensor<3>| {
             let [batch, seq, _] = x.dims();
             x.reshape([batch, seq, HEADS, D / HEADS]).swap_dims(1, 2)

@@ -250,8 +250,8 @@ impl BertModel {
     ///
     /// # Panics
     ///
-    /// Panics if `seq`, with the positions that adapters take up before it, is longer than `max_position_embeddings` or an
-    /// id is outside the vocabulary.
+    /// Panics if `seq`, with what adapters put in or take up before positions are added, is longer than
+    /// `max_position_embeddings`, or an id is outside the vocabulary.
     pub fn forward(&self, input: EncoderInput, cx: &mut Ctx<'_>) -> Tensor<3> {
         let input = input.repeated(cx.replicas());
         cx.set_padding(input.padding.clone());

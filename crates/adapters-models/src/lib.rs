@@ -3,10 +3,13 @@
 pub mod bert;
 mod cache;
 mod causal_lm;
+mod chat;
 mod classifier;
 mod encoder;
+mod encoder_decoder;
 mod error;
 mod generate;
+pub mod gpt2;
 mod host;
 mod llama;
 mod masked_lm;
@@ -17,6 +20,7 @@ mod qwen2;
 pub mod rotary;
 pub mod rotary_config;
 pub mod rotary_decoder;
+pub mod t5;
 mod tokenizer;
 mod weights;
 
@@ -25,8 +29,10 @@ mod hub;
 
 pub use cache::KeyValueCache;
 pub use causal_lm::{CausalInput, CausalLm, PaddingSide};
+pub use chat::{ChatTemplate, Message};
 pub use classifier::{ClassificationHead, SequenceClassifier};
 pub use encoder::{Encoder, EncoderInput};
+pub use encoder_decoder::{DecoderCache, EncodedInput, EncoderDecoder, EncoderDecoderInput};
 pub use error::ModelError;
 pub use generate::{Generation, Sampling};
 #[cfg(feature = "hub")]
@@ -34,5 +40,5 @@ pub use hub::download;
 pub use masked_lm::MaskedLmHead;
 pub use model::Model;
 pub use pretrained::{Pretrained, SUPPORTED, save_checkpoint};
-pub use tokenizer::{Encoded, TextTokenizer};
+pub use tokenizer::{Encoded, TextStream, TextTokenizer};
 pub use weights::Weights;

@@ -12,7 +12,7 @@ pub(crate) fn defaults() -> Map<String, Value> {
     object(json!({
         "vocab_size": 32000, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
         "intermediate_size": 11008, "hidden_act": "silu", "max_position_embeddings": 2048, "rms_norm_eps": 1e-6,
-        "rope_theta": 10000.0, "tie_word_embeddings": false, "attention_dropout": 0.0, "eos_token_id": 2,
+        "rope_theta": 10000.0, "tie_word_embeddings": false, "attention_dropout": 0.0,
     }))
 }
 

@@ -14,7 +14,7 @@ pub(crate) fn defaults() -> Map<String, Value> {
         "vocab_size": 32000, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
         "num_key_value_heads": 8, "intermediate_size": 14336, "hidden_act": "silu",
         "max_position_embeddings": 131072, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": false,
-        "attention_dropout": 0.0, "sliding_window": 4096, "eos_token_id": 2,
+        "attention_dropout": 0.0, "sliding_window": 4096,
     }))
 }
 

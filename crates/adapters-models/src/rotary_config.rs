@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use adapters_core::ops::Activation;
-use adapters_core::target::OneOrMany;
 use serde::Deserialize;
 
 use crate::error::ModelError;
@@ -48,8 +47,6 @@ pub struct RotaryDecoderConfig {
     pub sliding_window: Option<usize>,
     /// Id of the padding token.
     pub pad_token_id: Option<usize>,
-    /// Ids that end a text.
-    pub eos_token_id: Option<OneOrMany>,
     /// Biases in attention, where the family leaves the choice.
     #[serde(default)]
     pub attention_bias: bool,

@@ -10,7 +10,6 @@
 use std::path::Path;
 
 use adapters_core::ops::{self, Activation};
-use adapters_core::target::OneOrMany;
 use adapters_core::{
     Ctx, EmbeddingState, Host, KeyValueState, NormWeight, Normalisation, Role, Site, SiteInfo, SiteKind, Stack,
 };
@@ -148,16 +147,6 @@ impl RotaryDecoder {
         self.embedding.weight.val().device()
     }
 
-    /// Ids that end a text.
-    pub fn end_ids(&self) -> Vec<u32> {
-        let ids = match &self.config.eos_token_id {
-            None => return Vec::new(),
-            Some(OneOrMany::One(id)) => vec![*id],
-            Some(OneOrMany::Many(ids)) => ids.clone(),
-        };
-        ids.into_iter().filter_map(|id| u32::try_from(id).ok()).collect()
-    }
-
     /// The last hidden state, after the final norm. With a `cache`, `input` is what follows the columns it holds.
     ///
     /// # Shapes
@@ -231,8 +220,8 @@ impl RotaryDecoder {
 }
 
 const EMBEDDING: Site = Site::outside(Stack::Decoder, Role::Embedding);
-const TOKENS: Site = Site::outside(Stack::Decoder, Role::EmbeddedTokens);
 const WORDS: Site = Site::outside(Stack::Decoder, Role::TokenEmbedding);
+const TOKENS: Site = Site::outside(Stack::Decoder, Role::EmbeddedTokens);
 const FINAL_NORM: Site = Site::outside(Stack::Decoder, Role::FinalNorm);
 const HEAD_INPUT: Site = Site::outside(Stack::Decoder, Role::LmHeadInput);
 const HEAD: Site = Site::outside(Stack::Decoder, Role::LmHead);

@@ -3,12 +3,11 @@
 use std::path::Path;
 
 use adapters::core::store::read_safetensors;
-use adapters::models::{CausalInput, EncoderInput, MaskedLmHead, Model, Pretrained};
+use adapters::models::{CausalInput, EncoderDecoderInput, EncoderInput, MaskedLmHead, Model, Pretrained};
 use adapters::{Ctx, Host};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
 use crate::golden::case::Case;
-use crate::golden::compare::{Tolerance, each_element};
 use crate::golden::verdict::Stop;
 
 /// The keyword arguments of the model call. Which of them a model takes is its own business.
@@ -17,38 +16,23 @@ pub(crate) struct Inputs {
     ids: Tensor<2, Int>,
     token_types: Option<Tensor<2, Int>>,
     padding: Option<Tensor<2, Bool>>,
+    decoder_ids: Option<Tensor<2, Int>>,
 }
 
 impl Inputs {
-    /// Whether outputs agree in the rows that have no padding.
-    pub(crate) fn full_rows_equal(&self, got: &TensorData, want: &TensorData, tolerance: Tolerance) -> bool {
-        let Some(padding) = &self.padding else {
-            return each_element(got, want, tolerance).within;
-        };
-        let padded: Vec<i64> = padding.clone().int().sum_dim(1).into_data().iter().collect();
-        let rows = |data: &TensorData| {
-            let all: Vec<f32> = data.iter().collect();
-            let size = all.len() / padded.len();
-            let full = all.chunks(size).zip(&padded).filter(|(_, padded)| **padded == 0);
-            let values: Vec<f32> = full.flat_map(|(row, _)| row.iter().copied()).collect();
-            let count = values.len();
-            TensorData::new(values, [count])
-        };
-        padded.contains(&0) && each_element(&rows(got), &rows(want), tolerance).within
-    }
-
     /// Reads `inputs.safetensors`.
     ///
     /// # Errors
     ///
     /// [`Stop::Unsupported`] for an argument this library does not have.
     pub(crate) fn read(path: &Path, device: &Device) -> Result<Self, Stop> {
-        let (mut ids, mut token_types, mut padding) = (None, None, None);
+        let (mut ids, mut token_types, mut padding, mut decoder_ids) = (None, None, None, None);
         let (tensors, _) = read_safetensors(path)?;
         for (key, data) in tensors {
             match key.as_str() {
                 "input_ids" => ids = Some(Tensor::from_data(data, device)),
                 "token_type_ids" => token_types = Some(Tensor::from_data(data, device)),
+                "decoder_input_ids" => decoder_ids = Some(Tensor::from_data(data, device)),
                 "attention_mask" => padding = Some(padding_of(&data, device)),
                 other => return Err(Stop::unsupported(format!("the model call has the argument `{other}`"))),
             }
@@ -57,12 +41,19 @@ impl Inputs {
             ids: ids.ok_or_else(|| Stop::fail("inputs.safetensors has no `input_ids`"))?,
             token_types,
             padding,
+            decoder_ids,
         })
     }
 
     /// Rows and positions of the batch.
     pub(crate) fn dims(&self) -> [usize; 2] {
         self.ids.dims()
+    }
+
+    /// Padded positions of each row; `None` where nothing is padded.
+    pub(crate) fn padded(&self) -> Option<Vec<i64>> {
+        let padding = self.padding.clone()?;
+        Some(padding.int().sum_dim(1).into_data().iter().collect())
     }
 
     /// These inputs as the case calls the model with them.
@@ -92,7 +83,7 @@ pub(crate) enum Top {
     /// Scores of all tokens by a head of its own.
     MaskedLm(MaskedLmHead),
     /// Scores of all tokens by the model's head.
-    CausalLm,
+    OwnHead,
 }
 
 impl Top {
@@ -106,7 +97,7 @@ impl Top {
         let own = class == model.class_name();
         match (model, output, head) {
             (Model::Encoder(_), "last_hidden_state", None) if own => Ok(Self::Nothing),
-            (Model::CausalLm(_), "logits", None) if own => Ok(Self::CausalLm),
+            (Model::CausalLm(_) | Model::EncoderDecoder(_), "logits", None) if own => Ok(Self::OwnHead),
             (Model::Encoder(encoder), "logits", head) => {
                 let name = model.class_name().trim_end_matches("Model");
                 let masked_lm = match head {
@@ -134,6 +125,7 @@ impl Top {
             ids,
             token_types,
             padding,
+            decoder_ids,
         } = inputs;
         match (model, self) {
             (Model::Encoder(encoder), top) => {
@@ -151,6 +143,16 @@ impl Top {
             (Model::CausalLm(lm), _) => {
                 let hidden = lm.forward(CausalInput { ids, padding }, cx);
                 Ok(lm.logits(hidden, cx))
+            }
+            (Model::EncoderDecoder(model), _) => {
+                let decoder_ids =
+                    decoder_ids.ok_or_else(|| Stop::fail("inputs.safetensors has no `decoder_input_ids`"))?;
+                let input = EncoderDecoderInput {
+                    ids,
+                    padding,
+                    decoder_ids,
+                };
+                Ok(model.forward(input, cx))
             }
         }
     }
