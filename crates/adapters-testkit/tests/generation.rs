@@ -36,6 +36,8 @@ const MORE: &[&str] = &[
     "seq_bn[use_gating=true]",
     "adapter_plus[mh_adapter=true]",
     "seq_bn[output_adapter=true]|lora[r=4]",
+    "loreft[r=2,suffix_positions=2]",
+    "prompt_tuning[prompt_length=3]|noreft[r=2,suffix_positions=3]",
 ];
 
 fn llama(device: &Device) -> CausalLm {
