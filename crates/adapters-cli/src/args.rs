@@ -30,6 +30,8 @@ pub enum Command {
     Merge(MergeArgs),
     /// Make one adapter from the weighted sum of several.
     Average(AverageArgs),
+    /// Take off what a prefix is only trained with, and keep the vectors it makes.
+    Eject(EjectArgs),
     /// Time forward, training step, merged forward, attach, save and load.
     Bench(BenchArgs),
     /// Print a completion script for a shell.
@@ -265,6 +267,26 @@ pub struct AverageArgs {
     /// Take the weights of an average as they are, not divided by their sum.
     #[arg(long)]
     pub raw: bool,
+    /// Allow reading weights from a PyTorch pickle.
+    #[arg(long)]
+    pub allow_bin: bool,
+    /// Where to compute.
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// `adapters eject`
+#[derive(Debug, clap::Args)]
+pub struct EjectArgs {
+    /// Folder of the adapter.
+    #[arg(long)]
+    pub adapter: PathBuf,
+    /// Folder of the smaller adapter, in the same format.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Folder of the base checkpoint; without it the one in the adapter's manifest.
+    #[arg(long)]
+    pub model: Option<PathBuf>,
     /// Allow reading weights from a PyTorch pickle.
     #[arg(long)]
     pub allow_bin: bool,

@@ -132,12 +132,13 @@ pub fn classifier(args: &ModelArgs) -> Result<Loaded, Failure> {
         Some(head_manifest) if head_manifest.labels.len() == head.classes() => Labels::Names(head_manifest.labels),
         _ => Labels::Count(head.classes()),
     };
-    let longest = adapted.base.max_length();
+    let taken = adapted.set.iter().map(|adapter| adapter.method().positions()).max();
+    let longest = adapted.base.max_length().saturating_sub(taken.unwrap_or(0));
     let max_length = args.max_length.or(manifest.max_length).unwrap_or(128.min(longest));
     if max_length == 0 || max_length > longest {
         return Err(Failure::new(
             format!("--max-length is {max_length}, expected 1 to {longest}"),
-            "the model has no positions beyond that",
+            "the model has no positions beyond that, less those an adapter takes",
         ));
     }
     let tokenizer = Pretrained::open(&dir)?.tokenizer(max_length)?;

@@ -57,6 +57,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Info(args) => commands::info::run(args),
         Command::Merge(args) => commands::merge::run(args),
         Command::Average(args) => commands::average::run(args),
+        Command::Eject(args) => commands::eject::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Completions(args) => commands::completions::run(args),
     }

@@ -129,6 +129,35 @@ fn train_eval_predict_info_merge() {
 }
 
 #[test]
+fn a_trained_prefix_is_ejected() {
+    let task = Task::new();
+    let dir = task.path("");
+    let config = "adapter.config=prefix_tuning[prefix_length=3,bottleneck_size=40]";
+    ok(&dir, &["train", "recipe.toml", "--set", config, "--threads", "1"]);
+    let said = ok(&dir, &["eject", "--adapter", "runs/recipe/adapter", "--out", "small"]);
+    assert!(said.starts_with("tiny: prefix_tuning_flat[prefix_length=3]"), "{said}");
+    let numbers = |line: &str| -> Vec<u64> {
+        let line = said.lines().find(|l| l.starts_with(line)).unwrap();
+        line.split_whitespace().filter_map(|word| word.parse().ok()).collect()
+    };
+    // Three vectors of width 16 for keys and for values of two layers.
+    let (before, after) = (numbers("before:"), numbers("after:"));
+    assert_eq!(after[0], 3 * 2 * 2 * 16);
+    assert!(before[0] > after[0] && before[1] > after[1], "{said}");
+    assert_eq!(json_of(&task.path("small/adapter_config.json"))["config"]["flat"], true);
+    let score = |adapter: &str| ok(&dir, &["eval", "--adapter", adapter, "--data", "data/test.jsonl"]);
+    assert_eq!(score("small"), score("runs/recipe/adapter"));
+    let again = fails(&dir, &["eject", "--adapter", "small", "--out", "smaller"], 1);
+    assert!(again.contains("no prefix that an MLP makes"), "{again}");
+    let taken = fails(
+        &dir,
+        &["eject", "--adapter", "runs/recipe/adapter", "--out", "small"],
+        1,
+    );
+    assert!(taken.contains("holds an adapter already"), "{taken}");
+}
+
+#[test]
 fn mistakes_exit_with_one_and_usage_with_two() {
     let task = Task::new();
     let dir = task.path("");

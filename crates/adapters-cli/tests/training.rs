@@ -173,6 +173,27 @@ fn adalora_cuts_ranks_to_the_target_and_survives_a_kill() {
 }
 
 #[test]
+fn a_prefix_trains_survives_a_kill_and_is_loaded() {
+    let task = Task::new();
+    let config = "adapter.config=prefix_tuning[prefix_length=3,bottleneck_size=8,dropout=0.1,use_gating=true]";
+    let whole = run(&task, &task.path("whole"), &[config]);
+    let outcome = finish(&whole);
+    assert_eq!(outcome.grammar, Grammar::AdapterHub);
+    let (tensors, _) = read_safetensors(&outcome.adapter.join("adapter.safetensors")).unwrap();
+    // Embedding and two linear layers, once; a gate in each of two layers.
+    assert_eq!(tensors.len(), 5 + 2 * 2, "{:?}", tensors.keys());
+
+    let killed = run(&task, &task.path("killed"), &[config]);
+    train(&killed, &mut |event| match event {
+        Event::Step { step: 9, .. } => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    })
+    .unwrap();
+    finish(&killed);
+    assert_eq!(weights(&killed), weights(&whole));
+}
+
+#[test]
 fn a_checkpoint_of_another_recipe_is_refused() {
     let task = Task::new();
     let first = run(&task, &task.path("run"), &[]);

@@ -8,12 +8,15 @@ use burn::tensor::{Bool, Int, Tensor};
 use crate::compose::{self, Active};
 use crate::dropout::Dropout;
 use crate::error::Error;
+use crate::memo::Memo;
 use crate::norm::Normalisation;
+use crate::record::{Record, Recorded, Recorder};
 use crate::set::{AdapterSet, Attached};
 use crate::shared::Shared;
 use crate::site::Site;
 use crate::state::{
     EmbeddingState, HiddenState, HookState, KeyValueState, LinearState, NormState, NormWeight, OutputState, TableState,
+    Up,
 };
 
 /// What a forward pass is: the same for every site and adapter.
@@ -30,15 +33,38 @@ pub struct Pass {
     /// The task of each row, for [`MultiTask`](crate::Composition::MultiTask), `None` where no adapter acts; empty
     /// without tasks.
     pub tasks: Vec<Option<usize>>,
+    /// How many passes the fusions have been through before this one, which cools their temperature.
+    pub passes: u64,
+    /// Whether the model repeated its batch for `Parallel`.
+    pub repeated: bool,
+    /// Where values are recorded, if they are.
+    pub recorder: Option<Recorder>,
+    /// What adapters have computed in this pass for all their layers.
+    pub(crate) memo: Memo,
 }
 
-/// What an adapter's layer is told: the pass it takes part in, and what its adapter shares among all sites.
+/// What an adapter's layer is told: the pass it takes part in, whose it is and where, and what its adapter shares among
+/// all sites.
 #[derive(Clone, Copy, Debug)]
 pub struct Call<'a> {
     /// The pass.
     pub pass: &'a Pass,
     /// Parameters of the whole adapter.
     pub shared: &'a Shared,
+    /// Name of the adapter.
+    pub adapter: &'a str,
+    /// Where it acts.
+    pub site: Site,
+}
+
+impl Call<'_> {
+    /// Records the values of gates, `[batch, gates]`, if this pass records.
+    pub fn record_gates(&self, scores: impl FnOnce() -> Tensor<2>) {
+        if let Some(recorder) = &self.pass.recorder {
+            let (adapter, scores) = (self.adapter.to_owned(), scores());
+            recorder.add(self.site, Recorded::Gate { adapter, scores });
+        }
+    }
 }
 
 impl Deref for Call<'_> {
@@ -46,6 +72,17 @@ impl Deref for Call<'_> {
 
     fn deref(&self) -> &Pass {
         self.pass
+    }
+}
+
+impl Call<'_> {
+    /// What `make` computes from what the layers of the adapter share: once in a pass, however many of them ask for
+    /// `what`. In training it is one node of the graph, and its gradient the sum over all that asked.
+    pub fn once<const D: usize>(&self, what: &'static str, make: impl FnOnce() -> Tensor<D>) -> Tensor<D> {
+        match self.shared.id() {
+            Some(id) => self.pass.memo.once(id, what, make),
+            None => make(),
+        }
     }
 }
 
@@ -115,6 +152,52 @@ impl<'a> Ctx<'a> {
             }),
             _ => Ok(self),
         }
+    }
+
+    /// Checks, before the forward pass, that the shares of a `BatchSplit` add up to the rows of the batch, those of a
+    /// `Split` to its positions, and that there is a task for each row where tasks were given. Without this check a share
+    /// that does not fit is a panic in the pass.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongShares`] naming the block.
+    pub fn for_input(self, rows: usize, positions: usize) -> Result<Self, Error> {
+        if let Some((_, active)) = self.adapters {
+            let tasks = active.tasks().map(|_| self.pass.tasks.len());
+            compose::check_shares(active.composition(), rows, positions, tasks)?;
+        }
+        Ok(self)
+    }
+
+    /// How many copies of its batch a model has to make before anything else, one after the other: the branches of a
+    /// `Parallel` block, one without such a block. The output then has as many times the rows, branch after branch.
+    ///
+    /// The reference makes the copies at the first place an adapter acts. At the input the numbers are the same, one rule
+    /// serves every model, and all tensors that follow, masks and position encodings included, agree in their rows.
+    pub fn replicas(&mut self) -> usize {
+        self.pass.repeated = true;
+        self.adapters.map_or(1, |(_, active)| active.replicas())
+    }
+
+    /// Says how many passes the fusions of the set have been through before this one. A fusion with a temperature starts
+    /// at 50 and cools by 0.05 each pass, down to 1; where nothing is said it is at the start, as a fusion just loaded is
+    /// in the reference.
+    #[must_use]
+    pub fn after_passes(mut self, passes: u64) -> Self {
+        self.pass.passes = passes;
+        self
+    }
+
+    /// Records the values of gates and the attention of fusions in this pass; see [`records`](Self::records).
+    #[must_use]
+    pub fn recording(mut self) -> Self {
+        self.pass.recorder = Some(Recorder::default());
+        self
+    }
+
+    /// What was recorded so far, in the order it arose; nothing unless this context is [`recording`](Self::recording).
+    pub fn records(&self) -> Vec<Record> {
+        self.pass.recorder.as_ref().map(Recorder::records).unwrap_or_default()
     }
 
     /// Tells the adapters where the batch is padded; the model calls it once, at the start of its forward.
@@ -246,15 +329,16 @@ impl<'a> Ctx<'a> {
                 residual,
                 inner: None,
                 norm: norm.cloned(),
+                up: Up::Unasked,
             },
         )
     }
 
-    /// Keys and values of an attention at `site`, after position encoding.
+    /// Keys and values of an attention at `site`, after position encoding: those of the whole sequence, past included.
     ///
     /// # Shapes
     ///
-    /// `[batch, heads, seq, d_head]`; an adapter may make `seq` longer.
+    /// `[batch, heads, seq_k, d_head]`; an adapter may make `seq_k` longer, and the bias with it.
     pub fn key_value(&mut self, site: Site, state: KeyValueState) -> KeyValueState {
         self.run(site, state)
     }
@@ -284,19 +368,16 @@ impl<'a> Ctx<'a> {
     ///
     /// `[batch, seq, d_model] -> [batch, seq, d_model]`
     pub fn before_lm_head(&mut self, site: Site, hidden: Tensor<3>) -> Tensor<3> {
-        let Some((set, active)) = self.adapters else {
-            return hidden;
-        };
-        match set.acting::<EmbeddingState>(active.first(), site) {
-            Some((layer, shared)) => layer.undo(
-                hidden,
-                &Call {
-                    pass: &self.pass,
-                    shared,
-                },
-            ),
+        match self.adapters {
+            Some((set, active)) => compose::undo(active, hidden, set, site, &self.pass),
             None => hidden,
         }
+    }
+
+    /// The position of the first token: how many positions the active adapters count as taken before it. A model adds it
+    /// to the positions of its tokens.
+    pub fn first_position(&self) -> usize {
+        self.adapters.map_or(0, |(set, active)| set.first_position(active))
     }
 
     /// Whether an active adapter has a layer of this kind at `site`.
@@ -313,9 +394,7 @@ impl<'a> Ctx<'a> {
 
     fn run<S: HookState>(&mut self, site: Site, state: S) -> S::Output {
         match self.adapters {
-            Some((set, active)) if !self.skips(site) => {
-                compose::run(active, state, |name| set.acting::<S>(name, site), &self.pass)
-            }
+            Some((set, active)) if !self.skips(site) => compose::run(active, state, set, site, &self.pass),
             _ => state.finish(),
         }
     }

@@ -2,7 +2,7 @@
 
 use burn::nn::{Embedding, Linear};
 
-use crate::site::{Site, SiteInfo};
+use crate::site::{Site, SiteInfo, Stack};
 use crate::state::NormWeight;
 
 /// A model that can host adapters: it lists its sites and gives access to the weights of its linear ones.
@@ -30,6 +30,15 @@ pub trait Host {
     /// All sites, in the order of the forward pass.
     fn sites(&self) -> Vec<SiteInfo>;
 
+    /// What published adapter files call the attention of a stack.
+    fn attention_name(&self, stack: Stack) -> &'static str {
+        match stack {
+            Stack::Cross => "cross_prefix",
+            Stack::Encoder if self.sites().iter().any(|info| info.site.stack == Stack::Decoder) => "encoder_prefix",
+            Stack::Encoder | Stack::Decoder => "self_prefix",
+        }
+    }
+
     /// The frozen layer of a linear site.
     fn linear(&self, site: Site) -> Option<&Linear>;
 
@@ -54,6 +63,11 @@ pub trait Host {
     /// The frozen embedding table of a site, for merging.
     fn table_mut(&mut self, _site: Site) -> Option<&mut Embedding> {
         None
+    }
+
+    /// Dropout probability of the model's attention, which a fusion takes over unless it has its own.
+    fn attention_dropout(&self) -> f64 {
+        0.0
     }
 
     /// The sites that are modules of the published checkpoint.

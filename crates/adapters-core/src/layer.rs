@@ -7,6 +7,7 @@ use burn::tensor::Tensor;
 
 use crate::ctx::Call;
 use crate::erased::Erased;
+use crate::fusion::FusionLayer;
 use crate::shared::Shared;
 use crate::state::{
     EmbeddingState, HiddenState, HookState, KeyValueState, LinearState, NormState, OutputState, TableState,
@@ -55,6 +56,18 @@ pub trait SiteAdapter<S: HookState>: NamedParams {
         true
     }
 
+    /// Whether [`finish`](Self::finish) is left as it is, so that adapters of different rows can be closed together. A layer
+    /// that implements `finish` at a linear site must say no.
+    fn closes_plainly(&self) -> bool {
+        true
+    }
+
+    /// What a fusion over this adapter asks its questions with; `None` for a layer that does not answer
+    /// [`HiddenState::up`](crate::HiddenState) and so cannot be fused.
+    fn fusion_query(&self) -> Option<FusionQuery> {
+        None
+    }
+
     /// This layer with those parameters of `owner`, a layer of the same method at the same site, that adapters may share;
     /// `None` if the method shares none.
     fn borrowing(&self, _owner: &Self) -> Option<Self>
@@ -74,6 +87,16 @@ pub trait SiteAdapter<S: HookState>: NamedParams {
             reason: "the method is not a function of the weight",
         })
     }
+}
+
+/// What a fusion asks its questions with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FusionQuery {
+    /// What enters an adapter after its block: the hidden state, before or after the normalisation as the fusion's
+    /// configuration says.
+    Hidden,
+    /// What enters an adapter beside its block: what the block read.
+    Beside,
 }
 
 /// The trained parameters of a layer under the names of its method (`"lora_A"`), which the storage grammars
@@ -98,6 +121,7 @@ pub struct NotMergeable {
 
 /// A method's layer of any kind, ready for an [`AdapterSet`](crate::AdapterSet).
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // One a site, and Burn has no module in a box.
 pub enum SiteLayer {
     /// Acts at a linear layer.
     Linear(Erased<LinearState>),
@@ -113,6 +137,8 @@ pub enum SiteLayer {
     Embedding(Erased<EmbeddingState>),
     /// Acts on a layer's output or the input of the language-model head.
     Output(Erased<OutputState>),
+    /// Fuses what several adapters make of a hidden state.
+    Fusion(FusionLayer),
     /// At no site: what the layers of an adapter share.
     Shared(Shared),
 }
@@ -128,6 +154,7 @@ macro_rules! each_kind {
             $crate::layer::SiteLayer::KeyValue($layer) => $body,
             $crate::layer::SiteLayer::Embedding($layer) => $body,
             $crate::layer::SiteLayer::Output($layer) => $body,
+            $crate::layer::SiteLayer::Fusion($layer) => $body,
             $crate::layer::SiteLayer::Shared($layer) => $body,
         }
     };
@@ -144,6 +171,7 @@ macro_rules! map_kind {
             $crate::layer::SiteLayer::KeyValue($layer) => $crate::layer::SiteLayer::KeyValue($body),
             $crate::layer::SiteLayer::Embedding($layer) => $crate::layer::SiteLayer::Embedding($body),
             $crate::layer::SiteLayer::Output($layer) => $crate::layer::SiteLayer::Output($body),
+            $crate::layer::SiteLayer::Fusion($layer) => $crate::layer::SiteLayer::Fusion($body),
             $crate::layer::SiteLayer::Shared($layer) => $crate::layer::SiteLayer::Shared($body),
         }
     };
@@ -162,7 +190,8 @@ impl SiteLayer {
             Self::KeyValue(layer) => layer.is_causal(),
             Self::Embedding(layer) => layer.is_causal(),
             Self::Output(layer) => layer.is_causal(),
-            Self::Shared(_) => true,
+            // A fusion mixes what its adapters did at one position.
+            Self::Fusion(_) | Self::Shared(_) => true,
         }
     }
 

@@ -2,81 +2,43 @@
 
 use burn::tensor::{Bool, Device, Int, Tensor};
 
-use crate::ops::padding_bias;
-
-/// What each query of a decoder may see: keys that are not later than itself, not beyond its window and not padding. Keys that
-/// an adapter put in front are seen by all.
+/// What each query of a decoder may see, as a bias of its scores: keys that are not later than itself, not beyond its window
+/// and not padding. Keys that an adapter puts in front later are seen by all
+/// ([`KeyValueState::with_front`](crate::KeyValueState::with_front)).
 ///
-/// A mask is made once a pass, of the keys without an adapter, and widened where an adapter made them more.
-#[derive(Clone, Debug)]
-pub struct CausalMask {
-    /// `[1 or batch, 1, seq_q, seq_k]`.
-    bias: Tensor<4>,
-}
-
-impl CausalMask {
-    /// The mask of `seq` queries behind `past` earlier keys. `padding` is true at padding among all keys,
-    /// `[batch, past + seq]`; with a `window`, a query sees that many keys, itself included.
-    ///
-    /// # Panics
-    ///
-    /// Panics if `padding` is not `past + seq` wide.
-    pub fn new(
-        seq: usize,
-        past: usize,
-        window: Option<usize>,
-        padding: Option<&Tensor<2, Bool>>,
-        device: &Device,
-    ) -> Self {
-        let keys = past + seq;
-        let mut hidden = Tensor::<2, Bool>::tril_mask([seq, keys], past as i64, device);
-        if let Some(window) = window.filter(|window| *window < keys) {
-            let first = past as i64 - window as i64 + 1;
-            hidden = hidden.bool_or(Tensor::triu_mask([seq, keys], first, device));
-        }
-        let mut hidden: Tensor<4, Bool> = hidden.unsqueeze();
-        if let Some(padding) = padding {
-            let [batch, _] = padding.dims();
-            let padding = padding.clone().reshape([batch, 1, 1, keys]);
-            hidden = hidden
-                .expand([batch, 1, seq, keys])
-                .bool_or(padding.expand([batch, 1, seq, keys]));
-        }
-        // One finite number, never a sum of two, so that a row that sees nothing is a mean and not a division by zero.
-        Self {
-            bias: hidden.float() * f32::MIN,
-        }
+/// `seq` queries stand behind `past` earlier keys. `padding` is true at padding among all keys, `[batch, past + seq]`; with a
+/// `window`, a query sees that many keys, itself included.
+///
+/// # Shapes
+///
+/// Returns `[1 or batch, 1, seq, past + seq]`.
+///
+/// # Panics
+///
+/// Panics if `padding` is not `past + seq` wide.
+pub fn causal_bias(
+    seq: usize,
+    past: usize,
+    window: Option<usize>,
+    padding: Option<&Tensor<2, Bool>>,
+    device: &Device,
+) -> Tensor<4> {
+    let keys = past + seq;
+    let mut hidden = Tensor::<2, Bool>::tril_mask([seq, keys], past as i64, device);
+    if let Some(window) = window.filter(|window| *window < keys) {
+        let first = past as i64 - window as i64 + 1;
+        hidden = hidden.bool_or(Tensor::triu_mask([seq, keys], first, device));
     }
-
-    /// The additive bias for `seq_k` keys, the first of which may have been put in front by an adapter; `hidden_keys` as in
-    /// [`KeyValueState`](crate::KeyValueState).
-    ///
-    /// # Shapes
-    ///
-    /// Returns `[1 or batch, 1, seq_q, seq_k]`.
-    ///
-    /// # Panics
-    ///
-    /// Panics if there are fewer keys than without an adapter.
-    pub fn bias(&self, seq_k: usize, hidden_keys: Option<Tensor<2, Bool>>) -> Tensor<4> {
-        let [_, _, seq, keys] = self.bias.dims();
-        let front = seq_k - keys;
-        if front == 0 {
-            return self.bias.clone();
-        }
-        let bias = match hidden_keys {
-            Some(hidden) => padding_bias(hidden.slice_dim(1, 0..front)),
-            None => Tensor::zeros([1, 1, 1, front], &self.bias.device()),
-        };
-        let batch = bias.dims()[0].max(self.bias.dims()[0]);
-        Tensor::cat(
-            vec![
-                bias.expand([batch, 1, seq, front]),
-                self.bias.clone().expand([batch, 1, seq, keys]),
-            ],
-            3,
-        )
+    let mut hidden: Tensor<4, Bool> = hidden.unsqueeze();
+    if let Some(padding) = padding {
+        let [batch, _] = padding.dims();
+        let padding = padding.clone().reshape([batch, 1, 1, keys]);
+        hidden = hidden
+            .expand([batch, 1, seq, keys])
+            .bool_or(padding.expand([batch, 1, seq, keys]));
     }
+    // One finite number, never a sum of two, so that a row that sees nothing is a mean and not a division by zero.
+    hidden.float() * f32::MIN
 }
 
 /// Positions of the last `seq` of `past + seq` tokens. Padding in front of a token does not count; padding behind the last one
@@ -117,13 +79,10 @@ mod tests {
     #[test]
     fn a_query_sees_the_past_within_its_window_and_no_padding() {
         let device = Device::flex();
-        let mask = CausalMask::new(2, 2, Some(2), None, &device);
-        assert_eq!(
-            seen(mask.bias(4, None)),
-            [false, true, true, false, false, false, true, true]
-        );
+        let bias = causal_bias(2, 2, Some(2), None, &device);
+        assert_eq!(seen(bias), [false, true, true, false, false, false, true, true]);
         let padding = bools([[true, false, false], [false, false, true]]);
-        let mask = CausalMask::new(3, 0, None, Some(&padding), &device);
+        let bias = causal_bias(3, 0, None, Some(&padding), &device);
         let rows = [
             [false, false, false],
             [false, true, false],
@@ -132,24 +91,7 @@ mod tests {
             [true, true, false],
             [true, true, false],
         ];
-        assert_eq!(seen(mask.bias(3, Some(padding))), rows.concat());
-    }
-
-    #[test]
-    fn keys_in_front_are_seen_unless_they_are_padding() {
-        let padding = bools([[true, false, false, true], [false, false, true, false]]);
-        let mask = CausalMask::new(2, 0, None, Some(&padding.clone().slice_dim(1, 2..4)), &Device::flex());
-        let bias = mask.bias(4, Some(padding));
-        assert_eq!(bias.dims(), [2, 1, 2, 4]);
-        let rows = [
-            [false, true, true, false],
-            [false, true, true, false],
-            [true, true, false, false],
-            [true, true, false, true],
-        ];
         assert_eq!(seen(bias), rows.concat());
-        let free = CausalMask::new(1, 0, None, None, &Device::flex());
-        assert_eq!(seen(free.bias(3, None)), [true; 3]);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::regime::Regime;
 use crate::set::Attached;
 use crate::shared::Shared;
 use crate::site::{Site, SiteInfo};
-use crate::store::Grammar;
+use crate::store::{Grammar, Tensors};
 use crate::target::Target;
 use crate::union::Union;
 
@@ -45,12 +45,14 @@ pub trait Method: Any + Debug + Display + Send + Sync {
         Ok(Shared::new())
     }
 
+    /// Whether a shared parameter of that name is one of its own: what a union of methods asks before it asks for a key.
+    fn shares(&self, _param: &str) -> bool {
+        false
+    }
+
     /// The key of a shared parameter in a storage grammar.
     fn shared_key(&self, grammar: Grammar, adapter: &str, param: &str) -> String {
-        match grammar {
-            Grammar::AdapterHub => format!("shared_parameters.{adapter}.{param}"),
-            Grammar::Peft => format!("base_model.{param}"),
-        }
+        plain_shared_key(grammar, adapter, param)
     }
 
     /// The key of a parameter in a storage grammar, without the prefix of the saving class.
@@ -71,13 +73,30 @@ pub trait Method: Any + Debug + Display + Send + Sync {
         None
     }
 
-    /// The adapter as files hold it, where that is not how it trains; `None` where it is.
+    /// The adapter as the files of a grammar hold it, where that is not how it trains; `None` where it is.
     ///
     /// # Errors
     ///
     /// Those of building the adapter that is stored.
-    fn stored(&self, _adapter: &Attached, _host: &dyn Host) -> Result<Option<Attached>, Error> {
+    fn stored(&self, _grammar: Grammar, _adapter: &Attached, _host: &dyn Host) -> Result<Option<Attached>, Error> {
         Ok(None)
+    }
+
+    /// The form of this configuration that the tensors of a file are for, where that is not the form it has: a file may
+    /// hold what a network computed, or that network.
+    fn fitting(&self, _tensors: &Tensors) -> Option<Arc<dyn Method>> {
+        None
+    }
+
+    /// How many of the model's positions an adapter takes from the text, where those are limited.
+    fn positions(&self) -> usize {
+        0
+    }
+
+    /// The position of the first token: how many positions count as taken before it although nothing of the sequence is
+    /// there.
+    fn first_position(&self) -> usize {
+        0
     }
 
     /// The configuration object of a storage grammar, for an adapter that has layers at `sites` of `host`.
@@ -86,6 +105,14 @@ pub trait Method: Any + Debug + Display + Send + Sync {
     ///
     /// An [`Error::Config`] where the grammar cannot express it.
     fn wire(&self, grammar: Grammar, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, Error>;
+}
+
+/// The key of a shared parameter where a method has none of its own.
+pub(crate) fn plain_shared_key(grammar: Grammar, adapter: &str, param: &str) -> String {
+    match grammar {
+        Grammar::AdapterHub => format!("shared_parameters.{adapter}.{param}"),
+        Grammar::Peft => format!("base_model.{param}"),
+    }
 }
 
 /// What a method may use to build a layer.

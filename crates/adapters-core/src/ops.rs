@@ -9,7 +9,7 @@ use burn::nn::{LayerNorm, RmsNorm};
 use burn::tensor::{Bool, Tensor, activation};
 
 use crate::error::{Error, nearest};
-pub use crate::mask::{CausalMask, positions};
+pub use crate::mask::{causal_bias, positions};
 
 /// Activation function, named as the published configurations name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::config::ConfigError;
 use crate::error::{Error, nearest};
 use crate::host::Host;
-use crate::site::{Role, SiteInfo, SiteKind};
+use crate::site::{Role, SiteInfo, SiteKind, Stack};
 
 /// Which sites a method is aimed at.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +31,13 @@ pub enum Target {
     Norms,
     /// Every linear layer and normalisation with a bias.
     Biased,
+    /// Sites of another target but those in these stacks, in a model with an encoder and a decoder.
+    Outside {
+        /// The stacks to leave alone.
+        stacks: Vec<Stack>,
+        /// The other target.
+        target: Box<Target>,
+    },
 }
 
 /// Modules of the published checkpoint by name, regular expression or all linear ones.
@@ -203,6 +210,19 @@ impl Target {
                     ..Selection::default()
                 })
             }
+            Self::Outside { stacks, target } => {
+                let mut selection = target.select(host)?;
+                let has = |stack| host.sites().iter().any(|info| info.site.stack == stack);
+                if has(Stack::Encoder) && has(Stack::Decoder) {
+                    let (left_out, sites): (Vec<_>, Vec<_>) = selection
+                        .sites
+                        .into_iter()
+                        .partition(|info| stacks.contains(&info.site.stack));
+                    selection.sites = sites;
+                    selection.skipped.extend(left_out.into_iter().map(|info| info.path));
+                }
+                Ok(selection)
+            }
             Self::Biased => {
                 let mut sites = host.module_sites();
                 sites.retain(|info| {
@@ -239,6 +259,8 @@ impl Target {
             }
             Self::Norms => Ok(matches!(info.kind, SiteKind::Norm { .. })),
             Self::Biased => Ok(matches!(info.kind, SiteKind::Linear { .. } | SiteKind::Norm { .. })),
+            // The stacks matter in some models only, which a site alone does not tell.
+            Self::Outside { target, .. } => target.covers(info),
         }
     }
 
@@ -253,6 +275,7 @@ impl Target {
                 .collect(),
             Self::Any(targets) => targets.iter().flat_map(|target| target.available(host)).collect(),
             Self::Norms | Self::Biased => Vec::new(),
+            Self::Outside { target, .. } => target.available(host),
         };
         names.sort();
         names.dedup();

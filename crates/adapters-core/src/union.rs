@@ -1,5 +1,6 @@
 //! Several methods under one adapter's name, each at its own places.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
@@ -8,10 +9,10 @@ use serde_json::{Map, Value, json};
 use crate::error::Error;
 use crate::host::Host;
 use crate::layer::SiteLayer;
-use crate::method::{Build, Method, StoredConfig};
+use crate::method::{Build, Method, StoredConfig, plain_shared_key};
 use crate::shared::Shared;
 use crate::site::SiteInfo;
-use crate::store::Grammar;
+use crate::store::{Grammar, Tensors};
 use crate::target::Target;
 
 /// A union of configurations, written `a|b`: an adapter that has layers of each, no two at one place.
@@ -34,7 +35,15 @@ impl Union {
     /// # Errors
     ///
     /// [`Error::UnionConflict`] for two parts aimed at the same role.
-    pub fn method(mut parts: Vec<Arc<dyn Method>>) -> Result<Arc<dyn Method>, Error> {
+    pub fn method(parts: Vec<Arc<dyn Method>>) -> Result<Arc<dyn Method>, Error> {
+        // A union of unions is the union of their parts.
+        let mut parts: Vec<Arc<dyn Method>> = parts
+            .into_iter()
+            .flat_map(|part| match Self::of(&*part) {
+                Some(union) => union.parts.clone(),
+                None => vec![part],
+            })
+            .collect();
         if parts.len() == 1 {
             return Ok(parts.remove(0));
         }
@@ -63,6 +72,12 @@ impl Union {
                 })
             })
             .collect()
+    }
+
+    /// The union that a method is, if it is one.
+    pub fn of(method: &dyn Method) -> Option<&Self> {
+        let method: &dyn Any = method;
+        method.downcast_ref()
     }
 
     /// The parts, in order.
@@ -145,9 +160,52 @@ impl Method for Union {
     }
 
     fn build_shared(&self, build: &Build<'_>) -> Result<Shared, Error> {
-        self.parts
-            .iter()
-            .try_fold(Shared::new(), |shared, part| Ok(shared.and(part.build_shared(build)?)))
+        let mut all = Shared::new();
+        for part in &self.parts {
+            let shared = part.build_shared(build)?;
+            // Files have one place for a parameter that is claimed.
+            let claimed = |name: &&str| self.parts.iter().filter(|part| part.shares(name)).count() > 1;
+            if let Some(name) = shared.names().find(claimed).map(str::to_owned) {
+                let mut claiming = self.parts.iter().filter(|part| part.shares(&name));
+                if let (Some(first), Some(second)) = (claiming.next(), claiming.next()) {
+                    return Err(conflict(&**first, &**second, name));
+                }
+            }
+            all = all.and(shared);
+        }
+        Ok(all)
+    }
+
+    fn shares(&self, param: &str) -> bool {
+        self.parts.iter().any(|part| part.shares(param))
+    }
+
+    fn shared_key(&self, grammar: Grammar, adapter: &str, param: &str) -> String {
+        match self.parts.iter().find(|part| part.shares(param)) {
+            Some(owner) => owner.shared_key(grammar, adapter, param),
+            None => plain_shared_key(grammar, adapter, param),
+        }
+    }
+
+    fn fitting(&self, tensors: &Tensors) -> Option<Arc<dyn Method>> {
+        let fitting: Vec<_> = self.parts.iter().map(|part| part.fitting(tensors)).collect();
+        if fitting.iter().all(Option::is_none) {
+            return None;
+        }
+        let parts = fitting.into_iter().zip(&self.parts);
+        Some(Arc::new(Self {
+            parts: parts
+                .map(|(fitting, part)| fitting.unwrap_or_else(|| part.clone()))
+                .collect(),
+        }))
+    }
+
+    fn positions(&self) -> usize {
+        self.parts.iter().map(|part| part.positions()).max().unwrap_or(0)
+    }
+
+    fn first_position(&self) -> usize {
+        self.parts.iter().map(|part| part.first_position()).sum()
     }
 
     fn key(&self, grammar: Grammar, site: &SiteInfo, adapter: &str, param: &str) -> String {

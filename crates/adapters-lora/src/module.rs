@@ -59,6 +59,13 @@ impl Gate {
         activation::sigmoid(logits).mean_dim(1)
     }
 
+    /// The gate's values, recorded where the pass records.
+    pub(crate) fn recorded(&self, x: Tensor<3>, call: &Call<'_>) -> Tensor<3> {
+        let gate = self.forward(x);
+        call.record_gates(|| gate.clone().squeeze_dim(2));
+        gate
+    }
+
     pub(crate) fn named_params(&self) -> [(Cow<'static, str>, ParamId); 2] {
         [
             ("gate.weight".into(), self.weight.id),
@@ -101,9 +108,9 @@ pub(crate) fn scaled(x: Tensor<3>, scale: Option<f64>) -> Tensor<3> {
 }
 
 /// The state with a delta in place of the one that was there, times the gate of the layer's input.
-pub(crate) fn with_delta(state: LinearState, delta: Tensor<3>, gate: Option<&Gate>) -> LinearState {
+pub(crate) fn with_delta(state: LinearState, delta: Tensor<3>, gate: Option<&Gate>, call: &Call<'_>) -> LinearState {
     let delta = match gate {
-        Some(gate) => delta * gate.forward(state.input.clone()),
+        Some(gate) => delta * gate.recorded(state.input.clone(), call),
         None => delta,
     };
     LinearState {
@@ -123,7 +130,7 @@ pub(crate) fn apply_factors(
     let (left, right) = layer.factors(call.shared);
     let x = call.dropout(update_input(&state), dropout);
     let delta = project(scaled(project(x, right), layer.scale()), left);
-    with_delta(state, delta, gate)
+    with_delta(state, delta, gate, call)
 }
 
 /// The input of an update: the delta of the adapter before in a stack, else the layer's input.
@@ -170,7 +177,7 @@ impl SiteAdapter<LinearState> for LowRank {
             Some(origin) => delta - origin,
             None => delta,
         };
-        with_delta(state, delta, self.gate.as_ref())
+        with_delta(state, delta, self.gate.as_ref(), call)
     }
 
     fn keeps_layer(&self) -> bool {

@@ -164,6 +164,7 @@ struct BertLayer {
     output_norm: LayerNorm,
     index: usize,
     heads: usize,
+    padding: usize,
     hidden_dropout: f64,
     attention_dropout: f64,
     #[module(skip)]
@@ -213,6 +214,7 @@ impl BertModel {
                     output_norm: w.layer_norm(&at("output.LayerNorm"), d, eps),
                     index,
                     heads: config.num_attention_heads,
+                    padding: config.pad_token_id,
                     hidden_dropout: config.hidden_dropout_prob,
                     attention_dropout: config.attention_probs_dropout_prob,
                     activation,
@@ -243,12 +245,15 @@ impl BertModel {
     ///
     /// # Shapes
     ///
-    /// `[batch, seq]` of token ids to `[batch, seq, d_model]`.
+    /// `[batch, seq]` of token ids to `[batch, seq, d_model]`; under a `Parallel` block the output has the batch once a
+    /// branch, one after the other.
     ///
     /// # Panics
     ///
-    /// Panics if `seq` is longer than `max_position_embeddings` or an id is outside the vocabulary.
+    /// Panics if `seq`, with the positions that adapters take up before it, is longer than `max_position_embeddings` or an
+    /// id is outside the vocabulary.
     pub fn forward(&self, input: EncoderInput, cx: &mut Ctx<'_>) -> Tensor<3> {
+        let input = input.repeated(cx.replicas());
         cx.set_padding(input.padding.clone());
         let hidden = self.embeddings.forward(&input, cx);
         let hidden = cx.dropout(hidden, self.config.hidden_dropout_prob);
@@ -259,8 +264,9 @@ impl BertModel {
                 padding: input.padding,
             },
         );
+        let bias = state.padding.clone().map(ops::padding_bias);
         for layer in &self.layers {
-            state.hidden = layer.forward(state.hidden.clone(), &state, cx);
+            state.hidden = layer.forward(state.hidden, bias.clone(), cx);
         }
         state.hidden
     }
@@ -288,7 +294,8 @@ impl BertEmbeddings {
             // All zeros: one row, broadcast.
             None => self.token_type.weight.val().slice_dim(0, 0..1).unsqueeze(),
         };
-        let positions = self.position.weight.val().slice_dim(0, 0..seq).unsqueeze();
+        let first = cx.first_position();
+        let positions = self.position.weight.val().slice_dim(0, first..first + seq).unsqueeze();
         let norm = cx.norm(EMBEDDING_NORM, &self.norm);
         ops::layer_norm(&norm, words + types + positions)
     }
@@ -299,8 +306,8 @@ impl BertLayer {
         Site::new(Stack::Encoder, self.index, role)
     }
 
-    fn forward(&self, x: Tensor<3>, embedded: &EmbeddingState, cx: &mut Ctx<'_>) -> Tensor<3> {
-        let attended = self.attention(x.clone(), embedded, cx);
+    fn forward(&self, x: Tensor<3>, bias: Option<Tensor<4>>, cx: &mut Ctx<'_>) -> Tensor<3> {
+        let attended = self.attention(x.clone(), bias, cx);
         let attended = cx.dropout(attended, self.hidden_dropout);
         let norm = cx.norm(self.site(Role::AttentionNorm), &self.attention_norm);
         let x = cx.hidden(self.site(Role::AfterAttention), attended, x, Some(&norm));
@@ -313,21 +320,16 @@ impl BertLayer {
         cx.output(self.site(Role::LayerOutput), x)
     }
 
-    fn attention(&self, x: Tensor<3>, embedded: &EmbeddingState, cx: &mut Ctx<'_>) -> Tensor<3> {
+    fn attention(&self, x: Tensor<3>, bias: Option<Tensor<4>>, cx: &mut Ctx<'_>) -> Tensor<3> {
         let query = cx.linear(self.site(Role::Query), &self.query, x.clone());
         let key = cx.linear(self.site(Role::Key), &self.key, x.clone());
-        let value = cx.linear(self.site(Role::Value), &self.value, x);
-        let state = cx.key_value(
-            self.site(Role::KeyValue),
-            KeyValueState {
-                key: self.split_heads(key),
-                value: self.split_heads(value),
-                hidden_keys: embedded.padding.clone(),
-            },
-        );
-        let bias = state.hidden_keys.map(ops::padding_bias);
+        let value = cx.linear(self.site(Role::Value), &self.value, x.clone());
+        let state = KeyValueState::new(self.split_heads(key), self.split_heads(value), x)
+            .with_bias(bias)
+            .with_filler(self.padding);
+        let state = cx.key_value(self.site(Role::KeyValue), state);
         let dropout = |weights| cx.dropout(weights, self.attention_dropout);
-        let out = ops::attention(self.split_heads(query), state.key, state.value, bias, dropout);
+        let out = ops::attention(self.split_heads(query), state.key, state.value, state.bias, dropout);
         let [batch, heads, seq, d_head] = out.dims();
         let out = out.swap_dims(1, 2).reshape([batch, seq, heads * d_head]);
         cx.linear(self.site(Role::AttentionOutput), &self.attention_output, out)
@@ -380,6 +382,10 @@ impl Host for BertModel {
 
     fn base_prefix(&self) -> &str {
         PREFIX
+    }
+
+    fn attention_dropout(&self) -> f64 {
+        self.config.attention_probs_dropout_prob
     }
 
     fn sites(&self) -> Vec<SiteInfo> {

@@ -63,6 +63,21 @@ impl CausalInput {
     }
 }
 
+impl CausalInput {
+    /// The whole batch `times` times, one copy after the other: what a model does with its input first, as often as
+    /// [`Ctx::replicas`] says.
+    #[must_use]
+    pub fn repeated(self, times: usize) -> Self {
+        if times == 1 {
+            return self;
+        }
+        Self {
+            ids: self.ids.repeat_dim(0, times),
+            padding: self.padding.map(|padding| padding.repeat_dim(0, times)),
+        }
+    }
+}
+
 /// Runs the same expression on whichever architecture it is.
 macro_rules! each {
     ($lm:expr, $model:ident => $body:expr) => {

@@ -55,6 +55,20 @@ impl EncoderInput {
             padding: padding.map(|data| tensor(data).bool()),
         }
     }
+
+    /// The whole batch `times` times, one copy after the other: what a model does with its input first, as often as
+    /// [`Ctx::replicas`] says.
+    #[must_use]
+    pub fn repeated(self, times: usize) -> Self {
+        if times == 1 {
+            return self;
+        }
+        Self {
+            ids: self.ids.repeat_dim(0, times),
+            token_types: self.token_types.map(|types| types.repeat_dim(0, times)),
+            padding: self.padding.map(|padding| padding.repeat_dim(0, times)),
+        }
+    }
 }
 
 /// Runs the same expression on whichever architecture it is.

@@ -29,6 +29,10 @@ macro_rules! host_of {
                 $each!(self, model => model.sites())
             }
 
+            fn attention_dropout(&self) -> f64 {
+                $each!(self, model => model.attention_dropout())
+            }
+
             fn linear(&self, site: Site) -> Option<&Linear> {
                 $each!(self, model => model.linear(site))
             }

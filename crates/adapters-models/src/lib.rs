@@ -16,6 +16,7 @@ mod model;
 mod pretrained;
 mod qwen2;
 pub mod rotary;
+pub mod rotary_config;
 pub mod rotary_decoder;
 mod tokenizer;
 mod weights;

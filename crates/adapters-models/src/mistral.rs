@@ -6,7 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::llama::object;
-use crate::rotary_decoder::{Family, RotaryDecoderConfig};
+use crate::rotary_config::{Family, RotaryDecoderConfig};
 
 /// The defaults of the published class.
 pub(crate) fn defaults() -> Map<String, Value> {

@@ -9,171 +9,20 @@
 
 use std::path::Path;
 
-use adapters_core::ops::{self, Activation, CausalMask};
+use adapters_core::ops::{self, Activation};
 use adapters_core::{
     Ctx, EmbeddingState, Host, KeyValueState, NormWeight, Normalisation, Role, Site, SiteInfo, SiteKind, Stack,
 };
 use burn::module::{Module, Param, ParamId};
 use burn::nn::{Embedding, Linear, RmsNorm};
 use burn::tensor::{Bool, Device, Tensor};
-use serde::Deserialize;
 
 use crate::cache::KeyValueCache;
 use crate::causal_lm::CausalInput;
 use crate::error::ModelError;
-use crate::rotary::{Rotary, RotaryFields, RotaryScaling, Turns};
+use crate::rotary::{Rotary, Turns};
+use crate::rotary_config::{Family, RotaryDecoderConfig};
 use crate::weights::Weights;
-
-/// `config.json`: the fields of all families that change what is computed. Others are ignored.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct RotaryDecoderConfig {
-    /// Tokens in the vocabulary.
-    pub vocab_size: usize,
-    /// Width of the residual stream.
-    pub hidden_size: usize,
-    /// Layers.
-    pub num_hidden_layers: usize,
-    /// Heads of the queries.
-    pub num_attention_heads: usize,
-    /// Heads of keys and values; as many as of the queries without it.
-    pub num_key_value_heads: Option<usize>,
-    /// Features of a head; `hidden_size / num_attention_heads` without it.
-    pub head_dim: Option<usize>,
-    /// Width of the feed-forward block.
-    pub intermediate_size: usize,
-    /// Activation of the gate.
-    pub hidden_act: String,
-    /// Longest input in tokens.
-    pub max_position_embeddings: usize,
-    /// Epsilon of the normalisations.
-    pub rms_norm_eps: f64,
-    /// Base of the rotary angles.
-    pub rope_theta: f64,
-    /// Scaling of the rotary angles.
-    pub rope_scaling: Option<RotaryFields>,
-    /// Both of these, in newer files.
-    #[serde(default)]
-    pub rope_parameters: Option<RotaryFields>,
-    /// Whether the head is the table of the token embeddings.
-    pub tie_word_embeddings: bool,
-    /// Dropout on attention weights, in training.
-    pub attention_dropout: f64,
-    /// Keys a query sees, itself included, in layers with a window.
-    #[serde(default)]
-    pub sliding_window: Option<usize>,
-    /// Id of the padding token.
-    pub pad_token_id: Option<usize>,
-    /// Biases in attention, where the family leaves the choice.
-    #[serde(default)]
-    pub attention_bias: bool,
-    /// Biases in the feed-forward block, where the family leaves the choice.
-    #[serde(default)]
-    pub mlp_bias: bool,
-    /// Qwen2: whether any layer has a window.
-    #[serde(default)]
-    pub use_sliding_window: bool,
-    /// Qwen2: layers without a window, from the first on.
-    #[serde(default)]
-    pub max_window_layers: usize,
-    /// Qwen2: what each layer does, in newer files.
-    #[serde(default)]
-    pub layer_types: Option<Vec<String>>,
-}
-
-/// What a family is called, and what it decides.
-#[derive(Clone, Debug)]
-pub struct Family {
-    /// The published `model_type`.
-    pub model_type: &'static str,
-    /// The published class.
-    pub class_name: &'static str,
-    /// Biases of the query, key and value projections.
-    pub qkv_bias: bool,
-    /// Bias of the output projection of attention.
-    pub output_bias: bool,
-    /// Biases of the feed-forward block.
-    pub ffn_bias: bool,
-    /// Keys a query sees, layer by layer; `None` for all.
-    pub windows: Vec<Option<usize>>,
-    /// Whether AdapterHub's `intermediate` is the second projection of the feed-forward block and its `output` the first.
-    pub swapped_places: bool,
-    /// Whether what an adapter did to the embeddings is undone before the head.
-    pub undoes_embeddings: bool,
-}
-
-impl RotaryDecoderConfig {
-    fn heads(&self) -> [usize; 3] {
-        let heads = self.num_attention_heads;
-        let d_head = self.head_dim.unwrap_or(self.hidden_size / heads.max(1));
-        [heads, self.num_key_value_heads.unwrap_or(heads), d_head]
-    }
-
-    /// Checks the values against each other and against what is computed here.
-    fn check(&self, path: &Path, family: &Family) -> Result<(Activation, Rotary), ModelError> {
-        let refuse = |field, expected: &str, found: String| ModelError::Config {
-            path: path.to_owned(),
-            field,
-            expected: expected.to_owned(),
-            found,
-        };
-        let [heads, kv_heads, d_head] = self.heads();
-        for (field, value, most) in [
-            ("vocab_size", self.vocab_size, 1 << 24),
-            ("hidden_size", self.hidden_size, 1 << 24),
-            ("num_hidden_layers", self.num_hidden_layers, 1 << 12),
-            ("num_attention_heads", heads, 1 << 16),
-            ("num_key_value_heads", kv_heads, 1 << 16),
-            ("head_dim", d_head, 1 << 16),
-            ("intermediate_size", self.intermediate_size, 1 << 24),
-            ("max_position_embeddings", self.max_position_embeddings, 1 << 24),
-        ] {
-            if value == 0 || value > most {
-                return Err(refuse(field, &format!("between 1 and {most}"), value.to_string()));
-            }
-        }
-        if !heads.is_multiple_of(kv_heads) {
-            let expected = format!("a divisor of num_attention_heads = {heads}");
-            return Err(refuse("num_key_value_heads", &expected, kv_heads.to_string()));
-        }
-        if !d_head.is_multiple_of(2) {
-            return Err(refuse(
-                "head_dim",
-                "an even number: features turn in pairs",
-                d_head.to_string(),
-            ));
-        }
-        if !(0.0..1.0).contains(&self.attention_dropout) {
-            return Err(refuse(
-                "attention_dropout",
-                "0 <= p < 1",
-                self.attention_dropout.to_string(),
-            ));
-        }
-        if self.rms_norm_eps <= 0.0 {
-            return Err(refuse(
-                "rms_norm_eps",
-                "a number above zero",
-                self.rms_norm_eps.to_string(),
-            ));
-        }
-        if family.windows.len() != self.num_hidden_layers || family.windows.contains(&Some(0)) {
-            let expected = "a window of at least 1, and a type for each layer";
-            return Err(refuse(
-                "sliding_window, layer_types",
-                expected,
-                format!("{:?}", family.windows),
-            ));
-        }
-        let fields = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
-        let scaling = fields.map_or(Ok(RotaryScaling::Default), RotaryFields::scaling);
-        let scaling = scaling.map_err(|(field, expected, found)| refuse(field, expected, found))?;
-        let theta = fields.and_then(|fields| fields.rope_theta).unwrap_or(self.rope_theta);
-        if theta <= 1.0 {
-            return Err(refuse("rope_theta", "a number above 1", theta.to_string()));
-        }
-        Ok((self.hidden_act.parse()?, Rotary::new(d_head, theta, scaling)))
-    }
-}
 
 /// A causal language model of one of the families: embeddings, layers, norm and head.
 #[derive(Module, Debug)]
@@ -204,6 +53,7 @@ struct Layer {
     down: Linear,
     index: usize,
     d_head: usize,
+    padding: usize,
     attention_dropout: f64,
     #[module(skip)]
     window: Option<usize>,
@@ -214,10 +64,8 @@ struct Layer {
 /// What the layers of a pass have in common.
 struct Frame {
     turns: Turns,
-    /// Of all keys, those of a cache included.
-    padding: Option<Tensor<2, Bool>>,
-    /// A mask for each window there is.
-    masks: Vec<(Option<usize>, CausalMask)>,
+    /// What queries may see, for each window there is.
+    biases: Vec<(Option<usize>, Tensor<4>)>,
 }
 
 /// Prefix of the keys of the model inside the language model.
@@ -271,6 +119,7 @@ impl RotaryDecoder {
                     down: linear(w, at("mlp.down_proj"), ffn, d, mlp),
                     index,
                     d_head,
+                    padding: config.pad_token_id.unwrap_or(0),
                     attention_dropout: config.attention_dropout,
                     window: family.windows[index],
                     activation,
@@ -308,6 +157,7 @@ impl RotaryDecoder {
     ///
     /// Panics on an id outside the vocabulary.
     pub fn forward(&self, input: CausalInput, mut cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Tensor<3> {
+        let input = input.repeated(cx.replicas());
         let past = cache.as_ref().map_or(0, |cache| cache.columns());
         // That of all text, what a cache holds included.
         let padding = match &mut cache {
@@ -320,7 +170,7 @@ impl RotaryDecoder {
         let EmbeddingState { mut hidden, padding } = cx.embedding(EMBEDDING, EmbeddingState { hidden, padding });
         let device = hidden.device();
         let [_, seq, _] = hidden.dims();
-        let frame = self.frame(seq, past, padding, &device);
+        let frame = self.frame(seq, past, cx.first_position(), padding, &device);
         for layer in &self.layers {
             hidden = layer.forward(hidden, &frame, cache.as_deref_mut(), cx);
         }
@@ -330,19 +180,17 @@ impl RotaryDecoder {
         ops::rms_norm(&cx.norm(FINAL_NORM, &self.norm), hidden)
     }
 
-    fn frame(&self, seq: usize, past: usize, padding: Option<Tensor<2, Bool>>, device: &Device) -> Frame {
-        let positions = ops::positions(seq, past, padding.as_ref(), device);
-        let mut masks: Vec<(Option<usize>, CausalMask)> = Vec::new();
+    fn frame(&self, seq: usize, past: usize, first: usize, padding: Option<Tensor<2, Bool>>, device: &Device) -> Frame {
+        let positions = ops::positions(seq, past, padding.as_ref(), device) + first as i64;
+        let mut biases: Vec<(Option<usize>, Tensor<4>)> = Vec::new();
         for window in &self.family.windows {
-            if !masks.iter().any(|(of, _)| of == window) {
-                let mask = CausalMask::new(seq, past, *window, padding.as_ref(), device);
-                masks.push((*window, mask));
+            if !biases.iter().any(|(of, _)| of == window) {
+                biases.push((*window, ops::causal_bias(seq, past, *window, padding.as_ref(), device)));
             }
         }
         Frame {
             turns: self.rotary.at(positions, device),
-            padding,
-            masks,
+            biases,
         }
     }
 
@@ -396,7 +244,7 @@ impl Layer {
     fn attention(&self, x: Tensor<3>, frame: &Frame, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Tensor<3> {
         let query = cx.linear(self.site(Role::Query), &self.query, x.clone());
         let key = cx.linear(self.site(Role::Key), &self.key, x.clone());
-        let value = cx.linear(self.site(Role::Value), &self.value, x);
+        let value = cx.linear(self.site(Role::Value), &self.value, x.clone());
         let query = frame.turns.turn(self.split_heads(query));
         let key = frame.turns.turn(self.split_heads(key));
         let value = self.split_heads(value);
@@ -404,17 +252,12 @@ impl Layer {
             Some(cache) => cache.append(self.index, key, value),
             None => (key, value),
         };
-        let state = cx.key_value(
-            self.site(Role::KeyValue),
-            KeyValueState {
-                key,
-                value,
-                hidden_keys: frame.padding.clone(),
-            },
-        );
-        let bias = frame.bias(self.window, &state);
+        let state = KeyValueState::new(key, value, x)
+            .with_bias(frame.bias(self.window))
+            .with_filler(self.padding);
+        let state = cx.key_value(self.site(Role::KeyValue), state);
         let dropout = |weights| cx.dropout(weights, self.attention_dropout);
-        let out = ops::attention(query, state.key, state.value, bias, dropout);
+        let out = ops::attention(query, state.key, state.value, state.bias, dropout);
         let [batch, heads, seq, d_head] = out.dims();
         let out = out.swap_dims(1, 2).reshape([batch, seq, heads * d_head]);
         cx.linear(self.site(Role::AttentionOutput), &self.attention_output, out)
@@ -456,9 +299,9 @@ impl Layer {
 
 impl Frame {
     /// What the queries of a layer may see of its keys.
-    fn bias(&self, window: Option<usize>, state: &KeyValueState) -> Option<Tensor<4>> {
-        let (_, mask) = self.masks.iter().find(|(of, _)| *of == window)?;
-        Some(mask.bias(state.key.dims()[2], state.hidden_keys.clone()))
+    fn bias(&self, window: Option<usize>) -> Option<Tensor<4>> {
+        let mut biases = self.biases.iter();
+        biases.find(|(of, _)| *of == window).map(|(_, bias)| bias.clone())
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod average;
 pub mod bench;
 pub mod completions;
+pub mod eject;
 pub mod eval;
 pub mod generate;
 pub mod info;

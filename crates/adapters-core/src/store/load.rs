@@ -70,10 +70,13 @@ pub fn load_adapter(
     options: &LoadOptions,
     device: &Device,
 ) -> Result<LoadReport, Error> {
-    let folder = read_config(dir, registry)?;
+    let mut folder = read_config(dir, registry)?;
     let (weights, mut tensors) = read_weights(dir, folder.grammar, options.allow_bin)?;
     for path in &options.extra {
         tensors.extend(read_safetensors(path)?.0);
+    }
+    if let Some(method) = folder.method.fitting(&tensors) {
+        folder.method = method;
     }
     let name = options.name.clone().unwrap_or_else(|| folder.stored_name.clone());
     let target = folder.method.target();
@@ -169,7 +172,7 @@ fn read_weights(dir: &Path, grammar: Grammar, allow_bin: bool) -> Result<(PathBu
 }
 
 /// Puts the file's tensors into a built adapter.
-fn fill(
+pub(crate) fn fill(
     mut adapter: Attached,
     grammar: Grammar,
     stored_name: &str,

@@ -130,6 +130,10 @@ where
         self.inner.is_causal()
     }
 
+    fn closes_plainly(&self) -> bool {
+        false
+    }
+
     fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {
         let update = self.inner.update(shared)?;
         let factor = self.factor(base.weight.clone(), shared);

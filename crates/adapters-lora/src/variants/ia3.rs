@@ -90,11 +90,11 @@ pub struct OutputScale {
 
 impl SiteAdapter<LinearState> for OutputScale {
     /// Keeps the factor in `delta`, `[batch, 1, d_out]`; a stack multiplies factors.
-    fn apply(&self, state: LinearState, _call: &Call<'_>) -> LinearState {
+    fn apply(&self, state: LinearState, call: &Call<'_>) -> LinearState {
         let ([rows, _, _], [d_out, _]) = (state.input.dims(), self.l.dims());
         let factor = self.l.val().reshape([1, 1, d_out]).expand([rows, 1, d_out]);
         let factor = match &self.gate {
-            Some(gate) => factor * gate.forward(state.input.clone()),
+            Some(gate) => factor * gate.recorded(state.input.clone(), call),
             None => factor * self.scale,
         };
         let delta = match state.delta {
@@ -117,6 +117,10 @@ impl SiteAdapter<LinearState> for OutputScale {
 
     fn is_causal(&self) -> bool {
         self.gate.is_none()
+    }
+
+    fn closes_plainly(&self) -> bool {
+        false
     }
 
     fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {

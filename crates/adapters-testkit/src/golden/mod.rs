@@ -8,6 +8,7 @@ mod combined;
 mod compare;
 mod glob;
 mod model;
+mod records;
 mod run;
 mod verdict;
 mod walk;

@@ -42,6 +42,11 @@ impl Inputs {
         })
     }
 
+    /// Rows and positions of the batch.
+    pub(crate) fn dims(&self) -> [usize; 2] {
+        self.ids.dims()
+    }
+
     /// These inputs as the case calls the model with them.
     pub(crate) fn of(&self, case: &Case) -> Self {
         Self {

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use adapters::core::Active;
 use adapters::core::store::{
-    LoadOptions, Tensors, load_adapter, read_json, read_safetensors, save_adapter, write_safetensors,
+    LoadOptions, Setup, Tensors, load_adapter, load_fusion, read_json, read_safetensors, save_adapter,
+    write_safetensors,
 };
-use adapters::core::{Merged, merge};
+use adapters::core::{Active, Merged, Record, merge};
 use adapters::models::Model;
 use adapters::store::Grammar;
 use adapters::{AdapterSet, Composition, Ctx, METHODS};
@@ -16,10 +16,11 @@ use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use serde_json::Value;
 
-use crate::golden::case::{AVERAGE, Case, Framework, MERGE, RESET, WEIGHTED};
+use crate::golden::case::{AVERAGE, Case, EJECT, Framework, MERGE, RESET, WEIGHTED};
 use crate::golden::combined::Combined;
 use crate::golden::compare::{each_element, whole_tensor};
 use crate::golden::model::{Inputs, Top, load};
+use crate::golden::records;
 use crate::golden::verdict::{Outcome, Stop, Verdict};
 
 /// How to run.
@@ -64,6 +65,7 @@ struct Running<'a> {
 struct Computed {
     output: TensorData,
     gradients: BTreeMap<String, TensorData>,
+    records: Tensors,
 }
 
 impl Prepared {
@@ -101,7 +103,7 @@ impl Prepared {
         let case: Case = read_json(&dir.join("case.json"))?;
         case.check_features()?;
         let top = Top::of(&case, dir, &self.checkpoint, &self.base, &options.device)?;
-        let (mut set, mut grammars) = self.load_adapters(&case, dir, &options.device)?;
+        let (mut set, mut grammars) = self.load_adapters(&case, dir, true, &options.device)?;
         if let Some(out) = &options.resave {
             let out = out.join(&outcome.model).join(&outcome.case).join("adapters");
             for (name, grammar) in &grammars {
@@ -113,7 +115,7 @@ impl Prepared {
         for op in case
             .ops
             .iter()
-            .filter(|op| [AVERAGE, WEIGHTED].contains(&op.op.as_str()))
+            .filter(|op| [AVERAGE, WEIGHTED, EJECT].contains(&op.op.as_str()))
         {
             problems.extend(
                 Combined {
@@ -129,7 +131,9 @@ impl Prepared {
                 Framework::Adapters => Grammar::AdapterHub,
                 Framework::Peft => Grammar::Peft,
             };
-            grammars.push((name, grammar));
+            if !grammars.iter().any(|(known, _)| *known == name) {
+                grammars.push((name, grammar));
+            }
         }
         if let Some(names) = &case.shared_parameters
             && let [owner, borrowers @ ..] = names.as_slice()
@@ -137,7 +141,17 @@ impl Prepared {
             let borrowers: Vec<&str> = borrowers.iter().map(String::as_str).collect();
             set.share(owner, &borrowers)?;
         }
-        let computed = self.compute(&case, &top, set, &grammars, &expected)?;
+        problems.extend(self.setup(&case, dir, &set, &options.device)?);
+        let mut computed = self.compute(&case, &top, set, &grammars, &expected)?;
+        problems.extend(records::compare(&case, &computed.records, &expected));
+        if !case.extra_weights.is_empty() && computed.lacks_a_gradient(&expected) {
+            // What tensors beside the files are made into may train in their place: its gradients too.
+            let (set, _) = self.load_adapters(&case, dir, false, &options.device)?;
+            let plain = self.compute(&case, &top, set, &grammars, &expected)?;
+            for (key, gradient) in plain.gradients {
+                computed.gradients.entry(key).or_insert(gradient);
+            }
+        }
         if let Some(out) = &options.dump {
             dump(&out.join(&outcome.model), &outcome.case, &computed)?;
         }
@@ -157,11 +171,13 @@ impl Prepared {
         Ok(problems)
     }
 
-    /// Loads all adapters in their order, under their names, and says which grammar each came in.
+    /// Loads all adapters in their order, under their names, and says which grammar each came in; with the tensors
+    /// beside their files, or without.
     fn load_adapters(
         &self,
         case: &Case,
         dir: &Path,
+        extra: bool,
         device: &Device,
     ) -> Result<(AdapterSet, Vec<(String, Grammar)>), Stop> {
         let mut set = AdapterSet::new();
@@ -174,6 +190,7 @@ impl Prepared {
                     .extra_weights
                     .get(name)
                     .and_then(Value::as_str)
+                    .filter(|_| extra)
                     .map(|file| dir.join(file))
                     .into_iter()
                     .collect(),
@@ -181,7 +198,51 @@ impl Prepared {
             let report = load_adapter(&dir.join(folder), &mut set, &self.base, METHODS, &options, device)?;
             grammars.push((name.to_owned(), report.grammar));
         }
+        for (name, folder) in case.fusion_dirs()? {
+            let options = LoadOptions {
+                name: Some(name.to_owned()),
+                ..LoadOptions::default()
+            };
+            load_fusion(&dir.join(folder), &mut set, &self.base, &options, device)?;
+        }
         Ok((set, grammars))
+    }
+
+    /// What differs between the adapters and fusions of a case and those of its setup folder, as the library saved it and
+    /// as it is saved again; nothing where there is none.
+    fn setup(&self, case: &Case, dir: &Path, set: &AdapterSet, device: &Device) -> Result<Vec<String>, Stop> {
+        let saved = dir.join("setup");
+        if !saved.is_dir() {
+            return Ok(Vec::new());
+        }
+        let load = |dir: &Path| {
+            let mut set = AdapterSet::new();
+            let setup = Setup::load(dir, &mut set, &self.base, METHODS, &LoadOptions::default(), device)?;
+            Ok::<_, Stop>((setup, set))
+        };
+        let (setup, loaded) = load(&saved)?;
+        let again = tempfile::tempdir().map_err(|e| Stop::fail(format!("no temporary folder: {e}")))?;
+        setup.save(again.path(), &loaded, &self.base)?;
+        let mut problems = Vec::new();
+        for (what, (read, loaded)) in [
+            ("setup", (setup, loaded)),
+            ("the setup saved again", load(again.path())?),
+        ] {
+            if read.composition.to_dict() != case.active {
+                problems.push(format!("{what} says {}", read.composition));
+            }
+            let entries = |set: &AdapterSet| {
+                let all = set
+                    .iter()
+                    .chain(set.fusions())
+                    .map(|a| (a.name().to_owned(), a.values()));
+                all.collect::<BTreeMap<_, _>>()
+            };
+            if entries(&loaded) != entries(set) {
+                problems.push(format!("{what} holds other values"));
+            }
+        }
+        Ok(problems)
     }
 
     /// The output and the gradients.
@@ -213,17 +274,18 @@ impl Prepared {
             tasks: case.tasks(),
         };
         let inputs = self.inputs.of(case);
-        let output = model.forward(inputs.clone(), &set, active.as_ref())?.into_data();
+        let (output, records) = model.forward(inputs.clone(), &set, active.as_ref())?;
         let mut computed = Computed {
-            output,
+            output: output.into_data(),
             gradients: BTreeMap::new(),
+            records: records::by_key(&records),
         };
         if expected.keys().any(|key| key.starts_with("grad/")) {
             let probe = expected
                 .get("probe")
                 .ok_or_else(|| Stop::fail("expected.safetensors has no `probe`"))?;
             let set = set.train();
-            let output = model.forward(inputs, &set, active.as_ref())?;
+            let (output, _) = model.forward(inputs, &set, active.as_ref())?;
             let probe = Tensor::<3>::from_data(probe.clone(), &output.device());
             let loss = (output * probe).sum();
             let gradients = loss.is_tracked().then(|| loss.backward());
@@ -242,7 +304,7 @@ impl Prepared {
     ) -> Result<Option<Merged>, Stop> {
         let mut merged: Option<Merged> = None;
         for op in &case.ops {
-            if [AVERAGE, WEIGHTED].contains(&op.op.as_str()) {
+            if [AVERAGE, WEIGHTED, EJECT].contains(&op.op.as_str()) {
                 continue;
             }
             let model = copy.get_or_insert_with(|| self.base.clone());
@@ -282,8 +344,12 @@ impl Prepared {
         };
         set.visit(&mut collect);
         let mut named = BTreeMap::new();
-        for (name, grammar) in grammars {
-            let Some(adapter) = set.get(name) else { continue };
+        let adapters = grammars
+            .iter()
+            .filter_map(|(name, grammar)| Some((set.get(name)?, grammar)));
+        let fusions = set.fusions().map(|fusion| (fusion, &Grammar::AdapterHub));
+        for (adapter, grammar) in adapters.chain(fusions) {
+            let name = adapter.name();
             for place in adapter.params() {
                 let Some((data, taken_part)) = collect.found.get(&place.id).cloned() else {
                     continue;
@@ -301,6 +367,14 @@ impl Prepared {
             }
         }
         named
+    }
+}
+
+impl Computed {
+    /// Whether a gradient is expected that is not there.
+    fn lacks_a_gradient(&self, expected: &Tensors) -> bool {
+        let mut wanted = expected.keys().filter(|key| key.starts_with("grad/"));
+        wanted.any(|key| !self.gradients.contains_key(key))
     }
 }
 
@@ -322,15 +396,25 @@ fn decided(dir: &Path, problems: &[String]) -> Option<String> {
 }
 
 impl Running<'_> {
-    fn forward(&self, inputs: Inputs, set: &AdapterSet, active: Option<&Active>) -> Result<Tensor<3>, Stop> {
+    /// The output, and what was recorded on the way.
+    fn forward(
+        &self,
+        inputs: Inputs,
+        set: &AdapterSet,
+        active: Option<&Active>,
+    ) -> Result<(Tensor<3>, Vec<Record>), Stop> {
+        let [rows, positions] = inputs.dims();
         let cx = match active {
             Some(active) => Ctx::with_composition(set, active),
             None => Ctx::plain(),
         };
         let mut cx = cx
             .skipping_layers(self.skipped.iter().copied())
-            .with_tasks(self.tasks.iter().copied())?;
-        self.top.forward(self.model, inputs, &mut cx)
+            .with_tasks(self.tasks.iter().copied())?
+            .for_input(rows, positions)?
+            .recording();
+        let output = self.top.forward(self.model, inputs, &mut cx)?;
+        Ok((output, cx.records()))
     }
 }
 
