@@ -38,6 +38,61 @@ fn fails(dir: &Path, args: &[&str], code: i32) -> String {
 }
 
 #[test]
+fn methods_that_edit_or_lengthen_rows_train_and_load() {
+    let task = Task::new();
+    let dir = task.path("");
+    for (name, config) in [
+        ("loreft", "loreft[r=2]"),
+        ("noreft", "noreft[r=2,prefix_positions=2,suffix_positions=1]"),
+        ("direft", "direft[r=2,layers=[0],tied_weights=true]"),
+        ("prompt", "prompt_tuning[prompt_length=3]"),
+        ("bos", "prompt_tuning[prompt_length=2,combine=prefix_after_bos]"),
+        (
+            "text",
+            "prompt_tuning[prompt_length=3,prompt_init=from_string,prompt_init_text='good film']",
+        ),
+        ("union", "prompt_tuning[prompt_length=2]|loreft[r=2]"),
+        ("peft_prompt", "peft_prompt_tuning[num_virtual_tokens=3]"),
+        ("p_tuning", "p_tuning[num_virtual_tokens=3,encoder_hidden_size=12]"),
+    ] {
+        let (config, out) = (format!("adapter.config={config}"), format!("runs/{name}"));
+        let train = [
+            "train",
+            "recipe.toml",
+            "--threads",
+            "1",
+            "--out",
+            &out,
+            "--set",
+            &config,
+            "--set",
+            "model.max_length=5",
+            "--set",
+            "train.epochs=8",
+        ];
+        let pooled = [&train[..], &["--set", "head.pooling=first"]].concat();
+        ok(&dir, if name == "bos" { &pooled } else { &train });
+        let summary = json_of(&task.path(&format!("{out}/summary.json")));
+        let accuracy = summary["test_accuracy"].as_f64().unwrap();
+        assert!(accuracy > 0.9, "{name}: {accuracy}");
+        let adapter = format!("{out}/adapter");
+        let scored = ok(&dir, &["eval", "--adapter", &adapter, "--data", "data/test.jsonl"]);
+        assert!(scored.contains(&format!("accuracy {accuracy:.4}")), "{name}: {scored}");
+    }
+    // The rows of a prompt before the embeddings take positions.
+    let config = "adapter.config=peft_prompt_tuning[num_virtual_tokens=3]";
+    let refused = fails(
+        &dir,
+        &["train", "recipe.toml", "--out", "runs/long", "--set", config],
+        1,
+    );
+    assert!(
+        refused.contains("at most 5") && refused.contains("takes 3"),
+        "{refused}"
+    );
+}
+
+#[test]
 fn train_eval_predict_info_merge() {
     let task = Task::new();
     let dir = task.path("");

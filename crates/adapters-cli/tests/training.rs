@@ -108,6 +108,21 @@ fn a_task_adapter_is_trained_on_top_of_a_language_adapter() {
 }
 
 #[test]
+fn hidden_tokens_are_found_behind_a_prompt() {
+    let task = Task::new();
+    for combine in ["prefix", "prefix_after_bos"] {
+        let config =
+            format!("adapter.config=prompt_tuning[prompt_length=3,combine={combine}]|seq_bn[reduction_factor=2]");
+        let masked = &[config.as_str(), "head.kind=masked_lm", "train.epochs=12"];
+        let run = run(&task, &task.path(combine), masked);
+        finish(&run);
+        let records = MetricsLog::records(run.dir.join("metrics.jsonl")).unwrap();
+        let losses: Vec<f64> = records.iter().filter_map(|r| r.get("eval_loss")?.as_f64()).collect();
+        assert!(losses.last().unwrap() < &(losses[0] * 0.95), "{combine}: {losses:?}");
+    }
+}
+
+#[test]
 fn a_killed_run_ends_like_one_that_was_not() {
     let task = Task::new();
     let whole = run(&task, &task.path("whole"), &["train.evaluate_every=4"]);

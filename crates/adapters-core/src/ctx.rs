@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::memo::Memo;
 use crate::norm::Normalisation;
 use crate::record::{Record, Recorded, Recorder};
+use crate::sequence::Inserted;
 use crate::set::{AdapterSet, Attached};
 use crate::shared::Shared;
 use crate::site::Site;
@@ -24,8 +25,11 @@ use crate::state::{
 pub struct Pass {
     /// The masks of this pass in training; `None` in evaluation.
     pub dropout: Option<Dropout>,
-    /// True at padding, `[batch, seq]`; `None` when nothing is padded.
+    /// True at padding, `[batch, seq]`; `None` when nothing is padded. Of the sequence the layers compute on: it grows
+    /// when an adapter puts positions in, and holds those of a cache too.
     pub padding: Option<Tensor<2, Bool>>,
+    /// What adapters put in among the embedded tokens, in the order they did.
+    pub inserted: Vec<Inserted>,
     /// Positions before those of this pass, which a cache of keys and values holds; zero in a pass over whole sequences.
     pub past: usize,
     /// Columns of the prompt, where the columns after them were generated; `None` where nothing is generated.
@@ -93,6 +97,11 @@ impl Pass {
             Some(dropout) => dropout.forward(x, prob),
             None => x,
         }
+    }
+
+    /// Where position `t` of the model's input is in the sequence the layers compute on.
+    pub fn position(&self, t: usize) -> usize {
+        self.inserted.iter().fold(t, |t, inserted| inserted.moved(t))
     }
 }
 
@@ -203,6 +212,8 @@ impl<'a> Ctx<'a> {
     /// Tells the adapters where the batch is padded; the model calls it once, at the start of its forward.
     pub fn set_padding(&mut self, padding: Option<Tensor<2, Bool>>) {
         self.pass.padding = padding;
+        self.pass.inserted = Vec::new();
+        self.pass.past = 0;
     }
 
     /// Tells the adapters how many positions before those of this pass a cache holds; the model calls it beside
@@ -343,13 +354,24 @@ impl<'a> Ctx<'a> {
         self.run(site, state)
     }
 
-    /// Embedded tokens, before the first layer; an adapter may make `seq` longer.
+    /// Embedded tokens, before the first layer; an adapter may make `seq` longer. From there on the model goes by what
+    /// comes back, and [`Pass::padding`], [`Pass::inserted`] and [`Pass::past`] by it too.
+    ///
+    /// A model with positions or a normalisation between its token table and its first layer calls this twice, with one
+    /// state: at [`Role::EmbeddedTokens`](crate::Role::EmbeddedTokens) and at [`Role::Embedding`](crate::Role::Embedding).
     ///
     /// # Shapes
     ///
     /// `[batch, seq, d_model]`
     pub fn embedding(&mut self, site: Site, state: EmbeddingState) -> EmbeddingState {
-        self.run(site, state)
+        let before = state.inserted.len();
+        let state = self.run(site, state);
+        self.pass.past = state.past;
+        if state.inserted.len() > before {
+            self.pass.padding = state.padding.clone();
+            self.pass.inserted = state.inserted.clone();
+        }
+        state
     }
 
     /// The hidden state a layer returns, or the one that enters the language-model head.
@@ -358,7 +380,11 @@ impl<'a> Ctx<'a> {
     ///
     /// `[batch, seq, d_model] -> [batch, seq, d_model]`
     pub fn output(&mut self, site: Site, hidden: Tensor<3>) -> Tensor<3> {
-        self.run(site, OutputState { hidden })
+        if !self.acts::<OutputState>(site) {
+            return hidden;
+        }
+        let padding = self.pass.padding.clone();
+        self.run(site, OutputState { hidden, padding })
     }
 
     /// The hidden state that enters the language-model head, after what adapters did to the embeddings at `site` is

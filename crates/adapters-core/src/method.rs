@@ -1,6 +1,7 @@
 //! What a method crate implements: a family that reads configurations, and a method that builds layers.
 
 use std::any::Any;
+use std::error::Error as StdError;
 use std::fmt::{Debug, Display};
 use std::sync::Arc;
 
@@ -20,6 +21,9 @@ use crate::site::{Site, SiteInfo};
 use crate::store::{Grammar, Tensors};
 use crate::target::Target;
 use crate::union::Union;
+
+/// From a text to the ids of its tokens, special ones included: what a model's tokenizer does.
+pub type Encode<'a> = dyn Fn(&str) -> Result<Vec<u32>, Box<dyn StdError + Send + Sync>> + 'a;
 
 /// A checked configuration of one method. Displayed, it is the config string that makes it again.
 pub trait Method: Any + Debug + Display + Send + Sync {
@@ -82,10 +86,25 @@ pub trait Method: Any + Debug + Display + Send + Sync {
         Ok(None)
     }
 
+    /// The adapter as it trains, from what files hold, where that is not the same; the other way of
+    /// [`stored`](Self::stored). What is computed from the values of files, as averages are, goes this way too.
+    fn loaded(&self, _adapter: &Attached) -> Option<Attached> {
+        None
+    }
+
     /// The form of this configuration that the tensors of a file are for, where that is not the form it has: a file may
     /// hold what a network computed, or that network.
     fn fitting(&self, _tensors: &Tensors) -> Option<Arc<dyn Method>> {
         None
+    }
+
+    /// This configuration with its texts as token ids of the model, which `encode` gives; `None` where it has no text.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] for a text without a token, or what `encode` says.
+    fn with_tokens(&self, _encode: &Encode<'_>) -> Result<Option<Arc<dyn Method>>, Error> {
+        Ok(None)
     }
 
     /// How many of the model's positions an adapter takes from the text, where those are limited.

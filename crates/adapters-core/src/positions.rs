@@ -101,7 +101,7 @@ macro_rules! positions {
 positions!(LinearState, input: input; ; delta; layer);
 positions!(TableState, ids: ids, output; ; delta; );
 positions!(HiddenState, hidden: hidden, block, residual; inner; ; norm, up);
-positions!(OutputState, hidden: hidden; ; ; );
+positions!(OutputState, hidden: hidden; padding; ; );
 
 impl Positions for NormState {}
 impl Positions for KeyValueState {}

@@ -70,6 +70,15 @@ impl Attached {
         }
     }
 
+    /// The same adapter with another configuration and other layers.
+    pub(crate) fn reformed(&self, method: Arc<dyn Method>, layers: Vec<AttachedLayer>) -> Self {
+        Self {
+            method,
+            layers: layers.into_iter().map(|l| (l.info.site, l)).collect(),
+            ..self.clone()
+        }
+    }
+
     /// Adds what the layers share.
     #[must_use]
     pub fn with_shared(mut self, shared: Shared) -> Self {

@@ -129,6 +129,11 @@ impl Shared {
         }
     }
 
+    /// Whether there is a parameter of that name.
+    pub fn has(&self, name: &str) -> bool {
+        self.get(name).is_some()
+    }
+
     fn get(&self, name: &str) -> Option<&SharedParam> {
         let index = self.names.iter().position(|known| *known == name)?;
         self.params.get(index)

@@ -55,6 +55,8 @@ pub enum Role {
     AfterCrossAttention,
     /// Where the feed-forward block joins the residual stream.
     AfterFfn,
+    /// Rows of the token table, before positions and types are added and before any normalisation.
+    EmbeddedTokens,
     /// Token embeddings, before the first layer.
     Embedding,
     /// The hidden state a whole layer returns.
@@ -96,6 +98,7 @@ impl fmt::Display for Role {
             Self::AfterAttention => "after_attention",
             Self::AfterCrossAttention => "after_cross_attention",
             Self::AfterFfn => "after_ffn",
+            Self::EmbeddedTokens => "embedded_tokens",
             Self::Embedding => "embedding",
             Self::LayerOutput => "layer_output",
             Self::LmHeadInput => "lm_head_input",

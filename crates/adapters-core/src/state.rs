@@ -13,6 +13,7 @@ use crate::layer::SiteLayer;
 use crate::positions::{self, Positions};
 pub use crate::rows::Rows;
 use crate::rows::{cat, join_deltas, take, weighted, weighted_deltas};
+use crate::sequence::Inserted;
 
 mod key_value;
 
@@ -155,13 +156,17 @@ impl Up {
     }
 }
 
-/// State of the embedded tokens.
+/// State of the embedded tokens, which an adapter may make more of: see [`insert`](Self::insert).
 #[derive(Clone, Debug)]
 pub struct EmbeddingState {
     /// `[batch, seq, d_model]`.
     pub hidden: Tensor<3>,
-    /// True at padding, `[batch, seq]`; `None` when there is none.
+    /// True at padding, `[batch, past + seq]`; `None` when there is none.
     pub padding: Option<Tensor<2, Bool>>,
+    /// Positions before these that a cache holds, what was inserted among them.
+    pub past: usize,
+    /// What adapters put in, in the order they did.
+    pub inserted: Vec<Inserted>,
 }
 
 /// State of a hidden state as a whole: a layer's output, or the input of the language-model head.
@@ -169,6 +174,8 @@ pub struct EmbeddingState {
 pub struct OutputState {
     /// `[batch, seq, d_model]`.
     pub hidden: Tensor<3>,
+    /// True at padding, as [`Pass::padding`](crate::Pass::padding) has it for these rows.
+    pub padding: Option<Tensor<2, Bool>>,
 }
 
 /// Weight and bias of a normalisation, as merging sees them.
@@ -224,8 +231,8 @@ macro_rules! rows {
 rows!(LinearState: input; ; delta; layer);
 rows!(TableState: ids, output; ; delta; );
 rows!(HiddenState: hidden, block, residual; inner; ; norm, up);
-rows!(EmbeddingState: hidden; padding; ; );
-rows!(OutputState: hidden; ; ; );
+rows!(EmbeddingState: hidden; padding; ; past, inserted);
+rows!(OutputState: hidden; padding; ; );
 
 /// Nothing here belongs to a row.
 impl Rows for NormState {

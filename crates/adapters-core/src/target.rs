@@ -38,6 +38,15 @@ pub enum Target {
         /// The other target.
         target: Box<Target>,
     },
+    /// The first site of a role, in the order of the forward pass.
+    First(Role),
+    /// Sites of a role in these layers alone.
+    Layers {
+        /// The role.
+        role: Role,
+        /// The layers.
+        layers: Vec<usize>,
+    },
 }
 
 /// Modules of the published checkpoint by name, regular expression or all linear ones.
@@ -234,6 +243,23 @@ impl Target {
                     ..Selection::default()
                 })
             }
+            Self::First(role) => {
+                let mut selection = select_roles(&[*role], &[], host);
+                selection.sites.truncate(1);
+                Ok(selection)
+            }
+            Self::Layers { role, layers } => {
+                let mut selection = select_roles(&[*role], &[], host);
+                let missed = layers
+                    .iter()
+                    .filter(|layer| !selection.sites.iter().any(|info| info.site.layer == Some(**layer)));
+                let missed: Vec<String> = missed.map(|layer| format!("{role} of layer {layer}")).collect();
+                selection.unmatched.extend(missed);
+                selection
+                    .sites
+                    .retain(|info| info.site.layer.is_some_and(|layer| layers.contains(&layer)));
+                Ok(selection)
+            }
         }
     }
 
@@ -261,13 +287,19 @@ impl Target {
             Self::Biased => Ok(matches!(info.kind, SiteKind::Linear { .. } | SiteKind::Norm { .. })),
             // The stacks matter in some models only, which a site alone does not tell.
             Self::Outside { target, .. } => target.covers(info),
+            Self::First(role) => Ok(info.site.role == *role),
+            Self::Layers { role, layers } => {
+                Ok(info.site.role == *role && info.site.layer.is_some_and(|layer| layers.contains(&layer)))
+            }
         }
     }
 
     /// The names a user could have meant, for the error about a target without hits.
     fn available(&self, host: &dyn Host) -> Vec<String> {
         let mut names: Vec<String> = match self {
-            Self::Roles { .. } => host.sites().iter().map(|s| s.site.role.to_string()).collect(),
+            Self::Roles { .. } | Self::First(_) | Self::Layers { .. } => {
+                host.sites().iter().map(|s| s.site.role.to_string()).collect()
+            }
             Self::Modules(_) => host
                 .module_sites()
                 .iter()

@@ -9,7 +9,8 @@ use serde_json::{Map, Value, json};
 use crate::error::Error;
 use crate::host::Host;
 use crate::layer::SiteLayer;
-use crate::method::{Build, Method, StoredConfig, plain_shared_key};
+use crate::method::{Build, Encode, Method, StoredConfig, plain_shared_key};
+use crate::set::Attached;
 use crate::shared::Shared;
 use crate::site::SiteInfo;
 use crate::store::{Grammar, Tensors};
@@ -104,6 +105,30 @@ impl Union {
             }
         }
         Ok(shares)
+    }
+
+    /// The adapter with what `form` makes of each part's layers; `None` if it leaves them all as they are.
+    ///
+    /// A part is given its layers alone: what an adapter shares stays as it is, since no part that changes form shares.
+    fn by_part(
+        &self,
+        adapter: &Attached,
+        form: impl Fn(&dyn Method, &Attached) -> Result<Option<Attached>, Error>,
+    ) -> Result<Option<Attached>, Error> {
+        let infos: Vec<&SiteInfo> = adapter.layers().map(|l| &l.info).collect();
+        let (mut layers, mut parts, mut changed) = (Vec::new(), Vec::new(), false);
+        for (part, sites) in self.shares(&infos)? {
+            let mine = adapter
+                .layers()
+                .filter(|l| sites.iter().any(|info| info.site == l.info.site));
+            let share = Attached::new(adapter.name(), part.clone(), mine.cloned().collect());
+            let formed = form(&**part, &share)?;
+            changed |= formed.is_some();
+            let share = formed.unwrap_or(share);
+            layers.extend(share.layers().cloned());
+            parts.push(share.method().clone());
+        }
+        Ok(changed.then(|| adapter.reformed(Arc::new(Self { parts }), layers)))
     }
 
     fn owner(&self, site: &SiteInfo) -> Result<&Arc<dyn Method>, Error> {
@@ -218,6 +243,25 @@ impl Method for Union {
 
     fn is_alias(&self, key: &str) -> bool {
         self.parts.iter().any(|part| part.is_alias(key))
+    }
+
+    fn stored(&self, grammar: Grammar, adapter: &Attached, host: &dyn Host) -> Result<Option<Attached>, Error> {
+        self.by_part(adapter, |part, share| part.stored(grammar, share, host))
+    }
+
+    fn loaded(&self, adapter: &Attached) -> Option<Attached> {
+        self.by_part(adapter, |part, share| Ok(part.loaded(share))).ok()?
+    }
+
+    fn with_tokens(&self, encode: &Encode<'_>) -> Result<Option<Arc<dyn Method>>, Error> {
+        let mut changed = false;
+        let mut parts = Vec::new();
+        for part in &self.parts {
+            let resolved = part.with_tokens(encode)?;
+            changed |= resolved.is_some();
+            parts.push(resolved.unwrap_or_else(|| part.clone()));
+        }
+        Ok(changed.then(|| Arc::new(Self { parts }) as Arc<dyn Method>))
     }
 
     fn wire(&self, grammar: Grammar, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, Error> {

@@ -34,10 +34,7 @@ struct Mine {
 
 impl Mine {
     fn forward(&self, x: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
-        let state = EmbeddingState {
-            hidden: x.repeat_dim(0, cx.replicas()),
-            padding: None,
-        };
+        let state = EmbeddingState::new(x.repeat_dim(0, cx.replicas()), None);
         let x = cx.embedding(EMBEDDING, state).hidden;
         let heads = |x: Tensor<3>| {
             let [batch, seq, _] = x.dims();
@@ -166,6 +163,7 @@ impl SiteAdapter<OutputState> for Affine {
     fn apply(&self, state: OutputState, _: &Call<'_>) -> OutputState {
         OutputState {
             hidden: self.act(state.hidden),
+            ..state
         }
     }
 }
@@ -577,17 +575,18 @@ fn rows_of_every_state_round_trip() {
         );
     }
     for padding in [None, mask()] {
-        round_trip(
-            &EmbeddingState {
-                hidden: three(),
-                padding,
-            },
-            |s| {
-                let mut data = bools(&s.padding);
-                data.push(of(&s.hidden));
-                data
-            },
-        );
+        round_trip(&EmbeddingState::new(three(), padding), |s| {
+            let mut data = bools(&s.padding);
+            data.push(of(&s.hidden));
+            data
+        });
     }
-    round_trip(&OutputState { hidden: three() }, |s| vec![of(&s.hidden)]);
+    for padding in [None, mask()] {
+        let hidden = three();
+        round_trip(&OutputState { hidden, padding }, |s| {
+            let mut data = bools(&s.padding);
+            data.push(of(&s.hidden));
+            data
+        });
+    }
 }

@@ -250,20 +250,14 @@ impl BertModel {
     ///
     /// # Panics
     ///
-    /// Panics if `seq`, with the positions that adapters take up before it, is longer than `max_position_embeddings` or an
-    /// id is outside the vocabulary.
+    /// Panics if `seq`, with what adapters put in or take up before positions are added, is longer than
+    /// `max_position_embeddings`, or an id is outside the vocabulary.
     pub fn forward(&self, input: EncoderInput, cx: &mut Ctx<'_>) -> Tensor<3> {
         let input = input.repeated(cx.replicas());
         cx.set_padding(input.padding.clone());
-        let hidden = self.embeddings.forward(&input, cx);
-        let hidden = cx.dropout(hidden, self.config.hidden_dropout_prob);
-        let mut state = cx.embedding(
-            EMBEDDING,
-            EmbeddingState {
-                hidden,
-                padding: input.padding,
-            },
-        );
+        let mut state = self.embeddings.forward(&input, cx);
+        state.hidden = cx.dropout(state.hidden, self.config.hidden_dropout_prob);
+        let mut state = cx.embedding(EMBEDDING, state);
         let bias = state.padding.clone().map(ops::padding_bias);
         for layer in &self.layers {
             state.hidden = layer.forward(state.hidden, bias.clone(), cx);
@@ -282,22 +276,31 @@ impl BertModel {
 
 const EMBEDDING: Site = Site::outside(Stack::Encoder, Role::Embedding);
 const WORDS: Site = Site::outside(Stack::Encoder, Role::TokenEmbedding);
+const TOKENS: Site = Site::outside(Stack::Encoder, Role::EmbeddedTokens);
 const EMBEDDING_NORM: Site = Site::outside(Stack::Encoder, Role::EmbeddingNorm);
 const POOLER: Site = Site::outside(Stack::Encoder, Role::Pooler);
 
 impl BertEmbeddings {
-    fn forward(&self, input: &EncoderInput, cx: &mut Ctx<'_>) -> Tensor<3> {
-        let [_, seq] = input.ids.dims();
+    fn forward(&self, input: &EncoderInput, cx: &mut Ctx<'_>) -> EmbeddingState {
         let words = cx.lookup(WORDS, &self.word, input.ids.clone());
+        let state = cx.embedding(TOKENS, EmbeddingState::new(words, input.padding.clone()));
+        let [batch, seq, _] = state.hidden.dims();
         let types = match &input.token_types {
-            Some(types) => self.token_type.forward(types.clone()),
+            Some(types) => {
+                // What stands in front of the text is of the first type.
+                let more = Tensor::zeros([batch, seq - types.dims()[1]], &types.device());
+                self.token_type.forward(Tensor::cat(vec![more, types.clone()], 1))
+            }
             // All zeros: one row, broadcast.
             None => self.token_type.weight.val().slice_dim(0, 0..1).unsqueeze(),
         };
         let first = cx.first_position();
         let positions = self.position.weight.val().slice_dim(0, first..first + seq).unsqueeze();
         let norm = cx.norm(EMBEDDING_NORM, &self.norm);
-        ops::layer_norm(&norm, words + types + positions)
+        EmbeddingState {
+            hidden: ops::layer_norm(&norm, state.hidden + types + positions),
+            ..state
+        }
     }
 }
 
@@ -418,6 +421,7 @@ impl Host for BertModel {
         };
         let mut sites: Vec<SiteInfo> = [
             (WORDS, words, "embeddings.word_embeddings"),
+            (TOKENS, SiteKind::Embedding { d_model: d }, "embeddings.word_embeddings"),
             (EMBEDDING_NORM, norm, "embeddings.LayerNorm"),
             (EMBEDDING, SiteKind::Embedding { d_model: d }, "embeddings"),
         ]

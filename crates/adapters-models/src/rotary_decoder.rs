@@ -167,7 +167,10 @@ impl RotaryDecoder {
         cx.set_padding(padding.clone());
         cx.set_past(past);
         let hidden = cx.lookup(WORDS, &self.embedding, input.ids);
-        let EmbeddingState { mut hidden, padding } = cx.embedding(EMBEDDING, EmbeddingState { hidden, padding });
+        let state = EmbeddingState::new(hidden, padding).after(past);
+        let EmbeddingState {
+            mut hidden, padding, ..
+        } = cx.embedding(EMBEDDING, state);
         let device = hidden.device();
         let [_, seq, _] = hidden.dims();
         let frame = self.frame(seq, past, cx.first_position(), padding, &device);

@@ -423,7 +423,79 @@ fn dropout_acts_in_training_only() {
     let bench = Bench::new(2, 4, 5, &Device::flex());
     contract::dropout_in_training_only(&bench, "lora[r=4,alpha=6,dropout=0.3]");
     contract::dropout_in_training_only(&bench, "seq_bn[reduction_factor=2,dropout=0.3]");
+    contract::dropout_in_training_only(&bench, "loreft[r=2,dropout=0.3]");
     contract::dropout_in_training_only(&bench, "adapter_plus[reduction_factor=2,stochastic_depth=0.5]");
+}
+
+const REFT: Promises = Promises {
+    identity_at_init: false,
+    mergeable: false,
+    grammars: &[Grammar::AdapterHub],
+};
+
+#[test]
+fn reft_at_both_ends() {
+    check("loreft[r=3,suffix_positions=2]", REFT);
+    check("noreft[r=3,suffix_positions=2,non_linearity=prelu]", REFT);
+    check("direft[r=3,suffix_positions=2]", REFT);
+    check("loreft[r=3,suffix_positions=1,tied_weights=true,layers=[1]]", REFT);
+    // As wide as the model: an exponential in place of reflections.
+    check("loreft[r=8,suffix_positions=1]", REFT);
+}
+
+#[test]
+fn reft_as_preset() {
+    // The unit of the last positions takes no part, as in the reference.
+    let bench = Bench::new(2, 4, 5, &Device::flex());
+    for config in ["loreft", "noreft", "direft"] {
+        contract::identity_at_init(&bench, config, false);
+        contract::refuses_to_merge(&bench, config);
+        contract::save_load_same_output(&bench, config, Grammar::AdapterHub);
+        contract::refuses_to_save(&bench, config, Grammar::Peft);
+    }
+    let set = bench.attach("loreft[r=2]");
+    // R, b and what W is made of, of two units in two layers; the bases are stored.
+    assert_eq!(set.num_trainable_params(), 2 * 2 * (2 * 8 + 2 + 2 * 8));
+    assert_eq!(set.params().filter(|p| p.fixed).count(), 4);
+}
+
+#[test]
+fn prompts_after_the_embeddings() {
+    check("prompt_tuning[prompt_length=3]", REFT);
+    check("prompt_tuning[prompt_length=2,combine=prefix_after_bos]", REFT);
+    check("prompt_tuning", REFT);
+}
+
+const PEFT_PROMPT: Promises = Promises {
+    grammars: &[Grammar::Peft],
+    ..REFT
+};
+
+#[test]
+fn prompts_before_the_embeddings() {
+    check("peft_prompt_tuning[num_virtual_tokens=3]", PEFT_PROMPT);
+    check(
+        "peft_prompt_tuning[num_virtual_tokens=2,prompt_tuning_init=SAMPLE_VOCAB]",
+        PEFT_PROMPT,
+    );
+}
+
+#[test]
+fn prompts_that_a_network_makes() {
+    let bench = Bench::new(2, 4, 5, &Device::flex());
+    for network in ["MLP", "LSTM"] {
+        let config =
+            format!("p_tuning[num_virtual_tokens=3,encoder_hidden_size=24,encoder_reparameterization_type={network}]");
+        contract::identity_at_init(&bench, &config, false);
+        contract::only_adapters_get_gradients(&bench, &config);
+        contract::refuses_to_merge(&bench, &config);
+        contract::refuses_to_save(&bench, &config, Grammar::AdapterHub);
+        // Files hold what the network makes.
+        contract::save_load_equal_output(&bench, &config, Grammar::Peft, 1e-6);
+    }
+    let dropped = "p_tuning[num_virtual_tokens=3,encoder_hidden_size=6,encoder_reparameterization_type=LSTM,\
+        encoder_dropout=0.5]";
+    contract::dropout_in_training_only(&bench, dropped);
 }
 
 proptest! {

@@ -169,6 +169,9 @@ fn dumps_and_resaved_adapters_are_right_again() {
         "peft_lora_regex",
         "lora_gating",
         "lora_scale_init_bert",
+        "loreft_suffix",
+        "prompt_after_bos",
+        "direft",
     ];
     for case in cases {
         let (from, to) = (

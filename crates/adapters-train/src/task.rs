@@ -43,8 +43,8 @@ pub(crate) struct Masking {
 /// Rows with hidden tokens, where those are, and what they were.
 struct Masked {
     rows: EncodedData,
-    /// Positions in the padded batch, row by row.
-    positions: Vec<i64>,
+    /// Row and position in the row, row by row.
+    places: Vec<(usize, usize)>,
     tokens: Vec<i64>,
 }
 
@@ -75,8 +75,7 @@ impl Masking {
     /// Hides tokens of the rows `indices`; every row has a stream of the seed of its own.
     fn hide(&self, data: &EncodedData, indices: &[usize], seed: u64) -> Masked {
         let mut rows: Vec<_> = indices.iter().map(|i| data.rows[*i].clone()).collect();
-        let seq = rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);
-        let (mut positions, mut tokens) = (Vec::new(), Vec::new());
+        let (mut places, mut tokens) = (Vec::new(), Vec::new());
         let share = |x: u32| f64::from(x) / (f64::from(u32::MAX) + 1.0);
         for (at, (row, index)) in rows.iter_mut().zip(indices).enumerate() {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -85,7 +84,7 @@ impl Masking {
                 if self.special.contains(id) || share(rng.next_u32()) >= self.probability {
                     continue;
                 }
-                positions.push((at * seq + t) as i64);
+                places.push((at, t));
                 tokens.push(i64::from(*id));
                 match share(rng.next_u32()) {
                     x if x < 0.8 => *id = self.mask_id,
@@ -94,16 +93,16 @@ impl Masking {
                 }
             }
         }
-        if positions.is_empty() {
+        if places.is_empty() {
             // A batch of very short texts: the first token predicts itself.
-            positions.push(0);
+            places.push((0, 0));
             tokens.push(i64::from(rows[0].ids[0]));
         }
         let lengths = rows.iter().map(|row| row.ids.len()).collect();
         let labels = vec![0; rows.len()];
         Masked {
             rows: EncodedData { rows, labels, lengths },
-            positions,
+            places,
             tokens,
         }
     }
@@ -149,8 +148,12 @@ impl Learner {
                 let (input, _) = masked.rows.batch(&all, pad_id, device);
                 let hidden = encoder.forward(input, &mut cx);
                 let [batch, seq, width] = hidden.dims();
-                let count = masked.positions.len();
-                let positions = Tensor::<1, Int>::from_data(TensorData::new(masked.positions, [count]), device);
+                let count = masked.places.len();
+                // An adapter may have made the rows longer.
+                let places = masked.places.iter();
+                let positions = places.map(|(row, t)| (row * seq + cx.pass().position(*t)) as i64);
+                let positions: Vec<i64> = positions.collect();
+                let positions = Tensor::<1, Int>::from_data(TensorData::new(positions, [count]), device);
                 let labels = Tensor::from_data(TensorData::new(masked.tokens, [count]), device);
                 // Only what is to be predicted goes through the head: the vocabulary is wide.
                 let hidden = hidden.reshape([batch * seq, width]).select(0, positions);
@@ -159,9 +162,8 @@ impl Learner {
             }
             (Head::Classification(head), _) => {
                 let (input, labels) = data.batch(indices, pad_id, device);
-                let padding = input.padding.clone();
                 let hidden = encoder.forward(input, &mut cx);
-                (head.forward(hidden, padding, cx.pass()), labels)
+                (head.forward(hidden, cx.pass()), labels)
             }
             (Head::MaskedLm(_), None) => unreachable!("a run with this head has a masking"),
         }
@@ -249,8 +251,8 @@ mod tests {
             masking.hide(&data, &all, 1),
             masking.hide(&data, &all, 2),
         );
-        assert_eq!(once.positions, again.positions);
-        assert_ne!(once.positions, other.positions);
+        assert_eq!(once.places, again.places);
+        assert_ne!(once.places, other.places);
         assert!(once.tokens.iter().all(|id| (200..300).contains(id)));
         let words: usize = data.lengths.iter().map(|l| l - 2).sum();
         let share = once.tokens.len() as f64 / words as f64;

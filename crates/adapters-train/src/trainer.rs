@@ -187,13 +187,7 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
         pretrained = pretrained.with_dropout(dropout);
     }
     let encoder = pretrained.encoder(device)?;
-    if recipe.model.max_length > encoder.max_length() {
-        return Err(TrainError::Value {
-            field: "model.max_length",
-            expected: format!("at most {}, the model's longest input", encoder.max_length()),
-            found: recipe.model.max_length.to_string(),
-        });
-    }
+    check_length(recipe, encoder.max_length(), 0)?;
     let tokenizer = pretrained.tokenizer(recipe.model.max_length)?;
     let masked = recipe.head.kind == HeadKind::MaskedLm;
     let read = |path: &Path| {
@@ -219,6 +213,11 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
 
     let mut adapted = Adapted::new(encoder);
     let method = recipe.adapter.method(run.registry)?;
+    let encode = |text: &str| {
+        let encoded = tokenizer.encode([(text, None)])?;
+        Ok(encoded.into_iter().flat_map(|row| row.ids).collect())
+    };
+    let method = method.with_tokens(&encode)?.unwrap_or(method);
     let name = &recipe.adapter.name;
     let report = adapted.set.attach(name, method, &*adapted.base, seed, device)?;
     // An adapter that no format can hold is refused before it is trained.
@@ -235,6 +234,8 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
         Some(below) => Composition::stack([below.as_str(), name]),
         None => Composition::adapter(name),
     })?;
+    let taken = adapted.set.iter().map(|adapter| adapter.method().positions()).max();
+    check_length(recipe, adapted.base.max_length(), taken.unwrap_or(0))?;
     let d_model = adapters_core::Host::d_model(&*adapted.base);
     let classes = recipe.data.labels.count();
     let head = match recipe.head.kind {
@@ -289,6 +290,22 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
         epoch: None,
     };
     Ok((state, inputs, report.to_string()))
+}
+
+/// Refuses texts longer than the positions the model has, less those an adapter takes.
+fn check_length(recipe: &Recipe, longest: usize, taken: usize) -> Result<(), TrainError> {
+    let allowed = longest.saturating_sub(taken);
+    if recipe.model.max_length <= allowed {
+        return Ok(());
+    }
+    Err(TrainError::Value {
+        field: "model.max_length",
+        expected: match taken {
+            0 => format!("at most {allowed}, the model's longest input"),
+            _ => format!("at most {allowed}, as the adapter takes {taken} of the model's {longest} positions"),
+        },
+        found: recipe.model.max_length.to_string(),
+    })
 }
 
 /// One optimizer step over `accumulate` batches; returns its mean loss and the adapter's learning rate.

@@ -14,6 +14,10 @@ const FAMILIES: &[&[&dyn MethodFamily]] = &[
     &[&adapters_lora::LoraFamily],
     #[cfg(feature = "prefix")]
     &[&adapters_prefix::PrefixFamily],
+    #[cfg(feature = "prompt")]
+    &adapters_prompt::FAMILIES,
+    #[cfg(feature = "reft")]
+    &[&adapters_reft::ReftFamily],
     #[cfg(feature = "weight")]
     &adapters_weight::FAMILIES,
     &[&crate::presets::UnionNames],

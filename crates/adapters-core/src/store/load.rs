@@ -28,6 +28,8 @@ pub struct LoadOptions {
     /// Further safetensors files with tensors of the adapter that the folder lacks: the reference does not write the
     /// shared parameters of headless models.
     pub extra: Vec<PathBuf>,
+    /// Fields to read in place of the configuration's, or beside them: the reference does not write all of them.
+    pub config: Map<String, Value>,
 }
 
 /// What loading did.
@@ -70,7 +72,7 @@ pub fn load_adapter(
     options: &LoadOptions,
     device: &Device,
 ) -> Result<LoadReport, Error> {
-    let mut folder = read_config(dir, registry)?;
+    let mut folder = read_config(dir, registry, &options.config)?;
     let (weights, mut tensors) = read_weights(dir, folder.grammar, options.allow_bin)?;
     for path in &options.extra {
         tensors.extend(read_safetensors(path)?.0);
@@ -96,6 +98,7 @@ pub fn load_adapter(
         }
         filled => filled?,
     };
+    let adapter = adapter.method().loaded(&adapter).unwrap_or(adapter);
     set.insert(adapter)?;
     Ok(LoadReport {
         grammar: folder.grammar,
@@ -104,7 +107,7 @@ pub fn load_adapter(
     })
 }
 
-fn read_config(dir: &Path, registry: Registry) -> Result<Folder, Error> {
+fn read_config(dir: &Path, registry: Registry, more: &Map<String, Value>) -> Result<Folder, Error> {
     let path = dir.join("adapter_config.json");
     if !path.exists() {
         return Err(StoreError::NotAnAdapter {
@@ -115,14 +118,15 @@ fn read_config(dir: &Path, registry: Registry) -> Result<Folder, Error> {
     }
     let file: Map<String, Value> = read_json(&path)?;
     let text = |key| file.get(key).and_then(Value::as_str).map(str::to_owned);
-    let (grammar, fields) = match file.get("config").and_then(Value::as_object) {
-        Some(config) => (Grammar::AdapterHub, config),
-        None => (Grammar::Peft, &file),
+    let (grammar, mut fields) = match file.get("config").and_then(Value::as_object) {
+        Some(config) => (Grammar::AdapterHub, config.clone()),
+        None => (Grammar::Peft, file.clone()),
     };
+    fields.extend(more.clone());
     let version = text("version");
     let stored = StoredConfig {
         grammar,
-        fields,
+        fields: &fields,
         version: version.as_deref().and_then(major_minor),
         versioned: version.is_some(),
     };

@@ -157,7 +157,7 @@ impl Setup {
         let named = |name: &str| LoadOptions {
             name: Some(name.to_owned()),
             allow_bin: options.allow_bin,
-            extra: Vec::new(),
+            ..LoadOptions::default()
         };
         for name in setup.composition.adapters() {
             load_adapter(

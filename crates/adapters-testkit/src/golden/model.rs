@@ -47,6 +47,12 @@ impl Inputs {
         self.ids.dims()
     }
 
+    /// Padded positions of each row; `None` where nothing is padded.
+    pub(crate) fn padded(&self) -> Option<Vec<i64>> {
+        let padding = self.padding.clone()?;
+        Some(padding.int().sum_dim(1).into_data().iter().collect())
+    }
+
     /// These inputs as the case calls the model with them.
     pub(crate) fn of(&self, case: &Case) -> Self {
         Self {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use adapters::core::store::Tensors;
-use adapters::core::{Record, Recorded, Role, Site};
+use adapters::core::{Record, Recorded, Role, Site, SiteInfo};
 use burn::tensor::TensorData;
 
 use crate::golden::case::Case;
@@ -12,20 +12,23 @@ use crate::golden::compare::each_element;
 const KINDS: [&str; 2] = ["gating/", "fusion_attention/"];
 
 /// The records by key. Gates of one adapter at one place stand side by side, in the order they arose.
-pub(crate) fn by_key(records: &[Record]) -> Tensors {
+pub(crate) fn by_key(records: &[Record], sites: &[SiteInfo]) -> Tensors {
     let mut gates: BTreeMap<String, Vec<Vec<f32>>> = BTreeMap::new();
     let mut tensors = Tensors::new();
     for record in records {
         match &record.value {
             Recorded::Gate { adapter, scores } => {
-                let key = key("gating", adapter, record.site);
+                let key = key("gating", adapter, record.site, sites);
                 let [rows, columns] = scores.dims();
                 let values: Vec<f32> = scores.clone().into_data().iter().collect();
                 let by_column = (0..columns).map(|c| (0..rows).map(|r| values[r * columns + c]).collect());
                 gates.entry(key).or_default().extend(by_column);
             }
             Recorded::FusionAttention { fusion, scores } => {
-                tensors.insert(key("fusion_attention", fusion, record.site), scores.clone().into_data());
+                tensors.insert(
+                    key("fusion_attention", fusion, record.site, sites),
+                    scores.clone().into_data(),
+                );
             }
         }
     }
@@ -41,8 +44,10 @@ pub(crate) fn by_key(records: &[Record]) -> Tensors {
     tensors
 }
 
-fn key(kind: &str, name: &str, site: Site) -> String {
-    format!("{kind}/{name}/{}/{}", site.layer.unwrap_or(0), place(site.role))
+fn key(kind: &str, name: &str, site: Site, sites: &[SiteInfo]) -> String {
+    let info = sites.iter().find(|info| info.site == site);
+    let place = place(info.map_or(site.role, |info| info.place));
+    format!("{kind}/{name}/{}/{place}", site.layer.unwrap_or(0))
 }
 
 /// The reference's word for a place.
