@@ -167,7 +167,7 @@ impl RotaryDecoder {
         cx.set_padding(padding.clone());
         cx.set_past(past);
         let hidden = cx.lookup(WORDS, &self.embedding, input.ids);
-        let state = EmbeddingState::new(hidden, padding).after(past);
+        let state = cx.embedding(TOKENS, EmbeddingState::new(hidden, padding).after(past));
         let EmbeddingState {
             mut hidden, padding, ..
         } = cx.embedding(EMBEDDING, state);
@@ -221,6 +221,7 @@ impl RotaryDecoder {
 
 const EMBEDDING: Site = Site::outside(Stack::Decoder, Role::Embedding);
 const WORDS: Site = Site::outside(Stack::Decoder, Role::TokenEmbedding);
+const TOKENS: Site = Site::outside(Stack::Decoder, Role::EmbeddedTokens);
 const FINAL_NORM: Site = Site::outside(Stack::Decoder, Role::FinalNorm);
 const HEAD_INPUT: Site = Site::outside(Stack::Decoder, Role::LmHeadInput);
 const HEAD: Site = Site::outside(Stack::Decoder, Role::LmHead);
@@ -359,6 +360,7 @@ impl Host for RotaryDecoder {
         };
         let mut sites = vec![
             SiteInfo::new(WORDS, words, "model.embed_tokens"),
+            SiteInfo::new(TOKENS, SiteKind::Embedding { d_model: d }, "model.embed_tokens"),
             SiteInfo::new(EMBEDDING, SiteKind::Embedding { d_model: d }, "model"),
         ];
         for index in 0..self.layers.len() {

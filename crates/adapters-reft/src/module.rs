@@ -91,7 +91,7 @@ impl SiteAdapter<OutputState> for ReftLayer {
     fn apply(&self, state: OutputState, call: &Call<'_>) -> OutputState {
         let [_, seq, _] = state.hidden.dims();
         let (prefix, suffix) = (self.prefix.min(seq), self.suffix.min(seq));
-        let span = Span::new(&state.hidden, state.padding.as_ref(), call.past);
+        let span = Span::new(&state.hidden, state.padding.as_ref(), call.past, call.prompt_end());
         let first = (prefix > 0).then(|| span.prefix(prefix, suffix));
         let last = (suffix > 0).then(|| span.suffix(suffix));
         let edits = match self.units.as_slice() {

@@ -18,14 +18,17 @@ pub(crate) struct Span {
     past: usize,
     /// Positions at hand.
     seq: usize,
+    /// Where the prompt ends, if the positions after it were generated.
+    until: Option<usize>,
 }
 
 impl Span {
-    /// From the padding of whole rows, `[batch, past + seq]`, true at padding; without one the rows are all text.
+    /// From the padding of whole rows, `[batch, past + seq]`, true at padding; without one the rows are all text. Positions
+    /// from `until` on were generated, and the text is what is before them.
     ///
     /// In the decoder of an encoder-decoder it is the encoder's padding, as in the reference; what lies beyond the
     /// decoder's own rows is left out.
-    pub fn new(hidden: &Tensor<3>, padding: Option<&Tensor<2, Bool>>, past: usize) -> Self {
+    pub fn new(hidden: &Tensor<3>, padding: Option<&Tensor<2, Bool>>, past: usize, until: Option<usize>) -> Self {
         let [batch, seq, _] = hidden.dims();
         let (first, end) = match padding {
             Some(padding) => {
@@ -42,7 +45,17 @@ impl Span {
                 (zeros.clone(), zeros + (past + seq) as i64)
             }
         };
-        Self { first, end, past, seq }
+        let end = match until {
+            Some(until) => end.clamp_max(until as i64),
+            None => end,
+        };
+        Self {
+            first,
+            end,
+            past,
+            seq,
+            until,
+        }
     }
 
     /// The first `count` positions of each row, without the last `last` ones: those are edited as such.
@@ -69,6 +82,9 @@ impl Span {
         let index = wanted - self.past as i64;
         let last = self.seq as i64 - 1;
         let mut none = index.clone().lower_elem(0).bool_or(index.clone().greater_elem(last));
+        if let Some(until) = self.until {
+            none = none.bool_or(index.clone().greater_equal_elem(until as i64 - self.past as i64));
+        }
         if let Some(taken) = taken {
             none = none.bool_or(taken);
         }
@@ -120,7 +136,7 @@ mod tests {
         let flags: Vec<bool> = rows.iter().flat_map(|row| row.chars().map(|c| c == 'x')).collect();
         let padding = Tensor::<2, Bool>::from_data(TensorData::new(flags, [rows.len(), seq]), &device);
         let hidden = Tensor::<3>::zeros([rows.len(), seq, 1], &device);
-        let span = Span::new(&hidden, masked.then_some(&padding), 0);
+        let span = Span::new(&hidden, masked.then_some(&padding), 0, None);
         let one = |count: usize, value: f32| Tensor::<3>::full([rows.len(), count, 1], value, &device);
         let hidden = span.prefix(prefix, suffix).add(hidden, one(prefix, 1.0));
         let hidden = match suffix {
@@ -156,10 +172,26 @@ mod tests {
     fn positions_in_a_cache_are_done() {
         let device = Device::flex();
         let hidden = Tensor::<3>::zeros([1, 1, 1], &device);
-        let span = Span::new(&hidden, None, 4);
+        let span = Span::new(&hidden, None, 4, None);
         let one = Tensor::<3>::ones([1, 3, 1], &device);
         let sum = |x: Tensor<3>| x.sum().into_scalar::<f32>();
         assert_eq!(sum(span.prefix(3, 0).add(hidden.clone(), one.clone())), 0.0);
         assert_eq!(sum(span.suffix(3).add(hidden, one)), 1.0);
+    }
+    #[test]
+    fn what_was_generated_is_no_text() {
+        let device = Device::flex();
+        let hidden = Tensor::<3>::zeros([1, 5, 1], &device);
+        let span = Span::new(&hidden, None, 0, Some(3));
+        let edited = |positions: Positions, count: usize| {
+            let ones = Tensor::<3>::ones([1, count, 1], &device);
+            positions
+                .add(hidden.clone(), ones)
+                .into_data()
+                .iter::<f32>()
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(edited(span.prefix(4, 0), 4), [1.0, 1.0, 1.0, 0.0, 0.0]);
+        assert_eq!(edited(span.suffix(1), 1), [0.0, 0.0, 1.0, 0.0, 0.0]);
     }
 }
