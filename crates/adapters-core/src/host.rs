@@ -22,6 +22,11 @@ pub trait Host {
     /// Prefix a larger published class puts before this model's paths, e.g. `"bert."`.
     fn base_prefix(&self) -> &str;
 
+    /// Whether the published weight of a linear layer is `[d_in, d_out]`, and not `[d_out, d_in]` as usual.
+    fn stores_input_first(&self, _site: Site) -> bool {
+        false
+    }
+
     /// Whether this model is that larger class: the paths of its sites have the prefix, and so have the keys it writes.
     fn is_larger_class(&self) -> bool {
         false

@@ -166,9 +166,26 @@ pub fn attention(
     bias: Option<Tensor<4>>,
     dropout: impl FnOnce(Tensor<4>) -> Tensor<4>,
 ) -> Tensor<4> {
+    let scale = (query.dims()[3] as f64).sqrt().recip();
+    scaled_attention(query, key, value, scale, bias, dropout)
+}
+
+/// As [`attention`], with another factor than `1 / sqrt(d_head)` on the scores.
+///
+/// # Panics
+///
+/// As [`attention`].
+pub fn scaled_attention(
+    query: Tensor<4>,
+    key: Tensor<4>,
+    value: Tensor<4>,
+    scale: f64,
+    bias: Option<Tensor<4>>,
+    dropout: impl FnOnce(Tensor<4>) -> Tensor<4>,
+) -> Tensor<4> {
     let [batch, heads, seq_q, d_head] = query.dims();
     let [_, kv_heads, seq_k, _] = key.dims();
-    let query = query * (d_head as f64).sqrt().recip();
+    let query = if scale == 1.0 { query } else { query * scale };
     if kv_heads == heads {
         let weights = softmax_with_bias(query.matmul(key.swap_dims(2, 3)), bias);
         return dropout(weights).matmul(value);

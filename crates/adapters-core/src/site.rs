@@ -67,6 +67,23 @@ pub enum Role {
     FinalNorm,
     /// Language-model head with a weight of its own (linear).
     LmHead,
+    /// Query, key and value projections side by side in one matrix (linear).
+    QueryKeyValue,
+}
+
+impl Role {
+    /// The projections that a fused one holds, side by side in equal parts of its output; empty for every other role.
+    pub const fn parts(self) -> &'static [Self] {
+        match self {
+            Self::QueryKeyValue => &[Self::Query, Self::Key, Self::Value],
+            _ => &[],
+        }
+    }
+
+    /// Whether a place of this role is meant by `wanted`: the same role, or one that this role holds as a part.
+    pub fn holds(self, wanted: Self) -> bool {
+        self == wanted || self.parts().contains(&wanted)
+    }
 }
 
 impl fmt::Display for Stack {
@@ -104,6 +121,7 @@ impl fmt::Display for Role {
             Self::LmHeadInput => "lm_head_input",
             Self::FinalNorm => "final_norm",
             Self::LmHead => "lm_head",
+            Self::QueryKeyValue => "query_key_value",
         })
     }
 }

@@ -272,7 +272,7 @@ impl Target {
         match self {
             Self::Roles { roles, leave_out } => {
                 let left_out = info.site.layer.is_some_and(|layer| leave_out.contains(&layer));
-                Ok(roles.contains(&info.place) && !left_out)
+                Ok(meant(roles, info) && !left_out)
             }
             Self::Modules(target) => Ok(target.names(info)? && !target.skips(info)?),
             Self::Any(targets) => {
@@ -370,16 +370,21 @@ impl Selection {
     }
 }
 
+/// Whether any of the roles means this site. A fused projection is meant by each of its parts.
+fn meant(roles: &[Role], info: &SiteInfo) -> bool {
+    roles.iter().any(|role| info.place.holds(*role))
+}
+
 fn select_roles(roles: &[Role], leave_out: &[usize], host: &dyn Host) -> Selection {
     let mut selection = Selection::default();
     let sites = host.sites();
     for role in roles {
-        if !sites.iter().any(|s| s.place == *role) {
+        if !sites.iter().any(|s| s.place.holds(*role)) {
             selection.unmatched.push(role.to_string());
         }
     }
     for info in sites {
-        if roles.contains(&info.place) {
+        if meant(roles, &info) {
             if info.site.layer.is_some_and(|layer| leave_out.contains(&layer)) {
                 selection.skipped.push(info.path);
             } else {

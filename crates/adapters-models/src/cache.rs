@@ -29,6 +29,11 @@ impl KeyValueCache {
         self.columns
     }
 
+    /// Columns of the text, those of adapters left out.
+    pub(crate) fn text(&self) -> usize {
+        self.text
+    }
+
     /// Adds columns of text, `[batch, seq]`, and their padding; the padding of all text, `None` if there is none.
     pub(crate) fn read(
         &mut self,

@@ -7,6 +7,7 @@ use burn::nn::{Embedding, Linear};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
 use crate::cache::KeyValueCache;
+use crate::gpt2::Gpt2Model;
 use crate::host::host_of;
 use crate::rotary_decoder::RotaryDecoder;
 
@@ -17,6 +18,8 @@ use crate::rotary_decoder::RotaryDecoder;
 pub enum CausalLm {
     /// Llama, Mistral, Qwen2.
     Rotary(RotaryDecoder),
+    /// GPT-2.
+    Gpt2(Gpt2Model),
 }
 
 /// What a causal language model reads.
@@ -83,6 +86,7 @@ macro_rules! each {
     ($lm:expr, $model:ident => $body:expr) => {
         match $lm {
             CausalLm::Rotary($model) => $body,
+            CausalLm::Gpt2($model) => $body,
         }
     };
 }
@@ -125,7 +129,10 @@ impl CausalLm {
 
     /// Longest input in tokens.
     pub fn max_length(&self) -> usize {
-        each!(self, model => model.config().max_position_embeddings)
+        match self {
+            Self::Rotary(model) => model.config().max_position_embeddings,
+            Self::Gpt2(model) => model.config().n_positions,
+        }
     }
 
     /// Id of the padding token; zero where the checkpoint has none.
@@ -145,7 +152,10 @@ impl CausalLm {
 
     /// Number of layers.
     pub fn num_layers(&self) -> usize {
-        each!(self, model => model.config().num_hidden_layers)
+        match self {
+            Self::Rotary(model) => model.config().num_hidden_layers,
+            Self::Gpt2(model) => model.config().n_layer,
+        }
     }
 }
 

@@ -25,6 +25,10 @@ macro_rules! host_of {
                 $each!(self, model => model.is_larger_class())
             }
 
+            fn stores_input_first(&self, site: Site) -> bool {
+                $each!(self, model => model.stores_input_first(site))
+            }
+
             fn sites(&self) -> Vec<SiteInfo> {
                 $each!(self, model => model.sites())
             }

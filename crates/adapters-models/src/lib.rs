@@ -6,8 +6,10 @@ mod causal_lm;
 mod chat;
 mod classifier;
 mod encoder;
+mod encoder_decoder;
 mod error;
 mod generate;
+pub mod gpt2;
 mod host;
 mod llama;
 mod masked_lm;
@@ -18,6 +20,7 @@ mod qwen2;
 pub mod rotary;
 pub mod rotary_config;
 pub mod rotary_decoder;
+pub mod t5;
 mod tokenizer;
 mod weights;
 
@@ -29,6 +32,7 @@ pub use causal_lm::{CausalInput, CausalLm, PaddingSide};
 pub use chat::{ChatTemplate, Message};
 pub use classifier::{ClassificationHead, SequenceClassifier};
 pub use encoder::{Encoder, EncoderInput};
+pub use encoder_decoder::{DecoderCache, EncodedInput, EncoderDecoder, EncoderDecoderInput};
 pub use error::ModelError;
 pub use generate::{Generation, Sampling};
 #[cfg(feature = "hub")]

@@ -6,6 +6,7 @@ use burn::nn::{Embedding, Linear};
 
 use crate::causal_lm::CausalLm;
 use crate::encoder::Encoder;
+use crate::encoder_decoder::EncoderDecoder;
 use crate::host::host_of;
 
 /// A pretrained model of any kind.
@@ -16,6 +17,8 @@ pub enum Model {
     Encoder(Encoder),
     /// Text to the next token.
     CausalLm(CausalLm),
+    /// Text to text.
+    EncoderDecoder(EncoderDecoder),
 }
 
 /// Runs the same expression on whichever kind it is.
@@ -24,6 +27,7 @@ macro_rules! each {
         match $model {
             Model::Encoder($inner) => $body,
             Model::CausalLm($inner) => $body,
+            Model::EncoderDecoder($inner) => $body,
         }
     };
 }

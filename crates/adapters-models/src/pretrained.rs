@@ -13,21 +13,26 @@ use serde_json::{Map, Value};
 use crate::bert::{BertConfig, BertModel};
 use crate::causal_lm::CausalLm;
 use crate::encoder::Encoder;
+use crate::encoder_decoder::EncoderDecoder;
 use crate::error::ModelError;
+use crate::gpt2::Gpt2Model;
 use crate::model::Model;
 use crate::rotary_config::{Family, RotaryDecoderConfig};
 use crate::rotary_decoder::RotaryDecoder;
+use crate::t5::T5Model;
 use crate::tokenizer::TextTokenizer;
 use crate::weights::read_checkpoint;
 use crate::{llama, mistral, qwen2};
 
 /// `model_type` of every architecture that loads.
-pub const SUPPORTED: &[&str] = &["bert", "llama", "mistral", "qwen2"];
+pub const SUPPORTED: &[&str] = &["bert", "llama", "mistral", "qwen2", "gpt2", "t5"];
 
 /// Those that are encoders.
 const ENCODERS: &[&str] = &["bert"];
 /// Those that are causal language models.
-const CAUSAL_LMS: &[&str] = &["llama", "mistral", "qwen2"];
+const CAUSAL_LMS: &[&str] = &["llama", "mistral", "qwen2", "gpt2"];
+/// Those that are encoder-decoders.
+const ENCODER_DECODERS: &[&str] = &["t5"];
 
 /// A checkpoint folder whose architecture is known.
 #[derive(Clone, Debug)]
@@ -95,6 +100,10 @@ impl Pretrained {
             "hidden_dropout_prob",
             "attention_probs_dropout_prob",
             "attention_dropout",
+            "resid_pdrop",
+            "embd_pdrop",
+            "attn_pdrop",
+            "dropout_rate",
         ] {
             self.config.insert(key.to_owned(), probability.into());
         }
@@ -128,6 +137,10 @@ impl Pretrained {
             "llama" => (llama::defaults(), llama::family),
             "mistral" => (mistral::defaults(), mistral::family),
             "qwen2" => (qwen2::defaults(), qwen2::family),
+            "gpt2" => {
+                let config = self.parse(Map::new())?;
+                return Ok(CausalLm::Gpt2(Gpt2Model::load(&self.dir, config, device)?));
+            }
             _ => return Err(self.other_kind("causal language model", CAUSAL_LMS)),
         };
         let config: RotaryDecoderConfig = self.parse(defaults)?;
@@ -137,15 +150,31 @@ impl Pretrained {
         )?))
     }
 
+    /// Loads the encoder-decoder, strictly.
+    ///
+    /// # Errors
+    ///
+    /// As [`encoder`](Self::encoder).
+    pub fn encoder_decoder(&self, device: &Device) -> Result<EncoderDecoder, ModelError> {
+        match self.model_type {
+            "t5" => {
+                let config = self.parse(Map::new())?;
+                Ok(EncoderDecoder::T5(T5Model::load(&self.dir, config, device)?))
+            }
+            _ => Err(self.other_kind("encoder-decoder", ENCODER_DECODERS)),
+        }
+    }
+
     /// Loads the model of whatever kind, strictly.
     ///
     /// # Errors
     ///
     /// [`ModelError::Config`], [`ModelError::Store`] listing every tensor that does not fit.
     pub fn model(&self, device: &Device) -> Result<Model, ModelError> {
-        match CAUSAL_LMS.contains(&self.model_type) {
-            true => self.causal_lm(device).map(Model::CausalLm),
-            false => self.encoder(device).map(Model::Encoder),
+        match self.model_type {
+            kind if CAUSAL_LMS.contains(&kind) => self.causal_lm(device).map(Model::CausalLm),
+            kind if ENCODER_DECODERS.contains(&kind) => self.encoder_decoder(device).map(Model::EncoderDecoder),
+            _ => self.encoder(device).map(Model::Encoder),
         }
     }
 
@@ -243,7 +272,10 @@ pub fn save_checkpoint(model: &impl Host, source: &Path, out: &Path) -> Result<(
             },
             _ => match model.linear(info.site) {
                 Some(layer) => (
-                    layer.weight.val().transpose().into_data(),
+                    match model.stores_input_first(info.site) {
+                        true => layer.weight.val().into_data(),
+                        false => layer.weight.val().transpose().into_data(),
+                    },
                     layer.bias.as_ref().map(|bias| bias.val()),
                 ),
                 None => continue,

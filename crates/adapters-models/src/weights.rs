@@ -94,6 +94,15 @@ impl Weights {
         }
     }
 
+    /// A linear layer whose weight is published the other way round: `<path>.weight [d_in, d_out]`, which is Burn's layout,
+    /// and `<path>.bias [d_out]`.
+    pub fn linear_input_first(&mut self, path: &str, d_in: usize, d_out: usize) -> Linear {
+        Linear {
+            weight: self.matrix(&format!("{path}.weight"), d_in, d_out),
+            bias: Some(self.vector(&format!("{path}.bias"), d_out)),
+        }
+    }
+
     /// An embedding: `<path>.weight [entries, d_model]`.
     pub fn embedding(&mut self, path: &str, entries: usize, d_model: usize) -> Embedding {
         let mut embedding = EmbeddingConfig::new(entries, d_model).init(&self.device);

@@ -42,7 +42,12 @@ const MORE: &[&str] = &[
 ];
 
 fn llama(device: &Device) -> CausalLm {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/llama/base");
+    causal_lm("llama", device)
+}
+
+fn causal_lm(name: &str, device: &Device) -> CausalLm {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
+    let folder = golden.join(name).join("base");
     Pretrained::open(&folder).unwrap().causal_lm(device).unwrap()
 }
 
@@ -82,8 +87,18 @@ fn tokens(generation: &Generation, lm: &CausalLm, set: &AdapterSet, prompts: &[&
 
 #[test]
 fn every_method_gives_the_same_tokens_with_the_cache_and_in_a_padded_batch() {
+    every_method("llama");
+}
+
+/// Learned positions, and one matrix for query, key and value.
+#[test]
+fn so_it_does_in_gpt2() {
+    every_method("gpt2");
+}
+
+fn every_method(name: &str) {
     let device = Device::flex();
-    let lm = llama(&device);
+    let lm = causal_lm(name, &device);
     let plain = tokens(&greedy(true), &lm, &AdapterSet::new(), &PROMPTS);
     assert_eq!(plain, tokens(&greedy(false), &lm, &AdapterSet::new(), &PROMPTS));
     let scores = |set: &AdapterSet| {

@@ -7,6 +7,7 @@ use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;
 
 use crate::config::LoraConfig;
+use crate::fused::FusedParts;
 use crate::module::Factored;
 
 /// LoRA with a learned magnitude for each output feature: `y = m / |W + s B A| (W x + s B A x)`, the norm taken of each
@@ -49,6 +50,9 @@ pub struct Magnitude<D: Module> {
     pub strength: Strength,
     /// `|W|^2` of each row, `[d_out]`.
     pub squares: Tensor<1>,
+    /// The parts of a fused projection that are adapted: only they have a magnitude.
+    #[module(skip)]
+    pub parts: Option<FusedParts>,
     /// Whose definition.
     #[module(skip)]
     pub form: DoraForm,
@@ -96,7 +100,10 @@ impl<D: Module + Factored> Magnitude<D> {
         let norm = (update.reshape([d_out]) + self.squares.clone())
             .clamp_min(f32::MIN_POSITIVE)
             .sqrt();
-        self.strength.val() / norm
+        match &self.parts {
+            Some(parts) => parts.placed(self.strength.val() / parts.taken(norm, 0), 0, 1.0),
+            None => self.strength.val() / norm,
+        }
     }
 }
 

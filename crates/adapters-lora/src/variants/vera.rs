@@ -7,6 +7,7 @@ use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;
 
 use crate::config::{Init, LoraConfig};
+use crate::fused::{FusedParts, placed_rows};
 use crate::module::{Factored, Gate, apply_factors};
 
 /// Random matrices A and B, shared by all layers and never trained, with trained scalings around them:
@@ -78,12 +79,15 @@ pub struct VeraMatrices {
     pub scale: f64,
     /// Dropout probability on the input.
     pub dropout: f64,
+    /// The parts of a fused projection that are adapted.
+    #[module(skip)]
+    pub parts: Option<FusedParts>,
 }
 
 impl Factored for VeraMatrices {
     fn factors(&self, shared: &Shared) -> (Tensor<2>, Tensor<2>) {
         (
-            self.b.val().matmul(shared.matrix("lora_B")),
+            placed_rows(self.parts.as_ref(), self.b.val().matmul(shared.matrix("lora_B"))),
             self.d.val().matmul(shared.matrix("lora_A")),
         )
     }
@@ -126,6 +130,9 @@ pub struct VeraVectors {
     pub d_in: usize,
     /// Dropout probability on the input.
     pub dropout: f64,
+    /// The parts of a fused projection that are adapted.
+    #[module(skip)]
+    pub parts: Option<FusedParts>,
 }
 
 impl Factored for VeraVectors {
@@ -133,7 +140,7 @@ impl Factored for VeraVectors {
         let [d_out] = self.b.dims();
         let left = shared.matrix("vera_B").slice_dim(0, 0..d_out) * self.b.val().unsqueeze_dim(1);
         let right = shared.matrix("vera_A").slice_dim(1, 0..self.d_in) * self.d.val().unsqueeze_dim(1);
-        (left, right)
+        (placed_rows(self.parts.as_ref(), left), right)
     }
 
     fn scale(&self) -> Option<f64> {

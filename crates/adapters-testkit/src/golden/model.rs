@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use adapters::core::store::read_safetensors;
-use adapters::models::{CausalInput, EncoderInput, MaskedLmHead, Model, Pretrained};
+use adapters::models::{CausalInput, EncoderDecoderInput, EncoderInput, MaskedLmHead, Model, Pretrained};
 use adapters::{Ctx, Host};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
@@ -16,6 +16,7 @@ pub(crate) struct Inputs {
     ids: Tensor<2, Int>,
     token_types: Option<Tensor<2, Int>>,
     padding: Option<Tensor<2, Bool>>,
+    decoder_ids: Option<Tensor<2, Int>>,
 }
 
 impl Inputs {
@@ -25,12 +26,13 @@ impl Inputs {
     ///
     /// [`Stop::Unsupported`] for an argument this library does not have.
     pub(crate) fn read(path: &Path, device: &Device) -> Result<Self, Stop> {
-        let (mut ids, mut token_types, mut padding) = (None, None, None);
+        let (mut ids, mut token_types, mut padding, mut decoder_ids) = (None, None, None, None);
         let (tensors, _) = read_safetensors(path)?;
         for (key, data) in tensors {
             match key.as_str() {
                 "input_ids" => ids = Some(Tensor::from_data(data, device)),
                 "token_type_ids" => token_types = Some(Tensor::from_data(data, device)),
+                "decoder_input_ids" => decoder_ids = Some(Tensor::from_data(data, device)),
                 "attention_mask" => padding = Some(padding_of(&data, device)),
                 other => return Err(Stop::unsupported(format!("the model call has the argument `{other}`"))),
             }
@@ -39,6 +41,7 @@ impl Inputs {
             ids: ids.ok_or_else(|| Stop::fail("inputs.safetensors has no `input_ids`"))?,
             token_types,
             padding,
+            decoder_ids,
         })
     }
 
@@ -80,7 +83,7 @@ pub(crate) enum Top {
     /// Scores of all tokens by a head of its own.
     MaskedLm(MaskedLmHead),
     /// Scores of all tokens by the model's head.
-    CausalLm,
+    OwnHead,
 }
 
 impl Top {
@@ -94,7 +97,7 @@ impl Top {
         let own = class == model.class_name();
         match (model, output, head) {
             (Model::Encoder(_), "last_hidden_state", None) if own => Ok(Self::Nothing),
-            (Model::CausalLm(_), "logits", None) if own => Ok(Self::CausalLm),
+            (Model::CausalLm(_) | Model::EncoderDecoder(_), "logits", None) if own => Ok(Self::OwnHead),
             (Model::Encoder(encoder), "logits", head) => {
                 let name = model.class_name().trim_end_matches("Model");
                 let masked_lm = match head {
@@ -122,6 +125,7 @@ impl Top {
             ids,
             token_types,
             padding,
+            decoder_ids,
         } = inputs;
         match (model, self) {
             (Model::Encoder(encoder), top) => {
@@ -139,6 +143,16 @@ impl Top {
             (Model::CausalLm(lm), _) => {
                 let hidden = lm.forward(CausalInput { ids, padding }, cx);
                 Ok(lm.logits(hidden, cx))
+            }
+            (Model::EncoderDecoder(model), _) => {
+                let decoder_ids =
+                    decoder_ids.ok_or_else(|| Stop::fail("inputs.safetensors has no `decoder_input_ids`"))?;
+                let input = EncoderDecoderInput {
+                    ids,
+                    padding,
+                    decoder_ids,
+                };
+                Ok(model.forward(input, cx))
             }
         }
     }
