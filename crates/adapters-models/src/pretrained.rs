@@ -294,11 +294,11 @@ pub fn save_checkpoint(model: &impl Host, source: &Path, out: &Path) -> Result<(
         "torch_dtype"
     };
     config.insert(key.to_owned(), Value::from("float32"));
-    write_json(&out.join("config.json"), &config)?;
     if model.sites().iter().any(|info| info.site.role == Role::LmHead) {
         // A head that was the table of the embeddings has a weight of its own once the table was changed.
         config.insert("tie_word_embeddings".to_owned(), false.into());
     }
+    write_json(&out.join("config.json"), &config)?;
     for file in [
         "tokenizer.json",
         "tokenizer_config.json",
