@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use adapters::core::Quantization;
 use adapters::models::{ClassificationHead, Encoder, Pretrained, SequenceClassifier, TextTokenizer};
 use adapters::store::{LoadOptions, LoadReport, Manifest, Pooling, load_adapter};
 use adapters::train::Labels;
@@ -71,9 +72,11 @@ pub fn adapted(
     model: &Path,
     adapter: &Path,
     allow_bin: bool,
+    quantization: Option<Quantization>,
     device: &Device,
 ) -> Result<(Adapted<Encoder>, LoadReport), Failure> {
-    let mut adapted = Adapted::new(Pretrained::open(model)?.encoder(device)?);
+    let pretrained = Pretrained::open(model)?.with_quantization(quantization);
+    let mut adapted = Adapted::new(pretrained.encoder(device)?);
     let options = LoadOptions {
         allow_bin,
         ..LoadOptions::default()
@@ -108,7 +111,11 @@ pub fn classifier(args: &ModelArgs) -> Result<Loaded, Failure> {
     let device = device(&args.device)?;
     let manifest = manifest(&args.adapter)?;
     let dir = base_dir(args.model.as_deref(), &manifest)?;
-    let (adapted, report) = adapted(&dir, &args.adapter, args.allow_bin, &device)?;
+    let quantization = match args.quantize {
+        Some(given) => given.quantization(),
+        None => manifest.quantize,
+    };
+    let (adapted, report) = adapted(&dir, &args.adapter, args.allow_bin, quantization, &device)?;
     let head_file = match (&args.head, &manifest.head) {
         (Some(path), _) => path.clone(),
         (None, Some(head)) => args.adapter.join(&head.file),

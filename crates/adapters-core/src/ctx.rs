@@ -9,6 +9,7 @@ use burn::tensor::{Bool, Int, Tensor};
 use crate::compose::{self, Active};
 use crate::dropout::Dropout;
 use crate::error::Error;
+use crate::ops;
 use crate::set::AdapterSet;
 use crate::shared::Shared;
 use crate::site::Site;
@@ -147,7 +148,7 @@ impl<'a> Ctx<'a> {
     /// Panics if the last axis of `x` is not `d_in`.
     pub fn linear(&mut self, site: Site, layer: &Linear, x: Tensor<3>) -> Tensor<3> {
         if !self.acts::<LinearState>(site) {
-            return layer.forward(x);
+            return ops::linear(layer, x);
         }
         self.run(
             site,

@@ -189,6 +189,20 @@ impl BertModel {
         Ok(model)
     }
 
+    /// A model with random weights (see [`Weights::random`]).
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Config`] for a configuration that is not computed.
+    pub fn random(config: BertConfig, seed: u64, device: &Device) -> Result<Self, ModelError> {
+        let activation = config.check(Path::new("config.json"))?;
+        Ok(Self::from_weights(
+            &mut Weights::random(seed, device),
+            config,
+            activation,
+        ))
+    }
+
     fn from_weights(w: &mut Weights, config: BertConfig, activation: Activation) -> Self {
         let (d, eps) = (config.hidden_size, config.layer_norm_eps);
         let embeddings = BertEmbeddings {

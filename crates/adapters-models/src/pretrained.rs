@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use adapters_core::SiteKind;
 use adapters_core::store::{StoreError, read_json, write_json, write_safetensors};
-use adapters_core::{Host, nearest};
+use adapters_core::{Host, Quantization, float_weight, nearest, quantize};
 use burn::tensor::Device;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -25,6 +25,7 @@ pub struct Pretrained {
     dir: PathBuf,
     config: Map<String, Value>,
     model_type: &'static str,
+    quantization: Option<Quantization>,
 }
 
 impl Pretrained {
@@ -51,6 +52,7 @@ impl Pretrained {
                 dir: dir.to_owned(),
                 model_type,
                 config,
+                quantization: None,
             }),
             None => Err(ModelError::UnknownArchitecture {
                 path,
@@ -87,20 +89,27 @@ impl Pretrained {
         self
     }
 
+    /// Holds the linear weights of the model in fewer bits (see [`quantize`]); `None` leaves them in floats.
+    #[must_use]
+    pub fn with_quantization(mut self, quantization: impl Into<Option<Quantization>>) -> Self {
+        self.quantization = quantization.into();
+        self
+    }
+
     /// Loads the encoder, strictly.
     ///
     /// # Errors
     ///
     /// [`ModelError::Config`], [`ModelError::Store`] listing every tensor that does not fit.
     pub fn encoder(&self, device: &Device) -> Result<Encoder, ModelError> {
-        match self.model_type {
-            "bert" => Ok(Encoder::Bert(BertModel::load(
-                &self.dir,
-                self.parse::<BertConfig>()?,
-                device,
-            )?)),
+        let mut encoder = match self.model_type {
+            "bert" => Encoder::Bert(BertModel::load(&self.dir, self.parse::<BertConfig>()?, device)?),
             other => unreachable!("{other} is in SUPPORTED and has no loader"),
+        };
+        if let Some(quantization) = self.quantization {
+            quantize(&mut encoder, quantization);
         }
+        Ok(encoder)
     }
 
     /// Loads the tokenizer.
@@ -159,7 +168,7 @@ pub fn save_checkpoint(model: &impl Host, source: &Path, out: &Path) -> Result<(
                 None => continue,
             },
             _ => match model.linear(info.site) {
-                Some(layer) => (layer.weight.val().transpose().into_data(), layer.bias.as_ref()),
+                Some(layer) => (float_weight(layer).transpose().into_data(), layer.bias.as_ref()),
                 None => continue,
             },
         };

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use adapters_core::Registry;
 use adapters_core::store::Pooling;
+use adapters_core::{Quantization, Registry};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -42,6 +42,9 @@ pub struct ModelSection {
     /// Longest input in tokens; longer ones are cut.
     #[serde(default = "default_max_length")]
     pub max_length: usize,
+    /// Form the linear weights of the base are held in, `int8`; floats without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantize: Option<Quantization>,
 }
 
 /// `[data]`

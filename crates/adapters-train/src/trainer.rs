@@ -182,7 +182,7 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
 fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
     let recipe = &run.recipe;
     let (seed, device) = (recipe.train.seed, &run.device);
-    let mut pretrained = Pretrained::open(&run.model_dir)?;
+    let mut pretrained = Pretrained::open(&run.model_dir)?.with_quantization(recipe.model.quantize);
     if let Some(dropout) = recipe.train.base_dropout {
         pretrained = pretrained.with_dropout(dropout);
     }
@@ -512,6 +512,7 @@ fn save(run: &Run, model: &Learner, grammar: Grammar, dir: &Path) -> Result<(), 
         base_architecture: adapters_core::Host::architecture(&*model.adapted.base).to_owned(),
         base_model: recipe.model.path.clone(),
         max_length: Some(recipe.model.max_length),
+        quantize: recipe.model.quantize,
         stack_on: recipe
             .adapter
             .stack_on

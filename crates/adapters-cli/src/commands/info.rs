@@ -76,7 +76,7 @@ fn adapter(args: &InfoArgs) -> Result<(), Failure> {
     let found = Manifest::read(&args.path)?;
     let manifest = found.clone().unwrap_or_default();
     let dir = loading::base_dir(args.model.as_deref(), &manifest)?;
-    let (adapted, report) = loading::adapted(&dir, &args.path, args.allow_bin, &loading::device(&args.device)?)?;
+    let (adapted, report) = loading::adapted(&dir, &args.path, args.allow_bin, None, &loading::device(&args.device)?)?;
     let attached = adapted.set.attached(&report.attached.adapter)?;
     say!("adapter {} in {}", attached.name(), args.path.display());
     say!("format {}, weights {}", report.grammar, report.weights.display());

@@ -23,7 +23,7 @@ pub fn run(args: MergeArgs) -> Result<(), Failure> {
             "choose another folder with --out, or delete this one",
         ));
     }
-    let (adapted, report) = loading::adapted(&dir, &args.adapter, args.allow_bin, &device)?;
+    let (adapted, report) = loading::adapted(&dir, &args.adapter, args.allow_bin, None, &device)?;
     let mut model = (*adapted.base).clone();
     let merged = adapters::merge(&mut model, &adapted.set, &report.attached.adapter, None)?;
     save_checkpoint(&model, &dir, &args.out)?;
