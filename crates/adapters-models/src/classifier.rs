@@ -13,6 +13,7 @@ use rand_chacha::rand_core::SeedableRng;
 
 use crate::encoder::{Encoder, EncoderInput};
 use crate::error::ModelError;
+use crate::heads::masked_mean;
 
 /// `logits = W dropout(pool(hidden)) + b`.
 #[derive(Module, Debug)]
@@ -137,19 +138,6 @@ impl NamedParams for ClassificationHead {
         let mut params = vec![("weight".into(), self.linear.weight.id)];
         params.extend(self.linear.bias.iter().map(|b| ("bias".into(), b.id)));
         params
-    }
-}
-
-/// Mean over the positions that are not padding, `[batch, seq, d_model] -> [batch, d_model]`.
-fn masked_mean(hidden: Tensor<3>, padding: Option<Tensor<2, Bool>>) -> Tensor<2> {
-    match padding {
-        None => hidden.mean_dim(1).squeeze_dim(1),
-        Some(padding) => {
-            let keep = padding.bool_not().float();
-            let count = keep.clone().sum_dim(1);
-            let sum = (hidden * keep.unsqueeze_dim(2)).sum_dim(1).squeeze_dim::<2>(1);
-            sum / count
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use adapters_core::{Adapted, Ctx, NamedParams};
-use adapters_models::{ClassificationHead, Encoder, MaskedLmHead, SequenceClassifier, TextTokenizer};
+use adapters_models::{ClassificationHead, Encoder, Head as FlexibleHead, SequenceClassifier, TextTokenizer};
 use burn::module::{Module, ParamId};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
@@ -25,7 +25,7 @@ pub(crate) struct Learner {
 #[allow(clippy::large_enum_variant)] // One a run.
 pub(crate) enum Head {
     Classification(ClassificationHead),
-    MaskedLm(MaskedLmHead),
+    MaskedLm(FlexibleHead),
 }
 
 /// How tokens are hidden: BERT's way.
@@ -154,7 +154,7 @@ impl Learner {
                 let labels = Tensor::from_data(TensorData::new(masked.tokens, [count]), device);
                 // Only what is to be predicted goes through the head: the vocabulary is wide.
                 let hidden = hidden.reshape([batch * seq, width]).select(0, positions);
-                let logits = head.forward(hidden.unsqueeze_dim(0), encoder, &mut cx);
+                let logits = head.scores(hidden.unsqueeze_dim(0), encoder, &mut cx);
                 (logits.squeeze_dim(0), labels)
             }
             (Head::Classification(head), _) => {
@@ -202,7 +202,7 @@ impl Learner {
     pub fn save_head(&self, dir: &Path, name: &str, file: &str) -> Result<(), TrainError> {
         match &self.head {
             Head::Classification(head) => head.save(&dir.join(file))?,
-            Head::MaskedLm(head) => head.save(dir, name, &self.adapted.base)?,
+            Head::MaskedLm(head) => head.save(dir, name, &*self.adapted.base)?,
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use adapters_core::store::{
     Grammar, HeadManifest, LoadOptions, Manifest, StoreError, expressible, load_adapter, save_adapter,
 };
 use adapters_core::{Adapted, Composition, Regime, Registry};
-use adapters_models::{ClassificationHead, MaskedLmHead, Pretrained};
+use adapters_models::{ClassificationHead, Head as FlexibleHead, HeadConfig, Pretrained};
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Device;
@@ -244,7 +244,12 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
                 d_model, classes, pooling, dropout, seed, device,
             ))
         }
-        HeadKind::MaskedLm => Head::MaskedLm(MaskedLmHead::new(&adapted.base, seed, device)),
+        HeadKind::MaskedLm => Head::MaskedLm(FlexibleHead::new(
+            HeadConfig::masked_lm(),
+            &*adapted.base,
+            seed,
+            device,
+        )?),
     };
     let masking = match masked {
         true => Some(Masking::new(recipe.head.mask_probability, &tokenizer, &adapted.base)?),

@@ -9,7 +9,7 @@ use adapters::core::store::{
     LoadOptions, Tensors, load_adapter, read_json, read_safetensors, save_adapter, write_safetensors,
 };
 use adapters::core::{Merged, merge};
-use adapters::models::{Encoder, EncoderInput, MaskedLmHead, Pretrained};
+use adapters::models::{Encoder, EncoderInput, Head, Pretrained};
 use adapters::store::Grammar;
 use adapters::{AdapterSet, Composition, Ctx, Host, METHODS};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
@@ -54,7 +54,7 @@ pub struct Prepared {
 /// What a case runs: the base or a merged copy of it, a head, and where no adapter acts.
 struct Model<'a> {
     encoder: &'a Encoder,
-    head: Option<&'a MaskedLmHead>,
+    head: Option<&'a Head>,
     skipped: &'a [usize],
     tasks: Vec<Option<usize>>,
 }
@@ -173,19 +173,19 @@ impl Prepared {
     }
 
     /// The head of the case's class; `None` for the bare encoder.
-    fn head(&self, case: &Case, dir: &Path, device: &Device) -> Result<Option<MaskedLmHead>, Stop> {
+    fn head(&self, case: &Case, dir: &Path, device: &Device) -> Result<Option<Head>, Stop> {
         let masked_lm = format!("{}ForMaskedLM", self.base.class_name().trim_end_matches("Model"));
         let flexible = format!("{}AdapterModel", self.base.class_name().trim_end_matches("Model"));
         match (&case.model_class, case.output.as_str(), &case.head) {
             (class, "last_hidden_state", None) if class == self.base.class_name() => Ok(None),
-            (class, "logits", None) if *class == masked_lm => Ok(Some(MaskedLmHead::from_checkpoint(
+            (class, "logits", None) if *class == masked_lm => Ok(Some(Head::from_checkpoint(
                 &self.checkpoint,
                 &self.base,
                 false,
                 device,
             )?)),
             (class, "logits", Some(head)) if *class == flexible => {
-                Ok(Some(MaskedLmHead::load(&dir.join(head), &self.base, device)?))
+                Ok(Some(Head::load(&dir.join(head), &self.base, false, device)?.1))
             }
             (class, output, head) => Err(Stop::unsupported(format!(
                 "model_class = {class}, output = {output}, head = {head:?}"
@@ -224,7 +224,7 @@ impl Prepared {
     fn compute(
         &self,
         case: &Case,
-        head: Option<&MaskedLmHead>,
+        head: Option<&Head>,
         set: AdapterSet,
         grammars: &[(String, Grammar)],
         expected: &Tensors,
@@ -377,7 +377,7 @@ impl Model<'_> {
             .with_tasks(self.tasks.iter().copied())?;
         let hidden = self.encoder.forward(input, &mut cx);
         Ok(match self.head {
-            Some(head) => head.forward(hidden, self.encoder, &mut cx),
+            Some(head) => head.scores(hidden, self.encoder, &mut cx),
             None => hidden,
         })
     }
