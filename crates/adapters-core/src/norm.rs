@@ -11,7 +11,7 @@ pub trait Normalisation: Clone {
     /// Its parameters.
     fn parameters(&self) -> NormWeight;
 
-    /// The same normalisation with other parameters, which train if they are tracked.
+    /// The same normalisation with other values of its parameters, which keep their ids.
     #[must_use]
     fn with_parameters(self, parameters: NormWeight) -> Self;
 }
@@ -25,8 +25,11 @@ impl Normalisation for LayerNorm {
     }
 
     fn with_parameters(mut self, parameters: NormWeight) -> Self {
-        self.gamma = param(parameters.weight);
-        self.beta = parameters.bias.map(param);
+        self.gamma = Param::initialized(self.gamma.id, parameters.weight);
+        self.beta = parameters.bias.map(|bias| {
+            let id = self.beta.as_ref().map_or_else(ParamId::new, |beta| beta.id);
+            Param::initialized(id, bias)
+        });
         self
     }
 }
@@ -41,11 +44,7 @@ impl Normalisation for RmsNorm {
     }
 
     fn with_parameters(mut self, parameters: NormWeight) -> Self {
-        self.gamma = param(parameters.weight);
+        self.gamma = Param::initialized(self.gamma.id, parameters.weight);
         self
     }
-}
-
-fn param<const D: usize>(tensor: Tensor<D>) -> Param<Tensor<D>> {
-    Param::initialized(ParamId::new(), tensor)
 }

@@ -58,7 +58,7 @@ fn key(kind: &str, name: &str, site: Site, sites: &[SiteInfo]) -> String {
 /// The reference's word for a place.
 fn place(role: Role) -> &'static str {
     match role {
-        Role::Query | Role::Key | Role::Value | Role::AttentionOutput => "selfattn_lora",
+        Role::Query | Role::Key | Role::Value | Role::QueryKeyValue | Role::AttentionOutput => "selfattn_lora",
         Role::FfnUp | Role::FfnGate => "intermediate_lora",
         Role::FfnDown => "output_lora",
         Role::AfterAttention => "mh_adapter",
