@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::batches::Order;
-use crate::data::{Fields, Labels};
+use crate::data::{Fields, LabelKind, Labels};
 use crate::error::TrainError;
 
 /// A run, as the file says it. Paths in the file are relative to its folder; [`Recipe::read`] makes them absolute.
@@ -177,6 +177,21 @@ pub enum HeadKind {
     Classification,
     /// Tokens that were hidden from it.
     MaskedLm,
+    /// A number.
+    Regression,
+    /// Which of several labels a text has.
+    MultiLabel,
+}
+
+impl HeadKind {
+    /// How the labels of such a run are written.
+    pub fn labels(self) -> LabelKind {
+        match self {
+            Self::Classification | Self::MaskedLm => LabelKind::Class,
+            Self::Regression => LabelKind::Number,
+            Self::MultiLabel => LabelKind::Several,
+        }
+    }
 }
 
 /// `[output]`
@@ -301,8 +316,8 @@ impl Recipe {
             (
                 "data.labels",
                 match self.head.kind {
-                    HeadKind::Classification => self.data.labels.count() as u64,
-                    HeadKind::MaskedLm => 1,
+                    HeadKind::Classification | HeadKind::MultiLabel => self.data.labels.count() as u64,
+                    HeadKind::MaskedLm | HeadKind::Regression => 1,
                 },
             ),
             ("train.epochs", train.epochs as u64),

@@ -11,7 +11,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::batches::eval_batches;
 use crate::error::TrainError;
-use crate::evaluate::{EncodedData, Evaluation, cross_entropy, evaluate};
+use crate::evaluate::{EncodedData, Evaluation, cross_entropy, evaluate, evaluate_head, row_scores, targets};
 
 /// An adapted encoder with the head of its task: as a module, its adapters and its head.
 #[derive(Module, Debug)]
@@ -26,6 +26,8 @@ pub(crate) struct Learner {
 pub(crate) enum Head {
     Classification(ClassificationHead),
     MaskedLm(FlexibleHead),
+    /// Says a number, or several labels, of a text.
+    Text(FlexibleHead),
 }
 
 /// How tokens are hidden: BERT's way.
@@ -100,7 +102,7 @@ impl Masking {
             tokens.push(i64::from(rows[0].ids[0]));
         }
         let lengths = rows.iter().map(|row| row.ids.len()).collect();
-        let labels = vec![0; rows.len()];
+        let labels = vec![None; rows.len()];
         Masked {
             rows: EncodedData { rows, labels, lengths },
             positions,
@@ -118,13 +120,22 @@ impl Learner {
         masking: Option<&Masking>,
         seed: u64,
         device: &Device,
-    ) -> Tensor<1> {
-        let (logits, labels) = self.predict(data, indices, masking, Some(seed), device);
-        let loss = cross_entropy(logits, labels).mean();
-        match self.adapted.set.penalty() {
+    ) -> Result<Tensor<1>, TrainError> {
+        let loss = match &self.head {
+            Head::Text(head) => {
+                let (scores, seq) = row_scores(&self.adapted, head, data, indices, Some(seed), device);
+                let targets = targets(data, indices, head.config().labels.len(), device);
+                head.loss(scores, targets, None, seq)?
+            }
+            _ => {
+                let (logits, labels) = self.predict(data, indices, masking, Some(seed), device);
+                cross_entropy(logits, labels).mean()
+            }
+        };
+        Ok(match self.adapted.set.penalty() {
             Some(penalty) => loss + penalty,
             None => loss,
-        }
+        })
     }
 
     /// Logits and what they should say, a row a prediction.
@@ -164,6 +175,7 @@ impl Learner {
                 (head.forward(hidden, padding, cx.pass()), labels)
             }
             (Head::MaskedLm(_), None) => unreachable!("a run with this head has a masking"),
+            (Head::Text(_), _) => unreachable!("this head scores its rows itself"),
         }
     }
 
@@ -181,6 +193,9 @@ impl Learner {
                 head: head.clone(),
             };
             return evaluate(&model, data, batch_size, device);
+        }
+        if let Head::Text(head) = &self.head {
+            return evaluate_head(&self.adapted, head, data, batch_size, device);
         }
         let (mut loss, mut right, mut count) = (0.0, 0.0, 0usize);
         for indices in eval_batches(&data.lengths, batch_size) {
@@ -202,7 +217,7 @@ impl Learner {
     pub fn save_head(&self, dir: &Path, name: &str, file: &str) -> Result<(), TrainError> {
         match &self.head {
             Head::Classification(head) => head.save(&dir.join(file))?,
-            Head::MaskedLm(head) => head.save(dir, name, &*self.adapted.base)?,
+            Head::MaskedLm(head) | Head::Text(head) => head.save(dir, name, &*self.adapted.base)?,
         }
         Ok(())
     }
@@ -213,7 +228,7 @@ impl Head {
     pub fn names(&self) -> Vec<(String, ParamId)> {
         let named = match self {
             Self::Classification(head) => head.named_params(),
-            Self::MaskedLm(head) => head.named_params(),
+            Self::MaskedLm(head) | Self::Text(head) => head.named_params(),
         };
         named.into_iter().map(|(name, id)| (name.into_owned(), id)).collect()
     }
@@ -240,7 +255,7 @@ mod tests {
         let rows: Vec<_> = (0..200).map(|i| row(10 + i % 30)).collect();
         let data = EncodedData {
             lengths: rows.iter().map(|row| row.ids.len()).collect(),
-            labels: vec![0; rows.len()],
+            labels: vec![None; rows.len()],
             rows,
         };
         let all: Vec<usize> = (0..200).collect();

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use adapters_core::store::{
-    Grammar, HeadManifest, LoadOptions, Manifest, StoreError, expressible, load_adapter, save_adapter,
+    Grammar, HeadManifest, LoadOptions, Manifest, Pooling, StoreError, expressible, load_adapter, save_adapter,
 };
 use adapters_core::{Adapted, Composition, Regime, Registry};
+use adapters_models::heads::HeadPooling;
 use adapters_models::{ClassificationHead, Head as FlexibleHead, HeadConfig, Pretrained};
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
@@ -206,7 +207,7 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
             };
             Dataset::read_texts(path, &fields, labels)?
         } else {
-            Dataset::read(path, fields, labels)?
+            Dataset::read_as(recipe.head.kind.labels(), path, fields, labels)?
         };
         EncodedData::new(&data, &tokenizer, &encoder)
     };
@@ -244,12 +245,27 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
                 d_model, classes, pooling, dropout, seed, device,
             ))
         }
-        HeadKind::MaskedLm => Head::MaskedLm(FlexibleHead::new(
-            HeadConfig::masked_lm(),
-            &*adapted.base,
-            seed,
-            device,
-        )?),
+        HeadKind::MaskedLm => {
+            let config = HeadConfig::masked_lm();
+            Head::MaskedLm(FlexibleHead::new(config, &*adapted.base, seed, device)?)
+        }
+        HeadKind::Regression | HeadKind::MultiLabel => {
+            let pooling = match recipe.head.pooling {
+                Pooling::Mean => HeadPooling::Mean,
+                Pooling::First => HeadPooling::First,
+            };
+            let labels = &recipe.data.labels;
+            let config = match recipe.head.kind {
+                HeadKind::Regression => HeadConfig::regression(pooling),
+                _ => HeadConfig::new(
+                    adapters_models::heads::HeadKind::MultiLabel { pooling },
+                    (0..classes).map(|label| labels.name(label)),
+                ),
+            };
+            // One linear layer, as the classification head.
+            let config = config.with_layers(1).with_dropout(recipe.head.dropout);
+            Head::Text(FlexibleHead::new(config, &*adapted.base, seed, device)?)
+        }
     };
     let masking = match masked {
         true => Some(Masking::new(recipe.head.mask_probability, &tokenizer, &adapted.base)?),
@@ -324,7 +340,7 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
     for (i, indices) in mine.into_iter().enumerate() {
         let seed = pass_seed(train.seed, done * train.accumulate as u64 + i as u64);
         let masking = inputs.masking.as_ref();
-        let loss = state.model.loss(&inputs.train, indices, masking, seed, &run.device);
+        let loss = state.model.loss(&inputs.train, indices, masking, seed, &run.device)?;
         // Weighted by rows, so that a step over many batches is the step over one large batch.
         let share = indices.len() as f64 / rows as f64;
         let loss = loss * share;
