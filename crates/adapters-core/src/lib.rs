@@ -28,6 +28,7 @@ mod site;
 mod state;
 pub mod store;
 pub mod target;
+mod torch_rng;
 mod union;
 
 pub use attach::AttachReport;
@@ -55,4 +56,5 @@ pub use state::{
     EmbeddingState, HiddenState, HookState, KeyValueState, LinearState, LinearWeight, NoWeight, NormState, NormWeight,
     OutputState, Rows, TableState,
 };
+pub use torch_rng::TorchRng;
 pub use union::Union;
