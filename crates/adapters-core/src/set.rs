@@ -35,6 +35,8 @@ pub struct AdapterSet {
     adapters: Vec<Attached>,
     fusions: Vec<Attached>,
     active: Option<Active>,
+    /// Passes of training the fusions have been through.
+    passes: u64,
 }
 
 /// One attached adapter.
