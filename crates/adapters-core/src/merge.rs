@@ -26,12 +26,7 @@ pub struct Merged {
 
 /// A layer of the base model.
 #[derive(Debug)]
-<<<<<<< HEAD
 #[allow(clippy::large_enum_variant)] // One a layer that is merged; a box would be one more thing to read.
-||||||| 67acb01
-=======
-#[allow(clippy::large_enum_variant)] // One a merged site.
->>>>>>> comp
 enum FrozenLayer {
     Linear(Linear),
     Norm(NormWeight),

@@ -328,14 +328,8 @@ pub fn dropout_in_training_only(bench: &Bench, config: &str) {
 }
 
 /// In a batch over two adapters and none, and on two branches, each row is what it is in a batch of its adapter alone.
-<<<<<<< HEAD
-/// Where an adapter changes what has no rows, a normalisation or the positions of the tokens, such a batch is refused.
-||||||| 67acb01
-/// Where an adapter changes a normalisation, which has no rows, such a batch is refused.
-=======
-/// Where an adapter changes a normalisation, which has no rows, such a batch is refused; where it makes rows longer, only a
-/// batch in which some rows stay as they are.
->>>>>>> reft
+/// Where an adapter changes what has no rows, a normalisation or the positions of the tokens, such a batch is refused; where
+/// it makes rows longer, only a batch in which some rows stay as they are.
 pub fn rows_go_apart(bench: &Bench, config: &str) {
     let mut set = AdapterSet::new();
     for (name, seed) in [("a", 1), ("b", 2)] {
@@ -344,49 +338,23 @@ pub fn rows_go_apart(bench: &Bench, config: &str) {
             .unwrap_or_else(|e| panic!("{config}: {e}"));
     }
     let set = randomised(set, 9);
-<<<<<<< HEAD
     let has_no_rows = set.iter().any(|a| {
         let norm = a.layers().any(|l| matches!(l.layer, SiteLayer::Norm(_)));
         norm || a.method().first_position() > 0
     });
-||||||| 67acb01
-    let has_norm = set
-        .iter()
-        .any(|a| a.layers().any(|l| matches!(l.layer, SiteLayer::Norm(_))));
-=======
-    let has_norm = set
-        .iter()
-        .any(|a| a.layers().any(|l| matches!(l.layer, SiteLayer::Norm(_))));
     let longer = set.iter().any(|a| a.method().inserts().is_some());
->>>>>>> reft
     let mixed = match set.composition(Composition::multi_task(["a", "b"])) {
-<<<<<<< HEAD
         Err(Error::BlockNotRunnable { .. }) if has_no_rows => return,
-        mixed => mixed.unwrap_or_else(|e| panic!("{config}: {e}")),
-||||||| 67acb01
-        Err(Error::BlockNotRunnable { .. }) if has_norm => return,
-        mixed => mixed.unwrap_or_else(|e| panic!("{config}: {e}")),
-=======
-        Err(Error::BlockNotRunnable { .. }) if has_norm => return,
         Err(Error::BlockNotRunnable { .. }) if longer => None,
         mixed => Some(mixed.unwrap_or_else(|e| panic!("{config}: {e}"))),
->>>>>>> reft
     };
     assert!(
-<<<<<<< HEAD
-        !has_no_rows,
-        "{config}: a normalisation or the first position cannot have two values in one batch"
-||||||| 67acb01
-        !has_norm,
-        "{config}: one normalisation cannot have two values in one batch"
-=======
         !longer || mixed.is_none(),
         "{config}: rows of different lengths in one batch"
     );
     assert!(
-        !has_norm,
-        "{config}: one normalisation cannot have two values in one batch"
->>>>>>> reft
+        !has_no_rows,
+        "{config}: a normalisation or the first position cannot have two values in one batch"
     );
     let forward = |cx: Ctx<'_>| bench.run(&bench.model, cx);
     let alone = |name: &str| {

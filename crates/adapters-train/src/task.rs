@@ -157,7 +157,7 @@ impl Learner {
         data: &EncodedData,
         indices: &[usize],
         masking: Option<&Masking>,
-        draws: Draws,
+        seed: u64,
         device: &Device,
     ) -> Batch {
         let pad_id = self.adapted.base.pad_id();
