@@ -127,7 +127,13 @@ pub fn classifier(args: &ModelArgs) -> Result<Loaded, Failure> {
     let device = device(&args.device)?;
     let manifest = manifest(&args.adapter)?;
     let dir = base_dir(args.model.as_deref(), &manifest)?;
-    let base = Pretrained::open(&dir)?.encoder(&device)?;
+    let quantization = match args.quantize {
+        Some(given) => given.quantization(),
+        None => manifest.quantize,
+    };
+    let base = Pretrained::open(&dir)?
+        .with_quantization(quantization)
+        .encoder(&device)?;
     let (adapted, report) = adapted(base, &args.adapter, args.allow_bin, &device)?;
     let head_file = match (&args.head, &manifest.head) {
         (Some(path), _) => path.clone(),

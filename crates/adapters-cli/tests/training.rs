@@ -218,6 +218,26 @@ fn slips_in_a_fusion_are_named() {
 }
 
 #[test]
+fn an_adapter_is_trained_over_a_quantised_base_which_its_manifest_names() {
+    let task = Task::new();
+    let (float, int8) = (
+        run(&task, &task.path("float"), &[]),
+        run(&task, &task.path("int8"), &["model.quantize=int8"]),
+    );
+    let (_, outcome) = (finish(&float), finish(&int8));
+    assert!(outcome.summary.test_accuracy.unwrap() > 0.9, "{:?}", outcome.summary);
+    // Rounding the base changes what is learned, a little.
+    assert_ne!(weights(&float), weights(&int8));
+    let manifest = |run: &Run| common::json_of(&run.dir.join("adapter/manifest.json"));
+    assert_eq!(manifest(&int8)["quantize"], "int8");
+    assert!(manifest(&float).get("quantize").is_none());
+    let overrides = ["model.quantize=int4".to_owned()];
+    let error = Recipe::read(&task.recipe(), &overrides).unwrap_err();
+    let error = std::error::Error::source(&error).unwrap().to_string();
+    assert!(error.contains("int4") && error.contains("int8"), "{error}");
+}
+
+#[test]
 fn a_task_adapter_is_trained_on_top_of_a_language_adapter() {
     let task = Task::new();
     let masked = &[

@@ -10,6 +10,7 @@ use crate::dropout::Dropout;
 use crate::error::Error;
 use crate::memo::Memo;
 use crate::norm::Normalisation;
+use crate::ops;
 use crate::record::{Record, Recorded, Recorder};
 use crate::sequence::Inserted;
 use crate::set::{AdapterSet, Attached};
@@ -296,7 +297,7 @@ impl<'a> Ctx<'a> {
     /// Panics if the last axis of `x` is not `d_in`.
     pub fn linear(&mut self, site: Site, layer: &Linear, x: Tensor<3>) -> Tensor<3> {
         if !self.acts::<LinearState>(site) {
-            return layer.forward(x);
+            return ops::linear(layer, x);
         }
         self.run(
             site,

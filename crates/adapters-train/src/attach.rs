@@ -4,7 +4,7 @@ use std::path::Path;
 
 use adapters_core::store::{LoadOptions, expressible, load_adapter};
 use adapters_core::{Adapted, Composition};
-use adapters_models::{Encoder, TextTokenizer};
+use adapters_models::{Model, TextTokenizer};
 
 use crate::error::TrainError;
 use crate::trainer::Run;
@@ -20,7 +20,7 @@ pub(crate) struct Trained {
 /// Attaches and activates what the recipe names. An adapter that no format can hold is refused before it is trained.
 pub(crate) fn attach(
     run: &Run,
-    adapted: &mut Adapted<Encoder>,
+    adapted: &mut Adapted<Model>,
     tokenizer: &TextTokenizer,
 ) -> Result<Trained, TrainError> {
     let (section, device) = (&run.recipe.adapter, &run.device);

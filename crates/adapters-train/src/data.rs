@@ -34,6 +34,8 @@ pub struct Example {
 /// | `text` | `"text"` | the text |
 /// | `text_pair` | none | the second text, for tasks on pairs |
 /// | `label` | `"label"` | the class |
+/// | `prompt` | `"prompt"` | what a completion follows, for language models that write |
+/// | `completion` | `"completion"` | what is to be written |
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Fields {
@@ -44,6 +46,10 @@ pub struct Fields {
     pub text_pair: Option<String>,
     /// The field with the class.
     pub label: String,
+    /// The field with the prompt.
+    pub prompt: String,
+    /// The field with what follows it.
+    pub completion: String,
 }
 
 impl Default for Fields {
@@ -52,6 +58,8 @@ impl Default for Fields {
             text: "text".into(),
             text_pair: None,
             label: "label".into(),
+            prompt: "prompt".into(),
+            completion: "completion".into(),
         }
     }
 }

@@ -66,12 +66,13 @@ fn save_head(run: &Run, model: &Learner, dir: &Path, config: String) -> Result<(
         base_architecture: model.adapted.base.architecture().to_owned(),
         base_model: recipe.model.path.clone(),
         max_length: Some(recipe.model.max_length),
+        quantize: recipe.model.quantize,
         stack_on: recipe
             .adapter
             .stack_on
             .as_ref()
             .map(|dir| dir.to_string_lossy().into_owned()),
-        head: matches!(model.head, Head::Classification(_)).then(|| HeadManifest {
+        head: matches!(model.head, Some(Head::Classification(_))).then(|| HeadManifest {
             file: HEAD.to_owned(),
             pooling: recipe.head.pooling,
             labels: (0..labels.count()).map(|class| labels.name(class)).collect(),

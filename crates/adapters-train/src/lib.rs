@@ -3,12 +3,15 @@
 mod attach;
 mod batches;
 mod checkpoint;
+mod completions;
 mod curve;
 mod data;
 mod drop_layers;
 mod error;
 mod evaluate;
+mod examples;
 mod leave;
+mod masking;
 mod optimizer;
 mod parts;
 mod recipe;
@@ -27,7 +30,7 @@ pub use evaluate::{EncodedData, Evaluation, cross_entropy, evaluate};
 pub use optimizer::{adamw, linear_schedule};
 pub use recipe::{
     AdapterSection, Batching, DataSection, FusionSection, HeadKind, HeadSection, Keep, ModelSection, OutputSection,
-    Part, PartBy, Recipe, TrainSection,
+    Part, PartBy, Recipe, Template, TrainSection,
 };
 pub use recompute::LossGradients;
 pub use report::{Event, Outcome};

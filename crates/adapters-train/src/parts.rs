@@ -124,7 +124,7 @@ fn attention(run: &Run, dir: &Path) -> Result<Attention, TrainError> {
     let (fields, labels) = (&recipe.data.fields, &recipe.data.labels);
     let data = match recipe.head.kind {
         HeadKind::Classification => Dataset::read(&recipe.data.validation, fields, labels)?,
-        HeadKind::MaskedLm => Dataset::read_texts(&recipe.data.validation, fields, labels)?,
+        _ => Dataset::read_texts(&recipe.data.validation, fields, labels)?,
     };
     let data = EncodedData::new(&data, &tokenizer, &adapted.base)?;
     // Sums by place, and the tokens they are over.

@@ -5,8 +5,8 @@ mod parts;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use adapters_core::Registry;
 use adapters_core::store::Pooling;
+use adapters_core::{Quantization, Registry};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -51,6 +51,9 @@ pub struct ModelSection {
     /// Longest input in tokens; longer ones are cut.
     #[serde(default = "default_max_length")]
     pub max_length: usize,
+    /// Form the linear weights of the base are held in, `int8`; floats without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantize: Option<Quantization>,
 }
 
 /// `[data]`
@@ -70,9 +73,26 @@ pub struct DataSection {
     /// Names of the fields.
     #[serde(default)]
     pub fields: Fields,
+    /// How a prompt becomes the text that a completion follows; without it, as the tokenizer's chat template has it
+    /// where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<Template>,
+    /// Whether rows are filled up to the longest input with several prompts and completions.
+    #[serde(default)]
+    pub pack: bool,
     /// The part of the training data that is used; all of it without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<Part>,
+}
+
+/// How a prompt becomes the text that a completion follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Template {
+    /// The chat template of the tokenizer: the prompt is what the user says, the completion the answer.
+    Chat,
+    /// As it is.
+    Plain,
 }
 
 /// `[adapter]`: a name, and either a config string or a method with its fields.
@@ -199,6 +219,10 @@ pub enum HeadKind {
     Classification,
     /// Tokens that were hidden from it.
     MaskedLm,
+    /// What follows a prompt in the same text; the model's own head.
+    CausalLm,
+    /// What is to be written of a prompt that an encoder read; the model's own head.
+    Seq2seqLm,
 }
 
 /// `[output]`
@@ -329,7 +353,7 @@ impl Recipe {
                 "data.labels",
                 match self.head.kind {
                     HeadKind::Classification => self.data.labels.count() as u64,
-                    HeadKind::MaskedLm => 1,
+                    HeadKind::MaskedLm | HeadKind::CausalLm | HeadKind::Seq2seqLm => 1,
                 },
             ),
             ("train.epochs", train.epochs as u64),
