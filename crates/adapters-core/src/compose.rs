@@ -370,7 +370,8 @@ impl<'s, 'p, S: HookState> At<'s, 'p, S> {
             .iter()
             .map(|share| match (share.child.map(|child| &children[child]), &opened) {
                 (Some(child), Some(opened)) if self.acts(child) => inside.beside(child, opened.take_rows(&share.rows)),
-                (Some(child), None) => inside.apply(child, state.take_rows(&share.rows)),
+                (Some(child), None) => inside.apply(child, state.take_rows(&share.rows).apart()),
+                (None, None) => Acted::new(state.take_rows(&share.rows).apart(), None),
                 _ => Acted::new(state.take_rows(&share.rows), None),
             })
             .collect();

@@ -11,7 +11,10 @@ use burn::tensor::Tensor;
 ///
 /// It lives and ends with its pass. A copy of the pass, of which rows were taken, remembers the same.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Memo(Arc<Mutex<HashMap<(ParamId, &'static str), Box<dyn Any + Send>>>>);
+pub(crate) struct Memo(Arc<Mutex<Made>>);
+
+/// The tensors, of any rank.
+type Made = HashMap<(ParamId, &'static str), Box<dyn Any + Send>>;
 
 impl Memo {
     /// What is remembered, or what `make` returns, which is remembered then.

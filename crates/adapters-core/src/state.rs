@@ -50,6 +50,12 @@ pub trait HookState: Rows + Positions + Clone + Debug + Send + 'static {
         None
     }
 
+    /// The state for rows that must not notice those they are joined with later: of tasks of their own.
+    #[must_use]
+    fn apart(self) -> Self {
+        self
+    }
+
     /// The batch again, after parts of its rows were changed: row `i` is row `places[i]` of the parts joined. What adapters
     /// leave alone is taken from this state, where it is in one piece.
     fn with_rows(&self, parts: Vec<Self>, places: &[usize]) -> Self {
@@ -292,7 +298,7 @@ impl HookState for LinearState {
     }
 
     fn finish(self) -> Tensor<3> {
-        let output = self.layer.forward(self.input);
+        let output = crate::ops::linear(&self.layer, self.input);
         match self.delta {
             Some(delta) => output + delta,
             None => output,

@@ -68,19 +68,27 @@ impl Gate {
     /// `[batch, seq, d_in] -> [batch, 1, 1]`, or `[batch, 1, d_out]` for a fused projection in parts; padded positions
     /// count, as in the reference.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let logits = project(x, self.weight.val()) + self.bias.val().unsqueeze();
-        let gates = activation::sigmoid(logits).mean_dim(1);
-        match &self.parts {
-            Some(parts) => parts.spread(gates),
-            None => gates,
-        }
+        self.spread(self.values(x))
     }
 
-    /// The gate's values, recorded where the pass records.
+    /// As [`forward`](Self::forward), with the gate's values recorded where the pass records.
     pub(crate) fn recorded(&self, x: Tensor<3>, call: &Call<'_>) -> Tensor<3> {
-        let gate = self.forward(x);
-        call.record_gates(|| gate.clone().squeeze_dim(2));
-        gate
+        let values = self.values(x);
+        call.record_gates(|| values.clone().squeeze_dim(1));
+        self.spread(values)
+    }
+
+    /// `[batch, 1, 1]`, or a number for each adapted part, `[batch, 1, parts]`.
+    fn values(&self, x: Tensor<3>) -> Tensor<3> {
+        let logits = project(x, self.weight.val()) + self.bias.val().unsqueeze();
+        activation::sigmoid(logits).mean_dim(1)
+    }
+
+    fn spread(&self, values: Tensor<3>) -> Tensor<3> {
+        match &self.parts {
+            Some(parts) => parts.spread(values),
+            None => values,
+        }
     }
 
     pub(crate) fn named_params(&self) -> [(Cow<'static, str>, ParamId); 2] {

@@ -16,6 +16,7 @@ use serde::Deserialize;
 
 use crate::encoder::EncoderInput;
 use crate::error::ModelError;
+use crate::staged::{Block, Blocks, Staged};
 use crate::weights::Weights;
 
 /// `config.json` of a BERT checkpoint: the fields that change what is computed. Others are ignored.
@@ -38,6 +39,8 @@ pub struct BertConfig {
     pub hidden_dropout_prob: f64,
     /// Dropout on attention weights, in training.
     pub attention_probs_dropout_prob: f64,
+    /// Dropout before a head, in training; `hidden_dropout_prob` without it.
+    pub classifier_dropout: Option<f64>,
     /// Longest input in tokens.
     pub max_position_embeddings: usize,
     /// Token types.
@@ -66,6 +69,7 @@ impl Default for BertConfig {
             hidden_act: "gelu".to_owned(),
             hidden_dropout_prob: 0.1,
             attention_probs_dropout_prob: 0.1,
+            classifier_dropout: None,
             max_position_embeddings: 512,
             type_vocab_size: 2,
             layer_norm_eps: 1e-12,
@@ -111,6 +115,7 @@ impl BertConfig {
         for (field, value) in [
             ("hidden_dropout_prob", self.hidden_dropout_prob),
             ("attention_probs_dropout_prob", self.attention_probs_dropout_prob),
+            ("classifier_dropout", self.classifier_dropout.unwrap_or(0.0)),
         ] {
             if !(0.0..1.0).contains(&value) {
                 return refuse(field, "0 <= p < 1", value.to_string());
@@ -192,6 +197,20 @@ impl BertModel {
         Ok(model)
     }
 
+    /// A model with random weights (see [`Weights::random`]).
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Config`] for a configuration that is not computed.
+    pub fn random(config: BertConfig, seed: u64, device: &Device) -> Result<Self, ModelError> {
+        let activation = config.check(Path::new("config.json"))?;
+        Ok(Self::from_weights(
+            &mut Weights::random(seed, device),
+            config,
+            activation,
+        ))
+    }
+
     fn from_weights(w: &mut Weights, config: BertConfig, activation: Activation) -> Self {
         let (d, eps) = (config.hidden_size, config.layer_norm_eps);
         let embeddings = BertEmbeddings {
@@ -253,16 +272,12 @@ impl BertModel {
     /// Panics if `seq`, with what adapters put in or take up before positions are added, is longer than
     /// `max_position_embeddings`, or an id is outside the vocabulary.
     pub fn forward(&self, input: EncoderInput, cx: &mut Ctx<'_>) -> Tensor<3> {
-        let input = input.repeated(cx.replicas());
-        cx.set_padding(input.padding.clone());
-        let mut state = self.embeddings.forward(&input, cx);
-        state.hidden = cx.dropout(state.hidden, self.config.hidden_dropout_prob);
-        let mut state = cx.embedding(EMBEDDING, state);
-        let bias = state.padding.clone().map(ops::padding_bias);
-        for layer in &self.layers {
-            state.hidden = layer.forward(state.hidden, bias.clone(), cx);
-        }
-        state.hidden
+        self.staged(input, cx).run(cx)
+    }
+
+    /// Whether the checkpoint has a pooler.
+    pub fn has_pooler(&self) -> bool {
+        self.pooler.is_some()
     }
 
     /// The pooler over the first token, `tanh(W h_0 + b)`, `[batch, seq, d_model] -> [batch, d_model]`; `None` for a
@@ -271,6 +286,27 @@ impl BertModel {
         let pooler = self.pooler.as_ref()?;
         let first = hidden.slice_dim(1, 0..1);
         Some(cx.linear(POOLER, pooler, first).tanh().squeeze_dim(1))
+    }
+}
+
+impl Blocks for BertModel {
+    type Input = EncoderInput;
+
+    fn staged(&self, input: EncoderInput, cx: &mut Ctx<'_>) -> Staged<'_> {
+        let input = input.repeated(cx.replicas());
+        cx.set_padding(input.padding.clone());
+        let mut state = self.embeddings.forward(&input, cx);
+        state.hidden = cx.dropout(state.hidden, self.config.hidden_dropout_prob);
+        let EmbeddingState { hidden, padding, .. } = cx.embedding(EMBEDDING, state);
+        let bias = padding.map(ops::padding_bias);
+        let block = |layer| -> Block<'_> {
+            let bias = bias.clone();
+            Box::new(move |x, cx| BertLayer::forward(layer, x, bias.clone(), cx))
+        };
+        Staged {
+            hidden,
+            blocks: self.layers.iter().map(block).collect(),
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use crate::cache::KeyValueCache;
 use crate::gpt2::Gpt2Model;
 use crate::host::host_of;
 use crate::rotary_decoder::RotaryDecoder;
+use crate::staged::{Blocks, Staged};
 
 /// A pretrained decoder with its language-model head.
 ///
@@ -89,6 +90,14 @@ macro_rules! each {
             CausalLm::Gpt2($model) => $body,
         }
     };
+}
+
+impl Blocks for CausalLm {
+    type Input = CausalInput;
+
+    fn staged(&self, input: CausalInput, cx: &mut Ctx<'_>) -> Staged<'_> {
+        each!(self, model => model.staged(input, cx))
+    }
 }
 
 impl CausalLm {

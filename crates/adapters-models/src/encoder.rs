@@ -8,6 +8,7 @@ use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
 use crate::bert::BertModel;
 use crate::host::host_of;
+use crate::staged::{Blocks, Staged};
 use crate::tokenizer::Encoded;
 
 /// A pretrained encoder.
@@ -80,6 +81,14 @@ macro_rules! each {
     };
 }
 
+impl Blocks for Encoder {
+    type Input = EncoderInput;
+
+    fn staged(&self, input: EncoderInput, cx: &mut Ctx<'_>) -> Staged<'_> {
+        each!(self, model => model.staged(input, cx))
+    }
+}
+
 impl Encoder {
     /// The last hidden state.
     ///
@@ -117,6 +126,25 @@ impl Encoder {
     /// The word embeddings, `[vocab, d_model]`.
     pub fn word_embeddings(&self) -> Tensor<2> {
         each!(self, model => model.word_embeddings())
+    }
+
+    /// What the pooler makes of the hidden states, `[batch, seq, d_model] -> [batch, d_model]`; `None` for a checkpoint without
+    /// one.
+    pub fn pool(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Option<Tensor<2>> {
+        each!(self, model => model.pool(hidden, cx))
+    }
+
+    /// Whether the checkpoint has a pooler.
+    pub fn has_pooler(&self) -> bool {
+        each!(self, model => model.has_pooler())
+    }
+
+    /// Dropout probability before a head that names none.
+    pub fn head_dropout(&self) -> f64 {
+        each!(self, model => {
+            let config = model.config();
+            config.classifier_dropout.unwrap_or(config.hidden_dropout_prob)
+        })
     }
 
     /// Where adapters act on the embeddings.

@@ -18,6 +18,7 @@ use serde::Deserialize;
 use crate::cache::KeyValueCache;
 use crate::causal_lm::CausalInput;
 use crate::error::ModelError;
+use crate::staged::{Block, Blocks, Staged};
 use crate::weights::Weights;
 
 /// `config.json` of a GPT-2 checkpoint: the fields that change what is computed. Others are ignored.
@@ -261,12 +262,29 @@ impl Gpt2Model {
     ///
     /// Panics on an id outside the vocabulary and on more positions than `n_positions`.
     pub fn forward(&self, input: CausalInput, mut cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Tensor<3> {
+        let (mut hidden, mask) = self.embedded(input, cache.as_deref_mut(), cx);
+        for layer in &self.layers {
+            hidden = layer.forward(hidden, mask.clone(), cache.as_deref_mut(), cx);
+        }
+        if let Some(cache) = cache {
+            cache.grow(hidden.dims()[1]);
+        }
+        ops::layer_norm(&cx.norm(FINAL_NORM, &self.norm), hidden)
+    }
+
+    /// What enters the first layer, and what its queries may see.
+    fn embedded(
+        &self,
+        input: CausalInput,
+        cache: Option<&mut KeyValueCache>,
+        cx: &mut Ctx<'_>,
+    ) -> (Tensor<3>, Tensor<4>) {
         let input = input.repeated(cx.replicas());
         let device = input.ids.device();
         let [batch, seq] = input.ids.dims();
         let (past, past_text) = cache.as_ref().map_or((0, 0), |cache| (cache.columns(), cache.text()));
         // That of all text, what a cache holds included.
-        let padding = match &mut cache {
+        let padding = match cache {
             Some(cache) => cache.read([batch, seq], input.padding, &device),
             None => input.padding,
         };
@@ -284,18 +302,10 @@ impl Gpt2Model {
         let positions = ops::positions(seq, before, state.padding.as_ref(), &device) + cx.first_position() as i64;
         let hidden = state.hidden + self.positions.forward(positions);
         let hidden = cx.dropout(hidden, self.config.embd_pdrop);
-        let EmbeddingState {
-            mut hidden, padding, ..
-        } = cx.embedding(EMBEDDING, EmbeddingState { hidden, ..state });
-        let [_, seq, _] = hidden.dims();
-        let mask = ops::causal_bias(seq, past, None, padding.as_ref(), &device);
-        for layer in &self.layers {
-            hidden = layer.forward(hidden, mask.clone(), cache.as_deref_mut(), cx);
-        }
-        if let Some(cache) = cache {
-            cache.grow(seq);
-        }
-        ops::layer_norm(&cx.norm(FINAL_NORM, &self.norm), hidden)
+        let state = cx.embedding(EMBEDDING, EmbeddingState { hidden, ..state });
+        let [_, seq, _] = state.hidden.dims();
+        let mask = ops::causal_bias(seq, past, None, state.padding.as_ref(), &device);
+        (state.hidden, mask)
     }
 
     /// Scores of all tokens, `W h`.
@@ -313,6 +323,21 @@ impl Gpt2Model {
             Some(head) => cx.linear(HEAD, head, hidden),
             None => ops::project(hidden, self.words.weight.val()),
         }
+    }
+}
+
+impl Blocks for Gpt2Model {
+    type Input = CausalInput;
+
+    fn staged(&self, input: CausalInput, cx: &mut Ctx<'_>) -> Staged<'_> {
+        let (hidden, mask) = self.embedded(input, None, cx);
+        let block = |layer| -> Block<'_> {
+            let mask = mask.clone();
+            Box::new(move |x, cx| Gpt2Layer::forward(layer, x, mask.clone(), None, cx))
+        };
+        let mut blocks: Vec<_> = self.layers.iter().map(block).collect();
+        blocks.push(Box::new(|x, cx| ops::layer_norm(&cx.norm(FINAL_NORM, &self.norm), x)));
+        Staged { hidden, blocks }
     }
 }
 

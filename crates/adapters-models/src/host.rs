@@ -33,6 +33,10 @@ macro_rules! host_of {
                 $each!(self, model => model.sites())
             }
 
+            fn attention_name(&self, stack: adapters_core::Stack) -> &'static str {
+                $each!(self, model => model.attention_name(stack))
+            }
+
             fn attention_dropout(&self) -> f64 {
                 $each!(self, model => model.attention_dropout())
             }

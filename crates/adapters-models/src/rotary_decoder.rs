@@ -8,6 +8,7 @@
 //! <https://arxiv.org/abs/1910.07467>. Behaviour follows the causal language models of Hugging Face transformers.
 
 use std::path::Path;
+use std::rc::Rc;
 
 use adapters_core::ops::{self, Activation};
 use adapters_core::{
@@ -22,6 +23,7 @@ use crate::causal_lm::CausalInput;
 use crate::error::ModelError;
 use crate::rotary::{Rotary, Turns};
 use crate::rotary_config::{Family, RotaryDecoderConfig};
+use crate::staged::{Block, Blocks, Staged};
 use crate::weights::Weights;
 
 /// A causal language model of one of the families: embeddings, layers, norm and head.
@@ -157,10 +159,22 @@ impl RotaryDecoder {
     ///
     /// Panics on an id outside the vocabulary.
     pub fn forward(&self, input: CausalInput, mut cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Tensor<3> {
+        let (mut hidden, frame) = self.embedded(input, cache.as_deref_mut(), cx);
+        for layer in &self.layers {
+            hidden = layer.forward(hidden, &frame, cache.as_deref_mut(), cx);
+        }
+        if let Some(cache) = cache {
+            cache.grow(hidden.dims()[1]);
+        }
+        ops::rms_norm(&cx.norm(FINAL_NORM, &self.norm), hidden)
+    }
+
+    /// What enters the first layer, and what all have in common.
+    fn embedded(&self, input: CausalInput, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> (Tensor<3>, Frame) {
         let input = input.repeated(cx.replicas());
         let past = cache.as_ref().map_or(0, |cache| cache.columns());
         // That of all text, what a cache holds included.
-        let padding = match &mut cache {
+        let padding = match cache {
             Some(cache) => cache.read(input.ids.dims(), input.padding, &input.ids.device()),
             None => input.padding,
         };
@@ -168,19 +182,10 @@ impl RotaryDecoder {
         cx.set_past(past);
         let hidden = cx.lookup(WORDS, &self.embedding, input.ids);
         let state = cx.embedding(TOKENS, EmbeddingState::new(hidden, padding).after(past));
-        let EmbeddingState {
-            mut hidden, padding, ..
-        } = cx.embedding(EMBEDDING, state);
-        let device = hidden.device();
+        let EmbeddingState { hidden, padding, .. } = cx.embedding(EMBEDDING, state);
         let [_, seq, _] = hidden.dims();
-        let frame = self.frame(seq, past, cx.first_position(), padding, &device);
-        for layer in &self.layers {
-            hidden = layer.forward(hidden, &frame, cache.as_deref_mut(), cx);
-        }
-        if let Some(cache) = cache {
-            cache.grow(seq);
-        }
-        ops::rms_norm(&cx.norm(FINAL_NORM, &self.norm), hidden)
+        let frame = self.frame(seq, past, cx.first_position(), padding, &hidden.device());
+        (hidden, frame)
     }
 
     fn frame(&self, seq: usize, past: usize, first: usize, padding: Option<Tensor<2, Bool>>, device: &Device) -> Frame {
@@ -216,6 +221,22 @@ impl RotaryDecoder {
             Some(head) => cx.linear(HEAD, head, hidden),
             None => ops::project(hidden, self.embedding.weight.val()),
         }
+    }
+}
+
+impl Blocks for RotaryDecoder {
+    type Input = CausalInput;
+
+    fn staged(&self, input: CausalInput, cx: &mut Ctx<'_>) -> Staged<'_> {
+        let (hidden, frame) = self.embedded(input, None, cx);
+        let frame = Rc::new(frame);
+        let block = |layer| -> Block<'_> {
+            let frame = frame.clone();
+            Box::new(move |x, cx| Layer::forward(layer, x, &frame, None, cx))
+        };
+        let mut blocks: Vec<_> = self.layers.iter().map(block).collect();
+        blocks.push(Box::new(|x, cx| ops::rms_norm(&cx.norm(FINAL_NORM, &self.norm), x)));
+        Staged { hidden, blocks }
     }
 }
 

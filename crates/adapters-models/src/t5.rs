@@ -510,12 +510,13 @@ impl T5Attention {
         cache: Option<&mut DecoderCache>,
         cx: &mut Ctx<'_>,
     ) -> Tensor<3> {
+        let query = self.query(x.clone(), cx);
         let (key, value) = self.keys_values(x.clone(), cx);
         let (key, value) = match cache {
             Some(cache) => cache.own.append(self.place, key, value),
             None => (key, value),
         };
-        let state = KeyValueState::new(key, value, x.clone())
+        let state = KeyValueState::new(key, value, x)
             .with_bias(mask)
             .with_filler(self.padding);
         let state = cx.key_value(self.site(Role::KeyValue), state);
@@ -524,7 +525,7 @@ impl T5Attention {
             Some(mask) => far + mask.clone(),
             None => far,
         };
-        self.attend(x, state.with_bias(Some(bias)), cx)
+        self.attend(query, state.with_bias(Some(bias)), cx)
     }
 
     /// Attention of the decoder over the encoder's output, whose keys and values a cache keeps from the first step on.
@@ -535,15 +536,20 @@ impl T5Attention {
         cache: Option<&mut DecoderCache>,
         cx: &mut Ctx<'_>,
     ) -> Tensor<3> {
+        let query = self.query(x.clone(), cx);
         let (key, value) = match cache {
             Some(cache) => cache.across(self.place, || self.keys_values(encoded.hidden.clone(), cx)),
             None => self.keys_values(encoded.hidden.clone(), cx),
         };
-        let state = KeyValueState::new(key, value, x.clone())
+        let state = KeyValueState::new(key, value, x)
             .with_bias(encoded.padding.clone().map(ops::padding_bias))
             .with_filler(self.padding);
         let state = cx.key_value(self.site(Role::KeyValue), state);
-        self.attend(x, state, cx)
+        self.attend(query, state, cx)
+    }
+
+    fn query(&self, x: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<4> {
+        self.split_heads(cx.linear(self.site(Role::Query), &self.query, x))
     }
 
     fn keys_values(&self, x: Tensor<3>, cx: &mut Ctx<'_>) -> (Tensor<4>, Tensor<4>) {
@@ -553,17 +559,9 @@ impl T5Attention {
     }
 
     /// The scores are not divided by the root of the heads' width: the published weights have that in them.
-    fn attend(&self, x: Tensor<3>, state: KeyValueState, cx: &mut Ctx<'_>) -> Tensor<3> {
-        let query = cx.linear(self.site(Role::Query), &self.query, x);
+    fn attend(&self, query: Tensor<4>, state: KeyValueState, cx: &mut Ctx<'_>) -> Tensor<3> {
         let dropout = |weights| cx.dropout(weights, self.dropout);
-        let out = ops::scaled_attention(
-            self.split_heads(query),
-            state.key,
-            state.value,
-            1.0,
-            state.bias,
-            dropout,
-        );
+        let out = ops::scaled_attention(query, state.key, state.value, 1.0, state.bias, dropout);
         let [batch, heads, seq, d_head] = out.dims();
         let out = out.swap_dims(1, 2).reshape([batch, seq, heads * d_head]);
         cx.linear(self.site(Role::AttentionOutput), &self.output, out)

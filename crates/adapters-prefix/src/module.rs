@@ -143,17 +143,11 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Factors of keys and of values, each `[batch, 1, 1, 1]`: the mean over all positions, padding included, of
-    /// `sigmoid(W x + b)`. `x` is `[batch, seq, d_model]`.
-    pub fn forward(&self, x: Tensor<3>) -> (Tensor<4>, Tensor<4>) {
+    /// The mean over all positions, padding included, of `sigmoid(W x + b)`:
+    /// `[batch, seq, d_model] -> [batch, gates]`.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<2> {
         let gates = ops::project(x, self.weight.val()) + self.bias.val().unsqueeze();
-        let gates = burn::tensor::activation::sigmoid(gates).mean_dim(1);
-        let [batch, _, count] = gates.dims();
-        let gate = |index: usize| {
-            let one = gates.clone().slice_dim(2, index..index + 1);
-            one.reshape([batch, 1, 1, 1])
-        };
-        (gate(0), gate(count - 1))
+        burn::tensor::activation::sigmoid(gates).mean_dim(1).squeeze_dim(1)
     }
 }
 
@@ -206,13 +200,20 @@ impl SiteAdapter<KeyValueState> for PrefixLayer {
     fn apply(&self, state: KeyValueState, call: &Call<'_>) -> KeyValueState {
         let (mut key, mut value) = self.front(state.key.dims()[0], call);
         if let Some(gate) = &self.gate {
-            let (of_keys, of_values) = gate.forward(state.input.clone());
-            key = key * of_keys;
-            value = value * of_values;
+            let gates = gate.forward(state.input.clone());
+            call.record_gates(|| gates.clone());
+            let [batch, count] = gates.dims();
+            let factor = |gate: usize| {
+                let one = gates.clone().slice_dim(1, gate..gate + 1);
+                one.reshape([batch, 1, 1, 1])
+            };
+            key = key * factor(0);
+            value = value * factor(count - 1);
         }
         state.with_front(key, value)
     }
 
+    /// A gate is a mean over the whole sequence.
     fn is_causal(&self) -> bool {
         self.gate.is_none()
     }

@@ -39,6 +39,8 @@ const MORE: &[&str] = &[
     "loreft[prefix_positions=4,suffix_positions=1,tied_weights=true]",
     "adapter_plus[mh_adapter=true]",
     "seq_bn[output_adapter=true]|lora[r=4]",
+    "loreft[r=2,suffix_positions=2]",
+    "prompt_tuning[prompt_length=3]|noreft[r=2,suffix_positions=3]",
 ];
 
 fn golden(model: &str, device: &Device) -> CausalLm {

@@ -21,11 +21,14 @@ impl AdapterSet {
             Composition::Adapter(_) => Ok(()),
             Composition::Stack(children) => children.iter().try_for_each(|child| self.check_first_position(child)),
             other if other.adapters().all(|name| self.first_position_with(name) == 0) => Ok(()),
-            other => Err(Error::BlockNotRunnable {
-                block: other.to_string(),
-                adapter: other.first().unwrap_or_default().to_owned(),
-                reason: "it moves the positions of all tokens, so that it acts alone or in a Stack",
-            }),
+            other => {
+                let mut moving = other.adapters().filter(|name| self.first_position_with(name) > 0);
+                Err(Error::BlockNotRunnable {
+                    block: other.to_string(),
+                    adapter: moving.next().unwrap_or_default().to_owned(),
+                    reason: "it moves the positions of all tokens, so that it acts alone or in a Stack",
+                })
+            }
         }
     }
 }

@@ -22,8 +22,9 @@ pub struct KeyValueState {
     pub bias: Option<Tensor<4>>,
     /// Input of the attention block, `[batch, seq_q, d_model]`.
     pub input: Tensor<3>,
-    /// What the front of a row is filled with when it is joined with longer ones.
-    pub filler: f32,
+    /// What the front of a row is filled with, and seen, when it is joined with longer ones; `None` for a filling that is
+    /// not seen.
+    pub filler: Option<f32>,
 }
 
 impl KeyValueState {
@@ -34,7 +35,7 @@ impl KeyValueState {
             value,
             bias: None,
             input,
-            filler: 0.0,
+            filler: None,
         }
     }
 
@@ -48,7 +49,7 @@ impl KeyValueState {
     #[must_use]
     pub fn with_filler(self, padding_id: usize) -> Self {
         Self {
-            filler: padding_id as f32,
+            filler: Some(padding_id as f32),
             ..self
         }
     }
@@ -73,7 +74,7 @@ impl KeyValueState {
         }
     }
 
-    /// Filled in front to `keys` keys. As in the reference the filling may be seen, and its score is raised by one.
+    /// Filled in front to `keys` keys. A filler is seen, with a score raised by one, as in the reference.
     fn filled(self, keys: usize) -> Self {
         let [batch, heads, seq_k, d_head] = self.key.dims();
         let front = keys - seq_k;
@@ -83,12 +84,13 @@ impl KeyValueState {
         let device = self.key.device();
         let filling = |like: &Tensor<4>| {
             let shape = [batch, heads, front, d_head];
-            Tensor::full(shape, self.filler, (&device, like.dtype()))
+            Tensor::full(shape, self.filler.unwrap_or_default(), (&device, like.dtype()))
         };
         let bias = self.bias.clone();
         let bias = bias.unwrap_or_else(|| Tensor::zeros([batch, 1, 1, seq_k], (&device, self.key.dtype())));
+        let raised = if self.filler.is_some() { 1.0 } else { f32::MIN };
         Self {
-            bias: Some(lengthened(bias, front, 1.0)),
+            bias: Some(lengthened(bias, front, raised)),
             key: Tensor::cat(vec![filling(&self.key), self.key.clone()], 2),
             value: Tensor::cat(vec![filling(&self.value), self.value.clone()], 2),
             ..self
@@ -157,6 +159,10 @@ impl HookState for KeyValueState {
         self.key.dims()[0]
     }
 
+    fn apart(self) -> Self {
+        Self { filler: None, ..self }
+    }
+
     fn repeat_rows(&self, times: usize) -> Self {
         Self {
             key: self.key.clone().repeat_dim(0, times),
@@ -215,6 +221,16 @@ mod tests {
         );
         let second = joined.key.slice_dim(0, 1..2).into_data();
         assert_eq!(second, long.key.into_data());
+    }
+
+    #[test]
+    fn rows_apart_do_not_see_their_filling() {
+        let joined = KeyValueState::join_rows(vec![state(2, None).apart(), state(3, None).apart()]);
+        let bias = joined.bias.expect("a row was filled").into_data();
+        assert_eq!(
+            bias,
+            TensorData::new(vec![f32::MIN, 0.0, 0.0, 0.0, 0.0, 0.0], [2, 1, 1, 3])
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use adapters::core::store::Tensors;
-use adapters::core::{Record, Recorded, Role, Site, SiteInfo};
+use adapters::core::{Record, Recorded, Role, Site, SiteInfo, Stack};
 use burn::tensor::TensorData;
 
 use crate::golden::case::Case;
@@ -46,14 +46,19 @@ pub(crate) fn by_key(records: &[Record], sites: &[SiteInfo]) -> Tensors {
 
 fn key(kind: &str, name: &str, site: Site, sites: &[SiteInfo]) -> String {
     let info = sites.iter().find(|info| info.site == site);
-    let place = place(info.map_or(site.role, |info| info.place));
+    let encoder_of_two = || sites.iter().any(|info| info.site.stack == Stack::Decoder);
+    let place = match (info.map_or(site.role, |info| info.place), site.stack) {
+        (Role::KeyValue, Stack::Cross) => "cross_prefix",
+        (Role::KeyValue, Stack::Encoder) if encoder_of_two() => "encoder_prefix",
+        (role, _) => place(role),
+    };
     format!("{kind}/{name}/{}/{place}", site.layer.unwrap_or(0))
 }
 
 /// The reference's word for a place.
 fn place(role: Role) -> &'static str {
     match role {
-        Role::Query | Role::Key | Role::Value | Role::AttentionOutput => "selfattn_lora",
+        Role::Query | Role::Key | Role::Value | Role::QueryKeyValue | Role::AttentionOutput => "selfattn_lora",
         Role::FfnUp | Role::FfnGate => "intermediate_lora",
         Role::FfnDown => "output_lora",
         Role::AfterAttention => "mh_adapter",
