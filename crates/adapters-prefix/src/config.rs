@@ -199,6 +199,11 @@ impl PrefixTuningConfig {
     }
 
     /// Refuses what peft's definition has no place for.
+    /// Whether it is peft's for the decoder of an encoder-decoder model.
+    pub(crate) fn has_two_stacks(&self) -> bool {
+        self.form == Form::Peft && !self.encoder_prefix
+    }
+
     fn check_peft(&self) -> Result<(), PrefixError> {
         let activation = match &self.reparametrization {
             Reparametrization::Mlp { non_linearity, .. } => non_linearity.to_lowercase(),
@@ -206,8 +211,11 @@ impl PrefixTuningConfig {
         };
         for (plain, field, found) in [
             (activation == "tanh", "non_linearity", activation),
-            (self.encoder_prefix, "encoder_prefix", false.to_string()),
-            (self.cross_prefix, "cross_prefix", false.to_string()),
+            (
+                self.encoder_prefix == self.cross_prefix,
+                "cross_prefix",
+                self.cross_prefix.to_string(),
+            ),
             (self.leave_out.is_empty(), "leave_out", format!("{:?}", self.leave_out)),
             (self.dropout == 0.0, "dropout", self.dropout.to_string()),
             (self.gating == Gating::Off, "use_gating", true.to_string()),
@@ -215,7 +223,7 @@ impl PrefixTuningConfig {
             if !plain {
                 return Err(PrefixError::OutOfRange {
                     field,
-                    expected: "the default: peft has no such option",
+                    expected: "the default, and `encoder_prefix` and `cross_prefix` alike: peft has no such option",
                     found,
                 });
             }

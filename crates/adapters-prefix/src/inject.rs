@@ -90,7 +90,9 @@ impl Prefix {
             (Form::Peft, Some(second)) => Err(Error::CannotBuild {
                 method: FAMILY,
                 path: second.stack.to_string(),
-                reason: "peft's prefixes are computed for models of one stack".to_owned(),
+                reason: "peft's prefix of an encoder-decoder stands in its decoder alone: encoder_prefix=false, \
+                         cross_prefix=false"
+                    .to_owned(),
             }),
             _ => Ok(places),
         }
@@ -210,6 +212,12 @@ impl Method for Prefix {
     fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
         for source in self.sources(build.host)? {
             if let Some(index) = source.place.sites.iter().position(|other| *other == site.site) {
+                let index = match self.config.has_two_stacks() {
+                    // Peft repeats its vectors for a cross attention and cuts them four a layer; then it throws those
+                    // of the cross attention away. So layers share vectors, and others are never used.
+                    true => 2 * index % source.place.sites.len(),
+                    false => index,
+                };
                 let layer = PrefixLayer::new(source, index, self.gate(site, build), self.config.dropout);
                 return Ok(SiteLayer::KeyValue(Erased::new(layer)));
             }
@@ -417,7 +425,7 @@ mod tests {
                 "encoder_hidden_size",
             ),
             (
-                json!({"num_virtual_tokens": 1, "num_transformer_submodules": 2}),
+                json!({"num_virtual_tokens": 1, "num_transformer_submodules": 3}),
                 "num_transformer_submodules",
             ),
         ] {

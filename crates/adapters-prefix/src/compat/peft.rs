@@ -60,13 +60,18 @@ const WIDTH: &str = "encoder_hidden_size";
 pub(crate) fn from_peft(fields: &Map<String, Value>) -> Option<Result<PrefixTuningConfig, Error>> {
     (fields.get("peft_type")? == TYPE).then(|| {
         let wire: PeftPrefixWire = Error::in_config(FAMILY, from_fields(fields.clone()))?;
-        if let Some(stacks @ 2..) = wire.num_transformer_submodules {
-            let refused = ConfigError::Unsupported {
-                field: "num_transformer_submodules",
-                found: stacks.to_string(),
-            };
-            return Err(Error::config(FAMILY, refused));
-        }
+        // In an encoder-decoder peft's vectors stand in front of the decoder's own keys alone.
+        let two_stacks = match wire.num_transformer_submodules {
+            None | Some(0 | 1) => false,
+            Some(2) => true,
+            Some(stacks) => {
+                let refused = ConfigError::Unsupported {
+                    field: "num_transformer_submodules",
+                    found: stacks.to_string(),
+                };
+                return Err(Error::config(FAMILY, refused));
+            }
+        };
         let mut extra = wire.extra;
         let reparametrization = match (wire.prefix_projection, wire.encoder_hidden_size) {
             (true, Some(bottleneck_size)) => Reparametrization::Mlp {
@@ -81,6 +86,8 @@ pub(crate) fn from_peft(fields: &Map<String, Value>) -> Option<Result<PrefixTuni
         };
         Ok(PrefixTuningConfig {
             form: Form::Peft,
+            encoder_prefix: !two_stacks,
+            cross_prefix: !two_stacks,
             reparametrization,
             extra,
             ..PrefixTuningConfig::new(wire.num_virtual_tokens)
@@ -97,6 +104,7 @@ pub(crate) fn to_peft(config: &PrefixTuningConfig, place: &Place) -> Map<String,
         (
             "task_type",
             match place.stack {
+                Stack::Decoder if config.has_two_stacks() => "SEQ_2_SEQ_LM".into(),
                 Stack::Decoder => "CAUSAL_LM".into(),
                 Stack::Encoder | Stack::Cross => "FEATURE_EXTRACTION".into(),
             },
@@ -117,7 +125,7 @@ pub(crate) fn to_peft(config: &PrefixTuningConfig, place: &Place) -> Map<String,
         num_layers: Some(place.sites.len()),
         num_attention_heads: Some(place.heads),
         token_dim: Some(place.heads * place.d_head),
-        num_transformer_submodules: Some(1),
+        num_transformer_submodules: Some(1 + usize::from(config.has_two_stacks())),
         extra,
     };
     to_fields(&wire, &[])
