@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use adapters::core::Quantization;
 use clap::{Parser, Subcommand, ValueEnum};
 
 /// Parameter-efficient fine-tuning of pretrained transformers.
@@ -62,6 +63,9 @@ pub struct TrainArgs {
     /// Run folder, in place of the recipe's or `runs/<recipe>`.
     #[arg(long)]
     pub out: Option<PathBuf>,
+    /// Form the base's linear weights are held in, in place of the recipe's `model.quantize`.
+    #[arg(long, value_enum)]
+    pub quantize: Option<QuantizeArg>,
     /// Replace a value of the recipe, e.g. `--set train.epochs=3`.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
@@ -88,12 +92,34 @@ pub struct ModelArgs {
     /// Longest input in tokens; without it the manifest's, or 128.
     #[arg(long)]
     pub max_length: Option<usize>,
+    /// Form the base's linear weights are held in; without it the manifest's, or floats.
+    #[arg(long, value_enum)]
+    pub quantize: Option<QuantizeArg>,
     /// Allow reading weights from a PyTorch pickle, with a reader that does not execute it.
     #[arg(long)]
     pub allow_bin: bool,
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceArgs,
+}
+
+/// The form of a base's weights on the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum QuantizeArg {
+    /// Floats.
+    None,
+    /// Eight bits a weight.
+    Int8,
+}
+
+impl QuantizeArg {
+    /// The form it names; `None` for floats.
+    pub fn quantization(self) -> Option<Quantization> {
+        match self {
+            Self::None => None,
+            Self::Int8 => Some(Quantization::Int8),
+        }
+    }
 }
 
 /// Pooling on the command line.
@@ -325,6 +351,9 @@ pub struct BenchArgs {
     /// Dropout probability of the base; without it the checkpoint's.
     #[arg(long)]
     pub dropout: Option<f64>,
+    /// Form the base's linear weights are held in; without it floats.
+    #[arg(long, value_enum)]
+    pub quantize: Option<QuantizeArg>,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use adapters::models::{ClassificationHead, Pretrained, SequenceClassifier, TextTokenizer};
-use adapters::store::{LoadOptions, LoadReport, Manifest, Pooling, load_adapter};
+use adapters::store::{Grammar, LoadOptions, LoadReport, Manifest, Pooling, Setup, load_adapter};
 use adapters::train::Labels;
-use adapters::{Adapted, Composition, Host, METHODS, parse_device};
+use adapters::{Adapted, AttachReport, Composition, Host, METHODS, parse_device};
 use burn::module::Module;
 use burn::tensor::Device;
 
@@ -67,7 +67,7 @@ pub fn base_dir(given: Option<&Path>, manifest: &Manifest) -> Result<PathBuf, Fa
     }
 }
 
-/// A base with an active adapter, and below it the one it was trained on top of.
+/// A base with an active adapter, and below it the one it was trained on top of; or with a whole saved setup.
 pub fn adapted<M: Host + Module + Sync>(
     base: M,
     adapter: &Path,
@@ -79,6 +79,24 @@ pub fn adapted<M: Host + Module + Sync>(
         allow_bin,
         ..LoadOptions::default()
     };
+    if adapter.join(Setup::FILE).exists() {
+        let Adapted { base, set } = &mut adapted;
+        let setup = Setup::load(adapter, set, &**base, METHODS, &options, device)?;
+        set.activate(setup.composition.clone())?;
+        let all = || set.iter().chain(set.fusions());
+        let report = LoadReport {
+            grammar: Grammar::AdapterHub,
+            weights: adapter.join(Setup::FILE),
+            attached: AttachReport {
+                adapter: setup.composition.to_string(),
+                adapted: all().flat_map(|a| a.layers().map(|l| l.info.path.clone())).collect(),
+                skipped: Vec::new(),
+                unmatched: Vec::new(),
+                num_params: all().map(adapters::core::Attached::num_params).sum(),
+            },
+        };
+        return Ok((adapted, report));
+    }
     let mut load = |dir: &Path| load_adapter(dir, &mut adapted.set, &*adapted.base, METHODS, &options, device);
     let report = load(adapter)?;
     let name = report.attached.adapter.as_str();
@@ -109,7 +127,13 @@ pub fn classifier(args: &ModelArgs) -> Result<Loaded, Failure> {
     let device = device(&args.device)?;
     let manifest = manifest(&args.adapter)?;
     let dir = base_dir(args.model.as_deref(), &manifest)?;
-    let base = Pretrained::open(&dir)?.encoder(&device)?;
+    let quantization = match args.quantize {
+        Some(given) => given.quantization(),
+        None => manifest.quantize,
+    };
+    let base = Pretrained::open(&dir)?
+        .with_quantization(quantization)
+        .encoder(&device)?;
     let (adapted, report) = adapted(base, &args.adapter, args.allow_bin, &device)?;
     let head_file = match (&args.head, &manifest.head) {
         (Some(path), _) => path.clone(),

@@ -10,6 +10,7 @@ use crate::ctx::Call;
 use crate::erased::Erased;
 use crate::host::Host;
 use crate::layer::{NamedParams, NotMergeable, SiteAdapter, SiteLayer};
+use crate::quantize::float_weight;
 use crate::shared::Shared;
 use crate::site::Site;
 use crate::state::{LinearState, LinearWeight, NormState, NormWeight, TableState};
@@ -18,7 +19,7 @@ use crate::state::{LinearState, LinearWeight, NormState, NormWeight, TableState}
 pub fn copy_of(host: &dyn Host, site: Site, device: &Device) -> Option<SiteLayer> {
     if let Some(frozen) = host.linear(site) {
         return Some(SiteLayer::Linear(Erased::new(LinearCopy {
-            weight: Param::from_data(frozen.weight.val().transpose().into_data(), device),
+            weight: Param::from_data(float_weight(frozen).transpose().into_data(), device),
             bias: frozen.bias.as_ref().map(|bias| copied(bias, device)),
         })));
     }
@@ -189,6 +190,10 @@ impl SiteAdapter<TableState> for TableCopy {
             output: module::embedding(self.weight.val(), state.ids.clone()),
             ..state
         }
+    }
+
+    fn keeps_layer(&self) -> bool {
+        false
     }
 
     fn merged(&self, _base: Tensor<2>, _shared: &Shared) -> Result<Tensor<2>, NotMergeable> {

@@ -10,6 +10,7 @@ use crate::dropout::Dropout;
 use crate::error::Error;
 use crate::memo::Memo;
 use crate::norm::Normalisation;
+use crate::ops;
 use crate::record::{Record, Recorded, Recorder};
 use crate::sequence::Inserted;
 use crate::set::{AdapterSet, Attached};
@@ -99,6 +100,14 @@ impl Pass {
         }
     }
 
+    /// Where the prompt ends in the sequence the layers compute on; `None` where nothing is generated.
+    pub fn prompt_end(&self) -> Option<usize> {
+        self.prompt.map(|columns| match columns {
+            0 => 0,
+            columns => self.position(columns - 1) + 1,
+        })
+    }
+
     /// Where position `t` of the model's input is in the sequence the layers compute on.
     pub fn position(&self, t: usize) -> usize {
         self.inserted.iter().fold(t, |t, inserted| inserted.moved(t))
@@ -128,6 +137,7 @@ impl<'a> Ctx<'a> {
             adapters: set.active().map(|active| (set, active)),
             ..Self::default()
         }
+        .after_passes(set.passes())
     }
 
     /// Another composition of the same set for this pass only (see [`AdapterSet::composition`]).
@@ -136,6 +146,7 @@ impl<'a> Ctx<'a> {
             adapters: Some((set, active)),
             ..Self::default()
         }
+        .after_passes(set.passes())
     }
 
     /// Turns dropout on, of the model and of its adapters, with masks drawn from `seed`. Give every pass another.
@@ -203,9 +214,9 @@ impl<'a> Ctx<'a> {
         self.adapters.map_or(1, |(_, active)| active.replicas())
     }
 
-    /// Says how many passes the fusions of the set have been through before this one. A fusion with a temperature starts
-    /// at 50 and cools by 0.05 each pass, down to 1; where nothing is said it is at the start, as a fusion just loaded is
-    /// in the reference.
+    /// Says how many passes the fusions have been through before this one, where that is not what the set says
+    /// ([`AdapterSet::set_passes`]). A fusion with a temperature starts at 50 and cools by 0.05 each pass, down to 1; one
+    /// just loaded is at the start, as in the reference.
     #[must_use]
     pub fn after_passes(mut self, passes: u64) -> Self {
         self.pass.passes = passes;
@@ -286,7 +297,7 @@ impl<'a> Ctx<'a> {
     /// Panics if the last axis of `x` is not `d_in`.
     pub fn linear(&mut self, site: Site, layer: &Linear, x: Tensor<3>) -> Tensor<3> {
         if !self.acts::<LinearState>(site) {
-            return layer.forward(x);
+            return ops::linear(layer, x);
         }
         self.run(
             site,

@@ -68,6 +68,7 @@ impl Reparameterization for WeightAdapter {
     const NAME: &'static str = "adapter";
 
     fn apply<const D: usize>(&self, base: Tensor<D>) -> Tensor<D> {
+        let base = base.dequantize();
         let shape = base.shape();
         let weight = LinearWeight {
             weight: as_linear(base.clone()),
@@ -86,6 +87,7 @@ impl Reparameterization for WeightAdapter {
 
 /// A weight as `[d_in, d_out]`: that of a linear layer, or a kernel `[d_out, d_in, ..]` with its inputs flattened.
 fn as_linear<const D: usize>(weight: Tensor<D>) -> Tensor<2> {
+    let weight = weight.dequantize();
     let dims = weight.dims();
     match D {
         2 => weight.reshape([dims[0], dims[1]]),

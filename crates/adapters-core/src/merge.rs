@@ -9,6 +9,7 @@ use burn::tensor::{ElementConversion, Tensor};
 use crate::error::Error;
 use crate::host::Host;
 use crate::layer::{NotMergeable, SiteLayer};
+use crate::quantize::float_weight;
 use crate::set::{AdapterSet, AttachedLayer};
 use crate::site::Site;
 use crate::state::{LinearWeight, NormWeight};
@@ -67,6 +68,9 @@ impl fmt::Display for MergeReport {
 /// Folds adapter `name` of `set` into the weights of `model`: the plain model then computes what the model with
 /// the adapter computed. The set is not changed; do not activate the adapter on the merged model.
 ///
+/// A layer whose weight is quantised is restored to floats first and stays so while it is merged: quantising the sum again
+/// would round the adapter away. Resetting puts the quantised layer back.
+///
 /// # Errors
 ///
 /// [`Error::NoSuchAdapter`], [`Error::AlreadyMerged`] if `earlier` is given, [`Error::NotMergeable`] with the site
@@ -114,7 +118,7 @@ fn folded(
     match layer {
         SiteLayer::Linear(layer) => {
             let base = model.linear(site).ok_or(no_access)?;
-            let weight = base.weight.val();
+            let weight = float_weight(base);
             let merged = layer.merged(
                 LinearWeight {
                     weight: weight.clone(),

@@ -15,6 +15,7 @@ use crate::error::{Error, nearest};
 use crate::host::Host;
 use crate::layer::SiteLayer;
 use crate::regime::Regime;
+use crate::sequence::Inserted;
 use crate::set::Attached;
 use crate::shared::Shared;
 use crate::site::{Site, SiteInfo};
@@ -110,6 +111,11 @@ pub trait Method: Any + Debug + Display + Send + Sync {
     /// How many of the model's positions an adapter takes from the text, where those are limited.
     fn positions(&self) -> usize {
         0
+    }
+
+    /// What an adapter puts in among the embedded tokens of every row; nothing, for most methods.
+    fn inserts(&self) -> Option<Inserted> {
+        None
     }
 
     /// The position of the first token: how many positions count as taken before it although nothing of the sequence is

@@ -5,8 +5,9 @@
 
 use std::str::FromStr;
 
-use burn::nn::{LayerNorm, RmsNorm};
-use burn::tensor::{Bool, Tensor, activation};
+use adapters_kernels::quantized_product;
+use burn::nn::{LayerNorm, Linear, RmsNorm};
+use burn::tensor::{Bool, DType, Tensor, activation};
 
 use crate::error::{Error, nearest};
 pub use crate::mask::{causal_bias, positions};
@@ -121,6 +122,41 @@ pub fn layer_norm<const D: usize>(norm: &LayerNorm, x: Tensor<D>) -> Tensor<D> {
 /// `x / sqrt(mean(x^2) + eps) * gamma` over the last axis; `[.., d_model]`.
 pub fn rms_norm<const D: usize>(norm: &RmsNorm, x: Tensor<D>) -> Tensor<D> {
     norm.forward(x)
+}
+
+/// A frozen linear layer, `x w + b`, whose weight may be quantised.
+///
+/// # Shapes
+///
+/// `[batch, seq, d_in] -> [batch, seq, d_out]`
+///
+/// # Panics
+///
+/// Panics if the last axis of `x` is not `d_in`.
+pub fn linear(layer: &Linear, x: Tensor<3>) -> Tensor<3> {
+    let weight = layer.weight.val();
+    if !matches!(weight.dtype(), DType::QFloat(_)) {
+        return layer.forward(x);
+    }
+    let [batch, seq, d_in] = x.dims();
+    let [_, d_out] = weight.dims();
+    let output = product(x.reshape([batch * seq, d_in]), weight).reshape([batch, seq, d_out]);
+    match &layer.bias {
+        Some(bias) => output + bias.val().unsqueeze(),
+        None => output,
+    }
+}
+
+/// `x w` for a frozen weight in Burn's layout, which may be quantised: `[n, d_in] x [d_in, d_out] -> [n, d_out]`.
+///
+/// # Panics
+///
+/// Panics if the inner axes differ.
+pub fn product(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    match weight.dtype() {
+        DType::QFloat(_) => quantized_product(x, weight),
+        _ => x.matmul(weight),
+    }
 }
 
 /// `x w^T` for a weight in the published layout: `[batch, seq, k] x [n, k] -> [batch, seq, n]`.

@@ -21,6 +21,7 @@ use crate::state::HookState;
 mod check;
 mod first_position;
 mod fusions;
+mod longer_rows;
 mod place;
 
 pub use place::ParamPlace;
@@ -34,6 +35,8 @@ pub struct AdapterSet {
     adapters: Vec<Attached>,
     fusions: Vec<Attached>,
     active: Option<Active>,
+    /// Passes of training the fusions have been through.
+    passes: u64,
 }
 
 /// One attached adapter.
@@ -291,7 +294,7 @@ impl AdapterSet {
             self.index(name)?;
         }
         self.check_blocks(active.composition())?;
-        self.check_first_position(active.composition())?;
+        self.check_positions(active.composition())?;
         Ok(active)
     }
 

@@ -55,8 +55,6 @@ pub enum Role {
     AfterCrossAttention,
     /// Where the feed-forward block joins the residual stream.
     AfterFfn,
-    /// Rows of the token table, before positions and types are added and before any normalisation.
-    EmbeddedTokens,
     /// Token embeddings, before the first layer.
     Embedding,
     /// The hidden state a whole layer returns.
@@ -67,6 +65,8 @@ pub enum Role {
     FinalNorm,
     /// Language-model head with a weight of its own (linear).
     LmHead,
+    /// Rows of the token table, before positions and types are added and before any normalisation.
+    EmbeddedTokens,
     /// Query, key and value projections side by side in one matrix (linear).
     QueryKeyValue,
 }

@@ -298,7 +298,7 @@ impl HookState for LinearState {
     }
 
     fn finish(self) -> Tensor<3> {
-        let output = self.layer.forward(self.input);
+        let output = crate::ops::linear(&self.layer, self.input);
         match self.delta {
             Some(delta) => output + delta,
             None => output,

@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::host::Host;
 use crate::layer::SiteLayer;
 use crate::method::{Build, Encode, Method, StoredConfig, plain_shared_key};
+use crate::sequence::Inserted;
 use crate::set::Attached;
 use crate::shared::Shared;
 use crate::site::SiteInfo;
@@ -227,6 +228,10 @@ impl Method for Union {
 
     fn positions(&self) -> usize {
         self.parts.iter().map(|part| part.positions()).max().unwrap_or(0)
+    }
+
+    fn inserts(&self) -> Option<Inserted> {
+        self.parts.iter().find_map(|part| part.inserts())
     }
 
     fn first_position(&self) -> usize {

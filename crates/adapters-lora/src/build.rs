@@ -3,6 +3,7 @@
 use adapters_core::copies::{bias_copy_of, copy_of};
 use adapters_core::{
     Build, Erased, Error, LinearState, Shared, SharedParam, SiteAdapter, SiteInfo, SiteKind, SiteLayer, draw,
+    float_weight,
 };
 use burn::module::{Module, ModuleDisplay, Param};
 use burn::tensor::{FloatDType, Tensor, TensorData};
@@ -147,7 +148,7 @@ impl<'a> Builder<'a> {
                 )));
             }
             let frozen = frozen.ok_or_else(|| self.refuse("the model gives no access to this weight"))?;
-            let (a, b) = from_weight(config.init, frozen.weight.val(), rank, scale, self.build.device);
+            let (a, b) = from_weight(config.init, float_weight(frozen), rank, scale, self.build.device);
             let (a, b) = (a.into_data(), b.into_data());
             let origin = Origin {
                 a: self.param(a.clone(), config.dtype).set_require_grad(false),
@@ -268,10 +269,8 @@ impl<'a> Builder<'a> {
         D: Module + ModuleDisplay + Factored + SiteAdapter<LinearState> + Sync + 'static,
     {
         let frozen = self.build.host.linear(self.site.site);
-        let weight = frozen
-            .ok_or_else(|| self.refuse("the model gives no access to this weight"))?
-            .weight
-            .val();
+        let frozen = frozen.ok_or_else(|| self.refuse("the model gives no access to this weight"))?;
+        let weight = float_weight(frozen);
         let [_, d_out] = weight.dims();
         let squares = weight.square().sum_dim(0).reshape([d_out]).into_data();
         let adapted = |row| self.parts.as_ref().is_none_or(|parts| parts.adapts(row));

@@ -39,6 +39,8 @@ pub struct BertConfig {
     pub hidden_dropout_prob: f64,
     /// Dropout on attention weights, in training.
     pub attention_probs_dropout_prob: f64,
+    /// Dropout before a head, in training; `hidden_dropout_prob` without it.
+    pub classifier_dropout: Option<f64>,
     /// Longest input in tokens.
     pub max_position_embeddings: usize,
     /// Token types.
@@ -67,6 +69,7 @@ impl Default for BertConfig {
             hidden_act: "gelu".to_owned(),
             hidden_dropout_prob: 0.1,
             attention_probs_dropout_prob: 0.1,
+            classifier_dropout: None,
             max_position_embeddings: 512,
             type_vocab_size: 2,
             layer_norm_eps: 1e-12,
@@ -112,6 +115,7 @@ impl BertConfig {
         for (field, value) in [
             ("hidden_dropout_prob", self.hidden_dropout_prob),
             ("attention_probs_dropout_prob", self.attention_probs_dropout_prob),
+            ("classifier_dropout", self.classifier_dropout.unwrap_or(0.0)),
         ] {
             if !(0.0..1.0).contains(&value) {
                 return refuse(field, "0 <= p < 1", value.to_string());
@@ -193,6 +197,20 @@ impl BertModel {
         Ok(model)
     }
 
+    /// A model with random weights (see [`Weights::random`]).
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Config`] for a configuration that is not computed.
+    pub fn random(config: BertConfig, seed: u64, device: &Device) -> Result<Self, ModelError> {
+        let activation = config.check(Path::new("config.json"))?;
+        Ok(Self::from_weights(
+            &mut Weights::random(seed, device),
+            config,
+            activation,
+        ))
+    }
+
     fn from_weights(w: &mut Weights, config: BertConfig, activation: Activation) -> Self {
         let (d, eps) = (config.hidden_size, config.layer_norm_eps);
         let embeddings = BertEmbeddings {
@@ -255,6 +273,11 @@ impl BertModel {
     /// `max_position_embeddings`, or an id is outside the vocabulary.
     pub fn forward(&self, input: EncoderInput, cx: &mut Ctx<'_>) -> Tensor<3> {
         self.staged(input, cx).run(cx)
+    }
+
+    /// Whether the checkpoint has a pooler.
+    pub fn has_pooler(&self) -> bool {
+        self.pooler.is_some()
     }
 
     /// The pooler over the first token, `tanh(W h_0 + b)`, `[batch, seq, d_model] -> [batch, d_model]`; `None` for a

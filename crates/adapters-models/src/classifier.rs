@@ -7,12 +7,13 @@ use adapters_core::store::{Pooling, StoreError, TensorProblem, Tensors, read_saf
 use adapters_core::{Adapted, Ctx, NamedParams, Pass, draw};
 use burn::module::{Module, Param, ParamId};
 use burn::nn::Linear;
-use burn::tensor::{Bool, Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use crate::encoder::{Encoder, EncoderInput};
 use crate::error::ModelError;
+use crate::heads::masked_mean;
 
 /// `logits = W dropout(pool(hidden)) + b`.
 #[derive(Module, Debug)]
@@ -140,19 +141,6 @@ impl NamedParams for ClassificationHead {
         let mut params = vec![("weight".into(), self.linear.weight.id)];
         params.extend(self.linear.bias.iter().map(|b| ("bias".into(), b.id)));
         params
-    }
-}
-
-/// Mean over the positions that are not padding, `[batch, seq, d_model] -> [batch, d_model]`.
-fn masked_mean(hidden: Tensor<3>, padding: Option<Tensor<2, Bool>>) -> Tensor<2> {
-    match padding {
-        None => hidden.mean_dim(1).squeeze_dim(1),
-        Some(padding) => {
-            let keep = padding.bool_not().float();
-            let count = keep.clone().sum_dim(1);
-            let sum = (hidden * keep.unsqueeze_dim(2)).sum_dim(1).squeeze_dim::<2>(1);
-            sum / count
-        }
     }
 }
 

@@ -128,6 +128,25 @@ impl Encoder {
         each!(self, model => model.word_embeddings())
     }
 
+    /// What the pooler makes of the hidden states, `[batch, seq, d_model] -> [batch, d_model]`; `None` for a checkpoint without
+    /// one.
+    pub fn pool(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Option<Tensor<2>> {
+        each!(self, model => model.pool(hidden, cx))
+    }
+
+    /// Whether the checkpoint has a pooler.
+    pub fn has_pooler(&self) -> bool {
+        each!(self, model => model.has_pooler())
+    }
+
+    /// Dropout probability before a head that names none.
+    pub fn head_dropout(&self) -> f64 {
+        each!(self, model => {
+            let config = model.config();
+            config.classifier_dropout.unwrap_or(config.hidden_dropout_prob)
+        })
+    }
+
     /// Where adapters act on the embeddings.
     pub fn embedding_site(&self) -> Site {
         Site::outside(Stack::Encoder, Role::Embedding)

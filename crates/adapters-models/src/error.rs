@@ -87,6 +87,44 @@ pub enum ModelError {
         /// The client's words.
         reason: String,
     },
+    /// What a head should have said is not what it says.
+    #[error("a `{head}` head learns from {expected}, not from {found}")]
+    Targets {
+        /// The published type of the head.
+        head: &'static str,
+        /// Targets it has a loss for.
+        expected: &'static str,
+        /// The targets given.
+        found: &'static str,
+    },
+    /// No head of this name.
+    #[error("no head is called `{name}`{}", did_you_mean(.nearest))]
+    NoSuchHead {
+        /// The name.
+        name: String,
+        /// The nearest name there is.
+        nearest: Option<String>,
+    },
+    /// A head of this name is there already.
+    #[error("a head is called `{name}` already")]
+    HeadTaken {
+        /// The name.
+        name: String,
+    },
+    /// Heads that have no average.
+    #[error("cannot average heads: {reason}")]
+    CannotAverage {
+        /// Why.
+        reason: String,
+    },
+    /// Heads were given other rows than the batch has.
+    #[error("the heads take {expected} rows, the batch has {found}")]
+    Rows {
+        /// Rows of the heads together.
+        expected: usize,
+        /// Rows of the batch.
+        found: usize,
+    },
     /// A file could not be read or written, or does not fit.
     #[error(transparent)]
     Store(#[from] StoreError),

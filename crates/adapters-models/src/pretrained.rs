@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use adapters_core::store::{StoreError, read_json, write_json, write_safetensors};
-use adapters_core::{Host, nearest};
+use adapters_core::{Host, Quantization, float_weight, nearest, quantize};
 use adapters_core::{Role, SiteKind};
 use burn::tensor::Device;
 use serde::de::DeserializeOwned;
@@ -40,6 +40,7 @@ pub struct Pretrained {
     dir: PathBuf,
     config: Map<String, Value>,
     model_type: &'static str,
+    quantization: Option<Quantization>,
 }
 
 impl Pretrained {
@@ -66,6 +67,7 @@ impl Pretrained {
                 dir: dir.to_owned(),
                 model_type,
                 config,
+                quantization: None,
             }),
             None => Err(ModelError::UnknownArchitecture {
                 path,
@@ -110,6 +112,13 @@ impl Pretrained {
         self
     }
 
+    /// Holds the linear weights of the model in fewer bits (see [`quantize`]); `None` leaves them in floats.
+    #[must_use]
+    pub fn with_quantization(mut self, quantization: impl Into<Option<Quantization>>) -> Self {
+        self.quantization = quantization.into();
+        self
+    }
+
     /// Loads the encoder, strictly.
     ///
     /// # Errors
@@ -117,14 +126,23 @@ impl Pretrained {
     /// [`ModelError::OtherKind`] if it is none; [`ModelError::Config`], [`ModelError::Store`] listing every tensor that does
     /// not fit.
     pub fn encoder(&self, device: &Device) -> Result<Encoder, ModelError> {
-        match self.model_type {
-            "bert" => Ok(Encoder::Bert(BertModel::load(
+        let encoder = match self.model_type {
+            "bert" => Encoder::Bert(BertModel::load(
                 &self.dir,
                 self.parse::<BertConfig>(Map::new())?,
                 device,
-            )?)),
-            _ => Err(self.other_kind("encoder", ENCODERS)),
+            )?),
+            _ => return Err(self.other_kind("encoder", ENCODERS)),
+        };
+        Ok(self.quantized(encoder))
+    }
+
+    /// The model in the form it was asked for.
+    fn quantized<M: Host>(&self, mut model: M) -> M {
+        if let Some(quantization) = self.quantization {
+            quantize(&mut model, quantization);
         }
+        model
     }
 
     /// Loads the causal language model, strictly.
@@ -139,15 +157,15 @@ impl Pretrained {
             "qwen2" => (qwen2::defaults(), qwen2::family),
             "gpt2" => {
                 let config = self.parse(Map::new())?;
-                return Ok(CausalLm::Gpt2(Gpt2Model::load(&self.dir, config, device)?));
+                let model = Gpt2Model::load(&self.dir, config, device)?;
+                return Ok(self.quantized(CausalLm::Gpt2(model)));
             }
             _ => return Err(self.other_kind("causal language model", CAUSAL_LMS)),
         };
         let config: RotaryDecoderConfig = self.parse(defaults)?;
         let family = family(&config);
-        Ok(CausalLm::Rotary(RotaryDecoder::load(
-            &self.dir, config, family, device,
-        )?))
+        let model = RotaryDecoder::load(&self.dir, config, family, device)?;
+        Ok(self.quantized(CausalLm::Rotary(model)))
     }
 
     /// Loads the encoder-decoder, strictly.
@@ -159,7 +177,8 @@ impl Pretrained {
         match self.model_type {
             "t5" => {
                 let config = self.parse(Map::new())?;
-                Ok(EncoderDecoder::T5(T5Model::load(&self.dir, config, device)?))
+                let model = T5Model::load(&self.dir, config, device)?;
+                Ok(self.quantized(EncoderDecoder::T5(model)))
             }
             _ => Err(self.other_kind("encoder-decoder", ENCODER_DECODERS)),
         }
@@ -273,8 +292,8 @@ pub fn save_checkpoint(model: &impl Host, source: &Path, out: &Path) -> Result<(
             _ => match model.linear(info.site) {
                 Some(layer) => (
                     match model.stores_input_first(info.site) {
-                        true => layer.weight.val().into_data(),
-                        false => layer.weight.val().transpose().into_data(),
+                        true => float_weight(layer).into_data(),
+                        false => float_weight(layer).transpose().into_data(),
                     },
                     layer.bias.as_ref().map(|bias| bias.val()),
                 ),
@@ -294,11 +313,11 @@ pub fn save_checkpoint(model: &impl Host, source: &Path, out: &Path) -> Result<(
         "torch_dtype"
     };
     config.insert(key.to_owned(), Value::from("float32"));
-    write_json(&out.join("config.json"), &config)?;
     if model.sites().iter().any(|info| info.site.role == Role::LmHead) {
         // A head that was the table of the embeddings has a weight of its own once the table was changed.
         config.insert("tie_word_embeddings".to_owned(), false.into());
     }
+    write_json(&out.join("config.json"), &config)?;
     for file in [
         "tokenizer.json",
         "tokenizer_config.json",

@@ -6,11 +6,13 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use adapters_core::nearest;
 use adapters_core::store::{StoreError, TensorProblem, Tensors, read_json, read_safetensors};
+use adapters_core::{draw, nearest};
 use burn::module::Param;
 use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, RmsNorm, RmsNormConfig};
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
 use serde_json::{Map, Value};
 
 use crate::error::ModelError;
@@ -25,6 +27,8 @@ pub struct Weights {
     tensors: Tensors,
     device: Device,
     problems: Vec<TensorProblem>,
+    /// Draws what is asked for instead of reading it.
+    random: Option<ChaCha8Rng>,
 }
 
 impl Weights {
@@ -55,6 +59,19 @@ impl Weights {
             tensors: stripped,
             device: device.clone(),
             problems,
+            random: None,
+        }
+    }
+
+    /// Random tensors in place of a checkpoint's, for measurements and for training from nothing: matrices normal with
+    /// standard deviation 0.02, biases zero, the weights of normalisations one.
+    pub fn random(seed: u64, device: &Device) -> Self {
+        Self {
+            path: PathBuf::new(),
+            tensors: Tensors::new(),
+            device: device.clone(),
+            problems: Vec::new(),
+            random: Some(ChaCha8Rng::seed_from_u64(seed)),
         }
     }
 
@@ -75,7 +92,7 @@ impl Weights {
 
     /// Whether a key is there and was not taken yet.
     pub fn has(&self, key: &str) -> bool {
-        self.tensors.contains_key(key)
+        self.random.is_some() || self.tensors.contains_key(key)
     }
 
     /// A linear layer: `<path>.weight [d_out, d_in]`, transposed here, and `<path>.bias [d_out]`.
@@ -114,6 +131,9 @@ impl Weights {
     /// oldest checkpoints.
     pub fn layer_norm(&mut self, path: &str, d_model: usize, epsilon: f64) -> LayerNorm {
         let mut norm = LayerNormConfig::new(d_model).with_epsilon(epsilon).init(&self.device);
+        if self.random.is_some() {
+            return norm;
+        }
         let (gamma, beta) = match self.has(&format!("{path}.gamma")) {
             true => ("gamma", "beta"),
             false => ("weight", "bias"),
@@ -165,6 +185,13 @@ impl Weights {
         shape: [usize; D],
         layout: fn(Vec<f32>, &[usize]) -> TensorData,
     ) -> Tensor<D> {
+        if let Some(rng) = &mut self.random {
+            let data = match D {
+                1 => draw::constant(shape, 0.0),
+                _ => draw::normal(rng, shape, 0.02),
+            };
+            return Tensor::from_data(layout(data.iter::<f32>().collect(), &shape), &self.device);
+        }
         let problem = match self.tensors.remove(key) {
             None => TensorProblem::Missing {
                 key: key.to_owned(),

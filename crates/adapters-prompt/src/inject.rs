@@ -6,8 +6,8 @@ use std::sync::Arc;
 use adapters_core::store::Grammar;
 use adapters_core::target::Target;
 use adapters_core::{
-    Build, ConfigPart, Encode, Erased, Error, Host, Method, MethodFamily, Role, SiteInfo, SiteKind, SiteLayer,
-    StoredConfig, config, draw,
+    Build, ConfigPart, Encode, Erased, Error, Host, Inserted, Method, MethodFamily, Role, SiteInfo, SiteKind,
+    SiteLayer, StoredConfig, config, draw,
 };
 use burn::module::Param;
 use serde_json::{Map, Value};
@@ -59,6 +59,14 @@ impl Prompt {
     /// The configuration.
     pub fn config(&self) -> &PromptTuningConfig {
         &self.config
+    }
+
+    /// Before which position of the text the vectors stand.
+    fn at(&self) -> usize {
+        match self.config.combine {
+            Combine::Prefix => 0,
+            Combine::PrefixAfterBos => 1,
+        }
     }
 
     /// The seed of the initial values, if the configuration has one; zero means none, as in the reference.
@@ -114,15 +122,17 @@ impl Method for Prompt {
                 Param::from_data(draw::uniform(&mut rng, [length, d_model], *scale as f32), build.device)
             }
         };
-        let at = match self.config.combine {
-            Combine::Prefix => 0,
-            Combine::PrefixAfterBos => 1,
-        };
+        let at = self.at();
         Ok(SiteLayer::Embedding(Erased::new(PromptLayer { vectors, at })))
     }
 
     fn key(&self, _grammar: Grammar, _site: &SiteInfo, adapter: &str, param: &str) -> String {
         format!("prompt_tuning.prompt_tunings.{adapter}.{param}")
+    }
+
+    fn inserts(&self) -> Option<Inserted> {
+        let (at, count) = (self.at(), self.config.prompt_length);
+        Some(Inserted { at, count })
     }
 
     fn with_tokens(&self, encode: &Encode<'_>) -> Result<Option<Arc<dyn Method>>, Error> {

@@ -73,6 +73,8 @@ mod tests {
 
     use super::*;
 
+    const SITE: Site = Site::outside(Stack::Encoder, Role::Embedding);
+
     fn applied(at: usize, seq: usize, padding: Option<Vec<bool>>) -> (Vec<f32>, Option<Vec<bool>>) {
         let device = Device::flex();
         let layer = PromptLayer {
@@ -84,7 +86,7 @@ mod tests {
             pass: &pass,
             shared: &shared,
             adapter: "a",
-            site: Site::outside(Stack::Encoder, Role::Embedding),
+            site: SITE,
         };
         let tokens: Vec<f32> = (0..seq).map(|t| t as f32).collect();
         let hidden = Tensor::<3>::from_data(TensorData::new(tokens, [1, seq, 1]), &device);

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use adapters_core::store::{Grammar, Tensors};
 use adapters_core::target::Target;
 use adapters_core::{
-    Attached, Build, ConfigPart, Encode, Erased, Error, Host, Method, MethodFamily, Pass, Role, Shared, SharedParam,
-    SiteInfo, SiteKind, SiteLayer, StoredConfig, config, draw,
+    Attached, Build, ConfigPart, Encode, Erased, Error, Host, Inserted, Method, MethodFamily, Pass, Role, Shared,
+    SharedParam, SiteInfo, SiteKind, SiteLayer, StoredConfig, config, draw,
 };
 use burn::module::Param;
 use burn::tensor::Tensor;
@@ -155,6 +155,10 @@ impl Method for VirtualTokens {
         Ok(Shared::new().with(PROMPT, SharedParam::Two(vectors)))
     }
 
+    fn shares(&self, param: &str) -> bool {
+        param == PROMPT || param.starts_with(NETWORK)
+    }
+
     fn shared_key(&self, _grammar: Grammar, _adapter: &str, param: &str) -> String {
         param.to_owned()
     }
@@ -197,6 +201,11 @@ impl Method for VirtualTokens {
         Ok(Some(
             self.in_form(Form::Tokens(init::tokens(FAMILY, TEXT, text, encode)?)),
         ))
+    }
+
+    fn inserts(&self) -> Option<Inserted> {
+        let count = self.config.num_virtual_tokens;
+        Some(Inserted { at: 0, count })
     }
 
     fn positions(&self) -> usize {

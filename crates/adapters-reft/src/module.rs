@@ -90,8 +90,9 @@ impl SiteAdapter<OutputState> for ReftLayer {
     /// Panics if the last axis is not the model's width.
     fn apply(&self, state: OutputState, call: &Call<'_>) -> OutputState {
         let [_, seq, _] = state.hidden.dims();
-        let (prefix, suffix) = (self.prefix.min(seq), self.suffix.min(seq));
-        let span = Span::new(&state.hidden, state.padding.as_ref(), call.past);
+        let longest = call.past + seq;
+        let (prefix, suffix) = (self.prefix.min(longest), self.suffix.min(longest));
+        let span = Span::new(&state.hidden, state.padding.as_ref(), call.pass);
         let first = (prefix > 0).then(|| span.prefix(prefix, suffix));
         let last = (suffix > 0).then(|| span.suffix(suffix));
         let edits = match self.units.as_slice() {
@@ -140,6 +141,8 @@ mod tests {
     use super::*;
     use crate::init;
 
+    const SITE: Site = Site::new(Stack::Encoder, 0, Role::LayerOutput);
+
     fn unit(projection: Projection, rng: &mut ChaCha8Rng, device: &Device) -> Unit {
         let [rank, d_model] = projection.original.dims();
         Unit {
@@ -186,7 +189,7 @@ mod tests {
                 pass: &pass,
                 shared: &shared,
                 adapter: "a",
-                site: Site::new(Stack::Encoder, 0, Role::LayerOutput),
+                site: SITE,
             };
             for _ in 0..1000 {
                 let (hidden, padding) = (x.clone(), None);
@@ -224,7 +227,7 @@ mod tests {
             pass: &pass,
             shared: &shared,
             adapter: "a",
-            site: Site::new(Stack::Encoder, 0, Role::LayerOutput),
+            site: SITE,
         };
         let text = Tensor::<3>::from_data(draw::normal(&mut rng, [1, 5, 4], 1.0), &device);
         let run = |hidden: Tensor<3>, padding: Option<Tensor<2, Bool>>| {

@@ -34,8 +34,13 @@ const MORE: &[&str] = &[
     "lora[r=4,use_gating=true]",
     "ia3[use_gating=true]",
     "seq_bn[use_gating=true]",
+    "prefix_tuning[use_gating=true]",
+    "loreft[prefix_positions=2,suffix_positions=2]",
+    "loreft[prefix_positions=4,suffix_positions=1,tied_weights=true]",
     "adapter_plus[mh_adapter=true]",
     "seq_bn[output_adapter=true]|lora[r=4]",
+    "loreft[r=2,suffix_positions=2]",
+    "prompt_tuning[prompt_length=3]|noreft[r=2,suffix_positions=3]",
 ];
 
 fn llama(device: &Device) -> CausalLm {

@@ -2,7 +2,7 @@
 
 use adapters::models::EncoderInput;
 use adapters::store::{Grammar, LoadOptions, load_adapter, save_adapter};
-use adapters::{AdapterSet, Ctx, METHODS, method};
+use adapters::{AdapterSet, Composition, Ctx, Error, METHODS, method};
 use adapters_testkit::contract::Bench;
 use burn::tensor::{Device, TensorData};
 
@@ -119,6 +119,61 @@ fn reft_counts_positions_of_the_longer_rows() {
             assert_eq!(positions, [0, last], "{combine}, row {row}");
         }
     }
+}
+
+#[test]
+fn longer_rows_are_refused_where_rows_would_differ() {
+    let bench = Bench::new(2, 4, 5, &Device::flex());
+    let mut set = bench.attach("prompt_tuning[prompt_length=2]");
+    for (name, config) in [
+        ("twin", "prompt_tuning[prompt_length=2]"),
+        ("long", "prompt_tuning[prompt_length=3]"),
+        ("edit", "loreft[r=2]"),
+    ] {
+        set.attach(name, method(config).unwrap(), &bench.model, 3, &Device::flex())
+            .unwrap();
+    }
+    let shared = |children: [&str; 2]| Composition::batch_split(children, [1, 2]);
+    // Of a stack the first adapter alone acts on the embedded tokens.
+    for composition in [
+        Composition::stack(["under_test", "edit"]),
+        shared(["under_test", "twin"]),
+    ] {
+        set.activate(composition).unwrap();
+        assert_eq!(bench.output(&set).shape().to_vec(), [3, 7, 8]);
+    }
+    for composition in [
+        shared(["under_test", "long"]),
+        shared(["edit", "under_test"]),
+        Composition::multi_task(["under_test", "edit"]),
+        Composition::split(["under_test", "edit"], [2, 3]),
+    ] {
+        let refused = set.activate(composition);
+        assert!(matches!(refused, Err(Error::BlockNotRunnable { .. })), "{refused:?}");
+    }
+}
+
+#[test]
+fn edits_of_shared_out_rows_are_those_of_each_adapter_alone() {
+    let bench = Bench::new(2, 4, 5, &Device::flex());
+    let mut set = bench.attach("noreft[r=2,suffix_positions=1]");
+    let other = method("loreft[r=3,prefix_positions=1]").unwrap();
+    set.attach("other", other, &bench.model, 3, &Device::flex()).unwrap();
+    let alone = ["under_test", "other"].map(|name| {
+        set.activate(name).unwrap();
+        bench.output(&set).iter::<f32>().collect::<Vec<f32>>()
+    });
+    set.activate(Composition::batch_split(["under_test", "other"], [1, 2]))
+        .unwrap();
+    let both: Vec<f32> = bench.output(&set).iter().collect();
+    let row = 5 * 8;
+    let want = [&alone[0][..row], &alone[1][row..]].concat();
+    let worst = both
+        .iter()
+        .zip(&want)
+        .fold(0.0f32, |worst, (a, b)| worst.max((a - b).abs()));
+    assert!(worst < 1e-5, "{worst}");
+    assert_ne!(alone[0], alone[1]);
 }
 
 #[test]

@@ -91,19 +91,31 @@ pub fn evaluate(
     device: &Device,
 ) -> Result<Evaluation, TrainError> {
     let pad_id = model.adapted.base.pad_id();
+    let score = |indices: &[usize]| {
+        let (input, labels) = data.batch(indices, pad_id, device);
+        (model.forward(input, None), labels)
+    };
+    evaluate_with(score, &data.lengths, batch_size)
+}
+
+/// Scores what `score` says of the rows of each batch: their logits `[batch, classes]`, and their labels.
+pub(crate) fn evaluate_with(
+    score: impl Fn(&[usize]) -> (Tensor<2>, Tensor<1, Int>),
+    lengths: &[usize],
+    batch_size: usize,
+) -> Result<Evaluation, TrainError> {
     let failed = |e: &dyn std::fmt::Debug| TrainError::Device {
         reason: format!("{e:?}"),
     };
-    let mut logits = vec![Vec::new(); data.rows.len()];
+    let mut logits = vec![Vec::new(); lengths.len()];
     let (mut accuracy, mut loss) = (AccuracyMetric::new(), LossMetric::new());
     let metadata = MetricMetadata {
-        progress: Progress::new(0, data.rows.len(), None),
+        progress: Progress::new(0, lengths.len(), None),
         iteration: None,
         lr: None,
     };
-    for indices in eval_batches(&data.lengths, batch_size) {
-        let (input, labels) = data.batch(&indices, pad_id, device);
-        let out = model.forward(input, None);
+    for indices in eval_batches(lengths, batch_size) {
+        let (out, labels) = score(&indices);
         let losses = cross_entropy(out.clone(), labels.clone());
         loss.update(&LossInput::new(losses), &metadata)
             .map_err(|e| failed(&e))?;

@@ -3,7 +3,7 @@
 use adapters_core::target::ModuleFields;
 use adapters_core::{
     Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
-    SiteLayer, draw,
+    SiteLayer, draw, float_weight,
 };
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;
@@ -118,7 +118,7 @@ impl ScaledRotation {
 impl SiteAdapter<LinearState> for ScaledRotation {
     /// Rotates the input and scales the frozen layer, so that what other adapters add stays as it is.
     fn apply(&self, mut state: LinearState, _call: &Call<'_>) -> LinearState {
-        let scaled = state.layer.weight.val() * self.factor().unsqueeze();
+        let scaled = float_weight(&state.layer) * self.factor().unsqueeze();
         state.layer.weight = Param::initialized(ParamId::new(), scaled);
         state.input = rotate(state.input, self.rotations());
         state

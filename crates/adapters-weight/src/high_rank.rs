@@ -3,7 +3,7 @@
 use adapters_core::target::ModuleFields;
 use adapters_core::{
     Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
-    SiteLayer, draw,
+    SiteLayer, draw, float_weight,
 };
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
@@ -86,7 +86,7 @@ impl HadamardOfWeight {
 
 impl SiteAdapter<LinearState> for HadamardOfWeight {
     fn apply(&self, state: LinearState, call: &Call<'_>) -> LinearState {
-        let delta = self.delta(state.layer.weight.val());
+        let delta = self.delta(float_weight(&state.layer));
         state.plus(|x| call.dropout(x, self.dropout).matmul(delta.unsqueeze()))
     }
 

@@ -3,7 +3,7 @@
 use adapters_core::target::ModuleFields;
 use adapters_core::{
     Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
-    SiteLayer, draw, ops::project,
+    SiteLayer, draw, float_weight, ops::project,
 };
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
@@ -69,7 +69,7 @@ impl Tuner for Delora {
         let Some(frozen) = build.host.linear(site.site) else {
             return Err(Self::refuse(site, "the model gives no access to this weight"));
         };
-        let norms = frozen.weight.val().square().sum_dim(1).sqrt().reshape([d_in]);
+        let norms = float_weight(frozen).square().sum_dim(1).sqrt().reshape([d_in]);
         let bound = (d_in as f32).sqrt().recip();
         let a = draw::uniform(&mut build.rng(None, site.site), [self.r, d_in], bound);
         Ok(SiteLayer::Linear(Erased::new(Normalised {

@@ -3,7 +3,7 @@
 use adapters_core::target::ModuleFields;
 use adapters_core::{
     Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
-    SiteLayer, draw,
+    SiteLayer, draw, float_weight,
 };
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;
@@ -143,7 +143,7 @@ impl PairRotation {
 impl SiteAdapter<LinearState> for PairRotation {
     /// Rotates the frozen layer, so that what other adapters add stays as it is.
     fn apply(&self, mut state: LinearState, _call: &Call<'_>) -> LinearState {
-        state.layer.weight = Param::initialized(ParamId::new(), self.rotate(state.layer.weight.val()));
+        state.layer.weight = Param::initialized(ParamId::new(), self.rotate(float_weight(&state.layer)));
         state.layer.bias = state.layer.bias.map(|bias| {
             let [d_out] = bias.dims();
             let bias = self.rotate(bias.val().reshape([1, d_out])).reshape([d_out]);

@@ -1,13 +1,17 @@
 //! LoRA on a stack of linear layers by the activation path and by the weight door: time and peak memory of a training
-//! step. One path a process, so that the peaks do not mix.
+//! step at several widths. Each is measured in a process of its own, so that the peaks do not mix.
 //!
 //! ```text
-//! cargo run --release -p adapters --example two_doors -- activation 1024
+//! cargo run --release -p adapters --example two_doors
 //! cargo run --release -p adapters --example two_doors -- weight 1024
 //! ```
+//!
+//! The second form measures one and prints milliseconds and MiB. Memory is the peak of the process above what it began with,
+//! the base (`LAYERS * width^2` floats) included, where the system tells it.
 
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use adapters::core::{Role, SiteInfo, SiteKind, Stack};
@@ -18,7 +22,8 @@ use burn::tensor::{Device, Distribution, Tensor};
 
 const LAYERS: usize = 8;
 const SHAPE: [usize; 2] = [4, 64];
-const CONFIG: &str = "lora[r=8,alpha=16,attn_matrices=[q]]";
+const WIDTHS: [usize; 3] = [384, 1024, 2048];
+const CONFIG: &str = "lora[r=8,alpha=16,attn_matrices=['q']]";
 
 #[derive(Module, Debug)]
 struct Layers {
@@ -98,14 +103,12 @@ fn peak() -> f64 {
     kib.unwrap_or(f64::NAN) / 1024.0
 }
 
-fn main() -> Result<(), Error> {
-    let mut args = std::env::args().skip(1);
-    let path = args.next().unwrap_or_else(|| "activation".to_owned());
-    let width = args.next().and_then(|width| width.parse().ok()).unwrap_or(1024);
+/// Time in milliseconds and peak memory in MiB above what the process began with.
+fn step(door: &str, width: usize) -> Result<(f64, f64), Error> {
     let (plain, autodiff) = (Device::flex(), Device::flex().autodiff());
-    let x = Tensor::<3>::random([SHAPE[0], SHAPE[1], width], Distribution::Normal(0.0, 1.0), &plain);
     let before = peak();
-    let time = match path.as_str() {
+    let x = Tensor::<3>::random([SHAPE[0], SHAPE[1], width], Distribution::Normal(0.0, 1.0), &plain);
+    let time = match door {
         "weight" => {
             let layers = Layers::new(width, &autodiff);
             let layers = method(CONFIG)?.for_paths(["*.weight"]).apply(layers)?;
@@ -121,9 +124,31 @@ fn main() -> Result<(), Error> {
             measure(|| drop(layers.forward(x.clone(), &mut Ctx::new(&set)).square().sum().backward()))
         }
     };
+    Ok((time, peak() - before))
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [door, width] = args.as_slice() {
+        let (time, memory) = step(door, width.parse()?)?;
+        println!("{time:.1} {memory:.1}");
+        return Ok(());
+    }
     println!(
-        "{path} {width}: {time:.1} ms a step, peak {:.1} MiB above {before:.1}",
-        peak() - before
+        "{LAYERS} layers, {} x {} tokens, {CONFIG}; a training step",
+        SHAPE[0], SHAPE[1]
     );
+    println!("{:>6} {:>10} {:>10} {:>10}", "width", "door", "ms", "peak MiB");
+    for width in WIDTHS {
+        for door in ["activation", "weight"] {
+            let output = Command::new(std::env::current_exe()?)
+                .args([door, &width.to_string()])
+                .stderr(Stdio::inherit())
+                .output()?;
+            let output = String::from_utf8(output.stdout)?;
+            let (time, memory) = output.trim().split_once(' ').unwrap_or(("failed", ""));
+            println!("{width:>6} {door:>10} {time:>10} {memory:>10}");
+        }
+    }
     Ok(())
 }

@@ -7,7 +7,8 @@ use super::{Finding, METHOD_CRATES};
 /// Which crates of this workspace a crate may use; `None` when any.
 fn allowed(package: &str) -> Option<&'static [&'static str]> {
     match package {
-        "adapters-core" => Some(&[]),
+        "adapters-kernels" => Some(&[]),
+        "adapters-core" => Some(&["adapters-kernels"]),
         "adapters-models" => Some(&["adapters-core"]),
         "adapters-train" => Some(&["adapters-core", "adapters-models"]),
         _ if METHOD_CRATES.contains(&package) => Some(&["adapters-core"]),

@@ -14,7 +14,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Int, Tensor, TensorData};
 use serde::Serialize;
 
-use crate::args::BenchArgs;
+use crate::args::{BenchArgs, QuantizeArg};
 use crate::failure::Failure;
 use crate::loading;
 
@@ -50,6 +50,7 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
     if let Some(dropout) = args.dropout {
         pretrained = pretrained.with_dropout(dropout);
     }
+    pretrained = pretrained.with_quantization(args.quantize.and_then(QuantizeArg::quantization));
     let mut adapted = Adapted::new(pretrained.encoder(&device)?);
     if args.batch == 0 || args.seq == 0 || args.seq > adapted.base.max_length() || args.repeats == 0 {
         return Err(Failure::new(

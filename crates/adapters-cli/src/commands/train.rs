@@ -13,7 +13,10 @@ use crate::run_folder;
 
 /// Runs a recipe and says what it left.
 pub fn run(args: TrainArgs) -> Result<(), Failure> {
-    let recipe = Recipe::read(&args.recipe, &args.overrides)?;
+    let mut recipe = Recipe::read(&args.recipe, &args.overrides)?;
+    if let Some(given) = args.quantize {
+        recipe.model.quantize = given.quantization();
+    }
     let asked = args.out.as_deref().or(recipe.output.dir.as_deref());
     let run = Run {
         dir: run_folder::choose(asked, &args.recipe)?,

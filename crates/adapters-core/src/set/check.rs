@@ -41,6 +41,7 @@ impl AdapterSet {
             (Composition::Average { .. }, SiteLayer::KeyValue(_)) => NO_MEAN,
             (_, SiteLayer::Norm(_)) => ONE_NORM,
             (Composition::Average { .. }, SiteLayer::Linear(layer)) if !layer.keeps_layer() => CHANGES,
+            (Composition::Average { .. }, SiteLayer::Table(layer)) if !layer.keeps_layer() => CHANGES,
             (_, SiteLayer::Linear(layer)) if inside && !layer.keeps_layer() => CHANGES,
             (Composition::Split { .. }, SiteLayer::Linear(layer)) if inside && !layer.closes_plainly() => CHANGES,
             _ => None,

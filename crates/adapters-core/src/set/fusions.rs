@@ -120,6 +120,17 @@ impl AdapterSet {
         Ok(self.fusions.remove(index))
     }
 
+    /// Says how many passes of training the fusions have been through, which cools those with a temperature: what every
+    /// context over this set begins with ([`Ctx::after_passes`](crate::Ctx::after_passes)). Neither format of files holds it.
+    pub fn set_passes(&mut self, passes: u64) {
+        self.passes = passes;
+    }
+
+    /// How many passes of training the fusions have been through.
+    pub fn passes(&self) -> u64 {
+        self.passes
+    }
+
     /// The layer of a fusion at `site`, with the fusion's name.
     pub(crate) fn fusion_at(&self, name: &str, site: Site) -> Option<(&str, &FusionLayer)> {
         let fusion = self.fusions.iter().find(|fusion| fusion.name() == name)?;

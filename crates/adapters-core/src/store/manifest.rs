@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::quantize::Quantization;
 use crate::store::{StoreError, read_json, write_json};
 
 /// What the interchange grammars cannot say about a trained adapter. Written as `manifest.json`.
@@ -21,6 +22,9 @@ pub struct Manifest {
     /// Longest input in tokens, in training.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub max_length: Option<usize>,
+    /// Form the linear weights of the base were held in, in training; floats without it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub quantize: Option<Quantization>,
     /// Folder of the adapter it was trained on top of, which must be active below it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub stack_on: Option<String>,

@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 
-use adapters_core::{Call, ConfigError, LinearState, LinearWeight, NamedParams, NotMergeable, Shared, SiteAdapter};
+use adapters_core::{
+    Call, ConfigError, LinearState, LinearWeight, NamedParams, NotMergeable, Shared, SiteAdapter, ops,
+};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;
 
@@ -92,7 +94,7 @@ impl<D: Module + Factored> Magnitude<D> {
             DoraForm::AdapterHub => (left, right),
             DoraForm::Peft => (left.detach(), right.detach()),
         };
-        let cross = (left.clone() * right.clone().matmul(weight).transpose()).sum_dim(1);
+        let cross = (left.clone() * ops::product(right.clone(), weight).transpose()).sum_dim(1);
         let gram = right.clone().matmul(right.transpose());
         let own = (left.clone() * left.matmul(gram)).sum_dim(1);
         let update = cross * (2.0 * scale) + own * (scale * scale);
@@ -122,7 +124,7 @@ where
             DoraForm::AdapterHub => None,
             DoraForm::Peft => layer.bias.take(),
         };
-        let inside = layer.forward(state.input);
+        let inside = ops::linear(&layer, state.input);
         let inside = match state.delta {
             Some(delta) => inside + delta,
             None => inside,

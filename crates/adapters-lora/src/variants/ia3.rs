@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 
 use adapters_core::target::ModulePattern;
-use adapters_core::{Call, ConfigError, LinearState, LinearWeight, NamedParams, NotMergeable, Shared, SiteAdapter};
+use adapters_core::{
+    Call, ConfigError, LinearState, LinearWeight, NamedParams, NotMergeable, Shared, SiteAdapter, ops,
+};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;
 use serde_json::{Map, Value};
@@ -125,7 +127,7 @@ impl SiteAdapter<LinearState> for OutputScale {
     }
 
     fn finish(&self, state: LinearState, _call: &Call<'_>) -> Tensor<3> {
-        let output = state.layer.forward(state.input);
+        let output = ops::linear(&state.layer, state.input);
         match (state.delta, &self.parts) {
             (None, _) => output,
             (Some(factor), None) => output * factor,

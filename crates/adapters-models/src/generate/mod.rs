@@ -64,7 +64,8 @@ impl Generation {
     /// # Errors
     ///
     /// [`ModelError::Generation`] for a field out of its range, a prompt without tokens or beyond the longest input, and a
-    /// composition that makes several outputs of one input; [`ModelError::Adapter`] for tasks the composition does not have.
+    /// composition that makes several outputs of one input; [`ModelError::Adapter`] for tasks the composition does not have
+    /// and for shares of the batch or of the positions that are not those of the texts.
     ///
     /// # Panics
     ///
@@ -76,7 +77,7 @@ impl Generation {
         prompts: &[&[u32]],
         mut on_token: impl FnMut(usize, u32),
     ) -> Result<Vec<Vec<u32>>, ModelError> {
-        self.check(lm, prompts)?;
+        self.check(lm, set, prompts)?;
         let mut samplers: Vec<Sampler> = (0..prompts.len())
             .map(|row| Sampler::new(self.sampling, self.repetition_penalty, self.seed, row as u64))
             .collect();
@@ -90,6 +91,11 @@ impl Generation {
             if !self.tasks.is_empty() {
                 cx = cx.with_tasks(self.tasks.iter().copied())?;
             }
+            let positions = match cache.as_ref().filter(|_| step > 0) {
+                Some(_) => 1,
+                None => prompt + step,
+            };
+            cx = cx.for_input(rows.len(), positions)?;
             let input = |rows: &[&[u32]]| CausalInput::padded(rows, lm.pad_id(), PaddingSide::Left, &device);
             let hidden = match &mut cache {
                 Some(cache) if step > 0 => {
@@ -105,13 +111,6 @@ impl Generation {
                 }
             };
             let scores = last_scores(lm, hidden, &mut cx);
-            if scores.len() != rows.len() {
-                return Err(ModelError::Generation {
-                    field: "composition",
-                    expected: "one output a text".to_owned(),
-                    found: format!("{} outputs of {} texts", scores.len(), rows.len()),
-                });
-            }
             for (index, scores) in scores.into_iter().enumerate() {
                 if ended[index] {
                     // Rows stay equally long; what follows the end goes nowhere.
@@ -139,7 +138,7 @@ impl Generation {
             .collect())
     }
 
-    fn check(&self, lm: &CausalLm, prompts: &[&[u32]]) -> Result<(), ModelError> {
+    fn check(&self, lm: &CausalLm, set: &AdapterSet, prompts: &[&[u32]]) -> Result<(), ModelError> {
         let refuse = |field, expected: &str, found: String| ModelError::Generation {
             field,
             expected: expected.to_owned(),
@@ -161,6 +160,10 @@ impl Generation {
             let expected = format!("at most the {} tokens the model takes", lm.max_length());
             let found = format!("a prompt of {longest} and {} new ones", self.max_new_tokens);
             return Err(refuse("max_new_tokens", &expected, found));
+        }
+        let outputs = Ctx::new(set).replicas();
+        if outputs > 1 {
+            return Err(refuse("composition", "one output a text", format!("{outputs}")));
         }
         if !self.tasks.is_empty() && self.tasks.len() != prompts.len() {
             let expected = format!("one a text, {}", prompts.len());

@@ -235,10 +235,6 @@ mod tests {
 
     #[test]
     fn a_feature_is_named() {
-        let stop = minimal(json!({"config_overrides": {"a": 1}}))
-            .check_features()
-            .unwrap_err();
-        assert_eq!(stop, Stop::unsupported(r#"config_overrides = {"a":1}"#));
         let stop = minimal(json!({"ops": [{"op": "merge_adapter"}, {"op": "x", "k": 1}]}))
             .check_features()
             .unwrap_err();

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use adapters::core::store::read_safetensors;
-use adapters::models::{CausalInput, EncoderDecoderInput, EncoderInput, MaskedLmHead, Model, Pretrained};
+use adapters::models::{CausalInput, EncoderDecoderInput, EncoderInput, Head, Model, Pretrained};
 use adapters::{Ctx, Host};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
@@ -82,7 +82,7 @@ pub(crate) enum Top {
     /// Nothing: the last hidden state.
     Nothing,
     /// Scores of all tokens by a head of its own.
-    MaskedLm(MaskedLmHead),
+    MaskedLm(Head),
     /// Scores of all tokens by the model's head.
     OwnHead,
 }
@@ -103,10 +103,10 @@ impl Top {
                 let name = model.class_name().trim_end_matches("Model");
                 let masked_lm = match head {
                     None if class == format!("{name}ForMaskedLM") => {
-                        MaskedLmHead::from_checkpoint(checkpoint, encoder, false, device)?
+                        Head::from_checkpoint(checkpoint, encoder, false, device)?
                     }
                     Some(head) if class == format!("{name}AdapterModel") => {
-                        MaskedLmHead::load(&dir.join(head), encoder, device)?
+                        Head::load(&dir.join(head), encoder, false, device)?.1
                     }
                     _ => return Err(unknown(case)),
                 };
@@ -137,7 +137,7 @@ impl Top {
                 };
                 let hidden = encoder.forward(input, cx);
                 Ok(match top {
-                    Self::MaskedLm(head) => head.forward(hidden, encoder, cx),
+                    Self::MaskedLm(head) => head.scores(hidden, encoder, cx),
                     _ => hidden,
                 })
             }

@@ -1,0 +1,26 @@
+#![doc = include_str!("../README.md")]
+
+#[cfg(feature = "flex")]
+mod quantized;
+
+use burn::tensor::Tensor;
+
+/// `x w` for a frozen weight in a quantised form.
+///
+/// The gradient goes to `x` only. It is that of the product with the restored weight.
+///
+/// # Shapes
+///
+/// `x [rows, d_in]`, `weight [d_in, d_out]`; returns `[rows, d_out]`.
+///
+/// # Panics
+///
+/// Panics if the inner axes differ, or if the two are on different backends.
+pub fn quantized_product(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    #[cfg(feature = "flex")]
+    let (x, weight) = match quantized::product(x, weight) {
+        Ok(product) => return product,
+        Err(operands) => operands,
+    };
+    x.matmul(weight)
+}

@@ -1,0 +1,270 @@
+//! The layers of a head, built, run and averaged.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::path::Path;
+
+use adapters_core::ops::{self, Activation};
+use adapters_core::store::values;
+use adapters_core::{Ctx, Host, NamedParams, draw, with_fresh_ids};
+use burn::module::{Module, ModuleMapper, Param, ParamId};
+use burn::nn::{LayerNorm, LayerNormConfig, Linear};
+use burn::tensor::{Device, Tensor, TensorData};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+use crate::encoder::Encoder;
+use crate::error::ModelError;
+use crate::heads::config::{HeadConfig, HeadKind};
+use crate::heads::{HeadBase, fits};
+use crate::weights::Weights;
+
+/// A prediction head: [`HeadConfig`] says which, [`forward`](Self::forward) what it computes.
+///
+/// A language model's last layer is tied to the frozen word embeddings of the base.
+#[derive(Module, Debug)]
+pub struct Head {
+    pub(super) hidden: Vec<HiddenLayer>,
+    pub(super) last: LastLayer,
+    /// Whether an invertible adapter is undone before a language model's last layer: the reference does so in its flexible
+    /// heads, and not in the model class of a checkpoint.
+    pub(super) flexible: bool,
+    #[module(skip)]
+    pub(super) activation: Activation,
+    #[module(skip)]
+    config: HeadConfig,
+}
+
+/// A layer before the last: `norm(act(W h + b))`.
+#[derive(Module, Debug)]
+pub(super) struct HiddenLayer {
+    pub dense: Linear,
+    pub norm: Option<LayerNorm>,
+}
+
+/// `W h + b`.
+#[derive(Module, Debug)]
+pub(super) struct LastLayer {
+    /// `[outputs, d_model]`; `None` for the word embeddings of the base.
+    pub weight: Option<Param<Tensor<2>>>,
+    /// `[outputs]`.
+    pub bias: Option<Param<Tensor<1>>>,
+}
+
+impl Head {
+    /// A new head: weights normal with standard deviation 0.02, biases zero, normalisations one and zero.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Config`] naming a field that cannot be, [`ModelError::Adapter`] for an unknown activation.
+    pub fn new(config: HeadConfig, base: &impl HeadBase, seed: u64, device: &Device) -> Result<Self, ModelError> {
+        let path = Path::new("head");
+        let activation = config.check(path)?;
+        fits(&config, base, path)?;
+        let (d, outputs) = (base.d_model(), config.outputs(base.vocab_size()));
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(u64::MAX - 1);
+        let zeros = |size: usize| Param::from_tensor(Tensor::<1>::zeros([size], device));
+        let mut matrix =
+            |shape| Param::from_tensor(Tensor::<2>::from_data(draw::normal(&mut rng, shape, 0.02), device));
+        let hidden = (1..config.layers)
+            .map(|_| HiddenLayer {
+                dense: Linear {
+                    weight: matrix([d, d]),
+                    bias: Some(zeros(d)),
+                },
+                norm: config.has_norm().then(|| {
+                    let norm = LayerNormConfig::new(d).with_epsilon(base.norm_epsilon());
+                    norm.init(device)
+                }),
+            })
+            .collect();
+        let last = LastLayer {
+            weight: (!config.kind.is_language_model()).then(|| matrix([outputs, d])),
+            bias: config.bias.then(|| zeros(outputs)),
+        };
+        Ok(Self::from_layers(hidden, last, activation, config))
+    }
+
+    /// The masked language model a published checkpoint was trained with, from its folder; `flexible` undoes an invertible
+    /// adapter before the last layer.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Store`] listing what is missing: many checkpoints come without this head.
+    pub fn from_checkpoint(dir: &Path, encoder: &Encoder, flexible: bool, device: &Device) -> Result<Self, ModelError> {
+        let config = HeadConfig::masked_lm().with_activation(Some(encoder.activation_name()));
+        let activation = config.check(&dir.join("config.json"))?;
+        let (d, vocab) = (encoder.d_model(), encoder.vocab_size());
+        let mut w = Weights::read(dir, "cls.predictions.", device)?;
+        let hidden = vec![HiddenLayer {
+            dense: w.linear("transform.dense", d, d),
+            norm: Some(w.layer_norm("transform.LayerNorm", d, encoder.norm_epsilon())),
+        }];
+        // Tied to the word embeddings; a copy in the file is the same numbers.
+        let last = LastLayer {
+            weight: None,
+            bias: Some(w.vector("bias", vocab)),
+        };
+        // The rest of the checkpoint is the encoder's business.
+        w.finish(&[""])?;
+        Ok(Self {
+            flexible,
+            ..Self::from_layers(hidden, last, activation, config)
+        })
+    }
+
+    pub(super) fn from_layers(
+        hidden: Vec<HiddenLayer>,
+        last: LastLayer,
+        activation: Activation,
+        config: HeadConfig,
+    ) -> Self {
+        Self {
+            hidden,
+            last,
+            flexible: true,
+            activation,
+            config,
+        }
+    }
+
+    /// What it computes.
+    pub fn config(&self) -> &HeadConfig {
+        &self.config
+    }
+
+    /// Its layers at every position given, without pooling.
+    ///
+    /// # Shapes
+    ///
+    /// `[batch, seq, d_model] -> [batch, seq, outputs]`
+    ///
+    /// # Panics
+    ///
+    /// Panics if the last axis is not the model's width.
+    pub fn scores(&self, mut hidden: Tensor<3>, base: &impl HeadBase, cx: &mut Ctx<'_>) -> Tensor<3> {
+        let language_model = self.config.kind.is_language_model();
+        let dropout = match language_model {
+            true => 0.0,
+            false => self.config.dropout.unwrap_or_else(|| base.head_dropout()),
+        };
+        for HiddenLayer { dense, norm } in &self.hidden {
+            hidden = self.activation.forward(dense.forward(cx.dropout(hidden, dropout)));
+            if let Some(norm) = norm {
+                hidden = ops::layer_norm(norm, hidden);
+            }
+        }
+        hidden = cx.dropout(hidden, dropout);
+        if language_model && self.flexible {
+            hidden = cx.before_lm_head(base.embedding_site(), hidden);
+        }
+        let scores = ops::project(hidden, self.last_weight(base));
+        match &self.last.bias {
+            Some(bias) => scores + bias.val().unsqueeze(),
+            None => scores,
+        }
+    }
+
+    pub(super) fn last_weight(&self, base: &impl HeadBase) -> Tensor<2> {
+        match &self.last.weight {
+            Some(own) => own.val(),
+            None => base.word_embeddings(),
+        }
+    }
+
+    /// The sum of heads times their weights, as a head of its own. Weights are taken as they are; the reference divides them by
+    /// their sum first, as [`normalised`](adapters_core::normalised) does.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::CannotAverage`] for no head, or for heads that differ in more than dropout.
+    pub fn average(heads: &[(&Self, f64)]) -> Result<Self, ModelError> {
+        let refuse = |reason: &str| ModelError::CannotAverage {
+            reason: reason.to_owned(),
+        };
+        let [(first, _), others @ ..] = heads else {
+            return Err(refuse("no head is named"));
+        };
+        for (other, _) in others {
+            let same = HeadConfig {
+                dropout: first.config.dropout,
+                ..other.config.clone()
+            } == first.config;
+            let tied = other.last.weight.is_some() == first.last.weight.is_some();
+            if !same || !tied {
+                return Err(refuse("they have different configurations"));
+            }
+        }
+        let mut sums: HashMap<ParamId, Vec<f64>> = HashMap::new();
+        for (head, weight) in heads {
+            let values = values(*head);
+            for ((_, id), (_, of)) in first.named_params().into_iter().zip(head.named_params()) {
+                let Some(data) = values.get(&of) else { continue };
+                let sum = sums.entry(id).or_insert_with(|| vec![0.0; data.num_elements()]);
+                for (sum, x) in sum.iter_mut().zip(data.iter::<f64>()) {
+                    *sum += x * weight;
+                }
+            }
+        }
+        struct Put(HashMap<ParamId, Vec<f64>>);
+        impl ModuleMapper for Put {
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                let Some(values) = self.0.remove(&param.id) else {
+                    return param;
+                };
+                let values: Vec<f32> = values.into_iter().map(|x| x as f32).collect();
+                param.map(|old| Tensor::from_data(TensorData::new(values, old.shape()), &old.device()))
+            }
+        }
+        Ok(with_fresh_ids((*first).clone().map(&mut Put(sums))))
+    }
+}
+
+impl HeadConfig {
+    /// Whether a normalisation follows each layer but the last.
+    pub(super) fn has_norm(&self) -> bool {
+        matches!(self.kind, HeadKind::LanguageModel { layer_norm: true, .. })
+    }
+
+    /// Places in the published sequence of modules: of each layer and its normalisation, and of the last layer.
+    pub(super) fn places(&self) -> (Vec<(usize, usize)>, usize) {
+        let dropout = usize::from(!self.kind.is_language_model());
+        let activation = usize::from(self.activation.is_some());
+        let mut next = 0;
+        let hidden = (1..self.layers)
+            .map(|_| {
+                let dense = next + dropout;
+                let norm = dense + 1 + activation;
+                next = norm + usize::from(self.has_norm());
+                (dense, norm)
+            })
+            .collect();
+        (hidden, next + dropout)
+    }
+}
+
+impl NamedParams for Head {
+    /// Under their keys in the published sequence of modules.
+    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
+        let mut params: Vec<(Cow<'static, str>, ParamId)> = Vec::new();
+        let mut put = |place: usize, weight: Option<ParamId>, bias: Option<ParamId>| {
+            params.extend(weight.map(|id| (format!("{place}.weight").into(), id)));
+            params.extend(bias.map(|id| (format!("{place}.bias").into(), id)));
+        };
+        let (places, last) = self.config.places();
+        for (layer, (dense, norm)) in self.hidden.iter().zip(places) {
+            put(
+                dense,
+                Some(layer.dense.weight.id),
+                layer.dense.bias.as_ref().map(|b| b.id),
+            );
+            if let Some(layer) = &layer.norm {
+                put(norm, Some(layer.gamma.id), layer.beta.as_ref().map(|b| b.id));
+            }
+        }
+        let LastLayer { weight, bias } = &self.last;
+        put(last, weight.as_ref().map(|w| w.id), bias.as_ref().map(|b| b.id));
+        params
+    }
+}

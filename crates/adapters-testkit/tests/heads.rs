@@ -1,0 +1,341 @@
+//! Heads equal the reference's, from its files: scores, loss and gradients of each kind on the golden BERT.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use adapters::core::NamedParams;
+use adapters::core::store::{Tensors, read_json, read_safetensors};
+use adapters::models::heads::{HeadKind, HeadPooling, Objective, Routing, Scores, Targets};
+use adapters::models::{Encoder, EncoderInput, Head, HeadConfig, Heads, Pretrained};
+use adapters::{Composition, Ctx};
+use adapters_testkit::contract::gradients_of;
+use burn::module::Module;
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData, Tolerance};
+use serde_json::Value;
+
+fn crate_dir() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn case(name: &str) -> PathBuf {
+    crate_dir().join("tests/heads").join(name)
+}
+
+fn encoder(device: &Device) -> Encoder {
+    let dir = crate_dir().join("golden/bert/base");
+    Pretrained::open(&dir).unwrap().encoder(device).unwrap()
+}
+
+fn input(expected: &Tensors, device: &Device) -> EncoderInput {
+    let (inputs, _) = read_safetensors(&crate_dir().join("golden/bert/inputs.safetensors")).unwrap();
+    let take = |key| expected.get(key).unwrap_or(&inputs[key]).clone();
+    let mask = Tensor::<2, Int>::from_data(take("attention_mask"), device);
+    EncoderInput {
+        ids: Tensor::from_data(take("input_ids"), device),
+        token_types: None,
+        padding: Some(mask.equal_elem(0)),
+    }
+}
+
+fn close(name: &str, own: &TensorData, wanted: &TensorData) {
+    assert_eq!(own.shape(), wanted.shape(), "{name}");
+    let peak = wanted.iter::<f32>().fold(0.0, |peak: f32, x| peak.max(x.abs()));
+    for (own, wanted) in own.iter::<f32>().zip(wanted.iter::<f32>()) {
+        assert!((own - wanted).abs() <= 2e-5 + 2e-5 * peak, "{name}: {own} and {wanted}");
+    }
+}
+
+fn targets(kind: HeadKind, expected: &Tensors, device: &Device) -> Targets {
+    let data = |key: &str| expected[key].clone();
+    let ints = |key| Tensor::<1, Int>::from_data(data(key), device);
+    match kind {
+        HeadKind::QuestionAnswering => Targets::Spans {
+            start: ints("start_positions"),
+            end: ints("end_positions"),
+        },
+        HeadKind::MultiLabel { .. } => Targets::Labels(Tensor::from_data(data("labels"), device)),
+        HeadKind::Tagging | HeadKind::LanguageModel { .. } => {
+            Targets::Tokens(Tensor::from_data(data("labels"), device))
+        }
+        _ if data("labels").dtype().is_float() => Targets::Numbers(Tensor::from_data(data("labels"), device)),
+        _ => Targets::Classes(ints("labels")),
+    }
+}
+
+const CASES: [&str; 11] = [
+    "causal_lm",
+    "classification",
+    "classification_deep",
+    "classification_no_activation",
+    "classification_pooler",
+    "masked_lm",
+    "multilabel",
+    "multiple_choice",
+    "question_answering",
+    "regression",
+    "tagging",
+];
+
+#[test]
+fn scores_losses_and_gradients_are_the_references() {
+    let device = Device::flex();
+    let base = encoder(&device);
+    for name in CASES {
+        let (expected, _) = read_safetensors(&case(name).join("expected.safetensors")).unwrap();
+        let (stored, head) = Head::load(&case(name), &base, false, &device).unwrap();
+        assert_eq!(stored, "h");
+        let head = head.train();
+        let input = input(&expected, &device);
+        let (padding, [_, seq]) = (input.padding.clone(), input.ids.dims());
+        let mut cx = Ctx::plain();
+        let hidden = base.forward(input, &mut cx);
+        let scores = head.forward(hidden, padding.clone(), &base, &mut cx);
+        match scores.clone() {
+            Scores::Rows(rows) => close(name, &rows.inner().into_data(), &expected["logits"]),
+            Scores::Tokens(tokens) => close(name, &tokens.inner().into_data(), &expected["logits"]),
+            Scores::Spans { start, end } => {
+                close(name, &start.inner().into_data(), &expected["start"]);
+                close(name, &end.inner().into_data(), &expected["end"]);
+            }
+        }
+        let targets = targets(head.config().kind, &expected, &device);
+        let loss = head.loss(scores, targets, padding, seq).unwrap();
+        close(name, &loss.clone().inner().into_data(), &expected["loss"]);
+        let gradients = gradients_of(&head, &loss.backward());
+        let mut compared = 0;
+        let last = head
+            .named_params()
+            .last()
+            .unwrap()
+            .0
+            .split_once('.')
+            .unwrap()
+            .0
+            .to_owned()
+            + ".";
+        for (key, id) in head.named_params() {
+            let own = gradients[&id].clone().unwrap();
+            // Burn holds the weights of the layers before the last the other way round.
+            let own = match own.shape().to_vec().as_slice() {
+                [rows, columns] if !key.starts_with(&last) => {
+                    Tensor::<2>::from_data(TensorData::new(own.iter::<f32>().collect(), [*rows, *columns]), &device)
+                        .transpose()
+                        .into_data()
+                }
+                _ => own,
+            };
+            close(&format!("{name} {key}"), &own, &expected[&format!("grad/{key}")]);
+            compared += 1;
+        }
+        assert_eq!(
+            compared,
+            expected.keys().filter(|key| key.starts_with("grad/")).count(),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_head_is_written_as_the_reference_writes_it() {
+    let device = Device::flex();
+    let base = encoder(&device);
+    for name in CASES {
+        let (_, head) = Head::load(&case(name), &base, false, &device).unwrap();
+        let out = tempfile::tempdir().unwrap();
+        head.save(out.path(), "h", &base).unwrap();
+        let config = |dir: &Path| read_json::<Value>(&dir.join("head_config.json")).unwrap();
+        assert_eq!(config(out.path()), config(&case(name)), "{name}");
+        let weights = |dir: &Path| read_safetensors(&dir.join("model_head.safetensors")).unwrap().0;
+        assert_eq!(weights(out.path()), weights(&case(name)), "{name}");
+    }
+}
+
+#[test]
+fn an_average_is_the_references() {
+    let device = Device::flex();
+    let base = encoder(&device);
+    let mut heads = Heads::new();
+    for name in ["a", "b"] {
+        heads.load(&case("average").join(name), None, &base, &device).unwrap();
+    }
+    heads.average("ab", &[("a".into(), 0.25), ("b".into(), 0.75)]).unwrap();
+    let out = tempfile::tempdir().unwrap();
+    heads.get("ab").unwrap().save(out.path(), "ab", &base).unwrap();
+    let weights = |dir: &Path| read_safetensors(&dir.join("model_head.safetensors")).unwrap().0;
+    let (own, wanted) = (weights(out.path()), weights(&case("average/ab")));
+    assert!(own.keys().eq(wanted.keys()));
+    for (key, wanted) in wanted {
+        close(&key, &own[&key], &wanted);
+    }
+    let error = heads.average("ab", &[("a".into(), 1.0)]).unwrap_err().to_string();
+    assert!(error.contains("`ab`"), "{error}");
+    let error = heads.average("c", &[("aa".into(), 1.0)]).unwrap_err().to_string();
+    assert!(error.contains("did you mean `a`") || error.contains("`a`"), "{error}");
+    let other = HeadConfig::new(HeadKind::Tagging, ["x", "y", "z"]);
+    heads.insert("t", Head::new(other, &base, 0, &device).unwrap()).unwrap();
+    let error = heads
+        .average("c", &[("a".into(), 0.5), ("t".into(), 0.5)])
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("different"), "{error}");
+}
+
+#[test]
+fn rows_go_to_the_heads_of_their_branches() {
+    let device = Device::flex();
+    let base = encoder(&device);
+    let mut heads = Heads::new();
+    for name in ["a", "b"] {
+        heads.load(&case("average").join(name), None, &base, &device).unwrap();
+    }
+    let input = input(&Tensors::new(), &device);
+    let padding = input.padding.clone();
+    let mut cx = Ctx::plain();
+    let hidden = base.forward(input, &mut cx);
+    let [batch, _, _] = hidden.dims();
+    let mut rows = |routing: &Routing, hidden: Tensor<3>| -> Vec<TensorData> {
+        let scores = heads.forward(routing, hidden, padding.clone(), &base, &mut cx).unwrap();
+        let rows = scores.into_iter().map(|scores| match scores {
+            Scores::Rows(rows) => rows.into_data(),
+            other => panic!("{other:?}"),
+        });
+        rows.collect()
+    };
+    let all = Routing::All(vec!["a".into(), "b".into()]);
+    let wanted = rows(&all, hidden.clone());
+    assert_ne!(wanted[0], wanted[1]);
+
+    let branch = |name: &str| Composition::stack([Composition::adapter("below"), Composition::adapter(name)]);
+    let parallel = Routing::of(&Composition::Parallel(vec![Composition::adapter("a"), branch("b")])).unwrap();
+    assert_eq!(parallel, Routing::Parts(vec!["a".into(), "b".into()]));
+    let twice = hidden.clone().repeat_dim(0, 2);
+    for (own, wanted) in rows(&parallel, twice).iter().zip(&wanted) {
+        own.assert_approx_eq::<f32>(wanted, Tolerance::absolute(1e-6));
+    }
+
+    let split = Routing::of(&Composition::BatchSplit {
+        children: vec![Composition::adapter("a"), Composition::adapter("b")],
+        batch_sizes: vec![1, batch - 1],
+    })
+    .unwrap();
+    let own = rows(&split, hidden.clone());
+    let values = |data: &TensorData| data.iter::<f32>().collect::<Vec<_>>();
+    assert_eq!(values(&own[0]), values(&wanted[0])[..3]);
+    assert_eq!(values(&own[1]), values(&wanted[1])[3..]);
+
+    let wrong = Routing::Rows(vec![("a".into(), batch + 1)]);
+    let error = heads
+        .forward(&wrong, hidden, None, &base, &mut Ctx::plain())
+        .unwrap_err();
+    assert!(error.to_string().contains(&format!("{batch}")), "{error}");
+    let last = Routing::of(&branch("b")).unwrap();
+    assert_eq!(last.names().collect::<Vec<_>>(), ["b"]);
+    assert_eq!(Routing::of(&"Fuse(a, b)".parse().unwrap()), None);
+}
+
+#[test]
+fn prompt_positions_in_front_are_not_scored() {
+    let device = Device::flex();
+    let base = encoder(&device);
+    let input = input(&Tensors::new(), &device);
+    let (padding, [batch, seq]) = (input.padding.clone(), input.ids.dims());
+    let ids = input.ids.clone();
+    let hidden = base.forward(input, &mut Ctx::plain());
+    let longer = Tensor::cat(vec![hidden.clone().slice_dim(1, 0..2) * 3.0, hidden.clone()], 1);
+    let losses = |kind: HeadKind, targets: Targets| {
+        let config = HeadConfig::new(kind, ["x", "y", "z"]).with_dropout(0.0);
+        let head = Head::new(config, &base, 4, &device).unwrap();
+        let loss = |hidden: Tensor<3>| {
+            let scores = head.forward(hidden, None, &base, &mut Ctx::plain());
+            head.loss(scores, targets.clone(), padding.clone(), seq)
+                .unwrap()
+                .into_scalar::<f32>()
+        };
+        (loss(hidden.clone()), loss(longer.clone()))
+    };
+    let (short, long) = losses(HeadKind::Tagging, Targets::Tokens(ids.clone() % 3));
+    assert!((short - long).abs() < 1e-6, "{short} and {long}");
+    let causal = HeadKind::LanguageModel {
+        objective: Objective::Causal,
+        layer_norm: false,
+        shift_labels: true,
+    };
+    let (short, long) = losses(causal, Targets::Tokens(ids));
+    assert!((short - long).abs() < 1e-5, "{short} and {long}");
+
+    // An answer is somewhere in the input, wherever a prompt moves it.
+    let starts = Tensor::<1, Int>::from_data(TensorData::new(vec![1i64; batch], [batch]), &device);
+    let head = Head::new(HeadConfig::new(HeadKind::QuestionAnswering, [""]), &base, 4, &device).unwrap();
+    let spans = |hidden| head.forward(hidden, None, &base, &mut Ctx::plain());
+    let loss = |scores| {
+        let targets = Targets::Spans {
+            start: starts.clone(),
+            end: starts.clone() + 1,
+        };
+        head.loss(scores, targets, None, seq).unwrap().into_scalar::<f32>()
+    };
+    let Scores::Spans { start, end } = spans(longer) else {
+        panic!("spans")
+    };
+    // With the prompt's own scores out of the way the loss is that of the input alone.
+    let hide = |scores: Tensor<2>| {
+        let front = Tensor::full([batch, 2], -1e9, &device);
+        Tensor::cat(vec![front, scores.slice_dim(1, 2..2 + seq)], 1)
+    };
+    let hidden_front = Scores::Spans {
+        start: hide(start),
+        end: hide(end),
+    };
+    assert!((loss(spans(hidden)) - loss(hidden_front)).abs() < 1e-5);
+}
+
+#[test]
+fn the_mean_is_read_back_and_targets_and_files_that_do_not_fit_are_named() {
+    let device = Device::flex();
+    let base = encoder(&device);
+    let kind = HeadKind::Classification {
+        pooling: HeadPooling::Mean,
+    };
+    let head = Head::new(HeadConfig::new(kind, ["no", "yes"]).with_layers(1), &base, 0, &device).unwrap();
+    let out = tempfile::tempdir().unwrap();
+    head.save(out.path(), "mine", &base).unwrap();
+    let (name, again) = Head::load(out.path(), &base, false, &device).unwrap();
+    assert_eq!((name.as_str(), again.config()), ("mine", head.config()));
+    let hidden = Tensor::<3>::ones([2, 3, 32], &device);
+    let padding = Tensor::<2, Bool>::from_data(TensorData::from([[false, true, true], [false, false, false]]), &device);
+    let Scores::Rows(rows) = head.forward(hidden, Some(padding), &base, &mut Ctx::plain()) else {
+        panic!("rows")
+    };
+    let rows: Vec<f32> = rows.into_data().iter().collect();
+    assert!((rows[0] - rows[2]).abs() < 1e-6 && (rows[1] - rows[3]).abs() < 1e-6);
+
+    let scores = Scores::Rows(Tensor::zeros([2, 2], &device));
+    let error = head
+        .loss(scores, Targets::Numbers(Tensor::zeros([2], &device)), None, 3)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("classes") && error.contains("numbers"), "{error}");
+
+    for (from, to, expected) in [
+        ("\"classification\"", "\"clasification\"", "classification"),
+        ("\"layers\": 1", "\"layers\": 0", "layers"),
+        ("\"layers\": 1", "\"layers\": 2", "1.weight"),
+        ("\"yes\": 1", "\"yes\": 5", "label2id"),
+        ("\"num_labels\": 2", "\"num_labels\": 3", "label2id"),
+        (
+            "\"activation_function\": \"tanh\"",
+            "\"activation_function\": \"tahn\"",
+            "tanh",
+        ),
+        ("\"pooling\": \"mean\"", "\"pooling\": \"max\"", "pooling"),
+    ] {
+        let path = out.path().join("head_config.json");
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{from} in {text}");
+        fs::write(&path, text.replace(from, to)).unwrap();
+        let error = Head::load(out.path(), &base, false, &device).unwrap_err();
+        let error = format!("{error} {:?}", std::error::Error::source(&error));
+        assert!(error.contains(expected), "{to}: {error}");
+        fs::write(&path, text).unwrap();
+    }
+}

@@ -1,0 +1,211 @@
+//! A quantised base: adapters train over it as over the same weights in floats.
+
+use std::path::{Path, PathBuf};
+
+use adapters::core::{Quantization, SiteKind, float_weight, quantize};
+use adapters::models::{Encoder, EncoderInput, Pretrained, save_checkpoint};
+use adapters::{AdapterSet, Ctx, Host, merge, method};
+use adapters_testkit::contract::{gradients_of, randomised};
+use burn::module::{Module, Param};
+use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData, Tolerance};
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn small(device: &Device) -> Encoder {
+    let dir = repository().join("crates/adapters-testkit/golden/bert/base");
+    Pretrained::open(&dir).unwrap().encoder(device).unwrap()
+}
+
+/// The same model with its quantised weights restored to floats once and for all.
+fn restored(quantized: &Encoder) -> Encoder {
+    let mut model = quantized.clone();
+    for info in model.sites() {
+        if let Some(layer) = model.linear_mut(info.site) {
+            layer.weight = Param::from_tensor(float_weight(layer)).set_require_grad(false);
+        }
+    }
+    model
+}
+
+fn is_quantized(model: &Encoder) -> Vec<bool> {
+    let linear = model.sites().into_iter().filter_map(|info| model.linear(info.site));
+    linear
+        .map(|layer| matches!(layer.weight.val().dtype(), DType::QFloat(_)))
+        .collect()
+}
+
+fn input(device: &Device) -> EncoderInput {
+    let ids: Vec<i64> = (0..14).map(|i| 5 + i * 3 % 40).collect();
+    EncoderInput {
+        ids: Tensor::<2, Int>::from_data(TensorData::new(ids, [2, 7]), device),
+        token_types: None,
+        padding: None,
+    }
+}
+
+fn close(a: Tensor<3>, b: Tensor<3>, within: f32) {
+    a.into_data()
+        .assert_approx_eq::<f32>(&b.into_data(), Tolerance::absolute(within));
+}
+
+#[test]
+fn every_method_that_acts_on_linear_layers_trains_over_it_as_over_the_restored_floats() {
+    let device = Device::flex();
+    let mut base = small(&device);
+    let report = quantize(&mut base, Quantization::Int8);
+    let linear = base
+        .sites()
+        .into_iter()
+        .filter(|s| matches!(s.kind, SiteKind::Linear { .. }));
+    assert_eq!(report.layers, linear.count());
+    assert!(is_quantized(&base).into_iter().all(|quantized| quantized));
+    assert!(report.bytes_after * 3 < report.bytes_before, "{report:?}");
+    let floats = restored(&base);
+    assert!(!is_quantized(&floats).into_iter().any(|quantized| quantized));
+
+    for config in [
+        "lora[r=3,alpha=5]",
+        "lora[r=2,intermediate_lora=true,output_lora=true,use_gating=true]",
+        "dora[r=2]",
+        "ia3",
+        "par_bn",
+        "lora[r=2,init_weights=pissa]",
+    ] {
+        let Ok(method) = method(config) else {
+            panic!("{config} is no config string")
+        };
+        let mut set = AdapterSet::new();
+        set.attach("a", method, &base, 7, &device).unwrap();
+        set.activate("a").unwrap();
+        let set = randomised(set, 3).train();
+        let run = |model: &Encoder| {
+            let hidden = model.forward(input(&device), &mut Ctx::new(&set));
+            let probe = Tensor::<3>::from_data(probe(hidden.dims()), &device);
+            let gradients = (hidden.clone() * probe).sum().backward();
+            (hidden.inner(), gradients_of(&set, &gradients))
+        };
+        let ((own, own_grads), (wanted, wanted_grads)) = (run(&base), run(&floats));
+        close(own, wanted, 1e-5);
+        let mut compared = 0;
+        for (id, wanted) in wanted_grads {
+            // Parameters that are only stored have none.
+            let (Some(own), Some(wanted)) = (&own_grads[&id], &wanted) else {
+                assert_eq!(own_grads[&id], wanted, "{config}");
+                continue;
+            };
+            assert!(wanted.iter::<f32>().any(|g| g != 0.0), "{config}: a gradient is zero");
+            own.assert_approx_eq::<f32>(wanted, Tolerance::absolute(1e-4).set_relative(1e-4));
+            compared += 1;
+        }
+        assert!(compared > 0, "{config}");
+    }
+}
+
+fn probe(shape: [usize; 3]) -> TensorData {
+    let values: Vec<f32> = (0..shape.iter().product())
+        .map(|i: usize| ((i * 37 % 101) as f32 - 50.0) / 50.0)
+        .collect();
+    TensorData::new(values, shape)
+}
+
+#[test]
+fn a_weight_differs_from_its_float_by_at_most_half_a_step_of_its_output() {
+    let device = Device::flex();
+    let floats = small(&device);
+    let mut base = floats.clone();
+    quantize(&mut base, Quantization::Int8);
+    for info in floats.sites() {
+        let (Some(before), Some(after)) = (floats.linear(info.site), base.linear(info.site)) else {
+            continue;
+        };
+        let before = before.weight.val();
+        let step = before.clone().abs().max_dim(0) / 127.0;
+        let off = ((float_weight(after) - before).abs() / step).max().into_scalar::<f32>();
+        assert!(off <= 0.5001 && off > 0.1, "{}: {off} steps", info.path);
+    }
+    // A second time there is nothing left to do.
+    assert_eq!(quantize(&mut base, Quantization::Int8).layers, 0);
+}
+
+#[test]
+fn merging_restores_the_layers_it_folds_into_and_resetting_quantises_them_again() {
+    let device = Device::flex();
+    let mut base = small(&device);
+    quantize(&mut base, Quantization::Int8);
+    let before = is_quantized(&base);
+    let mut set = AdapterSet::new();
+    set.attach("a", method("lora[r=2,alpha=6]").unwrap(), &base, 1, &device)
+        .unwrap();
+    set.activate("a").unwrap();
+    let set = randomised(set, 5);
+    let adapted = base.forward(input(&device), &mut Ctx::new(&set));
+    let plain = base.forward(input(&device), &mut Ctx::plain());
+    let mut model = base.clone();
+    let merged = merge(&mut model, &set, "a", None).unwrap();
+    close(model.forward(input(&device), &mut Ctx::plain()), adapted, 1e-4);
+    let layers = set.attached("a").unwrap().layers().count();
+    let floats = is_quantized(&model).into_iter().filter(|quantized| !quantized).count();
+    assert_eq!(floats, layers);
+
+    // A plain checkpoint of it is floats throughout.
+    let out = tempfile::tempdir().unwrap();
+    let source = repository().join("crates/adapters-testkit/golden/bert/base");
+    save_checkpoint(&model, &source, out.path()).unwrap();
+    let again = Pretrained::open(out.path()).unwrap().encoder(&device).unwrap();
+    close(
+        again.forward(input(&device), &mut Ctx::plain()),
+        model.forward(input(&device), &mut Ctx::plain()),
+        1e-5,
+    );
+
+    merged.reset(&mut model);
+    assert_eq!(is_quantized(&model), before);
+    assert_eq!(
+        model.forward(input(&device), &mut Ctx::plain()).into_data(),
+        plain.into_data()
+    );
+}
+
+#[test]
+fn a_checkpoint_stored_in_int8_rows_loses_nothing() {
+    let device = Device::flex();
+    let pretrained = Pretrained::open(&repository().join("models/all-MiniLM-L6-v2")).unwrap();
+    let floats = pretrained.encoder(&device).unwrap();
+    let quantized = pretrained
+        .with_quantization(Quantization::Int8)
+        .encoder(&device)
+        .unwrap();
+    assert!(is_quantized(&quantized).into_iter().all(|quantized| quantized));
+    let ids = Tensor::<1, Int>::arange(1000..1012, &device).reshape([2, 6]);
+    let run = |model: &Encoder| {
+        let input = EncoderInput {
+            ids: ids.clone(),
+            token_types: None,
+            padding: None,
+        };
+        model.forward(input, &mut Ctx::plain())
+    };
+    close(run(&quantized), run(&floats), 2e-5);
+}
+
+#[test]
+fn the_weight_door_composes_over_a_quantised_weight() {
+    use adapters::ForPaths;
+    use burn::nn::LinearConfig;
+    let device = Device::flex();
+    let mut layer = LinearConfig::new(8, 6).init(&device);
+    let scheme =
+        burn::tensor::quantization::QuantScheme::default().with_value(burn::tensor::quantization::QuantValue::Q8S);
+    let quantized = layer.weight.val().quantize_dynamic(&scheme);
+    layer.weight = Param::from_tensor(quantized.clone());
+    let layer = method("lora[r=2]").unwrap().for_paths(["weight"]).apply(layer).unwrap();
+    let x = Tensor::<2>::random([3, 8], Distribution::Normal(0.0, 1.0), &device);
+    let bias = layer.bias.as_ref().unwrap().val();
+    let wanted = x.clone().matmul(quantized.dequantize()) + bias.unsqueeze();
+    layer
+        .forward(x)
+        .into_data()
+        .assert_approx_eq::<f32>(&wanted.into_data(), Tolerance::absolute(1e-5));
+}
