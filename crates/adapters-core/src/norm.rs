@@ -11,7 +11,7 @@ pub trait Normalisation: Clone {
     /// Its parameters.
     fn parameters(&self) -> NormWeight;
 
-    /// The same normalisation with other values of its parameters, which keep their ids.
+    /// The same normalisation with other parameters, which train if they are tracked.
     #[must_use]
     fn with_parameters(self, parameters: NormWeight) -> Self;
 }
@@ -25,11 +25,9 @@ impl Normalisation for LayerNorm {
     }
 
     fn with_parameters(mut self, parameters: NormWeight) -> Self {
-        self.gamma = Param::initialized(self.gamma.id, parameters.weight);
-        self.beta = parameters.bias.map(|bias| {
-            let id = self.beta.as_ref().map_or_else(ParamId::new, |beta| beta.id);
-            Param::initialized(id, bias)
-        });
+        self.gamma = param(self.gamma.id, parameters.weight);
+        let id = self.beta.as_ref().map(|beta| beta.id);
+        self.beta = parameters.bias.map(|bias| param(id.unwrap_or_default(), bias));
         self
     }
 }
@@ -44,7 +42,12 @@ impl Normalisation for RmsNorm {
     }
 
     fn with_parameters(mut self, parameters: NormWeight) -> Self {
-        self.gamma = Param::initialized(self.gamma.id, parameters.weight);
+        self.gamma = param(self.gamma.id, parameters.weight);
         self
     }
+}
+
+/// The parameter of this id with other values, so that what is put back is what was there.
+fn param<const D: usize>(id: ParamId, tensor: Tensor<D>) -> Param<Tensor<D>> {
+    Param::initialized(id, tensor)
 }
