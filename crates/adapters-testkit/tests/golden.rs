@@ -165,6 +165,7 @@ fn dumps_and_resaved_adapters_are_right_again() {
     .unwrap();
     let cases = [
         "stack_lora",
+        "fuse_dynamic3",
         "peft_lora_patterns",
         "peft_lora_regex",
         "lora_gating",
