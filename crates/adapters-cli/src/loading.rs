@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use adapters::models::{ClassificationHead, Pretrained, SequenceClassifier, TextTokenizer};
+use adapters::models::heads::HeadKind;
+use adapters::models::{ClassificationHead, Encoder, Head, Pretrained, SequenceClassifier, TextTokenizer};
 use adapters::store::{Grammar, LoadOptions, LoadReport, Manifest, Pooling, Setup, load_adapter};
-use adapters::train::Labels;
+use adapters::train::{EncodedData, Evaluation, LabelKind, Labels, evaluate, evaluate_head};
 use adapters::{Adapted, AttachReport, Composition, Host, METHODS, parse_device};
 use burn::module::Module;
 use burn::tensor::Device;
@@ -110,20 +111,62 @@ pub fn adapted<M: Host + Module + Sync>(
 
 /// Everything `eval` and `predict` need.
 pub struct Loaded {
-    /// The classifier, on a plain device.
-    pub model: SequenceClassifier,
+    /// The model, on a plain device.
+    pub model: Model,
     /// The tokenizer of the base.
     pub tokenizer: TextTokenizer,
     /// The classes.
     pub labels: Labels,
+    /// How a file of examples gives its labels.
+    pub label_kind: LabelKind,
     /// What was loaded.
     pub report: LoadReport,
     /// Where it is.
     pub device: Device,
 }
 
+/// A base with its adapter, and the head.
+#[allow(clippy::large_enum_variant)] // One a command.
+pub enum Model {
+    /// With a classification head of this library's own file.
+    Classifier(SequenceClassifier),
+    /// With a head in the reference's files.
+    Flexible {
+        /// Base and adapter.
+        adapted: Adapted<Encoder>,
+        /// The head.
+        head: Head,
+    },
+}
+
+impl Model {
+    /// The base.
+    pub fn base(&self) -> &Encoder {
+        match self {
+            Self::Classifier(model) => &model.adapted.base,
+            Self::Flexible { adapted, .. } => &adapted.base,
+        }
+    }
+
+    /// Numbers it says of a text.
+    pub fn outputs(&self) -> usize {
+        match self {
+            Self::Classifier(model) => model.head.classes(),
+            Self::Flexible { head, .. } => head.config().labels.len(),
+        }
+    }
+
+    /// Scores it.
+    pub fn evaluate(&self, data: &EncodedData, batch: usize, device: &Device) -> Result<Evaluation, Failure> {
+        Ok(match self {
+            Self::Classifier(model) => evaluate(model, data, batch, device)?,
+            Self::Flexible { adapted, head } => evaluate_head(&adapted.base, &adapted.set, head, data, batch, device)?,
+        })
+    }
+}
+
 /// Loads what the arguments name.
-pub fn classifier(args: &ModelArgs) -> Result<Loaded, Failure> {
+pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
     let device = device(&args.device)?;
     let manifest = manifest(&args.adapter)?;
     let dir = base_dir(args.model.as_deref(), &manifest)?;
@@ -135,9 +178,53 @@ pub fn classifier(args: &ModelArgs) -> Result<Loaded, Failure> {
         .with_quantization(quantization)
         .encoder(&device)?;
     let (adapted, report) = adapted(base, &args.adapter, args.allow_bin, &device)?;
+    let taken = adapted.set.iter().map(|adapter| adapter.method().positions()).max();
+    let longest = adapted.base.max_length().saturating_sub(taken.unwrap_or(0));
+    let max_length = args.max_length.or(manifest.max_length).unwrap_or(128.min(longest));
+    if max_length == 0 || max_length > longest {
+        return Err(Failure::new(
+            format!("--max-length is {max_length}, expected 1 to {longest}"),
+            "the model has no positions beyond that, less those an adapter takes",
+        ));
+    }
+    let tokenizer = Pretrained::open(&dir)?.tokenizer(max_length)?;
+    let (model, labels, label_kind) = with_head(args, manifest, adapted, &device)?;
+    Ok(Loaded {
+        model,
+        tokenizer,
+        labels,
+        label_kind,
+        report,
+        device,
+    })
+}
+
+/// The head that the arguments, the manifest or the adapter folder name.
+fn with_head(
+    args: &ModelArgs,
+    manifest: Manifest,
+    adapted: Adapted<Encoder>,
+    device: &Device,
+) -> Result<(Model, Labels, LabelKind), Failure> {
     let head_file = match (&args.head, &manifest.head) {
         (Some(path), _) => path.clone(),
         (None, Some(head)) => args.adapter.join(&head.file),
+        (None, None) if Head::is_in(&args.adapter) => {
+            let (_, head) = Head::load(&args.adapter, &*adapted.base, args.allow_bin, device)?;
+            let kind = match head.config().kind {
+                HeadKind::Classification { .. } if head.config().is_regression() => LabelKind::Number,
+                HeadKind::Classification { .. } => LabelKind::Class,
+                HeadKind::MultiLabel { .. } => LabelKind::Several,
+                other => {
+                    return Err(Failure::new(
+                        format!("the head beside the adapter is of type {}", other.name()),
+                        "this command scores heads that say something of a whole text; use the library for others",
+                    ));
+                }
+            };
+            let labels = Labels::Names(head.config().labels.clone());
+            return Ok((Model::Flexible { adapted, head }, labels, kind));
+        }
         (None, None) => {
             return Err(Failure::new(
                 format!("no head: {} has no manifest that names one", args.adapter.display()),
@@ -151,26 +238,11 @@ pub fn classifier(args: &ModelArgs) -> Result<Loaded, Failure> {
         None => manifest.head.as_ref().map_or(Pooling::Mean, |head| head.pooling),
     };
     let d_model = adapters::Host::d_model(&*adapted.base);
-    let head = ClassificationHead::load(&head_file, d_model, pooling, &device)?;
+    let head = ClassificationHead::load(&head_file, d_model, pooling, device)?;
     let labels = match manifest.head {
         Some(head_manifest) if head_manifest.labels.len() == head.classes() => Labels::Names(head_manifest.labels),
         _ => Labels::Count(head.classes()),
     };
-    let taken = adapted.set.iter().map(|adapter| adapter.method().positions()).max();
-    let longest = adapted.base.max_length().saturating_sub(taken.unwrap_or(0));
-    let max_length = args.max_length.or(manifest.max_length).unwrap_or(128.min(longest));
-    if max_length == 0 || max_length > longest {
-        return Err(Failure::new(
-            format!("--max-length is {max_length}, expected 1 to {longest}"),
-            "the model has no positions beyond that, less those an adapter takes",
-        ));
-    }
-    let tokenizer = Pretrained::open(&dir)?.tokenizer(max_length)?;
-    Ok(Loaded {
-        model: SequenceClassifier { adapted, head },
-        tokenizer,
-        labels,
-        report,
-        device,
-    })
+    let model = Model::Classifier(SequenceClassifier { adapted, head });
+    Ok((model, labels, LabelKind::Class))
 }

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -210,6 +211,69 @@ fn a_trained_prefix_is_ejected() {
         1,
     );
     assert!(taken.contains("holds an adapter already"), "{taken}");
+}
+
+#[test]
+fn numbers_and_several_labels_are_learned_scored_and_predicted() {
+    let task = Task::new();
+    let dir = task.path("");
+    for split in ["train", "validation", "test"] {
+        let path = task.path(&format!("data/{split}.jsonl"));
+        let lines = fs::read_to_string(&path).unwrap();
+        let rewritten = lines.lines().map(|line| {
+            let mut row: serde_json::Value = serde_json::from_str(line).unwrap();
+            let good = row["label"] == 1;
+            row["score"] = (if good { 2.0 } else { -1.0 }).into();
+            row["kinds"] = if good {
+                serde_json::json!(["good", "any"])
+            } else {
+                serde_json::json!(["any"])
+            };
+            row.to_string() + "\n"
+        });
+        fs::write(&path, rewritten.collect::<String>()).unwrap();
+    }
+    for (kind, label, figure) in [
+        ("regression", "score", "explained"),
+        ("multi_label", "kinds", "accuracy"),
+    ] {
+        let out = format!("runs/{kind}");
+        let (kind, label_set) = (format!("head.kind={kind}"), format!("data.fields.label={label}"));
+        let set = [
+            &kind,
+            &label_set,
+            "data.labels=[\"any\", \"good\"]",
+            "train.epochs=6",
+            "head.dropout=0",
+        ];
+        let mut args = vec!["train", "recipe.toml", "--out", &out];
+        args.extend(set.iter().flat_map(|set| ["--set", *set]));
+        ok(&dir, &args);
+        let summary = json_of(&task.path(&format!("{out}/summary.json")));
+        let trained = summary["test_accuracy"].as_f64().unwrap();
+        assert!(trained > 0.9, "{figure} {trained}");
+        let adapter = format!("{out}/adapter");
+        let model = ["--adapter", &adapter];
+        let eval = ok(
+            &dir,
+            &[
+                &["eval", "--data", "data/test.jsonl", "--label-field", label],
+                &model[..],
+            ]
+            .concat(),
+        );
+        assert!(eval.contains(&format!("{figure} {trained:.4}")), "{eval}");
+        let texts = ["--text", "good film", "--text", "bad film"];
+        let said = ok(&dir, &[&["predict"], &model[..], &texts[..]].concat());
+        let said: Vec<&str> = said.lines().filter_map(|line| line.split('\t').next()).collect();
+        match figure {
+            "explained" => {
+                let numbers: Vec<f64> = said.iter().map(|said| said.parse().unwrap()).collect();
+                assert!(numbers[0] > 1.0 && numbers[1] < 0.0, "{numbers:?}");
+            }
+            _ => assert_eq!(said, ["any|good", "any"]),
+        }
+    }
 }
 
 #[test]

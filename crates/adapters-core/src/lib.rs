@@ -36,6 +36,7 @@ mod site;
 mod state;
 pub mod store;
 pub mod target;
+mod torch_rng;
 mod union;
 
 pub use attach::AttachReport;
@@ -68,4 +69,5 @@ pub use state::{
     EmbeddingState, HiddenState, HookState, KeyValueState, LinearState, LinearWeight, NoWeight, NormState, NormWeight,
     OutputState, Rows, TableState, Up,
 };
+pub use torch_rng::TorchRng;
 pub use union::Union;

@@ -25,8 +25,9 @@ impl Normalisation for LayerNorm {
     }
 
     fn with_parameters(mut self, parameters: NormWeight) -> Self {
-        self.gamma = param(parameters.weight);
-        self.beta = parameters.bias.map(param);
+        self.gamma = param(self.gamma.id, parameters.weight);
+        let id = self.beta.as_ref().map(|beta| beta.id);
+        self.beta = parameters.bias.map(|bias| param(id.unwrap_or_default(), bias));
         self
     }
 }
@@ -41,11 +42,12 @@ impl Normalisation for RmsNorm {
     }
 
     fn with_parameters(mut self, parameters: NormWeight) -> Self {
-        self.gamma = param(parameters.weight);
+        self.gamma = param(self.gamma.id, parameters.weight);
         self
     }
 }
 
-fn param<const D: usize>(tensor: Tensor<D>) -> Param<Tensor<D>> {
-    Param::initialized(ParamId::new(), tensor)
+/// The parameter of this id with other values, so that what is put back is what was there.
+fn param<const D: usize>(id: ParamId, tensor: Tensor<D>) -> Param<Tensor<D>> {
+    Param::initialized(id, tensor)
 }

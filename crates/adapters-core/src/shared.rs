@@ -17,6 +17,10 @@ pub struct Shared {
     names: Vec<Cow<'static, str>>,
     #[module(skip)]
     fixed: Vec<Cow<'static, str>>,
+    /// What follows from the configuration: neither trained nor stored.
+    constants: Vec<Tensor<2>>,
+    #[module(skip)]
+    constant_names: Vec<&'static str>,
 }
 
 /// A shared parameter of whatever rank.
@@ -61,7 +65,16 @@ impl Shared {
             params: self.params.set_require_grad(false),
             fixed: self.names.clone(),
             names: self.names,
+            ..self
         }
+    }
+
+    /// Adds a matrix that follows from the configuration: it is found as the others, and neither trained nor stored.
+    #[must_use]
+    pub fn with_constant(mut self, name: &'static str, matrix: Tensor<2>) -> Self {
+        self.constant_names.push(name);
+        self.constants.push(matrix);
+        self
     }
 
     /// These parameters and those of another part of the adapter.
@@ -70,6 +83,8 @@ impl Shared {
         self.params.extend(other.params);
         self.names.extend(other.names);
         self.fixed.extend(other.fixed);
+        self.constants.extend(other.constants);
+        self.constant_names.extend(other.constant_names);
         self
     }
 
@@ -90,7 +105,7 @@ impl Shared {
 
     /// Whether nothing is shared.
     pub fn is_empty(&self) -> bool {
-        self.params.is_empty()
+        self.params.is_empty() && self.constants.is_empty()
     }
 
     /// The vector of that name.
@@ -113,7 +128,10 @@ impl Shared {
     pub fn matrix(&self, name: &str) -> Tensor<2> {
         match self.get(name) {
             Some(SharedParam::Two(param)) => param.val(),
-            _ => panic!("the method shares no matrix `{name}`"),
+            _ => match self.constant_names.iter().position(|known| *known == name) {
+                Some(index) => self.constants[index].clone(),
+                None => panic!("the method shares no matrix `{name}`"),
+            },
         }
     }
 

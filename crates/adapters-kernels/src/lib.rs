@@ -18,9 +18,8 @@ use burn::tensor::Tensor;
 /// Panics if the inner axes differ, or if the two are on different backends.
 pub fn quantized_product(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     #[cfg(feature = "flex")]
-    let (x, weight) = match quantized::product(x, weight) {
-        Ok(product) => return product,
-        Err(operands) => operands,
-    };
+    if let Some(product) = quantized::product(&x, &weight) {
+        return product;
+    }
     x.matmul(weight)
 }

@@ -22,16 +22,14 @@ pub trait QuantizedOps: Backend {
     fn product_backward(grad: FloatTensor<Self>, weight: QuantizedTensor<Self>) -> FloatTensor<Self>;
 }
 
-/// The product where a kernel exists; otherwise the operands again.
-pub(crate) fn product(x: Tensor<2>, weight: Tensor<2>) -> Result<Tensor<2>, (Tensor<2>, Tensor<2>)> {
+/// The product where a kernel exists.
+pub(crate) fn product(x: &Tensor<2>, weight: &Tensor<2>) -> Option<Tensor<2>> {
     if !matches!(weight.dtype(), DType::QFloat(_)) {
-        return Err((x, weight));
+        return None;
     }
-    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
-    if has_kernel(&x.kind) && has_kernel(&weight.kind) {
-        return Ok(Tensor::from_dispatch(<Dispatch as QuantizedOps>::product(x, weight)));
-    }
-    Err((Tensor::from_dispatch(x), Tensor::from_dispatch(weight)))
+    let (x, weight) = (x.clone().into_dispatch(), weight.clone().into_dispatch());
+    let known = has_kernel(&x.kind) && has_kernel(&weight.kind);
+    known.then(|| Tensor::from_dispatch(<Dispatch as QuantizedOps>::product(x, weight)))
 }
 
 fn has_kernel(kind: &DispatchTensorKind) -> bool {
@@ -138,7 +136,7 @@ mod tests {
             let restored = quantized.clone().dequantize();
             let leaf = || Tensor::<2>::from_data(x.to_data(), &autodiff).require_grad();
             let (own, stock) = (leaf(), leaf());
-            let y = product(own.clone(), quantized.clone()).expect("a kernel for this backend");
+            let y = product(&own, &quantized).expect("a kernel for this backend");
             let wanted = stock.clone().matmul(restored.clone());
             let close = |a: Tensor<2>, b: Tensor<2>| {
                 a.into_data()
@@ -152,7 +150,7 @@ mod tests {
                 stock.grad(&stock_grads).expect("a gradient"),
             );
             // Without a graph as well.
-            let y = product(x.clone(), quantized).expect("a kernel for this backend");
+            let y = product(&x, &quantized).expect("a kernel for this backend");
             close(y, x.clone().matmul(restored));
         }
     }
@@ -161,6 +159,6 @@ mod tests {
     fn a_float_weight_is_no_business_of_the_kernel() {
         let device = Device::flex();
         let x = Tensor::<2>::ones([2, 3], &device);
-        assert!(product(x.clone(), x.clone().transpose()).is_err());
+        assert!(product(&x, &x.clone().transpose()).is_none());
     }
 }

@@ -2,7 +2,7 @@
 
 use adapters_core::copies::{bias_copy_of, copy_of};
 use adapters_core::{
-    Build, Erased, Error, LinearState, Shared, SharedParam, SiteAdapter, SiteInfo, SiteKind, SiteLayer, draw,
+    Build, Erased, Error, LinearState, Shared, SharedParam, SiteAdapter, SiteInfo, SiteKind, SiteLayer, TorchRng, draw,
     float_weight,
 };
 use burn::module::{Module, ModuleDisplay, Param};
@@ -16,8 +16,8 @@ use crate::inject::{FAMILY, Lora};
 use crate::module::{Factored, Gate, LowRank, Origin};
 use crate::table::LowRankTable;
 use crate::variants::{
-    DoraForm, Ia3Config, InputScale, Magnitude, MtlLora, MtlLoraConfig, OutputScale, Strength, TaskMatrix, TaskParam,
-    Variant, VeraConfig, VeraForm, VeraMatrices, VeraVectors,
+    DoraForm, Ia3Config, InputScale, Magnitude, MtlLora, MtlLoraConfig, OutputScale, Projection, Strength, TaskMatrix,
+    TaskParam, Variant, VeraConfig, VeraForm, VeraMatrices, VeraVectors,
 };
 
 /// Builds the layer of one adapter at one site.
@@ -330,6 +330,17 @@ pub(crate) fn shared(variant: &Variant, build: &Build<'_>) -> Result<Shared, Err
         VeraForm::Vectors => ("vera_A", "vera_B"),
     };
     let lora = &config.lora;
+    if let Projection::Drawn(key) = config.projection {
+        let mut torch = TorchRng::new(key);
+        // Kaiming uniform with the gain of a rectifier, A first.
+        let mut matrix = |rows: usize, columns: usize| {
+            let bound = (3.0f64.sqrt() * 2.0f64.sqrt() / (columns as f64).sqrt()) as f32;
+            let values = torch.uniform(rows * columns, -bound, bound);
+            Tensor::<2>::from_data(TensorData::new(values, [rows, columns]), build.device)
+        };
+        let (a, b) = (matrix(lora.rank, d_in), matrix(d_out, lora.rank));
+        return Ok(Shared::new().with_constant(name_a, a).with_constant(name_b, b));
+    }
     let mut rng = build.shared_rng(lora.seed);
     let matrix = |data: TensorData| {
         let tensor = Tensor::<2>::from_data(data, build.device);

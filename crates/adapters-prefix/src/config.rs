@@ -65,7 +65,8 @@ pub enum Form {
     #[default]
     AdapterHub,
     /// Peft's: the vectors are the first positions of the sequence, so that the tokens' positions begin after them. It
-    /// has an MLP with `tanh`, or none, and no further options.
+    /// has an MLP with `tanh`, or none, and no further options. In an encoder-decoder model they are in the decoder's own
+    /// attention alone, which takes every other pair of vectors.
     Peft,
 }
 

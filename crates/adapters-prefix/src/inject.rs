@@ -69,6 +69,11 @@ impl Prefix {
 
     /// The attentions it is aimed at, stack by stack.
     fn places(&self, host: &dyn Host) -> Result<Vec<Place>, Error> {
+        let has = |stack| host.sites().iter().any(|info| info.site.stack == stack);
+        let turns = match self.config.form == Form::Peft && has(Stack::Encoder) && has(Stack::Decoder) {
+            true => 2,
+            false => 1,
+        };
         let mut places: Vec<Place> = Vec::new();
         for info in self.target().select(host)?.sites {
             let SiteKind::KeyValue { heads, d_head } = info.kind else {
@@ -81,19 +86,13 @@ impl Prefix {
                     name: host.attention_name(stack),
                     stack,
                     sites: vec![info.site],
+                    turns,
                     heads,
                     d_head,
                 }),
             }
         }
-        match (self.config.form, places.get(1)) {
-            (Form::Peft, Some(second)) => Err(Error::CannotBuild {
-                method: FAMILY,
-                path: second.stack.to_string(),
-                reason: "peft's prefixes are computed for models of one stack".to_owned(),
-            }),
-            _ => Ok(places),
-        }
+        Ok(places)
     }
 
     /// How the vectors of each place are made.
@@ -193,9 +192,11 @@ impl Method for Prefix {
             roles: vec![Role::KeyValue],
             leave_out: self.config.leave_out.clone(),
         };
+        // Peft's are in the decoder's own attention alone.
+        let hub = self.config.form == Form::AdapterHub;
         let places = [
-            (self.config.encoder_prefix, Stack::Encoder),
-            (self.config.cross_prefix, Stack::Cross),
+            (hub && self.config.encoder_prefix, Stack::Encoder),
+            (hub && self.config.cross_prefix, Stack::Cross),
         ];
         let stacks: Vec<Stack> = places.iter().filter(|(on, _)| !on).map(|(_, stack)| *stack).collect();
         match stacks.is_empty() {
@@ -417,7 +418,7 @@ mod tests {
                 "encoder_hidden_size",
             ),
             (
-                json!({"num_virtual_tokens": 1, "num_transformer_submodules": 2}),
+                json!({"num_virtual_tokens": 1, "num_transformer_submodules": 3}),
                 "num_transformer_submodules",
             ),
         ] {

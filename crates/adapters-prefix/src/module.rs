@@ -17,8 +17,10 @@ pub(crate) struct Place {
     pub(crate) name: &'static str,
     /// The stack.
     pub(crate) stack: Stack,
-    /// The sites, in the order of the forward pass. Site `i` has the vectors `2 i` (keys) and `2 i + 1` (values).
+    /// The sites, in the order of the forward pass.
     pub(crate) sites: Vec<Site>,
+    /// Stacks whose attentions take turns at the vectors: two where peft has an encoder-decoder model.
+    pub(crate) turns: usize,
     /// Key and value heads.
     pub(crate) heads: usize,
     /// Features of a head.
@@ -60,6 +62,13 @@ pub(crate) struct Names {
     pub(crate) flat: String,
     /// Whether the vectors are a matrix, `[length, ..]`, or one vector.
     pub(crate) rows: bool,
+}
+
+impl Place {
+    /// The place of a site's keys among the vectors of all layers; its values come next.
+    pub(crate) fn slot(&self, index: usize) -> usize {
+        2 * (index * self.turns % self.sites.len())
+    }
 }
 
 impl Source {
@@ -192,7 +201,8 @@ impl PrefixLayer {
             let rows = one.expand([batch, source.place.heads, source.length, source.place.d_head]);
             call.dropout(rows, self.dropout)
         };
-        (slot(2 * self.index), slot(2 * self.index + 1))
+        let keys = source.place.slot(self.index);
+        (slot(keys), slot(keys + 1))
     }
 }
 

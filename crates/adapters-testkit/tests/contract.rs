@@ -301,7 +301,9 @@ const WEIGHT_METHODS: &[(&str, bool)] = &[
     ("lokr[r=1,alpha=5,decompose_both=true]", true),
     ("miss[r=3,target_modules=[query,output.dense]]", true),
     ("miss[r=4,mini_r=2,init_weights=mini]", true),
+    ("miss[r=4,init_weights=bat]", true),
     ("oft[oft_block_size=4]", true),
+    ("oft[oft_block_size=4,coft=true,eps=0.5]", true),
     (
         "oft[oft_block_size=4,use_cayley_neumann=false,target_modules=[query,intermediate.dense]]",
         true,

@@ -16,15 +16,48 @@ pub use self::error::DataError;
 use self::error::nearest;
 use crate::recipe::{Part, PartBy};
 
-/// One text, or pair of texts, and its class.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One text, or pair of texts, and its label.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Example {
     /// The text.
     pub text: String,
     /// The second text of a pair, where the task has one.
     pub text_pair: Option<String>,
-    /// The class, from 0; `None` where it is to be predicted.
-    pub label: Option<usize>,
+    /// The label; `None` where it is to be predicted.
+    pub label: Option<Label>,
+}
+
+/// What is known of an example.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Label {
+    /// Its class, from 0.
+    Class(usize),
+    /// Its number.
+    Number(f32),
+    /// Its labels, from 0: none, one or several.
+    Several(Vec<usize>),
+}
+
+impl Label {
+    /// The class, where it is one.
+    pub fn class(&self) -> Option<usize> {
+        match self {
+            Self::Class(class) => Some(*class),
+            Self::Number(_) | Self::Several(_) => None,
+        }
+    }
+}
+
+/// How a label is written in a file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LabelKind {
+    /// A class, by its name or number.
+    #[default]
+    Class,
+    /// A finite number.
+    Number,
+    /// Several labels by their names or numbers: a list in JSON, `a|b` in a table; an empty one is none.
+    Several,
 }
 
 /// Which fields of a record (or columns of a table) hold what.
@@ -33,7 +66,7 @@ pub struct Example {
 /// |---|---|---|
 /// | `text` | `"text"` | the text |
 /// | `text_pair` | none | the second text, for tasks on pairs |
-/// | `label` | `"label"` | the class |
+/// | `label` | `"label"` | the class, the number or the labels |
 /// | `prompt` | `"prompt"` | what a completion follows, for language models that write |
 /// | `completion` | `"completion"` | what is to be written |
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +77,7 @@ pub struct Fields {
     /// The field with the second text; `None` for tasks on single texts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text_pair: Option<String>,
-    /// The field with the class.
+    /// The field with the label.
     pub label: String,
     /// The field with the prompt.
     pub prompt: String,
@@ -93,7 +126,7 @@ impl Labels {
 }
 
 /// The examples of one file, in file order. There is at least one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Dataset {
     /// The examples.
     pub examples: Vec<Example>,
@@ -112,10 +145,25 @@ impl Dataset {
     ///
     /// A [`DataError`] for the first thing that is wrong.
     pub fn read(path: impl AsRef<Path>, fields: &Fields, labels: &Labels) -> Result<Self, DataError> {
+        Self::read_as(LabelKind::Class, path, fields, labels)
+    }
+
+    /// As [`Dataset::read`], for labels that are no single class.
+    ///
+    /// # Errors
+    ///
+    /// A [`DataError`] for the first thing that is wrong.
+    pub fn read_as(
+        kind: LabelKind,
+        path: impl AsRef<Path>,
+        fields: &Fields,
+        labels: &Labels,
+    ) -> Result<Self, DataError> {
         Reader {
             path: path.as_ref(),
             fields,
             labels,
+            kind,
             label_needed: true,
         }
         .read()
@@ -132,6 +180,7 @@ impl Dataset {
             path: path.as_ref(),
             fields,
             labels,
+            kind: LabelKind::Class,
             label_needed: false,
         }
         .read()
@@ -231,6 +280,7 @@ struct Reader<'a> {
     path: &'a Path,
     fields: &'a Fields,
     labels: &'a Labels,
+    kind: LabelKind,
     label_needed: bool,
 }
 
@@ -291,13 +341,40 @@ impl Reader<'_> {
         }
     }
 
-    fn label(&self, row: &Row<'_>, line: usize) -> Result<Option<usize>, DataError> {
+    fn label(&self, row: &Row<'_>, line: usize) -> Result<Option<Label>, DataError> {
         let field = &self.fields.label;
         let cell = match row.get(field) {
             Some(cell) if self.label_needed || !cell.is_empty() => cell,
             None if self.label_needed => return Err(self.missing(row, field, line)),
             _ => return Ok(None),
         };
+        match self.kind {
+            LabelKind::Class => Ok(self.class(cell, line)?.map(Label::Class)),
+            LabelKind::Number => {
+                let number = match cell {
+                    Cell::Text(text) => text.trim().parse::<f32>().ok(),
+                    Cell::Json(value) => value.as_f64().map(|number| number as f32),
+                };
+                match number.filter(|number| number.is_finite()) {
+                    Some(number) => Ok(Some(Label::Number(number))),
+                    None => Err(self.wrong_type(field, "a finite number", cell, line)),
+                }
+            }
+            LabelKind::Several => {
+                let cells: Vec<Cell<'_>> = match cell {
+                    Cell::Json(Value::Array(values)) => values.iter().map(Cell::Json).collect(),
+                    Cell::Text(text) if text.trim().is_empty() => Vec::new(),
+                    Cell::Text(text) => text.split('|').map(Cell::Text).collect(),
+                    Cell::Json(_) => return Err(self.wrong_type(field, "a list of labels", cell, line)),
+                };
+                let classes = cells.into_iter().filter_map(|cell| self.class(cell, line).transpose());
+                Ok(Some(Label::Several(classes.collect::<Result<_, _>>()?)))
+            }
+        }
+    }
+
+    fn class(&self, cell: Cell<'_>, line: usize) -> Result<Option<usize>, DataError> {
+        let field = &self.fields.label;
         let names: &[String] = match self.labels {
             Labels::Names(names) => names,
             Labels::Count(_) => &[],

@@ -1,12 +1,14 @@
 //! Scoring a classifier on labelled text.
 
-use adapters_models::{Encoded, Encoder, EncoderInput, SequenceClassifier, TextTokenizer};
+use adapters_core::{AdapterSet, Ctx};
+use adapters_models::heads::{Scores, Targets};
+use adapters_models::{Encoded, Encoder, EncoderInput, Head, SequenceClassifier, TextTokenizer};
 use burn::data::dataloader::Progress;
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 use burn::train::metric::{AccuracyInput, AccuracyMetric, LossInput, LossMetric, Metric, MetricMetadata, Numeric};
 
 use crate::batches::eval_batches;
-use crate::data::Dataset;
+use crate::data::{Dataset, Label};
 use crate::error::TrainError;
 
 /// A data set as token ids.
@@ -14,8 +16,8 @@ use crate::error::TrainError;
 pub struct EncodedData {
     /// Token ids, in the order of the file.
     pub rows: Vec<Encoded>,
-    /// Labels, in the order of the file; zero where there is none.
-    pub labels: Vec<usize>,
+    /// Labels, in the order of the file; `None` where there is none.
+    pub labels: Vec<Option<Label>>,
     /// Lengths in tokens, in the order of the file.
     pub lengths: Vec<usize>,
 }
@@ -55,25 +57,141 @@ impl EncodedData {
         Ok(Self {
             lengths: rows.iter().map(|row| row.ids.len()).collect(),
             rows,
-            labels: data.examples.iter().map(|e| e.label.unwrap_or(0)).collect(),
+            labels: data.examples.iter().map(|e| e.label.clone()).collect(),
         })
     }
 
     /// Input and labels of the rows `indices`.
     pub(crate) fn batch(&self, indices: &[usize], pad_id: usize, device: &Device) -> (EncoderInput, Tensor<1, Int>) {
         let rows: Vec<&Encoded> = indices.iter().map(|i| &self.rows[*i]).collect();
-        let labels: Vec<i64> = indices.iter().map(|i| self.labels[*i] as i64).collect();
+        let labels: Vec<i64> = indices
+            .iter()
+            .map(|i| self.labels[*i].as_ref().and_then(Label::class).unwrap_or(0) as i64)
+            .collect();
         let labels = Tensor::from_data(TensorData::new(labels, [indices.len()]), device);
         (EncoderInput::padded(&rows, pad_id, device), labels)
+    }
+}
+
+/// What a head should say of the rows `indices`, among `labels` labels.
+pub(crate) fn targets(data: &EncodedData, indices: &[usize], labels: usize, device: &Device) -> Targets {
+    let rows = indices.len();
+    let known: Vec<&Label> = indices.iter().filter_map(|i| data.labels[*i].as_ref()).collect();
+    match known.first() {
+        Some(Label::Number(_)) => {
+            let numbers: Vec<f32> = known.iter().map(|label| number(label)).collect();
+            Targets::Numbers(Tensor::from_data(TensorData::new(numbers, [rows]), device))
+        }
+        Some(Label::Several(_)) => {
+            let ones = known.iter().flat_map(|label| has(label, labels));
+            let ones: Vec<f32> = ones.map(|has| f32::from(u8::from(has))).collect();
+            Targets::Labels(Tensor::from_data(TensorData::new(ones, [rows, labels]), device))
+        }
+        _ => {
+            let classes: Vec<i64> = known.iter().map(|label| label.class().unwrap_or(0) as i64).collect();
+            Targets::Classes(Tensor::from_data(TensorData::new(classes, [rows]), device))
+        }
+    }
+}
+
+fn number(label: &Label) -> f32 {
+    match label {
+        Label::Number(number) => *number,
+        Label::Class(_) | Label::Several(_) => 0.0,
+    }
+}
+
+/// Which of `count` labels an example has.
+fn has(label: &Label, count: usize) -> Vec<bool> {
+    let mut ones = vec![false; count];
+    if let Label::Several(labels) = label {
+        for label in labels {
+            ones[*label] = true;
+        }
+    }
+    ones
+}
+
+/// Scores a head that says a row for each text; the set must be on a plain device. Where a label is missing there is no loss and
+/// no accuracy, which are zero then.
+///
+/// # Errors
+///
+/// [`TrainError::Model`] for labels of another kind than the head's.
+pub fn evaluate_head(
+    encoder: &Encoder,
+    set: &AdapterSet,
+    head: &Head,
+    data: &EncodedData,
+    batch_size: usize,
+    device: &Device,
+) -> Result<Evaluation, TrainError> {
+    let mut logits = vec![Vec::new(); data.rows.len()];
+    let mut loss = 0.0;
+    let labels: Option<Vec<&Label>> = data.labels.iter().map(Option::as_ref).collect();
+    for indices in eval_batches(&data.lengths, batch_size) {
+        let (input, _) = data.batch(&indices, encoder.pad_id(), device);
+        let ([_, seq], mut cx) = (input.ids.dims(), Ctx::new(set));
+        let hidden = encoder.forward(input, &mut cx);
+        let padding = cx.pass().padding.clone();
+        let scores = head.forward(hidden, padding, encoder, &mut cx);
+        if labels.is_some() {
+            let targets = targets(data, &indices, head.config().labels.len(), device);
+            let of_batch = head.loss(scores.clone(), targets, None, seq)?.into_scalar::<f32>();
+            loss += f64::from(of_batch) * indices.len() as f64;
+        }
+        if let Scores::Rows(rows) = scores {
+            let values: Vec<f32> = rows.into_data().iter::<f32>().collect();
+            for (row, index) in values.chunks(values.len() / indices.len()).zip(&indices) {
+                logits[*index] = row.to_vec();
+            }
+        }
+    }
+    Ok(Evaluation {
+        loss: loss / data.rows.len().max(1) as f64,
+        accuracy: labels.map_or(0.0, |labels| agreement(&labels, &logits)),
+        logits,
+    })
+}
+
+/// How well scores fit, 0 to 1: the share of right classes, or of right decisions about labels, each counted alone; of numbers
+/// the share of their variance that is explained, zero where there is none.
+fn agreement(labels: &[&Label], logits: &[Vec<f32>]) -> f64 {
+    let share = |right: &[bool]| right.iter().filter(|right| **right).count() as f64 / right.len().max(1) as f64;
+    let pairs = labels.iter().zip(logits);
+    match labels.first() {
+        Some(Label::Number(_)) => {
+            let numbers: Vec<f64> = labels.iter().map(|label| f64::from(number(label))).collect();
+            let mean = numbers.iter().sum::<f64>() / numbers.len() as f64;
+            let spread: f64 = numbers.iter().map(|x| (x - mean).powi(2)).sum();
+            let said = logits.iter().map(|row| row.first().copied().map_or(0.0, f64::from));
+            let off: f64 = numbers.iter().zip(said).map(|(x, said)| (x - said).powi(2)).sum();
+            if spread > 0.0 {
+                (1.0 - off / spread).max(0.0)
+            } else {
+                0.0
+            }
+        }
+        Some(Label::Class(_)) => {
+            let best = |row: &[f32]| (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b]));
+            share(&pairs.map(|(label, row)| label.class() == best(row)).collect::<Vec<_>>())
+        }
+        _ => {
+            let decisions = pairs.flat_map(|(label, row)| {
+                let has = has(label, row.len());
+                row.iter().map(|score| *score > 0.0).zip(has).collect::<Vec<_>>()
+            });
+            share(&decisions.map(|(said, has)| said == has).collect::<Vec<_>>())
+        }
     }
 }
 
 /// The figures of an evaluation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
-    /// Mean cross-entropy.
+    /// Mean loss: cross-entropy, or that of the head.
     pub loss: f64,
-    /// Share of right answers, 0 to 1.
+    /// Share of right answers, 0 to 1; of numbers the share of their variance that is explained.
     pub accuracy: f64,
     /// Logits `[examples, classes]`, row by row in the order of the file.
     pub logits: Vec<Vec<f32>>,

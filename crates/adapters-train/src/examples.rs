@@ -2,22 +2,23 @@
 
 use std::path::Path;
 
+use adapters_models::heads::Targets;
 use adapters_models::{Model, Pretrained, TextTokenizer};
 use burn::tensor::Device;
 
 use crate::completions::{Completions, Layout, Pairs};
 use crate::data::{Dataset, Fields};
 use crate::error::TrainError;
-use crate::evaluate::EncodedData;
+use crate::evaluate::{EncodedData, targets};
 use crate::masking::Masking;
 use crate::recipe::{HeadKind, Part, Recipe};
-use crate::task::{Batch, Input};
+use crate::task::{Answers, Batch, Input};
 
 /// What is to be predicted, of one data file.
 #[derive(Debug)]
 pub(crate) enum Examples {
-    /// The class of each text.
-    Labelled(EncodedData),
+    /// The class, the number or the labels of each text, and how many labels there are.
+    Labelled(EncodedData, usize),
     /// Tokens that are hidden, others in every pass.
     Hidden(EncodedData, Masking),
     /// What follows each prompt in its row.
@@ -53,7 +54,7 @@ impl Examples {
         };
         let data = match (recipe.head.kind, model) {
             (HeadKind::MaskedLm, _) => Dataset::read_texts(path, &unlabelled, labels),
-            (_, Model::Encoder(_)) => Dataset::read(path, fields, labels),
+            (kind, Model::Encoder(_)) => Dataset::read_as(kind.labels(), path, fields, labels),
             (_, Model::CausalLm(_) | Model::EncoderDecoder(_)) => Dataset::read_texts(path, &prompts, labels),
         }?;
         let data = match part {
@@ -70,7 +71,8 @@ impl Examples {
                         let masking = Masking::new(recipe.head.mask_probability, tokenizer, encoder)?;
                         Self::Hidden(encoded, masking)
                     }
-                    _ => Self::Labelled(encoded),
+                    HeadKind::Regression => Self::Labelled(encoded, 1),
+                    _ => Self::Labelled(encoded, labels.count()),
                 }
             }
             Model::CausalLm(lm) => {
@@ -84,7 +86,7 @@ impl Examples {
     /// Lengths in tokens, in the order of the file.
     pub fn lengths(&self) -> &[usize] {
         match self {
-            Self::Labelled(data) | Self::Hidden(data, _) => &data.lengths,
+            Self::Labelled(data, _) | Self::Hidden(data, _) => &data.lengths,
             Self::Completions(data) => &data.lengths,
             Self::Pairs(data) => &data.lengths,
         }
@@ -94,8 +96,12 @@ impl Examples {
     /// hidden.
     pub fn batch(&self, indices: &[usize], model: &Model, seed: u64, device: &Device) -> Batch {
         match (self, model) {
-            (Self::Labelled(data), Model::Encoder(encoder)) => {
-                let (input, answers) = data.batch(indices, encoder.pad_id(), device);
+            (Self::Labelled(data, labels), Model::Encoder(encoder)) => {
+                let (input, classes) = data.batch(indices, encoder.pad_id(), device);
+                let answers = match targets(data, indices, *labels, device) {
+                    Targets::Classes(_) => Answers::Ids(classes),
+                    targets => Answers::Targets(targets, indices.len()),
+                };
                 Batch {
                     input: Input::Encoder(input),
                     places: Vec::new(),

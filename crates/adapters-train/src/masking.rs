@@ -75,7 +75,7 @@ impl Masking {
             tokens.push(i64::from(rows[0].ids[0]));
         }
         let lengths = rows.iter().map(|row| row.ids.len()).collect();
-        let labels = vec![0; rows.len()];
+        let labels = vec![None; rows.len()];
         Masked {
             rows: EncodedData { rows, labels, lengths },
             places,
@@ -105,7 +105,7 @@ mod tests {
         let rows: Vec<_> = (0..200).map(|i| row(10 + i % 30)).collect();
         let data = EncodedData {
             lengths: rows.iter().map(|row| row.ids.len()).collect(),
-            labels: vec![0; rows.len()],
+            labels: vec![None; rows.len()],
             rows,
         };
         let all: Vec<usize> = (0..200).collect();

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::batches::Order;
-use crate::data::{Fields, Labels};
+use crate::data::{Fields, LabelKind, Labels};
 use crate::drop_layers::DropLayers;
 use crate::error::TrainError;
 
@@ -223,6 +223,21 @@ pub enum HeadKind {
     CausalLm,
     /// What is to be written of a prompt that an encoder read; the model's own head.
     Seq2seqLm,
+    /// A number.
+    Regression,
+    /// Which of several labels a text has.
+    MultiLabel,
+}
+
+impl HeadKind {
+    /// How the labels of such a run are written.
+    pub fn labels(self) -> LabelKind {
+        match self {
+            Self::Classification | Self::MaskedLm | Self::CausalLm | Self::Seq2seqLm => LabelKind::Class,
+            Self::Regression => LabelKind::Number,
+            Self::MultiLabel => LabelKind::Several,
+        }
+    }
 }
 
 /// `[output]`
@@ -352,8 +367,8 @@ impl Recipe {
             (
                 "data.labels",
                 match self.head.kind {
-                    HeadKind::Classification => self.data.labels.count() as u64,
-                    HeadKind::MaskedLm | HeadKind::CausalLm | HeadKind::Seq2seqLm => 1,
+                    HeadKind::Classification | HeadKind::MultiLabel => self.data.labels.count() as u64,
+                    HeadKind::MaskedLm | HeadKind::CausalLm | HeadKind::Seq2seqLm | HeadKind::Regression => 1,
                 },
             ),
             ("train.epochs", train.epochs as u64),

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use adapters_core::{Adapted, Ctx, NamedParams};
+use adapters_models::heads::Targets;
 use adapters_models::{
     Blocks, CausalInput, ClassificationHead, EncoderDecoderInput, EncoderInput, Head as FlexibleHead, Model,
 };
@@ -11,7 +12,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::batches::eval_batches;
 use crate::error::TrainError;
-use crate::evaluate::{Evaluation, cross_entropy, evaluate_with};
+use crate::evaluate::{Evaluation, cross_entropy, evaluate_head, evaluate_with};
 use crate::examples::Examples;
 use crate::recompute::LossGradients;
 
@@ -29,6 +30,8 @@ pub(crate) struct Learner {
 pub(crate) enum Head {
     Classification(ClassificationHead),
     MaskedLm(FlexibleHead),
+    /// Says a number, or several labels, of a text.
+    Text(FlexibleHead),
 }
 
 /// What is drawn for one pass of training.
@@ -54,8 +57,16 @@ pub(crate) struct Batch {
     pub input: Input,
     /// Row and position of each predicted token's place; none where whole rows are classified.
     pub places: Vec<(usize, usize)>,
+    pub answers: Answers,
+}
+
+/// What is to be said.
+#[derive(Clone, Debug)]
+pub(crate) enum Answers {
     /// Classes or tokens, one a prediction.
-    pub answers: Tensor<1, Int>,
+    Ids(Tensor<1, Int>),
+    /// What a head's own loss takes, of so many rows.
+    Targets(Targets, usize),
 }
 
 /// The seed of the masks of every evaluation, so that its figures can be compared.
@@ -68,13 +79,16 @@ impl Batch {
         Self {
             input,
             places,
-            answers: Tensor::from_data(TensorData::new(tokens, [count]), device),
+            answers: Answers::Ids(Tensor::from_data(TensorData::new(tokens, [count]), device)),
         }
     }
 
     /// How many predictions are asked for.
     pub fn predictions(&self) -> usize {
-        self.answers.dims()[0]
+        match &self.answers {
+            Answers::Ids(ids) => ids.dims()[0],
+            Answers::Targets(_, rows) => *rows,
+        }
     }
 }
 
@@ -122,7 +136,17 @@ impl Learner {
     }
 
     fn loss(&self, hidden: Tensor<3>, batch: &Batch, share: f64, cx: &mut Ctx<'_>) -> Tensor<1> {
-        let loss = cross_entropy(self.logits(hidden, batch, cx), batch.answers.clone()).mean();
+        let loss = match (&batch.answers, &self.head, &*self.adapted.base, &batch.input) {
+            (Answers::Ids(ids), ..) => cross_entropy(self.logits(hidden, batch, cx), ids.clone()).mean(),
+            (Answers::Targets(targets, _), Some(Head::Text(head)), Model::Encoder(encoder), Input::Encoder(input)) => {
+                let padding = cx.pass().padding.clone();
+                let scores = head.forward(hidden, padding, encoder, cx);
+                let [_, seq] = input.ids.dims();
+                let loss = head.loss(scores, targets.clone(), None, seq);
+                loss.unwrap_or_else(|error| unreachable!("the labels were read for this head: {error}"))
+            }
+            (Answers::Targets(..), ..) => unreachable!("only such a head has targets of its own"),
+        };
         let loss = match self.adapted.set.penalty() {
             Some(penalty) => loss + penalty,
             None => loss,
@@ -153,20 +177,29 @@ impl Learner {
             }
             (Model::CausalLm(lm), _) => lm.logits(chosen(hidden, batch, cx), cx).squeeze_dim(0),
             (Model::EncoderDecoder(lm), _) => lm.logits(chosen(hidden, batch, cx), cx).squeeze_dim(0),
-            (Model::Encoder(_), None) => unreachable!("an encoder has a head that trains"),
+            (Model::Encoder(_), Some(Head::Text(_)) | None) => unreachable!("such a run has no logits"),
         }
     }
 
     fn predict(&self, batch: Batch) -> (Tensor<2>, Tensor<1, Int>) {
         let mut cx = Ctx::new(&self.adapted.set);
         let hidden = self.hidden(batch.input.clone(), &mut cx);
-        (self.logits(hidden, &batch, &mut cx), batch.answers)
+        let logits = self.logits(hidden, &batch, &mut cx);
+        match batch.answers {
+            Answers::Ids(ids) => (logits, ids),
+            Answers::Targets(..) => unreachable!("such a run has no logits"),
+        }
     }
 
     /// Scores the whole of `data`. Of tokens: the mean loss and the share guessed right; no logits.
     pub fn evaluate(&self, data: &Examples, batch_size: usize, device: &Device) -> Result<Evaluation, TrainError> {
         let predict = |indices: &[usize]| self.predict(self.batch(data, indices, EVALUATION, device));
-        if let Examples::Labelled(labelled) = data {
+        if let (Examples::Labelled(labelled, _), Model::Encoder(encoder), Some(Head::Text(head))) =
+            (data, &*self.adapted.base, &self.head)
+        {
+            return evaluate_head(encoder, &self.adapted.set, head, labelled, batch_size, device);
+        }
+        if let Examples::Labelled(labelled, _) = data {
             return evaluate_with(predict, &labelled.lengths, batch_size);
         }
         let (mut loss, mut right, mut count) = (0.0, 0.0, 0usize);
@@ -189,7 +222,9 @@ impl Learner {
     pub fn save_head(&self, dir: &Path, name: &str, file: &str) -> Result<(), TrainError> {
         match (&self.head, &*self.adapted.base) {
             (Some(Head::Classification(head)), _) => head.save(&dir.join(file))?,
-            (Some(Head::MaskedLm(head)), Model::Encoder(encoder)) => head.save(dir, name, encoder)?,
+            (Some(Head::MaskedLm(head) | Head::Text(head)), Model::Encoder(encoder)) => {
+                head.save(dir, name, encoder)?
+            }
             _ => {}
         }
         Ok(())
@@ -207,7 +242,7 @@ fn chosen(hidden: Tensor<3>, batch: &Batch, cx: &Ctx<'_>) -> Tensor<3> {
     };
     let places = batch.places.iter();
     let positions: Vec<i64> = places.map(|(row, t)| (row * seq + position(*t)) as i64).collect();
-    let positions = Tensor::<1, Int>::from_data(TensorData::new(positions, [count]), &batch.answers.device());
+    let positions = Tensor::<1, Int>::from_data(TensorData::new(positions, [count]), &hidden.device().inner());
     hidden
         .reshape([rows * seq, width])
         .select(0, positions)
@@ -219,7 +254,7 @@ impl Head {
     pub fn names(&self) -> Vec<(String, ParamId)> {
         let named = match self {
             Self::Classification(head) => head.named_params(),
-            Self::MaskedLm(head) => head.named_params(),
+            Self::MaskedLm(head) | Self::Text(head) => head.named_params(),
         };
         named.into_iter().map(|(name, id)| (name.into_owned(), id)).collect()
     }

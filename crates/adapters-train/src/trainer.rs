@@ -6,8 +6,9 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use adapters_core::store::StoreError;
+use adapters_core::store::{Pooling, StoreError};
 use adapters_core::{Adapted, Host, Regime, Registry};
+use adapters_models::heads::HeadPooling;
 use adapters_models::{ClassificationHead, Head as FlexibleHead, HeadConfig, Model, Pretrained};
 use burn::module::Module;
 use burn::optim::GradientsAccumulator;
@@ -182,7 +183,9 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
         pretrained = pretrained.with_dropout(dropout);
     }
     let model = match recipe.head.kind {
-        HeadKind::Classification | HeadKind::MaskedLm => Model::Encoder(pretrained.encoder(device)?),
+        HeadKind::Classification | HeadKind::MaskedLm | HeadKind::Regression | HeadKind::MultiLabel => {
+            Model::Encoder(pretrained.encoder(device)?)
+        }
         HeadKind::CausalLm => Model::CausalLm(pretrained.causal_lm(device)?),
         HeadKind::Seq2seqLm => Model::EncoderDecoder(pretrained.encoder_decoder(device)?),
     };
@@ -217,8 +220,12 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
             let head = FlexibleHead::new(HeadConfig::masked_lm(), encoder, seed, device)?;
             Some(Head::MaskedLm(head))
         }
+        (HeadKind::Regression | HeadKind::MultiLabel, Model::Encoder(encoder)) => {
+            let head = FlexibleHead::new(text_head(recipe), encoder, seed, device)?;
+            Some(Head::Text(head))
+        }
         // The model's own.
-        (HeadKind::MaskedLm | HeadKind::CausalLm | HeadKind::Seq2seqLm, _) => None,
+        _ => None,
     };
     if let Some(drop) = recipe
         .train
@@ -269,6 +276,23 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
         epoch: None,
     };
     Ok((state, inputs, trained.report))
+}
+
+/// A head that says a number or several labels: one linear layer, as the classification head.
+fn text_head(recipe: &Recipe) -> HeadConfig {
+    let pooling = match recipe.head.pooling {
+        Pooling::Mean => HeadPooling::Mean,
+        Pooling::First => HeadPooling::First,
+    };
+    let labels = &recipe.data.labels;
+    let config = match recipe.head.kind {
+        HeadKind::Regression => HeadConfig::regression(pooling),
+        _ => HeadConfig::new(
+            adapters_models::heads::HeadKind::MultiLabel { pooling },
+            (0..labels.count()).map(|label| labels.name(label)),
+        ),
+    };
+    config.with_layers(1).with_dropout(recipe.head.dropout)
 }
 
 /// Refuses texts longer than the positions the model has, less those an adapter takes.

@@ -3,7 +3,7 @@
 use adapters_core::target::ModuleFields;
 use adapters_core::{
     Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
-    SiteLayer, draw, ops::project,
+    SiteLayer, TorchRng, draw, ops::project,
 };
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -77,7 +77,8 @@ impl Tuner for Fourierft {
             false => draw::normal(&mut build.rng(None, site.site), [self.n_frequency], 1.0),
         };
         let seed = u32::try_from(self.random_loc_seed).unwrap_or_default();
-        let places: Vec<(usize, usize)> = torch_permutation(d_in * d_out, seed, self.n_frequency)
+        let places: Vec<(usize, usize)> = TorchRng::new(seed)
+            .permutation(d_in * d_out, self.n_frequency)
             .into_iter()
             .map(|index| (index / d_in, index % d_in))
             .collect();
@@ -153,65 +154,3 @@ impl SiteAdapter<LinearState> for Spectrum {
 }
 
 named!(Spectrum: "fourierft_spectrum" => coefficients);
-
-/// The first `take` elements of `torch.randperm(n)` with a CPU generator seeded with `seed`: peft's files name only the
-/// seed.
-fn torch_permutation(n: usize, seed: u32, take: usize) -> Vec<usize> {
-    let mut generator = MersenneTwister::new(seed);
-    let mut order: Vec<usize> = (0..n).collect();
-    for i in 0..take.min(n.saturating_sub(1)) {
-        let other = i + generator.next() as usize % (n - i);
-        order.swap(i, other);
-    }
-    order.truncate(take);
-    order
-}
-
-/// MT19937, Matsumoto and Nishimura, 1998, as PyTorch's CPU generator.
-struct MersenneTwister {
-    state: [u32; 624],
-    at: usize,
-}
-
-impl MersenneTwister {
-    fn new(seed: u32) -> Self {
-        let mut state = [seed; 624];
-        for i in 1..624 {
-            let before = state[i - 1];
-            state[i] = 1_812_433_253u32
-                .wrapping_mul(before ^ (before >> 30))
-                .wrapping_add(i as u32);
-        }
-        Self { state, at: 624 }
-    }
-
-    fn next(&mut self) -> u32 {
-        if self.at == 624 {
-            for k in 0..624 {
-                let y = (self.state[k] & 0x8000_0000) | (self.state[(k + 1) % 624] & 0x7fff_ffff);
-                let odd = if y & 1 == 1 { 0x9908_b0df } else { 0 };
-                self.state[k] = self.state[(k + 397) % 624] ^ (y >> 1) ^ odd;
-            }
-            self.at = 0;
-        }
-        let mut y = self.state[self.at];
-        self.at += 1;
-        y ^= y >> 11;
-        y ^= (y << 7) & 0x9d2c_5680;
-        y ^= (y << 15) & 0xefc6_0000;
-        y ^ (y >> 18)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Computed with PyTorch 2.15.
-    #[test]
-    fn permutations_are_pytorchs() {
-        assert_eq!(torch_permutation(1024, 777, 6), [103, 249, 319, 701, 999, 360]);
-        assert_eq!(torch_permutation(50, 3, 6), [36, 4, 27, 3, 32, 35]);
-        assert_eq!(torch_permutation(2048, 777, 6), [103, 1405, 1251, 2031, 803, 1141]);
-    }
-}

@@ -2,11 +2,11 @@
 
 use adapters_core::target::ModuleFields;
 use adapters_core::{
-    Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
-    SiteLayer, draw,
+    Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, ParamValues, Regime, Shared,
+    SiteAdapter, SiteInfo, SiteLayer, draw, store::Tensors,
 };
 use burn::module::{Module, Param};
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::rotation::{cayley, rotate, skew, skew_places};
@@ -22,7 +22,11 @@ use crate::tuner::{Tuner, has_targets, named};
 /// | `use_cayley_neumann` | true | a truncated series in place of the inverse | |
 /// | `num_cayley_neumann_terms` | 5 | its terms | >= 1 |
 /// | `module_dropout` | 0 | not computed | 0 |
-/// | `coft` | false | not computed | false |
+/// | `coft` | false | keeps each `S` within a ball around zero | |
+/// | `eps` | 6e-5 | radius of the ball, over the root of the number of blocks, with `coft` | > 0 |
+///
+/// With `coft` a forward pass uses the point of the ball nearest to each `S`, with the gradient at that point; the trainer puts
+/// it in place of `S` after each step, which peft does at the next forward pass.
 ///
 /// Paper: *Controlling Text-to-Image Diffusion by Orthogonal Finetuning*, Qiu et al., 2023,
 /// <https://arxiv.org/abs/2306.07280>.
@@ -41,8 +45,10 @@ pub struct Oft {
     pub num_cayley_neumann_terms: usize,
     /// Only 0 is computed.
     pub module_dropout: f64,
-    /// Only `false` is computed.
+    /// Keeps each skew-symmetric matrix within a ball around zero.
     pub coft: bool,
+    /// Radius of the ball, over the root of the number of blocks.
+    pub eps: f64,
     /// Which modules.
     #[serde(flatten)]
     pub targets: ModuleFields,
@@ -58,6 +64,7 @@ impl Default for Oft {
             num_cayley_neumann_terms: 5,
             module_dropout: 0.0,
             coft: false,
+            eps: 6e-5,
             targets: ModuleFields::default(),
         }
     }
@@ -76,13 +83,12 @@ impl Tuner for Oft {
         let terms = self.num_cayley_neumann_terms;
         ConfigError::unless(terms > 0, "num_cayley_neumann_terms", "at least 1", terms)?;
         ConfigError::unless(self.module_dropout == 0.0, "module_dropout", "0", self.module_dropout)?;
-        match self.coft {
-            false => Ok(()),
-            true => Err(ConfigError::Unsupported {
-                field: "coft",
-                found: "true".to_owned(),
-            }),
-        }
+        ConfigError::unless(
+            self.eps > 0.0 && self.eps.is_finite(),
+            "eps",
+            "a positive number",
+            self.eps,
+        )
     }
 
     fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
@@ -104,8 +110,52 @@ impl Tuner for Oft {
                 true => self.num_cayley_neumann_terms,
                 false => 0,
             },
+            radius: self.coft.then(|| radius(self.eps, blocks)),
         })))
     }
+
+    fn regime(&self, _steps: u64) -> Option<Box<dyn Regime>> {
+        self.coft.then(|| Box::new(Ball { eps: self.eps }) as Box<dyn Regime>)
+    }
+}
+
+/// Radius of the ball a matrix stays in, one of `blocks`.
+fn radius(eps: f64, blocks: usize) -> f64 {
+    eps / (blocks as f64).sqrt()
+}
+
+/// Puts the matrices back into their ball after each step.
+#[derive(Debug)]
+struct Ball {
+    eps: f64,
+}
+
+impl Regime for Ball {
+    fn after_step(&mut self, _step: u64, values: &ParamValues, _gradients: &ParamValues) -> ParamValues {
+        let mut changed = ParamValues::new();
+        for (place, data) in values {
+            let [blocks, elements] = *data.shape().to_vec().as_slice() else {
+                continue;
+            };
+            let mut upper: Vec<f32> = data.iter::<f32>().collect();
+            for row in upper.chunks_mut(elements.max(1)) {
+                let norm = 2.0f64.sqrt() * row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+                let factor = (radius(self.eps, blocks) / norm).min(1.0);
+                row.iter_mut().for_each(|x| *x = (f64::from(*x) * factor) as f32);
+            }
+            let projected = TensorData::new(upper, [blocks, elements]);
+            if projected != *data {
+                changed.insert(place.clone(), projected);
+            }
+        }
+        changed
+    }
+
+    fn state(&self) -> Tensors {
+        Tensors::new()
+    }
+
+    fn restore(&mut self, _state: Tensors) {}
 }
 
 /// The divisor of `d_in` nearest to `wanted`, the smaller of two as near, as peft adjusts what does not divide.
@@ -133,17 +183,34 @@ pub struct Rotation {
     pub size: usize,
     /// Terms of the truncated series; 0 for the inverse.
     pub terms: usize,
+    /// Largest norm of a matrix.
+    pub radius: Option<f64>,
 }
 
 impl Rotation {
     /// The blocks, `[blocks, b, b]`.
     pub fn blocks(&self) -> Tensor<3> {
-        let s = skew(self.upper.val(), self.places.clone(), self.size);
+        let upper = match self.radius {
+            Some(radius) => within(self.upper.val(), radius),
+            None => self.upper.val(),
+        };
+        let s = skew(upper, self.places.clone(), self.size);
         match self.terms {
             0 => cayley(s),
             terms => neumann(s, terms),
         }
     }
+}
+
+/// The upper elements of the matrices of at most this norm that are nearest to the given ones; the gradient passes unchanged.
+fn within(upper: Tensor<2>, radius: f64) -> Tensor<2> {
+    let fixed = upper.clone().detach();
+    // The norm of the whole matrix: every element stands in it twice.
+    let norm = (fixed.clone().square().sum_dim(1) * 2.0).sqrt();
+    let factor = (norm.clamp_min(f32::MIN_POSITIVE).recip() * radius).clamp_max(1.0);
+    // Zero, and the way back.
+    let through = upper - fixed.clone();
+    fixed * factor + through
 }
 
 /// `I + 2 S + 2 S^2 + .. + S^n`, cut as peft cuts it.
@@ -192,6 +259,25 @@ named!(Rotation: "oft_R.weight" => upper);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_step_out_of_the_ball_is_taken_back_to_its_edge() {
+        let place = |name: &str| (None, name.to_owned());
+        let data = TensorData::from([[3.0f32, 4.0], [0.01, 0.0]]);
+        let values = ParamValues::from([(place("oft_R.weight"), data)]);
+        let changed = Ball { eps: 1.0 }.after_step(1, &values, &ParamValues::new());
+        let after: Vec<f32> = changed[&place("oft_R.weight")].iter().collect();
+        // The norm of the whole matrix is sqrt(2) times that of its upper half.
+        let edge = 1.0 / 2.0f32.sqrt() / 2.0f32.sqrt();
+        for (x, expected) in after.iter().zip([0.6 * edge, 0.8 * edge, 0.01, 0.0]) {
+            assert!((x - expected).abs() < 1e-6, "{after:?}");
+        }
+        assert!(
+            Ball { eps: 1.0 }
+                .after_step(2, &changed, &ParamValues::new())
+                .is_empty()
+        );
+    }
 
     /// Computed with peft 0.21.2.
     #[test]

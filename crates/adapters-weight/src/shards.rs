@@ -3,9 +3,9 @@
 use adapters_core::target::ModuleFields;
 use adapters_core::{
     Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
-    SiteLayer, draw, ops::project,
+    SiteLayer, draw, float_weight, ops::project,
 };
-use burn::module::{Module, Param};
+use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -20,9 +20,10 @@ use crate::tuner::{Tuner, has_targets, named};
 /// | `r` | 64 | length of a piece | >= 1, at most `d_in` |
 /// | `miss_dropout` | 0 | dropout on the input, in training | `0 <= p < 1` |
 /// | `mini_r` | 1 | columns of `D` that are learned, with `mini` | divides `d_out` |
-/// | `init_weights` | true | `mini` repeats the columns of `D` | true, false, `mini` |
+/// | `init_weights` | true | `mini` repeats the columns of `D`; `bat` is the update below | true, false, `mini`, `bat` |
 ///
-/// Peft's variant `bat` is another method and refused.
+/// With `bat` the weight is cut into blocks of `r` by `r`, and each becomes `W_ij + W_ij D_i + D_i`, with a `D_i` for every
+/// `r` outputs; `r` divides both sizes, and the dropout has nothing to act on.
 ///
 /// Paper: *MiSS: Revisiting the Trade-off in LoRA with an Efficient Shard-Sharing Structure*, Kang and Yin, 2024,
 /// <https://arxiv.org/abs/2409.15371>.
@@ -35,7 +36,7 @@ pub struct Miss {
     pub miss_dropout: f64,
     /// Columns of `D` that are learned, with `mini`.
     pub mini_r: usize,
-    /// True, false (drawn at random) or `mini`.
+    /// True, false (drawn at random), `mini` or `bat`.
     pub init_weights: Value,
     /// Which modules.
     #[serde(flatten)]
@@ -67,7 +68,7 @@ impl Tuner for Miss {
         ConfigError::unless((0.0..1.0).contains(&dropout), "miss_dropout", "0 <= p < 1", dropout)?;
         match &self.init_weights {
             Value::Bool(_) => Ok(()),
-            mini if mini == "mini" => Ok(()),
+            form if form == "mini" || form == BAT => Ok(()),
             other => Err(ConfigError::Unsupported {
                 field: "init_weights",
                 found: other.to_string(),
@@ -79,6 +80,15 @@ impl Tuner for Miss {
         let (d_in, d_out) = Self::linear_dims(site)?;
         if self.r > d_in {
             return Err(Self::refuse(site, format!("r is {}, and it has {d_in} inputs", self.r)));
+        }
+        if self.init_weights == BAT {
+            if !d_in.is_multiple_of(self.r) || !d_out.is_multiple_of(self.r) {
+                let reason = format!("r is {}, which does not divide {d_in} and {d_out}", self.r);
+                return Err(Self::refuse(site, reason));
+            }
+            let blocks = draw::constant([d_out / self.r, self.r, self.r], 0.0);
+            let blocks = Param::from_data(blocks, build.device);
+            return Ok(SiteLayer::Linear(Erased::new(Blocks { blocks })));
         }
         let mini = self.init_weights == "mini";
         if mini && !d_out.is_multiple_of(self.mini_r) {
@@ -102,6 +112,50 @@ impl Tuner for Miss {
         })))
     }
 }
+
+/// The name of the form with blocks.
+const BAT: &str = "bat";
+
+/// The update of one layer, whose form is `bat`.
+#[derive(Module, Debug)]
+pub struct Blocks {
+    /// `D_i`, `[d_out / r, r, r]`.
+    pub blocks: Param<Tensor<3>>,
+}
+
+impl Blocks {
+    /// The weight `[d_in, d_out]` with the update.
+    fn changed(&self, weight: Tensor<2>) -> Tensor<2> {
+        let ([d_in, d_out], [outputs, r, _]) = (weight.dims(), self.blocks.dims());
+        // Each block the other way round, as Burn's layout has it: `(W D)^T = D^T W^T`.
+        let pieces = weight.clone().reshape([d_in / r, r, outputs, r]).swap_dims(1, 2);
+        let blocks: Tensor<4> = self.blocks.val().swap_dims(1, 2).unsqueeze();
+        let update = blocks.clone().matmul(pieces) + blocks;
+        weight + update.swap_dims(1, 2).reshape([d_in, d_out])
+    }
+}
+
+impl SiteAdapter<LinearState> for Blocks {
+    /// Changes the frozen layer, so that what other adapters add stays as it is.
+    fn apply(&self, mut state: LinearState, _call: &Call<'_>) -> LinearState {
+        let changed = self.changed(float_weight(&state.layer));
+        state.layer.weight = Param::initialized(ParamId::new(), changed);
+        state
+    }
+
+    fn keeps_layer(&self) -> bool {
+        false
+    }
+
+    fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+        Ok(LinearWeight {
+            weight: self.changed(base.weight),
+            ..base
+        })
+    }
+}
+
+named!(Blocks: "miss_block" => blocks);
 
 /// The update of one layer.
 #[derive(Module, Debug)]

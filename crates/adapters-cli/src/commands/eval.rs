@@ -1,7 +1,7 @@
 //! `adapters eval`
 
 use adapters::store::{Tensors, write_safetensors};
-use adapters::train::{Dataset, EncodedData, Fields, evaluate};
+use adapters::train::{Dataset, EncodedData, Fields, LabelKind};
 use burn::tensor::TensorData;
 
 use crate::args::EvalArgs;
@@ -10,21 +10,25 @@ use crate::loading;
 
 /// Scores, prints the figures, writes the logits.
 pub fn run(args: EvalArgs) -> Result<(), Failure> {
-    let loaded = loading::classifier(&args.model)?;
+    let loaded = loading::model(&args.model)?;
     let fields = Fields {
         text: args.text_field,
         label: args.label_field,
         ..Fields::default()
     };
-    let data = Dataset::read(&args.data, &fields, &loaded.labels)?;
-    let encoded = EncodedData::new(&data, &loaded.tokenizer, &loaded.model.adapted.base)?;
+    let data = Dataset::read_as(loaded.label_kind, &args.data, &fields, &loaded.labels)?;
+    let encoded = EncodedData::new(&data, &loaded.tokenizer, loaded.model.base())?;
     eprintln!("{}", loaded.report);
-    let evaluation = evaluate(&loaded.model, &encoded, args.batch, &loaded.device)?;
-    say!("accuracy {:.4}", evaluation.accuracy);
+    let evaluation = loaded.model.evaluate(&encoded, args.batch, &loaded.device)?;
+    let figure = match loaded.label_kind {
+        LabelKind::Class | LabelKind::Several => "accuracy",
+        LabelKind::Number => "explained",
+    };
+    say!("{figure} {:.4}", evaluation.accuracy);
     say!("loss {:.4}", evaluation.loss);
     say!("examples {}", data.len());
     if let Some(path) = &args.logits {
-        let shape = [data.len(), loaded.model.head.classes()];
+        let shape = [data.len(), loaded.model.outputs()];
         let values: Vec<f32> = evaluation.logits.into_iter().flatten().collect();
         let tensors = Tensors::from([("logits".to_owned(), TensorData::new(values, shape))]);
         write_safetensors(path, &tensors, [])?;

@@ -2,7 +2,7 @@
 
 use std::io::{Read, stdin};
 
-use adapters::train::{Dataset, EncodedData, Example, evaluate};
+use adapters::train::{Dataset, EncodedData, Example, LabelKind};
 
 use crate::args::PredictArgs;
 use crate::failure::Failure;
@@ -10,7 +10,7 @@ use crate::loading;
 
 /// Prints label, probability and text, one text a line.
 pub fn run(args: PredictArgs) -> Result<(), Failure> {
-    let loaded = loading::classifier(&args.model)?;
+    let loaded = loading::model(&args.model)?;
     let texts = if args.text.is_empty() { read_stdin()? } else { args.text };
     let example = |text: &String| Example {
         text: text.clone(),
@@ -21,11 +21,21 @@ pub fn run(args: PredictArgs) -> Result<(), Failure> {
         examples: texts.iter().map(example).collect(),
         path: "the command line".into(),
     };
-    let encoded = EncodedData::new(&data, &loaded.tokenizer, &loaded.model.adapted.base)?;
-    let evaluation = evaluate(&loaded.model, &encoded, 64, &loaded.device)?;
+    let encoded = EncodedData::new(&data, &loaded.tokenizer, loaded.model.base())?;
+    let evaluation = loaded.model.evaluate(&encoded, 64, &loaded.device)?;
     for (text, logits) in texts.iter().zip(&evaluation.logits) {
-        let (class, probability) = most_probable(logits);
-        say!("{}\t{probability:.4}\t{text}", loaded.labels.name(class));
+        match loaded.label_kind {
+            LabelKind::Class => {
+                let (class, probability) = most_probable(logits);
+                say!("{}\t{probability:.4}\t{text}", loaded.labels.name(class));
+            }
+            LabelKind::Number => say!("{:.4}\t{text}", logits.first().copied().unwrap_or(f32::NAN)),
+            LabelKind::Several => {
+                let with = logits.iter().enumerate().filter(|(_, score)| **score > 0.0);
+                let names: Vec<String> = with.map(|(label, _)| loaded.labels.name(label)).collect();
+                say!("{}\t{text}", names.join("|"));
+            }
+        }
     }
     Ok(())
 }

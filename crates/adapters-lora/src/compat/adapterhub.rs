@@ -11,7 +11,9 @@ use serde_json::{Map, Value};
 
 use crate::config::{BiasTraining, Dtype, Init, LoraConfig, Scaling};
 use crate::places::{AttentionMatrix, LoraTarget, Places};
-use crate::variants::{DoraConfig, DoraForm, Ia3Config, MtlLoraConfig, TaskMatrix, Variant, VeraConfig, VeraForm};
+use crate::variants::{
+    DoraConfig, DoraForm, Ia3Config, MtlLoraConfig, Projection, TaskMatrix, Variant, VeraConfig, VeraForm,
+};
 
 /// AdapterHub's `LoRAConfig`, field for field, and after it the fields we add for what it has no word for.
 ///
@@ -153,6 +155,7 @@ impl TryFrom<LoraWire> for Variant {
             d,
             b,
             form: VeraForm::Matrices,
+            projection: Projection::Stored(0),
         };
         Ok(match (is_mtl, vera, use_dora) {
             (true, false, false) => {

@@ -63,8 +63,8 @@ mod tests {
                 "use_qalora",
             ),
             (
-                json!({"peft_type": "VERA", "target_modules": ["q"], "save_projection": false}),
-                "save_projection",
+                json!({"peft_type": "VERA", "target_modules": ["q"], "projection_prng_key": 4294967296u64}),
+                "projection_prng_key",
             ),
             (json!({"peft_type": "IA3"}), "target_modules"),
         ] {

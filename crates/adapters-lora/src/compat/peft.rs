@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::config::{BiasTraining, Init, LoraConfig, Scaling};
 use crate::places::LoraTarget;
-use crate::variants::{DoraConfig, DoraForm, Ia3Config, Variant, VeraConfig, VeraForm};
+use crate::variants::{DoraConfig, DoraForm, Ia3Config, Projection, Variant, VeraConfig, VeraForm};
 
 /// The part of peft's `LoraConfig` that is read. The other fields are kept, and those that would change the computation
 /// are refused.
@@ -69,8 +69,10 @@ pub struct PeftVeraWire {
     pub vera_dropout: f64,
     /// Initial value of the inner scaling.
     pub d_initial: f64,
-    /// Whether the shared matrices are in the file; only `true` can be read.
+    /// Whether the shared matrices are in the file.
     pub save_projection: bool,
+    /// Seed of the shared matrices in PyTorch's generator.
+    pub projection_prng_key: u64,
     /// Which modules.
     #[serde(flatten)]
     pub target: ModuleFields,
@@ -113,6 +115,7 @@ impl Default for PeftVeraWire {
             vera_dropout: 0.0,
             d_initial: 0.1,
             save_projection: true,
+            projection_prng_key: 0,
             target: ModuleFields::default(),
         }
     }
@@ -218,12 +221,9 @@ fn ia3(wire: PeftIa3Wire) -> Result<Variant, ConfigError> {
 }
 
 fn vera(wire: PeftVeraWire) -> Result<Variant, ConfigError> {
-    ConfigError::unless(
-        wire.save_projection,
-        "save_projection",
-        "true: the shared matrices come from the file, not from PyTorch's generator",
-        wire.save_projection,
-    )?;
+    let key = wire.projection_prng_key;
+    let seed = u32::try_from(key).unwrap_or_default();
+    ConfigError::unless(u64::from(seed) == key, "projection_prng_key", "below 2^32", key)?;
     let (target, extra) = split(wire.target)?;
     Ok(Variant::Vera(VeraConfig {
         lora: LoraConfig {
@@ -237,6 +237,10 @@ fn vera(wire: PeftVeraWire) -> Result<Variant, ConfigError> {
         d: wire.d_initial,
         b: 0.0,
         form: VeraForm::Vectors,
+        projection: match wire.save_projection {
+            true => Projection::Stored(seed),
+            false => Projection::Drawn(seed),
+        },
     }))
 }
 
@@ -260,7 +264,13 @@ pub(crate) fn to_peft(
         Variant::Dora(config) if config.form == DoraForm::Peft => lora_fields(&config.lora, true, sites, host)?,
         Variant::Dora(_) => return refuse("AdapterHub's definition of DoRA"),
         Variant::Vera(config) if config.form == VeraForm::Vectors => {
+            let (save_projection, key) = match config.projection {
+                Projection::Stored(key) => (true, key),
+                Projection::Drawn(key) => (false, key),
+            };
             let wire = PeftVeraWire {
+                save_projection,
+                projection_prng_key: key.into(),
                 r: config.lora.rank,
                 vera_dropout: config.lora.dropout,
                 d_initial: config.d,

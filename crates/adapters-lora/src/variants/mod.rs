@@ -14,7 +14,7 @@ use crate::places::LoraTarget;
 pub use dora::{DoraConfig, DoraForm, Magnitude, Strength};
 pub use ia3::{Ia3Config, InputScale, OutputScale};
 pub use mtl::{MtlLora, MtlLoraConfig, TaskMatrix, TaskParam};
-pub use vera::{VeraConfig, VeraForm, VeraMatrices, VeraVectors};
+pub use vera::{Projection, VeraConfig, VeraForm, VeraMatrices, VeraVectors};
 
 /// A configuration of whichever member of the family.
 #[derive(Clone, Debug, PartialEq)]

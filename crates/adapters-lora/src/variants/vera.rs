@@ -19,6 +19,7 @@ use crate::module::{Factored, Gate, apply_factors};
 /// | `d` | 0.1 | initial value of the inner scaling | finite |
 /// | `b` | 0 | initial value of the outer scaling | finite |
 /// | `form` | matrices | whose scalings | |
+/// | `projection` | stored | whether files hold A and B | |
 ///
 /// Paper: *VeRA: Vector-based Random Matrix Adaptation*, Kopiczko et al., 2023, <https://arxiv.org/abs/2310.11454>.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +32,17 @@ pub struct VeraConfig {
     pub b: f64,
     /// Whose scalings.
     pub form: VeraForm,
+    /// Where the shared matrices of peft's form come from.
+    pub projection: Projection,
+}
+
+/// Where the shared matrices come from; peft's `projection_prng_key` is the seed in either case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Projection {
+    /// From the adapter's file.
+    Stored(u32),
+    /// Drawn again from PyTorch's generator: they are in no file (`save_projection = false`).
+    Drawn(u32),
 }
 
 /// The two definitions that checkpoints are trained with.
@@ -52,6 +64,7 @@ impl Default for VeraConfig {
             d: 0.1,
             b: 0.0,
             form: VeraForm::Matrices,
+            projection: Projection::Stored(0),
         }
     }
 }

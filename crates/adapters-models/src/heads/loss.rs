@@ -11,6 +11,7 @@ pub const IGNORED: i64 = -100;
 
 /// What a head says.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // One a pass.
 pub enum Scores {
     /// A row for each text, `[batch, labels]`, or for each question, `[batch / choices, choices]`.
     Rows(Tensor<2>),
@@ -27,6 +28,7 @@ pub enum Scores {
 
 /// What a head should say.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // One a pass.
 pub enum Targets {
     /// The class of each text, or the right choice of each question, `[batch]`.
     Classes(Tensor<1, Int>),

@@ -60,7 +60,7 @@ const WIDTH: &str = "encoder_hidden_size";
 pub(crate) fn from_peft(fields: &Map<String, Value>) -> Option<Result<PrefixTuningConfig, Error>> {
     (fields.get("peft_type")? == TYPE).then(|| {
         let wire: PeftPrefixWire = Error::in_config(FAMILY, from_fields(fields.clone()))?;
-        if let Some(stacks @ 2..) = wire.num_transformer_submodules {
+        if let Some(stacks @ 3..) = wire.num_transformer_submodules {
             let refused = ConfigError::Unsupported {
                 field: "num_transformer_submodules",
                 found: stacks.to_string(),
@@ -96,9 +96,10 @@ pub(crate) fn to_peft(config: &PrefixTuningConfig, place: &Place) -> Map<String,
         // Without the kind of task peft's loader makes a model that ignores the prefix.
         (
             "task_type",
-            match place.stack {
-                Stack::Decoder => "CAUSAL_LM".into(),
-                Stack::Encoder | Stack::Cross => "FEATURE_EXTRACTION".into(),
+            match (place.stack, place.turns) {
+                (Stack::Decoder, 1) => "CAUSAL_LM".into(),
+                (Stack::Decoder, _) => "SEQ_2_SEQ_LM".into(),
+                (Stack::Encoder | Stack::Cross, _) => "FEATURE_EXTRACTION".into(),
             },
         ),
         ("inference_mode", true.into()),
@@ -117,7 +118,7 @@ pub(crate) fn to_peft(config: &PrefixTuningConfig, place: &Place) -> Map<String,
         num_layers: Some(place.sites.len()),
         num_attention_heads: Some(place.heads),
         token_dim: Some(place.heads * place.d_head),
-        num_transformer_submodules: Some(1),
+        num_transformer_submodules: Some(place.turns),
         extra,
     };
     to_fields(&wire, &[])

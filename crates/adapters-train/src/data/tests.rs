@@ -39,7 +39,7 @@ impl Case {
             .unwrap()
             .examples
             .iter()
-            .map(|example| example.label)
+            .map(|example| example.label.as_ref().and_then(Label::class))
             .collect()
     }
 }
@@ -65,7 +65,7 @@ fn json_lines_are_read() {
         Example {
             text: "so\ngood".into(),
             text_pair: None,
-            label: Some(1)
+            label: Some(Label::Class(1))
         }
     );
     assert_eq!(
@@ -73,7 +73,7 @@ fn json_lines_are_read() {
         Example {
             text: String::new(),
             text_pair: None,
-            label: Some(0)
+            label: Some(Label::Class(0))
         }
     );
     assert_eq!(
@@ -92,7 +92,7 @@ fn tables_are_read() {
         Example {
             text: "a, \"b\"\nc".into(),
             text_pair: None,
-            label: Some(1)
+            label: Some(Label::Class(1))
         }
     );
     assert_eq!(csv.examples[1].text, "d");
@@ -104,7 +104,7 @@ fn tables_are_read() {
         Example {
             text: "\"no\" is no, ".into(),
             text_pair: None,
-            label: Some(1)
+            label: Some(Label::Class(1))
         }
     );
     assert_eq!(tsv.examples[1].text, "\"one quote");
@@ -123,7 +123,7 @@ fn pairs_and_other_names_are_read() {
     let expected = Example {
         text: "it rains".into(),
         text_pair: Some("it is wet".into()),
-        label: Some(1),
+        label: Some(Label::Class(1)),
     };
     assert_eq!(data.examples, [expected]);
 }
@@ -157,7 +157,7 @@ fn labels_may_be_absent_for_prediction() {
         .unwrap()
         .examples
         .iter()
-        .map(|example| example.label)
+        .map(|example| example.label.as_ref().and_then(Label::class))
         .collect();
     assert_eq!(labels, [None, None, None, Some(1)]);
     assert_eq!(read(&file("a.csv", "text\na\n")).unwrap().examples[0].label, None);
@@ -253,6 +253,54 @@ fn wrong_types() {
     );
     assert!(message("a.csv", "text,label\na,\n", &TWO).ends_with("found an empty cell"));
     assert!(message("a.csv", "text,label\na,pos\n", &TWO).ends_with("found `pos`"));
+}
+
+#[test]
+fn numbers_and_several_labels() {
+    let read = |kind, name: &str, content: &str| {
+        let file = file(name, content);
+        let read = Dataset::read_as(kind, &file.path, &Fields::default(), &names());
+        read.map(|data| data.examples.into_iter().map(|e| e.label).collect::<Vec<_>>())
+            .map_err(|e| e.to_string())
+    };
+    let number = |text: &str| {
+        read(
+            LabelKind::Number,
+            "a.jsonl",
+            &format!("{{\"text\":\"\",\"label\":{text}}}"),
+        )
+    };
+    assert_eq!(number("-2.5").unwrap(), [Some(Label::Number(-2.5))]);
+    assert!(number("\"two\"").unwrap_err().contains("a finite number"));
+    assert_eq!(
+        read(LabelKind::Number, "a.tsv", "text\tlabel\na\t1e1\n").unwrap(),
+        [Some(Label::Number(10.0))]
+    );
+    let Labels::Names(known) = names() else { panic!("names") };
+    let (first, second) = (&known[0], &known[1]);
+    let several = |text: &str| {
+        read(
+            LabelKind::Several,
+            "a.jsonl",
+            &format!("{{\"text\":\"\",\"label\":{text}}}"),
+        )
+    };
+    assert_eq!(several("[]").unwrap(), [Some(Label::Several(vec![]))]);
+    assert_eq!(
+        several(&format!("[\"{second}\", 0]")).unwrap(),
+        [Some(Label::Several(vec![1, 0]))]
+    );
+    assert!(several("1").unwrap_err().contains("a list of labels"));
+    assert!(several("[\"none such\"]").unwrap_err().contains("none such"));
+    assert_eq!(
+        read(
+            LabelKind::Several,
+            "a.csv",
+            &format!("text,label\na,{first}|{second}\nb,\n")
+        )
+        .unwrap(),
+        [Some(Label::Several(vec![0, 1])), Some(Label::Several(vec![]))]
+    );
 }
 
 #[test]
