@@ -320,6 +320,9 @@ impl T5Model {
     ) -> Tensor<3> {
         let ids = repeated(ids, cx.replicas());
         let past = cache.as_ref().map_or(0, |cache| cache.columns());
+        // Adapters count positions by the encoder's text, as in the reference.
+        cx.set_padding(encoded.padding.clone());
+        cx.set_past(past);
         let mask = ops::causal_bias(ids.dims()[1], past, None, None, &ids.device());
         let hidden = cx.lookup(WORDS, &self.shared, ids);
         let hidden = cx.dropout(hidden, self.config.dropout_rate);
