@@ -243,7 +243,11 @@ impl Method for Bottleneck {
 
     fn key(&self, _grammar: Grammar, site: &SiteInfo, adapter: &str, param: &str) -> String {
         match site.kind {
-            SiteKind::Embedding { .. } => format!("invertible_adapters.{adapter}.{param}"),
+            // In the module that holds the embeddings, where that is not the model itself.
+            SiteKind::Embedding { .. } => {
+                let holder = site.path.rsplit_once('.').map(|(holder, _)| format!("{holder}."));
+                format!("{}invertible_adapters.{adapter}.{param}", holder.unwrap_or_default())
+            }
             _ => format!("{}.adapters.{adapter}.{param}", site.path),
         }
     }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use adapters_core::ops::{self, Activation};
-use adapters_core::{Call, HiddenState, NamedParams, SiteAdapter};
+use adapters_core::{Call, FusionQuery, HiddenState, NamedParams, SiteAdapter, Up};
 use burn::module::{Module, Param, ParamId};
 use burn::nn::LayerNorm;
 use burn::tensor::{Tensor, activation};
@@ -63,8 +63,8 @@ impl NonLinearity {
 }
 
 impl BottleneckLayer {
-    /// `up(act(down(x))) * scaling` with dropout and gate, `[batch, seq, d_model]`.
-    fn core(&self, x: Tensor<3>, call: &Call<'_>) -> Tensor<3> {
+    /// `up(act(down(x))) * scaling` with dropout and gate, `[batch, seq, d_model]`; and for a fusion that asks, without.
+    fn core(&self, x: Tensor<3>, up: Up, call: &Call<'_>) -> (Tensor<3>, Up) {
         let gate = self
             .gate
             .as_ref()
@@ -86,10 +86,14 @@ impl BottleneckLayer {
         if let Some(scaling) = &self.scaling {
             out = out * scaling.val().unsqueeze();
         }
+        let up = up.answered(&out);
         let out = call.dropout(out, self.shape.dropout);
         match gate {
-            Some(gate) => out * gate,
-            None => out,
+            Some(gate) => {
+                call.record_gates(|| gate.clone().squeeze_dim(2));
+                (out * gate, up)
+            }
+            None => (out, up),
         }
     }
 
@@ -102,6 +106,10 @@ impl BottleneckLayer {
 }
 
 impl SiteAdapter<HiddenState> for BottleneckLayer {
+    fn is_causal(&self) -> bool {
+        self.gate.is_none()
+    }
+
     fn open(&self, state: HiddenState) -> HiddenState {
         let Insertion::Sequential {
             original_ln_before,
@@ -143,13 +151,20 @@ impl SiteAdapter<HiddenState> for BottleneckLayer {
     ///
     /// Panics if the last axis is not the model's width.
     fn apply(&self, state: HiddenState, call: &Call<'_>) -> HiddenState {
-        let out = self.core(state.hidden, call);
+        let (out, up) = self.core(state.hidden, state.up, call);
         let hidden = match (self.shape.insertion, self.shape.ln_after, &state.inner) {
             (Insertion::Parallel, _, _) | (_, _, None) => self.norm_after(out),
             (_, LnAfter::AfterResidual, Some(inner)) => self.norm_after(out + inner.clone()),
             (_, _, Some(inner)) => self.norm_after(out) + inner.clone(),
         };
-        HiddenState { hidden, ..state }
+        HiddenState { hidden, up, ..state }
+    }
+
+    fn fusion_query(&self) -> Option<FusionQuery> {
+        Some(match self.shape.insertion {
+            Insertion::Sequential { .. } => FusionQuery::Hidden,
+            Insertion::Parallel => FusionQuery::Beside,
+        })
     }
 
     fn finish(&self, state: HiddenState, _call: &Call<'_>) -> Tensor<3> {

@@ -167,7 +167,7 @@ pub(crate) fn shared(phm: &Phm, d_model: usize, bottleneck: usize, rng: &mut Cha
     let mut add = |names: [&'static str; 3], data: Vec<TensorData>| {
         let names = if data.len() == 1 { &names[..1] } else { &names[1..] };
         for (name, data) in names.iter().zip(data) {
-            shared = std::mem::take(&mut shared).with(name, SharedParam::Three(param(data, device)));
+            shared = std::mem::take(&mut shared).with(*name, SharedParam::Three(param(data, device)));
         }
     };
     if phm.shared_weight {

@@ -23,12 +23,16 @@ pub enum Command {
     Eval(EvalArgs),
     /// Label new text.
     Predict(PredictArgs),
+    /// Continue texts with a causal language model.
+    Generate(GenerateArgs),
     /// Describe a model or an adapter folder.
     Info(InfoArgs),
     /// Fold an adapter into its base and write a plain checkpoint.
     Merge(MergeArgs),
     /// Make one adapter from the weighted sum of several.
     Average(AverageArgs),
+    /// Take off what a prefix is only trained with, and keep the vectors it makes.
+    Eject(EjectArgs),
     /// Time forward, training step, merged forward, attach, save and load.
     Bench(BenchArgs),
     /// Print a completion script for a shell.
@@ -169,6 +173,56 @@ pub struct PredictArgs {
     pub text: Vec<String>,
 }
 
+/// `adapters generate`
+#[derive(Debug, clap::Args)]
+pub struct GenerateArgs {
+    /// Folder of the base checkpoint; without it the one in the adapter's manifest.
+    #[arg(long, required_unless_present = "adapter")]
+    pub model: Option<PathBuf>,
+    /// Folder of an adapter, AdapterHub or peft.
+    #[arg(long)]
+    pub adapter: Option<PathBuf>,
+    /// A text to continue; repeat for more, which are continued side by side.
+    #[arg(long, required = true)]
+    pub prompt: Vec<String>,
+    /// Take each prompt for a message and answer it, by the chat template of the model.
+    #[arg(long)]
+    pub chat: bool,
+    /// The message before it that says how to answer.
+    #[arg(long, requires = "chat")]
+    pub system: Option<String>,
+    /// Tokens to add at most.
+    #[arg(long, default_value = "128", value_parser = positive)]
+    pub max_tokens: usize,
+    /// Draw tokens, with chances evened out above 1 and sharpened below; without it the likeliest token is taken.
+    #[arg(long)]
+    pub temperature: Option<f64>,
+    /// Draw among this many tokens only.
+    #[arg(long, requires = "temperature")]
+    pub top_k: Option<usize>,
+    /// Draw among the tokens that make up this probability only.
+    #[arg(long, requires = "temperature")]
+    pub top_p: Option<f64>,
+    /// Divide the scores of tokens that were there already.
+    #[arg(long, default_value_t = 1.0)]
+    pub repetition_penalty: f64,
+    /// Seed of what is drawn.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Compute all keys and values anew for each token.
+    #[arg(long)]
+    pub no_cache: bool,
+    /// Print token ids in place of text.
+    #[arg(long)]
+    pub ids: bool,
+    /// Allow reading weights from a PyTorch pickle.
+    #[arg(long)]
+    pub allow_bin: bool,
+    /// Where to compute.
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
 /// `adapters info`
 #[derive(Debug, clap::Args)]
 pub struct InfoArgs {
@@ -239,6 +293,26 @@ pub struct AverageArgs {
     /// Take the weights of an average as they are, not divided by their sum.
     #[arg(long)]
     pub raw: bool,
+    /// Allow reading weights from a PyTorch pickle.
+    #[arg(long)]
+    pub allow_bin: bool,
+    /// Where to compute.
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// `adapters eject`
+#[derive(Debug, clap::Args)]
+pub struct EjectArgs {
+    /// Folder of the adapter.
+    #[arg(long)]
+    pub adapter: PathBuf,
+    /// Folder of the smaller adapter, in the same format.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Folder of the base checkpoint; without it the one in the adapter's manifest.
+    #[arg(long)]
+    pub model: Option<PathBuf>,
     /// Allow reading weights from a PyTorch pickle.
     #[arg(long)]
     pub allow_bin: bool,

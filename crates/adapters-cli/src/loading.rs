@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use adapters::core::Quantization;
 use adapters::models::heads::HeadKind;
 use adapters::models::{ClassificationHead, Encoder, Head, Pretrained, SequenceClassifier, TextTokenizer};
-use adapters::store::{LoadOptions, LoadReport, Manifest, Pooling, load_adapter};
+use adapters::store::{Grammar, LoadOptions, LoadReport, Manifest, Pooling, Setup, load_adapter};
 use adapters::train::{EncodedData, Evaluation, LabelKind, Labels, evaluate, evaluate_head};
-use adapters::{Adapted, Composition, METHODS, parse_device};
+use adapters::{Adapted, AttachReport, Composition, Host, METHODS, parse_device};
+use burn::module::Module;
 use burn::tensor::Device;
 
 use crate::args::{DeviceArgs, ModelArgs, PoolingArg};
@@ -68,20 +68,36 @@ pub fn base_dir(given: Option<&Path>, manifest: &Manifest) -> Result<PathBuf, Fa
     }
 }
 
-/// A base with an active adapter, and below it the one it was trained on top of.
-pub fn adapted(
-    model: &Path,
+/// A base with an active adapter, and below it the one it was trained on top of; or with a whole saved setup.
+pub fn adapted<M: Host + Module + Sync>(
+    base: M,
     adapter: &Path,
     allow_bin: bool,
-    quantization: Option<Quantization>,
     device: &Device,
-) -> Result<(Adapted<Encoder>, LoadReport), Failure> {
-    let pretrained = Pretrained::open(model)?.with_quantization(quantization);
-    let mut adapted = Adapted::new(pretrained.encoder(device)?);
+) -> Result<(Adapted<M>, LoadReport), Failure> {
+    let mut adapted = Adapted::new(base);
     let options = LoadOptions {
         allow_bin,
         ..LoadOptions::default()
     };
+    if adapter.join(Setup::FILE).exists() {
+        let Adapted { base, set } = &mut adapted;
+        let setup = Setup::load(adapter, set, &**base, METHODS, &options, device)?;
+        set.activate(setup.composition.clone())?;
+        let all = || set.iter().chain(set.fusions());
+        let report = LoadReport {
+            grammar: Grammar::AdapterHub,
+            weights: adapter.join(Setup::FILE),
+            attached: AttachReport {
+                adapter: setup.composition.to_string(),
+                adapted: all().flat_map(|a| a.layers().map(|l| l.info.path.clone())).collect(),
+                skipped: Vec::new(),
+                unmatched: Vec::new(),
+                num_params: all().map(adapters::core::Attached::num_params).sum(),
+            },
+        };
+        return Ok((adapted, report));
+    }
     let mut load = |dir: &Path| load_adapter(dir, &mut adapted.set, &*adapted.base, METHODS, &options, device);
     let report = load(adapter)?;
     let name = report.attached.adapter.as_str();
@@ -144,7 +160,7 @@ impl Model {
     pub fn evaluate(&self, data: &EncodedData, batch: usize, device: &Device) -> Result<Evaluation, Failure> {
         Ok(match self {
             Self::Classifier(model) => evaluate(model, data, batch, device)?,
-            Self::Flexible { adapted, head } => evaluate_head(adapted, head, data, batch, device)?,
+            Self::Flexible { adapted, head } => evaluate_head(&adapted.base, &adapted.set, head, data, batch, device)?,
         })
     }
 }
@@ -158,13 +174,17 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
         Some(given) => given.quantization(),
         None => manifest.quantize,
     };
-    let (adapted, report) = adapted(&dir, &args.adapter, args.allow_bin, quantization, &device)?;
-    let longest = adapted.base.max_length();
+    let base = Pretrained::open(&dir)?
+        .with_quantization(quantization)
+        .encoder(&device)?;
+    let (adapted, report) = adapted(base, &args.adapter, args.allow_bin, &device)?;
+    let taken = adapted.set.iter().map(|adapter| adapter.method().positions()).max();
+    let longest = adapted.base.max_length().saturating_sub(taken.unwrap_or(0));
     let max_length = args.max_length.or(manifest.max_length).unwrap_or(128.min(longest));
     if max_length == 0 || max_length > longest {
         return Err(Failure::new(
             format!("--max-length is {max_length}, expected 1 to {longest}"),
-            "the model has no positions beyond that",
+            "the model has no positions beyond that, less those an adapter takes",
         ));
     }
     let tokenizer = Pretrained::open(&dir)?.tokenizer(max_length)?;

@@ -1,4 +1,4 @@
-//! The `adapters` command: fine-tune, evaluate, predict, inspect, merge and time adapters.
+//! The `adapters` command: fine-tune, evaluate, predict, generate, inspect, merge and time adapters.
 //!
 //! Results go to standard output, everything else to standard error. Exit code 1 is a mistake in what was asked for,
 //! 2 a mistake in how.
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
 fn computes(command: &Command) -> bool {
     matches!(
         command,
-        Command::Train(_) | Command::Eval(_) | Command::Predict(_) | Command::Bench(_)
+        Command::Train(_) | Command::Eval(_) | Command::Predict(_) | Command::Generate(_) | Command::Bench(_)
     )
 }
 
@@ -53,9 +53,11 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Train(args) => commands::train::run(args),
         Command::Eval(args) => commands::eval::run(args),
         Command::Predict(args) => commands::predict::run(args),
+        Command::Generate(args) => commands::generate::run(args),
         Command::Info(args) => commands::info::run(args),
         Command::Merge(args) => commands::merge::run(args),
         Command::Average(args) => commands::average::run(args),
+        Command::Eject(args) => commands::eject::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Completions(args) => commands::completions::run(args),
     }

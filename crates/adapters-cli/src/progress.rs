@@ -53,6 +53,10 @@ impl Progress {
                     "{trainable_params} of {total_params} parameters train ({share:.2} %), {steps} steps"
                 ));
             }
+            Event::Part { name, index, of } => {
+                self.loss = f64::NAN;
+                self.line(&format!("{} of {of}: {name}", index + 1));
+            }
             Event::Resumed { step } => {
                 if let Some(bar) = &self.bar {
                     bar.set_position(*step);

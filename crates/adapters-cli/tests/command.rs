@@ -39,6 +39,61 @@ fn fails(dir: &Path, args: &[&str], code: i32) -> String {
 }
 
 #[test]
+fn methods_that_edit_or_lengthen_rows_train_and_load() {
+    let task = Task::new();
+    let dir = task.path("");
+    for (name, config) in [
+        ("loreft", "loreft[r=2]"),
+        ("noreft", "noreft[r=2,prefix_positions=2,suffix_positions=1]"),
+        ("direft", "direft[r=2,layers=[0],tied_weights=true]"),
+        ("prompt", "prompt_tuning[prompt_length=3]"),
+        ("bos", "prompt_tuning[prompt_length=2,combine=prefix_after_bos]"),
+        (
+            "text",
+            "prompt_tuning[prompt_length=3,prompt_init=from_string,prompt_init_text='good film']",
+        ),
+        ("union", "prompt_tuning[prompt_length=2]|loreft[r=2]"),
+        ("peft_prompt", "peft_prompt_tuning[num_virtual_tokens=3]"),
+        ("p_tuning", "p_tuning[num_virtual_tokens=3,encoder_hidden_size=12]"),
+    ] {
+        let (config, out) = (format!("adapter.config={config}"), format!("runs/{name}"));
+        let train = [
+            "train",
+            "recipe.toml",
+            "--threads",
+            "1",
+            "--out",
+            &out,
+            "--set",
+            &config,
+            "--set",
+            "model.max_length=5",
+            "--set",
+            "train.epochs=8",
+        ];
+        let pooled = [&train[..], &["--set", "head.pooling=first"]].concat();
+        ok(&dir, if name == "bos" { &pooled } else { &train });
+        let summary = json_of(&task.path(&format!("{out}/summary.json")));
+        let accuracy = summary["test_accuracy"].as_f64().unwrap();
+        assert!(accuracy > 0.9, "{name}: {accuracy}");
+        let adapter = format!("{out}/adapter");
+        let scored = ok(&dir, &["eval", "--adapter", &adapter, "--data", "data/test.jsonl"]);
+        assert!(scored.contains(&format!("accuracy {accuracy:.4}")), "{name}: {scored}");
+    }
+    // The rows of a prompt before the embeddings take positions.
+    let config = "adapter.config=peft_prompt_tuning[num_virtual_tokens=3]";
+    let refused = fails(
+        &dir,
+        &["train", "recipe.toml", "--out", "runs/long", "--set", config],
+        1,
+    );
+    assert!(
+        refused.contains("at most 5") && refused.contains("takes 3"),
+        "{refused}"
+    );
+}
+
+#[test]
 fn train_eval_predict_info_merge() {
     let task = Task::new();
     let dir = task.path("");
@@ -127,6 +182,35 @@ fn train_eval_predict_info_merge() {
     assert!(task.path("runs/recipe-2/summary.json").exists());
     let again = fails(&dir, &["train", "recipe.toml", "--out", "runs/recipe"], 1);
     assert!(again.contains("finished run"), "{again}");
+}
+
+#[test]
+fn a_trained_prefix_is_ejected() {
+    let task = Task::new();
+    let dir = task.path("");
+    let config = "adapter.config=prefix_tuning[prefix_length=3,bottleneck_size=40]";
+    ok(&dir, &["train", "recipe.toml", "--set", config, "--threads", "1"]);
+    let said = ok(&dir, &["eject", "--adapter", "runs/recipe/adapter", "--out", "small"]);
+    assert!(said.starts_with("tiny: prefix_tuning_flat[prefix_length=3]"), "{said}");
+    let numbers = |line: &str| -> Vec<u64> {
+        let line = said.lines().find(|l| l.starts_with(line)).unwrap();
+        line.split_whitespace().filter_map(|word| word.parse().ok()).collect()
+    };
+    // Three vectors of width 16 for keys and for values of two layers.
+    let (before, after) = (numbers("before:"), numbers("after:"));
+    assert_eq!(after[0], 3 * 2 * 2 * 16);
+    assert!(before[0] > after[0] && before[1] > after[1], "{said}");
+    assert_eq!(json_of(&task.path("small/adapter_config.json"))["config"]["flat"], true);
+    let score = |adapter: &str| ok(&dir, &["eval", "--adapter", adapter, "--data", "data/test.jsonl"]);
+    assert_eq!(score("small"), score("runs/recipe/adapter"));
+    let again = fails(&dir, &["eject", "--adapter", "small", "--out", "smaller"], 1);
+    assert!(again.contains("no prefix that an MLP makes"), "{again}");
+    let taken = fails(
+        &dir,
+        &["eject", "--adapter", "runs/recipe/adapter", "--out", "small"],
+        1,
+    );
+    assert!(taken.contains("holds an adapter already"), "{taken}");
 }
 
 #[test]

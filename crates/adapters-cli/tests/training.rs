@@ -11,7 +11,7 @@ use adapters::store::{Grammar, read_safetensors};
 use adapters::train::{Event, MetricsLog, Outcome, Recipe, Run, TrainError, train};
 use burn::tensor::Device;
 
-use common::Task;
+use common::{Task, json_of};
 
 fn run(task: &Task, out: &Path, overrides: &[&str]) -> Run {
     let overrides: Vec<String> = overrides.iter().map(|s| (*s).to_owned()).collect();
@@ -71,6 +71,153 @@ fn a_run_repeats_bit_for_bit_and_learns() {
 }
 
 #[test]
+fn dropped_layers_are_not_trained_and_random_ones_repeat() {
+    let task = Task::new();
+    let first = run(&task, &task.path("first"), &["train.drop_layers=[1, 1]"]);
+    let outcome = finish(&first);
+    let (tensors, _) = read_safetensors(&outcome.adapter.join("adapter.safetensors")).unwrap();
+    let moved = |layer: &str| {
+        let of_layer = tensors
+            .iter()
+            .filter(|(key, _)| key.contains(layer) && key.contains("lora_B"));
+        let values: Vec<f32> = of_layer.flat_map(|(_, data)| data.iter::<f32>()).collect();
+        assert_eq!(values.len(), 2 * 16 * 4, "query and value of {layer}");
+        values.iter().any(|x| *x != 0.0)
+    };
+    assert!(
+        !moved("layer.0.") && moved("layer.1."),
+        "B begins at zero and stays there in a dropped layer"
+    );
+
+    let (a, b) = (task.path("a"), task.path("b"));
+    let random = [a, b].map(|dir| run(&task, &dir, &["train.drop_layers=[0, 1]"]));
+    random.iter().for_each(|run| assert!(finish(run).finished));
+    assert_eq!(weights(&random[0]), weights(&random[1]));
+    assert_ne!(weights(&random[0]), weights(&first));
+
+    let too_many = run(&task, &task.path("many"), &["train.drop_layers=[0, 2]"]);
+    let error = train(&too_many, &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "`train.drop_layers` is [0, 2], expected fewer than the 2 layers of the model"
+    );
+    let backwards = Recipe::read(&task.recipe(), &["train.drop_layers=[1, 0]".to_owned()]).unwrap_err();
+    assert!(
+        backwards.to_string().contains("the fewest layers, then the most"),
+        "{backwards}"
+    );
+}
+
+#[test]
+fn adapters_of_parts_of_the_data_are_fused() {
+    let task = Task::new();
+    let overrides = &[
+        "adapter.config=seq_bn[reduction_factor=2]",
+        "fusion.parts=['short', 'middle', 'long']",
+        "fusion.by=length",
+        "train.epochs=6",
+    ];
+    let whole = run(&task, &task.path("whole"), overrides);
+    let mut begun = Vec::new();
+    let outcome = train(&whole, &mut |event| {
+        if let Event::Part { name, of: 4, .. } = event {
+            begun.push(name);
+        }
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert!(outcome.finished);
+    assert_eq!(begun, ["short", "middle", "long", "fusion"]);
+
+    // Width 16, two layers: query and key with a bias, value without, and a head of two classes.
+    let trained = 2 * (2 * (16 * 16 + 16) + 16 * 16) + 2 * 16 + 2;
+    assert_eq!(outcome.summary.trainable_params, trained);
+    let summary = json_of(&whole.dir.join("summary.json"));
+    for name in ["short", "middle", "long", "fusion"] {
+        let accuracy = summary["accuracies"][name].as_f64().unwrap();
+        let alone = json_of(&whole.dir.join(name).join("summary.json"));
+        assert_eq!(alone["test_accuracy"], accuracy, "{name}");
+    }
+    assert!(outcome.summary.test_accuracy.unwrap() > 0.9, "{summary}");
+    for layer in 0..2 {
+        let shares = ["short", "middle", "long"].map(|name| {
+            let share = summary["attention_by_layer"][name][layer].as_f64().unwrap();
+            assert!(share > 0.0, "{name}");
+            share
+        });
+        assert!((shares.iter().sum::<f64>() - 1.0).abs() < 1e-5, "{shares:?}");
+    }
+    let svg = fs::read_to_string(whole.dir.join("attention.svg")).unwrap();
+    assert!(svg.contains("middle") && svg.contains("layer"));
+    assert!(whole.dir.join("attention.png").exists());
+
+    // The fused adapters are as they were trained.
+    for name in ["short", "middle", "long"] {
+        let fused = fs::read(outcome.adapter.join(name).join("adapter.safetensors")).unwrap();
+        let alone = fs::read(whole.dir.join(name).join("adapter/adapter.safetensors")).unwrap();
+        assert_eq!(fused, alone, "{name}");
+    }
+    let fusion = "fusion/adapter/short,middle,long/model_adapter_fusion.safetensors";
+    assert!(whole.dir.join(fusion).exists());
+
+    // A run that is stopped after a part does not train it again, and ends alike.
+    let stopped = run(&task, &task.path("stopped"), overrides);
+    let outcome = train(&stopped, &mut |event| match event {
+        Event::Part { index: 1, .. } => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    })
+    .unwrap();
+    assert!(!outcome.finished);
+    let (mut part, mut steps) = (String::new(), 0);
+    let outcome = train(&stopped, &mut |event| {
+        match event {
+            Event::Part { name, .. } => part = name,
+            Event::Step { .. } if part == "short" => steps += 1,
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert!(outcome.finished);
+    assert_eq!(steps, 0);
+    assert_eq!(
+        fs::read(whole.dir.join(fusion)).unwrap(),
+        fs::read(stopped.dir.join(fusion)).unwrap()
+    );
+}
+
+#[test]
+fn slips_in_a_fusion_are_named() {
+    let task = Task::new();
+    for (overrides, part) in [
+        (
+            &["fusion.parts=['a']"][..],
+            "`fusion.parts` is 1, expected at least two names",
+        ),
+        (&["fusion.parts=['a', 'a']"], "`fusion.parts` is `a` twice"),
+        (&["fusion.parts=['a', '../b']"], "`fusion.parts` is `../b`"),
+        (
+            &["fusion.parts=['a', 'b']", "fusion.config=dinamic"],
+            "did you mean `dynamic`?",
+        ),
+        (
+            &["fusion.parts=['a', 'b']", "fusion.learning_rate=0"],
+            "`fusion.learning_rate` is 0",
+        ),
+        (
+            &["adapter.fuse=['x']"],
+            "`adapter.fuse` is 1, expected at least two folders",
+        ),
+        (&["adapter.fuse=['x', 'y']"], "no method beside `fuse`"),
+        (&["data.part={index = 2, of = 2}"], "`data.part` is 2 of 2"),
+    ] {
+        let overrides: Vec<String> = overrides.iter().map(|s| (*s).to_owned()).collect();
+        let error = Recipe::read(&task.recipe(), &overrides).unwrap_err();
+        assert!(error.to_string().contains(part), "{overrides:?}: {error}");
+    }
+}
+
+#[test]
 fn an_adapter_is_trained_over_a_quantised_base_which_its_manifest_names() {
     let task = Task::new();
     let (float, int8) = (
@@ -125,6 +272,21 @@ fn a_task_adapter_is_trained_on_top_of_a_language_adapter() {
         .unwrap()
         .0;
     assert!(alone.keys().all(|key| key.contains(".tiny.")), "{:?}", alone.keys());
+}
+
+#[test]
+fn hidden_tokens_are_found_behind_a_prompt() {
+    let task = Task::new();
+    for combine in ["prefix", "prefix_after_bos"] {
+        let config =
+            format!("adapter.config=prompt_tuning[prompt_length=3,combine={combine}]|seq_bn[reduction_factor=2]");
+        let masked = &[config.as_str(), "head.kind=masked_lm", "train.epochs=12"];
+        let run = run(&task, &task.path(combine), masked);
+        finish(&run);
+        let records = MetricsLog::records(run.dir.join("metrics.jsonl")).unwrap();
+        let losses: Vec<f64> = records.iter().filter_map(|r| r.get("eval_loss")?.as_f64()).collect();
+        assert!(losses.last().unwrap() < &(losses[0] * 0.95), "{combine}: {losses:?}");
+    }
 }
 
 #[test]
@@ -193,6 +355,27 @@ fn adalora_cuts_ranks_to_the_target_and_survives_a_kill() {
 }
 
 #[test]
+fn a_prefix_trains_survives_a_kill_and_is_loaded() {
+    let task = Task::new();
+    let config = "adapter.config=prefix_tuning[prefix_length=3,bottleneck_size=8,dropout=0.1,use_gating=true]";
+    let whole = run(&task, &task.path("whole"), &[config]);
+    let outcome = finish(&whole);
+    assert_eq!(outcome.grammar, Grammar::AdapterHub);
+    let (tensors, _) = read_safetensors(&outcome.adapter.join("adapter.safetensors")).unwrap();
+    // Embedding and two linear layers, once; a gate in each of two layers.
+    assert_eq!(tensors.len(), 5 + 2 * 2, "{:?}", tensors.keys());
+
+    let killed = run(&task, &task.path("killed"), &[config]);
+    train(&killed, &mut |event| match event {
+        Event::Step { step: 9, .. } => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    })
+    .unwrap();
+    finish(&killed);
+    assert_eq!(weights(&killed), weights(&whole));
+}
+
+#[test]
 fn a_checkpoint_of_another_recipe_is_refused() {
     let task = Task::new();
     let first = run(&task, &task.path("run"), &[]);
@@ -232,6 +415,28 @@ fn accumulated_batches_are_one_large_batch() {
             .iter::<f32>()
             .zip(small[key].iter::<f32>())
             .fold(0.0f32, |w, (a, b)| w.max((a - b).abs()));
+        assert!(worst < 1e-4, "{key}: {worst}");
+    }
+}
+
+#[test]
+fn gradient_checkpointing_ends_where_the_whole_graph_does() {
+    let task = Task::new();
+    let with = |out: &str, checkpointing: bool| {
+        let overrides = [
+            "adapter.config=lora[r=4,alpha=8,dropout=0.1]",
+            &format!("train.gradient_checkpointing={checkpointing}"),
+        ];
+        let run = run(&task, &task.path(out), &overrides);
+        finish(&run);
+        let (tensors, _) = read_safetensors(&run.dir.join("adapter/adapter.safetensors")).unwrap();
+        tensors
+    };
+    let (whole, blocks) = (with("whole", false), with("blocks", true));
+    assert_eq!(whole.len(), blocks.len());
+    for (key, data) in &whole {
+        let pairs = data.iter::<f32>().zip(blocks[key].iter::<f32>());
+        let worst = pairs.fold(0.0f32, |w, (a, b)| w.max((a - b).abs()));
         assert!(worst < 1e-4, "{key}: {worst}");
     }
 }

@@ -115,7 +115,8 @@ impl AdapterSet {
             }
         }
         let average = model.copied(name).with_values(sum);
-        self.insert(average)
+        let loaded = average.method().loaded(&average);
+        self.insert(loaded.unwrap_or(average))
     }
 }
 

@@ -24,9 +24,10 @@ pub fn copy_of(host: &dyn Host, site: Site, device: &Device) -> Option<SiteLayer
         })));
     }
     if let Some(frozen) = host.norm(site) {
+        let of = |tensor: Tensor<1>| Param::from_data(tensor.into_data(), device);
         return Some(SiteLayer::Norm(Erased::new(NormCopy {
-            weight: copied(&frozen.gamma, device),
-            bias: frozen.beta.as_ref().map(|bias| copied(bias, device)),
+            weight: of(frozen.weight),
+            bias: frozen.bias.map(of),
         })));
     }
     let frozen = host.table(site)?;
@@ -41,7 +42,7 @@ pub fn bias_copy_of(host: &dyn Host, site: Site, device: &Device) -> Option<Site
         let bias = copied(bias, device);
         return Some(SiteLayer::Linear(Erased::new(BiasCopy { bias })));
     }
-    let bias = copied(host.norm(site)?.beta.as_ref()?, device);
+    let bias = Param::from_data(host.norm(site)?.bias?.into_data(), device);
     Some(SiteLayer::Norm(Erased::new(BiasCopy { bias })))
 }
 
@@ -189,6 +190,10 @@ impl SiteAdapter<TableState> for TableCopy {
             output: module::embedding(self.weight.val(), state.ids.clone()),
             ..state
         }
+    }
+
+    fn keeps_layer(&self) -> bool {
+        false
     }
 
     fn merged(&self, _base: Tensor<2>, _shared: &Shared) -> Result<Tensor<2>, NotMergeable> {

@@ -314,11 +314,8 @@ impl Weights {
     fn new(weights: impl IntoIterator<Item = (String, Tensor<2>)>) -> Self {
         let sites = weights.into_iter().enumerate().map(|(index, (path, weight))| {
             let [d_in, d_out] = weight.dims();
-            let info = SiteInfo {
-                site: Site::new(Stack::Encoder, index, Role::Query),
-                kind: SiteKind::Linear { d_in, d_out },
-                path,
-            };
+            let site = Site::new(Stack::Encoder, index, Role::Query);
+            let info = SiteInfo::new(site, SiteKind::Linear { d_in, d_out }, path);
             let layer = Linear {
                 weight: Param::initialized(ParamId::new(), weight),
                 bias: None,

@@ -19,7 +19,7 @@ use burn::module::{
 use burn::tensor::{Bool, Device, Int, Tensor};
 
 use crate::ctx::Call;
-use crate::layer::{NamedParams, NotMergeable, SiteAdapter};
+use crate::layer::{FusionQuery, NamedParams, NotMergeable, SiteAdapter};
 use crate::shared::Shared;
 use crate::state::HookState;
 
@@ -63,6 +63,26 @@ impl<S: HookState> Erased<S> {
     /// See [`SiteAdapter::keeps_layer`].
     pub fn keeps_layer(&self) -> bool {
         self.0.keeps_layer()
+    }
+
+    /// See [`SiteAdapter::is_causal`].
+    pub fn is_causal(&self) -> bool {
+        self.0.is_causal()
+    }
+
+    /// See [`SiteAdapter::closes_plainly`].
+    pub fn closes_plainly(&self) -> bool {
+        self.0.closes_plainly()
+    }
+
+    /// See [`SiteAdapter::fusion_query`].
+    pub fn fusion_query(&self) -> Option<FusionQuery> {
+        self.0.fusion_query()
+    }
+
+    /// Whether this is the same layer of a set, not one like it.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
     }
 
     /// See [`SiteAdapter::borrowing`]; `None` for a layer of another type too.

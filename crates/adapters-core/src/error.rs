@@ -89,6 +89,36 @@ pub enum Error {
         /// How many there are.
         tasks: usize,
     },
+    /// The shares a block hands out do not add up to what there is.
+    #[error("`{block}` shares out {shared} {what}, and the input has {found}")]
+    WrongShares {
+        /// The block.
+        block: String,
+        /// Rows, positions or tasks.
+        what: &'static str,
+        /// How many it shares out.
+        shared: usize,
+        /// How many there are.
+        found: usize,
+    },
+    /// Adapters that cannot be fused.
+    #[error("cannot fuse {adapters}: {reason}")]
+    CannotFuse {
+        /// The adapters.
+        adapters: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The set has no fusion of that name.
+    #[error("no fusion named `{name}`{}; attached: {attached}", did_you_mean(.nearest))]
+    NoSuchFusion {
+        /// The name.
+        name: String,
+        /// The nearest attached name.
+        nearest: Option<String>,
+        /// All attached names.
+        attached: String,
+    },
     /// A target pattern is not a regular expression.
     #[error("target pattern `{pattern}` is not a regular expression")]
     TargetPattern {
@@ -139,13 +169,15 @@ pub enum Error {
     /// A composition breaks the rules of nesting.
     #[error(transparent)]
     Composition(#[from] CompositionError),
-    /// A composition is well formed but this version does not run one of its blocks.
-    #[error("`{block}` cannot run yet; what runs: {runnable}")]
+    /// A composition is well formed, but one of its blocks has no meaning for one of its adapters.
+    #[error("`{block}` cannot run with `{adapter}`: {reason}")]
     BlockNotRunnable {
         /// The block.
         block: String,
-        /// The blocks that run.
-        runnable: &'static str,
+        /// The adapter.
+        adapter: String,
+        /// Why not.
+        reason: &'static str,
     },
     /// An adapter cannot be folded into the base weights.
     #[error("adapter `{adapter}` cannot be merged at `{path}`: {reason}")]

@@ -1,8 +1,9 @@
 //! What a model implements to be adapted.
 
-use burn::nn::{Embedding, LayerNorm, Linear};
+use burn::nn::{Embedding, Linear};
 
-use crate::site::{Site, SiteInfo};
+use crate::site::{Site, SiteInfo, Stack};
+use crate::state::NormWeight;
 
 /// A model that can host adapters: it lists its sites and gives access to the weights of its linear ones.
 ///
@@ -21,8 +22,27 @@ pub trait Host {
     /// Prefix a larger published class puts before this model's paths, e.g. `"bert."`.
     fn base_prefix(&self) -> &str;
 
+    /// Whether the published weight of a linear layer is `[d_in, d_out]`, and not `[d_out, d_in]` as usual.
+    fn stores_input_first(&self, _site: Site) -> bool {
+        false
+    }
+
+    /// Whether this model is that larger class: the paths of its sites have the prefix, and so have the keys it writes.
+    fn is_larger_class(&self) -> bool {
+        false
+    }
+
     /// All sites, in the order of the forward pass.
     fn sites(&self) -> Vec<SiteInfo>;
+
+    /// What published adapter files call the attention of a stack.
+    fn attention_name(&self, stack: Stack) -> &'static str {
+        match stack {
+            Stack::Cross => "cross_prefix",
+            Stack::Encoder if self.sites().iter().any(|info| info.site.stack == Stack::Decoder) => "encoder_prefix",
+            Stack::Encoder | Stack::Decoder => "self_prefix",
+        }
+    }
 
     /// The frozen layer of a linear site.
     fn linear(&self, site: Site) -> Option<&Linear>;
@@ -30,13 +50,13 @@ pub trait Host {
     /// The frozen layer of a linear site, for merging.
     fn linear_mut(&mut self, site: Site) -> Option<&mut Linear>;
 
-    /// The frozen layer of a normalisation.
-    fn norm(&self, _site: Site) -> Option<&LayerNorm> {
+    /// The frozen parameters of a normalisation.
+    fn norm(&self, _site: Site) -> Option<NormWeight> {
         None
     }
 
-    /// The frozen layer of a normalisation, for merging.
-    fn norm_mut(&mut self, _site: Site) -> Option<&mut LayerNorm> {
+    /// Puts others in their place, for merging; `None` where there is no such normalisation.
+    fn set_norm(&mut self, _site: Site, _parameters: NormWeight) -> Option<()> {
         None
     }
 
@@ -48,6 +68,11 @@ pub trait Host {
     /// The frozen embedding table of a site, for merging.
     fn table_mut(&mut self, _site: Site) -> Option<&mut Embedding> {
         None
+    }
+
+    /// Dropout probability of the model's attention, which a fusion takes over unless it has its own.
+    fn attention_dropout(&self) -> f64 {
+        0.0
     }
 
     /// The sites that are modules of the published checkpoint.

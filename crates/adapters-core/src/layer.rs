@@ -7,6 +7,7 @@ use burn::tensor::Tensor;
 
 use crate::ctx::Call;
 use crate::erased::Erased;
+use crate::fusion::FusionLayer;
 use crate::shared::Shared;
 use crate::state::{
     EmbeddingState, HiddenState, HookState, KeyValueState, LinearState, NormState, OutputState, TableState,
@@ -49,6 +50,24 @@ pub trait SiteAdapter<S: HookState>: NamedParams {
         true
     }
 
+    /// Whether what it does at a position depends on no later one, so that the keys and values of a position stay what they
+    /// are while a text grows.
+    fn is_causal(&self) -> bool {
+        true
+    }
+
+    /// Whether [`finish`](Self::finish) is left as it is, so that adapters of different rows can be closed together. A layer
+    /// that implements `finish` at a linear site must say no.
+    fn closes_plainly(&self) -> bool {
+        true
+    }
+
+    /// What a fusion over this adapter asks its questions with; `None` for a layer that does not answer
+    /// [`HiddenState::up`](crate::HiddenState) and so cannot be fused.
+    fn fusion_query(&self) -> Option<FusionQuery> {
+        None
+    }
+
     /// This layer with those parameters of `owner`, a layer of the same method at the same site, that adapters may share;
     /// `None` if the method shares none.
     fn borrowing(&self, _owner: &Self) -> Option<Self>
@@ -68,6 +87,16 @@ pub trait SiteAdapter<S: HookState>: NamedParams {
             reason: "the method is not a function of the weight",
         })
     }
+}
+
+/// What a fusion asks its questions with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FusionQuery {
+    /// What enters an adapter after its block: the hidden state, before or after the normalisation as the fusion's
+    /// configuration says.
+    Hidden,
+    /// What enters an adapter beside its block: what the block read.
+    Beside,
 }
 
 /// The trained parameters of a layer under the names of its method (`"lora_A"`), which the storage grammars
@@ -92,6 +121,7 @@ pub struct NotMergeable {
 
 /// A method's layer of any kind, ready for an [`AdapterSet`](crate::AdapterSet).
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // One a site, and Burn has no module in a box.
 pub enum SiteLayer {
     /// Acts at a linear layer.
     Linear(Erased<LinearState>),
@@ -107,6 +137,8 @@ pub enum SiteLayer {
     Embedding(Erased<EmbeddingState>),
     /// Acts on a layer's output or the input of the language-model head.
     Output(Erased<OutputState>),
+    /// Fuses what several adapters make of a hidden state.
+    Fusion(FusionLayer),
     /// At no site: what the layers of an adapter share.
     Shared(Shared),
 }
@@ -122,6 +154,7 @@ macro_rules! each_kind {
             $crate::layer::SiteLayer::KeyValue($layer) => $body,
             $crate::layer::SiteLayer::Embedding($layer) => $body,
             $crate::layer::SiteLayer::Output($layer) => $body,
+            $crate::layer::SiteLayer::Fusion($layer) => $body,
             $crate::layer::SiteLayer::Shared($layer) => $body,
         }
     };
@@ -138,6 +171,7 @@ macro_rules! map_kind {
             $crate::layer::SiteLayer::KeyValue($layer) => $crate::layer::SiteLayer::KeyValue($body),
             $crate::layer::SiteLayer::Embedding($layer) => $crate::layer::SiteLayer::Embedding($body),
             $crate::layer::SiteLayer::Output($layer) => $crate::layer::SiteLayer::Output($body),
+            $crate::layer::SiteLayer::Fusion($layer) => $crate::layer::SiteLayer::Fusion($body),
             $crate::layer::SiteLayer::Shared($layer) => $crate::layer::SiteLayer::Shared($body),
         }
     };
@@ -146,6 +180,21 @@ macro_rules! map_kind {
 pub(crate) use {each_kind, map_kind};
 
 impl SiteLayer {
+    /// See [`SiteAdapter::is_causal`].
+    pub(crate) fn is_causal(&self) -> bool {
+        match self {
+            Self::Linear(layer) => layer.is_causal(),
+            Self::Norm(layer) => layer.is_causal(),
+            Self::Table(layer) => layer.is_causal(),
+            Self::Hidden(layer) => layer.is_causal(),
+            Self::KeyValue(layer) => layer.is_causal(),
+            Self::Embedding(layer) => layer.is_causal(),
+            Self::Output(layer) => layer.is_causal(),
+            // A fusion mixes what its adapters did at one position.
+            Self::Fusion(_) | Self::Shared(_) => true,
+        }
+    }
+
     /// See [`SiteAdapter::borrowing`].
     pub(crate) fn borrowing(&self, owner: &Self) -> Option<Self> {
         Some(match (self, owner) {

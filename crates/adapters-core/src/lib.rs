@@ -15,13 +15,21 @@ mod dropout;
 mod erased;
 mod error;
 mod frozen;
+pub mod fusion;
 mod host;
 mod layer;
+mod mask;
+mod memo;
 mod merge;
 mod method;
+mod norm;
 pub mod ops;
+mod positions;
 mod quantize;
+mod record;
 mod regime;
+mod rows;
+mod sequence;
 mod set;
 mod shared;
 mod site;
@@ -43,18 +51,23 @@ pub use dropout::Dropout;
 pub use erased::Erased;
 pub use error::{Error, did_you_mean, nearest};
 pub use frozen::{Adapted, Frozen};
+pub use fusion::{Fusion, FusionConfig};
 pub use host::Host;
-pub use layer::{NamedParams, NotMergeable, SiteAdapter, SiteLayer};
+pub use layer::{FusionQuery, NamedParams, NotMergeable, SiteAdapter, SiteLayer};
 pub use merge::{MergeReport, Merged, merge};
-pub use method::{Build, Method, MethodFamily, Registry, StoredConfig};
+pub use method::{Build, Encode, Method, MethodFamily, Registry, StoredConfig};
+pub use norm::Normalisation;
+pub use positions::Positions;
 pub use quantize::{Quantization, QuantizeReport, float_weight, quantize};
+pub use record::{Record, Recorded, Recorder};
 pub use regime::Regime;
+pub use sequence::Inserted;
 pub use set::{AdapterSet, Attached, AttachedLayer, ParamPlace, with_fresh_ids};
 pub use shared::{Shared, SharedParam};
 pub use site::{Role, Site, SiteInfo, SiteKind, Stack};
 pub use state::{
     EmbeddingState, HiddenState, HookState, KeyValueState, LinearState, LinearWeight, NoWeight, NormState, NormWeight,
-    OutputState, Rows, TableState,
+    OutputState, Rows, TableState, Up,
 };
 pub use torch_rng::TorchRng;
 pub use union::Union;

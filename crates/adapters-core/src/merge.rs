@@ -3,7 +3,7 @@
 use std::fmt;
 
 use burn::module::Param;
-use burn::nn::{Embedding, LayerNorm, Linear};
+use burn::nn::{Embedding, Linear};
 use burn::tensor::{ElementConversion, Tensor};
 
 use crate::error::Error;
@@ -27,9 +27,10 @@ pub struct Merged {
 
 /// A layer of the base model.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // One a layer that is merged; a box would be one more thing to read.
 enum FrozenLayer {
     Linear(Linear),
-    Norm(LayerNorm),
+    Norm(NormWeight),
     Table(Embedding),
 }
 
@@ -38,7 +39,11 @@ impl FrozenLayer {
     fn swap(self, model: &mut impl Host, site: Site) -> Option<Self> {
         Some(match self {
             Self::Linear(layer) => Self::Linear(std::mem::replace(model.linear_mut(site)?, layer)),
-            Self::Norm(layer) => Self::Norm(std::mem::replace(model.norm_mut(site)?, layer)),
+            Self::Norm(parameters) => {
+                let old = model.norm(site)?;
+                model.set_norm(site, parameters)?;
+                Self::Norm(old)
+            }
             Self::Table(layer) => Self::Table(std::mem::replace(model.table_mut(site)?, layer)),
         })
     }
@@ -130,19 +135,13 @@ fn folded(
         }
         SiteLayer::Norm(layer) => {
             let base = model.norm(site).ok_or(no_access)?;
-            let weight = base.gamma.val();
-            let merged = layer.merged(
-                NormWeight {
-                    weight: weight.clone(),
-                    bias: base.beta.as_ref().map(|b| b.val()),
-                },
-                shared,
-            )?;
-            let change = largest_change(weight, merged.weight.clone());
-            let mut norm = base.clone();
-            norm.gamma = frozen(merged.weight);
-            norm.beta = merged.bias.map(frozen);
-            Ok((FrozenLayer::Norm(norm), change))
+            let merged = layer.merged(base.clone(), shared)?;
+            let change = largest_change(base.weight, merged.weight.clone());
+            let merged = NormWeight {
+                weight: frozen(merged.weight).val(),
+                bias: merged.bias.map(|bias| frozen(bias).val()),
+            };
+            Ok((FrozenLayer::Norm(merged), change))
         }
         SiteLayer::Table(layer) => {
             let weight = model.table(site).ok_or(no_access)?.weight.val();

@@ -1,6 +1,7 @@
 //! What a method crate implements: a family that reads configurations, and a method that builds layers.
 
 use std::any::Any;
+use std::error::Error as StdError;
 use std::fmt::{Debug, Display};
 use std::sync::Arc;
 
@@ -14,12 +15,16 @@ use crate::error::{Error, nearest};
 use crate::host::Host;
 use crate::layer::SiteLayer;
 use crate::regime::Regime;
+use crate::sequence::Inserted;
 use crate::set::Attached;
 use crate::shared::Shared;
 use crate::site::{Site, SiteInfo};
-use crate::store::Grammar;
+use crate::store::{Grammar, Tensors};
 use crate::target::Target;
 use crate::union::Union;
+
+/// From a text to the ids of its tokens, special ones included: what a model's tokenizer does.
+pub type Encode<'a> = dyn Fn(&str) -> Result<Vec<u32>, Box<dyn StdError + Send + Sync>> + 'a;
 
 /// A checked configuration of one method. Displayed, it is the config string that makes it again.
 pub trait Method: Any + Debug + Display + Send + Sync {
@@ -45,12 +50,14 @@ pub trait Method: Any + Debug + Display + Send + Sync {
         Ok(Shared::new())
     }
 
+    /// Whether a shared parameter of that name is one of its own: what a union of methods asks before it asks for a key.
+    fn shares(&self, _param: &str) -> bool {
+        false
+    }
+
     /// The key of a shared parameter in a storage grammar.
     fn shared_key(&self, grammar: Grammar, adapter: &str, param: &str) -> String {
-        match grammar {
-            Grammar::AdapterHub => format!("shared_parameters.{adapter}.{param}"),
-            Grammar::Peft => format!("base_model.{param}"),
-        }
+        plain_shared_key(grammar, adapter, param)
     }
 
     /// The key of a parameter in a storage grammar, without the prefix of the saving class.
@@ -71,13 +78,50 @@ pub trait Method: Any + Debug + Display + Send + Sync {
         None
     }
 
-    /// The adapter as files hold it, where that is not how it trains; `None` where it is.
+    /// The adapter as the files of a grammar hold it, where that is not how it trains; `None` where it is.
     ///
     /// # Errors
     ///
     /// Those of building the adapter that is stored.
-    fn stored(&self, _adapter: &Attached, _host: &dyn Host) -> Result<Option<Attached>, Error> {
+    fn stored(&self, _grammar: Grammar, _adapter: &Attached, _host: &dyn Host) -> Result<Option<Attached>, Error> {
         Ok(None)
+    }
+
+    /// The adapter as it trains, from what files hold, where that is not the same; the other way of
+    /// [`stored`](Self::stored). What is computed from the values of files, as averages are, goes this way too.
+    fn loaded(&self, _adapter: &Attached) -> Option<Attached> {
+        None
+    }
+
+    /// The form of this configuration that the tensors of a file are for, where that is not the form it has: a file may
+    /// hold what a network computed, or that network.
+    fn fitting(&self, _tensors: &Tensors) -> Option<Arc<dyn Method>> {
+        None
+    }
+
+    /// This configuration with its texts as token ids of the model, which `encode` gives; `None` where it has no text.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] for a text without a token, or what `encode` says.
+    fn with_tokens(&self, _encode: &Encode<'_>) -> Result<Option<Arc<dyn Method>>, Error> {
+        Ok(None)
+    }
+
+    /// How many of the model's positions an adapter takes from the text, where those are limited.
+    fn positions(&self) -> usize {
+        0
+    }
+
+    /// What an adapter puts in among the embedded tokens of every row; nothing, for most methods.
+    fn inserts(&self) -> Option<Inserted> {
+        None
+    }
+
+    /// The position of the first token: how many positions count as taken before it although nothing of the sequence is
+    /// there.
+    fn first_position(&self) -> usize {
+        0
     }
 
     /// The configuration object of a storage grammar, for an adapter that has layers at `sites` of `host`.
@@ -86,6 +130,14 @@ pub trait Method: Any + Debug + Display + Send + Sync {
     ///
     /// An [`Error::Config`] where the grammar cannot express it.
     fn wire(&self, grammar: Grammar, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, Error>;
+}
+
+/// The key of a shared parameter where a method has none of its own.
+pub(crate) fn plain_shared_key(grammar: Grammar, adapter: &str, param: &str) -> String {
+    match grammar {
+        Grammar::AdapterHub => format!("shared_parameters.{adapter}.{param}"),
+        Grammar::Peft => format!("base_model.{param}"),
+    }
 }
 
 /// What a method may use to build a layer.

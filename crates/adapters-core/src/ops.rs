@@ -6,10 +6,11 @@
 use std::str::FromStr;
 
 use adapters_kernels::quantized_product;
-use burn::nn::{LayerNorm, Linear};
+use burn::nn::{LayerNorm, Linear, RmsNorm};
 use burn::tensor::{Bool, DType, Tensor, activation};
 
 use crate::error::{Error, nearest};
+pub use crate::mask::{causal_bias, positions};
 
 /// Activation function, named as the published configurations name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +119,11 @@ pub fn layer_norm<const D: usize>(norm: &LayerNorm, x: Tensor<D>) -> Tensor<D> {
     norm.forward(x)
 }
 
+/// `x / sqrt(mean(x^2) + eps) * gamma` over the last axis; `[.., d_model]`.
+pub fn rms_norm<const D: usize>(norm: &RmsNorm, x: Tensor<D>) -> Tensor<D> {
+    norm.forward(x)
+}
+
 /// A frozen linear layer, `x w + b`, whose weight may be quantised.
 ///
 /// # Shapes
@@ -181,7 +187,8 @@ pub fn softmax_with_bias(scores: Tensor<4>, bias: Option<Tensor<4>>) -> Tensor<4
 ///
 /// # Shapes
 ///
-/// - `query`: `[batch, heads, seq_q, d_head]`; `key`, `value`: `[batch, heads, seq_k, d_head]`
+/// - `query`: `[batch, heads, seq_q, d_head]`; `key`, `value`: `[batch, kv_heads, seq_k, d_head]`, where `kv_heads` divides
+///   `heads` and each serves as many queries that follow each other
 /// - `bias`: broadcast to `[batch, heads, seq_q, seq_k]`
 /// - returns `[batch, heads, seq_q, d_head]`
 ///
@@ -195,10 +202,40 @@ pub fn attention(
     bias: Option<Tensor<4>>,
     dropout: impl FnOnce(Tensor<4>) -> Tensor<4>,
 ) -> Tensor<4> {
-    let d_head = query.dims()[3] as f64;
-    let scores = (query * d_head.sqrt().recip()).matmul(key.swap_dims(2, 3));
-    let weights = softmax_with_bias(scores, bias);
-    dropout(weights).matmul(value)
+    let scale = (query.dims()[3] as f64).sqrt().recip();
+    scaled_attention(query, key, value, scale, bias, dropout)
+}
+
+/// As [`attention`], with another factor than `1 / sqrt(d_head)` on the scores.
+///
+/// # Panics
+///
+/// As [`attention`].
+pub fn scaled_attention(
+    query: Tensor<4>,
+    key: Tensor<4>,
+    value: Tensor<4>,
+    scale: f64,
+    bias: Option<Tensor<4>>,
+    dropout: impl FnOnce(Tensor<4>) -> Tensor<4>,
+) -> Tensor<4> {
+    let [batch, heads, seq_q, d_head] = query.dims();
+    let [_, kv_heads, seq_k, _] = key.dims();
+    let query = if scale == 1.0 { query } else { query * scale };
+    if kv_heads == heads {
+        let weights = softmax_with_bias(query.matmul(key.swap_dims(2, 3)), bias);
+        return dropout(weights).matmul(value);
+    }
+    // The queries of a group lie below each other, so that no key is copied.
+    let rows = heads / kv_heads * seq_q;
+    let scores = query
+        .reshape([batch, kv_heads, rows, d_head])
+        .matmul(key.swap_dims(2, 3));
+    let weights = softmax_with_bias(scores.reshape([batch, heads, seq_q, seq_k]), bias);
+    dropout(weights)
+        .reshape([batch, kv_heads, rows, seq_k])
+        .matmul(value)
+        .reshape([batch, heads, seq_q, d_head])
 }
 
 /// Additive attention bias `[batch, 1, 1, seq]` from padding: the least finite number where a key is padding.
@@ -223,6 +260,21 @@ mod tests {
             error.contains("gellu") && error.contains("did you mean `gelu`"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn grouped_queries_see_the_heads_of_their_group() {
+        let device = Device::flex();
+        let random = |heads| Tensor::<4>::random([2, heads, 3, 4], Distribution::Normal(0.0, 1.0), &device);
+        let (q, k, v) = (random(6), random(2), random(2));
+        let repeated = |x: Tensor<4>| {
+            let head = |head: usize| x.clone().slice_dim(1, head..head + 1).repeat_dim(1, 3);
+            Tensor::cat(vec![head(0), head(1)], 1)
+        };
+        let whole = attention(q.clone(), repeated(k.clone()), repeated(v.clone()), None, |w| w);
+        attention(q, k, v, None, |w| w)
+            .into_data()
+            .assert_approx_eq::<f32>(&whole.into_data(), Tolerance::absolute(1e-6));
     }
 
     #[test]

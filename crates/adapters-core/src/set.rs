@@ -18,18 +18,25 @@ use crate::shared::Shared;
 use crate::site::{Site, SiteInfo};
 use crate::state::HookState;
 
+mod check;
+mod first_position;
+mod fusions;
+mod longer_rows;
 mod place;
 
 pub use place::ParamPlace;
 
-/// Adapters by name, the composition that is active, and which of them train.
+/// Adapters by name, fusions of them, the composition that is active, and what of it trains.
 ///
 /// *Attached*, *active* and *trainable* are three separate states; printing the set shows all three. The set is
 /// a Burn [`Module`] of adapter parameters only: saving it, counting it or optimising it never meets the base.
 #[derive(Clone, Debug, Default)]
 pub struct AdapterSet {
     adapters: Vec<Attached>,
+    fusions: Vec<Attached>,
     active: Option<Active>,
+    /// Passes of training the fusions have been through.
+    passes: u64,
 }
 
 /// One attached adapter.
@@ -63,6 +70,15 @@ impl Attached {
             shared: Shared::new(),
             trainable: true,
             owner: None,
+        }
+    }
+
+    /// The same adapter with another configuration and other layers.
+    pub(crate) fn reformed(&self, method: Arc<dyn Method>, layers: Vec<AttachedLayer>) -> Self {
+        Self {
+            method,
+            layers: layers.into_iter().map(|l| (l.info.site, l)).collect(),
+            ..self.clone()
         }
     }
 
@@ -194,12 +210,27 @@ impl AdapterSet {
     /// [`Error::NameTaken`] if the set has an adapter of that name, or of one with the same module path: `a.b` and
     /// `a_b`.
     pub fn insert(&mut self, adapter: Attached) -> Result<(), Error> {
-        let path = component(&adapter.name);
-        if self.iter().any(|other| component(&other.name) == path) {
-            return Err(Error::NameTaken { name: adapter.name });
-        }
+        self.check_free(&adapter.name)?;
         self.adapters.push(adapter);
         Ok(())
+    }
+
+    /// Refuses a name that an adapter or a fusion has.
+    fn check_free(&self, name: &str) -> Result<(), Error> {
+        let path = component(&name);
+        match self.all().any(|other| component(&other.name) == path) {
+            true => Err(Error::NameTaken { name: name.to_owned() }),
+            false => Ok(()),
+        }
+    }
+
+    /// Adapters and fusions.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Attached> {
+        self.adapters.iter().chain(&self.fusions)
+    }
+
+    fn all_mut(&mut self) -> impl Iterator<Item = &mut Attached> {
+        self.adapters.iter_mut().chain(&mut self.fusions)
     }
 
     /// Takes an adapter out. An active composition that names it is deactivated.
@@ -217,6 +248,18 @@ impl AdapterSet {
             adapter.owner.take_if(|owner| owner == name);
         }
         Ok(self.adapters.remove(index))
+    }
+
+    /// Puts `adapter` in the place of the one of that name. The name, what is active and whether it trains stay.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchAdapter`].
+    pub fn replace(&mut self, name: &str, adapter: Attached) -> Result<(), Error> {
+        let index = self.index(name)?;
+        let trainable = self.adapters[index].trainable;
+        self.adapters[index] = adapter.renamed(name);
+        self.set_trainable(name, trainable)
     }
 
     /// The adapter of that name.
@@ -243,33 +286,16 @@ impl AdapterSet {
     /// # Errors
     ///
     /// [`Error::NoSuchAdapter`] with the nearest name, a [`CompositionError`](crate::CompositionError) for a
-    /// forbidden nesting, [`Error::BlockNotRunnable`].
+    /// forbidden nesting, [`Error::NoSuchFusion`] for a `Fuse` without its layers, [`Error::BlockNotRunnable`] for a block
+    /// that has no meaning for one of its adapters.
     pub fn composition(&self, composition: impl Into<Composition>) -> Result<Active, Error> {
-        let composition = composition.into();
-        for name in composition.adapters() {
+        let active = Active::new(composition.into())?;
+        for name in active.adapters() {
             self.index(name)?;
         }
-        self.check_averages(&composition)?;
-        Active::new(composition)
-    }
-
-    /// Refuses to average what has no average: keys and values of different lengths, normalisations, changed layers.
-    fn check_averages(&self, block: &Composition) -> Result<(), Error> {
-        let averages = |name: &str| {
-            let mut layers = self.get(name).into_iter().flat_map(Attached::layers);
-            layers.all(|l| match &l.layer {
-                SiteLayer::Linear(layer) => layer.keeps_layer(),
-                SiteLayer::KeyValue(_) | SiteLayer::Norm(_) => false,
-                _ => true,
-            })
-        };
-        if matches!(block, Composition::Average { .. }) && !block.adapters().all(averages) {
-            return Err(Error::BlockNotRunnable {
-                block: block.to_string(),
-                runnable: "Average of adapters that add to what a layer computes",
-            });
-        }
-        block.children().iter().try_for_each(|child| self.check_averages(child))
+        self.check_blocks(active.composition())?;
+        self.check_positions(active.composition())?;
+        Ok(active)
     }
 
     /// Activates a composition. Copies no weight.
@@ -292,14 +318,19 @@ impl AdapterSet {
         self.active.as_ref()
     }
 
-    /// Sets whether an adapter's parameters require gradients in training.
+    /// Sets whether the parameters of an adapter, or of a fusion, require gradients in training.
     ///
     /// # Errors
     ///
     /// [`Error::NoSuchAdapter`].
     pub fn set_trainable(&mut self, name: &str, trainable: bool) -> Result<(), Error> {
-        let index = self.index(name)?;
-        let adapter = &mut self.adapters[index];
+        let adapter = match self.fusions.iter().position(|fusion| fusion.name == name) {
+            Some(index) => &mut self.fusions[index],
+            None => {
+                let index = self.index(name)?;
+                &mut self.adapters[index]
+            }
+        };
         adapter.trainable = trainable;
         let mut require = RequireGrad {
             trainable,
@@ -343,9 +374,9 @@ impl AdapterSet {
         self
     }
 
-    /// What training adds to the loss for the adapters that train.
+    /// What training adds to the loss for the adapters and fusions that train.
     pub fn penalty(&self) -> Option<Tensor<1>> {
-        let trained = self.iter().filter(|a| a.trainable);
+        let trained = self.all().filter(|a| a.trainable);
         trained
             .filter_map(|a| a.method.penalty(a))
             .reduce(|sum, penalty| sum + penalty)
@@ -367,7 +398,7 @@ impl AdapterSet {
     pub fn num_trainable_params(&self) -> usize {
         let mut counted = HashSet::new();
         let mut sum = 0;
-        for adapter in self.iter().filter(|a| a.trainable) {
+        for adapter in self.all().filter(|a| a.trainable) {
             let shapes = adapter.shapes();
             let mut trained = adapter
                 .params()
@@ -390,12 +421,16 @@ impl AdapterSet {
     /// The layer of adapter `name` at `site` with what the adapter shares.
     pub(crate) fn acting<S: HookState>(&self, name: &str, site: Site) -> Option<Acting<'_, S>> {
         let adapter = self.get(name)?;
-        Some((S::of(&adapter.layers.get(&site)?.layer)?, &adapter.shared))
+        Some(Acting {
+            name: &adapter.name,
+            layer: S::of(&adapter.layers.get(&site)?.layer)?,
+            shared: &adapter.shared,
+        })
     }
 
-    /// All parameters under their names.
+    /// All parameters under their names, those of fusions last.
     pub fn params(&self) -> impl Iterator<Item = ParamPlace<'_>> {
-        self.iter().flat_map(Attached::params)
+        self.all().flat_map(Attached::params)
     }
 
     fn index(&self, name: &str) -> Result<usize, Error> {
@@ -410,7 +445,7 @@ impl AdapterSet {
     }
 
     fn change_all(mut self, mut change: impl FnMut(SiteLayer) -> SiteLayer) -> Self {
-        for adapter in &mut self.adapters {
+        for adapter in self.all_mut() {
             adapter.change_layers(&mut change);
         }
         self.with_borrowed()
@@ -423,8 +458,17 @@ impl fmt::Display for AdapterSet {
             Some(active) => writeln!(f, "active: {active}")?,
             None => writeln!(f, "active: none")?,
         }
-        for a in &self.adapters {
-            let active = self.active.as_ref().is_some_and(|c| c.adapters().any(|n| n == a.name));
+        let fused: Vec<String> = match &self.active {
+            Some(active) => active
+                .composition()
+                .parts()
+                .filter_map(Composition::fusion_name)
+                .collect(),
+            None => Vec::new(),
+        };
+        for a in self.all() {
+            let active = self.active.as_ref().is_some_and(|c| c.adapters().any(|n| n == a.name))
+                || (self.get(&a.name).is_none() && fused.contains(&a.name));
             writeln!(
                 f,
                 "{}: {} at {} sites, {} parameters, {}, {}",
@@ -447,7 +491,7 @@ fn component(name: &impl fmt::Display) -> String {
 
 impl Module for AdapterSet {
     fn collect_devices(&self, devices: Vec<Device>) -> Vec<Device> {
-        self.iter().fold(devices, |devices, adapter| {
+        self.all().fold(devices, |devices, adapter| {
             let devices = adapter.layers().fold(
                 devices,
                 |devices, l| each_kind!(&l.layer, layer => layer.collect_devices(devices)),
@@ -477,7 +521,7 @@ impl Module for AdapterSet {
     }
 
     fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
-        for adapter in &self.adapters {
+        for adapter in self.all() {
             let name = component(&adapter.name);
             visitor.enter_module(&name, "Adapter");
             for (site, l) in &adapter.layers {
@@ -494,7 +538,7 @@ impl Module for AdapterSet {
     }
 
     fn map<M: ModuleMapper>(mut self, mapper: &mut M) -> Self {
-        for adapter in &mut self.adapters {
+        for adapter in self.all_mut() {
             let name = component(&adapter.name);
             mapper.enter_module(&name, "Adapter");
             adapter.layers = std::mem::take(&mut adapter.layers)
@@ -518,7 +562,7 @@ impl Module for AdapterSet {
 
 impl ModuleDisplayDefault for AdapterSet {
     fn content(&self, content: Content) -> Option<Content> {
-        self.iter()
+        self.all()
             .fold(content, |content, a| {
                 content.add_formatted(&format!("{}: {}", a.name, a.method))
             })

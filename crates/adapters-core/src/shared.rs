@@ -14,9 +14,9 @@ use crate::layer::NamedParams;
 pub struct Shared {
     params: Vec<SharedParam>,
     #[module(skip)]
-    names: Vec<&'static str>,
+    names: Vec<Cow<'static, str>>,
     #[module(skip)]
-    fixed: Vec<&'static str>,
+    fixed: Vec<Cow<'static, str>>,
     /// What follows from the configuration: neither trained nor stored.
     constants: Vec<Tensor<2>>,
     #[module(skip)]
@@ -34,6 +34,16 @@ pub enum SharedParam {
     Three(Param<Tensor<3>>),
 }
 
+impl SharedParam {
+    fn id(&self) -> ParamId {
+        match self {
+            Self::One(param) => param.id,
+            Self::Two(param) => param.id,
+            Self::Three(param) => param.id,
+        }
+    }
+}
+
 impl Shared {
     /// Nothing shared.
     pub fn new() -> Self {
@@ -42,8 +52,8 @@ impl Shared {
 
     /// Adds a parameter.
     #[must_use]
-    pub fn with(mut self, name: &'static str, param: SharedParam) -> Self {
-        self.names.push(name);
+    pub fn with(mut self, name: impl Into<Cow<'static, str>>, param: SharedParam) -> Self {
+        self.names.push(name.into());
         self.params.push(param);
         self
     }
@@ -81,6 +91,16 @@ impl Shared {
     /// Whether any of these parameters trains.
     pub fn trains(&self) -> bool {
         self.fixed.len() < self.names.len()
+    }
+
+    /// The names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(AsRef::as_ref)
+    }
+
+    /// Id of the first parameter, which tells the adapters of a set apart.
+    pub(crate) fn id(&self) -> Option<ParamId> {
+        self.params.first().map(SharedParam::id)
     }
 
     /// Whether nothing is shared.
@@ -127,6 +147,11 @@ impl Shared {
         }
     }
 
+    /// Whether there is a parameter of that name.
+    pub fn has(&self, name: &str) -> bool {
+        self.get(name).is_some()
+    }
+
     fn get(&self, name: &str) -> Option<&SharedParam> {
         let index = self.names.iter().position(|known| *known == name)?;
         self.params.get(index)
@@ -135,18 +160,14 @@ impl Shared {
 
 impl NamedParams for Shared {
     fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
-        let ids = self.params.iter().map(|param| match param {
-            SharedParam::One(param) => param.id,
-            SharedParam::Two(param) => param.id,
-            SharedParam::Three(param) => param.id,
-        });
-        self.names.iter().copied().map(Cow::Borrowed).zip(ids).collect()
+        let ids = self.params.iter().map(SharedParam::id);
+        self.names.iter().cloned().zip(ids).collect()
     }
 
     fn fixed_params(&self) -> Vec<ParamId> {
         let named = self.named_params().into_iter();
         named
-            .filter(|(name, _)| self.fixed.contains(&name.as_ref()))
+            .filter(|(name, _)| self.fixed.contains(name))
             .map(|(_, id)| id)
             .collect()
     }

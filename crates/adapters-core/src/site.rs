@@ -61,6 +61,29 @@ pub enum Role {
     LayerOutput,
     /// The hidden state that enters the language-model head.
     LmHeadInput,
+    /// Normalisation after the last layer.
+    FinalNorm,
+    /// Language-model head with a weight of its own (linear).
+    LmHead,
+    /// Rows of the token table, before positions and types are added and before any normalisation.
+    EmbeddedTokens,
+    /// Query, key and value projections side by side in one matrix (linear).
+    QueryKeyValue,
+}
+
+impl Role {
+    /// The projections that a fused one holds, side by side in equal parts of its output; empty for every other role.
+    pub const fn parts(self) -> &'static [Self] {
+        match self {
+            Self::QueryKeyValue => &[Self::Query, Self::Key, Self::Value],
+            _ => &[],
+        }
+    }
+
+    /// Whether a place of this role is meant by `wanted`: the same role, or one that this role holds as a part.
+    pub fn holds(self, wanted: Self) -> bool {
+        self == wanted || self.parts().contains(&wanted)
+    }
 }
 
 impl fmt::Display for Stack {
@@ -92,9 +115,13 @@ impl fmt::Display for Role {
             Self::AfterAttention => "after_attention",
             Self::AfterCrossAttention => "after_cross_attention",
             Self::AfterFfn => "after_ffn",
+            Self::EmbeddedTokens => "embedded_tokens",
             Self::Embedding => "embedding",
             Self::LayerOutput => "layer_output",
             Self::LmHeadInput => "lm_head_input",
+            Self::FinalNorm => "final_norm",
+            Self::LmHead => "lm_head",
+            Self::QueryKeyValue => "query_key_value",
         })
     }
 }
@@ -202,9 +229,29 @@ pub struct SiteInfo {
     /// Path of the module in the published checkpoint (`encoder.layer.0.attention.self.query`),
     /// the name both storage grammars are built on.
     pub path: String,
+    /// What AdapterHub's configurations mean by this role: the role itself, but for models in which its library wraps the
+    /// feed-forward projections the other way round, and its `intermediate` is the second of them.
+    pub place: Role,
 }
 
 impl SiteInfo {
+    /// A site whose place is its role.
+    pub fn new(site: Site, kind: SiteKind, path: impl Into<String>) -> Self {
+        Self {
+            site,
+            kind,
+            path: path.into(),
+            place: site.role,
+        }
+    }
+
+    /// The same site, which AdapterHub's configurations call by another role.
+    #[must_use]
+    pub fn at_place(mut self, place: Role) -> Self {
+        self.place = place;
+        self
+    }
+
     /// Whether it is a module with weights in the published checkpoint, which a path can name.
     pub fn is_module(&self) -> bool {
         matches!(

@@ -6,30 +6,38 @@
 use std::fmt::Debug;
 
 use burn::nn::{LayerNorm, Linear};
-use burn::tensor::kind::Basic;
 use burn::tensor::{Bool, Int, Tensor};
 
 use crate::erased::Erased;
 use crate::layer::SiteLayer;
+use crate::positions::{self, Positions};
+pub use crate::rows::Rows;
+use crate::rows::{cat, join_deltas, take, weighted, weighted_deltas};
+use crate::sequence::Inserted;
 
-/// A batch whose rows can be taken apart and joined: axis 0 of every tensor in it.
-pub trait Rows: Sized {
-    /// The rows of these indices, in this order.
-    fn take_rows(&self, rows: &[usize]) -> Self;
-    /// Batches joined in order. `parts` is never empty.
-    fn join_rows(parts: Vec<Self>) -> Self;
-}
+mod key_value;
+
+pub use key_value::KeyValueState;
 
 /// The state adapters transform at one kind of site, which the composition blocks cut, repeat, join and average.
-pub trait HookState: Rows + Clone + Debug + Send + 'static {
+pub trait HookState: Rows + Positions + Clone + Debug + Send + 'static {
     /// What the hook returns to the model.
-    type Output: Rows;
+    type Output: Rows + Positions;
     /// The frozen layer a method may merge into at this kind of site.
     type Weight;
 
     /// Whether only the first adapter of a composition acts, as in the reference: where a sequence is changed as a whole
     /// there is no second one.
+    ///
+    /// Blocks that share out rows still give each row its own: the first adapter of the child the row belongs to.
     const FIRST_ONLY: bool = false;
+
+    /// Whether a block whose children share out rows or positions is closed, for all of them, by the child that comes last.
+    /// Follows the reference where adapters join the residual stream; elsewhere each closes its own.
+    const LED: bool = false;
+
+    /// Whether closing runs a frozen layer, which adapters that only add to its output can share.
+    const SHARES_LAYER: bool = false;
 
     /// Rows of the batch.
     fn rows(&self) -> usize;
@@ -39,6 +47,28 @@ pub trait HookState: Rows + Clone + Debug + Send + 'static {
     /// `sum_i w_i x_i` of what adapters transform, over the states after several adapters; `None` at a kind of site where
     /// an average has no meaning. `parts` is never empty.
     fn weighted_sum(_parts: Vec<(Self, f64)>) -> Option<Self> {
+        None
+    }
+
+    /// The state for rows that must not notice those they are joined with later: of tasks of their own.
+    #[must_use]
+    fn apart(self) -> Self {
+        self
+    }
+
+    /// The batch again, after parts of its rows were changed: row `i` is row `places[i]` of the parts joined. What adapters
+    /// leave alone is taken from this state, where it is in one piece.
+    fn with_rows(&self, parts: Vec<Self>, places: &[usize]) -> Self {
+        Self::join_rows(parts).take_rows(places)
+    }
+
+    /// The batch again, after parts along the sequence were changed; `None` where positions belong together.
+    fn with_positions(&self, parts: Vec<Self>) -> Option<Self> {
+        Self::join_positions(parts)
+    }
+
+    /// The part an adapter at such a site has in a fusion; none at most kinds of site.
+    fn fusion(&mut self) -> Option<&mut HiddenState> {
         None
     }
 
@@ -104,26 +134,45 @@ pub struct HiddenState {
     pub inner: Option<Tensor<3>>,
     /// Normalisation after the addition (post-LN models).
     pub norm: Option<LayerNorm>,
+    /// What the adapter before added, where a fusion asks for it.
+    pub up: Up,
 }
 
-/// State of an attention's keys and values, after projection and position encoding.
-#[derive(Clone, Debug)]
-pub struct KeyValueState {
-    /// `[batch, heads, seq, d_head]`.
-    pub key: Tensor<4>,
-    /// `[batch, heads, seq, d_head]`.
-    pub value: Tensor<4>,
-    /// True where a key may not be seen, `[batch, seq]`; `None` when all may.
-    pub hidden_keys: Option<Tensor<2, Bool>>,
+/// What an adapter adds to the residual stream before its gate, norm and residual: what a fusion attends to.
+#[derive(Clone, Debug, Default)]
+#[allow(clippy::large_enum_variant)] // A tensor, or none, as beside it.
+pub enum Up {
+    /// No fusion asks.
+    #[default]
+    Unasked,
+    /// A fusion asks, and no adapter has answered.
+    Asked,
+    /// The answer of the last adapter, `[batch, seq, d_model]`.
+    Is(Tensor<3>),
 }
 
-/// State of the embedded tokens.
+impl Up {
+    /// Answers, if a fusion asks.
+    #[must_use]
+    pub fn answered(self, up: &Tensor<3>) -> Self {
+        match self {
+            Self::Unasked => Self::Unasked,
+            Self::Asked | Self::Is(_) => Self::Is(up.clone()),
+        }
+    }
+}
+
+/// State of the embedded tokens, which an adapter may make more of: see [`insert`](Self::insert).
 #[derive(Clone, Debug)]
 pub struct EmbeddingState {
     /// `[batch, seq, d_model]`.
     pub hidden: Tensor<3>,
-    /// True at padding, `[batch, seq]`; `None` when there is none.
+    /// True at padding, `[batch, past + seq]`; `None` when there is none.
     pub padding: Option<Tensor<2, Bool>>,
+    /// Positions before these that a cache holds, what was inserted among them.
+    pub past: usize,
+    /// What adapters put in, in the order they did.
+    pub inserted: Vec<Inserted>,
 }
 
 /// State of a hidden state as a whole: a layer's output, or the input of the language-model head.
@@ -131,6 +180,8 @@ pub struct EmbeddingState {
 pub struct OutputState {
     /// `[batch, seq, d_model]`.
     pub hidden: Tensor<3>,
+    /// True at padding, as [`Pass::padding`](crate::Pass::padding) has it for these rows.
+    pub padding: Option<Tensor<2, Bool>>,
 }
 
 /// Weight and bias of a normalisation, as merging sees them.
@@ -145,48 +196,6 @@ pub struct NormWeight {
 /// Nothing to merge into at this kind of site. There is no value of this type.
 #[derive(Clone, Copy, Debug)]
 pub enum NoWeight {}
-
-/// The rows of these indices: slices of those that follow each other, joined.
-fn take<const D: usize, K: Basic>(tensor: &Tensor<D, K>, rows: &[usize]) -> Tensor<D, K> {
-    let runs = rows.chunk_by(|a, b| *b == a + 1);
-    let mut slices: Vec<Tensor<D, K>> = runs
-        .map(|run| tensor.clone().slice_dim(0, run[0]..run[0] + run.len()))
-        .collect();
-    match slices.len() {
-        1 => slices.remove(0),
-        _ => Tensor::cat(slices, 0),
-    }
-}
-
-impl Rows for Tensor<3> {
-    fn take_rows(&self, rows: &[usize]) -> Self {
-        take(self, rows)
-    }
-
-    fn join_rows(parts: Vec<Self>) -> Self {
-        Tensor::cat(parts, 0)
-    }
-}
-
-/// Deltas joined; one that is absent counts as zero beside one that is not.
-fn join_deltas(deltas: Vec<(usize, Option<Tensor<3>>)>) -> Option<Tensor<3>> {
-    let [_, seq, d] = deltas.iter().find_map(|(_, delta)| delta.as_ref())?.dims();
-    let device = deltas.iter().find_map(|(_, delta)| delta.as_ref())?.device();
-    let filled = deltas
-        .into_iter()
-        .map(|(rows, delta)| delta.unwrap_or_else(|| Tensor::zeros([rows, seq, d], &device)));
-    Some(Tensor::cat(filled.collect(), 0))
-}
-
-/// `sum_i w_i x_i`.
-fn weighted<const D: usize>(parts: impl IntoIterator<Item = (Tensor<D>, f64)>) -> Option<Tensor<D>> {
-    parts.into_iter().map(|(x, weight)| x * weight).reduce(|sum, x| sum + x)
-}
-
-/// `sum_i w_i d_i` of the deltas that are there.
-fn weighted_deltas(deltas: impl IntoIterator<Item = (Option<Tensor<3>>, f64)>) -> Option<Tensor<3>> {
-    weighted(deltas.into_iter().filter_map(|(delta, weight)| Some((delta?, weight))))
-}
 
 /// Implements [`Rows`] and `repeat_rows` field by field: tensors, tensors that may be absent, deltas, and what belongs to
 /// no row.
@@ -204,8 +213,8 @@ macro_rules! rows {
 
             fn join_rows(parts: Vec<Self>) -> Self {
                 Self {
-                    $($field: Tensor::cat(parts.iter().map(|p| p.$field.clone()).collect(), 0),)*
-                    $($optional: parts.iter().map(|p| p.$optional.clone()).collect::<Option<Vec<_>>>().map(|ts| Tensor::cat(ts, 0)),)*
+                    $($field: cat(parts.iter().map(|p| p.$field.clone()).collect()),)*
+                    $($optional: parts.iter().map(|p| p.$optional.clone()).collect::<Option<Vec<_>>>().map(cat),)*
                     $($delta: join_deltas(parts.iter().map(|p| (p.rows(), p.$delta.clone())).collect()),)*
                     $($kept: parts[0].$kept.clone(),)*
                 }
@@ -227,10 +236,9 @@ macro_rules! rows {
 
 rows!(LinearState: input; ; delta; layer);
 rows!(TableState: ids, output; ; delta; );
-rows!(HiddenState: hidden, block, residual; inner; ; norm);
-rows!(KeyValueState: key, value; hidden_keys; ; );
-rows!(EmbeddingState: hidden; padding; ; );
-rows!(OutputState: hidden; ; ; );
+rows!(HiddenState: hidden, block, residual; inner; ; norm, up);
+rows!(EmbeddingState: hidden; padding; ; past, inserted);
+rows!(OutputState: hidden; padding; ; );
 
 /// Nothing here belongs to a row.
 impl Rows for NormState {
@@ -247,6 +255,8 @@ impl HookState for LinearState {
     type Output = Tensor<3>;
     type Weight = LinearWeight;
 
+    const SHARES_LAYER: bool = true;
+
     fn rows(&self) -> usize {
         self.input.dims()[0]
     }
@@ -260,6 +270,23 @@ impl HookState for LinearState {
         Some(Self {
             delta: weighted_deltas(parts.into_iter().map(|(state, weight)| (state.delta, weight))),
             ..first
+        })
+    }
+
+    /// Input and layer are kept: an adapter that changes them is not cut up inside another block.
+    fn with_rows(&self, parts: Vec<Self>, places: &[usize]) -> Self {
+        let deltas = parts.into_iter().map(|part| (part.rows(), part.delta)).collect();
+        Self {
+            delta: join_deltas(deltas).map(|delta| take(&delta, places)),
+            ..self.clone()
+        }
+    }
+
+    fn with_positions(&self, parts: Vec<Self>) -> Option<Self> {
+        let deltas = parts.into_iter().map(|part| (part.input.dims()[1], part.delta));
+        Some(Self {
+            delta: positions::join(deltas.collect()),
+            ..self.clone()
         })
     }
 
@@ -377,6 +404,12 @@ impl HookState for HiddenState {
     type Output = Tensor<3>;
     type Weight = NoWeight;
 
+    const LED: bool = true;
+
+    fn fusion(&mut self) -> Option<&mut HiddenState> {
+        Some(self)
+    }
+
     fn rows(&self) -> usize {
         self.hidden.dims()[0]
     }
@@ -411,30 +444,6 @@ impl HiddenState {
             Some(norm) => crate::ops::layer_norm(norm, sum),
             None => sum,
         }
-    }
-}
-
-impl HookState for KeyValueState {
-    type Output = Self;
-    type Weight = NoWeight;
-
-    fn rows(&self) -> usize {
-        self.key.dims()[0]
-    }
-
-    fn repeat_rows(&self, times: usize) -> Self {
-        self.repeated(times)
-    }
-
-    fn of(layer: &SiteLayer) -> Option<&Erased<Self>> {
-        match layer {
-            SiteLayer::KeyValue(layer) => Some(layer),
-            _ => None,
-        }
-    }
-
-    fn finish(self) -> Self {
-        self
     }
 }
 

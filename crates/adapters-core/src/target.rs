@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::config::ConfigError;
 use crate::error::{Error, nearest};
 use crate::host::Host;
-use crate::site::{Role, SiteInfo, SiteKind};
+use crate::site::{Role, SiteInfo, SiteKind, Stack};
 
 /// Which sites a method is aimed at.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,8 +27,26 @@ pub enum Target {
     Modules(ModuleTarget),
     /// Sites of any of these targets.
     Any(Vec<Target>),
+    /// Every normalisation.
+    Norms,
     /// Every linear layer and normalisation with a bias.
     Biased,
+    /// Sites of another target but those in these stacks, in a model with an encoder and a decoder.
+    Outside {
+        /// The stacks to leave alone.
+        stacks: Vec<Stack>,
+        /// The other target.
+        target: Box<Target>,
+    },
+    /// The first site of a role, in the order of the forward pass.
+    First(Role),
+    /// Sites of a role in these layers alone.
+    Layers {
+        /// The role.
+        role: Role,
+        /// The layers.
+        layers: Vec<usize>,
+    },
 }
 
 /// Modules of the published checkpoint by name, regular expression or all linear ones.
@@ -52,7 +70,7 @@ pub enum ModulePattern {
     Names(Vec<String>),
     /// A regular expression that must match the whole path.
     Regex(String),
-    /// Every linear layer.
+    /// Every linear layer but the language-model head.
     AllLinear,
 }
 
@@ -193,16 +211,54 @@ impl Target {
                 all.sites.dedup();
                 Ok(all)
             }
+            Self::Norms => {
+                let mut sites = host.module_sites();
+                sites.retain(|info| matches!(info.kind, SiteKind::Norm { .. }));
+                Ok(Selection {
+                    sites,
+                    ..Selection::default()
+                })
+            }
+            Self::Outside { stacks, target } => {
+                let mut selection = target.select(host)?;
+                let has = |stack| host.sites().iter().any(|info| info.site.stack == stack);
+                if has(Stack::Encoder) && has(Stack::Decoder) {
+                    let (left_out, sites): (Vec<_>, Vec<_>) = selection
+                        .sites
+                        .into_iter()
+                        .partition(|info| stacks.contains(&info.site.stack));
+                    selection.sites = sites;
+                    selection.skipped.extend(left_out.into_iter().map(|info| info.path));
+                }
+                Ok(selection)
+            }
             Self::Biased => {
                 let mut sites = host.module_sites();
                 sites.retain(|info| {
                     let linear = host.linear(info.site).is_some_and(|layer| layer.bias.is_some());
-                    linear || host.norm(info.site).is_some_and(|norm| norm.beta.is_some())
+                    linear || host.norm(info.site).is_some_and(|norm| norm.bias.is_some())
                 });
                 Ok(Selection {
                     sites,
                     ..Selection::default()
                 })
+            }
+            Self::First(role) => {
+                let mut selection = select_roles(&[*role], &[], host);
+                selection.sites.truncate(1);
+                Ok(selection)
+            }
+            Self::Layers { role, layers } => {
+                let mut selection = select_roles(&[*role], &[], host);
+                let missed = layers
+                    .iter()
+                    .filter(|layer| !selection.sites.iter().any(|info| info.site.layer == Some(**layer)));
+                let missed: Vec<String> = missed.map(|layer| format!("{role} of layer {layer}")).collect();
+                selection.unmatched.extend(missed);
+                selection
+                    .sites
+                    .retain(|info| info.site.layer.is_some_and(|layer| layers.contains(&layer)));
+                Ok(selection)
             }
         }
     }
@@ -216,7 +272,7 @@ impl Target {
         match self {
             Self::Roles { roles, leave_out } => {
                 let left_out = info.site.layer.is_some_and(|layer| leave_out.contains(&layer));
-                Ok(roles.contains(&info.site.role) && !left_out)
+                Ok(meant(roles, info) && !left_out)
             }
             Self::Modules(target) => Ok(target.names(info)? && !target.skips(info)?),
             Self::Any(targets) => {
@@ -227,21 +283,31 @@ impl Target {
                 }
                 Ok(false)
             }
+            Self::Norms => Ok(matches!(info.kind, SiteKind::Norm { .. })),
             Self::Biased => Ok(matches!(info.kind, SiteKind::Linear { .. } | SiteKind::Norm { .. })),
+            // The stacks matter in some models only, which a site alone does not tell.
+            Self::Outside { target, .. } => target.covers(info),
+            Self::First(role) => Ok(info.site.role == *role),
+            Self::Layers { role, layers } => {
+                Ok(info.site.role == *role && info.site.layer.is_some_and(|layer| layers.contains(&layer)))
+            }
         }
     }
 
     /// The names a user could have meant, for the error about a target without hits.
     fn available(&self, host: &dyn Host) -> Vec<String> {
         let mut names: Vec<String> = match self {
-            Self::Roles { .. } => host.sites().iter().map(|s| s.site.role.to_string()).collect(),
+            Self::Roles { .. } | Self::First(_) | Self::Layers { .. } => {
+                host.sites().iter().map(|s| s.site.role.to_string()).collect()
+            }
             Self::Modules(_) => host
                 .module_sites()
                 .iter()
                 .map(|s| s.path.rsplit('.').next().unwrap_or(&s.path).to_owned())
                 .collect(),
             Self::Any(targets) => targets.iter().flat_map(|target| target.available(host)).collect(),
-            Self::Biased => Vec::new(),
+            Self::Norms | Self::Biased => Vec::new(),
+            Self::Outside { target, .. } => target.available(host),
         };
         names.sort();
         names.dedup();
@@ -304,16 +370,21 @@ impl Selection {
     }
 }
 
+/// Whether any of the roles means this site. A fused projection is meant by each of its parts.
+fn meant(roles: &[Role], info: &SiteInfo) -> bool {
+    roles.iter().any(|role| info.place.holds(*role))
+}
+
 fn select_roles(roles: &[Role], leave_out: &[usize], host: &dyn Host) -> Selection {
     let mut selection = Selection::default();
     let sites = host.sites();
     for role in roles {
-        if !sites.iter().any(|s| s.site.role == *role) {
+        if !sites.iter().any(|s| s.place.holds(*role)) {
             selection.unmatched.push(role.to_string());
         }
     }
     for info in sites {
-        if roles.contains(&info.site.role) {
+        if meant(roles, &info) {
             if info.site.layer.is_some_and(|layer| leave_out.contains(&layer)) {
                 selection.skipped.push(info.path);
             } else {
@@ -365,7 +436,7 @@ impl ModuleTarget {
     /// Whether the site is a module that `modules` names.
     fn names(&self, info: &SiteInfo) -> Result<bool, Error> {
         Ok(match &self.modules {
-            ModulePattern::AllLinear => info.linear_dims().is_some(),
+            ModulePattern::AllLinear => info.linear_dims().is_some() && info.site.role != Role::LmHead,
             modules => info.is_module() && modules.matches(&info.path)?,
         })
     }

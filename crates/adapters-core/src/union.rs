@@ -1,5 +1,6 @@
 //! Several methods under one adapter's name, each at its own places.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
@@ -8,10 +9,12 @@ use serde_json::{Map, Value, json};
 use crate::error::Error;
 use crate::host::Host;
 use crate::layer::SiteLayer;
-use crate::method::{Build, Method, StoredConfig};
+use crate::method::{Build, Encode, Method, StoredConfig, plain_shared_key};
+use crate::sequence::Inserted;
+use crate::set::Attached;
 use crate::shared::Shared;
 use crate::site::SiteInfo;
-use crate::store::Grammar;
+use crate::store::{Grammar, Tensors};
 use crate::target::Target;
 
 /// A union of configurations, written `a|b`: an adapter that has layers of each, no two at one place.
@@ -34,7 +37,15 @@ impl Union {
     /// # Errors
     ///
     /// [`Error::UnionConflict`] for two parts aimed at the same role.
-    pub fn method(mut parts: Vec<Arc<dyn Method>>) -> Result<Arc<dyn Method>, Error> {
+    pub fn method(parts: Vec<Arc<dyn Method>>) -> Result<Arc<dyn Method>, Error> {
+        // A union of unions is the union of their parts.
+        let mut parts: Vec<Arc<dyn Method>> = parts
+            .into_iter()
+            .flat_map(|part| match Self::of(&*part) {
+                Some(union) => union.parts.clone(),
+                None => vec![part],
+            })
+            .collect();
         if parts.len() == 1 {
             return Ok(parts.remove(0));
         }
@@ -65,6 +76,12 @@ impl Union {
             .collect()
     }
 
+    /// The union that a method is, if it is one.
+    pub fn of(method: &dyn Method) -> Option<&Self> {
+        let method: &dyn Any = method;
+        method.downcast_ref()
+    }
+
     /// The parts, in order.
     pub fn parts(&self) -> &[Arc<dyn Method>] {
         &self.parts
@@ -89,6 +106,30 @@ impl Union {
             }
         }
         Ok(shares)
+    }
+
+    /// The adapter with what `form` makes of each part's layers; `None` if it leaves them all as they are.
+    ///
+    /// A part is given its layers alone: what an adapter shares stays as it is, since no part that changes form shares.
+    fn by_part(
+        &self,
+        adapter: &Attached,
+        form: impl Fn(&dyn Method, &Attached) -> Result<Option<Attached>, Error>,
+    ) -> Result<Option<Attached>, Error> {
+        let infos: Vec<&SiteInfo> = adapter.layers().map(|l| &l.info).collect();
+        let (mut layers, mut parts, mut changed) = (Vec::new(), Vec::new(), false);
+        for (part, sites) in self.shares(&infos)? {
+            let mine = adapter
+                .layers()
+                .filter(|l| sites.iter().any(|info| info.site == l.info.site));
+            let share = Attached::new(adapter.name(), part.clone(), mine.cloned().collect());
+            let formed = form(&**part, &share)?;
+            changed |= formed.is_some();
+            let share = formed.unwrap_or(share);
+            layers.extend(share.layers().cloned());
+            parts.push(share.method().clone());
+        }
+        Ok(changed.then(|| adapter.reformed(Arc::new(Self { parts }), layers)))
     }
 
     fn owner(&self, site: &SiteInfo) -> Result<&Arc<dyn Method>, Error> {
@@ -145,9 +186,56 @@ impl Method for Union {
     }
 
     fn build_shared(&self, build: &Build<'_>) -> Result<Shared, Error> {
-        self.parts
-            .iter()
-            .try_fold(Shared::new(), |shared, part| Ok(shared.and(part.build_shared(build)?)))
+        let mut all = Shared::new();
+        for part in &self.parts {
+            let shared = part.build_shared(build)?;
+            // Files have one place for a parameter that is claimed.
+            let claimed = |name: &&str| self.parts.iter().filter(|part| part.shares(name)).count() > 1;
+            if let Some(name) = shared.names().find(claimed).map(str::to_owned) {
+                let mut claiming = self.parts.iter().filter(|part| part.shares(&name));
+                if let (Some(first), Some(second)) = (claiming.next(), claiming.next()) {
+                    return Err(conflict(&**first, &**second, name));
+                }
+            }
+            all = all.and(shared);
+        }
+        Ok(all)
+    }
+
+    fn shares(&self, param: &str) -> bool {
+        self.parts.iter().any(|part| part.shares(param))
+    }
+
+    fn shared_key(&self, grammar: Grammar, adapter: &str, param: &str) -> String {
+        match self.parts.iter().find(|part| part.shares(param)) {
+            Some(owner) => owner.shared_key(grammar, adapter, param),
+            None => plain_shared_key(grammar, adapter, param),
+        }
+    }
+
+    fn fitting(&self, tensors: &Tensors) -> Option<Arc<dyn Method>> {
+        let fitting: Vec<_> = self.parts.iter().map(|part| part.fitting(tensors)).collect();
+        if fitting.iter().all(Option::is_none) {
+            return None;
+        }
+        let parts = fitting.into_iter().zip(&self.parts);
+        Some(Arc::new(Self {
+            parts: parts
+                .map(|(fitting, part)| fitting.unwrap_or_else(|| part.clone()))
+                .collect(),
+        }))
+    }
+
+    fn positions(&self) -> usize {
+        self.parts.iter().map(|part| part.positions()).max().unwrap_or(0)
+    }
+
+    fn inserts(&self) -> Option<Inserted> {
+        self.parts.iter().find_map(|part| part.inserts())
+    }
+
+    fn first_position(&self) -> usize {
+        self.parts.iter().map(|part| part.first_position()).sum()
     }
 
     fn key(&self, grammar: Grammar, site: &SiteInfo, adapter: &str, param: &str) -> String {
@@ -160,6 +248,25 @@ impl Method for Union {
 
     fn is_alias(&self, key: &str) -> bool {
         self.parts.iter().any(|part| part.is_alias(key))
+    }
+
+    fn stored(&self, grammar: Grammar, adapter: &Attached, host: &dyn Host) -> Result<Option<Attached>, Error> {
+        self.by_part(adapter, |part, share| part.stored(grammar, share, host))
+    }
+
+    fn loaded(&self, adapter: &Attached) -> Option<Attached> {
+        self.by_part(adapter, |part, share| Ok(part.loaded(share))).ok()?
+    }
+
+    fn with_tokens(&self, encode: &Encode<'_>) -> Result<Option<Arc<dyn Method>>, Error> {
+        let mut changed = false;
+        let mut parts = Vec::new();
+        for part in &self.parts {
+            let resolved = part.with_tokens(encode)?;
+            changed |= resolved.is_some();
+            parts.push(resolved.unwrap_or_else(|| part.clone()));
+        }
+        Ok(changed.then(|| Arc::new(Self { parts }) as Arc<dyn Method>))
     }
 
     fn wire(&self, grammar: Grammar, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, Error> {

@@ -9,7 +9,7 @@ use adapters_core::target::Target;
 use adapters_core::{
     AdapterSet, Build, Call, Composition, Ctx, EmbeddingState, Erased, Error, HiddenState, HookState, Host,
     KeyValueState, LinearState, Method, NamedParams, OutputState, Role, Site, SiteAdapter, SiteInfo, SiteKind,
-    SiteLayer, Stack, ops,
+    SiteLayer, Stack, Up, ops,
 };
 use burn::module::{Module, Param, ParamId};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
@@ -34,21 +34,14 @@ struct Mine {
 
 impl Mine {
     fn forward(&self, x: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
-        let state = EmbeddingState {
-            hidden: x,
-            padding: None,
-        };
+        let state = EmbeddingState::new(x.repeat_dim(0, cx.replicas()), None);
         let x = cx.embedding(EMBEDDING, state).hidden;
         let heads = |x: Tensor<3>| {
             let [batch, seq, _] = x.dims();
             x.reshape([batch, seq, HEADS, D / HEADS]).swap_dims(1, 2)
         };
         let query = cx.linear(at(Role::Query), &self.query, x.clone());
-        let state = KeyValueState {
-            key: heads(x.clone()),
-            value: heads(x.clone()),
-            hidden_keys: None,
-        };
+        let state = KeyValueState::new(heads(x.clone()), heads(x.clone()), x.clone());
         let kv = cx.key_value(at(Role::KeyValue), state);
         let attended = ops::attention(heads(query), kv.key, kv.value, None, |w| w);
         let [batch, _, seq, _] = attended.dims();
@@ -91,11 +84,7 @@ impl Host for Mine {
             (at(Role::AfterFfn), hidden, "layer.0.ffn"),
             (at(Role::LayerOutput), SiteKind::LayerOutput { d_model: D }, "layer.0"),
         ]
-        .map(|(site, kind, path)| SiteInfo {
-            site,
-            kind,
-            path: path.to_owned(),
-        })
+        .map(|(site, kind, path)| SiteInfo::new(site, kind, path))
         .into()
     }
     fn linear(&self, site: Site) -> Option<&Linear> {
@@ -174,6 +163,7 @@ impl SiteAdapter<OutputState> for Affine {
     fn apply(&self, state: OutputState, _: &Call<'_>) -> OutputState {
         OutputState {
             hidden: self.act(state.hidden),
+            ..state
         }
     }
 }
@@ -314,6 +304,7 @@ fn gradient_of(layer: &SiteLayer, id: ParamId, gradients: &burn::tensor::Gradien
         SiteLayer::KeyValue(l) => l.visit(&mut find),
         SiteLayer::Embedding(l) => l.visit(&mut find),
         SiteLayer::Output(l) => l.visit(&mut find),
+        SiteLayer::Fusion(l) => l.visit(&mut find),
         SiteLayer::Shared(l) => l.visit(&mut find),
     }
     find.2
@@ -387,23 +378,73 @@ fn what_is_not_active_does_nothing() {
 fn a_block_that_does_not_run_is_refused_at_activation() {
     let mut bench = Bench::new().with("a", &ROLES, 0.5).with("b", &ROLES, 3.0);
     bench.set.activate("b").unwrap();
-    for block in [
-        Composition::parallel(["a", "b"]),
-        Composition::average(["a", "b"]),
-        Composition::fuse(["a", "b"]),
-    ] {
+    // Keys and values have neither a mean nor parts along the sequence.
+    for block in [Composition::average(["a", "b"]), Composition::split(["a", "b"], [1, 2])] {
         let error = bench.set.activate(block.clone()).unwrap_err();
         assert!(
-            matches!(&error, Error::BlockNotRunnable { block: named, .. } if *named == block.to_string()),
+            matches!(&error, Error::BlockNotRunnable { block: named, adapter, .. }
+                if *named == block.to_string() && adapter == "a"),
             "{error:?}"
         );
     }
+    let error = bench.set.activate(Composition::fuse(["a", "b"])).unwrap_err();
+    assert!(
+        matches!(&error, Error::NoSuchFusion { name, .. } if name == "a,b"),
+        "{error:?}"
+    );
     // What was active still is.
     assert_eq!(bench.set.active().unwrap().to_string(), "b");
     assert!(matches!(
         bench.set.activate(Composition::Stack(vec![])),
         Err(Error::Composition(_))
     ));
+}
+
+/// The outputs of a composition of adapters at `role`, row by row.
+fn rows_of(bench: &Bench, composition: Composition) -> Vec<TensorData> {
+    let output = Tensor::<3>::from_data(bench.output(composition), &bench.device);
+    let [rows, ..] = output.dims();
+    (0..rows)
+        .map(|row| output.clone().slice_dim(0, row..row + 1).into_data())
+        .collect()
+}
+
+#[test]
+fn rows_are_shared_out_at_every_hook() {
+    for role in ROLES {
+        let bench = Bench::new()
+            .with("a", &[role], 0.5)
+            .with("b", &[role], 3.0)
+            .with("elsewhere", &[Role::Query], 2.0);
+        let (a, b) = (rows_of(&bench, "a".into()), rows_of(&bench, "b".into()));
+        let plain = rows_of(&bench, "elsewhere".into());
+        let close = |got: &[TensorData], want: &[&TensorData]| {
+            assert_eq!(got.len(), want.len(), "{role}");
+            for (got, want) in got.iter().zip(want) {
+                got.assert_approx_eq::<f32>(want, burn::tensor::Tolerance::absolute(1e-5));
+            }
+        };
+        let split = rows_of(&bench, Composition::batch_split(["b", "a"], [1, 1]));
+        close(&split, &[&b[0], &a[1]]);
+        // One that has no layer here leaves its rows alone.
+        let split = rows_of(&bench, Composition::batch_split(["a", "elsewhere"], [1, 1]));
+        close(&split, &[&a[0], &plain[1]]);
+        let nested = Composition::stack([Composition::batch_split(["b", "a"], [1, 1])]);
+        close(&rows_of(&bench, nested), &[&b[0], &a[1]]);
+        let branches = rows_of(&bench, Composition::parallel(["a", "b"]));
+        close(&branches, &[&a[0], &a[1], &b[0], &b[1]]);
+    }
+}
+
+#[test]
+#[should_panic(expected = "the model asks `Ctx::replicas`")]
+fn branches_need_a_model_that_repeats_its_input() {
+    let bench = Bench::new()
+        .with("a", &[Role::Query], 0.5)
+        .with("b", &[Role::Query], 3.0);
+    let active = bench.set.composition(Composition::parallel(["a", "b"])).unwrap();
+    let mut cx = Ctx::with_composition(&bench.set, &active);
+    cx.linear(at(Role::Query), &bench.model.query, bench.x.clone());
 }
 
 #[test]
@@ -510,6 +551,7 @@ fn rows_of_every_state_round_trip() {
                 residual: three(),
                 inner: None,
                 norm,
+                up: Up::Unasked,
             },
             |s| {
                 assert_eq!(s.norm.is_some(), has_norm);
@@ -517,32 +559,34 @@ fn rows_of_every_state_round_trip() {
             },
         );
     }
-    for hidden_keys in [None, mask()] {
+    for bias in [
+        None,
+        Some(four().slice_dim(1, 0..1).slice_dim(3, 0..1).repeat_dim(3, 5)),
+    ] {
         round_trip(
-            &KeyValueState {
-                key: four(),
-                value: four(),
-                hidden_keys,
-            },
+            &KeyValueState::new(four(), four(), three())
+                .with_bias(bias)
+                .with_filler(1),
             |s| {
-                let mut data = bools(&s.hidden_keys);
-                data.extend([s.key.clone().into_data(), s.value.clone().into_data()]);
-                data
+                let tensors = [Some(s.key.clone()), Some(s.value.clone()), s.bias.clone()];
+                let data = tensors.into_iter().flatten().map(Tensor::into_data);
+                data.chain([of(&s.input)]).collect()
             },
         );
     }
     for padding in [None, mask()] {
-        round_trip(
-            &EmbeddingState {
-                hidden: three(),
-                padding,
-            },
-            |s| {
-                let mut data = bools(&s.padding);
-                data.push(of(&s.hidden));
-                data
-            },
-        );
+        round_trip(&EmbeddingState::new(three(), padding), |s| {
+            let mut data = bools(&s.padding);
+            data.push(of(&s.hidden));
+            data
+        });
     }
-    round_trip(&OutputState { hidden: three() }, |s| vec![of(&s.hidden)]);
+    for padding in [None, mask()] {
+        let hidden = three();
+        round_trip(&OutputState { hidden, padding }, |s| {
+            let mut data = bools(&s.padding);
+            data.push(of(&s.hidden));
+            data
+        });
+    }
 }

@@ -10,6 +10,7 @@ use burn::tensor::{FloatDType, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 
 use crate::config::{BiasTraining, Dtype, LoraConfig, Scaling};
+use crate::fused::FusedParts;
 use crate::init::{from_weight, init_a, init_b};
 use crate::inject::{FAMILY, Lora};
 use crate::module::{Factored, Gate, LowRank, Origin};
@@ -25,6 +26,8 @@ pub(crate) struct Builder<'a> {
     site: &'a SiteInfo,
     build: &'a Build<'a>,
     rng: ChaCha8Rng,
+    /// The parts of a fused projection that are adapted.
+    parts: Option<FusedParts>,
 }
 
 impl<'a> Builder<'a> {
@@ -38,6 +41,7 @@ impl<'a> Builder<'a> {
             site,
             build,
             rng: build.rng(seed, site.site),
+            parts: lora.variant().target().parts(site),
         }
     }
 
@@ -76,6 +80,7 @@ impl<'a> Builder<'a> {
                     b: self.param(draw::constant([d_out], config.b as f32), config.lora.dtype),
                     d_in,
                     dropout: config.lora.dropout,
+                    parts: self.parts.clone(),
                 }),
             },
             Variant::Dvora(config) => {
@@ -95,8 +100,9 @@ impl<'a> Builder<'a> {
         }
     }
 
+    /// Input and output features of what is adapted.
     fn linear_dims(&self) -> Result<(usize, usize), Error> {
-        let dims = self.site.linear_dims();
+        let dims = self.lora.variant().target().dims(self.site);
         dims.ok_or_else(|| self.refuse("it adapts linear layers, and plain LoRA embedding tables too"))
     }
 
@@ -109,12 +115,19 @@ impl<'a> Builder<'a> {
     }
 
     fn gate(&mut self, d_in: usize) -> Gate {
-        let weight = draw::normal(&mut self.rng, [1, d_in], 0.02);
-        let bias = draw::uniform(&mut self.rng, [1], (d_in as f32).sqrt().recip());
+        let gates = self.groups();
+        let weight = draw::normal(&mut self.rng, [gates, d_in], 0.02);
+        let bias = draw::uniform(&mut self.rng, [gates], (d_in as f32).sqrt().recip());
         Gate {
             weight: self.param(weight, None),
             bias: self.param(bias, None),
+            parts: self.parts.clone(),
         }
+    }
+
+    /// How many products there are: one for each adapted part of a fused projection.
+    fn groups(&self) -> usize {
+        self.parts.as_ref().map_or(1, FusedParts::count)
     }
 
     fn gate_of(&mut self, config: &LoraConfig, d_in: usize) -> Option<Gate> {
@@ -125,6 +138,9 @@ impl<'a> Builder<'a> {
         let (rank, scale) = config.rank_and_scale(&self.site.path)?;
         let frozen = self.build.host.linear(self.site.site);
         let (a, b, origin) = if config.init.takes_from_base() {
+            if self.parts.is_some() {
+                return Err(self.refuse("parts of a fused projection cannot begin as parts of its weight"));
+            }
             if rank > d_in.min(d_out) {
                 return Err(self.refuse(format!(
                     "its rank {rank} is above the {} of the weight",
@@ -140,7 +156,8 @@ impl<'a> Builder<'a> {
             };
             (a, b, Some(origin))
         } else {
-            let a = init_a(config.init, &mut self.rng, rank, d_in);
+            let rows = rank * self.groups();
+            let a = init_a(config.init, &mut self.rng, rank, [rows, d_in]);
             let b = init_b(config.init, &mut self.rng, d_out, rank);
             (a, b, None)
         };
@@ -154,6 +171,7 @@ impl<'a> Builder<'a> {
                 (BiasTraining::None, _) | (_, None) => None,
                 (_, Some(bias)) => Some(self.param(bias.val().into_data(), None)),
             },
+            parts: self.parts.clone(),
             origin,
             gate,
             scale,
@@ -197,6 +215,7 @@ impl<'a> Builder<'a> {
             gate: self.gate_of(lora, d_in),
             scale: lora.alpha / lora.rank as f64,
             dropout: lora.dropout,
+            parts: self.parts.clone(),
         })
     }
 
@@ -204,7 +223,7 @@ impl<'a> Builder<'a> {
         let lora = &config.lora;
         let (rank, scale) = lora.rank_and_scale(&self.site.path)?;
         let n = config.up_projections;
-        let a = init_a(lora.init, &mut self.rng, rank, d_in);
+        let a = init_a(lora.init, &mut self.rng, rank, [rank, d_in]);
         let b = init_b(lora.init, &mut self.rng, n * d_out, rank);
         Ok(MtlLora {
             a: self.param(a, lora.dtype),
@@ -221,6 +240,7 @@ impl<'a> Builder<'a> {
             gate: self.gate_of(lora, d_in),
             scale,
             dropout: lora.dropout,
+            parts: self.parts.clone(),
         })
     }
 
@@ -240,6 +260,7 @@ impl<'a> Builder<'a> {
             l: self.param(l, config.dtype),
             gate: config.gated.then(|| self.gate(d_in)),
             scale: config.alpha,
+            parts: self.parts.clone(),
         }))
     }
 
@@ -252,15 +273,20 @@ impl<'a> Builder<'a> {
         let weight = float_weight(frozen);
         let [_, d_out] = weight.dims();
         let squares = weight.square().sum_dim(0).reshape([d_out]).into_data();
-        let norms = squares.clone().iter::<f32>().map(f32::sqrt).collect::<Vec<_>>();
+        let adapted = |row| self.parts.as_ref().is_none_or(|parts| parts.adapts(row));
+        let rows: Vec<f32> = squares.iter::<f32>().collect();
+        let rows = rows.into_iter().enumerate().filter(|(row, _)| adapted(*row));
+        let norms: Vec<f32> = rows.map(|(_, square)| square.sqrt()).collect();
+        let features = norms.len();
         let strength = match form {
-            DoraForm::AdapterHub => Strength::Column(self.param(TensorData::new(norms, [d_out, 1]), dtype)),
-            DoraForm::Peft => Strength::Vector(self.param(TensorData::new(norms, [d_out]), dtype)),
+            DoraForm::AdapterHub => Strength::Column(self.param(TensorData::new(norms, [features, 1]), dtype)),
+            DoraForm::Peft => Strength::Vector(self.param(TensorData::new(norms, [features]), dtype)),
         };
         Ok(linear(Magnitude {
             inner,
             strength,
             squares: Tensor::from_data(squares, self.build.device),
+            parts: self.parts.clone(),
             form,
         }))
     }
@@ -284,7 +310,7 @@ fn shapes(variant: &Variant, build: &Build<'_>) -> Result<Vec<(usize, usize)>, E
     } else {
         selected
     };
-    Ok(sites.iter().filter_map(SiteInfo::linear_dims).collect())
+    Ok(sites.iter().filter_map(|site| variant.target().dims(site)).collect())
 }
 
 /// What the layers share: VeRA's random matrices.
@@ -323,7 +349,7 @@ pub(crate) fn shared(variant: &Variant, build: &Build<'_>) -> Result<Shared, Err
             None => tensor,
         }))
     };
-    let a = matrix(init_a(lora.init, &mut rng, lora.rank, d_in));
+    let a = matrix(init_a(lora.init, &mut rng, lora.rank, [lora.rank, d_in]));
     let b = matrix(init_b(lora.init, &mut rng, d_out, lora.rank));
     Ok(Shared::new().with(name_a, a).with(name_b, b).fixed())
 }

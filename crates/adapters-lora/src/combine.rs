@@ -205,8 +205,15 @@ impl Combination {
         let mut values = BTreeMap::new();
         let mut rank = 0;
         for (info, factors) in &parts.sites {
-            let (a, b) = self.at_site(factors, device);
-            rank = a.rows;
+            let groups = parts.config.target.parts(info).map_or(1, |fused| fused.count());
+            // Each part of a fused projection has a product of its own.
+            let combined = (0..groups).map(|group| {
+                let own: Vec<Factor> = factors.iter().map(|f| f.group(group, groups)).collect();
+                self.at_site(&own, device)
+            });
+            let (a, b): (Vec<Matrix>, Vec<Matrix>) = combined.unzip();
+            rank = a[0].rows;
+            let (a, b) = (below(a), below(b));
             let [name_a, name_b] = names(info.kind);
             values.insert((Some(info.site), name_a.to_owned()), a.into_data());
             values.insert((Some(info.site), name_b.to_owned()), b.into_data());
@@ -335,6 +342,16 @@ impl Matrix {
         Tensor::from_data(TensorData::new(self.values.clone(), [self.rows, self.cols]), device)
     }
 
+    /// One of several equal blocks of rows.
+    fn rows_of(&self, block: usize, blocks: usize) -> Self {
+        let (rows, size) = (self.rows / blocks, self.values.len() / blocks);
+        Self {
+            rows,
+            cols: self.cols,
+            values: self.values[block * size..(block + 1) * size].to_vec(),
+        }
+    }
+
     fn into_data(self) -> TensorData {
         TensorData::new(self.values, [self.rows, self.cols])
     }
@@ -360,6 +377,15 @@ impl Factor {
         self.weight * self.scale
     }
 
+    /// The factors of one of several products whose A lie one below the other, and whose B do.
+    fn group(&self, group: usize, groups: usize) -> Self {
+        Self {
+            a: self.a.rows_of(group, groups),
+            b: self.b.rows_of(group, groups),
+            ..*self
+        }
+    }
+
     /// `s B A`.
     fn update(&self, device: &Device) -> Matrix {
         Matrix::of(self.b.tensor(device).matmul(self.a.tensor(device)) * self.scale)
@@ -383,6 +409,11 @@ impl Parts {
     fn read(set: &AdapterSet, weights: &[(String, f64)], one_rank: bool) -> Result<Self, Error> {
         let first = weights.first().map(|(name, _)| name.clone()).unwrap_or_default();
         let model = set.attached(&first)?;
+        let model_config = plain(model).ok_or_else(|| Error::CannotAverage {
+            first: first.clone(),
+            other: first.clone(),
+            reason: "only plain LoRA is combined this way".to_owned(),
+        })?;
         let mut sites: Vec<(SiteInfo, Vec<Factor>)> = model.layers().map(|l| (l.info.clone(), Vec::new())).collect();
         for (name, weight) in weights {
             let refuse = |reason: &str| Error::CannotAverage {
@@ -408,6 +439,9 @@ impl Parts {
                 if one_rank && factors.first().is_some_and(|f| f.a.rows != a.rows) {
                     return Err(refuse("they have different ranks"));
                 }
+                if config.target.parts(info) != model_config.target.parts(info) {
+                    return Err(refuse("they adapt other parts of a fused projection"));
+                }
                 let (_, scale) = config.rank_and_scale(&info.path)?;
                 factors.push(Factor {
                     a,
@@ -417,12 +451,10 @@ impl Parts {
                 });
             }
         }
-        let config = plain(model).ok_or_else(|| Error::CannotAverage {
-            first: first.clone(),
-            other: first.clone(),
-            reason: "only plain LoRA is combined this way".to_owned(),
-        })?;
-        Ok(Self { config, sites })
+        Ok(Self {
+            config: model_config,
+            sites,
+        })
     }
 }
 
@@ -441,6 +473,15 @@ fn cloned(parts: Vec<&Matrix>) -> Vec<Matrix> {
 
 fn map(parts: Vec<&Matrix>, mut change: impl FnMut(&Matrix) -> Matrix) -> Vec<Matrix> {
     parts.into_iter().map(&mut change).collect()
+}
+
+/// The matrices one below the other.
+fn below(parts: Vec<Matrix>) -> Matrix {
+    Matrix {
+        rows: parts.iter().map(|part| part.rows).sum(),
+        cols: parts[0].cols,
+        values: parts.into_iter().flat_map(|part| part.values).collect(),
+    }
 }
 
 /// `sum w_i M_i`.

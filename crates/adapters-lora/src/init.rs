@@ -7,15 +7,15 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::config::Init;
 
-/// Initial A, `[rank, d_in]`.
-pub(crate) fn init_a(init: Init, rng: &mut ChaCha8Rng, rank: usize, d_in: usize) -> TensorData {
+/// Initial A, `[rows, d_in]`, of which each product takes `rank` rows.
+pub(crate) fn init_a(init: Init, rng: &mut ChaCha8Rng, rank: usize, [rows, d_in]: [usize; 2]) -> TensorData {
     match init {
         // kaiming_uniform with a = sqrt(5): gain sqrt(2 / 6), bound gain * sqrt(3 / fan_in).
-        Init::Lora | Init::Pissa | Init::Olora => draw::uniform(rng, [rank, d_in], (d_in as f32).sqrt().recip()),
-        Init::Bert => draw::normal(rng, [rank, d_in], 0.02),
-        Init::Gaussian => draw::normal(rng, [rank, d_in], (rank as f32).recip()),
-        Init::Ia3 => draw::constant([rank, d_in], 1.0),
-        Init::Vera => draw::uniform(rng, [rank, d_in], (6.0 / d_in as f32).sqrt()),
+        Init::Lora | Init::Pissa | Init::Olora => draw::uniform(rng, [rows, d_in], (d_in as f32).sqrt().recip()),
+        Init::Bert => draw::normal(rng, [rows, d_in], 0.02),
+        Init::Gaussian => draw::normal(rng, [rows, d_in], (rank as f32).recip()),
+        Init::Ia3 => draw::constant([rows, d_in], 1.0),
+        Init::Vera => draw::uniform(rng, [rows, d_in], (6.0 / d_in as f32).sqrt()),
     }
 }
 

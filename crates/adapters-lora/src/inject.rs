@@ -108,7 +108,7 @@ impl Method for Lora {
         }
     }
 
-    fn stored(&self, adapter: &Attached, host: &dyn Host) -> Result<Option<Attached>, Error> {
+    fn stored(&self, _grammar: Grammar, adapter: &Attached, host: &dyn Host) -> Result<Option<Attached>, Error> {
         match &self.0 {
             Variant::Lora(config) if config.init.takes_from_base() => {
                 crate::origin::as_plain_lora(config, adapter, host).map(Some)

@@ -7,10 +7,15 @@ use adapters_core::{Call, LinearState, LinearWeight, NamedParams, NotMergeable, 
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Tensor, activation};
 
+use crate::fused::FusedParts;
+
 /// The low-rank update of one linear layer: `delta = s (B A dropout(x) + c)`.
 ///
 /// A and B are kept as they are published, `[rank, d_in]` and `[d_out, rank]`. The product `B A` is never formed
 /// in the forward pass, and the frozen weight gets no gradient.
+///
+/// On `n` parts of a fused projection each part has an A and a B of its own, published one below the other:
+/// `[n * rank, d_in]` and `[n * width, rank]`, `n * width` in place of `d_out`.
 #[derive(Module, Debug)]
 pub struct LowRank {
     /// `[rank, d_in]`.
@@ -19,6 +24,9 @@ pub struct LowRank {
     pub b: Param<Tensor<2>>,
     /// `c`, the bias of B, `[d_out]`.
     pub up_bias: Option<Param<Tensor<1>>>,
+    /// The parts of a fused projection that are adapted.
+    #[module(skip)]
+    pub parts: Option<FusedParts>,
     /// A copy of the frozen layer's bias that trains, `[d_out]`.
     pub base_bias: Option<Param<Tensor<1>>>,
     /// What the initial product was, where it is taken out of the frozen weight.
@@ -41,22 +49,46 @@ pub struct Origin {
     pub b: Param<Tensor<2>>,
 }
 
-/// The learned scale of a gated layer: `mean_t sigmoid(w x_t + c)`, one number a row.
+/// The learned scale of a gated layer: `mean_t sigmoid(w x_t + c)`, one number a row, and one for each adapted part of a
+/// fused projection.
 #[derive(Module, Debug)]
 pub struct Gate {
     /// `[1, d_in]`.
     pub weight: Param<Tensor<2>>,
     /// `[1]`.
     pub bias: Param<Tensor<1>>,
+    /// The parts of a fused projection that are adapted.
+    #[module(skip)]
+    pub parts: Option<FusedParts>,
 }
 
 impl Gate {
     /// # Shapes
     ///
-    /// `[batch, seq, d_in] -> [batch, 1, 1]`; padded positions count, as in the reference.
+    /// `[batch, seq, d_in] -> [batch, 1, 1]`, or `[batch, 1, d_out]` for a fused projection in parts; padded positions
+    /// count, as in the reference.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        self.spread(self.values(x))
+    }
+
+    /// As [`forward`](Self::forward), with the gate's values recorded where the pass records.
+    pub(crate) fn recorded(&self, x: Tensor<3>, call: &Call<'_>) -> Tensor<3> {
+        let values = self.values(x);
+        call.record_gates(|| values.clone().squeeze_dim(1));
+        self.spread(values)
+    }
+
+    /// `[batch, 1, 1]`, or a number for each adapted part, `[batch, 1, parts]`.
+    fn values(&self, x: Tensor<3>) -> Tensor<3> {
         let logits = project(x, self.weight.val()) + self.bias.val().unsqueeze();
         activation::sigmoid(logits).mean_dim(1)
+    }
+
+    fn spread(&self, values: Tensor<3>) -> Tensor<3> {
+        match &self.parts {
+            Some(parts) => parts.spread(values),
+            None => values,
+        }
     }
 
     pub(crate) fn named_params(&self) -> [(Cow<'static, str>, ParamId); 2] {
@@ -101,9 +133,9 @@ pub(crate) fn scaled(x: Tensor<3>, scale: Option<f64>) -> Tensor<3> {
 }
 
 /// The state with a delta in place of the one that was there, times the gate of the layer's input.
-pub(crate) fn with_delta(state: LinearState, delta: Tensor<3>, gate: Option<&Gate>) -> LinearState {
+pub(crate) fn with_delta(state: LinearState, delta: Tensor<3>, gate: Option<&Gate>, call: &Call<'_>) -> LinearState {
     let delta = match gate {
-        Some(gate) => delta * gate.forward(state.input.clone()),
+        Some(gate) => delta * gate.recorded(state.input.clone(), call),
         None => delta,
     };
     LinearState {
@@ -123,7 +155,7 @@ pub(crate) fn apply_factors(
     let (left, right) = layer.factors(call.shared);
     let x = call.dropout(update_input(&state), dropout);
     let delta = project(scaled(project(x, right), layer.scale()), left);
-    with_delta(state, delta, gate)
+    with_delta(state, delta, gate, call)
 }
 
 /// The input of an update: the delta of the adapter before in a stack, else the layer's input.
@@ -133,11 +165,27 @@ pub(crate) fn update_input(state: &LinearState) -> Tensor<3> {
 
 impl Factored for LowRank {
     fn factors(&self, _shared: &Shared) -> (Tensor<2>, Tensor<2>) {
-        (self.b.val(), self.a.val())
+        let b = self.b.val();
+        let left = match &self.parts {
+            Some(parts) => parts.grouped(b),
+            None => b,
+        };
+        (left, self.a.val())
     }
 
     fn scale(&self) -> Option<f64> {
         self.gate.is_none().then_some(self.scale)
+    }
+}
+
+impl LowRank {
+    /// The bias of B where the output has it, `[d_out]`.
+    fn up_bias(&self) -> Option<Tensor<1>> {
+        let bias = self.up_bias.as_ref()?.val();
+        Some(match &self.parts {
+            Some(parts) => parts.placed(bias, 0, 0.0),
+            None => bias,
+        })
     }
 }
 
@@ -151,8 +199,9 @@ impl SiteAdapter<LinearState> for LowRank {
         if let Some(bias) = &self.base_bias {
             state.layer.bias = Some(Param::initialized(ParamId::new(), bias.val()));
         }
+        let stacked = state.delta.is_some();
         let h = update_input(&state);
-        let (a, b) = (self.a.val(), self.b.val());
+        let (b, a) = self.factors(call.shared);
         let (outer, inner) = (h.dtype(), a.dtype());
         let origin = self
             .origin
@@ -160,21 +209,30 @@ impl SiteAdapter<LinearState> for LowRank {
             .map(|origin| project(scaled(project(h.clone(), origin.a.val()), self.scale()), origin.b.val()));
         let h = call.dropout(h, self.dropout);
         let h = if outer == inner { h } else { h.cast(inner) };
+        let narrow = match &self.parts {
+            // Each part goes on where that part of the adapter before ended, as it would in a projection of its own.
+            Some(parts) if stacked => parts.project_each(h, a),
+            _ => project(h, a),
+        };
         // The scale goes on the narrow side: `rank` numbers a token, not `d_out`.
-        let mut delta = project(scaled(project(h, a), self.scale()), b);
-        if let Some(bias) = &self.up_bias {
-            delta = delta + (bias.val() * self.scale().unwrap_or(1.0)).unsqueeze();
+        let mut delta = project(scaled(narrow, self.scale()), b);
+        if let Some(bias) = self.up_bias() {
+            delta = delta + (bias * self.scale().unwrap_or(1.0)).unsqueeze();
         }
         let delta = if outer == inner { delta } else { delta.cast(outer) };
         let delta = match origin {
             Some(origin) => delta - origin,
             None => delta,
         };
-        with_delta(state, delta, self.gate.as_ref())
+        with_delta(state, delta, self.gate.as_ref(), call)
     }
 
     fn keeps_layer(&self) -> bool {
         self.base_bias.is_none()
+    }
+
+    fn is_causal(&self) -> bool {
+        self.gate.is_none()
     }
 
     fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {
@@ -187,8 +245,8 @@ impl SiteAdapter<LinearState> for LowRank {
         if let Some(bias) = &self.base_bias {
             merged.bias = Some(bias.val());
         }
-        if let Some(bias) = &self.up_bias {
-            let bias = bias.val() * self.scale;
+        if let Some(bias) = self.up_bias() {
+            let bias = bias * self.scale;
             merged.bias = Some(match merged.bias {
                 Some(base) => base + bias,
                 None => bias,

@@ -1,8 +1,10 @@
 //! Which layers the LoRA family adapts.
 
 use adapters_core::target::{ModuleTarget, Target};
-use adapters_core::{ConfigError, Role};
+use adapters_core::{ConfigError, Role, SiteInfo};
 use serde::{Deserialize, Serialize};
+
+use crate::fused::FusedParts;
 
 /// Which layers are adapted.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,6 +77,20 @@ impl Places {
 }
 
 impl LoraTarget {
+    /// The parts of a fused projection that places name. Modules named by path are adapted as a whole.
+    pub(crate) fn parts(&self, site: &SiteInfo) -> Option<FusedParts> {
+        match self {
+            Self::Places(places) => FusedParts::of(site, &places.roles()),
+            Self::Modules(_) => None,
+        }
+    }
+
+    /// Input and output features of what is adapted at a linear site.
+    pub(crate) fn dims(&self, site: &SiteInfo) -> Option<(usize, usize)> {
+        let (d_in, d_out) = site.linear_dims()?;
+        Some((d_in, self.parts(site).map_or(d_out, |parts| parts.features())))
+    }
+
     /// The target as core knows it.
     pub(crate) fn to_target(&self) -> Target {
         match self {

@@ -6,7 +6,9 @@
 use std::path::Path;
 
 use adapters_core::ops::{self, Activation};
-use adapters_core::{Ctx, EmbeddingState, Host, KeyValueState, Role, Site, SiteInfo, SiteKind, Stack};
+use adapters_core::{
+    Ctx, EmbeddingState, Host, KeyValueState, NormWeight, Normalisation, Role, Site, SiteInfo, SiteKind, Stack,
+};
 use burn::module::Module;
 use burn::nn::{Embedding, LayerNorm, Linear};
 use burn::tensor::{Device, Tensor};
@@ -14,6 +16,7 @@ use serde::Deserialize;
 
 use crate::encoder::EncoderInput;
 use crate::error::ModelError;
+use crate::staged::{Block, Blocks, Staged};
 use crate::weights::Weights;
 
 /// `config.json` of a BERT checkpoint: the fields that change what is computed. Others are ignored.
@@ -166,6 +169,7 @@ struct BertLayer {
     output_norm: LayerNorm,
     index: usize,
     heads: usize,
+    padding: usize,
     hidden_dropout: f64,
     attention_dropout: f64,
     #[module(skip)]
@@ -229,6 +233,7 @@ impl BertModel {
                     output_norm: w.layer_norm(&at("output.LayerNorm"), d, eps),
                     index,
                     heads: config.num_attention_heads,
+                    padding: config.pad_token_id,
                     hidden_dropout: config.hidden_dropout_prob,
                     attention_dropout: config.attention_probs_dropout_prob,
                     activation,
@@ -259,26 +264,15 @@ impl BertModel {
     ///
     /// # Shapes
     ///
-    /// `[batch, seq]` of token ids to `[batch, seq, d_model]`.
+    /// `[batch, seq]` of token ids to `[batch, seq, d_model]`; under a `Parallel` block the output has the batch once a
+    /// branch, one after the other.
     ///
     /// # Panics
     ///
-    /// Panics if `seq` is longer than `max_position_embeddings` or an id is outside the vocabulary.
+    /// Panics if `seq`, with what adapters put in or take up before positions are added, is longer than
+    /// `max_position_embeddings`, or an id is outside the vocabulary.
     pub fn forward(&self, input: EncoderInput, cx: &mut Ctx<'_>) -> Tensor<3> {
-        cx.set_padding(input.padding.clone());
-        let hidden = self.embeddings.forward(&input, cx);
-        let hidden = cx.dropout(hidden, self.config.hidden_dropout_prob);
-        let mut state = cx.embedding(
-            EMBEDDING,
-            EmbeddingState {
-                hidden,
-                padding: input.padding,
-            },
-        );
-        for layer in &self.layers {
-            state.hidden = layer.forward(state.hidden.clone(), &state, cx);
-        }
-        state.hidden
+        self.staged(input, cx).run(cx)
     }
 
     /// Whether the checkpoint has a pooler.
@@ -295,23 +289,54 @@ impl BertModel {
     }
 }
 
+impl Blocks for BertModel {
+    type Input = EncoderInput;
+
+    fn staged(&self, input: EncoderInput, cx: &mut Ctx<'_>) -> Staged<'_> {
+        let input = input.repeated(cx.replicas());
+        cx.set_padding(input.padding.clone());
+        let mut state = self.embeddings.forward(&input, cx);
+        state.hidden = cx.dropout(state.hidden, self.config.hidden_dropout_prob);
+        let EmbeddingState { hidden, padding, .. } = cx.embedding(EMBEDDING, state);
+        let bias = padding.map(ops::padding_bias);
+        let block = |layer| -> Block<'_> {
+            let bias = bias.clone();
+            Box::new(move |x, cx| BertLayer::forward(layer, x, bias.clone(), cx))
+        };
+        Staged {
+            hidden,
+            blocks: self.layers.iter().map(block).collect(),
+        }
+    }
+}
+
 const EMBEDDING: Site = Site::outside(Stack::Encoder, Role::Embedding);
 const WORDS: Site = Site::outside(Stack::Encoder, Role::TokenEmbedding);
+const TOKENS: Site = Site::outside(Stack::Encoder, Role::EmbeddedTokens);
 const EMBEDDING_NORM: Site = Site::outside(Stack::Encoder, Role::EmbeddingNorm);
 const POOLER: Site = Site::outside(Stack::Encoder, Role::Pooler);
 
 impl BertEmbeddings {
-    fn forward(&self, input: &EncoderInput, cx: &mut Ctx<'_>) -> Tensor<3> {
-        let [_, seq] = input.ids.dims();
+    fn forward(&self, input: &EncoderInput, cx: &mut Ctx<'_>) -> EmbeddingState {
         let words = cx.lookup(WORDS, &self.word, input.ids.clone());
+        let state = cx.embedding(TOKENS, EmbeddingState::new(words, input.padding.clone()));
+        let [batch, seq, _] = state.hidden.dims();
         let types = match &input.token_types {
-            Some(types) => self.token_type.forward(types.clone()),
+            Some(types) => {
+                // What stands in front of the text is of the first type.
+                let more = Tensor::zeros([batch, seq - types.dims()[1]], &types.device());
+                self.token_type.forward(Tensor::cat(vec![more, types.clone()], 1))
+            }
             // All zeros: one row, broadcast.
             None => self.token_type.weight.val().slice_dim(0, 0..1).unsqueeze(),
         };
-        let positions = self.position.weight.val().slice_dim(0, 0..seq).unsqueeze();
+        let first = cx.first_position();
+        let positions = self.position.weight.val().slice_dim(0, first..first + seq).unsqueeze();
         let norm = cx.norm(EMBEDDING_NORM, &self.norm);
-        ops::layer_norm(&norm, words + types + positions)
+        EmbeddingState {
+            hidden: ops::layer_norm(&norm, state.hidden + types + positions),
+            ..state
+        }
     }
 }
 
@@ -320,8 +345,8 @@ impl BertLayer {
         Site::new(Stack::Encoder, self.index, role)
     }
 
-    fn forward(&self, x: Tensor<3>, embedded: &EmbeddingState, cx: &mut Ctx<'_>) -> Tensor<3> {
-        let attended = self.attention(x.clone(), embedded, cx);
+    fn forward(&self, x: Tensor<3>, bias: Option<Tensor<4>>, cx: &mut Ctx<'_>) -> Tensor<3> {
+        let attended = self.attention(x.clone(), bias, cx);
         let attended = cx.dropout(attended, self.hidden_dropout);
         let norm = cx.norm(self.site(Role::AttentionNorm), &self.attention_norm);
         let x = cx.hidden(self.site(Role::AfterAttention), attended, x, Some(&norm));
@@ -334,21 +359,16 @@ impl BertLayer {
         cx.output(self.site(Role::LayerOutput), x)
     }
 
-    fn attention(&self, x: Tensor<3>, embedded: &EmbeddingState, cx: &mut Ctx<'_>) -> Tensor<3> {
+    fn attention(&self, x: Tensor<3>, bias: Option<Tensor<4>>, cx: &mut Ctx<'_>) -> Tensor<3> {
         let query = cx.linear(self.site(Role::Query), &self.query, x.clone());
         let key = cx.linear(self.site(Role::Key), &self.key, x.clone());
-        let value = cx.linear(self.site(Role::Value), &self.value, x);
-        let state = cx.key_value(
-            self.site(Role::KeyValue),
-            KeyValueState {
-                key: self.split_heads(key),
-                value: self.split_heads(value),
-                hidden_keys: embedded.padding.clone(),
-            },
-        );
-        let bias = state.hidden_keys.map(ops::padding_bias);
+        let value = cx.linear(self.site(Role::Value), &self.value, x.clone());
+        let state = KeyValueState::new(self.split_heads(key), self.split_heads(value), x)
+            .with_bias(bias)
+            .with_filler(self.padding);
+        let state = cx.key_value(self.site(Role::KeyValue), state);
         let dropout = |weights| cx.dropout(weights, self.attention_dropout);
-        let out = ops::attention(self.split_heads(query), state.key, state.value, bias, dropout);
+        let out = ops::attention(self.split_heads(query), state.key, state.value, state.bias, dropout);
         let [batch, heads, seq, d_head] = out.dims();
         let out = out.swap_dims(1, 2).reshape([batch, seq, heads * d_head]);
         cx.linear(self.site(Role::AttentionOutput), &self.attention_output, out)
@@ -403,6 +423,10 @@ impl Host for BertModel {
         PREFIX
     }
 
+    fn attention_dropout(&self) -> f64 {
+        self.config.attention_probs_dropout_prob
+    }
+
     fn sites(&self) -> Vec<SiteInfo> {
         let c = &self.config;
         let (d, ffn, heads) = (c.hidden_size, c.intermediate_size, c.num_attention_heads);
@@ -433,33 +457,28 @@ impl Host for BertModel {
         };
         let mut sites: Vec<SiteInfo> = [
             (WORDS, words, "embeddings.word_embeddings"),
+            (TOKENS, SiteKind::Embedding { d_model: d }, "embeddings.word_embeddings"),
             (EMBEDDING_NORM, norm, "embeddings.LayerNorm"),
             (EMBEDDING, SiteKind::Embedding { d_model: d }, "embeddings"),
         ]
-        .map(|(site, kind, path)| SiteInfo {
-            site,
-            kind,
-            path: path.to_owned(),
-        })
+        .map(|(site, kind, path)| SiteInfo::new(site, kind, path))
         .into();
         for index in 0..self.layers.len() {
-            sites.extend(in_layer.iter().map(|(role, kind, path)| SiteInfo {
-                site: Site::new(Stack::Encoder, index, *role),
-                kind: *kind,
-                path: format!("encoder.layer.{index}.{path}"),
-            }));
-            sites.push(SiteInfo {
-                site: Site::new(Stack::Encoder, index, Role::LayerOutput),
-                kind: SiteKind::LayerOutput { d_model: d },
-                path: format!("encoder.layer.{index}"),
-            });
+            let at = |role| Site::new(Stack::Encoder, index, role);
+            sites.extend(
+                in_layer
+                    .iter()
+                    .map(|(role, kind, path)| SiteInfo::new(at(*role), *kind, format!("encoder.layer.{index}.{path}"))),
+            );
+            let output = SiteKind::LayerOutput { d_model: d };
+            sites.push(SiteInfo::new(
+                at(Role::LayerOutput),
+                output,
+                format!("encoder.layer.{index}"),
+            ));
         }
         if self.pooler.is_some() {
-            sites.push(SiteInfo {
-                site: POOLER,
-                kind: linear(d, d),
-                path: "pooler.dense".to_owned(),
-            });
+            sites.push(SiteInfo::new(POOLER, linear(d, d), "pooler.dense"));
         }
         sites
     }
@@ -480,22 +499,25 @@ impl Host for BertModel {
         }
     }
 
-    fn norm(&self, site: Site) -> Option<&LayerNorm> {
-        match (site.layer, site.role) {
-            (None, Role::EmbeddingNorm) => Some(&self.embeddings.norm),
-            (Some(index), Role::AttentionNorm) => Some(&self.layers.get(index)?.attention_norm),
-            (Some(index), Role::FfnNorm) => Some(&self.layers.get(index)?.output_norm),
-            _ => None,
-        }
+    fn norm(&self, site: Site) -> Option<NormWeight> {
+        let norm = match (site.layer, site.role) {
+            (None, Role::EmbeddingNorm) => &self.embeddings.norm,
+            (Some(index), Role::AttentionNorm) => &self.layers.get(index)?.attention_norm,
+            (Some(index), Role::FfnNorm) => &self.layers.get(index)?.output_norm,
+            _ => return None,
+        };
+        Some(norm.parameters())
     }
 
-    fn norm_mut(&mut self, site: Site) -> Option<&mut LayerNorm> {
-        match (site.layer, site.role) {
-            (None, Role::EmbeddingNorm) => Some(&mut self.embeddings.norm),
-            (Some(index), Role::AttentionNorm) => Some(&mut self.layers.get_mut(index)?.attention_norm),
-            (Some(index), Role::FfnNorm) => Some(&mut self.layers.get_mut(index)?.output_norm),
-            _ => None,
-        }
+    fn set_norm(&mut self, site: Site, parameters: NormWeight) -> Option<()> {
+        let norm = match (site.layer, site.role) {
+            (None, Role::EmbeddingNorm) => &mut self.embeddings.norm,
+            (Some(index), Role::AttentionNorm) => &mut self.layers.get_mut(index)?.attention_norm,
+            (Some(index), Role::FfnNorm) => &mut self.layers.get_mut(index)?.output_norm,
+            _ => return None,
+        };
+        *norm = norm.clone().with_parameters(parameters);
+        Some(())
     }
 
     fn table(&self, site: Site) -> Option<&Embedding> {

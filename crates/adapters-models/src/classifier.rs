@@ -7,7 +7,7 @@ use adapters_core::store::{Pooling, StoreError, TensorProblem, Tensors, read_saf
 use adapters_core::{Adapted, Ctx, NamedParams, Pass, draw};
 use burn::module::{Module, Param, ParamId};
 use burn::nn::Linear;
-use burn::tensor::{Bool, Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
@@ -57,13 +57,16 @@ impl ClassificationHead {
         self.pooling
     }
 
+    /// Logits of the hidden states of a pass. What an adapter put in among the embedded tokens is pooled like any
+    /// position: the first position may be such a one, as in the reference, and a mean is over all that are not padding.
+    ///
     /// # Shapes
     ///
-    /// `hidden [batch, seq, d_model]`, `padding [batch, seq]` true at padding; returns `[batch, classes]`.
-    pub fn forward(&self, hidden: Tensor<3>, padding: Option<Tensor<2, Bool>>, pass: &Pass) -> Tensor<2> {
+    /// `[batch, seq, d_model] -> [batch, classes]`
+    pub fn forward(&self, hidden: Tensor<3>, pass: &Pass) -> Tensor<2> {
         let pooled = match self.pooling {
             Pooling::First => hidden.slice_dim(1, 0..1).squeeze_dim(1),
-            Pooling::Mean => masked_mean(hidden, padding),
+            Pooling::Mean => masked_mean(hidden, pass.padding.clone()),
         };
         self.linear.forward(pass.dropout(pooled, self.dropout))
     }
@@ -161,12 +164,11 @@ impl SequenceClassifier {
     ///
     /// As [`Encoder::forward`].
     pub fn forward(&self, input: EncoderInput, dropout_seed: Option<u64>) -> Tensor<2> {
-        let padding = input.padding.clone();
         let mut cx = Ctx::new(&self.adapted.set);
         if let Some(seed) = dropout_seed {
             cx = cx.training(seed);
         }
         let hidden = self.adapted.base.forward(input, &mut cx);
-        self.head.forward(hidden, padding, cx.pass())
+        self.head.forward(hidden, cx.pass())
     }
 }

@@ -1,12 +1,14 @@
 //! Every encoder architecture behind one type. A new one adds a variant here and a name in
 //! [`SUPPORTED`](crate::SUPPORTED).
 
-use adapters_core::{Ctx, Host, Role, Site, SiteInfo, Stack};
+use adapters_core::{Ctx, Host, NormWeight, Role, Site, SiteInfo, Stack};
 use burn::module::Module;
-use burn::nn::{Embedding, LayerNorm, Linear};
+use burn::nn::{Embedding, Linear};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
 use crate::bert::BertModel;
+use crate::host::host_of;
+use crate::staged::{Blocks, Staged};
 use crate::tokenizer::Encoded;
 
 /// A pretrained encoder.
@@ -54,6 +56,20 @@ impl EncoderInput {
             padding: padding.map(|data| tensor(data).bool()),
         }
     }
+
+    /// The whole batch `times` times, one copy after the other: what a model does with its input first, as often as
+    /// [`Ctx::replicas`] says.
+    #[must_use]
+    pub fn repeated(self, times: usize) -> Self {
+        if times == 1 {
+            return self;
+        }
+        Self {
+            ids: self.ids.repeat_dim(0, times),
+            token_types: self.token_types.map(|types| types.repeat_dim(0, times)),
+            padding: self.padding.map(|padding| padding.repeat_dim(0, times)),
+        }
+    }
 }
 
 /// Runs the same expression on whichever architecture it is.
@@ -63,6 +79,14 @@ macro_rules! each {
             Encoder::Bert($model) => $body,
         }
     };
+}
+
+impl Blocks for Encoder {
+    type Input = EncoderInput;
+
+    fn staged(&self, input: EncoderInput, cx: &mut Ctx<'_>) -> Staged<'_> {
+        each!(self, model => model.staged(input, cx))
+    }
 }
 
 impl Encoder {
@@ -144,47 +168,4 @@ impl Encoder {
     }
 }
 
-impl Host for Encoder {
-    fn architecture(&self) -> &str {
-        each!(self, model => model.architecture())
-    }
-
-    fn class_name(&self) -> &str {
-        each!(self, model => model.class_name())
-    }
-
-    fn d_model(&self) -> usize {
-        each!(self, model => model.d_model())
-    }
-
-    fn base_prefix(&self) -> &str {
-        each!(self, model => model.base_prefix())
-    }
-
-    fn sites(&self) -> Vec<SiteInfo> {
-        each!(self, model => model.sites())
-    }
-
-    fn linear(&self, site: Site) -> Option<&Linear> {
-        each!(self, model => model.linear(site))
-    }
-
-    fn linear_mut(&mut self, site: Site) -> Option<&mut Linear> {
-        each!(self, model => model.linear_mut(site))
-    }
-    fn norm(&self, site: Site) -> Option<&LayerNorm> {
-        each!(self, model => model.norm(site))
-    }
-
-    fn norm_mut(&mut self, site: Site) -> Option<&mut LayerNorm> {
-        each!(self, model => model.norm_mut(site))
-    }
-
-    fn table(&self, site: Site) -> Option<&Embedding> {
-        each!(self, model => model.table(site))
-    }
-
-    fn table_mut(&mut self, site: Site) -> Option<&mut Embedding> {
-        each!(self, model => model.table_mut(site))
-    }
-}
+host_of!(Encoder, each);

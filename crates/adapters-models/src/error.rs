@@ -21,6 +21,18 @@ pub enum ModelError {
         /// All supported names.
         supported: String,
     },
+    /// The architecture is of another kind than the one asked for.
+    #[error("{}: `{found}` is no {wanted}; that is: {supported}", path.display())]
+    OtherKind {
+        /// The configuration file.
+        path: PathBuf,
+        /// `model_type` of the file.
+        found: String,
+        /// The kind asked for.
+        wanted: &'static str,
+        /// Every architecture of that kind.
+        supported: String,
+    },
     /// A configuration value the architecture cannot have.
     #[error("{}: `{field}` is {found}, expected {expected}", path.display())]
     Config {
@@ -47,6 +59,24 @@ pub enum ModelError {
         /// The tokenizer file.
         path: PathBuf,
         /// The tokenizer library's words.
+        reason: String,
+    },
+    /// A text cannot be continued as asked for.
+    #[error("`{field}` is {found}, expected {expected}")]
+    Generation {
+        /// The field.
+        field: &'static str,
+        /// What may stand there.
+        expected: String,
+        /// What stands there.
+        found: String,
+    },
+    /// The chat template is absent, or could not be used.
+    #[error("{}: {reason}", path.display())]
+    ChatTemplate {
+        /// The file it is in.
+        path: PathBuf,
+        /// What is wrong.
         reason: String,
     },
     /// The Hub could not be reached or has no such model.

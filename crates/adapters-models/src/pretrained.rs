@@ -3,21 +3,36 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use adapters_core::SiteKind;
 use adapters_core::store::{StoreError, read_json, write_json, write_safetensors};
 use adapters_core::{Host, Quantization, float_weight, nearest, quantize};
+use adapters_core::{Role, SiteKind};
 use burn::tensor::Device;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::bert::{BertConfig, BertModel};
+use crate::causal_lm::CausalLm;
 use crate::encoder::Encoder;
+use crate::encoder_decoder::EncoderDecoder;
 use crate::error::ModelError;
+use crate::gpt2::Gpt2Model;
+use crate::model::Model;
+use crate::rotary_config::{Family, RotaryDecoderConfig};
+use crate::rotary_decoder::RotaryDecoder;
+use crate::t5::T5Model;
 use crate::tokenizer::TextTokenizer;
 use crate::weights::read_checkpoint;
+use crate::{llama, mistral, qwen2};
 
 /// `model_type` of every architecture that loads.
-pub const SUPPORTED: &[&str] = &["bert"];
+pub const SUPPORTED: &[&str] = &["bert", "llama", "mistral", "qwen2", "gpt2", "t5"];
+
+/// Those that are encoders.
+const ENCODERS: &[&str] = &["bert"];
+/// Those that are causal language models.
+const CAUSAL_LMS: &[&str] = &["llama", "mistral", "qwen2", "gpt2"];
+/// Those that are encoder-decoders.
+const ENCODER_DECODERS: &[&str] = &["t5"];
 
 /// A checkpoint folder whose architecture is known.
 #[derive(Clone, Debug)]
@@ -83,7 +98,15 @@ impl Pretrained {
     /// Replaces every dropout probability of the model for this load, that of hidden states and of attention.
     #[must_use]
     pub fn with_dropout(mut self, probability: f64) -> Self {
-        for key in ["hidden_dropout_prob", "attention_probs_dropout_prob"] {
+        for key in [
+            "hidden_dropout_prob",
+            "attention_probs_dropout_prob",
+            "attention_dropout",
+            "resid_pdrop",
+            "embd_pdrop",
+            "attn_pdrop",
+            "dropout_rate",
+        ] {
             self.config.insert(key.to_owned(), probability.into());
         }
         self
@@ -100,16 +123,109 @@ impl Pretrained {
     ///
     /// # Errors
     ///
-    /// [`ModelError::Config`], [`ModelError::Store`] listing every tensor that does not fit.
+    /// [`ModelError::OtherKind`] if it is none; [`ModelError::Config`], [`ModelError::Store`] listing every tensor that does
+    /// not fit.
     pub fn encoder(&self, device: &Device) -> Result<Encoder, ModelError> {
-        let mut encoder = match self.model_type {
-            "bert" => Encoder::Bert(BertModel::load(&self.dir, self.parse::<BertConfig>()?, device)?),
-            other => unreachable!("{other} is in SUPPORTED and has no loader"),
+        let encoder = match self.model_type {
+            "bert" => Encoder::Bert(BertModel::load(
+                &self.dir,
+                self.parse::<BertConfig>(Map::new())?,
+                device,
+            )?),
+            _ => return Err(self.other_kind("encoder", ENCODERS)),
         };
+        Ok(self.quantized(encoder))
+    }
+
+    /// The model in the form it was asked for.
+    fn quantized<M: Host>(&self, mut model: M) -> M {
         if let Some(quantization) = self.quantization {
-            quantize(&mut encoder, quantization);
+            quantize(&mut model, quantization);
         }
-        Ok(encoder)
+        model
+    }
+
+    /// Loads the causal language model, strictly.
+    ///
+    /// # Errors
+    ///
+    /// As [`encoder`](Self::encoder).
+    pub fn causal_lm(&self, device: &Device) -> Result<CausalLm, ModelError> {
+        let (defaults, family): (_, fn(&RotaryDecoderConfig) -> Family) = match self.model_type {
+            "llama" => (llama::defaults(), llama::family),
+            "mistral" => (mistral::defaults(), mistral::family),
+            "qwen2" => (qwen2::defaults(), qwen2::family),
+            "gpt2" => {
+                let config = self.parse(Map::new())?;
+                let model = Gpt2Model::load(&self.dir, config, device)?;
+                return Ok(self.quantized(CausalLm::Gpt2(model)));
+            }
+            _ => return Err(self.other_kind("causal language model", CAUSAL_LMS)),
+        };
+        let config: RotaryDecoderConfig = self.parse(defaults)?;
+        let family = family(&config);
+        let model = RotaryDecoder::load(&self.dir, config, family, device)?;
+        Ok(self.quantized(CausalLm::Rotary(model)))
+    }
+
+    /// Loads the encoder-decoder, strictly.
+    ///
+    /// # Errors
+    ///
+    /// As [`encoder`](Self::encoder).
+    pub fn encoder_decoder(&self, device: &Device) -> Result<EncoderDecoder, ModelError> {
+        match self.model_type {
+            "t5" => {
+                let config = self.parse(Map::new())?;
+                let model = T5Model::load(&self.dir, config, device)?;
+                Ok(self.quantized(EncoderDecoder::T5(model)))
+            }
+            _ => Err(self.other_kind("encoder-decoder", ENCODER_DECODERS)),
+        }
+    }
+
+    /// Loads the model of whatever kind, strictly.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Config`], [`ModelError::Store`] listing every tensor that does not fit.
+    pub fn model(&self, device: &Device) -> Result<Model, ModelError> {
+        match self.model_type {
+            kind if CAUSAL_LMS.contains(&kind) => self.causal_lm(device).map(Model::CausalLm),
+            kind if ENCODER_DECODERS.contains(&kind) => self.encoder_decoder(device).map(Model::EncoderDecoder),
+            _ => self.encoder(device).map(Model::Encoder),
+        }
+    }
+
+    fn other_kind(&self, wanted: &'static str, supported: &[&str]) -> ModelError {
+        ModelError::OtherKind {
+            path: self.dir.join("config.json"),
+            found: self.model_type.to_owned(),
+            wanted,
+            supported: supported.join(", "),
+        }
+    }
+
+    /// Ids that end a text: `eos_token_id` of `generation_config.json`, else of `config.json`; none if neither says.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Store`] if the first does not parse.
+    pub fn stop_tokens(&self) -> Result<Vec<u32>, ModelError> {
+        let path = self.dir.join("generation_config.json");
+        let generation: Map<String, Value> = match path.exists() {
+            true => read_json(&path)?,
+            false => Map::new(),
+        };
+        let ids = [&generation, &self.config]
+            .into_iter()
+            .find_map(|config| config.get("eos_token_id").filter(|ids| !ids.is_null()));
+        let number = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
+        Ok(match ids {
+            Some(Value::Array(ids)) => ids.iter().filter_map(number).collect(),
+            Some(id) => number(id).into_iter().collect(),
+            None => Vec::new(),
+        })
     }
 
     /// Loads the tokenizer.
@@ -121,8 +237,10 @@ impl Pretrained {
         TextTokenizer::load(&self.dir, max_length)
     }
 
-    fn parse<T: DeserializeOwned>(&self) -> Result<T, ModelError> {
-        serde_json::from_value(Value::Object(self.config.clone())).map_err(|source| {
+    /// The configuration, with the defaults of its class.
+    fn parse<T: DeserializeOwned>(&self, mut defaults: Map<String, Value>) -> Result<T, ModelError> {
+        defaults.extend(self.config.clone());
+        serde_json::from_value(Value::Object(defaults)).map_err(|source| {
             StoreError::Json {
                 path: self.dir.join("config.json"),
                 source,
@@ -153,14 +271,18 @@ pub fn save_checkpoint(model: &impl Host, source: &Path, out: &Path) -> Result<(
     }
     let (_, mut tensors) = read_checkpoint(source)?;
     for info in model.module_sites() {
-        let prefixed = format!("{}{}", model.base_prefix(), info.path);
-        let path = match tensors.contains_key(&format!("{prefixed}.weight")) {
-            true => prefixed,
-            false => info.path.clone(),
+        // The source has the prefix of a larger class or not, whatever this one is.
+        let prefix = model.base_prefix();
+        let inner = info.path.strip_prefix(prefix).unwrap_or(&info.path).to_owned();
+        let prefixed = format!("{prefix}{inner}");
+        let has = |path: &String| tensors.contains_key(&format!("{path}.weight"));
+        let path = match [&prefixed, &inner].into_iter().find(|path| has(path)) {
+            Some(path) => path.clone(),
+            None => info.path.clone(),
         };
         let (weight, bias) = match info.kind {
             SiteKind::Norm { .. } => match model.norm(info.site) {
-                Some(norm) => (norm.gamma.val().into_data(), norm.beta.as_ref()),
+                Some(norm) => (norm.weight.into_data(), norm.bias),
                 None => continue,
             },
             SiteKind::Table { .. } => match model.table(info.site) {
@@ -168,13 +290,19 @@ pub fn save_checkpoint(model: &impl Host, source: &Path, out: &Path) -> Result<(
                 None => continue,
             },
             _ => match model.linear(info.site) {
-                Some(layer) => (float_weight(layer).transpose().into_data(), layer.bias.as_ref()),
+                Some(layer) => (
+                    match model.stores_input_first(info.site) {
+                        true => float_weight(layer).into_data(),
+                        false => float_weight(layer).transpose().into_data(),
+                    },
+                    layer.bias.as_ref().map(|bias| bias.val()),
+                ),
                 None => continue,
             },
         };
         tensors.insert(format!("{path}.weight"), weight);
         if let Some(bias) = bias {
-            tensors.insert(format!("{path}.bias"), bias.val().into_data());
+            tensors.insert(format!("{path}.bias"), bias.into_data());
         }
     }
     let mut config: Map<String, Value> = read_json(&source.join("config.json"))?;
@@ -185,11 +313,17 @@ pub fn save_checkpoint(model: &impl Host, source: &Path, out: &Path) -> Result<(
         "torch_dtype"
     };
     config.insert(key.to_owned(), Value::from("float32"));
+    if model.sites().iter().any(|info| info.site.role == Role::LmHead) {
+        // A head that was the table of the embeddings has a weight of its own once the table was changed.
+        config.insert("tie_word_embeddings".to_owned(), false.into());
+    }
     write_json(&out.join("config.json"), &config)?;
     for file in [
         "tokenizer.json",
         "tokenizer_config.json",
         "special_tokens_map.json",
+        "chat_template.jinja",
+        "generation_config.json",
         "vocab.txt",
     ] {
         let from = source.join(file);

@@ -67,13 +67,7 @@ impl TextTokenizer {
                 None => text.into(),
             })
             .collect();
-        let encodings = self
-            .inner
-            .encode_batch(inputs, true)
-            .map_err(|e| ModelError::Tokenizer {
-                path: self.path.clone(),
-                reason: e.to_string(),
-            })?;
+        let encodings = self.inner.encode_batch(inputs, true).map_err(|e| self.refuse(&e))?;
         Ok(encodings
             .into_iter()
             .map(|e| Encoded {
@@ -81,6 +75,43 @@ impl TextTokenizer {
                 type_ids: e.get_type_ids().to_vec(),
             })
             .collect())
+    }
+
+    /// Ids of one text, untouched by the longest input; `special` adds what the tokenizer puts around a text. A rendered chat
+    /// has that already.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Tokenizer`] with the tokenizer's words.
+    pub fn encode_whole(&self, text: &str, special: bool) -> Result<Vec<u32>, ModelError> {
+        let mut whole = self.inner.clone();
+        let encoding = whole.with_truncation(None).and_then(|t| t.encode(text, special));
+        Ok(encoding.map_err(|e| self.refuse(&e))?.get_ids().to_vec())
+    }
+
+    /// The text of ids, without special tokens.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Tokenizer`] with the tokenizer's words.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, ModelError> {
+        self.inner.decode(ids, true).map_err(|e| self.refuse(&e))
+    }
+
+    /// A text that grows token by token.
+    pub fn stream(&self) -> TextStream<'_> {
+        TextStream {
+            tokenizer: self,
+            ids: Vec::new(),
+            given: 0,
+        }
+    }
+
+    fn refuse(&self, error: &tokenizers::Error) -> ModelError {
+        ModelError::Tokenizer {
+            path: self.path.clone(),
+            reason: error.to_string(),
+        }
     }
 
     /// Id of a token, if the vocabulary has it.
@@ -99,5 +130,72 @@ impl TextTokenizer {
     /// Tokens in the vocabulary, added ones included.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
+    }
+}
+
+/// A text that grows token by token: what each token adds to it.
+#[derive(Clone, Debug)]
+pub struct TextStream<'t> {
+    tokenizer: &'t TextTokenizer,
+    ids: Vec<u32>,
+    /// Bytes of the text that were given already.
+    given: usize,
+}
+
+impl TextStream<'_> {
+    /// What a token adds; nothing while a character is not complete.
+    ///
+    /// # Errors
+    ///
+    /// As [`TextTokenizer::decode`].
+    pub fn push(&mut self, id: u32) -> Result<String, ModelError> {
+        self.ids.push(id);
+        let text = self.tokenizer.decode(&self.ids)?;
+        if text.ends_with(char::REPLACEMENT_CHARACTER) {
+            return Ok(String::new());
+        }
+        let new = text.get(self.given..).unwrap_or_default().to_owned();
+        self.given = text.len();
+        Ok(new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A byte-level vocabulary: one token a byte.
+    fn bytes() -> TextTokenizer {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes = tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet();
+        let mut vocab: Vec<char> = bytes.into_iter().collect();
+        vocab.sort_unstable();
+        let vocab: serde_json::Map<String, serde_json::Value> = (0..)
+            .zip(vocab)
+            .map(|(id, c)| (c.to_string(), serde_json::Value::from(id)))
+            .collect();
+        let level = serde_json::json!({
+            "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true,
+        });
+        let file = serde_json::json!({
+            "version": "1.0", "added_tokens": [], "normalizer": null, "post_processor": null, "truncation": null,
+            "padding": null, "pre_tokenizer": level, "decoder": level,
+            "model": {"type": "BPE", "vocab": vocab, "merges": []},
+        });
+        std::fs::write(dir.path().join("tokenizer.json"), file.to_string()).unwrap();
+        TextTokenizer::load(dir.path(), 4).unwrap()
+    }
+
+    #[test]
+    fn a_stream_gives_whole_characters_and_all_of_the_text() {
+        let tokenizer = bytes();
+        let text = "a déjà vu";
+        let ids = tokenizer.encode_whole(text, true).unwrap();
+        assert_eq!(ids.len(), text.len());
+        let mut stream = tokenizer.stream();
+        let pieces: Vec<String> = ids.iter().map(|id| stream.push(*id).unwrap()).collect();
+        assert_eq!(pieces.concat(), text);
+        assert_eq!(pieces[2..5], ["d", "", "é"]);
+        assert_eq!(tokenizer.decode(&ids).unwrap(), text);
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use adapters_core::store::{StoreError, TensorProblem, Tensors, read_json, read_safetensors};
 use adapters_core::{draw, nearest};
 use burn::module::Param;
-use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear};
+use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, RmsNorm, RmsNormConfig};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -85,6 +85,11 @@ impl Weights {
         frozen(self.take::<2>(key, [rows, cols], same))
     }
 
+    /// Leaves out the tensors of these keys, which the model has no use for.
+    pub fn ignore(&mut self, unused: impl Fn(&str) -> bool) {
+        self.tensors.retain(|key, _| !unused(key));
+    }
+
     /// Whether a key is there and was not taken yet.
     pub fn has(&self, key: &str) -> bool {
         self.random.is_some() || self.tensors.contains_key(key)
@@ -95,6 +100,23 @@ impl Weights {
         Linear {
             weight: frozen(self.take::<2>(&format!("{path}.weight"), [d_out, d_in], transposed)),
             bias: Some(frozen(self.take::<1>(&format!("{path}.bias"), [d_out], same))),
+        }
+    }
+
+    /// A linear layer without a bias: `<path>.weight [d_out, d_in]`, transposed here.
+    pub fn linear_without_bias(&mut self, path: &str, d_in: usize, d_out: usize) -> Linear {
+        Linear {
+            weight: frozen(self.take::<2>(&format!("{path}.weight"), [d_out, d_in], transposed)),
+            bias: None,
+        }
+    }
+
+    /// A linear layer whose weight is published the other way round: `<path>.weight [d_in, d_out]`, which is Burn's layout,
+    /// and `<path>.bias [d_out]`.
+    pub fn linear_input_first(&mut self, path: &str, d_in: usize, d_out: usize) -> Linear {
+        Linear {
+            weight: self.matrix(&format!("{path}.weight"), d_in, d_out),
+            bias: Some(self.vector(&format!("{path}.bias"), d_out)),
         }
     }
 
@@ -118,6 +140,13 @@ impl Weights {
         };
         norm.gamma = frozen(self.take::<1>(&format!("{path}.{gamma}"), [d_model], same));
         norm.beta = Some(frozen(self.take::<1>(&format!("{path}.{beta}"), [d_model], same)));
+        norm
+    }
+
+    /// A root-mean-square normalisation: `<path>.weight [d_model]`. `epsilon` is above zero.
+    pub fn rms_norm(&mut self, path: &str, d_model: usize, epsilon: f64) -> RmsNorm {
+        let mut norm = RmsNormConfig::new(d_model).with_epsilon(epsilon).init(&self.device);
+        norm.gamma = frozen(self.take::<1>(&format!("{path}.weight"), [d_model], same));
         norm
     }
 

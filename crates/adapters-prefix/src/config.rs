@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::PrefixError;
-use crate::wire::{self, PrefixTuningWire};
+use crate::compat::{PrefixTuningWire, adapterhub};
 
 /// Names accepted for `non_linearity`, in any letter case. `leakyrelu` and `leaky_relu` are the same function.
 pub const ACTIVATIONS: [&str; 22] = [
@@ -57,6 +57,25 @@ pub enum Gating {
     PerMatrix,
 }
 
+/// Whose definition is followed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Form {
+    /// AdapterHub's: the tokens keep their positions, and a stack of an encoder-decoder model has vectors of its own.
+    #[default]
+    AdapterHub,
+    /// Peft's: the vectors are the first positions of the sequence, so that the tokens' positions begin after them. It
+    /// has an MLP with `tanh`, or none, and no further options. In an encoder-decoder model they are in the decoder's own
+    /// attention alone, which takes every other pair of vectors.
+    Peft,
+}
+
+impl Form {
+    pub(crate) fn is_adapterhub(&self) -> bool {
+        *self == Self::AdapterHub
+    }
+}
+
 /// Prefix tuning: learned key and value vectors in front of those of every attention layer.
 ///
 /// "Prefix-Tuning: Optimizing Continuous Prompts for Generation", Li and Liang (2021),
@@ -71,6 +90,7 @@ pub enum Gating {
 /// | `leave_out` | empty | layers without prefix | |
 /// | `dropout` | 0.0 | dropout on the vectors | [0, 1) |
 /// | `gating` | off | learned gate on the vectors | |
+/// | `form` | AdapterHub | whose definition is followed | peft's has none of the five before |
 /// | `init_seed` | none | one seed for every module; 0 counts as none | |
 /// | `extra` | empty | keys of a file without a meaning here | no field's name |
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -90,6 +110,8 @@ pub struct PrefixTuningConfig {
     pub dropout: f64,
     /// The learned gate.
     pub gating: Gating,
+    /// Whose definition is followed.
+    pub form: Form,
     /// Seed set anew for every module (`init_weights_seed`). The reference takes 0 for none.
     pub init_seed: Option<i64>,
     /// Keys of a file that have no meaning here: unknown ones, and known ones that do not apply (`bottleneck_size` of
@@ -136,6 +158,7 @@ impl PrefixTuningConfig {
             leave_out: Vec::new(),
             dropout: 0.0,
             gating: Gating::Off,
+            form: Form::AdapterHub,
             init_seed: None,
             extra: Map::new(),
         }
@@ -172,7 +195,33 @@ impl PrefixTuningConfig {
         "Leaves out layers." with_leave_out(leave_out: Vec<usize>);
         "Sets the dropout on the vectors." with_dropout(dropout: f64);
         "Sets the gate." with_gating(gating: Gating);
+        "Sets whose definition is followed." with_form(form: Form);
         "Sets the seed of every module." with_init_seed(init_seed: Option<i64>);
+    }
+
+    /// Refuses what peft's definition has no place for.
+    fn check_peft(&self) -> Result<(), PrefixError> {
+        let activation = match &self.reparametrization {
+            Reparametrization::Mlp { non_linearity, .. } => non_linearity.to_lowercase(),
+            Reparametrization::Flat => "tanh".to_owned(),
+        };
+        for (plain, field, found) in [
+            (activation == "tanh", "non_linearity", activation),
+            (self.encoder_prefix, "encoder_prefix", false.to_string()),
+            (self.cross_prefix, "cross_prefix", false.to_string()),
+            (self.leave_out.is_empty(), "leave_out", format!("{:?}", self.leave_out)),
+            (self.dropout == 0.0, "dropout", self.dropout.to_string()),
+            (self.gating == Gating::Off, "use_gating", true.to_string()),
+        ] {
+            if !plain {
+                return Err(PrefixError::OutOfRange {
+                    field,
+                    expected: "the default: peft has no such option",
+                    found,
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Checks every range. A configuration read from a file has passed this already.
@@ -206,7 +255,10 @@ impl PrefixTuningConfig {
             "a number in [0, 1)",
             self.dropout.to_string(),
         )?;
-        wire::check_extra(self)
+        if self.form == Form::Peft {
+            self.check_peft()?;
+        }
+        adapterhub::check_extra(self)
     }
 }
 
@@ -229,6 +281,8 @@ mod tests {
             (base().with_reparametrization(mlp(8, "than")), "non_linearity"),
             (base().with_dropout(f64::NAN), "dropout"),
             (reserved, "flat"),
+            (base().with_form(Form::Peft).with_gating(Gating::Shared), "use_gating"),
+            (base().with_form(Form::Peft).with_leave_out(vec![1]), "leave_out"),
         ] {
             let error = config.check().expect_err(field).to_string();
             assert!(error.contains(&format!("`{field}`")), "{error}");

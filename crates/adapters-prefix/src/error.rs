@@ -1,5 +1,7 @@
 //! What can be wrong with a prefix tuning configuration.
 
+use adapters_core::store::Grammar;
+
 /// A configuration that cannot be honoured. `field` is the key as the reference's `adapter_config.json` spells it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -22,6 +24,28 @@ pub enum PrefixError {
         /// The known names, joined with commas.
         expected: String,
         /// The value.
+        found: String,
+    },
+    /// A value that another setting asks for is absent.
+    #[error("`{field}` is missing: expected a number, since an MLP makes the vectors")]
+    Missing {
+        /// Key of the absent value.
+        field: &'static str,
+    },
+    /// The storage grammar means something else by a prefix.
+    #[error("the {grammar} format cannot express this prefix: in it, {because}")]
+    NotExpressible {
+        /// The grammar.
+        grammar: Grammar,
+        /// What it means by a prefix.
+        because: &'static str,
+    },
+    /// An adapter to eject has no vectors made by an MLP.
+    #[error("`{adapter}` has no prefix that an MLP makes: expected one, found {found}")]
+    NothingToEject {
+        /// The adapter.
+        adapter: String,
+        /// Its config string.
         found: String,
     },
     /// `extra` holds a key which the configuration itself writes.

@@ -1,9 +1,16 @@
 #![doc = include_str!("../README.md")]
 
+mod compat;
 mod config;
+mod eject;
 mod error;
-mod wire;
+mod init;
+mod inject;
+mod module;
 
-pub use config::{ACTIVATIONS, Gating, PrefixTuningConfig, Reparametrization};
+pub use compat::{PeftPrefixWire, PrefixTuningWire};
+pub use config::{ACTIVATIONS, Form, Gating, PrefixTuningConfig, Reparametrization};
+pub use eject::{Ejected, eject};
 pub use error::PrefixError;
-pub use wire::PrefixTuningWire;
+pub use inject::{Prefix, PrefixFamily};
+pub use module::{Gate, PrefixLayer};

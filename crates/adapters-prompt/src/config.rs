@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::PromptError;
-use crate::wire::{self, PromptTuningWire};
+use crate::compat::{self, PromptTuningWire};
 
 /// How the prompt's vectors start.
 #[derive(Debug, Clone, PartialEq)]
@@ -143,7 +143,7 @@ impl PromptTuningConfig {
                     expected,
                 })
             }
-            _ => wire::check_extra(self),
+            _ => compat::check_extra(self),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What can be wrong with a prompt tuning configuration.
 
 /// A configuration that cannot be honoured. `field` is the key as the reference's `adapter_config.json` spells it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PromptError {
     /// A number lies outside its range.
@@ -31,6 +31,39 @@ pub enum PromptError {
         field: &'static str,
         /// What was expected, and why.
         expected: &'static str,
+    },
+    /// A text that no tokenizer has seen.
+    #[error("`{field}` is a text: give its tokens with `Method::with_tokens` before attaching")]
+    NoTokens {
+        /// Key of the text.
+        field: &'static str,
+    },
+    /// A text that is no token, or a token the model does not have.
+    #[error("`{field}`: expected {expected}, found {found}")]
+    Tokens {
+        /// Key of the text.
+        field: &'static str,
+        /// What was expected.
+        expected: String,
+        /// What was found.
+        found: String,
+    },
+    /// The tokenizer refuses a text.
+    #[error("`{field}` cannot be cut into tokens")]
+    Encode {
+        /// Key of the text.
+        field: &'static str,
+        /// The tokenizer's reason.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The storage grammar has no such adapters.
+    #[error("the {grammar} format cannot express {what}")]
+    NotExpressible {
+        /// The grammar.
+        grammar: adapters_core::store::Grammar,
+        /// What was to be written.
+        what: &'static str,
     },
     /// `extra` holds a key which the configuration itself writes.
     #[error("`extra` must not hold `{key}`: expected a key that is no field of the configuration")]

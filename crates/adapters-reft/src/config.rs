@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::ReftError;
-use crate::wire::{self, ReftWire};
+use crate::compat::{self, ReftWire};
 
 /// Names accepted for `non_linearity`, in any letter case. `leakyrelu` and `leaky_relu` are the same function.
 pub const ACTIVATIONS: [&str; 22] = [
@@ -233,7 +233,7 @@ impl ReftConfig {
         if let Some(name) = &self.dtype {
             known("dtype", &DTYPES, name, name)?;
         }
-        wire::check_extra(self)
+        compat::check_extra(self)
     }
 }
 

@@ -34,6 +34,12 @@ pub enum ReftError {
         /// The value.
         found: String,
     },
+    /// The storage grammar has no such adapters.
+    #[error("the {grammar} format cannot express ReFT")]
+    NotExpressible {
+        /// The grammar.
+        grammar: adapters_core::store::Grammar,
+    },
     /// `extra` holds a key which the configuration itself writes.
     #[error("`extra` must not hold `{key}`: expected a key that is no field of the configuration")]
     Reserved {

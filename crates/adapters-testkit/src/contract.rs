@@ -7,10 +7,10 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use adapters::core::store::{LoadOptions, Tensors, load_adapter, save_adapter, values, write_json, write_safetensors};
-use adapters::core::{draw, merge, with_fresh_ids};
+use adapters::core::{SiteLayer, draw, merge, with_fresh_ids};
 use adapters::models::{Encoder, EncoderInput, Pretrained};
 use adapters::store::Grammar;
-use adapters::{AdapterSet, Ctx, Error, Host, METHODS, method};
+use adapters::{AdapterSet, Composition, Ctx, Error, Host, METHODS, method};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Bool, Device, Gradients, Int, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
@@ -126,6 +126,7 @@ pub fn all(config: &str, promises: Promises, device: &Device) {
         }
     }
     copies_train_apart(&bench, config, promises.grammars[0]);
+    rows_go_apart(&bench, config);
 }
 
 /// A new adapter changes nothing where its method promises that; one that is not active changes nothing ever.
@@ -324,6 +325,68 @@ pub fn dropout_in_training_only(bench: &Bench, config: &str) {
     assert_eq!(train(1), train(1), "{config}: a seed does not repeat");
     assert_ne!(train(1), train(2), "{config}: dropout does not depend on the seed");
     assert_ne!(train(1), bench.output(&set), "{config}: no dropout in training");
+}
+
+/// In a batch over two adapters and none, and on two branches, each row is what it is in a batch of its adapter alone.
+/// Where an adapter changes what has no rows, a normalisation or the positions of the tokens, such a batch is refused; where
+/// it makes rows longer, only a batch in which some rows stay as they are.
+pub fn rows_go_apart(bench: &Bench, config: &str) {
+    let mut set = AdapterSet::new();
+    for (name, seed) in [("a", 1), ("b", 2)] {
+        let method = method(config).unwrap_or_else(|e| panic!("{config}: {e}"));
+        set.attach(name, method, &bench.model, seed, &bench.device)
+            .unwrap_or_else(|e| panic!("{config}: {e}"));
+    }
+    let set = randomised(set, 9);
+    let has_no_rows = set.iter().any(|a| {
+        let norm = a.layers().any(|l| matches!(l.layer, SiteLayer::Norm(_)));
+        norm || a.method().first_position() > 0
+    });
+    let longer = set.iter().any(|a| a.method().inserts().is_some());
+    let mixed = match set.composition(Composition::multi_task(["a", "b"])) {
+        Err(Error::BlockNotRunnable { .. }) if has_no_rows => return,
+        Err(Error::BlockNotRunnable { .. }) if longer => None,
+        mixed => Some(mixed.unwrap_or_else(|e| panic!("{config}: {e}"))),
+    };
+    assert!(
+        !longer || mixed.is_none(),
+        "{config}: rows of different lengths in one batch"
+    );
+    assert!(
+        !has_no_rows,
+        "{config}: a normalisation or the first position cannot have two values in one batch"
+    );
+    let forward = |cx: Ctx<'_>| bench.run(&bench.model, cx);
+    let alone = |name: &str| {
+        let active = set.composition(name).unwrap_or_else(|e| panic!("{config}: {e}"));
+        forward(Ctx::with_composition(&set, &active))
+    };
+    let (a, b, none) = (alone("a"), alone("b"), forward(Ctx::plain()));
+    let rows = |parts: [(&Tensor<3>, usize); 3]| {
+        let rows = parts.map(|(x, row)| x.clone().slice_dim(0, row..row + 1));
+        Tensor::cat(rows.to_vec(), 0).into_data()
+    };
+    let close = |got: Tensor<3>, want: TensorData, what: &str| {
+        let error = relative_error(&got.into_data(), &want);
+        assert!(error <= 1e-5, "{config}: {what} is off by {error:e}");
+    };
+    if let Some(mixed) = mixed {
+        let cx = Ctx::with_composition(&set, &mixed).with_tasks([Some(1), None, Some(0)]);
+        let got = forward(cx.unwrap_or_else(|e| panic!("{config}: {e}")));
+        close(
+            got,
+            rows([(&b, 0), (&none, 1), (&a, 2)]),
+            "a batch over two adapters and none",
+        );
+    }
+    let block = |block: Composition| {
+        let active = set.composition(block).unwrap_or_else(|e| panic!("{config}: {e}"));
+        forward(Ctx::with_composition(&set, &active))
+    };
+    let got = block(Composition::batch_split(["a", "b"], [2, 1]));
+    close(got, rows([(&a, 0), (&a, 1), (&b, 2)]), "a batch split in two");
+    let got = block(Composition::parallel(["a", "b"]));
+    close(got, Tensor::cat(vec![a, b], 0).into_data(), "two branches");
 }
 
 /// Two adapters loaded from one folder, or cloned with fresh ids, are told apart by a gradient.

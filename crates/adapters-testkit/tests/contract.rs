@@ -1,6 +1,8 @@
 //! The contract suite for every method, and its merging on shapes drawn at random.
 
+use adapters::prefix::eject;
 use adapters::store::Grammar;
+use adapters::{Composition, Error};
 use adapters_testkit::contract::{self, Bench, Promises};
 use burn::tensor::Device;
 use proptest::prelude::*;
@@ -130,6 +132,84 @@ fn vera_and_dvora() {
         ..ALL
     };
     check("vera[r=3,target_modules=[query,intermediate.dense],form=peft]", peft);
+}
+
+#[test]
+fn prefixes() {
+    // Random vectors act from the start, and no weight computes what keys in front of the others do.
+    let hub = Promises {
+        identity_at_init: false,
+        mergeable: false,
+        grammars: &[Grammar::AdapterHub],
+    };
+    check("prefix_tuning[prefix_length=3,bottleneck_size=5]", hub);
+    check(
+        "prefix_tuning[prefix_length=2,bottleneck_size=5,non_linearity=prelu,leave_out=[0]]",
+        hub,
+    );
+    check("prefix_tuning[prefix_length=2,bottleneck_size=5,use_gating=true]", hub);
+    check(
+        "prefix_tuning_flat[prefix_length=3,use_gating=true,shared_gating=false]",
+        hub,
+    );
+    let peft = Promises {
+        grammars: &[Grammar::Peft],
+        ..hub
+    };
+    check("prefix_tuning_flat[prefix_length=3,form=peft]", peft);
+    let bench = Bench::new(2, 4, 5, &Device::flex());
+    contract::dropout_in_training_only(&bench, "prefix_tuning_flat[prefix_length=3,dropout=0.5]");
+    // Peft's files hold what the MLP makes.
+    let config = "prefix_tuning[prefix_length=3,bottleneck_size=5,form=peft]";
+    contract::only_adapters_get_gradients(&bench, config);
+    contract::refuses_to_save(&bench, config, Grammar::AdapterHub);
+    contract::save_load_equal_output(&bench, config, Grammar::Peft, 1e-6);
+}
+
+#[test]
+fn unions_with_prefixes() {
+    let hub = Promises {
+        identity_at_init: false,
+        mergeable: false,
+        grammars: &[Grammar::AdapterHub],
+    };
+    check("prefix_tuning[prefix_length=3,bottleneck_size=5]|par_bn", hub);
+    check("unipelt[leave_out=[1]]", hub);
+}
+
+#[test]
+fn an_ejected_prefix_is_smaller_and_computes_the_same() {
+    let bench = Bench::new(2, 4, 5, &Device::flex());
+    let prefix = "prefix_tuning[prefix_length=3,bottleneck_size=40,use_gating=true]";
+    for (config, flat) in [
+        (prefix.to_owned(), "prefix_tuning_flat[prefix_length=3,use_gating=true]"),
+        (
+            format!("{prefix}|lora"),
+            "prefix_tuning_flat[prefix_length=3,use_gating=true]|lora",
+        ),
+    ] {
+        let mut set = bench.attach_random(&config);
+        let before = bench.output(&set);
+        let ejected = eject(&mut set, "under_test", &bench.model).unwrap();
+        assert!(ejected.after < ejected.before, "{ejected:?}");
+        assert_eq!(set.attached("under_test").unwrap().num_params(), ejected.after);
+        assert_eq!(set.attached("under_test").unwrap().method().to_string(), flat);
+        let error = contract::relative_error(&bench.output(&set), &before);
+        assert!(error <= 1e-6, "{config}: {error:e}");
+        let again = eject(&mut set, "under_test", &bench.model);
+        assert!(matches!(again, Err(Error::Config { .. })), "{again:?}");
+    }
+}
+
+#[test]
+fn positions_before_the_first_token_are_refused_where_rows_part() {
+    let bench = Bench::new(2, 4, 5, &Device::flex());
+    let mut set = bench.attach("prefix_tuning_flat[prefix_length=3,form=peft]");
+    let method = adapters::method("lora").unwrap();
+    set.attach("other", method, &bench.model, 1, &Device::flex()).unwrap();
+    assert!(set.activate(Composition::stack(["under_test", "other"])).is_ok());
+    let parted = set.activate(Composition::multi_task(["under_test", "other"]));
+    assert!(matches!(parted, Err(Error::BlockNotRunnable { .. })), "{parted:?}");
 }
 
 #[test]
@@ -345,7 +425,79 @@ fn dropout_acts_in_training_only() {
     let bench = Bench::new(2, 4, 5, &Device::flex());
     contract::dropout_in_training_only(&bench, "lora[r=4,alpha=6,dropout=0.3]");
     contract::dropout_in_training_only(&bench, "seq_bn[reduction_factor=2,dropout=0.3]");
+    contract::dropout_in_training_only(&bench, "loreft[r=2,dropout=0.3]");
     contract::dropout_in_training_only(&bench, "adapter_plus[reduction_factor=2,stochastic_depth=0.5]");
+}
+
+const REFT: Promises = Promises {
+    identity_at_init: false,
+    mergeable: false,
+    grammars: &[Grammar::AdapterHub],
+};
+
+#[test]
+fn reft_at_both_ends() {
+    check("loreft[r=3,suffix_positions=2]", REFT);
+    check("noreft[r=3,suffix_positions=2,non_linearity=prelu]", REFT);
+    check("direft[r=3,suffix_positions=2]", REFT);
+    check("loreft[r=3,suffix_positions=1,tied_weights=true,layers=[1]]", REFT);
+    // As wide as the model: an exponential in place of reflections.
+    check("loreft[r=8,suffix_positions=1]", REFT);
+}
+
+#[test]
+fn reft_as_preset() {
+    // The unit of the last positions takes no part, as in the reference.
+    let bench = Bench::new(2, 4, 5, &Device::flex());
+    for config in ["loreft", "noreft", "direft"] {
+        contract::identity_at_init(&bench, config, false);
+        contract::refuses_to_merge(&bench, config);
+        contract::save_load_same_output(&bench, config, Grammar::AdapterHub);
+        contract::refuses_to_save(&bench, config, Grammar::Peft);
+    }
+    let set = bench.attach("loreft[r=2]");
+    // R, b and what W is made of, of two units in two layers; the bases are stored.
+    assert_eq!(set.num_trainable_params(), 2 * 2 * (2 * 8 + 2 + 2 * 8));
+    assert_eq!(set.params().filter(|p| p.fixed).count(), 4);
+}
+
+#[test]
+fn prompts_after_the_embeddings() {
+    check("prompt_tuning[prompt_length=3]", REFT);
+    check("prompt_tuning[prompt_length=2,combine=prefix_after_bos]", REFT);
+    check("prompt_tuning", REFT);
+}
+
+const PEFT_PROMPT: Promises = Promises {
+    grammars: &[Grammar::Peft],
+    ..REFT
+};
+
+#[test]
+fn prompts_before_the_embeddings() {
+    check("peft_prompt_tuning[num_virtual_tokens=3]", PEFT_PROMPT);
+    check(
+        "peft_prompt_tuning[num_virtual_tokens=2,prompt_tuning_init=SAMPLE_VOCAB]",
+        PEFT_PROMPT,
+    );
+}
+
+#[test]
+fn prompts_that_a_network_makes() {
+    let bench = Bench::new(2, 4, 5, &Device::flex());
+    for network in ["MLP", "LSTM"] {
+        let config =
+            format!("p_tuning[num_virtual_tokens=3,encoder_hidden_size=24,encoder_reparameterization_type={network}]");
+        contract::identity_at_init(&bench, &config, false);
+        contract::only_adapters_get_gradients(&bench, &config);
+        contract::refuses_to_merge(&bench, &config);
+        contract::refuses_to_save(&bench, &config, Grammar::AdapterHub);
+        // Files hold what the network makes.
+        contract::save_load_equal_output(&bench, &config, Grammar::Peft, 1e-6);
+    }
+    let dropped = "p_tuning[num_virtual_tokens=3,encoder_hidden_size=6,encoder_reparameterization_type=LSTM,\
+        encoder_dropout=0.5]";
+    contract::dropout_in_training_only(&bench, dropped);
 }
 
 proptest! {

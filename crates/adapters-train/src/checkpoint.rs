@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
 use crate::recipe::Recipe;
-use crate::task::Learner;
+use crate::task::{Head, Learner};
 
 /// Where a run stands. With the tensors beside it, everything a resumed run needs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -55,11 +55,8 @@ pub(crate) fn names(model: &Learner) -> HashMap<ParamId, String> {
         .set
         .params()
         .map(|p| (p.id, format!("{}/{}/{}", p.adapter, p.path(), p.param)));
-    let head = model
-        .head
-        .names()
-        .into_iter()
-        .map(|(name, id)| (id, format!("head/{name}")));
+    let head = model.head.iter().flat_map(Head::names);
+    let head = head.map(|(name, id)| (id, format!("head/{name}")));
     set.chain(head).collect()
 }
 

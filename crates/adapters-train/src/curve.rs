@@ -7,6 +7,7 @@
 mod panel;
 mod pen;
 mod series;
+mod shares;
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use plotters::style::{FontStyle, RGBColor};
 
 use self::panel::{Line, Panel, Unit};
 use self::pen::{Drawn, Pen, Side, Traits};
+pub use self::shares::{Shares, draw_shares};
 use adapters_core::atomic::{self, AtomicWriteError};
 
 /// What a run has measured, as `(step, value)` in the order of the steps. Values that are not finite are left out.
@@ -86,9 +88,24 @@ const ACCURACY: RGBColor = RGBColor(20, 138, 106);
 ///
 /// When a file cannot be written, or its name does not end in `.svg` or `.png` respectively.
 pub fn draw(points: &Curve, svg: &Path, png: &Path) -> Result<(), CurveError> {
+    draw_both(points, svg, png)
+}
+
+/// Something drawn on either canvas.
+trait Picture {
+    fn paint<B: DrawingBackend>(&self, backend: B, traits: Traits) -> Drawn<B>;
+}
+
+impl Picture for Curve {
+    fn paint<B: DrawingBackend>(&self, backend: B, traits: Traits) -> Drawn<B> {
+        paint(backend, traits, self)
+    }
+}
+
+fn draw_both(picture: &impl Picture, svg: &Path, png: &Path) -> Result<(), CurveError> {
     register_font()?;
-    draw_svg(points, svg)?;
-    draw_png(points, png)
+    draw_svg(picture, svg)?;
+    draw_png(picture, png)
 }
 
 fn register_font() -> Result<(), CurveError> {
@@ -111,11 +128,11 @@ fn failed(path: &Path) -> impl Fn(&dyn Display) -> CurveError {
     }
 }
 
-fn draw_svg(points: &Curve, path: &Path) -> Result<(), CurveError> {
+fn draw_svg(picture: &impl Picture, path: &Path) -> Result<(), CurveError> {
     let (width, height) = (WIDTH * VECTOR.scale, HEIGHT * VECTOR.scale);
     let mut text = String::new();
     let backend = SVGBackend::with_string(&mut text, (width, height));
-    paint(backend, VECTOR, points).map_err(|error| failed(path)(&error))?;
+    picture.paint(backend, VECTOR).map_err(|error| failed(path)(&error))?;
     let size = format!("width=\"{width}\" height=\"{height}\"");
     let round = format!("width=\"{WIDTH}\" height=\"{HEIGHT}\" stroke-linejoin=\"round\" stroke-linecap=\"round\"");
     let text = text.replacen(&size, &round, 1).replace(
@@ -125,10 +142,11 @@ fn draw_svg(points: &Curve, path: &Path) -> Result<(), CurveError> {
     Ok(atomic::write(path, text.as_bytes())?)
 }
 
-fn draw_png(points: &Curve, path: &Path) -> Result<(), CurveError> {
+fn draw_png(picture: &impl Picture, path: &Path) -> Result<(), CurveError> {
     let size = (WIDTH * BITMAP.scale, HEIGHT * BITMAP.scale);
     let mut large = vec![0; size.0 as usize * size.1 as usize * 3];
-    paint(BitMapBackend::with_buffer(&mut large, size), BITMAP, points).map_err(|error| failed(path)(&error))?;
+    let backend = BitMapBackend::with_buffer(&mut large, size);
+    picture.paint(backend, BITMAP).map_err(|error| failed(path)(&error))?;
     let small = averaged(&large, size.0 as usize, BITMAP.scale as usize);
     atomic::write_at(path, |temp| {
         let mut backend = BitMapBackend::new(temp, (WIDTH, HEIGHT));
@@ -157,19 +175,20 @@ fn averaged(large: &[u8], width: usize, scale: usize) -> Vec<u8> {
     small
 }
 
+/// The line above the panels.
+fn heading<B: DrawingBackend>(pen: &Pen<'_, B>, title: &str, margin: f64) -> Drawn<B> {
+    let title: String = title.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let title = pen.fitted(&title, 19.0, f64::from(WIDTH) - 2.0 * margin)?;
+    pen.bold(&title, (margin, 26.0), Side::Left, 19.0, INK)
+}
+
 fn paint<B: DrawingBackend>(backend: B, traits: Traits, points: &Curve) -> Drawn<B> {
     let area = backend.into_drawing_area();
     let pen = Pen::new(&area, traits);
     pen.background()?;
 
     let margin = 26.0;
-    let title: String = points
-        .title
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    let title = pen.fitted(&title, 19.0, f64::from(WIDTH) - 2.0 * margin)?;
-    pen.bold(&title, (margin, 26.0), Side::Left, 19.0, INK)?;
+    heading(&pen, &points.title, margin)?;
 
     let train = series::finite(&points.train_loss);
     let eval = series::finite(&points.eval_loss);
@@ -218,6 +237,7 @@ fn paint<B: DrawingBackend>(backend: B, traits: Traits, points: &Curve) -> Drawn
         steps,
         values: losses,
         unit: Unit::Plain,
+        across: "step",
     };
     left.draw(&pen, &lines)?;
 
@@ -239,6 +259,7 @@ fn paint<B: DrawingBackend>(backend: B, traits: Traits, points: &Curve) -> Drawn
         steps,
         values: shares,
         unit: Unit::Percent,
+        across: "step",
     };
     right.draw(
         &pen,

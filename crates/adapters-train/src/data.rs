@@ -14,6 +14,7 @@ use serde_json::Value;
 
 pub use self::error::DataError;
 use self::error::nearest;
+use crate::recipe::{Part, PartBy};
 
 /// One text, or pair of texts, and its label.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,6 +67,8 @@ pub enum LabelKind {
 /// | `text` | `"text"` | the text |
 /// | `text_pair` | none | the second text, for tasks on pairs |
 /// | `label` | `"label"` | the class, the number or the labels |
+/// | `prompt` | `"prompt"` | what a completion follows, for language models that write |
+/// | `completion` | `"completion"` | what is to be written |
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Fields {
@@ -76,6 +79,10 @@ pub struct Fields {
     pub text_pair: Option<String>,
     /// The field with the label.
     pub label: String,
+    /// The field with the prompt.
+    pub prompt: String,
+    /// The field with what follows it.
+    pub completion: String,
 }
 
 impl Default for Fields {
@@ -84,6 +91,8 @@ impl Default for Fields {
             text: "text".into(),
             text_pair: None,
             label: "label".into(),
+            prompt: "prompt".into(),
+            completion: "completion".into(),
         }
     }
 }
@@ -175,6 +184,28 @@ impl Dataset {
             label_needed: false,
         }
         .read()
+    }
+
+    /// One of several disjoint parts of one size, give or take an example, in the order of the file. A part of fewer
+    /// examples than parts is all of them.
+    #[must_use]
+    pub fn part(mut self, part: Part) -> Self {
+        let mut order: Vec<usize> = (0..self.examples.len()).collect();
+        let length = |text: &str| text.chars().count();
+        if part.by == PartBy::Length {
+            order.sort_by_key(|index| {
+                let example = &self.examples[*index];
+                length(&example.text) + example.text_pair.as_deref().map_or(0, length)
+            });
+        }
+        let bound = |index: usize| order.len() * index / part.of;
+        let mut mine = order[bound(part.index)..bound(part.index + 1)].to_vec();
+        if mine.is_empty() {
+            return self;
+        }
+        mine.sort_unstable();
+        self.examples = mine.into_iter().map(|index| self.examples[index].clone()).collect();
+        self
     }
 
     /// How many examples there are.

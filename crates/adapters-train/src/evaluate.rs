@@ -1,6 +1,6 @@
 //! Scoring a classifier on labelled text.
 
-use adapters_core::{Adapted, Ctx};
+use adapters_core::{AdapterSet, Ctx};
 use adapters_models::heads::{Scores, Targets};
 use adapters_models::{Encoded, Encoder, EncoderInput, Head, SequenceClassifier, TextTokenizer};
 use burn::data::dataloader::Progress;
@@ -119,7 +119,8 @@ fn has(label: &Label, count: usize) -> Vec<bool> {
 ///
 /// [`TrainError::Model`] for labels of another kind than the head's.
 pub fn evaluate_head(
-    adapted: &Adapted<Encoder>,
+    encoder: &Encoder,
+    set: &AdapterSet,
     head: &Head,
     data: &EncodedData,
     batch_size: usize,
@@ -129,7 +130,11 @@ pub fn evaluate_head(
     let mut loss = 0.0;
     let labels: Option<Vec<&Label>> = data.labels.iter().map(Option::as_ref).collect();
     for indices in eval_batches(&data.lengths, batch_size) {
-        let (scores, seq) = row_scores(adapted, head, data, &indices, None, device);
+        let (input, _) = data.batch(&indices, encoder.pad_id(), device);
+        let ([_, seq], mut cx) = (input.ids.dims(), Ctx::new(set));
+        let hidden = encoder.forward(input, &mut cx);
+        let padding = cx.pass().padding.clone();
+        let scores = head.forward(hidden, padding, encoder, &mut cx);
         if labels.is_some() {
             let targets = targets(data, &indices, head.config().labels.len(), device);
             let of_batch = head.loss(scores.clone(), targets, None, seq)?.into_scalar::<f32>();
@@ -147,26 +152,6 @@ pub fn evaluate_head(
         accuracy: labels.map_or(0.0, |labels| agreement(&labels, &logits)),
         logits,
     })
-}
-
-/// What a head says of the rows `indices`, and their padded length; with a dropout seed as in training.
-pub(crate) fn row_scores(
-    adapted: &Adapted<Encoder>,
-    head: &Head,
-    data: &EncodedData,
-    indices: &[usize],
-    seed: Option<u64>,
-    device: &Device,
-) -> (Scores, usize) {
-    let mut cx = Ctx::new(&adapted.set);
-    if let Some(seed) = seed {
-        cx = cx.training(seed);
-    }
-    let (input, _) = data.batch(indices, adapted.base.pad_id(), device);
-    let [_, seq] = input.ids.dims();
-    let hidden = adapted.base.forward(input, &mut cx);
-    let padding = cx.pass().padding.clone();
-    (head.forward(hidden, padding, &*adapted.base, &mut cx), seq)
 }
 
 /// How well scores fit, 0 to 1: the share of right classes, or of right decisions about labels, each counted alone; of numbers
@@ -224,19 +209,31 @@ pub fn evaluate(
     device: &Device,
 ) -> Result<Evaluation, TrainError> {
     let pad_id = model.adapted.base.pad_id();
+    let score = |indices: &[usize]| {
+        let (input, labels) = data.batch(indices, pad_id, device);
+        (model.forward(input, None), labels)
+    };
+    evaluate_with(score, &data.lengths, batch_size)
+}
+
+/// Scores what `score` says of the rows of each batch: their logits `[batch, classes]`, and their labels.
+pub(crate) fn evaluate_with(
+    score: impl Fn(&[usize]) -> (Tensor<2>, Tensor<1, Int>),
+    lengths: &[usize],
+    batch_size: usize,
+) -> Result<Evaluation, TrainError> {
     let failed = |e: &dyn std::fmt::Debug| TrainError::Device {
         reason: format!("{e:?}"),
     };
-    let mut logits = vec![Vec::new(); data.rows.len()];
+    let mut logits = vec![Vec::new(); lengths.len()];
     let (mut accuracy, mut loss) = (AccuracyMetric::new(), LossMetric::new());
     let metadata = MetricMetadata {
-        progress: Progress::new(0, data.rows.len(), None),
+        progress: Progress::new(0, lengths.len(), None),
         iteration: None,
         lr: None,
     };
-    for indices in eval_batches(&data.lengths, batch_size) {
-        let (input, labels) = data.batch(&indices, pad_id, device);
-        let out = model.forward(input, None);
+    for indices in eval_batches(lengths, batch_size) {
+        let (out, labels) = score(&indices);
         let losses = cross_entropy(out.clone(), labels.clone());
         loss.update(&LossInput::new(losses), &metadata)
             .map_err(|e| failed(&e))?;

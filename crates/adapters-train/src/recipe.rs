@@ -1,5 +1,7 @@
 //! Recipes: a whole run as one TOML file.
 
+mod parts;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +12,11 @@ use toml::{Table, Value};
 
 use crate::batches::Order;
 use crate::data::{Fields, LabelKind, Labels};
+use crate::drop_layers::DropLayers;
 use crate::error::TrainError;
+
+pub(crate) use parts::FUSION;
+pub use parts::{FusionSection, Part, PartBy};
 
 /// A run, as the file says it. Paths in the file are relative to its folder; [`Recipe::read`] makes them absolute.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,6 +28,9 @@ pub struct Recipe {
     pub data: DataSection,
     /// The adapter.
     pub adapter: AdapterSection,
+    /// Several adapters on parts of the data, and their fusion, in place of one adapter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fusion: Option<FusionSection>,
     /// The head.
     #[serde(default)]
     pub head: HeadSection,
@@ -64,10 +73,30 @@ pub struct DataSection {
     /// Names of the fields.
     #[serde(default)]
     pub fields: Fields,
+    /// How a prompt becomes the text that a completion follows; without it, as the tokenizer's chat template has it
+    /// where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<Template>,
+    /// Whether rows are filled up to the longest input with several prompts and completions.
+    #[serde(default)]
+    pub pack: bool,
+    /// The part of the training data that is used; all of it without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Part>,
+}
+
+/// How a prompt becomes the text that a completion follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Template {
+    /// The chat template of the tokenizer: the prompt is what the user says, the completion the answer.
+    Chat,
+    /// As it is.
+    Plain,
 }
 
 /// `[adapter]`: a name, and either a config string or a method with its fields.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct AdapterSection {
     /// Name of the adapter.
     #[serde(default = "default_adapter_name")]
@@ -81,6 +110,12 @@ pub struct AdapterSection {
     /// Folder of an adapter to stack this one on: loaded, frozen, and active below it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stack_on: Option<PathBuf>,
+    /// Folders of adapters that are loaded and frozen, and fused: the fusion trains in place of a new adapter.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fuse: Vec<PathBuf>,
+    /// How they are fused, `dynamic` or `static`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fusion: Option<String>,
     /// The method's fields.
     #[serde(flatten)]
     pub fields: serde_json::Map<String, serde_json::Value>,
@@ -110,6 +145,9 @@ pub struct TrainSection {
     pub batch_size: usize,
     /// Batches whose gradients make one step.
     pub accumulate: usize,
+    /// Keeps of a training pass only what enters each block, and computes the rest again for the gradients: less memory for
+    /// more time, the same gradients.
+    pub gradient_checkpointing: bool,
     /// Rows of a batch in evaluation.
     pub eval_batch_size: usize,
     /// Learning rate of the adapter at its peak.
@@ -144,6 +182,10 @@ pub struct TrainSection {
     /// Replaces both dropout probabilities of the base.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_dropout: Option<f64>,
+    /// How many of the first layers go without adapters, drawn for each pass from the first number to the second; none
+    /// without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drop_layers: Option<DropLayers>,
 }
 
 /// How batches are made.
@@ -177,6 +219,10 @@ pub enum HeadKind {
     Classification,
     /// Tokens that were hidden from it.
     MaskedLm,
+    /// What follows a prompt in the same text; the model's own head.
+    CausalLm,
+    /// What is to be written of a prompt that an encoder read; the model's own head.
+    Seq2seqLm,
     /// A number.
     Regression,
     /// Which of several labels a text has.
@@ -187,7 +233,7 @@ impl HeadKind {
     /// How the labels of such a run are written.
     pub fn labels(self) -> LabelKind {
         match self {
-            Self::Classification | Self::MaskedLm => LabelKind::Class,
+            Self::Classification | Self::MaskedLm | Self::CausalLm | Self::Seq2seqLm => LabelKind::Class,
             Self::Regression => LabelKind::Number,
             Self::MultiLabel => LabelKind::Several,
         }
@@ -220,6 +266,7 @@ impl Default for TrainSection {
             epochs: 3,
             batch_size: 32,
             accumulate: 1,
+            gradient_checkpointing: false,
             eval_batch_size: 64,
             learning_rate: 1e-3,
             head_learning_rate: None,
@@ -234,6 +281,7 @@ impl Default for TrainSection {
             checkpoint_every: 50,
             keep: Keep::default(),
             base_dropout: None,
+            drop_layers: None,
         }
     }
 }
@@ -307,6 +355,9 @@ impl Recipe {
         self.data.validation = absolute(&self.data.validation);
         self.data.test = self.data.test.take().map(|test| absolute(&test));
         self.adapter.stack_on = self.adapter.stack_on.take().map(|dir| absolute(&dir));
+        for dir in &mut self.adapter.fuse {
+            *dir = absolute(dir);
+        }
     }
 
     fn check(&self) -> Result<(), TrainError> {
@@ -317,7 +368,7 @@ impl Recipe {
                 "data.labels",
                 match self.head.kind {
                     HeadKind::Classification | HeadKind::MultiLabel => self.data.labels.count() as u64,
-                    HeadKind::MaskedLm | HeadKind::Regression => 1,
+                    HeadKind::MaskedLm | HeadKind::CausalLm | HeadKind::Seq2seqLm | HeadKind::Regression => 1,
                 },
             ),
             ("train.epochs", train.epochs as u64),
@@ -352,6 +403,22 @@ impl Recipe {
         if !(train.weight_decay >= 0.0 && train.weight_decay.is_finite()) {
             return Err(value("train.weight_decay", "at least 0", train.weight_decay));
         }
+        if let Some(drop) = train.drop_layers.filter(|drop| drop.range().is_empty()) {
+            return Err(value("train.drop_layers", "the fewest layers, then the most", drop));
+        }
+        if let Some(part) = self.data.part.filter(|part| part.index >= part.of) {
+            return Err(value(
+                "data.part",
+                "an index below `of`",
+                format!("{} of {}", part.index, part.of),
+            ));
+        }
+        if let Some(fusion) = &self.fusion {
+            fusion.check(&self.adapter)?;
+        }
+        if self.adapter.fusion.is_some() || !self.adapter.fuse.is_empty() {
+            return self.adapter.check_fuse();
+        }
         match (&self.adapter.config, &self.adapter.method) {
             (Some(_), Some(_)) => Err(value("adapter", "either `config` or `method`", "both")),
             (None, None) => Err(value("adapter", "`config` or `method`", "neither")),
@@ -375,7 +442,7 @@ impl Recipe {
     pub(crate) fn difference(&self, other: &Self) -> Option<String> {
         let tables = [self, other].map(|recipe| Table::try_from(recipe).unwrap_or_default());
         let [mine, theirs] = &tables;
-        for section in ["model", "data", "adapter", "head", "train"] {
+        for section in ["model", "data", "adapter", "fusion", "head", "train"] {
             if let (Some(Value::Table(a)), Some(Value::Table(b))) = (mine.get(section), theirs.get(section)) {
                 let keys = a.keys().chain(b.keys());
                 if let Some(key) = keys.into_iter().find(|key| a.get(*key) != b.get(*key)) {

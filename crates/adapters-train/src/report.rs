@@ -21,6 +21,15 @@ pub enum Event {
         /// What was attached, in words.
         attached: String,
     },
+    /// A run of several begins with one of them: the adapter of a part of the data, or at last their fusion.
+    Part {
+        /// Its name.
+        name: String,
+        /// Which it is, from 0.
+        index: usize,
+        /// How many there are.
+        of: usize,
+    },
     /// An unfinished run was found and goes on.
     Resumed {
         /// The step it goes on after.

@@ -1,26 +1,30 @@
-//! What a run trains, and on what: classes of sentences, or hidden tokens.
+//! What a run trains: an adapted model with the head of its task, and the loss of a batch.
 
 use std::path::Path;
 
 use adapters_core::{Adapted, Ctx, NamedParams};
-use adapters_models::{ClassificationHead, Encoder, Head as FlexibleHead, SequenceClassifier, TextTokenizer};
+use adapters_models::heads::Targets;
+use adapters_models::{
+    Blocks, CausalInput, ClassificationHead, EncoderDecoderInput, EncoderInput, Head as FlexibleHead, Model,
+};
 use burn::module::{Module, ParamId};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::batches::eval_batches;
 use crate::error::TrainError;
-use crate::evaluate::{EncodedData, Evaluation, cross_entropy, evaluate, evaluate_head, row_scores, targets};
+use crate::evaluate::{Evaluation, cross_entropy, evaluate_head, evaluate_with};
+use crate::examples::Examples;
+use crate::recompute::LossGradients;
 
-/// An adapted encoder with the head of its task: as a module, its adapters and its head.
+/// An adapted model with the head of its task: as a module, its adapters and its head.
 #[derive(Module, Debug)]
 pub(crate) struct Learner {
-    pub adapted: Adapted<Encoder>,
-    pub head: Head,
+    pub adapted: Adapted<Model>,
+    /// `None` where the model's own language-model head serves.
+    pub head: Option<Head>,
 }
 
-/// A head.
+/// A head that trains.
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant)] // One a run.
 pub(crate) enum Head {
@@ -30,180 +34,181 @@ pub(crate) enum Head {
     Text(FlexibleHead),
 }
 
-/// How tokens are hidden: BERT's way.
-///
-/// Of the tokens that are not special, the share `probability` is to be predicted; 80 % of those become the mask token,
-/// 10 % a random one, 10 % stay. *BERT*, Devlin et al., 2018, <https://arxiv.org/abs/1810.04805>.
-#[derive(Clone, Debug)]
-pub(crate) struct Masking {
-    pub probability: f64,
-    pub mask_id: u32,
-    pub vocab: u32,
-    pub special: Vec<u32>,
+/// What is drawn for one pass of training.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Draws {
+    /// Seed of the masks.
+    pub seed: u64,
+    /// How many of the first layers go without adapters.
+    pub dropped_layers: usize,
 }
 
-/// Rows with hidden tokens, where those are, and what they were.
-struct Masked {
-    rows: EncodedData,
-    /// Positions in the padded batch, row by row.
-    positions: Vec<i64>,
-    tokens: Vec<i64>,
+/// What a model reads.
+#[derive(Clone, Debug)]
+pub(crate) enum Input {
+    Encoder(EncoderInput),
+    CausalLm(CausalInput),
+    EncoderDecoder(EncoderDecoderInput),
+}
+
+/// Rows of a data set, and what is to be said of them.
+#[derive(Clone, Debug)]
+pub(crate) struct Batch {
+    pub input: Input,
+    /// Row and position of each predicted token's place; none where whole rows are classified.
+    pub places: Vec<(usize, usize)>,
+    pub answers: Answers,
+}
+
+/// What is to be said.
+#[derive(Clone, Debug)]
+pub(crate) enum Answers {
+    /// Classes or tokens, one a prediction.
+    Ids(Tensor<1, Int>),
+    /// What a head's own loss takes, of so many rows.
+    Targets(Targets, usize),
 }
 
 /// The seed of the masks of every evaluation, so that its figures can be compared.
 const EVALUATION: u64 = 0x0e7a_1a7e;
 
-impl Masking {
-    /// # Errors
-    ///
-    /// [`TrainError::Value`] if the tokenizer has no mask token.
-    pub fn new(probability: f64, tokenizer: &TextTokenizer, encoder: &Encoder) -> Result<Self, TrainError> {
-        let mask_id = tokenizer
-            .token_id("[MASK]")
-            .or_else(|| tokenizer.token_id("<mask>"))
-            .ok_or_else(|| TrainError::Value {
-                field: "head.kind",
-                expected: "a tokenizer with a token `[MASK]` or `<mask>`, as masked_lm needs".to_owned(),
-                found: "neither".to_owned(),
-            })?;
-        Ok(Self {
-            probability,
-            mask_id,
-            vocab: encoder.vocab_size() as u32,
-            special: tokenizer.special_ids(),
-        })
+impl Batch {
+    /// Tokens to be predicted at places, one each.
+    pub fn of_tokens(input: Input, places: Vec<(usize, usize)>, tokens: Vec<i64>, device: &Device) -> Self {
+        let count = tokens.len();
+        Self {
+            input,
+            places,
+            answers: Answers::Ids(Tensor::from_data(TensorData::new(tokens, [count]), device)),
+        }
     }
 
-    /// Hides tokens of the rows `indices`; every row has a stream of the seed of its own.
-    fn hide(&self, data: &EncodedData, indices: &[usize], seed: u64) -> Masked {
-        let mut rows: Vec<_> = indices.iter().map(|i| data.rows[*i].clone()).collect();
-        let seq = rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);
-        let (mut positions, mut tokens) = (Vec::new(), Vec::new());
-        let share = |x: u32| f64::from(x) / (f64::from(u32::MAX) + 1.0);
-        for (at, (row, index)) in rows.iter_mut().zip(indices).enumerate() {
-            let mut rng = ChaCha8Rng::seed_from_u64(seed);
-            rng.set_stream(*index as u64);
-            for (t, id) in row.ids.iter_mut().enumerate() {
-                if self.special.contains(id) || share(rng.next_u32()) >= self.probability {
-                    continue;
-                }
-                positions.push((at * seq + t) as i64);
-                tokens.push(i64::from(*id));
-                match share(rng.next_u32()) {
-                    x if x < 0.8 => *id = self.mask_id,
-                    x if x < 0.9 => *id = rng.next_u32() % self.vocab,
-                    _ => {}
-                }
-            }
-        }
-        if positions.is_empty() {
-            // A batch of very short texts: the first token predicts itself.
-            positions.push(0);
-            tokens.push(i64::from(rows[0].ids[0]));
-        }
-        let lengths = rows.iter().map(|row| row.ids.len()).collect();
-        let labels = vec![None; rows.len()];
-        Masked {
-            rows: EncodedData { rows, labels, lengths },
-            positions,
-            tokens,
+    /// How many predictions are asked for.
+    pub fn predictions(&self) -> usize {
+        match &self.answers {
+            Answers::Ids(ids) => ids.dims()[0],
+            Answers::Targets(_, rows) => *rows,
         }
     }
 }
 
 impl Learner {
-    /// Mean loss over a batch, in training.
-    pub fn loss(
+    /// The rows `indices` with what is to be said of them; `seed` hides tokens, where tokens are hidden.
+    pub fn batch(&self, data: &Examples, indices: &[usize], seed: u64, device: &Device) -> Batch {
+        data.batch(indices, &self.adapted.base, seed, device)
+    }
+
+    /// Mean loss over a batch times `share`, in training, and its gradients; with the memory of one block if `by_block`.
+    pub fn gradients(&self, batch: Batch, share: f64, draws: Draws, by_block: bool) -> LossGradients {
+        match (&*self.adapted.base, batch.input.clone()) {
+            (Model::Encoder(model), Input::Encoder(input)) if by_block => {
+                self.gradients_by_block(model, input, &batch, share, draws)
+            }
+            (Model::CausalLm(model), Input::CausalLm(input)) if by_block => {
+                self.gradients_by_block(model, input, &batch, share, draws)
+            }
+            (_, input) => {
+                let mut cx = self.training(draws);
+                let hidden = self.hidden(input, &mut cx);
+                let loss = self.loss(hidden, &batch, share, &mut cx);
+                LossGradients::of(&loss, &self.adapted.set, &self.head)
+            }
+        }
+    }
+
+    fn gradients_by_block<M: Blocks>(
         &self,
-        data: &EncodedData,
-        indices: &[usize],
-        masking: Option<&Masking>,
-        seed: u64,
-        device: &Device,
-    ) -> Result<Tensor<1>, TrainError> {
-        let loss = match &self.head {
-            Head::Text(head) => {
-                let (scores, seq) = row_scores(&self.adapted, head, data, indices, Some(seed), device);
-                let targets = targets(data, indices, head.config().labels.len(), device);
-                head.loss(scores, targets, None, seq)?
+        model: &M,
+        input: M::Input,
+        batch: &Batch,
+        share: f64,
+        draws: Draws,
+    ) -> LossGradients {
+        let loss = |hidden, cx: &mut Ctx<'_>| self.loss(hidden, batch, share, cx);
+        let cx = self.training(draws);
+        LossGradients::by_block(model, input, &self.adapted.set, &self.head, &cx, loss)
+    }
+
+    fn training(&self, draws: Draws) -> Ctx<'_> {
+        Ctx::new(&self.adapted.set)
+            .training(draws.seed)
+            .skipping_layers(0..draws.dropped_layers)
+    }
+
+    fn loss(&self, hidden: Tensor<3>, batch: &Batch, share: f64, cx: &mut Ctx<'_>) -> Tensor<1> {
+        let loss = match (&batch.answers, &self.head, &*self.adapted.base, &batch.input) {
+            (Answers::Ids(ids), ..) => cross_entropy(self.logits(hidden, batch, cx), ids.clone()).mean(),
+            (Answers::Targets(targets, _), Some(Head::Text(head)), Model::Encoder(encoder), Input::Encoder(input)) => {
+                let padding = cx.pass().padding.clone();
+                let scores = head.forward(hidden, padding, encoder, cx);
+                let [_, seq] = input.ids.dims();
+                let loss = head.loss(scores, targets.clone(), None, seq);
+                loss.unwrap_or_else(|error| unreachable!("the labels were read for this head: {error}"))
             }
-            _ => {
-                let (logits, labels) = self.predict(data, indices, masking, Some(seed), device);
-                cross_entropy(logits, labels).mean()
-            }
+            (Answers::Targets(..), ..) => unreachable!("only such a head has targets of its own"),
         };
-        Ok(match self.adapted.set.penalty() {
+        let loss = match self.adapted.set.penalty() {
             Some(penalty) => loss + penalty,
             None => loss,
-        })
+        };
+        loss * share
     }
 
-    /// Logits and what they should say, a row a prediction.
-    fn predict(
-        &self,
-        data: &EncodedData,
-        indices: &[usize],
-        masking: Option<&Masking>,
-        seed: Option<u64>,
-        device: &Device,
-    ) -> (Tensor<2>, Tensor<1, Int>) {
+    /// The last hidden state, of the decoder where there are two stacks.
+    fn hidden(&self, input: Input, cx: &mut Ctx<'_>) -> Tensor<3> {
+        match (&*self.adapted.base, input) {
+            (Model::Encoder(model), Input::Encoder(input)) => model.forward(input, cx),
+            (Model::CausalLm(model), Input::CausalLm(input)) => model.forward(input, cx),
+            (Model::EncoderDecoder(model), Input::EncoderDecoder(input)) => {
+                let encoded = model.encode(input.ids, input.padding, cx);
+                model.decode(input.decoder_ids, &encoded, None, cx)
+            }
+            _ => unreachable!("examples make the input of the model they were read for"),
+        }
+    }
+
+    /// Logits of a batch, a row a prediction, `[predictions, classes or vocab]`. Of tokens only those that are to be
+    /// predicted go through the head: the vocabulary is wide.
+    fn logits(&self, hidden: Tensor<3>, batch: &Batch, cx: &mut Ctx<'_>) -> Tensor<2> {
+        match (&*self.adapted.base, &self.head) {
+            (_, Some(Head::Classification(head))) => head.forward(hidden, cx.pass()),
+            (Model::Encoder(encoder), Some(Head::MaskedLm(head))) => {
+                head.scores(chosen(hidden, batch, cx), encoder, cx).squeeze_dim(0)
+            }
+            (Model::CausalLm(lm), _) => lm.logits(chosen(hidden, batch, cx), cx).squeeze_dim(0),
+            (Model::EncoderDecoder(lm), _) => lm.logits(chosen(hidden, batch, cx), cx).squeeze_dim(0),
+            (Model::Encoder(_), Some(Head::Text(_)) | None) => unreachable!("such a run has no logits"),
+        }
+    }
+
+    fn predict(&self, batch: Batch) -> (Tensor<2>, Tensor<1, Int>) {
         let mut cx = Ctx::new(&self.adapted.set);
-        if let Some(seed) = seed {
-            cx = cx.training(seed);
-        }
-        let encoder = &*self.adapted.base;
-        let pad_id = encoder.pad_id();
-        match (&self.head, masking) {
-            (Head::MaskedLm(head), Some(masking)) => {
-                let masked = masking.hide(data, indices, seed.unwrap_or(EVALUATION));
-                let all: Vec<usize> = (0..indices.len()).collect();
-                let (input, _) = masked.rows.batch(&all, pad_id, device);
-                let hidden = encoder.forward(input, &mut cx);
-                let [batch, seq, width] = hidden.dims();
-                let count = masked.positions.len();
-                let positions = Tensor::<1, Int>::from_data(TensorData::new(masked.positions, [count]), device);
-                let labels = Tensor::from_data(TensorData::new(masked.tokens, [count]), device);
-                // Only what is to be predicted goes through the head: the vocabulary is wide.
-                let hidden = hidden.reshape([batch * seq, width]).select(0, positions);
-                let logits = head.scores(hidden.unsqueeze_dim(0), encoder, &mut cx);
-                (logits.squeeze_dim(0), labels)
-            }
-            (Head::Classification(head), _) => {
-                let (input, labels) = data.batch(indices, pad_id, device);
-                let padding = input.padding.clone();
-                let hidden = encoder.forward(input, &mut cx);
-                (head.forward(hidden, padding, cx.pass()), labels)
-            }
-            (Head::MaskedLm(_), None) => unreachable!("a run with this head has a masking"),
-            (Head::Text(_), _) => unreachable!("this head scores its rows itself"),
+        let hidden = self.hidden(batch.input.clone(), &mut cx);
+        let logits = self.logits(hidden, &batch, &mut cx);
+        match batch.answers {
+            Answers::Ids(ids) => (logits, ids),
+            Answers::Targets(..) => unreachable!("such a run has no logits"),
         }
     }
 
-    /// Scores the whole of `data`. For hidden tokens: the mean loss and the share guessed right; no logits.
-    pub fn evaluate(
-        &self,
-        data: &EncodedData,
-        masking: Option<&Masking>,
-        batch_size: usize,
-        device: &Device,
-    ) -> Result<Evaluation, TrainError> {
-        if let Head::Classification(head) = &self.head {
-            let model = SequenceClassifier {
-                adapted: self.adapted.clone(),
-                head: head.clone(),
-            };
-            return evaluate(&model, data, batch_size, device);
+    /// Scores the whole of `data`. Of tokens: the mean loss and the share guessed right; no logits.
+    pub fn evaluate(&self, data: &Examples, batch_size: usize, device: &Device) -> Result<Evaluation, TrainError> {
+        let predict = |indices: &[usize]| self.predict(self.batch(data, indices, EVALUATION, device));
+        if let (Examples::Labelled(labelled, _), Model::Encoder(encoder), Some(Head::Text(head))) =
+            (data, &*self.adapted.base, &self.head)
+        {
+            return evaluate_head(encoder, &self.adapted.set, head, labelled, batch_size, device);
         }
-        if let Head::Text(head) = &self.head {
-            return evaluate_head(&self.adapted, head, data, batch_size, device);
+        if let Examples::Labelled(labelled, _) = data {
+            return evaluate_with(predict, &labelled.lengths, batch_size);
         }
         let (mut loss, mut right, mut count) = (0.0, 0.0, 0usize);
-        for indices in eval_batches(&data.lengths, batch_size) {
-            let (logits, labels) = self.predict(data, &indices, masking, None, device);
+        for indices in eval_batches(data.lengths(), batch_size) {
+            let (logits, answers) = predict(&indices);
             let guesses = logits.clone().argmax(1).squeeze_dim::<1>(1);
-            right += f64::from(guesses.equal(labels.clone()).int().sum().into_scalar::<i64>() as f32);
-            count += labels.dims()[0];
-            loss += f64::from(cross_entropy(logits, labels).sum().into_scalar::<f32>());
+            right += f64::from(guesses.equal(answers.clone()).int().sum().into_scalar::<i64>() as f32);
+            count += answers.dims()[0];
+            loss += f64::from(cross_entropy(logits, answers).sum().into_scalar::<f32>());
         }
         let count = count.max(1) as f64;
         Ok(Evaluation {
@@ -213,14 +218,35 @@ impl Learner {
         })
     }
 
-    /// Writes the head into the folder of the adapter `name`; the file of a classification head.
+    /// Writes the head, where one trains, into the folder of the adapter `name`; the file of a classification head.
     pub fn save_head(&self, dir: &Path, name: &str, file: &str) -> Result<(), TrainError> {
-        match &self.head {
-            Head::Classification(head) => head.save(&dir.join(file))?,
-            Head::MaskedLm(head) | Head::Text(head) => head.save(dir, name, &*self.adapted.base)?,
+        match (&self.head, &*self.adapted.base) {
+            (Some(Head::Classification(head)), _) => head.save(&dir.join(file))?,
+            (Some(Head::MaskedLm(head) | Head::Text(head)), Model::Encoder(encoder)) => {
+                head.save(dir, name, encoder)?
+            }
+            _ => {}
         }
         Ok(())
     }
+}
+
+/// The hidden states that predict: those at the places of the batch, where an adapter may have made the rows longer.
+/// `[batch, seq, d_model]` to `[1, predictions, d_model]`.
+fn chosen(hidden: Tensor<3>, batch: &Batch, cx: &Ctx<'_>) -> Tensor<3> {
+    let ([rows, seq, width], count) = (hidden.dims(), batch.places.len());
+    let position = |t: usize| match batch.input {
+        // What was put in is in front of the encoder's text.
+        Input::EncoderDecoder(_) => t,
+        _ => cx.pass().position(t),
+    };
+    let places = batch.places.iter();
+    let positions: Vec<i64> = places.map(|(row, t)| (row * seq + position(*t)) as i64).collect();
+    let positions = Tensor::<1, Int>::from_data(TensorData::new(positions, [count]), &hidden.device().inner());
+    hidden
+        .reshape([rows * seq, width])
+        .select(0, positions)
+        .unsqueeze_dim(0)
 }
 
 impl Head {
@@ -231,56 +257,5 @@ impl Head {
             Self::MaskedLm(head) | Self::Text(head) => head.named_params(),
         };
         named.into_iter().map(|(name, id)| (name.into_owned(), id)).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use adapters_models::Encoded;
-
-    use super::*;
-
-    #[test]
-    fn hidden_tokens_are_never_special_repeat_with_the_seed_and_keep_their_share() {
-        let masking = Masking {
-            probability: 0.15,
-            mask_id: 103,
-            vocab: 1000,
-            special: vec![101, 102],
-        };
-        let row = |n: u32| Encoded {
-            ids: [101].into_iter().chain((0..n).map(|t| 200 + t)).chain([102]).collect(),
-            type_ids: vec![0; n as usize + 2],
-        };
-        let rows: Vec<_> = (0..200).map(|i| row(10 + i % 30)).collect();
-        let data = EncodedData {
-            lengths: rows.iter().map(|row| row.ids.len()).collect(),
-            labels: vec![None; rows.len()],
-            rows,
-        };
-        let all: Vec<usize> = (0..200).collect();
-        let (once, again, other) = (
-            masking.hide(&data, &all, 1),
-            masking.hide(&data, &all, 1),
-            masking.hide(&data, &all, 2),
-        );
-        assert_eq!(once.positions, again.positions);
-        assert_ne!(once.positions, other.positions);
-        assert!(once.tokens.iter().all(|id| (200..300).contains(id)));
-        let words: usize = data.lengths.iter().map(|l| l - 2).sum();
-        let share = once.tokens.len() as f64 / words as f64;
-        assert!((share - 0.15).abs() < 0.02, "{share}");
-        let masks = once
-            .rows
-            .rows
-            .iter()
-            .flat_map(|r| &r.ids)
-            .filter(|id| **id == 103)
-            .count();
-        let masked = masks as f64 / once.tokens.len() as f64;
-        assert!((masked - 0.8).abs() < 0.05, "{masked}");
-        // A row is hidden alike in any batch.
-        let alone = masking.hide(&data, &[7], 1);
-        assert_eq!(alone.rows.rows[0], once.rows.rows[7]);
     }
 }

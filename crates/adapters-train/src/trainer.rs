@@ -6,34 +6,34 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use adapters_core::store::{
-    Grammar, HeadManifest, LoadOptions, Manifest, Pooling, StoreError, expressible, load_adapter, save_adapter,
-};
-use adapters_core::{Adapted, Composition, Regime, Registry};
+use adapters_core::store::{Pooling, StoreError};
+use adapters_core::{Adapted, Host, Regime, Registry};
 use adapters_models::heads::HeadPooling;
-use adapters_models::{ClassificationHead, Head as FlexibleHead, HeadConfig, Pretrained};
+use adapters_models::{ClassificationHead, Head as FlexibleHead, HeadConfig, Model, Pretrained};
 use burn::module::Module;
-use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::optim::GradientsAccumulator;
 use burn::tensor::Device;
 use serde_json::json;
 
+use crate::attach::attach;
 use crate::batches::epoch_batches;
 use crate::checkpoint::{self, Checkpoint, Optimizers, Position, Values};
 use crate::curve::{self, Curve};
-use crate::data::{Dataset, Fields};
 use crate::error::TrainError;
-use crate::evaluate::{EncodedData, Evaluation};
+use crate::evaluate::Evaluation;
+use crate::examples::Examples;
+use crate::leave::save_all;
 use crate::optimizer::{adamw, clip, gradient_values, linear_schedule, split};
+use crate::parts::train_parts;
 use crate::recipe::{HeadKind, Keep, Recipe};
 use crate::report::{Event, Outcome};
 use crate::run_files::{MetricsLog, Summary, peak_rss_bytes};
-use crate::task::{Head, Learner, Masking};
+use crate::task::{Draws, Head, Learner};
 
 /// Files of a run folder.
 const CHECKPOINT: &str = "checkpoint.safetensors";
 const SUMMARY: &str = "summary.json";
 const METRICS: &str = "metrics.jsonl";
-const HEAD: &str = "head.safetensors";
 
 /// A recipe, and where and with what to run it.
 #[derive(Clone, Debug)]
@@ -52,13 +52,12 @@ pub struct Run {
 
 /// Data and names a run needs throughout.
 struct Inputs {
-    train: EncodedData,
-    validation: EncodedData,
-    test: Option<EncodedData>,
+    train: Examples,
+    validation: Examples,
+    test: Option<Examples>,
     steps: u64,
     steps_per_epoch: u64,
     total_params: usize,
-    masking: Option<Masking>,
 }
 
 /// Everything that changes while a run goes.
@@ -82,6 +81,9 @@ struct State {
 pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> Result<Outcome, TrainError> {
     let recipe = &run.recipe;
     make_dir(&run.dir)?;
+    if let Some(fusion) = &recipe.fusion {
+        return train_parts(run, fusion, on_event);
+    }
     let unfinished = Checkpoint::read(&run.dir.join(CHECKPOINT))?;
     if let Some(field) = unfinished.as_ref().and_then(|c| c.position.recipe.difference(recipe)) {
         return Err(TrainError::OtherRun {
@@ -166,14 +168,7 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
         }
     }
     if stopped {
-        return Ok(Outcome {
-            dir: run.dir.clone(),
-            adapter: run.dir.join("adapter"),
-            grammar: Grammar::AdapterHub,
-            peft: Err("the run was stopped".to_owned()),
-            summary: Summary::default(),
-            finished: false,
-        });
+        return Ok(Outcome::stopped(&run.dir));
     }
     let seconds = seconds_before + started.elapsed().as_secs_f64();
     finish(run, &inputs, state, seconds, on_event)
@@ -187,98 +182,70 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
     if let Some(dropout) = recipe.train.base_dropout {
         pretrained = pretrained.with_dropout(dropout);
     }
-    let encoder = pretrained.encoder(device)?;
-    if recipe.model.max_length > encoder.max_length() {
+    let model = match recipe.head.kind {
+        HeadKind::Classification | HeadKind::MaskedLm | HeadKind::Regression | HeadKind::MultiLabel => {
+            Model::Encoder(pretrained.encoder(device)?)
+        }
+        HeadKind::CausalLm => Model::CausalLm(pretrained.causal_lm(device)?),
+        HeadKind::Seq2seqLm => Model::EncoderDecoder(pretrained.encoder_decoder(device)?),
+    };
+    check_length(recipe, model.max_length(), 0)?;
+    if let (true, Model::EncoderDecoder(_)) = (recipe.train.gradient_checkpointing, &model) {
         return Err(TrainError::Value {
-            field: "model.max_length",
-            expected: format!("at most {}, the model's longest input", encoder.max_length()),
-            found: recipe.model.max_length.to_string(),
+            field: "train.gradient_checkpointing",
+            expected: "false for a model of two stacks, whose blocks are no chain".to_owned(),
+            found: "true".to_owned(),
         });
     }
     let tokenizer = pretrained.tokenizer(recipe.model.max_length)?;
-    let masked = recipe.head.kind == HeadKind::MaskedLm;
-    let read = |path: &Path| {
-        let (fields, labels) = (&recipe.data.fields, &recipe.data.labels);
-        let data = if masked {
-            // The text is its own label; what the file says of classes is not read.
-            let fields = Fields {
-                label: String::new(),
-                ..fields.clone()
-            };
-            Dataset::read_texts(path, &fields, labels)?
-        } else {
-            Dataset::read_as(recipe.head.kind.labels(), path, fields, labels)?
-        };
-        EncodedData::new(&data, &tokenizer, &encoder)
-    };
-    let train = read(&recipe.data.train)?;
-    let validation = read(&recipe.data.validation)?;
-    let test = recipe.data.test.as_deref().map(read).transpose()?;
-    let batches = train.rows.len().div_ceil(recipe.train.batch_size);
+    let read = |path: &Path, part| Examples::read(recipe, path, part, &pretrained, &model, &tokenizer);
+    let train = read(&recipe.data.train, recipe.data.part)?;
+    let validation = read(&recipe.data.validation, None)?;
+    let test = recipe.data.test.as_deref().map(|path| read(path, None)).transpose()?;
+    let batches = train.lengths().len().div_ceil(recipe.train.batch_size);
     let steps_per_epoch = batches.div_ceil(recipe.train.accumulate) as u64;
-    let base_params = encoder.num_params();
+    let base_params = model.num_params();
 
-    let mut adapted = Adapted::new(encoder);
-    let method = recipe.adapter.method(run.registry)?;
-    let name = &recipe.adapter.name;
-    let report = adapted.set.attach(name, method, &*adapted.base, seed, device)?;
-    // An adapter that no format can hold is refused before it is trained.
-    expressible(&adapted.set, name, &*adapted.base)?;
-    let below = match &recipe.adapter.stack_on {
-        Some(dir) => {
-            let options = LoadOptions::default();
-            let report = load_adapter(dir, &mut adapted.set, &*adapted.base, run.registry, &options, device)?;
-            Some(report.attached.adapter)
+    let mut adapted = Adapted::new(model);
+    let trained = attach(run, &mut adapted, &tokenizer)?;
+    let taken = adapted.set.iter().map(|adapter| adapter.method().positions()).max();
+    check_length(recipe, adapted.base.max_length(), taken.unwrap_or(0))?;
+    let head = match (recipe.head.kind, &*adapted.base) {
+        (HeadKind::Classification, base) => {
+            let (pooling, dropout, classes) = (recipe.head.pooling, recipe.head.dropout, recipe.data.labels.count());
+            let head = ClassificationHead::new(base.d_model(), classes, pooling, dropout, seed, device);
+            Some(Head::Classification(head))
         }
-        None => None,
+        (HeadKind::MaskedLm, Model::Encoder(encoder)) => {
+            let head = FlexibleHead::new(HeadConfig::masked_lm(), encoder, seed, device)?;
+            Some(Head::MaskedLm(head))
+        }
+        (HeadKind::Regression | HeadKind::MultiLabel, Model::Encoder(encoder)) => {
+            let head = FlexibleHead::new(text_head(recipe), encoder, seed, device)?;
+            Some(Head::Text(head))
+        }
+        // The model's own.
+        _ => None,
     };
-    adapted.set.activate(match &below {
-        Some(below) => Composition::stack([below.as_str(), name]),
-        None => Composition::adapter(name),
-    })?;
-    let d_model = adapters_core::Host::d_model(&*adapted.base);
-    let classes = recipe.data.labels.count();
-    let head = match recipe.head.kind {
-        HeadKind::Classification => {
-            let (pooling, dropout) = (recipe.head.pooling, recipe.head.dropout);
-            Head::Classification(ClassificationHead::new(
-                d_model, classes, pooling, dropout, seed, device,
-            ))
-        }
-        HeadKind::MaskedLm => {
-            let config = HeadConfig::masked_lm();
-            Head::MaskedLm(FlexibleHead::new(config, &*adapted.base, seed, device)?)
-        }
-        HeadKind::Regression | HeadKind::MultiLabel => {
-            let pooling = match recipe.head.pooling {
-                Pooling::Mean => HeadPooling::Mean,
-                Pooling::First => HeadPooling::First,
-            };
-            let labels = &recipe.data.labels;
-            let config = match recipe.head.kind {
-                HeadKind::Regression => HeadConfig::regression(pooling),
-                _ => HeadConfig::new(
-                    adapters_models::heads::HeadKind::MultiLabel { pooling },
-                    (0..classes).map(|label| labels.name(label)),
-                ),
-            };
-            // One linear layer, as the classification head.
-            let config = config.with_layers(1).with_dropout(recipe.head.dropout);
-            Head::Text(FlexibleHead::new(config, &*adapted.base, seed, device)?)
-        }
-    };
-    let masking = match masked {
-        true => Some(Masking::new(recipe.head.mask_probability, &tokenizer, &adapted.base)?),
-        false => None,
-    };
+    if let Some(drop) = recipe
+        .train
+        .drop_layers
+        .filter(|drop| drop.most >= adapted.base.num_layers())
+    {
+        return Err(TrainError::Value {
+            field: "train.drop_layers",
+            expected: format!("fewer than the {} layers of the model", adapted.base.num_layers()),
+            found: drop.to_string(),
+        });
+    }
     // The base stays on the plain device; only adapters and head enter autodiff.
     let mut model = Learner { adapted, head }.train();
-    if let Some(below) = &below {
-        model.adapted.set.set_trainable(below, false)?;
+    for name in &trained.frozen {
+        model.adapted.set.set_trainable(name, false)?;
     }
     let steps = steps_per_epoch * recipe.train.epochs as u64;
-    let trained = model.adapted.set.iter().filter(|adapter| adapter.is_trainable());
-    let regimes = trained
+    let training = model.adapted.set.iter().filter(|adapter| adapter.is_trainable());
+    let regimes = training
         .filter_map(|adapter| Some((adapter.name().to_owned(), adapter.method().regime(steps)?)))
         .collect();
     let inputs = Inputs {
@@ -287,7 +254,6 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
         steps,
         steps_per_epoch,
         total_params: base_params + model.num_params(),
-        masking,
         train,
     };
     let state = State {
@@ -309,7 +275,40 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
         regimes,
         epoch: None,
     };
-    Ok((state, inputs, report.to_string()))
+    Ok((state, inputs, trained.report))
+}
+
+/// A head that says a number or several labels: one linear layer, as the classification head.
+fn text_head(recipe: &Recipe) -> HeadConfig {
+    let pooling = match recipe.head.pooling {
+        Pooling::Mean => HeadPooling::Mean,
+        Pooling::First => HeadPooling::First,
+    };
+    let labels = &recipe.data.labels;
+    let config = match recipe.head.kind {
+        HeadKind::Regression => HeadConfig::regression(pooling),
+        _ => HeadConfig::new(
+            adapters_models::heads::HeadKind::MultiLabel { pooling },
+            (0..labels.count()).map(|label| labels.name(label)),
+        ),
+    };
+    config.with_layers(1).with_dropout(recipe.head.dropout)
+}
+
+/// Refuses texts longer than the positions the model has, less those an adapter takes.
+fn check_length(recipe: &Recipe, longest: usize, taken: usize) -> Result<(), TrainError> {
+    let allowed = longest.saturating_sub(taken);
+    if recipe.model.max_length <= allowed {
+        return Ok(());
+    }
+    Err(TrainError::Value {
+        field: "model.max_length",
+        expected: match taken {
+            0 => format!("at most {allowed}, the model's longest input"),
+            _ => format!("at most {allowed}, as the adapter takes {taken} of the model's {longest} positions"),
+        },
+        found: recipe.model.max_length.to_string(),
+    })
 }
 
 /// One optimizer step over `accumulate` batches; returns its mean loss and the adapter's learning rate.
@@ -320,7 +319,7 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
     let batches = match state.epoch.take() {
         Some((of, batches)) if of == epoch => batches,
         _ => epoch_batches(
-            &inputs.train.lengths,
+            inputs.train.lengths(),
             train.batch_size,
             train.seed,
             epoch as usize,
@@ -332,24 +331,32 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
         .skip(in_epoch * train.accumulate)
         .take(train.accumulate)
         .collect();
-    let rows: usize = mine.iter().map(|b| b.len()).sum();
+    let model = &state.model;
+    let passes: Vec<_> = mine
+        .into_iter()
+        .zip(done * train.accumulate as u64..)
+        .map(|(indices, pass)| {
+            let seed = pass_seed(train.seed, pass);
+            let dropped_layers = train.drop_layers.map_or(0, |drop| drop.draw(seed));
+            let batch = model.batch(&inputs.train, indices, seed, &run.device);
+            (batch, Draws { seed, dropped_layers }, pass)
+        })
+        .collect();
+    let predictions: usize = passes.iter().map(|(batch, ..)| batch.predictions()).sum();
 
     let mut of_set = GradientsAccumulator::new();
     let mut of_head = GradientsAccumulator::new();
     let mut mean_loss = 0.0;
-    for (i, indices) in mine.into_iter().enumerate() {
-        let seed = pass_seed(train.seed, done * train.accumulate as u64 + i as u64);
-        let masking = inputs.masking.as_ref();
-        let loss = state.model.loss(&inputs.train, indices, masking, seed, &run.device)?;
-        // Weighted by rows, so that a step over many batches is the step over one large batch.
-        let share = indices.len() as f64 / rows as f64;
-        let loss = loss * share;
-        mean_loss += f64::from(loss.clone().into_scalar::<f32>());
-        let mut grads = loss.backward();
-        let set = &state.model.adapted.set;
-        of_set.accumulate(set, GradientsParams::from_module(&mut grads, set));
-        let head = &state.model.head;
-        of_head.accumulate(head, GradientsParams::from_module(&mut grads, head));
+    for (batch, draws, pass) in passes {
+        // What cools with training is told how long it has been trained.
+        state.model.adapted.set.set_passes(pass);
+        let model = &state.model;
+        // Weighted by predictions, so that a step over many batches is the step over one large batch.
+        let share = batch.predictions() as f64 / predictions.max(1) as f64;
+        let pass = model.gradients(batch, share, draws, train.gradient_checkpointing);
+        mean_loss += pass.loss;
+        of_set.accumulate(&model.adapted.set, pass.of_set);
+        of_head.accumulate(&model.head, pass.of_head);
     }
     let (mut of_set, mut of_head) = (of_set.grads(), of_head.grads());
     if let Some(max_norm) = train.clip_norm {
@@ -425,11 +432,10 @@ fn pass_seed(seed: u64, pass: u64) -> u64 {
 /// Evaluates on the validation data and keeps the weights if they are the best so far.
 fn validate(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(Evaluation, bool), TrainError> {
     let batch_size = run.recipe.train.eval_batch_size;
-    let evaluation =
-        state
-            .model
-            .valid()
-            .evaluate(&inputs.validation, inputs.masking.as_ref(), batch_size, &run.device)?;
+    let evaluation = state
+        .model
+        .valid()
+        .evaluate(&inputs.validation, batch_size, &run.device)?;
     let position = &mut state.position;
     let best = position.best.is_none_or(|(accuracy, _)| evaluation.accuracy > accuracy);
     if best {
@@ -463,7 +469,7 @@ fn finish(
     }
     .valid();
     let test = match &inputs.test {
-        Some(test) => Some(model.evaluate(test, inputs.masking.as_ref(), recipe.train.eval_batch_size, &run.device)?),
+        Some(test) => Some(model.evaluate(test, recipe.train.eval_batch_size, &run.device)?),
         None => None,
     };
     if let Some(evaluation) = &test {
@@ -473,17 +479,7 @@ fn finish(
         });
     }
     let adapter = run.dir.join("adapter");
-    let peft = run.dir.join("adapter-peft");
-    let grammar = expressible(&model.adapted.set, &recipe.adapter.name, &*model.adapted.base)?;
-    save(run, &model, grammar, &adapter)?;
-    let peft = match grammar {
-        Grammar::Peft => Ok(adapter.clone()),
-        Grammar::AdapterHub => match save(run, &model, Grammar::Peft, &peft) {
-            Ok(()) => Ok(peft),
-            Err(TrainError::Adapter(error @ adapters_core::Error::Config { .. })) => Err(with_source(&error)),
-            Err(error) => return Err(error),
-        },
-    };
+    let (grammar, peft) = save_all(run, &model)?;
     draw_curve(run)?;
     let mut summary = Summary {
         test_accuracy: test.as_ref().map(|t| t.accuracy),
@@ -520,36 +516,6 @@ fn finish(
     })
 }
 
-/// Writes the adapter, its head and its manifest into `dir`.
-fn save(run: &Run, model: &Learner, grammar: Grammar, dir: &Path) -> Result<(), TrainError> {
-    let recipe = &run.recipe;
-    let name = &recipe.adapter.name;
-    save_adapter(dir, grammar, &model.adapted.set, name, &*model.adapted.base)?;
-    model.save_head(dir, name, HEAD)?;
-    let labels = &recipe.data.labels;
-    let manifest = Manifest {
-        name: name.clone(),
-        config: model.adapted.set.attached(name)?.method().to_string(),
-        base_architecture: adapters_core::Host::architecture(&*model.adapted.base).to_owned(),
-        base_model: recipe.model.path.clone(),
-        max_length: Some(recipe.model.max_length),
-        quantize: recipe.model.quantize,
-        stack_on: recipe
-            .adapter
-            .stack_on
-            .as_ref()
-            .map(|dir| dir.to_string_lossy().into_owned()),
-        head: matches!(model.head, Head::Classification(_)).then(|| HeadManifest {
-            file: HEAD.to_owned(),
-            pooling: recipe.head.pooling,
-            labels: (0..labels.count()).map(|class| labels.name(class)).collect(),
-        }),
-        written_by: concat!("adapters ", env!("CARGO_PKG_VERSION")).to_owned(),
-        ..Manifest::default()
-    };
-    Ok(manifest.write(dir)?)
-}
-
 /// Draws the curves of `metrics.jsonl`, all of it: a resumed run draws what came before too.
 fn draw_curve(run: &Run) -> Result<(), TrainError> {
     let records = MetricsLog::records(run.dir.join(METRICS))?;
@@ -572,13 +538,6 @@ fn draw_curve(run: &Run) -> Result<(), TrainError> {
         &run.dir.join("curve.svg"),
         &run.dir.join("curve.png"),
     )?)
-}
-
-fn with_source(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    }
 }
 
 fn make_dir(dir: &Path) -> Result<(), TrainError> {

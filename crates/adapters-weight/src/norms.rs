@@ -1,8 +1,8 @@
 //! LN tuning: the parameters of the normalisations, trained in copies.
 
 use adapters_core::copies::copy_of;
-use adapters_core::target::ModuleFields;
-use adapters_core::{Build, ConfigError, Error, Role, SiteInfo, SiteLayer};
+use adapters_core::target::{ModuleFields, Target};
+use adapters_core::{Build, ConfigError, Error, SiteInfo, SiteLayer};
 use serde::{Deserialize, Serialize};
 
 use crate::tuner::{Tuner, has_targets};
@@ -22,7 +22,10 @@ pub struct LnTuning {
 impl Tuner for LnTuning {
     const NAME: &'static str = "ln_tuning";
     const PEFT_TYPE: &'static str = "LN_TUNING";
-    const ROLES: &'static [Role] = &[Role::EmbeddingNorm, Role::AttentionNorm, Role::FfnNorm];
+
+    fn default_target() -> Target {
+        Target::Norms
+    }
 
     has_targets!();
 

@@ -21,8 +21,16 @@ pub trait Tuner: Clone + Debug + Default + PartialEq + Serialize + DeserializeOw
     const NAME: &'static str;
     /// Peft's name, e.g. `"LOHA"`.
     const PEFT_TYPE: &'static str;
-    /// Roles of the modules adapted when none are named.
+    /// Roles of those modules.
     const ROLES: &'static [Role] = &[Role::Query, Role::Value];
+
+    /// The modules adapted when none are named.
+    fn default_target() -> Target {
+        Target::Roles {
+            roles: Self::ROLES.to_vec(),
+            leave_out: Vec::new(),
+        }
+    }
 
     /// Which modules are adapted.
     fn targets(&self) -> &ModuleFields;
@@ -185,10 +193,7 @@ impl<T: Tuner> Method for Tuned<T> {
     fn target(&self) -> Target {
         match self.0.targets().target() {
             Some(modules) => Target::Modules(modules),
-            None => Target::Roles {
-                roles: T::ROLES.to_vec(),
-                leave_out: Vec::new(),
-            },
+            None => T::default_target(),
         }
     }
 

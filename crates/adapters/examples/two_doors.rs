@@ -69,11 +69,8 @@ impl Host for Layers {
     }
     fn sites(&self) -> Vec<SiteInfo> {
         let (d_in, d_out) = (self.d_model(), self.d_model());
-        let info = |index| SiteInfo {
-            site: site(index),
-            kind: SiteKind::Linear { d_in, d_out },
-            path: format!("layers.{index}"),
-        };
+        let linear = SiteKind::Linear { d_in, d_out };
+        let info = |index| SiteInfo::new(site(index), linear, format!("layers.{index}"));
         (0..LAYERS).map(info).collect()
     }
     fn linear(&self, site: Site) -> Option<&Linear> {

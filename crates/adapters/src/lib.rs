@@ -2,6 +2,7 @@
 
 mod device;
 mod methods;
+mod presets;
 
 pub use adapters_core as core;
 pub use adapters_core::{

@@ -12,8 +12,15 @@ const FAMILIES: &[&[&dyn MethodFamily]] = &[
     &[&adapters_bottleneck::BottleneckFamily],
     #[cfg(feature = "lora")]
     &[&adapters_lora::LoraFamily],
+    #[cfg(feature = "prefix")]
+    &[&adapters_prefix::PrefixFamily],
+    #[cfg(feature = "prompt")]
+    &adapters_prompt::FAMILIES,
+    #[cfg(feature = "reft")]
+    &[&adapters_reft::ReftFamily],
     #[cfg(feature = "weight")]
     &adapters_weight::FAMILIES,
+    &[&crate::presets::UnionNames],
 ];
 
 /// A method from a config string, e.g. `lora[r=8,alpha=16]`.

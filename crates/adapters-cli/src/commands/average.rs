@@ -27,7 +27,7 @@ pub fn run(args: AverageArgs) -> Result<(), Failure> {
     let device = loading::device(&args.device)?;
     let manifest = loading::manifest(first)?;
     let dir = loading::base_dir(args.model.as_deref(), &manifest)?;
-    let base = Pretrained::open(&dir)?.encoder(&device)?;
+    let base = Pretrained::open(&dir)?.model(&device)?;
     let mut set = AdapterSet::new();
     let mut weights = Vec::new();
     let mut grammar = None;

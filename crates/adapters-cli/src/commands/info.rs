@@ -5,7 +5,7 @@ use std::path::Path;
 
 use adapters::Host;
 use adapters::core::SiteKind;
-use adapters::models::{Encoder, Pretrained};
+use adapters::models::Pretrained;
 use adapters::store::Manifest;
 use burn::module::Module;
 
@@ -24,24 +24,24 @@ pub fn run(args: InfoArgs) -> Result<(), Failure> {
 }
 
 fn model(dir: &Path, args: &InfoArgs) -> Result<(), Failure> {
-    let encoder = Pretrained::open(dir)?.encoder(&loading::device(&args.device)?)?;
+    let model = Pretrained::open(dir)?.model(&loading::device(&args.device)?)?;
     say!("model {}", dir.display());
-    say!("architecture {} ({})", encoder.architecture(), encoder.class_name());
-    say!("parameters {}", encoder.num_params());
+    say!("architecture {} ({})", model.architecture(), model.class_name());
+    say!("parameters {}", model.num_params());
     say!(
         "width {}, layers {}, vocabulary {}, longest input {}",
-        encoder.d_model(),
-        encoder.num_layers(),
-        encoder.vocab_size(),
-        encoder.max_length()
+        model.d_model(),
+        model.num_layers(),
+        model.vocab_size(),
+        model.max_length()
     );
-    sites(&encoder, args.sites);
+    sites(&model, args.sites);
     Ok(())
 }
 
 /// The sites, all of them or counted by role.
-fn sites(encoder: &Encoder, all: bool) {
-    let sites = encoder.sites();
+fn sites(model: &impl Host, all: bool) {
+    let sites = model.sites();
     say!("sites {}", sites.len());
     if all {
         for info in &sites {
@@ -76,7 +76,9 @@ fn adapter(args: &InfoArgs) -> Result<(), Failure> {
     let found = Manifest::read(&args.path)?;
     let manifest = found.clone().unwrap_or_default();
     let dir = loading::base_dir(args.model.as_deref(), &manifest)?;
-    let (adapted, report) = loading::adapted(&dir, &args.path, args.allow_bin, None, &loading::device(&args.device)?)?;
+    let device = loading::device(&args.device)?;
+    let base = Pretrained::open(&dir)?.model(&device)?;
+    let (adapted, report) = loading::adapted(base, &args.path, args.allow_bin, &device)?;
     let attached = adapted.set.attached(&report.attached.adapter)?;
     say!("adapter {} in {}", attached.name(), args.path.display());
     say!("format {}, weights {}", report.grammar, report.weights.display());

@@ -1,6 +1,6 @@
 //! `adapters merge`
 
-use adapters::models::save_checkpoint;
+use adapters::models::{Pretrained, save_checkpoint};
 
 use crate::args::MergeArgs;
 use crate::failure::Failure;
@@ -23,7 +23,12 @@ pub fn run(args: MergeArgs) -> Result<(), Failure> {
             "choose another folder with --out, or delete this one",
         ));
     }
-    let (adapted, report) = loading::adapted(&dir, &args.adapter, args.allow_bin, None, &device)?;
+    let (adapted, report) = loading::adapted(
+        Pretrained::open(&dir)?.model(&device)?,
+        &args.adapter,
+        args.allow_bin,
+        &device,
+    )?;
     let mut model = (*adapted.base).clone();
     let merged = adapters::merge(&mut model, &adapted.set, &report.attached.adapter, None)?;
     save_checkpoint(&model, &dir, &args.out)?;

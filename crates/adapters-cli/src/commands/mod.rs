@@ -3,7 +3,9 @@
 pub mod average;
 pub mod bench;
 pub mod completions;
+pub mod eject;
 pub mod eval;
+pub mod generate;
 pub mod info;
 pub mod merge;
 pub mod predict;

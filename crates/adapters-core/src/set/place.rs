@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use burn::module::ParamId;
 
+use crate::host::Host;
 use crate::method::Method;
 use crate::site::SiteInfo;
 use crate::store::Grammar;
@@ -26,30 +27,37 @@ pub struct ParamPlace<'a> {
 }
 
 impl ParamPlace<'_> {
-    /// The key of the parameter in a storage grammar, for an adapter stored as `name`.
-    pub fn key(&self, grammar: Grammar, name: &str) -> String {
-        self.key_in(grammar, name, "")
+    /// The key of the parameter in a storage grammar, for an adapter of `host` stored as `name`.
+    pub fn key(&self, grammar: Grammar, name: &str, host: &dyn Host) -> String {
+        let [own, _] = self.keys(grammar, name, host);
+        own
     }
 
-    /// The keys a file may have for it: that of the model's own class, and that of a larger class around it.
-    pub fn keys(&self, grammar: Grammar, name: &str, base_prefix: &str) -> [String; 2] {
-        ["", base_prefix].map(|prefix| self.key_in(grammar, name, prefix))
-    }
-
-    fn key_in(&self, grammar: Grammar, name: &str, prefix: &str) -> String {
-        match self.info {
+    /// The keys a file may have for it: that of the model's own class, and that of a class around or inside it.
+    pub fn keys(&self, grammar: Grammar, name: &str, host: &dyn Host) -> [String; 2] {
+        let prefix = host.base_prefix();
+        let (key, at_a_path) = match self.info {
             Some(info) => {
                 let key = self.method.key(grammar, info, name, &self.param);
-                format!("{}{prefix}{key}", grammar.key_prefix())
+                let at_a_path = key.starts_with(&info.path);
+                (key, at_a_path)
             }
-            None => {
-                let key = self.method.shared_key(grammar, name, &self.param);
-                match grammar {
-                    Grammar::AdapterHub => format!("{prefix}{key}"),
-                    Grammar::Peft => key,
-                }
-            }
+            None => (self.method.shared_key(grammar, name, &self.param), false),
+        };
+        if self.info.is_none() && grammar == Grammar::Peft {
+            return [key.clone(), key];
         }
+        let [own, other] = match (host.is_larger_class(), at_a_path) {
+            (false, _) => [key.clone(), format!("{prefix}{key}")],
+            // What is at no site's path lives in the model inside.
+            (true, false) => [format!("{prefix}{key}"), key],
+            (true, true) => [key.clone(), key.strip_prefix(prefix).unwrap_or(&key).to_owned()],
+        };
+        let of_grammar = match self.info {
+            Some(_) => grammar.key_prefix(),
+            None => "",
+        };
+        [own, other].map(|key| format!("{of_grammar}{key}"))
     }
 
     /// Path of the module it belongs to in the published checkpoint, or `shared`.

@@ -70,6 +70,12 @@ pub enum StoreError {
         /// What is missing.
         missing: &'static str,
     },
+    /// A name that cannot be that of a folder inside another.
+    #[error("`{name}` cannot be the name of a folder, in which a setup keeps what has that name")]
+    NotAFolderName {
+        /// The name.
+        name: String,
+    },
     /// A tensor file does not fit what is to be filled. All offenders are listed.
     #[error("{} does not fit:{}", path.display(), list(.problems))]
     Mismatch {

@@ -15,6 +15,7 @@ use crate::host::Host;
 use crate::layer::map_kind;
 use crate::method::{Method, Registry, StoredConfig};
 use crate::set::{AdapterSet, Attached};
+use crate::site::{Role, SiteKind};
 use crate::store::{Grammar, StoreError, TensorProblem, Tensors, read_json, read_pytorch, read_safetensors};
 
 /// How to load an adapter folder.
@@ -27,6 +28,8 @@ pub struct LoadOptions {
     /// Further safetensors files with tensors of the adapter that the folder lacks: the reference does not write the
     /// shared parameters of headless models.
     pub extra: Vec<PathBuf>,
+    /// Fields to read in place of the configuration's, or beside them: the reference does not write all of them.
+    pub config: Map<String, Value>,
 }
 
 /// What loading did.
@@ -69,10 +72,13 @@ pub fn load_adapter(
     options: &LoadOptions,
     device: &Device,
 ) -> Result<LoadReport, Error> {
-    let folder = read_config(dir, registry)?;
+    let mut folder = read_config(dir, registry, &options.config)?;
     let (weights, mut tensors) = read_weights(dir, folder.grammar, options.allow_bin)?;
     for path in &options.extra {
         tensors.extend(read_safetensors(path)?.0);
+    }
+    if let Some(method) = folder.method.fitting(&tensors) {
+        folder.method = method;
     }
     let name = options.name.clone().unwrap_or_else(|| folder.stored_name.clone());
     let target = folder.method.target();
@@ -92,6 +98,7 @@ pub fn load_adapter(
         }
         filled => filled?,
     };
+    let adapter = adapter.method().loaded(&adapter).unwrap_or(adapter);
     set.insert(adapter)?;
     Ok(LoadReport {
         grammar: folder.grammar,
@@ -100,7 +107,7 @@ pub fn load_adapter(
     })
 }
 
-fn read_config(dir: &Path, registry: Registry) -> Result<Folder, Error> {
+fn read_config(dir: &Path, registry: Registry, more: &Map<String, Value>) -> Result<Folder, Error> {
     let path = dir.join("adapter_config.json");
     if !path.exists() {
         return Err(StoreError::NotAnAdapter {
@@ -111,14 +118,15 @@ fn read_config(dir: &Path, registry: Registry) -> Result<Folder, Error> {
     }
     let file: Map<String, Value> = read_json(&path)?;
     let text = |key| file.get(key).and_then(Value::as_str).map(str::to_owned);
-    let (grammar, fields) = match file.get("config").and_then(Value::as_object) {
-        Some(config) => (Grammar::AdapterHub, config),
-        None => (Grammar::Peft, &file),
+    let (grammar, mut fields) = match file.get("config").and_then(Value::as_object) {
+        Some(config) => (Grammar::AdapterHub, config.clone()),
+        None => (Grammar::Peft, file.clone()),
     };
+    fields.extend(more.clone());
     let version = text("version");
     let stored = StoredConfig {
         grammar,
-        fields,
+        fields: &fields,
         version: version.as_deref().and_then(major_minor),
         versioned: version.is_some(),
     };
@@ -168,7 +176,7 @@ fn read_weights(dir: &Path, grammar: Grammar, allow_bin: bool) -> Result<(PathBu
 }
 
 /// Puts the file's tensors into a built adapter.
-fn fill(
+pub(crate) fn fill(
     mut adapter: Attached,
     grammar: Grammar,
     stored_name: &str,
@@ -182,7 +190,7 @@ fn fill(
     let shapes = adapter.shapes();
     for place in adapter.params() {
         // The class that saved decides the prefix: its own, or that of a larger class around it.
-        let candidates = place.keys(grammar, stored_name, host.base_prefix());
+        let candidates = place.keys(grammar, stored_name, host);
         match candidates.iter().find_map(|k| Some((k, tensors.remove(k)?))) {
             Some((key, data)) => {
                 let expected = shapes.get(&place.id).cloned().unwrap_or_default();
@@ -207,6 +215,9 @@ fn fill(
         nearest: nearest(&key, tensors.keys().map(String::as_str)),
         key,
     }));
+    if grammar == Grammar::Peft {
+        forget_tables(host, &mut tensors);
+    }
     tensors.retain(|key, _| !adapter.method().is_alias(key));
     problems.extend(tensors.into_keys().map(|key| TensorProblem::Unexpected { key }));
     if !problems.is_empty() {
@@ -218,6 +229,29 @@ fn fill(
     let mut fill = Fill(found);
     adapter.change_layers(|layer| map_kind!(layer, l => l.map(&mut fill)));
     Ok(adapter)
+}
+
+/// Takes out copies of the base's embedding tables and head, which peft writes beside an adapter of theirs. One that is not
+/// the base's stays, and is refused with everything else that is not expected.
+fn forget_tables(host: &dyn Host, tensors: &mut Tensors) {
+    for info in host.sites() {
+        let of_base = || match (info.kind, info.site.role) {
+            (SiteKind::Table { .. }, _) => host.table(info.site).map(|table| table.weight.val()),
+            (SiteKind::Linear { .. }, Role::LmHead) => host.linear(info.site).map(|head| head.weight.val().transpose()),
+            _ => None,
+        };
+        for key in
+            [".base_layer.weight", ".weight"].map(|end| format!("{}{}{end}", Grammar::Peft.key_prefix(), info.path))
+        {
+            let same = |data: &TensorData| {
+                let data = data.clone().convert::<f32>();
+                of_base().is_some_and(|weight| weight.into_data().convert::<f32>() == data)
+            };
+            if tensors.get(&key).is_some_and(same) {
+                tensors.remove(&key);
+            }
+        }
+    }
 }
 
 fn all_unexpected(problems: &[TensorProblem]) -> bool {

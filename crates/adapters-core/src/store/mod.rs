@@ -8,21 +8,28 @@
 //! | [`AdapterHub`](Grammar::AdapterHub) | `adapter_config.json` | `adapter.safetensors` or `pytorch_adapter.bin` | `<prefix><path>.loras.<name>.lora_A` |
 //! | [`Peft`](Grammar::Peft) | `adapter_config.json` | `adapter_model.safetensors` | `base_model.model.<prefix><path>.lora_A.weight` |
 //!
-//! Beside either lies our [`Manifest`], which says what the grammars cannot: the head, its labels and pooling,
+//! Fusion layers have a folder of their own ([`save_fusion`], [`load_fusion`]), and a whole composition with its adapters
+//! and fusions is one folder of such folders ([`Setup`]).
+//!
+//! Beside an adapter's files lies our [`Manifest`], which says what the grammars cannot: the head, its labels and pooling,
 //! and the base the adapter was trained on. Loading validates everything, keys both ways, shapes and
 //! finiteness, and only then touches a set.
 
 mod error;
+mod fusion;
 mod load;
 mod manifest;
 mod save;
+mod setup;
 mod tensors;
 
 pub use error::{StoreError, TensorProblem};
+pub use fusion::{load_fusion, save_fusion};
 pub(crate) use load::Fill;
 pub use load::{LoadOptions, LoadReport, load_adapter};
 pub use manifest::{HeadManifest, Manifest, Pooling};
 pub use save::{SavedFiles, expressible, save_adapter, values};
+pub use setup::Setup;
 pub use tensors::{Tensors, read_json, read_pytorch, read_safetensors, write_json, write_safetensors};
 
 /// A published layout of adapter folders.

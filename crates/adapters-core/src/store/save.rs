@@ -42,12 +42,15 @@ pub fn values(module: &impl Module) -> HashMap<ParamId, TensorData> {
 /// [`Error::NoSuchAdapter`]; AdapterHub's [`Error::Config`] where neither can.
 pub fn expressible(set: &AdapterSet, name: &str, host: &dyn Host) -> Result<Grammar, Error> {
     let adapter = set.attached(name)?;
-    let stored = adapter.method().stored(adapter, host)?;
-    let adapter = stored.as_ref().unwrap_or(adapter);
-    let sites: Vec<_> = adapter.layers().map(|l| &l.info).collect();
-    match adapter.method().wire(Grammar::AdapterHub, &sites, host) {
+    let written = |grammar| {
+        let stored = adapter.method().stored(grammar, adapter, host)?;
+        let adapter = stored.as_ref().unwrap_or(adapter);
+        let sites: Vec<_> = adapter.layers().map(|l| &l.info).collect();
+        adapter.method().wire(grammar, &sites, host)
+    };
+    match written(Grammar::AdapterHub) {
         Ok(_) => Ok(Grammar::AdapterHub),
-        Err(refused) => match adapter.method().wire(Grammar::Peft, &sites, host) {
+        Err(refused) => match written(Grammar::Peft) {
             Ok(_) => Ok(Grammar::Peft),
             Err(_) => Err(refused),
         },
@@ -67,14 +70,14 @@ pub fn save_adapter(
     host: &dyn Host,
 ) -> Result<SavedFiles, Error> {
     let adapter = set.attached(name)?;
-    let stored = adapter.method().stored(adapter, host)?;
+    let stored = adapter.method().stored(grammar, adapter, host)?;
     let adapter = stored.as_ref().unwrap_or(adapter);
     let sites: Vec<_> = adapter.layers().map(|l| &l.info).collect();
     let config = adapter.method().wire(grammar, &sites, host)?;
     let mut values = adapter.values_by_id();
     let tensors: Tensors = adapter
         .params()
-        .map(|p| (p.key(grammar, name), p.id))
+        .map(|p| (p.key(grammar, name, host), p.id))
         .filter_map(|(key, id)| Some((key, values.remove(&id)?)))
         .collect();
     fs::create_dir_all(dir).map_err(|source| StoreError::Folder {

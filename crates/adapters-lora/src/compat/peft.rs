@@ -256,6 +256,9 @@ pub(crate) fn to_peft(
             what,
         })
     };
+    if sites.iter().any(|site| variant.target().parts(site).is_some()) {
+        return refuse("parts of a fused projection");
+    }
     let mut fields = match variant {
         Variant::Lora(config) => lora_fields(config, false, sites, host)?,
         Variant::Dora(config) if config.form == DoraForm::Peft => lora_fields(&config.lora, true, sites, host)?,
@@ -291,10 +294,11 @@ pub(crate) fn to_peft(
             to_fields(&wire, &[])
         }
     };
+    let input_first = sites.iter().any(|site| host.stores_input_first(site.site));
     for (field, value) in [
         ("task_type", Value::Null),
         ("inference_mode", Value::Bool(true)),
-        ("fan_in_fan_out", Value::Bool(false)),
+        ("fan_in_fan_out", Value::Bool(input_first)),
     ] {
         fields.entry(field).or_insert(value);
     }

@@ -9,6 +9,7 @@ use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;
 
 use crate::config::LoraConfig;
+use crate::fused::FusedParts;
 use crate::module::Factored;
 
 /// LoRA with a learned magnitude for each output feature: `y = m / |W + s B A| (W x + s B A x)`, the norm taken of each
@@ -51,6 +52,9 @@ pub struct Magnitude<D: Module> {
     pub strength: Strength,
     /// `|W|^2` of each row, `[d_out]`.
     pub squares: Tensor<1>,
+    /// The parts of a fused projection that are adapted: only they have a magnitude.
+    #[module(skip)]
+    pub parts: Option<FusedParts>,
     /// Whose definition.
     #[module(skip)]
     pub form: DoraForm,
@@ -98,7 +102,10 @@ impl<D: Module + Factored> Magnitude<D> {
         let norm = (update.reshape([d_out]) + self.squares.clone())
             .clamp_min(f32::MIN_POSITIVE)
             .sqrt();
-        self.strength.val() / norm
+        match &self.parts {
+            Some(parts) => parts.placed(self.strength.val() / parts.taken(norm, 0), 0, 1.0),
+            None => self.strength.val() / norm,
+        }
     }
 }
 
@@ -126,6 +133,14 @@ where
             Some(bias) => inside * factor + bias.val().unsqueeze(),
             None => inside * factor,
         }
+    }
+
+    fn is_causal(&self) -> bool {
+        self.inner.is_causal()
+    }
+
+    fn closes_plainly(&self) -> bool {
+        false
     }
 
     fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {

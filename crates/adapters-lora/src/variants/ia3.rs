@@ -11,6 +11,7 @@ use burn::tensor::Tensor;
 use serde_json::{Map, Value};
 
 use crate::config::{Dtype, Init};
+use crate::fused::FusedParts;
 use crate::module::{GATED, Gate};
 use crate::places::{AttentionMatrix, LoraTarget, Places};
 
@@ -88,15 +89,31 @@ pub struct OutputScale {
     pub gate: Option<Gate>,
     /// The constant scale `s`.
     pub scale: f64,
+    /// The parts of a fused projection that are adapted: `l` is one in the others.
+    #[module(skip)]
+    pub parts: Option<FusedParts>,
+}
+
+impl OutputScale {
+    /// `l` for all features of the output, `[d_out]`.
+    fn factor(&self) -> Tensor<1> {
+        let [features, _] = self.l.dims();
+        let l = self.l.val().reshape([features]);
+        match &self.parts {
+            Some(parts) => parts.placed(l, 0, 1.0),
+            None => l,
+        }
+    }
 }
 
 impl SiteAdapter<LinearState> for OutputScale {
     /// Keeps the factor in `delta`, `[batch, 1, d_out]`; a stack multiplies factors.
-    fn apply(&self, state: LinearState, _call: &Call<'_>) -> LinearState {
-        let ([rows, _, _], [d_out, _]) = (state.input.dims(), self.l.dims());
-        let factor = self.l.val().reshape([1, 1, d_out]).expand([rows, 1, d_out]);
+    fn apply(&self, state: LinearState, call: &Call<'_>) -> LinearState {
+        let (factor, [rows, _, _]) = (self.factor(), state.input.dims());
+        let [d_out] = factor.dims();
+        let factor = factor.reshape([1, 1, d_out]).expand([rows, 1, d_out]);
         let factor = match &self.gate {
-            Some(gate) => factor * gate.forward(state.input.clone()),
+            Some(gate) => factor * gate.recorded(state.input.clone(), call),
             None => factor * self.scale,
         };
         let delta = match state.delta {
@@ -111,18 +128,31 @@ impl SiteAdapter<LinearState> for OutputScale {
 
     fn finish(&self, state: LinearState, _call: &Call<'_>) -> Tensor<3> {
         let output = ops::linear(&state.layer, state.input);
-        match state.delta {
-            Some(factor) => output * factor,
-            None => output,
+        match (state.delta, &self.parts) {
+            (None, _) => output,
+            (Some(factor), None) => output * factor,
+            // The other parts are left alone, whatever became of several adapters' factors; the constant factor reaches
+            // them, as in the reference.
+            (Some(factor), Some(parts)) => {
+                let others = if self.gate.is_some() { 1.0 } else { self.scale };
+                output * parts.placed(parts.taken(factor, 2), 2, others)
+            }
         }
+    }
+
+    fn is_causal(&self) -> bool {
+        self.gate.is_none()
+    }
+
+    fn closes_plainly(&self) -> bool {
+        false
     }
 
     fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
         if self.gate.is_some() {
             return Err(GATED);
         }
-        let [d_out, _] = self.l.dims();
-        let factor = self.l.val().reshape([d_out]) * self.scale;
+        let factor = self.factor() * self.scale;
         Ok(LinearWeight {
             weight: base.weight * factor.clone().unsqueeze(),
             bias: base.bias.map(|b| b * factor),

@@ -8,6 +8,7 @@ use burn::tensor::{Tensor, activation};
 use serde::{Deserialize, Serialize};
 
 use crate::config::LoraConfig;
+use crate::fused::{FusedParts, placed_rows};
 use crate::module::{Factored, Gate, apply_factors};
 
 /// LoRA for several tasks: `delta = s sum_n softmax(w / sharpness)_n B_n T A x`, `T` and `w` a task's own. A and B are
@@ -88,6 +89,9 @@ pub struct MtlLora {
     pub scale: f64,
     /// Dropout probability on the input.
     pub dropout: f64,
+    /// The parts of a fused projection that are adapted.
+    #[module(skip)]
+    pub parts: Option<FusedParts>,
 }
 
 /// A task's own matrix.
@@ -111,7 +115,7 @@ impl Factored for MtlLora {
             // A row of the narrow side is multiplied from the right.
             TaskParam::Full(values) => values.val().transpose().matmul(self.a.val()),
         };
-        (left, right)
+        (placed_rows(self.parts.as_ref(), left), right)
     }
 
     fn scale(&self) -> Option<f64> {
@@ -122,6 +126,10 @@ impl Factored for MtlLora {
 impl SiteAdapter<LinearState> for MtlLora {
     fn apply(&self, state: LinearState, call: &Call<'_>) -> LinearState {
         apply_factors(self, state, call, self.dropout, self.gate.as_ref())
+    }
+
+    fn is_causal(&self) -> bool {
+        self.gate.is_none()
     }
 
     fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {

@@ -7,6 +7,7 @@ use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;
 
 use crate::config::{Init, LoraConfig};
+use crate::fused::{FusedParts, placed_rows};
 use crate::module::{Factored, Gate, apply_factors};
 
 /// Random matrices A and B, shared by all layers and never trained, with trained scalings around them:
@@ -91,12 +92,15 @@ pub struct VeraMatrices {
     pub scale: f64,
     /// Dropout probability on the input.
     pub dropout: f64,
+    /// The parts of a fused projection that are adapted.
+    #[module(skip)]
+    pub parts: Option<FusedParts>,
 }
 
 impl Factored for VeraMatrices {
     fn factors(&self, shared: &Shared) -> (Tensor<2>, Tensor<2>) {
         (
-            self.b.val().matmul(shared.matrix("lora_B")),
+            placed_rows(self.parts.as_ref(), self.b.val().matmul(shared.matrix("lora_B"))),
             self.d.val().matmul(shared.matrix("lora_A")),
         )
     }
@@ -109,6 +113,10 @@ impl Factored for VeraMatrices {
 impl SiteAdapter<LinearState> for VeraMatrices {
     fn apply(&self, state: LinearState, call: &Call<'_>) -> LinearState {
         apply_factors(self, state, call, self.dropout, self.gate.as_ref())
+    }
+
+    fn is_causal(&self) -> bool {
+        self.gate.is_none()
     }
 
     fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {
@@ -135,6 +143,9 @@ pub struct VeraVectors {
     pub d_in: usize,
     /// Dropout probability on the input.
     pub dropout: f64,
+    /// The parts of a fused projection that are adapted.
+    #[module(skip)]
+    pub parts: Option<FusedParts>,
 }
 
 impl Factored for VeraVectors {
@@ -142,7 +153,7 @@ impl Factored for VeraVectors {
         let [d_out] = self.b.dims();
         let left = shared.matrix("vera_B").slice_dim(0, 0..d_out) * self.b.val().unsqueeze_dim(1);
         let right = shared.matrix("vera_A").slice_dim(1, 0..self.d_in) * self.d.val().unsqueeze_dim(1);
-        (left, right)
+        (placed_rows(self.parts.as_ref(), left), right)
     }
 
     fn scale(&self) -> Option<f64> {

@@ -78,9 +78,9 @@ pub struct Case {
     pub grad_rtol: f64,
     /// Absolute tolerance of gradients.
     pub grad_atol: f64,
-    /// Fused adapters.
+    /// Name to folder of fusions, loaded after the adapters.
     #[serde(default)]
-    pub fusions: Value,
+    pub fusion_dirs: Map<String, Value>,
     /// Layers adapters skip.
     #[serde(default)]
     pub skip_layers: Option<Vec<usize>>,
@@ -96,9 +96,12 @@ pub struct Case {
     /// Tensors beside the adapter files.
     #[serde(default)]
     pub extra_weights: Map<String, Value>,
-    /// Configuration values beside the adapter files.
+    /// Configuration values beside the adapter files, by adapter.
     #[serde(default)]
-    pub config_overrides: Value,
+    pub config_overrides: Map<String, Value>,
+    /// The attention kernel of the library.
+    #[serde(default)]
+    pub attn_implementation: Option<String>,
     /// Prediction head.
     #[serde(default)]
     pub head: Option<String>,
@@ -108,11 +111,13 @@ pub struct Case {
 }
 
 /// Operations that can run.
-const OPS: &[&str] = &[MERGE, RESET, AVERAGE, WEIGHTED];
+const OPS: &[&str] = &[MERGE, RESET, AVERAGE, WEIGHTED, EJECT];
 /// Makes an adapter from others, as AdapterHub does.
 pub(crate) const AVERAGE: &str = "average_adapter";
 /// Makes an adapter from others, as peft does.
 pub(crate) const WEIGHTED: &str = "add_weighted_adapter";
+/// Leaves the vectors of a prefix in place of what makes them.
+pub(crate) const EJECT: &str = "eject_prefix_tuning";
 /// Peft's name for a row without an adapter.
 const BASE: &str = "__base__";
 /// Folds an adapter into the weights.
@@ -147,15 +152,16 @@ impl Case {
     ///
     /// [`Stop::Fail`] for a folder that is not a string.
     pub fn adapter_dirs(&self) -> Result<Vec<(&str, &str)>, Stop> {
-        self.adapters
-            .iter()
-            .map(|(name, dir)| match dir.as_str() {
-                Some(dir) => Ok((name.as_str(), dir)),
-                None => Err(Stop::fail(format!(
-                    "case.json: the folder of adapter `{name}` is {dir}"
-                ))),
-            })
-            .collect()
+        dirs(&self.adapters)
+    }
+
+    /// Names and folders of fusions.
+    ///
+    /// # Errors
+    ///
+    /// As [`adapter_dirs`](Self::adapter_dirs).
+    pub fn fusion_dirs(&self) -> Result<Vec<(&str, &str)>, Stop> {
+        dirs(&self.fusion_dirs)
     }
 
     /// The adapters that rows name, each once, where each row names its own.
@@ -190,23 +196,16 @@ impl Case {
         if let Some(op) = self.ops.iter().find(|op| !OPS.contains(&op.op.as_str())) {
             return Err(Stop::unsupported(format!("op = {}", op.op)));
         }
-        for (key, value) in [("fusions", &self.fusions), ("config_overrides", &self.config_overrides)] {
-            if !is_neutral(value) {
-                return Err(Stop::unsupported(format!("{key} = {value}")));
-            }
-        }
         Ok(())
     }
 }
 
-/// Whether a value asks for nothing.
-fn is_neutral(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Array(items) => items.is_empty(),
-        Value::Object(items) => items.is_empty(),
-        _ => false,
-    }
+fn dirs(folders: &Map<String, Value>) -> Result<Vec<(&str, &str)>, Stop> {
+    let folder = |(name, dir)| match Value::as_str(dir) {
+        Some(dir) => Ok((String::as_str(name), dir)),
+        None => Err(Stop::fail(format!("case.json: the folder of `{name}` is {dir}"))),
+    };
+    folders.iter().map(folder).collect()
 }
 
 #[cfg(test)]
@@ -229,15 +228,13 @@ mod tests {
 
     #[test]
     fn defaults_ask_for_nothing_and_order_is_kept() {
-        let case = minimal(json!({"fusions": [], "extra_weights": {}, "head": null}));
+        let case = minimal(json!({"fusion_dirs": {}, "extra_weights": {}, "head": null}));
         assert!(case.check_features().is_ok() && case.use_attention_mask && case.ops.is_empty());
         assert_eq!(case.adapter_dirs().unwrap(), [("z", "adapters/z"), ("a", "adapters/a")]);
     }
 
     #[test]
     fn a_feature_is_named() {
-        let stop = minimal(json!({"fusions": ["a"]})).check_features().unwrap_err();
-        assert_eq!(stop, Stop::unsupported(r#"fusions = ["a"]"#));
         let stop = minimal(json!({"ops": [{"op": "merge_adapter"}, {"op": "x", "k": 1}]}))
             .check_features()
             .unwrap_err();

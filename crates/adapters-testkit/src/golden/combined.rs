@@ -5,12 +5,13 @@ use std::path::Path;
 use adapters::core::store::{LoadOptions, load_adapter};
 use adapters::core::{ParamValues, normalised};
 use adapters::lora::{Combination, SignElection};
-use adapters::models::Encoder;
+use adapters::models::Model;
+use adapters::prefix::eject;
 use adapters::{AdapterSet, METHODS};
 use burn::tensor::{Device, TensorData};
 use serde_json::Value;
 
-use crate::golden::case::{AVERAGE, Case, Op};
+use crate::golden::case::{AVERAGE, Case, EJECT, Op};
 use crate::golden::compare::each_element;
 use crate::golden::verdict::Stop;
 
@@ -18,7 +19,7 @@ use crate::golden::verdict::Stop;
 pub(crate) struct Combined<'a> {
     pub(crate) case: &'a Case,
     pub(crate) dir: &'a Path,
-    pub(crate) base: &'a Encoder,
+    pub(crate) base: &'a Model,
     pub(crate) device: &'a Device,
 }
 
@@ -26,6 +27,10 @@ impl Combined<'_> {
     /// Adds the new adapter to `set`; what differs from the expected one.
     pub(crate) fn run(&self, op: &Op, set: &mut AdapterSet) -> Result<Vec<String>, Stop> {
         let name = op.name.as_deref().unwrap_or_default();
+        if op.op == EJECT {
+            eject(set, name, self.base)?;
+            return self.compare(name, set);
+        }
         let weights: Vec<(&str, f64)> = op
             .adapters
             .iter()

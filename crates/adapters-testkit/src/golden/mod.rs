@@ -7,6 +7,8 @@ mod case;
 mod combined;
 mod compare;
 mod glob;
+mod model;
+mod records;
 mod run;
 mod verdict;
 mod walk;

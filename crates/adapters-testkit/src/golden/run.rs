@@ -4,21 +4,23 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use adapters::core::Active;
 use adapters::core::store::{
-    LoadOptions, Tensors, load_adapter, read_json, read_safetensors, save_adapter, write_safetensors,
+    LoadOptions, Setup, Tensors, load_adapter, load_fusion, read_json, read_safetensors, save_adapter,
+    write_safetensors,
 };
-use adapters::core::{Merged, merge};
-use adapters::models::{Encoder, EncoderInput, Head, Pretrained};
+use adapters::core::{Active, Merged, Record, merge};
+use adapters::models::Model;
 use adapters::store::Grammar;
 use adapters::{AdapterSet, Composition, Ctx, Host, METHODS};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
-use burn::tensor::{Bool, Device, Gradients, Int, Tensor, TensorData};
+use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use serde_json::Value;
 
-use crate::golden::case::{AVERAGE, Case, Framework, MERGE, RESET, WEIGHTED};
+use crate::golden::case::{AVERAGE, Case, EJECT, Framework, MERGE, RESET, WEIGHTED};
 use crate::golden::combined::Combined;
 use crate::golden::compare::{each_element, whole_tensor};
+use crate::golden::model::{Inputs, Top, load};
+use crate::golden::records;
 use crate::golden::verdict::{Outcome, Stop, Verdict};
 
 /// How to run.
@@ -46,15 +48,15 @@ impl Options {
 /// A model of a set: its checkpoint and inputs, read once for all its cases.
 #[derive(Debug)]
 pub struct Prepared {
-    base: Encoder,
+    base: Model,
     checkpoint: PathBuf,
-    input: EncoderInput,
+    inputs: Inputs,
 }
 
-/// What a case runs: the base or a merged copy of it, a head, and where no adapter acts.
-struct Model<'a> {
-    encoder: &'a Encoder,
-    head: Option<&'a Head>,
+/// What a case runs: the base or a merged copy of it, what is on top, and where no adapter acts.
+struct Running<'a> {
+    model: &'a Model,
+    top: &'a Top,
     skipped: &'a [usize],
     tasks: Vec<Option<usize>>,
 }
@@ -63,6 +65,7 @@ struct Model<'a> {
 struct Computed {
     output: TensorData,
     gradients: BTreeMap<String, TensorData>,
+    records: Tensors,
 }
 
 impl Prepared {
@@ -73,26 +76,10 @@ impl Prepared {
     /// [`Stop::Unsupported`] for an architecture or an input this library does not have; [`Stop::Fail`] for files.
     pub fn load(dir: &Path, device: &Device) -> Result<Self, Stop> {
         let checkpoint = dir.join("base");
-        let base = Pretrained::open(&checkpoint)?.encoder(device)?;
-        let (tensors, _) = read_safetensors(&dir.join("inputs.safetensors"))?;
-        let (mut ids, mut token_types, mut padding) = (None, None, None);
-        for (key, data) in tensors {
-            match key.as_str() {
-                "input_ids" => ids = Some(Tensor::<2, Int>::from_data(data, device)),
-                "token_type_ids" => token_types = Some(Tensor::<2, Int>::from_data(data, device)),
-                "attention_mask" => padding = Some(padding_of(&data, device)),
-                other => return Err(Stop::unsupported(format!("the model call has the argument `{other}`"))),
-            }
-        }
-        let ids = ids.ok_or_else(|| Stop::fail("inputs.safetensors has no `input_ids`"))?;
         Ok(Self {
-            base,
+            base: load(&checkpoint, device)?,
             checkpoint,
-            input: EncoderInput {
-                ids,
-                token_types,
-                padding,
-            },
+            inputs: Inputs::read(&dir.join("inputs.safetensors"), device)?,
         })
     }
 
@@ -115,8 +102,8 @@ impl Prepared {
     fn compute_and_compare(&self, dir: &Path, options: &Options, outcome: &mut Outcome) -> Result<Vec<String>, Stop> {
         let case: Case = read_json(&dir.join("case.json"))?;
         case.check_features()?;
-        let head = self.head(&case, dir, &options.device)?;
-        let (mut set, mut grammars) = self.load_adapters(&case, dir, &options.device)?;
+        let top = Top::of(&case, dir, &self.checkpoint, &self.base, &options.device)?;
+        let (mut set, mut grammars) = self.load_adapters(&case, dir, true, &options.device)?;
         if let Some(out) = &options.resave {
             let out = out.join(&outcome.model).join(&outcome.case).join("adapters");
             for (name, grammar) in &grammars {
@@ -128,7 +115,7 @@ impl Prepared {
         for op in case
             .ops
             .iter()
-            .filter(|op| [AVERAGE, WEIGHTED].contains(&op.op.as_str()))
+            .filter(|op| [AVERAGE, WEIGHTED, EJECT].contains(&op.op.as_str()))
         {
             problems.extend(
                 Combined {
@@ -144,7 +131,9 @@ impl Prepared {
                 Framework::Adapters => Grammar::AdapterHub,
                 Framework::Peft => Grammar::Peft,
             };
-            grammars.push((name, grammar));
+            if !grammars.iter().any(|(known, _)| *known == name) {
+                grammars.push((name, grammar));
+            }
         }
         if let Some(names) = &case.shared_parameters
             && let [owner, borrowers @ ..] = names.as_slice()
@@ -152,7 +141,17 @@ impl Prepared {
             let borrowers: Vec<&str> = borrowers.iter().map(String::as_str).collect();
             set.share(owner, &borrowers)?;
         }
-        let computed = self.compute(&case, head.as_ref(), set, &grammars, &expected)?;
+        problems.extend(self.setup(&case, dir, &set, &options.device)?);
+        let mut computed = self.compute(&case, &top, set, &grammars, &expected)?;
+        problems.extend(records::compare(&case, &computed.records, &expected));
+        if !case.extra_weights.is_empty() && computed.lacks_a_gradient(&expected) {
+            // What tensors beside the files are made into may train in their place: its gradients too.
+            let (set, _) = self.load_adapters(&case, dir, false, &options.device)?;
+            let plain = self.compute(&case, &top, set, &grammars, &expected)?;
+            for (key, gradient) in plain.gradients {
+                computed.gradients.entry(key).or_insert(gradient);
+            }
+        }
         if let Some(out) = &options.dump {
             dump(&out.join(&outcome.model), &outcome.case, &computed)?;
         }
@@ -161,6 +160,9 @@ impl Prepared {
         let want = want.ok_or_else(|| Stop::fail("expected.safetensors has no `output`"))?;
         let output = each_element(&computed.output, want, case.output_tolerance());
         outcome.max_abs_err = Some(output.max_abs_err);
+        if is_under_sdpa("prompt_tuning", &case, dir) && !self.full_rows_equal(&computed.output, want, &case) {
+            problems.push("a row without padding is out of tolerance".to_owned());
+        }
         if !output.within {
             let shapes = (computed.output.shape().to_vec(), want.shape().to_vec());
             problems.push(match shapes.0 == shapes.1 {
@@ -169,35 +171,47 @@ impl Prepared {
             });
         }
         outcome.grads = Some(compare_gradients(&case, &computed, &expected, &mut problems));
+        if !output.within && is_under_sdpa("prefix_tuning", &case, dir) && self.is_plain(&case, &top, want)? {
+            return Err(Stop::unsupported(PREFIX_UNDER_SDPA));
+        }
         Ok(problems)
     }
 
-    /// The head of the case's class; `None` for the bare encoder.
-    fn head(&self, case: &Case, dir: &Path, device: &Device) -> Result<Option<Head>, Stop> {
-        let masked_lm = format!("{}ForMaskedLM", self.base.class_name().trim_end_matches("Model"));
-        let flexible = format!("{}AdapterModel", self.base.class_name().trim_end_matches("Model"));
-        match (&case.model_class, case.output.as_str(), &case.head) {
-            (class, "last_hidden_state", None) if class == self.base.class_name() => Ok(None),
-            (class, "logits", None) if *class == masked_lm => Ok(Some(Head::from_checkpoint(
-                &self.checkpoint,
-                &self.base,
-                false,
-                device,
-            )?)),
-            (class, "logits", Some(head)) if *class == flexible => {
-                Ok(Some(Head::load(&dir.join(head), &self.base, false, device)?.1))
-            }
-            (class, output, head) => Err(Stop::unsupported(format!(
-                "model_class = {class}, output = {output}, head = {head:?}"
-            ))),
-        }
+    /// Whether an output is that of the model without an adapter.
+    fn is_plain(&self, case: &Case, top: &Top, output: &TensorData) -> Result<bool, Stop> {
+        let plain = Running {
+            model: &self.base,
+            top,
+            skipped: &[],
+            tasks: Vec::new(),
+        };
+        let (got, _) = plain.forward(self.inputs.of(case), &AdapterSet::new(), None)?;
+        Ok(each_element(&got.into_data(), output, case.output_tolerance()).within)
     }
 
-    /// Loads all adapters in their order, under their names, and says which grammar each came in.
+    /// Whether the outputs of the rows that have no padding are right.
+    fn full_rows_equal(&self, got: &TensorData, want: &TensorData, case: &Case) -> bool {
+        let Some(padded) = self.inputs.padded() else {
+            return each_element(got, want, case.output_tolerance()).within;
+        };
+        let rows = |data: &TensorData| {
+            let all: Vec<f32> = data.iter().collect();
+            let size = all.len() / padded.len();
+            let full = all.chunks(size).zip(&padded).filter(|(_, padded)| **padded == 0);
+            let values: Vec<f32> = full.flat_map(|(row, _)| row.iter().copied()).collect();
+            let count = values.len();
+            TensorData::new(values, [count])
+        };
+        padded.contains(&0) && each_element(&rows(got), &rows(want), case.output_tolerance()).within
+    }
+
+    /// Loads all adapters in their order, under their names, and says which grammar each came in; with the tensors
+    /// beside their files, or without.
     fn load_adapters(
         &self,
         case: &Case,
         dir: &Path,
+        extra: bool,
         device: &Device,
     ) -> Result<(AdapterSet, Vec<(String, Grammar)>), Stop> {
         let mut set = AdapterSet::new();
@@ -210,21 +224,72 @@ impl Prepared {
                     .extra_weights
                     .get(name)
                     .and_then(Value::as_str)
+                    .filter(|_| extra)
                     .map(|file| dir.join(file))
                     .into_iter()
                     .collect(),
+                config: case
+                    .config_overrides
+                    .get(name)
+                    .and_then(Value::as_object)
+                    .cloned()
+                    .unwrap_or_default(),
             };
             let report = load_adapter(&dir.join(folder), &mut set, &self.base, METHODS, &options, device)?;
             grammars.push((name.to_owned(), report.grammar));
         }
+        for (name, folder) in case.fusion_dirs()? {
+            let options = LoadOptions {
+                name: Some(name.to_owned()),
+                ..LoadOptions::default()
+            };
+            load_fusion(&dir.join(folder), &mut set, &self.base, &options, device)?;
+        }
         Ok((set, grammars))
+    }
+
+    /// What differs between the adapters and fusions of a case and those of its setup folder, as the library saved it and
+    /// as it is saved again; nothing where there is none.
+    fn setup(&self, case: &Case, dir: &Path, set: &AdapterSet, device: &Device) -> Result<Vec<String>, Stop> {
+        let saved = dir.join("setup");
+        if !saved.is_dir() {
+            return Ok(Vec::new());
+        }
+        let load = |dir: &Path| {
+            let mut set = AdapterSet::new();
+            let setup = Setup::load(dir, &mut set, &self.base, METHODS, &LoadOptions::default(), device)?;
+            Ok::<_, Stop>((setup, set))
+        };
+        let (setup, loaded) = load(&saved)?;
+        let again = tempfile::tempdir().map_err(|e| Stop::fail(format!("no temporary folder: {e}")))?;
+        setup.save(again.path(), &loaded, &self.base)?;
+        let mut problems = Vec::new();
+        for (what, (read, loaded)) in [
+            ("setup", (setup, loaded)),
+            ("the setup saved again", load(again.path())?),
+        ] {
+            if read.composition.to_dict() != case.active {
+                problems.push(format!("{what} says {}", read.composition));
+            }
+            let entries = |set: &AdapterSet| {
+                let all = set
+                    .iter()
+                    .chain(set.fusions())
+                    .map(|a| (a.name().to_owned(), a.values()));
+                all.collect::<BTreeMap<_, _>>()
+            };
+            if entries(&loaded) != entries(set) {
+                problems.push(format!("{what} holds other values"));
+            }
+        }
+        Ok(problems)
     }
 
     /// The output and the gradients.
     fn compute(
         &self,
         case: &Case,
-        head: Option<&Head>,
+        top: &Top,
         set: AdapterSet,
         grammars: &[(String, Grammar)],
         expected: &Tensors,
@@ -233,8 +298,8 @@ impl Prepared {
             Some(composition) => Some(set.composition(composition)?),
             None => None,
         };
-        let mut model = None;
-        let merged = self.operate(case, &set, active.as_ref(), &mut model)?;
+        let mut copy = None;
+        let merged = self.operate(case, &set, active.as_ref(), &mut copy)?;
         if let (Some(merged), Some(all)) = (&merged, &active) {
             // The merged adapter acts through the weights; what else is active goes on acting.
             active = match without(all.composition(), merged.adapter())? {
@@ -242,27 +307,25 @@ impl Prepared {
                 None => None,
             };
         }
-        let model = Model {
-            encoder: model.as_ref().unwrap_or(&self.base),
-            head,
+        let model = Running {
+            model: copy.as_ref().unwrap_or(&self.base),
+            top,
             skipped: case.skip_layers.as_deref().unwrap_or_default(),
             tasks: case.tasks(),
         };
-        let input = EncoderInput {
-            padding: self.input.padding.clone().filter(|_| case.use_attention_mask),
-            ..self.input.clone()
-        };
-        let output = model.forward(input.clone(), &set, active.as_ref())?.into_data();
+        let inputs = self.inputs.of(case);
+        let (output, records) = model.forward(inputs.clone(), &set, active.as_ref())?;
         let mut computed = Computed {
-            output,
+            output: output.into_data(),
             gradients: BTreeMap::new(),
+            records: records::by_key(&records, &self.base.sites()),
         };
         if expected.keys().any(|key| key.starts_with("grad/")) {
             let probe = expected
                 .get("probe")
                 .ok_or_else(|| Stop::fail("expected.safetensors has no `probe`"))?;
             let set = set.train();
-            let output = model.forward(input, &set, active.as_ref())?;
+            let (output, _) = model.forward(inputs, &set, active.as_ref())?;
             let probe = Tensor::<3>::from_data(probe.clone(), &output.device());
             let loss = (output * probe).sum();
             let gradients = loss.is_tracked().then(|| loss.backward());
@@ -277,11 +340,11 @@ impl Prepared {
         case: &Case,
         set: &AdapterSet,
         active: Option<&Active>,
-        copy: &mut Option<Encoder>,
+        copy: &mut Option<Model>,
     ) -> Result<Option<Merged>, Stop> {
         let mut merged: Option<Merged> = None;
         for op in &case.ops {
-            if [AVERAGE, WEIGHTED].contains(&op.op.as_str()) {
+            if [AVERAGE, WEIGHTED, EJECT].contains(&op.op.as_str()) {
                 continue;
             }
             let model = copy.get_or_insert_with(|| self.base.clone());
@@ -321,14 +384,18 @@ impl Prepared {
         };
         set.visit(&mut collect);
         let mut named = BTreeMap::new();
-        for (name, grammar) in grammars {
-            let Some(adapter) = set.get(name) else { continue };
+        let adapters = grammars
+            .iter()
+            .filter_map(|(name, grammar)| Some((set.get(name)?, grammar)));
+        let fusions = set.fusions().map(|fusion| (fusion, &Grammar::AdapterHub));
+        for (adapter, grammar) in adapters.chain(fusions) {
+            let name = adapter.name();
             for place in adapter.params() {
                 let Some((data, taken_part)) = collect.found.get(&place.id).cloned() else {
                     continue;
                 };
                 // The class that saved decides the prefix: its own, or that of a larger class around it.
-                let keys = place.keys(*grammar, name, self.base.base_prefix());
+                let keys = place.keys(*grammar, name, &self.base);
                 let candidates = keys.map(|key| format!("grad/{name}/{key}"));
                 match candidates.iter().find(|key| expected.contains_key(*key)) {
                     Some(key) => named.insert(key.clone(), data),
@@ -343,9 +410,33 @@ impl Prepared {
     }
 }
 
-/// The decision of PARITY.md that explains problems with gradients alone: a gradient of the reference that is wrong is not
-/// reproduced.
+impl Computed {
+    /// Whether a gradient is expected that is not there.
+    fn lacks_a_gradient(&self, expected: &Tensors) -> bool {
+        let mut wanted = expected.keys().filter(|key| key.starts_with("grad/"));
+        wanted.any(|key| !self.gradients.contains_key(key))
+    }
+}
+
+/// The decision about prefixes that the reference leaves out.
+const PREFIX_UNDER_SDPA: &str =
+    "PARITY, prefixes act whatever the kernel: under its sdpa kernel the reference leaves this one out";
+
+/// Whether the reference ran a method of this architecture under the kernel that lets prompts see padding and leaves the
+/// prefixes of some models out.
+fn is_under_sdpa(architecture: &str, case: &Case, dir: &Path) -> bool {
+    let mut folders = case.adapters.values().filter_map(Value::as_str);
+    case.attn_implementation.as_deref() == Some("sdpa")
+        && folders.any(|folder| {
+            let config = read_json::<Value>(&dir.join(folder).join("adapter_config.json"));
+            config.is_ok_and(|config| config["config"]["architecture"] == architecture)
+        })
+}
+
+/// The decision of PARITY.md that explains a difference: what is wrong in the reference is not reproduced. For wrong
+/// gradients it explains problems with gradients alone; for prompts that see padding, those of padded rows alone.
 fn decided(dir: &Path, problems: &[String]) -> Option<String> {
+    const PROMPTS_UNDER_SDPA: &str = "PARITY, prompts see no padding: under its sdpa kernel the reference lets them";
     const WRONG_GRADIENTS: &[(&str, &str)] = &[(
         "C3A",
         "PARITY D20: the reference's gradient with respect to a layer's input is not the derivative",
@@ -353,6 +444,10 @@ fn decided(dir: &Path, problems: &[String]) -> Option<String> {
     let case: Case = read_json(&dir.join("case.json")).ok()?;
     let folder = case.adapters.values().next()?.as_str()?;
     let config: Value = read_json(&dir.join(folder).join("adapter_config.json")).ok()?;
+    if is_under_sdpa("prompt_tuning", &case, dir) {
+        let padded_rows = |problem: &String| !problem.starts_with("a row without padding");
+        return problems.iter().all(padded_rows).then(|| PROMPTS_UNDER_SDPA.to_owned());
+    }
     let (_, decision) = WRONG_GRADIENTS
         .iter()
         .find(|(peft_type, _)| config["peft_type"] == *peft_type)?;
@@ -360,26 +455,26 @@ fn decided(dir: &Path, problems: &[String]) -> Option<String> {
     problems.iter().all(gradients).then(|| (*decision).to_owned())
 }
 
-/// True at padding, from a mask that is zero there.
-fn padding_of(mask: &TensorData, device: &Device) -> Tensor<2, Bool> {
-    let padding: Vec<bool> = mask.iter::<i64>().map(|m| m == 0).collect();
-    Tensor::from_data(TensorData::new(padding, mask.shape()), device)
-}
-
-impl Model<'_> {
-    fn forward(&self, input: EncoderInput, set: &AdapterSet, active: Option<&Active>) -> Result<Tensor<3>, Stop> {
+impl Running<'_> {
+    /// The output, and what was recorded on the way.
+    fn forward(
+        &self,
+        inputs: Inputs,
+        set: &AdapterSet,
+        active: Option<&Active>,
+    ) -> Result<(Tensor<3>, Vec<Record>), Stop> {
+        let [rows, positions] = inputs.dims();
         let cx = match active {
             Some(active) => Ctx::with_composition(set, active),
             None => Ctx::plain(),
         };
         let mut cx = cx
             .skipping_layers(self.skipped.iter().copied())
-            .with_tasks(self.tasks.iter().copied())?;
-        let hidden = self.encoder.forward(input, &mut cx);
-        Ok(match self.head {
-            Some(head) => head.scores(hidden, self.encoder, &mut cx),
-            None => hidden,
-        })
+            .with_tasks(self.tasks.iter().copied())?
+            .for_input(rows, positions)?
+            .recording();
+        let output = self.top.forward(self.model, inputs, &mut cx)?;
+        Ok((output, cx.records()))
     }
 }
 

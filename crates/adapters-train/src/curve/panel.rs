@@ -18,8 +18,8 @@ const GUTTER: f64 = 46.0;
 const SMALL: f64 = 13.0;
 
 /// A line of a chart.
-pub(super) struct Line {
-    pub(super) name: &'static str,
+pub(super) struct Line<'a> {
+    pub(super) name: &'a str,
     pub(super) points: Vec<(f64, f64)>,
     pub(super) colour: RGBColor,
     pub(super) width: f64,
@@ -43,6 +43,8 @@ pub(super) struct Panel {
     pub(super) steps: (f64, f64),
     pub(super) values: (f64, f64),
     pub(super) unit: Unit,
+    /// What the steps are called.
+    pub(super) across: &'static str,
 }
 
 impl Panel {
@@ -58,7 +60,7 @@ impl Panel {
         (x, y)
     }
 
-    pub(super) fn draw<B: DrawingBackend>(&self, pen: &Pen<'_, B>, lines: &[Line]) -> Drawn<B> {
+    pub(super) fn draw<B: DrawingBackend>(&self, pen: &Pen<'_, B>, lines: &[Line<'_>]) -> Drawn<B> {
         pen.bold(self.title, (self.left, HEADER), Side::Left, 14.5, INK)?;
         self.axes(pen)?;
         self.legend(pen, lines)?;
@@ -108,11 +110,11 @@ impl Panel {
             )?;
         }
         let middle = (self.start() + self.right) / 2.0;
-        pen.text("step", (middle, BOTTOM + 35.0), Side::Centre, SMALL, QUIET)
+        pen.text(self.across, (middle, BOTTOM + 35.0), Side::Centre, SMALL, QUIET)
     }
 
     /// From right to left in the header, so that it ends where the frame ends.
-    fn legend<B: DrawingBackend>(&self, pen: &Pen<'_, B>, lines: &[Line]) -> Drawn<B> {
+    fn legend<B: DrawingBackend>(&self, pen: &Pen<'_, B>, lines: &[Line<'_>]) -> Drawn<B> {
         const SWATCH: f64 = 20.0;
         let mut x = self.right;
         for line in lines.iter().rev() {

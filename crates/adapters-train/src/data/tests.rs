@@ -116,6 +116,7 @@ fn pairs_and_other_names_are_read() {
         text: "premise".into(),
         text_pair: Some("hypothesis".into()),
         label: "y".into(),
+        ..Fields::default()
     };
     let case = file("a.tsv", "y\tpremise\thypothesis\n1\tit rains\tit is wet\n");
     let data = Dataset::read(&case.path, &fields, &TWO).unwrap();

@@ -1,11 +1,11 @@
 //! The `config` object of the reference's `adapter_config.json`, key for key, and the way to and from
-//! [`PrefixTuningConfig`].
+//! [`PrefixTuningConfig`]. Recipes and config strings use the same keys.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 use crate::PrefixError;
-use crate::config::{Gating, PrefixTuningConfig, Reparametrization};
+use crate::config::{Form, Gating, PrefixTuningConfig, Reparametrization};
 
 const ARCHITECTURE: &str = "prefix_tuning";
 
@@ -37,6 +37,9 @@ pub struct PrefixTuningWire {
     pub shared_gating: bool,
     /// A learned gate on the vectors.
     pub use_gating: bool,
+    /// `peft` for peft's definition. In no file: a peft file is read as what it is.
+    #[serde(skip_serializing_if = "Form::is_adapterhub")]
+    pub form: Form,
     /// Every other key.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
@@ -126,6 +129,7 @@ impl TryFrom<PrefixTuningWire> for PrefixTuningConfig {
                 .collect::<Result<_, _>>()?,
             dropout: wire.dropout,
             gating,
+            form: wire.form,
             init_seed: wire.init_weights_seed,
             extra,
         };
@@ -164,6 +168,7 @@ impl From<&PrefixTuningConfig> for PrefixTuningWire {
             prefix_length: config.prefix_length as i64,
             shared_gating,
             use_gating: config.gating != Gating::Off,
+            form: config.form,
             extra,
         }
     }

@@ -1,0 +1,64 @@
+//! `adapters eject`
+
+use std::fs;
+use std::path::Path;
+
+use adapters::models::Pretrained;
+use adapters::prefix::eject;
+use adapters::store::{LoadOptions, Manifest, load_adapter, save_adapter};
+use adapters::{AdapterSet, METHODS};
+
+use crate::args::EjectArgs;
+use crate::failure::Failure;
+use crate::loading;
+
+/// Writes an adapter with the vectors of its prefix in place of what makes them.
+pub fn run(args: EjectArgs) -> Result<(), Failure> {
+    if args.out.join("adapter_config.json").exists() {
+        return Err(Failure::new(
+            format!("{} holds an adapter already", args.out.display()),
+            "choose another folder with --out, or delete this one",
+        ));
+    }
+    let device = loading::device(&args.device)?;
+    let manifest = Manifest::read(&args.adapter)?;
+    let known = manifest.clone().unwrap_or_default();
+    let base = Pretrained::open(&loading::base_dir(args.model.as_deref(), &known)?)?.encoder(&device)?;
+    let mut set = AdapterSet::new();
+    let options = LoadOptions {
+        allow_bin: args.allow_bin,
+        ..LoadOptions::default()
+    };
+    let report = load_adapter(&args.adapter, &mut set, &base, METHODS, &options, &device)?;
+    let name = report.attached.adapter;
+    let ejected = eject(&mut set, &name, &base)?;
+    let files = save_adapter(&args.out, report.grammar, &set, &name, &base)?;
+    let config = set.attached(&name)?.method().to_string();
+    if let Some(manifest) = manifest {
+        if let Some(head) = &manifest.head {
+            let (from, to) = (args.adapter.join(&head.file), args.out.join(&head.file));
+            fs::copy(&from, &to).map_err(|e| {
+                let failed = format!("cannot copy {} to {}: {e}", from.display(), to.display());
+                Failure::new(failed, "check both folders")
+            })?;
+        }
+        Manifest {
+            config: config.clone(),
+            ..manifest
+        }
+        .write(&args.out)?;
+    }
+    say!("{name}: {config}");
+    let sizes = (size(&report.weights)?, size(&files.weights)?);
+    say!("before: {} parameters, {} bytes", ejected.before, sizes.0);
+    say!("after:  {} parameters, {} bytes", ejected.after, sizes.1);
+    say!("wrote {}", args.out.display());
+    Ok(())
+}
+
+fn size(path: &Path) -> Result<u64, Failure> {
+    fs::metadata(path).map(|file| file.len()).map_err(|e| {
+        let failed = format!("cannot read the size of {}: {e}", path.display());
+        Failure::new(failed, "check that the file is still there")
+    })
+}

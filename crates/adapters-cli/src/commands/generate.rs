@@ -1,0 +1,86 @@
+//! `adapters generate`
+
+use std::io::{Write, stdout};
+
+use adapters::Adapted;
+use adapters::models::{ChatTemplate, Generation, Message, ModelError, Pretrained, Sampling, TextTokenizer};
+use adapters::store::Manifest;
+
+use crate::args::GenerateArgs;
+use crate::failure::Failure;
+use crate::loading;
+
+/// Prints what the model adds to each prompt: a single one as it comes, several one after the other.
+pub fn run(args: GenerateArgs) -> Result<(), Failure> {
+    let device = loading::device(&args.device)?;
+    let manifest = match &args.adapter {
+        Some(adapter) => loading::manifest(adapter)?,
+        None => Manifest::default(),
+    };
+    let dir = loading::base_dir(args.model.as_deref(), &manifest)?;
+    let pretrained = Pretrained::open(&dir)?;
+    let tokenizer = pretrained.tokenizer(usize::MAX)?;
+    let prompts = prompts(&args, &pretrained, &tokenizer)?;
+    let generation = Generation {
+        max_new_tokens: args.max_tokens,
+        sampling: match args.temperature {
+            Some(temperature) => Sampling::Random {
+                temperature,
+                top_k: args.top_k,
+                top_p: args.top_p,
+            },
+            None => Sampling::Greedy,
+        },
+        repetition_penalty: args.repetition_penalty,
+        stop: pretrained.stop_tokens()?,
+        seed: args.seed,
+        cache: !args.no_cache,
+        tasks: Vec::new(),
+    };
+    let lm = pretrained.causal_lm(&device)?;
+    let Adapted { base, set } = match &args.adapter {
+        Some(adapter) => loading::adapted(lm, adapter, args.allow_bin, &device)?.0,
+        None => Adapted::new(lm),
+    };
+    let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+    if let ([_], false) = (&prompts[..], args.ids) {
+        let mut stream = tokenizer.stream();
+        let mut failed = None;
+        generation.run(&base, &set, &prompts, |_, token| match stream.push(token) {
+            Ok(text) => show(&text),
+            Err(error) => failed = Some(error),
+        })?;
+        say!();
+        return failed.map_or(Ok(()), |error: ModelError| Err(error.into()));
+    }
+    for tokens in generation.run(&base, &set, &prompts, |_, _| ())? {
+        match args.ids {
+            true => say!("{}", tokens.iter().map(u32::to_string).collect::<Vec<_>>().join(" ")),
+            false => say!("{}", tokenizer.decode(&tokens)?),
+        }
+    }
+    Ok(())
+}
+
+/// The ids of each prompt, of a text or of a chat.
+fn prompts(args: &GenerateArgs, pretrained: &Pretrained, tokenizer: &TextTokenizer) -> Result<Vec<Vec<u32>>, Failure> {
+    let template = match args.chat {
+        true => Some(ChatTemplate::load(pretrained.dir())?),
+        false => None,
+    };
+    let encode = |prompt: &String| match &template {
+        Some(template) => {
+            let system = args.system.iter().map(|text| Message::new("system", text));
+            let messages: Vec<Message> = system.chain([Message::new("user", prompt)]).collect();
+            tokenizer.encode_whole(&template.render(&messages, true)?, false)
+        }
+        None => tokenizer.encode_whole(prompt, true),
+    };
+    Ok(args.prompt.iter().map(encode).collect::<Result<_, _>>()?)
+}
+
+/// A piece of text, at once. A closed pipe ends the output, not the program.
+fn show(text: &str) {
+    let mut out = stdout();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}

@@ -1,0 +1,113 @@
+//! `adapters generate` as a user runs it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../adapters-testkit/golden/llama")
+}
+
+/// The golden model with a tokenizer of one token a word: `w0`, `w1`, ..
+fn model(dir: &Path, tokenizer_config: &Value) {
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(golden().join("base").join(file), dir.join(file)).unwrap();
+    }
+    let vocab: serde_json::Map<String, Value> = (0..100).map(|id| (format!("w{id}"), id.into())).collect();
+    let tokenizer = json!({
+        "version": "1.0", "added_tokens": [], "normalizer": null, "post_processor": null, "decoder": null,
+        "truncation": null, "padding": null, "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "w1"},
+    });
+    fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    fs::write(dir.join("tokenizer_config.json"), tokenizer_config.to_string()).unwrap();
+}
+
+fn generate(model: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_adapters"));
+    command.arg("generate").arg("--model").arg(model);
+    command.args(["--max-tokens", "8"]).args(args).output().unwrap()
+}
+
+fn ok(model: &Path, args: &[&str]) -> String {
+    let output = generate(model, args);
+    assert!(
+        output.status.success(),
+        "{args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn texts_are_continued_alone_and_side_by_side() {
+    let dir = tempfile::tempdir().unwrap();
+    model(dir.path(), &json!({}));
+    let (one, two) = ("w5 w17 w42 w8 w61", "w33 w7");
+    let streamed = ok(dir.path(), &["--prompt", one]);
+    assert!((1..=8).contains(&streamed.split_whitespace().count()), "{streamed}");
+    let both = ok(dir.path(), &["--prompt", one, "--prompt", two]);
+    assert_eq!(both.lines().next(), streamed.lines().next());
+    assert_eq!(ok(dir.path(), &["--prompt", one, "--prompt", two, "--no-cache"]), both);
+    let ids = ok(dir.path(), &["--prompt", one, "--ids"]);
+    assert_eq!(ids.trim(), streamed.trim().replace('w', ""));
+
+    let adapter = golden().join("cases/lora_all/adapters/a");
+    let adapter = adapter.to_str().unwrap();
+    let adapted = ok(dir.path(), &["--prompt", one, "--prompt", two, "--adapter", adapter]);
+    assert_ne!(adapted, both);
+
+    let random = |seed| {
+        ok(
+            dir.path(),
+            &["--prompt", one, "--temperature", "1", "--top-k", "50", "--seed", seed],
+        )
+    };
+    assert_eq!(random("1"), random("1"));
+    assert_ne!(random("1"), random("2"));
+}
+
+#[test]
+fn a_chat_goes_through_the_template_of_the_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let template = "{% for m in messages %}{{ 'w2 ' if m.role == 'system' else 'w4 ' }}{{ m.content }} {% endfor %}w9";
+    model(dir.path(), &json!({"chat_template": template}));
+    let said = ok(dir.path(), &["--chat", "--system", "w5", "--prompt", "w6"]);
+    assert_eq!(said, ok(dir.path(), &["--prompt", "w2 w5 w4 w6 w9"]));
+    assert_ne!(said, ok(dir.path(), &["--prompt", "w6"]));
+}
+
+#[test]
+fn mistakes_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    model(dir.path(), &json!({}));
+    for (args, code, part) in [
+        (&["--prompt", "w5", "--chat"][..], 1, "no chat_template"),
+        (&["--prompt", "w5", "--temperature", "0"], 1, "temperature"),
+        (
+            &["--prompt", "w5", "--max-tokens", "100"],
+            1,
+            "64 tokens the model takes",
+        ),
+        (&["--prompt", ""], 1, "at least one token"),
+        (&["--prompt", "w5", "--top-k", "3"], 2, "--temperature"),
+        (&[], 2, "--prompt"),
+    ] {
+        let args: Vec<&str> = args.to_vec();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_adapters"));
+        let output = command
+            .arg("generate")
+            .arg("--model")
+            .arg(dir.path())
+            .args(&args)
+            .output()
+            .unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        let flat = error.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {error}");
+        assert!(flat.contains(part), "{args:?}: {error}");
+        assert!(output.stdout.is_empty());
+    }
+}

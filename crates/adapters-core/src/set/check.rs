@@ -1,0 +1,122 @@
+//! Whether every block of a composition has a meaning for the adapters in it.
+
+use crate::composition::Composition;
+use crate::error::Error;
+use crate::layer::SiteLayer;
+use crate::set::{AdapterSet, Attached};
+
+/// Why a kind of block has no meaning for a layer.
+type Refusal = Option<&'static str>;
+
+const TOGETHER: Refusal = Some("keys and values are seen from every position, so that a sequence has no parts there");
+const NO_MEAN: Refusal = Some("its keys and values stand beside the sequence's own and have no mean");
+const UNLIKE: &str = "it multiplies what another only adds to, or the other way round";
+const ONE_NORM: Refusal = Some("it replaces the parameters of a normalisation, which are the same for all rows");
+const CHANGES: Refusal = Some("it changes a layer or what goes into it, of which there is one for the whole batch");
+
+impl AdapterSet {
+    /// Refuses what cannot run, by block and adapter.
+    pub(crate) fn check_blocks(&self, composition: &Composition) -> Result<(), Error> {
+        let mut root = composition;
+        // The outermost block may do more: what it shares out is not joined before the site is closed.
+        while let Composition::Stack(children) = root
+            && let [only] = children.as_slice()
+        {
+            root = only;
+        }
+        for part in composition.parts() {
+            let inside = !std::ptr::eq(part, root);
+            self.check_block(part, inside)?;
+            if let Composition::Fuse { children, .. } = part {
+                self.check_fuse(part, children)?;
+            }
+        }
+        self.check_branches(composition)
+    }
+
+    fn check_block(&self, block: &Composition, inside: bool) -> Result<(), Error> {
+        let reason = |layer: &SiteLayer| match (block, layer) {
+            (Composition::Adapter(_) | Composition::Stack(_) | Composition::Fuse { .. }, _) => None,
+            (Composition::Split { .. }, SiteLayer::KeyValue(_)) => TOGETHER,
+            (Composition::Average { .. }, SiteLayer::KeyValue(_)) => NO_MEAN,
+            (_, SiteLayer::Norm(_)) => ONE_NORM,
+            (Composition::Average { .. }, SiteLayer::Linear(layer)) if !layer.keeps_layer() => CHANGES,
+            (Composition::Average { .. }, SiteLayer::Table(layer)) if !layer.keeps_layer() => CHANGES,
+            (_, SiteLayer::Linear(layer)) if inside && !layer.keeps_layer() => CHANGES,
+            (Composition::Split { .. }, SiteLayer::Linear(layer)) if inside && !layer.closes_plainly() => CHANGES,
+            _ => None,
+        };
+        for adapter in block.adapters().filter_map(|name| self.get(name)) {
+            if let Some(reason) = adapter.layers().find_map(|l| reason(&l.layer)) {
+                return Err(refuse(block, adapter.name(), reason));
+            }
+        }
+        if matches!(block, Composition::Average { .. }) {
+            let mut adapters = block.adapters().filter_map(|name| self.get(name));
+            if let Some(first) = adapters.next()
+                && let Some(other) = adapters.find(|other| !first.closes_like(other))
+            {
+                return Err(refuse(block, other.name(), UNLIKE));
+            }
+        }
+        Ok(())
+    }
+
+    /// A fusion needs a layer wherever one of its adapters acts, and only such adapters.
+    fn check_fuse(&self, block: &Composition, children: &[Composition]) -> Result<(), Error> {
+        let fusion = self.fusion(&block.fusion_name().unwrap_or_default())?;
+        let adapters = children.iter().flat_map(Composition::adapters);
+        for adapter in adapters.filter_map(|name| self.get(name)) {
+            for l in adapter.layers() {
+                let reason = match &l.layer {
+                    SiteLayer::Hidden(layer) if layer.fusion_query().is_none() => "it does not say what it adds",
+                    SiteLayer::Hidden(_) if !fusion.layers.contains_key(&l.info.site) => {
+                        "it acts where the fusion has no layer"
+                    }
+                    SiteLayer::Hidden(_) | SiteLayer::Embedding(_) => continue,
+                    _ => "a fusion attends to what adapters add to the residual stream",
+                };
+                return Err(refuse(block, adapter.name(), reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// Two blocks that repeat the batch have to repeat it as often.
+    fn check_branches(&self, composition: &Composition) -> Result<(), Error> {
+        let wanted = composition.parallel_channels();
+        let parallel = |part: &&Composition| matches!(part, Composition::Parallel(_));
+        match composition
+            .parts()
+            .filter(parallel)
+            .find(|part| part.children().len() != wanted)
+        {
+            Some(part) => {
+                let adapter = part.first().unwrap_or_default();
+                Err(refuse(part, adapter, "another Parallel block has more branches"))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+fn refuse(block: &Composition, adapter: &str, reason: &'static str) -> Error {
+    Error::BlockNotRunnable {
+        block: block.to_string(),
+        adapter: adapter.to_owned(),
+        reason,
+    }
+}
+
+impl Attached {
+    /// Whether two adapters can be averaged at linear layers: both add to the output, or both do something else to it.
+    pub(crate) fn closes_like(&self, other: &Self) -> bool {
+        self.layers()
+            .all(|l| match (&l.layer, other.layers.get(&l.info.site).map(|o| &o.layer)) {
+                (SiteLayer::Linear(mine), Some(SiteLayer::Linear(theirs))) => {
+                    mine.closes_plainly() == theirs.closes_plainly()
+                }
+                _ => true,
+            })
+    }
+}

@@ -1,0 +1,34 @@
+//! Adapters before which no token stands, and which still move the tokens' positions.
+
+use crate::compose::Active;
+use crate::composition::Composition;
+use crate::error::Error;
+use crate::set::AdapterSet;
+
+impl AdapterSet {
+    /// The position of the first token with the adapters of a composition.
+    pub(crate) fn first_position(&self, active: &Active) -> usize {
+        active.adapters().map(|name| self.first_position_with(name)).sum()
+    }
+
+    fn first_position_with(&self, name: &str) -> usize {
+        self.get(name).map_or(0, |adapter| adapter.method().first_position())
+    }
+
+    /// Refuses adapters that move positions where they do not act on all rows: the first token has one position.
+    pub(super) fn check_first_position(&self, block: &Composition) -> Result<(), Error> {
+        match block {
+            Composition::Adapter(_) => Ok(()),
+            Composition::Stack(children) => children.iter().try_for_each(|child| self.check_first_position(child)),
+            other if other.adapters().all(|name| self.first_position_with(name) == 0) => Ok(()),
+            other => {
+                let mut moving = other.adapters().filter(|name| self.first_position_with(name) > 0);
+                Err(Error::BlockNotRunnable {
+                    block: other.to_string(),
+                    adapter: moving.next().unwrap_or_default().to_owned(),
+                    reason: "it moves the positions of all tokens, so that it acts alone or in a Stack",
+                })
+            }
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Adapters that make rows longer, where rows or positions are shared out.
+
+use crate::composition::Composition;
+use crate::error::Error;
+use crate::sequence::Inserted;
+use crate::set::AdapterSet;
+
+impl AdapterSet {
+    /// Refuses adapters that move or add positions where that has no meaning.
+    pub(super) fn check_positions(&self, block: &Composition) -> Result<(), Error> {
+        self.check_first_position(block)?;
+        self.check_longer_rows(block)
+    }
+
+    /// What the first adapter of a composition, the only one to act on the embedded tokens, puts in.
+    fn inserted(&self, block: &Composition) -> Option<Inserted> {
+        self.get(block.first()?)?.method().inserts()
+    }
+
+    /// Refuses adapters that make rows longer where rows would not all become equally long, and where positions are shared
+    /// out: the shares are of the text.
+    fn check_longer_rows(&self, block: &Composition) -> Result<(), Error> {
+        let refuse = |adapter: Option<&str>, reason| {
+            Err(Error::BlockNotRunnable {
+                block: block.to_string(),
+                adapter: adapter.unwrap_or_default().to_owned(),
+                reason,
+            })
+        };
+        if self.inserted(block).is_some() && splits(block) {
+            return refuse(
+                block.first(),
+                "it makes rows longer, and a Split shares out the positions of the text",
+            );
+        }
+        let children = block.children();
+        match block {
+            Composition::Parallel(_) | Composition::BatchSplit { .. } => {
+                let different = children
+                    .iter()
+                    .find(|child| self.inserted(child) != self.inserted(&children[0]));
+                match different {
+                    Some(child) => refuse(
+                        child.first(),
+                        "its rows would be longer than those of another, or shorter",
+                    ),
+                    None => children.iter().try_for_each(|child| self.check_longer_rows(child)),
+                }
+            }
+            // A row may have no task.
+            Composition::MultiTask(_) => match children.iter().find(|child| self.inserted(child).is_some()) {
+                Some(child) => refuse(
+                    child.first(),
+                    "it makes rows longer, and those of other tasks stay as they are",
+                ),
+                None => Ok(()),
+            },
+            _ => children.first().map_or(Ok(()), |first| self.check_longer_rows(first)),
+        }
+    }
+}
+
+fn splits(block: &Composition) -> bool {
+    matches!(block, Composition::Split { .. }) || block.children().iter().any(splits)
+}

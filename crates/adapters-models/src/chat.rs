@@ -1,0 +1,163 @@
+//! Chat templates: messages to the text a model was trained on, by the template published with its tokenizer.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use adapters_core::store::{StoreError, read_json};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{Environment, Error, ErrorKind, Value, context};
+use serde_json::{Map, Value as Json};
+
+use crate::error::ModelError;
+
+/// One message of a chat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// `system`, `user` or `assistant`.
+    pub role: String,
+    /// The text.
+    pub content: String,
+}
+
+impl Message {
+    /// A message of a role.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self {
+            role: role.into(),
+            content: content.into(),
+        }
+    }
+}
+
+/// The template of a checkpoint, `chat_template.jinja` or `chat_template` of `tokenizer_config.json`.
+///
+/// It is rendered as Hugging Face transformers renders it, with the methods of Python's strings, lists and dictionaries, but
+/// without tools, documents and `strftime_now`: a text does not depend on the day.
+#[derive(Clone, Debug)]
+pub struct ChatTemplate {
+    path: PathBuf,
+    source: String,
+    /// `bos_token` and its like.
+    tokens: Vec<(String, String)>,
+}
+
+const CONFIG: &str = "tokenizer_config.json";
+const FILE: &str = "chat_template.jinja";
+
+impl ChatTemplate {
+    /// Reads the template of a checkpoint folder.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::ChatTemplate`] if it has none, [`ModelError::Store`] for files.
+    pub fn load(dir: &Path) -> Result<Self, ModelError> {
+        let config: Map<String, Json> = match dir.join(CONFIG) {
+            path if path.exists() => read_json(&path)?,
+            _ => Map::new(),
+        };
+        let file = dir.join(FILE);
+        let (path, source) = if file.exists() {
+            let text = fs::read_to_string(&file).map_err(|source| StoreError::Read {
+                path: file.clone(),
+                source,
+            })?;
+            (file, Some(text))
+        } else {
+            (dir.join(CONFIG), config.get("chat_template").and_then(default_template))
+        };
+        let Some(source) = source else {
+            return Err(ModelError::ChatTemplate {
+                path,
+                reason: "it has no chat_template: the model was not trained on chats".to_owned(),
+            });
+        };
+        let tokens = config
+            .iter()
+            .filter(|(key, _)| key.ends_with("_token"))
+            .filter_map(|(key, value)| {
+                // A token is a text, or an object that has it.
+                let token = value.as_str().or_else(|| value.get("content")?.as_str())?;
+                Some((key.clone(), token.to_owned()))
+            })
+            .collect();
+        Ok(Self { path, source, tokens })
+    }
+
+    /// The text of a chat; `open` adds what an answer begins with.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::ChatTemplate`] with the template's own words, or the line it fails at.
+    pub fn render(&self, messages: &[Message], open: bool) -> Result<String, ModelError> {
+        let mut environment = Environment::new();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        environment.set_syntax(syntax.map_err(|error| self.refuse(&error))?);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", |reason: String| -> Result<String, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, reason))
+        });
+        for (name, token) in &self.tokens {
+            environment.add_global(name.clone(), token.clone());
+        }
+        let messages: Value = messages
+            .iter()
+            .map(|Message { role, content }| {
+                Value::from_pairs([("role", role.as_str()), ("content", content.as_str())])
+            })
+            .collect();
+        environment
+            .render_str(&self.source, context! { messages, add_generation_prompt => open })
+            .map_err(|error| self.refuse(&error))
+    }
+
+    fn refuse(&self, error: &Error) -> ModelError {
+        ModelError::ChatTemplate {
+            path: self.path.clone(),
+            reason: error.to_string(),
+        }
+    }
+}
+
+/// The template, or the one called `default` of several.
+fn default_template(value: &Json) -> Option<String> {
+    if let Some(text) = value.as_str() {
+        return Some(text.to_owned());
+    }
+    let named = value.as_array()?.iter().find(|named| named["name"] == "default")?;
+    Some(named.get("template")?.as_str()?.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn template(config: &str) -> Result<ChatTemplate, ModelError> {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(CONFIG), config).unwrap();
+        ChatTemplate::load(dir.path())
+    }
+
+    fn chat() -> [Message; 2] {
+        [Message::new("system", "Be brief. "), Message::new("user", "Hello")]
+    }
+
+    #[test]
+    fn messages_become_a_text_with_python_methods_and_special_tokens() {
+        let config = r#"{"bos_token": {"content": "<s>"}, "eos_token": "</s>", "chat_template":
+            "{{ bos_token }}{% for message in messages %}\n{% if message['role'] == 'user' %}\n[{{ message.content.upper() }}]\n{% else %}\n{{ message['content'].strip() }}{{ eos_token }}\n{% endif %}\n{% endfor %}\n{% if add_generation_prompt %}>{% endif %}"}"#;
+        let template = template(config).unwrap();
+        // A line end after a block is the block's.
+        assert_eq!(template.render(&chat(), true).unwrap(), "<s>Be brief.</s>\n[HELLO]\n>");
+        assert_eq!(template.render(&chat(), false).unwrap(), "<s>Be brief.</s>\n[HELLO]\n");
+    }
+
+    #[test]
+    fn a_template_may_refuse_and_one_of_several_is_the_default() {
+        let config = r#"{"chat_template": [{"name": "tools", "template": "no"},
+            {"name": "default", "template": "{{ raise_exception('roles must alternate') }}"}]}"#;
+        let error = template(config).unwrap().render(&chat(), true).unwrap_err().to_string();
+        assert!(error.contains("roles must alternate"), "{error}");
+        let error = template("{}").unwrap_err().to_string();
+        assert!(error.contains("no chat_template"), "{error}");
+    }
+}

@@ -1,0 +1,39 @@
+//! Llama and what is published under its name: biases where the configuration asks for them, no window.
+//!
+//! Paper: *LLaMA: Open and Efficient Foundation Language Models*, Touvron et al., 2023, <https://arxiv.org/abs/2302.13971>.
+//! Behaviour follows `LlamaForCausalLM` of Hugging Face transformers.
+
+use serde_json::{Map, Value, json};
+
+use crate::rotary_config::{Family, RotaryDecoderConfig};
+
+/// The defaults of the published class.
+pub(crate) fn defaults() -> Map<String, Value> {
+    object(json!({
+        "vocab_size": 32000, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "intermediate_size": 11008, "hidden_act": "silu", "max_position_embeddings": 2048, "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0, "tie_word_embeddings": false, "attention_dropout": 0.0,
+    }))
+}
+
+/// What the configuration decides.
+pub(crate) fn family(config: &RotaryDecoderConfig) -> Family {
+    Family {
+        model_type: "llama",
+        class_name: "LlamaForCausalLM",
+        qkv_bias: config.attention_bias,
+        output_bias: config.attention_bias,
+        ffn_bias: config.mlp_bias,
+        windows: vec![None; config.num_hidden_layers],
+        swapped_places: true,
+        undoes_embeddings: false,
+    }
+}
+
+/// The fields of a JSON object; none of anything else.
+pub(crate) fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
+}

@@ -1,0 +1,33 @@
+//! Mistral: no biases, and a window in every layer where the configuration has one.
+//!
+//! Paper: *Mistral 7B*, Jiang et al., 2023, <https://arxiv.org/abs/2310.06825>. Behaviour follows `MistralForCausalLM` of
+//! Hugging Face transformers.
+
+use serde_json::{Map, Value, json};
+
+use crate::llama::object;
+use crate::rotary_config::{Family, RotaryDecoderConfig};
+
+/// The defaults of the published class.
+pub(crate) fn defaults() -> Map<String, Value> {
+    object(json!({
+        "vocab_size": 32000, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "intermediate_size": 14336, "hidden_act": "silu",
+        "max_position_embeddings": 131072, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": false,
+        "attention_dropout": 0.0, "sliding_window": 4096,
+    }))
+}
+
+/// What the configuration decides.
+pub(crate) fn family(config: &RotaryDecoderConfig) -> Family {
+    Family {
+        model_type: "mistral",
+        class_name: "MistralForCausalLM",
+        qkv_bias: false,
+        output_bias: false,
+        ffn_bias: false,
+        windows: vec![config.sliding_window; config.num_hidden_layers],
+        swapped_places: true,
+        undoes_embeddings: false,
+    }
+}

@@ -1,0 +1,161 @@
+//! The configuration of the decoders with rotary positions, and what their families decide.
+
+use std::path::Path;
+
+use adapters_core::ops::Activation;
+use serde::Deserialize;
+
+use crate::error::ModelError;
+use crate::rotary::{Rotary, RotaryFields, RotaryScaling};
+
+/// `config.json`: the fields of all families that change what is computed. Others are ignored.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct RotaryDecoderConfig {
+    /// Tokens in the vocabulary.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Layers.
+    pub num_hidden_layers: usize,
+    /// Heads of the queries.
+    pub num_attention_heads: usize,
+    /// Heads of keys and values; as many as of the queries without it.
+    pub num_key_value_heads: Option<usize>,
+    /// Features of a head; `hidden_size / num_attention_heads` without it.
+    pub head_dim: Option<usize>,
+    /// Width of the feed-forward block.
+    pub intermediate_size: usize,
+    /// Activation of the gate.
+    pub hidden_act: String,
+    /// Longest input in tokens.
+    pub max_position_embeddings: usize,
+    /// Epsilon of the normalisations.
+    pub rms_norm_eps: f64,
+    /// Base of the rotary angles.
+    pub rope_theta: f64,
+    /// Scaling of the rotary angles.
+    pub rope_scaling: Option<RotaryFields>,
+    /// Both of these, in newer files.
+    #[serde(default)]
+    pub rope_parameters: Option<RotaryFields>,
+    /// Whether the head is the table of the token embeddings.
+    pub tie_word_embeddings: bool,
+    /// Dropout on attention weights, in training.
+    pub attention_dropout: f64,
+    /// Keys a query sees, itself included, in layers with a window.
+    #[serde(default)]
+    pub sliding_window: Option<usize>,
+    /// Id of the padding token.
+    pub pad_token_id: Option<usize>,
+    /// Biases in attention, where the family leaves the choice.
+    #[serde(default)]
+    pub attention_bias: bool,
+    /// Biases in the feed-forward block, where the family leaves the choice.
+    #[serde(default)]
+    pub mlp_bias: bool,
+    /// Qwen2: whether any layer has a window.
+    #[serde(default)]
+    pub use_sliding_window: bool,
+    /// Qwen2: layers without a window, from the first on.
+    #[serde(default)]
+    pub max_window_layers: usize,
+    /// Qwen2: what each layer does, in newer files.
+    #[serde(default)]
+    pub layer_types: Option<Vec<String>>,
+}
+
+/// What a family is called, and what it decides.
+#[derive(Clone, Debug)]
+pub struct Family {
+    /// The published `model_type`.
+    pub model_type: &'static str,
+    /// The published class.
+    pub class_name: &'static str,
+    /// Biases of the query, key and value projections.
+    pub qkv_bias: bool,
+    /// Bias of the output projection of attention.
+    pub output_bias: bool,
+    /// Biases of the feed-forward block.
+    pub ffn_bias: bool,
+    /// Keys a query sees, layer by layer; `None` for all.
+    pub windows: Vec<Option<usize>>,
+    /// Whether AdapterHub's `intermediate` is the second projection of the feed-forward block and its `output` the first.
+    pub swapped_places: bool,
+    /// Whether what an adapter did to the embeddings is undone before the head.
+    pub undoes_embeddings: bool,
+}
+
+impl RotaryDecoderConfig {
+    /// Heads of queries, of keys and values, and features of a head.
+    pub(crate) fn heads(&self) -> [usize; 3] {
+        let heads = self.num_attention_heads;
+        let d_head = self.head_dim.unwrap_or(self.hidden_size / heads.max(1));
+        [heads, self.num_key_value_heads.unwrap_or(heads), d_head]
+    }
+
+    /// Checks the values against each other and against what is computed here.
+    pub(crate) fn check(&self, path: &Path, family: &Family) -> Result<(Activation, Rotary), ModelError> {
+        let refuse = |field, expected: &str, found: String| ModelError::Config {
+            path: path.to_owned(),
+            field,
+            expected: expected.to_owned(),
+            found,
+        };
+        let [heads, kv_heads, d_head] = self.heads();
+        for (field, value, most) in [
+            ("vocab_size", self.vocab_size, 1 << 24),
+            ("hidden_size", self.hidden_size, 1 << 24),
+            ("num_hidden_layers", self.num_hidden_layers, 1 << 12),
+            ("num_attention_heads", heads, 1 << 16),
+            ("num_key_value_heads", kv_heads, 1 << 16),
+            ("head_dim", d_head, 1 << 16),
+            ("intermediate_size", self.intermediate_size, 1 << 24),
+            ("max_position_embeddings", self.max_position_embeddings, 1 << 24),
+        ] {
+            if value == 0 || value > most {
+                return Err(refuse(field, &format!("between 1 and {most}"), value.to_string()));
+            }
+        }
+        if !heads.is_multiple_of(kv_heads) {
+            let expected = format!("a divisor of num_attention_heads = {heads}");
+            return Err(refuse("num_key_value_heads", &expected, kv_heads.to_string()));
+        }
+        if !d_head.is_multiple_of(2) {
+            return Err(refuse(
+                "head_dim",
+                "an even number: features turn in pairs",
+                d_head.to_string(),
+            ));
+        }
+        if !(0.0..1.0).contains(&self.attention_dropout) {
+            return Err(refuse(
+                "attention_dropout",
+                "0 <= p < 1",
+                self.attention_dropout.to_string(),
+            ));
+        }
+        if self.rms_norm_eps <= 0.0 {
+            return Err(refuse(
+                "rms_norm_eps",
+                "a number above zero",
+                self.rms_norm_eps.to_string(),
+            ));
+        }
+        if family.windows.len() != self.num_hidden_layers || family.windows.contains(&Some(0)) {
+            let expected = "a window of at least 1, and a type for each layer";
+            return Err(refuse(
+                "sliding_window, layer_types",
+                expected,
+                format!("{:?}", family.windows),
+            ));
+        }
+        let fields = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
+        let scaling = fields.map_or(Ok(RotaryScaling::Default), RotaryFields::scaling);
+        let scaling = scaling.map_err(|(field, expected, found)| refuse(field, expected, found))?;
+        let theta = fields.and_then(|fields| fields.rope_theta).unwrap_or(self.rope_theta);
+        if theta <= 1.0 {
+            return Err(refuse("rope_theta", "a number above 1", theta.to_string()));
+        }
+        Ok((self.hidden_act.parse()?, Rotary::new(d_head, theta, scaling)))
+    }
+}

@@ -1,0 +1,109 @@
+//! The relative position bias: a learned number for each distance between query and key.
+
+use burn::tensor::{Int, Tensor, TensorData};
+
+use crate::t5::T5Stack;
+
+/// How distances fall into buckets.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Buckets {
+    pub(super) count: usize,
+    pub(super) max_distance: usize,
+    /// Whether keys after the query are seen.
+    pub(super) both_ways: bool,
+}
+
+impl Buckets {
+    /// The bucket of a key at `key` seen from a query at `query`: one for each small distance, and for larger ones by
+    /// the logarithm of the distance.
+    fn of(self, query: usize, key: usize) -> i64 {
+        let (count, offset, distance) = match self.both_ways {
+            true => {
+                let half = self.count / 2;
+                (half, if key > query { half } else { 0 }, key.abs_diff(query))
+            }
+            false => (self.count, 0, query.saturating_sub(key)),
+        };
+        let exact = count / 2;
+        let bucket = if distance < exact {
+            distance
+        } else {
+            // In 32 bits and in this order, as published: a boundary must fall on the same side.
+            let share = (distance as f32 / exact as f32).ln() / (self.max_distance as f32 / exact as f32).ln();
+            (exact + (share * (count - exact) as f32) as usize).min(count - 1)
+        };
+        (offset + bucket) as i64
+    }
+}
+
+impl T5Stack {
+    /// The learned bias of distances, `[1, heads, queries, keys]`; the first query stands at `past`.
+    fn distance_bias(&self, past: usize, queries: usize, keys: usize) -> Tensor<4> {
+        let buckets: Vec<i64> = (past..past + queries)
+            .flat_map(|query| (0..keys).map(move |key| self.buckets.of(query, key)))
+            .collect();
+        let device = self.distances.weight.val().device();
+        let buckets = Tensor::<2, Int>::from_data(TensorData::new(buckets, [queries, keys]), &device);
+        self.distances.forward(buckets).permute([2, 0, 1]).unsqueeze()
+    }
+}
+
+/// The distances of a stack's self-attention, made in the first layer and used in all.
+///
+/// An adapter may make the keys of some layers longer; those in front then count in the distances. A layer after the first has
+/// no distances of its own: for another number of keys it gets none, and so do the layers after it, as in the reference.
+pub(super) struct Distances<'a> {
+    pub(super) stack: &'a T5Stack,
+    /// How many queries there are.
+    pub(super) queries: usize,
+    /// How many positions are before the first of them.
+    pub(super) past: usize,
+    /// `[1, heads, queries, keys]`.
+    pub(super) bias: Option<Tensor<4>>,
+}
+
+impl Distances<'_> {
+    /// The bias in a layer of the stack, for keys `[batch, heads, keys, d_head]`.
+    pub(super) fn of(&mut self, layer: usize, key: &Tensor<4>) -> Tensor<4> {
+        let ([_, heads, keys, _], device) = (key.dims(), key.device());
+        if let Some(bias) = self.bias.as_ref().filter(|bias| bias.dims()[3] == keys) {
+            return bias.clone();
+        }
+        let distances = match layer {
+            0 => self.stack.distance_bias(self.past, self.queries, keys),
+            _ => Tensor::zeros([1, heads, self.queries, keys], &device),
+        };
+        self.bias.insert(distances).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where each bucket begins, computed by transformers 4.57.6 on torch 2.
+    #[test]
+    fn distances_fall_into_the_published_buckets() {
+        let ends = [23, 32, 46, 64, 91];
+        let both_ways = Buckets {
+            count: 32,
+            max_distance: 128,
+            both_ways: true,
+        };
+        let one_way = Buckets {
+            both_ways: false,
+            ..both_ways
+        };
+        for distance in 1..200 {
+            let at = |starts: &[usize]| starts.iter().filter(|start| **start <= distance).count() as i64;
+            let expected = at(&[1, 2, 3, 4, 5, 6, 7, 8, 12, 16]) + at(&ends);
+            assert_eq!(both_ways.of(distance, 0), expected, "{distance} back");
+            assert_eq!(both_ways.of(0, distance), expected + 16, "{distance} ahead");
+            let far = [19, 21, 24, 27, 31, 35, 40, 46, 52, 59, 67, 77, 87, 99, 113];
+            let expected = (distance as i64).min(16) + at(&far);
+            assert_eq!(one_way.of(distance, 0), expected, "{distance} back, one way");
+            assert_eq!(one_way.of(0, distance), 0, "{distance} ahead, one way");
+        }
+        assert_eq!(both_ways.of(5, 5), 0);
+    }
+}

@@ -1,0 +1,111 @@
+//! The layers: vectors put in among the embedded tokens.
+
+use std::borrow::Cow;
+
+use adapters_core::{Call, EmbeddingState, NamedParams, SiteAdapter};
+use burn::module::{Module, Param, ParamId};
+use burn::tensor::Tensor;
+
+use crate::encoder::{self, PROMPT};
+use crate::peft::Reparameterisation;
+
+/// `[P; x]`, or `[x_0; P; x_1 ..]`.
+#[derive(Module, Debug)]
+pub struct PromptLayer {
+    /// `P`, `[prompt_length, d_model]`.
+    pub(crate) vectors: Param<Tensor<2>>,
+    /// Before which position they stand.
+    pub(crate) at: usize,
+}
+
+impl SiteAdapter<EmbeddingState> for PromptLayer {
+    /// Puts the vectors in. The padding grows at its front, as in the reference, whose mask says that the vectors may be
+    /// seen and does not let them see padding.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the last axis is not the model's width.
+    fn apply(&self, state: EmbeddingState, _call: &Call<'_>) -> EmbeddingState {
+        state.insert(self.at, self.vectors.val())
+    }
+}
+
+impl NamedParams for PromptLayer {
+    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
+        vec![("prompt_embedding.weight".into(), self.vectors.id)]
+    }
+}
+
+/// `[P; x]`, where `P` are the first rows of what the adapter shares, or of what its network makes.
+#[derive(Module, Debug)]
+pub struct VirtualPrompt {
+    /// Rows of `P`.
+    pub(crate) rows: usize,
+    /// The network, where one computes the rows.
+    #[module(skip)]
+    pub(crate) network: Option<Reparameterisation>,
+}
+
+impl SiteAdapter<EmbeddingState> for VirtualPrompt {
+    /// # Panics
+    ///
+    /// Panics if the last axis is not the width of the token table.
+    fn apply(&self, state: EmbeddingState, call: &Call<'_>) -> EmbeddingState {
+        let vectors = match &self.network {
+            Some(network) => encoder::forward(network, call.shared, |x, prob| call.dropout(x, prob)),
+            None => call.shared.matrix(PROMPT),
+        };
+        state.insert(0, vectors.slice_dim(0, 0..self.rows))
+    }
+}
+
+/// All its parameters are shared.
+impl NamedParams for VirtualPrompt {
+    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
+        Vec::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use adapters_core::{Pass, Role, Shared, Site, Stack};
+    use burn::tensor::{Bool, Device, TensorData};
+
+    use super::*;
+
+    const SITE: Site = Site::outside(Stack::Encoder, Role::Embedding);
+
+    fn applied(at: usize, seq: usize, padding: Option<Vec<bool>>) -> (Vec<f32>, Option<Vec<bool>>) {
+        let device = Device::flex();
+        let layer = PromptLayer {
+            vectors: Param::from_tensor(Tensor::from_data([[-1.0], [-2.0]], &device)),
+            at,
+        };
+        let (pass, shared) = (Pass::default(), Shared::new());
+        let call = Call {
+            pass: &pass,
+            shared: &shared,
+            adapter: "a",
+            site: SITE,
+        };
+        let tokens: Vec<f32> = (0..seq).map(|t| t as f32).collect();
+        let hidden = Tensor::<3>::from_data(TensorData::new(tokens, [1, seq, 1]), &device);
+        let padding = padding.map(|flags| Tensor::<2, Bool>::from_data(TensorData::new(flags, [1, seq]), &device));
+        let state = layer.apply(EmbeddingState::new(hidden, padding), &call);
+        let padding = state.padding.map(|padding| padding.into_data().iter().collect());
+        (state.hidden.into_data().iter().collect(), padding)
+    }
+
+    #[test]
+    fn short_rows_left_padding_and_no_mask() {
+        assert_eq!(applied(0, 3, None), (vec![-1.0, -2.0, 0.0, 1.0, 2.0], None));
+        assert_eq!(applied(1, 3, None).0, [0.0, -1.0, -2.0, 1.0, 2.0]);
+        // One token, which is fewer than there are vectors.
+        assert_eq!(applied(1, 1, None).0, [0.0, -1.0, -2.0]);
+        let left = applied(0, 2, Some(vec![true, false]));
+        assert_eq!(
+            left,
+            (vec![-1.0, -2.0, 0.0, 1.0], Some(vec![false, false, true, false]))
+        );
+    }
+}

@@ -1,0 +1,106 @@
+//! Matrices with orthonormal rows, in the reference's parametrisation.
+
+use std::borrow::Cow;
+
+use burn::module::{Module, Param, ParamId};
+use burn::tensor::Tensor;
+
+/// `W`, `[r, d_model]`.
+///
+/// Source of the orthogonal forms: *Trivializations for Gradient-Based Optimization on Manifolds*, Lezcano-Casado,
+/// 2019, <https://arxiv.org/abs/1909.09501>, as `torch.nn.utils.parametrizations.orthogonal` computes them.
+#[derive(Module, Debug)]
+pub struct Projection {
+    /// What trains, `[r, d_model]`: `W` itself, or what it is made of.
+    pub(crate) original: Param<Tensor<2>>,
+    /// The orthogonal matrix it moves from, `[d_model, d_model]`; stored and never trained. Without one `W` is free.
+    pub(crate) base: Option<Param<Tensor<2>>>,
+}
+
+/// Steps of the series for the exponential; exact to 32 bits for matrices of norm 1/2.
+const TERMS: usize = 10;
+
+impl Projection {
+    /// `W`, `[r, d_model]`.
+    ///
+    /// - free: `original`
+    /// - `r < d_model`: `W = (base Q)^T` with the first `r` columns of `Q = H_1 .. H_r`, each times the sign on the
+    ///   diagonal of `original`; `H_i = 1 - 2 v_i v_i^T / (v_i^T v_i)`, where `v_i` is 1 at `i` and what `original` has in
+    ///   its row `i` behind the diagonal after it
+    /// - `r = d_model`: `W = (base exp(A))^T` with the skew `A = L - L^T`, `L` the lower triangle of `original^T`
+    ///
+    /// The diagonal has no gradient. The reference truncates it to whole numbers at each use, so that a single step of
+    /// weight decay makes `W` zero; here that happens once, when values come from a file.
+    pub fn weight(&self) -> Tensor<2> {
+        let original = self.original.val();
+        let Some(base) = &self.base else { return original };
+        let [rank, d_model] = original.dims();
+        let base = base.val().transpose();
+        match rank == d_model {
+            true => exponential(skew(original)).transpose().matmul(base),
+            false => {
+                let signs = diagonal(original.clone().detach()).sign();
+                reflected(original).mul(signs).matmul(base)
+            }
+        }
+    }
+
+    /// Name and id of the parameters below `path`.
+    pub(crate) fn named_params(&self, path: &str) -> Vec<(Cow<'static, str>, ParamId)> {
+        match &self.base {
+            None => vec![(format!("{path}.weight").into(), self.original.id)],
+            Some(base) => vec![
+                (
+                    format!("{path}.parametrizations.weight.original").into(),
+                    self.original.id,
+                ),
+                (format!("{path}.parametrizations.weight.0.base").into(), base.id),
+            ],
+        }
+    }
+}
+
+/// The first elements of the diagonal, `[r, d] -> [r, 1]`.
+fn diagonal(x: Tensor<2>) -> Tensor<2> {
+    x.clone().mul(eye_like(&x)).sum_dim(1)
+}
+
+/// Ones on the diagonal of a wide matrix of this shape.
+fn eye_like(x: &Tensor<2>) -> Tensor<2> {
+    let [rows, cols] = x.dims();
+    Tensor::eye(cols, &x.device()).slice_dim(0, 0..rows)
+}
+
+/// The first `r` rows of `(H_1 .. H_r)^T`, `[r, d]`.
+fn reflected(original: Tensor<2>) -> Tensor<2> {
+    let eye = eye_like(&original);
+    let vectors = original.triu(1) + eye.clone();
+    let [rank, _] = vectors.dims();
+    let factors = vectors.clone().square().sum_dim(1).recip() * 2.0;
+    (0..rank).rev().fold(eye, |rows, i| {
+        let v = vectors.clone().slice_dim(0, i..i + 1);
+        let factor = factors.clone().slice_dim(0, i..i + 1);
+        let along = rows.clone().matmul(v.clone().transpose()) * factor;
+        rows - along.matmul(v)
+    })
+}
+
+/// `L - L^T` of the lower triangle `L` of the transpose, `[d, d]`.
+fn skew(original: Tensor<2>) -> Tensor<2> {
+    let upper = original.triu(0);
+    upper.clone().transpose() - upper
+}
+
+/// `exp(A)` by scaling and squaring, `[d, d]`.
+fn exponential(a: Tensor<2>) -> Tensor<2> {
+    let [d, _] = a.dims();
+    let norm = a.clone().detach().abs().sum_dim(0).max().into_scalar::<f32>();
+    let halvings = (f64::from(norm) / 0.5).log2().ceil().max(0.0) as i32;
+    let a = a * 0.5f64.powi(halvings);
+    let eye = Tensor::<2>::eye(d, &a.device());
+    // Horner: 1 + a (1 + a/2 (1 + a/3 (..))).
+    let series = (1..=TERMS).rev().fold(eye.clone(), |sum, n| {
+        eye.clone() + a.clone().matmul(sum) * (n as f64).recip()
+    });
+    (0..halvings).fold(series, |x, _| x.clone().matmul(x))
+}

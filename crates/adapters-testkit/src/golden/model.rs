@@ -1,0 +1,167 @@
+//! The model of a golden set: what its call takes, and what a case's class computes on top of it.
+
+use std::path::Path;
+
+use adapters::core::store::read_safetensors;
+use adapters::models::{CausalInput, EncoderDecoderInput, EncoderInput, Head, Model, Pretrained};
+use adapters::{Ctx, Host};
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+
+use crate::golden::case::Case;
+use crate::golden::verdict::Stop;
+
+/// The keyword arguments of the model call. Which of them a model takes is its own business.
+#[derive(Clone, Debug)]
+pub(crate) struct Inputs {
+    ids: Tensor<2, Int>,
+    token_types: Option<Tensor<2, Int>>,
+    padding: Option<Tensor<2, Bool>>,
+    decoder_ids: Option<Tensor<2, Int>>,
+}
+
+impl Inputs {
+    /// Reads `inputs.safetensors`.
+    ///
+    /// # Errors
+    ///
+    /// [`Stop::Unsupported`] for an argument this library does not have.
+    pub(crate) fn read(path: &Path, device: &Device) -> Result<Self, Stop> {
+        let (mut ids, mut token_types, mut padding, mut decoder_ids) = (None, None, None, None);
+        let (tensors, _) = read_safetensors(path)?;
+        for (key, data) in tensors {
+            match key.as_str() {
+                "input_ids" => ids = Some(Tensor::from_data(data, device)),
+                "token_type_ids" => token_types = Some(Tensor::from_data(data, device)),
+                "decoder_input_ids" => decoder_ids = Some(Tensor::from_data(data, device)),
+                "attention_mask" => padding = Some(padding_of(&data, device)),
+                other => return Err(Stop::unsupported(format!("the model call has the argument `{other}`"))),
+            }
+        }
+        Ok(Self {
+            ids: ids.ok_or_else(|| Stop::fail("inputs.safetensors has no `input_ids`"))?,
+            token_types,
+            padding,
+            decoder_ids,
+        })
+    }
+
+    /// Rows and positions of the batch.
+    pub(crate) fn dims(&self) -> [usize; 2] {
+        self.ids.dims()
+    }
+
+    /// Padded positions of each row; `None` where nothing is padded.
+    pub(crate) fn padded(&self) -> Option<Vec<i64>> {
+        let padding = self.padding.clone()?;
+        Some(padding.int().sum_dim(1).into_data().iter().collect())
+    }
+
+    /// These inputs as the case calls the model with them.
+    pub(crate) fn of(&self, case: &Case) -> Self {
+        Self {
+            padding: self.padding.clone().filter(|_| case.use_attention_mask),
+            ..self.clone()
+        }
+    }
+}
+
+/// True at padding, from a mask that is zero there.
+fn padding_of(mask: &TensorData, device: &Device) -> Tensor<2, Bool> {
+    let padding: Vec<bool> = mask.iter::<i64>().map(|m| m == 0).collect();
+    Tensor::from_data(TensorData::new(padding, mask.shape()), device)
+}
+
+/// Loads the checkpoint of a set.
+pub(crate) fn load(checkpoint: &Path, device: &Device) -> Result<Model, Stop> {
+    Ok(Pretrained::open(checkpoint)?.model(device)?)
+}
+
+/// What a case's class computes on top of the model.
+#[allow(clippy::large_enum_variant)] // One a case.
+pub(crate) enum Top {
+    /// Nothing: the last hidden state.
+    Nothing,
+    /// Scores of all tokens by a head of its own.
+    MaskedLm(Head),
+    /// Scores of all tokens by the model's head.
+    OwnHead,
+}
+
+impl Top {
+    /// That of the case's class.
+    ///
+    /// # Errors
+    ///
+    /// [`Stop::Unsupported`] for a class this library does not have.
+    pub(crate) fn of(case: &Case, dir: &Path, checkpoint: &Path, model: &Model, device: &Device) -> Result<Self, Stop> {
+        let (class, output, head) = (case.model_class.as_str(), case.output.as_str(), case.head.as_deref());
+        let own = class == model.class_name();
+        match (model, output, head) {
+            (Model::Encoder(_), "last_hidden_state", None) if own => Ok(Self::Nothing),
+            (Model::CausalLm(_) | Model::EncoderDecoder(_), "logits", None) if own => Ok(Self::OwnHead),
+            (Model::Encoder(encoder), "logits", head) => {
+                let name = model.class_name().trim_end_matches("Model");
+                let masked_lm = match head {
+                    None if class == format!("{name}ForMaskedLM") => {
+                        Head::from_checkpoint(checkpoint, encoder, false, device)?
+                    }
+                    Some(head) if class == format!("{name}AdapterModel") => {
+                        Head::load(&dir.join(head), encoder, false, device)?.1
+                    }
+                    _ => return Err(unknown(case)),
+                };
+                Ok(Self::MaskedLm(masked_lm))
+            }
+            _ => Err(unknown(case)),
+        }
+    }
+
+    /// The output of the case's class.
+    ///
+    /// # Errors
+    ///
+    /// [`Stop::Unsupported`] for a model without this output.
+    pub(crate) fn forward(&self, model: &Model, inputs: Inputs, cx: &mut Ctx<'_>) -> Result<Tensor<3>, Stop> {
+        let Inputs {
+            ids,
+            token_types,
+            padding,
+            decoder_ids,
+        } = inputs;
+        match (model, self) {
+            (Model::Encoder(encoder), top) => {
+                let input = EncoderInput {
+                    ids,
+                    token_types,
+                    padding,
+                };
+                let hidden = encoder.forward(input, cx);
+                Ok(match top {
+                    Self::MaskedLm(head) => head.scores(hidden, encoder, cx),
+                    _ => hidden,
+                })
+            }
+            (Model::CausalLm(lm), _) => {
+                let hidden = lm.forward(CausalInput { ids, padding }, cx);
+                Ok(lm.logits(hidden, cx))
+            }
+            (Model::EncoderDecoder(model), _) => {
+                let decoder_ids =
+                    decoder_ids.ok_or_else(|| Stop::fail("inputs.safetensors has no `decoder_input_ids`"))?;
+                let input = EncoderDecoderInput {
+                    ids,
+                    padding,
+                    decoder_ids,
+                };
+                Ok(model.forward(input, cx))
+            }
+        }
+    }
+}
+
+fn unknown(case: &Case) -> Stop {
+    Stop::unsupported(format!(
+        "model_class = {}, output = {}, head = {:?}",
+        case.model_class, case.output, case.head
+    ))
+}

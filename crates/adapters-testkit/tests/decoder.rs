@@ -1,0 +1,221 @@
+//! Decoders: how their checkpoints may look, which places AdapterHub's configurations mean, and merging next to a tied head.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use adapters::core::merge;
+use adapters::models::{CausalInput, CausalLm, PaddingSide, Pretrained, save_checkpoint};
+use adapters::store::{Tensors, read_safetensors, write_safetensors};
+use adapters::{AdapterSet, Ctx, Host, method};
+use adapters_testkit::contract::{randomised, relative_error};
+use burn::tensor::{DType, Device, TensorData};
+use serde_json::{Value, json};
+
+fn base() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/llama/base")
+}
+
+/// The configuration of the golden model with other values.
+fn config(changes: Value) -> Value {
+    let mut config: Value = serde_json::from_slice(&fs::read(base().join("config.json")).unwrap()).unwrap();
+    for (key, value) in changes.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    config
+}
+
+/// A checkpoint folder of the golden model with other values and tensors.
+fn checkpoint(dir: &Path, changes: Value, tensors: &Tensors) {
+    fs::write(dir.join("config.json"), config(changes).to_string()).unwrap();
+    write_safetensors(&dir.join("model.safetensors"), tensors, []).unwrap();
+}
+
+fn tensors() -> Tensors {
+    read_safetensors(&base().join("model.safetensors")).unwrap().0
+}
+
+fn load(dir: &Path) -> CausalLm {
+    Pretrained::open(dir).unwrap().causal_lm(&Device::flex()).unwrap()
+}
+
+fn logits(lm: &CausalLm, set: &AdapterSet) -> TensorData {
+    let rows: [&[u32]; 2] = [&[5, 17, 42, 8, 61], &[33, 7]];
+    let mut cx = Ctx::new(set);
+    let hidden = lm.forward(
+        CausalInput::padded(&rows, 0, PaddingSide::Right, &Device::flex()),
+        &mut cx,
+    );
+    lm.logits(hidden, &mut cx).into_data()
+}
+
+fn attached(lm: &CausalLm, config: &str) -> AdapterSet {
+    let mut set = AdapterSet::new();
+    set.attach("a", method(config).unwrap(), lm, 1, &Device::flex())
+        .unwrap();
+    set.activate("a").unwrap();
+    randomised(set, 7)
+}
+
+/// Half-precision weights in shards are the same numbers, rounded.
+#[test]
+fn half_precision_shards_load() {
+    for dtype in [DType::F16, DType::BF16] {
+        let (halves, rounded) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let half: Tensors = tensors()
+            .into_iter()
+            .map(|(key, data)| (key, data.convert_dtype(dtype)))
+            .collect();
+        let whole = half
+            .iter()
+            .map(|(key, data)| (key.clone(), data.clone().convert_dtype(DType::F32)));
+        checkpoint(rounded.path(), json!({}), &whole.collect());
+
+        fs::write(halves.path().join("config.json"), config(json!({})).to_string()).unwrap();
+        let mut map = serde_json::Map::new();
+        for (part, name) in [
+            (0, "model-00001-of-00002.safetensors"),
+            (1, "model-00002-of-00002.safetensors"),
+        ] {
+            let shard: Tensors = half
+                .clone()
+                .into_iter()
+                .enumerate()
+                .filter(|(i, _)| i % 2 == part)
+                .map(|(_, t)| t)
+                .collect();
+            map.extend(shard.keys().map(|key| (key.clone(), name.into())));
+            write_safetensors(&halves.path().join(name), &shard, []).unwrap();
+        }
+        let index = json!({"metadata": {}, "weight_map": map});
+        fs::write(halves.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
+
+        let (got, want) = (
+            logits(&load(halves.path()), &AdapterSet::new()),
+            logits(&load(rounded.path()), &AdapterSet::new()),
+        );
+        assert_eq!(got, want, "{dtype:?}");
+        assert!(relative_error(&got, &logits(&load(&base()), &AdapterSet::new())) > 0.0);
+    }
+}
+
+#[test]
+fn a_checkpoint_must_fit_its_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = |changes: Value, tensors: &Tensors| {
+        checkpoint(dir.path(), changes, tensors);
+        Pretrained::open(dir.path())
+            .unwrap()
+            .causal_lm(&Device::flex())
+            .unwrap_err()
+            .to_string()
+    };
+    for (changes, parts) in [
+        (
+            json!({"num_key_value_heads": 3}),
+            &["num_key_value_heads", "a divisor of num_attention_heads = 4"][..],
+        ),
+        (json!({"head_dim": 7}), &["head_dim", "even"]),
+        (
+            json!({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}),
+            &["rope_scaling", "`yarn`"],
+        ),
+        (json!({"rope_scaling": {"type": "linear"}}), &["rope_scaling.factor"]),
+        (json!({"attention_bias": true}), &["layers.0.self_attn.q_proj.bias"]),
+    ] {
+        let error = error(changes, &tensors());
+        assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+    }
+    let mut more = tensors();
+    more.insert(
+        "model.layers.0.self_attn.q_norm.weight".to_owned(),
+        TensorData::from([1.0f32]),
+    );
+    assert!(error(json!({}), &more).contains("q_norm"));
+    let encoder = Pretrained::open(&base())
+        .unwrap()
+        .encoder(&Device::flex())
+        .unwrap_err()
+        .to_string();
+    assert!(encoder.contains("`llama` is no encoder"), "{encoder}");
+}
+
+/// A query sees itself and one key before it: the last token of five knows nothing of the first.
+#[test]
+fn a_window_hides_what_is_far_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let last = |window: Value, first: u32| {
+        let changes = json!({"model_type": "mistral", "sliding_window": window, "num_hidden_layers": 2});
+        checkpoint(dir.path(), changes, &tensors());
+        let lm = load(dir.path());
+        let row: &[u32] = &[first, 17, 42, 8, 61];
+        let mut cx = Ctx::plain();
+        let hidden = lm.forward(
+            CausalInput::padded(&[row], 0, PaddingSide::Right, &Device::flex()),
+            &mut cx,
+        );
+        hidden.slice_dim(1, 4..5).into_data()
+    };
+    // Two layers, each one key back: two tokens of the past at most.
+    assert_eq!(last(json!(2), 5), last(json!(2), 90));
+    assert_ne!(last(Value::Null, 5), last(Value::Null, 90));
+    assert_ne!(last(json!(4), 5), last(json!(4), 90));
+}
+
+/// On Llama AdapterHub's `intermediate` is the second projection of the feed-forward block, on Qwen2 the first.
+#[test]
+fn adapterhub_means_the_places_it_wraps() {
+    let llama = load(&base());
+    let paths = |lm: &CausalLm, config: &str| -> Vec<String> {
+        let set = attached(lm, config);
+        let layers = set.get("a").unwrap().layers();
+        layers
+            .filter(|l| l.info.site.layer == Some(0))
+            .map(|l| l.info.path.clone())
+            .collect()
+    };
+    let only = |place: &str| format!("lora[selfattn_lora=false,{place}=true]");
+    assert_eq!(
+        paths(&llama, &only("intermediate_lora")),
+        ["model.layers.0.mlp.down_proj"]
+    );
+    assert_eq!(paths(&llama, &only("output_lora")), ["model.layers.0.mlp.up_proj"]);
+    let modules = "lora[target_modules=[gate_proj]]";
+    assert_eq!(paths(&llama, modules), ["model.layers.0.mlp.gate_proj"]);
+
+    let dir = tempfile::tempdir().unwrap();
+    let mut with_biases = tensors();
+    for layer in 0..2 {
+        for (name, size) in [("q", 32), ("k", 16), ("v", 16)] {
+            let key = format!("model.layers.{layer}.self_attn.{name}_proj.bias");
+            with_biases.insert(key, TensorData::new(vec![0.1f32; size], [size]));
+        }
+    }
+    checkpoint(dir.path(), json!({"model_type": "qwen2"}), &with_biases);
+    let qwen2 = load(dir.path());
+    assert_eq!(
+        paths(&qwen2, &only("intermediate_lora")),
+        ["model.layers.0.mlp.up_proj"]
+    );
+    assert_eq!(qwen2.class_name(), "Qwen2ForCausalLM");
+}
+
+/// A head that is the table of the embeddings keeps its weight when an adapter is merged into the table.
+#[test]
+fn merging_into_a_tied_table_leaves_the_head() {
+    let (tied, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut weights = tensors();
+    weights.remove("lm_head.weight");
+    checkpoint(tied.path(), json!({"tie_word_embeddings": true}), &weights);
+    let lm = load(tied.path());
+    let set = attached(&lm, "lora[r=4,target_modules=[embed_tokens,q_proj]]");
+    let adapted = logits(&lm, &set);
+    let mut model = lm.clone();
+    let merged = merge(&mut model, &set, "a", None).unwrap();
+    let plain = AdapterSet::new();
+    assert!(relative_error(&logits(&model, &plain), &adapted) < 1e-5);
+    save_checkpoint(&model, tied.path(), out.path()).unwrap();
+    assert!(relative_error(&logits(&load(out.path()), &plain), &adapted) < 1e-5);
+    merged.reset(&mut model);
+    assert_eq!(logits(&model, &plain), logits(&lm, &plain));
+    assert_ne!(logits(&lm, &plain), adapted);
+}

@@ -1,0 +1,294 @@
+//! Continuing texts: the cache changes no token, padding changes none, and what is drawn depends on the seed alone.
+
+use std::path::Path;
+
+use adapters::models::{CausalInput, CausalLm, Generation, KeyValueCache, PaddingSide, Pretrained, Sampling};
+use adapters::{AdapterSet, Composition, Ctx, METHODS, method};
+use adapters_testkit::contract::{randomised, relative_error};
+use burn::tensor::{Device, Tensor};
+
+/// Three rows, two of them padded in a batch.
+const PROMPTS: [&[u32]; 3] = [&[5, 17, 42, 8, 61], &[33, 7], &[90, 12, 71, 4]];
+
+/// What follows an identifier where the defaults ask for sizes that the tiny model does not have, or for something more.
+const OPTIONS: &[(&str, &str)] = &[
+    ("fourierft", "[n_frequency=20]"),
+    ("miss", "[r=4]"),
+    ("road", "[group_size=4]"),
+    ("vblora", "[r=2,num_vectors=8,vector_length=4,topk=3]"),
+    ("delora", "[r=4]"),
+    ("c3a", "[block_size=8]"),
+    ("vera", "[attn_matrices=[q]]"),
+    ("dvora", "[attn_matrices=[q]]"),
+    ("compacter", "[reduction_factor=4]"),
+    ("compacter++", "[reduction_factor=4]"),
+    ("trainable_tokens", "[token_indices=[5,7,42]]"),
+    ("boft", "[boft_block_size=4]"),
+    ("oft", "[oft_block_size=4]"),
+];
+
+/// More than the identifiers show.
+const MORE: &[&str] = &[
+    "lora[r=4,alpha=6,attn_matrices=[q,k,v],intermediate_lora=true,output_lora=true]",
+    "lora[r=4,target_modules=all-linear]",
+    "lora[r=4,use_gating=true]",
+    "ia3[use_gating=true]",
+    "seq_bn[use_gating=true]",
+    "prefix_tuning[use_gating=true]",
+    "loreft[prefix_positions=2,suffix_positions=2]",
+    "loreft[prefix_positions=4,suffix_positions=1,tied_weights=true]",
+    "adapter_plus[mh_adapter=true]",
+    "seq_bn[output_adapter=true]|lora[r=4]",
+    "loreft[r=2,suffix_positions=2]",
+    "prompt_tuning[prompt_length=3]|noreft[r=2,suffix_positions=3]",
+];
+
+fn golden(model: &str, device: &Device) -> CausalLm {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("golden")
+        .join(model)
+        .join("base");
+    Pretrained::open(&folder).unwrap().causal_lm(device).unwrap()
+}
+
+fn llama(device: &Device) -> CausalLm {
+    golden("llama", device)
+}
+
+fn configs() -> Vec<String> {
+    let options = |identifier: &str| {
+        OPTIONS
+            .iter()
+            .find(|(of, _)| *of == identifier)
+            .map_or("", |(_, more)| more)
+    };
+    let plain = METHODS
+        .identifiers()
+        .map(|identifier| format!("{identifier}{}", options(identifier)));
+    plain.chain(MORE.iter().map(|config| (*config).to_owned())).collect()
+}
+
+/// The adapter with random parameters, or why the model cannot have it.
+fn attached(lm: &CausalLm, config: &str, device: &Device) -> Result<AdapterSet, adapters::Error> {
+    let mut set = AdapterSet::new();
+    set.attach("a", method(config)?, lm, 1, device)?;
+    set.activate("a")?;
+    Ok(randomised(set, 7))
+}
+
+fn adapted(lm: &CausalLm, config: &str, device: &Device) -> AdapterSet {
+    attached(lm, config, device).unwrap_or_else(|e| panic!("{config}: {e}"))
+}
+
+fn greedy(cache: bool) -> Generation {
+    Generation {
+        max_new_tokens: 12,
+        cache,
+        ..Generation::default()
+    }
+}
+
+fn tokens(generation: &Generation, lm: &CausalLm, set: &AdapterSet, prompts: &[&[u32]]) -> Vec<Vec<u32>> {
+    generation.run(lm, set, prompts, |_, _| ()).unwrap()
+}
+
+#[test]
+fn every_method_gives_the_same_tokens_with_the_cache_and_in_a_padded_batch() {
+    let refused = with_and_without_the_cache("llama", 30);
+    assert!(refused.is_empty(), "{refused:?}");
+}
+
+/// GPT-2 has absolute positions and one fused projection, which some methods have no layer for.
+#[test]
+fn so_it_is_with_absolute_positions() {
+    let refused = with_and_without_the_cache("gpt2", 20);
+    for (config, error) in refused {
+        assert!(
+            error.contains("c_attn") || error.contains("matches nothing"),
+            "{config}: {error}"
+        );
+    }
+}
+
+/// Checks every method on a golden model; the configurations it refuses.
+fn with_and_without_the_cache(model: &str, at_least: usize) -> Vec<(String, String)> {
+    let device = Device::flex();
+    let lm = golden(model, &device);
+    let plain = tokens(&greedy(true), &lm, &AdapterSet::new(), &PROMPTS);
+    assert_eq!(plain, tokens(&greedy(false), &lm, &AdapterSet::new(), &PROMPTS));
+    let scores = |set: &AdapterSet| {
+        let input = CausalInput::padded(&PROMPTS, 0, PaddingSide::Left, &device);
+        let mut cx = Ctx::new(set);
+        let hidden = lm.forward(input, &mut cx);
+        lm.logits(hidden, &mut cx).into_data()
+    };
+    let unchanged = scores(&AdapterSet::new());
+    let (mut checked, mut gated, mut changed) = (0, 0, 0);
+    let mut refused = Vec::new();
+    for config in configs() {
+        let set = match attached(&lm, &config, &device) {
+            Ok(set) => set,
+            Err(error) => {
+                refused.push((config, error.to_string()));
+                continue;
+            }
+        };
+        let cached = tokens(&greedy(true), &lm, &set, &PROMPTS);
+        assert!(scores(&set) != unchanged, "{config} changes nothing");
+        changed += usize::from(cached != plain);
+        assert_eq!(cached, tokens(&greedy(false), &lm, &set, &PROMPTS), "{config}");
+        if !Ctx::new(&set).is_causal() {
+            // A gate is a mean over the whole row, padding included, as in the reference.
+            gated += 1;
+            continue;
+        }
+        for (row, prompt) in PROMPTS.iter().enumerate() {
+            let alone = tokens(&greedy(true), &lm, &set, &[prompt]);
+            assert_eq!(alone[0], cached[row], "{config}, row {row}");
+        }
+        checked += 1;
+    }
+    assert!(checked >= at_least && gated >= 3, "{checked} and {gated}");
+    assert!(
+        changed * 10 >= (checked + gated) * 8,
+        "only {changed} of {checked} and {gated}"
+    );
+    refused
+}
+
+#[test]
+fn a_stack_and_tasks_give_the_same_tokens_with_the_cache() {
+    let device = Device::flex();
+    let lm = llama(&device);
+    let mut set = AdapterSet::new();
+    for (name, config) in [
+        ("a", "lora[r=4]"),
+        ("b", "seq_bn"),
+        ("c", "lora[r=2,attn_matrices=[k]]"),
+    ] {
+        set.attach(name, method(config).unwrap(), &lm, 1, &device).unwrap();
+    }
+    let mut set = randomised(set, 7);
+    set.activate(Composition::stack(["a", "b"])).unwrap();
+    let stacked = tokens(&greedy(true), &lm, &set, &PROMPTS);
+    assert_eq!(stacked, tokens(&greedy(false), &lm, &set, &PROMPTS));
+
+    set.activate(Composition::multi_task(["a", "c"])).unwrap();
+    let by_task = |cache| Generation {
+        tasks: vec![Some(1), None, Some(0)],
+        ..greedy(cache)
+    };
+    let mixed = tokens(&by_task(true), &lm, &set, &PROMPTS);
+    assert_eq!(mixed, tokens(&by_task(false), &lm, &set, &PROMPTS));
+    let plain = tokens(&greedy(true), &lm, &AdapterSet::new(), &PROMPTS);
+    set.activate("a").unwrap();
+    let a = tokens(&greedy(true), &lm, &set, &PROMPTS);
+    set.activate("c").unwrap();
+    let c = tokens(&greedy(true), &lm, &set, &PROMPTS);
+    assert_eq!(mixed, [&c[0], &plain[1], &a[2]].map(Clone::clone));
+    assert!(a != c && a != plain && c != plain);
+}
+
+/// Scores of the last token of each prefix of a text, all at once, and token by token through the cache.
+#[test]
+fn the_cache_computes_what_a_whole_pass_computes() {
+    let device = Device::flex();
+    let lm = llama(&device);
+    let set = adapted(&lm, "double_seq_bn", &device);
+    let text: Vec<u32> = (0..9).map(|i| (i * 37 + 11) % 100).collect();
+    let rows = [&text[..], &text[3..]];
+    let input = |rows: &[&[u32]]| CausalInput::padded(rows, 0, PaddingSide::Left, &device);
+    let logits = |hidden: Tensor<3>| lm.logits(hidden, &mut Ctx::new(&set));
+    let whole = logits(lm.forward(input(&rows), &mut Ctx::new(&set)));
+
+    let mut cache = KeyValueCache::new();
+    let first = input(&[&text[..7], &text[3..7]]);
+    let mut parts = vec![logits(lm.forward_cached(first, &mut cache, &mut Ctx::new(&set)))];
+    for column in 7..9 {
+        let next = input(&[&text[column..=column], &text[column..=column]]);
+        parts.push(logits(lm.forward_cached(next, &mut cache, &mut Ctx::new(&set))));
+    }
+    assert_eq!(cache.columns(), 9);
+    let parts = Tensor::cat(parts, 1);
+    // What comes out at padding is nobody's business.
+    let text_only = |x: Tensor<3>| x.slice_dim(1, 3..9).into_data();
+    assert!(relative_error(&text_only(parts), &text_only(whole)) < 1e-5);
+}
+
+#[test]
+fn stop_tokens_end_a_text_and_are_not_part_of_it() {
+    let device = Device::flex();
+    let lm = llama(&device);
+    let set = AdapterSet::new();
+    let whole = tokens(&greedy(true), &lm, &set, &PROMPTS);
+    let stop = Generation {
+        stop: vec![whole[0][4]],
+        ..greedy(true)
+    };
+    let mut streamed = vec![Vec::new(); 3];
+    let ended = stop
+        .run(&lm, &set, &PROMPTS, |row, token| streamed[row].push(token))
+        .unwrap();
+    assert_eq!(ended, streamed);
+    for (ended, whole) in ended.iter().zip(&whole) {
+        let until = whole
+            .iter()
+            .position(|token| *token == stop.stop[0])
+            .unwrap_or(whole.len());
+        assert_eq!(ended, &whole[..until]);
+    }
+    assert!(ended[0].len() < 12);
+}
+
+#[test]
+fn what_is_drawn_depends_on_the_seed_and_not_on_the_batch() {
+    let device = Device::flex();
+    let lm = llama(&device);
+    let set = AdapterSet::new();
+    let random = |seed| Generation {
+        sampling: Sampling::Random {
+            temperature: 1.0,
+            top_k: Some(50),
+            top_p: Some(0.95),
+        },
+        repetition_penalty: 1.2,
+        seed,
+        ..greedy(true)
+    };
+    let drawn = tokens(&random(1), &lm, &set, &PROMPTS);
+    assert_eq!(
+        drawn,
+        tokens(
+            &Generation {
+                cache: false,
+                ..random(1)
+            },
+            &lm,
+            &set,
+            &PROMPTS
+        )
+    );
+    assert_eq!(drawn[0], tokens(&random(1), &lm, &set, &PROMPTS[..1])[0]);
+    assert_ne!(drawn, tokens(&random(2), &lm, &set, &PROMPTS));
+}
+
+#[test]
+fn what_cannot_be_continued_is_named() {
+    let device = Device::flex();
+    let lm = llama(&device);
+    let error = |generation: Generation, prompts: &[&[u32]]| {
+        let result = generation.run(&lm, &AdapterSet::new(), prompts, |_, _| ());
+        result.unwrap_err().to_string()
+    };
+    let long = Generation {
+        max_new_tokens: 60,
+        ..greedy(true)
+    };
+    assert!(error(long, &PROMPTS).contains("at most the 64 tokens the model takes"));
+    assert!(error(greedy(true), &[&[]]).contains("at least one token"));
+    let penalty = Generation {
+        repetition_penalty: 0.0,
+        ..greedy(true)
+    };
+    assert!(error(penalty, &PROMPTS).contains("repetition_penalty"));
+}

@@ -1,0 +1,70 @@
+//! What a run trains: a new adapter, on top of another or alone, or a fusion of adapters.
+
+use std::path::Path;
+
+use adapters_core::store::{LoadOptions, expressible, load_adapter};
+use adapters_core::{Adapted, Composition};
+use adapters_models::{Model, TextTokenizer};
+
+use crate::error::TrainError;
+use crate::trainer::Run;
+
+/// What was attached.
+pub(crate) struct Trained {
+    /// In words.
+    pub report: String,
+    /// Adapters that act and do not train.
+    pub frozen: Vec<String>,
+}
+
+/// Attaches and activates what the recipe names. An adapter that no format can hold is refused before it is trained.
+pub(crate) fn attach(
+    run: &Run,
+    adapted: &mut Adapted<Model>,
+    tokenizer: &TextTokenizer,
+) -> Result<Trained, TrainError> {
+    let (section, device) = (&run.recipe.adapter, &run.device);
+    let seed = run.recipe.train.seed;
+    let Adapted { base, set } = adapted;
+    let options = LoadOptions::default();
+    let load = |dir: &Path, set: &mut _| {
+        let report = load_adapter(dir, set, &**base, run.registry, &options, device)?;
+        Ok::<_, TrainError>(report.attached.adapter)
+    };
+    let mut frozen = Vec::new();
+    let (report, trained) = match section.fuse.as_slice() {
+        [] => {
+            let method = section.method(run.registry)?;
+            let encode = |text: &str| {
+                let encoded = tokenizer.encode([(text, None)])?;
+                Ok(encoded.into_iter().flat_map(|row| row.ids).collect())
+            };
+            let method = method.with_tokens(&encode)?.unwrap_or(method);
+            let report = set.attach(&section.name, method, &**base, seed, device)?;
+            expressible(set, &section.name, &**base)?;
+            (report, Composition::adapter(&section.name))
+        }
+        folders => {
+            for dir in folders {
+                frozen.push(load(dir, set)?);
+            }
+            let names: Vec<&str> = frozen.iter().map(String::as_str).collect();
+            let config = section.fusion_config()?;
+            let report = set.attach_named_fusion(&section.name, &names, config, &**base, seed, device)?;
+            (report, Composition::named_fuse(&section.name, names))
+        }
+    };
+    let composition = match &section.stack_on {
+        Some(dir) => {
+            let below = load(dir, set)?;
+            frozen.push(below.clone());
+            Composition::stack([Composition::adapter(below), trained])
+        }
+        None => trained,
+    };
+    set.activate(composition)?;
+    Ok(Trained {
+        report: report.to_string(),
+        frozen,
+    })
+}

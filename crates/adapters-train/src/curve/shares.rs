@@ -1,0 +1,86 @@
+//! The picture of shares by layer: one line for each of several names.
+
+use std::path::Path;
+
+use plotters::backend::DrawingBackend;
+use plotters::drawing::IntoDrawingArea;
+use plotters::style::RGBColor;
+
+use super::panel::{Line, Panel, Unit};
+use super::pen::{Drawn, Pen, Traits};
+use super::{CurveError, Picture, WIDTH, draw_both, heading, series};
+
+/// Shares, 0 to 1, of several names in each layer from the first on. Values that are not finite are left out.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Shares {
+    /// The line above the panel.
+    pub title: String,
+    /// A name and its share in each layer.
+    pub lines: Vec<(String, Vec<f64>)>,
+}
+
+const COLOURS: [RGBColor; 6] = [
+    RGBColor(43, 102, 178),
+    RGBColor(222, 110, 38),
+    RGBColor(20, 138, 106),
+    RGBColor(150, 74, 160),
+    RGBColor(190, 155, 20),
+    RGBColor(110, 118, 128),
+];
+
+/// Draws the picture to both files, each replaced atomically.
+///
+/// # Errors
+///
+/// As [`draw`](super::draw).
+pub fn draw_shares(shares: &Shares, svg: &Path, png: &Path) -> Result<(), CurveError> {
+    draw_both(shares, svg, png)
+}
+
+impl Picture for Shares {
+    fn paint<B: DrawingBackend>(&self, backend: B, traits: Traits) -> Drawn<B> {
+        let area = backend.into_drawing_area();
+        let pen = Pen::new(&area, traits);
+        pen.background()?;
+        let margin = 26.0;
+        heading(&pen, &self.title, margin)?;
+        let series: Vec<_> = self
+            .lines
+            .iter()
+            .map(|(_, shares)| {
+                let points: Vec<_> = shares
+                    .iter()
+                    .enumerate()
+                    .map(|(layer, share)| (layer as f64, *share))
+                    .collect();
+                series::finite(&points)
+            })
+            .collect();
+        let last = self.lines.iter().map(|(_, shares)| shares.len()).max().unwrap_or(0);
+        let lines: Vec<Line<'_>> = self
+            .lines
+            .iter()
+            .zip(&series)
+            .zip(COLOURS.into_iter().cycle())
+            .filter(|((_, points), _)| !points.is_empty())
+            .map(|(((name, _), points), colour)| Line {
+                name,
+                points: points.clone(),
+                colour,
+                width: 2.0,
+                dots: true,
+            })
+            .collect();
+        let panel = Panel {
+            title: "Mean attention",
+            left: margin,
+            right: f64::from(WIDTH) - margin,
+            steps: (0.0, last.saturating_sub(1).max(1) as f64),
+            values: series::value_range(&series.iter().collect::<Vec<_>>(), Some(0.0), 0.0),
+            unit: Unit::Percent,
+            across: "layer",
+        };
+        panel.draw(&pen, &lines)?;
+        area.present()
+    }
+}

@@ -1,0 +1,133 @@
+//! Recipes that train several adapters on parts of the data and fuse them.
+
+use std::path::PathBuf;
+
+use adapters_core::FusionConfig;
+use serde::{Deserialize, Serialize};
+
+use super::{AdapterSection, Recipe, value};
+use crate::error::TrainError;
+
+/// `[fusion]`: the adapter is trained once on each of so many disjoint parts of the data, and then a fusion of them on all
+/// of it, with a head of its own. *AdapterFusion*, Pfeiffer et al., 2021, <https://arxiv.org/abs/2005.00247>.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FusionSection {
+    /// Names of the adapters, one for each part.
+    pub parts: Vec<String>,
+    /// How the data is cut.
+    #[serde(default)]
+    pub by: PartBy,
+    /// `dynamic` or `static`.
+    #[serde(default = "default_config")]
+    pub config: String,
+    /// Learning rate of the fusion at its peak; without it that of `[train]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f64>,
+}
+
+/// A part of the training data, `part = { index = 0, of = 3, by = "length" }`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Part {
+    /// Which part, from 0.
+    pub index: usize,
+    /// Into how many parts the data is cut.
+    pub of: usize,
+    /// How it is cut.
+    #[serde(default)]
+    pub by: PartBy,
+}
+
+/// How data is cut into parts of one size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PartBy {
+    /// In the order of the file.
+    #[default]
+    Order,
+    /// By the length of the text, short ones first.
+    Length,
+}
+
+fn default_config() -> String {
+    "dynamic".to_owned()
+}
+
+impl FusionSection {
+    pub(super) fn check(&self, adapter: &AdapterSection) -> Result<(), TrainError> {
+        FusionConfig::named(&self.config)?;
+        if self.parts.len() < 2 {
+            return Err(value("fusion.parts", "at least two names", self.parts.len()));
+        }
+        for (index, name) in self.parts.iter().enumerate() {
+            let fits = |c: char| c.is_alphanumeric() || "_-".contains(c);
+            // They name folders of the run, and the fusion is named after them.
+            if name.is_empty() || !name.chars().all(fits) || FUSION == name {
+                let expected = "letters, digits, `_` and `-`, and not `fusion`";
+                return Err(value("fusion.parts", expected, format!("`{name}`")));
+            }
+            if self.parts[..index].contains(name) {
+                return Err(value("fusion.parts", "names that differ", format!("`{name}` twice")));
+            }
+        }
+        if let Some(rate) = self.learning_rate.filter(|rate| !(*rate > 0.0 && rate.is_finite())) {
+            return Err(value("fusion.learning_rate", "a positive number", rate));
+        }
+        match adapter.fuse.is_empty() {
+            true => Ok(()),
+            false => Err(value("adapter.fuse", "none beside [fusion], which fills it in", "some")),
+        }
+    }
+}
+
+/// Folder of the fusion inside the run.
+pub(crate) const FUSION: &str = "fusion";
+
+impl Recipe {
+    /// The recipe of the adapter of one part.
+    pub(crate) fn of_part(&self, fusion: &FusionSection, index: usize) -> Self {
+        let mut recipe = self.clone();
+        recipe.fusion = None;
+        recipe.adapter.name = fusion.parts[index].clone();
+        recipe.data.part = Some(Part {
+            index,
+            of: fusion.parts.len(),
+            by: fusion.by,
+        });
+        recipe
+    }
+
+    /// The recipe of the fusion of adapters in these folders.
+    pub(crate) fn of_fusion(&self, fusion: &FusionSection, folders: Vec<PathBuf>) -> Self {
+        let mut recipe = self.clone();
+        recipe.fusion = None;
+        recipe.adapter = AdapterSection {
+            name: fusion.parts.join(","),
+            fuse: folders,
+            fusion: Some(fusion.config.clone()),
+            stack_on: self.adapter.stack_on.clone(),
+            ..AdapterSection::default()
+        };
+        recipe.train.learning_rate = fusion.learning_rate.unwrap_or(self.train.learning_rate);
+        recipe
+    }
+}
+
+impl AdapterSection {
+    /// Checks what a fusion needs and what it does without.
+    pub(super) fn check_fuse(&self) -> Result<(), TrainError> {
+        if self.fuse.len() < 2 {
+            return Err(value("adapter.fuse", "at least two folders", self.fuse.len()));
+        }
+        if self.config.is_some() || self.method.is_some() || !self.fields.is_empty() {
+            return Err(value("adapter", "no method beside `fuse`", "both"));
+        }
+        self.fusion_config().map(|_| ())
+    }
+
+    /// How the adapters of `fuse` are fused.
+    pub(crate) fn fusion_config(&self) -> Result<FusionConfig, TrainError> {
+        Ok(FusionConfig::named(self.fusion.as_deref().unwrap_or("dynamic"))?)
+    }
+}

@@ -1,0 +1,129 @@
+//! What a batch over several LoRAs costs beside a batch of one: time of a forward pass of the repository's MiniLM, and the
+//! ratio. The frozen layers run once on the whole batch; only the narrow products are shared out.
+//!
+//! ```text
+//! cargo run --release -p adapters --features x86-v4 --example mixed_batch -- [adapters] [rounds]
+//! ```
+
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use adapters::models::{Encoder, EncoderInput, Pretrained};
+use adapters::{AdapterSet, Composition, Ctx, method};
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
+
+const ROWS: usize = 16;
+const SEQ: usize = 128;
+const CONFIG: &str = "lora[r=8,alpha=16]";
+
+/// Random values for what begins at zero.
+struct Redraw;
+
+impl ModuleMapper for Redraw {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|old| old.random_like(Distribution::Normal(0.0, 0.02)))
+    }
+}
+
+/// A way to run the batch: a composition, and the task of each row where it tells tasks apart.
+struct Way {
+    name: String,
+    composition: Option<Composition>,
+    tasks: Vec<Option<usize>>,
+    times: Vec<Duration>,
+}
+
+impl Way {
+    fn new(name: impl Into<String>, composition: Option<Composition>) -> Self {
+        Self {
+            name: name.into(),
+            composition,
+            tasks: Vec::new(),
+            times: Vec::new(),
+        }
+    }
+
+    fn run(&mut self, model: &Encoder, set: &AdapterSet, input: &EncoderInput) -> Result<(), adapters::Error> {
+        let active = self
+            .composition
+            .clone()
+            .map(|block| set.composition(block))
+            .transpose()?;
+        let started = Instant::now();
+        let cx = match &active {
+            Some(active) => Ctx::with_composition(set, active),
+            None => Ctx::plain(),
+        };
+        let mut cx = cx.with_tasks(self.tasks.iter().copied())?.for_input(ROWS, SEQ)?;
+        // Reading an element waits for the result.
+        let sum: f32 = model.forward(input.clone(), &mut cx).sum().into_scalar();
+        assert!(sum.is_finite());
+        self.times.push(started.elapsed());
+        Ok(())
+    }
+
+    fn median(&self) -> f64 {
+        let mut times = self.times.clone();
+        times.sort();
+        times[times.len() / 2].as_secs_f64()
+    }
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args().skip(1).map(|text| text.parse::<usize>());
+    let k = arguments.next().transpose()?.unwrap_or(4).clamp(1, ROWS);
+    let rounds = arguments.next().transpose()?.unwrap_or(15).max(1);
+    let device = Device::flex();
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/all-MiniLM-L6-v2");
+    let model = Pretrained::open(&dir)?.encoder(&device)?;
+    let ids: Vec<i64> = (0..ROWS * SEQ).map(|i| 1000 + (i as i64 * 7919) % 20000).collect();
+    let input = EncoderInput {
+        ids: Tensor::<2, Int>::from_data(TensorData::new(ids, [ROWS, SEQ]), &device),
+        token_types: None,
+        padding: None,
+    };
+    let mut set = AdapterSet::new();
+    let names: Vec<String> = (0..k).map(|index| format!("lora{index}")).collect();
+    for (name, seed) in names.iter().zip(0..) {
+        set.attach(name, method(CONFIG)?, &model, seed, &device)?;
+    }
+    let set = set.map(&mut Redraw);
+    let sizes: Vec<usize> = (0..k).map(|index| ROWS * (index + 1) / k - ROWS * index / k).collect();
+    let mut ways = [
+        Way::new("no adapter", None),
+        Way::new("one LoRA", Some(Composition::adapter(&names[0]))),
+        Way::new(
+            format!("{k} LoRAs, row after row"),
+            Some(Composition::multi_task(names.clone())),
+        ),
+        Way::new(
+            format!("{k} LoRAs, in {k} blocks of rows"),
+            Some(Composition::batch_split(names.clone(), sizes)),
+        ),
+    ];
+    ways[2].tasks = (0..ROWS).map(|row| Some(row % k)).collect();
+    for round in 0..=rounds {
+        for way in &mut ways {
+            way.run(&model, &set, &input)?;
+            if round == 0 {
+                // The first pass warms up.
+                way.times.clear();
+            }
+        }
+    }
+    let one = ways[1].median();
+    println!("batch {ROWS} x {SEQ}, {CONFIG}, median of {rounds} rounds in turn");
+    for way in &ways {
+        let median = way.median();
+        println!(
+            "{:>9.1} ms  {:.3} of one LoRA  {}",
+            median * 1e3,
+            median / one,
+            way.name
+        );
+    }
+    Ok(())
+}
