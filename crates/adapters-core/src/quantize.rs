@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, nearest};
 use crate::host::Host;
+use crate::site::Role;
 
 /// The form the linear weights of a frozen base are held in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -55,13 +56,15 @@ pub struct QuantizeReport {
     pub bytes_after: usize,
 }
 
-/// Quantises the weights of all linear sites of `model`, in place. Biases, normalisations and embedding tables stay floats,
+/// Quantises the weights of all linear sites of `model` but a language model's head, in place. Biases, normalisations and embedding tables stay floats,
 /// and so does what adapters add: a hook restores the weight, multiplies and drops it again.
 ///
 /// A weight that is quantised already stays as it is, and so does one that would not get smaller.
 pub fn quantize(model: &mut (impl Host + ?Sized), how: Quantization) -> QuantizeReport {
     let mut report = QuantizeReport::default();
-    for info in model.sites() {
+    let sites = model.sites();
+    // Rounding the scores of a whole vocabulary costs more than rounding what leads to them.
+    for info in sites.into_iter().filter(|info| info.site.role != Role::LmHead) {
         if let Some(layer) = model.linear_mut(info.site)
             && !is_quantized(&layer.weight.val())
         {

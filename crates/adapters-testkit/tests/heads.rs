@@ -4,10 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use adapters::core::NamedParams;
-use adapters::core::store::{Tensors, read_json, read_safetensors};
+use adapters::core::store::{LoadOptions, Tensors, load_adapter, read_json, read_safetensors};
 use adapters::models::heads::{HeadKind, HeadPooling, Objective, Routing, Scores, Targets};
 use adapters::models::{Encoder, EncoderInput, Head, HeadConfig, Heads, Pretrained};
-use adapters::{Composition, Ctx};
+use adapters::{AdapterSet, Composition, Ctx, METHODS};
 use adapters_testkit::contract::gradients_of;
 use burn::module::Module;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData, Tolerance};
@@ -231,6 +231,73 @@ fn rows_go_to_the_heads_of_their_branches() {
     let last = Routing::of(&branch("b")).unwrap();
     assert_eq!(last.names().collect::<Vec<_>>(), ["b"]);
     assert_eq!(Routing::of(&"Fuse(a, b)".parse().unwrap()), None);
+}
+
+#[test]
+fn heads_follow_the_branches_of_a_composition_as_in_the_reference() {
+    let device = Device::flex();
+    let base = encoder(&device);
+    let (expected, _) = read_safetensors(&case("parallel/expected.safetensors")).unwrap();
+    let (mut set, mut heads) = (AdapterSet::new(), Heads::new());
+    for name in ["a", "b"] {
+        let dir = case("parallel").join(name);
+        load_adapter(&dir, &mut set, &base, METHODS, &LoadOptions::default(), &device).unwrap();
+        heads.load(&dir, None, &base, &device).unwrap();
+    }
+    let [rows, _] = input(&Tensors::new(), &device).ids.dims();
+    for (text, own) in [
+        ("Parallel(a, b)".to_owned(), ["a", "b"]),
+        (
+            format!("BatchSplit(a, b, batch_sizes=[1, {}])", rows - 1),
+            ["split_a", "split_b"],
+        ),
+    ] {
+        let composition: Composition = text.parse().unwrap();
+        set.activate(composition.clone()).unwrap();
+        let mut cx = Ctx::new(&set);
+        let hidden = base.forward(input(&Tensors::new(), &device), &mut cx);
+        let padding = cx.pass().padding.clone();
+        let routing = Routing::of(&composition).unwrap();
+        let scores = heads.forward(&routing, hidden, padding, &base, &mut cx).unwrap();
+        for (scores, key) in scores.into_iter().zip(own) {
+            let Scores::Rows(rows) = scores else { panic!("rows") };
+            close(&format!("{text} {key}"), &rows.into_data(), &expected[key]);
+        }
+    }
+}
+
+#[test]
+fn heads_read_a_sequence_with_a_prompt_as_in_the_reference() {
+    let device = Device::flex();
+    let base = encoder(&device);
+    let (expected, _) = read_safetensors(&case("prompt/expected.safetensors")).unwrap();
+    let mut set = AdapterSet::new();
+    let options = LoadOptions::default();
+    load_adapter(&case("prompt/p"), &mut set, &base, METHODS, &options, &device).unwrap();
+    set.activate("p").unwrap();
+    let input = input(&Tensors::new(), &device);
+    let (padding, [_, seq]) = (input.padding.clone(), input.ids.dims());
+    let mut cx = Ctx::new(&set);
+    let hidden = base.forward(input, &mut cx);
+    let grown = cx.pass().padding.clone();
+    let (_, tagging) = Head::load(&case("prompt/p"), &base, false, &device).unwrap();
+    let scores = tagging.forward(hidden.clone(), grown.clone(), &base, &mut cx);
+    let Scores::Tokens(tokens) = scores.clone() else {
+        panic!("tokens")
+    };
+    close("tagging", &tokens.into_data(), &expected["logits"]);
+    let tags = Targets::Tokens(Tensor::from_data(expected["labels"].clone(), &device));
+    let loss = tagging.loss(scores, tags, padding, seq).unwrap();
+    close("loss", &loss.into_data(), &expected["loss"]);
+    let (_, first) = Head::load(&case("prompt/c"), &base, false, &device).unwrap();
+    let Scores::Rows(rows) = first.forward(hidden, grown, &base, &mut cx) else {
+        panic!("rows")
+    };
+    close(
+        "the first position is the prompt's",
+        &rows.into_data(),
+        &expected["classification"],
+    );
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use adapters::core::{Quantization, SiteKind, float_weight, quantize};
-use adapters::models::{Encoder, EncoderInput, Pretrained, save_checkpoint};
+use adapters::core::{Quantization, Role, SiteKind, float_weight, quantize};
+use adapters::models::{CausalInput, CausalLm, Encoder, EncoderInput, PaddingSide, Pretrained, save_checkpoint};
 use adapters::{AdapterSet, Ctx, Host, merge, method};
 use adapters_testkit::contract::{gradients_of, randomised};
 use burn::module::{Module, Param};
@@ -19,7 +19,7 @@ fn small(device: &Device) -> Encoder {
 }
 
 /// The same model with its quantised weights restored to floats once and for all.
-fn restored(quantized: &Encoder) -> Encoder {
+fn restored<M: Host + Clone>(quantized: &M) -> M {
     let mut model = quantized.clone();
     for info in model.sites() {
         if let Some(layer) = model.linear_mut(info.site) {
@@ -29,7 +29,7 @@ fn restored(quantized: &Encoder) -> Encoder {
     model
 }
 
-fn is_quantized(model: &Encoder) -> Vec<bool> {
+fn is_quantized(model: &impl Host) -> Vec<bool> {
     let linear = model.sites().into_iter().filter_map(|info| model.linear(info.site));
     linear
         .map(|layer| matches!(layer.weight.val().dtype(), DType::QFloat(_)))
@@ -108,6 +108,56 @@ fn probe(shape: [usize; 3]) -> TensorData {
         .map(|i: usize| ((i * 37 % 101) as f32 - 50.0) / 50.0)
         .collect();
     TensorData::new(values, shape)
+}
+
+#[test]
+fn decoders_compute_and_train_over_it_as_over_the_restored_floats() {
+    let device = Device::flex();
+    for name in ["llama", "gpt2"] {
+        let dir = repository()
+            .join("crates/adapters-testkit/golden")
+            .join(name)
+            .join("base");
+        let pretrained = Pretrained::open(&dir).unwrap();
+        let floats = pretrained.causal_lm(&device).unwrap();
+        let base = pretrained
+            .with_quantization(Quantization::Int8)
+            .causal_lm(&device)
+            .unwrap();
+        let sites = base.sites();
+        let quantized = sites.iter().filter(|s| {
+            let layer = base.linear(s.site);
+            layer.is_some_and(|layer| matches!(layer.weight.val().dtype(), DType::QFloat(_)))
+        });
+        let head = |s: &&adapters::core::SiteInfo| s.site.role == Role::LmHead;
+        let linear = sites.iter().filter(|s| s.linear_dims().is_some());
+        assert_eq!(quantized.count(), linear.filter(|s| !head(s)).count(), "{name}");
+        let restored = restored(&base);
+        let mut set = AdapterSet::new();
+        set.attach("a", method("lora[r=2,alpha=6]").unwrap(), &base, 7, &device)
+            .unwrap();
+        set.activate("a").unwrap();
+        let set = randomised(set, 3).train();
+        let run = |model: &CausalLm| {
+            let rows: [&[u32]; 2] = [&[5, 8, 3, 9, 4], &[7, 2, 6, 1, 8]];
+            let input = CausalInput::padded(&rows, 0, PaddingSide::Right, &device);
+            let mut cx = Ctx::new(&set);
+            let hidden = model.forward(input, &mut cx);
+            let logits = model.logits(hidden, &mut cx);
+            let probe = Tensor::<3>::from_data(probe(logits.dims()), &device);
+            let gradients = (logits.clone() * probe).sum().backward();
+            (logits.inner(), gradients_of(&set, &gradients))
+        };
+        let ((own, own_grads), (wanted, wanted_grads)) = (run(&base), run(&restored));
+        close(own.clone(), wanted, 1e-4);
+        for (id, wanted) in wanted_grads {
+            let (own, wanted) = (own_grads[&id].as_ref().unwrap(), wanted.unwrap());
+            own.assert_approx_eq::<f32>(&wanted, Tolerance::absolute(1e-3).set_relative(1e-3));
+        }
+        // And it is not the float model itself.
+        let off = (own - run(&floats).0).abs().max().into_scalar::<f32>();
+        assert!(off > 1e-5, "{name}: {off}");
+    }
 }
 
 #[test]
