@@ -34,6 +34,16 @@ struct Way {
     composition: Option<Composition>,
     tasks: Vec<Option<usize>>,
     times: Vec<Duration>,
+    /// Processor ticks of all rounds.
+    ticks: u64,
+}
+
+/// Processor time this process has taken, in ticks of the system; `None` where it does not say.
+fn ticks() -> Option<u64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // After the name in parentheses: user and system time are the 12th and 13th field.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
 }
 
 impl Way {
@@ -43,6 +53,7 @@ impl Way {
             composition,
             tasks: Vec::new(),
             times: Vec::new(),
+            ticks: 0,
         }
     }
 
@@ -52,7 +63,7 @@ impl Way {
             .clone()
             .map(|block| set.composition(block))
             .transpose()?;
-        let started = Instant::now();
+        let (started, before) = (Instant::now(), ticks());
         let cx = match &active {
             Some(active) => Ctx::with_composition(set, active),
             None => Ctx::plain(),
@@ -62,10 +73,13 @@ impl Way {
         let sum: f32 = model.forward(input.clone(), &mut cx).sum().into_scalar();
         assert!(sum.is_finite());
         self.times.push(started.elapsed());
+        if let (Some(before), Some(now)) = (before, ticks()) {
+            self.ticks += now - before;
+        }
         Ok(())
     }
 
-    /// The median and the least time; on a machine that does other things too, the least says more.
+    /// The median and the least time. On a machine that does other things too, the least and the processor's time say more.
     fn seconds(&self) -> [f64; 2] {
         let mut times = self.times.clone();
         times.sort();
@@ -111,22 +125,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             way.run(&model, &set, &input)?;
             if round == 0 {
                 // The first pass warms up.
-                way.times.clear();
+                (way.times, way.ticks) = (Vec::new(), 0);
             }
         }
     }
-    let [one, least_one] = ways[1].seconds();
-    println!(
-        "batch {ROWS} x {SEQ}, {CONFIG}, {rounds} rounds in turn: median and least time, each over that of one LoRA"
-    );
+    let ([one, least_one], ticks_one) = (ways[1].seconds(), ways[1].ticks);
+    println!("batch {ROWS} x {SEQ}, {CONFIG}, {rounds} rounds in turn; each time over that of one LoRA");
+    println!("   median            least             processor");
     for way in &ways {
         let [median, least] = way.seconds();
         println!(
-            "{:>9.1} ms {:.3}   {:>9.1} ms {:.3}   {}",
+            "{:>9.1} ms {:.3}   {:>9.1} ms {:.3}   {:.3}   {}",
             median * 1e3,
             median / one,
             least * 1e3,
             least / least_one,
+            way.ticks as f64 / ticks_one as f64,
             way.name
         );
     }
