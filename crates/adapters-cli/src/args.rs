@@ -23,7 +23,7 @@ pub enum Command {
     Eval(EvalArgs),
     /// Label new text.
     Predict(PredictArgs),
-    /// Continue texts with a causal language model.
+    /// Continue texts with a causal language model, or answer them with an encoder-decoder.
     Generate(GenerateArgs),
     /// Describe a model or an adapter folder.
     Info(InfoArgs),

@@ -89,7 +89,7 @@ fn mistakes_are_named() {
         (
             &["--prompt", "w5", "--max-tokens", "100"],
             1,
-            "64 tokens the model takes",
+            "at most the 64 tokens",
         ),
         (&["--prompt", ""], 1, "at least one token"),
         (&["--prompt", "w5", "--top-k", "3"], 2, "--temperature"),

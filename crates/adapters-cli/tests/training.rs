@@ -160,6 +160,20 @@ fn adapters_of_parts_of_the_data_are_fused() {
     let fusion = "fusion/adapter/short,middle,long/model_adapter_fusion.safetensors";
     assert!(whole.dir.join(fusion).exists());
 
+    // The command evaluates the saved setup, adapters, fusion and head, as the run did.
+    let test = task.path("data/test.jsonl");
+    let folder = outcome.adapter.to_str().unwrap();
+    let eval = std::process::Command::new(env!("CARGO_BIN_EXE_adapters"))
+        .args(["eval", "--adapter", folder, "--data", test.to_str().unwrap()])
+        .output()
+        .unwrap();
+    let (said, erred) = (
+        String::from_utf8_lossy(&eval.stdout),
+        String::from_utf8_lossy(&eval.stderr),
+    );
+    let accuracy = format!("{:.4}", outcome.summary.test_accuracy.unwrap());
+    assert!(eval.status.success() && said.contains(&accuracy), "{said}{erred}");
+
     // A run that is stopped after a part does not train it again, and ends alike.
     let stopped = run(&task, &task.path("stopped"), overrides);
     let outcome = train(&stopped, &mut |event| match event {

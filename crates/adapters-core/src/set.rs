@@ -394,25 +394,6 @@ impl AdapterSet {
         Ok(())
     }
 
-    /// Number of parameters that train: without those that are stored only, and shared ones once.
-    pub fn num_trainable_params(&self) -> usize {
-        let mut counted = HashSet::new();
-        let mut sum = 0;
-        for adapter in self.all().filter(|a| a.trainable) {
-            let shapes = adapter.shapes();
-            let mut trained = adapter
-                .params()
-                .filter(|p| !p.fixed && counted.insert(p.id))
-                .map(|p| p.id);
-            sum += trained
-                .by_ref()
-                .filter_map(|id| shapes.get(&id))
-                .map(|s| s.iter().product::<usize>())
-                .sum::<usize>();
-        }
-        sum
-    }
-
     /// The layer of adapter `name` at `site`, if it has one of that kind.
     pub fn layer<S: HookState>(&self, name: &str, site: Site) -> Option<&Erased<S>> {
         S::of(&self.get(name)?.layers.get(&site)?.layer)

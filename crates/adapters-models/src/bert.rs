@@ -16,7 +16,7 @@ use serde::Deserialize;
 
 use crate::encoder::EncoderInput;
 use crate::error::ModelError;
-use crate::staged::{Block, Blocks, Staged};
+use crate::staged::{Block, Blocks, Flow, Staged};
 use crate::weights::Weights;
 
 /// `config.json` of a BERT checkpoint: the fields that change what is computed. Others are ignored.
@@ -301,10 +301,10 @@ impl Blocks for BertModel {
         let bias = padding.map(ops::padding_bias);
         let block = |layer| -> Block<'_> {
             let bias = bias.clone();
-            Box::new(move |x, cx| BertLayer::forward(layer, x, bias.clone(), cx))
+            Flow::block(move |x, cx| BertLayer::forward(layer, x, bias.clone(), cx))
         };
         Staged {
-            hidden,
+            entered: Flow::of(hidden),
             blocks: self.layers.iter().map(block).collect(),
         }
     }

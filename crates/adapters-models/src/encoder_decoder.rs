@@ -7,6 +7,7 @@ use burn::tensor::{Bool, Int, Tensor};
 
 use crate::cache::KeyValueCache;
 use crate::host::host_of;
+use crate::staged::{Blocks, Staged};
 use crate::t5::T5Model;
 
 /// A pretrained encoder-decoder with its language-model head.
@@ -80,6 +81,14 @@ macro_rules! each {
             EncoderDecoder::T5($inner) => $body,
         }
     };
+}
+
+impl Blocks for EncoderDecoder {
+    type Input = EncoderDecoderInput;
+
+    fn staged(&self, input: EncoderDecoderInput, cx: &mut Ctx<'_>) -> Staged<'_> {
+        each!(self, model => model.staged(input, cx))
+    }
 }
 
 impl EncoderDecoder {

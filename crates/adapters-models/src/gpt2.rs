@@ -18,7 +18,7 @@ use serde::Deserialize;
 use crate::cache::KeyValueCache;
 use crate::causal_lm::CausalInput;
 use crate::error::ModelError;
-use crate::staged::{Block, Blocks, Staged};
+use crate::staged::{Block, Blocks, Flow, Staged};
 use crate::weights::Weights;
 
 /// `config.json` of a GPT-2 checkpoint: the fields that change what is computed. Others are ignored.
@@ -333,11 +333,16 @@ impl Blocks for Gpt2Model {
         let (hidden, mask) = self.embedded(input, None, cx);
         let block = |layer| -> Block<'_> {
             let mask = mask.clone();
-            Box::new(move |x, cx| Gpt2Layer::forward(layer, x, mask.clone(), None, cx))
+            Flow::block(move |x, cx| Gpt2Layer::forward(layer, x, mask.clone(), None, cx))
         };
         let mut blocks: Vec<_> = self.layers.iter().map(block).collect();
-        blocks.push(Box::new(|x, cx| ops::layer_norm(&cx.norm(FINAL_NORM, &self.norm), x)));
-        Staged { hidden, blocks }
+        blocks.push(Flow::block(|x, cx| {
+            ops::layer_norm(&cx.norm(FINAL_NORM, &self.norm), x)
+        }));
+        Staged {
+            entered: Flow::of(hidden),
+            blocks,
+        }
     }
 }
 

@@ -41,6 +41,6 @@ pub use heads::{Head, HeadConfig, Heads};
 pub use hub::download;
 pub use model::Model;
 pub use pretrained::{Pretrained, SUPPORTED, save_checkpoint};
-pub use staged::{Block, Blocks, Staged};
+pub use staged::{Block, Blocks, Flow, Staged};
 pub use tokenizer::{Encoded, TextStream, TextTokenizer};
 pub use weights::Weights;

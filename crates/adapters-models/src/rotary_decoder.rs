@@ -23,7 +23,7 @@ use crate::causal_lm::CausalInput;
 use crate::error::ModelError;
 use crate::rotary::{Rotary, Turns};
 use crate::rotary_config::{Family, RotaryDecoderConfig};
-use crate::staged::{Block, Blocks, Staged};
+use crate::staged::{Block, Blocks, Flow, Staged};
 use crate::weights::Weights;
 
 /// A causal language model of one of the families: embeddings, layers, norm and head.
@@ -232,11 +232,14 @@ impl Blocks for RotaryDecoder {
         let frame = Rc::new(frame);
         let block = |layer| -> Block<'_> {
             let frame = frame.clone();
-            Box::new(move |x, cx| Layer::forward(layer, x, &frame, None, cx))
+            Flow::block(move |x, cx| Layer::forward(layer, x, &frame, None, cx))
         };
         let mut blocks: Vec<_> = self.layers.iter().map(block).collect();
-        blocks.push(Box::new(|x, cx| ops::rms_norm(&cx.norm(FINAL_NORM, &self.norm), x)));
-        Staged { hidden, blocks }
+        blocks.push(Flow::block(|x, cx| ops::rms_norm(&cx.norm(FINAL_NORM, &self.norm), x)));
+        Staged {
+            entered: Flow::of(hidden),
+            blocks,
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod distances;
 mod host;
+mod staged;
 
 use std::path::Path;
 
@@ -179,7 +180,7 @@ struct T5Stack {
     layers: Vec<T5Layer>,
     norm: RmsNorm,
     /// `[buckets, heads]`, learned; published in the first layer, whose bias the others use.
-    distances: Embedding,
+    relative: Embedding,
     dropout: f64,
     #[module(skip)]
     buckets: Buckets,
@@ -294,19 +295,27 @@ impl T5Model {
 
     /// The encoder's last hidden state, `[batch, seq] -> [batch, seq, d_model]`, and what of it is padding.
     pub fn encode(&self, ids: Tensor<2, Int>, padding: Option<Tensor<2, Bool>>, cx: &mut Ctx<'_>) -> EncodedInput {
-        let replicas = cx.replicas();
-        let (ids, padding) = (
-            repeated(ids, replicas),
-            padding.map(|padding| repeated(padding, replicas)),
-        );
-        cx.set_padding(padding.clone());
-        let hidden = cx.lookup(WORDS, &self.shared, ids);
-        let hidden = cx.dropout(hidden, self.config.dropout_rate);
-        let state = cx.embedding(TOKENS, EmbeddingState::new(hidden, padding));
-        let EmbeddingState { hidden, padding, .. } = cx.embedding(EMBEDDING, state);
+        let EmbeddingState { hidden, padding, .. } = self.embedded(ids, padding, cx);
         let mask = padding.clone().map(ops::padding_bias);
         let hidden = self.encoder.forward(hidden, mask, None, None, cx);
         EncodedInput { hidden, padding }
+    }
+
+    /// What enters the encoder's first layer.
+    fn embedded(&self, ids: Tensor<2, Int>, padding: Option<Tensor<2, Bool>>, cx: &mut Ctx<'_>) -> EmbeddingState {
+        let replicas = cx.replicas();
+        let padding = padding.map(|padding| repeated(padding, replicas));
+        cx.set_padding(padding.clone());
+        let hidden = cx.lookup(WORDS, &self.shared, repeated(ids, replicas));
+        let hidden = cx.dropout(hidden, self.config.dropout_rate);
+        let state = cx.embedding(TOKENS, EmbeddingState::new(hidden, padding));
+        cx.embedding(EMBEDDING, state)
+    }
+
+    /// What enters the decoder's first layer.
+    fn decoder_embedded(&self, ids: Tensor<2, Int>, cx: &mut Ctx<'_>) -> Tensor<3> {
+        let hidden = cx.lookup(WORDS, &self.shared, ids);
+        cx.dropout(hidden, self.config.dropout_rate)
     }
 
     /// The decoder's last hidden state, `[batch, seq] -> [batch, seq, d_model]`. With a cache, `ids` are those that follow
@@ -320,9 +329,11 @@ impl T5Model {
     ) -> Tensor<3> {
         let ids = repeated(ids, cx.replicas());
         let past = cache.as_ref().map_or(0, |cache| cache.columns());
+        // Adapters count positions by the encoder's text, as in the reference.
+        cx.set_padding(encoded.padding.clone());
+        cx.set_past(past);
         let mask = ops::causal_bias(ids.dims()[1], past, None, None, &ids.device());
-        let hidden = cx.lookup(WORDS, &self.shared, ids);
-        let hidden = cx.dropout(hidden, self.config.dropout_rate);
+        let hidden = self.decoder_embedded(ids, cx);
         self.decoder.forward(hidden, Some(mask), Some(encoded), cache, cx)
     }
 
@@ -406,7 +417,7 @@ impl T5Stack {
         Self {
             layers: layers.collect(),
             norm: w.rms_norm(&format!("{name}.final_layer_norm"), d, eps),
-            distances: w.embedding(
+            relative: w.embedding(
                 &format!("{name}.block.0.layer.0.SelfAttention.relative_attention_bias"),
                 buckets,
                 config.num_heads,
@@ -437,15 +448,7 @@ impl T5Stack {
             }
             None => 0,
         };
-        let mut distances = Distances {
-            stack: self,
-            queries: seq,
-            past: match self.stack {
-                Stack::Encoder => past,
-                Stack::Decoder | Stack::Cross => past + cx.first_position(),
-            },
-            bias: None,
-        };
+        let mut distances = self.distances(seq, past, cx);
         for layer in &self.layers {
             let cache = cache.as_deref_mut();
             hidden = layer.forward(hidden, mask.clone(), &mut distances, encoded, cache, cx);
@@ -453,6 +456,11 @@ impl T5Stack {
         if let Some(cache) = cache {
             cache.own.grow(seq);
         }
+        self.end(hidden, cx)
+    }
+
+    /// The norm after the last layer.
+    fn end(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
         let norm = cx.norm(Site::outside(self.stack, Role::FinalNorm), &self.norm);
         cx.dropout(ops::rms_norm(&norm, hidden), self.dropout)
     }

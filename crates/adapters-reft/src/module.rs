@@ -89,9 +89,8 @@ impl SiteAdapter<OutputState> for ReftLayer {
     ///
     /// Panics if the last axis is not the model's width.
     fn apply(&self, state: OutputState, call: &Call<'_>) -> OutputState {
-        let [_, seq, _] = state.hidden.dims();
-        let longest = call.past + seq;
-        let (prefix, suffix) = (self.prefix.min(longest), self.suffix.min(longest));
+        // Not cut to the rows at hand, which grow in a decoder while the text that counts does not.
+        let (prefix, suffix) = (self.prefix, self.suffix);
         let span = Span::new(&state.hidden, state.padding.as_ref(), call.pass);
         let first = (prefix > 0).then(|| span.prefix(prefix, suffix));
         let last = (suffix > 0).then(|| span.suffix(suffix));

@@ -156,6 +156,45 @@ fn with_and_without_the_cache(model: &str, at_least: usize) -> Vec<(String, Stri
     refused
 }
 
+/// An encoder-decoder: the encoder reads padded texts, the decoder goes on from its start token.
+#[test]
+fn an_encoder_decoder_answers_the_same_with_the_cache_and_in_a_padded_batch() {
+    let device = Device::flex();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/t5/base");
+    let model = Pretrained::open(&folder).unwrap().encoder_decoder(&device).unwrap();
+    let answers =
+        |cache, set: &AdapterSet, texts: &[&[u32]]| greedy(cache).answer(&model, set, texts, |_, _| ()).unwrap();
+    let none = AdapterSet::new();
+    let plain = answers(true, &none, &PROMPTS);
+    assert_eq!(plain, answers(false, &none, &PROMPTS));
+    let (mut checked, mut gated, mut changed) = (0, 0, 0);
+    for config in configs() {
+        let mut set = AdapterSet::new();
+        // Some sizes and places are not those of this model.
+        if set.attach("a", method(&config).unwrap(), &model, 1, &device).is_err() {
+            continue;
+        }
+        set.activate("a").unwrap();
+        let set = randomised(set, 7);
+        let cached = answers(true, &set, &PROMPTS);
+        assert_eq!(cached, answers(false, &set, &PROMPTS), "{config}");
+        changed += usize::from(cached != plain);
+        if !Ctx::new(&set).is_causal() {
+            gated += 1;
+            continue;
+        }
+        for (row, prompt) in PROMPTS.iter().enumerate() {
+            assert_eq!(answers(true, &set, &[prompt])[0], cached[row], "{config}, row {row}");
+        }
+        checked += 1;
+    }
+    assert!(checked >= 20 && gated >= 2, "{checked} and {gated}");
+    assert!(
+        changed * 10 >= (checked + gated) * 7,
+        "only {changed} of {checked} and {gated}"
+    );
+}
+
 #[test]
 fn a_stack_and_tasks_give_the_same_tokens_with_the_cache() {
     let device = Device::flex();

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use adapters::models::{Blocks, CausalInput, EncoderInput, Pretrained};
+use adapters::models::{Blocks, CausalInput, EncoderDecoderInput, EncoderInput, Pretrained};
 use adapters::train::LossGradients;
 use adapters::{AdapterSet, Composition, Ctx, Host, method};
 use adapters_testkit::contract::{randomised, relative_error};
@@ -121,4 +121,20 @@ fn of_causal_models() {
         };
         check(&model, |input, cx| model.forward(input, cx), &input);
     }
+}
+
+/// The decoder's layers read the encoder's output, whose gradient comes from all of them.
+#[test]
+fn of_two_stacks() {
+    let model = base("t5").encoder_decoder(&Device::flex()).unwrap();
+    let input = EncoderDecoderInput {
+        ids: ids(),
+        padding: padding(),
+        decoder_ids: ids().slice_dim(1, 1..4),
+    };
+    let forward = |input: EncoderDecoderInput, cx: &mut Ctx<'_>| {
+        let encoded = model.encode(input.ids, input.padding, cx);
+        model.decode(input.decoder_ids, &encoded, None, cx)
+    };
+    check(&model, forward, &input);
 }

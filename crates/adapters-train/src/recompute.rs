@@ -5,7 +5,7 @@
 //! asked for the gradients of its parameters and of what entered it; then its graph is gone.
 
 use adapters_core::{AdapterSet, Ctx};
-use adapters_models::Blocks;
+use adapters_models::{Blocks, Flow};
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{ElementConversion, Gradients, Tensor};
@@ -62,33 +62,33 @@ impl LossGradients {
         let mut forward = cx.resumed(&plain);
         let staged = model.staged(input.clone(), &mut forward);
         let mut entered = Vec::with_capacity(staged.blocks.len());
-        let mut hidden = staged.hidden.detach();
+        let mut flow = staged.entered;
         for block in &staged.blocks {
-            entered.push((hidden.clone(), forward.resumed(&plain)));
-            hidden = block(hidden, &mut forward);
+            entered.push((flow.clone(), forward.resumed(&plain)));
+            flow = block(flow, &mut forward);
         }
 
         let mut of_set = GradientsAccumulator::new();
         let mut collect = |gradients: &mut Gradients| {
             of_set.accumulate(set, GradientsParams::from_module(gradients, set));
         };
-        let last = leaf(hidden);
-        let value = loss(last.clone(), &mut forward.resumed(set));
+        let last = leaf(flow);
+        let value = loss(last.hidden.clone(), &mut forward.resumed(set));
         let mut gradients = value.backward();
-        let mut upstream = gradient(&last, &gradients);
+        let mut upstream = Upstream::of(&last, &gradients);
         collect(&mut gradients);
         let of_head = GradientsParams::from_module(&mut gradients, head);
 
-        for (block, (hidden, then)) in staged.blocks.iter().zip(entered).rev() {
-            let hidden = leaf(hidden);
-            let output = block(hidden.clone(), &mut then.resumed(set));
-            let mut gradients = (output * upstream).sum().backward();
-            upstream = gradient(&hidden, &gradients);
+        for (block, (flow, then)) in staged.blocks.iter().zip(entered).rev() {
+            let flow = leaf(flow);
+            let output = block(flow.clone(), &mut then.resumed(set));
+            let mut gradients = upstream.along(output).backward();
+            upstream = Upstream::of(&flow, &gradients);
             collect(&mut gradients);
         }
-        let begun = model.staged(input, &mut cx.resumed(set)).hidden;
+        let begun = upstream.along(model.staged(input, &mut cx.resumed(set)).entered);
         if begun.is_tracked() {
-            collect(&mut (begun * upstream).sum().backward());
+            collect(&mut begun.backward());
         }
         Self {
             loss: value.into_scalar::<f32>().elem(),
@@ -98,11 +98,37 @@ impl LossGradients {
     }
 }
 
-/// A tensor whose gradient can be asked for, without a history.
-fn leaf(x: Tensor<3>) -> Tensor<3> {
-    Tensor::from_inner(x).require_grad()
+/// Tensors whose gradients can be asked for, without a history.
+fn leaf(flow: Flow) -> Flow {
+    let leaf = |x: Tensor<3>| Tensor::from_inner(x).require_grad();
+    Flow {
+        hidden: leaf(flow.hidden),
+        beside: flow.beside.map(leaf),
+    }
 }
 
-fn gradient(of: &Tensor<3>, gradients: &Gradients) -> Tensor<3> {
-    of.grad(gradients).unwrap_or_else(|| of.clone().inner().zeros_like())
+/// The gradients of a flow; `None` for what the loss does not depend on.
+struct Upstream {
+    hidden: Option<Tensor<3>>,
+    beside: Option<Tensor<3>>,
+}
+
+impl Upstream {
+    fn of(flow: &Flow, gradients: &Gradients) -> Self {
+        Self {
+            hidden: flow.hidden.grad(gradients),
+            beside: flow.beside.as_ref().and_then(|beside| beside.grad(gradients)),
+        }
+    }
+
+    /// A number whose gradients are those of the loss, as far as they go through `flow`.
+    fn along(self, flow: Flow) -> Tensor<1> {
+        let device = flow.hidden.device();
+        let pairs = [(Some(flow.hidden), self.hidden), (flow.beside, self.beside)];
+        pairs
+            .into_iter()
+            .filter_map(|(x, gradient)| Some((x? * gradient?).sum()))
+            .reduce(|sum, x| sum + x)
+            .unwrap_or_else(|| Tensor::zeros([1], &device))
+    }
 }

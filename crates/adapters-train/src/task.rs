@@ -107,6 +107,9 @@ impl Learner {
             (Model::CausalLm(model), Input::CausalLm(input)) if by_block => {
                 self.gradients_by_block(model, input, &batch, share, draws)
             }
+            (Model::EncoderDecoder(model), Input::EncoderDecoder(input)) if by_block => {
+                self.gradients_by_block(model, input, &batch, share, draws)
+            }
             (_, input) => {
                 let mut cx = self.training(draws);
                 let hidden = self.hidden(input, &mut cx);

@@ -190,13 +190,6 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
         HeadKind::Seq2seqLm => Model::EncoderDecoder(pretrained.encoder_decoder(device)?),
     };
     check_length(recipe, model.max_length(), 0)?;
-    if let (true, Model::EncoderDecoder(_)) = (recipe.train.gradient_checkpointing, &model) {
-        return Err(TrainError::Value {
-            field: "train.gradient_checkpointing",
-            expected: "false for a model of two stacks, whose blocks are no chain".to_owned(),
-            found: "true".to_owned(),
-        });
-    }
     let tokenizer = pretrained.tokenizer(recipe.model.max_length)?;
     let read = |path: &Path, part| Examples::read(recipe, path, part, &pretrained, &model, &tokenizer);
     let train = read(&recipe.data.train, recipe.data.part)?;

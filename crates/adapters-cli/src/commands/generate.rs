@@ -3,7 +3,7 @@
 use std::io::{Write, stdout};
 
 use adapters::Adapted;
-use adapters::models::{ChatTemplate, Generation, Message, ModelError, Pretrained, Sampling, TextTokenizer};
+use adapters::models::{ChatTemplate, Generation, Message, Model, ModelError, Pretrained, Sampling, TextTokenizer};
 use adapters::store::Manifest;
 
 use crate::args::GenerateArgs;
@@ -37,29 +37,52 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
         cache: !args.no_cache,
         tasks: Vec::new(),
     };
-    let lm = pretrained.causal_lm(&device)?;
-    let Adapted { base, set } = match &args.adapter {
-        Some(adapter) => loading::adapted(lm, adapter, args.allow_bin, &device)?.0,
-        None => Adapted::new(lm),
+    let model = match pretrained.model(&device)? {
+        Model::Encoder(_) => {
+            return Err(Failure::new(
+                format!("`{}` has no next token", pretrained.model_type()),
+                "name a causal language model or an encoder-decoder with --model",
+            ));
+        }
+        model => model,
+    };
+    let adapted = match &args.adapter {
+        Some(adapter) => loading::adapted(model, adapter, args.allow_bin, &device)?.0,
+        None => Adapted::new(model),
     };
     let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
     if let ([_], false) = (&prompts[..], args.ids) {
         let mut stream = tokenizer.stream();
         let mut failed = None;
-        generation.run(&base, &set, &prompts, |_, token| match stream.push(token) {
+        grow(&generation, &adapted, &prompts, |token| match stream.push(token) {
             Ok(text) => show(&text),
             Err(error) => failed = Some(error),
         })?;
         say!();
         return failed.map_or(Ok(()), |error: ModelError| Err(error.into()));
     }
-    for tokens in generation.run(&base, &set, &prompts, |_, _| ())? {
+    for tokens in grow(&generation, &adapted, &prompts, |_| ())? {
         match args.ids {
             true => say!("{}", tokens.iter().map(u32::to_string).collect::<Vec<_>>().join(" ")),
             false => say!("{}", tokenizer.decode(&tokens)?),
         }
     }
     Ok(())
+}
+
+/// What the model adds to each prompt, or answers to it.
+fn grow(
+    generation: &Generation,
+    adapted: &Adapted<Model>,
+    prompts: &[&[u32]],
+    mut on_token: impl FnMut(u32),
+) -> Result<Vec<Vec<u32>>, ModelError> {
+    let on_token = |_: usize, token: u32| on_token(token);
+    match &*adapted.base {
+        Model::CausalLm(lm) => generation.run(lm, &adapted.set, prompts, on_token),
+        Model::EncoderDecoder(model) => generation.answer(model, &adapted.set, prompts, on_token),
+        Model::Encoder(_) => Ok(Vec::new()),
+    }
 }
 
 /// The ids of each prompt, of a text or of a chat.

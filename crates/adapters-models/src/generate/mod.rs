@@ -1,12 +1,14 @@
-//! Continuing texts with a causal language model, token by token.
+//! Continuing texts with a causal language model, and answering them with an encoder-decoder, token by token.
 
 mod sampling;
 
 use adapters_core::{AdapterSet, Ctx};
+use burn::module::Module;
 use burn::tensor::Tensor;
 
 use crate::cache::KeyValueCache;
 use crate::causal_lm::{CausalInput, CausalLm, PaddingSide};
+use crate::encoder_decoder::{DecoderCache, EncoderDecoder};
 use crate::error::ModelError;
 
 use sampling::Sampler;
@@ -75,46 +77,103 @@ impl Generation {
         lm: &CausalLm,
         set: &AdapterSet,
         prompts: &[&[u32]],
-        mut on_token: impl FnMut(usize, u32),
+        on_token: impl FnMut(usize, u32),
     ) -> Result<Vec<Vec<u32>>, ModelError> {
-        self.check(lm, set, prompts)?;
-        let mut samplers: Vec<Sampler> = (0..prompts.len())
+        let prompt = self.check(set, prompts)?;
+        self.check_length(prompt, self.max_new_tokens, lm.max_length())?;
+        let device = lm.device();
+        let input = |rows: &[&[u32]]| CausalInput::padded(rows, lm.pad_id(), PaddingSide::Left, &device);
+        let mut cache = self.caches(set).then(KeyValueCache::new);
+        let rows = prompts.iter().map(|prompt| prompt.to_vec()).collect();
+        self.grow(rows, lm.pad_id(), on_token, |step, rows| {
+            let rows = unseen(rows, step, cache.is_some());
+            let positions = rows.iter().map(|row| row.len()).max().unwrap_or(0);
+            let mut cx = self.context(set, rows.len(), positions)?.generating(prompt);
+            let hidden = match &mut cache {
+                Some(cache) => lm.forward_cached(input(&rows), cache, &mut cx),
+                None => lm.forward(input(&rows), &mut cx),
+            };
+            let [_, seq, _] = hidden.dims();
+            Ok(lm.logits(hidden.slice_dim(1, seq - 1..seq), &mut cx))
+        })
+    }
+
+    /// What an encoder-decoder answers to `texts`, which it reads once; otherwise as [`run`](Self::run). The longest input
+    /// holds for the texts and for the answers.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    ///
+    /// # Panics
+    ///
+    /// As [`run`](Self::run).
+    pub fn answer(
+        &self,
+        model: &EncoderDecoder,
+        set: &AdapterSet,
+        texts: &[&[u32]],
+        on_token: impl FnMut(usize, u32),
+    ) -> Result<Vec<Vec<u32>>, ModelError> {
+        let longest = self.check(set, texts)?;
+        self.check_length(longest, 0, model.max_length())?;
+        self.check_length(1, self.max_new_tokens, model.max_length())?;
+        let device = model.devices().first().cloned().unwrap_or_default();
+        let input = |rows: &[&[u32]]| CausalInput::padded(rows, model.pad_id(), PaddingSide::Right, &device);
+        let text = input(texts);
+        // Always said, for it tells adapters how long the texts are.
+        let none = || Tensor::full([texts.len(), longest], false, &device);
+        let padding = text.padding.unwrap_or_else(none);
+        let mut cx = self.context(set, texts.len(), longest)?;
+        let encoded = model.encode(text.ids, Some(padding), &mut cx);
+        let mut cache = self.caches(set).then(DecoderCache::new);
+        let rows = vec![vec![model.start_id() as u32]; texts.len()];
+        self.grow(rows, model.pad_id(), on_token, |step, rows| {
+            let rows = unseen(rows, step, cache.is_some());
+            let positions = rows.iter().map(|row| row.len()).max().unwrap_or(0);
+            let mut cx = self.context(set, rows.len(), positions)?;
+            let hidden = model.decode(input(&rows).ids, &encoded, cache.as_mut(), &mut cx);
+            let [_, seq, _] = hidden.dims();
+            Ok(model.logits(hidden.slice_dim(1, seq - 1..seq), &mut cx))
+        })
+    }
+
+    /// Whether keys and values are kept.
+    fn caches(&self, set: &AdapterSet) -> bool {
+        self.cache && Ctx::new(set).is_causal()
+    }
+
+    /// The context of one pass.
+    fn context<'s>(&self, set: &'s AdapterSet, rows: usize, positions: usize) -> Result<Ctx<'s>, ModelError> {
+        let mut cx = Ctx::new(set);
+        if !self.tasks.is_empty() {
+            cx = cx.with_tasks(self.tasks.iter().copied())?;
+        }
+        Ok(cx.for_input(rows, positions)?)
+    }
+
+    /// Makes `rows` longer, token by token; what each grew by. `scores` are those of the token after each row,
+    /// `[rows, 1, vocab]`.
+    fn grow(
+        &self,
+        mut rows: Vec<Vec<u32>>,
+        pad_id: usize,
+        mut on_token: impl FnMut(usize, u32),
+        mut scores: impl FnMut(usize, &[Vec<u32>]) -> Result<Tensor<3>, ModelError>,
+    ) -> Result<Vec<Vec<u32>>, ModelError> {
+        let mut samplers: Vec<Sampler> = (0..rows.len())
             .map(|row| Sampler::new(self.sampling, self.repetition_penalty, self.seed, row as u64))
             .collect();
-        let prompt = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
-        let device = lm.device();
-        let mut rows: Vec<Vec<u32>> = prompts.iter().map(|prompt| prompt.to_vec()).collect();
+        let lengths: Vec<usize> = rows.iter().map(Vec::len).collect();
         let mut ended = vec![false; rows.len()];
-        let mut cache = (self.cache && Ctx::new(set).is_causal()).then(KeyValueCache::new);
         for step in 0..self.max_new_tokens {
-            let mut cx = Ctx::new(set).generating(prompt);
-            if !self.tasks.is_empty() {
-                cx = cx.with_tasks(self.tasks.iter().copied())?;
-            }
-            let positions = match cache.as_ref().filter(|_| step > 0) {
-                Some(_) => 1,
-                None => prompt + step,
-            };
-            cx = cx.for_input(rows.len(), positions)?;
-            let input = |rows: &[&[u32]]| CausalInput::padded(rows, lm.pad_id(), PaddingSide::Left, &device);
-            let hidden = match &mut cache {
-                Some(cache) if step > 0 => {
-                    let last: Vec<&[u32]> = rows.iter().map(|row| &row[row.len() - 1..]).collect();
-                    lm.forward_cached(input(&last), cache, &mut cx)
-                }
-                cache => {
-                    let all: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
-                    match cache {
-                        Some(cache) => lm.forward_cached(input(&all), cache, &mut cx),
-                        None => lm.forward(input(&all), &mut cx),
-                    }
-                }
-            };
-            let scores = last_scores(lm, hidden, &mut cx);
-            for (index, scores) in scores.into_iter().enumerate() {
+            let scores = scores(step, &rows)?;
+            let [_, _, vocab] = scores.dims();
+            let scores: Vec<f32> = scores.into_data().iter().collect();
+            for (index, scores) in scores.chunks(vocab).enumerate() {
                 if ended[index] {
                     // Rows stay equally long; what follows the end goes nowhere.
-                    rows[index].push(lm.pad_id() as u32);
+                    rows[index].push(pad_id as u32);
                     continue;
                 }
                 let token = samplers[index].next(scores, &rows[index]);
@@ -128,22 +187,15 @@ impl Generation {
                 break;
             }
         }
-        Ok(rows
-            .into_iter()
-            .zip(prompts)
-            .map(|(row, prompt)| {
-                let new = row[prompt.len()..].iter().copied();
-                new.take_while(|token| !self.stop.contains(token)).collect()
-            })
-            .collect())
+        let grown = rows.into_iter().zip(lengths).map(|(row, length)| {
+            let new = row[length..].iter().copied();
+            new.take_while(|token| !self.stop.contains(token)).collect()
+        });
+        Ok(grown.collect())
     }
 
-    fn check(&self, lm: &CausalLm, set: &AdapterSet, prompts: &[&[u32]]) -> Result<(), ModelError> {
-        let refuse = |field, expected: &str, found: String| ModelError::Generation {
-            field,
-            expected: expected.to_owned(),
-            found,
-        };
+    /// Checks the fields and the texts; the length of the longest.
+    fn check(&self, set: &AdapterSet, texts: &[&[u32]]) -> Result<usize, ModelError> {
         if self.max_new_tokens == 0 {
             return Err(refuse("max_new_tokens", "at least 1", "0".to_owned()));
         }
@@ -152,34 +204,40 @@ impl Generation {
             return Err(refuse("repetition_penalty", "a number above 0", found));
         }
         self.sampling.check()?;
-        let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
-        if prompts.iter().any(|prompt| prompt.is_empty()) || prompts.is_empty() {
+        if texts.iter().any(|text| text.is_empty()) || texts.is_empty() {
             return Err(refuse("prompts", "at least one token in each", "none".to_owned()));
-        }
-        if longest + self.max_new_tokens > lm.max_length() {
-            let expected = format!("at most the {} tokens the model takes", lm.max_length());
-            let found = format!("a prompt of {longest} and {} new ones", self.max_new_tokens);
-            return Err(refuse("max_new_tokens", &expected, found));
         }
         let outputs = Ctx::new(set).replicas();
         if outputs > 1 {
-            return Err(refuse("composition", "one output a text", format!("{outputs}")));
+            return Err(refuse("composition", "one output a text", outputs.to_string()));
         }
-        if !self.tasks.is_empty() && self.tasks.len() != prompts.len() {
-            let expected = format!("one a text, {}", prompts.len());
+        if !self.tasks.is_empty() && self.tasks.len() != texts.len() {
+            let expected = format!("one a text, {}", texts.len());
             return Err(refuse("tasks", &expected, self.tasks.len().to_string()));
         }
-        Ok(())
+        Ok(texts.iter().map(|text| text.len()).max().unwrap_or(0))
+    }
+
+    fn check_length(&self, text: usize, new: usize, most: usize) -> Result<(), ModelError> {
+        if text.saturating_add(new) <= most {
+            return Ok(());
+        }
+        let expected = format!("at most the {most} tokens the model takes");
+        let found = format!("{new}, after a text of {text}");
+        Err(refuse("max_new_tokens", &expected, found))
     }
 }
 
-/// Scores of the token after the last column, row by row.
-fn last_scores(lm: &CausalLm, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Vec<Vec<f32>> {
-    let [rows, seq, _] = hidden.dims();
-    let logits = lm.logits(hidden.slice_dim(1, seq - 1..seq), cx);
-    let [_, _, vocab] = logits.dims();
-    let all: Vec<f32> = logits.into_data().iter().collect();
-    (0..rows)
-        .map(|row| all[row * vocab..(row + 1) * vocab].to_vec())
-        .collect()
+fn refuse(field: &'static str, expected: &str, found: String) -> ModelError {
+    ModelError::Generation {
+        field,
+        expected: expected.to_owned(),
+        found,
+    }
+}
+
+/// The part of the rows that is not in a cache yet.
+fn unseen(rows: &[Vec<u32>], step: usize, cached: bool) -> Vec<&[u32]> {
+    let from = |row: &Vec<u32>| if cached && step > 0 { row.len() - 1 } else { 0 };
+    rows.iter().map(|row| &row[from(row)..]).collect()
 }

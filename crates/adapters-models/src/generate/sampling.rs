@@ -74,8 +74,8 @@ impl Sampler {
     }
 
     /// The token after `text`, from the scores of all tokens.
-    pub(crate) fn next(&mut self, scores: Vec<f32>, text: &[u32]) -> u32 {
-        let mut scores: Vec<f64> = scores.into_iter().map(f64::from).collect();
+    pub(crate) fn next(&mut self, scores: &[f32], text: &[u32]) -> u32 {
+        let mut scores: Vec<f64> = scores.iter().copied().map(f64::from).collect();
         if self.penalty != 1.0 {
             let mut seen = text.to_vec();
             seen.sort_unstable();
@@ -204,7 +204,7 @@ mod tests {
         let drawn = |seed, row| {
             let mut sampler = Sampler::new(sampling, 1.0, seed, row);
             let scores: Vec<f32> = scores().iter().map(|score| *score as f32).collect();
-            (0..4000).map(|_| sampler.next(scores.clone(), &[])).collect::<Vec<_>>()
+            (0..4000).map(|_| sampler.next(&scores, &[])).collect::<Vec<_>>()
         };
         let tokens = drawn(7, 0);
         assert_eq!(tokens, drawn(7, 0));
@@ -218,9 +218,9 @@ mod tests {
     #[test]
     fn the_penalty_lowers_what_was_there_whatever_its_sign() {
         let mut sampler = Sampler::new(Sampling::Greedy, 2.0, 0, 0);
-        assert_eq!(sampler.next(vec![3.0, 2.0], &[]), 0);
-        assert_eq!(sampler.next(vec![3.0, 2.0], &[0, 0]), 1);
-        assert_eq!(sampler.next(vec![-1.0, -1.5], &[0]), 1);
+        assert_eq!(sampler.next(&[3.0, 2.0], &[]), 0);
+        assert_eq!(sampler.next(&[3.0, 2.0], &[0, 0]), 1);
+        assert_eq!(sampler.next(&[-1.0, -1.5], &[0]), 1);
     }
 
     #[test]

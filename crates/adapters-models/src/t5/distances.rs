@@ -1,5 +1,6 @@
 //! The relative position bias: a learned number for each distance between query and key.
 
+use adapters_core::{Ctx, Stack};
 use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::t5::T5Stack;
@@ -37,14 +38,27 @@ impl Buckets {
 }
 
 impl T5Stack {
+    /// The distances of a pass, of `queries` positions behind `past` others.
+    pub(super) fn distances(&self, queries: usize, past: usize, cx: &Ctx<'_>) -> Distances<'_> {
+        Distances {
+            stack: self,
+            queries,
+            past: match self.stack {
+                Stack::Encoder => past,
+                Stack::Decoder | Stack::Cross => past + cx.first_position(),
+            },
+            biases: Vec::new(),
+        }
+    }
+
     /// The learned bias of distances, `[1, heads, queries, keys]`; the first query stands at `past`.
     fn distance_bias(&self, past: usize, queries: usize, keys: usize) -> Tensor<4> {
         let buckets: Vec<i64> = (past..past + queries)
             .flat_map(|query| (0..keys).map(move |key| self.buckets.of(query, key)))
             .collect();
-        let device = self.distances.weight.val().device();
+        let device = self.relative.weight.val().device();
         let buckets = Tensor::<2, Int>::from_data(TensorData::new(buckets, [queries, keys]), &device);
-        self.distances.forward(buckets).permute([2, 0, 1]).unsqueeze()
+        self.relative.forward(buckets).permute([2, 0, 1]).unsqueeze()
     }
 }
 
@@ -53,27 +67,28 @@ impl T5Stack {
 /// An adapter may make the keys of some layers longer; those in front then count in the distances. A layer after the first has
 /// no distances of its own: for another number of keys it gets none, and so do the layers after it, as in the reference.
 pub(super) struct Distances<'a> {
-    pub(super) stack: &'a T5Stack,
+    stack: &'a T5Stack,
     /// How many queries there are.
-    pub(super) queries: usize,
+    queries: usize,
     /// How many positions are before the first of them.
-    pub(super) past: usize,
-    /// `[1, heads, queries, keys]`.
-    pub(super) bias: Option<Tensor<4>>,
+    past: usize,
+    /// Those of the layers that ran, `[1, heads, queries, keys]`. A layer that runs again finds what it had before it.
+    biases: Vec<Tensor<4>>,
 }
 
 impl Distances<'_> {
     /// The bias in a layer of the stack, for keys `[batch, heads, keys, d_head]`.
     pub(super) fn of(&mut self, layer: usize, key: &Tensor<4>) -> Tensor<4> {
         let ([_, heads, keys, _], device) = (key.dims(), key.device());
-        if let Some(bias) = self.bias.as_ref().filter(|bias| bias.dims()[3] == keys) {
-            return bias.clone();
-        }
-        let distances = match layer {
-            0 => self.stack.distance_bias(self.past, self.queries, keys),
+        let before = layer.checked_sub(1).and_then(|before| self.biases.get(before));
+        let bias = match (layer, before) {
+            (_, Some(bias)) if bias.dims()[3] == keys => bias.clone(),
+            (0, _) => self.stack.distance_bias(self.past, self.queries, keys),
             _ => Tensor::zeros([1, heads, self.queries, keys], &device),
         };
-        self.bias.insert(distances).clone()
+        self.biases.truncate(layer);
+        self.biases.push(bias.clone());
+        bias
     }
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use adapters::core::store::{
-    LoadOptions, Setup, Tensors, load_adapter, load_fusion, read_json, read_safetensors, save_adapter,
+    LoadOptions, Setup, Tensors, load_adapter, load_fusion, read_json, read_safetensors, save_adapter, save_fusion,
     write_safetensors,
 };
 use adapters::core::{Active, Merged, Record, merge};
@@ -30,7 +30,7 @@ pub struct Options {
     pub device: Device,
     /// Where to write what was computed, as `<model>/<case>.safetensors`.
     pub dump: Option<PathBuf>,
-    /// Where to write the loaded adapters back, as `<model>/<case>/adapters/<name>/`.
+    /// Where to write what was loaded back, as `<model>/<case>/adapters/<name>/` and the folders of fusions.
     pub resave: Option<PathBuf>,
 }
 
@@ -105,9 +105,12 @@ impl Prepared {
         let top = Top::of(&case, dir, &self.checkpoint, &self.base, &options.device)?;
         let (mut set, mut grammars) = self.load_adapters(&case, dir, true, &options.device)?;
         if let Some(out) = &options.resave {
-            let out = out.join(&outcome.model).join(&outcome.case).join("adapters");
+            let out = out.join(&outcome.model).join(&outcome.case);
             for (name, grammar) in &grammars {
-                save_adapter(&out.join(name), *grammar, &set, name, &self.base)?;
+                save_adapter(&out.join("adapters").join(name), *grammar, &set, name, &self.base)?;
+            }
+            for (name, folder) in case.fusion_dirs()? {
+                save_fusion(&out.join(folder), &set, name, &self.base)?;
             }
         }
         let (expected, _) = read_safetensors(&dir.join("expected.safetensors"))?;
