@@ -146,6 +146,9 @@ impl Weights {
     /// A root-mean-square normalisation: `<path>.weight [d_model]`. `epsilon` is above zero.
     pub fn rms_norm(&mut self, path: &str, d_model: usize, epsilon: f64) -> RmsNorm {
         let mut norm = RmsNormConfig::new(d_model).with_epsilon(epsilon).init(&self.device);
+        if self.random.is_some() {
+            return norm;
+        }
         norm.gamma = frozen(self.take::<1>(&format!("{path}.weight"), [d_model], same));
         norm
     }

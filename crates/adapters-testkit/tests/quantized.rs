@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use adapters::core::{Quantization, Role, SiteKind, float_weight, quantize};
+use adapters::models::bert::{BertConfig, BertModel};
 use adapters::models::{CausalInput, CausalLm, Encoder, EncoderInput, PaddingSide, Pretrained, save_checkpoint};
 use adapters::{AdapterSet, Ctx, Host, merge, method};
 use adapters_testkit::contract::{gradients_of, randomised};
@@ -158,6 +159,29 @@ fn decoders_compute_and_train_over_it_as_over_the_restored_floats() {
         let off = (own - run(&floats).0).abs().max().into_scalar::<f32>();
         assert!(off > 1e-5, "{name}: {off}");
     }
+}
+
+#[test]
+fn a_random_model_repeats_with_its_seed_and_is_quantised_like_any_other() {
+    let device = Device::flex();
+    let config = BertConfig {
+        vocab_size: 50,
+        hidden_size: 16,
+        num_hidden_layers: 2,
+        num_attention_heads: 2,
+        intermediate_size: 32,
+        ..BertConfig::default()
+    };
+    let draw = |seed| Encoder::Bert(BertModel::random(config.clone(), seed, &device).unwrap());
+    let run = |model: &Encoder| model.forward(input(&device), &mut Ctx::plain()).into_data();
+    let (mut one, same, other) = (draw(1), draw(1), draw(2));
+    assert_eq!(run(&one), run(&same));
+    assert_ne!(run(&one), run(&other));
+    assert!(run(&one).iter::<f32>().all(f32::is_finite));
+    let report = quantize(&mut one, Quantization::Int8);
+    // Six in each layer, and the pooler.
+    assert_eq!(report.layers, 13);
+    assert_ne!(run(&one), run(&same));
 }
 
 #[test]
