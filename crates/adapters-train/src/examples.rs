@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use adapters_models::heads::Targets;
 use adapters_models::{Model, Pretrained, TextTokenizer};
 use burn::tensor::Device;
 
@@ -12,7 +11,7 @@ use crate::error::TrainError;
 use crate::evaluate::{EncodedData, targets};
 use crate::masking::Masking;
 use crate::recipe::{HeadKind, Part, Recipe};
-use crate::task::{Answers, Batch, Input};
+use crate::task::{Batch, Input};
 
 /// What is to be predicted, of one data file.
 #[derive(Debug)]
@@ -97,15 +96,11 @@ impl Examples {
     pub fn batch(&self, indices: &[usize], model: &Model, seed: u64, device: &Device) -> Batch {
         match (self, model) {
             (Self::Labelled(data, labels), Model::Encoder(encoder)) => {
-                let (input, classes) = data.batch(indices, encoder.pad_id(), device);
-                let answers = match targets(data, indices, *labels, device) {
-                    Targets::Classes(_) => Answers::Ids(classes),
-                    targets => Answers::Targets(targets, indices.len()),
-                };
+                let (input, _) = data.batch(indices, encoder.pad_id(), device);
                 Batch {
                     input: Input::Encoder(input),
                     places: Vec::new(),
-                    answers,
+                    answers: targets(data, indices, *labels, device),
                 }
             }
             (Self::Hidden(data, masking), Model::Encoder(encoder)) => {

@@ -57,16 +57,8 @@ pub(crate) struct Batch {
     pub input: Input,
     /// Row and position of each predicted token's place; none where whole rows are classified.
     pub places: Vec<(usize, usize)>,
-    pub answers: Answers,
-}
-
-/// What is to be said.
-#[derive(Clone, Debug)]
-pub(crate) enum Answers {
-    /// Classes or tokens, one a prediction.
-    Ids(Tensor<1, Int>),
-    /// What a head's own loss takes, of so many rows.
-    Targets(Targets, usize),
+    /// What is to be said, one a prediction.
+    pub answers: Targets,
 }
 
 /// The seed of the masks of every evaluation, so that its figures can be compared.
@@ -79,15 +71,26 @@ impl Batch {
         Self {
             input,
             places,
-            answers: Answers::Ids(Tensor::from_data(TensorData::new(tokens, [count]), device)),
+            answers: Targets::Classes(Tensor::from_data(TensorData::new(tokens, [count]), device)),
+        }
+    }
+
+    /// The classes or tokens to be said.
+    fn ids(&self) -> Tensor<1, Int> {
+        match &self.answers {
+            Targets::Classes(ids) => ids.clone(),
+            _ => unreachable!("a run that predicts numbers or several labels takes its head's own loss"),
         }
     }
 
     /// How many predictions are asked for.
     pub fn predictions(&self) -> usize {
         match &self.answers {
-            Answers::Ids(ids) => ids.dims()[0],
-            Answers::Targets(_, rows) => *rows,
+            Targets::Classes(ids) => ids.dims()[0],
+            Targets::Numbers(numbers) => numbers.dims()[0],
+            Targets::Labels(labels) => labels.dims()[0],
+            Targets::Tokens(tokens) => tokens.dims().iter().product(),
+            Targets::Spans { start, .. } => start.dims()[0],
         }
     }
 }
@@ -139,16 +142,15 @@ impl Learner {
     }
 
     fn loss(&self, hidden: Tensor<3>, batch: &Batch, share: f64, cx: &mut Ctx<'_>) -> Tensor<1> {
-        let loss = match (&batch.answers, &self.head, &*self.adapted.base, &batch.input) {
-            (Answers::Ids(ids), ..) => cross_entropy(self.logits(hidden, batch, cx), ids.clone()).mean(),
-            (Answers::Targets(targets, _), Some(Head::Text(head)), Model::Encoder(encoder), Input::Encoder(input)) => {
+        let loss = match (&self.head, &*self.adapted.base, &batch.input) {
+            (Some(Head::Text(head)), Model::Encoder(encoder), Input::Encoder(input)) => {
                 let padding = cx.pass().padding.clone();
                 let scores = head.forward(hidden, padding, encoder, cx);
                 let [_, seq] = input.ids.dims();
-                let loss = head.loss(scores, targets.clone(), None, seq);
+                let loss = head.loss(scores, batch.answers.clone(), None, seq);
                 loss.unwrap_or_else(|error| unreachable!("the labels were read for this head: {error}"))
             }
-            (Answers::Targets(..), ..) => unreachable!("only such a head has targets of its own"),
+            _ => cross_entropy(self.logits(hidden, batch, cx), batch.ids()).mean(),
         };
         let loss = match self.adapted.set.penalty() {
             Some(penalty) => loss + penalty,
@@ -187,11 +189,7 @@ impl Learner {
     fn predict(&self, batch: Batch) -> (Tensor<2>, Tensor<1, Int>) {
         let mut cx = Ctx::new(&self.adapted.set);
         let hidden = self.hidden(batch.input.clone(), &mut cx);
-        let logits = self.logits(hidden, &batch, &mut cx);
-        match batch.answers {
-            Answers::Ids(ids) => (logits, ids),
-            Answers::Targets(..) => unreachable!("such a run has no logits"),
-        }
+        (self.logits(hidden, &batch, &mut cx), batch.ids())
     }
 
     /// Scores the whole of `data`. Of tokens: the mean loss and the share guessed right; no logits.
