@@ -85,6 +85,7 @@ fn check<M: Blocks + Host>(model: &M, forward: impl Fn(M::Input, &mut Ctx<'_>) -
             match (got, want) {
                 (Some(got), Some(want)) => {
                     assert_eq!(got.shape(), want.shape(), "{configs:?}");
+                    assert!(got.iter::<f64>().all(f64::is_finite), "{configs:?}");
                     let off = got
                         .iter::<f64>()
                         .zip(want.iter::<f64>())
