@@ -335,7 +335,7 @@ fn fields_have_defaults_and_refuse_unknown_ones() {
     );
     assert_eq!(
         serde_json::to_string(&Fields::default()).unwrap(),
-        "{\"text\":\"text\",\"label\":\"label\"}"
+        "{\"text\":\"text\",\"label\":\"label\",\"prompt\":\"prompt\",\"completion\":\"completion\"}"
     );
     assert!(serde_json::from_str::<Fields>("{\"txt\": \"sentence\"}").is_err());
     assert_eq!(serde_json::from_str::<Labels>("3").unwrap(), Labels::Count(3));
