@@ -1,29 +1,14 @@
 //! `adapters generate` as a user runs it.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+#[path = "common/words.rs"]
+mod words;
+
+use std::path::Path;
 use std::process::{Command, Output};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../adapters-testkit/golden/llama")
-}
-
-/// The golden model with a tokenizer of one token a word: `w0`, `w1`, ..
-fn model(dir: &Path, tokenizer_config: &Value) {
-    for file in ["config.json", "model.safetensors"] {
-        fs::copy(golden().join("base").join(file), dir.join(file)).unwrap();
-    }
-    let vocab: serde_json::Map<String, Value> = (0..100).map(|id| (format!("w{id}"), id.into())).collect();
-    let tokenizer = json!({
-        "version": "1.0", "added_tokens": [], "normalizer": null, "post_processor": null, "decoder": null,
-        "truncation": null, "padding": null, "pre_tokenizer": {"type": "WhitespaceSplit"},
-        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "w1"},
-    });
-    fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).unwrap();
-    fs::write(dir.join("tokenizer_config.json"), tokenizer_config.to_string()).unwrap();
-}
+use words::{golden, model};
 
 fn generate(model: &Path, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_adapters"));
@@ -44,7 +29,7 @@ fn ok(model: &Path, args: &[&str]) -> String {
 #[test]
 fn texts_are_continued_alone_and_side_by_side() {
     let dir = tempfile::tempdir().unwrap();
-    model(dir.path(), &json!({}));
+    model("llama", dir.path(), &json!({}));
     let (one, two) = ("w5 w17 w42 w8 w61", "w33 w7");
     let streamed = ok(dir.path(), &["--prompt", one]);
     assert!((1..=8).contains(&streamed.split_whitespace().count()), "{streamed}");
@@ -54,7 +39,7 @@ fn texts_are_continued_alone_and_side_by_side() {
     let ids = ok(dir.path(), &["--prompt", one, "--ids"]);
     assert_eq!(ids.trim(), streamed.trim().replace('w', ""));
 
-    let adapter = golden().join("cases/lora_all/adapters/a");
+    let adapter = golden("llama").join("cases/lora_all/adapters/a");
     let adapter = adapter.to_str().unwrap();
     let adapted = ok(dir.path(), &["--prompt", one, "--prompt", two, "--adapter", adapter]);
     assert_ne!(adapted, both);
@@ -73,7 +58,7 @@ fn texts_are_continued_alone_and_side_by_side() {
 fn a_chat_goes_through_the_template_of_the_model() {
     let dir = tempfile::tempdir().unwrap();
     let template = "{% for m in messages %}{{ 'w2 ' if m.role == 'system' else 'w4 ' }}{{ m.content }} {% endfor %}w9";
-    model(dir.path(), &json!({"chat_template": template}));
+    model("llama", dir.path(), &json!({"chat_template": template}));
     let said = ok(dir.path(), &["--chat", "--system", "w5", "--prompt", "w6"]);
     assert_eq!(said, ok(dir.path(), &["--prompt", "w2 w5 w4 w6 w9"]));
     assert_ne!(said, ok(dir.path(), &["--prompt", "w6"]));
@@ -82,7 +67,7 @@ fn a_chat_goes_through_the_template_of_the_model() {
 #[test]
 fn mistakes_are_named() {
     let dir = tempfile::tempdir().unwrap();
-    model(dir.path(), &json!({}));
+    model("llama", dir.path(), &json!({}));
     for (args, code, part) in [
         (&["--prompt", "w5", "--chat"][..], 1, "no chat_template"),
         (&["--prompt", "w5", "--temperature", "0"], 1, "temperature"),

@@ -40,7 +40,7 @@ pub use heads::{Head, HeadConfig, Heads};
 #[cfg(feature = "hub")]
 pub use hub::download;
 pub use model::Model;
-pub use pretrained::{Pretrained, SUPPORTED, save_checkpoint};
+pub use pretrained::{ModelKind, Pretrained, SUPPORTED, save_checkpoint};
 pub use staged::{Block, Blocks, Flow, Staged};
 pub use tokenizer::{Encoded, TextStream, TextTokenizer};
 pub use weights::Weights;

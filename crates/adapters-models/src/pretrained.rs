@@ -34,6 +34,17 @@ const CAUSAL_LMS: &[&str] = &["llama", "mistral", "qwen2", "gpt2"];
 /// Those that are encoder-decoders.
 const ENCODER_DECODERS: &[&str] = &["t5"];
 
+/// What an architecture reads and says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModelKind {
+    /// Reads a text: [`Pretrained::encoder`].
+    Encoder,
+    /// Continues a text: [`Pretrained::causal_lm`].
+    CausalLm,
+    /// Reads a text and writes another: [`Pretrained::encoder_decoder`].
+    EncoderDecoder,
+}
+
 /// A checkpoint folder whose architecture is known.
 #[derive(Clone, Debug)]
 pub struct Pretrained {
@@ -86,6 +97,15 @@ impl Pretrained {
     /// `model_type` of the checkpoint.
     pub fn model_type(&self) -> &str {
         self.model_type
+    }
+
+    /// What the architecture reads and says.
+    pub fn kind(&self) -> ModelKind {
+        match self.model_type {
+            kind if CAUSAL_LMS.contains(&kind) => ModelKind::CausalLm,
+            kind if ENCODER_DECODERS.contains(&kind) => ModelKind::EncoderDecoder,
+            _ => ModelKind::Encoder,
+        }
     }
 
     /// Replaces a value of `config.json` for this load, e.g. a dropout probability.
@@ -190,10 +210,10 @@ impl Pretrained {
     ///
     /// [`ModelError::Config`], [`ModelError::Store`] listing every tensor that does not fit.
     pub fn model(&self, device: &Device) -> Result<Model, ModelError> {
-        match self.model_type {
-            kind if CAUSAL_LMS.contains(&kind) => self.causal_lm(device).map(Model::CausalLm),
-            kind if ENCODER_DECODERS.contains(&kind) => self.encoder_decoder(device).map(Model::EncoderDecoder),
-            _ => self.encoder(device).map(Model::Encoder),
+        match self.kind() {
+            ModelKind::CausalLm => self.causal_lm(device).map(Model::CausalLm),
+            ModelKind::EncoderDecoder => self.encoder_decoder(device).map(Model::EncoderDecoder),
+            ModelKind::Encoder => self.encoder(device).map(Model::Encoder),
         }
     }
 

@@ -78,10 +78,14 @@ impl<'a> Layout<'a> {
                 found: "one that changes the question when there is an answer".to_owned(),
             });
         };
-        Ok((
-            self.tokenizer.encode_whole(&asked, false)?,
-            self.tokenizer.encode_whole(answer, false)?,
-        ))
+        let asked = self.tokenizer.encode_whole(&asked, false)?;
+        // As a part of the whole: some tokenizers put a space before what begins a text.
+        let whole = self.tokenizer.encode_whole(&answered, false)?;
+        let answer = match whole.strip_prefix(asked.as_slice()) {
+            Some(answer) => answer.to_vec(),
+            None => self.tokenizer.encode_whole(answer, false)?,
+        };
+        Ok((asked, answer))
     }
 }
 
@@ -103,19 +107,25 @@ impl Completions {
         let mut rows = Vec::new();
         for (index, Example { text, text_pair, .. }) in data.examples.iter().enumerate() {
             let (prompt, completion) = layout.encode(text, text_pair.as_deref().unwrap_or_default())?;
+            let asked = prompt.len();
             let mut row = Row::default();
             row.extend(prompt, false);
             row.extend(completion, true);
             check_vocabulary(row.ids.iter(), vocab)?;
-            let whole = row.ids.len();
+            let example = format!("example {} of {}", index + 1, data.path.display());
+            if row.predictions() == 0 {
+                return Err(TrainError::Value {
+                    field: "data",
+                    expected: "at least one token before the last one of every completion".to_owned(),
+                    found: format!("without one in {example}"),
+                });
+            }
             row.cut(max_length);
             if row.predictions() == 0 {
                 return Err(TrainError::Value {
                     field: "model.max_length",
                     expected: format!(
-                        "more, as example {} of {} has {whole} tokens and its completion is cut off whole",
-                        index + 1,
-                        data.path.display()
+                        "more, so that something of the completion of {example} is left: its prompt alone has {asked} tokens",
                     ),
                     found: max_length.to_string(),
                 });
@@ -168,7 +178,12 @@ impl Pairs {
         for (index, Example { text, text_pair, .. }) in data.examples.iter().enumerate() {
             let (mut prompt, mut completion) = layout.encode(text, text_pair.as_deref().unwrap_or_default())?;
             check_vocabulary(prompt.iter().chain(&completion), vocab)?;
+            let ended = prompt.last().copied().filter(|last| layout.end == Some(*last));
             prompt.truncate(max_length);
+            // A text that was cut ends as others do.
+            if let (Some(last), Some(end)) = (prompt.last_mut(), ended) {
+                *last = end;
+            }
             completion.truncate(max_length);
             if prompt.is_empty() || completion.is_empty() {
                 let found = format!("none in example {} of {}", index + 1, data.path.display());
@@ -291,6 +306,29 @@ mod tests {
         let predicted: Vec<Vec<usize>> = data.rows.iter().map(|row| row.predicted().collect()).collect();
         // Without a prompt the first token has nothing before it.
         assert_eq!(predicted, [vec![2, 3], vec![1], vec![1]]);
+    }
+
+    #[test]
+    fn an_answer_in_a_chat_is_encoded_as_a_part_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        // As Llama's: a text begins with a space that is not there.
+        let tokenizer = serde_json::json!({
+            "version": "1.0", "added_tokens": [], "post_processor": null, "decoder": null, "truncation": null,
+            "padding": null, "pre_tokenizer": null, "normalizer": {"type": "Prepend", "prepend": "_"},
+            "model": {"type": "BPE", "vocab": {"_": 0, "q": 1, ":": 2, "a": 3, ".": 4}, "merges": []},
+        });
+        std::fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        let template = "{% for m in messages %}{{ m.content ~ (':' if m.role == 'user' else '.') }}{% endfor %}";
+        std::fs::write(dir.path().join("chat_template.jinja"), template).unwrap();
+        let tokenizer = TextTokenizer::load(dir.path(), 8).unwrap();
+        let chat = Layout {
+            tokenizer: &tokenizer,
+            template: Some(ChatTemplate::load(dir.path()).unwrap()),
+            end: Some(7),
+        };
+        assert_eq!(chat.encode("q", "a").unwrap(), (vec![0, 1, 2], vec![3, 4]));
+        let plain = Layout { template: None, ..chat };
+        assert_eq!(plain.encode("q", "a").unwrap(), (vec![0, 1], vec![0, 3, 7]));
     }
 
     #[test]

@@ -14,10 +14,10 @@ use serde_json::{Map, Value, json};
 
 use crate::batches::eval_batches;
 use crate::curve::{Shares, draw_shares};
-use crate::data::Dataset;
+use crate::data::{Dataset, Fields};
 use crate::error::TrainError;
 use crate::evaluate::EncodedData;
-use crate::recipe::{FUSION, FusionSection, HeadKind, Recipe};
+use crate::recipe::{FUSION, FusionSection, Recipe};
 use crate::report::{Event, Outcome};
 use crate::run_files::{Summary, peak_rss_bytes};
 use crate::trainer::{Run, train};
@@ -121,11 +121,12 @@ fn attention(run: &Run, dir: &Path) -> Result<Attention, TrainError> {
     let setup = Setup::load(dir, &mut adapted.set, &*adapted.base, run.registry, &options, device)?;
     adapted.set.activate(setup.composition)?;
     let tokenizer = pretrained.tokenizer(recipe.model.max_length)?;
-    let (fields, labels) = (&recipe.data.fields, &recipe.data.labels);
-    let data = match recipe.head.kind {
-        HeadKind::Classification => Dataset::read(&recipe.data.validation, fields, labels)?,
-        _ => Dataset::read_texts(&recipe.data.validation, fields, labels)?,
+    // Only the texts are read.
+    let fields = Fields {
+        label: String::new(),
+        ..recipe.data.fields.clone()
     };
+    let data = Dataset::read_texts(&recipe.data.validation, &fields, &recipe.data.labels)?;
     let data = EncodedData::new(&data, &tokenizer, &adapted.base)?;
     // Sums by place, and the tokens they are over.
     let mut sums: BTreeMap<(usize, String), (Vec<f64>, f64)> = BTreeMap::new();

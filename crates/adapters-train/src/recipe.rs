@@ -1,5 +1,6 @@
 //! Recipes: a whole run as one TOML file.
 
+mod kinds;
 mod parts;
 
 use std::fs;
@@ -11,10 +12,11 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::batches::Order;
-use crate::data::{Fields, LabelKind, Labels};
+use crate::data::{Fields, Labels};
 use crate::drop_layers::DropLayers;
 use crate::error::TrainError;
 
+pub use kinds::HeadKind;
 pub(crate) use parts::FUSION;
 pub use parts::{FusionSection, Part, PartBy};
 
@@ -210,36 +212,6 @@ pub enum Keep {
     Last,
 }
 
-/// What a run learns.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum HeadKind {
-    /// The class of a text.
-    #[default]
-    Classification,
-    /// Tokens that were hidden from it.
-    MaskedLm,
-    /// What follows a prompt in the same text; the model's own head.
-    CausalLm,
-    /// What is to be written of a prompt that an encoder read; the model's own head.
-    Seq2seqLm,
-    /// A number.
-    Regression,
-    /// Which of several labels a text has.
-    MultiLabel,
-}
-
-impl HeadKind {
-    /// How the labels of such a run are written.
-    pub fn labels(self) -> LabelKind {
-        match self {
-            Self::Classification | Self::MaskedLm | Self::CausalLm | Self::Seq2seqLm => LabelKind::Class,
-            Self::Regression => LabelKind::Number,
-            Self::MultiLabel => LabelKind::Several,
-        }
-    }
-}
-
 /// `[output]`
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -364,13 +336,6 @@ impl Recipe {
         let train = &self.train;
         let at_least_one = [
             ("model.max_length", self.model.max_length as u64),
-            (
-                "data.labels",
-                match self.head.kind {
-                    HeadKind::Classification | HeadKind::MultiLabel => self.data.labels.count() as u64,
-                    HeadKind::MaskedLm | HeadKind::CausalLm | HeadKind::Seq2seqLm | HeadKind::Regression => 1,
-                },
-            ),
             ("train.epochs", train.epochs as u64),
             ("train.batch_size", train.batch_size as u64),
             ("train.accumulate", train.accumulate as u64),
@@ -382,6 +347,7 @@ impl Recipe {
         if let Some((field, found)) = at_least_one.into_iter().find(|(_, value)| *value == 0) {
             return Err(value(field, "at least 1", found));
         }
+        self.check_kind()?;
         let rates = [
             ("train.learning_rate", train.learning_rate),
             ("train.head_learning_rate", train.head_learning_rate.unwrap_or(1.0)),

@@ -182,13 +182,8 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
     if let Some(dropout) = recipe.train.base_dropout {
         pretrained = pretrained.with_dropout(dropout);
     }
-    let model = match recipe.head.kind {
-        HeadKind::Classification | HeadKind::MaskedLm | HeadKind::Regression | HeadKind::MultiLabel => {
-            Model::Encoder(pretrained.encoder(device)?)
-        }
-        HeadKind::CausalLm => Model::CausalLm(pretrained.causal_lm(device)?),
-        HeadKind::Seq2seqLm => Model::EncoderDecoder(pretrained.encoder_decoder(device)?),
-    };
+    recipe.head.kind.check_model(&pretrained)?;
+    let model = pretrained.model(device)?;
     check_length(recipe, model.max_length(), 0)?;
     let tokenizer = pretrained.tokenizer(recipe.model.max_length)?;
     let read = |path: &Path, part| Examples::read(recipe, path, part, &pretrained, &model, &tokenizer);

@@ -18,7 +18,7 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
         None => Manifest::default(),
     };
     let dir = loading::base_dir(args.model.as_deref(), &manifest)?;
-    let pretrained = Pretrained::open(&dir)?;
+    let pretrained = Pretrained::open(&dir)?.with_quantization(manifest.quantize);
     let tokenizer = pretrained.tokenizer(usize::MAX)?;
     let prompts = prompts(&args, &pretrained, &tokenizer)?;
     let generation = Generation {

@@ -31,7 +31,7 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
         ControlFlow::Continue(())
     })?;
 
-    let dir = outcome.dir.display();
+    let (dir, kind) = (outcome.dir.display(), run.recipe.head.kind);
     let summary = &outcome.summary;
     if let Some(accuracy) = summary.test_accuracy {
         say!(
@@ -46,8 +46,9 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
         summary.total_params
     );
     say!(
-        "wrote {dir}/adapter          adapter ({} format), head, manifest",
-        outcome.grammar
+        "wrote {dir}/adapter          adapter ({} format), {}manifest",
+        outcome.grammar,
+        if kind.writes() { "" } else { "head, " }
     );
     match &outcome.peft {
         Ok(peft) if *peft == outcome.adapter => {}
@@ -57,7 +58,11 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
     say!("wrote {dir}/summary.json, metrics.jsonl, curve.svg, curve.png, recipe.toml");
     say!("");
     say!("next:");
-    if run.recipe.head.kind == HeadKind::MaskedLm {
+    if kind.writes() {
+        say!("  adapters generate --adapter {dir}/adapter --prompt TEXT");
+        return Ok(());
+    }
+    if kind == HeadKind::MaskedLm {
         say!("  adapters train RECIPE --set adapter.stack_on={dir}/adapter");
         return Ok(());
     }
