@@ -24,8 +24,8 @@ pub(crate) struct Position {
     pub recipe: Recipe,
     /// Optimizer steps done.
     pub step: u64,
-    /// Best validation accuracy so far and the step it was reached at.
-    pub best: Option<(f64, u64)>,
+    /// The best evaluation so far.
+    pub best: Option<Best>,
     /// Evaluations since the best.
     pub stale: usize,
     /// Seconds spent before this process.
@@ -34,6 +34,13 @@ pub(crate) struct Position {
     pub stopped: bool,
     /// Burn's ids of the parameters when the optimizer records were written.
     pub ids: HashMap<String, u64>,
+}
+
+/// The figures of an evaluation that others are compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Best {
+    pub accuracy: f64,
+    pub loss: f64,
 }
 
 /// Trained values by name.

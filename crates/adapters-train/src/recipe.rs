@@ -174,7 +174,7 @@ pub struct TrainSection {
     /// Steps between evaluations; without it one at the end of every epoch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evaluate_every: Option<u64>,
-    /// Evaluations without a better accuracy after which the run stops.
+    /// Evaluations without a better figure after which the run stops.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub early_stopping: Option<usize>,
     /// Steps between checkpoints.
@@ -205,7 +205,7 @@ pub enum Batching {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Keep {
-    /// Those with the best validation accuracy.
+    /// Those with the best validation accuracy; of a model that writes, with the lowest validation loss.
     #[default]
     Best,
     /// The last.

@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::attach::attach;
 use crate::batches::epoch_batches;
-use crate::checkpoint::{self, Checkpoint, Optimizers, Position, Values};
+use crate::checkpoint::{self, Best, Checkpoint, Optimizers, Position, Values};
 use crate::curve::{self, Curve};
 use crate::error::TrainError;
 use crate::evaluate::Evaluation;
@@ -425,9 +425,16 @@ fn validate(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(Evaluation
         .valid()
         .evaluate(&inputs.validation, batch_size, &run.device)?;
     let position = &mut state.position;
-    let best = position.best.is_none_or(|(accuracy, _)| evaluation.accuracy > accuracy);
+    // A model that writes may get every token of a small file right long before it is sure of them.
+    let best = position.best.is_none_or(|best| match run.recipe.head.kind.writes() {
+        true => evaluation.loss < best.loss,
+        false => evaluation.accuracy > best.accuracy,
+    });
     if best {
-        position.best = Some((evaluation.accuracy, position.step));
+        position.best = Some(Best {
+            accuracy: evaluation.accuracy,
+            loss: evaluation.loss,
+        });
         position.stale = 0;
         state.best = Some(checkpoint::values(&state.model));
     } else {
@@ -471,7 +478,7 @@ fn finish(
     draw_curve(run)?;
     let mut summary = Summary {
         test_accuracy: test.as_ref().map(|t| t.accuracy),
-        validation_accuracy: state.position.best.map(|(accuracy, _)| accuracy),
+        validation_accuracy: state.position.best.map(|best| best.accuracy),
         trainable_params,
         total_params: inputs.total_params,
         steps: state.position.step,
