@@ -44,7 +44,9 @@ impl Attached {
 
     /// The device its parameters are on, without autodiff; `None` for an adapter that has none.
     pub fn device(&self) -> Option<Device> {
-        let mut layers = self.layers().flat_map(|l| each_kind!(&l.layer, layer => layer.devices()));
+        let mut layers = self
+            .layers()
+            .flat_map(|l| each_kind!(&l.layer, layer => layer.devices()));
         let device = layers.next().or_else(|| self.shared().devices().into_iter().next());
         device.map(Device::inner)
     }

@@ -13,7 +13,8 @@ use crate::host::Host;
 use crate::method::Registry;
 use crate::set::AdapterSet;
 use crate::store::{
-    HeadSetup, LoadOptions, StoreError, expressible, load_adapter, load_fusion, read_json, save_adapter, save_fusion, write_json,
+    HeadSetup, LoadOptions, StoreError, expressible, load_adapter, load_fusion, read_json, save_adapter, save_fusion,
+    write_json,
 };
 
 /// What `adapter_setup.json` says, as the reference's `save_adapter_setup` writes it.
