@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use burn::module::{Module, ParamId};
-use burn::tensor::TensorData;
+use burn::tensor::{Device, TensorData};
 
 use crate::error::Error;
 use crate::layer::{each_kind, map_kind};
@@ -40,6 +40,15 @@ impl Attached {
     pub(crate) fn values_by_id(&self) -> HashMap<ParamId, TensorData> {
         let layers = self.layers().flat_map(|l| each_kind!(&l.layer, layer => values(layer)));
         layers.chain(values(self.shared())).collect()
+    }
+
+    /// The device its parameters are on, without autodiff; `None` for an adapter that has none.
+    pub fn device(&self) -> Option<Device> {
+        let mut layers = self
+            .layers()
+            .flat_map(|l| each_kind!(&l.layer, layer => layer.devices()));
+        let device = layers.next().or_else(|| self.shared().devices().into_iter().next());
+        device.map(Device::inner)
     }
 
     /// Values of the parameters.

@@ -63,6 +63,17 @@ pub trait Method: Any + Debug + Display + Send + Sync {
     /// The key of a parameter in a storage grammar, without the prefix of the saving class.
     fn key(&self, grammar: Grammar, site: &SiteInfo, adapter: &str, param: &str) -> String;
 
+    /// The fields that say this method inside the configuration `outer` of another part of a union; `None` where the grammar
+    /// has no place for it there.
+    fn inside(&self, _grammar: Grammar, _outer: &Map<String, Value>) -> Option<Map<String, Value>> {
+        None
+    }
+
+    /// The key of a parameter as a part of a union.
+    fn key_inside(&self, grammar: Grammar, site: &SiteInfo, adapter: &str, param: &str) -> String {
+        self.key(grammar, site, adapter, param)
+    }
+
     /// Whether a key of a file is a second name of a tensor: Python saves a module that two others hold twice.
     fn is_alias(&self, _key: &str) -> bool {
         false
@@ -185,6 +196,12 @@ pub trait MethodFamily: Sync {
     /// A method from the configuration object of a file, `None` if it belongs to another family. Unknown fields
     /// are kept and written back.
     fn read(&self, stored: &StoredConfig<'_>) -> Option<Result<Arc<dyn Method>, Error>>;
+
+    /// Configurations of this family that the configuration of another one holds inside, each with the field that says it:
+    /// the counterpart of [`Method::inside`].
+    fn inside(&self, _stored: &StoredConfig<'_>) -> Vec<(&'static str, Map<String, Value>)> {
+        Vec::new()
+    }
 }
 
 /// The configuration object of a file, with what the file says around it.
@@ -258,6 +275,14 @@ impl Registry {
     pub fn read(&self, stored: &StoredConfig<'_>) -> Result<Arc<dyn Method>, Error> {
         if let Some(parts) = Union::stored(stored) {
             return Union::method(parts.iter().map(|part| self.read(part)).collect::<Result<_, _>>()?);
+        }
+        let inside: Vec<_> = self.families().flat_map(|family| family.inside(stored)).collect();
+        if !inside.is_empty() {
+            let mut outer = stored.fields.clone();
+            outer.retain(|key, _| inside.iter().all(|(field, _)| field != key));
+            let configs = [&outer].into_iter().chain(inside.iter().map(|(_, fields)| fields));
+            let parts = configs.map(|fields| self.read(&StoredConfig { fields, ..*stored }));
+            return Union::method(parts.collect::<Result<_, _>>()?);
         }
         self.families()
             .find_map(|family| family.read(stored))

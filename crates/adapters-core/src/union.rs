@@ -240,7 +240,7 @@ impl Method for Union {
 
     fn key(&self, grammar: Grammar, site: &SiteInfo, adapter: &str, param: &str) -> String {
         match self.owner(site) {
-            Ok(part) => part.key(grammar, site, adapter, param),
+            Ok(part) => part.key_inside(grammar, site, adapter, param),
             // No part is aimed at this site, so that no layer was built there.
             Err(_) => format!("{}.{param}", site.path),
         }
@@ -271,15 +271,43 @@ impl Method for Union {
 
     fn wire(&self, grammar: Grammar, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, Error> {
         let shares = self.shares(sites)?;
-        let configs = shares
-            .into_iter()
-            .map(|(part, sites)| part.wire(grammar, &sites, host).map(Value::Object))
-            .collect::<Result<Vec<_>, _>>()?;
-        match (grammar, json!({"architecture": FAMILY, "configs": configs})) {
-            (Grammar::AdapterHub, Value::Object(fields)) => Ok(fields),
-            _ => Err(Error::config(FAMILY, NotExpressible { grammar })),
+        if grammar == Grammar::AdapterHub {
+            let configs = shares.iter().map(|(part, sites)| part.wire(grammar, sites, host));
+            let configs = configs.collect::<Result<Vec<_>, _>>()?;
+            return Ok(Map::from_iter([
+                ("architecture".to_owned(), FAMILY.into()),
+                ("configs".to_owned(), json!(configs)),
+            ]));
         }
+        // There is no union: one part may have a place for the others inside its own configuration.
+        for (index, (part, sites)) in shares.iter().enumerate() {
+            let Ok(mut fields) = part.wire(grammar, sites, host) else {
+                continue;
+            };
+            let mut others = self.parts.iter().enumerate().filter(|(other, _)| *other != index);
+            let fits = others.all(|(_, other)| {
+                let inside = other.inside(grammar, &fields);
+                inside.is_some_and(|inside| join(&mut fields, inside))
+            });
+            if fits {
+                return Ok(fields);
+            }
+        }
+        Err(Error::config(FAMILY, NotExpressible { grammar }))
     }
+}
+
+/// Adds fields to others; false where one is said already and is not an object, whose entries come together.
+fn join(fields: &mut Map<String, Value>, more: Map<String, Value>) -> bool {
+    more.into_iter()
+        .all(|(field, value)| match (fields.get_mut(&field), value) {
+            (Some(Value::Object(there)), Value::Object(more)) => join(there, more),
+            (None | Some(Value::Null), value) => {
+                fields.insert(field, value);
+                true
+            }
+            _ => false,
+        })
 }
 
 /// Why a union was not written.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use adapters_core::{Attached, Error, Host, Method};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 
 use crate::config::{Init, LoraConfig, Scaling};
 use crate::inject::FAMILY;
@@ -29,7 +29,7 @@ pub(crate) fn as_plain_lora(config: &LoraConfig, adapter: &Attached, host: &dyn 
     };
     let method: Arc<dyn Method> = Arc::new(Error::in_config(FAMILY, plain.check())?);
     let sites = adapter.layers().map(|l| l.info.clone()).collect();
-    let device = Device::default();
+    let device = adapter.device().unwrap_or_default();
     let mut values = adapter.values();
     let places: Vec<_> = values.keys().filter(|(_, param)| param == "lora_A").cloned().collect();
     for (site, _) in places {

@@ -180,7 +180,8 @@ impl Method for VirtualTokens {
         };
         let pass = Pass::default();
         let vectors = encoder::forward(network, adapter.shared(), |x, prob| pass.dropout(x, prob));
-        let vectors = Tensor::<2>::from_data(vectors.into_data(), &burn::tensor::Device::default());
+        let device = vectors.device().inner();
+        let vectors = Tensor::<2>::from_data(vectors.into_data(), &device);
         let shared = Shared::new().with(PROMPT, SharedParam::Two(Param::from_tensor(vectors)));
         let layers = adapter.layers().cloned().collect();
         Ok(Some(

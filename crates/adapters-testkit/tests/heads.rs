@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use adapters::core::NamedParams;
-use adapters::core::store::{LoadOptions, Tensors, load_adapter, read_json, read_safetensors};
+use adapters::core::store::{HeadSetup, LoadOptions, Setup, Tensors, load_adapter, read_json, read_safetensors};
 use adapters::models::heads::{HeadKind, HeadPooling, Objective, Routing, Scores, Targets};
 use adapters::models::{Encoder, EncoderInput, Head, HeadConfig, Heads, Pretrained};
 use adapters::{AdapterSet, Composition, Ctx, METHODS};
@@ -263,6 +263,91 @@ fn heads_follow_the_branches_of_a_composition_as_in_the_reference() {
             let Scores::Rows(rows) = scores else { panic!("rows") };
             close(&format!("{text} {key}"), &rows.into_data(), &expected[key]);
         }
+    }
+}
+
+#[test]
+fn a_setup_keeps_its_heads() {
+    let device = Device::flex();
+    let base = encoder(&device);
+    let (expected, _) = read_safetensors(&case("parallel/expected.safetensors")).unwrap();
+    let (mut set, mut heads) = (AdapterSet::new(), Heads::new());
+    let options = LoadOptions::default();
+    for name in ["a", "b"] {
+        let dir = case("parallel").join(name);
+        load_adapter(&dir, &mut set, &base, METHODS, &options, &device).unwrap();
+    }
+    // Neither head is called like its adapter; the second branch's comes first in the list of heads.
+    for (stored, name) in [("b", "of b"), ("a", "of a")] {
+        let dir = case("parallel").join(stored);
+        heads.load(&dir, Some(name), &base, &device).unwrap();
+    }
+    let composition = Composition::Parallel(vec!["a".into(), "b".into()]);
+    let own = ["of a", "of b"].map(str::to_owned);
+    let of_branches = Composition::Parallel(own.clone().map(Composition::Adapter).to_vec());
+    for named in [HeadSetup::Composed(of_branches), HeadSetup::Several(own.to_vec())] {
+        let setup = Setup::new(composition.clone()).with_heads(named);
+        let dir = tempfile::tempdir().unwrap();
+        heads.save_setup(dir.path(), &setup, &set, &base).unwrap();
+        assert!(dir.path().join("of b/model_head.safetensors").exists());
+
+        let (mut set, mut heads) = (AdapterSet::new(), Heads::new());
+        let load = |set: &mut AdapterSet, heads: &mut Heads| {
+            heads.load_setup(dir.path(), set, &base, METHODS, &options, &device)
+        };
+        let again = load(&mut set, &mut heads).unwrap();
+        assert_eq!(again, setup);
+        set.activate(again.composition.clone()).unwrap();
+        let mut cx = Ctx::new(&set);
+        let hidden = base.forward(input(&Tensors::new(), &device), &mut cx);
+        let padding = cx.pass().padding.clone();
+        let routing = Routing::of_setup(&again).unwrap();
+        let scores = heads.forward(&routing, hidden, padding, &base, &mut cx).unwrap();
+        assert_eq!(scores.len(), 2);
+        for (scores, key) in scores.into_iter().zip(["a", "b"]) {
+            let Scores::Rows(rows) = scores else { panic!("rows") };
+            close(key, &rows.into_data(), &expected[key]);
+        }
+
+        // What is there already stays, and so does what was there before.
+        let mut empty = AdapterSet::new();
+        let taken = load(&mut empty, &mut heads).unwrap_err().to_string();
+        assert!(taken.contains("`of a`"), "{taken}");
+        assert_eq!((empty.iter().count(), heads.iter().count()), (0, 2));
+    }
+}
+
+#[test]
+fn heads_called_like_adapters_go_with_them() {
+    let device = Device::flex();
+    let base = encoder(&device);
+    let (mut set, mut heads) = (AdapterSet::new(), Heads::new());
+    let options = LoadOptions::default();
+    for name in ["a", "b"] {
+        let dir = case("parallel").join(name);
+        load_adapter(&dir, &mut set, &base, METHODS, &options, &device).unwrap();
+        heads.load(&dir, None, &base, &device).unwrap();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let setup = Setup::new("a");
+    heads.save_setup(dir.path(), &setup, &set, &base).unwrap();
+    assert!(!dir.path().join("b").exists());
+    let (mut set_again, mut heads_again) = (AdapterSet::new(), Heads::new());
+    let again = heads_again
+        .load_setup(dir.path(), &mut set_again, &base, METHODS, &options, &device)
+        .unwrap();
+    assert_eq!(heads_again.iter().map(|h| h.name.as_str()).collect::<Vec<_>>(), ["a"]);
+    assert_eq!(Routing::of_setup(&again), Some(Routing::All(vec!["a".into()])));
+
+    for (named, says) in [
+        (HeadSetup::One("bb".to_owned()), "did you mean `b`"),
+        (HeadSetup::Own, "head_setup"),
+    ] {
+        let none = tempfile::tempdir().unwrap();
+        let setup = Setup::new("a").with_heads(named);
+        let refused = heads.save_setup(none.path(), &setup, &set, &base).unwrap_err();
+        assert!(refused.to_string().contains(says), "{refused}");
+        assert_eq!(fs::read_dir(none.path()).unwrap().count(), 0);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Trainable tokens: chosen rows of an embedding table, trained in copies.
 
-use adapters_core::target::ModuleFields;
+use adapters_core::target::{ModuleFields, ModulePattern};
 use adapters_core::{
     Build, Call, ConfigError, Erased, Error, NotMergeable, Role, Shared, SiteAdapter, SiteInfo, SiteKind, SiteLayer,
     TableState,
@@ -8,6 +8,7 @@ use adapters_core::{
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::tuner::{Tuner, has_targets, named};
 
@@ -16,6 +17,8 @@ use crate::tuner::{Tuner, has_targets, named};
 /// | Name | Default | Purpose | Range |
 /// |---|---|---|---|
 /// | `token_indices` | none | the rows | at least one, each once, inside the table |
+///
+/// Beside LoRA it is a union, `lora|trainable_tokens[..]`: peft's `trainable_token_indices` inside its LoRA.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TrainableTokens {
@@ -46,6 +49,42 @@ impl Tuner for TrainableTokens {
         )
     }
 
+    fn inside(&self, outer: &Map<String, Value>) -> Option<Map<String, Value>> {
+        let rows = Value::from(self.token_indices.clone());
+        let said = match &self.targets.target_modules {
+            None => rows,
+            Some(ModulePattern::Names(names)) => {
+                Map::from_iter(names.iter().map(|name| (name.clone(), rows.clone()))).into()
+            }
+            Some(ModulePattern::Regex(_) | ModulePattern::AllLinear) => return None,
+        };
+        holds(outer).then(|| Map::from_iter([(INSIDE.to_owned(), said)]))
+    }
+
+    fn read_inside(outer: &Map<String, Value>) -> Vec<(&'static str, Map<String, Value>)> {
+        let config = |rows: &Value, table: Option<&String>| {
+            let mut fields = Map::new();
+            fields.insert("peft_type".to_owned(), Self::PEFT_TYPE.into());
+            fields.insert("token_indices".to_owned(), rows.clone());
+            if let Some(table) = table {
+                fields.insert("target_modules".to_owned(), Value::from([table.as_str()].as_slice()));
+            }
+            (INSIDE, fields)
+        };
+        // Anything else is left to the method around it, which refuses what it does not know.
+        match outer.get(INSIDE).filter(|_| holds(outer)) {
+            Some(Value::Object(tables)) if tables.values().all(Value::is_array) => {
+                tables.iter().map(|(table, rows)| config(rows, Some(table))).collect()
+            }
+            Some(rows @ Value::Array(items)) if !items.is_empty() => vec![config(rows, None)],
+            _ => Vec::new(),
+        }
+    }
+
+    fn key_inside(param: &str) -> String {
+        format!("token_adapter.{param}")
+    }
+
     fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
         let (SiteKind::Table { rows, padding, .. }, Some(frozen)) = (site.kind, build.host.table(site.site)) else {
             return Err(Self::refuse(site, "it adapts embedding tables only"));
@@ -69,6 +108,14 @@ impl Tuner for TrainableTokens {
             padding: padding.and_then(|row| self.token_indices.iter().position(|token| *token == row)),
         })))
     }
+}
+
+/// The field of peft's LoRA for them: rows of the input embeddings, or an object of rows by the name of their table.
+const INSIDE: &str = "trainable_token_indices";
+
+/// The configurations whose peft class has that field.
+fn holds(outer: &Map<String, Value>) -> bool {
+    outer.get("peft_type").is_some_and(|name| name == "LORA")
 }
 
 /// Rows in place of those of one table.

@@ -77,6 +77,21 @@ pub trait Tuner: Clone + Debug + Default + PartialEq + Serialize + DeserializeOw
         param.to_owned()
     }
 
+    /// The fields that say it inside the configuration of another method, if there is a place for it.
+    fn inside(&self, _outer: &Map<String, Value>) -> Option<Map<String, Value>> {
+        None
+    }
+
+    /// Those fields of another method's configuration, each with the configuration it stands for.
+    fn read_inside(_outer: &Map<String, Value>) -> Vec<(&'static str, Map<String, Value>)> {
+        Vec::new()
+    }
+
+    /// The key of a parameter below its module's path, in a union.
+    fn key_inside(param: &str) -> String {
+        Self::key(param)
+    }
+
     /// Whether a key of a file is a tensor that is computed here instead of read.
     fn is_alias(_key: &str) -> bool {
         false
@@ -120,7 +135,6 @@ const REFUSED: &[&str] = &[
     "layers_pattern",
     "rank_pattern",
     "alpha_pattern",
-    "fan_in_fan_out",
 ];
 
 /// Implements the access to a configuration's field `targets`.
@@ -209,6 +223,17 @@ impl<T: Tuner> Method for Tuned<T> {
         format!("{}.{}", site.path, T::key(param))
     }
 
+    fn inside(&self, grammar: Grammar, outer: &Map<String, Value>) -> Option<Map<String, Value>> {
+        match grammar {
+            Grammar::AdapterHub => None,
+            Grammar::Peft => self.0.inside(outer),
+        }
+    }
+
+    fn key_inside(&self, _grammar: Grammar, site: &SiteInfo, _adapter: &str, param: &str) -> String {
+        format!("{}.{}", site.path, T::key_inside(param))
+    }
+
     fn is_alias(&self, key: &str) -> bool {
         T::is_alias(key)
     }
@@ -283,10 +308,48 @@ impl<T: Tuner> MethodFamily for TunerFamily<T> {
         let mine = stored.grammar == Grammar::Peft && stored.fields.get("peft_type")? == T::PEFT_TYPE;
         mine.then(|| method::<T>(stored.fields.clone()))
     }
+
+    fn inside(&self, stored: &StoredConfig<'_>) -> Vec<(&'static str, Map<String, Value>)> {
+        match stored.grammar {
+            Grammar::AdapterHub => Vec::new(),
+            Grammar::Peft => T::read_inside(stored.fields),
+        }
+    }
 }
 
 /// From fields to a checked method.
 fn method<T: Tuner>(fields: Map<String, Value>) -> Result<Arc<dyn Method>, Error> {
     let checked = config::from_fields::<T>(fields).and_then(T::into_method);
     Ok(Arc::new(Error::in_config(T::NAME, checked)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::Fourierft;
+
+    #[test]
+    fn how_the_base_is_stored_is_kept_and_what_changes_the_computation_is_refused() {
+        let read = |field: &str, value: Value| {
+            let fields = json!({"peft_type": "FOURIERFT", "target_modules": ["query"], field: value});
+            let stored = StoredConfig {
+                grammar: Grammar::Peft,
+                fields: fields.as_object().unwrap(),
+                version: None,
+                versioned: false,
+            };
+            TunerFamily::<Fourierft>::new().read(&stored).unwrap()
+        };
+        let method: Arc<dyn Method> = read("fan_in_fan_out", json!(true)).unwrap();
+        let method: &dyn std::any::Any = &*method;
+        let tuned: &Tuned<Fourierft> = method.downcast_ref().unwrap();
+        assert_eq!(tuned.config().targets().extra["fan_in_fan_out"], json!(true));
+        for (field, value) in [("bias", json!("all")), ("modules_to_save", json!(["key"]))] {
+            let error = read(field, value).unwrap_err();
+            let source = std::error::Error::source(&error).unwrap().to_string();
+            assert!(format!("{error}: {source}").contains(field), "{error}: {source}");
+        }
+    }
 }

@@ -17,6 +17,7 @@
 
 mod error;
 mod fusion;
+mod head_setup;
 mod load;
 mod manifest;
 mod save;
@@ -25,6 +26,7 @@ mod tensors;
 
 pub use error::{StoreError, TensorProblem};
 pub use fusion::{load_fusion, save_fusion};
+pub use head_setup::HeadSetup;
 pub(crate) use load::Fill;
 pub use load::{LoadOptions, LoadReport, load_adapter};
 pub use manifest::{HeadManifest, Manifest, Pooling};

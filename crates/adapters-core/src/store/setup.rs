@@ -13,7 +13,8 @@ use crate::host::Host;
 use crate::method::Registry;
 use crate::set::AdapterSet;
 use crate::store::{
-    LoadOptions, StoreError, expressible, load_adapter, load_fusion, read_json, save_adapter, save_fusion, write_json,
+    HeadSetup, LoadOptions, StoreError, expressible, load_adapter, load_fusion, read_json, save_adapter, save_fusion,
+    write_json,
 };
 
 /// What `adapter_setup.json` says, as the reference's `save_adapter_setup` writes it.
@@ -22,10 +23,10 @@ pub struct Setup {
     /// The composition.
     #[serde(rename = "adapter_setup", with = "dict")]
     pub composition: Composition,
-    /// Which heads belong to it: null for none, `true`, a name, a list, or a composition of heads. Heads are no part of an
-    /// adapter set; whoever has them saves and loads each in the folder of its name ([`Setup::folder`]).
+    /// Which heads belong to it. Heads are no part of an adapter set; whoever has them saves and loads each in the folder of
+    /// its name ([`Setup::folder`]).
     #[serde(rename = "head_setup", default)]
-    pub heads: Value,
+    pub heads: HeadSetup,
     /// Fields this version does not know, kept and written back.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
@@ -56,14 +57,14 @@ impl Setup {
     pub fn new(composition: impl Into<Composition>) -> Self {
         Self {
             composition: composition.into().into_block(),
-            heads: Value::Null,
+            heads: HeadSetup::None,
             extra: Map::from_iter([("version".to_owned(), "adapters.1.3.0".into())]),
         }
     }
 
-    /// With heads, in the form the file has them.
+    /// With heads.
     #[must_use]
-    pub fn with_heads(mut self, heads: Value) -> Self {
+    pub fn with_heads(mut self, heads: HeadSetup) -> Self {
         self.heads = heads;
         self
     }
@@ -186,7 +187,7 @@ mod tests {
     fn the_file_reads_as_it_was_written() {
         let dir = tempfile::tempdir().unwrap();
         let fuse = Composition::named_fuse("own", ["b", "c"]);
-        let setup = Setup::new(Composition::stack(["a".into(), fuse])).with_heads("a".into());
+        let setup = Setup::new(Composition::stack(["a".into(), fuse])).with_heads(HeadSetup::One("a".to_owned()));
         write_json(&dir.path().join(Setup::FILE), &setup).unwrap();
         assert_eq!(Setup::read(dir.path()).unwrap(), setup);
         assert_eq!(setup.fusions(), ["own"]);

@@ -9,6 +9,7 @@ mod files;
 mod layers;
 mod loss;
 mod named;
+mod setup;
 
 use std::path::Path;
 

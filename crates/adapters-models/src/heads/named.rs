@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use adapters_core::store::{HeadSetup, Setup};
 use adapters_core::{Composition, Ctx, nearest};
 use burn::module::Module;
 use burn::tensor::{Bool, Device, Tensor};
@@ -50,6 +51,20 @@ impl Routing {
                 Some(Self::Rows(names.into_iter().zip(batch_sizes.iter().copied()).collect()))
             }
             _ => None,
+        }
+    }
+
+    /// The heads a saved setup asks for: its own, or those of its composition as [`of`](Self::of) says. Several by name share
+    /// the rows among them where the composition runs its branches in parallel, as in the reference.
+    pub fn of_setup(setup: &Setup) -> Option<Self> {
+        let parallel = |part: &Composition| matches!(part, Composition::Parallel(_));
+        match &setup.heads {
+            HeadSetup::None => Self::of(&setup.composition),
+            HeadSetup::Own => None,
+            HeadSetup::One(name) => Some(Self::All(vec![name.clone()])),
+            HeadSetup::Several(names) if setup.composition.parts().any(parallel) => Some(Self::Parts(names.clone())),
+            HeadSetup::Several(names) => Some(Self::All(names.clone())),
+            HeadSetup::Composed(heads) => Self::of(heads),
         }
     }
 
@@ -189,6 +204,10 @@ impl Heads {
                 Ok(head.forward(part, padding, base, cx))
             })
             .collect()
+    }
+
+    pub(super) fn named(&self, name: &str) -> Result<&NamedHead, ModelError> {
+        Ok(&self.heads[self.index(name)?])
     }
 
     fn index(&self, name: &str) -> Result<usize, ModelError> {
