@@ -423,7 +423,7 @@ impl Computed {
 
 /// The decision about prefixes that the reference leaves out.
 const PREFIX_UNDER_SDPA: &str =
-    "PARITY, prefixes act whatever the kernel: under its sdpa kernel the reference leaves this one out";
+    "PARITY D26, prefixes act whatever the kernel: under its sdpa kernel the reference leaves this one out";
 
 /// Whether the reference ran a method of this architecture under the kernel that lets prompts see padding and leaves the
 /// prefixes of some models out.
@@ -439,7 +439,7 @@ fn is_under_sdpa(architecture: &str, case: &Case, dir: &Path) -> bool {
 /// The decision of PARITY.md that explains a difference: what is wrong in the reference is not reproduced. For wrong
 /// gradients it explains problems with gradients alone; for prompts that see padding, those of padded rows alone.
 fn decided(dir: &Path, problems: &[String]) -> Option<String> {
-    const PROMPTS_UNDER_SDPA: &str = "PARITY, prompts see no padding: under its sdpa kernel the reference lets them";
+    const PROMPTS_UNDER_SDPA: &str = "PARITY D25, prompts see no padding: under its sdpa kernel the reference lets them";
     const WRONG_GRADIENTS: &[(&str, &str)] = &[(
         "C3A",
         "PARITY D20: the reference's gradient with respect to a layer's input is not the derivative",
