@@ -185,11 +185,15 @@ pub struct GenerateArgs {
     /// A text to continue; repeat for more, which are continued side by side.
     #[arg(long, required = true)]
     pub prompt: Vec<String>,
-    /// Take each prompt for a message and answer it, by the chat template of the model.
+    /// Take each prompt for a message and answer it, by the chat template of the model; so it is without this where the
+    /// adapter was trained so.
     #[arg(long)]
     pub chat: bool,
+    /// Continue each prompt as it is, whatever the adapter was trained on.
+    #[arg(long, conflicts_with = "chat")]
+    pub plain: bool,
     /// The message before it that says how to answer.
-    #[arg(long, requires = "chat")]
+    #[arg(long, conflicts_with = "plain")]
     pub system: Option<String>,
     /// Tokens to add at most.
     #[arg(long, default_value = "128", value_parser = positive)]

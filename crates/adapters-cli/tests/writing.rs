@@ -209,6 +209,11 @@ fn a_llama_learns_to_answer() {
 fn a_chat_is_learned_through_the_template_of_the_model() {
     let task = Task::new("llama", "causal_lm", true);
     check_learned(&task, "chat", &["data.template=chat"], &["--chat"]);
+    // The manifest says that it was a chat.
+    let asked = question(105);
+    let answer = task.generate("chat", &["--prompt", &asked]);
+    assert_eq!(answer, task.generate("chat", &["--chat", "--prompt", &asked]));
+    assert_ne!(answer, task.generate("chat", &["--plain", "--prompt", &asked]));
     // Where there is one it is used unless told otherwise.
     finish(&task.run("default", &[]));
     assert_eq!(metrics(&task.path("default")), metrics(&task.path("chat")));

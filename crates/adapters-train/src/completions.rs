@@ -2,9 +2,11 @@
 //!
 //! A causal language model reads both in one row; an encoder-decoder reads the prompt and writes the completion.
 
+use std::path::Path;
+
 use adapters_models::{
-    CausalInput, CausalLm, ChatTemplate, EncoderDecoder, EncoderDecoderInput, Message, PaddingSide, Pretrained,
-    TextTokenizer,
+    CausalInput, CausalLm, ChatTemplate, EncoderDecoder, EncoderDecoderInput, Message, ModelError, PaddingSide,
+    Pretrained, TextTokenizer,
 };
 use burn::tensor::Device;
 
@@ -29,6 +31,19 @@ struct Row {
     learned: Vec<bool>,
 }
 
+/// The chat template that a run uses: as `template` says; without it, the one the model in `dir` has, if it has one.
+///
+/// # Errors
+///
+/// Those of the template, if it was asked for.
+pub(crate) fn chat_template(template: Option<Template>, dir: &Path) -> Result<Option<ChatTemplate>, ModelError> {
+    match template {
+        Some(Template::Plain) => Ok(None),
+        Some(Template::Chat) => ChatTemplate::load(dir).map(Some),
+        None => Ok(ChatTemplate::load(dir).ok()),
+    }
+}
+
 /// Makes ids of a prompt and of what follows it.
 pub(crate) struct Layout<'a> {
     tokenizer: &'a TextTokenizer,
@@ -48,14 +63,9 @@ impl<'a> Layout<'a> {
         pretrained: &Pretrained,
         tokenizer: &'a TextTokenizer,
     ) -> Result<Self, TrainError> {
-        let template = match template {
-            Some(Template::Plain) => None,
-            Some(Template::Chat) => Some(ChatTemplate::load(pretrained.dir())?),
-            None => ChatTemplate::load(pretrained.dir()).ok(),
-        };
         Ok(Self {
             tokenizer,
-            template,
+            template: chat_template(template, pretrained.dir())?,
             end: pretrained.stop_tokens()?.first().copied(),
         })
     }

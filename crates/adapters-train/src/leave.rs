@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use adapters_core::Host;
 use adapters_core::store::{Grammar, HeadManifest, Manifest, Setup, expressible, save_adapter};
 
+use crate::completions::chat_template;
 use crate::error::TrainError;
 use crate::task::{Head, Learner};
 use crate::trainer::Run;
@@ -67,6 +68,7 @@ fn save_head(run: &Run, model: &Learner, dir: &Path, config: String) -> Result<(
         base_model: recipe.model.path.clone(),
         max_length: Some(recipe.model.max_length),
         quantize: recipe.model.quantize,
+        chat: recipe.head.kind.writes() && chat_template(recipe.data.template, &run.model_dir)?.is_some(),
         stack_on: recipe
             .adapter
             .stack_on

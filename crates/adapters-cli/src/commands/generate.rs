@@ -20,7 +20,8 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
     let dir = loading::base_dir(args.model.as_deref(), &manifest)?;
     let pretrained = Pretrained::open(&dir)?.with_quantization(manifest.quantize);
     let tokenizer = pretrained.tokenizer(usize::MAX)?;
-    let prompts = prompts(&args, &pretrained, &tokenizer)?;
+    let chat = args.chat || (manifest.chat && !args.plain);
+    let prompts = prompts(&args, chat, &pretrained, &tokenizer)?;
     let generation = Generation {
         max_new_tokens: args.max_tokens,
         sampling: match args.temperature {
@@ -86,9 +87,20 @@ fn grow(
 }
 
 /// The ids of each prompt, of a text or of a chat.
-fn prompts(args: &GenerateArgs, pretrained: &Pretrained, tokenizer: &TextTokenizer) -> Result<Vec<Vec<u32>>, Failure> {
-    let template = match args.chat {
+fn prompts(
+    args: &GenerateArgs,
+    chat: bool,
+    pretrained: &Pretrained,
+    tokenizer: &TextTokenizer,
+) -> Result<Vec<Vec<u32>>, Failure> {
+    let template = match chat {
         true => Some(ChatTemplate::load(pretrained.dir())?),
+        false if args.system.is_some() => {
+            return Err(Failure::new(
+                "--system is given, and the prompts are no chat",
+                "add --chat to put both into the chat template of the model",
+            ));
+        }
         false => None,
     };
     let encode = |prompt: &String| match &template {

@@ -25,6 +25,9 @@ pub struct Manifest {
     /// Form the linear weights of the base were held in, in training; floats without it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub quantize: Option<Quantization>,
+    /// Whether it learned to answer what the base's chat template makes of a prompt.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub chat: bool,
     /// Folder of the adapter it was trained on top of, which must be active below it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub stack_on: Option<String>,

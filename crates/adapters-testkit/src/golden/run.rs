@@ -439,7 +439,8 @@ fn is_under_sdpa(architecture: &str, case: &Case, dir: &Path) -> bool {
 /// The decision of PARITY.md that explains a difference: what is wrong in the reference is not reproduced. For wrong
 /// gradients it explains problems with gradients alone; for prompts that see padding, those of padded rows alone.
 fn decided(dir: &Path, problems: &[String]) -> Option<String> {
-    const PROMPTS_UNDER_SDPA: &str = "PARITY D25, prompts see no padding: under its sdpa kernel the reference lets them";
+    const PROMPTS_UNDER_SDPA: &str =
+        "PARITY D25, prompts see no padding: under its sdpa kernel the reference lets them";
     const WRONG_GRADIENTS: &[(&str, &str)] = &[(
         "C3A",
         "PARITY D20: the reference's gradient with respect to a layer's input is not the derivative",
