@@ -100,14 +100,6 @@ impl Pass {
         }
     }
 
-    /// Where the prompt ends in the sequence the layers compute on; `None` where nothing is generated.
-    pub fn prompt_end(&self) -> Option<usize> {
-        self.prompt.map(|columns| match columns {
-            0 => 0,
-            columns => self.position(columns - 1) + 1,
-        })
-    }
-
     /// Where position `t` of the model's input is in the sequence the layers compute on.
     pub fn position(&self, t: usize) -> usize {
         self.inserted.iter().fold(t, |t, inserted| inserted.moved(t))

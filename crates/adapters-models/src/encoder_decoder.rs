@@ -158,11 +158,6 @@ impl EncoderDecoder {
         each!(self, model => model.config().decoder_start_token_id)
     }
 
-    /// Ids that end a text.
-    pub fn end_ids(&self) -> Vec<u32> {
-        each!(self, model => vec![model.config().eos_token_id as u32])
-    }
-
     /// Tokens in the vocabulary.
     pub fn vocab_size(&self) -> usize {
         each!(self, model => model.config().vocab_size)

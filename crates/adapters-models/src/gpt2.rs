@@ -57,8 +57,6 @@ pub struct Gpt2Config {
     pub tie_word_embeddings: bool,
     /// Id of the padding token.
     pub pad_token_id: Option<usize>,
-    /// Id that ends a text.
-    pub eos_token_id: Option<u32>,
 }
 
 impl Default for Gpt2Config {
@@ -81,7 +79,6 @@ impl Default for Gpt2Config {
             add_cross_attention: false,
             tie_word_embeddings: true,
             pad_token_id: None,
-            eos_token_id: Some(50256),
         }
     }
 }
@@ -245,11 +242,6 @@ impl Gpt2Model {
     /// Where its weights are.
     pub fn device(&self) -> Device {
         self.words.weight.val().device()
-    }
-
-    /// Ids that end a text.
-    pub fn end_ids(&self) -> Vec<u32> {
-        self.config.eos_token_id.into_iter().collect()
     }
 
     /// The last hidden state, after the final norm. With a `cache`, `input` is what follows the columns it holds.

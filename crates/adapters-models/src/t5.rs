@@ -57,8 +57,6 @@ pub struct T5Config {
     pub pad_token_id: usize,
     /// Id the decoder starts with.
     pub decoder_start_token_id: usize,
-    /// Id the decoder ends with.
-    pub eos_token_id: usize,
 }
 
 impl Default for T5Config {
@@ -80,7 +78,6 @@ impl Default for T5Config {
             tie_word_embeddings: true,
             pad_token_id: 0,
             decoder_start_token_id: 0,
-            eos_token_id: 1,
         }
     }
 }

@@ -61,15 +61,19 @@ impl EncodedData {
         })
     }
 
-    /// Input and labels of the rows `indices`.
-    pub(crate) fn batch(&self, indices: &[usize], pad_id: usize, device: &Device) -> (EncoderInput, Tensor<1, Int>) {
+    /// Input of the rows `indices`.
+    pub(crate) fn input(&self, indices: &[usize], pad_id: usize, device: &Device) -> EncoderInput {
         let rows: Vec<&Encoded> = indices.iter().map(|i| &self.rows[*i]).collect();
+        EncoderInput::padded(&rows, pad_id, device)
+    }
+
+    /// Classes of the rows `indices`, zero where there is none.
+    fn classes(&self, indices: &[usize], device: &Device) -> Tensor<1, Int> {
         let labels: Vec<i64> = indices
             .iter()
             .map(|i| self.labels[*i].as_ref().and_then(Label::class).unwrap_or(0) as i64)
             .collect();
-        let labels = Tensor::from_data(TensorData::new(labels, [indices.len()]), device);
-        (EncoderInput::padded(&rows, pad_id, device), labels)
+        Tensor::from_data(TensorData::new(labels, [indices.len()]), device)
     }
 }
 
@@ -130,7 +134,7 @@ pub fn evaluate_head(
     let mut loss = 0.0;
     let labels: Option<Vec<&Label>> = data.labels.iter().map(Option::as_ref).collect();
     for indices in eval_batches(&data.lengths, batch_size) {
-        let (input, _) = data.batch(&indices, encoder.pad_id(), device);
+        let input = data.input(&indices, encoder.pad_id(), device);
         let ([_, seq], mut cx) = (input.ids.dims(), Ctx::new(set));
         let hidden = encoder.forward(input, &mut cx);
         let padding = cx.pass().padding.clone();
@@ -210,8 +214,8 @@ pub fn evaluate(
 ) -> Result<Evaluation, TrainError> {
     let pad_id = model.adapted.base.pad_id();
     let score = |indices: &[usize]| {
-        let (input, labels) = data.batch(indices, pad_id, device);
-        (model.forward(input, None), labels)
+        let input = data.input(indices, pad_id, device);
+        (model.forward(input, None), data.classes(indices, device))
     };
     evaluate_with(score, &data.lengths, batch_size)
 }

@@ -95,18 +95,15 @@ impl Examples {
     /// hidden.
     pub fn batch(&self, indices: &[usize], model: &Model, seed: u64, device: &Device) -> Batch {
         match (self, model) {
-            (Self::Labelled(data, labels), Model::Encoder(encoder)) => {
-                let (input, _) = data.batch(indices, encoder.pad_id(), device);
-                Batch {
-                    input: Input::Encoder(input),
-                    places: Vec::new(),
-                    answers: targets(data, indices, *labels, device),
-                }
-            }
+            (Self::Labelled(data, labels), Model::Encoder(encoder)) => Batch {
+                input: Input::Encoder(data.input(indices, encoder.pad_id(), device)),
+                places: Vec::new(),
+                answers: targets(data, indices, *labels, device),
+            },
             (Self::Hidden(data, masking), Model::Encoder(encoder)) => {
                 let masked = masking.hide(data, indices, seed);
                 let all: Vec<usize> = (0..indices.len()).collect();
-                let (input, _) = masked.rows.batch(&all, encoder.pad_id(), device);
+                let input = masked.rows.input(&all, encoder.pad_id(), device);
                 Batch::of_tokens(Input::Encoder(input), masked.places, masked.tokens, device)
             }
             (Self::Completions(data), Model::CausalLm(lm)) => data.batch(indices, lm, device),

@@ -131,7 +131,7 @@ fn attention(run: &Run, dir: &Path) -> Result<Attention, TrainError> {
     // Sums by place, and the tokens they are over.
     let mut sums: BTreeMap<(usize, String), (Vec<f64>, f64)> = BTreeMap::new();
     for indices in eval_batches(&data.lengths, recipe.train.eval_batch_size) {
-        let (input, _) = data.batch(&indices, adapted.base.pad_id(), device);
+        let input = data.input(&indices, adapted.base.pad_id(), device);
         let keep = input.padding.clone().map(|padding| padding.bool_not().float());
         let mut cx = Ctx::new(&adapted.set).recording();
         adapted.base.forward(input, &mut cx);

@@ -1,7 +1,8 @@
 //! The `config` object of the reference's `adapter_config.json`, key for key, and the way to and from
 //! [`PrefixTuningConfig`]. Recipes and config strings use the same keys.
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use adapters_core::config::{keep, kept};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::PrefixError;
@@ -49,21 +50,6 @@ impl Default for PrefixTuningWire {
     fn default() -> Self {
         Self::from(&PrefixTuningConfig::prefix_tuning())
     }
-}
-
-/// Keeps a key that does not apply, so that it can be written back.
-fn keep(extra: &mut Map<String, Value>, key: &str, value: Value, default: Value) {
-    if value != default {
-        extra.insert(key.to_owned(), value);
-    }
-}
-
-/// Takes back what [`keep`] kept.
-fn kept<T: DeserializeOwned>(extra: &mut Map<String, Value>, key: &str, default: T) -> T {
-    extra
-        .shift_remove(key)
-        .and_then(|value| serde_json::from_value(value).ok())
-        .unwrap_or(default)
 }
 
 fn index(field: &'static str, found: i64) -> Result<usize, PrefixError> {
