@@ -68,7 +68,7 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     let source = args.from.join("model.safetensors");
     let original = read(&source)?;
     let tensors = parse(&original, &source)?;
-    let entries = quantise(&tensors).wrap_err_with(|| source.display().to_string())?;
+    let entries = quantize(&tensors).wrap_err_with(|| source.display().to_string())?;
 
     let mut staged = vec![Staged::new(&out, "model.safetensors", &file(&entries)?)?];
     for name in ["config.json", "tokenizer.json"] {
@@ -118,7 +118,7 @@ fn parse<'data>(bytes: &'data [u8], path: &Path) -> Result<SafeTensors<'data>> {
 }
 
 /// The tensors of the copy, by name.
-fn quantise(tensors: &SafeTensors<'_>) -> Result<BTreeMap<String, Entry>> {
+fn quantize(tensors: &SafeTensors<'_>) -> Result<BTreeMap<String, Entry>> {
     let mut entries = BTreeMap::new();
     for (name, view) in tensors.iter() {
         if name.ends_with(POSITION_IDS) {
@@ -133,7 +133,7 @@ fn quantise(tensors: &SafeTensors<'_>) -> Result<BTreeMap<String, Entry>> {
         let (dtype, bytes) = match shape[..] {
             [rows, columns] => {
                 let (codes, scales) =
-                    quantise_rows(&floats(view.data()), columns).wrap_err_with(|| format!("`{name}`"))?;
+                    quantize_rows(&floats(view.data()), columns).wrap_err_with(|| format!("`{name}`"))?;
                 let scale = Entry {
                     dtype: Dtype::F32,
                     shape: vec![rows],
@@ -150,7 +150,7 @@ fn quantise(tensors: &SafeTensors<'_>) -> Result<BTreeMap<String, Entry>> {
 }
 
 /// Codes and scales of a matrix with `columns` columns, a scale a row. A row of zeros has scale 1.
-fn quantise_rows(weights: &[f32], columns: usize) -> Result<(Vec<i8>, Vec<f32>)> {
+fn quantize_rows(weights: &[f32], columns: usize) -> Result<(Vec<i8>, Vec<f32>)> {
     let mut codes = Vec::with_capacity(weights.len());
     let mut scales = Vec::new();
     for (index, row) in weights.chunks(columns.max(1)).enumerate() {
@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn rows_have_their_own_scale_and_zeros_have_one() {
-        let (codes, scales) = quantise_rows(&[1.27, -0.635, 0.0, 0.0, -12.7, 0.1], 2).expect("finite");
+        let (codes, scales) = quantize_rows(&[1.27, -0.635, 0.0, 0.0, -12.7, 0.1], 2).expect("finite");
         assert_eq!(codes, [127, -64, 0, 0, -127, 1]);
         for (found, expected) in scales.iter().zip([0.01, 1.0, 0.1]) {
             assert!((found - expected).abs() < 1e-7, "{found} {expected}");
@@ -313,7 +313,7 @@ mod tests {
 
     #[test]
     fn rows_too_small_for_a_scale_are_zeros() {
-        let (codes, scales) = quantise_rows(&[f32::from_bits(1), 0.0], 2).expect("finite");
+        let (codes, scales) = quantize_rows(&[f32::from_bits(1), 0.0], 2).expect("finite");
         assert_eq!((codes, scales), (vec![0, 0], vec![1.0]));
     }
 

@@ -80,7 +80,7 @@ pub enum Scaling {
     Channel,
 }
 
-/// How the projections are initialised; biases are zero in all of them.
+/// How the projections are initialized; biases are zero in all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Init {
     /// Normal, standard deviation 0.02.
@@ -123,7 +123,7 @@ pub enum Invertible {
 /// | `original_ln_after` | true | the model's residual and LN after the adapter | |
 /// | `ln_before` | false | an own LN before the down projection | |
 /// | `ln_after` | off | an own LN after the up projection | |
-/// | `init` | `Bert` | initialisation | `Bert` with PHM projections |
+/// | `init` | `Bert` | initialization | `Bert` with PHM projections |
 /// | `init_seed` | none | one seed for every module; 0 counts as none | |
 /// | `scaling` | 1.0 | factor on the output | finite |
 /// | `use_gating` | false | a learned gate on the output | |
@@ -154,7 +154,7 @@ pub struct BottleneckConfig {
     pub ln_before: bool,
     /// A new layer norm after the up projection.
     pub ln_after: LnAfter,
-    /// Initialisation of the projections (`init_weights`).
+    /// Initialization of the projections (`init_weights`).
     pub init: Init,
     /// Seed set anew for every module, so that all start equal (`init_weights_seed`). The reference takes 0 for none.
     pub init_seed: Option<i64>,
@@ -200,7 +200,7 @@ impl BottleneckConfig {
         with_original_ln_after(original_ln_after: bool);
         "Adds an own LN before the down projection, or not." with_ln_before(ln_before: bool);
         "Adds an own LN after the up projection, or not." with_ln_after(ln_after: LnAfter);
-        "Sets the initialisation." with_init(init: Init);
+        "Sets the initialization." with_init(init: Init);
         "Sets the seed of every module." with_init_seed(init_seed: Option<i64>);
         "Sets the factor on the output." with_scaling(scaling: Scaling);
         "Adds a gate, or not." with_gating(use_gating: bool);
@@ -221,7 +221,7 @@ impl BottleneckConfig {
     /// Checks every range and every combination. A configuration read from a file has passed this already.
     ///
     /// # Errors
-    /// Names the first field that cannot be honoured, what was expected and what was found.
+    /// Names the first field that cannot be honored, what was expected and what was found.
     pub fn check(&self) -> Result<(), BottleneckError> {
         let ranged = |good: bool, field, expected, found: f64| match good {
             true => Ok(()),

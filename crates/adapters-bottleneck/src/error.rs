@@ -1,6 +1,6 @@
 //! What can be wrong with a bottleneck configuration.
 
-/// A configuration that cannot be honoured. `field` is the key as the reference's `adapter_config.json` spells it.
+/// A configuration that cannot be honored. `field` is the key as the reference's `adapter_config.json` spells it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BottleneckError {
@@ -42,11 +42,11 @@ pub enum BottleneckError {
         /// The value.
         found: String,
     },
-    /// The storage grammar has no bottleneck adapters.
-    #[error("the {grammar} format cannot express bottleneck adapters")]
+    /// The storage format has no bottleneck adapters.
+    #[error("the {format} format cannot express bottleneck adapters")]
     NotExpressible {
-        /// The grammar.
-        grammar: adapters_core::store::Grammar,
+        /// The format.
+        format: adapters_core::Format,
     },
     /// `extra` holds a key which the configuration itself writes.
     #[error("`extra` must not hold `{key}`: expected a key that is no field of the configuration")]

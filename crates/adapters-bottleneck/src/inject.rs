@@ -3,13 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use adapters_core::ops::Activation;
-use adapters_core::store::Grammar;
 use adapters_core::target::Target;
 use adapters_core::{
-    Build, ConfigPart, Erased, Error, Host, Method, MethodFamily, Role, Shared, SiteInfo, SiteKind, SiteLayer,
-    StoredConfig, config, draw,
+    Build, ConfigPart, Erased, Error, Format, Host, Method, MethodFamily, Role, Shared, SiteInfo, SiteKind, SiteLayer,
+    StoredConfig, config,
 };
+use adapters_nn::draw;
+use adapters_nn::ops::Activation;
 use burn::module::Param;
 use burn::nn::LayerNormConfig;
 use burn::tensor::Tensor;
@@ -241,7 +241,7 @@ impl Method for Bottleneck {
         shared().map_err(|e: BottleneckError| Error::config(FAMILY, e))
     }
 
-    fn key(&self, _grammar: Grammar, site: &SiteInfo, adapter: &str, param: &str) -> String {
+    fn key(&self, _format: Format, site: &SiteInfo, adapter: &str, param: &str) -> String {
         match site.kind {
             // In the module that holds the embeddings, where that is not the model itself.
             SiteKind::Embedding { .. } => {
@@ -256,10 +256,10 @@ impl Method for Bottleneck {
         key.contains(".adapter_norm_before.") || (key.contains(".adapter_down.") && key.ends_with(".f.weight"))
     }
 
-    fn wire(&self, grammar: Grammar, _sites: &[&SiteInfo], _host: &dyn Host) -> Result<Map<String, Value>, Error> {
-        match grammar {
-            Grammar::AdapterHub => Ok(object(BottleneckWire::from(&self.config))),
-            Grammar::Peft => Err(Error::config(FAMILY, BottleneckError::NotExpressible { grammar })),
+    fn wire(&self, format: Format, _sites: &[&SiteInfo], _host: &dyn Host) -> Result<Map<String, Value>, Error> {
+        match format {
+            Format::AdapterHub => Ok(object(BottleneckWire::from(&self.config))),
+            Format::Peft => Err(Error::config(FAMILY, BottleneckError::NotExpressible { format })),
         }
     }
 }
@@ -286,7 +286,7 @@ impl MethodFamily for BottleneckFamily {
     }
 
     fn read(&self, stored: &StoredConfig<'_>) -> Option<Result<Arc<dyn Method>, Error>> {
-        if stored.grammar != Grammar::AdapterHub {
+        if stored.format != Format::AdapterHub {
             return None;
         }
         // The reference's own files have no architecture; those of its methods that have one say which.
@@ -341,19 +341,19 @@ mod tests {
     fn files_without_a_version_mean_the_old_gelu() {
         let mut fields = object(BottleneckWire::from(&BottleneckConfig::seq_bn()));
         fields.insert("non_linearity".to_owned(), "gelu".into());
-        let read = |grammar, versioned| {
+        let read = |format, versioned| {
             let stored = StoredConfig {
-                grammar,
+                format,
                 fields: &fields,
                 version: None,
                 versioned,
             };
             BottleneckFamily.read(&stored).map(|method| method.unwrap().to_string())
         };
-        let (old, new) = (read(Grammar::AdapterHub, false), read(Grammar::AdapterHub, true));
+        let (old, new) = (read(Format::AdapterHub, false), read(Format::AdapterHub, true));
         assert_eq!(old.unwrap(), "seq_bn[non_linearity=gelu_new]");
         assert_eq!(new.unwrap(), "seq_bn[non_linearity=gelu]");
-        assert!(read(Grammar::Peft, true).is_none());
+        assert!(read(Format::Peft, true).is_none());
     }
 
     #[test]

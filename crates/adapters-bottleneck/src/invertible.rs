@@ -174,8 +174,8 @@ pub(crate) fn slope(device: &Device) -> Param<Tensor<1>> {
 
 #[cfg(test)]
 mod tests {
-    use adapters_core::draw;
-    use adapters_core::ops::Activation;
+    use adapters_nn::draw;
+    use adapters_nn::ops::Activation;
     use proptest::prelude::*;
     use rand_chacha::rand_core::SeedableRng;
 

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use adapters_core::ops::{self, Activation};
 use adapters_core::{Call, FusionQuery, HiddenState, NamedParams, SiteAdapter, Up};
+use adapters_nn::ops::{self, Activation};
 use burn::module::{Module, Param, ParamId};
 use burn::nn::LayerNorm;
 use burn::tensor::{Tensor, activation};

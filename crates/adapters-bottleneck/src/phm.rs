@@ -11,7 +11,7 @@ use crate::wire::{choose, index, keep, name_of};
 pub enum Projection {
     /// Plain linear layers.
     Linear,
-    /// Parametrised hypercomplex multiplication, as in Compacter.
+    /// Parametrized hypercomplex multiplication, as in Compacter.
     Phm(Phm),
 }
 
@@ -31,7 +31,7 @@ pub struct Phm {
     pub learn_rule: bool,
     /// How the rules are drawn (`phm_c_init`).
     pub rule_init: RuleInit,
-    /// Standard deviation of the normal initialisations (`phm_init_range`).
+    /// Standard deviation of the normal initializations (`phm_init_range`).
     pub init_range: f64,
     /// One weight for all layers (`shared_W_phm`).
     pub shared_weight: bool,
@@ -114,7 +114,7 @@ pub struct PhmWire {
     pub phm_c_init: Option<String>,
     /// Number of summands.
     pub phm_dim: i64,
-    /// Standard deviation of the normal initialisations.
+    /// Standard deviation of the normal initializations.
     pub phm_init_range: Option<f64>,
     /// Inner size of a factorised weight.
     pub phm_rank: Option<i64>,

@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use adapters_core::{Shared, SharedParam, draw, ops};
+use adapters_core::{Shared, SharedParam};
+use adapters_nn::{draw, ops};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use adapters::core::Quantization;
+use adapters::nn::Quantization;
 use clap::{Parser, Subcommand, ValueEnum};
 
 /// Parameter-efficient fine-tuning of pretrained transformers.
@@ -19,7 +19,7 @@ pub struct Args {
 pub enum Command {
     /// Train an adapter and a head by a recipe; goes on where an unfinished run of the recipe stopped.
     Train(TrainArgs),
-    /// Score an adapter and a head on labelled text.
+    /// Score an adapter and a head on labeled text.
     Eval(EvalArgs),
     /// Label new text.
     Predict(PredictArgs),

@@ -3,8 +3,8 @@
 use std::error::Error;
 use std::fmt;
 
-use adapters::core::atomic::AtomicWriteError;
 use adapters::store::StoreError;
+use adapters::store::atomic::AtomicWriteError;
 use miette::Diagnostic;
 
 /// An error on its way to the terminal.

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use adapters::core::Format;
 use adapters::models::heads::HeadKind;
 use adapters::models::{ClassificationHead, Encoder, Head, Pretrained, SequenceClassifier, TextTokenizer};
-use adapters::store::{Grammar, LoadOptions, LoadReport, Manifest, Pooling, Setup, load_adapter};
+use adapters::store::{LoadOptions, LoadReport, Manifest, Pooling, Setup, load_adapter};
 use adapters::train::{EncodedData, Evaluation, LabelKind, Labels, evaluate, evaluate_head};
 use adapters::{Adapted, AttachReport, Composition, Host, METHODS, parse_device};
 use burn::module::Module;
@@ -86,7 +87,7 @@ pub fn adapted<M: Host + Module + Sync>(
         set.activate(setup.composition.clone())?;
         let all = || set.iter().chain(set.fusions());
         let report = LoadReport {
-            grammar: Grammar::AdapterHub,
+            format: Format::AdapterHub,
             weights: adapter.join(Setup::FILE),
             attached: AttachReport {
                 adapter: setup.composition.to_string(),

@@ -146,7 +146,7 @@ fn train_eval_predict_info_merge() {
         "a loaded adapter scores as the trained one did"
     );
 
-    let labelled = ok(
+    let labeled = ok(
         &dir,
         &[
             "predict",
@@ -158,7 +158,7 @@ fn train_eval_predict_info_merge() {
             "bad film",
         ],
     );
-    let labels: Vec<&str> = labelled.lines().filter_map(|line| line.split('\t').next()).collect();
+    let labels: Vec<&str> = labeled.lines().filter_map(|line| line.split('\t').next()).collect();
     assert_eq!(labels, ["good", "bad"]);
 
     let info = ok(&dir, &["info", "runs/recipe/adapter"]);

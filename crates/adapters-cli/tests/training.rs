@@ -7,7 +7,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use adapters::METHODS;
-use adapters::store::{Grammar, read_safetensors};
+use adapters::core::Format;
+use adapters::store::read_safetensors;
 use adapters::train::{Event, MetricsLog, Outcome, Recipe, Run, TrainError, train};
 use burn::tensor::Device;
 
@@ -232,7 +233,7 @@ fn slips_in_a_fusion_are_named() {
 }
 
 #[test]
-fn an_adapter_is_trained_over_a_quantised_base_which_its_manifest_names() {
+fn an_adapter_is_trained_over_a_quantized_base_which_its_manifest_names() {
     let task = Task::new();
     let (float, int8) = (
         run(&task, &task.path("float"), &[]),
@@ -374,7 +375,7 @@ fn a_prefix_trains_survives_a_kill_and_is_loaded() {
     let config = "adapter.config=prefix_tuning[prefix_length=3,bottleneck_size=8,dropout=0.1,use_gating=true]";
     let whole = run(&task, &task.path("whole"), &[config]);
     let outcome = finish(&whole);
-    assert_eq!(outcome.grammar, Grammar::AdapterHub);
+    assert_eq!(outcome.format, Format::AdapterHub);
     let (tensors, _) = read_safetensors(&outcome.adapter.join("adapter.safetensors")).unwrap();
     // Embedding and two linear layers, once; a gate in each of two layers.
     assert_eq!(tensors.len(), 5 + 2 * 2, "{:?}", tensors.keys());
@@ -463,7 +464,7 @@ fn a_method_of_one_format_is_saved_in_it() {
         let overrides = [&format!("adapter.config={config}")[..], "train.epochs=2"];
         let run = run(&task, &task.path(name), &overrides);
         let outcome = finish(&run);
-        assert_eq!(outcome.grammar, Grammar::Peft);
+        assert_eq!(outcome.format, Format::Peft);
         assert_eq!(outcome.peft.unwrap(), outcome.adapter);
         assert!(run.dir.join("adapter/adapter_model.safetensors").exists());
         assert!(run.dir.join("adapter/head.safetensors").exists());

@@ -18,10 +18,10 @@ use burn::module::{
 };
 use burn::tensor::{Bool, Device, Int, Tensor};
 
-use crate::ctx::Call;
-use crate::layer::{FusionQuery, NamedParams, NotMergeable, SiteAdapter};
-use crate::shared::Shared;
-use crate::state::HookState;
+use crate::method::layer::{FusionQuery, NamedParams, NotMergeable, SiteAdapter};
+use crate::method::shared::Shared;
+use crate::pass::ctx::Call;
+use crate::pass::state::HookState;
 
 /// A boxed layer that is itself a [`Module`].
 pub struct Erased<S: HookState>(Box<dyn ErasedLayer<S>>);

@@ -1,10 +1,10 @@
 //! What can go wrong between a configuration and an attached adapter.
 
 use std::error::Error as StdError;
-use std::path::PathBuf;
+
+use adapters_nn::{UnknownName, did_you_mean};
 
 use crate::composition::CompositionError;
-use crate::store::StoreError;
 
 /// Errors of configuration, targeting, attaching, activating and merging. Files have [`StoreError`].
 #[derive(Debug, thiserror::Error)]
@@ -19,26 +19,9 @@ pub enum Error {
         #[source]
         source: Box<dyn StdError + Send + Sync>,
     },
-    /// The configuration file of an adapter says something that is refused.
-    #[error("cannot use {}", path.display())]
-    ConfigFile {
-        /// The file.
-        path: PathBuf,
-        /// What is refused, as it would be in a config string.
-        source: Box<Error>,
-    },
     /// A name from a closed list was not in it.
-    #[error("unknown {what} `{found}`{}; known: {known}", did_you_mean(.nearest))]
-    UnknownName {
-        /// What was named.
-        what: &'static str,
-        /// The name.
-        found: String,
-        /// The nearest right one.
-        nearest: Option<String>,
-        /// All right ones.
-        known: String,
-    },
+    #[error(transparent)]
+    UnknownName(#[from] UnknownName),
     /// A configuration string does not parse.
     #[error("config string `{input}`, column {column}: expected {expected}, found {found}")]
     ConfigString {
@@ -197,9 +180,6 @@ pub enum Error {
         /// The adapter that is merged.
         merged: String,
     },
-    /// A file could not be read or written.
-    #[error(transparent)]
-    Store(#[from] StoreError),
 }
 
 impl Error {
@@ -209,51 +189,5 @@ impl Error {
             method,
             source: Box::new(source),
         }
-    }
-}
-
-/// The candidate nearest to `name` in spelling, if one is near enough to be a slip.
-pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    // No name is as long, and the comparison takes quadratic time.
-    if name.len() > 256 {
-        return None;
-    }
-    candidates
-        .into_iter()
-        .map(|c| (strsim::jaro_winkler(&name.to_lowercase(), &c.to_lowercase()), c))
-        .filter(|(score, _)| *score > 0.75)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, c)| c.to_owned())
-}
-
-/// ``; did you mean `x`?`` or nothing.
-pub fn did_you_mean(nearest: &Option<String>) -> String {
-    match nearest {
-        Some(name) => format!("; did you mean `{name}`?"),
-        None => String::new(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nearest_ignores_case_and_gives_up_on_other_words() {
-        let blocks = [
-            "Stack",
-            "Fuse",
-            "Split",
-            "BatchSplit",
-            "Parallel",
-            "Average",
-            "MultiTask",
-        ];
-        let near = |word: &str| nearest(word, blocks);
-        assert_eq!(near("stack").as_deref(), Some("Stack"));
-        assert_eq!(near("Paralel").as_deref(), Some("Parallel"));
-        assert_eq!(near("batch_split").as_deref(), Some("BatchSplit"));
-        assert_eq!(near("houlsby"), None);
-        assert_eq!(near(&"Stack".repeat(100)), None);
     }
 }

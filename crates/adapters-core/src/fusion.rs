@@ -10,18 +10,19 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::config::{self, ConfigError};
-use crate::ctx::Pass;
-use crate::draw;
-use crate::error::{Error, nearest};
+use crate::method::config::{self, ConfigError};
+use crate::pass::ctx::Pass;
+use adapters_nn::{UnknownName, draw};
+
+use crate::error::Error;
 use crate::host::Host;
-use crate::layer::{FusionQuery, NamedParams, SiteLayer};
+use crate::method::codec::Format;
+use crate::method::layer::{FusionQuery, NamedParams, SiteLayer};
+use crate::method::target::Target;
 use crate::method::{Build, Method};
-use crate::ops::project;
 use crate::set::Attached;
 use crate::site::{Role, SiteInfo, SiteKind};
-use crate::store::Grammar;
-use crate::target::Target;
+use adapters_nn::ops::project;
 
 const FAMILY: &str = "fusion";
 
@@ -32,7 +33,7 @@ const FAMILY: &str = "fusion";
 /// |---|---|---|---|
 /// | `key`, `query` | true | learned projections, with a bias; without one the identity | |
 /// | `value` | true (`static`: false) | a learned projection without bias | |
-/// | `query_before_ln` | false | ask with the state before its normalisation | |
+/// | `query_before_ln` | false | ask with the state before its normalization | |
 /// | `regularization` | true (`static`: false) | add `0.01 sum (I - V)^2` to the loss, which keeps the value projection near the identity | |
 /// | `residual_before` | false | add the residual to keys and values instead of the result | |
 /// | `temperature` | false | `T = max(50 - 0.05 n, 1)` in pass `n` of training, see [`Ctx::after_passes`](crate::Ctx::after_passes); else 1 | |
@@ -40,7 +41,7 @@ const FAMILY: &str = "fusion";
 /// | `value_initialized` | true (`static`: false) | begin the value projection near the identity | |
 /// | `dropout_prob` | none | dropout on the scores; none and zero mean the attention dropout of the model | `0 .. 1` |
 ///
-/// The names on the wire and the defaults are those of the reference. Where it regularises whether or not
+/// The names on the wire and the defaults are those of the reference. Where it regularizes whether or not
 /// `regularization` is set, this follows the field.
 ///
 /// Paper: *AdapterFusion: Non-Destructive Task Composition for Transfer Learning*, Pfeiffer et al., 2021,
@@ -54,7 +55,7 @@ pub struct FusionConfig {
     pub query: bool,
     /// Whether values are projected.
     pub value: bool,
-    /// Whether the query is the state before its normalisation.
+    /// Whether the query is the state before its normalization.
     pub query_before_ln: bool,
     /// Whether the value projection is kept near the identity.
     pub regularization: bool,
@@ -116,17 +117,12 @@ impl FusionConfig {
         match name {
             "dynamic" => Ok(Self::dynamic()),
             "static" => Ok(Self::fixed_values()),
-            other => Err(Error::UnknownName {
-                what: "fusion configuration",
-                found: other.to_owned(),
-                nearest: nearest(other, ["dynamic", "static"]),
-                known: "dynamic, static".to_owned(),
-            }),
+            other => Err(UnknownName::new("fusion configuration", other, ["dynamic", "static"]).into()),
         }
     }
 
     /// From the object of a file. Unknown fields are kept.
-    pub(crate) fn read(fields: Map<String, Value>) -> Result<Self, Error> {
+    pub fn read(fields: Map<String, Value>) -> Result<Self, Error> {
         let config: Self = Error::in_config(FAMILY, config::from_fields(fields))?;
         Error::in_config(FAMILY, config.check())?;
         Ok(config)
@@ -450,7 +446,7 @@ impl Method for Fusion {
         }
     }
 
-    fn key(&self, _grammar: Grammar, site: &SiteInfo, adapter: &str, param: &str) -> String {
+    fn key(&self, _format: Format, site: &SiteInfo, adapter: &str, param: &str) -> String {
         format!("{}.adapter_fusion_layer.{adapter}.{param}", site.path)
     }
 
@@ -471,12 +467,12 @@ impl Method for Fusion {
         values.map(distance).reduce(|sum, one| sum + one)
     }
 
-    fn wire(&self, grammar: Grammar, _sites: &[&SiteInfo], _host: &dyn Host) -> Result<Map<String, Value>, Error> {
-        match grammar {
-            Grammar::AdapterHub => Ok(config::to_fields(&self.config, &[])),
-            Grammar::Peft => {
+    fn wire(&self, format: Format, _sites: &[&SiteInfo], _host: &dyn Host) -> Result<Map<String, Value>, Error> {
+        match format {
+            Format::AdapterHub => Ok(config::to_fields(&self.config, &[])),
+            Format::Peft => {
                 let refused = ConfigError::NotExpressible {
-                    grammar,
+                    format,
                     what: "a fusion",
                 };
                 Err(Error::config(FAMILY, refused))

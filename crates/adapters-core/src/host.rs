@@ -2,8 +2,8 @@
 
 use burn::nn::{Embedding, Linear};
 
+use crate::pass::state::NormWeight;
 use crate::site::{Site, SiteInfo, Stack};
-use crate::state::NormWeight;
 
 /// A model that can host adapters: it lists its sites and gives access to the weights of its linear ones.
 ///
@@ -50,12 +50,12 @@ pub trait Host {
     /// The frozen layer of a linear site, for merging.
     fn linear_mut(&mut self, site: Site) -> Option<&mut Linear>;
 
-    /// The frozen parameters of a normalisation.
+    /// The frozen parameters of a normalization.
     fn norm(&self, _site: Site) -> Option<NormWeight> {
         None
     }
 
-    /// Puts others in their place, for merging; `None` where there is no such normalisation.
+    /// Puts others in their place, for merging; `None` where there is no such normalization.
     fn set_norm(&mut self, _site: Site, _parameters: NormWeight) -> Option<()> {
         None
     }

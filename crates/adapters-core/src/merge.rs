@@ -8,11 +8,11 @@ use burn::tensor::{ElementConversion, Tensor};
 
 use crate::error::Error;
 use crate::host::Host;
-use crate::layer::{NotMergeable, SiteLayer};
-use crate::quantize::float_weight;
+use crate::method::layer::{NotMergeable, SiteLayer};
+use crate::pass::state::{LinearWeight, NormWeight};
 use crate::set::{AdapterSet, AttachedLayer};
 use crate::site::Site;
-use crate::state::{LinearWeight, NormWeight};
+use adapters_nn::float_weight;
 
 /// An adapter folded into a model, with the layers it replaced.
 ///
@@ -68,8 +68,8 @@ impl fmt::Display for MergeReport {
 /// Folds adapter `name` of `set` into the weights of `model`: the plain model then computes what the model with
 /// the adapter computed. The set is not changed; do not activate the adapter on the merged model.
 ///
-/// A layer whose weight is quantised is restored to floats first and stays so while it is merged: quantising the sum again
-/// would round the adapter away. Resetting puts the quantised layer back.
+/// A layer whose weight is quantized is restored to floats first and stays so while it is merged: quantizing the sum again
+/// would round the adapter away. Resetting puts the quantized layer back.
 ///
 /// # Errors
 ///
@@ -108,7 +108,7 @@ pub fn merge(model: &mut impl Host, set: &AdapterSet, name: &str, earlier: Optio
 /// The frozen layer at `site` with `layer` folded in, and the largest change of an element.
 fn folded(
     layer: &SiteLayer,
-    shared: &crate::shared::Shared,
+    shared: &crate::method::shared::Shared,
     model: &impl Host,
     site: Site,
 ) -> Result<(FrozenLayer, f32), NotMergeable> {

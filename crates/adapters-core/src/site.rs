@@ -41,11 +41,11 @@ pub enum Role {
     Pooler,
     /// Table of the token embeddings.
     TokenEmbedding,
-    /// Normalisation of the embeddings.
+    /// Normalization of the embeddings.
     EmbeddingNorm,
-    /// Normalisation beside the attention block.
+    /// Normalization beside the attention block.
     AttentionNorm,
-    /// Normalisation beside the feed-forward block.
+    /// Normalization beside the feed-forward block.
     FfnNorm,
     /// Keys and values of an attention, after projection.
     KeyValue,
@@ -61,11 +61,11 @@ pub enum Role {
     LayerOutput,
     /// The hidden state that enters the language-model head.
     LmHeadInput,
-    /// Normalisation after the last layer.
+    /// Normalization after the last layer.
     FinalNorm,
     /// Language-model head with a weight of its own (linear).
     LmHead,
-    /// Rows of the token table, before positions and types are added and before any normalisation.
+    /// Rows of the token table, before positions and types are added and before any normalization.
     EmbeddedTokens,
     /// Query, key and value projections side by side in one matrix (linear).
     QueryKeyValue,
@@ -176,7 +176,7 @@ pub enum SiteKind {
         /// Output features.
         d_out: usize,
     },
-    /// A normalisation over the last axis.
+    /// A normalization over the last axis.
     Norm {
         /// Features.
         d_model: usize,
@@ -227,7 +227,7 @@ pub struct SiteInfo {
     /// The hook and its sizes.
     pub kind: SiteKind,
     /// Path of the module in the published checkpoint (`encoder.layer.0.attention.self.query`),
-    /// the name both storage grammars are built on.
+    /// the name both storage formats are built on.
     pub path: String,
     /// What AdapterHub's configurations mean by this role: the role itself, but for models in which its library wraps the
     /// feed-forward projections the other way round, and its `intermediate` is the second of them.

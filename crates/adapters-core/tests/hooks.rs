@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use adapters_core::store::Grammar;
+use adapters_core::store::Format;
 use adapters_core::target::Target;
 use adapters_core::{
     AdapterSet, Build, Call, Composition, Ctx, EmbeddingState, Erased, Error, HiddenState, HookState, Host,
@@ -202,10 +202,10 @@ impl Method for Toy {
             _ => SiteLayer::Output(Erased::new(layer)),
         })
     }
-    fn key(&self, _: Grammar, site: &SiteInfo, adapter: &str, param: &str) -> String {
+    fn key(&self, _: Format, site: &SiteInfo, adapter: &str, param: &str) -> String {
         format!("{}.{adapter}.{param}", site.path)
     }
-    fn wire(&self, _: Grammar, _: &[&SiteInfo], _: &dyn Host) -> Result<Map<String, Value>, Error> {
+    fn wire(&self, _: Format, _: &[&SiteInfo], _: &dyn Host) -> Result<Map<String, Value>, Error> {
         Ok(Map::new())
     }
 }

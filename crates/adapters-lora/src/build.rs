@@ -2,9 +2,9 @@
 
 use adapters_core::copies::{bias_copy_of, copy_of};
 use adapters_core::{
-    Build, Erased, Error, LinearState, Shared, SharedParam, SiteAdapter, SiteInfo, SiteKind, SiteLayer, TorchRng, draw,
-    float_weight,
+    Build, Erased, Error, LinearState, Shared, SharedParam, SiteAdapter, SiteInfo, SiteKind, SiteLayer,
 };
+use adapters_nn::{TorchRng, draw, float_weight};
 use burn::module::{Module, ModuleDisplay, Param};
 use burn::tensor::{FloatDType, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use adapters_core::{AdapterSet, Attached, ConfigError, Error, Host, SiteInfo, SiteKind};
+use adapters_nn::UnknownName;
 use burn::linalg::{qr, svd};
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::RngExt;
@@ -156,12 +157,7 @@ impl Combination {
             },
             "magnitude_prune" => Self::MagnitudePrune { density: density()? },
             other => {
-                return Err(Error::UnknownName {
-                    what: "combination",
-                    found: other.to_owned(),
-                    nearest: adapters_core::nearest(other, NAMES.iter().copied()),
-                    known: NAMES.join(", "),
-                });
+                return Err(UnknownName::new("combination", other, NAMES.iter().copied()).into());
             }
         };
         Error::in_config(FAMILY, combination.check())?;

@@ -73,7 +73,7 @@ pub enum Scaling {
     Standard,
     /// `alpha / sqrt(rank)`: *A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA*, Kalajdzievski, 2023,
     /// <https://arxiv.org/abs/2312.03732>.
-    RankStabilised,
+    RankStabilized,
     /// A learned gate in place of a constant: the mean over all positions (padding included, as in the reference)
     /// of `sigmoid(w x + c)`. UniPELT, Mao et al., 2022, <https://arxiv.org/abs/2110.07577>.
     Gated,
@@ -88,7 +88,7 @@ pub enum BiasTraining {
     None,
     /// Those of the adapted layers.
     LoraOnly,
-    /// Those of every linear layer and normalisation.
+    /// Those of every linear layer and normalization.
     All,
 }
 
@@ -249,7 +249,7 @@ impl LoraConfig {
         ConfigError::unless(
             !matches!(self.init, Init::Ia3),
             "init_weights",
-            "an initialisation of a low-rank product",
+            "an initialization of a low-rank product",
             "ia3",
         )?;
         self.target.check()
@@ -267,7 +267,7 @@ impl LoraConfig {
         let alpha = pattern_value(alphas, path)?.unwrap_or(self.alpha);
         let scale = match self.scaling {
             Scaling::Standard | Scaling::Gated => alpha / rank as f64,
-            Scaling::RankStabilised => alpha / (rank as f64).sqrt(),
+            Scaling::RankStabilized => alpha / (rank as f64).sqrt(),
         };
         Ok((rank, scale))
     }
@@ -307,7 +307,7 @@ mod tests {
         let lora = &config;
         assert_eq!(lora.rank_and_scale("a.query").unwrap(), (16, 0.5));
         assert_eq!(lora.rank_and_scale("a.value").unwrap(), (4, 0.5));
-        let lora = config.with_scaling(Scaling::RankStabilised);
+        let lora = config.with_scaling(Scaling::RankStabilized);
         assert_eq!(lora.rank_and_scale("a.key").unwrap(), (4, 4.0));
     }
 }

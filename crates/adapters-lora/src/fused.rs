@@ -1,7 +1,7 @@
 //! A fused projection adapted in parts: query, key and value lie side by side in one matrix.
 
-use adapters_core::ops::project;
 use adapters_core::{Role, SiteInfo};
+use adapters_nn::ops::project;
 use burn::tensor::Tensor;
 
 /// Which of the equal parts of a fused projection's output are adapted; the others are left alone.

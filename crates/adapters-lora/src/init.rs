@@ -1,6 +1,6 @@
 //! Initial values of A and B.
 
-use adapters_core::draw;
+use adapters_nn::draw;
 use burn::linalg::{qr, svd};
 use burn::tensor::{Device, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;

@@ -3,10 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use adapters_core::store::Grammar;
 use adapters_core::target::{ModuleTarget, Target};
 use adapters_core::{
-    Attached, Build, ConfigError, ConfigPart, Error, Host, Method, MethodFamily, Shared, SiteInfo, SiteLayer,
+    Attached, Build, ConfigError, ConfigPart, Error, Format, Host, Method, MethodFamily, Shared, SiteInfo, SiteLayer,
     StoredConfig, config,
 };
 use serde_json::{Map, Value};
@@ -99,16 +98,16 @@ impl Method for Lora {
         crate::build::shared(&self.0, build)
     }
 
-    fn key(&self, grammar: Grammar, site: &SiteInfo, adapter: &str, param: &str) -> String {
-        match (grammar, param) {
-            (Grammar::AdapterHub, _) => format!("{}.loras.{adapter}.{param}", site.path),
-            (Grammar::Peft, "lora_A" | "lora_B") if matches!(self.0, Variant::Ia3(_)) => format!("{}.ia3_l", site.path),
-            (Grammar::Peft, "lora_A" | "lora_B") => format!("{}.{param}.weight", site.path),
-            (Grammar::Peft, _) => format!("{}.{param}", site.path),
+    fn key(&self, format: Format, site: &SiteInfo, adapter: &str, param: &str) -> String {
+        match (format, param) {
+            (Format::AdapterHub, _) => format!("{}.loras.{adapter}.{param}", site.path),
+            (Format::Peft, "lora_A" | "lora_B") if matches!(self.0, Variant::Ia3(_)) => format!("{}.ia3_l", site.path),
+            (Format::Peft, "lora_A" | "lora_B") => format!("{}.{param}.weight", site.path),
+            (Format::Peft, _) => format!("{}.{param}", site.path),
         }
     }
 
-    fn stored(&self, _grammar: Grammar, adapter: &Attached, host: &dyn Host) -> Result<Option<Attached>, Error> {
+    fn stored(&self, _format: Format, adapter: &Attached, host: &dyn Host) -> Result<Option<Attached>, Error> {
         match &self.0 {
             Variant::Lora(config) if config.init.takes_from_base() => {
                 crate::origin::as_plain_lora(config, adapter, host).map(Some)
@@ -117,10 +116,10 @@ impl Method for Lora {
         }
     }
 
-    fn wire(&self, grammar: Grammar, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, Error> {
-        let fields = match grammar {
-            Grammar::AdapterHub => to_adapterhub(&self.0, sites, host).map(|wire| config::to_fields(&wire, &["alpha"])),
-            Grammar::Peft => to_peft(&self.0, sites, host),
+    fn wire(&self, format: Format, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, Error> {
+        let fields = match format {
+            Format::AdapterHub => to_adapterhub(&self.0, sites, host).map(|wire| config::to_fields(&wire, &["alpha"])),
+            Format::Peft => to_peft(&self.0, sites, host),
         };
         Error::in_config(FAMILY, fields)
     }
@@ -148,8 +147,8 @@ impl MethodFamily for LoraFamily {
 
     fn read(&self, stored: &StoredConfig<'_>) -> Option<Result<Arc<dyn Method>, Error>> {
         let mut fields = stored.fields.clone();
-        match stored.grammar {
-            Grammar::AdapterHub => {
+        match stored.format {
+            Format::AdapterHub => {
                 let architecture = fields.get("architecture")?.as_str()?;
                 ["lora", "mtl_lora"].contains(&architecture).then(|| {
                     // Before 1.1.0 the reference computed with alpha = r, whatever alpha said.
@@ -161,7 +160,7 @@ impl MethodFamily for LoraFamily {
                     method(ours(fields))
                 })
             }
-            Grammar::Peft => from_peft(&fields).map(method),
+            Format::Peft => from_peft(&fields).map(method),
         }
     }
 }
@@ -277,7 +276,7 @@ mod tests {
         let Value::Object(map) = written else { unreachable!() };
         let read = |version| {
             let stored = StoredConfig {
-                grammar: Grammar::AdapterHub,
+                format: Format::AdapterHub,
                 fields: &map,
                 version,
                 versioned: version.is_some(),

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use adapters_core::ops::project;
 use adapters_core::{Call, LinearState, LinearWeight, NamedParams, NotMergeable, Shared, SiteAdapter};
+use adapters_nn::ops::project;
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Tensor, activation};
 

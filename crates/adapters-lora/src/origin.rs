@@ -12,7 +12,7 @@ use crate::inject::FAMILY;
 /// acts on the published weight.
 pub(crate) fn as_plain_lora(config: &LoraConfig, adapter: &Attached, host: &dyn Host) -> Result<Attached, Error> {
     let factor = match config.scaling {
-        Scaling::RankStabilised => 2f64.sqrt(),
+        Scaling::RankStabilized => 2f64.sqrt(),
         Scaling::Standard | Scaling::Gated => 2.0,
     };
     let plain = LoraConfig {

@@ -1,14 +1,14 @@
 //! BERT, from the published configuration to the last hidden state.
 //!
 //! Paper: *BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding*, Devlin et al., 2018,
-//! <https://arxiv.org/abs/1810.04805>. Behaviour follows `BertModel` of Hugging Face transformers.
+//! <https://arxiv.org/abs/1810.04805>. Behavior follows `BertModel` of Hugging Face transformers.
 
 use std::path::Path;
 
-use adapters_core::ops::{self, Activation};
 use adapters_core::{
-    Ctx, EmbeddingState, Host, KeyValueState, NormWeight, Normalisation, Role, Site, SiteInfo, SiteKind, Stack,
+    Ctx, EmbeddingState, Host, KeyValueState, NormWeight, Normalization, Role, Site, SiteInfo, SiteKind, Stack,
 };
+use adapters_nn::ops::{self, Activation};
 use burn::module::Module;
 use burn::nn::{Embedding, LayerNorm, Linear};
 use burn::tensor::{Device, Tensor};
@@ -45,7 +45,7 @@ pub struct BertConfig {
     pub max_position_embeddings: usize,
     /// Token types.
     pub type_vocab_size: usize,
-    /// Epsilon of the layer normalisations.
+    /// Epsilon of the layer normalizations.
     pub layer_norm_eps: f64,
     /// Id of the padding token.
     pub pad_token_id: usize,

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use adapters_core::store::{StoreError, read_json};
+use adapters_store::{StoreError, read_json};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind, Value, context};
 use serde_json::{Map, Value as Json};

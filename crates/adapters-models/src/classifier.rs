@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use adapters_core::store::{Pooling, StoreError, TensorProblem, Tensors, read_safetensors, write_safetensors};
-use adapters_core::{Adapted, Ctx, NamedParams, Pass, draw};
+use adapters_core::{Adapted, Ctx, NamedParams, Pass, Tensors};
+use adapters_nn::draw;
+use adapters_store::{Pooling, StoreError, TensorProblem, read_safetensors, write_safetensors};
 use burn::module::{Module, Param, ParamId};
 use burn::nn::Linear;
 use burn::tensor::{Device, Tensor, TensorData};

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use adapters_core::did_you_mean;
-use adapters_core::store::StoreError;
+use adapters_nn::did_you_mean;
+use adapters_store::StoreError;
 
 /// Errors of loading models and tokenizers.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +125,9 @@ pub enum ModelError {
         /// Rows of the batch.
         found: usize,
     },
+    /// A name from a closed list was not in it.
+    #[error(transparent)]
+    UnknownName(#[from] adapters_nn::UnknownName),
     /// A file could not be read or written, or does not fit.
     #[error(transparent)]
     Store(#[from] StoreError),

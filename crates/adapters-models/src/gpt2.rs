@@ -1,15 +1,15 @@
 //! GPT-2, from the published configuration to the logits.
 //!
 //! Paper: *Language Models are Unsupervised Multitask Learners*, Radford et al., 2019,
-//! <https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf>. Behaviour
+//! <https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf>. Behavior
 //! follows `GPT2LMHeadModel` of Hugging Face transformers.
 
 use std::path::Path;
 
-use adapters_core::ops::{self, Activation};
 use adapters_core::{
-    Ctx, EmbeddingState, Host, KeyValueState, NormWeight, Normalisation, Role, Site, SiteInfo, SiteKind, Stack,
+    Ctx, EmbeddingState, Host, KeyValueState, NormWeight, Normalization, Role, Site, SiteInfo, SiteKind, Stack,
 };
+use adapters_nn::ops::{self, Activation};
 use burn::module::Module;
 use burn::nn::{Embedding, LayerNorm, Linear};
 use burn::tensor::{Device, Tensor};
@@ -45,7 +45,7 @@ pub struct Gpt2Config {
     pub embd_pdrop: f64,
     /// Dropout on attention weights, in training.
     pub attn_pdrop: f64,
-    /// Epsilon of the layer normalisations.
+    /// Epsilon of the layer normalizations.
     pub layer_norm_epsilon: f64,
     /// Whether scores are divided by the root of the heads' width.
     pub scale_attn_weights: bool,

@@ -1,7 +1,7 @@
 //! Llama and what is published under its name: biases where the configuration asks for them, no window.
 //!
 //! Paper: *LLaMA: Open and Efficient Foundation Language Models*, Touvron et al., 2023, <https://arxiv.org/abs/2302.13971>.
-//! Behaviour follows `LlamaForCausalLM` of Hugging Face transformers.
+//! Behavior follows `LlamaForCausalLM` of Hugging Face transformers.
 
 use serde_json::{Map, Value, json};
 

@@ -1,6 +1,6 @@
 //! Mistral: no biases, and a window in every layer where the configuration has one.
 //!
-//! Paper: *Mistral 7B*, Jiang et al., 2023, <https://arxiv.org/abs/2310.06825>. Behaviour follows `MistralForCausalLM` of
+//! Paper: *Mistral 7B*, Jiang et al., 2023, <https://arxiv.org/abs/2310.06825>. Behavior follows `MistralForCausalLM` of
 //! Hugging Face transformers.
 
 use serde_json::{Map, Value, json};

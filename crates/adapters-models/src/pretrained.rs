@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use adapters_core::store::{StoreError, read_json, write_json, write_safetensors};
-use adapters_core::{Host, Quantization, float_weight, nearest, quantize};
-use adapters_core::{Role, SiteKind};
+use adapters_core::{Host, Role, SiteKind, quantize};
+use adapters_nn::{Quantization, float_weight, nearest};
+use adapters_store::{StoreError, read_json, write_json, write_safetensors};
 use burn::tensor::Device;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -349,7 +349,7 @@ pub fn save_checkpoint(model: &impl Host, source: &Path, out: &Path) -> Result<(
         let from = source.join(file);
         if from.exists() {
             let bytes = fs::read(&from).map_err(|e| StoreError::Read { path: from, source: e })?;
-            adapters_core::atomic::write(&out.join(file), &bytes).map_err(StoreError::from)?;
+            adapters_store::atomic::write(&out.join(file), &bytes).map_err(StoreError::from)?;
         }
     }
     Ok(write_safetensors(&out.join("model.safetensors"), &tensors, [])?)

@@ -1,6 +1,6 @@
 //! Qwen2 and Qwen2.5: biases on query, key and value, and a window in the later layers where the configuration asks for it.
 //!
-//! Paper: *Qwen2 Technical Report*, Yang et al., 2024, <https://arxiv.org/abs/2407.10671>. Behaviour follows
+//! Paper: *Qwen2 Technical Report*, Yang et al., 2024, <https://arxiv.org/abs/2407.10671>. Behavior follows
 //! `Qwen2ForCausalLM` of Hugging Face transformers.
 
 use serde_json::{Map, Value, json};

@@ -2,7 +2,7 @@
 //!
 //! Paper: *RoFormer: Enhanced Transformer with Rotary Position Embedding*, Su et al., 2021,
 //! <https://arxiv.org/abs/2104.09864>. The two halves of a head are turned against each other, as in Hugging Face
-//! transformers, and not neighbouring features.
+//! transformers, and not neighboring features.
 
 use std::f64::consts::TAU;
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use adapters_core::ops::Activation;
+use adapters_nn::ops::Activation;
 use serde::Deserialize;
 
 use crate::error::ModelError;
@@ -29,7 +29,7 @@ pub struct RotaryDecoderConfig {
     pub hidden_act: String,
     /// Longest input in tokens.
     pub max_position_embeddings: usize,
-    /// Epsilon of the normalisations.
+    /// Epsilon of the normalizations.
     pub rms_norm_eps: f64,
     /// Base of the rotary angles.
     pub rope_theta: f64,

@@ -5,15 +5,15 @@
 //! [`rotary`](crate::rotary)); *GQA: Training Generalized Multi-Query Transformer Models from Multi-Head Checkpoints*,
 //! Ainslie et al., 2023, <https://arxiv.org/abs/2305.13245>; *GLU Variants Improve Transformer*, Shazeer, 2020,
 //! <https://arxiv.org/abs/2002.05202>; *Root Mean Square Layer Normalization*, Zhang and Sennrich, 2019,
-//! <https://arxiv.org/abs/1910.07467>. Behaviour follows the causal language models of Hugging Face transformers.
+//! <https://arxiv.org/abs/1910.07467>. Behavior follows the causal language models of Hugging Face transformers.
 
 use std::path::Path;
 use std::rc::Rc;
 
-use adapters_core::ops::{self, Activation};
 use adapters_core::{
-    Ctx, EmbeddingState, Host, KeyValueState, NormWeight, Normalisation, Role, Site, SiteInfo, SiteKind, Stack,
+    Ctx, EmbeddingState, Host, KeyValueState, NormWeight, Normalization, Role, Site, SiteInfo, SiteKind, Stack,
 };
+use adapters_nn::ops::{self, Activation};
 use burn::module::{Module, Param, ParamId};
 use burn::nn::{Embedding, Linear, RmsNorm};
 use burn::tensor::{Bool, Device, Tensor};

@@ -2,7 +2,7 @@
 //!
 //! Paper: *Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer*, Raffel et al., 2019,
 //! <https://arxiv.org/abs/1910.10683>; the gated form is that of *GLU Variants Improve Transformer*, Shazeer, 2020,
-//! <https://arxiv.org/abs/2002.05202>. Behaviour follows `T5ForConditionalGeneration` of Hugging Face transformers.
+//! <https://arxiv.org/abs/2002.05202>. Behavior follows `T5ForConditionalGeneration` of Hugging Face transformers.
 
 mod distances;
 mod host;
@@ -10,8 +10,8 @@ mod staged;
 
 use std::path::Path;
 
-use adapters_core::ops::{self, Activation};
 use adapters_core::{Ctx, EmbeddingState, KeyValueState, Role, Site, Stack};
+use adapters_nn::ops::{self, Activation};
 use burn::module::Module;
 use burn::nn::{Embedding, Linear, RmsNorm};
 use burn::tensor::kind::Basic;
@@ -47,7 +47,7 @@ pub struct T5Config {
     pub relative_attention_max_distance: usize,
     /// Dropout, in training.
     pub dropout_rate: f64,
-    /// Epsilon of the normalisations.
+    /// Epsilon of the normalizations.
     pub layer_norm_epsilon: f64,
     /// `relu`, `gated-gelu` and the like: the activation, and whether a gate goes with it.
     pub feed_forward_proj: String,

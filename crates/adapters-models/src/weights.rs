@@ -6,8 +6,9 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use adapters_core::store::{StoreError, TensorProblem, Tensors, read_json, read_safetensors};
-use adapters_core::{draw, nearest};
+use adapters_core::Tensors;
+use adapters_nn::{draw, nearest};
+use adapters_store::{StoreError, TensorProblem, read_json, read_safetensors};
 use burn::module::Param;
 use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, RmsNorm, RmsNormConfig};
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -64,7 +65,7 @@ impl Weights {
     }
 
     /// Random tensors in place of a checkpoint's, for measurements and for training from nothing: matrices normal with
-    /// standard deviation 0.02, biases zero, the weights of normalisations one.
+    /// standard deviation 0.02, biases zero, the weights of normalizations one.
     pub fn random(seed: u64, device: &Device) -> Self {
         Self {
             path: PathBuf::new(),
@@ -127,7 +128,7 @@ impl Weights {
         embedding
     }
 
-    /// A layer normalisation: `<path>.weight [d_model]` and `<path>.bias [d_model]`, or `gamma` and `beta` in the
+    /// A layer normalization: `<path>.weight [d_model]` and `<path>.bias [d_model]`, or `gamma` and `beta` in the
     /// oldest checkpoints.
     pub fn layer_norm(&mut self, path: &str, d_model: usize, epsilon: f64) -> LayerNorm {
         let mut norm = LayerNormConfig::new(d_model).with_epsilon(epsilon).init(&self.device);
@@ -143,7 +144,7 @@ impl Weights {
         norm
     }
 
-    /// A root-mean-square normalisation: `<path>.weight [d_model]`. `epsilon` is above zero.
+    /// A root-mean-square normalization: `<path>.weight [d_model]`. `epsilon` is above zero.
     pub fn rms_norm(&mut self, path: &str, d_model: usize, epsilon: f64) -> RmsNorm {
         let mut norm = RmsNormConfig::new(d_model).with_epsilon(epsilon).init(&self.device);
         if self.random.is_some() {

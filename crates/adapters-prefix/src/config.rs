@@ -32,7 +32,7 @@ pub const ACTIVATIONS: [&str; 22] = [
     "tanh",
 ];
 
-/// How the prefix vectors are parametrised in training.
+/// How the prefix vectors are parametrized in training.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reparametrization {
     /// The vectors themselves are trained (`flat`).
@@ -84,7 +84,7 @@ impl Form {
 /// | Name | Default | Purpose | Range |
 /// |---|---|---|---|
 /// | `prefix_length` | 30 | vectors a layer | >= 1 |
-/// | `reparametrization` | MLP, 512, `tanh` | how they are parametrised | size >= 1; [`ACTIVATIONS`] |
+/// | `reparametrization` | MLP, 512, `tanh` | how they are parametrized | size >= 1; [`ACTIVATIONS`] |
 /// | `encoder_prefix` | true | prefixes in the encoder of an encoder-decoder model | |
 /// | `cross_prefix` | true | prefixes in cross-attention | |
 /// | `leave_out` | empty | layers without prefix | |
@@ -98,7 +98,7 @@ impl Form {
 pub struct PrefixTuningConfig {
     /// Number of vectors in front of keys and values.
     pub prefix_length: usize,
-    /// How the vectors are parametrised.
+    /// How the vectors are parametrized.
     pub reparametrization: Reparametrization,
     /// Put prefixes into the encoder of an encoder-decoder model.
     pub encoder_prefix: bool,
@@ -145,7 +145,7 @@ impl PrefixTuningConfig {
         }
     }
 
-    /// 30 vectors, parametrised by an MLP of width 512.
+    /// 30 vectors, parametrized by an MLP of width 512.
     pub fn prefix_tuning() -> Self {
         Self {
             prefix_length: 30,
@@ -189,7 +189,7 @@ impl PrefixTuningConfig {
     }
 
     setters! {
-        "Sets how the vectors are parametrised." with_reparametrization(reparametrization: Reparametrization);
+        "Sets how the vectors are parametrized." with_reparametrization(reparametrization: Reparametrization);
         "Puts prefixes into the encoder of an encoder-decoder model, or not." with_encoder_prefix(encoder_prefix: bool);
         "Puts prefixes into cross-attention, or not." with_cross_prefix(cross_prefix: bool);
         "Leaves out layers." with_leave_out(leave_out: Vec<usize>);
@@ -227,7 +227,7 @@ impl PrefixTuningConfig {
     /// Checks every range. A configuration read from a file has passed this already.
     ///
     /// # Errors
-    /// Names the first field that cannot be honoured, what was expected and what was found.
+    /// Names the first field that cannot be honored, what was expected and what was found.
     pub fn check(&self) -> Result<(), PrefixError> {
         let ranged = |good: bool, field, expected, found: String| match good {
             true => Ok(()),

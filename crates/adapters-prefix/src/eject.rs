@@ -55,7 +55,7 @@ pub(crate) fn flattened(adapter: &Attached, host: &dyn Host) -> Result<Option<At
     for part in parts {
         let any: &dyn Any = &*part;
         match any.downcast_ref::<Prefix>() {
-            Some(prefix) if prefix.is_reparametrised() => {
+            Some(prefix) if prefix.is_reparametrized() => {
                 for source in prefix.sources(host)? {
                     let rows = source.rows(adapter.shared()).into_data();
                     let shape = match source.names.rows {

@@ -1,8 +1,8 @@
 //! What can be wrong with a prefix tuning configuration.
 
-use adapters_core::store::Grammar;
+use adapters_core::Format;
 
-/// A configuration that cannot be honoured. `field` is the key as the reference's `adapter_config.json` spells it.
+/// A configuration that cannot be honored. `field` is the key as the reference's `adapter_config.json` spells it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PrefixError {
@@ -32,11 +32,11 @@ pub enum PrefixError {
         /// Key of the absent value.
         field: &'static str,
     },
-    /// The storage grammar means something else by a prefix.
-    #[error("the {grammar} format cannot express this prefix: in it, {because}")]
+    /// The storage format means something else by a prefix.
+    #[error("the {format} format cannot express this prefix: in it, {because}")]
     NotExpressible {
-        /// The grammar.
-        grammar: Grammar,
+        /// The format.
+        format: Format,
         /// What it means by a prefix.
         because: &'static str,
     },

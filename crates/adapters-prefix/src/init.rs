@@ -1,6 +1,6 @@
 //! Initial values, drawn on the host: those PyTorch gives its layers.
 
-use adapters_core::draw;
+use adapters_nn::draw;
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;

@@ -3,13 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use adapters_core::ops::Activation;
-use adapters_core::store::{Grammar, Tensors};
 use adapters_core::target::Target;
 use adapters_core::{
-    Attached, Build, ConfigPart, Erased, Error, Host, Method, MethodFamily, Role, Shared, SiteInfo, SiteKind,
-    SiteLayer, Stack, StoredConfig, config,
+    Attached, Build, ConfigPart, Erased, Error, Format, Host, Method, MethodFamily, Role, Shared, SiteInfo, SiteKind,
+    SiteLayer, Stack, StoredConfig, Tensors, config,
 };
+use adapters_nn::ops::Activation;
 use serde_json::{Map, Value};
 
 use crate::compat::{PrefixTuningWire, from_peft, to_peft};
@@ -50,7 +49,7 @@ impl Prefix {
     }
 
     /// Whether an MLP makes the vectors.
-    pub fn is_reparametrised(&self) -> bool {
+    pub fn is_reparametrized(&self) -> bool {
         self.config.reparametrization != Reparametrization::Flat
     }
 
@@ -166,7 +165,7 @@ fn fields_of(config: &PrefixTuningConfig) -> Map<String, Value> {
 impl fmt::Display for Prefix {
     /// The config string: only what differs from the preset.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (identifier, preset) = match self.is_reparametrised() {
+        let (identifier, preset) = match self.is_reparametrized() {
             true => (IDENTIFIERS[0], PrefixTuningConfig::prefix_tuning()),
             false => (IDENTIFIERS[1], PrefixTuningConfig::prefix_tuning_flat()),
         };
@@ -235,21 +234,21 @@ impl Method for Prefix {
         parts.iter().any(|part| param.contains(part))
     }
 
-    fn shared_key(&self, grammar: Grammar, adapter: &str, param: &str) -> String {
-        match grammar {
-            Grammar::AdapterHub => format!("prefix_tuning.prefix_tunings.{adapter}.{param}"),
-            Grammar::Peft => param.to_owned(),
+    fn shared_key(&self, format: Format, adapter: &str, param: &str) -> String {
+        match format {
+            Format::AdapterHub => format!("prefix_tuning.prefix_tunings.{adapter}.{param}"),
+            Format::Peft => param.to_owned(),
         }
     }
 
-    fn key(&self, _grammar: Grammar, site: &SiteInfo, adapter: &str, param: &str) -> String {
+    fn key(&self, _format: Format, site: &SiteInfo, adapter: &str, param: &str) -> String {
         let part = param.trim_start_matches("gate.");
         format!("{}.prefix_tuning.prefix_gates.{adapter}.{part}", site.path)
     }
 
     fn is_alias(&self, key: &str) -> bool {
         // Every layer of the reference holds what all of them share; peft's file holds what the MLP makes.
-        key.contains(".prefix_tuning.pool.") || (key == "prompt_embeddings" && self.is_reparametrised())
+        key.contains(".prefix_tuning.pool.") || (key == "prompt_embeddings" && self.is_reparametrized())
     }
 
     fn fitting(&self, tensors: &Tensors) -> Option<Arc<dyn Method>> {
@@ -260,7 +259,7 @@ impl Method for Prefix {
             // Peft saves what the MLP makes in its place.
             Form::Peft => !keys.any(|key| key.starts_with("prompt_encoder.")),
         };
-        (flat && self.is_reparametrised()).then(|| Arc::new(self.flat()) as Arc<dyn Method>)
+        (flat && self.is_reparametrized()).then(|| Arc::new(self.flat()) as Arc<dyn Method>)
     }
 
     fn positions(&self) -> usize {
@@ -274,17 +273,17 @@ impl Method for Prefix {
         }
     }
 
-    fn stored(&self, grammar: Grammar, adapter: &Attached, host: &dyn Host) -> Result<Option<Attached>, Error> {
-        match (grammar, self.config.form) {
-            (Grammar::Peft, Form::Peft) => flattened(adapter, host),
+    fn stored(&self, format: Format, adapter: &Attached, host: &dyn Host) -> Result<Option<Attached>, Error> {
+        match (format, self.config.form) {
+            (Format::Peft, Form::Peft) => flattened(adapter, host),
             _ => Ok(None),
         }
     }
 
-    fn wire(&self, grammar: Grammar, _sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, Error> {
-        let because = match (grammar, self.config.form) {
-            (Grammar::AdapterHub, Form::AdapterHub) => return Ok(fields_of(&self.config)),
-            (Grammar::Peft, Form::Peft) => {
+    fn wire(&self, format: Format, _sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, Error> {
+        let because = match (format, self.config.form) {
+            (Format::AdapterHub, Form::AdapterHub) => return Ok(fields_of(&self.config)),
+            (Format::Peft, Form::Peft) => {
                 let places = self.places(host)?;
                 let place = places.first().ok_or_else(|| Error::CannotBuild {
                     method: FAMILY,
@@ -293,10 +292,10 @@ impl Method for Prefix {
                 })?;
                 return Ok(to_peft(&self.config, place));
             }
-            (Grammar::AdapterHub, Form::Peft) => "the tokens keep their positions",
-            (Grammar::Peft, Form::AdapterHub) => "the tokens' positions begin after the prefix",
+            (Format::AdapterHub, Form::Peft) => "the tokens keep their positions",
+            (Format::Peft, Form::AdapterHub) => "the tokens' positions begin after the prefix",
         };
-        Err(Error::config(FAMILY, PrefixError::NotExpressible { grammar, because }))
+        Err(Error::config(FAMILY, PrefixError::NotExpressible { format, because }))
     }
 }
 
@@ -322,12 +321,12 @@ impl MethodFamily for PrefixFamily {
     }
 
     fn read(&self, stored: &StoredConfig<'_>) -> Option<Result<Arc<dyn Method>, Error>> {
-        match stored.grammar {
-            Grammar::AdapterHub => {
+        match stored.format {
+            Format::AdapterHub => {
                 let mine = stored.fields.get("architecture")? == FAMILY;
                 mine.then(|| method(stored.fields.clone()))
             }
-            Grammar::Peft => from_peft(stored.fields).map(|config| checked(config?)),
+            Format::Peft => from_peft(stored.fields).map(|config| checked(config?)),
         }
     }
 }
@@ -389,7 +388,7 @@ mod tests {
         let read = |fields: Value| {
             let Value::Object(fields) = fields else { unreachable!() };
             let stored = StoredConfig {
-                grammar: Grammar::Peft,
+                format: Format::Peft,
                 fields: &fields,
                 version: None,
                 versioned: false,

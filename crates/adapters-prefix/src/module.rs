@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use adapters_core::ops::{self, Activation};
 use adapters_core::{Call, KeyValueState, NamedParams, Shared, SharedParam, Site, SiteAdapter, Stack};
+use adapters_nn::ops::{self, Activation};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Tensor};
 use rand_chacha::ChaCha8Rng;
@@ -40,7 +40,7 @@ pub(crate) struct Source {
     pub(crate) mlp: Option<Mlp>,
 }
 
-/// The MLP of a reparametrised prefix.
+/// The MLP of a reparametrized prefix.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mlp {
     /// Features of the embedding.

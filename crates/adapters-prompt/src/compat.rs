@@ -20,7 +20,7 @@ pub struct PromptTuningWire {
     pub architecture: String,
     /// `prefix` or `prefix_after_bos`.
     pub combine: String,
-    /// Seed of the initialisation.
+    /// Seed of the initialization.
     pub init_weights_seed: Option<i64>,
     /// `random_uniform` or `from_string`.
     pub prompt_init: String,

@@ -41,7 +41,7 @@ pub enum Combine {
 /// | `prompt_length` | 10 | number of vectors | >= 1 |
 /// | `init` | uniform, scale 0.5 | how they start | scale finite, >= 0; text not empty |
 /// | `combine` | prefix | where they go | |
-/// | `init_seed` | none | seed of the initialisation; 0 counts as none | |
+/// | `init_seed` | none | seed of the initialization; 0 counts as none | |
 /// | `extra` | empty | keys of a file without a meaning here | no field's name |
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "PromptTuningWire", into = "PromptTuningWire")]
@@ -52,7 +52,7 @@ pub struct PromptTuningConfig {
     pub init: PromptInit,
     /// Where the vectors go.
     pub combine: Combine,
-    /// Seed of the initialisation (`init_weights_seed`). The reference takes 0 for none.
+    /// Seed of the initialization (`init_weights_seed`). The reference takes 0 for none.
     pub init_seed: Option<i64>,
     /// Keys of a file that have no meaning here: unknown ones, and known ones that do not apply (the text of a random
     /// start). They are written back unchanged.
@@ -114,13 +114,13 @@ impl PromptTuningConfig {
     setters! {
         "Sets how the vectors start." with_init(init: PromptInit);
         "Sets where the vectors go." with_combine(combine: Combine);
-        "Sets the seed of the initialisation." with_init_seed(init_seed: Option<i64>);
+        "Sets the seed of the initialization." with_init_seed(init_seed: Option<i64>);
     }
 
     /// Checks every range. A configuration read from a file has passed this already.
     ///
     /// # Errors
-    /// Names the first field that cannot be honoured, what was expected and what was found.
+    /// Names the first field that cannot be honored, what was expected and what was found.
     pub fn check(&self) -> Result<(), PromptError> {
         let out_of_range = |field, expected, found: String| PromptError::OutOfRange { field, expected, found };
         if self.prompt_length == 0 {

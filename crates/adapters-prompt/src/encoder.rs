@@ -1,6 +1,7 @@
 //! The networks of P-tuning, which make a prompt's vectors while it trains.
 
-use adapters_core::{Shared, SharedParam, draw};
+use adapters_core::{Shared, SharedParam};
+use adapters_nn::draw;
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, activation};
 use rand_chacha::ChaCha8Rng;

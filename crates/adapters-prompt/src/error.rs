@@ -1,6 +1,6 @@
 //! What can be wrong with a prompt tuning configuration.
 
-/// A configuration that cannot be honoured. `field` is the key as the reference's `adapter_config.json` spells it.
+/// A configuration that cannot be honored. `field` is the key as the reference's `adapter_config.json` spells it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PromptError {
@@ -57,11 +57,11 @@ pub enum PromptError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The storage grammar has no such adapters.
-    #[error("the {grammar} format cannot express {what}")]
+    /// The storage format has no such adapters.
+    #[error("the {format} format cannot express {what}")]
     NotExpressible {
-        /// The grammar.
-        grammar: adapters_core::store::Grammar,
+        /// The format.
+        format: adapters_core::Format,
         /// What was to be written.
         what: &'static str,
     },

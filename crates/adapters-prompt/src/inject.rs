@@ -3,19 +3,18 @@
 use std::fmt;
 use std::sync::Arc;
 
-use adapters_core::store::Grammar;
 use adapters_core::target::Target;
 use adapters_core::{
-    Build, ConfigPart, Encode, Erased, Error, Host, Inserted, Method, MethodFamily, Role, SiteInfo, SiteKind,
-    SiteLayer, StoredConfig, config, draw,
+    Build, ConfigPart, Encode, Erased, Error, Format, Host, Inserted, Method, MethodFamily, Role, SiteInfo, SiteKind,
+    SiteLayer, StoredConfig, config,
 };
+use adapters_nn::draw;
 use burn::module::Param;
 use serde_json::{Map, Value};
 
 use crate::compat::PromptTuningWire;
-use crate::init;
 use crate::module::PromptLayer;
-use crate::{Combine, PromptError, PromptInit, PromptTuningConfig};
+use crate::{Combine, PromptError, PromptInit, PromptTuningConfig, init};
 
 /// The family's name, and the identifier of config strings.
 const FAMILY: &str = "prompt_tuning";
@@ -126,7 +125,7 @@ impl Method for Prompt {
         Ok(SiteLayer::Embedding(Erased::new(PromptLayer { vectors, at })))
     }
 
-    fn key(&self, _grammar: Grammar, _site: &SiteInfo, adapter: &str, param: &str) -> String {
+    fn key(&self, _format: Format, _site: &SiteInfo, adapter: &str, param: &str) -> String {
         format!("prompt_tuning.prompt_tunings.{adapter}.{param}")
     }
 
@@ -144,12 +143,12 @@ impl Method for Prompt {
         Ok(Some(Arc::new(Self { config, start })))
     }
 
-    fn wire(&self, grammar: Grammar, _sites: &[&SiteInfo], _host: &dyn Host) -> Result<Map<String, Value>, Error> {
-        match grammar {
-            Grammar::AdapterHub => Ok(fields_of(&self.config)),
-            Grammar::Peft => {
+    fn wire(&self, format: Format, _sites: &[&SiteInfo], _host: &dyn Host) -> Result<Map<String, Value>, Error> {
+        match format {
+            Format::AdapterHub => Ok(fields_of(&self.config)),
+            Format::Peft => {
                 let what = "a prompt after the embeddings";
-                Err(Error::config(FAMILY, PromptError::NotExpressible { grammar, what }))
+                Err(Error::config(FAMILY, PromptError::NotExpressible { format, what }))
             }
         }
     }
@@ -178,7 +177,7 @@ impl MethodFamily for PromptFamily {
     }
 
     fn read(&self, stored: &StoredConfig<'_>) -> Option<Result<Arc<dyn Method>, Error>> {
-        let mine = stored.grammar == Grammar::AdapterHub && stored.fields.get("architecture")? == FAMILY;
+        let mine = stored.format == Format::AdapterHub && stored.fields.get("architecture")? == FAMILY;
         mine.then(|| Ok(Arc::new(method(stored.fields.clone(), Start::Stored)?) as Arc<dyn Method>))
     }
 }

@@ -101,7 +101,7 @@ impl VirtualTokensConfig {
     ///
     /// # Errors
     ///
-    /// Names the first field that cannot be honoured, what was expected and what was found.
+    /// Names the first field that cannot be honored, what was expected and what was found.
     pub fn check(&self) -> Result<(), PromptError> {
         let at_least_one = |field, found: usize| match found {
             0 => Err(PromptError::OutOfRange {

@@ -3,22 +3,21 @@
 use std::fmt;
 use std::sync::Arc;
 
-use adapters_core::store::{Grammar, Tensors};
 use adapters_core::target::Target;
 use adapters_core::{
-    Attached, Build, ConfigPart, Encode, Erased, Error, Host, Inserted, Method, MethodFamily, Pass, Role, Shared,
-    SharedParam, SiteInfo, SiteKind, SiteLayer, StoredConfig, config, draw,
+    Attached, Build, ConfigPart, Encode, Erased, Error, Format, Host, Inserted, Method, MethodFamily, Pass, Role,
+    Shared, SharedParam, SiteInfo, SiteKind, SiteLayer, StoredConfig, Tensors, config,
 };
+use adapters_nn::draw;
 use burn::module::Param;
 use burn::tensor::Tensor;
 use rand_chacha::rand_core::Rng;
 use serde_json::{Map, Value};
 
-use crate::PromptError;
 use crate::encoder::{self, NETWORK, PROMPT};
-use crate::init;
 use crate::module::VirtualPrompt;
 use crate::peft::{P_TUNING, PROMPT_TUNING, Reparameterisation, Source, VirtualTokensConfig, VirtualTokensWire};
+use crate::{PromptError, init};
 
 /// The family's name.
 const FAMILY: &str = "virtual_tokens";
@@ -159,12 +158,12 @@ impl Method for VirtualTokens {
         param == PROMPT || param.starts_with(NETWORK)
     }
 
-    fn shared_key(&self, _grammar: Grammar, _adapter: &str, param: &str) -> String {
+    fn shared_key(&self, _format: Format, _adapter: &str, param: &str) -> String {
         param.to_owned()
     }
 
     /// There is no parameter at a site.
-    fn key(&self, _grammar: Grammar, site: &SiteInfo, _adapter: &str, param: &str) -> String {
+    fn key(&self, _format: Format, site: &SiteInfo, _adapter: &str, param: &str) -> String {
         format!("{}.{param}", site.path)
     }
 
@@ -174,7 +173,7 @@ impl Method for VirtualTokens {
     }
 
     /// What the network makes, as peft stores it.
-    fn stored(&self, _grammar: Grammar, adapter: &Attached, _host: &dyn Host) -> Result<Option<Attached>, Error> {
+    fn stored(&self, _format: Format, adapter: &Attached, _host: &dyn Host) -> Result<Option<Attached>, Error> {
         let Some(network) = self.network() else {
             return Ok(None);
         };
@@ -213,10 +212,10 @@ impl Method for VirtualTokens {
         self.config.num_virtual_tokens
     }
 
-    fn wire(&self, grammar: Grammar, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, Error> {
-        if grammar != Grammar::Peft {
+    fn wire(&self, format: Format, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, Error> {
+        if format != Format::Peft {
             let what = "virtual tokens before the embeddings";
-            return Err(Error::config(FAMILY, PromptError::NotExpressible { grammar, what }));
+            return Err(Error::config(FAMILY, PromptError::NotExpressible { format, what }));
         }
         let mut fields = fields_of(&self.config);
         let all = host.sites();
@@ -277,7 +276,7 @@ impl MethodFamily for VirtualTokensFamily {
 
     fn read(&self, stored: &StoredConfig<'_>) -> Option<Result<Arc<dyn Method>, Error>> {
         let peft_type = stored.fields.get("peft_type")?.as_str()?;
-        let mine = stored.grammar == Grammar::Peft && IDENTIFIERS.iter().any(|(_, published)| *published == peft_type);
+        let mine = stored.format == Format::Peft && IDENTIFIERS.iter().any(|(_, published)| *published == peft_type);
         mine.then(|| Ok(Arc::new(read(stored.fields.clone(), Form::Stored)?) as Arc<dyn Method>))
     }
 }

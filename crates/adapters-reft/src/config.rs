@@ -199,7 +199,7 @@ impl ReftConfig {
     /// Checks every range. A configuration read from a file has passed this already.
     ///
     /// # Errors
-    /// Names the first field that cannot be honoured, what was expected and what was found.
+    /// Names the first field that cannot be honored, what was expected and what was found.
     pub fn check(&self) -> Result<(), ReftError> {
         let out_of_range = |field, expected, found: String| ReftError::OutOfRange { field, expected, found };
         if self.layers == Layers::Only(Vec::new()) {

@@ -1,6 +1,6 @@
 //! What can be wrong with a ReFT configuration.
 
-/// A configuration that cannot be honoured. `field` is the key as the reference's `adapter_config.json` spells it.
+/// A configuration that cannot be honored. `field` is the key as the reference's `adapter_config.json` spells it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReftError {
@@ -34,11 +34,11 @@ pub enum ReftError {
         /// The value.
         found: String,
     },
-    /// The storage grammar has no such adapters.
-    #[error("the {grammar} format cannot express ReFT")]
+    /// The storage format has no such adapters.
+    #[error("the {format} format cannot express ReFT")]
     NotExpressible {
-        /// The grammar.
-        grammar: adapters_core::store::Grammar,
+        /// The format.
+        format: adapters_core::Format,
     },
     /// `extra` holds a key which the configuration itself writes.
     #[error("`extra` must not hold `{key}`: expected a key that is no field of the configuration")]

@@ -3,22 +3,20 @@
 use std::fmt;
 use std::sync::Arc;
 
-use adapters_core::ops::Activation;
-use adapters_core::store::Grammar;
 use adapters_core::target::Target;
 use adapters_core::{
-    Attached, Build, ConfigError, ConfigPart, Erased, Error, Host, Method, MethodFamily, Role, SiteInfo, SiteKind,
-    SiteLayer, StoredConfig, config,
+    Attached, Build, ConfigError, ConfigPart, Erased, Error, Format, Host, Method, MethodFamily, Role, SiteInfo,
+    SiteKind, SiteLayer, StoredConfig, config,
 };
+use adapters_nn::ops::Activation;
 use burn::module::Param;
 use burn::tensor::{Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Map, Value};
 
 use crate::compat::ReftWire;
-use crate::init;
 use crate::module::{NonLinearity, ReftLayer, Unit};
-use crate::{Layers, ReftConfig, ReftError};
+use crate::{Layers, ReftConfig, ReftError, init};
 
 /// The family's name.
 const FAMILY: &str = "reft";
@@ -189,12 +187,12 @@ impl Method for Reft {
         })))
     }
 
-    fn key(&self, _grammar: Grammar, site: &SiteInfo, adapter: &str, param: &str) -> String {
+    fn key(&self, _format: Format, site: &SiteInfo, adapter: &str, param: &str) -> String {
         format!("{}.reft_layer.refts.{adapter}.{param}", site.path)
     }
 
     /// Signs as the reference wants them: whole numbers, which weight decay may have made smaller.
-    fn stored(&self, _grammar: Grammar, adapter: &Attached, _host: &dyn Host) -> Result<Option<Attached>, Error> {
+    fn stored(&self, _format: Format, adapter: &Attached, _host: &dyn Host) -> Result<Option<Attached>, Error> {
         Ok(self.with_signs(adapter, |sign| if sign == 0.0 { 0.0 } else { sign.signum() }))
     }
 
@@ -203,10 +201,10 @@ impl Method for Reft {
         self.with_signs(adapter, f32::trunc)
     }
 
-    fn wire(&self, grammar: Grammar, _sites: &[&SiteInfo], _host: &dyn Host) -> Result<Map<String, Value>, Error> {
-        match grammar {
-            Grammar::AdapterHub => Ok(fields_of(&self.config)),
-            Grammar::Peft => Err(Error::config(FAMILY, ReftError::NotExpressible { grammar })),
+    fn wire(&self, format: Format, _sites: &[&SiteInfo], _host: &dyn Host) -> Result<Map<String, Value>, Error> {
+        match format {
+            Format::AdapterHub => Ok(fields_of(&self.config)),
+            Format::Peft => Err(Error::config(FAMILY, ReftError::NotExpressible { format })),
         }
     }
 }
@@ -233,7 +231,7 @@ impl MethodFamily for ReftFamily {
     }
 
     fn read(&self, stored: &StoredConfig<'_>) -> Option<Result<Arc<dyn Method>, Error>> {
-        let mine = stored.grammar == Grammar::AdapterHub && stored.fields.get("architecture")? == FAMILY;
+        let mine = stored.format == Format::AdapterHub && stored.fields.get("architecture")? == FAMILY;
         mine.then(|| method(stored.fields.clone()))
     }
 }

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use adapters_core::ops::{self, Activation};
 use adapters_core::{Call, NamedParams, OutputState, SiteAdapter};
+use adapters_nn::ops::{self, Activation};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Tensor, activation};
 
@@ -131,7 +131,8 @@ impl NamedParams for ReftLayer {
 
 #[cfg(test)]
 mod tests {
-    use adapters_core::{Pass, Role, Shared, Site, Stack, draw};
+    use adapters_core::{Pass, Role, Shared, Site, Stack};
+    use adapters_nn::draw;
     use burn::optim::{AdamWConfig, GradientsParams};
     use burn::tensor::{Bool, Device, TensorData};
     use rand_chacha::ChaCha8Rng;

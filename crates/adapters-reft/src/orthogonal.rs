@@ -1,4 +1,4 @@
-//! Matrices with orthonormal rows, in the reference's parametrisation.
+//! Matrices with orthonormal rows, in the reference's parametrization.
 
 use std::borrow::Cow;
 

@@ -6,10 +6,12 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use adapters::core::store::{LoadOptions, Tensors, load_adapter, save_adapter, values, write_json, write_safetensors};
-use adapters::core::{SiteLayer, draw, merge, with_fresh_ids};
+use adapters::core::Format;
+use adapters::core::{SiteLayer, merge, with_fresh_ids};
+use adapters::core::{Tensors, values};
 use adapters::models::{Encoder, EncoderInput, Pretrained};
-use adapters::store::Grammar;
+use adapters::nn::draw;
+use adapters::store::{LoadOptions, StoreError, load_adapter, save_adapter, write_json, write_safetensors};
 use adapters::{AdapterSet, Composition, Ctx, Error, Host, METHODS, method};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Bool, Device, Gradients, Int, Tensor, TensorData};
@@ -27,8 +29,8 @@ pub struct Promises {
     pub identity_at_init: bool,
     /// It folds into the weights.
     pub mergeable: bool,
-    /// The grammars that can express it.
-    pub grammars: &'static [Grammar],
+    /// The formats that can express it.
+    pub formats: &'static [Format],
 }
 
 /// A frozen random BERT and a padded batch for it.
@@ -94,7 +96,7 @@ impl Bench {
     }
 
     fn loss(&self, set: &AdapterSet) -> Tensor<1> {
-        // A square, so that the layer normalisation at the end does not hide anything.
+        // A square, so that the layer normalization at the end does not hide anything.
         let output = self.run(&self.model, Ctx::new(set));
         let probe = Tensor::<3>::from_data(
             draw::normal(&mut ChaCha8Rng::seed_from_u64(3), output.dims(), 1.0),
@@ -118,14 +120,14 @@ pub fn all(config: &str, promises: Promises, device: &Device) {
     } else {
         refuses_to_merge(&bench, config);
     }
-    for grammar in Grammar::ALL {
-        if promises.grammars.contains(&grammar) {
-            save_load_same_output(&bench, config, grammar);
+    for format in Format::ALL {
+        if promises.formats.contains(&format) {
+            save_load_same_output(&bench, config, format);
         } else {
-            refuses_to_save(&bench, config, grammar);
+            refuses_to_save(&bench, config, format);
         }
     }
-    copies_train_apart(&bench, config, promises.grammars[0]);
+    copies_train_apart(&bench, config, promises.formats[0]);
     rows_go_apart(&bench, config);
 }
 
@@ -262,53 +264,50 @@ pub fn refuses_to_merge(bench: &Bench, config: &str) {
     );
 }
 
-/// Saved in `grammar` and loaded, the adapter computes the same bits.
-pub fn save_load_same_output(bench: &Bench, config: &str, grammar: Grammar) {
+/// Saved in `format` and loaded, the adapter computes the same bits.
+pub fn save_load_same_output(bench: &Bench, config: &str, format: Format) {
     let set = bench.attach_random(config);
     let dir = tempfile::tempdir().expect("a temporary folder can be made");
     let dir = dir.path().join(NAME);
-    save_adapter(&dir, grammar, &set, NAME, &bench.model).unwrap_or_else(|e| panic!("{config}, {grammar}: {e}"));
+    save_adapter(&dir, format, &set, NAME, &bench.model).unwrap_or_else(|e| panic!("{config}, {format}: {e}"));
     let loaded = load(bench, &dir);
     assert_eq!(
         bench.output(&loaded),
         bench.output(&set),
-        "{config}, {grammar}: another output after loading"
+        "{config}, {format}: another output after loading"
     );
     let count = |set: &AdapterSet| set.params().count();
     assert_eq!(
         count(&loaded),
         count(&set),
-        "{config}, {grammar}: another number of parameters"
+        "{config}, {format}: another number of parameters"
     );
 }
 
-/// Saved in `grammar` and loaded, an adapter whose files hold it in another form computes the same, to `tolerance` of
+/// Saved in `format` and loaded, an adapter whose files hold it in another form computes the same, to `tolerance` of
 /// the largest output.
-pub fn save_load_equal_output(bench: &Bench, config: &str, grammar: Grammar, tolerance: f64) {
+pub fn save_load_equal_output(bench: &Bench, config: &str, format: Format, tolerance: f64) {
     let set = bench.attach_random(config);
     let dir = tempfile::tempdir().expect("a temporary folder can be made");
     let dir = dir.path().join(NAME);
-    save_adapter(&dir, grammar, &set, NAME, &bench.model).unwrap_or_else(|e| panic!("{config}, {grammar}: {e}"));
+    save_adapter(&dir, format, &set, NAME, &bench.model).unwrap_or_else(|e| panic!("{config}, {format}: {e}"));
     let error = relative_error(&bench.output(&load(bench, &dir)), &bench.output(&set));
-    assert!(
-        error <= tolerance,
-        "{config}, {grammar}: off by {error:e} after loading"
-    );
+    assert!(error <= tolerance, "{config}, {format}: off by {error:e} after loading");
 }
 
-/// Saving in `grammar` is an error, and no folder appears.
-pub fn refuses_to_save(bench: &Bench, config: &str, grammar: Grammar) {
+/// Saving in `format` is an error, and no folder appears.
+pub fn refuses_to_save(bench: &Bench, config: &str, format: Format) {
     let set = bench.attach_random(config);
     let dir = tempfile::tempdir().expect("a temporary folder can be made");
     let dir = dir.path().join(NAME);
-    let refused = save_adapter(&dir, grammar, &set, NAME, &bench.model);
+    let refused = save_adapter(&dir, format, &set, NAME, &bench.model);
     assert!(
-        matches!(refused, Err(Error::Config { .. })),
-        "{config}, {grammar}: {refused:?}"
+        matches!(refused, Err(StoreError::Adapter(Error::Config { .. }))),
+        "{config}, {format}: {refused:?}"
     );
     assert!(
         !dir.exists(),
-        "{config}, {grammar}: a refused save left {}",
+        "{config}, {format}: a refused save left {}",
         dir.display()
     );
 }
@@ -328,7 +327,7 @@ pub fn dropout_in_training_only(bench: &Bench, config: &str) {
 }
 
 /// In a batch over two adapters and none, and on two branches, each row is what it is in a batch of its adapter alone.
-/// Where an adapter changes what has no rows, a normalisation or the positions of the tokens, such a batch is refused; where
+/// Where an adapter changes what has no rows, a normalization or the positions of the tokens, such a batch is refused; where
 /// it makes rows longer, only a batch in which some rows stay as they are.
 pub fn rows_go_apart(bench: &Bench, config: &str) {
     let mut set = AdapterSet::new();
@@ -354,7 +353,7 @@ pub fn rows_go_apart(bench: &Bench, config: &str) {
     );
     assert!(
         !has_no_rows,
-        "{config}: a normalisation or the first position cannot have two values in one batch"
+        "{config}: a normalization or the first position cannot have two values in one batch"
     );
     let forward = |cx: Ctx<'_>| bench.run(&bench.model, cx);
     let alone = |name: &str| {
@@ -390,11 +389,11 @@ pub fn rows_go_apart(bench: &Bench, config: &str) {
 }
 
 /// Two adapters loaded from one folder, or cloned with fresh ids, are told apart by a gradient.
-pub fn copies_train_apart(bench: &Bench, config: &str, grammar: Grammar) {
+pub fn copies_train_apart(bench: &Bench, config: &str, format: Format) {
     let set = bench.attach_random(config);
     let dir = tempfile::tempdir().expect("a temporary folder can be made");
     let dir = dir.path().join(NAME);
-    save_adapter(&dir, grammar, &set, NAME, &bench.model).unwrap_or_else(|e| panic!("{config}: {e}"));
+    save_adapter(&dir, format, &set, NAME, &bench.model).unwrap_or_else(|e| panic!("{config}: {e}"));
     let (one, other) = (load(bench, &dir).train(), load(bench, &dir).train());
     for other in [other, with_fresh_ids(one.clone())] {
         let gradients = bench.loss(&one).backward();

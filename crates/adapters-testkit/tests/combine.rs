@@ -1,6 +1,6 @@
 //! Combinations of LoRAs against what they are defined to be.
 
-use adapters::core::store::values;
+use adapters::core::values;
 use adapters::lora::{Combination, SignElection};
 use adapters::{AdapterSet, Ctx, Error, method};
 use adapters_testkit::contract::{Bench, randomised, relative_error};

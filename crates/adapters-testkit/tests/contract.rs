@@ -1,7 +1,7 @@
 //! The contract suite for every method, and its merging on shapes drawn at random.
 
+use adapters::core::Format;
 use adapters::prefix::eject;
-use adapters::store::Grammar;
 use adapters::{Composition, Error};
 use adapters_testkit::contract::{self, Bench, Promises};
 use burn::tensor::Device;
@@ -10,7 +10,7 @@ use proptest::prelude::*;
 const ALL: Promises = Promises {
     identity_at_init: true,
     mergeable: true,
-    grammars: &Grammar::ALL,
+    formats: &Format::ALL,
 };
 
 fn check(config: &str, promises: Promises) {
@@ -34,7 +34,7 @@ fn lora_at_every_place() {
 fn lora_on_every_linear_layer() {
     // The pooler and the attention's output are no places of AdapterHub.
     let peft = Promises {
-        grammars: &[Grammar::Peft],
+        formats: &[Format::Peft],
         ..ALL
     };
     check(
@@ -44,7 +44,7 @@ fn lora_on_every_linear_layer() {
 }
 
 #[test]
-fn rank_stabilised_lora() {
+fn rank_stabilized_lora() {
     check("lora[r=3,alpha=5,target_modules=[query,key],use_rslora=true]", ALL);
 }
 
@@ -52,7 +52,7 @@ fn rank_stabilised_lora() {
 fn gated_lora() {
     let gated = Promises {
         mergeable: false,
-        grammars: &[Grammar::AdapterHub],
+        formats: &[Format::AdapterHub],
         ..ALL
     };
     check("lora[r=4,alpha=6,use_gating=true]", gated);
@@ -62,7 +62,7 @@ fn gated_lora() {
 fn ia3() {
     // The factor is alpha, so that alpha = 1 begins as the identity and any other does not.
     let hub = Promises {
-        grammars: &[Grammar::AdapterHub],
+        formats: &[Format::AdapterHub],
         ..ALL
     };
     check("ia3", ALL);
@@ -82,7 +82,7 @@ fn ia3() {
         },
     );
     let peft = Promises {
-        grammars: &[Grammar::Peft],
+        formats: &[Format::Peft],
         ..ALL
     };
     check(
@@ -94,7 +94,7 @@ fn ia3() {
 #[test]
 fn dora() {
     let hub = Promises {
-        grammars: &[Grammar::AdapterHub],
+        formats: &[Format::AdapterHub],
         ..ALL
     };
     check("dora[r=3,alpha=5,intermediate_lora=true,output_lora=true]", hub);
@@ -106,7 +106,7 @@ fn dora() {
         },
     );
     let peft = Promises {
-        grammars: &[Grammar::Peft],
+        formats: &[Format::Peft],
         ..hub
     };
     check("dora[r=3,alpha=5,target_modules=[query,output.dense],form=peft]", peft);
@@ -115,7 +115,7 @@ fn dora() {
 #[test]
 fn vera_and_dvora() {
     let hub = Promises {
-        grammars: &[Grammar::AdapterHub],
+        formats: &[Format::AdapterHub],
         ..ALL
     };
     check("vera[r=3,alpha=5]", hub);
@@ -128,7 +128,7 @@ fn vera_and_dvora() {
     );
     check("dvora[r=3,alpha=5]", hub);
     let peft = Promises {
-        grammars: &[Grammar::Peft],
+        formats: &[Format::Peft],
         ..ALL
     };
     check("vera[r=3,target_modules=[query,intermediate.dense],form=peft]", peft);
@@ -140,7 +140,7 @@ fn prefixes() {
     let hub = Promises {
         identity_at_init: false,
         mergeable: false,
-        grammars: &[Grammar::AdapterHub],
+        formats: &[Format::AdapterHub],
     };
     check("prefix_tuning[prefix_length=3,bottleneck_size=5]", hub);
     check(
@@ -153,7 +153,7 @@ fn prefixes() {
         hub,
     );
     let peft = Promises {
-        grammars: &[Grammar::Peft],
+        formats: &[Format::Peft],
         ..hub
     };
     check("prefix_tuning_flat[prefix_length=3,form=peft]", peft);
@@ -162,8 +162,8 @@ fn prefixes() {
     // Peft's files hold what the MLP makes.
     let config = "prefix_tuning[prefix_length=3,bottleneck_size=5,form=peft]";
     contract::only_adapters_get_gradients(&bench, config);
-    contract::refuses_to_save(&bench, config, Grammar::AdapterHub);
-    contract::save_load_equal_output(&bench, config, Grammar::Peft, 1e-6);
+    contract::refuses_to_save(&bench, config, Format::AdapterHub);
+    contract::save_load_equal_output(&bench, config, Format::Peft, 1e-6);
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn unions_with_prefixes() {
     let hub = Promises {
         identity_at_init: false,
         mergeable: false,
-        grammars: &[Grammar::AdapterHub],
+        formats: &[Format::AdapterHub],
     };
     check("prefix_tuning[prefix_length=3,bottleneck_size=5]|par_bn", hub);
     check("unipelt[leave_out=[1]]", hub);
@@ -224,7 +224,7 @@ fn what_is_stored_only_is_not_counted_as_trained() {
 #[test]
 fn mtl_lora() {
     let hub = Promises {
-        grammars: &[Grammar::AdapterHub],
+        formats: &[Format::AdapterHub],
         ..ALL
     };
     check("mtl_lora[r=3,alpha=5,n_up_projection=2]", hub);
@@ -237,7 +237,7 @@ fn mtl_lora() {
 #[test]
 fn what_trains_beside_lora() {
     let peft = Promises {
-        grammars: &[Grammar::Peft],
+        formats: &[Format::Peft],
         ..ALL
     };
     check("lora[r=3,alpha=5,target_modules=[query],bias=lora_only]", peft);
@@ -256,10 +256,10 @@ fn trained_biases_include_those_no_output_needs() {
     let config = "lora[r=3,alpha=5,target_modules=[query],bias=all]";
     contract::identity_at_init(&bench, config, true);
     contract::merged_equals_unmerged(&bench, config);
-    contract::save_load_same_output(&bench, config, Grammar::Peft);
+    contract::save_load_same_output(&bench, config, Format::Peft);
     let trained = bench.attach(config);
     let biases = trained.params().filter(|p| p.param.ends_with("bias")).count();
-    // Six linear layers and two normalisations in each of two layers, the embeddings' normalisation and the pooler.
+    // Six linear layers and two normalizations in each of two layers, the embeddings' normalization and the pooler.
     assert_eq!(biases, 2 * 8 + 2);
 }
 
@@ -272,8 +272,8 @@ fn lora_that_begins_as_a_part_of_the_weight() {
         contract::only_adapters_get_gradients(&bench, &config);
         contract::merged_equals_unmerged(&bench, &config);
         // Files hold plain LoRA of twice the rank, which computes the same.
-        for grammar in Grammar::ALL {
-            contract::save_load_equal_output(&bench, &config, grammar, 1e-6);
+        for format in Format::ALL {
+            contract::save_load_equal_output(&bench, &config, format, 1e-6);
         }
     }
 }
@@ -324,7 +324,7 @@ fn weight_methods() {
         let peft = Promises {
             identity_at_init: *identity_at_init,
             mergeable: true,
-            grammars: &[Grammar::Peft],
+            formats: &[Format::Peft],
         };
         check(config, peft);
     }
@@ -333,7 +333,7 @@ fn weight_methods() {
 #[test]
 fn norms_and_tokens_are_copies() {
     let peft = Promises {
-        grammars: &[Grammar::Peft],
+        formats: &[Format::Peft],
         ..ALL
     };
     check("ln_tuning", peft);
@@ -351,7 +351,7 @@ fn unions() {
     let hub = Promises {
         identity_at_init: false,
         mergeable: false,
-        grammars: &[Grammar::AdapterHub],
+        formats: &[Format::AdapterHub],
     };
     check("lora[r=3,alpha=5]|seq_bn[reduction_factor=2]", hub);
     check(
@@ -363,7 +363,7 @@ fn unions() {
 const BOTTLENECK: Promises = Promises {
     identity_at_init: false,
     mergeable: false,
-    grammars: &[Grammar::AdapterHub],
+    formats: &[Format::AdapterHub],
 };
 
 #[test]
@@ -432,7 +432,7 @@ fn dropout_acts_in_training_only() {
 const REFT: Promises = Promises {
     identity_at_init: false,
     mergeable: false,
-    grammars: &[Grammar::AdapterHub],
+    formats: &[Format::AdapterHub],
 };
 
 #[test]
@@ -452,8 +452,8 @@ fn reft_as_preset() {
     for config in ["loreft", "noreft", "direft"] {
         contract::identity_at_init(&bench, config, false);
         contract::refuses_to_merge(&bench, config);
-        contract::save_load_same_output(&bench, config, Grammar::AdapterHub);
-        contract::refuses_to_save(&bench, config, Grammar::Peft);
+        contract::save_load_same_output(&bench, config, Format::AdapterHub);
+        contract::refuses_to_save(&bench, config, Format::Peft);
     }
     let set = bench.attach("loreft[r=2]");
     // R, b and what W is made of, of two units in two layers; the bases are stored.
@@ -469,7 +469,7 @@ fn prompts_after_the_embeddings() {
 }
 
 const PEFT_PROMPT: Promises = Promises {
-    grammars: &[Grammar::Peft],
+    formats: &[Format::Peft],
     ..REFT
 };
 
@@ -491,9 +491,9 @@ fn prompts_that_a_network_makes() {
         contract::identity_at_init(&bench, &config, false);
         contract::only_adapters_get_gradients(&bench, &config);
         contract::refuses_to_merge(&bench, &config);
-        contract::refuses_to_save(&bench, &config, Grammar::AdapterHub);
+        contract::refuses_to_save(&bench, &config, Format::AdapterHub);
         // Files hold what the network makes.
-        contract::save_load_equal_output(&bench, &config, Grammar::Peft, 1e-6);
+        contract::save_load_equal_output(&bench, &config, Format::Peft, 1e-6);
     }
     let dropped = "p_tuning[num_virtual_tokens=3,encoder_hidden_size=6,encoder_reparameterization_type=LSTM,\
         encoder_dropout=0.5]";
@@ -510,10 +510,10 @@ proptest! {
         heads in 1usize..4,
         d_head in 2usize..6,
         seed in any::<u64>(),
-        stabilised in any::<bool>(),
+        stabilized in any::<bool>(),
     ) {
         let bench = Bench::new(heads, d_head, seed, &Device::flex());
-        let config = format!("lora[r={rank},alpha={alpha:.3},target_modules=all-linear,use_rslora={stabilised}]");
+        let config = format!("lora[r={rank},alpha={alpha:.3},target_modules=all-linear,use_rslora={stabilized}]");
         contract::merged_layers_equal_unmerged(&bench, &config);
     }
 

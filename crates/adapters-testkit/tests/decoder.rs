@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use adapters::core::Tensors;
 use adapters::core::merge;
 use adapters::models::{CausalInput, CausalLm, PaddingSide, Pretrained, save_checkpoint};
-use adapters::store::{Tensors, read_safetensors, write_safetensors};
+use adapters::store::{read_safetensors, write_safetensors};
 use adapters::{AdapterSet, Ctx, Host, method};
 use adapters_testkit::contract::{randomised, relative_error};
 use burn::tensor::{DType, Device, TensorData};

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use adapters::core::store::{LoadOptions, load_adapter, save_adapter};
+use adapters::core::Format;
 use adapters::core::{ParamValues, Role, SiteInfo, SiteKind, Stack, merge};
 use adapters::lora::Combination;
 use adapters::models::{CausalInput, CausalLm, Pretrained, save_checkpoint};
-use adapters::store::Grammar;
+use adapters::store::{LoadOptions, load_adapter, save_adapter};
 use adapters::{AdapterSet, Composition, Ctx, Host, METHODS, Site, method};
 use adapters_testkit::contract::{gradients_of, randomised, relative_error};
 use burn::module::{Module, Param};
@@ -252,13 +252,13 @@ fn the_family_trains_is_stored_and_merges_in_gpt2() {
         }
 
         let dir = tempfile::tempdir().unwrap();
-        save_adapter(&dir.path().join("a"), Grammar::AdapterHub, &set, "a", &model).unwrap();
+        save_adapter(&dir.path().join("a"), Format::AdapterHub, &set, "a", &model).unwrap();
         let mut loaded = AdapterSet::new();
         let options = LoadOptions::default();
         load_adapter(&dir.path().join("a"), &mut loaded, &model, METHODS, &options, &device).unwrap();
         loaded.activate("a").unwrap();
         assert_eq!(logits(&model, &mut Ctx::new(&loaded)).into_data(), want, "{config}");
-        let refused = save_adapter(&dir.path().join("p"), Grammar::Peft, &set, "a", &model).unwrap_err();
+        let refused = save_adapter(&dir.path().join("p"), Format::Peft, &set, "a", &model).unwrap_err();
         assert!(std::error::Error::source(&refused).is_some(), "{config}: {refused}");
 
         let mut merged = model.clone();
@@ -282,7 +282,7 @@ fn a_fused_matrix_named_by_path_is_peft_s() {
     let lora = method("lora[r=2,target_modules=[c_attn]]").unwrap();
     set.attach("a", lora, &model, 1, &device).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let files = save_adapter(dir.path(), Grammar::Peft, &set, "a", &model).unwrap();
+    let files = save_adapter(dir.path(), Format::Peft, &set, "a", &model).unwrap();
     let config: serde_json::Value = serde_json::from_slice(&std::fs::read(files.config).unwrap()).unwrap();
     assert_eq!(config["fan_in_fan_out"], true);
     let shapes: Vec<_> = set
@@ -293,6 +293,6 @@ fn a_fused_matrix_named_by_path_is_peft_s() {
         .map(|data| data.shape().to_vec())
         .collect();
     assert_eq!(shapes[..2], [vec![2, 32], vec![96, 2]]);
-    let refused = save_adapter(&dir.path().join("hub"), Grammar::AdapterHub, &set, "a", &model);
+    let refused = save_adapter(&dir.path().join("hub"), Format::AdapterHub, &set, "a", &model);
     assert!(refused.is_err());
 }

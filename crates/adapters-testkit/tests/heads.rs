@@ -4,9 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use adapters::core::NamedParams;
-use adapters::core::store::{HeadSetup, LoadOptions, Setup, Tensors, load_adapter, read_json, read_safetensors};
+use adapters::core::Tensors;
 use adapters::models::heads::{HeadKind, HeadPooling, Objective, Routing, Scores, Targets};
 use adapters::models::{Encoder, EncoderInput, Head, HeadConfig, Heads, Pretrained};
+use adapters::store::{HeadSetup, LoadOptions, Setup, load_adapter, read_json, read_safetensors};
 use adapters::{AdapterSet, Composition, Ctx, METHODS};
 use adapters_testkit::contract::gradients_of;
 use burn::module::Module;

@@ -1,7 +1,8 @@
 //! Positions and rows: edits at the ends of rows, prompts that make rows longer, and what follows from that.
 
+use adapters::core::Format;
 use adapters::models::EncoderInput;
-use adapters::store::{Grammar, LoadOptions, load_adapter, save_adapter};
+use adapters::store::{LoadOptions, load_adapter, save_adapter};
 use adapters::{AdapterSet, Composition, Ctx, Error, METHODS, method};
 use adapters_testkit::contract::Bench;
 use burn::tensor::{Device, TensorData};
@@ -17,7 +18,7 @@ fn signs_survive_decay_and_files() {
         assert_eq!(bench.output(&decayed), want, "{config}: decay changes the rows");
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("under_test");
-        save_adapter(&dir, Grammar::AdapterHub, &decayed, "under_test", &bench.model).unwrap();
+        save_adapter(&dir, Format::AdapterHub, &decayed, "under_test", &bench.model).unwrap();
         let mut loaded = AdapterSet::new();
         let options = LoadOptions::default();
         load_adapter(&dir, &mut loaded, &bench.model, METHODS, &options, &Device::flex()).unwrap();

@@ -1,10 +1,11 @@
-//! A quantised base: adapters train over it as over the same weights in floats.
+//! A quantized base: adapters train over it as over the same weights in floats.
 
 use std::path::{Path, PathBuf};
 
-use adapters::core::{Quantization, Role, SiteKind, float_weight, quantize};
+use adapters::core::{Role, SiteKind, quantize};
 use adapters::models::bert::{BertConfig, BertModel};
 use adapters::models::{CausalInput, CausalLm, Encoder, EncoderInput, PaddingSide, Pretrained, save_checkpoint};
+use adapters::nn::{Quantization, float_weight};
 use adapters::{AdapterSet, Ctx, Host, merge, method};
 use adapters_testkit::contract::{gradients_of, randomised};
 use burn::module::{Module, Param};
@@ -19,7 +20,7 @@ fn small(device: &Device) -> Encoder {
     Pretrained::open(&dir).unwrap().encoder(device).unwrap()
 }
 
-/// The same model with its quantised weights restored to floats once and for all.
+/// The same model with its quantized weights restored to floats once and for all.
 fn restored<M: Host + Clone>(quantized: &M) -> M {
     let mut model = quantized.clone();
     for info in model.sites() {
@@ -162,7 +163,7 @@ fn decoders_compute_and_train_over_it_as_over_the_restored_floats() {
 }
 
 #[test]
-fn a_random_model_repeats_with_its_seed_and_is_quantised_like_any_other() {
+fn a_random_model_repeats_with_its_seed_and_is_quantized_like_any_other() {
     let device = Device::flex();
     let config = BertConfig {
         vocab_size: 50,
@@ -204,7 +205,7 @@ fn a_weight_differs_from_its_float_by_at_most_half_a_step_of_its_output() {
 }
 
 #[test]
-fn merging_restores_the_layers_it_folds_into_and_resetting_quantises_them_again() {
+fn merging_restores_the_layers_it_folds_into_and_resetting_quantizes_them_again() {
     let device = Device::flex();
     let mut base = small(&device);
     quantize(&mut base, Quantization::Int8);
@@ -265,7 +266,7 @@ fn a_checkpoint_stored_in_int8_rows_loses_nothing() {
 }
 
 #[test]
-fn the_weight_door_composes_over_a_quantised_weight() {
+fn the_weight_door_composes_over_a_quantized_weight() {
     use adapters::ForPaths;
     use burn::nn::LinearConfig;
     let device = Device::flex();

@@ -2,10 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use adapters::core::store::{
-    Grammar, LoadOptions, Tensors, load_adapter, read_json, read_safetensors, save_adapter, write_json,
-};
+use adapters::core::{Format, Tensors};
 use adapters::models::{Encoder, EncoderInput, Pretrained};
+use adapters::store::{LoadOptions, load_adapter, read_json, read_safetensors, save_adapter, write_json};
 use adapters::{AdapterSet, Ctx, METHODS};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde_json::{Map, Value};
@@ -56,7 +55,7 @@ fn tokens_inside_lora_are_read_and_written_as_peft_does() {
             };
             load_adapter(dir, &mut set, &base, METHODS, &options, &device)?;
             set.activate("a")?;
-            Ok::<_, adapters::core::Error>(set)
+            Ok::<_, adapters::store::StoreError>(set)
         };
         let set = load(&dir).unwrap();
         let own = hidden(&base, &set, &device);
@@ -64,7 +63,7 @@ fn tokens_inside_lora_are_read_and_written_as_peft_does() {
         assert!(far(&own, &plain) > 1e-2, "{name}: the adapter does nothing");
 
         let out = tempfile::tempdir().unwrap();
-        save_adapter(out.path(), Grammar::Peft, &set, "a", &base).unwrap();
+        save_adapter(out.path(), Format::Peft, &set, "a", &base).unwrap();
         let ((config, tensors), (wanted, wanted_tensors)) = (files(out.path()), files(&dir));
         assert_eq!(tensors, wanted_tensors, "{name}");
         assert_eq!(config, wanted, "{name}");

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use adapters_core::store::{LoadOptions, expressible, load_adapter};
 use adapters_core::{Adapted, Composition};
 use adapters_models::{Model, TextTokenizer};
+use adapters_store::{LoadOptions, expressible, load_adapter};
 
 use crate::error::TrainError;
 use crate::trainer::Run;

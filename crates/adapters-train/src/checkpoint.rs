@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use adapters_core::Regime;
-use adapters_core::store::{Tensors, read_safetensors, write_safetensors};
+use adapters_core::{Regime, Tensors};
+use adapters_store::{read_safetensors, write_safetensors};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::{ModuleOptimizer, OptimizerRecord};
 use burn::tensor::{Bytes, Tensor, TensorData};

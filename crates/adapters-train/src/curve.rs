@@ -20,7 +20,7 @@ use plotters::style::{FontStyle, RGBColor};
 use self::panel::{Line, Panel, Unit};
 use self::pen::{Drawn, Pen, Side, Traits};
 pub use self::shares::{Shares, draw_shares};
-use adapters_core::atomic::{self, AtomicWriteError};
+use adapters_store::atomic::{self, AtomicWriteError};
 
 /// What a run has measured, as `(step, value)` in the order of the steps. Values that are not finite are left out.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -164,9 +164,9 @@ fn averaged(large: &[u8], width: usize, scale: usize) -> Vec<u8> {
     let mut small = Vec::with_capacity(large.len() / count);
     for band in large.chunks_exact(row * scale) {
         for x in 0..width / scale {
-            for colour in 0..3 {
+            for color in 0..3 {
                 let sum: usize = (0..count)
-                    .map(|i| usize::from(band[(i / scale) * row + (x * scale + i % scale) * 3 + colour]))
+                    .map(|i| usize::from(band[(i / scale) * row + (x * scale + i % scale) * 3 + color]))
                     .sum();
                 small.push(((sum + count / 2) / count) as u8);
             }
@@ -204,14 +204,14 @@ fn paint<B: DrawingBackend>(backend: B, traits: Traits, points: &Curve) -> Drawn
         Line {
             name: train_name,
             points: series::thinned(&smooth),
-            colour: TRAINING,
+            color: TRAINING,
             width: 2.0,
             dots: false,
         },
         Line {
             name: "validation",
             points: series::thinned(&eval),
-            colour: VALIDATION,
+            color: VALIDATION,
             width: 2.0,
             dots: true,
         },
@@ -223,7 +223,7 @@ fn paint<B: DrawingBackend>(backend: B, traits: Traits, points: &Curve) -> Drawn
             Line {
                 name: "training",
                 points,
-                colour: TRAINING_RAW,
+                color: TRAINING_RAW,
                 width: 1.0,
                 dots: false,
             },
@@ -247,7 +247,7 @@ fn paint<B: DrawingBackend>(backend: B, traits: Traits, points: &Curve) -> Drawn
     let line = Line {
         name: "validation",
         points: series::thinned(&accuracy),
-        colour: ACCURACY,
+        color: ACCURACY,
         width: 2.0,
         dots: true,
     };

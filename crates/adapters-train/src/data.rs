@@ -135,7 +135,7 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Reads a file of labelled examples; its extension says which format it has.
+    /// Reads a file of labeled examples; its extension says which format it has.
     ///
     /// - `.jsonl`, `.json-lines`: one JSON object a line; blank lines are skipped.
     /// - `.csv`: comma-separated, the first row names the fields, `"` quotes.

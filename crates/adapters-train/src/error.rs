@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use adapters_core::atomic::AtomicWriteError;
-use adapters_core::store::StoreError;
 use adapters_models::ModelError;
+use adapters_store::StoreError;
+use adapters_store::atomic::AtomicWriteError;
 
 use crate::curve::CurveError;
 use crate::data::DataError;

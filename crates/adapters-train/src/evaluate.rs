@@ -1,4 +1,4 @@
-//! Scoring a classifier on labelled text.
+//! Scoring a classifier on labeled text.
 
 use adapters_core::{AdapterSet, Ctx};
 use adapters_models::heads::{Scores, Targets};

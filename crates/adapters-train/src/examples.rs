@@ -42,17 +42,17 @@ impl Examples {
     ) -> Result<Self, TrainError> {
         let (fields, labels) = (&recipe.data.fields, &recipe.data.labels);
         // A text is its own label there; what the file says of classes is not read.
-        let unlabelled = Fields {
+        let unlabeled = Fields {
             label: String::new(),
             ..fields.clone()
         };
         let prompts = Fields {
             text: fields.prompt.clone(),
             text_pair: Some(fields.completion.clone()),
-            ..unlabelled.clone()
+            ..unlabeled.clone()
         };
         let data = match (recipe.head.kind, model) {
-            (HeadKind::MaskedLm, _) => Dataset::read_texts(path, &unlabelled, labels),
+            (HeadKind::MaskedLm, _) => Dataset::read_texts(path, &unlabeled, labels),
             (kind, Model::Encoder(_)) => Dataset::read_as(kind.labels(), path, fields, labels),
             (_, Model::CausalLm(_) | Model::EncoderDecoder(_)) => Dataset::read_texts(path, &prompts, labels),
         }?;

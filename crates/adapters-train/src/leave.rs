@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use adapters_core::Host;
-use adapters_core::store::{Grammar, HeadManifest, Manifest, Setup, expressible, save_adapter};
+use adapters_core::{Format, Host};
+use adapters_store::{HeadManifest, Manifest, Setup, expressible, save_adapter};
 
 use crate::completions::chat_template;
 use crate::error::TrainError;
@@ -15,34 +15,34 @@ const HEAD: &str = "head.safetensors";
 
 /// Writes what was trained into the run folder, in every format that can hold it; the first of them, and the folder of
 /// peft's, or why there is none.
-pub(crate) fn save_all(run: &Run, model: &Learner) -> Result<(Grammar, Result<PathBuf, String>), TrainError> {
+pub(crate) fn save_all(run: &Run, model: &Learner) -> Result<(Format, Result<PathBuf, String>), TrainError> {
     let (adapter, peft) = (run.dir.join("adapter"), run.dir.join("adapter-peft"));
     if !run.recipe.adapter.fuse.is_empty() {
         save_setup(run, model, &adapter)?;
         return Ok((
-            Grammar::AdapterHub,
+            Format::AdapterHub,
             Err("the PEFT format cannot express a fusion".to_owned()),
         ));
     }
     let set = &model.adapted.set;
-    let grammar = expressible(set, &run.recipe.adapter.name, &*model.adapted.base)?;
-    save(run, model, grammar, &adapter)?;
-    let peft = match grammar {
-        Grammar::Peft => Ok(adapter),
-        Grammar::AdapterHub => match save(run, model, Grammar::Peft, &peft) {
+    let format = expressible(set, &run.recipe.adapter.name, &*model.adapted.base)?;
+    save(run, model, format, &adapter)?;
+    let peft = match format {
+        Format::Peft => Ok(adapter),
+        Format::AdapterHub => match save(run, model, Format::Peft, &peft) {
             Ok(()) => Ok(peft),
             Err(TrainError::Adapter(error @ adapters_core::Error::Config { .. })) => Err(with_source(&error)),
             Err(error) => return Err(error),
         },
     };
-    Ok((grammar, peft))
+    Ok((format, peft))
 }
 
 /// Writes the adapter, its head and its manifest into `dir`.
-fn save(run: &Run, model: &Learner, grammar: Grammar, dir: &Path) -> Result<(), TrainError> {
+fn save(run: &Run, model: &Learner, format: Format, dir: &Path) -> Result<(), TrainError> {
     let name = &run.recipe.adapter.name;
     let set = &model.adapted.set;
-    save_adapter(dir, grammar, set, name, &*model.adapted.base)?;
+    save_adapter(dir, format, set, name, &*model.adapted.base)?;
     let config = set.attached(name)?.method().to_string();
     save_head(run, model, dir, config)
 }

@@ -1,4 +1,4 @@
-//! Hiding tokens, for masked language modelling.
+//! Hiding tokens, for masked language modeling.
 
 use adapters_models::{Encoder, TextTokenizer};
 use rand_chacha::ChaCha8Rng;

@@ -6,9 +6,9 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
-use adapters_core::store::{Grammar, LoadOptions, Setup};
-use adapters_core::{Adapted, Ctx, Recorded};
+use adapters_core::{Adapted, Ctx, Format, Recorded};
 use adapters_models::Pretrained;
+use adapters_store::{LoadOptions, Setup};
 use burn::tensor::Tensor;
 use serde_json::{Map, Value, json};
 
@@ -190,7 +190,7 @@ impl Outcome {
         Self {
             dir: dir.to_owned(),
             adapter: dir.join("adapter"),
-            grammar: Grammar::AdapterHub,
+            format: Format::AdapterHub,
             peft: Err("the run was stopped".to_owned()),
             summary: Summary::default(),
             finished: false,

@@ -6,8 +6,9 @@ mod parts;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use adapters_core::store::Pooling;
-use adapters_core::{Quantization, Registry};
+use adapters_core::Registry;
+use adapters_nn::Quantization;
+use adapters_store::Pooling;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -69,7 +70,7 @@ pub struct DataSection {
     /// Data for the final figure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<PathBuf>,
-    /// The number of classes, or their names in order; what masked language modelling does without.
+    /// The number of classes, or their names in order; what masked language modeling does without.
     #[serde(default = "no_labels")]
     pub labels: Labels,
     /// Names of the fields.

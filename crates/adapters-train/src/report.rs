@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use adapters_core::store::Grammar;
+use adapters_core::Format;
 
 use crate::evaluate::Evaluation;
 
@@ -72,9 +72,9 @@ pub struct Outcome {
     pub dir: PathBuf,
     /// The folder of the adapter, with head and manifest.
     pub adapter: PathBuf,
-    /// Its grammar: AdapterHub's, or peft's where that one cannot express the method.
-    pub grammar: Grammar,
-    /// The folder in peft's grammar, or why it cannot be written.
+    /// Its format: AdapterHub's, or peft's where that one cannot express the method.
+    pub format: Format,
+    /// The folder in peft's format, or why it cannot be written.
     pub peft: Result<PathBuf, String>,
     /// The summary, as written.
     pub summary: crate::run_files::Summary,

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 pub use self::summary::{Summary, peak_rss_bytes};
-use adapters_core::atomic::{self, AtomicWriteError};
+use adapters_store::atomic::{self, AtomicWriteError};
 
 /// One of a run's own files could not be read or written.
 #[derive(Debug, thiserror::Error)]

@@ -195,13 +195,13 @@ impl Learner {
     /// Scores the whole of `data`. Of tokens: the mean loss and the share guessed right; no logits.
     pub fn evaluate(&self, data: &Examples, batch_size: usize, device: &Device) -> Result<Evaluation, TrainError> {
         let predict = |indices: &[usize]| self.predict(self.batch(data, indices, EVALUATION, device));
-        if let (Examples::Labelled(labelled, _), Model::Encoder(encoder), Some(Head::Text(head))) =
+        if let (Examples::Labelled(labeled, _), Model::Encoder(encoder), Some(Head::Text(head))) =
             (data, &*self.adapted.base, &self.head)
         {
-            return evaluate_head(encoder, &self.adapted.set, head, labelled, batch_size, device);
+            return evaluate_head(encoder, &self.adapted.set, head, labeled, batch_size, device);
         }
-        if let Examples::Labelled(labelled, _) = data {
-            return evaluate_with(predict, &labelled.lengths, batch_size);
+        if let Examples::Labelled(labeled, _) = data {
+            return evaluate_with(predict, &labeled.lengths, batch_size);
         }
         let (mut loss, mut right, mut count) = (0.0, 0.0, 0usize);
         for indices in eval_batches(data.lengths(), batch_size) {

@@ -6,10 +6,10 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use adapters_core::store::{Pooling, StoreError};
 use adapters_core::{Adapted, Host, Regime, Registry};
 use adapters_models::heads::HeadPooling;
 use adapters_models::{ClassificationHead, Head as FlexibleHead, HeadConfig, Model, Pretrained};
+use adapters_store::{Pooling, StoreError};
 use burn::module::Module;
 use burn::optim::GradientsAccumulator;
 use burn::tensor::Device;
@@ -96,7 +96,7 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
         path: path.clone(),
         reason: e.to_string(),
     })?;
-    adapters_core::atomic::write(&path, recipe_text.as_bytes())?;
+    adapters_store::atomic::write(&path, recipe_text.as_bytes())?;
 
     let (mut state, inputs, attached) = prepare(run)?;
     let mut stopped = on_event(Event::Ready {
@@ -410,7 +410,7 @@ fn trainable_params(model: &Learner) -> usize {
 
 /// A seed for the draws of one forward pass.
 fn pass_seed(seed: u64, pass: u64) -> u64 {
-    // SplitMix64's finaliser: neighbouring passes get unrelated seeds.
+    // SplitMix64's finaliser: neighboring passes get unrelated seeds.
     let mut z = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(pass);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -474,7 +474,7 @@ fn finish(
         });
     }
     let adapter = run.dir.join("adapter");
-    let (grammar, peft) = save_all(run, &model)?;
+    let (format, peft) = save_all(run, &model)?;
     draw_curve(run)?;
     let mut summary = Summary {
         test_accuracy: test.as_ref().map(|t| t.accuracy),
@@ -504,7 +504,7 @@ fn finish(
     Ok(Outcome {
         dir: run.dir.clone(),
         adapter,
-        grammar,
+        format,
         peft,
         summary,
         finished: true,

@@ -1,41 +1,41 @@
 #![doc = include_str!("../README.md")]
 
-mod adaptive;
+mod adalora;
 mod boft;
-mod circulant;
-mod fourier;
-mod high_rank;
-mod kronecker;
+mod c3a;
+mod delora;
+mod fourierft;
+mod hira;
+mod hra;
+mod ln_tuning;
 mod loha;
-mod normalised;
-mod norms;
+mod lokr;
+mod miss;
 mod oft;
-mod reflections;
 mod road;
 mod rotation;
-mod shards;
-mod tokens;
+mod trainable_tokens;
 mod tuner;
-mod vector_bank;
+mod vblora;
 
 use adapters_core::MethodFamily;
 
-pub use adaptive::{Adalora, Triplets};
+pub use adalora::{Adalora, Triplets};
 pub use boft::{Boft, ScaledRotation};
-pub use circulant::{C3a, Circulant};
-pub use fourier::{Fourierft, Spectrum};
-pub use high_rank::{HadamardOfWeight, Hira};
-pub use kronecker::{Kronecker, Lokr};
+pub use c3a::{C3a, Circulant};
+pub use delora::{Delora, Normalized};
+pub use fourierft::{Fourierft, Spectrum};
+pub use hira::{HadamardOfWeight, Hira};
+pub use hra::{Hra, Reflections};
+pub use ln_tuning::LnTuning;
 pub use loha::{Hadamard, Loha};
-pub use normalised::{Delora, Normalised};
-pub use norms::LnTuning;
+pub use lokr::{Kronecker, Lokr};
+pub use miss::{Miss, Shard};
 pub use oft::{Oft, Rotation};
-pub use reflections::{Hra, Reflections};
 pub use road::{PairRotation, Road, RoadVariant};
-pub use shards::{Miss, Shard};
-pub use tokens::{TokenRows, TrainableTokens};
+pub use trainable_tokens::{TokenRows, TrainableTokens};
 pub use tuner::{Tuned, Tuner, TunerFamily};
-pub use vector_bank::{Mixtures, Vblora};
+pub use vblora::{Mixtures, Vblora};
 
 /// Reads the configurations of every method of this crate.
 pub const FAMILIES: [&dyn MethodFamily; 15] = [

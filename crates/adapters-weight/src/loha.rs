@@ -1,11 +1,12 @@
 //! LoHa: the elementwise product of two low-rank products.
 
-use adapters_core::ops::project;
 use adapters_core::target::ModuleFields;
 use adapters_core::{
     Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
-    SiteLayer, draw,
+    SiteLayer,
 };
+use adapters_nn::draw;
+use adapters_nn::ops::project;
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};

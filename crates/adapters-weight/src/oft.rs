@@ -3,8 +3,9 @@
 use adapters_core::target::ModuleFields;
 use adapters_core::{
     Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, ParamValues, Regime, Shared,
-    SiteAdapter, SiteInfo, SiteLayer, draw, store::Tensors,
+    SiteAdapter, SiteInfo, SiteLayer, Tensors,
 };
+use adapters_nn::draw;
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};

@@ -3,8 +3,9 @@
 use adapters_core::target::ModuleFields;
 use adapters_core::{
     Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
-    SiteLayer, draw, float_weight,
+    SiteLayer,
 };
+use adapters_nn::{draw, float_weight};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};

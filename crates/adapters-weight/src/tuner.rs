@@ -4,11 +4,10 @@ use std::fmt::{self, Debug};
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use adapters_core::store::Grammar;
 use adapters_core::target::{ModuleFields, ModulePattern, Target};
 use adapters_core::{
-    Attached, Build, ConfigError, ConfigPart, Error, Host, Method, MethodFamily, Regime, Role, Shared, SiteInfo,
-    SiteLayer, StoredConfig, config,
+    Attached, Build, ConfigError, ConfigPart, Error, Format, Host, Method, MethodFamily, Regime, Role, Shared,
+    SiteInfo, SiteLayer, StoredConfig, config,
 };
 use burn::tensor::Tensor;
 use serde::Serialize;
@@ -219,18 +218,18 @@ impl<T: Tuner> Method for Tuned<T> {
         self.0.build_shared(build)
     }
 
-    fn key(&self, _grammar: Grammar, site: &SiteInfo, _adapter: &str, param: &str) -> String {
+    fn key(&self, _format: Format, site: &SiteInfo, _adapter: &str, param: &str) -> String {
         format!("{}.{}", site.path, T::key(param))
     }
 
-    fn inside(&self, grammar: Grammar, outer: &Map<String, Value>) -> Option<Map<String, Value>> {
-        match grammar {
-            Grammar::AdapterHub => None,
-            Grammar::Peft => self.0.inside(outer),
+    fn inside(&self, format: Format, outer: &Map<String, Value>) -> Option<Map<String, Value>> {
+        match format {
+            Format::AdapterHub => None,
+            Format::Peft => self.0.inside(outer),
         }
     }
 
-    fn key_inside(&self, _grammar: Grammar, site: &SiteInfo, _adapter: &str, param: &str) -> String {
+    fn key_inside(&self, _format: Format, site: &SiteInfo, _adapter: &str, param: &str) -> String {
         format!("{}.{}", site.path, T::key_inside(param))
     }
 
@@ -246,10 +245,10 @@ impl<T: Tuner> Method for Tuned<T> {
         self.0.penalty(adapter)
     }
 
-    fn wire(&self, grammar: Grammar, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, Error> {
-        if grammar != Grammar::Peft {
+    fn wire(&self, format: Format, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, Error> {
+        if format != Format::Peft {
             let refused = ConfigError::NotExpressible {
-                grammar,
+                format,
                 what: "this method",
             };
             return Err(Error::config(T::NAME, refused));
@@ -305,14 +304,14 @@ impl<T: Tuner> MethodFamily for TunerFamily<T> {
     }
 
     fn read(&self, stored: &StoredConfig<'_>) -> Option<Result<Arc<dyn Method>, Error>> {
-        let mine = stored.grammar == Grammar::Peft && stored.fields.get("peft_type")? == T::PEFT_TYPE;
+        let mine = stored.format == Format::Peft && stored.fields.get("peft_type")? == T::PEFT_TYPE;
         mine.then(|| method::<T>(stored.fields.clone()))
     }
 
     fn inside(&self, stored: &StoredConfig<'_>) -> Vec<(&'static str, Map<String, Value>)> {
-        match stored.grammar {
-            Grammar::AdapterHub => Vec::new(),
-            Grammar::Peft => T::read_inside(stored.fields),
+        match stored.format {
+            Format::AdapterHub => Vec::new(),
+            Format::Peft => T::read_inside(stored.fields),
         }
     }
 }
@@ -335,7 +334,7 @@ mod tests {
         let read = |field: &str, value: Value| {
             let fields = json!({"peft_type": "FOURIERFT", "target_modules": ["query"], field: value});
             let stored = StoredConfig {
-                grammar: Grammar::Peft,
+                format: Format::Peft,
                 fields: fields.as_object().unwrap(),
                 version: None,
                 versioned: false,

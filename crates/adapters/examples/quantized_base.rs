@@ -16,9 +16,10 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use adapters::core::{Quantization, float_weight, quantize};
+use adapters::core::quantize;
 use adapters::models::bert::{BertConfig, BertModel};
 use adapters::models::{Encoder, EncoderInput, ModelError, Pretrained};
+use adapters::nn::{Quantization, float_weight};
 use adapters::{AdapterSet, Ctx, Host, method};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};

@@ -6,9 +6,11 @@ mod presets;
 
 pub use adapters_core as core;
 pub use adapters_core::{
-    Adapted, AdapterSet, AttachReport, Composition, Ctx, Error, ForPaths, Frozen, Host, Method, Registry, Site,
-    WeightDoor, merge, store,
+    Adapted, AdapterSet, AttachReport, Composition, Ctx, Error, Format, Frozen, Host, Method, Registry, Site, merge,
 };
+pub use adapters_nn as nn;
+pub use adapters_reparam::{ForPaths, WeightDoor};
+pub use adapters_store as store;
 pub use device::{DeviceError, available_devices, parse_device};
 pub use methods::{METHODS, method};
 
@@ -31,7 +33,7 @@ pub use adapters_weight as weight;
 
 /// What most programs need.
 pub mod prelude {
-    pub use crate::{AdapterSet, Composition, Ctx, METHODS, method, store::Grammar};
+    pub use crate::{AdapterSet, Composition, Ctx, Format, METHODS, method};
     #[cfg(feature = "models")]
     pub use adapters_models::{Encoder, EncoderInput, Pretrained};
 }

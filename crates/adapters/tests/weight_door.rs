@@ -154,7 +154,7 @@ fn every_weight_method_goes_through_the_door() {
         let adapted = randomised(adapted);
         let after = adapted.forward(x.clone()).into_data();
         assert_ne!(after, before, "{config}");
-        // Materialised, the plain layer computes the same.
+        // Materialized, the plain layer computes the same.
         let plain = adapted.materialize();
         plain
             .forward(x)

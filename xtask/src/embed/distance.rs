@@ -126,7 +126,7 @@ fn kind(name: &str) -> String {
         .join(".")
 }
 
-/// The table of errors: quantised kinds one a line, then everything.
+/// The table of errors: quantized kinds one a line, then everything.
 pub(super) fn report(kinds: &BTreeMap<String, Distance>) -> String {
     let width = kinds.keys().map(String::len).max().unwrap_or(0);
     let line = |name: &str, d: &Distance| {
@@ -142,13 +142,13 @@ pub(super) fn report(kinds: &BTreeMap<String, Distance>) -> String {
         "{:width$}  {:>7}  {:>10}  {:>12}  {:>12}\n",
         "kind", "tensors", "weights", "max |error|", "relative RMS"
     );
-    let quantised = |d: &&Distance| d.squared_error > 0.0;
-    for (name, distance) in kinds.iter().filter(|(_, d)| quantised(d)) {
+    let quantized = |d: &&Distance| d.squared_error > 0.0;
+    for (name, distance) in kinds.iter().filter(|(_, d)| quantized(d)) {
         text.push_str(&line(name, distance));
     }
     let exact = kinds
         .values()
-        .filter(|d| !quantised(d))
+        .filter(|d| !quantized(d))
         .fold(Distance::default(), |sum, d| sum.merge(*d));
     text.push_str(&line("(exact)", &exact));
     let all = kinds.values().fold(Distance::default(), |sum, d| sum.merge(*d));

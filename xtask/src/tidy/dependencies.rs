@@ -7,11 +7,12 @@ use super::{Finding, METHOD_CRATES};
 /// Which crates of this workspace a crate may use; `None` when any.
 fn allowed(package: &str) -> Option<&'static [&'static str]> {
     match package {
-        "adapters-kernels" => Some(&[]),
-        "adapters-core" => Some(&["adapters-kernels"]),
-        "adapters-models" => Some(&["adapters-core"]),
-        "adapters-train" => Some(&["adapters-core", "adapters-models"]),
-        _ if METHOD_CRATES.contains(&package) => Some(&["adapters-core"]),
+        "adapters-nn" => Some(&[]),
+        "adapters-core" => Some(&["adapters-nn"]),
+        "adapters-store" => Some(&["adapters-core", "adapters-nn"]),
+        "adapters-reparam" | "adapters-models" => Some(&["adapters-core", "adapters-nn", "adapters-store"]),
+        "adapters-train" => Some(&["adapters-core", "adapters-models", "adapters-nn", "adapters-store"]),
+        _ if METHOD_CRATES.contains(&package) => Some(&["adapters-core", "adapters-nn"]),
         _ => None,
     }
 }

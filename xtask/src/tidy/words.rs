@@ -42,7 +42,7 @@ const MODELS: [&str; 10] = [
 
 /// Words that a crate may use although they name something else too: the crate and the word.
 const EXCEPTIONS: [(&str, &str); 2] = [
-    // Published configurations call an initialisation `bert`.
+    // Published configurations call an initialization `bert`.
     ("adapters-bottleneck", "bert"),
     ("adapters-lora", "bert"),
 ];

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use adapters::core::normalised;
+use adapters::core::normalized;
 use adapters::lora::{Combination, SignElection};
 use adapters::models::Pretrained;
 use adapters::store::{LoadOptions, Manifest, load_adapter, save_adapter};
@@ -30,7 +30,7 @@ pub fn run(args: AverageArgs) -> Result<(), Failure> {
     let base = Pretrained::open(&dir)?.model(&device)?;
     let mut set = AdapterSet::new();
     let mut weights = Vec::new();
-    let mut grammar = None;
+    let mut format = None;
     for (index, (folder, weight)) in parts.iter().enumerate() {
         // Folders may name their adapters alike.
         let name = format!("part {index}");
@@ -40,7 +40,7 @@ pub fn run(args: AverageArgs) -> Result<(), Failure> {
             ..LoadOptions::default()
         };
         let report = load_adapter(folder, &mut set, &base, METHODS, &options, &device)?;
-        grammar.get_or_insert(report.grammar);
+        format.get_or_insert(report.format);
         weights.push((name, *weight));
     }
     let name = folder_name(&args.out);
@@ -56,13 +56,13 @@ pub fn run(args: AverageArgs) -> Result<(), Failure> {
         None => {
             let weights = match args.raw {
                 true => weights,
-                false => normalised(&weights.iter().map(|(n, w)| (n.as_str(), *w)).collect::<Vec<_>>())?,
+                false => normalized(&weights.iter().map(|(n, w)| (n.as_str(), *w)).collect::<Vec<_>>())?,
             };
             set.average(&name, &weights)?;
         }
     }
-    if let Some(grammar) = grammar {
-        save_adapter(&args.out, grammar, &set, &name, &base)?;
+    if let Some(format) = format {
+        save_adapter(&args.out, format, &set, &name, &base)?;
         Manifest {
             name: name.clone(),
             config: set.attached(&name)?.method().to_string(),

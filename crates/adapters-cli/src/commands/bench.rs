@@ -5,8 +5,9 @@
 
 use std::time::Instant;
 
+use adapters::core::Format;
 use adapters::models::{ClassificationHead, Encoded, EncoderInput, Pretrained, SequenceClassifier};
-use adapters::store::{Grammar, LoadOptions, Pooling, load_adapter, save_adapter};
+use adapters::store::{LoadOptions, Pooling, load_adapter, save_adapter};
 use adapters::train::{adamw, cross_entropy, peak_rss_bytes};
 use adapters::{Adapted, AdapterSet, Host, METHODS, method};
 use burn::module::Module;
@@ -85,13 +86,7 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
 
     let folder = tempfile::tempdir().map_err(|e| Failure::new(format!("no temporary folder: {e}"), "set TMPDIR"))?;
     times.push(time("save", &mut || {
-        save_adapter(
-            folder.path(),
-            Grammar::AdapterHub,
-            &adapted.set,
-            "bench",
-            &*adapted.base,
-        )?;
+        save_adapter(folder.path(), Format::AdapterHub, &adapted.set, "bench", &*adapted.base)?;
         Ok(())
     })?);
     times.push(time("load", &mut || {

@@ -32,7 +32,7 @@ pub fn run(args: EjectArgs) -> Result<(), Failure> {
     let report = load_adapter(&args.adapter, &mut set, &base, METHODS, &options, &device)?;
     let name = report.attached.adapter;
     let ejected = eject(&mut set, &name, &base)?;
-    let files = save_adapter(&args.out, report.grammar, &set, &name, &base)?;
+    let files = save_adapter(&args.out, report.format, &set, &name, &base)?;
     let config = set.attached(&name)?.method().to_string();
     if let Some(manifest) = manifest {
         if let Some(head) = &manifest.head {

@@ -1,6 +1,7 @@
 //! `adapters eval`
 
-use adapters::store::{Tensors, write_safetensors};
+use adapters::core::Tensors;
+use adapters::store::write_safetensors;
 use adapters::train::{Dataset, EncodedData, Fields, LabelKind};
 use burn::tensor::TensorData;
 

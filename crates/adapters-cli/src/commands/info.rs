@@ -81,7 +81,7 @@ fn adapter(args: &InfoArgs) -> Result<(), Failure> {
     let (adapted, report) = loading::adapted(base, &args.path, args.allow_bin, &device)?;
     let attached = adapted.set.attached(&report.attached.adapter)?;
     say!("adapter {} in {}", attached.name(), args.path.display());
-    say!("format {}, weights {}", report.grammar, report.weights.display());
+    say!("format {}, weights {}", report.format, report.weights.display());
     say!("config {}", attached.method());
     say!(
         "parameters {} ({:.3} % of the base)",

@@ -47,7 +47,7 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
     );
     say!(
         "wrote {dir}/adapter          adapter ({} format), {}manifest",
-        outcome.grammar,
+        outcome.format,
         if kind.writes() { "" } else { "head, " }
     );
     match &outcome.peft {

@@ -1,4 +1,4 @@
-//! A tiny task: a random BERT of width 16, a word tokenizer of sixteen words, forty labelled sentences.
+//! A tiny task: a random BERT of width 16, a word tokenizer of sixteen words, forty labeled sentences.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -99,7 +99,7 @@ fn tokenizer() -> serde_json::Value {
     })
 }
 
-/// Sentences of one to four words, labelled by whether they say good or bad.
+/// Sentences of one to four words, labeled by whether they say good or bad.
 fn sentences(count: usize) -> String {
     let line = |i: usize| {
         let filler: Vec<&str> = (0..i % 4).map(|k| WORDS[6 + (i * 3 + k * 5) % 9]).collect();

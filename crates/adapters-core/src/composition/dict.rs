@@ -13,8 +13,8 @@
 //!
 //! - A `Fuse` with a name of its own is written with `"kwargs": {"name": ..}`. The reference loses the name, and then
 //!   looks for the fusion layer under another one; its `from_dict()` reads ours.
-//! - `weights` are read as they are. They were normalised, or meant not to be, before they were written; the reference's
-//!   `from_dict()` normalises them again.
+//! - `weights` are read as they are. They were normalized, or meant not to be, before they were written; the reference's
+//!   `from_dict()` normalizes them again.
 
 use std::fmt;
 
@@ -24,7 +24,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::{BlockKind, Composition, CompositionError, Location, MAX_NESTING, equal_weights, normalized};
-use crate::error::nearest;
+use adapters_nn::nearest;
 
 impl Composition {
     /// The dictionary form. Weights that are not finite, which [`Composition::validate`] refuses, become null.

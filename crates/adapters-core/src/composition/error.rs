@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::BlockKind;
-use crate::error::did_you_mean;
+use adapters_nn::did_you_mean;
 
 /// Where a form could not be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,7 +133,7 @@ pub enum CompositionError {
         /// The number of entries.
         found: usize,
     },
-    /// A weight that is infinite or not a number, for instance because weights that add up to zero were normalised.
+    /// A weight that is infinite or not a number, for instance because weights that add up to zero were normalized.
     #[error("`{part}` at {path}: expected finite weights, found {weight} for child {index}")]
     Weight {
         /// Which child it is, from the root on.

@@ -170,7 +170,7 @@ pub enum Composition {
     Average {
         /// The setups.
         children: Vec<Composition>,
-        /// The weights that act, that is after any normalisation; `1 / n` each by default.
+        /// The weights that act, that is after any normalization; `1 / n` each by default.
         weights: Vec<f64>,
     },
     /// Each row of the batch goes to the child of its task (MTL-LoRA, Yang et al., 2024).
@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_are_normalised_as_in_the_reference() {
+    fn weights_are_normalized_as_in_the_reference() {
         let Composition::Average { weights, .. } = Composition::weighted_average(["a", "b"], [3.0, 1.0]) else {
             unreachable!()
         };

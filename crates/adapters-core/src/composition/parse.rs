@@ -14,7 +14,7 @@ use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
 use super::{BlockKind, Composition, CompositionError, Location, MAX_NESTING, equal_weights, normalized};
-use crate::error::nearest;
+use adapters_nn::nearest;
 
 impl FromStr for Composition {
     type Err = CompositionError;

@@ -2,7 +2,7 @@
 
 use crate::composition::Composition;
 use crate::error::Error;
-use crate::layer::SiteLayer;
+use crate::method::layer::SiteLayer;
 use crate::set::{AdapterSet, Attached};
 
 /// Why a kind of block has no meaning for a layer.
@@ -11,7 +11,7 @@ type Refusal = Option<&'static str>;
 const TOGETHER: Refusal = Some("keys and values are seen from every position, so that a sequence has no parts there");
 const NO_MEAN: Refusal = Some("its keys and values stand beside the sequence's own and have no mean");
 const UNLIKE: &str = "it multiplies what another only adds to, or the other way round";
-const ONE_NORM: Refusal = Some("it replaces the parameters of a normalisation, which are the same for all rows");
+const ONE_NORM: Refusal = Some("it replaces the parameters of a normalization, which are the same for all rows");
 const CHANGES: Refusal = Some("it changes a layer or what goes into it, of which there is one for the whole batch");
 
 impl AdapterSet {

@@ -1,8 +1,8 @@
 //! Adapters before which no token stands, and which still move the tokens' positions.
 
-use crate::compose::Active;
 use crate::composition::Composition;
 use crate::error::Error;
+use crate::pass::compose::Active;
 use crate::set::AdapterSet;
 
 impl AdapterSet {

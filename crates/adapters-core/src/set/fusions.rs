@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 
-use crate::attach::{AttachReport, build};
-use crate::error::{Error, nearest};
+use crate::set::attach::{AttachReport, build};
+use adapters_nn::nearest;
+
+use crate::error::Error;
 use crate::fusion::{Fusion, FusionConfig, FusionLayer};
 use crate::host::Host;
-use crate::layer::SiteLayer;
 use crate::method::Method;
+use crate::method::layer::SiteLayer;
 use crate::set::{AdapterSet, Attached};
 use crate::site::Site;
 
@@ -53,7 +55,11 @@ impl AdapterSet {
     }
 
     /// Builds a fusion without adding it.
-    pub(crate) fn build_fusion(
+    ///
+    /// # Errors
+    ///
+    /// As [`attach_named_fusion`](Self::attach_named_fusion), but for names.
+    pub fn build_fusion(
         &self,
         name: &str,
         adapters: &[&str],
@@ -70,7 +76,11 @@ impl AdapterSet {
     }
 
     /// Adds a built fusion.
-    pub(crate) fn insert_fusion(&mut self, fusion: Attached) -> Result<(), Error> {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NameTaken`].
+    pub fn insert_fusion(&mut self, fusion: Attached) -> Result<(), Error> {
         self.check_free(fusion.name())?;
         self.fusions.push(fusion);
         Ok(())

@@ -7,9 +7,9 @@ use burn::module::ParamId;
 
 use crate::host::Host;
 use crate::method::Method;
+use crate::method::codec::Format;
 use crate::set::AdapterSet;
 use crate::site::SiteInfo;
-use crate::store::Grammar;
 
 /// Where a parameter of a set lives.
 #[derive(Clone, Debug)]
@@ -29,24 +29,24 @@ pub struct ParamPlace<'a> {
 }
 
 impl ParamPlace<'_> {
-    /// The key of the parameter in a storage grammar, for an adapter of `host` stored as `name`.
-    pub fn key(&self, grammar: Grammar, name: &str, host: &dyn Host) -> String {
-        let [own, _] = self.keys(grammar, name, host);
+    /// The key of the parameter in a storage format, for an adapter of `host` stored as `name`.
+    pub fn key(&self, format: Format, name: &str, host: &dyn Host) -> String {
+        let [own, _] = self.keys(format, name, host);
         own
     }
 
     /// The keys a file may have for it: that of the model's own class, and that of a class around or inside it.
-    pub fn keys(&self, grammar: Grammar, name: &str, host: &dyn Host) -> [String; 2] {
+    pub fn keys(&self, format: Format, name: &str, host: &dyn Host) -> [String; 2] {
         let prefix = host.base_prefix();
         let (key, at_a_path) = match self.info {
             Some(info) => {
-                let key = self.method.key(grammar, info, name, &self.param);
+                let key = self.method.key(format, info, name, &self.param);
                 let at_a_path = key.starts_with(&info.path);
                 (key, at_a_path)
             }
-            None => (self.method.shared_key(grammar, name, &self.param), false),
+            None => (self.method.shared_key(format, name, &self.param), false),
         };
-        if self.info.is_none() && grammar == Grammar::Peft {
+        if self.info.is_none() && format == Format::Peft {
             return [key.clone(), key];
         }
         let [own, other] = match (host.is_larger_class(), at_a_path) {
@@ -55,11 +55,11 @@ impl ParamPlace<'_> {
             (true, false) => [format!("{prefix}{key}"), key],
             (true, true) => [key.clone(), key.strip_prefix(prefix).unwrap_or(&key).to_owned()],
         };
-        let of_grammar = match self.info {
-            Some(_) => grammar.key_prefix(),
+        let of_format = match self.info {
+            Some(_) => format.key_prefix(),
             None => "",
         };
-        [own, other].map(|key| format!("{of_grammar}{key}"))
+        [own, other].map(|key| format!("{of_format}{key}"))
     }
 
     /// Path of the module it belongs to in the published checkpoint, or `shared`.

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use adapters_core::store::Grammar;
 use adapters_core::target::{ModulePattern, ModuleTarget};
-use adapters_core::{ConfigError, Host, Role, SiteInfo};
+use adapters_core::{ConfigError, Format, Host, Role, SiteInfo};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -224,7 +223,7 @@ fn target(wire: &mut LoraWire) -> LoraTarget {
 fn low_rank(mut wire: LoraWire) -> Result<LoraConfig, ConfigError> {
     let scaling = match (wire.use_gating, wire.use_rslora) {
         (false, false) => Scaling::Standard,
-        (false, true) => Scaling::RankStabilised,
+        (false, true) => Scaling::RankStabilized,
         (true, false) => Scaling::Gated,
         (true, true) => {
             return Err(ConfigError::OutOfRange {
@@ -364,7 +363,7 @@ fn from_low_rank(config: LoraConfig) -> LoraWire {
         layers,
         rank_pattern: config.rank_pattern,
         alpha_pattern: config.alpha_pattern,
-        use_rslora: config.scaling == Scaling::RankStabilised,
+        use_rslora: config.scaling == Scaling::RankStabilized,
         bias: config.bias,
         lora_bias: config.up_bias,
         modules_to_save: config.modules_to_save,
@@ -380,7 +379,7 @@ fn from_low_rank(config: LoraConfig) -> LoraWire {
 pub(crate) fn to_adapterhub(variant: &Variant, sites: &[&SiteInfo], host: &dyn Host) -> Result<LoraWire, ConfigError> {
     let refuse = |what| {
         Err(ConfigError::NotExpressible {
-            grammar: Grammar::AdapterHub,
+            format: Format::AdapterHub,
             what,
         })
     };
@@ -416,7 +415,7 @@ pub(crate) fn to_adapterhub(variant: &Variant, sites: &[&SiteInfo], host: &dyn H
         wire.intermediate_lora = places.intermediate;
         wire.output_lora = places.output;
         wire.leave_out = places.leave_out;
-        // What peft's file said beyond the family's fields has no place in this grammar.
+        // What peft's file said beyond the family's fields has no place in this format.
         wire.extra.clear();
     }
     Ok(wire)

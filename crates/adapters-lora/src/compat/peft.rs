@@ -1,9 +1,8 @@
 //! Peft's `LoraConfig`, `IA3Config` and `VeraConfig`.
 
 use adapters_core::config::{from_fields, to_fields};
-use adapters_core::store::Grammar;
 use adapters_core::target::{ModuleFields, ModulePattern, ModuleTarget};
-use adapters_core::{ConfigError, Host, SiteInfo};
+use adapters_core::{ConfigError, Format, Host, SiteInfo};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -186,7 +185,7 @@ fn lora(wire: PeftLoraWire) -> Result<Variant, ConfigError> {
         rank: wire.r,
         alpha: wire.lora_alpha,
         scaling: if wire.use_rslora {
-            Scaling::RankStabilised
+            Scaling::RankStabilized
         } else {
             Scaling::Standard
         },
@@ -252,7 +251,7 @@ pub(crate) fn to_peft(
 ) -> Result<Map<String, Value>, ConfigError> {
     let refuse = |what| {
         Err(ConfigError::NotExpressible {
-            grammar: Grammar::Peft,
+            format: Format::Peft,
             what,
         })
     };
@@ -313,7 +312,7 @@ fn lora_fields(
 ) -> Result<Map<String, Value>, ConfigError> {
     if config.scaling == Scaling::Gated {
         return Err(ConfigError::NotExpressible {
-            grammar: Grammar::Peft,
+            format: Format::Peft,
             what: "a gated scale",
         });
     }
@@ -327,7 +326,7 @@ fn lora_fields(
         lora_dropout: config.dropout,
         rank_pattern: config.rank_pattern.clone(),
         alpha_pattern: config.alpha_pattern.clone(),
-        use_rslora: config.scaling == Scaling::RankStabilised,
+        use_rslora: config.scaling == Scaling::RankStabilized,
         use_dora,
         lora_bias: config.up_bias,
         bias: config.bias,

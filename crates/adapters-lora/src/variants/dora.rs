@@ -2,9 +2,8 @@
 
 use std::borrow::Cow;
 
-use adapters_core::{
-    Call, ConfigError, LinearState, LinearWeight, NamedParams, NotMergeable, Shared, SiteAdapter, ops,
-};
+use adapters_core::{Call, ConfigError, LinearState, LinearWeight, NamedParams, NotMergeable, Shared, SiteAdapter};
+use adapters_nn::ops;
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;
 

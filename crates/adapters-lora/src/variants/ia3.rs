@@ -3,9 +3,8 @@
 use std::borrow::Cow;
 
 use adapters_core::target::ModulePattern;
-use adapters_core::{
-    Call, ConfigError, LinearState, LinearWeight, NamedParams, NotMergeable, Shared, SiteAdapter, ops,
-};
+use adapters_core::{Call, ConfigError, LinearState, LinearWeight, NamedParams, NotMergeable, Shared, SiteAdapter};
+use adapters_nn::ops;
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;
 use serde_json::{Map, Value};

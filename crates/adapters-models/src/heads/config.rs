@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use adapters_core::nearest;
-use adapters_core::ops::Activation;
+use adapters_nn::nearest;
+use adapters_nn::ops::Activation;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -35,7 +35,7 @@ pub enum HeadKind {
         /// What it reads.
         pooling: HeadPooling,
     },
-    /// Which of several texts is the right one. The texts of a question are neighbouring rows.
+    /// Which of several texts is the right one. The texts of a question are neighboring rows.
     MultipleChoice {
         /// Texts to choose from.
         choices: usize,
@@ -50,7 +50,7 @@ pub enum HeadKind {
     LanguageModel {
         /// Which one.
         objective: Objective,
-        /// A normalisation after each layer but the last.
+        /// A normalization after each layer but the last.
         layer_norm: bool,
         /// Whether a position predicts the token after it.
         shift_labels: bool,
@@ -186,7 +186,7 @@ impl HeadConfig {
         Self::new(HeadKind::Classification { pooling }, numbered(1))
     }
 
-    /// The masked language model of the reference: two layers, `gelu`, a normalisation.
+    /// The masked language model of the reference: two layers, `gelu`, a normalization.
     pub fn masked_lm() -> Self {
         let kind = HeadKind::LanguageModel {
             objective: Objective::Masked,
@@ -196,7 +196,7 @@ impl HeadConfig {
         Self::new(kind, [] as [&str; 0])
     }
 
-    /// The causal language model the reference adds by name: two layers, `gelu`, a normalisation and a bias.
+    /// The causal language model the reference adds by name: two layers, `gelu`, a normalization and a bias.
     pub fn causal_lm() -> Self {
         let kind = HeadKind::LanguageModel {
             objective: Objective::Causal,

@@ -3,9 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use adapters_core::store::{
-    StoreError, Tensors, read_json, read_pytorch, read_safetensors, write_json, write_safetensors,
-};
+use adapters_core::Tensors;
+use adapters_store::{StoreError, read_json, read_pytorch, read_safetensors, write_json, write_safetensors};
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
 use serde_json::{Map, Value};

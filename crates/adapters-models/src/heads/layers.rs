@@ -4,9 +4,9 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
-use adapters_core::ops::{self, Activation};
-use adapters_core::store::values;
-use adapters_core::{Ctx, Host, NamedParams, draw, with_fresh_ids};
+use adapters_core::{Ctx, Host, NamedParams, values, with_fresh_ids};
+use adapters_nn::draw;
+use adapters_nn::ops::{self, Activation};
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -52,7 +52,7 @@ pub(super) struct LastLayer {
 }
 
 impl Head {
-    /// A new head: weights normal with standard deviation 0.02, biases zero, normalisations one and zero.
+    /// A new head: weights normal with standard deviation 0.02, biases zero, normalizations one and zero.
     ///
     /// # Errors
     ///
@@ -174,7 +174,7 @@ impl Head {
     }
 
     /// The sum of heads times their weights, as a head of its own. Weights are taken as they are; the reference divides them by
-    /// their sum first, as [`normalised`](adapters_core::normalised) does.
+    /// their sum first, as [`normalized`](adapters_core::normalized) does.
     ///
     /// # Errors
     ///
@@ -222,12 +222,12 @@ impl Head {
 }
 
 impl HeadConfig {
-    /// Whether a normalisation follows each layer but the last.
+    /// Whether a normalization follows each layer but the last.
     pub(super) fn has_norm(&self) -> bool {
         matches!(self.kind, HeadKind::LanguageModel { layer_norm: true, .. })
     }
 
-    /// Places in the published sequence of modules: of each layer and its normalisation, and of the last layer.
+    /// Places in the published sequence of modules: of each layer and its normalization, and of the last layer.
     pub(super) fn places(&self) -> (Vec<(usize, usize)>, usize) {
         let dropout = usize::from(!self.kind.is_language_model());
         let activation = usize::from(self.activation.is_some());

@@ -29,7 +29,7 @@ pub trait HeadBase: Host {
     /// Tokens in the vocabulary.
     fn vocab_size(&self) -> usize;
 
-    /// Epsilon of the layer normalisations.
+    /// Epsilon of the layer normalizations.
     fn norm_epsilon(&self) -> f64;
 
     /// Dropout probability of a head that names none.

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use adapters_core::store::{HeadSetup, Setup};
-use adapters_core::{Composition, Ctx, nearest};
+use adapters_core::{Composition, Ctx};
+use adapters_nn::nearest;
+use adapters_store::{HeadSetup, Setup};
 use burn::module::Module;
 use burn::tensor::{Bool, Device, Tensor};
 

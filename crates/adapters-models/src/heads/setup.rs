@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use adapters_core::store::{HeadSetup, LoadOptions, Setup};
 use adapters_core::{AdapterSet, Registry};
+use adapters_store::{HeadSetup, LoadOptions, Setup};
 use burn::tensor::Device;
 
 use crate::error::ModelError;

@@ -1,6 +1,6 @@
 //! T5 as adapters see it: its sites, and the weights at them.
 
-use adapters_core::{Host, NormWeight, Normalisation, Role, Site, SiteInfo, SiteKind, Stack};
+use adapters_core::{Host, NormWeight, Normalization, Role, Site, SiteInfo, SiteKind, Stack};
 use burn::nn::{Embedding, Linear, RmsNorm};
 
 use crate::t5::{EMBEDDING, LM_HEAD, PREFIX, T5Attention, T5Config, T5Layer, T5Model, T5Stack, TOKENS, WORDS};

@@ -4,7 +4,8 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use adapters_core::{Ctx, ops};
+use adapters_core::Ctx;
+use adapters_nn::ops;
 use burn::tensor::{Bool, Tensor};
 
 use crate::encoder_decoder::{EncodedInput, EncoderDecoderInput};

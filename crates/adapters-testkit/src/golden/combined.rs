@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use adapters::core::store::{LoadOptions, load_adapter};
-use adapters::core::{ParamValues, normalised};
+use adapters::core::{ParamValues, normalized};
 use adapters::lora::{Combination, SignElection};
 use adapters::models::Model;
 use adapters::prefix::eject;
+use adapters::store::{LoadOptions, load_adapter};
 use adapters::{AdapterSet, METHODS};
 use burn::tensor::{Device, TensorData};
 use serde_json::Value;
@@ -38,7 +38,7 @@ impl Combined<'_> {
             .zip(op.weights.iter().copied())
             .collect();
         let weights = match op.op == AVERAGE && op.normalize_weights {
-            true => normalised(&weights)?,
+            true => normalized(&weights)?,
             false => weights
                 .into_iter()
                 .map(|(name, weight)| (name.to_owned(), weight))

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use adapters::core::store::read_safetensors;
 use adapters::models::{CausalInput, EncoderDecoderInput, EncoderInput, Head, Model, Pretrained};
+use adapters::store::read_safetensors;
 use adapters::{Ctx, Host};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use adapters::core::store::Tensors;
+use adapters::core::Tensors;
 use adapters::core::{Record, Recorded, Role, Site, SiteInfo, Stack};
 use burn::tensor::TensorData;
 

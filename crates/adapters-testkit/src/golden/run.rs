@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use adapters::core::store::{
-    LoadOptions, Setup, Tensors, load_adapter, load_fusion, read_json, read_safetensors, save_adapter, save_fusion,
-    write_safetensors,
-};
+use adapters::core::Format;
+use adapters::core::Tensors;
 use adapters::core::{Active, Merged, Record, merge};
 use adapters::models::Model;
-use adapters::store::Grammar;
+use adapters::store::{
+    LoadOptions, Setup, load_adapter, load_fusion, read_json, read_safetensors, save_adapter, save_fusion,
+    write_safetensors,
+};
 use adapters::{AdapterSet, Composition, Ctx, Host, METHODS};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
@@ -103,11 +104,11 @@ impl Prepared {
         let case: Case = read_json(&dir.join("case.json"))?;
         case.check_features()?;
         let top = Top::of(&case, dir, &self.checkpoint, &self.base, &options.device)?;
-        let (mut set, mut grammars) = self.load_adapters(&case, dir, true, &options.device)?;
+        let (mut set, mut formats) = self.load_adapters(&case, dir, true, &options.device)?;
         if let Some(out) = &options.resave {
             let out = out.join(&outcome.model).join(&outcome.case);
-            for (name, grammar) in &grammars {
-                save_adapter(&out.join("adapters").join(name), *grammar, &set, name, &self.base)?;
+            for (name, format) in &formats {
+                save_adapter(&out.join("adapters").join(name), *format, &set, name, &self.base)?;
             }
             for (name, folder) in case.fusion_dirs()? {
                 save_fusion(&out.join(folder), &set, name, &self.base)?;
@@ -130,12 +131,12 @@ impl Prepared {
                 .run(op, &mut set)?,
             );
             let name = op.name.clone().unwrap_or_default();
-            let grammar = match case.framework {
-                Framework::Adapters => Grammar::AdapterHub,
-                Framework::Peft => Grammar::Peft,
+            let format = match case.framework {
+                Framework::Adapters => Format::AdapterHub,
+                Framework::Peft => Format::Peft,
             };
-            if !grammars.iter().any(|(known, _)| *known == name) {
-                grammars.push((name, grammar));
+            if !formats.iter().any(|(known, _)| *known == name) {
+                formats.push((name, format));
             }
         }
         if let Some(names) = &case.shared_parameters
@@ -145,12 +146,12 @@ impl Prepared {
             set.share(owner, &borrowers)?;
         }
         problems.extend(self.setup(&case, dir, &set, &options.device)?);
-        let mut computed = self.compute(&case, &top, set, &grammars, &expected)?;
+        let mut computed = self.compute(&case, &top, set, &formats, &expected)?;
         problems.extend(records::compare(&case, &computed.records, &expected));
         if !case.extra_weights.is_empty() && computed.lacks_a_gradient(&expected) {
             // What tensors beside the files are made into may train in their place: its gradients too.
             let (set, _) = self.load_adapters(&case, dir, false, &options.device)?;
-            let plain = self.compute(&case, &top, set, &grammars, &expected)?;
+            let plain = self.compute(&case, &top, set, &formats, &expected)?;
             for (key, gradient) in plain.gradients {
                 computed.gradients.entry(key).or_insert(gradient);
             }
@@ -208,7 +209,7 @@ impl Prepared {
         padded.contains(&0) && each_element(&rows(got), &rows(want), case.output_tolerance()).within
     }
 
-    /// Loads all adapters in their order, under their names, and says which grammar each came in; with the tensors
+    /// Loads all adapters in their order, under their names, and says which format each came in; with the tensors
     /// beside their files, or without.
     fn load_adapters(
         &self,
@@ -216,9 +217,9 @@ impl Prepared {
         dir: &Path,
         extra: bool,
         device: &Device,
-    ) -> Result<(AdapterSet, Vec<(String, Grammar)>), Stop> {
+    ) -> Result<(AdapterSet, Vec<(String, Format)>), Stop> {
         let mut set = AdapterSet::new();
-        let mut grammars = Vec::new();
+        let mut formats = Vec::new();
         for (name, folder) in case.adapter_dirs()? {
             let options = LoadOptions {
                 name: Some(name.to_owned()),
@@ -239,7 +240,7 @@ impl Prepared {
                     .unwrap_or_default(),
             };
             let report = load_adapter(&dir.join(folder), &mut set, &self.base, METHODS, &options, device)?;
-            grammars.push((name.to_owned(), report.grammar));
+            formats.push((name.to_owned(), report.format));
         }
         for (name, folder) in case.fusion_dirs()? {
             let options = LoadOptions {
@@ -248,7 +249,7 @@ impl Prepared {
             };
             load_fusion(&dir.join(folder), &mut set, &self.base, &options, device)?;
         }
-        Ok((set, grammars))
+        Ok((set, formats))
     }
 
     /// What differs between the adapters and fusions of a case and those of its setup folder, as the library saved it and
@@ -294,7 +295,7 @@ impl Prepared {
         case: &Case,
         top: &Top,
         set: AdapterSet,
-        grammars: &[(String, Grammar)],
+        formats: &[(String, Format)],
         expected: &Tensors,
     ) -> Result<Computed, Stop> {
         let mut active = match composition(case)? {
@@ -332,7 +333,7 @@ impl Prepared {
             let probe = Tensor::<3>::from_data(probe.clone(), &output.device());
             let loss = (output * probe).sum();
             let gradients = loss.is_tracked().then(|| loss.backward());
-            computed.gradients = self.named_gradients(&set, gradients.as_ref(), grammars, expected);
+            computed.gradients = self.named_gradients(&set, gradients.as_ref(), formats, expected);
         }
         Ok(computed)
     }
@@ -378,7 +379,7 @@ impl Prepared {
         &self,
         set: &AdapterSet,
         gradients: Option<&Gradients>,
-        grammars: &[(String, Grammar)],
+        formats: &[(String, Format)],
         expected: &Tensors,
     ) -> BTreeMap<String, TensorData> {
         let mut collect = Collect {
@@ -387,18 +388,18 @@ impl Prepared {
         };
         set.visit(&mut collect);
         let mut named = BTreeMap::new();
-        let adapters = grammars
+        let adapters = formats
             .iter()
-            .filter_map(|(name, grammar)| Some((set.get(name)?, grammar)));
-        let fusions = set.fusions().map(|fusion| (fusion, &Grammar::AdapterHub));
-        for (adapter, grammar) in adapters.chain(fusions) {
+            .filter_map(|(name, format)| Some((set.get(name)?, format)));
+        let fusions = set.fusions().map(|fusion| (fusion, &Format::AdapterHub));
+        for (adapter, format) in adapters.chain(fusions) {
             let name = adapter.name();
             for place in adapter.params() {
                 let Some((data, taken_part)) = collect.found.get(&place.id).cloned() else {
                     continue;
                 };
                 // The class that saved decides the prefix: its own, or that of a larger class around it.
-                let keys = place.keys(*grammar, name, &self.base);
+                let keys = place.keys(*format, name, &self.base);
                 let candidates = keys.map(|key| format!("grad/{name}/{key}"));
                 match candidates.iter().find(|key| expected.contains_key(*key)) {
                     Some(key) => named.insert(key.clone(), data),

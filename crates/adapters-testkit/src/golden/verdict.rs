@@ -55,9 +55,8 @@ impl From<adapters::Error> for Stop {
 fn is_refusal(error: &adapters::Error) -> bool {
     use adapters::Error as E;
     match error {
-        E::ConfigFile { source, .. } => is_refusal(source),
         E::Config { source, .. } => matches!(source.downcast_ref(), Some(ConfigError::Unsupported { .. })),
-        E::UnknownName { .. } | E::BlockNotRunnable { .. } => true,
+        E::UnknownName(_) | E::BlockNotRunnable { .. } => true,
         E::CannotBuild { .. } | E::NotMergeable { .. } | E::NoTarget { .. } => true,
         E::Composition(CompositionError::UnknownBlock { .. }) => true,
         _ => false,
@@ -72,7 +71,11 @@ impl From<CompositionError> for Stop {
 
 impl From<StoreError> for Stop {
     fn from(error: StoreError) -> Self {
-        Self::Fail(chain(&error))
+        match error {
+            StoreError::Adapter(error) => error.into(),
+            StoreError::ConfigFile { source, .. } => (*source).into(),
+            error => Self::Fail(chain(&error)),
+        }
     }
 }
 

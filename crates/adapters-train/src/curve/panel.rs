@@ -21,7 +21,7 @@ const SMALL: f64 = 13.0;
 pub(super) struct Line<'a> {
     pub(super) name: &'a str,
     pub(super) points: Vec<(f64, f64)>,
-    pub(super) colour: RGBColor,
+    pub(super) color: RGBColor,
     pub(super) width: f64,
     /// Whether each point is marked, if there are few.
     pub(super) dots: bool,
@@ -66,16 +66,16 @@ impl Panel {
         self.legend(pen, lines)?;
         if lines.is_empty() {
             let middle = ((self.start() + self.right) / 2.0, (TOP + BOTTOM) / 2.0);
-            return pen.text("nothing measured yet", middle, Side::Centre, 14.5, QUIET);
+            return pen.text("nothing measured yet", middle, Side::Center, 14.5, QUIET);
         }
         for line in lines {
             let places: Vec<_> = line.points.iter().map(|&point| self.place(point)).collect();
             if places.len() > 1 {
-                pen.line(&places, line.width, line.colour)?;
+                pen.line(&places, line.width, line.color)?;
             }
             if places.len() == 1 || line.dots && places.len() <= 25 {
                 for &place in &places {
-                    pen.dot(place, 3.2, line.colour)?;
+                    pen.dot(place, 3.2, line.color)?;
                 }
             }
         }
@@ -104,13 +104,13 @@ impl Panel {
             pen.text(
                 &number(step, tick.max(1.0)),
                 (x, BOTTOM + 15.0),
-                Side::Centre,
+                Side::Center,
                 SMALL,
                 QUIET,
             )?;
         }
         let middle = (self.start() + self.right) / 2.0;
-        pen.text(self.across, (middle, BOTTOM + 35.0), Side::Centre, SMALL, QUIET)
+        pen.text(self.across, (middle, BOTTOM + 35.0), Side::Center, SMALL, QUIET)
     }
 
     /// From right to left in the header, so that it ends where the frame ends.
@@ -120,9 +120,9 @@ impl Panel {
         for line in lines.iter().rev() {
             pen.text(line.name, (x, HEADER), Side::Right, SMALL, QUIET)?;
             x -= pen.width(line.name, SMALL)? + 7.0;
-            pen.line(&[(x - SWATCH, HEADER), (x, HEADER)], line.width + 0.6, line.colour)?;
+            pen.line(&[(x - SWATCH, HEADER), (x, HEADER)], line.width + 0.6, line.color)?;
             if line.dots {
-                pen.dot((x - SWATCH / 2.0, HEADER), 3.2, line.colour)?;
+                pen.dot((x - SWATCH / 2.0, HEADER), 3.2, line.color)?;
             }
             x -= SWATCH + 16.0;
         }
@@ -130,14 +130,9 @@ impl Panel {
     }
 
     /// A large dot on the best point and a word about it, beside the line where there is room.
-    pub(super) fn mark_best<B: DrawingBackend>(
-        &self,
-        pen: &Pen<'_, B>,
-        best: (f64, f64),
-        colour: RGBColor,
-    ) -> Drawn<B> {
+    pub(super) fn mark_best<B: DrawingBackend>(&self, pen: &Pen<'_, B>, best: (f64, f64), color: RGBColor) -> Drawn<B> {
         let place = self.place(best);
-        pen.dot(place, 6.0, colour)?;
+        pen.dot(place, 6.0, color)?;
         pen.dot(place, 2.0, WHITE)?;
         let text = format!("best {:.1} % at step {}", best.1 * 100.0, best.0);
         let half = pen.bold_width(&text, SMALL)? / 2.0;
@@ -147,7 +142,7 @@ impl Panel {
         } else {
             place.1 + 19.0
         };
-        pen.bold(&text, (x, y), Side::Centre, SMALL, colour)
+        pen.bold(&text, (x, y), Side::Center, SMALL, color)
     }
 }
 

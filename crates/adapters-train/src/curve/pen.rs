@@ -13,7 +13,7 @@ use super::FONT;
 #[derive(Clone, Copy)]
 pub(super) enum Side {
     Left,
-    Centre,
+    Center,
     Right,
 }
 
@@ -31,7 +31,7 @@ pub(super) struct Traits {
     pub(super) in_stretches: bool,
     /// What the size of a text is multiplied by.
     pub(super) text_size: f64,
-    /// How far a text must go down to have its figures centred, in sizes.
+    /// How far a text must go down to have its figures centerd, in sizes.
     pub(super) text_drop: f64,
 }
 
@@ -55,8 +55,8 @@ impl<'a, B: DrawingBackend> Pen<'a, B> {
         ((x * self.scale).round() as i32, (y * self.scale).round() as i32)
     }
 
-    fn filled(colour: RGBColor) -> ShapeStyle {
-        colour.filled()
+    fn filled(color: RGBColor) -> ShapeStyle {
+        color.filled()
     }
 
     pub(super) fn background(&self) -> Drawn<B> {
@@ -64,13 +64,13 @@ impl<'a, B: DrawingBackend> Pen<'a, B> {
     }
 
     /// A line with round joints and ends.
-    pub(super) fn line(&self, points: &[(f64, f64)], width: f64, colour: RGBColor) -> Drawn<B> {
+    pub(super) fn line(&self, points: &[(f64, f64)], width: f64, color: RGBColor) -> Drawn<B> {
         let mut places: Vec<(i32, i32)> = points.iter().map(|&point| self.at(point)).collect();
         places.dedup();
         if places.len() < 2 {
             return Ok(());
         }
-        let style = colour.stroke_width((width * self.scale).round() as u32);
+        let style = color.stroke_width((width * self.scale).round() as u32);
         if !self.traits.in_stretches {
             return self.area.draw(&PathElement::new(places, style));
         }
@@ -79,50 +79,50 @@ impl<'a, B: DrawingBackend> Pen<'a, B> {
         }
         let radius = (width * self.scale / 2.0).floor() as i32;
         for &place in &places {
-            self.area.draw(&Circle::new(place, radius, Self::filled(colour)))?;
+            self.area.draw(&Circle::new(place, radius, Self::filled(color)))?;
         }
         Ok(())
     }
 
     /// A filled rectangle between two corners.
-    pub(super) fn bar(&self, from: (f64, f64), to: (f64, f64), colour: RGBColor) -> Drawn<B> {
+    pub(super) fn bar(&self, from: (f64, f64), to: (f64, f64), color: RGBColor) -> Drawn<B> {
         self.area
-            .draw(&Rectangle::new([self.at(from), self.at(to)], Self::filled(colour)))
+            .draw(&Rectangle::new([self.at(from), self.at(to)], Self::filled(color)))
     }
 
     /// A dot with a white rim, so that it stands off the line it is on.
-    pub(super) fn dot(&self, place: (f64, f64), radius: f64, colour: RGBColor) -> Drawn<B> {
-        for (radius, colour) in [(radius + 1.0, WHITE), (radius, colour)] {
+    pub(super) fn dot(&self, place: (f64, f64), radius: f64, color: RGBColor) -> Drawn<B> {
+        for (radius, color) in [(radius + 1.0, WHITE), (radius, color)] {
             let radius = (radius * self.scale).round() as i32;
             self.area
-                .draw(&Circle::new(self.at(place), radius, Self::filled(colour)))?;
+                .draw(&Circle::new(self.at(place), radius, Self::filled(color)))?;
         }
         Ok(())
     }
 
-    pub(super) fn text(&self, text: &str, place: (f64, f64), side: Side, size: f64, colour: RGBColor) -> Drawn<B> {
+    pub(super) fn text(&self, text: &str, place: (f64, f64), side: Side, size: f64, color: RGBColor) -> Drawn<B> {
         let place = (place.0, place.1 + size * self.traits.text_drop);
-        self.words(text, place, side, self.style(size, FontStyle::Normal, colour))
+        self.words(text, place, side, self.style(size, FontStyle::Normal, color))
     }
 
-    pub(super) fn bold(&self, text: &str, place: (f64, f64), side: Side, size: f64, colour: RGBColor) -> Drawn<B> {
+    pub(super) fn bold(&self, text: &str, place: (f64, f64), side: Side, size: f64, color: RGBColor) -> Drawn<B> {
         let place = (place.0, place.1 + size * self.traits.text_drop);
-        self.words(text, place, side, self.style(size, FontStyle::Bold, colour))
+        self.words(text, place, side, self.style(size, FontStyle::Bold, color))
     }
 
     fn words(&self, text: &str, place: (f64, f64), side: Side, style: TextStyle<'_>) -> Drawn<B> {
         let side = match side {
             Side::Left => HPos::Left,
-            Side::Centre => HPos::Center,
+            Side::Center => HPos::Center,
             Side::Right => HPos::Right,
         };
         let style = style.pos(Pos::new(side, VPos::Center));
         self.area.draw(&Text::new(text, self.at(place), style))
     }
 
-    fn style(&self, size: f64, weight: FontStyle, colour: RGBColor) -> TextStyle<'static> {
+    fn style(&self, size: f64, weight: FontStyle, color: RGBColor) -> TextStyle<'static> {
         let mut style = TextStyle::from((FONT, size * self.scale * self.traits.text_size, weight).into_font());
-        style.color = colour.to_backend_color();
+        style.color = color.to_backend_color();
         style
     }
 

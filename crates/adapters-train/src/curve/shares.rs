@@ -63,10 +63,10 @@ impl Picture for Shares {
             .zip(&series)
             .zip(COLOURS.into_iter().cycle())
             .filter(|((_, points), _)| !points.is_empty())
-            .map(|(((name, _), points), colour)| Line {
+            .map(|(((name, _), points), color)| Line {
                 name,
                 points: points.clone(),
-                colour,
+                color,
                 width: 2.0,
                 dots: true,
             })

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::RunFileError;
-use adapters_core::atomic;
+use adapters_store::atomic;
 
 /// How a run ended, for tables that compare runs.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -20,7 +20,7 @@ pub struct Summary {
     pub trainable_params: usize,
     /// All parameters, the backbone's included.
     pub total_params: usize,
-    /// Optimiser steps.
+    /// Optimizer steps.
     pub steps: u64,
     /// Seconds from the first step to the last evaluation.
     pub seconds: f64,

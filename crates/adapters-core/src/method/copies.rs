@@ -1,0 +1,208 @@
+//! Parts of the base that train as they are, in copies: biases, and whole modules.
+
+use std::borrow::Cow;
+
+use burn::module::{Module, Param, ParamId};
+use burn::nn::Linear;
+use burn::tensor::{Device, Tensor, module};
+
+use crate::erased::Erased;
+use crate::host::Host;
+use crate::method::layer::{NamedParams, NotMergeable, SiteAdapter, SiteLayer};
+use crate::method::shared::Shared;
+use crate::pass::ctx::Call;
+use crate::pass::state::{LinearState, LinearWeight, NormState, NormWeight, TableState};
+use crate::site::Site;
+use adapters_nn::float_weight;
+
+/// A copy of the whole module at `site`, trained in its place; `None` where the model gives no access to one.
+pub fn copy_of(host: &dyn Host, site: Site, device: &Device) -> Option<SiteLayer> {
+    if let Some(frozen) = host.linear(site) {
+        return Some(SiteLayer::Linear(Erased::new(LinearCopy {
+            weight: Param::from_data(float_weight(frozen).transpose().into_data(), device),
+            bias: frozen.bias.as_ref().map(|bias| copied(bias, device)),
+        })));
+    }
+    if let Some(frozen) = host.norm(site) {
+        let of = |tensor: Tensor<1>| Param::from_data(tensor.into_data(), device);
+        return Some(SiteLayer::Norm(Erased::new(NormCopy {
+            weight: of(frozen.weight),
+            bias: frozen.bias.map(of),
+        })));
+    }
+    let frozen = host.table(site)?;
+    Some(SiteLayer::Table(Erased::new(TableCopy {
+        weight: copied(&frozen.weight, device),
+    })))
+}
+
+/// A copy of the bias at `site`, trained in its place; `None` where there is none.
+pub fn bias_copy_of(host: &dyn Host, site: Site, device: &Device) -> Option<SiteLayer> {
+    if let Some(bias) = host.linear(site).and_then(|frozen| frozen.bias.as_ref()) {
+        let bias = copied(bias, device);
+        return Some(SiteLayer::Linear(Erased::new(BiasCopy { bias })));
+    }
+    let bias = Param::from_data(host.norm(site)?.bias?.into_data(), device);
+    Some(SiteLayer::Norm(Erased::new(BiasCopy { bias })))
+}
+
+fn copied<const D: usize>(param: &Param<Tensor<D>>, device: &Device) -> Param<Tensor<D>> {
+    Param::from_data(param.val().into_data(), device)
+}
+
+/// A copy of a layer's bias in its place, `[d_out]`.
+#[derive(Module, Debug)]
+pub struct BiasCopy {
+    /// `[d_out]`.
+    pub bias: Param<Tensor<1>>,
+}
+
+impl SiteAdapter<LinearState> for BiasCopy {
+    fn apply(&self, mut state: LinearState, _call: &Call<'_>) -> LinearState {
+        state.layer.bias = Some(Param::initialized(ParamId::new(), self.bias.val()));
+        state
+    }
+
+    fn keeps_layer(&self) -> bool {
+        false
+    }
+
+    fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+        Ok(LinearWeight {
+            bias: Some(self.bias.val()),
+            ..base
+        })
+    }
+}
+
+impl SiteAdapter<NormState> for BiasCopy {
+    fn apply(&self, state: NormState, _call: &Call<'_>) -> NormState {
+        NormState {
+            bias: Some(self.bias.val()),
+            ..state
+        }
+    }
+
+    fn merged(&self, base: NormWeight, _shared: &Shared) -> Result<NormWeight, NotMergeable> {
+        Ok(NormWeight {
+            bias: Some(self.bias.val()),
+            ..base
+        })
+    }
+}
+
+impl NamedParams for BiasCopy {
+    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
+        vec![("bias".into(), self.bias.id)]
+    }
+}
+
+/// A copy of a linear layer in its place. The weight is published as `[d_out, d_in]`.
+#[derive(Module, Debug)]
+pub struct LinearCopy {
+    /// `[d_out, d_in]`.
+    pub weight: Param<Tensor<2>>,
+    /// `[d_out]`.
+    pub bias: Option<Param<Tensor<1>>>,
+}
+
+impl LinearCopy {
+    fn weight(&self) -> LinearWeight {
+        LinearWeight {
+            weight: self.weight.val().transpose(),
+            bias: self.bias.as_ref().map(|bias| bias.val()),
+        }
+    }
+}
+
+impl SiteAdapter<LinearState> for LinearCopy {
+    fn apply(&self, state: LinearState, _call: &Call<'_>) -> LinearState {
+        let LinearWeight { weight, bias } = self.weight();
+        LinearState {
+            layer: Linear {
+                weight: Param::initialized(ParamId::new(), weight),
+                bias: bias.map(|bias| Param::initialized(ParamId::new(), bias)),
+            },
+            ..state
+        }
+    }
+
+    fn keeps_layer(&self) -> bool {
+        false
+    }
+
+    fn merged(&self, _base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+        Ok(self.weight())
+    }
+}
+
+impl NamedParams for LinearCopy {
+    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
+        let mut params = vec![("weight".into(), self.weight.id)];
+        params.extend(self.bias.iter().map(|bias| ("bias".into(), bias.id)));
+        params
+    }
+}
+
+/// A copy of a normalization in its place.
+#[derive(Module, Debug)]
+pub struct NormCopy {
+    /// `[d_model]`.
+    pub weight: Param<Tensor<1>>,
+    /// `[d_model]`.
+    pub bias: Option<Param<Tensor<1>>>,
+}
+
+impl SiteAdapter<NormState> for NormCopy {
+    fn apply(&self, _state: NormState, _call: &Call<'_>) -> NormState {
+        NormState {
+            weight: self.weight.val(),
+            bias: self.bias.as_ref().map(|bias| bias.val()),
+        }
+    }
+
+    fn merged(&self, _base: NormWeight, _shared: &Shared) -> Result<NormWeight, NotMergeable> {
+        Ok(NormWeight {
+            weight: self.weight.val(),
+            bias: self.bias.as_ref().map(|bias| bias.val()),
+        })
+    }
+}
+
+impl NamedParams for NormCopy {
+    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
+        let mut params = vec![("weight".into(), self.weight.id)];
+        params.extend(self.bias.iter().map(|bias| ("bias".into(), bias.id)));
+        params
+    }
+}
+
+/// A copy of an embedding table in its place.
+#[derive(Module, Debug)]
+pub struct TableCopy {
+    /// `[rows, d_model]`.
+    pub weight: Param<Tensor<2>>,
+}
+
+impl SiteAdapter<TableState> for TableCopy {
+    fn apply(&self, state: TableState, _call: &Call<'_>) -> TableState {
+        TableState {
+            output: module::embedding(self.weight.val(), state.ids.clone()),
+            ..state
+        }
+    }
+
+    fn keeps_layer(&self) -> bool {
+        false
+    }
+
+    fn merged(&self, _base: Tensor<2>, _shared: &Shared) -> Result<Tensor<2>, NotMergeable> {
+        Ok(self.weight.val())
+    }
+}
+
+impl NamedParams for TableCopy {
+    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
+        vec![("weight".into(), self.weight.id)]
+    }
+}

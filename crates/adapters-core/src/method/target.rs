@@ -1,0 +1,516 @@
+//! Targets: which sites of a model a method is aimed at.
+//!
+//! A target is a value: [`Target::select`] answers what it would hit before anything is attached.
+
+use std::collections::BTreeSet;
+
+use regex::Regex;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::method::config::ConfigError;
+use adapters_nn::nearest;
+
+use crate::error::Error;
+use crate::host::Host;
+use crate::site::{Role, SiteInfo, SiteKind, Stack};
+
+/// Which sites a method is aimed at.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Target {
+    /// Sites by role, as AdapterHub configurations name them, in all layers but `leave_out`.
+    Roles {
+        /// The roles.
+        roles: Vec<Role>,
+        /// Layers to leave alone.
+        leave_out: Vec<usize>,
+    },
+    /// Modules by path, as peft configurations name them.
+    Modules(ModuleTarget),
+    /// Sites of any of these targets.
+    Any(Vec<Target>),
+    /// Every normalization.
+    Norms,
+    /// Every linear layer and normalization with a bias.
+    Biased,
+    /// Sites of another target but those in these stacks, in a model with an encoder and a decoder.
+    Outside {
+        /// The stacks to leave alone.
+        stacks: Vec<Stack>,
+        /// The other target.
+        target: Box<Target>,
+    },
+    /// The first site of a role, in the order of the forward pass.
+    First(Role),
+    /// Sites of a role in these layers alone.
+    Layers {
+        /// The role.
+        role: Role,
+        /// The layers.
+        layers: Vec<usize>,
+    },
+}
+
+/// Modules of the published checkpoint by name, regular expression or all linear ones.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModuleTarget {
+    /// Which modules.
+    pub modules: ModulePattern,
+    /// Which of them to leave alone.
+    pub exclude: Option<ModulePattern>,
+    /// Only these layers.
+    pub layers: Option<Vec<usize>>,
+}
+
+/// A pattern over module paths.
+///
+/// On the wire: a list is names, a string is a regular expression, the string `all-linear` is itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "WirePattern", into = "WirePattern")]
+pub enum ModulePattern {
+    /// Whole path or last components: `query` matches `encoder.layer.0.attention.self.query`.
+    Names(Vec<String>),
+    /// A regular expression that must match the whole path.
+    Regex(String),
+    /// Every linear layer but the language-model head.
+    AllLinear,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum WirePattern {
+    Names(Vec<String>),
+    Text(String),
+}
+
+impl From<WirePattern> for ModulePattern {
+    fn from(wire: WirePattern) -> Self {
+        match wire {
+            WirePattern::Names(names) => Self::Names(names),
+            WirePattern::Text(text) if text == "all-linear" => Self::AllLinear,
+            WirePattern::Text(text) => Self::Regex(text),
+        }
+    }
+}
+
+impl From<ModulePattern> for WirePattern {
+    fn from(pattern: ModulePattern) -> Self {
+        match pattern {
+            ModulePattern::Names(names) => Self::Names(names),
+            ModulePattern::Regex(text) => Self::Text(text),
+            ModulePattern::AllLinear => Self::Text("all-linear".to_owned()),
+        }
+    }
+}
+
+/// How peft's configurations name modules, with every field that is not read.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ModuleFields {
+    /// Names, a regular expression, or `all-linear`.
+    pub target_modules: Option<ModulePattern>,
+    /// Modules to leave alone.
+    pub exclude_modules: Option<ModulePattern>,
+    /// Only these layers.
+    pub layers_to_transform: Option<OneOrMany>,
+    /// Every other field, kept and written back.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// One number or a list of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    /// One.
+    One(usize),
+    /// A list.
+    Many(Vec<usize>),
+}
+
+impl ModuleFields {
+    /// The modules named; `None` if none are.
+    pub fn target(&self) -> Option<ModuleTarget> {
+        Some(ModuleTarget {
+            modules: self.target_modules.clone()?,
+            exclude: self.exclude_modules.clone(),
+            layers: self.layers_to_transform.clone().map(|layers| match layers {
+                OneOrMany::One(layer) => vec![layer],
+                OneOrMany::Many(layers) => layers,
+            }),
+        })
+    }
+
+    /// The fields of a target, with others beside them.
+    pub fn of(target: ModuleTarget, extra: Map<String, Value>) -> Self {
+        Self {
+            target_modules: Some(target.modules),
+            exclude_modules: target.exclude,
+            layers_to_transform: target.layers.map(OneOrMany::Many),
+            extra,
+        }
+    }
+
+    /// Refuses the first of `fields`, which change what is computed, that says something.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Unsupported`].
+    pub fn refuse(&self, fields: &[&'static str]) -> Result<(), ConfigError> {
+        for field in fields {
+            if let Some(value) = self.extra.get(*field).filter(|value| !says_nothing(value)) {
+                return Err(ConfigError::Unsupported {
+                    field,
+                    found: value.to_string(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn says_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(items) => items.is_empty(),
+        Value::String(word) => word == "none",
+        Value::Bool(true) | Value::Number(_) => false,
+    }
+}
+
+/// What a target hits.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// The sites hit, in the order of the forward pass.
+    pub sites: Vec<SiteInfo>,
+    /// Paths that matched and were then excluded or left out.
+    pub skipped: Vec<String>,
+    /// Patterns that matched nothing.
+    pub unmatched: Vec<String>,
+}
+
+impl Target {
+    /// What this target hits in `host`. Not hitting anything is not an error here: see [`Selection::require`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TargetPattern`] for an invalid regular expression.
+    pub fn select(&self, host: &dyn Host) -> Result<Selection, Error> {
+        match self {
+            Self::Roles { roles, leave_out } => Ok(select_roles(roles, leave_out, host)),
+            Self::Modules(target) => target.select(host),
+            Self::Any(targets) => {
+                let parts = targets.iter().map(|t| t.select(host)).collect::<Result<Vec<_>, _>>()?;
+                let mut all = Selection::default();
+                for part in parts {
+                    all.sites.extend(part.sites);
+                    all.skipped.extend(part.skipped);
+                    all.unmatched.extend(part.unmatched);
+                }
+                let order = host.sites();
+                all.sites.sort_by_key(|s| order.iter().position(|o| o.site == s.site));
+                all.sites.dedup();
+                Ok(all)
+            }
+            Self::Norms => {
+                let mut sites = host.module_sites();
+                sites.retain(|info| matches!(info.kind, SiteKind::Norm { .. }));
+                Ok(Selection {
+                    sites,
+                    ..Selection::default()
+                })
+            }
+            Self::Outside { stacks, target } => {
+                let mut selection = target.select(host)?;
+                let has = |stack| host.sites().iter().any(|info| info.site.stack == stack);
+                if has(Stack::Encoder) && has(Stack::Decoder) {
+                    let (left_out, sites): (Vec<_>, Vec<_>) = selection
+                        .sites
+                        .into_iter()
+                        .partition(|info| stacks.contains(&info.site.stack));
+                    selection.sites = sites;
+                    selection.skipped.extend(left_out.into_iter().map(|info| info.path));
+                }
+                Ok(selection)
+            }
+            Self::Biased => {
+                let mut sites = host.module_sites();
+                sites.retain(|info| {
+                    let linear = host.linear(info.site).is_some_and(|layer| layer.bias.is_some());
+                    linear || host.norm(info.site).is_some_and(|norm| norm.bias.is_some())
+                });
+                Ok(Selection {
+                    sites,
+                    ..Selection::default()
+                })
+            }
+            Self::First(role) => {
+                let mut selection = select_roles(&[*role], &[], host);
+                selection.sites.truncate(1);
+                Ok(selection)
+            }
+            Self::Layers { role, layers } => {
+                let mut selection = select_roles(&[*role], &[], host);
+                let missed = layers
+                    .iter()
+                    .filter(|layer| !selection.sites.iter().any(|info| info.site.layer == Some(**layer)));
+                let missed: Vec<String> = missed.map(|layer| format!("{role} of layer {layer}")).collect();
+                selection.unmatched.extend(missed);
+                selection
+                    .sites
+                    .retain(|info| info.site.layer.is_some_and(|layer| layers.contains(&layer)));
+                Ok(selection)
+            }
+        }
+    }
+
+    /// Whether a site is among those this target hits.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TargetPattern`] for an invalid regular expression.
+    pub fn covers(&self, info: &SiteInfo) -> Result<bool, Error> {
+        match self {
+            Self::Roles { roles, leave_out } => {
+                let left_out = info.site.layer.is_some_and(|layer| leave_out.contains(&layer));
+                Ok(meant(roles, info) && !left_out)
+            }
+            Self::Modules(target) => Ok(target.names(info)? && !target.skips(info)?),
+            Self::Any(targets) => {
+                for target in targets {
+                    if target.covers(info)? {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            }
+            Self::Norms => Ok(matches!(info.kind, SiteKind::Norm { .. })),
+            Self::Biased => Ok(matches!(info.kind, SiteKind::Linear { .. } | SiteKind::Norm { .. })),
+            // The stacks matter in some models only, which a site alone does not tell.
+            Self::Outside { target, .. } => target.covers(info),
+            Self::First(role) => Ok(info.site.role == *role),
+            Self::Layers { role, layers } => {
+                Ok(info.site.role == *role && info.site.layer.is_some_and(|layer| layers.contains(&layer)))
+            }
+        }
+    }
+
+    /// The names a user could have meant, for the error about a target without hits.
+    fn available(&self, host: &dyn Host) -> Vec<String> {
+        let mut names: Vec<String> = match self {
+            Self::Roles { .. } | Self::First(_) | Self::Layers { .. } => {
+                host.sites().iter().map(|s| s.site.role.to_string()).collect()
+            }
+            Self::Modules(_) => host
+                .module_sites()
+                .iter()
+                .map(|s| s.path.rsplit('.').next().unwrap_or(&s.path).to_owned())
+                .collect(),
+            Self::Any(targets) => targets.iter().flat_map(|target| target.available(host)).collect(),
+            Self::Norms | Self::Biased => Vec::new(),
+            Self::Outside { target, .. } => target.available(host),
+        };
+        names.sort();
+        names.dedup();
+        names
+    }
+}
+
+impl ModulePattern {
+    /// Whether it matches a module's path.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TargetPattern`] for an invalid regular expression.
+    pub fn matches(&self, path: &str) -> Result<bool, Error> {
+        Ok(match self {
+            Self::Names(names) => names.iter().any(|name| name_matches(name, path)),
+            Self::Regex(text) => regex(&format!("^(?:{text})$"), text)?.is_match(path),
+            Self::AllLinear => true,
+        })
+    }
+
+    /// The names that select exactly these sites: last components where they suffice, else whole paths.
+    pub fn naming(sites: &[&SiteInfo], host: &dyn Host) -> Self {
+        let mut names: Vec<String> = Vec::new();
+        for site in sites {
+            let last = site.path.rsplit('.').next().unwrap_or(&site.path).to_owned();
+            if !names.contains(&last) {
+                names.push(last);
+            }
+        }
+        let short = Self::Names(names);
+        let selected = ModuleTarget::new(short.clone()).select(host);
+        let chosen: BTreeSet<_> = sites.iter().map(|s| s.site).collect();
+        match selected {
+            Ok(selection) if selection.sites.iter().map(|s| s.site).collect::<BTreeSet<_>>() == chosen => short,
+            _ => Self::Names(sites.iter().map(|s| s.path.clone()).collect()),
+        }
+    }
+}
+
+impl Selection {
+    /// This selection, if every pattern of `target` hit something.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoTarget`] naming the first pattern without a hit, near misses and what there is.
+    pub fn require(self, target: &Target, host: &dyn Host) -> Result<Self, Error> {
+        let missed = match (&self.unmatched[..], &self.sites[..]) {
+            ([first, ..], _) => first.clone(),
+            ([], []) => format!("{target:?}"),
+            _ => return Ok(self),
+        };
+        let available = target.available(host);
+        Err(Error::NoTarget {
+            nearest: nearest(&missed, available.iter().map(String::as_str)),
+            target: missed,
+            architecture: host.architecture().to_owned(),
+            available: available.join(", "),
+        })
+    }
+}
+
+/// Whether any of the roles means this site. A fused projection is meant by each of its parts.
+fn meant(roles: &[Role], info: &SiteInfo) -> bool {
+    roles.iter().any(|role| info.place.holds(*role))
+}
+
+fn select_roles(roles: &[Role], leave_out: &[usize], host: &dyn Host) -> Selection {
+    let mut selection = Selection::default();
+    let sites = host.sites();
+    for role in roles {
+        if !sites.iter().any(|s| s.place.holds(*role)) {
+            selection.unmatched.push(role.to_string());
+        }
+    }
+    for info in sites {
+        if meant(roles, &info) {
+            if info.site.layer.is_some_and(|layer| leave_out.contains(&layer)) {
+                selection.skipped.push(info.path);
+            } else {
+                selection.sites.push(info);
+            }
+        }
+    }
+    selection
+}
+
+impl ModuleTarget {
+    /// The modules that match `modules`, in every layer.
+    pub fn new(modules: ModulePattern) -> Self {
+        Self {
+            modules,
+            exclude: None,
+            layers: None,
+        }
+    }
+
+    fn select(&self, host: &dyn Host) -> Result<Selection, Error> {
+        let mut selection = Selection::default();
+        let sites = host.module_sites();
+        if let ModulePattern::Names(names) = &self.modules {
+            let missed = names
+                .iter()
+                .filter(|name| !sites.iter().any(|s| name_matches(name, &s.path)));
+            selection.unmatched.extend(missed.cloned());
+        }
+        for info in sites {
+            if !self.names(&info)? {
+                continue;
+            }
+            if self.skips(&info)? {
+                selection.skipped.push(info.path);
+            } else {
+                selection.sites.push(info);
+            }
+        }
+        if let ModulePattern::Regex(pattern) = &self.modules
+            && selection.sites.is_empty()
+            && selection.skipped.is_empty()
+        {
+            selection.unmatched.push(pattern.clone());
+        }
+        Ok(selection)
+    }
+
+    /// Whether the site is a module that `modules` names.
+    fn names(&self, info: &SiteInfo) -> Result<bool, Error> {
+        Ok(match &self.modules {
+            ModulePattern::AllLinear => info.linear_dims().is_some() && info.site.role != Role::LmHead,
+            modules => info.is_module() && modules.matches(&info.path)?,
+        })
+    }
+
+    /// Whether a site that is named is to be left alone.
+    fn skips(&self, info: &SiteInfo) -> Result<bool, Error> {
+        let in_layers = match (&self.layers, info.site.layer) {
+            (Some(layers), Some(layer)) => layers.contains(&layer),
+            (Some(_), None) => false,
+            (None, _) => true,
+        };
+        Ok(!in_layers || self.exclude.as_ref().map_or(Ok(false), |e| e.matches(&info.path))?)
+    }
+}
+
+/// Whether `name` is the path or its last components.
+pub fn name_matches(name: &str, path: &str) -> bool {
+    path == name || path.strip_suffix(name).is_some_and(|head| head.ends_with('.'))
+}
+
+/// A value looked up by module path, as peft's `rank_pattern` and `alpha_pattern`: the first key that, as a regular
+/// expression, matches the last components of the path.
+///
+/// # Errors
+///
+/// [`Error::TargetPattern`] for an invalid regular expression.
+pub fn pattern_value<'a, T>(patterns: impl IntoIterator<Item = (&'a str, T)>, path: &str) -> Result<Option<T>, Error> {
+    for (pattern, value) in patterns {
+        if regex(&format!(r"^(.*\.)?({pattern})$"), pattern)?.is_match(path) {
+            return Ok(Some(value));
+        }
+    }
+    Ok(None)
+}
+
+fn regex(full: &str, pattern: &str) -> Result<Regex, Error> {
+    Regex::new(full).map_err(|source| Error::TargetPattern {
+        pattern: pattern.to_owned(),
+        source: Box::new(source),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_matches_whole_components_only() {
+        assert!(name_matches("query", "encoder.layer.0.attention.self.query"));
+        assert!(name_matches("self.query", "encoder.layer.0.attention.self.query"));
+        assert!(!name_matches("uery", "encoder.layer.0.attention.self.query"));
+    }
+
+    #[test]
+    fn the_wire_form_tells_the_three_patterns_apart() {
+        for (json, pattern) in [
+            (r#"["query"]"#, ModulePattern::Names(vec!["query".to_owned()])),
+            (r#""all-linear""#, ModulePattern::AllLinear),
+            (r#"".*\\.query""#, ModulePattern::Regex(r".*\.query".to_owned())),
+        ] {
+            assert_eq!(serde_json::from_str::<ModulePattern>(json).unwrap(), pattern);
+            assert_eq!(serde_json::to_string(&pattern).unwrap(), json);
+        }
+    }
+
+    #[test]
+    fn pattern_values_take_the_first_match() {
+        let patterns = [("0.attention.self.query", 4), ("query", 2)];
+        let value = |path| pattern_value(patterns, path).unwrap();
+        assert_eq!(value("encoder.layer.0.attention.self.query"), Some(4));
+        assert_eq!(value("encoder.layer.1.attention.self.query"), Some(2));
+        assert_eq!(value("encoder.layer.1.attention.self.key"), None);
+        assert!(pattern_value([("(", 1)], "x").is_err());
+    }
+}

@@ -1,0 +1,265 @@
+//! Keys and values of an attention, which may get longer than the sequence they come from.
+
+use burn::tensor::Tensor;
+
+use super::{HookState, NoWeight, Rows, take};
+use crate::erased::Erased;
+use crate::method::layer::SiteLayer;
+
+/// State of an attention's keys and values, after projection and position encoding.
+///
+/// The keys are those of the whole sequence. In generation with a cache a model hands over what it remembers and what is
+/// new, joined, and remembers what it had before the hook: so an adapter that puts keys in front has them in front of the
+/// whole sequence in every step, once.
+#[derive(Clone, Debug)]
+pub struct KeyValueState {
+    /// `[batch, heads, seq_k, d_head]`.
+    pub key: Tensor<4>,
+    /// `[batch, heads, seq_k, d_head]`.
+    pub value: Tensor<4>,
+    /// What the attention adds to its scores: the least finite number where a query may not see a key, and position
+    /// biases. `[batch, heads, seq_q, seq_k]`, where each of the first three may be one; `None` for nothing.
+    pub bias: Option<Tensor<4>>,
+    /// Input of the attention block, `[batch, seq_q, d_model]`.
+    pub input: Tensor<3>,
+    /// What the front of a row is filled with, and seen, when it is joined with longer ones; `None` for a filling that is
+    /// not seen.
+    pub filler: Option<f32>,
+}
+
+impl KeyValueState {
+    /// Keys and values of an attention whose block got `input`, all of which may be seen.
+    pub fn new(key: Tensor<4>, value: Tensor<4>, input: Tensor<3>) -> Self {
+        Self {
+            key,
+            value,
+            bias: None,
+            input,
+            filler: None,
+        }
+    }
+
+    /// With what the attention adds to its scores.
+    #[must_use]
+    pub fn with_bias(self, bias: Option<Tensor<4>>) -> Self {
+        Self { bias, ..self }
+    }
+
+    /// With the id of the padding token, which the reference fills the front of shorter rows with.
+    #[must_use]
+    pub fn with_filler(self, padding_id: usize) -> Self {
+        Self {
+            filler: Some(padding_id as f32),
+            ..self
+        }
+    }
+
+    /// With keys and values in front that every query sees, whatever the bias of the others.
+    ///
+    /// # Shapes
+    ///
+    /// Both `[batch, heads, n, d_head]`.
+    ///
+    /// # Panics
+    ///
+    /// Panics on other shapes.
+    #[must_use]
+    pub fn with_front(self, key: Tensor<4>, value: Tensor<4>) -> Self {
+        let front = key.dims()[2];
+        Self {
+            key: Tensor::cat(vec![key, self.key], 2),
+            value: Tensor::cat(vec![value, self.value], 2),
+            bias: self.bias.map(|bias| lengthened(bias, front, 0.0)),
+            ..self
+        }
+    }
+
+    /// Filled in front to `keys` keys. A filler is seen, with a score raised by one, as in the reference.
+    fn filled(self, keys: usize) -> Self {
+        let [batch, heads, seq_k, d_head] = self.key.dims();
+        let front = keys - seq_k;
+        if front == 0 {
+            return self;
+        }
+        let device = self.key.device();
+        let filling = |like: &Tensor<4>| {
+            let shape = [batch, heads, front, d_head];
+            Tensor::full(shape, self.filler.unwrap_or_default(), (&device, like.dtype()))
+        };
+        let bias = self.bias.clone();
+        let bias = bias.unwrap_or_else(|| Tensor::zeros([batch, 1, 1, seq_k], (&device, self.key.dtype())));
+        let raised = if self.filler.is_some() { 1.0 } else { f32::MIN };
+        Self {
+            bias: Some(lengthened(bias, front, raised)),
+            key: Tensor::cat(vec![filling(&self.key), self.key.clone()], 2),
+            value: Tensor::cat(vec![filling(&self.value), self.value.clone()], 2),
+            ..self
+        }
+    }
+}
+
+/// A bias with `front` more keys in front, all with one value.
+fn lengthened(bias: Tensor<4>, front: usize, value: f32) -> Tensor<4> {
+    let [batch, heads, seq_q, _] = bias.dims();
+    let options = (&bias.device(), bias.dtype());
+    Tensor::cat(
+        vec![Tensor::full([batch, heads, seq_q, front], value, options), bias],
+        3,
+    )
+}
+
+/// Biases of batches with as many keys, joined; one that is absent counts as zero beside one that is not.
+fn join_biases(parts: &[KeyValueState]) -> Option<Tensor<4>> {
+    let given = || parts.iter().filter_map(|part| part.bias.as_ref());
+    let largest = |axis: usize| given().map(|bias| bias.dims()[axis]).max();
+    let (heads, seq_q) = (largest(1)?, largest(2)?);
+    let same = parts.iter().map(|part| {
+        let [batch, _, keys, _] = part.key.dims();
+        let zeros = || Tensor::zeros([1, 1, 1, keys], (&part.key.device(), part.key.dtype()));
+        let bias = part.bias.clone().unwrap_or_else(zeros);
+        bias.expand([batch, heads, seq_q, keys])
+    });
+    Some(Tensor::cat(same.collect(), 0))
+}
+
+impl Rows for KeyValueState {
+    fn take_rows(&self, rows: &[usize]) -> Self {
+        Self {
+            key: take(&self.key, rows),
+            value: take(&self.value, rows),
+            bias: self.bias.as_ref().map(|bias| match bias.dims()[0] {
+                1 => bias.clone(),
+                _ => take(bias, rows),
+            }),
+            input: take(&self.input, rows),
+            filler: self.filler,
+        }
+    }
+
+    /// Rows with fewer keys than others are filled in front.
+    fn join_rows(parts: Vec<Self>) -> Self {
+        let longest = parts.iter().map(|part| part.key.dims()[2]).max().unwrap_or_default();
+        let parts: Vec<Self> = parts.into_iter().map(|part| part.filled(longest)).collect();
+        let each = |of: fn(&Self) -> Tensor<4>| Tensor::cat(parts.iter().map(of).collect(), 0);
+        Self {
+            key: each(|part| part.key.clone()),
+            value: each(|part| part.value.clone()),
+            bias: join_biases(&parts),
+            input: Tensor::cat(parts.iter().map(|part| part.input.clone()).collect(), 0),
+            filler: parts[0].filler,
+        }
+    }
+}
+
+impl HookState for KeyValueState {
+    type Output = Self;
+    type Weight = NoWeight;
+
+    fn rows(&self) -> usize {
+        self.key.dims()[0]
+    }
+
+    fn apart(self) -> Self {
+        Self { filler: None, ..self }
+    }
+
+    fn repeat_rows(&self, times: usize) -> Self {
+        Self {
+            key: self.key.clone().repeat_dim(0, times),
+            value: self.value.clone().repeat_dim(0, times),
+            bias: self.bias.clone().map(|bias| match bias.dims()[0] {
+                1 => bias,
+                _ => bias.repeat_dim(0, times),
+            }),
+            input: self.input.clone().repeat_dim(0, times),
+            filler: self.filler,
+        }
+    }
+
+    fn of(layer: &SiteLayer) -> Option<&Erased<Self>> {
+        match layer {
+            SiteLayer::KeyValue(layer) => Some(layer),
+            _ => None,
+        }
+    }
+
+    fn finish(self) -> Self {
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, Distribution, TensorData, Tolerance};
+
+    use super::*;
+    use adapters_nn::ops;
+
+    fn state(keys: usize, bias: Option<Tensor<4>>) -> KeyValueState {
+        let device = Device::flex();
+        let random = |shape| Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+        let input = Tensor::random([1, 3, 8], Distribution::Normal(0.0, 1.0), &device);
+        KeyValueState::new(random([1, 2, keys, 4]), random([1, 2, keys, 4]), input)
+            .with_bias(bias)
+            .with_filler(1)
+    }
+
+    #[test]
+    fn rows_of_unequal_length_are_filled_in_front() {
+        let bias = Tensor::<4>::from_data(TensorData::from([[[[0.0f32, -5.0]]]]), &Device::flex());
+        let (short, long) = (state(2, Some(bias)), state(3, None));
+        let joined = KeyValueState::join_rows(vec![short.clone(), long.clone()]);
+        assert_eq!(joined.key.dims(), [2, 2, 3, 4]);
+        let first = joined.take_rows(&[0]);
+        let filling = first.value.clone().slice_dim(2, 0..1).into_data();
+        assert_eq!(filling, TensorData::new(vec![1.0f32; 8], [1, 2, 1, 4]));
+        assert_eq!(first.key.slice_dim(2, 1..3).into_data(), short.key.into_data());
+        let bias = joined.bias.expect("a row was filled").into_data();
+        assert_eq!(
+            bias,
+            TensorData::new(vec![1.0f32, 0.0, -5.0, 0.0, 0.0, 0.0], [2, 1, 1, 3])
+        );
+        let second = joined.key.slice_dim(0, 1..2).into_data();
+        assert_eq!(second, long.key.into_data());
+    }
+
+    #[test]
+    fn rows_apart_do_not_see_their_filling() {
+        let joined = KeyValueState::join_rows(vec![state(2, None).apart(), state(3, None).apart()]);
+        let bias = joined.bias.expect("a row was filled").into_data();
+        assert_eq!(
+            bias,
+            TensorData::new(vec![f32::MIN, 0.0, 0.0, 0.0, 0.0, 0.0], [2, 1, 1, 3])
+        );
+    }
+
+    #[test]
+    fn rows_of_one_length_without_a_bias_get_none() {
+        assert!(
+            KeyValueState::join_rows(vec![state(2, None), state(2, None)])
+                .bias
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn what_is_in_front_is_seen_and_padding_stays_hidden() {
+        let device = Device::flex();
+        let bias = Tensor::<4>::from_data(TensorData::from([[[[0.0f32, f32::MIN]]]]), &device);
+        let (own, front) = (state(2, Some(bias)), state(2, None));
+        let query = Tensor::<4>::random([1, 2, 3, 4], Distribution::Normal(0.0, 1.0), &device);
+        let with = own.clone().with_front(front.key.clone(), front.value.clone());
+        let got = ops::attention(query.clone(), with.key, with.value, with.bias, |w| w);
+        let seen =
+            |own: &Tensor<4>, front: &Tensor<4>| Tensor::cat(vec![front.clone(), own.clone().slice_dim(2, 0..1)], 2);
+        let want = ops::attention(
+            query,
+            seen(&own.key, &front.key),
+            seen(&own.value, &front.value),
+            None,
+            |w| w,
+        );
+        got.into_data()
+            .assert_approx_eq::<f32>(&want.into_data(), Tolerance::absolute(1e-6));
+    }
+}

@@ -1,0 +1,120 @@
+//! Attaching: a method's layers at the sites it is aimed at.
+
+use std::fmt;
+use std::sync::Arc;
+
+use burn::tensor::Device;
+
+use crate::error::Error;
+use crate::host::Host;
+use crate::method::target::Selection;
+use crate::method::{Build, Method};
+use crate::set::{AdapterSet, Attached, AttachedLayer};
+use crate::site::SiteInfo;
+
+/// What attaching did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttachReport {
+    /// The adapter's name.
+    pub adapter: String,
+    /// Paths of the sites that have a layer now.
+    pub adapted: Vec<String>,
+    /// Paths that matched and were excluded or left out.
+    pub skipped: Vec<String>,
+    /// Patterns that matched nothing. Empty unless the adapter came from a file.
+    pub unmatched: Vec<String>,
+    /// Parameters of the new adapter.
+    pub num_params: usize,
+}
+
+impl fmt::Display for AttachReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: {} parameters at {} sites",
+            self.adapter,
+            self.num_params,
+            self.adapted.len()
+        )?;
+        for (what, paths) in [("skipped", &self.skipped), ("unmatched", &self.unmatched)] {
+            if !paths.is_empty() {
+                write!(f, "; {what}: {}", paths.join(", "))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AdapterSet {
+    /// Builds `method` for `host` on `device` and adds it as `name`, trainable and not active.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NameTaken`]; [`Error::NoTarget`] if one of its targets hits nothing.
+    pub fn attach(
+        &mut self,
+        name: &str,
+        method: Arc<dyn Method>,
+        host: &dyn Host,
+        seed: u64,
+        device: &Device,
+    ) -> Result<AttachReport, Error> {
+        let target = method.target();
+        let selection = target.select(host)?.require(&target, host)?;
+        let (adapter, report) = build(name, method, host, selection, seed, device)?;
+        self.insert(adapter)?;
+        Ok(report)
+    }
+}
+
+/// Builds an adapter at the selected sites, in no set yet.
+///
+/// # Errors
+///
+/// [`Error::CannotBuild`] for a site the method has no layer for.
+pub fn build(
+    name: &str,
+    method: Arc<dyn Method>,
+    host: &dyn Host,
+    selection: Selection,
+    seed: u64,
+    device: &Device,
+) -> Result<(Attached, AttachReport), Error> {
+    let mut report = AttachReport {
+        adapter: name.to_owned(),
+        adapted: selection.sites.iter().map(|s| s.path.clone()).collect(),
+        skipped: selection.skipped,
+        unmatched: selection.unmatched,
+        num_params: 0,
+    };
+    let adapter = Attached::build(name, method, selection.sites, host, seed, device)?;
+    report.num_params = adapter.num_params();
+    Ok((adapter, report))
+}
+
+impl Attached {
+    /// An adapter with a layer at each of `sites`, in no set yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::CannotBuild`] for a site the method has no layer for.
+    pub fn build(
+        name: &str,
+        method: Arc<dyn Method>,
+        sites: Vec<SiteInfo>,
+        host: &dyn Host,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Self, Error> {
+        let build = Build { seed, device, host };
+        let layers = sites
+            .into_iter()
+            .map(|info| {
+                let layer = method.build(&info, &build)?;
+                Ok(AttachedLayer { info, layer })
+            })
+            .collect::<Result<Vec<_>, Error>>()?;
+        let shared = method.build_shared(&build)?;
+        Ok(Self::new(name, method, layers).with_shared(shared))
+    }
+}

@@ -1,0 +1,37 @@
+#![doc = include_str!("../README.md")]
+
+pub mod draw;
+mod dropout;
+mod mask;
+mod name;
+pub mod ops;
+mod quantize;
+#[cfg(feature = "flex")]
+mod quantized;
+mod torch_rng;
+
+pub use dropout::Dropout;
+pub use name::{UnknownName, did_you_mean, nearest};
+pub use quantize::{Quantization, float_weight, quantize_linear};
+pub use torch_rng::TorchRng;
+
+use burn::tensor::Tensor;
+
+/// `x w` for a frozen weight in a quantized form.
+///
+/// The gradient goes to `x` only. It is that of the product with the restored weight.
+///
+/// # Shapes
+///
+/// `x [rows, d_in]`, `weight [d_in, d_out]`; returns `[rows, d_out]`.
+///
+/// # Panics
+///
+/// Panics if the inner axes differ, or if the two are on different backends.
+pub fn quantized_product(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    #[cfg(feature = "flex")]
+    if let Some(product) = quantized::product(&x, &weight) {
+        return product;
+    }
+    x.matmul(weight)
+}

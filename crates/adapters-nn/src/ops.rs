@@ -1,0 +1,281 @@
+//! The expensive operations of a transformer behind one module, so that a fused form can replace a stock one
+//! without touching a model.
+//!
+//! Every function here is stock Burn today. Axis names are those of the glossary in `adapters-core`'s documentation.
+
+use std::str::FromStr;
+
+use burn::nn::{LayerNorm, Linear, RmsNorm};
+use burn::tensor::{Bool, DType, Tensor, activation};
+
+pub use crate::mask::{causal_bias, positions};
+use crate::{UnknownName, quantized_product};
+
+/// Activation function, named as the published configurations name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x * Phi(x)` with the error function (`gelu`, `gelu_python`).
+    Gelu,
+    /// `0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))` (`gelu_new`, `gelu_fast`, `gelu_pytorch_tanh`).
+    GeluTanh,
+    /// `x * sigmoid(1.702 x)` (`quick_gelu`).
+    QuickGelu,
+    /// `max(x, 0)`.
+    Relu,
+    /// `max(x, 0)^2` (`relu2`).
+    Relu2,
+    /// `min(max(x, 0), 6)`.
+    Relu6,
+    /// `x * sigmoid(x)` (`silu`, `swish`).
+    Silu,
+    /// `x * tanh(softplus(x))`.
+    Mish,
+    /// Hyperbolic tangent.
+    Tanh,
+    /// Logistic function.
+    Sigmoid,
+    /// The identity (`linear`).
+    Linear,
+    /// `min(max(gelu(x), -10), 10)` (`gelu_10`).
+    Gelu10,
+    /// `0.5 (1 + erf((x - 0.707107) / (0.282095 sqrt(2))))`.
+    Laplace,
+    /// `max(x, 0) + 0.01 min(x, 0)` (`leaky_relu`, `leakyrelu`).
+    LeakyRelu,
+}
+
+impl Activation {
+    const NAMES: &[(&'static str, Self)] = &[
+        ("gelu", Self::Gelu),
+        ("gelu_python", Self::Gelu),
+        ("gelu_new", Self::GeluTanh),
+        ("gelu_fast", Self::GeluTanh),
+        ("gelu_pytorch_tanh", Self::GeluTanh),
+        ("quick_gelu", Self::QuickGelu),
+        ("relu", Self::Relu),
+        ("relu2", Self::Relu2),
+        ("relu6", Self::Relu6),
+        ("silu", Self::Silu),
+        ("swish", Self::Silu),
+        ("mish", Self::Mish),
+        ("tanh", Self::Tanh),
+        ("sigmoid", Self::Sigmoid),
+        ("linear", Self::Linear),
+        ("gelu_10", Self::Gelu10),
+        ("gelu_accurate", Self::GeluTanh),
+        ("gelu_python_tanh", Self::GeluTanh),
+        ("laplace", Self::Laplace),
+        ("leaky_relu", Self::LeakyRelu),
+        ("leakyrelu", Self::LeakyRelu),
+    ];
+
+    /// Applies the function element by element; any shape.
+    pub fn forward<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
+        match self {
+            Self::Gelu => activation::gelu(x),
+            Self::GeluTanh => activation::gelu_approximate(x),
+            Self::QuickGelu => activation::sigmoid(x.clone() * 1.702) * x,
+            Self::Relu => activation::relu(x),
+            Self::Relu2 => activation::relu(x).square(),
+            Self::Relu6 => activation::relu6(x),
+            Self::Silu => activation::silu(x),
+            Self::Mish => activation::mish(x),
+            Self::Tanh => x.tanh(),
+            Self::Sigmoid => activation::sigmoid(x),
+            Self::Linear => x,
+            Self::Gelu10 => activation::gelu(x).clamp(-10.0, 10.0),
+            Self::Laplace => {
+                (((x - std::f64::consts::FRAC_1_SQRT_2) / (0.282095 * std::f64::consts::SQRT_2)).erf() + 1.0) * 0.5
+            }
+            Self::LeakyRelu => activation::leaky_relu(x, 0.01),
+        }
+    }
+}
+
+impl FromStr for Activation {
+    type Err = UnknownName;
+
+    fn from_str(name: &str) -> Result<Self, UnknownName> {
+        let known = Self::NAMES.iter().find(|(known, _)| *known == name);
+        known
+            .map(|(_, activation)| *activation)
+            .ok_or_else(|| UnknownName::new("activation", name, Self::NAMES.iter().map(|(known, _)| *known)))
+    }
+}
+
+/// `(x - mean) / sqrt(var + eps) * gamma + beta` over the last axis; `[.., d_model]`.
+pub fn layer_norm<const D: usize>(norm: &LayerNorm, x: Tensor<D>) -> Tensor<D> {
+    norm.forward(x)
+}
+
+/// `x / sqrt(mean(x^2) + eps) * gamma` over the last axis; `[.., d_model]`.
+pub fn rms_norm<const D: usize>(norm: &RmsNorm, x: Tensor<D>) -> Tensor<D> {
+    norm.forward(x)
+}
+
+/// A frozen linear layer, `x w + b`, whose weight may be quantized.
+///
+/// # Shapes
+///
+/// `[batch, seq, d_in] -> [batch, seq, d_out]`
+///
+/// # Panics
+///
+/// Panics if the last axis of `x` is not `d_in`.
+pub fn linear(layer: &Linear, x: Tensor<3>) -> Tensor<3> {
+    let weight = layer.weight.val();
+    if !matches!(weight.dtype(), DType::QFloat(_)) {
+        return layer.forward(x);
+    }
+    let [batch, seq, d_in] = x.dims();
+    let [_, d_out] = weight.dims();
+    let output = product(x.reshape([batch * seq, d_in]), weight).reshape([batch, seq, d_out]);
+    match &layer.bias {
+        Some(bias) => output + bias.val().unsqueeze(),
+        None => output,
+    }
+}
+
+/// `x w` for a frozen weight in Burn's layout, which may be quantized: `[n, d_in] x [d_in, d_out] -> [n, d_out]`.
+///
+/// # Panics
+///
+/// Panics if the inner axes differ.
+pub fn product(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    match weight.dtype() {
+        DType::QFloat(_) => quantized_product(x, weight),
+        _ => x.matmul(weight),
+    }
+}
+
+/// `x w^T` for a weight in the published layout: `[batch, seq, k] x [n, k] -> [batch, seq, n]`.
+///
+/// # Panics
+///
+/// Panics if the last axes differ.
+pub fn project(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
+    let [batch, seq, k] = x.dims();
+    let [n, _] = weight.dims();
+    x.reshape([batch * seq, k])
+        .matmul(weight.transpose())
+        .reshape([batch, seq, n])
+}
+
+/// Softmax over the last axis of `scores + bias`; `scores [batch, heads, seq_q, seq_k]`, `bias` broadcast to it.
+pub fn softmax_with_bias(scores: Tensor<4>, bias: Option<Tensor<4>>) -> Tensor<4> {
+    let scores = match bias {
+        Some(bias) => scores + bias,
+        None => scores,
+    };
+    activation::softmax(scores, 3)
+}
+
+/// Scaled dot-product attention, `dropout(softmax(q k^T / sqrt(d_head) + bias)) v`.
+///
+/// `dropout` is what happens to the weights: [`Dropout::forward`](crate::Dropout::forward), or nothing.
+///
+/// # Shapes
+///
+/// - `query`: `[batch, heads, seq_q, d_head]`; `key`, `value`: `[batch, kv_heads, seq_k, d_head]`, where `kv_heads` divides
+///   `heads` and each serves as many queries that follow each other
+/// - `bias`: broadcast to `[batch, heads, seq_q, seq_k]`
+/// - returns `[batch, heads, seq_q, d_head]`
+///
+/// # Panics
+///
+/// Panics on tensors of other shapes.
+pub fn attention(
+    query: Tensor<4>,
+    key: Tensor<4>,
+    value: Tensor<4>,
+    bias: Option<Tensor<4>>,
+    dropout: impl FnOnce(Tensor<4>) -> Tensor<4>,
+) -> Tensor<4> {
+    let scale = (query.dims()[3] as f64).sqrt().recip();
+    scaled_attention(query, key, value, scale, bias, dropout)
+}
+
+/// As [`attention`], with another factor than `1 / sqrt(d_head)` on the scores.
+///
+/// # Panics
+///
+/// As [`attention`].
+pub fn scaled_attention(
+    query: Tensor<4>,
+    key: Tensor<4>,
+    value: Tensor<4>,
+    scale: f64,
+    bias: Option<Tensor<4>>,
+    dropout: impl FnOnce(Tensor<4>) -> Tensor<4>,
+) -> Tensor<4> {
+    let [batch, heads, seq_q, d_head] = query.dims();
+    let [_, kv_heads, seq_k, _] = key.dims();
+    let query = if scale == 1.0 { query } else { query * scale };
+    if kv_heads == heads {
+        let weights = softmax_with_bias(query.matmul(key.swap_dims(2, 3)), bias);
+        return dropout(weights).matmul(value);
+    }
+    // The queries of a group lie below each other, so that no key is copied.
+    let rows = heads / kv_heads * seq_q;
+    let scores = query
+        .reshape([batch, kv_heads, rows, d_head])
+        .matmul(key.swap_dims(2, 3));
+    let weights = softmax_with_bias(scores.reshape([batch, heads, seq_q, seq_k]), bias);
+    dropout(weights)
+        .reshape([batch, kv_heads, rows, seq_k])
+        .matmul(value)
+        .reshape([batch, heads, seq_q, d_head])
+}
+
+/// Additive attention bias `[batch, 1, 1, seq]` from padding: the least finite number where a key is padding.
+pub fn padding_bias(padding: Tensor<2, Bool>) -> Tensor<4> {
+    let [batch, seq] = padding.dims();
+    (padding.float() * f32::MIN).reshape([batch, 1, 1, seq])
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, Distribution, TensorData, Tolerance};
+
+    use super::*;
+
+    #[test]
+    fn every_listed_name_parses_and_a_wrong_one_is_named() {
+        for (name, activation) in Activation::NAMES {
+            assert_eq!(name.parse::<Activation>().unwrap(), *activation);
+        }
+        let error = "gellu".parse::<Activation>().unwrap_err().to_string();
+        assert!(
+            error.contains("gellu") && error.contains("did you mean `gelu`"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn grouped_queries_see_the_heads_of_their_group() {
+        let device = Device::flex();
+        let random = |heads| Tensor::<4>::random([2, heads, 3, 4], Distribution::Normal(0.0, 1.0), &device);
+        let (q, k, v) = (random(6), random(2), random(2));
+        let repeated = |x: Tensor<4>| {
+            let head = |head: usize| x.clone().slice_dim(1, head..head + 1).repeat_dim(1, 3);
+            Tensor::cat(vec![head(0), head(1)], 1)
+        };
+        let whole = attention(q.clone(), repeated(k.clone()), repeated(v.clone()), None, |w| w);
+        attention(q, k, v, None, |w| w)
+            .into_data()
+            .assert_approx_eq::<f32>(&whole.into_data(), Tolerance::absolute(1e-6));
+    }
+
+    #[test]
+    fn attention_ignores_padding() {
+        let device = Device::flex();
+        let random = |shape| Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+        let (q, k, v) = (random([1, 2, 3, 4]), random([1, 2, 3, 4]), random([1, 2, 3, 4]));
+        let padding = Tensor::<2, Bool>::from_data(TensorData::from([[false, false, true]]), &device);
+        let masked = attention(q.clone(), k.clone(), v.clone(), Some(padding_bias(padding)), |w| w);
+        let short = attention(q, k.slice_dim(2, 0..2), v.slice_dim(2, 0..2), None, |w| w);
+        masked
+            .into_data()
+            .assert_approx_eq::<f32>(&short.into_data(), Tolerance::absolute(1e-6));
+    }
+}

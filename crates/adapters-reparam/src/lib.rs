@@ -1,0 +1,362 @@
+//! The weight door: adapters on any Burn module, through its parameters instead of its `forward`.
+//!
+//! A method that folds into a weight is a function of that weight, and Burn can hold such a function beside a parameter
+//! (a *reparameterization*): whoever reads the parameter then gets the adapted weight. So a model whose `forward` knows
+//! no [`Ctx`](crate::Ctx) is adapted too. The price is that the adapted weight is composed at each read, as large as the
+//! weight, and that there is no dropout on an update's input and no composition of adapters.
+
+mod files;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use burn::module::{LoraAdapter, Module, ModuleVisitor, Param, ParamId, Reparameterization, Reparameterizer};
+use burn::nn::Linear;
+use burn::tensor::{Device, Tensor, TensorData};
+use regex::Regex;
+
+use adapters_core::{
+    Build, Erased, Error, Host, LinearState, LinearWeight, Method, Role, Shared, Site, SiteInfo, SiteKind, SiteLayer,
+    Stack,
+};
+use adapters_nn::nearest;
+
+/// Aims a method at the parameters of any Burn module.
+pub trait ForPaths {
+    /// A door for the parameters whose path matches one of `patterns`, where `*` stands for any text:
+    /// `"*.query.weight"`.
+    fn for_paths<S: Into<String>>(self, patterns: impl IntoIterator<Item = S>) -> WeightDoor;
+}
+
+impl ForPaths for Arc<dyn Method> {
+    fn for_paths<S: Into<String>>(self, patterns: impl IntoIterator<Item = S>) -> WeightDoor {
+        WeightDoor::new(self, patterns)
+    }
+}
+
+/// A method and the parameters of a module it is aimed at.
+///
+/// [`apply`](Self::apply) checks first and changes nothing on an error. As a [`Reparameterizer`] it goes to
+/// [`Module::apply_reparameterization`] directly, which can return no error and does not show what is adapted already:
+/// what cannot be adapted is then left alone, and a second application nests.
+#[derive(Clone, Debug)]
+pub struct WeightDoor {
+    method: Arc<dyn Method>,
+    patterns: Vec<String>,
+    seed: u64,
+    /// Layers read from files, by path of their parameter.
+    ready: BTreeMap<String, WeightAdapter>,
+}
+
+/// What the door puts beside a parameter: a method's layer, whose merged weight is what is read.
+#[derive(Module, Debug)]
+pub struct WeightAdapter {
+    layer: Erased<LinearState>,
+    shared: Shared,
+}
+
+impl Reparameterization for WeightAdapter {
+    const NAME: &'static str = "adapter";
+
+    fn apply<const D: usize>(&self, base: Tensor<D>) -> Tensor<D> {
+        let base = base.dequantize();
+        let shape = base.shape();
+        let weight = LinearWeight {
+            weight: as_linear(base.clone()),
+            bias: None,
+        };
+        match self.layer.merged(weight, &self.shared) {
+            Ok(merged) => match D {
+                2 => merged.weight.reshape(shape),
+                _ => merged.weight.transpose().reshape(shape),
+            },
+            // The door puts in only layers that merge.
+            Err(_) => base,
+        }
+    }
+}
+
+/// A weight as `[d_in, d_out]`: that of a linear layer, or a kernel `[d_out, d_in, ..]` with its inputs flattened.
+fn as_linear<const D: usize>(weight: Tensor<D>) -> Tensor<2> {
+    let weight = weight.dequantize();
+    let dims = weight.dims();
+    match D {
+        2 => weight.reshape([dims[0], dims[1]]),
+        _ => {
+            let d_out = dims[0];
+            let d_in = dims.iter().skip(1).product::<usize>();
+            weight.reshape([d_out, d_in]).transpose()
+        }
+    }
+}
+
+impl WeightDoor {
+    fn new<S: Into<String>>(method: Arc<dyn Method>, patterns: impl IntoIterator<Item = S>) -> Self {
+        Self {
+            method,
+            patterns: patterns.into_iter().map(Into::into).collect(),
+            seed: 0,
+            ready: BTreeMap::new(),
+        }
+    }
+
+    /// Sets the seed of the initial values; 0 without it.
+    #[must_use]
+    pub fn with_seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Adapts `model`: freezes all its parameters and puts the method's update beside those that match. Only the updates
+    /// train.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoTarget`] for a pattern without a hit, [`Error::CannotBuild`] for a parameter that is adapted already
+    /// (Burn would nest the updates silently), that is no weight, or that the method does not fold into.
+    pub fn apply<M: Module>(self, model: M) -> Result<M, Error> {
+        self.check(&model)?;
+        Ok(model.apply_reparameterization(self))
+    }
+
+    /// What [`apply`](Self::apply) would refuse.
+    fn check<M: Module>(&self, model: &M) -> Result<(), Error> {
+        let weights = weights_of(model);
+        for pattern in &self.patterns {
+            let matcher = matcher(std::slice::from_ref(pattern))?;
+            if !weights.iter().any(|w| matcher.is_match(&w.path)) {
+                return Err(Error::NoTarget {
+                    target: pattern.clone(),
+                    architecture: "Burn".to_owned(),
+                    nearest: near_miss(pattern, &weights),
+                    available: weights.iter().map(|w| w.path.clone()).collect::<Vec<_>>().join(", "),
+                });
+            }
+        }
+        let matcher = matcher(&self.patterns)?;
+        for found in weights.into_iter().filter(|w| matcher.is_match(&w.path)) {
+            if found.adapted {
+                return Err(self.refuse(&found.path, "it is adapted already; materialize the module first"));
+            }
+            let weight = found
+                .weight
+                .ok_or_else(|| self.refuse(&found.path, "it is no weight of two or more axes"))?;
+            self.layer(&found.path, weight)?;
+        }
+        Ok(())
+    }
+
+    fn refuse(&self, path: &str, reason: impl Into<String>) -> Error {
+        Error::CannotBuild {
+            method: self.method.family(),
+            path: path.to_owned(),
+            reason: reason.into(),
+        }
+    }
+
+    /// The update of one weight, `[d_in, d_out]`.
+    fn layer(&self, path: &str, weight: Tensor<2>) -> Result<WeightAdapter, Error> {
+        if let Some(ready) = self.ready.get(path) {
+            return Ok(ready.clone());
+        }
+        let device = weight.device();
+        let lone = Weights::new([(path.to_owned(), weight.clone())]);
+        let build = Build {
+            seed: self.seed ^ hash(path),
+            device: &device,
+            host: &lone,
+        };
+        let info = &lone.sites[0].0;
+        let (layer, shared) = (self.method.build(info, &build)?, self.method.build_shared(&build)?);
+        let SiteLayer::Linear(layer) = layer else {
+            return Err(self.refuse(path, "the method does not act on a weight"));
+        };
+        if shared.trains() {
+            return Err(self.refuse(
+                path,
+                "its layers share parameters that train, which one parameter cannot hold",
+            ));
+        }
+        layer
+            .merged(LinearWeight { weight, bias: None }, &shared)
+            .map_err(|e| self.refuse(path, e.reason))?;
+        Ok(WeightAdapter { layer, shared })
+    }
+}
+
+/// The end of a path that a pattern may have meant, as long as the pattern.
+fn near_miss(pattern: &str, weights: &[FoundParam]) -> Option<String> {
+    let wanted = pattern.trim_start_matches("*.");
+    let parts = wanted.split('.').count();
+    let ends = weights
+        .iter()
+        .map(|found| match found.path.rmatch_indices('.').nth(parts - 1) {
+            Some((at, _)) => &found.path[at + 1..],
+            None => found.path.as_str(),
+        });
+    nearest(wanted, ends)
+}
+
+/// A number for a path, so that equal layers begin differently. FNV-1a.
+fn hash(path: &str) -> u64 {
+    path.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+    })
+}
+
+impl Reparameterizer for WeightDoor {
+    type Reparam = WeightAdapter;
+
+    fn reparameterize<const D: usize>(
+        &mut self,
+        path: &str,
+        param: Param<Tensor<D>>,
+    ) -> (Param<Tensor<D>>, Option<WeightAdapter>) {
+        let matches = matcher(&self.patterns).is_ok_and(|matcher| matcher.is_match(path));
+        let layer = (matches && D >= 2)
+            .then(|| self.layer(path, as_linear(param.base())).ok())
+            .flatten();
+        (param.set_require_grad(false), layer)
+    }
+}
+
+/// One expression for all patterns, in which `*` stands for any text.
+fn matcher(patterns: &[String]) -> Result<Regex, Error> {
+    let any: Vec<String> = patterns.iter().map(|p| regex::escape(p).replace(r"\*", ".*")).collect();
+    Regex::new(&format!("^(?:{})$", any.join("|"))).map_err(|source| Error::TargetPattern {
+        pattern: patterns.join(", "),
+        source: Box::new(source),
+    })
+}
+
+/// A parameter of a module.
+struct FoundParam {
+    path: String,
+    /// `[d_in, d_out]`; `None` for a parameter of one axis.
+    weight: Option<Tensor<2>>,
+    /// Values of the update beside it, in the order of its layer's parameters.
+    update: Vec<TensorData>,
+    adapted: bool,
+}
+
+/// All float parameters of a module; an update comes with the parameter it is beside.
+///
+/// Burn shows a visitor the parameters of an update, below the path of the adapted parameter, and not the update itself.
+fn weights_of<M: Module>(model: &M) -> Vec<FoundParam> {
+    let mut find = FindWeights::default();
+    model.visit(&mut find);
+    let mut found: Vec<FoundParam> = Vec::new();
+    for param in find.found {
+        let owner = found.last_mut().and_then(|last| {
+            let rest = param.path.strip_prefix(&last.path)?;
+            let ours = rest.starts_with(&format!(".{}.", WeightAdapter::NAME));
+            (ours || rest.starts_with(&format!(".{}.", LoraAdapter::NAME))).then_some((last, ours))
+        });
+        match owner {
+            Some((owner, ours)) => {
+                owner.adapted = true;
+                owner.update.extend(ours.then(|| param.data()).flatten());
+            }
+            None => found.push(param),
+        }
+    }
+    found
+}
+
+impl FoundParam {
+    fn data(&self) -> Option<TensorData> {
+        self.update.first().cloned()
+    }
+}
+
+#[derive(Default)]
+struct FindWeights {
+    path: Vec<String>,
+    found: Vec<FoundParam>,
+}
+
+impl ModuleVisitor for FindWeights {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let path = self.path.join(".");
+        let of_update = path.contains(&format!(".{}.", WeightAdapter::NAME));
+        self.found.push(FoundParam {
+            path,
+            weight: (D >= 2).then(|| as_linear(param.base())),
+            update: of_update.then(|| param.base().into_data()).into_iter().collect(),
+            adapted: false,
+        });
+    }
+}
+
+/// Weights under paths, as a model a method can be built for.
+struct Weights {
+    sites: Vec<(SiteInfo, Linear)>,
+}
+
+impl Weights {
+    fn new(weights: impl IntoIterator<Item = (String, Tensor<2>)>) -> Self {
+        let sites = weights.into_iter().enumerate().map(|(index, (path, weight))| {
+            let [d_in, d_out] = weight.dims();
+            let site = Site::new(Stack::Encoder, index, Role::Query);
+            let info = SiteInfo::new(site, SiteKind::Linear { d_in, d_out }, path);
+            let layer = Linear {
+                weight: Param::initialized(ParamId::new(), weight),
+                bias: None,
+            };
+            (info, layer)
+        });
+        Self { sites: sites.collect() }
+    }
+}
+
+impl Host for Weights {
+    fn architecture(&self) -> &str {
+        "Burn"
+    }
+
+    fn class_name(&self) -> &str {
+        "Module"
+    }
+
+    fn d_model(&self) -> usize {
+        self.sites
+            .first()
+            .and_then(|(info, _)| info.linear_dims())
+            .map_or(0, |(d_in, _)| d_in)
+    }
+
+    fn base_prefix(&self) -> &str {
+        ""
+    }
+
+    fn sites(&self) -> Vec<SiteInfo> {
+        self.sites.iter().map(|(info, _)| info.clone()).collect()
+    }
+
+    fn linear(&self, site: Site) -> Option<&Linear> {
+        self.sites
+            .iter()
+            .find(|(info, _)| info.site == site)
+            .map(|(_, layer)| layer)
+    }
+
+    fn linear_mut(&mut self, site: Site) -> Option<&mut Linear> {
+        self.sites
+            .iter_mut()
+            .find(|(info, _)| info.site == site)
+            .map(|(_, layer)| layer)
+    }
+}
+
+/// Where parameters of a set live when nothing says otherwise.
+fn device_of<M: Module>(model: &M) -> Device {
+    model.devices().first().cloned().unwrap_or_default()
+}

@@ -1,0 +1,20 @@
+#![doc = include_str!("../README.md")]
+
+pub mod atomic;
+mod error;
+mod fusion;
+mod head_setup;
+mod load;
+mod manifest;
+mod save;
+mod setup;
+mod tensors;
+
+pub use error::{StoreError, TensorProblem};
+pub use fusion::{load_fusion, save_fusion};
+pub use head_setup::HeadSetup;
+pub use load::{LoadOptions, LoadReport, load_adapter};
+pub use manifest::{HeadManifest, Manifest, Pooling};
+pub use save::{SavedFiles, expressible, save_adapter};
+pub use setup::Setup;
+pub use tensors::{read_json, read_pytorch, read_safetensors, write_json, write_safetensors};

@@ -1,0 +1,253 @@
+//! Reading an adapter folder: everything is checked, then the set is touched.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use burn::module::ParamId;
+use burn::tensor::{Device, TensorData};
+use serde_json::{Map, Value};
+
+use crate::{StoreError, TensorProblem, read_json, read_pytorch, read_safetensors};
+use adapters_core::{
+    AdapterSet, AttachReport, Attached, Format, Host, Method, Registry, Role, SiteKind, StoredConfig, Tensors, build,
+};
+use adapters_nn::nearest;
+
+/// How to load an adapter folder.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// Name in the set; without it the name in the folder, or the folder's own.
+    pub name: Option<String>,
+    /// Whether `pytorch_adapter.bin` may be read, by Burn's non-executing reader.
+    pub allow_bin: bool,
+    /// Further safetensors files with tensors of the adapter that the folder lacks: the reference does not write the
+    /// shared parameters of headless models.
+    pub extra: Vec<PathBuf>,
+    /// Fields to read in place of the configuration's, or beside them: the reference does not write all of them.
+    pub config: Map<String, Value>,
+}
+
+/// What loading did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadReport {
+    /// The format of the folder.
+    pub format: Format,
+    /// The weights file that was read.
+    pub weights: PathBuf,
+    /// What was attached.
+    pub attached: AttachReport,
+}
+
+impl fmt::Display for LoadReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}, {})", self.attached, self.format, self.weights.display())
+    }
+}
+
+/// The folder's configuration, before any tensor is read.
+struct Folder {
+    format: Format,
+    method: Arc<dyn Method>,
+    /// The name the keys are built with.
+    stored_name: String,
+}
+
+/// Loads the adapter in the folder `dir` into `set`, trainable and not active.
+///
+/// # Errors
+///
+/// [`StoreError`] for files, [`StoreError::ConfigFile`] for the configuration, [`StoreError::Mismatch`] listing every
+/// missing, unexpected, misshapen or non-finite tensor, [`Error::NoTarget`] where tensors are left over because the
+/// model lacks a site the adapter was trained at. The set is unchanged on error.
+pub fn load_adapter(
+    dir: &Path,
+    set: &mut AdapterSet,
+    host: &dyn Host,
+    registry: Registry,
+    options: &LoadOptions,
+    device: &Device,
+) -> Result<LoadReport, StoreError> {
+    let mut folder = read_config(dir, registry, &options.config)?;
+    let (weights, mut tensors) = read_weights(dir, folder.format, options.allow_bin)?;
+    for path in &options.extra {
+        tensors.extend(read_safetensors(path)?.0);
+    }
+    if let Some(method) = folder.method.fitting(&tensors) {
+        folder.method = method;
+    }
+    let name = options.name.clone().unwrap_or_else(|| folder.stored_name.clone());
+    let target = folder.method.target();
+    let selection = target.select(host)?;
+    let (adapter, attached) = build(&name, folder.method, host, selection.clone(), 0, device)?;
+    let adapter = match fill(adapter, folder.format, &folder.stored_name, host, &weights, tensors) {
+        // Tensors are left over because the model has no such site: say that rather than list them.
+        Err(StoreError::Mismatch { problems, .. }) if !attached.unmatched.is_empty() && all_unexpected(&problems) => {
+            return Err(match selection.require(&target, host) {
+                Err(no_target) => no_target.into(),
+                Ok(_) => StoreError::Mismatch {
+                    path: weights,
+                    problems,
+                },
+            });
+        }
+        filled => filled?,
+    };
+    let adapter = adapter.method().loaded(&adapter).unwrap_or(adapter);
+    set.insert(adapter)?;
+    Ok(LoadReport {
+        format: folder.format,
+        weights,
+        attached,
+    })
+}
+
+fn read_config(dir: &Path, registry: Registry, more: &Map<String, Value>) -> Result<Folder, StoreError> {
+    let path = dir.join("adapter_config.json");
+    if !path.exists() {
+        return Err(StoreError::NotAnAdapter {
+            path: dir.to_owned(),
+            missing: "adapter_config.json",
+        });
+    }
+    let file: Map<String, Value> = read_json(&path)?;
+    let text = |key| file.get(key).and_then(Value::as_str).map(str::to_owned);
+    let (format, mut fields) = match file.get("config").and_then(Value::as_object) {
+        Some(config) => (Format::AdapterHub, config.clone()),
+        None => (Format::Peft, file.clone()),
+    };
+    fields.extend(more.clone());
+    let version = text("version");
+    let stored = StoredConfig {
+        format,
+        fields: &fields,
+        version: version.as_deref().and_then(major_minor),
+        versioned: version.is_some(),
+    };
+    Ok(Folder {
+        format,
+        method: registry.read(&stored).map_err(|source| StoreError::ConfigFile {
+            path,
+            source: Box::new(source),
+        })?,
+        stored_name: match format {
+            Format::AdapterHub => text("name").unwrap_or_else(|| folder_name(dir)),
+            Format::Peft => folder_name(dir),
+        },
+    })
+}
+
+/// `(1, 3)` of `adapters.1.3.0`; a bare version number is that of the library's predecessor.
+fn major_minor(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.strip_prefix("adapters.")?.split('.').map(str::parse);
+    Some((parts.next()?.ok()?, parts.next()?.ok()?))
+}
+
+fn folder_name(dir: &Path) -> String {
+    dir.file_name()
+        .map_or_else(|| "adapter".to_owned(), |n| n.to_string_lossy().into_owned())
+}
+
+fn read_weights(dir: &Path, format: Format, allow_bin: bool) -> Result<(PathBuf, Tensors), StoreError> {
+    let safe = dir.join(format.weights_file());
+    if safe.exists() {
+        let (tensors, _) = read_safetensors(&safe)?;
+        return Ok((safe, tensors));
+    }
+    let (bin, missing) = match format {
+        Format::AdapterHub => ("pytorch_adapter.bin", "adapter.safetensors (or pytorch_adapter.bin)"),
+        Format::Peft => ("adapter_model.bin", "adapter_model.safetensors (or adapter_model.bin)"),
+    };
+    let bin = dir.join(bin);
+    match (bin.exists(), allow_bin) {
+        (true, true) => Ok((bin.clone(), read_pytorch(&bin)?)),
+        (true, false) => Err(StoreError::PickleNotAllowed { path: bin }),
+        (false, _) => Err(StoreError::NotAnAdapter {
+            path: dir.to_owned(),
+            missing,
+        }),
+    }
+}
+
+/// Puts the file's tensors into a built adapter.
+pub(crate) fn fill(
+    mut adapter: Attached,
+    format: Format,
+    stored_name: &str,
+    host: &dyn Host,
+    path: &Path,
+    mut tensors: Tensors,
+) -> Result<Attached, StoreError> {
+    let mut problems = Vec::new();
+    let mut wanted: Vec<(ParamId, String)> = Vec::new();
+    let mut found: HashMap<ParamId, TensorData> = HashMap::new();
+    let shapes = adapter.shapes();
+    for place in adapter.params() {
+        // The class that saved decides the prefix: its own, or that of a larger class around it.
+        let candidates = place.keys(format, stored_name, host);
+        match candidates.iter().find_map(|k| Some((k, tensors.remove(k)?))) {
+            Some((key, data)) => {
+                let expected = shapes.get(&place.id).cloned().unwrap_or_default();
+                if !data.dtype().is_float() {
+                    problems.push(TensorProblem::DType {
+                        key: key.clone(),
+                        found: format!("{:?}", data.dtype()),
+                    });
+                } else if data.shape().to_vec() != expected {
+                    problems.push(TensorProblem::Shape {
+                        key: key.clone(),
+                        expected,
+                        found: data.shape().to_vec(),
+                    });
+                }
+                found.insert(place.id, data);
+            }
+            None => wanted.push((place.id, candidates[0].clone())),
+        }
+    }
+    problems.extend(wanted.into_iter().map(|(_, key)| TensorProblem::Missing {
+        nearest: nearest(&key, tensors.keys().map(String::as_str)),
+        key,
+    }));
+    if format == Format::Peft {
+        forget_tables(host, &mut tensors);
+    }
+    tensors.retain(|key, _| !adapter.method().is_alias(key));
+    problems.extend(tensors.into_keys().map(|key| TensorProblem::Unexpected { key }));
+    if !problems.is_empty() {
+        return Err(StoreError::Mismatch {
+            path: path.to_owned(),
+            problems,
+        });
+    }
+    adapter.fill(found);
+    Ok(adapter)
+}
+
+/// Takes out copies of the base's embedding tables and head, which peft writes beside an adapter of theirs. One that is not
+/// the base's stays, and is refused with everything else that is not expected.
+fn forget_tables(host: &dyn Host, tensors: &mut Tensors) {
+    for info in host.sites() {
+        let of_base = || match (info.kind, info.site.role) {
+            (SiteKind::Table { .. }, _) => host.table(info.site).map(|table| table.weight.val()),
+            (SiteKind::Linear { .. }, Role::LmHead) => host.linear(info.site).map(|head| head.weight.val().transpose()),
+            _ => None,
+        };
+        for key in
+            [".base_layer.weight", ".weight"].map(|end| format!("{}{}{end}", Format::Peft.key_prefix(), info.path))
+        {
+            let same = |data: &TensorData| {
+                let data = data.clone().convert::<f32>();
+                of_base().is_some_and(|weight| weight.into_data().convert::<f32>() == data)
+            };
+            if tensors.get(&key).is_some_and(same) {
+                tensors.remove(&key);
+            }
+        }
+    }
+}
+
+fn all_unexpected(problems: &[TensorProblem]) -> bool {
+    problems.iter().all(|p| matches!(p, TensorProblem::Unexpected { .. }))
+}

@@ -1,0 +1,109 @@
+//! Our own file beside the interchange files: what they have no place for.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{StoreError, read_json, write_json};
+use adapters_nn::Quantization;
+
+/// What the interchange formats cannot say about a trained adapter. Written as `manifest.json`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The adapter's name.
+    pub name: String,
+    /// Its config string.
+    pub config: String,
+    /// `model_type` of the base.
+    pub base_architecture: String,
+    /// Where the base was read from when the adapter was trained: a folder or a Hub id.
+    pub base_model: String,
+    /// Longest input in tokens, in training.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub max_length: Option<usize>,
+    /// Form the linear weights of the base were held in, in training; floats without it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub quantize: Option<Quantization>,
+    /// Whether it learned to answer what the base's chat template makes of a prompt.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub chat: bool,
+    /// Folder of the adapter it was trained on top of, which must be active below it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub stack_on: Option<String>,
+    /// The head trained with it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub head: Option<HeadManifest>,
+    /// Version of this library that wrote it.
+    pub written_by: String,
+    /// Fields this version does not know, kept and written back.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// A classification head beside the adapter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeadManifest {
+    /// File name in the same folder: tensors `weight [classes, d_model]` and `bias [classes]`.
+    pub file: String,
+    /// How the hidden states become one vector.
+    pub pooling: Pooling,
+    /// Names of the classes, in order.
+    pub labels: Vec<String>,
+}
+
+/// How the hidden states of a sequence become one vector.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pooling {
+    /// Mean over the tokens that are not padding.
+    #[default]
+    Mean,
+    /// The first token.
+    First,
+}
+
+impl Manifest {
+    /// Name of the file.
+    pub const FILE: &'static str = "manifest.json";
+
+    /// Reads the manifest of an adapter folder; `None` if it has none, as folders written in Python.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Read`], [`StoreError::Json`].
+    pub fn read(dir: &Path) -> Result<Option<Self>, StoreError> {
+        let path = dir.join(Self::FILE);
+        if path.exists() {
+            read_json(&path).map(Some)
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// Writes the manifest into an adapter folder.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Write`].
+    pub fn write(&self, dir: &Path) -> Result<(), StoreError> {
+        write_json(&dir.join(Self::FILE), self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_fields_survive() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut manifest = Manifest {
+            name: "a".into(),
+            ..Manifest::default()
+        };
+        manifest.extra.insert("later".into(), Value::from(1));
+        manifest.write(dir.path()).unwrap();
+        assert_eq!(Manifest::read(dir.path()).unwrap().unwrap(), manifest);
+    }
+}

@@ -1,0 +1,93 @@
+//! Writing an adapter folder.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use crate::{StoreError, write_json, write_safetensors};
+use adapters_core::{AdapterSet, Error, Format, Host, Tensors};
+
+/// The files an adapter was saved to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SavedFiles {
+    /// The configuration.
+    pub config: PathBuf,
+    /// The weights.
+    pub weights: PathBuf,
+}
+
+/// The first format that can express adapter `name` of `set`: AdapterHub's where it can.
+///
+/// # Errors
+///
+/// [`Error::NoSuchAdapter`]; AdapterHub's [`Error::Config`] where neither can.
+pub fn expressible(set: &AdapterSet, name: &str, host: &dyn Host) -> Result<Format, StoreError> {
+    let adapter = set.attached(name)?;
+    let written = |format| -> Result<_, Error> {
+        let stored = adapter.method().stored(format, adapter, host)?;
+        let adapter = stored.as_ref().unwrap_or(adapter);
+        let sites: Vec<_> = adapter.layers().map(|l| &l.info).collect();
+        adapter.method().wire(format, &sites, host)
+    };
+    match written(Format::AdapterHub) {
+        Ok(_) => Ok(Format::AdapterHub),
+        Err(refused) => match written(Format::Peft) {
+            Ok(_) => Ok(Format::Peft),
+            Err(_) => Err(refused.into()),
+        },
+    }
+}
+
+/// Saves adapter `name` of `set` into the folder `dir` in `format`, each file atomically.
+///
+/// # Errors
+///
+/// [`Error::NoSuchAdapter`]; [`Error::Config`] where the format cannot express the configuration; [`StoreError`].
+pub fn save_adapter(
+    dir: &Path,
+    format: Format,
+    set: &AdapterSet,
+    name: &str,
+    host: &dyn Host,
+) -> Result<SavedFiles, StoreError> {
+    let adapter = set.attached(name)?;
+    let stored = adapter.method().stored(format, adapter, host)?;
+    let adapter = stored.as_ref().unwrap_or(adapter);
+    let sites: Vec<_> = adapter.layers().map(|l| &l.info).collect();
+    let config = adapter.method().wire(format, &sites, host)?;
+    let mut values = adapter.values_by_id();
+    let tensors: Tensors = adapter
+        .params()
+        .map(|p| (p.key(format, name, host), p.id))
+        .filter_map(|(key, id)| Some((key, values.remove(&id)?)))
+        .collect();
+    fs::create_dir_all(dir).map_err(|source| StoreError::Folder {
+        path: dir.to_owned(),
+        source,
+    })?;
+    let files = SavedFiles {
+        config: dir.join("adapter_config.json"),
+        weights: dir.join(format.weights_file()),
+    };
+    write_safetensors(&files.weights, &tensors, [])?;
+    write_json(&files.config, &envelope(format, config, name, host))?;
+    Ok(files)
+}
+
+/// The configuration file around a method's own object.
+fn envelope(format: Format, config: Map<String, Value>, name: &str, host: &dyn Host) -> Value {
+    match format {
+        Format::AdapterHub => json!({
+            "config": config,
+            "hidden_size": host.d_model(),
+            "model_class": host.class_name(),
+            "model_name": "",
+            "model_type": host.architecture(),
+            "name": name,
+            // Decides how the reference reads the file: from 1.1.0 on, alpha means what it says.
+            "version": "adapters.1.3.0",
+        }),
+        Format::Peft => Value::Object(config),
+    }
+}

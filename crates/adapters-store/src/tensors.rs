@@ -1,0 +1,235 @@
+//! Tensor files as host data, and JSON files.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use burn::store::pytorch::PytorchReader;
+use burn::tensor::{DType, TensorData};
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::{StoreError, TensorProblem, atomic};
+use adapters_core::Tensors;
+
+/// Reads a safetensors file. Header, offsets and lengths are checked by the `safetensors` crate.
+///
+/// # Errors
+///
+/// [`StoreError::Read`], [`StoreError::Safetensors`] for a damaged file, [`StoreError::Mismatch`] for tensors with
+/// NaN or infinite elements.
+pub fn read_safetensors(path: &Path) -> Result<(Tensors, HashMap<String, String>), StoreError> {
+    let bytes = read(path)?;
+    let damaged = |reason: String| StoreError::Safetensors {
+        path: path.to_owned(),
+        reason,
+    };
+    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| damaged(e.to_string()))?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|e| damaged(e.to_string()))?;
+    let mut tensors = Tensors::new();
+    for (key, view) in file.tensors() {
+        let dtype =
+            burn_dtype(view.dtype()).ok_or_else(|| damaged(format!("`{key}` has element type {:?}", view.dtype())))?;
+        let data = TensorData::from_bytes_vec(view.data().to_vec(), view.shape().to_vec(), dtype);
+        tensors.insert(key, data);
+    }
+    check_finite(path, &tensors)?;
+    Ok((tensors, metadata.metadata().clone().unwrap_or_default()))
+}
+
+/// Reads a PyTorch state dict with Burn's reader, which parses the pickle without executing it.
+///
+/// # Errors
+///
+/// [`StoreError::Read`], [`StoreError::Pytorch`], [`StoreError::Mismatch`] for NaN or infinite elements.
+pub fn read_pytorch(path: &Path) -> Result<Tensors, StoreError> {
+    fs::metadata(path).map_err(|source| StoreError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let refuse = |reason: String| StoreError::Pytorch {
+        path: path.to_owned(),
+        reason,
+    };
+    let reader = PytorchReader::new(path).map_err(|e| refuse(e.to_string()))?;
+    let mut tensors = Tensors::new();
+    for (key, tensor) in reader.tensors() {
+        let dtype = match format!("{:?}", tensor.dtype()).as_str() {
+            "F32" => DType::F32,
+            "F64" => DType::F64,
+            "F16" => DType::F16,
+            "BF16" => DType::BF16,
+            "I64" => DType::I64,
+            "I32" => DType::I32,
+            other => return Err(refuse(format!("`{key}` has element type {other}"))),
+        };
+        let bytes = tensor.read().map_err(|e| refuse(e.to_string()))?;
+        tensors.insert(
+            key.clone(),
+            TensorData::from_bytes_vec(bytes, tensor.shape().to_vec(), dtype),
+        );
+    }
+    check_finite(path, &tensors)?;
+    Ok(tensors)
+}
+
+/// Writes a safetensors file, atomically, with `format: pt` and `metadata` in its header.
+///
+/// # Errors
+///
+/// [`StoreError::Write`]; the file that was there is then unchanged.
+pub fn write_safetensors(
+    path: &Path,
+    tensors: &Tensors,
+    metadata: impl IntoIterator<Item = (String, String)>,
+) -> Result<(), StoreError> {
+    let damaged = |reason: String| StoreError::Safetensors {
+        path: path.to_owned(),
+        reason,
+    };
+    let views = tensors
+        .iter()
+        .map(|(key, data)| {
+            let dtype =
+                file_dtype(data.dtype()).ok_or_else(|| damaged(format!("`{key}` has type {:?}", data.dtype())))?;
+            let view =
+                TensorView::new(dtype, data.shape().to_vec(), data.as_bytes()).map_err(|e| damaged(e.to_string()))?;
+            Ok((key.as_str(), view))
+        })
+        .collect::<Result<Vec<_>, StoreError>>()?;
+    let mut header = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    header.extend(metadata);
+    let bytes = safetensors::serialize(views, Some(header)).map_err(|e| damaged(e.to_string()))?;
+    Ok(atomic::write(path, &bytes)?)
+}
+
+/// Reads a JSON file.
+///
+/// # Errors
+///
+/// [`StoreError::Read`], [`StoreError::Json`] with line, column and field.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, StoreError> {
+    serde_json::from_slice(&read(path)?).map_err(|source| StoreError::Json {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Writes a JSON file, indented, atomically.
+///
+/// # Errors
+///
+/// [`StoreError::Json`] for a value JSON cannot express, [`StoreError::Write`].
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
+    let mut text = serde_json::to_string_pretty(value).map_err(|source| StoreError::Json {
+        path: path.to_owned(),
+        source,
+    })?;
+    text.push('\n');
+    Ok(atomic::write(path, text.as_bytes())?)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, StoreError> {
+    fs::read(path).map_err(|source| StoreError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn check_finite(path: &Path, tensors: &Tensors) -> Result<(), StoreError> {
+    let problems: Vec<TensorProblem> = tensors
+        .iter()
+        .filter(|(_, data)| data.dtype().is_float())
+        .filter_map(|(key, data)| {
+            let index = match data.dtype() {
+                DType::F32 => data.as_slice::<f32>().ok()?.iter().position(|x| !x.is_finite()),
+                _ => data.iter::<f32>().position(|x| !x.is_finite()),
+            }?;
+            Some(TensorProblem::NotFinite {
+                key: key.clone(),
+                index,
+            })
+        })
+        .collect();
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(StoreError::Mismatch {
+        path: path.to_owned(),
+        problems,
+    })
+}
+
+const DTYPES: [(Dtype, DType); 12] = [
+    (Dtype::F64, DType::F64),
+    (Dtype::F32, DType::F32),
+    (Dtype::F16, DType::F16),
+    (Dtype::BF16, DType::BF16),
+    (Dtype::I64, DType::I64),
+    (Dtype::I32, DType::I32),
+    (Dtype::I16, DType::I16),
+    (Dtype::I8, DType::I8),
+    (Dtype::U64, DType::U64),
+    (Dtype::U32, DType::U32),
+    (Dtype::U16, DType::U16),
+    (Dtype::U8, DType::U8),
+];
+
+fn burn_dtype(dtype: Dtype) -> Option<DType> {
+    DTYPES.iter().find(|(file, _)| *file == dtype).map(|(_, burn)| *burn)
+}
+
+fn file_dtype(dtype: DType) -> Option<Dtype> {
+    DTYPES.iter().find(|(_, burn)| *burn == dtype).map(|(file, _)| *file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Tensors {
+        Tensors::from([("w".to_owned(), TensorData::from([[1.0f32, 2.0], [3.0, 4.0]]))])
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.safetensors");
+        write_safetensors(&path, &sample(), [("a".to_owned(), "b".to_owned())]).unwrap();
+        let (tensors, metadata) = read_safetensors(&path).unwrap();
+        assert_eq!(tensors, sample());
+        assert_eq!(metadata["a"], "b");
+        assert_eq!(metadata["format"], "pt");
+    }
+
+    #[test]
+    fn a_truncated_file_and_an_oversized_header_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.safetensors");
+        write_safetensors(&path, &sample(), []).unwrap();
+        let whole = fs::read(&path).unwrap();
+        for cut in [0, 4, 8, 20, whole.len() - 1] {
+            fs::write(&path, &whole[..cut]).unwrap();
+            assert!(
+                matches!(read_safetensors(&path), Err(StoreError::Safetensors { .. })),
+                "{cut}"
+            );
+        }
+        let mut huge = whole.clone();
+        huge[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+        fs::write(&path, &huge).unwrap();
+        assert!(matches!(read_safetensors(&path), Err(StoreError::Safetensors { .. })));
+    }
+
+    #[test]
+    fn nan_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.safetensors");
+        let tensors = Tensors::from([("w".to_owned(), TensorData::from([1.0, f32::NAN]))]);
+        write_safetensors(&path, &tensors, []).unwrap();
+        let error = read_safetensors(&path).unwrap_err().to_string();
+        assert!(error.contains("`w` is not finite at element 1"), "{error}");
+    }
+}

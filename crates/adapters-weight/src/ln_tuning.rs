@@ -1,0 +1,50 @@
+//! LN tuning: the parameters of the normalizations, trained in copies.
+
+use adapters_core::copies::copy_of;
+use adapters_core::target::{ModuleFields, Target};
+use adapters_core::{Build, ConfigError, Error, SiteInfo, SiteLayer};
+use serde::{Deserialize, Serialize};
+
+use crate::tuner::{Tuner, has_targets};
+
+/// Weight and bias of layer normalizations, trained; all normalizations without `target_modules`.
+///
+/// Paper: *Tuning LayerNorm in Attention: Towards Efficient Multi-Modal LLM Finetuning*, Zhao et al., 2023,
+/// <https://arxiv.org/abs/2312.11420>.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LnTuning {
+    /// Which modules.
+    #[serde(flatten)]
+    pub targets: ModuleFields,
+}
+
+impl Tuner for LnTuning {
+    const NAME: &'static str = "ln_tuning";
+    const PEFT_TYPE: &'static str = "LN_TUNING";
+
+    fn default_target() -> Target {
+        Target::Norms
+    }
+
+    has_targets!();
+
+    fn check(&self) -> Result<(), ConfigError> {
+        Ok(())
+    }
+
+    fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
+        match build
+            .host
+            .norm(site.site)
+            .and_then(|_| copy_of(build.host, site.site, build.device))
+        {
+            Some(copy) => Ok(copy),
+            None => Err(Self::refuse(site, "it adapts normalizations only")),
+        }
+    }
+
+    fn key(param: &str) -> String {
+        format!("ln_tuning_layers.{param}")
+    }
+}
