@@ -4,13 +4,13 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use adapters_core::store::Format;
 use adapters_core::target::Target;
 use adapters_core::{
-    AdapterSet, Build, Call, Composition, Ctx, EmbeddingState, Erased, Error, HiddenState, HookState, Host,
+    AdapterSet, Build, Call, Composition, Ctx, EmbeddingState, Erased, Error, Format, HiddenState, HookState, Host,
     KeyValueState, LinearState, Method, NamedParams, OutputState, Role, Site, SiteAdapter, SiteInfo, SiteKind,
-    SiteLayer, Stack, Up, ops,
+    SiteLayer, Stack, Up,
 };
+use adapters_nn::ops;
 use burn::module::{Module, Param, ParamId};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::{Bool, Device, Distribution, Tensor, TensorData};

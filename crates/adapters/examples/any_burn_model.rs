@@ -6,7 +6,8 @@
 
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
-use adapters::{Error, ForPaths, METHODS, WeightDoor, method};
+use adapters::store::StoreError;
+use adapters::{ForPaths, METHODS, WeightDoor, method};
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig, Relu};
 use burn::optim::{AdamWConfig, GradientsParams};
@@ -25,7 +26,7 @@ impl Mlp {
     }
 }
 
-fn main() -> Result<(), Error> {
+fn main() -> Result<(), StoreError> {
     let device = Device::flex().autodiff();
     let model = Mlp {
         first: LinearConfig::new(16, 64).init(&device),
