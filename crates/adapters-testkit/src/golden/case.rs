@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::golden::Tolerance;
+use crate::golden::compare::Tolerance;
 use crate::golden::verdict::Stop;
 
 /// The library that computed a case.
