@@ -565,7 +565,7 @@ impl T5Attention {
 
     /// The scores are not divided by the root of the heads' width: the published weights have that in them.
     fn attend(&self, query: Tensor<4>, state: KeyValueState, cx: &mut Ctx<'_>) -> Tensor<3> {
-        let dropout = |weights| cx.dropout(weights, self.dropout);
+        let dropout = cx.pass().dropout.as_ref().map(|dropout| (dropout, self.dropout));
         let out = ops::scaled_attention(query, state.key, state.value, 1.0, state.bias, dropout);
         let [batch, heads, seq, d_head] = out.dims();
         let out = out.swap_dims(1, 2).reshape([batch, seq, heads * d_head]);

@@ -2,6 +2,9 @@
 
 pub mod draw;
 mod dropout;
+#[cfg(feature = "flex")]
+mod fused;
+mod kernel;
 mod mask;
 mod name;
 pub mod ops;
