@@ -264,7 +264,7 @@ impl Layer {
         let normed = ops::rms_norm(&norm, x.clone());
         let gate = cx.linear(self.site(Role::FfnGate), &self.gate, normed.clone());
         let up = cx.linear(self.site(Role::FfnUp), &self.up, normed);
-        let down = cx.linear(self.site(Role::FfnDown), &self.down, self.activation.forward(gate) * up);
+        let down = cx.linear(self.site(Role::FfnDown), &self.down, self.activation.gated(gate, up));
         let x = cx.hidden(self.site(Role::AfterFfn), down, x, None);
         cx.output(self.site(Role::LayerOutput), x)
     }

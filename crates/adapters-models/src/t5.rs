@@ -587,7 +587,7 @@ impl T5FeedForward {
     fn forward(&self, x: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
         let up = cx.linear(self.site(Role::FfnUp), &self.up, x.clone());
         let inner = match &self.gate {
-            Some(gate) => self.activation.forward(cx.linear(self.site(Role::FfnGate), gate, x)) * up,
+            Some(gate) => self.activation.gated(cx.linear(self.site(Role::FfnGate), gate, x), up),
             None => self.activation.forward(up),
         };
         let inner = cx.dropout(inner, self.dropout);
