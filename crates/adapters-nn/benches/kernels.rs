@@ -4,8 +4,8 @@
 
 use std::hint::black_box;
 
-use adapters_nn::Dropout;
 use adapters_nn::ops::{self, Activation};
+use adapters_nn::{Dropout, bf16_linear};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig, RmsNorm, RmsNormConfig};
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData, activation};
 use criterion::{Criterion, criterion_group, criterion_main};

@@ -179,7 +179,7 @@ pub fn rms_norm<const D: usize>(norm: &RmsNorm, x: Tensor<D>) -> Tensor<D> {
     norm.forward(x)
 }
 
-/// A frozen linear layer, `x w + b`, whose weight may be quantized.
+/// A frozen linear layer, `x w + b`, whose weight may be quantized or in `bf16`.
 ///
 /// # Shapes
 ///
@@ -189,39 +189,38 @@ pub fn rms_norm<const D: usize>(norm: &RmsNorm, x: Tensor<D>) -> Tensor<D> {
 ///
 /// Panics if the last axis of `x` is not `d_in`.
 pub fn linear(layer: &Linear, x: Tensor<3>) -> Tensor<3> {
-    let weight = layer.weight.val();
-    if !matches!(weight.dtype(), DType::QFloat(_)) {
-        #[cfg(feature = "flex")]
-        if let Some(y) = fused::linear(&x, &weight, layer.bias.as_ref().map(|bias| bias.val()).as_ref()) {
-            return y;
-        }
+    let (weight, bias) = (layer.weight.val(), layer.bias.as_ref().map(|bias| bias.val()));
+    #[cfg(feature = "flex")]
+    if let Some(y) = fused::linear(&x, &weight, bias.as_ref()) {
+        return y;
+    }
+    if weight.dtype() == x.dtype() {
         return layer.forward(x);
     }
     let [batch, seq, d_in] = x.dims();
     let [_, d_out] = weight.dims();
     let output = product(x.reshape([batch * seq, d_in]), weight).reshape([batch, seq, d_out]);
-    match &layer.bias {
-        Some(bias) => output + bias.val().unsqueeze(),
+    match bias {
+        Some(bias) => output + bias.unsqueeze(),
         None => output,
     }
 }
 
-/// `x w` for a frozen weight in Burn's layout, which may be quantized: `[n, d_in] x [d_in, d_out] -> [n, d_out]`.
+/// `x w` for a frozen weight in Burn's layout, which may be quantized or in `bf16`: `[n, d_in] x [d_in, d_out] -> [n, d_out]`.
 ///
 /// # Panics
 ///
 /// Panics if the inner axes differ.
 pub fn product(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
-    match weight.dtype() {
-        DType::QFloat(_) => quantized_product(x, weight),
-        _ => {
-            #[cfg(feature = "flex")]
-            if let Some(y) = fused::linear(&x, &weight, None) {
-                return y;
-            }
-            x.matmul(weight)
-        }
+    if matches!(weight.dtype(), DType::QFloat(_)) {
+        return quantized_product(x, weight);
     }
+    #[cfg(feature = "flex")]
+    if let Some(y) = fused::linear(&x, &weight, None) {
+        return y;
+    }
+    let weight = weight.cast(x.dtype());
+    x.matmul(weight)
 }
 
 /// `x w^T` for a weight in the published layout: `[batch, seq, k] x [n, k] -> [batch, seq, n]`.
@@ -232,12 +231,7 @@ pub fn product(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
 pub fn project(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
     let [batch, seq, k] = x.dims();
     let [n, _] = weight.dims();
-    let weight = weight.transpose();
-    #[cfg(feature = "flex")]
-    if let Some(y) = fused::linear(&x, &weight, None) {
-        return y;
-    }
-    x.reshape([batch * seq, k]).matmul(weight).reshape([batch, seq, n])
+    product(x.reshape([batch * seq, k]), weight.transpose()).reshape([batch, seq, n])
 }
 
 /// Softmax over the last axis of `scores + bias`; `scores [batch, heads, seq_q, seq_k]`, `bias` broadcast to it.
@@ -331,6 +325,7 @@ pub fn linear_cross_entropy(
     bias: Option<Tensor<1>>,
     targets: Tensor<1, Int>,
 ) -> Tensor<1> {
+    let weight = weight.cast(hidden.dtype());
     #[cfg(feature = "flex")]
     if let Some(losses) = fused::cross_entropy(&hidden, &weight, bias.as_ref(), &targets) {
         return losses;

@@ -3,11 +3,11 @@
 //! The level of instructions is the processor's, or what `ADAPTERS_SIMD` names: run them with `portable` and `avx2` too.
 #![cfg(feature = "flex")]
 
-use adapters_nn::Dropout;
 use adapters_nn::ops::{self, Activation};
+use adapters_nn::{Dropout, bf16_linear, float_weight};
 use burn::module::Param;
 use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig, RmsNorm, RmsNormConfig};
-use burn::tensor::{Bool, Device, Distribution, Int, Tensor, TensorData, activation};
+use burn::tensor::{Bool, DType, Device, Distribution, Int, Tensor, TensorData, activation};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -195,6 +195,32 @@ fn a_trained_weight_gets_its_gradient() {
     let (x, weight) = (leaf(&random([3, 4])), leaf(&random([4, 5])));
     let grads = ops::product(x.clone(), weight.clone()).sum().backward();
     assert!(weight.grad(&grads).is_some() && x.grad(&grads).is_some());
+}
+
+#[test]
+fn a_weight_in_bf16() {
+    let device = Device::flex();
+    for (rows, d_in, d_out) in [(1, 1, 1), (1, 40, 70), (150, 385, 131)] {
+        let mut layer: Linear = LinearConfig::new(d_in, d_out).init(&device);
+        bf16_linear(&mut layer);
+        assert_eq!(layer.weight.val().dtype(), DType::BF16);
+        let mut stock = layer.clone();
+        stock.weight = Param::from_tensor(float_weight(&layer)).set_require_grad(false);
+        let x = random([2, rows, d_in]);
+        // The other factor has eight bits of mantissa too.
+        compare(
+            "bf16",
+            &[x],
+            2e-2,
+            |x| ops::linear(&layer, x[0].clone()),
+            |x| stock.forward(x[0].clone()),
+        );
+        // As a view, and exact where the other factor has no more bits.
+        let x = random([2, rows, d_out]).cast(DType::BF16).cast(DType::F32);
+        let turned = ops::project(x.clone(), layer.weight.val());
+        let wanted = x.matmul(float_weight(&layer).transpose().unsqueeze());
+        close("bf16 transposed", turned, wanted, 1e-5);
+    }
 }
 
 fn layer_norm(width: usize, epsilon: f64, bias: bool) -> LayerNorm {

@@ -169,9 +169,14 @@ fn runs_here<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::F32 && x.dims().iter().all(|len| *len > 0) && flex(&x.clone().into_dispatch().kind)
 }
 
-/// A tensor that no gradient goes to, for an operation to hold; `None` for one that the kernels cannot read, or that is
-/// tracked.
+/// A tensor of `f32` that no gradient goes to, for an operation to hold; `None` for one that the kernels cannot read, or
+/// that is tracked.
 fn constant<const D: usize>(x: &Tensor<D>) -> Option<FlexTensor> {
+    constant_of(x, DType::F32)
+}
+
+/// As [`constant`], of another type.
+fn constant_of<const D: usize>(x: &Tensor<D>, dtype: DType) -> Option<FlexTensor> {
     fn untracked(kind: DispatchTensorKind) -> Option<FlexTensor> {
         match kind {
             DispatchTensorKind::Flex(BackendTensor::Float(x)) => Some(x),
@@ -180,7 +185,7 @@ fn constant<const D: usize>(x: &Tensor<D>) -> Option<FlexTensor> {
             _ => None,
         }
     }
-    untracked(x.clone().into_dispatch().kind).filter(|x| x.dtype() == DType::F32)
+    untracked(x.clone().into_dispatch().kind).filter(|x| x.dtype() == dtype)
 }
 
 /// The numbers of a tensor of integers.

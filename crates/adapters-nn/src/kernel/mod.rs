@@ -11,6 +11,8 @@ pub mod activation;
 #[cfg(feature = "flex")]
 pub mod attention;
 #[cfg(feature = "flex")]
+pub mod half;
+#[cfg(feature = "flex")]
 pub mod loss;
 #[cfg(feature = "flex")]
 pub mod norm;

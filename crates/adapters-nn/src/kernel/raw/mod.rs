@@ -4,6 +4,8 @@
 
 #![allow(unsafe_code)]
 
+pub mod half;
+
 use std::marker::PhantomData;
 
 /// A buffer of `len` numbers that the caller fills.
@@ -162,19 +164,68 @@ impl<'a> MatMut<'a> {
     ///
     /// Panics if there are not as many.
     pub fn rows(&mut self, first: usize, count: usize) -> MatMut<'_> {
-        assert!(first + count <= self.rows, "rows of a matrix");
-        let moved = if count == 0 {
-            0
-        } else {
-            first as isize * self.row_stride
+        self.tile([first, count], [0, self.columns])
+    }
+
+    /// The rows and the columns of these starts and counts.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there are not as many.
+    pub fn tile(&mut self, rows: [usize; 2], columns: [usize; 2]) -> MatMut<'_> {
+        assert!(
+            rows[0] + rows[1] <= self.rows && columns[0] + columns[1] <= self.columns,
+            "a tile of a matrix"
+        );
+        let moved = match rows[1] * columns[1] {
+            0 => 0,
+            _ => rows[0] as isize * self.row_stride + columns[0] as isize * self.column_stride,
         };
         MatMut {
-            // SAFETY: row `first` is a row of this matrix, whose elements lie inside its slice.
+            // SAFETY: the first element of the tile is one of this matrix, whose elements lie inside its slice.
             data: unsafe { self.data.offset(moved) },
-            rows: count,
+            rows: rows[1],
+            columns: columns[1],
             lifetime: PhantomData,
             ..*self
         }
+    }
+
+    /// The whole in tiles of at most `rows` by `columns`, with the row and the column each starts at.
+    pub fn tiles(self, rows: usize, columns: usize) -> Vec<(usize, usize, Self)> {
+        let mut tiles = Vec::new();
+        for row in (0..self.rows).step_by(rows.max(1)) {
+            for column in (0..self.columns).step_by(columns.max(1)) {
+                let moved = row as isize * self.row_stride + column as isize * self.column_stride;
+                let tile = Self {
+                    // SAFETY: as in `tile`; two tiles have no element in common, so that each is borrowed once, and the
+                    // whole is consumed.
+                    data: unsafe { self.data.offset(moved) },
+                    rows: rows.min(self.rows - row),
+                    columns: columns.min(self.columns - column),
+                    lifetime: PhantomData,
+                    ..self
+                };
+                tiles.push((row, column, tile));
+            }
+        }
+        tiles
+    }
+
+    /// Rows and columns.
+    pub fn shape(&self) -> [usize; 2] {
+        [self.rows, self.columns]
+    }
+
+    /// A row of a matrix whose rows are dense.
+    ///
+    /// # Panics
+    ///
+    /// Panics on another matrix, or if there is no such row.
+    pub fn row(&mut self, row: usize) -> &mut [f32] {
+        assert!(row < self.rows && self.column_stride == 1, "a dense row of a matrix");
+        // SAFETY: the elements of a row of this matrix, which is borrowed exclusively, follow each other.
+        unsafe { std::slice::from_raw_parts_mut(self.data.offset(row as isize * self.row_stride), self.columns) }
     }
 }
 
@@ -204,7 +255,6 @@ pub fn product(out: MatMut<'_>, a: Mat<'_>, b: Mat<'_>, scale: f32, add: bool, p
         (a.rows, b.columns, b.rows),
         "a product's shapes"
     );
-    // Wide outputs that lie column by column are transposed products; the crate handles either order of strides.
     // SAFETY: each matrix was checked against its slice when it was made, `out` is borrowed exclusively and so overlaps
     // neither operand, and the shapes fit as asserted.
     unsafe {
