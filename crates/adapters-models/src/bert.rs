@@ -367,7 +367,11 @@ impl BertLayer {
             .with_bias(bias)
             .with_filler(self.padding);
         let state = cx.key_value(self.site(Role::KeyValue), state);
-        let dropout = |weights| cx.dropout(weights, self.attention_dropout);
+        let dropout = cx
+            .pass()
+            .dropout
+            .as_ref()
+            .map(|dropout| (dropout, self.attention_dropout));
         let out = ops::attention(self.split_heads(query), state.key, state.value, state.bias, dropout);
         let [batch, heads, seq, d_head] = out.dims();
         let out = out.swap_dims(1, 2).reshape([batch, seq, heads * d_head]);

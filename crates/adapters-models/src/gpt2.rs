@@ -383,7 +383,11 @@ impl Gpt2Layer {
             .with_bias(Some(mask))
             .with_filler(self.padding);
         let state = cx.key_value(self.site(Role::KeyValue), state);
-        let dropout = |weights| cx.dropout(weights, self.attention_dropout);
+        let dropout = cx
+            .pass()
+            .dropout
+            .as_ref()
+            .map(|dropout| (dropout, self.attention_dropout));
         let out = ops::scaled_attention(part(0), state.key, state.value, self.scale, state.bias, dropout);
         let [batch, heads, seq, d_head] = out.dims();
         let out = out.swap_dims(1, 2).reshape([batch, seq, heads * d_head]);

@@ -264,7 +264,7 @@ impl Layer {
         let normed = ops::rms_norm(&norm, x.clone());
         let gate = cx.linear(self.site(Role::FfnGate), &self.gate, normed.clone());
         let up = cx.linear(self.site(Role::FfnUp), &self.up, normed);
-        let down = cx.linear(self.site(Role::FfnDown), &self.down, self.activation.forward(gate) * up);
+        let down = cx.linear(self.site(Role::FfnDown), &self.down, self.activation.gated(gate, up));
         let x = cx.hidden(self.site(Role::AfterFfn), down, x, None);
         cx.output(self.site(Role::LayerOutput), x)
     }
@@ -284,7 +284,11 @@ impl Layer {
             .with_bias(frame.bias(self.window))
             .with_filler(self.padding);
         let state = cx.key_value(self.site(Role::KeyValue), state);
-        let dropout = |weights| cx.dropout(weights, self.attention_dropout);
+        let dropout = cx
+            .pass()
+            .dropout
+            .as_ref()
+            .map(|dropout| (dropout, self.attention_dropout));
         let out = ops::attention(query, state.key, state.value, state.bias, dropout);
         let [batch, heads, seq, d_head] = out.dims();
         let out = out.swap_dims(1, 2).reshape([batch, seq, heads * d_head]);

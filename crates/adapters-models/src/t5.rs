@@ -565,7 +565,7 @@ impl T5Attention {
 
     /// The scores are not divided by the root of the heads' width: the published weights have that in them.
     fn attend(&self, query: Tensor<4>, state: KeyValueState, cx: &mut Ctx<'_>) -> Tensor<3> {
-        let dropout = |weights| cx.dropout(weights, self.dropout);
+        let dropout = cx.pass().dropout.as_ref().map(|dropout| (dropout, self.dropout));
         let out = ops::scaled_attention(query, state.key, state.value, 1.0, state.bias, dropout);
         let [batch, heads, seq, d_head] = out.dims();
         let out = out.swap_dims(1, 2).reshape([batch, seq, heads * d_head]);
@@ -587,7 +587,7 @@ impl T5FeedForward {
     fn forward(&self, x: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
         let up = cx.linear(self.site(Role::FfnUp), &self.up, x.clone());
         let inner = match &self.gate {
-            Some(gate) => self.activation.forward(cx.linear(self.site(Role::FfnGate), gate, x)) * up,
+            Some(gate) => self.activation.gated(cx.linear(self.site(Role::FfnGate), gate, x), up),
             None => self.activation.forward(up),
         };
         let inner = cx.dropout(inner, self.dropout);
