@@ -1,4 +1,4 @@
-//! What happens to an adapter's parameters beside the steps along the gradient, while it trains.
+//! Hooks that run between the optimizer steps of a training run.
 
 use std::fmt::Debug;
 
@@ -6,7 +6,7 @@ use crate::method::codec::Tensors;
 use crate::set::average::ParamValues;
 
 /// A schedule that changes parameters between the optimizer's steps: cutting ranks, for example.
-pub trait Regime: Debug + Send {
+pub trait TrainingSchedule: Debug + Send {
     /// Called after optimizer step `step`, counted from 1, with the values after it and the gradients it was made with;
     /// the values to put in their place, of those that change.
     fn after_step(&mut self, step: u64, values: &ParamValues, gradients: &ParamValues) -> ParamValues;
