@@ -429,7 +429,7 @@ impl AdapterSection {
     /// As [`Registry::parse`] and [`Registry::configure`].
     pub fn method(
         &self,
-        registry: Registry,
+        registry: &Registry,
     ) -> Result<std::sync::Arc<dyn adapters_core::Method>, adapters_core::Error> {
         match (&self.config, &self.method) {
             (Some(config), _) => registry.parse(config),

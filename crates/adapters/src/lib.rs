@@ -2,11 +2,10 @@
 
 mod device;
 mod methods;
-mod presets;
 
 pub use adapters_core as core;
 pub use adapters_core::{
-    Adapted, AdapterSet, AttachReport, Composition, Ctx, Error, Format, Frozen, Host, Method, Registry, Site, merge,
+    Adapted, AdapterSet, AnyMethod, AttachReport, Composition, Ctx, Error, Format, Frozen, Host, Method, MethodEntry, Registry, Site, merge,
 };
 pub use adapters_nn as nn;
 pub use adapters_reparam::{ForPaths, WeightDoor};
