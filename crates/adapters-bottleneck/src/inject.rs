@@ -4,8 +4,8 @@ use std::fmt;
 
 use adapters_core::target::Target;
 use adapters_core::{
-    Build, ConfigPart, Erased, Error, Format, Host, AnyMethod, ErasedMethod, MethodFamily, Role, Shared, SiteInfo, SiteKind, SiteLayer,
-    StoredConfig, config,
+    AnyMethod, Build, ConfigPart, Erased, ErasedMethod, Error, Format, Host, MethodFamily, Role, Shared, SiteInfo,
+    SiteKind, SiteLayer, StoredConfig, config,
 };
 use adapters_nn::draw;
 use adapters_nn::ops::Activation;
@@ -319,7 +319,8 @@ mod tests {
 
     fn parse(text: &str) -> Result<AnyMethod, Error> {
         adapters_core::Registry::default()
-            .with(adapters_core::MethodEntry::family(FAMILY, &BottleneckFamily)).parse(text)
+            .with(adapters_core::MethodEntry::family(FAMILY, &BottleneckFamily))
+            .parse(text)
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! Taking the MLP of a trained prefix off: inference needs only the vectors it makes.
 
-
-use adapters_core::{AdapterSet, Attached, Error, AnyMethod, Host, Union};
+use adapters_core::{AdapterSet, AnyMethod, Attached, Error, Host, Union};
 use burn::module::Module;
 use burn::tensor::TensorData;
 

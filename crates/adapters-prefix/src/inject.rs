@@ -4,8 +4,8 @@ use std::fmt;
 
 use adapters_core::target::Target;
 use adapters_core::{
-    Attached, Build, ConfigPart, Erased, Error, Format, Host, AnyMethod, ErasedMethod, MethodFamily, Role, Shared, SiteInfo, SiteKind,
-    SiteLayer, Stack, StoredConfig, Tensors, config,
+    AnyMethod, Attached, Build, ConfigPart, Erased, ErasedMethod, Error, Format, Host, MethodFamily, Role, Shared,
+    SiteInfo, SiteKind, SiteLayer, Stack, StoredConfig, Tensors, config,
 };
 use adapters_nn::ops::Activation;
 use serde_json::{Map, Value};
@@ -353,7 +353,8 @@ mod tests {
 
     fn parse(text: &str) -> Result<AnyMethod, Error> {
         adapters_core::Registry::default()
-            .with(adapters_core::MethodEntry::family(FAMILY, &PrefixFamily)).parse(text)
+            .with(adapters_core::MethodEntry::family(FAMILY, &PrefixFamily))
+            .parse(text)
     }
 
     #[test]
@@ -412,7 +413,11 @@ mod tests {
         let file = |key: &str| Tensors::from([(key.to_owned(), TensorData::from([0.0f32]))]);
         let flat = method.adjusted_to(Format::Peft, &file("prompt_embeddings")).unwrap();
         assert_eq!(flat.to_string(), "prefix_tuning_flat[prefix_length=4,form=peft]");
-        assert!(method.adjusted_to(Format::Peft, &file("prompt_encoder.embedding.weight")).is_none());
+        assert!(
+            method
+                .adjusted_to(Format::Peft, &file("prompt_encoder.embedding.weight"))
+                .is_none()
+        );
         assert!(read(json!({"peft_type": "LORA"})).is_none());
         for (fields, named) in [
             (json!({"num_virtual_tokens": 0}), "prefix_length"),

@@ -4,8 +4,8 @@ use std::fmt;
 
 use adapters_core::target::Target;
 use adapters_core::{
-    Build, ConfigPart, Encode, Erased, Error, Format, Host, Inserted, AnyMethod, ErasedMethod, MethodFamily, Role, SiteInfo, SiteKind,
-    SiteLayer, StoredConfig, config,
+    AnyMethod, Build, ConfigPart, Encode, Erased, ErasedMethod, Error, Format, Host, Inserted, MethodFamily, Role,
+    SiteInfo, SiteKind, SiteLayer, StoredConfig, config,
 };
 use adapters_nn::draw;
 use burn::module::Param;
@@ -199,7 +199,8 @@ mod tests {
 
     fn parse(text: &str) -> Result<AnyMethod, Error> {
         adapters_core::Registry::default()
-            .with(adapters_core::MethodEntry::family(FAMILY, &PromptFamily)).parse(text)
+            .with(adapters_core::MethodEntry::family(FAMILY, &PromptFamily))
+            .parse(text)
     }
 
     #[test]

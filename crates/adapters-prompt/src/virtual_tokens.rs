@@ -4,8 +4,8 @@ use std::fmt;
 
 use adapters_core::target::Target;
 use adapters_core::{
-    Attached, Build, ConfigPart, Encode, Erased, Error, Format, Host, Inserted, AnyMethod, ErasedMethod, MethodFamily, Pass, Role,
-    Shared, SharedParam, SiteInfo, SiteKind, SiteLayer, StoredConfig, Tensors, config,
+    AnyMethod, Attached, Build, ConfigPart, Encode, Erased, ErasedMethod, Error, Format, Host, Inserted, MethodFamily,
+    Pass, Role, Shared, SharedParam, SiteInfo, SiteKind, SiteLayer, StoredConfig, Tensors, config,
 };
 use adapters_nn::draw;
 use burn::module::Param;
@@ -298,7 +298,8 @@ mod tests {
 
     fn parse(text: &str) -> Result<AnyMethod, Error> {
         adapters_core::Registry::default()
-            .with(adapters_core::MethodEntry::family(FAMILY, &VirtualTokensFamily)).parse(text)
+            .with(adapters_core::MethodEntry::family(FAMILY, &VirtualTokensFamily))
+            .parse(text)
     }
 
     #[test]

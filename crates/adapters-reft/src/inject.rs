@@ -4,8 +4,8 @@ use std::fmt;
 
 use adapters_core::target::Target;
 use adapters_core::{
-    Attached, Build, ConfigError, ConfigPart, Erased, Error, Format, Host, AnyMethod, ErasedMethod, MethodFamily, Role, SiteInfo,
-    SiteKind, SiteLayer, StoredConfig, config,
+    AnyMethod, Attached, Build, ConfigError, ConfigPart, Erased, ErasedMethod, Error, Format, Host, MethodFamily, Role,
+    SiteInfo, SiteKind, SiteLayer, StoredConfig, config,
 };
 use adapters_nn::ops::Activation;
 use burn::module::Param;
@@ -252,7 +252,8 @@ mod tests {
 
     fn parse(text: &str) -> Result<AnyMethod, Error> {
         adapters_core::Registry::default()
-            .with(adapters_core::MethodEntry::family(FAMILY, &ReftFamily)).parse(text)
+            .with(adapters_core::MethodEntry::family(FAMILY, &ReftFamily))
+            .parse(text)
     }
 
     #[test]
