@@ -1,12 +1,11 @@
 //! How bottleneck adapters enter the system: the family that reads configurations, the method that builds layers.
 
 use std::fmt;
-use std::sync::Arc;
 
 use adapters_core::target::Target;
 use adapters_core::{
-    Build, ConfigPart, Erased, Error, Format, Host, Method, MethodFamily, Role, Shared, SiteInfo, SiteKind, SiteLayer,
-    StoredConfig, config,
+    AnyMethod, Build, ConfigPart, Erased, ErasedMethod, Error, Format, Host, MethodFamily, Role, Shared, SiteInfo,
+    SiteKind, SiteLayer, StoredConfig, config,
 };
 use adapters_nn::draw;
 use adapters_nn::ops::Activation;
@@ -188,9 +187,13 @@ impl fmt::Display for Bottleneck {
     }
 }
 
-impl Method for Bottleneck {
-    fn family(&self) -> &'static str {
+impl ErasedMethod for Bottleneck {
+    fn name(&self) -> &'static str {
         FAMILY
+    }
+
+    fn config_string(&self) -> String {
+        self.to_string()
     }
 
     fn target(&self) -> Target {
@@ -252,11 +255,11 @@ impl Method for Bottleneck {
         }
     }
 
-    fn is_alias(&self, key: &str) -> bool {
+    fn is_duplicate(&self, _format: Format, key: &str) -> bool {
         key.contains(".adapter_norm_before.") || (key.contains(".adapter_down.") && key.ends_with(".f.weight"))
     }
 
-    fn wire(&self, format: Format, _sites: &[&SiteInfo], _host: &dyn Host) -> Result<Map<String, Value>, Error> {
+    fn write(&self, format: Format, _sites: &[&SiteInfo], _host: &dyn Host) -> Result<Map<String, Value>, Error> {
         match format {
             Format::AdapterHub => Ok(object(BottleneckWire::from(&self.config))),
             Format::Peft => Err(Error::config(FAMILY, BottleneckError::NotExpressible { format })),
@@ -277,7 +280,7 @@ impl MethodFamily for BottleneckFamily {
         IDENTIFIERS
     }
 
-    fn configure(&self, identifier: &str, fields: Map<String, Value>) -> Result<Arc<dyn Method>, Error> {
+    fn configure(&self, identifier: &str, fields: Map<String, Value>) -> Result<AnyMethod, Error> {
         let preset = Error::in_config(FAMILY, BottleneckConfig::preset(identifier))?;
         let mut all = object(BottleneckWire::from(&preset));
         Error::in_config(FAMILY, config::refuse_unknown(&fields, all.keys()))?;
@@ -285,7 +288,7 @@ impl MethodFamily for BottleneckFamily {
         method(all)
     }
 
-    fn read(&self, stored: &StoredConfig<'_>) -> Option<Result<Arc<dyn Method>, Error>> {
+    fn read(&self, stored: &StoredConfig<'_>) -> Option<Result<AnyMethod, Error>> {
         if stored.format != Format::AdapterHub {
             return None;
         }
@@ -304,18 +307,20 @@ impl MethodFamily for BottleneckFamily {
 }
 
 /// From a wire object to a checked method.
-fn method(fields: Map<String, Value>) -> Result<Arc<dyn Method>, Error> {
+fn method(fields: Map<String, Value>) -> Result<AnyMethod, Error> {
     let wire: BottleneckWire = Error::in_config(FAMILY, config::from_fields(fields))?;
     let checked = BottleneckConfig::try_from(wire).and_then(BottleneckConfig::into_method);
-    Ok(Arc::new(Error::in_config(FAMILY, checked)?))
+    Ok(AnyMethod::erased(Error::in_config(FAMILY, checked)?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Arc<dyn Method>, Error> {
-        adapters_core::Registry(&[&[&BottleneckFamily]]).parse(text)
+    fn parse(text: &str) -> Result<AnyMethod, Error> {
+        adapters_core::Registry::default()
+            .with(adapters_core::MethodEntry::family(FAMILY, &BottleneckFamily))
+            .parse(text)
     }
 
     #[test]

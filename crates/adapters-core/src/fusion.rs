@@ -1,8 +1,6 @@
 //! AdapterFusion: attention over what several adapters add to the residual stream.
 
-use std::any::Any;
 use std::borrow::Cow;
-use std::fmt;
 
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Tensor, TensorData, activation};
@@ -16,10 +14,11 @@ use adapters_nn::{UnknownName, draw};
 
 use crate::error::Error;
 use crate::host::Host;
+use crate::method::ErasedMethod;
+use crate::method::build::Build;
 use crate::method::codec::Format;
 use crate::method::layer::{FusionQuery, NamedParams, SiteLayer};
 use crate::method::target::Target;
-use crate::method::{Build, Method};
 use crate::set::Attached;
 use crate::site::{Role, SiteInfo, SiteKind};
 use adapters_nn::ops::project;
@@ -197,8 +196,7 @@ impl Fusion {
 
     /// The fusion an entry of a set is.
     pub fn of(attached: &Attached) -> Option<&Self> {
-        let method: &dyn Any = &**attached.method();
-        method.downcast_ref()
+        attached.method().downcast_ref()
     }
 }
 
@@ -398,8 +396,12 @@ impl NamedParams for FusionLayer {
     }
 }
 
-impl fmt::Display for Fusion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl ErasedMethod for Fusion {
+    fn name(&self) -> &'static str {
+        FAMILY
+    }
+
+    fn config_string(&self) -> String {
         let plain = |named: FusionConfig| FusionConfig {
             extra: self.config.extra.clone(),
             ..named
@@ -411,13 +413,7 @@ impl fmt::Display for Fusion {
         } else {
             "own"
         };
-        write!(f, "{kind} fusion of {}", self.adapters.join(", "))
-    }
-}
-
-impl Method for Fusion {
-    fn family(&self) -> &'static str {
-        FAMILY
+        format!("{kind} fusion of {}", self.adapters.join(", "))
     }
 
     fn target(&self) -> Target {
@@ -467,7 +463,7 @@ impl Method for Fusion {
         values.map(distance).reduce(|sum, one| sum + one)
     }
 
-    fn wire(&self, format: Format, _sites: &[&SiteInfo], _host: &dyn Host) -> Result<Map<String, Value>, Error> {
+    fn write(&self, format: Format, _sites: &[&SiteInfo], _host: &dyn Host) -> Result<Map<String, Value>, Error> {
         match format {
             Format::AdapterHub => Ok(config::to_fields(&self.config, &[])),
             Format::Peft => {

@@ -12,21 +12,27 @@ mod quantize;
 mod set;
 mod site;
 
+pub use burn::module::ParamId;
 pub use composition::{Composition, CompositionError};
 pub use erased::Erased;
 pub use error::Error;
 pub use fusion::{Fusion, FusionConfig};
 pub use host::Host;
 pub use merge::{MergeReport, Merged, merge};
-pub use method::codec::{Format, Tensors};
+pub use method::capability::{
+    Capabilities, ConvertsForStorage, EditsEmbeddings, Encode, NeedsTokenizer, Penalized, Scheduled, SharedParameters,
+};
+pub use method::codec::{AdapterHub, Codec, FileFormat, Format, Peft, StoredConfig, Tensors};
 pub use method::config::ConfigError;
 pub use method::config_string::{ConfigPart, ConfigString};
 pub use method::layer::{FusionQuery, NamedParams, NotMergeable, SiteAdapter, SiteLayer};
-pub use method::regime::Regime;
+pub use method::registry::{MethodEntry, MethodFamily, Registry};
+pub use method::schedule::TrainingSchedule;
 pub use method::shared::{Shared, SharedParam};
 pub use method::union::Union;
-pub use method::{Build, Encode, Method, MethodFamily, Registry, StoredConfig};
-pub use method::{config, copies, target};
+pub use method::{AnyMethod, ErasedMethod, Method};
+pub use method::{build::Build, peft_modules::PeftModules, preset::Preset};
+pub use method::{config, copies, peft_modules, target};
 pub use pass::compose::Active;
 pub use pass::ctx::{Call, Ctx, Pass};
 pub use pass::norm::Normalization;

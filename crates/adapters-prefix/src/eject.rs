@@ -1,9 +1,6 @@
 //! Taking the MLP of a trained prefix off: inference needs only the vectors it makes.
 
-use std::any::Any;
-use std::sync::Arc;
-
-use adapters_core::{AdapterSet, Attached, Error, Host, Method, Union};
+use adapters_core::{AdapterSet, AnyMethod, Attached, Error, Host, Union};
 use burn::module::Module;
 use burn::tensor::TensorData;
 
@@ -45,16 +42,15 @@ pub fn eject(set: &mut AdapterSet, name: &str, host: &dyn Host) -> Result<Ejecte
 /// The adapter with vectors in place of what makes them; `None` if it has no such prefix.
 pub(crate) fn flattened(adapter: &Attached, host: &dyn Host) -> Result<Option<Attached>, Error> {
     let method = adapter.method();
-    let parts = match Union::of(&**method) {
+    let parts = match Union::of(method) {
         Some(union) => union.parts().to_vec(),
         None => vec![method.clone()],
     };
     let mut values = adapter.values();
     let mut changed = false;
-    let mut flat: Vec<Arc<dyn Method>> = Vec::new();
+    let mut flat: Vec<AnyMethod> = Vec::new();
     for part in parts {
-        let any: &dyn Any = &*part;
-        match any.downcast_ref::<Prefix>() {
+        match part.downcast_ref::<Prefix>() {
             Some(prefix) if prefix.is_reparametrized() => {
                 for source in prefix.sources(host)? {
                     let rows = source.rows(adapter.shared()).into_data();
@@ -66,7 +62,7 @@ pub(crate) fn flattened(adapter: &Attached, host: &dyn Host) -> Result<Option<At
                     values.insert((None, source.names.flat), TensorData::new(rows, shape));
                 }
                 changed = true;
-                flat.push(Arc::new(prefix.flat()));
+                flat.push(AnyMethod::erased(prefix.flat()));
             }
             _ => flat.push(part),
         }

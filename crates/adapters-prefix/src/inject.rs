@@ -1,12 +1,11 @@
 //! How prefixes enter the system: the family that reads configurations, the method that builds layers.
 
 use std::fmt;
-use std::sync::Arc;
 
 use adapters_core::target::Target;
 use adapters_core::{
-    Attached, Build, ConfigPart, Erased, Error, Format, Host, Method, MethodFamily, Role, Shared, SiteInfo, SiteKind,
-    SiteLayer, Stack, StoredConfig, Tensors, config,
+    AnyMethod, Attached, Build, ConfigPart, Erased, ErasedMethod, Error, Format, Host, MethodFamily, Role, Shared,
+    SiteInfo, SiteKind, SiteLayer, Stack, StoredConfig, Tensors, config,
 };
 use adapters_nn::ops::Activation;
 use serde_json::{Map, Value};
@@ -181,9 +180,13 @@ impl fmt::Display for Prefix {
     }
 }
 
-impl Method for Prefix {
-    fn family(&self) -> &'static str {
+impl ErasedMethod for Prefix {
+    fn name(&self) -> &'static str {
         FAMILY
+    }
+
+    fn config_string(&self) -> String {
+        self.to_string()
     }
 
     fn target(&self) -> Target {
@@ -229,7 +232,7 @@ impl Method for Prefix {
         }))
     }
 
-    fn shares(&self, param: &str) -> bool {
+    fn owns(&self, param: &str) -> bool {
         let parts = [".wte.weight", ".control_trans", "prompt_encoder.", "prompt_embeddings"];
         parts.iter().any(|part| param.contains(part))
     }
@@ -246,12 +249,12 @@ impl Method for Prefix {
         format!("{}.prefix_tuning.prefix_gates.{adapter}.{part}", site.path)
     }
 
-    fn is_alias(&self, key: &str) -> bool {
+    fn is_duplicate(&self, _format: Format, key: &str) -> bool {
         // Every layer of the reference holds what all of them share; peft's file holds what the MLP makes.
         key.contains(".prefix_tuning.pool.") || (key == "prompt_embeddings" && self.is_reparametrized())
     }
 
-    fn fitting(&self, tensors: &Tensors) -> Option<Arc<dyn Method>> {
+    fn adjusted_to(&self, _format: Format, tensors: &Tensors) -> Option<AnyMethod> {
         let mut keys = tensors.keys();
         let flat = match self.config.form {
             // The reference's configuration of an ejected prefix still says that there is an MLP.
@@ -259,7 +262,7 @@ impl Method for Prefix {
             // Peft saves what the MLP makes in its place.
             Form::Peft => !keys.any(|key| key.starts_with("prompt_encoder.")),
         };
-        (flat && self.is_reparametrized()).then(|| Arc::new(self.flat()) as Arc<dyn Method>)
+        (flat && self.is_reparametrized()).then(|| AnyMethod::erased(self.flat()))
     }
 
     fn positions(&self) -> usize {
@@ -273,14 +276,14 @@ impl Method for Prefix {
         }
     }
 
-    fn stored(&self, format: Format, adapter: &Attached, host: &dyn Host) -> Result<Option<Attached>, Error> {
+    fn to_storage(&self, format: Format, adapter: &Attached, host: &dyn Host) -> Result<Option<Attached>, Error> {
         match (format, self.config.form) {
             (Format::Peft, Form::Peft) => flattened(adapter, host),
             _ => Ok(None),
         }
     }
 
-    fn wire(&self, format: Format, _sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, Error> {
+    fn write(&self, format: Format, _sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, Error> {
         let because = match (format, self.config.form) {
             (Format::AdapterHub, Form::AdapterHub) => return Ok(fields_of(&self.config)),
             (Format::Peft, Form::Peft) => {
@@ -312,7 +315,7 @@ impl MethodFamily for PrefixFamily {
         IDENTIFIERS
     }
 
-    fn configure(&self, identifier: &str, fields: Map<String, Value>) -> Result<Arc<dyn Method>, Error> {
+    fn configure(&self, identifier: &str, fields: Map<String, Value>) -> Result<AnyMethod, Error> {
         let mut all = fields_of(&Error::in_config(FAMILY, PrefixTuningConfig::preset(identifier))?);
         let form = "form".to_owned();
         Error::in_config(FAMILY, config::refuse_unknown(&fields, all.keys().chain([&form])))?;
@@ -320,7 +323,7 @@ impl MethodFamily for PrefixFamily {
         method(all)
     }
 
-    fn read(&self, stored: &StoredConfig<'_>) -> Option<Result<Arc<dyn Method>, Error>> {
+    fn read(&self, stored: &StoredConfig<'_>) -> Option<Result<AnyMethod, Error>> {
         match stored.format {
             Format::AdapterHub => {
                 let mine = stored.fields.get("architecture")? == FAMILY;
@@ -332,13 +335,13 @@ impl MethodFamily for PrefixFamily {
 }
 
 /// From a wire object to a checked method.
-fn method(fields: Map<String, Value>) -> Result<Arc<dyn Method>, Error> {
+fn method(fields: Map<String, Value>) -> Result<AnyMethod, Error> {
     let wire: PrefixTuningWire = Error::in_config(FAMILY, config::from_fields(fields))?;
     checked(Error::in_config(FAMILY, PrefixTuningConfig::try_from(wire))?)
 }
 
-fn checked(config: PrefixTuningConfig) -> Result<Arc<dyn Method>, Error> {
-    Ok(Arc::new(Error::in_config(FAMILY, config.into_method())?))
+fn checked(config: PrefixTuningConfig) -> Result<AnyMethod, Error> {
+    Ok(AnyMethod::erased(Error::in_config(FAMILY, config.into_method())?))
 }
 
 #[cfg(test)]
@@ -348,8 +351,10 @@ mod tests {
 
     use super::*;
 
-    fn parse(text: &str) -> Result<Arc<dyn Method>, Error> {
-        adapters_core::Registry(&[&[&PrefixFamily]]).parse(text)
+    fn parse(text: &str) -> Result<AnyMethod, Error> {
+        adapters_core::Registry::default()
+            .with(adapters_core::MethodEntry::family(FAMILY, &PrefixFamily))
+            .parse(text)
     }
 
     #[test]
@@ -406,9 +411,13 @@ mod tests {
         );
         assert_eq!((method.positions(), method.first_position()), (4, 4));
         let file = |key: &str| Tensors::from([(key.to_owned(), TensorData::from([0.0f32]))]);
-        let flat = method.fitting(&file("prompt_embeddings")).unwrap();
+        let flat = method.adjusted_to(Format::Peft, &file("prompt_embeddings")).unwrap();
         assert_eq!(flat.to_string(), "prefix_tuning_flat[prefix_length=4,form=peft]");
-        assert!(method.fitting(&file("prompt_encoder.embedding.weight")).is_none());
+        assert!(
+            method
+                .adjusted_to(Format::Peft, &file("prompt_encoder.embedding.weight"))
+                .is_none()
+        );
         assert!(read(json!({"peft_type": "LORA"})).is_none());
         for (fields, named) in [
             (json!({"num_virtual_tokens": 0}), "prefix_length"),

@@ -1,12 +1,11 @@
 //! How AdapterHub's prompts enter the system: the family that reads configurations, the method that builds the layer.
 
 use std::fmt;
-use std::sync::Arc;
 
 use adapters_core::target::Target;
 use adapters_core::{
-    Build, ConfigPart, Encode, Erased, Error, Format, Host, Inserted, Method, MethodFamily, Role, SiteInfo, SiteKind,
-    SiteLayer, StoredConfig, config,
+    AnyMethod, Build, ConfigPart, Encode, Erased, ErasedMethod, Error, Format, Host, Inserted, MethodFamily, Role,
+    SiteInfo, SiteKind, SiteLayer, StoredConfig, config,
 };
 use adapters_nn::draw;
 use burn::module::Param;
@@ -40,7 +39,7 @@ enum Start {
 
 impl PromptTuningConfig {
     /// The checked form, which can be attached; with an `init` of [`FromString`](PromptInit::FromString) only after
-    /// [`Method::with_tokens`].
+    /// [`ErasedMethod::with_tokens`].
     ///
     /// # Errors
     ///
@@ -90,9 +89,13 @@ fn fields_of(config: &PromptTuningConfig) -> Map<String, Value> {
     config::to_fields(&PromptTuningWire::from(config), &[])
 }
 
-impl Method for Prompt {
-    fn family(&self) -> &'static str {
+impl ErasedMethod for Prompt {
+    fn name(&self) -> &'static str {
         FAMILY
+    }
+
+    fn config_string(&self) -> String {
+        self.to_string()
     }
 
     fn target(&self) -> Target {
@@ -134,16 +137,16 @@ impl Method for Prompt {
         Some(Inserted { at, count })
     }
 
-    fn with_tokens(&self, encode: &Encode<'_>) -> Result<Option<Arc<dyn Method>>, Error> {
+    fn with_tokens(&self, encode: &Encode<'_>) -> Result<Option<AnyMethod>, Error> {
         let PromptInit::FromString { text } = &self.config.init else {
             return Ok(None);
         };
         let start = Start::Tokens(init::tokens(FAMILY, TEXT, text, encode)?);
         let config = self.config.clone();
-        Ok(Some(Arc::new(Self { config, start })))
+        Ok(Some(AnyMethod::erased(Self { config, start })))
     }
 
-    fn wire(&self, format: Format, _sites: &[&SiteInfo], _host: &dyn Host) -> Result<Map<String, Value>, Error> {
+    fn write(&self, format: Format, _sites: &[&SiteInfo], _host: &dyn Host) -> Result<Map<String, Value>, Error> {
         match format {
             Format::AdapterHub => Ok(fields_of(&self.config)),
             Format::Peft => {
@@ -167,18 +170,18 @@ impl MethodFamily for PromptFamily {
         &[FAMILY]
     }
 
-    fn configure(&self, _identifier: &str, fields: Map<String, Value>) -> Result<Arc<dyn Method>, Error> {
+    fn configure(&self, _identifier: &str, fields: Map<String, Value>) -> Result<AnyMethod, Error> {
         let mut all = fields_of(&PromptTuningConfig::default());
         let mut known: Vec<String> = all.keys().cloned().collect();
         known.push("random_uniform_scale".to_owned());
         Error::in_config(FAMILY, config::refuse_unknown(&fields, known.iter()))?;
         all.extend(fields);
-        Ok(Arc::new(method(all, Start::Configured)?))
+        Ok(AnyMethod::erased(method(all, Start::Configured)?))
     }
 
-    fn read(&self, stored: &StoredConfig<'_>) -> Option<Result<Arc<dyn Method>, Error>> {
+    fn read(&self, stored: &StoredConfig<'_>) -> Option<Result<AnyMethod, Error>> {
         let mine = stored.format == Format::AdapterHub && stored.fields.get("architecture")? == FAMILY;
-        mine.then(|| Ok(Arc::new(method(stored.fields.clone(), Start::Stored)?) as Arc<dyn Method>))
+        mine.then(|| Ok(AnyMethod::erased(method(stored.fields.clone(), Start::Stored)?)))
     }
 }
 
@@ -194,8 +197,10 @@ fn method(fields: Map<String, Value>, start: Start) -> Result<Prompt, Error> {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Arc<dyn Method>, Error> {
-        adapters_core::Registry(&[&[&PromptFamily]]).parse(text)
+    fn parse(text: &str) -> Result<AnyMethod, Error> {
+        adapters_core::Registry::default()
+            .with(adapters_core::MethodEntry::family(FAMILY, &PromptFamily))
+            .parse(text)
     }
 
     #[test]

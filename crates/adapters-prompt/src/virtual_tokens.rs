@@ -1,12 +1,11 @@
 //! How peft's prompts enter the system: the family that reads configurations, the method that builds the layer.
 
 use std::fmt;
-use std::sync::Arc;
 
 use adapters_core::target::Target;
 use adapters_core::{
-    Attached, Build, ConfigPart, Encode, Erased, Error, Format, Host, Inserted, Method, MethodFamily, Pass, Role,
-    Shared, SharedParam, SiteInfo, SiteKind, SiteLayer, StoredConfig, Tensors, config,
+    AnyMethod, Attached, Build, ConfigPart, Encode, Erased, ErasedMethod, Error, Format, Host, Inserted, MethodFamily,
+    Pass, Role, Shared, SharedParam, SiteInfo, SiteKind, SiteLayer, StoredConfig, Tensors, config,
 };
 use adapters_nn::draw;
 use burn::module::Param;
@@ -45,7 +44,7 @@ enum Form {
 
 impl VirtualTokensConfig {
     /// The checked form, which can be attached; with a `source` of [`Text`](Source::Text) only after
-    /// [`Method::with_tokens`].
+    /// [`ErasedMethod::with_tokens`].
     ///
     /// # Errors
     ///
@@ -73,9 +72,9 @@ impl VirtualTokens {
         }
     }
 
-    fn in_form(&self, form: Form) -> Arc<dyn Method> {
+    fn in_form(&self, form: Form) -> AnyMethod {
         let config = self.config.clone();
-        Arc::new(Self { config, form })
+        AnyMethod::erased(Self { config, form })
     }
 }
 
@@ -102,9 +101,13 @@ fn defaults(peft_type: &Value) -> Map<String, Value> {
     read(only, Form::Configured).map_or_else(|_| Map::new(), |method| fields_of(&method.config))
 }
 
-impl Method for VirtualTokens {
-    fn family(&self) -> &'static str {
+impl ErasedMethod for VirtualTokens {
+    fn name(&self) -> &'static str {
         FAMILY
+    }
+
+    fn config_string(&self) -> String {
+        self.to_string()
     }
 
     /// Of an encoder-decoder the encoder alone, as in peft, which keeps rows for the decoder and never reads them.
@@ -154,7 +157,7 @@ impl Method for VirtualTokens {
         Ok(Shared::new().with(PROMPT, SharedParam::Two(vectors)))
     }
 
-    fn shares(&self, param: &str) -> bool {
+    fn owns(&self, param: &str) -> bool {
         param == PROMPT || param.starts_with(NETWORK)
     }
 
@@ -168,12 +171,12 @@ impl Method for VirtualTokens {
     }
 
     /// What a network makes is not read where the network is.
-    fn is_alias(&self, key: &str) -> bool {
+    fn is_duplicate(&self, _format: Format, key: &str) -> bool {
         self.network().is_some() && key == PROMPT
     }
 
     /// What the network makes, as peft stores it.
-    fn stored(&self, _format: Format, adapter: &Attached, _host: &dyn Host) -> Result<Option<Attached>, Error> {
+    fn to_storage(&self, _format: Format, adapter: &Attached, _host: &dyn Host) -> Result<Option<Attached>, Error> {
         let Some(network) = self.network() else {
             return Ok(None);
         };
@@ -188,13 +191,13 @@ impl Method for VirtualTokens {
         ))
     }
 
-    fn fitting(&self, tensors: &Tensors) -> Option<Arc<dyn Method>> {
+    fn adjusted_to(&self, _format: Format, tensors: &Tensors) -> Option<AnyMethod> {
         let network = matches!(self.config.source, Source::Network(_));
         let there = network && tensors.keys().any(|key| key.starts_with(NETWORK));
         there.then(|| self.in_form(Form::Configured))
     }
 
-    fn with_tokens(&self, encode: &Encode<'_>) -> Result<Option<Arc<dyn Method>>, Error> {
+    fn with_tokens(&self, encode: &Encode<'_>) -> Result<Option<AnyMethod>, Error> {
         let Source::Text { text, .. } = &self.config.source else {
             return Ok(None);
         };
@@ -212,7 +215,7 @@ impl Method for VirtualTokens {
         self.config.num_virtual_tokens
     }
 
-    fn wire(&self, format: Format, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, Error> {
+    fn write(&self, format: Format, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, Error> {
         if format != Format::Peft {
             let what = "virtual tokens before the embeddings";
             return Err(Error::config(FAMILY, PromptError::NotExpressible { format, what }));
@@ -259,7 +262,7 @@ impl MethodFamily for VirtualTokensFamily {
         const { &[IDENTIFIERS[0].0, IDENTIFIERS[1].0] }
     }
 
-    fn configure(&self, identifier: &str, fields: Map<String, Value>) -> Result<Arc<dyn Method>, Error> {
+    fn configure(&self, identifier: &str, fields: Map<String, Value>) -> Result<AnyMethod, Error> {
         let name = IDENTIFIERS.iter().find(|(known, _)| *known == identifier);
         let peft_type = Value::from(name.map_or(PROMPT_TUNING, |(_, published)| published));
         let mut known: Vec<String> = defaults(&peft_type).into_iter().map(|(key, _)| key).collect();
@@ -271,13 +274,13 @@ impl MethodFamily for VirtualTokensFamily {
         Error::in_config(FAMILY, config::refuse_unknown(&fields, known.iter()))?;
         let mut all = Map::from_iter([("peft_type".to_owned(), peft_type)]);
         all.extend(fields);
-        Ok(Arc::new(read(all, Form::Configured)?))
+        Ok(AnyMethod::erased(read(all, Form::Configured)?))
     }
 
-    fn read(&self, stored: &StoredConfig<'_>) -> Option<Result<Arc<dyn Method>, Error>> {
+    fn read(&self, stored: &StoredConfig<'_>) -> Option<Result<AnyMethod, Error>> {
         let peft_type = stored.fields.get("peft_type")?.as_str()?;
         let mine = stored.format == Format::Peft && IDENTIFIERS.iter().any(|(_, published)| *published == peft_type);
-        mine.then(|| Ok(Arc::new(read(stored.fields.clone(), Form::Stored)?) as Arc<dyn Method>))
+        mine.then(|| Ok(AnyMethod::erased(read(stored.fields.clone(), Form::Stored)?)))
     }
 }
 
@@ -293,8 +296,10 @@ fn read(fields: Map<String, Value>, form: Form) -> Result<VirtualTokens, Error> 
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Arc<dyn Method>, Error> {
-        adapters_core::Registry(&[&[&VirtualTokensFamily]]).parse(text)
+    fn parse(text: &str) -> Result<AnyMethod, Error> {
+        adapters_core::Registry::default()
+            .with(adapters_core::MethodEntry::family(FAMILY, &VirtualTokensFamily))
+            .parse(text)
     }
 
     #[test]

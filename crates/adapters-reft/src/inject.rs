@@ -1,12 +1,11 @@
 //! How ReFT enters the system: the family that reads configurations, the method that builds layers.
 
 use std::fmt;
-use std::sync::Arc;
 
 use adapters_core::target::Target;
 use adapters_core::{
-    Attached, Build, ConfigError, ConfigPart, Erased, Error, Format, Host, Method, MethodFamily, Role, SiteInfo,
-    SiteKind, SiteLayer, StoredConfig, config,
+    AnyMethod, Attached, Build, ConfigError, ConfigPart, Erased, ErasedMethod, Error, Format, Host, MethodFamily, Role,
+    SiteInfo, SiteKind, SiteLayer, StoredConfig, config,
 };
 use adapters_nn::ops::Activation;
 use burn::module::Param;
@@ -143,9 +142,13 @@ fn fields_of(config: &ReftConfig) -> Map<String, Value> {
     config::to_fields(&ReftWire::from(config), &[])
 }
 
-impl Method for Reft {
-    fn family(&self) -> &'static str {
+impl ErasedMethod for Reft {
+    fn name(&self) -> &'static str {
         FAMILY
+    }
+
+    fn config_string(&self) -> String {
+        self.to_string()
     }
 
     fn target(&self) -> Target {
@@ -192,16 +195,16 @@ impl Method for Reft {
     }
 
     /// Signs as the reference wants them: whole numbers, which weight decay may have made smaller.
-    fn stored(&self, _format: Format, adapter: &Attached, _host: &dyn Host) -> Result<Option<Attached>, Error> {
+    fn to_storage(&self, _format: Format, adapter: &Attached, _host: &dyn Host) -> Result<Option<Attached>, Error> {
         Ok(self.with_signs(adapter, |sign| if sign == 0.0 { 0.0 } else { sign.signum() }))
     }
 
     /// Signs as the reference reads them: cut to whole numbers.
-    fn loaded(&self, adapter: &Attached) -> Option<Attached> {
+    fn from_storage(&self, adapter: &Attached) -> Option<Attached> {
         self.with_signs(adapter, f32::trunc)
     }
 
-    fn wire(&self, format: Format, _sites: &[&SiteInfo], _host: &dyn Host) -> Result<Map<String, Value>, Error> {
+    fn write(&self, format: Format, _sites: &[&SiteInfo], _host: &dyn Host) -> Result<Map<String, Value>, Error> {
         match format {
             Format::AdapterHub => Ok(fields_of(&self.config)),
             Format::Peft => Err(Error::config(FAMILY, ReftError::NotExpressible { format })),
@@ -222,7 +225,7 @@ impl MethodFamily for ReftFamily {
         IDENTIFIERS
     }
 
-    fn configure(&self, identifier: &str, fields: Map<String, Value>) -> Result<Arc<dyn Method>, Error> {
+    fn configure(&self, identifier: &str, fields: Map<String, Value>) -> Result<AnyMethod, Error> {
         let preset = Error::in_config(FAMILY, ReftConfig::preset(identifier))?;
         let mut all = fields_of(&preset);
         Error::in_config(FAMILY, config::refuse_unknown(&fields, all.keys()))?;
@@ -230,25 +233,27 @@ impl MethodFamily for ReftFamily {
         method(all)
     }
 
-    fn read(&self, stored: &StoredConfig<'_>) -> Option<Result<Arc<dyn Method>, Error>> {
+    fn read(&self, stored: &StoredConfig<'_>) -> Option<Result<AnyMethod, Error>> {
         let mine = stored.format == Format::AdapterHub && stored.fields.get("architecture")? == FAMILY;
         mine.then(|| method(stored.fields.clone()))
     }
 }
 
 /// From a wire object to a checked method.
-fn method(fields: Map<String, Value>) -> Result<Arc<dyn Method>, Error> {
+fn method(fields: Map<String, Value>) -> Result<AnyMethod, Error> {
     let wire: ReftWire = Error::in_config(FAMILY, config::from_fields(fields))?;
     let config = Error::in_config(FAMILY, ReftConfig::try_from(wire))?;
-    Ok(Arc::new(config.into_method()?))
+    Ok(AnyMethod::erased(config.into_method()?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Arc<dyn Method>, Error> {
-        adapters_core::Registry(&[&[&ReftFamily]]).parse(text)
+    fn parse(text: &str) -> Result<AnyMethod, Error> {
+        adapters_core::Registry::default()
+            .with(adapters_core::MethodEntry::family(FAMILY, &ReftFamily))
+            .parse(text)
     }
 
     #[test]

@@ -2,14 +2,13 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
 
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::Tensor;
 
 use crate::{WeightAdapter, WeightDoor, Weights, device_of, weights_of};
 use adapters_core::{
-    AdapterSet, Attached, AttachedLayer, Erased, Error, Format, LinearState, Method, Registry, Shared, SiteLayer,
+    AdapterSet, AnyMethod, Attached, AttachedLayer, Erased, Error, Format, LinearState, Registry, Shared, SiteLayer,
 };
 use adapters_store::{LoadOptions, SavedFiles, StoreError, load_adapter, save_adapter};
 
@@ -41,7 +40,7 @@ impl WeightDoor {
     pub fn save<M: Module>(
         dir: &Path,
         model: &M,
-        method: &Arc<dyn Method>,
+        method: &AnyMethod,
         published: impl Fn(&str) -> Option<String>,
     ) -> Result<SavedFiles, StoreError> {
         let found = weights_of(model);
@@ -62,7 +61,7 @@ impl WeightDoor {
             .into());
         }
         let host = Weights::new(named.iter().map(|(path, weight, _)| (path.clone(), weight.clone())));
-        let door = Self::new(Arc::clone(method), Vec::<String>::new());
+        let door = Self::new(method.clone(), Vec::<String>::new());
         let mut layers = Vec::new();
         let (mut shared, mut by_id) = (Shared::new(), HashMap::new());
         for ((info, _), (path, weight, values)) in host.sites.iter().zip(named) {
@@ -75,7 +74,7 @@ impl WeightDoor {
             });
         }
         let mut set = AdapterSet::new();
-        let mut adapter = Attached::new(NAME, Arc::clone(method), layers).with_shared(shared);
+        let mut adapter = Attached::new(NAME, method.clone(), layers).with_shared(shared);
         adapter.fill(by_id);
         set.insert(adapter)?;
         save_adapter(dir, Format::Peft, &set, NAME, &host)
@@ -90,7 +89,7 @@ impl WeightDoor {
     pub fn load<M: Module>(
         dir: &Path,
         model: &M,
-        registry: Registry,
+        registry: &Registry,
         published: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, StoreError> {
         let weights: Vec<(String, String, Tensor<2>)> = weights_of(model)
@@ -105,7 +104,7 @@ impl WeightDoor {
         };
         load_adapter(dir, &mut set, &host, registry, &options, &device_of(model))?;
         let adapter = set.attached(NAME)?;
-        let mut door = Self::new(Arc::clone(adapter.method()), Vec::<String>::new());
+        let mut door = Self::new(adapter.method().clone(), Vec::<String>::new());
         for AttachedLayer { info, layer } in adapter.layers() {
             let path = weights
                 .iter()
@@ -124,7 +123,7 @@ impl WeightDoor {
     }
 
     /// The method.
-    pub fn method(&self) -> &Arc<dyn Method> {
+    pub fn method(&self) -> &AnyMethod {
         &self.method
     }
 }

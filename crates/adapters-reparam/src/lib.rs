@@ -8,7 +8,6 @@
 mod files;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use burn::module::{LoraAdapter, Module, ModuleVisitor, Param, ParamId, Reparameterization, Reparameterizer};
 use burn::nn::Linear;
@@ -16,8 +15,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use regex::Regex;
 
 use adapters_core::{
-    Build, Erased, Error, Host, LinearState, LinearWeight, Method, Role, Shared, Site, SiteInfo, SiteKind, SiteLayer,
-    Stack,
+    AnyMethod, Build, Erased, Error, Host, LinearState, LinearWeight, Role, Shared, Site, SiteInfo, SiteKind,
+    SiteLayer, Stack,
 };
 use adapters_nn::nearest;
 
@@ -28,7 +27,7 @@ pub trait ForPaths {
     fn for_paths<S: Into<String>>(self, patterns: impl IntoIterator<Item = S>) -> WeightDoor;
 }
 
-impl ForPaths for Arc<dyn Method> {
+impl ForPaths for AnyMethod {
     fn for_paths<S: Into<String>>(self, patterns: impl IntoIterator<Item = S>) -> WeightDoor {
         WeightDoor::new(self, patterns)
     }
@@ -41,7 +40,7 @@ impl ForPaths for Arc<dyn Method> {
 /// what cannot be adapted is then left alone, and a second application nests.
 #[derive(Clone, Debug)]
 pub struct WeightDoor {
-    method: Arc<dyn Method>,
+    method: AnyMethod,
     patterns: Vec<String>,
     seed: u64,
     /// Layers read from files, by path of their parameter.
@@ -91,7 +90,7 @@ fn as_linear<const D: usize>(weight: Tensor<D>) -> Tensor<2> {
 }
 
 impl WeightDoor {
-    fn new<S: Into<String>>(method: Arc<dyn Method>, patterns: impl IntoIterator<Item = S>) -> Self {
+    fn new<S: Into<String>>(method: AnyMethod, patterns: impl IntoIterator<Item = S>) -> Self {
         Self {
             method,
             patterns: patterns.into_iter().map(Into::into).collect(),
@@ -148,7 +147,7 @@ impl WeightDoor {
 
     fn refuse(&self, path: &str, reason: impl Into<String>) -> Error {
         Error::CannotBuild {
-            method: self.method.family(),
+            method: self.method.name(),
             path: path.to_owned(),
             reason: reason.into(),
         }

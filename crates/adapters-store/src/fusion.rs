@@ -53,7 +53,7 @@ enum Stored {
 pub fn save_fusion(dir: &Path, set: &AdapterSet, name: &str, host: &dyn Host) -> Result<SavedFiles, StoreError> {
     let format = Format::AdapterHub;
     let attached = set.fusion(name)?;
-    let config = attached.method().wire(format, &[], host)?;
+    let config = attached.method().write(format, &[], host)?;
     let mut values = attached.values_by_id();
     let tensors: Tensors = attached
         .params()

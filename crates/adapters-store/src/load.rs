@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use burn::module::ParamId;
 use burn::tensor::{Device, TensorData};
@@ -11,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::{StoreError, TensorProblem, read_json, read_pytorch, read_safetensors};
 use adapters_core::{
-    AdapterSet, AttachReport, Attached, Format, Host, Method, Registry, Role, SiteKind, StoredConfig, Tensors, build,
+    AdapterSet, AnyMethod, AttachReport, Attached, Format, Host, Registry, Role, SiteKind, StoredConfig, Tensors, build,
 };
 use adapters_nn::nearest;
 
@@ -49,7 +48,7 @@ impl fmt::Display for LoadReport {
 /// The folder's configuration, before any tensor is read.
 struct Folder {
     format: Format,
-    method: Arc<dyn Method>,
+    method: AnyMethod,
     /// The name the keys are built with.
     stored_name: String,
 }
@@ -65,7 +64,7 @@ pub fn load_adapter(
     dir: &Path,
     set: &mut AdapterSet,
     host: &dyn Host,
-    registry: Registry,
+    registry: &Registry,
     options: &LoadOptions,
     device: &Device,
 ) -> Result<LoadReport, StoreError> {
@@ -74,7 +73,7 @@ pub fn load_adapter(
     for path in &options.extra {
         tensors.extend(read_safetensors(path)?.0);
     }
-    if let Some(method) = folder.method.fitting(&tensors) {
+    if let Some(method) = folder.method.adjusted_to(folder.format, &tensors) {
         folder.method = method;
     }
     let name = options.name.clone().unwrap_or_else(|| folder.stored_name.clone());
@@ -94,7 +93,7 @@ pub fn load_adapter(
         }
         filled => filled?,
     };
-    let adapter = adapter.method().loaded(&adapter).unwrap_or(adapter);
+    let adapter = adapter.method().from_storage(&adapter).unwrap_or(adapter);
     set.insert(adapter)?;
     Ok(LoadReport {
         format: folder.format,
@@ -103,7 +102,7 @@ pub fn load_adapter(
     })
 }
 
-fn read_config(dir: &Path, registry: Registry, more: &Map<String, Value>) -> Result<Folder, StoreError> {
+fn read_config(dir: &Path, registry: &Registry, more: &Map<String, Value>) -> Result<Folder, StoreError> {
     let path = dir.join("adapter_config.json");
     if !path.exists() {
         return Err(StoreError::NotAnAdapter {
@@ -213,7 +212,7 @@ pub(crate) fn fill(
     if format == Format::Peft {
         forget_tables(host, &mut tensors);
     }
-    tensors.retain(|key, _| !adapter.method().is_alias(key));
+    tensors.retain(|key, _| !adapter.method().is_duplicate(format, key));
     problems.extend(tensors.into_keys().map(|key| TensorProblem::Unexpected { key }));
     if !problems.is_empty() {
         return Err(StoreError::Mismatch {

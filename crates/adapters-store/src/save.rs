@@ -25,10 +25,10 @@ pub struct SavedFiles {
 pub fn expressible(set: &AdapterSet, name: &str, host: &dyn Host) -> Result<Format, StoreError> {
     let adapter = set.attached(name)?;
     let written = |format| -> Result<_, Error> {
-        let stored = adapter.method().stored(format, adapter, host)?;
+        let stored = adapter.method().to_storage(format, adapter, host)?;
         let adapter = stored.as_ref().unwrap_or(adapter);
         let sites: Vec<_> = adapter.layers().map(|l| &l.info).collect();
-        adapter.method().wire(format, &sites, host)
+        adapter.method().write(format, &sites, host)
     };
     match written(Format::AdapterHub) {
         Ok(_) => Ok(Format::AdapterHub),
@@ -52,10 +52,10 @@ pub fn save_adapter(
     host: &dyn Host,
 ) -> Result<SavedFiles, StoreError> {
     let adapter = set.attached(name)?;
-    let stored = adapter.method().stored(format, adapter, host)?;
+    let stored = adapter.method().to_storage(format, adapter, host)?;
     let adapter = stored.as_ref().unwrap_or(adapter);
     let sites: Vec<_> = adapter.layers().map(|l| &l.info).collect();
-    let config = adapter.method().wire(format, &sites, host)?;
+    let config = adapter.method().write(format, &sites, host)?;
     let mut values = adapter.values_by_id();
     let tensors: Tensors = adapter
         .params()

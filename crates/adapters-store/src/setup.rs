@@ -145,7 +145,7 @@ impl Setup {
         dir: &Path,
         set: &mut AdapterSet,
         host: &dyn Host,
-        registry: Registry,
+        registry: &Registry,
         options: &LoadOptions,
         device: &Device,
     ) -> Result<Self, StoreError> {

@@ -64,7 +64,7 @@ impl Scratch {
             allow_bin,
             ..LoadOptions::default()
         };
-        match load_adapter(&self.path("a"), &mut set, &model, METHODS, &options, &device) {
+        match load_adapter(&self.path("a"), &mut set, &model, &METHODS, &options, &device) {
             Ok(_) => Ok(set),
             Err(error) => {
                 assert!(

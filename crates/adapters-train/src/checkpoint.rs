@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use adapters_core::{Regime, Tensors};
+use adapters_core::{Tensors, TrainingSchedule};
 use adapters_store::{read_safetensors, write_safetensors};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::{ModuleOptimizer, OptimizerRecord};
@@ -140,7 +140,7 @@ pub(crate) struct Checkpoint {
     values: Values,
     optimizers: [Vec<u8>; 2],
     /// What the schedules of adapters remember, by adapter.
-    pub regimes: HashMap<String, Tensors>,
+    pub schedules: HashMap<String, Tensors>,
 }
 
 /// Writes a checkpoint.
@@ -150,7 +150,7 @@ pub(crate) fn write(
     model: &Learner,
     best: Option<&Values>,
     optimizers: &Optimizers,
-    regimes: &[(String, Box<dyn Regime>)],
+    schedules: &[(String, Box<dyn TrainingSchedule>)],
 ) -> Result<(), TrainError> {
     let failed = |reason: String| TrainError::Checkpoint {
         path: path.to_owned(),
@@ -167,7 +167,7 @@ pub(crate) fn write(
             .flatten()
             .map(|(name, data)| (format!("best/{name}"), data.clone())),
     );
-    for (name, regime) in regimes {
+    for (name, regime) in schedules {
         let state = regime.state().into_iter();
         tensors.extend(state.map(|(key, data)| (format!("regime/{name}\n{key}"), data)));
     }
@@ -205,14 +205,17 @@ impl Checkpoint {
             *bytes = data.as_bytes().to_vec();
         }
         let (mut values, mut best) = (Values::new(), Values::new());
-        let mut regimes: HashMap<String, Tensors> = HashMap::new();
+        let mut schedules: HashMap<String, Tensors> = HashMap::new();
         for (key, data) in tensors {
             if let Some(name) = key.strip_prefix("value/") {
                 values.insert(name.to_owned(), data);
             } else if let Some(name) = key.strip_prefix("best/") {
                 best.insert(name.to_owned(), data);
             } else if let Some((name, key)) = key.strip_prefix("regime/").and_then(|rest| rest.split_once('\n')) {
-                regimes.entry(name.to_owned()).or_default().insert(key.to_owned(), data);
+                schedules
+                    .entry(name.to_owned())
+                    .or_default()
+                    .insert(key.to_owned(), data);
             }
         }
         Ok(Some(Self {
@@ -221,7 +224,7 @@ impl Checkpoint {
             best: (!best.is_empty()).then_some(best),
             values,
             optimizers,
-            regimes,
+            schedules,
         }))
     }
 

@@ -1,26 +1,75 @@
-//! The closed list of methods: the one place where a method enters the system.
+//! The methods of this build: the one place where a method enters the system.
 
-use std::sync::Arc;
+use adapters_core::{AnyMethod, Error, MethodEntry, Registry};
 
-use adapters_core::{Error, Method, MethodFamily, Registry};
+/// Every method this build has. A program adds its own with [`Registry::with`].
+pub const METHODS: Registry = Registry::from_static(ENTRIES);
 
-/// Every method this build has.
-pub const METHODS: Registry = Registry(FAMILIES);
-
-const FAMILIES: &[&[&dyn MethodFamily]] = &[
+const ENTRIES: &[MethodEntry] = &[
     #[cfg(feature = "bottleneck")]
-    &[&adapters_bottleneck::BottleneckFamily],
+    MethodEntry::family("bottleneck", &adapters_bottleneck::BottleneckFamily),
     #[cfg(feature = "lora")]
-    &[&adapters_lora::LoraFamily],
+    MethodEntry::of::<adapters_lora::Adalora>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Delora>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::DoraConfig>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::DvoraConfig>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Hira>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Ia3Config>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Loha>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Lokr>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::LoraConfig>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Miss>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::MtlLoraConfig>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Vblora>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::VeraConfig>(),
+    #[cfg(feature = "orthogonal")]
+    MethodEntry::of::<adapters_orthogonal::Boft>(),
+    #[cfg(feature = "orthogonal")]
+    MethodEntry::of::<adapters_orthogonal::Hra>(),
+    #[cfg(feature = "orthogonal")]
+    MethodEntry::of::<adapters_orthogonal::Oft>(),
+    #[cfg(feature = "orthogonal")]
+    MethodEntry::of::<adapters_orthogonal::Road>(),
     #[cfg(feature = "prefix")]
-    &[&adapters_prefix::PrefixFamily],
+    MethodEntry::family("prefix_tuning", &adapters_prefix::PrefixFamily),
     #[cfg(feature = "prompt")]
-    &adapters_prompt::FAMILIES,
+    MethodEntry::family("prompt_tuning", adapters_prompt::FAMILIES[0]),
+    #[cfg(feature = "prompt")]
+    MethodEntry::family("virtual_tokens", adapters_prompt::FAMILIES[1]),
     #[cfg(feature = "reft")]
-    &[&adapters_reft::ReftFamily],
-    #[cfg(feature = "weight")]
-    &adapters_weight::FAMILIES,
-    &[&crate::presets::UnionNames],
+    MethodEntry::family("reft", &adapters_reft::ReftFamily),
+    #[cfg(feature = "selective")]
+    MethodEntry::of::<adapters_selective::LnTuning>(),
+    #[cfg(feature = "selective")]
+    MethodEntry::of::<adapters_selective::TrainableTokens>(),
+    #[cfg(feature = "spectral")]
+    MethodEntry::of::<adapters_spectral::C3a>(),
+    #[cfg(feature = "spectral")]
+    MethodEntry::of::<adapters_spectral::Fourierft>(),
+    // *Towards a Unified View of Parameter-Efficient Transfer Learning*, He et al., 2022,
+    // <https://arxiv.org/abs/2110.04366>.
+    #[cfg(all(feature = "bottleneck", feature = "prefix"))]
+    MethodEntry::union("mam", "prefix_tuning[bottleneck_size=800]|par_bn"),
+    // *UniPELT: A Unified Framework for Parameter-Efficient Language Model Tuning*, Mao et al., 2022,
+    // <https://arxiv.org/abs/2110.07577>.
+    #[cfg(all(feature = "bottleneck", feature = "lora", feature = "prefix"))]
+    MethodEntry::union(
+        "unipelt",
+        "prefix_tuning[prefix_length=10,use_gating=true]|seq_bn[reduction_factor=16,use_gating=true]\
+         |lora[r=8,alpha=2,use_gating=true]",
+    ),
 ];
 
 /// A method from a config string, e.g. `lora[r=8,alpha=16]`.
@@ -28,6 +77,39 @@ const FAMILIES: &[&[&dyn MethodFamily]] = &[
 /// # Errors
 ///
 /// As [`Registry::parse`].
-pub fn method(config: &str) -> Result<Arc<dyn Method>, Error> {
+pub fn method(config: &str) -> Result<AnyMethod, Error> {
     METHODS.parse(config)
+}
+
+#[cfg(all(test, feature = "bottleneck", feature = "lora", feature = "prefix"))]
+mod tests {
+    use crate::method;
+
+    #[test]
+    fn names_stand_for_unions() {
+        assert_eq!(
+            method("mam").unwrap().to_string(),
+            "prefix_tuning[bottleneck_size=800]|par_bn"
+        );
+        assert_eq!(
+            method("unipelt").unwrap().to_string(),
+            "prefix_tuning[prefix_length=10,use_gating=true]|seq_bn[use_gating=true]|lora[alpha=2,use_gating=true]"
+        );
+    }
+
+    #[test]
+    fn a_field_goes_to_each_part() {
+        assert_eq!(
+            method("mam[leave_out=[1]]").unwrap().to_string(),
+            "prefix_tuning[bottleneck_size=800,leave_out=[1]]|par_bn[leave_out=[1]]"
+        );
+        // Only the prefix has it.
+        assert!(method("mam[prefix_length=5]").is_err());
+    }
+
+    #[test]
+    fn a_union_in_a_union_is_one_union() {
+        let text = method("mam|lora").unwrap().to_string();
+        assert_eq!(text, "prefix_tuning[bottleneck_size=800]|par_bn|lora");
+    }
 }

@@ -1,8 +1,14 @@
-//! The two published formats of adapter folders, as far as a method has to know them.
+//! How a method is stored: the two published file formats, and the codec a method writes for each.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use burn::tensor::TensorData;
+use serde_json::{Map, Value};
+
+use crate::host::Host;
+use crate::method::config::ConfigError;
+use crate::site::SiteInfo;
 
 /// Tensors of a file by key.
 pub type Tensors = BTreeMap<String, TensorData>;
@@ -35,13 +41,118 @@ impl Format {
             Self::Peft => "base_model.model.",
         }
     }
+
+    /// The key of a shared parameter where a method has no key of its own for it.
+    pub(crate) fn shared_key(self, adapter: &str, param: &str) -> String {
+        match self {
+            Self::AdapterHub => format!("shared_parameters.{adapter}.{param}"),
+            Self::Peft => format!("base_model.{param}"),
+        }
+    }
 }
 
-impl std::fmt::Display for Format {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::AdapterHub => "AdapterHub",
             Self::Peft => "PEFT",
         })
+    }
+}
+
+/// A [`Format`] as a type, so that a method implements one [`Codec`] for each.
+pub trait FileFormat: 'static {
+    /// The format at run time.
+    const FORMAT: Format;
+}
+
+/// [`Format::AdapterHub`] as a type.
+#[derive(Clone, Copy, Debug)]
+pub struct AdapterHub;
+
+/// [`Format::Peft`] as a type.
+#[derive(Clone, Copy, Debug)]
+pub struct Peft;
+
+impl FileFormat for AdapterHub {
+    const FORMAT: Format = Format::AdapterHub;
+}
+
+impl FileFormat for Peft {
+    const FORMAT: Format = Format::Peft;
+}
+
+/// The configuration object of a file, with what the file says about its writer.
+#[derive(Clone, Copy, Debug)]
+pub struct StoredConfig<'a> {
+    /// The format of the file.
+    pub format: Format,
+    /// The object.
+    pub fields: &'a Map<String, Value>,
+    /// Version of the library that wrote it, as `(major, minor)`; `None` in old files.
+    pub version: Option<(u32, u32)>,
+    /// Whether the file names any version, that of a predecessor included.
+    pub versioned: bool,
+}
+
+/// How a method is stored in one file format: its configuration object, and the keys of its parameters.
+///
+/// Every function has a default, so that a method which a format does not have writes
+/// `impl Codec<AdapterHub> for Mine {}`: nothing is read, and writing is refused by name.
+pub trait Codec<F: FileFormat>: Sized {
+    /// Reads a configuration object. `None` if it belongs to another method.
+    fn read(_stored: &StoredConfig<'_>) -> Option<Result<Self, ConfigError>> {
+        None
+    }
+
+    /// The configuration object for an adapter that has layers at `sites` of `host`.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::NotExpressible`] where the format has no field for an option.
+    fn write(&self, _sites: &[&SiteInfo], _host: &dyn Host) -> Result<Map<String, Value>, ConfigError> {
+        Err(ConfigError::NotExpressible {
+            format: F::FORMAT,
+            what: "this method",
+        })
+    }
+
+    /// The key of a parameter, without the prefix of the saving class.
+    fn key(&self, site: &SiteInfo, _adapter: &str, param: &str) -> String {
+        format!("{}.{param}", site.path)
+    }
+
+    /// The key of a parameter that the layers share.
+    fn shared_key(&self, adapter: &str, param: &str) -> String {
+        F::FORMAT.shared_key(adapter, param)
+    }
+
+    /// Whether a key of a file is a second name of a tensor, or of one that is computed instead of read: Python saves a
+    /// module that two others hold twice.
+    fn is_duplicate(&self, _key: &str) -> bool {
+        false
+    }
+
+    /// The variant of this configuration that matches the tensors of a file, where that is not this one: a file may hold
+    /// what a network computed, or the network.
+    fn adjusted_to(&self, _tensors: &Tensors) -> Option<Self> {
+        None
+    }
+
+    /// Configurations of this method that the configuration object `outer` of another method contains, each with the field
+    /// that holds it.
+    fn read_nested(_outer: &Map<String, Value>) -> Vec<(&'static str, Map<String, Value>)> {
+        Vec::new()
+    }
+
+    /// The fields that hold this configuration inside the object `outer` of another method; `None` where the format has no
+    /// field for it there.
+    fn write_nested(&self, _outer: &Map<String, Value>) -> Option<Map<String, Value>> {
+        None
+    }
+
+    /// The key of a parameter of a nested configuration.
+    fn nested_key(&self, site: &SiteInfo, adapter: &str, param: &str) -> String {
+        self.key(site, adapter, param)
     }
 }

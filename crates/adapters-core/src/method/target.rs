@@ -129,6 +129,11 @@ pub enum OneOrMany {
 }
 
 impl ModuleFields {
+    /// The modules named; `otherwise` if none are.
+    pub fn target_or(&self, otherwise: Target) -> Target {
+        self.target().map_or(otherwise, Target::Modules)
+    }
+
     /// The modules named; `None` if none are.
     pub fn target(&self) -> Option<ModuleTarget> {
         Some(ModuleTarget {
@@ -191,6 +196,14 @@ pub struct Selection {
 }
 
 impl Target {
+    /// Sites of these roles in every layer.
+    pub fn roles(roles: impl Into<Vec<Role>>) -> Self {
+        Self::Roles {
+            roles: roles.into(),
+            leave_out: Vec::new(),
+        }
+    }
+
     /// What this target hits in `host`. Not hitting anything is not an error here: see [`Selection::require`].
     ///
     /// # Errors

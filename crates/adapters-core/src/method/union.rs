@@ -1,18 +1,19 @@
 //! Several methods under one adapter's name, each at its own places.
 
-use std::any::Any;
 use std::fmt;
-use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
 use crate::error::Error;
 use crate::host::Host;
-use crate::method::codec::{Format, Tensors};
+use crate::method::build::Build;
+use crate::method::capability::Encode;
+use crate::method::codec::{Format, StoredConfig, Tensors};
+use crate::method::config::ConfigError;
 use crate::method::layer::SiteLayer;
 use crate::method::shared::Shared;
 use crate::method::target::Target;
-use crate::method::{Build, Encode, Method, StoredConfig, plain_shared_key};
+use crate::method::{AnyMethod, ErasedMethod};
 use crate::pass::sequence::Inserted;
 use crate::set::Attached;
 use crate::site::SiteInfo;
@@ -23,13 +24,13 @@ use crate::site::SiteInfo;
 /// He et al., 2022, <https://arxiv.org/abs/2110.04366>.
 #[derive(Clone, Debug)]
 pub struct Union {
-    parts: Vec<Arc<dyn Method>>,
+    parts: Vec<AnyMethod>,
 }
 
-const FAMILY: &str = "union";
+const NAME: &str = "union";
 
 /// A part and the sites of an adapter that are its own.
-type PartSites<'a, 's> = (&'a Arc<dyn Method>, Vec<&'s SiteInfo>);
+type PartSites<'a, 's> = (&'a AnyMethod, Vec<&'s SiteInfo>);
 
 impl Union {
     /// The only part, or the union of several.
@@ -37,11 +38,11 @@ impl Union {
     /// # Errors
     ///
     /// [`Error::UnionConflict`] for two parts aimed at the same role.
-    pub fn method(parts: Vec<Arc<dyn Method>>) -> Result<Arc<dyn Method>, Error> {
+    pub fn method(parts: Vec<AnyMethod>) -> Result<AnyMethod, Error> {
         // A union of unions is the union of their parts.
-        let mut parts: Vec<Arc<dyn Method>> = parts
+        let mut parts: Vec<AnyMethod> = parts
             .into_iter()
-            .flat_map(|part| match Self::of(&*part) {
+            .flat_map(|part| match Self::of(&part) {
                 Some(union) => union.parts.clone(),
                 None => vec![part],
             })
@@ -52,16 +53,16 @@ impl Union {
         for (index, second) in parts.iter().enumerate() {
             for first in &parts[..index] {
                 if let Some(role) = common_role(&first.target(), &second.target()) {
-                    return Err(conflict(&**first, &**second, role));
+                    return Err(conflict(first, second, role));
                 }
             }
         }
-        Ok(Arc::new(Self { parts }))
+        Ok(AnyMethod::erased(Self { parts }))
     }
 
     /// The configurations of a stored union, if it is one.
     pub(crate) fn stored<'a>(stored: &StoredConfig<'a>) -> Option<Vec<StoredConfig<'a>>> {
-        if stored.format != Format::AdapterHub || stored.fields.get("architecture")? != FAMILY {
+        if stored.format != Format::AdapterHub || stored.fields.get("architecture")? != NAME {
             return None;
         }
         let parts = stored.fields.get("configs")?.as_array()?;
@@ -77,13 +78,12 @@ impl Union {
     }
 
     /// The union that a method is, if it is one.
-    pub fn of(method: &dyn Method) -> Option<&Self> {
-        let method: &dyn Any = method;
+    pub fn of(method: &AnyMethod) -> Option<&Self> {
         method.downcast_ref()
     }
 
     /// The parts, in order.
-    pub fn parts(&self) -> &[Arc<dyn Method>] {
+    pub fn parts(&self) -> &[AnyMethod] {
         &self.parts
     }
 
@@ -97,7 +97,7 @@ impl Union {
                     continue;
                 }
                 if let Some(first) = owner {
-                    return Err(conflict(&*self.parts[first], &**part, &site.path));
+                    return Err(conflict(&self.parts[first], part, &site.path));
                 }
                 owner = Some(index);
             }
@@ -114,7 +114,7 @@ impl Union {
     fn by_part(
         &self,
         adapter: &Attached,
-        form: impl Fn(&dyn Method, &Attached) -> Result<Option<Attached>, Error>,
+        form: impl Fn(&AnyMethod, &Attached) -> Result<Option<Attached>, Error>,
     ) -> Result<Option<Attached>, Error> {
         let infos: Vec<&SiteInfo> = adapter.layers().map(|l| &l.info).collect();
         let (mut layers, mut parts, mut changed) = (Vec::new(), Vec::new(), false);
@@ -123,27 +123,27 @@ impl Union {
                 .layers()
                 .filter(|l| sites.iter().any(|info| info.site == l.info.site));
             let share = Attached::new(adapter.name(), part.clone(), mine.cloned().collect());
-            let formed = form(&**part, &share)?;
+            let formed = form(part, &share)?;
             changed |= formed.is_some();
             let share = formed.unwrap_or(share);
             layers.extend(share.layers().cloned());
             parts.push(share.method().clone());
         }
-        Ok(changed.then(|| adapter.reformed(Arc::new(Self { parts }), layers)))
+        Ok(changed.then(|| adapter.reformed(AnyMethod::erased(Self { parts }), layers)))
     }
 
-    fn owner(&self, site: &SiteInfo) -> Result<&Arc<dyn Method>, Error> {
+    fn owner(&self, site: &SiteInfo) -> Result<&AnyMethod, Error> {
         let shares = self.shares(&[site])?;
         let owner = shares.into_iter().find(|(_, sites)| !sites.is_empty());
         owner.map(|(part, _)| part).ok_or_else(|| Error::CannotBuild {
-            method: FAMILY,
+            method: NAME,
             path: site.path.clone(),
             reason: "none of its parts is aimed at it".to_owned(),
         })
     }
 }
 
-fn conflict(first: &dyn Method, second: &dyn Method, place: impl fmt::Display) -> Error {
+fn conflict(first: &AnyMethod, second: &AnyMethod, place: impl fmt::Display) -> Error {
     Error::UnionConflict {
         first: first.to_string(),
         second: second.to_string(),
@@ -165,16 +165,14 @@ fn common_role<'a>(first: &'a Target, second: &Target) -> Option<&'a crate::site
     }
 }
 
-impl fmt::Display for Union {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let parts: Vec<String> = self.parts.iter().map(ToString::to_string).collect();
-        f.write_str(&parts.join("|"))
+impl ErasedMethod for Union {
+    fn name(&self) -> &'static str {
+        NAME
     }
-}
 
-impl Method for Union {
-    fn family(&self) -> &'static str {
-        FAMILY
+    fn config_string(&self) -> String {
+        let parts: Vec<String> = self.parts.iter().map(ToString::to_string).collect();
+        parts.join("|")
     }
 
     fn target(&self) -> Target {
@@ -190,11 +188,11 @@ impl Method for Union {
         for part in &self.parts {
             let shared = part.build_shared(build)?;
             // Files have one place for a parameter that is claimed.
-            let claimed = |name: &&str| self.parts.iter().filter(|part| part.shares(name)).count() > 1;
+            let claimed = |name: &&str| self.parts.iter().filter(|part| part.owns(name)).count() > 1;
             if let Some(name) = shared.names().find(claimed).map(str::to_owned) {
-                let mut claiming = self.parts.iter().filter(|part| part.shares(&name));
+                let mut claiming = self.parts.iter().filter(|part| part.owns(&name));
                 if let (Some(first), Some(second)) = (claiming.next(), claiming.next()) {
-                    return Err(conflict(&**first, &**second, name));
+                    return Err(conflict(first, second, name));
                 }
             }
             all = all.and(shared);
@@ -202,26 +200,30 @@ impl Method for Union {
         Ok(all)
     }
 
-    fn shares(&self, param: &str) -> bool {
-        self.parts.iter().any(|part| part.shares(param))
+    fn owns(&self, param: &str) -> bool {
+        self.parts.iter().any(|part| part.owns(param))
     }
 
     fn shared_key(&self, format: Format, adapter: &str, param: &str) -> String {
-        match self.parts.iter().find(|part| part.shares(param)) {
+        match self.parts.iter().find(|part| part.owns(param)) {
             Some(owner) => owner.shared_key(format, adapter, param),
-            None => plain_shared_key(format, adapter, param),
+            None => format.shared_key(adapter, param),
         }
     }
 
-    fn fitting(&self, tensors: &Tensors) -> Option<Arc<dyn Method>> {
-        let fitting: Vec<_> = self.parts.iter().map(|part| part.fitting(tensors)).collect();
-        if fitting.iter().all(Option::is_none) {
+    fn adjusted_to(&self, format: Format, tensors: &Tensors) -> Option<AnyMethod> {
+        let adjusted: Vec<_> = self
+            .parts
+            .iter()
+            .map(|part| part.adjusted_to(format, tensors))
+            .collect();
+        if adjusted.iter().all(Option::is_none) {
             return None;
         }
-        let parts = fitting.into_iter().zip(&self.parts);
-        Some(Arc::new(Self {
+        let parts = adjusted.into_iter().zip(&self.parts);
+        Some(AnyMethod::erased(Self {
             parts: parts
-                .map(|(fitting, part)| fitting.unwrap_or_else(|| part.clone()))
+                .map(|(adjusted, part)| adjusted.unwrap_or_else(|| part.clone()))
                 .collect(),
         }))
     }
@@ -240,25 +242,25 @@ impl Method for Union {
 
     fn key(&self, format: Format, site: &SiteInfo, adapter: &str, param: &str) -> String {
         match self.owner(site) {
-            Ok(part) => part.key_inside(format, site, adapter, param),
+            Ok(part) => part.nested_key(format, site, adapter, param),
             // No part is aimed at this site, so that no layer was built there.
             Err(_) => format!("{}.{param}", site.path),
         }
     }
 
-    fn is_alias(&self, key: &str) -> bool {
-        self.parts.iter().any(|part| part.is_alias(key))
+    fn is_duplicate(&self, format: Format, key: &str) -> bool {
+        self.parts.iter().any(|part| part.is_duplicate(format, key))
     }
 
-    fn stored(&self, format: Format, adapter: &Attached, host: &dyn Host) -> Result<Option<Attached>, Error> {
-        self.by_part(adapter, |part, share| part.stored(format, share, host))
+    fn to_storage(&self, format: Format, adapter: &Attached, host: &dyn Host) -> Result<Option<Attached>, Error> {
+        self.by_part(adapter, |part, share| part.to_storage(format, share, host))
     }
 
-    fn loaded(&self, adapter: &Attached) -> Option<Attached> {
-        self.by_part(adapter, |part, share| Ok(part.loaded(share))).ok()?
+    fn from_storage(&self, adapter: &Attached) -> Option<Attached> {
+        self.by_part(adapter, |part, share| Ok(part.from_storage(share))).ok()?
     }
 
-    fn with_tokens(&self, encode: &Encode<'_>) -> Result<Option<Arc<dyn Method>>, Error> {
+    fn with_tokens(&self, encode: &Encode<'_>) -> Result<Option<AnyMethod>, Error> {
         let mut changed = false;
         let mut parts = Vec::new();
         for part in &self.parts {
@@ -266,34 +268,35 @@ impl Method for Union {
             changed |= resolved.is_some();
             parts.push(resolved.unwrap_or_else(|| part.clone()));
         }
-        Ok(changed.then(|| Arc::new(Self { parts }) as Arc<dyn Method>))
+        Ok(changed.then(|| AnyMethod::erased(Self { parts })))
     }
 
-    fn wire(&self, format: Format, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, Error> {
+    fn write(&self, format: Format, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, Error> {
         let shares = self.shares(sites)?;
         if format == Format::AdapterHub {
-            let configs = shares.iter().map(|(part, sites)| part.wire(format, sites, host));
+            let configs = shares.iter().map(|(part, sites)| part.write(format, sites, host));
             let configs = configs.collect::<Result<Vec<_>, _>>()?;
             return Ok(Map::from_iter([
-                ("architecture".to_owned(), FAMILY.into()),
+                ("architecture".to_owned(), NAME.into()),
                 ("configs".to_owned(), json!(configs)),
             ]));
         }
         // There is no union: one part may have a place for the others inside its own configuration.
         for (index, (part, sites)) in shares.iter().enumerate() {
-            let Ok(mut fields) = part.wire(format, sites, host) else {
+            let Ok(mut fields) = part.write(format, sites, host) else {
                 continue;
             };
             let mut others = self.parts.iter().enumerate().filter(|(other, _)| *other != index);
             let fits = others.all(|(_, other)| {
-                let inside = other.inside(format, &fields);
+                let inside = other.write_nested(format, &fields);
                 inside.is_some_and(|inside| join(&mut fields, inside))
             });
             if fits {
                 return Ok(fields);
             }
         }
-        Err(Error::config(FAMILY, NotExpressible { format }))
+        let what = "a union of configurations";
+        Err(Error::config(NAME, ConfigError::NotExpressible { format, what }))
     }
 }
 
@@ -308,12 +311,4 @@ fn join(fields: &mut Map<String, Value>, more: Map<String, Value>) -> bool {
             }
             _ => false,
         })
-}
-
-/// Why a union was not written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the {format} format cannot express a union of configurations")]
-pub struct NotExpressible {
-    /// The format.
-    pub format: Format,
 }

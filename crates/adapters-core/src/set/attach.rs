@@ -1,14 +1,14 @@
 //! Attaching: a method's layers at the sites it is aimed at.
 
 use std::fmt;
-use std::sync::Arc;
 
 use burn::tensor::Device;
 
 use crate::error::Error;
 use crate::host::Host;
+use crate::method::AnyMethod;
+use crate::method::build::Build;
 use crate::method::target::Selection;
-use crate::method::{Build, Method};
 use crate::set::{AdapterSet, Attached, AttachedLayer};
 use crate::site::SiteInfo;
 
@@ -54,7 +54,7 @@ impl AdapterSet {
     pub fn attach(
         &mut self,
         name: &str,
-        method: Arc<dyn Method>,
+        method: AnyMethod,
         host: &dyn Host,
         seed: u64,
         device: &Device,
@@ -74,7 +74,7 @@ impl AdapterSet {
 /// [`Error::CannotBuild`] for a site the method has no layer for.
 pub fn build(
     name: &str,
-    method: Arc<dyn Method>,
+    method: AnyMethod,
     host: &dyn Host,
     selection: Selection,
     seed: u64,
@@ -100,7 +100,7 @@ impl Attached {
     /// [`Error::CannotBuild`] for a site the method has no layer for.
     pub fn build(
         name: &str,
-        method: Arc<dyn Method>,
+        method: AnyMethod,
         sites: Vec<SiteInfo>,
         host: &dyn Host,
         seed: u64,

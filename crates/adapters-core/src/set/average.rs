@@ -124,8 +124,8 @@ impl AdapterSet {
             }
         }
         let average = model.copied(name).with_values(sum);
-        let loaded = average.method().loaded(&average);
-        self.insert(loaded.unwrap_or(average))
+        let trained = average.method().from_storage(&average);
+        self.insert(trained.unwrap_or(average))
     }
 }
 

@@ -1,7 +1,5 @@
 //! Fusion layers in a set: they stand beside the adapters and are named after those they fuse.
 
-use std::sync::Arc;
-
 use burn::tensor::Device;
 
 use crate::set::attach::{AttachReport, build};
@@ -10,8 +8,8 @@ use adapters_nn::nearest;
 use crate::error::Error;
 use crate::fusion::{Fusion, FusionConfig, FusionLayer};
 use crate::host::Host;
-use crate::method::Method;
 use crate::method::layer::SiteLayer;
+use crate::method::{AnyMethod, ErasedMethod};
 use crate::set::{AdapterSet, Attached};
 use crate::site::Site;
 
@@ -72,7 +70,7 @@ impl AdapterSet {
         let method = Fusion::new(config, &attached.collect::<Result<Vec<_>, _>>()?, host)?;
         let target = method.target();
         let selection = target.select(host)?.require(&target, host)?;
-        build(name, Arc::new(method), host, selection, seed, device)
+        build(name, AnyMethod::erased(method), host, selection, seed, device)
     }
 
     /// Adds a built fusion.

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::sync::Arc;
 
 use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -14,7 +13,7 @@ use crate::set::average::ParamValues;
 use adapters_nn::nearest;
 
 use crate::error::Error;
-use crate::method::Method;
+use crate::method::AnyMethod;
 use crate::method::layer::{NamedParams, SiteLayer, each_kind, map_kind};
 use crate::method::shared::Shared;
 use crate::pass::state::HookState;
@@ -50,7 +49,7 @@ pub struct AdapterSet {
 #[derive(Clone, Debug)]
 pub struct Attached {
     name: String,
-    method: Arc<dyn Method>,
+    method: AnyMethod,
     layers: BTreeMap<Site, AttachedLayer>,
     shared: Shared,
     trainable: bool,
@@ -69,7 +68,7 @@ pub struct AttachedLayer {
 
 impl Attached {
     /// An adapter from built layers, trainable.
-    pub fn new(name: impl Into<String>, method: Arc<dyn Method>, layers: Vec<AttachedLayer>) -> Self {
+    pub fn new(name: impl Into<String>, method: AnyMethod, layers: Vec<AttachedLayer>) -> Self {
         Self {
             name: name.into(),
             method,
@@ -81,7 +80,7 @@ impl Attached {
     }
 
     /// The same adapter with another configuration and other layers.
-    pub(crate) fn reformed(&self, method: Arc<dyn Method>, layers: Vec<AttachedLayer>) -> Self {
+    pub(crate) fn reformed(&self, method: AnyMethod, layers: Vec<AttachedLayer>) -> Self {
         Self {
             method,
             layers: layers.into_iter().map(|l| (l.info.site, l)).collect(),
@@ -114,7 +113,7 @@ impl Attached {
     }
 
     /// The checked configuration.
-    pub fn method(&self) -> &Arc<dyn Method> {
+    pub fn method(&self) -> &AnyMethod {
         &self.method
     }
 
@@ -186,7 +185,7 @@ impl Attached {
         named
             .map(|(param, id)| ParamPlace {
                 adapter: &self.name,
-                method: &*self.method,
+                method: &self.method,
                 info,
                 param,
                 id,

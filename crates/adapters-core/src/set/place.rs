@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use burn::module::ParamId;
 
 use crate::host::Host;
-use crate::method::Method;
+use crate::method::AnyMethod;
 use crate::method::codec::Format;
 use crate::set::AdapterSet;
 use crate::site::SiteInfo;
@@ -17,7 +17,7 @@ pub struct ParamPlace<'a> {
     /// Name of the adapter.
     pub adapter: &'a str,
     /// Its method.
-    pub method: &'a dyn Method,
+    pub method: &'a AnyMethod,
     /// The site; `None` for what the layers share.
     pub info: Option<&'a SiteInfo>,
     /// The method's name of the parameter.

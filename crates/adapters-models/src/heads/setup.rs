@@ -54,7 +54,7 @@ impl Heads {
         dir: &Path,
         set: &mut AdapterSet,
         base: &impl HeadBase,
-        registry: Registry,
+        registry: &Registry,
         options: &LoadOptions,
         device: &Device,
     ) -> Result<Setup, ModelError> {

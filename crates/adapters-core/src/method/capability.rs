@@ -1,0 +1,118 @@
+//! What only some methods need, each a trait that a method opts into through [`Capabilities`].
+
+use std::error::Error as StdError;
+
+use burn::tensor::Tensor;
+
+use crate::error::Error;
+use crate::host::Host;
+use crate::method::AnyMethod;
+use crate::method::build::Build;
+use crate::method::codec::Format;
+use crate::method::schedule::TrainingSchedule;
+use crate::method::shared::Shared;
+use crate::pass::sequence::Inserted;
+use crate::set::Attached;
+
+/// From a text to the ids of its tokens, special ones included: what a model's tokenizer does.
+pub type Encode<'a> = dyn Fn(&str) -> Result<Vec<u32>, Box<dyn StdError + Send + Sync>> + 'a;
+
+/// The optional abilities of a method. It implements the trait and returns itself:
+/// `Capabilities { shared: Some(self), ..Capabilities::default() }`.
+#[derive(Clone, Copy, Default)]
+pub struct Capabilities<'a> {
+    /// Layers share parameters.
+    pub shared: Option<&'a dyn SharedParameters>,
+    /// Training follows a schedule.
+    pub schedule: Option<&'a dyn Scheduled>,
+    /// Training adds a penalty to the loss.
+    pub penalty: Option<&'a dyn Penalized>,
+    /// Tokens are inserted, or positions shifted.
+    pub embeddings: Option<&'a dyn EditsEmbeddings>,
+    /// The configuration holds text that only a tokenizer turns into tokens.
+    pub tokenizer: Option<&'a dyn NeedsTokenizer>,
+    /// Files hold the adapter in another way than it trains.
+    pub storage: Option<&'a dyn ConvertsForStorage>,
+}
+
+impl std::fmt::Debug for Capabilities<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Capabilities")
+            .field("shared", &self.shared.is_some())
+            .field("schedule", &self.schedule.is_some())
+            .field("penalty", &self.penalty.is_some())
+            .field("embeddings", &self.embeddings.is_some())
+            .field("tokenizer", &self.tokenizer.is_some())
+            .field("storage", &self.storage.is_some())
+            .finish()
+    }
+}
+
+/// A method whose layers share parameters.
+pub trait SharedParameters {
+    /// Builds what the layers share.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::CannotBuild`] where the model has no sizes for it.
+    fn build_shared(&self, build: &Build<'_>) -> Result<Shared, Error>;
+
+    /// Whether a shared parameter of that name belongs to this method. A union looks up the owner of each by it.
+    fn owns(&self, param: &str) -> bool;
+}
+
+/// A method that changes parameters between optimizer steps.
+pub trait Scheduled {
+    /// The schedule for a training run of `steps` steps.
+    fn schedule(&self, steps: u64) -> Box<dyn TrainingSchedule>;
+}
+
+/// A method that adds a term to the loss.
+pub trait Penalized {
+    /// What training adds to the loss; `None` where the configuration turns it off.
+    fn penalty(&self, adapter: &Attached) -> Option<Tensor<1>>;
+}
+
+/// A method that changes how many positions a sequence has.
+pub trait EditsEmbeddings {
+    /// What an adapter inserts among the embedded tokens of every row.
+    fn inserts(&self) -> Option<Inserted> {
+        None
+    }
+
+    /// The position id of the first token: how many positions count as taken although no token is there.
+    fn first_position(&self) -> usize {
+        0
+    }
+
+    /// How many of the model's positions an adapter takes from the text, where those are limited.
+    fn positions(&self) -> usize;
+}
+
+/// A method whose configuration may hold text.
+pub trait NeedsTokenizer {
+    /// This configuration with its text as token ids of the model; `None` where it has no text.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] for a text without a token, or what `encode` returns.
+    fn with_tokens(&self, encode: &Encode<'_>) -> Result<Option<AnyMethod>, Error>;
+}
+
+/// A method whose adapters are stored in another way than they train.
+pub trait ConvertsForStorage {
+    /// The adapter as files of a format hold it; `None` where that is how it trains.
+    ///
+    /// # Errors
+    ///
+    /// Those of building the adapter that is stored.
+    fn to_storage(&self, _format: Format, _adapter: &Attached, _host: &dyn Host) -> Result<Option<Attached>, Error> {
+        Ok(None)
+    }
+
+    /// The adapter as it trains, from one whose values are those of files or were computed from them, as averages are;
+    /// `None` where the two are the same.
+    fn from_storage(&self, _adapter: &Attached) -> Option<Attached> {
+        None
+    }
+}

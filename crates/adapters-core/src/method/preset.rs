@@ -1,0 +1,70 @@
+//! Config strings of one method: a preset and the fields that differ from it.
+
+use serde_json::{Map, Value};
+
+use crate::method::Method;
+use crate::method::config::{ConfigError, from_fields, refuse_unknown, to_fields};
+use crate::method::config_string::ConfigPart;
+
+/// An identifier that a config string may start with, and the configuration it stands for.
+#[derive(Debug)]
+pub struct Preset<M> {
+    /// The identifier, e.g. `"dora"`.
+    pub identifier: &'static str,
+    /// Its configuration.
+    pub config: fn() -> M,
+}
+
+impl<M: Method> Preset<M> {
+    /// A preset.
+    pub const fn new(identifier: &'static str, config: fn() -> M) -> Self {
+        Self { identifier, config }
+    }
+
+    /// The preset's configuration with some of its fields replaced.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::UnknownField`] with the nearest known field; [`ConfigError::Field`] for a value of the wrong type;
+    /// those of the configuration's own conversions.
+    pub(crate) fn with_fields(&self, fields: Map<String, Value>) -> Result<M, ConfigError> {
+        let mut all = to_fields(&(self.config)(), &[]);
+        refuse_unknown(&fields, all.keys())?;
+        all.extend(fields);
+        from_fields(all)
+    }
+
+    /// The fields in which `config` differs from the preset. Fields of a file that the method does not know are no part of
+    /// a config string.
+    fn differing(&self, mut fields: Map<String, Value>) -> ConfigPart {
+        let preset = to_fields(&(self.config)(), &[]);
+        fields.retain(|key, value| preset.get(key).is_some_and(|known| known != value));
+        ConfigPart {
+            identifier: self.identifier.to_owned(),
+            fields: fields.into_iter().map(|(key, value)| (key, whole(value))).collect(),
+        }
+    }
+}
+
+/// The shortest config string that makes `method` again: that of the preset with the fewest differing fields.
+pub(crate) fn config_string<M: Method>(method: &M) -> String {
+    let fields = to_fields(method, &[]);
+    let parts = M::presets().iter().map(|preset| preset.differing(fields.clone()));
+    match parts.min_by_key(|part| part.fields.len()) {
+        Some(part) => part.to_string(),
+        // A method without presets is in no registry's config strings.
+        None => M::NAME.to_owned(),
+    }
+}
+
+/// A number without a fraction as an integer, which is how one writes it.
+fn whole(value: Value) -> Value {
+    match value {
+        Value::Number(number) => match number.as_f64().filter(|x| x.fract() == 0.0 && x.abs() < 1e15) {
+            Some(x) if !number.is_u64() => Value::from(x as i64),
+            _ => Value::Number(number),
+        },
+        Value::Array(items) => items.into_iter().map(whole).collect(),
+        other => other,
+    }
+}
