@@ -212,6 +212,7 @@ impl<'a> Builder<'a> {
         Ok(VeraMatrices {
             d: self.param(diagonal(lora.rank, config.d as f32), lora.dtype),
             b: self.param(diagonal(d_out, config.b as f32), lora.dtype),
+            d_in,
             gate: self.gate_of(lora, d_in),
             scale: lora.alpha / lora.rank as f64,
             dropout: lora.dropout,

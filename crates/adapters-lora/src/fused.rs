@@ -32,6 +32,16 @@ impl FusedParts {
         self.adapted.iter().filter(|adapted| **adapted).count()
     }
 
+    /// Features of a part.
+    pub(crate) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Features of all parts together, adapted or not.
+    pub(crate) fn d_out(&self) -> usize {
+        self.width * self.adapted.len()
+    }
+
     /// Features of the adapted parts together.
     pub fn features(&self) -> usize {
         self.count() * self.width

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use adapters_core::{Call, LinearState, LinearWeight, NamedParams, NotMergeable, Shared, SiteAdapter};
+use adapters_core::{Causality, Effect, Source, Call, LinearState, LinearWeight, NamedParams, NotMergeable, Shared, SiteAdapter};
 use adapters_nn::ops::project;
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Tensor, activation};
@@ -227,12 +227,22 @@ impl SiteAdapter<LinearState> for LowRank {
         with_delta(state, delta, self.gate.as_ref(), call)
     }
 
-    fn keeps_layer(&self) -> bool {
-        self.base_bias.is_none()
+    fn effect(&self) -> Effect {
+        let [_, d_in] = self.a.dims();
+        let width = match &self.parts {
+            None => Some(d_in),
+            // Each part reads that part of the addition before it.
+            Some(parts) => (parts.width() == d_in).then(|| parts.d_out()),
+        };
+        let source = Source::Previous { width };
+        match self.base_bias {
+            None => Effect::Adds(source),
+            Some(_) => Effect::ChangesAndAdds(source),
+        }
     }
 
-    fn is_causal(&self) -> bool {
-        self.gate.is_none()
+    fn causality(&self) -> Causality {
+        Causality::of_gate(&self.gate)
     }
 
     fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {

@@ -184,7 +184,7 @@ impl Method for VirtualTokens {
         let shared = Shared::new().with(PROMPT, SharedParam::Two(Param::from_tensor(vectors)));
         let layers = adapter.layers().cloned().collect();
         Ok(Some(
-            Attached::new(adapter.name(), self.in_form(Form::Stored), layers).with_shared(shared),
+            adapter.reformed(self.in_form(Form::Stored), layers).with_shared(shared),
         ))
     }
 

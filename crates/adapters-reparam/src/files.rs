@@ -75,7 +75,7 @@ impl WeightDoor {
             });
         }
         let mut set = AdapterSet::new();
-        let mut adapter = Attached::new(NAME, Arc::clone(method), layers).with_shared(shared);
+        let mut adapter = Attached::new(NAME, Arc::clone(method), &host, layers).with_shared(shared);
         adapter.fill(by_id);
         set.insert(adapter)?;
         save_adapter(dir, Format::Peft, &set, NAME, &host)

@@ -3,7 +3,7 @@
 mod schedule;
 
 use adapters_core::target::ModuleFields;
-use adapters_core::{
+use adapters_core::{Causality, Effect, Source, 
     Attached, Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Regime, Shared,
     SiteAdapter, SiteInfo, SiteLayer,
 };
@@ -187,6 +187,14 @@ impl Triplets {
 impl SiteAdapter<LinearState> for Triplets {
     fn apply(&self, state: LinearState, call: &Call<'_>) -> LinearState {
         state.plus(|x| project(project(call.dropout(x, self.dropout), self.right()), self.b.val()))
+    }
+
+    fn effect(&self) -> Effect {
+        Effect::Adds(Source::Input)
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
     }
 
     fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {

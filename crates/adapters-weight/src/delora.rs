@@ -1,7 +1,7 @@
 //! DeLoRA: low rank with strength and direction apart.
 
 use adapters_core::target::ModuleFields;
-use adapters_core::{
+use adapters_core::{Causality, Effect, Source, 
     Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
     SiteLayer,
 };
@@ -125,6 +125,14 @@ impl SiteAdapter<LinearState> for Normalized {
             let narrow = project(x, self.a.val()) * self.scales().unsqueeze();
             project(narrow, self.b.val())
         })
+    }
+
+    fn effect(&self) -> Effect {
+        Effect::Adds(Source::Input)
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
     }
 
     fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {

@@ -1,7 +1,7 @@
 //! FourierFT: an update with few frequencies.
 
 use adapters_core::target::ModuleFields;
-use adapters_core::{
+use adapters_core::{Causality, Effect, Source, 
     Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
     SiteLayer,
 };
@@ -148,6 +148,14 @@ impl SiteAdapter<LinearState> for Spectrum {
             true => state.plus(|x| project(project(x, right), left)),
             false => state.plus(|x| project(x, left.matmul(right))),
         }
+    }
+
+    fn effect(&self) -> Effect {
+        Effect::Adds(Source::Input)
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
     }
 
     fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {

@@ -1,7 +1,7 @@
 //! HiRA: the frozen weight times a low-rank product, element by element.
 
 use adapters_core::target::ModuleFields;
-use adapters_core::{
+use adapters_core::{Causality, Effect, Source, 
     Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
     SiteLayer,
 };
@@ -89,6 +89,14 @@ impl SiteAdapter<LinearState> for HadamardOfWeight {
     fn apply(&self, state: LinearState, call: &Call<'_>) -> LinearState {
         let delta = self.delta(float_weight(&state.layer));
         state.plus(|x| call.dropout(x, self.dropout).matmul(delta.unsqueeze()))
+    }
+
+    fn effect(&self) -> Effect {
+        Effect::Adds(Source::Input)
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
     }
 
     fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {

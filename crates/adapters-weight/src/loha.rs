@@ -1,7 +1,7 @@
 //! LoHa: the elementwise product of two low-rank products.
 
 use adapters_core::target::ModuleFields;
-use adapters_core::{
+use adapters_core::{Causality, Effect, Source, 
     Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
     SiteLayer,
 };
@@ -107,6 +107,14 @@ impl Hadamard {
 impl SiteAdapter<LinearState> for Hadamard {
     fn apply(&self, state: LinearState, _call: &Call<'_>) -> LinearState {
         state.plus(|x| project(x, self.delta()))
+    }
+
+    fn effect(&self) -> Effect {
+        Effect::Adds(Source::Input)
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
     }
 
     fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {

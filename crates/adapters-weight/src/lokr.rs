@@ -1,7 +1,7 @@
 //! LoKr: a Kronecker product of two matrices, either of them a product itself.
 
 use adapters_core::target::ModuleFields;
-use adapters_core::{
+use adapters_core::{Causality, Effect, Source, 
     Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
     SiteLayer,
 };
@@ -178,6 +178,14 @@ impl Kronecker {
 impl SiteAdapter<LinearState> for Kronecker {
     fn apply(&self, state: LinearState, _call: &Call<'_>) -> LinearState {
         state.plus(|x| self.project(x))
+    }
+
+    fn effect(&self) -> Effect {
+        Effect::Adds(Source::Input)
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
     }
 
     fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {

@@ -1,7 +1,7 @@
 //! MiSS: one small matrix, shared by all pieces of the input.
 
 use adapters_core::target::ModuleFields;
-use adapters_core::{
+use adapters_core::{Causality, Effect, Source, 
     Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
     SiteLayer,
 };
@@ -145,8 +145,12 @@ impl SiteAdapter<LinearState> for Blocks {
         state
     }
 
-    fn keeps_layer(&self) -> bool {
-        false
+    fn effect(&self) -> Effect {
+        Effect::Changes
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
     }
 
     fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
@@ -194,6 +198,14 @@ impl SiteAdapter<LinearState> for Shard {
                 .reshape([batch, seq, (d_in + missing) / r, r]);
             project(pieces.sum_dim(2).reshape([batch, seq, r]), block.transpose())
         })
+    }
+
+    fn effect(&self) -> Effect {
+        Effect::Adds(Source::Input)
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
     }
 
     fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {

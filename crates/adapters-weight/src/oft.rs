@@ -1,7 +1,7 @@
 //! OFT: the input rotated, block by block.
 
 use adapters_core::target::ModuleFields;
-use adapters_core::{
+use adapters_core::{Causality, Effect, 
     Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, ParamValues, Regime, Shared,
     SiteAdapter, SiteInfo, SiteLayer, Tensors,
 };
@@ -241,8 +241,12 @@ impl SiteAdapter<LinearState> for Rotation {
         }
     }
 
-    fn keeps_layer(&self) -> bool {
-        false
+    fn effect(&self) -> Effect {
+        Effect::Changes
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
     }
 
     fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {

@@ -1,7 +1,7 @@
 //! RoAd: pairs of outputs rotated and scaled.
 
 use adapters_core::target::ModuleFields;
-use adapters_core::{
+use adapters_core::{Causality, Effect, 
     Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
     SiteLayer,
 };
@@ -153,8 +153,12 @@ impl SiteAdapter<LinearState> for PairRotation {
         state
     }
 
-    fn keeps_layer(&self) -> bool {
-        false
+    fn effect(&self) -> Effect {
+        Effect::Changes
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
     }
 
     fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {

@@ -1,7 +1,7 @@
 //! Trainable tokens: chosen rows of an embedding table, trained in copies.
 
 use adapters_core::target::{ModuleFields, ModulePattern};
-use adapters_core::{
+use adapters_core::{Causality, Effect, 
     Build, Call, ConfigError, Erased, Error, NotMergeable, Role, Shared, SiteAdapter, SiteInfo, SiteKind, SiteLayer,
     TableState,
 };
@@ -158,6 +158,14 @@ impl SiteAdapter<TableState> for TokenRows {
             output: state.output.clone() * (chosen.ones_like() - chosen) + rows.reshape([batch, seq, d_model]),
             ..state
         }
+    }
+
+    fn effect(&self) -> Effect {
+        Effect::Changes
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
     }
 
     fn merged(&self, base: Tensor<2>, _shared: &Shared) -> Result<Tensor<2>, NotMergeable> {

@@ -1,7 +1,7 @@
 //! VB-LoRA: low-rank matrices put together from a bank of vectors all layers share.
 
 use adapters_core::target::ModuleFields;
-use adapters_core::{
+use adapters_core::{Causality, Effect, Source, 
     Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SharedParam, SiteAdapter,
     SiteInfo, SiteLayer,
 };
@@ -167,6 +167,14 @@ impl SiteAdapter<LinearState> for Mixtures {
     fn apply(&self, state: LinearState, call: &Call<'_>) -> LinearState {
         let (a, b) = self.matrices(call.shared);
         state.plus(|x| project(project(call.dropout(x, self.dropout), a), b))
+    }
+
+    fn effect(&self) -> Effect {
+        Effect::Adds(Source::Input)
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
     }
 
     fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {

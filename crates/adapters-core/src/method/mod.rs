@@ -31,7 +31,7 @@ use crate::method::regime::Regime;
 use crate::method::shared::Shared;
 use crate::method::target::Target;
 use crate::method::union::Union;
-use crate::pass::sequence::Inserted;
+use crate::pass::state::Inserted;
 use crate::set::Attached;
 use crate::site::{Site, SiteInfo};
 

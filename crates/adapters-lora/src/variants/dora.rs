@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use adapters_core::{Call, ConfigError, LinearState, LinearWeight, NamedParams, NotMergeable, Shared, SiteAdapter};
+use adapters_core::{Causality, Effect, Finisher, Call, ConfigError, LinearState, LinearWeight, NamedParams, NotMergeable, Shared, SiteAdapter};
 use adapters_nn::ops;
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;
@@ -116,6 +116,36 @@ where
         self.inner.apply(state, call)
     }
 
+    fn effect(&self) -> Effect {
+        self.inner.effect()
+    }
+
+    fn causality(&self) -> Causality {
+        self.inner.causality()
+    }
+
+    fn finisher(&self) -> Option<&dyn Finisher<LinearState>> {
+        Some(self)
+    }
+
+    fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+        let update = self.inner.update(shared)?;
+        let factor = self.factor(base.weight.clone(), shared);
+        let merged = base.plus(update);
+        Ok(LinearWeight {
+            weight: merged.weight * factor.clone().unsqueeze(),
+            bias: match self.form {
+                DoraForm::AdapterHub => merged.bias.map(|bias| bias * factor),
+                DoraForm::Peft => merged.bias,
+            },
+        })
+    }
+}
+
+impl<D> Finisher<LinearState> for Magnitude<D>
+where
+    D: Module + Factored + SiteAdapter<LinearState>,
+{
     fn finish(&self, state: LinearState, call: &Call<'_>) -> Tensor<3> {
         let factor = self.factor(state.layer.weight.val(), call.shared).unsqueeze();
         let mut layer = state.layer;
@@ -132,27 +162,6 @@ where
             Some(bias) => inside * factor + bias.val().unsqueeze(),
             None => inside * factor,
         }
-    }
-
-    fn is_causal(&self) -> bool {
-        self.inner.is_causal()
-    }
-
-    fn closes_plainly(&self) -> bool {
-        false
-    }
-
-    fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {
-        let update = self.inner.update(shared)?;
-        let factor = self.factor(base.weight.clone(), shared);
-        let merged = base.plus(update);
-        Ok(LinearWeight {
-            weight: merged.weight * factor.clone().unsqueeze(),
-            bias: match self.form {
-                DoraForm::AdapterHub => merged.bias.map(|bias| bias * factor),
-                DoraForm::Peft => merged.bias,
-            },
-        })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use adapters_core::{Call, ConfigError, LinearState, LinearWeight, NamedParams, NotMergeable, Shared, SiteAdapter};
+use adapters_core::{Causality, Effect, Source, Call, ConfigError, LinearState, LinearWeight, NamedParams, NotMergeable, Shared, SiteAdapter};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Tensor, activation};
 use serde::{Deserialize, Serialize};
@@ -128,8 +128,13 @@ impl SiteAdapter<LinearState> for MtlLora {
         apply_factors(self, state, call, self.dropout, self.gate.as_ref())
     }
 
-    fn is_causal(&self) -> bool {
-        self.gate.is_none()
+    fn effect(&self) -> Effect {
+        let [_, d_in] = self.a.dims();
+        Effect::Adds(Source::Previous { width: Some(d_in) })
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::of_gate(&self.gate)
     }
 
     fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use adapters_core::{Call, ConfigError, LinearState, LinearWeight, NamedParams, NotMergeable, Shared, SiteAdapter};
+use adapters_core::{Causality, Effect, Source, Call, ConfigError, LinearState, LinearWeight, NamedParams, NotMergeable, Shared, SiteAdapter};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;
 
@@ -86,6 +86,8 @@ pub struct VeraMatrices {
     pub d: Param<Tensor<2>>,
     /// `[d_out, d_out]`.
     pub b: Param<Tensor<2>>,
+    /// Input features of this layer.
+    pub d_in: usize,
     /// Replaces the constant scale where there is one.
     pub gate: Option<Gate>,
     /// The constant scale `s`.
@@ -115,8 +117,12 @@ impl SiteAdapter<LinearState> for VeraMatrices {
         apply_factors(self, state, call, self.dropout, self.gate.as_ref())
     }
 
-    fn is_causal(&self) -> bool {
-        self.gate.is_none()
+    fn effect(&self) -> Effect {
+        Effect::Adds(Source::Previous { width: Some(self.d_in) })
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::of_gate(&self.gate)
     }
 
     fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {
@@ -164,6 +170,14 @@ impl Factored for VeraVectors {
 impl SiteAdapter<LinearState> for VeraVectors {
     fn apply(&self, state: LinearState, call: &Call<'_>) -> LinearState {
         apply_factors(self, state, call, self.dropout, None)
+    }
+
+    fn effect(&self) -> Effect {
+        Effect::Adds(Source::Previous { width: Some(self.d_in) })
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
     }
 
     fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {
