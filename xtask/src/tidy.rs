@@ -19,8 +19,9 @@ const MAX_LINES: usize = 600;
 const VAGUE_NAMES: [&str; 4] = ["base.rs", "utils.rs", "helpers.rs", "types.rs"];
 
 /// Crates that each hold one method (or one family of methods).
-const METHOD_CRATES: [&str; 6] = [
+const METHOD_CRATES: [&str; 7] = [
     "adapters-bottleneck",
+    "adapters-fusion",
     "adapters-lora",
     "adapters-prefix",
     "adapters-prompt",

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use adapters_core::{Causality, Finisher, Call, FusionQuery, HiddenState, NamedParams, SiteAdapter, Up};
+use adapters_core::{Call, Causality, Finisher, FusionQuery, HiddenState, NamedParams, SiteAdapter, Up};
 use adapters_nn::ops::{self, Activation};
 use burn::module::{Module, Param, ParamId};
 use burn::nn::LayerNorm;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use adapters_core::target::Target;
 use adapters_core::{
-    AdapterSet, Build, Call, Composition, Ctx, EmbeddingState, Erased, Error, Format, HiddenState, HookState, Host,
-    KeyValueState, LinearState, Method, NamedParams, OutputState, Role, Site, SiteAdapter, SiteInfo, SiteKind,
-    SiteLayer, Stack, Up,
+    AdapterSet, AttachedLayer, Build, Call, Causality, Composition, Ctx, Effect, EmbeddingState, Erased, Error,
+    Finisher, Format, HiddenState, HookState, Host, KeyValueState, LinearState, Method, NamedParams, OutputState, Role,
+    Site, SiteAdapter, SiteInfo, SiteKind, SiteLayer, Source, Stack, Up,
 };
 use adapters_nn::ops;
 use burn::module::{Module, Param, ParamId};
@@ -33,8 +33,9 @@ struct Mine {
 }
 
 impl Mine {
-    fn forward(&self, x: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
-        let state = EmbeddingState::new(x.repeat_dim(0, cx.replicas()), None);
+    fn forward(&self, x: Tensor<3>, cx: &mut Ctx<'_>) -> Result<Tensor<3>, Error> {
+        let (cx, x) = cx.begin(self, x)?;
+        let state = EmbeddingState::new(x, None);
         let x = cx.embedding(EMBEDDING, state).hidden;
         let heads = |x: Tensor<3>| {
             let [batch, seq, _] = x.dims();
@@ -46,10 +47,15 @@ impl Mine {
         let attended = ops::attention(heads(query), kv.key, kv.value, None, |w| w);
         let [batch, _, seq, _] = attended.dims();
         let attended = attended.swap_dims(1, 2).reshape([batch, seq, D]);
-        let x = cx.hidden(at(Role::AfterAttention), attended, x, Some(&self.norm));
+        let x = cx.hidden(
+            at(Role::AfterAttention),
+            attended,
+            x,
+            Some((at(Role::AttentionNorm), &self.norm)),
+        );
         let up = cx.linear(at(Role::FfnUp), &self.up, x.clone()).tanh();
         let x = cx.hidden(at(Role::AfterFfn), up, x, None);
-        cx.output(at(Role::LayerOutput), x)
+        Ok(cx.output(at(Role::LayerOutput), x))
     }
 }
 
@@ -130,6 +136,14 @@ impl SiteAdapter<LinearState> for Affine {
             ..state
         }
     }
+
+    fn effect(&self) -> Effect {
+        Effect::Adds(Source::Previous { width: Some(D) })
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
+    }
 }
 
 impl SiteAdapter<HiddenState> for Affine {
@@ -138,6 +152,12 @@ impl SiteAdapter<HiddenState> for Affine {
             hidden: self.act(state.hidden),
             ..state
         }
+    }
+
+    fn effect(&self) {}
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
     }
 }
 
@@ -148,6 +168,12 @@ impl SiteAdapter<KeyValueState> for Affine {
             ..state
         }
     }
+
+    fn effect(&self) {}
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
+    }
 }
 
 impl SiteAdapter<EmbeddingState> for Affine {
@@ -157,6 +183,12 @@ impl SiteAdapter<EmbeddingState> for Affine {
             ..state
         }
     }
+
+    fn effect(&self) {}
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
+    }
 }
 
 impl SiteAdapter<OutputState> for Affine {
@@ -165,6 +197,12 @@ impl SiteAdapter<OutputState> for Affine {
             hidden: self.act(state.hidden),
             ..state
         }
+    }
+
+    fn effect(&self) {}
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
     }
 }
 
@@ -256,14 +294,16 @@ impl Bench {
     }
 
     fn plain(&self) -> TensorData {
-        self.model.forward(self.x.clone(), &mut Ctx::plain()).into_data()
+        self.model
+            .forward(self.x.clone(), &mut Ctx::plain())
+            .unwrap()
+            .into_data()
     }
 
     fn output(&self, composition: impl Into<Composition>) -> TensorData {
         let active = self.set.composition(composition).unwrap();
-        self.model
-            .forward(self.x.clone(), &mut Ctx::with_composition(&self.set, &active))
-            .into_data()
+        let mut cx = Ctx::with_composition(&self.set, &active).unwrap();
+        self.model.forward(self.x.clone(), &mut cx).unwrap().into_data()
     }
 }
 
@@ -274,7 +314,12 @@ fn each_hook_acts_and_trains() {
         assert_ne!(bench.output("a"), bench.plain(), "{role}");
         let mut set = bench.set.train();
         set.activate("a").unwrap();
-        let loss = bench.model.forward(bench.x, &mut Ctx::new(&set)).square().sum();
+        let loss = bench
+            .model
+            .forward(bench.x, &mut Ctx::new(&set))
+            .unwrap()
+            .square()
+            .sum();
         let gradients = loss.backward();
         let id = set.params().next().unwrap().id;
         let layer = set.get("a").unwrap().layers().next().unwrap();
@@ -360,6 +405,7 @@ fn what_is_not_active_does_nothing() {
         bench
             .model
             .forward(bench.x.clone(), &mut Ctx::new(&bench.set))
+            .unwrap()
             .into_data()
     };
     assert_eq!(run(&bench), bench.plain());
@@ -436,15 +482,179 @@ fn rows_are_shared_out_at_every_hook() {
     }
 }
 
+/// A model that hands its hooks other rows than those of its batch.
 #[test]
-#[should_panic(expected = "the model asks `Ctx::replicas`")]
-fn branches_need_a_model_that_repeats_its_input() {
+#[should_panic(expected = "a model begins a pass with `Ctx::begin`")]
+fn hooks_get_the_rows_of_the_batch() {
     let bench = Bench::new()
         .with("a", &[Role::Query], 0.5)
         .with("b", &[Role::Query], 3.0);
     let active = bench.set.composition(Composition::parallel(["a", "b"])).unwrap();
-    let mut cx = Ctx::with_composition(&bench.set, &active);
-    cx.linear(at(Role::Query), &bench.model.query, bench.x.clone());
+    let mut cx = Ctx::with_composition(&bench.set, &active).unwrap();
+    let (hooks, _) = cx.begin(&bench.model, bench.x.clone()).unwrap();
+    hooks.linear(at(Role::Query), &bench.model.query, bench.x.clone());
+}
+
+fn is_stale(result: Result<Ctx<'_>, Error>) -> bool {
+    matches!(result, Err(Error::StaleComposition { composition }) if composition == "a")
+}
+
+#[test]
+fn a_composition_is_checked_against_one_state_of_one_set() {
+    let mut bench = Bench::new().with("a", &[Role::Query], 0.5);
+    let other = Bench::new().with("a", &[Role::Query], 3.0);
+    let of_other = other.set.composition("a").unwrap();
+    assert!(is_stale(Ctx::with_composition(&bench.set, &of_other)));
+    // A copy is the same until one of the two is changed.
+    let active = bench.set.composition("a").unwrap();
+    let mut copy = bench.set.clone();
+    assert!(Ctx::with_composition(&copy, &active).is_ok());
+    let removed = copy.remove("a").unwrap();
+    assert!(is_stale(Ctx::with_composition(&copy, &active)));
+    assert!(Ctx::with_composition(&bench.set, &active).is_ok());
+    bench.set.replace("a", removed).unwrap();
+    assert!(is_stale(Ctx::with_composition(&bench.set, &active)));
+    let active = bench.set.composition("a").unwrap();
+    let bench = bench.with("b", &[Role::Query], 3.0);
+    assert!(is_stale(Ctx::with_composition(&bench.set, &active)));
+}
+
+#[test]
+fn an_active_composition_is_checked_again_when_an_adapter_is_replaced() {
+    let mut bench = Bench::new()
+        .with("a", &[Role::Query], 0.5)
+        .with("b", &[Role::Query], 3.0);
+    let average = Composition::average(["a", "b"]);
+    bench.set.activate(average.clone()).unwrap();
+    let before = bench.output(average.clone());
+    let stronger = Bench::new().with("a", &[Role::Query], 2.0).set.remove("a").unwrap();
+    bench.set.replace("a", stronger).unwrap();
+    assert!(bench.set.active().is_some());
+    let run = |bench: &Bench| {
+        let mut cx = Ctx::new(&bench.set);
+        bench.model.forward(bench.x.clone(), &mut cx).unwrap().into_data()
+    };
+    assert_ne!(run(&bench), before);
+    assert_eq!(run(&bench), bench.output(average));
+    // Keys and values have no mean.
+    let unfit = Bench::new().with("a", &[Role::KeyValue], 2.0).set.remove("a").unwrap();
+    bench.set.replace("a", unfit).unwrap();
+    assert!(bench.set.active().is_none());
+    assert_eq!(run(&bench), bench.plain());
+}
+
+#[test]
+fn a_set_of_one_model_is_refused_on_another() {
+    let bench = Bench::new().with("a", &[Role::KeyValue], 0.5);
+    let active = bench.set.composition("a").unwrap();
+    let begun = |model: &Mine| {
+        let mut cx = Ctx::with_composition(&bench.set, &active).unwrap();
+        cx.begin(model, bench.x.clone()).map(|_| ())
+    };
+    assert!(begun(&bench.model).is_ok());
+    let wider = Mine {
+        up: LinearConfig::new(D, D + 1).init(&bench.device),
+        ..bench.model.clone()
+    };
+    let error = begun(&wider).unwrap_err();
+    assert!(
+        matches!(&error, Error::OtherModel { adapter, .. } if adapter == "a"),
+        "{error:?}"
+    );
+    assert_eq!(
+        error.to_string(),
+        "adapter `a` was attached to another model: expected 6 input and 6 output features at encoder.0.ffn_up, found 6 \
+         input and 7 output features at encoder.0.ffn_up"
+    );
+}
+
+#[test]
+fn inputs_that_the_composition_does_not_fit_are_refused() {
+    let bench = Bench::new()
+        .with("a", &[Role::Query], 0.5)
+        .with("b", &[Role::Query], 3.0);
+    for (block, what) in [
+        (Composition::batch_split(["a", "b"], [2, 1]), "rows"),
+        (Composition::split(["a", "b"], [2, 2]), "positions"),
+        (Composition::multi_task(["a", "b"]), "rows with a task"),
+    ] {
+        let active = bench.set.composition(block).unwrap();
+        let mut cx = Ctx::with_composition(&bench.set, &active).unwrap();
+        let error = bench.model.forward(bench.x.clone(), &mut cx).unwrap_err();
+        assert!(
+            matches!(&error, Error::WrongShares { what: named, .. } if *named == what),
+            "{error:?}"
+        );
+    }
+}
+
+/// A method author's layer with a finisher: the frozen layer's output times two, whatever the delta.
+#[derive(Module, Debug)]
+struct Doubled {
+    unused: Param<Tensor<1>>,
+}
+
+impl NamedParams for Doubled {
+    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
+        vec![("unused".into(), self.unused.id)]
+    }
+}
+
+impl SiteAdapter<LinearState> for Doubled {
+    fn apply(&self, state: LinearState, _: &Call<'_>) -> LinearState {
+        state
+    }
+
+    fn effect(&self) -> Effect {
+        Effect::Adds(Source::Input)
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
+    }
+
+    fn finisher(&self) -> Option<&dyn Finisher<LinearState>> {
+        Some(self)
+    }
+}
+
+impl Finisher<LinearState> for Doubled {
+    fn finish(&self, state: LinearState, _: &Call<'_>) -> Tensor<3> {
+        ops::linear(&state.layer, state.input) * 2.0
+    }
+}
+
+#[test]
+fn a_finisher_runs_wherever_its_adapter_is_the_last() {
+    let mut bench = Bench::new()
+        .with("a", &[Role::FfnUp], 0.5)
+        .with("b", &[Role::FfnUp], 0.5);
+    let attached = bench.set.get("b").unwrap().clone();
+    let info = attached.layers().next().unwrap().info.clone();
+    let layer = Doubled {
+        unused: Param::from_data([0.0], &bench.device),
+    };
+    let layer = SiteLayer::Linear(Erased::new(layer));
+    let doubled = attached.reformed(attached.method().clone(), vec![AttachedLayer { info, layer }]);
+    bench.set.replace("b", doubled).unwrap();
+    let site = at(Role::FfnUp);
+    let run = |block: Composition| {
+        let active = bench.set.composition(block).unwrap();
+        let mut cx = Ctx::with_composition(&bench.set, &active).unwrap();
+        let (hooks, x) = cx.begin(&bench.model, bench.x.clone()).unwrap();
+        hooks.linear(site, &bench.model.up, x)
+    };
+    let row = |x: &Tensor<3>, row: usize| x.clone().slice_dim(0, row..row + 1).into_data();
+    let (a, b) = (run("a".into()), run("b".into()));
+    let want = ops::linear(&bench.model.up, bench.x.clone()) * 2.0;
+    assert_eq!(b.to_data(), want.into_data());
+    assert_eq!(run(Composition::stack(["a", "b"])).into_data(), b.to_data());
+    let split = run(Composition::batch_split(["a", "b"], [1, 1]));
+    assert_eq!((row(&split, 0), row(&split, 1)), (row(&a, 0), row(&b, 1)));
+    let nested = Composition::stack([Composition::batch_split(["a", "b"], [1, 1]), "a".into()]);
+    let last = run(nested);
+    // The last adapter has no finisher.
+    assert_eq!(row(&last, 1), row(&run("a".into()), 1));
 }
 
 #[test]
@@ -505,18 +715,17 @@ fn slips_are_answered_with_the_nearest_name() {
     assert!(bench.set.get("new").is_none());
 }
 
-/// Rows cut out and joined again, and repeated rows cut apart, are the rows there were.
+/// Rows cut out and joined again are the rows there were.
 fn round_trip<S: HookState>(state: &S, data: impl Fn(&S) -> Vec<TensorData>) {
     let rows = state.rows();
     assert_eq!(rows, 3);
     let parts = vec![state.take_rows(&[0]), state.take_rows(&[1, 2])];
     assert_eq!((parts[0].rows(), parts[1].rows()), (1, 2));
     assert_eq!(data(&S::join_rows(parts)), data(state));
-    let twice = state.repeat_rows(2);
+    let twice = S::join_rows(vec![state.clone(), state.clone()]);
     assert_eq!(twice.rows(), 2 * rows);
     assert_eq!(data(&twice.take_rows(&[0, 1, 2])), data(state));
     assert_eq!(data(&twice.take_rows(&[3, 4, 5])), data(state));
-    assert_eq!(data(&S::join_rows(vec![state.clone(), state.clone()])), data(&twice));
     assert_ne!(data(&state.take_rows(&[0])), data(&state.take_rows(&[1])));
 }
 

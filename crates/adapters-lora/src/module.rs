@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 
-use adapters_core::{Causality, Effect, Source, Call, LinearState, LinearWeight, NamedParams, NotMergeable, Shared, SiteAdapter};
+use adapters_core::{
+    Call, Causality, Effect, LinearState, LinearWeight, NamedParams, NotMergeable, Shared, SiteAdapter, Source,
+};
 use adapters_nn::ops::project;
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Tensor, activation};

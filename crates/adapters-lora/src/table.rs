@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use adapters_core::{Causality, Effect, Source, Call, NamedParams, NotMergeable, Shared, SiteAdapter, TableState};
+use adapters_core::{Call, Causality, Effect, NamedParams, NotMergeable, Shared, SiteAdapter, Source, TableState};
 use adapters_nn::ops::project;
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Tensor, module};

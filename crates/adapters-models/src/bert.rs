@@ -5,8 +5,9 @@
 
 use std::path::Path;
 
-use adapters_core::{Error, Hooks, 
-    Ctx, EmbeddingState, Host, KeyValueState, NormWeight, Normalization, Role, Site, SiteInfo, SiteKind, Stack,
+use adapters_core::{
+    Ctx, EmbeddingState, Error, Hooks, Host, KeyValueState, NormWeight, Normalization, Role, Site, SiteInfo, SiteKind,
+    Stack,
 };
 use adapters_nn::ops::{self, Activation};
 use burn::module::Module;

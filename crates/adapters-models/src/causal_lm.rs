@@ -1,7 +1,7 @@
 //! Every causal language model behind one type. A new one adds a variant here and a name in
 //! [`SUPPORTED`](crate::SUPPORTED).
 
-use adapters_core::{Batch, Error, Sequence, Ctx, Host, NormWeight, Site, SiteInfo};
+use adapters_core::{Batch, Ctx, Error, Host, NormWeight, Sequence, Site, SiteInfo};
 use burn::module::Module;
 use burn::nn::{Embedding, Linear};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use adapters_core::{Error, Adapted, Ctx, NamedParams, Pass, Tensors};
+use adapters_core::{Adapted, Ctx, Error, NamedParams, Pass, Tensors};
 use adapters_nn::draw;
 use adapters_store::{Pooling, StoreError, TensorProblem, read_safetensors, write_safetensors};
 use burn::module::{Module, Param, ParamId};

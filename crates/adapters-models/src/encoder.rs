@@ -1,7 +1,7 @@
 //! Every encoder architecture behind one type. A new one adds a variant here and a name in
 //! [`SUPPORTED`](crate::SUPPORTED).
 
-use adapters_core::{Batch, Error, Sequence, Ctx, Host, NormWeight, Role, Site, SiteInfo, Stack};
+use adapters_core::{Batch, Ctx, Error, Host, NormWeight, Role, Sequence, Site, SiteInfo, Stack};
 use burn::module::Module;
 use burn::nn::{Embedding, Linear};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};

@@ -1,6 +1,6 @@
 //! Every encoder-decoder behind one type. A new one adds a variant here and a name in [`SUPPORTED`](crate::SUPPORTED).
 
-use adapters_core::{Error, Ctx, Host, NormWeight, Site, SiteInfo};
+use adapters_core::{Ctx, Error, Host, NormWeight, Site, SiteInfo};
 use burn::module::Module;
 use burn::nn::{Embedding, Linear};
 use burn::tensor::{Bool, Int, Tensor};

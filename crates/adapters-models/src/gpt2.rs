@@ -6,8 +6,9 @@
 
 use std::path::Path;
 
-use adapters_core::{Error, Hooks, 
-    Ctx, EmbeddingState, Host, KeyValueState, NormWeight, Normalization, Role, Site, SiteInfo, SiteKind, Stack,
+use adapters_core::{
+    Ctx, EmbeddingState, Error, Hooks, Host, KeyValueState, NormWeight, Normalization, Role, Site, SiteInfo, SiteKind,
+    Stack,
 };
 use adapters_nn::ops::{self, Activation};
 use burn::module::Module;
@@ -352,7 +353,13 @@ impl Gpt2Layer {
         Site::new(Stack::Decoder, self.index, role)
     }
 
-    fn forward(&self, x: Tensor<3>, mask: Tensor<4>, cache: Option<&mut KeyValueCache>, cx: &mut Hooks<'_>) -> Tensor<3> {
+    fn forward(
+        &self,
+        x: Tensor<3>,
+        mask: Tensor<4>,
+        cache: Option<&mut KeyValueCache>,
+        cx: &mut Hooks<'_>,
+    ) -> Tensor<3> {
         let normed = cx.norm(self.site(Role::AttentionNorm), &self.attention_norm, x.clone());
         let attended = self.attention(normed, mask, cache, cx);
         let attended = cx.dropout(attended, self.dropout);

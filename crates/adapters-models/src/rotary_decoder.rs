@@ -10,8 +10,9 @@
 use std::path::Path;
 use std::rc::Rc;
 
-use adapters_core::{Error, Hooks, 
-    Ctx, EmbeddingState, Host, KeyValueState, NormWeight, Normalization, Role, Site, SiteInfo, SiteKind, Stack,
+use adapters_core::{
+    Ctx, EmbeddingState, Error, Hooks, Host, KeyValueState, NormWeight, Normalization, Role, Site, SiteInfo, SiteKind,
+    Stack,
 };
 use adapters_nn::ops::{self, Activation};
 use burn::module::{Module, Param, ParamId};
@@ -277,7 +278,13 @@ impl Layer {
         cx.output(self.site(Role::LayerOutput), x)
     }
 
-    fn attention(&self, x: Tensor<3>, frame: &Frame, cache: Option<&mut KeyValueCache>, cx: &mut Hooks<'_>) -> Tensor<3> {
+    fn attention(
+        &self,
+        x: Tensor<3>,
+        frame: &Frame,
+        cache: Option<&mut KeyValueCache>,
+        cx: &mut Hooks<'_>,
+    ) -> Tensor<3> {
         let query = cx.linear(self.site(Role::Query), &self.query, x.clone());
         let key = cx.linear(self.site(Role::Key), &self.key, x.clone());
         let value = cx.linear(self.site(Role::Value), &self.value, x.clone());

@@ -10,7 +10,7 @@ mod staged;
 
 use std::path::Path;
 
-use adapters_core::{Batch, Error, Hooks, Sequence, Ctx, EmbeddingState, KeyValueState, Role, Site, Stack};
+use adapters_core::{Batch, Ctx, EmbeddingState, Error, Hooks, KeyValueState, Role, Sequence, Site, Stack};
 use adapters_nn::ops::{self, Activation};
 use burn::module::Module;
 use burn::nn::{Embedding, Linear, RmsNorm};

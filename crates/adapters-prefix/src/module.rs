@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use adapters_core::{Causality, Call, KeyValueState, NamedParams, Shared, SharedParam, Site, SiteAdapter, Stack};
+use adapters_core::{Call, Causality, KeyValueState, NamedParams, Shared, SharedParam, Site, SiteAdapter, Stack};
 use adapters_nn::ops::{self, Activation};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Tensor};

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use adapters_core::{Causality, Call, EmbeddingState, NamedParams, SiteAdapter};
+use adapters_core::{Call, Causality, EmbeddingState, NamedParams, SiteAdapter};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use adapters_core::{Causality, Call, NamedParams, OutputState, SiteAdapter};
+use adapters_core::{Call, Causality, NamedParams, OutputState, SiteAdapter};
 use adapters_nn::ops::{self, Activation};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Tensor, activation};

@@ -92,7 +92,9 @@ impl Bench {
     }
 
     fn run(&self, model: &Encoder, mut cx: Ctx<'_>) -> Tensor<3> {
-        model.forward(self.input.clone(), &mut cx)
+        model
+            .forward(self.input.clone(), &mut cx)
+            .expect("the composition fits the input")
     }
 
     fn loss(&self, set: &AdapterSet) -> Tensor<1> {
@@ -207,7 +209,9 @@ pub fn merged_layers_equal_unmerged(bench: &Bench, config: &str) {
             draw::normal(&mut ChaCha8Rng::seed_from_u64(7), [2, 3, d_in], 1.0),
             &bench.device,
         );
-        let want = Ctx::new(&set).linear(info.site, base, x.clone()).into_data();
+        let mut cx = Ctx::new(&set);
+        let (hooks, x) = cx.begin(&bench.model, x).expect("the set fits the model");
+        let want = hooks.linear(info.site, base, x.clone()).into_data();
         let error = relative_error(&merged.forward(x).into_data(), &want);
         assert!(error <= 1e-5, "{config}: {} is off by {error:e}", info.path);
     }
@@ -358,7 +362,7 @@ pub fn rows_go_apart(bench: &Bench, config: &str) {
     let forward = |cx: Ctx<'_>| bench.run(&bench.model, cx);
     let alone = |name: &str| {
         let active = set.composition(name).unwrap_or_else(|e| panic!("{config}: {e}"));
-        forward(Ctx::with_composition(&set, &active))
+        forward(Ctx::with_composition(&set, &active).expect("the set is as it was"))
     };
     let (a, b, none) = (alone("a"), alone("b"), forward(Ctx::plain()));
     let rows = |parts: [(&Tensor<3>, usize); 3]| {
@@ -370,7 +374,7 @@ pub fn rows_go_apart(bench: &Bench, config: &str) {
         assert!(error <= 1e-5, "{config}: {what} is off by {error:e}");
     };
     if let Some(mixed) = mixed {
-        let cx = Ctx::with_composition(&set, &mixed).with_tasks([Some(1), None, Some(0)]);
+        let cx = Ctx::with_composition(&set, &mixed).and_then(|cx| cx.with_tasks([Some(1), None, Some(0)]));
         let got = forward(cx.unwrap_or_else(|e| panic!("{config}: {e}")));
         close(
             got,
@@ -380,7 +384,7 @@ pub fn rows_go_apart(bench: &Bench, config: &str) {
     }
     let block = |block: Composition| {
         let active = set.composition(block).unwrap_or_else(|e| panic!("{config}: {e}"));
-        forward(Ctx::with_composition(&set, &active))
+        forward(Ctx::with_composition(&set, &active).expect("the set is as it was"))
     };
     let got = block(Composition::batch_split(["a", "b"], [2, 1]));
     close(got, rows([(&a, 0), (&a, 1), (&b, 2)]), "a batch split in two");

@@ -3,9 +3,9 @@
 mod schedule;
 
 use adapters_core::target::ModuleFields;
-use adapters_core::{Causality, Effect, Source, 
-    Attached, Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Regime, Shared,
-    SiteAdapter, SiteInfo, SiteLayer,
+use adapters_core::{
+    Attached, Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, NotMergeable,
+    Regime, Shared, SiteAdapter, SiteInfo, SiteLayer, Source,
 };
 use adapters_nn::draw;
 use adapters_nn::ops::project;

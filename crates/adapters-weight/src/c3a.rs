@@ -1,9 +1,9 @@
 //! C3A: an update of circulant blocks.
 
 use adapters_core::target::ModuleFields;
-use adapters_core::{Causality, Effect, Source, 
-    Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
-    SiteLayer,
+use adapters_core::{
+    Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared,
+    SiteAdapter, SiteInfo, SiteLayer, Source,
 };
 use adapters_nn::draw;
 use adapters_nn::ops::project;

@@ -1,9 +1,9 @@
 //! DeLoRA: low rank with strength and direction apart.
 
 use adapters_core::target::ModuleFields;
-use adapters_core::{Causality, Effect, Source, 
-    Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
-    SiteLayer,
+use adapters_core::{
+    Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared,
+    SiteAdapter, SiteInfo, SiteLayer, Source,
 };
 use adapters_nn::ops::project;
 use adapters_nn::{draw, float_weight};

@@ -1,9 +1,9 @@
 //! FourierFT: an update with few frequencies.
 
 use adapters_core::target::ModuleFields;
-use adapters_core::{Causality, Effect, Source, 
-    Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
-    SiteLayer,
+use adapters_core::{
+    Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared,
+    SiteAdapter, SiteInfo, SiteLayer, Source,
 };
 use adapters_nn::ops::project;
 use adapters_nn::{TorchRng, draw};

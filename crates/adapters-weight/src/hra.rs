@@ -1,9 +1,9 @@
 //! HRA: the input reflected at learned planes.
 
 use adapters_core::target::ModuleFields;
-use adapters_core::{Causality, Effect, 
-    Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
-    SiteLayer,
+use adapters_core::{
+    Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared,
+    SiteAdapter, SiteInfo, SiteLayer,
 };
 use adapters_nn::draw;
 use burn::module::{Module, Param};

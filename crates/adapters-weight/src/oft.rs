@@ -1,9 +1,9 @@
 //! OFT: the input rotated, block by block.
 
 use adapters_core::target::ModuleFields;
-use adapters_core::{Causality, Effect, 
-    Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, ParamValues, Regime, Shared,
-    SiteAdapter, SiteInfo, SiteLayer, Tensors,
+use adapters_core::{
+    Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, NotMergeable, ParamValues,
+    Regime, Shared, SiteAdapter, SiteInfo, SiteLayer, Tensors,
 };
 use adapters_nn::draw;
 use burn::module::{Module, Param};

@@ -1,9 +1,9 @@
 //! RoAd: pairs of outputs rotated and scaled.
 
 use adapters_core::target::ModuleFields;
-use adapters_core::{Causality, Effect, 
-    Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SiteAdapter, SiteInfo,
-    SiteLayer,
+use adapters_core::{
+    Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared,
+    SiteAdapter, SiteInfo, SiteLayer,
 };
 use adapters_nn::{draw, float_weight};
 use burn::module::{Module, Param, ParamId};

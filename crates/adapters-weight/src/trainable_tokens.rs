@@ -1,9 +1,9 @@
 //! Trainable tokens: chosen rows of an embedding table, trained in copies.
 
 use adapters_core::target::{ModuleFields, ModulePattern};
-use adapters_core::{Causality, Effect, 
-    Build, Call, ConfigError, Erased, Error, NotMergeable, Role, Shared, SiteAdapter, SiteInfo, SiteKind, SiteLayer,
-    TableState,
+use adapters_core::{
+    Build, Call, Causality, ConfigError, Effect, Erased, Error, NotMergeable, Role, Shared, SiteAdapter, SiteInfo,
+    SiteKind, SiteLayer, TableState,
 };
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor, TensorData};

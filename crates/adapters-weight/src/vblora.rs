@@ -1,9 +1,9 @@
 //! VB-LoRA: low-rank matrices put together from a bank of vectors all layers share.
 
 use adapters_core::target::ModuleFields;
-use adapters_core::{Causality, Effect, Source, 
-    Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared, SharedParam, SiteAdapter,
-    SiteInfo, SiteLayer,
+use adapters_core::{
+    Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, NotMergeable, Shared,
+    SharedParam, SiteAdapter, SiteInfo, SiteLayer, Source,
 };
 use adapters_nn::draw;
 use adapters_nn::ops::project;

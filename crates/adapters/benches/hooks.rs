@@ -58,7 +58,7 @@ fn hooks(criterion: &mut Criterion) {
             None => set.deactivate(),
         }
         group.bench_function(name, |bencher| {
-            bencher.iter(|| model.forward(input.clone(), &mut Ctx::new(&set)));
+            bencher.iter(|| model.forward(input.clone(), &mut Ctx::new(&set)).expect("it fits"));
         });
     }
     group.finish();

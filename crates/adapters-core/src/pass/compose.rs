@@ -56,7 +56,12 @@ impl<'p, 'a, S: HookState> At<'p, 'a, S> {
             pass,
             kind: PhantomData,
         };
-        at.plan.root.leaves.clone().any(|leaf| at.layer(leaf).is_some()).then_some(at)
+        at.plan
+            .root
+            .leaves
+            .clone()
+            .any(|leaf| at.layer(leaf).is_some())
+            .then_some(at)
     }
 
     /// The layer of an adapter.
@@ -213,7 +218,9 @@ impl<'a, S: HookState> Seen<'_, 'a, S> {
     pub(super) fn acts(&self, node: &Node) -> bool {
         match &node.block {
             Block::Adapter(leaf) => self.at.layer(*leaf).is_some(),
-            Block::Rows { children, choice, .. } => self.chosen(children, *choice).is_some_and(|child| self.acts(child)),
+            Block::Rows { children, choice, .. } => {
+                self.chosen(children, *choice).is_some_and(|child| self.acts(child))
+            }
             _ => node.children().iter().any(|child| self.acts(child)),
         }
     }

@@ -78,7 +78,11 @@ impl<'a> Ctx<'a> {
             adapters: set.active().map(|active| (set, active)),
             tasks: self.tasks.clone(),
             skipped: self.skipped.clone(),
-            hooks: Hooks { plan: None, pass, first_position: 0 },
+            hooks: Hooks {
+                plan: None,
+                pass,
+                first_position: 0,
+            },
             rows: self.rows,
         };
         if self.rows.is_some() {

@@ -25,7 +25,11 @@ impl Memo {
         what: &'static str,
         make: impl FnOnce() -> Tensor<D>,
     ) -> Tensor<D> {
-        let known = self.0.borrow().get(&(id, what)).and_then(|made| made.downcast_ref().cloned());
+        let known = self
+            .0
+            .borrow()
+            .get(&(id, what))
+            .and_then(|made| made.downcast_ref().cloned());
         match known {
             Some(made) => made,
             None => {

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use crate::composition::Composition;
+use crate::method::layer::SiteLayer;
 use crate::pass::rows::{Group, Partition};
 use crate::set::{AdapterSet, Attached};
-use crate::method::layer::SiteLayer;
 use crate::site::Site;
 
 /// A part of a composition, with its adapters and fusions as numbers.

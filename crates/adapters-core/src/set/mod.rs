@@ -9,8 +9,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::composition::Composition;
 use crate::set::active::{Active, Generation};
-use crate::set::model_shape::ModelShape;
 use crate::set::average::ParamValues;
+use crate::set::model_shape::ModelShape;
 use adapters_nn::nearest;
 
 use crate::error::Error;
@@ -75,12 +75,7 @@ pub struct AttachedLayer {
 
 impl Attached {
     /// An adapter of `model` from built layers, trainable.
-    pub fn new(
-        name: impl Into<String>,
-        method: Arc<dyn Method>,
-        model: &dyn Host,
-        layers: Vec<AttachedLayer>,
-    ) -> Self {
+    pub fn new(name: impl Into<String>, method: Arc<dyn Method>, model: &dyn Host, layers: Vec<AttachedLayer>) -> Self {
         Self {
             name: name.into(),
             method,

@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 
-use adapters_core::{Causality, Effect, Finisher, Call, ConfigError, LinearState, LinearWeight, NamedParams, NotMergeable, Shared, SiteAdapter};
+use adapters_core::{
+    Call, Causality, ConfigError, Effect, Finisher, LinearState, LinearWeight, NamedParams, NotMergeable, Shared,
+    SiteAdapter,
+};
 use adapters_nn::ops;
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;

@@ -3,7 +3,10 @@
 use std::borrow::Cow;
 
 use adapters_core::target::ModulePattern;
-use adapters_core::{Causality, Effect, Finisher, Source, Call, ConfigError, LinearState, LinearWeight, NamedParams, NotMergeable, Shared, SiteAdapter};
+use adapters_core::{
+    Call, Causality, ConfigError, Effect, Finisher, LinearState, LinearWeight, NamedParams, NotMergeable, Shared,
+    SiteAdapter, Source,
+};
 use adapters_nn::ops;
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;

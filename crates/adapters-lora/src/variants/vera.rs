@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 
-use adapters_core::{Causality, Effect, Source, Call, ConfigError, LinearState, LinearWeight, NamedParams, NotMergeable, Shared, SiteAdapter};
+use adapters_core::{
+    Call, Causality, ConfigError, Effect, LinearState, LinearWeight, NamedParams, NotMergeable, Shared, SiteAdapter,
+    Source,
+};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;
 

@@ -135,14 +135,14 @@ impl Top {
                     token_types,
                     padding,
                 };
-                let hidden = encoder.forward(input, cx);
+                let hidden = encoder.forward(input, cx)?;
                 Ok(match top {
                     Self::MaskedLm(head) => head.scores(hidden, encoder, cx),
                     _ => hidden,
                 })
             }
             (Model::CausalLm(lm), _) => {
-                let hidden = lm.forward(CausalInput { ids, padding }, cx);
+                let hidden = lm.forward(CausalInput { ids, padding }, cx)?;
                 Ok(lm.logits(hidden, cx))
             }
             (Model::EncoderDecoder(model), _) => {
@@ -153,7 +153,7 @@ impl Top {
                     padding,
                     decoder_ids,
                 };
-                Ok(model.forward(input, cx))
+                Ok(model.forward(input, cx)?)
             }
         }
     }

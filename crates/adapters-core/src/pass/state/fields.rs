@@ -45,7 +45,9 @@ pub(super) mod optional {
         field.as_ref().map(|field| tensor::take_rows(field, rows))
     }
 
-    pub(crate) fn join_rows<const D: usize, K: Basic>(parts: Vec<(usize, Option<Tensor<D, K>>)>) -> Option<Tensor<D, K>> {
+    pub(crate) fn join_rows<const D: usize, K: Basic>(
+        parts: Vec<(usize, Option<Tensor<D, K>>)>,
+    ) -> Option<Tensor<D, K>> {
         all(parts).map(tensor::join_rows)
     }
 
@@ -54,7 +56,9 @@ pub(super) mod optional {
         range: Range<usize>,
         positions: usize,
     ) -> Option<Tensor<D, K>> {
-        field.as_ref().map(|field| tensor::take_positions(field, range, positions))
+        field
+            .as_ref()
+            .map(|field| tensor::take_positions(field, range, positions))
     }
 
     pub(crate) fn join_positions<const D: usize, K: Basic>(
