@@ -62,7 +62,7 @@ fn check<M: Blocks + Host>(model: &M, forward: impl Fn(M::Input, &mut Ctx<'_>) -
         let set = randomised(set, 3).train();
         let head: Linear = LinearConfig::new(model.d_model(), 3).init(&device).train();
         let loss = |hidden: Tensor<3>, cx: &mut Ctx<'_>| {
-            let loss = head.forward(cx.dropout(hidden, 0.4)).tanh().square().sum();
+            let loss = head.forward(cx.pass().dropout(hidden, 0.4)).tanh().square().sum();
             match set.penalty() {
                 Some(penalty) => loss + penalty,
                 None => loss,

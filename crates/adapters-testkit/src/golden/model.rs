@@ -45,11 +45,6 @@ impl Inputs {
         })
     }
 
-    /// Rows and positions of the batch.
-    pub(crate) fn dims(&self) -> [usize; 2] {
-        self.ids.dims()
-    }
-
     /// Padded positions of each row; `None` where nothing is padded.
     pub(crate) fn padded(&self) -> Option<Vec<i64>> {
         let padding = self.padding.clone()?;

@@ -468,7 +468,6 @@ impl Running<'_> {
         set: &AdapterSet,
         active: Option<&Active>,
     ) -> Result<(Tensor<3>, Vec<Record>), Stop> {
-        let [rows, positions] = inputs.dims();
         let cx = match active {
             Some(active) => Ctx::with_composition(set, active)?,
             None => Ctx::plain(),
