@@ -370,15 +370,6 @@ fn shares_that_do_not_fit_are_refused_before_the_pass() {
 }
 
 #[test]
-#[should_panic(expected = "BatchSplit shares out 4 rows, and the batch has 3")]
-fn unchecked_shares_panic_in_the_pass() {
-    let bench = bench();
-    let mut set = set_of(&bench, "lora", "lora");
-    set.activate(Composition::batch_split(["a", "b"], [2, 2])).unwrap();
-    bench.output(&set);
-}
-
-#[test]
 fn one_base_serves_two_sets_at_once() {
     let bench = bench();
     let base = std::sync::Arc::new(bench.model.clone());

@@ -64,7 +64,7 @@ fn shapes_that_do_not_fit_are_refused_with_the_site_and_the_features() {
             "lora[r=2,intermediate_lora=true]",
             "transformer.h.0.mlp.c_fc",
             32,
-            128,
+            64,
         ),
     ] {
         let mut set = set_of(lm, config, config);

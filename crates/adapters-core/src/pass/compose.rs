@@ -143,7 +143,7 @@ impl<'p, 'a, S: HookState> At<'p, 'a, S> {
                 }
                 None => state.finish(),
             };
-            return self.by_first(state, act);
+            return self.by_first(state.rows(), state, act);
         }
         if let [group] = self.plan.groups.as_slice() {
             return self.seen(group).output(&self.plan.root, state);
@@ -162,14 +162,19 @@ impl<'p, 'a, S: HookState> At<'p, 'a, S> {
         S::Output::join_rows(outputs.collect()).take_rows(&self.plan.order)
     }
 
-    /// What `act` makes of `x` with the first adapter of what each row sees.
-    fn by_first<T: Rows, O: Rows>(&self, x: T, act: impl Fn(Option<Acting<'a, S>>, T) -> O) -> O {
-        let first = |group| self.seen(group).first_leaf(&self.plan.root);
+    /// What `act` makes of `x`, of so many rows, with the first adapter of what each row sees.
+    fn by_first<T: Rows, O: Rows>(&self, rows: usize, x: T, act: impl Fn(Option<Acting<'a, S>>, T) -> O) -> O {
         let groups = &self.plan.groups;
-        let of_first_row = groups.first().and_then(first);
-        if groups.iter().all(|group| first(group) == of_first_row) {
-            return act(of_first_row.and_then(|leaf| self.layer(leaf)), x);
+        let first = |group| {
+            let leaf = self.seen(group).first_leaf(&self.plan.root);
+            leaf.filter(|leaf| self.layer(*leaf).is_some())
+        };
+        if let [group, others @ ..] = groups.as_slice()
+            && others.iter().all(|other| first(other) == first(group))
+        {
+            return act(first(group).and_then(|leaf| self.layer(leaf)), x);
         }
+        self.check_rows(rows);
         let outputs = groups.iter().map(|group| {
             let acting = first(group).and_then(|leaf| self.layer(leaf));
             act(acting, x.take_rows(&group.rows))
@@ -199,7 +204,7 @@ impl At<'_, '_, FusionState> {
 impl At<'_, '_, EmbeddingState> {
     /// Undoes, before the language-model head, what adapters did to the embeddings at this site.
     pub(crate) fn undo(&self, hidden: Tensor<3>) -> Tensor<3> {
-        self.by_first(hidden, |first, hidden: Tensor<3>| match first {
+        self.by_first(hidden.dims()[0], hidden, |first, hidden: Tensor<3>| match first {
             Some(acting) => acting.layer.undo(hidden, &self.call(&acting)),
             None => hidden,
         })

@@ -1,5 +1,7 @@
 //! What a caller asks of a forward pass, and how a model begins one.
 
+use std::ops::Range;
+
 use crate::error::Error;
 use crate::host::Host;
 use crate::pass::batch::{Batch, Sequence};
@@ -197,6 +199,16 @@ impl<'a> Ctx<'a> {
             self.resolve();
         }
         &mut self.hooks
+    }
+
+    /// Runs `act` for some rows of the batch alone, such as those of one of several heads: the hooks then take these rows.
+    pub fn for_rows<T>(&mut self, rows: Range<usize>, act: impl FnOnce(&mut Self) -> T) -> T {
+        let whole = self.hooks().plan.as_mut().map(|plan| plan.keep_rows(&rows));
+        let result = act(self);
+        if let (Some(plan), Some(whole)) = (&mut self.hooks.plan, whole) {
+            plan.put_rows(whole);
+        }
+        result
     }
 
     /// Resolves the active composition for the rows of the batch.

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::composition::Composition;
 use crate::method::layer::SiteLayer;
-use crate::pass::rows::{Group, Partition};
+use crate::pass::rows::{Group, Partition, within};
 use crate::set::{AdapterSet, Attached};
 use crate::site::Site;
 
@@ -119,6 +119,22 @@ impl<'a> Plan<'a> {
             layers,
             width,
         }
+    }
+
+    /// Leaves only some rows of the batch; what there was before.
+    pub(super) fn keep_rows(&mut self, rows: &Range<usize>) -> (Vec<Group>, Vec<usize>) {
+        let kept = match self.order.is_empty() {
+            // All rows see the same.
+            true => (self.groups.clone(), Vec::new()),
+            false => within(&self.groups, rows),
+        };
+        self.put_rows(kept)
+    }
+
+    /// Replaces the groups of rows and their order; what there was before.
+    pub(super) fn put_rows(&mut self, (groups, order): (Vec<Group>, Vec<usize>)) -> (Vec<Group>, Vec<usize>) {
+        let groups = std::mem::replace(&mut self.groups, groups);
+        (groups, std::mem::replace(&mut self.order, order))
     }
 
     /// The layers at `site`: of each adapter of the composition, then of each fusion; `None` where no adapter has one.

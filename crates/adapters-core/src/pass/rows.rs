@@ -1,5 +1,7 @@
 //! Which child of a block each row of the batch goes to.
 
+use std::ops::Range;
+
 use crate::composition::Composition;
 use crate::error::Error;
 use crate::pass::plan::{BatchRows, Block, Node};
@@ -55,7 +57,7 @@ impl Node {
         if choices == 0 {
             return (vec![whole], Vec::new());
         }
-        let mut by_row = vec![whole.clone(); rows.count];
+        let mut by_row = vec![whole; rows.count];
         let all: Vec<usize> = (0..rows.count).collect();
         self.choose(&all, rows.tasks, &mut by_row);
         let mut groups: Vec<Group> = Vec::new();
@@ -68,13 +70,7 @@ impl Node {
                 }
             }
         }
-        if groups.is_empty() {
-            groups.push(whole);
-        }
-        let mut order = vec![0; rows.count];
-        for (place, row) in groups.iter().flat_map(|group| &group.rows).enumerate() {
-            order[*row] = place;
-        }
+        let order = joined(&groups, rows.count);
         (groups, order)
     }
 
@@ -95,6 +91,31 @@ impl Node {
             child.choose(&own, tasks, by_row);
         }
     }
+}
+
+/// For each of `count` rows, where it is once the groups are joined.
+fn joined(groups: &[Group], count: usize) -> Vec<usize> {
+    let mut order = vec![0; count];
+    for (place, row) in groups.iter().flat_map(|group| &group.rows).enumerate() {
+        order[*row] = place;
+    }
+    order
+}
+
+/// The groups of some rows of a batch, which are counted from the first of them; and the order of the joined groups.
+pub(super) fn within(groups: &[Group], range: &Range<usize>) -> (Vec<Group>, Vec<usize>) {
+    let kept = groups.iter().map(|group| Group {
+        rows: group
+            .rows
+            .iter()
+            .filter(|row| range.contains(row))
+            .map(|row| row - range.start)
+            .collect(),
+        ..group.clone()
+    });
+    let kept: Vec<Group> = kept.filter(|group| !group.rows.is_empty()).collect();
+    let order = joined(&kept, range.len());
+    (kept, order)
 }
 
 /// Checks that a composition fits an input: the sizes of every `BatchSplit` add up to its rows and those of every `Split` to
