@@ -21,8 +21,9 @@ const MAX_LINES: usize = 600;
 const VAGUE_NAMES: [&str; 4] = ["base.rs", "utils.rs", "helpers.rs", "types.rs"];
 
 /// Crates that each hold one method (or one family of methods).
-const METHOD_CRATES: [&str; 8] = [
+const METHOD_CRATES: [&str; 9] = [
     "adapters-bottleneck",
+    "adapters-fusion",
     "adapters-lora",
     "adapters-orthogonal",
     "adapters-prefix",

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use adapters_core::{Call, EmbeddingState, NamedParams, SiteAdapter};
+use adapters_core::{Call, Causality, EmbeddingState, NamedParams, SiteAdapter};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Tensor};
 use rand_chacha::ChaCha8Rng;
@@ -148,6 +148,12 @@ impl SiteAdapter<EmbeddingState> for Coupling {
             hidden: self.forward(state.hidden),
             ..state
         }
+    }
+
+    fn effect(&self) {}
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
     }
 
     fn undo(&self, hidden: Tensor<3>, _call: &Call<'_>) -> Tensor<3> {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use adapters_core::{Call, FusionQuery, HiddenState, NamedParams, SiteAdapter, Up};
+use adapters_core::{Call, Causality, Finisher, FusionQuery, HiddenState, NamedParams, SiteAdapter, Up};
 use adapters_nn::ops::{self, Activation};
 use burn::module::{Module, Param, ParamId};
 use burn::nn::LayerNorm;
@@ -106,10 +106,6 @@ impl BottleneckLayer {
 }
 
 impl SiteAdapter<HiddenState> for BottleneckLayer {
-    fn is_causal(&self) -> bool {
-        self.gate.is_none()
-    }
-
     fn open(&self, state: HiddenState) -> HiddenState {
         let Insertion::Sequential {
             original_ln_before,
@@ -160,13 +156,25 @@ impl SiteAdapter<HiddenState> for BottleneckLayer {
         HiddenState { hidden, up, ..state }
     }
 
+    fn effect(&self) {}
+
+    fn causality(&self) -> Causality {
+        Causality::of_gate(&self.gate)
+    }
+
+    fn finisher(&self) -> Option<&dyn Finisher<HiddenState>> {
+        Some(self)
+    }
+
     fn fusion_query(&self) -> Option<FusionQuery> {
         Some(match self.shape.insertion {
             Insertion::Sequential { .. } => FusionQuery::Hidden,
             Insertion::Parallel => FusionQuery::Beside,
         })
     }
+}
 
+impl Finisher<HiddenState> for BottleneckLayer {
     fn finish(&self, state: HiddenState, _call: &Call<'_>) -> Tensor<3> {
         let hidden = match self.shape.insertion {
             Insertion::Parallel => state.hidden + state.block,

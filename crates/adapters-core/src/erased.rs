@@ -18,9 +18,9 @@ use burn::module::{
 };
 use burn::tensor::{Bool, Device, Int, Tensor};
 
-use crate::method::layer::{FusionQuery, NamedParams, NotMergeable, SiteAdapter};
+use crate::method::layer::{Causality, Finisher, FusionQuery, NamedParams, NotMergeable, SiteAdapter};
 use crate::method::shared::Shared;
-use crate::pass::ctx::Call;
+use crate::pass::call::Call;
 use crate::pass::state::HookState;
 
 /// A boxed layer that is itself a [`Module`].
@@ -55,34 +55,32 @@ impl<S: HookState> Erased<S> {
         self.0.apply(state, call)
     }
 
-    /// See [`SiteAdapter::finish`].
+    /// The output of the hook, by the layer's own finisher or that of the state.
     pub fn finish(&self, state: S, call: &Call<'_>) -> S::Output {
-        self.0.finish(state, call)
+        match self.0.finisher() {
+            Some(finisher) => finisher.finish(state, call),
+            None => state.finish(),
+        }
     }
 
-    /// See [`SiteAdapter::keeps_layer`].
-    pub fn keeps_layer(&self) -> bool {
-        self.0.keeps_layer()
+    /// See [`SiteAdapter::finisher`].
+    pub fn finisher(&self) -> Option<&dyn Finisher<S>> {
+        self.0.finisher()
     }
 
-    /// See [`SiteAdapter::is_causal`].
-    pub fn is_causal(&self) -> bool {
-        self.0.is_causal()
+    /// See [`SiteAdapter::effect`].
+    pub fn effect(&self) -> S::Effect {
+        self.0.effect()
     }
 
-    /// See [`SiteAdapter::closes_plainly`].
-    pub fn closes_plainly(&self) -> bool {
-        self.0.closes_plainly()
+    /// See [`SiteAdapter::causality`].
+    pub fn causality(&self) -> Causality {
+        self.0.causality()
     }
 
     /// See [`SiteAdapter::fusion_query`].
     pub fn fusion_query(&self) -> Option<FusionQuery> {
         self.0.fusion_query()
-    }
-
-    /// Whether this is the same layer of a set, not one like it.
-    pub(crate) fn is(&self, other: &Self) -> bool {
-        std::ptr::eq(self, other)
     }
 
     /// See [`SiteAdapter::borrowing`]; `None` for a layer of another type too.

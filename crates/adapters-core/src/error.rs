@@ -162,6 +162,44 @@ pub enum Error {
         /// Why not.
         reason: &'static str,
     },
+    /// A `Stack` puts an adapter on another whose output it cannot read.
+    #[error(
+        "`{stack}` cannot run at `{path}`: `{adapter}` reads {}, and `{before}` before it adds {adds} features; \
+         to add several adapters up, use an Average or `Composition::sum`", reads_features(.reads)
+    )]
+    CannotStack {
+        /// The `Stack`.
+        stack: String,
+        /// The adapter on top.
+        adapter: String,
+        /// The site's path.
+        path: String,
+        /// Features the adapter on top reads; `None` where no addition fits.
+        reads: Option<usize>,
+        /// The adapter below.
+        before: String,
+        /// Features the adapter below adds.
+        adds: usize,
+    },
+    /// A composition was checked against other adapters than those of the set.
+    #[error(
+        "`{composition}` was checked against another adapter set, or against this one before adapters were added, replaced \
+         or removed; call `AdapterSet::composition` again"
+    )]
+    StaleComposition {
+        /// The composition.
+        composition: String,
+    },
+    /// A set is used on another model than its adapters were attached to.
+    #[error("adapter `{adapter}` was attached to another model: expected {expected}, found {found}")]
+    OtherModel {
+        /// The adapter.
+        adapter: String,
+        /// What the model had that the adapter was attached to.
+        expected: String,
+        /// What this model has.
+        found: String,
+    },
     /// An adapter cannot be folded into the base weights.
     #[error("adapter `{adapter}` cannot be merged at `{path}`: {reason}")]
     NotMergeable {
@@ -189,5 +227,12 @@ impl Error {
             method,
             source: Box::new(source),
         }
+    }
+}
+
+fn reads_features(width: &Option<usize>) -> String {
+    match width {
+        Some(width) => format!("{width} features"),
+        None => "the output of no other adapter here".to_owned(),
     }
 }

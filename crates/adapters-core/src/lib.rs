@@ -3,7 +3,6 @@
 pub mod composition;
 mod erased;
 mod error;
-pub mod fusion;
 mod host;
 mod merge;
 mod method;
@@ -16,7 +15,6 @@ pub use burn::module::ParamId;
 pub use composition::{Composition, CompositionError};
 pub use erased::Erased;
 pub use error::Error;
-pub use fusion::{Fusion, FusionConfig};
 pub use host::Host;
 pub use merge::{MergeReport, Merged, merge};
 pub use method::capability::{
@@ -25,7 +23,9 @@ pub use method::capability::{
 pub use method::codec::{AdapterHub, Codec, FileFormat, Format, Peft, StoredConfig, Tensors};
 pub use method::config::ConfigError;
 pub use method::config_string::{ConfigPart, ConfigString};
-pub use method::layer::{FusionQuery, NamedParams, NotMergeable, SiteAdapter, SiteLayer};
+pub use method::layer::{
+    Causality, Effect, Finisher, FusionQuery, NamedParams, NotMergeable, SiteAdapter, SiteLayer, Source,
+};
 pub use method::registry::{MethodEntry, MethodFamily, Registry};
 pub use method::schedule::TrainingSchedule;
 pub use method::shared::{Shared, SharedParam};
@@ -33,17 +33,17 @@ pub use method::union::Union;
 pub use method::{AnyMethod, ErasedMethod, Method};
 pub use method::{build::Build, peft_modules::PeftModules, preset::Preset};
 pub use method::{config, copies, peft_modules, target};
-pub use pass::compose::Active;
-pub use pass::ctx::{Call, Ctx, Pass};
-pub use pass::norm::Normalization;
-pub use pass::positions::Positions;
+pub use pass::batch::{Batch, Sequence};
+pub use pass::call::{Call, Pass};
+pub use pass::ctx::Ctx;
+pub use pass::hooks::Hooks;
 pub use pass::record::{Record, Recorded, Recorder};
-pub use pass::sequence::Inserted;
 pub use pass::state::{
-    EmbeddingState, HiddenState, HookState, KeyValueState, LinearState, LinearWeight, NoWeight, NormState, NormWeight,
-    OutputState, Rows, TableState, Up,
+    EmbeddingState, FusionState, HiddenState, HookState, Inserted, KeyValueState, LinearState, LinearWeight, NoWeight,
+    NormState, NormWeight, Normalization, OutputState, Positions, Rows, TableState, Up,
 };
 pub use quantize::{QuantizeReport, quantize};
+pub use set::active::Active;
 pub use set::attach::{AttachReport, build};
 pub use set::average::{ParamValues, normalized};
 pub use set::frozen::{Adapted, Frozen};

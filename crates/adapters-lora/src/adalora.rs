@@ -4,9 +4,7 @@ mod schedule;
 
 use adapters_core::target::{ModuleFields, Target};
 use adapters_core::{
-    Attached, Build, Call, Capabilities, ConfigError, Erased, Error, LinearState, LinearWeight, Method, NotMergeable,
-    PeftModules, Penalized, Preset, Scheduled, Shared, SiteAdapter, SiteInfo, SiteLayer, TrainingSchedule,
-    named_params, peft_modules,
+    Attached, Build, Call, Capabilities, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable, PeftModules, Penalized, Preset, Scheduled, Shared, SiteAdapter, SiteInfo, SiteLayer, Source, TrainingSchedule, named_params, peft_modules,
 };
 use adapters_nn::draw;
 use adapters_nn::ops::project;
@@ -209,6 +207,14 @@ impl Triplets {
 impl SiteAdapter<LinearState> for Triplets {
     fn apply(&self, state: LinearState, call: &Call<'_>) -> LinearState {
         state.plus(|x| project(project(call.dropout(x, self.dropout), self.right()), self.b.val()))
+    }
+
+    fn effect(&self) -> Effect {
+        Effect::Adds(Source::Input)
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
     }
 
     fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {

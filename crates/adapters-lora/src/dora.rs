@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use adapters_core::target::Target;
-use adapters_core::{
+use adapters_core::{Causality, Effect, Finisher, 
     AdapterHub, Build, Call, Codec, ConfigError, Error, Host, LinearState, LinearWeight, Method, NamedParams,
     NotMergeable, Peft, Preset, Shared, SiteAdapter, SiteInfo, SiteLayer, StoredConfig, config::from_fields,
 };
@@ -226,6 +226,36 @@ where
         self.inner.apply(state, call)
     }
 
+    fn effect(&self) -> Effect {
+        self.inner.effect()
+    }
+
+    fn causality(&self) -> Causality {
+        self.inner.causality()
+    }
+
+    fn finisher(&self) -> Option<&dyn Finisher<LinearState>> {
+        Some(self)
+    }
+
+    fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+        let update = self.inner.update(shared)?;
+        let factor = self.factor(base.weight.clone(), shared);
+        let merged = base.plus(update);
+        Ok(LinearWeight {
+            weight: merged.weight * factor.clone().unsqueeze(),
+            bias: match self.definition {
+                DoraDefinition::AdapterHub => merged.bias.map(|bias| bias * factor),
+                DoraDefinition::Peft => merged.bias,
+            },
+        })
+    }
+}
+
+impl<D> Finisher<LinearState> for DoraLayer<D>
+where
+    D: Module + Factored + SiteAdapter<LinearState>,
+{
     fn finish(&self, state: LinearState, call: &Call<'_>) -> Tensor<3> {
         let factor = self.factor(state.layer.weight.val(), call.shared).unsqueeze();
         let mut layer = state.layer;
@@ -242,27 +272,6 @@ where
             Some(bias) => inside * factor + bias.val().unsqueeze(),
             None => inside * factor,
         }
-    }
-
-    fn is_causal(&self) -> bool {
-        self.inner.is_causal()
-    }
-
-    fn closes_plainly(&self) -> bool {
-        false
-    }
-
-    fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {
-        let update = self.inner.update(shared)?;
-        let factor = self.factor(base.weight.clone(), shared);
-        let merged = base.plus(update);
-        Ok(LinearWeight {
-            weight: merged.weight * factor.clone().unsqueeze(),
-            bias: match self.definition {
-                DoraDefinition::AdapterHub => merged.bias.map(|bias| bias * factor),
-                DoraDefinition::Peft => merged.bias,
-            },
-        })
     }
 }
 

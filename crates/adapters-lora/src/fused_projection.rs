@@ -32,6 +32,16 @@ impl FusedProjection {
         self.adapted.iter().filter(|adapted| **adapted).count()
     }
 
+    /// Features of one projection.
+    pub(crate) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Features of all projections together, adapted or not.
+    pub(crate) fn d_out(&self) -> usize {
+        self.width * self.adapted.len()
+    }
+
     /// Output features of the adapted projections together.
     pub fn features(&self) -> usize {
         self.count() * self.width

@@ -2,8 +2,7 @@
 
 use adapters_core::target::{ModuleFields, Target};
 use adapters_core::{
-    Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, Method, NotMergeable, PeftModules, Preset,
-    Shared, SiteAdapter, SiteInfo, SiteLayer, named_params, peft_modules,
+    Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable, PeftModules, Preset, Shared, SiteAdapter, SiteInfo, SiteLayer, Source, named_params, peft_modules,
 };
 use adapters_nn::{draw, float_weight};
 use burn::module::{Module, Param};
@@ -97,6 +96,14 @@ impl SiteAdapter<LinearState> for HadamardOfWeight {
     fn apply(&self, state: LinearState, call: &Call<'_>) -> LinearState {
         let delta = self.delta(float_weight(&state.layer));
         state.plus(|x| call.dropout(x, self.dropout).matmul(delta.unsqueeze()))
+    }
+
+    fn effect(&self) -> Effect {
+        Effect::Adds(Source::Input)
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
     }
 
     fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use adapters_core::target::{ModulePattern, Target};
-use adapters_core::{
+use adapters_core::{Causality, Effect, Finisher, Source, 
     AdapterHub, Build, Call, Codec, ConfigError, Error, Host, LinearState, LinearWeight, Method, NamedParams,
     NotMergeable, Peft, Preset, Shared, SiteAdapter, SiteInfo, SiteLayer, StoredConfig, config::from_fields,
 };
@@ -264,6 +264,31 @@ impl SiteAdapter<LinearState> for OutputScale {
         }
     }
 
+    fn effect(&self) -> Effect {
+        Effect::Adds(Source::Input)
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::of_gate(&self.gate)
+    }
+
+    fn finisher(&self) -> Option<&dyn Finisher<LinearState>> {
+        Some(self)
+    }
+
+    fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+        if self.gate.is_some() {
+            return Err(GATED);
+        }
+        let factor = self.factor() * self.scale;
+        Ok(LinearWeight {
+            weight: base.weight * factor.clone().unsqueeze(),
+            bias: base.bias.map(|b| b * factor),
+        })
+    }
+}
+
+impl Finisher<LinearState> for OutputScale {
     fn finish(&self, state: LinearState, _call: &Call<'_>) -> Tensor<3> {
         let output = ops::linear(&state.layer, state.input);
         match (state.delta, &self.fused) {
@@ -276,25 +301,6 @@ impl SiteAdapter<LinearState> for OutputScale {
                 output * fused.scatter(fused.gather(factor, 2), 2, others)
             }
         }
-    }
-
-    fn is_causal(&self) -> bool {
-        self.gate.is_none()
-    }
-
-    fn closes_plainly(&self) -> bool {
-        false
-    }
-
-    fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
-        if self.gate.is_some() {
-            return Err(GATED);
-        }
-        let factor = self.factor() * self.scale;
-        Ok(LinearWeight {
-            weight: base.weight * factor.clone().unsqueeze(),
-            bias: base.bias.map(|b| b * factor),
-        })
     }
 }
 
@@ -321,8 +327,12 @@ impl SiteAdapter<LinearState> for InputScale {
         }
     }
 
-    fn keeps_layer(&self) -> bool {
-        false
+    fn effect(&self) -> Effect {
+        Effect::Changes
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
     }
 
     fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {

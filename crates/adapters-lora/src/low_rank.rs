@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 
-use adapters_core::{Call, LinearState, LinearWeight, NamedParams, NotMergeable, Shared, SiteAdapter};
+use adapters_core::{
+    Call, Causality, Effect, LinearState, LinearWeight, NamedParams, NotMergeable, Shared, SiteAdapter, Source,
+};
 use adapters_nn::ops::project;
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;
@@ -173,12 +175,22 @@ impl SiteAdapter<LinearState> for LowRank {
         with_delta(state, delta, self.gate.as_ref(), call)
     }
 
-    fn keeps_layer(&self) -> bool {
-        self.base_bias.is_none()
+    fn effect(&self) -> Effect {
+        let [_, d_in] = self.a.dims();
+        let width = match &self.fused {
+            None => Some(d_in),
+            // Each projection reads its own slice of the previous addition.
+            Some(fused) => (fused.width() == d_in).then(|| fused.d_out()),
+        };
+        let source = Source::Previous { width };
+        match self.base_bias {
+            None => Effect::Adds(source),
+            Some(_) => Effect::ChangesAndAdds(source),
+        }
     }
 
-    fn is_causal(&self) -> bool {
-        self.gate.is_none()
+    fn causality(&self) -> Causality {
+        Causality::of_gate(&self.gate)
     }
 
     fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use adapters_core::{Call, NamedParams, NotMergeable, Shared, SiteAdapter, TableState};
+use adapters_core::{Call, Causality, Effect, NamedParams, NotMergeable, Shared, SiteAdapter, Source, TableState};
 use adapters_nn::ops::project;
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Tensor, module};
@@ -42,6 +42,14 @@ impl SiteAdapter<TableState> for LowRankTable {
             delta: Some(delta),
             ..state
         }
+    }
+
+    fn effect(&self) -> Effect {
+        Effect::Adds(Source::Input)
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
     }
 
     fn merged(&self, base: Tensor<2>, _shared: &Shared) -> Result<Tensor<2>, NotMergeable> {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use adapters_core::target::Target;
-use adapters_core::{
+use adapters_core::{Causality, Effect, Source, 
     AdapterHub, Build, Call, Codec, ConfigError, Error, Host, LinearState, LinearWeight, Method, NamedParams,
     NotMergeable, Peft, Preset, Shared, SiteAdapter, SiteInfo, SiteLayer, StoredConfig,
     config::{from_fields, to_fields},
@@ -216,8 +216,13 @@ impl SiteAdapter<LinearState> for MtlLora {
         apply_factors(self, state, call, self.dropout, self.gate.as_ref())
     }
 
-    fn is_causal(&self) -> bool {
-        self.gate.is_none()
+    fn effect(&self) -> Effect {
+        let [_, d_in] = self.a.dims();
+        Effect::Adds(Source::Previous { width: Some(d_in) })
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::of_gate(&self.gate)
     }
 
     fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {

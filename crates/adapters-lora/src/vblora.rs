@@ -2,9 +2,7 @@
 
 use adapters_core::target::{ModuleFields, Target};
 use adapters_core::{
-    Build, Call, Capabilities, ConfigError, Erased, Error, LinearState, LinearWeight, Method, NotMergeable,
-    PeftModules, Preset, Shared, SharedParam, SharedParameters, SiteAdapter, SiteInfo, SiteLayer, named_params,
-    peft_modules,
+    Build, Call, Capabilities, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable, PeftModules, Preset, Shared, SharedParam, SharedParameters, SiteAdapter, SiteInfo, SiteLayer, Source, named_params, peft_modules,
 };
 use adapters_nn::draw;
 use adapters_nn::ops::project;
@@ -189,6 +187,14 @@ impl SiteAdapter<LinearState> for Mixtures {
     fn apply(&self, state: LinearState, call: &Call<'_>) -> LinearState {
         let (a, b) = self.matrices(call.shared);
         state.plus(|x| project(project(call.dropout(x, self.dropout), a), b))
+    }
+
+    fn effect(&self) -> Effect {
+        Effect::Adds(Source::Input)
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
     }
 
     fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use adapters_core::target::Target;
-use adapters_core::{
+use adapters_core::{Causality, Effect, Source, 
     AdapterHub, Build, Call, Capabilities, Codec, ConfigError, Error, Host, LinearState, LinearWeight, Method,
     NamedParams, NotMergeable, Peft, Preset, Shared, SharedParam, SharedParameters, SiteAdapter, SiteInfo, SiteLayer,
     StoredConfig,
@@ -166,6 +166,7 @@ impl VeraConfig {
         }
         let lora = &self.lora;
         Ok(VeraMatrices {
+            d_in,
             d: builder.param(diagonal(lora.rank, self.d as f32), lora.dtype),
             b: builder.param(diagonal(d_out, self.b as f32), lora.dtype),
             gate: builder.gate_of(lora, d_in),
@@ -365,6 +366,8 @@ impl Codec<Peft> for VeraConfig {
 /// The update of one layer with AdapterHub's full matrices.
 #[derive(Module, Debug)]
 pub struct VeraMatrices {
+    /// Input features of the layer.
+    pub d_in: usize,
     /// `[r, r]`.
     pub d: Param<Tensor<2>>,
     /// `[d_out, d_out]`.
@@ -398,8 +401,12 @@ impl SiteAdapter<LinearState> for VeraMatrices {
         apply_factors(self, state, call, self.dropout, self.gate.as_ref())
     }
 
-    fn is_causal(&self) -> bool {
-        self.gate.is_none()
+    fn effect(&self) -> Effect {
+        Effect::Adds(Source::Previous { width: Some(self.d_in) })
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::of_gate(&self.gate)
     }
 
     fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {
@@ -447,6 +454,14 @@ impl Factored for VeraVectors {
 impl SiteAdapter<LinearState> for VeraVectors {
     fn apply(&self, state: LinearState, call: &Call<'_>) -> LinearState {
         apply_factors(self, state, call, self.dropout, None)
+    }
+
+    fn effect(&self) -> Effect {
+        Effect::Adds(Source::Previous { width: Some(self.d_in) })
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
     }
 
     fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {

@@ -6,7 +6,8 @@
 use std::path::Path;
 
 use adapters_core::{
-    Ctx, EmbeddingState, Host, KeyValueState, NormWeight, Normalization, Role, Site, SiteInfo, SiteKind, Stack,
+    Ctx, EmbeddingState, Error, Hooks, Host, KeyValueState, NormWeight, Normalization, Role, Site, SiteInfo, SiteKind,
+    Stack,
 };
 use adapters_nn::ops::{self, Activation};
 use burn::module::Module;
@@ -267,12 +268,16 @@ impl BertModel {
     /// `[batch, seq]` of token ids to `[batch, seq, d_model]`; under a `Parallel` block the output has the batch once a
     /// branch, one after the other.
     ///
+    /// # Errors
+    ///
+    /// Those of [`Ctx::begin`].
+    ///
     /// # Panics
     ///
     /// Panics if `seq`, with what adapters put in or take up before positions are added, is longer than
     /// `max_position_embeddings`, or an id is outside the vocabulary.
-    pub fn forward(&self, input: EncoderInput, cx: &mut Ctx<'_>) -> Tensor<3> {
-        self.staged(input, cx).run(cx)
+    pub fn forward(&self, input: EncoderInput, cx: &mut Ctx<'_>) -> Result<Tensor<3>, Error> {
+        Ok(self.staged(input, cx)?.run(cx.hooks()))
     }
 
     /// Whether the checkpoint has a pooler.
@@ -285,16 +290,15 @@ impl BertModel {
     pub fn pool(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Option<Tensor<2>> {
         let pooler = self.pooler.as_ref()?;
         let first = hidden.slice_dim(1, 0..1);
-        Some(cx.linear(POOLER, pooler, first).tanh().squeeze_dim(1))
+        Some(cx.hooks().linear(POOLER, pooler, first).tanh().squeeze_dim(1))
     }
 }
 
 impl Blocks for BertModel {
     type Input = EncoderInput;
 
-    fn staged(&self, input: EncoderInput, cx: &mut Ctx<'_>) -> Staged<'_> {
-        let input = input.repeated(cx.replicas());
-        cx.set_padding(input.padding.clone());
+    fn staged(&self, input: EncoderInput, cx: &mut Ctx<'_>) -> Result<Staged<'_>, Error> {
+        let (cx, input) = cx.begin(self, input)?;
         let mut state = self.embeddings.forward(&input, cx);
         state.hidden = cx.dropout(state.hidden, self.config.hidden_dropout_prob);
         let EmbeddingState { hidden, padding, .. } = cx.embedding(EMBEDDING, state);
@@ -303,10 +307,10 @@ impl Blocks for BertModel {
             let bias = bias.clone();
             Flow::block(move |x, cx| BertLayer::forward(layer, x, bias.clone(), cx))
         };
-        Staged {
+        Ok(Staged {
             entered: Flow::of(hidden),
             blocks: self.layers.iter().map(block).collect(),
-        }
+        })
     }
 }
 
@@ -317,7 +321,7 @@ const EMBEDDING_NORM: Site = Site::outside(Stack::Encoder, Role::EmbeddingNorm);
 const POOLER: Site = Site::outside(Stack::Encoder, Role::Pooler);
 
 impl BertEmbeddings {
-    fn forward(&self, input: &EncoderInput, cx: &mut Ctx<'_>) -> EmbeddingState {
+    fn forward(&self, input: &EncoderInput, cx: &mut Hooks<'_>) -> EmbeddingState {
         let words = cx.lookup(WORDS, &self.word, input.ids.clone());
         let state = cx.embedding(TOKENS, EmbeddingState::new(words, input.padding.clone()));
         let [batch, seq, _] = state.hidden.dims();
@@ -332,9 +336,8 @@ impl BertEmbeddings {
         };
         let first = cx.first_position();
         let positions = self.position.weight.val().slice_dim(0, first..first + seq).unsqueeze();
-        let norm = cx.norm(EMBEDDING_NORM, &self.norm);
         EmbeddingState {
-            hidden: ops::layer_norm(&norm, state.hidden + types + positions),
+            hidden: cx.norm(EMBEDDING_NORM, &self.norm, state.hidden + types + positions),
             ..state
         }
     }
@@ -345,21 +348,21 @@ impl BertLayer {
         Site::new(Stack::Encoder, self.index, role)
     }
 
-    fn forward(&self, x: Tensor<3>, bias: Option<Tensor<4>>, cx: &mut Ctx<'_>) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, bias: Option<Tensor<4>>, cx: &mut Hooks<'_>) -> Tensor<3> {
         let attended = self.attention(x.clone(), bias, cx);
         let attended = cx.dropout(attended, self.hidden_dropout);
-        let norm = cx.norm(self.site(Role::AttentionNorm), &self.attention_norm);
-        let x = cx.hidden(self.site(Role::AfterAttention), attended, x, Some(&norm));
+        let norm = (self.site(Role::AttentionNorm), &self.attention_norm);
+        let x = cx.hidden(self.site(Role::AfterAttention), attended, x, Some(norm));
 
         let up = cx.linear(self.site(Role::FfnUp), &self.up, x.clone());
         let down = cx.linear(self.site(Role::FfnDown), &self.down, self.activation.forward(up));
         let down = cx.dropout(down, self.hidden_dropout);
-        let norm = cx.norm(self.site(Role::FfnNorm), &self.output_norm);
-        let x = cx.hidden(self.site(Role::AfterFfn), down, x, Some(&norm));
+        let norm = (self.site(Role::FfnNorm), &self.output_norm);
+        let x = cx.hidden(self.site(Role::AfterFfn), down, x, Some(norm));
         cx.output(self.site(Role::LayerOutput), x)
     }
 
-    fn attention(&self, x: Tensor<3>, bias: Option<Tensor<4>>, cx: &mut Ctx<'_>) -> Tensor<3> {
+    fn attention(&self, x: Tensor<3>, bias: Option<Tensor<4>>, cx: &mut Hooks<'_>) -> Tensor<3> {
         let query = cx.linear(self.site(Role::Query), &self.query, x.clone());
         let key = cx.linear(self.site(Role::Key), &self.key, x.clone());
         let value = cx.linear(self.site(Role::Value), &self.value, x.clone());

@@ -1,7 +1,7 @@
 //! Every causal language model behind one type. A new one adds a variant here and a name in
 //! [`SUPPORTED`](crate::SUPPORTED).
 
-use adapters_core::{Ctx, Host, NormWeight, Site, SiteInfo};
+use adapters_core::{Batch, Ctx, Error, Host, NormWeight, Sequence, Site, SiteInfo};
 use burn::module::Module;
 use burn::nn::{Embedding, Linear};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
@@ -67,17 +67,53 @@ impl CausalInput {
     }
 }
 
-impl CausalInput {
-    /// The whole batch `times` times, one copy after the other: what a model does with its input first, as often as
-    /// [`Ctx::replicas`] says.
-    #[must_use]
-    pub fn repeated(self, times: usize) -> Self {
-        if times == 1 {
-            return self;
-        }
+impl Batch for CausalInput {
+    fn size(&self) -> [usize; 2] {
+        self.ids.dims()
+    }
+
+    fn repeated(self, times: usize) -> Self {
         Self {
             ids: self.ids.repeat_dim(0, times),
             padding: self.padding.map(|padding| padding.repeat_dim(0, times)),
+        }
+    }
+
+    fn sequence(&mut self) -> Sequence {
+        Sequence {
+            padding: self.padding.clone(),
+            past: 0,
+        }
+    }
+}
+
+/// What follows the columns of a cache, where there is one.
+pub(crate) struct CachedInput<'c> {
+    pub(crate) input: CausalInput,
+    pub(crate) cache: Option<&'c mut KeyValueCache>,
+}
+
+impl Batch for CachedInput<'_> {
+    fn size(&self) -> [usize; 2] {
+        self.input.size()
+    }
+
+    fn repeated(self, times: usize) -> Self {
+        Self {
+            input: self.input.repeated(times),
+            ..self
+        }
+    }
+
+    /// The padding is that of all text, that of the cache included.
+    fn sequence(&mut self) -> Sequence {
+        let Some(cache) = &mut self.cache else {
+            return self.input.sequence();
+        };
+        let (ids, padding) = (&self.input.ids, self.input.padding.clone());
+        Sequence {
+            past: cache.columns(),
+            padding: cache.read(ids.dims(), padding, &ids.device()),
         }
     }
 }
@@ -95,7 +131,7 @@ macro_rules! each {
 impl Blocks for CausalLm {
     type Input = CausalInput;
 
-    fn staged(&self, input: CausalInput, cx: &mut Ctx<'_>) -> Staged<'_> {
+    fn staged(&self, input: CausalInput, cx: &mut Ctx<'_>) -> Result<Staged<'_>, Error> {
         each!(self, model => model.staged(input, cx))
     }
 }
@@ -107,19 +143,32 @@ impl CausalLm {
     ///
     /// `[batch, seq] -> [batch, seq, d_model]`; an adapter may make `seq` longer.
     ///
+    /// # Errors
+    ///
+    /// Those of [`Ctx::begin`].
+    ///
     /// # Panics
     ///
     /// Panics if an id is outside the vocabulary.
-    pub fn forward(&self, input: CausalInput, cx: &mut Ctx<'_>) -> Tensor<3> {
+    pub fn forward(&self, input: CausalInput, cx: &mut Ctx<'_>) -> Result<Tensor<3>, Error> {
         each!(self, model => model.forward(input, None, cx))
     }
 
     /// The same for what follows the columns of a cache, which takes it in.
     ///
+    /// # Errors
+    ///
+    /// Those of [`Ctx::begin`].
+    ///
     /// # Panics
     ///
     /// As [`forward`](Self::forward), and on a cache of another batch or model.
-    pub fn forward_cached(&self, input: CausalInput, cache: &mut KeyValueCache, cx: &mut Ctx<'_>) -> Tensor<3> {
+    pub fn forward_cached(
+        &self,
+        input: CausalInput,
+        cache: &mut KeyValueCache,
+        cx: &mut Ctx<'_>,
+    ) -> Result<Tensor<3>, Error> {
         each!(self, model => model.forward(input, Some(cache), cx))
     }
 

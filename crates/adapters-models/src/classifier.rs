@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use adapters_core::{Adapted, Ctx, NamedParams, Pass, Tensors};
+use adapters_core::{Adapted, Ctx, Error, NamedParams, Pass, Tensors};
 use adapters_nn::draw;
 use adapters_store::{Pooling, StoreError, TensorProblem, read_safetensors, write_safetensors};
 use burn::module::{Module, Param, ParamId};
@@ -161,15 +161,19 @@ impl SequenceClassifier {
     ///
     /// `[batch, seq]` of token ids to `[batch, classes]`.
     ///
+    /// # Errors
+    ///
+    /// As [`Encoder::forward`].
+    ///
     /// # Panics
     ///
     /// As [`Encoder::forward`].
-    pub fn forward(&self, input: EncoderInput, dropout_seed: Option<u64>) -> Tensor<2> {
+    pub fn forward(&self, input: EncoderInput, dropout_seed: Option<u64>) -> Result<Tensor<2>, Error> {
         let mut cx = Ctx::new(&self.adapted.set);
         if let Some(seed) = dropout_seed {
             cx = cx.training(seed);
         }
-        let hidden = self.adapted.base.forward(input, &mut cx);
-        self.head.forward(hidden, cx.pass())
+        let hidden = self.adapted.base.forward(input, &mut cx)?;
+        Ok(self.head.forward(hidden, cx.pass()))
     }
 }

@@ -1,7 +1,7 @@
 //! Every encoder architecture behind one type. A new one adds a variant here and a name in
 //! [`SUPPORTED`](crate::SUPPORTED).
 
-use adapters_core::{Ctx, Host, NormWeight, Role, Site, SiteInfo, Stack};
+use adapters_core::{Batch, Ctx, Error, Host, NormWeight, Role, Sequence, Site, SiteInfo, Stack};
 use burn::module::Module;
 use burn::nn::{Embedding, Linear};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
@@ -56,18 +56,25 @@ impl EncoderInput {
             padding: padding.map(|data| tensor(data).bool()),
         }
     }
+}
 
-    /// The whole batch `times` times, one copy after the other: what a model does with its input first, as often as
-    /// [`Ctx::replicas`] says.
-    #[must_use]
-    pub fn repeated(self, times: usize) -> Self {
-        if times == 1 {
-            return self;
-        }
+impl Batch for EncoderInput {
+    fn size(&self) -> [usize; 2] {
+        self.ids.dims()
+    }
+
+    fn repeated(self, times: usize) -> Self {
         Self {
             ids: self.ids.repeat_dim(0, times),
             token_types: self.token_types.map(|types| types.repeat_dim(0, times)),
             padding: self.padding.map(|padding| padding.repeat_dim(0, times)),
+        }
+    }
+
+    fn sequence(&mut self) -> Sequence {
+        Sequence {
+            padding: self.padding.clone(),
+            past: 0,
         }
     }
 }
@@ -84,7 +91,7 @@ macro_rules! each {
 impl Blocks for Encoder {
     type Input = EncoderInput;
 
-    fn staged(&self, input: EncoderInput, cx: &mut Ctx<'_>) -> Staged<'_> {
+    fn staged(&self, input: EncoderInput, cx: &mut Ctx<'_>) -> Result<Staged<'_>, Error> {
         each!(self, model => model.staged(input, cx))
     }
 }
@@ -96,10 +103,14 @@ impl Encoder {
     ///
     /// `[batch, seq] -> [batch, seq, d_model]`
     ///
+    /// # Errors
+    ///
+    /// Those of [`Ctx::begin`].
+    ///
     /// # Panics
     ///
     /// Panics if `seq` exceeds [`max_length`](Self::max_length) or an id is outside the vocabulary.
-    pub fn forward(&self, input: EncoderInput, cx: &mut Ctx<'_>) -> Tensor<3> {
+    pub fn forward(&self, input: EncoderInput, cx: &mut Ctx<'_>) -> Result<Tensor<3>, Error> {
         each!(self, model => model.forward(input, cx))
     }
 

@@ -1,6 +1,6 @@
 //! Every encoder-decoder behind one type. A new one adds a variant here and a name in [`SUPPORTED`](crate::SUPPORTED).
 
-use adapters_core::{Ctx, Host, NormWeight, Site, SiteInfo};
+use adapters_core::{Ctx, Error, Host, NormWeight, Site, SiteInfo};
 use burn::module::Module;
 use burn::nn::{Embedding, Linear};
 use burn::tensor::{Bool, Int, Tensor};
@@ -86,7 +86,7 @@ macro_rules! each {
 impl Blocks for EncoderDecoder {
     type Input = EncoderDecoderInput;
 
-    fn staged(&self, input: EncoderDecoderInput, cx: &mut Ctx<'_>) -> Staged<'_> {
+    fn staged(&self, input: EncoderDecoderInput, cx: &mut Ctx<'_>) -> Result<Staged<'_>, Error> {
         each!(self, model => model.staged(input, cx))
     }
 }
@@ -98,26 +98,43 @@ impl EncoderDecoder {
     ///
     /// `[batch, seq]` and `[batch, decoder_seq]` to `[batch, decoder_seq, vocab]`
     ///
+    /// # Errors
+    ///
+    /// Those of [`Ctx::begin`].
+    ///
     /// # Panics
     ///
     /// Panics on an id outside the vocabulary.
-    pub fn forward(&self, input: EncoderDecoderInput, cx: &mut Ctx<'_>) -> Tensor<3> {
-        let encoded = self.encode(input.ids, input.padding, cx);
-        let hidden = self.decode(input.decoder_ids, &encoded, None, cx);
-        self.logits(hidden, cx)
+    pub fn forward(&self, input: EncoderDecoderInput, cx: &mut Ctx<'_>) -> Result<Tensor<3>, Error> {
+        let encoded = self.encode(input.ids, input.padding, cx)?;
+        let hidden = self.decode(input.decoder_ids, &encoded, None, cx)?;
+        Ok(self.logits(hidden, cx))
     }
 
     /// The encoder's last hidden state, `[batch, seq]` to `[batch, seq, d_model]`; an adapter may make `seq` longer.
     ///
+    /// # Errors
+    ///
+    /// Those of [`Ctx::begin`].
+    ///
     /// # Panics
     ///
     /// Panics on an id outside the vocabulary.
-    pub fn encode(&self, ids: Tensor<2, Int>, padding: Option<Tensor<2, Bool>>, cx: &mut Ctx<'_>) -> EncodedInput {
+    pub fn encode(
+        &self,
+        ids: Tensor<2, Int>,
+        padding: Option<Tensor<2, Bool>>,
+        cx: &mut Ctx<'_>,
+    ) -> Result<EncodedInput, Error> {
         each!(self, model => model.encode(ids, padding, cx))
     }
 
     /// The decoder's last hidden state, `[batch, decoder_seq]` to `[batch, decoder_seq, d_model]`. With a cache, `ids` are
     /// those that follow the positions it has seen, and it takes them in.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Ctx::begin`].
     ///
     /// # Panics
     ///
@@ -128,7 +145,7 @@ impl EncoderDecoder {
         encoded: &EncodedInput,
         cache: Option<&mut DecoderCache>,
         cx: &mut Ctx<'_>,
-    ) -> Tensor<3> {
+    ) -> Result<Tensor<3>, Error> {
         each!(self, model => model.decode(ids, encoded, cache, cx))
     }
 

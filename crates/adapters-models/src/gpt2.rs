@@ -7,7 +7,8 @@
 use std::path::Path;
 
 use adapters_core::{
-    Ctx, EmbeddingState, Host, KeyValueState, NormWeight, Normalization, Role, Site, SiteInfo, SiteKind, Stack,
+    Ctx, EmbeddingState, Error, Hooks, Host, KeyValueState, NormWeight, Normalization, Role, Site, SiteInfo, SiteKind,
+    Stack,
 };
 use adapters_nn::ops::{self, Activation};
 use burn::module::Module;
@@ -16,7 +17,7 @@ use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 
 use crate::cache::KeyValueCache;
-use crate::causal_lm::CausalInput;
+use crate::causal_lm::{CachedInput, CausalInput};
 use crate::error::ModelError;
 use crate::staged::{Block, Blocks, Flow, Staged};
 use crate::weights::Weights;
@@ -250,18 +251,28 @@ impl Gpt2Model {
     ///
     /// `[batch, seq]` of token ids to `[batch, seq, d_model]`; an adapter may make `seq` longer.
     ///
+    /// # Errors
+    ///
+    /// Those of [`Ctx::begin`].
+    ///
     /// # Panics
     ///
     /// Panics on an id outside the vocabulary and on more positions than `n_positions`.
-    pub fn forward(&self, input: CausalInput, mut cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Tensor<3> {
-        let (mut hidden, mask) = self.embedded(input, cache.as_deref_mut(), cx);
+    pub fn forward(
+        &self,
+        input: CausalInput,
+        mut cache: Option<&mut KeyValueCache>,
+        cx: &mut Ctx<'_>,
+    ) -> Result<Tensor<3>, Error> {
+        let (mut hidden, mask) = self.embedded(input, cache.as_deref_mut(), cx)?;
+        let cx = cx.hooks();
         for layer in &self.layers {
             hidden = layer.forward(hidden, mask.clone(), cache.as_deref_mut(), cx);
         }
         if let Some(cache) = cache {
             cache.grow(hidden.dims()[1]);
         }
-        ops::layer_norm(&cx.norm(FINAL_NORM, &self.norm), hidden)
+        Ok(cx.norm(FINAL_NORM, &self.norm, hidden))
     }
 
     /// What enters the first layer, and what its queries may see.
@@ -270,18 +281,11 @@ impl Gpt2Model {
         input: CausalInput,
         cache: Option<&mut KeyValueCache>,
         cx: &mut Ctx<'_>,
-    ) -> (Tensor<3>, Tensor<4>) {
-        let input = input.repeated(cx.replicas());
+    ) -> Result<(Tensor<3>, Tensor<4>), Error> {
+        let past_text = cache.as_ref().map_or(0, |cache| cache.text());
+        let (cx, CachedInput { input, .. }) = cx.begin(self, CachedInput { input, cache })?;
+        let (padding, past) = (cx.pass().padding.clone(), cx.pass().past);
         let device = input.ids.device();
-        let [batch, seq] = input.ids.dims();
-        let (past, past_text) = cache.as_ref().map_or((0, 0), |cache| (cache.columns(), cache.text()));
-        // That of all text, what a cache holds included.
-        let padding = match cache {
-            Some(cache) => cache.read([batch, seq], input.padding, &device),
-            None => input.padding,
-        };
-        cx.set_padding(padding.clone());
-        cx.set_past(past);
         let words = cx.lookup(WORDS, &self.words, input.ids);
         let state = cx.embedding(TOKENS, EmbeddingState::new(words, padding).after(past));
         // What an adapter puts in among the tokens has positions, what it puts in later has none.
@@ -297,7 +301,7 @@ impl Gpt2Model {
         let state = cx.embedding(EMBEDDING, EmbeddingState { hidden, ..state });
         let [_, seq, _] = state.hidden.dims();
         let mask = ops::causal_bias(seq, past, None, state.padding.as_ref(), &device);
-        (state.hidden, mask)
+        Ok((state.hidden, mask))
     }
 
     /// Scores of all tokens, `W h`.
@@ -310,6 +314,7 @@ impl Gpt2Model {
     ///
     /// Panics on another `d_model`.
     pub fn logits(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
+        let cx = cx.hooks();
         let hidden = cx.output(HEAD_INPUT, hidden);
         match &self.head {
             Some(head) => cx.linear(HEAD, head, hidden),
@@ -321,20 +326,18 @@ impl Gpt2Model {
 impl Blocks for Gpt2Model {
     type Input = CausalInput;
 
-    fn staged(&self, input: CausalInput, cx: &mut Ctx<'_>) -> Staged<'_> {
-        let (hidden, mask) = self.embedded(input, None, cx);
+    fn staged(&self, input: CausalInput, cx: &mut Ctx<'_>) -> Result<Staged<'_>, Error> {
+        let (hidden, mask) = self.embedded(input, None, cx)?;
         let block = |layer| -> Block<'_> {
             let mask = mask.clone();
             Flow::block(move |x, cx| Gpt2Layer::forward(layer, x, mask.clone(), None, cx))
         };
         let mut blocks: Vec<_> = self.layers.iter().map(block).collect();
-        blocks.push(Flow::block(|x, cx| {
-            ops::layer_norm(&cx.norm(FINAL_NORM, &self.norm), x)
-        }));
-        Staged {
+        blocks.push(Flow::block(|x, cx| cx.norm(FINAL_NORM, &self.norm, x)));
+        Ok(Staged {
             entered: Flow::of(hidden),
             blocks,
-        }
+        })
     }
 }
 
@@ -350,15 +353,20 @@ impl Gpt2Layer {
         Site::new(Stack::Decoder, self.index, role)
     }
 
-    fn forward(&self, x: Tensor<3>, mask: Tensor<4>, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Tensor<3> {
-        let norm = cx.norm(self.site(Role::AttentionNorm), &self.attention_norm);
-        let normed = ops::layer_norm(&norm, x.clone());
+    fn forward(
+        &self,
+        x: Tensor<3>,
+        mask: Tensor<4>,
+        cache: Option<&mut KeyValueCache>,
+        cx: &mut Hooks<'_>,
+    ) -> Tensor<3> {
+        let normed = cx.norm(self.site(Role::AttentionNorm), &self.attention_norm, x.clone());
         let attended = self.attention(normed, mask, cache, cx);
         let attended = cx.dropout(attended, self.dropout);
         let x = cx.hidden(self.site(Role::AfterAttention), attended, x, None);
 
-        let norm = cx.norm(self.site(Role::FfnNorm), &self.ffn_norm);
-        let up = cx.linear(self.site(Role::FfnUp), &self.up, ops::layer_norm(&norm, x.clone()));
+        let normed = cx.norm(self.site(Role::FfnNorm), &self.ffn_norm, x.clone());
+        let up = cx.linear(self.site(Role::FfnUp), &self.up, normed);
         let down = cx.linear(self.site(Role::FfnDown), &self.down, self.activation.forward(up));
         let down = cx.dropout(down, self.dropout);
         let x = cx.hidden(self.site(Role::AfterFfn), down, x, None);
@@ -370,7 +378,7 @@ impl Gpt2Layer {
         x: Tensor<3>,
         mask: Tensor<4>,
         cache: Option<&mut KeyValueCache>,
-        cx: &mut Ctx<'_>,
+        cx: &mut Hooks<'_>,
     ) -> Tensor<3> {
         let d = x.dims()[2];
         let fused = cx.linear(self.site(Role::QueryKeyValue), &self.attention_input, x.clone());

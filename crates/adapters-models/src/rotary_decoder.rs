@@ -11,7 +11,8 @@ use std::path::Path;
 use std::rc::Rc;
 
 use adapters_core::{
-    Ctx, EmbeddingState, Host, KeyValueState, NormWeight, Normalization, Role, Site, SiteInfo, SiteKind, Stack,
+    Ctx, EmbeddingState, Error, Hooks, Host, KeyValueState, NormWeight, Normalization, Role, Site, SiteInfo, SiteKind,
+    Stack,
 };
 use adapters_nn::ops::{self, Activation};
 use burn::module::{Module, Param, ParamId};
@@ -19,7 +20,7 @@ use burn::nn::{Embedding, Linear, RmsNorm};
 use burn::tensor::{Bool, Device, Tensor};
 
 use crate::cache::KeyValueCache;
-use crate::causal_lm::CausalInput;
+use crate::causal_lm::{CachedInput, CausalInput};
 use crate::error::ModelError;
 use crate::rotary::{Rotary, Turns};
 use crate::rotary_config::{Family, RotaryDecoderConfig};
@@ -155,37 +156,45 @@ impl RotaryDecoder {
     ///
     /// `[batch, seq]` of token ids to `[batch, seq, d_model]`; an adapter may make `seq` longer.
     ///
+    /// # Errors
+    ///
+    /// Those of [`Ctx::begin`].
+    ///
     /// # Panics
     ///
     /// Panics on an id outside the vocabulary.
-    pub fn forward(&self, input: CausalInput, mut cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Tensor<3> {
-        let (mut hidden, frame) = self.embedded(input, cache.as_deref_mut(), cx);
+    pub fn forward(
+        &self,
+        input: CausalInput,
+        mut cache: Option<&mut KeyValueCache>,
+        cx: &mut Ctx<'_>,
+    ) -> Result<Tensor<3>, Error> {
+        let (mut hidden, frame) = self.embedded(input, cache.as_deref_mut(), cx)?;
+        let cx = cx.hooks();
         for layer in &self.layers {
             hidden = layer.forward(hidden, &frame, cache.as_deref_mut(), cx);
         }
         if let Some(cache) = cache {
             cache.grow(hidden.dims()[1]);
         }
-        ops::rms_norm(&cx.norm(FINAL_NORM, &self.norm), hidden)
+        Ok(cx.norm(FINAL_NORM, &self.norm, hidden))
     }
 
     /// What enters the first layer, and what all have in common.
-    fn embedded(&self, input: CausalInput, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> (Tensor<3>, Frame) {
-        let input = input.repeated(cx.replicas());
-        let past = cache.as_ref().map_or(0, |cache| cache.columns());
-        // That of all text, what a cache holds included.
-        let padding = match cache {
-            Some(cache) => cache.read(input.ids.dims(), input.padding, &input.ids.device()),
-            None => input.padding,
-        };
-        cx.set_padding(padding.clone());
-        cx.set_past(past);
+    fn embedded(
+        &self,
+        input: CausalInput,
+        cache: Option<&mut KeyValueCache>,
+        cx: &mut Ctx<'_>,
+    ) -> Result<(Tensor<3>, Frame), Error> {
+        let (cx, CachedInput { input, .. }) = cx.begin(self, CachedInput { input, cache })?;
+        let (padding, past) = (cx.pass().padding.clone(), cx.pass().past);
         let hidden = cx.lookup(WORDS, &self.embedding, input.ids);
         let state = cx.embedding(TOKENS, EmbeddingState::new(hidden, padding).after(past));
         let EmbeddingState { hidden, padding, .. } = cx.embedding(EMBEDDING, state);
         let [_, seq, _] = hidden.dims();
         let frame = self.frame(seq, past, cx.first_position(), padding, &hidden.device());
-        (hidden, frame)
+        Ok((hidden, frame))
     }
 
     fn frame(&self, seq: usize, past: usize, first: usize, padding: Option<Tensor<2, Bool>>, device: &Device) -> Frame {
@@ -212,6 +221,7 @@ impl RotaryDecoder {
     ///
     /// Panics on another `d_model`.
     pub fn logits(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
+        let cx = cx.hooks();
         let hidden = match self.family.undoes_embeddings {
             true => cx.before_lm_head(EMBEDDING, hidden),
             false => hidden,
@@ -227,19 +237,19 @@ impl RotaryDecoder {
 impl Blocks for RotaryDecoder {
     type Input = CausalInput;
 
-    fn staged(&self, input: CausalInput, cx: &mut Ctx<'_>) -> Staged<'_> {
-        let (hidden, frame) = self.embedded(input, None, cx);
+    fn staged(&self, input: CausalInput, cx: &mut Ctx<'_>) -> Result<Staged<'_>, Error> {
+        let (hidden, frame) = self.embedded(input, None, cx)?;
         let frame = Rc::new(frame);
         let block = |layer| -> Block<'_> {
             let frame = frame.clone();
             Flow::block(move |x, cx| Layer::forward(layer, x, &frame, None, cx))
         };
         let mut blocks: Vec<_> = self.layers.iter().map(block).collect();
-        blocks.push(Flow::block(|x, cx| ops::rms_norm(&cx.norm(FINAL_NORM, &self.norm), x)));
-        Staged {
+        blocks.push(Flow::block(|x, cx| cx.norm(FINAL_NORM, &self.norm, x)));
+        Ok(Staged {
             entered: Flow::of(hidden),
             blocks,
-        }
+        })
     }
 }
 
@@ -255,13 +265,12 @@ impl Layer {
         Site::new(Stack::Decoder, self.index, role)
     }
 
-    fn forward(&self, x: Tensor<3>, frame: &Frame, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Tensor<3> {
-        let norm = cx.norm(self.site(Role::AttentionNorm), &self.attention_norm);
-        let attended = self.attention(ops::rms_norm(&norm, x.clone()), frame, cache, cx);
+    fn forward(&self, x: Tensor<3>, frame: &Frame, cache: Option<&mut KeyValueCache>, cx: &mut Hooks<'_>) -> Tensor<3> {
+        let normed = cx.norm(self.site(Role::AttentionNorm), &self.attention_norm, x.clone());
+        let attended = self.attention(normed, frame, cache, cx);
         let x = cx.hidden(self.site(Role::AfterAttention), attended, x, None);
 
-        let norm = cx.norm(self.site(Role::FfnNorm), &self.ffn_norm);
-        let normed = ops::rms_norm(&norm, x.clone());
+        let normed = cx.norm(self.site(Role::FfnNorm), &self.ffn_norm, x.clone());
         let gate = cx.linear(self.site(Role::FfnGate), &self.gate, normed.clone());
         let up = cx.linear(self.site(Role::FfnUp), &self.up, normed);
         let down = cx.linear(self.site(Role::FfnDown), &self.down, self.activation.gated(gate, up));
@@ -269,7 +278,13 @@ impl Layer {
         cx.output(self.site(Role::LayerOutput), x)
     }
 
-    fn attention(&self, x: Tensor<3>, frame: &Frame, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Tensor<3> {
+    fn attention(
+        &self,
+        x: Tensor<3>,
+        frame: &Frame,
+        cache: Option<&mut KeyValueCache>,
+        cx: &mut Hooks<'_>,
+    ) -> Tensor<3> {
         let query = cx.linear(self.site(Role::Query), &self.query, x.clone());
         let key = cx.linear(self.site(Role::Key), &self.key, x.clone());
         let value = cx.linear(self.site(Role::Value), &self.value, x.clone());

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use adapters_core::Ctx;
+use adapters_core::{Ctx, Error, Hooks};
 use burn::tensor::Tensor;
 
 /// What goes from block to block.
@@ -15,7 +15,7 @@ pub struct Flow {
 }
 
 /// A block of a forward pass.
-pub type Block<'m> = Box<dyn Fn(Flow, &mut Ctx<'_>) -> Flow + 'm>;
+pub type Block<'m> = Box<dyn Fn(Flow, &mut Hooks<'_>) -> Flow + 'm>;
 
 impl Flow {
     /// A hidden state alone.
@@ -24,7 +24,7 @@ impl Flow {
     }
 
     /// A block that makes one hidden state of another.
-    pub fn block<'m>(run: impl Fn(Tensor<3>, &mut Ctx<'_>) -> Tensor<3> + 'm) -> Block<'m> {
+    pub fn block<'m>(run: impl Fn(Tensor<3>, &mut Hooks<'_>) -> Tensor<3> + 'm) -> Block<'m> {
         Box::new(move |flow, cx| Self {
             hidden: run(flow.hidden, cx),
             beside: flow.beside,
@@ -42,10 +42,14 @@ pub trait Blocks {
 
     /// Begins a pass: the embeddings, and the blocks that are to come.
     ///
+    /// # Errors
+    ///
+    /// Those of [`Ctx::begin`].
+    ///
     /// # Panics
     ///
     /// As the model's `forward`.
-    fn staged(&self, input: Self::Input, cx: &mut Ctx<'_>) -> Staged<'_>;
+    fn staged(&self, input: Self::Input, cx: &mut Ctx<'_>) -> Result<Staged<'_>, Error>;
 }
 
 /// A forward pass that has begun.
@@ -58,7 +62,7 @@ pub struct Staged<'m> {
 
 impl Staged<'_> {
     /// Ends the pass: the last hidden state, `[batch, seq, d_model]`.
-    pub fn run(self, cx: &mut Ctx<'_>) -> Tensor<3> {
+    pub fn run(self, cx: &mut Hooks<'_>) -> Tensor<3> {
         let flow = self.blocks.iter().fold(self.entered, |flow, block| block(flow, cx));
         flow.hidden
     }

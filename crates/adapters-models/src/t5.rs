@@ -10,14 +10,14 @@ mod staged;
 
 use std::path::Path;
 
-use adapters_core::{Ctx, EmbeddingState, KeyValueState, Role, Site, Stack};
+use adapters_core::{Batch, Ctx, EmbeddingState, Error, Hooks, KeyValueState, Role, Sequence, Site, Stack};
 use adapters_nn::ops::{self, Activation};
 use burn::module::Module;
 use burn::nn::{Embedding, Linear, RmsNorm};
-use burn::tensor::kind::Basic;
 use burn::tensor::{Bool, Device, Int, Tensor};
 use serde::Deserialize;
 
+use crate::causal_lm::CausalInput;
 use crate::encoder_decoder::{DecoderCache, EncodedInput};
 use crate::error::ModelError;
 use crate::t5::distances::{Buckets, Distances};
@@ -291,54 +291,62 @@ impl T5Model {
     }
 
     /// The encoder's last hidden state, `[batch, seq] -> [batch, seq, d_model]`, and what of it is padding.
-    pub fn encode(&self, ids: Tensor<2, Int>, padding: Option<Tensor<2, Bool>>, cx: &mut Ctx<'_>) -> EncodedInput {
-        let EmbeddingState { hidden, padding, .. } = self.embedded(ids, padding, cx);
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Ctx::begin`].
+    pub fn encode(
+        &self,
+        ids: Tensor<2, Int>,
+        padding: Option<Tensor<2, Bool>>,
+        cx: &mut Ctx<'_>,
+    ) -> Result<EncodedInput, Error> {
+        let EmbeddingState { hidden, padding, .. } = self.embedded(CausalInput { ids, padding }, cx)?;
         let mask = padding.clone().map(ops::padding_bias);
-        let hidden = self.encoder.forward(hidden, mask, None, None, cx);
-        EncodedInput { hidden, padding }
+        let hidden = self.encoder.forward(hidden, mask, None, None, cx.hooks());
+        Ok(EncodedInput { hidden, padding })
     }
 
     /// What enters the encoder's first layer.
-    fn embedded(&self, ids: Tensor<2, Int>, padding: Option<Tensor<2, Bool>>, cx: &mut Ctx<'_>) -> EmbeddingState {
-        let replicas = cx.replicas();
-        let padding = padding.map(|padding| repeated(padding, replicas));
-        cx.set_padding(padding.clone());
-        let hidden = cx.lookup(WORDS, &self.shared, repeated(ids, replicas));
+    fn embedded(&self, input: CausalInput, cx: &mut Ctx<'_>) -> Result<EmbeddingState, Error> {
+        let (cx, CausalInput { ids, padding }) = cx.begin(self, input)?;
+        let hidden = cx.lookup(WORDS, &self.shared, ids);
         let hidden = cx.dropout(hidden, self.config.dropout_rate);
         let state = cx.embedding(TOKENS, EmbeddingState::new(hidden, padding));
-        cx.embedding(EMBEDDING, state)
+        Ok(cx.embedding(EMBEDDING, state))
     }
 
     /// What enters the decoder's first layer.
-    fn decoder_embedded(&self, ids: Tensor<2, Int>, cx: &mut Ctx<'_>) -> Tensor<3> {
+    fn decoder_embedded(&self, ids: Tensor<2, Int>, cx: &mut Hooks<'_>) -> Tensor<3> {
         let hidden = cx.lookup(WORDS, &self.shared, ids);
         cx.dropout(hidden, self.config.dropout_rate)
     }
 
     /// The decoder's last hidden state, `[batch, seq] -> [batch, seq, d_model]`. With a cache, `ids` are those that follow
     /// the positions it has seen.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Ctx::begin`].
     pub fn decode(
         &self,
         ids: Tensor<2, Int>,
         encoded: &EncodedInput,
         cache: Option<&mut DecoderCache>,
         cx: &mut Ctx<'_>,
-    ) -> Tensor<3> {
-        let ids = repeated(ids, cx.replicas());
+    ) -> Result<Tensor<3>, Error> {
         let past = cache.as_ref().map_or(0, |cache| cache.columns());
-        // Adapters count positions by the encoder's text, as in the reference.
-        cx.set_padding(encoded.padding.clone());
-        cx.set_past(past);
+        let (cx, DecoderInput { ids, .. }) = cx.begin(self, DecoderInput { ids, encoded, past })?;
         let mask = ops::causal_bias(ids.dims()[1], past, None, None, &ids.device());
         let hidden = self.decoder_embedded(ids, cx);
-        self.decoder.forward(hidden, Some(mask), Some(encoded), cache, cx)
+        Ok(self.decoder.forward(hidden, Some(mask), Some(encoded), cache, cx))
     }
 
     /// The scores of the vocabulary, `[batch, seq, d_model] -> [batch, seq, vocab]`. The tied head reads hidden states
     /// divided by the root of their width.
     pub fn logits(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
         match &self.lm_head {
-            Some(head) => cx.linear(LM_HEAD, head, hidden),
+            Some(head) => cx.hooks().linear(LM_HEAD, head, hidden),
             None => ops::project(
                 hidden * (self.config.d_model as f64).sqrt().recip(),
                 self.shared.weight.val(),
@@ -347,11 +355,31 @@ impl T5Model {
     }
 }
 
-/// The whole batch `times` times, one copy after the other.
-fn repeated<K: Basic>(batch: Tensor<2, K>, times: usize) -> Tensor<2, K> {
-    match times {
-        1 => batch,
-        times => batch.repeat_dim(0, times),
+/// What the decoder reads. Adapters count positions by the encoder's text, as in the reference.
+struct DecoderInput<'e> {
+    ids: Tensor<2, Int>,
+    /// Of a batch that was repeated already.
+    encoded: &'e EncodedInput,
+    past: usize,
+}
+
+impl Batch for DecoderInput<'_> {
+    fn size(&self) -> [usize; 2] {
+        self.ids.dims()
+    }
+
+    fn repeated(self, times: usize) -> Self {
+        Self {
+            ids: self.ids.repeat_dim(0, times),
+            ..self
+        }
+    }
+
+    fn sequence(&mut self) -> Sequence {
+        Sequence {
+            padding: self.encoded.padding.clone(),
+            past: self.past,
+        }
     }
 }
 
@@ -435,7 +463,7 @@ impl T5Stack {
         mask: Option<Tensor<4>>,
         encoded: Option<&EncodedInput>,
         mut cache: Option<&mut DecoderCache>,
-        cx: &mut Ctx<'_>,
+        cx: &mut Hooks<'_>,
     ) -> Tensor<3> {
         let [batch, seq, _] = hidden.dims();
         let past = match &mut cache {
@@ -457,9 +485,9 @@ impl T5Stack {
     }
 
     /// The norm after the last layer.
-    fn end(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
-        let norm = cx.norm(Site::outside(self.stack, Role::FinalNorm), &self.norm);
-        cx.dropout(ops::rms_norm(&norm, hidden), self.dropout)
+    fn end(&self, hidden: Tensor<3>, cx: &mut Hooks<'_>) -> Tensor<3> {
+        let normed = cx.norm(Site::outside(self.stack, Role::FinalNorm), &self.norm, hidden);
+        cx.dropout(normed, self.dropout)
     }
 }
 
@@ -475,10 +503,9 @@ impl T5Layer {
         distances: &mut Distances<'_>,
         encoded: Option<&EncodedInput>,
         mut cache: Option<&mut DecoderCache>,
-        cx: &mut Ctx<'_>,
+        cx: &mut Hooks<'_>,
     ) -> Tensor<3> {
-        let norm = cx.norm(self.site(Role::AttentionNorm), &self.norm);
-        let normed = ops::rms_norm(&norm, x.clone());
+        let normed = cx.norm(self.site(Role::AttentionNorm), &self.norm, x.clone());
         let attended = self
             .attention
             .over_itself(normed, mask, distances, cache.as_deref_mut(), cx);
@@ -486,15 +513,15 @@ impl T5Layer {
         let mut x = cx.hidden(self.site(Role::AfterAttention), attended, x, None);
 
         if let (Some(cross), Some(encoded)) = (&self.cross, encoded) {
-            let norm = cx.norm(Site::new(Stack::Cross, self.index, Role::AttentionNorm), &cross.norm);
-            let normed = ops::rms_norm(&norm, x.clone());
+            let site = Site::new(Stack::Cross, self.index, Role::AttentionNorm);
+            let normed = cx.norm(site, &cross.norm, x.clone());
             let attended = cross.attention.over_the_encoder(normed, encoded, cache, cx);
             let attended = cx.dropout(attended, self.dropout);
             x = cx.hidden(self.site(Role::AfterCrossAttention), attended, x, None);
         }
 
-        let norm = cx.norm(self.site(Role::FfnNorm), &self.feed_forward_norm);
-        let fed = self.feed_forward.forward(ops::rms_norm(&norm, x.clone()), cx);
+        let normed = cx.norm(self.site(Role::FfnNorm), &self.feed_forward_norm, x.clone());
+        let fed = self.feed_forward.forward(normed, cx);
         let fed = cx.dropout(fed, self.dropout);
         let x = cx.hidden(self.site(Role::AfterFfn), fed, x, None);
         cx.output(self.site(Role::LayerOutput), x)
@@ -513,7 +540,7 @@ impl T5Attention {
         mask: Option<Tensor<4>>,
         distances: &mut Distances<'_>,
         cache: Option<&mut DecoderCache>,
-        cx: &mut Ctx<'_>,
+        cx: &mut Hooks<'_>,
     ) -> Tensor<3> {
         let query = self.query(x.clone(), cx);
         let (key, value) = self.keys_values(x.clone(), cx);
@@ -539,7 +566,7 @@ impl T5Attention {
         x: Tensor<3>,
         encoded: &EncodedInput,
         cache: Option<&mut DecoderCache>,
-        cx: &mut Ctx<'_>,
+        cx: &mut Hooks<'_>,
     ) -> Tensor<3> {
         let query = self.query(x.clone(), cx);
         let (key, value) = match cache {
@@ -553,18 +580,18 @@ impl T5Attention {
         self.attend(query, state, cx)
     }
 
-    fn query(&self, x: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<4> {
+    fn query(&self, x: Tensor<3>, cx: &mut Hooks<'_>) -> Tensor<4> {
         self.split_heads(cx.linear(self.site(Role::Query), &self.query, x))
     }
 
-    fn keys_values(&self, x: Tensor<3>, cx: &mut Ctx<'_>) -> (Tensor<4>, Tensor<4>) {
+    fn keys_values(&self, x: Tensor<3>, cx: &mut Hooks<'_>) -> (Tensor<4>, Tensor<4>) {
         let key = cx.linear(self.site(Role::Key), &self.key, x.clone());
         let value = cx.linear(self.site(Role::Value), &self.value, x);
         (self.split_heads(key), self.split_heads(value))
     }
 
     /// The scores are not divided by the root of the heads' width: the published weights have that in them.
-    fn attend(&self, query: Tensor<4>, state: KeyValueState, cx: &mut Ctx<'_>) -> Tensor<3> {
+    fn attend(&self, query: Tensor<4>, state: KeyValueState, cx: &mut Hooks<'_>) -> Tensor<3> {
         let dropout = cx.pass().dropout.as_ref().map(|dropout| (dropout, self.dropout));
         let out = ops::scaled_attention(query, state.key, state.value, 1.0, state.bias, dropout);
         let [batch, heads, seq, d_head] = out.dims();
@@ -584,7 +611,7 @@ impl T5FeedForward {
         Site::new(self.stack, self.index, role)
     }
 
-    fn forward(&self, x: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, cx: &mut Hooks<'_>) -> Tensor<3> {
         let up = cx.linear(self.site(Role::FfnUp), &self.up, x.clone());
         let inner = match &self.gate {
             Some(gate) => self.activation.gated(cx.linear(self.site(Role::FfnGate), gate, x), up),

@@ -2,8 +2,7 @@
 
 use adapters_core::target::{ModuleFields, Target};
 use adapters_core::{
-    Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, Method, NotMergeable, PeftModules, Preset,
-    Shared, SiteAdapter, SiteInfo, SiteLayer, named_params, peft_modules,
+    Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable, PeftModules, Preset, Shared, SiteAdapter, SiteInfo, SiteLayer, named_params, peft_modules,
 };
 use adapters_nn::{draw, float_weight};
 use burn::module::{Module, Param, ParamId};
@@ -134,8 +133,12 @@ impl SiteAdapter<LinearState> for ScaledRotation {
         state
     }
 
-    fn keeps_layer(&self) -> bool {
-        false
+    fn effect(&self) -> Effect {
+        Effect::Changes
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
     }
 
     fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {

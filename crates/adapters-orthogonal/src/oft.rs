@@ -2,9 +2,7 @@
 
 use adapters_core::target::{ModuleFields, Target};
 use adapters_core::{
-    Build, Call, Capabilities, ConfigError, Erased, Error, LinearState, LinearWeight, Method, NotMergeable,
-    ParamValues, PeftModules, Preset, Scheduled, Shared, SiteAdapter, SiteInfo, SiteLayer, Tensors, TrainingSchedule,
-    named_params, peft_modules,
+    Build, Call, Capabilities, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable, ParamValues, PeftModules, Preset, Scheduled, Shared, SiteAdapter, SiteInfo, SiteLayer, Tensors, TrainingSchedule, named_params, peft_modules,
 };
 use adapters_nn::draw;
 use burn::module::{Module, Param};
@@ -260,8 +258,12 @@ impl SiteAdapter<LinearState> for Rotation {
         }
     }
 
-    fn keeps_layer(&self) -> bool {
-        false
+    fn effect(&self) -> Effect {
+        Effect::Changes
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
     }
 
     fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use adapters_core::{Call, KeyValueState, NamedParams, Shared, SharedParam, Site, SiteAdapter, Stack};
+use adapters_core::{Call, Causality, KeyValueState, NamedParams, Shared, SharedParam, Site, SiteAdapter, Stack};
 use adapters_nn::ops::{self, Activation};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Tensor};
@@ -223,9 +223,11 @@ impl SiteAdapter<KeyValueState> for PrefixLayer {
         state.with_front(key, value)
     }
 
+    fn effect(&self) {}
+
     /// A gate is a mean over the whole sequence.
-    fn is_causal(&self) -> bool {
-        self.gate.is_none()
+    fn causality(&self) -> Causality {
+        Causality::of_gate(&self.gate)
     }
 }
 

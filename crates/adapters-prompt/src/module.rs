@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use adapters_core::{Call, EmbeddingState, NamedParams, SiteAdapter};
+use adapters_core::{Call, Causality, EmbeddingState, NamedParams, SiteAdapter};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;
 
@@ -27,6 +27,12 @@ impl SiteAdapter<EmbeddingState> for PromptLayer {
     /// Panics if the last axis is not the model's width.
     fn apply(&self, state: EmbeddingState, _call: &Call<'_>) -> EmbeddingState {
         state.insert(self.at, self.vectors.val())
+    }
+
+    fn effect(&self) {}
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
     }
 }
 
@@ -56,6 +62,12 @@ impl SiteAdapter<EmbeddingState> for VirtualPrompt {
             None => call.shared.matrix(PROMPT),
         };
         state.insert(0, vectors.slice_dim(0, 0..self.rows))
+    }
+
+    fn effect(&self) {}
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
     }
 }
 

@@ -187,7 +187,7 @@ impl ErasedMethod for VirtualTokens {
         let shared = Shared::new().with(PROMPT, SharedParam::Two(Param::from_tensor(vectors)));
         let layers = adapter.layers().cloned().collect();
         Ok(Some(
-            Attached::new(adapter.name(), self.in_form(Form::Stored), layers).with_shared(shared),
+            adapter.reformed(self.in_form(Form::Stored), layers).with_shared(shared),
         ))
     }
 

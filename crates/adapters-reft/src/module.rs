@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use adapters_core::{Call, NamedParams, OutputState, SiteAdapter};
+use adapters_core::{Call, Causality, NamedParams, OutputState, SiteAdapter};
 use adapters_nn::ops::{self, Activation};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Tensor, activation};
@@ -112,6 +112,12 @@ impl SiteAdapter<OutputState> for ReftLayer {
             positions.add(hidden, change)
         });
         OutputState { hidden, ..state }
+    }
+
+    fn effect(&self) {}
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
     }
 }
 

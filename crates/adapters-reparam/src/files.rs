@@ -74,7 +74,7 @@ impl WeightDoor {
             });
         }
         let mut set = AdapterSet::new();
-        let mut adapter = Attached::new(NAME, method.clone(), layers).with_shared(shared);
+        let mut adapter = Attached::new(NAME, method.clone(), &host, layers).with_shared(shared);
         adapter.fill(by_id);
         set.insert(adapter)?;
         save_adapter(dir, Format::Peft, &set, NAME, &host)

@@ -4,8 +4,7 @@ use adapters_core::config::to_fields;
 use adapters_core::peft_modules::{name_modules, read_modules};
 use adapters_core::target::{ModuleFields, ModulePattern, Target};
 use adapters_core::{
-    AdapterHub, Build, Call, Codec, ConfigError, Erased, Error, Host, Method, NotMergeable, Peft, Preset, Role, Shared,
-    SiteAdapter, SiteInfo, SiteKind, SiteLayer, StoredConfig, TableState, named_params,
+    AdapterHub, Build, Call, Causality, Codec, ConfigError, Effect, Erased, Error, Host, Method, NotMergeable, Peft, Preset, Role, Shared, SiteAdapter, SiteInfo, SiteKind, SiteLayer, StoredConfig, TableState, named_params,
 };
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor, TensorData};
@@ -182,6 +181,14 @@ impl SiteAdapter<TableState> for TokenRows {
             output: state.output.clone() * (chosen.ones_like() - chosen) + rows.reshape([batch, seq, d_model]),
             ..state
         }
+    }
+
+    fn effect(&self) -> Effect {
+        Effect::Changes
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
     }
 
     fn merged(&self, base: Tensor<2>, _shared: &Shared) -> Result<Tensor<2>, NotMergeable> {

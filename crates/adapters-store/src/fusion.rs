@@ -12,7 +12,8 @@ use crate::{
     LoadOptions, LoadReport, SavedFiles, StoreError, read_json, read_pytorch, read_safetensors, write_json,
     write_safetensors,
 };
-use adapters_core::{AdapterSet, AttachReport, Format, Fusion, FusionConfig, Host, Tensors};
+use adapters_core::{AdapterSet, AttachReport, Format, Host, Tensors};
+use adapters_fusion::{Fusion, FusionConfig};
 
 const CONFIG: &str = "adapter_fusion_config.json";
 const WEIGHTS: &str = "model_adapter_fusion.safetensors";
@@ -92,7 +93,7 @@ pub fn save_fusion(dir: &Path, set: &AdapterSet, name: &str, host: &dyn Host) ->
 ///
 /// [`StoreError`] for files, with every missing, unexpected, misshapen or non-finite tensor; [`StoreError::ConfigFile`] for the
 /// configuration; [`Error::NoSuchAdapter`], [`Error::CannotFuse`], [`Error::NameTaken`] as for
-/// [`AdapterSet::attach_fusion`]. The set is unchanged on error.
+/// [`adapters_fusion::attach`]. The set is unchanged on error.
 pub fn load_fusion(
     dir: &Path,
     set: &mut AdapterSet,
@@ -141,7 +142,7 @@ pub fn load_fusion(
     }
     let name = options.name.clone().unwrap_or_else(|| stored_name.clone());
     let names: Vec<&str> = adapters.iter().map(String::as_str).collect();
-    let (fusion, attached): (_, AttachReport) = set.build_fusion(&name, &names, config, host, 0, device)?;
+    let (fusion, attached): (_, AttachReport) = adapters_fusion::build(set, &name, &names, config, host, 0, device)?;
     let format = Format::AdapterHub;
     set.insert_fusion(fill(fusion, format, &stored_name, host, &weights, tensors)?)?;
     Ok(LoadReport {

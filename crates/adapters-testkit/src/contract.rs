@@ -6,14 +6,15 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use adapters::core::Format;
-use adapters::core::{SiteLayer, merge, with_fresh_ids};
-use adapters::core::{Tensors, values};
+use adapters::core::{
+    AttachedLayer, Call, Causality, Format, LinearState, Pass, SiteLayer, Tensors, merge, values, with_fresh_ids,
+};
 use adapters::models::{Encoder, EncoderInput, Pretrained};
 use adapters::nn::draw;
 use adapters::store::{LoadOptions, StoreError, load_adapter, save_adapter, write_json, write_safetensors};
 use adapters::{AdapterSet, Composition, Ctx, Error, Host, METHODS, method};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::nn::Linear;
 use burn::tensor::{Bool, Device, Gradients, Int, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -92,7 +93,9 @@ impl Bench {
     }
 
     fn run(&self, model: &Encoder, mut cx: Ctx<'_>) -> Tensor<3> {
-        model.forward(self.input.clone(), &mut cx)
+        model
+            .forward(self.input.clone(), &mut cx)
+            .expect("the composition fits the input")
     }
 
     fn loss(&self, set: &AdapterSet) -> Tensor<1> {
@@ -129,6 +132,7 @@ pub fn all(config: &str, promises: Promises, device: &Device) {
     }
     copies_train_apart(&bench, config, promises.formats[0]);
     rows_go_apart(&bench, config);
+    declares_what_it_does(&bench, config);
 }
 
 /// A new adapter changes nothing where its method promises that; one that is not active changes nothing ever.
@@ -207,7 +211,9 @@ pub fn merged_layers_equal_unmerged(bench: &Bench, config: &str) {
             draw::normal(&mut ChaCha8Rng::seed_from_u64(7), [2, 3, d_in], 1.0),
             &bench.device,
         );
-        let want = Ctx::new(&set).linear(info.site, base, x.clone()).into_data();
+        let mut cx = Ctx::new(&set);
+        let (hooks, x) = cx.begin(&bench.model, x).expect("the set fits the model");
+        let want = hooks.linear(info.site, base, x.clone()).into_data();
         let error = relative_error(&merged.forward(x).into_data(), &want);
         assert!(error <= 1e-5, "{config}: {} is off by {error:e}", info.path);
     }
@@ -312,6 +318,54 @@ pub fn refuses_to_save(bench: &Bench, config: &str, format: Format) {
     );
 }
 
+/// Each layer at a linear site does what it declares: it changes the frozen layer or its input, adds to its output, and looks
+/// ahead, if and only if it says so.
+pub fn declares_what_it_does(bench: &Bench, config: &str) {
+    let set = bench.attach_random(config);
+    let adapter = set.attached(NAME).expect("it was attached");
+    let pass = Pass::default();
+    for AttachedLayer { info, layer } in adapter.layers() {
+        let (SiteLayer::Linear(layer), Some(frozen)) = (layer, bench.model.linear(info.site)) else {
+            continue;
+        };
+        let call = Call {
+            pass: &pass,
+            shared: adapter.shared(),
+            adapter: NAME,
+            site: info.site,
+        };
+        let [d_in, _] = frozen.weight.dims();
+        let x = draw::normal(&mut ChaCha8Rng::seed_from_u64(8), [2, 4, d_in], 1.0);
+        let x = Tensor::<3>::from_data(x, &bench.device);
+        let applied = |x: Tensor<3>| {
+            let state = LinearState {
+                input: x,
+                layer: frozen.clone(),
+                delta: None,
+            };
+            layer.apply(layer.open(state), &call)
+        };
+        let state = applied(x.clone());
+        let bias = |layer: &Linear| layer.bias.as_ref().map(|bias| bias.val().into_data());
+        let kept = state.input.to_data() == x.to_data()
+            && state.layer.weight.val().to_data() == frozen.weight.val().to_data()
+            && bias(&state.layer) == bias(frozen);
+        let effect = layer.effect();
+        assert_eq!(kept, !effect.changes(), "{config}: {effect:?} at {}", info.path);
+        assert_eq!(
+            state.delta.is_some(),
+            effect.source().is_some(),
+            "{config}: {effect:?} at {}",
+            info.path
+        );
+        let output = |x: Tensor<3>| layer.finish(applied(x), &call);
+        let (whole, start) = (output(x.clone()), output(x.slice_dim(1, 0..2)));
+        let error = relative_error(&start.into_data(), &whole.slice_dim(1, 0..2).into_data());
+        let causal = layer.causality() == Causality::Causal;
+        assert_eq!(causal, error <= 1e-5, "{config}: off by {error:e} at {}", info.path);
+    }
+}
+
 /// Dropout is off in evaluation and on in training; `config` has a dropout above zero.
 pub fn dropout_in_training_only(bench: &Bench, config: &str) {
     let set = bench.attach_random(config);
@@ -358,7 +412,7 @@ pub fn rows_go_apart(bench: &Bench, config: &str) {
     let forward = |cx: Ctx<'_>| bench.run(&bench.model, cx);
     let alone = |name: &str| {
         let active = set.composition(name).unwrap_or_else(|e| panic!("{config}: {e}"));
-        forward(Ctx::with_composition(&set, &active))
+        forward(Ctx::with_composition(&set, &active).expect("the set is as it was"))
     };
     let (a, b, none) = (alone("a"), alone("b"), forward(Ctx::plain()));
     let rows = |parts: [(&Tensor<3>, usize); 3]| {
@@ -370,7 +424,7 @@ pub fn rows_go_apart(bench: &Bench, config: &str) {
         assert!(error <= 1e-5, "{config}: {what} is off by {error:e}");
     };
     if let Some(mixed) = mixed {
-        let cx = Ctx::with_composition(&set, &mixed).with_tasks([Some(1), None, Some(0)]);
+        let cx = Ctx::with_composition(&set, &mixed).and_then(|cx| cx.with_tasks([Some(1), None, Some(0)]));
         let got = forward(cx.unwrap_or_else(|e| panic!("{config}: {e}")));
         close(
             got,
@@ -380,7 +434,7 @@ pub fn rows_go_apart(bench: &Bench, config: &str) {
     }
     let block = |block: Composition| {
         let active = set.composition(block).unwrap_or_else(|e| panic!("{config}: {e}"));
-        forward(Ctx::with_composition(&set, &active))
+        forward(Ctx::with_composition(&set, &active).expect("the set is as it was"))
     };
     let got = block(Composition::batch_split(["a", "b"], [2, 1]));
     close(got, rows([(&a, 0), (&a, 1), (&b, 2)]), "a batch split in two");

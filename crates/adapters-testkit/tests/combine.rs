@@ -23,7 +23,11 @@ fn weights(a: f64, b: f64) -> Vec<(String, f64)> {
 
 /// The last hidden state with what is active.
 fn output(bench: &Bench, set: &AdapterSet) -> TensorData {
-    bench.model.forward(bench.input.clone(), &mut Ctx::new(set)).into_data()
+    bench
+        .model
+        .forward(bench.input.clone(), &mut Ctx::new(set))
+        .unwrap()
+        .into_data()
 }
 
 fn combined(bench: &Bench, set: &mut AdapterSet, combination: Combination, weights: &[(String, f64)]) -> TensorData {
@@ -121,7 +125,7 @@ fn tasks_go_to_their_own_adapters() {
     set.activate(adapters::Composition::multi_task(["a", "b"])).unwrap();
     let cx = Ctx::new(&set).with_tasks([Some(1), None, Some(0)]).unwrap();
     let mut cx = cx;
-    let mixed = bench.model.forward(bench.input.clone(), &mut cx);
+    let mixed = bench.model.forward(bench.input.clone(), &mut cx).unwrap();
     let row = |data: &TensorData, row: usize| {
         Tensor::<3>::from_data(data.clone(), &Device::flex())
             .slice_dim(0, row..row + 1)

@@ -58,10 +58,11 @@ impl Projections {
     /// Query, key and value side by side.
     fn output(&self, set: &AdapterSet, x: &Tensor<3>) -> TensorData {
         let mut cx = Ctx::new(set);
+        let (hooks, x) = cx.begin(self, x.clone()).unwrap();
         let outputs = self
             .layers
             .iter()
-            .map(|(site, layer)| cx.linear(*site, layer, x.clone()));
+            .map(|(site, layer)| hooks.linear(*site, layer, x.clone()));
         Tensor::cat(outputs.collect(), 2).into_data()
     }
 
@@ -217,7 +218,7 @@ fn gpt2() -> std::path::PathBuf {
 fn logits(model: &CausalLm, cx: &mut Ctx<'_>) -> Tensor<3> {
     let device = Device::flex();
     let ids = Tensor::<2, Int>::from_data(TensorData::from([[5i64, 9, 3, 14, 7], [8, 2, 11, 6, 1]]), &device);
-    let hidden = model.forward(CausalInput { ids, padding: None }, cx);
+    let hidden = model.forward(CausalInput { ids, padding: None }, cx).unwrap();
     model.logits(hidden, cx)
 }
 

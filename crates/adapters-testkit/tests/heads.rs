@@ -89,7 +89,7 @@ fn scores_losses_and_gradients_are_the_references() {
         let input = input(&expected, &device);
         let (padding, [_, seq]) = (input.padding.clone(), input.ids.dims());
         let mut cx = Ctx::plain();
-        let hidden = base.forward(input, &mut cx);
+        let hidden = base.forward(input, &mut cx).unwrap();
         let scores = head.forward(hidden, padding.clone(), &base, &mut cx);
         match scores.clone() {
             Scores::Rows(rows) => close(name, &rows.inner().into_data(), &expected["logits"]),
@@ -192,7 +192,7 @@ fn rows_go_to_the_heads_of_their_branches() {
     let input = input(&Tensors::new(), &device);
     let padding = input.padding.clone();
     let mut cx = Ctx::plain();
-    let hidden = base.forward(input, &mut cx);
+    let hidden = base.forward(input, &mut cx).unwrap();
     let [batch, _, _] = hidden.dims();
     let mut rows = |routing: &Routing, hidden: Tensor<3>| -> Vec<TensorData> {
         let scores = heads.forward(routing, hidden, padding.clone(), &base, &mut cx).unwrap();
@@ -256,7 +256,7 @@ fn heads_follow_the_branches_of_a_composition_as_in_the_reference() {
         let composition: Composition = text.parse().unwrap();
         set.activate(composition.clone()).unwrap();
         let mut cx = Ctx::new(&set);
-        let hidden = base.forward(input(&Tensors::new(), &device), &mut cx);
+        let hidden = base.forward(input(&Tensors::new(), &device), &mut cx).unwrap();
         let padding = cx.pass().padding.clone();
         let routing = Routing::of(&composition).unwrap();
         let scores = heads.forward(&routing, hidden, padding, &base, &mut cx).unwrap();
@@ -300,7 +300,7 @@ fn a_setup_keeps_its_heads() {
         assert_eq!(again, setup);
         set.activate(again.composition.clone()).unwrap();
         let mut cx = Ctx::new(&set);
-        let hidden = base.forward(input(&Tensors::new(), &device), &mut cx);
+        let hidden = base.forward(input(&Tensors::new(), &device), &mut cx).unwrap();
         let padding = cx.pass().padding.clone();
         let routing = Routing::of_setup(&again).unwrap();
         let scores = heads.forward(&routing, hidden, padding, &base, &mut cx).unwrap();
@@ -364,7 +364,7 @@ fn heads_read_a_sequence_with_a_prompt_as_in_the_reference() {
     let input = input(&Tensors::new(), &device);
     let (padding, [_, seq]) = (input.padding.clone(), input.ids.dims());
     let mut cx = Ctx::new(&set);
-    let hidden = base.forward(input, &mut cx);
+    let hidden = base.forward(input, &mut cx).unwrap();
     let grown = cx.pass().padding.clone();
     let (_, tagging) = Head::load(&case("prompt/p"), &base, false, &device).unwrap();
     let scores = tagging.forward(hidden.clone(), grown.clone(), &base, &mut cx);
@@ -393,7 +393,7 @@ fn prompt_positions_in_front_are_not_scored() {
     let input = input(&Tensors::new(), &device);
     let (padding, [batch, seq]) = (input.padding.clone(), input.ids.dims());
     let ids = input.ids.clone();
-    let hidden = base.forward(input, &mut Ctx::plain());
+    let hidden = base.forward(input, &mut Ctx::plain()).unwrap();
     let longer = Tensor::cat(vec![hidden.clone().slice_dim(1, 0..2) * 3.0, hidden.clone()], 1);
     let losses = |kind: HeadKind, targets: Targets| {
         let config = HeadConfig::new(kind, ["x", "y", "z"]).with_dropout(0.0);

@@ -187,7 +187,7 @@ fn prompts_do_not_see_padding() {
     ] {
         let set = bench.attach_random(config);
         let run = |input: EncoderInput| {
-            let output = bench.model.forward(input, &mut Ctx::new(&set));
+            let output = bench.model.forward(input, &mut Ctx::new(&set)).unwrap();
             let output = output.slice([0..1, 0..5]).into_data();
             output.iter::<f32>().collect::<Vec<f32>>()
         };

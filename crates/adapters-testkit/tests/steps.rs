@@ -53,11 +53,13 @@ fn a_causal_model_goes_on_where_it_stopped() {
             ids: tokens.clone().slice_dim(1, from..to),
             padding: Some(padding.clone().slice_dim(1, from..to)),
         };
-        let whole = model.forward(columns(0, 5), &mut Ctx::new(&set));
+        let whole = model.forward(columns(0, 5), &mut Ctx::new(&set)).unwrap();
         let mut cache = KeyValueCache::new();
         let steps = [(0, 3), (3, 4), (4, 5)].map(|(from, to)| {
             assert_eq!(cache.columns(), from);
-            model.forward_cached(columns(from, to), &mut cache, &mut Ctx::new(&set))
+            model
+                .forward_cached(columns(from, to), &mut cache, &mut Ctx::new(&set))
+                .unwrap()
         });
         let steps = Tensor::cat(steps.into(), 1);
         // What a padded position computes is nobody's business.
@@ -74,14 +76,18 @@ fn a_decoder_goes_on_and_reads_the_encoder_once() {
     let tokens = ids([[7, 5, 9, 3, 1], [8, 2, 1, 0, 0]]);
     let padding = tokens.clone().equal_elem(0);
     let decoder = ids([[0, 4, 6, 21], [0, 33, 2, 9]]);
-    let encoded = model.encode(tokens, Some(padding), &mut Ctx::new(&set));
-    let whole = model.decode(decoder.clone(), &encoded, None, &mut Ctx::new(&set));
+    let encoded = model.encode(tokens, Some(padding), &mut Ctx::new(&set)).unwrap();
+    let whole = model
+        .decode(decoder.clone(), &encoded, None, &mut Ctx::new(&set))
+        .unwrap();
     let mut cache = DecoderCache::new();
     let mut encoded = encoded;
     let steps = [(0, 1), (1, 3), (3, 4)].map(|(from, to)| {
         assert_eq!(cache.columns(), from);
         let ids = decoder.clone().slice_dim(1, from..to);
-        let step = model.decode(ids, &encoded, Some(&mut cache), &mut Ctx::new(&set));
+        let step = model
+            .decode(ids, &encoded, Some(&mut cache), &mut Ctx::new(&set))
+            .unwrap();
         // Its keys and values are in the cache from the first step on.
         encoded.hidden = encoded.hidden.clone() * 0.0;
         step

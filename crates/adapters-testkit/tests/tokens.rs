@@ -21,7 +21,7 @@ fn hidden(base: &Encoder, set: &AdapterSet, device: &Device) -> TensorData {
         token_types: None,
         padding: Some(mask.equal_elem(0)),
     };
-    base.forward(input, &mut Ctx::new(set)).into_data()
+    base.forward(input, &mut Ctx::new(set)).unwrap().into_data()
 }
 
 fn far(own: &TensorData, wanted: &TensorData) -> f32 {

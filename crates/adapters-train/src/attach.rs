@@ -50,7 +50,7 @@ pub(crate) fn attach(
             }
             let names: Vec<&str> = frozen.iter().map(String::as_str).collect();
             let config = section.fusion_config()?;
-            let report = set.attach_named_fusion(&section.name, &names, config, &**base, seed, device)?;
+            let report = adapters_fusion::attach_named(set, &section.name, &names, config, &**base, seed, device)?;
             (report, Composition::named_fuse(&section.name, names))
         }
     };

@@ -136,7 +136,7 @@ pub fn evaluate_head(
     for indices in eval_batches(&data.lengths, batch_size) {
         let input = data.input(&indices, encoder.pad_id(), device);
         let ([_, seq], mut cx) = (input.ids.dims(), Ctx::new(set));
-        let hidden = encoder.forward(input, &mut cx);
+        let hidden = encoder.forward(input, &mut cx)?;
         let padding = cx.pass().padding.clone();
         let scores = head.forward(hidden, padding, encoder, &mut cx);
         if labels.is_some() {
@@ -215,14 +215,14 @@ pub fn evaluate(
     let pad_id = model.adapted.base.pad_id();
     let score = |indices: &[usize]| {
         let input = data.input(indices, pad_id, device);
-        (model.forward(input, None), data.classes(indices, device))
+        Ok((model.forward(input, None)?, data.classes(indices, device)))
     };
     evaluate_with(score, &data.lengths, batch_size)
 }
 
 /// Scores what `score` says of the rows of each batch: their logits `[batch, classes]`, and their labels.
 pub(crate) fn evaluate_with(
-    score: impl Fn(&[usize]) -> (Tensor<2>, Tensor<1, Int>),
+    score: impl Fn(&[usize]) -> Result<(Tensor<2>, Tensor<1, Int>), TrainError>,
     lengths: &[usize],
     batch_size: usize,
 ) -> Result<Evaluation, TrainError> {
@@ -237,7 +237,7 @@ pub(crate) fn evaluate_with(
         lr: None,
     };
     for indices in eval_batches(lengths, batch_size) {
-        let (out, labels) = score(&indices);
+        let (out, labels) = score(&indices)?;
         let losses = cross_entropy(out.clone(), labels.clone());
         loss.update(&LossInput::new(losses), &metadata)
             .map_err(|e| failed(&e))?;

@@ -134,7 +134,7 @@ fn attention(run: &Run, dir: &Path) -> Result<Attention, TrainError> {
         let input = data.input(&indices, adapted.base.pad_id(), device);
         let keep = input.padding.clone().map(|padding| padding.bool_not().float());
         let mut cx = Ctx::new(&adapted.set).recording();
-        adapted.base.forward(input, &mut cx);
+        adapted.base.forward(input, &mut cx)?;
         for record in cx.records() {
             let Recorded::FusionAttention { scores, .. } = record.value else {
                 continue;

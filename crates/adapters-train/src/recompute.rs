@@ -4,7 +4,7 @@
 //! without a graph and keeps what enters each block. Going back from the last one, a block is run again with a graph, and
 //! asked for the gradients of its parameters and of what entered it; then its graph is gone.
 
-use adapters_core::{AdapterSet, Ctx};
+use adapters_core::{AdapterSet, Ctx, Error};
 use adapters_models::{Blocks, Flow};
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
@@ -47,6 +47,10 @@ impl LossGradients {
     /// active in `set` and with the seed of its dropout; `loss` makes the loss of the last hidden state, and may go on with
     /// the context it is given.
     ///
+    /// # Errors
+    ///
+    /// Those of [`Ctx::begin`].
+    ///
     /// # Panics
     ///
     /// As `model` and `loss`.
@@ -57,15 +61,15 @@ impl LossGradients {
         head: &H,
         cx: &Ctx<'_>,
         loss: impl FnOnce(Tensor<3>, &mut Ctx<'_>) -> Tensor<1>,
-    ) -> Self {
+    ) -> Result<Self, Error> {
         let plain = set.valid();
         let mut forward = cx.resumed(&plain);
-        let staged = model.staged(input.clone(), &mut forward);
+        let staged = model.staged(input.clone(), &mut forward)?;
         let mut entered = Vec::with_capacity(staged.blocks.len());
         let mut flow = staged.entered;
         for block in &staged.blocks {
             entered.push((flow.clone(), forward.resumed(&plain)));
-            flow = block(flow, &mut forward);
+            flow = block(flow, forward.hooks());
         }
 
         let mut of_set = GradientsAccumulator::new();
@@ -81,20 +85,20 @@ impl LossGradients {
 
         for (block, (flow, then)) in staged.blocks.iter().zip(entered).rev() {
             let flow = leaf(flow);
-            let output = block(flow.clone(), &mut then.resumed(set));
+            let output = block(flow.clone(), then.resumed(set).hooks());
             let mut gradients = upstream.along(output).backward();
             upstream = Upstream::of(&flow, &gradients);
             collect(&mut gradients);
         }
-        let begun = upstream.along(model.staged(input, &mut cx.resumed(set)).entered);
+        let begun = upstream.along(model.staged(input, &mut cx.resumed(set))?.entered);
         if begun.is_tracked() {
             collect(&mut begun.backward());
         }
-        Self {
+        Ok(Self {
             loss: value.into_scalar::<f32>().elem(),
             of_set: of_set.grads(),
             of_head,
-        }
+        })
     }
 }
 

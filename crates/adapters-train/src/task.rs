@@ -102,7 +102,13 @@ impl Learner {
     }
 
     /// Mean loss over a batch times `share`, in training, and its gradients; with the memory of one block if `by_block`.
-    pub fn gradients(&self, batch: Batch, share: f64, draws: Draws, by_block: bool) -> LossGradients {
+    pub fn gradients(
+        &self,
+        batch: Batch,
+        share: f64,
+        draws: Draws,
+        by_block: bool,
+    ) -> Result<LossGradients, TrainError> {
         match (&*self.adapted.base, batch.input.clone()) {
             (Model::Encoder(model), Input::Encoder(input)) if by_block => {
                 self.gradients_by_block(model, input, &batch, share, draws)
@@ -115,9 +121,9 @@ impl Learner {
             }
             (_, input) => {
                 let mut cx = self.training(draws);
-                let hidden = self.hidden(input, &mut cx);
+                let hidden = self.hidden(input, &mut cx)?;
                 let loss = self.loss(hidden, &batch, share, &mut cx);
-                LossGradients::of(&loss, &self.adapted.set, &self.head)
+                Ok(LossGradients::of(&loss, &self.adapted.set, &self.head))
             }
         }
     }
@@ -129,10 +135,17 @@ impl Learner {
         batch: &Batch,
         share: f64,
         draws: Draws,
-    ) -> LossGradients {
+    ) -> Result<LossGradients, TrainError> {
         let loss = |hidden, cx: &mut Ctx<'_>| self.loss(hidden, batch, share, cx);
         let cx = self.training(draws);
-        LossGradients::by_block(model, input, &self.adapted.set, &self.head, &cx, loss)
+        Ok(LossGradients::by_block(
+            model,
+            input,
+            &self.adapted.set,
+            &self.head,
+            &cx,
+            loss,
+        )?)
     }
 
     fn training(&self, draws: Draws) -> Ctx<'_> {
@@ -160,16 +173,16 @@ impl Learner {
     }
 
     /// The last hidden state, of the decoder where there are two stacks.
-    fn hidden(&self, input: Input, cx: &mut Ctx<'_>) -> Tensor<3> {
-        match (&*self.adapted.base, input) {
-            (Model::Encoder(model), Input::Encoder(input)) => model.forward(input, cx),
-            (Model::CausalLm(model), Input::CausalLm(input)) => model.forward(input, cx),
+    fn hidden(&self, input: Input, cx: &mut Ctx<'_>) -> Result<Tensor<3>, TrainError> {
+        Ok(match (&*self.adapted.base, input) {
+            (Model::Encoder(model), Input::Encoder(input)) => model.forward(input, cx)?,
+            (Model::CausalLm(model), Input::CausalLm(input)) => model.forward(input, cx)?,
             (Model::EncoderDecoder(model), Input::EncoderDecoder(input)) => {
-                let encoded = model.encode(input.ids, input.padding, cx);
-                model.decode(input.decoder_ids, &encoded, None, cx)
+                let encoded = model.encode(input.ids, input.padding, cx)?;
+                model.decode(input.decoder_ids, &encoded, None, cx)?
             }
             _ => unreachable!("examples make the input of the model they were read for"),
-        }
+        })
     }
 
     /// Logits of a batch, a row a prediction, `[predictions, classes or vocab]`. Of tokens only those that are to be
@@ -186,10 +199,10 @@ impl Learner {
         }
     }
 
-    fn predict(&self, batch: Batch) -> (Tensor<2>, Tensor<1, Int>) {
+    fn predict(&self, batch: Batch) -> Result<(Tensor<2>, Tensor<1, Int>), TrainError> {
         let mut cx = Ctx::new(&self.adapted.set);
-        let hidden = self.hidden(batch.input.clone(), &mut cx);
-        (self.logits(hidden, &batch, &mut cx), batch.ids())
+        let hidden = self.hidden(batch.input.clone(), &mut cx)?;
+        Ok((self.logits(hidden, &batch, &mut cx), batch.ids()))
     }
 
     /// Scores the whole of `data`. Of tokens: the mean loss and the share guessed right; no logits.
@@ -205,7 +218,7 @@ impl Learner {
         }
         let (mut loss, mut right, mut count) = (0.0, 0.0, 0usize);
         for indices in eval_batches(data.lengths(), batch_size) {
-            let (logits, answers) = predict(&indices);
+            let (logits, answers) = predict(&indices)?;
             let guesses = logits.clone().argmax(1).squeeze_dim::<1>(1);
             right += f64::from(guesses.equal(answers.clone()).int().sum().into_scalar::<i64>() as f32);
             count += answers.dims()[0];

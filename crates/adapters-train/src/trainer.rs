@@ -341,7 +341,7 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
         let model = &state.model;
         // Weighted by predictions, so that a step over many batches is the step over one large batch.
         let share = batch.predictions() as f64 / predictions.max(1) as f64;
-        let pass = model.gradients(batch, share, draws, train.gradient_checkpointing);
+        let pass = model.gradients(batch, share, draws, train.gradient_checkpointing)?;
         mean_loss += pass.loss;
         of_set.accumulate(&model.adapted.set, pass.of_set);
         of_head.accumulate(&model.head, pass.of_head);

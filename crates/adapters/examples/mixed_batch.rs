@@ -65,12 +65,12 @@ impl Way {
             .transpose()?;
         let (started, before) = (Instant::now(), ticks());
         let cx = match &active {
-            Some(active) => Ctx::with_composition(set, active),
+            Some(active) => Ctx::with_composition(set, active)?,
             None => Ctx::plain(),
         };
-        let mut cx = cx.with_tasks(self.tasks.iter().copied())?.for_input(ROWS, SEQ)?;
+        let mut cx = cx.with_tasks(self.tasks.iter().copied())?;
         // Reading an element waits for the result.
-        let sum: f32 = model.forward(input.clone(), &mut cx).sum().into_scalar();
+        let sum: f32 = model.forward(input.clone(), &mut cx)?.sum().into_scalar();
         assert!(sum.is_finite());
         self.times.push(started.elapsed());
         if let (Some(before), Some(now)) = (before, ticks()) {

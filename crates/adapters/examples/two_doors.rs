@@ -39,9 +39,10 @@ impl Layers {
     }
 
     /// With hooks.
-    fn forward(&self, x: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, cx: &mut Ctx<'_>) -> Result<Tensor<3>, Error> {
+        let (hooks, x) = cx.begin(self, x)?;
         let layers = self.layers.iter().enumerate();
-        layers.fold(x, |x, (index, layer)| cx.linear(site(index), layer, x).tanh())
+        Ok(layers.fold(x, |x, (index, layer)| hooks.linear(site(index), layer, x).tanh()))
     }
 
     /// As anybody writes it.
@@ -121,7 +122,11 @@ fn step(door: &str, width: usize) -> Result<(f64, f64), Error> {
             set.attach("lora", method(CONFIG)?, &layers, 0, &plain)?;
             set.activate("lora")?;
             let set = set.train();
-            measure(|| drop(layers.forward(x.clone(), &mut Ctx::new(&set)).square().sum().backward()))
+            layers.forward(x.clone(), &mut Ctx::new(&set))?;
+            measure(|| {
+                let output = layers.forward(x.clone(), &mut Ctx::new(&set));
+                drop(output.map(|output| output.square().sum().backward()));
+            })
         }
     };
     Ok((time, peak() - before))

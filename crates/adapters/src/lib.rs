@@ -8,6 +8,7 @@ pub use adapters_core::{
     Adapted, AdapterSet, AnyMethod, AttachReport, Composition, Ctx, Error, Format, Frozen, Host, Method, MethodEntry,
     Registry, Site, merge,
 };
+pub use adapters_fusion as fusion;
 pub use adapters_nn as nn;
 pub use adapters_reparam::{ForPaths, WeightDoor};
 pub use adapters_store as store;

@@ -9,9 +9,15 @@ fn allowed(package: &str) -> Option<&'static [&'static str]> {
     match package {
         "adapters-nn" => Some(&[]),
         "adapters-core" => Some(&["adapters-nn"]),
-        "adapters-store" => Some(&["adapters-core", "adapters-nn"]),
+        "adapters-store" => Some(&["adapters-core", "adapters-fusion", "adapters-nn"]),
         "adapters-reparam" | "adapters-models" => Some(&["adapters-core", "adapters-nn", "adapters-store"]),
-        "adapters-train" => Some(&["adapters-core", "adapters-models", "adapters-nn", "adapters-store"]),
+        "adapters-train" => Some(&[
+            "adapters-core",
+            "adapters-fusion",
+            "adapters-models",
+            "adapters-nn",
+            "adapters-store",
+        ]),
         _ if METHOD_CRATES.contains(&package) => Some(&["adapters-core", "adapters-nn"]),
         _ => None,
     }

@@ -121,7 +121,7 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
 
     let plain = model.valid();
     times.push(time("forward", &mut || {
-        let _ = plain.forward(input.clone(), None).into_data();
+        let _ = plain.forward(input.clone(), None)?.into_data();
         Ok(())
     })?);
     drop(plain);
@@ -133,7 +133,7 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
         let Some(mut model) = training.take() else {
             return Ok(());
         };
-        let logits = model.forward(input.clone(), Some(0));
+        let logits = model.forward(input.clone(), Some(0))?;
         let loss = cross_entropy(logits, labels.clone()).mean();
         let mut grads = loss.backward();
         let grads_set = GradientsParams::from_module(&mut grads, &model.adapted.set);
@@ -150,7 +150,7 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
         let mut merged = pretrained.encoder(&device)?;
         if adapters::merge(&mut merged, &set, "bench", None).is_ok() {
             times.push(time("merged forward", &mut || {
-                let _ = merged.forward(input.clone(), &mut adapters::Ctx::plain()).into_data();
+                let _ = merged.forward(input.clone(), &mut adapters::Ctx::plain())?.into_data();
                 Ok(())
             })?);
         }

@@ -8,9 +8,9 @@ use burn::tensor::{Device, Tensor, module};
 
 use crate::erased::Erased;
 use crate::host::Host;
-use crate::method::layer::{NamedParams, NotMergeable, SiteAdapter, SiteLayer};
+use crate::method::layer::{Causality, Effect, NamedParams, NotMergeable, SiteAdapter, SiteLayer};
 use crate::method::shared::Shared;
-use crate::pass::ctx::Call;
+use crate::pass::call::Call;
 use crate::pass::state::{LinearState, LinearWeight, NormState, NormWeight, TableState};
 use crate::site::Site;
 use adapters_nn::float_weight;
@@ -63,8 +63,12 @@ impl SiteAdapter<LinearState> for BiasCopy {
         state
     }
 
-    fn keeps_layer(&self) -> bool {
-        false
+    fn effect(&self) -> Effect {
+        Effect::Changes
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
     }
 
     fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
@@ -81,6 +85,12 @@ impl SiteAdapter<NormState> for BiasCopy {
             bias: Some(self.bias.val()),
             ..state
         }
+    }
+
+    fn effect(&self) {}
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
     }
 
     fn merged(&self, base: NormWeight, _shared: &Shared) -> Result<NormWeight, NotMergeable> {
@@ -127,8 +137,12 @@ impl SiteAdapter<LinearState> for LinearCopy {
         }
     }
 
-    fn keeps_layer(&self) -> bool {
-        false
+    fn effect(&self) -> Effect {
+        Effect::Changes
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
     }
 
     fn merged(&self, _base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
@@ -159,6 +173,12 @@ impl SiteAdapter<NormState> for NormCopy {
             weight: self.weight.val(),
             bias: self.bias.as_ref().map(|bias| bias.val()),
         }
+    }
+
+    fn effect(&self) {}
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
     }
 
     fn merged(&self, _base: NormWeight, _shared: &Shared) -> Result<NormWeight, NotMergeable> {
@@ -192,8 +212,12 @@ impl SiteAdapter<TableState> for TableCopy {
         }
     }
 
-    fn keeps_layer(&self) -> bool {
-        false
+    fn effect(&self) -> Effect {
+        Effect::Changes
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
     }
 
     fn merged(&self, _base: Tensor<2>, _shared: &Shared) -> Result<Tensor<2>, NotMergeable> {

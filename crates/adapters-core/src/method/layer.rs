@@ -6,11 +6,10 @@ use burn::module::ParamId;
 use burn::tensor::Tensor;
 
 use crate::erased::Erased;
-use crate::fusion::FusionLayer;
 use crate::method::shared::Shared;
-use crate::pass::ctx::Call;
+use crate::pass::call::Call;
 use crate::pass::state::{
-    EmbeddingState, HiddenState, HookState, KeyValueState, LinearState, NormState, OutputState, TableState,
+    EmbeddingState, FusionState, HiddenState, HookState, KeyValueState, LinearState, NormState, OutputState, TableState,
 };
 
 /// A method's layer at one site. `S` says which hook it serves.
@@ -18,7 +17,7 @@ use crate::pass::state::{
 /// An ordinary `#[derive(Module)]` struct implements this and [`NamedParams`]; everything else (erasure,
 /// composition, storage, optimizer) follows from that.
 pub trait SiteAdapter<S: HookState>: NamedParams {
-    /// Prepares the state: what happens before this adapter, or before a block that it leads.
+    /// Prepares the state: what happens before this adapter, or before a block of which it is the first.
     ///
     /// In a `Stack` every adapter is prepared for; the blocks whose children act side by side are prepared for once,
     /// by the first.
@@ -33,9 +32,10 @@ pub trait SiteAdapter<S: HookState>: NamedParams {
     /// May panic on tensors whose shapes are not those of the site it was built for.
     fn apply(&self, state: S, call: &Call<'_>) -> S;
 
-    /// Closes the site; called on the last adapter of a composition.
-    fn finish(&self, state: S, _call: &Call<'_>) -> S::Output {
-        state.finish()
+    /// The finisher of this layer, for one that computes the output of the hook in its own way. Called for the last
+    /// adapter of a composition.
+    fn finisher(&self) -> Option<&dyn Finisher<S>> {
+        None
     }
 
     /// Undoes, before the language-model head, what [`apply`](Self::apply) did to the embeddings. The identity where
@@ -44,23 +44,13 @@ pub trait SiteAdapter<S: HookState>: NamedParams {
         hidden
     }
 
-    /// Whether it leaves the frozen layer and its input alone and only adds to what comes out: what an `Average` of adapters
-    /// can take the mean of.
-    fn keeps_layer(&self) -> bool {
-        true
-    }
+    /// What it does to a frozen layer: at sites of linear layers and embedding tables. Composition and activation go by it:
+    /// a layer that does something else than it states here gives wrong outputs in blocks. The contract suite of the test
+    /// kit compares it with what the layer does.
+    fn effect(&self) -> S::Effect;
 
-    /// Whether what it does at a position depends on no later one, so that the keys and values of a position stay what they
-    /// are while a text grows.
-    fn is_causal(&self) -> bool {
-        true
-    }
-
-    /// Whether [`finish`](Self::finish) is left as it is, so that adapters of different rows can be closed together. A layer
-    /// that implements `finish` at a linear site must say no.
-    fn closes_plainly(&self) -> bool {
-        true
-    }
+    /// Whether what it does at a position depends on later ones.
+    fn causality(&self) -> Causality;
 
     /// What a fusion over this adapter asks its questions with; `None` for a layer that does not answer
     /// [`HiddenState::up`](crate::HiddenState) and so cannot be fused.
@@ -89,7 +79,75 @@ pub trait SiteAdapter<S: HookState>: NamedParams {
     }
 }
 
-/// What a fusion asks its questions with.
+/// Computes the output of a hook from the state after the last adapter, in place of
+/// [`HookState::finish`](crate::HookState).
+pub trait Finisher<S: HookState> {
+    /// The output of the hook.
+    fn finish(&self, state: S, call: &Call<'_>) -> S::Output;
+}
+
+/// What a layer does at the site of a frozen layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Leaves the frozen layer and its input alone, and adds to what comes out (or, with a [`Finisher`], keeps in `delta`
+    /// what that reads).
+    Adds(Source),
+    /// Changes the frozen layer, its input, or its output as a whole, and adds nothing.
+    Changes,
+    /// Changes the frozen layer, and adds to what comes out.
+    ChangesAndAdds(Source),
+}
+
+/// What a layer computes its addition from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The input of the frozen layer: after another adapter the two additions are summed.
+    Input,
+    /// In a `Stack`, the addition of the adapter before it; the input of the frozen layer where there is none. Follows the
+    /// reference. `width` is the number of features it must have, `None` where no addition at this site fits.
+    Previous {
+        /// Features of the addition it reads.
+        width: Option<usize>,
+    },
+}
+
+impl Effect {
+    /// Whether it changes a frozen layer or what goes into it.
+    pub fn changes(self) -> bool {
+        !matches!(self, Self::Adds(_))
+    }
+
+    /// What the addition is computed from; `None` for a layer that adds nothing.
+    pub fn source(self) -> Option<Source> {
+        match self {
+            Self::Adds(source) | Self::ChangesAndAdds(source) => Some(source),
+            Self::Changes => None,
+        }
+    }
+}
+
+/// Whether a layer looks ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Causality {
+    /// What it does at a position depends on no later one, so that the keys and values of a position stay what they are
+    /// while a text grows.
+    Causal,
+    /// What it does at a position may depend on the whole sequence, as a gate does that is a mean over it. A decoder then
+    /// generates without a cache.
+    LooksAhead,
+}
+
+impl Causality {
+    /// Looks ahead if there is a gate that is a mean over the sequence.
+    pub fn of_gate<G>(gate: &Option<G>) -> Self {
+        match gate {
+            Some(_) => Self::LooksAhead,
+            None => Self::Causal,
+        }
+    }
+}
+
+/// What a fusion computes its query from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FusionQuery {
     /// What enters an adapter after its block: the hidden state, before or after the normalization as the fusion's
@@ -138,7 +196,7 @@ pub enum SiteLayer {
     /// Acts on a layer's output or the input of the language-model head.
     Output(Erased<OutputState>),
     /// Fuses what several adapters make of a hidden state.
-    Fusion(FusionLayer),
+    Fusion(Erased<FusionState>),
     /// At no site: what the layers of an adapter share.
     Shared(Shared),
 }
@@ -180,18 +238,18 @@ macro_rules! map_kind {
 pub(crate) use {each_kind, map_kind};
 
 impl SiteLayer {
-    /// See [`SiteAdapter::is_causal`].
-    pub(crate) fn is_causal(&self) -> bool {
+    /// See [`SiteAdapter::causality`].
+    pub(crate) fn causality(&self) -> Causality {
         match self {
-            Self::Linear(layer) => layer.is_causal(),
-            Self::Norm(layer) => layer.is_causal(),
-            Self::Table(layer) => layer.is_causal(),
-            Self::Hidden(layer) => layer.is_causal(),
-            Self::KeyValue(layer) => layer.is_causal(),
-            Self::Embedding(layer) => layer.is_causal(),
-            Self::Output(layer) => layer.is_causal(),
-            // A fusion mixes what its adapters did at one position.
-            Self::Fusion(_) | Self::Shared(_) => true,
+            Self::Linear(layer) => layer.causality(),
+            Self::Norm(layer) => layer.causality(),
+            Self::Table(layer) => layer.causality(),
+            Self::Hidden(layer) => layer.causality(),
+            Self::KeyValue(layer) => layer.causality(),
+            Self::Embedding(layer) => layer.causality(),
+            Self::Output(layer) => layer.causality(),
+            Self::Fusion(layer) => layer.causality(),
+            Self::Shared(_) => Causality::Causal,
         }
     }
 

@@ -14,7 +14,7 @@ use crate::method::layer::SiteLayer;
 use crate::method::shared::Shared;
 use crate::method::target::Target;
 use crate::method::{AnyMethod, ErasedMethod};
-use crate::pass::sequence::Inserted;
+use crate::pass::state::Inserted;
 use crate::set::Attached;
 use crate::site::SiteInfo;
 
@@ -122,7 +122,7 @@ impl Union {
             let mine = adapter
                 .layers()
                 .filter(|l| sites.iter().any(|info| info.site == l.info.site));
-            let share = Attached::new(adapter.name(), part.clone(), mine.cloned().collect());
+            let share = adapter.reformed(part.clone(), mine.cloned().collect());
             let formed = form(part, &share)?;
             changed |= formed.is_some();
             let share = formed.unwrap_or(share);

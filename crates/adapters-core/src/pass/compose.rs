@@ -1,84 +1,22 @@
-//! Composition, written once over [`HookState`]: what a block of adapters does to the state of a site.
-//!
-//! A method contributes what a single adapter does; the blocks are here. [`Active`] is the proof that a composition was
-//! checked, so that what can be known before a forward pass does not go wrong in it.
-//!
-//! Two rules of the reference decide how blocks open and close a site where adapters join the residual stream
-//! ([`HookState::LED`]): a block whose children act side by side is opened once, by its first adapter, and closed by its
-//! last. `MultiTask` is the exception: its children need not be of one method, and each opens and closes for its own rows.
-//! At other sites every adapter closes the rows it acted on, and a child without a layer at a site leaves its share alone.
+//! What a composition does to the state of a site: the algebra of the [module above](crate::pass), line by line.
 
-mod fuse;
-mod shares;
-
-use std::fmt;
+use std::marker::PhantomData;
 
 use burn::tensor::Tensor;
 
-use crate::composition::Composition;
 use crate::erased::Erased;
-use crate::error::Error;
 use crate::method::shared::Shared;
-use crate::pass::ctx::{Call, Pass};
-use crate::pass::positions::Positions;
-use crate::pass::state::{EmbeddingState, HookState, Rows};
-use crate::set::AdapterSet;
+use crate::pass::call::{Call, Pass};
+use crate::pass::plan::{Block, Leaf, Node, Plan};
+use crate::pass::rows::{Group, Partition};
+use crate::pass::state::{EmbeddingState, FusionState, HookState, Positions, Rows};
 use crate::site::Site;
 
-pub(crate) use shares::check_shares;
-use shares::{Share, places};
-
-/// A composition that was validated against a set and can run. Made by
-/// [`AdapterSet::composition`](crate::AdapterSet::composition).
-#[derive(Clone, Debug, PartialEq)]
-pub struct Active(Composition);
-
-impl Active {
-    /// Checks nesting; whether every block has a meaning for its adapters is checked by the set.
-    pub(crate) fn new(composition: Composition) -> Result<Self, Error> {
-        composition.validate()?;
-        Ok(Self(composition))
-    }
-
-    /// The composition.
-    pub fn composition(&self) -> &Composition {
-        &self.0
-    }
-
-    /// The first adapter: the only one to act where a sequence is changed as a whole.
-    pub fn first(&self) -> &str {
-        // A validated composition has at least one.
-        self.adapters().next().unwrap_or_default()
-    }
-
-    /// How many tasks its `MultiTask` block tells apart; `None` without such a block.
-    pub fn tasks(&self) -> Option<usize> {
-        let block = self.0.parts().find(|part| matches!(part, Composition::MultiTask(_)));
-        block.map(|block| block.children().len())
-    }
-
-    /// How many copies of the batch its `Parallel` block needs; one without such a block.
-    pub fn replicas(&self) -> usize {
-        self.0.parallel_channels()
-    }
-
-    /// Names of the adapters in it, in order.
-    pub fn adapters(&self) -> impl Iterator<Item = &str> {
-        self.0.adapters()
-    }
-}
-
-impl fmt::Display for Active {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// An adapter's layer at a site, and what the adapter shares among all its sites.
-pub(crate) struct Acting<'s, S: HookState> {
-    pub(crate) name: &'s str,
-    pub(crate) layer: &'s Erased<S>,
-    pub(crate) shared: &'s Shared,
+/// An adapter's layer at a site, with what the adapter's layers have in common.
+pub(super) struct Acting<'a, S: HookState> {
+    name: &'a str,
+    pub(super) layer: &'a Erased<S>,
+    shared: &'a Shared,
 }
 
 impl<S: HookState> Clone for Acting<'_, S> {
@@ -89,107 +27,62 @@ impl<S: HookState> Clone for Acting<'_, S> {
 
 impl<S: HookState> Copy for Acting<'_, S> {}
 
-/// The state after a block, and for each row the layer that closes the site, if one acted.
-struct Acted<'s, S: HookState> {
-    state: S,
-    closers: Vec<Option<Acting<'s, S>>>,
+/// A state, and the layer whose finisher is due: `(s, e)`.
+pub(super) type After<'a, S> = (S, Option<Acting<'a, S>>);
+
+/// A site in a pass where an adapter acts.
+pub(crate) struct At<'p, 'a, S> {
+    plan: &'p Plan<'a>,
+    pub(super) layers: &'p [Option<Leaf<'a>>],
+    pub(super) site: Site,
+    pub(super) pass: &'p Pass,
+    kind: PhantomData<S>,
 }
 
-impl<'s, S: HookState> Acted<'s, S> {
-    fn new(state: S, closer: Option<Acting<'s, S>>) -> Self {
-        Self {
-            closers: vec![closer; state.rows()],
-            state,
-        }
-    }
-
-    /// The last layer that acted, whatever the row.
-    fn last(&self) -> Option<Acting<'s, S>> {
-        self.closers.iter().rev().find_map(|closer| *closer)
-    }
-
-    /// The same state, closed by `last` wherever an adapter acted.
-    fn led(mut self, last: Option<Acting<'s, S>>) -> Self {
-        if S::LED {
-            for closer in self.closers.iter_mut().filter(|closer| closer.is_some()) {
-                *closer = last;
-            }
-        }
-        self
-    }
+/// What the rows of one group see there.
+pub(super) struct Seen<'s, 'a, S> {
+    pub(super) at: &'s At<'s, 'a, S>,
+    choices: &'s [Option<usize>],
 }
 
-/// Runs the active composition on the state of one site and closes the site. An adapter without a layer at this site
-/// leaves the state alone.
-///
-/// # Panics
-///
-/// Panics where a block's shares do not fit the batch ([`Ctx::for_input`](crate::Ctx::for_input) checks it before), where
-/// rows of a `MultiTask` have no task, and where a `Parallel` runs in a model that did not ask for
-/// [`Ctx::replicas`](crate::Ctx::replicas).
-pub(crate) fn run<S: HookState>(active: &Active, state: S, set: &AdapterSet, site: Site, pass: &Pass) -> S::Output {
-    let at = At::new(active, set, site, pass);
-    if !S::FIRST_ONLY {
-        return at.root(&active.0, state);
-    }
-    let rows = state.rows();
-    at.by_first(&active.0, state, rows, &|name, state: S| match at.acting(name) {
-        Some(acting) => {
-            let state = acting.layer.apply(acting.layer.open(state), &at.call(&acting));
-            acting.layer.finish(state, &at.call(&acting))
-        }
-        None => state.finish(),
-    })
-}
-
-/// Undoes, before the language-model head, what adapters did to the embeddings at `site`.
-pub(crate) fn undo(active: &Active, hidden: Tensor<3>, set: &AdapterSet, site: Site, pass: &Pass) -> Tensor<3> {
-    let at = At::<EmbeddingState>::new(active, set, site, pass);
-    let [rows, ..] = hidden.dims();
-    at.by_first(
-        &active.0,
-        hidden,
-        rows,
-        &|name, hidden: Tensor<3>| match at.acting(name) {
-            Some(acting) => acting.layer.undo(hidden, &at.call(&acting)),
-            None => hidden,
-        },
-    )
-}
-
-/// A site in a pass: everything a block has to know.
-struct At<'s, 'p, S> {
-    set: &'s AdapterSet,
-    site: Site,
-    pass: &'p Pass,
-    replicas: usize,
-    kind: std::marker::PhantomData<S>,
-}
-
-impl<'s, 'p, S: HookState> At<'s, 'p, S> {
-    fn new(active: &Active, set: &'s AdapterSet, site: Site, pass: &'p Pass) -> Self {
-        Self {
-            set,
+impl<'p, 'a, S: HookState> At<'p, 'a, S> {
+    /// The site, if an active adapter has a layer of this kind there.
+    pub(crate) fn new(plan: &'p Plan<'a>, site: Site, pass: &'p Pass) -> Option<Self> {
+        let layers = plan.at(site)?;
+        let at = Self {
+            plan,
+            layers,
             site,
             pass,
-            replicas: active.replicas(),
-            kind: std::marker::PhantomData,
-        }
+            kind: PhantomData,
+        };
+        at.plan
+            .root
+            .leaves
+            .clone()
+            .any(|leaf| at.layer(leaf).is_some())
+            .then_some(at)
     }
 
-    /// The same site inside a child of this block: below a `Parallel` the batch is there once.
-    fn inside(&self, block: &Composition) -> Self {
-        Self {
-            replicas: match block {
-                Composition::Parallel(_) => 1,
-                _ => self.replicas,
-            },
-            ..*self
-        }
+    /// The layer of an adapter.
+    pub(super) fn layer(&self, leaf: usize) -> Option<Acting<'a, S>> {
+        let Leaf { adapter, layer } = (*self.layers.get(leaf)?)?;
+        Some(Acting {
+            name: adapter.name(),
+            layer: S::of(layer)?,
+            shared: adapter.shared(),
+        })
     }
 
-    fn acting(&self, name: &str) -> Option<Acting<'s, S>> {
-        self.set.acting::<S>(name, self.site)
+    /// The same site, for layers of another kind.
+    pub(super) fn of_kind<T: HookState>(&self) -> At<'p, 'a, T> {
+        At {
+            plan: self.plan,
+            layers: self.layers,
+            site: self.site,
+            pass: self.pass,
+            kind: PhantomData,
+        }
     }
 
     fn call<'c>(&'c self, acting: &Acting<'c, S>) -> Call<'c> {
@@ -201,254 +94,268 @@ impl<'s, 'p, S: HookState> At<'s, 'p, S> {
         }
     }
 
-    /// Whether an adapter of this block has a layer here.
-    fn acts(&self, block: &Composition) -> bool {
-        block.occurrences().any(|name| self.acting(name).is_some())
+    fn apply(&self, acting: &Acting<'a, S>, state: S) -> S {
+        acting.layer.apply(state, &self.call(acting))
     }
 
-    /// Whether all adapters of this block only add to what the frozen layer computes.
-    fn only_adds(&self, block: &Composition) -> bool {
-        let mut acting = block.occurrences().filter_map(|name| self.acting(name));
-        acting.all(|acting| acting.layer.keeps_layer() && acting.layer.closes_plainly())
-    }
-
-    /// The output of the whole composition. Shares of the outermost block are closed one by one, and only outputs joined,
-    /// unless its adapters just add to one frozen layer, which then runs once on the whole batch.
-    fn root(&self, block: &Composition, state: S) -> S::Output {
-        match block {
-            Composition::Stack(children) if children.len() == 1 => self.root(&children[0], state),
-            Composition::MultiTask(children)
-            | Composition::BatchSplit { children, .. }
-            | Composition::Parallel(children)
-                if self.acts(block) && !(S::SHARES_LAYER && self.only_adds(block)) =>
-            {
-                let shares = self.shares(block, state.rows());
-                let places = places(&shares);
-                let parts = self.act_by_rows(block, children, &shares, &state);
-                let outputs = parts.into_iter().map(|part| self.close(part)).collect();
-                S::Output::join_rows(outputs).take_rows(&places)
-            }
-            Composition::Split { children, splits }
-                if self.acts(block) && !(S::SHARES_LAYER && self.only_adds(block)) =>
-            {
-                let parts = self.act_by_positions(children, splits, &state);
-                let outputs = parts.map(|parts| parts.into_iter().map(|part| self.close(part)).collect());
-                // Activation has refused states whose positions belong together.
-                outputs
-                    .and_then(S::Output::join_positions)
-                    .unwrap_or_else(|| state.finish())
-            }
-            block => self.close(self.apply(block, state)),
-        }
-    }
-
-    /// Closes the site, each row by its own closer.
-    fn close(&self, acted: Acted<'s, S>) -> S::Output {
-        let Acted { state, closers } = acted;
-        let same = |a: &Option<Acting<'s, S>>, b: &Option<Acting<'s, S>>| match (a, b) {
-            (Some(a), Some(b)) => a.layer.is(b.layer),
-            (None, None) => true,
-            _ => false,
-        };
-        let plain = |closer: &Option<Acting<'s, S>>| closer.is_none_or(|closer| closer.layer.closes_plainly());
-        if S::SHARES_LAYER && closers.iter().all(plain) {
-            return state.finish();
-        }
-        let close = |state: S, closer: Option<Acting<'s, S>>| match closer {
-            Some(acting) => acting.layer.finish(state, &self.call(&acting)),
+    fn finish(&self, (state, last): After<'a, S>) -> S::Output {
+        match &last {
+            Some(acting) => acting.layer.finish(state, &self.call(acting)),
             None => state.finish(),
-        };
-        let first = closers.first().copied().flatten();
-        if closers.iter().all(|closer| same(closer, &first)) {
-            return close(state, first);
         }
-        let mut groups: Vec<(Option<Acting<'s, S>>, Vec<usize>)> = Vec::new();
-        for (row, closer) in closers.into_iter().enumerate() {
-            match groups.iter_mut().find(|(of, _)| same(of, &closer)) {
-                Some((_, rows)) => rows.push(row),
-                None => groups.push((closer, vec![row])),
-            }
-        }
-        let places = places(groups.iter().map(|(_, rows)| rows));
-        let outputs = groups
-            .into_iter()
-            .map(|(closer, rows)| close(state.take_rows(&rows), closer));
-        S::Output::join_rows(outputs.collect()).take_rows(&places)
     }
 
-    /// The state after a block.
-    fn apply(&self, block: &Composition, state: S) -> Acted<'s, S> {
-        match block {
-            Composition::Adapter(name) => match self.acting(name) {
+    fn seen<'s>(&'s self, group: &'s Group) -> Seen<'s, 'a, S> {
+        Seen {
+            at: self,
+            choices: &group.choices,
+        }
+    }
+
+    /// The first adapter in a range of the composition that has a layer here.
+    fn first(&self, leaves: &std::ops::Range<usize>) -> Option<Acting<'a, S>> {
+        leaves.clone().find_map(|leaf| self.layer(leaf))
+    }
+
+    /// The last adapter in a range of the composition that has a layer here.
+    pub(super) fn last(&self, leaves: &std::ops::Range<usize>) -> Option<Acting<'a, S>> {
+        leaves.clone().rev().find_map(|leaf| self.layer(leaf))
+    }
+
+    /// Whether every adapter here only adds to what the frozen layer computes.
+    fn all_add(&self) -> bool {
+        let mut acting = self.plan.root.leaves.clone().filter_map(|leaf| self.layer(leaf));
+        acting.all(|acting| S::adds(&acting.layer.effect()) && acting.layer.finisher().is_none())
+    }
+
+    /// The output of the site.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the composition chooses adapters by row and the state has other rows than the batch the pass began with:
+    /// a model hands its hooks the rows of its batch.
+    pub(crate) fn run(&self, state: S) -> S::Output {
+        if S::FIRST_ONLY {
+            let act = |first: Option<Acting<'a, S>>, state: S| match first {
                 Some(acting) => {
-                    let state = acting.layer.open(state);
-                    Acted::new(acting.layer.apply(state, &self.call(&acting)), Some(acting))
+                    let state = self.apply(&acting, acting.layer.open(state));
+                    self.finish((state, Some(acting)))
                 }
-                None => Acted::new(state, None),
-            },
-            _ if !self.acts(block) => Acted::new(state, None),
-            Composition::Stack(children) => {
-                let start = Acted::new(state, None);
-                children.iter().fold(start, |before, child| {
-                    let after = self.apply(child, before.state);
-                    let closers = after.closers.into_iter().zip(before.closers);
-                    Acted {
-                        state: after.state,
-                        closers: closers.map(|(after, before)| after.or(before)).collect(),
-                    }
-                })
+                None => state.finish(),
+            };
+            return self.by_first(state.rows(), state, act);
+        }
+        if let [group] = self.plan.groups.as_slice() {
+            return self.seen(group).output(&self.plan.root, state);
+        }
+        self.check_rows(state.rows());
+        let taken = |group: &Group| match (state.take_rows(&group.rows), group.own_task) {
+            (rows, true) => rows.apart(),
+            (rows, false) => rows,
+        };
+        let groups = self.plan.groups.iter();
+        if self.all_add() {
+            let parts = groups.map(|group| self.seen(group).run(&self.plan.root, taken(group), Open::Due).0);
+            return state.with_rows(parts.collect(), &self.plan.order).finish();
+        }
+        let outputs = groups.map(|group| self.seen(group).output(&self.plan.root, taken(group)));
+        S::Output::join_rows(outputs.collect()).take_rows(&self.plan.order)
+    }
+
+    /// What `act` makes of `x`, of so many rows, with the first adapter of what each row sees.
+    fn by_first<T: Rows, O: Rows>(&self, rows: usize, x: T, act: impl Fn(Option<Acting<'a, S>>, T) -> O) -> O {
+        let groups = &self.plan.groups;
+        let first = |group| {
+            let leaf = self.seen(group).first_leaf(&self.plan.root);
+            leaf.filter(|leaf| self.layer(*leaf).is_some())
+        };
+        if let [group, others @ ..] = groups.as_slice()
+            && others.iter().all(|other| first(other) == first(group))
+        {
+            return act(first(group).and_then(|leaf| self.layer(leaf)), x);
+        }
+        self.check_rows(rows);
+        let outputs = groups.iter().map(|group| {
+            let acting = first(group).and_then(|leaf| self.layer(leaf));
+            act(acting, x.take_rows(&group.rows))
+        });
+        O::join_rows(outputs.collect()).take_rows(&self.plan.order)
+    }
+
+    fn check_rows(&self, rows: usize) {
+        let batch = self.plan.order.len();
+        assert!(
+            rows == batch,
+            "the state at {} has {rows} rows, and the pass began with a batch of {batch}: a model begins a pass with \
+             `Ctx::begin` and hands its hooks the rows it returns",
+            self.site
+        );
+    }
+}
+
+impl At<'_, '_, FusionState> {
+    /// What the fusion of this number makes of what its adapters add.
+    pub(super) fn fused(&self, fusion: usize, state: FusionState) -> Option<Tensor<3>> {
+        let acting = self.layer(fusion)?;
+        Some(self.finish((self.apply(&acting, state), Some(acting))))
+    }
+}
+
+impl At<'_, '_, EmbeddingState> {
+    /// Undoes, before the language-model head, what adapters did to the embeddings at this site.
+    pub(crate) fn undo(&self, hidden: Tensor<3>) -> Tensor<3> {
+        self.by_first(hidden.dims()[0], hidden, |first, hidden: Tensor<3>| match first {
+            Some(acting) => acting.layer.undo(hidden, &self.call(&acting)),
+            None => hidden,
+        })
+    }
+}
+
+/// Whether a single adapter opens the site, or the block around it has.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Open {
+    Due,
+    Done,
+}
+
+impl<'a, S: HookState> Seen<'_, 'a, S> {
+    /// Whether an adapter of a part acts on these rows.
+    pub(super) fn acts(&self, node: &Node) -> bool {
+        match &node.block {
+            Block::Adapter(leaf) => self.at.layer(*leaf).is_some(),
+            Block::Rows { children, choice, .. } => {
+                self.chosen(children, *choice).is_some_and(|child| self.acts(child))
             }
-            Composition::Average { children, weights } => self.average(children, weights, state),
-            Composition::Fuse { children, .. } => self.fuse(block, children, state),
-            Composition::Split { children, splits } => self.split(children, splits, state),
-            Composition::MultiTask(children)
-            | Composition::BatchSplit { children, .. }
-            | Composition::Parallel(children) => self.by_rows(block, children, state),
+            _ => node.children().iter().any(|child| self.acts(child)),
         }
     }
 
-    /// The state after one of several children that act side by side, which is opened already.
-    fn beside(&self, child: &Composition, state: S) -> Acted<'s, S> {
-        match child {
-            Composition::Adapter(name) => match self.acting(name) {
-                Some(acting) => Acted::new(acting.layer.apply(state, &self.call(&acting)), Some(acting)),
-                None => Acted::new(state, None),
+    fn chosen<'n>(&self, children: &'n [Node], choice: usize) -> Option<&'n Node> {
+        children.get((*self.choices.get(choice)?)?)
+    }
+
+    /// The first adapter of what these rows see, whether or not it acts here.
+    fn first_leaf(&self, node: &Node) -> Option<usize> {
+        match &node.block {
+            Block::Adapter(leaf) => Some(*leaf),
+            Block::Rows { children, choice, .. } => self.first_leaf(self.chosen(children, *choice)?),
+            _ => self.first_leaf(node.children().first()?),
+        }
+    }
+
+    /// The output of a composition. The ranges of an outermost `Split` finish by themselves.
+    fn output(&self, root: &Node, state: S) -> S::Output {
+        match &root.block {
+            Block::Split { children, splits } if self.acts(root) && !self.at.all_add() => {
+                let parts = self.ranges(root, children, splits, &state);
+                let finished = |parts: Vec<_>| parts.into_iter().map(|part| self.at.finish(part)).collect();
+                // Activation has refused a Split where the positions of a state belong together.
+                let outputs = parts.map(finished).and_then(S::Output::join_positions);
+                outputs.unwrap_or_else(|| state.finish())
+            }
+            _ => self.at.finish(self.run(root, state, Open::Due)),
+        }
+    }
+
+    /// `[[B]](s)`: the state after a part, and the layer that finishes it.
+    pub(super) fn run(&self, node: &Node, state: S, open: Open) -> After<'a, S> {
+        if !self.acts(node) {
+            return (state, None);
+        }
+        match &node.block {
+            Block::Adapter(leaf) => match self.at.layer(*leaf) {
+                Some(acting) => {
+                    let state = match open {
+                        Open::Due => acting.layer.open(state),
+                        Open::Done => state,
+                    };
+                    (self.at.apply(&acting, state), Some(acting))
+                }
+                None => (state, None),
             },
-            block => self.apply(block, state),
+            Block::Stack(children) => children.iter().fold((state, None), |(state, before), child| {
+                let (state, last) = self.run(child, state, Open::Due);
+                (state, last.or(before))
+            }),
+            Block::Average { children, weights } => self.average(node, children, weights, state),
+            Block::Split { children, splits } => match self.ranges(node, children, splits, &state) {
+                Some(parts) => {
+                    let last = parts.iter().rev().find_map(|(_, last)| *last);
+                    let parts = parts.into_iter().map(|(part, _)| part).collect();
+                    (state.with_positions(parts).unwrap_or(state), last)
+                }
+                None => (state, None),
+            },
+            Block::Fuse { children, fusion } => self.fuse(node, children, *fusion, state),
+            Block::Rows {
+                children,
+                choice,
+                partition,
+            } => {
+                let Some(child) = self.chosen(children, *choice) else {
+                    return (state, None);
+                };
+                if *partition == Partition::Tasks {
+                    return self.run(child, state, Open::Due);
+                }
+                let (state, last) = self.run(child, self.opened(node, state), Open::Done);
+                (state, self.led(node, last))
+            }
         }
     }
 
-    /// The state opened once for children that act side by side, by the first adapter among them.
-    fn opened(&self, children: &[Composition], state: S) -> S {
-        let mut names = children.iter().flat_map(Composition::occurrences);
-        match names.find_map(|name| self.acting(name)) {
+    /// The state opened once for a block, by the first of its adapters.
+    fn opened(&self, node: &Node, state: S) -> S {
+        match self.at.first(&node.leaves) {
             Some(acting) => acting.layer.open(state),
             None => state,
         }
     }
 
-    /// `(1 / n) sum_i w_i f_i(x)`. The site is closed by the last child that acted.
-    fn average(&self, children: &[Composition], weights: &[f64], state: S) -> Acted<'s, S> {
-        let state = self.opened(children, state);
+    /// Who finishes a part of a block.
+    fn led(&self, node: &Node, last: Option<Acting<'a, S>>) -> Option<Acting<'a, S>> {
+        match S::ONE_FINISHER {
+            true => last.and(self.at.last(&node.leaves)),
+            false => last,
+        }
+    }
+
+    fn average(&self, node: &Node, children: &[Node], weights: &[f64], state: S) -> After<'a, S> {
+        let state = self.opened(node, state);
         let mut last = None;
-        let parts = children
-            .iter()
-            .zip(weights)
-            .map(|(child, weight)| {
-                let part = self.beside(child, state.clone());
-                last = part.last().or(last);
-                (part.state, weight / children.len() as f64)
-            })
-            .collect();
-        Acted::new(S::weighted_sum(parts).unwrap_or(state), last)
+        let parts = children.iter().zip(weights).map(|(child, weight)| {
+            let (part, finisher) = self.run(child, state.clone(), Open::Done);
+            last = finisher.or(last);
+            (part, weight / children.len() as f64)
+        });
+        let parts = parts.collect();
+        (S::weighted_sum(parts).unwrap_or(state), last)
     }
 
-    /// Each child on its own rows.
-    fn by_rows(&self, block: &Composition, children: &[Composition], state: S) -> Acted<'s, S> {
-        let shares = self.shares(block, state.rows());
-        let places = places(&shares);
-        let parts = self.act_by_rows(block, children, &shares, &state);
-        let closers: Vec<_> = parts.iter().flat_map(|part| part.closers.iter().copied()).collect();
-        let parts = parts.into_iter().map(|part| part.state).collect();
-        Acted {
-            closers: places.iter().map(|place| closers[*place]).collect(),
-            state: state.with_rows(parts, &places),
-        }
-    }
-
-    /// What each share of the rows becomes, in the order of the shares.
-    fn act_by_rows(
-        &self,
-        block: &Composition,
-        children: &[Composition],
-        shares: &[Share],
-        state: &S,
-    ) -> Vec<Acted<'s, S>> {
-        let (apart, inside) = (matches!(block, Composition::MultiTask(_)), self.inside(block));
-        let opened = (!apart).then(|| self.opened(children, state.clone()));
-        let parts: Vec<_> = shares
-            .iter()
-            .map(|share| match (share.child.map(|child| &children[child]), &opened) {
-                (Some(child), Some(opened)) if self.acts(child) => inside.beside(child, opened.take_rows(&share.rows)),
-                (Some(child), None) => inside.apply(child, state.take_rows(&share.rows).apart()),
-                (None, None) => Acted::new(state.take_rows(&share.rows).apart(), None),
-                _ => Acted::new(state.take_rows(&share.rows), None),
-            })
-            .collect();
-        match apart {
-            true => parts,
-            false => led(parts),
-        }
-    }
-
-    /// Each child on its own positions.
-    fn split(&self, children: &[Composition], splits: &[usize], state: S) -> Acted<'s, S> {
-        let Some(parts) = self.act_by_positions(children, splits, &state) else {
-            return Acted::new(state, None);
-        };
-        let last = parts.iter().rev().find_map(Acted::last);
-        let states = parts.into_iter().map(|part| part.state).collect();
-        Acted::new(state.with_positions(states).unwrap_or(state), last)
-    }
-
-    /// What each part of the sequence becomes; `None` where positions belong together.
+    /// Each child on its own range of positions; `None` where positions belong together.
     ///
-    /// Outside the layers a site may see fewer positions than the sequence has, as a pooler does: the first.
-    fn act_by_positions(&self, children: &[Composition], splits: &[usize], state: &S) -> Option<Vec<Acted<'s, S>>> {
+    /// Some sites see fewer positions than the input has, as a pooler does: the first. Positions beyond all ranges, which
+    /// the check of the input leaves for sites outside the layers only, go to no child.
+    fn ranges(&self, node: &Node, children: &[Node], splits: &[usize], state: &S) -> Option<Vec<After<'a, S>>> {
         let positions = state.positions()?;
-        let shared: usize = splits.iter().sum();
-        assert!(
-            positions == shared || (self.site.layer.is_none() && positions < shared),
-            "Split shares out {shared} positions, and the sequence has {positions} at {}",
-            self.site
-        );
-        let opened = self.opened(children, state.clone());
-        let mut start = 0;
-        let mut parts = Vec::new();
-        for (child, split) in children.iter().zip(splits) {
+        let opened = self.opened(node, state.clone());
+        let (mut start, mut parts) = (0, Vec::new());
+        let children = children.iter().map(Some).chain([None]);
+        let splits = splits.iter().copied().chain([positions]);
+        for (child, split) in children.zip(splits) {
             let range = start.min(positions)..(start + split).min(positions);
             start += split;
             if range.is_empty() {
                 continue;
             }
-            parts.push(match self.acts(child) {
-                true => self.beside(child, opened.take_positions(range)?),
-                false => Acted::new(state.take_positions(range)?, None),
+            parts.push(match child.filter(|child| self.acts(child)) {
+                Some(child) => {
+                    let (part, last) = self.run(child, opened.take_positions(range)?, Open::Done);
+                    (part, self.led(node, last))
+                }
+                None => (state.take_positions(range)?, None),
             });
         }
-        Some(led(parts))
+        Some(parts)
     }
-
-    /// What the first adapter of a composition makes of `x`, where there is no second one: of each row the first of the
-    /// child it belongs to.
-    fn by_first<T: Rows, O: Rows>(&self, block: &Composition, x: T, rows: usize, act: &impl Fn(&str, T) -> O) -> O {
-        match block {
-            Composition::Adapter(name) => act(name, x),
-            Composition::MultiTask(children)
-            | Composition::BatchSplit { children, .. }
-            | Composition::Parallel(children)
-                if self.acts(block) && rows > 0 =>
-            {
-                let shares = self.shares(block, rows);
-                let outputs = shares.iter().map(|share| {
-                    let part = x.take_rows(&share.rows);
-                    match share.child {
-                        Some(child) => self
-                            .inside(block)
-                            .by_first(&children[child], part, share.rows.len(), act),
-                        // No adapter has this name: an adapter's name is never empty.
-                        None => act("", part),
-                    }
-                });
-                O::join_rows(outputs.collect()).take_rows(&places(&shares))
-            }
-            block => self.by_first(&block.children()[0], x, rows, act),
-        }
-    }
-}
-
-/// The parts of a block, closed by its last adapter where the reference does so.
-fn led<S: HookState>(parts: Vec<Acted<'_, S>>) -> Vec<Acted<'_, S>> {
-    let last = parts.iter().rev().find_map(Acted::last);
-    parts.into_iter().map(|part| part.led(last)).collect()
 }

@@ -1,20 +1,21 @@
 //! What is computed once in a pass, however many layers ask for it.
 
 use std::any::Any;
+use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::rc::Rc;
 
 use burn::module::ParamId;
 use burn::tensor::Tensor;
 
 /// Tensors made from what an adapter shares, by the id of its first shared parameter and a name.
 ///
-/// It lives and ends with its pass. A copy of the pass, of which rows were taken, remembers the same.
+/// It lives and ends with its pass. A copy of the pass remembers the same.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Memo(Arc<Mutex<Made>>);
+pub(crate) struct Memo(Rc<RefCell<Made>>);
 
 /// The tensors, of any rank.
-type Made = HashMap<(ParamId, &'static str), Box<dyn Any + Send>>;
+type Made = HashMap<(ParamId, &'static str), Box<dyn Any>>;
 
 impl Memo {
     /// What is remembered, or what `make` returns, which is remembered then.
@@ -24,14 +25,17 @@ impl Memo {
         what: &'static str,
         make: impl FnOnce() -> Tensor<D>,
     ) -> Tensor<D> {
-        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = lock().get(&(id, what)).and_then(|made| made.downcast_ref().cloned());
+        let known = self
+            .0
+            .borrow()
+            .get(&(id, what))
+            .and_then(|made| made.downcast_ref().cloned());
         match known {
             Some(made) => made,
             None => {
-                // Not under the lock: `make` may ask for something else.
+                // Not while it is borrowed: `make` may ask for something else.
                 let made = make();
-                lock().insert((id, what), Box::new(made.clone()));
+                self.0.borrow_mut().insert((id, what), Box::new(made.clone()));
                 made
             }
         }

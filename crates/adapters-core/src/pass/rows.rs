@@ -1,76 +1,156 @@
-//! How the rows of a batch are cut, joined and summed: axis 0 of every tensor.
+//! Which child of a block each row of the batch goes to.
 
-use burn::tensor::kind::Basic;
-use burn::tensor::{Int, Tensor, TensorData};
+use std::ops::Range;
 
-use crate::pass::positions::spread;
+use crate::composition::Composition;
+use crate::error::Error;
+use crate::pass::plan::{BatchRows, Block, Node};
 
-/// A batch whose rows can be taken apart and joined: axis 0 of every tensor in it.
-pub trait Rows: Sized {
-    /// The rows of these indices, in this order.
-    fn take_rows(&self, rows: &[usize]) -> Self;
-    /// Batches joined in order. `parts` is never empty.
-    fn join_rows(parts: Vec<Self>) -> Self;
+/// How a block chooses a child for a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Partition {
+    /// By the task of the row.
+    Tasks,
+    /// So many rows for each child, from the first row on; copies of the batch are partitioned alike.
+    Sizes(Vec<usize>),
+    /// Each child has its own copy of the batch.
+    Branches,
 }
 
-/// The rows of these indices: a slice where they follow each other.
-pub(crate) fn take<const D: usize, K: Basic>(tensor: &Tensor<D, K>, rows: &[usize]) -> Tensor<D, K> {
-    match rows {
-        [first, ..] if rows.windows(2).all(|pair| pair[1] == pair[0] + 1) => {
-            let run = *first..first + rows.len();
-            match run == (0..tensor.dims()[0]) {
-                true => tensor.clone(),
-                false => tensor.clone().slice_dim(0, run),
+impl Partition {
+    /// The child of the `index`th of `count` rows that a block of `children` children sees.
+    fn child(&self, index: usize, count: usize, children: usize, tasks: &[Option<usize>]) -> Option<usize> {
+        match self {
+            Self::Tasks => *tasks.get(index % tasks.len().max(1))?,
+            Self::Branches => Some(index / (count / children.max(1)).max(1)),
+            Self::Sizes(sizes) => {
+                let index = index % sizes.iter().sum::<usize>().max(1);
+                let mut end = 0;
+                sizes.iter().position(|size| {
+                    end += size;
+                    index < end
+                })
             }
         }
-        rows => {
-            let indices: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
-            let indices = TensorData::new(indices, [rows.len()]);
-            tensor
-                .clone()
-                .select(0, Tensor::<1, Int>::from_data(indices, &tensor.device()))
+    }
+}
+
+/// Rows of a batch that see the same composition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Group {
+    /// Which rows, rising. Left empty where there is one group.
+    pub(crate) rows: Vec<usize>,
+    /// For each block that chooses by row, the child of these rows; `None` for no adapter, and for a block these rows do
+    /// not reach.
+    pub(crate) choices: Vec<Option<usize>>,
+    /// Whether these rows are of a task of their own, and must not notice those they are joined with.
+    pub(crate) own_task: bool,
+}
+
+impl Node {
+    /// The rows of a batch in groups, and for each row where it is once the groups are joined.
+    pub(super) fn groups(&self, rows: BatchRows<'_>, choices: usize) -> (Vec<Group>, Vec<usize>) {
+        let whole = Group {
+            choices: vec![None; choices],
+            ..Group::default()
+        };
+        if choices == 0 {
+            return (vec![whole], Vec::new());
+        }
+        let mut by_row = vec![whole; rows.count];
+        let all: Vec<usize> = (0..rows.count).collect();
+        self.choose(&all, rows.tasks, &mut by_row);
+        let mut groups: Vec<Group> = Vec::new();
+        for (row, mut seen) in by_row.into_iter().enumerate() {
+            match groups.iter_mut().find(|group| group.choices == seen.choices) {
+                Some(group) => group.rows.push(row),
+                None => {
+                    seen.rows.push(row);
+                    groups.push(seen);
+                }
+            }
+        }
+        let order = joined(&groups, rows.count);
+        (groups, order)
+    }
+
+    /// Writes down what this part and those below it choose for `rows` of the batch.
+    fn choose(&self, rows: &[usize], tasks: &[Option<usize>], by_row: &mut [Group]) {
+        let children = self.children();
+        let Block::Rows { choice, partition, .. } = &self.block else {
+            return children.iter().for_each(|child| child.choose(rows, tasks, by_row));
+        };
+        let chosen = |index| partition.child(index, rows.len(), children.len(), tasks);
+        for (index, row) in rows.iter().enumerate() {
+            by_row[*row].choices[*choice] = chosen(index);
+            by_row[*row].own_task |= *partition == Partition::Tasks;
+        }
+        for (number, child) in children.iter().enumerate() {
+            let indices = (0..rows.len()).filter(|index| chosen(*index) == Some(number));
+            let own: Vec<usize> = indices.map(|index| rows[index]).collect();
+            child.choose(&own, tasks, by_row);
         }
     }
 }
 
-/// Batches joined; one alone is as it was.
-pub(crate) fn cat<const D: usize, K: Basic>(mut tensors: Vec<Tensor<D, K>>) -> Tensor<D, K> {
-    match tensors.len() {
-        1 => tensors.remove(0),
-        _ => Tensor::cat(tensors, 0),
+/// For each of `count` rows, where it is once the groups are joined.
+fn joined(groups: &[Group], count: usize) -> Vec<usize> {
+    let mut order = vec![0; count];
+    for (place, row) in groups.iter().flat_map(|group| &group.rows).enumerate() {
+        order[*row] = place;
     }
+    order
 }
 
-impl Rows for Tensor<3> {
-    fn take_rows(&self, rows: &[usize]) -> Self {
-        take(self, rows)
-    }
-
-    fn join_rows(parts: Vec<Self>) -> Self {
-        cat(parts)
-    }
-}
-
-/// Deltas joined; one that is absent counts as zero beside one that is not.
-pub(crate) fn join_deltas(deltas: Vec<(usize, Option<Tensor<3>>)>) -> Option<Tensor<3>> {
-    let present = || deltas.iter().filter_map(|(_, delta)| delta.as_ref());
-    let first = present().next()?;
-    let ([_, _, d], device) = (first.dims(), first.device());
-    // A factor holds for all positions and has one of its own.
-    let positions = present().map(|delta| delta.dims()[1]).max()?;
-    let filled = deltas.into_iter().map(|(rows, delta)| match delta {
-        Some(delta) => spread(delta, positions),
-        None => Tensor::zeros([rows, positions, d], &device),
+/// The groups of some rows of a batch, which are counted from the first of them; and the order of the joined groups.
+pub(super) fn within(groups: &[Group], range: &Range<usize>) -> (Vec<Group>, Vec<usize>) {
+    let kept = groups.iter().map(|group| Group {
+        rows: group
+            .rows
+            .iter()
+            .filter(|row| range.contains(row))
+            .map(|row| row - range.start)
+            .collect(),
+        ..group.clone()
     });
-    Some(cat(filled.collect()))
+    let kept: Vec<Group> = kept.filter(|group| !group.rows.is_empty()).collect();
+    let order = joined(&kept, range.len());
+    (kept, order)
 }
 
-/// `sum_i w_i x_i`.
-pub(crate) fn weighted<const D: usize>(parts: impl IntoIterator<Item = (Tensor<D>, f64)>) -> Option<Tensor<D>> {
-    parts.into_iter().map(|(x, weight)| x * weight).reduce(|sum, x| sum + x)
-}
-
-/// `sum_i w_i d_i` of the deltas that are there.
-pub(crate) fn weighted_deltas(deltas: impl IntoIterator<Item = (Option<Tensor<3>>, f64)>) -> Option<Tensor<3>> {
-    weighted(deltas.into_iter().filter_map(|(delta, weight)| Some((delta?, weight))))
+/// Checks that a composition fits an input: the sizes of every `BatchSplit` add up to its rows and those of every `Split` to
+/// its positions, and every row has a task where a `MultiTask` tells tasks apart.
+///
+/// # Errors
+///
+/// [`Error::WrongShares`] naming the block.
+pub(crate) fn check_input(block: &Composition, rows: usize, positions: usize, tasks: usize) -> Result<(), Error> {
+    let check = |what, shared: usize, found: usize| match shared == found {
+        true => Ok(()),
+        false => Err(Error::WrongShares {
+            block: block.to_string(),
+            what,
+            shared,
+            found,
+        }),
+    };
+    match block {
+        Composition::BatchSplit { children, batch_sizes } => {
+            check("rows", batch_sizes.iter().sum(), rows)?;
+            let mut sizes = children.iter().zip(batch_sizes);
+            sizes.try_for_each(|(child, size)| check_input(child, *size, positions, tasks))
+        }
+        Composition::Split { children, splits } => {
+            check("positions", splits.iter().sum(), positions)?;
+            let mut sizes = children.iter().zip(splits);
+            sizes.try_for_each(|(child, size)| check_input(child, rows, *size, tasks))
+        }
+        block => {
+            if let Composition::MultiTask(_) = block {
+                check("rows with a task", tasks, rows)?;
+            }
+            let mut children = block.children().iter();
+            children.try_for_each(|child| check_input(child, rows, positions, tasks))
+        }
+    }
 }

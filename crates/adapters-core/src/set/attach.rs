@@ -115,6 +115,6 @@ impl Attached {
             })
             .collect::<Result<Vec<_>, Error>>()?;
         let shared = method.build_shared(&build)?;
-        Ok(Self::new(name, method, layers).with_shared(shared))
+        Ok(Self::new(name, method, host, layers).with_shared(shared))
     }
 }

@@ -18,13 +18,13 @@ impl AdapterSet {
     /// Refuses what cannot run, by block and adapter.
     pub(crate) fn check_blocks(&self, composition: &Composition) -> Result<(), Error> {
         let mut root = composition;
-        // The outermost block may do more: what it shares out is not joined before the site is closed.
         while let Composition::Stack(children) = root
             && let [only] = children.as_slice()
         {
             root = only;
         }
         for part in composition.parts() {
+            // The ranges of an outermost Split are finished one by one.
             let inside = !std::ptr::eq(part, root);
             self.check_block(part, inside)?;
             if let Composition::Fuse { children, .. } = part {
@@ -40,10 +40,13 @@ impl AdapterSet {
             (Composition::Split { .. }, SiteLayer::KeyValue(_)) => TOGETHER,
             (Composition::Average { .. }, SiteLayer::KeyValue(_)) => NO_MEAN,
             (_, SiteLayer::Norm(_)) => ONE_NORM,
-            (Composition::Average { .. }, SiteLayer::Linear(layer)) if !layer.keeps_layer() => CHANGES,
-            (Composition::Average { .. }, SiteLayer::Table(layer)) if !layer.keeps_layer() => CHANGES,
-            (_, SiteLayer::Linear(layer)) if inside && !layer.keeps_layer() => CHANGES,
-            (Composition::Split { .. }, SiteLayer::Linear(layer)) if inside && !layer.closes_plainly() => CHANGES,
+            (Composition::Average { .. }, SiteLayer::Linear(layer)) if layer.effect().changes() => CHANGES,
+            (Composition::Average { .. }, SiteLayer::Table(layer)) if layer.effect().changes() => CHANGES,
+            (Composition::Split { .. }, SiteLayer::Linear(layer))
+                if inside && (layer.effect().changes() || layer.finisher().is_some()) =>
+            {
+                CHANGES
+            }
             _ => None,
         };
         for adapter in block.adapters().filter_map(|name| self.get(name)) {
@@ -54,7 +57,7 @@ impl AdapterSet {
         if matches!(block, Composition::Average { .. }) {
             let mut adapters = block.adapters().filter_map(|name| self.get(name));
             if let Some(first) = adapters.next()
-                && let Some(other) = adapters.find(|other| !first.closes_like(other))
+                && let Some(other) = adapters.find(|other| !first.finishes_like(other))
             {
                 return Err(refuse(block, other.name(), UNLIKE));
             }
@@ -110,11 +113,11 @@ fn refuse(block: &Composition, adapter: &str, reason: &'static str) -> Error {
 
 impl Attached {
     /// Whether two adapters can be averaged at linear layers: both add to the output, or both do something else to it.
-    pub(crate) fn closes_like(&self, other: &Self) -> bool {
+    pub(crate) fn finishes_like(&self, other: &Self) -> bool {
         self.layers()
             .all(|l| match (&l.layer, other.layers.get(&l.info.site).map(|o| &o.layer)) {
                 (SiteLayer::Linear(mine), Some(SiteLayer::Linear(theirs))) => {
-                    mine.closes_plainly() == theirs.closes_plainly()
+                    mine.finisher().is_some() == theirs.finisher().is_some()
                 }
                 _ => true,
             })

@@ -2,8 +2,8 @@
 
 use crate::composition::Composition;
 use crate::error::Error;
-use crate::pass::compose::Active;
 use crate::set::AdapterSet;
+use crate::set::active::Active;
 
 impl AdapterSet {
     /// The position of the first token with the adapters of a composition.

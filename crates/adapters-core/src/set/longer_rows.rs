@@ -2,7 +2,7 @@
 
 use crate::composition::Composition;
 use crate::error::Error;
-use crate::pass::sequence::Inserted;
+use crate::pass::state::Inserted;
 use crate::set::AdapterSet;
 
 impl AdapterSet {

@@ -7,18 +7,19 @@ use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleM
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::composition::Composition;
-use crate::erased::Erased;
-use crate::pass::compose::{Acting, Active};
+use crate::set::active::{Active, Generation};
 use crate::set::average::ParamValues;
+use crate::set::model_shape::ModelShape;
 use adapters_nn::nearest;
 
 use crate::error::Error;
+use crate::host::Host;
 use crate::method::AnyMethod;
 use crate::method::layer::{NamedParams, SiteLayer, each_kind, map_kind};
 use crate::method::shared::Shared;
-use crate::pass::state::HookState;
 use crate::site::{Site, SiteInfo};
 
+pub(crate) mod active;
 pub(crate) mod attach;
 pub(crate) mod average;
 mod check;
@@ -26,7 +27,9 @@ mod first_position;
 pub(crate) mod frozen;
 mod fusions;
 mod longer_rows;
+mod model_shape;
 mod place;
+mod stacks;
 pub(crate) mod values;
 
 pub use place::ParamPlace;
@@ -41,6 +44,7 @@ pub struct AdapterSet {
     adapters: Vec<Attached>,
     fusions: Vec<Attached>,
     active: Option<Active>,
+    generation: Generation,
     /// Passes of training the fusions have been through.
     passes: u64,
 }
@@ -52,6 +56,8 @@ pub struct Attached {
     method: AnyMethod,
     layers: BTreeMap<Site, AttachedLayer>,
     shared: Shared,
+    /// The model it was attached to.
+    model: Arc<ModelShape>,
     trainable: bool,
     /// The adapter whose parameters it uses in place of its own, where the method lets adapters share.
     owner: Option<String>,
@@ -67,20 +73,22 @@ pub struct AttachedLayer {
 }
 
 impl Attached {
-    /// An adapter from built layers, trainable.
-    pub fn new(name: impl Into<String>, method: AnyMethod, layers: Vec<AttachedLayer>) -> Self {
+    /// An adapter of `model` from built layers, trainable.
+    pub fn new(name: impl Into<String>, method: AnyMethod, model: &dyn Host, layers: Vec<AttachedLayer>) -> Self {
         Self {
             name: name.into(),
             method,
             layers: layers.into_iter().map(|l| (l.info.site, l)).collect(),
             shared: Shared::new(),
+            model: ModelShape::of(model),
             trainable: true,
             owner: None,
         }
     }
 
-    /// The same adapter with another configuration and other layers.
-    pub(crate) fn reformed(&self, method: AnyMethod, layers: Vec<AttachedLayer>) -> Self {
+    /// The same adapter with another configuration and other layers; what the layers share stays.
+    #[must_use]
+    pub fn reformed(&self, method: AnyMethod, layers: Vec<AttachedLayer>) -> Self {
         Self {
             method,
             layers: layers.into_iter().map(|l| (l.info.site, l)).collect(),
@@ -224,6 +232,7 @@ impl AdapterSet {
     pub fn insert(&mut self, adapter: Attached) -> Result<(), Error> {
         self.check_free(&adapter.name)?;
         self.adapters.push(adapter);
+        self.changed();
         Ok(())
     }
 
@@ -252,17 +261,17 @@ impl AdapterSet {
     /// [`Error::NoSuchAdapter`].
     pub fn remove(&mut self, name: &str) -> Result<Attached, Error> {
         let index = self.index(name)?;
-        if self.active.as_ref().is_some_and(|a| a.adapters().any(|n| n == name)) {
-            self.active = None;
-        }
         for adapter in &mut self.adapters {
             // What was borrowed stays as a copy.
             adapter.owner.take_if(|owner| owner == name);
         }
-        Ok(self.adapters.remove(index))
+        let removed = self.adapters.remove(index);
+        self.changed();
+        Ok(removed)
     }
 
-    /// Puts `adapter` in the place of the one of that name. The name, what is active and whether it trains stay.
+    /// Puts `adapter` in the place of the one of that name. The name and whether it trains stay. An active composition that
+    /// names it is checked again, and deactivated if it cannot run with the new adapter.
     ///
     /// # Errors
     ///
@@ -271,6 +280,7 @@ impl AdapterSet {
         let index = self.index(name)?;
         let trainable = self.adapters[index].trainable;
         self.adapters[index] = adapter.renamed(name);
+        self.changed();
         self.set_trainable(name, trainable)
     }
 
@@ -291,43 +301,6 @@ impl AdapterSet {
     /// All adapters, in the order they were attached.
     pub fn iter(&self) -> impl Iterator<Item = &Attached> {
         self.adapters.iter()
-    }
-
-    /// Checks a composition against this set, without activating it.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NoSuchAdapter`] with the nearest name, a [`CompositionError`](crate::CompositionError) for a
-    /// forbidden nesting, [`Error::NoSuchFusion`] for a `Fuse` without its layers, [`Error::BlockNotRunnable`] for a block
-    /// that has no meaning for one of its adapters.
-    pub fn composition(&self, composition: impl Into<Composition>) -> Result<Active, Error> {
-        let active = Active::new(composition.into())?;
-        for name in active.adapters() {
-            self.index(name)?;
-        }
-        self.check_blocks(active.composition())?;
-        self.check_positions(active.composition())?;
-        Ok(active)
-    }
-
-    /// Activates a composition. Copies no weight.
-    ///
-    /// # Errors
-    ///
-    /// As [`composition`](Self::composition); the active composition then stays as it was.
-    pub fn activate(&mut self, composition: impl Into<Composition>) -> Result<(), Error> {
-        self.active = Some(self.composition(composition)?);
-        Ok(())
-    }
-
-    /// Leaves the base model alone.
-    pub fn deactivate(&mut self) {
-        self.active = None;
-    }
-
-    /// What is active.
-    pub fn active(&self) -> Option<&Active> {
-        self.active.as_ref()
     }
 
     /// Sets whether the parameters of an adapter, or of a fusion, require gradients in training.
@@ -404,21 +377,6 @@ impl AdapterSet {
         let adapter = self.adapters.remove(index).with_values(values);
         self.adapters.insert(index, adapter);
         Ok(())
-    }
-
-    /// The layer of adapter `name` at `site`, if it has one of that kind.
-    pub fn layer<S: HookState>(&self, name: &str, site: Site) -> Option<&Erased<S>> {
-        S::of(&self.get(name)?.layers.get(&site)?.layer)
-    }
-
-    /// The layer of adapter `name` at `site` with what the adapter shares.
-    pub(crate) fn acting<S: HookState>(&self, name: &str, site: Site) -> Option<Acting<'_, S>> {
-        let adapter = self.get(name)?;
-        Some(Acting {
-            name: &adapter.name,
-            layer: S::of(&adapter.layers.get(&site)?.layer)?,
-            shared: &adapter.shared,
-        })
     }
 
     /// All parameters under their names, those of fusions last.

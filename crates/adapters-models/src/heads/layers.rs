@@ -144,6 +144,7 @@ impl Head {
     ///
     /// Panics if the last axis is not the model's width.
     pub fn scores(&self, mut hidden: Tensor<3>, base: &impl HeadBase, cx: &mut Ctx<'_>) -> Tensor<3> {
+        let cx = cx.hooks();
         let language_model = self.config.kind.is_language_model();
         let dropout = match language_model {
             true => 0.0,

@@ -202,7 +202,7 @@ impl Heads {
                     let start = if all == batch { start } else { start % all.max(1) };
                     padding.slice_dim(0, start..start + rows)
                 });
-                Ok(head.forward(part, padding, base, cx))
+                Ok(cx.for_rows(start..start + rows, |cx| head.forward(part, padding, base, cx)))
             })
             .collect()
     }

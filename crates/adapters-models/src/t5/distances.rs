@@ -1,6 +1,6 @@
 //! The relative position bias: a learned number for each distance between query and key.
 
-use adapters_core::{Ctx, Stack};
+use adapters_core::{Hooks, Stack};
 use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::t5::T5Stack;
@@ -39,7 +39,7 @@ impl Buckets {
 
 impl T5Stack {
     /// The distances of a pass, of `queries` positions behind `past` others.
-    pub(super) fn distances(&self, queries: usize, past: usize, cx: &Ctx<'_>) -> Distances<'_> {
+    pub(super) fn distances(&self, queries: usize, past: usize, cx: &Hooks<'_>) -> Distances<'_> {
         Distances {
             stack: self,
             queries,

@@ -4,23 +4,32 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use adapters_core::Ctx;
+use adapters_core::{Ctx, Error, Hooks};
 use adapters_nn::ops;
 use burn::tensor::{Bool, Tensor};
 
+use crate::causal_lm::CausalInput;
 use crate::encoder_decoder::{EncodedInput, EncoderDecoderInput};
 use crate::staged::{Block, Blocks, Flow, Staged};
-use crate::t5::{T5Layer, T5Model, T5Stack, repeated};
+use crate::t5::{T5Layer, T5Model, T5Stack};
 
 impl Blocks for T5Model {
     type Input = EncoderDecoderInput;
 
-    fn staged(&self, input: EncoderDecoderInput, cx: &mut Ctx<'_>) -> Staged<'_> {
-        let state = self.embedded(input.ids, input.padding, cx);
+    fn staged(&self, input: EncoderDecoderInput, cx: &mut Ctx<'_>) -> Result<Staged<'_>, Error> {
+        let encoder_input = CausalInput {
+            ids: input.ids,
+            padding: input.padding,
+        };
+        let [rows, _] = encoder_input.ids.dims();
+        let state = self.embedded(encoder_input, cx)?;
         let mask = state.padding.clone().map(ops::padding_bias);
-        let mut blocks = self.encoder.blocks(state.hidden.dims()[1], mask, None, cx);
+        let [repeated, positions, _] = state.hidden.dims();
+        let cx = cx.hooks();
+        let mut blocks = self.encoder.blocks(positions, mask, None, cx);
 
-        let ids = repeated(input.decoder_ids, cx.replicas());
+        // The batch was repeated as often as that of the encoder.
+        let ids = input.decoder_ids.repeat_dim(0, repeated / rows.max(1));
         let seq = ids.dims()[1];
         let mask = ops::causal_bias(seq, 0, None, None, &ids.device());
         blocks.push(Box::new(move |flow, cx| Flow {
@@ -28,10 +37,10 @@ impl Blocks for T5Model {
             beside: Some(flow.hidden),
         }));
         blocks.extend(self.decoder.blocks(seq, Some(mask), state.padding, cx));
-        Staged {
+        Ok(Staged {
             entered: Flow::of(state.hidden),
             blocks,
-        }
+        })
     }
 }
 
@@ -42,7 +51,7 @@ impl T5Stack {
         queries: usize,
         mask: Option<Tensor<4>>,
         encoder_padding: Option<Tensor<2, Bool>>,
-        cx: &Ctx<'_>,
+        cx: &Hooks<'_>,
     ) -> Vec<Block<'_>> {
         let distances = Rc::new(RefCell::new(self.distances(queries, 0, cx)));
         let block = |layer| -> Block<'_> {

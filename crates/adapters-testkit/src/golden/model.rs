@@ -45,11 +45,6 @@ impl Inputs {
         })
     }
 
-    /// Rows and positions of the batch.
-    pub(crate) fn dims(&self) -> [usize; 2] {
-        self.ids.dims()
-    }
-
     /// Padded positions of each row; `None` where nothing is padded.
     pub(crate) fn padded(&self) -> Option<Vec<i64>> {
         let padding = self.padding.clone()?;
@@ -143,14 +138,14 @@ impl Top {
                     token_types,
                     padding,
                 };
-                let hidden = encoder.forward(input, cx);
+                let hidden = encoder.forward(input, cx)?;
                 Ok(match top {
                     Self::MaskedLm(head) => head.scores(hidden, encoder, cx),
                     _ => hidden,
                 })
             }
             (Model::CausalLm(lm), _) => {
-                let hidden = lm.forward(CausalInput { ids, padding }, cx);
+                let hidden = lm.forward(CausalInput { ids, padding }, cx)?;
                 Ok(lm.logits(hidden, cx))
             }
             (Model::EncoderDecoder(model), _) => {
@@ -161,7 +156,7 @@ impl Top {
                     padding,
                     decoder_ids,
                 };
-                Ok(model.forward(input, cx))
+                Ok(model.forward(input, cx)?)
             }
         }
     }

@@ -457,15 +457,13 @@ impl Running<'_> {
         set: &AdapterSet,
         active: Option<&Active>,
     ) -> Result<(Tensor<3>, Vec<Record>), Stop> {
-        let [rows, positions] = inputs.dims();
         let cx = match active {
-            Some(active) => Ctx::with_composition(set, active),
+            Some(active) => Ctx::with_composition(set, active)?,
             None => Ctx::plain(),
         };
         let mut cx = cx
             .skipping_layers(self.skipped.iter().copied())
             .with_tasks(self.tasks.iter().copied())?
-            .for_input(rows, positions)?
             .recording();
         let output = self.top.forward(self.model, inputs, &mut cx)?;
         Ok((output, cx.records()))

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use adapters_core::FusionConfig;
+use adapters_fusion::FusionConfig;
 use serde::{Deserialize, Serialize};
 
 use super::{AdapterSection, Recipe, value};

@@ -2,7 +2,8 @@
 
 use burn::tensor::Tensor;
 
-use super::{HookState, NoWeight, Rows, take};
+use super::rows::take;
+use super::{HookState, NoWeight, Positions, Rows};
 use crate::erased::Erased;
 use crate::method::layer::SiteLayer;
 
@@ -151,9 +152,13 @@ impl Rows for KeyValueState {
     }
 }
 
+/// Keys and values are seen from every position.
+impl Positions for KeyValueState {}
+
 impl HookState for KeyValueState {
     type Output = Self;
     type Weight = NoWeight;
+    type Effect = ();
 
     fn rows(&self) -> usize {
         self.key.dims()[0]
@@ -161,19 +166,6 @@ impl HookState for KeyValueState {
 
     fn apart(self) -> Self {
         Self { filler: None, ..self }
-    }
-
-    fn repeat_rows(&self, times: usize) -> Self {
-        Self {
-            key: self.key.clone().repeat_dim(0, times),
-            value: self.value.clone().repeat_dim(0, times),
-            bias: self.bias.clone().map(|bias| match bias.dims()[0] {
-                1 => bias,
-                _ => bias.repeat_dim(0, times),
-            }),
-            input: self.input.clone().repeat_dim(0, times),
-            filler: self.filler,
-        }
     }
 
     fn of(layer: &SiteLayer) -> Option<&Erased<Self>> {

@@ -7,8 +7,6 @@ use std::ops::Range;
 
 use burn::tensor::Tensor;
 
-use crate::pass::state::{EmbeddingState, HiddenState, KeyValueState, LinearState, NormState, OutputState, TableState};
-
 /// A batch whose positions can be taken apart and joined, where that has a meaning.
 pub trait Positions: Sized {
     /// How many positions there are; `None` where they belong together.
@@ -42,7 +40,7 @@ impl Positions for Tensor<3> {
 }
 
 /// A delta at these positions. One that holds for all positions, as a factor does, is kept.
-fn cut(delta: &Tensor<3>, range: Range<usize>, positions: usize) -> Tensor<3> {
+pub(super) fn cut(delta: &Tensor<3>, range: Range<usize>, positions: usize) -> Tensor<3> {
     match delta.dims()[1] == positions {
         true => delta.clone().slice_dim(1, range),
         false => delta.clone(),
@@ -50,7 +48,7 @@ fn cut(delta: &Tensor<3>, range: Range<usize>, positions: usize) -> Tensor<3> {
 }
 
 /// A delta with this many positions, repeated where it holds for all.
-pub(crate) fn spread(delta: Tensor<3>, positions: usize) -> Tensor<3> {
+pub(super) fn spread(delta: Tensor<3>, positions: usize) -> Tensor<3> {
     let [rows, seq, d] = delta.dims();
     match seq == positions {
         true => delta,
@@ -59,7 +57,7 @@ pub(crate) fn spread(delta: Tensor<3>, positions: usize) -> Tensor<3> {
 }
 
 /// Deltas of parts with these numbers of positions; one that is absent counts as zero beside one that is not.
-pub(crate) fn join(deltas: Vec<(usize, Option<Tensor<3>>)>) -> Option<Tensor<3>> {
+pub(super) fn join(deltas: Vec<(usize, Option<Tensor<3>>)>) -> Option<Tensor<3>> {
     let first = deltas.iter().find_map(|(_, delta)| delta.as_ref())?;
     let ([rows, _, d], device) = (first.dims(), first.device());
     let spread = deltas.into_iter().map(|(positions, delta)| match delta {
@@ -68,41 +66,3 @@ pub(crate) fn join(deltas: Vec<(usize, Option<Tensor<3>>)>) -> Option<Tensor<3>>
     });
     Some(Tensor::cat(spread.collect(), 1))
 }
-
-/// Implements [`Positions`] field by field: tensors, tensors that may be absent, deltas, and what belongs to no position.
-macro_rules! positions {
-    ($state:ty, $seq:ident: $($field:ident),* ; $($optional:ident),* ; $($delta:ident),* ; $($kept:ident),*) => {
-        impl Positions for $state {
-            fn positions(&self) -> Option<usize> {
-                Some(self.$seq.dims()[1])
-            }
-
-            fn take_positions(&self, range: Range<usize>) -> Option<Self> {
-                Some(Self {
-                    $($field: self.$field.clone().slice_dim(1, range.clone()),)*
-                    $($optional: self.$optional.clone().map(|t| t.slice_dim(1, range.clone())),)*
-                    $($delta: self.$delta.as_ref().map(|t| cut(t, range.clone(), self.$seq.dims()[1])),)*
-                    $($kept: self.$kept.clone(),)*
-                })
-            }
-
-            fn join_positions(parts: Vec<Self>) -> Option<Self> {
-                Some(Self {
-                    $($field: Tensor::cat(parts.iter().map(|p| p.$field.clone()).collect(), 1),)*
-                    $($optional: parts.iter().map(|p| p.$optional.clone()).collect::<Option<Vec<_>>>().map(|ts| Tensor::cat(ts, 1)),)*
-                    $($delta: join(parts.iter().map(|p| (p.$seq.dims()[1], p.$delta.clone())).collect()),)*
-                    $($kept: parts[0].$kept.clone(),)*
-                })
-            }
-        }
-    };
-}
-
-positions!(LinearState, input: input; ; delta; layer);
-positions!(TableState, ids: ids, output; ; delta; );
-positions!(HiddenState, hidden: hidden, block, residual; inner; ; norm, up);
-positions!(OutputState, hidden: hidden; padding; ; );
-
-impl Positions for NormState {}
-impl Positions for KeyValueState {}
-impl Positions for EmbeddingState {}

@@ -2,7 +2,23 @@
 
 use burn::tensor::{Bool, Tensor};
 
-use crate::pass::state::EmbeddingState;
+use super::fields::by_fields;
+use super::{HookState, NoWeight, Positions};
+use crate::erased::Erased;
+use crate::method::layer::SiteLayer;
+
+/// State of the embedded tokens, which an adapter may make more of: see [`insert`](Self::insert).
+#[derive(Clone, Debug)]
+pub struct EmbeddingState {
+    /// `[batch, seq, d_model]`.
+    pub hidden: Tensor<3>,
+    /// True at padding, `[batch, past + seq]`; `None` when there is none.
+    pub padding: Option<Tensor<2, Bool>>,
+    /// Positions before these that a cache holds, inserted ones included.
+    pub past: usize,
+    /// What adapters inserted, in the order they did.
+    pub inserted: Vec<Inserted>,
+}
 
 /// Positions an adapter put into every row of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +36,39 @@ impl Inserted {
             true => t,
             false => t + self.count,
         }
+    }
+}
+
+by_fields!(EmbeddingState {
+    hidden: tensor,
+    padding: optional,
+    past: whole,
+    inserted: whole,
+});
+
+/// What enters a model as a whole has no parts along the sequence.
+impl Positions for EmbeddingState {}
+
+impl HookState for EmbeddingState {
+    type Output = Self;
+    type Weight = NoWeight;
+    type Effect = ();
+
+    const FIRST_ONLY: bool = true;
+
+    fn rows(&self) -> usize {
+        self.hidden.dims()[0]
+    }
+
+    fn of(layer: &SiteLayer) -> Option<&Erased<Self>> {
+        match layer {
+            SiteLayer::Embedding(layer) => Some(layer),
+            _ => None,
+        }
+    }
+
+    fn finish(self) -> Self {
+        self
     }
 }
 

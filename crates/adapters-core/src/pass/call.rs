@@ -1,0 +1,103 @@
+//! What the layers of adapters are told while a pass runs.
+
+use std::ops::Deref;
+
+use burn::tensor::{Bool, Tensor};
+
+use crate::method::shared::Shared;
+use crate::pass::memo::Memo;
+use crate::pass::record::{Recorded, Recorder};
+use crate::pass::state::Inserted;
+use crate::site::Site;
+use adapters_nn::Dropout;
+
+/// What a forward pass is: the same for every site and adapter.
+#[derive(Clone, Debug, Default)]
+pub struct Pass {
+    /// The masks of this pass in training; `None` in evaluation.
+    pub dropout: Option<Dropout>,
+    /// True at padding, `[batch, seq]`; `None` when nothing is padded. It covers the sequence the layers compute on: it
+    /// grows when an adapter inserts positions, and includes the positions of a cache.
+    pub padding: Option<Tensor<2, Bool>>,
+    /// What adapters inserted among the embedded tokens, in the order they did.
+    pub inserted: Vec<Inserted>,
+    /// Positions before those of this pass, which a cache of keys and values holds; zero in a pass over whole sequences.
+    pub past: usize,
+    /// Columns of the prompt, where the columns after them were generated; `None` where nothing is generated.
+    pub prompt: Option<usize>,
+    /// How many passes of training the fusions have been through before this one, which lowers their temperature.
+    pub passes: u64,
+    /// Where values are recorded, if they are.
+    pub recorder: Option<Recorder>,
+    /// What adapters have computed in this pass for all their layers.
+    pub(crate) memo: Memo,
+}
+
+impl Pass {
+    /// Dropout in training, the identity in evaluation; any shape.
+    pub fn dropout<const D: usize>(&self, x: Tensor<D>, prob: f64) -> Tensor<D> {
+        match &self.dropout {
+            Some(dropout) => dropout.forward(x, prob),
+            None => x,
+        }
+    }
+
+    /// Where position `t` of the model's input is in the sequence the layers compute on.
+    pub fn position(&self, t: usize) -> usize {
+        self.inserted.iter().fold(t, |t, inserted| inserted.moved(t))
+    }
+}
+
+/// What an adapter's layer is told: the pass, the name of its adapter, its site, and the shared parameters of its adapter.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// The pass.
+    pub pass: &'a Pass,
+    /// Parameters of the whole adapter.
+    pub shared: &'a Shared,
+    /// Name of the adapter.
+    pub adapter: &'a str,
+    /// The site of the layer.
+    pub site: Site,
+}
+
+impl Deref for Call<'_> {
+    type Target = Pass;
+
+    fn deref(&self) -> &Pass {
+        self.pass
+    }
+}
+
+impl Call<'_> {
+    /// Records the values of gates, `[batch, gates]`, if this pass records.
+    pub fn record_gates(&self, scores: impl FnOnce() -> Tensor<2>) {
+        self.record(|adapter| Recorded::Gate {
+            adapter,
+            scores: scores(),
+        });
+    }
+
+    /// Records how a fusion weighed its adapters, `[batch, seq, adapters]`, if this pass records.
+    pub fn record_attention(&self, scores: impl FnOnce() -> Tensor<3>) {
+        self.record(|fusion| Recorded::FusionAttention {
+            fusion,
+            scores: scores(),
+        });
+    }
+
+    fn record(&self, value: impl FnOnce(String) -> Recorded) {
+        if let Some(recorder) = &self.pass.recorder {
+            recorder.add(self.site, value(self.adapter.to_owned()));
+        }
+    }
+
+    /// What `make` computes from the shared parameters of the adapter: once in a pass, however many of its layers ask for
+    /// `what`. In training it is one node of the graph, and its gradient the sum over all layers that asked.
+    pub fn once<const D: usize>(&self, what: &'static str, make: impl FnOnce() -> Tensor<D>) -> Tensor<D> {
+        match self.shared.id() {
+            Some(id) => self.pass.memo.once(id, what, make),
+            None => make(),
+        }
+    }
+}

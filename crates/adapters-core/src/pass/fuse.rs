@@ -1,0 +1,37 @@
+//! `Fuse`: attention over what several adapters make of one state.
+
+use crate::pass::compose::{After, Open, Seen};
+use crate::pass::plan::Node;
+use crate::pass::state::{FusionState, HookState, Up};
+
+impl<'a, S: HookState> Seen<'_, 'a, S> {
+    /// The state after a fusion of children, opened and finished by the last adapter among them.
+    ///
+    /// Where a child has no layer there is one adapter less to attend to. Activation has checked that there is a fusion
+    /// layer wherever a child acts, and that every child tells what it adds.
+    pub(super) fn fuse(&self, node: &Node, children: &[Node], fusion: usize, mut state: S) -> After<'a, S> {
+        let (Some(last), Some(hidden)) = (self.at.last(&node.leaves), state.fusion()) else {
+            return (state, None);
+        };
+        let before = hidden.hidden.clone();
+        let mut state = last.layer.open(state);
+        let mut fused = FusionState::new(before, last.layer.fusion_query());
+        if let Some(hidden) = state.fusion() {
+            fused.opened = hidden.hidden.clone();
+            fused.residual = hidden.inner.clone().unwrap_or(fused.residual);
+            hidden.up = Up::Asked;
+        }
+        for child in children.iter().filter(|child| self.acts(child)) {
+            let (mut part, _) = self.run(child, state.clone(), Open::Done);
+            if let Some(Up::Is(up)) = part.fusion().map(|hidden| std::mem::take(&mut hidden.up)) {
+                fused.ups.push(up);
+            }
+        }
+        let fused = self.at.of_kind::<FusionState>().fused(fusion, fused);
+        if let (Some(hidden), Some(fused)) = (state.fusion(), fused) {
+            hidden.hidden = fused;
+            hidden.up = Up::Unasked;
+        }
+        (state, Some(last))
+    }
+}

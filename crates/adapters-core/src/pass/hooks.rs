@@ -1,0 +1,200 @@
+//! The hooks a model calls at its sites.
+
+use burn::nn::{Embedding, LayerNorm, Linear};
+use burn::tensor::{Int, Tensor};
+
+use crate::pass::call::Pass;
+use crate::pass::compose::At;
+use crate::pass::plan::Plan;
+use crate::pass::state::{
+    EmbeddingState, HiddenState, HookState, KeyValueState, LinearState, NormState, NormWeight, Normalization,
+    OutputState, TableState, Up,
+};
+use crate::site::Site;
+use adapters_nn::ops;
+
+/// The hooks of a pass that has begun; [`Ctx::begin`](crate::Ctx::begin) returns them.
+///
+/// At a site where no adapter acts a hook is the plain operation, and copies nothing.
+#[derive(Debug, Default)]
+pub struct Hooks<'a> {
+    /// Which adapters act where; `None` where none is active.
+    pub(super) plan: Option<Plan<'a>>,
+    pub(super) pass: Pass,
+    pub(super) first_position: usize,
+}
+
+impl<'a> Hooks<'a> {
+    /// What everything in this pass is told.
+    pub fn pass(&self) -> &Pass {
+        &self.pass
+    }
+
+    /// The model's own dropout; see [`Pass::dropout`].
+    pub fn dropout<const D: usize>(&self, x: Tensor<D>, prob: f64) -> Tensor<D> {
+        self.pass.dropout(x, prob)
+    }
+
+    /// The position of the first token: how many positions the active adapters count as taken before it. A model adds it
+    /// to the positions of its tokens.
+    pub fn first_position(&self) -> usize {
+        self.first_position
+    }
+
+    /// A linear layer at `site`: `layer(x)` and what the adapters add.
+    ///
+    /// # Shapes
+    ///
+    /// `[batch, seq, d_in] -> [batch, seq, d_out]`
+    ///
+    /// # Panics
+    ///
+    /// Panics if the last axis of `x` is not `d_in`.
+    pub fn linear(&mut self, site: Site, layer: &Linear, x: Tensor<3>) -> Tensor<3> {
+        match self.at(site) {
+            None => ops::linear(layer, x),
+            Some(at) => at.run(LinearState {
+                input: x,
+                layer: layer.clone(),
+                delta: None,
+            }),
+        }
+    }
+
+    /// A normalization at `site`, with its own parameters or those of an adapter.
+    ///
+    /// # Shapes
+    ///
+    /// `[batch, seq, d_model]` to the same.
+    pub fn norm<N: Normalization>(&mut self, site: Site, norm: &N, x: Tensor<3>) -> Tensor<3> {
+        match self.adapted_norm(site, norm) {
+            None => norm.normalize(x),
+            Some(adapted) => adapted.normalize(x),
+        }
+    }
+
+    /// The normalization with the parameters of an adapter; `None` where none acts.
+    fn adapted_norm<N: Normalization>(&self, site: Site, norm: &N) -> Option<N> {
+        let at = self.at(site)?;
+        let NormWeight { weight, bias } = norm.parameters();
+        let NormState { weight, bias } = at.run(NormState { weight, bias });
+        Some(norm.clone().with_parameters(NormWeight { weight, bias }))
+    }
+
+    /// Rows of an embedding table at `site`.
+    ///
+    /// # Shapes
+    ///
+    /// `[batch, seq]` of indices to `[batch, seq, d_model]`
+    ///
+    /// # Panics
+    ///
+    /// Panics on an index outside the table.
+    pub fn lookup(&mut self, site: Site, table: &Embedding, ids: Tensor<2, Int>) -> Tensor<3> {
+        let output = table.forward(ids.clone());
+        match self.at(site) {
+            None => output,
+            Some(at) => at.run(TableState {
+                ids,
+                output,
+                delta: None,
+            }),
+        }
+    }
+
+    /// A block joining the residual stream at `site`: `norm(hidden + residual)`, without `norm` in pre-LN models. The
+    /// normalization comes with its own site.
+    ///
+    /// # Shapes
+    ///
+    /// `[batch, seq, d_model]`, all three.
+    pub fn hidden(
+        &mut self,
+        site: Site,
+        hidden: Tensor<3>,
+        residual: Tensor<3>,
+        norm: Option<(Site, &LayerNorm)>,
+    ) -> Tensor<3> {
+        let adapted = norm.and_then(|(site, norm)| self.adapted_norm(site, norm));
+        let norm = adapted.as_ref().or(norm.map(|(_, norm)| norm));
+        match self.at(site) {
+            None => HiddenState::close(hidden, residual, norm),
+            Some(at) => at.run(HiddenState {
+                block: hidden.clone(),
+                hidden,
+                residual,
+                inner: None,
+                norm: norm.cloned(),
+                up: Up::Unasked,
+            }),
+        }
+    }
+
+    /// Keys and values of an attention at `site`, after position encoding: those of the whole sequence, past included.
+    ///
+    /// # Shapes
+    ///
+    /// `[batch, heads, seq_k, d_head]`; an adapter may make `seq_k` longer, and the bias with it.
+    pub fn key_value(&mut self, site: Site, state: KeyValueState) -> KeyValueState {
+        match self.at(site) {
+            None => state,
+            Some(at) => at.run(state),
+        }
+    }
+
+    /// Embedded tokens, before the first layer; an adapter may make `seq` longer. From there on the model goes by what
+    /// comes back, and [`Pass::padding`], [`Pass::inserted`] and [`Pass::past`] by it too.
+    ///
+    /// A model with positions or a normalization between its token table and its first layer calls this twice, with one
+    /// state: at [`Role::EmbeddedTokens`](crate::Role::EmbeddedTokens) and at [`Role::Embedding`](crate::Role::Embedding).
+    ///
+    /// # Shapes
+    ///
+    /// `[batch, seq, d_model]`
+    pub fn embedding(&mut self, site: Site, state: EmbeddingState) -> EmbeddingState {
+        let before = state.inserted.len();
+        let state = match self.at(site) {
+            None => state,
+            Some(at) => at.run(state),
+        };
+        self.pass.past = state.past;
+        if state.inserted.len() > before {
+            self.pass.padding = state.padding.clone();
+            self.pass.inserted = state.inserted.clone();
+        }
+        state
+    }
+
+    /// A hidden state as a whole at `site`: the output of a layer, or the input of the language-model head.
+    ///
+    /// # Shapes
+    ///
+    /// `[batch, seq, d_model] -> [batch, seq, d_model]`
+    pub fn output(&mut self, site: Site, hidden: Tensor<3>) -> Tensor<3> {
+        match self.at(site) {
+            None => hidden,
+            Some(at) => {
+                let padding = self.pass.padding.clone();
+                at.run(OutputState { hidden, padding })
+            }
+        }
+    }
+
+    /// The hidden state that enters the language-model head, after what adapters did to the embeddings at `site` is
+    /// undone.
+    ///
+    /// # Shapes
+    ///
+    /// `[batch, seq, d_model] -> [batch, seq, d_model]`
+    pub fn before_lm_head(&mut self, site: Site, hidden: Tensor<3>) -> Tensor<3> {
+        match self.at::<EmbeddingState>(site) {
+            None => hidden,
+            Some(at) => at.undo(hidden),
+        }
+    }
+
+    /// The site, if an active adapter has a layer of this kind there.
+    fn at<S: HookState>(&self, site: Site) -> Option<At<'_, 'a, S>> {
+        At::new(self.plan.as_ref()?, site, &self.pass)
+    }
+}

@@ -1,0 +1,125 @@
+//! A linear layer: its input, the layer, and what adapters add to its output.
+
+use burn::nn::Linear;
+use burn::tensor::Tensor;
+
+use super::fields::by_fields;
+use super::rows::{join_deltas, take, weighted_deltas};
+use super::{HookState, positions};
+use crate::erased::Erased;
+use crate::method::layer::{Effect, SiteLayer};
+
+/// State at a linear site: `layer(input) + delta`.
+///
+/// The frozen layer runs when the site is finished, so that an adapter may change what goes into it.
+#[derive(Clone, Debug)]
+pub struct LinearState {
+    /// Input of the layer, `[batch, seq, d_in]`.
+    pub input: Tensor<3>,
+    /// The frozen layer.
+    pub layer: Linear,
+    /// What the adapters so far contribute, `[batch, seq, d_out]`.
+    pub delta: Option<Tensor<3>>,
+}
+
+/// Weight and bias of a linear layer, as merging sees them.
+#[derive(Clone, Debug)]
+pub struct LinearWeight {
+    /// `[d_in, d_out]`, Burn's layout.
+    pub weight: Tensor<2>,
+    /// `[d_out]`.
+    pub bias: Option<Tensor<1>>,
+}
+
+by_fields!(LinearState, positions of input {
+    input: tensor,
+    layer: whole,
+    delta: delta,
+});
+
+impl HookState for LinearState {
+    type Output = Tensor<3>;
+    type Weight = LinearWeight;
+    type Effect = Effect;
+
+    fn rows(&self) -> usize {
+        self.input.dims()[0]
+    }
+
+    fn adds(effect: &Effect) -> bool {
+        matches!(effect, Effect::Adds(_))
+    }
+
+    fn weighted_sum(parts: Vec<(Self, f64)>) -> Option<Self> {
+        let first = parts[0].0.clone();
+        Some(Self {
+            delta: weighted_deltas(parts.into_iter().map(|(state, weight)| (state.delta, weight))),
+            ..first
+        })
+    }
+
+    /// Only the sums of the updates are joined: the adapters have left input and layer alone.
+    fn with_rows(&self, parts: Vec<Self>, order: &[usize]) -> Self {
+        let deltas = parts.into_iter().map(|part| (part.rows(), part.delta)).collect();
+        Self {
+            delta: join_deltas(deltas).map(|delta| take(&delta, order)),
+            ..self.clone()
+        }
+    }
+
+    fn with_positions(&self, parts: Vec<Self>) -> Option<Self> {
+        let deltas = parts.into_iter().map(|part| (part.input.dims()[1], part.delta));
+        Some(Self {
+            delta: positions::join(deltas.collect()),
+            ..self.clone()
+        })
+    }
+
+    fn of(layer: &SiteLayer) -> Option<&Erased<Self>> {
+        match layer {
+            SiteLayer::Linear(layer) => Some(layer),
+            _ => None,
+        }
+    }
+
+    fn finish(self) -> Tensor<3> {
+        let output = adapters_nn::ops::linear(&self.layer, self.input);
+        match self.delta {
+            Some(delta) => output + delta,
+            None => output,
+        }
+    }
+}
+
+impl LinearState {
+    /// Adds to the delta what `update` makes of the layer's input: how the updates of several active adapters add up.
+    #[must_use]
+    pub fn plus(self, update: impl FnOnce(Tensor<3>) -> Tensor<3>) -> Self {
+        let update = update(self.input.clone());
+        let delta = match self.delta {
+            Some(delta) => delta + update,
+            None => update,
+        };
+        Self {
+            delta: Some(delta),
+            ..self
+        }
+    }
+}
+
+impl LinearWeight {
+    /// With an update in the published layout, `[d_out, d_in]`, added to the weight.
+    #[must_use]
+    pub fn plus(self, update: Tensor<2>) -> Self {
+        let (update, dtype) = (update.transpose(), self.weight.dtype());
+        let update = if update.dtype() == dtype {
+            update
+        } else {
+            update.cast(dtype)
+        };
+        Self {
+            weight: self.weight + update,
+            ..self
+        }
+    }
+}

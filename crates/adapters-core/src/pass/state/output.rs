@@ -1,0 +1,45 @@
+//! A hidden state as a whole.
+
+use burn::tensor::{Bool, Tensor};
+
+use super::fields::by_fields;
+use super::{HookState, NoWeight};
+use crate::erased::Erased;
+use crate::method::layer::SiteLayer;
+
+/// State of a hidden state as a whole: a layer's output, or the input of the language-model head.
+#[derive(Clone, Debug)]
+pub struct OutputState {
+    /// `[batch, seq, d_model]`.
+    pub hidden: Tensor<3>,
+    /// True at padding, as [`Pass::padding`](crate::Pass::padding) has it for these rows.
+    pub padding: Option<Tensor<2, Bool>>,
+}
+
+by_fields!(OutputState, positions of hidden {
+    hidden: tensor,
+    padding: optional,
+});
+
+impl HookState for OutputState {
+    type Output = Tensor<3>;
+    type Weight = NoWeight;
+    type Effect = ();
+
+    const FIRST_ONLY: bool = true;
+
+    fn rows(&self) -> usize {
+        self.hidden.dims()[0]
+    }
+
+    fn of(layer: &SiteLayer) -> Option<&Erased<Self>> {
+        match layer {
+            SiteLayer::Output(layer) => Some(layer),
+            _ => None,
+        }
+    }
+
+    fn finish(self) -> Tensor<3> {
+        self.hidden
+    }
+}

@@ -1,0 +1,92 @@
+//! Which model an adapter was attached to, as far as it can be told from its layers.
+
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::host::Host;
+use crate::set::AdapterSet;
+use crate::set::active::Active;
+use crate::site::{Site, SiteKind};
+
+/// The architecture of a model and the shapes of its linear layers: what a model must have in common with the one an
+/// adapter was attached to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ModelShape {
+    architecture: String,
+    d_model: usize,
+    /// Input and output features of the linear layers.
+    linear: Vec<(Site, [usize; 2])>,
+    /// Where a deeper model has a linear layer, and this one has none.
+    beyond: Vec<Site>,
+}
+
+impl ModelShape {
+    pub(crate) fn of(model: &dyn Host) -> Arc<Self> {
+        let linear: Vec<(Site, [usize; 2])> = model
+            .sites()
+            .into_iter()
+            .filter(|info| info.site.layer.is_some() && matches!(info.kind, SiteKind::Linear { .. }))
+            .filter_map(|info| Some((info.site, model.linear(info.site)?.weight.dims())))
+            .collect();
+        let mut beyond: Vec<Site> = Vec::new();
+        for (site, _) in &linear {
+            let next = Site {
+                layer: site.layer.map(|layer| layer + 1),
+                ..*site
+            };
+            // One role a stack is enough.
+            if model.linear(next).is_none() && !beyond.iter().any(|other| other.stack == next.stack) {
+                beyond.push(next);
+            }
+        }
+        Arc::new(Self {
+            architecture: model.architecture().to_owned(),
+            d_model: model.d_model(),
+            linear,
+            beyond,
+        })
+    }
+
+    /// What `model` has in place of what an adapter was attached to: what was expected, and what was found.
+    fn difference(&self, model: &dyn Host) -> Option<(String, String)> {
+        if self.architecture != model.architecture() {
+            let of = |architecture: &str| format!("a {architecture} model");
+            return Some((of(&self.architecture), of(model.architecture())));
+        }
+        if self.d_model != model.d_model() {
+            let of = |d_model: usize| format!("a model of width {d_model}");
+            return Some((of(self.d_model), of(model.d_model())));
+        }
+        for (site, expected) in &self.linear {
+            let found = model.linear(*site).map(|layer| layer.weight.dims());
+            if found.as_ref() != Some(expected) {
+                let of = |[d_in, d_out]: [usize; 2]| format!("{d_in} input and {d_out} output features at {site}");
+                return Some((of(*expected), found.map_or_else(|| format!("no layer at {site}"), of)));
+            }
+        }
+        let extra = self.beyond.iter().find(|site| model.linear(**site).is_some())?;
+        Some((format!("no layer at {extra}"), "one".to_owned()))
+    }
+}
+
+impl AdapterSet {
+    /// Refuses a model whose layers are not those of the model that the adapters of a composition were attached to.
+    pub(crate) fn check_model(&self, active: &Active, model: &dyn Host) -> Result<(), Error> {
+        let mut checked: Option<&Arc<ModelShape>> = None;
+        for name in active.composition().occurrences() {
+            let Some(adapter) = self.get(name) else { continue };
+            if checked.is_some_and(|checked| checked == &adapter.model) {
+                continue;
+            }
+            if let Some((expected, found)) = adapter.model.difference(model) {
+                return Err(Error::OtherModel {
+                    adapter: name.to_owned(),
+                    expected,
+                    found,
+                });
+            }
+            checked = Some(&adapter.model);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,85 @@
+//! Whether the adapters of a `Stack` fit on each other.
+
+use crate::composition::Composition;
+use crate::error::Error;
+use crate::method::layer::{SiteLayer, Source};
+use crate::set::{AdapterSet, AttachedLayer};
+use crate::site::Site;
+
+/// What an adapter adds at a linear layer.
+#[derive(Clone, Debug)]
+struct Addition {
+    adapter: String,
+    width: usize,
+}
+
+impl AdapterSet {
+    /// Refuses a layer that reads the addition of the adapter before it in a `Stack` where that has other features than the
+    /// layer reads.
+    pub(super) fn check_stacks(&self, composition: &Composition) -> Result<(), Error> {
+        for stack in composition.parts().filter(|part| matches!(part, Composition::Stack(_))) {
+            let mut sites: Vec<Site> = Vec::new();
+            for adapter in stack.adapters().filter_map(|name| self.get(name)) {
+                sites.extend(adapter.layers().map(|l| l.info.site));
+            }
+            sites.sort();
+            sites.dedup();
+            for site in sites {
+                self.check_stack(stack, stack, site, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks one part of a `Stack` at one site, after what `before` adds; what the part adds, or `before` if nothing.
+    fn check_stack(
+        &self,
+        stack: &Composition,
+        part: &Composition,
+        site: Site,
+        before: Option<Addition>,
+    ) -> Result<Option<Addition>, Error> {
+        match part {
+            Composition::Adapter(name) => {
+                let layer = self.get(name).and_then(|adapter| adapter.layers.get(&site));
+                let Some(AttachedLayer {
+                    info,
+                    layer: SiteLayer::Linear(layer),
+                }) = layer
+                else {
+                    return Ok(before);
+                };
+                let (Some(source), Some((_, d_out))) = (layer.effect().source(), info.linear_dims()) else {
+                    return Ok(before);
+                };
+                if let (Some(before), Source::Previous { width }) = (before, source)
+                    && width != Some(before.width)
+                {
+                    return Err(Error::CannotStack {
+                        stack: stack.to_string(),
+                        adapter: name.clone(),
+                        path: info.path.clone(),
+                        reads: width,
+                        before: before.adapter,
+                        adds: before.width,
+                    });
+                }
+                Ok(Some(Addition {
+                    adapter: name.clone(),
+                    width: d_out,
+                }))
+            }
+            Composition::Stack(children) => children
+                .iter()
+                .try_fold(before, |before, child| self.check_stack(stack, child, site, before)),
+            // Children act side by side, each after what came before the block.
+            block => {
+                let mut last = before.clone();
+                for child in block.children() {
+                    last = self.check_stack(stack, child, site, before.clone())?.or(last);
+                }
+                Ok(last)
+            }
+        }
+    }
+}

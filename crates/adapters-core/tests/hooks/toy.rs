@@ -1,0 +1,308 @@
+//! A user-written Burn model with every hook, and a toy method with a layer for each.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use adapters_core::target::Target;
+use adapters_core::{
+    AdapterSet, Build, Call, Causality, Composition, Ctx, Effect, EmbeddingState, Erased, Error, Format, HiddenState,
+    Host, KeyValueState, LinearState, Method, NamedParams, OutputState, Role, Site, SiteAdapter, SiteInfo, SiteKind,
+    SiteLayer, Source, Stack,
+};
+use adapters_nn::ops;
+use burn::module::{Module, Param, ParamId};
+use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::tensor::{Device, Distribution, Tensor, TensorData};
+use serde_json::{Map, Value};
+
+// The model: one attention layer.
+
+pub(crate) const D: usize = 6;
+pub(crate) const HEADS: usize = 2;
+pub(crate) const EMBEDDING: Site = Site::outside(Stack::Encoder, Role::Embedding);
+pub(crate) const fn at(role: Role) -> Site {
+    Site::new(Stack::Encoder, 0, role)
+}
+
+#[derive(Module, Debug)]
+pub(crate) struct Mine {
+    pub(crate) query: Linear,
+    pub(crate) up: Linear,
+    pub(crate) norm: LayerNorm,
+}
+
+impl Mine {
+    pub(crate) fn forward(&self, x: Tensor<3>, cx: &mut Ctx<'_>) -> Result<Tensor<3>, Error> {
+        let (cx, x) = cx.begin(self, x)?;
+        let state = EmbeddingState::new(x, None);
+        let x = cx.embedding(EMBEDDING, state).hidden;
+        let heads = |x: Tensor<3>| {
+            let [batch, seq, _] = x.dims();
+            x.reshape([batch, seq, HEADS, D / HEADS]).swap_dims(1, 2)
+        };
+        let query = cx.linear(at(Role::Query), &self.query, x.clone());
+        let state = KeyValueState::new(heads(x.clone()), heads(x.clone()), x.clone());
+        let kv = cx.key_value(at(Role::KeyValue), state);
+        let attended = ops::attention(heads(query), kv.key, kv.value, None, |w| w);
+        let [batch, _, seq, _] = attended.dims();
+        let attended = attended.swap_dims(1, 2).reshape([batch, seq, D]);
+        let x = cx.hidden(
+            at(Role::AfterAttention),
+            attended,
+            x,
+            Some((at(Role::AttentionNorm), &self.norm)),
+        );
+        let up = cx.linear(at(Role::FfnUp), &self.up, x.clone()).tanh();
+        let x = cx.hidden(at(Role::AfterFfn), up, x, None);
+        Ok(cx.output(at(Role::LayerOutput), x))
+    }
+}
+
+impl Host for Mine {
+    fn architecture(&self) -> &str {
+        "mine"
+    }
+    fn class_name(&self) -> &str {
+        "Mine"
+    }
+    fn d_model(&self) -> usize {
+        D
+    }
+    fn base_prefix(&self) -> &str {
+        ""
+    }
+    fn sites(&self) -> Vec<SiteInfo> {
+        let (linear, hidden) = (SiteKind::Linear { d_in: D, d_out: D }, SiteKind::Hidden { d_model: D });
+        [
+            (EMBEDDING, SiteKind::Embedding { d_model: D }, "embedding"),
+            (at(Role::Query), linear, "layer.0.query"),
+            (
+                at(Role::KeyValue),
+                SiteKind::KeyValue {
+                    heads: HEADS,
+                    d_head: D / HEADS,
+                },
+                "layer.0",
+            ),
+            (at(Role::AfterAttention), hidden, "layer.0.attention"),
+            (at(Role::FfnUp), linear, "layer.0.up"),
+            (at(Role::AfterFfn), hidden, "layer.0.ffn"),
+            (at(Role::LayerOutput), SiteKind::LayerOutput { d_model: D }, "layer.0"),
+        ]
+        .map(|(site, kind, path)| SiteInfo::new(site, kind, path))
+        .into()
+    }
+    fn linear(&self, site: Site) -> Option<&Linear> {
+        match site.role {
+            Role::Query => Some(&self.query),
+            Role::FfnUp => Some(&self.up),
+            _ => None,
+        }
+    }
+    fn linear_mut(&mut self, site: Site) -> Option<&mut Linear> {
+        match site.role {
+            Role::Query => Some(&mut self.query),
+            Role::FfnUp => Some(&mut self.up),
+            _ => None,
+        }
+    }
+}
+
+// The method: at every kind of site, `x * factor + 1`, which does not commute with itself for two factors.
+
+#[derive(Module, Debug)]
+pub(crate) struct Affine {
+    factor: Param<Tensor<1>>,
+}
+
+impl Affine {
+    fn act<const N: usize>(&self, x: Tensor<N>) -> Tensor<N> {
+        x * self.factor.val().unsqueeze() + 1.0
+    }
+}
+
+impl NamedParams for Affine {
+    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
+        vec![("factor".into(), self.factor.id)]
+    }
+}
+
+impl SiteAdapter<LinearState> for Affine {
+    fn apply(&self, state: LinearState, _: &Call<'_>) -> LinearState {
+        let delta = self.act(state.delta.unwrap_or_else(|| state.input.clone()));
+        LinearState {
+            delta: Some(delta),
+            ..state
+        }
+    }
+
+    fn effect(&self) -> Effect {
+        Effect::Adds(Source::Previous { width: Some(D) })
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
+    }
+}
+
+impl SiteAdapter<HiddenState> for Affine {
+    fn apply(&self, state: HiddenState, _: &Call<'_>) -> HiddenState {
+        HiddenState {
+            hidden: self.act(state.hidden),
+            ..state
+        }
+    }
+
+    fn effect(&self) {}
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
+    }
+}
+
+impl SiteAdapter<KeyValueState> for Affine {
+    fn apply(&self, state: KeyValueState, _: &Call<'_>) -> KeyValueState {
+        KeyValueState {
+            value: self.act(state.value),
+            ..state
+        }
+    }
+
+    fn effect(&self) {}
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
+    }
+}
+
+impl SiteAdapter<EmbeddingState> for Affine {
+    fn apply(&self, state: EmbeddingState, _: &Call<'_>) -> EmbeddingState {
+        EmbeddingState {
+            hidden: self.act(state.hidden),
+            ..state
+        }
+    }
+
+    fn effect(&self) {}
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
+    }
+}
+
+impl SiteAdapter<OutputState> for Affine {
+    fn apply(&self, state: OutputState, _: &Call<'_>) -> OutputState {
+        OutputState {
+            hidden: self.act(state.hidden),
+            ..state
+        }
+    }
+
+    fn effect(&self) {}
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Toy {
+    pub(crate) roles: Vec<Role>,
+    pub(crate) factor: f32,
+}
+
+impl fmt::Display for Toy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "toy[factor={}]", self.factor)
+    }
+}
+
+impl Method for Toy {
+    fn family(&self) -> &'static str {
+        "toy"
+    }
+    fn target(&self) -> Target {
+        Target::Roles {
+            roles: self.roles.clone(),
+            leave_out: vec![],
+        }
+    }
+    fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
+        let layer = Affine {
+            factor: Param::from_data([self.factor], build.device),
+        };
+        Ok(match site.kind {
+            SiteKind::Linear { .. } => SiteLayer::Linear(Erased::new(layer)),
+            SiteKind::Hidden { .. } => SiteLayer::Hidden(Erased::new(layer)),
+            SiteKind::KeyValue { .. } => SiteLayer::KeyValue(Erased::new(layer)),
+            SiteKind::Embedding { .. } => SiteLayer::Embedding(Erased::new(layer)),
+            _ => SiteLayer::Output(Erased::new(layer)),
+        })
+    }
+    fn key(&self, _: Format, site: &SiteInfo, adapter: &str, param: &str) -> String {
+        format!("{}.{adapter}.{param}", site.path)
+    }
+    fn wire(&self, _: Format, _: &[&SiteInfo], _: &dyn Host) -> Result<Map<String, Value>, Error> {
+        Ok(Map::new())
+    }
+}
+
+pub(crate) const ROLES: [Role; 7] = [
+    Role::Embedding,
+    Role::Query,
+    Role::KeyValue,
+    Role::AfterAttention,
+    Role::FfnUp,
+    Role::AfterFfn,
+    Role::LayerOutput,
+];
+
+pub(crate) struct Bench {
+    pub(crate) model: Mine,
+    pub(crate) x: Tensor<3>,
+    pub(crate) set: AdapterSet,
+    pub(crate) device: Device,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        let device = Device::flex();
+        device.seed(1);
+        let linear = || LinearConfig::new(D, D).init(&device).no_grad();
+        let model = Mine {
+            query: linear(),
+            up: linear(),
+            norm: LayerNormConfig::new(D).init(&device).no_grad(),
+        };
+        let x = Tensor::random([2, 3, D], Distribution::Normal(0.0, 1.0), &device);
+        Self {
+            model,
+            x,
+            set: AdapterSet::new(),
+            device,
+        }
+    }
+
+    pub(crate) fn with(mut self, name: &str, roles: &[Role], factor: f32) -> Self {
+        let method = Arc::new(Toy {
+            roles: roles.to_vec(),
+            factor,
+        });
+        self.set.attach(name, method, &self.model, 0, &self.device).unwrap();
+        self
+    }
+
+    pub(crate) fn plain(&self) -> TensorData {
+        self.model
+            .forward(self.x.clone(), &mut Ctx::plain())
+            .unwrap()
+            .into_data()
+    }
+
+    pub(crate) fn output(&self, composition: impl Into<Composition>) -> TensorData {
+        let active = self.set.composition(composition).unwrap();
+        let mut cx = Ctx::with_composition(&self.set, &active).unwrap();
+        self.model.forward(self.x.clone(), &mut cx).unwrap().into_data()
+    }
+}

@@ -1,0 +1,14 @@
+#![doc = include_str!("../README.md")]
+
+mod attach;
+mod config;
+mod layer;
+mod method;
+
+pub use attach::{attach, attach_named, build};
+pub use config::{
+    FusionConfig, Projection, QueryState, Regularization, ResidualPath, Temperature, ValueOrder, ValueProjection,
+    ValueStart,
+};
+pub use layer::FusionLayer;
+pub use method::Fusion;
