@@ -41,7 +41,10 @@ impl<M: Method> Preset<M> {
         fields.retain(|key, value| preset.get(key).is_some_and(|known| known != value));
         ConfigPart {
             identifier: self.identifier.to_owned(),
-            fields: fields.into_iter().map(|(key, value)| (key, without_fraction(value))).collect(),
+            fields: fields
+                .into_iter()
+                .map(|(key, value)| (key, without_fraction(value)))
+                .collect(),
         }
     }
 }
