@@ -47,8 +47,12 @@ impl NonLinearity {
         Self::function(name).map(|_| ())
     }
 
-    /// The function of that name; `None` for `prelu`.
-    fn function(name: &str) -> Result<Option<Activation>, UnknownName> {
+    /// The function of that name; `None` for `prelu`, which has a parameter.
+    ///
+    /// # Errors
+    ///
+    /// As [`check`](Self::check).
+    pub fn function(name: &str) -> Result<Option<Activation>, UnknownName> {
         let lower = name.to_lowercase();
         match lower.parse() {
             Ok(function) => Ok(Some(function)),
