@@ -7,17 +7,19 @@ pub static METHODS: Registry = Registry::from_static(ENTRIES);
 
 const ENTRIES: &[MethodEntry] = &[
     #[cfg(feature = "bottleneck")]
-    MethodEntry::family("bottleneck", &adapters_bottleneck::BottleneckFamily),
+    MethodEntry::of::<adapters_bottleneck::BottleneckConfig>(),
     #[cfg(feature = "lora")]
     MethodEntry::family("lora", &adapters_lora::LoraFamily),
     #[cfg(feature = "prefix")]
-    MethodEntry::family("prefix_tuning", &adapters_prefix::PrefixFamily),
+    MethodEntry::of::<adapters_prefix::PrefixTuningConfig>(),
     #[cfg(feature = "prompt")]
-    MethodEntry::family("prompt_tuning", adapters_prompt::FAMILIES[0]),
+    MethodEntry::of::<adapters_prompt::PromptTuningConfig>(),
     #[cfg(feature = "prompt")]
-    MethodEntry::family("virtual_tokens", adapters_prompt::FAMILIES[1]),
+    MethodEntry::of::<adapters_prompt::PeftPromptTuningConfig>(),
+    #[cfg(feature = "prompt")]
+    MethodEntry::of::<adapters_prompt::PTuningConfig>(),
     #[cfg(feature = "reft")]
-    MethodEntry::family("reft", &adapters_reft::ReftFamily),
+    MethodEntry::of::<adapters_reft::ReftConfig>(),
     // *Towards a Unified View of Parameter-Efficient Transfer Learning*, He et al., 2022,
     // <https://arxiv.org/abs/2110.04366>.
     #[cfg(all(feature = "bottleneck", feature = "prefix"))]
