@@ -4,6 +4,7 @@ pub mod draw;
 mod dropout;
 mod mask;
 mod name;
+mod non_linearity;
 pub mod ops;
 mod quantize;
 #[cfg(feature = "flex")]
@@ -12,6 +13,7 @@ mod torch_rng;
 
 pub use dropout::Dropout;
 pub use name::{UnknownName, did_you_mean, nearest};
+pub use non_linearity::NonLinearity;
 pub use quantize::{Quantization, float_weight, quantize_linear};
 pub use torch_rng::TorchRng;
 
