@@ -3,13 +3,13 @@
 use std::borrow::Cow;
 
 use adapters_core::{Call, Causality, EmbeddingState, NamedParams, SiteAdapter};
-use burn::module::{Module, Param, ParamId};
+use adapters_nn::NonLinearity;
+use burn::module::{Module, ParamId};
 use burn::tensor::{Device, Tensor};
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 
-use crate::module::NonLinearity;
-use crate::projection::{Dense, Side};
-use crate::{Init, Invertible};
+use crate::projection::{Dense, Init, Side};
 
 /// A coupling block over the last axis, split into `x1` (the smaller half at odd widths) and `x2`.
 #[derive(Module, Debug)]
@@ -19,7 +19,7 @@ pub struct Coupling {
     /// Reads the new `x1`: `G` of NICE, `s1` of GLOW.
     from_first: Subnet,
     #[module(skip)]
-    kind: Kind,
+    kind: CouplingKind,
 }
 
 /// `W2 act(W1 x + b1) + b2`.
@@ -30,8 +30,10 @@ struct Subnet {
     second: Dense,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+/// Which coupling an invertible block is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CouplingKind {
     /// `y1 = x1 + F(x2)`, `y2 = x2 + G(y1)`. *NICE*, Dinh et al., 2014, <https://arxiv.org/abs/1410.8516>.
     Nice,
     /// `y1 = e(s(x2)) x1 + t(x2)`, `y2 = e(s(y1)) x2 + t(y1)`. *Glow*, Kingma and Dhariwal, 2018,
@@ -57,33 +59,31 @@ impl Subnet {
 }
 
 impl Coupling {
-    /// A block for `d_model` features, weights normal with standard deviation 0.02. Each part has an activation of
-    /// its own: `non_linearity` makes it.
+    /// A block for `d_model` features, whose networks are narrower than their input by `factor`; weights normal with
+    /// standard deviation 0.02. Each of the two networks has an activation of its own.
     pub(crate) fn new(
-        invertible: Invertible,
+        kind: CouplingKind,
+        factor: f64,
         d_model: usize,
-        non_linearity: impl Fn() -> NonLinearity,
+        non_linearities: [NonLinearity; 2],
         rng: &mut ChaCha8Rng,
         device: &Device,
     ) -> Self {
-        let (kind, factor) = match invertible {
-            Invertible::Nice { reduction_factor } => (Kind::Nice, reduction_factor),
-            Invertible::Glow { reduction_factor } => (Kind::Glow, reduction_factor),
-        };
         let (first, second) = (d_model / 2, d_model - d_model / 2);
-        // GLOW's parts give a factor and an offset each.
-        let outputs = if kind == Kind::Glow { 2 } else { 1 };
-        let mut subnet = |d_in: usize, d_out: usize| {
+        // GLOW's networks give a factor and an offset each.
+        let outputs = if kind == CouplingKind::Glow { 2 } else { 1 };
+        let mut subnet = |d_in: usize, d_out: usize, non_linearity: NonLinearity| {
             let width = ((d_in as f64 / factor) as usize).max(1);
             Subnet {
                 first: Dense::new(d_in, width, Init::Bert, Side::Down, rng, device),
-                non_linearity: non_linearity(),
+                non_linearity,
                 second: Dense::new(width, d_out * outputs, Init::Bert, Side::Up, rng, device),
             }
         };
+        let [reads_second, reads_first] = non_linearities;
         Self {
-            from_second: subnet(second, first),
-            from_first: subnet(first, second),
+            from_second: subnet(second, first, reads_second),
+            from_first: subnet(first, second, reads_first),
             kind,
         }
     }
@@ -110,8 +110,8 @@ impl Coupling {
 
     fn change(&self, x: Tensor<3>, by: Tensor<3>) -> Tensor<3> {
         match self.kind {
-            Kind::Nice => x + by,
-            Kind::Glow => {
+            CouplingKind::Nice => x + by,
+            CouplingKind::Glow => {
                 let (factor, offset) = factor_and_offset(by);
                 x * factor + offset
             }
@@ -120,8 +120,8 @@ impl Coupling {
 
     fn restore(&self, y: Tensor<3>, by: Tensor<3>) -> Tensor<3> {
         match self.kind {
-            Kind::Nice => y - by,
-            Kind::Glow => {
+            CouplingKind::Nice => y - by,
+            CouplingKind::Glow => {
                 let (factor, offset) = factor_and_offset(by);
                 (y - offset) / factor
             }
@@ -136,7 +136,7 @@ fn halves(x: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
     (x.clone().slice_dim(2, first), x.slice_dim(2, second))
 }
 
-/// `e(s)` and `t` of a part's output `[s, t]`, with `e(s) = exp(0.636 clamp atan(s / clamp))`.
+/// `e(s)` and `t` of a network's output `[s, t]`, with `e(s) = exp(0.636 clamp atan(s / clamp))`.
 fn factor_and_offset(both: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
     let (s, t) = halves(both);
     (((s / CLAMP).atan() * (CLAMP * 0.636)).exp(), t)
@@ -164,8 +164,8 @@ impl SiteAdapter<EmbeddingState> for Coupling {
 impl NamedParams for Coupling {
     fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
         let (second, first) = match self.kind {
-            Kind::Nice => ("F", "G"),
-            Kind::Glow => ("s2", "s1"),
+            CouplingKind::Nice => ("F", "G"),
+            CouplingKind::Glow => ("s2", "s1"),
         };
         let mut params = self.from_second.named_params(second);
         params.extend(self.from_first.named_params(first));
@@ -173,15 +173,11 @@ impl NamedParams for Coupling {
     }
 }
 
-/// The slope a `prelu` starts with.
-pub(crate) fn slope(device: &Device) -> Param<Tensor<1>> {
-    Param::from_tensor(Tensor::from_floats([0.25], device))
-}
-
 #[cfg(test)]
 mod tests {
     use adapters_nn::draw;
     use adapters_nn::ops::Activation;
+    use burn::module::Param;
     use proptest::prelude::*;
     use rand_chacha::rand_core::SeedableRng;
 
@@ -193,12 +189,9 @@ mod tests {
         fn the_inverse_undoes_the_forward(width in 2usize..40, glow: bool, seed: u64, factor in 1.0f64..4.0) {
             let device = Device::flex();
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
-            let invertible = match glow {
-                true => Invertible::Glow { reduction_factor: factor },
-                false => Invertible::Nice { reduction_factor: factor },
-            };
-            let non_linearity = || NonLinearity { slope: None, function: Activation::Tanh };
-            let block = Coupling::new(invertible, width, non_linearity, &mut rng, &device);
+            let kind = if glow { CouplingKind::Glow } else { CouplingKind::Nice };
+            let tanh = || NonLinearity::from(Activation::Tanh);
+            let block = Coupling::new(kind, factor, width, [tanh(), tanh()], &mut rng, &device);
             let block = block.map(&mut Redraw(rng.clone()));
             let x = Tensor::<3>::from_data(draw::normal(&mut rng, [2, 3, width], 1.0), &device);
             let there = block.forward(x.clone());

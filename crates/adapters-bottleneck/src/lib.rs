@@ -1,22 +1,18 @@
 #![doc = include_str!("../README.md")]
 
-mod config;
-mod error;
-mod inject;
+mod bottleneck;
+mod compacter;
 mod invertible;
-mod module;
-mod phm;
-mod preset;
+mod layer;
+mod presets;
 mod projection;
 mod reduction;
-mod wire;
+#[cfg(test)]
+mod tests;
 
-pub use config::{ACTIVATIONS, BottleneckConfig, Init, Insertion, Invertible, LnAfter, Residual, Scaling};
-pub use error::BottleneckError;
-pub use inject::{Bottleneck, BottleneckFamily};
-pub use invertible::Coupling;
-pub use module::{BottleneckLayer, NonLinearity};
-pub use phm::{Phm, PhmWeight, PhmWire, Projection, RuleInit, WeightInit};
-pub use projection::{Dense, PhmLayer, Project};
-pub use reduction::{Reduction, ReductionWire};
-pub use wire::{BottleneckWire, ResidualWire, ScalingWire};
+pub use bottleneck::{BottleneckConfig, ResidualBeforeLn, Scaling};
+pub use compacter::{Phm, PhmLayer, PhmWeight, RuleInit, WeightInit};
+pub use invertible::{Coupling, CouplingKind};
+pub use layer::{BottleneckLayer, Insertion};
+pub use projection::{Dense, Init, Project, Side};
+pub use reduction::Reduction;

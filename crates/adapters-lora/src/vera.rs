@@ -334,19 +334,18 @@ const PEFT: &[(&str, &str)] = &[
     ("vera_d", "d_initial"),
     ("save_projection", "save_projection"),
     ("projection_prng_key", "projection_prng_key"),
+    ("bias", "bias"),
+    ("modules_to_save", "modules_to_save"),
 ];
 
 impl Codec<Peft> for VeraConfig {
     fn read(stored: &StoredConfig<'_>) -> Option<Result<Self, ConfigError>> {
         peft::is(stored, "VERA").then(|| {
             let (target, mut rest) = LoraTarget::from_peft(stored.fields)?;
-            for (field, value) in [
-                ("r", Value::from(256)),
-                ("form", "peft".into()),
-                ("init_weights", "vera".into()),
-            ] {
-                rest.entry(field).or_insert(value);
-            }
+            rest.entry("r").or_insert(256.into());
+            rest.insert("form".to_owned(), "peft".into());
+            // Peft's field of this name is a switch, and ours a choice.
+            rest.insert("init_weights".to_owned(), "vera".into());
             let mut config: Self = from_fields(peft::renamed(rest, PEFT))?;
             config.lora.target = target;
             Ok(config)
@@ -359,6 +358,7 @@ impl Codec<Peft> for VeraConfig {
         }
         let mut fields = self.lora.target.to_peft("VERA", &self.lora.extra, sites, host)?;
         fields.extend(peft::selected(to_fields(self, &[]), PEFT));
+        fields.insert("init_weights".to_owned(), true.into());
         Ok(fields)
     }
 }

@@ -7,6 +7,7 @@ mod fused;
 mod kernel;
 mod mask;
 mod name;
+mod non_linearity;
 pub mod ops;
 mod quantize;
 #[cfg(feature = "flex")]
@@ -15,6 +16,7 @@ mod torch_rng;
 
 pub use dropout::Dropout;
 pub use name::{UnknownName, did_you_mean, nearest};
+pub use non_linearity::NonLinearity;
 pub use quantize::{Quantization, bf16_linear, float_weight, quantize_linear};
 pub use torch_rng::TorchRng;
 

@@ -52,7 +52,7 @@ pub enum Activation {
 }
 
 impl Activation {
-    const NAMES: &[(&'static str, Self)] = &[
+    pub(crate) const NAMES: &[(&'static str, Self)] = &[
         ("gelu", Self::Gelu),
         ("gelu_python", Self::Gelu),
         ("gelu_new", Self::GeluTanh),

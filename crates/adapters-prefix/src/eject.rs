@@ -1,11 +1,9 @@
-//! Taking the MLP of a trained prefix off: inference needs only the vectors it makes.
+//! Replacing the MLP of a trained prefix by the vectors it computes, which are all that inference needs.
 
-use adapters_core::{AdapterSet, AnyMethod, Attached, Error, Host, Union};
+use adapters_core::{AdapterSet, AnyMethod, Attached, Error, Host, Method, Union};
 use burn::module::Module;
-use burn::tensor::TensorData;
 
-use crate::error::PrefixError;
-use crate::inject::{FAMILY, Prefix};
+use crate::prefix_tuning::PrefixTuningConfig;
 
 /// What ejecting did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,20 +14,30 @@ pub struct Ejected {
     pub after: usize,
 }
 
-/// Puts the vectors that the MLP of adapter `name` makes in its place, and says so in its configuration; of a union, in
-/// that of the prefix. What it computes stays as it is.
+/// An adapter without an MLP that could be replaced.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("adapter `{adapter}` has no prefix that an MLP computes: expected a `prefix_tuning` adapter, found `{found}`")]
+pub struct NothingToEject {
+    /// The adapter.
+    pub adapter: String,
+    /// Its config string.
+    pub found: String,
+}
+
+/// Replaces the MLP of adapter `name` by the vectors it computes, and sets `flat` in its configuration; in a union, in that
+/// of the prefix. What the adapter computes stays as it is.
 ///
 /// # Errors
 ///
-/// [`Error::NoSuchAdapter`]; [`PrefixError::NothingToEject`] for an adapter without an MLP that makes a prefix.
+/// [`Error::NoSuchAdapter`]; [`NothingToEject`] as the source of an [`Error::Config`].
 pub fn eject(set: &mut AdapterSet, name: &str, host: &dyn Host) -> Result<Ejected, Error> {
     let adapter = set.attached(name)?;
     let flat = flattened(adapter, host)?.ok_or_else(|| {
-        let nothing = PrefixError::NothingToEject {
+        let nothing = NothingToEject {
             adapter: name.to_owned(),
             found: adapter.method().to_string(),
         };
-        Error::config(FAMILY, nothing)
+        Error::config(PrefixTuningConfig::NAME, nothing)
     })?;
     let ejected = Ejected {
         before: adapter.num_params(),
@@ -39,7 +47,7 @@ pub fn eject(set: &mut AdapterSet, name: &str, host: &dyn Host) -> Result<Ejecte
     Ok(ejected)
 }
 
-/// The adapter with vectors in place of what makes them; `None` if it has no such prefix.
+/// The adapter with vectors in place of the MLP that computes them; `None` if it has no such prefix.
 pub(crate) fn flattened(adapter: &Attached, host: &dyn Host) -> Result<Option<Attached>, Error> {
     let method = adapter.method();
     let parts = match Union::of(method) {
@@ -50,21 +58,16 @@ pub(crate) fn flattened(adapter: &Attached, host: &dyn Host) -> Result<Option<At
     let mut changed = false;
     let mut flat: Vec<AnyMethod> = Vec::new();
     for part in parts {
-        match part.downcast_ref::<Prefix>() {
-            Some(prefix) if prefix.is_reparametrized() => {
-                for source in prefix.sources(host)? {
-                    let rows = source.rows(adapter.shared()).into_data();
-                    let shape = match source.names.rows {
-                        true => rows.shape().to_vec(),
-                        false => vec![rows.shape().iter().product()],
-                    };
-                    let rows: Vec<f32> = rows.iter().collect();
-                    values.insert((None, source.names.flat), TensorData::new(rows, shape));
+        let prefix = part.downcast_ref::<PrefixTuningConfig>();
+        match prefix.and_then(|prefix| Some((prefix, prefix.flattened()?))) {
+            Some((prefix, flattened)) => {
+                for vectors in prefix.vectors(host)? {
+                    values.insert((None, vectors.names.flat.clone()), vectors.flat(adapter.shared()));
                 }
                 changed = true;
-                flat.push(AnyMethod::erased(prefix.flat()));
+                flat.push(AnyMethod::new(flattened)?);
             }
-            _ => flat.push(part),
+            None => flat.push(part),
         }
     }
     let devices = adapter.shared().devices();

@@ -1,16 +1,13 @@
 #![doc = include_str!("../README.md")]
 
-mod compat;
-mod config;
+mod codec;
 mod eject;
-mod error;
-mod init;
-mod inject;
-mod module;
+mod layer;
+mod prefix_tuning;
+#[cfg(test)]
+mod tests;
+mod vectors;
 
-pub use compat::{PeftPrefixWire, PrefixTuningWire};
-pub use config::{ACTIVATIONS, Form, Gating, PrefixTuningConfig, Reparametrization};
-pub use eject::{Ejected, eject};
-pub use error::PrefixError;
-pub use inject::{Prefix, PrefixFamily};
-pub use module::{Gate, PrefixLayer};
+pub use eject::{Ejected, NothingToEject, eject};
+pub use layer::{Gate, PrefixLayer};
+pub use prefix_tuning::{Definition, PrefixTuningConfig};

@@ -1,24 +1,17 @@
 #![doc = include_str!("../README.md")]
 
-mod compat;
-mod config;
-mod encoder;
-mod error;
-mod init;
-mod inject;
-mod module;
-mod peft;
-mod virtual_tokens;
+mod layer;
+mod p_tuning;
+mod peft_file;
+mod peft_prompt_tuning;
+mod prompt_tuning;
+mod start;
+#[cfg(test)]
+mod tests;
 
-use adapters_core::MethodFamily;
-
-pub use compat::PromptTuningWire;
-pub use config::{Combine, PromptInit, PromptTuningConfig};
-pub use error::PromptError;
-pub use inject::{Prompt, PromptFamily};
-pub use module::{PromptLayer, VirtualPrompt};
-pub use peft::{Reparameterisation, Source, VirtualTokensConfig, VirtualTokensWire};
-pub use virtual_tokens::{VirtualTokens, VirtualTokensFamily};
-
-/// The families of this crate.
-pub const FAMILIES: [&dyn MethodFamily; 2] = [&PromptFamily, &VirtualTokensFamily];
+pub use layer::{PromptLayer, VirtualTokensLayer};
+pub use p_tuning::network::PromptNetwork;
+pub use p_tuning::{NetworkKind, PTuningConfig};
+pub use peft_prompt_tuning::{PeftPromptInit, PeftPromptTuningConfig};
+pub use prompt_tuning::{Combine, PromptInit, PromptTuningConfig};
+pub use start::Start;

@@ -1,17 +1,12 @@
 #![doc = include_str!("../README.md")]
 
-mod compat;
-mod config;
-mod error;
-mod init;
-mod inject;
-mod module;
+mod layer;
 mod orthogonal;
 mod positions;
+mod reft;
+#[cfg(test)]
+mod tests;
 
-pub use compat::{LayersWire, ReftWire};
-pub use config::{ACTIVATIONS, DTYPES, Layers, ReftConfig};
-pub use error::ReftError;
-pub use inject::{Reft, ReftFamily};
-pub use module::{NonLinearity, ReftLayer, Unit};
+pub use layer::{ReftLayer, Unit};
 pub use orthogonal::Projection;
+pub use reft::{Layers, ReftConfig};

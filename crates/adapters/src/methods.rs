@@ -7,7 +7,7 @@ pub const METHODS: Registry = Registry::from_static(ENTRIES);
 
 const ENTRIES: &[MethodEntry] = &[
     #[cfg(feature = "bottleneck")]
-    MethodEntry::family("bottleneck", &adapters_bottleneck::BottleneckFamily),
+    MethodEntry::of::<adapters_bottleneck::BottleneckConfig>(),
     #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::Adalora>(),
     #[cfg(feature = "lora")]
@@ -43,13 +43,15 @@ const ENTRIES: &[MethodEntry] = &[
     #[cfg(feature = "orthogonal")]
     MethodEntry::of::<adapters_orthogonal::Road>(),
     #[cfg(feature = "prefix")]
-    MethodEntry::family("prefix_tuning", &adapters_prefix::PrefixFamily),
+    MethodEntry::of::<adapters_prefix::PrefixTuningConfig>(),
     #[cfg(feature = "prompt")]
-    MethodEntry::family("prompt_tuning", adapters_prompt::FAMILIES[0]),
+    MethodEntry::of::<adapters_prompt::PromptTuningConfig>(),
     #[cfg(feature = "prompt")]
-    MethodEntry::family("virtual_tokens", adapters_prompt::FAMILIES[1]),
+    MethodEntry::of::<adapters_prompt::PeftPromptTuningConfig>(),
+    #[cfg(feature = "prompt")]
+    MethodEntry::of::<adapters_prompt::PTuningConfig>(),
     #[cfg(feature = "reft")]
-    MethodEntry::family("reft", &adapters_reft::ReftFamily),
+    MethodEntry::of::<adapters_reft::ReftConfig>(),
     #[cfg(feature = "selective")]
     MethodEntry::of::<adapters_selective::LnTuning>(),
     #[cfg(feature = "selective")]

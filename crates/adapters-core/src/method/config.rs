@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use adapters_nn::{did_you_mean, nearest};
+use adapters_nn::{UnknownName, did_you_mean, nearest};
 
 use crate::error::Error;
 use crate::method::codec::Format;
@@ -38,6 +38,14 @@ pub enum ConfigError {
     Field {
         /// The field and why, in serde's words.
         reason: String,
+    },
+    /// A field holds a name that is not in its list.
+    #[error("`{field}`: {unknown}")]
+    UnknownName {
+        /// The field.
+        field: &'static str,
+        /// The name, the nearest known one, and all known ones.
+        unknown: UnknownName,
     },
     /// A published option this version does not compute.
     #[error("`{field}` = {found} is not supported yet")]
@@ -98,25 +106,75 @@ pub fn refuse_unknown<'a>(
 ///
 /// # Errors
 ///
-/// [`ConfigError::Field`] in serde's words.
+/// [`ConfigError::Field`] with the field's name, in serde's words.
 pub fn from_fields<W: DeserializeOwned>(fields: Map<String, Value>) -> Result<W, ConfigError> {
-    serde_json::from_value(Value::Object(fields)).map_err(|e| ConfigError::Field { reason: e.to_string() })
+    serde_path_to_error::deserialize(Value::Object(fields)).map_err(|e| {
+        // A missing field has no path, and its name is in serde's message.
+        let path = e.path().to_string();
+        let reason = match path.as_str() {
+            "." | "?" => e.inner().to_string(),
+            _ => format!("`{path}`: {}", e.inner()),
+        };
+        ConfigError::Field { reason }
+    })
 }
 
-/// The fields of a configuration. Those named in `whole` are written without a fraction where they have none, as the
-/// Python libraries do.
+/// Reads the configuration object of an AdapterHub file whose `architecture` is `name`; `None` if it has another one.
+pub fn read_architecture<T: DeserializeOwned>(
+    name: &str,
+    fields: &Map<String, Value>,
+) -> Option<Result<T, ConfigError>> {
+    let mine = fields.get("architecture")? == name;
+    mine.then(|| {
+        let mut fields = fields.clone();
+        fields.shift_remove("architecture");
+        from_fields(fields)
+    })
+}
+
+/// The configuration object of an AdapterHub file whose `architecture` is `name`, without the fields in `unset` that
+/// hold null: those that only this library writes.
+pub fn write_architecture(name: &str, config: &impl Serialize, unset: &[&str]) -> Map<String, Value> {
+    let mut fields = to_fields(config, &[]);
+    fields.retain(|field, value| !(value.is_null() && unset.contains(&field.as_str())));
+    fields.insert("architecture".to_owned(), name.into());
+    fields
+}
+
+/// The seed of the initial values, if a configuration has one: in AdapterHub's `init_weights_seed` zero means none.
+pub fn published_seed(seed: Option<i64>) -> Option<u64> {
+    seed.filter(|seed| *seed != 0).map(|seed| seed as u64)
+}
+
+/// The fields of a configuration. The numbers of those named in `whole` are written without a fraction where they have
+/// none, as the Python libraries do.
 pub fn to_fields(wire: &impl Serialize, whole: &[&str]) -> Map<String, Value> {
     // A wire struct of named fields always serializes to an object.
     let Ok(Value::Object(mut fields)) = serde_json::to_value(wire) else {
         return Map::new();
     };
     for key in whole {
-        let number = fields.get(*key).and_then(Value::as_f64);
-        if let Some(number) = number.filter(|x| x.fract() == 0.0 && x.abs() < 1e15) {
-            fields.insert((*key).to_owned(), Value::from(number as i64));
+        if let Some(value) = fields.get_mut(*key) {
+            *value = without_fraction(value.take());
         }
     }
     fields
+}
+
+/// A number without a fraction as an integer, which is how one writes it; in lists and maps each number.
+pub(crate) fn without_fraction(value: Value) -> Value {
+    match value {
+        Value::Number(number) => match number.as_f64().filter(|x| x.fract() == 0.0 && x.abs() < 1e15) {
+            Some(x) if !number.is_u64() => Value::from(x as i64),
+            _ => Value::Number(number),
+        },
+        Value::Array(items) => items.into_iter().map(without_fraction).collect(),
+        Value::Object(fields) => {
+            let fields = fields.into_iter().map(|(key, value)| (key, without_fraction(value)));
+            Value::Object(fields.collect())
+        }
+        other => other,
+    }
 }
 
 /// Keeps a key that does not apply among the unknown ones, unless it is the default, so that it can be written back.

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::method::Method;
-use crate::method::config::{ConfigError, from_fields, refuse_unknown, to_fields};
+use crate::method::config::{ConfigError, from_fields, refuse_unknown, to_fields, without_fraction};
 use crate::method::config_string::ConfigPart;
 
 /// An identifier that a config string may start with, and the configuration it stands for.
@@ -41,7 +41,10 @@ impl<M: Method> Preset<M> {
         fields.retain(|key, value| preset.get(key).is_some_and(|known| known != value));
         ConfigPart {
             identifier: self.identifier.to_owned(),
-            fields: fields.into_iter().map(|(key, value)| (key, whole(value))).collect(),
+            fields: fields
+                .into_iter()
+                .map(|(key, value)| (key, without_fraction(value)))
+                .collect(),
         }
     }
 }
@@ -54,17 +57,5 @@ pub(crate) fn config_string<M: Method>(method: &M) -> String {
         Some(part) => part.to_string(),
         // A method without presets is in no registry's config strings.
         None => M::NAME.to_owned(),
-    }
-}
-
-/// A number without a fraction as an integer, which is how one writes it.
-fn whole(value: Value) -> Value {
-    match value {
-        Value::Number(number) => match number.as_f64().filter(|x| x.fract() == 0.0 && x.abs() < 1e15) {
-            Some(x) if !number.is_u64() => Value::from(x as i64),
-            _ => Value::Number(number),
-        },
-        Value::Array(items) => items.into_iter().map(whole).collect(),
-        other => other,
     }
 }

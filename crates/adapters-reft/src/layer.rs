@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 
 use adapters_core::{Call, Causality, NamedParams, OutputState, SiteAdapter};
-use adapters_nn::ops::{self, Activation};
+use adapters_nn::{NonLinearity, draw, ops};
 use burn::module::{Module, Param, ParamId};
-use burn::tensor::{Tensor, activation};
+use burn::tensor::{Device, Tensor};
+use rand_chacha::ChaCha8Rng;
 
 use crate::orthogonal::Projection;
 use crate::positions::Span;
@@ -38,22 +39,15 @@ pub struct Unit {
     pub(crate) dropout: f64,
 }
 
-/// An activation, with its slope where that is learned (`prelu`).
-#[derive(Module, Debug)]
-pub struct NonLinearity {
-    /// `max(x, 0) + slope min(x, 0)` where there is one, `[1]`.
-    pub(crate) slope: Option<Param<Tensor<1>>>,
-    #[module(skip)]
-    pub(crate) function: Activation,
-}
-
-impl NonLinearity {
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        match &self.slope {
-            Some(slope) => activation::relu(x.clone()) - activation::relu(-x) * slope.val().unsqueeze(),
-            None => self.function.forward(x),
-        }
-    }
+/// Uniform in plus and minus `1 / sqrt(d_in)`, as torch initializes a linear layer.
+pub(crate) fn uniform<const D: usize>(
+    rng: &mut ChaCha8Rng,
+    shape: [usize; D],
+    d_in: usize,
+    device: &Device,
+) -> Param<Tensor<D>> {
+    let bound = (d_in as f32).sqrt().recip();
+    Param::from_data(draw::uniform(rng, shape, bound), device)
 }
 
 impl Unit {
@@ -138,26 +132,21 @@ impl NamedParams for ReftLayer {
 #[cfg(test)]
 mod tests {
     use adapters_core::{Pass, Role, Shared, Site, Stack};
-    use adapters_nn::draw;
+    use adapters_nn::ops::Activation;
     use burn::optim::{AdamWConfig, GradientsParams};
-    use burn::tensor::{Bool, Device, TensorData};
-    use rand_chacha::ChaCha8Rng;
+    use burn::tensor::{Bool, TensorData};
     use rand_chacha::rand_core::SeedableRng;
 
     use super::*;
-    use crate::init;
 
     const SITE: Site = Site::new(Stack::Encoder, 0, Role::LayerOutput);
 
     fn unit(projection: Projection, rng: &mut ChaCha8Rng, device: &Device) -> Unit {
         let [rank, d_model] = projection.original.dims();
         Unit {
-            source: init::linear(rng, [rank, d_model], d_model, device),
-            bias: init::linear(rng, [rank], d_model, device),
-            non_linearity: NonLinearity {
-                slope: None,
-                function: Activation::Linear,
-            },
+            source: uniform(rng, [rank, d_model], d_model, device),
+            bias: uniform(rng, [rank], d_model, device),
+            non_linearity: Activation::Linear.into(),
             projection,
             subtracts: true,
             dropout: 0.0,
@@ -178,7 +167,7 @@ mod tests {
         let device = Device::flex().autodiff();
         for (rank, d_model) in [(1, 8), (3, 16), (6, 6)] {
             let mut rng = ChaCha8Rng::seed_from_u64(1);
-            let projection = init::orthonormal(&mut rng, rank, d_model, &device);
+            let projection = Projection::orthonormal(&mut rng, rank, d_model, &device);
             assert!(distance(&projection) < 1e-5, "rank {rank}: {:e}", distance(&projection));
             let begin = projection.weight().inner().into_data();
             let mut layer = ReftLayer {
@@ -219,7 +208,7 @@ mod tests {
         let device = Device::flex();
         let mut rng = ChaCha8Rng::seed_from_u64(2);
         let mut new = || {
-            let projection = init::orthonormal(&mut rng, 2, 4, &device);
+            let projection = Projection::orthonormal(&mut rng, 2, 4, &device);
             unit(projection, &mut rng, &device)
         };
         let layer = ReftLayer {

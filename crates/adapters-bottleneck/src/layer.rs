@@ -3,15 +3,15 @@
 use std::borrow::Cow;
 
 use adapters_core::{Call, Causality, Finisher, FusionQuery, HiddenState, NamedParams, SiteAdapter, Up};
-use adapters_nn::ops::{self, Activation};
+use adapters_nn::{NonLinearity, ops};
 use burn::module::{Module, Param, ParamId};
 use burn::nn::LayerNorm;
 use burn::tensor::{Tensor, activation};
 
+use crate::bottleneck::ResidualBeforeLn;
 use crate::projection::{Dense, Project};
-use crate::{Insertion, LnAfter, Residual};
 
-/// A bottleneck after or beside a block: `up(act(down(h))) * scaling`, then gate, norm and residual.
+/// A bottleneck after a block or in parallel to it: `up(act(down(h))) * scaling`, then gate, norm and residual.
 #[derive(Module, Debug)]
 pub struct BottleneckLayer {
     /// An own norm before the down projection.
@@ -32,34 +32,31 @@ pub struct BottleneckLayer {
     pub(crate) shape: Shape,
 }
 
-/// What of a configuration decides the way through the layer.
+/// The options of a configuration that have no parameters.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
     pub(crate) insertion: Insertion,
     pub(crate) original_ln_after: bool,
-    pub(crate) ln_after: LnAfter,
+    /// Whether the residual is added before the norm after the up projection.
+    pub(crate) residual_before_ln_after: bool,
     /// The constant factor; one where it is learned.
     pub(crate) factor: f64,
     pub(crate) dropout: f64,
     pub(crate) stochastic_depth: f64,
 }
 
-/// An activation, with its slope where that is learned (`prelu`).
-#[derive(Module, Debug)]
-pub struct NonLinearity {
-    /// `max(x, 0) + slope min(x, 0)` where there is one, `[1]`.
-    pub(crate) slope: Option<Param<Tensor<1>>>,
-    #[module(skip)]
-    pub(crate) function: Activation,
-}
-
-impl NonLinearity {
-    pub(crate) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        match &self.slope {
-            Some(slope) => activation::relu(x.clone()) - activation::relu(-x) * slope.val().unsqueeze(),
-            None => self.function.forward(x),
-        }
-    }
+/// Where an adapter is inserted relative to its block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Insertion {
+    /// On the block's output.
+    Sequential {
+        /// Apply the model's residual connection and layer norm before the adapter.
+        original_ln_before: bool,
+        /// Which state the adapter's own residual connection carries.
+        residual: ResidualBeforeLn,
+    },
+    /// In parallel to the block: reads its input, is added to its output.
+    Parallel,
 }
 
 impl BottleneckLayer {
@@ -112,7 +109,7 @@ impl SiteAdapter<HiddenState> for BottleneckLayer {
             residual,
         } = self.shape.insertion
         else {
-            // Beside the block: it reads what the block read.
+            // It reads what the block read.
             return HiddenState {
                 hidden: state.residual.clone(),
                 inner: Some(state.residual.clone()),
@@ -132,9 +129,9 @@ impl SiteAdapter<HiddenState> for BottleneckLayer {
             }
         };
         let inner = match residual {
-            Residual::BeforeLn => before,
-            Residual::PostAdd => sum,
-            Residual::AfterLn => hidden.clone(),
+            ResidualBeforeLn::Flag(true) => before,
+            ResidualBeforeLn::PostAdd => sum,
+            ResidualBeforeLn::Flag(false) => hidden.clone(),
         };
         HiddenState {
             hidden,
@@ -148,10 +145,10 @@ impl SiteAdapter<HiddenState> for BottleneckLayer {
     /// Panics if the last axis is not the model's width.
     fn apply(&self, state: HiddenState, call: &Call<'_>) -> HiddenState {
         let (out, up) = self.core(state.hidden, state.up, call);
-        let hidden = match (self.shape.insertion, self.shape.ln_after, &state.inner) {
+        let hidden = match (self.shape.insertion, self.shape.residual_before_ln_after, &state.inner) {
             (Insertion::Parallel, _, _) | (_, _, None) => self.norm_after(out),
-            (_, LnAfter::AfterResidual, Some(inner)) => self.norm_after(out + inner.clone()),
-            (_, _, Some(inner)) => self.norm_after(out) + inner.clone(),
+            (_, true, Some(inner)) => self.norm_after(out + inner.clone()),
+            (_, false, Some(inner)) => self.norm_after(out) + inner.clone(),
         };
         HiddenState { hidden, up, ..state }
     }

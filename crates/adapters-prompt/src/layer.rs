@@ -1,4 +1,4 @@
-//! The layers: vectors put in among the embedded tokens.
+//! The layers: vectors inserted among the embedded tokens.
 
 use std::borrow::Cow;
 
@@ -6,27 +6,27 @@ use adapters_core::{Call, Causality, EmbeddingState, NamedParams, SiteAdapter};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;
 
-use crate::encoder::{self, PROMPT};
-use crate::peft::Reparameterisation;
+use crate::p_tuning::network::PromptNetwork;
+use crate::peft_file::PROMPT;
 
 /// `[P; x]`, or `[x_0; P; x_1 ..]`.
 #[derive(Module, Debug)]
 pub struct PromptLayer {
     /// `P`, `[prompt_length, d_model]`.
     pub(crate) vectors: Param<Tensor<2>>,
-    /// Before which position they stand.
-    pub(crate) at: usize,
+    /// Position of the text before which they are inserted.
+    pub(crate) position: usize,
 }
 
 impl SiteAdapter<EmbeddingState> for PromptLayer {
-    /// Puts the vectors in. The padding grows at its front, as in the reference, whose mask says that the vectors may be
-    /// seen and does not let them see padding.
+    /// Inserts the vectors. The padding mask grows at its front, as in the `adapters` library: the vectors are seen by all
+    /// tokens and do not see padding.
     ///
     /// # Panics
     ///
     /// Panics if the last axis is not the model's width.
     fn apply(&self, state: EmbeddingState, _call: &Call<'_>) -> EmbeddingState {
-        state.insert(self.at, self.vectors.val())
+        state.insert(self.position, self.vectors.val())
     }
 
     fn effect(&self) {}
@@ -42,23 +42,23 @@ impl NamedParams for PromptLayer {
     }
 }
 
-/// `[P; x]`, where `P` are the first rows of what the adapter shares, or of what its network makes.
+/// `[P; x]`, where `P` are the first rows of the adapter's parameter, or of what its network computes.
 #[derive(Module, Debug)]
-pub struct VirtualPrompt {
+pub struct VirtualTokensLayer {
     /// Rows of `P`.
     pub(crate) rows: usize,
     /// The network, where one computes the rows.
     #[module(skip)]
-    pub(crate) network: Option<Reparameterisation>,
+    pub(crate) network: Option<PromptNetwork>,
 }
 
-impl SiteAdapter<EmbeddingState> for VirtualPrompt {
+impl SiteAdapter<EmbeddingState> for VirtualTokensLayer {
     /// # Panics
     ///
     /// Panics if the last axis is not the width of the token table.
     fn apply(&self, state: EmbeddingState, call: &Call<'_>) -> EmbeddingState {
         let vectors = match &self.network {
-            Some(network) => encoder::forward(network, call.shared, |x, prob| call.dropout(x, prob)),
+            Some(network) => network.forward(call.shared, |x, prob| call.dropout(x, prob)),
             None => call.shared.matrix(PROMPT),
         };
         state.insert(0, vectors.slice_dim(0, 0..self.rows))
@@ -72,7 +72,7 @@ impl SiteAdapter<EmbeddingState> for VirtualPrompt {
 }
 
 /// All its parameters are shared.
-impl NamedParams for VirtualPrompt {
+impl NamedParams for VirtualTokensLayer {
     fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
         Vec::new()
     }
@@ -91,7 +91,7 @@ mod tests {
         let device = Device::flex();
         let layer = PromptLayer {
             vectors: Param::from_tensor(Tensor::from_data([[-1.0], [-2.0]], &device)),
-            at,
+            position: at,
         };
         let (pass, shared) = (Pass::default(), Shared::new());
         let call = Call {

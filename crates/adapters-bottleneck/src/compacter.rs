@@ -1,0 +1,359 @@
+//! Compacter's projections: layers of parametrized hypercomplex multiplication.
+
+use std::borrow::Cow;
+
+use adapters_core::{ConfigError, Shared, SharedParam};
+use adapters_nn::draw;
+use burn::module::{Module, Param, ParamId};
+use burn::tensor::{Device, Tensor, TensorData};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::projection::Side;
+
+/// A hypercomplex layer, `H = sum_i kron(rule_i, weight_i)`, `y = xH + b`.
+///
+/// "Beyond Fully-Connected Layers with Quaternions: Parameterization of Hypercomplex Multiplications with 1/n
+/// Parameters", Zhang et al. (2021), <https://arxiv.org/abs/2102.08597>.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Phm {
+    /// Number of summands; divides the width of the model and of the bottleneck.
+    pub dim: usize,
+    /// One rule for all layers.
+    pub shared_rule: bool,
+    /// Each rule is a product of a column and a row.
+    pub factorized_rule: bool,
+    /// How the rules are drawn.
+    pub rule_init: RuleInit,
+    /// Standard deviation of a shared rule that is drawn normal.
+    pub init_range: f64,
+    /// One weight for all layers.
+    pub shared_weight: bool,
+    /// Shape of the weight.
+    pub weight: PhmWeight,
+    /// A bias in each projection.
+    pub bias: bool,
+}
+
+/// Shape of a hypercomplex layer's weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PhmWeight {
+    /// One full matrix for each summand.
+    Full,
+    /// A product of two, `weight_i = left_i right_i`.
+    Factorized {
+        /// Inner size of the product.
+        rank: usize,
+    },
+}
+
+/// How the rules of a hypercomplex layer are drawn.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RuleInit {
+    /// Normal with standard deviation `phm_init_range`.
+    #[default]
+    Normal,
+    /// Uniform in [-1, 1].
+    Uniform,
+}
+
+/// How the weight of a hypercomplex layer is drawn. The `adapters` library draws a Glorot normal whatever the name; the
+/// names are kept so that files stay as they were.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WeightInit {
+    /// `"glorot-uniform"`.
+    #[default]
+    GlorotUniform,
+    /// `"glorot-normal"`.
+    GlorotNormal,
+    /// `"normal"`.
+    Normal,
+    /// `"phm"`.
+    Phm,
+}
+
+impl Phm {
+    /// Refuses widths that cannot be divided into `dim` blocks.
+    pub(crate) fn check_divides(&self, d_model: usize, width: usize) -> Result<(), ConfigError> {
+        ConfigError::unless(
+            d_model.is_multiple_of(self.dim) && width.is_multiple_of(self.dim),
+            "phm_dim",
+            "a divisor of the width of the model and of the bottleneck",
+            format!("{}, and the widths are {d_model} and {width}", self.dim),
+        )
+    }
+}
+
+/// A hypercomplex layer: `H = sum_i kron(rule_i, weight_i)`. What is absent here is shared by the layers of the adapter.
+#[derive(Module, Debug)]
+pub struct PhmLayer {
+    rule: Option<Factors>,
+    weight: Option<Factors>,
+    bias: Option<Param<Tensor<1>>>,
+    d_in: usize,
+    d_out: usize,
+    dim: usize,
+    #[module(skip)]
+    side: Side,
+    #[module(skip)]
+    factorized: Factorized,
+}
+
+/// A stack of matrices, or its two factors.
+#[derive(Module, Debug)]
+pub struct Factors {
+    /// The matrices, or the left factors.
+    left: Param<Tensor<3>>,
+    /// The right factors.
+    right: Option<Param<Tensor<3>>>,
+}
+
+/// Which of the two are products.
+#[derive(Clone, Copy, Debug)]
+struct Factorized {
+    rule: bool,
+    weight: bool,
+}
+
+impl Factors {
+    /// `[n, rows, cols]`, as one or as `[n, rows, rank]` times `[n, rank, cols]`.
+    fn new(data: impl IntoIterator<Item = TensorData>, device: &Device) -> Option<Self> {
+        let mut data = data.into_iter();
+        Some(Self {
+            left: Param::from_data(data.next()?, device),
+            right: data.next().map(|right| Param::from_data(right, device)),
+        })
+    }
+
+    fn value(&self) -> (Tensor<3>, Option<Tensor<3>>) {
+        (self.left.val(), self.right.as_ref().map(Param::val))
+    }
+}
+
+/// Initial matrices of a hypercomplex weight of `rows x cols`, Glorot normal one by one, as the reference draws them
+/// whatever the configuration names.
+fn draw_weight(phm: &Phm, rows: usize, cols: usize, rng: &mut ChaCha8Rng) -> Vec<TensorData> {
+    let mut glorot = |rows: usize, cols: usize| {
+        let std = (2.0 / (rows + cols) as f32).sqrt();
+        draw::normal(rng, [phm.dim, rows, cols], std)
+    };
+    match phm.weight {
+        PhmWeight::Full => vec![glorot(rows, cols)],
+        PhmWeight::Factorized { rank } => vec![glorot(rows, rank), glorot(rank, cols)],
+    }
+}
+
+/// Initial rules: within `bound` or with that standard deviation.
+fn draw_rule(phm: &Phm, bound: f32, std: f32, rng: &mut ChaCha8Rng) -> Vec<TensorData> {
+    let n = phm.dim;
+    let mut draw = |shape| match phm.rule_init {
+        RuleInit::Normal => draw::normal(rng, shape, std),
+        RuleInit::Uniform => draw::uniform(rng, shape, bound),
+    };
+    if phm.factorized_rule {
+        vec![draw([n, n, 1]), draw([n, 1, n])]
+    } else {
+        vec![draw([n, n, n])]
+    }
+}
+
+/// Names of what the layers share, each as a whole and as its left and right factors: rule, down and up weight.
+pub(crate) const SHARED_NAMES: [[&str; 3]; 3] = [
+    RULE,
+    ["W_down", "W_down_left", "W_down_right"],
+    ["W_up", "W_up_left", "W_up_right"],
+];
+
+const RULE: [&str; 3] = ["phm_rule", "phm_rule_left", "phm_rule_right"];
+
+fn shared_weight_names(side: Side) -> [&'static str; 3] {
+    match side {
+        Side::Down => SHARED_NAMES[1],
+        Side::Up => SHARED_NAMES[2],
+    }
+}
+
+/// A shared stack of matrices, or its two factors.
+fn shared_value(shared: &Shared, names: [&'static str; 3], factorized: bool) -> (Tensor<3>, Option<Tensor<3>>) {
+    match factorized {
+        true => (shared.matrices(names[1]), Some(shared.matrices(names[2]))),
+        false => (shared.matrices(names[0]), None),
+    }
+}
+
+/// What all hypercomplex layers of an adapter share, for a model of width `d_model`.
+pub(crate) fn shared(phm: &Phm, d_model: usize, bottleneck: usize, rng: &mut ChaCha8Rng, device: &Device) -> Shared {
+    let mut shared = Shared::new();
+    let mut add = |names: [&'static str; 3], data: Vec<TensorData>| {
+        let names = if data.len() == 1 { &names[..1] } else { &names[1..] };
+        for (name, data) in names.iter().zip(data) {
+            shared = std::mem::take(&mut shared).with(*name, SharedParam::Three(Param::from_data(data, device)));
+        }
+    };
+    if phm.shared_weight {
+        let (wide, narrow) = (d_model / phm.dim, bottleneck / phm.dim);
+        add(shared_weight_names(Side::Down), draw_weight(phm, wide, narrow, rng));
+        add(shared_weight_names(Side::Up), draw_weight(phm, narrow, wide, rng));
+    }
+    if phm.shared_rule {
+        add(RULE, draw_rule(phm, 1.0, phm.init_range as f32, rng));
+    }
+    shared
+}
+
+impl PhmLayer {
+    pub(crate) fn new(phm: &Phm, d_in: usize, d_out: usize, side: Side, rng: &mut ChaCha8Rng, device: &Device) -> Self {
+        let weight = (!phm.shared_weight).then(|| draw_weight(phm, d_in / phm.dim, d_out / phm.dim, rng));
+        let rule = (!phm.shared_rule).then(|| draw_rule(phm, 0.01, 0.01, rng));
+        Self {
+            weight: weight.and_then(|data| Factors::new(data, device)),
+            rule: rule.and_then(|data| Factors::new(data, device)),
+            bias: phm.bias.then(|| Param::from_data(draw::constant([d_out], 0.0), device)),
+            d_in,
+            d_out,
+            dim: phm.dim,
+            side,
+            factorized: Factorized {
+                rule: phm.factorized_rule,
+                weight: matches!(phm.weight, PhmWeight::Factorized { .. }),
+            },
+        }
+    }
+
+    /// `x H + b`, `[batch, seq, d_in] -> [batch, seq, d_out]`.
+    ///
+    /// With a factorized weight `H` is never formed where the products through the factors cost less.
+    pub fn forward(&self, x: Tensor<3>, shared: &Shared) -> Tensor<3> {
+        let take = |own: &Option<Factors>, factorized: bool, names: [&'static str; 3]| match own {
+            Some(own) => own.value(),
+            None => shared_value(shared, names, factorized),
+        };
+        let rule = match take(&self.rule, self.factorized.rule, RULE) {
+            (left, Some(right)) => left.matmul(right),
+            (whole, None) => whole,
+        };
+        let weight = take(&self.weight, self.factorized.weight, shared_weight_names(self.side));
+        let y = match weight {
+            (left, Some(right)) if self.factored_is_cheaper(left.dims()[2]) => self.factored(x, rule, left, right),
+            (left, Some(right)) => self.dense(x, rule, left.matmul(right)),
+            (whole, None) => self.dense(x, rule, whole),
+        };
+        match &self.bias {
+            Some(bias) => y + bias.val().unsqueeze(),
+            None => y,
+        }
+    }
+
+    /// Whether the multiplications of a token through the factors are less than a quarter of those through `H`: they
+    /// run in narrow matrices, which are slower by about that.
+    fn factored_is_cheaper(&self, rank: usize) -> bool {
+        let n = self.dim;
+        4 * (n * rank * (self.d_in + self.d_out) + n * n * n * rank) < self.d_in * self.d_out
+    }
+
+    /// `sum_i kron(rule_i, weight_i)`, `[d_in, d_out]`; rule `[n, n, n]`, weight `[n, d_in / n, d_out / n]`.
+    fn kronecker(&self, rule: Tensor<3>, weight: Tensor<3>) -> Tensor<2> {
+        let (n, rows, cols) = (self.dim, self.d_in / self.dim, self.d_out / self.dim);
+        rule.reshape([n, n * n])
+            .transpose()
+            .matmul(weight.reshape([n, rows * cols]))
+            .reshape([n, n, rows, cols])
+            .swap_dims(1, 2)
+            .reshape([self.d_in, self.d_out])
+    }
+
+    /// `x H` through `H`.
+    fn dense(&self, x: Tensor<3>, rule: Tensor<3>, weight: Tensor<3>) -> Tensor<3> {
+        let [batch, seq, _] = x.dims();
+        x.reshape([batch * seq, self.d_in])
+            .matmul(self.kronecker(rule, weight))
+            .reshape([batch, seq, self.d_out])
+    }
+
+    /// `x H` through the factors `weight_i = left_i right_i`: with `x` as a matrix of `n` rows a token,
+    /// `sum_i rule_i^T (x left_i) right_i`.
+    fn factored(&self, x: Tensor<3>, rule: Tensor<3>, left: Tensor<3>, right: Tensor<3>) -> Tensor<3> {
+        let (n, rows, cols) = (self.dim, self.d_in / self.dim, self.d_out / self.dim);
+        let [batch, seq, _] = x.dims();
+        let (tokens, rank) = (batch * seq, left.dims()[2]);
+        // [(token, a), (i, r)]
+        let left = left.swap_dims(0, 1).reshape([rows, n * rank]);
+        let narrow = x.reshape([tokens * n, rows]).matmul(left);
+        // For each i, over a: [i, (token, r), a] x [i, a, b].
+        let narrow = narrow
+            .reshape([tokens, n, n, rank])
+            .permute([2, 0, 3, 1])
+            .reshape([n, tokens * rank, n]);
+        let mixed = narrow.matmul(rule);
+        // [(token, b), (i, r)]
+        let mixed = mixed
+            .reshape([n, tokens, rank, n])
+            .permute([1, 3, 0, 2])
+            .reshape([tokens * n, n * rank]);
+        mixed
+            .matmul(right.reshape([n * rank, cols]))
+            .reshape([batch, seq, self.d_out])
+    }
+
+    pub(crate) fn named_params(&self, path: &str) -> Vec<(Cow<'static, str>, ParamId)> {
+        let mut params = Vec::new();
+        let mut add = |factors: &Option<Factors>, names: [&str; 3]| {
+            if let Some(Factors { left, right }) = factors {
+                let whole = right.is_none();
+                params.push((format!("{path}.{}", names[usize::from(!whole)]).into(), left.id));
+                params.extend(right.iter().map(|r| (format!("{path}.{}", names[2]).into(), r.id)));
+            }
+        };
+        add(&self.weight, ["W", "W_left", "W_right"]);
+        add(&self.rule, RULE);
+        params.extend(self.bias.iter().map(|b| (format!("{path}.b").into(), b.id)));
+        params
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Distribution, Tolerance};
+    use rand_chacha::rand_core::SeedableRng;
+
+    use super::*;
+
+    #[test]
+    fn the_factors_give_what_the_kronecker_product_gives() {
+        let device = Device::flex();
+        let random = |shape| Tensor::<3>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+        for (n, d_in, d_out, rank) in [(4, 32, 8, 1), (2, 6, 10, 3), (1, 5, 7, 2), (3, 9, 3, 2)] {
+            let phm = Phm {
+                dim: n,
+                shared_rule: true,
+                factorized_rule: false,
+                rule_init: RuleInit::Normal,
+                init_range: 1e-4,
+                shared_weight: false,
+                weight: PhmWeight::Factorized { rank },
+                bias: true,
+            };
+            let layer = PhmLayer::new(
+                &phm,
+                d_in,
+                d_out,
+                Side::Down,
+                &mut ChaCha8Rng::seed_from_u64(0),
+                &device,
+            );
+            let (rule, left, right) = (
+                random([n, n, n]),
+                random([n, d_in / n, rank]),
+                random([n, rank, d_out / n]),
+            );
+            let x = random([2, 3, d_in]);
+            let through = layer.factored(x.clone(), rule.clone(), left.clone(), right.clone());
+            let expected = layer.dense(x, rule, left.matmul(right));
+            through
+                .into_data()
+                .assert_approx_eq::<f32>(&expected.into_data(), Tolerance::rel_abs(1e-4, 1e-4));
+        }
+    }
+}

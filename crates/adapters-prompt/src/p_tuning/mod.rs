@@ -1,0 +1,220 @@
+//! P-tuning: virtual tokens that a network computes while they train.
+
+pub(crate) mod network;
+
+use adapters_core::target::Target;
+use adapters_core::{
+    AdapterHub, Attached, Build, Capabilities, Codec, ConfigError, ConvertsForStorage, EditsEmbeddings, Erased, Error,
+    Format, Host, Inserted, Method, Pass, Peft, Preset, Shared, SharedParam, SharedParameters, SiteInfo, SiteKind,
+    SiteLayer, StoredConfig, Tensors,
+};
+use adapters_nn::draw;
+use burn::module::Param;
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::layer::VirtualTokensLayer;
+use crate::peft_file::{self, PROMPT, at_least_one, check_counts, embedding_width};
+use crate::start::Start;
+use network::{NETWORK, PromptNetwork};
+
+/// P-tuning: learned rows in front of those of the token table, which get positions and whatever else a model adds to
+/// embeddings. A network computes them while they train; a file holds what it computed.
+///
+/// *GPT Understands, Too*, Liu et al., 2021, <https://arxiv.org/abs/2103.10385>, as peft 0.21.2 computes it. The fields are
+/// those of its `adapter_config.json`; one that a file leaves out, or that is null, has the default given below.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PTuningConfig {
+    /// Rows in front of the text, at least 1. Default 20.
+    pub num_virtual_tokens: usize,
+    /// Stacks of the model that a file has rows for: 2 in peft's files for an encoder-decoder model, whose second half of
+    /// the rows is never read. Default 1.
+    pub num_transformer_submodules: usize,
+    /// The network. Default `MLP`.
+    pub encoder_reparameterization_type: NetworkKind,
+    /// Width of the network, at least 1. Default 128; peft has no default.
+    pub encoder_hidden_size: usize,
+    /// Recurrent layers of an `LSTM`, at least 1. Default 2.
+    pub encoder_num_layers: usize,
+    /// Dropout probability between the recurrent layers of an `LSTM`, in `[0, 1)`. Default 0.
+    pub encoder_dropout: f64,
+    /// Peft's kind of model, e.g. `CAUSAL_LM`. Default `FEATURE_EXTRACTION`.
+    pub task_type: Option<String>,
+    /// Whether there is a network, or the rows of a file; in no file.
+    #[serde(skip)]
+    pub start: Start,
+    /// Other fields of a file. They are written back unchanged.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// Which network computes the rows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum NetworkKind {
+    /// [`PromptNetwork::Mlp`].
+    #[default]
+    Mlp,
+    /// [`PromptNetwork::Lstm`].
+    Lstm,
+}
+
+const PEFT_TYPE: &str = "P_TUNING";
+
+impl Default for PTuningConfig {
+    fn default() -> Self {
+        Self {
+            num_virtual_tokens: 20,
+            num_transformer_submodules: 1,
+            encoder_reparameterization_type: NetworkKind::Mlp,
+            encoder_hidden_size: 128,
+            encoder_num_layers: 2,
+            encoder_dropout: 0.0,
+            task_type: None,
+            start: Start::Configured,
+            extra: Map::new(),
+        }
+    }
+}
+
+impl PTuningConfig {
+    /// The network that computes the rows; `None` where they are those of a file.
+    fn network(&self) -> Option<PromptNetwork> {
+        let hidden_size = self.encoder_hidden_size;
+        match (&self.start, self.encoder_reparameterization_type) {
+            (Start::Stored | Start::Tokens(_), _) => None,
+            (Start::Configured, NetworkKind::Mlp) => Some(PromptNetwork::Mlp { hidden_size }),
+            (Start::Configured, NetworkKind::Lstm) => Some(PromptNetwork::Lstm {
+                hidden_size,
+                layers: self.encoder_num_layers,
+                dropout: self.encoder_dropout,
+            }),
+        }
+    }
+
+    fn starting(&self, start: Start) -> Self {
+        Self { start, ..self.clone() }
+    }
+}
+
+impl Method for PTuningConfig {
+    const NAME: &'static str = "p_tuning";
+
+    fn presets() -> &'static [Preset<Self>] {
+        const PRESETS: &[Preset<PTuningConfig>] = &[Preset::new("p_tuning", PTuningConfig::default)];
+        PRESETS
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        check_counts(self.num_virtual_tokens, self.num_transformer_submodules)?;
+        at_least_one("encoder_hidden_size", self.encoder_hidden_size)?;
+        if self.encoder_reparameterization_type == NetworkKind::Mlp {
+            // Peft ignores the layers and the dropout of an MLP.
+            return Ok(());
+        }
+        at_least_one("encoder_num_layers", self.encoder_num_layers)?;
+        let fits = (0.0..1.0).contains(&self.encoder_dropout);
+        ConfigError::unless(fits, "encoder_dropout", "a number in [0, 1)", self.encoder_dropout)
+    }
+
+    fn target(&self) -> Target {
+        peft_file::target()
+    }
+
+    fn build(&self, site: &SiteInfo, _build: &Build<'_>) -> Result<SiteLayer, Error> {
+        match site.kind {
+            SiteKind::Embedding { .. } => Ok(SiteLayer::Embedding(Erased::new(VirtualTokensLayer {
+                rows: self.num_virtual_tokens,
+                network: self.network(),
+            }))),
+            _ => Err(Self::refuse(site, "it adapts the rows of the token table only")),
+        }
+    }
+
+    fn capabilities(&self) -> Capabilities<'_> {
+        Capabilities {
+            shared: Some(self),
+            embeddings: Some(self),
+            storage: Some(self),
+            ..Capabilities::default()
+        }
+    }
+}
+
+impl SharedParameters for PTuningConfig {
+    fn build_shared(&self, build: &Build<'_>) -> Result<Shared, Error> {
+        let Some(width) = embedding_width(&self.target().select(build.host)?.sites) else {
+            return Ok(Shared::new());
+        };
+        let rows = self.num_virtual_tokens * self.num_transformer_submodules;
+        Ok(match self.network() {
+            Some(network) => network.draw(rows, width, &mut build.shared_rng(None), build.device),
+            None => {
+                let vectors = Param::from_data(draw::constant([rows, width], 0.0), build.device);
+                Shared::new().with(PROMPT, SharedParam::Two(vectors))
+            }
+        })
+    }
+
+    fn owns(&self, param: &str) -> bool {
+        param == PROMPT || param.starts_with(NETWORK)
+    }
+}
+
+impl EditsEmbeddings for PTuningConfig {
+    fn inserts(&self) -> Option<Inserted> {
+        let count = self.num_virtual_tokens;
+        Some(Inserted { at: 0, count })
+    }
+
+    fn positions(&self) -> usize {
+        self.num_virtual_tokens
+    }
+}
+
+/// A file holds the rows that the network computes.
+impl ConvertsForStorage for PTuningConfig {
+    fn to_storage(&self, _format: Format, adapter: &Attached, _host: &dyn Host) -> Result<Option<Attached>, Error> {
+        let Some(network) = self.network() else {
+            return Ok(None);
+        };
+        let pass = Pass::default();
+        let vectors = network.forward(adapter.shared(), |x, prob| pass.dropout(x, prob));
+        let device = vectors.device().inner();
+        let vectors = Tensor::<2>::from_data(vectors.into_data(), &device);
+        let shared = Shared::new().with(PROMPT, SharedParam::Two(Param::from_tensor(vectors)));
+        let layers = adapter.layers().cloned().collect();
+        let method = adapters_core::AnyMethod::new(self.starting(Start::Stored))?;
+        Ok(Some(adapter.reformed(method, layers).with_shared(shared)))
+    }
+}
+
+impl Codec<AdapterHub> for PTuningConfig {}
+
+impl Codec<Peft> for PTuningConfig {
+    fn read(stored: &StoredConfig<'_>) -> Option<Result<Self, ConfigError>> {
+        let config: Result<Self, ConfigError> = peft_file::read(PEFT_TYPE, stored)?;
+        Some(config.map(|config| config.starting(Start::Stored)))
+    }
+
+    fn write(&self, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, ConfigError> {
+        Ok(peft_file::write(PEFT_TYPE, self, sites, host))
+    }
+
+    fn shared_key(&self, _adapter: &str, param: &str) -> String {
+        param.to_owned()
+    }
+
+    /// What the network computes is not read where the network is.
+    fn is_duplicate(&self, key: &str) -> bool {
+        self.network().is_some() && key == PROMPT
+    }
+
+    /// A file that holds the network, too.
+    fn adjusted_to(&self, tensors: &Tensors) -> Option<Self> {
+        let network = tensors.keys().any(|key| key.starts_with(NETWORK));
+        network.then(|| self.starting(Start::Configured))
+    }
+}

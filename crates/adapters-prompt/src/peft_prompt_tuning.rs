@@ -1,0 +1,197 @@
+//! Prompt tuning as peft defines it: rows in front of those of the token table, which get positions.
+
+use adapters_core::target::Target;
+use adapters_core::{
+    AdapterHub, AnyMethod, Build, Capabilities, Codec, ConfigError, EditsEmbeddings, Encode, Erased, Error, Host,
+    Inserted, Method, NeedsTokenizer, Peft, Preset, Shared, SharedParam, SharedParameters, SiteInfo, SiteKind,
+    SiteLayer, StoredConfig,
+};
+use adapters_nn::draw;
+use burn::module::Param;
+use rand_chacha::rand_core::Rng;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::layer::VirtualTokensLayer;
+use crate::peft_file::{self, PROMPT, check_counts, embedding_width};
+use crate::start::{Start, entries, not_tokenized, token_rows};
+
+/// Prompt tuning with virtual tokens: learned rows in front of those of the token table, which get positions and whatever
+/// else a model adds to embeddings.
+///
+/// *The Power of Scale for Parameter-Efficient Prompt Tuning*, Lester et al., 2021, <https://arxiv.org/abs/2104.08691>, as
+/// peft 0.21.2 computes it. The fields are those of its `adapter_config.json`; one that a file leaves out, or that is null,
+/// has the default given below.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PeftPromptTuningConfig {
+    /// Rows in front of the text, at least 1. Default 20.
+    pub num_virtual_tokens: usize,
+    /// Stacks of the model that a file has rows for: 2 in peft's files for an encoder-decoder model, whose second half of
+    /// the rows is never read. Default 1.
+    pub num_transformer_submodules: usize,
+    /// What the rows begin as. Default `RANDOM`.
+    pub prompt_tuning_init: PeftPromptInit,
+    /// The text of `TEXT`, not empty. Default none.
+    pub prompt_tuning_init_text: Option<String>,
+    /// Name of the tokenizer, which peft requires with `TEXT`; here it is only kept. Default none.
+    pub tokenizer_name_or_path: Option<String>,
+    /// Peft's kind of model, e.g. `CAUSAL_LM`. Default `FEATURE_EXTRACTION`.
+    pub task_type: Option<String>,
+    /// Whether the rows begin as `prompt_tuning_init` describes; in no file.
+    #[serde(skip)]
+    pub start: Start,
+    /// Other fields of a file. They are written back unchanged.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// What the rows begin as.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum PeftPromptInit {
+    /// Normal with standard deviation one.
+    #[default]
+    Random,
+    /// The embeddings of a text's tokens, repeated or cut to their number.
+    Text,
+    /// The embeddings of tokens drawn from the vocabulary.
+    SampleVocab,
+}
+
+const PEFT_TYPE: &str = "PROMPT_TUNING";
+/// The field with the text.
+const TEXT: &str = "prompt_tuning_init_text";
+
+impl Default for PeftPromptTuningConfig {
+    fn default() -> Self {
+        Self {
+            num_virtual_tokens: 20,
+            num_transformer_submodules: 1,
+            prompt_tuning_init: PeftPromptInit::Random,
+            prompt_tuning_init_text: None,
+            tokenizer_name_or_path: None,
+            task_type: None,
+            start: Start::Configured,
+            extra: Map::new(),
+        }
+    }
+}
+
+impl Method for PeftPromptTuningConfig {
+    const NAME: &'static str = "peft_prompt_tuning";
+
+    fn presets() -> &'static [Preset<Self>] {
+        const PRESETS: &[Preset<PeftPromptTuningConfig>] =
+            &[Preset::new("peft_prompt_tuning", PeftPromptTuningConfig::default)];
+        PRESETS
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        check_counts(self.num_virtual_tokens, self.num_transformer_submodules)?;
+        if self.prompt_tuning_init != PeftPromptInit::Text {
+            return Ok(());
+        }
+        let given = |field, value: &Option<String>| {
+            let fits = value.as_ref().is_some_and(|value| !value.is_empty());
+            ConfigError::unless(fits, field, "a text where `prompt_tuning_init` is TEXT", "empty")
+        };
+        given(TEXT, &self.prompt_tuning_init_text)?;
+        given("tokenizer_name_or_path", &self.tokenizer_name_or_path)
+    }
+
+    fn target(&self) -> Target {
+        peft_file::target()
+    }
+
+    fn build(&self, site: &SiteInfo, _build: &Build<'_>) -> Result<SiteLayer, Error> {
+        match site.kind {
+            SiteKind::Embedding { .. } => Ok(SiteLayer::Embedding(Erased::new(VirtualTokensLayer {
+                rows: self.num_virtual_tokens,
+                network: None,
+            }))),
+            _ => Err(Self::refuse(site, "it adapts the rows of the token table only")),
+        }
+    }
+
+    fn capabilities(&self) -> Capabilities<'_> {
+        Capabilities {
+            shared: Some(self),
+            embeddings: Some(self),
+            tokenizer: Some(self),
+            ..Capabilities::default()
+        }
+    }
+}
+
+impl SharedParameters for PeftPromptTuningConfig {
+    fn build_shared(&self, build: &Build<'_>) -> Result<Shared, Error> {
+        let Some(width) = embedding_width(&self.target().select(build.host)?.sites) else {
+            return Ok(Shared::new());
+        };
+        let rows = self.num_virtual_tokens * self.num_transformer_submodules;
+        let mut rng = build.shared_rng(None);
+        let vectors = match (&self.start, self.prompt_tuning_init) {
+            (Start::Stored, _) => Param::from_data(draw::constant([rows, width], 0.0), build.device),
+            (Start::Tokens(tokens), _) => token_rows(Self::NAME, TEXT, tokens, rows, build)?,
+            (Start::Configured, PeftPromptInit::Random) => {
+                Param::from_data(draw::normal(&mut rng, [rows, width], 1.0), build.device)
+            }
+            (Start::Configured, PeftPromptInit::Text) => {
+                return Err(Error::config(Self::NAME, not_tokenized(TEXT)));
+            }
+            (Start::Configured, PeftPromptInit::SampleVocab) => {
+                let entries = entries(Self::NAME, build)?.max(1) as u64;
+                let drawn: Vec<u32> = (0..rows).map(|_| (rng.next_u64() % entries) as u32).collect();
+                token_rows(Self::NAME, "prompt_tuning_init", &drawn, rows, build)?
+            }
+        };
+        Ok(Shared::new().with(PROMPT, SharedParam::Two(vectors)))
+    }
+
+    fn owns(&self, param: &str) -> bool {
+        param == PROMPT
+    }
+}
+
+impl EditsEmbeddings for PeftPromptTuningConfig {
+    fn inserts(&self) -> Option<Inserted> {
+        let count = self.num_virtual_tokens;
+        Some(Inserted { at: 0, count })
+    }
+
+    fn positions(&self) -> usize {
+        self.num_virtual_tokens
+    }
+}
+
+impl NeedsTokenizer for PeftPromptTuningConfig {
+    fn with_tokens(&self, encode: &Encode<'_>) -> Result<Option<AnyMethod>, Error> {
+        let (PeftPromptInit::Text, Some(text)) = (self.prompt_tuning_init, &self.prompt_tuning_init_text) else {
+            return Ok(None);
+        };
+        let start = Error::in_config(Self::NAME, Start::tokenized(TEXT, text, encode))?;
+        AnyMethod::new(Self { start, ..self.clone() }).map(Some)
+    }
+}
+
+/// AdapterHub inserts its prompt after the position embeddings: see [`PromptTuningConfig`](crate::PromptTuningConfig).
+impl Codec<AdapterHub> for PeftPromptTuningConfig {}
+
+impl Codec<Peft> for PeftPromptTuningConfig {
+    fn read(stored: &StoredConfig<'_>) -> Option<Result<Self, ConfigError>> {
+        let config: Result<Self, ConfigError> = peft_file::read(PEFT_TYPE, stored)?;
+        Some(config.map(|config| Self {
+            start: Start::Stored,
+            ..config
+        }))
+    }
+
+    fn write(&self, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, ConfigError> {
+        Ok(peft_file::write(PEFT_TYPE, self, sites, host))
+    }
+
+    fn shared_key(&self, _adapter: &str, param: &str) -> String {
+        param.to_owned()
+    }
+}
