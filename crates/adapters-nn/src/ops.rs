@@ -79,7 +79,10 @@ impl Activation {
     /// Applies the function element by element; any shape.
     pub fn forward<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         #[cfg(feature = "flex")]
-        if let Some(y) = self.kernel().and_then(|function| fused::activation(function, &x)) {
+        if let Some(function) = self.kernel()
+            && fused::runs_here(&x)
+        {
+            let y = fused::activation(function, x);
             return if self == Self::Gelu10 { y.clamp(-10.0, 10.0) } else { y };
         }
         match self {

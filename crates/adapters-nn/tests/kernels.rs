@@ -85,7 +85,7 @@ fn activations() {
             let x = random(shape) * 3.0;
             compare(
                 name,
-                &[x.clone()],
+                std::slice::from_ref(&x),
                 4e-6,
                 |x| f.forward(x[0].clone()),
                 |x| stock(x[0].clone()),

@@ -8,9 +8,9 @@ use crate::kernel::activation::{self, Function};
 use crate::kernel::philox::Mask;
 use crate::kernel::{Level, raw};
 
-/// `f(x)`.
-pub fn activation<const D: usize>(function: Function, x: &Tensor<D>) -> Option<Tensor<D>> {
-    runs_here(x).then(|| run(Inputs::One(x.clone().into_dispatch()), Activation(function)))
+/// `f(x)`, of an `x` that [`runs_here`]; in its memory where nothing else holds it.
+pub fn activation<const D: usize>(function: Function, x: Tensor<D>) -> Tensor<D> {
+    run(Inputs::One(x.into_dispatch()), Activation(function))
 }
 
 /// `silu(gate) up`.
@@ -24,12 +24,9 @@ pub fn silu_gated<const D: usize>(gate: &Tensor<D>, up: &Tensor<D>) -> Option<Te
     })
 }
 
-/// `x` under a mask.
-pub fn dropout<const D: usize>(mask: Mask, x: Tensor<D>) -> Result<Tensor<D>, Tensor<D>> {
-    match runs_here(&x) {
-        true => Ok(run(Inputs::One(x.into_dispatch()), Dropout(mask))),
-        false => Err(x),
-    }
+/// `x` under a mask, of an `x` that [`runs_here`]; in its memory where nothing else holds it.
+pub fn dropout<const D: usize>(mask: Mask, x: Tensor<D>) -> Tensor<D> {
+    run(Inputs::One(x.into_dispatch()), Dropout(mask))
 }
 
 #[derive(Debug)]

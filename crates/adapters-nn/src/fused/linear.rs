@@ -54,8 +54,11 @@ struct Packs {
 /// A buffer and the view of it.
 type View = (usize, usize, [usize; 2], [isize; 2]);
 
+/// Packed weights by what they were packed from.
+type Known = HashMap<View, (Weak<Bytes>, Arc<Packs>)>;
+
 /// The packed weights of all buffers that exist.
-static PACKED: LazyLock<Mutex<HashMap<View, (Weak<Bytes>, Arc<Packs>)>>> = LazyLock::new(Mutex::default);
+static PACKED: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
 
 impl Weight {
     fn half(weight: FlexTensor) -> Self {

@@ -156,7 +156,7 @@ fn run<const D: usize>(inputs: Inputs<Dispatch>, operation: impl Operation + 'st
 }
 
 /// Whether a tensor is of a kind the kernels read.
-fn runs_here<const D: usize>(x: &Tensor<D>) -> bool {
+pub fn runs_here<const D: usize>(x: &Tensor<D>) -> bool {
     fn flex(kind: &DispatchTensorKind) -> bool {
         match kind {
             DispatchTensorKind::Flex(_) => true,

@@ -161,7 +161,7 @@ pub fn erf<S: Simd>(s: S, x: S::f32s) -> S::f32s {
             3.408_291e-3,
             5.095_569_5e-2,
             1.852_083_2e-1,
-            1.128_379_1,
+            std::f32::consts::FRAC_2_SQRT_PI,
         ],
     );
     let below = polynomial(
@@ -178,7 +178,7 @@ pub fn erf<S: Simd>(s: S, x: S::f32s) -> S::f32s {
         ],
     );
     let y = s.div_f32s(s.mul_f32s(x, above), below);
-    let (end, one) = (s.splat_f32s(3.832_506_9), s.splat_f32s(1.0));
+    let (end, one) = (s.splat_f32s(3.832_507), s.splat_f32s(1.0));
     let y = s.select_f32s(s.greater_than_f32s(x, end), one, y);
     s.select_f32s(s.less_than_f32s(x, s.neg_f32s(end)), s.neg_f32s(one), y)
 }
