@@ -191,6 +191,35 @@ fn linear_layers() {
 }
 
 #[test]
+fn few_rows_are_divided_by_columns() {
+    for rows in [1, 3, 15] {
+        let weight = random([700, 601]);
+        let ours = |x: Vec<Tensor<2>>| ops::product(x[0].clone(), weight.clone());
+        compare("few rows", &[random([rows, 700])], 5e-5, ours, |x| {
+            x[0].clone().matmul(weight.clone())
+        });
+    }
+}
+
+#[test]
+fn a_frozen_layer_may_be_on_the_autodiff_device() {
+    let device = Device::flex().autodiff();
+    let frozen = |x: &Tensor<2>| Tensor::<2>::from_data(x.to_data(), &device);
+    let (x, weight, probe) = (random([5, 8]), random([8, 3]), random([5, 3]));
+    let (a, b) = (leaf(&x), leaf(&x));
+    let ours = (ops::product(a.clone(), frozen(&weight)) * probe.clone())
+        .sum()
+        .backward();
+    let stock = (b.clone().matmul(frozen(&weight)) * probe).sum().backward();
+    close(
+        "autodiff",
+        a.grad(&ours).expect("a gradient"),
+        b.grad(&stock).expect("a gradient"),
+        1e-5,
+    );
+}
+
+#[test]
 fn a_trained_weight_gets_its_gradient() {
     let (x, weight) = (leaf(&random([3, 4])), leaf(&random([4, 5])));
     let grads = ops::product(x.clone(), weight.clone()).sum().backward();

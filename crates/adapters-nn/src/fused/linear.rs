@@ -7,10 +7,10 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::{Bytes, DType, Tensor, bf16};
 
 use super::{Inputs, Operation, constant, constant_of, dense, numbers, run, runs_here, tensor};
+use crate::kernel::Level;
 use crate::kernel::activation::{Plus, zip_rows};
 use crate::kernel::half::Packed;
-use crate::kernel::raw::{self, Mat, MatMut};
-use crate::kernel::{Level, threads};
+use crate::kernel::raw::{self, Mat};
 
 /// `x w + b` over the last axis, where no gradient goes to `w` and `b`; `w` is `f32` or `bf16`.
 pub fn linear<const D: usize>(x: &Tensor<D>, weight: &Tensor<2>, bias: Option<&Tensor<1>>) -> Option<Tensor<D>> {
@@ -111,12 +111,7 @@ impl Linear {
                 let weight = Mat::new(weight.storage(), offset, shape, strides);
                 let weight = if transposed { weight.transposed() } else { weight };
                 let mut out = raw::unfilled(rows * out_width);
-                let (into, x) = (
-                    MatMut::dense(&mut out, rows, out_width),
-                    Mat::dense(numbers(&x), rows, width),
-                );
-                let parallel = threads::worthwhile(rows, out_width, width);
-                raw::product(into, x, weight, 1.0, false, parallel);
+                raw::layer_product(&mut out, Mat::dense(numbers(&x), rows, width), weight);
                 if let Some(bias) = bias {
                     zip_rows(Level::chosen(), Plus, &mut out, bias);
                 }
