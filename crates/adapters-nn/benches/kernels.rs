@@ -130,6 +130,19 @@ fn attention(c: &mut Criterion) {
     );
 }
 
+fn rotary(c: &mut Criterion) {
+    let (cos, sin) = (random([1, 1, 128, 32]), random([1, 1, 128, 32]));
+    let x = vec![random([4, 128, 9, 64])];
+    let ours = |x: &[Tensor<4>]| ops::turn(x[0].clone().swap_dims(1, 2), cos.clone(), sin.clone());
+    let stock = |x: &[Tensor<4>]| {
+        let x = x[0].clone().swap_dims(1, 2);
+        let (a, b) = (x.clone().slice_dim(3, 0..32), x.slice_dim(3, 32..64));
+        let first = a.clone() * cos.clone() - b.clone() * sin.clone();
+        Tensor::cat(vec![first, b * cos.clone() + a * sin.clone()], 3)
+    };
+    pair(c, "rotary", x, ours, stock);
+}
+
 fn loss(c: &mut Criterion) {
     let weight = random([49_152, 576]) * 0.05;
     let targets: Vec<i64> = (0..512).map(|row| row * 91 % 49_152).collect();
@@ -232,6 +245,6 @@ fn config() -> Criterion {
 criterion_group! {
     name = benches;
     config = config();
-    targets = linear, elementwise, norms, attention, loss, encoder
+    targets = linear, elementwise, norms, attention, rotary, loss, encoder
 }
 criterion_main!(benches);

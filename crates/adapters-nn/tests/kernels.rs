@@ -350,6 +350,31 @@ fn stock_attention(x: &[Tensor<4>], scale: f64, bias: Option<Tensor<4>>, factors
 }
 
 #[test]
+fn turns_of_positions() {
+    let stock = |x: &Tensor<4>, cos: &Tensor<4>, sin: &Tensor<4>| {
+        let half = x.dims()[3] / 2;
+        let (a, b) = (x.clone().slice_dim(3, 0..half), x.clone().slice_dim(3, half..2 * half));
+        let first = a.clone() * cos.clone() - b.clone() * sin.clone();
+        Tensor::cat(vec![first, b * cos.clone() + a * sin.clone()], 3)
+    };
+    for (case, tables) in [(0, 1), (1, 3)] {
+        let (cos, sin) = (random([tables, 1, 21, 19]), random([tables, 1, 21, 19]));
+        // As a projection leaves them, and dense.
+        let x = match case {
+            0 => random([3, 21, 5, 38]).swap_dims(1, 2),
+            _ => random([3, 5, 21, 38]),
+        };
+        compare(
+            "turns",
+            &[x],
+            1e-5,
+            |x| ops::turn(x[0].clone(), cos.clone(), sin.clone()),
+            |x| stock(&x[0], &cos, &sin),
+        );
+    }
+}
+
+#[test]
 fn attentions() {
     let mut sizes = Sizes::new();
     for case in 0..14 {

@@ -54,12 +54,14 @@ struct Operands {
     mask: Option<Mask>,
 }
 
-fn axes(x: &FlexTensor) -> [usize; 4] {
+/// Its four axes.
+pub fn axes(x: &FlexTensor) -> [usize; 4] {
     let shape = x.layout().shape();
     [shape[0], shape[1], shape[2], shape[3]]
 }
 
-fn strided(x: &FlexTensor) -> Strided<'_> {
+/// Its numbers where they are.
+pub fn strided(x: &FlexTensor) -> Strided<'_> {
     let strides = x.layout().strides();
     Strided {
         data: x.storage(),

@@ -24,12 +24,14 @@ mod elementwise;
 mod linear;
 mod loss;
 mod norm;
+mod rotary;
 
 pub use attention::attention;
 pub use elementwise::{activation, dropout, silu_gated};
 pub use linear::linear;
 pub use loss::cross_entropy;
 pub use norm::{Normalization, norm, norm_of_sum};
+pub use rotary::turn;
 
 /// A function of one to three tensors, with its gradients.
 pub trait Operation: Debug + Send + Sync {

@@ -24,6 +24,13 @@ pub struct Strided<'a> {
 }
 
 impl<'a> Strided<'a> {
+    /// The numbers along the last axis at these indices of the others, which follow each other.
+    pub fn row(&self, i: usize, j: usize, k: usize) -> &'a [f32] {
+        let moves = [i, j, k].into_iter().zip(self.strides);
+        let moved: isize = moves.map(|(index, stride)| index as isize * stride).sum();
+        &self.data[(self.offset as isize + moved) as usize..][..self.shape[3]]
+    }
+
     /// The matrix of the last two axes at these indices of the first two.
     fn matrix(&self, i: usize, j: usize) -> Mat<'a> {
         let offset = self.offset as isize + i as isize * self.strides[0] + j as isize * self.strides[1];
