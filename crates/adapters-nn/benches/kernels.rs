@@ -130,6 +130,13 @@ fn attention(c: &mut Criterion) {
     );
 }
 
+fn causal(c: &mut Criterion) {
+    let bias = ops::causal_bias(512, 0, None, None, &Device::flex());
+    let x: Vec<_> = (0..3).map(|_| random([1, 9, 512, 64])).collect();
+    let ours = |x: &[Tensor<4>]| ops::attention(x[0].clone(), x[1].clone(), x[2].clone(), Some(bias.clone()), None);
+    pair(c, "causal attention of 512", x, ours, |x| stock(x, Some(&bias)));
+}
+
 fn rotary(c: &mut Criterion) {
     let (cos, sin) = (random([1, 1, 128, 32]), random([1, 1, 128, 32]));
     let x = vec![random([4, 128, 9, 64])];
@@ -245,6 +252,6 @@ fn config() -> Criterion {
 criterion_group! {
     name = benches;
     config = config();
-    targets = linear, elementwise, norms, attention, rotary, loss, encoder
+    targets = linear, elementwise, norms, attention, causal, rotary, loss, encoder
 }
 criterion_main!(benches);

@@ -104,7 +104,10 @@ impl Operation for Operands {
             let [batch, heads, seq, width] = axes(&kept[input]);
             [batch, seq, heads, width]
         });
-        let mut grads = shapes.map(|shape| raw::unfilled(shape.iter().product()));
+        // Those of keys and values are sums over the blocks of queries that see them.
+        let len = |shape: [usize; 4]| shape.iter().product();
+        let [query, key, value] = shapes;
+        let mut grads = [raw::unfilled(len(query)), vec![0.0; len(key)], vec![0.0; len(value)]];
         let [query, key, value] = &mut grads;
         let into = Gradients { query, key, value };
         let attention = self.attention(&kept);
