@@ -3,8 +3,9 @@
 use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
 
-use super::{Inputs, Operation, constant, dense, numbers, run, runs_here, tensor};
-use crate::kernel::attention::{Attention, Gradients, Strided};
+use super::graph::{Inputs, Operation, run};
+use super::numbers::{axes, constant, dense, numbers, runs_here, strided, tensor};
+use crate::kernel::attention::{Attention, Gradients};
 use crate::kernel::philox::Mask;
 use crate::kernel::{Level, raw};
 
@@ -52,23 +53,6 @@ struct Operands {
     scale: f32,
     bias: Option<FlexTensor>,
     mask: Option<Mask>,
-}
-
-/// Its four axes.
-pub fn axes(x: &FlexTensor) -> [usize; 4] {
-    let shape = x.layout().shape();
-    [shape[0], shape[1], shape[2], shape[3]]
-}
-
-/// Its numbers where they are.
-pub fn strided(x: &FlexTensor) -> Strided<'_> {
-    let strides = x.layout().strides();
-    Strided {
-        data: x.storage(),
-        offset: x.layout().start_offset(),
-        shape: axes(x),
-        strides: [strides[0], strides[1], strides[2], strides[3]],
-    }
 }
 
 impl Operands {

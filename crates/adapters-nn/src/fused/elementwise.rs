@@ -3,7 +3,8 @@
 use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
 
-use super::{Inputs, Operation, dense, numbers, owned, run, runs_here, tensor, writable};
+use super::graph::{Inputs, Operation, run};
+use super::numbers::{dense, numbers, owned, runs_here, tensor, writable};
 use crate::kernel::activation::{self, Function};
 use crate::kernel::philox::Mask;
 use crate::kernel::{Level, raw};

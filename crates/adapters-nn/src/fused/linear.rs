@@ -6,7 +6,8 @@ use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak};
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{Bytes, DType, Tensor, bf16};
 
-use super::{Inputs, Operation, constant, constant_of, dense, numbers, run, runs_here, tensor};
+use super::graph::{Inputs, Operation, run};
+use super::numbers::{constant, constant_of, dense, numbers, runs_here, tensor};
 use crate::kernel::Level;
 use crate::kernel::activation::{Plus, zip_rows};
 use crate::kernel::half::Packed;

@@ -3,8 +3,8 @@
 use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
 
-use super::attention::{axes, strided};
-use super::{Inputs, Operation, constant, dense, numbers, run, runs_here, tensor};
+use super::graph::{Inputs, Operation, run};
+use super::numbers::{axes, constant, dense, numbers, runs_here, strided, tensor};
 use crate::kernel::rotary::Turns;
 use crate::kernel::{Level, raw};
 
