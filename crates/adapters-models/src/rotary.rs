@@ -6,6 +6,7 @@
 
 use std::f64::consts::TAU;
 
+use adapters_nn::ops;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::Deserialize;
 use serde_json::Value;
@@ -157,11 +158,7 @@ impl Turns {
     ///
     /// Panics on another `seq` or `d_head`.
     pub fn turn(&self, x: Tensor<4>) -> Tensor<4> {
-        let half = x.dims()[3] / 2;
-        let (a, b) = (x.clone().slice_dim(3, 0..half), x.slice_dim(3, half..2 * half));
-        let first = a.clone() * self.cos.clone() - b.clone() * self.sin.clone();
-        let second = b * self.cos.clone() + a * self.sin.clone();
-        Tensor::cat(vec![first, second], 3)
+        ops::turn(x, self.cos.clone(), self.sin.clone())
     }
 }
 

@@ -48,13 +48,12 @@ fn linear(c: &mut Criterion) {
         let layer: Linear = LinearConfig::new(d_in, d_out).init(&device);
         let name = format!("linear {d_in} {d_out}");
         let x = vec![random([16, 128, d_in])];
-        pair(
-            c,
-            &name,
-            x,
-            |x| ops::linear(&layer, x[0].clone()),
-            |x| layer.forward(x[0].clone()),
-        );
+        let stock = |x: &[Tensor<3>]| layer.forward(x[0].clone());
+        pair(c, &name, x.clone(), |x| ops::linear(&layer, x[0].clone()), stock);
+        let mut half = layer.clone();
+        bf16_linear(&mut half);
+        let name = format!("linear bf16 {d_in} {d_out}");
+        pair(c, &name, x, |x| ops::linear(&half, x[0].clone()), stock);
     }
 }
 
@@ -131,6 +130,26 @@ fn attention(c: &mut Criterion) {
     );
 }
 
+fn causal(c: &mut Criterion) {
+    let bias = ops::causal_bias(512, 0, None, None, &Device::flex());
+    let x: Vec<_> = (0..3).map(|_| random([1, 9, 512, 64])).collect();
+    let ours = |x: &[Tensor<4>]| ops::attention(x[0].clone(), x[1].clone(), x[2].clone(), Some(bias.clone()), None);
+    pair(c, "causal attention of 512", x, ours, |x| stock(x, Some(&bias)));
+}
+
+fn rotary(c: &mut Criterion) {
+    let (cos, sin) = (random([1, 1, 128, 32]), random([1, 1, 128, 32]));
+    let x = vec![random([4, 128, 9, 64])];
+    let ours = |x: &[Tensor<4>]| ops::turn(x[0].clone().swap_dims(1, 2), cos.clone(), sin.clone());
+    let stock = |x: &[Tensor<4>]| {
+        let x = x[0].clone().swap_dims(1, 2);
+        let (a, b) = (x.clone().slice_dim(3, 0..32), x.slice_dim(3, 32..64));
+        let first = a.clone() * cos.clone() - b.clone() * sin.clone();
+        Tensor::cat(vec![first, b * cos.clone() + a * sin.clone()], 3)
+    };
+    pair(c, "rotary", x, ours, stock);
+}
+
 fn loss(c: &mut Criterion) {
     let weight = random([49_152, 576]) * 0.05;
     let targets: Vec<i64> = (0..512).map(|row| row * 91 % 49_152).collect();
@@ -144,6 +163,85 @@ fn loss(c: &mut Criterion) {
     pair(c, "loss of 49152", vec![random([512, 576])], ours, stock);
 }
 
+/// A layer of MiniLM with a LoRA of rank 8 on queries and values.
+struct Layer {
+    linear: [Linear; 6],
+    lora: [Tensor<2>; 4],
+    norms: [LayerNorm; 2],
+}
+
+impl Layer {
+    fn new() -> Self {
+        let device = Device::flex();
+        let sizes = [(384, 384), (384, 384), (384, 384), (384, 384), (384, 1536), (1536, 384)];
+        let norm = || LayerNormConfig::new(384).with_epsilon(1e-12).init(&device);
+        let trained = |shape| {
+            let x = Tensor::<2>::random(shape, Distribution::Normal(0.0, 0.02), &device);
+            Tensor::from_data(x.to_data(), &device.clone().autodiff()).require_grad()
+        };
+        Self {
+            linear: sizes.map(|(d_in, d_out)| LinearConfig::new(d_in, d_out).init(&device)),
+            lora: [[8, 384], [384, 8], [8, 384], [384, 8]].map(trained),
+            norms: [norm(), norm()],
+        }
+    }
+
+    fn forward(&self, x: Tensor<3>, bias: &Tensor<4>, kernels: bool, dropout: Option<&Dropout>) -> Tensor<3> {
+        let [batch, seq, d_model] = x.dims();
+        let linear = |i: usize, x: Tensor<3>| match kernels {
+            true => ops::linear(&self.linear[i], x),
+            false => self.linear[i].forward(x),
+        };
+        let norm = |i: usize, x: Tensor<3>, residual: Tensor<3>| match kernels {
+            true => ops::add_layer_norm(&self.norms[i], x, residual),
+            false => self.norms[i].forward(x + residual),
+        };
+        let lora = |i: usize, x: Tensor<3>| {
+            ops::project(ops::project(x, self.lora[i].clone()), self.lora[i + 1].clone()) * 2.0
+        };
+        let dropped = |x: Tensor<3>| match dropout {
+            Some(dropout) => dropout.forward(x, 0.1),
+            None => x,
+        };
+        let heads = |x: Tensor<3>| x.reshape([batch, seq, 12, d_model / 12]).swap_dims(1, 2);
+        let query = linear(0, x.clone()) + lora(0, x.clone());
+        let value = linear(2, x.clone()) + lora(2, x.clone());
+        let [query, key, value] = [query, linear(1, x.clone()), value].map(heads);
+        let attended = match kernels {
+            true => {
+                let dropout = dropout.map(|dropout| (dropout, 0.1));
+                ops::attention(query, key, value, Some(bias.clone()), dropout)
+            }
+            false => stock(&[query, key, value], Some(bias)),
+        };
+        let attended = linear(3, attended.swap_dims(1, 2).reshape([batch, seq, d_model]));
+        let x = norm(0, dropped(attended), x);
+        let up = linear(4, x.clone());
+        let up = match kernels {
+            true => Activation::Gelu.forward(up),
+            false => activation::gelu(up),
+        };
+        norm(1, dropped(linear(5, up)), x)
+    }
+}
+
+/// What a training step of the main job is made of: six layers, 16 x 128 tokens, the gradients of the LoRA.
+fn encoder(c: &mut Criterion) {
+    let layers: Vec<_> = (0..6).map(|_| Layer::new()).collect();
+    let (x, bias, dropout) = (random([16, 128, 384]), random([16, 1, 1, 128]), Dropout::new(1));
+    let step = |kernels: bool, dropout: Option<&Dropout>| {
+        let layer = |x, layer: &Layer| layer.forward(x, &bias, kernels, dropout);
+        let grads = layers.iter().fold(x.clone(), layer).square().mean().backward();
+        let lora = layers.iter().flat_map(|layer| &layer.lora);
+        black_box(lora.map(|x| x.grad(&grads)).collect::<Vec<_>>());
+    };
+    let mut group = c.benchmark_group("lora step of six layers");
+    group.bench_function("kernel", |b| b.iter(|| step(true, None)));
+    group.bench_function("stock", |b| b.iter(|| step(false, None)));
+    group.bench_function("kernel, dropout", |b| b.iter(|| step(true, Some(&dropout))));
+    group.finish();
+}
+
 fn config() -> Criterion {
     Criterion::default()
         .sample_size(10)
@@ -154,6 +252,6 @@ fn config() -> Criterion {
 criterion_group! {
     name = benches;
     config = config();
-    targets = linear, elementwise, norms, attention, loss
+    targets = linear, elementwise, norms, attention, causal, rotary, loss, encoder
 }
 criterion_main!(benches);

@@ -64,10 +64,9 @@ impl Dropout {
 /// `x` under a mask: where a kernel exists in its memory, elsewhere times the factors of the mask, computed on the host.
 pub(crate) fn masked<const D: usize>(mask: Mask, x: Tensor<D>) -> Tensor<D> {
     #[cfg(feature = "flex")]
-    let x = match crate::fused::dropout(mask, x) {
-        Ok(masked) => return masked,
-        Err(x) => x,
-    };
+    if crate::fused::runs_here(&x) {
+        return crate::fused::dropout(mask, x);
+    }
     let (shape, device) = (x.dims(), x.device().inner());
     let factors = mask.factors(Level::chosen(), shape.iter().product());
     x * Tensor::from_data(TensorData::new(factors, shape), &device)

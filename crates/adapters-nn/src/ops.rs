@@ -79,7 +79,10 @@ impl Activation {
     /// Applies the function element by element; any shape.
     pub fn forward<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         #[cfg(feature = "flex")]
-        if let Some(y) = self.kernel().and_then(|function| fused::activation(function, &x)) {
+        if let Some(function) = self.kernel()
+            && fused::runs_here(&x)
+        {
+            let y = fused::activation(function, x);
             return if self == Self::Gelu10 { y.clamp(-10.0, 10.0) } else { y };
         }
         match self {
@@ -307,6 +310,27 @@ pub fn scaled_attention(
         .reshape([batch, kv_heads, rows, seq_k])
         .matmul(value)
         .reshape([batch, heads, seq_q, d_head])
+}
+
+/// Rotary position embeddings, `(a cos - b sin, b cos + a sin)` for the halves `a` and `b` of each head.
+///
+/// # Shapes
+///
+/// `x [batch, heads, seq, d_head]`; `cos` and `sin` `[1 or batch, 1, seq, d_head / 2]`; returns the shape of `x`.
+///
+/// # Panics
+///
+/// Panics on tensors of other shapes.
+pub fn turn(x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<4> {
+    #[cfg(feature = "flex")]
+    if let Some(y) = fused::turn(&x, &cos, &sin) {
+        return y;
+    }
+    let half = x.dims()[3] / 2;
+    let (a, b) = (x.clone().slice_dim(3, 0..half), x.slice_dim(3, half..2 * half));
+    let first = a.clone() * cos.clone() - b.clone() * sin.clone();
+    let second = b * cos + a * sin;
+    Tensor::cat(vec![first, second], 3)
 }
 
 /// The cross entropy of each row of `hidden w^T + bias` with its target, `log sum_j exp(s_j) - s_y`; zero for a row whose

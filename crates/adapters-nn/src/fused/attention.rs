@@ -3,8 +3,9 @@
 use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
 
-use super::{Inputs, Operation, constant, dense, numbers, run, runs_here, tensor};
-use crate::kernel::attention::{Attention, Gradients, Strided};
+use super::graph::{Inputs, Operation, run};
+use super::numbers::{axes, constant, dense, numbers, runs_here, strided, tensor};
+use crate::kernel::attention::{Attention, Gradients};
 use crate::kernel::philox::Mask;
 use crate::kernel::{Level, raw};
 
@@ -54,21 +55,6 @@ struct Operands {
     mask: Option<Mask>,
 }
 
-fn axes(x: &FlexTensor) -> [usize; 4] {
-    let shape = x.layout().shape();
-    [shape[0], shape[1], shape[2], shape[3]]
-}
-
-fn strided(x: &FlexTensor) -> Strided<'_> {
-    let strides = x.layout().strides();
-    Strided {
-        data: x.storage(),
-        offset: x.layout().start_offset(),
-        shape: axes(x),
-        strides: [strides[0], strides[1], strides[2], strides[3]],
-    }
-}
-
 impl Operands {
     fn attention<'a>(&'a self, inputs: &'a [FlexTensor]) -> Attention<'a> {
         Attention {
@@ -102,7 +88,10 @@ impl Operation for Operands {
             let [batch, heads, seq, width] = axes(&kept[input]);
             [batch, seq, heads, width]
         });
-        let mut grads = shapes.map(|shape| raw::unfilled(shape.iter().product()));
+        // Those of keys and values are sums over the blocks of queries that see them.
+        let len = |shape: [usize; 4]| shape.iter().product();
+        let [query, key, value] = shapes;
+        let mut grads = [raw::unfilled(len(query)), vec![0.0; len(key)], vec![0.0; len(value)]];
         let [query, key, value] = &mut grads;
         let into = Gradients { query, key, value };
         let attention = self.attention(&kept);

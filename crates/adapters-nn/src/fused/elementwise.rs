@@ -3,14 +3,15 @@
 use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
 
-use super::{Inputs, Operation, dense, numbers, owned, run, runs_here, tensor, writable};
+use super::graph::{Inputs, Operation, run};
+use super::numbers::{dense, numbers, owned, runs_here, tensor, writable};
 use crate::kernel::activation::{self, Function};
 use crate::kernel::philox::Mask;
 use crate::kernel::{Level, raw};
 
-/// `f(x)`.
-pub fn activation<const D: usize>(function: Function, x: &Tensor<D>) -> Option<Tensor<D>> {
-    runs_here(x).then(|| run(Inputs::One(x.clone().into_dispatch()), Activation(function)))
+/// `f(x)`, of an `x` that [`runs_here`]; in its memory where nothing else holds it.
+pub fn activation<const D: usize>(function: Function, x: Tensor<D>) -> Tensor<D> {
+    run(Inputs::One(x.into_dispatch()), Activation(function))
 }
 
 /// `silu(gate) up`.
@@ -24,12 +25,9 @@ pub fn silu_gated<const D: usize>(gate: &Tensor<D>, up: &Tensor<D>) -> Option<Te
     })
 }
 
-/// `x` under a mask.
-pub fn dropout<const D: usize>(mask: Mask, x: Tensor<D>) -> Result<Tensor<D>, Tensor<D>> {
-    match runs_here(&x) {
-        true => Ok(run(Inputs::One(x.into_dispatch()), Dropout(mask))),
-        false => Err(x),
-    }
+/// `x` under a mask, of an `x` that [`runs_here`]; in its memory where nothing else holds it.
+pub fn dropout<const D: usize>(mask: Mask, x: Tensor<D>) -> Tensor<D> {
+    run(Inputs::One(x.into_dispatch()), Dropout(mask))
 }
 
 #[derive(Debug)]

@@ -6,11 +6,12 @@ use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak};
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{Bytes, DType, Tensor, bf16};
 
-use super::{Inputs, Operation, constant, constant_of, dense, numbers, run, runs_here, tensor};
+use super::graph::{Inputs, Operation, run};
+use super::numbers::{constant, constant_of, dense, numbers, runs_here, tensor};
+use crate::kernel::Level;
 use crate::kernel::activation::{Plus, zip_rows};
 use crate::kernel::half::Packed;
-use crate::kernel::raw::{self, Mat, MatMut};
-use crate::kernel::{Level, threads};
+use crate::kernel::raw::{self, Mat};
 
 /// `x w + b` over the last axis, where no gradient goes to `w` and `b`; `w` is `f32` or `bf16`.
 pub fn linear<const D: usize>(x: &Tensor<D>, weight: &Tensor<2>, bias: Option<&Tensor<1>>) -> Option<Tensor<D>> {
@@ -54,8 +55,11 @@ struct Packs {
 /// A buffer and the view of it.
 type View = (usize, usize, [usize; 2], [isize; 2]);
 
+/// Packed weights by what they were packed from.
+type Known = HashMap<View, (Weak<Bytes>, Arc<Packs>)>;
+
 /// The packed weights of all buffers that exist.
-static PACKED: LazyLock<Mutex<HashMap<View, (Weak<Bytes>, Arc<Packs>)>>> = LazyLock::new(Mutex::default);
+static PACKED: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
 
 impl Weight {
     fn half(weight: FlexTensor) -> Self {
@@ -108,12 +112,7 @@ impl Linear {
                 let weight = Mat::new(weight.storage(), offset, shape, strides);
                 let weight = if transposed { weight.transposed() } else { weight };
                 let mut out = raw::unfilled(rows * out_width);
-                let (into, x) = (
-                    MatMut::dense(&mut out, rows, out_width),
-                    Mat::dense(numbers(&x), rows, width),
-                );
-                let parallel = threads::worthwhile(rows, out_width, width);
-                raw::product(into, x, weight, 1.0, false, parallel);
+                raw::layer_product(&mut out, Mat::dense(numbers(&x), rows, width), weight);
                 if let Some(bias) = bias {
                     zip_rows(Level::chosen(), Plus, &mut out, bias);
                 }

@@ -3,7 +3,8 @@
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{Int, Tensor};
 
-use super::{Inputs, Operation, constant, dense, integers, numbers, owned, run, runs_here, tensor};
+use super::graph::{Inputs, Operation, run};
+use super::numbers::{constant, dense, integers, numbers, owned, runs_here, tensor};
 use crate::kernel::loss::{CrossEntropy, Scale};
 use crate::kernel::{Level, raw, threads};
 

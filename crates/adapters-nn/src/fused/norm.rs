@@ -5,7 +5,8 @@ use burn::module::Param;
 use burn::nn::{LayerNorm, RmsNorm};
 use burn::tensor::{Device, Tensor};
 
-use super::{Inputs, Operation, constant, dense, numbers, owned, run, runs_here, tensor};
+use super::graph::{Inputs, Operation, run};
+use super::numbers::{constant, dense, numbers, owned, runs_here, tensor};
 use crate::kernel::norm::Norm;
 use crate::kernel::{Level, raw};
 

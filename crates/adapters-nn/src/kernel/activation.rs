@@ -164,7 +164,7 @@ impl Map2 for Gelu {
 struct GeluTanh;
 
 /// `2 sqrt(2 / pi)` and that times the coefficient of the cube.
-const TANH_LINEAR: f32 = 1.595_769_1;
+const TANH_LINEAR: f32 = std::f32::consts::SQRT_2 * std::f32::consts::FRAC_2_SQRT_PI;
 const TANH_CUBE: f32 = 0.044_715 * TANH_LINEAR;
 
 impl Map for GeluTanh {

@@ -3,6 +3,9 @@
 //! The forward pass keeps the maximum and the sum of the exponentials of each row; the backward pass computes the weights
 //! from them again. No matrix of `[seq_q, seq_k]` outlives its block.
 
+use std::cmp::Ordering;
+use std::ops::Range;
+
 use pulp::{Simd, WithSimd};
 
 use super::philox::Mask;
@@ -24,6 +27,13 @@ pub struct Strided<'a> {
 }
 
 impl<'a> Strided<'a> {
+    /// The numbers along the last axis at these indices of the others, which follow each other.
+    pub fn row(&self, i: usize, j: usize, k: usize) -> &'a [f32] {
+        let moves = [i, j, k].into_iter().zip(self.strides);
+        let moved: isize = moves.map(|(index, stride)| index as isize * stride).sum();
+        &self.data[(self.offset as isize + moved) as usize..][..self.shape[3]]
+    }
+
     /// The matrix of the last two axes at these indices of the first two.
     fn matrix(&self, i: usize, j: usize) -> Mat<'a> {
         let offset = self.offset as isize + i as isize * self.strides[0] + j as isize * self.strides[1];
@@ -72,8 +82,38 @@ impl Attention<'_> {
             group: heads / kv_heads.max(1),
             seq_q,
             seq_k,
-            block: (BLOCK / seq_k.max(1)).clamp(16, 256).min(seq_q),
+            block: (BLOCK / seq_k.max(1)).clamp(16, self.most_rows()).min(seq_q),
         }
+    }
+
+    /// Queries of a block: few where each sees other keys, so that a block leaves out what none of its queries sees.
+    fn most_rows(&self) -> usize {
+        match self.bias {
+            Some((_, [_, _, queries, _])) if queries > 1 => 32,
+            _ => 256,
+        }
+    }
+
+    /// The keys that some of `count` queries from `first` on see: those between the first and the last whose bias is not next
+    /// to the least number. All, if one of the queries sees none, since its weights are then those of all keys.
+    fn keys(&self, batch: usize, head: usize, first: usize, count: usize) -> Range<usize> {
+        /// A bias below it leaves a weight of zero where any other key has one above it.
+        const HIDDEN: f32 = -1e30;
+        let all = 0..self.key.shape[2];
+        let Some((_, [_, _, queries, _])) = self.bias else {
+            return all;
+        };
+        let mut seen = all.end..0;
+        for query in (first..first + count).take(if queries == 1 { 1 } else { count }) {
+            let row = self.bias_row(batch, head, query).unwrap_or_default();
+            // A number that is none is not hidden.
+            let visible = |bias: &f32| !matches!(bias.partial_cmp(&HIDDEN), Some(Ordering::Less | Ordering::Equal));
+            let (Some(start), Some(last)) = (row.iter().position(visible), row.iter().rposition(visible)) else {
+                return all;
+            };
+            seen = seen.start.min(start)..seen.end.max(last + 1);
+        }
+        seen
     }
 
     fn operations(&self) -> usize {
@@ -81,7 +121,7 @@ impl Attention<'_> {
         batch * heads * seq_q * self.key.shape[2] * d_head
     }
 
-    /// Row `query` of the bias of a head, if there is one.
+    /// Row `query` of the bias of a head, if there is one, for all keys.
     fn bias_row(&self, batch: usize, head: usize, query: usize) -> Option<&[f32]> {
         let (bias, [b, h, q, k]) = self.bias?;
         let at = |index: usize, len: usize| if len == 1 { 0 } else { index };
@@ -89,20 +129,25 @@ impl Attention<'_> {
         Some(&bias[row * k..][..k])
     }
 
-    /// The scores of `count` queries from `first` on, without bias.
-    fn scores(&self, batch: usize, head: usize, first: usize, count: usize, out: &mut [f32]) {
-        let Sizes { group, seq_k, .. } = self.sizes();
-        let query = self.query.matrix(batch, head).rows(first, count);
-        let key = self.key.matrix(batch, head / group).transposed();
-        product(MatMut::dense(out, count, seq_k), query, key, self.scale, false, false);
-    }
-
-    /// Index of the first weight of a row among all.
-    fn first_weight(&self, batch: usize, head: usize, query: usize) -> usize {
+    /// Applies the mask to the weights of `keys` of the queries from `first` on, row after row.
+    fn drop_weights(
+        &self,
+        mask: Mask,
+        level: Level,
+        [batch, head, first]: [usize; 3],
+        keys: &Range<usize>,
+        weights: &mut [f32],
+    ) {
         let Sizes {
             heads, seq_q, seq_k, ..
         } = self.sizes();
-        ((batch * heads + head) * seq_q + query) * seq_k
+        let index = ((batch * heads + head) * seq_q + first) * seq_k;
+        if keys.len() == seq_k {
+            return mask.apply(level, index, weights);
+        }
+        for (row, weights) in weights.chunks_exact_mut(keys.len()).enumerate() {
+            mask.apply(level, index + row * seq_k + keys.start, weights);
+        }
     }
 
     /// Fills `out`, `[batch, seq_q, heads, d_value]`, and `rows`, the maximum and the sum of each row of weights,
@@ -116,37 +161,45 @@ impl Attention<'_> {
         let outs = MatMut::heads(out, [batch, seq_q, heads, width]);
         let tasks: Vec<_> = outs.into_iter().zip(rows.chunks_mut(2 * seq_q)).enumerate().collect();
         let scratch = || vec![0.0; block * seq_k];
-        threads::tasks(
-            tasks,
-            self.operations(),
-            scratch,
-            |weights, (index, (mut out, rows))| {
-                let (batch, head) = (index / heads, index % heads);
-                let value = self.value.matrix(batch, head / group);
-                for first in (0..seq_q).step_by(block) {
-                    let count = block.min(seq_q - first);
-                    let weights = &mut weights[..count * seq_k];
-                    self.scores(batch, head, first, count, weights);
-                    for (row, weights) in weights.chunks_exact_mut(seq_k).enumerate() {
-                        let (max, sum) = level.run(Softmax {
-                            scores: weights,
-                            bias: self.bias_row(batch, head, first + row),
-                        });
-                        rows[2 * (first + row)] = max;
-                        rows[2 * (first + row) + 1] = sum;
-                    }
-                    if let Some(mask) = self.mask {
-                        mask.apply(level, self.first_weight(batch, head, first), weights);
-                    }
-                    let weights = Mat::dense(weights, count, seq_k);
-                    product(out.rows(first, count), weights, value, 1.0, false, false);
+        let operations = self.operations();
+        threads::tasks(tasks, operations, scratch, |weights, (index, (mut out, rows))| {
+            let (batch, head) = (index / heads, index % heads);
+            let query = self.query.matrix(batch, head);
+            let key = self.key.matrix(batch, head / group);
+            let value = self.value.matrix(batch, head / group);
+            for first in (0..seq_q).step_by(block) {
+                let count = block.min(seq_q - first);
+                let keys = self.keys(batch, head, first, count);
+                let (start, len) = (keys.start, keys.len());
+                let (key, value) = (key.rows(start, len), value.rows(start, len));
+                let weights = &mut weights[..count * len];
+                let scores = MatMut::dense(weights, count, len);
+                product(
+                    scores,
+                    query.rows(first, count),
+                    key.transposed(),
+                    self.scale,
+                    false,
+                    false,
+                );
+                for (row, weights) in weights.chunks_exact_mut(len).enumerate() {
+                    let row = first + row;
+                    let bias = self.bias_row(batch, head, row).map(|bias| &bias[keys.clone()]);
+                    let (max, sum) = level.run(Softmax { scores: weights, bias });
+                    rows[2 * row] = max;
+                    rows[2 * row + 1] = sum;
                 }
-            },
-        );
+                if let Some(mask) = self.mask {
+                    self.drop_weights(mask, level, [batch, head, first], &keys, weights);
+                }
+                let weights = Mat::dense(weights, count, len);
+                product(out.rows(first, count), weights, value, 1.0, false, false);
+            }
+        });
     }
 
     /// The gradients of queries, keys and values, each `[batch, seq, heads, width]`, from that of the output and what
-    /// [`forward`](Self::forward) said of the rows.
+    /// [`forward`](Self::forward) said of the rows. Those of keys and values are added to what is there.
     pub fn backward(&self, level: Level, grad: &Strided<'_>, rows: &[f32], grads: Gradients<'_>) {
         let [batch, heads, seq_q, d_head] = self.query.shape;
         let [_, kv_heads, seq_k, _] = self.key.shape;
@@ -171,51 +224,54 @@ impl Attention<'_> {
             |[weights, slopes, factors], (index, mut key_grad, mut value_grad, query_grads)| {
                 let (batch, kv_head) = (index / kv_heads, index % kv_heads);
                 let (key, value) = (self.key.matrix(batch, kv_head), self.value.matrix(batch, kv_head));
-                let mut add = false;
                 for (member, mut query_grad) in query_grads.into_iter().enumerate() {
                     let head = kv_head * group + member;
                     let (query, grad) = (self.query.matrix(batch, head), grad.matrix(batch, head));
                     let rows = &rows[(batch * heads + head) * seq_q * 2..];
                     for first in (0..seq_q).step_by(block) {
                         let count = block.min(seq_q - first);
+                        let keys = self.keys(batch, head, first, count);
+                        let (start, len) = (keys.start, keys.len());
                         let (query, grad) = (query.rows(first, count), grad.rows(first, count));
-                        let weights = &mut weights[..count * seq_k];
-                        let slopes = &mut slopes[..count * seq_k];
-                        self.scores(batch, head, first, count, weights);
-                        product(
-                            MatMut::dense(slopes, count, seq_k),
-                            grad,
-                            value.transposed(),
-                            1.0,
-                            false,
-                            false,
-                        );
+                        let (key, value) = (key.rows(start, len), value.rows(start, len));
+                        let weights = &mut weights[..count * len];
+                        let slopes = &mut slopes[..count * len];
+                        let scores = MatMut::dense(weights, count, len);
+                        product(scores, query, key.transposed(), self.scale, false, false);
+                        let into = MatMut::dense(slopes, count, len);
+                        product(into, grad, value.transposed(), 1.0, false, false);
                         let factors = self.mask.map(|mask| {
-                            let factors = &mut factors[..count * seq_k];
+                            let factors = &mut factors[..count * len];
                             factors.fill(1.0);
-                            mask.apply(level, self.first_weight(batch, head, first), factors);
+                            self.drop_weights(mask, level, [batch, head, first], &keys, factors);
                             factors
                         });
-                        let mut factor_rows = factors.map(|factors| factors.chunks_exact_mut(seq_k));
-                        let pairs = weights.chunks_exact_mut(seq_k).zip(slopes.chunks_exact_mut(seq_k));
+                        let mut factor_rows = factors.map(|factors| factors.chunks_exact_mut(len));
+                        let pairs = weights.chunks_exact_mut(len).zip(slopes.chunks_exact_mut(len));
                         for (row, (weights, slopes)) in pairs.enumerate() {
                             let row = first + row;
                             level.run(SoftmaxGradient {
                                 weights,
                                 slopes,
                                 factors: factor_rows.as_mut().and_then(Iterator::next),
-                                bias: self.bias_row(batch, head, row),
+                                bias: self.bias_row(batch, head, row).map(|bias| &bias[keys.clone()]),
                                 max: rows[2 * row],
                                 sum: rows[2 * row + 1],
                                 scale: self.scale,
                             });
                         }
-                        let weights = Mat::dense(weights, count, seq_k);
-                        let slopes = Mat::dense(slopes, count, seq_k);
-                        product(value_grad.rows(0, seq_k), weights.transposed(), grad, 1.0, add, false);
+                        let weights = Mat::dense(weights, count, len);
+                        let slopes = Mat::dense(slopes, count, len);
+                        product(
+                            value_grad.rows(start, len),
+                            weights.transposed(),
+                            grad,
+                            1.0,
+                            true,
+                            false,
+                        );
                         product(query_grad.rows(first, count), slopes, key, 1.0, false, false);
-                        product(key_grad.rows(0, seq_k), slopes.transposed(), query, 1.0, add, false);
-                        add = true;
+                        product(key_grad.rows(start, len), slopes.transposed(), query, 1.0, true, false);
                     }
                 }
             },

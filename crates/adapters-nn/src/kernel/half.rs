@@ -6,14 +6,13 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::raw::half::{PANEL, ROWS, available, panel};
+use super::raw::half::{PANEL, ROWS, STRIDE, available, panel};
 use super::raw::{MatMut, unfilled};
 use super::simd::{self, Level};
 use super::threads;
 
-/// Rows that a task converts at once, and pairs of numbers of each: what the panels meet stays in the nearest caches.
+/// Rows that a task converts at once.
 const BLOCK_ROWS: usize = 8 * ROWS;
-const BLOCK_PAIRS: usize = 192;
 
 /// A matrix in panels.
 #[derive(Debug)]
@@ -75,7 +74,7 @@ impl Packed {
         };
         let tiles = MatMut::dense(&mut out, rows, self.columns).tiles(BLOCK_ROWS, columns);
         let fast = level == Level::Avx512 && available();
-        let scratch = || vec![0; BLOCK_ROWS * BLOCK_PAIRS];
+        let scratch = || vec![0; BLOCK_ROWS * STRIDE];
         threads::tasks(
             tiles,
             rows * self.inner * self.columns,
@@ -100,13 +99,13 @@ impl Packed {
         mut tile: MatMut<'_>,
     ) {
         let (pairs, [rows, columns]) = (self.pairs(), tile.shape());
-        for first in (0..pairs).step_by(BLOCK_PAIRS) {
-            let count = BLOCK_PAIRS.min(pairs - first);
+        for first in (0..pairs).step_by(STRIDE) {
+            let count = STRIDE.min(pairs - first);
             let numbers = 2 * first..(2 * (first + count)).min(self.inner);
             for (x, block) in x
                 .chunks_exact(self.inner)
                 .take(rows)
-                .zip(block.chunks_exact_mut(BLOCK_PAIRS))
+                .zip(block.chunks_exact_mut(STRIDE))
             {
                 level.run(Round(&x[numbers.clone()], block));
             }
@@ -121,9 +120,9 @@ impl Packed {
                 for row in (0..rows).step_by(ROWS) {
                     let height = ROWS.min(rows - row);
                     let mut out = tile.tile([row, height], [column, width]);
-                    let block = &block[row * BLOCK_PAIRS..];
+                    let block = &block[row * STRIDE..];
                     match fast {
-                        true => panel(block, BLOCK_PAIRS, words, count, &mut out, add, bias),
+                        true => panel(block, words, count, &mut out, add, bias),
                         false => level.run(Widened {
                             block,
                             words,
@@ -188,7 +187,7 @@ impl WithSimd for Widened<'_, '_> {
         for row in (0..rows).step_by(2) {
             // The second of an odd number of rows is computed from the next one of the block, and not stored.
             let second = (row + 1).min(rows - 1);
-            let a = [row, second].map(|row| &self.block[row * BLOCK_PAIRS..][..self.count]);
+            let a = [row, second].map(|row| &self.block[row * STRIDE..][..self.count]);
             let mut sums = [[0.0; PANEL]; 2];
             widened(s, a, self.words, &mut sums);
             for (sums, row) in sums.iter().zip(row..rows) {
@@ -243,8 +242,8 @@ mod tests {
     fn rounding_is_to_the_nearest_even() {
         for (x, wanted) in [
             (1.0, 0x3F80),
-            (1.003_906_25, 0x3F80),
-            (1.011_718_75, 0x3F82),
+            (1.0 + 1.0 / 256.0, 0x3F80),
+            (1.0 + 3.0 / 256.0, 0x3F82),
             (-0.0, 0x8000),
         ] {
             assert_eq!(rounded(x), wanted, "{x}");

@@ -19,6 +19,8 @@ pub mod norm;
 pub mod philox;
 #[cfg(feature = "flex")]
 pub mod raw;
+#[cfg(feature = "flex")]
+pub mod rotary;
 pub mod simd;
 pub mod threads;
 

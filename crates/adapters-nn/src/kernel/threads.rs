@@ -55,8 +55,3 @@ pub fn tasks<T: Send, I: Send>(
         tasks.into_par_iter().for_each_init(scratch, run);
     }
 }
-
-/// Whether a product of these sizes is worth several threads.
-pub fn worthwhile(rows: usize, columns: usize, inner: usize) -> bool {
-    rows.saturating_mul(columns).saturating_mul(inner) >= 1 << 20
-}

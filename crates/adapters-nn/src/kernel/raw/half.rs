@@ -7,6 +7,10 @@ pub const PANEL: usize = 32;
 /// Rows that the loop computes at once: with two vectors of columns, 24 sums stay in registers.
 pub const ROWS: usize = 12;
 
+/// Pairs of numbers from one row of the left factor to the next; a panel of as many pairs and the rows it meets stay in the
+/// nearest cache.
+pub const STRIDE: usize = 128;
+
 /// Whether the processor has the instruction.
 pub fn available() -> bool {
     #[cfg(target_arch = "x86_64")]
@@ -15,18 +19,18 @@ pub fn available() -> bool {
     return false;
 }
 
-/// `out = a b`, or `out += a b` with `add`, and `bias` added to each row: `a` in rows of `stride` pairs of numbers of bf16, of
-/// which the first `pairs` count, `b` a panel of `pairs` rows of [`PANEL`] such pairs.
+/// `out = a b`, or `out += a b` with `add`, and `bias` added to each row: `a` in rows of [`STRIDE`] pairs of numbers of bf16,
+/// of which the first `pairs` count, `b` a panel of `pairs` rows of [`PANEL`] such pairs.
 ///
 /// # Panics
 ///
 /// Panics if the instruction is not [`available`], or on slices too short for `out`'s shape, which is at most [`ROWS`] by
 /// [`PANEL`] with dense rows.
-pub fn panel(a: &[u32], stride: usize, b: &[u32], pairs: usize, out: &mut MatMut<'_>, add: bool, bias: Option<&[f32]>) {
+pub fn panel(a: &[u32], b: &[u32], pairs: usize, out: &mut MatMut<'_>, add: bool, bias: Option<&[f32]>) {
     let [rows, columns] = [out.rows, out.columns];
     assert!(available(), "AVX-512 BF16");
     assert!((1..=ROWS).contains(&rows) && (1..=PANEL).contains(&columns) && out.column_stride == 1);
-    assert!(pairs <= stride && a.len() >= (rows - 1) * stride + pairs && b.len() >= pairs * PANEL);
+    assert!(pairs <= STRIDE && a.len() >= (rows - 1) * STRIDE + pairs && b.len() >= pairs * PANEL);
     assert!(bias.is_none_or(|bias| bias.len() >= columns));
     #[cfg(target_arch = "x86_64")]
     {
@@ -46,22 +50,21 @@ pub fn panel(a: &[u32], stride: usize, b: &[u32], pairs: usize, out: &mut MatMut
         ];
         // SAFETY: the processor has the instructions and the slices are as long as the loop reads, as asserted; `out` is
         // borrowed exclusively.
-        unsafe { loops[rows - 1](a, stride, b, pairs, out, add, bias) };
+        unsafe { loops[rows - 1](a, b, pairs, out, add, bias) };
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-type Loop = unsafe fn(&[u32], usize, &[u32], usize, &mut MatMut<'_>, bool, Option<&[f32]>);
+type Loop = unsafe fn(&[u32], &[u32], usize, &mut MatMut<'_>, bool, Option<&[f32]>);
 
 /// # Safety
 ///
-/// The processor has AVX-512 F and BF16; `out` has `R` dense rows of at most [`PANEL`] columns, `a` as many of `stride` with
+/// The processor has AVX-512 F and BF16; `out` has `R` dense rows of at most [`PANEL`] columns, `a` as many of [`STRIDE`] with
 /// `pairs` in the last, `b` has `pairs * PANEL` numbers, and `bias` as many as `out` has columns.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bf16")]
 unsafe fn rows_at_once<const R: usize>(
     a: &[u32],
-    stride: usize,
     b: &[u32],
     pairs: usize,
     out: &mut MatMut<'_>,
@@ -87,11 +90,11 @@ unsafe fn rows_at_once<const R: usize>(
                 std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(b.add(16).cast())),
             ];
             b = b.add(PANEL);
-            for row in 0..R {
-                let number = _mm512_set1_epi32(*a.add(row * stride + pair) as i32);
+            for (row, [first, second]) in sums.iter_mut().enumerate() {
+                let number = _mm512_set1_epi32(*a.add(row * STRIDE + pair) as i32);
                 let number = std::mem::transmute::<__m512i, __m512bh>(number);
-                sums[row][0] = _mm512_dpbf16_ps(sums[row][0], number, columns[0]);
-                sums[row][1] = _mm512_dpbf16_ps(sums[row][1], number, columns[1]);
+                *first = _mm512_dpbf16_ps(*first, number, columns[0]);
+                *second = _mm512_dpbf16_ps(*second, number, columns[1]);
             }
         }
     }

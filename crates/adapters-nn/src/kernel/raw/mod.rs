@@ -8,6 +8,8 @@ pub mod half;
 
 use std::marker::PhantomData;
 
+use rayon::prelude::*;
+
 /// A buffer of `len` numbers that the caller fills.
 ///
 /// In a debug build it is filled with NaN, so that a kernel that leaves a number out fails its test; in a release build
@@ -97,6 +99,22 @@ impl<'a> Mat<'a> {
             rows: count,
             ..self
         }
+    }
+}
+
+impl Mat<'_> {
+    /// `count` of its columns from `first` on.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there are not as many.
+    pub fn columns(self, first: usize, count: usize) -> Self {
+        self.transposed().rows(first, count).transposed()
+    }
+
+    /// Rows and columns.
+    pub fn shape(&self) -> [usize; 2] {
+        [self.rows, self.columns]
     }
 }
 
@@ -242,6 +260,28 @@ fn check(len: usize, offset: usize, shape: [usize; 2], strides: [isize; 2]) {
         first >= 0 && last < len as isize,
         "a matrix {shape:?} at {offset} with strides {strides:?} in {len} numbers"
     );
+}
+
+/// `out = x w`, on all threads where it is long enough: each takes rows, or columns where there are few rows.
+///
+/// # Panics
+///
+/// Panics if `out` has not as many numbers as the product.
+pub fn layer_product(out: &mut [f32], x: Mat<'_>, weight: Mat<'_>) {
+    /// Rows below which the time goes into reading the weight.
+    const FEW: usize = 16;
+    let ([rows, inner], [_, columns]) = (x.shape(), weight.shape());
+    let operations = rows.saturating_mul(inner).saturating_mul(columns);
+    let threads = rayon::current_num_threads();
+    let out = MatMut::dense(out, rows, columns);
+    if rows >= FEW || threads == 1 || operations < 1 << 18 {
+        return product(out, x, weight, 1.0, false, operations >= 1 << 20);
+    }
+    let tiles = out.tiles(rows, columns.div_ceil(threads).next_multiple_of(FEW));
+    tiles.into_par_iter().for_each(|(_, first, tile)| {
+        let weight = weight.columns(first, tile.columns);
+        product(tile, x, weight, 1.0, false, false);
+    });
 }
 
 /// `out = scale * a b`, or `out += scale * a b` with `add`; on all threads of the pool with `parallel`.
