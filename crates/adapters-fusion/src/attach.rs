@@ -1,8 +1,6 @@
 //! Adding a fusion to a set of adapters.
 
-use std::sync::Arc;
-
-use adapters_core::{AdapterSet, AttachReport, Attached, Error, Host, Method};
+use adapters_core::{AdapterSet, AnyMethod, AttachReport, Attached, Error, ErasedMethod, Host};
 use burn::tensor::Device;
 
 use crate::{Fusion, FusionConfig};
@@ -62,5 +60,5 @@ pub fn build(
     let method = Fusion::new(config, &attached.collect::<Result<Vec<_>, _>>()?, model)?;
     let target = method.target();
     let selection = target.select(model)?.require(&target, model)?;
-    adapters_core::build(name, Arc::new(method), model, selection, seed, device)
+    adapters_core::build(name, AnyMethod::erased(method), model, selection, seed, device)
 }

@@ -1,11 +1,9 @@
 //! A fusion of certain adapters as a method: where it acts, what it builds, and what its files hold.
 
-use std::any::Any;
-use std::fmt;
 
 use adapters_core::target::Target;
 use adapters_core::{
-    Attached, Build, ConfigError, Erased, Error, Format, Host, Method, Role, SiteInfo, SiteKind, SiteLayer, config,
+    Attached, Build, ConfigError, Erased, Error, ErasedMethod, Format, Host, Role, SiteInfo, SiteKind, SiteLayer, config,
 };
 use burn::tensor::Tensor;
 use serde_json::{Map, Value};
@@ -73,8 +71,7 @@ impl Fusion {
 
     /// The fusion an entry of a set is.
     pub fn of(attached: &Attached) -> Option<&Self> {
-        let method: &dyn Any = &**attached.method();
-        method.downcast_ref()
+        attached.method().downcast_ref()
     }
 }
 
@@ -103,8 +100,12 @@ fn fusable_roles(adapter: &Attached) -> Result<Vec<Role>, String> {
     }
 }
 
-impl fmt::Display for Fusion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl ErasedMethod for Fusion {
+    fn name(&self) -> &'static str {
+        FAMILY
+    }
+
+    fn config_string(&self) -> String {
         let plain = |named: FusionConfig| FusionConfig {
             extra: self.config.extra.clone(),
             ..named
@@ -116,13 +117,7 @@ impl fmt::Display for Fusion {
         } else {
             "own"
         };
-        write!(f, "{kind} fusion of {}", self.adapters.join(", "))
-    }
-}
-
-impl Method for Fusion {
-    fn family(&self) -> &'static str {
-        FAMILY
+        format!("{kind} fusion of {}", self.adapters.join(", "))
     }
 
     fn target(&self) -> Target {
@@ -160,7 +155,7 @@ impl Method for Fusion {
         layers.filter_map(FusionLayer::penalty).reduce(|sum, one| sum + one)
     }
 
-    fn wire(&self, format: Format, _sites: &[&SiteInfo], _host: &dyn Host) -> Result<Map<String, Value>, Error> {
+    fn write(&self, format: Format, _sites: &[&SiteInfo], _host: &dyn Host) -> Result<Map<String, Value>, Error> {
         match format {
             Format::AdapterHub => Ok(config::to_fields(&self.config, &[])),
             Format::Peft => {

@@ -11,7 +11,7 @@ use crate::method::build::Build;
 use crate::method::codec::Format;
 use crate::method::schedule::TrainingSchedule;
 use crate::method::shared::Shared;
-use crate::pass::sequence::Inserted;
+use crate::pass::state::Inserted;
 use crate::set::Attached;
 
 /// From a text to the ids of its tokens, special ones included: what a model's tokenizer does.

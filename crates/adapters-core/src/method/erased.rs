@@ -19,7 +19,7 @@ use crate::method::preset;
 use crate::method::schedule::TrainingSchedule;
 use crate::method::shared::Shared;
 use crate::method::target::Target;
-use crate::pass::sequence::Inserted;
+use crate::pass::state::Inserted;
 use crate::set::Attached;
 use crate::site::SiteInfo;
 

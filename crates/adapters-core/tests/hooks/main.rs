@@ -3,8 +3,6 @@
 mod proofs;
 mod toy;
 
-use std::sync::Arc;
-
 use adapters_core::{
     Composition, Ctx, EmbeddingState, Error, HiddenState, HookState, KeyValueState, LinearState, OutputState, Role,
     SiteLayer, Up,
@@ -212,10 +210,7 @@ fn slips_are_answered_with_the_nearest_name() {
             "no adapter named `sentimant`; did you mean `sentiment`?; attached: sentiment"
         );
     }
-    let method = Arc::new(Toy {
-        roles: vec![Role::Query],
-        factor: 1.0,
-    });
+    let method = toy(&[Role::Query], 1.0);
     let error = bench
         .set
         .attach("sentiment", method, &bench.model, 0, &bench.device)
@@ -226,16 +221,10 @@ fn slips_are_answered_with_the_nearest_name() {
     );
     // Dots end up as underscores in module paths.
     let mut bench = bench.with("a.b", &[Role::Query], 1.0);
-    let method = Arc::new(Toy {
-        roles: vec![Role::Query],
-        factor: 1.0,
-    });
+    let method = toy(&[Role::Query], 1.0);
     let clash = bench.set.attach("a_b", method, &bench.model, 0, &bench.device);
     assert!(matches!(clash, Err(Error::NameTaken { .. })), "{clash:?}");
-    let method = Arc::new(Toy {
-        roles: vec![Role::Pooler],
-        factor: 1.0,
-    });
+    let method = toy(&[Role::Pooler], 1.0);
     let error = bench
         .set
         .attach("new", method, &bench.model, 0, &bench.device)

@@ -1,20 +1,18 @@
 //! A user-written Burn model with every hook, and a toy method with a layer for each.
 
 use std::borrow::Cow;
-use std::fmt;
-use std::sync::Arc;
 
 use adapters_core::target::Target;
 use adapters_core::{
-    AdapterSet, Build, Call, Causality, Composition, Ctx, Effect, EmbeddingState, Erased, Error, Format, HiddenState,
-    Host, KeyValueState, LinearState, Method, NamedParams, OutputState, Role, Site, SiteAdapter, SiteInfo, SiteKind,
+    AdapterHub, AdapterSet, AnyMethod, Build, Call, Causality, Codec, Composition, ConfigError, Ctx, Effect, EmbeddingState, Erased, Error, HiddenState,
+    Host, KeyValueState, LinearState, Method, NamedParams, OutputState, Peft, Preset, Role, Site, SiteAdapter, SiteInfo, SiteKind,
     SiteLayer, Source, Stack,
 };
 use adapters_nn::ops;
 use burn::module::{Module, Param, ParamId};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
-use serde_json::{Map, Value};
+use serde::{Deserialize, Serialize};
 
 // The model: one attention layer.
 
@@ -44,7 +42,7 @@ impl Mine {
         let query = cx.linear(at(Role::Query), &self.query, x.clone());
         let state = KeyValueState::new(heads(x.clone()), heads(x.clone()), x.clone());
         let kv = cx.key_value(at(Role::KeyValue), state);
-        let attended = ops::attention(heads(query), kv.key, kv.value, None, |w| w);
+        let attended = ops::attention(heads(query), kv.key, kv.value, None, None);
         let [batch, _, seq, _] = attended.dims();
         let attended = attended.swap_dims(1, 2).reshape([batch, seq, D]);
         let x = cx.hidden(
@@ -206,21 +204,19 @@ impl SiteAdapter<OutputState> for Affine {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Toy {
     pub(crate) roles: Vec<Role>,
     pub(crate) factor: f32,
 }
 
-impl fmt::Display for Toy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "toy[factor={}]", self.factor)
-    }
-}
-
 impl Method for Toy {
-    fn family(&self) -> &'static str {
-        "toy"
+    const NAME: &'static str = "toy";
+    fn presets() -> &'static [Preset<Self>] {
+        const { &[Preset::new("toy", Self::default)] }
+    }
+    fn check(&self) -> Result<(), ConfigError> {
+        Ok(())
     }
     fn target(&self) -> Target {
         Target::Roles {
@@ -240,12 +236,14 @@ impl Method for Toy {
             _ => SiteLayer::Output(Erased::new(layer)),
         })
     }
-    fn key(&self, _: Format, site: &SiteInfo, adapter: &str, param: &str) -> String {
-        format!("{}.{adapter}.{param}", site.path)
-    }
-    fn wire(&self, _: Format, _: &[&SiteInfo], _: &dyn Host) -> Result<Map<String, Value>, Error> {
-        Ok(Map::new())
-    }
+}
+
+impl Codec<AdapterHub> for Toy {}
+impl Codec<Peft> for Toy {}
+
+pub(crate) fn toy(roles: &[Role], factor: f32) -> AnyMethod {
+    let roles = roles.to_vec();
+    AnyMethod::new(Toy { roles, factor }).unwrap()
 }
 
 pub(crate) const ROLES: [Role; 7] = [
@@ -285,10 +283,7 @@ impl Bench {
     }
 
     pub(crate) fn with(mut self, name: &str, roles: &[Role], factor: f32) -> Self {
-        let method = Arc::new(Toy {
-            roles: roles.to_vec(),
-            factor,
-        });
+        let method = toy(roles, factor);
         self.set.attach(name, method, &self.model, 0, &self.device).unwrap();
         self
     }
