@@ -1,20 +1,18 @@
 //! Bring your own model: a user-written Burn model with every hook, and a toy method with a layer for each.
 
 use std::borrow::Cow;
-use std::fmt;
-use std::sync::Arc;
 
 use adapters_core::target::Target;
 use adapters_core::{
-    AdapterSet, Build, Call, Composition, Ctx, EmbeddingState, Erased, Error, Format, HiddenState, HookState, Host,
-    KeyValueState, LinearState, Method, NamedParams, OutputState, Role, Site, SiteAdapter, SiteInfo, SiteKind,
-    SiteLayer, Stack, Up,
+    AdapterHub, AdapterSet, AnyMethod, Build, Call, Codec, Composition, ConfigError, Ctx, EmbeddingState, Erased,
+    Error, HiddenState, HookState, Host, KeyValueState, LinearState, Method, NamedParams, OutputState, Peft, Role,
+    Site, SiteAdapter, SiteInfo, SiteKind, SiteLayer, Stack, Up,
 };
 use adapters_nn::ops;
 use burn::module::{Module, Param, ParamId};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::{Bool, Device, Distribution, Tensor, TensorData};
-use serde_json::{Map, Value};
+use serde::{Deserialize, Serialize};
 
 // The model: one attention layer.
 
@@ -168,21 +166,16 @@ impl SiteAdapter<OutputState> for Affine {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Toy {
     roles: Vec<Role>,
     factor: f32,
 }
 
-impl fmt::Display for Toy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "toy[factor={}]", self.factor)
-    }
-}
-
 impl Method for Toy {
-    fn family(&self) -> &'static str {
-        "toy"
+    const NAME: &'static str = "toy";
+    fn check(&self) -> Result<(), ConfigError> {
+        Ok(())
     }
     fn target(&self) -> Target {
         Target::Roles {
@@ -202,12 +195,13 @@ impl Method for Toy {
             _ => SiteLayer::Output(Erased::new(layer)),
         })
     }
-    fn key(&self, _: Format, site: &SiteInfo, adapter: &str, param: &str) -> String {
-        format!("{}.{adapter}.{param}", site.path)
-    }
-    fn wire(&self, _: Format, _: &[&SiteInfo], _: &dyn Host) -> Result<Map<String, Value>, Error> {
-        Ok(Map::new())
-    }
+}
+
+impl Codec<AdapterHub> for Toy {}
+impl Codec<Peft> for Toy {}
+
+fn toy(config: Toy) -> AnyMethod {
+    AnyMethod::new(config).unwrap()
 }
 
 const ROLES: [Role; 7] = [
@@ -247,7 +241,7 @@ impl Bench {
     }
 
     fn with(mut self, name: &str, roles: &[Role], factor: f32) -> Self {
-        let method = Arc::new(Toy {
+        let method = toy(Toy {
             roles: roles.to_vec(),
             factor,
         });
@@ -469,7 +463,7 @@ fn slips_are_answered_with_the_nearest_name() {
             "no adapter named `sentimant`; did you mean `sentiment`?; attached: sentiment"
         );
     }
-    let method = Arc::new(Toy {
+    let method = toy(Toy {
         roles: vec![Role::Query],
         factor: 1.0,
     });
@@ -483,13 +477,13 @@ fn slips_are_answered_with_the_nearest_name() {
     );
     // Dots end up as underscores in module paths.
     let mut bench = bench.with("a.b", &[Role::Query], 1.0);
-    let method = Arc::new(Toy {
+    let method = toy(Toy {
         roles: vec![Role::Query],
         factor: 1.0,
     });
     let clash = bench.set.attach("a_b", method, &bench.model, 0, &bench.device);
     assert!(matches!(clash, Err(Error::NameTaken { .. })), "{clash:?}");
-    let method = Arc::new(Toy {
+    let method = toy(Toy {
         roles: vec![Role::Pooler],
         factor: 1.0,
     });

@@ -125,6 +125,7 @@ pub(crate) struct PrefixVectors {
 }
 
 /// Values of the shared parameters.
+#[allow(clippy::large_enum_variant)] // It lives for one call.
 enum Values {
     /// The vectors, `[length, 2 layers heads d_head]`.
     Flat(Tensor<2>),
