@@ -19,13 +19,15 @@ const MAX_LINES: usize = 600;
 const VAGUE_NAMES: [&str; 4] = ["base.rs", "utils.rs", "helpers.rs", "types.rs"];
 
 /// Crates that each hold one method (or one family of methods).
-const METHOD_CRATES: [&str; 6] = [
+const METHOD_CRATES: [&str; 8] = [
     "adapters-bottleneck",
     "adapters-lora",
+    "adapters-orthogonal",
     "adapters-prefix",
     "adapters-prompt",
     "adapters-reft",
-    "adapters-weight",
+    "adapters-selective",
+    "adapters-spectral",
 ];
 
 /// First folders of absolute paths that belong to one machine.

@@ -83,7 +83,7 @@ pub fn adapted<M: Host + Module + Sync>(
     };
     if adapter.join(Setup::FILE).exists() {
         let Adapted { base, set } = &mut adapted;
-        let setup = Setup::load(adapter, set, &**base, METHODS, &options, device)?;
+        let setup = Setup::load(adapter, set, &**base, &METHODS, &options, device)?;
         set.activate(setup.composition.clone())?;
         let all = || set.iter().chain(set.fusions());
         let report = LoadReport {
@@ -99,7 +99,7 @@ pub fn adapted<M: Host + Module + Sync>(
         };
         return Ok((adapted, report));
     }
-    let mut load = |dir: &Path| load_adapter(dir, &mut adapted.set, &*adapted.base, METHODS, &options, device);
+    let mut load = |dir: &Path| load_adapter(dir, &mut adapted.set, &*adapted.base, &METHODS, &options, device);
     let report = load(adapter)?;
     let name = report.attached.adapter.as_str();
     let active = match manifest(adapter)?.stack_on {

@@ -34,14 +34,14 @@ pub enum Error {
         /// What stands there.
         found: String,
     },
-    /// Two parts of a union want the same place.
-    #[error("the union has `{first}` and `{second}` both at `{place}`; a union has one adapter at a place")]
+    /// Two members of a union target the same module.
+    #[error("`{first}` and `{second}` both target `{place}`; the members of a union must target disjoint modules")]
     UnionConflict {
-        /// Config string of the earlier part.
+        /// Config string of the earlier member.
         first: String,
-        /// Config string of the later part.
+        /// Config string of the later member.
         second: String,
-        /// The place.
+        /// The module, role or shared parameter.
         place: String,
     },
     /// Two adapters that have no parameters to share.

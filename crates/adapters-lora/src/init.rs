@@ -4,8 +4,37 @@ use adapters_nn::draw;
 use burn::linalg::{qr, svd};
 use burn::tensor::{Device, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 
-use crate::config::Init;
+/// Initial values of A and B, under the reference's names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Init {
+    /// A uniform in `+-1/sqrt(d_in)` (Kaiming, a = sqrt 5), B zero: the adapter begins as the identity.
+    #[default]
+    Lora,
+    /// A and B normal with standard deviation 0.02.
+    Bert,
+    /// Ones.
+    Ia3,
+    /// A and B uniform in `+-sqrt(6 / fan_in)` (Kaiming), as VeRA's frozen matrices.
+    Vera,
+    /// A normal with standard deviation `1 / r`, B zero.
+    Gaussian,
+    /// The `r` largest singular triplets of the weight, taken out of it: *PiSSA: Principal Singular Values and Singular
+    /// Vectors Adaptation of Large Language Models*, Meng et al., 2024, <https://arxiv.org/abs/2404.02948>.
+    Pissa,
+    /// The first `r` columns and rows of the weight's QR decomposition, taken out of it: *OLoRA: Orthonormal Low-Rank
+    /// Adaptation of Large Language Models*, Büyükakyüz, 2024, <https://arxiv.org/abs/2406.01775>.
+    Olora,
+}
+
+impl Init {
+    /// Whether the initial product is taken out of the frozen weight, so that a new adapter is the identity.
+    pub fn takes_from_base(self) -> bool {
+        matches!(self, Self::Pissa | Self::Olora)
+    }
+}
 
 /// Initial A, `[rows, d_in]`, of which each product takes `rank` rows.
 pub(crate) fn init_a(init: Init, rng: &mut ChaCha8Rng, rank: usize, [rows, d_in]: [usize; 2]) -> TensorData {

@@ -15,8 +15,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use regex::Regex;
 
 use adapters_core::{
-    AnyMethod, Build, Erased, Error, Host, LinearState, LinearWeight, Role, Shared, Site, SiteInfo, SiteKind, SiteLayer,
-    Stack,
+    AnyMethod, Build, Erased, Error, Host, LinearState, LinearWeight, Role, Shared, Site, SiteInfo, SiteKind,
+    SiteLayer, Stack,
 };
 use adapters_nn::nearest;
 

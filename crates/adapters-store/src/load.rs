@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::{StoreError, TensorProblem, read_json, read_pytorch, read_safetensors};
 use adapters_core::{
-    AdapterSet, AttachReport, Attached, AnyMethod, Format, Host, Registry, Role, SiteKind, StoredConfig, Tensors, build,
+    AdapterSet, AnyMethod, AttachReport, Attached, Format, Host, Registry, Role, SiteKind, StoredConfig, Tensors, build,
 };
 use adapters_nn::nearest;
 

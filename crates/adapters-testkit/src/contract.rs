@@ -425,7 +425,7 @@ fn load(bench: &Bench, dir: &Path) -> AdapterSet {
         dir,
         &mut set,
         &bench.model,
-        METHODS,
+        &METHODS,
         &LoadOptions::default(),
         &bench.device,
     )

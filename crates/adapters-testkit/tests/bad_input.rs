@@ -64,7 +64,7 @@ impl Scratch {
             allow_bin,
             ..LoadOptions::default()
         };
-        match load_adapter(&self.path("a"), &mut set, &model, METHODS, &options, &device) {
+        match load_adapter(&self.path("a"), &mut set, &model, &METHODS, &options, &device) {
             Ok(_) => Ok(set),
             Err(error) => {
                 assert!(
@@ -408,7 +408,7 @@ fn an_adapter_of_an_unknown_method() {
             &[
                 "a/adapter_config.json",
                 "unknown adapter method",
-                "known: bottleneck, lora",
+                "known: bottleneck, adalora",
             ],
         );
     }
@@ -451,7 +451,10 @@ fn an_adapter_configuration_that_cannot_be() {
         scratch.edit_json("a/adapter_config.json", change);
         let error = scratch.adapter(false).unwrap_err();
         match in_file(&error) {
-            Error::Config { method: "lora", source } => assert!(source.is::<ConfigError>()),
+            Error::Config { method, source } => {
+                assert!(["lora", "dora"].contains(method), "{method}");
+                assert!(source.is::<ConfigError>());
+            }
             other => panic!("{other:?}"),
         }
         names(&error, &["a/adapter_config.json", expected]);

@@ -255,7 +255,7 @@ fn the_family_trains_is_stored_and_merges_in_gpt2() {
         save_adapter(&dir.path().join("a"), Format::AdapterHub, &set, "a", &model).unwrap();
         let mut loaded = AdapterSet::new();
         let options = LoadOptions::default();
-        load_adapter(&dir.path().join("a"), &mut loaded, &model, METHODS, &options, &device).unwrap();
+        load_adapter(&dir.path().join("a"), &mut loaded, &model, &METHODS, &options, &device).unwrap();
         loaded.activate("a").unwrap();
         assert_eq!(logits(&model, &mut Ctx::new(&loaded)).into_data(), want, "{config}");
         let refused = save_adapter(&dir.path().join("p"), Format::Peft, &set, "a", &model).unwrap_err();

@@ -62,7 +62,8 @@ fn configs() -> Vec<String> {
             .find(|(of, _)| *of == identifier)
             .map_or("", |(_, more)| more)
     };
-    let plain = METHODS
+    let methods = METHODS;
+    let plain = methods
         .identifiers()
         .map(|identifier| format!("{identifier}{}", options(identifier)));
     plain.chain(MORE.iter().map(|config| (*config).to_owned())).collect()

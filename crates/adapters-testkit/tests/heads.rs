@@ -242,7 +242,7 @@ fn heads_follow_the_branches_of_a_composition_as_in_the_reference() {
     let (mut set, mut heads) = (AdapterSet::new(), Heads::new());
     for name in ["a", "b"] {
         let dir = case("parallel").join(name);
-        load_adapter(&dir, &mut set, &base, METHODS, &LoadOptions::default(), &device).unwrap();
+        load_adapter(&dir, &mut set, &base, &METHODS, &LoadOptions::default(), &device).unwrap();
         heads.load(&dir, None, &base, &device).unwrap();
     }
     let [rows, _] = input(&Tensors::new(), &device).ids.dims();
@@ -276,7 +276,7 @@ fn a_setup_keeps_its_heads() {
     let options = LoadOptions::default();
     for name in ["a", "b"] {
         let dir = case("parallel").join(name);
-        load_adapter(&dir, &mut set, &base, METHODS, &options, &device).unwrap();
+        load_adapter(&dir, &mut set, &base, &METHODS, &options, &device).unwrap();
     }
     // Neither head is called like its adapter; the second branch's comes first in the list of heads.
     for (stored, name) in [("b", "of b"), ("a", "of a")] {
@@ -294,7 +294,7 @@ fn a_setup_keeps_its_heads() {
 
         let (mut set, mut heads) = (AdapterSet::new(), Heads::new());
         let load = |set: &mut AdapterSet, heads: &mut Heads| {
-            heads.load_setup(dir.path(), set, &base, METHODS, &options, &device)
+            heads.load_setup(dir.path(), set, &base, &METHODS, &options, &device)
         };
         let again = load(&mut set, &mut heads).unwrap();
         assert_eq!(again, setup);
@@ -326,7 +326,7 @@ fn heads_called_like_adapters_go_with_them() {
     let options = LoadOptions::default();
     for name in ["a", "b"] {
         let dir = case("parallel").join(name);
-        load_adapter(&dir, &mut set, &base, METHODS, &options, &device).unwrap();
+        load_adapter(&dir, &mut set, &base, &METHODS, &options, &device).unwrap();
         heads.load(&dir, None, &base, &device).unwrap();
     }
     let dir = tempfile::tempdir().unwrap();
@@ -335,7 +335,7 @@ fn heads_called_like_adapters_go_with_them() {
     assert!(!dir.path().join("b").exists());
     let (mut set_again, mut heads_again) = (AdapterSet::new(), Heads::new());
     let again = heads_again
-        .load_setup(dir.path(), &mut set_again, &base, METHODS, &options, &device)
+        .load_setup(dir.path(), &mut set_again, &base, &METHODS, &options, &device)
         .unwrap();
     assert_eq!(heads_again.iter().map(|h| h.name.as_str()).collect::<Vec<_>>(), ["a"]);
     assert_eq!(Routing::of_setup(&again), Some(Routing::All(vec!["a".into()])));
@@ -359,7 +359,7 @@ fn heads_read_a_sequence_with_a_prompt_as_in_the_reference() {
     let (expected, _) = read_safetensors(&case("prompt/expected.safetensors")).unwrap();
     let mut set = AdapterSet::new();
     let options = LoadOptions::default();
-    load_adapter(&case("prompt/p"), &mut set, &base, METHODS, &options, &device).unwrap();
+    load_adapter(&case("prompt/p"), &mut set, &base, &METHODS, &options, &device).unwrap();
     set.activate("p").unwrap();
     let input = input(&Tensors::new(), &device);
     let (padding, [_, seq]) = (input.padding.clone(), input.ids.dims());

@@ -21,7 +21,7 @@ fn signs_survive_decay_and_files() {
         save_adapter(&dir, Format::AdapterHub, &decayed, "under_test", &bench.model).unwrap();
         let mut loaded = AdapterSet::new();
         let options = LoadOptions::default();
-        load_adapter(&dir, &mut loaded, &bench.model, METHODS, &options, &Device::flex()).unwrap();
+        load_adapter(&dir, &mut loaded, &bench.model, &METHODS, &options, &Device::flex()).unwrap();
         loaded.activate("under_test").unwrap();
         assert_eq!(bench.output(&loaded), want, "{config}: files hold something else");
     }

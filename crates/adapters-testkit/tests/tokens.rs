@@ -53,7 +53,7 @@ fn tokens_inside_lora_are_read_and_written_as_peft_does() {
                 name: Some("a".to_owned()),
                 ..LoadOptions::default()
             };
-            load_adapter(dir, &mut set, &base, METHODS, &options, &device)?;
+            load_adapter(dir, &mut set, &base, &METHODS, &options, &device)?;
             set.activate("a")?;
             Ok::<_, adapters::store::StoreError>(set)
         };

@@ -28,13 +28,13 @@ pub(crate) fn attach(
     let Adapted { base, set } = adapted;
     let options = LoadOptions::default();
     let load = |dir: &Path, set: &mut _| {
-        let report = load_adapter(dir, set, &**base, run.registry, &options, device)?;
+        let report = load_adapter(dir, set, &**base, &run.registry, &options, device)?;
         Ok::<_, TrainError>(report.attached.adapter)
     };
     let mut frozen = Vec::new();
     let (report, trained) = match section.fuse.as_slice() {
         [] => {
-            let method = section.method(run.registry)?;
+            let method = section.method(&run.registry)?;
             let encode = |text: &str| {
                 let encoded = tokenizer.encode([(text, None)])?;
                 Ok(encoded.into_iter().flat_map(|row| row.ids).collect())

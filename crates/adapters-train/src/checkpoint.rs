@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use adapters_core::{TrainingSchedule, Tensors};
+use adapters_core::{Tensors, TrainingSchedule};
 use adapters_store::{read_safetensors, write_safetensors};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::{ModuleOptimizer, OptimizerRecord};
@@ -212,7 +212,10 @@ impl Checkpoint {
             } else if let Some(name) = key.strip_prefix("best/") {
                 best.insert(name.to_owned(), data);
             } else if let Some((name, key)) = key.strip_prefix("regime/").and_then(|rest| rest.split_once('\n')) {
-                schedules.entry(name.to_owned()).or_default().insert(key.to_owned(), data);
+                schedules
+                    .entry(name.to_owned())
+                    .or_default()
+                    .insert(key.to_owned(), data);
             }
         }
         Ok(Some(Self {

@@ -9,11 +9,11 @@ mod table;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use adapters_nn::nearest;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use self::error::DataError;
-use self::error::nearest;
 use crate::recipe::{Part, PartBy};
 
 /// One text, or pair of texts, and its label.
@@ -403,7 +403,7 @@ impl Reader<'_> {
                 path: self.path.to_path_buf(),
                 line,
                 label: error::shortened(name),
-                nearest: nearest(name, names),
+                nearest: nearest(name, names.iter().map(String::as_str)),
                 names: names.to_vec(),
             }),
             _ => {
@@ -419,7 +419,7 @@ impl Reader<'_> {
 
     fn missing(&self, row: &Row<'_>, field: &str, line: usize) -> DataError {
         let present = row.fields();
-        let nearest = nearest(field, &present);
+        let nearest = nearest(field, present.iter().map(String::as_str));
         DataError::MissingField {
             path: self.path.to_path_buf(),
             line,

@@ -118,7 +118,7 @@ fn attention(run: &Run, dir: &Path) -> Result<Attention, TrainError> {
     let pretrained = Pretrained::open(&run.model_dir)?;
     let mut adapted = Adapted::new(pretrained.encoder(device)?);
     let options = LoadOptions::default();
-    let setup = Setup::load(dir, &mut adapted.set, &*adapted.base, run.registry, &options, device)?;
+    let setup = Setup::load(dir, &mut adapted.set, &*adapted.base, &run.registry, &options, device)?;
     adapted.set.activate(setup.composition)?;
     let tokenizer = pretrained.tokenizer(recipe.model.max_length)?;
     // Only the texts are read.

@@ -427,10 +427,7 @@ impl AdapterSection {
     /// # Errors
     ///
     /// As [`Registry::parse`] and [`Registry::configure`].
-    pub fn method(
-        &self,
-        registry: &Registry,
-    ) -> Result<std::sync::Arc<dyn adapters_core::Method>, adapters_core::Error> {
+    pub fn method(&self, registry: &Registry) -> Result<adapters_core::AnyMethod, adapters_core::Error> {
         match (&self.config, &self.method) {
             (Some(config), _) => registry.parse(config),
             (None, method) => registry.configure(method.as_deref().unwrap_or_default(), self.fields.clone()),

@@ -45,7 +45,7 @@ pub struct Run {
     /// The run folder. An unfinished run of the same recipe in it goes on.
     pub dir: PathBuf,
     /// The methods to choose from.
-    pub registry: &'static Registry,
+    pub registry: Registry,
     /// The device, without autodiff.
     pub device: Device,
 }

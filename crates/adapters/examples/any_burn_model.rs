@@ -57,7 +57,7 @@ fn main() -> Result<(), StoreError> {
         first: LinearConfig::new(16, 64).init(&device),
         second: LinearConfig::new(64, 4).init(&device),
     };
-    let loaded = WeightDoor::load(&dir, &plain, METHODS, published)?.apply(plain)?;
+    let loaded = WeightDoor::load(&dir, &plain, &METHODS, published)?.apply(plain)?;
     println!(
         "saved to {}, {} parameters with the base",
         dir.display(),

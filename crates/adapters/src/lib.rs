@@ -5,7 +5,8 @@ mod methods;
 
 pub use adapters_core as core;
 pub use adapters_core::{
-    Adapted, AdapterSet, AnyMethod, AttachReport, Composition, Ctx, Error, Format, Frozen, Host, Method, MethodEntry, Registry, Site, merge,
+    Adapted, AdapterSet, AnyMethod, AttachReport, Composition, Ctx, Error, Format, Frozen, Host, Method, MethodEntry,
+    Registry, Site, merge,
 };
 pub use adapters_nn as nn;
 pub use adapters_reparam::{ForPaths, WeightDoor};
@@ -19,16 +20,20 @@ pub use adapters_bottleneck as bottleneck;
 pub use adapters_lora as lora;
 #[cfg(feature = "models")]
 pub use adapters_models as models;
+#[cfg(feature = "orthogonal")]
+pub use adapters_orthogonal as orthogonal;
 #[cfg(feature = "prefix")]
 pub use adapters_prefix as prefix;
 #[cfg(feature = "prompt")]
 pub use adapters_prompt as prompt;
 #[cfg(feature = "reft")]
 pub use adapters_reft as reft;
+#[cfg(feature = "selective")]
+pub use adapters_selective as selective;
+#[cfg(feature = "spectral")]
+pub use adapters_spectral as spectral;
 #[cfg(feature = "train")]
 pub use adapters_train as train;
-#[cfg(feature = "weight")]
-pub use adapters_weight as weight;
 
 /// What most programs need.
 pub mod prelude {

@@ -3,13 +3,45 @@
 use adapters_core::{AnyMethod, Error, MethodEntry, Registry};
 
 /// Every method this build has. A program adds its own with [`Registry::with`].
-pub static METHODS: Registry = Registry::from_static(ENTRIES);
+pub const METHODS: Registry = Registry::from_static(ENTRIES);
 
 const ENTRIES: &[MethodEntry] = &[
     #[cfg(feature = "bottleneck")]
     MethodEntry::of::<adapters_bottleneck::BottleneckConfig>(),
     #[cfg(feature = "lora")]
-    MethodEntry::family("lora", &adapters_lora::LoraFamily),
+    MethodEntry::of::<adapters_lora::Adalora>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Delora>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::DoraConfig>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::DvoraConfig>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Hira>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Ia3Config>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Loha>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Lokr>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::LoraConfig>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Miss>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::MtlLoraConfig>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Vblora>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::VeraConfig>(),
+    #[cfg(feature = "orthogonal")]
+    MethodEntry::of::<adapters_orthogonal::Boft>(),
+    #[cfg(feature = "orthogonal")]
+    MethodEntry::of::<adapters_orthogonal::Hra>(),
+    #[cfg(feature = "orthogonal")]
+    MethodEntry::of::<adapters_orthogonal::Oft>(),
+    #[cfg(feature = "orthogonal")]
+    MethodEntry::of::<adapters_orthogonal::Road>(),
     #[cfg(feature = "prefix")]
     MethodEntry::of::<adapters_prefix::PrefixTuningConfig>(),
     #[cfg(feature = "prompt")]
@@ -20,6 +52,14 @@ const ENTRIES: &[MethodEntry] = &[
     MethodEntry::of::<adapters_prompt::PTuningConfig>(),
     #[cfg(feature = "reft")]
     MethodEntry::of::<adapters_reft::ReftConfig>(),
+    #[cfg(feature = "selective")]
+    MethodEntry::of::<adapters_selective::LnTuning>(),
+    #[cfg(feature = "selective")]
+    MethodEntry::of::<adapters_selective::TrainableTokens>(),
+    #[cfg(feature = "spectral")]
+    MethodEntry::of::<adapters_spectral::C3a>(),
+    #[cfg(feature = "spectral")]
+    MethodEntry::of::<adapters_spectral::Fourierft>(),
     // *Towards a Unified View of Parameter-Efficient Transfer Learning*, He et al., 2022,
     // <https://arxiv.org/abs/2110.04366>.
     #[cfg(all(feature = "bottleneck", feature = "prefix"))]

@@ -198,7 +198,7 @@ fn saved_alone_in_pefts_format_and_loaded() {
             "base_model.model.encoder.layer.0.attention.self.query.lora_B.weight",
         ]
     );
-    let door = WeightDoor::load(dir.path(), &plain, METHODS, published).unwrap();
+    let door = WeightDoor::load(dir.path(), &plain, &METHODS, published).unwrap();
     assert_eq!(door.method().to_string(), "lora[r=2,alpha=6,target_modules=[query]]");
     let loaded = door.apply(plain).unwrap();
     assert_eq!(run(&loaded, &x).into_data(), run(&model, &x).into_data());

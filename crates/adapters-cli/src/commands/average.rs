@@ -39,7 +39,7 @@ pub fn run(args: AverageArgs) -> Result<(), Failure> {
             allow_bin: args.allow_bin,
             ..LoadOptions::default()
         };
-        let report = load_adapter(folder, &mut set, &base, METHODS, &options, &device)?;
+        let report = load_adapter(folder, &mut set, &base, &METHODS, &options, &device)?;
         format.get_or_insert(report.format);
         weights.push((name, *weight));
     }

@@ -95,7 +95,7 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
             folder.path(),
             &mut set,
             &*adapted.base,
-            METHODS,
+            &METHODS,
             &LoadOptions::default(),
             &device,
         )?;

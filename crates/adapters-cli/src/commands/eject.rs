@@ -29,7 +29,7 @@ pub fn run(args: EjectArgs) -> Result<(), Failure> {
         allow_bin: args.allow_bin,
         ..LoadOptions::default()
     };
-    let report = load_adapter(&args.adapter, &mut set, &base, METHODS, &options, &device)?;
+    let report = load_adapter(&args.adapter, &mut set, &base, &METHODS, &options, &device)?;
     let name = report.attached.adapter;
     let ejected = eject(&mut set, &name, &base)?;
     let files = save_adapter(&args.out, report.format, &set, &name, &base)?;

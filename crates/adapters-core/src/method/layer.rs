@@ -84,7 +84,7 @@ pub trait SiteAdapter<S: HookState>: NamedParams {
     /// [`NotMergeable`] where the adapter is not a function of the weight.
     fn merged(&self, _base: S::Weight, _shared: &Shared) -> Result<S::Weight, NotMergeable> {
         Err(NotMergeable {
-            reason: "the method is not a function of the weight",
+            reason: "this method changes activations and cannot be merged into a weight",
         })
     }
 }

@@ -16,7 +16,7 @@ pub(crate) mod config_string;
 pub mod copies;
 pub(crate) mod erased;
 pub(crate) mod layer;
-pub(crate) mod named;
+pub(crate) mod macros;
 pub mod peft_modules;
 pub(crate) mod preset;
 pub(crate) mod registry;

@@ -242,9 +242,10 @@ impl Registry {
             .fields
             .get(key)
             .map_or_else(|| format!("(no `{key}`)"), Value::to_string);
+        let methods = self.entries.iter().filter(|entry| !matches!(entry.kind, Kind::Union(_)));
         UnknownName {
             nearest: None,
-            ..UnknownName::new("adapter method", found, self.entries.iter().map(MethodEntry::name))
+            ..UnknownName::new("adapter method", found, methods.map(MethodEntry::name))
         }
         .into()
     }

@@ -83,7 +83,7 @@ impl Combined<'_> {
         // Shared parameters of headless models are in no file of the reference: the ones computed are compared with
         // the outputs alone.
         let dir = self.dir.join(folder);
-        if let Err(error) = load_adapter(&dir, &mut expected, self.base, METHODS, &options, self.device) {
+        if let Err(error) = load_adapter(&dir, &mut expected, self.base, &METHODS, &options, self.device) {
             return match set.attached(name)?.shared().is_empty() {
                 true => Err(error.into()),
                 false => Ok(Vec::new()),

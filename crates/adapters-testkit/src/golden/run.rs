@@ -239,7 +239,7 @@ impl Prepared {
                     .cloned()
                     .unwrap_or_default(),
             };
-            let report = load_adapter(&dir.join(folder), &mut set, &self.base, METHODS, &options, device)?;
+            let report = load_adapter(&dir.join(folder), &mut set, &self.base, &METHODS, &options, device)?;
             formats.push((name.to_owned(), report.format));
         }
         for (name, folder) in case.fusion_dirs()? {
@@ -261,7 +261,7 @@ impl Prepared {
         }
         let load = |dir: &Path| {
             let mut set = AdapterSet::new();
-            let setup = Setup::load(dir, &mut set, &self.base, METHODS, &LoadOptions::default(), device)?;
+            let setup = Setup::load(dir, &mut set, &self.base, &METHODS, &LoadOptions::default(), device)?;
             Ok::<_, Stop>((setup, set))
         };
         let (setup, loaded) = load(&saved)?;

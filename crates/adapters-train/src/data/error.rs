@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use adapters_nn::did_you_mean;
+
 /// A file of examples cannot be used. Lines count from 1.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -76,7 +78,7 @@ pub enum DataError {
     /// A field that the run needs is not there.
     #[error(
         "no field `{field}` at {}:{line}: it has {}{}",
-        path.display(), listed(present), did_you_mean(nearest.as_deref())
+        path.display(), listed(present), did_you_mean(nearest)
     )]
     MissingField {
         /// The file.
@@ -119,7 +121,7 @@ pub enum DataError {
     /// A label is not the name of a class.
     #[error(
         "unknown label `{label}` at {}:{line}: this run's classes are {}{}",
-        path.display(), listed(names), did_you_mean(nearest.as_deref())
+        path.display(), listed(names), did_you_mean(nearest)
     )]
     UnknownLabel {
         /// The file.
@@ -155,12 +157,6 @@ fn listed(names: &[String]) -> String {
     format!("{}{rest}", shown.join(", "))
 }
 
-fn did_you_mean(nearest: Option<&str>) -> String {
-    nearest
-        .map(|name| format!("; did you mean `{name}`?"))
-        .unwrap_or_default()
-}
-
 fn classes_text(classes: usize) -> String {
     match classes {
         0 => "no classes".into(),
@@ -178,34 +174,9 @@ pub(super) fn shortened(text: &str) -> String {
     }
 }
 
-/// The candidate that `wanted` is most likely a misspelling of, if any is close.
-pub(super) fn nearest(wanted: &str, candidates: &[String]) -> Option<String> {
-    const CLOSE: f64 = 0.75;
-    let wanted = wanted.to_lowercase();
-    candidates
-        .iter()
-        .map(|candidate| (strsim::jaro_winkler(&wanted, &candidate.to_lowercase()), candidate))
-        .filter(|(likeness, _)| *likeness >= CLOSE)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, candidate)| candidate.clone())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn names(names: &[&str]) -> Vec<String> {
-        names.iter().map(|&name| name.to_owned()).collect()
-    }
-
-    #[test]
-    fn the_nearest_is_the_likely_misspelling() {
-        let fields = names(&["idx", "sentence", "label"]);
-        assert_eq!(nearest("sentense", &fields).as_deref(), Some("sentence"));
-        assert_eq!(nearest("Label", &fields).as_deref(), Some("label"));
-        assert_eq!(nearest("q", &fields), None);
-        assert_eq!(nearest("text", &[]), None);
-    }
 
     #[test]
     fn long_lists_and_texts_are_cut() {

@@ -1,0 +1,175 @@
+//! Single projections of a fused one: query, key and value lie side by side in one matrix.
+
+use adapters_core::{Role, SiteInfo};
+use adapters_nn::ops::project;
+use burn::tensor::Tensor;
+
+/// Which of the equal projections in a fused one are adapted; the others are left alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FusedProjection {
+    /// For each projection whether it is adapted; at least one is.
+    adapted: Vec<bool>,
+    /// Output features of one projection.
+    width: usize,
+}
+
+impl FusedProjection {
+    /// The projections of `site` that `roles` name; `None` where they name the site itself, or it is not fused.
+    pub(crate) fn of(site: &SiteInfo, roles: &[Role]) -> Option<Self> {
+        let parts = site.site.role.parts();
+        let (_, d_out) = site.linear_dims()?;
+        if parts.is_empty() || roles.contains(&site.site.role) {
+            return None;
+        }
+        Some(Self {
+            adapted: parts.iter().map(|part| roles.contains(part)).collect(),
+            width: d_out / parts.len(),
+        })
+    }
+
+    /// How many projections are adapted.
+    pub fn count(&self) -> usize {
+        self.adapted.iter().filter(|adapted| **adapted).count()
+    }
+
+    /// Output features of the adapted projections together.
+    pub fn features(&self) -> usize {
+        self.count() * self.width
+    }
+
+    /// Whether a feature of the output belongs to an adapted projection.
+    pub(crate) fn adapts(&self, feature: usize) -> bool {
+        self.adapted.get(feature / self.width) == Some(&true)
+    }
+
+    /// The adapted slices of the fused axis, concatenated; the inverse of [`scatter`](Self::scatter).
+    pub(crate) fn gather<const D: usize>(&self, whole: Tensor<D>, axis: usize) -> Tensor<D> {
+        let width = self.width;
+        let parts = (0..self.adapted.len()).filter(|part| self.adapted[*part]);
+        Tensor::cat(
+            parts
+                .map(|part| whole.clone().slice_dim(axis, part * width..(part + 1) * width))
+                .collect(),
+            axis,
+        )
+    }
+
+    /// The adapted slices at their positions in the fused axis, and `fill` in the others. `axis` has
+    /// [`features`](Self::features) entries.
+    pub(crate) fn scatter<const D: usize>(&self, parts: Tensor<D>, axis: usize, fill: f64) -> Tensor<D> {
+        let mut gap = parts.dims();
+        gap[axis] = self.width;
+        let options = (&parts.device(), parts.dtype());
+        let mut start = 0;
+        let pieces = self.adapted.iter().map(|adapted| match adapted {
+            true => {
+                start += self.width;
+                parts.clone().slice_dim(axis, start - self.width..start)
+            }
+            false => Tensor::full(gap, fill, options),
+        });
+        Tensor::cat(pieces.collect(), axis)
+    }
+
+    /// One number a projection on all of its features, and one in those left alone: `[batch, 1, projections]` to
+    /// `[batch, 1, d_out]`.
+    pub(crate) fn spread(&self, numbers: Tensor<3>) -> Tensor<3> {
+        let [batch, _, parts] = numbers.dims();
+        let features = numbers
+            .reshape([batch, 1, parts, 1])
+            .expand([batch, 1, parts, self.width]);
+        self.scatter(features.reshape([batch, 1, self.features()]), 2, 1.0)
+    }
+
+    /// The A of each projection on its slice of `x`, side by side: `[batch, seq, d_out]` to `[batch, seq, n * rank]`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if a slice is not as wide as `A` reads.
+    pub(crate) fn project_each(&self, x: Tensor<3>, a: Tensor<2>) -> Tensor<3> {
+        let [rows, _] = a.dims();
+        let (rank, width) = (rows / self.count(), self.width);
+        let parts = (0..self.adapted.len()).filter(|part| self.adapted[*part]);
+        let narrow = parts.enumerate().map(|(index, part)| {
+            let own = a.clone().slice_dim(0, index * rank..(index + 1) * rank);
+            project(x.clone().slice_dim(2, part * width..(part + 1) * width), own)
+        });
+        Tensor::cat(narrow.collect(), 2)
+    }
+
+    /// The B matrices of the projections, one below the other, as the one matrix that meets their A matrices one below the
+    /// other: `[features, rank]` to `[d_out, n * rank]`, zero where a projection would read the A of another.
+    pub(crate) fn block_diagonal(&self, b: Tensor<2>) -> Tensor<2> {
+        let ([_, rank], count) = (b.dims(), self.count());
+        let zeros = |columns| Tensor::zeros([self.width, columns], (&b.device(), b.dtype()));
+        let rows = (0..count).map(|part| {
+            let own = b.clone().slice_dim(0, part * self.width..(part + 1) * self.width);
+            let mut blocks = Vec::new();
+            if part > 0 {
+                blocks.push(zeros(part * rank));
+            }
+            blocks.push(own);
+            if part + 1 < count {
+                blocks.push(zeros((count - part - 1) * rank));
+            }
+            Tensor::cat(blocks, 1)
+        });
+        self.scatter(Tensor::cat(rows.collect(), 0), 0, 0.0)
+    }
+}
+
+/// The rows of an update at their positions among all features.
+pub(crate) fn scatter_rows(fused: Option<&FusedProjection>, rows: Tensor<2>) -> Tensor<2> {
+    match fused {
+        Some(fused) => fused.scatter(rows, 0, 0.0),
+        None => rows,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use adapters_core::{Site, SiteKind, Stack};
+    use burn::tensor::Device;
+
+    use super::*;
+
+    fn site() -> SiteInfo {
+        let site = Site::new(Stack::Decoder, 0, Role::QueryKeyValue);
+        SiteInfo::new(site, SiteKind::Linear { d_in: 2, d_out: 6 }, "attn")
+    }
+
+    fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+        tensor.into_data().iter().collect()
+    }
+
+    #[test]
+    fn scatter_and_gather_are_inverse() {
+        let fused = FusedProjection::of(&site(), &[Role::Query, Role::Value]).unwrap();
+        assert_eq!((fused.count(), fused.features()), (2, 4));
+        let device = Device::flex();
+        let x = Tensor::<1>::from_floats([1.0, 2.0, 3.0, 4.0], &device);
+        let whole = fused.scatter(x.clone(), 0, 9.0);
+        assert_eq!(values(whole.clone()), [1.0, 2.0, 9.0, 9.0, 3.0, 4.0]);
+        assert_eq!(values(fused.gather(whole, 0)), values(x));
+        let gate = Tensor::<3>::from_floats([[[5.0, 7.0]]], &device);
+        assert_eq!(values(fused.spread(gate)), [5.0, 5.0, 1.0, 1.0, 7.0, 7.0]);
+    }
+
+    #[test]
+    fn each_projection_reads_its_own_a() {
+        let fused = FusedProjection::of(&site(), &[Role::Key, Role::Value]).unwrap();
+        let b = Tensor::<2>::from_floats([[1.0], [2.0], [3.0], [4.0]], &Device::flex());
+        let expected = [0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 2.0, 0.0, 0.0, 3.0, 0.0, 4.0];
+        assert_eq!(values(fused.block_diagonal(b)), expected);
+    }
+
+    #[test]
+    fn the_role_of_the_fused_projection_adapts_it_as_a_whole() {
+        assert_eq!(FusedProjection::of(&site(), &[Role::QueryKeyValue]), None);
+        let plain = SiteInfo {
+            site: Site::new(Stack::Decoder, 0, Role::Query),
+            ..site()
+        };
+        assert_eq!(FusedProjection::of(&plain, &[Role::Query]), None);
+    }
+}

@@ -1,0 +1,110 @@
+//! HiRA: the frozen weight times a low-rank product, element by element.
+
+use adapters_core::target::{ModuleFields, Target};
+use adapters_core::{
+    Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, Method, NotMergeable, PeftModules, Preset,
+    Shared, SiteAdapter, SiteInfo, SiteLayer, named_params, peft_modules,
+};
+use adapters_nn::{draw, float_weight};
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+/// `W + W o (B A)`, `o` the elementwise product: an update of high rank.
+///
+/// | Name | Default | Purpose | Range |
+/// |---|---|---|---|
+/// | `r` | 8 | rank of the product | >= 1 |
+/// | `hira_dropout` | 0 | dropout on the input, in training | `0 <= p < 1` |
+///
+/// Paper: *HiRA: Parameter-Efficient Hadamard High-Rank Adaptation for Large Language Models*, Huang et al., 2025,
+/// <https://openreview.net/forum?id=TwJrTz9cRS>.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Hira {
+    /// Rank of the product.
+    pub r: usize,
+    /// Dropout probability on the input, in training.
+    pub hira_dropout: f64,
+    /// Which modules.
+    #[serde(flatten)]
+    pub targets: ModuleFields,
+}
+
+impl Default for Hira {
+    fn default() -> Self {
+        Self {
+            r: 8,
+            hira_dropout: 0.0,
+            targets: ModuleFields::default(),
+        }
+    }
+}
+
+impl Method for Hira {
+    const NAME: &'static str = "hira";
+
+    fn presets() -> &'static [Preset<Self>] {
+        &[Preset {
+            identifier: Self::NAME,
+            config: Self::default,
+        }]
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let dropout = self.hira_dropout;
+        ConfigError::unless(self.r > 0, "r", "at least 1", self.r)?;
+        ConfigError::unless((0.0..1.0).contains(&dropout), "hira_dropout", "0 <= p < 1", dropout)
+    }
+
+    fn target(&self) -> Target {
+        self.modules_or_query_and_value()
+    }
+
+    fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
+        let (d_in, d_out) = Self::linear_dims(site)?;
+        let bound = (d_in as f32).sqrt().recip();
+        let a = draw::uniform(&mut build.rng(None, site.site), [self.r, d_in], bound);
+        Ok(SiteLayer::Linear(Erased::new(HadamardOfWeight {
+            a: Param::from_data(a, build.device),
+            b: Param::from_data(draw::constant([d_out, self.r], 0.0), build.device),
+            dropout: self.hira_dropout,
+        })))
+    }
+}
+
+peft_modules!(Hira: "HIRA");
+
+/// The update of one layer.
+#[derive(Module, Debug)]
+pub struct HadamardOfWeight {
+    /// `[r, d_in]`.
+    pub a: Param<Tensor<2>>,
+    /// `[d_out, r]`.
+    pub b: Param<Tensor<2>>,
+    /// Dropout probability on the input.
+    pub dropout: f64,
+}
+
+impl HadamardOfWeight {
+    /// The update, `[d_in, d_out]`, of a weight of that shape.
+    fn delta(&self, weight: Tensor<2>) -> Tensor<2> {
+        weight * self.a.val().transpose().matmul(self.b.val().transpose())
+    }
+}
+
+impl SiteAdapter<LinearState> for HadamardOfWeight {
+    fn apply(&self, state: LinearState, call: &Call<'_>) -> LinearState {
+        let delta = self.delta(float_weight(&state.layer));
+        state.plus(|x| call.dropout(x, self.dropout).matmul(delta.unsqueeze()))
+    }
+
+    fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+        Ok(LinearWeight {
+            weight: base.weight.clone() + self.delta(base.weight),
+            ..base
+        })
+    }
+}
+
+named_params!(HadamardOfWeight: "hira_A" => a, "hira_B" => b);

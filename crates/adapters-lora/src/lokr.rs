@@ -1,0 +1,222 @@
+//! LoKr: a Kronecker product of two matrices, either of them a product itself.
+
+use adapters_core::target::{ModuleFields, Target};
+use adapters_core::{
+    Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, Method, NotMergeable, PeftModules, Preset,
+    Shared, SiteAdapter, SiteInfo, SiteLayer, named_params, peft_modules,
+};
+use adapters_nn::draw;
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+/// `W + (alpha / r) kron(W1, W2)`, where a large factor is itself a product of rank `r`.
+///
+/// | Name | Default | Purpose | Range |
+/// |---|---|---|---|
+/// | `r` | 8 | rank of a factor that is a product | >= 1 |
+/// | `alpha` | 8 | numerator of the scale | finite |
+/// | `decompose_both` | false | whether the small factor may be a product too | |
+/// | `decompose_factor` | -1 | size of the small factor; near the square root if -1 | -1 or >= 1 |
+/// | `rank_dropout`, `module_dropout` | 0 | not computed | 0 |
+///
+/// Source: *Navigating Text-To-Image Customization: From LyCORIS Fine-Tuning to Model Evaluation*, Yeh et al., 2023,
+/// <https://arxiv.org/abs/2309.14859>.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Lokr {
+    /// Rank of a factor that is a product.
+    pub r: usize,
+    /// Numerator of the scale.
+    pub alpha: f64,
+    /// Whether the small factor may be a product too.
+    pub decompose_both: bool,
+    /// Size of the small factor; near the square root if -1.
+    pub decompose_factor: i64,
+    /// Only 0 is computed.
+    pub rank_dropout: f64,
+    /// Only 0 is computed.
+    pub module_dropout: f64,
+    /// Which modules.
+    #[serde(flatten)]
+    pub targets: ModuleFields,
+}
+
+impl Default for Lokr {
+    fn default() -> Self {
+        Self {
+            r: 8,
+            alpha: 8.0,
+            decompose_both: false,
+            decompose_factor: -1,
+            rank_dropout: 0.0,
+            module_dropout: 0.0,
+            targets: ModuleFields::default(),
+        }
+    }
+}
+
+impl Method for Lokr {
+    const NAME: &'static str = "lokr";
+
+    fn presets() -> &'static [Preset<Self>] {
+        &[Preset {
+            identifier: Self::NAME,
+            config: Self::default,
+        }]
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let factor = self.decompose_factor;
+        ConfigError::unless(self.r > 0, "r", "at least 1", self.r)?;
+        ConfigError::unless(self.alpha.is_finite(), "alpha", "a finite number", self.alpha)?;
+        ConfigError::unless(
+            factor == -1 || factor > 0,
+            "decompose_factor",
+            "-1 or at least 1",
+            factor,
+        )?;
+        ConfigError::unless(self.rank_dropout == 0.0, "rank_dropout", "0", self.rank_dropout)?;
+        ConfigError::unless(self.module_dropout == 0.0, "module_dropout", "0", self.module_dropout)
+    }
+
+    fn target(&self) -> Target {
+        self.modules_or_query_and_value()
+    }
+
+    fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
+        let (d_in, d_out) = Self::linear_dims(site)?;
+        let (in_small, in_large) = factorisation(d_in, self.decompose_factor);
+        let (out_small, out_large) = factorisation(d_out, self.decompose_factor);
+        let product_small = self.decompose_both && 2 * self.r < out_small.max(in_small);
+        let product_large = 2 * self.r < out_large.max(in_large);
+        let mut rng = build.rng(None, site.site);
+        // Kaiming uniform with a = sqrt(5).
+        let mut drawn = |shape: [usize; 2]| {
+            let bound = (shape[1] as f32).sqrt().recip();
+            Param::from_data(draw::uniform(&mut rng, shape, bound), build.device)
+        };
+        let zeros = |shape: [usize; 2]| Param::from_data(draw::constant(shape, 0.0), build.device);
+        Ok(SiteLayer::Linear(Erased::new(Kronecker {
+            w1: (!product_small).then(|| zeros([out_small, in_small])),
+            w1_a: product_small.then(|| zeros([out_small, self.r])),
+            w1_b: product_small.then(|| drawn([self.r, in_small])),
+            w2: (!product_large).then(|| drawn([out_large, in_large])),
+            w2_a: product_large.then(|| drawn([out_large, self.r])),
+            w2_b: product_large.then(|| drawn([self.r, in_large])),
+            scale: self.alpha / self.r as f64,
+        })))
+    }
+}
+
+peft_modules!(Lokr: "LOKR");
+
+/// Two factors of `dimension`, the smaller first: `factor` and the rest if it divides, else the pair nearest to each
+/// other whose smaller is at most `factor`.
+fn factorisation(dimension: usize, factor: i64) -> (usize, usize) {
+    let limit = match usize::try_from(factor) {
+        Ok(factor) if factor > 0 && dimension.is_multiple_of(factor) => return (factor, dimension / factor),
+        Ok(factor) => factor,
+        Err(_) => dimension,
+    };
+    let (mut m, mut n) = (1, dimension);
+    for candidate in (2..=dimension).take_while(|candidate| candidate * candidate <= dimension && *candidate <= limit) {
+        if dimension.is_multiple_of(candidate) {
+            (m, n) = (candidate, dimension / candidate);
+        }
+    }
+    (m, n)
+}
+
+/// The update of one layer. Of each factor either the matrix or its two parts are there.
+#[derive(Module, Debug)]
+pub struct Kronecker {
+    /// `[out_small, in_small]`.
+    pub w1: Option<Param<Tensor<2>>>,
+    /// `[out_small, r]`.
+    pub w1_a: Option<Param<Tensor<2>>>,
+    /// `[r, in_small]`.
+    pub w1_b: Option<Param<Tensor<2>>>,
+    /// `[out_large, in_large]`.
+    pub w2: Option<Param<Tensor<2>>>,
+    /// `[out_large, r]`.
+    pub w2_a: Option<Param<Tensor<2>>>,
+    /// `[r, in_large]`.
+    pub w2_b: Option<Param<Tensor<2>>>,
+    /// `alpha / r`.
+    pub scale: f64,
+}
+
+/// A factor: itself, or the product of its parts.
+fn factor(
+    whole: &Option<Param<Tensor<2>>>,
+    left: &Option<Param<Tensor<2>>>,
+    right: &Option<Param<Tensor<2>>>,
+) -> Option<Tensor<2>> {
+    match (whole, left, right) {
+        (Some(whole), ..) => Some(whole.val()),
+        (None, Some(left), Some(right)) => Some(left.val().matmul(right.val())),
+        _ => None,
+    }
+}
+
+impl Kronecker {
+    /// Both factors, `[out_small, in_small]` times the scale and `[out_large, in_large]`.
+    fn factors(&self) -> Option<(Tensor<2>, Tensor<2>)> {
+        let first = factor(&self.w1, &self.w1_a, &self.w1_b)? * self.scale;
+        Some((first, factor(&self.w2, &self.w2_a, &self.w2_b)?))
+    }
+
+    /// `x kron(W1, W2)^T` without the dense product: `[batch, seq, d_in] -> [batch, seq, d_out]`.
+    fn project(&self, x: Tensor<3>) -> Tensor<3> {
+        let Some((first, second)) = self.factors() else {
+            return x.zeros_like();
+        };
+        let ([batch, seq, _], [l1, k1], [l2, k2]) = (x.dims(), first.dims(), second.dims());
+        let x = x.reshape([batch * seq * k1, k2]).matmul(second.transpose());
+        let x = x
+            .reshape([batch * seq, k1, l2])
+            .swap_dims(1, 2)
+            .reshape([batch * seq * l2, k1]);
+        let x = x.matmul(first.transpose()).reshape([batch * seq, l2, l1]);
+        x.swap_dims(1, 2).reshape([batch, seq, l1 * l2])
+    }
+}
+
+impl SiteAdapter<LinearState> for Kronecker {
+    fn apply(&self, state: LinearState, _call: &Call<'_>) -> LinearState {
+        state.plus(|x| self.project(x))
+    }
+
+    fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+        let Some((first, second)) = self.factors() else {
+            return Ok(base);
+        };
+        let ([l1, k1], [l2, k2]) = (first.dims(), second.dims());
+        let product = first.reshape([l1, 1, k1, 1]) * second.reshape([1, l2, 1, k2]);
+        Ok(base.plus(product.reshape([l1 * l2, k1 * k2])))
+    }
+}
+
+named_params!(Kronecker: ; optional "lokr_w1" => w1, "lokr_w1_a" => w1_a, "lokr_w1_b" => w1_b, "lokr_w2" => w2,
+    "lokr_w2_a" => w2_a, "lokr_w2_b" => w2_b);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn factors_are_those_of_peft() {
+        for (dimension, factor, expected) in [
+            (256, -1, (16, 16)),
+            (128, -1, (8, 16)),
+            (127, -1, (1, 127)),
+            (128, 4, (4, 32)),
+            (250, 4, (2, 125)),
+            (360, 4, (4, 90)),
+            (384, -1, (16, 24)),
+        ] {
+            assert_eq!(factorisation(dimension, factor), expected, "{dimension}, {factor}");
+        }
+    }
+}

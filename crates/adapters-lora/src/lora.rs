@@ -1,0 +1,546 @@
+//! LoRA: a low-rank update of linear layers and embedding tables.
+
+use adapters_core::copies::{bias_copy_of, copy_of};
+use adapters_core::target::{ModulePattern, ModuleTarget, Target, pattern_value};
+use adapters_core::{
+    AdapterHub, Attached, Build, Capabilities, Codec, ConfigError, ConvertsForStorage, Erased, Error, Format, Host,
+    Method, Peft, Preset, SiteInfo, SiteKind, SiteLayer, StoredConfig, config::from_fields,
+};
+use adapters_nn::draw;
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::adapterhub::{self, Object};
+use crate::init::{Init, from_weight, init_a, init_b};
+use crate::low_rank::{LowRank, Origin};
+use crate::low_rank_table::LowRankTable;
+use crate::peft;
+use crate::plain_lora::as_plain_lora;
+use crate::scaling::Scaling;
+use crate::site_builder::{Dtype, SiteBuilder, linear};
+use crate::target::{LayerRoles, LoraTarget};
+
+/// Low-rank adaptation: `y = W x + b + s (B A dropout(x) + c)`, on an embedding table `y_i = W_i + s B A_i`.
+///
+/// | Name | Default | Purpose | Range |
+/// |---|---|---|---|
+/// | `rank` (`r`) | 8 | width of the bottleneck between A and B | >= 1 |
+/// | `alpha` | 8 | numerator of the scale `s` | finite |
+/// | `scaling` (`use_rslora`, `use_gating`) | [`Standard`](Scaling::Standard) | how `alpha` and `rank` make `s` | |
+/// | `dropout` | 0 | dropout on the input of A, in training | `0 <= p < 1` |
+/// | `target` (`attn_matrices`, .., or `target_modules`, ..) | query and value of self-attention | which layers are adapted | |
+/// | `init` (`init_weights`) | [`Lora`](Init::Lora) | initial values of A and B | |
+/// | `bias` | none | which biases of the base train along | |
+/// | `up_bias` (`lora_bias`) | false | whether B has a bias `c` | |
+/// | `modules_to_save` | none | modules trained as a whole, in copies | |
+/// | `rank_pattern` | empty | ranks by module path | >= 1 |
+/// | `alpha_pattern` | empty | alphas by module path | finite |
+/// | `seed` (`init_weights_seed`) | none | seed of the initial values, before the run's own | |
+/// | `dtype` | none | element type of A and B, else the device's default | |
+///
+/// Names in parentheses are those of config strings and files.
+///
+/// Paper: *LoRA: Low-Rank Adaptation of Large Language Models*, Hu et al., 2021, <https://arxiv.org/abs/2106.09685>.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LoraConfig {
+    /// Width of the bottleneck between A and B.
+    #[serde(rename = "r")]
+    pub rank: usize,
+    /// Numerator of the scale.
+    pub alpha: f64,
+    /// Which layers are adapted.
+    #[serde(flatten)]
+    pub target: LoraTarget,
+    /// Dropout probability on the input of A, in training.
+    pub dropout: f64,
+    /// Initial values.
+    #[serde(rename = "init_weights")]
+    pub init: Init,
+    /// Seed of the initial values; without it the run's.
+    #[serde(rename = "init_weights_seed")]
+    pub seed: Option<u64>,
+    /// How `alpha` and `rank` make the scale.
+    #[serde(flatten)]
+    pub scaling: Scaling,
+    /// Element type of A and B; without it the device's default.
+    pub dtype: Option<Dtype>,
+    /// Ranks by module path: the first key that matches the end of a path as a regular expression.
+    pub rank_pattern: IndexMap<String, usize>,
+    /// Alphas by module path, like `rank_pattern`.
+    pub alpha_pattern: IndexMap<String, f64>,
+    /// Which biases of the base train along.
+    pub bias: BiasTraining,
+    /// Whether B has a bias of its own.
+    #[serde(rename = "lora_bias")]
+    pub up_bias: bool,
+    /// Names of modules trained as a whole.
+    pub modules_to_save: Option<ModulePattern>,
+    /// Fields of a file this version does not know, kept and written back.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// Which biases of the base train along.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BiasTraining {
+    /// None.
+    #[default]
+    None,
+    /// Those of the adapted layers.
+    LoraOnly,
+    /// Those of every linear layer and normalization.
+    All,
+}
+
+impl Default for LoraConfig {
+    fn default() -> Self {
+        Self::new(8)
+    }
+}
+
+impl LoraConfig {
+    /// LoRA of `rank` on query and value, with the reference's defaults.
+    pub fn new(rank: usize) -> Self {
+        Self {
+            rank,
+            alpha: 8.0,
+            scaling: Scaling::Standard,
+            dropout: 0.0,
+            target: LoraTarget::Roles(LayerRoles::default()),
+            init: Init::Lora,
+            bias: BiasTraining::None,
+            up_bias: false,
+            modules_to_save: None,
+            rank_pattern: IndexMap::new(),
+            alpha_pattern: IndexMap::new(),
+            seed: None,
+            dtype: None,
+            extra: Map::new(),
+        }
+    }
+
+    /// Sets `alpha`.
+    #[must_use]
+    pub fn with_alpha(mut self, alpha: f64) -> Self {
+        self.alpha = alpha;
+        self
+    }
+
+    /// Sets how the scale is made.
+    #[must_use]
+    pub fn with_scaling(mut self, scaling: Scaling) -> Self {
+        self.scaling = scaling;
+        self
+    }
+
+    /// Sets the dropout probability.
+    #[must_use]
+    pub fn with_dropout(mut self, dropout: f64) -> Self {
+        self.dropout = dropout;
+        self
+    }
+
+    /// Adapts projections of the transformer layers by role.
+    #[must_use]
+    pub fn with_roles(mut self, roles: LayerRoles) -> Self {
+        self.target = LoraTarget::Roles(roles);
+        self
+    }
+
+    /// Adapts the modules whose path ends in one of `names`.
+    #[must_use]
+    pub fn with_modules<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Self {
+        let names = names.into_iter().map(Into::into).collect();
+        self.target = LoraTarget::Modules(ModuleTarget::new(ModulePattern::Names(names)));
+        self
+    }
+
+    /// Adapts every linear layer.
+    #[must_use]
+    pub fn with_all_linear(mut self) -> Self {
+        self.target = LoraTarget::Modules(ModuleTarget::new(ModulePattern::AllLinear));
+        self
+    }
+
+    /// Sets the initial values.
+    #[must_use]
+    pub fn with_init(mut self, init: Init) -> Self {
+        self.init = init;
+        self
+    }
+
+    /// Sets the seed of the initial values.
+    #[must_use]
+    pub fn with_seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Refuses the first field outside its range.
+    pub(crate) fn check_fields(&self) -> Result<(), ConfigError> {
+        ConfigError::unless(self.rank > 0, "r", "at least 1", self.rank)?;
+        ConfigError::unless(self.alpha.is_finite(), "alpha", "a finite number", self.alpha)?;
+        check_dropout(self.dropout)?;
+        let zero = self.rank_pattern.iter().find(|(_, r)| **r == 0);
+        ConfigError::unless(
+            zero.is_none(),
+            "rank_pattern",
+            "ranks of at least 1",
+            zero.map_or(String::new(), |(path, _)| format!("0 for `{path}`")),
+        )?;
+        let endless = self.alpha_pattern.iter().find(|(_, a)| !a.is_finite());
+        ConfigError::unless(
+            endless.is_none(),
+            "alpha_pattern",
+            "finite numbers",
+            endless.map_or(String::new(), |(path, alpha)| format!("{alpha} for `{path}`")),
+        )?;
+        ConfigError::unless(
+            !matches!(self.init, Init::Ia3),
+            "init_weights",
+            "an initialization of a low-rank product",
+            "ia3",
+        )?;
+        self.target.check()
+    }
+
+    /// Refuses what only plain LoRA computes, and the first field outside its range.
+    pub(crate) fn check_for_variant(&self) -> Result<(), ConfigError> {
+        self.check_fields()?;
+        let unsupported = |field, found: String| Err(ConfigError::Unsupported { field, found });
+        if self.up_bias {
+            return unsupported("lora_bias", "true with a variant of LoRA".to_owned());
+        }
+        if self.init.takes_from_base() {
+            return unsupported("init_weights", format!("{:?} with a variant of LoRA", self.init));
+        }
+        if self.bias != BiasTraining::None {
+            return unsupported("bias", format!("{:?} with a variant of LoRA", self.bias));
+        }
+        match &self.modules_to_save {
+            Some(_) => unsupported("modules_to_save", "set with a variant of LoRA".to_owned()),
+            None => Ok(()),
+        }
+    }
+
+    /// Rank and scale at a path.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TargetPattern`] for a pattern that is not a regular expression.
+    pub(crate) fn rank_and_scale(&self, path: &str) -> Result<(usize, f64), Error> {
+        let ranks = self.rank_pattern.iter().map(|(k, v)| (k.as_str(), *v));
+        let alphas = self.alpha_pattern.iter().map(|(k, v)| (k.as_str(), *v));
+        let rank = pattern_value(ranks, path)?.unwrap_or(self.rank);
+        let alpha = pattern_value(alphas, path)?.unwrap_or(self.alpha);
+        Ok((rank, self.scaling.scale(alpha, rank)))
+    }
+
+    /// Modules trained as a whole.
+    fn saved_modules(&self) -> Option<Target> {
+        let modules = self.modules_to_save.clone()?;
+        Some(Target::Modules(ModuleTarget::new(modules)))
+    }
+}
+
+impl Method for LoraConfig {
+    const NAME: &'static str = "lora";
+
+    fn presets() -> &'static [Preset<Self>] {
+        &[Preset {
+            identifier: Self::NAME,
+            config: Self::default,
+        }]
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        self.check_fields()
+    }
+
+    fn target(&self) -> Target {
+        let mut targets = vec![self.target.to_target()];
+        targets.extend(self.saved_modules());
+        if self.bias == BiasTraining::All {
+            targets.push(Target::Biased);
+        }
+        match targets.len() {
+            1 => targets.remove(0),
+            _ => Target::Any(targets),
+        }
+    }
+
+    fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
+        if let Some(saved) = self.saved_modules()
+            && saved.covers(site)?
+        {
+            let copy = copy_of(build.host, site.site, build.device);
+            return copy.ok_or_else(|| Self::refuse(site, "the model gives no access to this weight"));
+        }
+        if self.bias == BiasTraining::All && !self.target.to_target().covers(site)? {
+            let copy = bias_copy_of(build.host, site.site, build.device);
+            return copy.ok_or_else(|| Self::refuse(site, "it has no bias to train"));
+        }
+        let mut builder = SiteBuilder::new(Self::NAME, &self.target, self.seed, site, build);
+        match site.kind {
+            SiteKind::Table { rows, d_model, padding } => self.table(&mut builder, rows, d_model, padding),
+            _ => Ok(linear(self.low_rank(&mut builder)?)),
+        }
+    }
+
+    fn capabilities(&self) -> Capabilities<'_> {
+        Capabilities {
+            storage: self.init.takes_from_base().then_some(self),
+            ..Capabilities::default()
+        }
+    }
+}
+
+impl LoraConfig {
+    /// The update of a linear layer.
+    pub(crate) fn low_rank(&self, builder: &mut SiteBuilder<'_>) -> Result<LowRank, Error> {
+        let (d_in, d_out) = builder.dims()?;
+        let (rank, scale) = self.rank_and_scale(&builder.site.path)?;
+        let (a, b, origin) = if self.init.takes_from_base() {
+            if builder.fused.is_some() {
+                return Err(builder.refuse("single projections of a fused one cannot start from its weight"));
+            }
+            if rank > d_in.min(d_out) {
+                let most = d_in.min(d_out);
+                return Err(builder.refuse(format!("its rank {rank} is above the {most} of the weight")));
+            }
+            let weight = builder.frozen_weight()?;
+            let (a, b) = from_weight(self.init, weight, rank, scale, builder.build.device);
+            let (a, b) = (a.into_data(), b.into_data());
+            let origin = Origin {
+                a: builder.param(a.clone(), self.dtype).set_require_grad(false),
+                b: builder.param(b.clone(), self.dtype).set_require_grad(false),
+            };
+            (a, b, Some(origin))
+        } else {
+            let rows = rank * builder.groups();
+            let a = init_a(self.init, &mut builder.rng, rank, [rows, d_in]);
+            let b = init_b(self.init, &mut builder.rng, d_out, rank);
+            (a, b, None)
+        };
+        let gate = builder.gate_of(self, d_in);
+        let frozen = builder.build.host.linear(builder.site.site);
+        let base_bias = match self.bias {
+            BiasTraining::None => None,
+            BiasTraining::LoraOnly | BiasTraining::All => frozen.and_then(|frozen| frozen.bias.as_ref()),
+        };
+        Ok(LowRank {
+            a: builder.param(a, self.dtype),
+            b: builder.param(b, self.dtype),
+            up_bias: self
+                .up_bias
+                .then(|| builder.param(draw::constant([d_out], 0.0), self.dtype)),
+            base_bias: base_bias.map(|bias| builder.param(bias.val().into_data(), None)),
+            fused: builder.fused.clone(),
+            origin,
+            gate,
+            scale,
+            dropout: self.dropout,
+        })
+    }
+
+    /// The update of an embedding table.
+    fn table(
+        &self,
+        builder: &mut SiteBuilder<'_>,
+        rows: usize,
+        d_model: usize,
+        padding: Option<usize>,
+    ) -> Result<SiteLayer, Error> {
+        if self.up_bias || self.init.takes_from_base() || self.scaling == Scaling::Gated {
+            return Err(builder.refuse("on an embedding table only the plain product is computed"));
+        }
+        let (rank, scale) = self.rank_and_scale(&builder.site.path)?;
+        // The other way round than in a linear layer, as published: A is zero.
+        let b = draw::normal(&mut builder.rng, [d_model, rank], 1.0);
+        Ok(SiteLayer::Table(Erased::new(LowRankTable {
+            a: builder.param(draw::constant([rank, rows], 0.0), self.dtype),
+            b: builder.param(b, self.dtype),
+            scale,
+            padding,
+        })))
+    }
+}
+
+impl ConvertsForStorage for LoraConfig {
+    fn to_storage(&self, _format: Format, adapter: &Attached, host: &dyn Host) -> Result<Option<Attached>, Error> {
+        as_plain_lora(self, adapter, host).map(Some)
+    }
+}
+
+impl Codec<AdapterHub> for LoraConfig {
+    fn read(stored: &StoredConfig<'_>) -> Option<Result<Self, ConfigError>> {
+        let object = Object::of(Self::NAME, stored)?;
+        Some(object.and_then(|object| from_fields(object.fields)))
+    }
+
+    fn write(&self, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, ConfigError> {
+        Object::default().write(self, sites, host)
+    }
+
+    fn key(&self, site: &SiteInfo, adapter: &str, param: &str) -> String {
+        adapterhub::key(site, adapter, param)
+    }
+}
+
+impl Codec<Peft> for LoraConfig {
+    fn read(stored: &StoredConfig<'_>) -> Option<Result<Self, ConfigError>> {
+        peft::read_lora(stored, false)
+    }
+
+    fn write(&self, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, ConfigError> {
+        peft::write_lora(self, false, sites, host)
+    }
+
+    fn key(&self, site: &SiteInfo, _adapter: &str, param: &str) -> String {
+        peft::lora_key(site, param)
+    }
+}
+
+pub(crate) fn check_dropout(dropout: f64) -> Result<(), ConfigError> {
+    ConfigError::unless((0.0..1.0).contains(&dropout), "dropout", "0 <= dropout < 1", dropout)
+}
+
+#[cfg(test)]
+mod tests {
+    use adapters_core::{AnyMethod, MethodEntry, Registry};
+    use serde_json::json;
+
+    use super::*;
+
+    fn parse(text: &str) -> Result<AnyMethod, Error> {
+        Registry::default().with(MethodEntry::of::<LoraConfig>()).parse(text)
+    }
+
+    #[test]
+    fn bad_values_are_refused_by_name() {
+        for (config, field) in [
+            (LoraConfig::new(0), "`r` is 0"),
+            (LoraConfig::new(8).with_alpha(f64::NAN), "`alpha` is NaN"),
+            (LoraConfig::new(8).with_dropout(1.0), "`dropout` is 1"),
+            (LoraConfig::new(8).with_init(Init::Ia3), "`init_weights` is ia3"),
+        ] {
+            let error = config.check().unwrap_err().to_string();
+            assert!(error.contains(field), "{error}");
+        }
+        let none = LayerRoles {
+            self_attention: false,
+            ..LayerRoles::default()
+        };
+        assert!(LoraConfig::new(8).with_roles(none).check().is_err());
+    }
+
+    #[test]
+    fn the_scale_follows_patterns_and_rslora() {
+        let mut config = LoraConfig::new(4).with_alpha(8.0);
+        config.rank_pattern.insert("query".into(), 16);
+        config.alpha_pattern.insert("value".into(), 2.0);
+        let lora = &config;
+        assert_eq!(lora.rank_and_scale("a.query").unwrap(), (16, 0.5));
+        assert_eq!(lora.rank_and_scale("a.value").unwrap(), (4, 0.5));
+        let lora = config.with_scaling(Scaling::RankStabilized);
+        assert_eq!(lora.rank_and_scale("a.key").unwrap(), (4, 4.0));
+    }
+
+    #[test]
+    fn config_strings_read_and_print() {
+        for text in [
+            "lora",
+            "lora[r=16,alpha=32]",
+            "lora[attn_matrices=[q,k,v],output_lora=true]",
+            "lora[target_modules=all-linear]",
+        ] {
+            assert_eq!(parse(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn mistakes_in_config_strings_are_named() {
+        for (text, parts) in [
+            ("lora[rank=4]", &["unknown field `rank`", "known: "][..]),
+            ("lora[alhpa=4]", &["did you mean `alpha`?"]),
+            ("lora[r=0]", &["`r` is 0, expected at least 1"]),
+            ("lora[r=x]", &["invalid type: string"]),
+            ("lora[use_gating=true,use_rslora=true]", &["`use_rslora` is true"]),
+            (
+                "lorra",
+                &["unknown adapter configuration `lorra`; did you mean `lora`?"],
+            ),
+            ("lora|lora[r=4]", &["`lora` and `lora[r=4]` both target `query`"]),
+        ] {
+            let error = parse(text).unwrap_err();
+            let source = std::error::Error::source(&error).map(ToString::to_string);
+            let all = format!("{error}: {}", source.unwrap_or_default());
+            for part in parts {
+                assert!(all.contains(part), "{text}: {all}");
+            }
+        }
+    }
+
+    #[test]
+    fn json_and_toml_round_trip_with_unknown_fields() {
+        let written = json!({"r": 4, "alpha": 6, "attn_matrices": ["q", "k"], "later": {"x": [1]}});
+        let config: LoraConfig = serde_json::from_value(written).unwrap();
+        assert_eq!((config.rank, config.alpha), (4, 6.0));
+        let back: LoraConfig = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
+        assert_eq!(back, config);
+        assert_eq!(back.extra["later"], json!({"x": [1]}));
+        let config = LoraConfig {
+            extra: Map::new(),
+            ..config
+        };
+        let back: LoraConfig = toml::from_str(&toml::to_string(&config).unwrap()).unwrap();
+        assert_eq!(back, config);
+        let toml_extra: LoraConfig = toml::from_str("r = 2\nlater = 1").unwrap();
+        assert_eq!(toml_extra.extra["later"], json!(1));
+    }
+
+    fn stored(format: Format, fields: &Map<String, Value>, version: Option<(u32, u32)>) -> StoredConfig<'_> {
+        StoredConfig {
+            format,
+            fields,
+            version,
+            versioned: version.is_some(),
+        }
+    }
+
+    #[test]
+    fn old_files_mean_alpha_equals_r() {
+        let written = json!({"architecture": "lora", "r": 2, "alpha": 4, "init_weights": "bert"});
+        let fields = written.as_object().unwrap();
+        let registry = Registry::default().with(MethodEntry::of::<LoraConfig>());
+        let read = |version| {
+            let stored = stored(Format::AdapterHub, fields, version);
+            registry.read(&stored).unwrap().to_string()
+        };
+        assert_eq!(read(Some((1, 3))), "lora[r=2,alpha=4,init_weights=bert]");
+        assert_eq!(read(Some((1, 0))), "lora[r=2,alpha=2,init_weights=bert]");
+        assert_eq!(read(None), "lora[r=2,alpha=2,init_weights=bert]");
+    }
+
+    #[test]
+    fn peft_files_are_refused_by_name() {
+        for (fields, named) in [
+            (
+                json!({"peft_type": "LORA", "target_modules": ["q"], "init_lora_weights": "pissa"}),
+                "init_lora_weights",
+            ),
+            (
+                json!({"peft_type": "LORA", "target_modules": ["q"], "use_qalora": true}),
+                "use_qalora",
+            ),
+            (json!({"peft_type": "LORA"}), "target_modules"),
+        ] {
+            let stored = stored(Format::Peft, fields.as_object().unwrap(), None);
+            let error = <LoraConfig as Codec<Peft>>::read(&stored).unwrap().unwrap_err();
+            assert!(error.to_string().contains(named), "{error}");
+        }
+    }
+}

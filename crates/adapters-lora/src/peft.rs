@@ -1,0 +1,116 @@
+//! Peft's names of our fields, and peft's one object for LoRA and DoRA.
+
+use adapters_core::config::{from_fields, to_fields};
+use adapters_core::{ConfigError, Format, Host, SiteInfo, StoredConfig};
+use serde_json::{Map, Value};
+
+use crate::init::Init;
+use crate::lora::LoraConfig;
+use crate::scaling::Scaling;
+use crate::target::LoraTarget;
+
+/// Our name of a field, and peft's.
+type Names = [(&'static str, &'static str)];
+
+/// The fields of peft's `LoraConfig` that are read.
+const LORA: &Names = &[
+    ("r", "r"),
+    ("alpha", "lora_alpha"),
+    ("dropout", "lora_dropout"),
+    ("rank_pattern", "rank_pattern"),
+    ("alpha_pattern", "alpha_pattern"),
+    ("use_rslora", "use_rslora"),
+    ("lora_bias", "lora_bias"),
+    ("bias", "bias"),
+    ("modules_to_save", "modules_to_save"),
+];
+
+pub(crate) fn refuse(what: &'static str) -> ConfigError {
+    ConfigError::NotExpressible {
+        format: Format::Peft,
+        what,
+    }
+}
+
+/// Whether an object has this `peft_type`.
+pub(crate) fn is(stored: &StoredConfig<'_>, peft_type: &str) -> bool {
+    stored.fields.get("peft_type").is_some_and(|found| found == peft_type)
+}
+
+/// Gives the fields of a peft object our names.
+pub(crate) fn renamed(mut fields: Map<String, Value>, names: &Names) -> Map<String, Value> {
+    for (ours, peft) in names {
+        if let Some(value) = fields.shift_remove(*peft) {
+            fields.insert((*ours).to_owned(), value);
+        }
+    }
+    fields
+}
+
+/// Those of our fields that peft has, with peft's names.
+pub(crate) fn selected(mut fields: Map<String, Value>, names: &Names) -> Map<String, Value> {
+    let named = names
+        .iter()
+        .map(|(ours, peft)| ((*peft).to_owned(), fields.shift_remove(*ours).unwrap_or_default()));
+    named.collect()
+}
+
+/// Reads peft's LoRA object, if it has `use_dora` as given.
+pub(crate) fn read_lora(stored: &StoredConfig<'_>, use_dora: bool) -> Option<Result<LoraConfig, ConfigError>> {
+    let found = match stored.fields.get("use_dora") {
+        None | Some(Value::Null) => false,
+        Some(value) => *value != Value::Bool(false),
+    };
+    (is(stored, "LORA") && found == use_dora).then(|| {
+        let (target, mut rest) = LoraTarget::from_peft(stored.fields)?;
+        rest.shift_remove("use_dora");
+        let init = match rest.get("init_lora_weights") {
+            None | Some(Value::Bool(_)) => Init::Lora,
+            Some(Value::String(name)) if name == "gaussian" => Init::Gaussian,
+            // The others change the base weights too: a file that still has one was not converted.
+            Some(other) => {
+                return Err(ConfigError::Unsupported {
+                    field: "init_lora_weights",
+                    found: format!("{other}: the base it was trained on is changed; convert it with peft"),
+                });
+            }
+        };
+        Ok(LoraConfig {
+            target,
+            init,
+            ..from_fields(renamed(rest, LORA))?
+        })
+    })
+}
+
+/// Peft's LoRA object for an adapter at `sites`.
+pub(crate) fn write_lora(
+    config: &LoraConfig,
+    use_dora: bool,
+    sites: &[&SiteInfo],
+    host: &dyn Host,
+) -> Result<Map<String, Value>, ConfigError> {
+    if config.scaling == Scaling::Gated {
+        return Err(refuse("a gated scale"));
+    }
+    let target = config.target.to_target();
+    let adapted: Vec<&SiteInfo> = sites
+        .iter()
+        .filter(|site| target.covers(site).unwrap_or(false))
+        .copied()
+        .collect();
+    let mut fields = config.target.to_peft("LORA", &config.extra, &adapted, host)?;
+    fields.extend(selected(to_fields(config, &["alpha"]), LORA));
+    fields.insert("use_dora".to_owned(), use_dora.into());
+    // How an adapter was initialized has no influence on what it computes.
+    fields.entry("init_lora_weights").or_insert(Value::Bool(true));
+    Ok(fields)
+}
+
+/// The key of a parameter of LoRA or DoRA.
+pub(crate) fn lora_key(site: &SiteInfo, param: &str) -> String {
+    match param {
+        "lora_A" | "lora_B" => format!("{}.{param}.weight", site.path),
+        _ => format!("{}.{param}", site.path),
+    }
+}

@@ -1,0 +1,200 @@
+//! VB-LoRA: low-rank matrices put together from a bank of vectors all layers share.
+
+use adapters_core::target::{ModuleFields, Target};
+use adapters_core::{
+    Build, Call, Capabilities, ConfigError, Erased, Error, LinearState, LinearWeight, Method, NotMergeable,
+    PeftModules, Preset, Shared, SharedParam, SharedParameters, SiteAdapter, SiteInfo, SiteLayer, named_params,
+    peft_modules,
+};
+use adapters_nn::draw;
+use adapters_nn::ops::project;
+use burn::module::{Module, Param};
+use burn::tensor::{Tensor, activation};
+use serde::{Deserialize, Serialize};
+
+/// `W + B A`, where each piece of A and B is a mixture of `topk` vectors of a bank that all layers share and train.
+///
+/// | Name | Default | Purpose | Range |
+/// |---|---|---|---|
+/// | `r` | 4 | rank | >= 1 |
+/// | `num_vectors` | 256 | vectors in the bank | >= 1 |
+/// | `vector_length` | 256 | their length; divides the features of every layer | >= 1 |
+/// | `topk` | 2 | vectors of a mixture | >= 1, at most `num_vectors` |
+/// | `vblora_dropout` | 0 | dropout on the input, in training | `0 <= p < 1` |
+/// | `init_vector_bank_bound` | 0.02 | bound of the bank's initial values | > 0 |
+/// | `init_logits_std` | 0.1 | deviation of the initial logits | > 0 |
+/// | `save_only_topk_weights` | false | not read or written | false |
+///
+/// Paper: *VB-LoRA: Extreme Parameter Efficient Fine-Tuning with Vector Banks*, Li et al., 2024,
+/// <https://arxiv.org/abs/2405.15179>.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Vblora {
+    /// Rank.
+    pub r: usize,
+    /// Vectors in the bank.
+    pub num_vectors: usize,
+    /// Their length.
+    pub vector_length: usize,
+    /// Vectors of a mixture.
+    pub topk: usize,
+    /// Dropout probability on the input, in training.
+    pub vblora_dropout: f64,
+    /// Bound of the bank's initial values.
+    pub init_vector_bank_bound: f64,
+    /// Deviation of the initial logits.
+    pub init_logits_std: f64,
+    /// Only `false` is read and written.
+    pub save_only_topk_weights: bool,
+    /// Which modules.
+    #[serde(flatten)]
+    pub targets: ModuleFields,
+}
+
+impl Default for Vblora {
+    fn default() -> Self {
+        Self {
+            r: 4,
+            num_vectors: 256,
+            vector_length: 256,
+            topk: 2,
+            vblora_dropout: 0.0,
+            init_vector_bank_bound: 0.02,
+            init_logits_std: 0.1,
+            save_only_topk_weights: false,
+            targets: ModuleFields::default(),
+        }
+    }
+}
+
+/// The shared parameter.
+const BANK: &str = "vblora_vector_bank";
+
+impl Method for Vblora {
+    const NAME: &'static str = "vblora";
+
+    fn presets() -> &'static [Preset<Self>] {
+        &[Preset {
+            identifier: Self::NAME,
+            config: Self::default,
+        }]
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let fits = self.topk > 0 && self.topk <= self.num_vectors;
+        ConfigError::unless(self.r > 0, "r", "at least 1", self.r)?;
+        ConfigError::unless(
+            self.vector_length > 0,
+            "vector_length",
+            "at least 1",
+            self.vector_length,
+        )?;
+        ConfigError::unless(fits, "topk", "between 1 and num_vectors", self.topk)?;
+        let dropout = self.vblora_dropout;
+        ConfigError::unless((0.0..1.0).contains(&dropout), "vblora_dropout", "0 <= p < 1", dropout)?;
+        ConfigError::unless(
+            !self.save_only_topk_weights,
+            "save_only_topk_weights",
+            "false: such a file can not be trained on",
+            self.save_only_topk_weights,
+        )
+    }
+
+    fn target(&self) -> Target {
+        self.modules_or_query_and_value()
+    }
+
+    fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
+        let (d_in, d_out) = Self::linear_dims(site)?;
+        let length = self.vector_length;
+        if !d_in.is_multiple_of(length) || !d_out.is_multiple_of(length) {
+            let reason = format!("vector_length is {length}, which does not divide {d_in} and {d_out}");
+            return Err(Self::refuse(site, reason));
+        }
+        let mut rng = build.rng(None, site.site);
+        let std = self.init_logits_std as f32;
+        let mut logits = |rows, cols| {
+            let data = draw::normal(&mut rng, [rows, cols, self.num_vectors], std);
+            Param::from_data(data, build.device)
+        };
+        Ok(SiteLayer::Linear(Erased::new(Mixtures {
+            a: logits(self.r, d_in / length),
+            b: logits(d_out / length, self.r),
+            top: self.topk,
+            dropout: self.vblora_dropout,
+        })))
+    }
+
+    fn capabilities(&self) -> Capabilities<'_> {
+        Capabilities {
+            shared: Some(self),
+            ..Capabilities::default()
+        }
+    }
+}
+
+peft_modules!(Vblora: "VBLORA");
+
+impl SharedParameters for Vblora {
+    fn owns(&self, param: &str) -> bool {
+        param == BANK
+    }
+
+    fn build_shared(&self, build: &Build<'_>) -> Result<Shared, Error> {
+        let shape = [self.num_vectors, self.vector_length];
+        let bound = self.init_vector_bank_bound as f32;
+        let bank = draw::uniform(&mut build.shared_rng(None), shape, bound);
+        Ok(Shared::new().with(BANK, SharedParam::Two(Param::from_data(bank, build.device))))
+    }
+}
+
+/// The update of one layer: which vectors its pieces are mixed from.
+#[derive(Module, Debug)]
+pub struct Mixtures {
+    /// Logits of A, `[r, d_in / length, vectors]`.
+    pub a: Param<Tensor<3>>,
+    /// Logits of B, `[d_out / length, r, vectors]`.
+    pub b: Param<Tensor<3>>,
+    /// Vectors of a mixture.
+    pub top: usize,
+    /// Dropout probability on the input.
+    pub dropout: f64,
+}
+
+impl Mixtures {
+    /// The mixtures, `[n, m, length]`.
+    fn mixed(&self, logits: Tensor<3>, bank: &Tensor<2>) -> Tensor<3> {
+        let [n, m, _] = logits.dims();
+        let [_, length] = bank.dims();
+        let (_, chosen) = logits.clone().detach().topk_with_indices(self.top, 2);
+        let weights = activation::softmax(logits.gather(2, chosen.clone()), 2);
+        let vectors = bank.clone().select(0, chosen.reshape([n * m * self.top]));
+        let vectors = vectors.reshape([n * m, self.top, length]);
+        let mixed = (vectors * weights.reshape([n * m, self.top, 1])).sum_dim(1);
+        mixed.reshape([n, m, length])
+    }
+
+    /// A, `[r, d_in]`, and B, `[d_out, r]`.
+    fn matrices(&self, shared: &Shared) -> (Tensor<2>, Tensor<2>) {
+        let bank = shared.matrix(BANK);
+        let a = self.mixed(self.a.val(), &bank);
+        let b = self.mixed(self.b.val(), &bank);
+        let ([r, tiles, length], [out_tiles, _, _]) = (a.dims(), b.dims());
+        let a = a.reshape([r, tiles * length]);
+        (a, b.swap_dims(1, 2).reshape([out_tiles * length, r]))
+    }
+}
+
+impl SiteAdapter<LinearState> for Mixtures {
+    fn apply(&self, state: LinearState, call: &Call<'_>) -> LinearState {
+        let (a, b) = self.matrices(call.shared);
+        state.plus(|x| project(project(call.dropout(x, self.dropout), a), b))
+    }
+
+    fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+        let (a, b) = self.matrices(shared);
+        Ok(base.plus(b.matmul(a)))
+    }
+}
+
+named_params!(Mixtures: "vblora_logits_A" => a, "vblora_logits_B" => b);

@@ -1,0 +1,150 @@
+//! BOFT: the input rotated by a butterfly of blocks, the output scaled.
+
+use adapters_core::target::{ModuleFields, Target};
+use adapters_core::{
+    Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, Method, NotMergeable, PeftModules, Preset,
+    Shared, SiteAdapter, SiteInfo, SiteLayer, named_params, peft_modules,
+};
+use adapters_nn::{draw, float_weight};
+use burn::module::{Module, Param, ParamId};
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::rotation::{cayley, rotate};
+
+/// `y = s o (W (x R)) + b`, `R` a block-diagonal rotation and `s` a learned scale of each output.
+///
+/// | Name | Default | Purpose | Range |
+/// |---|---|---|---|
+/// | `boft_block_size` | 4 | size of the blocks; 0 where the number is set | divides `d_in` |
+/// | `boft_block_num` | 0 | number of blocks; 0 where the size is set | divides `d_in` |
+/// | `boft_n_butterfly_factor` | 1 | factors of the butterfly; one is computed | >= 1 |
+/// | `boft_dropout` | 0 | not computed | 0 |
+///
+/// Peft computes one factor, whatever `boft_n_butterfly_factor` says, unless its CUDA extension could be compiled. So does
+/// this; a file with several factors has tensors of another shape and is refused.
+///
+/// Paper: *Parameter-Efficient Orthogonal Finetuning via Butterfly Factorization*, Liu et al., 2023,
+/// <https://arxiv.org/abs/2311.06243>.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Boft {
+    /// Size of the blocks; 0 where the number is set.
+    pub boft_block_size: usize,
+    /// Number of blocks; 0 where the size is set.
+    pub boft_block_num: usize,
+    /// Factors of the butterfly; one is computed.
+    pub boft_n_butterfly_factor: usize,
+    /// Only 0 is computed.
+    pub boft_dropout: f64,
+    /// Which modules.
+    #[serde(flatten)]
+    pub targets: ModuleFields,
+}
+
+impl Default for Boft {
+    fn default() -> Self {
+        Self {
+            boft_block_size: 4,
+            boft_block_num: 0,
+            boft_n_butterfly_factor: 1,
+            boft_dropout: 0.0,
+            targets: ModuleFields::default(),
+        }
+    }
+}
+
+impl Method for Boft {
+    const NAME: &'static str = "boft";
+
+    fn presets() -> &'static [Preset<Self>] {
+        &[Preset {
+            identifier: Self::NAME,
+            config: Self::default,
+        }]
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let (size, num) = (self.boft_block_size, self.boft_block_num);
+        let one = (size == 0) != (num == 0);
+        ConfigError::unless(
+            one,
+            "boft_block_size, boft_block_num",
+            "one of them 0 and the other not",
+            format!("{size} and {num}"),
+        )?;
+        let factor = self.boft_n_butterfly_factor;
+        ConfigError::unless(factor > 0, "boft_n_butterfly_factor", "at least 1", factor)?;
+        ConfigError::unless(self.boft_dropout == 0.0, "boft_dropout", "0", self.boft_dropout)
+    }
+
+    fn target(&self) -> Target {
+        self.modules_or_query_and_value()
+    }
+
+    fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
+        let (d_in, d_out) = Self::linear_dims(site)?;
+        let divisor = self.boft_block_size.max(self.boft_block_num);
+        if !d_in.is_multiple_of(divisor) {
+            return Err(Self::refuse(
+                site,
+                format!("its {d_in} inputs are no multiple of {divisor}"),
+            ));
+        }
+        let size = d_in.checked_div(self.boft_block_num).unwrap_or(self.boft_block_size);
+        Ok(SiteLayer::Linear(Erased::new(ScaledRotation {
+            blocks: Param::from_data(draw::constant([1, d_in / size, size, size], 0.0), build.device),
+            scale: Param::from_data(draw::constant([d_out, 1], 1.0), build.device),
+        })))
+    }
+}
+
+peft_modules!(Boft: "BOFT");
+
+/// The rotation of one layer's input and the scale of its output.
+#[derive(Module, Debug)]
+pub struct ScaledRotation {
+    /// `[1, blocks, b, b]`; of each block the skew-symmetric part counts.
+    pub blocks: Param<Tensor<4>>,
+    /// `[d_out, 1]`.
+    pub scale: Param<Tensor<2>>,
+}
+
+impl ScaledRotation {
+    /// The rotations, `[blocks, b, b]`.
+    fn rotations(&self) -> Tensor<3> {
+        let [_, blocks, b, _] = self.blocks.dims();
+        let free = self.blocks.val().reshape([blocks, b, b]);
+        cayley((free.clone() - free.swap_dims(1, 2)) * 0.5)
+    }
+
+    /// `[d_out]`.
+    fn factor(&self) -> Tensor<1> {
+        let [d_out, _] = self.scale.dims();
+        self.scale.val().reshape([d_out])
+    }
+}
+
+impl SiteAdapter<LinearState> for ScaledRotation {
+    /// Rotates the input and scales the frozen layer, so that what other adapters add stays as it is.
+    fn apply(&self, mut state: LinearState, _call: &Call<'_>) -> LinearState {
+        let scaled = float_weight(&state.layer) * self.factor().unsqueeze();
+        state.layer.weight = Param::initialized(ParamId::new(), scaled);
+        state.input = rotate(state.input, self.rotations());
+        state
+    }
+
+    fn keeps_layer(&self) -> bool {
+        false
+    }
+
+    fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+        let rotated = rotate(base.weight.transpose(), self.rotations().swap_dims(1, 2)).transpose();
+        Ok(LinearWeight {
+            weight: rotated * self.factor().unsqueeze(),
+            ..base
+        })
+    }
+}
+
+named_params!(ScaledRotation: "boft_R" => blocks, "boft_s" => scale);

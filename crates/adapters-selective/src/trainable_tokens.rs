@@ -1,0 +1,196 @@
+//! Trainable tokens: chosen rows of an embedding table, trained in copies.
+
+use adapters_core::config::to_fields;
+use adapters_core::peft_modules::{name_modules, read_modules};
+use adapters_core::target::{ModuleFields, ModulePattern, Target};
+use adapters_core::{
+    AdapterHub, Build, Call, Codec, ConfigError, Erased, Error, Host, Method, NotMergeable, Peft, Preset, Role, Shared,
+    SiteAdapter, SiteInfo, SiteKind, SiteLayer, StoredConfig, TableState, named_params,
+};
+use burn::module::{Module, Param};
+use burn::tensor::{Int, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// The rows `token_indices` of an embedding table, trained: for new tokens, or tokens of a new meaning.
+///
+/// | Name | Default | Purpose | Range |
+/// |---|---|---|---|
+/// | `token_indices` | none | the rows | at least one, each once, inside the table |
+///
+/// Beside LoRA it is a union, `lora|trainable_tokens[..]`: peft's `trainable_token_indices` inside its LoRA.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TrainableTokens {
+    /// The rows.
+    pub token_indices: Vec<usize>,
+    /// Which modules.
+    #[serde(flatten)]
+    pub targets: ModuleFields,
+}
+
+impl Method for TrainableTokens {
+    const NAME: &'static str = "trainable_tokens";
+
+    fn presets() -> &'static [Preset<Self>] {
+        &[Preset {
+            identifier: Self::NAME,
+            config: Self::default,
+        }]
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let mut rows = self.token_indices.clone();
+        rows.sort_unstable();
+        rows.dedup();
+        let fits = !rows.is_empty() && rows.len() == self.token_indices.len();
+        ConfigError::unless(
+            fits,
+            "token_indices",
+            "at least one row, each once",
+            format!("{:?}", self.token_indices),
+        )
+    }
+
+    fn target(&self) -> Target {
+        self.targets.target_or(Target::roles([Role::TokenEmbedding]))
+    }
+
+    fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
+        let (SiteKind::Table { rows, padding, .. }, Some(frozen)) = (site.kind, build.host.table(site.site)) else {
+            return Err(Self::refuse(site, "it adapts embedding tables only"));
+        };
+        if let Some(row) = self.token_indices.iter().find(|row| **row >= rows) {
+            return Err(Self::refuse(site, format!("token {row} is outside its {rows} rows")));
+        }
+        let n = self.token_indices.len();
+        let chosen: Vec<i64> = self.token_indices.iter().map(|row| *row as i64).collect();
+        let chosen = Tensor::<1, Int>::from_data(TensorData::new(chosen, [n]), build.device);
+        let table = Tensor::<2>::from_data(frozen.weight.val().into_data(), build.device);
+        // The other tokens go to a row of zeros after the last.
+        let mut places = vec![n as i64; rows];
+        for (place, row) in self.token_indices.iter().enumerate() {
+            places[*row] = place as i64;
+        }
+        Ok(SiteLayer::Table(Erased::new(TokenRows {
+            rows: Param::from_data(table.select(0, chosen.clone()).into_data(), build.device),
+            chosen,
+            places: Tensor::from_data(TensorData::new(places, [rows]), build.device),
+            padding: padding.and_then(|row| self.token_indices.iter().position(|token| *token == row)),
+        })))
+    }
+}
+
+impl Codec<AdapterHub> for TrainableTokens {}
+
+impl Codec<Peft> for TrainableTokens {
+    fn read(stored: &StoredConfig<'_>) -> Option<Result<Self, ConfigError>> {
+        read_modules(PEFT_TYPE, stored, |config: &Self| &config.targets)
+    }
+
+    fn write(&self, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, ConfigError> {
+        let mut config = self.clone();
+        name_modules(PEFT_TYPE, &mut config.targets, sites, host);
+        Ok(to_fields(&config, &[]))
+    }
+
+    fn write_nested(&self, outer: &Map<String, Value>) -> Option<Map<String, Value>> {
+        let rows = Value::from(self.token_indices.clone());
+        let field = match &self.targets.target_modules {
+            None => rows,
+            Some(ModulePattern::Names(names)) => {
+                Map::from_iter(names.iter().map(|name| (name.clone(), rows.clone()))).into()
+            }
+            Some(ModulePattern::Regex(_) | ModulePattern::AllLinear) => return None,
+        };
+        has_field(outer).then(|| Map::from_iter([(NESTED.to_owned(), field)]))
+    }
+
+    fn read_nested(outer: &Map<String, Value>) -> Vec<(&'static str, Map<String, Value>)> {
+        let config = |rows: &Value, table: Option<&String>| {
+            let mut fields = Map::new();
+            fields.insert("peft_type".to_owned(), PEFT_TYPE.into());
+            fields.insert("token_indices".to_owned(), rows.clone());
+            if let Some(table) = table {
+                fields.insert("target_modules".to_owned(), Value::from([table.as_str()].as_slice()));
+            }
+            (NESTED, fields)
+        };
+        // Anything else is left to the outer method, which refuses what it does not know.
+        match outer.get(NESTED).filter(|_| has_field(outer)) {
+            Some(Value::Object(tables)) if tables.values().all(Value::is_array) => {
+                tables.iter().map(|(table, rows)| config(rows, Some(table))).collect()
+            }
+            Some(rows @ Value::Array(items)) if !items.is_empty() => vec![config(rows, None)],
+            _ => Vec::new(),
+        }
+    }
+
+    fn nested_key(&self, site: &SiteInfo, _adapter: &str, param: &str) -> String {
+        format!("{}.token_adapter.{param}", site.path)
+    }
+}
+
+/// Peft's name.
+const PEFT_TYPE: &str = "TRAINABLE_TOKENS";
+
+/// The field of peft's LoRA for them: rows of the input embeddings, or an object of rows by the name of their table.
+const NESTED: &str = "trainable_token_indices";
+
+/// The configurations whose peft class has that field.
+fn has_field(outer: &Map<String, Value>) -> bool {
+    outer.get("peft_type").is_some_and(|name| name == "LORA")
+}
+
+/// Rows in place of those of one table.
+#[derive(Module, Debug)]
+pub struct TokenRows {
+    /// `[n, d_model]`.
+    pub rows: Param<Tensor<2>>,
+    /// Which rows of the table they replace, `[n]`, constant.
+    pub chosen: Tensor<1, Int>,
+    /// For each row of the table its place among them, or `n`; constant.
+    pub places: Tensor<1, Int>,
+    /// The place of the padding token's row, which gets no gradient.
+    pub padding: Option<usize>,
+}
+
+impl TokenRows {
+    /// The rows, and a row of zeros after the last.
+    fn with_zero(&self) -> Tensor<2> {
+        let [_, d_model] = self.rows.dims();
+        let rows = self.rows.val();
+        let rows = match self.padding {
+            Some(place) => {
+                let fixed = rows.clone().detach().slice_dim(0, place..place + 1);
+                rows.slice_assign([place..place + 1, 0..d_model], fixed)
+            }
+            None => rows,
+        };
+        let zero = Tensor::zeros([1, d_model], &rows.device());
+        Tensor::cat(vec![rows, zero], 0)
+    }
+}
+
+impl SiteAdapter<TableState> for TokenRows {
+    fn apply(&self, state: TableState, _call: &Call<'_>) -> TableState {
+        let ([batch, seq], [n, d_model]) = (state.ids.dims(), self.rows.dims());
+        let places = self.places.clone().select(0, state.ids.clone().reshape([batch * seq]));
+        let rows = self.with_zero().select(0, places.clone());
+        let chosen = places.not_equal_elem(n as i64).float().reshape([batch, seq, 1]);
+        TableState {
+            output: state.output.clone() * (chosen.ones_like() - chosen) + rows.reshape([batch, seq, d_model]),
+            ..state
+        }
+    }
+
+    fn merged(&self, base: Tensor<2>, _shared: &Shared) -> Result<Tensor<2>, NotMergeable> {
+        let [n, _] = self.rows.dims();
+        let rows = self.with_zero().select(0, self.places.clone());
+        let [all] = self.places.dims();
+        let chosen = self.places.clone().not_equal_elem(n as i64).float().reshape([all, 1]);
+        Ok(base * (chosen.ones_like() - chosen) + rows)
+    }
+}
+
+named_params!(TokenRows: "trainable_tokens_delta" => rows);

@@ -1,0 +1,166 @@
+//! FourierFT: an update with few frequencies.
+
+use adapters_core::target::{ModuleFields, Target};
+use adapters_core::{
+    Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, Method, NotMergeable, PeftModules, Preset,
+    Shared, SiteAdapter, SiteInfo, SiteLayer, named_params, peft_modules,
+};
+use adapters_nn::ops::project;
+use adapters_nn::{TorchRng, draw};
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+/// `W + scaling Re(ifft2(F))`, where `F` is zero but for `n_frequency` learned coefficients at random places.
+///
+/// | Name | Default | Purpose | Range |
+/// |---|---|---|---|
+/// | `n_frequency` | 1000 | learned coefficients a layer | >= 1, at most `d_in d_out` |
+/// | `scaling` | 150 | factor of the update | finite |
+/// | `random_loc_seed` | 777 | seed of the places, in PyTorch's generator | 0 .. 2^32 |
+/// | `init_weights` | false | zero coefficients; normal ones without it | |
+///
+/// Paper: *Parameter-Efficient Fine-Tuning with Discrete Fourier Transform*, Gao et al., 2024,
+/// <https://arxiv.org/abs/2405.03003>.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Fourierft {
+    /// Learned coefficients a layer.
+    pub n_frequency: usize,
+    /// Factor of the update.
+    pub scaling: f64,
+    /// Seed of the places.
+    pub random_loc_seed: u64,
+    /// Whether the coefficients begin at zero.
+    pub init_weights: bool,
+    /// Which modules.
+    #[serde(flatten)]
+    pub targets: ModuleFields,
+}
+
+impl Default for Fourierft {
+    fn default() -> Self {
+        Self {
+            n_frequency: 1000,
+            scaling: 150.0,
+            random_loc_seed: 777,
+            init_weights: false,
+            targets: ModuleFields::default(),
+        }
+    }
+}
+
+impl Method for Fourierft {
+    const NAME: &'static str = "fourierft";
+
+    fn presets() -> &'static [Preset<Self>] {
+        &[Preset {
+            identifier: Self::NAME,
+            config: Self::default,
+        }]
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let seed = self.random_loc_seed;
+        ConfigError::unless(self.n_frequency > 0, "n_frequency", "at least 1", self.n_frequency)?;
+        ConfigError::unless(self.scaling.is_finite(), "scaling", "a finite number", self.scaling)?;
+        ConfigError::unless(u32::try_from(seed).is_ok(), "random_loc_seed", "below 2^32", seed)
+    }
+
+    fn target(&self) -> Target {
+        self.modules_or_query_and_value()
+    }
+
+    fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
+        let (d_in, d_out) = Self::linear_dims(site)?;
+        if self.n_frequency > d_in * d_out {
+            let most = d_in * d_out;
+            return Err(Self::refuse(
+                site,
+                format!("n_frequency is {}, and it has {most} elements", self.n_frequency),
+            ));
+        }
+        let spectrum = match self.init_weights {
+            true => draw::constant([self.n_frequency], 0.0),
+            false => draw::normal(&mut build.rng(None, site.site), [self.n_frequency], 1.0),
+        };
+        let seed = u32::try_from(self.random_loc_seed).unwrap_or_default();
+        let places: Vec<(usize, usize)> = TorchRng::new(seed)
+            .permutation(d_in * d_out, self.n_frequency)
+            .into_iter()
+            .map(|index| (index / d_in, index % d_in))
+            .collect();
+        let rows: Vec<usize> = places.iter().map(|(row, _)| *row).collect();
+        let cols: Vec<usize> = places.iter().map(|(_, col)| *col).collect();
+        Ok(SiteLayer::Linear(Erased::new(Spectrum {
+            coefficients: Param::from_data(spectrum, build.device),
+            out_waves: waves(d_out, &rows, false, build.device),
+            in_waves: waves(d_in, &cols, true, build.device),
+            scale: self.scaling / (d_in * d_out) as f64,
+        })))
+    }
+}
+
+peft_modules!(Fourierft: "FOURIERFT" {
+    /// Places of the coefficients, which follow from the seed.
+    fn is_computed(key: &str) -> bool {
+        key.ends_with(".indices")
+    }
+});
+
+/// Cosines and sines of the frequencies at each position, `[size, 2 n]`, the sines negative where `negative`.
+fn waves(size: usize, frequencies: &[usize], negative: bool, device: &Device) -> Tensor<2> {
+    let sign = if negative { -1.0 } else { 1.0 };
+    let mut values = Vec::with_capacity(size * 2 * frequencies.len());
+    for position in 0..size {
+        let angle = |frequency: &usize| {
+            let turns = ((frequency * position) % size) as f64 / size as f64;
+            turns * std::f64::consts::TAU
+        };
+        values.extend(frequencies.iter().map(|f| angle(f).cos() as f32));
+        values.extend(frequencies.iter().map(|f| (sign * angle(f).sin()) as f32));
+    }
+    Tensor::from_data(TensorData::new(values, [size, 2 * frequencies.len()]), device)
+}
+
+/// The update of one layer: `scale sum_k c_k cos(2 pi (u_k p / d_out + v_k q / d_in))` at row `p` and column `q`, as a
+/// product of two matrices, since `cos(a + b) = cos a cos b - sin a sin b`.
+#[derive(Module, Debug)]
+pub struct Spectrum {
+    /// `c`, `[n]`.
+    pub coefficients: Param<Tensor<1>>,
+    /// `[d_out, 2 n]`, constant.
+    pub out_waves: Tensor<2>,
+    /// `[d_in, 2 n]`, constant.
+    pub in_waves: Tensor<2>,
+    /// `scaling / (d_in d_out)`.
+    pub scale: f64,
+}
+
+impl Spectrum {
+    /// The waves of the output, times the coefficients: `[d_out, 2 n]`.
+    fn weighted(&self) -> Tensor<2> {
+        let coefficients = self.coefficients.val() * self.scale;
+        let both = Tensor::cat(vec![coefficients.clone(), coefficients], 0);
+        self.out_waves.clone() * both.unsqueeze_dim(0)
+    }
+}
+
+impl SiteAdapter<LinearState> for Spectrum {
+    fn apply(&self, state: LinearState, _call: &Call<'_>) -> LinearState {
+        let ([d_in, two_n], [d_out, _]) = (self.in_waves.dims(), self.out_waves.dims());
+        let left = self.weighted();
+        let right = self.in_waves.clone().transpose();
+        // Through the waves where they are fewer than the elements of a row.
+        match two_n * (d_in + d_out) < d_in * d_out {
+            true => state.plus(|x| project(project(x, right), left)),
+            false => state.plus(|x| project(x, left.matmul(right))),
+        }
+    }
+
+    fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+        Ok(base.plus(self.weighted().matmul(self.in_waves.clone().transpose())))
+    }
+}
+
+named_params!(Spectrum: "fourierft_spectrum" => coefficients);
