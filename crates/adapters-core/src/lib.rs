@@ -26,7 +26,7 @@ pub use method::codec::{AdapterHub, Codec, FileFormat, Format, Peft, StoredConfi
 pub use method::config::ConfigError;
 pub use method::config_string::{ConfigPart, ConfigString};
 pub use method::layer::{FusionQuery, NamedParams, NotMergeable, SiteAdapter, SiteLayer};
-pub use method::registry::{MethodEntry, MethodFamily, Registry};
+pub use method::registry::{MethodEntry, Registry};
 pub use method::schedule::TrainingSchedule;
 pub use method::shared::{Shared, SharedParam};
 pub use method::union::Union;

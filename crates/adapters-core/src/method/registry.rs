@@ -33,20 +33,6 @@ enum Kind {
     },
     /// The config string that the name stands for.
     Union(&'static str),
-    /// A method of the shape before [`Method`]; gone once all are converted.
-    Family(&'static dyn MethodFamily),
-}
-
-/// The shape of methods before [`Method`]; gone once all are converted.
-pub trait MethodFamily: Sync {
-    /// Name.
-    fn name(&self) -> &'static str;
-    /// Identifiers.
-    fn identifiers(&self) -> &'static [&'static str];
-    /// From a config string.
-    fn configure(&self, identifier: &str, fields: Map<String, Value>) -> Result<AnyMethod, Error>;
-    /// From a file.
-    fn read(&self, stored: &StoredConfig<'_>) -> Option<Result<AnyMethod, Error>>;
 }
 
 impl MethodEntry {
@@ -72,14 +58,6 @@ impl MethodEntry {
         }
     }
 
-    /// The entry of a method of the shape before.
-    pub const fn family(name: &'static str, family: &'static dyn MethodFamily) -> Self {
-        Self {
-            name,
-            kind: Kind::Family(family),
-        }
-    }
-
     /// Name of the method.
     pub const fn name(&self) -> &'static str {
         self.name
@@ -90,7 +68,6 @@ impl MethodEntry {
         match self.kind {
             Kind::Method { identifiers, .. } => identifiers(),
             Kind::Union(_) => vec![self.name],
-            Kind::Family(family) => family.identifiers().to_vec(),
         }
     }
 }
@@ -170,7 +147,6 @@ impl Registry {
         match entry.kind {
             Kind::Method { configure, .. } => configure(identifier, fields),
             Kind::Union(config) => self.parse_with(config, &fields),
-            Kind::Family(family) => family.configure(identifier, fields),
         }
     }
 
@@ -219,7 +195,6 @@ impl Registry {
         let found = self.entries.iter().find_map(|entry| match entry.kind {
             Kind::Method { read, .. } => read(stored),
             Kind::Union(_) => None,
-            Kind::Family(family) => family.read(stored),
         });
         found.unwrap_or_else(|| Err(self.unknown_object(stored)))
     }
@@ -227,7 +202,7 @@ impl Registry {
     fn nested(&self, stored: &StoredConfig<'_>) -> Vec<Nested> {
         let nested = self.entries.iter().map(|entry| match entry.kind {
             Kind::Method { read_nested, .. } => read_nested(stored),
-            Kind::Union(_) | Kind::Family(_) => Vec::new(),
+            Kind::Union(_) => Vec::new(),
         });
         nested.flatten().collect()
     }
@@ -242,7 +217,10 @@ impl Registry {
             .fields
             .get(key)
             .map_or_else(|| format!("(no `{key}`)"), Value::to_string);
-        let methods = self.entries.iter().filter(|entry| !matches!(entry.kind, Kind::Union(_)));
+        let methods = self
+            .entries
+            .iter()
+            .filter(|entry| !matches!(entry.kind, Kind::Union(_)));
         UnknownName {
             nearest: None,
             ..UnknownName::new("adapter method", found, methods.map(MethodEntry::name))
