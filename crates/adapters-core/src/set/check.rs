@@ -69,7 +69,9 @@ impl AdapterSet {
         for adapter in adapters.filter_map(|name| self.get(name)) {
             for l in adapter.layers() {
                 let reason = match &l.layer {
-                    SiteLayer::Hidden(layer) if layer.fusion_query().is_none() => "its layer cannot be fused: AdapterFusion needs bottleneck adapters",
+                    SiteLayer::Hidden(layer) if layer.fusion_query().is_none() => {
+                        "its layer cannot be fused: AdapterFusion needs bottleneck adapters"
+                    }
                     SiteLayer::Hidden(_) if !fusion.layers.contains_key(&l.info.site) => {
                         "it acts where the fusion has no layer"
                     }
