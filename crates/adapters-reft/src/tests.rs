@@ -130,7 +130,7 @@ fn mistakes_in_config_strings_are_named() {
         ("loreft[r=0]", "`r` is 0, expected"),
         ("noreft[prefix_positions=0]", "`prefix_positions` is 0, expected"),
         ("noreft[dtype=float16]", "`dtype` = float16 is not supported yet"),
-        ("noreft[dtype=float31]", "did you mean `float32`?"),
+        ("noreft[dtype=bfloat61]", "did you mean `bfloat16`?"),
     ] {
         let error = parse(text).unwrap_err();
         let source = std::error::Error::source(&error).unwrap().to_string();
