@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use adapters_core::target::Target;
 use adapters_core::{
     AdapterHub, Build, Call, Capabilities, Codec, ConfigError, Error, Host, LinearState, LinearWeight, Method,
-    NamedParams, NotMergeable, Peft, Preset, Shared, SharedParam, SharedParameters, SiteAdapter, SiteInfo, SiteLayer,
+    NamedParams, NotMergeable, Peft, Shared, SharedParam, SharedParameters, SiteAdapter, SiteInfo, SiteLayer,
     StoredConfig,
     config::{from_fields, to_fields},
 };
@@ -220,13 +220,6 @@ impl VeraConfig {
 
 impl Method for VeraConfig {
     const NAME: &'static str = "vera";
-
-    fn presets() -> &'static [Preset<Self>] {
-        &[Preset {
-            identifier: Self::NAME,
-            config: Self::default,
-        }]
-    }
 
     fn check(&self) -> Result<(), ConfigError> {
         self.check_fields()

@@ -2,8 +2,8 @@
 
 use adapters_core::target::{ModuleFields, Target};
 use adapters_core::{
-    Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, Method, NotMergeable, PeftModules, Preset,
-    Shared, SiteAdapter, SiteInfo, SiteLayer, named_params, peft_modules,
+    Build, Call, ConfigError, Erased, Error, LinearState, LinearWeight, Method, NotMergeable, PeftModules, Shared,
+    SiteAdapter, SiteInfo, SiteLayer, named_params, peft_modules,
 };
 use adapters_nn::ops::project;
 use adapters_nn::{TorchRng, draw};
@@ -52,13 +52,6 @@ impl Default for Fourierft {
 
 impl Method for Fourierft {
     const NAME: &'static str = "fourierft";
-
-    fn presets() -> &'static [Preset<Self>] {
-        &[Preset {
-            identifier: Self::NAME,
-            config: Self::default,
-        }]
-    }
 
     fn check(&self) -> Result<(), ConfigError> {
         let seed = self.random_loc_seed;
