@@ -124,7 +124,7 @@ fn config_strings_read_and_print() {
 
 #[test]
 fn mistakes_in_config_strings_are_named() {
-    for (text, part) in [
+    for (text, message) in [
         ("loreft[rank=4]", "unknown field `rank`"),
         ("loreft[suffix_position=4]", "did you mean `suffix_positions`?"),
         ("loreft[r=0]", "`r` is 0, expected"),
@@ -134,6 +134,6 @@ fn mistakes_in_config_strings_are_named() {
     ] {
         let error = parse(text).unwrap_err();
         let source = std::error::Error::source(&error).unwrap().to_string();
-        assert!(source.contains(part), "{text}: {source}");
+        assert!(source.contains(message), "{text}: {source}");
     }
 }
