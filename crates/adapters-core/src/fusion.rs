@@ -210,7 +210,7 @@ fn fusable_roles(adapter: &Attached) -> Result<Vec<Role>, String> {
             SiteLayer::Embedding(_) => {}
             _ => {
                 return Err(format!(
-                    "`{}` has a layer at `{}` that cannot be fused: AdapterFusion needs bottleneck adapters",
+                    "`{}` has a layer at `{}` that cannot be fused: AdapterFusion needs adapters that add to the residual stream",
                     adapter.name(),
                     l.info.path
                 ));

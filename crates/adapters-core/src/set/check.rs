@@ -10,7 +10,7 @@ type Refusal = Option<&'static str>;
 
 const TOGETHER: Refusal = Some("`Split` is not defined for prefix adapters: every query attends to all keys");
 const NO_MEAN: Refusal = Some("prefixes cannot be averaged at run time; average their parameters instead");
-const UNLIKE: &str = "a multiplicative adapter such as (IA)3 cannot be averaged with an additive one such as LoRA";
+const UNLIKE: &str = "an adapter that multiplies the output cannot be averaged with one that adds to it";
 const ONE_NORM: Refusal = Some("it replaces the parameters of a normalization, which are the same for all rows");
 const CHANGES: Refusal = Some("it changes a layer or what goes into it, of which there is one for the whole batch");
 
@@ -70,7 +70,7 @@ impl AdapterSet {
             for l in adapter.layers() {
                 let reason = match &l.layer {
                     SiteLayer::Hidden(layer) if layer.fusion_query().is_none() => {
-                        "its layer cannot be fused: AdapterFusion needs bottleneck adapters"
+                        "its layer cannot be fused: AdapterFusion needs adapters that add to the residual stream"
                     }
                     SiteLayer::Hidden(_) if !fusion.layers.contains_key(&l.info.site) => {
                         "it acts where the fusion has no layer"
