@@ -132,7 +132,7 @@ impl Factors {
     }
 }
 
-/// Initial matrices of a hypercomplex weight of `rows x cols`, Glorot normal one by one, as the reference draws them
+/// Initial matrices of a hypercomplex weight of `rows x cols`, Glorot normal one by one, as the `adapters` library draws them
 /// whatever the configuration names.
 fn draw_weight(phm: &Phm, rows: usize, cols: usize, rng: &mut ChaCha8Rng) -> Vec<TensorData> {
     let mut glorot = |rows: usize, cols: usize| {

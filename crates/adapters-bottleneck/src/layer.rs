@@ -60,7 +60,8 @@ pub enum Insertion {
 }
 
 impl BottleneckLayer {
-    /// `up(act(down(x))) * scaling` with dropout and gate, `[batch, seq, d_model]`; and for a fusion that asks, without.
+    /// `up(act(down(x))) * scaling` with dropout and gate, `[batch, seq, d_model]`; and, where a fusion requests it,
+    /// without them.
     fn core(&self, x: Tensor<3>, up: Up, call: &Call<'_>) -> (Tensor<3>, Up) {
         let gate = self
             .gate

@@ -276,13 +276,13 @@ fn config_strings_read_and_print() {
 
 #[test]
 fn mistakes_in_config_strings_are_named() {
-    for (text, part) in [
+    for (text, message) in [
         ("seq_bn[reduction=4]", "did you mean `reduction_factor`?"),
         ("seq_bn[reduction_factor=0]", "`reduction_factor` is 0, expected"),
         ("seq_bn[non_linearity=rellu]", "did you mean `relu`?"),
     ] {
         let error = parse(text).unwrap_err();
         let source = std::error::Error::source(&error).unwrap().to_string();
-        assert!(source.contains(part), "{text}: {source}");
+        assert!(source.contains(message), "{text}: {source}");
     }
 }

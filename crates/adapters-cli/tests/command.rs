@@ -204,7 +204,7 @@ fn a_trained_prefix_is_ejected() {
     let score = |adapter: &str| ok(&dir, &["eval", "--adapter", adapter, "--data", "data/test.jsonl"]);
     assert_eq!(score("small"), score("runs/recipe/adapter"));
     let again = fails(&dir, &["eject", "--adapter", "small", "--out", "smaller"], 1);
-    assert!(again.contains("no prefix that an MLP makes"), "{again}");
+    assert!(again.contains("no prefix that an MLP computes"), "{again}");
     let taken = fails(
         &dir,
         &["eject", "--adapter", "runs/recipe/adapter", "--out", "small"],

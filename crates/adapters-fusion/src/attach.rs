@@ -1,6 +1,6 @@
 //! Adding a fusion to a set of adapters.
 
-use adapters_core::{AdapterSet, AnyMethod, AttachReport, Attached, Error, ErasedMethod, Host};
+use adapters_core::{AdapterSet, AnyMethod, AttachReport, Attached, ErasedMethod, Error, Host};
 use burn::tensor::Device;
 
 use crate::{Fusion, FusionConfig};

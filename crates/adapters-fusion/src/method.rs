@@ -1,9 +1,9 @@
 //! A fusion of certain adapters as a method: where it acts, what it builds, and what its files hold.
 
-
 use adapters_core::target::Target;
 use adapters_core::{
-    Attached, Build, ConfigError, Erased, Error, ErasedMethod, Format, Host, Role, SiteInfo, SiteKind, SiteLayer, config,
+    Attached, Build, ConfigError, Erased, ErasedMethod, Error, Format, Host, Role, SiteInfo, SiteKind, SiteLayer,
+    config,
 };
 use burn::tensor::Tensor;
 use serde_json::{Map, Value};

@@ -4,7 +4,9 @@ mod schedule;
 
 use adapters_core::target::{ModuleFields, Target};
 use adapters_core::{
-    Attached, Build, Call, Capabilities, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable, PeftModules, Penalized, Preset, Scheduled, Shared, SiteAdapter, SiteInfo, SiteLayer, Source, TrainingSchedule, named_params, peft_modules,
+    Attached, Build, Call, Capabilities, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight,
+    Method, NotMergeable, PeftModules, Penalized, Scheduled, Shared, SiteAdapter, SiteInfo, SiteLayer, Source,
+    TrainingSchedule, named_params, peft_modules,
 };
 use adapters_nn::draw;
 use adapters_nn::ops::project;
@@ -85,13 +87,6 @@ impl Default for Adalora {
 
 impl Method for Adalora {
     const NAME: &'static str = "adalora";
-
-    fn presets() -> &'static [Preset<Self>] {
-        &[Preset {
-            identifier: Self::NAME,
-            config: Self::default,
-        }]
-    }
 
     fn check(&self) -> Result<(), ConfigError> {
         let dropout = self.lora_dropout;

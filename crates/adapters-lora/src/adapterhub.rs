@@ -169,3 +169,107 @@ pub(crate) fn refuse(what: &'static str) -> ConfigError {
 pub(crate) fn key(site: &SiteInfo, adapter: &str, param: &str) -> String {
     format!("{}.loras.{adapter}.{param}", site.path)
 }
+
+#[cfg(test)]
+mod tests {
+    use adapters_core::{AnyMethod, Error, MethodEntry, Registry};
+    use serde_json::json;
+
+    use super::*;
+    use crate::{DoraConfig, DvoraConfig, Ia3Config, MtlLoraConfig, VeraConfig};
+
+    fn methods() -> Registry {
+        Registry::default()
+            .with(MethodEntry::of::<LoraConfig>())
+            .with(MethodEntry::of::<DoraConfig>())
+            .with(MethodEntry::of::<DvoraConfig>())
+            .with(MethodEntry::of::<Ia3Config>())
+            .with(MethodEntry::of::<MtlLoraConfig>())
+            .with(MethodEntry::of::<VeraConfig>())
+    }
+
+    fn read(format: Format, fields: &Value) -> Result<AnyMethod, Error> {
+        methods().read(&StoredConfig {
+            format,
+            fields: fields.as_object().unwrap(),
+            version: Some((1, 3)),
+            versioned: true,
+        })
+    }
+
+    #[test]
+    fn the_fields_of_the_object_choose_the_method() {
+        for (fields, name) in [
+            (json!({"architecture": "lora"}), "lora"),
+            (json!({"architecture": "lora", "use_dora": true}), "dora"),
+            (json!({"architecture": "lora", "vera_d": 0.1, "vera_b": 0}), "vera"),
+            (
+                json!({"architecture": "lora", "vera_d": 0.1, "use_dora": true}),
+                "dvora",
+            ),
+            (
+                json!({"architecture": "lora", "composition_mode": "scale", "r": 1}),
+                "ia3",
+            ),
+            (json!({"architecture": "mtl_lora", "n_up_projection": 2}), "mtl_lora"),
+        ] {
+            assert_eq!(read(Format::AdapterHub, &fields).unwrap().name(), name);
+        }
+    }
+
+    #[test]
+    fn what_is_not_computed_is_refused_by_name() {
+        let hub = Format::AdapterHub;
+        for (format, fields, named) in [
+            (
+                hub,
+                json!({"architecture": "mtl_lora", "use_dora": true}),
+                "mtl_lora with use_dora",
+            ),
+            (
+                hub,
+                json!({"architecture": "lora", "composition_mode": "scale", "r": 2}),
+                "`r` is 2",
+            ),
+            (
+                hub,
+                json!({"architecture": "lora", "composition_mode": "scale", "use_dora": true}),
+                "use_dora",
+            ),
+            (
+                hub,
+                json!({"architecture": "lora", "use_dora": true, "lora_bias": true}),
+                "lora_bias",
+            ),
+            (
+                hub,
+                json!({"architecture": "lora", "vera_d": 0.1, "rank_pattern": {"x": 2}}),
+                "rank_pattern",
+            ),
+            (
+                Format::Peft,
+                json!({"peft_type": "VERA", "target_modules": ["q"], "projection_prng_key": 4294967296u64}),
+                "projection_prng_key",
+            ),
+            (Format::Peft, json!({"peft_type": "IA3"}), "target_modules"),
+        ] {
+            let error = read(format, &fields).unwrap_err();
+            let source = std::error::Error::source(&error).unwrap().to_string();
+            assert!(source.contains(named), "{source}");
+        }
+    }
+
+    #[test]
+    fn definitions_are_part_of_the_config_string() {
+        for text in [
+            "dora[form=peft]",
+            "vera[form=peft,save_projection=false,projection_prng_key=7]",
+            "mtl_lora[n_up_projection=3]",
+            "ia3[attn_matrices=[v],intermediate_lora=false]",
+        ] {
+            assert_eq!(methods().parse(text).unwrap().to_string(), text);
+        }
+        assert!(methods().parse("dvora[form=peft]").is_err());
+        assert!(methods().parse("vera[save_projection=false]").is_err());
+    }
+}

@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 
 use adapters_core::target::Target;
-use adapters_core::{Causality, Effect, Finisher, 
-    AdapterHub, Build, Call, Codec, ConfigError, Error, Host, LinearState, LinearWeight, Method, NamedParams,
-    NotMergeable, Peft, Preset, Shared, SiteAdapter, SiteInfo, SiteLayer, StoredConfig, config::from_fields,
+use adapters_core::{
+    AdapterHub, Build, Call, Causality, Codec, ConfigError, Effect, Error, Finisher, Host, LinearState, LinearWeight,
+    Method, NamedParams, NotMergeable, Peft, Shared, SiteAdapter, SiteInfo, SiteLayer, StoredConfig,
+    config::from_fields,
 };
 use adapters_nn::ops;
 use burn::module::{Module, Param, ParamId};
@@ -48,13 +49,6 @@ pub enum DoraDefinition {
 
 impl Method for DoraConfig {
     const NAME: &'static str = "dora";
-
-    fn presets() -> &'static [Preset<Self>] {
-        &[Preset {
-            identifier: Self::NAME,
-            config: Self::default,
-        }]
-    }
 
     fn check(&self) -> Result<(), ConfigError> {
         self.lora.check_for_variant()

@@ -2,8 +2,7 @@
 
 use adapters_core::target::Target;
 use adapters_core::{
-    AdapterHub, Build, Capabilities, Codec, ConfigError, Error, Host, Method, Peft, Preset, SiteInfo, SiteLayer,
-    StoredConfig,
+    AdapterHub, Build, Capabilities, Codec, ConfigError, Error, Host, Method, Peft, SiteInfo, SiteLayer, StoredConfig,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -27,13 +26,6 @@ pub struct DvoraConfig {
 
 impl Method for DvoraConfig {
     const NAME: &'static str = "dvora";
-
-    fn presets() -> &'static [Preset<Self>] {
-        &[Preset {
-            identifier: Self::NAME,
-            config: Self::default,
-        }]
-    }
 
     fn check(&self) -> Result<(), ConfigError> {
         self.vera.check_fields()?;

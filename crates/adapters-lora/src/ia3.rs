@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 
 use adapters_core::target::{ModulePattern, Target};
-use adapters_core::{Causality, Effect, Finisher, Source, 
-    AdapterHub, Build, Call, Codec, ConfigError, Error, Host, LinearState, LinearWeight, Method, NamedParams,
-    NotMergeable, Peft, Preset, Shared, SiteAdapter, SiteInfo, SiteLayer, StoredConfig, config::from_fields,
+use adapters_core::{
+    AdapterHub, Build, Call, Causality, Codec, ConfigError, Effect, Error, Finisher, Host, LinearState, LinearWeight,
+    Method, NamedParams, NotMergeable, Peft, Shared, SiteAdapter, SiteInfo, SiteLayer, Source, StoredConfig,
+    config::from_fields,
 };
 use adapters_nn::ops;
 use burn::module::{Module, Param, ParamId};
@@ -88,13 +89,6 @@ impl Default for Ia3Config {
 
 impl Method for Ia3Config {
     const NAME: &'static str = "ia3";
-
-    fn presets() -> &'static [Preset<Self>] {
-        &[Preset {
-            identifier: Self::NAME,
-            config: Self::default,
-        }]
-    }
 
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::unless(self.alpha.is_finite(), "alpha", "a finite number", self.alpha)?;

@@ -2,7 +2,8 @@
 
 use adapters_core::target::{ModuleFields, Target};
 use adapters_core::{
-    Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable, PeftModules, Preset, Shared, SiteAdapter, SiteInfo, SiteLayer, Source, named_params, peft_modules,
+    Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable,
+    PeftModules, Shared, SiteAdapter, SiteInfo, SiteLayer, Source, named_params, peft_modules,
 };
 use adapters_nn::draw;
 use adapters_nn::ops::project;
@@ -51,13 +52,6 @@ impl Default for Loha {
 
 impl Method for Loha {
     const NAME: &'static str = "loha";
-
-    fn presets() -> &'static [Preset<Self>] {
-        &[Preset {
-            identifier: Self::NAME,
-            config: Self::default,
-        }]
-    }
 
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::unless(self.r > 0, "r", "at least 1", self.r)?;

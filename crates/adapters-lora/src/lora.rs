@@ -4,7 +4,7 @@ use adapters_core::copies::{bias_copy_of, copy_of};
 use adapters_core::target::{ModulePattern, ModuleTarget, Target, pattern_value};
 use adapters_core::{
     AdapterHub, Attached, Build, Capabilities, Codec, ConfigError, ConvertsForStorage, Erased, Error, Format, Host,
-    Method, Peft, Preset, SiteInfo, SiteKind, SiteLayer, StoredConfig, config::from_fields,
+    Method, Peft, SiteInfo, SiteKind, SiteLayer, StoredConfig, config::from_fields,
 };
 use adapters_nn::draw;
 use indexmap::IndexMap;
@@ -248,13 +248,6 @@ impl LoraConfig {
 
 impl Method for LoraConfig {
     const NAME: &'static str = "lora";
-
-    fn presets() -> &'static [Preset<Self>] {
-        &[Preset {
-            identifier: Self::NAME,
-            config: Self::default,
-        }]
-    }
 
     fn check(&self) -> Result<(), ConfigError> {
         self.check_fields()

@@ -2,7 +2,8 @@
 
 use adapters_core::target::{ModuleFields, Target};
 use adapters_core::{
-    Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable, PeftModules, Preset, Shared, SiteAdapter, SiteInfo, SiteLayer, Source, named_params, peft_modules,
+    Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable,
+    PeftModules, Shared, SiteAdapter, SiteInfo, SiteLayer, Source, named_params, peft_modules,
 };
 use adapters_nn::ops::project;
 use adapters_nn::{draw, float_weight};
@@ -56,13 +57,6 @@ impl Default for Miss {
 
 impl Method for Miss {
     const NAME: &'static str = "miss";
-
-    fn presets() -> &'static [Preset<Self>] {
-        &[Preset {
-            identifier: Self::NAME,
-            config: Self::default,
-        }]
-    }
 
     fn check(&self) -> Result<(), ConfigError> {
         let dropout = self.miss_dropout;

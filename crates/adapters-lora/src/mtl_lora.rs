@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 
 use adapters_core::target::Target;
-use adapters_core::{Causality, Effect, Source, 
-    AdapterHub, Build, Call, Codec, ConfigError, Error, Host, LinearState, LinearWeight, Method, NamedParams,
-    NotMergeable, Peft, Preset, Shared, SiteAdapter, SiteInfo, SiteLayer, StoredConfig,
+use adapters_core::{
+    AdapterHub, Build, Call, Causality, Codec, ConfigError, Effect, Error, Host, LinearState, LinearWeight, Method,
+    NamedParams, NotMergeable, Peft, Shared, SiteAdapter, SiteInfo, SiteLayer, Source, StoredConfig,
     config::{from_fields, to_fields},
 };
 use adapters_nn::draw;
@@ -77,13 +77,6 @@ impl Default for MtlLoraConfig {
 
 impl Method for MtlLoraConfig {
     const NAME: &'static str = "mtl_lora";
-
-    fn presets() -> &'static [Preset<Self>] {
-        &[Preset {
-            identifier: Self::NAME,
-            config: Self::default,
-        }]
-    }
 
     fn check(&self) -> Result<(), ConfigError> {
         let n = self.up_projections;

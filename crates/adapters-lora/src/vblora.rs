@@ -2,7 +2,9 @@
 
 use adapters_core::target::{ModuleFields, Target};
 use adapters_core::{
-    Build, Call, Capabilities, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable, PeftModules, Preset, Shared, SharedParam, SharedParameters, SiteAdapter, SiteInfo, SiteLayer, Source, named_params, peft_modules,
+    Build, Call, Capabilities, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method,
+    NotMergeable, PeftModules, Shared, SharedParam, SharedParameters, SiteAdapter, SiteInfo, SiteLayer, Source,
+    named_params, peft_modules,
 };
 use adapters_nn::draw;
 use adapters_nn::ops::project;
@@ -70,13 +72,6 @@ const BANK: &str = "vblora_vector_bank";
 
 impl Method for Vblora {
     const NAME: &'static str = "vblora";
-
-    fn presets() -> &'static [Preset<Self>] {
-        &[Preset {
-            identifier: Self::NAME,
-            config: Self::default,
-        }]
-    }
 
     fn check(&self) -> Result<(), ConfigError> {
         let fits = self.topk > 0 && self.topk <= self.num_vectors;

@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 
 use adapters_core::target::Target;
-use adapters_core::{Causality, Effect, Source, 
-    AdapterHub, Build, Call, Capabilities, Codec, ConfigError, Error, Host, LinearState, LinearWeight, Method,
-    NamedParams, NotMergeable, Peft, Preset, Shared, SharedParam, SharedParameters, SiteAdapter, SiteInfo, SiteLayer,
-    StoredConfig,
+use adapters_core::{
+    AdapterHub, Build, Call, Capabilities, Causality, Codec, ConfigError, Effect, Error, Host, LinearState,
+    LinearWeight, Method, NamedParams, NotMergeable, Peft, Shared, SharedParam, SharedParameters, SiteAdapter,
+    SiteInfo, SiteLayer, Source, StoredConfig,
     config::{from_fields, to_fields},
 };
 use adapters_nn::{TorchRng, draw};
@@ -221,13 +221,6 @@ impl VeraConfig {
 
 impl Method for VeraConfig {
     const NAME: &'static str = "vera";
-
-    fn presets() -> &'static [Preset<Self>] {
-        &[Preset {
-            identifier: Self::NAME,
-            config: Self::default,
-        }]
-    }
 
     fn check(&self) -> Result<(), ConfigError> {
         self.check_fields()

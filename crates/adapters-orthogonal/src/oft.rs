@@ -2,7 +2,9 @@
 
 use adapters_core::target::{ModuleFields, Target};
 use adapters_core::{
-    Build, Call, Capabilities, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable, ParamValues, PeftModules, Preset, Scheduled, Shared, SiteAdapter, SiteInfo, SiteLayer, Tensors, TrainingSchedule, named_params, peft_modules,
+    Build, Call, Capabilities, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method,
+    NotMergeable, ParamValues, PeftModules, Scheduled, Shared, SiteAdapter, SiteInfo, SiteLayer, Tensors,
+    TrainingSchedule, named_params, peft_modules,
 };
 use adapters_nn::draw;
 use burn::module::{Module, Param};
@@ -71,13 +73,6 @@ impl Default for Oft {
 
 impl Method for Oft {
     const NAME: &'static str = "oft";
-
-    fn presets() -> &'static [Preset<Self>] {
-        &[Preset {
-            identifier: Self::NAME,
-            config: Self::default,
-        }]
-    }
 
     fn check(&self) -> Result<(), ConfigError> {
         let one = (self.r == 0) != (self.oft_block_size == 0);

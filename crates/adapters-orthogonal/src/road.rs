@@ -2,7 +2,8 @@
 
 use adapters_core::target::{ModuleFields, Target};
 use adapters_core::{
-    Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable, PeftModules, Preset, Shared, SiteAdapter, SiteInfo, SiteLayer, named_params, peft_modules,
+    Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable,
+    PeftModules, Shared, SiteAdapter, SiteInfo, SiteLayer, named_params, peft_modules,
 };
 use adapters_nn::{draw, float_weight};
 use burn::module::{Module, Param, ParamId};
@@ -58,13 +59,6 @@ impl Default for Road {
 
 impl Method for Road {
     const NAME: &'static str = "road";
-
-    fn presets() -> &'static [Preset<Self>] {
-        &[Preset {
-            identifier: Self::NAME,
-            config: Self::default,
-        }]
-    }
 
     fn check(&self) -> Result<(), ConfigError> {
         let even = self.group_size > 0 && self.group_size.is_multiple_of(2);

@@ -50,15 +50,15 @@ pub fn eject(set: &mut AdapterSet, name: &str, host: &dyn Host) -> Result<Ejecte
 /// The adapter with vectors in place of the MLP that computes them; `None` if it has no such prefix.
 pub(crate) fn flattened(adapter: &Attached, host: &dyn Host) -> Result<Option<Attached>, Error> {
     let method = adapter.method();
-    let parts = match Union::of(method) {
+    let members = match Union::of(method) {
         Some(union) => union.parts().to_vec(),
         None => vec![method.clone()],
     };
     let mut values = adapter.values();
     let mut changed = false;
     let mut flat: Vec<AnyMethod> = Vec::new();
-    for part in parts {
-        let prefix = part.downcast_ref::<PrefixTuningConfig>();
+    for member in members {
+        let prefix = member.downcast_ref::<PrefixTuningConfig>();
         match prefix.and_then(|prefix| Some((prefix, prefix.flattened()?))) {
             Some((prefix, flattened)) => {
                 for vectors in prefix.vectors(host)? {
@@ -67,7 +67,7 @@ pub(crate) fn flattened(adapter: &Attached, host: &dyn Host) -> Result<Option<At
                 changed = true;
                 flat.push(AnyMethod::new(flattened)?);
             }
-            None => flat.push(part),
+            None => flat.push(member),
         }
     }
     let devices = adapter.shared().devices();

@@ -103,7 +103,7 @@ fn config_strings_read_and_print() {
 
 #[test]
 fn mistakes_in_config_strings_are_named() {
-    for (text, part) in [
+    for (text, message) in [
         ("prefix_tuning[prefix_lenght=4]", "did you mean `prefix_length`?"),
         ("prefix_tuning[prefix_length=0]", "`prefix_length` is 0, expected"),
         ("prefix_tuning[non_linearity=tan]", "did you mean `tanh`?"),
@@ -114,7 +114,7 @@ fn mistakes_in_config_strings_are_named() {
     ] {
         let error = parse(text).unwrap_err();
         let source = std::error::Error::source(&error).unwrap().to_string();
-        assert!(source.contains(part), "{text}: {source}");
+        assert!(source.contains(message), "{text}: {source}");
     }
 }
 

@@ -91,12 +91,12 @@ impl ParamNames {
 
     /// Whether a name is one of a prefix.
     pub(crate) fn are_prefix(name: &str) -> bool {
-        let parts = [".wte.weight", ".control_trans", "prompt_encoder.", FLAT_PEFT];
-        parts.iter().any(|part| name.contains(part))
+        let names = [".wte.weight", ".control_trans", "prompt_encoder.", FLAT_PEFT];
+        names.iter().any(|known| name.contains(known))
     }
 
-    fn layer(&self, part: &str) -> String {
-        format!("{}.{part}", self.transform)
+    fn layer(&self, param: &str) -> String {
+        format!("{}.{param}", self.transform)
     }
 }
 
@@ -125,6 +125,7 @@ pub(crate) struct PrefixVectors {
 }
 
 /// Values of the shared parameters.
+#[allow(clippy::large_enum_variant)] // It lives for one call.
 enum Values {
     /// The vectors, `[length, 2 layers heads d_head]`.
     Flat(Tensor<2>),
@@ -155,7 +156,7 @@ impl PrefixVectors {
             let bound = (d_in as f32).sqrt().recip();
             let weight = two(draw::uniform(rng, [d_out, d_in], bound));
             let bias = one(draw::uniform(rng, [d_out], bound));
-            let name = |part| names.layer(&format!("{index}.{part}"));
+            let name = |param| names.layer(&format!("{index}.{param}"));
             shared.with(name("weight"), weight).with(name("bias"), bias)
         };
         let shared = linear(
@@ -175,7 +176,7 @@ impl PrefixVectors {
     fn values(&self, shared: &Shared) -> Values {
         let names = &self.names;
         let layer = |index: usize| {
-            let name = |part| names.layer(&format!("{index}.{part}"));
+            let name = |param| names.layer(&format!("{index}.{param}"));
             (shared.matrix(&name("weight")), shared.vector(&name("bias")))
         };
         match self.mlp {

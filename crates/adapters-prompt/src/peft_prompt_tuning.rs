@@ -3,8 +3,8 @@
 use adapters_core::target::Target;
 use adapters_core::{
     AdapterHub, AnyMethod, Build, Capabilities, Codec, ConfigError, EditsEmbeddings, Encode, Erased, Error, Host,
-    Inserted, Method, NeedsTokenizer, Peft, Preset, Shared, SharedParam, SharedParameters, SiteInfo, SiteKind,
-    SiteLayer, StoredConfig,
+    Inserted, Method, NeedsTokenizer, Peft, Shared, SharedParam, SharedParameters, SiteInfo, SiteKind, SiteLayer,
+    StoredConfig,
 };
 use adapters_nn::draw;
 use burn::module::Param;
@@ -80,12 +80,6 @@ impl Default for PeftPromptTuningConfig {
 
 impl Method for PeftPromptTuningConfig {
     const NAME: &'static str = "peft_prompt_tuning";
-
-    fn presets() -> &'static [Preset<Self>] {
-        const PRESETS: &[Preset<PeftPromptTuningConfig>] =
-            &[Preset::new("peft_prompt_tuning", PeftPromptTuningConfig::default)];
-        PRESETS
-    }
 
     fn check(&self) -> Result<(), ConfigError> {
         check_counts(self.num_virtual_tokens, self.num_transformer_submodules)?;

@@ -4,7 +4,7 @@ use adapters_core::config::{published_seed, read_architecture, write_architectur
 use adapters_core::target::Target;
 use adapters_core::{
     AdapterHub, AnyMethod, Build, Capabilities, Codec, ConfigError, EditsEmbeddings, Encode, Erased, Error, Host,
-    Inserted, Method, NeedsTokenizer, Peft, Preset, Role, SiteInfo, SiteKind, SiteLayer, StoredConfig,
+    Inserted, Method, NeedsTokenizer, Peft, Role, SiteInfo, SiteKind, SiteLayer, StoredConfig,
 };
 use adapters_nn::draw;
 use burn::module::Param;
@@ -100,11 +100,6 @@ impl PromptTuningConfig {
 
 impl Method for PromptTuningConfig {
     const NAME: &'static str = "prompt_tuning";
-
-    fn presets() -> &'static [Preset<Self>] {
-        const PRESETS: &[Preset<PromptTuningConfig>] = &[Preset::new("prompt_tuning", PromptTuningConfig::default)];
-        PRESETS
-    }
 
     fn check(&self) -> Result<(), ConfigError> {
         let length = self.prompt_length;

@@ -138,7 +138,7 @@ fn config_strings_read_and_print() {
 
 #[test]
 fn mistakes_in_config_strings_are_named() {
-    for (text, part) in [
+    for (text, message) in [
         ("prompt_tuning[length=4]", "unknown field `length`"),
         ("prompt_tuning[promt_length=4]", "did you mean `prompt_length`?"),
         ("prompt_tuning[prompt_length=0]", "`prompt_length` is 0, expected"),
@@ -175,7 +175,7 @@ fn mistakes_in_config_strings_are_named() {
     ] {
         let error = parse(text).unwrap_err();
         let source = std::error::Error::source(&error).unwrap().to_string();
-        assert!(source.contains(part), "{text}: {source}");
+        assert!(source.contains(message), "{text}: {source}");
     }
 }
 

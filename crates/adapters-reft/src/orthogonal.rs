@@ -11,7 +11,7 @@ use crate::layer::uniform;
 
 /// `W`, `[r, d_model]`.
 ///
-/// Source of the orthogonal forms: *Trivializations for Gradient-Based Optimization on Manifolds*, Lezcano-Casado,
+/// Source of the orthogonal variants: *Trivializations for Gradient-Based Optimization on Manifolds*, Lezcano-Casado,
 /// 2019, <https://arxiv.org/abs/1909.09501>, as `torch.nn.utils.parametrizations.orthogonal` computes them.
 #[derive(Module, Debug)]
 pub struct Projection {
@@ -65,7 +65,7 @@ impl Projection {
     ///   its row `i` behind the diagonal after it
     /// - `r = d_model`: `W = (base exp(A))^T` with the skew `A = L - L^T`, `L` the lower triangle of `original^T`
     ///
-    /// The diagonal has no gradient. The reference truncates it to whole numbers at each use, so that a single step of
+    /// The diagonal has no gradient. The `adapters` library truncates it to whole numbers at each use, so that a single step of
     /// weight decay makes `W` zero; here that happens once, when values come from a file.
     pub fn weight(&self) -> Tensor<2> {
         let original = self.original.val();

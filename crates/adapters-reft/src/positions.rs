@@ -5,32 +5,32 @@ use burn::tensor::{Bool, Int, Tensor};
 
 /// Positions of each row of a batch, and which of them to edit.
 pub(crate) struct Positions {
-    /// Places in the rows at hand, `[batch, n]`; within them everywhere.
+    /// Indices into the rows given, `[batch, n]`; clamped to them.
     index: Tensor<2, Int>,
     /// True where there is nothing to edit, `[batch, n]`.
     none: Tensor<2, Bool>,
 }
 
-/// Where the real positions of each row of a batch are. Counted without padding before the text, they are `0..end`; what an
-/// adapter put in front of padding comes first.
+/// The real positions of each row of a batch. Counted without padding before the text, they are `0..end`; vectors that an
+/// adapter inserted before the padding come first.
 pub(crate) struct Span {
-    /// Padding between what was put in and the text, `[batch, 1]`.
+    /// Padding between inserted vectors and the text, `[batch, 1]`.
     shift: Tensor<2, Int>,
-    /// The real positions of a row, `[batch, 1]`.
+    /// Number of real positions of a row, `[batch, 1]`.
     end: Tensor<2, Int>,
-    /// Places of what was put in.
+    /// Positions up to the end of what was inserted.
     front: usize,
-    /// Places a cache holds before the rows at hand.
+    /// Positions a cache holds before the rows given.
     past: usize,
-    /// Places at hand.
+    /// Positions of the rows given.
     seq: usize,
 }
 
 impl Span {
-    /// From the padding of whole rows, `[batch, past + seq]`, true at padding; without one all is real. What was
-    /// generated does not count: the rows end with the prompt, and an edit stays where it is while they grow.
+    /// From the padding mask of whole rows, `[batch, past + seq]`, true at padding; without one all positions are real.
+    /// Generated tokens do not count: the rows end with the prompt, and an edit keeps its position while they grow.
     ///
-    /// In the decoder of an encoder-decoder it is the encoder's padding, as in the reference; what lies beyond the
+    /// In the decoder of an encoder-decoder it is the encoder's padding, as in the `adapters` library; what lies beyond the
     /// decoder's own rows is left out.
     pub fn new(hidden: &Tensor<3>, padding: Option<&Tensor<2, Bool>>, pass: &Pass) -> Self {
         let [batch, seq, _] = hidden.dims();
@@ -42,13 +42,13 @@ impl Span {
             Some(padding) => {
                 let all = padding.dims()[1].min(prompt);
                 let padding = padding.clone().slice_dim(1, 0..all);
-                let places = Tensor::<1, Int>::arange(0..all as i64, &padding.device()).unsqueeze_dim::<2>(0);
-                let places = places.expand([batch, all]);
-                let no_text = padding.clone().bool_or(places.clone().lower_elem(front as i64));
-                let shift = places.clone().mask_fill(no_text, i64::from(i32::MAX)).min_dim(1) - front as i64;
+                let indices = Tensor::<1, Int>::arange(0..all as i64, &padding.device()).unsqueeze_dim::<2>(0);
+                let indices = indices.expand([batch, all]);
+                let no_text = padding.clone().bool_or(indices.clone().lower_elem(front as i64));
+                let shift = indices.clone().mask_fill(no_text, i64::from(i32::MAX)).min_dim(1) - front as i64;
                 // Rows without text have none before it.
                 let shift = shift.clone().mask_fill(shift.greater_elem(all as i64), 0);
-                let end = (places + 1).mask_fill(padding, 0).max_dim(1) - shift.clone();
+                let end = (indices + 1).mask_fill(padding, 0).max_dim(1) - shift.clone();
                 (shift, end)
             }
             None => {
@@ -65,18 +65,18 @@ impl Span {
         }
     }
 
-    /// The first `count` positions of each row, without the last `last` ones: those are edited as such.
+    /// The first `count` positions of each row, without the last `last` ones, which have an edit of their own.
     pub fn prefix(&self, count: usize, last: usize) -> Positions {
         let wanted = self.row(count).expand([self.end.dims()[0], count]);
         let end = self.end.clone().expand(wanted.dims());
         let taken = wanted.clone().greater_equal(end.clone() - last as i64);
         let taken = taken.bool_and(wanted.clone().lower(end));
-        self.at_hand(wanted, Some(taken))
+        self.among_rows(wanted, Some(taken))
     }
 
     /// The last `count` positions of each row.
     pub fn suffix(&self, count: usize) -> Positions {
-        self.at_hand(self.row(count) + self.end.clone() - count as i64, None)
+        self.among_rows(self.row(count) + self.end.clone() - count as i64, None)
     }
 
     /// `[1, count]`: 0, 1, ..
@@ -84,8 +84,8 @@ impl Span {
         Tensor::<1, Int>::arange(0..count as i64, &self.end.device()).unsqueeze_dim(0)
     }
 
-    /// The places of those of the wanted positions that are at hand, less what is taken.
-    fn at_hand(&self, wanted: Tensor<2, Int>, taken: Option<Tensor<2, Bool>>) -> Positions {
+    /// Indices of the wanted positions that the rows given have, except those already taken.
+    fn among_rows(&self, wanted: Tensor<2, Int>, taken: Option<Tensor<2, Bool>>) -> Positions {
         let shift = self.shift.clone().expand(wanted.dims());
         let shift = match self.front {
             0 => shift,
@@ -105,7 +105,7 @@ impl Span {
 }
 
 impl Positions {
-    /// All of these and then all of those.
+    /// These positions followed by the others.
     pub fn and(self, other: Self) -> Self {
         Self {
             index: Tensor::cat(vec![self.index, other.index], 1),
@@ -174,7 +174,7 @@ mod tests {
     fn what_is_outside_the_rows_is_left_out() {
         assert_eq!(edited(&["--xx", "xxx-"], 3, 2, true), ["ssp.", "..ss"]);
         assert_eq!(edited(&["-", "-"], 4, 0, false), ["p", "p"]);
-        // A row of nothing but padding is edited at its beginning, as in the reference.
+        // A row of nothing but padding is edited at its beginning, as in the `adapters` library.
         assert_eq!(edited(&["xxx"], 2, 0, true), ["pp."]);
     }
 
@@ -218,7 +218,7 @@ mod tests {
         let one = |value: f32| Tensor::<3>::full([2, 3, 1], value, &device);
         let mut pass = Pass::default();
         pass.inserted.push(adapters_core::Inserted { at: 0, count: 2 });
-        // Two vectors, two places of padding and two of text; and no padding.
+        // Two vectors, two positions of padding and two of text; and no padding.
         let flags: Vec<bool> = (0..12).map(|i| [2, 3].contains(&i)).collect();
         let padding = Tensor::<2, Bool>::from_data(TensorData::new(flags, [2, 6]), &device);
         let span = Span::new(&hidden, Some(&padding), &pass);

@@ -266,7 +266,7 @@ impl ConvertsForStorage for ReftConfig {
         Ok(self.with_signs(adapter, |sign| if sign == 0.0 { 0.0 } else { sign.signum() }))
     }
 
-    fn from_storage(&self, adapter: &Attached) -> Option<Attached> {
+    fn restored(&self, adapter: &Attached) -> Option<Attached> {
         self.with_signs(adapter, f32::trunc)
     }
 }

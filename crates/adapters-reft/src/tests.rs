@@ -124,16 +124,16 @@ fn config_strings_read_and_print() {
 
 #[test]
 fn mistakes_in_config_strings_are_named() {
-    for (text, part) in [
+    for (text, message) in [
         ("loreft[rank=4]", "unknown field `rank`"),
         ("loreft[suffix_position=4]", "did you mean `suffix_positions`?"),
         ("loreft[r=0]", "`r` is 0, expected"),
         ("noreft[prefix_positions=0]", "`prefix_positions` is 0, expected"),
         ("noreft[dtype=float16]", "`dtype` = float16 is not supported yet"),
-        ("noreft[dtype=float31]", "did you mean `float32`?"),
+        ("noreft[dtype=bfloat61]", "did you mean `bfloat16`?"),
     ] {
         let error = parse(text).unwrap_err();
         let source = std::error::Error::source(&error).unwrap().to_string();
-        assert!(source.contains(part), "{text}: {source}");
+        assert!(source.contains(message), "{text}: {source}");
     }
 }

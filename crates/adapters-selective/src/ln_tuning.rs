@@ -2,7 +2,7 @@
 
 use adapters_core::copies::copy_of;
 use adapters_core::target::{ModuleFields, Target};
-use adapters_core::{Build, ConfigError, Error, Method, Preset, SiteInfo, SiteLayer, peft_modules};
+use adapters_core::{Build, ConfigError, Error, Method, SiteInfo, SiteLayer, peft_modules};
 use serde::{Deserialize, Serialize};
 
 /// Weight and bias of layer normalizations, trained; all normalizations without `target_modules`.
@@ -19,13 +19,6 @@ pub struct LnTuning {
 
 impl Method for LnTuning {
     const NAME: &'static str = "ln_tuning";
-
-    fn presets() -> &'static [Preset<Self>] {
-        &[Preset {
-            identifier: Self::NAME,
-            config: Self::default,
-        }]
-    }
 
     fn check(&self) -> Result<(), ConfigError> {
         Ok(())

@@ -4,7 +4,8 @@ use adapters_core::config::to_fields;
 use adapters_core::peft_modules::{name_modules, read_modules};
 use adapters_core::target::{ModuleFields, ModulePattern, Target};
 use adapters_core::{
-    AdapterHub, Build, Call, Causality, Codec, ConfigError, Effect, Erased, Error, Host, Method, NotMergeable, Peft, Preset, Role, Shared, SiteAdapter, SiteInfo, SiteKind, SiteLayer, StoredConfig, TableState, named_params,
+    AdapterHub, Build, Call, Causality, Codec, ConfigError, Effect, Erased, Error, Host, Method, NotMergeable, Peft,
+    Role, Shared, SiteAdapter, SiteInfo, SiteKind, SiteLayer, StoredConfig, TableState, named_params,
 };
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor, TensorData};
@@ -30,13 +31,6 @@ pub struct TrainableTokens {
 
 impl Method for TrainableTokens {
     const NAME: &'static str = "trainable_tokens";
-
-    fn presets() -> &'static [Preset<Self>] {
-        &[Preset {
-            identifier: Self::NAME,
-            config: Self::default,
-        }]
-    }
 
     fn check(&self) -> Result<(), ConfigError> {
         let mut rows = self.token_indices.clone();

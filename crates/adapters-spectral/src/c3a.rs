@@ -2,7 +2,8 @@
 
 use adapters_core::target::{ModuleFields, Target};
 use adapters_core::{
-    Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable, PeftModules, Preset, Shared, SiteAdapter, SiteInfo, SiteLayer, Source, named_params, peft_modules,
+    Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable,
+    PeftModules, Shared, SiteAdapter, SiteInfo, SiteLayer, Source, named_params, peft_modules,
 };
 use adapters_nn::draw;
 use adapters_nn::ops::project;
@@ -44,13 +45,6 @@ impl Default for C3a {
 
 impl Method for C3a {
     const NAME: &'static str = "c3a";
-
-    fn presets() -> &'static [Preset<Self>] {
-        &[Preset {
-            identifier: Self::NAME,
-            config: Self::default,
-        }]
-    }
 
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::unless(self.block_size > 0, "block_size", "at least 1", self.block_size)?;

@@ -2,7 +2,8 @@
 
 use adapters_core::target::{ModuleFields, Target};
 use adapters_core::{
-    Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable, PeftModules, Preset, Shared, SiteAdapter, SiteInfo, SiteLayer, Source, named_params, peft_modules,
+    Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable,
+    PeftModules, Shared, SiteAdapter, SiteInfo, SiteLayer, Source, named_params, peft_modules,
 };
 use adapters_nn::ops::project;
 use adapters_nn::{TorchRng, draw};
@@ -51,13 +52,6 @@ impl Default for Fourierft {
 
 impl Method for Fourierft {
     const NAME: &'static str = "fourierft";
-
-    fn presets() -> &'static [Preset<Self>] {
-        &[Preset {
-            identifier: Self::NAME,
-            config: Self::default,
-        }]
-    }
 
     fn check(&self) -> Result<(), ConfigError> {
         let seed = self.random_loc_seed;
@@ -171,3 +165,31 @@ impl SiteAdapter<LinearState> for Spectrum {
 }
 
 named_params!(Spectrum: "fourierft_spectrum" => coefficients);
+
+#[cfg(test)]
+mod tests {
+    use adapters_core::{Codec, Format, Peft, StoredConfig};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn fields_without_influence_are_kept_and_others_are_refused() {
+        let read = |field: &str, value: Value| {
+            let fields = json!({"peft_type": "FOURIERFT", "target_modules": ["query"], field: value});
+            let stored = StoredConfig {
+                format: Format::Peft,
+                fields: fields.as_object().unwrap(),
+                version: None,
+                versioned: false,
+            };
+            <Fourierft as Codec<Peft>>::read(&stored).unwrap()
+        };
+        let config = read("fan_in_fan_out", json!(true)).unwrap();
+        assert_eq!(config.targets.extra["fan_in_fan_out"], json!(true));
+        for (field, value) in [("bias", json!("all")), ("modules_to_save", json!(["key"]))] {
+            let error = read(field, value).unwrap_err().to_string();
+            assert!(error.contains(field), "{error}");
+        }
+    }
+}

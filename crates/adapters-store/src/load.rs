@@ -93,7 +93,7 @@ pub fn load_adapter(
         }
         filled => filled?,
     };
-    let adapter = adapter.method().from_storage(&adapter).unwrap_or(adapter);
+    let adapter = adapter.method().restored(&adapter).unwrap_or(adapter);
     set.insert(adapter)?;
     Ok(LoadReport {
         format: folder.format,

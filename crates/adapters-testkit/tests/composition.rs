@@ -237,7 +237,10 @@ fn fusions_are_refused_with_reasons() {
         )
     };
     for (names, part) in [
-        (vec!["a", "lora"], "nothing a fusion could attend to"),
+        (
+            vec!["a", "lora"],
+            "AdapterFusion needs adapters that add to the residual stream",
+        ),
         (vec!["a", "b"], "`b` acts at other places than `a`"),
         (vec![], "no adapter is named"),
     ] {

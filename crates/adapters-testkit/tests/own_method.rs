@@ -3,7 +3,7 @@
 use adapters::core::target::{ModuleFields, Target};
 use adapters::core::{
     AnyMethod, Build, Call, ConfigError, Erased, Error, Format, LinearState, LinearWeight, Method, NotMergeable,
-    PeftModules, Preset, Registry, Shared, SiteAdapter, SiteInfo, SiteLayer, named_params, peft_modules,
+    PeftModules, Registry, Shared, SiteAdapter, SiteInfo, SiteLayer, named_params, peft_modules,
 };
 use adapters::nn::draw;
 use adapters::nn::ops::project;
@@ -44,13 +44,6 @@ impl Default for Sine {
 
 impl Method for Sine {
     const NAME: &'static str = "sine";
-
-    fn presets() -> &'static [Preset<Self>] {
-        &[Preset {
-            identifier: Self::NAME,
-            config: Self::default,
-        }]
-    }
 
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::unless(self.r > 0, "r", "at least 1", self.r)?;

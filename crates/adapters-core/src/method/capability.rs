@@ -112,7 +112,7 @@ pub trait ConvertsForStorage {
 
     /// The adapter as it trains, from one whose values are those of files or were computed from them, as averages are;
     /// `None` where the two are the same.
-    fn from_storage(&self, _adapter: &Attached) -> Option<Attached> {
+    fn restored(&self, _adapter: &Attached) -> Option<Attached> {
         None
     }
 }

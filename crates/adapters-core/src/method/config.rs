@@ -177,21 +177,6 @@ pub(crate) fn without_fraction(value: Value) -> Value {
     }
 }
 
-/// Keeps a key that does not apply among the unknown ones, unless it is the default, so that it can be written back.
-pub fn keep(extra: &mut Map<String, Value>, key: &str, value: Value, default: Value) {
-    if value != default {
-        extra.insert(key.to_owned(), value);
-    }
-}
-
-/// Takes back what [`keep`] kept.
-pub fn kept<T: DeserializeOwned>(extra: &mut Map<String, Value>, key: &str, default: T) -> T {
-    extra
-        .shift_remove(key)
-        .and_then(|value| serde_json::from_value(value).ok())
-        .unwrap_or(default)
-}
-
 impl Error {
     /// [`Error::Config`] for a method of this family.
     pub fn in_config<T, E>(family: &'static str, result: Result<T, E>) -> Result<T, Self>

@@ -183,8 +183,8 @@ pub trait ErasedMethod: Any + Debug + Send + Sync {
         Ok(None)
     }
 
-    /// See [`ConvertsForStorage::from_storage`](crate::ConvertsForStorage::from_storage).
-    fn from_storage(&self, _adapter: &Attached) -> Option<Attached> {
+    /// See [`ConvertsForStorage::restored`](crate::ConvertsForStorage::restored).
+    fn restored(&self, _adapter: &Attached) -> Option<Attached> {
         None
     }
 }
@@ -289,7 +289,7 @@ impl<M: Method> ErasedMethod for M {
         }
     }
 
-    fn from_storage(&self, adapter: &Attached) -> Option<Attached> {
-        self.capabilities().storage?.from_storage(adapter)
+    fn restored(&self, adapter: &Attached) -> Option<Attached> {
+        self.capabilities().storage?.restored(adapter)
     }
 }

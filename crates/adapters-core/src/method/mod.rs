@@ -48,13 +48,30 @@ pub use erased::{AnyMethod, ErasedMethod};
 /// The type is the configuration. Serialized, it has the fields that config strings and recipes have; each of its presets
 /// serializes every field a user may write. Fields of a file that it does not know belong in a flattened map.
 pub trait Method:
-    Clone + Debug + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static + Codec<AdapterHub> + Codec<Peft>
+    Clone
+    + Debug
+    + Default
+    + PartialEq
+    + Serialize
+    + DeserializeOwned
+    + Send
+    + Sync
+    + 'static
+    + Codec<AdapterHub>
+    + Codec<Peft>
 {
     /// Name of the method in messages, e.g. `"lora"`.
     const NAME: &'static str;
 
-    /// The identifiers a config string may start with, each with its configuration.
-    fn presets() -> &'static [Preset<Self>];
+    /// The identifiers a config string may start with, each with its configuration; the name alone for most methods.
+    fn presets() -> &'static [Preset<Self>] {
+        const {
+            &[Preset {
+                identifier: Self::NAME,
+                config: Self::default,
+            }]
+        }
+    }
 
     /// Checks the fields against their ranges and against each other.
     ///

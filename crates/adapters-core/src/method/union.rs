@@ -256,8 +256,8 @@ impl ErasedMethod for Union {
         self.by_part(adapter, |part, share| part.to_storage(format, share, host))
     }
 
-    fn from_storage(&self, adapter: &Attached) -> Option<Attached> {
-        self.by_part(adapter, |part, share| Ok(part.from_storage(share))).ok()?
+    fn restored(&self, adapter: &Attached) -> Option<Attached> {
+        self.by_part(adapter, |part, share| Ok(part.restored(share))).ok()?
     }
 
     fn with_tokens(&self, encode: &Encode<'_>) -> Result<Option<AnyMethod>, Error> {

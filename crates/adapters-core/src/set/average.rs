@@ -124,7 +124,7 @@ impl AdapterSet {
             }
         }
         let average = model.copied(name).with_values(sum);
-        let trained = average.method().from_storage(&average);
+        let trained = average.method().restored(&average);
         self.insert(trained.unwrap_or(average))
     }
 }

@@ -8,9 +8,9 @@ use crate::set::{AdapterSet, Attached};
 /// Why a kind of block has no meaning for a layer.
 type Refusal = Option<&'static str>;
 
-const TOGETHER: Refusal = Some("keys and values are seen from every position, so that a sequence has no parts there");
-const NO_MEAN: Refusal = Some("its keys and values stand beside the sequence's own and have no mean");
-const UNLIKE: &str = "it multiplies what another only adds to, or the other way round";
+const TOGETHER: Refusal = Some("`Split` is not defined for prefix adapters: every query attends to all keys");
+const NO_MEAN: Refusal = Some("prefixes cannot be averaged at run time; average their parameters instead");
+const UNLIKE: &str = "an adapter that multiplies the output cannot be averaged with one that adds to it";
 const ONE_NORM: Refusal = Some("it replaces the parameters of a normalization, which are the same for all rows");
 const CHANGES: Refusal = Some("it changes a layer or what goes into it, of which there is one for the whole batch");
 
@@ -72,7 +72,9 @@ impl AdapterSet {
         for adapter in adapters.filter_map(|name| self.get(name)) {
             for l in adapter.layers() {
                 let reason = match &l.layer {
-                    SiteLayer::Hidden(layer) if layer.fusion_query().is_none() => "it does not say what it adds",
+                    SiteLayer::Hidden(layer) if layer.fusion_query().is_none() => {
+                        "its layer cannot be fused: AdapterFusion needs adapters that add to the residual stream"
+                    }
                     SiteLayer::Hidden(_) if !fusion.layers.contains_key(&l.info.site) => {
                         "it acts where the fusion has no layer"
                     }

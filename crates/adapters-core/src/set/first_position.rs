@@ -1,4 +1,4 @@
-//! Adapters before which no token stands, and which still move the tokens' positions.
+//! Position-id offset of peft's prefix tuning: adapters whose vectors count as positions before the first token.
 
 use crate::composition::Composition;
 use crate::error::Error;

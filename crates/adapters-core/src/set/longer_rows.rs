@@ -1,4 +1,4 @@
-//! Adapters that make rows longer, where rows or positions are shared out.
+//! Checks for prompt tuning inside blocks that split the batch or the sequence: its adapters make rows longer.
 
 use crate::composition::Composition;
 use crate::error::Error;

@@ -11,7 +11,7 @@ use burn::module::{Module, Param, ParamId};
 use burn::nn::{LayerNormConfig, LinearConfig};
 use burn::tensor::{Bool, Device, Distribution, Tensor, TensorData};
 
-use crate::toy::{Bench, ROLES, Toy};
+use crate::toy::{Bench, ROLES, toy};
 
 #[test]
 fn each_hook_acts_and_trains() {

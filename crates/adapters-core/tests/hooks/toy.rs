@@ -4,9 +4,9 @@ use std::borrow::Cow;
 
 use adapters_core::target::Target;
 use adapters_core::{
-    AdapterHub, AdapterSet, AnyMethod, Build, Call, Causality, Codec, Composition, ConfigError, Ctx, Effect, EmbeddingState, Erased, Error, HiddenState,
-    Host, KeyValueState, LinearState, Method, NamedParams, OutputState, Peft, Preset, Role, Site, SiteAdapter, SiteInfo, SiteKind,
-    SiteLayer, Source, Stack,
+    AdapterHub, AdapterSet, AnyMethod, Build, Call, Causality, Codec, Composition, ConfigError, Ctx, Effect,
+    EmbeddingState, Erased, Error, HiddenState, Host, KeyValueState, LinearState, Method, NamedParams, OutputState,
+    Peft, Preset, Role, Site, SiteAdapter, SiteInfo, SiteKind, SiteLayer, Source, Stack,
 };
 use adapters_nn::ops;
 use burn::module::{Module, Param, ParamId};

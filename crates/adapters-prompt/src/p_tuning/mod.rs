@@ -5,8 +5,8 @@ pub(crate) mod network;
 use adapters_core::target::Target;
 use adapters_core::{
     AdapterHub, Attached, Build, Capabilities, Codec, ConfigError, ConvertsForStorage, EditsEmbeddings, Erased, Error,
-    Format, Host, Inserted, Method, Pass, Peft, Preset, Shared, SharedParam, SharedParameters, SiteInfo, SiteKind,
-    SiteLayer, StoredConfig, Tensors,
+    Format, Host, Inserted, Method, Pass, Peft, Shared, SharedParam, SharedParameters, SiteInfo, SiteKind, SiteLayer,
+    StoredConfig, Tensors,
 };
 use adapters_nn::draw;
 use burn::module::Param;
@@ -101,11 +101,6 @@ impl PTuningConfig {
 
 impl Method for PTuningConfig {
     const NAME: &'static str = "p_tuning";
-
-    fn presets() -> &'static [Preset<Self>] {
-        const PRESETS: &[Preset<PTuningConfig>] = &[Preset::new("p_tuning", PTuningConfig::default)];
-        PRESETS
-    }
 
     fn check(&self) -> Result<(), ConfigError> {
         check_counts(self.num_virtual_tokens, self.num_transformer_submodules)?;

@@ -30,8 +30,8 @@ pub(crate) const NETWORK: &str = "prompt_encoder.";
 /// What the network reads, a row for each vector.
 const EMBEDDING: &str = "prompt_encoder.embedding.weight";
 
-fn named(part: &str, rest: impl std::fmt::Display) -> String {
-    format!("{NETWORK}{part}.{rest}")
+fn named(module: &str, param: impl std::fmt::Display) -> String {
+    format!("{NETWORK}{module}.{param}")
 }
 
 /// Name of a parameter of the recurrent layers, e.g. `weight_ih_l0_reverse`.

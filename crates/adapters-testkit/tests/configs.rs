@@ -1,0 +1,64 @@
+//! The configuration objects of the golden cases are written back as they were read.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use adapters::METHODS;
+use adapters::core::StoredConfig;
+use adapters::models::Pretrained;
+use adapters::{Format, Host};
+use burn::tensor::Device;
+use serde_json::Value;
+
+/// The folders in `dir`, in order; none where there is no such folder.
+fn folders(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    paths.sort();
+    paths
+}
+
+/// Reads and writes the configuration of an AdapterHub folder; false for a folder of peft.
+fn written_as_read(folder: &Path, host: &dyn Host) -> bool {
+    let Ok(text) = fs::read_to_string(folder.join("adapter_config.json")) else {
+        return false;
+    };
+    let file: Value = serde_json::from_str(&text).unwrap();
+    let Some(fields) = file["config"].as_object() else {
+        return false;
+    };
+    let stored = StoredConfig {
+        format: Format::AdapterHub,
+        fields,
+        // That of the library which wrote the golden cases.
+        version: Some((1, 3)),
+        versioned: true,
+    };
+    let path = folder.display();
+    let method = METHODS.read(&stored).unwrap_or_else(|e| panic!("{path}: {e:?}"));
+    let sites = method.target().select(host).unwrap().sites;
+    let sites: Vec<_> = sites.iter().collect();
+    let written = method.write(Format::AdapterHub, &sites, host);
+    let written = written.unwrap_or_else(|e| panic!("{path}: {e:?}"));
+    assert_eq!(&written, fields, "{path}");
+    true
+}
+
+#[test]
+fn adapterhub_configurations_are_written_as_read() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
+    let larger = std::env::var_os("ADAPTERS_GOLDEN_DIR").map(PathBuf::from);
+    let mut seen = 0;
+    for root in [here].into_iter().chain(larger) {
+        for set in folders(&root).iter().filter(|set| set.join("base").is_dir()) {
+            // The larger folder has models that this library does not compute.
+            let model = Pretrained::open(&set.join("base")).and_then(|base| base.model(&Device::flex()));
+            let Ok(model) = model else { continue };
+            let adapters = folders(&set.join("cases"))
+                .into_iter()
+                .flat_map(|case| folders(&case.join("adapters")));
+            seen += adapters.filter(|folder| written_as_read(folder, &model)).count();
+        }
+    }
+    assert!(seen >= 30, "only {seen} configurations of AdapterHub were found");
+}
