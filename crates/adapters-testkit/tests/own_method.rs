@@ -2,8 +2,8 @@
 
 use adapters::core::target::{ModuleFields, Target};
 use adapters::core::{
-    AnyMethod, Build, Call, ConfigError, Erased, Error, Format, LinearState, LinearWeight, Method, NotMergeable,
-    PeftModules, Registry, Shared, SiteAdapter, SiteInfo, SiteLayer, named_params, peft_modules,
+    AnyMethod, Build, Call, Causality, ConfigError, Effect, Erased, Error, Format, LinearState, LinearWeight, Method,
+    NotMergeable, PeftModules, Registry, Shared, SiteAdapter, SiteInfo, SiteLayer, Source, named_params, peft_modules,
 };
 use adapters::nn::draw;
 use adapters::nn::ops::project;
@@ -88,6 +88,14 @@ impl SiteAdapter<LinearState> for SineLayer {
         state.plus(|x| project(project(x, self.a.val()).sin() * self.scale, self.b.val()))
     }
 
+    fn effect(&self) -> Effect {
+        Effect::Adds(Source::Input)
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
+    }
+
     fn merged(&self, _base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
         Err(NotMergeable {
             reason: "its update is not linear in the input",
@@ -124,7 +132,7 @@ fn it_has_config_strings() {
 fn it_is_attached_trained_saved_and_loaded() {
     let device = Device::flex().autodiff();
     let bench = Bench::new(2, 4, 7, &device);
-    let run = |set: &AdapterSet| bench.model.forward(bench.input.clone(), &mut Ctx::new(set));
+    let run = |set: &AdapterSet| bench.model.forward(bench.input.clone(), &mut Ctx::new(set)).unwrap();
 
     let method = methods().parse("sine[r=3,scale=2]").unwrap();
     let mut set = AdapterSet::new();

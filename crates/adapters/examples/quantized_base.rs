@@ -109,12 +109,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let step = || {
         let hidden = model.forward(input(&device), &mut Ctx::new(&set))?;
         drop(hidden.square().sum().backward());
+        Ok::<_, Error>(())
     };
-    step();
+    step()?;
     // From here on the peak is that of training alone.
     let _ = fs::write("/proc/self/clear_refs", "5");
     let start = Instant::now();
-    (0..3).for_each(|_| step());
+    (0..3).try_for_each(|_| step())?;
     println!(
         "LoRA step, {} x {} tokens: {:.0} ms, peak {:.1} MiB with the base",
         SHAPE[0],
@@ -125,8 +126,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     if form != "float" {
         let floats = load(&name, &device)?;
-        let run = |model: &Encoder| model.forward(input(&device), &mut Ctx::plain())?;
-        let (largest, mean) = apart(run(&model), run(&floats));
+        let run = |model: &Encoder| model.forward(input(&device), &mut Ctx::plain());
+        let (largest, mean) = apart(run(&model)?, run(&floats)?);
         println!("against the float base: hidden states differ by {largest:.2e} at most, {mean:.2e} on average");
         let weights = floats.sites().into_iter().filter_map(|info| {
             let (float, quantized) = (floats.linear(info.site)?, model.linear(info.site)?);
