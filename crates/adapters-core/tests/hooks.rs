@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use adapters_core::target::Target;
 use adapters_core::{
-    AdapterSet, Build, Call, Composition, Ctx, EmbeddingState, Erased, Error, Format, HiddenState, HookState, Host,
-    KeyValueState, LinearState, Method, NamedParams, OutputState, Role, Site, SiteAdapter, SiteInfo, SiteKind,
-    SiteLayer, Stack, Up,
+    AdapterSet, Build, Call, Composition, Ctx, EmbeddingHook, EmbeddingRole, EmbeddingState, Erased, Error, Format,
+    HiddenState, HookState, Host, KeyValueHook, KeyValueState, LinearRole, LinearState, Location, Method, NamedParams,
+    OutputHook, OutputState, Point, ResidualHook, ResidualRole, Role, Site, SiteAdapter, SiteInfo, SiteKind, SiteLayer,
+    Sited, Sites, Stack, Up,
 };
 use adapters_nn::ops;
 use burn::module::{Module, Param, ParamId};
@@ -25,14 +26,34 @@ const fn at(role: Role) -> Site {
     Site::new(Stack::Encoder, 0, role)
 }
 
-#[derive(Module, Debug)]
+#[derive(Module, Sites, Debug)]
 struct Mine {
-    query: Linear,
-    up: Linear,
+    embedding: Point<EmbeddingHook>,
+    query: Sited<Linear>,
+    key_value: Point<KeyValueHook>,
+    after_attention: Point<ResidualHook>,
+    up: Sited<Linear>,
+    after_ffn: Point<ResidualHook>,
+    output: Point<OutputHook>,
     norm: LayerNorm,
 }
 
 impl Mine {
+    fn new(linear: impl Fn() -> Linear, norm: LayerNorm) -> Self {
+        let (outside, layer) = (Location::outside(Stack::Encoder), Location::layer(Stack::Encoder, 0));
+        let residual = |role, path| Point::residual(layer, role, path, D);
+        Self {
+            embedding: Point::embedding(outside, EmbeddingRole::Embedding, "embedding", D),
+            query: Sited::new(layer, LinearRole::Query, "layer.0.query", linear()),
+            key_value: Point::key_value(layer, "layer.0", HEADS, D / HEADS),
+            after_attention: residual(ResidualRole::AfterAttention, "layer.0.attention"),
+            up: Sited::new(layer, LinearRole::FfnUp, "layer.0.up", linear()),
+            after_ffn: residual(ResidualRole::AfterFfn, "layer.0.ffn"),
+            output: Point::layer_output(layer, "layer.0", D),
+            norm,
+        }
+    }
+
     fn forward(&self, x: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
         let state = EmbeddingState::new(x.repeat_dim(0, cx.replicas()), None);
         let x = cx.embedding(EMBEDDING, state).hidden;
@@ -57,49 +78,9 @@ impl Host for Mine {
     fn architecture(&self) -> &str {
         "mine"
     }
-    fn class_name(&self) -> &str {
-        "Mine"
-    }
+
     fn d_model(&self) -> usize {
         D
-    }
-    fn base_prefix(&self) -> &str {
-        ""
-    }
-    fn sites(&self) -> Vec<SiteInfo> {
-        let (linear, hidden) = (SiteKind::Linear { d_in: D, d_out: D }, SiteKind::Hidden { d_model: D });
-        [
-            (EMBEDDING, SiteKind::Embedding { d_model: D }, "embedding"),
-            (at(Role::Query), linear, "layer.0.query"),
-            (
-                at(Role::KeyValue),
-                SiteKind::KeyValue {
-                    heads: HEADS,
-                    d_head: D / HEADS,
-                },
-                "layer.0",
-            ),
-            (at(Role::AfterAttention), hidden, "layer.0.attention"),
-            (at(Role::FfnUp), linear, "layer.0.up"),
-            (at(Role::AfterFfn), hidden, "layer.0.ffn"),
-            (at(Role::LayerOutput), SiteKind::LayerOutput { d_model: D }, "layer.0"),
-        ]
-        .map(|(site, kind, path)| SiteInfo::new(site, kind, path))
-        .into()
-    }
-    fn linear(&self, site: Site) -> Option<&Linear> {
-        match site.role {
-            Role::Query => Some(&self.query),
-            Role::FfnUp => Some(&self.up),
-            _ => None,
-        }
-    }
-    fn linear_mut(&mut self, site: Site) -> Option<&mut Linear> {
-        match site.role {
-            Role::Query => Some(&mut self.query),
-            Role::FfnUp => Some(&mut self.up),
-            _ => None,
-        }
     }
 }
 
@@ -232,11 +213,7 @@ impl Bench {
         let device = Device::flex();
         device.seed(1);
         let linear = || LinearConfig::new(D, D).init(&device).no_grad();
-        let model = Mine {
-            query: linear(),
-            up: linear(),
-            norm: LayerNormConfig::new(D).init(&device).no_grad(),
-        };
+        let model = Mine::new(linear, LayerNormConfig::new(D).init(&device).no_grad());
         let x = Tensor::random([2, 3, D], Distribution::Normal(0.0, 1.0), &device);
         Self {
             model,

@@ -12,9 +12,10 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use crate::encoder::{Encoder, EncoderInput};
 use crate::error::ModelError;
 use crate::heads::masked_mean;
+use crate::input::TextInput;
+use crate::model::Model;
 
 /// `logits = W dropout(pool(hidden)) + b`.
 #[derive(Module, Debug)]
@@ -149,7 +150,7 @@ impl NamedParams for ClassificationHead {
 #[derive(Module, Debug)]
 pub struct SequenceClassifier {
     /// Base and adapters.
-    pub adapted: Adapted<Encoder>,
+    pub adapted: Adapted<Model>,
     /// The head.
     pub head: ClassificationHead,
 }
@@ -163,8 +164,8 @@ impl SequenceClassifier {
     ///
     /// # Panics
     ///
-    /// As [`Encoder::forward`].
-    pub fn forward(&self, input: EncoderInput, dropout_seed: Option<u64>) -> Tensor<2> {
+    /// As [`Model::forward`].
+    pub fn forward(&self, input: TextInput, dropout_seed: Option<u64>) -> Tensor<2> {
         let mut cx = Ctx::new(&self.adapted.set);
         if let Some(seed) = dropout_seed {
             cx = cx.training(seed);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use adapters::core::Format;
-use adapters::core::{ParamValues, Role, SiteInfo, SiteKind, Stack, merge};
+use adapters::core::{LinearRole, Location, ParamValues, Role, Sited, Sites, Stack, merge};
 use adapters::lora::Combination;
 use adapters::models::{CausalInput, CausalLm, Pretrained, save_checkpoint};
 use adapters::store::{LoadOptions, load_adapter, save_adapter};
@@ -18,11 +18,16 @@ use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 const D: usize = 6;
 
 /// One attention's projections, in one matrix or in three.
+#[derive(Sites)]
 struct Projections {
-    layers: Vec<(Site, Linear)>,
+    layers: Vec<Sited<Linear>>,
 }
 
-const PARTS: [Role; 3] = [Role::Query, Role::Key, Role::Value];
+const PARTS: [LinearRole; 3] = [LinearRole::Query, LinearRole::Key, LinearRole::Value];
+
+fn sited(role: LinearRole, layer: Linear) -> Sited<Linear> {
+    Sited::new(Location::layer(Stack::Decoder, 0), role, Role::from(role).to_string(), layer)
+}
 
 impl Projections {
     fn fused() -> Self {
@@ -34,12 +39,12 @@ impl Projections {
             bias: Some(Param::from_tensor(random([1, 3 * D]).reshape([3 * D])).set_require_grad(false)),
         };
         Self {
-            layers: vec![(Site::new(Stack::Decoder, 0, Role::QueryKeyValue), layer)],
+            layers: vec![sited(LinearRole::QueryKeyValue, layer)],
         }
     }
 
     fn apart(&self) -> Self {
-        let (_, fused) = &self.layers[0];
+        let fused = &self.layers[0];
         let part = |index: usize| {
             let features = index * D..(index + 1) * D;
             let bias = fused.bias.as_ref().unwrap().val().slice_dim(0, features.clone());
@@ -50,7 +55,7 @@ impl Projections {
         };
         Self {
             layers: (0..3)
-                .map(|index| (Site::new(Stack::Decoder, 0, PARTS[index]), part(index)))
+                .map(|index| sited(PARTS[index], part(index)))
                 .collect(),
         }
     }
@@ -61,7 +66,7 @@ impl Projections {
         let outputs = self
             .layers
             .iter()
-            .map(|(site, layer)| cx.linear(*site, layer, x.clone()));
+            .map(|layer| cx.linear(layer.site(), layer, x.clone()));
         Tensor::cat(outputs.collect(), 2).into_data()
     }
 
@@ -80,32 +85,8 @@ impl Host for Projections {
         "projections"
     }
 
-    fn class_name(&self) -> &str {
-        "Projections"
-    }
-
     fn d_model(&self) -> usize {
         D
-    }
-
-    fn base_prefix(&self) -> &str {
-        ""
-    }
-
-    fn sites(&self) -> Vec<SiteInfo> {
-        let info = |(site, layer): &(Site, Linear)| {
-            let [d_in, d_out] = layer.weight.dims();
-            SiteInfo::new(*site, SiteKind::Linear { d_in, d_out }, site.role.to_string())
-        };
-        self.layers.iter().map(info).collect()
-    }
-
-    fn linear(&self, site: Site) -> Option<&Linear> {
-        Some(&self.layers.iter().find(|(known, _)| *known == site)?.1)
-    }
-
-    fn linear_mut(&mut self, site: Site) -> Option<&mut Linear> {
-        Some(&mut self.layers.iter_mut().find(|(known, _)| *known == site)?.1)
     }
 }
 
@@ -117,7 +98,7 @@ fn distributed(fused: &ParamValues, apart: ParamValues, adapted: &[Role]) -> Par
         .map(|((place, name), old)| {
             let of_fused = &fused[&(Some(site), name.clone())];
             let role = place.unwrap().role;
-            let index = adapted.iter().position(|part| *part == role).unwrap();
+            let index = adapted.iter().position(|part| Role::from(*part) == role).unwrap();
             let size = old.num_elements();
             let values: Vec<f32> = of_fused.iter::<f32>().skip(index * size).take(size).collect();
             ((place, name), TensorData::new(values, old.shape()))

@@ -423,7 +423,7 @@ pub(crate) fn to_adapterhub(variant: &Variant, sites: &[&SiteInfo], host: &dyn H
 
 /// The places that name exactly these sites, if there are such.
 fn places_of(sites: &[&SiteInfo], host: &dyn Host) -> Option<Places> {
-    let has = |role| sites.iter().any(|s| s.place == role);
+    let has = |role| sites.iter().any(|s| s.hub_role == role);
     let layers = |infos: &mut dyn Iterator<Item = Option<usize>>| infos.flatten().collect::<BTreeSet<_>>();
     let used = layers(&mut sites.iter().map(|s| s.site.layer));
     let all = layers(&mut host.sites().iter().map(|s| s.site.layer));

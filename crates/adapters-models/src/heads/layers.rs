@@ -13,10 +13,10 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use crate::encoder::Encoder;
 use crate::error::ModelError;
 use crate::heads::config::{HeadConfig, HeadKind};
 use crate::heads::{HeadBase, fits};
+use crate::model::Model;
 use crate::weights::Weights;
 
 /// A prediction head: [`HeadConfig`] says which, [`forward`](Self::forward) what it computes.
@@ -92,8 +92,8 @@ impl Head {
     /// # Errors
     ///
     /// [`ModelError::Store`] listing what is missing: many checkpoints come without this head.
-    pub fn from_checkpoint(dir: &Path, encoder: &Encoder, flexible: bool, device: &Device) -> Result<Self, ModelError> {
-        let config = HeadConfig::masked_lm().with_activation(Some(encoder.activation_name()));
+    pub fn from_checkpoint(dir: &Path, encoder: &Model, flexible: bool, device: &Device) -> Result<Self, ModelError> {
+        let config = HeadConfig::masked_lm().with_activation(Some(&encoder.info().activation));
         let activation = config.check(&dir.join("config.json"))?;
         let (d, vocab) = (encoder.d_model(), encoder.vocab_size());
         let mut w = Weights::read(dir, "cls.predictions.", device)?;

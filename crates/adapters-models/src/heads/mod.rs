@@ -13,7 +13,7 @@ mod setup;
 
 use std::path::Path;
 
-use adapters_core::{Ctx, Host, Site};
+use adapters_core::{Ctx, Host, Role, Site, Stack};
 use burn::tensor::{Bool, Tensor};
 
 pub use config::{HeadConfig, HeadKind, HeadPooling, Objective};
@@ -21,8 +21,8 @@ pub use layers::Head;
 pub use loss::{IGNORED, Scores, Targets};
 pub use named::{Heads, NamedHead, Routing};
 
-use crate::encoder::Encoder;
 use crate::error::ModelError;
+use crate::model::Model;
 
 /// What a head needs of the model below it.
 pub trait HeadBase: Host {
@@ -48,33 +48,35 @@ pub trait HeadBase: Host {
     fn has_pooler(&self) -> bool;
 }
 
-impl HeadBase for Encoder {
+impl HeadBase for Model {
     fn vocab_size(&self) -> usize {
-        Encoder::vocab_size(self)
+        self.info().vocab_size
     }
 
     fn norm_epsilon(&self) -> f64 {
-        Encoder::norm_epsilon(self)
+        self.info().norm_epsilon
     }
 
     fn head_dropout(&self) -> f64 {
-        Encoder::head_dropout(self)
+        self.info().head_dropout
     }
 
     fn word_embeddings(&self) -> Tensor<2> {
-        Encoder::word_embeddings(self)
+        let table = Model::word_embeddings(self);
+        // A head is tied to them only where it has the model's vocabulary.
+        table.unwrap_or_else(|| Tensor::zeros([0, self.d_model()], &self.device()))
     }
 
     fn embedding_site(&self) -> Site {
-        Encoder::embedding_site(self)
+        Site::outside(Stack::Encoder, Role::Embedding)
     }
 
     fn pool(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Option<Tensor<2>> {
-        Encoder::pool(self, hidden, cx)
+        Model::pool(self, hidden, cx)
     }
 
     fn has_pooler(&self) -> bool {
-        Encoder::has_pooler(self)
+        Model::has_pooler(self)
     }
 }
 
