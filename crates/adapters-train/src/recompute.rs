@@ -15,17 +15,17 @@ pub struct LossGradients {
     /// The loss.
     pub loss: f64,
     /// Of the adapters' parameters.
-    pub of_set: GradientsParams,
+    pub adapter_grads: GradientsParams,
     /// Of the head's.
-    pub of_head: GradientsParams,
+    pub head_grads: GradientsParams,
 }
 
 impl std::fmt::Debug for LossGradients {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LossGradients")
             .field("loss", &self.loss)
-            .field("of_set", &self.of_set.len())
-            .field("of_head", &self.of_head.len())
+            .field("adapter_grads", &self.adapter_grads.len())
+            .field("head_grads", &self.head_grads.len())
             .finish()
     }
 }
@@ -36,8 +36,8 @@ impl LossGradients {
         let mut gradients = loss.backward();
         Self {
             loss: loss.clone().into_scalar::<f32>().elem(),
-            of_set: GradientsParams::from_module(&mut gradients, set),
-            of_head: GradientsParams::from_module(&mut gradients, head),
+            adapter_grads: GradientsParams::from_module(&mut gradients, set),
+            head_grads: GradientsParams::from_module(&mut gradients, head),
         }
     }
 
@@ -68,16 +68,16 @@ impl LossGradients {
             flow = block(flow, &mut forward);
         }
 
-        let mut of_set = GradientsAccumulator::new();
+        let mut adapter_grads = GradientsAccumulator::new();
         let mut collect = |gradients: &mut Gradients| {
-            of_set.accumulate(set, GradientsParams::from_module(gradients, set));
+            adapter_grads.accumulate(set, GradientsParams::from_module(gradients, set));
         };
         let last = leaf(flow);
         let value = loss(last.hidden.clone(), &mut forward.resumed(set));
         let mut gradients = value.backward();
         let mut upstream = Upstream::of(&last, &gradients);
         collect(&mut gradients);
-        let of_head = GradientsParams::from_module(&mut gradients, head);
+        let head_grads = GradientsParams::from_module(&mut gradients, head);
 
         for (block, (flow, then)) in staged.blocks.iter().zip(entered).rev() {
             let flow = leaf(flow);
@@ -92,8 +92,8 @@ impl LossGradients {
         }
         Self {
             loss: value.into_scalar::<f32>().elem(),
-            of_set: of_set.grads(),
-            of_head,
+            adapter_grads: adapter_grads.grads(),
+            head_grads,
         }
     }
 }
