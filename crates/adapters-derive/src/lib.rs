@@ -74,8 +74,10 @@ fn core_path() -> Tokens {
         Ok(FoundCrate::Itself) => Some(format_ident!("{}", name.replace('-', "_"))),
         Err(_) => None,
     };
-    let core = found("adapters-core").or_else(|| found("adapters"));
-    // Without either the error names what to depend on.
-    let core = core.unwrap_or_else(|| format_ident!("adapters_core"));
-    quote!(::#core)
+    match (found("adapters-core"), found("adapters")) {
+        (Some(core), _) => quote!(::#core),
+        (None, Some(facade)) => quote!(::#facade::core),
+        // The compiler's error names what to depend on.
+        (None, None) => quote!(::adapters_core),
+    }
 }

@@ -27,7 +27,6 @@ pub const ARCHITECTURES: &[Architecture] = &[
 
 /// What a model reads and writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum ModelKind {
     /// Reads a text.
     Encoder,

@@ -308,8 +308,8 @@ impl Transformer for BertModel {
             max_length: c.max_position_embeddings,
             vocab_size: c.vocab_size,
             pad_id: c.pad_token_id,
-            token_types: c.type_vocab_size,
-            norm_epsilon: c.layer_norm_eps,
+            token_types: Some(c.type_vocab_size),
+            head_norm_epsilon: c.layer_norm_eps,
             head_dropout: c.classifier_dropout.unwrap_or(c.hidden_dropout_prob),
             activation: c.hidden_act.clone(),
         }

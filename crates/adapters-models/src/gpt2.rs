@@ -260,9 +260,9 @@ impl Transformer for Gpt2Model {
             max_length: c.n_positions,
             vocab_size: c.vocab_size,
             pad_id: c.pad_token_id.unwrap_or(0),
-            token_types: 0,
-            norm_epsilon: c.layer_norm_epsilon,
-            head_dropout: c.resid_pdrop,
+            token_types: None,
+            head_norm_epsilon: 1e-12,
+            head_dropout: 0.0,
             activation: c.activation_function.clone(),
         }
     }

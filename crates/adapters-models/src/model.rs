@@ -28,6 +28,26 @@ impl Model {
         self.0.info_dyn()
     }
 
+    /// Longest input in positions.
+    pub fn max_length(&self) -> usize {
+        self.info().max_length
+    }
+
+    /// Tokens in the vocabulary.
+    pub fn vocab_size(&self) -> usize {
+        self.info().vocab_size
+    }
+
+    /// Number of layers, of all stacks.
+    pub fn num_layers(&self) -> usize {
+        self.info().num_layers
+    }
+
+    /// Id of the padding token.
+    pub fn pad_id(&self) -> usize {
+        self.info().pad_id
+    }
+
     /// What it reads and writes.
     pub fn kind(&self) -> ModelKind {
         match (self.0.image_encoder_dyn(), self.0.causal_lm_dyn(), self.0.encoder_decoder_dyn()) {
@@ -54,6 +74,20 @@ impl Model {
     /// As the model's, and if it reads another kind of input.
     pub fn forward(&self, input: impl Into<Input>, cx: &mut Ctx<'_>) -> Tensor<3> {
         self.chain(input, cx).run(None, cx)
+    }
+
+    /// Scores of the vocabulary, `[batch, seq, d_model] -> [batch, seq, vocab]`; `None` for a model without a language-model
+    /// head of its own.
+    ///
+    /// # Panics
+    ///
+    /// Panics on another `d_model`.
+    pub fn logits(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Option<Tensor<3>> {
+        match (self.0.causal_lm_dyn(), self.0.encoder_decoder_dyn()) {
+            (Some(model), _) => Some(model.logits(hidden, cx)),
+            (_, Some(model)) => Some(model.logits(hidden, cx)),
+            _ => None,
+        }
     }
 
     /// What the pooler makes of hidden states, `[batch, seq, d_model] -> [batch, d_model]`; `None` without one.

@@ -230,8 +230,8 @@ impl Transformer for RotaryDecoder {
             max_length: c.max_position_embeddings,
             vocab_size: c.vocab_size,
             pad_id: c.pad_token_id.unwrap_or(0),
-            token_types: 0,
-            norm_epsilon: c.rms_norm_eps,
+            token_types: None,
+            head_norm_epsilon: 1e-12,
             head_dropout: 0.0,
             activation: c.hidden_act.clone(),
         }

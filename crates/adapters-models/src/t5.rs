@@ -521,9 +521,9 @@ impl Transformer for T5Model {
             max_length: usize::MAX,
             vocab_size: c.vocab_size,
             pad_id: c.pad_token_id,
-            token_types: 0,
-            norm_epsilon: c.layer_norm_epsilon,
-            head_dropout: c.dropout_rate,
+            token_types: None,
+            head_norm_epsilon: 1e-12,
+            head_dropout: 0.0,
             activation: c.feed_forward_proj.clone(),
         }
     }

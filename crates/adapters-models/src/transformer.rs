@@ -20,11 +20,11 @@ pub struct ModelInfo {
     pub vocab_size: usize,
     /// Id of the padding token; zero where the checkpoint has none.
     pub pad_id: usize,
-    /// Token types; zero for a model without.
-    pub token_types: usize,
-    /// Epsilon of the normalizations.
-    pub norm_epsilon: f64,
-    /// Dropout probability before a head that names none.
+    /// Token types; `None` for a model that reads none.
+    pub token_types: Option<usize>,
+    /// Epsilon of the normalizations of a head; 1e-12 where the configuration has no `layer_norm_eps`.
+    pub head_norm_epsilon: f64,
+    /// Dropout probability of a head that names none; zero where the configuration has none for it.
     pub head_dropout: f64,
     /// Published name of the activation in the feed-forward blocks.
     pub activation: String,

@@ -9,7 +9,7 @@ use burn::tensor::Tensor;
 
 use crate::{WeightAdapter, WeightDoor, Weights, device_of, weights_of};
 use adapters_core::{
-    AdapterSet, Attached, AttachedLayer, Erased, Error, Format, LinearState, Method, Registry, Shared, SiteLayer,
+    AdapterSet, Attached, AttachedLayer, Erased, Error, Format, LinearState, Method, Registry, Shared, Sited, SiteLayer,
 };
 use adapters_store::{LoadOptions, SavedFiles, StoreError, load_adapter, save_adapter};
 
@@ -65,7 +65,7 @@ impl WeightDoor {
         let door = Self::new(Arc::clone(method), Vec::<String>::new());
         let mut layers = Vec::new();
         let (mut shared, mut by_id) = (Shared::new(), HashMap::new());
-        for ((info, _), (path, weight, values)) in host.sites.iter().zip(named) {
+        for (info, (path, weight, values)) in host.layers.iter().map(Sited::info).zip(named) {
             let update = door.layer(&path, weight)?;
             shared = update.shared;
             by_id.extend(order_of(&update.layer).into_iter().zip(values));

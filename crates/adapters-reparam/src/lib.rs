@@ -16,7 +16,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use regex::Regex;
 
 use adapters_core::{
-    Build, Erased, Error, Host, LinearState, LinearWeight, Method, Role, Shared, Site, SiteInfo, SiteKind, SiteLayer,
+    Build, Erased, Error, Host, LinearRole, LinearState, LinearWeight, Location, Method, Shared, Sited, SiteLayer, Sites,
     Stack,
 };
 use adapters_nn::nearest;
@@ -166,7 +166,7 @@ impl WeightDoor {
             device: &device,
             host: &lone,
         };
-        let info = &lone.sites[0].0;
+        let info = lone.layers[0].info();
         let (layer, shared) = (self.method.build(info, &build)?, self.method.build_shared(&build)?);
         let SiteLayer::Linear(layer) = layer else {
             return Err(self.refuse(path, "the method does not act on a weight"));

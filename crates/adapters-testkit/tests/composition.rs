@@ -1,7 +1,7 @@
 //! Composition against what its blocks are defined to be, on inputs drawn at random, and what is refused.
 
 use adapters::core::{Composition, FusionConfig, Recorded, Role, SiteLayer};
-use adapters::models::EncoderInput;
+use adapters::models::TextInput;
 use adapters::{AdapterSet, Ctx, Error, method};
 use adapters_testkit::contract::{Bench, randomised, relative_error};
 use burn::module::Module;
@@ -22,7 +22,7 @@ fn set_of(bench: &Bench, a: &str, b: &str) -> AdapterSet {
 }
 
 /// Token ids of these lengths, padded to the longest.
-fn input(lengths: &[usize]) -> EncoderInput {
+fn input(lengths: &[usize]) -> TextInput {
     let device = Device::flex();
     let (rows, seq) = (lengths.len(), lengths.iter().copied().max().unwrap_or(1));
     let ids = (0..rows * seq).map(|i| match i % seq < lengths[i / seq] {
@@ -31,7 +31,7 @@ fn input(lengths: &[usize]) -> EncoderInput {
     });
     let ids: Vec<i64> = ids.collect();
     let padding: Vec<bool> = ids.iter().map(|id| *id == 0).collect();
-    EncoderInput {
+    TextInput {
         ids: Tensor::<2, Int>::from_data(TensorData::new(ids, [rows, seq]), &device),
         token_types: None,
         padding: Some(Tensor::<2, Bool>::from_data(
@@ -41,7 +41,7 @@ fn input(lengths: &[usize]) -> EncoderInput {
     }
 }
 
-fn output(bench: &Bench, set: &AdapterSet, input: &EncoderInput, block: impl Into<Composition>) -> Tensor<3> {
+fn output(bench: &Bench, set: &AdapterSet, input: &TextInput, block: impl Into<Composition>) -> Tensor<3> {
     let active = set.composition(block).unwrap();
     let [rows, seq] = input.ids.dims();
     let mut cx = Ctx::with_composition(set, &active).for_input(rows, seq).unwrap();

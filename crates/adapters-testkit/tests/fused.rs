@@ -6,7 +6,7 @@ use std::path::Path;
 use adapters::core::Format;
 use adapters::core::{LinearRole, Location, ParamValues, Role, Sited, Sites, Stack, merge};
 use adapters::lora::Combination;
-use adapters::models::{CausalInput, CausalLm, Pretrained, save_checkpoint};
+use adapters::models::{Model, Pretrained, TextInput, save_checkpoint};
 use adapters::store::{LoadOptions, load_adapter, save_adapter};
 use adapters::{AdapterSet, Composition, Ctx, Host, METHODS, Site, method};
 use adapters_testkit::contract::{gradients_of, randomised, relative_error};
@@ -115,7 +115,7 @@ fn the_parts_compute_what_three_projections_do() {
     for (config, adapted) in [
         ("lora[r=2,alpha=5]", &two[..]),
         ("lora[r=2,alpha=5,attn_matrices=[k]]", &[Role::Key]),
-        ("lora[r=2,alpha=5,attn_matrices=[q,k,v],lora_bias=true]", &PARTS),
+        ("lora[r=2,alpha=5,attn_matrices=[q,k,v],lora_bias=true]", &PARTS.map(Role::from)),
         ("lora[r=2,use_gating=true]", &two),
         ("dora[r=2,alpha=5]", &two),
         (
@@ -195,11 +195,11 @@ fn gpt2() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/gpt2/base")
 }
 
-fn logits(model: &CausalLm, cx: &mut Ctx<'_>) -> Tensor<3> {
+fn logits(model: &Model, cx: &mut Ctx<'_>) -> Tensor<3> {
     let device = Device::flex();
     let ids = Tensor::<2, Int>::from_data(TensorData::from([[5i64, 9, 3, 14, 7], [8, 2, 11, 6, 1]]), &device);
-    let hidden = model.forward(CausalInput { ids, padding: None }, cx);
-    model.logits(hidden, cx)
+    let hidden = model.forward(TextInput::new(ids), cx);
+    model.logits(hidden, cx).unwrap()
 }
 
 /// What every member of the family promises, on a whole GPT-2: it trains, is stored and read back, and folds into the

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use adapters::core::NamedParams;
 use adapters::core::Tensors;
 use adapters::models::heads::{HeadKind, HeadPooling, Objective, Routing, Scores, Targets};
-use adapters::models::{Encoder, EncoderInput, Head, HeadConfig, Heads, Pretrained};
+use adapters::models::{Head, HeadConfig, Heads, Model, Pretrained, TextInput};
 use adapters::store::{HeadSetup, LoadOptions, Setup, load_adapter, read_json, read_safetensors};
 use adapters::{AdapterSet, Composition, Ctx, METHODS};
 use adapters_testkit::contract::gradients_of;
@@ -22,16 +22,16 @@ fn case(name: &str) -> PathBuf {
     crate_dir().join("tests/heads").join(name)
 }
 
-fn encoder(device: &Device) -> Encoder {
+fn encoder(device: &Device) -> Model {
     let dir = crate_dir().join("golden/bert/base");
     Pretrained::open(&dir).unwrap().encoder(device).unwrap()
 }
 
-fn input(expected: &Tensors, device: &Device) -> EncoderInput {
+fn input(expected: &Tensors, device: &Device) -> TextInput {
     let (inputs, _) = read_safetensors(&crate_dir().join("golden/bert/inputs.safetensors")).unwrap();
     let take = |key| expected.get(key).unwrap_or(&inputs[key]).clone();
     let mask = Tensor::<2, Int>::from_data(take("attention_mask"), device);
-    EncoderInput {
+    TextInput {
         ids: Tensor::from_data(take("input_ids"), device),
         token_types: None,
         padding: Some(mask.equal_elem(0)),

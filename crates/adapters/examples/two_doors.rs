@@ -14,8 +14,8 @@
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use adapters::core::{LinearRole, Location, Sited, Sites, Stack};
-use adapters::{AdapterSet, Ctx, Error, ForPaths, Host, method};
+use adapters::core::{LinearRole, Stack};
+use adapters::{AdapterSet, Ctx, Error, ForPaths, Host, Location, Sited, Sites, method};
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Distribution, Tensor};

@@ -6,7 +6,8 @@ mod presets;
 
 pub use adapters_core as core;
 pub use adapters_core::{
-    Adapted, AdapterSet, AttachReport, Composition, Ctx, Error, Format, Frozen, Host, Method, Registry, Site, merge,
+    Adapted, AdapterSet, AttachReport, Composition, Ctx, Error, Format, Frozen, Host, Location, Method, Point, Registry,
+    Site, Sited, Sites, merge,
 };
 pub use adapters_nn as nn;
 pub use adapters_reparam::{ForPaths, WeightDoor};
@@ -35,7 +36,7 @@ pub use adapters_weight as weight;
 pub mod prelude {
     pub use crate::{AdapterSet, Composition, Ctx, Format, METHODS, method};
     #[cfg(feature = "models")]
-    pub use adapters_models::{Encoder, EncoderInput, Pretrained};
+    pub use adapters_models::{Model, Pretrained, TextInput};
 }
 
 /// The README of the repository, so that its example compiles.

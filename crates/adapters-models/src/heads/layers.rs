@@ -63,7 +63,7 @@ impl Head {
         fits(&config, base, path)?;
         let (d, outputs) = (base.d_model(), config.outputs(base.vocab_size()));
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        rng.set_stream(u64::MAX - 1);
+        rng.set_stream(u64::MAX);
         let zeros = |size: usize| Param::from_tensor(Tensor::<1>::zeros([size], device));
         let mut matrix =
             |shape| Param::from_tensor(Tensor::<2>::from_data(draw::normal(&mut rng, shape, 0.02), device));
@@ -127,6 +127,17 @@ impl Head {
             activation,
             config,
         }
+    }
+
+    /// With parameters that train: those read from a file are frozen as a checkpoint's.
+    pub(super) fn trainable(self) -> Self {
+        struct Unfreeze;
+        impl ModuleMapper for Unfreeze {
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                param.set_require_grad(true)
+            }
+        }
+        self.map(&mut Unfreeze)
     }
 
     /// What it computes.

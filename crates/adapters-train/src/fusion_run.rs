@@ -14,12 +14,12 @@ use serde_json::{Map, Value, json};
 
 use crate::batches::eval_batches;
 use crate::curve::{Shares, draw_shares};
-use crate::data::{Dataset, Fields};
 use crate::error::TrainError;
-use crate::evaluate::EncodedData;
+use crate::inputs::hidden_states;
 use crate::recipe::{FUSION, FusionSection, Recipe};
 use crate::report::{Event, Outcome};
 use crate::run_files::{Summary, peak_rss_bytes};
+use crate::tasks::{EVALUATION, TaskContext, TaskOptions};
 use crate::trainer::{Run, train};
 
 /// How much a fusion attends to each adapter, on average over the tokens: by adapter, then by layer from the first.
@@ -116,25 +116,25 @@ fn finished(run: &Run) -> Result<Option<Summary>, TrainError> {
 fn attention(run: &Run, dir: &Path) -> Result<Attention, TrainError> {
     let (recipe, device) = (&run.recipe, &run.device);
     let pretrained = Pretrained::open(&run.model_dir)?;
-    let mut adapted = Adapted::new(pretrained.encoder(device)?);
+    let mut adapted = Adapted::new(pretrained.model(device)?);
     let options = LoadOptions::default();
     let setup = Setup::load(dir, &mut adapted.set, &*adapted.base, run.registry, &options, device)?;
     adapted.set.activate(setup.composition)?;
     let tokenizer = pretrained.tokenizer(recipe.model.max_length)?;
-    // Only the texts are read.
-    let fields = Fields {
-        label: String::new(),
-        ..recipe.data.fields.clone()
+    let cx = TaskContext {
+        options: &TaskOptions::of(recipe),
+        pretrained: &pretrained,
+        model: &adapted.base,
+        tokenizer: &tokenizer,
     };
-    let data = Dataset::read_texts(&recipe.data.validation, &fields, &recipe.data.labels)?;
-    let data = EncodedData::new(&data, &tokenizer, &adapted.base)?;
-    // Sums by place, and the tokens they are over.
+    let data = recipe.head.kind.open(&cx)?.read(&recipe.data.validation, None, &cx)?;
+    // Sums by site, and the tokens they are over.
     let mut sums: BTreeMap<(usize, String), (Vec<f64>, f64)> = BTreeMap::new();
-    for indices in eval_batches(&data.lengths, recipe.train.eval_batch_size) {
-        let input = data.input(&indices, adapted.base.pad_id(), device);
+    for indices in eval_batches(data.lengths(), recipe.train.eval_batch_size) {
+        let input = data.batch(&indices, EVALUATION, &adapted.base, device).input;
         let keep = input.padding.clone().map(|padding| padding.bool_not().float());
         let mut cx = Ctx::new(&adapted.set).recording();
-        adapted.base.forward(input, &mut cx);
+        hidden_states(&adapted.base, input, &mut cx);
         for record in cx.records() {
             let Recorded::FusionAttention { scores, .. } = record.value else {
                 continue;
@@ -153,19 +153,19 @@ fn attention(run: &Run, dir: &Path) -> Result<Attention, TrainError> {
             *count += tokens;
         }
     }
-    // Several places of a layer count alike.
+    // Several sites of a layer count alike.
     let mut layers: BTreeMap<usize, (Vec<f64>, f64)> = BTreeMap::new();
     for ((layer, _), (sum, count)) in sums {
-        let (total, places) = layers.entry(layer).or_insert_with(|| (vec![0.0; sum.len()], 0.0));
+        let (total, sites) = layers.entry(layer).or_insert_with(|| (vec![0.0; sum.len()], 0.0));
         total.iter_mut().zip(sum).for_each(|(total, sum)| *total += sum / count);
-        *places += 1.0;
+        *sites += 1.0;
     }
     let names = recipe.adapter.name.split(',').map(str::to_owned).enumerate();
     Ok(names
         .map(|(index, name)| {
             (
                 name,
-                layers.values().map(|(total, places)| total[index] / places).collect(),
+                layers.values().map(|(total, sites)| total[index] / sites).collect(),
             )
         })
         .collect())

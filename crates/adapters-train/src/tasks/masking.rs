@@ -1,11 +1,10 @@
 //! Hiding tokens, for masked language modeling.
 
-use adapters_models::{Encoder, TextTokenizer};
+use adapters_models::{Encoded, TextTokenizer};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::error::TrainError;
-use crate::evaluate::EncodedData;
 
 /// How tokens are hidden: BERT's way.
 ///
@@ -21,9 +20,9 @@ pub(crate) struct Masking {
 
 /// Rows with hidden tokens, where those are, and what they were.
 pub(crate) struct Masked {
-    pub rows: EncodedData,
+    pub rows: Vec<Encoded>,
     /// Row and position in the row, row by row.
-    pub places: Vec<(usize, usize)>,
+    pub positions: Vec<(usize, usize)>,
     pub tokens: Vec<i64>,
 }
 
@@ -31,7 +30,7 @@ impl Masking {
     /// # Errors
     ///
     /// [`TrainError::Value`] if the tokenizer has no mask token.
-    pub fn new(probability: f64, tokenizer: &TextTokenizer, encoder: &Encoder) -> Result<Self, TrainError> {
+    pub fn new(probability: f64, tokenizer: &TextTokenizer, vocab: usize) -> Result<Self, TrainError> {
         let mask_id = tokenizer
             .token_id("[MASK]")
             .or_else(|| tokenizer.token_id("<mask>"))
@@ -43,24 +42,24 @@ impl Masking {
         Ok(Self {
             probability,
             mask_id,
-            vocab: encoder.vocab_size() as u32,
+            vocab: vocab as u32,
             special: tokenizer.special_ids(),
         })
     }
 
-    /// Hides tokens of the rows `indices`; every row has a stream of the seed of its own.
-    pub fn hide(&self, data: &EncodedData, indices: &[usize], seed: u64) -> Masked {
-        let mut rows: Vec<_> = indices.iter().map(|i| data.rows[*i].clone()).collect();
-        let (mut places, mut tokens) = (Vec::new(), Vec::new());
+    /// Hides tokens of rows, each with its index in the file, which selects a stream of the seed of its own.
+    pub fn hide(&self, given: &[(usize, &Encoded)], seed: u64) -> Masked {
+        let mut rows: Vec<Encoded> = given.iter().map(|(_, row)| (*row).clone()).collect();
+        let (mut positions, mut tokens) = (Vec::new(), Vec::new());
         let share = |x: u32| f64::from(x) / (f64::from(u32::MAX) + 1.0);
-        for (at, (row, index)) in rows.iter_mut().zip(indices).enumerate() {
+        for (at, (row, (index, _))) in rows.iter_mut().zip(given).enumerate() {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             rng.set_stream(*index as u64);
             for (t, id) in row.ids.iter_mut().enumerate() {
                 if self.special.contains(id) || share(rng.next_u32()) >= self.probability {
                     continue;
                 }
-                places.push((at, t));
+                positions.push((at, t));
                 tokens.push(i64::from(*id));
                 match share(rng.next_u32()) {
                     x if x < 0.8 => *id = self.mask_id,
@@ -69,16 +68,14 @@ impl Masking {
                 }
             }
         }
-        if places.is_empty() {
+        if positions.is_empty() {
             // A batch of very short texts: the first token predicts itself.
-            places.push((0, 0));
+            positions.push((0, 0));
             tokens.push(i64::from(rows[0].ids[0]));
         }
-        let lengths = rows.iter().map(|row| row.ids.len()).collect();
-        let labels = vec![None; rows.len()];
         Masked {
-            rows: EncodedData { rows, labels, lengths },
-            places,
+            rows,
+            positions,
             tokens,
         }
     }
@@ -86,8 +83,6 @@ impl Masking {
 
 #[cfg(test)]
 mod tests {
-    use adapters_models::Encoded;
-
     use super::*;
 
     #[test]
@@ -103,34 +98,19 @@ mod tests {
             type_ids: vec![0; n as usize + 2],
         };
         let rows: Vec<_> = (0..200).map(|i| row(10 + i % 30)).collect();
-        let data = EncodedData {
-            lengths: rows.iter().map(|row| row.ids.len()).collect(),
-            labels: vec![None; rows.len()],
-            rows,
-        };
-        let all: Vec<usize> = (0..200).collect();
-        let (once, again, other) = (
-            masking.hide(&data, &all, 1),
-            masking.hide(&data, &all, 1),
-            masking.hide(&data, &all, 2),
-        );
-        assert_eq!(once.places, again.places);
-        assert_ne!(once.places, other.places);
+        let all: Vec<(usize, &Encoded)> = rows.iter().enumerate().collect();
+        let (once, again, other) = (masking.hide(&all, 1), masking.hide(&all, 1), masking.hide(&all, 2));
+        assert_eq!(once.positions, again.positions);
+        assert_ne!(once.positions, other.positions);
         assert!(once.tokens.iter().all(|id| (200..300).contains(id)));
-        let words: usize = data.lengths.iter().map(|l| l - 2).sum();
+        let words: usize = rows.iter().map(|row| row.ids.len() - 2).sum();
         let share = once.tokens.len() as f64 / words as f64;
         assert!((share - 0.15).abs() < 0.02, "{share}");
-        let masks = once
-            .rows
-            .rows
-            .iter()
-            .flat_map(|r| &r.ids)
-            .filter(|id| **id == 103)
-            .count();
+        let masks = once.rows.iter().flat_map(|r| &r.ids).filter(|id| **id == 103).count();
         let masked = masks as f64 / once.tokens.len() as f64;
         assert!((masked - 0.8).abs() < 0.05, "{masked}");
         // A row is hidden alike in any batch.
-        let alone = masking.hide(&data, &[7], 1);
-        assert_eq!(alone.rows.rows[0], once.rows.rows[7]);
+        let alone = masking.hide(&all[7..8], 1);
+        assert_eq!(alone.rows[0], once.rows[7]);
     }
 }

@@ -1,18 +1,17 @@
-//! Heads in the reference's files: `head_config.json` and `model_head.safetensors`.
+//! The codec of AdapterHub's head files: `head_config.json` and `model_head.safetensors`.
 
 use std::fs;
 use std::path::Path;
 
 use adapters_core::Tensors;
 use adapters_store::{StoreError, read_json, read_pytorch, read_safetensors, write_json, write_safetensors};
-use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
 use serde_json::{Map, Value};
 
 use crate::error::ModelError;
 use crate::heads::config::{HeadConfig, refused};
 use crate::heads::layers::{HiddenLayer, LastLayer};
-use crate::heads::{Head, HeadBase, fits};
+use crate::heads::{Head, HeadBase, Pooling, fits};
 use crate::weights::Weights;
 
 const CONFIG: &str = "head_config.json";
@@ -20,7 +19,14 @@ const WEIGHTS: &str = "model_head.safetensors";
 const PICKLE: &str = "pytorch_model_head.bin";
 
 impl Head {
-    /// Whether a folder holds a head, of its own or beside an adapter.
+    /// Whether AdapterHub's library reads this head from its files over `base`: it has no pooling but the pooler and the
+    /// default of the model.
+    pub fn fits_adapterhub(&self, base: &impl HeadBase) -> bool {
+        let pooling = self.config().kind.pooling();
+        pooling.is_none_or(|pooling| pooling == Pooling::Pooler || pooling == base.default_pooling())
+    }
+
+    /// Whether a folder holds such files, of its own or next to an adapter.
     pub fn is_in(dir: &Path) -> bool {
         dir.join(CONFIG).exists()
     }
@@ -52,7 +58,7 @@ impl Head {
                 return Err(refused(&path, field, &expected.to_string(), found.to_string()));
             }
         }
-        let config = HeadConfig::from_fields(fields, &path)?;
+        let config = HeadConfig::from_fields(fields, base.default_pooling(), &path)?;
         let activation = config.check(&path)?;
         fits(&config, base, &path)?;
         let name = file.get("name").and_then(Value::as_str).unwrap_or("default").to_owned();
@@ -88,9 +94,7 @@ impl Head {
             weight: (!tied).then_some(own),
             bias,
         };
-        // A checkpoint's tensors are frozen; those of a head train.
-        let head = Self::from_layers(hidden, last, activation, config).map(&mut Unfreeze);
-        Ok((name, head))
+        Ok((name, Self::from_layers(hidden, last, activation, config).trainable()))
     }
 
     /// Writes the head as AdapterHub's library does, under the name `name`, into a folder of its own or beside an adapter.
@@ -131,7 +135,7 @@ impl Head {
         }
         write_safetensors(&dir.join(WEIGHTS), &tensors, [])?;
         let file = serde_json::json!({
-            "config": self.config().to_fields(base.vocab_size(), base.d_model()),
+            "config": self.config().to_fields(base),
             "hidden_size": base.d_model(),
             "model_class": model_class(base.class_name()),
             "model_name": "",
@@ -140,14 +144,6 @@ impl Head {
             "version": "adapters.1.3.0",
         });
         Ok(write_json(&dir.join(CONFIG), &file)?)
-    }
-}
-
-struct Unfreeze;
-
-impl ModuleMapper for Unfreeze {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        param.set_require_grad(true)
     }
 }
 

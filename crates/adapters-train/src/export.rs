@@ -1,21 +1,18 @@
-//! What a finished run leaves: the adapter or the fusion, its head and its manifest.
+//! Export of a finished run: the adapter or the fusion, its head and its manifest.
 
 use std::path::{Path, PathBuf};
 
 use adapters_core::{Format, Host};
-use adapters_store::{HeadManifest, Manifest, Setup, expressible, save_adapter};
+use adapters_store::{Manifest, Setup, expressible, save_adapter};
 
-use crate::completions::chat_template;
 use crate::error::TrainError;
-use crate::task::{Head, Learner};
+use crate::task_model::TaskModel;
+use crate::tasks::chat_template;
 use crate::trainer::Run;
-
-/// File of a classification head.
-const HEAD: &str = "head.safetensors";
 
 /// Writes what was trained into the run folder, in every format that can hold it; the first of them, and the folder of
 /// peft's, or why there is none.
-pub(crate) fn save_all(run: &Run, model: &Learner) -> Result<(Format, Result<PathBuf, String>), TrainError> {
+pub(crate) fn save_all(run: &Run, model: &TaskModel) -> Result<(Format, Result<PathBuf, String>), TrainError> {
     let (adapter, peft) = (run.dir.join("adapter"), run.dir.join("adapter-peft"));
     if !run.recipe.adapter.fuse.is_empty() {
         save_setup(run, model, &adapter)?;
@@ -39,28 +36,36 @@ pub(crate) fn save_all(run: &Run, model: &Learner) -> Result<(Format, Result<Pat
 }
 
 /// Writes the adapter, its head and its manifest into `dir`.
-fn save(run: &Run, model: &Learner, format: Format, dir: &Path) -> Result<(), TrainError> {
+fn save(run: &Run, model: &TaskModel, format: Format, dir: &Path) -> Result<(), TrainError> {
     let name = &run.recipe.adapter.name;
     let set = &model.adapted.set;
     save_adapter(dir, format, set, name, &*model.adapted.base)?;
     let config = set.attached(name)?.method().to_string();
-    save_head(run, model, dir, config)
+    save_head(run, model, format, dir, config)
 }
 
 /// Writes the whole composition, its head and its manifest into `dir`.
-fn save_setup(run: &Run, model: &Learner, dir: &Path) -> Result<(), TrainError> {
+fn save_setup(run: &Run, model: &TaskModel, dir: &Path) -> Result<(), TrainError> {
     let set = &model.adapted.set;
     if let Some(active) = set.active() {
         Setup::new(active.composition().clone()).save(dir, set, &*model.adapted.base)?;
     }
     let config = set.fusion(&run.recipe.adapter.name)?.method().to_string();
-    save_head(run, model, dir, config)
+    save_head(run, model, Format::AdapterHub, dir, config)
 }
 
-fn save_head(run: &Run, model: &Learner, dir: &Path, config: String) -> Result<(), TrainError> {
-    let recipe = &run.recipe;
-    model.save_head(dir, &recipe.adapter.name, HEAD)?;
-    let labels = &recipe.data.labels;
+/// Writes the head in the format of the folder if that has such a head, else in the manifest's; and the manifest.
+fn save_head(run: &Run, model: &TaskModel, format: Format, dir: &Path, config: String) -> Result<(), TrainError> {
+    let (recipe, base) = (&run.recipe, &*model.adapted.base);
+    let head = match (&model.head, format) {
+        (None, _) => None,
+        (Some(head), Format::AdapterHub) if head.fits_adapterhub(base) => {
+            head.save(dir, &recipe.adapter.name, base)?;
+            None
+        }
+        (Some(head), Format::Peft) if head.save_peft(dir, base)? => None,
+        (Some(head), _) => Some(head.save_manifest(dir, base)?),
+    };
     let manifest = Manifest {
         name: recipe.adapter.name.clone(),
         config,
@@ -68,17 +73,13 @@ fn save_head(run: &Run, model: &Learner, dir: &Path, config: String) -> Result<(
         base_model: recipe.model.path.clone(),
         max_length: Some(recipe.model.max_length),
         quantize: recipe.model.quantize,
-        chat: recipe.head.kind.writes() && chat_template(recipe.data.template, &run.model_dir)?.is_some(),
+        chat: recipe.head.kind.is_generative && chat_template(recipe.data.template, &run.model_dir)?.is_some(),
         stack_on: recipe
             .adapter
             .stack_on
             .as_ref()
             .map(|dir| dir.to_string_lossy().into_owned()),
-        head: matches!(model.head, Some(Head::Classification(_))).then(|| HeadManifest {
-            file: HEAD.to_owned(),
-            pooling: recipe.head.pooling,
-            labels: (0..labels.count()).map(|class| labels.name(class)).collect(),
-        }),
+        head,
         written_by: concat!("adapters ", env!("CARGO_PKG_VERSION")).to_owned(),
         ..Manifest::default()
     };

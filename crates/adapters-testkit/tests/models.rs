@@ -1,0 +1,89 @@
+//! The contract of models, for every architecture of the library and for one a program registers.
+
+use adapters::models::{ARCHITECTURES, Architectures};
+use adapters_testkit::model_contract::{ModelCase, all};
+use serde_json::{Value, json};
+
+fn rotary(model_type: &str, more: Value) -> Value {
+    let mut config = json!({
+        "model_type": model_type, "vocab_size": 24, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "intermediate_size": 20, "max_position_embeddings": 40, "pad_token_id": 0,
+        "tie_word_embeddings": false,
+    });
+    if let (Some(config), Value::Object(more)) = (config.as_object_mut(), more) {
+        config.extend(more);
+    }
+    config
+}
+
+/// Configurations of an architecture that compute differently, and keys it may have.
+fn configs(model_type: &str) -> (Vec<Value>, &'static [&'static str]) {
+    match model_type {
+        "bert" => (
+            vec![json!({
+                "model_type": "bert", "vocab_size": 24, "hidden_size": 16, "num_hidden_layers": 2,
+                "num_attention_heads": 4, "intermediate_size": 20, "max_position_embeddings": 40, "type_vocab_size": 2,
+            })],
+            &["pooler.dense.weight"],
+        ),
+        "gpt2" => {
+            let config = |tied: bool, by_layer: bool| {
+                json!({
+                    "model_type": "gpt2", "vocab_size": 24, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 40,
+                    "tie_word_embeddings": tied, "scale_attn_by_inverse_layer_idx": by_layer,
+                })
+            };
+            (vec![config(true, false), config(false, true)], &[])
+        }
+        // The spellings of transformers 5 next to the older ones.
+        "llama" => {
+            let newer = json!({
+                "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 500.0}, "dtype": "bfloat16",
+                "tie_word_embeddings": true, "attention_bias": true, "mlp_bias": true,
+            });
+            (vec![rotary("llama", json!({})), rotary("llama", newer)], &[])
+        }
+        "mistral" => (vec![rotary("mistral", json!({"sliding_window": 3}))], &[]),
+        "qwen2" => (vec![rotary("qwen2", json!({}))], &[]),
+        "t5" => {
+            let config = |ffn: &str, tied: bool| {
+                json!({
+                    "model_type": "t5", "vocab_size": 24, "d_model": 16, "d_kv": 4, "d_ff": 20, "num_layers": 2,
+                    "num_heads": 4, "relative_attention_num_buckets": 8, "relative_attention_max_distance": 16,
+                    "feed_forward_proj": ffn, "tie_word_embeddings": tied,
+                })
+            };
+            (vec![config("relu", true), config("gated-gelu", false)], &[])
+        }
+        other => panic!("{other} has no tiny configuration here"),
+    }
+}
+
+fn check(model_type: &str) {
+    let (configs, optional_keys) = configs(model_type);
+    for config in configs {
+        all(&ModelCase {
+            config,
+            optional_keys,
+            architectures: Architectures::default(),
+        });
+    }
+}
+
+/// A test each, so that they run beside each other and fail alone.
+macro_rules! checked {
+    ($($model_type:ident),*) => {
+        $(#[test] fn $model_type() {
+            check(stringify!($model_type));
+        })*
+
+        #[test]
+        fn no_architecture_is_left_out() {
+            let checked = [$(stringify!($model_type)),*];
+            let left_out: Vec<_> = ARCHITECTURES.iter().filter(|known| !checked.contains(&known.model_type)).collect();
+            assert!(left_out.is_empty(), "{left_out:?}");
+        }
+    };
+}
+
+checked!(bert, gpt2, llama, mistral, qwen2, t5);
