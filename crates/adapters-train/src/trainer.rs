@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use adapters_core::{Adapted, Host, Regime, Registry};
+use adapters_core::{Adapted, Regime, Registry};
 use adapters_models::{Head, Pretrained};
 use adapters_store::StoreError;
 use burn::module::Module;

@@ -70,6 +70,7 @@ impl Task for Tagging {
     const DATA: &'static str =
         "`words`, a list of the words of a sentence, and `tags`, the tag of each; separated by spaces in a table";
     const METRIC: &'static str = "f1";
+    const REPEATS_INPUT: bool = true;
     const LABELS: usize = 1;
 
     type Example = TaggedSentence;
