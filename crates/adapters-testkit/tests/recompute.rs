@@ -75,8 +75,8 @@ fn check<M: Blocks + Host>(model: &M, forward: impl Fn(M::Input, &mut Ctx<'_>) -
         let want = LossGradients::of(&whole, &set, &head);
 
         assert!((got.loss - want.loss).abs() < 1e-5 * want.loss.abs(), "{configs:?}");
-        let of_set = (values(&set, &got.of_set), values(&set, &want.of_set));
-        let of_head = (values(&head, &got.of_head), values(&head, &want.of_head));
+        let of_set = (values(&set, &got.adapter_grads), values(&set, &want.adapter_grads));
+        let of_head = (values(&head, &got.head_grads), values(&head, &want.head_grads));
         // A gate's gradient may be what is left of large terms that cancel: no float has it to 1e-4 of itself.
         let all = of_set.1.iter().chain(&of_head.1).flatten();
         let most = all.map(largest).fold(0.0, f64::max);
