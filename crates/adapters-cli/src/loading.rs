@@ -220,7 +220,7 @@ fn head(args: &ModelArgs, manifest: &Manifest, base: &Model, device: &Device) ->
         return Ok(Head::load(&args.adapter, base, args.allow_bin, device)?.1);
     }
     match Head::load_peft(&args.adapter, base, device)? {
-        Some(head) => Ok(head),
+        Some(head) => Ok(head.with_labels(&manifest.labels)),
         None => Err(Failure::new(
             format!("there is no head in {}", args.adapter.display()),
             "name a file with tensors `weight` and `bias` with --head",

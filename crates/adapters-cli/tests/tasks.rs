@@ -286,6 +286,8 @@ fn wrong_data_is_named() {
             .output()
             .unwrap();
         let error = String::from_utf8(output.stderr).unwrap();
+        // Long lines are wrapped.
+        let error = error.replace('│', " ").split_whitespace().collect::<Vec<_>>().join(" ");
         assert_eq!(output.status.code(), Some(1), "{error}");
         for part in parts {
             assert!(error.contains(part), "{task}: {error}");

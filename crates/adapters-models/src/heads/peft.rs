@@ -38,14 +38,16 @@ fn module(config: &HeadConfig, base: &impl HeadBase) -> Option<(&'static str, &'
     let decoder = base.default_pooling() == Pooling::Last;
     match config.kind {
         _ if config.layers != 1 => None,
-        HeadKind::Classification { pooling } | HeadKind::MultiLabel { pooling } => {
+        HeadKind::Classification { pooling } => {
             // A decoder's class has no bias there.
             let fits = pooling == class_pooling(base) && config.bias != decoder;
             fits.then_some(("SEQ_CLS", if decoder { "score" } else { "classifier" }))
         }
         HeadKind::Tagging if !decoder => Some(("TOKEN_CLS", "classifier")),
         HeadKind::QuestionAnswering => Some(("QUESTION_ANS", "qa_outputs")),
-        HeadKind::Tagging | HeadKind::MultipleChoice { .. } | HeadKind::LanguageModel { .. } => None,
+        // Of several labels only the checkpoint's `problem_type` tells, which peft does not store.
+        HeadKind::MultiLabel { .. } | HeadKind::Tagging | HeadKind::MultipleChoice { .. } => None,
+        HeadKind::LanguageModel { .. } => None,
     }
 }
 
