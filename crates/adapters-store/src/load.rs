@@ -74,7 +74,11 @@ pub fn load_adapter(
     let mut folder = read_config(dir, registry, &options.config, host)?;
     let (weights, mut tensors) = read_weights(dir, folder.format, options.allow_bin)?;
     let of_head = |key: &str| {
-        let path = key.strip_prefix(folder.format.key_prefix()).unwrap_or(key);
+        // Around a prompt there is one module less.
+        let path = ["base_model.model.", "base_model."]
+            .iter()
+            .find_map(|prefix| key.strip_prefix(prefix));
+        let path = path.unwrap_or(key);
         let mut modules = folder.head_modules.iter();
         modules.any(|module| {
             path.strip_prefix(module.as_str())

@@ -31,7 +31,10 @@ pub struct Manifest {
     /// Folder of the adapter it was trained on top of, which must be active below it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub stack_on: Option<String>,
-    /// The head trained with it.
+    /// Names of the labels of its head, which peft's files have no field for.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub labels: Vec<String>,
+    /// The head trained with it, where the format of the folder has no place for it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub head: Option<HeadManifest>,
     /// Version of this library that wrote it.
@@ -41,7 +44,7 @@ pub struct Manifest {
     pub extra: Map<String, Value>,
 }
 
-/// The head trained with an adapter, where the format of the folder has no place for it.
+/// A head in this library's own file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HeadManifest {
     /// Name of the weight file in the same folder. Its tensors are `weight [outputs, d_model]` and `bias [outputs]` of the last

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use adapters::core::NamedParams;
 use adapters::core::Tensors;
-use adapters::models::heads::{HeadKind, HeadPooling, Objective, Routing, Scores, Targets};
+use adapters::models::heads::{HeadKind, Objective, Pooling, Routing, Scores, Targets};
 use adapters::models::{Head, HeadConfig, Heads, Model, Pretrained, TextInput};
 use adapters::store::{HeadSetup, LoadOptions, Setup, load_adapter, read_json, read_safetensors};
 use adapters::{AdapterSet, Composition, Ctx, METHODS};
@@ -446,9 +446,7 @@ fn prompt_positions_in_front_are_not_scored() {
 fn the_mean_is_read_back_and_targets_and_files_that_do_not_fit_are_named() {
     let device = Device::flex();
     let base = encoder(&device);
-    let kind = HeadKind::Classification {
-        pooling: HeadPooling::Mean,
-    };
+    let kind = HeadKind::Classification { pooling: Pooling::Mean };
     let head = Head::new(HeadConfig::new(kind, ["no", "yes"]).with_layers(1), &base, 0, &device).unwrap();
     let out = tempfile::tempdir().unwrap();
     head.save(out.path(), "mine", &base).unwrap();

@@ -79,6 +79,10 @@ fn save_head(run: &Run, model: &TaskModel, format: Format, dir: &Path, config: S
             .stack_on
             .as_ref()
             .map(|dir| dir.to_string_lossy().into_owned()),
+        labels: match (&head, &model.head, format) {
+            (None, Some(head), Format::Peft) => head.config().labels.clone(),
+            _ => Vec::new(),
+        },
         head,
         written_by: concat!("adapters ", env!("CARGO_PKG_VERSION")).to_owned(),
         ..Manifest::default()

@@ -402,14 +402,13 @@ impl Recipe {
     fn check_task(&self) -> Result<(), TrainError> {
         let (task, data) = (self.head.kind, &self.data);
         if data.labels.count() < task.labels {
-            let expected = format!(
-                "at least {} for `head.kind` `{task}`; `head.kind` `causal_lm` and others need none",
-                task.labels
-            );
+            let expected = format!("at least {} for `head.kind` `{task}`", task.labels);
             return Err(value("data.labels", &expected, data.labels.count()));
         }
-        if data.pack && task.name != "causal_lm" {
-            let expected = format!("false for `head.kind` `{task}`; only `causal_lm` packs");
+        if data.pack && !task.packs {
+            let packing = TASKS.iter().filter(|task| task.packs).map(|task| task.name);
+            let packing = packing.collect::<Vec<_>>().join("`, `");
+            let expected = format!("false for `head.kind` `{task}`; only `{packing}` packs");
             return Err(value("data.pack", &expected, true));
         }
         if let Some(template) = data.template.filter(|_| !task.is_generative) {

@@ -140,7 +140,16 @@ impl Head {
         self.map(&mut Unfreeze)
     }
 
-    /// What it computes.
+    /// With these names of its labels, where there are as many.
+    #[must_use]
+    pub fn with_labels(mut self, labels: &[String]) -> Self {
+        if labels.len() == self.config.labels.len() {
+            self.config.labels = labels.to_vec();
+        }
+        self
+    }
+
+    /// Its configuration.
     pub fn config(&self) -> &HeadConfig {
         &self.config
     }

@@ -19,6 +19,8 @@ use crate::heads::{Head, HeadBase, Pooling, fits};
 use crate::weights::Weights;
 
 const CONFIG: &str = "adapter_config.json";
+/// Prefixes of the keys of a head: that of an adapter inside the model, and of a prompt around it.
+const PREFIXES: [&str; 2] = ["base_model.model.", "base_model."];
 /// Modules that hold the head of a class of transformers.
 const MODULES: [&str; 3] = ["classifier", "score", "qa_outputs"];
 
@@ -36,14 +38,16 @@ fn module(config: &HeadConfig, base: &impl HeadBase) -> Option<(&'static str, &'
     let decoder = base.default_pooling() == Pooling::Last;
     match config.kind {
         _ if config.layers != 1 => None,
-        HeadKind::Classification { pooling } | HeadKind::MultiLabel { pooling } => {
+        HeadKind::Classification { pooling } => {
             // A decoder's class has no bias there.
             let fits = pooling == class_pooling(base) && config.bias != decoder;
             fits.then_some(("SEQ_CLS", if decoder { "score" } else { "classifier" }))
         }
         HeadKind::Tagging if !decoder => Some(("TOKEN_CLS", "classifier")),
         HeadKind::QuestionAnswering => Some(("QUESTION_ANS", "qa_outputs")),
-        HeadKind::Tagging | HeadKind::MultipleChoice { .. } | HeadKind::LanguageModel { .. } => None,
+        // Of several labels only the checkpoint's `problem_type` tells, which peft does not store.
+        HeadKind::MultiLabel { .. } | HeadKind::Tagging | HeadKind::MultipleChoice { .. } => None,
+        HeadKind::LanguageModel { .. } => None,
     }
 }
 
@@ -68,7 +72,9 @@ impl Head {
             None => (key, data),
         });
         let mut tensors: adapters_core::Tensors = renamed.collect();
-        let key = |rest: &str| format!("{prefix}{module}.{rest}");
+        let inside = tensors.keys().any(|key| key.starts_with(prefix));
+        let of_head = PREFIXES[usize::from(!inside)];
+        let key = |rest: &str| format!("{of_head}{module}.{rest}");
         tensors.insert(key("weight"), self.last_weight(base).into_data());
         let bias = self.last.bias.iter().map(|bias| (key("bias"), bias.val().into_data()));
         tensors.extend(bias);
@@ -98,19 +104,16 @@ impl Head {
             return Ok(None); // AdapterHub's
         }
         let (mut tensors, _) = read_safetensors(&weights)?;
-        let of = |module: &str| format!("{}{module}.", Format::Peft.key_prefix());
-        let Some(module) = MODULES
-            .into_iter()
-            .find(|module| tensors.contains_key(&format!("{}weight", of(module))))
-        else {
+        let mut prefixes = PREFIXES
+            .iter()
+            .flat_map(|prefix| MODULES.map(|module| format!("{prefix}{module}.")));
+        let Some(prefix) = prefixes.find(|prefix| tensors.contains_key(&format!("{prefix}weight"))) else {
             return Ok(None);
         };
-        let prefix = of(module);
         tensors.retain(|key, _| key.starts_with(&prefix));
         let rows = |key| {
-            tensors
-                .get(&format!("{prefix}{key}"))
-                .map(|data| data.shape().to_vec()[0])
+            let data = tensors.get(&format!("{prefix}{key}"))?;
+            data.shape().to_vec().first().copied()
         };
         let outputs = rows("weight").unwrap_or_default();
         let pooling = class_pooling(base);

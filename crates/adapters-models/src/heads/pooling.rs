@@ -98,16 +98,13 @@ fn masked_mean(hidden: Tensor<3>, padding: Option<Tensor<2, Bool>>) -> Tensor<3>
 
 /// The last position that is not padding, on whichever side the padding lies: `[batch, seq, d_model]` to `[batch, 1, d_model]`.
 fn last(hidden: Tensor<3>, padding: Option<Tensor<2, Bool>>) -> Tensor<3> {
-    let [rows, seq, width] = hidden.dims();
+    let [rows, seq, _] = hidden.dims();
     let Some(padding) = padding else {
         return hidden.slice_dim(1, seq - 1..seq);
     };
-    let device = padding.device();
-    let numbers = Tensor::<1, Int>::arange(1..seq as i64 + 1, &device).unsqueeze_dim::<2>(0);
-    let last = (padding.bool_not().int() * numbers).argmax(1).reshape([rows]);
-    let starts = Tensor::<1, Int>::arange(0..rows as i64, &device) * seq as i64;
-    hidden
-        .reshape([rows * seq, width])
-        .select(0, starts + last)
-        .reshape([rows, 1, width])
+    let numbers = Tensor::<1, Int>::arange(1..seq as i64 + 1, &padding.device()).float();
+    let numbered = padding.bool_not().float() * numbers.unsqueeze_dim(0);
+    let last = numbered.clone().max_dim(1).expand([rows, seq]);
+    let chosen = numbered.equal(last).float().unsqueeze_dim(2);
+    (hidden * chosen).sum_dim(1)
 }

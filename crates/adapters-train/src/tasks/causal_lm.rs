@@ -26,6 +26,8 @@ impl Task for CausalLmTask {
     const DATA: &'static str = "`prompt` and `completion`, the text that follows it";
     const MODELS: &'static [ModelKind] = &[ModelKind::CausalLm];
     const IS_GENERATIVE: bool = true;
+    const PACKS: bool = true;
+    const NEXT: &'static str = "generate --adapter {adapter} --prompt TEXT";
 
     type Example = Row;
 

@@ -81,3 +81,21 @@ pub(super) fn accuracy(outputs: &[Outputs], targets: impl Iterator<Item = Option
         pairs.map(|(outputs, target)| largest(&outputs.values) == target),
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accuracy_counts_the_largest_outputs() {
+        let outputs = [[0.0, 2.0, 1.0], [3.0, 0.0, 0.0], [0.0, 1.0, 1.0]].map(|values| Outputs {
+            values: values.to_vec(),
+            width: 3,
+        });
+        // Of equal outputs the first counts.
+        let of = |targets: [Option<usize>; 3]| accuracy(&outputs, targets.into_iter());
+        assert_eq!(of([Some(1), Some(0), Some(1)]), Some(1.0));
+        assert_eq!(of([Some(1), Some(2), Some(2)]), Some(1.0 / 3.0));
+        assert_eq!(of([Some(1), None, Some(2)]), None);
+    }
+}

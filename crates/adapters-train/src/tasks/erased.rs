@@ -32,6 +32,12 @@ pub struct TaskKind {
     pub metric: &'static str,
     /// Whether the model learns to write text.
     pub is_generative: bool,
+    /// Arguments of the command that uses a trained adapter, with `{adapter}` for its folder.
+    pub next: &'static str,
+    /// Whether a prediction repeats its input.
+    pub repeats_input: bool,
+    /// Whether several examples may share a row.
+    pub packs: bool,
     /// Fewest labels a recipe names.
     pub labels: usize,
     serves: fn(&HeadConfig) -> bool,
@@ -103,6 +109,9 @@ impl TaskKind {
             models: T::MODELS,
             metric: T::METRIC,
             is_generative: T::IS_GENERATIVE,
+            next: T::NEXT,
+            repeats_input: T::REPEATS_INPUT,
+            packs: T::PACKS,
             labels: T::LABELS,
             serves: T::serves,
             open: |cx| Ok(Box::new(Opened(Arc::new(T::new(cx)?)))),

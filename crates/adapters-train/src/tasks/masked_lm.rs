@@ -25,6 +25,7 @@ impl Task for MaskedLm {
     const NAME: &'static str = "masked_lm";
     const DATA: &'static str = "`text`";
     const MODELS: &'static [ModelKind] = &[ModelKind::Encoder];
+    const NEXT: &'static str = "train RECIPE --set adapter.stack_on={adapter}";
 
     type Example = TextExample<()>;
 

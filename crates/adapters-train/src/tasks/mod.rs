@@ -128,6 +128,12 @@ pub trait Task: fmt::Debug + Send + Sync + Sized + 'static {
     /// Whether the model learns to write text: the best weights are those with the lowest loss, since every token of a
     /// small file can be right long before the probabilities are good.
     const IS_GENERATIVE: bool = false;
+    /// Arguments of the command that uses a trained adapter, with `{adapter}` for its folder.
+    const NEXT: &'static str = "predict --adapter {adapter} --text TEXT";
+    /// Whether a prediction repeats its input, as tagged words do.
+    const REPEATS_INPUT: bool = false;
+    /// Whether several examples may share a row (`data.pack`).
+    const PACKS: bool = false;
     /// Fewest labels a recipe names; zero for tasks without labels.
     const LABELS: usize = 0;
 

@@ -94,3 +94,38 @@ impl Task for MultiLabel {
         names.join("|")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use adapters_models::Encoded;
+    use adapters_models::heads::Pooling;
+
+    use super::*;
+
+    #[test]
+    fn decisions_about_labels_are_counted_one_by_one() {
+        let pooling = Pooling::Mean;
+        let labels = Labels::Names(["a", "b", "c"].map(str::to_owned).to_vec());
+        let task = MultiLabel {
+            head: HeadConfig::new(HeadKind::MultiLabel { pooling }, names(&labels)),
+            labels,
+        };
+        let example = |labels: Option<Vec<usize>>| TextExample {
+            encoded: Encoded {
+                ids: vec![1],
+                type_ids: vec![0],
+            },
+            target: labels,
+        };
+        let outputs = Outputs {
+            values: vec![1.5, -0.5, 0.1],
+            width: 3,
+        };
+        let of = |target| task.metric(std::slice::from_ref(&outputs), &[example(target)]);
+        assert_eq!(of(Some(vec![0, 2])), Some(1.0));
+        assert_eq!(of(Some(vec![1])), Some(0.0));
+        assert_eq!(of(Some(vec![])), Some(1.0 / 3.0));
+        assert_eq!(of(None), None);
+        assert_eq!(task.describe(&outputs, &example(None)), "a|c");
+    }
+}

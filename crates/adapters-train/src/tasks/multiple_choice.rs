@@ -31,6 +31,7 @@ impl Task for MultipleChoice {
     const DATA: &'static str = "`question`, and `context`, a text before it, if present; `choices`, a list of `data.labels` texts, \
                                 `a|b` in a table; `label`, the right one by its number from 0 or its text";
     const LABELS: usize = 2;
+    const NEXT: &'static str = "predict --adapter {adapter} --question QUESTION --choice TEXT --choice TEXT";
 
     type Example = Choices;
 

@@ -130,6 +130,7 @@ impl Task for QuestionAnswering {
     const DATA: &'static str = "`question`, `context`, and `answer`, a part of the context or empty where it has none; \
                                 `answer_start`, its first character, where it occurs more than once";
     const METRIC: &'static str = "f1";
+    const NEXT: &'static str = "predict --adapter {adapter} --question QUESTION --text TEXT";
 
     type Example = Question;
 

@@ -82,3 +82,38 @@ impl Task for Regression {
         format!("{:.4}", outputs.values.first().copied().unwrap_or(f32::NAN))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use adapters_models::Encoded;
+    use adapters_models::heads::Pooling;
+
+    use super::*;
+
+    #[test]
+    fn the_metric_is_the_explained_share_of_the_variance() {
+        let task = Regression {
+            head: HeadConfig::regression(Pooling::Mean),
+        };
+        let score = |targets: &[f32], predicted: &[f32]| {
+            let example = |target: &f32| TextExample {
+                encoded: Encoded {
+                    ids: vec![1],
+                    type_ids: vec![0],
+                },
+                target: Some(*target),
+            };
+            let examples: Vec<_> = targets.iter().map(example).collect();
+            let outputs = predicted.iter().map(|value| Outputs {
+                values: vec![*value],
+                width: 1,
+            });
+            task.metric(&outputs.collect::<Vec<_>>(), &examples).unwrap()
+        };
+        assert_eq!(score(&[1.0, 3.0], &[1.0, 3.0]), 1.0);
+        // Variance 2 around 2; errors of 0.5 each leave a quarter of it.
+        assert_eq!(score(&[1.0, 3.0], &[1.5, 2.5]), 0.75);
+        assert_eq!(score(&[1.0, 3.0], &[9.0, -9.0]), 0.0);
+        assert_eq!(score(&[2.0, 2.0], &[2.0, 2.0]), 0.0, "nothing to explain");
+    }
+}

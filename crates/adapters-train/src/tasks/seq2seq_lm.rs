@@ -32,6 +32,7 @@ impl Task for Seq2SeqLm {
     const DATA: &'static str = "`prompt` and `completion`, the text to write";
     const MODELS: &'static [ModelKind] = &[ModelKind::EncoderDecoder];
     const IS_GENERATIVE: bool = true;
+    const NEXT: &'static str = "generate --adapter {adapter} --prompt TEXT";
 
     type Example = Pair;
 

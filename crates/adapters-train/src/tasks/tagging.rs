@@ -70,6 +70,7 @@ impl Task for Tagging {
     const DATA: &'static str =
         "`words`, a list of the words of a sentence, and `tags`, the tag of each; separated by spaces in a table";
     const METRIC: &'static str = "f1";
+    const REPEATS_INPUT: bool = true;
     const LABELS: usize = 1;
 
     type Example = TaggedSentence;
@@ -194,5 +195,58 @@ mod tests {
             [span(0, 1, "X"), span(1, 2, "Y"), span(2, 4, "Y")]
         );
         assert_eq!(of("O O"), []);
+    }
+
+    fn task(labels: &[&str]) -> Tagging {
+        let labels: Vec<String> = labels.iter().map(|label| (*label).to_owned()).collect();
+        Tagging {
+            head: HeadConfig::new(HeadKind::Tagging, labels.clone()),
+            labels: Labels::Names(labels),
+        }
+    }
+
+    /// Three words in five tokens: the second word has two, and the classification token is in front.
+    fn sentence(tags: [usize; 3]) -> TaggedSentence {
+        TaggedSentence {
+            words: ["x", "yy", "z"].map(str::to_owned).to_vec(),
+            encoded: Encoded {
+                ids: vec![0; 5],
+                type_ids: vec![0; 5],
+            },
+            first_tokens: vec![1, 2, 4],
+            tags: Some(tags.to_vec()),
+        }
+    }
+
+    /// Outputs that choose this label for each token.
+    fn choosing(labels: [usize; 5], width: usize) -> Outputs {
+        let rows = labels
+            .into_iter()
+            .flat_map(|label| (0..width).map(move |at| f32::from(u8::from(at == label))));
+        Outputs {
+            values: rows.collect(),
+            width,
+        }
+    }
+
+    #[test]
+    fn words_have_the_tag_of_their_first_token() {
+        let plain = task(&["n", "v"]);
+        let outputs = choosing([0, 0, 1, 0, 0], 2);
+        assert_eq!(plain.describe(&outputs, &sentence([0, 1, 0])), "x/n yy/v z/n");
+        let score = |tags| plain.metric(std::slice::from_ref(&outputs), &[sentence(tags)]).unwrap();
+        assert_eq!((score([0, 1, 0]), score([0, 0, 0])), (1.0, 2.0 / 3.0));
+    }
+
+    #[test]
+    fn f1_is_over_spans_where_the_tags_are_of_spans() {
+        let spans = task(&["O", "B-X", "I-X"]);
+        // Predicted: one span over the first two words, and one of the third.
+        let outputs = choosing([0, 1, 2, 0, 1], 3);
+        let score = |tags| spans.metric(std::slice::from_ref(&outputs), &[sentence(tags)]).unwrap();
+        assert_eq!(score([1, 2, 1]), 1.0);
+        // One of two predicted is one of one expected.
+        assert!((score([1, 2, 0]) - 2.0 / 3.0).abs() < 1e-12);
+        assert_eq!(score([1, 0, 0]), 0.0);
     }
 }
