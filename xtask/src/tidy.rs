@@ -4,8 +4,10 @@
 //! own. A finding says where, what is wrong and what to do.
 
 mod dependencies;
+mod loops;
 mod words;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::path::Path;
@@ -67,6 +69,7 @@ pub fn run(root: &Path) -> Result<()> {
     paths.sort();
     let mut findings = Vec::new();
     let mut checked = 0;
+    let mut crates: BTreeMap<String, loops::Crate> = BTreeMap::new();
     for path in &paths {
         let file = root.join(path);
         let bytes = fs::read(&file)
@@ -76,8 +79,12 @@ pub fn run(root: &Path) -> Result<()> {
         if let Ok(text) = String::from_utf8(bytes) {
             checked += 1;
             findings.extend(check(path, &text));
+            if let Some((package, below)) = source_of(path) {
+                crates.entry(package.to_owned()).or_default().add(path, below, &text);
+            }
         }
     }
+    findings.extend(crates.values().flat_map(loops::Crate::check));
     for finding in &findings {
         println!("{finding}");
     }
@@ -89,6 +96,12 @@ pub fn run(root: &Path) -> Result<()> {
         1 => bail!("tidy: expected no findings, found 1"),
         count => bail!("tidy: expected no findings, found {count}"),
     }
+}
+
+/// The crate of a source file, and the file's path below `src/`.
+fn source_of(path: &str) -> Option<(&str, &str)> {
+    let (package, below) = path.strip_prefix("crates/")?.split_once("/src/")?;
+    below.ends_with(".rs").then_some((package, below))
 }
 
 /// Entries of the root `.gitignore` that name one thing in the root (`/target`).

@@ -47,6 +47,6 @@ pub use set::frozen::{Adapted, Frozen};
 pub use set::{AdapterSet, Attached, AttachedLayer, ParamPlace, values, with_fresh_ids};
 pub use site::{EmbeddingRole, LinearRole, NormRole, ResidualRole, Role, Site, SiteInfo, SiteKind, Stack};
 pub use sited::{
-    Adaptable, EmbeddingHook, KeyValueHook, LayerMut, LayerRef, Location, NormParameters, OutputHook, Point, ResidualHook, Sited,
-    Sites, TokenTable,
+    Adaptable, EmbeddingHook, KeyValueHook, LayerMut, LayerRef, Location, NormParameters, OutputHook, Point,
+    ResidualHook, Sited, Sites, TokenTable,
 };

@@ -464,7 +464,9 @@ macro_rules! no_sites {
     };
 }
 
-no_sites!(bool, usize, f32, f64, String, Linear, Embedding, LayerNorm, RmsNorm, Conv1d, Conv2d, Dropout);
+no_sites!(
+    bool, usize, f32, f64, String, Linear, Embedding, LayerNorm, RmsNorm, Conv1d, Conv2d, Dropout
+);
 
 impl<const D: usize> Sites for Param<Tensor<D>> {
     fn visit_sites<'a>(&'a self, _: &mut dyn FnMut(&'a SiteInfo, LayerRef<'a>)) {}

@@ -64,7 +64,7 @@ impl Mine {
         let query = cx.linear(at(Role::Query), &self.query, x.clone());
         let state = KeyValueState::new(heads(x.clone()), heads(x.clone()), x.clone());
         let kv = cx.key_value(at(Role::KeyValue), state);
-        let attended = ops::attention(heads(query), kv.key, kv.value, None, |w| w);
+        let attended = ops::attention(heads(query), kv.key, kv.value, None, None);
         let [batch, _, seq, _] = attended.dims();
         let attended = attended.swap_dims(1, 2).reshape([batch, seq, D]);
         let x = cx.hidden(at(Role::AfterAttention), attended, x, Some(&self.norm));

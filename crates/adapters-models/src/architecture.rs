@@ -174,7 +174,9 @@ pub trait FromCheckpoint: Transformer + Module {
     /// misshapen, unexpected or non-finite tensor.
     fn load(dir: &Path, config: Self::Config, device: &Device) -> Result<Self, ModelError> {
         let weights = Weights::read(dir, Self::PREFIX, device)?;
-        Self::finished(weights, |weights| Self::build(config, &dir.join("config.json"), weights))
+        Self::finished(weights, |weights| {
+            Self::build(config, &dir.join("config.json"), weights)
+        })
     }
 
     /// A model with random weights (see [`Weights::random`]).
@@ -184,7 +186,9 @@ pub trait FromCheckpoint: Transformer + Module {
     /// [`ModelError::Config`] for a configuration that is not computed.
     fn random(config: Self::Config, seed: u64, device: &Device) -> Result<Self, ModelError> {
         let weights = Weights::random(seed, device);
-        Self::finished(weights, |weights| Self::build(config, Path::new("config.json"), weights))
+        Self::finished(weights, |weights| {
+            Self::build(config, Path::new("config.json"), weights)
+        })
     }
 
     /// What `build` makes, once all tensors are accounted for.

@@ -85,7 +85,7 @@ impl AttentionOptions {
 
     /// `dropout(softmax(scale q k^T + bias)) v` with the heads merged, `[batch, seq, heads * d_head]`.
     pub fn weighted(&self, query: Tensor<4>, state: KeyValueState, cx: &mut Ctx<'_>) -> Tensor<3> {
-        let dropout = |weights| cx.dropout(weights, self.dropout);
+        let dropout = cx.pass().dropout.as_ref().map(|dropout| (dropout, self.dropout));
         let out = ops::scaled_attention(query, state.key, state.value, self.scale, state.bias, dropout);
         let [batch, heads, seq, d_head] = out.dims();
         out.swap_dims(1, 2).reshape([batch, seq, heads * d_head])

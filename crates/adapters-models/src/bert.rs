@@ -6,8 +6,8 @@
 use std::path::Path;
 
 use adapters_core::{
-    Ctx, EmbeddingHook, EmbeddingRole, EmbeddingState, Host, KeyValueHook, LinearRole, Location, NormRole, OutputHook, Point,
-    ResidualHook, ResidualRole, Sited, Sites, Stack,
+    Ctx, EmbeddingHook, EmbeddingRole, EmbeddingState, Host, KeyValueHook, LinearRole, Location, NormRole, OutputHook,
+    Point, ResidualHook, ResidualRole, Sited, Sites, Stack,
 };
 use adapters_nn::ops::{self, Activation};
 use burn::module::Module;
@@ -109,9 +109,19 @@ impl BertConfig {
             ("classifier_dropout", self.classifier_dropout.unwrap_or(0.0)),
         ])?;
         let positions = &self.position_embedding_type;
-        check.require(positions == "absolute", "position_embedding_type", "`absolute`", positions)?;
+        check.require(
+            positions == "absolute",
+            "position_embedding_type",
+            "`absolute`",
+            positions,
+        )?;
         let encoder = !self.is_decoder && !self.add_cross_attention;
-        check.require(encoder, "is_decoder / add_cross_attention", "false: this is an encoder", "true")?;
+        check.require(
+            encoder,
+            "is_decoder / add_cross_attention",
+            "false: this is an encoder",
+            "true",
+        )?;
         Ok(self.hidden_act.parse()?)
     }
 }
@@ -216,11 +226,17 @@ impl BertModel {
         let layers = (0..config.num_hidden_layers)
             .map(|index| {
                 let location = Location::layer(Stack::Encoder, index);
-                BertLayer::build(&config, activation, weights.at(location, format!("encoder.layer.{index}")))
+                BertLayer::build(
+                    &config,
+                    activation,
+                    weights.at(location, format!("encoder.layer.{index}")),
+                )
             })
             .collect();
         let mut at = weights.at(outside, "pooler");
-        let pooler = at.has("dense.weight").then(|| at.linear(LinearRole::Pooler, "dense", [d, d]));
+        let pooler = at
+            .has("dense.weight")
+            .then(|| at.linear(LinearRole::Pooler, "dense", [d, d]));
         Ok(Self {
             embeddings,
             layers,
@@ -264,7 +280,14 @@ impl Block for BertLayer {
         let query = heads.split(cx.linear_at(&self.query, x.clone()));
         let key = heads.split(cx.linear_at(&self.key, x.clone()));
         let value = heads.split(cx.linear_at(&self.value, x.clone()));
-        let attended = heads.attend(query, (key, value), x.clone(), bias.clone(), (&self.key_value, slot), cx);
+        let attended = heads.attend(
+            query,
+            (key, value),
+            x.clone(),
+            bias.clone(),
+            (&self.key_value, slot),
+            cx,
+        );
         let attended = cx.linear_at(&self.attention_output, attended);
         let attended = cx.dropout(attended, self.dropout);
         let x = cx.residual_at(&self.after_attention, attended, x, Some(&self.attention_norm));

@@ -76,17 +76,18 @@ impl<'m> Chain<'m> {
         B::Frame: 'm,
     {
         let frame = Rc::new(frame);
-        self.steps.extend(layers.iter().enumerate().map(|(index, layer)| -> Step<'m> {
-            let frame = Rc::clone(&frame);
-            Box::new(move |Flow { hidden, encoded }, cache, cx| {
-                let slot = Slot {
-                    encoded: encoded.as_ref(),
-                    cache: cache.map(|cache| cache.layer(index)),
-                };
-                let hidden = layer.forward(hidden, &frame, slot, cx);
-                Flow { hidden, encoded }
-            })
-        }));
+        self.steps
+            .extend(layers.iter().enumerate().map(|(index, layer)| -> Step<'m> {
+                let frame = Rc::clone(&frame);
+                Box::new(move |Flow { hidden, encoded }, cache, cx| {
+                    let slot = Slot {
+                        encoded: encoded.as_ref(),
+                        cache: cache.map(|cache| cache.layer(index)),
+                    };
+                    let hidden = layer.forward(hidden, &frame, slot, cx);
+                    Flow { hidden, encoded }
+                })
+            }));
         self
     }
 

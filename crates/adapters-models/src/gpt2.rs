@@ -7,8 +7,8 @@
 use std::path::Path;
 
 use adapters_core::{
-    Ctx, EmbeddingHook, EmbeddingRole, EmbeddingState, Host, KeyValueHook, LinearRole, Location, NormRole, OutputHook, Point,
-    ResidualHook, ResidualRole, Sited, Sites, Stack,
+    Ctx, EmbeddingHook, EmbeddingRole, EmbeddingState, Host, KeyValueHook, LinearRole, Location, NormRole, OutputHook,
+    Point, ResidualHook, ResidualRole, Sited, Sites, Stack,
 };
 use adapters_nn::ops::{self, Activation};
 use burn::module::Module;
@@ -234,7 +234,8 @@ impl Block for Gpt2Layer {
         let heads = &self.attention;
         let (normed, d) = (cx.norm_at(&self.attention_norm, x.clone()), x.dims()[2]);
         let fused = cx.linear_at(&self.query_key_value, normed.clone());
-        let [query, key, value] = [0, 1, 2].map(|part| heads.split(fused.clone().slice_dim(2, part * d..(part + 1) * d)));
+        let [query, key, value] =
+            [0, 1, 2].map(|part| heads.split(fused.clone().slice_dim(2, part * d..(part + 1) * d)));
         let mask = Some(mask.clone());
         let attended = heads.attend(query, (key, value), normed, mask, (&self.key_value, slot), cx);
         let attended = cx.linear_at(&self.attention_output, attended);
@@ -268,7 +269,12 @@ impl Transformer for Gpt2Model {
     }
 
     fn chain(&self, input: TextInput, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Chain<'_> {
-        let Begun { ids, padding, past, past_text } = Begun::new(input, cache, cx);
+        let Begun {
+            ids,
+            padding,
+            past,
+            past_text,
+        } = Begun::new(input, cache, cx);
         let device = ids.device();
         let words = cx.lookup_at(&self.words, ids);
         let state = cx.embedding_at(&self.embedded, EmbeddingState::new(words, padding).after(past));

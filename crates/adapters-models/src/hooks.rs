@@ -1,7 +1,8 @@
 //! The hooks of a pass for layers that know their site.
 
 use adapters_core::{
-    Ctx, EmbeddingHook, EmbeddingState, KeyValueHook, KeyValueState, Normalization, OutputHook, Point, ResidualHook, Sited,
+    Ctx, EmbeddingHook, EmbeddingState, KeyValueHook, KeyValueState, Normalization, OutputHook, Point, ResidualHook,
+    Sited,
 };
 use burn::nn::{Embedding, LayerNorm, Linear, RmsNorm};
 use burn::tensor::{Int, Tensor};

@@ -44,7 +44,5 @@ pub use input::{ImageInput, Input, PaddingSide, TextInput, TextToTextInput};
 pub use model::Model;
 pub use pretrained::{Pretrained, save_checkpoint};
 pub use tokenizer::{Encoded, TextStream, TextTokenizer};
-pub use transformer::{
-    CausalLm, EncodedInput, EncoderDecoder, ImageEncoder, ModelInfo, TextEncoder, Transformer,
-};
+pub use transformer::{CausalLm, EncodedInput, EncoderDecoder, ImageEncoder, ModelInfo, TextEncoder, Transformer};
 pub use weights::{Scope, Weights};

@@ -50,7 +50,11 @@ impl Model {
 
     /// What it reads and writes.
     pub fn kind(&self) -> ModelKind {
-        match (self.0.image_encoder_dyn(), self.0.causal_lm_dyn(), self.0.encoder_decoder_dyn()) {
+        match (
+            self.0.image_encoder_dyn(),
+            self.0.causal_lm_dyn(),
+            self.0.encoder_decoder_dyn(),
+        ) {
             (Some(_), ..) => ModelKind::ImageEncoder,
             (_, Some(_), _) => ModelKind::CausalLm,
             (.., Some(_)) => ModelKind::EncoderDecoder,

@@ -109,9 +109,19 @@ impl RotaryDecoderConfig {
         ])?;
         check.layers([("num_hidden_layers", self.num_hidden_layers)])?;
         check.multiple(("num_attention_heads", heads), ("num_key_value_heads", kv_heads))?;
-        check.require(d_head.is_multiple_of(2), "head_dim", "an even number: features turn in pairs", d_head)?;
+        check.require(
+            d_head.is_multiple_of(2),
+            "head_dim",
+            "an even number: features turn in pairs",
+            d_head,
+        )?;
         check.dropouts([("attention_dropout", self.attention_dropout)])?;
-        check.require(self.rms_norm_eps > 0.0, "rms_norm_eps", "a number above zero", self.rms_norm_eps)?;
+        check.require(
+            self.rms_norm_eps > 0.0,
+            "rms_norm_eps",
+            "a number above zero",
+            self.rms_norm_eps,
+        )?;
         let windows = &family.windows;
         let fit = windows.len() == self.num_hidden_layers && !windows.contains(&Some(0));
         let expected = "a window of at least 1, and a type for each layer";

@@ -10,8 +10,8 @@
 use std::path::Path;
 
 use adapters_core::{
-    Ctx, EmbeddingHook, EmbeddingRole, EmbeddingState, Host, KeyValueHook, LinearRole, Location, NormRole, OutputHook, Point,
-    ResidualHook, ResidualRole, Role, Sited, Sites, Stack,
+    Ctx, EmbeddingHook, EmbeddingRole, EmbeddingState, Host, KeyValueHook, LinearRole, Location, NormRole, OutputHook,
+    Point, ResidualHook, ResidualRole, Role, Sited, Sites, Stack,
 };
 use adapters_nn::ops::{self, Activation};
 use burn::module::{Module, Param, ParamId};
@@ -128,7 +128,9 @@ impl FromCheckpoint for RotaryDecoder {
             Layer::build(&config, &family, activation, *window, at)
         });
         let layers = layers.collect();
-        let norm = weights.at(outside, "").rms_norm(NormRole::FinalNorm, "norm", d, config.rms_norm_eps);
+        let norm = weights
+            .at(outside, "")
+            .rms_norm(NormRole::FinalNorm, "norm", d, config.rms_norm_eps);
         let mut top = weights.at_top(outside, "lm_head");
         Ok(Self {
             words,
@@ -206,7 +208,7 @@ impl Block for Layer {
         let normed = cx.norm_at(&self.ffn_norm, x.clone());
         let gate = cx.linear_at(&self.gate, normed.clone());
         let up = cx.linear_at(&self.up, normed);
-        let down = cx.linear_at(&self.down, self.activation.forward(gate) * up);
+        let down = cx.linear_at(&self.down, self.activation.gated(gate, up));
         let x = cx.residual_at(&self.after_ffn, down, x, None);
         cx.output_at(&self.output, x)
     }

@@ -10,8 +10,8 @@ use std::cell::RefCell;
 use std::path::Path;
 
 use adapters_core::{
-    Ctx, EmbeddingHook, EmbeddingRole, EmbeddingState, Host, KeyValueHook, LinearRole, Location, NormRole, OutputHook, Point,
-    ResidualHook, ResidualRole, Sited, Sites, Stack,
+    Ctx, EmbeddingHook, EmbeddingRole, EmbeddingState, Host, KeyValueHook, LinearRole, Location, NormRole, OutputHook,
+    Point, ResidualHook, ResidualRole, Sited, Sites, Stack,
 };
 use adapters_nn::ops::{self, Activation};
 use burn::module::Module;
@@ -116,10 +116,16 @@ impl T5Config {
         let decoder = ("num_decoder_layers", self.decoder_layers());
         check.layers([("num_layers", self.num_layers), decoder])?;
         // Half of them may be for keys after the query, and half of those are for small distances.
-        let (buckets, distance) = (self.relative_attention_num_buckets, self.relative_attention_max_distance);
+        let (buckets, distance) = (
+            self.relative_attention_num_buckets,
+            self.relative_attention_max_distance,
+        );
         let field = "relative_attention_num_buckets";
         check.require((4..=1 << 16).contains(&buckets), field, "between 4 and 65536", buckets)?;
-        let (field, expected) = ("relative_attention_max_distance", "above half of relative_attention_num_buckets");
+        let (field, expected) = (
+            "relative_attention_max_distance",
+            "above half of relative_attention_num_buckets",
+        );
         check.require(distance > buckets / 2 && distance <= 1 << 24, field, expected, distance)?;
         check.dropouts([("dropout_rate", self.dropout_rate)])?;
         let epsilon = self.layer_norm_epsilon;
@@ -238,8 +244,7 @@ impl FromCheckpoint for T5Model {
         let encoder = T5Stack::build(&config, variant, Stack::Encoder, weights);
         let decoder = T5Stack::build(&config, variant, Stack::Decoder, weights);
         let mut at = weights.at(Location::outside(Stack::Decoder), "lm_head");
-        let lm_head =
-            (!config.tie_word_embeddings).then(|| at.linear_with(false, LinearRole::LmHead, "", [d, vocab]));
+        let lm_head = (!config.tie_word_embeddings).then(|| at.linear_with(false, LinearRole::LmHead, "", [d, vocab]));
         Ok(Self {
             shared,
             embedded,
@@ -263,10 +268,7 @@ impl T5Stack {
             Stack::Decoder | Stack::Cross => ("decoder", config.num_layers, config.decoder_layers()),
         };
         let layers = (0..count).map(|index| {
-            let at = weights.at(
-                Location::layer(stack, first + index),
-                format!("{name}.block.{index}"),
-            );
+            let at = weights.at(Location::layer(stack, first + index), format!("{name}.block.{index}"));
             T5Layer::build(config, variant, index, stack, at)
         });
         let layers = layers.collect();
@@ -274,7 +276,12 @@ impl T5Stack {
         let buckets = config.relative_attention_num_buckets;
         Self {
             layers,
-            norm: at.rms_norm(NormRole::FinalNorm, "final_layer_norm", config.d_model, config.layer_norm_epsilon),
+            norm: at.rms_norm(
+                NormRole::FinalNorm,
+                "final_layer_norm",
+                config.d_model,
+                config.layer_norm_epsilon,
+            ),
             relative: at.embedding(
                 "block.0.layer.0.SelfAttention.relative_attention_bias",
                 [buckets, config.num_heads],
@@ -337,7 +344,9 @@ impl Block for T5Layer {
 
     fn forward(&self, x: Tensor<3>, frame: &Frame, slot: Slot<'_>, cx: &mut Ctx<'_>) -> Tensor<3> {
         let mut cache = slot.cache;
-        let attended = self.attention.over_itself(x.clone(), self.index, frame, cache.as_deref_mut(), cx);
+        let attended = self
+            .attention
+            .over_itself(x.clone(), self.index, frame, cache.as_deref_mut(), cx);
         let attended = cx.dropout(attended, self.dropout);
         let mut x = cx.residual_at(&self.after_attention, attended, x, None);
 
@@ -416,7 +425,9 @@ impl T5Attention {
             Some(cache) => cache.encoded(|| self.keys_values(encoded.clone(), cx)),
             None => self.keys_values(encoded.clone(), cx),
         };
-        let state = self.options.adapted(read, x, frame.encoded_mask.clone(), &self.key_value, cx);
+        let state = self
+            .options
+            .adapted(read, x, frame.encoded_mask.clone(), &self.key_value, cx);
         let attended = self.options.weighted(query, state, cx);
         cx.linear_at(&self.output, attended)
     }
@@ -452,7 +463,7 @@ impl T5FeedForward {
         let x = cx.norm_at(&self.norm, x);
         let up = cx.linear_at(&self.up, x.clone());
         let inner = match &self.gate {
-            Some(gate) => self.activation.forward(cx.linear_at(gate, x)) * up,
+            Some(gate) => self.activation.gated(cx.linear_at(gate, x), up),
             None => self.activation.forward(up),
         };
         let inner = cx.dropout(inner, self.dropout);
@@ -477,7 +488,8 @@ impl T5Model {
     fn encoder_chain(&self, state: EmbeddingState) -> Chain<'_> {
         let queries = state.hidden.dims()[1];
         let mask = state.padding.map(ops::padding_bias);
-        self.encoder.extend(Chain::new(state.hidden), [queries, 0], [mask, None])
+        self.encoder
+            .extend(Chain::new(state.hidden), [queries, 0], [mask, None])
     }
 
     /// What enters the decoder's first layer. Adapters count positions by the encoder's text, as in the reference.
@@ -529,7 +541,11 @@ impl Transformer for T5Model {
     }
 
     fn chain(&self, input: TextToTextInput, _: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Chain<'_> {
-        let TextToTextInput { ids, padding, decoder_ids } = input.repeated(cx.replicas());
+        let TextToTextInput {
+            ids,
+            padding,
+            decoder_ids,
+        } = input.repeated(cx.replicas());
         let state = self.embedded(ids, padding, cx);
         let padding = state.padding.clone();
         let (first, encoder_padding) = (decoder_ids.clone(), padding.clone());

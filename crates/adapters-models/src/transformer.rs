@@ -163,7 +163,8 @@ pub trait EncoderDecoder: Transformer<Input = TextToTextInput> {
         mut cache: Option<&mut KeyValueCache>,
         cx: &mut Ctx<'_>,
     ) -> Tensor<3> {
-        self.decoder_chain(ids, encoded, cache.as_deref_mut(), cx).run(cache, cx)
+        self.decoder_chain(ids, encoded, cache.as_deref_mut(), cx)
+            .run(cache, cx)
     }
 
     /// Scores of the vocabulary, `[batch, seq, d_model]` to `[batch, seq, vocab]`.

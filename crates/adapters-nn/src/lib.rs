@@ -2,6 +2,9 @@
 
 pub mod draw;
 mod dropout;
+#[cfg(feature = "flex")]
+mod fused;
+mod kernel;
 mod mask;
 mod name;
 pub mod ops;
@@ -12,7 +15,7 @@ mod torch_rng;
 
 pub use dropout::Dropout;
 pub use name::{UnknownName, did_you_mean, nearest};
-pub use quantize::{Quantization, float_weight, quantize_linear};
+pub use quantize::{Quantization, bf16_linear, float_weight, quantize_linear};
 pub use torch_rng::TorchRng;
 
 use burn::tensor::Tensor;

@@ -1,13 +1,20 @@
 //! The expensive operations of a transformer behind one module, so that a fused form can replace a stock one
 //! without touching a model.
 //!
-//! Every function here is stock Burn today. Axis names are those of the glossary in `adapters-core`'s documentation.
+//! On Burn's `flex` backend the functions run kernels of this crate for `f32` tensors (feature `flex`; the README has a
+//! table); on every other backend, and where a parameter that kernels hold constant is being trained, they are stock Burn
+//! with the same result. Axis names are those of the glossary in `adapters-core`'s documentation.
 
 use std::str::FromStr;
 
 use burn::nn::{LayerNorm, Linear, RmsNorm};
-use burn::tensor::{Bool, DType, Tensor, activation};
+use burn::tensor::{Bool, DType, Int, Tensor, activation};
 
+use crate::dropout::{Dropout, masked};
+#[cfg(feature = "flex")]
+use crate::fused::{self, Normalization};
+#[cfg(feature = "flex")]
+use crate::kernel::activation::Function;
 pub use crate::mask::{causal_bias, positions};
 use crate::{UnknownName, quantized_product};
 
@@ -71,6 +78,10 @@ impl Activation {
 
     /// Applies the function element by element; any shape.
     pub fn forward<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
+        #[cfg(feature = "flex")]
+        if let Some(y) = self.kernel().and_then(|function| fused::activation(function, &x)) {
+            return if self == Self::Gelu10 { y.clamp(-10.0, 10.0) } else { y };
+        }
         match self {
             Self::Gelu => activation::gelu(x),
             Self::GeluTanh => activation::gelu_approximate(x),
@@ -90,6 +101,32 @@ impl Activation {
             Self::LeakyRelu => activation::leaky_relu(x, 0.01),
         }
     }
+
+    /// `f(gate) up`, element by element, as in gated feed-forward layers; both of one shape.
+    ///
+    /// # Panics
+    ///
+    /// Panics on tensors of two shapes.
+    pub fn gated<const D: usize>(self, gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+        #[cfg(feature = "flex")]
+        if let (Self::Silu, Some(y)) = (self, fused::silu_gated(&gate, &up)) {
+            return y;
+        }
+        self.forward(gate) * up
+    }
+
+    /// The kernel that computes it, but for the limits of [`Gelu10`](Self::Gelu10).
+    #[cfg(feature = "flex")]
+    fn kernel(self) -> Option<Function> {
+        match self {
+            Self::Gelu | Self::Gelu10 => Some(Function::Gelu),
+            Self::GeluTanh => Some(Function::GeluTanh),
+            Self::QuickGelu => Some(Function::Swish(1.702)),
+            Self::Silu => Some(Function::Swish(1.0)),
+            Self::Relu => Some(Function::Relu),
+            _ => None,
+        }
+    }
 }
 
 impl FromStr for Activation {
@@ -104,16 +141,45 @@ impl FromStr for Activation {
 }
 
 /// `(x - mean) / sqrt(var + eps) * gamma + beta` over the last axis; `[.., d_model]`.
+///
+/// # Panics
+///
+/// Panics if the last axis of `x` is not `d_model`.
 pub fn layer_norm<const D: usize>(norm: &LayerNorm, x: Tensor<D>) -> Tensor<D> {
+    #[cfg(feature = "flex")]
+    if let Some(y) = fused::norm(Normalization::of_layer(norm), &x) {
+        return y;
+    }
     norm.forward(x)
+}
+
+/// [`layer_norm`] of `x + residual`; both `[.., d_model]`.
+///
+/// # Panics
+///
+/// Panics if the shapes differ or their last axis is not `d_model`.
+pub fn add_layer_norm<const D: usize>(norm: &LayerNorm, x: Tensor<D>, residual: Tensor<D>) -> Tensor<D> {
+    #[cfg(feature = "flex")]
+    if let Some(y) = fused::norm_of_sum(Normalization::of_layer(norm), &x, &residual) {
+        return y;
+    }
+    norm.forward(x + residual)
 }
 
 /// `x / sqrt(mean(x^2) + eps) * gamma` over the last axis; `[.., d_model]`.
+///
+/// # Panics
+///
+/// Panics if the last axis of `x` is not `d_model`.
 pub fn rms_norm<const D: usize>(norm: &RmsNorm, x: Tensor<D>) -> Tensor<D> {
+    #[cfg(feature = "flex")]
+    if let Some(y) = fused::norm(Normalization::of_rms(norm), &x) {
+        return y;
+    }
     norm.forward(x)
 }
 
-/// A frozen linear layer, `x w + b`, whose weight may be quantized.
+/// A frozen linear layer, `x w + b`, whose weight may be quantized or in `bf16`.
 ///
 /// # Shapes
 ///
@@ -123,29 +189,38 @@ pub fn rms_norm<const D: usize>(norm: &RmsNorm, x: Tensor<D>) -> Tensor<D> {
 ///
 /// Panics if the last axis of `x` is not `d_in`.
 pub fn linear(layer: &Linear, x: Tensor<3>) -> Tensor<3> {
-    let weight = layer.weight.val();
-    if !matches!(weight.dtype(), DType::QFloat(_)) {
+    let (weight, bias) = (layer.weight.val(), layer.bias.as_ref().map(|bias| bias.val()));
+    #[cfg(feature = "flex")]
+    if let Some(y) = fused::linear(&x, &weight, bias.as_ref()) {
+        return y;
+    }
+    if weight.dtype() == x.dtype() {
         return layer.forward(x);
     }
     let [batch, seq, d_in] = x.dims();
     let [_, d_out] = weight.dims();
     let output = product(x.reshape([batch * seq, d_in]), weight).reshape([batch, seq, d_out]);
-    match &layer.bias {
-        Some(bias) => output + bias.val().unsqueeze(),
+    match bias {
+        Some(bias) => output + bias.unsqueeze(),
         None => output,
     }
 }
 
-/// `x w` for a frozen weight in Burn's layout, which may be quantized: `[n, d_in] x [d_in, d_out] -> [n, d_out]`.
+/// `x w` for a frozen weight in Burn's layout, which may be quantized or in `bf16`: `[n, d_in] x [d_in, d_out] -> [n, d_out]`.
 ///
 /// # Panics
 ///
 /// Panics if the inner axes differ.
 pub fn product(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
-    match weight.dtype() {
-        DType::QFloat(_) => quantized_product(x, weight),
-        _ => x.matmul(weight),
+    if matches!(weight.dtype(), DType::QFloat(_)) {
+        return quantized_product(x, weight);
     }
+    #[cfg(feature = "flex")]
+    if let Some(y) = fused::linear(&x, &weight, None) {
+        return y;
+    }
+    let weight = weight.cast(x.dtype());
+    x.matmul(weight)
 }
 
 /// `x w^T` for a weight in the published layout: `[batch, seq, k] x [n, k] -> [batch, seq, n]`.
@@ -156,9 +231,7 @@ pub fn product(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
 pub fn project(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
     let [batch, seq, k] = x.dims();
     let [n, _] = weight.dims();
-    x.reshape([batch * seq, k])
-        .matmul(weight.transpose())
-        .reshape([batch, seq, n])
+    product(x.reshape([batch * seq, k]), weight.transpose()).reshape([batch, seq, n])
 }
 
 /// Softmax over the last axis of `scores + bias`; `scores [batch, heads, seq_q, seq_k]`, `bias` broadcast to it.
@@ -172,7 +245,7 @@ pub fn softmax_with_bias(scores: Tensor<4>, bias: Option<Tensor<4>>) -> Tensor<4
 
 /// Scaled dot-product attention, `dropout(softmax(q k^T / sqrt(d_head) + bias)) v`.
 ///
-/// `dropout` is what happens to the weights: [`Dropout::forward`](crate::Dropout::forward), or nothing.
+/// `dropout` is the generator of the pass and the probability with which a weight is dropped, in training.
 ///
 /// # Shapes
 ///
@@ -189,7 +262,7 @@ pub fn attention(
     key: Tensor<4>,
     value: Tensor<4>,
     bias: Option<Tensor<4>>,
-    dropout: impl FnOnce(Tensor<4>) -> Tensor<4>,
+    dropout: Option<(&Dropout, f64)>,
 ) -> Tensor<4> {
     let scale = (query.dims()[3] as f64).sqrt().recip();
     scaled_attention(query, key, value, scale, bias, dropout)
@@ -206,14 +279,23 @@ pub fn scaled_attention(
     value: Tensor<4>,
     scale: f64,
     bias: Option<Tensor<4>>,
-    dropout: impl FnOnce(Tensor<4>) -> Tensor<4>,
+    dropout: Option<(&Dropout, f64)>,
 ) -> Tensor<4> {
+    let mask = dropout.and_then(|(dropout, prob)| dropout.draw(prob));
+    #[cfg(feature = "flex")]
+    if let Some(out) = fused::attention(&query, &key, &value, scale, bias.as_ref(), mask) {
+        return out;
+    }
+    let dropped = |weights| match mask {
+        Some(mask) => masked(mask, weights),
+        None => weights,
+    };
     let [batch, heads, seq_q, d_head] = query.dims();
     let [_, kv_heads, seq_k, _] = key.dims();
     let query = if scale == 1.0 { query } else { query * scale };
     if kv_heads == heads {
         let weights = softmax_with_bias(query.matmul(key.swap_dims(2, 3)), bias);
-        return dropout(weights).matmul(value);
+        return dropped(weights).matmul(value);
     }
     // The queries of a group lie below each other, so that no key is copied.
     let rows = heads / kv_heads * seq_q;
@@ -221,10 +303,43 @@ pub fn scaled_attention(
         .reshape([batch, kv_heads, rows, d_head])
         .matmul(key.swap_dims(2, 3));
     let weights = softmax_with_bias(scores.reshape([batch, heads, seq_q, seq_k]), bias);
-    dropout(weights)
+    dropped(weights)
         .reshape([batch, kv_heads, rows, seq_k])
         .matmul(value)
         .reshape([batch, heads, seq_q, d_head])
+}
+
+/// The cross entropy of each row of `hidden w^T + bias` with its target, `log sum_j exp(s_j) - s_y`; zero for a row whose
+/// target is negative. With a kernel the scores, which a vocabulary makes large, are never held whole.
+///
+/// # Shapes
+///
+/// `hidden [n, d]`, `weight [vocab, d]` in the published layout, `bias [vocab]`, `targets [n]`; returns `[n]`.
+///
+/// # Panics
+///
+/// Panics on tensors of other shapes, and on a target of `vocab` or more.
+pub fn linear_cross_entropy(
+    hidden: Tensor<2>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    targets: Tensor<1, Int>,
+) -> Tensor<1> {
+    let weight = weight.cast(hidden.dtype());
+    #[cfg(feature = "flex")]
+    if let Some(losses) = fused::cross_entropy(&hidden, &weight, bias.as_ref(), &targets) {
+        return losses;
+    }
+    let [rows, _] = hidden.dims();
+    let scores = hidden.matmul(weight.transpose());
+    let scores = match bias {
+        Some(bias) => scores + bias.unsqueeze(),
+        None => scores,
+    };
+    let scored = targets.clone().greater_equal_elem(0).float();
+    let targets = targets.clamp_min(0).reshape([rows, 1]);
+    let losses = activation::log_softmax(scores, 1).gather(1, targets).neg();
+    losses.reshape([rows]) * scored
 }
 
 /// Additive attention bias `[batch, 1, 1, seq]` from padding: the least finite number where a key is padding.
@@ -260,8 +375,8 @@ mod tests {
             let head = |head: usize| x.clone().slice_dim(1, head..head + 1).repeat_dim(1, 3);
             Tensor::cat(vec![head(0), head(1)], 1)
         };
-        let whole = attention(q.clone(), repeated(k.clone()), repeated(v.clone()), None, |w| w);
-        attention(q, k, v, None, |w| w)
+        let whole = attention(q.clone(), repeated(k.clone()), repeated(v.clone()), None, None);
+        attention(q, k, v, None, None)
             .into_data()
             .assert_approx_eq::<f32>(&whole.into_data(), Tolerance::absolute(1e-6));
     }
@@ -272,8 +387,8 @@ mod tests {
         let random = |shape| Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &device);
         let (q, k, v) = (random([1, 2, 3, 4]), random([1, 2, 3, 4]), random([1, 2, 3, 4]));
         let padding = Tensor::<2, Bool>::from_data(TensorData::from([[false, false, true]]), &device);
-        let masked = attention(q.clone(), k.clone(), v.clone(), Some(padding_bias(padding)), |w| w);
-        let short = attention(q, k.slice_dim(2, 0..2), v.slice_dim(2, 0..2), None, |w| w);
+        let masked = attention(q.clone(), k.clone(), v.clone(), Some(padding_bias(padding)), None);
+        let short = attention(q, k.slice_dim(2, 0..2), v.slice_dim(2, 0..2), None, None);
         masked
             .into_data()
             .assert_approx_eq::<f32>(&short.into_data(), Tolerance::absolute(1e-6));

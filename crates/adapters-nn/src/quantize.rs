@@ -95,7 +95,16 @@ fn is_quantized<const D: usize>(weight: &Tensor<D>) -> bool {
     matches!(weight.dtype(), DType::QFloat(_))
 }
 
-/// The weight of a frozen layer in floats, `[d_in, d_out]`, whatever form it is held in.
+/// The weight of a frozen layer in `f32`, `[d_in, d_out]`, whatever form it is held in.
 pub fn float_weight(layer: &Linear) -> Tensor<2> {
-    layer.weight.val().dequantize()
+    layer.weight.val().dequantize().cast(DType::F32)
+}
+
+/// Holds the weight of a frozen linear layer in `bf16`, eight bits of mantissa. Products with it round their other factor to
+/// `bf16` too and add up in `f32`; everything else stays in `f32`. Nothing happens to a weight that is not in `f32`.
+pub fn bf16_linear(layer: &mut Linear) {
+    let weight = layer.weight.val();
+    if weight.dtype() == DType::F32 {
+        layer.weight = Param::from_tensor(weight.cast(DType::BF16)).set_require_grad(false);
+    }
 }

@@ -9,7 +9,7 @@ use burn::tensor::Tensor;
 
 use crate::{WeightAdapter, WeightDoor, Weights, device_of, weights_of};
 use adapters_core::{
-    AdapterSet, Attached, AttachedLayer, Erased, Error, Format, LinearState, Method, Registry, Shared, Sited, SiteLayer,
+    AdapterSet, Attached, AttachedLayer, Erased, Error, Format, LinearState, Method, Registry, Shared, SiteLayer, Sited,
 };
 use adapters_store::{LoadOptions, SavedFiles, StoreError, load_adapter, save_adapter};
 

@@ -16,8 +16,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use regex::Regex;
 
 use adapters_core::{
-    Build, Erased, Error, Host, LinearRole, LinearState, LinearWeight, Location, Method, Shared, Sited, SiteLayer, Sites,
-    Stack,
+    Build, Erased, Error, Host, LinearRole, LinearState, LinearWeight, Location, Method, Shared, SiteLayer, Sited,
+    Sites, Stack,
 };
 use adapters_nn::nearest;
 

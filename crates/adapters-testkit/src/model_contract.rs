@@ -191,11 +191,16 @@ impl<'a> ModelBench<'a> {
         let load = |tensors: &Tensors| write_and_load(self.case, dir.path(), tensors, &self.device);
         let mut tensors = self.tensors.clone();
         tensors.insert("nobody.reads.this".to_owned(), TensorData::from([1.0f32]));
-        let refused = load(&tensors).expect_err("a tensor that nothing reads is refused").to_string();
+        let refused = load(&tensors)
+            .expect_err("a tensor that nothing reads is refused")
+            .to_string();
         assert!(refused.contains("`nobody.reads.this` is not expected"), "{refused}");
         // The bias of keys raises all scores of a query alike: only keys without it, those of a prefix, tell.
         let prefix = self.attached(&["prefix_tuning[prefix_length=2]"]).unwrap_or_default();
-        let run = |model: &Model| self.everything(model, self.padded(), &mut Ctx::new(&prefix)).into_data();
+        let run = |model: &Model| {
+            self.everything(model, self.padded(), &mut Ctx::new(&prefix))
+                .into_data()
+        };
         let before = run(&self.model);
         for (index, key) in self.tensors.keys().enumerate() {
             let mut tensors = self.tensors.clone();
@@ -278,14 +283,24 @@ impl<'a> ModelBench<'a> {
                     _ => {}
                 }
                 let error = relative_error(&got.into_data(), &want.into_data());
-                assert!(error < 1e-5, "{}: row {row} is off by {error:e} in a batch", self.name());
+                assert!(
+                    error < 1e-5,
+                    "{}: row {row} is off by {error:e} in a batch",
+                    self.name()
+                );
             }
         }
     }
 
     /// A decoder that keeps keys and values goes on where it stopped.
     fn cached_equals_whole(&self) {
-        for configs in [&["lora[r=2,alpha=5,attn_matrices=[q,k,v],output_lora=true]", "double_seq_bn"][..], &["loreft[r=2]"]] {
+        for configs in [
+            &[
+                "lora[r=2,alpha=5,attn_matrices=[q,k,v],output_lora=true]",
+                "double_seq_bn",
+            ][..],
+            &["loreft[r=2]"],
+        ] {
             let set = self.attached(configs).unwrap_or_default();
             let (steps, whole) = match (self.model.causal_lm(), self.model.encoder_decoder()) {
                 (Ok(lm), _) => {
@@ -324,7 +339,11 @@ impl<'a> ModelBench<'a> {
                 _ => return,
             };
             let error = relative_error(&steps.into_data(), &whole.into_data());
-            assert!(error < 1e-5, "{}, {configs:?}: off by {error:e} with a cache", self.name());
+            assert!(
+                error < 1e-5,
+                "{}, {configs:?}: off by {error:e} with a cache",
+                self.name()
+            );
         }
     }
 
@@ -385,7 +404,9 @@ impl<'a> ModelBench<'a> {
                 panic!("{}: {config} does not attach", self.name())
             };
             let context = format!("{}, {config}", self.name());
-            let adapted = self.everything(&self.model, self.padded(), &mut Ctx::new(&set)).into_data();
+            let adapted = self
+                .everything(&self.model, self.padded(), &mut Ctx::new(&set))
+                .into_data();
             let (mut model, before) = (self.model.clone(), parameters(&self.model));
             let merged = merge(&mut model, &set, "a", None).unwrap_or_else(|e| panic!("{context}: {e}"));
             let plain = self.plain(&model);
@@ -464,7 +485,10 @@ fn same_gradients(got: &[Option<TensorData>], want: &[Option<TensorData>], conte
             (Some(got), Some(want)) => {
                 assert_eq!(got.shape(), want.shape(), "{context}");
                 assert!(got.iter::<f64>().all(f64::is_finite), "{context}");
-                let off = got.iter::<f64>().zip(want.iter::<f64>()).map(|(got, want)| (got - want).abs());
+                let off = got
+                    .iter::<f64>()
+                    .zip(want.iter::<f64>())
+                    .map(|(got, want)| (got - want).abs());
                 let error = off.fold(0.0, f64::max);
                 let bound = 1e-4 * largest(want) + 1e-6 * most;
                 assert!(error <= bound, "{context}: off by {error:e}, of {:e}", largest(want));

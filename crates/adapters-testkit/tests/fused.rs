@@ -26,7 +26,12 @@ struct Projections {
 const PARTS: [LinearRole; 3] = [LinearRole::Query, LinearRole::Key, LinearRole::Value];
 
 fn sited(role: LinearRole, layer: Linear) -> Sited<Linear> {
-    Sited::new(Location::layer(Stack::Decoder, 0), role, Role::from(role).to_string(), layer)
+    Sited::new(
+        Location::layer(Stack::Decoder, 0),
+        role,
+        Role::from(role).to_string(),
+        layer,
+    )
 }
 
 impl Projections {
@@ -54,9 +59,7 @@ impl Projections {
             }
         };
         Self {
-            layers: (0..3)
-                .map(|index| sited(PARTS[index], part(index)))
-                .collect(),
+            layers: (0..3).map(|index| sited(PARTS[index], part(index))).collect(),
         }
     }
 
@@ -115,7 +118,10 @@ fn the_parts_compute_what_three_projections_do() {
     for (config, adapted) in [
         ("lora[r=2,alpha=5]", &two[..]),
         ("lora[r=2,alpha=5,attn_matrices=[k]]", &[Role::Key]),
-        ("lora[r=2,alpha=5,attn_matrices=[q,k,v],lora_bias=true]", &PARTS.map(Role::from)),
+        (
+            "lora[r=2,alpha=5,attn_matrices=[q,k,v],lora_bias=true]",
+            &PARTS.map(Role::from),
+        ),
         ("lora[r=2,use_gating=true]", &two),
         ("dora[r=2,alpha=5]", &two),
         (

@@ -242,10 +242,18 @@ fn the_cache_computes_what_a_whole_pass_computes() {
 
     let mut cache = KeyValueCache::new();
     let first = input(&[&text[..7], &text[3..7]]);
-    let mut parts = vec![logits(lm.causal_lm().unwrap().forward_cached(first, &mut cache, &mut Ctx::new(&set)))];
+    let mut parts = vec![logits(lm.causal_lm().unwrap().forward_cached(
+        first,
+        &mut cache,
+        &mut Ctx::new(&set),
+    ))];
     for column in 7..9 {
         let next = input(&[&text[column..=column], &text[column..=column]]);
-        parts.push(logits(lm.causal_lm().unwrap().forward_cached(next, &mut cache, &mut Ctx::new(&set))));
+        parts.push(logits(lm.causal_lm().unwrap().forward_cached(
+            next,
+            &mut cache,
+            &mut Ctx::new(&set),
+        )));
     }
     assert_eq!(cache.columns(), 9);
     let parts = Tensor::cat(parts, 1);

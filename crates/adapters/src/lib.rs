@@ -6,8 +6,8 @@ mod presets;
 
 pub use adapters_core as core;
 pub use adapters_core::{
-    Adapted, AdapterSet, AttachReport, Composition, Ctx, Error, Format, Frozen, Host, Location, Method, Point, Registry,
-    Site, Sited, Sites, merge,
+    Adapted, AdapterSet, AttachReport, Composition, Ctx, Error, Format, Frozen, Host, Location, Method, Point,
+    Registry, Site, Sited, Sites, merge,
 };
 pub use adapters_nn as nn;
 pub use adapters_reparam::{ForPaths, WeightDoor};

@@ -3,7 +3,9 @@
 use std::io::{Write, stdout};
 
 use adapters::Adapted;
-use adapters::models::{ChatTemplate, Generation, Message, Model, ModelError, ModelKind, Pretrained, Sampling, TextTokenizer};
+use adapters::models::{
+    ChatTemplate, Generation, Message, Model, ModelError, ModelKind, Pretrained, Sampling, TextTokenizer,
+};
 use adapters::store::Manifest;
 
 use crate::args::GenerateArgs;

@@ -439,10 +439,9 @@ impl HookState for HiddenState {
 impl HiddenState {
     /// `norm(hidden + residual)`, without `norm` in pre-LN models.
     pub fn close(hidden: Tensor<3>, residual: Tensor<3>, norm: Option<&LayerNorm>) -> Tensor<3> {
-        let sum = hidden + residual;
         match norm {
-            Some(norm) => adapters_nn::ops::layer_norm(norm, sum),
-            None => sum,
+            Some(norm) => adapters_nn::ops::add_layer_norm(norm, hidden, residual),
+            None => hidden + residual,
         }
     }
 }

@@ -214,7 +214,11 @@ impl Checkpoint {
             })
         })?;
         let count: usize = entry.shape.iter().product();
-        let cols = entry.shape.get(1..).map_or(1, |rest| rest.iter().product::<usize>()).max(1);
+        let cols = entry
+            .shape
+            .get(1..)
+            .map_or(1, |rest| rest.iter().product::<usize>())
+            .max(1);
         // Whole rows, so that a block of them can be transposed.
         let block = (BUFFER / cols).max(1) * cols;
         let size = entry.dtype.bitsize() / 8;
@@ -317,10 +321,17 @@ fn read_header(path: &Path) -> Result<(File, u64, Metadata), StoreError> {
     file.read_exact(&mut header).map_err(failed)?;
     // Deserializing checks that the tensors lie one after the other and have the sizes of their shapes.
     let metadata: Metadata = serde_json::from_slice(&header).map_err(|e| damaged(e.to_string()))?;
-    let end = metadata.tensors().values().map(|info| info.data_offsets.1).max().unwrap_or(0) as u64;
+    let end = metadata
+        .tensors()
+        .values()
+        .map(|info| info.data_offsets.1)
+        .max()
+        .unwrap_or(0) as u64;
     if 8 + size + end != length {
         let expected = 8 + size + end;
-        return Err(damaged(format!("its header lists {expected} bytes, the file has {length}")));
+        return Err(damaged(format!(
+            "its header lists {expected} bytes, the file has {length}"
+        )));
     }
     Ok((file, 8 + size, metadata))
 }
@@ -403,7 +414,6 @@ fn burn_dtype(dtype: Dtype) -> Option<DType> {
         _ => return None,
     })
 }
-
 
 #[cfg(test)]
 mod tests {

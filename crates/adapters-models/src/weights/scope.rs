@@ -57,7 +57,13 @@ impl<'w> Scope<'w> {
     }
 
     /// A linear layer `[d_in, d_out]`, with a bias or without.
-    pub fn linear_with(&mut self, bias: bool, role: LinearRole, rest: &str, [d_in, d_out]: [usize; 2]) -> Sited<Linear> {
+    pub fn linear_with(
+        &mut self,
+        bias: bool,
+        role: LinearRole,
+        rest: &str,
+        [d_in, d_out]: [usize; 2],
+    ) -> Sited<Linear> {
         let key = self.key(rest);
         let layer = match bias {
             true => self.weights.linear(&key, d_in, d_out),

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::golden::Tolerance;
+use crate::golden::compare::Tolerance;
 use crate::golden::verdict::Stop;
 
 /// The library that computed a case.
@@ -67,6 +67,9 @@ pub struct Case {
     /// Operations after loading.
     #[serde(default)]
     pub ops: Vec<Op>,
+    /// A file of the case's folder with the arguments of its model call, in place of the model's `inputs.safetensors`.
+    #[serde(default)]
+    pub inputs: Option<String>,
     /// Whether the model sees the attention mask.
     #[serde(default = "yes")]
     pub use_attention_mask: bool,
@@ -196,7 +199,11 @@ impl Case {
         if let Some(op) = self.ops.iter().find(|op| !OPS.contains(&op.op.as_str())) {
             return Err(Stop::unsupported(format!("op = {}", op.op)));
         }
-        Ok(())
+        match (self.framework, &self.task_ids) {
+            // There they are an argument of the model call, and not a block of a composition.
+            (Framework::Peft, Some(tasks)) => Err(Stop::unsupported(format!("task_ids = {tasks:?} of peft"))),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -239,5 +246,7 @@ mod tests {
             .check_features()
             .unwrap_err();
         assert_eq!(stop, Stop::unsupported("op = x"));
+        let stop = minimal(json!({"task_ids": [1, 0]})).check_features().unwrap_err();
+        assert_eq!(stop, Stop::unsupported("task_ids = [1, 0] of peft"));
     }
 }

@@ -41,6 +41,22 @@ pub fn whole_tensor(got: &TensorData, want: &TensorData, tolerance: Tolerance) -
     })
 }
 
+/// `got` with the values of `want` at the positions that a mask `[batch, seq]` leaves out, so that they are not compared.
+/// `got` and `want` are `[batch, seq, ..]`.
+pub fn where_compared(got: &TensorData, want: &TensorData, mask: &TensorData) -> TensorData {
+    let positions: usize = mask.shape().iter().product();
+    let values = want.shape().iter().product::<usize>() / positions.max(1);
+    if got.shape().to_vec() != want.shape().to_vec() || values == 0 {
+        return got.clone();
+    }
+    let counts: Vec<bool> = mask.iter::<f64>().map(|m| m != 0.0).collect();
+    let both = got.iter::<f32>().zip(want.iter::<f32>()).enumerate();
+    let values: Vec<f32> = both
+        .map(|(i, (got, want))| if counts[i / values] { got } else { want })
+        .collect();
+    TensorData::new(values, got.shape())
+}
+
 fn compare(got: &TensorData, want: &TensorData, within: impl Fn(&[f64], &[f64]) -> bool) -> Comparison {
     if got.shape().to_vec() != want.shape().to_vec() {
         return WRONG;
@@ -77,6 +93,17 @@ mod tests {
         assert!(!each_element(&got, &want, TOLERANCE).within);
         assert!(whole_tensor(&got, &want, TOLERANCE).within);
         assert_eq!(each_element(&got, &want, TOLERANCE).max_abs_err, 0.5);
+    }
+
+    #[test]
+    fn positions_outside_the_mask_are_not_compared() {
+        let (got, want) = (
+            TensorData::from([[[f32::NAN, 9.0], [1.0, 2.0]]]),
+            TensorData::from([[[1.0f32, 2.0], [1.0, 2.0]]]),
+        );
+        let masked = |mask: [[i64; 2]; 1]| where_compared(&got, &want, &TensorData::from(mask));
+        assert!(each_element(&masked([[0, 1]]), &want, TOLERANCE).within);
+        assert!(!each_element(&masked([[1, 1]]), &want, TOLERANCE).within);
     }
 
     #[test]

@@ -56,12 +56,20 @@ impl Inputs {
         Some(padding.int().sum_dim(1).into_data().iter().collect())
     }
 
-    /// These inputs as the case calls the model with them.
-    pub(crate) fn of(&self, case: &Case) -> Self {
-        Self {
-            padding: self.padding.clone().filter(|_| case.use_attention_mask),
-            ..self.clone()
-        }
+    /// The inputs of a case in the folder `dir`: its own file's if it has one, else these.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub(crate) fn of(&self, case: &Case, dir: &Path, device: &Device) -> Result<Self, Stop> {
+        let inputs = match &case.inputs {
+            Some(file) => Self::read(&dir.join(file), device)?,
+            None => self.clone(),
+        };
+        Ok(Self {
+            padding: inputs.padding.clone().filter(|_| case.use_attention_mask),
+            ..inputs
+        })
     }
 }
 
@@ -132,8 +140,7 @@ impl Top {
             ModelKind::EncoderDecoder => TextToTextInput {
                 ids,
                 padding,
-                decoder_ids: decoder_ids
-                    .ok_or_else(|| Stop::fail("inputs.safetensors has no `decoder_input_ids`"))?,
+                decoder_ids: decoder_ids.ok_or_else(|| Stop::fail("inputs.safetensors has no `decoder_input_ids`"))?,
             }
             .into(),
             _ => TextInput {

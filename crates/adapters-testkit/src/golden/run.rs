@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::golden::case::{AVERAGE, Case, EJECT, Framework, MERGE, RESET, WEIGHTED};
 use crate::golden::combined::Combined;
-use crate::golden::compare::{each_element, whole_tensor};
+use crate::golden::compare::{each_element, where_compared, whole_tensor};
 use crate::golden::model::{Inputs, Top, load};
 use crate::golden::records;
 use crate::golden::verdict::{Outcome, Stop, Verdict};
@@ -146,12 +146,13 @@ impl Prepared {
             set.share(owner, &borrowers)?;
         }
         problems.extend(self.setup(&case, dir, &set, &options.device)?);
-        let mut computed = self.compute(&case, &top, set, &formats, &expected)?;
+        let inputs = self.inputs.of(&case, dir, &options.device)?;
+        let mut computed = self.compute(&case, &top, &inputs, set, &formats, &expected)?;
         problems.extend(records::compare(&case, &computed.records, &expected));
         if !case.extra_weights.is_empty() && computed.lacks_a_gradient(&expected) {
             // What tensors beside the files are made into may train in their place: its gradients too.
             let (set, _) = self.load_adapters(&case, dir, false, &options.device)?;
-            let plain = self.compute(&case, &top, set, &formats, &expected)?;
+            let plain = self.compute(&case, &top, &inputs, set, &formats, &expected)?;
             for (key, gradient) in plain.gradients {
                 computed.gradients.entry(key).or_insert(gradient);
             }
@@ -162,9 +163,13 @@ impl Prepared {
         // Merged or reset, the model computes what it computed before.
         let want = expected.get("unmerged_output").or_else(|| expected.get("output"));
         let want = want.ok_or_else(|| Stop::fail("expected.safetensors has no `output`"))?;
-        let output = each_element(&computed.output, want, case.output_tolerance());
+        let compared = match expected.get("output_mask") {
+            Some(mask) => where_compared(&computed.output, want, mask),
+            None => computed.output.clone(),
+        };
+        let output = each_element(&compared, want, case.output_tolerance());
         outcome.max_abs_err = Some(output.max_abs_err);
-        if is_under_sdpa("prompt_tuning", &case, dir) && !self.full_rows_equal(&computed.output, want, &case) {
+        if is_under_sdpa("prompt_tuning", &case, dir) && !full_rows_equal(&computed.output, want, &case, &inputs) {
             problems.push("a row without padding is out of tolerance".to_owned());
         }
         if !output.within {
@@ -175,38 +180,22 @@ impl Prepared {
             });
         }
         outcome.grads = Some(compare_gradients(&case, &computed, &expected, &mut problems));
-        if !output.within && is_under_sdpa("prefix_tuning", &case, dir) && self.is_plain(&case, &top, want)? {
+        if !output.within && is_under_sdpa("prefix_tuning", &case, dir) && self.is_plain(&case, &top, &inputs, want)? {
             return Err(Stop::unsupported(PREFIX_UNDER_SDPA));
         }
         Ok(problems)
     }
 
     /// Whether an output is that of the model without an adapter.
-    fn is_plain(&self, case: &Case, top: &Top, output: &TensorData) -> Result<bool, Stop> {
+    fn is_plain(&self, case: &Case, top: &Top, inputs: &Inputs, output: &TensorData) -> Result<bool, Stop> {
         let plain = Running {
             model: &self.base,
             top,
             skipped: &[],
             tasks: Vec::new(),
         };
-        let (got, _) = plain.forward(self.inputs.of(case), &AdapterSet::new(), None)?;
+        let (got, _) = plain.forward(inputs.clone(), &AdapterSet::new(), None)?;
         Ok(each_element(&got.into_data(), output, case.output_tolerance()).within)
-    }
-
-    /// Whether the outputs of the rows that have no padding are right.
-    fn full_rows_equal(&self, got: &TensorData, want: &TensorData, case: &Case) -> bool {
-        let Some(padded) = self.inputs.padded() else {
-            return each_element(got, want, case.output_tolerance()).within;
-        };
-        let rows = |data: &TensorData| {
-            let all: Vec<f32> = data.iter().collect();
-            let size = all.len() / padded.len();
-            let full = all.chunks(size).zip(&padded).filter(|(_, padded)| **padded == 0);
-            let values: Vec<f32> = full.flat_map(|(row, _)| row.iter().copied()).collect();
-            let count = values.len();
-            TensorData::new(values, [count])
-        };
-        padded.contains(&0) && each_element(&rows(got), &rows(want), case.output_tolerance()).within
     }
 
     /// Loads all adapters in their order, under their names, and says which format each came in; with the tensors
@@ -294,6 +283,7 @@ impl Prepared {
         &self,
         case: &Case,
         top: &Top,
+        inputs: &Inputs,
         set: AdapterSet,
         formats: &[(String, Format)],
         expected: &Tensors,
@@ -317,7 +307,6 @@ impl Prepared {
             skipped: case.skip_layers.as_deref().unwrap_or_default(),
             tasks: case.tasks(),
         };
-        let inputs = self.inputs.of(case);
         let (output, records) = model.forward(inputs.clone(), &set, active.as_ref())?;
         let mut computed = Computed {
             output: output.into_data(),
@@ -329,7 +318,7 @@ impl Prepared {
                 .get("probe")
                 .ok_or_else(|| Stop::fail("expected.safetensors has no `probe`"))?;
             let set = set.train();
-            let (output, _) = model.forward(inputs, &set, active.as_ref())?;
+            let (output, _) = model.forward(inputs.clone(), &set, active.as_ref())?;
             let probe = Tensor::<3>::from_data(probe.clone(), &output.device());
             let loss = (output * probe).sum();
             let gradients = loss.is_tracked().then(|| loss.backward());
@@ -514,6 +503,22 @@ fn without(composition: &Composition, name: &str) -> Result<Option<Composition>,
         }
         other => Err(Stop::unsupported(format!("merging `{name}` out of {other}"))),
     }
+}
+
+/// Whether the outputs of the rows that have no padding are right.
+fn full_rows_equal(got: &TensorData, want: &TensorData, case: &Case, inputs: &Inputs) -> bool {
+    let Some(padded) = inputs.padded() else {
+        return each_element(got, want, case.output_tolerance()).within;
+    };
+    let rows = |data: &TensorData| {
+        let all: Vec<f32> = data.iter().collect();
+        let size = all.len() / padded.len();
+        let full = all.chunks(size).zip(&padded).filter(|(_, padded)| **padded == 0);
+        let values: Vec<f32> = full.flat_map(|(row, _)| row.iter().copied()).collect();
+        let count = values.len();
+        TensorData::new(values, [count])
+    };
+    padded.contains(&0) && each_element(&rows(got), &rows(want), case.output_tolerance()).within
 }
 
 /// Gradients by parameter, and whether the parameter had one.

@@ -249,7 +249,7 @@ mod tests {
         let (own, front) = (state(2, Some(bias)), state(2, None));
         let query = Tensor::<4>::random([1, 2, 3, 4], Distribution::Normal(0.0, 1.0), &device);
         let with = own.clone().with_front(front.key.clone(), front.value.clone());
-        let got = ops::attention(query.clone(), with.key, with.value, with.bias, |w| w);
+        let got = ops::attention(query.clone(), with.key, with.value, with.bias, None);
         let seen =
             |own: &Tensor<4>, front: &Tensor<4>| Tensor::cat(vec![front.clone(), own.clone().slice_dim(2, 0..1)], 2);
         let want = ops::attention(
@@ -257,7 +257,7 @@ mod tests {
             seen(&own.key, &front.key),
             seen(&own.value, &front.value),
             None,
-            |w| w,
+            None,
         );
         got.into_data()
             .assert_approx_eq::<f32>(&want.into_data(), Tolerance::absolute(1e-6));

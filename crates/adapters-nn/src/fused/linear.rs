@@ -1,0 +1,150 @@
+//! A frozen linear layer.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak};
+
+use burn::backend::flex::FlexTensor;
+use burn::tensor::{Bytes, DType, Tensor, bf16};
+
+use super::{Inputs, Operation, constant, constant_of, dense, numbers, run, runs_here, tensor};
+use crate::kernel::activation::{Plus, zip_rows};
+use crate::kernel::half::Packed;
+use crate::kernel::raw::{self, Mat, MatMut};
+use crate::kernel::{Level, threads};
+
+/// `x w + b` over the last axis, where no gradient goes to `w` and `b`; `w` is `f32` or `bf16`.
+pub fn linear<const D: usize>(x: &Tensor<D>, weight: &Tensor<2>, bias: Option<&Tensor<1>>) -> Option<Tensor<D>> {
+    let [d_in, d_out] = weight.dims();
+    let fits = runs_here(x) && x.dims()[D - 1] == d_in && d_out > 0;
+    if !fits || bias.is_some_and(|bias| bias.dims() != [d_out]) {
+        return None;
+    }
+    let bias = match bias {
+        Some(bias) => Some(dense(constant(bias)?)),
+        None => None,
+    };
+    let weight = match weight.dtype() {
+        DType::BF16 => Weight::half(constant_of(weight, DType::BF16)?),
+        _ => Weight::Full(constant(weight)?),
+    };
+    Some(run(Inputs::One(x.clone().into_dispatch()), Linear { weight, bias }))
+}
+
+#[derive(Debug)]
+struct Linear {
+    weight: Weight,
+    bias: Option<FlexTensor>,
+}
+
+#[derive(Debug)]
+enum Weight {
+    /// In `f32`.
+    Full(FlexTensor),
+    /// In `bf16`, with its packed forms.
+    Half(FlexTensor, Arc<Packs>),
+}
+
+/// A weight packed for the forward and for the backward pass, each when it is first needed.
+#[derive(Debug, Default)]
+struct Packs {
+    forward: OnceLock<Packed>,
+    backward: OnceLock<Packed>,
+}
+
+/// A buffer and the view of it.
+type View = (usize, usize, [usize; 2], [isize; 2]);
+
+/// The packed weights of all buffers that exist.
+static PACKED: LazyLock<Mutex<HashMap<View, (Weak<Bytes>, Arc<Packs>)>>> = LazyLock::new(Mutex::default);
+
+impl Weight {
+    fn half(weight: FlexTensor) -> Self {
+        let buffer = weight.data_arc();
+        let (offset, shape, strides) = view(&weight);
+        let key = (Arc::as_ptr(&buffer) as usize, offset, shape, strides);
+        // A panic of another thread leaves the map whole.
+        let mut packed = PACKED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, packs)) = packed.get(&key)
+            && known.strong_count() > 0
+        {
+            return Self::Half(weight, packs.clone());
+        }
+        packed.retain(|_, (buffer, _)| buffer.strong_count() > 0);
+        let packs = Arc::<Packs>::default();
+        packed.insert(key, (Arc::downgrade(&buffer), packs.clone()));
+        Self::Half(weight, packs)
+    }
+
+    /// Inputs and outputs of the layer.
+    fn shape(&self) -> [usize; 2] {
+        let (Self::Full(weight) | Self::Half(weight, _)) = self;
+        view(weight).1
+    }
+}
+
+fn view(weight: &FlexTensor) -> (usize, [usize; 2], [isize; 2]) {
+    let layout = weight.layout();
+    let (shape, strides) = (layout.shape(), layout.strides());
+    (layout.start_offset(), [shape[0], shape[1]], [strides[0], strides[1]])
+}
+
+fn turned<T: Copy>([a, b]: [T; 2]) -> [T; 2] {
+    [b, a]
+}
+
+impl Linear {
+    /// `x` times the weight, or the transposed weight, over the last axis, and the bias if `x` enters the layer.
+    fn product(&self, x: FlexTensor, transposed: bool) -> FlexTensor {
+        let x = dense(x);
+        let [width, out_width] = match transposed {
+            true => turned(self.weight.shape()),
+            false => self.weight.shape(),
+        };
+        let bias = self.bias.as_ref().filter(|_| !transposed).map(numbers);
+        let rows = numbers(&x).len() / width;
+        let out = match &self.weight {
+            Weight::Full(weight) => {
+                let (offset, shape, strides) = view(weight);
+                let weight = Mat::new(weight.storage(), offset, shape, strides);
+                let weight = if transposed { weight.transposed() } else { weight };
+                let mut out = raw::unfilled(rows * out_width);
+                let (into, x) = (
+                    MatMut::dense(&mut out, rows, out_width),
+                    Mat::dense(numbers(&x), rows, width),
+                );
+                let parallel = threads::worthwhile(rows, out_width, width);
+                raw::product(into, x, weight, 1.0, false, parallel);
+                if let Some(bias) = bias {
+                    zip_rows(Level::chosen(), Plus, &mut out, bias);
+                }
+                out
+            }
+            Weight::Half(weight, packs) => {
+                let pack = || {
+                    let (offset, shape, strides) = view(weight);
+                    let bits = pulp::bytemuck::cast_slice::<bf16, u16>(weight.storage());
+                    match transposed {
+                        true => Packed::new(bits, offset, turned(shape), turned(strides)),
+                        false => Packed::new(bits, offset, shape, strides),
+                    }
+                };
+                let packed = if transposed { &packs.backward } else { &packs.forward };
+                packed.get_or_init(pack).product(Level::chosen(), numbers(&x), bias)
+            }
+        };
+        let mut shape = x.layout().shape().clone();
+        let last = shape.num_dims() - 1;
+        shape[last] = out_width;
+        tensor(out, shape)
+    }
+}
+
+impl Operation for Linear {
+    fn forward(&self, mut inputs: Vec<FlexTensor>, _keep: bool) -> (FlexTensor, Vec<FlexTensor>) {
+        (self.product(inputs.remove(0), false), Vec::new())
+    }
+
+    fn backward(&self, _kept: Vec<FlexTensor>, grad: FlexTensor, _wanted: &[bool]) -> Vec<Option<FlexTensor>> {
+        vec![Some(self.product(grad, true))]
+    }
+}

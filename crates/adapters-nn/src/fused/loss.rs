@@ -1,0 +1,70 @@
+//! The loss of a frozen language-model head.
+
+use burn::backend::flex::FlexTensor;
+use burn::tensor::{Int, Tensor};
+
+use super::{Inputs, Operation, constant, dense, integers, numbers, owned, run, runs_here, tensor};
+use crate::kernel::loss::{CrossEntropy, Scale};
+use crate::kernel::{Level, raw, threads};
+
+/// The cross entropy of each row of `hidden w^T + bias`, zero where its target is no column; no gradient goes to `w` and `bias`.
+pub fn cross_entropy(
+    hidden: &Tensor<2>,
+    weight: &Tensor<2>,
+    bias: Option<&Tensor<1>>,
+    targets: &Tensor<1, Int>,
+) -> Option<Tensor<1>> {
+    let ([rows, width], [vocab, inner]) = (hidden.dims(), weight.dims());
+    let fits = runs_here(hidden) && width == inner && vocab > 0 && targets.dims() == [rows];
+    if !fits || bias.is_some_and(|bias| bias.dims() != [vocab]) {
+        return None;
+    }
+    let bias = match bias {
+        Some(bias) => Some(dense(constant(bias)?)),
+        None => None,
+    };
+    let operation = Loss {
+        weight: dense(constant(weight)?),
+        bias,
+        targets: integers(targets)?,
+    };
+    Some(run(Inputs::One(hidden.clone().into_dispatch()), operation))
+}
+
+#[derive(Debug)]
+struct Loss {
+    weight: FlexTensor,
+    bias: Option<FlexTensor>,
+    targets: Vec<i64>,
+}
+
+impl Operation for Loss {
+    fn forward(&self, mut inputs: Vec<FlexTensor>, keep: bool) -> (FlexTensor, Vec<FlexTensor>) {
+        let hidden = dense(inputs.remove(0));
+        let rows = self.targets.len();
+        let loss = CrossEntropy {
+            hidden: numbers(&hidden),
+            weight: numbers(&self.weight),
+            bias: self.bias.as_ref().map(numbers),
+            targets: &self.targets,
+            width: numbers(&hidden).len() / rows,
+        };
+        let mut losses = raw::unfilled(rows);
+        let mut grad = keep.then(|| raw::unfilled(loss.hidden.len()));
+        loss.run(Level::chosen(), &mut losses, grad.as_deref_mut());
+        let grad = grad.map(|grad| tensor(grad, hidden.layout().shape().clone()));
+        (tensor(losses, [rows]), grad.into_iter().collect())
+    }
+
+    fn backward(&self, mut kept: Vec<FlexTensor>, grad: FlexTensor, _wanted: &[bool]) -> Vec<Option<FlexTensor>> {
+        let mut grads = owned(kept.remove(0));
+        let factors = dense(grad);
+        let (factors, width) = (numbers(&factors), grads.layout().shape()[1]);
+        threads::chunks(grads.storage_mut(), width, |first, rows| {
+            for (row, factor) in rows.chunks_exact_mut(width).zip(&factors[first..]) {
+                Level::chosen().run(Scale(row, *factor));
+            }
+        });
+        vec![Some(grads)]
+    }
+}

@@ -1,0 +1,282 @@
+//! Products with a weight in bf16: its numbers and those of the other factor rounded to eight bits of mantissa, the sums in
+//! `f32`.
+//!
+//! A weight is packed once, into panels of columns whose rows are pairs of numbers that lie side by side: what the
+//! instruction of processors with AVX-512 BF16 multiplies. Elsewhere the same panels are widened.
+
+use pulp::{Simd, WithSimd};
+
+use super::raw::half::{PANEL, ROWS, available, panel};
+use super::raw::{MatMut, unfilled};
+use super::simd::{self, Level};
+use super::threads;
+
+/// Rows that a task converts at once, and pairs of numbers of each: what the panels meet stays in the nearest caches.
+const BLOCK_ROWS: usize = 8 * ROWS;
+const BLOCK_PAIRS: usize = 192;
+
+/// A matrix in panels.
+#[derive(Debug)]
+pub struct Packed {
+    /// Panel after panel, pair of rows after pair, column after column: the number of the even row in the lower half.
+    words: Vec<u32>,
+    inner: usize,
+    columns: usize,
+}
+
+impl Packed {
+    /// Packs the matrix whose element `(i, j)` is `bits[offset + i * strides[0] + j * strides[1]]`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if an element lies outside of `bits`.
+    pub fn new(bits: &[u16], offset: usize, [inner, columns]: [usize; 2], strides: [isize; 2]) -> Self {
+        let pairs = inner.div_ceil(2);
+        let at = |i: usize, j: usize| match i < inner && j < columns {
+            true => {
+                let index = offset as isize + i as isize * strides[0] + j as isize * strides[1];
+                u32::from(bits[index as usize])
+            }
+            false => 0,
+        };
+        let panels = columns.div_ceil(PANEL);
+        let mut words = Vec::with_capacity(panels * pairs * PANEL);
+        for panel in 0..panels {
+            for pair in 0..pairs {
+                let column = |column| {
+                    let column = panel * PANEL + column;
+                    at(2 * pair, column) | at(2 * pair + 1, column) << 16
+                };
+                words.extend((0..PANEL).map(column));
+            }
+        }
+        Self { words, inner, columns }
+    }
+
+    fn pairs(&self) -> usize {
+        self.inner.div_ceil(2)
+    }
+
+    /// `x w + bias`, of `x` row after row.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `x` is not whole rows of the inner length, or `bias` of another length than the columns.
+    pub fn product(&self, level: Level, x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+        assert!(x.len().is_multiple_of(self.inner) && bias.is_none_or(|bias| bias.len() == self.columns));
+        let rows = x.len() / self.inner;
+        let mut out = unfilled(rows * self.columns);
+        // By rows, or where these are too few for all threads, by columns as well.
+        let threads = rayon::current_num_threads();
+        let blocks = rows.div_ceil(BLOCK_ROWS);
+        let columns = match blocks >= 4 * threads {
+            true => self.columns,
+            false => self.columns.div_ceil(4 * threads).next_multiple_of(PANEL),
+        };
+        let tiles = MatMut::dense(&mut out, rows, self.columns).tiles(BLOCK_ROWS, columns);
+        let fast = level == Level::Avx512 && available();
+        let scratch = || vec![0; BLOCK_ROWS * BLOCK_PAIRS];
+        threads::tasks(
+            tiles,
+            rows * self.inner * self.columns,
+            scratch,
+            |block, (row, column, tile)| {
+                let x = &x[row * self.inner..];
+                self.tile(level, fast, x, column, bias, block, tile);
+            },
+        );
+        out
+    }
+
+    #[allow(clippy::too_many_arguments)] // One call.
+    fn tile(
+        &self,
+        level: Level,
+        fast: bool,
+        x: &[f32],
+        first_column: usize,
+        bias: Option<&[f32]>,
+        block: &mut [u32],
+        mut tile: MatMut<'_>,
+    ) {
+        let (pairs, [rows, columns]) = (self.pairs(), tile.shape());
+        for first in (0..pairs).step_by(BLOCK_PAIRS) {
+            let count = BLOCK_PAIRS.min(pairs - first);
+            let numbers = 2 * first..(2 * (first + count)).min(self.inner);
+            for (x, block) in x
+                .chunks_exact(self.inner)
+                .take(rows)
+                .zip(block.chunks_exact_mut(BLOCK_PAIRS))
+            {
+                level.run(Round(&x[numbers.clone()], block));
+            }
+            let (add, last) = (first > 0, first + count == pairs);
+            for column in (0..columns).step_by(PANEL) {
+                let width = PANEL.min(columns - column);
+                let panel_number = (first_column + column) / PANEL;
+                let words = &self.words[(panel_number * pairs + first) * PANEL..][..count * PANEL];
+                let bias = bias
+                    .filter(|_| last)
+                    .map(|bias| &bias[first_column + column..][..width]);
+                for row in (0..rows).step_by(ROWS) {
+                    let height = ROWS.min(rows - row);
+                    let mut out = tile.tile([row, height], [column, width]);
+                    let block = &block[row * BLOCK_PAIRS..];
+                    match fast {
+                        true => panel(block, BLOCK_PAIRS, words, count, &mut out, add, bias),
+                        false => level.run(Widened {
+                            block,
+                            words,
+                            count,
+                            out: &mut out,
+                            add,
+                            bias,
+                        }),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Rounds numbers to bf16, to the nearest, ties to even, and puts them in pairs.
+struct Round<'a>(&'a [f32], &'a mut [u32]);
+
+impl WithSimd for Round<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _s: S) {
+        let (pairs, rest) = self.0.as_chunks::<2>();
+        for (word, [even, odd]) in self.1.iter_mut().zip(pairs) {
+            *word = rounded(*even) | rounded(*odd) << 16;
+        }
+        if let [last] = rest {
+            self.1[pairs.len()] = rounded(*last);
+        }
+    }
+}
+
+/// The bits of `x` in bf16, in the lower half.
+#[inline(always)]
+fn rounded(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let up = bits.wrapping_add(0x7FFF + ((bits >> 16) & 1));
+    // A number that is none stays one.
+    let bits = if bits & 0x7FFF_FFFF > 0x7F80_0000 {
+        bits | 0x40_0000
+    } else {
+        up
+    };
+    bits >> 16
+}
+
+/// A panel without the instruction: two rows at a time.
+struct Widened<'a, 'b> {
+    block: &'a [u32],
+    words: &'a [u32],
+    count: usize,
+    out: &'a mut MatMut<'b>,
+    add: bool,
+    bias: Option<&'a [f32]>,
+}
+
+impl WithSimd for Widened<'_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        let [rows, columns] = self.out.shape();
+        for row in (0..rows).step_by(2) {
+            // The second of an odd number of rows is computed from the next one of the block, and not stored.
+            let second = (row + 1).min(rows - 1);
+            let a = [row, second].map(|row| &self.block[row * BLOCK_PAIRS..][..self.count]);
+            let mut sums = [[0.0; PANEL]; 2];
+            widened(s, a, self.words, &mut sums);
+            for (sums, row) in sums.iter().zip(row..rows) {
+                let out = &mut self.out.row(row)[..columns];
+                for (column, (out, sum)) in out.iter_mut().zip(sums).enumerate() {
+                    let before = if self.add { *out } else { 0.0 };
+                    *out = before + sum + self.bias.map_or(0.0, |bias| bias[column]);
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn widened<S: Simd>(s: S, a: [&[u32]; 2], words: &[u32], sums: &mut [[f32; PANEL]; 2]) {
+    const MOST: usize = PANEL / 4;
+    let vectors = PANEL / S::F32_LANES;
+    let mut parts = [[s.splat_f32s(0.0); MOST]; 2];
+    let (sixteen, upper) = (s.splat_u32s(16), s.splat_u32s(0xFFFF_0000));
+    let (rows, _) = words.as_chunks::<PANEL>();
+    for ((row, first), second) in rows.iter().zip(a[0]).zip(a[1]) {
+        let (row, _) = S::as_simd_u32s(row);
+        let numbers = [first, second].map(|pair| [f32::from_bits(pair << 16), f32::from_bits(pair & 0xFFFF_0000)]);
+        for (vector, words) in row.iter().enumerate().take(vectors.min(MOST)) {
+            let even = s.transmute_f32s_u32s(s.wrapping_dyn_shl_u32s(*words, sixteen));
+            let odd = s.transmute_f32s_u32s(s.and_u32s(*words, upper));
+            for (parts, [low, high]) in parts.iter_mut().zip(numbers) {
+                parts[vector] = simd::mul_add(s, s.splat_f32s(low), even, parts[vector]);
+                parts[vector] = simd::mul_add(s, s.splat_f32s(high), odd, parts[vector]);
+            }
+        }
+    }
+    for (sums, parts) in sums.iter_mut().zip(parts) {
+        let (out, _) = S::as_mut_simd_f32s(sums);
+        out.copy_from_slice(&parts[..vectors]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(i: usize) -> f32 {
+        ((i * 7919 + 13) % 1009) as f32 / 504.0 - 1.0
+    }
+
+    fn of_bits(bits: u32) -> f64 {
+        f64::from(f32::from_bits(bits << 16))
+    }
+
+    #[test]
+    fn rounding_is_to_the_nearest_even() {
+        for (x, wanted) in [
+            (1.0, 0x3F80),
+            (1.003_906_25, 0x3F80),
+            (1.011_718_75, 0x3F82),
+            (-0.0, 0x8000),
+        ] {
+            assert_eq!(rounded(x), wanted, "{x}");
+        }
+        assert_eq!(rounded(f32::INFINITY), 0x7F80);
+        assert!(f32::from_bits(rounded(f32::from_bits(0x7FFF_FFFF)) << 16).is_nan());
+    }
+
+    #[test]
+    fn products_of_odd_sizes_at_every_level() {
+        for (rows, inner, columns) in [(1, 1, 1), (3, 5, 7), (13, 385, 33), (97, 31, 64), (200, 802, 95)] {
+            let x: Vec<f32> = (0..rows * inner).map(number).collect();
+            let bits: Vec<u16> = (0..inner * columns).map(|i| rounded(number(i + 5)) as u16).collect();
+            let bias: Vec<f32> = (0..columns).map(number).collect();
+            // The rows of the weight are its columns in memory.
+            let packed = Packed::new(&bits, 0, [inner, columns], [1, inner as isize]);
+            let wanted = |i: usize, j: usize| -> f64 {
+                let terms =
+                    (0..inner).map(|k| of_bits(rounded(x[i * inner + k])) * of_bits(bits[j * inner + k].into()));
+                terms.sum::<f64>() + f64::from(bias[j])
+            };
+            for level in Level::available() {
+                let out = packed.product(level, &x, Some(&bias));
+                for (index, out) in out.iter().enumerate() {
+                    let wanted = wanted(index / columns, index % columns);
+                    let error = (f64::from(*out) - wanted).abs();
+                    assert!(
+                        error < 1e-5 * (inner as f64).sqrt(),
+                        "{level:?} {rows} {inner} {columns}: {out} {wanted}"
+                    );
+                }
+            }
+        }
+    }
+}

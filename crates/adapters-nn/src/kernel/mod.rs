@@ -1,0 +1,25 @@
+//! Kernels on slices of `f32`: vectorized, on all threads of rayon's pool, with the gradients written by hand.
+//!
+//! Each takes the [`Level`] of instructions it runs with. The results do not depend on the number of threads: work is
+//! divided into rows or heads, and each of those is computed by one thread in one order.
+
+// Without a backend that has kernels, masks of dropout are all that is computed here.
+#![cfg_attr(not(feature = "flex"), allow(dead_code))]
+
+#[cfg(feature = "flex")]
+pub mod activation;
+#[cfg(feature = "flex")]
+pub mod attention;
+#[cfg(feature = "flex")]
+pub mod half;
+#[cfg(feature = "flex")]
+pub mod loss;
+#[cfg(feature = "flex")]
+pub mod norm;
+pub mod philox;
+#[cfg(feature = "flex")]
+pub mod raw;
+pub mod simd;
+pub mod threads;
+
+pub use simd::Level;

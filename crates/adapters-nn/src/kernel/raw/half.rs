@@ -1,0 +1,116 @@
+//! The inner loop of products in bf16 with the instruction made for it, `vdpbf16ps` of AVX-512 BF16.
+
+use super::MatMut;
+
+/// Columns of a panel of the packed matrix.
+pub const PANEL: usize = 32;
+/// Rows that the loop computes at once: with two vectors of columns, 24 sums stay in registers.
+pub const ROWS: usize = 12;
+
+/// Whether the processor has the instruction.
+pub fn available() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("avx512bf16") && std::arch::is_x86_feature_detected!("avx512f");
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
+}
+
+/// `out = a b`, or `out += a b` with `add`, and `bias` added to each row: `a` in rows of `stride` pairs of numbers of bf16, of
+/// which the first `pairs` count, `b` a panel of `pairs` rows of [`PANEL`] such pairs.
+///
+/// # Panics
+///
+/// Panics if the instruction is not [`available`], or on slices too short for `out`'s shape, which is at most [`ROWS`] by
+/// [`PANEL`] with dense rows.
+pub fn panel(a: &[u32], stride: usize, b: &[u32], pairs: usize, out: &mut MatMut<'_>, add: bool, bias: Option<&[f32]>) {
+    let [rows, columns] = [out.rows, out.columns];
+    assert!(available(), "AVX-512 BF16");
+    assert!((1..=ROWS).contains(&rows) && (1..=PANEL).contains(&columns) && out.column_stride == 1);
+    assert!(pairs <= stride && a.len() >= (rows - 1) * stride + pairs && b.len() >= pairs * PANEL);
+    assert!(bias.is_none_or(|bias| bias.len() >= columns));
+    #[cfg(target_arch = "x86_64")]
+    {
+        let loops: [Loop; ROWS] = [
+            rows_at_once::<1>,
+            rows_at_once::<2>,
+            rows_at_once::<3>,
+            rows_at_once::<4>,
+            rows_at_once::<5>,
+            rows_at_once::<6>,
+            rows_at_once::<7>,
+            rows_at_once::<8>,
+            rows_at_once::<9>,
+            rows_at_once::<10>,
+            rows_at_once::<11>,
+            rows_at_once::<12>,
+        ];
+        // SAFETY: the processor has the instructions and the slices are as long as the loop reads, as asserted; `out` is
+        // borrowed exclusively.
+        unsafe { loops[rows - 1](a, stride, b, pairs, out, add, bias) };
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+type Loop = unsafe fn(&[u32], usize, &[u32], usize, &mut MatMut<'_>, bool, Option<&[f32]>);
+
+/// # Safety
+///
+/// The processor has AVX-512 F and BF16; `out` has `R` dense rows of at most [`PANEL`] columns, `a` as many of `stride` with
+/// `pairs` in the last, `b` has `pairs * PANEL` numbers, and `bias` as many as `out` has columns.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn rows_at_once<const R: usize>(
+    a: &[u32],
+    stride: usize,
+    b: &[u32],
+    pairs: usize,
+    out: &mut MatMut<'_>,
+    add: bool,
+    bias: Option<&[f32]>,
+) {
+    use std::arch::x86_64::*;
+    let masks = [
+        u16::MAX >> (16 - out.columns.min(16)),
+        if out.columns > 16 {
+            u16::MAX >> (PANEL - out.columns)
+        } else {
+            0
+        },
+    ];
+    let mut sums = [[_mm512_setzero_ps(); 2]; R];
+    let (a, mut b) = (a.as_ptr(), b.as_ptr());
+    for pair in 0..pairs {
+        // SAFETY: `b` has `pairs` rows of two vectors, `a` has `R` rows of at least `pairs` numbers.
+        unsafe {
+            let columns: [__m512bh; 2] = [
+                std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(b.cast())),
+                std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(b.add(16).cast())),
+            ];
+            b = b.add(PANEL);
+            for row in 0..R {
+                let number = _mm512_set1_epi32(*a.add(row * stride + pair) as i32);
+                let number = std::mem::transmute::<__m512i, __m512bh>(number);
+                sums[row][0] = _mm512_dpbf16_ps(sums[row][0], number, columns[0]);
+                sums[row][1] = _mm512_dpbf16_ps(sums[row][1], number, columns[1]);
+            }
+        }
+    }
+    for (row, sums) in sums.into_iter().enumerate() {
+        for (half, (mut sum, mask)) in sums.into_iter().zip(masks).enumerate() {
+            if mask == 0 {
+                continue;
+            }
+            // SAFETY: `row` is a row of `out`, and the mask keeps to its columns and to those of `bias`.
+            unsafe {
+                let place = out.data.offset(row as isize * out.row_stride).add(16 * half);
+                if add {
+                    sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, place));
+                }
+                if let Some(bias) = bias {
+                    sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, bias.as_ptr().add(16 * half)));
+                }
+                _mm512_mask_storeu_ps(place, mask, sum);
+            }
+        }
+    }
+}
