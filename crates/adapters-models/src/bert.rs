@@ -3,28 +3,7 @@
 //! Paper: *BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding*, Devlin et al., 2018,
 //! <https://arxiv.org/abs/1810.04805>. Behavior follows `BertModel` of Hugging Face transformers.
 
-use std::path::Path;
-
-use adapters_core::{
-    Ctx, EmbeddingHook, EmbeddingRole, EmbeddingState, Host, KeyValueHook, LinearRole, Location, NormRole, OutputHook,
-    Point, ResidualHook, ResidualRole, Sited, Sites, Stack,
-};
-use adapters_nn::ops::{self, Activation};
-use burn::module::Module;
-use burn::nn::{Embedding, LayerNorm, Linear};
-use burn::tensor::Tensor;
-use serde::Deserialize;
-
-use crate::architecture::FromCheckpoint;
-use crate::attention::AttentionOptions;
-use crate::cache::KeyValueCache;
-use crate::chain::{Block, Chain, Slot};
-use crate::config_check::ConfigCheck;
-use crate::error::ModelError;
-use crate::hooks::Hooks;
-use crate::input::TextInput;
-use crate::transformer::{ModelInfo, TextEncoder, Transformer};
-use crate::weights::{Scope, Weights};
+use crate::modeling::*;
 
 /// `config.json` of a BERT checkpoint: the fields that change what is computed. Others are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]

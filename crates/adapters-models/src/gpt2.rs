@@ -4,28 +4,7 @@
 //! <https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf>. Behavior
 //! follows `GPT2LMHeadModel` of Hugging Face transformers.
 
-use std::path::Path;
-
-use adapters_core::{
-    Ctx, EmbeddingHook, EmbeddingRole, EmbeddingState, Host, KeyValueHook, LinearRole, Location, NormRole, OutputHook,
-    Point, ResidualHook, ResidualRole, Sited, Sites, Stack,
-};
-use adapters_nn::ops::{self, Activation};
-use burn::module::Module;
-use burn::nn::{Embedding, LayerNorm, Linear};
-use burn::tensor::Tensor;
-use serde::Deserialize;
-
-use crate::architecture::FromCheckpoint;
-use crate::attention::AttentionOptions;
-use crate::cache::{Begun, KeyValueCache};
-use crate::chain::{Block, Chain, Slot};
-use crate::config_check::ConfigCheck;
-use crate::error::ModelError;
-use crate::hooks::Hooks;
-use crate::input::TextInput;
-use crate::transformer::{CausalLm, ModelInfo, Transformer};
-use crate::weights::{Scope, Weights};
+use crate::modeling::*;
 
 /// `config.json` of a GPT-2 checkpoint: the fields that change what is computed. Others are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]

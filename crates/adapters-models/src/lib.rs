@@ -16,6 +16,7 @@ mod input;
 mod llama;
 mod mistral;
 mod model;
+mod modeling;
 mod pretrained;
 mod qwen2;
 pub mod rotary;

@@ -7,31 +7,15 @@
 //! <https://arxiv.org/abs/2002.05202>; *Root Mean Square Layer Normalization*, Zhang and Sennrich, 2019,
 //! <https://arxiv.org/abs/1910.07467>. Behavior follows the causal language models of Hugging Face transformers.
 
-use std::path::Path;
-
-use adapters_core::{
-    Ctx, EmbeddingHook, EmbeddingRole, EmbeddingState, Host, KeyValueHook, LinearRole, Location, NormRole, OutputHook,
-    Point, ResidualHook, ResidualRole, Role, Sited, Sites, Stack,
-};
-use adapters_nn::ops::{self, Activation};
-use burn::module::{Module, Param, ParamId};
-use burn::nn::{Embedding, Linear, RmsNorm};
-use burn::tensor::{Bool, Device, Tensor};
+use adapters_core::Role;
+use burn::module::{Param, ParamId};
 use serde_json::{Map, Value};
 
-use crate::architecture::FromCheckpoint;
-use crate::attention::AttentionOptions;
-use crate::cache::{Begun, KeyValueCache};
-use crate::chain::{Block, Chain, Slot};
-use crate::error::ModelError;
-use crate::hooks::Hooks;
-use crate::input::TextInput;
 use crate::model::Model;
+use crate::modeling::*;
 use crate::pretrained::Pretrained;
 use crate::rotary::{Rotary, Turns};
 use crate::rotary_config::{Family, RotaryDecoderConfig};
-use crate::transformer::{CausalLm, ModelInfo, Transformer};
-use crate::weights::{Scope, Weights};
 
 /// A causal language model of one of the families: embeddings, layers, norm and head.
 #[derive(Module, Sites, Debug)]

@@ -4,144 +4,19 @@
 //! <https://arxiv.org/abs/1910.10683>; the gated form is that of *GLU Variants Improve Transformer*, Shazeer, 2020,
 //! <https://arxiv.org/abs/2002.05202>. Behavior follows `T5ForConditionalGeneration` of Hugging Face transformers.
 
+mod config;
 mod distances;
 
 use std::cell::RefCell;
-use std::path::Path;
 
-use adapters_core::{
-    Ctx, EmbeddingHook, EmbeddingRole, EmbeddingState, Host, KeyValueHook, LinearRole, Location, NormRole, OutputHook,
-    Point, ResidualHook, ResidualRole, Sited, Sites, Stack,
-};
-use adapters_nn::ops::{self, Activation};
-use burn::module::Module;
-use burn::nn::{Embedding, Linear, RmsNorm};
-use burn::tensor::{Bool, Int, Tensor};
-use serde::Deserialize;
-
-use crate::architecture::FromCheckpoint;
-use crate::attention::AttentionOptions;
-use crate::cache::{KeyValueCache, KeysValues, LayerCache};
-use crate::chain::{Block, Chain, Slot};
-use crate::config_check::ConfigCheck;
-use crate::error::ModelError;
-use crate::hooks::Hooks;
+use crate::cache::{KeysValues, LayerCache};
 use crate::input::{TextToTextInput, repeated};
+use crate::modeling::*;
+use crate::t5::config::FeedForwardVariant;
 use crate::t5::distances::{Buckets, Distances};
-use crate::transformer::{EncodedInput, EncoderDecoder, ModelInfo, Transformer};
-use crate::weights::{Scope, Weights};
+use crate::transformer::{EncodedInput, EncoderDecoder};
 
-/// `config.json` of a T5 checkpoint: the fields that change what is computed. Others are ignored.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct T5Config {
-    /// Tokens in the vocabulary.
-    pub vocab_size: usize,
-    /// Width of the residual stream.
-    pub d_model: usize,
-    /// Width of an attention head.
-    pub d_kv: usize,
-    /// Width of the feed-forward block.
-    pub d_ff: usize,
-    /// Layers of the encoder.
-    pub num_layers: usize,
-    /// Layers of the decoder; without it as many as the encoder has.
-    pub num_decoder_layers: Option<usize>,
-    /// Attention heads.
-    pub num_heads: usize,
-    /// Kinds of distance the relative position bias tells apart.
-    pub relative_attention_num_buckets: usize,
-    /// From this distance on, all are of one kind.
-    pub relative_attention_max_distance: usize,
-    /// Dropout, in training.
-    pub dropout_rate: f64,
-    /// Epsilon of the normalizations.
-    pub layer_norm_epsilon: f64,
-    /// `relu`, `gated-gelu` and the like: the activation, and whether a gate goes with it.
-    pub feed_forward_proj: String,
-    /// Whether the language-model head is the embedding table.
-    pub tie_word_embeddings: bool,
-    /// Id of the padding token.
-    pub pad_token_id: usize,
-    /// Id the decoder starts with.
-    pub decoder_start_token_id: usize,
-}
-
-impl Default for T5Config {
-    /// The defaults of the published class (T5 small).
-    fn default() -> Self {
-        Self {
-            vocab_size: 32128,
-            d_model: 512,
-            d_kv: 64,
-            d_ff: 2048,
-            num_layers: 6,
-            num_decoder_layers: None,
-            num_heads: 8,
-            relative_attention_num_buckets: 32,
-            relative_attention_max_distance: 128,
-            dropout_rate: 0.1,
-            layer_norm_epsilon: 1e-6,
-            feed_forward_proj: "relu".to_owned(),
-            tie_word_embeddings: true,
-            pad_token_id: 0,
-            decoder_start_token_id: 0,
-        }
-    }
-}
-
-/// The variant of the feed-forward block that `feed_forward_proj` names.
-#[derive(Clone, Copy, Debug)]
-struct FeedForwardVariant {
-    gated: bool,
-    activation: Activation,
-}
-
-impl T5Config {
-    /// Layers of the decoder.
-    pub fn decoder_layers(&self) -> usize {
-        self.num_decoder_layers.unwrap_or(self.num_layers)
-    }
-
-    /// Checks the values against each other and against what is computed here.
-    fn check(&self, path: &Path) -> Result<FeedForwardVariant, ModelError> {
-        let check = ConfigCheck::new(path);
-        check.sizes([
-            ("vocab_size", self.vocab_size),
-            ("d_model", self.d_model),
-            ("d_kv", self.d_kv),
-            ("d_ff", self.d_ff),
-            ("num_heads", self.num_heads),
-        ])?;
-        let decoder = ("num_decoder_layers", self.decoder_layers());
-        check.layers([("num_layers", self.num_layers), decoder])?;
-        // Half of them may be for keys after the query, and half of those are for small distances.
-        let (buckets, distance) = (
-            self.relative_attention_num_buckets,
-            self.relative_attention_max_distance,
-        );
-        let field = "relative_attention_num_buckets";
-        check.require((4..=1 << 16).contains(&buckets), field, "between 4 and 65536", buckets)?;
-        let (field, expected) = (
-            "relative_attention_max_distance",
-            "above half of relative_attention_num_buckets",
-        );
-        check.require(distance > buckets / 2 && distance <= 1 << 24, field, expected, distance)?;
-        check.dropouts([("dropout_rate", self.dropout_rate)])?;
-        let epsilon = self.layer_norm_epsilon;
-        check.require(epsilon > 0.0, "layer_norm_epsilon", "above 0", epsilon)?;
-        let (gated, name) = match self.feed_forward_proj.strip_prefix("gated-") {
-            Some(name) => (true, name),
-            None => (false, self.feed_forward_proj.as_str()),
-        };
-        // The published gated checkpoints were trained with the tanh variant, whatever they call it.
-        let name = if gated && name == "gelu" { "gelu_new" } else { name };
-        Ok(FeedForwardVariant {
-            gated,
-            activation: name.parse()?,
-        })
-    }
-}
+pub use config::T5Config;
 
 /// T5: two stacks of layers over one embedding table, and the language-model head.
 #[derive(Module, Sites, Debug)]

@@ -1,7 +1,18 @@
 //! The contract of models, for every architecture of the library and for one a program registers.
 
-use adapters::models::{ARCHITECTURES, Architectures};
+use std::path::Path;
+
+use adapters::core::{EmbeddingState, LinearRole, ResidualHook, ResidualRole, Stack};
+use adapters::models::{
+    ARCHITECTURES, Architecture, Architectures, Block, Chain, FromCheckpoint, KeyValueCache, ModelError, ModelInfo,
+    ModelKind, Slot, TextEncoder, TextInput, Transformer, Weights,
+};
+use adapters::{Ctx, Host, Location, Point, Sited, Sites};
 use adapters_testkit::model_contract::{ModelCase, all};
+use burn::module::Module;
+use burn::nn::{Embedding, Linear};
+use burn::tensor::Tensor;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 fn rotary(model_type: &str, more: Value) -> Value {
@@ -87,3 +98,100 @@ macro_rules! checked {
 }
 
 checked!(bert, gpt2, llama, mistral, qwen2, t5);
+
+// A model of a program's own: a table, and layers that add what a linear layer makes of the hidden state.
+
+#[derive(Deserialize)]
+struct OwnConfig {
+    vocab_size: usize,
+    width: usize,
+    layers: usize,
+}
+
+#[derive(Module, Sites, Debug)]
+struct Own {
+    words: Embedding,
+    layers: Vec<OwnLayer>,
+    width: usize,
+}
+
+#[derive(Module, Sites, Debug)]
+struct OwnLayer {
+    up: Sited<Linear>,
+    after: Point<ResidualHook>,
+}
+
+impl Block for OwnLayer {
+    type Frame = ();
+
+    fn forward(&self, x: Tensor<3>, _: &(), _: Slot<'_>, cx: &mut Ctx<'_>) -> Tensor<3> {
+        let up = cx.linear(self.up.site(), &self.up, x.clone()).tanh();
+        cx.hidden(self.after.site(), up, x, None)
+    }
+}
+
+impl Transformer for Own {
+    type Input = TextInput;
+
+    fn info(&self) -> ModelInfo {
+        ModelInfo {
+            num_layers: self.layers.len(),
+            max_length: usize::MAX,
+            ..ModelInfo::default()
+        }
+    }
+
+    fn chain(&self, input: TextInput, _: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Chain<'_> {
+        let input = input.repeated(cx.replicas());
+        cx.set_padding(input.padding.clone());
+        let state = EmbeddingState::new(self.words.forward(input.ids), input.padding);
+        Chain::new(state.hidden).layers(&self.layers, ())
+    }
+
+    fn text_encoder(&self) -> Option<&dyn TextEncoder> {
+        Some(self)
+    }
+}
+
+impl TextEncoder for Own {}
+
+impl Host for Own {
+    fn architecture(&self) -> &str {
+        "own"
+    }
+
+    fn d_model(&self) -> usize {
+        self.width
+    }
+}
+
+impl FromCheckpoint for Own {
+    type Config = OwnConfig;
+    const PREFIX: &'static str = "own.";
+
+    fn build(config: OwnConfig, _: &Path, weights: &mut Weights) -> Result<Self, ModelError> {
+        let width = config.width;
+        let layers = (0..config.layers).map(|index| {
+            let mut at = weights.at(Location::layer(Stack::Encoder, index), format!("layers.{index}"));
+            OwnLayer {
+                up: at.linear(LinearRole::FfnUp, "up", [width, width]),
+                after: at.residual(ResidualRole::AfterFfn, "output", width),
+            }
+        });
+        Ok(Self {
+            layers: layers.collect(),
+            words: weights.embedding("words", config.vocab_size, width),
+            width,
+        })
+    }
+}
+
+#[test]
+fn a_registered_architecture_keeps_the_contract() {
+    let own = Architecture::of::<Own>("own", ModelKind::Encoder);
+    all(&ModelCase {
+        config: json!({"model_type": "own", "vocab_size": 24, "width": 16, "layers": 2}),
+        optional_keys: &[],
+        architectures: Architectures::default().with(own),
+    });
+}
