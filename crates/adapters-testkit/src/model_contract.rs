@@ -227,6 +227,7 @@ impl<'a> ModelBench<'a> {
             "lora[r=2,alpha=5,target_modules=[lm_head]]",
             "ln_tuning",
             "trainable_tokens[token_indices=[3,5]]",
+            "seq_bn",
             "double_seq_bn",
             "double_seq_bn[cross_adapter=true]",
             "seq_bn_inv",
