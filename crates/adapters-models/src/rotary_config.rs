@@ -108,7 +108,8 @@ impl RotaryDecoderConfig {
             ("max_position_embeddings", self.max_position_embeddings),
         ])?;
         check.layers([("num_hidden_layers", self.num_hidden_layers)])?;
-        check.multiple(("num_attention_heads", heads), ("num_key_value_heads", kv_heads))?;
+        let expected = format!("a divisor of num_attention_heads = {heads}");
+        check.require(heads.is_multiple_of(kv_heads), "num_key_value_heads", expected, kv_heads)?;
         check.require(
             d_head.is_multiple_of(2),
             "head_dim",
