@@ -109,7 +109,12 @@ impl RotaryDecoderConfig {
         ])?;
         check.layers([("num_hidden_layers", self.num_hidden_layers)])?;
         let expected = format!("a divisor of num_attention_heads = {heads}");
-        check.require(heads.is_multiple_of(kv_heads), "num_key_value_heads", expected, kv_heads)?;
+        check.require(
+            heads.is_multiple_of(kv_heads),
+            "num_key_value_heads",
+            expected,
+            kv_heads,
+        )?;
         check.require(
             d_head.is_multiple_of(2),
             "head_dim",

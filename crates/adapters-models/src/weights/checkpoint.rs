@@ -379,8 +379,11 @@ impl Target {
     }
 }
 
+/// Appends the numbers that bytes hold.
+type Convert = fn(&[u8], &mut Vec<f32>);
+
 /// What makes numbers in 32 bits of the bytes of a tensor; `None` for a type that is no float.
-fn converter(entry: &Entry) -> Option<fn(&[u8], &mut Vec<f32>)> {
+fn converter(entry: &Entry) -> Option<Convert> {
     Some(match entry.dtype {
         Dtype::F32 => |bytes, values| values.extend(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
         Dtype::F64 => |bytes, values| values.extend(bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32)),

@@ -39,6 +39,7 @@ pub struct Weights {
 }
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // One a load.
 enum Source {
     Checkpoint(Checkpoint),
     Tensors(Tensors),
