@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
+use adapters::models::heads::Pooling;
 use adapters::nn::Quantization;
+use adapters::train::TASKS;
 use clap::{Parser, Subcommand, ValueEnum};
 
 /// Parameter-efficient fine-tuning of pretrained transformers.
@@ -19,9 +21,9 @@ pub struct Args {
 pub enum Command {
     /// Train an adapter and a head by a recipe; goes on where an unfinished run of the recipe stopped.
     Train(TrainArgs),
-    /// Score an adapter and a head on labeled text.
+    /// Score an adapter and a head on labeled data.
     Eval(EvalArgs),
-    /// Label new text.
+    /// Print predictions for new texts: labels, numbers, tags with their words, answers.
     Predict(PredictArgs),
     /// Continue texts with a causal language model, or answer them with an encoder-decoder.
     Generate(GenerateArgs),
@@ -57,6 +59,7 @@ fn default_device() -> String {
 
 /// `adapters train`
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = data_formats())]
 pub struct TrainArgs {
     /// The recipe, a TOML file.
     pub recipe: PathBuf,
@@ -83,7 +86,8 @@ pub struct ModelArgs {
     /// Folder of the adapter, AdapterHub or peft.
     #[arg(long)]
     pub adapter: PathBuf,
-    /// Head file with `weight` and `bias`; without it the one in the adapter's manifest.
+    /// Head file with `weight` and `bias`; without it the head in the adapter's folder: that of its manifest, AdapterHub's
+    /// head files, or peft's `modules_to_save`.
     #[arg(long)]
     pub head: Option<PathBuf>,
     /// How hidden states become one vector; without it the manifest's, or the mean.
@@ -125,19 +129,58 @@ impl QuantizeArg {
 /// Pooling on the command line.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum PoolingArg {
-    /// Mean over the tokens.
+    /// Mean over the tokens of the text.
     Mean,
-    /// The first token.
+    /// The first position.
     First,
+    /// The last token of the text.
+    Last,
+    /// The pooler of the model.
+    Pooler,
+}
+
+impl PoolingArg {
+    /// The pooling it names.
+    pub fn pooling(self) -> Pooling {
+        match self {
+            Self::Mean => Pooling::Mean,
+            Self::First => Pooling::First,
+            Self::Last => Pooling::Last,
+            Self::Pooler => Pooling::Pooler,
+        }
+    }
+
+    /// Its name in a manifest.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mean => "mean",
+            Self::First => "first",
+            Self::Last => "last",
+            Self::Pooler => "pooler",
+        }
+    }
+}
+
+/// The data formats of all tasks, for the help of the commands that read data files.
+fn data_formats() -> String {
+    let mut help =
+        "Data files are .jsonl (one object a line), .csv or .tsv (the first row names the fields). Fields by task, \
+                    renamed with `data.fields` of a recipe:\n"
+            .to_owned();
+    for task in TASKS {
+        help.push_str(&format!("\n  {}: {}", task.name, task.data));
+    }
+    help
 }
 
 /// `adapters eval`
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = data_formats())]
 pub struct EvalArgs {
     /// What to score.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Labelled text, `.jsonl`, `.csv` or `.tsv`.
+    /// Labeled data, `.jsonl`, `.csv` or `.tsv`.
     #[arg(long)]
     pub data: PathBuf,
     /// Name of the text field.
@@ -164,13 +207,27 @@ fn positive(text: &str) -> Result<usize, String> {
 
 /// `adapters predict`
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = data_formats())]
 pub struct PredictArgs {
     /// What to use.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// A text to label; repeat for more. Without it, one text a line of standard input.
+    /// A text: what a label or number is predicted for, the words to tag, or the context of a question. Repeat for more, except
+    /// with --question. Without it, one text a line of standard input.
     #[arg(long)]
     pub text: Vec<String>,
+    /// The question, for question answering (about --text) and multiple choice (with --choice).
+    #[arg(long)]
+    pub question: Option<String>,
+    /// A text to choose from; repeat for each.
+    #[arg(long)]
+    pub choice: Vec<String>,
+    /// A data file of the task, whose targets are not read, in place of texts.
+    #[arg(long, conflicts_with_all = ["text", "question", "choice"])]
+    pub data: Option<PathBuf>,
+    /// Rows of a batch.
+    #[arg(long, default_value = "64", value_parser = positive)]
+    pub batch: usize,
 }
 
 /// `adapters generate`

@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 
 use adapters::core::Format;
 use adapters::models::heads::HeadKind;
-use adapters::models::{ClassificationHead, Encoder, Head, Pretrained, SequenceClassifier, TextTokenizer};
-use adapters::store::{LoadOptions, LoadReport, Manifest, Pooling, Setup, load_adapter};
-use adapters::train::{EncodedData, Evaluation, LabelKind, Labels, evaluate, evaluate_head};
+use adapters::models::{Head, Model, Pretrained, TextTokenizer};
+use adapters::store::{LoadOptions, LoadReport, Manifest, Setup, load_adapter};
+use adapters::train::{
+    Evaluation, Fields, HeadSection, Labels, OpenTask, Records, TaskContext, TaskData, TaskKind, TaskModel, TaskOptions,
+};
 use adapters::{Adapted, AttachReport, Composition, Host, METHODS, parse_device};
 use burn::module::Module;
 use burn::tensor::Device;
@@ -112,57 +114,39 @@ pub fn adapted<M: Host + Module + Sync>(
 
 /// Everything `eval` and `predict` need.
 pub struct Loaded {
-    /// The model, on a plain device.
-    pub model: Model,
-    /// The tokenizer of the base.
-    pub tokenizer: TextTokenizer,
-    /// The classes.
-    pub labels: Labels,
-    /// How a file of examples gives its labels.
-    pub label_kind: LabelKind,
+    /// The model with its head, on a plain device.
+    pub model: TaskModel,
+    /// The task of the head.
+    pub task: &'static TaskKind,
     /// What was loaded.
     pub report: LoadReport,
-    /// Where it is.
-    pub device: Device,
+    options: TaskOptions,
+    pretrained: Pretrained,
+    tokenizer: TextTokenizer,
+    device: Device,
 }
 
-/// A base with its adapter, and the head.
-#[allow(clippy::large_enum_variant)] // One a command.
-pub enum Model {
-    /// With a classification head of this library's own file.
-    Classifier(SequenceClassifier),
-    /// With a head in the reference's files.
-    Flexible {
-        /// Base and adapter.
-        adapted: Adapted<Encoder>,
-        /// The head.
-        head: Head,
-    },
-}
-
-impl Model {
-    /// The base.
-    pub fn base(&self) -> &Encoder {
-        match self {
-            Self::Classifier(model) => &model.adapted.base,
-            Self::Flexible { adapted, .. } => &adapted.base,
-        }
+impl Loaded {
+    /// Names of the fields of data files.
+    pub fn fields(&mut self) -> &mut Fields {
+        &mut self.options.fields
     }
 
-    /// Numbers it says of a text.
-    pub fn outputs(&self) -> usize {
-        match self {
-            Self::Classifier(model) => model.head.classes(),
-            Self::Flexible { head, .. } => head.config().labels.len(),
-        }
+    /// Encodes records. Where `labeled` is false, targets may be absent.
+    pub fn examples(&self, records: &Records, labeled: bool) -> Result<Box<dyn TaskData>, Failure> {
+        let cx = TaskContext {
+            options: &self.options,
+            pretrained: &self.pretrained,
+            model: &self.model.adapted.base,
+            tokenizer: &self.tokenizer,
+        };
+        let task: Box<dyn OpenTask> = self.task.open(&cx)?;
+        Ok(task.examples(records, labeled, &cx)?)
     }
 
-    /// Scores it.
-    pub fn evaluate(&self, data: &EncodedData, batch: usize, device: &Device) -> Result<Evaluation, Failure> {
-        Ok(match self {
-            Self::Classifier(model) => evaluate(model, data, batch, device)?,
-            Self::Flexible { adapted, head } => evaluate_head(&adapted.base, &adapted.set, head, data, batch, device)?,
-        })
+    /// Scores examples.
+    pub fn evaluate(&self, data: &dyn TaskData, batch: usize) -> Result<Evaluation, Failure> {
+        Ok(data.evaluate(&self.model, batch, &self.device)?)
     }
 }
 
@@ -175,10 +159,8 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
         Some(given) => given.quantization(),
         None => manifest.quantize,
     };
-    let base = Pretrained::open(&dir)?
-        .with_quantization(quantization)
-        .encoder(&device)?;
-    let (adapted, report) = adapted(base, &args.adapter, args.allow_bin, &device)?;
+    let pretrained = Pretrained::open(&dir)?.with_quantization(quantization);
+    let (adapted, report) = adapted(pretrained.model(&device)?, &args.adapter, args.allow_bin, &device)?;
     let taken = adapted.set.iter().map(|adapter| adapter.method().positions()).max();
     let longest = adapted.base.max_length().saturating_sub(taken.unwrap_or(0));
     let max_length = args.max_length.or(manifest.max_length).unwrap_or(128.min(longest));
@@ -188,62 +170,60 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
             "the model has no positions beyond that, less those an adapter takes",
         ));
     }
-    let tokenizer = Pretrained::open(&dir)?.tokenizer(max_length)?;
-    let (model, labels, label_kind) = with_head(args, manifest, adapted, &device)?;
+    let head = head(args, &manifest, &adapted.base, &device)?;
+    let config = head.config();
+    let Some(task) = TaskKind::of_head(config) else {
+        return Err(Failure::new(
+            format!("no task scores a head of type `{}`", config.kind.name()),
+            "use the library for this head",
+        ));
+    };
+    let options = TaskOptions {
+        labels: match config.kind {
+            HeadKind::MultipleChoice { choices, .. } => Labels::Count(choices),
+            _ => Labels::Names(config.labels.clone()),
+        },
+        fields: Fields::default(),
+        head: HeadSection::default(),
+        max_length,
+        template: None,
+        pack: false,
+    };
     Ok(Loaded {
-        model,
-        tokenizer,
-        labels,
-        label_kind,
+        model: TaskModel {
+            adapted,
+            head: Some(head),
+        },
+        task,
         report,
+        options,
+        tokenizer: pretrained.tokenizer(max_length)?,
+        pretrained,
         device,
     })
 }
 
-/// The head that the arguments, the manifest or the adapter folder name.
-fn with_head(
-    args: &ModelArgs,
-    manifest: Manifest,
-    adapted: Adapted<Encoder>,
-    device: &Device,
-) -> Result<(Model, Labels, LabelKind), Failure> {
-    let head_file = match (&args.head, &manifest.head) {
-        (Some(path), _) => path.clone(),
-        (None, Some(head)) => args.adapter.join(&head.file),
-        (None, None) if Head::is_in(&args.adapter) => {
-            let (_, head) = Head::load(&args.adapter, &*adapted.base, args.allow_bin, device)?;
-            let kind = match head.config().kind {
-                HeadKind::Classification { .. } if head.config().is_regression() => LabelKind::Number,
-                HeadKind::Classification { .. } => LabelKind::Class,
-                HeadKind::MultiLabel { .. } => LabelKind::Several,
-                other => {
-                    return Err(Failure::new(
-                        format!("the head beside the adapter is of type {}", other.name()),
-                        "this command scores heads that say something of a whole text; use the library for others",
-                    ));
-                }
-            };
-            let labels = Labels::Names(head.config().labels.clone());
-            return Ok((Model::Flexible { adapted, head }, labels, kind));
+/// The head that the arguments name, or else the manifest, or else the adapter folder in its own format.
+fn head(args: &ModelArgs, manifest: &Manifest, base: &Model, device: &Device) -> Result<Head, Failure> {
+    if let Some(path) = &args.head {
+        let pooling = args.pooling.unwrap_or(PoolingArg::Mean).pooling();
+        return Ok(Head::load_linear(path, pooling, base, device)?);
+    }
+    if let Some(head) = &manifest.head {
+        let mut head = head.clone();
+        if let Some(pooling) = args.pooling {
+            head.config.insert("pooling".to_owned(), pooling.name().into());
         }
-        (None, None) => {
-            return Err(Failure::new(
-                format!("no head: {} has no manifest that names one", args.adapter.display()),
-                "name a file with tensors `weight` and `bias` with --head",
-            ));
-        }
-    };
-    let pooling = match args.pooling {
-        Some(PoolingArg::Mean) => Pooling::Mean,
-        Some(PoolingArg::First) => Pooling::First,
-        None => manifest.head.as_ref().map_or(Pooling::Mean, |head| head.pooling),
-    };
-    let d_model = adapters::Host::d_model(&*adapted.base);
-    let head = ClassificationHead::load(&head_file, d_model, pooling, device)?;
-    let labels = match manifest.head {
-        Some(head_manifest) if head_manifest.labels.len() == head.classes() => Labels::Names(head_manifest.labels),
-        _ => Labels::Count(head.classes()),
-    };
-    let model = Model::Classifier(SequenceClassifier { adapted, head });
-    Ok((model, labels, LabelKind::Class))
+        return Ok(Head::load_manifest(&args.adapter, &head, base, device)?);
+    }
+    if Head::is_in(&args.adapter) {
+        return Ok(Head::load(&args.adapter, base, args.allow_bin, device)?.1);
+    }
+    match Head::load_peft(&args.adapter, base, device)? {
+        Some(head) => Ok(head.with_labels(&manifest.labels)),
+        None => Err(Failure::new(
+            format!("there is no head in {}", args.adapter.display()),
+            "name a file with tensors `weight` and `bias` with --head",
+        )),
+    }
 }

@@ -89,15 +89,16 @@ impl Progress {
                 }
             }
             Event::Evaluated { step, evaluation, best } => self.line(&format!(
-                "step {step}: validation loss {:.4}, accuracy {:.4}{}",
+                "step {step}: validation loss {:.4}, {} {:.4}{}",
                 evaluation.loss,
-                evaluation.accuracy,
+                evaluation.metric,
+                evaluation.score,
                 if *best { ", the best so far" } else { "" },
             )),
             Event::StoppedEarly { step } => self.line(&format!("stopped early after step {step}")),
             Event::Tested { evaluation } => self.line(&format!(
-                "test loss {:.4}, accuracy {:.4}",
-                evaluation.loss, evaluation.accuracy
+                "test loss {:.4}, {} {:.4}",
+                evaluation.loss, evaluation.metric, evaluation.score
             )),
             _ => {}
         }

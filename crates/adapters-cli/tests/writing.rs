@@ -382,38 +382,47 @@ fn mistakes_are_named() {
         (
             &llama,
             &["data.train=data/empty.jsonl"],
-            &["`data` is ", "example 1 of", "empty.jsonl", "at least one token before"],
+            &["`data` is ", "empty.jsonl:1", "at least one token before"],
         ),
         (
             &t5,
             &["data.train=data/wrong.jsonl"],
-            &["at least one token", "none in example 1 of"],
+            &["at least one token", "wrong.jsonl:1"],
         ),
         (
             &llama,
             &["head.kind=classification"],
-            &["`data.labels` is 0", "`head.kind` `causal_lm`"],
+            &["`data.labels` is 0", "at least 1 for `head.kind` `classification`"],
         ),
         (
             &llama,
-            &["head.kind=classification", "data.labels=2"],
-            &["`head.kind` is `classification`, expected `causal_lm`", "`llama`"],
+            &["head.kind=masked_lm"],
+            &[
+                "`head.kind` is `masked_lm`, expected `classification`",
+                "`causal_lm`",
+                "`llama`",
+            ],
         ),
         (
             &llama,
             &["head.kind=seq2seq_lm"],
-            &["`head.kind` is `seq2seq_lm`, expected `causal_lm`"],
+            &["`head.kind` is `seq2seq_lm`, expected `classification`", "`causal_lm`"],
         ),
         (
             &t5,
             &["head.kind=causal_lm"],
-            &["`head.kind` is `causal_lm`, expected `seq2seq_lm`", "`t5`"],
+            &[
+                "`head.kind` is `causal_lm`, expected `classification`",
+                "`seq2seq_lm`",
+                "`t5`",
+            ],
         ),
         (
             &bert,
             &[],
             &[
-                "`head.kind` is `causal_lm`, expected `classification`, `masked_lm`",
+                "`head.kind` is `causal_lm`, expected `classification`",
+                "`masked_lm`",
                 "`bert`",
             ],
         ),

@@ -1,23 +1,13 @@
-//! Type erasure, all of it.
-//!
-//! A Burn [`Module`] is not object safe: its visitors and mappers have const-generic methods. A set holds
-//! layers of any method, so the boundary is crossed here, twice:
-//!
-//! - *outward*: [`Outward`] turns the rank-generic calls a concrete module makes into calls on the object-safe
-//!   [`DynVisitor`] / [`DynMapper`], carrying each parameter as [`Any`] with its rank;
-//! - *inward*: [`Inward`] takes the rank back to a const and calls the caller's own visitor or mapper.
-//!
-//! Method authors see none of it: [`Erased::new`] takes their module.
+//! Layers of any method behind one type. Method authors see none of it: [`Erased::new`] takes their module.
 
 use std::any::Any;
 use std::borrow::Cow;
 use std::fmt::Debug;
 
-use burn::module::{
-    Content, Flag, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param, ParamId,
-};
-use burn::tensor::{Bool, Device, Int, Tensor};
+use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, ParamId};
+use burn::tensor::{Device, Tensor};
 
+use crate::dyn_module::{DynMapper, DynVisitor, Inward, Outward, Transform};
 use crate::method::layer::{Causality, Finisher, FusionQuery, NamedParams, NotMergeable, SiteAdapter};
 use crate::method::shared::Shared;
 use crate::pass::call::Call;
@@ -120,14 +110,6 @@ trait ErasedLayer<S: HookState>: SiteAdapter<S> + Debug + Send + Sync {
     fn valid_dyn(&self) -> Box<dyn ErasedLayer<S>>;
 }
 
-/// The module operations that take and return the module.
-enum Transform<'a> {
-    Fork(&'a Device),
-    ToDevice(&'a Device),
-    Train,
-    Materialize,
-}
-
 impl<S, L> ErasedLayer<S> for L
 where
     S: HookState,
@@ -159,12 +141,7 @@ where
     }
 
     fn transform_dyn(self: Box<Self>, transform: Transform<'_>) -> Box<dyn ErasedLayer<S>> {
-        Box::new(match transform {
-            Transform::Fork(device) => self.fork(device),
-            Transform::ToDevice(device) => self.to_device(device),
-            Transform::Train => (*self).train(),
-            Transform::Materialize => self.materialize(),
-        })
+        Box::new(transform.of(*self))
     }
 
     fn valid_dyn(&self) -> Box<dyn ErasedLayer<S>> {
@@ -225,133 +202,3 @@ impl<S: HookState> ModuleDisplayDefault for Erased<S> {
 }
 
 impl<S: HookState> ModuleDisplay for Erased<S> {}
-
-/// The kind of a tensor parameter in transit.
-#[derive(Clone, Copy)]
-enum Kind {
-    Float,
-    Int,
-    Bool,
-}
-
-/// Object-safe visitor: parameters arrive as `Param<Tensor<rank, kind>>` behind [`Any`].
-trait DynVisitor {
-    fn tensor(&mut self, kind: Kind, rank: usize, param: &dyn Any);
-    fn flag(&mut self, flag: &Param<Flag>);
-    fn enter(&mut self, name: &str, container: &str);
-    fn exit(&mut self, name: &str, container: &str);
-}
-
-/// Object-safe mapper: takes and returns the same boxed type.
-trait DynMapper {
-    fn tensor(&mut self, kind: Kind, rank: usize, param: Box<dyn Any>) -> Box<dyn Any>;
-    fn flag(&mut self, flag: Param<Flag>) -> Param<Flag>;
-    fn enter(&mut self, name: &str, container: &str);
-    fn exit(&mut self, name: &str, container: &str);
-}
-
-/// From a concrete module to the object-safe side.
-struct Outward<T>(T);
-/// From the object-safe side to the caller's generic visitor or mapper.
-struct Inward<'a, T>(&'a mut T);
-
-impl ModuleVisitor for Outward<&mut dyn DynVisitor> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.0.tensor(Kind::Float, D, param);
-    }
-    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
-        self.0.tensor(Kind::Int, D, param);
-    }
-    fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<D, Bool>>) {
-        self.0.tensor(Kind::Bool, D, param);
-    }
-    fn visit_flag(&mut self, flag: &Param<Flag>) {
-        self.0.flag(flag);
-    }
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.0.enter(name, container);
-    }
-    fn exit_module(&mut self, name: &str, container: &str) {
-        self.0.exit(name, container);
-    }
-}
-
-/// The mapper returned what it was given, of the same type: both ends of the crossing are in this file.
-fn unbox<T: 'static>(param: Box<dyn Any>) -> T {
-    *param
-        .downcast()
-        .expect("a mapper returns a parameter of the type it was given")
-}
-
-impl ModuleMapper for Outward<&mut dyn DynMapper> {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        unbox(self.0.tensor(Kind::Float, D, Box::new(param)))
-    }
-    fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
-        unbox(self.0.tensor(Kind::Int, D, Box::new(param)))
-    }
-    fn map_bool<const D: usize>(&mut self, param: Param<Tensor<D, Bool>>) -> Param<Tensor<D, Bool>> {
-        unbox(self.0.tensor(Kind::Bool, D, Box::new(param)))
-    }
-    fn map_flag(&mut self, flag: Param<Flag>) -> Param<Flag> {
-        self.0.flag(flag)
-    }
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.0.enter(name, container);
-    }
-    fn exit_module(&mut self, name: &str, container: &str) {
-        self.0.exit(name, container);
-    }
-}
-
-/// Takes a runtime rank back to a const; Burn has ranks up to eight.
-macro_rules! with_rank {
-    ($rank:expr, $d:ident => $body:expr) => {
-        with_rank!(@ $rank, $d => $body; 0 1 2 3 4 5 6 7 8)
-    };
-    (@ $rank:expr, $d:ident => $body:expr; $($n:literal)*) => {
-        match $rank {
-            $($n => { const $d: usize = $n; $body })*
-            other => unreachable!("Burn has no parameter of rank {other}"),
-        }
-    };
-}
-
-impl<V: ModuleVisitor> DynVisitor for Inward<'_, V> {
-    fn tensor(&mut self, kind: Kind, rank: usize, param: &dyn Any) {
-        const SAME: &str = "kind and rank name the parameter's type";
-        with_rank!(rank, D => match kind {
-            Kind::Float => self.0.visit_float::<D>(param.downcast_ref().expect(SAME)),
-            Kind::Int => self.0.visit_int::<D>(param.downcast_ref().expect(SAME)),
-            Kind::Bool => self.0.visit_bool::<D>(param.downcast_ref().expect(SAME)),
-        });
-    }
-    fn flag(&mut self, flag: &Param<Flag>) {
-        self.0.visit_flag(flag);
-    }
-    fn enter(&mut self, name: &str, container: &str) {
-        self.0.enter_module(name, container);
-    }
-    fn exit(&mut self, name: &str, container: &str) {
-        self.0.exit_module(name, container);
-    }
-}
-
-impl<M: ModuleMapper> DynMapper for Inward<'_, M> {
-    fn tensor(&mut self, kind: Kind, rank: usize, param: Box<dyn Any>) -> Box<dyn Any> {
-        with_rank!(rank, D => match kind {
-            Kind::Float => Box::new(self.0.map_float::<D>(unbox(param))),
-            Kind::Int => Box::new(self.0.map_int::<D>(unbox(param))),
-            Kind::Bool => Box::new(self.0.map_bool::<D>(unbox(param))),
-        })
-    }
-    fn flag(&mut self, flag: Param<Flag>) -> Param<Flag> {
-        self.0.map_flag(flag)
-    }
-    fn enter(&mut self, name: &str, container: &str) {
-        self.0.enter_module(name, container);
-    }
-    fn exit(&mut self, name: &str, container: &str) {
-        self.0.exit_module(name, container);
-    }
-}

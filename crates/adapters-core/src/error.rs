@@ -200,6 +200,14 @@ pub enum Error {
         /// What this model has.
         found: String,
     },
+    /// A model was given an input of another kind than it reads.
+    #[error("a `{architecture}` model does not read {found}")]
+    WrongInput {
+        /// The model's architecture.
+        architecture: String,
+        /// What it was given, in words.
+        found: &'static str,
+    },
     /// An adapter cannot be folded into the base weights.
     #[error("adapter `{adapter}` cannot be merged at `{path}`: {reason}")]
     NotMergeable {

@@ -3,28 +3,29 @@
 use burn::nn::{Embedding, Linear};
 
 use crate::pass::state::NormWeight;
-use crate::site::{Site, SiteInfo, Stack};
+use crate::site::{Role, Site, SiteInfo, Stack};
+use crate::sited::{LayerMut, LayerRef, Sites};
 
-/// A model that can host adapters: it lists its sites and gives access to the weights of its linear ones.
+/// A model that can host adapters.
 ///
-/// The other half of the contract is in the model's `forward`: it calls the hooks of [`Ctx`](crate::Ctx) at
-/// the sites it lists.
-pub trait Host {
+/// Its sites are those of its fields ([`Sites`]); a model adds its width and, where adapters are exchanged with the reference
+/// libraries, its published names. In its `forward` it calls the hooks of [`Ctx`](crate::Ctx) with the layers that know
+/// their sites.
+pub trait Host: Sites {
     /// The published `model_type`, e.g. `"bert"`.
     fn architecture(&self) -> &str;
-
-    /// Class name the reference libraries would give this model, e.g. `"BertModel"`.
-    fn class_name(&self) -> &str;
 
     /// Width of the residual stream.
     fn d_model(&self) -> usize;
 
-    /// Prefix a larger published class puts before this model's paths, e.g. `"bert."`.
-    fn base_prefix(&self) -> &str;
+    /// Class name the reference libraries would give this model, e.g. `"BertModel"`.
+    fn class_name(&self) -> &str {
+        self.architecture()
+    }
 
-    /// Whether the published weight of a linear layer is `[d_in, d_out]`, and not `[d_out, d_in]` as usual.
-    fn stores_input_first(&self, _site: Site) -> bool {
-        false
+    /// Prefix a larger published class puts before this model's paths, e.g. `"bert."`.
+    fn base_prefix(&self) -> &str {
+        ""
     }
 
     /// Whether this model is that larger class: the paths of its sites have the prefix, and so have the keys it writes.
@@ -32,8 +33,20 @@ pub trait Host {
         false
     }
 
-    /// All sites, in the order of the forward pass.
-    fn sites(&self) -> Vec<SiteInfo>;
+    /// Dropout probability of the model's attention, which a fusion takes over unless it has its own.
+    fn attention_dropout(&self) -> f64 {
+        0.0
+    }
+
+    /// The role by which AdapterHub's configurations select the sites of `role`: the same, but for models in which its
+    /// library wraps the feed-forward projections the other way round, and its `intermediate` is the second of them.
+    fn hub_role(&self, role: Role) -> Role {
+        role
+    }
+
+    /// Makes the weight of a language-model head that is the token table its own, before the table is changed: the head
+    /// keeps the weight it has. Nothing where the head follows the table.
+    fn untie_head(&mut self) {}
 
     /// What published adapter files call the attention of a stack.
     fn attention_name(&self, stack: Stack) -> &'static str {
@@ -44,35 +57,16 @@ pub trait Host {
         }
     }
 
-    /// The frozen layer of a linear site.
-    fn linear(&self, site: Site) -> Option<&Linear>;
-
-    /// The frozen layer of a linear site, for merging.
-    fn linear_mut(&mut self, site: Site) -> Option<&mut Linear>;
-
-    /// The frozen parameters of a normalization.
-    fn norm(&self, _site: Site) -> Option<NormWeight> {
-        None
-    }
-
-    /// Puts others in their place, for merging; `None` where there is no such normalization.
-    fn set_norm(&mut self, _site: Site, _parameters: NormWeight) -> Option<()> {
-        None
-    }
-
-    /// The frozen embedding table of a site.
-    fn table(&self, _site: Site) -> Option<&Embedding> {
-        None
-    }
-
-    /// The frozen embedding table of a site, for merging.
-    fn table_mut(&mut self, _site: Site) -> Option<&mut Embedding> {
-        None
-    }
-
-    /// Dropout probability of the model's attention, which a fusion takes over unless it has its own.
-    fn attention_dropout(&self) -> f64 {
-        0.0
+    /// All sites, in the order of the forward pass.
+    fn sites(&self) -> Vec<SiteInfo> {
+        let mut sites = Vec::new();
+        self.visit_sites(&mut |info, _| {
+            sites.push(SiteInfo {
+                hub_role: self.hub_role(info.site.role),
+                ..info.clone()
+            });
+        });
+        sites
     }
 
     /// The sites that are modules of the published checkpoint.
@@ -81,4 +75,81 @@ pub trait Host {
         sites.retain(SiteInfo::is_module);
         sites
     }
+
+    /// Whether the published weight of a linear layer is `[d_in, d_out]`, and not `[d_out, d_in]` as usual.
+    fn stores_input_first(&self, site: Site) -> bool {
+        let mut input_first = false;
+        self.visit_sites(&mut |info, _| input_first |= info.site == site && info.input_first);
+        input_first
+    }
+
+    /// The frozen layer of a linear site.
+    fn linear(&self, site: Site) -> Option<&Linear> {
+        match at(self, site)? {
+            LayerRef::Linear(layer) => Some(layer),
+            _ => None,
+        }
+    }
+
+    /// The frozen layer of a linear site, for merging.
+    fn linear_mut(&mut self, site: Site) -> Option<&mut Linear> {
+        match at_mut(self, site)? {
+            LayerMut::Linear(layer) => Some(layer),
+            _ => None,
+        }
+    }
+
+    /// The frozen parameters of a normalization.
+    fn norm(&self, site: Site) -> Option<NormWeight> {
+        match at(self, site)? {
+            LayerRef::Norm(norm) => Some(norm.get()),
+            _ => None,
+        }
+    }
+
+    /// Replaces the parameters of a normalization, for merging; `None` where there is no such normalization.
+    fn set_norm(&mut self, site: Site, parameters: NormWeight) -> Option<()> {
+        match at_mut(self, site)? {
+            LayerMut::Norm(norm) => norm.set(parameters),
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// The frozen embedding table of a site.
+    fn table(&self, site: Site) -> Option<&Embedding> {
+        match at(self, site)? {
+            LayerRef::Table(table) => Some(table),
+            _ => None,
+        }
+    }
+
+    /// The frozen embedding table of a site, for merging.
+    fn table_mut(&mut self, site: Site) -> Option<&mut Embedding> {
+        self.untie_head();
+        match at_mut(self, site)? {
+            LayerMut::Table(table) => Some(table),
+            _ => None,
+        }
+    }
+}
+
+fn at<'a, H: Sites + ?Sized>(host: &'a H, site: Site) -> Option<LayerRef<'a>> {
+    let mut found = None;
+    host.visit_sites(&mut |info, layer| {
+        if info.site == site {
+            found = Some(layer);
+        }
+    });
+    found
+}
+
+fn at_mut<'a, H: Sites + ?Sized>(host: &'a mut H, site: Site) -> Option<LayerMut<'a>> {
+    let mut found = None;
+    host.visit_sites_mut(&mut |info, layer| {
+        if info.site == site {
+            found = Some(layer);
+        }
+    });
+    found
 }

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod composition;
+pub mod dyn_module;
 mod erased;
 mod error;
 mod host;
@@ -10,7 +11,9 @@ mod pass;
 mod quantize;
 mod set;
 mod site;
+mod sited;
 
+pub use adapters_derive::Sites;
 pub use burn::module::ParamId;
 pub use composition::{Composition, CompositionError};
 pub use erased::Erased;
@@ -48,4 +51,8 @@ pub use set::attach::{AttachReport, build};
 pub use set::average::{ParamValues, normalized};
 pub use set::frozen::{Adapted, Frozen};
 pub use set::{AdapterSet, Attached, AttachedLayer, ParamPlace, values, with_fresh_ids};
-pub use site::{Role, Site, SiteInfo, SiteKind, Stack};
+pub use site::{EmbeddingRole, LinearRole, NormRole, ResidualRole, Role, Site, SiteInfo, SiteKind, Stack};
+pub use sited::{
+    Adaptable, EmbeddingHook, KeyValueHook, LayerMut, LayerRef, Location, NormParameters, OutputHook, Point,
+    ResidualHook, Sited, Sites, TokenTable,
+};

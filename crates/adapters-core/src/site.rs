@@ -1,7 +1,6 @@
-//! The vocabulary of places where an adapter may act.
+//! The vocabulary of sites, at which an adapter may act.
 //!
-//! A model lists its sites as data ([`Host::sites`](crate::Host::sites)) and names them in its forward
-//! pass; a method asks for sites by role. Neither knows the other.
+//! A model's layers know their site ([`Sited`](crate::Sited)), and a method selects sites by role. Neither knows the other.
 
 use std::fmt;
 
@@ -19,56 +18,107 @@ pub enum Stack {
     Cross,
 }
 
-/// What a site does in its layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
+/// Declares [`Role`] with the name of each variant in files and messages.
+macro_rules! roles {
+    ($(#[$doc:meta] $role:ident = $name:literal,)*) => {
+        /// What a site does in its layer.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        pub enum Role {
+            $(#[$doc] #[serde(rename = $name)] $role,)*
+        }
+
+        impl fmt::Display for Role {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self { $(Self::$role => $name,)* })
+            }
+        }
+    };
+}
+
+roles! {
     /// Query projection of an attention (linear).
-    Query,
+    Query = "query",
     /// Key projection of an attention (linear).
-    Key,
+    Key = "key",
     /// Value projection of an attention (linear).
-    Value,
+    Value = "value",
     /// Output projection of an attention (linear).
-    AttentionOutput,
+    AttentionOutput = "attention_output",
     /// First projection of the feed-forward block (linear).
-    FfnUp,
+    FfnUp = "ffn_up",
     /// Gate projection of a gated feed-forward block (linear).
-    FfnGate,
+    FfnGate = "ffn_gate",
     /// Second projection of the feed-forward block (linear).
-    FfnDown,
+    FfnDown = "ffn_down",
     /// Projection of a pooler over the last hidden state (linear).
-    Pooler,
+    Pooler = "pooler",
     /// Table of the token embeddings.
-    TokenEmbedding,
+    TokenEmbedding = "token_embedding",
     /// Normalization of the embeddings.
-    EmbeddingNorm,
-    /// Normalization beside the attention block.
-    AttentionNorm,
-    /// Normalization beside the feed-forward block.
-    FfnNorm,
+    EmbeddingNorm = "embedding_norm",
+    /// Normalization of the attention block.
+    AttentionNorm = "attention_norm",
+    /// Normalization of the feed-forward block.
+    FfnNorm = "ffn_norm",
     /// Keys and values of an attention, after projection.
-    KeyValue,
+    KeyValue = "key_value",
     /// Where the attention block joins the residual stream.
-    AfterAttention,
+    AfterAttention = "after_attention",
     /// Where the cross attention of a decoder joins the residual stream.
-    AfterCrossAttention,
+    AfterCrossAttention = "after_cross_attention",
     /// Where the feed-forward block joins the residual stream.
-    AfterFfn,
+    AfterFfn = "after_ffn",
     /// Token embeddings, before the first layer.
-    Embedding,
+    Embedding = "embedding",
     /// The hidden state a whole layer returns.
-    LayerOutput,
+    LayerOutput = "layer_output",
     /// The hidden state that enters the language-model head.
-    LmHeadInput,
+    LmHeadInput = "lm_head_input",
     /// Normalization after the last layer.
-    FinalNorm,
+    FinalNorm = "final_norm",
     /// Language-model head with a weight of its own (linear).
-    LmHead,
+    LmHead = "lm_head",
     /// Rows of the token table, before positions and types are added and before any normalization.
-    EmbeddedTokens,
+    EmbeddedTokens = "embedded_tokens",
     /// Query, key and value projections side by side in one matrix (linear).
-    QueryKeyValue,
+    QueryKeyValue = "query_key_value",
+}
+
+/// Declares the roles that layers of one kind can have, so that a layer cannot be built with a role of another kind.
+macro_rules! roles_of {
+    ($(#[$doc:meta])* $kind:ident: $($role:ident),*) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $kind {
+            $(#[doc = concat!("[`Role::", stringify!($role), "`]")] $role,)*
+        }
+
+        impl From<$kind> for Role {
+            fn from(role: $kind) -> Self {
+                match role { $($kind::$role => Self::$role,)* }
+            }
+        }
+    };
+}
+
+roles_of! {
+    /// Roles of linear layers.
+    LinearRole: Query, Key, Value, AttentionOutput, FfnUp, FfnGate, FfnDown, Pooler, LmHead, QueryKeyValue
+}
+
+roles_of! {
+    /// Roles of normalizations.
+    NormRole: EmbeddingNorm, AttentionNorm, FfnNorm, FinalNorm
+}
+
+roles_of! {
+    /// Roles of the points where a block joins the residual stream.
+    ResidualRole: AfterAttention, AfterCrossAttention, AfterFfn
+}
+
+roles_of! {
+    /// Roles of the points where adapters act on embedded tokens.
+    EmbeddingRole: EmbeddedTokens, Embedding
 }
 
 impl Role {
@@ -80,7 +130,7 @@ impl Role {
         }
     }
 
-    /// Whether a place of this role is meant by `wanted`: the same role, or one that this role holds as a part.
+    /// Whether a site of this role is selected by `wanted`: the same role, or a fused projection that contains it.
     pub fn holds(self, wanted: Self) -> bool {
         self == wanted || self.parts().contains(&wanted)
     }
@@ -96,44 +146,14 @@ impl fmt::Display for Stack {
     }
 }
 
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Query => "query",
-            Self::Key => "key",
-            Self::Value => "value",
-            Self::AttentionOutput => "attention_output",
-            Self::FfnUp => "ffn_up",
-            Self::FfnGate => "ffn_gate",
-            Self::FfnDown => "ffn_down",
-            Self::Pooler => "pooler",
-            Self::TokenEmbedding => "token_embedding",
-            Self::EmbeddingNorm => "embedding_norm",
-            Self::AttentionNorm => "attention_norm",
-            Self::FfnNorm => "ffn_norm",
-            Self::KeyValue => "key_value",
-            Self::AfterAttention => "after_attention",
-            Self::AfterCrossAttention => "after_cross_attention",
-            Self::AfterFfn => "after_ffn",
-            Self::EmbeddedTokens => "embedded_tokens",
-            Self::Embedding => "embedding",
-            Self::LayerOutput => "layer_output",
-            Self::LmHeadInput => "lm_head_input",
-            Self::FinalNorm => "final_norm",
-            Self::LmHead => "lm_head",
-            Self::QueryKeyValue => "query_key_value",
-        })
-    }
-}
-
-/// One place in a model: a role in a layer of a stack. Copied freely, compared by value.
+/// One site of a model: a role in a layer of a stack. Copied freely, compared by value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Site {
     /// The stack of layers.
     pub stack: Stack,
-    /// Index of the layer from zero; `None` for places outside the layers.
+    /// Index of the layer from zero; `None` outside the layers.
     pub layer: Option<usize>,
-    /// What the place does.
+    /// What it does.
     pub role: Role,
 }
 
@@ -222,34 +242,30 @@ pub enum SiteKind {
 /// A site as a model lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SiteInfo {
-    /// The place.
+    /// Stack, layer and role.
     pub site: Site,
     /// The hook and its sizes.
     pub kind: SiteKind,
     /// Path of the module in the published checkpoint (`encoder.layer.0.attention.self.query`),
     /// the name both storage formats are built on.
     pub path: String,
-    /// What AdapterHub's configurations mean by this role: the role itself, but for models in which its library wraps the
-    /// feed-forward projections the other way round, and its `intermediate` is the second of them.
-    pub place: Role,
+    /// Whether the published weight of this linear layer is `[d_in, d_out]`, and not `[d_out, d_in]` as usual.
+    pub input_first: bool,
+    /// The role that AdapterHub's configurations select this site by, which [`Host::sites`](crate::Host::sites) fills in
+    /// ([`Host::hub_role`](crate::Host::hub_role)).
+    pub hub_role: Role,
 }
 
 impl SiteInfo {
-    /// A site whose place is its role.
+    /// A site; a linear one is published `[d_out, d_in]`.
     pub fn new(site: Site, kind: SiteKind, path: impl Into<String>) -> Self {
         Self {
             site,
             kind,
             path: path.into(),
-            place: site.role,
+            input_first: false,
+            hub_role: site.role,
         }
-    }
-
-    /// The same site, which AdapterHub's configurations call by another role.
-    #[must_use]
-    pub fn at_place(mut self, place: Role) -> Self {
-        self.place = place;
-        self
     }
 
     /// Whether it is a module with weights in the published checkpoint, which a path can name.

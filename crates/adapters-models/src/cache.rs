@@ -1,20 +1,50 @@
 //! Keys and values of the positions a decoder has seen, so that each is computed once.
 
-use burn::tensor::{Bool, Device, Tensor};
+use adapters_core::{Batch, Ctx, Error, Hooks, Host, Sequence};
+use burn::tensor::{Bool, Device, Int, Tensor};
+
+use crate::input::TextInput;
+
+/// Keys and values, `[batch, kv_heads, seq, d_head]` both.
+pub type KeysValues = (Tensor<4>, Tensor<4>);
 
 /// What a decoder keeps from one pass to the next: the keys and values of every layer, as they are before an adapter acts on
-/// them, and where the columns are padded.
+/// them, those of an encoder's output, and where the columns are padded.
 ///
 /// Keys an adapter puts in front are not kept: they are put in front of all keys anew in each pass.
 #[derive(Clone, Debug, Default)]
 pub struct KeyValueCache {
-    layers: Vec<(Tensor<4>, Tensor<4>)>,
+    layers: Vec<LayerCache>,
     /// Of the text.
     padding: Option<Tensor<2, Bool>>,
     /// Columns of the text.
     text: usize,
     /// Columns of the keys: those of the text, and those an adapter put in.
     columns: usize,
+}
+
+/// What one layer keeps.
+#[derive(Clone, Debug, Default)]
+pub struct LayerCache {
+    own: Option<KeysValues>,
+    /// Of the encoder's output, which never change.
+    encoded: Option<KeysValues>,
+}
+
+impl LayerCache {
+    /// Adds keys and values of the layer's own positions; those of all columns.
+    pub fn append(&mut self, (key, value): KeysValues) -> KeysValues {
+        let all = match self.own.take() {
+            Some((keys, values)) => (Tensor::cat(vec![keys, key], 2), Tensor::cat(vec![values, value], 2)),
+            None => (key, value),
+        };
+        self.own.insert(all).clone()
+    }
+
+    /// Keys and values of the encoder's output, computed in the first pass.
+    pub fn encoded(&mut self, compute: impl FnOnce() -> KeysValues) -> KeysValues {
+        self.encoded.get_or_insert_with(compute).clone()
+    }
 }
 
 impl KeyValueCache {
@@ -29,9 +59,12 @@ impl KeyValueCache {
         self.columns
     }
 
-    /// Columns of the text, those of adapters left out.
-    pub(crate) fn text(&self) -> usize {
-        self.text
+    /// What the layer of this index in its stack keeps.
+    pub(crate) fn layer(&mut self, index: usize) -> &mut LayerCache {
+        if self.layers.len() <= index {
+            self.layers.resize_with(index + 1, LayerCache::default);
+        }
+        &mut self.layers[index]
     }
 
     /// Adds columns of text, `[batch, seq]`, and their padding; the padding of all text, `None` if there is none.
@@ -61,20 +94,70 @@ impl KeyValueCache {
     pub(crate) fn grow(&mut self, seq: usize) {
         self.columns += seq;
     }
+}
 
-    /// Adds the keys and values of a layer, `[batch, kv_heads, seq, d_head]`; those of all columns. Layers come in order.
-    pub(crate) fn append(&mut self, layer: usize, key: Tensor<4>, value: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
-        let all = match self.layers.get(layer) {
-            Some((keys, values)) => (
-                Tensor::cat(vec![keys.clone(), key], 2),
-                Tensor::cat(vec![values.clone(), value], 2),
-            ),
-            None => (key, value),
-        };
-        match self.layers.get_mut(layer) {
-            Some(kept) => *kept = all.clone(),
-            None => self.layers.push(all.clone()),
+/// The begin of a decoder's pass: its batch as often as adapters need it, and what a cache holds of earlier passes.
+pub(crate) struct Begun {
+    /// `[batch, seq]`.
+    pub ids: Tensor<2, Int>,
+    /// That of all text, what a cache holds included.
+    pub padding: Option<Tensor<2, Bool>>,
+    /// Columns before those of this pass.
+    pub past: usize,
+    /// Columns of text before those of this pass.
+    pub past_text: usize,
+}
+
+/// The batch of a decoder with what its cache holds.
+struct CachedBatch<'c> {
+    input: TextInput,
+    cache: Option<&'c mut KeyValueCache>,
+}
+
+impl Batch for CachedBatch<'_> {
+    fn size(&self) -> [usize; 2] {
+        self.input.size()
+    }
+
+    fn repeated(self, times: usize) -> Self {
+        Self {
+            input: self.input.repeated(times),
+            ..self
         }
-        all
+    }
+
+    /// Counts the text of this pass into the cache.
+    fn sequence(&mut self) -> Sequence {
+        let past = self.cache.as_ref().map_or(0, |cache| cache.columns);
+        if let Some(cache) = &mut self.cache {
+            let ids = &self.input.ids;
+            self.input.padding = cache.read(ids.dims(), self.input.padding.take(), &ids.device());
+        }
+        let padding = self.input.padding.clone();
+        Sequence { padding, past }
+    }
+}
+
+impl Begun {
+    /// Begins the pass of `model`, and returns the hooks to call.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Ctx::begin`].
+    pub fn new<'h, 'a>(
+        model: &dyn Host,
+        input: TextInput,
+        cache: Option<&mut KeyValueCache>,
+        cx: &'h mut Ctx<'a>,
+    ) -> Result<(Self, &'h mut Hooks<'a>), Error> {
+        let (past, past_text) = cache.as_ref().map_or((0, 0), |cache| (cache.columns, cache.text));
+        let (hooks, CachedBatch { input, .. }) = cx.begin(model, CachedBatch { input, cache })?;
+        let begun = Self {
+            ids: input.ids,
+            padding: input.padding,
+            past,
+            past_text,
+        };
+        Ok((begun, hooks))
     }
 }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use adapters_nn::did_you_mean;
 use adapters_store::StoreError;
 
+use crate::architecture::ModelKind;
+
 /// Errors of loading models and tokenizers.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -29,9 +31,19 @@ pub enum ModelError {
         /// `model_type` of the file.
         found: String,
         /// The kind asked for.
-        wanted: &'static str,
+        wanted: ModelKind,
         /// Every architecture of that kind.
         supported: String,
+    },
+    /// The model is of another kind than the one asked for.
+    #[error("`{architecture}` is no {wanted} but: {found}")]
+    WrongKind {
+        /// The published `model_type`.
+        architecture: String,
+        /// The kind it is of.
+        found: ModelKind,
+        /// The kind asked for.
+        wanted: ModelKind,
     },
     /// A configuration value the architecture cannot have.
     #[error("{}: `{field}` is {found}, expected {expected}", path.display())]

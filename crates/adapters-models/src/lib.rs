@@ -1,46 +1,48 @@
 #![doc = include_str!("../README.md")]
 
+mod architecture;
+mod attention;
 pub mod bert;
 mod cache;
-mod causal_lm;
+mod chain;
 mod chat;
-mod classifier;
-mod encoder;
-mod encoder_decoder;
+mod config_check;
 mod error;
 mod generate;
 pub mod gpt2;
 pub mod heads;
-mod host;
+mod input;
 mod llama;
 mod mistral;
 mod model;
+mod modeling;
 mod pretrained;
 mod qwen2;
 pub mod rotary;
 pub mod rotary_config;
 pub mod rotary_decoder;
-mod staged;
 pub mod t5;
 mod tokenizer;
+mod transformer;
 mod weights;
 
 #[cfg(feature = "hub")]
 mod hub;
 
-pub use cache::KeyValueCache;
-pub use causal_lm::{CausalInput, CausalLm, PaddingSide};
+pub use architecture::{ARCHITECTURES, Architecture, Architectures, FromCheckpoint, ModelKind};
+pub use attention::AttentionOptions;
+pub use cache::{KeyValueCache, KeysValues, LayerCache};
+pub use chain::{Block, Chain, Flow, Slot, Step};
 pub use chat::{ChatTemplate, Message};
-pub use classifier::{ClassificationHead, SequenceClassifier};
-pub use encoder::{Encoder, EncoderInput};
-pub use encoder_decoder::{DecoderCache, EncodedInput, EncoderDecoder, EncoderDecoderInput};
+pub use config_check::ConfigCheck;
 pub use error::ModelError;
 pub use generate::{Generation, Sampling};
 pub use heads::{Head, HeadConfig, Heads};
 #[cfg(feature = "hub")]
 pub use hub::download;
+pub use input::{ImageInput, Input, PaddingSide, TextInput, TextToTextInput};
 pub use model::Model;
-pub use pretrained::{ModelKind, Pretrained, SUPPORTED, save_checkpoint};
-pub use staged::{Block, Blocks, Flow, Staged};
+pub use pretrained::{Pretrained, save_checkpoint};
 pub use tokenizer::{Encoded, TextStream, TextTokenizer};
-pub use weights::Weights;
+pub use transformer::{CausalLm, EncodedInput, EncoderDecoder, ImageEncoder, ModelInfo, TextEncoder, Transformer};
+pub use weights::{Scope, Weights};

@@ -3,12 +3,22 @@
 //! Paper: *LLaMA: Open and Efficient Foundation Language Models*, Touvron et al., 2023, <https://arxiv.org/abs/2302.13971>.
 //! Behavior follows `LlamaForCausalLM` of Hugging Face transformers.
 
+use burn::tensor::Device;
 use serde_json::{Map, Value, json};
 
+use crate::error::ModelError;
+use crate::model::Model;
+use crate::pretrained::Pretrained;
 use crate::rotary_config::{Family, RotaryDecoderConfig};
+use crate::rotary_decoder::RotaryDecoder;
+
+/// Loads a checkpoint.
+pub(crate) fn load(source: &Pretrained, device: &Device) -> Result<Model, ModelError> {
+    RotaryDecoder::load_family(source, defaults(), family, device)
+}
 
 /// The defaults of the published class.
-pub(crate) fn defaults() -> Map<String, Value> {
+fn defaults() -> Map<String, Value> {
     object(json!({
         "vocab_size": 32000, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
         "intermediate_size": 11008, "hidden_act": "silu", "max_position_embeddings": 2048, "rms_norm_eps": 1e-6,
@@ -17,7 +27,7 @@ pub(crate) fn defaults() -> Map<String, Value> {
 }
 
 /// What the configuration decides.
-pub(crate) fn family(config: &RotaryDecoderConfig) -> Family {
+fn family(config: &RotaryDecoderConfig) -> Family {
     Family {
         model_type: "llama",
         class_name: "LlamaForCausalLM",
@@ -25,7 +35,7 @@ pub(crate) fn family(config: &RotaryDecoderConfig) -> Family {
         output_bias: config.attention_bias,
         ffn_bias: config.mlp_bias,
         windows: vec![None; config.num_hidden_layers],
-        swapped_places: true,
+        swaps_feed_forward: true,
         undoes_embeddings: false,
     }
 }

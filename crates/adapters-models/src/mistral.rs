@@ -3,13 +3,23 @@
 //! Paper: *Mistral 7B*, Jiang et al., 2023, <https://arxiv.org/abs/2310.06825>. Behavior follows `MistralForCausalLM` of
 //! Hugging Face transformers.
 
+use burn::tensor::Device;
 use serde_json::{Map, Value, json};
 
+use crate::error::ModelError;
 use crate::llama::object;
+use crate::model::Model;
+use crate::pretrained::Pretrained;
 use crate::rotary_config::{Family, RotaryDecoderConfig};
+use crate::rotary_decoder::RotaryDecoder;
+
+/// Loads a checkpoint.
+pub(crate) fn load(source: &Pretrained, device: &Device) -> Result<Model, ModelError> {
+    RotaryDecoder::load_family(source, defaults(), family, device)
+}
 
 /// The defaults of the published class.
-pub(crate) fn defaults() -> Map<String, Value> {
+fn defaults() -> Map<String, Value> {
     object(json!({
         "vocab_size": 32000, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
         "num_key_value_heads": 8, "intermediate_size": 14336, "hidden_act": "silu",
@@ -19,7 +29,7 @@ pub(crate) fn defaults() -> Map<String, Value> {
 }
 
 /// What the configuration decides.
-pub(crate) fn family(config: &RotaryDecoderConfig) -> Family {
+fn family(config: &RotaryDecoderConfig) -> Family {
     Family {
         model_type: "mistral",
         class_name: "MistralForCausalLM",
@@ -27,7 +37,7 @@ pub(crate) fn family(config: &RotaryDecoderConfig) -> Family {
         output_bias: false,
         ffn_bias: false,
         windows: vec![config.sliding_window; config.num_hidden_layers],
-        swapped_places: true,
+        swaps_feed_forward: true,
         undoes_embeddings: false,
     }
 }

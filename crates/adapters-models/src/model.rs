@@ -1,52 +1,354 @@
-//! Any model of this crate, for what does not care which it is: listing sites, attaching, merging, saving.
+//! A pretrained model of any architecture behind one type.
 
-use adapters_core::{Host, NormWeight, Site, SiteInfo};
-use burn::module::Module;
-use burn::nn::{Embedding, Linear};
+use adapters_core::dyn_module::{DynMapper, DynVisitor, Inward, Outward, Transform};
+use adapters_core::{Ctx, Error, Host, LayerMut, LayerRef, Role, SiteInfo, Sites, Stack};
+use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor};
+use burn::tensor::{Device, Tensor};
 
-use crate::causal_lm::CausalLm;
-use crate::encoder::Encoder;
-use crate::encoder_decoder::EncoderDecoder;
-use crate::host::host_of;
+use crate::architecture::ModelKind;
+use crate::cache::KeyValueCache;
+use crate::chain::Chain;
+use crate::error::ModelError;
+use crate::input::Input;
+use crate::transformer::{CausalLm, EncoderDecoder, ImageEncoder, ModelInfo, TextEncoder, Transformer};
 
-/// A pretrained model of any kind.
-#[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)] // One a program, never in a collection.
-pub enum Model {
-    /// Text to hidden states.
-    Encoder(Encoder),
-    /// Text to the next token.
-    CausalLm(CausalLm),
-    /// Text to text.
-    EncoderDecoder(EncoderDecoder),
-}
-
-/// Runs the same expression on whichever kind it is.
-macro_rules! each {
-    ($model:expr, $inner:ident => $body:expr) => {
-        match $model {
-            Model::Encoder($inner) => $body,
-            Model::CausalLm($inner) => $body,
-            Model::EncoderDecoder($inner) => $body,
-        }
-    };
-}
+/// A pretrained model. What it can do beyond its last hidden state depends on its kind: [`causal_lm`](Self::causal_lm) and
+/// the like give access to it.
+#[derive(Debug)]
+pub struct Model(Box<dyn DynTransformer>);
 
 impl Model {
-    /// Longest input in tokens.
+    /// Boxes a model.
+    pub fn new<M: Transformer + Module + 'static>(model: M) -> Self {
+        Self(Box::new(model))
+    }
+
+    /// Facts of the model.
+    pub fn info(&self) -> ModelInfo {
+        self.0.info_dyn()
+    }
+
+    /// Longest input in positions.
     pub fn max_length(&self) -> usize {
-        each!(self, model => model.max_length())
+        self.info().max_length
     }
 
     /// Tokens in the vocabulary.
     pub fn vocab_size(&self) -> usize {
-        each!(self, model => model.vocab_size())
+        self.info().vocab_size
     }
 
-    /// Number of layers.
+    /// Number of layers, of all stacks.
     pub fn num_layers(&self) -> usize {
-        each!(self, model => model.num_layers())
+        self.info().num_layers
+    }
+
+    /// Id of the padding token.
+    pub fn pad_id(&self) -> usize {
+        self.info().pad_id
+    }
+
+    /// What it reads and writes.
+    pub fn kind(&self) -> ModelKind {
+        match (
+            self.0.image_encoder_dyn(),
+            self.0.causal_lm_dyn(),
+            self.0.encoder_decoder_dyn(),
+        ) {
+            (Some(_), ..) => ModelKind::ImageEncoder,
+            (_, Some(_), _) => ModelKind::CausalLm,
+            (.., Some(_)) => ModelKind::EncoderDecoder,
+            _ => ModelKind::Encoder,
+        }
+    }
+
+    /// Begins a pass; see [`Transformer::chain`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongInput`] for an input of another kind than the model reads; those of [`Ctx::begin`].
+    ///
+    /// # Panics
+    ///
+    /// As the model's.
+    pub fn chain(&self, input: impl Into<Input>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
+        self.0.chain_dyn(input.into(), None, cx)
+    }
+
+    /// The last hidden state, `[batch, seq, d_model]`; see [`Transformer::forward`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongInput`] for an input of another kind than the model reads; those of [`Ctx::begin`].
+    ///
+    /// # Panics
+    ///
+    /// As the model's.
+    pub fn forward(&self, input: impl Into<Input>, cx: &mut Ctx<'_>) -> Result<Tensor<3>, Error> {
+        Ok(self.chain(input, cx)?.run(None, cx.hooks()))
+    }
+
+    /// Scores of the vocabulary, `[batch, seq, d_model] -> [batch, seq, vocab]`; `None` for a model without a language-model
+    /// head of its own.
+    ///
+    /// # Panics
+    ///
+    /// Panics on another `d_model`.
+    pub fn logits(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Option<Tensor<3>> {
+        match (self.0.causal_lm_dyn(), self.0.encoder_decoder_dyn()) {
+            (Some(model), _) => Some(model.logits(hidden, cx)),
+            (_, Some(model)) => Some(model.logits(hidden, cx)),
+            _ => None,
+        }
+    }
+
+    /// What the pooler makes of hidden states, `[batch, seq, d_model] -> [batch, d_model]`; `None` without one.
+    pub fn pool(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Option<Tensor<2>> {
+        self.0.pool_dyn(hidden, cx)
+    }
+
+    /// Whether it has a pooler.
+    pub fn has_pooler(&self) -> bool {
+        self.0.has_pooler_dyn()
+    }
+
+    /// The table of the token embeddings, `[vocab, d_model]`; `None` for a model that reads no tokens.
+    pub fn word_embeddings(&self) -> Option<Tensor<2>> {
+        let mut table = None;
+        self.visit_sites(&mut |info, layer| {
+            if let (Role::TokenEmbedding, LayerRef::Table(found)) = (info.site.role, layer) {
+                table = Some(found.weight.val());
+            }
+        });
+        table
+    }
+
+    /// Where its weights are.
+    pub fn device(&self) -> Device {
+        self.devices().first().cloned().unwrap_or_default()
+    }
+
+    /// The model as an encoder of text.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::WrongKind`] if it is none.
+    pub fn text_encoder(&self) -> Result<&dyn TextEncoder, ModelError> {
+        self.0.text_encoder_dyn().ok_or_else(|| self.wrong(ModelKind::Encoder))
+    }
+
+    /// The model as a causal language model.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::WrongKind`] if it is none.
+    pub fn causal_lm(&self) -> Result<&dyn CausalLm, ModelError> {
+        self.0.causal_lm_dyn().ok_or_else(|| self.wrong(ModelKind::CausalLm))
+    }
+
+    /// The model as an encoder-decoder.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::WrongKind`] if it is none.
+    pub fn encoder_decoder(&self) -> Result<&dyn EncoderDecoder, ModelError> {
+        let found = self.0.encoder_decoder_dyn();
+        found.ok_or_else(|| self.wrong(ModelKind::EncoderDecoder))
+    }
+
+    /// The model as an encoder of images.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::WrongKind`] if it is none.
+    pub fn image_encoder(&self) -> Result<&dyn ImageEncoder, ModelError> {
+        let found = self.0.image_encoder_dyn();
+        found.ok_or_else(|| self.wrong(ModelKind::ImageEncoder))
+    }
+
+    fn wrong(&self, wanted: ModelKind) -> ModelError {
+        ModelError::WrongKind {
+            architecture: self.architecture().to_owned(),
+            found: self.kind(),
+            wanted,
+        }
     }
 }
 
-host_of!(Model, each);
+/// The object-safe face of a [`Transformer`] that is a [`Module`].
+trait DynTransformer: Host + std::fmt::Debug + Send + Sync {
+    fn info_dyn(&self) -> ModelInfo;
+    fn chain_dyn(&self, input: Input, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error>;
+    fn pool_dyn(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Option<Tensor<2>>;
+    fn has_pooler_dyn(&self) -> bool;
+    fn text_encoder_dyn(&self) -> Option<&dyn TextEncoder>;
+    fn causal_lm_dyn(&self) -> Option<&dyn CausalLm>;
+    fn encoder_decoder_dyn(&self) -> Option<&dyn EncoderDecoder>;
+    fn image_encoder_dyn(&self) -> Option<&dyn ImageEncoder>;
+    fn clone_dyn(&self) -> Box<dyn DynTransformer>;
+    fn valid_dyn(&self) -> Box<dyn DynTransformer>;
+    fn devices_dyn(&self, devices: Vec<Device>) -> Vec<Device>;
+    fn transform_dyn(self: Box<Self>, transform: Transform<'_>) -> Box<dyn DynTransformer>;
+    fn visit_dyn(&self, visitor: &mut dyn DynVisitor);
+    fn map_dyn(self: Box<Self>, mapper: &mut dyn DynMapper) -> Box<dyn DynTransformer>;
+}
+
+impl<M: Transformer + Module + 'static> DynTransformer for M {
+    fn info_dyn(&self) -> ModelInfo {
+        self.info()
+    }
+
+    fn chain_dyn(&self, input: Input, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
+        match M::Input::try_from(input) {
+            Ok(input) => self.chain(input, cache, cx),
+            Err(other) => Err(Error::WrongInput {
+                architecture: self.architecture().to_owned(),
+                found: other.kind(),
+            }),
+        }
+    }
+
+    fn pool_dyn(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Option<Tensor<2>> {
+        self.pool(hidden, cx)
+    }
+
+    fn has_pooler_dyn(&self) -> bool {
+        self.has_pooler()
+    }
+
+    fn text_encoder_dyn(&self) -> Option<&dyn TextEncoder> {
+        self.text_encoder()
+    }
+
+    fn causal_lm_dyn(&self) -> Option<&dyn CausalLm> {
+        self.causal_lm()
+    }
+
+    fn encoder_decoder_dyn(&self) -> Option<&dyn EncoderDecoder> {
+        self.encoder_decoder()
+    }
+
+    fn image_encoder_dyn(&self) -> Option<&dyn ImageEncoder> {
+        self.image_encoder()
+    }
+
+    fn clone_dyn(&self) -> Box<dyn DynTransformer> {
+        Box::new(self.clone())
+    }
+
+    fn valid_dyn(&self) -> Box<dyn DynTransformer> {
+        Box::new(self.valid())
+    }
+
+    fn devices_dyn(&self, devices: Vec<Device>) -> Vec<Device> {
+        self.collect_devices(devices)
+    }
+
+    fn transform_dyn(self: Box<Self>, transform: Transform<'_>) -> Box<dyn DynTransformer> {
+        Box::new(transform.of(*self))
+    }
+
+    fn visit_dyn(&self, visitor: &mut dyn DynVisitor) {
+        self.visit(&mut Outward(visitor));
+    }
+
+    fn map_dyn(self: Box<Self>, mapper: &mut dyn DynMapper) -> Box<dyn DynTransformer> {
+        Box::new((*self).map(&mut Outward(mapper)))
+    }
+}
+
+impl Clone for Model {
+    fn clone(&self) -> Self {
+        Self(self.0.clone_dyn())
+    }
+}
+
+impl Module for Model {
+    fn collect_devices(&self, devices: Vec<Device>) -> Vec<Device> {
+        self.0.devices_dyn(devices)
+    }
+
+    fn fork(self, device: &Device) -> Self {
+        Self(self.0.transform_dyn(Transform::Fork(device)))
+    }
+
+    fn to_device(self, device: &Device) -> Self {
+        Self(self.0.transform_dyn(Transform::ToDevice(device)))
+    }
+
+    fn train(self) -> Self {
+        Self(self.0.transform_dyn(Transform::Train))
+    }
+
+    fn valid(&self) -> Self {
+        Self(self.0.valid_dyn())
+    }
+
+    fn materialize(self) -> Self {
+        Self(self.0.transform_dyn(Transform::Materialize))
+    }
+
+    fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
+        self.0.visit_dyn(&mut Inward(visitor));
+    }
+
+    fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
+        Self(self.0.map_dyn(&mut Inward(mapper)))
+    }
+}
+
+impl ModuleDisplayDefault for Model {
+    fn content(&self, content: Content) -> Option<Content> {
+        content.add_debug_attribute("model", &self.0).optional()
+    }
+}
+
+impl ModuleDisplay for Model {}
+
+impl Sites for Model {
+    fn visit_sites<'a>(&'a self, visit: &mut dyn FnMut(&'a SiteInfo, LayerRef<'a>)) {
+        self.0.visit_sites(visit);
+    }
+
+    fn visit_sites_mut<'a>(&'a mut self, visit: &mut dyn FnMut(&SiteInfo, LayerMut<'a>)) {
+        self.0.visit_sites_mut(visit);
+    }
+}
+
+impl Host for Model {
+    fn architecture(&self) -> &str {
+        self.0.architecture()
+    }
+
+    fn d_model(&self) -> usize {
+        self.0.d_model()
+    }
+
+    fn class_name(&self) -> &str {
+        self.0.class_name()
+    }
+
+    fn base_prefix(&self) -> &str {
+        self.0.base_prefix()
+    }
+
+    fn is_larger_class(&self) -> bool {
+        self.0.is_larger_class()
+    }
+
+    fn attention_dropout(&self) -> f64 {
+        self.0.attention_dropout()
+    }
+
+    fn hub_role(&self, role: Role) -> Role {
+        self.0.hub_role(role)
+    }
+
+    fn untie_head(&mut self) {
+        self.0.untie_head();
+    }
+
+    fn attention_name(&self, stack: Stack) -> &'static str {
+        self.0.attention_name(stack)
+    }
+}

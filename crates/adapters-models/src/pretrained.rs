@@ -4,53 +4,26 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use adapters_core::{Host, Role, SiteKind, quantize};
-use adapters_nn::{Quantization, float_weight, nearest};
+use adapters_nn::{Quantization, float_weight};
 use adapters_store::{StoreError, read_json, write_json, write_safetensors};
 use burn::tensor::Device;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::bert::{BertConfig, BertModel};
-use crate::causal_lm::CausalLm;
-use crate::encoder::Encoder;
-use crate::encoder_decoder::EncoderDecoder;
+use crate::architecture::{Architecture, Architectures, ModelKind};
 use crate::error::ModelError;
-use crate::gpt2::Gpt2Model;
 use crate::model::Model;
-use crate::rotary_config::{Family, RotaryDecoderConfig};
-use crate::rotary_decoder::RotaryDecoder;
-use crate::t5::T5Model;
 use crate::tokenizer::TextTokenizer;
-use crate::weights::read_checkpoint;
-use crate::{llama, mistral, qwen2};
-
-/// `model_type` of every architecture that loads.
-pub const SUPPORTED: &[&str] = &["bert", "llama", "mistral", "qwen2", "gpt2", "t5"];
-
-/// Those that are encoders.
-const ENCODERS: &[&str] = &["bert"];
-/// Those that are causal language models.
-const CAUSAL_LMS: &[&str] = &["llama", "mistral", "qwen2", "gpt2"];
-/// Those that are encoder-decoders.
-const ENCODER_DECODERS: &[&str] = &["t5"];
-
-/// What an architecture reads and says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ModelKind {
-    /// Reads a text: [`Pretrained::encoder`].
-    Encoder,
-    /// Continues a text: [`Pretrained::causal_lm`].
-    CausalLm,
-    /// Reads a text and writes another: [`Pretrained::encoder_decoder`].
-    EncoderDecoder,
-}
+use crate::weights::checkpoint::Checkpoint;
 
 /// A checkpoint folder whose architecture is known.
 #[derive(Clone, Debug)]
 pub struct Pretrained {
     dir: PathBuf,
     config: Map<String, Value>,
-    model_type: &'static str,
+    architecture: Architecture,
+    /// The `model_type`s of the kinds that were asked for, for messages.
+    architectures: Architectures,
     quantization: Option<Quantization>,
 }
 
@@ -61,6 +34,15 @@ impl Pretrained {
     ///
     /// [`ModelError::NotACheckpoint`], [`ModelError::UnknownArchitecture`] listing what is supported.
     pub fn open(dir: &Path) -> Result<Self, ModelError> {
+        Self::open_with(dir, Architectures::default())
+    }
+
+    /// The same with the architectures a program has registered.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_with(dir: &Path, architectures: Architectures) -> Result<Self, ModelError> {
         let path = dir.join("config.json");
         if !path.exists() {
             return Err(ModelError::NotACheckpoint {
@@ -69,24 +51,15 @@ impl Pretrained {
             });
         }
         let config: Map<String, Value> = read_json(&path)?;
-        let found = config
-            .get("model_type")
-            .and_then(Value::as_str)
-            .unwrap_or("(no model_type)");
-        match SUPPORTED.iter().find(|known| **known == found) {
-            Some(model_type) => Ok(Self {
-                dir: dir.to_owned(),
-                model_type,
-                config,
-                quantization: None,
-            }),
-            None => Err(ModelError::UnknownArchitecture {
-                path,
-                nearest: nearest(found, SUPPORTED.iter().copied()),
-                found: found.to_owned(),
-                supported: SUPPORTED.join(", "),
-            }),
-        }
+        let found = config.get("model_type").and_then(Value::as_str);
+        let architecture = architectures.find(found.unwrap_or("(no model_type)"), &path)?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            architecture,
+            config,
+            architectures,
+            quantization: None,
+        })
     }
 
     /// The folder.
@@ -96,16 +69,12 @@ impl Pretrained {
 
     /// `model_type` of the checkpoint.
     pub fn model_type(&self) -> &str {
-        self.model_type
+        self.architecture.model_type
     }
 
-    /// What the architecture reads and says.
+    /// What the architecture reads and writes.
     pub fn kind(&self) -> ModelKind {
-        match self.model_type {
-            kind if CAUSAL_LMS.contains(&kind) => ModelKind::CausalLm,
-            kind if ENCODER_DECODERS.contains(&kind) => ModelKind::EncoderDecoder,
-            _ => ModelKind::Encoder,
-        }
+        self.architecture.kind
     }
 
     /// Replaces a value of `config.json` for this load, e.g. a dropout probability.
@@ -139,91 +108,56 @@ impl Pretrained {
         self
     }
 
-    /// Loads the encoder, strictly.
-    ///
-    /// # Errors
-    ///
-    /// [`ModelError::OtherKind`] if it is none; [`ModelError::Config`], [`ModelError::Store`] listing every tensor that does
-    /// not fit.
-    pub fn encoder(&self, device: &Device) -> Result<Encoder, ModelError> {
-        let encoder = match self.model_type {
-            "bert" => Encoder::Bert(BertModel::load(
-                &self.dir,
-                self.parse::<BertConfig>(Map::new())?,
-                device,
-            )?),
-            _ => return Err(self.other_kind("encoder", ENCODERS)),
-        };
-        Ok(self.quantized(encoder))
-    }
-
-    /// The model in the form it was asked for.
-    fn quantized<M: Host>(&self, mut model: M) -> M {
-        if let Some(quantization) = self.quantization {
-            quantize(&mut model, quantization);
-        }
-        model
-    }
-
-    /// Loads the causal language model, strictly.
-    ///
-    /// # Errors
-    ///
-    /// As [`encoder`](Self::encoder).
-    pub fn causal_lm(&self, device: &Device) -> Result<CausalLm, ModelError> {
-        let (defaults, family): (_, fn(&RotaryDecoderConfig) -> Family) = match self.model_type {
-            "llama" => (llama::defaults(), llama::family),
-            "mistral" => (mistral::defaults(), mistral::family),
-            "qwen2" => (qwen2::defaults(), qwen2::family),
-            "gpt2" => {
-                let config = self.parse(Map::new())?;
-                let model = Gpt2Model::load(&self.dir, config, device)?;
-                return Ok(self.quantized(CausalLm::Gpt2(model)));
-            }
-            _ => return Err(self.other_kind("causal language model", CAUSAL_LMS)),
-        };
-        let config: RotaryDecoderConfig = self.parse(defaults)?;
-        let family = family(&config);
-        let model = RotaryDecoder::load(&self.dir, config, family, device)?;
-        Ok(self.quantized(CausalLm::Rotary(model)))
-    }
-
-    /// Loads the encoder-decoder, strictly.
-    ///
-    /// # Errors
-    ///
-    /// As [`encoder`](Self::encoder).
-    pub fn encoder_decoder(&self, device: &Device) -> Result<EncoderDecoder, ModelError> {
-        match self.model_type {
-            "t5" => {
-                let config = self.parse(Map::new())?;
-                let model = T5Model::load(&self.dir, config, device)?;
-                Ok(self.quantized(EncoderDecoder::T5(model)))
-            }
-            _ => Err(self.other_kind("encoder-decoder", ENCODER_DECODERS)),
-        }
-    }
-
     /// Loads the model of whatever kind, strictly.
     ///
     /// # Errors
     ///
     /// [`ModelError::Config`], [`ModelError::Store`] listing every tensor that does not fit.
     pub fn model(&self, device: &Device) -> Result<Model, ModelError> {
-        match self.kind() {
-            ModelKind::CausalLm => self.causal_lm(device).map(Model::CausalLm),
-            ModelKind::EncoderDecoder => self.encoder_decoder(device).map(Model::EncoderDecoder),
-            ModelKind::Encoder => self.encoder(device).map(Model::Encoder),
+        let mut model = self.architecture.load(self, device)?;
+        if let Some(quantization) = self.quantization {
+            quantize(&mut model, quantization);
         }
+        Ok(model)
     }
 
-    fn other_kind(&self, wanted: &'static str, supported: &[&str]) -> ModelError {
-        ModelError::OtherKind {
-            path: self.dir.join("config.json"),
-            found: self.model_type.to_owned(),
-            wanted,
-            supported: supported.join(", "),
+    /// Loads an encoder of text, strictly.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::OtherKind`] if it is none, otherwise as [`model`](Self::model).
+    pub fn encoder(&self, device: &Device) -> Result<Model, ModelError> {
+        self.of_kind(ModelKind::Encoder, device)
+    }
+
+    /// Loads a causal language model, strictly.
+    ///
+    /// # Errors
+    ///
+    /// As [`encoder`](Self::encoder).
+    pub fn causal_lm(&self, device: &Device) -> Result<Model, ModelError> {
+        self.of_kind(ModelKind::CausalLm, device)
+    }
+
+    /// Loads an encoder-decoder, strictly.
+    ///
+    /// # Errors
+    ///
+    /// As [`encoder`](Self::encoder).
+    pub fn encoder_decoder(&self, device: &Device) -> Result<Model, ModelError> {
+        self.of_kind(ModelKind::EncoderDecoder, device)
+    }
+
+    fn of_kind(&self, wanted: ModelKind, device: &Device) -> Result<Model, ModelError> {
+        if self.kind() == wanted {
+            return self.model(device);
         }
+        Err(ModelError::OtherKind {
+            path: self.dir.join("config.json"),
+            found: self.model_type().to_owned(),
+            wanted,
+            supported: self.architectures.named(|known| known.kind == wanted),
+        })
     }
 
     /// Ids that end a text: `eos_token_id` of `generation_config.json`, else of `config.json`; none if neither says.
@@ -257,8 +191,12 @@ impl Pretrained {
         TextTokenizer::load(&self.dir, max_length)
     }
 
-    /// The configuration, with the defaults of its class.
-    fn parse<T: DeserializeOwned>(&self, mut defaults: Map<String, Value>) -> Result<T, ModelError> {
+    /// The configuration over the defaults of its class, for the loader of an architecture.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Store`] naming the field that does not parse.
+    pub fn config_with<T: DeserializeOwned>(&self, mut defaults: Map<String, Value>) -> Result<T, ModelError> {
         defaults.extend(self.config.clone());
         serde_json::from_value(Value::Object(defaults)).map_err(|source| {
             StoreError::Json {
@@ -289,7 +227,7 @@ pub fn save_checkpoint(model: &impl Host, source: &Path, out: &Path) -> Result<(
             missing: "it is the base checkpoint itself, which is never overwritten; choose another folder",
         });
     }
-    let (_, mut tensors) = read_checkpoint(source)?;
+    let mut tensors = Checkpoint::open(source)?.read_all()?;
     for info in model.module_sites() {
         // The source has the prefix of a larger class or not, whatever this one is.
         let prefix = model.base_prefix();

@@ -3,13 +3,23 @@
 //! Paper: *Qwen2 Technical Report*, Yang et al., 2024, <https://arxiv.org/abs/2407.10671>. Behavior follows
 //! `Qwen2ForCausalLM` of Hugging Face transformers.
 
+use burn::tensor::Device;
 use serde_json::{Map, Value, json};
 
+use crate::error::ModelError;
 use crate::llama::object;
+use crate::model::Model;
+use crate::pretrained::Pretrained;
 use crate::rotary_config::{Family, RotaryDecoderConfig};
+use crate::rotary_decoder::RotaryDecoder;
+
+/// Loads a checkpoint.
+pub(crate) fn load(source: &Pretrained, device: &Device) -> Result<Model, ModelError> {
+    RotaryDecoder::load_family(source, defaults(), family, device)
+}
 
 /// The defaults of the published class.
-pub(crate) fn defaults() -> Map<String, Value> {
+fn defaults() -> Map<String, Value> {
     object(json!({
         "vocab_size": 151936, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
         "num_key_value_heads": 32, "intermediate_size": 22016, "hidden_act": "silu",
@@ -19,7 +29,7 @@ pub(crate) fn defaults() -> Map<String, Value> {
 }
 
 /// What the configuration decides.
-pub(crate) fn family(config: &RotaryDecoderConfig) -> Family {
+fn family(config: &RotaryDecoderConfig) -> Family {
     let window = config.sliding_window.filter(|_| config.use_sliding_window);
     let windows = match &config.layer_types {
         Some(types) => types
@@ -37,7 +47,7 @@ pub(crate) fn family(config: &RotaryDecoderConfig) -> Family {
         output_bias: false,
         ffn_bias: false,
         windows,
-        swapped_places: false,
+        swaps_feed_forward: false,
         undoes_embeddings: true,
     }
 }

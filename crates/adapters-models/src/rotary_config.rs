@@ -5,6 +5,7 @@ use std::path::Path;
 use adapters_nn::ops::Activation;
 use serde::Deserialize;
 
+use crate::config_check::ConfigCheck;
 use crate::error::ModelError;
 use crate::rotary::{Rotary, RotaryFields, RotaryScaling};
 
@@ -80,7 +81,7 @@ pub struct Family {
     /// Keys a query sees, layer by layer; `None` for all.
     pub windows: Vec<Option<usize>>,
     /// Whether AdapterHub's `intermediate` is the second projection of the feed-forward block and its `output` the first.
-    pub swapped_places: bool,
+    pub swaps_feed_forward: bool,
     /// Whether what an adapter did to the embeddings is undone before the head.
     pub undoes_embeddings: bool,
 }
@@ -95,67 +96,47 @@ impl RotaryDecoderConfig {
 
     /// Checks the values against each other and against what is computed here.
     pub(crate) fn check(&self, path: &Path, family: &Family) -> Result<(Activation, Rotary), ModelError> {
-        let refuse = |field, expected: &str, found: String| ModelError::Config {
-            path: path.to_owned(),
-            field,
-            expected: expected.to_owned(),
-            found,
-        };
+        let check = ConfigCheck::new(path);
         let [heads, kv_heads, d_head] = self.heads();
-        for (field, value, most) in [
-            ("vocab_size", self.vocab_size, 1 << 24),
-            ("hidden_size", self.hidden_size, 1 << 24),
-            ("num_hidden_layers", self.num_hidden_layers, 1 << 12),
-            ("num_attention_heads", heads, 1 << 16),
-            ("num_key_value_heads", kv_heads, 1 << 16),
-            ("head_dim", d_head, 1 << 16),
-            ("intermediate_size", self.intermediate_size, 1 << 24),
-            ("max_position_embeddings", self.max_position_embeddings, 1 << 24),
-        ] {
-            if value == 0 || value > most {
-                return Err(refuse(field, &format!("between 1 and {most}"), value.to_string()));
-            }
-        }
-        if !heads.is_multiple_of(kv_heads) {
-            let expected = format!("a divisor of num_attention_heads = {heads}");
-            return Err(refuse("num_key_value_heads", &expected, kv_heads.to_string()));
-        }
-        if !d_head.is_multiple_of(2) {
-            return Err(refuse(
-                "head_dim",
-                "an even number: features turn in pairs",
-                d_head.to_string(),
-            ));
-        }
-        if !(0.0..1.0).contains(&self.attention_dropout) {
-            return Err(refuse(
-                "attention_dropout",
-                "0 <= p < 1",
-                self.attention_dropout.to_string(),
-            ));
-        }
-        if self.rms_norm_eps <= 0.0 {
-            return Err(refuse(
-                "rms_norm_eps",
-                "a number above zero",
-                self.rms_norm_eps.to_string(),
-            ));
-        }
-        if family.windows.len() != self.num_hidden_layers || family.windows.contains(&Some(0)) {
-            let expected = "a window of at least 1, and a type for each layer";
-            return Err(refuse(
-                "sliding_window, layer_types",
-                expected,
-                format!("{:?}", family.windows),
-            ));
-        }
+        check.sizes([
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("num_attention_heads", heads),
+            ("num_key_value_heads", kv_heads),
+            ("head_dim", d_head),
+            ("intermediate_size", self.intermediate_size),
+            ("max_position_embeddings", self.max_position_embeddings),
+        ])?;
+        check.layers([("num_hidden_layers", self.num_hidden_layers)])?;
+        let expected = format!("a divisor of num_attention_heads = {heads}");
+        check.require(
+            heads.is_multiple_of(kv_heads),
+            "num_key_value_heads",
+            expected,
+            kv_heads,
+        )?;
+        check.require(
+            d_head.is_multiple_of(2),
+            "head_dim",
+            "an even number: features turn in pairs",
+            d_head,
+        )?;
+        check.dropouts([("attention_dropout", self.attention_dropout)])?;
+        check.require(
+            self.rms_norm_eps > 0.0,
+            "rms_norm_eps",
+            "a number above zero",
+            self.rms_norm_eps,
+        )?;
+        let windows = &family.windows;
+        let fit = windows.len() == self.num_hidden_layers && !windows.contains(&Some(0));
+        let expected = "a window of at least 1, and a type for each layer";
+        check.require(fit, "sliding_window, layer_types", expected, format!("{windows:?}"))?;
         let fields = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
         let scaling = fields.map_or(Ok(RotaryScaling::Default), RotaryFields::scaling);
-        let scaling = scaling.map_err(|(field, expected, found)| refuse(field, expected, found))?;
+        let scaling = scaling.map_err(|(field, expected, found)| check.refusal(field, expected, found))?;
         let theta = fields.and_then(|fields| fields.rope_theta).unwrap_or(self.rope_theta);
-        if theta <= 1.0 {
-            return Err(refuse("rope_theta", "a number above 1", theta.to_string()));
-        }
+        check.require(theta > 1.0, "rope_theta", "a number above 1", theta)?;
         Ok((self.hidden_act.parse()?, Rotary::new(d_head, theta, scaling)))
     }
 }

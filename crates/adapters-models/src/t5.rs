@@ -4,361 +4,437 @@
 //! <https://arxiv.org/abs/1910.10683>; the gated form is that of *GLU Variants Improve Transformer*, Shazeer, 2020,
 //! <https://arxiv.org/abs/2002.05202>. Behavior follows `T5ForConditionalGeneration` of Hugging Face transformers.
 
+mod config;
 mod distances;
-mod host;
-mod staged;
 
-use std::path::Path;
+use std::cell::RefCell;
 
-use adapters_core::{Batch, Ctx, EmbeddingState, Error, Hooks, KeyValueState, Role, Sequence, Site, Stack};
-use adapters_nn::ops::{self, Activation};
-use burn::module::Module;
-use burn::nn::{Embedding, Linear, RmsNorm};
-use burn::tensor::{Bool, Device, Int, Tensor};
-use serde::Deserialize;
+use adapters_core::{Batch, Sequence};
 
-use crate::causal_lm::CausalInput;
-use crate::encoder_decoder::{DecoderCache, EncodedInput};
-use crate::error::ModelError;
+use crate::cache::{KeysValues, LayerCache};
+use crate::input::TextToTextInput;
+use crate::modeling::*;
+use crate::t5::config::FeedForwardVariant;
 use crate::t5::distances::{Buckets, Distances};
-use crate::weights::Weights;
+use crate::transformer::{EncodedInput, EncoderDecoder};
 
-/// `config.json` of a T5 checkpoint: the fields that change what is computed. Others are ignored.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct T5Config {
-    /// Tokens in the vocabulary.
-    pub vocab_size: usize,
-    /// Width of the residual stream.
-    pub d_model: usize,
-    /// Width of an attention head.
-    pub d_kv: usize,
-    /// Width of the feed-forward block.
-    pub d_ff: usize,
-    /// Layers of the encoder.
-    pub num_layers: usize,
-    /// Layers of the decoder; without it as many as the encoder has.
-    pub num_decoder_layers: Option<usize>,
-    /// Attention heads.
-    pub num_heads: usize,
-    /// Kinds of distance the relative position bias tells apart.
-    pub relative_attention_num_buckets: usize,
-    /// From this distance on, all are of one kind.
-    pub relative_attention_max_distance: usize,
-    /// Dropout, in training.
-    pub dropout_rate: f64,
-    /// Epsilon of the normalizations.
-    pub layer_norm_epsilon: f64,
-    /// `relu`, `gated-gelu` and the like: the activation, and whether a gate goes with it.
-    pub feed_forward_proj: String,
-    /// Whether the language-model head is the embedding table.
-    pub tie_word_embeddings: bool,
-    /// Id of the padding token.
-    pub pad_token_id: usize,
-    /// Id the decoder starts with.
-    pub decoder_start_token_id: usize,
-}
-
-impl Default for T5Config {
-    /// The defaults of the published class (T5 small).
-    fn default() -> Self {
-        Self {
-            vocab_size: 32128,
-            d_model: 512,
-            d_kv: 64,
-            d_ff: 2048,
-            num_layers: 6,
-            num_decoder_layers: None,
-            num_heads: 8,
-            relative_attention_num_buckets: 32,
-            relative_attention_max_distance: 128,
-            dropout_rate: 0.1,
-            layer_norm_epsilon: 1e-6,
-            feed_forward_proj: "relu".to_owned(),
-            tie_word_embeddings: true,
-            pad_token_id: 0,
-            decoder_start_token_id: 0,
-        }
-    }
-}
-
-/// What `feed_forward_proj` says.
-#[derive(Clone, Copy, Debug)]
-struct FeedForwardForm {
-    gated: bool,
-    activation: Activation,
-}
-
-impl T5Config {
-    /// Layers of the decoder.
-    pub fn decoder_layers(&self) -> usize {
-        self.num_decoder_layers.unwrap_or(self.num_layers)
-    }
-
-    /// Checks the values against each other and against what is computed here.
-    fn check(&self, path: &Path) -> Result<FeedForwardForm, ModelError> {
-        let refuse = |field, expected: &str, found: String| {
-            Err(ModelError::Config {
-                path: path.to_owned(),
-                field,
-                expected: expected.to_owned(),
-                found,
-            })
-        };
-        for (field, value) in [
-            ("vocab_size", self.vocab_size),
-            ("d_model", self.d_model),
-            ("d_kv", self.d_kv),
-            ("d_ff", self.d_ff),
-            ("num_heads", self.num_heads),
-        ] {
-            if value == 0 || value > 1 << 24 {
-                return refuse(field, "between 1 and 2^24", value.to_string());
-            }
-        }
-        for (field, value) in [
-            ("num_layers", self.num_layers),
-            ("num_decoder_layers", self.decoder_layers()),
-        ] {
-            if value == 0 || value > 1 << 12 {
-                return refuse(field, "between 1 and 4096", value.to_string());
-            }
-        }
-        // Half of them may be for keys after the query, and half of those are for small distances.
-        let buckets = self.relative_attention_num_buckets;
-        if !(4..=1 << 16).contains(&buckets) {
-            return refuse(
-                "relative_attention_num_buckets",
-                "between 4 and 65536",
-                buckets.to_string(),
-            );
-        }
-        let distance = self.relative_attention_max_distance;
-        if distance <= buckets / 2 || distance > 1 << 24 {
-            return refuse(
-                "relative_attention_max_distance",
-                "above half of relative_attention_num_buckets",
-                distance.to_string(),
-            );
-        }
-        if !(0.0..1.0).contains(&self.dropout_rate) {
-            return refuse("dropout_rate", "0 <= p < 1", self.dropout_rate.to_string());
-        }
-        if self.layer_norm_epsilon <= 0.0 {
-            return refuse("layer_norm_epsilon", "above 0", self.layer_norm_epsilon.to_string());
-        }
-        let (gated, name) = match self.feed_forward_proj.strip_prefix("gated-") {
-            Some(name) => (true, name),
-            None => (false, self.feed_forward_proj.as_str()),
-        };
-        // The published gated checkpoints were trained with the tanh form, whatever they call it.
-        let name = if gated && name == "gelu" { "gelu_new" } else { name };
-        Ok(FeedForwardForm {
-            gated,
-            activation: name.parse()?,
-        })
-    }
-}
+pub use config::T5Config;
 
 /// T5: two stacks of layers over one embedding table, and the language-model head.
-#[derive(Module, Debug)]
+#[derive(Module, Sites, Debug)]
 pub struct T5Model {
-    shared: Embedding,
+    shared: Sited<Embedding>,
+    embedded: Point<EmbeddingHook>,
+    embedding: Point<EmbeddingHook>,
     encoder: T5Stack,
     decoder: T5Stack,
     /// `None` where the head is the embedding table.
-    lm_head: Option<Linear>,
+    lm_head: Option<Sited<Linear>>,
     #[module(skip)]
     config: T5Config,
 }
 
-#[derive(Module, Debug)]
+#[derive(Module, Sites, Debug)]
 struct T5Stack {
     layers: Vec<T5Layer>,
-    norm: RmsNorm,
+    norm: Sited<RmsNorm>,
     /// `[buckets, heads]`, learned; published in the first layer, whose bias the others use.
     relative: Embedding,
     dropout: f64,
     #[module(skip)]
     buckets: Buckets,
-    #[module(skip)]
-    stack: Stack,
 }
 
-#[derive(Module, Debug)]
+#[derive(Module, Sites, Debug)]
 struct T5Layer {
-    norm: RmsNorm,
     attention: T5Attention,
+    after_attention: Point<ResidualHook>,
     /// In the decoder.
     cross: Option<T5Cross>,
-    feed_forward_norm: RmsNorm,
     feed_forward: T5FeedForward,
+    after_ffn: Point<ResidualHook>,
+    output: Point<OutputHook>,
     dropout: f64,
-    #[module(skip)]
-    stack: Stack,
-    /// Counted over both stacks, the encoder's first, as AdapterHub counts.
+    /// Counted in its own stack; sites count over both stacks, the encoder's layers first, as AdapterHub does.
     index: usize,
 }
 
-#[derive(Module, Debug)]
+#[derive(Module, Sites, Debug)]
 struct T5Cross {
-    norm: RmsNorm,
     attention: T5Attention,
+    /// One of the decoder's.
+    after_attention: Point<ResidualHook>,
 }
 
-#[derive(Module, Debug)]
+#[derive(Module, Sites, Debug)]
 struct T5Attention {
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    output: Linear,
-    heads: usize,
-    padding: usize,
-    dropout: f64,
+    norm: Sited<RmsNorm>,
+    query: Sited<Linear>,
+    key: Sited<Linear>,
+    value: Sited<Linear>,
+    key_value: Point<KeyValueHook>,
+    output: Sited<Linear>,
     #[module(skip)]
-    stack: Stack,
-    /// Counted over both stacks.
-    index: usize,
-    /// Counted in its own.
-    place: usize,
+    options: AttentionOptions,
 }
 
-#[derive(Module, Debug)]
+#[derive(Module, Sites, Debug)]
 struct T5FeedForward {
-    /// Whose activation multiplies the output of `up`, in the gated form.
-    gate: Option<Linear>,
-    up: Linear,
-    down: Linear,
+    norm: Sited<RmsNorm>,
+    /// Its activation multiplies the output of `up`, in the gated variant.
+    gate: Option<Sited<Linear>>,
+    up: Sited<Linear>,
+    down: Sited<Linear>,
     dropout: f64,
     #[module(skip)]
     activation: Activation,
-    #[module(skip)]
-    stack: Stack,
-    index: usize,
 }
 
-/// Prefix of the keys in checkpoints of larger classes.
-const PREFIX: &str = "transformer.";
+/// What the layers of a stack read in a pass.
+struct Frame {
+    /// What queries may see.
+    mask: Option<Tensor<4>>,
+    distances: RefCell<Distances>,
+    /// What queries may see of the encoder's output.
+    encoded_mask: Option<Tensor<4>>,
+}
 
 /// Second names of the embedding table, and a bias of old checkpoints that nothing reads.
-const KNOWN_UNUSED: &[&str] = &[
+const UNUSED: &[&str] = &[
     "encoder.embed_tokens.weight",
     "decoder.embed_tokens.weight",
     "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
 ];
 
-const WORDS: Site = Site::outside(Stack::Encoder, Role::TokenEmbedding);
-const TOKENS: Site = Site::outside(Stack::Encoder, Role::EmbeddedTokens);
-const EMBEDDING: Site = Site::outside(Stack::Encoder, Role::Embedding);
-const LM_HEAD: Site = Site::outside(Stack::Decoder, Role::LmHead);
+impl FromCheckpoint for T5Model {
+    type Config = T5Config;
+    const PREFIX: &'static str = "transformer.";
 
-impl T5Model {
-    /// Builds the model from a folder with the published `model.safetensors`.
-    ///
-    /// # Errors
-    ///
-    /// [`ModelError::Config`] for values this model cannot have; [`ModelError::Store`] listing every missing,
-    /// misshapen, unexpected or non-finite tensor.
-    pub fn load(dir: &Path, config: T5Config, device: &Device) -> Result<Self, ModelError> {
-        let form = config.check(&dir.join("config.json"))?;
-        let mut weights = Weights::read(dir, PREFIX, device)?;
-        let tied = config.tie_word_embeddings;
-        let model = Self::from_weights(&mut weights, config, form);
-        let mut unused = KNOWN_UNUSED.to_vec();
-        unused.extend(tied.then_some("lm_head.weight"));
-        weights.finish(&unused)?;
-        Ok(model)
-    }
-
-    fn from_weights(w: &mut Weights, config: T5Config, form: FeedForwardForm) -> Self {
-        let shared = w.embedding("shared", config.vocab_size, config.d_model);
-        let encoder = T5Stack::from_weights(w, &config, form, Stack::Encoder);
-        let decoder = T5Stack::from_weights(w, &config, form, Stack::Decoder);
-        let lm_head =
-            (!config.tie_word_embeddings).then(|| w.linear_without_bias("lm_head", config.d_model, config.vocab_size));
-        Self {
+    fn build(config: T5Config, path: &Path, weights: &mut Weights) -> Result<Self, ModelError> {
+        let variant = config.check(path)?;
+        let (d, vocab) = (config.d_model, config.vocab_size);
+        let outside = Location::outside(Stack::Encoder);
+        let shared = weights.at(outside, "").table("shared", [vocab, d], None);
+        let at = weights.at(outside, "encoder.embed_tokens");
+        let embedded = at.embedded(EmbeddingRole::EmbeddedTokens, "", d);
+        let embedding = at.embedded(EmbeddingRole::Embedding, "", d);
+        let encoder = T5Stack::build(&config, variant, Stack::Encoder, weights);
+        let decoder = T5Stack::build(&config, variant, Stack::Decoder, weights);
+        let mut at = weights.at(Location::outside(Stack::Decoder), "lm_head");
+        let lm_head = (!config.tie_word_embeddings).then(|| at.linear_with(false, LinearRole::LmHead, "", [d, vocab]));
+        Ok(Self {
             shared,
+            embedded,
+            embedding,
             encoder,
             decoder,
             lm_head,
             config,
+        })
+    }
+
+    fn is_unused(&self, key: &str) -> bool {
+        UNUSED.contains(&key) || (self.config.tie_word_embeddings && key == "lm_head.weight")
+    }
+}
+
+impl T5Stack {
+    fn build(config: &T5Config, variant: FeedForwardVariant, stack: Stack, weights: &mut Weights) -> Self {
+        let (name, first, count) = match stack {
+            Stack::Encoder => ("encoder", 0, config.num_layers),
+            Stack::Decoder | Stack::Cross => ("decoder", config.num_layers, config.decoder_layers()),
+        };
+        let layers = (0..count).map(|index| {
+            let at = weights.at(Location::layer(stack, first + index), format!("{name}.block.{index}"));
+            T5Layer::build(config, variant, index, stack, at)
+        });
+        let layers = layers.collect();
+        let mut at = weights.at(Location::outside(stack), name);
+        let buckets = config.relative_attention_num_buckets;
+        Self {
+            layers,
+            norm: at.rms_norm(
+                NormRole::FinalNorm,
+                "final_layer_norm",
+                config.d_model,
+                config.layer_norm_epsilon,
+            ),
+            relative: at.embedding(
+                "block.0.layer.0.SelfAttention.relative_attention_bias",
+                [buckets, config.num_heads],
+            ),
+            dropout: config.dropout_rate,
+            buckets: Buckets {
+                count: buckets,
+                max_distance: config.relative_attention_max_distance,
+                both_ways: stack == Stack::Encoder,
+            },
         }
     }
 
-    /// The configuration.
-    pub fn config(&self) -> &T5Config {
-        &self.config
+    /// The layers of the stack and the norm after the last, for `queries` positions behind `past` others.
+    fn extend<'m>(&'m self, chain: Chain<'m>, [queries, past]: [usize; 2], masks: [Option<Tensor<4>>; 2]) -> Chain<'m> {
+        let [mask, encoded_mask] = masks;
+        let distances = Distances::new(self.relative.clone(), self.buckets, queries, past);
+        let frame = Frame {
+            mask,
+            distances: RefCell::new(distances),
+            encoded_mask,
+        };
+        let chain = chain.layers(&self.layers, frame);
+        chain.then(|x, cx| {
+            let x = cx.norm(&self.norm, x);
+            cx.dropout(x, self.dropout)
+        })
     }
+}
 
-    /// The encoder's last hidden state, `[batch, seq] -> [batch, seq, d_model]`, and what of it is padding.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Ctx::begin`].
-    pub fn encode(
-        &self,
-        ids: Tensor<2, Int>,
-        padding: Option<Tensor<2, Bool>>,
-        cx: &mut Ctx<'_>,
-    ) -> Result<EncodedInput, Error> {
-        let EmbeddingState { hidden, padding, .. } = self.embedded(CausalInput { ids, padding }, cx)?;
-        let mask = padding.clone().map(ops::padding_bias);
-        let hidden = self.encoder.forward(hidden, mask, None, None, cx.hooks());
-        Ok(EncodedInput { hidden, padding })
-    }
-
-    /// What enters the encoder's first layer.
-    fn embedded(&self, input: CausalInput, cx: &mut Ctx<'_>) -> Result<EmbeddingState, Error> {
-        let (cx, CausalInput { ids, padding }) = cx.begin(self, input)?;
-        let hidden = cx.lookup(WORDS, &self.shared, ids);
-        let hidden = cx.dropout(hidden, self.config.dropout_rate);
-        let state = cx.embedding(TOKENS, EmbeddingState::new(hidden, padding));
-        Ok(cx.embedding(EMBEDDING, state))
-    }
-
-    /// What enters the decoder's first layer.
-    fn decoder_embedded(&self, ids: Tensor<2, Int>, cx: &mut Hooks<'_>) -> Tensor<3> {
-        let hidden = cx.lookup(WORDS, &self.shared, ids);
-        cx.dropout(hidden, self.config.dropout_rate)
-    }
-
-    /// The decoder's last hidden state, `[batch, seq] -> [batch, seq, d_model]`. With a cache, `ids` are those that follow
-    /// the positions it has seen.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Ctx::begin`].
-    pub fn decode(
-        &self,
-        ids: Tensor<2, Int>,
-        encoded: &EncodedInput,
-        cache: Option<&mut DecoderCache>,
-        cx: &mut Ctx<'_>,
-    ) -> Result<Tensor<3>, Error> {
-        let past = cache.as_ref().map_or(0, |cache| cache.columns());
-        let (cx, DecoderInput { ids, .. }) = cx.begin(self, DecoderInput { ids, encoded, past })?;
-        let mask = ops::causal_bias(ids.dims()[1], past, None, None, &ids.device());
-        let hidden = self.decoder_embedded(ids, cx);
-        Ok(self.decoder.forward(hidden, Some(mask), Some(encoded), cache, cx))
-    }
-
-    /// The scores of the vocabulary, `[batch, seq, d_model] -> [batch, seq, vocab]`. The tied head reads hidden states
-    /// divided by the root of their width.
-    pub fn logits(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
-        match &self.lm_head {
-            Some(head) => cx.hooks().linear(LM_HEAD, head, hidden),
-            None => ops::project(
-                hidden * (self.config.d_model as f64).sqrt().recip(),
-                self.shared.weight.val(),
-            ),
+impl T5Layer {
+    fn build(config: &T5Config, variant: FeedForwardVariant, index: usize, stack: Stack, mut at: Scope<'_>) -> Self {
+        let (d, location) = (config.d_model, at.location());
+        let cross = (stack == Stack::Decoder).then(|| {
+            let inside = Location {
+                stack: Stack::Cross,
+                ..location
+            };
+            T5Cross {
+                attention: T5Attention::build(config, "EncDecAttention", at.within_at(inside, "layer.1")),
+                after_attention: at.residual(ResidualRole::AfterCrossAttention, "layer.1", d),
+            }
+        });
+        let last = if cross.is_some() { "layer.2" } else { "layer.1" };
+        Self {
+            attention: T5Attention::build(config, "SelfAttention", at.within("layer.0")),
+            after_attention: at.residual(ResidualRole::AfterAttention, "layer.0", d),
+            cross,
+            feed_forward: T5FeedForward::build(config, variant, at.within(last)),
+            after_ffn: at.residual(ResidualRole::AfterFfn, last, d),
+            output: at.layer_output(d),
+            dropout: config.dropout_rate,
+            index,
         }
     }
 }
 
-/// What the decoder reads. Adapters count positions by the encoder's text, as in the reference.
+impl Block for T5Layer {
+    type Frame = Frame;
+
+    fn forward(&self, x: Tensor<3>, frame: &Frame, slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
+        let mut cache = slot.cache;
+        let attended = self
+            .attention
+            .over_itself(x.clone(), self.index, frame, cache.as_deref_mut(), cx);
+        let attended = cx.dropout(attended, self.dropout);
+        let mut x = cx.residual(&self.after_attention, attended, x, None);
+
+        if let (Some(cross), Some(encoded)) = (&self.cross, slot.encoded) {
+            let attended = cross.attention.over_the_encoder(x.clone(), encoded, frame, cache, cx);
+            let attended = cx.dropout(attended, self.dropout);
+            x = cx.residual(&cross.after_attention, attended, x, None);
+        }
+
+        let fed = self.feed_forward.forward(x.clone(), cx);
+        let fed = cx.dropout(fed, self.dropout);
+        let x = cx.residual(&self.after_ffn, fed, x, None);
+        cx.output(&self.output, x)
+    }
+}
+
+impl T5Attention {
+    fn build(config: &T5Config, name: &str, mut at: Scope<'_>) -> Self {
+        let (d, heads, d_head) = (config.d_model, config.num_heads, config.d_kv);
+        let inner = heads * d_head;
+        let norm = at.rms_norm(NormRole::AttentionNorm, "layer_norm", d, config.layer_norm_epsilon);
+        let mut at = at.within(name);
+        Self {
+            norm,
+            query: at.linear_with(false, LinearRole::Query, "q", [d, inner]),
+            key: at.linear_with(false, LinearRole::Key, "k", [d, inner]),
+            value: at.linear_with(false, LinearRole::Value, "v", [d, inner]),
+            key_value: at.key_value("", heads, d_head),
+            output: at.linear_with(false, LinearRole::AttentionOutput, "o", [inner, d]),
+            options: AttentionOptions {
+                // The scores are not divided by the root of the heads' width: the published weights have that in them.
+                scale: 1.0,
+                ..AttentionOptions::new(d_head, config.dropout_rate, config.pad_token_id)
+            },
+        }
+    }
+
+    /// Self-attention.
+    fn over_itself(
+        &self,
+        x: Tensor<3>,
+        index: usize,
+        frame: &Frame,
+        cache: Option<&mut LayerCache>,
+        cx: &mut Hooks<'_>,
+    ) -> Tensor<3> {
+        let x = cx.norm(&self.norm, x);
+        let query = self.options.split(cx.linear(&self.query, x.clone()));
+        let own = self.keys_values(x.clone(), cx);
+        let own = match cache {
+            Some(cache) => cache.append(own),
+            None => own,
+        };
+        let state = self.options.adapted(own, x, frame.mask.clone(), &self.key_value, cx);
+        let far = frame.distances.borrow_mut().of(index, &state.key);
+        let bias = match &state.bias {
+            Some(mask) => far + mask.clone(),
+            None => far,
+        };
+        let attended = self.options.weighted(query, state.with_bias(Some(bias)), cx);
+        cx.linear(&self.output, attended)
+    }
+
+    /// Attention of the decoder over the encoder's output, whose keys and values a cache keeps from the first step on.
+    fn over_the_encoder(
+        &self,
+        x: Tensor<3>,
+        encoded: &Tensor<3>,
+        frame: &Frame,
+        cache: Option<&mut LayerCache>,
+        cx: &mut Hooks<'_>,
+    ) -> Tensor<3> {
+        let x = cx.norm(&self.norm, x);
+        let query = self.options.split(cx.linear(&self.query, x.clone()));
+        let read = match cache {
+            Some(cache) => cache.encoded(|| self.keys_values(encoded.clone(), cx)),
+            None => self.keys_values(encoded.clone(), cx),
+        };
+        let state = self
+            .options
+            .adapted(read, x, frame.encoded_mask.clone(), &self.key_value, cx);
+        let attended = self.options.weighted(query, state, cx);
+        cx.linear(&self.output, attended)
+    }
+
+    fn keys_values(&self, x: Tensor<3>, cx: &mut Hooks<'_>) -> KeysValues {
+        let key = cx.linear(&self.key, x.clone());
+        let value = cx.linear(&self.value, x);
+        (self.options.split(key), self.options.split(value))
+    }
+}
+
+impl T5FeedForward {
+    fn build(config: &T5Config, variant: FeedForwardVariant, mut at: Scope<'_>) -> Self {
+        let (d, ffn) = (config.d_model, config.d_ff);
+        let norm = at.rms_norm(NormRole::FfnNorm, "layer_norm", d, config.layer_norm_epsilon);
+        let mut at = at.within("DenseReluDense");
+        let mut linear = |role, rest, dims| at.linear_with(false, role, rest, dims);
+        let (gate, up) = match variant.gated {
+            true => (Some(linear(LinearRole::FfnGate, "wi_0", [d, ffn])), "wi_1"),
+            false => (None, "wi"),
+        };
+        Self {
+            norm,
+            gate,
+            up: linear(LinearRole::FfnUp, up, [d, ffn]),
+            down: linear(LinearRole::FfnDown, "wo", [ffn, d]),
+            dropout: config.dropout_rate,
+            activation: variant.activation,
+        }
+    }
+
+    fn forward(&self, x: Tensor<3>, cx: &mut Hooks<'_>) -> Tensor<3> {
+        let x = cx.norm(&self.norm, x);
+        let up = cx.linear(&self.up, x.clone());
+        let inner = match &self.gate {
+            Some(gate) => self.activation.gated(cx.linear(gate, x), up),
+            None => self.activation.forward(up),
+        };
+        let inner = cx.dropout(inner, self.dropout);
+        cx.linear(&self.down, inner)
+    }
+}
+
+impl T5Model {
+    /// What enters the encoder's first layer.
+    fn embedded(&self, input: TextInput, cx: &mut Ctx<'_>) -> Result<EmbeddingState, Error> {
+        let (cx, TextInput { ids, padding, .. }) = cx.begin(self, input)?;
+        let hidden = self.looked_up(ids, cx);
+        let state = cx.embedding(&self.embedded, EmbeddingState::new(hidden, padding));
+        Ok(cx.embedding(&self.embedding, state))
+    }
+
+    fn looked_up(&self, ids: Tensor<2, Int>, cx: &mut Hooks<'_>) -> Tensor<3> {
+        let hidden = cx.lookup(&self.shared, ids);
+        cx.dropout(hidden, self.config.dropout_rate)
+    }
+
+    fn encoder_chain(&self, state: EmbeddingState) -> Chain<'_> {
+        let queries = state.hidden.dims()[1];
+        let mask = state.padding.map(ops::padding_bias);
+        self.encoder
+            .extend(Chain::new(state.hidden), [queries, 0], [mask, None])
+    }
+
+    /// The decoder's layers, for `ids` behind `past` others.
+    fn decoder_layers<'m>(
+        &'m self,
+        chain: Chain<'m>,
+        ids: &Tensor<2, Int>,
+        encoder_padding: Option<Tensor<2, Bool>>,
+        past: usize,
+        cx: &Hooks<'_>,
+    ) -> Chain<'m> {
+        let seq = ids.dims()[1];
+        let mask = ops::causal_bias(seq, past, None, None, &ids.device());
+        let encoded_mask = encoder_padding.map(ops::padding_bias);
+        self.decoder
+            .extend(chain, [seq, past + cx.first_position()], [Some(mask), encoded_mask])
+    }
+}
+
+impl Transformer for T5Model {
+    type Input = TextToTextInput;
+
+    fn info(&self) -> ModelInfo {
+        let c = &self.config;
+        ModelInfo {
+            num_layers: c.num_layers + c.decoder_layers(),
+            // Positions are distances.
+            max_length: usize::MAX,
+            vocab_size: c.vocab_size,
+            pad_id: c.pad_token_id,
+            token_types: None,
+            head_norm_epsilon: 1e-12,
+            head_dropout: 0.0,
+            activation: c.feed_forward_proj.clone(),
+        }
+    }
+
+    fn chain(&self, input: TextToTextInput, _: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
+        let TextToTextInput {
+            ids,
+            padding,
+            decoder_ids,
+        } = input;
+        // The decoder's input is checked before anything is computed.
+        let (_, decoder_ids) = cx.begin(self, decoder_ids)?;
+        let input = TextInput {
+            padding,
+            ..TextInput::new(ids)
+        };
+        let state = self.embedded(input, cx)?;
+        let padding = state.padding.clone();
+        let (first, encoder_padding) = (decoder_ids.clone(), padding.clone());
+        // Adapters count positions by the encoder's text, as in the reference.
+        let chain = self.encoder_chain(state).decoding(move |cx| {
+            cx.next_stack(encoder_padding.clone());
+            self.looked_up(first.clone(), cx)
+        });
+        Ok(self.decoder_layers(chain, &decoder_ids, padding, 0, cx.hooks()))
+    }
+
+    fn encoder_decoder(&self) -> Option<&dyn EncoderDecoder> {
+        Some(self)
+    }
+}
+
+/// What the decoder reads in a step. Adapters count positions by the encoder's text, as in the reference.
 struct DecoderInput<'e> {
     ids: Tensor<2, Int>,
-    /// Of a batch that was repeated already.
     encoded: &'e EncodedInput,
     past: usize,
 }
@@ -368,6 +444,7 @@ impl Batch for DecoderInput<'_> {
         self.ids.dims()
     }
 
+    /// The encoder's output is repeated already.
     fn repeated(self, times: usize) -> Self {
         Self {
             ids: self.ids.repeat_dim(0, times),
@@ -383,241 +460,67 @@ impl Batch for DecoderInput<'_> {
     }
 }
 
-impl T5Stack {
-    fn from_weights(w: &mut Weights, config: &T5Config, form: FeedForwardForm, stack: Stack) -> Self {
-        let (d, inner, eps) = (
-            config.d_model,
-            config.num_heads * config.d_kv,
-            config.layer_norm_epsilon,
-        );
-        let (name, first, count) = match stack {
-            Stack::Encoder => ("encoder", 0, config.num_layers),
-            Stack::Decoder | Stack::Cross => ("decoder", config.num_layers, config.decoder_layers()),
-        };
-        let buckets = config.relative_attention_num_buckets;
-        let layers = (0..count).map(|layer| {
-            let index = first + layer;
-            let at = |rest: &str| format!("{name}.block.{layer}.layer.{rest}");
-            let attention = |w: &mut Weights, path: &str, stack| T5Attention {
-                query: w.linear_without_bias(&at(&format!("{path}.q")), d, inner),
-                key: w.linear_without_bias(&at(&format!("{path}.k")), d, inner),
-                value: w.linear_without_bias(&at(&format!("{path}.v")), d, inner),
-                output: w.linear_without_bias(&at(&format!("{path}.o")), inner, d),
-                heads: config.num_heads,
-                padding: config.pad_token_id,
-                dropout: config.dropout_rate,
-                stack,
-                index,
-                place: layer,
-            };
-            let cross = (stack == Stack::Decoder).then(|| T5Cross {
-                norm: w.rms_norm(&at("1.layer_norm"), d, eps),
-                attention: attention(w, "1.EncDecAttention", Stack::Cross),
-            });
-            let last = 1 + usize::from(cross.is_some());
-            let dense = |rest: &str| at(&format!("{last}.DenseReluDense.{rest}"));
-            let (gate, up) = match form.gated {
-                true => (Some("wi_0"), "wi_1"),
-                false => (None, "wi"),
-            };
-            T5Layer {
-                norm: w.rms_norm(&at("0.layer_norm"), d, eps),
-                attention: attention(w, "0.SelfAttention", stack),
-                cross,
-                feed_forward_norm: w.rms_norm(&at(&format!("{last}.layer_norm")), d, eps),
-                feed_forward: T5FeedForward {
-                    gate: gate.map(|gate| w.linear_without_bias(&dense(gate), d, config.d_ff)),
-                    up: w.linear_without_bias(&dense(up), d, config.d_ff),
-                    down: w.linear_without_bias(&dense("wo"), config.d_ff, d),
-                    dropout: config.dropout_rate,
-                    activation: form.activation,
-                    stack,
-                    index,
-                },
-                dropout: config.dropout_rate,
-                stack,
-                index,
-            }
-        });
-        Self {
-            layers: layers.collect(),
-            norm: w.rms_norm(&format!("{name}.final_layer_norm"), d, eps),
-            relative: w.embedding(
-                &format!("{name}.block.0.layer.0.SelfAttention.relative_attention_bias"),
-                buckets,
-                config.num_heads,
-            ),
-            dropout: config.dropout_rate,
-            buckets: Buckets {
-                count: buckets,
-                max_distance: config.relative_attention_max_distance,
-                both_ways: stack == Stack::Encoder,
-            },
-            stack,
-        }
+impl EncoderDecoder for T5Model {
+    fn start_id(&self) -> usize {
+        self.config.decoder_start_token_id
     }
 
-    fn forward(
+    fn encode(
         &self,
-        mut hidden: Tensor<3>,
-        mask: Option<Tensor<4>>,
-        encoded: Option<&EncodedInput>,
-        mut cache: Option<&mut DecoderCache>,
-        cx: &mut Hooks<'_>,
-    ) -> Tensor<3> {
-        let [batch, seq, _] = hidden.dims();
-        let past = match &mut cache {
-            Some(cache) => {
-                cache.own.read([batch, seq], None, &hidden.device());
-                cache.columns()
-            }
-            None => 0,
+        ids: Tensor<2, Int>,
+        padding: Option<Tensor<2, Bool>>,
+        cx: &mut Ctx<'_>,
+    ) -> Result<EncodedInput, Error> {
+        let input = TextInput {
+            padding,
+            ..TextInput::new(ids)
         };
-        let mut distances = self.distances(seq, past, cx);
-        for layer in &self.layers {
-            let cache = cache.as_deref_mut();
-            hidden = layer.forward(hidden, mask.clone(), &mut distances, encoded, cache, cx);
-        }
-        if let Some(cache) = cache {
-            cache.own.grow(seq);
-        }
-        self.end(hidden, cx)
+        let state = self.embedded(input, cx)?;
+        let padding = state.padding.clone();
+        let hidden = self.encoder_chain(state).run(None, cx.hooks());
+        Ok(EncodedInput { hidden, padding })
     }
 
-    /// The norm after the last layer.
-    fn end(&self, hidden: Tensor<3>, cx: &mut Hooks<'_>) -> Tensor<3> {
-        let normed = cx.norm(Site::outside(self.stack, Role::FinalNorm), &self.norm, hidden);
-        cx.dropout(normed, self.dropout)
-    }
-}
-
-impl T5Layer {
-    fn site(&self, role: Role) -> Site {
-        Site::new(self.stack, self.index, role)
-    }
-
-    fn forward(
+    fn decoder_chain(
         &self,
-        x: Tensor<3>,
-        mask: Option<Tensor<4>>,
-        distances: &mut Distances<'_>,
-        encoded: Option<&EncodedInput>,
-        mut cache: Option<&mut DecoderCache>,
-        cx: &mut Hooks<'_>,
-    ) -> Tensor<3> {
-        let normed = cx.norm(self.site(Role::AttentionNorm), &self.norm, x.clone());
-        let attended = self
-            .attention
-            .over_itself(normed, mask, distances, cache.as_deref_mut(), cx);
-        let attended = cx.dropout(attended, self.dropout);
-        let mut x = cx.hidden(self.site(Role::AfterAttention), attended, x, None);
-
-        if let (Some(cross), Some(encoded)) = (&self.cross, encoded) {
-            let site = Site::new(Stack::Cross, self.index, Role::AttentionNorm);
-            let normed = cx.norm(site, &cross.norm, x.clone());
-            let attended = cross.attention.over_the_encoder(normed, encoded, cache, cx);
-            let attended = cx.dropout(attended, self.dropout);
-            x = cx.hidden(self.site(Role::AfterCrossAttention), attended, x, None);
-        }
-
-        let normed = cx.norm(self.site(Role::FfnNorm), &self.feed_forward_norm, x.clone());
-        let fed = self.feed_forward.forward(normed, cx);
-        let fed = cx.dropout(fed, self.dropout);
-        let x = cx.hidden(self.site(Role::AfterFfn), fed, x, None);
-        cx.output(self.site(Role::LayerOutput), x)
-    }
-}
-
-impl T5Attention {
-    fn site(&self, role: Role) -> Site {
-        Site::new(self.stack, self.index, role)
-    }
-
-    /// Self-attention.
-    fn over_itself(
-        &self,
-        x: Tensor<3>,
-        mask: Option<Tensor<4>>,
-        distances: &mut Distances<'_>,
-        cache: Option<&mut DecoderCache>,
-        cx: &mut Hooks<'_>,
-    ) -> Tensor<3> {
-        let query = self.query(x.clone(), cx);
-        let (key, value) = self.keys_values(x.clone(), cx);
-        let (key, value) = match cache {
-            Some(cache) => cache.own.append(self.place, key, value),
-            None => (key, value),
-        };
-        let state = KeyValueState::new(key, value, x)
-            .with_bias(mask)
-            .with_filler(self.padding);
-        let state = cx.key_value(self.site(Role::KeyValue), state);
-        let far = distances.of(self.place, &state.key);
-        let bias = match &state.bias {
-            Some(mask) => far + mask.clone(),
-            None => far,
-        };
-        self.attend(query, state.with_bias(Some(bias)), cx)
-    }
-
-    /// Attention of the decoder over the encoder's output, whose keys and values a cache keeps from the first step on.
-    fn over_the_encoder(
-        &self,
-        x: Tensor<3>,
+        ids: Tensor<2, Int>,
         encoded: &EncodedInput,
-        cache: Option<&mut DecoderCache>,
-        cx: &mut Hooks<'_>,
-    ) -> Tensor<3> {
-        let query = self.query(x.clone(), cx);
-        let (key, value) = match cache {
-            Some(cache) => cache.across(self.place, || self.keys_values(encoded.hidden.clone(), cx)),
-            None => self.keys_values(encoded.hidden.clone(), cx),
-        };
-        let state = KeyValueState::new(key, value, x)
-            .with_bias(encoded.padding.clone().map(ops::padding_bias))
-            .with_filler(self.padding);
-        let state = cx.key_value(self.site(Role::KeyValue), state);
-        self.attend(query, state, cx)
+        cache: Option<&mut KeyValueCache>,
+        cx: &mut Ctx<'_>,
+    ) -> Result<Chain<'_>, Error> {
+        let past = cache.map_or(0, |cache| cache.columns());
+        let (cx, DecoderInput { ids, .. }) = cx.begin(self, DecoderInput { ids, encoded, past })?;
+        let hidden = self.looked_up(ids.clone(), cx);
+        let chain = Chain::reading(hidden, encoded.hidden.clone());
+        Ok(self.decoder_layers(chain, &ids, encoded.padding.clone(), past, cx))
     }
 
-    fn query(&self, x: Tensor<3>, cx: &mut Hooks<'_>) -> Tensor<4> {
-        self.split_heads(cx.linear(self.site(Role::Query), &self.query, x))
-    }
-
-    fn keys_values(&self, x: Tensor<3>, cx: &mut Hooks<'_>) -> (Tensor<4>, Tensor<4>) {
-        let key = cx.linear(self.site(Role::Key), &self.key, x.clone());
-        let value = cx.linear(self.site(Role::Value), &self.value, x);
-        (self.split_heads(key), self.split_heads(value))
-    }
-
-    /// The scores are not divided by the root of the heads' width: the published weights have that in them.
-    fn attend(&self, query: Tensor<4>, state: KeyValueState, cx: &mut Hooks<'_>) -> Tensor<3> {
-        let dropout = cx.pass().dropout.as_ref().map(|dropout| (dropout, self.dropout));
-        let out = ops::scaled_attention(query, state.key, state.value, 1.0, state.bias, dropout);
-        let [batch, heads, seq, d_head] = out.dims();
-        let out = out.swap_dims(1, 2).reshape([batch, seq, heads * d_head]);
-        cx.linear(self.site(Role::AttentionOutput), &self.output, out)
-    }
-
-    /// `[batch, seq, inner] -> [batch, heads, seq, d_head]`
-    fn split_heads(&self, x: Tensor<3>) -> Tensor<4> {
-        let [batch, seq, inner] = x.dims();
-        x.reshape([batch, seq, self.heads, inner / self.heads]).swap_dims(1, 2)
+    /// The tied head reads hidden states divided by the root of their width.
+    fn logits(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
+        match &self.lm_head {
+            Some(head) => cx.hooks().linear(head, hidden),
+            None => ops::project(
+                hidden * (self.config.d_model as f64).sqrt().recip(),
+                self.shared.weight.val(),
+            ),
+        }
     }
 }
 
-impl T5FeedForward {
-    fn site(&self, role: Role) -> Site {
-        Site::new(self.stack, self.index, role)
+impl Host for T5Model {
+    fn architecture(&self) -> &str {
+        "t5"
     }
 
-    fn forward(&self, x: Tensor<3>, cx: &mut Hooks<'_>) -> Tensor<3> {
-        let up = cx.linear(self.site(Role::FfnUp), &self.up, x.clone());
-        let inner = match &self.gate {
-            Some(gate) => self.activation.gated(cx.linear(self.site(Role::FfnGate), gate, x), up),
-            None => self.activation.forward(up),
-        };
-        let inner = cx.dropout(inner, self.dropout);
-        cx.linear(self.site(Role::FfnDown), &self.down, inner)
+    fn class_name(&self) -> &str {
+        "T5ForConditionalGeneration"
+    }
+
+    fn d_model(&self) -> usize {
+        self.config.d_model
+    }
+
+    fn base_prefix(&self) -> &str {
+        Self::PREFIX
     }
 }

@@ -1,5 +1,6 @@
 //! Text to token ids, through the published `tokenizer.json`.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use tokenizers::{EncodeInput, Tokenizer, TruncationParams};
@@ -13,6 +14,26 @@ pub struct Encoded {
     pub ids: Vec<u32>,
     /// Token types, as long as `ids`.
     pub type_ids: Vec<u32>,
+}
+
+/// An encoded input with the origin of each token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AlignedText {
+    /// Ids and types.
+    pub encoded: Encoded,
+    /// Where each token comes from; `None` for special tokens.
+    pub origins: Vec<Option<TokenOrigin>>,
+}
+
+/// Where a token comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenOrigin {
+    /// 0 for the first text of a pair, 1 for the second.
+    pub text: usize,
+    /// The word, of an input that was given as words.
+    pub word: usize,
+    /// Bytes of the text, or of the word.
+    pub bytes: Range<usize>,
 }
 
 /// The tokenizer of a checkpoint. Truncates from the right, never pads: batches do that.
@@ -75,6 +96,44 @@ impl TextTokenizer {
                 type_ids: e.get_type_ids().to_vec(),
             })
             .collect())
+    }
+
+    /// Encodes words that are split already, each token with its word.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Tokenizer`] with the tokenizer's words.
+    pub fn encode_words(&self, words: &[String]) -> Result<AlignedText, ModelError> {
+        self.aligned(EncodeInput::Single(words.to_vec().into()))
+    }
+
+    /// Encodes a pair of texts, each token with its bytes in its text.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Tokenizer`] with the tokenizer's words.
+    pub fn encode_aligned(&self, first: &str, second: &str) -> Result<AlignedText, ModelError> {
+        self.aligned((first, second).into())
+    }
+
+    fn aligned(&self, input: EncodeInput<'_>) -> Result<AlignedText, ModelError> {
+        let encoding = self.inner.encode(input, true).map_err(|e| self.refuse(&e))?;
+        let texts = encoding.get_sequence_ids();
+        let tokens = encoding.get_word_ids().iter().zip(encoding.get_offsets()).zip(texts);
+        let origins = tokens.map(|((word, (start, end)), text)| {
+            Some(TokenOrigin {
+                text: text?,
+                word: (*word)? as usize,
+                bytes: *start..*end,
+            })
+        });
+        Ok(AlignedText {
+            origins: origins.collect(),
+            encoded: Encoded {
+                ids: encoding.get_ids().to_vec(),
+                type_ids: encoding.get_type_ids().to_vec(),
+            },
+        })
     }
 
     /// Ids of one text, untouched by the longest input; `special` adds what the tokenizer puts around a text. A rendered chat

@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 
 use crate::{WeightAdapter, WeightDoor, Weights, device_of, weights_of};
 use adapters_core::{
-    AdapterSet, AnyMethod, Attached, AttachedLayer, Erased, Error, Format, LinearState, Registry, Shared, SiteLayer,
+    AdapterSet, AnyMethod, Attached, AttachedLayer, Erased, Error, Format, LinearState, Registry, Shared, SiteLayer, Sited,
 };
 use adapters_store::{LoadOptions, SavedFiles, StoreError, load_adapter, save_adapter};
 
@@ -64,7 +64,7 @@ impl WeightDoor {
         let door = Self::new(method.clone(), Vec::<String>::new());
         let mut layers = Vec::new();
         let (mut shared, mut by_id) = (Shared::new(), HashMap::new());
-        for ((info, _), (path, weight, values)) in host.sites.iter().zip(named) {
+        for (info, (path, weight, values)) in host.layers.iter().map(Sited::info).zip(named) {
             let update = door.layer(&path, weight)?;
             shared = update.shared;
             by_id.extend(order_of(&update.layer).into_iter().zip(values));

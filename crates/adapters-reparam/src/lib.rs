@@ -15,8 +15,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use regex::Regex;
 
 use adapters_core::{
-    AnyMethod, Build, Erased, Error, Host, LinearState, LinearWeight, Role, Shared, Site, SiteInfo, SiteKind,
-    SiteLayer, Stack,
+    AnyMethod, Build, Erased, Error, Host, LinearRole, LinearState, LinearWeight, Location, Shared, SiteLayer, Sited, Sites, Stack,
 };
 use adapters_nn::nearest;
 
@@ -165,7 +164,7 @@ impl WeightDoor {
             device: &device,
             host: &lone,
         };
-        let info = &lone.sites[0].0;
+        let info = lone.layers[0].info();
         let (layer, shared) = (self.method.build(info, &build)?, self.method.build_shared(&build)?);
         let SiteLayer::Linear(layer) = layer else {
             return Err(self.refuse(path, "the method does not act on a weight"));
@@ -296,23 +295,23 @@ impl ModuleVisitor for FindWeights {
 }
 
 /// Weights under paths, as a model a method can be built for.
+#[derive(Sites)]
 struct Weights {
-    sites: Vec<(SiteInfo, Linear)>,
+    layers: Vec<Sited<Linear>>,
 }
 
 impl Weights {
     fn new(weights: impl IntoIterator<Item = (String, Tensor<2>)>) -> Self {
-        let sites = weights.into_iter().enumerate().map(|(index, (path, weight))| {
-            let [d_in, d_out] = weight.dims();
-            let site = Site::new(Stack::Encoder, index, Role::Query);
-            let info = SiteInfo::new(site, SiteKind::Linear { d_in, d_out }, path);
+        let layers = weights.into_iter().enumerate().map(|(index, (path, weight))| {
             let layer = Linear {
                 weight: Param::initialized(ParamId::new(), weight),
                 bias: None,
             };
-            (info, layer)
+            Sited::new(Location::layer(Stack::Encoder, index), LinearRole::Query, path, layer)
         });
-        Self { sites: sites.collect() }
+        Self {
+            layers: layers.collect(),
+        }
     }
 }
 
@@ -326,32 +325,7 @@ impl Host for Weights {
     }
 
     fn d_model(&self) -> usize {
-        self.sites
-            .first()
-            .and_then(|(info, _)| info.linear_dims())
-            .map_or(0, |(d_in, _)| d_in)
-    }
-
-    fn base_prefix(&self) -> &str {
-        ""
-    }
-
-    fn sites(&self) -> Vec<SiteInfo> {
-        self.sites.iter().map(|(info, _)| info.clone()).collect()
-    }
-
-    fn linear(&self, site: Site) -> Option<&Linear> {
-        self.sites
-            .iter()
-            .find(|(info, _)| info.site == site)
-            .map(|(_, layer)| layer)
-    }
-
-    fn linear_mut(&mut self, site: Site) -> Option<&mut Linear> {
-        self.sites
-            .iter_mut()
-            .find(|(info, _)| info.site == site)
-            .map(|(_, layer)| layer)
+        self.layers.first().map_or(0, |layer| layer.weight.dims()[0])
     }
 }
 

@@ -14,7 +14,7 @@ pub use error::{StoreError, TensorProblem};
 pub use fusion::{load_fusion, save_fusion};
 pub use head_setup::HeadSetup;
 pub use load::{LoadOptions, LoadReport, load_adapter};
-pub use manifest::{HeadManifest, Manifest, Pooling};
+pub use manifest::{HeadManifest, Manifest};
 pub use save::{SavedFiles, expressible, save_adapter};
 pub use setup::Setup;
 pub use tensors::{read_json, read_pytorch, read_safetensors, write_json, write_safetensors};

@@ -51,6 +51,8 @@ struct Folder {
     method: AnyMethod,
     /// The name the keys are built with.
     stored_name: String,
+    /// Modules of `modules_to_save` that are a head, which is read elsewhere.
+    head_modules: Vec<String>,
 }
 
 /// Loads the adapter in the folder `dir` into `set`, trainable and not active.
@@ -68,8 +70,21 @@ pub fn load_adapter(
     options: &LoadOptions,
     device: &Device,
 ) -> Result<LoadReport, StoreError> {
-    let mut folder = read_config(dir, registry, &options.config)?;
+    let mut folder = read_config(dir, registry, &options.config, host)?;
     let (weights, mut tensors) = read_weights(dir, folder.format, options.allow_bin)?;
+    let of_head = |key: &str| {
+        // Around a prompt there is one module less.
+        let path = ["base_model.model.", "base_model."]
+            .iter()
+            .find_map(|prefix| key.strip_prefix(prefix));
+        let path = path.unwrap_or(key);
+        let mut modules = folder.head_modules.iter();
+        modules.any(|module| {
+            path.strip_prefix(module.as_str())
+                .is_some_and(|rest| rest.starts_with('.'))
+        })
+    };
+    tensors.retain(|key, _| !of_head(key));
     for path in &options.extra {
         tensors.extend(read_safetensors(path)?.0);
     }
@@ -102,7 +117,12 @@ pub fn load_adapter(
     })
 }
 
-fn read_config(dir: &Path, registry: &Registry, more: &Map<String, Value>) -> Result<Folder, StoreError> {
+fn read_config(
+    dir: &Path,
+    registry: &Registry,
+    more: &Map<String, Value>,
+    host: &dyn Host,
+) -> Result<Folder, StoreError> {
     let path = dir.join("adapter_config.json");
     if !path.exists() {
         return Err(StoreError::NotAnAdapter {
@@ -117,6 +137,10 @@ fn read_config(dir: &Path, registry: &Registry, more: &Map<String, Value>) -> Re
         None => (Format::Peft, file.clone()),
     };
     fields.extend(more.clone());
+    let head_modules = match format {
+        Format::AdapterHub => Vec::new(),
+        Format::Peft => take_head_modules(&mut fields, host),
+    };
     let version = text("version");
     let stored = StoredConfig {
         format,
@@ -130,11 +154,36 @@ fn read_config(dir: &Path, registry: &Registry, more: &Map<String, Value>) -> Re
             path,
             source: Box::new(source),
         })?,
+        head_modules,
         stored_name: match format {
             Format::AdapterHub => text("name").unwrap_or_else(|| folder_name(dir)),
             Format::Peft => folder_name(dir),
         },
     })
+}
+
+/// Takes the names of modules out of `modules_to_save` that a class of transformers has for its head and this host has
+/// not: `classifier`, `score` or `qa_outputs` next to an adapter. What reads heads reads them.
+fn take_head_modules(fields: &mut Map<String, Value>, host: &dyn Host) -> Vec<String> {
+    let Some(Value::Array(names)) = fields.get_mut("modules_to_save") else {
+        return Vec::new();
+    };
+    let sites = host.sites();
+    let of_host = |name: &str| {
+        sites
+            .iter()
+            .any(|info| info.path.split('.').any(|segment| segment == name))
+    };
+    let of_head = |name: &Value| {
+        let name = name.as_str()?;
+        (["classifier", "score", "qa_outputs"].contains(&name) && !of_host(name)).then(|| name.to_owned())
+    };
+    let taken = names.iter().filter_map(of_head).collect();
+    names.retain(|name| of_head(name).is_none());
+    if names.is_empty() {
+        fields.remove("modules_to_save");
+    }
+    taken
 }
 
 /// `(1, 3)` of `adapters.1.3.0`; a bare version number is that of the library's predecessor.

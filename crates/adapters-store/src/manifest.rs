@@ -1,4 +1,4 @@
-//! Our own file beside the interchange files: what they have no place for.
+//! This library's own file next to the interchange files, for what those have no field for.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::{StoreError, read_json, write_json};
 use adapters_nn::Quantization;
 
-/// What the interchange formats cannot say about a trained adapter. Written as `manifest.json`.
+/// What the interchange formats have no field for. Written as `manifest.json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// The adapter's name.
@@ -25,13 +25,16 @@ pub struct Manifest {
     /// Form the linear weights of the base were held in, in training; floats without it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub quantize: Option<Quantization>,
-    /// Whether it learned to answer what the base's chat template makes of a prompt.
+    /// Whether it was trained on prompts in the chat template of the base.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub chat: bool,
     /// Folder of the adapter it was trained on top of, which must be active below it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub stack_on: Option<String>,
-    /// The head trained with it.
+    /// Names of the labels of its head, which peft's files have no field for.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub labels: Vec<String>,
+    /// The head trained with it, where the format of the folder has no place for it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub head: Option<HeadManifest>,
     /// Version of this library that wrote it.
@@ -41,26 +44,16 @@ pub struct Manifest {
     pub extra: Map<String, Value>,
 }
 
-/// A classification head beside the adapter.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A head in this library's own file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HeadManifest {
-    /// File name in the same folder: tensors `weight [classes, d_model]` and `bias [classes]`.
+    /// Name of the weight file in the same folder. Its tensors are `weight [outputs, d_model]` and `bias [outputs]` of the last
+    /// layer, and `hidden.N.weight [d_model, d_model]`, `hidden.N.bias`, `hidden.N.norm.weight` and `hidden.N.norm.bias` of the
+    /// layers before it.
     pub file: String,
-    /// How the hidden states become one vector.
-    pub pooling: Pooling,
-    /// Names of the classes, in order.
-    pub labels: Vec<String>,
-}
-
-/// How the hidden states of a sequence become one vector.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Pooling {
-    /// Mean over the tokens that are not padding.
-    #[default]
-    Mean,
-    /// The first token.
-    First,
+    /// Its configuration: the fields of AdapterHub's `head_config.json`, and `pooling`.
+    #[serde(flatten)]
+    pub config: Map<String, Value>,
 }
 
 impl Manifest {

@@ -9,7 +9,7 @@ use std::path::Path;
 use adapters::core::{
     AttachedLayer, Call, Causality, Format, LinearState, Pass, SiteLayer, Tensors, merge, values, with_fresh_ids,
 };
-use adapters::models::{Encoder, EncoderInput, Pretrained};
+use adapters::models::{Model, Pretrained, TextInput};
 use adapters::nn::draw;
 use adapters::store::{LoadOptions, StoreError, load_adapter, save_adapter, write_json, write_safetensors};
 use adapters::{AdapterSet, Composition, Ctx, Error, Host, METHODS, method};
@@ -38,9 +38,9 @@ pub struct Promises {
 #[derive(Debug)]
 pub struct Bench {
     /// The model.
-    pub model: Encoder,
+    pub model: Model,
     /// The batch.
-    pub input: EncoderInput,
+    pub input: TextInput,
     device: Device,
 }
 
@@ -55,7 +55,7 @@ impl Bench {
             .expect("the checkpoint just written loads");
         let ids = TensorData::from([[5i64, 9, 3, 14, 7], [8, 2, 11, 0, 0], [1, 6, 0, 0, 0]]);
         let padding: Vec<bool> = ids.iter::<i64>().map(|id| id == 0).collect();
-        let input = EncoderInput {
+        let input = TextInput {
             padding: Some(Tensor::<2, Bool>::from_data(TensorData::new(padding, [3, 5]), device)),
             token_types: None,
             ids: Tensor::<2, Int>::from_data(ids, device),
@@ -92,7 +92,7 @@ impl Bench {
         self.run(&self.model, Ctx::plain()).into_data()
     }
 
-    fn run(&self, model: &Encoder, mut cx: Ctx<'_>) -> Tensor<3> {
+    fn run(&self, model: &Model, mut cx: Ctx<'_>) -> Tensor<3> {
         model
             .forward(self.input.clone(), &mut cx)
             .expect("the composition fits the input")

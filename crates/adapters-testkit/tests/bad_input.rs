@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use adapters::core::ConfigError;
 use adapters::core::{Tensors, values};
-use adapters::models::{Encoder, ModelError, Pretrained};
+use adapters::models::{Model, ModelError, Pretrained};
 use adapters::nn::UnknownName;
 use adapters::store::{LoadOptions, StoreError, TensorProblem, load_adapter, read_safetensors, write_safetensors};
 use adapters::{AdapterSet, Error, METHODS, method};
@@ -48,7 +48,7 @@ impl Scratch {
         self.dir.path().join(rest)
     }
 
-    fn model(&self) -> Result<Encoder, ModelError> {
+    fn model(&self) -> Result<Model, ModelError> {
         Pretrained::open(&self.path("base"))?.encoder(&Device::flex())
     }
 

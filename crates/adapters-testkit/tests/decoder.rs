@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use adapters::core::Tensors;
 use adapters::core::merge;
-use adapters::models::{CausalInput, CausalLm, PaddingSide, Pretrained, save_checkpoint};
+use adapters::models::{Model, PaddingSide, Pretrained, TextInput, save_checkpoint};
 use adapters::store::{read_safetensors, write_safetensors};
 use adapters::{AdapterSet, Ctx, Host, method};
 use adapters_testkit::contract::{randomised, relative_error};
@@ -35,23 +35,21 @@ fn tensors() -> Tensors {
     read_safetensors(&base().join("model.safetensors")).unwrap().0
 }
 
-fn load(dir: &Path) -> CausalLm {
+fn load(dir: &Path) -> Model {
     Pretrained::open(dir).unwrap().causal_lm(&Device::flex()).unwrap()
 }
 
-fn logits(lm: &CausalLm, set: &AdapterSet) -> TensorData {
+fn logits(lm: &Model, set: &AdapterSet) -> TensorData {
     let rows: [&[u32]; 2] = [&[5, 17, 42, 8, 61], &[33, 7]];
     let mut cx = Ctx::new(set);
-    let hidden = lm
-        .forward(
-            CausalInput::padded(&rows, 0, PaddingSide::Right, &Device::flex()),
-            &mut cx,
-        )
-        .unwrap();
-    lm.logits(hidden, &mut cx).into_data()
+    let hidden = lm.forward(
+        TextInput::padded(&rows, 0, PaddingSide::Right, &Device::flex()),
+        &mut cx,
+    );
+    lm.logits(hidden, &mut cx).unwrap().into_data()
 }
 
-fn attached(lm: &CausalLm, config: &str) -> AdapterSet {
+fn attached(lm: &Model, config: &str) -> AdapterSet {
     let mut set = AdapterSet::new();
     set.attach("a", method(config).unwrap(), lm, 1, &Device::flex())
         .unwrap();
@@ -152,12 +150,10 @@ fn a_window_hides_what_is_far_away() {
         let lm = load(dir.path());
         let row: &[u32] = &[first, 17, 42, 8, 61];
         let mut cx = Ctx::plain();
-        let hidden = lm
-            .forward(
-                CausalInput::padded(&[row], 0, PaddingSide::Right, &Device::flex()),
-                &mut cx,
-            )
-            .unwrap();
+        let hidden = lm.forward(
+            TextInput::padded(&[row], 0, PaddingSide::Right, &Device::flex()),
+            &mut cx,
+        );
         hidden.slice_dim(1, 4..5).into_data()
     };
     // Two layers, each one key back: two tokens of the past at most.
@@ -170,7 +166,7 @@ fn a_window_hides_what_is_far_away() {
 #[test]
 fn adapterhub_means_the_places_it_wraps() {
     let llama = load(&base());
-    let paths = |lm: &CausalLm, config: &str| -> Vec<String> {
+    let paths = |lm: &Model, config: &str| -> Vec<String> {
         let set = attached(lm, config);
         let layers = set.get("a").unwrap().layers();
         layers

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use adapters::core::Format;
-use adapters::core::{ParamValues, Role, SiteInfo, SiteKind, Stack, merge};
+use adapters::core::{LinearRole, Location, ParamValues, Role, Sited, Sites, Stack, merge};
 use adapters::lora::Combination;
-use adapters::models::{CausalInput, CausalLm, Pretrained, save_checkpoint};
+use adapters::models::{Model, Pretrained, TextInput, save_checkpoint};
 use adapters::store::{LoadOptions, load_adapter, save_adapter};
 use adapters::{AdapterSet, Composition, Ctx, Host, METHODS, Site, method};
 use adapters_testkit::contract::{gradients_of, randomised, relative_error};
@@ -18,11 +18,21 @@ use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 const D: usize = 6;
 
 /// One attention's projections, in one matrix or in three.
+#[derive(Sites)]
 struct Projections {
-    layers: Vec<(Site, Linear)>,
+    layers: Vec<Sited<Linear>>,
 }
 
-const PARTS: [Role; 3] = [Role::Query, Role::Key, Role::Value];
+const PARTS: [LinearRole; 3] = [LinearRole::Query, LinearRole::Key, LinearRole::Value];
+
+fn sited(role: LinearRole, layer: Linear) -> Sited<Linear> {
+    Sited::new(
+        Location::layer(Stack::Decoder, 0),
+        role,
+        Role::from(role).to_string(),
+        layer,
+    )
+}
 
 impl Projections {
     fn fused() -> Self {
@@ -34,12 +44,12 @@ impl Projections {
             bias: Some(Param::from_tensor(random([1, 3 * D]).reshape([3 * D])).set_require_grad(false)),
         };
         Self {
-            layers: vec![(Site::new(Stack::Decoder, 0, Role::QueryKeyValue), layer)],
+            layers: vec![sited(LinearRole::QueryKeyValue, layer)],
         }
     }
 
     fn apart(&self) -> Self {
-        let (_, fused) = &self.layers[0];
+        let fused = &self.layers[0];
         let part = |index: usize| {
             let features = index * D..(index + 1) * D;
             let bias = fused.bias.as_ref().unwrap().val().slice_dim(0, features.clone());
@@ -49,20 +59,17 @@ impl Projections {
             }
         };
         Self {
-            layers: (0..3)
-                .map(|index| (Site::new(Stack::Decoder, 0, PARTS[index]), part(index)))
-                .collect(),
+            layers: (0..3).map(|index| sited(PARTS[index], part(index))).collect(),
         }
     }
 
     /// Query, key and value side by side.
     fn output(&self, set: &AdapterSet, x: &Tensor<3>) -> TensorData {
         let mut cx = Ctx::new(set);
-        let (hooks, x) = cx.begin(self, x.clone()).unwrap();
         let outputs = self
             .layers
             .iter()
-            .map(|(site, layer)| hooks.linear(*site, layer, x.clone()));
+            .map(|layer| cx.linear(layer.site(), layer, x.clone()));
         Tensor::cat(outputs.collect(), 2).into_data()
     }
 
@@ -81,32 +88,8 @@ impl Host for Projections {
         "projections"
     }
 
-    fn class_name(&self) -> &str {
-        "Projections"
-    }
-
     fn d_model(&self) -> usize {
         D
-    }
-
-    fn base_prefix(&self) -> &str {
-        ""
-    }
-
-    fn sites(&self) -> Vec<SiteInfo> {
-        let info = |(site, layer): &(Site, Linear)| {
-            let [d_in, d_out] = layer.weight.dims();
-            SiteInfo::new(*site, SiteKind::Linear { d_in, d_out }, site.role.to_string())
-        };
-        self.layers.iter().map(info).collect()
-    }
-
-    fn linear(&self, site: Site) -> Option<&Linear> {
-        Some(&self.layers.iter().find(|(known, _)| *known == site)?.1)
-    }
-
-    fn linear_mut(&mut self, site: Site) -> Option<&mut Linear> {
-        Some(&mut self.layers.iter_mut().find(|(known, _)| *known == site)?.1)
     }
 }
 
@@ -118,7 +101,7 @@ fn distributed(fused: &ParamValues, apart: ParamValues, adapted: &[Role]) -> Par
         .map(|((place, name), old)| {
             let of_fused = &fused[&(Some(site), name.clone())];
             let role = place.unwrap().role;
-            let index = adapted.iter().position(|part| *part == role).unwrap();
+            let index = adapted.iter().position(|part| Role::from(*part) == role).unwrap();
             let size = old.num_elements();
             let values: Vec<f32> = of_fused.iter::<f32>().skip(index * size).take(size).collect();
             ((place, name), TensorData::new(values, old.shape()))
@@ -135,7 +118,10 @@ fn the_parts_compute_what_three_projections_do() {
     for (config, adapted) in [
         ("lora[r=2,alpha=5]", &two[..]),
         ("lora[r=2,alpha=5,attn_matrices=[k]]", &[Role::Key]),
-        ("lora[r=2,alpha=5,attn_matrices=[q,k,v],lora_bias=true]", &PARTS),
+        (
+            "lora[r=2,alpha=5,attn_matrices=[q,k,v],lora_bias=true]",
+            &PARTS.map(Role::from),
+        ),
         ("lora[r=2,use_gating=true]", &two),
         ("dora[r=2,alpha=5]", &two),
         (
@@ -215,11 +201,11 @@ fn gpt2() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/gpt2/base")
 }
 
-fn logits(model: &CausalLm, cx: &mut Ctx<'_>) -> Tensor<3> {
+fn logits(model: &Model, cx: &mut Ctx<'_>) -> Tensor<3> {
     let device = Device::flex();
     let ids = Tensor::<2, Int>::from_data(TensorData::from([[5i64, 9, 3, 14, 7], [8, 2, 11, 6, 1]]), &device);
-    let hidden = model.forward(CausalInput { ids, padding: None }, cx).unwrap();
-    model.logits(hidden, cx)
+    let hidden = model.forward(TextInput::new(ids), cx);
+    model.logits(hidden, cx).unwrap()
 }
 
 /// What every member of the family promises, on a whole GPT-2: it trains, is stored and read back, and folds into the
@@ -256,7 +242,7 @@ fn the_family_trains_is_stored_and_merges_in_gpt2() {
         save_adapter(&dir.path().join("a"), Format::AdapterHub, &set, "a", &model).unwrap();
         let mut loaded = AdapterSet::new();
         let options = LoadOptions::default();
-        load_adapter(&dir.path().join("a"), &mut loaded, &model, &METHODS, &options, &device).unwrap();
+        load_adapter(&dir.path().join("a"), &mut loaded, &model, METHODS, &options, &device).unwrap();
         loaded.activate("a").unwrap();
         assert_eq!(logits(&model, &mut Ctx::new(&loaded)).into_data(), want, "{config}");
         let refused = save_adapter(&dir.path().join("p"), Format::Peft, &set, "a", &model).unwrap_err();

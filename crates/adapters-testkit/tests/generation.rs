@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use adapters::models::{CausalInput, CausalLm, Generation, KeyValueCache, PaddingSide, Pretrained, Sampling};
+use adapters::models::{Generation, KeyValueCache, Model, PaddingSide, Pretrained, Sampling, TextInput};
 use adapters::{AdapterSet, Composition, Ctx, METHODS, method};
 use adapters_testkit::contract::{randomised, relative_error};
 use burn::tensor::{Device, Tensor};
@@ -43,7 +43,7 @@ const MORE: &[&str] = &[
     "prompt_tuning[prompt_length=3]|noreft[r=2,suffix_positions=3]",
 ];
 
-fn golden(model: &str, device: &Device) -> CausalLm {
+fn golden(model: &str, device: &Device) -> Model {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("golden")
         .join(model)
@@ -51,7 +51,7 @@ fn golden(model: &str, device: &Device) -> CausalLm {
     Pretrained::open(&folder).unwrap().causal_lm(device).unwrap()
 }
 
-fn llama(device: &Device) -> CausalLm {
+fn llama(device: &Device) -> Model {
     golden("llama", device)
 }
 
@@ -62,22 +62,21 @@ fn configs() -> Vec<String> {
             .find(|(of, _)| *of == identifier)
             .map_or("", |(_, more)| more)
     };
-    let methods = METHODS;
-    let plain = methods
+    let plain = METHODS
         .identifiers()
         .map(|identifier| format!("{identifier}{}", options(identifier)));
     plain.chain(MORE.iter().map(|config| (*config).to_owned())).collect()
 }
 
 /// The adapter with random parameters, or why the model cannot have it.
-fn attached(lm: &CausalLm, config: &str, device: &Device) -> Result<AdapterSet, adapters::Error> {
+fn attached(lm: &Model, config: &str, device: &Device) -> Result<AdapterSet, adapters::Error> {
     let mut set = AdapterSet::new();
     set.attach("a", method(config)?, lm, 1, device)?;
     set.activate("a")?;
     Ok(randomised(set, 7))
 }
 
-fn adapted(lm: &CausalLm, config: &str, device: &Device) -> AdapterSet {
+fn adapted(lm: &Model, config: &str, device: &Device) -> AdapterSet {
     attached(lm, config, device).unwrap_or_else(|e| panic!("{config}: {e}"))
 }
 
@@ -89,7 +88,7 @@ fn greedy(cache: bool) -> Generation {
     }
 }
 
-fn tokens(generation: &Generation, lm: &CausalLm, set: &AdapterSet, prompts: &[&[u32]]) -> Vec<Vec<u32>> {
+fn tokens(generation: &Generation, lm: &Model, set: &AdapterSet, prompts: &[&[u32]]) -> Vec<Vec<u32>> {
     generation.run(lm, set, prompts, |_, _| ()).unwrap()
 }
 
@@ -118,10 +117,10 @@ fn with_and_without_the_cache(model: &str, at_least: usize) -> Vec<(String, Stri
     let plain = tokens(&greedy(true), &lm, &AdapterSet::new(), &PROMPTS);
     assert_eq!(plain, tokens(&greedy(false), &lm, &AdapterSet::new(), &PROMPTS));
     let scores = |set: &AdapterSet| {
-        let input = CausalInput::padded(&PROMPTS, 0, PaddingSide::Left, &device);
+        let input = TextInput::padded(&PROMPTS, 0, PaddingSide::Left, &device);
         let mut cx = Ctx::new(set);
-        let hidden = lm.forward(input, &mut cx).unwrap();
-        lm.logits(hidden, &mut cx).into_data()
+        let hidden = lm.forward(input, &mut cx);
+        lm.logits(hidden, &mut cx).unwrap().into_data()
     };
     let unchanged = scores(&AdapterSet::new());
     let (mut checked, mut gated, mut changed) = (0, 0, 0);
@@ -237,20 +236,24 @@ fn the_cache_computes_what_a_whole_pass_computes() {
     let set = adapted(&lm, "double_seq_bn", &device);
     let text: Vec<u32> = (0..9).map(|i| (i * 37 + 11) % 100).collect();
     let rows = [&text[..], &text[3..]];
-    let input = |rows: &[&[u32]]| CausalInput::padded(rows, 0, PaddingSide::Left, &device);
-    let logits = |hidden: Tensor<3>| lm.logits(hidden, &mut Ctx::new(&set));
-    let whole = logits(lm.forward(input(&rows), &mut Ctx::new(&set)).unwrap());
+    let input = |rows: &[&[u32]]| TextInput::padded(rows, 0, PaddingSide::Left, &device);
+    let logits = |hidden: Tensor<3>| lm.logits(hidden, &mut Ctx::new(&set)).unwrap();
+    let whole = logits(lm.forward(input(&rows), &mut Ctx::new(&set)));
 
     let mut cache = KeyValueCache::new();
     let first = input(&[&text[..7], &text[3..7]]);
-    let mut parts = vec![logits(
-        lm.forward_cached(first, &mut cache, &mut Ctx::new(&set)).unwrap(),
-    )];
+    let mut parts = vec![logits(lm.causal_lm().unwrap().forward_cached(
+        first,
+        &mut cache,
+        &mut Ctx::new(&set),
+    ))];
     for column in 7..9 {
         let next = input(&[&text[column..=column], &text[column..=column]]);
-        parts.push(logits(
-            lm.forward_cached(next, &mut cache, &mut Ctx::new(&set)).unwrap(),
-        ));
+        parts.push(logits(lm.causal_lm().unwrap().forward_cached(
+            next,
+            &mut cache,
+            &mut Ctx::new(&set),
+        )));
     }
     assert_eq!(cache.columns(), 9);
     let parts = Tensor::cat(parts, 1);

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use adapters::core::NamedParams;
 use adapters::core::Tensors;
-use adapters::models::heads::{HeadKind, HeadPooling, Objective, Routing, Scores, Targets};
-use adapters::models::{Encoder, EncoderInput, Head, HeadConfig, Heads, Pretrained};
+use adapters::models::heads::{HeadKind, Objective, Pooling, Routing, Scores, Targets};
+use adapters::models::{Head, HeadConfig, Heads, Model, Pretrained, TextInput};
 use adapters::store::{HeadSetup, LoadOptions, Setup, load_adapter, read_json, read_safetensors};
 use adapters::{AdapterSet, Composition, Ctx, METHODS};
 use adapters_testkit::contract::gradients_of;
@@ -22,16 +22,16 @@ fn case(name: &str) -> PathBuf {
     crate_dir().join("tests/heads").join(name)
 }
 
-fn encoder(device: &Device) -> Encoder {
+fn encoder(device: &Device) -> Model {
     let dir = crate_dir().join("golden/bert/base");
     Pretrained::open(&dir).unwrap().encoder(device).unwrap()
 }
 
-fn input(expected: &Tensors, device: &Device) -> EncoderInput {
+fn input(expected: &Tensors, device: &Device) -> TextInput {
     let (inputs, _) = read_safetensors(&crate_dir().join("golden/bert/inputs.safetensors")).unwrap();
     let take = |key| expected.get(key).unwrap_or(&inputs[key]).clone();
     let mask = Tensor::<2, Int>::from_data(take("attention_mask"), device);
-    EncoderInput {
+    TextInput {
         ids: Tensor::from_data(take("input_ids"), device),
         token_types: None,
         padding: Some(mask.equal_elem(0)),
@@ -446,9 +446,7 @@ fn prompt_positions_in_front_are_not_scored() {
 fn the_mean_is_read_back_and_targets_and_files_that_do_not_fit_are_named() {
     let device = Device::flex();
     let base = encoder(&device);
-    let kind = HeadKind::Classification {
-        pooling: HeadPooling::Mean,
-    };
+    let kind = HeadKind::Classification { pooling: Pooling::Mean };
     let head = Head::new(HeadConfig::new(kind, ["no", "yes"]).with_layers(1), &base, 0, &device).unwrap();
     let out = tempfile::tempdir().unwrap();
     head.save(out.path(), "mine", &base).unwrap();

@@ -1,7 +1,7 @@
 //! Positions and rows: edits at the ends of rows, prompts that make rows longer, and what follows from that.
 
 use adapters::core::Format;
-use adapters::models::EncoderInput;
+use adapters::models::TextInput;
 use adapters::store::{LoadOptions, load_adapter, save_adapter};
 use adapters::{AdapterSet, Composition, Ctx, Error, METHODS, method};
 use adapters_testkit::contract::Bench;
@@ -21,7 +21,7 @@ fn signs_survive_decay_and_files() {
         save_adapter(&dir, Format::AdapterHub, &decayed, "under_test", &bench.model).unwrap();
         let mut loaded = AdapterSet::new();
         let options = LoadOptions::default();
-        load_adapter(&dir, &mut loaded, &bench.model, &METHODS, &options, &Device::flex()).unwrap();
+        load_adapter(&dir, &mut loaded, &bench.model, METHODS, &options, &Device::flex()).unwrap();
         loaded.activate("under_test").unwrap();
         assert_eq!(bench.output(&loaded), want, "{config}: files hold something else");
     }
@@ -64,7 +64,7 @@ fn reft_refuses_what_the_model_does_not_have() {
 #[test]
 fn prompts_that_begin_as_a_text() {
     let bench = Bench::new(2, 4, 5, &Device::flex());
-    let words = bench.model.word_embeddings().into_data();
+    let words = bench.model.word_embeddings().unwrap().into_data();
     let words: Vec<f32> = words.iter().collect();
     for config in [
         "prompt_tuning[prompt_length=5,prompt_init=from_string,prompt_init_text=film]",
@@ -186,18 +186,18 @@ fn prompts_do_not_see_padding() {
         "peft_prompt_tuning[num_virtual_tokens=2]",
     ] {
         let set = bench.attach_random(config);
-        let run = |input: EncoderInput| {
-            let output = bench.model.forward(input, &mut Ctx::new(&set)).unwrap();
+        let run = |input: TextInput| {
+            let output = bench.model.forward(input, &mut Ctx::new(&set));
             let output = output.slice([0..1, 0..5]).into_data();
             output.iter::<f32>().collect::<Vec<f32>>()
         };
         let ids = bench.input.ids.clone().slice([1..2, 0..5]);
-        let padded = EncoderInput {
+        let padded = TextInput {
             padding: bench.input.padding.clone().map(|padding| padding.slice([1..2, 0..5])),
             token_types: None,
             ids: ids.clone(),
         };
-        let alone = EncoderInput {
+        let alone = TextInput {
             padding: None,
             token_types: None,
             ids: ids.slice([0..1, 0..3]),

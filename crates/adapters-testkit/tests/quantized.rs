@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use adapters::core::{Role, SiteKind, quantize};
+use adapters::models::FromCheckpoint;
 use adapters::models::bert::{BertConfig, BertModel};
-use adapters::models::{CausalInput, CausalLm, Encoder, EncoderInput, PaddingSide, Pretrained, save_checkpoint};
+use adapters::models::{Model, PaddingSide, Pretrained, TextInput, save_checkpoint};
 use adapters::nn::{Quantization, float_weight};
 use adapters::{AdapterSet, Ctx, Host, merge, method};
 use adapters_testkit::contract::{gradients_of, randomised};
@@ -15,7 +16,7 @@ fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-fn small(device: &Device) -> Encoder {
+fn small(device: &Device) -> Model {
     let dir = repository().join("crates/adapters-testkit/golden/bert/base");
     Pretrained::open(&dir).unwrap().encoder(device).unwrap()
 }
@@ -38,9 +39,9 @@ fn is_quantized(model: &impl Host) -> Vec<bool> {
         .collect()
 }
 
-fn input(device: &Device) -> EncoderInput {
+fn input(device: &Device) -> TextInput {
     let ids: Vec<i64> = (0..14).map(|i| 5 + i * 3 % 40).collect();
-    EncoderInput {
+    TextInput {
         ids: Tensor::<2, Int>::from_data(TensorData::new(ids, [2, 7]), device),
         token_types: None,
         padding: None,
@@ -82,8 +83,8 @@ fn every_method_that_acts_on_linear_layers_trains_over_it_as_over_the_restored_f
         set.attach("a", method, &base, 7, &device).unwrap();
         set.activate("a").unwrap();
         let set = randomised(set, 3).train();
-        let run = |model: &Encoder| {
-            let hidden = model.forward(input(&device), &mut Ctx::new(&set)).unwrap();
+        let run = |model: &Model| {
+            let hidden = model.forward(input(&device), &mut Ctx::new(&set));
             let probe = Tensor::<3>::from_data(probe(hidden.dims()), &device);
             let gradients = (hidden.clone() * probe).sum().backward();
             (hidden.inner(), gradients_of(&set, &gradients))
@@ -140,12 +141,12 @@ fn decoders_compute_and_train_over_it_as_over_the_restored_floats() {
             .unwrap();
         set.activate("a").unwrap();
         let set = randomised(set, 3).train();
-        let run = |model: &CausalLm| {
+        let run = |model: &Model| {
             let rows: [&[u32]; 2] = [&[5, 8, 3, 9, 4], &[7, 2, 6, 1, 8]];
-            let input = CausalInput::padded(&rows, 0, PaddingSide::Right, &device);
+            let input = TextInput::padded(&rows, 0, PaddingSide::Right, &device);
             let mut cx = Ctx::new(&set);
-            let hidden = model.forward(input, &mut cx).unwrap();
-            let logits = model.logits(hidden, &mut cx);
+            let hidden = model.forward(input, &mut cx);
+            let logits = model.logits(hidden, &mut cx).unwrap();
             let probe = Tensor::<3>::from_data(probe(logits.dims()), &device);
             let gradients = (logits.clone() * probe).sum().backward();
             (logits.inner(), gradients_of(&set, &gradients))
@@ -173,8 +174,8 @@ fn a_random_model_repeats_with_its_seed_and_is_quantized_like_any_other() {
         intermediate_size: 32,
         ..BertConfig::default()
     };
-    let draw = |seed| Encoder::Bert(BertModel::random(config.clone(), seed, &device).unwrap());
-    let run = |model: &Encoder| model.forward(input(&device), &mut Ctx::plain()).unwrap().into_data();
+    let draw = |seed| Model::new(BertModel::random(config.clone(), seed, &device).unwrap());
+    let run = |model: &Model| model.forward(input(&device), &mut Ctx::plain()).into_data();
     let (mut one, same, other) = (draw(1), draw(1), draw(2));
     assert_eq!(run(&one), run(&same));
     assert_ne!(run(&one), run(&other));
@@ -215,11 +216,11 @@ fn merging_restores_the_layers_it_folds_into_and_resetting_quantizes_them_again(
         .unwrap();
     set.activate("a").unwrap();
     let set = randomised(set, 5);
-    let adapted = base.forward(input(&device), &mut Ctx::new(&set)).unwrap();
-    let plain = base.forward(input(&device), &mut Ctx::plain()).unwrap();
+    let adapted = base.forward(input(&device), &mut Ctx::new(&set));
+    let plain = base.forward(input(&device), &mut Ctx::plain());
     let mut model = base.clone();
     let merged = merge(&mut model, &set, "a", None).unwrap();
-    close(model.forward(input(&device), &mut Ctx::plain()).unwrap(), adapted, 1e-4);
+    close(model.forward(input(&device), &mut Ctx::plain()), adapted, 1e-4);
     let layers = set.attached("a").unwrap().layers().count();
     let floats = is_quantized(&model).into_iter().filter(|quantized| !quantized).count();
     assert_eq!(floats, layers);
@@ -230,15 +231,15 @@ fn merging_restores_the_layers_it_folds_into_and_resetting_quantizes_them_again(
     save_checkpoint(&model, &source, out.path()).unwrap();
     let again = Pretrained::open(out.path()).unwrap().encoder(&device).unwrap();
     close(
-        again.forward(input(&device), &mut Ctx::plain()).unwrap(),
-        model.forward(input(&device), &mut Ctx::plain()).unwrap(),
+        again.forward(input(&device), &mut Ctx::plain()),
+        model.forward(input(&device), &mut Ctx::plain()),
         1e-5,
     );
 
     merged.reset(&mut model);
     assert_eq!(is_quantized(&model), before);
     assert_eq!(
-        model.forward(input(&device), &mut Ctx::plain()).unwrap().into_data(),
+        model.forward(input(&device), &mut Ctx::plain()).into_data(),
         plain.into_data()
     );
 }
@@ -254,13 +255,13 @@ fn a_checkpoint_stored_in_int8_rows_loses_nothing() {
         .unwrap();
     assert!(is_quantized(&quantized).into_iter().all(|quantized| quantized));
     let ids = Tensor::<1, Int>::arange(1000..1012, &device).reshape([2, 6]);
-    let run = |model: &Encoder| {
-        let input = EncoderInput {
+    let run = |model: &Model| {
+        let input = TextInput {
             ids: ids.clone(),
             token_types: None,
             padding: None,
         };
-        model.forward(input, &mut Ctx::plain()).unwrap()
+        model.forward(input, &mut Ctx::plain())
     };
     close(run(&quantized), run(&floats), 2e-5);
 }

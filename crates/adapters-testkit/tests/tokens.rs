@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use adapters::core::{Format, Tensors};
-use adapters::models::{Encoder, EncoderInput, Pretrained};
+use adapters::models::{Model, Pretrained, TextInput};
 use adapters::store::{LoadOptions, load_adapter, read_json, read_safetensors, save_adapter, write_json};
 use adapters::{AdapterSet, Ctx, METHODS};
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -13,10 +13,10 @@ fn crate_dir() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn hidden(base: &Encoder, set: &AdapterSet, device: &Device) -> TensorData {
+fn hidden(base: &Model, set: &AdapterSet, device: &Device) -> TensorData {
     let (inputs, _) = read_safetensors(&crate_dir().join("golden/bert/inputs.safetensors")).unwrap();
     let mask = Tensor::<2, Int>::from_data(inputs["attention_mask"].clone(), device);
-    let input = EncoderInput {
+    let input = TextInput {
         ids: Tensor::from_data(inputs["input_ids"].clone(), device),
         token_types: None,
         padding: Some(mask.equal_elem(0)),

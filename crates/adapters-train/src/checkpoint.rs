@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
 use crate::recipe::Recipe;
-use crate::task::{Head, Learner};
+use crate::task_model::{TaskModel, head_names};
 
 /// Where a run stands. With the tensors beside it, everything a resumed run needs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -56,19 +56,19 @@ const HEADER: &str = "adapters.checkpoint";
 const OPTIMIZERS: [&str; 2] = ["optimizer/adapters", "optimizer/head"];
 
 /// Name of every trained parameter, by id: the storage name, not a Rust path.
-pub(crate) fn names(model: &Learner) -> HashMap<ParamId, String> {
+pub(crate) fn names(model: &TaskModel) -> HashMap<ParamId, String> {
     let set = model
         .adapted
         .set
         .params()
         .map(|p| (p.id, format!("{}/{}/{}", p.adapter, p.path(), p.param)));
-    let head = model.head.iter().flat_map(Head::names);
+    let head = model.head.iter().flat_map(head_names);
     let head = head.map(|(name, id)| (id, format!("head/{name}")));
     set.chain(head).collect()
 }
 
 /// The trained values of a model, on the host.
-pub(crate) fn values(model: &Learner) -> Values {
+pub(crate) fn values(model: &TaskModel) -> Values {
     struct Collect {
         names: HashMap<ParamId, String>,
         values: Values,
@@ -90,10 +90,10 @@ pub(crate) fn values(model: &Learner) -> Values {
 
 /// `model` with the values given, and with the ids given where there are some.
 pub(crate) fn with_values(
-    model: Learner,
+    model: TaskModel,
     values: &Values,
     ids: Option<&HashMap<String, u64>>,
-) -> Result<Learner, String> {
+) -> Result<TaskModel, String> {
     struct Put<'a> {
         names: HashMap<ParamId, String>,
         values: &'a Values,
@@ -147,7 +147,7 @@ pub(crate) struct Checkpoint {
 pub(crate) fn write(
     path: &Path,
     position: &Position,
-    model: &Learner,
+    model: &TaskModel,
     best: Option<&Values>,
     optimizers: &Optimizers,
     schedules: &[(String, Box<dyn TrainingSchedule>)],
@@ -229,7 +229,7 @@ impl Checkpoint {
     }
 
     /// Puts the checkpoint's values, ids and optimizer states in place.
-    pub fn apply(&self, model: Learner, optimizers: Optimizers) -> Result<(Learner, Optimizers), TrainError> {
+    pub fn apply(&self, model: TaskModel, optimizers: Optimizers) -> Result<(TaskModel, Optimizers), TrainError> {
         let failed = |reason: String| TrainError::Checkpoint {
             path: self.path.clone(),
             reason,

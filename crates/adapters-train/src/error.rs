@@ -89,7 +89,7 @@ pub enum TrainError {
     Adapter(#[from] adapters_core::Error),
     /// A file could not be read or written.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(StoreError),
     /// A file could not be written.
     #[error(transparent)]
     Write(#[from] AtomicWriteError),
@@ -99,4 +99,14 @@ pub enum TrainError {
     /// The curve could not be drawn.
     #[error(transparent)]
     Curve(#[from] CurveError),
+}
+
+impl From<StoreError> for TrainError {
+    /// An adapter that cannot be made or expressed is one error, whether or not a file was about to be written.
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Adapter(error) => Self::Adapter(error),
+            error => Self::Store(error),
+        }
+    }
 }

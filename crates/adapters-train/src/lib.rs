@@ -3,36 +3,38 @@
 mod attach;
 mod batches;
 mod checkpoint;
-mod completions;
 mod curve;
 mod data;
 mod drop_layers;
 mod error;
 mod evaluate;
-mod examples;
-mod leave;
-mod masking;
+mod export;
+mod fusion_run;
+mod inputs;
 mod optimizer;
-mod parts;
 mod recipe;
 mod recompute;
 mod report;
 mod run_files;
-mod task;
+mod task_model;
+mod tasks;
 mod trainer;
 
 pub use batches::{Order, epoch_batches, eval_batches};
 pub use curve::{Curve, CurveError, Shares, draw, draw_shares};
-pub use data::{DataError, Dataset, Example, Fields, Label, LabelKind, Labels};
+pub use data::{DataError, Fields, Labels, Record, Records};
 pub use drop_layers::DropLayers;
 pub use error::TrainError;
-pub use evaluate::{EncodedData, Evaluation, cross_entropy, evaluate, evaluate_head};
+pub use evaluate::{Evaluation, Outputs};
+pub use inputs::{ModelInput, hidden_states};
 pub use optimizer::{adamw, linear_schedule};
 pub use recipe::{
-    AdapterSection, Batching, DataSection, FusionSection, HeadKind, HeadSection, Keep, ModelSection, OutputSection,
-    Part, PartBy, Recipe, Template, TrainSection,
+    AdapterSection, Batching, DataSection, FusionSection, HeadSection, Keep, ModelSection, OutputSection, Part, PartBy,
+    Recipe, Template, TrainSection,
 };
 pub use recompute::LossGradients;
 pub use report::{Event, Outcome};
 pub use run_files::{MetricsLog, RunFileError, Summary, peak_rss_bytes};
+pub use task_model::TaskModel;
+pub use tasks::{Batch, OpenTask, TASKS, Task, TaskContext, TaskData, TaskKind, TaskName, TaskOptions};
 pub use trainer::{Run, train};

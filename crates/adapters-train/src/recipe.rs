@@ -1,14 +1,14 @@
 //! Recipes: a whole run as one TOML file.
 
-mod kinds;
-mod parts;
+mod fusion;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use adapters_core::Registry;
+use adapters_models::Pretrained;
+use adapters_models::heads::Pooling;
 use adapters_nn::Quantization;
-use adapters_store::Pooling;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -16,10 +16,10 @@ use crate::batches::Order;
 use crate::data::{Fields, Labels};
 use crate::drop_layers::DropLayers;
 use crate::error::TrainError;
+use crate::tasks::{TASKS, TaskName};
 
-pub use kinds::HeadKind;
-pub(crate) use parts::FUSION;
-pub use parts::{FusionSection, Part, PartBy};
+pub(crate) use fusion::FUSION;
+pub use fusion::{FusionSection, Part, PartBy};
 
 /// A run, as the file says it. Paths in the file are relative to its folder; [`Recipe::read`] makes them absolute.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -128,12 +128,13 @@ pub struct AdapterSection {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HeadSection {
-    /// What is learned.
-    pub kind: HeadKind,
+    /// The task.
+    pub kind: TaskName,
     /// Share of the tokens that are hidden, for `masked_lm`.
     pub mask_probability: f64,
-    /// `mean` over the tokens or the `first` token.
-    pub pooling: Pooling,
+    /// How hidden states become one vector; without it the mean for an encoder and the last token for others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pooling: Option<Pooling>,
     /// Dropout before the head, in training.
     pub dropout: f64,
 }
@@ -225,9 +226,9 @@ pub struct OutputSection {
 impl Default for HeadSection {
     fn default() -> Self {
         Self {
-            kind: HeadKind::default(),
+            kind: TaskName::default(),
             mask_probability: 0.15,
-            pooling: Pooling::Mean,
+            pooling: None,
             dropout: 0.1,
         }
     }
@@ -348,7 +349,7 @@ impl Recipe {
         if let Some((field, found)) = at_least_one.into_iter().find(|(_, value)| *value == 0) {
             return Err(value(field, "at least 1", found));
         }
-        self.check_kind()?;
+        self.check_task()?;
         let rates = [
             ("train.learning_rate", train.learning_rate),
             ("train.head_learning_rate", train.head_learning_rate.unwrap_or(1.0)),
@@ -395,6 +396,43 @@ impl Recipe {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Checks what only some tasks have.
+    fn check_task(&self) -> Result<(), TrainError> {
+        let (task, data) = (self.head.kind, &self.data);
+        if data.labels.count() < task.labels {
+            let expected = format!("at least {} for `head.kind` `{task}`", task.labels);
+            return Err(value("data.labels", &expected, data.labels.count()));
+        }
+        if data.pack && !task.packs {
+            let packing = TASKS.iter().filter(|task| task.packs).map(|task| task.name);
+            let packing = packing.collect::<Vec<_>>().join("`, `");
+            let expected = format!("false for `head.kind` `{task}`; only `{packing}` packs");
+            return Err(value("data.pack", &expected, true));
+        }
+        if let Some(template) = data.template.filter(|_| !task.is_generative) {
+            let expected = format!("none for `head.kind` `{task}`, which reads no prompts");
+            let found = format!("{template:?}").to_lowercase();
+            return Err(value("data.template", &expected, found));
+        }
+        if self.fusion.is_some() && task.is_generative {
+            let expected = "a task with a head, as `fusion.parts` shows what a fusion attends to in an encoder";
+            return Err(value("head.kind", expected, format!("`{task}`")));
+        }
+        Ok(())
+    }
+
+    /// Refuses a model that the task does not work on.
+    pub(crate) fn check_model(&self, pretrained: &Pretrained) -> Result<(), TrainError> {
+        let (task, kind) = (self.head.kind, pretrained.kind());
+        if task.models.contains(&kind) {
+            return Ok(());
+        }
+        let fitting = TASKS.iter().filter(|task| task.models.contains(&kind));
+        let fitting: Vec<String> = fitting.map(|task| format!("`{}`", task.name)).collect();
+        let expected = format!("{}, which work on a `{}`", fitting.join(", "), pretrained.model_type());
+        Err(value("head.kind", &expected, format!("`{task}`")))
     }
 
     /// How batches are made.

@@ -4,8 +4,8 @@
 //! without a graph and keeps what enters each block. Going back from the last one, a block is run again with a graph, and
 //! asked for the gradients of its parameters and of what entered it; then its graph is gone.
 
-use adapters_core::{AdapterSet, Ctx, Error};
-use adapters_models::{Blocks, Flow};
+use adapters_core::{AdapterSet, Ctx};
+use adapters_models::{Chain, Flow};
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{ElementConversion, Gradients, Tensor};
@@ -15,17 +15,17 @@ pub struct LossGradients {
     /// The loss.
     pub loss: f64,
     /// Of the adapters' parameters.
-    pub of_set: GradientsParams,
+    pub adapter_grads: GradientsParams,
     /// Of the head's.
-    pub of_head: GradientsParams,
+    pub head_grads: GradientsParams,
 }
 
 impl std::fmt::Debug for LossGradients {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LossGradients")
             .field("loss", &self.loss)
-            .field("of_set", &self.of_set.len())
-            .field("of_head", &self.of_head.len())
+            .field("adapter_grads", &self.adapter_grads.len())
+            .field("head_grads", &self.head_grads.len())
             .finish()
     }
 }
@@ -36,69 +36,64 @@ impl LossGradients {
         let mut gradients = loss.backward();
         Self {
             loss: loss.clone().into_scalar::<f32>().elem(),
-            of_set: GradientsParams::from_module(&mut gradients, set),
-            of_head: GradientsParams::from_module(&mut gradients, head),
+            adapter_grads: GradientsParams::from_module(&mut gradients, set),
+            head_grads: GradientsParams::from_module(&mut gradients, head),
         }
     }
 
     /// The same gradients, to the rounding of sums, with the memory of one block: a block runs twice.
     ///
-    /// `set` and `head` are on a device with autodiff, `model` on a plain one. `cx` is the context of the pass, over what is
+    /// `begin` begins the model's pass, twice. `set` and `head` are on a device with autodiff, the model on a plain one. `cx` is the context of the pass, over what is
     /// active in `set` and with the seed of its dropout; `loss` makes the loss of the last hidden state, and may go on with
     /// the context it is given.
     ///
-    /// # Errors
-    ///
-    /// Those of [`Ctx::begin`].
-    ///
     /// # Panics
     ///
-    /// As `model` and `loss`.
-    pub fn by_block<M: Blocks, H: Module>(
-        model: &M,
-        input: M::Input,
+    /// As `begin` and `loss`.
+    pub fn by_block<'m, H: Module>(
+        begin: impl Fn(&mut Ctx<'_>) -> Chain<'m>,
         set: &AdapterSet,
         head: &H,
         cx: &Ctx<'_>,
         loss: impl FnOnce(Tensor<3>, &mut Ctx<'_>) -> Tensor<1>,
-    ) -> Result<Self, Error> {
+    ) -> Self {
         let plain = set.valid();
         let mut forward = cx.resumed(&plain);
-        let staged = model.staged(input.clone(), &mut forward)?;
-        let mut entered = Vec::with_capacity(staged.blocks.len());
-        let mut flow = staged.entered;
-        for block in &staged.blocks {
+        let chain = begin(&mut forward);
+        let mut entered = Vec::with_capacity(chain.steps.len());
+        let mut flow = chain.entered;
+        for step in &chain.steps {
             entered.push((flow.clone(), forward.resumed(&plain)));
-            flow = block(flow, forward.hooks());
+            flow = step(flow, None, &mut forward);
         }
 
-        let mut of_set = GradientsAccumulator::new();
+        let mut adapter_grads = GradientsAccumulator::new();
         let mut collect = |gradients: &mut Gradients| {
-            of_set.accumulate(set, GradientsParams::from_module(gradients, set));
+            adapter_grads.accumulate(set, GradientsParams::from_module(gradients, set));
         };
         let last = leaf(flow);
         let value = loss(last.hidden.clone(), &mut forward.resumed(set));
         let mut gradients = value.backward();
         let mut upstream = Upstream::of(&last, &gradients);
         collect(&mut gradients);
-        let of_head = GradientsParams::from_module(&mut gradients, head);
+        let head_grads = GradientsParams::from_module(&mut gradients, head);
 
-        for (block, (flow, then)) in staged.blocks.iter().zip(entered).rev() {
+        for (step, (flow, then)) in chain.steps.iter().zip(entered).rev() {
             let flow = leaf(flow);
-            let output = block(flow.clone(), then.resumed(set).hooks());
+            let output = step(flow.clone(), None, &mut then.resumed(set));
             let mut gradients = upstream.along(output).backward();
             upstream = Upstream::of(&flow, &gradients);
             collect(&mut gradients);
         }
-        let begun = upstream.along(model.staged(input, &mut cx.resumed(set))?.entered);
+        let begun = upstream.along(begin(&mut cx.resumed(set)).entered);
         if begun.is_tracked() {
             collect(&mut begun.backward());
         }
-        Ok(Self {
+        Self {
             loss: value.into_scalar::<f32>().elem(),
-            of_set: of_set.grads(),
-            of_head,
-        })
+            adapter_grads: adapter_grads.grads(),
+            head_grads,
+        }
     }
 }
 
@@ -107,28 +102,28 @@ fn leaf(flow: Flow) -> Flow {
     let leaf = |x: Tensor<3>| Tensor::from_inner(x).require_grad();
     Flow {
         hidden: leaf(flow.hidden),
-        beside: flow.beside.map(leaf),
+        encoded: flow.encoded.map(leaf),
     }
 }
 
 /// The gradients of a flow; `None` for what the loss does not depend on.
 struct Upstream {
     hidden: Option<Tensor<3>>,
-    beside: Option<Tensor<3>>,
+    encoded: Option<Tensor<3>>,
 }
 
 impl Upstream {
     fn of(flow: &Flow, gradients: &Gradients) -> Self {
         Self {
             hidden: flow.hidden.grad(gradients),
-            beside: flow.beside.as_ref().and_then(|beside| beside.grad(gradients)),
+            encoded: flow.encoded.as_ref().and_then(|encoded| encoded.grad(gradients)),
         }
     }
 
     /// A number whose gradients are those of the loss, as far as they go through `flow`.
     fn along(self, flow: Flow) -> Tensor<1> {
         let device = flow.hidden.device();
-        let pairs = [(Some(flow.hidden), self.hidden), (flow.beside, self.beside)];
+        let pairs = [(Some(flow.hidden), self.hidden), (flow.encoded, self.encoded)];
         pairs
             .into_iter()
             .filter_map(|(x, gradient)| Some((x? * gradient?).sum()))

@@ -6,10 +6,9 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use adapters_core::{Adapted, Host, Registry, TrainingSchedule};
-use adapters_models::heads::HeadPooling;
-use adapters_models::{ClassificationHead, Head as FlexibleHead, HeadConfig, Model, Pretrained};
-use adapters_store::{Pooling, StoreError};
+use adapters_core::{Adapted, Regime, Registry};
+use adapters_models::{Head, Pretrained};
+use adapters_store::StoreError;
 use burn::module::Module;
 use burn::optim::GradientsAccumulator;
 use burn::tensor::Device;
@@ -21,14 +20,14 @@ use crate::checkpoint::{self, Best, Checkpoint, Optimizers, Position, Values};
 use crate::curve::{self, Curve};
 use crate::error::TrainError;
 use crate::evaluate::Evaluation;
-use crate::examples::Examples;
-use crate::leave::save_all;
+use crate::export::save_all;
+use crate::fusion_run::train_parts;
 use crate::optimizer::{adamw, clip, gradient_values, linear_schedule, split};
-use crate::parts::train_parts;
-use crate::recipe::{HeadKind, Keep, Recipe};
+use crate::recipe::{Keep, Recipe};
 use crate::report::{Event, Outcome};
 use crate::run_files::{MetricsLog, Summary, peak_rss_bytes};
-use crate::task::{Draws, Head, Learner};
+use crate::task_model::{PassSeed, TaskModel};
+use crate::tasks::{TaskContext, TaskData, TaskOptions};
 
 /// Files of a run folder.
 const CHECKPOINT: &str = "checkpoint.safetensors";
@@ -52,9 +51,9 @@ pub struct Run {
 
 /// Data and names a run needs throughout.
 struct Inputs {
-    train: Examples,
-    validation: Examples,
-    test: Option<Examples>,
+    train: Box<dyn TaskData>,
+    validation: Box<dyn TaskData>,
+    test: Option<Box<dyn TaskData>>,
     steps: u64,
     steps_per_epoch: u64,
     total_params: usize,
@@ -62,12 +61,12 @@ struct Inputs {
 
 /// Everything that changes while a run goes.
 struct State {
-    model: Learner,
+    model: TaskModel,
     optimizers: Optimizers,
     position: Position,
     best: Option<Values>,
     /// Schedules of the adapters that have one, by name.
-    schedules: Vec<(String, Box<dyn TrainingSchedule>)>,
+    regimes: Vec<(String, Box<dyn Regime>)>,
     /// The epoch whose batches are at hand, and those batches.
     epoch: Option<(u64, Vec<Vec<usize>>)>,
 }
@@ -110,8 +109,8 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
         (state.model, state.optimizers) = checkpoint.apply(state.model, state.optimizers)?;
         state.position = checkpoint.position;
         state.best = checkpoint.best;
-        for (name, regime) in &mut state.schedules {
-            regime.restore(checkpoint.schedules.remove(name).unwrap_or_default());
+        for (name, regime) in &mut state.regimes {
+            regime.restore(checkpoint.regimes.remove(name).unwrap_or_default());
         }
         stopped |= on_event(Event::Resumed {
             step: state.position.step,
@@ -140,7 +139,7 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
         if now.is_multiple_of(every) || now == inputs.steps {
             let (evaluation, best) = validate(run, &inputs, &mut state)?;
             metrics.push(&json!({
-                "step": now, "eval_loss": evaluation.loss, "eval_accuracy": evaluation.accuracy,
+                "step": now, "eval_loss": evaluation.loss, "eval_accuracy": evaluation.score,
             }))?;
             stopped |= on_event(Event::Evaluated {
                 step: now,
@@ -163,7 +162,7 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
                 &state.model,
                 state.best.as_ref(),
                 &state.optimizers,
-                &state.schedules,
+                &state.regimes,
             )?;
         }
     }
@@ -182,14 +181,25 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
     if let Some(dropout) = recipe.train.base_dropout {
         pretrained = pretrained.with_dropout(dropout);
     }
-    recipe.head.kind.check_model(&pretrained)?;
+    recipe.check_model(&pretrained)?;
     let model = pretrained.model(device)?;
     check_length(recipe, model.max_length(), 0)?;
     let tokenizer = pretrained.tokenizer(recipe.model.max_length)?;
-    let read = |path: &Path, part| Examples::read(recipe, path, part, &pretrained, &model, &tokenizer);
-    let train = read(&recipe.data.train, recipe.data.part)?;
-    let validation = read(&recipe.data.validation, None)?;
-    let test = recipe.data.test.as_deref().map(|path| read(path, None)).transpose()?;
+    let cx = TaskContext {
+        options: &TaskOptions::of(recipe),
+        pretrained: &pretrained,
+        model: &model,
+        tokenizer: &tokenizer,
+    };
+    let task = recipe.head.kind.open(&cx)?;
+    let train = task.read(&recipe.data.train, recipe.data.part, &cx)?;
+    let validation = task.read(&recipe.data.validation, None, &cx)?;
+    let test = recipe
+        .data
+        .test
+        .as_deref()
+        .map(|path| task.read(path, None, &cx))
+        .transpose()?;
     let batches = train.lengths().len().div_ceil(recipe.train.batch_size);
     let steps_per_epoch = batches.div_ceil(recipe.train.accumulate) as u64;
     let base_params = model.num_params();
@@ -198,22 +208,9 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
     let trained = attach(run, &mut adapted, &tokenizer)?;
     let taken = adapted.set.iter().map(|adapter| adapter.method().positions()).max();
     check_length(recipe, adapted.base.max_length(), taken.unwrap_or(0))?;
-    let head = match (recipe.head.kind, &*adapted.base) {
-        (HeadKind::Classification, base) => {
-            let (pooling, dropout, classes) = (recipe.head.pooling, recipe.head.dropout, recipe.data.labels.count());
-            let head = ClassificationHead::new(base.d_model(), classes, pooling, dropout, seed, device);
-            Some(Head::Classification(head))
-        }
-        (HeadKind::MaskedLm, Model::Encoder(encoder)) => {
-            let head = FlexibleHead::new(HeadConfig::masked_lm(), encoder, seed, device)?;
-            Some(Head::MaskedLm(head))
-        }
-        (HeadKind::Regression | HeadKind::MultiLabel, Model::Encoder(encoder)) => {
-            let head = FlexibleHead::new(text_head(recipe), encoder, seed, device)?;
-            Some(Head::Text(head))
-        }
-        // The model's own.
-        _ => None,
+    let head = match task.head() {
+        Some(config) => Some(Head::new(config, &*adapted.base, seed, device)?),
+        None => None,
     };
     if let Some(drop) = recipe
         .train
@@ -227,14 +224,14 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
         });
     }
     // The base stays on the plain device; only adapters and head enter autodiff.
-    let mut model = Learner { adapted, head }.train();
+    let mut model = TaskModel { adapted, head }.train();
     for name in &trained.frozen {
         model.adapted.set.set_trainable(name, false)?;
     }
     let steps = steps_per_epoch * recipe.train.epochs as u64;
     let training = model.adapted.set.iter().filter(|adapter| adapter.is_trainable());
-    let schedules = training
-        .filter_map(|adapter| Some((adapter.name().to_owned(), adapter.method().schedule(steps)?)))
+    let regimes = training
+        .filter_map(|adapter| Some((adapter.name().to_owned(), adapter.method().regime(steps)?)))
         .collect();
     let inputs = Inputs {
         validation,
@@ -260,27 +257,10 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
             ids: Default::default(),
         },
         best: None,
-        schedules,
+        regimes,
         epoch: None,
     };
     Ok((state, inputs, trained.report))
-}
-
-/// A head that says a number or several labels: one linear layer, as the classification head.
-fn text_head(recipe: &Recipe) -> HeadConfig {
-    let pooling = match recipe.head.pooling {
-        Pooling::Mean => HeadPooling::Mean,
-        Pooling::First => HeadPooling::First,
-    };
-    let labels = &recipe.data.labels;
-    let config = match recipe.head.kind {
-        HeadKind::Regression => HeadConfig::regression(pooling),
-        _ => HeadConfig::new(
-            adapters_models::heads::HeadKind::MultiLabel { pooling },
-            (0..labels.count()).map(|label| labels.name(label)),
-        ),
-    };
-    config.with_layers(1).with_dropout(recipe.head.dropout)
 }
 
 /// Refuses texts longer than the positions the model has, less those an adapter takes.
@@ -326,25 +306,25 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
         .map(|(indices, pass)| {
             let seed = pass_seed(train.seed, pass);
             let dropped_layers = train.drop_layers.map_or(0, |drop| drop.draw(seed));
-            let batch = model.batch(&inputs.train, indices, seed, &run.device);
-            (batch, Draws { seed, dropped_layers }, pass)
+            let batch = inputs.train.batch(indices, seed, &model.adapted.base, &run.device);
+            (batch, PassSeed { seed, dropped_layers }, pass)
         })
         .collect();
-    let predictions: usize = passes.iter().map(|(batch, ..)| batch.predictions()).sum();
+    let predictions: usize = passes.iter().map(|(batch, ..)| batch.predictions).sum();
 
     let mut of_set = GradientsAccumulator::new();
     let mut of_head = GradientsAccumulator::new();
     let mut mean_loss = 0.0;
-    for (batch, draws, pass) in passes {
+    for (batch, seed, pass) in passes {
         // What cools with training is told how long it has been trained.
         state.model.adapted.set.set_passes(pass);
         let model = &state.model;
         // Weighted by predictions, so that a step over many batches is the step over one large batch.
-        let share = batch.predictions() as f64 / predictions.max(1) as f64;
-        let pass = model.gradients(batch, share, draws, train.gradient_checkpointing)?;
+        let weight = batch.predictions as f64 / predictions.max(1) as f64;
+        let pass = model.gradients(&*inputs.train, &batch, weight, seed, train.gradient_checkpointing)?;
         mean_loss += pass.loss;
-        of_set.accumulate(&model.adapted.set, pass.of_set);
-        of_head.accumulate(&model.head, pass.of_head);
+        of_set.accumulate(&model.adapted.set, pass.adapter_grads);
+        of_head.accumulate(&model.head, pass.head_grads);
     }
     let (mut of_set, mut of_head) = (of_set.grads(), of_head.grads());
     if let Some(max_norm) = train.clip_norm {
@@ -360,7 +340,7 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
     let learning_rate = train.learning_rate * factor;
     let head_rate = train.head_learning_rate.unwrap_or(train.learning_rate) * factor;
     let mut set = std::mem::take(&mut state.model.adapted.set);
-    let gradients = match state.schedules.is_empty() {
+    let gradients = match state.regimes.is_empty() {
         true => HashMap::new(),
         false => gradient_values(&set, &of_set),
     };
@@ -374,7 +354,7 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
         set = state.optimizers.adapters.step(learning_rate * ratio, set, of_group);
     }
     set = state.optimizers.adapters.step(learning_rate, set, of_set);
-    for (name, regime) in &mut state.schedules {
+    for (name, regime) in &mut state.regimes {
         let adapter = set.attached(name)?;
         let of_adapter = adapter
             .params()
@@ -404,7 +384,7 @@ fn is_up_projection(param: &str) -> bool {
 }
 
 /// Parameters that train: the adapter's and the head's, not those of an adapter below.
-fn trainable_params(model: &Learner) -> usize {
+fn trainable_params(model: &TaskModel) -> usize {
     model.adapted.set.num_trainable_params() + model.head.num_params()
 }
 
@@ -420,19 +400,19 @@ fn pass_seed(seed: u64, pass: u64) -> u64 {
 /// Evaluates on the validation data and keeps the weights if they are the best so far.
 fn validate(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(Evaluation, bool), TrainError> {
     let batch_size = run.recipe.train.eval_batch_size;
-    let evaluation = state
-        .model
-        .valid()
-        .evaluate(&inputs.validation, batch_size, &run.device)?;
+    let evaluation = inputs
+        .validation
+        .evaluate(&state.model.valid(), batch_size, &run.device)?;
     let position = &mut state.position;
-    // A model that writes may get every token of a small file right long before it is sure of them.
-    let best = position.best.is_none_or(|best| match run.recipe.head.kind.writes() {
-        true => evaluation.loss < best.loss,
-        false => evaluation.accuracy > best.accuracy,
-    });
+    let best = position
+        .best
+        .is_none_or(|best| match run.recipe.head.kind.is_generative {
+            true => evaluation.loss < best.loss,
+            false => evaluation.score > best.accuracy,
+        });
     if best {
         position.best = Some(Best {
-            accuracy: evaluation.accuracy,
+            accuracy: evaluation.score,
             loss: evaluation.loss,
         });
         position.stale = 0;
@@ -464,7 +444,7 @@ fn finish(
     }
     .valid();
     let test = match &inputs.test {
-        Some(test) => Some(model.evaluate(test, recipe.train.eval_batch_size, &run.device)?),
+        Some(test) => Some(test.evaluate(&model, recipe.train.eval_batch_size, &run.device)?),
         None => None,
     };
     if let Some(evaluation) = &test {
@@ -477,7 +457,7 @@ fn finish(
     let (format, peft) = save_all(run, &model)?;
     draw_curve(run)?;
     let mut summary = Summary {
-        test_accuracy: test.as_ref().map(|t| t.accuracy),
+        test_accuracy: test.as_ref().map(|t| t.score),
         validation_accuracy: state.position.best.map(|best| best.accuracy),
         trainable_params,
         total_params: inputs.total_params,
@@ -490,6 +470,9 @@ fn finish(
         .extra
         .insert("adapter".to_owned(), recipe.adapter.name.clone().into());
     summary.extra.insert("seed".to_owned(), recipe.train.seed.into());
+    summary
+        .extra
+        .insert("metric".to_owned(), recipe.head.kind.metric.into());
     summary
         .extra
         .insert("test_loss".to_owned(), test.map(|t| t.loss).into());

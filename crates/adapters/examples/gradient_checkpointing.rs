@@ -11,7 +11,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use adapters::models::{EncoderInput, Pretrained};
+use adapters::models::{Pretrained, TextInput};
 use adapters::train::{LossGradients, peak_rss_bytes};
 use adapters::{AdapterSet, Ctx, Host, method};
 use burn::module::Module;
@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let set = set.train();
     let head: Linear = LinearConfig::new(model.d_model(), 2).init(&device).train();
     let ids: Vec<i64> = (0..batch * seq).map(|i| 1000 + (i * 7919 % 20000) as i64).collect();
-    let input = EncoderInput {
+    let input = TextInput {
         ids: Tensor::<2, Int>::from_data(TensorData::new(ids, [batch, seq]), &device),
         token_types: None,
         padding: None,
@@ -51,9 +51,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let loss = |hidden: Tensor<3>, _: &mut Ctx<'_>| head.forward(hidden.mean_dim(1)).square().mean();
         let mut cx = Ctx::new(&set).training(step);
         let pass = match by_block {
-            true => LossGradients::by_block(&model, input.clone(), &set, &head, &cx, loss)?,
+            true => LossGradients::by_block(|cx| model.chain(input.clone(), cx), &set, &head, &cx, loss),
             false => {
-                let hidden = model.forward(input.clone(), &mut cx)?;
+                let hidden = model.forward(input.clone(), &mut cx);
                 LossGradients::of(&loss(hidden, &mut cx), &set, &head)
             }
         };

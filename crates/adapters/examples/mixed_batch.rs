@@ -10,7 +10,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use adapters::models::{Encoder, EncoderInput, Pretrained};
+use adapters::models::{Model, Pretrained, TextInput};
 use adapters::{AdapterSet, Composition, Ctx, method};
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
@@ -57,7 +57,7 @@ impl Way {
         }
     }
 
-    fn run(&mut self, model: &Encoder, set: &AdapterSet, input: &EncoderInput) -> Result<(), adapters::Error> {
+    fn run(&mut self, model: &Model, set: &AdapterSet, input: &TextInput) -> Result<(), adapters::Error> {
         let active = self
             .composition
             .clone()
@@ -95,7 +95,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/all-MiniLM-L6-v2");
     let model = Pretrained::open(&dir)?.encoder(&device)?;
     let ids: Vec<i64> = (0..ROWS * SEQ).map(|i| 1000 + (i as i64 * 7919) % 20000).collect();
-    let input = EncoderInput {
+    let input = TextInput {
         ids: Tensor::<2, Int>::from_data(TensorData::new(ids, [ROWS, SEQ]), &device),
         token_types: None,
         padding: None,

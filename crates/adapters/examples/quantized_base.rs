@@ -17,8 +17,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use adapters::core::quantize;
+use adapters::models::FromCheckpoint;
 use adapters::models::bert::{BertConfig, BertModel};
-use adapters::models::{Encoder, EncoderInput, ModelError, Pretrained};
+use adapters::models::{Model, ModelError, Pretrained, TextInput};
 use adapters::nn::{Quantization, float_weight};
 use adapters::{AdapterSet, Ctx, Host, method};
 use burn::module::{Module, ModuleVisitor, Param};
@@ -29,7 +30,7 @@ const CONFIG: &str = "lora[r=8,alpha=16]";
 const MIB: f64 = (1 << 20) as f64;
 
 /// The model of the first argument: a checkpoint folder, or `random:LAYERSxWIDTH`.
-fn load(name: &str, device: &Device) -> Result<Encoder, ModelError> {
+fn load(name: &str, device: &Device) -> Result<Model, ModelError> {
     let Some(sizes) = name.strip_prefix("random:") else {
         return Pretrained::open(Path::new(name))?.encoder(device);
     };
@@ -42,11 +43,11 @@ fn load(name: &str, device: &Device) -> Result<Encoder, ModelError> {
         num_attention_heads: (width / 64).max(1),
         ..BertConfig::default()
     };
-    Ok(Encoder::Bert(BertModel::random(config, 0, device)?))
+    Ok(Model::new(BertModel::random(config, 0, device)?))
 }
 
 /// Bytes of a model's parameters.
-fn bytes(model: &Encoder) -> usize {
+fn bytes(model: &Model) -> usize {
     #[derive(Default)]
     struct Bytes(usize);
     impl ModuleVisitor for Bytes {
@@ -71,11 +72,11 @@ fn status(key: &str) -> f64 {
     kib.unwrap_or(f64::NAN) / 1024.0
 }
 
-fn input(device: &Device) -> EncoderInput {
+fn input(device: &Device) -> TextInput {
     let ids: Vec<i64> = (0..SHAPE[0] * SHAPE[1])
         .map(|i| (i * 7919 % 20_000) as i64 + 1000)
         .collect();
-    EncoderInput {
+    TextInput {
         ids: Tensor::<2, Int>::from_data(TensorData::new(ids, SHAPE), device),
         token_types: None,
         padding: None,
@@ -126,7 +127,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     if form != "float" {
         let floats = load(&name, &device)?;
-        let run = |model: &Encoder| model.forward(input(&device), &mut Ctx::plain());
+        let run = |model: &Model| model.forward(input(&device), &mut Ctx::plain());
         let (largest, mean) = apart(run(&model)?, run(&floats)?);
         println!("against the float base: hidden states differ by {largest:.2e} at most, {mean:.2e} on average");
         let weights = floats.sites().into_iter().filter_map(|info| {

@@ -14,8 +14,8 @@
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use adapters::core::{Role, SiteInfo, SiteKind, Stack};
-use adapters::{AdapterSet, Ctx, Error, ForPaths, Host, Site, method};
+use adapters::core::{LinearRole, Stack};
+use adapters::{AdapterSet, Ctx, Error, ForPaths, Host, Location, Sited, Sites, method};
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Distribution, Tensor};
@@ -25,24 +25,28 @@ const SHAPE: [usize; 2] = [4, 64];
 const WIDTHS: [usize; 3] = [384, 1024, 2048];
 const CONFIG: &str = "lora[r=8,alpha=16,attn_matrices=['q']]";
 
-#[derive(Module, Debug)]
+#[derive(Module, Sites, Debug)]
 struct Layers {
-    layers: Vec<Linear>,
+    layers: Vec<Sited<Linear>>,
 }
 
 impl Layers {
     fn new(width: usize, device: &Device) -> Self {
-        let layer = || LinearConfig::new(width, width).init(device);
+        let layer = |index| {
+            let (location, path) = (Location::layer(Stack::Encoder, index), format!("layers.{index}"));
+            let linear = LinearConfig::new(width, width).init(device);
+            Sited::new(location, LinearRole::Query, path, linear)
+        };
         Self {
-            layers: (0..LAYERS).map(|_| layer()).collect(),
+            layers: (0..LAYERS).map(layer).collect(),
         }
     }
 
     /// With hooks.
     fn forward(&self, x: Tensor<3>, cx: &mut Ctx<'_>) -> Result<Tensor<3>, Error> {
         let (hooks, x) = cx.begin(self, x)?;
-        let layers = self.layers.iter().enumerate();
-        Ok(layers.fold(x, |x, (index, layer)| hooks.linear(site(index), layer, x).tanh()))
+        let layers = self.layers.iter();
+        Ok(layers.fold(x, |x, layer| hooks.linear(layer, x).tanh()))
     }
 
     /// As anybody writes it.
@@ -51,34 +55,13 @@ impl Layers {
     }
 }
 
-const fn site(index: usize) -> Site {
-    Site::new(Stack::Encoder, index, Role::Query)
-}
-
 impl Host for Layers {
     fn architecture(&self) -> &str {
         "layers"
     }
-    fn class_name(&self) -> &str {
-        "Layers"
-    }
+
     fn d_model(&self) -> usize {
         self.layers[0].weight.dims()[0]
-    }
-    fn base_prefix(&self) -> &str {
-        ""
-    }
-    fn sites(&self) -> Vec<SiteInfo> {
-        let (d_in, d_out) = (self.d_model(), self.d_model());
-        let linear = SiteKind::Linear { d_in, d_out };
-        let info = |index| SiteInfo::new(site(index), linear, format!("layers.{index}"));
-        (0..LAYERS).map(info).collect()
-    }
-    fn linear(&self, site: Site) -> Option<&Linear> {
-        self.layers.get(site.layer?)
-    }
-    fn linear_mut(&mut self, site: Site) -> Option<&mut Linear> {
-        self.layers.get_mut(site.layer?)
     }
 }
 

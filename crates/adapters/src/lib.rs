@@ -5,8 +5,7 @@ mod methods;
 
 pub use adapters_core as core;
 pub use adapters_core::{
-    Adapted, AdapterSet, AnyMethod, AttachReport, Composition, Ctx, Error, Format, Frozen, Host, Method, MethodEntry,
-    Registry, Site, merge,
+    Adapted, AdapterSet, AnyMethod, AttachReport, Composition, Ctx, Error, Format, Frozen, Host, Location, Method, MethodEntry, Point, Registry, Site, Sited, Sites, merge,
 };
 pub use adapters_fusion as fusion;
 pub use adapters_nn as nn;
@@ -40,7 +39,7 @@ pub use adapters_train as train;
 pub mod prelude {
     pub use crate::{AdapterSet, Composition, Ctx, Format, METHODS, method};
     #[cfg(feature = "models")]
-    pub use adapters_models::{Encoder, EncoderInput, Pretrained};
+    pub use adapters_models::{Model, Pretrained, TextInput};
 }
 
 /// The README of the repository, so that its example compiles.

@@ -6,10 +6,11 @@
 use std::time::Instant;
 
 use adapters::core::Format;
-use adapters::models::{ClassificationHead, Encoded, EncoderInput, Pretrained, SequenceClassifier};
-use adapters::store::{LoadOptions, Pooling, load_adapter, save_adapter};
-use adapters::train::{adamw, cross_entropy, peak_rss_bytes};
-use adapters::{Adapted, AdapterSet, Host, METHODS, method};
+use adapters::models::heads::{HeadKind, Pooling, Scores, Targets};
+use adapters::models::{Encoded, Head, HeadConfig, Pretrained};
+use adapters::store::{LoadOptions, load_adapter, save_adapter};
+use adapters::train::{ModelInput, TaskModel, adamw, hidden_states, peak_rss_bytes};
+use adapters::{Adapted, AdapterSet, METHODS, method};
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{Int, Tensor, TensorData};
@@ -52,7 +53,7 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
         pretrained = pretrained.with_dropout(dropout);
     }
     pretrained = pretrained.with_quantization(args.quantize.and_then(QuantizeArg::quantization));
-    let mut adapted = Adapted::new(pretrained.encoder(&device)?);
+    let mut adapted = Adapted::new(pretrained.model(&device)?);
     if args.batch == 0 || args.seq == 0 || args.seq > adapted.base.max_length() || args.repeats == 0 {
         return Err(Failure::new(
             format!(
@@ -95,15 +96,18 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
             folder.path(),
             &mut set,
             &*adapted.base,
-            &METHODS,
+            METHODS,
             &LoadOptions::default(),
             &device,
         )?;
         Ok(())
     })?);
 
-    let head = ClassificationHead::new(adapted.base.d_model(), 2, Pooling::Mean, 0.0, 0, &device);
-    let mut model = SequenceClassifier { adapted, head };
+    let pooling = Pooling::Mean;
+    let config = HeadConfig::new(HeadKind::Classification { pooling }, ["0", "1"]);
+    let config = config.with_layers(1).with_dropout(0.0);
+    let head = Some(Head::new(config, &*adapted.base, 0, &device)?);
+    let mut model = TaskModel { adapted, head };
     let trainable_params = model.num_params();
     let vocab = model.adapted.base.vocab_size();
     let rows: Vec<Encoded> = (0..args.batch)
@@ -115,13 +119,15 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
         })
         .collect();
     let rows: Vec<&Encoded> = rows.iter().collect();
-    let input = EncoderInput::padded(&rows, model.adapted.base.pad_id(), &device);
+    let input = ModelInput::padded(&rows, &model.adapted.base, &device);
     let labels: Vec<i64> = (0..args.batch as i64).map(|row| row % 2).collect();
     let labels = Tensor::<1, Int>::from_data(TensorData::new(labels, [args.batch]), &device);
 
     let plain = model.valid();
     times.push(time("forward", &mut || {
-        let _ = plain.forward(input.clone(), None)?.into_data();
+        if let Scores::Rows(rows) = plain.scores(input.clone(), None)? {
+            let _ = rows.into_data();
+        }
         Ok(())
     })?);
     drop(plain);
@@ -133,8 +139,10 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
         let Some(mut model) = training.take() else {
             return Ok(());
         };
-        let logits = model.forward(input.clone(), Some(0))?;
-        let loss = cross_entropy(logits, labels.clone()).mean();
+        let scores = model.scores(input.clone(), Some(0))?;
+        let loss = model
+            .head()?
+            .loss(scores, Targets::Classes(labels.clone()), None, args.seq)?;
         let mut grads = loss.backward();
         let grads_set = GradientsParams::from_module(&mut grads, &model.adapted.set);
         let grads_head = GradientsParams::from_module(&mut grads, &model.head);
@@ -147,10 +155,10 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
 
     if let Some(model) = training {
         let set = model.valid().adapted.set;
-        let mut merged = pretrained.encoder(&device)?;
+        let mut merged = pretrained.model(&device)?;
         if adapters::merge(&mut merged, &set, "bench", None).is_ok() {
             times.push(time("merged forward", &mut || {
-                let _ = merged.forward(input.clone(), &mut adapters::Ctx::plain())?.into_data();
+                let _ = hidden_states(&merged, input.clone(), &mut adapters::Ctx::plain()).into_data();
                 Ok(())
             })?);
         }

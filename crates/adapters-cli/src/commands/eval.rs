@@ -2,7 +2,7 @@
 
 use adapters::core::Tensors;
 use adapters::store::write_safetensors;
-use adapters::train::{Dataset, EncodedData, Fields, LabelKind};
+use adapters::train::Records;
 use burn::tensor::TensorData;
 
 use crate::args::EvalArgs;
@@ -11,26 +11,34 @@ use crate::loading;
 
 /// Scores, prints the figures, writes the logits.
 pub fn run(args: EvalArgs) -> Result<(), Failure> {
-    let loaded = loading::model(&args.model)?;
-    let fields = Fields {
-        text: args.text_field,
-        label: args.label_field,
-        ..Fields::default()
-    };
-    let data = Dataset::read_as(loaded.label_kind, &args.data, &fields, &loaded.labels)?;
-    let encoded = EncodedData::new(&data, &loaded.tokenizer, loaded.model.base())?;
+    let mut loaded = loading::model(&args.model)?;
+    let fields = loaded.fields();
+    fields.text = args.text_field;
+    fields.label = args.label_field;
+    let records = Records::read(&args.data)?;
+    let data = loaded.examples(&records, true)?;
     eprintln!("{}", loaded.report);
-    let evaluation = loaded.model.evaluate(&encoded, args.batch, &loaded.device)?;
-    let figure = match loaded.label_kind {
-        LabelKind::Class | LabelKind::Several => "accuracy",
-        LabelKind::Number => "explained",
-    };
-    say!("{figure} {:.4}", evaluation.accuracy);
+    let evaluation = loaded.evaluate(&*data, args.batch)?;
+    say!("{} {:.4}", evaluation.metric, evaluation.score);
     say!("loss {:.4}", evaluation.loss);
-    say!("examples {}", data.len());
+    say!("examples {}", evaluation.outputs.len());
     if let Some(path) = &args.logits {
-        let shape = [data.len(), loaded.model.outputs()];
-        let values: Vec<f32> = evaluation.logits.into_iter().flatten().collect();
+        let width = evaluation.outputs.first().map_or(0, |outputs| outputs.values.len());
+        if evaluation.outputs.iter().any(|outputs| outputs.values.len() != width) {
+            return Err(Failure::new(
+                format!(
+                    "--logits is given, and {} has as many outputs as an input has tokens",
+                    loaded.task.name
+                ),
+                "leave it out for this task",
+            ));
+        }
+        let shape = [evaluation.outputs.len(), width];
+        let values: Vec<f32> = evaluation
+            .outputs
+            .into_iter()
+            .flat_map(|outputs| outputs.values)
+            .collect();
         let tensors = Tensors::from([("logits".to_owned(), TensorData::new(values, shape))]);
         write_safetensors(path, &tensors, [])?;
         eprintln!("wrote {}", path.display());

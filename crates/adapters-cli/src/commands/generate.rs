@@ -3,7 +3,9 @@
 use std::io::{Write, stdout};
 
 use adapters::Adapted;
-use adapters::models::{ChatTemplate, Generation, Message, Model, ModelError, Pretrained, Sampling, TextTokenizer};
+use adapters::models::{
+    ChatTemplate, Generation, Message, Model, ModelError, ModelKind, Pretrained, Sampling, TextTokenizer,
+};
 use adapters::store::Manifest;
 
 use crate::args::GenerateArgs;
@@ -38,15 +40,13 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
         cache: !args.no_cache,
         tasks: Vec::new(),
     };
-    let model = match pretrained.model(&device)? {
-        Model::Encoder(_) => {
-            return Err(Failure::new(
-                format!("`{}` has no next token", pretrained.model_type()),
-                "name a causal language model or an encoder-decoder with --model",
-            ));
-        }
-        model => model,
-    };
+    if !matches!(pretrained.kind(), ModelKind::CausalLm | ModelKind::EncoderDecoder) {
+        return Err(Failure::new(
+            format!("`{}` has no next token", pretrained.model_type()),
+            "name a causal language model or an encoder-decoder with --model",
+        ));
+    }
+    let model = pretrained.model(&device)?;
     let adapted = match &args.adapter {
         Some(adapter) => loading::adapted(model, adapter, args.allow_bin, &device)?.0,
         None => Adapted::new(model),
@@ -79,10 +79,9 @@ fn grow(
     mut on_token: impl FnMut(u32),
 ) -> Result<Vec<Vec<u32>>, ModelError> {
     let on_token = |_: usize, token: u32| on_token(token);
-    match &*adapted.base {
-        Model::CausalLm(lm) => generation.run(lm, &adapted.set, prompts, on_token),
-        Model::EncoderDecoder(model) => generation.answer(model, &adapted.set, prompts, on_token),
-        Model::Encoder(_) => Ok(Vec::new()),
+    match adapted.base.kind() {
+        ModelKind::EncoderDecoder => generation.answer(&adapted.base, &adapted.set, prompts, on_token),
+        _ => generation.run(&adapted.base, &adapted.set, prompts, on_token),
     }
 }
 

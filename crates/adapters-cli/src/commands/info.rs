@@ -90,11 +90,12 @@ fn adapter(args: &InfoArgs) -> Result<(), Failure> {
     );
     say!("base {} ({})", dir.display(), adapted.base.architecture());
     if let Some(head) = &manifest.head {
+        let field = |key: &str| head.config.get(key).and_then(|value| value.as_str()).unwrap_or("none");
         say!(
-            "head {} ({:?} pooling), classes {}",
+            "head {} ({}, {} pooling)",
             head.file,
-            head.pooling,
-            head.labels.join(", ")
+            field("head_type"),
+            field("pooling")
         );
     }
     if found.is_none() {

@@ -2,42 +2,80 @@
 
 use std::io::{Read, stdin};
 
-use adapters::train::{Dataset, EncodedData, Example, LabelKind};
+use adapters::train::{Fields, Records};
+use serde_json::{Map, Value, json};
 
 use crate::args::PredictArgs;
 use crate::failure::Failure;
 use crate::loading;
 
-/// Prints label, probability and text, one text a line.
+/// Prints one line for each input: the prediction, and the text it is for unless the prediction contains it.
 pub fn run(args: PredictArgs) -> Result<(), Failure> {
     let loaded = loading::model(&args.model)?;
-    let texts = if args.text.is_empty() { read_stdin()? } else { args.text };
-    let example = |text: &String| Example {
-        text: text.clone(),
-        text_pair: None,
-        label: None,
+    let (records, texts) = match &args.data {
+        Some(path) => (Records::read(path)?, None),
+        None => {
+            let (objects, texts) = inputs(&args)?;
+            (Records::of_objects(objects, "the command line"), Some(texts))
+        }
     };
-    let data = Dataset {
-        examples: texts.iter().map(example).collect(),
-        path: "the command line".into(),
-    };
-    let encoded = EncodedData::new(&data, &loaded.tokenizer, loaded.model.base())?;
-    let evaluation = loaded.model.evaluate(&encoded, 64, &loaded.device)?;
-    for (text, logits) in texts.iter().zip(&evaluation.logits) {
-        match loaded.label_kind {
-            LabelKind::Class => {
-                let (class, probability) = most_probable(logits);
-                say!("{}\t{probability:.4}\t{text}", loaded.labels.name(class));
-            }
-            LabelKind::Number => say!("{:.4}\t{text}", logits.first().copied().unwrap_or(f32::NAN)),
-            LabelKind::Several => {
-                let with = logits.iter().enumerate().filter(|(_, score)| **score > 0.0);
-                let names: Vec<String> = with.map(|(label, _)| loaded.labels.name(label)).collect();
-                say!("{}\t{text}", names.join("|"));
-            }
+    let data = loaded.examples(&records, false)?;
+    let evaluation = loaded.evaluate(&*data, args.batch)?;
+    for (index, outputs) in evaluation.outputs.iter().enumerate() {
+        let prediction = data.describe(index, outputs);
+        match texts
+            .as_ref()
+            .and_then(|texts| texts.get(index))
+            .filter(|_| !loaded.task.repeats_input)
+        {
+            Some(text) => say!("{prediction}\t{text}"),
+            None => say!("{prediction}"),
         }
     }
     Ok(())
+}
+
+/// The records that the arguments or standard input describe, and the texts to print next to the predictions.
+fn inputs(args: &PredictArgs) -> Result<(Vec<Map<String, Value>>, Vec<String>), Failure> {
+    let fields = Fields::default();
+    let object = |values: Vec<(&String, Value)>| -> Map<String, Value> {
+        values.into_iter().map(|(key, value)| (key.clone(), value)).collect()
+    };
+    match (&args.question, args.choice.as_slice(), args.text.as_slice()) {
+        (Some(question), [], [context]) => {
+            let record = object(vec![
+                (&fields.question, json!(question)),
+                (&fields.context, json!(context)),
+            ]);
+            return Ok((vec![record], Vec::new()));
+        }
+        (Some(question), choices @ [_, ..], context @ ([] | [_])) => {
+            let context = context.first().cloned().unwrap_or_default();
+            let record = object(vec![
+                (&fields.question, json!(question)),
+                (&fields.context, json!(context)),
+                (&fields.choices, json!(choices)),
+            ]);
+            return Ok((vec![record], Vec::new()));
+        }
+        (None, [], _) => {}
+        _ => {
+            return Err(Failure::new(
+                "--question stands with one --text, or with several --choice",
+                "name a file with --data for several questions",
+            ));
+        }
+    }
+    let texts = if args.text.is_empty() {
+        read_stdin()?
+    } else {
+        args.text.clone()
+    };
+    let record = |text: &String| {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        object(vec![(&fields.text, json!(text)), (&fields.words, json!(words))])
+    };
+    Ok((texts.iter().map(record).collect(), texts))
 }
 
 fn read_stdin() -> Result<Vec<String>, Failure> {
@@ -57,12 +95,4 @@ fn read_stdin() -> Result<Vec<String>, Failure> {
         ));
     }
     Ok(texts)
-}
-
-/// The class with the largest logit and its softmax.
-fn most_probable(logits: &[f32]) -> (usize, f32) {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f32 = logits.iter().map(|x| (x - max).exp()).sum();
-    let class = logits.iter().position(|x| *x == max).unwrap_or(0);
-    (class, sum.recip())
 }

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use adapters::METHODS;
-use adapters::train::{HeadKind, Recipe, Run, train};
+use adapters::train::{Recipe, Run, TaskKind, train};
 
 use crate::args::TrainArgs;
 use crate::failure::Failure;
@@ -31,11 +31,12 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
         ControlFlow::Continue(())
     })?;
 
-    let (dir, kind) = (outcome.dir.display(), run.recipe.head.kind);
+    let (dir, task): (_, &TaskKind) = (outcome.dir.display(), &run.recipe.head.kind);
     let summary = &outcome.summary;
     if let Some(accuracy) = summary.test_accuracy {
         say!(
-            "test accuracy {accuracy:.4} after {} steps in {:.0} s",
+            "test {} {accuracy:.4} after {} steps in {:.0} s",
+            task.metric,
             summary.steps,
             summary.seconds
         );
@@ -48,7 +49,7 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
     say!(
         "wrote {dir}/adapter          adapter ({} format), {}manifest",
         outcome.format,
-        if kind.writes() { "" } else { "head, " }
+        if task.is_generative { "" } else { "head, " }
     );
     match &outcome.peft {
         Ok(peft) if *peft == outcome.adapter => {}
@@ -58,17 +59,16 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
     say!("wrote {dir}/summary.json, metrics.jsonl, curve.svg, curve.png, recipe.toml");
     say!("");
     say!("next:");
-    if kind.writes() {
-        say!("  adapters generate --adapter {dir}/adapter --prompt TEXT");
-        return Ok(());
+    let adapter = format!("{dir}/adapter");
+    if let Some(test) = run
+        .recipe
+        .data
+        .test
+        .as_ref()
+        .filter(|_| task.next.starts_with("predict"))
+    {
+        say!("  adapters eval --adapter {adapter} --data {}", test.display());
     }
-    if kind == HeadKind::MaskedLm {
-        say!("  adapters train RECIPE --set adapter.stack_on={dir}/adapter");
-        return Ok(());
-    }
-    if let Some(test) = &run.recipe.data.test {
-        say!("  adapters eval --adapter {dir}/adapter --data {}", test.display());
-    }
-    say!("  adapters predict --adapter {dir}/adapter --text \"A film I would gladly see again.\"");
+    say!("  adapters {}", task.next.replace("{adapter}", &adapter));
     Ok(())
 }

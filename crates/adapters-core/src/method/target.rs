@@ -387,14 +387,14 @@ impl Selection {
 
 /// Whether any of the roles means this site. A fused projection is meant by each of its parts.
 fn meant(roles: &[Role], info: &SiteInfo) -> bool {
-    roles.iter().any(|role| info.place.holds(*role))
+    roles.iter().any(|role| info.hub_role.holds(*role))
 }
 
 fn select_roles(roles: &[Role], leave_out: &[usize], host: &dyn Host) -> Selection {
     let mut selection = Selection::default();
     let sites = host.sites();
     for role in roles {
-        if !sites.iter().any(|s| s.place.holds(*role)) {
+        if !sites.iter().any(|s| s.hub_role.holds(*role)) {
             selection.unmatched.push(role.to_string());
         }
     }

@@ -1,7 +1,7 @@
 //! The hooks a model calls at its sites.
 
 use burn::nn::{Embedding, LayerNorm, Linear};
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Bool, Int, Tensor};
 
 use crate::pass::call::Pass;
 use crate::pass::compose::At;
@@ -11,6 +11,7 @@ use crate::pass::state::{
     OutputState, TableState, Up,
 };
 use crate::site::Site;
+use crate::sited::{EmbeddingHook, KeyValueHook, OutputHook, Point, ResidualHook, Sited};
 use adapters_nn::ops;
 
 /// The hooks of a pass that has begun; [`Ctx::begin`](crate::Ctx::begin) returns them.
@@ -41,7 +42,15 @@ impl<'a> Hooks<'a> {
         self.first_position
     }
 
-    /// A linear layer at `site`: `layer(x)` and what the adapters add.
+    /// Goes on with the next stack of the model, in the same pass: from here on, adapters are told about this padding,
+    /// `[batch, seq]`, and nothing is inserted yet.
+    pub fn next_stack(&mut self, padding: Option<Tensor<2, Bool>>) {
+        self.pass.padding = padding;
+        self.pass.past = 0;
+        self.pass.inserted.clear();
+    }
+
+    /// A linear layer: `layer(x)` and what the adapters add.
     ///
     /// # Shapes
     ///
@@ -50,38 +59,38 @@ impl<'a> Hooks<'a> {
     /// # Panics
     ///
     /// Panics if the last axis of `x` is not `d_in`.
-    pub fn linear(&mut self, site: Site, layer: &Linear, x: Tensor<3>) -> Tensor<3> {
-        match self.at(site) {
+    pub fn linear(&mut self, layer: &Sited<Linear>, x: Tensor<3>) -> Tensor<3> {
+        match self.at(layer.site()) {
             None => ops::linear(layer, x),
             Some(at) => at.run(LinearState {
                 input: x,
-                layer: layer.clone(),
+                layer: Linear::clone(layer),
                 delta: None,
             }),
         }
     }
 
-    /// A normalization at `site`, with its own parameters or those of an adapter.
+    /// A normalization, with its own parameters or those of an adapter.
     ///
     /// # Shapes
     ///
     /// `[batch, seq, d_model]` to the same.
-    pub fn norm<N: Normalization>(&mut self, site: Site, norm: &N, x: Tensor<3>) -> Tensor<3> {
-        match self.adapted_norm(site, norm) {
+    pub fn norm<N: Normalization>(&mut self, norm: &Sited<N>, x: Tensor<3>) -> Tensor<3> {
+        match self.adapted_norm(norm) {
             None => norm.normalize(x),
             Some(adapted) => adapted.normalize(x),
         }
     }
 
     /// The normalization with the parameters of an adapter; `None` where none acts.
-    fn adapted_norm<N: Normalization>(&self, site: Site, norm: &N) -> Option<N> {
-        let at = self.at(site)?;
+    fn adapted_norm<N: Normalization>(&self, norm: &Sited<N>) -> Option<N> {
+        let at = self.at(norm.site())?;
         let NormWeight { weight, bias } = norm.parameters();
         let NormState { weight, bias } = at.run(NormState { weight, bias });
-        Some(norm.clone().with_parameters(NormWeight { weight, bias }))
+        Some(N::clone(norm).with_parameters(NormWeight { weight, bias }))
     }
 
-    /// Rows of an embedding table at `site`.
+    /// Rows of an embedding table.
     ///
     /// # Shapes
     ///
@@ -90,9 +99,9 @@ impl<'a> Hooks<'a> {
     /// # Panics
     ///
     /// Panics on an index outside the table.
-    pub fn lookup(&mut self, site: Site, table: &Embedding, ids: Tensor<2, Int>) -> Tensor<3> {
+    pub fn lookup(&mut self, table: &Sited<Embedding>, ids: Tensor<2, Int>) -> Tensor<3> {
         let output = table.forward(ids.clone());
-        match self.at(site) {
+        match self.at(table.site()) {
             None => output,
             Some(at) => at.run(TableState {
                 ids,
@@ -102,22 +111,21 @@ impl<'a> Hooks<'a> {
         }
     }
 
-    /// A block joining the residual stream at `site`: `norm(hidden + residual)`, without `norm` in pre-LN models. The
-    /// normalization comes with its own site.
+    /// A block joining the residual stream: `norm(hidden + residual)`, without `norm` in pre-LN models.
     ///
     /// # Shapes
     ///
     /// `[batch, seq, d_model]`, all three.
-    pub fn hidden(
+    pub fn residual(
         &mut self,
-        site: Site,
+        point: &Point<ResidualHook>,
         hidden: Tensor<3>,
         residual: Tensor<3>,
-        norm: Option<(Site, &LayerNorm)>,
+        norm: Option<&Sited<LayerNorm>>,
     ) -> Tensor<3> {
-        let adapted = norm.and_then(|(site, norm)| self.adapted_norm(site, norm));
-        let norm = adapted.as_ref().or(norm.map(|(_, norm)| norm));
-        match self.at(site) {
+        let adapted = norm.and_then(|norm| self.adapted_norm(norm));
+        let norm = adapted.as_ref().or(norm.map(|norm| &**norm));
+        match self.at(point.site()) {
             None => HiddenState::close(hidden, residual, norm),
             Some(at) => at.run(HiddenState {
                 block: hidden.clone(),
@@ -130,13 +138,13 @@ impl<'a> Hooks<'a> {
         }
     }
 
-    /// Keys and values of an attention at `site`, after position encoding: those of the whole sequence, past included.
+    /// Keys and values of an attention, after position encoding: those of the whole sequence, past included.
     ///
     /// # Shapes
     ///
     /// `[batch, heads, seq_k, d_head]`; an adapter may make `seq_k` longer, and the bias with it.
-    pub fn key_value(&mut self, site: Site, state: KeyValueState) -> KeyValueState {
-        match self.at(site) {
+    pub fn key_value(&mut self, point: &Point<KeyValueHook>, state: KeyValueState) -> KeyValueState {
+        match self.at(point.site()) {
             None => state,
             Some(at) => at.run(state),
         }
@@ -151,9 +159,9 @@ impl<'a> Hooks<'a> {
     /// # Shapes
     ///
     /// `[batch, seq, d_model]`
-    pub fn embedding(&mut self, site: Site, state: EmbeddingState) -> EmbeddingState {
+    pub fn embedding(&mut self, point: &Point<EmbeddingHook>, state: EmbeddingState) -> EmbeddingState {
         let before = state.inserted.len();
-        let state = match self.at(site) {
+        let state = match self.at(point.site()) {
             None => state,
             Some(at) => at.run(state),
         };
@@ -165,13 +173,13 @@ impl<'a> Hooks<'a> {
         state
     }
 
-    /// A hidden state as a whole at `site`: the output of a layer, or the input of the language-model head.
+    /// A hidden state as a whole: the output of a layer, or the input of the language-model head.
     ///
     /// # Shapes
     ///
     /// `[batch, seq, d_model] -> [batch, seq, d_model]`
-    pub fn output(&mut self, site: Site, hidden: Tensor<3>) -> Tensor<3> {
-        match self.at(site) {
+    pub fn output(&mut self, point: &Point<OutputHook>, hidden: Tensor<3>) -> Tensor<3> {
+        match self.at(point.site()) {
             None => hidden,
             Some(at) => {
                 let padding = self.pass.padding.clone();

@@ -2,14 +2,13 @@
 
 mod sampling;
 
-use adapters_core::{Active, AdapterSet, Ctx};
-use burn::module::Module;
+use adapters_core::{AdapterSet, Ctx};
 use burn::tensor::Tensor;
 
 use crate::cache::KeyValueCache;
-use crate::causal_lm::{CausalInput, CausalLm, PaddingSide};
-use crate::encoder_decoder::{DecoderCache, EncoderDecoder};
 use crate::error::ModelError;
+use crate::input::{PaddingSide, TextInput};
+use crate::model::Model;
 
 use sampling::Sampler;
 pub use sampling::Sampling;
@@ -65,7 +64,8 @@ impl Generation {
     ///
     /// # Errors
     ///
-    /// [`ModelError::Generation`] for a field out of its range, a prompt without tokens or beyond the longest input, and a
+    /// [`ModelError::WrongKind`] for a model that is no causal language model; [`ModelError::Generation`] for a field out of
+    /// its range, a prompt without tokens or beyond the longest input, and a
     /// composition that makes several outputs of one input; [`ModelError::Adapter`] for tasks the composition does not have
     /// and for shares of the batch or of the positions that are not those of the texts.
     ///
@@ -74,23 +74,25 @@ impl Generation {
     /// Panics if an id is outside the vocabulary.
     pub fn run(
         &self,
-        lm: &CausalLm,
+        model: &Model,
         set: &AdapterSet,
         prompts: &[&[u32]],
         on_token: impl FnMut(usize, u32),
     ) -> Result<Vec<Vec<u32>>, ModelError> {
+        let (lm, info) = (model.causal_lm()?, model.info());
         let prompt = self.check(set, prompts)?;
-        self.check_length(prompt, self.max_new_tokens, lm.max_length())?;
-        let device = lm.device();
-        let input = |rows: &[&[u32]]| CausalInput::padded(rows, lm.pad_id(), PaddingSide::Left, &device);
+        self.check_length(prompt, self.max_new_tokens, info.max_length)?;
+        let device = model.device();
+        let input = |rows: &[&[u32]]| TextInput::padded(rows, info.pad_id, PaddingSide::Left, &device);
         let mut cache = self.caches(set).then(KeyValueCache::new);
         let rows = prompts.iter().map(|prompt| prompt.to_vec()).collect();
-        self.grow(rows, lm.pad_id(), on_token, |step, rows| {
+        self.grow(rows, info.pad_id, on_token, |step, rows| {
             let rows = unseen(rows, step, cache.is_some());
-            let mut cx = self.context(set)?.generating(prompt);
+            let positions = rows.iter().map(|row| row.len()).max().unwrap_or(0);
+            let mut cx = self.context(set, rows.len(), positions)?.generating(prompt);
             let hidden = match &mut cache {
-                Some(cache) => lm.forward_cached(input(&rows), cache, &mut cx)?,
-                None => lm.forward(input(&rows), &mut cx)?,
+                Some(cache) => lm.forward_cached(input(&rows), cache, &mut cx),
+                None => lm.forward(input(&rows), &mut cx),
             };
             let [_, seq, _] = hidden.dims();
             Ok(lm.logits(hidden.slice_dim(1, seq - 1..seq), &mut cx))
@@ -109,28 +111,30 @@ impl Generation {
     /// As [`run`](Self::run).
     pub fn answer(
         &self,
-        model: &EncoderDecoder,
+        model: &Model,
         set: &AdapterSet,
         texts: &[&[u32]],
         on_token: impl FnMut(usize, u32),
     ) -> Result<Vec<Vec<u32>>, ModelError> {
+        let (device, info) = (model.device(), model.info());
+        let model = model.encoder_decoder()?;
         let longest = self.check(set, texts)?;
-        self.check_length(longest, 0, model.max_length())?;
-        self.check_length(1, self.max_new_tokens, model.max_length())?;
-        let device = model.devices().first().cloned().unwrap_or_default();
-        let input = |rows: &[&[u32]]| CausalInput::padded(rows, model.pad_id(), PaddingSide::Right, &device);
+        self.check_length(longest, 0, info.max_length)?;
+        self.check_length(1, self.max_new_tokens, info.max_length)?;
+        let input = |rows: &[&[u32]]| TextInput::padded(rows, info.pad_id, PaddingSide::Right, &device);
         let text = input(texts);
         // Always said, for it tells adapters how long the texts are.
         let none = || Tensor::full([texts.len(), longest], false, &device);
         let padding = text.padding.unwrap_or_else(none);
-        let mut cx = self.context(set)?;
-        let encoded = model.encode(text.ids, Some(padding), &mut cx)?;
-        let mut cache = self.caches(set).then(DecoderCache::new);
+        let mut cx = self.context(set, texts.len(), longest)?;
+        let encoded = model.encode(text.ids, Some(padding), &mut cx);
+        let mut cache = self.caches(set).then(KeyValueCache::new);
         let rows = vec![vec![model.start_id() as u32]; texts.len()];
-        self.grow(rows, model.pad_id(), on_token, |step, rows| {
+        self.grow(rows, info.pad_id, on_token, |step, rows| {
             let rows = unseen(rows, step, cache.is_some());
-            let mut cx = self.context(set)?;
-            let hidden = model.decode(input(&rows).ids, &encoded, cache.as_mut(), &mut cx)?;
+            let positions = rows.iter().map(|row| row.len()).max().unwrap_or(0);
+            let mut cx = self.context(set, rows.len(), positions)?;
+            let hidden = model.decode(input(&rows).ids, &encoded, cache.as_mut(), &mut cx);
             let [_, seq, _] = hidden.dims();
             Ok(model.logits(hidden.slice_dim(1, seq - 1..seq), &mut cx))
         })
@@ -142,8 +146,12 @@ impl Generation {
     }
 
     /// The context of one pass.
-    fn context<'s>(&self, set: &'s AdapterSet) -> Result<Ctx<'s>, ModelError> {
-        Ok(Ctx::new(set).with_tasks(self.tasks.iter().copied())?)
+    fn context<'s>(&self, set: &'s AdapterSet, rows: usize, positions: usize) -> Result<Ctx<'s>, ModelError> {
+        let mut cx = Ctx::new(set);
+        if !self.tasks.is_empty() {
+            cx = cx.with_tasks(self.tasks.iter().copied())?;
+        }
+        Ok(cx.for_input(rows, positions)?)
     }
 
     /// Makes `rows` longer, token by token; what each grew by. `scores` are those of the token after each row,
@@ -201,7 +209,7 @@ impl Generation {
         if texts.iter().any(|text| text.is_empty()) || texts.is_empty() {
             return Err(refuse("prompts", "at least one token in each", "none".to_owned()));
         }
-        let outputs = set.active().map_or(1, Active::replicas);
+        let outputs = Ctx::new(set).replicas();
         if outputs > 1 {
             return Err(refuse("composition", "one output a text", outputs.to_string()));
         }

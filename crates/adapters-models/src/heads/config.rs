@@ -8,39 +8,27 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::error::ModelError;
+use crate::heads::{HeadBase, Pooling};
 
-/// How the hidden states of a sequence become the one vector a head reads.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum HeadPooling {
-    /// The first position, as the reference does.
-    #[default]
-    First,
-    /// The pooler of the model (`use_pooler`).
-    Pooler,
-    /// The mean over the positions that are not padding. Not in the reference: its files then have a key `pooling`, which it
-    /// refuses.
-    Mean,
-}
-
-/// What a head tells.
+/// What a head predicts, with the options that only this kind has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeadKind {
     /// One class of a text; with a single label a number (regression).
     Classification {
         /// What it reads.
-        pooling: HeadPooling,
+        pooling: Pooling,
     },
     /// Which of several labels a text has.
     MultiLabel {
         /// What it reads.
-        pooling: HeadPooling,
+        pooling: Pooling,
     },
     /// Which of several texts is the right one. The texts of a question are neighboring rows.
     MultipleChoice {
         /// Texts to choose from.
         choices: usize,
         /// What it reads.
-        pooling: HeadPooling,
+        pooling: Pooling,
     },
     /// A class of every token.
     Tagging,
@@ -93,7 +81,7 @@ impl HeadKind {
     }
 
     /// What a head of a whole text reads; `None` where it reads every position.
-    pub fn pooling(&self) -> Option<HeadPooling> {
+    pub fn pooling(&self) -> Option<Pooling> {
         match self {
             Self::Classification { pooling } | Self::MultiLabel { pooling } | Self::MultipleChoice { pooling, .. } => {
                 Some(*pooling)
@@ -182,7 +170,7 @@ impl HeadConfig {
     }
 
     /// A number for a text: a classification head with one output.
-    pub fn regression(pooling: HeadPooling) -> Self {
+    pub fn regression(pooling: Pooling) -> Self {
         Self::new(HeadKind::Classification { pooling }, numbered(1))
     }
 
@@ -287,14 +275,18 @@ impl HeadConfig {
     /// # Errors
     ///
     /// [`ModelError::Config`] naming the field.
-    pub(super) fn from_fields(mut fields: Map<String, Value>, path: &Path) -> Result<Self, ModelError> {
+    pub(super) fn from_fields(
+        mut fields: Map<String, Value>,
+        default_pooling: Pooling,
+        path: &Path,
+    ) -> Result<Self, ModelError> {
         let mut read = Fields {
             fields: &mut fields,
             path,
         };
         let found: String = read.take("head_type")?.unwrap_or_default();
         let labels = read.labels()?;
-        let pooling = read.pooling()?;
+        let pooling = read.pooling(default_pooling)?;
         let (count, choices) = (read.take::<usize>("num_labels")?, read.take::<usize>("num_choices")?);
         let language_model = |read: &mut Fields<'_>, objective, norm, shift| {
             Ok::<_, ModelError>(HeadKind::LanguageModel {
@@ -351,7 +343,7 @@ impl HeadConfig {
     }
 
     /// The `config` object of a `head_config.json`, in the reference's keys.
-    pub(super) fn to_fields(&self, vocab_size: usize, d_model: usize) -> Map<String, Value> {
+    pub(super) fn to_fields(&self, base: &impl HeadBase) -> Map<String, Value> {
         let mut fields = self.extra.clone();
         let mut put = |key: &str, value: Value| fields.insert(key.to_owned(), value);
         put("head_type", self.kind.name().into());
@@ -363,8 +355,8 @@ impl HeadConfig {
                 shift_labels,
                 ..
             } => {
-                put("vocab_size", vocab_size.into());
-                put("embedding_size", d_model.into());
+                put("vocab_size", base.vocab_size().into());
+                put("embedding_size", base.d_model().into());
                 put("layer_norm", layer_norm.into());
                 put("shift_labels", shift_labels.into());
                 put("label2id", Value::Null);
@@ -381,9 +373,9 @@ impl HeadConfig {
             put("label2id", Value::Object(ids.collect()));
         }
         if let Some(pooling) = self.kind.pooling() {
-            put("use_pooler", (pooling == HeadPooling::Pooler).into());
-            if pooling == HeadPooling::Mean {
-                put("pooling", "mean".into());
+            put("use_pooler", (pooling == Pooling::Pooler).into());
+            if pooling != Pooling::Pooler && pooling != base.default_pooling() {
+                put("pooling", serde_json::to_value(pooling).unwrap_or_default());
             }
         }
         if self.kind.has_bias_option() {
@@ -446,13 +438,9 @@ impl Fields<'_> {
         Ok(Some(labels.into_iter().flatten().collect()))
     }
 
-    fn pooling(&mut self) -> Result<HeadPooling, ModelError> {
+    fn pooling(&mut self, default: Pooling) -> Result<Pooling, ModelError> {
         let pooler = self.take::<bool>("use_pooler")?.unwrap_or(false);
-        match self.take::<String>("pooling")?.as_deref() {
-            None if pooler => Ok(HeadPooling::Pooler),
-            None => Ok(HeadPooling::First),
-            Some("mean") => Ok(HeadPooling::Mean),
-            Some(other) => Err(refused(self.path, "pooling", "`mean`", other)),
-        }
+        let named = self.take::<Pooling>("pooling")?;
+        Ok(named.unwrap_or(if pooler { Pooling::Pooler } else { default }))
     }
 }

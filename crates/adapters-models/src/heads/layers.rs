@@ -13,10 +13,10 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use crate::encoder::Encoder;
 use crate::error::ModelError;
 use crate::heads::config::{HeadConfig, HeadKind};
 use crate::heads::{HeadBase, fits};
+use crate::model::Model;
 use crate::weights::Weights;
 
 /// A prediction head: [`HeadConfig`] says which, [`forward`](Self::forward) what it computes.
@@ -63,7 +63,7 @@ impl Head {
         fits(&config, base, path)?;
         let (d, outputs) = (base.d_model(), config.outputs(base.vocab_size()));
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        rng.set_stream(u64::MAX - 1);
+        rng.set_stream(u64::MAX);
         let zeros = |size: usize| Param::from_tensor(Tensor::<1>::zeros([size], device));
         let mut matrix =
             |shape| Param::from_tensor(Tensor::<2>::from_data(draw::normal(&mut rng, shape, 0.02), device));
@@ -92,8 +92,8 @@ impl Head {
     /// # Errors
     ///
     /// [`ModelError::Store`] listing what is missing: many checkpoints come without this head.
-    pub fn from_checkpoint(dir: &Path, encoder: &Encoder, flexible: bool, device: &Device) -> Result<Self, ModelError> {
-        let config = HeadConfig::masked_lm().with_activation(Some(encoder.activation_name()));
+    pub fn from_checkpoint(dir: &Path, encoder: &Model, flexible: bool, device: &Device) -> Result<Self, ModelError> {
+        let config = HeadConfig::masked_lm().with_activation(Some(&encoder.info().activation));
         let activation = config.check(&dir.join("config.json"))?;
         let (d, vocab) = (encoder.d_model(), encoder.vocab_size());
         let mut w = Weights::read(dir, "cls.predictions.", device)?;
@@ -129,7 +129,27 @@ impl Head {
         }
     }
 
-    /// What it computes.
+    /// With parameters that train: those read from a file are frozen as a checkpoint's.
+    pub(super) fn trainable(self) -> Self {
+        struct Unfreeze;
+        impl ModuleMapper for Unfreeze {
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                param.set_require_grad(true)
+            }
+        }
+        self.map(&mut Unfreeze)
+    }
+
+    /// With these names of its labels, where there are as many.
+    #[must_use]
+    pub fn with_labels(mut self, labels: &[String]) -> Self {
+        if labels.len() == self.config.labels.len() {
+            self.config.labels = labels.to_vec();
+        }
+        self
+    }
+
+    /// Its configuration.
     pub fn config(&self) -> &HeadConfig {
         &self.config
     }

@@ -1,15 +1,17 @@
-//! What a head is asked for and what it should have said: its scores, targets and losses.
+//! Outputs of heads, their targets, and the loss between the two.
 
+use adapters_core::Ctx;
 use burn::tensor::{Bool, Int, Tensor, activation};
 
 use crate::error::ModelError;
 use crate::heads::Head;
 use crate::heads::config::HeadKind;
+use crate::heads::pooling::text_positions;
 
 /// The id of a token that is not to be scored, as in the reference.
 pub const IGNORED: i64 = -100;
 
-/// What a head says.
+/// Outputs of a head.
 #[derive(Clone, Debug)]
 #[allow(clippy::large_enum_variant)] // One a pass.
 pub enum Scores {
@@ -26,7 +28,7 @@ pub enum Scores {
     },
 }
 
-/// What a head should say.
+/// Targets of a head.
 #[derive(Clone, Debug)]
 #[allow(clippy::large_enum_variant)] // One a pass.
 pub enum Targets {
@@ -47,6 +49,28 @@ pub enum Targets {
     },
 }
 
+impl Scores {
+    /// The scores of the text's tokens alone, without those of positions that an adapter inserted in the pass of `cx`.
+    #[must_use]
+    pub fn of_text(self, cx: &Ctx<'_>) -> Self {
+        let cut = |scores: Tensor<2>| match text_positions(&scores, cx.pass()) {
+            Some(kept) => scores.select(1, kept),
+            None => scores,
+        };
+        match self {
+            Self::Rows(rows) => Self::Rows(rows),
+            Self::Tokens(scores) => Self::Tokens(match text_positions(&scores, cx.pass()) {
+                Some(kept) => scores.select(1, kept),
+                None => scores,
+            }),
+            Self::Spans { start, end } => Self::Spans {
+                start: cut(start),
+                end: cut(end),
+            },
+        }
+    }
+}
+
 impl Targets {
     fn name(&self) -> &'static str {
         match self {
@@ -60,7 +84,7 @@ impl Targets {
 }
 
 impl Head {
-    /// Mean loss of what this head said, over all that is scored.
+    /// Mean loss of the outputs of this head, over all that is scored.
     ///
     /// | head | loss |
     /// |---|---|
@@ -142,8 +166,12 @@ impl Head {
     }
 }
 
-/// `log sum_j exp(x_j) - x_y` of each row, `[rows, classes]` and `[rows]` to `[rows]`.
-fn cross_entropy(scores: Tensor<2>, classes: Tensor<1, Int>) -> Tensor<1> {
+/// Cross entropy `log sum_j exp(x_j) - x_y` of each row, `[rows, classes]` and `[rows]` to `[rows]`.
+///
+/// # Panics
+///
+/// Panics on a class outside the scores.
+pub fn cross_entropy(scores: Tensor<2>, classes: Tensor<1, Int>) -> Tensor<1> {
     let [rows, _] = scores.dims();
     let picked = activation::log_softmax(scores, 1).gather(1, classes.reshape([rows, 1]));
     picked.reshape([rows]).neg()

@@ -1,85 +1,40 @@
 //! Prediction heads in the reference's layers and files: what turns hidden states into answers.
 //!
-//! A head is a short stack of linear layers over the last hidden states: `W_n act(.. act(W_1 h + b_1)) + b_n`. It reads one
-//! vector a text or every position, as its [`HeadKind`] says. Several heads live side by side in [`Heads`], and [`Routing`]
-//! says which rows of a batch go to which.
+//! A head is a short stack of linear layers over the last hidden states: `W_n act(.. act(W_1 h + b_1)) + b_n`. Depending on its
+//! [`HeadKind`] it reads one vector a text, which [`Pooling`] makes, or every position. It works on every model that is a
+//! [`HeadBase`]: an encoder, a decoder, or an encoder-decoder, whose decoder then reads the text shifted by one position.
+//! [`Heads`] holds several heads by name, and [`Routing`] assigns the rows of a batch to them.
+//!
+//! Each file format has one codec: AdapterHub's head files (`Head::save`, `Head::load`), peft's `modules_to_save`
+//! (`Head::save_peft`, `Head::load_peft`) and this library's manifest (`Head::save_manifest`, `Head::load_manifest`).
 
+mod adapterhub;
+mod base;
 mod config;
-mod files;
 mod layers;
 mod loss;
+mod manifest;
 mod named;
+mod peft;
+mod pooling;
 mod setup;
 
 use std::path::Path;
 
-use adapters_core::{Ctx, Host, Site};
+use adapters_core::Ctx;
 use burn::tensor::{Bool, Tensor};
 
-pub use config::{HeadConfig, HeadKind, HeadPooling, Objective};
+pub use base::HeadBase;
+pub use config::{HeadConfig, HeadKind, Objective};
 pub use layers::Head;
-pub use loss::{IGNORED, Scores, Targets};
+pub use loss::{IGNORED, Scores, Targets, cross_entropy};
 pub use named::{Heads, NamedHead, Routing};
+pub use pooling::Pooling;
 
-use crate::encoder::Encoder;
 use crate::error::ModelError;
 
-/// What a head needs of the model below it.
-pub trait HeadBase: Host {
-    /// Tokens in the vocabulary.
-    fn vocab_size(&self) -> usize;
-
-    /// Epsilon of the layer normalizations.
-    fn norm_epsilon(&self) -> f64;
-
-    /// Dropout probability of a head that names none.
-    fn head_dropout(&self) -> f64;
-
-    /// The word embeddings, `[vocab, d_model]`, to which a language model's last layer is tied.
-    fn word_embeddings(&self) -> Tensor<2>;
-
-    /// Where adapters act on the embeddings.
-    fn embedding_site(&self) -> Site;
-
-    /// What the model's pooler makes of its hidden states, `[batch, seq, d_model] -> [batch, d_model]`; `None` without one.
-    fn pool(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Option<Tensor<2>>;
-
-    /// Whether it has a pooler.
-    fn has_pooler(&self) -> bool;
-}
-
-impl HeadBase for Encoder {
-    fn vocab_size(&self) -> usize {
-        Encoder::vocab_size(self)
-    }
-
-    fn norm_epsilon(&self) -> f64 {
-        Encoder::norm_epsilon(self)
-    }
-
-    fn head_dropout(&self) -> f64 {
-        Encoder::head_dropout(self)
-    }
-
-    fn word_embeddings(&self) -> Tensor<2> {
-        Encoder::word_embeddings(self)
-    }
-
-    fn embedding_site(&self) -> Site {
-        Encoder::embedding_site(self)
-    }
-
-    fn pool(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Option<Tensor<2>> {
-        Encoder::pool(self, hidden, cx)
-    }
-
-    fn has_pooler(&self) -> bool {
-        Encoder::has_pooler(self)
-    }
-}
-
 impl Head {
-    /// What this head says of the last hidden states.
+    /// The outputs of this head for the last hidden states.
     ///
     /// # Shapes
     ///
@@ -98,13 +53,7 @@ impl Head {
     ) -> Scores {
         let hidden = match self.config().kind.pooling() {
             None => hidden,
-            Some(HeadPooling::First) => hidden.slice_dim(1, 0..1),
-            Some(HeadPooling::Mean) => masked_mean(hidden, padding).unsqueeze_dim(1),
-            Some(HeadPooling::Pooler) => {
-                let pooled = base.pool(hidden, cx);
-                // Building and loading have made sure of it.
-                pooled.expect("the model has a pooler").unsqueeze_dim(1)
-            }
+            Some(pooling) => pooling.forward(hidden, padding, base, cx),
         };
         let scores = self.scores(hidden, base, cx);
         match self.config().kind {
@@ -122,23 +71,10 @@ impl Head {
     }
 }
 
-/// Mean over the positions that are not padding, `[batch, seq, d_model] -> [batch, d_model]`.
-pub(crate) fn masked_mean(hidden: Tensor<3>, padding: Option<Tensor<2, Bool>>) -> Tensor<2> {
-    match padding {
-        None => hidden.mean_dim(1).squeeze_dim(1),
-        Some(padding) => {
-            let keep = padding.bool_not().float();
-            let count = keep.clone().sum_dim(1);
-            let sum = (hidden * keep.unsqueeze_dim(2)).sum_dim(1).squeeze_dim::<2>(1);
-            sum / count
-        }
-    }
-}
-
 /// Refuses a head that the model has nothing for.
 fn fits(config: &HeadConfig, base: &impl HeadBase, path: &Path) -> Result<(), ModelError> {
     match config.kind.pooling() {
-        Some(HeadPooling::Pooler) if !base.has_pooler() => Err(config::refused(
+        Some(Pooling::Pooler) if !base.has_pooler() => Err(config::refused(
             path,
             "use_pooler",
             "false: this checkpoint has no pooler",

@@ -1,9 +1,7 @@
 //! The relative position bias: a learned number for each distance between query and key.
 
-use adapters_core::{Hooks, Stack};
+use burn::nn::Embedding;
 use burn::tensor::{Int, Tensor, TensorData};
-
-use crate::t5::T5Stack;
 
 /// How distances fall into buckets.
 #[derive(Clone, Copy, Debug)]
@@ -37,37 +35,14 @@ impl Buckets {
     }
 }
 
-impl T5Stack {
-    /// The distances of a pass, of `queries` positions behind `past` others.
-    pub(super) fn distances(&self, queries: usize, past: usize, cx: &Hooks<'_>) -> Distances<'_> {
-        Distances {
-            stack: self,
-            queries,
-            past: match self.stack {
-                Stack::Encoder => past,
-                Stack::Decoder | Stack::Cross => past + cx.first_position(),
-            },
-            biases: Vec::new(),
-        }
-    }
-
-    /// The learned bias of distances, `[1, heads, queries, keys]`; the first query stands at `past`.
-    fn distance_bias(&self, past: usize, queries: usize, keys: usize) -> Tensor<4> {
-        let buckets: Vec<i64> = (past..past + queries)
-            .flat_map(|query| (0..keys).map(move |key| self.buckets.of(query, key)))
-            .collect();
-        let device = self.relative.weight.val().device();
-        let buckets = Tensor::<2, Int>::from_data(TensorData::new(buckets, [queries, keys]), &device);
-        self.relative.forward(buckets).permute([2, 0, 1]).unsqueeze()
-    }
-}
-
 /// The distances of a stack's self-attention, made in the first layer and used in all.
 ///
 /// An adapter may make the keys of some layers longer; those in front then count in the distances. A layer after the first has
 /// no distances of its own: for another number of keys it gets none, and so do the layers after it, as in the reference.
-pub(super) struct Distances<'a> {
-    stack: &'a T5Stack,
+pub(super) struct Distances {
+    /// The learned biases, `[buckets, heads]`.
+    relative: Embedding,
+    buckets: Buckets,
     /// How many queries there are.
     queries: usize,
     /// How many positions are before the first of them.
@@ -76,14 +51,35 @@ pub(super) struct Distances<'a> {
     biases: Vec<Tensor<4>>,
 }
 
-impl Distances<'_> {
+impl Distances {
+    /// Of `queries` positions behind `past` others.
+    pub(super) fn new(relative: Embedding, buckets: Buckets, queries: usize, past: usize) -> Self {
+        Self {
+            relative,
+            buckets,
+            queries,
+            past,
+            biases: Vec::new(),
+        }
+    }
+
+    /// The learned bias of distances to `keys` keys, `[1, heads, queries, keys]`.
+    fn learned(&self, keys: usize) -> Tensor<4> {
+        let buckets: Vec<i64> = (self.past..self.past + self.queries)
+            .flat_map(|query| (0..keys).map(move |key| self.buckets.of(query, key)))
+            .collect();
+        let device = self.relative.weight.val().device();
+        let buckets = Tensor::<2, Int>::from_data(TensorData::new(buckets, [self.queries, keys]), &device);
+        self.relative.forward(buckets).permute([2, 0, 1]).unsqueeze()
+    }
+
     /// The bias in a layer of the stack, for keys `[batch, heads, keys, d_head]`.
     pub(super) fn of(&mut self, layer: usize, key: &Tensor<4>) -> Tensor<4> {
         let ([_, heads, keys, _], device) = (key.dims(), key.device());
         let before = layer.checked_sub(1).and_then(|before| self.biases.get(before));
         let bias = match (layer, before) {
             (_, Some(bias)) if bias.dims()[3] == keys => bias.clone(),
-            (0, _) => self.stack.distance_bias(self.past, self.queries, keys),
+            (0, _) => self.learned(keys),
             _ => Tensor::zeros([1, heads, self.queries, keys], &device),
         };
         self.biases.truncate(layer);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use adapters::models::{CausalInput, EncoderDecoderInput, EncoderInput, Head, Model, Pretrained};
+use adapters::models::{Head, Input, Model, ModelKind, Pretrained, TextInput, TextToTextInput};
 use adapters::store::read_safetensors;
 use adapters::{Ctx, Host};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
@@ -43,6 +43,11 @@ impl Inputs {
             padding,
             decoder_ids,
         })
+    }
+
+    /// Rows and positions of the batch.
+    pub(crate) fn dims(&self) -> [usize; 2] {
+        self.ids.dims()
     }
 
     /// Padded positions of each row; `None` where nothing is padded.
@@ -99,17 +104,17 @@ impl Top {
     pub(crate) fn of(case: &Case, dir: &Path, checkpoint: &Path, model: &Model, device: &Device) -> Result<Self, Stop> {
         let (class, output, head) = (case.model_class.as_str(), case.output.as_str(), case.head.as_deref());
         let own = class == model.class_name();
-        match (model, output, head) {
-            (Model::Encoder(_), "last_hidden_state", None) if own => Ok(Self::Nothing),
-            (Model::CausalLm(_) | Model::EncoderDecoder(_), "logits", None) if own => Ok(Self::OwnHead),
-            (Model::Encoder(encoder), "logits", head) => {
+        match (model.kind(), output, head) {
+            (ModelKind::Encoder, "last_hidden_state", None) if own => Ok(Self::Nothing),
+            (ModelKind::CausalLm | ModelKind::EncoderDecoder, "logits", None) if own => Ok(Self::OwnHead),
+            (ModelKind::Encoder, "logits", head) => {
                 let name = model.class_name().trim_end_matches("Model");
                 let masked_lm = match head {
                     None if class == format!("{name}ForMaskedLM") => {
-                        Head::from_checkpoint(checkpoint, encoder, false, device)?
+                        Head::from_checkpoint(checkpoint, model, false, device)?
                     }
                     Some(head) if class == format!("{name}AdapterModel") => {
-                        Head::load(&dir.join(head), encoder, false, device)?.1
+                        Head::load(&dir.join(head), model, false, device)?.1
                     }
                     _ => return Err(unknown(case)),
                 };
@@ -131,32 +136,27 @@ impl Top {
             padding,
             decoder_ids,
         } = inputs;
-        match (model, self) {
-            (Model::Encoder(encoder), top) => {
-                let input = EncoderInput {
-                    ids,
-                    token_types,
-                    padding,
-                };
-                let hidden = encoder.forward(input, cx)?;
-                Ok(match top {
-                    Self::MaskedLm(head) => head.scores(hidden, encoder, cx),
-                    _ => hidden,
-                })
+        let input: Input = match model.kind() {
+            ModelKind::EncoderDecoder => TextToTextInput {
+                ids,
+                padding,
+                decoder_ids: decoder_ids.ok_or_else(|| Stop::fail("inputs.safetensors has no `decoder_input_ids`"))?,
             }
-            (Model::CausalLm(lm), _) => {
-                let hidden = lm.forward(CausalInput { ids, padding }, cx)?;
-                Ok(lm.logits(hidden, cx))
+            .into(),
+            _ => TextInput {
+                ids,
+                token_types,
+                padding,
             }
-            (Model::EncoderDecoder(model), _) => {
-                let decoder_ids =
-                    decoder_ids.ok_or_else(|| Stop::fail("inputs.safetensors has no `decoder_input_ids`"))?;
-                let input = EncoderDecoderInput {
-                    ids,
-                    padding,
-                    decoder_ids,
-                };
-                Ok(model.forward(input, cx)?)
+            .into(),
+        };
+        let hidden = model.forward(input, cx);
+        match self {
+            Self::Nothing => Ok(hidden),
+            Self::MaskedLm(head) => Ok(head.scores(hidden, model, cx)),
+            Self::OwnHead => {
+                let logits = model.logits(hidden, cx);
+                logits.ok_or_else(|| Stop::unsupported("the model has no language-model head"))
             }
         }
     }

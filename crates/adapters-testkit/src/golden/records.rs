@@ -47,7 +47,7 @@ pub(crate) fn by_key(records: &[Record], sites: &[SiteInfo]) -> Tensors {
 fn key(kind: &str, name: &str, site: Site, sites: &[SiteInfo]) -> String {
     let info = sites.iter().find(|info| info.site == site);
     let encoder_of_two = || sites.iter().any(|info| info.site.stack == Stack::Decoder);
-    let place = match (info.map_or(site.role, |info| info.place), site.stack) {
+    let place = match (info.map_or(site.role, |info| info.hub_role), site.stack) {
         (Role::KeyValue, Stack::Cross) => "cross_prefix",
         (Role::KeyValue, Stack::Encoder) if encoder_of_two() => "encoder_prefix",
         (role, _) => place(role),

@@ -102,7 +102,7 @@ pub enum DataError {
         /// The field.
         field: String,
         /// What it should hold.
-        expected: &'static str,
+        expected: String,
         /// What it holds.
         found: String,
     },

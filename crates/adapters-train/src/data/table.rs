@@ -1,6 +1,10 @@
 //! Comma-separated and tab-separated tables whose first row names the columns.
 
-use super::{DataError, Example, Reader, Row, newlines};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::record::{Record, Source};
+use super::{DataError, newlines};
 
 /// The two kinds of table.
 #[derive(Clone, Copy)]
@@ -11,7 +15,7 @@ pub(super) enum Kind {
     Tsv,
 }
 
-pub(super) fn read(reader: &Reader<'_>, text: &str, kind: Kind) -> Result<Vec<Example>, DataError> {
+pub(super) fn read(path: &Path, text: &str, kind: Kind) -> Result<Vec<Record>, DataError> {
     let mut builder = csv::ReaderBuilder::new();
     match kind {
         Kind::Csv => builder.delimiter(b','),
@@ -22,40 +26,28 @@ pub(super) fn read(reader: &Reader<'_>, text: &str, kind: Kind) -> Result<Vec<Ex
     let header_line = lines.at(0);
     let header: csv::StringRecord = match table.headers() {
         Ok(header) => header.iter().map(str::trim).collect(),
-        Err(error) => return Err(invalid(reader, header_line, &error)),
+        Err(error) => return Err(invalid(path, header_line, &error)),
     };
 
-    let mut examples = Vec::new();
+    let (header, shared): (_, Arc<Path>) = (Arc::new(header), path.into());
+    let mut records = Vec::new();
     let mut cells = csv::StringRecord::new();
     loop {
         let line = lines.at(table.position().byte());
         match table.read_record(&mut cells) {
-            Ok(true) => {}
-            Ok(false) => break,
-            Err(error) => return Err(invalid(reader, line, &error)),
+            Ok(true) => records.push(Record {
+                path: shared.clone(),
+                line,
+                source: Source::Table {
+                    header: header.clone(),
+                    header_line,
+                    cells: cells.clone(),
+                },
+            }),
+            Ok(false) => return Ok(records),
+            Err(error) => return Err(invalid(path, line, &error)),
         }
-        let row = Row::Table {
-            header: &header,
-            cells: &cells,
-        };
-        examples.push(reader.example(&row, line).map_err(|error| match error {
-            DataError::MissingField {
-                path,
-                field,
-                present,
-                nearest,
-                ..
-            } => DataError::MissingField {
-                path,
-                line: header_line,
-                field,
-                present,
-                nearest,
-            },
-            error => error,
-        })?);
     }
-    Ok(examples)
 }
 
 /// Turns increasing byte offsets into lines.
@@ -81,7 +73,7 @@ impl Lines<'_> {
     }
 }
 
-fn invalid(reader: &Reader<'_>, line: usize, error: &csv::Error) -> DataError {
+fn invalid(path: &Path, line: usize, error: &csv::Error) -> DataError {
     let reason = match error.kind() {
         csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
             format!("it has {}, the header has {expected_len}", cells_text(*len))
@@ -89,7 +81,7 @@ fn invalid(reader: &Reader<'_>, line: usize, error: &csv::Error) -> DataError {
         _ => error.to_string().to_lowercase(),
     };
     DataError::InvalidRow {
-        path: reader.path.to_path_buf(),
+        path: path.to_owned(),
         line,
         reason,
     }

@@ -23,9 +23,25 @@ fn names() -> Labels {
     Labels::Names(vec!["negative".into(), "positive".into()])
 }
 
+/// The text, second text and class of every record.
+type Read = Vec<(String, Option<String>, Option<usize>)>;
+
+fn read(path: &Path, fields: &Fields, labels: &Labels, needed: bool) -> Result<Read, DataError> {
+    let records = Records::read(path)?.records;
+    let read = records.iter().map(|record| {
+        let pair = fields.text_pair.as_ref().map(|field| record.text(field)).transpose()?;
+        Ok((
+            record.text(&fields.text)?.to_owned(),
+            pair.map(str::to_owned),
+            record.class(&fields.label, labels, needed)?,
+        ))
+    });
+    read.collect()
+}
+
 impl Case {
-    fn read(&self, labels: &Labels) -> Result<Dataset, DataError> {
-        Dataset::read(&self.path, &Fields::default(), labels)
+    fn read(&self, labels: &Labels) -> Result<Read, DataError> {
+        read(&self.path, &Fields::default(), labels, true)
     }
 
     /// The message of the error, with the folder left out.
@@ -37,9 +53,8 @@ impl Case {
     fn labels(&self, labels: &Labels) -> Vec<Option<usize>> {
         self.read(labels)
             .unwrap()
-            .examples
-            .iter()
-            .map(|example| example.label.as_ref().and_then(Label::class))
+            .into_iter()
+            .map(|(_, _, class)| class)
             .collect()
     }
 }
@@ -57,25 +72,10 @@ fn json_lines_are_read() {
         "{\"text\": \"so\\ngood\", \"label\": 1, \"id\": 9}\r\n\n{\"label\":0.0,\"text\":\"\"}",
     );
     let data = case.read(&TWO).unwrap();
-    assert_eq!(data.path, case.path);
+    assert_eq!(Records::read(&case.path).unwrap().path, case.path);
     assert_eq!(data.len(), 2);
-    assert!(!data.is_empty());
-    assert_eq!(
-        data.examples[0],
-        Example {
-            text: "so\ngood".into(),
-            text_pair: None,
-            label: Some(Label::Class(1))
-        }
-    );
-    assert_eq!(
-        data.examples[1],
-        Example {
-            text: String::new(),
-            text_pair: None,
-            label: Some(Label::Class(0))
-        }
-    );
+    assert_eq!(data[0], ("so\ngood".into(), None, Some(1)));
+    assert_eq!(data[1], (String::new(), None, Some(0)));
     assert_eq!(
         file("b.JSON-lines", "\u{feff}{\"text\":\"x\",\"label\":1}\n").labels(&TWO),
         [Some(1)]
@@ -87,27 +87,13 @@ fn tables_are_read() {
     let csv = file("a.csv", "\u{feff}id, text ,label\n1,\"a, \"\"b\"\"\nc\",1\n\n2,d,0\n")
         .read(&TWO)
         .unwrap();
-    assert_eq!(
-        csv.examples[0],
-        Example {
-            text: "a, \"b\"\nc".into(),
-            text_pair: None,
-            label: Some(Label::Class(1))
-        }
-    );
-    assert_eq!(csv.examples[1].text, "d");
+    assert_eq!(csv[0], ("a, \"b\"\nc".into(), None, Some(1)));
+    assert_eq!(csv[1].0, "d");
     let tsv = file("a.tsv", "text\tlabel\r\n\"no\" is no, \t1.0\r\n\"one quote\t0\r\n")
         .read(&TWO)
         .unwrap();
-    assert_eq!(
-        tsv.examples[0],
-        Example {
-            text: "\"no\" is no, ".into(),
-            text_pair: None,
-            label: Some(Label::Class(1))
-        }
-    );
-    assert_eq!(tsv.examples[1].text, "\"one quote");
+    assert_eq!(tsv[0], ("\"no\" is no, ".into(), None, Some(1)));
+    assert_eq!(tsv[1].0, "\"one quote");
 }
 
 #[test]
@@ -119,13 +105,8 @@ fn pairs_and_other_names_are_read() {
         ..Fields::default()
     };
     let case = file("a.tsv", "y\tpremise\thypothesis\n1\tit rains\tit is wet\n");
-    let data = Dataset::read(&case.path, &fields, &TWO).unwrap();
-    let expected = Example {
-        text: "it rains".into(),
-        text_pair: Some("it is wet".into()),
-        label: Some(Label::Class(1)),
-    };
-    assert_eq!(data.examples, [expected]);
+    let data = read(&case.path, &fields, &TWO, true).unwrap();
+    assert_eq!(data, [("it rains".into(), Some("it is wet".into()), Some(1))]);
 }
 
 #[test]
@@ -151,20 +132,16 @@ fn labels_by_name_and_by_number() {
 
 #[test]
 fn labels_may_be_absent_for_prediction() {
-    let read = |case: &Case| Dataset::read_texts(&case.path, &Fields::default(), &TWO);
+    let read = |case: &Case| read(&case.path, &Fields::default(), &TWO, false);
     let json = "{\"text\":\"a\"}\n{\"text\":\"b\",\"label\":null}\n{\"text\":\"c\",\"label\":-1}\n{\"text\":\"d\",\"label\":1}";
     let labels: Vec<_> = read(&file("a.jsonl", json))
         .unwrap()
-        .examples
-        .iter()
-        .map(|example| example.label.as_ref().and_then(Label::class))
+        .into_iter()
+        .map(|read| read.2)
         .collect();
     assert_eq!(labels, [None, None, None, Some(1)]);
-    assert_eq!(read(&file("a.csv", "text\na\n")).unwrap().examples[0].label, None);
-    assert_eq!(
-        read(&file("a.csv", "text,label\na,\n")).unwrap().examples[0].label,
-        None
-    );
+    assert_eq!(read(&file("a.csv", "text\na\n")).unwrap()[0].2, None);
+    assert_eq!(read(&file("a.csv", "text,label\na,\n")).unwrap()[0].2, None);
     assert!(matches!(
         read(&file("a.csv", "text,label\na,7\n")),
         Err(DataError::LabelOutOfRange { .. })
@@ -177,7 +154,7 @@ fn labels_may_be_absent_for_prediction() {
 
 #[test]
 fn the_file_itself() {
-    let missing = Dataset::read("absent.jsonl", &Fields::default(), &TWO).unwrap_err();
+    let missing = Records::read("absent.jsonl").unwrap_err();
     assert_eq!(missing.to_string(), "cannot read absent.jsonl: there is no such file");
     assert!(std::error::Error::source(&missing).is_some());
     let supported = "by its extension; supported: .jsonl, .json-lines, .csv, .tsv";
@@ -255,52 +232,72 @@ fn wrong_types() {
     assert!(message("a.csv", "text,label\na,pos\n", &TWO).ends_with("found `pos`"));
 }
 
+/// What `read` makes of the first record of a file.
+fn first<T>(name: &str, content: &str, read: impl Fn(&Record) -> Result<T, DataError>) -> Result<T, String> {
+    let file = file(name, content);
+    let records = Records::read(&file.path).map_err(|e| e.to_string())?;
+    read(&records.records[0]).map_err(|e| e.to_string())
+}
+
 #[test]
 fn numbers_and_several_labels() {
-    let read = |kind, name: &str, content: &str| {
-        let file = file(name, content);
-        let read = Dataset::read_as(kind, &file.path, &Fields::default(), &names());
-        read.map(|data| data.examples.into_iter().map(|e| e.label).collect::<Vec<_>>())
-            .map_err(|e| e.to_string())
-    };
-    let number = |text: &str| {
-        read(
-            LabelKind::Number,
-            "a.jsonl",
-            &format!("{{\"text\":\"\",\"label\":{text}}}"),
-        )
-    };
-    assert_eq!(number("-2.5").unwrap(), [Some(Label::Number(-2.5))]);
-    assert!(number("\"two\"").unwrap_err().contains("a finite number"));
-    assert_eq!(
-        read(LabelKind::Number, "a.tsv", "text\tlabel\na\t1e1\n").unwrap(),
-        [Some(Label::Number(10.0))]
+    let number = |name: &str, content: &str| first(name, content, |record| record.number("label", true));
+    assert_eq!(number("a.jsonl", "{\"label\":-2.5}").unwrap(), Some(-2.5));
+    assert!(
+        number("a.jsonl", "{\"label\":\"two\"}")
+            .unwrap_err()
+            .contains("a finite number")
     );
-    let Labels::Names(known) = names() else { panic!("names") };
-    let (first, second) = (&known[0], &known[1]);
-    let several = |text: &str| {
-        read(
-            LabelKind::Several,
-            "a.jsonl",
-            &format!("{{\"text\":\"\",\"label\":{text}}}"),
-        )
+    assert_eq!(number("a.tsv", "text\tlabel\na\t1e1\n").unwrap(), Some(10.0));
+    let several = |name: &str, content: &str| first(name, content, |record| record.classes("label", &names(), true));
+    assert_eq!(several("a.jsonl", "{\"label\":[]}").unwrap(), Some(vec![]));
+    assert_eq!(
+        several("a.jsonl", "{\"label\":[\"positive\", 0]}").unwrap(),
+        Some(vec![1, 0])
+    );
+    assert!(
+        several("a.jsonl", "{\"label\":1}")
+            .unwrap_err()
+            .contains("a list of labels")
+    );
+    assert!(
+        several("a.jsonl", "{\"label\":[\"none such\"]}")
+            .unwrap_err()
+            .contains("none such")
+    );
+    assert_eq!(
+        several("a.csv", "text,label\na,negative|positive\n").unwrap(),
+        Some(vec![0, 1])
+    );
+    assert_eq!(several("a.csv", "text,label\na,\n").unwrap(), Some(vec![]));
+}
+
+#[test]
+fn words_with_their_tags_and_choices() {
+    let words = |name: &str, content: &str| first(name, content, |record| record.texts("words", ' '));
+    assert_eq!(words("a.jsonl", "{\"words\":[\"a\",\"b c\"]}").unwrap(), ["a", "b c"]);
+    assert_eq!(words("a.csv", "words\na  b\n").unwrap(), ["a", "b"]);
+    assert!(
+        words("a.jsonl", "{\"words\":[1]}")
+            .unwrap_err()
+            .contains("a list of strings")
+    );
+    let tags = |content: &str| {
+        first("a.jsonl", content, |record| {
+            record.class_of_each("tags", &names(), 2, true)
+        })
     };
-    assert_eq!(several("[]").unwrap(), [Some(Label::Several(vec![]))]);
-    assert_eq!(
-        several(&format!("[\"{second}\", 0]")).unwrap(),
-        [Some(Label::Several(vec![1, 0]))]
-    );
-    assert!(several("1").unwrap_err().contains("a list of labels"));
-    assert!(several("[\"none such\"]").unwrap_err().contains("none such"));
-    assert_eq!(
-        read(
-            LabelKind::Several,
-            "a.csv",
-            &format!("text,label\na,{first}|{second}\nb,\n")
-        )
-        .unwrap(),
-        [Some(Label::Several(vec![0, 1])), Some(Label::Several(vec![]))]
-    );
+    assert_eq!(tags("{\"tags\":[\"positive\", 0]}").unwrap(), Some(vec![1, 0]));
+    let short = tags("{\"tags\":[0]}").unwrap_err();
+    assert!(short.contains("as long as its words, 2, found 1 items"), "{short}");
+    let choices = first("a.csv", "choices\nthis one|that one\n", |record| {
+        record.texts("choices", '|')
+    });
+    assert_eq!(choices.unwrap(), ["this one", "that one"]);
+    let start = |content: &str| first("a.jsonl", content, |record| record.optional_index("answer_start"));
+    assert_eq!(start("{\"answer_start\":7}").unwrap(), Some(7));
+    assert_eq!(start("{\"x\":7}").unwrap(), None);
+    assert!(start("{\"answer_start\":-7}").unwrap_err().contains("a whole number"));
 }
 
 #[test]
@@ -335,7 +332,9 @@ fn fields_have_defaults_and_refuse_unknown_ones() {
     );
     assert_eq!(
         serde_json::to_string(&Fields::default()).unwrap(),
-        "{\"text\":\"text\",\"label\":\"label\",\"prompt\":\"prompt\",\"completion\":\"completion\"}"
+        "{\"text\":\"text\",\"label\":\"label\",\"words\":\"words\",\"tags\":\"tags\",\"question\":\"question\",\
+         \"context\":\"context\",\"answer\":\"answer\",\"answer_start\":\"answer_start\",\"choices\":\"choices\",\
+         \"prompt\":\"prompt\",\"completion\":\"completion\"}"
     );
     assert!(serde_json::from_str::<Fields>("{\"txt\": \"sentence\"}").is_err());
     assert_eq!(serde_json::from_str::<Labels>("3").unwrap(), Labels::Count(3));

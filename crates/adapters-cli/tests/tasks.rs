@@ -1,0 +1,300 @@
+//! Every task with a head, on an encoder, a decoder and an encoder-decoder: the loss falls, and what was saved predicts as what
+//! was trained.
+
+#[path = "common/words.rs"]
+mod words;
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use adapters::METHODS;
+use adapters::train::{Event, Recipe, Run, Summary, train};
+use burn::tensor::Device;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const RECIPE: &str = r#"
+[model]
+path = "model"
+max_length = 24
+[data]
+train = "train.jsonl"
+validation = "train.jsonl"
+test = "test.jsonl"
+[adapter]
+name = "tiny"
+config = "lora[r=4,alpha=8]"
+[head]
+dropout = 0.0
+[train]
+batch_size = 8
+learning_rate = 1e-2
+keep = "last"
+base_dropout = 0.0
+"#;
+
+/// A word that decides everything, among others.
+fn record(task: &str, row: usize) -> Value {
+    let key = row % 2;
+    let word = format!("w{}", 10 + key);
+    let filler = |k: usize| format!("w{}", 60 + (row / 2 + k) % 5);
+    let words = vec![filler(0), word.clone(), filler(1), filler(2)];
+    let text = words.join(" ");
+    match task {
+        "classification" => json!({"text": text, "label": key}),
+        "regression" => json!({"text": text, "label": key as f64 * 3.0 - 1.0}),
+        "multi_label" => json!({"text": text, "label": if key == 0 { json!(["any"]) } else { json!(["any", "odd"]) }}),
+        "tagging" => {
+            let tags = ["O", if key == 0 { "B-X" } else { "B-Y" }, "O", "O"];
+            json!({"words": words, "tags": tags})
+        }
+        "question_answering" => json!({"question": "w20", "context": text, "answer": word}),
+        "multiple_choice" => {
+            let choices = if key == 0 {
+                ["w10 w60", "w11 w61"]
+            } else {
+                ["w11 w60", "w10 w61"]
+            };
+            json!({"question": "w20", "choices": choices, "label": key})
+        }
+        other => panic!("{other}"),
+    }
+}
+
+struct Case {
+    dir: TempDir,
+    task: &'static str,
+}
+
+impl Case {
+    fn new(family: &str, task: &'static str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let case = Self { dir, task };
+        fs::create_dir(case.path("model")).unwrap();
+        words::model(family, &case.path("model"), &json!({}));
+        for (name, rows) in [("train", 0..40), ("test", 40..56)] {
+            let lines: String = rows.map(|row| record(task, row).to_string() + "\n").collect();
+            fs::write(case.path(&format!("{name}.jsonl")), lines).unwrap();
+        }
+        fs::write(case.path("recipe.toml"), RECIPE).unwrap();
+        case
+    }
+
+    fn path(&self, rest: &str) -> PathBuf {
+        self.dir.path().join(rest)
+    }
+
+    /// Trains; the losses of the first and the last evaluation, and the summary.
+    fn train(&self, overrides: &[&str]) -> (f64, f64, Summary) {
+        let labels = match self.task {
+            "multi_label" => r#"["any","odd"]"#,
+            "tagging" => r#"["O","B-X","B-Y"]"#,
+            "regression" | "question_answering" => "0",
+            _ => "2",
+        };
+        let own = [format!("head.kind={}", self.task), format!("data.labels={labels}")];
+        let overrides: Vec<String> = own
+            .into_iter()
+            .chain(overrides.iter().map(|s| (*s).to_owned()))
+            .collect();
+        let recipe = Recipe::read(&self.path("recipe.toml"), &overrides).unwrap();
+        let run = Run {
+            model_dir: recipe.model.path.clone().into(),
+            dir: self.path("run"),
+            registry: METHODS,
+            device: Device::flex(),
+            recipe,
+        };
+        let mut losses = Vec::new();
+        let outcome = train(&run, &mut |event| {
+            if let Event::Evaluated { evaluation, .. } = event {
+                losses.push(evaluation.loss);
+            }
+            ControlFlow::Continue(())
+        });
+        (losses[0], losses[losses.len() - 1], outcome.unwrap().summary)
+    }
+
+    fn command(&self, args: &[&str]) -> String {
+        let output = Command::new(env!("CARGO_BIN_EXE_adapters"))
+            .args(args)
+            .current_dir(self.path(""))
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{args:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// `adapters eval` of a saved folder says what the run measured.
+    fn reload(&self, folder: &str, summary: &Summary) {
+        let eval = self.command(&["eval", "--adapter", folder, "--data", "test.jsonl"]);
+        let metric = summary.extra["metric"].as_str().unwrap();
+        let expected = format!(
+            "{metric} {:.4}\nloss {:.4}",
+            summary.test_accuracy.unwrap(),
+            summary.extra["test_loss"].as_f64().unwrap()
+        );
+        assert!(eval.contains(&expected), "{folder}: {eval} instead of {expected}");
+    }
+}
+
+fn learns(family: &str, task: &'static str, epochs: usize) -> Case {
+    let case = Case::new(family, task);
+    let (first, last, summary) = case.train(&[&format!("train.epochs={epochs}")]);
+    assert!(last < first, "{family} {task}: {first} to {last}");
+    case.reload("run/adapter", &summary);
+    case.reload("run/adapter-peft", &summary);
+    case
+}
+
+#[test]
+fn an_encoder_learns_every_task() {
+    for (task, args, lines) in [
+        (
+            "classification",
+            &["--text", "w60 w11 w61", "--text", "w60 w10"][..],
+            &["1\t", "0\t"][..],
+        ),
+        (
+            "multi_label",
+            &["--text", "w60 w11 w61 w62", "--text", "w60 w10 w61 w62"],
+            &["any|odd\t", "any\t"],
+        ),
+        (
+            "tagging",
+            &["--text", "w60 w11 w61 w62"],
+            &["w60/O w11/B-Y w61/O w62/O"],
+        ),
+        (
+            "question_answering",
+            &["--question", "w20", "--text", "w60 w11 w61 w62"],
+            &["w11"],
+        ),
+        (
+            "multiple_choice",
+            &["--question", "w20", "--choice", "w11 w60", "--choice", "w10 w61"],
+            &["w10 w61\t"],
+        ),
+        ("regression", &["--data", "test.jsonl"], &["-", "1"]),
+    ] {
+        let case = Case::new("bert", task);
+        let (first, last, summary) = case.train(&["train.epochs=12"]);
+        assert!(last < first * 0.5, "{task}: {first} to {last}");
+        let score = summary.test_accuracy.unwrap();
+        assert!(score > 0.9, "{task}: {score}");
+        case.reload("run/adapter", &summary);
+        case.reload("run/adapter-peft", &summary);
+        let predicted = case.command(&[&["predict", "--adapter", "run/adapter"], args].concat());
+        for (line, start) in predicted.lines().zip(lines) {
+            assert!(line.starts_with(start), "{task}: {predicted}");
+        }
+        assert!(predicted.lines().count() >= lines.len(), "{task}: {predicted}");
+    }
+}
+
+#[test]
+fn a_decoder_reads_the_last_token_of_the_text() {
+    for task in [
+        "classification",
+        "regression",
+        "multi_label",
+        "tagging",
+        "question_answering",
+        "multiple_choice",
+    ] {
+        let case = learns("llama", task, 3);
+        if task == "classification" {
+            let manifest: Value =
+                serde_json::from_slice(&fs::read(case.path("run/adapter/manifest.json")).unwrap()).unwrap();
+            // AdapterHub's files hold the default of a decoder, which is the last token.
+            assert!(manifest.get("head").is_none(), "{manifest}");
+            assert!(case.path("run/adapter/head_config.json").exists());
+        }
+    }
+}
+
+#[test]
+fn an_encoder_decoder_reads_its_decoder() {
+    for task in ["classification", "tagging", "question_answering", "multiple_choice"] {
+        learns("t5", task, 3);
+    }
+    // With the memory of one block the same comes out.
+    let case = Case::new("t5", "classification");
+    let whole = case.train(&["train.epochs=2"]);
+    fs::remove_dir_all(case.path("run")).unwrap();
+    let by_block = case.train(&["train.epochs=2", "train.gradient_checkpointing=true"]);
+    assert!((whole.1 - by_block.1).abs() < 1e-3, "{} and {}", whole.1, by_block.1);
+}
+
+#[test]
+fn a_head_of_a_published_class_is_in_the_files_of_both_libraries() {
+    let case = Case::new("bert", "classification");
+    let (.., summary) = case.train(&["train.epochs=1", "head.pooling=pooler"]);
+    let config: Value = read(&case.path("run/adapter-peft/adapter_config.json"));
+    assert_eq!(config["task_type"], "SEQ_CLS");
+    assert_eq!(config["modules_to_save"], json!(["classifier"]));
+    assert!(!case.path("run/adapter-peft/head.safetensors").exists());
+    assert!(case.path("run/adapter/head_config.json").exists());
+    case.reload("run/adapter-peft", &summary);
+    case.reload("run/adapter", &summary);
+}
+
+#[test]
+fn wrong_data_is_named() {
+    for (task, line, parts) in [
+        (
+            "tagging",
+            r#"{"words":["w1","w2"],"tags":["O"]}"#,
+            &["`tags`", "train.jsonl:1", "2"][..],
+        ),
+        (
+            "question_answering",
+            r#"{"question":"w1","context":"w2 w3","answer":"w4"}"#,
+            &["`answer`", "part of the context"],
+        ),
+        (
+            "question_answering",
+            r#"{"question":"w1","context":"w2 w2","answer":"w2","answer_start":1}"#,
+            &["character 1"],
+        ),
+        (
+            "multiple_choice",
+            r#"{"question":"w1","choices":["w2"],"label":0}"#,
+            &["`choices`", "2 texts", "found 1"],
+        ),
+        ("tagging", r#"{"text":"w1"}"#, &["no field `words`"]),
+    ] {
+        let case = Case::new("bert", task);
+        fs::write(case.path("train.jsonl"), line).unwrap();
+        let labels = if task == "tagging" { r#"["O"]"# } else { "2" };
+        let output = Command::new(env!("CARGO_BIN_EXE_adapters"))
+            .args([
+                "train",
+                "recipe.toml",
+                "--set",
+                &format!("head.kind={task}"),
+                "--set",
+                &format!("data.labels={labels}"),
+            ])
+            .current_dir(case.path(""))
+            .output()
+            .unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        // Long lines are wrapped.
+        let error = error.replace('│', " ").split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        for part in parts {
+            assert!(error.contains(part), "{task}: {error}");
+        }
+    }
+}
+
+fn read(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}

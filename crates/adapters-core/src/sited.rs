@@ -1,0 +1,474 @@
+//! Layers that know their site: a model states each of them once.
+//!
+//! A field `query: Sited<Linear>` is built with its role and published path. From it follow the list of sites, access to the
+//! weight for merging and quantizing, and the site at the hook. `#[derive(Sites)]` walks the fields of a struct in their
+//! order, which is that of the forward pass.
+
+use std::fmt::Debug;
+use std::marker::PhantomData;
+use std::ops::Deref;
+
+use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param};
+use burn::nn::conv::{Conv1d, Conv2d};
+use burn::nn::{Dropout, Embedding, LayerNorm, Linear, RmsNorm};
+use burn::tensor::{Device, Tensor};
+
+use crate::pass::state::{NormWeight, Normalization};
+use crate::site::{EmbeddingRole, LinearRole, NormRole, ResidualRole, Role, Site, SiteInfo, SiteKind, Stack};
+
+/// Something that contains sites: a layer that knows its own, or a struct of such layers, for which `#[derive(Sites)]`
+/// implements it.
+pub trait Sites {
+    /// Calls `visit` with every site and what is there, in the order of the forward pass.
+    fn visit_sites<'a>(&'a self, visit: &mut dyn FnMut(&'a SiteInfo, LayerRef<'a>));
+
+    /// The same with access for merging and quantizing.
+    fn visit_sites_mut<'a>(&'a mut self, visit: &mut dyn FnMut(&SiteInfo, LayerMut<'a>));
+}
+
+/// What is at a site.
+#[derive(Debug)]
+pub enum LayerRef<'a> {
+    /// A linear layer.
+    Linear(&'a Linear),
+    /// A normalization.
+    Norm(&'a dyn NormParameters),
+    /// An embedding table.
+    Table(&'a Embedding),
+    /// No weights: a point between layers.
+    Point,
+}
+
+/// What is at a site, to be changed.
+#[derive(Debug)]
+pub enum LayerMut<'a> {
+    /// A linear layer.
+    Linear(&'a mut Linear),
+    /// A normalization.
+    Norm(&'a mut dyn NormParameters),
+    /// An embedding table.
+    Table(&'a mut Embedding),
+    /// No weights: a point between layers.
+    Point,
+}
+
+/// A [`Normalization`] of any formula, behind a reference.
+pub trait NormParameters: Debug {
+    /// Its parameters.
+    fn get(&self) -> NormWeight;
+    /// Puts others there.
+    fn set(&mut self, parameters: NormWeight);
+}
+
+impl<N: Normalization + Debug> NormParameters for N {
+    fn get(&self) -> NormWeight {
+        self.parameters()
+    }
+
+    fn set(&mut self, parameters: NormWeight) {
+        *self = self.clone().with_parameters(parameters);
+    }
+}
+
+/// A layer of a stack, or what is outside the layers of it: embeddings, pooler, head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// The stack.
+    pub stack: Stack,
+    /// Index of the layer; `None` outside the layers.
+    pub layer: Option<usize>,
+}
+
+impl Location {
+    /// In a layer.
+    pub const fn layer(stack: Stack, layer: usize) -> Self {
+        Self {
+            stack,
+            layer: Some(layer),
+        }
+    }
+
+    /// Outside the layers.
+    pub const fn outside(stack: Stack) -> Self {
+        Self { stack, layer: None }
+    }
+
+    fn site(self, role: Role) -> Site {
+        Site {
+            stack: self.stack,
+            layer: self.layer,
+            role,
+        }
+    }
+}
+
+/// A layer with weights to which adapters attach.
+pub trait Adaptable: Module {
+    /// The roles a layer of this type can have.
+    type Role: Into<Role>;
+
+    /// The kind of its site.
+    fn kind(&self) -> SiteKind;
+
+    /// The layer as a site shows it.
+    fn layer(&self) -> LayerRef<'_>;
+
+    /// The layer as a site shows it, to be changed.
+    fn layer_mut(&mut self) -> LayerMut<'_>;
+}
+
+impl Adaptable for Linear {
+    type Role = LinearRole;
+
+    fn kind(&self) -> SiteKind {
+        let [d_in, d_out] = self.weight.dims();
+        SiteKind::Linear { d_in, d_out }
+    }
+
+    fn layer(&self) -> LayerRef<'_> {
+        LayerRef::Linear(self)
+    }
+
+    fn layer_mut(&mut self) -> LayerMut<'_> {
+        LayerMut::Linear(self)
+    }
+}
+
+/// The only role of an embedding table.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenTable;
+
+impl From<TokenTable> for Role {
+    fn from(_: TokenTable) -> Self {
+        Self::TokenEmbedding
+    }
+}
+
+impl Adaptable for Embedding {
+    type Role = TokenTable;
+
+    fn kind(&self) -> SiteKind {
+        let [rows, d_model] = self.weight.dims();
+        SiteKind::Table {
+            rows,
+            d_model,
+            padding: None,
+        }
+    }
+
+    fn layer(&self) -> LayerRef<'_> {
+        LayerRef::Table(self)
+    }
+
+    fn layer_mut(&mut self) -> LayerMut<'_> {
+        LayerMut::Table(self)
+    }
+}
+
+macro_rules! adaptable_norm {
+    ($norm:ty) => {
+        impl Adaptable for $norm {
+            type Role = NormRole;
+
+            fn kind(&self) -> SiteKind {
+                let [d_model] = self.gamma.dims();
+                SiteKind::Norm { d_model }
+            }
+
+            fn layer(&self) -> LayerRef<'_> {
+                LayerRef::Norm(self)
+            }
+
+            fn layer_mut(&mut self) -> LayerMut<'_> {
+                LayerMut::Norm(self)
+            }
+        }
+    };
+}
+
+adaptable_norm!(LayerNorm);
+adaptable_norm!(RmsNorm);
+
+/// A layer that knows its site. As a [`Module`] it is the layer: the paths of its parameters are those of the layer.
+#[derive(Clone, Debug)]
+pub struct Sited<L> {
+    layer: L,
+    info: SiteInfo,
+}
+
+impl<L: Adaptable> Sited<L> {
+    /// `layer` at `location` in this role; `path` is that of the module in the published checkpoint. Its sizes are those of
+    /// the layer.
+    pub fn new(location: Location, role: L::Role, path: impl Into<String>, layer: L) -> Self {
+        let info = SiteInfo::new(location.site(role.into()), layer.kind(), path);
+        Self { layer, info }
+    }
+}
+
+impl Sited<Linear> {
+    /// The same layer, whose published weight is `[d_in, d_out]`.
+    #[must_use]
+    pub fn stored_input_first(mut self) -> Self {
+        self.info.input_first = true;
+        self
+    }
+}
+
+impl Sited<Embedding> {
+    /// The same table, whose row `row` is that of the padding token and never trains.
+    #[must_use]
+    pub fn with_padding(mut self, row: Option<usize>) -> Self {
+        if let SiteKind::Table { padding, .. } = &mut self.info.kind {
+            *padding = row;
+        }
+        self
+    }
+}
+
+impl<L> Sited<L> {
+    /// The site.
+    pub fn site(&self) -> Site {
+        self.info.site
+    }
+
+    /// The site as the model lists it.
+    pub fn info(&self) -> &SiteInfo {
+        &self.info
+    }
+}
+
+impl<L> Deref for Sited<L> {
+    type Target = L;
+
+    fn deref(&self) -> &L {
+        &self.layer
+    }
+}
+
+impl<L: Adaptable> Sites for Sited<L> {
+    fn visit_sites<'a>(&'a self, visit: &mut dyn FnMut(&'a SiteInfo, LayerRef<'a>)) {
+        visit(&self.info, self.layer.layer());
+    }
+
+    fn visit_sites_mut<'a>(&'a mut self, visit: &mut dyn FnMut(&SiteInfo, LayerMut<'a>)) {
+        visit(&self.info, self.layer.layer_mut());
+    }
+}
+
+impl<L: Module> Module for Sited<L> {
+    fn collect_devices(&self, devices: Vec<Device>) -> Vec<Device> {
+        self.layer.collect_devices(devices)
+    }
+
+    fn fork(self, device: &Device) -> Self {
+        self.with(|layer| layer.fork(device))
+    }
+
+    fn to_device(self, device: &Device) -> Self {
+        self.with(|layer| layer.to_device(device))
+    }
+
+    fn train(self) -> Self {
+        self.with(Module::train)
+    }
+
+    fn valid(&self) -> Self {
+        Self {
+            layer: self.layer.valid(),
+            info: self.info.clone(),
+        }
+    }
+
+    fn materialize(self) -> Self {
+        self.with(Module::materialize)
+    }
+
+    fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
+        self.layer.visit(visitor);
+    }
+
+    fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
+        self.with(|layer| layer.map(mapper))
+    }
+}
+
+impl<L> Sited<L> {
+    fn with(self, change: impl FnOnce(L) -> L) -> Self {
+        Self {
+            layer: change(self.layer),
+            info: self.info,
+        }
+    }
+}
+
+impl<L: ModuleDisplay> ModuleDisplayDefault for Sited<L> {
+    fn content(&self, content: Content) -> Option<Content> {
+        self.layer.content(content)
+    }
+}
+
+impl<L: ModuleDisplay> ModuleDisplay for Sited<L> {}
+
+/// A point between layers where adapters act, without weights of its own. `K` names the hook that is called there.
+#[derive(Clone, Debug)]
+pub struct Point<K> {
+    info: SiteInfo,
+    hook: PhantomData<K>,
+}
+
+/// The hook of keys and values.
+#[derive(Clone, Debug)]
+pub enum KeyValueHook {}
+/// The hook where a block joins the residual stream.
+#[derive(Clone, Debug)]
+pub enum ResidualHook {}
+/// The hook of embedded tokens.
+#[derive(Clone, Debug)]
+pub enum EmbeddingHook {}
+/// The hook of hidden states that leave a layer or enter the language-model head.
+#[derive(Clone, Debug)]
+pub enum OutputHook {}
+
+impl<K> Point<K> {
+    fn new(location: Location, role: impl Into<Role>, kind: SiteKind, path: impl Into<String>) -> Self {
+        Self {
+            info: SiteInfo::new(location.site(role.into()), kind, path),
+            hook: PhantomData,
+        }
+    }
+
+    /// The site.
+    pub fn site(&self) -> Site {
+        self.info.site
+    }
+
+    /// The site as the model lists it.
+    pub fn info(&self) -> &SiteInfo {
+        &self.info
+    }
+}
+
+impl Point<KeyValueHook> {
+    /// Keys and values of an attention: `heads` heads of `d_head` features.
+    pub fn key_value(location: Location, path: impl Into<String>, heads: usize, d_head: usize) -> Self {
+        Self::new(location, Role::KeyValue, SiteKind::KeyValue { heads, d_head }, path)
+    }
+}
+
+impl Point<ResidualHook> {
+    /// Where a block joins the residual stream.
+    pub fn residual(location: Location, role: ResidualRole, path: impl Into<String>, d_model: usize) -> Self {
+        Self::new(location, role, SiteKind::Hidden { d_model }, path)
+    }
+}
+
+impl Point<EmbeddingHook> {
+    /// Embedded tokens.
+    pub fn embedding(location: Location, role: EmbeddingRole, path: impl Into<String>, d_model: usize) -> Self {
+        Self::new(location, role, SiteKind::Embedding { d_model }, path)
+    }
+}
+
+impl Point<OutputHook> {
+    /// The hidden state a whole layer returns.
+    pub fn layer_output(location: Location, path: impl Into<String>, d_model: usize) -> Self {
+        Self::new(location, Role::LayerOutput, SiteKind::LayerOutput { d_model }, path)
+    }
+
+    /// The hidden state that enters the language-model head.
+    pub fn head_input(location: Location, path: impl Into<String>, d_model: usize) -> Self {
+        Self::new(location, Role::LmHeadInput, SiteKind::LmHeadInput { d_model }, path)
+    }
+}
+
+impl<K> Sites for Point<K> {
+    fn visit_sites<'a>(&'a self, visit: &mut dyn FnMut(&'a SiteInfo, LayerRef<'a>)) {
+        visit(&self.info, LayerRef::Point);
+    }
+
+    fn visit_sites_mut<'a>(&'a mut self, visit: &mut dyn FnMut(&SiteInfo, LayerMut<'a>)) {
+        visit(&self.info, LayerMut::Point);
+    }
+}
+
+/// No parameters.
+impl<K: Clone + Debug + Send> Module for Point<K> {
+    fn collect_devices(&self, devices: Vec<Device>) -> Vec<Device> {
+        devices
+    }
+
+    fn fork(self, _: &Device) -> Self {
+        self
+    }
+
+    fn to_device(self, _: &Device) -> Self {
+        self
+    }
+
+    fn train(self) -> Self {
+        self
+    }
+
+    fn valid(&self) -> Self {
+        self.clone()
+    }
+
+    fn materialize(self) -> Self {
+        self
+    }
+
+    fn visit<V: ModuleVisitor>(&self, _: &mut V) {}
+
+    fn map<M: ModuleMapper>(self, _: &mut M) -> Self {
+        self
+    }
+}
+
+impl<K> ModuleDisplayDefault for Point<K> {
+    fn content(&self, content: Content) -> Option<Content> {
+        content.add_formatted(&self.info.path).optional()
+    }
+}
+
+impl<K> ModuleDisplay for Point<K> {}
+
+impl<T: Sites> Sites for Option<T> {
+    fn visit_sites<'a>(&'a self, visit: &mut dyn FnMut(&'a SiteInfo, LayerRef<'a>)) {
+        self.iter().for_each(|inner| inner.visit_sites(visit));
+    }
+
+    fn visit_sites_mut<'a>(&'a mut self, visit: &mut dyn FnMut(&SiteInfo, LayerMut<'a>)) {
+        self.iter_mut().for_each(|inner| inner.visit_sites_mut(visit));
+    }
+}
+
+impl<T: Sites> Sites for Vec<T> {
+    fn visit_sites<'a>(&'a self, visit: &mut dyn FnMut(&'a SiteInfo, LayerRef<'a>)) {
+        self.iter().for_each(|inner| inner.visit_sites(visit));
+    }
+
+    fn visit_sites_mut<'a>(&'a mut self, visit: &mut dyn FnMut(&SiteInfo, LayerMut<'a>)) {
+        self.iter_mut().for_each(|inner| inner.visit_sites_mut(visit));
+    }
+}
+
+/// Types a model may have as fields that have no site: numbers, and layers to which nothing attaches.
+macro_rules! no_sites {
+    ($($type:ty),* $(,)?) => {
+        $(impl Sites for $type {
+            fn visit_sites<'a>(&'a self, _: &mut dyn FnMut(&'a SiteInfo, LayerRef<'a>)) {}
+
+            fn visit_sites_mut<'a>(&'a mut self, _: &mut dyn FnMut(&SiteInfo, LayerMut<'a>)) {}
+        })*
+    };
+}
+
+no_sites!(
+    bool, usize, f32, f64, String, Linear, Embedding, LayerNorm, RmsNorm, Conv1d, Conv2d, Dropout
+);
+
+impl<const D: usize> Sites for Param<Tensor<D>> {
+    fn visit_sites<'a>(&'a self, _: &mut dyn FnMut(&'a SiteInfo, LayerRef<'a>)) {}
+
+    fn visit_sites_mut<'a>(&'a mut self, _: &mut dyn FnMut(&SiteInfo, LayerMut<'a>)) {}
+}

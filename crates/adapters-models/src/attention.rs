@@ -1,0 +1,92 @@
+//! What the attention of every architecture has in common: heads split and merged, the cache, the hook of keys and values.
+
+use adapters_core::{Hooks, KeyValueHook, KeyValueState, Point};
+use adapters_nn::ops;
+use burn::tensor::Tensor;
+
+use crate::cache::KeysValues;
+use crate::chain::Slot;
+
+/// The numbers of an attention.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionOptions {
+    /// Features of a head.
+    pub d_head: usize,
+    /// Factor of the scores.
+    pub scale: f64,
+    /// Dropout on the weights, in training.
+    pub dropout: f64,
+    /// Id of the padding token, which the reference fills the front of shorter rows with.
+    pub filler: usize,
+}
+
+impl AttentionOptions {
+    /// Scores are divided by the root of the width of a head.
+    pub fn new(d_head: usize, dropout: f64, filler: usize) -> Self {
+        Self {
+            d_head,
+            scale: (d_head as f64).sqrt().recip(),
+            dropout,
+            filler,
+        }
+    }
+
+    /// `[batch, seq, heads * d_head] -> [batch, heads, seq, d_head]`
+    ///
+    /// # Panics
+    ///
+    /// Panics if the width is no multiple of that of a head.
+    pub fn split(&self, x: Tensor<3>) -> Tensor<4> {
+        let [batch, seq, width] = x.dims();
+        x.reshape([batch, seq, width / self.d_head, self.d_head])
+            .swap_dims(1, 2)
+    }
+
+    /// Attention over the keys and values of the layer's own positions, those of earlier passes included.
+    ///
+    /// # Shapes
+    ///
+    /// `query [batch, heads, seq, d_head]`, keys and values `[batch, kv_heads, seq, d_head]`, `input [batch, seq, d_model]` that
+    /// of the block, `bias` broadcast to `[batch, heads, seq, seq_k]`; returns `[batch, seq, heads * d_head]`.
+    ///
+    /// # Panics
+    ///
+    /// Panics on tensors of other shapes.
+    pub fn attend(
+        &self,
+        query: Tensor<4>,
+        own: KeysValues,
+        input: Tensor<3>,
+        bias: Option<Tensor<4>>,
+        (point, slot): (&Point<KeyValueHook>, Slot<'_>),
+        cx: &mut Hooks<'_>,
+    ) -> Tensor<3> {
+        let own = match slot.cache {
+            Some(cache) => cache.append(own),
+            None => own,
+        };
+        let state = self.adapted(own, input, bias, point, cx);
+        self.weighted(query, state, cx)
+    }
+
+    /// Keys and values as adapters leave them.
+    pub fn adapted(
+        &self,
+        (key, value): KeysValues,
+        input: Tensor<3>,
+        bias: Option<Tensor<4>>,
+        point: &Point<KeyValueHook>,
+        cx: &mut Hooks<'_>,
+    ) -> KeyValueState {
+        let state = KeyValueState::new(key, value, input).with_bias(bias);
+        cx.key_value(point, state.with_filler(self.filler))
+    }
+
+    /// `dropout(softmax(scale q k^T + bias)) v` with the heads merged, `[batch, seq, heads * d_head]`.
+    pub fn weighted(&self, query: Tensor<4>, state: KeyValueState, cx: &mut Hooks<'_>) -> Tensor<3> {
+        let dropout = cx.pass().dropout.as_ref().map(|dropout| (dropout, self.dropout));
+        let out = ops::scaled_attention(query, state.key, state.value, self.scale, state.bias, dropout);
+        let [batch, heads, seq, d_head] = out.dims();
+        out.swap_dims(1, 2).reshape([batch, seq, heads * d_head])
+    }
+}

@@ -1,0 +1,134 @@
+//! A forward pass as a chain of blocks: the one pass of a model, run as a whole, with a cache, or block by block.
+
+use std::fmt;
+use std::rc::Rc;
+
+use adapters_core::Hooks;
+use burn::tensor::Tensor;
+
+use crate::cache::{KeyValueCache, LayerCache};
+
+/// A layer of a stack.
+pub trait Block {
+    /// What all layers of a pass read: masks, positions.
+    type Frame;
+
+    /// The hidden state after the layer, `[batch, seq, d_model] -> [batch, seq, d_model]`.
+    fn forward(&self, x: Tensor<3>, frame: &Self::Frame, slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3>;
+}
+
+/// What a layer reads and keeps of its own in a pass.
+#[derive(Debug)]
+pub struct Slot<'a> {
+    /// The encoder's output, `[batch, encoder_seq, d_model]`, in the decoder of a model of two stacks.
+    pub encoded: Option<&'a Tensor<3>>,
+    /// What it keeps from one pass to the next; `None` in a pass over whole sequences.
+    pub cache: Option<&'a mut LayerCache>,
+}
+
+/// What goes from block to block.
+#[derive(Clone, Debug)]
+pub struct Flow {
+    /// The hidden state, `[batch, seq, d_model]`.
+    pub hidden: Tensor<3>,
+    /// The encoder's output, `[batch, encoder_seq, d_model]`, in the decoder of a model of two stacks.
+    pub encoded: Option<Tensor<3>>,
+}
+
+/// One step of a chain.
+pub type Step<'m> = Box<dyn Fn(Flow, Option<&mut KeyValueCache>, &mut Hooks<'_>) -> Flow + 'm>;
+
+/// A forward pass that has begun: what enters the first block, and the blocks to come.
+///
+/// Between two blocks there is nothing but the [`Flow`]: what a training step needs to keep of a block is its input, and
+/// the rest of it can be computed again when its gradient is due.
+pub struct Chain<'m> {
+    /// What enters the first block.
+    pub entered: Flow,
+    /// The blocks, in order.
+    pub steps: Vec<Step<'m>>,
+}
+
+impl<'m> Chain<'m> {
+    /// Begins with a hidden state.
+    pub fn new(hidden: Tensor<3>) -> Self {
+        Self {
+            entered: Flow { hidden, encoded: None },
+            steps: Vec::new(),
+        }
+    }
+
+    /// Begins with a hidden state of a decoder that reads `encoded`.
+    pub fn reading(hidden: Tensor<3>, encoded: Tensor<3>) -> Self {
+        Self {
+            entered: Flow {
+                hidden,
+                encoded: Some(encoded),
+            },
+            steps: Vec::new(),
+        }
+    }
+
+    /// Goes on with the layers of a stack.
+    #[must_use]
+    pub fn layers<B: Block>(mut self, layers: &'m [B], frame: B::Frame) -> Self
+    where
+        B::Frame: 'm,
+    {
+        let frame = Rc::new(frame);
+        self.steps
+            .extend(layers.iter().enumerate().map(|(index, layer)| -> Step<'m> {
+                let frame = Rc::clone(&frame);
+                Box::new(move |Flow { hidden, encoded }, cache, cx| {
+                    let slot = Slot {
+                        encoded: encoded.as_ref(),
+                        cache: cache.map(|cache| cache.layer(index)),
+                    };
+                    let hidden = layer.forward(hidden, &frame, slot, cx);
+                    Flow { hidden, encoded }
+                })
+            }));
+        self
+    }
+
+    /// Goes on with what makes one hidden state of another.
+    #[must_use]
+    pub fn then(mut self, run: impl Fn(Tensor<3>, &mut Hooks<'_>) -> Tensor<3> + 'm) -> Self {
+        self.steps.push(Box::new(move |flow, _, cx| Flow {
+            hidden: run(flow.hidden, cx),
+            encoded: flow.encoded,
+        }));
+        self
+    }
+
+    /// Goes on in the decoder: the hidden state becomes the encoder's output, and `begin` makes the decoder's first.
+    #[must_use]
+    pub fn decoding(mut self, begin: impl Fn(&mut Hooks<'_>) -> Tensor<3> + 'm) -> Self {
+        self.steps.push(Box::new(move |flow, _, cx| Flow {
+            hidden: begin(cx),
+            encoded: Some(flow.hidden),
+        }));
+        self
+    }
+
+    /// Ends the pass: the last hidden state, `[batch, seq, d_model]`. A cache takes in the columns of the pass.
+    pub fn run(self, mut cache: Option<&mut KeyValueCache>, cx: &mut Hooks<'_>) -> Tensor<3> {
+        let mut flow = self.entered;
+        for step in &self.steps {
+            flow = step(flow, cache.as_deref_mut(), cx);
+        }
+        if let Some(cache) = cache {
+            cache.grow(flow.hidden.dims()[1]);
+        }
+        flow.hidden
+    }
+}
+
+impl fmt::Debug for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Chain")
+            .field("entered", &self.entered.hidden.dims())
+            .field("steps", &self.steps.len())
+            .finish()
+    }
+}

@@ -1,0 +1,93 @@
+//! Checks of `config.json` that every architecture makes.
+
+use std::fmt::Display;
+use std::path::Path;
+
+use crate::error::ModelError;
+
+/// Checks the values of a configuration file.
+#[derive(Clone, Copy, Debug)]
+pub struct ConfigCheck<'a> {
+    path: &'a Path,
+}
+
+impl<'a> ConfigCheck<'a> {
+    /// Of the file at `path`.
+    pub fn new(path: &'a Path) -> Self {
+        Self { path }
+    }
+
+    /// An error for a value.
+    pub fn refusal(&self, field: &'static str, expected: impl Into<String>, found: impl Display) -> ModelError {
+        ModelError::Config {
+            path: self.path.to_owned(),
+            field,
+            expected: expected.into(),
+            found: found.to_string(),
+        }
+    }
+
+    /// An error unless `holds`.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Config`]
+    pub fn require(
+        &self,
+        holds: bool,
+        field: &'static str,
+        expected: impl Into<String>,
+        found: impl Display,
+    ) -> Result<(), ModelError> {
+        match holds {
+            true => Ok(()),
+            false => Err(self.refusal(field, expected, found)),
+        }
+    }
+
+    /// Sizes of tensors: between 1 and 2^24.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Config`] for the first that is not.
+    pub fn sizes<const N: usize>(&self, fields: [(&'static str, usize); N]) -> Result<(), ModelError> {
+        fields.into_iter().try_for_each(|(field, value)| {
+            let holds = (1..=1 << 24).contains(&value);
+            self.require(holds, field, "between 1 and 2^24", value)
+        })
+    }
+
+    /// Numbers of layers: between 1 and 4096.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Config`] for the first that is not.
+    pub fn layers<const N: usize>(&self, fields: [(&'static str, usize); N]) -> Result<(), ModelError> {
+        fields.into_iter().try_for_each(|(field, value)| {
+            let holds = (1..=1 << 12).contains(&value);
+            self.require(holds, field, "between 1 and 4096", value)
+        })
+    }
+
+    /// Probabilities of dropout: at least 0 and below 1.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Config`] for the first that is not.
+    pub fn dropouts<const N: usize>(&self, fields: [(&'static str, f64); N]) -> Result<(), ModelError> {
+        fields.into_iter().try_for_each(|(field, value)| {
+            let holds = (0.0..1.0).contains(&value);
+            self.require(holds, field, "0 <= p < 1", value)
+        })
+    }
+
+    /// A width that is a multiple of a number of heads, both of which are above zero.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Config`]
+    pub fn multiple(&self, (field, value): (&'static str, usize), (of, by): (&str, usize)) -> Result<(), ModelError> {
+        let expected = format!("a multiple of {of} = {by}");
+        self.require(value.is_multiple_of(by), field, expected, value)
+    }
+}

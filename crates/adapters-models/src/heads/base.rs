@@ -1,0 +1,92 @@
+//! What a head needs of the model below it.
+
+use adapters_core::{Ctx, Host, Role, Site, SiteKind, Stack};
+use burn::tensor::Tensor;
+
+use crate::architecture::ModelKind;
+use crate::heads::Pooling;
+use crate::model::Model;
+
+/// A model whose last hidden state heads read.
+pub trait HeadBase: Host {
+    /// Tokens in the vocabulary.
+    fn vocab_size(&self) -> usize;
+
+    /// Where adapters act on the embeddings: an invertible adapter there is undone before a language model's last layer.
+    fn embedding_site(&self) -> Site;
+
+    /// What AdapterHub's library reads for a whole text where a head does not use the pooler: the first position of an
+    /// encoder, the last token of the others.
+    fn default_pooling(&self) -> Pooling {
+        Pooling::Last
+    }
+
+    /// Epsilon of the layer normalizations of a head; 1e-12 where the model's configuration has no `layer_norm_eps`.
+    fn norm_epsilon(&self) -> f64 {
+        1e-12
+    }
+
+    /// Dropout probability of a head that names none; zero where the model's configuration has none for it.
+    fn head_dropout(&self) -> f64 {
+        0.0
+    }
+
+    /// The word embeddings, `[vocab, d_model]`, to which a language model's last layer is tied.
+    fn word_embeddings(&self) -> Tensor<2> {
+        let is_words = |kind: &SiteKind, role| matches!(kind, SiteKind::Table { .. }) && role == Role::TokenEmbedding;
+        let words = self
+            .sites()
+            .into_iter()
+            .find(|info| is_words(&info.kind, info.site.role));
+        let table = words.and_then(|info| self.table(info.site));
+        // Every model of this crate lists its token table, and gives the table of a site it lists.
+        table.expect("the model has a token table").weight.val()
+    }
+
+    /// What the model's pooler makes of its hidden states, `[batch, seq, d_model] -> [batch, d_model]`; `None` without one.
+    fn pool(&self, _hidden: Tensor<3>, _cx: &mut Ctx<'_>) -> Option<Tensor<2>> {
+        None
+    }
+
+    /// Whether it has a pooler.
+    fn has_pooler(&self) -> bool {
+        false
+    }
+}
+
+impl HeadBase for Model {
+    fn vocab_size(&self) -> usize {
+        Model::vocab_size(self)
+    }
+
+    fn embedding_site(&self) -> Site {
+        let stack = match self.kind() {
+            ModelKind::CausalLm => Stack::Decoder,
+            _ => Stack::Encoder,
+        };
+        Site::outside(stack, Role::Embedding)
+    }
+
+    fn default_pooling(&self) -> Pooling {
+        match self.kind() {
+            ModelKind::CausalLm | ModelKind::EncoderDecoder => Pooling::Last,
+            _ => Pooling::First,
+        }
+    }
+
+    fn norm_epsilon(&self) -> f64 {
+        self.info().head_norm_epsilon
+    }
+
+    fn head_dropout(&self) -> f64 {
+        self.info().head_dropout
+    }
+
+    fn pool(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Option<Tensor<2>> {
+        Model::pool(self, hidden, cx)
+    }
+
+    fn has_pooler(&self) -> bool {
+        Model::has_pooler(self)
+    }
+}

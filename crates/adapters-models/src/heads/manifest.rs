@@ -1,0 +1,124 @@
+//! The codec of this library's own head files: a section of the manifest and a weight file.
+
+use std::path::Path;
+
+use adapters_core::Tensors;
+use adapters_store::{HeadManifest, StoreError, read_safetensors, write_safetensors};
+use burn::tensor::Device;
+
+use crate::error::ModelError;
+use crate::heads::config::{HeadConfig, HeadKind};
+use crate::heads::layers::{HiddenLayer, LastLayer};
+use crate::heads::{Head, HeadBase, Pooling, fits};
+use crate::weights::Weights;
+
+impl Head {
+    /// Name of the weight file.
+    pub const FILE: &'static str = "head.safetensors";
+
+    /// Writes the weights into `dir`, atomically, and returns the section of the manifest that goes with them.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Write`].
+    pub fn save_manifest(&self, dir: &Path, base: &impl HeadBase) -> Result<HeadManifest, StoreError> {
+        let mut tensors = Tensors::new();
+        for (index, HiddenLayer { dense, norm }) in self.hidden.iter().enumerate() {
+            let key = |rest: &str| format!("hidden.{index}.{rest}");
+            tensors.insert(key("weight"), dense.weight.val().transpose().into_data());
+            let bias = dense.bias.iter().map(|bias| (key("bias"), bias.val().into_data()));
+            tensors.extend(bias);
+            if let Some(norm) = norm {
+                tensors.insert(key("norm.weight"), norm.gamma.val().into_data());
+                let beta = norm.beta.iter().map(|beta| (key("norm.bias"), beta.val().into_data()));
+                tensors.extend(beta);
+            }
+        }
+        // A tied weight is that of the base.
+        let weight = self
+            .last
+            .weight
+            .iter()
+            .map(|weight| ("weight", weight.val().into_data()));
+        let bias = self.last.bias.iter().map(|bias| ("bias", bias.val().into_data()));
+        tensors.extend(weight.chain(bias).map(|(key, data)| (key.to_owned(), data)));
+        write_safetensors(&dir.join(Self::FILE), &tensors, [])?;
+        let mut config = self.config().to_fields(base);
+        if let Some(pooling) = self.config().kind.pooling() {
+            config.insert("pooling".to_owned(), serde_json::to_value(pooling).unwrap_or_default());
+        }
+        Ok(HeadManifest {
+            file: Self::FILE.to_owned(),
+            config,
+        })
+    }
+
+    /// The head of a manifest in the folder `dir`.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Config`] naming a field; [`ModelError::Store`] for files, missing, left-over and misshapen tensors.
+    pub fn load_manifest(
+        dir: &Path,
+        manifest: &HeadManifest,
+        base: &impl HeadBase,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        let mut fields = manifest.config.clone();
+        for derived in ["vocab_size", "embedding_size"] {
+            fields.remove(derived);
+        }
+        let path = dir.join(adapters_store::Manifest::FILE);
+        let config = HeadConfig::from_fields(fields, base.default_pooling(), &path)?;
+        Self::load_weights(&dir.join(&manifest.file), config, base, device)
+    }
+
+    /// A classification head of one layer from a file with nothing but `weight [classes, d_model]` and `bias [classes]`.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Store`] for the file, missing, left-over and misshapen tensors.
+    pub fn load_linear(
+        path: &Path,
+        pooling: Pooling,
+        base: &impl HeadBase,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        let (tensors, _) = read_safetensors(path)?;
+        let classes = tensors
+            .get("weight")
+            .and_then(|weight| weight.shape().to_vec().first().copied());
+        let kind = HeadKind::Classification { pooling };
+        let labels = (0..classes.unwrap_or(1).max(1)).map(|class| class.to_string());
+        let config = HeadConfig::new(kind, labels).with_layers(1).with_dropout(0.0);
+        Self::load_weights(path, config, base, device)
+    }
+
+    fn load_weights(
+        path: &Path,
+        config: HeadConfig,
+        base: &impl HeadBase,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        let activation = config.check(path)?;
+        fits(&config, base, path)?;
+        let (tensors, _) = read_safetensors(path)?;
+        let (d, outputs) = (base.d_model(), config.outputs(base.vocab_size()));
+        let tied = config.kind.is_language_model() && !tensors.contains_key("weight");
+        let mut w = Weights::from_tensors(path.to_owned(), tensors, "", device);
+        let hidden = (1..config.layers)
+            .map(|layer| HiddenLayer {
+                dense: w.linear(&format!("hidden.{}", layer - 1), d, d),
+                norm: config
+                    .has_norm()
+                    .then(|| w.layer_norm(&format!("hidden.{}.norm", layer - 1), d, base.norm_epsilon())),
+            })
+            .collect();
+        let last = LastLayer {
+            weight: (!tied).then(|| w.matrix("weight", outputs, d)),
+            bias: config.bias.then(|| w.vector("bias", outputs)),
+        };
+        w.finish(&[])?;
+        Ok(Self::from_layers(hidden, last, activation, config).trainable())
+    }
+}

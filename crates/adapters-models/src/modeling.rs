@@ -1,0 +1,23 @@
+//! What the file of an architecture uses.
+
+pub(crate) use std::path::Path;
+
+pub(crate) use adapters_core::{
+    Ctx, EmbeddingHook, EmbeddingRole, EmbeddingState, Error, Hooks, Host, KeyValueHook, LinearRole, Location, NormRole, OutputHook,
+    Point, ResidualHook, ResidualRole, Sited, Sites, Stack,
+};
+pub(crate) use adapters_nn::ops::{self, Activation};
+pub(crate) use burn::module::Module;
+pub(crate) use burn::nn::{Embedding, LayerNorm, Linear, RmsNorm};
+pub(crate) use burn::tensor::{Bool, Device, Int, Tensor};
+pub(crate) use serde::Deserialize;
+
+pub(crate) use crate::architecture::FromCheckpoint;
+pub(crate) use crate::attention::AttentionOptions;
+pub(crate) use crate::cache::{Begun, KeyValueCache};
+pub(crate) use crate::chain::{Block, Chain, Slot};
+pub(crate) use crate::config_check::ConfigCheck;
+pub(crate) use crate::error::ModelError;
+pub(crate) use crate::input::TextInput;
+pub(crate) use crate::transformer::{CausalLm, ModelInfo, TextEncoder, Transformer};
+pub(crate) use crate::weights::{Scope, Weights};

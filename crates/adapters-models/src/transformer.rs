@@ -1,0 +1,210 @@
+//! What an architecture implements: its pass as a chain of blocks, and what heads, generation and trainers need of its kind.
+
+use std::fmt::Debug;
+
+use adapters_core::{Ctx, Error, Host};
+use burn::tensor::{Bool, Int, Tensor};
+
+use crate::cache::KeyValueCache;
+use crate::chain::Chain;
+use crate::input::{ImageInput, Input, TextInput, TextToTextInput};
+
+/// Facts of a model that heads, tokenizers and reports need.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ModelInfo {
+    /// Number of layers, of all stacks.
+    pub num_layers: usize,
+    /// Longest input in positions; `usize::MAX` where there is no limit.
+    pub max_length: usize,
+    /// Tokens in the vocabulary; zero for a model that reads none.
+    pub vocab_size: usize,
+    /// Id of the padding token; zero where the checkpoint has none.
+    pub pad_id: usize,
+    /// Token types; `None` for a model that reads none.
+    pub token_types: Option<usize>,
+    /// Epsilon of the normalizations of a head; 1e-12 where the configuration has no `layer_norm_eps`.
+    pub head_norm_epsilon: f64,
+    /// Dropout probability of a head that names none; zero where the configuration has none for it.
+    pub head_dropout: f64,
+    /// Published name of the activation in the feed-forward blocks.
+    pub activation: String,
+}
+
+/// A model whose forward pass is a chain of blocks. The same chain runs as a whole, with a cache from token to token, and
+/// block by block where a training step computes blocks again.
+pub trait Transformer: Host + Debug + Send + Sync {
+    /// What it reads.
+    type Input: Clone + Into<Input> + TryFrom<Input, Error = Input>;
+
+    /// Facts for heads, tokenizers and reports.
+    fn info(&self) -> ModelInfo;
+
+    /// Begins a pass: the embeddings, and the blocks to come. With a `cache`, `input` is what follows the columns it holds;
+    /// a model that writes nothing never gets one.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Ctx::begin`].
+    ///
+    /// # Panics
+    ///
+    /// Panics on an id outside the vocabulary, and where `seq`, with what adapters insert, is beyond the longest input.
+    fn chain(&self, input: Self::Input, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error>;
+
+    /// The last hidden state, `[batch, seq, d_model]`, of the decoder in a model of two stacks. Adapters may make `seq` longer,
+    /// and under a `Parallel` block the output has the batch once a branch, one after the other.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Ctx::begin`].
+    ///
+    /// # Panics
+    ///
+    /// As [`chain`](Self::chain).
+    fn forward(&self, input: Self::Input, cx: &mut Ctx<'_>) -> Result<Tensor<3>, Error> {
+        Ok(self.chain(input, None, cx)?.run(None, cx.hooks()))
+    }
+
+    /// The model as an encoder of text, if it is one.
+    fn text_encoder(&self) -> Option<&dyn TextEncoder> {
+        None
+    }
+
+    /// The model as a causal language model, if it is one.
+    fn causal_lm(&self) -> Option<&dyn CausalLm> {
+        None
+    }
+
+    /// The model as an encoder-decoder, if it is one.
+    fn encoder_decoder(&self) -> Option<&dyn EncoderDecoder> {
+        None
+    }
+
+    /// The model as an encoder of images, if it is one.
+    fn image_encoder(&self) -> Option<&dyn ImageEncoder> {
+        None
+    }
+
+    /// What the model's pooler makes of its hidden states, `[batch, seq, d_model] -> [batch, d_model]`; `None` for a
+    /// checkpoint without one.
+    fn pool(&self, _hidden: Tensor<3>, _cx: &mut Ctx<'_>) -> Option<Tensor<2>> {
+        None
+    }
+
+    /// Whether the checkpoint has a pooler.
+    fn has_pooler(&self) -> bool {
+        false
+    }
+}
+
+/// Reads a text.
+pub trait TextEncoder: Transformer<Input = TextInput> {}
+
+/// Reads images.
+pub trait ImageEncoder: Transformer<Input = ImageInput> {
+    /// Channels, height and width of the images.
+    fn image_size(&self) -> [usize; 3];
+}
+
+/// Continues a text.
+pub trait CausalLm: Transformer<Input = TextInput> {
+    /// Scores of all tokens, `[batch, seq, d_model] -> [batch, seq, vocab]`.
+    ///
+    /// # Panics
+    ///
+    /// Panics on another `d_model`.
+    fn logits(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3>;
+
+    /// The last hidden state of what follows the columns of a cache, which takes it in.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Ctx::begin`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Transformer::chain`], and on a cache of another batch or model.
+    fn forward_cached(
+        &self,
+        input: TextInput,
+        cache: &mut KeyValueCache,
+        cx: &mut Ctx<'_>,
+    ) -> Result<Tensor<3>, Error> {
+        Ok(self.chain(input, Some(&mut *cache), cx)?.run(Some(cache), cx.hooks()))
+    }
+}
+
+/// What a decoder reads of the encoder, once for all its steps.
+#[derive(Clone, Debug)]
+pub struct EncodedInput {
+    /// `[batch, seq, d_model]`.
+    pub hidden: Tensor<3>,
+    /// True at padding, `[batch, seq]`; `None` when there is none.
+    pub padding: Option<Tensor<2, Bool>>,
+}
+
+/// Reads a text and writes another.
+pub trait EncoderDecoder: Transformer<Input = TextToTextInput> {
+    /// Id the decoder starts with.
+    fn start_id(&self) -> usize;
+
+    /// The encoder's last hidden state, `[batch, seq]` to `[batch, seq, d_model]`; an adapter may make `seq` longer.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Ctx::begin`].
+    ///
+    /// # Panics
+    ///
+    /// Panics on an id outside the vocabulary.
+    fn encode(
+        &self,
+        ids: Tensor<2, Int>,
+        padding: Option<Tensor<2, Bool>>,
+        cx: &mut Ctx<'_>,
+    ) -> Result<EncodedInput, Error>;
+
+    /// The decoder's pass, `[batch, decoder_seq]`. With a cache, `ids` are those that follow the positions it has seen.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Ctx::begin`].
+    ///
+    /// # Panics
+    ///
+    /// Panics on an id outside the vocabulary, and on a cache of another batch or model.
+    fn decoder_chain(
+        &self,
+        ids: Tensor<2, Int>,
+        encoded: &EncodedInput,
+        cache: Option<&mut KeyValueCache>,
+        cx: &mut Ctx<'_>,
+    ) -> Result<Chain<'_>, Error>;
+
+    /// The decoder's last hidden state, `[batch, decoder_seq]` to `[batch, decoder_seq, d_model]`; a cache takes it in.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Ctx::begin`].
+    ///
+    /// # Panics
+    ///
+    /// As [`decoder_chain`](Self::decoder_chain).
+    fn decode(
+        &self,
+        ids: Tensor<2, Int>,
+        encoded: &EncodedInput,
+        mut cache: Option<&mut KeyValueCache>,
+        cx: &mut Ctx<'_>,
+    ) -> Result<Tensor<3>, Error> {
+        let chain = self.decoder_chain(ids, encoded, cache.as_deref_mut(), cx)?;
+        Ok(chain.run(cache, cx.hooks()))
+    }
+
+    /// Scores of the vocabulary, `[batch, seq, d_model]` to `[batch, seq, vocab]`.
+    ///
+    /// # Panics
+    ///
+    /// Panics on another `d_model`.
+    fn logits(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3>;
+}

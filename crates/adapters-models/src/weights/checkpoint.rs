@@ -1,0 +1,461 @@
+//! A checkpoint's tensors on disk, read one by one.
+//!
+//! Opening reads the headers; a tensor is read when it is asked for, converted and, for linear layers, transposed on the way
+//! from the file to its place. Loading a model therefore needs the memory of the model and a small buffer.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use adapters_core::Tensors;
+use adapters_store::{StoreError, TensorProblem, read_json};
+use burn::tensor::{DType, TensorData, f16};
+use safetensors::tensor::{Dtype, Metadata};
+use serde_json::{Map, Value};
+
+use crate::error::ModelError;
+
+/// Metadata key that marks a compact checkpoint, and its value: matrices as `I8` rows with `<key>.scale`.
+const QUANTIZATION: (&str, &str) = ("adapters.quantization", "int8-rows");
+/// The longest header that the safetensors format allows.
+const LONGEST_HEADER: u64 = 100_000_000;
+/// Elements that are read at once.
+const BUFFER: usize = 1 << 18;
+
+/// `model.safetensors`, or the shards that `model.safetensors.index.json` lists.
+#[derive(Debug)]
+pub(crate) struct Checkpoint {
+    path: PathBuf,
+    files: Vec<OpenFile>,
+    entries: BTreeMap<String, Entry>,
+}
+
+#[derive(Debug)]
+struct OpenFile {
+    path: PathBuf,
+    file: RefCell<File>,
+}
+
+/// Where a tensor is.
+#[derive(Clone, Debug)]
+struct Entry {
+    file: usize,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    /// Byte of the file it begins at.
+    start: u64,
+    /// One factor a row, in a compact checkpoint.
+    scales: Option<Vec<f32>>,
+}
+
+/// How a matrix of the file goes into memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// As it is in the file.
+    Same,
+    /// `[rows, cols]` to `[cols, rows]`, so that no step of training meets a strided weight.
+    Transposed,
+}
+
+/// Why a tensor was not read.
+#[derive(Debug)]
+pub(crate) enum ReadError {
+    /// It is not what is expected.
+    Problem(TensorProblem),
+    /// The file could not be read.
+    File(StoreError),
+}
+
+impl Checkpoint {
+    /// Opens the checkpoint of a folder.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::NotACheckpoint`], [`ModelError::Store`] for a damaged file.
+    pub fn open(dir: &Path) -> Result<Self, ModelError> {
+        let (whole, index) = (dir.join("model.safetensors"), dir.join("model.safetensors.index.json"));
+        let mut checkpoint = Self {
+            path: whole.clone(),
+            files: Vec::new(),
+            entries: BTreeMap::new(),
+        };
+        if whole.exists() {
+            checkpoint.add(&whole)?;
+            return Ok(checkpoint);
+        }
+        if !index.exists() {
+            return Err(ModelError::NotACheckpoint {
+                path: dir.to_owned(),
+                missing: "it has no model.safetensors (nor model.safetensors.index.json)",
+            });
+        }
+        let listing: Map<String, Value> = read_json(&index)?;
+        let shards: BTreeSet<&str> = listing
+            .get("weight_map")
+            .and_then(Value::as_object)
+            .map(|map| map.values().filter_map(Value::as_str).collect())
+            .unwrap_or_default();
+        for shard in shards {
+            // A shard is a file name; anything else would read outside the folder.
+            let name = Path::new(shard).file_name().unwrap_or_default();
+            checkpoint.add(&dir.join(name))?;
+        }
+        checkpoint.path = index;
+        Ok(checkpoint)
+    }
+
+    /// The file, or the index of the shards.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The keys of all tensors.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// The shape of a tensor.
+    pub fn shape(&self, key: &str) -> Option<&[usize]> {
+        self.entries.get(key).map(|entry| entry.shape.as_slice())
+    }
+
+    fn add(&mut self, path: &Path) -> Result<(), StoreError> {
+        let (file, start, metadata) = read_header(path)?;
+        let index = self.files.len();
+        let mut found: BTreeMap<String, Entry> = metadata
+            .tensors()
+            .into_iter()
+            .map(|(key, info)| {
+                let entry = Entry {
+                    file: index,
+                    dtype: info.dtype,
+                    shape: info.shape.clone(),
+                    start: start + info.data_offsets.0 as u64,
+                    scales: None,
+                };
+                (key, entry)
+            })
+            .collect();
+        self.files.push(OpenFile {
+            path: path.to_owned(),
+            file: RefCell::new(file),
+        });
+        let marked = metadata.metadata().as_ref().and_then(|marks| marks.get(QUANTIZATION.0));
+        if marked.map(String::as_str) == Some(QUANTIZATION.1) {
+            self.attach_scales(path, &mut found)?;
+        }
+        self.entries.extend(found);
+        Ok(())
+    }
+
+    /// Gives each compact matrix the factors of its rows.
+    fn attach_scales(&self, path: &Path, found: &mut BTreeMap<String, Entry>) -> Result<(), StoreError> {
+        let compact: Vec<String> = found
+            .iter()
+            .filter(|(_, entry)| entry.dtype == Dtype::I8)
+            .map(|(key, _)| key.clone())
+            .collect();
+        let mut problems = Vec::new();
+        for key in compact {
+            let scale_key = format!("{key}.scale");
+            let rows = found[&key].shape.first().copied();
+            match (rows, found.remove(&scale_key)) {
+                (None, _) => problems.push(TensorProblem::DType {
+                    key,
+                    found: "I8, without rows".to_owned(),
+                }),
+                (_, None) => problems.push(TensorProblem::Missing {
+                    key: scale_key,
+                    nearest: None,
+                }),
+                (Some(rows), Some(scale)) if scale.shape != [rows] => problems.push(TensorProblem::Shape {
+                    key: scale_key,
+                    expected: vec![rows],
+                    found: scale.shape,
+                }),
+                (Some(_), Some(scale)) => match self.values(&scale_key, &scale, Layout::Same) {
+                    Ok(scales) => {
+                        if let Some(entry) = found.get_mut(&key) {
+                            entry.scales = Some(scales);
+                        }
+                    }
+                    Err(ReadError::Problem(problem)) => problems.push(problem),
+                    Err(ReadError::File(error)) => return Err(error),
+                },
+            }
+        }
+        match problems.is_empty() {
+            true => Ok(()),
+            false => Err(StoreError::Mismatch {
+                path: path.to_owned(),
+                problems,
+            }),
+        }
+    }
+
+    /// The elements of a tensor in 32 bits.
+    pub fn read(&self, key: &str, layout: Layout) -> Result<Vec<f32>, ReadError> {
+        match self.entries.get(key) {
+            Some(entry) => self.values(key, entry, layout),
+            None => Err(ReadError::Problem(TensorProblem::Missing {
+                key: key.to_owned(),
+                nearest: None,
+            })),
+        }
+    }
+
+    fn values(&self, key: &str, entry: &Entry, layout: Layout) -> Result<Vec<f32>, ReadError> {
+        let convert = converter(entry).ok_or_else(|| {
+            ReadError::Problem(TensorProblem::DType {
+                key: key.to_owned(),
+                found: format!("{:?}", entry.dtype),
+            })
+        })?;
+        let count: usize = entry.shape.iter().product();
+        let cols = entry
+            .shape
+            .get(1..)
+            .map_or(1, |rest| rest.iter().product::<usize>())
+            .max(1);
+        // Whole rows, so that a block of them can be transposed.
+        let block = (BUFFER / cols).max(1) * cols;
+        let size = entry.dtype.bitsize() / 8;
+        let mut target = Target::new(layout, count, cols);
+        let mut bytes = vec![0; block.min(count) * size];
+        let file = &self.files[entry.file];
+        let failed = |source| {
+            ReadError::File(StoreError::Read {
+                path: file.path.clone(),
+                source,
+            })
+        };
+        let mut reader = file.file.borrow_mut();
+        reader.seek(SeekFrom::Start(entry.start)).map_err(failed)?;
+        let mut read = 0;
+        let mut values = Vec::with_capacity(block.min(count));
+        while read < count {
+            let now = block.min(count - read);
+            let bytes = &mut bytes[..now * size];
+            reader.read_exact(bytes).map_err(failed)?;
+            values.clear();
+            convert(bytes, &mut values);
+            if let Some(scales) = &entry.scales {
+                for (row, values) in values.chunks_mut(cols).enumerate() {
+                    let scale = scales[read / cols + row];
+                    values.iter_mut().for_each(|value| *value *= scale);
+                }
+            }
+            if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+                return Err(ReadError::Problem(TensorProblem::NotFinite {
+                    key: key.to_owned(),
+                    index: read + at,
+                }));
+            }
+            target.put(read, &values);
+            read += now;
+        }
+        Ok(target.values)
+    }
+
+    /// All tensors as they are in the files, compact matrices restored to 32 bits.
+    pub fn read_all(&self) -> Result<Tensors, ModelError> {
+        let mut tensors = Tensors::new();
+        for (key, entry) in &self.entries {
+            let data = match burn_dtype(entry.dtype).filter(|_| entry.scales.is_none()) {
+                Some(dtype) => {
+                    let file = &self.files[entry.file];
+                    let count: usize = entry.shape.iter().product();
+                    let mut bytes = vec![0; count * entry.dtype.bitsize() / 8];
+                    let mut reader = file.file.borrow_mut();
+                    let read = reader
+                        .seek(SeekFrom::Start(entry.start))
+                        .and_then(|_| reader.read_exact(&mut bytes));
+                    read.map_err(|source| StoreError::Read {
+                        path: file.path.clone(),
+                        source,
+                    })?;
+                    TensorData::from_bytes_vec(bytes, entry.shape.clone(), dtype)
+                }
+                None => match self.values(key, entry, Layout::Same) {
+                    Ok(values) => TensorData::new(values, entry.shape.clone()),
+                    Err(ReadError::File(error)) => return Err(error.into()),
+                    Err(ReadError::Problem(problem)) => {
+                        return Err(StoreError::Mismatch {
+                            path: self.path.clone(),
+                            problems: vec![problem],
+                        }
+                        .into());
+                    }
+                },
+            };
+            tensors.insert(key.clone(), data);
+        }
+        Ok(tensors)
+    }
+}
+
+/// The file, where its tensors begin, and what its header lists.
+fn read_header(path: &Path) -> Result<(File, u64, Metadata), StoreError> {
+    let failed = |source| StoreError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let damaged = |reason: String| StoreError::Safetensors {
+        path: path.to_owned(),
+        reason,
+    };
+    let mut file = File::open(path).map_err(failed)?;
+    let length = file.metadata().map_err(failed)?.len();
+    let mut size = [0; 8];
+    if length < 8 {
+        return Err(damaged(format!("it has {length} bytes, and a header needs 8 or more")));
+    }
+    file.read_exact(&mut size).map_err(failed)?;
+    let size = u64::from_le_bytes(size);
+    if size > LONGEST_HEADER || size > length - 8 {
+        return Err(damaged(format!("its header has {size} bytes, its file {length}")));
+    }
+    let mut header = vec![0; size as usize];
+    file.read_exact(&mut header).map_err(failed)?;
+    // Deserializing checks that the tensors lie one after the other and have the sizes of their shapes.
+    let metadata: Metadata = serde_json::from_slice(&header).map_err(|e| damaged(e.to_string()))?;
+    let end = metadata
+        .tensors()
+        .values()
+        .map(|info| info.data_offsets.1)
+        .max()
+        .unwrap_or(0) as u64;
+    if 8 + size + end != length {
+        let expected = 8 + size + end;
+        return Err(damaged(format!(
+            "its header lists {expected} bytes, the file has {length}"
+        )));
+    }
+    Ok((file, 8 + size, metadata))
+}
+
+/// Where the elements of a tensor go.
+pub(super) struct Target {
+    layout: Layout,
+    rows: usize,
+    cols: usize,
+    pub values: Vec<f32>,
+}
+
+impl Target {
+    pub fn new(layout: Layout, count: usize, cols: usize) -> Self {
+        Self {
+            layout,
+            rows: count / cols,
+            cols,
+            values: match layout {
+                Layout::Same => Vec::with_capacity(count),
+                Layout::Transposed => vec![0.0; count],
+            },
+        }
+    }
+
+    /// Takes whole rows, the first of which begins at element `start`. Transposed, a block of rows becomes a short run in
+    /// each column of the result, so that a run is one or more whole cache lines.
+    pub fn put(&mut self, start: usize, values: &[f32]) {
+        match self.layout {
+            Layout::Same => self.values.extend_from_slice(values),
+            Layout::Transposed => {
+                const RUN: usize = 16;
+                let (cols, first) = (self.cols, start / self.cols);
+                for (block, values) in values.chunks(RUN * cols).enumerate() {
+                    let count = values.len() / cols;
+                    for col in 0..cols {
+                        let at = col * self.rows + first + block * RUN;
+                        for (row, value) in self.values[at..at + count].iter_mut().enumerate() {
+                            *value = values[row * cols + col];
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Appends the numbers that bytes hold.
+type Convert = fn(&[u8], &mut Vec<f32>);
+
+/// What makes numbers in 32 bits of the bytes of a tensor; `None` for a type that is no float.
+fn converter(entry: &Entry) -> Option<Convert> {
+    Some(match entry.dtype {
+        Dtype::F32 => |bytes, values| values.extend(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
+        Dtype::F64 => |bytes, values| values.extend(bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32)),
+        Dtype::F16 => |bytes, values| {
+            values.extend(bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()));
+        },
+        // The upper half of the same number in 32 bits.
+        Dtype::BF16 => |bytes, values| {
+            let wide = |b: &[u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+            values.extend(bytes.as_chunks().0.iter().map(wide));
+        },
+        Dtype::I8 if entry.scales.is_some() => {
+            |bytes, values| values.extend(bytes.iter().map(|b| f32::from(i8::from_le_bytes([*b]))))
+        }
+        _ => return None,
+    })
+}
+
+/// The type of a tensor in memory; `None` for one that memory has no equal of.
+fn burn_dtype(dtype: Dtype) -> Option<DType> {
+    Some(match dtype {
+        Dtype::F64 => DType::F64,
+        Dtype::F32 => DType::F32,
+        Dtype::F16 => DType::F16,
+        Dtype::BF16 => DType::BF16,
+        Dtype::I64 => DType::I64,
+        Dtype::I32 => DType::I32,
+        Dtype::I16 => DType::I16,
+        Dtype::I8 => DType::I8,
+        Dtype::U8 => DType::U8,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    #[test]
+    fn blocks_of_rows_are_transposed_as_the_whole() {
+        let (rows, cols) = (37, 5);
+        let values: Vec<f32> = (0..rows * cols).map(|x| x as f32).collect();
+        let mut target = Target::new(Layout::Transposed, rows * cols, cols);
+        for (block, part) in values.chunks(20 * cols).enumerate() {
+            target.put(block * 20 * cols, part);
+        }
+        let expected: Vec<f32> = (0..cols)
+            .flat_map(|col| (0..rows).map(move |row| (row * cols + col) as f32))
+            .collect();
+        assert_eq!(target.values, expected);
+    }
+
+    #[test]
+    fn half_precision_is_widened_exactly() {
+        let dir = tempfile::tempdir().unwrap();
+        let numbers = [1.5f32, -0.25, 3.0, 65504.0];
+        for (dtype, bytes) in [
+            (Dtype::F16, numbers.map(|x| f16::from_f32(x).to_le_bytes()).concat()),
+            (
+                Dtype::BF16,
+                numbers.map(|x| burn::tensor::bf16::from_f32(x).to_le_bytes()).concat(),
+            ),
+        ] {
+            let view = safetensors::tensor::TensorView::new(dtype, vec![2, 2], &bytes).unwrap();
+            let file = safetensors::serialize([("w", view)], None::<HashMap<String, String>>).unwrap();
+            std::fs::write(dir.path().join("model.safetensors"), file).unwrap();
+            let checkpoint = Checkpoint::open(dir.path()).unwrap();
+            let values = checkpoint.read("w", Layout::Transposed).unwrap();
+            let last = if dtype == Dtype::F16 { 65504.0 } else { 65536.0 };
+            assert_eq!(values, [1.5, 3.0, -0.25, last]);
+        }
+    }
+}

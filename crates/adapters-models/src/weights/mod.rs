@@ -1,0 +1,315 @@
+//! A checkpoint's tensors on their way into the layers of a model; strict at the end.
+//!
+//! A model builds its layers in order, each with its role and published path. Nothing fails on the way: every missing,
+//! misshapen or left-over key is collected, and [`Weights::finish`] reports all of them at once.
+
+pub(crate) mod checkpoint;
+mod scope;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use adapters_core::{Location, Tensors};
+use adapters_nn::{draw, nearest};
+use adapters_store::{StoreError, TensorProblem};
+use burn::module::Param;
+use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, RmsNorm, RmsNormConfig};
+use burn::tensor::{Device, Tensor, TensorData};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+use crate::error::ModelError;
+use crate::weights::checkpoint::{Checkpoint, Layout, ReadError, Target};
+
+pub use scope::Scope;
+
+/// The tensors of a checkpoint folder, on their way into a model.
+#[derive(Debug)]
+pub struct Weights {
+    path: PathBuf,
+    source: Source,
+    /// Keys that were not taken yet, without the prefix, and as they are in the file.
+    keys: BTreeMap<String, String>,
+    device: Device,
+    problems: Vec<TensorProblem>,
+    /// The first file that could not be read.
+    failed: Option<StoreError>,
+    /// What the paths of the sites begin with.
+    path_prefix: String,
+}
+
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // One a load.
+enum Source {
+    Checkpoint(Checkpoint),
+    Tensors(Tensors),
+    Random(ChaCha8Rng),
+}
+
+impl Weights {
+    /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` lists, in a folder. `prefix`
+    /// (`"bert."`) is taken off keys that a larger class put it on.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::NotACheckpoint`], [`ModelError::Store`] for damaged files.
+    pub fn read(dir: &Path, prefix: &str, device: &Device) -> Result<Self, ModelError> {
+        let checkpoint = Checkpoint::open(dir)?;
+        let keys: Vec<String> = checkpoint.keys().map(str::to_owned).collect();
+        let path = checkpoint.path().to_owned();
+        Ok(Self::new(path, Source::Checkpoint(checkpoint), keys, prefix, device))
+    }
+
+    /// Tensors that were read from `path` already.
+    pub fn from_tensors(path: PathBuf, tensors: Tensors, prefix: &str, device: &Device) -> Self {
+        let keys: Vec<String> = tensors.keys().cloned().collect();
+        Self::new(path, Source::Tensors(tensors), keys, prefix, device)
+    }
+
+    /// Random tensors in place of a checkpoint's, for measurements and for training from nothing: matrices normal with
+    /// standard deviation 0.02, biases zero, the weights of normalizations one.
+    pub fn random(seed: u64, device: &Device) -> Self {
+        let source = Source::Random(ChaCha8Rng::seed_from_u64(seed));
+        Self::new(PathBuf::new(), source, Vec::new(), "", device)
+    }
+
+    fn new(path: PathBuf, source: Source, found: Vec<String>, prefix: &str, device: &Device) -> Self {
+        let mut problems = Vec::new();
+        let mut keys = BTreeMap::new();
+        for key in found {
+            let rest = key.strip_prefix(prefix).unwrap_or(&key).to_owned();
+            // With and without the prefix: which of the two is meant cannot be told.
+            if keys.insert(rest, key.clone()).is_some() {
+                problems.push(TensorProblem::Unexpected { key });
+            }
+        }
+        Self {
+            path,
+            source,
+            keys,
+            device: device.clone(),
+            problems,
+            failed: None,
+            path_prefix: String::new(),
+        }
+    }
+
+    /// Names sites as a larger class does, whose keys have `prefix`.
+    #[must_use]
+    pub fn naming_sites_with(mut self, prefix: &str) -> Self {
+        prefix.trim_end_matches('.').clone_into(&mut self.path_prefix);
+        self
+    }
+
+    /// The layers at `location` whose keys begin with `path`.
+    pub fn at(&mut self, location: Location, path: impl Into<String>) -> Scope<'_> {
+        let path_prefix = self.path_prefix.clone();
+        Scope::new(self, location, path.into(), path_prefix)
+    }
+
+    /// The same for layers of the larger class itself, such as a language-model head: their sites have no prefix.
+    pub fn at_top(&mut self, location: Location, path: impl Into<String>) -> Scope<'_> {
+        Scope::new(self, location, path.into(), String::new())
+    }
+
+    /// A vector by its key.
+    pub fn vector(&mut self, key: &str, size: usize) -> Param<Tensor<1>> {
+        frozen(self.take::<1>(key, [size], Layout::Same))
+    }
+
+    /// A matrix by its key, as it lies in the file.
+    pub fn matrix(&mut self, key: &str, rows: usize, cols: usize) -> Param<Tensor<2>> {
+        frozen(self.take::<2>(key, [rows, cols], Layout::Same))
+    }
+
+    /// A tensor of any rank by its key, as it lies in the file: the kernel of a convolution, for one.
+    pub fn tensor<const D: usize>(&mut self, key: &str, shape: [usize; D]) -> Param<Tensor<D>> {
+        frozen(self.take::<D>(key, shape, Layout::Same))
+    }
+
+    /// Leaves out the tensors of these keys, which the model has no use for.
+    pub fn ignore(&mut self, unused: impl Fn(&str) -> bool) {
+        self.keys.retain(|key, _| !unused(key));
+    }
+
+    /// Whether a key is there and was not taken yet.
+    pub fn has(&self, key: &str) -> bool {
+        self.is_random() || self.keys.contains_key(key)
+    }
+
+    /// Whether tensors are drawn and not read.
+    pub fn is_random(&self) -> bool {
+        matches!(self.source, Source::Random(_))
+    }
+
+    /// A linear layer: `<path>.weight [d_out, d_in]`, transposed here, and `<path>.bias [d_out]`.
+    pub fn linear(&mut self, path: &str, d_in: usize, d_out: usize) -> Linear {
+        let weight = self.take::<2>(&format!("{path}.weight"), [d_out, d_in], Layout::Transposed);
+        Linear {
+            weight: frozen(weight),
+            bias: Some(self.vector(&format!("{path}.bias"), d_out)),
+        }
+    }
+
+    /// A linear layer without a bias: `<path>.weight [d_out, d_in]`, transposed here.
+    pub fn linear_without_bias(&mut self, path: &str, d_in: usize, d_out: usize) -> Linear {
+        let weight = self.take::<2>(&format!("{path}.weight"), [d_out, d_in], Layout::Transposed);
+        Linear {
+            weight: frozen(weight),
+            bias: None,
+        }
+    }
+
+    /// A linear layer whose weight is published the other way round: `<path>.weight [d_in, d_out]`, which is Burn's layout,
+    /// and `<path>.bias [d_out]`.
+    pub fn linear_input_first(&mut self, path: &str, d_in: usize, d_out: usize) -> Linear {
+        Linear {
+            weight: self.matrix(&format!("{path}.weight"), d_in, d_out),
+            bias: Some(self.vector(&format!("{path}.bias"), d_out)),
+        }
+    }
+
+    /// An embedding: `<path>.weight [entries, d_model]`.
+    pub fn embedding(&mut self, path: &str, entries: usize, d_model: usize) -> Embedding {
+        // Of the smallest size: its weight is replaced.
+        let mut embedding = EmbeddingConfig::new(1, 1).init(&self.device);
+        embedding.weight = self.matrix(&format!("{path}.weight"), entries, d_model);
+        embedding
+    }
+
+    /// A layer normalization: `<path>.weight [d_model]` and `<path>.bias [d_model]`, or `gamma` and `beta` in the
+    /// oldest checkpoints.
+    pub fn layer_norm(&mut self, path: &str, d_model: usize, epsilon: f64) -> LayerNorm {
+        let mut norm = LayerNormConfig::new(d_model).with_epsilon(epsilon).init(&self.device);
+        if self.is_random() {
+            return norm;
+        }
+        let (gamma, beta) = match self.has(&format!("{path}.gamma")) {
+            true => ("gamma", "beta"),
+            false => ("weight", "bias"),
+        };
+        norm.gamma = self.vector(&format!("{path}.{gamma}"), d_model);
+        norm.beta = Some(self.vector(&format!("{path}.{beta}"), d_model));
+        norm
+    }
+
+    /// A root-mean-square normalization: `<path>.weight [d_model]`. `epsilon` is above zero.
+    pub fn rms_norm(&mut self, path: &str, d_model: usize, epsilon: f64) -> RmsNorm {
+        let mut norm = RmsNormConfig::new(d_model).with_epsilon(epsilon).init(&self.device);
+        if !self.is_random() {
+            norm.gamma = self.vector(&format!("{path}.weight"), d_model);
+        }
+        norm
+    }
+
+    /// Ends loading.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Mismatch`] listing every missing, misshapen, non-finite and unused key; keys that start with one of
+    /// `known_unused` are the published extras of larger classes and are no problem. [`StoreError::Read`] for a file that
+    /// ended or failed while it was read.
+    pub fn finish(mut self, known_unused: &[&str]) -> Result<(), ModelError> {
+        if let Some(error) = self.failed {
+            return Err(error.into());
+        }
+        let left: BTreeSet<String> = std::mem::take(&mut self.keys).into_keys().collect();
+        for problem in &mut self.problems {
+            if let TensorProblem::Missing { key, nearest: near } = problem {
+                *near = nearest(key, left.iter().map(String::as_str));
+            }
+        }
+        let unused = left
+            .into_iter()
+            .filter(|key| !known_unused.iter().any(|known| key.starts_with(known)));
+        self.problems
+            .extend(unused.map(|key| TensorProblem::Unexpected { key }));
+        if self.problems.is_empty() {
+            return Ok(());
+        }
+        Err(StoreError::Mismatch {
+            path: self.path,
+            problems: self.problems,
+        }
+        .into())
+    }
+
+    /// The tensor of a key, or zeros and a noted problem.
+    fn take<const D: usize>(&mut self, key: &str, shape: [usize; D], layout: Layout) -> Tensor<D> {
+        match self.values(key, &shape, layout) {
+            Ok(values) => {
+                let shape: Vec<usize> = match layout {
+                    Layout::Same => shape.to_vec(),
+                    Layout::Transposed => shape.iter().rev().copied().collect(),
+                };
+                Tensor::from_data(TensorData::new(values, shape), &self.device)
+            }
+            Err(error) => {
+                match error {
+                    ReadError::Problem(problem) => self.problems.push(problem),
+                    ReadError::File(error) => {
+                        self.failed.get_or_insert(error);
+                    }
+                }
+                // `finish` will refuse the model: no need for a tensor of the right size, whatever a config asks for.
+                Tensor::zeros([1; D], &self.device)
+            }
+        }
+    }
+
+    fn values(&mut self, key: &str, shape: &[usize], layout: Layout) -> Result<Vec<f32>, ReadError> {
+        if let Source::Random(rng) = &mut self.source {
+            let data = match shape.len() {
+                1 => draw::constant([shape[0]], 0.0),
+                _ => draw::normal(rng, [shape[0], shape[1..].iter().product()], 0.02),
+            };
+            return Ok(laid_out(data.iter::<f32>().collect(), shape, layout));
+        }
+        let problem = |problem| Err(ReadError::Problem(problem));
+        let missing = || TensorProblem::Missing {
+            key: key.to_owned(),
+            nearest: None,
+        };
+        let misshapen = |found: &[usize]| TensorProblem::Shape {
+            key: key.to_owned(),
+            expected: shape.to_vec(),
+            found: found.to_vec(),
+        };
+        let Some(full) = self.keys.remove(key) else {
+            return problem(missing());
+        };
+        match &mut self.source {
+            Source::Checkpoint(checkpoint) => match checkpoint.shape(&full) {
+                Some(found) if found != shape => problem(misshapen(found)),
+                _ => checkpoint.read(&full, layout),
+            },
+            Source::Tensors(tensors) => match tensors.remove(&full) {
+                None => problem(missing()),
+                Some(data) if !data.dtype().is_float() => problem(TensorProblem::DType {
+                    key: key.to_owned(),
+                    found: format!("{:?}", data.dtype()),
+                }),
+                Some(data) if data.shape().to_vec() != shape => problem(misshapen(&data.shape().to_vec())),
+                Some(data) => Ok(laid_out(data.iter::<f32>().collect(), shape, layout)),
+            },
+            Source::Random(_) => problem(missing()),
+        }
+    }
+}
+
+/// A base parameter: it never asks for a gradient.
+fn frozen<const D: usize>(tensor: Tensor<D>) -> Param<Tensor<D>> {
+    Param::from_tensor(tensor).set_require_grad(false)
+}
+
+fn laid_out(values: Vec<f32>, shape: &[usize], layout: Layout) -> Vec<f32> {
+    match layout {
+        Layout::Same => values,
+        Layout::Transposed => {
+            let cols = shape[1..].iter().product::<usize>().max(1);
+            let mut target = Target::new(layout, values.len(), cols);
+            target.put(0, &values);
+            target.values
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Layers with their sites, from the tensors of a checkpoint.
+
+use adapters_core::{
+    EmbeddingHook, EmbeddingRole, KeyValueHook, LinearRole, Location, NormRole, OutputHook, Point, ResidualHook,
+    ResidualRole, Sited, TokenTable,
+};
+use burn::nn::{Embedding, LayerNorm, Linear, RmsNorm};
+
+use crate::weights::Weights;
+
+/// The layers of one location, whose keys and paths begin alike.
+///
+/// Every method takes the rest of the path: `at.linear(LinearRole::Query, "attention.self.query", [d, d])` reads
+/// `<path>.attention.self.query.weight` and `.bias`, and its site has that path.
+#[derive(Debug)]
+pub struct Scope<'w> {
+    weights: &'w mut Weights,
+    location: Location,
+    keys: String,
+    path_prefix: String,
+}
+
+impl<'w> Scope<'w> {
+    pub(super) fn new(weights: &'w mut Weights, location: Location, keys: String, path_prefix: String) -> Self {
+        Self {
+            weights,
+            location,
+            keys,
+            path_prefix,
+        }
+    }
+
+    /// The location.
+    pub fn location(&self) -> Location {
+        self.location
+    }
+
+    /// The same location further down the path.
+    pub fn within(&mut self, rest: &str) -> Scope<'_> {
+        self.within_at(self.location, rest)
+    }
+
+    /// Another location further down the path.
+    pub fn within_at(&mut self, location: Location, rest: &str) -> Scope<'_> {
+        let keys = self.key(rest);
+        Scope::new(self.weights, location, keys, self.path_prefix.clone())
+    }
+
+    /// Whether the checkpoint has `<path>.<rest>`; always where tensors are random.
+    pub fn has(&self, rest: &str) -> bool {
+        self.weights.has(&self.key(rest))
+    }
+
+    /// A linear layer `[d_in, d_out]` with a bias.
+    pub fn linear(&mut self, role: LinearRole, rest: &str, dims: [usize; 2]) -> Sited<Linear> {
+        self.linear_with(true, role, rest, dims)
+    }
+
+    /// A linear layer `[d_in, d_out]`, with a bias or without.
+    pub fn linear_with(
+        &mut self,
+        bias: bool,
+        role: LinearRole,
+        rest: &str,
+        [d_in, d_out]: [usize; 2],
+    ) -> Sited<Linear> {
+        let key = self.key(rest);
+        let layer = match bias {
+            true => self.weights.linear(&key, d_in, d_out),
+            false => self.weights.linear_without_bias(&key, d_in, d_out),
+        };
+        Sited::new(self.location, role, self.path(rest), layer)
+    }
+
+    /// A linear layer `[d_in, d_out]` with a bias, whose weight is published that way round.
+    pub fn linear_input_first(&mut self, role: LinearRole, rest: &str, [d_in, d_out]: [usize; 2]) -> Sited<Linear> {
+        let layer = self.weights.linear_input_first(&self.key(rest), d_in, d_out);
+        Sited::new(self.location, role, self.path(rest), layer).stored_input_first()
+    }
+
+    /// A layer normalization.
+    pub fn layer_norm(&mut self, role: NormRole, rest: &str, d_model: usize, epsilon: f64) -> Sited<LayerNorm> {
+        let layer = self.weights.layer_norm(&self.key(rest), d_model, epsilon);
+        Sited::new(self.location, role, self.path(rest), layer)
+    }
+
+    /// A root-mean-square normalization.
+    pub fn rms_norm(&mut self, role: NormRole, rest: &str, d_model: usize, epsilon: f64) -> Sited<RmsNorm> {
+        let layer = self.weights.rms_norm(&self.key(rest), d_model, epsilon);
+        Sited::new(self.location, role, self.path(rest), layer)
+    }
+
+    /// The table of the token embeddings; `padding` is a row that never trains.
+    pub fn table(&mut self, rest: &str, [rows, d_model]: [usize; 2], padding: Option<usize>) -> Sited<Embedding> {
+        let layer = self.weights.embedding(&self.key(rest), rows, d_model);
+        Sited::new(self.location, TokenTable, self.path(rest), layer).with_padding(padding)
+    }
+
+    /// An embedding table to which nothing attaches.
+    pub fn embedding(&mut self, rest: &str, [rows, d_model]: [usize; 2]) -> Embedding {
+        self.weights.embedding(&self.key(rest), rows, d_model)
+    }
+
+    /// Where adapters act on embedded tokens.
+    pub fn embedded(&self, role: EmbeddingRole, rest: &str, d_model: usize) -> Point<EmbeddingHook> {
+        Point::embedding(self.location, role, self.path(rest), d_model)
+    }
+
+    /// Keys and values of an attention: `heads` heads of `d_head` features.
+    pub fn key_value(&self, rest: &str, heads: usize, d_head: usize) -> Point<KeyValueHook> {
+        Point::key_value(self.location, self.path(rest), heads, d_head)
+    }
+
+    /// Where a block joins the residual stream.
+    pub fn residual(&self, role: ResidualRole, rest: &str, d_model: usize) -> Point<ResidualHook> {
+        Point::residual(self.location, role, self.path(rest), d_model)
+    }
+
+    /// What a whole layer returns; its path is that of the scope.
+    pub fn layer_output(&self, d_model: usize) -> Point<OutputHook> {
+        Point::layer_output(self.location, self.path(""), d_model)
+    }
+
+    /// What enters the language-model head.
+    pub fn head_input(&self, rest: &str, d_model: usize) -> Point<OutputHook> {
+        Point::head_input(self.location, self.path(rest), d_model)
+    }
+
+    fn key(&self, rest: &str) -> String {
+        joined(&[&self.keys, rest])
+    }
+
+    fn path(&self, rest: &str) -> String {
+        joined(&[&self.path_prefix, &self.keys, rest])
+    }
+}
+
+/// The names that are not empty, with dots between them.
+fn joined(names: &[&str]) -> String {
+    let names: Vec<&str> = names.iter().copied().filter(|name| !name.is_empty()).collect();
+    names.join(".")
+}

@@ -1,0 +1,506 @@
+//! What every architecture promises, checked on a checkpoint with random weights.
+//!
+//! The checkpoint is found out from the loader: it lists what it misses and which shapes it expects. An architecture therefore
+//! needs a tiny configuration and nothing else to be checked, one that a program registers itself included.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use adapters::core::{Attached, Role, SiteInfo, Tensors, merge};
+use adapters::models::{
+    Architectures, Input, KeyValueCache, Model, ModelError, ModelKind, Pretrained, TextInput, TextToTextInput,
+    save_checkpoint,
+};
+use adapters::nn::draw;
+use adapters::store::{StoreError, TensorProblem, write_json, write_safetensors};
+use adapters::train::LossGradients;
+use adapters::{AdapterSet, Composition, Ctx, Host, method};
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::nn::{Linear, LinearConfig};
+use burn::optim::GradientsParams;
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use serde_json::Value;
+
+use crate::contract::{gradients_of, randomised, relative_error};
+
+/// An architecture and a tiny configuration of it: a vocabulary of 20 tokens or more, of which 0 is the padding.
+#[derive(Clone, Debug)]
+pub struct ModelCase {
+    /// `config.json`, with `model_type`.
+    pub config: Value,
+    /// Keys that a checkpoint may have, and has here.
+    pub optional_keys: &'static [&'static str],
+    /// The architectures, that of the case among them.
+    pub architectures: Architectures,
+}
+
+/// Runs every check.
+///
+/// # Panics
+///
+/// Panics where a promise is broken, naming it and the architecture.
+pub fn all(case: &ModelCase) {
+    let bench = ModelBench::new(case);
+    bench.prefix_makes_no_difference();
+    bench.every_tensor_matters();
+    bench.every_site_is_hooked();
+    bench.batch_equals_rows();
+    bench.cached_equals_whole();
+    bench.recomputed_equals_plain();
+    bench.merged_equals_adapted();
+}
+
+/// Acts on every linear layer but the head.
+const ALL_LINEAR: &str = "lora[r=2,alpha=5,target_modules=all-linear]";
+
+/// A loaded checkpoint of random tensors.
+struct ModelBench<'a> {
+    case: &'a ModelCase,
+    dir: tempfile::TempDir,
+    tensors: Tensors,
+    model: Model,
+    device: Device,
+}
+
+fn ids<const N: usize>(rows: [[i64; N]; 2]) -> Tensor<2, Int> {
+    Tensor::from_data(TensorData::from(rows), &Device::flex())
+}
+
+impl<'a> ModelBench<'a> {
+    fn new(case: &'a ModelCase) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder can be made");
+        let device = Device::flex();
+        let one = |key: &str| (key.to_owned(), vec![1]);
+        let mut shapes: BTreeMap<String, Vec<usize>> = case.optional_keys.iter().map(|key| one(key)).collect();
+        loop {
+            let tensors = random_tensors(&shapes);
+            let problems = match write_and_load(case, dir.path(), &tensors, &device) {
+                Ok(model) => {
+                    return Self {
+                        case,
+                        dir,
+                        tensors,
+                        model,
+                        device,
+                    };
+                }
+                Err(ModelError::Store(StoreError::Mismatch { problems, .. })) => problems,
+                Err(other) => panic!("{}: {other}", case.config),
+            };
+            let before = shapes.clone();
+            for problem in problems {
+                match problem {
+                    TensorProblem::Missing { key, .. } => shapes.insert(key, vec![1]),
+                    TensorProblem::Shape { key, expected, .. } => shapes.insert(key, expected),
+                    other => panic!("{}: {other}", case.config),
+                };
+            }
+            assert_ne!(shapes, before, "{}: the loader asks for what it has", case.config);
+        }
+    }
+
+    fn name(&self) -> &str {
+        self.model.architecture()
+    }
+
+    fn padded(&self) -> Input {
+        // The second row is shorter.
+        let ids = ids([[5, 9, 3, 14, 7], [8, 2, 11, 0, 0]]);
+        self.input(ids.clone(), Some(ids.equal_elem(0)))
+    }
+
+    fn input(&self, tokens: Tensor<2, Int>, padding: Option<Tensor<2, Bool>>) -> Input {
+        let rows = tokens.dims()[0];
+        match self.model.kind() {
+            ModelKind::EncoderDecoder => TextToTextInput {
+                ids: tokens,
+                padding,
+                decoder_ids: ids([[0, 4, 6, 12], [0, 13, 2, 9]]).slice_dim(0, 0..rows),
+            }
+            .into(),
+            ModelKind::ImageEncoder => panic!("{}: images have a contract of their own", self.name()),
+            _ => TextInput {
+                ids: tokens,
+                token_types: None,
+                padding,
+            }
+            .into(),
+        }
+    }
+
+    /// Everything the model computes of an input, as one number with a gradient for all of it.
+    fn everything(&self, model: &Model, input: Input, cx: &mut Ctx<'_>) -> Tensor<1> {
+        let hidden = model.forward(input, cx);
+        let device = hidden.device();
+        let probe = |size: usize| -> Tensor<1> {
+            let data = draw::normal(&mut ChaCha8Rng::seed_from_u64(3), [size], 1.0);
+            Tensor::from_data(data, &device.clone().inner())
+        };
+        let weighted = |x: Tensor<1>| {
+            let size = x.dims()[0];
+            (x.tanh() * probe(size)).sum()
+        };
+        let flat = |x: Tensor<3>| {
+            let size: usize = x.dims().iter().product();
+            x.reshape([size])
+        };
+        let mut sum = weighted(flat(hidden.clone()));
+        if let Some(logits) = model.logits(hidden.clone(), cx) {
+            sum = sum + weighted(flat(logits));
+        }
+        if let Some(pooled) = model.pool(hidden, cx) {
+            let size: usize = pooled.dims().iter().product();
+            sum = sum + weighted(pooled.reshape([size]));
+        }
+        sum
+    }
+
+    fn plain(&self, model: &Model) -> TensorData {
+        self.everything(model, self.padded(), &mut Ctx::plain()).into_data()
+    }
+
+    fn attached(&self, configs: &[&str]) -> Option<AdapterSet> {
+        let mut set = AdapterSet::new();
+        for (name, config) in ["a", "b"].into_iter().zip(configs) {
+            let config = method(config).unwrap_or_else(|e| panic!("{config}: {e}"));
+            // Not every architecture has the sites of every method.
+            set.attach(name, config, &self.model, 1, &self.device).ok()?;
+        }
+        let names: Vec<&str> = set.iter().map(Attached::name).collect();
+        let composition = Composition::stack(names);
+        set.activate(composition).unwrap_or_else(|e| panic!("{configs:?}: {e}"));
+        Some(randomised(set, 3))
+    }
+
+    /// A checkpoint of a larger class has a prefix on the keys of the model inside.
+    fn prefix_makes_no_difference(&self) {
+        let prefix = self.model.base_prefix();
+        let prefixed = self.tensors.iter().map(|(key, data)| {
+            let own = key.starts_with("lm_head");
+            let key = if own { key.clone() } else { format!("{prefix}{key}") };
+            (key, data.clone())
+        });
+        let dir = tempfile::tempdir().expect("a temporary folder can be made");
+        let model = write_and_load(self.case, dir.path(), &prefixed.collect(), &self.device)
+            .unwrap_or_else(|e| panic!("{}: {e}", self.name()));
+        assert_eq!(self.plain(&model), self.plain(&self.model), "{}: prefix", self.name());
+    }
+
+    /// A tensor nothing reads is refused, and a tensor that is read changes the output.
+    fn every_tensor_matters(&self) {
+        let dir = tempfile::tempdir().expect("a temporary folder can be made");
+        let load = |tensors: &Tensors| write_and_load(self.case, dir.path(), tensors, &self.device);
+        let mut tensors = self.tensors.clone();
+        tensors.insert("nobody.reads.this".to_owned(), TensorData::from([1.0f32]));
+        let refused = load(&tensors)
+            .expect_err("a tensor that nothing reads is refused")
+            .to_string();
+        assert!(refused.contains("`nobody.reads.this` is not expected"), "{refused}");
+        // The bias of keys raises all scores of a query alike: only keys without it, those of a prefix, tell.
+        let prefix = self.attached(&["prefix_tuning[prefix_length=2]"]).unwrap_or_default();
+        let run = |model: &Model| {
+            self.everything(model, self.padded(), &mut Ctx::new(&prefix))
+                .into_data()
+        };
+        let before = run(&self.model);
+        for (index, key) in self.tensors.keys().enumerate() {
+            let mut tensors = self.tensors.clone();
+            let changed = tensors.get_mut(key).expect("the key is one of its own");
+            let mut rng = ChaCha8Rng::seed_from_u64(index as u64);
+            let numbers = draw::normal(&mut rng, [changed.num_elements()], 0.5);
+            *changed = TensorData::new(numbers.iter::<f32>().collect(), changed.shape());
+            let model = load(&tensors).unwrap_or_else(|e| panic!("{key}: {e}"));
+            assert_ne!(run(&model), before, "{}: `{key}` changes nothing", self.name());
+        }
+    }
+
+    /// Every listed site has a hook: what adapters have there gets a gradient. Sites are listed once each.
+    fn every_site_is_hooked(&self) {
+        let sites = self.model.sites();
+        let listed: BTreeSet<_> = sites.iter().map(|info| info.site).collect();
+        assert_eq!(listed.len(), sites.len(), "{}: a site is listed twice", self.name());
+        let mut hooked = BTreeSet::new();
+        for config in [
+            ALL_LINEAR,
+            "lora[r=2,alpha=5,target_modules=[lm_head]]",
+            "ln_tuning",
+            "trainable_tokens[token_indices=[3,5]]",
+            "seq_bn",
+            "double_seq_bn",
+            "double_seq_bn[cross_adapter=true]",
+            "seq_bn_inv",
+            "prefix_tuning[prefix_length=3]",
+            "prefix_tuning[prefix_length=3,encoder_prefix=true,cross_prefix=true]",
+            "prompt_tuning[prompt_length=2]",
+            "peft_prompt_tuning[num_virtual_tokens=2]",
+            "loreft[r=2]",
+        ] {
+            let Some(set) = self.attached(&[config]) else { continue };
+            let set = set.train();
+            let loss = self.everything(&self.model, self.padded(), &mut Ctx::new(&set));
+            let gradients = gradients_of(&set, &loss.backward());
+            let moved = |data: &TensorData| data.iter::<f32>().any(|x| x != 0.0);
+            for place in set.params() {
+                let Some(info) = place.info else { continue };
+                if gradients[&place.id].as_ref().is_some_and(moved) {
+                    hooked.insert(info.site);
+                }
+            }
+            // What layers share has no site of its own: the layers do.
+            if set.params().all(|place| place.info.is_none()) {
+                hooked.extend(set.iter().flat_map(Attached::layers).map(|layer| layer.info.site));
+            }
+        }
+        // The hook in front of the head is that of hidden states: no method of this library is there alone.
+        let missed: Vec<&SiteInfo> = sites
+            .iter()
+            .filter(|info| info.site.role != Role::LmHeadInput && !hooked.contains(&info.site))
+            .collect();
+        assert!(missed.is_empty(), "{}: no hook at {missed:#?}", self.name());
+    }
+
+    /// A batch computes what its rows compute alone, padded on the right and, where a model continues texts, on the left.
+    fn batch_equals_rows(&self) {
+        let long = ids([[5, 9, 3, 14, 7]; 2]).slice_dim(0, 0..1);
+        let short = ids([[8, 2, 11]; 2]).slice_dim(0, 0..1);
+        let run = |input: Input| self.model.forward(input, &mut Ctx::plain());
+        let alone = [run(self.input(long.clone(), None)), run(self.input(short, None))];
+        let mut sides = vec![(ids([[5, 9, 3, 14, 7], [8, 2, 11, 0, 0]]), 0..3)];
+        if self.model.kind() == ModelKind::CausalLm {
+            sides.push((ids([[5, 9, 3, 14, 7], [0, 0, 8, 2, 11]]), 2..5));
+        }
+        for (tokens, of_text) in sides {
+            let batch = run(self.input(tokens.clone(), Some(tokens.equal_elem(0))));
+            let two_stacks = self.model.kind() == ModelKind::EncoderDecoder;
+            for (row, alone) in alone.iter().enumerate() {
+                let mut got = batch.clone().slice_dim(0, row..row + 1);
+                let mut want = alone.clone();
+                match (two_stacks, row) {
+                    // The decoder's second row begins with other ids than alone.
+                    (true, 1) => {
+                        let input = ids([[8, 2, 11]; 2]);
+                        want = run(self.input(input, None)).slice_dim(0, 1..2);
+                    }
+                    (false, 1) => got = got.slice_dim(1, of_text.clone()),
+                    _ => {}
+                }
+                let error = relative_error(&got.into_data(), &want.into_data());
+                assert!(
+                    error < 1e-5,
+                    "{}: row {row} is off by {error:e} in a batch",
+                    self.name()
+                );
+            }
+        }
+    }
+
+    /// A decoder that keeps keys and values goes on where it stopped.
+    fn cached_equals_whole(&self) {
+        for configs in [
+            &[
+                "lora[r=2,alpha=5,attn_matrices=[q,k,v],output_lora=true]",
+                "double_seq_bn",
+            ][..],
+            &["loreft[r=2]"],
+        ] {
+            let set = self.attached(configs).unwrap_or_default();
+            let (steps, whole) = match (self.model.causal_lm(), self.model.encoder_decoder()) {
+                (Ok(lm), _) => {
+                    let tokens = ids([[0, 5, 9, 3, 14], [8, 2, 11, 6, 1]]);
+                    let columns = |from: usize, to: usize| TextInput {
+                        ids: tokens.clone().slice_dim(1, from..to),
+                        token_types: None,
+                        padding: Some(tokens.clone().equal_elem(0).slice_dim(1, from..to)),
+                    };
+                    let whole = lm.forward(columns(0, 5), &mut Ctx::new(&set));
+                    let mut cache = KeyValueCache::new();
+                    let steps = [(0, 3), (3, 4), (4, 5)].map(|(from, to)| {
+                        assert_eq!(cache.columns(), from);
+                        lm.forward_cached(columns(from, to), &mut cache, &mut Ctx::new(&set))
+                    });
+                    // What a padded position computes does not matter.
+                    let of_text = |x: Tensor<3>| x.slice_dim(1, 1..5);
+                    (of_text(Tensor::cat(steps.into(), 1)), of_text(whole))
+                }
+                (_, Ok(model)) => {
+                    let tokens = ids([[7, 5, 9, 3, 1], [8, 2, 1, 0, 0]]);
+                    let decoder = ids([[0, 4, 6, 12], [0, 13, 2, 9]]);
+                    let mut encoded = model.encode(tokens.clone(), Some(tokens.equal_elem(0)), &mut Ctx::new(&set));
+                    let whole = model.decode(decoder.clone(), &encoded, None, &mut Ctx::new(&set));
+                    let mut cache = KeyValueCache::new();
+                    let steps = [(0, 1), (1, 3), (3, 4)].map(|(from, to)| {
+                        assert_eq!(cache.columns(), from);
+                        let ids = decoder.clone().slice_dim(1, from..to);
+                        let step = model.decode(ids, &encoded, Some(&mut cache), &mut Ctx::new(&set));
+                        // Its keys and values are in the cache from the first step on.
+                        encoded.hidden = encoded.hidden.clone() * 0.0;
+                        step
+                    });
+                    (Tensor::cat(steps.into(), 1), whole)
+                }
+                _ => return,
+            };
+            let error = relative_error(&steps.into_data(), &whole.into_data());
+            assert!(
+                error < 1e-5,
+                "{}, {configs:?}: off by {error:e} with a cache",
+                self.name()
+            );
+        }
+    }
+
+    /// Gradients with the memory of one block are those of the whole graph, with and without what layers share, what acts on
+    /// the embeddings, and what acts in few layers.
+    fn recomputed_equals_plain(&self) {
+        let model = Pretrained::open_with(self.dir.path(), self.case.architectures.clone())
+            // Masks are drawn in every block, and must be the same the second time.
+            .and_then(|source| source.with_dropout(0.2).model(&self.device))
+            .unwrap_or_else(|e| panic!("{}: {e}", self.name()));
+        for configs in [
+            &["lora[r=2,alpha=5,dropout=0.3,output_lora=true]"][..],
+            &["double_seq_bn[dropout=0.1]", "lora[r=2,leave_out=[0]]"],
+            &["compacter[reduction_factor=4]"],
+            &["seq_bn_inv"],
+            &["adalora[init_r=3,target_modules=all-linear]"],
+            &["ln_tuning"],
+            &["prefix_tuning[prefix_length=3]"],
+            &["prompt_tuning[prompt_length=2]"],
+            &["loreft[r=2]"],
+            &["unipelt"],
+        ] {
+            let Some(set) = self.attached(configs) else { continue };
+            let set = set.train();
+            let head: Linear = LinearConfig::new(model.d_model(), 3).init(&self.device).train();
+            let loss = |hidden: Tensor<3>, cx: &mut Ctx<'_>| {
+                let loss = head.forward(cx.dropout(hidden, 0.4)).tanh().square().sum();
+                match set.penalty() {
+                    Some(penalty) => loss + penalty,
+                    None => loss,
+                }
+            };
+            let cx = Ctx::new(&set).training(9);
+            let got = LossGradients::by_block(|cx| model.chain(self.padded(), cx), &set, &head, &cx, loss);
+            let mut cx = Ctx::new(&set).training(9);
+            let whole = loss(model.forward(self.padded(), &mut cx), &mut cx);
+            let want = LossGradients::of(&whole, &set, &head);
+            let context = format!("{}, {configs:?}", self.name());
+            assert!((got.loss - want.loss).abs() < 1e-5 * want.loss.abs(), "{context}: loss");
+            let both = |gradients: &LossGradients| {
+                let mut both = gradients_in_order(&set, &gradients.adapter_grads);
+                both.extend(gradients_in_order(&head, &gradients.head_grads));
+                both
+            };
+            same_gradients(&both(&got), &both(&want), &context);
+        }
+    }
+
+    /// A merged model computes what the adapted one does, before and after its checkpoint is written and read; a reset
+    /// restores every bit.
+    fn merged_equals_adapted(&self) {
+        // The first attaches to every architecture.
+        assert!(self.attached(&[ALL_LINEAR]).is_some(), "{}: {ALL_LINEAR}", self.name());
+        for config in [
+            ALL_LINEAR,
+            "lora[r=2,alpha=5,attn_matrices=[q,v],intermediate_lora=true,output_lora=true]",
+            "ln_tuning",
+        ] {
+            let Some(set) = self.attached(&[config]) else { continue };
+            let context = format!("{}, {config}", self.name());
+            let adapted = self
+                .everything(&self.model, self.padded(), &mut Ctx::new(&set))
+                .into_data();
+            let (mut model, before) = (self.model.clone(), parameters(&self.model));
+            let merged = merge(&mut model, &set, "a", None).unwrap_or_else(|e| panic!("{context}: {e}"));
+            let plain = self.plain(&model);
+            let error = relative_error(&plain, &adapted);
+            assert!(error < 1e-4, "{context}: merged is off by {error:e}");
+            assert_ne!(self.plain(&self.model), plain, "{context}: merging changed nothing");
+            let out = tempfile::tempdir().expect("a temporary folder can be made");
+            save_checkpoint(&model, self.dir.path(), out.path()).unwrap_or_else(|e| panic!("{context}: {e}"));
+            let again = Pretrained::open_with(out.path(), self.case.architectures.clone())
+                .and_then(|source| source.model(&self.device))
+                .unwrap_or_else(|e| panic!("{context}: {e}"));
+            assert_eq!(self.plain(&again), plain, "{context}: saved and loaded");
+            merged.reset(&mut model);
+            assert_eq!(parameters(&model), before, "{context}: reset");
+        }
+    }
+}
+
+/// Writes the checkpoint of a case and loads it.
+fn write_and_load(case: &ModelCase, dir: &Path, tensors: &Tensors, device: &Device) -> Result<Model, ModelError> {
+    let path: PathBuf = dir.join("config.json");
+    write_json(&path, &case.config)?;
+    write_safetensors(&dir.join("model.safetensors"), tensors, [])?;
+    Pretrained::open_with(dir, case.architectures.clone())?.model(device)
+}
+
+/// Normal numbers, those of normalizations around one.
+fn random_tensors(shapes: &BTreeMap<String, Vec<usize>>) -> Tensors {
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    let tensors = shapes.iter().map(|(key, shape)| {
+        let data = draw::normal(&mut rng, [shape.iter().product()], 0.3);
+        let is_norm = shape.len() == 1 && key.ends_with(".weight");
+        let shift = if is_norm { 1.0 } else { 0.0 };
+        let values: Vec<f32> = data.iter::<f32>().map(|x| x + shift).collect();
+        (key.clone(), TensorData::new(values, shape.clone()))
+    });
+    tensors.collect()
+}
+
+/// Gradients in the order of the parameters; `None` for one without.
+fn gradients_in_order(module: &impl Module, gradients: &GradientsParams) -> Vec<Option<TensorData>> {
+    struct Values<'a>(&'a GradientsParams, Vec<Option<TensorData>>);
+    impl ModuleVisitor for Values<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.1.push(self.0.get::<D>(param.id).map(Tensor::into_data));
+        }
+    }
+    let mut values = Values(gradients, Vec::new());
+    module.visit(&mut values);
+    values.1
+}
+
+/// The values of all parameters in order.
+fn parameters(model: &Model) -> Vec<TensorData> {
+    struct Values(Vec<TensorData>);
+    impl ModuleVisitor for Values {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0.push(param.val().into_data());
+        }
+    }
+    let mut values = Values(Vec::new());
+    model.visit(&mut values);
+    values.0
+}
+
+fn largest(data: &TensorData) -> f64 {
+    data.iter::<f64>().map(f64::abs).fold(0.0, f64::max)
+}
+
+fn same_gradients(got: &[Option<TensorData>], want: &[Option<TensorData>], context: &str) {
+    // A gate's gradient may be what is left of large terms that cancel: no float has it to 1e-4 of itself.
+    let most = want.iter().flatten().map(largest).fold(0.0, f64::max);
+    let mut compared = 0;
+    for (got, want) in got.iter().zip(want) {
+        match (got, want) {
+            (Some(got), Some(want)) => {
+                assert_eq!(got.shape(), want.shape(), "{context}");
+                assert!(got.iter::<f64>().all(f64::is_finite), "{context}");
+                let off = got
+                    .iter::<f64>()
+                    .zip(want.iter::<f64>())
+                    .map(|(got, want)| (got - want).abs());
+                let error = off.fold(0.0, f64::max);
+                let bound = 1e-4 * largest(want) + 1e-6 * most;
+                assert!(error <= bound, "{context}: off by {error:e}, of {:e}", largest(want));
+                compared += 1;
+            }
+            (None, None) => {}
+            _ => panic!("{context}: {} and {}", got.is_some(), want.is_some()),
+        }
+    }
+    assert!(compared >= 3, "{context}: only {compared} gradients");
+}

@@ -1,0 +1,169 @@
+//! Heads in peft's files and in manifests, and pooling over the tokens of a text.
+
+use std::path::{Path, PathBuf};
+
+use adapters::core::Tensors;
+use adapters::models::heads::{HeadKind, Pooling, Scores};
+use adapters::models::{Head, HeadConfig, Model, Pretrained, TextInput};
+use adapters::store::{LoadOptions, load_adapter, read_safetensors, save_adapter};
+use adapters::train::{ModelInput, hidden_states};
+use adapters::{AdapterSet, Ctx, METHODS};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+fn crate_dir() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn case(name: &str) -> PathBuf {
+    crate_dir().join("tests/heads").join(name)
+}
+
+fn encoder(device: &Device) -> Model {
+    let dir = crate_dir().join("golden/bert/base");
+    Pretrained::open(&dir).unwrap().encoder(device).unwrap()
+}
+
+fn input(expected: &Tensors, device: &Device) -> TextInput {
+    let (inputs, _) = read_safetensors(&crate_dir().join("golden/bert/inputs.safetensors")).unwrap();
+    let take = |key| expected.get(key).unwrap_or(&inputs[key]).clone();
+    let mask = Tensor::<2, Int>::from_data(take("attention_mask"), device);
+    TextInput {
+        ids: Tensor::from_data(take("input_ids"), device),
+        token_types: None,
+        padding: Some(mask.equal_elem(0)),
+    }
+}
+
+fn close(name: &str, own: &TensorData, wanted: &TensorData) {
+    assert_eq!(own.shape(), wanted.shape(), "{name}");
+    let peak = wanted.iter::<f32>().fold(0.0, |peak: f32, x| peak.max(x.abs()));
+    for (own, wanted) in own.iter::<f32>().zip(wanted.iter::<f32>()) {
+        assert!((own - wanted).abs() <= 2e-5 + 2e-5 * peak, "{name}: {own} and {wanted}");
+    }
+}
+
+#[test]
+fn heads_in_pefts_files_are_those_of_the_classes_of_transformers() {
+    let device = Device::flex();
+    for (name, family, output) in [
+        ("bert_lora_seq_cls", "bert", "rows"),
+        ("bert_ia3_seq_cls", "bert", "rows"),
+        ("bert_lora_token_cls", "bert", "tokens"),
+        // The pooler reads the first virtual token, as it does in transformers.
+        ("bert_prompt_tuning_seq_cls", "bert", "rows"),
+        ("llama_lora_seq_cls", "llama", "rows"),
+    ] {
+        let dir = case("peft").join(name);
+        let golden = crate_dir().join("golden").join(family);
+        let base = Pretrained::open(&golden.join("base")).unwrap().model(&device).unwrap();
+        let mut set = AdapterSet::new();
+        let report = load_adapter(&dir, &mut set, &base, METHODS, &LoadOptions::default(), &device).unwrap();
+        set.activate(report.attached.adapter.as_str()).unwrap();
+        let head = Head::load_peft(&dir, &base, &device).unwrap().unwrap();
+        let (inputs, _) = read_safetensors(&golden.join("inputs.safetensors")).unwrap();
+        let mask = Tensor::<2, Int>::from_data(inputs["attention_mask"].clone(), &device);
+        let input = ModelInput {
+            ids: Tensor::from_data(inputs["input_ids"].clone(), &device),
+            token_types: None,
+            padding: Some(mask.equal_elem(0)),
+            decoder_ids: None,
+        };
+        let score = |set: &AdapterSet, head: &Head| {
+            let mut cx = Ctx::new(set);
+            let hidden = hidden_states(&base, input.clone(), &mut cx);
+            let padding = cx.pass().padding.clone();
+            match head.forward(hidden, padding, &base, &mut cx) {
+                Scores::Rows(rows) => ("rows", rows.into_data()),
+                Scores::Tokens(tokens) => ("tokens", tokens.into_data()),
+                Scores::Spans { .. } => panic!("spans"),
+            }
+        };
+        let (expected, _) = read_safetensors(&dir.join("expected.safetensors")).unwrap();
+        let (kind, own) = score(&set, &head);
+        assert_eq!(kind, output, "{name}");
+        close(name, &own, &expected["output"]);
+
+        // Written and read again, the same comes out.
+        let out = tempfile::tempdir().unwrap();
+        let (out, adapter) = (out.path().join("again"), report.attached.adapter.clone());
+        save_adapter(&out, report.format, &set, &adapter, &base).unwrap();
+        assert!(head.save_peft(&out, &base).unwrap(), "{name}");
+        let keys = |dir: &Path| {
+            let (tensors, _) = read_safetensors(&dir.join("adapter_model.safetensors")).unwrap();
+            let mut keys: Vec<String> = tensors.into_keys().collect();
+            keys.sort();
+            keys
+        };
+        assert_eq!(keys(&out), keys(&dir), "{name}");
+        let mut again = AdapterSet::new();
+        load_adapter(&out, &mut again, &base, METHODS, &LoadOptions::default(), &device).unwrap();
+        again.activate("again").unwrap();
+        let head = Head::load_peft(&out, &base, &device).unwrap().unwrap();
+        assert_eq!(score(&again, &head).1, own, "{name}");
+    }
+}
+
+#[test]
+fn pooling_leaves_out_what_a_prompt_inserts_and_padding() {
+    let device = Device::flex();
+    let base = encoder(&device);
+    let options = LoadOptions::default();
+    let mut set = AdapterSet::new();
+    load_adapter(&case("prompt/p"), &mut set, &base, METHODS, &options, &device).unwrap();
+    set.activate("p").unwrap();
+    let input = input(&Tensors::new(), &device);
+    let [rows, seq] = input.ids.dims();
+    let padding: Vec<bool> = input.padding.clone().unwrap().into_data().iter().collect();
+    let mut cx = Ctx::new(&set);
+    let hidden = base.forward(input, &mut cx);
+    let (grown, [_, all, width]) = (cx.pass().padding.clone(), hidden.dims());
+    let prompt = all - seq;
+    assert!(prompt > 0 && padding.contains(&true));
+    let values: Vec<f32> = hidden.clone().into_data().iter().collect();
+    let at = |row: usize, t: usize, d: usize| values[(row * all + prompt + t) * width + d];
+    for pooling in [Pooling::Mean, Pooling::Last] {
+        let kind = HeadKind::Classification { pooling };
+        let head = Head::new(HeadConfig::new(kind, ["a", "b"]).with_layers(1), &base, 1, &device).unwrap();
+        let Scores::Rows(own) = head.forward(hidden.clone(), grown.clone(), &base, &mut cx) else {
+            panic!("rows")
+        };
+        let pooled = (0..rows).flat_map(|row| {
+            let text: Vec<usize> = (0..seq).filter(|t| !padding[row * seq + t]).collect();
+            let kept = if pooling == Pooling::Mean {
+                text
+            } else {
+                vec![text[text.len() - 1]]
+            };
+            let mean = move |d: usize| kept.iter().map(|t| at(row, *t, d)).sum::<f32>() / kept.len() as f32;
+            (0..width).map(mean).collect::<Vec<_>>()
+        });
+        let pooled = TensorData::new(pooled.collect::<Vec<f32>>(), [rows, 1, width]);
+        let wanted = head.scores(Tensor::from_data(pooled, &device), &base, &mut Ctx::plain());
+        close(
+            &format!("{pooling:?}"),
+            &own.into_data(),
+            &wanted.squeeze_dim::<2>(1).into_data(),
+        );
+    }
+}
+
+#[test]
+fn a_head_in_a_manifest_is_read_back() {
+    let device = Device::flex();
+    let base = encoder(&device);
+    for config in [
+        HeadConfig::new(HeadKind::Classification { pooling: Pooling::Mean }, ["no", "yes"]),
+        HeadConfig::new(HeadKind::Tagging, ["O", "B-X"]).with_layers(3),
+        HeadConfig::new(HeadKind::QuestionAnswering, [""]),
+        HeadConfig::masked_lm(),
+    ] {
+        let head = Head::new(config, &base, 3, &device).unwrap();
+        let out = tempfile::tempdir().unwrap();
+        let manifest = head.save_manifest(out.path(), &base).unwrap();
+        let again = Head::load_manifest(out.path(), &manifest, &base, &device).unwrap();
+        assert_eq!(again.config(), head.config());
+        let hidden = Tensor::<3>::ones([2, 3, 32], &device) * 0.3;
+        let score = |head: &Head| head.scores(hidden.clone(), &base, &mut Ctx::plain()).into_data();
+        assert_eq!(score(&again), score(&head));
+    }
+}

@@ -1,0 +1,197 @@
+//! The contract of models, for every architecture of the library and for one a program registers.
+
+use std::path::Path;
+
+use adapters::core::{EmbeddingState, LinearRole, ResidualHook, ResidualRole, Stack};
+use adapters::models::{
+    ARCHITECTURES, Architecture, Architectures, Block, Chain, FromCheckpoint, KeyValueCache, ModelError, ModelInfo,
+    ModelKind, Slot, TextEncoder, TextInput, Transformer, Weights,
+};
+use adapters::{Ctx, Host, Location, Point, Sited, Sites};
+use adapters_testkit::model_contract::{ModelCase, all};
+use burn::module::Module;
+use burn::nn::{Embedding, Linear};
+use burn::tensor::Tensor;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+fn rotary(model_type: &str, more: Value) -> Value {
+    let mut config = json!({
+        "model_type": model_type, "vocab_size": 24, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "intermediate_size": 20, "max_position_embeddings": 40, "pad_token_id": 0,
+        "tie_word_embeddings": false,
+    });
+    if let (Some(config), Value::Object(more)) = (config.as_object_mut(), more) {
+        config.extend(more);
+    }
+    config
+}
+
+/// Configurations of an architecture that compute differently, and keys it may have.
+fn configs(model_type: &str) -> (Vec<Value>, &'static [&'static str]) {
+    match model_type {
+        "bert" => (
+            vec![json!({
+                "model_type": "bert", "vocab_size": 24, "hidden_size": 16, "num_hidden_layers": 2,
+                "num_attention_heads": 4, "intermediate_size": 20, "max_position_embeddings": 40, "type_vocab_size": 2,
+            })],
+            &["pooler.dense.weight"],
+        ),
+        "gpt2" => {
+            let config = |tied: bool, by_layer: bool| {
+                json!({
+                    "model_type": "gpt2", "vocab_size": 24, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 40,
+                    "tie_word_embeddings": tied, "scale_attn_by_inverse_layer_idx": by_layer,
+                })
+            };
+            (vec![config(true, false), config(false, true)], &[])
+        }
+        // The spellings of transformers 5 next to the older ones.
+        "llama" => {
+            let newer = json!({
+                "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 500.0}, "dtype": "bfloat16",
+                "tie_word_embeddings": true, "attention_bias": true, "mlp_bias": true,
+            });
+            (vec![rotary("llama", json!({})), rotary("llama", newer)], &[])
+        }
+        "mistral" => (vec![rotary("mistral", json!({"sliding_window": 3}))], &[]),
+        "qwen2" => (vec![rotary("qwen2", json!({}))], &[]),
+        "t5" => {
+            let config = |ffn: &str, tied: bool| {
+                json!({
+                    "model_type": "t5", "vocab_size": 24, "d_model": 16, "d_kv": 4, "d_ff": 20, "num_layers": 2,
+                    "num_heads": 4, "relative_attention_num_buckets": 8, "relative_attention_max_distance": 16,
+                    "feed_forward_proj": ffn, "tie_word_embeddings": tied,
+                })
+            };
+            (vec![config("relu", true), config("gated-gelu", false)], &[])
+        }
+        other => panic!("{other} has no tiny configuration here"),
+    }
+}
+
+fn check(model_type: &str) {
+    let (configs, optional_keys) = configs(model_type);
+    for config in configs {
+        all(&ModelCase {
+            config,
+            optional_keys,
+            architectures: Architectures::default(),
+        });
+    }
+}
+
+/// A test each, so that they run beside each other and fail alone.
+macro_rules! checked {
+    ($($model_type:ident),*) => {
+        $(#[test] fn $model_type() {
+            check(stringify!($model_type));
+        })*
+
+        #[test]
+        fn no_architecture_is_left_out() {
+            let checked = [$(stringify!($model_type)),*];
+            let left_out: Vec<_> = ARCHITECTURES.iter().filter(|known| !checked.contains(&known.model_type)).collect();
+            assert!(left_out.is_empty(), "{left_out:?}");
+        }
+    };
+}
+
+checked!(bert, gpt2, llama, mistral, qwen2, t5);
+
+// A model of a program's own: a table, and layers that add what a linear layer makes of the hidden state.
+
+#[derive(Deserialize)]
+struct OwnConfig {
+    vocab_size: usize,
+    width: usize,
+    layers: usize,
+}
+
+#[derive(Module, Sites, Debug)]
+struct Own {
+    words: Embedding,
+    layers: Vec<OwnLayer>,
+    width: usize,
+}
+
+#[derive(Module, Sites, Debug)]
+struct OwnLayer {
+    up: Sited<Linear>,
+    after: Point<ResidualHook>,
+}
+
+impl Block for OwnLayer {
+    type Frame = ();
+
+    fn forward(&self, x: Tensor<3>, _: &(), _: Slot<'_>, cx: &mut Ctx<'_>) -> Tensor<3> {
+        let up = cx.linear(self.up.site(), &self.up, x.clone()).tanh();
+        cx.hidden(self.after.site(), up, x, None)
+    }
+}
+
+impl Transformer for Own {
+    type Input = TextInput;
+
+    fn info(&self) -> ModelInfo {
+        ModelInfo {
+            num_layers: self.layers.len(),
+            max_length: usize::MAX,
+            ..ModelInfo::default()
+        }
+    }
+
+    fn chain(&self, input: TextInput, _: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Chain<'_> {
+        let input = input.repeated(cx.replicas());
+        cx.set_padding(input.padding.clone());
+        let state = EmbeddingState::new(self.words.forward(input.ids), input.padding);
+        Chain::new(state.hidden).layers(&self.layers, ())
+    }
+
+    fn text_encoder(&self) -> Option<&dyn TextEncoder> {
+        Some(self)
+    }
+}
+
+impl TextEncoder for Own {}
+
+impl Host for Own {
+    fn architecture(&self) -> &str {
+        "own"
+    }
+
+    fn d_model(&self) -> usize {
+        self.width
+    }
+}
+
+impl FromCheckpoint for Own {
+    type Config = OwnConfig;
+    const PREFIX: &'static str = "own.";
+
+    fn build(config: OwnConfig, _: &Path, weights: &mut Weights) -> Result<Self, ModelError> {
+        let width = config.width;
+        let layers = (0..config.layers).map(|index| {
+            let mut at = weights.at(Location::layer(Stack::Encoder, index), format!("layers.{index}"));
+            OwnLayer {
+                up: at.linear(LinearRole::FfnUp, "up", [width, width]),
+                after: at.residual(ResidualRole::AfterFfn, "output", width),
+            }
+        });
+        Ok(Self {
+            layers: layers.collect(),
+            words: weights.embedding("words", config.vocab_size, width),
+            width,
+        })
+    }
+}
+
+#[test]
+fn a_registered_architecture_keeps_the_contract() {
+    let own = Architecture::of::<Own>("own", ModelKind::Encoder);
+    all(&ModelCase {
+        config: json!({"model_type": "own", "vocab_size": 24, "width": 16, "layers": 2}),
+        optional_keys: &[],
+        architectures: Architectures::default().with(own),
+    });
+}

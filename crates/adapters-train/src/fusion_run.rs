@@ -1,0 +1,199 @@
+//! A run of several: an adapter for each part of the data, then their fusion.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Instant;
+
+use adapters_core::{Adapted, Ctx, Format, Recorded};
+use adapters_models::Pretrained;
+use adapters_store::{LoadOptions, Setup};
+use burn::tensor::Tensor;
+use serde_json::{Map, Value, json};
+
+use crate::batches::eval_batches;
+use crate::curve::{Shares, draw_shares};
+use crate::error::TrainError;
+use crate::inputs::hidden_states;
+use crate::recipe::{FUSION, FusionSection, Recipe};
+use crate::report::{Event, Outcome};
+use crate::run_files::{Summary, peak_rss_bytes};
+use crate::tasks::{EVALUATION, TaskContext, TaskOptions};
+use crate::trainer::{Run, train};
+
+/// How much a fusion attends to each adapter, on average over the tokens: by adapter, then by layer from the first.
+type Attention = Vec<(String, Vec<f64>)>;
+
+/// Trains the adapters one after the other, each in a folder of its name, then the fusion, and sums up. A part that is
+/// finished is not trained again.
+pub(crate) fn train_parts(
+    run: &Run,
+    section: &FusionSection,
+    on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
+) -> Result<Outcome, TrainError> {
+    let started = Instant::now();
+    let of = section.parts.len() + 1;
+    let mut accuracies = Map::new();
+    let mut folders = Vec::new();
+    for (index, name) in section.parts.iter().enumerate() {
+        let part = Run {
+            recipe: run.recipe.of_part(section, index),
+            dir: run.dir.join(name),
+            ..run.clone()
+        };
+        let stopped = on_event(Event::Part {
+            name: name.clone(),
+            index,
+            of,
+        })
+        .is_break();
+        let summary = match finished(&part)? {
+            Some(summary) => summary,
+            None if stopped => return Ok(Outcome::stopped(&run.dir)),
+            None => {
+                let outcome = train(&part, on_event)?;
+                if !outcome.finished {
+                    return Ok(Outcome::stopped(&run.dir));
+                }
+                outcome.summary
+            }
+        };
+        accuracies.insert(name.clone(), json!(summary.test_accuracy));
+        folders.push(part.dir.join("adapter"));
+    }
+    let fusion = Run {
+        recipe: run.recipe.of_fusion(section, folders),
+        dir: run.dir.join(FUSION),
+        ..run.clone()
+    };
+    let (name, index) = (FUSION.to_owned(), section.parts.len());
+    if on_event(Event::Part { name, index, of }).is_break() {
+        return Ok(Outcome::stopped(&run.dir));
+    }
+    let outcome = train(&fusion, on_event)?;
+    if !outcome.finished {
+        return Ok(Outcome::stopped(&run.dir));
+    }
+    accuracies.insert(FUSION.to_owned(), json!(outcome.summary.test_accuracy));
+    let attention = attention(&fusion, &outcome.adapter)?;
+    draw(run, &attention, outcome.summary.test_accuracy)?;
+    let mut summary = Summary {
+        seconds: started.elapsed().as_secs_f64(),
+        peak_rss_bytes: peak_rss_bytes(),
+        ..outcome.summary.clone()
+    };
+    let by_layer: Map<String, Value> = attention
+        .into_iter()
+        .map(|(name, shares)| (name, json!(shares)))
+        .collect();
+    summary.extra.insert("accuracies".to_owned(), Value::Object(accuracies));
+    summary
+        .extra
+        .insert("attention_by_layer".to_owned(), Value::Object(by_layer));
+    summary.write(run.dir.join("summary.json"))?;
+    Ok(Outcome {
+        dir: run.dir.clone(),
+        summary,
+        ..outcome
+    })
+}
+
+/// The summary of a finished run of the same recipe in that folder.
+fn finished(run: &Run) -> Result<Option<Summary>, TrainError> {
+    let (summary, recipe) = (run.dir.join("summary.json"), run.dir.join("recipe.toml"));
+    let (Ok(summary), Ok(recipe)) = (fs::read_to_string(summary), fs::read_to_string(recipe)) else {
+        return Ok(None);
+    };
+    let same = toml::from_str::<Recipe>(&recipe).is_ok_and(|recipe| recipe.difference(&run.recipe).is_none());
+    match serde_json::from_str(&summary) {
+        Ok(summary) if same => Ok(Some(summary)),
+        _ => Ok(None),
+    }
+}
+
+/// The attention of a trained fusion over the validation data, without padding.
+fn attention(run: &Run, dir: &Path) -> Result<Attention, TrainError> {
+    let (recipe, device) = (&run.recipe, &run.device);
+    let pretrained = Pretrained::open(&run.model_dir)?;
+    let mut adapted = Adapted::new(pretrained.model(device)?);
+    let options = LoadOptions::default();
+    let setup = Setup::load(dir, &mut adapted.set, &*adapted.base, run.registry, &options, device)?;
+    adapted.set.activate(setup.composition)?;
+    let tokenizer = pretrained.tokenizer(recipe.model.max_length)?;
+    let cx = TaskContext {
+        options: &TaskOptions::of(recipe),
+        pretrained: &pretrained,
+        model: &adapted.base,
+        tokenizer: &tokenizer,
+    };
+    let data = recipe.head.kind.open(&cx)?.read(&recipe.data.validation, None, &cx)?;
+    // Sums by site, and the tokens they are over.
+    let mut sums: BTreeMap<(usize, String), (Vec<f64>, f64)> = BTreeMap::new();
+    for indices in eval_batches(data.lengths(), recipe.train.eval_batch_size) {
+        let input = data.batch(&indices, EVALUATION, &adapted.base, device).input;
+        let keep = input.padding.clone().map(|padding| padding.bool_not().float());
+        let mut cx = Ctx::new(&adapted.set).recording();
+        hidden_states(&adapted.base, input, &mut cx);
+        for record in cx.records() {
+            let Recorded::FusionAttention { scores, .. } = record.value else {
+                continue;
+            };
+            let [rows, seq, adapters] = scores.dims();
+            let keep = keep.clone().unwrap_or_else(|| Tensor::ones([rows, seq], device));
+            let tokens = f64::from(keep.clone().sum().into_scalar::<f32>());
+            let kept = (scores * keep.unsqueeze_dim(2))
+                .reshape([rows * seq, adapters])
+                .sum_dim(0);
+            let key = (record.site.layer.unwrap_or(0), record.site.role.to_string());
+            let (sum, count) = sums.entry(key).or_insert_with(|| (vec![0.0; adapters], 0.0));
+            for (sum, share) in sum.iter_mut().zip(kept.into_data().iter::<f32>()) {
+                *sum += f64::from(share);
+            }
+            *count += tokens;
+        }
+    }
+    // Several sites of a layer count alike.
+    let mut layers: BTreeMap<usize, (Vec<f64>, f64)> = BTreeMap::new();
+    for ((layer, _), (sum, count)) in sums {
+        let (total, sites) = layers.entry(layer).or_insert_with(|| (vec![0.0; sum.len()], 0.0));
+        total.iter_mut().zip(sum).for_each(|(total, sum)| *total += sum / count);
+        *sites += 1.0;
+    }
+    let names = recipe.adapter.name.split(',').map(str::to_owned).enumerate();
+    Ok(names
+        .map(|(index, name)| {
+            (
+                name,
+                layers.values().map(|(total, sites)| total[index] / sites).collect(),
+            )
+        })
+        .collect())
+}
+
+fn draw(run: &Run, attention: &Attention, accuracy: Option<f64>) -> Result<(), TrainError> {
+    let accuracy = accuracy.map_or_else(String::new, |a| format!(" · accuracy {:.1} %", a * 100.0));
+    let shares = Shares {
+        title: format!("Attention of the fusion by layer{accuracy}"),
+        lines: attention.clone(),
+    };
+    Ok(draw_shares(
+        &shares,
+        &run.dir.join("attention.svg"),
+        &run.dir.join("attention.png"),
+    )?)
+}
+
+impl Outcome {
+    /// What a run leaves that its caller stopped.
+    pub(crate) fn stopped(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            adapter: dir.join("adapter"),
+            format: Format::AdapterHub,
+            peft: Err("the run was stopped".to_owned()),
+            summary: Summary::default(),
+            finished: false,
+        }
+    }
+}

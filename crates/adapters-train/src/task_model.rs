@@ -1,0 +1,158 @@
+//! The model of a run: base, adapters and the head of a task, with its gradients.
+
+use adapters_core::{Adapted, Ctx, NamedParams};
+use adapters_models::heads::Scores;
+use adapters_models::{Head, Model};
+use burn::module::{Module, ParamId};
+use burn::tensor::{Int, Tensor, TensorData};
+
+use crate::error::TrainError;
+use crate::inputs::{ModelInput, gradients_by_block, hidden_states};
+use crate::recompute::LossGradients;
+use crate::tasks::{Batch, TaskData};
+
+/// An adapted model with the head of its task: as a module, its adapters and its head.
+#[derive(Module, Debug)]
+pub struct TaskModel {
+    /// Base and adapters.
+    pub adapted: Adapted<Model>,
+    /// `None` where the model's own language-model head serves.
+    pub head: Option<Head>,
+}
+
+/// Random choices of one pass of training.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PassSeed {
+    /// Seed of dropout.
+    pub seed: u64,
+    /// How many of the first layers go without adapters.
+    pub dropped_layers: usize,
+}
+
+impl TaskModel {
+    /// Outputs of the head for the last hidden state of a batch, without those of positions that an adapter inserted; with a
+    /// dropout seed as in training.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Value`] if there is no head.
+    pub fn scores(&self, input: ModelInput, dropout_seed: Option<u64>) -> Result<Scores, TrainError> {
+        let mut cx = Ctx::new(&self.adapted.set);
+        if let Some(seed) = dropout_seed {
+            cx = cx.training(seed);
+        }
+        let hidden = hidden_states(&self.adapted.base, input, &mut cx);
+        self.head_scores(hidden, &mut cx)
+    }
+
+    /// The same for the hidden state that the pass of `cx` computed.
+    pub(crate) fn head_scores(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Result<Scores, TrainError> {
+        let padding = cx.pass().padding.clone();
+        Ok(self
+            .head()?
+            .forward(hidden, padding, &*self.adapted.base, cx)
+            .of_text(cx))
+    }
+
+    /// The head.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Value`] if there is none.
+    pub fn head(&self) -> Result<&Head, TrainError> {
+        self.head.as_ref().ok_or_else(|| TrainError::Value {
+            field: "head.kind",
+            expected: "a task with a head of its own".to_owned(),
+            found: "a model with its own language-model head".to_owned(),
+        })
+    }
+
+    /// Mean loss over a batch times `weight`, in training, and its gradients; with the memory of one block if `by_block`.
+    pub(crate) fn gradients(
+        &self,
+        data: &dyn TaskData,
+        batch: &Batch,
+        weight: f64,
+        pass: PassSeed,
+        by_block: bool,
+    ) -> Result<LossGradients, TrainError> {
+        let mut cx = Ctx::new(&self.adapted.set)
+            .training(pass.seed)
+            .skipping_layers(0..pass.dropped_layers);
+        let (set, input) = (&self.adapted.set, batch.input.clone());
+        if !by_block {
+            let hidden = hidden_states(&self.adapted.base, input, &mut cx);
+            let loss = self.loss(data, hidden, batch, weight, &mut cx)?;
+            return Ok(LossGradients::of(&loss, set, &self.head));
+        }
+        let mut failed = None;
+        let loss = |hidden: Tensor<3>, cx: &mut Ctx<'_>| {
+            let device = hidden.device();
+            self.loss(data, hidden, batch, weight, cx).unwrap_or_else(|error| {
+                failed = Some(error);
+                Tensor::zeros([1], &device).require_grad()
+            })
+        };
+        let gradients = gradients_by_block(&self.adapted.base, input, set, &self.head, &cx, loss);
+        failed.map_or(Ok(gradients), Err)
+    }
+
+    fn loss(
+        &self,
+        data: &dyn TaskData,
+        hidden: Tensor<3>,
+        batch: &Batch,
+        weight: f64,
+        cx: &mut Ctx<'_>,
+    ) -> Result<Tensor<1>, TrainError> {
+        let loss = data.loss(self, hidden, batch, cx)?;
+        let loss = match self.adapted.set.penalty() {
+            Some(penalty) => loss + penalty,
+            None => loss,
+        };
+        Ok(loss * weight)
+    }
+
+    /// Scores of the vocabulary at the target positions of a batch, `[targets, vocab]`, by the head that was trained or the
+    /// model's own. Only these positions go through the head: the vocabulary is large.
+    pub(crate) fn token_logits(
+        &self,
+        hidden: Tensor<3>,
+        batch: &Batch,
+        cx: &mut Ctx<'_>,
+    ) -> Result<Tensor<2>, TrainError> {
+        let base = &*self.adapted.base;
+        let chosen = at_target_positions(hidden, batch, cx);
+        let logits = match &self.head {
+            Some(head) => Some(head.scores(chosen, base, cx)),
+            None => base.logits(chosen, cx),
+        };
+        let logits = logits.ok_or_else(|| TrainError::Value {
+            field: "head.kind",
+            expected: "a model with a language-model head".to_owned(),
+            found: "an encoder".to_owned(),
+        })?;
+        Ok(logits.squeeze_dim(0))
+    }
+}
+
+/// The hidden states at the target positions of the batch, where an adapter may have made the rows longer:
+/// `[batch, seq, d_model]` to `[1, targets, d_model]`.
+fn at_target_positions(hidden: Tensor<3>, batch: &Batch, cx: &Ctx<'_>) -> Tensor<3> {
+    let ([rows, seq, width], count) = (hidden.dims(), batch.target_positions.len());
+    let targets = batch.target_positions.iter();
+    let positions: Vec<i64> = targets
+        .map(|(row, t)| (row * seq + cx.pass().position(*t)) as i64)
+        .collect();
+    let positions = Tensor::<1, Int>::from_data(TensorData::new(positions, [count]), &hidden.device().inner());
+    hidden
+        .reshape([rows * seq, width])
+        .select(0, positions)
+        .unsqueeze_dim(0)
+}
+
+/// Names and ids of a head's parameters.
+pub(crate) fn head_names(head: &Head) -> Vec<(String, ParamId)> {
+    let named = head.named_params().into_iter();
+    named.map(|(name, id)| (name.into_owned(), id)).collect()
+}

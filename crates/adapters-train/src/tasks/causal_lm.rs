@@ -1,0 +1,113 @@
+//! Causal language modeling of completions: what follows a prompt in the same text.
+
+use adapters_core::Ctx;
+use adapters_models::heads::HeadConfig;
+use adapters_models::{Encoded, Model, ModelKind};
+use burn::tensor::{Device, Tensor};
+
+use super::prompts::{Layout, Row, check_vocabulary, packed};
+use super::tokens::{self, of_tokens};
+use super::{Batch, Task, TaskContext};
+use crate::data::Record;
+use crate::error::TrainError;
+use crate::evaluate::{Evaluation, Outputs};
+use crate::inputs::ModelInput;
+use crate::task_model::TaskModel;
+
+/// Cross entropy of the tokens of completions, by the model's own head; the metric is the share of them that is predicted
+/// right.
+#[derive(Debug)]
+pub(super) struct CausalLmTask {
+    pack: bool,
+}
+
+impl Task for CausalLmTask {
+    const NAME: &'static str = "causal_lm";
+    const DATA: &'static str = "`prompt` and `completion`, the text that follows it";
+    const MODELS: &'static [ModelKind] = &[ModelKind::CausalLm];
+    const IS_GENERATIVE: bool = true;
+    const PACKS: bool = true;
+    const NEXT: &'static str = "generate --adapter {adapter} --prompt TEXT";
+
+    type Example = Row;
+
+    fn new(cx: &TaskContext<'_>) -> Result<Self, TrainError> {
+        Ok(Self { pack: cx.options.pack })
+    }
+
+    fn head(&self) -> Option<HeadConfig> {
+        None
+    }
+
+    /// Rows are cut to the longest input; with `pack` they are filled up to it with several examples.
+    fn examples(
+        &self,
+        records: &[Record],
+        _labeled: bool,
+        cx: &TaskContext<'_>,
+    ) -> Result<Vec<Self::Example>, TrainError> {
+        let (fields, max_length) = (&cx.options.fields, cx.options.max_length);
+        let layout = Layout::new(cx)?;
+        let mut rows = Vec::new();
+        for record in records {
+            let (prompt, completion) = (record.text(&fields.prompt)?, record.text(&fields.completion)?);
+            let (prompt, completion) = layout.encode(prompt, completion)?;
+            let prompt_length = prompt.len();
+            let mut row = Row::default();
+            row.extend(prompt, false);
+            row.extend(completion, true);
+            check_vocabulary(row.ids.iter(), cx.model.vocab_size())?;
+            if row.predictions() == 0 {
+                return Err(TrainError::Value {
+                    field: "data",
+                    expected: "at least one token before the last one of every completion".to_owned(),
+                    found: format!("without one in {}", record.location()),
+                });
+            }
+            row.cut(max_length);
+            if row.predictions() == 0 {
+                return Err(TrainError::Value {
+                    field: "model.max_length",
+                    expected: format!(
+                        "more, so that something of the completion of {} is left: its prompt alone has {prompt_length} tokens",
+                        record.location()
+                    ),
+                    found: max_length.to_string(),
+                });
+            }
+            rows.push(row);
+        }
+        if self.pack {
+            rows = packed(rows, max_length);
+        }
+        Ok(rows)
+    }
+
+    fn length(example: &Self::Example) -> usize {
+        example.ids.len()
+    }
+
+    fn batch(&self, examples: &[(usize, &Self::Example)], _seed: u64, model: &Model, device: &Device) -> Batch {
+        let (mut positions, mut tokens) = (Vec::new(), Vec::new());
+        for (at, (_, row)) in examples.iter().enumerate() {
+            for t in row.predicted() {
+                // Predicted from the token before it.
+                positions.push((at, t - 1));
+                tokens.push(i64::from(row.ids[t]));
+            }
+        }
+        let rows: Vec<Encoded> = examples.iter().map(|(_, row)| encoded(row.ids.clone())).collect();
+        let input = ModelInput::padded(&rows.iter().collect::<Vec<_>>(), model, device);
+        tokens::batch(input, positions, tokens, device)
+    }
+
+    of_tokens!();
+}
+
+/// Ids without token types.
+pub(super) fn encoded(ids: Vec<u32>) -> Encoded {
+    Encoded {
+        ids,
+        type_ids: Vec::new(),
+    }
+}

@@ -1,0 +1,268 @@
+//! Tasks without their type: the entries of the list, and the examples of a file.
+
+use std::fmt;
+use std::ops::Deref;
+use std::path::Path;
+use std::sync::Arc;
+
+use adapters_core::Ctx;
+use adapters_models::heads::HeadConfig;
+use adapters_models::{Model, ModelKind};
+use adapters_nn::nearest;
+use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::{Batch, TASKS, Task, TaskContext};
+use crate::data::Records;
+use crate::error::TrainError;
+use crate::evaluate::{Evaluation, Outputs};
+use crate::recipe::Part;
+use crate::task_model::TaskModel;
+
+/// An entry of [`TASKS`].
+#[derive(Clone, Copy)]
+pub struct TaskKind {
+    /// Its name in recipes.
+    pub name: &'static str,
+    /// Fields of a data file.
+    pub data: &'static str,
+    /// Models it works on.
+    pub models: &'static [ModelKind],
+    /// Name of its metric.
+    pub metric: &'static str,
+    /// Whether the model learns to write text.
+    pub is_generative: bool,
+    /// Arguments of the command that uses a trained adapter, with `{adapter}` for its folder.
+    pub next: &'static str,
+    /// Whether a prediction repeats its input.
+    pub repeats_input: bool,
+    /// Whether several examples may share a row.
+    pub packs: bool,
+    /// Fewest labels a recipe names.
+    pub labels: usize,
+    serves: fn(&HeadConfig) -> bool,
+    open: fn(&TaskContext<'_>) -> Result<Box<dyn OpenTask>, TrainError>,
+}
+
+/// A task with its options.
+pub trait OpenTask: fmt::Debug + Send + Sync {
+    /// The head that is trained; `None` where the model's own serves.
+    fn head(&self) -> Option<HeadConfig>;
+
+    /// Encodes the records of a file. Where `labeled` is false, targets may be absent.
+    ///
+    /// # Errors
+    ///
+    /// Those of the data and the tokenizer.
+    fn examples(&self, records: &Records, labeled: bool, cx: &TaskContext<'_>)
+    -> Result<Box<dyn TaskData>, TrainError>;
+}
+
+/// The encoded examples of one file.
+pub trait TaskData: fmt::Debug + Send + Sync {
+    /// Lengths in tokens, in the order of the file.
+    fn lengths(&self) -> &[usize];
+
+    /// The examples `indices` and their targets; `seed` hides tokens, where tokens are hidden.
+    fn batch(&self, indices: &[usize], seed: u64, model: &Model, device: &Device) -> Batch;
+
+    /// Mean loss of a batch from its last hidden state; see [`Task::loss`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Task::loss`].
+    fn loss(
+        &self,
+        model: &TaskModel,
+        hidden: Tensor<3>,
+        batch: &Batch,
+        cx: &mut Ctx<'_>,
+    ) -> Result<Tensor<1>, TrainError>;
+
+    /// Scores all examples with a model whose set is on a plain device.
+    ///
+    /// # Errors
+    ///
+    /// As [`Task::evaluate`].
+    fn evaluate(&self, model: &TaskModel, batch_size: usize, device: &Device) -> Result<Evaluation, TrainError>;
+
+    /// The prediction for the example `index` in words.
+    fn describe(&self, index: usize, outputs: &Outputs) -> String;
+}
+
+#[derive(Debug)]
+struct Opened<T>(Arc<T>);
+
+#[derive(Debug)]
+struct Examples<T: Task> {
+    task: Arc<T>,
+    examples: Vec<T::Example>,
+    lengths: Vec<usize>,
+}
+
+impl TaskKind {
+    /// The entry of a task.
+    pub const fn of<T: Task>() -> Self {
+        Self {
+            name: T::NAME,
+            data: T::DATA,
+            models: T::MODELS,
+            metric: T::METRIC,
+            is_generative: T::IS_GENERATIVE,
+            next: T::NEXT,
+            repeats_input: T::REPEATS_INPUT,
+            packs: T::PACKS,
+            labels: T::LABELS,
+            serves: T::serves,
+            open: |cx| Ok(Box::new(Opened(Arc::new(T::new(cx)?)))),
+        }
+    }
+
+    /// The task of that name.
+    pub fn find(name: &str) -> Option<&'static Self> {
+        TASKS.iter().find(|task| task.name == name)
+    }
+
+    /// The task that trains such a head.
+    pub fn of_head(head: &HeadConfig) -> Option<&'static Self> {
+        TASKS.iter().find(|task| (task.serves)(head))
+    }
+
+    /// The task with its options.
+    ///
+    /// # Errors
+    ///
+    /// As [`Task::new`].
+    pub fn open(&self, cx: &TaskContext<'_>) -> Result<Box<dyn OpenTask>, TrainError> {
+        (self.open)(cx)
+    }
+}
+
+impl<T: Task> OpenTask for Opened<T> {
+    fn head(&self) -> Option<HeadConfig> {
+        self.0.head()
+    }
+
+    fn examples(
+        &self,
+        records: &Records,
+        labeled: bool,
+        cx: &TaskContext<'_>,
+    ) -> Result<Box<dyn TaskData>, TrainError> {
+        let examples = self.0.examples(&records.records, labeled, cx)?;
+        Ok(Box::new(Examples {
+            lengths: examples.iter().map(T::length).collect(),
+            task: self.0.clone(),
+            examples,
+        }))
+    }
+}
+
+impl dyn OpenTask {
+    /// Reads a labeled file, or a part of it.
+    pub(crate) fn read(
+        &self,
+        path: &Path,
+        part: Option<Part>,
+        cx: &TaskContext<'_>,
+    ) -> Result<Box<dyn TaskData>, TrainError> {
+        let records = Records::read(path)?;
+        let records = match part {
+            Some(part) => records.part(part, &cx.options.fields.label),
+            None => records,
+        };
+        self.examples(&records, true, cx)
+    }
+}
+
+impl<T: Task> TaskData for Examples<T> {
+    fn lengths(&self) -> &[usize] {
+        &self.lengths
+    }
+
+    fn batch(&self, indices: &[usize], seed: u64, model: &Model, device: &Device) -> Batch {
+        let rows: Vec<_> = indices.iter().map(|index| (*index, &self.examples[*index])).collect();
+        self.task.batch(&rows, seed, model, device)
+    }
+
+    fn loss(
+        &self,
+        model: &TaskModel,
+        hidden: Tensor<3>,
+        batch: &Batch,
+        cx: &mut Ctx<'_>,
+    ) -> Result<Tensor<1>, TrainError> {
+        self.task.loss(model, hidden, batch, cx)
+    }
+
+    fn evaluate(&self, model: &TaskModel, batch_size: usize, device: &Device) -> Result<Evaluation, TrainError> {
+        self.task.evaluate(model, &self.examples, batch_size, device)
+    }
+
+    fn describe(&self, index: usize, outputs: &Outputs) -> String {
+        self.task.describe(outputs, &self.examples[index])
+    }
+}
+
+/// A task by its name, as a recipe has it in `head.kind`.
+#[derive(Clone, Copy)]
+pub struct TaskName(&'static TaskKind);
+
+impl Default for TaskName {
+    fn default() -> Self {
+        Self(&TASKS[0])
+    }
+}
+
+impl Deref for TaskName {
+    type Target = TaskKind;
+
+    fn deref(&self) -> &TaskKind {
+        self.0
+    }
+}
+
+impl PartialEq for TaskName {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl fmt::Display for TaskName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl fmt::Debug for TaskName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl fmt::Debug for TaskKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("TaskKind").field(&self.name).finish()
+    }
+}
+
+impl Serialize for TaskName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name)
+    }
+}
+
+impl<'de> Deserialize<'de> for TaskName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        TaskKind::find(&name).map(Self).ok_or_else(|| {
+            let names: Vec<&str> = TASKS.iter().map(|task| task.name).collect();
+            let near = nearest(&name, names.iter().copied());
+            let near = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+            serde::de::Error::custom(format!(
+                "unknown task `{name}`, expected one of {}{near}",
+                names.join(", ")
+            ))
+        })
+    }
+}

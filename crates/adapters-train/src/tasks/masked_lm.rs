@@ -1,0 +1,64 @@
+//! Masked language modeling: tokens that are hidden from the model.
+
+use adapters_core::Ctx;
+use adapters_models::heads::HeadConfig;
+use adapters_models::{Encoded, Model, ModelKind};
+use burn::tensor::{Device, Tensor};
+
+use super::masking::Masking;
+use super::text::{TextExample, examples};
+use super::tokens::{self, of_tokens};
+use super::{Batch, Task, TaskContext};
+use crate::data::Record;
+use crate::error::TrainError;
+use crate::evaluate::{Evaluation, Outputs};
+use crate::inputs::ModelInput;
+use crate::task_model::TaskModel;
+
+/// Cross entropy of the hidden tokens; the metric is the share of them that is predicted right.
+#[derive(Debug)]
+pub(super) struct MaskedLm {
+    masking: Masking,
+}
+
+impl Task for MaskedLm {
+    const NAME: &'static str = "masked_lm";
+    const DATA: &'static str = "`text`";
+    const MODELS: &'static [ModelKind] = &[ModelKind::Encoder];
+    const NEXT: &'static str = "train RECIPE --set adapter.stack_on={adapter}";
+
+    type Example = TextExample<()>;
+
+    fn new(cx: &TaskContext<'_>) -> Result<Self, TrainError> {
+        Ok(Self {
+            masking: Masking::new(cx.options.head.mask_probability, cx.tokenizer, cx.model.vocab_size())?,
+        })
+    }
+
+    fn head(&self) -> Option<HeadConfig> {
+        Some(HeadConfig::masked_lm())
+    }
+
+    fn examples(
+        &self,
+        records: &[Record],
+        _labeled: bool,
+        cx: &TaskContext<'_>,
+    ) -> Result<Vec<Self::Example>, TrainError> {
+        examples(records, cx, |_| Ok(None))
+    }
+
+    fn length(example: &Self::Example) -> usize {
+        example.encoded.ids.len()
+    }
+
+    fn batch(&self, examples: &[(usize, &Self::Example)], seed: u64, model: &Model, device: &Device) -> Batch {
+        let rows: Vec<(usize, &Encoded)> = examples.iter().map(|(index, e)| (*index, &e.encoded)).collect();
+        let masked = self.masking.hide(&rows, seed);
+        let rows: Vec<&Encoded> = masked.rows.iter().collect();
+        let input = ModelInput::padded(&rows, model, device);
+        tokens::batch(input, masked.positions, masked.tokens, device)
+    }
+
+    of_tokens!();
+}

@@ -1,0 +1,131 @@
+//! Multi-label classification: which of several labels a text has.
+
+use adapters_models::Model;
+use adapters_models::heads::{HeadConfig, HeadKind, Targets};
+use burn::tensor::{Device, Tensor, TensorData};
+
+use super::text::{TextExample, examples, text_batch};
+use super::{Batch, Task, TaskContext, head_of, names, pooling};
+use crate::data::{Labels, Record};
+use crate::error::TrainError;
+use crate::evaluate::{Outputs, fraction};
+
+/// Binary cross entropy of each label; the metric is the share of right decisions about labels, each counted alone.
+#[derive(Debug)]
+pub(super) struct MultiLabel {
+    labels: Labels,
+    head: HeadConfig,
+}
+
+/// One at the labels of a text and zero at the others.
+fn ones(labels: &[usize], count: usize) -> Vec<f32> {
+    let mut ones = vec![0.0; count];
+    for label in labels {
+        ones[*label] = 1.0;
+    }
+    ones
+}
+
+impl Task for MultiLabel {
+    const NAME: &'static str = "multi_label";
+    const DATA: &'static str =
+        "`text`; `label`, a list of labels by name or number, `a|b` in a table; an empty one is none";
+    const LABELS: usize = 1;
+
+    type Example = TextExample<Vec<usize>>;
+
+    fn new(cx: &TaskContext<'_>) -> Result<Self, TrainError> {
+        let labels = cx.options.labels.clone();
+        let kind = HeadKind::MultiLabel { pooling: pooling(cx) };
+        Ok(Self {
+            head: head_of(kind, names(&labels), cx),
+            labels,
+        })
+    }
+
+    fn head(&self) -> Option<HeadConfig> {
+        Some(self.head.clone())
+    }
+
+    fn serves(head: &HeadConfig) -> bool {
+        matches!(head.kind, HeadKind::MultiLabel { .. })
+    }
+
+    fn examples(
+        &self,
+        records: &[Record],
+        labeled: bool,
+        cx: &TaskContext<'_>,
+    ) -> Result<Vec<Self::Example>, TrainError> {
+        let field = &cx.options.fields.label;
+        examples(records, cx, |record| {
+            Ok(record.classes(field, &self.labels, labeled)?)
+        })
+    }
+
+    fn length(example: &Self::Example) -> usize {
+        example.encoded.ids.len()
+    }
+
+    fn batch(&self, examples: &[(usize, &Self::Example)], _seed: u64, model: &Model, device: &Device) -> Batch {
+        let count = self.labels.count();
+        text_batch(examples, model, device, |labels| {
+            let shape = [labels.len(), count];
+            let values: Vec<f32> = labels.into_iter().flat_map(|labels| ones(labels, count)).collect();
+            Targets::Labels(Tensor::from_data(TensorData::new(values, shape), device))
+        })
+    }
+
+    fn metric(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<f64> {
+        let targets: Vec<&Vec<usize>> = examples.iter().map(|e| e.target.as_ref()).collect::<Option<_>>()?;
+        let decisions = outputs.iter().zip(targets).flat_map(|(outputs, labels)| {
+            let ones = ones(labels, outputs.values.len());
+            let pairs = outputs.values.iter().zip(ones);
+            pairs
+                .map(|(score, has)| (*score > 0.0) == (has > 0.0))
+                .collect::<Vec<_>>()
+        });
+        Some(fraction(decisions))
+    }
+
+    fn describe(&self, outputs: &Outputs, _example: &Self::Example) -> String {
+        let with = outputs.values.iter().enumerate().filter(|(_, score)| **score > 0.0);
+        let names: Vec<String> = with.map(|(label, _)| self.labels.name(label)).collect();
+        names.join("|")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use adapters_models::Encoded;
+    use adapters_models::heads::Pooling;
+
+    use super::*;
+
+    #[test]
+    fn decisions_about_labels_are_counted_one_by_one() {
+        let pooling = Pooling::Mean;
+        let labels = Labels::Names(["a", "b", "c"].map(str::to_owned).to_vec());
+        let task = MultiLabel {
+            head: HeadConfig::new(HeadKind::MultiLabel { pooling }, names(&labels)),
+            labels,
+        };
+        let example = |labels: Option<Vec<usize>>| TextExample {
+            encoded: Encoded {
+                ids: vec![1],
+                type_ids: vec![0],
+            },
+            target: labels,
+        };
+        let outputs = Outputs {
+            values: vec![1.5, -0.5, 0.1],
+            width: 3,
+        };
+        let of = |target| task.metric(std::slice::from_ref(&outputs), &[example(target)]);
+        assert_eq!(of(Some(vec![0, 2])), Some(1.0));
+        assert_eq!(of(Some(vec![1])), Some(0.0));
+        assert_eq!(of(Some(vec![])), Some(1.0 / 3.0));
+        assert_eq!(of(None), None);
+        assert_eq!(task.describe(&outputs, &example(None)), "a|c");
+    }
+}

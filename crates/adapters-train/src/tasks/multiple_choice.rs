@@ -1,0 +1,107 @@
+//! Multiple choice: which of several texts goes with a question.
+
+use adapters_models::heads::{HeadConfig, HeadKind, Targets};
+use adapters_models::{Encoded, Model};
+use burn::tensor::Device;
+
+use super::classification::accuracy;
+use super::text::{batch, encode, ints};
+use super::{Batch, Task, TaskContext, pooling};
+use crate::data::{Labels, Record};
+use crate::error::TrainError;
+use crate::evaluate::{Outputs, largest, probability};
+
+/// Cross entropy over the choices of a question, each of which is scored as a pair with it; the metric is the accuracy.
+#[derive(Debug)]
+pub(super) struct MultipleChoice {
+    choices: usize,
+    head: HeadConfig,
+}
+
+/// A question and its choices.
+#[derive(Debug)]
+pub(super) struct Choices {
+    texts: Vec<String>,
+    rows: Vec<Encoded>,
+    right: Option<usize>,
+}
+
+impl Task for MultipleChoice {
+    const NAME: &'static str = "multiple_choice";
+    const DATA: &'static str = "`question`, and `context`, a text before it, if present; `choices`, a list of `data.labels` texts, \
+                                `a|b` in a table; `label`, the right one by its number from 0 or its text";
+    const LABELS: usize = 2;
+    const NEXT: &'static str = "predict --adapter {adapter} --question QUESTION --choice TEXT --choice TEXT";
+
+    type Example = Choices;
+
+    fn new(cx: &TaskContext<'_>) -> Result<Self, TrainError> {
+        let choices = cx.options.labels.count();
+        let kind = HeadKind::MultipleChoice {
+            choices,
+            pooling: pooling(cx),
+        };
+        Ok(Self {
+            choices,
+            head: super::head_of(kind, Vec::new(), cx),
+        })
+    }
+
+    fn head(&self) -> Option<HeadConfig> {
+        Some(self.head.clone())
+    }
+
+    fn serves(head: &HeadConfig) -> bool {
+        matches!(head.kind, HeadKind::MultipleChoice { .. })
+    }
+
+    fn examples(
+        &self,
+        records: &[Record],
+        labeled: bool,
+        cx: &TaskContext<'_>,
+    ) -> Result<Vec<Self::Example>, TrainError> {
+        let fields = &cx.options.fields;
+        let example = |record: &Record| {
+            let question = record.text(&fields.question)?;
+            let first = match record.optional_text(&fields.context)? {
+                Some(context) => format!("{context} {question}"),
+                None => question.to_owned(),
+            };
+            let texts = record.texts(&fields.choices, '|')?;
+            if texts.len() != self.choices {
+                let expected = format!("`data.labels` = {} texts", self.choices);
+                return Err(record.wrong(&fields.choices, expected, texts.len().to_string()).into());
+            }
+            let right = record.class(&fields.label, &Labels::Names(texts.clone()), labeled)?;
+            let pairs = texts.iter().map(|text| (first.as_str(), Some(text.as_str()))).collect();
+            let rows = encode(pairs, std::slice::from_ref(record), cx)?;
+            Ok(Choices { texts, rows, right })
+        };
+        records.iter().map(example).collect()
+    }
+
+    fn length(example: &Self::Example) -> usize {
+        example.rows.iter().map(|row| row.ids.len()).max().unwrap_or(0)
+    }
+
+    fn batch(&self, examples: &[(usize, &Self::Example)], _seed: u64, model: &Model, device: &Device) -> Batch {
+        let rows: Vec<&Encoded> = examples.iter().flat_map(|(_, example)| &example.rows).collect();
+        let right = examples.iter().map(|(_, example)| Some(example.right? as i64));
+        let right: Option<Vec<i64>> = right.collect();
+        Batch {
+            targets: right.map(|right| Targets::Classes(ints(right, device))),
+            ..batch(&rows, examples.len(), model, device)
+        }
+    }
+
+    fn metric(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<f64> {
+        accuracy(outputs, examples.iter().map(|example| example.right))
+    }
+
+    fn describe(&self, outputs: &Outputs, example: &Self::Example) -> String {
+        let choice = largest(&outputs.values);
+        let probability = probability(&outputs.values, choice);
+        format!("{}\t{probability:.4}", example.texts[choice])
+    }
+}

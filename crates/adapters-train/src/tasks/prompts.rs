@@ -1,0 +1,191 @@
+//! Prompts and their completions as token ids: the loss is on the completions only.
+
+use std::path::Path;
+
+use adapters_models::{ChatTemplate, Message, ModelError, TextTokenizer};
+
+use super::TaskContext;
+use crate::error::TrainError;
+use crate::recipe::Template;
+
+/// One row: a prompt with its completion, or several that were packed together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Row {
+    pub ids: Vec<u32>,
+    /// Whether the token is to be predicted from those before it.
+    learned: Vec<bool>,
+}
+
+/// The chat template that a run uses: as `template` says; without it, the one the model in `dir` has, if it has one.
+///
+/// # Errors
+///
+/// Those of the template, if it was asked for.
+pub(crate) fn chat_template(template: Option<Template>, dir: &Path) -> Result<Option<ChatTemplate>, ModelError> {
+    match template {
+        Some(Template::Plain) => Ok(None),
+        Some(Template::Chat) => ChatTemplate::load(dir).map(Some),
+        None => Ok(ChatTemplate::load(dir).ok()),
+    }
+}
+
+/// Makes ids of a prompt and of what follows it.
+pub(super) struct Layout<'a> {
+    tokenizer: &'a TextTokenizer,
+    template: Option<ChatTemplate>,
+    /// The token that ends a completion.
+    pub end: Option<u32>,
+}
+
+impl<'a> Layout<'a> {
+    /// As `template` says; without it, as a chat where the tokenizer has a template for one.
+    ///
+    /// # Errors
+    ///
+    /// Those of the chat template, if it was asked for.
+    pub fn new(cx: &TaskContext<'a>) -> Result<Self, TrainError> {
+        Ok(Self {
+            tokenizer: cx.tokenizer,
+            template: chat_template(cx.options.template, cx.pretrained.dir())?,
+            end: cx.pretrained.stop_tokens()?.first().copied(),
+        })
+    }
+
+    /// The ids of a prompt, and of its completion with what ends it.
+    pub fn encode(&self, prompt: &str, completion: &str) -> Result<(Vec<u32>, Vec<u32>), TrainError> {
+        let Some(template) = &self.template else {
+            let mut answer = self.tokenizer.encode_whole(completion, false)?;
+            answer.extend(self.end);
+            return Ok((self.tokenizer.encode_whole(prompt, true)?, answer));
+        };
+        let user = Message::new("user", prompt);
+        let asked = template.render(std::slice::from_ref(&user), true)?;
+        let answered = template.render(&[user, Message::new("assistant", completion)], false)?;
+        // The template says itself what ends an answer.
+        let Some(answer) = answered.strip_prefix(&asked) else {
+            return Err(TrainError::Value {
+                field: "data.template",
+                expected: "a chat template that writes an answer behind its question; `plain` uses none".to_owned(),
+                found: "one that changes the question when there is an answer".to_owned(),
+            });
+        };
+        let asked = self.tokenizer.encode_whole(&asked, false)?;
+        // As a part of the whole: some tokenizers put a space before what begins a text.
+        let whole = self.tokenizer.encode_whole(&answered, false)?;
+        let answer = match whole.strip_prefix(asked.as_slice()) {
+            Some(answer) => answer.to_vec(),
+            None => self.tokenizer.encode_whole(answer, false)?,
+        };
+        Ok((asked, answer))
+    }
+}
+
+/// Refuses a token that the model does not have.
+pub(super) fn check_vocabulary<'i>(mut ids: impl Iterator<Item = &'i u32>, vocab: usize) -> Result<(), TrainError> {
+    match ids.find(|id| **id as usize >= vocab) {
+        Some(id) => Err(TrainError::Value {
+            field: "tokenizer",
+            expected: format!("token ids below the model's vocab_size = {vocab}"),
+            found: id.to_string(),
+        }),
+        None => Ok(()),
+    }
+}
+
+impl Row {
+    pub fn extend(&mut self, ids: Vec<u32>, learned: bool) {
+        self.learned.resize(self.learned.len() + ids.len(), learned);
+        self.ids.extend(ids);
+    }
+
+    pub fn cut(&mut self, length: usize) {
+        self.ids.truncate(length);
+        self.learned.truncate(length);
+    }
+
+    /// Where the tokens to be predicted are; never the first, which has nothing before it.
+    pub fn predicted(&self) -> impl Iterator<Item = usize> {
+        (1..self.ids.len()).filter(|t| self.learned[*t])
+    }
+
+    pub fn predictions(&self) -> usize {
+        self.predicted().count()
+    }
+}
+
+/// Rows joined, one behind the other, as long as they fit `length`: first fit, in the order of the file. A later text sees
+/// those before it in its row, as in most training programs; its first token is not predicted from them.
+pub(super) fn packed(rows: Vec<Row>, length: usize) -> Vec<Row> {
+    let mut bins: Vec<Row> = Vec::new();
+    for mut row in rows {
+        if let Some(first) = row.learned.first_mut() {
+            *first = false;
+        }
+        match bins.iter_mut().find(|bin| bin.ids.len() + row.ids.len() <= length) {
+            Some(bin) => {
+                bin.ids.extend(row.ids);
+                bin.learned.extend(row.learned);
+            }
+            None => bins.push(row),
+        }
+    }
+    bins
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(given: &[u32], learned: &[u32]) -> Row {
+        let mut row = Row::default();
+        row.extend(given.to_vec(), false);
+        row.extend(learned.to_vec(), true);
+        row
+    }
+
+    #[test]
+    fn only_completions_are_predicted_and_never_a_first_token() {
+        let rows = [row(&[1, 2], &[3, 4]), row(&[5], &[6]), row(&[], &[7, 8])];
+        let predicted: Vec<Vec<usize>> = rows.iter().map(|row| row.predicted().collect()).collect();
+        // Without a prompt the first token has nothing before it.
+        assert_eq!(predicted, [vec![2, 3], vec![1], vec![1]]);
+    }
+
+    #[test]
+    fn an_answer_in_a_chat_is_encoded_as_a_part_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        // As Llama's: a text begins with a space that is not there.
+        let tokenizer = serde_json::json!({
+            "version": "1.0", "added_tokens": [], "post_processor": null, "decoder": null, "truncation": null,
+            "padding": null, "pre_tokenizer": null, "normalizer": {"type": "Prepend", "prepend": "_"},
+            "model": {"type": "BPE", "vocab": {"_": 0, "q": 1, ":": 2, "a": 3, ".": 4}, "merges": []},
+        });
+        std::fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        let template = "{% for m in messages %}{{ m.content ~ (':' if m.role == 'user' else '.') }}{% endfor %}";
+        std::fs::write(dir.path().join("chat_template.jinja"), template).unwrap();
+        let tokenizer = TextTokenizer::load(dir.path(), 8).unwrap();
+        let chat = Layout {
+            tokenizer: &tokenizer,
+            template: Some(ChatTemplate::load(dir.path()).unwrap()),
+            end: Some(7),
+        };
+        assert_eq!(chat.encode("q", "a").unwrap(), (vec![0, 1, 2], vec![3, 4]));
+        let plain = Layout { template: None, ..chat };
+        assert_eq!(plain.encode("q", "a").unwrap(), (vec![0, 1], vec![0, 3, 7]));
+    }
+
+    #[test]
+    fn packing_keeps_every_token_and_every_prediction() {
+        let rows: Vec<Row> = (1..12u32)
+            .map(|n| row(&vec![n; n as usize % 4], &vec![n; 1 + n as usize % 3]))
+            .collect();
+        let (tokens, predictions) = (
+            rows.iter().map(|r| r.ids.len()).sum::<usize>(),
+            rows.iter().map(Row::predictions).sum::<usize>(),
+        );
+        let bins = packed(rows.clone(), 9);
+        assert!(bins.len() < rows.len() && bins.iter().all(|bin| bin.ids.len() <= 9));
+        assert_eq!(bins.iter().map(|r| r.ids.len()).sum::<usize>(), tokens);
+        assert_eq!(bins.iter().map(Row::predictions).sum::<usize>(), predictions);
+    }
+}

@@ -1,0 +1,108 @@
+//! Sequence-to-sequence language modeling: an encoder reads the prompt, a decoder writes the completion.
+
+use adapters_core::Ctx;
+use adapters_models::heads::HeadConfig;
+use adapters_models::{Encoded, Model, ModelKind};
+use burn::tensor::{Device, Tensor};
+
+use super::causal_lm::encoded;
+use super::prompts::{Layout, check_vocabulary};
+use super::tokens::{self, of_tokens};
+use super::{Batch, Task, TaskContext};
+use crate::data::Record;
+use crate::error::TrainError;
+use crate::evaluate::{Evaluation, Outputs};
+use crate::inputs::ModelInput;
+use crate::task_model::TaskModel;
+
+/// Cross entropy of the tokens of completions, by the model's own head; the metric is the share of them that is predicted
+/// right.
+#[derive(Debug)]
+pub(super) struct Seq2SeqLm;
+
+/// A prompt and its completion as token ids.
+#[derive(Debug)]
+pub(super) struct Pair {
+    prompt: Vec<u32>,
+    completion: Vec<u32>,
+}
+
+impl Task for Seq2SeqLm {
+    const NAME: &'static str = "seq2seq_lm";
+    const DATA: &'static str = "`prompt` and `completion`, the text to write";
+    const MODELS: &'static [ModelKind] = &[ModelKind::EncoderDecoder];
+    const IS_GENERATIVE: bool = true;
+    const NEXT: &'static str = "generate --adapter {adapter} --prompt TEXT";
+
+    type Example = Pair;
+
+    fn new(_cx: &TaskContext<'_>) -> Result<Self, TrainError> {
+        Ok(Self)
+    }
+
+    fn head(&self) -> Option<HeadConfig> {
+        None
+    }
+
+    fn examples(
+        &self,
+        records: &[Record],
+        _labeled: bool,
+        cx: &TaskContext<'_>,
+    ) -> Result<Vec<Self::Example>, TrainError> {
+        let (fields, max_length) = (&cx.options.fields, cx.options.max_length);
+        let layout = Layout::new(cx)?;
+        let example = |record: &Record| {
+            let (prompt, completion) = (record.text(&fields.prompt)?, record.text(&fields.completion)?);
+            let (mut prompt, mut completion) = layout.encode(prompt, completion)?;
+            check_vocabulary(prompt.iter().chain(&completion), cx.model.vocab_size())?;
+            let ended = prompt.last().copied().filter(|last| layout.end == Some(*last));
+            prompt.truncate(max_length);
+            // A text that was cut ends as others do.
+            if let (Some(last), Some(end)) = (prompt.last_mut(), ended) {
+                *last = end;
+            }
+            completion.truncate(max_length);
+            if prompt.is_empty() || completion.is_empty() {
+                return Err(TrainError::Value {
+                    field: "data",
+                    expected: "at least one token in every prompt and completion".to_owned(),
+                    found: format!("none in {}", record.location()),
+                });
+            }
+            Ok(Pair { prompt, completion })
+        };
+        records.iter().map(example).collect()
+    }
+
+    fn length(example: &Self::Example) -> usize {
+        example.prompt.len() + example.completion.len()
+    }
+
+    /// The decoder reads its start token and the completion but its last token.
+    fn batch(&self, examples: &[(usize, &Self::Example)], _seed: u64, model: &Model, device: &Device) -> Batch {
+        let (mut positions, mut tokens) = (Vec::new(), Vec::new());
+        for (at, (_, pair)) in examples.iter().enumerate() {
+            for (t, id) in pair.completion.iter().enumerate() {
+                positions.push((at, t));
+                tokens.push(i64::from(*id));
+            }
+        }
+        let padded = |ids: &dyn Fn(&Pair) -> Vec<u32>| {
+            let rows: Vec<Encoded> = examples.iter().map(|(_, pair)| encoded(ids(pair))).collect();
+            ModelInput::padded(&rows.iter().collect::<Vec<_>>(), model, device)
+        };
+        let start = model.encoder_decoder().map_or(0, |model| model.start_id());
+        let shifted = |pair: &Pair| {
+            let before = pair.completion[..pair.completion.len() - 1].iter().copied();
+            [start as u32].into_iter().chain(before).collect()
+        };
+        let input = ModelInput {
+            decoder_ids: Some(padded(&shifted).ids),
+            ..padded(&|pair| pair.prompt.clone())
+        };
+        tokens::batch(input, positions, tokens, device)
+    }
+
+    of_tokens!();
+}

@@ -1,0 +1,120 @@
+//! Texts, each alone or with a second one, as most tasks read them.
+
+use adapters_models::{Encoded, Model};
+use burn::tensor::{Device, Tensor, TensorData};
+
+use super::{Batch, TaskContext};
+use crate::data::Record;
+use crate::error::TrainError;
+use crate::inputs::ModelInput;
+
+/// An encoded text and its target.
+#[derive(Debug)]
+pub(crate) struct TextExample<T> {
+    /// Token ids.
+    pub encoded: Encoded,
+    /// What is to be predicted; `None` where it is not known.
+    pub target: Option<T>,
+}
+
+/// Encodes the text of each record, with the second one where the task has pairs, and reads its target.
+pub(crate) fn examples<T>(
+    records: &[Record],
+    cx: &TaskContext<'_>,
+    target: impl Fn(&Record) -> Result<Option<T>, TrainError>,
+) -> Result<Vec<TextExample<T>>, TrainError> {
+    let fields = &cx.options.fields;
+    let mut texts = Vec::with_capacity(records.len());
+    for record in records {
+        let pair = fields.text_pair.as_ref().map(|field| record.text(field)).transpose()?;
+        texts.push((record.text(&fields.text)?, pair));
+    }
+    let encoded = encode(texts, records, cx)?;
+    let examples = encoded.into_iter().zip(records);
+    examples
+        .map(|(encoded, record)| {
+            Ok(TextExample {
+                encoded,
+                target: target(record)?,
+            })
+        })
+        .collect()
+}
+
+/// Encodes texts of records, and refuses what the model does not have.
+pub(crate) fn encode<'t>(
+    texts: Vec<(&'t str, Option<&'t str>)>,
+    records: &[Record],
+    cx: &TaskContext<'_>,
+) -> Result<Vec<Encoded>, TrainError> {
+    let each = texts.len() / records.len().max(1);
+    let rows = cx.tokenizer.encode(texts)?;
+    for (index, row) in rows.iter().enumerate() {
+        check(row, &records[index / each.max(1)], cx.model)?;
+    }
+    Ok(rows)
+}
+
+/// Refuses a text without tokens, and ids and types that the model does not have.
+pub(crate) fn check(row: &Encoded, record: &Record, model: &Model) -> Result<(), TrainError> {
+    let refuse = |field, expected: String, found: String| Err(TrainError::Value { field, expected, found });
+    if row.ids.is_empty() {
+        return refuse(
+            "data",
+            "at least one token in every text".to_owned(),
+            format!("none in {}", record.location()),
+        );
+    }
+    let vocab = model.vocab_size();
+    if let Some(id) = row.ids.iter().find(|id| **id as usize >= vocab) {
+        return refuse(
+            "tokenizer",
+            format!("token ids below the model's vocab_size = {vocab}"),
+            id.to_string(),
+        );
+    }
+    let types = model.info().token_types.unwrap_or(usize::MAX);
+    match row.type_ids.iter().find(|id| **id as usize >= types) {
+        Some(id) => refuse(
+            "tokenizer",
+            format!("token types below the model's type_vocab_size = {types}"),
+            id.to_string(),
+        ),
+        None => Ok(()),
+    }
+}
+
+/// A batch without targets.
+pub(crate) fn batch(rows: &[&Encoded], predictions: usize, model: &Model, device: &Device) -> Batch {
+    Batch {
+        input: ModelInput::padded(rows, model, device),
+        target_positions: Vec::new(),
+        targets: None,
+        predictions,
+    }
+}
+
+/// The targets of examples, if every one has one.
+pub(crate) fn targets<'e, T: 'e>(examples: &[(usize, &'e TextExample<T>)]) -> Option<Vec<&'e T>> {
+    examples.iter().map(|(_, example)| example.target.as_ref()).collect()
+}
+
+/// A batch of texts with the targets that `make` makes of theirs.
+pub(crate) fn text_batch<T>(
+    examples: &[(usize, &TextExample<T>)],
+    model: &Model,
+    device: &Device,
+    make: impl FnOnce(Vec<&T>) -> adapters_models::heads::Targets,
+) -> Batch {
+    let rows: Vec<&Encoded> = examples.iter().map(|(_, example)| &example.encoded).collect();
+    Batch {
+        targets: targets(examples).map(make),
+        ..batch(&rows, examples.len(), model, device)
+    }
+}
+
+/// Whole numbers as a tensor.
+pub(crate) fn ints(values: Vec<i64>, device: &Device) -> Tensor<1, burn::tensor::Int> {
+    let count = values.len();
+    Tensor::from_data(TensorData::new(values, [count]), device)
+}

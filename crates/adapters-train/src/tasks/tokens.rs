@@ -1,0 +1,116 @@
+//! What the tasks of language models have in common: targets are tokens at positions.
+
+use adapters_core::Ctx;
+use adapters_models::heads::{Targets, cross_entropy};
+use burn::tensor::{Device, Int, Tensor};
+
+use super::text::ints;
+use super::{Batch, EVALUATION, Task};
+use crate::batches::eval_batches;
+use crate::error::TrainError;
+use crate::evaluate::Evaluation;
+use crate::inputs::{ModelInput, hidden_states};
+use crate::task_model::TaskModel;
+
+/// A batch with a target token for the hidden state at each position.
+pub(super) fn batch(input: ModelInput, positions: Vec<(usize, usize)>, tokens: Vec<i64>, device: &Device) -> Batch {
+    Batch {
+        input,
+        predictions: tokens.len(),
+        target_positions: positions,
+        targets: Some(Targets::Classes(ints(tokens, device))),
+    }
+}
+
+/// Logits and target tokens, `[targets, vocab]` and `[targets]`.
+fn predicted(
+    model: &TaskModel,
+    hidden: Tensor<3>,
+    batch: &Batch,
+    cx: &mut Ctx<'_>,
+) -> Result<(Tensor<2>, Tensor<1, Int>), TrainError> {
+    match &batch.targets {
+        Some(Targets::Classes(tokens)) => Ok((model.token_logits(hidden, batch, cx)?, tokens.clone())),
+        _ => Err(TrainError::Value {
+            field: "data",
+            expected: "a target token at every position".to_owned(),
+            found: "none".to_owned(),
+        }),
+    }
+}
+
+/// Mean cross entropy of the target tokens.
+pub(super) fn loss(
+    model: &TaskModel,
+    hidden: Tensor<3>,
+    batch: &Batch,
+    cx: &mut Ctx<'_>,
+) -> Result<Tensor<1>, TrainError> {
+    let (logits, tokens) = predicted(model, hidden, batch, cx)?;
+    Ok(cross_entropy(logits, tokens).mean())
+}
+
+/// Mean loss over all target tokens, and the share of them that is predicted right.
+pub(super) fn evaluate<T: Task>(
+    task: &T,
+    model: &TaskModel,
+    examples: &[T::Example],
+    batch_size: usize,
+    device: &Device,
+) -> Result<Evaluation, TrainError> {
+    let lengths: Vec<usize> = examples.iter().map(T::length).collect();
+    let (mut loss, mut right, mut count) = (0.0, 0.0, 0usize);
+    for indices in eval_batches(&lengths, batch_size) {
+        let rows: Vec<_> = indices.iter().map(|index| (*index, &examples[*index])).collect();
+        let batch = task.batch(&rows, EVALUATION, &model.adapted.base, device);
+        let mut cx = Ctx::new(&model.adapted.set);
+        let hidden = hidden_states(&model.adapted.base, batch.input.clone(), &mut cx);
+        let (logits, tokens) = predicted(model, hidden, &batch, &mut cx)?;
+        let best = logits.clone().argmax(1).squeeze_dim::<1>(1);
+        right += f64::from(best.equal(tokens.clone()).int().sum().into_scalar::<i64>() as f32);
+        count += tokens.dims()[0];
+        loss += f64::from(cross_entropy(logits, tokens).sum().into_scalar::<f32>());
+    }
+    let count = count.max(1) as f64;
+    Ok(Evaluation {
+        loss: loss / count,
+        score: right / count,
+        metric: T::METRIC,
+        outputs: Vec::new(),
+    })
+}
+
+/// The methods of [`Task`] that all language-model tasks have alike: they have no outputs of a head.
+macro_rules! of_tokens {
+    () => {
+        fn loss(
+            &self,
+            model: &TaskModel,
+            hidden: Tensor<3>,
+            batch: &Batch,
+            cx: &mut Ctx<'_>,
+        ) -> Result<Tensor<1>, TrainError> {
+            super::tokens::loss(model, hidden, batch, cx)
+        }
+
+        fn evaluate(
+            &self,
+            model: &TaskModel,
+            examples: &[Self::Example],
+            batch_size: usize,
+            device: &Device,
+        ) -> Result<Evaluation, TrainError> {
+            super::tokens::evaluate(self, model, examples, batch_size, device)
+        }
+
+        fn metric(&self, _outputs: &[Outputs], _examples: &[Self::Example]) -> Option<f64> {
+            None
+        }
+
+        fn describe(&self, _outputs: &Outputs, _example: &Self::Example) -> String {
+            String::new()
+        }
+    };
+}
+
+pub(super) use of_tokens;
