@@ -71,8 +71,8 @@ fn shapes_that_do_not_fit_are_refused_with_the_site_and_the_features() {
         set.activate("below").unwrap();
         let error = set.activate(stack()).unwrap_err();
         assert!(
-            matches!(&error, Error::CannotStack { adapter, path: at, reads: Some(wide), before, adds: narrow, .. }
-                if adapter == "above" && before == "below" && at == path && (*wide, *narrow) == (reads, adds)),
+            matches!(&error, Error::CannotStack { adapter, path: at, reason, .. } if adapter == "above" && at == path
+                && *reason == format!("reads {reads} features, and `below` before it adds {adds} features")),
             "{config}: {error:?}"
         );
         // What was active still is, and both are added up without a Stack.
