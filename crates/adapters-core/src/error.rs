@@ -164,17 +164,15 @@ pub enum Error {
     },
     /// A `Stack` puts an adapter on another whose addition it cannot read.
     #[error(
-        "`{stack}` cannot run at `{path}`: `{adapter}` {reason}; to add several adapters up, use an Average or \
+        "`{adapter}` cannot be stacked at `{path}`: {reason}; to add several adapters up, use an Average or \
          `Composition::sum`"
     )]
     CannotStack {
-        /// The `Stack`.
-        stack: String,
         /// The adapter on top.
         adapter: String,
         /// The site's path.
         path: String,
-        /// What the adapter on top reads, and what the one below it adds.
+        /// What the adapter on top reads, and what the one below it in the `Stack` adds.
         reason: String,
     },
     /// A composition was checked against other adapters than those of the set.

@@ -107,7 +107,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     set.activate("lora")?;
     let set = set.train();
     let step = || {
-        let hidden = model.forward(input(&device), &mut Ctx::new(&set))?;
+        let hidden = model
+            .forward(input(&device), &mut Ctx::new(&set))
+            .expect("the set is of this model");
         drop(hidden.square().sum().backward());
     };
     step();
@@ -125,7 +127,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     if form != "float" {
         let floats = load(&name, &device)?;
-        let run = |model: &Encoder| model.forward(input(&device), &mut Ctx::plain())?;
+        let run = |model: &Encoder| {
+            model
+                .forward(input(&device), &mut Ctx::plain())
+                .expect("no adapter is active")
+        };
         let (largest, mean) = apart(run(&model), run(&floats));
         println!("against the float base: hidden states differ by {largest:.2e} at most, {mean:.2e} on average");
         let weights = floats.sites().into_iter().filter_map(|info| {

@@ -60,11 +60,10 @@ impl AdapterSet {
                         None => "the addition of no other adapter here".to_owned(),
                     };
                     return Err(Error::CannotStack {
-                        stack: stack.to_string(),
                         adapter: name.clone(),
                         path: info.path.clone(),
                         reason: format!(
-                            "reads {reads}, and `{}` before it adds {} features",
+                            "in `{stack}` it reads {reads}, and `{}` before it adds {} features",
                             before.adapter, before.width
                         ),
                     });
