@@ -1,6 +1,6 @@
 //! Every encoder-decoder behind one type. A new one adds a variant here and a name in [`SUPPORTED`](crate::SUPPORTED).
 
-use adapters_core::{Ctx, Error, Host, NormWeight, Site, SiteInfo};
+use adapters_core::{Batch, Ctx, Error, Host, NormWeight, Sequence, Site, SiteInfo};
 use burn::module::Module;
 use burn::nn::{Embedding, Linear};
 use burn::tensor::{Bool, Int, Tensor};
@@ -38,6 +38,34 @@ pub struct EncodedInput {
     pub hidden: Tensor<3>,
     /// True at padding, `[batch, seq]`; `None` when there is none.
     pub padding: Option<Tensor<2, Bool>>,
+}
+
+/// What the decoder reads. Adapters count positions by the encoder's text, as in the reference.
+pub(crate) struct DecoderInput<'e> {
+    pub(crate) ids: Tensor<2, Int>,
+    /// Of a batch that was repeated already.
+    pub(crate) encoded: &'e EncodedInput,
+    pub(crate) past: usize,
+}
+
+impl Batch for DecoderInput<'_> {
+    fn size(&self) -> [usize; 2] {
+        self.ids.dims()
+    }
+
+    fn repeated(self, times: usize) -> Self {
+        Self {
+            ids: self.ids.repeat_dim(0, times),
+            ..self
+        }
+    }
+
+    fn sequence(&mut self) -> Sequence {
+        Sequence {
+            padding: self.encoded.padding.clone(),
+            past: self.past,
+        }
+    }
 }
 
 /// What a decoder keeps from one step to the next: keys and values of its own positions, and those of the encoder's output,

@@ -10,7 +10,7 @@ mod staged;
 
 use std::path::Path;
 
-use adapters_core::{Batch, Ctx, EmbeddingState, Error, Hooks, KeyValueState, Role, Sequence, Site, Stack};
+use adapters_core::{Ctx, EmbeddingState, Error, Hooks, KeyValueState, Role, Site, Stack};
 use adapters_nn::ops::{self, Activation};
 use burn::module::Module;
 use burn::nn::{Embedding, Linear, RmsNorm};
@@ -18,7 +18,7 @@ use burn::tensor::{Bool, Device, Int, Tensor};
 use serde::Deserialize;
 
 use crate::causal_lm::CausalInput;
-use crate::encoder_decoder::{DecoderCache, EncodedInput};
+use crate::encoder_decoder::{DecoderCache, DecoderInput, EncodedInput};
 use crate::error::ModelError;
 use crate::t5::distances::{Buckets, Distances};
 use crate::weights::Weights;
@@ -351,34 +351,6 @@ impl T5Model {
                 hidden * (self.config.d_model as f64).sqrt().recip(),
                 self.shared.weight.val(),
             ),
-        }
-    }
-}
-
-/// What the decoder reads. Adapters count positions by the encoder's text, as in the reference.
-struct DecoderInput<'e> {
-    ids: Tensor<2, Int>,
-    /// Of a batch that was repeated already.
-    encoded: &'e EncodedInput,
-    past: usize,
-}
-
-impl Batch for DecoderInput<'_> {
-    fn size(&self) -> [usize; 2] {
-        self.ids.dims()
-    }
-
-    fn repeated(self, times: usize) -> Self {
-        Self {
-            ids: self.ids.repeat_dim(0, times),
-            ..self
-        }
-    }
-
-    fn sequence(&mut self) -> Sequence {
-        Sequence {
-            padding: self.encoded.padding.clone(),
-            past: self.past,
         }
     }
 }
