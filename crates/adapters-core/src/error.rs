@@ -162,24 +162,18 @@ pub enum Error {
         /// Why not.
         reason: &'static str,
     },
-    /// A `Stack` puts an adapter on another whose output it cannot read.
+    /// A `Stack` puts an adapter on another whose addition it cannot read.
     #[error(
-        "`{stack}` cannot run at `{path}`: `{adapter}` reads {}, and `{before}` before it adds {adds} features; \
-         to add several adapters up, use an Average or `Composition::sum`", reads_features(.reads)
+        "`{adapter}` cannot be stacked at `{path}`: {reason}; to add several adapters up, use an Average or \
+         `Composition::sum`"
     )]
     CannotStack {
-        /// The `Stack`.
-        stack: String,
         /// The adapter on top.
         adapter: String,
         /// The site's path.
         path: String,
-        /// Features the adapter on top reads; `None` where no addition fits.
-        reads: Option<usize>,
-        /// The adapter below.
-        before: String,
-        /// Features the adapter below adds.
-        adds: usize,
+        /// What the adapter on top reads, and what the one below it in the `Stack` adds.
+        reason: String,
     },
     /// A composition was checked against other adapters than those of the set.
     #[error(
@@ -235,12 +229,5 @@ impl Error {
             method,
             source: Box::new(source),
         }
-    }
-}
-
-fn reads_features(width: &Option<usize>) -> String {
-    match width {
-        Some(width) => format!("{width} features"),
-        None => "the output of no other adapter here".to_owned(),
     }
 }

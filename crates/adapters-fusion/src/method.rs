@@ -80,7 +80,7 @@ fn fusable_roles(adapter: &Attached) -> Result<Vec<Role>, String> {
     let mut roles: Vec<Role> = Vec::new();
     for l in adapter.layers() {
         match &l.layer {
-            SiteLayer::Hidden(layer) if layer.fusion_query().is_some() => roles.push(l.info.place),
+            SiteLayer::Hidden(layer) if layer.fusion_query().is_some() => roles.push(l.info.hub_role),
             // Acts for the first adapter of a setup alone.
             SiteLayer::Embedding(_) => {}
             _ => {

@@ -144,7 +144,7 @@ impl LayerRoles {
 
     /// The roles that name exactly these sites of `host`, if there are such.
     fn naming(sites: &[&SiteInfo], host: &dyn Host) -> Option<Self> {
-        let has = |role| sites.iter().any(|s| s.place == role);
+        let has = |role| sites.iter().any(|s| s.hub_role == role);
         let layers = |infos: &mut dyn Iterator<Item = Option<usize>>| infos.flatten().collect::<BTreeSet<_>>();
         let used = layers(&mut sites.iter().map(|s| s.site.layer));
         let all = layers(&mut host.sites().iter().map(|s| s.site.layer));

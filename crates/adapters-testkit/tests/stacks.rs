@@ -71,8 +71,8 @@ fn shapes_that_do_not_fit_are_refused_with_the_site_and_the_features() {
         set.activate("below").unwrap();
         let error = set.activate(stack()).unwrap_err();
         assert!(
-            matches!(&error, Error::CannotStack { adapter, path: at, reads: Some(wide), before, adds: narrow, .. }
-                if adapter == "above" && before == "below" && at == path && (*wide, *narrow) == (reads, adds)),
+            matches!(&error, Error::CannotStack { adapter, path: at, reason, .. } if adapter == "above" && at == path
+                && *reason == format!("in `Stack(below, above)` it reads {reads} features, and `below` before it adds {adds} features")),
             "{config}: {error:?}"
         );
         // What was active still is, and both are added up without a Stack.
@@ -90,8 +90,8 @@ fn shapes_that_do_not_fit_are_refused_with_the_site_and_the_features() {
     let error = set_of(&llama, "lora[r=2]", "lora[r=2]").activate(stack()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "`Stack(below, above)` cannot run at `model.layers.0.self_attn.v_proj`: `above` reads 32 features, and `below` \
-         before it adds 16 features; to add several adapters up, use an Average or `Composition::sum`"
+        "`above` cannot be stacked at `model.layers.0.self_attn.v_proj`: in `Stack(below, above)` it reads 32 features, and \
+         `below` before it adds 16 features; to add several adapters up, use an Average or `Composition::sum`"
     );
 }
 

@@ -1,6 +1,7 @@
 //! What a composition does to the state of a site: the algebra of the [module above](crate::pass), line by line.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use burn::tensor::Tensor;
 
@@ -112,13 +113,8 @@ impl<'p, 'a, S: HookState> At<'p, 'a, S> {
         }
     }
 
-    /// The first adapter in a range of the composition that has a layer here.
-    fn first(&self, leaves: &std::ops::Range<usize>) -> Option<Acting<'a, S>> {
-        leaves.clone().find_map(|leaf| self.layer(leaf))
-    }
-
     /// The last adapter in a range of the composition that has a layer here.
-    pub(super) fn last(&self, leaves: &std::ops::Range<usize>) -> Option<Acting<'a, S>> {
+    pub(super) fn last(&self, leaves: &Range<usize>) -> Option<Acting<'a, S>> {
         leaves.clone().rev().find_map(|leaf| self.layer(leaf))
     }
 
@@ -194,9 +190,10 @@ impl<'p, 'a, S: HookState> At<'p, 'a, S> {
 }
 
 impl At<'_, '_, FusionState> {
-    /// What the fusion of this number makes of what its adapters add.
+    /// What a fusion of the composition makes of what its adapters add.
     pub(super) fn fused(&self, fusion: usize, state: FusionState) -> Option<Tensor<3>> {
-        let acting = self.layer(fusion)?;
+        // The layers of fusions come after those of adapters.
+        let acting = self.layer(self.plan.adapters + fusion)?;
         Some(self.finish((self.apply(&acting, state), Some(acting))))
     }
 }
@@ -221,40 +218,39 @@ pub(super) enum Open {
 impl<'a, S: HookState> Seen<'_, 'a, S> {
     /// Whether an adapter of a part acts on these rows.
     pub(super) fn acts(&self, node: &Node) -> bool {
-        match &node.block {
-            Block::Adapter(leaf) => self.at.layer(*leaf).is_some(),
-            Block::Rows { children, choice, .. } => {
-                self.chosen(children, *choice).is_some_and(|child| self.acts(child))
-            }
-            _ => node.children().iter().any(|child| self.acts(child)),
+        match node.block {
+            Block::Adapter => self.at.layer(node.leaves.start).is_some(),
+            Block::Rows { choice, .. } => self.chosen(node, choice).is_some_and(|child| self.acts(child)),
+            _ => node.children.iter().any(|child| self.acts(child)),
         }
     }
 
-    fn chosen<'n>(&self, children: &'n [Node], choice: usize) -> Option<&'n Node> {
-        children.get((*self.choices.get(choice)?)?)
+    fn chosen<'n>(&self, node: &'n Node, choice: usize) -> Option<&'n Node> {
+        node.children.get((*self.choices.get(choice)?)?)
     }
 
     /// The first adapter of what these rows see, whether or not it acts here.
     fn first_leaf(&self, node: &Node) -> Option<usize> {
-        match &node.block {
-            Block::Adapter(leaf) => Some(*leaf),
-            Block::Rows { children, choice, .. } => self.first_leaf(self.chosen(children, *choice)?),
-            _ => self.first_leaf(node.children().first()?),
+        match node.block {
+            Block::Adapter => Some(node.leaves.start),
+            Block::Rows { choice, .. } => self.first_leaf(self.chosen(node, choice)?),
+            _ => self.first_leaf(node.children.first()?),
         }
     }
 
     /// The output of a composition. The ranges of an outermost `Split` finish by themselves.
     fn output(&self, root: &Node, state: S) -> S::Output {
-        match &root.block {
-            Block::Split { children, splits } if self.acts(root) && !self.at.all_add() => {
-                let parts = self.ranges(root, children, splits, &state);
-                let finished = |parts: Vec<_>| parts.into_iter().map(|part| self.at.finish(part)).collect();
-                // Activation has refused a Split where the positions of a state belong together.
-                let outputs = parts.map(finished).and_then(S::Output::join_positions);
-                outputs.unwrap_or_else(|| state.finish())
-            }
-            _ => self.at.finish(self.run(root, state, Open::Due)),
+        if let Block::Split(splits) = &root.block
+            && self.acts(root)
+            && !self.at.all_add()
+        {
+            let parts = self.ranges(root, splits, &state);
+            let finished = |parts: Vec<_>| parts.into_iter().map(|part| self.at.finish(part)).collect();
+            // Activation has refused a Split where the positions of a state belong together.
+            let outputs = parts.map(finished).and_then(S::Output::join_positions);
+            return outputs.unwrap_or_else(|| state.finish());
         }
+        self.at.finish(self.run(root, state, Open::Due))
     }
 
     /// `[[B]](s)`: the state after a part, and the layer that finishes it.
@@ -263,86 +259,74 @@ impl<'a, S: HookState> Seen<'_, 'a, S> {
             return (state, None);
         }
         match &node.block {
-            Block::Adapter(leaf) => match self.at.layer(*leaf) {
-                Some(acting) => {
-                    let state = match open {
-                        Open::Due => acting.layer.open(state),
-                        Open::Done => state,
-                    };
-                    (self.at.apply(&acting, state), Some(acting))
-                }
-                None => (state, None),
-            },
-            Block::Stack(children) => children.iter().fold((state, None), |(state, before), child| {
+            Block::Adapter => {
+                let acting = self.at.layer(node.leaves.start);
+                let state = match (&acting, open) {
+                    (Some(acting), Open::Due) => self.at.apply(acting, acting.layer.open(state)),
+                    (Some(acting), Open::Done) => self.at.apply(acting, state),
+                    (None, _) => state,
+                };
+                (state, acting)
+            }
+            Block::Stack => node.children.iter().fold((state, None), |(state, before), child| {
                 let (state, last) = self.run(child, state, Open::Due);
                 (state, last.or(before))
             }),
-            Block::Average { children, weights } => self.average(node, children, weights, state),
-            Block::Split { children, splits } => match self.ranges(node, children, splits, &state) {
-                Some(parts) => {
-                    let last = parts.iter().rev().find_map(|(_, last)| *last);
-                    let parts = parts.into_iter().map(|(part, _)| part).collect();
-                    (state.with_positions(parts).unwrap_or(state), last)
-                }
-                None => (state, None),
-            },
-            Block::Fuse { children, fusion } => self.fuse(node, children, *fusion, state),
-            Block::Rows {
-                children,
-                choice,
-                partition,
-            } => {
-                let Some(child) = self.chosen(children, *choice) else {
-                    return (state, None);
-                };
-                if *partition == Partition::Tasks {
-                    return self.run(child, state, Open::Due);
-                }
-                let (state, last) = self.run(child, self.opened(node, state), Open::Done);
-                (state, self.led(node, last))
+            Block::Average(weights) => {
+                let (state, mut last) = (self.opened(node, state), None);
+                let parts = node.children.iter().zip(weights).map(|(child, weight)| {
+                    let (part, finisher) = self.run(child, state.clone(), Open::Done);
+                    last = finisher.or(last);
+                    (part, weight / node.children.len() as f64)
+                });
+                let mean = S::weighted_sum(parts.collect());
+                (mean.unwrap_or(state), last)
             }
+            Block::Split(splits) => {
+                let parts = self.ranges(node, splits, &state).unwrap_or_default();
+                let last = parts.iter().rev().find_map(|(_, last)| *last);
+                let parts: Vec<S> = parts.into_iter().map(|(part, _)| part).collect();
+                let joined = (!parts.is_empty()).then(|| state.with_positions(parts)).flatten();
+                (joined.unwrap_or(state), last)
+            }
+            Block::Fuse(fusion) => self.fuse(node, *fusion, state),
+            Block::Rows { choice, partition } => match (self.chosen(node, *choice), partition) {
+                (None, _) => (state, None),
+                (Some(child), Partition::Tasks) => self.run(child, state, Open::Due),
+                (Some(child), _) => {
+                    let (state, last) = self.run(child, self.opened(node, state), Open::Done);
+                    (state, self.finisher_of(node, last))
+                }
+            },
         }
     }
 
     /// The state opened once for a block, by the first of its adapters.
     fn opened(&self, node: &Node, state: S) -> S {
-        match self.at.first(&node.leaves) {
+        match node.leaves.clone().find_map(|leaf| self.at.layer(leaf)) {
             Some(acting) => acting.layer.open(state),
             None => state,
         }
     }
 
-    /// Who finishes a part of a block.
-    fn led(&self, node: &Node, last: Option<Acting<'a, S>>) -> Option<Acting<'a, S>> {
+    /// Which layer finishes a child of a block.
+    fn finisher_of(&self, node: &Node, last: Option<Acting<'a, S>>) -> Option<Acting<'a, S>> {
         match S::ONE_FINISHER {
             true => last.and(self.at.last(&node.leaves)),
             false => last,
         }
     }
 
-    fn average(&self, node: &Node, children: &[Node], weights: &[f64], state: S) -> After<'a, S> {
-        let state = self.opened(node, state);
-        let mut last = None;
-        let parts = children.iter().zip(weights).map(|(child, weight)| {
-            let (part, finisher) = self.run(child, state.clone(), Open::Done);
-            last = finisher.or(last);
-            (part, weight / children.len() as f64)
-        });
-        let parts = parts.collect();
-        (S::weighted_sum(parts).unwrap_or(state), last)
-    }
-
     /// Each child on its own range of positions; `None` where positions belong together.
     ///
     /// Some sites see fewer positions than the input has, as a pooler does: the first. Positions beyond all ranges, which
     /// the check of the input leaves for sites outside the layers only, go to no child.
-    fn ranges(&self, node: &Node, children: &[Node], splits: &[usize], state: &S) -> Option<Vec<After<'a, S>>> {
+    fn ranges(&self, node: &Node, splits: &[usize], state: &S) -> Option<Vec<After<'a, S>>> {
         let positions = state.positions()?;
         let opened = self.opened(node, state.clone());
         let (mut start, mut parts) = (0, Vec::new());
-        let children = children.iter().map(Some).chain([None]);
-        let splits = splits.iter().copied().chain([positions]);
-        for (child, split) in children.zip(splits) {
+        let children = node.children.iter().map(Some).chain([None]);
+        for (child, split) in children.zip(splits.iter().chain([&positions])) {
             let range = start.min(positions)..(start + split).min(positions);
             start += split;
             if range.is_empty() {
@@ -351,7 +335,7 @@ impl<'a, S: HookState> Seen<'_, 'a, S> {
             parts.push(match child.filter(|child| self.acts(child)) {
                 Some(child) => {
                     let (part, last) = self.run(child, opened.take_positions(range)?, Open::Done);
-                    (part, self.led(node, last))
+                    (part, self.finisher_of(node, last))
                 }
                 None => (state.take_positions(range)?, None),
             });

@@ -9,7 +9,7 @@ impl<'a, S: HookState> Seen<'_, 'a, S> {
     ///
     /// Where a child has no layer there is one adapter less to attend to. Activation has checked that there is a fusion
     /// layer wherever a child acts, and that every child tells what it adds.
-    pub(super) fn fuse(&self, node: &Node, children: &[Node], fusion: usize, mut state: S) -> After<'a, S> {
+    pub(super) fn fuse(&self, node: &Node, fusion: usize, mut state: S) -> After<'a, S> {
         let (Some(last), Some(hidden)) = (self.at.last(&node.leaves), state.fusion()) else {
             return (state, None);
         };
@@ -21,7 +21,7 @@ impl<'a, S: HookState> Seen<'_, 'a, S> {
             fused.residual = hidden.inner.clone().unwrap_or(fused.residual);
             hidden.up = Up::Asked;
         }
-        for child in children.iter().filter(|child| self.acts(child)) {
+        for child in node.children.iter().filter(|child| self.acts(child)) {
             let (mut part, _) = self.run(child, state.clone(), Open::Done);
             if let Some(Up::Is(up)) = part.fusion().map(|hidden| std::mem::take(&mut hidden.up)) {
                 fused.ups.push(up);

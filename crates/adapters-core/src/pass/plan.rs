@@ -13,33 +13,24 @@ use crate::site::Site;
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
     pub(crate) block: Block,
-    /// Its adapters, from left to right.
+    pub(crate) children: Vec<Node>,
+    /// Its adapters, from left to right. That of a single adapter is the first.
     pub(crate) leaves: Range<usize>,
 }
 
 /// What a [`Node`] does with its children.
 #[derive(Clone, Debug)]
 pub(crate) enum Block {
-    /// The adapter of this number.
-    Adapter(usize),
-    Stack(Vec<Node>),
-    Average {
-        children: Vec<Node>,
-        weights: Vec<f64>,
-    },
-    Split {
-        children: Vec<Node>,
-        splits: Vec<usize>,
-    },
-    Fuse {
-        children: Vec<Node>,
-        /// Where the fusion's layer is among the layers of a site.
-        fusion: usize,
-    },
-    /// A block that chooses a child for each row.
+    Adapter,
+    Stack,
+    /// The weights.
+    Average(Vec<f64>),
+    /// Positions of each child.
+    Split(Vec<usize>),
+    /// Which of the fusions of the composition.
+    Fuse(usize),
+    /// Chooses a child for each row, as the partition says; `choice` is the place of this block among those of its kind.
     Rows {
-        children: Vec<Node>,
-        /// Which of the choices of a row is this block's.
         choice: usize,
         partition: Partition,
     },
@@ -66,6 +57,8 @@ pub(crate) struct Plan<'a> {
     layers: Vec<Option<Leaf<'a>>>,
     /// How many that is.
     width: usize,
+    /// How many of them are adapters.
+    pub(crate) adapters: usize,
 }
 
 /// What the rows of a batch are, for the blocks that choose by row.
@@ -84,10 +77,8 @@ impl<'a> Plan<'a> {
         let mut numbering = Numbering::default();
         let mut root = numbering.node(composition);
         // A Stack of one is what it holds.
-        while let Block::Stack(children) = &mut root.block
-            && children.len() == 1
-        {
-            root = children.remove(0);
+        while let (Block::Stack, 1) = (&root.block, root.children.len()) {
+            root = root.children.remove(0);
         }
         let adapters = numbering.adapters.iter().map(|name| set.get(name));
         let fusions = numbering.fusions.iter().map(|name| set.fusion(name).ok());
@@ -118,6 +109,7 @@ impl<'a> Plan<'a> {
             sites,
             layers,
             width,
+            adapters: numbering.adapters.len(),
         }
     }
 
@@ -137,14 +129,14 @@ impl<'a> Plan<'a> {
         (groups, std::mem::replace(&mut self.order, order))
     }
 
-    /// The layers at `site`: of each adapter of the composition, then of each fusion; `None` where no adapter has one.
+    /// The layers at `site`: of each adapter of the composition, then of each fusion; `None` where none has one.
     pub(crate) fn at(&self, site: Site) -> Option<&[Option<Leaf<'a>>]> {
         let start = *self.sites.get(&site)?;
         self.layers.get(start..start + self.width)
     }
 }
 
-/// Gives the adapters, the fusions and the choices by row of a composition their numbers.
+/// Gives the adapters, the fusions and the blocks that choose by row their numbers.
 #[derive(Default)]
 struct Numbering<'c> {
     adapters: Vec<&'c str>,
@@ -153,88 +145,37 @@ struct Numbering<'c> {
 }
 
 impl<'c> Numbering<'c> {
-    /// Numbers a composition; the fusions come after all adapters, wherever they are in it.
     fn node(&mut self, composition: &'c Composition) -> Node {
-        let mut node = self.part(composition);
-        node.place_fusions(self.adapters.len());
-        node
-    }
-
-    fn part(&mut self, composition: &'c Composition) -> Node {
         let start = self.adapters.len();
         let block = match composition {
             Composition::Adapter(name) => {
                 self.adapters.push(name);
-                Block::Adapter(start)
+                Block::Adapter
             }
-            Composition::Stack(children) => Block::Stack(self.children(children)),
-            Composition::Average { children, weights } => Block::Average {
-                children: self.children(children),
-                weights: weights.clone(),
-            },
-            Composition::Split { children, splits } => Block::Split {
-                children: self.children(children),
-                splits: splits.clone(),
-            },
-            Composition::Fuse { children, .. } => {
-                let fusion = self.fusions.len();
+            Composition::Stack(_) => Block::Stack,
+            Composition::Average { weights, .. } => Block::Average(weights.clone()),
+            Composition::Split { splits, .. } => Block::Split(splits.clone()),
+            Composition::Fuse { .. } => {
                 self.fusions.extend(composition.fusion_name());
-                Block::Fuse {
-                    children: self.children(children),
-                    fusion,
-                }
+                Block::Fuse(self.fusions.len() - 1)
             }
-            Composition::Parallel(children) => self.rows(children, Partition::Branches),
-            Composition::MultiTask(children) => self.rows(children, Partition::Tasks),
-            Composition::BatchSplit { children, batch_sizes } => {
-                self.rows(children, Partition::Sizes(batch_sizes.clone()))
-            }
+            Composition::Parallel(_) => self.rows(Partition::Branches),
+            Composition::MultiTask(_) => self.rows(Partition::Tasks),
+            Composition::BatchSplit { batch_sizes, .. } => self.rows(Partition::Sizes(batch_sizes.clone())),
         };
+        let children = composition.children().iter().map(|child| self.node(child)).collect();
         Node {
             block,
+            children,
             leaves: start..self.adapters.len(),
         }
     }
 
-    fn children(&mut self, children: &'c [Composition]) -> Vec<Node> {
-        children.iter().map(|child| self.part(child)).collect()
-    }
-
-    fn rows(&mut self, children: &'c [Composition], partition: Partition) -> Block {
-        let choice = self.choices;
+    fn rows(&mut self, partition: Partition) -> Block {
         self.choices += 1;
         Block::Rows {
-            children: self.children(children),
-            choice,
+            choice: self.choices - 1,
             partition,
-        }
-    }
-}
-
-impl Node {
-    /// The parts below this one.
-    pub(crate) fn children(&self) -> &[Node] {
-        match &self.block {
-            Block::Adapter(_) => &[],
-            Block::Stack(children)
-            | Block::Average { children, .. }
-            | Block::Split { children, .. }
-            | Block::Fuse { children, .. }
-            | Block::Rows { children, .. } => children,
-        }
-    }
-
-    fn place_fusions(&mut self, adapters: usize) {
-        if let Block::Fuse { fusion, .. } = &mut self.block {
-            *fusion += adapters;
-        }
-        match &mut self.block {
-            Block::Adapter(_) => {}
-            Block::Stack(children)
-            | Block::Average { children, .. }
-            | Block::Split { children, .. }
-            | Block::Fuse { children, .. }
-            | Block::Rows { children, .. } => children.iter_mut().for_each(|child| child.place_fusions(adapters)),
         }
     }
 }

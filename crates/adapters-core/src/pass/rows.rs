@@ -76,18 +76,19 @@ impl Node {
 
     /// Writes down what this part and those below it choose for `rows` of the batch.
     fn choose(&self, rows: &[usize], tasks: &[Option<usize>], by_row: &mut [Group]) {
-        let children = self.children();
-        let Block::Rows { choice, partition, .. } = &self.block else {
-            return children.iter().for_each(|child| child.choose(rows, tasks, by_row));
+        let Block::Rows { choice, partition } = &self.block else {
+            return self.children.iter().for_each(|child| child.choose(rows, tasks, by_row));
         };
-        let chosen = |index| partition.child(index, rows.len(), children.len(), tasks);
+        let mut chosen = vec![Vec::new(); self.children.len()];
         for (index, row) in rows.iter().enumerate() {
-            by_row[*row].choices[*choice] = chosen(index);
+            let child = partition.child(index, rows.len(), self.children.len(), tasks);
+            by_row[*row].choices[*choice] = child;
             by_row[*row].own_task |= *partition == Partition::Tasks;
+            if let Some(own) = child.and_then(|child| chosen.get_mut(child)) {
+                own.push(*row);
+            }
         }
-        for (number, child) in children.iter().enumerate() {
-            let indices = (0..rows.len()).filter(|index| chosen(*index) == Some(number));
-            let own: Vec<usize> = indices.map(|index| rows[index]).collect();
+        for (child, own) in self.children.iter().zip(chosen) {
             child.choose(&own, tasks, by_row);
         }
     }

@@ -55,13 +55,17 @@ impl AdapterSet {
                 if let (Some(before), Source::Previous { width }) = (before, source)
                     && width != Some(before.width)
                 {
+                    let reads = match width {
+                        Some(width) => format!("{width} features"),
+                        None => "the addition of no other adapter here".to_owned(),
+                    };
                     return Err(Error::CannotStack {
-                        stack: stack.to_string(),
                         adapter: name.clone(),
                         path: info.path.clone(),
-                        reads: width,
-                        before: before.adapter,
-                        adds: before.width,
+                        reason: format!(
+                            "in `{stack}` it reads {reads}, and `{}` before it adds {} features",
+                            before.adapter, before.width
+                        ),
                     });
                 }
                 Ok(Some(Addition {
