@@ -3,8 +3,8 @@
 pub(crate) use std::path::Path;
 
 pub(crate) use adapters_core::{
-    Ctx, EmbeddingHook, EmbeddingRole, EmbeddingState, Error, Hooks, Host, KeyValueHook, LinearRole, Location, NormRole, OutputHook,
-    Point, ResidualHook, ResidualRole, Sited, Sites, Stack,
+    Ctx, EmbeddingHook, EmbeddingRole, EmbeddingState, Error, Hooks, Host, KeyValueHook, LinearRole, Location,
+    NormRole, OutputHook, Point, ResidualHook, ResidualRole, Sited, Sites, Stack,
 };
 pub(crate) use adapters_nn::ops::{self, Activation};
 pub(crate) use burn::module::Module;

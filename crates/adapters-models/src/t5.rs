@@ -404,7 +404,12 @@ impl Transformer for T5Model {
         }
     }
 
-    fn chain(&self, input: TextToTextInput, _: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
+    fn chain(
+        &self,
+        input: TextToTextInput,
+        _: Option<&mut KeyValueCache>,
+        cx: &mut Ctx<'_>,
+    ) -> Result<Chain<'_>, Error> {
         let TextToTextInput {
             ids,
             padding,

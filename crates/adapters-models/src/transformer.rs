@@ -49,7 +49,12 @@ pub trait Transformer: Host + Debug + Send + Sync {
     /// # Panics
     ///
     /// Panics on an id outside the vocabulary, and where `seq`, with what adapters insert, is beyond the longest input.
-    fn chain(&self, input: Self::Input, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error>;
+    fn chain(
+        &self,
+        input: Self::Input,
+        cache: Option<&mut KeyValueCache>,
+        cx: &mut Ctx<'_>,
+    ) -> Result<Chain<'_>, Error>;
 
     /// The last hidden state, `[batch, seq, d_model]`, of the decoder in a model of two stacks. Adapters may make `seq` longer,
     /// and under a `Parallel` block the output has the batch once a branch, one after the other.

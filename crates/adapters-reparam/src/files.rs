@@ -8,7 +8,8 @@ use burn::tensor::Tensor;
 
 use crate::{WeightAdapter, WeightDoor, Weights, device_of, weights_of};
 use adapters_core::{
-    AdapterSet, AnyMethod, Attached, AttachedLayer, Erased, Error, Format, LinearState, Registry, Shared, SiteLayer, Sited,
+    AdapterSet, AnyMethod, Attached, AttachedLayer, Erased, Error, Format, LinearState, Registry, Shared, SiteLayer,
+    Sited,
 };
 use adapters_store::{LoadOptions, SavedFiles, StoreError, load_adapter, save_adapter};
 

@@ -15,7 +15,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use regex::Regex;
 
 use adapters_core::{
-    AnyMethod, Build, Erased, Error, Host, LinearRole, LinearState, LinearWeight, Location, Shared, SiteLayer, Sited, Sites, Stack,
+    AnyMethod, Build, Erased, Error, Host, LinearRole, LinearState, LinearWeight, Location, Shared, SiteLayer, Sited,
+    Sites, Stack,
 };
 use adapters_nn::nearest;
 

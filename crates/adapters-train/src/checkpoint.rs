@@ -167,9 +167,9 @@ pub(crate) fn write(
             .flatten()
             .map(|(name, data)| (format!("best/{name}"), data.clone())),
     );
-    for (name, regime) in schedules {
-        let state = regime.state().into_iter();
-        tensors.extend(state.map(|(key, data)| (format!("regime/{name}\n{key}"), data)));
+    for (name, schedule) in schedules {
+        let state = schedule.state().into_iter();
+        tensors.extend(state.map(|(key, data)| (format!("schedule/{name}\n{key}"), data)));
     }
     for (key, optimizer) in OPTIMIZERS.into_iter().zip([&optimizers.adapters, &optimizers.head]) {
         let bytes = optimizer.into_bytes().map_err(|e| failed(e.to_string()))?.to_vec();
@@ -211,7 +211,7 @@ impl Checkpoint {
                 values.insert(name.to_owned(), data);
             } else if let Some(name) = key.strip_prefix("best/") {
                 best.insert(name.to_owned(), data);
-            } else if let Some((name, key)) = key.strip_prefix("regime/").and_then(|rest| rest.split_once('\n')) {
+            } else if let Some((name, key)) = key.strip_prefix("schedule/").and_then(|rest| rest.split_once('\n')) {
                 schedules
                     .entry(name.to_owned())
                     .or_default()

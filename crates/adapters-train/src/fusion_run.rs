@@ -118,7 +118,7 @@ fn attention(run: &Run, dir: &Path) -> Result<Attention, TrainError> {
     let pretrained = Pretrained::open(&run.model_dir)?;
     let mut adapted = Adapted::new(pretrained.model(device)?);
     let options = LoadOptions::default();
-    let setup = Setup::load(dir, &mut adapted.set, &*adapted.base, run.registry, &options, device)?;
+    let setup = Setup::load(dir, &mut adapted.set, &*adapted.base, &run.registry, &options, device)?;
     adapted.set.activate(setup.composition)?;
     let tokenizer = pretrained.tokenizer(recipe.model.max_length)?;
     let cx = TaskContext {
@@ -134,7 +134,7 @@ fn attention(run: &Run, dir: &Path) -> Result<Attention, TrainError> {
         let input = data.batch(&indices, EVALUATION, &adapted.base, device).input;
         let keep = input.padding.clone().map(|padding| padding.bool_not().float());
         let mut cx = Ctx::new(&adapted.set).recording();
-        hidden_states(&adapted.base, input, &mut cx);
+        hidden_states(&adapted.base, input, &mut cx)?;
         for record in cx.records() {
             let Recorded::FusionAttention { scores, .. } = record.value else {
                 continue;

@@ -1,7 +1,7 @@
 //! The three things training needs of a model, whichever architecture it is: the hidden states of a batch, the logits of its
 //! own language-model head, and the gradients of a loss with the memory of one block.
 
-use adapters_core::{AdapterSet, Ctx};
+use adapters_core::{AdapterSet, Ctx, Error};
 use adapters_models::{Encoded, Input, Model, TextInput, TextToTextInput};
 use burn::module::Module;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
@@ -46,13 +46,17 @@ impl ModelInput {
 
 /// The last hidden state, `[batch, positions, d_model]`; of an encoder-decoder that of its decoder. Afterwards the padding
 /// and the inserted positions that `cx` knows are those of this hidden state.
-pub fn hidden_states(model: &Model, input: ModelInput, cx: &mut Ctx<'_>) -> Tensor<3> {
+///
+/// # Errors
+///
+/// Those of [`Ctx::begin`].
+pub fn hidden_states(model: &Model, input: ModelInput, cx: &mut Ctx<'_>) -> Result<Tensor<3>, Error> {
     let padding = input.padding.clone();
-    let hidden = model.forward(model_input(model, input), cx);
+    let hidden = model.forward(model_input(model, input), cx)?;
     if model.encoder_decoder().is_ok() {
-        of_decoder(padding, cx);
+        cx.hooks().next_stack(padding);
     }
-    hidden
+    Ok(hidden)
 }
 
 /// Gradients of `loss` with the memory of one block; see [`LossGradients::by_block`].
@@ -63,21 +67,17 @@ pub(crate) fn gradients_by_block<H: Module>(
     head: &H,
     cx: &Ctx<'_>,
     loss: impl FnOnce(Tensor<3>, &mut Ctx<'_>) -> Tensor<1>,
-) -> LossGradients {
+) -> Result<LossGradients, Error> {
     let padding = input.padding.clone();
     let loss = |hidden, cx: &mut Ctx<'_>| {
         if model.encoder_decoder().is_ok() {
-            of_decoder(padding, cx);
+            // What adapters inserted stands in front of the encoder's text, not of the decoder's.
+            cx.hooks().next_stack(padding);
         }
         loss(hidden, cx)
     };
     let input = model_input(model, input);
     LossGradients::by_block(|cx| model.chain(input.clone(), cx), set, head, cx, loss)
-}
-
-/// What adapters inserted stands in front of the encoder's text: the decoder's positions are those of its own ids.
-fn of_decoder(padding: Option<Tensor<2, Bool>>, cx: &mut Ctx<'_>) {
-    cx.set_padding(padding);
 }
 
 /// The input of the kind the model reads.

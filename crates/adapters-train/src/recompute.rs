@@ -4,7 +4,7 @@
 //! without a graph and keeps what enters each block. Going back from the last one, a block is run again with a graph, and
 //! asked for the gradients of its parameters and of what entered it; then its graph is gone.
 
-use adapters_core::{AdapterSet, Ctx};
+use adapters_core::{AdapterSet, Ctx, Error};
 use adapters_models::{Chain, Flow};
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
@@ -47,24 +47,28 @@ impl LossGradients {
     /// active in `set` and with the seed of its dropout; `loss` makes the loss of the last hidden state, and may go on with
     /// the context it is given.
     ///
+    /// # Errors
+    ///
+    /// Those of `begin`.
+    ///
     /// # Panics
     ///
     /// As `begin` and `loss`.
     pub fn by_block<'m, H: Module>(
-        begin: impl Fn(&mut Ctx<'_>) -> Chain<'m>,
+        begin: impl Fn(&mut Ctx<'_>) -> Result<Chain<'m>, Error>,
         set: &AdapterSet,
         head: &H,
         cx: &Ctx<'_>,
         loss: impl FnOnce(Tensor<3>, &mut Ctx<'_>) -> Tensor<1>,
-    ) -> Self {
+    ) -> Result<Self, Error> {
         let plain = set.valid();
         let mut forward = cx.resumed(&plain);
-        let chain = begin(&mut forward);
+        let chain = begin(&mut forward)?;
         let mut entered = Vec::with_capacity(chain.steps.len());
         let mut flow = chain.entered;
         for step in &chain.steps {
             entered.push((flow.clone(), forward.resumed(&plain)));
-            flow = step(flow, None, &mut forward);
+            flow = step(flow, None, forward.hooks());
         }
 
         let mut adapter_grads = GradientsAccumulator::new();
@@ -80,20 +84,20 @@ impl LossGradients {
 
         for (step, (flow, then)) in chain.steps.iter().zip(entered).rev() {
             let flow = leaf(flow);
-            let output = step(flow.clone(), None, &mut then.resumed(set));
+            let output = step(flow.clone(), None, then.resumed(set).hooks());
             let mut gradients = upstream.along(output).backward();
             upstream = Upstream::of(&flow, &gradients);
             collect(&mut gradients);
         }
-        let begun = upstream.along(begin(&mut cx.resumed(set)).entered);
+        let begun = upstream.along(begin(&mut cx.resumed(set))?.entered);
         if begun.is_tracked() {
             collect(&mut begun.backward());
         }
-        Self {
+        Ok(Self {
             loss: value.into_scalar::<f32>().elem(),
             adapter_grads: adapter_grads.grads(),
             head_grads,
-        }
+        })
     }
 }
 

@@ -41,7 +41,7 @@ impl TaskModel {
         if let Some(seed) = dropout_seed {
             cx = cx.training(seed);
         }
-        let hidden = hidden_states(&self.adapted.base, input, &mut cx);
+        let hidden = hidden_states(&self.adapted.base, input, &mut cx)?;
         self.head_scores(hidden, &mut cx)
     }
 
@@ -81,7 +81,7 @@ impl TaskModel {
             .skipping_layers(0..pass.dropped_layers);
         let (set, input) = (&self.adapted.set, batch.input.clone());
         if !by_block {
-            let hidden = hidden_states(&self.adapted.base, input, &mut cx);
+            let hidden = hidden_states(&self.adapted.base, input, &mut cx)?;
             let loss = self.loss(data, hidden, batch, weight, &mut cx)?;
             return Ok(LossGradients::of(&loss, set, &self.head));
         }
@@ -93,7 +93,7 @@ impl TaskModel {
                 Tensor::zeros([1], &device).require_grad()
             })
         };
-        let gradients = gradients_by_block(&self.adapted.base, input, set, &self.head, &cx, loss);
+        let gradients = gradients_by_block(&self.adapted.base, input, set, &self.head, &cx, loss)?;
         failed.map_or(Ok(gradients), Err)
     }
 

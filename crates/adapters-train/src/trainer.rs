@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use adapters_core::{Adapted, Regime, Registry};
+use adapters_core::{Adapted, Registry, TrainingSchedule};
 use adapters_models::{Head, Pretrained};
 use adapters_store::StoreError;
 use burn::module::Module;
@@ -66,7 +66,7 @@ struct State {
     position: Position,
     best: Option<Values>,
     /// Schedules of the adapters that have one, by name.
-    regimes: Vec<(String, Box<dyn Regime>)>,
+    schedules: Vec<(String, Box<dyn TrainingSchedule>)>,
     /// The epoch whose batches are at hand, and those batches.
     epoch: Option<(u64, Vec<Vec<usize>>)>,
 }
@@ -109,8 +109,8 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
         (state.model, state.optimizers) = checkpoint.apply(state.model, state.optimizers)?;
         state.position = checkpoint.position;
         state.best = checkpoint.best;
-        for (name, regime) in &mut state.regimes {
-            regime.restore(checkpoint.regimes.remove(name).unwrap_or_default());
+        for (name, schedule) in &mut state.schedules {
+            schedule.restore(checkpoint.schedules.remove(name).unwrap_or_default());
         }
         stopped |= on_event(Event::Resumed {
             step: state.position.step,
@@ -162,7 +162,7 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
                 &state.model,
                 state.best.as_ref(),
                 &state.optimizers,
-                &state.regimes,
+                &state.schedules,
             )?;
         }
     }
@@ -230,8 +230,8 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
     }
     let steps = steps_per_epoch * recipe.train.epochs as u64;
     let training = model.adapted.set.iter().filter(|adapter| adapter.is_trainable());
-    let regimes = training
-        .filter_map(|adapter| Some((adapter.name().to_owned(), adapter.method().regime(steps)?)))
+    let schedules = training
+        .filter_map(|adapter| Some((adapter.name().to_owned(), adapter.method().schedule(steps)?)))
         .collect();
     let inputs = Inputs {
         validation,
@@ -257,7 +257,7 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
             ids: Default::default(),
         },
         best: None,
-        regimes,
+        schedules,
         epoch: None,
     };
     Ok((state, inputs, trained.report))
@@ -340,7 +340,7 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
     let learning_rate = train.learning_rate * factor;
     let head_rate = train.head_learning_rate.unwrap_or(train.learning_rate) * factor;
     let mut set = std::mem::take(&mut state.model.adapted.set);
-    let gradients = match state.regimes.is_empty() {
+    let gradients = match state.schedules.is_empty() {
         true => HashMap::new(),
         false => gradient_values(&set, &of_set),
     };
@@ -354,7 +354,7 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
         set = state.optimizers.adapters.step(learning_rate * ratio, set, of_group);
     }
     set = state.optimizers.adapters.step(learning_rate, set, of_set);
-    for (name, regime) in &mut state.regimes {
+    for (name, schedule) in &mut state.schedules {
         let adapter = set.attached(name)?;
         let of_adapter = adapter
             .params()
@@ -365,7 +365,7 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
                 ))
             })
             .collect();
-        let changed = regime.after_step(done + 1, &adapter.values(), &of_adapter);
+        let changed = schedule.after_step(done + 1, &adapter.values(), &of_adapter);
         if !changed.is_empty() {
             set.put_values(name, changed)?;
         }

@@ -5,7 +5,8 @@ mod methods;
 
 pub use adapters_core as core;
 pub use adapters_core::{
-    Adapted, AdapterSet, AnyMethod, AttachReport, Composition, Ctx, Error, Format, Frozen, Host, Location, Method, MethodEntry, Point, Registry, Site, Sited, Sites, merge,
+    Adapted, AdapterSet, AnyMethod, AttachReport, Composition, Ctx, Error, Format, Frozen, Host, Location, Method,
+    MethodEntry, Point, Registry, Site, Sited, Sites, merge,
 };
 pub use adapters_fusion as fusion;
 pub use adapters_nn as nn;

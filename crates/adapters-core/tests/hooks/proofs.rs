@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use adapters_core::{
-    AttachedLayer, Call, Causality, Composition, Ctx, Effect, Erased, Error, Finisher, LinearState, NamedParams, Role,
-    SiteAdapter, SiteLayer, Source,
+    AttachedLayer, Call, Causality, Composition, Ctx, Effect, Erased, Error, Finisher, LinearRole, LinearState,
+    Location, NamedParams, Role, SiteAdapter, SiteLayer, Sited, Source, Stack,
 };
 use adapters_nn::ops;
 use burn::module::{Module, Param, ParamId};
@@ -23,7 +23,7 @@ fn hooks_get_the_rows_of_the_batch() {
     let active = bench.set.composition(Composition::parallel(["a", "b"])).unwrap();
     let mut cx = Ctx::with_composition(&bench.set, &active).unwrap();
     let (hooks, _) = cx.begin(&bench.model, bench.x.clone()).unwrap();
-    hooks.linear(at(Role::Query), &bench.model.query, bench.x.clone());
+    hooks.linear(&bench.model.query, bench.x.clone());
 }
 
 fn is_stale(result: Result<Ctx<'_>, Error>) -> bool {
@@ -84,7 +84,12 @@ fn a_set_of_one_model_is_refused_on_another() {
     };
     assert!(begun(&bench.model).is_ok());
     let wider = Mine {
-        up: LinearConfig::new(D, D + 1).init(&bench.device),
+        up: Sited::new(
+            Location::layer(Stack::Encoder, 0),
+            LinearRole::FfnUp,
+            "layer.0.up",
+            LinearConfig::new(D, D + 1).init(&bench.device),
+        ),
         ..bench.model.clone()
     };
     let error = begun(&wider).unwrap_err();
@@ -168,12 +173,11 @@ fn a_finisher_runs_wherever_its_adapter_is_the_last() {
     let layer = SiteLayer::Linear(Erased::new(layer));
     let doubled = attached.reformed(attached.method().clone(), vec![AttachedLayer { info, layer }]);
     bench.set.replace("b", doubled).unwrap();
-    let site = at(Role::FfnUp);
     let run = |block: Composition| {
         let active = bench.set.composition(block).unwrap();
         let mut cx = Ctx::with_composition(&bench.set, &active).unwrap();
         let (hooks, x) = cx.begin(&bench.model, bench.x.clone()).unwrap();
-        hooks.linear(site, &bench.model.up, x)
+        hooks.linear(&bench.model.up, x)
     };
     let row = |x: &Tensor<3>, row: usize| x.clone().slice_dim(0, row..row + 1).into_data();
     let (a, b) = (run("a".into()), run("b".into()));

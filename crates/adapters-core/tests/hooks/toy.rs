@@ -5,8 +5,9 @@ use std::borrow::Cow;
 use adapters_core::target::Target;
 use adapters_core::{
     AdapterHub, AdapterSet, AnyMethod, Build, Call, Causality, Codec, Composition, ConfigError, Ctx, Effect,
-    EmbeddingState, Erased, Error, HiddenState, Host, KeyValueState, LinearState, Method, NamedParams, OutputState,
-    Peft, Preset, Role, Site, SiteAdapter, SiteInfo, SiteKind, SiteLayer, Source, Stack,
+    EmbeddingHook, EmbeddingRole, EmbeddingState, Erased, Error, HiddenState, Host, KeyValueHook, KeyValueState,
+    LinearRole, LinearState, Location, Method, NamedParams, NormRole, OutputHook, OutputState, Peft, Point, Preset,
+    ResidualHook, ResidualRole, Role, Site, SiteAdapter, SiteInfo, SiteKind, SiteLayer, Sited, Sites, Source, Stack,
 };
 use adapters_nn::ops;
 use burn::module::{Module, Param, ParamId};
@@ -23,37 +24,51 @@ pub(crate) const fn at(role: Role) -> Site {
     Site::new(Stack::Encoder, 0, role)
 }
 
-#[derive(Module, Debug)]
+#[derive(Module, Sites, Debug)]
 pub(crate) struct Mine {
-    pub(crate) query: Linear,
-    pub(crate) up: Linear,
-    pub(crate) norm: LayerNorm,
+    embedding: Point<EmbeddingHook>,
+    pub(crate) query: Sited<Linear>,
+    key_value: Point<KeyValueHook>,
+    after_attention: Point<ResidualHook>,
+    pub(crate) up: Sited<Linear>,
+    after_ffn: Point<ResidualHook>,
+    output: Point<OutputHook>,
+    norm: Sited<LayerNorm>,
 }
 
 impl Mine {
+    pub(crate) fn new(linear: impl Fn() -> Linear, norm: LayerNorm) -> Self {
+        let (outside, layer) = (Location::outside(Stack::Encoder), Location::layer(Stack::Encoder, 0));
+        let residual = |role, path| Point::residual(layer, role, path, D);
+        Self {
+            embedding: Point::embedding(outside, EmbeddingRole::Embedding, "embedding", D),
+            query: Sited::new(layer, LinearRole::Query, "layer.0.query", linear()),
+            key_value: Point::key_value(layer, "layer.0", HEADS, D / HEADS),
+            after_attention: residual(ResidualRole::AfterAttention, "layer.0.attention"),
+            up: Sited::new(layer, LinearRole::FfnUp, "layer.0.up", linear()),
+            after_ffn: residual(ResidualRole::AfterFfn, "layer.0.ffn"),
+            output: Point::layer_output(layer, "layer.0", D),
+            norm: Sited::new(layer, NormRole::AttentionNorm, "layer.0.norm", norm),
+        }
+    }
+
     pub(crate) fn forward(&self, x: Tensor<3>, cx: &mut Ctx<'_>) -> Result<Tensor<3>, Error> {
-        let (cx, x) = cx.begin(self, x)?;
-        let state = EmbeddingState::new(x, None);
-        let x = cx.embedding(EMBEDDING, state).hidden;
+        let (hooks, x) = cx.begin(self, x)?;
+        let x = hooks.embedding(&self.embedding, EmbeddingState::new(x, None)).hidden;
         let heads = |x: Tensor<3>| {
             let [batch, seq, _] = x.dims();
             x.reshape([batch, seq, HEADS, D / HEADS]).swap_dims(1, 2)
         };
-        let query = cx.linear(at(Role::Query), &self.query, x.clone());
+        let query = hooks.linear(&self.query, x.clone());
         let state = KeyValueState::new(heads(x.clone()), heads(x.clone()), x.clone());
-        let kv = cx.key_value(at(Role::KeyValue), state);
+        let kv = hooks.key_value(&self.key_value, state);
         let attended = ops::attention(heads(query), kv.key, kv.value, None, None);
         let [batch, _, seq, _] = attended.dims();
         let attended = attended.swap_dims(1, 2).reshape([batch, seq, D]);
-        let x = cx.hidden(
-            at(Role::AfterAttention),
-            attended,
-            x,
-            Some((at(Role::AttentionNorm), &self.norm)),
-        );
-        let up = cx.linear(at(Role::FfnUp), &self.up, x.clone()).tanh();
-        let x = cx.hidden(at(Role::AfterFfn), up, x, None);
-        Ok(cx.output(at(Role::LayerOutput), x))
+        let x = hooks.residual(&self.after_attention, attended, x, Some(&self.norm));
+        let up = hooks.linear(&self.up, x.clone()).tanh();
+        let x = hooks.residual(&self.after_ffn, up, x, None);
+        Ok(hooks.output(&self.output, x))
     }
 }
 
@@ -61,49 +76,9 @@ impl Host for Mine {
     fn architecture(&self) -> &str {
         "mine"
     }
-    fn class_name(&self) -> &str {
-        "Mine"
-    }
+
     fn d_model(&self) -> usize {
         D
-    }
-    fn base_prefix(&self) -> &str {
-        ""
-    }
-    fn sites(&self) -> Vec<SiteInfo> {
-        let (linear, hidden) = (SiteKind::Linear { d_in: D, d_out: D }, SiteKind::Hidden { d_model: D });
-        [
-            (EMBEDDING, SiteKind::Embedding { d_model: D }, "embedding"),
-            (at(Role::Query), linear, "layer.0.query"),
-            (
-                at(Role::KeyValue),
-                SiteKind::KeyValue {
-                    heads: HEADS,
-                    d_head: D / HEADS,
-                },
-                "layer.0",
-            ),
-            (at(Role::AfterAttention), hidden, "layer.0.attention"),
-            (at(Role::FfnUp), linear, "layer.0.up"),
-            (at(Role::AfterFfn), hidden, "layer.0.ffn"),
-            (at(Role::LayerOutput), SiteKind::LayerOutput { d_model: D }, "layer.0"),
-        ]
-        .map(|(site, kind, path)| SiteInfo::new(site, kind, path))
-        .into()
-    }
-    fn linear(&self, site: Site) -> Option<&Linear> {
-        match site.role {
-            Role::Query => Some(&self.query),
-            Role::FfnUp => Some(&self.up),
-            _ => None,
-        }
-    }
-    fn linear_mut(&mut self, site: Site) -> Option<&mut Linear> {
-        match site.role {
-            Role::Query => Some(&mut self.query),
-            Role::FfnUp => Some(&mut self.up),
-            _ => None,
-        }
     }
 }
 
@@ -268,11 +243,7 @@ impl Bench {
         let device = Device::flex();
         device.seed(1);
         let linear = || LinearConfig::new(D, D).init(&device).no_grad();
-        let model = Mine {
-            query: linear(),
-            up: linear(),
-            norm: LayerNormConfig::new(D).init(&device).no_grad(),
-        };
+        let model = Mine::new(linear, LayerNormConfig::new(D).init(&device).no_grad());
         let x = Tensor::random([2, 3, D], Distribution::Normal(0.0, 1.0), &device);
         Self {
             model,

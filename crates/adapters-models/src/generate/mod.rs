@@ -2,7 +2,7 @@
 
 mod sampling;
 
-use adapters_core::{AdapterSet, Ctx};
+use adapters_core::{Active, AdapterSet, Ctx};
 use burn::tensor::Tensor;
 
 use crate::cache::KeyValueCache;
@@ -88,11 +88,10 @@ impl Generation {
         let rows = prompts.iter().map(|prompt| prompt.to_vec()).collect();
         self.grow(rows, info.pad_id, on_token, |step, rows| {
             let rows = unseen(rows, step, cache.is_some());
-            let positions = rows.iter().map(|row| row.len()).max().unwrap_or(0);
-            let mut cx = self.context(set, rows.len(), positions)?.generating(prompt);
+            let mut cx = self.context(set)?.generating(prompt);
             let hidden = match &mut cache {
-                Some(cache) => lm.forward_cached(input(&rows), cache, &mut cx),
-                None => lm.forward(input(&rows), &mut cx),
+                Some(cache) => lm.forward_cached(input(&rows), cache, &mut cx)?,
+                None => lm.forward(input(&rows), &mut cx)?,
             };
             let [_, seq, _] = hidden.dims();
             Ok(lm.logits(hidden.slice_dim(1, seq - 1..seq), &mut cx))
@@ -126,15 +125,14 @@ impl Generation {
         // Always said, for it tells adapters how long the texts are.
         let none = || Tensor::full([texts.len(), longest], false, &device);
         let padding = text.padding.unwrap_or_else(none);
-        let mut cx = self.context(set, texts.len(), longest)?;
-        let encoded = model.encode(text.ids, Some(padding), &mut cx);
+        let mut cx = self.context(set)?;
+        let encoded = model.encode(text.ids, Some(padding), &mut cx)?;
         let mut cache = self.caches(set).then(KeyValueCache::new);
         let rows = vec![vec![model.start_id() as u32]; texts.len()];
         self.grow(rows, info.pad_id, on_token, |step, rows| {
             let rows = unseen(rows, step, cache.is_some());
-            let positions = rows.iter().map(|row| row.len()).max().unwrap_or(0);
-            let mut cx = self.context(set, rows.len(), positions)?;
-            let hidden = model.decode(input(&rows).ids, &encoded, cache.as_mut(), &mut cx);
+            let mut cx = self.context(set)?;
+            let hidden = model.decode(input(&rows).ids, &encoded, cache.as_mut(), &mut cx)?;
             let [_, seq, _] = hidden.dims();
             Ok(model.logits(hidden.slice_dim(1, seq - 1..seq), &mut cx))
         })
@@ -146,12 +144,8 @@ impl Generation {
     }
 
     /// The context of one pass.
-    fn context<'s>(&self, set: &'s AdapterSet, rows: usize, positions: usize) -> Result<Ctx<'s>, ModelError> {
-        let mut cx = Ctx::new(set);
-        if !self.tasks.is_empty() {
-            cx = cx.with_tasks(self.tasks.iter().copied())?;
-        }
-        Ok(cx.for_input(rows, positions)?)
+    fn context<'s>(&self, set: &'s AdapterSet) -> Result<Ctx<'s>, ModelError> {
+        Ok(Ctx::new(set).with_tasks(self.tasks.iter().copied())?)
     }
 
     /// Makes `rows` longer, token by token; what each grew by. `scores` are those of the token after each row,
@@ -209,7 +203,7 @@ impl Generation {
         if texts.iter().any(|text| text.is_empty()) || texts.is_empty() {
             return Err(refuse("prompts", "at least one token in each", "none".to_owned()));
         }
-        let outputs = Ctx::new(set).replicas();
+        let outputs = set.active().map_or(1, Active::replicas);
         if outputs > 1 {
             return Err(refuse("composition", "one output a text", outputs.to_string()));
         }

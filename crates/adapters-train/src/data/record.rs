@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::error::{self, nearest};
+use super::error;
 use super::{DataError, Labels};
+use adapters_nn::nearest;
 
 /// One record of a data file: a JSON object, or a row of a table.
 #[derive(Debug, Clone, PartialEq)]
@@ -313,7 +314,7 @@ impl Record {
                 path: self.path.to_path_buf(),
                 line: self.line,
                 label: error::shortened(name),
-                nearest: nearest(name, names),
+                nearest: nearest(name, names.iter().map(String::as_str)),
                 names: names.to_vec(),
             }),
             _ => {
@@ -334,7 +335,7 @@ impl Record {
                 header, header_line, ..
             } => (header.iter().map(str::to_owned).collect(), *header_line),
         };
-        let nearest = nearest(field, &present);
+        let nearest = nearest(field, present.iter().map(String::as_str));
         DataError::MissingField {
             path: self.path.to_path_buf(),
             line,
