@@ -19,10 +19,6 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) const D: usize = 6;
 pub(crate) const HEADS: usize = 2;
-pub(crate) const EMBEDDING: Site = Site::outside(Stack::Encoder, Role::Embedding);
-pub(crate) const fn at(role: Role) -> Site {
-    Site::new(Stack::Encoder, 0, role)
-}
 
 #[derive(Module, Sites, Debug)]
 pub(crate) struct Mine {
