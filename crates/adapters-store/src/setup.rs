@@ -115,7 +115,7 @@ impl Setup {
             save_fusion(&folder, set, &name, host)?;
         }
         // Last, so that a folder with this file is a whole one.
-        Ok(write_json(&dir.join(Self::FILE), self)?)
+        write_json(&dir.join(Self::FILE), self)
     }
 
     /// Reads the file alone.
