@@ -19,7 +19,7 @@ use crate::heads::{HeadBase, fits};
 use crate::model::Model;
 use crate::weights::Weights;
 
-/// A prediction head: [`HeadConfig`] says which, [`forward`](Self::forward) what it computes.
+/// A prediction head with the configuration of a [`HeadConfig`].
 ///
 /// A language model's last layer is tied to the frozen word embeddings of the base.
 #[derive(Module, Debug)]
