@@ -226,7 +226,10 @@ fn fusions_are_refused_with_reasons() {
     set.insert(lora.remove("lora").unwrap()).unwrap();
     let mut fuse = |names: &[&str]| set.attach_fusion(names, FusionConfig::dynamic(), &bench.model, 0, &Device::flex());
     for (names, part) in [
-        (vec!["a", "lora"], "AdapterFusion needs adapters that add to the residual stream"),
+        (
+            vec!["a", "lora"],
+            "AdapterFusion needs adapters that add to the residual stream",
+        ),
         (vec!["a", "b"], "`b` acts at other places than `a`"),
         (vec![], "no adapter is named"),
     ] {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use adapters_core::{Format, Host};
-use adapters_store::{HeadManifest, Manifest, Setup, expressible, save_adapter};
+use adapters_store::{HeadManifest, Manifest, Setup, StoreError, expressible, save_adapter};
 
 use crate::completions::chat_template;
 use crate::error::TrainError;
@@ -31,7 +31,9 @@ pub(crate) fn save_all(run: &Run, model: &Learner) -> Result<(Format, Result<Pat
         Format::Peft => Ok(adapter),
         Format::AdapterHub => match save(run, model, Format::Peft, &peft) {
             Ok(()) => Ok(peft),
-            Err(TrainError::Adapter(error @ adapters_core::Error::Config { .. })) => Err(with_source(&error)),
+            Err(TrainError::Store(StoreError::Adapter(error @ adapters_core::Error::Config { .. }))) => {
+                Err(with_source(&error))
+            }
             Err(error) => return Err(error),
         },
     };
