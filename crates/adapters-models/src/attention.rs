@@ -1,7 +1,8 @@
 //! What the attention of every architecture has in common: heads split and merged, the cache, the hook of keys and values.
 
-use adapters_core::{Hooks, KeyValueHook, KeyValueState, Point};
+use adapters_core::{Hooks, KeyValueHook, KeyValueState, Point, Sited};
 use adapters_nn::ops;
+use burn::nn::Linear;
 use burn::tensor::Tensor;
 
 use crate::cache::KeysValues;
@@ -40,6 +41,19 @@ impl AttentionOptions {
         let [batch, seq, width] = x.dims();
         x.reshape([batch, seq, width / self.d_head, self.d_head])
             .swap_dims(1, 2)
+    }
+
+    /// Keys and values of `x [batch, seq, d_model]`, `[batch, heads, seq, d_head]` both.
+    pub fn keys_values(
+        &self,
+        key: &Sited<Linear>,
+        value: &Sited<Linear>,
+        x: Tensor<3>,
+        cx: &mut Hooks<'_>,
+    ) -> KeysValues {
+        let key = cx.linear(key, x.clone());
+        let value = cx.linear(value, x);
+        (self.split(key), self.split(value))
     }
 
     /// Attention over the keys and values of the layer's own positions, those of earlier passes included.

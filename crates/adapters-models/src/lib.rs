@@ -2,6 +2,7 @@
 
 mod architecture;
 mod attention;
+pub mod bart;
 pub mod bert;
 mod cache;
 mod chain;
@@ -24,6 +25,7 @@ pub mod rotary_decoder;
 pub mod t5;
 mod tokenizer;
 mod transformer;
+mod two_stacks;
 mod weights;
 
 #[cfg(feature = "hub")]
@@ -45,4 +47,5 @@ pub use model::Model;
 pub use pretrained::{Pretrained, save_checkpoint};
 pub use tokenizer::{Encoded, TextStream, TextTokenizer};
 pub use transformer::{CausalLm, EncodedInput, EncoderDecoder, ImageEncoder, ModelInfo, TextEncoder, Transformer};
+pub use two_stacks::{DecoderFrame, TwoStacks};
 pub use weights::{Scope, Weights};
