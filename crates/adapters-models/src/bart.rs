@@ -5,14 +5,19 @@
 //! `BartForConditionalGeneration` of Hugging Face transformers.
 
 use burn::module::Param;
+use serde_json::{Map, Value};
 
+use crate::attention::ProjectedAttention;
 use crate::input::TextToTextInput;
 use crate::modeling::*;
 use crate::transformer::EncoderDecoder;
-use crate::two_stacks::{DecoderFrame, TwoStacks, cached};
+use crate::two_stacks::{DecoderFrame, TwoStacks};
 
 /// Rows of the position tables in front of that of position zero.
 const POSITION_OFFSET: usize = 2;
+
+/// That of all norms: no configuration has another.
+const NORM_EPSILON: f64 = 1e-5;
 
 /// `config.json` of a BART checkpoint: the fields that change what is computed. Others are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -37,20 +42,22 @@ pub struct BartConfig {
     pub scale_embedding: bool,
     pub pad_token_id: usize,
     pub decoder_start_token_id: usize,
-    /// Only 0 is computed, as for `decoder_layerdrop`.
-    pub encoder_layerdrop: f64,
-    pub decoder_layerdrop: f64,
-    /// Only `true` is computed.
-    pub tie_word_embeddings: bool,
-    /// Only `true` is computed: a norm after the embeddings.
-    pub normalize_embedding: bool,
-    /// Only `false` is computed, as for the switches below: norms come after the residual connections.
-    pub normalize_before: bool,
-    pub add_final_layer_norm: bool,
-    pub add_bias_logits: bool,
-    pub static_position_embeddings: bool,
-    pub is_decoder: bool,
+    /// Fields not named here, of which some are refused.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
 }
+
+/// What only relatives of BART switch on, and what all of BART is.
+const OFF: &[&str] = &[
+    "encoder_layerdrop",
+    "decoder_layerdrop",
+    "normalize_before",
+    "add_final_layer_norm",
+    "add_bias_logits",
+    "static_position_embeddings",
+    "is_decoder",
+];
+const ON: &[&str] = &["tie_word_embeddings", "normalize_embedding"];
 
 impl Default for BartConfig {
     /// The defaults of the published class (BART large).
@@ -73,15 +80,7 @@ impl Default for BartConfig {
             scale_embedding: false,
             pad_token_id: 1,
             decoder_start_token_id: 2,
-            encoder_layerdrop: 0.0,
-            decoder_layerdrop: 0.0,
-            tie_word_embeddings: true,
-            normalize_embedding: true,
-            normalize_before: false,
-            add_final_layer_norm: false,
-            add_bias_logits: false,
-            static_position_embeddings: false,
-            is_decoder: false,
+            other: Map::new(),
         }
     }
 }
@@ -90,24 +89,22 @@ impl BartConfig {
     /// Checks the values against each other and against what is computed here.
     fn check(&self, path: &Path) -> Result<Activation, ModelError> {
         let check = ConfigCheck::new(path);
+        let heads = [
+            ("encoder_attention_heads", self.encoder_attention_heads),
+            ("decoder_attention_heads", self.decoder_attention_heads),
+        ];
+        check.sizes(heads)?;
         check.sizes([
             ("vocab_size", self.vocab_size),
             ("max_position_embeddings", self.max_position_embeddings),
             ("d_model", self.d_model),
-            ("encoder_attention_heads", self.encoder_attention_heads),
             ("encoder_ffn_dim", self.encoder_ffn_dim),
-            ("decoder_attention_heads", self.decoder_attention_heads),
             ("decoder_ffn_dim", self.decoder_ffn_dim),
         ])?;
-        check.layers([
-            ("encoder_layers", self.encoder_layers),
-            ("decoder_layers", self.decoder_layers),
-        ])?;
-        for (field, heads) in [
-            ("encoder_attention_heads", self.encoder_attention_heads),
-            ("decoder_attention_heads", self.decoder_attention_heads),
-        ] {
-            check.multiple(("d_model", self.d_model), (field, heads))?;
+        let layers = ("encoder_layers", self.encoder_layers);
+        check.layers([layers, ("decoder_layers", self.decoder_layers)])?;
+        for heads in heads {
+            check.multiple(("d_model", self.d_model), heads)?;
         }
         check.dropouts([
             ("dropout", self.dropout),
@@ -115,23 +112,7 @@ impl BartConfig {
             ("activation_dropout", self.activation_dropout),
             ("classifier_dropout", self.classifier_dropout),
         ])?;
-        for (field, value) in [
-            ("encoder_layerdrop", self.encoder_layerdrop),
-            ("decoder_layerdrop", self.decoder_layerdrop),
-        ] {
-            check.require(value == 0.0, field, "0: layers are never dropped", value)?;
-        }
-        for (field, value, computed) in [
-            ("tie_word_embeddings", self.tie_word_embeddings, true),
-            ("normalize_embedding", self.normalize_embedding, true),
-            ("normalize_before", self.normalize_before, false),
-            ("add_final_layer_norm", self.add_final_layer_norm, false),
-            ("add_bias_logits", self.add_bias_logits, false),
-            ("static_position_embeddings", self.static_position_embeddings, false),
-            ("is_decoder", self.is_decoder, false),
-        ] {
-            check.require(value == computed, field, computed.to_string(), value)?;
-        }
+        check.switches(&self.other, OFF, ON)?;
         Ok(self.activation_function.parse()?)
     }
 }
@@ -176,17 +157,22 @@ struct BartLayer {
 /// An attention, and the norm after its residual connection.
 #[derive(Module, Sites, Debug)]
 struct BartAttention {
-    query: Sited<Linear>,
-    key: Sited<Linear>,
-    value: Sited<Linear>,
-    key_value: Point<KeyValueHook>,
-    output: Sited<Linear>,
+    attention: ProjectedAttention,
     norm: Sited<LayerNorm>,
     after: Point<ResidualHook>,
     dropout: f64,
-    #[module(skip)]
-    options: AttentionOptions,
 }
+
+/// Second names of the embedding table, versions in old checkpoints, and the heads of larger classes.
+const UNUSED: &[&str] = &[
+    "encoder.embed_tokens.weight",
+    "decoder.embed_tokens.weight",
+    "lm_head.weight",
+    "encoder.version",
+    "decoder.version",
+    "classification_head.",
+    "qa_outputs.",
+];
 
 impl FromCheckpoint for BartModel {
     type Config = BartConfig;
@@ -214,16 +200,8 @@ impl FromCheckpoint for BartModel {
         })
     }
 
-    /// Second names of the embedding table, versions in the oldest checkpoints, and the heads of larger classes.
     fn is_unused(&self, key: &str) -> bool {
-        let names = [
-            "encoder.embed_tokens.weight",
-            "decoder.embed_tokens.weight",
-            "lm_head.weight",
-        ];
-        let more = ["encoder.version", "decoder.version"];
-        let head = key.starts_with("classification_head.") || key.starts_with("qa_outputs.");
-        head || names.contains(&key) || more.contains(&key)
+        UNUSED.iter().any(|known| key.starts_with(known))
     }
 }
 
@@ -242,7 +220,12 @@ impl BartStack {
         let rows = config.max_position_embeddings + POSITION_OFFSET;
         Self {
             positions: at.embedding("embed_positions", [rows, config.d_model]),
-            norm: at.layer_norm(NormRole::EmbeddingNorm, "layernorm_embedding", config.d_model, 1e-5),
+            norm: at.layer_norm(
+                NormRole::EmbeddingNorm,
+                "layernorm_embedding",
+                config.d_model,
+                NORM_EPSILON,
+            ),
             layers,
         }
     }
@@ -267,7 +250,7 @@ impl BartLayer {
             cross: (stack == Stack::Decoder).then(|| BartAttention::build(config, heads, Stack::Cross, &mut at)),
             up: at.linear(LinearRole::FfnUp, "fc1", [d, ffn]),
             down: at.linear(LinearRole::FfnDown, "fc2", [ffn, d]),
-            ffn_norm: at.layer_norm(NormRole::FfnNorm, "final_layer_norm", d, 1e-5),
+            ffn_norm: at.layer_norm(NormRole::FfnNorm, "final_layer_norm", d, NORM_EPSILON),
             after_ffn: at.residual(ResidualRole::AfterFfn, "output_adapters", d),
             output: at.layer_output(d),
             dropout: config.dropout,
@@ -292,39 +275,23 @@ impl BartAttention {
         // AdapterHub's name: the published checkpoint has no module there.
         let after = at.residual(after, path, d);
         let location = Location { stack, ..at.location() };
-        let norm = at.within_at(location, &format!("{name}_layer_norm"));
-        let norm = { norm }.layer_norm(NormRole::AttentionNorm, "", d, 1e-5);
-        let mut at = at.within_at(location, name);
+        let norm = format!("{name}_layer_norm");
+        let names = ["q_proj", "k_proj", "v_proj", "out_proj"];
+        let options = AttentionOptions::new(d / heads, config.attention_dropout, config.pad_token_id);
+        let mut inside = at.within_at(location, name);
         Self {
-            query: at.linear(LinearRole::Query, "q_proj", [d, d]),
-            key: at.linear(LinearRole::Key, "k_proj", [d, d]),
-            value: at.linear(LinearRole::Value, "v_proj", [d, d]),
-            key_value: at.key_value("", heads, d / heads),
-            output: at.linear(LinearRole::AttentionOutput, "out_proj", [d, d]),
-            norm,
+            attention: ProjectedAttention::build(names, true, [d, heads], options, &mut inside),
+            norm: at
+                .within_at(location, "")
+                .layer_norm(NormRole::AttentionNorm, &norm, d, NORM_EPSILON),
             after,
             dropout: config.dropout,
-            options: AttentionOptions::new(d / heads, config.attention_dropout, config.pad_token_id),
         }
     }
 
     /// Attention over the layer's own positions, or those of `slot.encoded`, and the residual connection.
-    fn forward(&self, x: Tensor<3>, mask: Option<Tensor<4>>, slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
-        let (heads, key_value) = (&self.options, &self.key_value);
-        let query = heads.split(cx.linear(&self.query, x.clone()));
-        let mut keys_values = |x, cx: &mut Hooks<'_>| heads.keys_values(&self.key, &self.value, x, cx);
-        let attended = match slot.encoded {
-            Some(encoded) => {
-                let read = cached(slot.cache, || keys_values(encoded.clone(), cx));
-                let state = heads.adapted(read, x.clone(), mask, key_value, cx);
-                heads.weighted(query, state, cx)
-            }
-            None => {
-                let own = keys_values(x.clone(), cx);
-                heads.attend(query, own, x.clone(), mask, (key_value, slot), cx)
-            }
-        };
-        let attended = cx.linear(&self.output, attended);
+    fn forward(&self, x: Tensor<3>, mask: &Option<Tensor<4>>, slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
+        let attended = self.attention.forward(x.clone(), mask.clone(), slot, |state| state, cx);
         let attended = cx.dropout(attended, self.dropout);
         cx.residual(&self.after, attended, x, Some(&self.norm))
     }
@@ -334,15 +301,10 @@ impl Block for BartLayer {
     /// What queries may see of their own stack, and of the encoder's output.
     type Frame = [Option<Tensor<4>>; 2];
 
-    fn forward(&self, x: Tensor<3>, [own, encoded]: &Self::Frame, slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
-        let mut cache = slot.cache;
-        let over_itself = Slot {
-            encoded: None,
-            cache: cache.as_deref_mut(),
-        };
-        let mut x = self.attention.forward(x, own.clone(), over_itself, cx);
+    fn forward(&self, x: Tensor<3>, [own, encoded]: &Self::Frame, mut slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
+        let mut x = self.attention.forward(x, own, slot.own(), cx);
         if let Some(cross) = &self.cross {
-            x = cross.forward(x, encoded.clone(), Slot { cache, ..slot }, cx);
+            x = cross.forward(x, encoded, slot, cx);
         }
         let up = self.activation.forward(cx.linear(&self.up, x.clone()));
         let up = cx.dropout(up, self.activation_dropout);

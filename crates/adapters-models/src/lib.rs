@@ -32,13 +32,13 @@ mod weights;
 mod hub;
 
 pub use architecture::{ARCHITECTURES, Architecture, Architectures, FromCheckpoint, ModelKind};
-pub use attention::AttentionOptions;
+pub use attention::{AttentionOptions, ProjectedAttention};
 pub use cache::{KeyValueCache, KeysValues, LayerCache};
 pub use chain::{Block, Chain, Flow, Slot, Step};
 pub use chat::{ChatTemplate, Message};
 pub use config_check::ConfigCheck;
 pub use error::ModelError;
-pub use generate::{Generation, Sampling};
+pub use generate::{Beams, EarlyStopping, Generation, Sampling};
 pub use heads::{Head, HeadConfig, Heads};
 #[cfg(feature = "hub")]
 pub use hub::download;

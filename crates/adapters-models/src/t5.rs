@@ -9,13 +9,15 @@ mod distances;
 
 use std::cell::RefCell;
 
-use crate::cache::{KeysValues, LayerCache};
+use adapters_core::KeyValueState;
+
+use crate::attention::ProjectedAttention;
 use crate::input::TextToTextInput;
 use crate::modeling::*;
 use crate::t5::config::FeedForwardVariant;
 use crate::t5::distances::{Buckets, Distances};
 use crate::transformer::EncoderDecoder;
-use crate::two_stacks::{DecoderFrame, TwoStacks, cached};
+use crate::two_stacks::{DecoderFrame, TwoStacks};
 
 pub use config::T5Config;
 
@@ -68,13 +70,7 @@ struct T5Cross {
 #[derive(Module, Sites, Debug)]
 struct T5Attention {
     norm: Sited<RmsNorm>,
-    query: Sited<Linear>,
-    key: Sited<Linear>,
-    value: Sited<Linear>,
-    key_value: Point<KeyValueHook>,
-    output: Sited<Linear>,
-    #[module(skip)]
-    options: AttentionOptions,
+    attention: ProjectedAttention,
 }
 
 #[derive(Module, Sites, Debug)]
@@ -218,16 +214,13 @@ impl T5Layer {
 impl Block for T5Layer {
     type Frame = Frame;
 
-    fn forward(&self, x: Tensor<3>, frame: &Frame, slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
-        let mut cache = slot.cache;
-        let attended = self
-            .attention
-            .over_itself(x.clone(), self.index, frame, cache.as_deref_mut(), cx);
+    fn forward(&self, x: Tensor<3>, frame: &Frame, mut slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
+        let attended = self.attention.over_itself(x.clone(), self.index, frame, slot.own(), cx);
         let attended = cx.dropout(attended, self.dropout);
         let mut x = cx.residual(&self.after_attention, attended, x, None);
 
-        if let (Some(cross), Some(encoded)) = (&self.cross, slot.encoded) {
-            let attended = cross.attention.over_the_encoder(x.clone(), encoded, frame, cache, cx);
+        if let Some(cross) = &self.cross {
+            let attended = cross.attention.over_the_encoder(x.clone(), frame, slot, cx);
             let attended = cx.dropout(attended, self.dropout);
             x = cx.residual(&cross.after_attention, attended, x, None);
         }
@@ -241,71 +234,38 @@ impl Block for T5Layer {
 
 impl T5Attention {
     fn build(config: &T5Config, name: &str, mut at: Scope<'_>) -> Self {
-        let (d, heads, d_head) = (config.d_model, config.num_heads, config.d_kv);
-        let inner = heads * d_head;
-        let norm = at.rms_norm(NormRole::AttentionNorm, "layer_norm", d, config.layer_norm_epsilon);
-        let mut at = at.within(name);
+        let options = AttentionOptions {
+            // The scores are not divided by the root of the heads' width: the published weights have that in them.
+            scale: 1.0,
+            ..AttentionOptions::new(config.d_kv, config.dropout_rate, config.pad_token_id)
+        };
+        let (names, d) = (["q", "k", "v", "o"], config.d_model);
         Self {
-            norm,
-            query: at.linear_with(false, LinearRole::Query, "q", [d, inner]),
-            key: at.linear_with(false, LinearRole::Key, "k", [d, inner]),
-            value: at.linear_with(false, LinearRole::Value, "v", [d, inner]),
-            key_value: at.key_value("", heads, d_head),
-            output: at.linear_with(false, LinearRole::AttentionOutput, "o", [inner, d]),
-            options: AttentionOptions {
-                // The scores are not divided by the root of the heads' width: the published weights have that in them.
-                scale: 1.0,
-                ..AttentionOptions::new(d_head, config.dropout_rate, config.pad_token_id)
-            },
+            norm: at.rms_norm(NormRole::AttentionNorm, "layer_norm", d, config.layer_norm_epsilon),
+            attention: ProjectedAttention::build(names, false, [d, config.num_heads], options, &mut at.within(name)),
         }
     }
 
-    /// Self-attention.
-    fn over_itself(
-        &self,
-        x: Tensor<3>,
-        index: usize,
-        frame: &Frame,
-        cache: Option<&mut LayerCache>,
-        cx: &mut Hooks<'_>,
-    ) -> Tensor<3> {
+    /// Self-attention, with the bias of distances.
+    fn over_itself(&self, x: Tensor<3>, index: usize, frame: &Frame, own: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
         let x = cx.norm(&self.norm, x);
-        let query = self.options.split(cx.linear(&self.query, x.clone()));
-        let own = self.keys_values(x.clone(), cx);
-        let own = match cache {
-            Some(cache) => cache.append(own),
-            None => own,
+        let with_distances = |state: KeyValueState| {
+            let far = frame.distances.borrow_mut().of(index, &state.key);
+            let bias = match &state.bias {
+                Some(mask) => far + mask.clone(),
+                None => far,
+            };
+            state.with_bias(Some(bias))
         };
-        let state = self.options.adapted(own, x, frame.mask.clone(), &self.key_value, cx);
-        let far = frame.distances.borrow_mut().of(index, &state.key);
-        let bias = match &state.bias {
-            Some(mask) => far + mask.clone(),
-            None => far,
-        };
-        let attended = self.options.weighted(query, state.with_bias(Some(bias)), cx);
-        cx.linear(&self.output, attended)
+        let mask = frame.mask.clone();
+        self.attention.forward(x, mask, own, with_distances, cx)
     }
 
     /// Attention of the decoder over the encoder's output.
-    fn over_the_encoder(
-        &self,
-        x: Tensor<3>,
-        encoded: &Tensor<3>,
-        frame: &Frame,
-        cache: Option<&mut LayerCache>,
-        cx: &mut Hooks<'_>,
-    ) -> Tensor<3> {
+    fn over_the_encoder(&self, x: Tensor<3>, frame: &Frame, slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
         let x = cx.norm(&self.norm, x);
-        let query = self.options.split(cx.linear(&self.query, x.clone()));
-        let read = cached(cache, || self.keys_values(encoded.clone(), cx));
         let mask = frame.encoded_mask.clone();
-        let state = self.options.adapted(read, x, mask, &self.key_value, cx);
-        let attended = self.options.weighted(query, state, cx);
-        cx.linear(&self.output, attended)
-    }
-
-    fn keys_values(&self, x: Tensor<3>, cx: &mut Hooks<'_>) -> KeysValues {
-        self.options.keys_values(&self.key, &self.value, x, cx)
+        self.attention.forward(x, mask, slot, |state| state, cx)
     }
 }
 

@@ -4,7 +4,7 @@ use adapters_core::{Batch, Ctx, EmbeddingState, Error, Hooks, Sequence};
 use adapters_nn::ops;
 use burn::tensor::{Bool, Int, Tensor};
 
-use crate::cache::{KeyValueCache, KeysValues, LayerCache};
+use crate::cache::KeyValueCache;
 use crate::chain::Chain;
 use crate::input::{TextInput, TextToTextInput};
 use crate::transformer::{EncodedInput, EncoderDecoder, Transformer};
@@ -143,14 +143,6 @@ impl<M: TwoStacks> EncoderDecoder for M {
 
     fn logits(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
         self.vocabulary_scores(hidden, cx.hooks())
-    }
-}
-
-/// Keys and values of the encoder's output, which a cache keeps from the first step on.
-pub(crate) fn cached(cache: Option<&mut LayerCache>, compute: impl FnOnce() -> KeysValues) -> KeysValues {
-    match cache {
-        Some(cache) => cache.encoded(compute),
-        None => compute(),
     }
 }
 
