@@ -2,6 +2,7 @@
 
 mod architecture;
 mod attention;
+pub mod bart;
 pub mod bert;
 mod cache;
 mod chain;
@@ -26,19 +27,20 @@ pub mod rotary_decoder;
 pub mod t5;
 mod tokenizer;
 mod transformer;
+mod two_stacks;
 mod weights;
 
 #[cfg(feature = "hub")]
 mod hub;
 
 pub use architecture::{ARCHITECTURES, Architecture, Architectures, FromCheckpoint, ModelKind};
-pub use attention::AttentionOptions;
+pub use attention::{AttentionOptions, ProjectedAttention};
 pub use cache::{KeyValueCache, KeysValues, LayerCache};
 pub use chain::{Block, Chain, Flow, Slot, Step};
 pub use chat::{ChatTemplate, Message};
 pub use config_check::ConfigCheck;
 pub use error::ModelError;
-pub use generate::{Generation, Sampling};
+pub use generate::{Beams, EarlyStopping, Generation, Sampling};
 pub use heads::{Head, HeadConfig, Heads};
 #[cfg(feature = "hub")]
 pub use hub::download;
@@ -49,4 +51,5 @@ pub use tokenizer::{Encoded, TextStream, TextTokenizer};
 pub use transformer::{
     CausalLm, EncodedInput, EncoderDecoder, ImageEncoder, MaskedLmLayout, ModelInfo, TextEncoder, Transformer,
 };
+pub use two_stacks::{DecoderFrame, TwoStacks};
 pub use weights::{Scope, Weights};

@@ -96,6 +96,8 @@ impl Pretrained {
             "embd_pdrop",
             "attn_pdrop",
             "dropout_rate",
+            "dropout",
+            "activation_dropout",
         ] {
             self.config.insert(key.to_owned(), probability.into());
         }

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use adapters_core::{Ctx, Error, Host};
 use burn::tensor::{Bool, Int, Tensor};
 
-use crate::cache::KeyValueCache;
+use crate::cache::{KeyValueCache, row_index};
 use crate::chain::Chain;
 use crate::input::{ImageInput, Input, TextInput, TextToTextInput};
 
@@ -162,6 +162,19 @@ pub struct EncodedInput {
     pub hidden: Tensor<3>,
     /// True at padding, `[batch, seq]`; `None` when there is none.
     pub padding: Option<Tensor<2, Bool>>,
+}
+
+impl EncodedInput {
+    /// Each row `times` times, one copy after the other.
+    pub(crate) fn each_repeated(self, times: usize) -> Self {
+        let rows = self.hidden.dims()[0];
+        let index: Vec<usize> = (0..rows * times).map(|row| row / times.max(1)).collect();
+        let index = row_index(&index, &self.hidden.device());
+        Self {
+            hidden: self.hidden.select(0, index.clone()),
+            padding: self.padding.map(|padding| padding.select(0, index)),
+        }
+    }
 }
 
 /// Reads a text and writes another.
