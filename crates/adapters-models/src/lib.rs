@@ -23,6 +23,7 @@ pub mod rotary_decoder;
 mod staged;
 pub mod t5;
 mod tokenizer;
+pub mod vision;
 mod weights;
 
 #[cfg(feature = "hub")]
