@@ -10,9 +10,10 @@ use adapters_store::{read_json, read_safetensors};
 use burn::tensor::Device;
 use serde_json::{Map, Value, json};
 
-/// JPEG decoders differ in the last bits of the cosine transform and in how they enlarge subsampled colors: levels of
-/// 255 by which a pixel may differ.
-const JPEG_LEVELS: f32 = 4.0;
+/// JPEG decoders differ in the last bits of the cosine transform: levels of 255 by which a pixel may differ.
+const JPEG_LEVELS: f32 = 3.0;
+/// They differ more where the colors are stored with half the resolution and each enlarges them in its own way.
+const SUBSAMPLED_JPEG_LEVELS: f32 = 7.0;
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vision")
@@ -46,7 +47,7 @@ fn bytes(bytes: Vec<u8>) -> ImageSource {
 
 fn values(processor: &ImageProcessor, images: &[ImageSource]) -> Result<([usize; 4], Vec<f32>), VisionError> {
     let tensor = processor.batch(images, &Device::flex())?;
-    Ok((tensor.dims(), tensor.into_data().to_vec().unwrap()))
+    Ok((tensor.dims(), tensor.into_data().try_to_vec().unwrap()))
 }
 
 fn refusal(image: ImageSource) -> String {
@@ -62,7 +63,7 @@ fn pixels_are_those_of_transformers() {
         let (name, image) = key.split_once('/').unwrap();
         let config = &cases["configs"][name];
         let (shape, found) = values(&processor(config.clone()).unwrap(), &[file(image)]).unwrap();
-        assert_eq!(shape[1..], expected.shape[..], "{key}");
+        assert_eq!(shape[1..], expected.shape()[..], "{key}");
         // One level in the units of the result: what rescaling and normalizing make of it.
         let level = match name {
             "older" | "bilinear" | "deit" => 2.0 / 255.0,
@@ -70,9 +71,16 @@ fn pixels_are_those_of_transformers() {
             "bit" => 0.01 / 0.261,
             _ => 1.0,
         };
-        let tolerance = if image.ends_with(".jpg") { JPEG_LEVELS * level } else { 0.0 };
-        for (found, expected) in found.iter().zip(expected.to_vec::<f32>().unwrap()) {
-            assert!((found - expected).abs() <= tolerance, "{key}: {found}, expected {expected}");
+        let levels = match image {
+            "subsampled.jpg" => SUBSAMPLED_JPEG_LEVELS,
+            image if image.ends_with(".jpg") => JPEG_LEVELS,
+            _ => 0.0,
+        };
+        for (found, expected) in found.iter().zip(expected.try_to_vec::<f32>().unwrap()) {
+            assert!(
+                (found - expected).abs() <= levels * level,
+                "{key}: {found}, expected {expected}"
+            );
         }
     }
 }
@@ -84,13 +92,18 @@ fn a_batch_holds_its_images_in_order() {
     let images = ["rgb.png", "gray.png", "alpha.png"].map(file);
     let (shape, batch) = values(&processor, &images).unwrap();
     assert_eq!(shape, [3, 3, 6, 6]);
-    let alone = images.iter().flat_map(|image| values(&processor, std::slice::from_ref(image)).unwrap().1);
+    let alone = images
+        .iter()
+        .flat_map(|image| values(&processor, std::slice::from_ref(image)).unwrap().1);
     assert_eq!(batch, alone.collect::<Vec<_>>());
     let in_memory = bytes(fs::read(fixtures().join("rgb.png")).unwrap());
     assert_eq!(values(&processor, &[in_memory]).unwrap().1, batch[..108]);
     assert_eq!(values(&processor, &[]).unwrap().0, [0, 3, 6, 6]);
     let error = values(&raw(), &images).unwrap_err().to_string();
-    assert!(error.contains("gray.png has 15 x 11 pixels after preprocessing"), "{error}");
+    assert!(
+        error.contains("gray.png has 15 x 11 pixels after preprocessing"),
+        "{error}"
+    );
     assert!(error.contains("the first image of the batch has 17 x 22"), "{error}");
 }
 
@@ -101,13 +114,22 @@ fn what_is_no_image_is_refused_by_its_name() {
         "cannot read no/such.png: there is no such file"
     );
     assert!(refusal(ImageSource::File(fixtures())).starts_with("cannot read "));
-    assert_eq!(refusal(bytes(b"GIF89a\x01\0".to_vec())), "the image is neither a PNG nor a JPEG image");
-    assert_eq!(refusal(bytes(Vec::new())), "the image is neither a PNG nor a JPEG image");
+    assert_eq!(
+        refusal(bytes(b"GIF89a\x01\0".to_vec())),
+        "the image is neither a PNG nor a JPEG image"
+    );
+    assert_eq!(
+        refusal(bytes(Vec::new())),
+        "the image is neither a PNG nor a JPEG image"
+    );
     for name in ["rgb.png", "palette.png", "color.jpg"] {
         let whole = fs::read(fixtures().join(name)).unwrap();
         for end in [9, 40, whole.len() / 2, whole.len() - 40] {
             let message = refusal(bytes(whole[..end].to_vec()));
-            assert!(message.starts_with("cannot decode the image: "), "{name} to {end}: {message}");
+            assert!(
+                message.starts_with("cannot decode the image: "),
+                "{name} to {end}: {message}"
+            );
         }
     }
 }
@@ -136,7 +158,10 @@ fn a_huge_image_is_refused_before_it_is_decoded() {
     );
     let long = processor(json!({"image_processor_type": "BitImageProcessor", "size": 60_000, "do_center_crop": false}));
     let error = values(&long.unwrap(), &[file("alpha.png")]).unwrap_err().to_string();
-    assert!(error.contains("alpha.png: 93333 x 60000 pixels after resizing are more than"), "{error}");
+    assert!(
+        error.contains("alpha.png: 93333 x 60000 pixels after resizing are more than"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -161,24 +186,39 @@ fn options_are_checked_by_name() {
     let start = "preprocessor_config.json: ";
     for (config, expected) in [
         (json!({"crop_pct": 0.9}), "option `crop_pct` is not supported"),
-        (json!({"do_rezise": true}), "option `do_rezise` is not supported; did you mean `do_resize`?"),
+        (
+            json!({"do_rezise": true}),
+            "option `do_rezise` is not supported; did you mean `do_resize`?",
+        ),
         (
             json!({"image_processor_type": "VitImageProcessor"}),
             "`image_processor_type` is `VitImageProcessor`; did you mean `ViTImageProcessor`?",
         ),
         (json!({"feature_extractor_type": 3}), "`feature_extractor_type` is `3`"),
-        (json!({"do_center_crop": true}), "`do_center_crop` is true, expected false"),
+        (
+            json!({"do_center_crop": true}),
+            "`do_center_crop` is true, expected false",
+        ),
         (json!({"do_resize": 1}), "`do_resize` is 1, expected true or false"),
         (json!({"resample": 6}), "`resample` is 6, expected 0 (nearest)"),
-        (json!({"rescale_factor": "x"}), "`rescale_factor` is \"x\", expected a number"),
+        (
+            json!({"rescale_factor": "x"}),
+            "`rescale_factor` is \"x\", expected a number",
+        ),
         (json!({"size": 0}), "`size` is 0, expected a number of pixels"),
         (json!({"size": {"height": 4}}), "`size` is {\"height\":4}, expected"),
         (
             json!({"size": {"shortest_edge": 4, "longest_edge": 9}}),
             "`size` is {\"shortest_edge\":4,\"longest_edge\":9}, expected",
         ),
-        (json!({"image_mean": [0.5]}), "`image_mean` is [0.5], expected a number, or one per channel (3)"),
-        (json!({"image_std": [0.5, 0, 1]}), "`image_std` is [0.5,0,1], expected a number above 0"),
+        (
+            json!({"image_mean": [0.5]}),
+            "`image_mean` is [0.5], expected a number, or one per channel (3)",
+        ),
+        (
+            json!({"image_std": [0.5, 0, 1]}),
+            "`image_std` is [0.5,0,1], expected a number above 0",
+        ),
     ] {
         let message = message(config);
         assert!(message.starts_with(&format!("{start}{expected}")), "{message}");
@@ -196,5 +236,8 @@ fn a_folder_without_the_file_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     assert!(matches!(ImageProcessor::read(folder.path()), Err(ModelError::Store(_))));
     fs::write(folder.path().join("preprocessor_config.json"), r#"{"size": 30}"#).unwrap();
-    assert_eq!(ImageProcessor::read(folder.path()).unwrap().output_size(), Some([30, 30]));
+    assert_eq!(
+        ImageProcessor::read(folder.path()).unwrap().output_size(),
+        Some([30, 30])
+    );
 }

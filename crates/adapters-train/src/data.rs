@@ -3,6 +3,7 @@
 //! A file is read whole and checked whole before the run starts; every error names the file and the line.
 
 mod error;
+mod images;
 mod jsonl;
 mod table;
 
@@ -14,6 +15,7 @@ use serde_json::Value;
 
 pub use self::error::DataError;
 use self::error::nearest;
+pub use self::images::{ImageDataset, ImageExample};
 use crate::recipe::{Part, PartBy};
 
 /// One text, or pair of texts, and its label.

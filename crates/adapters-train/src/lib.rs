@@ -23,7 +23,7 @@ mod trainer;
 
 pub use batches::{Order, epoch_batches, eval_batches};
 pub use curve::{Curve, CurveError, Shares, draw, draw_shares};
-pub use data::{DataError, Dataset, Example, Fields, Label, LabelKind, Labels};
+pub use data::{DataError, Dataset, Example, Fields, ImageDataset, ImageExample, Label, LabelKind, Labels};
 pub use drop_layers::DropLayers;
 pub use error::TrainError;
 pub use evaluate::{EncodedData, Evaluation, cross_entropy, evaluate, evaluate_head};
