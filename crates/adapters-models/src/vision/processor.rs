@@ -24,8 +24,9 @@ use crate::error::ModelError;
 /// 4. `do_normalize`: `(value - image_mean) / image_std` per channel.
 ///
 /// Supported are the classes `ViTImageProcessor`, `DeiTImageProcessor`, `CLIPImageProcessor` and `BitImageProcessor` of
-/// `transformers`, under `image_processor_type` or `feature_extractor_type`, with their defaults. The fast variants of
-/// these classes resize with another library, whose results differ from these by at most one of 255 levels.
+/// `transformers`, under `image_processor_type` or `feature_extractor_type`, with their defaults. Their fast variants
+/// (`ViTImageProcessorFast`) are taken for the same; `transformers` resizes there with torchvision instead of Pillow, and
+/// single pixels can differ.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ImageProcessor {
     steps: Steps,

@@ -1,9 +1,9 @@
 //! Resizing as Pillow does it, to the last bit.
 //!
 //! Pillow resizes along one axis and then along the other, with a filter that widens as the image shrinks
-//! (antialiasing), in fixed-point numbers, and rounds to 8 bits after each of the two. `image::imageops` and
-//! `fast_image_resize` have the same filters, but they round elsewhere, order the axes in another way and choose other
-//! pixels on ties, which changes up to 10 % of the pixels, single ones by more than 100 of 255 levels.
+//! (antialiasing), in fixed-point numbers, and rounds to 8 bits after each of the two. The crate `fast_image_resize` has
+//! the same filters, but it rounds elsewhere, orders the axes in another way and chooses other pixels on ties: measured
+//! against Pillow, up to 10 % of the values differ, single ones by more than 100 of 255 levels.
 
 use std::f64::consts::PI;
 
@@ -74,7 +74,8 @@ pub(super) fn resize(rgb: &[u8], from: [usize; 2], to: [usize; 2], filter: Filte
     if filter == Filter::Nearest {
         return nearest(rgb, from, to);
     }
-    // Pillow 13 resizes the columns first where that leaves clearly less to do.
+    // Since release 13 Pillow resizes the columns first where that leaves clearly less to do; it always resized the rows
+    // first before.
     let shrinks = |axis: usize| from[axis] as i64 - to[axis] as i64;
     if shrinks(0) > 0 && shrinks(0) > 2 * shrinks(1) {
         let rgb = along_columns(rgb, from, to[0], filter);
