@@ -24,6 +24,8 @@ pub mod rotary_decoder;
 pub mod t5;
 mod tokenizer;
 mod transformer;
+pub mod vision;
+pub mod vit;
 mod weights;
 
 #[cfg(feature = "hub")]
