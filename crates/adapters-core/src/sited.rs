@@ -205,6 +205,13 @@ impl<L: Adaptable> Sited<L> {
     }
 }
 
+impl<L> Sited<L> {
+    /// `layer` at a site as a model lists it.
+    pub fn at(info: SiteInfo, layer: L) -> Self {
+        Self { layer, info }
+    }
+}
+
 impl Sited<Linear> {
     /// The same layer, whose published weight is `[d_in, d_out]`.
     #[must_use]

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use adapters::core::{
-    AttachedLayer, Call, Causality, Format, LinearState, Pass, SiteLayer, Tensors, merge, values, with_fresh_ids,
+    AttachedLayer, Call, Causality, Format, LinearState, Pass, SiteLayer, Sited, Tensors, merge, values, with_fresh_ids,
 };
 use adapters::models::{Model, Pretrained, TextInput};
 use adapters::nn::draw;
@@ -213,7 +213,8 @@ pub fn merged_layers_equal_unmerged(bench: &Bench, config: &str) {
         );
         let mut cx = Ctx::new(&set);
         let (hooks, x) = cx.begin(&bench.model, x).expect("the set fits the model");
-        let want = hooks.linear(info.site, base, x.clone()).into_data();
+        let base = Sited::at(info.clone(), base.clone());
+        let want = hooks.linear(&base, x.clone()).into_data();
         let error = relative_error(&merged.forward(x).into_data(), &want);
         assert!(error <= 1e-5, "{config}: {} is off by {error:e}", info.path);
     }

@@ -25,6 +25,9 @@ use serde_json::Value;
 
 use crate::contract::{gradients_of, randomised, relative_error};
 
+/// Why a pass of the contract begins.
+const FITS: &str = "the input and the adapters fit the model";
+
 /// An architecture and a tiny configuration of it: a vocabulary of 20 tokens or more, of which 0 is the padding.
 #[derive(Clone, Debug)]
 pub struct ModelCase {
@@ -132,7 +135,7 @@ impl<'a> ModelBench<'a> {
 
     /// Everything the model computes of an input, as one number with a gradient for all of it.
     fn everything(&self, model: &Model, input: Input, cx: &mut Ctx<'_>) -> Tensor<1> {
-        let hidden = model.forward(input, cx);
+        let hidden = model.forward(input, cx).expect(FITS);
         let device = hidden.device();
         let probe = |size: usize| -> Tensor<1> {
             let data = draw::normal(&mut ChaCha8Rng::seed_from_u64(3), [size], 1.0);
@@ -265,7 +268,7 @@ impl<'a> ModelBench<'a> {
     fn batch_equals_rows(&self) {
         let long = ids([[5, 9, 3, 14, 7]; 2]).slice_dim(0, 0..1);
         let short = ids([[8, 2, 11]; 2]).slice_dim(0, 0..1);
-        let run = |input: Input| self.model.forward(input, &mut Ctx::plain());
+        let run = |input: Input| self.model.forward(input, &mut Ctx::plain()).expect(FITS);
         let alone = [run(self.input(long.clone(), None)), run(self.input(short, None))];
         let mut sides = vec![(ids([[5, 9, 3, 14, 7], [8, 2, 11, 0, 0]]), 0..3)];
         if self.model.kind() == ModelKind::CausalLm {
@@ -314,11 +317,12 @@ impl<'a> ModelBench<'a> {
                         token_types: None,
                         padding: Some(tokens.clone().equal_elem(0).slice_dim(1, from..to)),
                     };
-                    let whole = lm.forward(columns(0, 5), &mut Ctx::new(&set));
+                    let whole = lm.forward(columns(0, 5), &mut Ctx::new(&set)).expect(FITS);
                     let mut cache = KeyValueCache::new();
                     let steps = [(0, 3), (3, 4), (4, 5)].map(|(from, to)| {
                         assert_eq!(cache.columns(), from);
                         lm.forward_cached(columns(from, to), &mut cache, &mut Ctx::new(&set))
+                            .expect(FITS)
                     });
                     // What a padded position computes does not matter.
                     let of_text = |x: Tensor<3>| x.slice_dim(1, 1..5);
@@ -327,13 +331,18 @@ impl<'a> ModelBench<'a> {
                 (_, Ok(model)) => {
                     let tokens = ids([[7, 5, 9, 3, 1], [8, 2, 1, 0, 0]]);
                     let decoder = ids([[0, 4, 6, 12], [0, 13, 2, 9]]);
-                    let mut encoded = model.encode(tokens.clone(), Some(tokens.equal_elem(0)), &mut Ctx::new(&set));
-                    let whole = model.decode(decoder.clone(), &encoded, None, &mut Ctx::new(&set));
+                    let padding = Some(tokens.clone().equal_elem(0));
+                    let mut encoded = model.encode(tokens, padding, &mut Ctx::new(&set)).expect(FITS);
+                    let whole = model
+                        .decode(decoder.clone(), &encoded, None, &mut Ctx::new(&set))
+                        .expect(FITS);
                     let mut cache = KeyValueCache::new();
                     let steps = [(0, 1), (1, 3), (3, 4)].map(|(from, to)| {
                         assert_eq!(cache.columns(), from);
                         let ids = decoder.clone().slice_dim(1, from..to);
-                        let step = model.decode(ids, &encoded, Some(&mut cache), &mut Ctx::new(&set));
+                        let step = model
+                            .decode(ids, &encoded, Some(&mut cache), &mut Ctx::new(&set))
+                            .expect(FITS);
                         // Its keys and values are in the cache from the first step on.
                         encoded.hidden = encoded.hidden.clone() * 0.0;
                         step
@@ -374,16 +383,18 @@ impl<'a> ModelBench<'a> {
             let set = set.train();
             let head: Linear = LinearConfig::new(model.d_model(), 3).init(&self.device).train();
             let loss = |hidden: Tensor<3>, cx: &mut Ctx<'_>| {
-                let loss = head.forward(cx.dropout(hidden, 0.4)).tanh().square().sum();
+                let loss = head.forward(cx.hooks().dropout(hidden, 0.4)).tanh().square().sum();
                 match set.penalty() {
                     Some(penalty) => loss + penalty,
                     None => loss,
                 }
             };
             let cx = Ctx::new(&set).training(9);
-            let got = LossGradients::by_block(|cx| model.chain(self.padded(), cx), &set, &head, &cx, loss);
+            let begin = |cx: &mut Ctx<'_>| model.chain(self.padded(), cx);
+            let got = LossGradients::by_block(begin, &set, &head, &cx, loss).expect(FITS);
             let mut cx = Ctx::new(&set).training(9);
-            let whole = loss(model.forward(self.padded(), &mut cx), &mut cx);
+            let hidden = model.forward(self.padded(), &mut cx).expect(FITS);
+            let whole = loss(hidden, &mut cx);
             let want = LossGradients::of(&whole, &set, &head);
             let context = format!("{}, {configs:?}", self.name());
             assert!((got.loss - want.loss).abs() < 1e-5 * want.loss.abs(), "{context}: loss");

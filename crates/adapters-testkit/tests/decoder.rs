@@ -42,10 +42,12 @@ fn load(dir: &Path) -> Model {
 fn logits(lm: &Model, set: &AdapterSet) -> TensorData {
     let rows: [&[u32]; 2] = [&[5, 17, 42, 8, 61], &[33, 7]];
     let mut cx = Ctx::new(set);
-    let hidden = lm.forward(
-        TextInput::padded(&rows, 0, PaddingSide::Right, &Device::flex()),
-        &mut cx,
-    );
+    let hidden = lm
+        .forward(
+            TextInput::padded(&rows, 0, PaddingSide::Right, &Device::flex()),
+            &mut cx,
+        )
+        .unwrap();
     lm.logits(hidden, &mut cx).unwrap().into_data()
 }
 
@@ -150,10 +152,12 @@ fn a_window_hides_what_is_far_away() {
         let lm = load(dir.path());
         let row: &[u32] = &[first, 17, 42, 8, 61];
         let mut cx = Ctx::plain();
-        let hidden = lm.forward(
-            TextInput::padded(&[row], 0, PaddingSide::Right, &Device::flex()),
-            &mut cx,
-        );
+        let hidden = lm
+            .forward(
+                TextInput::padded(&[row], 0, PaddingSide::Right, &Device::flex()),
+                &mut cx,
+            )
+            .unwrap();
         hidden.slice_dim(1, 4..5).into_data()
     };
     // Two layers, each one key back: two tokens of the past at most.

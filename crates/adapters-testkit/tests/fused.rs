@@ -66,10 +66,8 @@ impl Projections {
     /// Query, key and value side by side.
     fn output(&self, set: &AdapterSet, x: &Tensor<3>) -> TensorData {
         let mut cx = Ctx::new(set);
-        let outputs = self
-            .layers
-            .iter()
-            .map(|layer| cx.linear(layer.site(), layer, x.clone()));
+        let (hooks, x) = cx.begin(self, x.clone()).unwrap();
+        let outputs = self.layers.iter().map(|layer| hooks.linear(layer, x.clone()));
         Tensor::cat(outputs.collect(), 2).into_data()
     }
 
@@ -204,7 +202,7 @@ fn gpt2() -> std::path::PathBuf {
 fn logits(model: &Model, cx: &mut Ctx<'_>) -> Tensor<3> {
     let device = Device::flex();
     let ids = Tensor::<2, Int>::from_data(TensorData::from([[5i64, 9, 3, 14, 7], [8, 2, 11, 6, 1]]), &device);
-    let hidden = model.forward(TextInput::new(ids), cx);
+    let hidden = model.forward(TextInput::new(ids), cx).unwrap();
     model.logits(hidden, cx).unwrap()
 }
 
@@ -242,7 +240,7 @@ fn the_family_trains_is_stored_and_merges_in_gpt2() {
         save_adapter(&dir.path().join("a"), Format::AdapterHub, &set, "a", &model).unwrap();
         let mut loaded = AdapterSet::new();
         let options = LoadOptions::default();
-        load_adapter(&dir.path().join("a"), &mut loaded, &model, METHODS, &options, &device).unwrap();
+        load_adapter(&dir.path().join("a"), &mut loaded, &model, &METHODS, &options, &device).unwrap();
         loaded.activate("a").unwrap();
         assert_eq!(logits(&model, &mut Ctx::new(&loaded)).into_data(), want, "{config}");
         let refused = save_adapter(&dir.path().join("p"), Format::Peft, &set, "a", &model).unwrap_err();

@@ -62,7 +62,8 @@ fn configs() -> Vec<String> {
             .find(|(of, _)| *of == identifier)
             .map_or("", |(_, more)| more)
     };
-    let plain = METHODS
+    let methods = METHODS;
+    let plain = methods
         .identifiers()
         .map(|identifier| format!("{identifier}{}", options(identifier)));
     plain.chain(MORE.iter().map(|config| (*config).to_owned())).collect()
@@ -119,7 +120,7 @@ fn with_and_without_the_cache(model: &str, at_least: usize) -> Vec<(String, Stri
     let scores = |set: &AdapterSet| {
         let input = TextInput::padded(&PROMPTS, 0, PaddingSide::Left, &device);
         let mut cx = Ctx::new(set);
-        let hidden = lm.forward(input, &mut cx);
+        let hidden = lm.forward(input, &mut cx).unwrap();
         lm.logits(hidden, &mut cx).unwrap().into_data()
     };
     let unchanged = scores(&AdapterSet::new());
@@ -238,22 +239,24 @@ fn the_cache_computes_what_a_whole_pass_computes() {
     let rows = [&text[..], &text[3..]];
     let input = |rows: &[&[u32]]| TextInput::padded(rows, 0, PaddingSide::Left, &device);
     let logits = |hidden: Tensor<3>| lm.logits(hidden, &mut Ctx::new(&set)).unwrap();
-    let whole = logits(lm.forward(input(&rows), &mut Ctx::new(&set)));
+    let whole = logits(lm.forward(input(&rows), &mut Ctx::new(&set)).unwrap());
 
     let mut cache = KeyValueCache::new();
     let first = input(&[&text[..7], &text[3..7]]);
-    let mut parts = vec![logits(lm.causal_lm().unwrap().forward_cached(
-        first,
-        &mut cache,
-        &mut Ctx::new(&set),
-    ))];
+    let mut parts = vec![logits(
+        lm.causal_lm()
+            .unwrap()
+            .forward_cached(first, &mut cache, &mut Ctx::new(&set))
+            .unwrap(),
+    )];
     for column in 7..9 {
         let next = input(&[&text[column..=column], &text[column..=column]]);
-        parts.push(logits(lm.causal_lm().unwrap().forward_cached(
-            next,
-            &mut cache,
-            &mut Ctx::new(&set),
-        )));
+        parts.push(logits(
+            lm.causal_lm()
+                .unwrap()
+                .forward_cached(next, &mut cache, &mut Ctx::new(&set))
+                .unwrap(),
+        ));
     }
     assert_eq!(cache.columns(), 9);
     let parts = Tensor::cat(parts, 1);

@@ -57,7 +57,7 @@ fn heads_in_pefts_files_are_those_of_the_classes_of_transformers() {
         let golden = crate_dir().join("golden").join(family);
         let base = Pretrained::open(&golden.join("base")).unwrap().model(&device).unwrap();
         let mut set = AdapterSet::new();
-        let report = load_adapter(&dir, &mut set, &base, METHODS, &LoadOptions::default(), &device).unwrap();
+        let report = load_adapter(&dir, &mut set, &base, &METHODS, &LoadOptions::default(), &device).unwrap();
         set.activate(report.attached.adapter.as_str()).unwrap();
         let head = Head::load_peft(&dir, &base, &device).unwrap().unwrap();
         let (inputs, _) = read_safetensors(&golden.join("inputs.safetensors")).unwrap();
@@ -70,7 +70,7 @@ fn heads_in_pefts_files_are_those_of_the_classes_of_transformers() {
         };
         let score = |set: &AdapterSet, head: &Head| {
             let mut cx = Ctx::new(set);
-            let hidden = hidden_states(&base, input.clone(), &mut cx);
+            let hidden = hidden_states(&base, input.clone(), &mut cx).unwrap();
             let padding = cx.pass().padding.clone();
             match head.forward(hidden, padding, &base, &mut cx) {
                 Scores::Rows(rows) => ("rows", rows.into_data()),
@@ -96,7 +96,7 @@ fn heads_in_pefts_files_are_those_of_the_classes_of_transformers() {
         };
         assert_eq!(keys(&out), keys(&dir), "{name}");
         let mut again = AdapterSet::new();
-        load_adapter(&out, &mut again, &base, METHODS, &LoadOptions::default(), &device).unwrap();
+        load_adapter(&out, &mut again, &base, &METHODS, &LoadOptions::default(), &device).unwrap();
         again.activate("again").unwrap();
         let head = Head::load_peft(&out, &base, &device).unwrap().unwrap();
         assert_eq!(score(&again, &head).1, own, "{name}");
@@ -109,13 +109,13 @@ fn pooling_leaves_out_what_a_prompt_inserts_and_padding() {
     let base = encoder(&device);
     let options = LoadOptions::default();
     let mut set = AdapterSet::new();
-    load_adapter(&case("prompt/p"), &mut set, &base, METHODS, &options, &device).unwrap();
+    load_adapter(&case("prompt/p"), &mut set, &base, &METHODS, &options, &device).unwrap();
     set.activate("p").unwrap();
     let input = input(&Tensors::new(), &device);
     let [rows, seq] = input.ids.dims();
     let padding: Vec<bool> = input.padding.clone().unwrap().into_data().iter().collect();
     let mut cx = Ctx::new(&set);
-    let hidden = base.forward(input, &mut cx);
+    let hidden = base.forward(input, &mut cx).unwrap();
     let (grown, [_, all, width]) = (cx.pass().padding.clone(), hidden.dims());
     let prompt = all - seq;
     assert!(prompt > 0 && padding.contains(&true));

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use adapters::core::{EmbeddingState, LinearRole, ResidualHook, ResidualRole, Stack};
+use adapters::core::{EmbeddingState, Error, Hooks, LinearRole, ResidualHook, ResidualRole, Stack};
 use adapters::models::{
     ARCHITECTURES, Architecture, Architectures, Block, Chain, FromCheckpoint, KeyValueCache, ModelError, ModelInfo,
     ModelKind, Slot, TextEncoder, TextInput, Transformer, Weights,
@@ -124,9 +124,9 @@ struct OwnLayer {
 impl Block for OwnLayer {
     type Frame = ();
 
-    fn forward(&self, x: Tensor<3>, _: &(), _: Slot<'_>, cx: &mut Ctx<'_>) -> Tensor<3> {
-        let up = cx.linear(self.up.site(), &self.up, x.clone()).tanh();
-        cx.hidden(self.after.site(), up, x, None)
+    fn forward(&self, x: Tensor<3>, _: &(), _: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
+        let up = cx.linear(&self.up, x.clone()).tanh();
+        cx.residual(&self.after, up, x, None)
     }
 }
 
@@ -141,11 +141,10 @@ impl Transformer for Own {
         }
     }
 
-    fn chain(&self, input: TextInput, _: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Chain<'_> {
-        let input = input.repeated(cx.replicas());
-        cx.set_padding(input.padding.clone());
+    fn chain(&self, input: TextInput, _: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
+        let (_, input) = cx.begin(self, input)?;
         let state = EmbeddingState::new(self.words.forward(input.ids), input.padding);
-        Chain::new(state.hidden).layers(&self.layers, ())
+        Ok(Chain::new(state.hidden).layers(&self.layers, ()))
     }
 
     fn text_encoder(&self) -> Option<&dyn TextEncoder> {

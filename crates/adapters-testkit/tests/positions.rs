@@ -21,7 +21,7 @@ fn signs_survive_decay_and_files() {
         save_adapter(&dir, Format::AdapterHub, &decayed, "under_test", &bench.model).unwrap();
         let mut loaded = AdapterSet::new();
         let options = LoadOptions::default();
-        load_adapter(&dir, &mut loaded, &bench.model, METHODS, &options, &Device::flex()).unwrap();
+        load_adapter(&dir, &mut loaded, &bench.model, &METHODS, &options, &Device::flex()).unwrap();
         loaded.activate("under_test").unwrap();
         assert_eq!(bench.output(&loaded), want, "{config}: files hold something else");
     }
@@ -187,7 +187,7 @@ fn prompts_do_not_see_padding() {
     ] {
         let set = bench.attach_random(config);
         let run = |input: TextInput| {
-            let output = bench.model.forward(input, &mut Ctx::new(&set));
+            let output = bench.model.forward(input, &mut Ctx::new(&set)).unwrap();
             let output = output.slice([0..1, 0..5]).into_data();
             output.iter::<f32>().collect::<Vec<f32>>()
         };

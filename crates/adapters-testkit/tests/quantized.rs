@@ -84,7 +84,7 @@ fn every_method_that_acts_on_linear_layers_trains_over_it_as_over_the_restored_f
         set.activate("a").unwrap();
         let set = randomised(set, 3).train();
         let run = |model: &Model| {
-            let hidden = model.forward(input(&device), &mut Ctx::new(&set));
+            let hidden = model.forward(input(&device), &mut Ctx::new(&set)).unwrap();
             let probe = Tensor::<3>::from_data(probe(hidden.dims()), &device);
             let gradients = (hidden.clone() * probe).sum().backward();
             (hidden.inner(), gradients_of(&set, &gradients))
@@ -145,7 +145,7 @@ fn decoders_compute_and_train_over_it_as_over_the_restored_floats() {
             let rows: [&[u32]; 2] = [&[5, 8, 3, 9, 4], &[7, 2, 6, 1, 8]];
             let input = TextInput::padded(&rows, 0, PaddingSide::Right, &device);
             let mut cx = Ctx::new(&set);
-            let hidden = model.forward(input, &mut cx);
+            let hidden = model.forward(input, &mut cx).unwrap();
             let logits = model.logits(hidden, &mut cx).unwrap();
             let probe = Tensor::<3>::from_data(probe(logits.dims()), &device);
             let gradients = (logits.clone() * probe).sum().backward();
@@ -175,7 +175,7 @@ fn a_random_model_repeats_with_its_seed_and_is_quantized_like_any_other() {
         ..BertConfig::default()
     };
     let draw = |seed| Model::new(BertModel::random(config.clone(), seed, &device).unwrap());
-    let run = |model: &Model| model.forward(input(&device), &mut Ctx::plain()).into_data();
+    let run = |model: &Model| model.forward(input(&device), &mut Ctx::plain()).unwrap().into_data();
     let (mut one, same, other) = (draw(1), draw(1), draw(2));
     assert_eq!(run(&one), run(&same));
     assert_ne!(run(&one), run(&other));
@@ -216,11 +216,11 @@ fn merging_restores_the_layers_it_folds_into_and_resetting_quantizes_them_again(
         .unwrap();
     set.activate("a").unwrap();
     let set = randomised(set, 5);
-    let adapted = base.forward(input(&device), &mut Ctx::new(&set));
-    let plain = base.forward(input(&device), &mut Ctx::plain());
+    let adapted = base.forward(input(&device), &mut Ctx::new(&set)).unwrap();
+    let plain = base.forward(input(&device), &mut Ctx::plain()).unwrap();
     let mut model = base.clone();
     let merged = merge(&mut model, &set, "a", None).unwrap();
-    close(model.forward(input(&device), &mut Ctx::plain()), adapted, 1e-4);
+    close(model.forward(input(&device), &mut Ctx::plain()).unwrap(), adapted, 1e-4);
     let layers = set.attached("a").unwrap().layers().count();
     let floats = is_quantized(&model).into_iter().filter(|quantized| !quantized).count();
     assert_eq!(floats, layers);
@@ -231,15 +231,15 @@ fn merging_restores_the_layers_it_folds_into_and_resetting_quantizes_them_again(
     save_checkpoint(&model, &source, out.path()).unwrap();
     let again = Pretrained::open(out.path()).unwrap().encoder(&device).unwrap();
     close(
-        again.forward(input(&device), &mut Ctx::plain()),
-        model.forward(input(&device), &mut Ctx::plain()),
+        again.forward(input(&device), &mut Ctx::plain()).unwrap(),
+        model.forward(input(&device), &mut Ctx::plain()).unwrap(),
         1e-5,
     );
 
     merged.reset(&mut model);
     assert_eq!(is_quantized(&model), before);
     assert_eq!(
-        model.forward(input(&device), &mut Ctx::plain()).into_data(),
+        model.forward(input(&device), &mut Ctx::plain()).unwrap().into_data(),
         plain.into_data()
     );
 }
@@ -261,7 +261,7 @@ fn a_checkpoint_stored_in_int8_rows_loses_nothing() {
             token_types: None,
             padding: None,
         };
-        model.forward(input, &mut Ctx::plain())
+        model.forward(input, &mut Ctx::plain()).unwrap()
     };
     close(run(&quantized), run(&floats), 2e-5);
 }

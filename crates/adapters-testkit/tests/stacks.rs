@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use adapters::models::{CausalInput, CausalLm, Pretrained};
+use adapters::models::{Model, Pretrained, TextInput};
 use adapters::{AdapterSet, Composition, Ctx, Error, method};
 use adapters_testkit::contract::randomised;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-fn load(name: &str) -> CausalLm {
+fn load(name: &str) -> Model {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("golden")
         .join(name)
@@ -16,7 +16,7 @@ fn load(name: &str) -> CausalLm {
 }
 
 /// Two adapters of these configurations.
-fn set_of(lm: &CausalLm, below: &str, above: &str) -> AdapterSet {
+fn set_of(lm: &Model, below: &str, above: &str) -> AdapterSet {
     let mut set = AdapterSet::new();
     for (name, config) in [("below", below), ("above", above)] {
         set.attach(name, method(config).unwrap(), lm, 1, &Device::flex())
@@ -25,11 +25,11 @@ fn set_of(lm: &CausalLm, below: &str, above: &str) -> AdapterSet {
     randomised(set, 3)
 }
 
-fn logits(lm: &CausalLm, set: &AdapterSet) -> TensorData {
+fn logits(lm: &Model, set: &AdapterSet) -> TensorData {
     let ids = Tensor::<2, Int>::from_data([[5i64, 9, 3, 14], [8, 2, 11, 6]], &Device::flex());
     let mut cx = Ctx::new(set);
-    let hidden = lm.forward(CausalInput { ids, padding: None }, &mut cx).unwrap();
-    lm.logits(hidden, &mut cx).into_data()
+    let hidden = lm.forward(TextInput::new(ids), &mut cx).unwrap();
+    lm.logits(hidden, &mut cx).unwrap().into_data()
 }
 
 fn stack() -> Composition {

@@ -6,8 +6,8 @@
 
 #![allow(missing_docs)] // `criterion_group!` makes a public function.
 
-use adapters::models::EncoderInput;
 use adapters::models::bert::{BertConfig, BertModel};
+use adapters::models::{FromCheckpoint, TextInput, Transformer};
 use adapters::{AdapterSet, Composition, Ctx, method};
 use burn::tensor::{Device, Int, Tensor};
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -27,8 +27,8 @@ fn model(device: &Device) -> BertModel {
     BertModel::random(config, 0, device).expect("the configuration is valid")
 }
 
-fn input(rows: usize, device: &Device) -> EncoderInput {
-    EncoderInput {
+fn input(rows: usize, device: &Device) -> TextInput {
+    TextInput {
         ids: Tensor::<2, Int>::ones([rows, 4], device),
         token_types: None,
         padding: None,
@@ -44,7 +44,7 @@ fn hooks(criterion: &mut Criterion) {
         set.attach(name, lora, &model, seed as u64, &device).expect("it fits");
     }
     let [one, four] = [1, 4].map(|rows| input(rows, &device));
-    let ways: [(&str, Option<Composition>, &EncoderInput); 5] = [
+    let ways: [(&str, Option<Composition>, &TextInput); 5] = [
         ("plain", None, &one),
         ("one LoRA", Some("a".into()), &one),
         ("Stack of 3", Some(Composition::stack(["a", "b", "c"])), &one),

@@ -51,9 +51,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let loss = |hidden: Tensor<3>, _: &mut Ctx<'_>| head.forward(hidden.mean_dim(1)).square().mean();
         let mut cx = Ctx::new(&set).training(step);
         let pass = match by_block {
-            true => LossGradients::by_block(|cx| model.chain(input.clone(), cx), &set, &head, &cx, loss),
+            true => LossGradients::by_block(|cx| model.chain(input.clone(), cx), &set, &head, &cx, loss)?,
             false => {
-                let hidden = model.forward(input.clone(), &mut cx);
+                let hidden = model.forward(input.clone(), &mut cx)?;
                 LossGradients::of(&loss(hidden, &mut cx), &set, &head)
             }
         };

@@ -110,7 +110,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let step = || {
         let hidden = model.forward(input(&device), &mut Ctx::new(&set))?;
         drop(hidden.square().sum().backward());
-        Ok::<_, Error>(())
+        Ok::<_, adapters::Error>(())
     };
     step()?;
     // From here on the peak is that of training alone.

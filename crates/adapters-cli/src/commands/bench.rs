@@ -96,7 +96,7 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
             folder.path(),
             &mut set,
             &*adapted.base,
-            METHODS,
+            &METHODS,
             &LoadOptions::default(),
             &device,
         )?;
@@ -158,7 +158,7 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
         let mut merged = pretrained.model(&device)?;
         if adapters::merge(&mut merged, &set, "bench", None).is_ok() {
             times.push(time("merged forward", &mut || {
-                let _ = hidden_states(&merged, input.clone(), &mut adapters::Ctx::plain()).into_data();
+                let _ = hidden_states(&merged, input.clone(), &mut adapters::Ctx::plain())?.into_data();
                 Ok(())
             })?);
         }

@@ -3,15 +3,15 @@
 use std::borrow::Cow;
 
 use adapters_core::{
-    AttachedLayer, Call, Causality, Composition, Ctx, Effect, Erased, Error, Finisher, LinearRole, LinearState,
-    Location, NamedParams, Role, SiteAdapter, SiteLayer, Sited, Source, Stack,
+    AttachedLayer, Call, Causality, Composition, Ctx, Effect, Erased, Error, Finisher, LinearState, NamedParams, Role,
+    SiteAdapter, SiteLayer, Sited, Source,
 };
 use adapters_nn::ops;
 use burn::module::{Module, Param, ParamId};
 use burn::nn::LinearConfig;
 use burn::tensor::Tensor;
 
-use crate::toy::{Bench, D, Mine, at};
+use crate::toy::{Bench, D, Mine};
 
 /// A model that hands its hooks other rows than those of its batch.
 #[test]
@@ -83,15 +83,9 @@ fn a_set_of_one_model_is_refused_on_another() {
         cx.begin(model, bench.x.clone()).map(|_| ())
     };
     assert!(begun(&bench.model).is_ok());
-    let wider = Mine {
-        up: Sited::new(
-            Location::layer(Stack::Encoder, 0),
-            LinearRole::FfnUp,
-            "layer.0.up",
-            LinearConfig::new(D, D + 1).init(&bench.device),
-        ),
-        ..bench.model.clone()
-    };
+    let mut wider = bench.model.clone();
+    let layer = LinearConfig::new(D, D + 1).init(&bench.device);
+    wider.up = Sited::at(wider.up.info().clone(), layer);
     let error = begun(&wider).unwrap_err();
     assert!(
         matches!(&error, Error::OtherModel { adapter, .. } if adapter == "a"),

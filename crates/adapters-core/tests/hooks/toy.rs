@@ -7,7 +7,7 @@ use adapters_core::{
     AdapterHub, AdapterSet, AnyMethod, Build, Call, Causality, Codec, Composition, ConfigError, Ctx, Effect,
     EmbeddingHook, EmbeddingRole, EmbeddingState, Erased, Error, HiddenState, Host, KeyValueHook, KeyValueState,
     LinearRole, LinearState, Location, Method, NamedParams, NormRole, OutputHook, OutputState, Peft, Point, Preset,
-    ResidualHook, ResidualRole, Role, Site, SiteAdapter, SiteInfo, SiteKind, SiteLayer, Sited, Sites, Source, Stack,
+    ResidualHook, ResidualRole, Role, SiteAdapter, SiteInfo, SiteKind, SiteLayer, Sited, Sites, Source, Stack,
 };
 use adapters_nn::ops;
 use burn::module::{Module, Param, ParamId};
@@ -19,10 +19,6 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) const D: usize = 6;
 pub(crate) const HEADS: usize = 2;
-pub(crate) const EMBEDDING: Site = Site::outside(Stack::Encoder, Role::Embedding);
-pub(crate) const fn at(role: Role) -> Site {
-    Site::new(Stack::Encoder, 0, role)
-}
 
 #[derive(Module, Sites, Debug)]
 pub(crate) struct Mine {

@@ -45,11 +45,6 @@ impl Inputs {
         })
     }
 
-    /// Rows and positions of the batch.
-    pub(crate) fn dims(&self) -> [usize; 2] {
-        self.ids.dims()
-    }
-
     /// Padded positions of each row; `None` where nothing is padded.
     pub(crate) fn padded(&self) -> Option<Vec<i64>> {
         let padding = self.padding.clone()?;
@@ -150,7 +145,7 @@ impl Top {
             }
             .into(),
         };
-        let hidden = model.forward(input, cx);
+        let hidden = model.forward(input, cx)?;
         match self {
             Self::Nothing => Ok(hidden),
             Self::MaskedLm(head) => Ok(head.scores(hidden, model, cx)),
