@@ -222,7 +222,7 @@ pub struct PredictArgs {
     /// A text to choose from; repeat for each.
     #[arg(long)]
     pub choice: Vec<String>,
-    /// A data file of the task, whose targets are not read, in place of texts.
+    /// A data file of the task, whose targets may be absent, in place of texts.
     #[arg(long, conflicts_with_all = ["text", "question", "choice"])]
     pub data: Option<PathBuf>,
     /// Rows of a batch.

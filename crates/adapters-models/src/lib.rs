@@ -8,6 +8,7 @@ mod cache;
 mod chain;
 mod chat;
 mod config_check;
+pub mod distilbert;
 mod error;
 mod generate;
 pub mod gpt2;
@@ -19,6 +20,7 @@ mod model;
 mod modeling;
 mod pretrained;
 mod qwen2;
+mod roberta;
 pub mod rotary;
 pub mod rotary_config;
 pub mod rotary_decoder;
@@ -46,6 +48,8 @@ pub use input::{ImageInput, Input, PaddingSide, TextInput, TextToTextInput};
 pub use model::Model;
 pub use pretrained::{Pretrained, save_checkpoint};
 pub use tokenizer::{Encoded, TextStream, TextTokenizer};
-pub use transformer::{CausalLm, EncodedInput, EncoderDecoder, ImageEncoder, ModelInfo, TextEncoder, Transformer};
+pub use transformer::{
+    CausalLm, EncodedInput, EncoderDecoder, ImageEncoder, MaskedLmLayout, ModelInfo, TextEncoder, Transformer,
+};
 pub use two_stacks::{DecoderFrame, TwoStacks};
 pub use weights::{Scope, Weights};

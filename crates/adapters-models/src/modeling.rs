@@ -19,5 +19,5 @@ pub(crate) use crate::chain::{Block, Chain, Slot};
 pub(crate) use crate::config_check::ConfigCheck;
 pub(crate) use crate::error::ModelError;
 pub(crate) use crate::input::TextInput;
-pub(crate) use crate::transformer::{CausalLm, ModelInfo, TextEncoder, Transformer};
+pub(crate) use crate::transformer::{CausalLm, MaskedLmLayout, ModelInfo, TextEncoder, Transformer};
 pub(crate) use crate::weights::{Scope, Weights};

@@ -91,6 +91,7 @@ impl Pretrained {
             "hidden_dropout_prob",
             "attention_probs_dropout_prob",
             "attention_dropout",
+            "dropout",
             "resid_pdrop",
             "embd_pdrop",
             "attn_pdrop",

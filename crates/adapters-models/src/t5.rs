@@ -323,6 +323,7 @@ impl Transformer for T5Model {
             head_norm_epsilon: 1e-12,
             head_dropout: 0.0,
             activation: c.feed_forward_proj.clone(),
+            masked_lm: None,
         }
     }
 

@@ -28,6 +28,22 @@ pub struct ModelInfo {
     pub head_dropout: f64,
     /// Published name of the activation in the feed-forward blocks.
     pub activation: String,
+    /// Where checkpoints keep the head of a masked language model; `None` where none is published.
+    pub masked_lm: Option<MaskedLmLayout>,
+}
+
+/// Where a published checkpoint keeps the head of its masked language model, `E norm(act(W h + b)) + c` with the word
+/// embeddings `E`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaskedLmLayout {
+    /// Path of `W` and `b`.
+    pub dense: &'static str,
+    /// Path of the normalization.
+    pub norm: &'static str,
+    /// Key of `c`.
+    pub bias: &'static str,
+    /// Published name of the activation; `None` for that of the feed-forward blocks.
+    pub activation: Option<&'static str>,
 }
 
 /// A model whose forward pass is a chain of blocks. The same chain runs as a whole, with a cache from token to token, and

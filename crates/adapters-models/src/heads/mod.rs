@@ -39,7 +39,7 @@ impl Head {
     /// # Shapes
     ///
     /// `hidden [batch, seq, d_model]`, prompt positions included; `padding [batch, seq]`, true at padding, is that of the whole
-    /// `hidden`. Returns what its kind says, see [`Scores`].
+    /// `hidden`. Returns the [`Scores`] of its kind.
     ///
     /// # Panics
     ///
