@@ -99,7 +99,7 @@ fn distributed(fused: &ParamValues, apart: ParamValues, adapted: &[Role]) -> Par
         .map(|((place, name), old)| {
             let of_fused = &fused[&(Some(site), name.clone())];
             let role = place.unwrap().role;
-            let index = adapted.iter().position(|part| Role::from(*part) == role).unwrap();
+            let index = adapted.iter().position(|part| *part == role).unwrap();
             let size = old.num_elements();
             let values: Vec<f32> = of_fused.iter::<f32>().skip(index * size).take(size).collect();
             ((place, name), TensorData::new(values, old.shape()))

@@ -80,10 +80,10 @@ pub enum TrainError {
     },
     /// Data could not be read.
     #[error(transparent)]
-    Data(#[from] DataError),
+    Data(Box<DataError>),
     /// A model could not be loaded.
     #[error(transparent)]
-    Model(#[from] ModelError),
+    Model(Box<ModelError>),
     /// An adapter could not be made.
     #[error(transparent)]
     Adapter(#[from] adapters_core::Error),
@@ -99,6 +99,18 @@ pub enum TrainError {
     /// The curve could not be drawn.
     #[error(transparent)]
     Curve(#[from] CurveError),
+}
+
+impl From<DataError> for TrainError {
+    fn from(error: DataError) -> Self {
+        Self::Data(Box::new(error))
+    }
+}
+
+impl From<ModelError> for TrainError {
+    fn from(error: ModelError) -> Self {
+        Self::Model(Box::new(error))
+    }
 }
 
 impl From<StoreError> for TrainError {
