@@ -187,7 +187,7 @@ impl FromCheckpoint for BartModel {
             .table("shared", [vocab, d], Some(config.pad_token_id));
         let at = weights.at(outside, "encoder");
         let embedded = at.embedded(EmbeddingRole::EmbeddedTokens, "embed_tokens", d);
-        let embedding = at.embedded(EmbeddingRole::Embedding, "", d);
+        let embedding = at.embedded(EmbeddingRole::Embedding, "layernorm_embedding", d);
         let bias = "final_logits_bias";
         Ok(Self {
             shared,
