@@ -66,6 +66,15 @@ fn configs(model_type: &str) -> (Vec<Value>, &'static [&'static str]) {
             };
             (vec![config("relu", true), config("gated-gelu", false)], &[])
         }
+        "vit" => {
+            let config = |bias: bool, image: usize| {
+                json!({
+                    "model_type": "vit", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
+                    "intermediate_size": 20, "image_size": image, "patch_size": 2, "qkv_bias": bias,
+                })
+            };
+            (vec![config(true, 4), config(false, 7)], &["pooler.dense.weight"])
+        }
         other => panic!("{other} has no tiny configuration here"),
     }
 }
@@ -97,7 +106,7 @@ macro_rules! checked {
     };
 }
 
-checked!(bert, gpt2, llama, mistral, qwen2, t5);
+checked!(bert, gpt2, llama, mistral, qwen2, t5, vit);
 
 // A model of a program's own: a table, and layers that add what a linear layer makes of the hidden state.
 
