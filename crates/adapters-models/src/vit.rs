@@ -147,8 +147,7 @@ impl FromCheckpoint for VitModel {
         let (d, eps) = (config.hidden_size, config.layer_norm_eps);
         let layer = |index| VitLayer::build(&config, activation, index, weights);
         let layers = (0..config.num_hidden_layers).map(layer).collect();
-        let channels = [config.num_channels, d];
-        let mut at = weights.at(Location::outside(Stack::Encoder), "");
+        let (channels, mut at) = ([config.num_channels, d], weights.at(Location::outside(Stack::Encoder), ""));
         Ok(Self {
             patches: at.patch_convolution("embeddings.patch_embeddings.projection", channels, config.patch_size),
             class_token: at.tensor("embeddings.cls_token", [1, 1, d]),
