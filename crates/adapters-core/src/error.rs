@@ -6,7 +6,7 @@ use adapters_nn::{UnknownName, did_you_mean};
 
 use crate::composition::CompositionError;
 
-/// Errors of configuration, targeting, attaching, activating and merging. Files have [`StoreError`].
+/// Errors of configuration, targeting, attaching, activating and merging. Files have an error type in `adapters-store`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -1,6 +1,6 @@
 //! What models read.
 
-use adapters_core::{Batch, Sequence};
+use adapters_core::{Batch, Error, Host, Sequence};
 use burn::tensor::kind::Basic;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
@@ -102,6 +102,25 @@ impl TextInput {
             Self::padded(&types, 0, PaddingSide::Right, device).ids
         });
         Self { token_types, ..input }
+    }
+}
+
+impl ImageInput {
+    /// The pixels, whose channels, height and width are those that `model` reads.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ImageSize`] for images of another size.
+    pub fn of_size(self, expected: [usize; 3], model: &impl Host) -> Result<Tensor<4>, Error> {
+        let [_, found @ ..] = self.pixels.dims();
+        match found == expected {
+            true => Ok(self.pixels),
+            false => Err(Error::ImageSize {
+                architecture: model.architecture().to_owned(),
+                expected,
+                found,
+            }),
+        }
     }
 }
 

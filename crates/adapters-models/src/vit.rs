@@ -1,8 +1,7 @@
 //! ViT, from the published configuration to the last hidden state.
 //!
 //! Paper: *An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale*, Dosovitskiy et al., 2020,
-//! <https://arxiv.org/abs/2010.11929>. Behavior follows `ViTModel` of Hugging Face transformers. Positions are not
-//! interpolated: images have the size of the configuration.
+//! <https://arxiv.org/abs/2010.11929>. Behavior follows `ViTModel` of transformers; positions are not interpolated.
 
 use crate::modeling::*;
 
@@ -41,7 +40,7 @@ pub struct VitConfig {
 }
 
 impl Default for VitConfig {
-    /// The defaults of the published class (ViT base, 16 by 16 patches of 224 by 224 pixels).
+    /// The defaults of the published class (ViT base).
     fn default() -> Self {
         Self {
             hidden_size: 768,
@@ -82,16 +81,15 @@ impl VitConfig {
             ("hidden_dropout_prob", self.hidden_dropout_prob),
             ("attention_probs_dropout_prob", self.attention_probs_dropout_prob),
         ])?;
-        let expected = format!("at most image_size = {}", self.image_size);
+        let (image, patch) = (self.image_size, self.patch_size);
         check.require(
-            self.patch_size <= self.image_size,
+            patch <= image,
             "patch_size",
-            expected,
-            self.patch_size,
+            format!("at most image_size = {image}"),
+            patch,
         )?;
-        let pooled = self.pooler_output_size.unwrap_or(self.hidden_size);
-        let expected = format!("hidden_size = {}", self.hidden_size);
-        check.require(pooled == self.hidden_size, "pooler_output_size", expected, pooled)?;
+        let (pooled, d) = (self.pooler_output_size.unwrap_or(self.hidden_size), self.hidden_size);
+        check.require(pooled == d, "pooler_output_size", format!("hidden_size = {d}"), pooled)?;
         Ok([self.hidden_act.parse()?, self.pooler_act.parse()?])
     }
 
@@ -102,10 +100,13 @@ impl VitConfig {
     }
 }
 
-/// ViT: embeddings, layers, a last normalization and, where the checkpoint has one, a pooler.
+/// ViT: embeddings, layers, a final normalization and a pooler.
 #[derive(Module, Sites, Debug)]
 pub struct VitModel {
-    embeddings: VitEmbeddings,
+    patches: Conv2d,
+    class_token: Param<Tensor<3>>,
+    positions: Param<Tensor<3>>,
+    embeddings: Point<EmbeddingHook>,
     layers: Vec<VitLayer>,
     norm: Sited<LayerNorm>,
     /// `None` where the checkpoint was saved from a class that has none.
@@ -114,14 +115,6 @@ pub struct VitModel {
     pooler_activation: Activation,
     #[module(skip)]
     config: VitConfig,
-}
-
-#[derive(Module, Sites, Debug)]
-struct VitEmbeddings {
-    patches: Conv2d,
-    class_token: Param<Tensor<3>>,
-    positions: Param<Tensor<3>>,
-    output: Point<EmbeddingHook>,
 }
 
 #[derive(Module, Sites, Debug)]
@@ -152,37 +145,22 @@ impl FromCheckpoint for VitModel {
     fn build(config: VitConfig, path: &Path, weights: &mut Weights) -> Result<Self, ModelError> {
         let [activation, pooler_activation] = config.check(path)?;
         let (d, eps) = (config.hidden_size, config.layer_norm_eps);
-        let outside = Location::outside(Stack::Encoder);
-        let mut at = weights.at(outside, "embeddings");
-        let channels = [config.num_channels, d];
-        let embeddings = VitEmbeddings {
-            patches: at.patch_convolution("patch_embeddings.projection", channels, config.patch_size),
-            class_token: at.tensor("cls_token", [1, 1, d]),
-            positions: at.tensor("position_embeddings", [1, config.positions(), d]),
-            output: at.embedded(EmbeddingRole::Embedding, "", d),
-        };
-        let layers = (0..config.num_hidden_layers)
-            .map(|index| {
-                let location = Location::layer(Stack::Encoder, index);
-                VitLayer::build(
-                    &config,
-                    activation,
-                    weights.at(location, format!("encoder.layer.{index}")),
-                )
-            })
-            .collect();
-        let norm = weights
-            .at(outside, "")
-            .layer_norm(NormRole::FinalNorm, "layernorm", d, eps);
-        let mut at = weights.at(outside, "pooler");
-        let pooler = at
-            .has("dense.weight")
-            .then(|| at.linear(LinearRole::Pooler, "dense", [d, d]));
+        let layer = |index| VitLayer::build(&config, activation, index, weights);
+        let layers = (0..config.num_hidden_layers).map(layer).collect();
+        let (channels, mut at) = (
+            [config.num_channels, d],
+            weights.at(Location::outside(Stack::Encoder), ""),
+        );
         Ok(Self {
-            embeddings,
+            patches: at.patch_convolution("embeddings.patch_embeddings.projection", channels, config.patch_size),
+            class_token: at.tensor("embeddings.cls_token", [1, 1, d]),
+            positions: at.tensor("embeddings.position_embeddings", [1, config.positions(), d]),
+            embeddings: at.embedded(EmbeddingRole::Embedding, "embeddings", d),
             layers,
-            norm,
-            pooler,
+            norm: at.layer_norm(NormRole::FinalNorm, "layernorm", d, eps),
+            pooler: at
+                .has("pooler.dense.weight")
+                .then(|| at.linear(LinearRole::Pooler, "pooler.dense", [d, d])),
             pooler_activation,
             config,
         })
@@ -195,16 +173,11 @@ impl FromCheckpoint for VitModel {
 }
 
 impl VitLayer {
-    fn build(config: &VitConfig, activation: Activation, mut at: Scope<'_>) -> Self {
-        let (d, ffn, eps, bias) = (
-            config.hidden_size,
-            config.intermediate_size,
-            config.layer_norm_eps,
-            config.qkv_bias,
-        );
-        let (heads, d_head) = (config.num_attention_heads, d / config.num_attention_heads);
-        // The residual connections have no module of their own in the published checkpoint: these are the names of the
-        // reference's adapters.
+    fn build(c: &VitConfig, activation: Activation, index: usize, weights: &mut Weights) -> Self {
+        let mut at = weights.at(Location::layer(Stack::Encoder, index), format!("encoder.layer.{index}"));
+        let (d, ffn, eps, bias) = (c.hidden_size, c.intermediate_size, c.layer_norm_eps, c.qkv_bias);
+        let (heads, d_head) = (c.num_attention_heads, d / c.num_attention_heads);
+        // The checkpoint has no module at the residual connections: these are the names of the reference's adapters.
         Self {
             attention_norm: at.layer_norm(NormRole::AttentionNorm, "layernorm_before", d, eps),
             query: at.linear_with(bias, LinearRole::Query, "attention.attention.query", [d, d]),
@@ -218,8 +191,8 @@ impl VitLayer {
             down: at.linear(LinearRole::FfnDown, "output.dense", [ffn, d]),
             after_ffn: at.residual(ResidualRole::AfterFfn, "output.output_adapters", d),
             output: at.layer_output(d),
-            dropout: config.hidden_dropout_prob,
-            attention: AttentionOptions::new(d_head, config.attention_probs_dropout_prob, 0),
+            dropout: c.hidden_dropout_prob,
+            attention: AttentionOptions::new(d_head, c.attention_probs_dropout_prob, 0),
             activation,
         }
     }
@@ -231,9 +204,10 @@ impl Block for VitLayer {
     fn forward(&self, x: Tensor<3>, _: &(), slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
         let heads = &self.attention;
         let normed = cx.norm(&self.attention_norm, x.clone());
-        let query = heads.split(cx.linear(&self.query, normed.clone()));
+        // Queries come last, as in the reference: gates are recorded in the order of the calls.
         let key = heads.split(cx.linear(&self.key, normed.clone()));
         let value = heads.split(cx.linear(&self.value, normed.clone()));
+        let query = heads.split(cx.linear(&self.query, normed.clone()));
         let attended = heads.attend(query, (key, value), normed, None, (&self.key_value, slot), cx);
         let attended = cx.linear(&self.attention_output, attended);
         let attended = cx.dropout(attended, self.dropout);
@@ -248,13 +222,12 @@ impl Block for VitLayer {
     }
 }
 
-impl VitEmbeddings {
+impl VitModel {
     /// The class token and the patches, row by row, each with its position:
     /// `[batch, channels, height, width] -> [batch, 1 + patches, d_model]`
-    fn forward(&self, pixels: Tensor<4>) -> Tensor<3> {
-        let [batch, ..] = pixels.dims();
+    fn embed(&self, pixels: Tensor<4>) -> Tensor<3> {
+        let class_token = self.class_token.val().repeat_dim(0, pixels.dims()[0]);
         let patches: Tensor<3> = self.patches.forward(pixels).flatten(2, 3);
-        let class_token = self.class_token.val().repeat_dim(0, batch);
         Tensor::cat(vec![class_token, patches.swap_dims(1, 2)], 1) + self.positions.val()
     }
 }
@@ -275,19 +248,11 @@ impl Transformer for VitModel {
     }
 
     fn chain(&self, input: ImageInput, _: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
-        let ([_, found @ ..], expected) = (input.pixels.dims(), self.image_size());
-        if found != expected {
-            let architecture = self.architecture().to_owned();
-            return Err(Error::ImageSize {
-                architecture,
-                expected,
-                found,
-            });
-        }
+        let pixels = input.of_size(self.image_size(), self)?;
         // Nothing attaches to pixels and patches: for adapters the pass begins with the embeddings.
-        let (cx, hidden) = cx.begin(self, self.embeddings.forward(input.pixels))?;
+        let (cx, hidden) = cx.begin(self, self.embed(pixels))?;
         let hidden = cx.dropout(hidden, self.config.hidden_dropout_prob);
-        let state = cx.embedding(&self.embeddings.output, EmbeddingState::new(hidden, None));
+        let state = cx.embedding(&self.embeddings, EmbeddingState::new(hidden, None));
         let chain = Chain::new(state.hidden).layers(&self.layers, ());
         Ok(chain.then(|x, cx| cx.norm(&self.norm, x)))
     }

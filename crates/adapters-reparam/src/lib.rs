@@ -2,7 +2,7 @@
 //!
 //! A method that folds into a weight is a function of that weight, and Burn can hold such a function beside a parameter
 //! (a *reparameterization*): whoever reads the parameter then gets the adapted weight. So a model whose `forward` knows
-//! no [`Ctx`](crate::Ctx) is adapted too. The price is that the adapted weight is composed at each read, as large as the
+//! no [`Ctx`](adapters_core::Ctx) is adapted too. The price is that the adapted weight is composed at each read, as large as the
 //! weight, and that there is no dropout on an update's input and no composition of adapters.
 
 mod files;

@@ -50,7 +50,7 @@ enum Stored {
 ///
 /// # Errors
 ///
-/// [`Error::NoSuchFusion`]; [`StoreError`].
+/// [`Error::NoSuchFusion`](adapters_core::Error::NoSuchFusion); [`StoreError`].
 pub fn save_fusion(dir: &Path, set: &AdapterSet, name: &str, host: &dyn Host) -> Result<SavedFiles, StoreError> {
     let format = Format::AdapterHub;
     let attached = set.fusion(name)?;
@@ -92,7 +92,7 @@ pub fn save_fusion(dir: &Path, set: &AdapterSet, name: &str, host: &dyn Host) ->
 /// # Errors
 ///
 /// [`StoreError`] for files, with every missing, unexpected, misshapen or non-finite tensor; [`StoreError::ConfigFile`] for the
-/// configuration; [`Error::NoSuchAdapter`], [`Error::CannotFuse`], [`Error::NameTaken`] as for
+/// configuration; [`Error::NoSuchAdapter`](adapters_core::Error::NoSuchAdapter), [`Error::CannotFuse`](adapters_core::Error::CannotFuse), [`Error::NameTaken`](adapters_core::Error::NameTaken) as for
 /// [`adapters_fusion::attach`]. The set is unchanged on error.
 pub fn load_fusion(
     dir: &Path,

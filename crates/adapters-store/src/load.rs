@@ -60,7 +60,7 @@ struct Folder {
 /// # Errors
 ///
 /// [`StoreError`] for files, [`StoreError::ConfigFile`] for the configuration, [`StoreError::Mismatch`] listing every
-/// missing, unexpected, misshapen or non-finite tensor, [`Error::NoTarget`] where tensors are left over because the
+/// missing, unexpected, misshapen or non-finite tensor, [`Error::NoTarget`](adapters_core::Error::NoTarget) where tensors are left over because the
 /// model lacks a site the adapter was trained at. The set is unchanged on error.
 pub fn load_adapter(
     dir: &Path,

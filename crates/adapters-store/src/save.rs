@@ -21,7 +21,7 @@ pub struct SavedFiles {
 ///
 /// # Errors
 ///
-/// [`Error::NoSuchAdapter`]; AdapterHub's [`Error::Config`] where neither can.
+/// [`Error::NoSuchAdapter`](adapters_core::Error::NoSuchAdapter); AdapterHub's [`Error::Config`](adapters_core::Error::Config) where neither can.
 pub fn expressible(set: &AdapterSet, name: &str, host: &dyn Host) -> Result<Format, StoreError> {
     let adapter = set.attached(name)?;
     let written = |format| -> Result<_, Error> {
@@ -43,7 +43,7 @@ pub fn expressible(set: &AdapterSet, name: &str, host: &dyn Host) -> Result<Form
 ///
 /// # Errors
 ///
-/// [`Error::NoSuchAdapter`]; [`Error::Config`] where the format cannot express the configuration; [`StoreError`].
+/// [`Error::NoSuchAdapter`](adapters_core::Error::NoSuchAdapter); [`Error::Config`](adapters_core::Error::Config) where the format cannot express the configuration; [`StoreError`].
 pub fn save_adapter(
     dir: &Path,
     format: Format,

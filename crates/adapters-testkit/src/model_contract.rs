@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 
 use adapters::core::{Attached, Role, SiteInfo, Tensors, merge};
 use adapters::models::{
-    Architectures, Input, KeyValueCache, Model, ModelError, ModelKind, Pretrained, TextInput, TextToTextInput,
-    save_checkpoint,
+    Architectures, ImageInput, Input, KeyValueCache, Model, ModelError, ModelKind, Pretrained, TextInput,
+    TextToTextInput, save_checkpoint,
 };
 use adapters::nn::draw;
 use adapters::store::{StoreError, TensorProblem, write_json, write_safetensors};
 use adapters::train::LossGradients;
-use adapters::{AdapterSet, Composition, Ctx, Host, method};
+use adapters::{AdapterSet, Composition, Ctx, Error, Host, method};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::GradientsParams;
@@ -28,7 +28,8 @@ use crate::contract::{gradients_of, randomised, relative_error};
 /// Why a pass of the contract begins.
 const FITS: &str = "the input and the adapters fit the model";
 
-/// An architecture and a tiny configuration of it: a vocabulary of 20 tokens or more, of which 0 is the padding.
+/// An architecture and a tiny configuration of it: a vocabulary of 20 tokens or more, of which 0 is the padding, or images
+/// of any size.
 #[derive(Clone, Debug)]
 pub struct ModelCase {
     /// `config.json`, with `model_type`.
@@ -108,8 +109,14 @@ impl<'a> ModelBench<'a> {
         self.model.architecture()
     }
 
+    /// Two rows: images, or texts of which the second is shorter.
     fn padded(&self) -> Input {
-        // The second row is shorter.
+        if let Ok(model) = self.model.image_encoder() {
+            let [channels, height, width] = model.image_size();
+            let data = draw::normal(&mut ChaCha8Rng::seed_from_u64(2), [2, channels, height, width], 1.0);
+            let pixels = Tensor::from_data(data, &self.device);
+            return ImageInput { pixels }.into();
+        }
         let ids = ids([[5, 9, 3, 14, 7], [8, 2, 11, 0, 0]]);
         self.input(ids.clone(), Some(ids.equal_elem(0)))
     }
@@ -123,7 +130,7 @@ impl<'a> ModelBench<'a> {
                 decoder_ids: ids([[0, 4, 6, 12], [0, 13, 2, 9]]).slice_dim(0, 0..rows),
             }
             .into(),
-            ModelKind::ImageEncoder => panic!("{}: images have a contract of their own", self.name()),
+            ModelKind::ImageEncoder => panic!("{}: an image has no tokens", self.name()),
             _ => TextInput {
                 ids: tokens,
                 token_types: None,
@@ -266,6 +273,9 @@ impl<'a> ModelBench<'a> {
 
     /// A batch computes what its rows compute alone, padded on the right and, where a model continues texts, on the left.
     fn batch_equals_rows(&self) {
+        if let Input::Image(ImageInput { pixels }) = self.padded() {
+            return self.images_equal_rows(pixels);
+        }
         let long = ids([[5, 9, 3, 14, 7]; 2]).slice_dim(0, 0..1);
         let short = ids([[8, 2, 11]; 2]).slice_dim(0, 0..1);
         let run = |input: Input| self.model.forward(input, &mut Ctx::plain()).expect(FITS);
@@ -297,6 +307,28 @@ impl<'a> ModelBench<'a> {
                 );
             }
         }
+    }
+
+    /// The same for images; one of another size is refused.
+    fn images_equal_rows(&self, pixels: Tensor<4>) {
+        let run = |pixels: Tensor<4>| self.model.forward(ImageInput { pixels }, &mut Ctx::plain());
+        let of = |pixels: Tensor<4>| run(pixels).unwrap_or_else(|e| panic!("{}: {e}", self.name()));
+        let batch = of(pixels.clone());
+        for row in 0..2 {
+            let alone = of(pixels.clone().slice_dim(0, row..row + 1)).into_data();
+            let error = relative_error(&batch.clone().slice_dim(0, row..row + 1).into_data(), &alone);
+            assert!(
+                error < 1e-5,
+                "{}: image {row} is off by {error:e} in a batch",
+                self.name()
+            );
+        }
+        let larger = Tensor::cat(vec![pixels.clone(), pixels], 3);
+        assert!(
+            matches!(run(larger), Err(Error::ImageSize { .. })),
+            "{}: a larger image",
+            self.name()
+        );
     }
 
     /// A decoder that keeps keys and values goes on where it stopped.

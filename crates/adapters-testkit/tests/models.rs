@@ -76,6 +76,15 @@ fn configs(model_type: &str) -> (Vec<Value>, &'static [&'static str]) {
             };
             (vec![config("relu", true), config("gated-gelu", false)], &[])
         }
+        "vit" => {
+            let config = |bias: bool, image: usize| {
+                json!({
+                    "model_type": "vit", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
+                    "intermediate_size": 20, "image_size": image, "patch_size": 2, "qkv_bias": bias,
+                })
+            };
+            (vec![config(true, 4), config(false, 7)], &["pooler.dense.weight"])
+        }
         other => panic!("{other} has no tiny configuration here"),
     }
 }
@@ -107,7 +116,7 @@ macro_rules! checked {
     };
 }
 
-checked!(bart, bert, gpt2, llama, mistral, qwen2, t5);
+checked!(bart, bert, gpt2, llama, mistral, qwen2, t5, vit);
 
 // A model of a program's own: a table, and layers that add what a linear layer makes of the hidden state.
 
