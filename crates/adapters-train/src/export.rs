@@ -28,9 +28,7 @@ pub(crate) fn save_all(run: &Run, model: &TaskModel) -> Result<(Format, Result<P
         Format::Peft => Ok(adapter),
         Format::AdapterHub => match save(run, model, Format::Peft, &peft) {
             Ok(()) => Ok(peft),
-            Err(TrainError::Store(StoreError::Adapter(error @ adapters_core::Error::Config { .. }))) => {
-                Err(with_source(&error))
-            }
+            Err(TrainError::Adapter(error @ adapters_core::Error::Config { .. })) => Err(with_source(&error)),
             Err(error) => return Err(error),
         },
     };
