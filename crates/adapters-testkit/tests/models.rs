@@ -47,6 +47,22 @@ fn configs(model_type: &str) -> (Vec<Value>, &'static [&'static str]) {
             })],
             &["pooler.dense.weight"],
         ),
+        // The contract pads with token 0.
+        "roberta" | "xlm-roberta" => (
+            vec![json!({
+                "model_type": model_type, "vocab_size": 24, "hidden_size": 16, "num_hidden_layers": 2,
+                "num_attention_heads": 4, "intermediate_size": 20, "max_position_embeddings": 12, "type_vocab_size": 1,
+                "pad_token_id": 0,
+            })],
+            &["pooler.dense.weight"],
+        ),
+        "distilbert" => (
+            vec![json!({
+                "model_type": "distilbert", "vocab_size": 24, "dim": 16, "n_layers": 2, "n_heads": 4, "hidden_dim": 20,
+                "max_position_embeddings": 40,
+            })],
+            &[],
+        ),
         "gpt2" => {
             let config = |tied: bool, by_layer: bool| {
                 json!({
@@ -104,19 +120,32 @@ fn check(model_type: &str) {
 macro_rules! checked {
     ($($model_type:ident),*) => {
         $(#[test] fn $model_type() {
-            check(stringify!($model_type));
+            check(&stringify!($model_type).replace('_', "-"));
         })*
 
         #[test]
         fn no_architecture_is_left_out() {
-            let checked = [$(stringify!($model_type)),*];
-            let left_out: Vec<_> = ARCHITECTURES.iter().filter(|known| !checked.contains(&known.model_type)).collect();
+            let checked = [$(stringify!($model_type).replace('_', "-")),*];
+            let left_out: Vec<_> =
+                ARCHITECTURES.iter().filter(|known| !checked.contains(&known.model_type.to_owned())).collect();
             assert!(left_out.is_empty(), "{left_out:?}");
         }
     };
 }
 
-checked!(bart, bert, gpt2, llama, mistral, qwen2, t5, vit);
+checked!(
+    bart,
+    bert,
+    roberta,
+    xlm_roberta,
+    distilbert,
+    gpt2,
+    llama,
+    mistral,
+    qwen2,
+    t5,
+    vit
+);
 
 // A model of a program's own: a table, and layers that add what a linear layer makes of the hidden state.
 
