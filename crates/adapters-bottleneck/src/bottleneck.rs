@@ -232,7 +232,7 @@ impl BottleneckConfig {
             self.init_weights == Init::Bert,
             "init_weights",
             "`bert` where `phm_layer` is true: hypercomplex projections have an initialization of their own",
-            format!("{:?}", self.init_weights),
+            serde_json::json!(self.init_weights),
         )
     }
 

@@ -369,8 +369,7 @@ fn mistakes_are_named() {
             &["model.max_length=3"][..],
             &[
                 "`model.max_length` is 3, expected more",
-                "of example 13",
-                "train.jsonl",
+                "train.jsonl:13 is left",
                 "its prompt alone has 3",
             ][..],
         ),

@@ -85,7 +85,7 @@ fn fusable_roles(adapter: &Attached) -> Result<Vec<Role>, String> {
             SiteLayer::Embedding(_) => {}
             _ => {
                 return Err(format!(
-                    "`{}` has a layer at `{}` that says nothing a fusion could attend to",
+                    "`{}` has a layer at `{}` that cannot be fused: AdapterFusion needs adapters that add to the residual stream",
                     adapter.name(),
                     l.info.path
                 ));

@@ -13,11 +13,15 @@ use crate::model::Model;
 use crate::pretrained::Pretrained;
 use crate::transformer::Transformer;
 use crate::weights::Weights;
-use crate::{bert, gpt2, llama, mistral, qwen2, t5, vit};
+use crate::{bart, bert, distilbert, gpt2, llama, mistral, qwen2, roberta, t5, vit};
 
 /// Every architecture of this crate.
 pub const ARCHITECTURES: &[Architecture] = &[
+    Architecture::of::<bart::BartModel>("bart", ModelKind::EncoderDecoder),
     Architecture::of::<bert::BertModel>("bert", ModelKind::Encoder),
+    Architecture::new("roberta", ModelKind::Encoder, roberta::load),
+    Architecture::new("xlm-roberta", ModelKind::Encoder, roberta::load_xlm),
+    Architecture::of::<distilbert::DistilBertModel>("distilbert", ModelKind::Encoder),
     Architecture::new("llama", ModelKind::CausalLm, llama::load),
     Architecture::new("mistral", ModelKind::CausalLm, mistral::load),
     Architecture::new("qwen2", ModelKind::CausalLm, qwen2::load),

@@ -1,11 +1,14 @@
 //! What the attention of every architecture has in common: heads split and merged, the cache, the hook of keys and values.
 
-use adapters_core::{Hooks, KeyValueHook, KeyValueState, Point};
+use adapters_core::{Hooks, KeyValueHook, KeyValueState, LinearRole, Point, Sited, Sites};
 use adapters_nn::ops;
+use burn::module::Module;
+use burn::nn::Linear;
 use burn::tensor::Tensor;
 
 use crate::cache::KeysValues;
 use crate::chain::Slot;
+use crate::weights::Scope;
 
 /// The numbers of an attention.
 #[derive(Clone, Copy, Debug)]
@@ -88,5 +91,78 @@ impl AttentionOptions {
         let out = ops::scaled_attention(query, state.key, state.value, self.scale, state.bias, dropout);
         let [batch, heads, seq, d_head] = out.dims();
         out.swap_dims(1, 2).reshape([batch, seq, heads * d_head])
+    }
+}
+
+/// An attention of four linear layers, over its own positions or those of an encoder's output.
+#[derive(Module, Sites, Debug)]
+pub struct ProjectedAttention {
+    query: Sited<Linear>,
+    key: Sited<Linear>,
+    value: Sited<Linear>,
+    key_value: Point<KeyValueHook>,
+    output: Sited<Linear>,
+    #[module(skip)]
+    options: AttentionOptions,
+}
+
+impl ProjectedAttention {
+    /// With the layers of these names, of query, key, value and output; `[d_model, heads]`, and whether the layers have
+    /// biases.
+    pub fn build(
+        names: [&str; 4],
+        bias: bool,
+        [d_model, heads]: [usize; 2],
+        options: AttentionOptions,
+        at: &mut Scope<'_>,
+    ) -> Self {
+        let inner = heads * options.d_head;
+        let [query, key, value, output] = names;
+        let mut linear = |role, name, dims| at.linear_with(bias, role, name, dims);
+        Self {
+            query: linear(LinearRole::Query, query, [d_model, inner]),
+            key: linear(LinearRole::Key, key, [d_model, inner]),
+            value: linear(LinearRole::Value, value, [d_model, inner]),
+            output: linear(LinearRole::AttentionOutput, output, [inner, d_model]),
+            key_value: at.key_value("", heads, options.d_head),
+            options,
+        }
+    }
+
+    /// What the queries of `x` read of `slot.encoded`, or of the layer's own positions without it. `biased` adds to what
+    /// adapters leave of keys, values and their bias. Keys and values of an encoder's output are computed in the first pass
+    /// of a cache.
+    ///
+    /// # Shapes
+    ///
+    /// `x [batch, seq, d_model]`, `bias` broadcast to `[batch, heads, seq, seq_k]`; returns `[batch, seq, d_model]`.
+    ///
+    /// # Panics
+    ///
+    /// Panics on tensors of other shapes.
+    pub fn forward(
+        &self,
+        x: Tensor<3>,
+        bias: Option<Tensor<4>>,
+        slot: Slot<'_>,
+        biased: impl FnOnce(KeyValueState) -> KeyValueState,
+        cx: &mut Hooks<'_>,
+    ) -> Tensor<3> {
+        let query = self.options.split(cx.linear(&self.query, x.clone()));
+        let read = match (slot.encoded, slot.cache) {
+            (Some(encoded), Some(cache)) => cache.encoded(|| self.keys_values(encoded.clone(), cx)),
+            (Some(encoded), None) => self.keys_values(encoded.clone(), cx),
+            (None, Some(cache)) => cache.append(self.keys_values(x.clone(), cx)),
+            (None, None) => self.keys_values(x.clone(), cx),
+        };
+        let state = self.options.adapted(read, x, bias, &self.key_value, cx);
+        let attended = self.options.weighted(query, biased(state), cx);
+        cx.linear(&self.output, attended)
+    }
+
+    fn keys_values(&self, x: Tensor<3>, cx: &mut Hooks<'_>) -> KeysValues {
+        let key = cx.linear(&self.key, x.clone());
+        let value = cx.linear(&self.value, x);
+        (self.options.split(key), self.options.split(value))
     }
 }

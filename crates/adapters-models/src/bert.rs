@@ -3,7 +3,11 @@
 //! Paper: *BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding*, Devlin et al., 2018,
 //! <https://arxiv.org/abs/1810.04805>. Behavior follows `BertModel` of Hugging Face transformers.
 
+use serde_json::{Map, Value};
+
+use crate::model::Model;
 use crate::modeling::*;
+use crate::pretrained::Pretrained;
 
 /// `config.json` of a BERT checkpoint: the fields that change what is computed. Others are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -129,6 +133,25 @@ pub(crate) struct Variant {
     pub prefix: &'static str,
     /// What the keys begin with that only larger classes have.
     pub unused: &'static [&'static str],
+    /// Rows of the position table that come before the first token's.
+    pub reserved: fn(&BertConfig) -> usize,
+    /// Rows of the position table for what is embedded, `[1 or batch, seq, d_model]`.
+    pub positions: fn(&Embedding, &Tokens<'_>) -> Tensor<3>,
+    /// The head of its masked language model.
+    pub masked_lm: MaskedLmLayout,
+}
+
+/// What the positions of a pass depend on.
+#[derive(Debug)]
+pub(crate) struct Tokens<'a> {
+    /// Token ids of the input, `[batch, seq]`.
+    pub ids: Tensor<2, Int>,
+    /// What was embedded, with what adapters inserted.
+    pub state: &'a EmbeddingState,
+    /// Positions that adapters count as taken before the first token.
+    pub first: usize,
+    /// Id of the padding token.
+    pub pad_id: usize,
 }
 
 const BERT: Variant = Variant {
@@ -136,6 +159,17 @@ const BERT: Variant = Variant {
     class_name: "BertModel",
     prefix: BertModel::PREFIX,
     unused: &["embeddings.position_ids", "cls.", "classifier.", "qa_outputs."],
+    reserved: |_| 0,
+    positions: |table, Tokens { state, first, .. }| {
+        let [_, seq, _] = state.hidden.dims();
+        table.weight.val().slice_dim(0, *first..first + seq).unsqueeze()
+    },
+    masked_lm: MaskedLmLayout {
+        dense: "cls.predictions.transform.dense",
+        norm: "cls.predictions.transform.LayerNorm",
+        bias: "cls.predictions.bias",
+        activation: None,
+    },
 };
 
 #[derive(Module, Sites, Debug)]
@@ -148,25 +182,27 @@ struct BertEmbeddings {
     token_types: Embedding,
 }
 
+/// A layer with a normalization behind each block. DistilBERT has it too, under other names.
 #[derive(Module, Sites, Debug)]
-struct BertLayer {
-    query: Sited<Linear>,
-    key: Sited<Linear>,
-    value: Sited<Linear>,
-    key_value: Point<KeyValueHook>,
-    attention_output: Sited<Linear>,
-    attention_norm: Sited<LayerNorm>,
-    after_attention: Point<ResidualHook>,
-    up: Sited<Linear>,
-    down: Sited<Linear>,
-    ffn_norm: Sited<LayerNorm>,
-    after_ffn: Point<ResidualHook>,
-    output: Point<OutputHook>,
-    dropout: f64,
+pub(crate) struct BertLayer {
+    pub query: Sited<Linear>,
+    pub key: Sited<Linear>,
+    pub value: Sited<Linear>,
+    pub key_value: Point<KeyValueHook>,
+    pub attention_output: Sited<Linear>,
+    pub attention_norm: Sited<LayerNorm>,
+    pub after_attention: Point<ResidualHook>,
+    pub up: Sited<Linear>,
+    pub down: Sited<Linear>,
+    pub ffn_norm: Sited<LayerNorm>,
+    pub after_ffn: Point<ResidualHook>,
+    pub output: Point<OutputHook>,
+    pub attention_output_dropout: f64,
+    pub ffn_dropout: f64,
     #[module(skip)]
-    attention: AttentionOptions,
+    pub attention: AttentionOptions,
     #[module(skip)]
-    activation: Activation,
+    pub activation: Activation,
 }
 
 impl FromCheckpoint for BertModel {
@@ -183,6 +219,20 @@ impl FromCheckpoint for BertModel {
 }
 
 impl BertModel {
+    /// Loads a checkpoint of a relative of BERT: `defaults` are those of its published class.
+    pub(crate) fn load_variant(
+        variant: Variant,
+        defaults: Map<String, Value>,
+        source: &Pretrained,
+        device: &Device,
+    ) -> Result<Model, ModelError> {
+        let config: BertConfig = source.config_with(defaults)?;
+        let weights = Weights::read(source.dir(), variant.prefix, device)?;
+        let path = source.dir().join("config.json");
+        let build = |weights: &mut Weights| Self::build_variant(variant, config, &path, weights);
+        Ok(Model::new(Self::finished(weights, build)?))
+    }
+
     /// BERT or a relative of it.
     pub(crate) fn build_variant(
         variant: Variant,
@@ -191,6 +241,13 @@ impl BertModel {
         weights: &mut Weights,
     ) -> Result<Self, ModelError> {
         let activation = config.check(path)?;
+        let reserved = (variant.reserved)(&config);
+        ConfigCheck::new(path).require(
+            config.max_position_embeddings > reserved,
+            "max_position_embeddings",
+            format!("more than {reserved}"),
+            config.max_position_embeddings,
+        )?;
         let (d, eps) = (config.hidden_size, config.layer_norm_eps);
         let outside = Location::outside(Stack::Encoder);
         let mut at = weights.at(outside, "embeddings");
@@ -243,7 +300,8 @@ impl BertLayer {
             ffn_norm: at.layer_norm(NormRole::FfnNorm, "output.LayerNorm", d, eps),
             after_ffn: at.residual(ResidualRole::AfterFfn, "output", d),
             output: at.layer_output(d),
-            dropout: config.hidden_dropout_prob,
+            attention_output_dropout: config.hidden_dropout_prob,
+            ffn_dropout: config.hidden_dropout_prob,
             attention: AttentionOptions::new(d_head, config.attention_probs_dropout_prob, config.pad_token_id),
             activation,
         }
@@ -268,20 +326,20 @@ impl Block for BertLayer {
             cx,
         );
         let attended = cx.linear(&self.attention_output, attended);
-        let attended = cx.dropout(attended, self.dropout);
+        let attended = cx.dropout(attended, self.attention_output_dropout);
         let x = cx.residual(&self.after_attention, attended, x, Some(&self.attention_norm));
 
         let up = cx.linear(&self.up, x.clone());
         let down = cx.linear(&self.down, self.activation.forward(up));
-        let down = cx.dropout(down, self.dropout);
+        let down = cx.dropout(down, self.ffn_dropout);
         let x = cx.residual(&self.after_ffn, down, x, Some(&self.ffn_norm));
         cx.output(&self.output, x)
     }
 }
 
 impl BertEmbeddings {
-    fn forward(&self, input: TextInput, cx: &mut Hooks<'_>) -> EmbeddingState {
-        let words = cx.lookup(&self.words, input.ids);
+    fn forward(&self, input: TextInput, model: &BertModel, cx: &mut Hooks<'_>) -> EmbeddingState {
+        let words = cx.lookup(&self.words, input.ids.clone());
         let state = cx.embedding(&self.embedded, EmbeddingState::new(words, input.padding));
         let [batch, seq, _] = state.hidden.dims();
         let types = match input.token_types {
@@ -293,8 +351,13 @@ impl BertEmbeddings {
             // All zeros: one row, broadcast.
             None => self.token_types.weight.val().slice_dim(0, 0..1).unsqueeze(),
         };
-        let first = cx.first_position();
-        let positions = self.positions.weight.val().slice_dim(0, first..first + seq).unsqueeze();
+        let tokens = Tokens {
+            ids: input.ids,
+            state: &state,
+            first: cx.first_position(),
+            pad_id: model.config.pad_token_id,
+        };
+        let positions = (model.variant.positions)(&self.positions, &tokens);
         let hidden = cx.norm(&self.norm, state.hidden + types + positions);
         EmbeddingState { hidden, ..state }
     }
@@ -307,19 +370,20 @@ impl Transformer for BertModel {
         let c = &self.config;
         ModelInfo {
             num_layers: c.num_hidden_layers,
-            max_length: c.max_position_embeddings,
+            max_length: c.max_position_embeddings - (self.variant.reserved)(c),
             vocab_size: c.vocab_size,
             pad_id: c.pad_token_id,
             token_types: Some(c.type_vocab_size),
             head_norm_epsilon: c.layer_norm_eps,
             head_dropout: c.classifier_dropout.unwrap_or(c.hidden_dropout_prob),
             activation: c.hidden_act.clone(),
+            masked_lm: Some(self.variant.masked_lm),
         }
     }
 
     fn chain(&self, input: TextInput, _: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
         let (cx, input) = cx.begin(self, input)?;
-        let mut state = self.embeddings.forward(input, cx);
+        let mut state = self.embeddings.forward(input, self, cx);
         state.hidden = cx.dropout(state.hidden, self.config.hidden_dropout_prob);
         let state = cx.embedding(&self.embeddings.output, state);
         Ok(Chain::new(state.hidden).layers(&self.layers, state.padding.map(ops::padding_bias)))

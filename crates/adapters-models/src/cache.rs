@@ -47,10 +47,30 @@ impl LayerCache {
     }
 }
 
+/// Indices of rows, as a tensor.
+pub(crate) fn row_index(rows: &[usize], device: &Device) -> Tensor<1, Int> {
+    let rows: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
+    Tensor::from_data(rows.as_slice(), device)
+}
+
 impl KeyValueCache {
     /// Nothing yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Replaces each row by the row of this index. What is kept of an encoder's output stays: it is that of the same text.
+    pub(crate) fn reorder(&mut self, rows: &[usize]) {
+        for layer in &mut self.layers {
+            layer.own = layer.own.take().map(|(key, value)| {
+                let index = row_index(rows, &key.device());
+                (key.select(0, index.clone()), value.select(0, index))
+            });
+        }
+        self.padding = self.padding.take().map(|padding| {
+            let index = row_index(rows, &padding.device());
+            padding.select(0, index)
+        });
     }
 
     /// Columns kept: positions of the prompt, its padding included, those an adapter put in among the embeddings, and those

@@ -26,6 +26,16 @@ pub struct Slot<'a> {
     pub cache: Option<&'a mut LayerCache>,
 }
 
+impl Slot<'_> {
+    /// That of the layer's own positions, without the encoder's output.
+    pub fn own(&mut self) -> Slot<'_> {
+        Slot {
+            encoded: None,
+            cache: self.cache.as_deref_mut(),
+        }
+    }
+}
+
 /// What goes from block to block.
 #[derive(Clone, Debug)]
 pub struct Flow {

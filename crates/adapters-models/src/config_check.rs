@@ -3,6 +3,8 @@
 use std::fmt::Display;
 use std::path::Path;
 
+use serde_json::{Map, Value};
+
 use crate::error::ModelError;
 
 /// Checks the values of a configuration file.
@@ -89,5 +91,25 @@ impl<'a> ConfigCheck<'a> {
     pub fn multiple(&self, (field, value): (&'static str, usize), (of, by): (&str, usize)) -> Result<(), ModelError> {
         let expected = format!("a multiple of {of} = {by}");
         self.require(value.is_multiple_of(by), field, expected, value)
+    }
+
+    /// Switches among the `other` fields that must be off or on, where the file has them. Off are `false`, zero and `null`.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Config`] for the first that is not.
+    pub fn switches(
+        &self,
+        other: &Map<String, Value>,
+        off: &[&'static str],
+        on: &[&'static str],
+    ) -> Result<(), ModelError> {
+        let expected = off.iter().map(|field| (field, false));
+        for (field, expected) in expected.chain(on.iter().map(|field| (field, true))) {
+            let Some(found) = other.get(*field) else { continue };
+            let is_off = found.is_null() || found == false || found.as_f64() == Some(0.0);
+            self.require(is_off != expected, field, format!("`{expected}`"), found)?;
+        }
+        Ok(())
     }
 }

@@ -244,6 +244,7 @@ impl Transformer for Gpt2Model {
             head_norm_epsilon: 1e-12,
             head_dropout: 0.0,
             activation: c.activation_function.clone(),
+            masked_lm: None,
         }
     }
 

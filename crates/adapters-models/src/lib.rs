@@ -2,11 +2,13 @@
 
 mod architecture;
 mod attention;
+pub mod bart;
 pub mod bert;
 mod cache;
 mod chain;
 mod chat;
 mod config_check;
+pub mod distilbert;
 mod error;
 mod generate;
 pub mod gpt2;
@@ -18,12 +20,14 @@ mod model;
 mod modeling;
 mod pretrained;
 mod qwen2;
+mod roberta;
 pub mod rotary;
 pub mod rotary_config;
 pub mod rotary_decoder;
 pub mod t5;
 mod tokenizer;
 mod transformer;
+mod two_stacks;
 pub mod vision;
 pub mod vit;
 mod weights;
@@ -32,13 +36,13 @@ mod weights;
 mod hub;
 
 pub use architecture::{ARCHITECTURES, Architecture, Architectures, FromCheckpoint, ModelKind};
-pub use attention::AttentionOptions;
+pub use attention::{AttentionOptions, ProjectedAttention};
 pub use cache::{KeyValueCache, KeysValues, LayerCache};
 pub use chain::{Block, Chain, Flow, Slot, Step};
 pub use chat::{ChatTemplate, Message};
 pub use config_check::ConfigCheck;
 pub use error::ModelError;
-pub use generate::{Generation, Sampling};
+pub use generate::{Beams, EarlyStopping, Generation, Sampling};
 pub use heads::{Head, HeadConfig, Heads};
 #[cfg(feature = "hub")]
 pub use hub::download;
@@ -46,5 +50,8 @@ pub use input::{ImageInput, Input, PaddingSide, TextInput, TextToTextInput};
 pub use model::Model;
 pub use pretrained::{Pretrained, save_checkpoint};
 pub use tokenizer::{Encoded, TextStream, TextTokenizer};
-pub use transformer::{CausalLm, EncodedInput, EncoderDecoder, ImageEncoder, ModelInfo, TextEncoder, Transformer};
+pub use transformer::{
+    CausalLm, EncodedInput, EncoderDecoder, ImageEncoder, MaskedLmLayout, ModelInfo, TextEncoder, Transformer,
+};
+pub use two_stacks::{DecoderFrame, TwoStacks};
 pub use weights::{Scope, Weights};

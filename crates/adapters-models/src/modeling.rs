@@ -20,5 +20,5 @@ pub(crate) use crate::chain::{Block, Chain, Slot};
 pub(crate) use crate::config_check::ConfigCheck;
 pub(crate) use crate::error::ModelError;
 pub(crate) use crate::input::{ImageInput, TextInput};
-pub(crate) use crate::transformer::{CausalLm, ImageEncoder, ModelInfo, TextEncoder, Transformer};
+pub(crate) use crate::transformer::{CausalLm, ImageEncoder, MaskedLmLayout, ModelInfo, TextEncoder, Transformer};
 pub(crate) use crate::weights::{Scope, Weights};

@@ -91,10 +91,13 @@ impl Pretrained {
             "hidden_dropout_prob",
             "attention_probs_dropout_prob",
             "attention_dropout",
+            "dropout",
             "resid_pdrop",
             "embd_pdrop",
             "attn_pdrop",
             "dropout_rate",
+            "dropout",
+            "activation_dropout",
         ] {
             self.config.insert(key.to_owned(), probability.into());
         }

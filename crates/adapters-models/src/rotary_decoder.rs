@@ -220,6 +220,7 @@ impl Transformer for RotaryDecoder {
             head_norm_epsilon: 1e-12,
             head_dropout: 0.0,
             activation: c.hidden_act.clone(),
+            masked_lm: None,
         }
     }
 

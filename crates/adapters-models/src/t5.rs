@@ -9,14 +9,15 @@ mod distances;
 
 use std::cell::RefCell;
 
-use adapters_core::{Batch, Sequence};
+use adapters_core::KeyValueState;
 
-use crate::cache::{KeysValues, LayerCache};
+use crate::attention::ProjectedAttention;
 use crate::input::TextToTextInput;
 use crate::modeling::*;
 use crate::t5::config::FeedForwardVariant;
 use crate::t5::distances::{Buckets, Distances};
-use crate::transformer::{EncodedInput, EncoderDecoder};
+use crate::transformer::EncoderDecoder;
+use crate::two_stacks::{DecoderFrame, TwoStacks};
 
 pub use config::T5Config;
 
@@ -69,13 +70,7 @@ struct T5Cross {
 #[derive(Module, Sites, Debug)]
 struct T5Attention {
     norm: Sited<RmsNorm>,
-    query: Sited<Linear>,
-    key: Sited<Linear>,
-    value: Sited<Linear>,
-    key_value: Point<KeyValueHook>,
-    output: Sited<Linear>,
-    #[module(skip)]
-    options: AttentionOptions,
+    attention: ProjectedAttention,
 }
 
 #[derive(Module, Sites, Debug)]
@@ -219,16 +214,13 @@ impl T5Layer {
 impl Block for T5Layer {
     type Frame = Frame;
 
-    fn forward(&self, x: Tensor<3>, frame: &Frame, slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
-        let mut cache = slot.cache;
-        let attended = self
-            .attention
-            .over_itself(x.clone(), self.index, frame, cache.as_deref_mut(), cx);
+    fn forward(&self, x: Tensor<3>, frame: &Frame, mut slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
+        let attended = self.attention.over_itself(x.clone(), self.index, frame, slot.own(), cx);
         let attended = cx.dropout(attended, self.dropout);
         let mut x = cx.residual(&self.after_attention, attended, x, None);
 
-        if let (Some(cross), Some(encoded)) = (&self.cross, slot.encoded) {
-            let attended = cross.attention.over_the_encoder(x.clone(), encoded, frame, cache, cx);
+        if let Some(cross) = &self.cross {
+            let attended = cross.attention.over_the_encoder(x.clone(), frame, slot, cx);
             let attended = cx.dropout(attended, self.dropout);
             x = cx.residual(&cross.after_attention, attended, x, None);
         }
@@ -242,77 +234,38 @@ impl Block for T5Layer {
 
 impl T5Attention {
     fn build(config: &T5Config, name: &str, mut at: Scope<'_>) -> Self {
-        let (d, heads, d_head) = (config.d_model, config.num_heads, config.d_kv);
-        let inner = heads * d_head;
-        let norm = at.rms_norm(NormRole::AttentionNorm, "layer_norm", d, config.layer_norm_epsilon);
-        let mut at = at.within(name);
+        let options = AttentionOptions {
+            // The scores are not divided by the root of the heads' width: the published weights have that in them.
+            scale: 1.0,
+            ..AttentionOptions::new(config.d_kv, config.dropout_rate, config.pad_token_id)
+        };
+        let (names, d) = (["q", "k", "v", "o"], config.d_model);
         Self {
-            norm,
-            query: at.linear_with(false, LinearRole::Query, "q", [d, inner]),
-            key: at.linear_with(false, LinearRole::Key, "k", [d, inner]),
-            value: at.linear_with(false, LinearRole::Value, "v", [d, inner]),
-            key_value: at.key_value("", heads, d_head),
-            output: at.linear_with(false, LinearRole::AttentionOutput, "o", [inner, d]),
-            options: AttentionOptions {
-                // The scores are not divided by the root of the heads' width: the published weights have that in them.
-                scale: 1.0,
-                ..AttentionOptions::new(d_head, config.dropout_rate, config.pad_token_id)
-            },
+            norm: at.rms_norm(NormRole::AttentionNorm, "layer_norm", d, config.layer_norm_epsilon),
+            attention: ProjectedAttention::build(names, false, [d, config.num_heads], options, &mut at.within(name)),
         }
     }
 
-    /// Self-attention.
-    fn over_itself(
-        &self,
-        x: Tensor<3>,
-        index: usize,
-        frame: &Frame,
-        cache: Option<&mut LayerCache>,
-        cx: &mut Hooks<'_>,
-    ) -> Tensor<3> {
+    /// Self-attention, with the bias of distances.
+    fn over_itself(&self, x: Tensor<3>, index: usize, frame: &Frame, own: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
         let x = cx.norm(&self.norm, x);
-        let query = self.options.split(cx.linear(&self.query, x.clone()));
-        let own = self.keys_values(x.clone(), cx);
-        let own = match cache {
-            Some(cache) => cache.append(own),
-            None => own,
+        let with_distances = |state: KeyValueState| {
+            let far = frame.distances.borrow_mut().of(index, &state.key);
+            let bias = match &state.bias {
+                Some(mask) => far + mask.clone(),
+                None => far,
+            };
+            state.with_bias(Some(bias))
         };
-        let state = self.options.adapted(own, x, frame.mask.clone(), &self.key_value, cx);
-        let far = frame.distances.borrow_mut().of(index, &state.key);
-        let bias = match &state.bias {
-            Some(mask) => far + mask.clone(),
-            None => far,
-        };
-        let attended = self.options.weighted(query, state.with_bias(Some(bias)), cx);
-        cx.linear(&self.output, attended)
+        let mask = frame.mask.clone();
+        self.attention.forward(x, mask, own, with_distances, cx)
     }
 
-    /// Attention of the decoder over the encoder's output, whose keys and values a cache keeps from the first step on.
-    fn over_the_encoder(
-        &self,
-        x: Tensor<3>,
-        encoded: &Tensor<3>,
-        frame: &Frame,
-        cache: Option<&mut LayerCache>,
-        cx: &mut Hooks<'_>,
-    ) -> Tensor<3> {
+    /// Attention of the decoder over the encoder's output.
+    fn over_the_encoder(&self, x: Tensor<3>, frame: &Frame, slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
         let x = cx.norm(&self.norm, x);
-        let query = self.options.split(cx.linear(&self.query, x.clone()));
-        let read = match cache {
-            Some(cache) => cache.encoded(|| self.keys_values(encoded.clone(), cx)),
-            None => self.keys_values(encoded.clone(), cx),
-        };
-        let state = self
-            .options
-            .adapted(read, x, frame.encoded_mask.clone(), &self.key_value, cx);
-        let attended = self.options.weighted(query, state, cx);
-        cx.linear(&self.output, attended)
-    }
-
-    fn keys_values(&self, x: Tensor<3>, cx: &mut Hooks<'_>) -> KeysValues {
-        let key = cx.linear(&self.key, x.clone());
-        let value = cx.linear(&self.value, x);
-        (self.options.split(key), self.options.split(value))
+        let mask = frame.encoded_mask.clone();
+        self.attention.forward(x, mask, slot, |state| state, cx)
     }
 }
 
@@ -349,40 +302,9 @@ impl T5FeedForward {
 }
 
 impl T5Model {
-    /// What enters the encoder's first layer.
-    fn embedded(&self, input: TextInput, cx: &mut Ctx<'_>) -> Result<EmbeddingState, Error> {
-        let (cx, TextInput { ids, padding, .. }) = cx.begin(self, input)?;
-        let hidden = self.looked_up(ids, cx);
-        let state = cx.embedding(&self.embedded, EmbeddingState::new(hidden, padding));
-        Ok(cx.embedding(&self.embedding, state))
-    }
-
     fn looked_up(&self, ids: Tensor<2, Int>, cx: &mut Hooks<'_>) -> Tensor<3> {
         let hidden = cx.lookup(&self.shared, ids);
         cx.dropout(hidden, self.config.dropout_rate)
-    }
-
-    fn encoder_chain(&self, state: EmbeddingState) -> Chain<'_> {
-        let queries = state.hidden.dims()[1];
-        let mask = state.padding.map(ops::padding_bias);
-        self.encoder
-            .extend(Chain::new(state.hidden), [queries, 0], [mask, None])
-    }
-
-    /// The decoder's layers, for `ids` behind `past` others.
-    fn decoder_layers<'m>(
-        &'m self,
-        chain: Chain<'m>,
-        ids: &Tensor<2, Int>,
-        encoder_padding: Option<Tensor<2, Bool>>,
-        past: usize,
-        cx: &Hooks<'_>,
-    ) -> Chain<'m> {
-        let seq = ids.dims()[1];
-        let mask = ops::causal_bias(seq, past, None, None, &ids.device());
-        let encoded_mask = encoder_padding.map(ops::padding_bias);
-        self.decoder
-            .extend(chain, [seq, past + cx.first_position()], [Some(mask), encoded_mask])
     }
 }
 
@@ -401,6 +323,7 @@ impl Transformer for T5Model {
             head_norm_epsilon: 1e-12,
             head_dropout: 0.0,
             activation: c.feed_forward_proj.clone(),
+            masked_lm: None,
         }
     }
 
@@ -410,26 +333,7 @@ impl Transformer for T5Model {
         _: Option<&mut KeyValueCache>,
         cx: &mut Ctx<'_>,
     ) -> Result<Chain<'_>, Error> {
-        let TextToTextInput {
-            ids,
-            padding,
-            decoder_ids,
-        } = input;
-        // The decoder's input is checked before anything is computed.
-        let (_, decoder_ids) = cx.begin(self, decoder_ids)?;
-        let input = TextInput {
-            padding,
-            ..TextInput::new(ids)
-        };
-        let state = self.embedded(input, cx)?;
-        let padding = state.padding.clone();
-        let (first, encoder_padding) = (decoder_ids.clone(), padding.clone());
-        // Adapters count positions by the encoder's text, as in the reference.
-        let chain = self.encoder_chain(state).decoding(move |cx| {
-            cx.next_stack(encoder_padding.clone());
-            self.looked_up(first.clone(), cx)
-        });
-        Ok(self.decoder_layers(chain, &decoder_ids, padding, 0, cx.hooks()))
+        self.both_stacks(input, cx)
     }
 
     fn encoder_decoder(&self) -> Option<&dyn EncoderDecoder> {
@@ -437,73 +341,34 @@ impl Transformer for T5Model {
     }
 }
 
-/// What the decoder reads in a step. Adapters count positions by the encoder's text, as in the reference.
-struct DecoderInput<'e> {
-    ids: Tensor<2, Int>,
-    encoded: &'e EncodedInput,
-    past: usize,
-}
-
-impl Batch for DecoderInput<'_> {
-    fn size(&self) -> [usize; 2] {
-        self.ids.dims()
-    }
-
-    /// The encoder's output is repeated already.
-    fn repeated(self, times: usize) -> Self {
-        Self {
-            ids: self.ids.repeat_dim(0, times),
-            ..self
-        }
-    }
-
-    fn sequence(&mut self) -> Sequence {
-        Sequence {
-            padding: self.encoded.padding.clone(),
-            past: self.past,
-        }
-    }
-}
-
-impl EncoderDecoder for T5Model {
-    fn start_id(&self) -> usize {
+impl TwoStacks for T5Model {
+    fn decoder_start(&self) -> usize {
         self.config.decoder_start_token_id
     }
 
-    fn encode(
-        &self,
-        ids: Tensor<2, Int>,
-        padding: Option<Tensor<2, Bool>>,
-        cx: &mut Ctx<'_>,
-    ) -> Result<EncodedInput, Error> {
-        let input = TextInput {
-            padding,
-            ..TextInput::new(ids)
-        };
-        let state = self.embedded(input, cx)?;
-        let padding = state.padding.clone();
-        let hidden = self.encoder_chain(state).run(None, cx.hooks());
-        Ok(EncodedInput { hidden, padding })
+    fn embed(&self, TextInput { ids, padding, .. }: TextInput, cx: &mut Hooks<'_>) -> EmbeddingState {
+        let hidden = self.looked_up(ids, cx);
+        let state = cx.embedding(&self.embedded, EmbeddingState::new(hidden, padding));
+        cx.embedding(&self.embedding, state)
     }
 
-    fn decoder_chain(
-        &self,
-        ids: Tensor<2, Int>,
-        encoded: &EncodedInput,
-        cache: Option<&mut KeyValueCache>,
-        cx: &mut Ctx<'_>,
-    ) -> Result<Chain<'_>, Error> {
-        let past = cache.map_or(0, |cache| cache.columns());
-        let (cx, DecoderInput { ids, .. }) = cx.begin(self, DecoderInput { ids, encoded, past })?;
-        let hidden = self.looked_up(ids.clone(), cx);
-        let chain = Chain::reading(hidden, encoded.hidden.clone());
-        Ok(self.decoder_layers(chain, &ids, encoded.padding.clone(), past, cx))
+    fn encoder_layers<'m>(&'m self, chain: Chain<'m>, seq: usize, mask: Option<Tensor<4>>) -> Chain<'m> {
+        self.encoder.extend(chain, [seq, 0], [mask, None])
+    }
+
+    fn embed_decoder(&self, ids: Tensor<2, Int>, _: usize, cx: &mut Hooks<'_>) -> Tensor<3> {
+        self.looked_up(ids, cx)
+    }
+
+    fn decoder_layers<'m>(&'m self, chain: Chain<'m>, frame: DecoderFrame) -> Chain<'m> {
+        let masks = [Some(frame.mask), frame.encoded_mask];
+        self.decoder.extend(chain, [frame.seq, frame.first], masks)
     }
 
     /// The tied head reads hidden states divided by the root of their width.
-    fn logits(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
+    fn vocabulary_scores(&self, hidden: Tensor<3>, cx: &mut Hooks<'_>) -> Tensor<3> {
         match &self.lm_head {
-            Some(head) => cx.hooks().linear(head, hidden),
+            Some(head) => cx.linear(head, hidden),
             None => ops::project(
                 hidden * (self.config.d_model as f64).sqrt().recip(),
                 self.shared.weight.val(),

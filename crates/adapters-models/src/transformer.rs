@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use adapters_core::{Ctx, Error, Host};
 use burn::tensor::{Bool, Int, Tensor};
 
-use crate::cache::KeyValueCache;
+use crate::cache::{KeyValueCache, row_index};
 use crate::chain::Chain;
 use crate::input::{ImageInput, Input, TextInput, TextToTextInput};
 
@@ -28,6 +28,22 @@ pub struct ModelInfo {
     pub head_dropout: f64,
     /// Published name of the activation in the feed-forward blocks.
     pub activation: String,
+    /// Where checkpoints keep the head of a masked language model; `None` where none is published.
+    pub masked_lm: Option<MaskedLmLayout>,
+}
+
+/// Where a published checkpoint keeps the head of its masked language model, `E norm(act(W h + b)) + c` with the word
+/// embeddings `E`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaskedLmLayout {
+    /// Path of `W` and `b`.
+    pub dense: &'static str,
+    /// Path of the normalization.
+    pub norm: &'static str,
+    /// Key of `c`.
+    pub bias: &'static str,
+    /// Published name of the activation; `None` for that of the feed-forward blocks.
+    pub activation: Option<&'static str>,
 }
 
 /// A model whose forward pass is a chain of blocks. The same chain runs as a whole, with a cache from token to token, and
@@ -146,6 +162,19 @@ pub struct EncodedInput {
     pub hidden: Tensor<3>,
     /// True at padding, `[batch, seq]`; `None` when there is none.
     pub padding: Option<Tensor<2, Bool>>,
+}
+
+impl EncodedInput {
+    /// Each row `times` times, one copy after the other.
+    pub(crate) fn each_repeated(self, times: usize) -> Self {
+        let rows = self.hidden.dims()[0];
+        let index: Vec<usize> = (0..rows * times).map(|row| row / times.max(1)).collect();
+        let index = row_index(&index, &self.hidden.device());
+        Self {
+            hidden: self.hidden.select(0, index.clone()),
+            padding: self.padding.map(|padding| padding.select(0, index)),
+        }
+    }
 }
 
 /// Reads a text and writes another.

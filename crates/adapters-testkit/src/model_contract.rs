@@ -188,7 +188,7 @@ impl<'a> ModelBench<'a> {
     fn prefix_makes_no_difference(&self) {
         let prefix = self.model.base_prefix();
         let prefixed = self.tensors.iter().map(|(key, data)| {
-            let own = key.starts_with("lm_head");
+            let own = key.starts_with("lm_head") || key == "final_logits_bias";
             let key = if own { key.clone() } else { format!("{prefix}{key}") };
             (key, data.clone())
         });

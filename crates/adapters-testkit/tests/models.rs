@@ -30,6 +30,16 @@ fn rotary(model_type: &str, more: Value) -> Value {
 /// Configurations of an architecture that compute differently, and keys it may have.
 fn configs(model_type: &str) -> (Vec<Value>, &'static [&'static str]) {
     match model_type {
+        "bart" => {
+            let config = |scaled: bool, heads: usize| {
+                json!({
+                    "model_type": "bart", "vocab_size": 24, "d_model": 16, "encoder_layers": 2, "decoder_layers": 1,
+                    "encoder_attention_heads": 4, "decoder_attention_heads": heads, "encoder_ffn_dim": 20,
+                    "decoder_ffn_dim": 12, "max_position_embeddings": 40, "scale_embedding": scaled, "pad_token_id": 0,
+                })
+            };
+            (vec![config(false, 4), config(true, 2)], &["final_logits_bias"])
+        }
         "bert" => (
             vec![json!({
                 "model_type": "bert", "vocab_size": 24, "hidden_size": 16, "num_hidden_layers": 2,
@@ -106,7 +116,7 @@ macro_rules! checked {
     };
 }
 
-checked!(bert, gpt2, llama, mistral, qwen2, t5, vit);
+checked!(bart, bert, gpt2, llama, mistral, qwen2, t5, vit);
 
 // A model of a program's own: a table, and layers that add what a linear layer makes of the hidden state.
 

@@ -21,7 +21,7 @@ use crate::tasks::{TASKS, TaskName};
 pub(crate) use fusion::FUSION;
 pub use fusion::{FusionSection, Part, PartBy};
 
-/// A run, as the file says it. Paths in the file are relative to its folder; [`Recipe::read`] makes them absolute.
+/// A run as a TOML file. Paths in the file are relative to its folder; [`Recipe::read`] makes them absolute.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
@@ -92,7 +92,7 @@ pub struct DataSection {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Template {
-    /// The chat template of the tokenizer: the prompt is what the user says, the completion the answer.
+    /// The chat template of the tokenizer: the prompt is the user's message, the completion the answer.
     Chat,
     /// As it is.
     Plain,

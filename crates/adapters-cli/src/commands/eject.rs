@@ -34,14 +34,21 @@ pub fn run(args: EjectArgs) -> Result<(), Failure> {
     let ejected = eject(&mut set, &name, &base)?;
     let files = save_adapter(&args.out, report.format, &set, &name, &base)?;
     let config = set.attached(&name)?.method().to_string();
-    if let Some(manifest) = manifest {
-        if let Some(head) = &manifest.head {
-            let (from, to) = (args.adapter.join(&head.file), args.out.join(&head.file));
+    let of_manifest = manifest.as_ref().and_then(|manifest| manifest.head.as_ref());
+    let of_manifest = of_manifest.map(|head| head.file.as_str());
+    for file in of_manifest
+        .into_iter()
+        .chain(["head_config.json", "model_head.safetensors"])
+    {
+        let (from, to) = (args.adapter.join(file), args.out.join(file));
+        if from.exists() {
             fs::copy(&from, &to).map_err(|e| {
                 let failed = format!("cannot copy {} to {}: {e}", from.display(), to.display());
                 Failure::new(failed, "check both folders")
             })?;
         }
+    }
+    if let Some(manifest) = manifest {
         Manifest {
             config: config.clone(),
             ..manifest

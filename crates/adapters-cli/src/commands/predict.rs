@@ -35,8 +35,11 @@ pub fn run(args: PredictArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The records that the arguments or standard input describe, and the texts to print next to the predictions.
-fn inputs(args: &PredictArgs) -> Result<(Vec<Map<String, Value>>, Vec<String>), Failure> {
+/// Records as JSON objects, and the texts to print next to the predictions.
+type Inputs = (Vec<Map<String, Value>>, Vec<String>);
+
+/// The inputs that the arguments or standard input describe.
+fn inputs(args: &PredictArgs) -> Result<Inputs, Failure> {
     let fields = Fields::default();
     let object = |values: Vec<(&String, Value)>| -> Map<String, Value> {
         values.into_iter().map(|(key, value)| (key.clone(), value)).collect()

@@ -1,5 +1,6 @@
 //! Continuing texts with a causal language model, and answering them with an encoder-decoder, token by token.
 
+mod beam;
 mod sampling;
 
 use adapters_core::{Active, AdapterSet, Ctx};
@@ -10,6 +11,7 @@ use crate::error::ModelError;
 use crate::input::{PaddingSide, TextInput};
 use crate::model::Model;
 
+pub use beam::{Beams, EarlyStopping};
 use sampling::Sampler;
 pub use sampling::Sampling;
 
@@ -19,6 +21,7 @@ pub use sampling::Sampling;
 /// |---|---|---|---|
 /// | `max_new_tokens` | 128 | tokens a text grows by at most | at least 1 |
 /// | `sampling` | greedy | which token comes next | see [`Sampling`] |
+/// | `beams` | none | search among several continuations | see [`Beams`]; greedy only |
 /// | `repetition_penalty` | 1 | scores of tokens that were there are divided by it, negative ones multiplied | above 0 |
 /// | `stop` | none | tokens that end a text, and are not part of it | |
 /// | `seed` | 0 | of what is drawn; each text has a stream of its own | |
@@ -30,6 +33,8 @@ pub struct Generation {
     pub max_new_tokens: usize,
     /// Which token comes next.
     pub sampling: Sampling,
+    /// Beam search, in place of one token after the other. Tokens are known at the end only.
+    pub beams: Option<Beams>,
     /// Divides the scores of tokens that are in the text already. *CTRL*, Keskar et al., 2019,
     /// <https://arxiv.org/abs/1909.05858>.
     pub repetition_penalty: f64,
@@ -49,6 +54,7 @@ impl Default for Generation {
         Self {
             max_new_tokens: 128,
             sampling: Sampling::Greedy,
+            beams: None,
             repetition_penalty: 1.0,
             stop: Vec::new(),
             seed: 0,
@@ -56,6 +62,15 @@ impl Default for Generation {
             tasks: Vec::new(),
         }
     }
+}
+
+/// What the next tokens are computed of.
+struct Step<'r> {
+    /// Tokens the rows have grown by.
+    index: usize,
+    rows: &'r [Vec<u32>],
+    /// Which row of the step before each row goes on with; empty where each goes on with itself.
+    order: &'r [usize],
 }
 
 impl Generation {
@@ -86,9 +101,9 @@ impl Generation {
         let input = |rows: &[&[u32]]| TextInput::padded(rows, info.pad_id, PaddingSide::Left, &device);
         let mut cache = self.caches(set).then(KeyValueCache::new);
         let rows = prompts.iter().map(|prompt| prompt.to_vec()).collect();
-        self.grow(rows, info.pad_id, on_token, |step, rows| {
-            let rows = unseen(rows, step, cache.is_some());
-            let mut cx = self.context(set)?.generating(prompt);
+        self.grow(rows, info.pad_id, on_token, |step| {
+            let rows = step.unseen(cache.as_mut());
+            let mut cx = self.context(set, self.rows_of_a_text())?.generating(prompt);
             let hidden = match &mut cache {
                 Some(cache) => lm.forward_cached(input(&rows), cache, &mut cx)?,
                 None => lm.forward(input(&rows), &mut cx)?,
@@ -125,13 +140,14 @@ impl Generation {
         // Always said, for it tells adapters how long the texts are.
         let none = || Tensor::full([texts.len(), longest], false, &device);
         let padding = text.padding.unwrap_or_else(none);
-        let mut cx = self.context(set)?;
+        let mut cx = self.context(set, 1)?;
         let encoded = model.encode(text.ids, Some(padding), &mut cx)?;
+        let encoded = encoded.each_repeated(self.rows_of_a_text());
         let mut cache = self.caches(set).then(KeyValueCache::new);
         let rows = vec![vec![model.start_id() as u32]; texts.len()];
-        self.grow(rows, info.pad_id, on_token, |step, rows| {
-            let rows = unseen(rows, step, cache.is_some());
-            let mut cx = self.context(set)?;
+        self.grow(rows, info.pad_id, on_token, |step| {
+            let rows = step.unseen(cache.as_mut());
+            let mut cx = self.context(set, self.rows_of_a_text())?;
             let hidden = model.decode(input(&rows).ids, &encoded, cache.as_mut(), &mut cx)?;
             let [_, seq, _] = hidden.dims();
             Ok(model.logits(hidden.slice_dim(1, seq - 1..seq), &mut cx))
@@ -143,9 +159,15 @@ impl Generation {
         self.cache && Ctx::new(set).is_causal()
     }
 
-    /// The context of one pass.
-    fn context<'s>(&self, set: &'s AdapterSet) -> Result<Ctx<'s>, ModelError> {
-        Ok(Ctx::new(set).with_tasks(self.tasks.iter().copied())?)
+    /// Rows the decoder has for each text.
+    fn rows_of_a_text(&self) -> usize {
+        self.beams.map_or(1, |beams| beams.count)
+    }
+
+    /// The context of one pass, over each text `times` times.
+    fn context<'s>(&self, set: &'s AdapterSet, times: usize) -> Result<Ctx<'s>, ModelError> {
+        let tasks = self.tasks.iter().flat_map(|task| std::iter::repeat_n(*task, times));
+        Ok(Ctx::new(set).with_tasks(tasks)?)
     }
 
     /// Makes `rows` longer, token by token; what each grew by. `scores` are those of the token after each row,
@@ -155,15 +177,27 @@ impl Generation {
         mut rows: Vec<Vec<u32>>,
         pad_id: usize,
         mut on_token: impl FnMut(usize, u32),
-        mut scores: impl FnMut(usize, &[Vec<u32>]) -> Result<Tensor<3>, ModelError>,
+        mut scores: impl FnMut(Step<'_>) -> Result<Tensor<3>, ModelError>,
     ) -> Result<Vec<Vec<u32>>, ModelError> {
+        if let Some(beams) = self.beams {
+            let rows = rows.into_iter().flat_map(|row| std::iter::repeat_n(row, beams.count));
+            let grown = beams.search(self, rows.collect(), scores)?;
+            for (index, row) in grown.iter().enumerate() {
+                row.iter().for_each(|token| on_token(index, *token));
+            }
+            return Ok(grown);
+        }
         let mut samplers: Vec<Sampler> = (0..rows.len())
             .map(|row| Sampler::new(self.sampling, self.repetition_penalty, self.seed, row as u64))
             .collect();
         let lengths: Vec<usize> = rows.iter().map(Vec::len).collect();
         let mut ended = vec![false; rows.len()];
         for step in 0..self.max_new_tokens {
-            let scores = scores(step, &rows)?;
+            let scores = scores(Step {
+                index: step,
+                rows: &rows,
+                order: &[],
+            })?;
             let [_, _, vocab] = scores.dims();
             let scores: Vec<f32> = scores.into_data().iter().collect();
             for (index, scores) in scores.chunks(vocab).enumerate() {
@@ -200,6 +234,12 @@ impl Generation {
             return Err(refuse("repetition_penalty", "a number above 0", found));
         }
         self.sampling.check()?;
+        if let Some(beams) = &self.beams {
+            beams.check()?;
+            if self.sampling != Sampling::Greedy {
+                return Err(refuse("sampling", "greedy, with beams", "random".to_owned()));
+            }
+        }
         if texts.iter().any(|text| text.is_empty()) || texts.is_empty() {
             return Err(refuse("prompts", "at least one token in each", "none".to_owned()));
         }
@@ -232,8 +272,14 @@ fn refuse(field: &'static str, expected: &str, found: String) -> ModelError {
     }
 }
 
-/// The part of the rows that is not in a cache yet.
-fn unseen(rows: &[Vec<u32>], step: usize, cached: bool) -> Vec<&[u32]> {
-    let from = |row: &Vec<u32>| if cached && step > 0 { row.len() - 1 } else { 0 };
-    rows.iter().map(|row| &row[from(row)..]).collect()
+impl Step<'_> {
+    /// What of the rows is not in the cache yet, whose rows go where those of the step went.
+    fn unseen(&self, cache: Option<&mut KeyValueCache>) -> Vec<&[u32]> {
+        let first = cache.is_none() || self.index == 0;
+        if let (Some(cache), false) = (cache, self.order.is_empty()) {
+            cache.reorder(self.order);
+        }
+        let from = |row: &Vec<u32>| if first { 0 } else { row.len() - 1 };
+        self.rows.iter().map(|row| &row[from(row)..]).collect()
+    }
 }

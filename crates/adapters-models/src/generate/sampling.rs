@@ -76,19 +76,7 @@ impl Sampler {
     /// The token after `text`, from the scores of all tokens.
     pub(crate) fn next(&mut self, scores: &[f32], text: &[u32]) -> u32 {
         let mut scores: Vec<f64> = scores.iter().copied().map(f64::from).collect();
-        if self.penalty != 1.0 {
-            let mut seen = text.to_vec();
-            seen.sort_unstable();
-            seen.dedup();
-            for token in seen {
-                if let Some(score) = scores.get_mut(token as usize) {
-                    *score = match *score < 0.0 {
-                        true => *score * self.penalty,
-                        false => *score / self.penalty,
-                    };
-                }
-            }
-        }
+        penalize(&mut scores, text, self.penalty);
         match self.sampling {
             Sampling::Greedy => first_highest(&scores),
             Sampling::Random {
@@ -101,6 +89,24 @@ impl Sampler {
                 let drawn = (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
                 draw(&chances, drawn)
             }
+        }
+    }
+}
+
+/// Divides the scores of tokens that are in `text` by the penalty, and multiplies negative ones.
+pub(super) fn penalize(scores: &mut [f64], text: &[u32], penalty: f64) {
+    if penalty == 1.0 {
+        return;
+    }
+    let mut seen = text.to_vec();
+    seen.sort_unstable();
+    seen.dedup();
+    for token in seen {
+        if let Some(score) = scores.get_mut(token as usize) {
+            *score = match *score < 0.0 {
+                true => *score * penalty,
+                false => *score / penalty,
+            };
         }
     }
 }

@@ -97,7 +97,7 @@ impl Head {
         Ok((name, Self::from_layers(hidden, last, activation, config).trainable()))
     }
 
-    /// Writes the head as AdapterHub's library does, under the name `name`, into a folder of its own or beside an adapter.
+    /// Writes the head as AdapterHub's library does, under the name `name`, into a folder of its own or next to an adapter.
     ///
     /// # Errors
     ///

@@ -94,7 +94,7 @@ impl HeadKind {
         matches!(self, Self::LanguageModel { .. })
     }
 
-    /// Whether the published configuration says if the last layer has a bias.
+    /// Whether the published configuration has a field for the bias of the last layer.
     fn has_bias_option(&self) -> bool {
         !matches!(
             self,

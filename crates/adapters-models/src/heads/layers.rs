@@ -14,12 +14,12 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use crate::error::ModelError;
-use crate::heads::config::{HeadConfig, HeadKind};
+use crate::heads::config::{HeadConfig, HeadKind, refused};
 use crate::heads::{HeadBase, fits};
 use crate::model::Model;
 use crate::weights::Weights;
 
-/// A prediction head: [`HeadConfig`] says which, [`forward`](Self::forward) what it computes.
+/// A prediction head with the configuration of a [`HeadConfig`].
 ///
 /// A language model's last layer is tied to the frozen word embeddings of the base.
 #[derive(Module, Debug)]
@@ -91,20 +91,27 @@ impl Head {
     ///
     /// # Errors
     ///
-    /// [`ModelError::Store`] listing what is missing: many checkpoints come without this head.
+    /// [`ModelError::Store`] listing what is missing: many checkpoints come without this head. [`ModelError::Config`] for an
+    /// architecture that has none.
     pub fn from_checkpoint(dir: &Path, encoder: &Model, flexible: bool, device: &Device) -> Result<Self, ModelError> {
-        let config = HeadConfig::masked_lm().with_activation(Some(&encoder.info().activation));
-        let activation = config.check(&dir.join("config.json"))?;
+        let (path, info) = (dir.join("config.json"), encoder.info());
+        let Some(layout) = info.masked_lm else {
+            let expected = "an architecture with a masked language model";
+            return Err(refused(&path, "model_type", expected, encoder.architecture()));
+        };
+        let activation = layout.activation.unwrap_or(&info.activation);
+        let config = HeadConfig::masked_lm().with_activation(Some(activation));
+        let activation = config.check(&path)?;
         let (d, vocab) = (encoder.d_model(), encoder.vocab_size());
-        let mut w = Weights::read(dir, "cls.predictions.", device)?;
+        let mut w = Weights::read(dir, "", device)?;
         let hidden = vec![HiddenLayer {
-            dense: w.linear("transform.dense", d, d),
-            norm: Some(w.layer_norm("transform.LayerNorm", d, encoder.norm_epsilon())),
+            dense: w.linear(layout.dense, d, d),
+            norm: Some(w.layer_norm(layout.norm, d, encoder.norm_epsilon())),
         }];
         // Tied to the word embeddings; a copy in the file is the same numbers.
         let last = LastLayer {
             weight: None,
-            bias: Some(w.vector("bias", vocab)),
+            bias: Some(w.vector(layout.bias, vocab)),
         };
         // The rest of the checkpoint is the encoder's business.
         w.finish(&[""])?;

@@ -39,7 +39,7 @@ pub enum Routing {
 }
 
 impl Routing {
-    /// The heads a composition asks for: those named as its last adapter, or as the last of each branch that has rows of its
+    /// The heads of a composition: those named as its last adapter, or as the last of each branch that has rows of its
     /// own. `None` where the last block has no single last adapter.
     pub fn of(composition: &Composition) -> Option<Self> {
         let last = |block: &Composition| block.adapters().last().map(str::to_owned);
@@ -55,7 +55,7 @@ impl Routing {
         }
     }
 
-    /// The heads a saved setup asks for: its own, or those of its composition as [`of`](Self::of) says. Several by name share
+    /// The heads of a saved setup: those it names, or those of its composition, see [`of`](Self::of). Several by name share
     /// the rows among them where the composition runs its branches in parallel, as in the reference.
     pub fn of_setup(setup: &Setup) -> Option<Self> {
         let parallel = |part: &Composition| matches!(part, Composition::Parallel(_));
@@ -155,7 +155,7 @@ impl Heads {
         self.insert(name, average)
     }
 
-    /// What each head says of its rows, in the order of the routing.
+    /// The outputs of each head for its rows, in the order of the routing.
     ///
     /// # Shapes
     ///

@@ -12,7 +12,7 @@ use crate::heads::{Head, HeadBase, Heads};
 
 impl Heads {
     /// Saves a setup: its adapters and fusions from `set`, and from these heads the ones the setup names, each in the folder of
-    /// its name. A head that is called like an adapter of the composition goes beside that adapter, named or not, as in the
+    /// its name. A head that is called like an adapter of the composition goes next to that adapter, named or not, as in the
     /// reference.
     ///
     /// # Errors
@@ -39,9 +39,9 @@ impl Heads {
         Ok(setup.save(dir, set, base)?)
     }
 
-    /// Loads a saved setup: its adapters and fusions into `set`, as [`Setup::load`], and the heads it names and those beside its
-    /// adapters into these, each under the name of its folder. Nothing is activated; [`Routing::of_setup`] says which rows go to
-    /// which head.
+    /// Loads a saved setup: its adapters and fusions into `set`, as [`Setup::load`], and the heads it names and those next to its
+    /// adapters into these, each under the name of its folder. Nothing is activated; [`Routing::of_setup`] assigns rows to
+    /// heads.
     ///
     /// # Errors
     ///
@@ -69,7 +69,7 @@ impl Heads {
     }
 }
 
-/// Names and folders of the heads a setup names, and of those beside its adapters that are `there`.
+/// Names and folders of the heads a setup names, and of those next to its adapters that are `there`.
 fn folders(
     dir: &Path,
     setup: &Setup,

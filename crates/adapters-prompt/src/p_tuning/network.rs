@@ -99,58 +99,100 @@ impl PromptNetwork {
         shared
     }
 
+    /// The parameters that [`draw`](Self::draw) named.
+    fn values(&self, shared: &Shared) -> Values {
+        let layers = match self {
+            Self::Mlp { .. } => 0,
+            Self::Lstm { layers, .. } => *layers,
+        };
+        let direction = |layer: usize, reverse: bool| {
+            let name = |what: &str| recurrent(what, layer, reverse);
+            Direction {
+                input: shared.matrix(&name("weight_ih")),
+                hidden: shared.matrix(&name("weight_hh")),
+                bias: shared.vector(&name("bias_ih")) + shared.vector(&name("bias_hh")),
+            }
+        };
+        let linear = |index: &usize| {
+            let name = |what: &str| named("mlp_head", format!("{index}.{what}"));
+            (shared.matrix(&name("weight")), shared.vector(&name("bias")))
+        };
+        Values {
+            embedding: shared.matrix(EMBEDDING),
+            recurrent: (0..layers)
+                .map(|layer| [false, true].map(|reverse| direction(layer, reverse)))
+                .collect(),
+            linear: self.linear_layers().iter().map(linear).collect(),
+        }
+    }
+
     /// The rows, `[rows, width]`.
     pub(crate) fn forward(&self, shared: &Shared, dropout: impl Fn(Tensor<2>, f64) -> Tensor<2>) -> Tensor<2> {
-        let mut x = shared.matrix(EMBEDDING);
-        if let Self::Lstm {
-            layers, dropout: prob, ..
-        } = self
-        {
-            for layer in 0..*layers {
-                if layer > 0 {
-                    x = dropout(x, *prob);
-                }
-                let directions = [false, true].map(|reverse| one_direction(shared, &x, layer, reverse));
-                x = Tensor::cat(directions.into(), 1);
+        let values = self.values(shared);
+        let probability = match self {
+            Self::Mlp { .. } => 0.0,
+            Self::Lstm { dropout, .. } => *dropout,
+        };
+        let mut x = values.embedding;
+        for (layer, [forward, backward]) in values.recurrent.into_iter().enumerate() {
+            if layer > 0 {
+                x = dropout(x, probability);
             }
+            x = Tensor::cat(vec![forward.read(&x, false), backward.read(&x, true)], 1);
         }
-        for (i, index) in self.linear_layers().iter().enumerate() {
-            if i > 0 {
+        for (index, (weight, bias)) in values.linear.into_iter().enumerate() {
+            if index > 0 {
                 x = activation::relu(x);
             }
-            let weight = shared.matrix(&named("mlp_head", format!("{index}.weight")));
-            let bias = shared.vector(&named("mlp_head", format!("{index}.bias")));
             x = x.matmul(weight.transpose()) + bias.unsqueeze();
         }
         x
     }
 }
 
-/// One direction of a recurrent layer, `[rows, d_in] -> [rows, hidden]`: `c = s(f) c + s(i) tanh(g)`,
-/// `h = s(o) tanh(c)` with `i, f, g, o` the quarters of `W x + b + U h + d`.
-///
-/// *Long Short-Term Memory*, Hochreiter and Schmidhuber, 1997, as torch orders its gates.
-fn one_direction(shared: &Shared, x: &Tensor<2>, layer: usize, reverse: bool) -> Tensor<2> {
-    let at = |what: &str| recurrent(what, layer, reverse);
-    let read = x.clone().matmul(shared.matrix(&at("weight_ih")).transpose());
-    let bias = shared.vector(&at("bias_ih")) + shared.vector(&at("bias_hh"));
-    let read = read + bias.unsqueeze();
-    let again = shared.matrix(&at("weight_hh")).transpose();
-    let ([rows, _], [hidden, _]) = (x.dims(), again.dims());
-    let mut state = Tensor::<2>::zeros([1, hidden], &x.device());
-    let mut cell = state.clone();
-    let mut outputs = Vec::with_capacity(rows);
-    for step in 0..rows {
-        let t = if reverse { rows - 1 - step } else { step };
-        let gates = read.clone().slice_dim(0, t..t + 1) + state.matmul(again.clone());
-        let gate = |i: usize| gates.clone().slice_dim(1, i * hidden..(i + 1) * hidden);
-        let (input, forget, new, output) = (gate(0), gate(1), gate(2), gate(3));
-        cell = activation::sigmoid(forget) * cell + activation::sigmoid(input) * new.tanh();
-        state = activation::sigmoid(output) * cell.clone().tanh();
-        outputs.push(state.clone());
+/// Values of a network's parameters.
+struct Values {
+    embedding: Tensor<2>,
+    /// Both directions of each recurrent layer.
+    recurrent: Vec<[Direction; 2]>,
+    /// Weight and bias of the linear layers at the end.
+    linear: Vec<(Tensor<2>, Tensor<1>)>,
+}
+
+/// One direction of a recurrent layer.
+struct Direction {
+    /// `W`, `[4 hidden, d_in]`.
+    input: Tensor<2>,
+    /// `U`, `[4 hidden, hidden]`.
+    hidden: Tensor<2>,
+    /// `b + d`, `[4 hidden]`.
+    bias: Tensor<1>,
+}
+
+impl Direction {
+    /// `[rows, d_in] -> [rows, hidden]`: `c = s(f) c + s(i) tanh(g)`, `h = s(o) tanh(c)` with `i, f, g, o` the quarters of
+    /// `W x + b + U h + d`.
+    ///
+    /// *Long Short-Term Memory*, Hochreiter and Schmidhuber, 1997, as torch orders its gates.
+    fn read(self, x: &Tensor<2>, reverse: bool) -> Tensor<2> {
+        let read = x.clone().matmul(self.input.transpose()) + self.bias.unsqueeze();
+        let again = self.hidden.transpose();
+        let ([rows, _], [hidden, _]) = (x.dims(), again.dims());
+        let mut state = Tensor::<2>::zeros([1, hidden], &x.device());
+        let mut cell = state.clone();
+        let mut outputs = Vec::with_capacity(rows);
+        for step in 0..rows {
+            let t = if reverse { rows - 1 - step } else { step };
+            let gates = read.clone().slice_dim(0, t..t + 1) + state.matmul(again.clone());
+            let gate = |i: usize| gates.clone().slice_dim(1, i * hidden..(i + 1) * hidden);
+            let (input, forget, new, output) = (gate(0), gate(1), gate(2), gate(3));
+            cell = activation::sigmoid(forget) * cell + activation::sigmoid(input) * new.tanh();
+            state = activation::sigmoid(output) * cell.clone().tanh();
+            outputs.push(state.clone());
+        }
+        if reverse {
+            outputs.reverse();
+        }
+        Tensor::cat(outputs, 0)
     }
-    if reverse {
-        outputs.reverse();
-    }
-    Tensor::cat(outputs, 0)
 }

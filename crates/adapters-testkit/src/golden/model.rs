@@ -102,7 +102,12 @@ impl Top {
         let (class, output, head) = (case.model_class.as_str(), case.output.as_str(), case.head.as_deref());
         let own = class == model.class_name();
         match (model.kind(), output, head) {
-            (ModelKind::Encoder | ModelKind::ImageEncoder, "last_hidden_state", None) if own => Ok(Self::Nothing),
+            // Of an encoder-decoder, it is that of the decoder.
+            (ModelKind::Encoder | ModelKind::EncoderDecoder | ModelKind::ImageEncoder, "last_hidden_state", None)
+                if own =>
+            {
+                Ok(Self::Nothing)
+            }
             (ModelKind::CausalLm | ModelKind::EncoderDecoder, "logits", None) if own => Ok(Self::OwnHead),
             (ModelKind::Encoder, "logits", head) => {
                 let name = model.class_name().trim_end_matches("Model");

@@ -16,11 +16,11 @@ pub(super) struct Row {
     learned: Vec<bool>,
 }
 
-/// The chat template that a run uses: as `template` says; without it, the one the model in `dir` has, if it has one.
+/// The chat template of a run: the one that `template` selects; without it that of the model in `dir`, if it has one.
 ///
 /// # Errors
 ///
-/// Those of the template, if it was asked for.
+/// Those of the template, if `template` selects it.
 pub(crate) fn chat_template(template: Option<Template>, dir: &Path) -> Result<Option<ChatTemplate>, ModelError> {
     match template {
         Some(Template::Plain) => Ok(None),
@@ -38,11 +38,11 @@ pub(super) struct Layout<'a> {
 }
 
 impl<'a> Layout<'a> {
-    /// As `template` says; without it, as a chat where the tokenizer has a template for one.
+    /// With the template that the options select; without one, with that of the tokenizer if it has one.
     ///
     /// # Errors
     ///
-    /// Those of the chat template, if it was asked for.
+    /// Those of the chat template, if the options select it.
     pub fn new(cx: &TaskContext<'a>) -> Result<Self, TrainError> {
         Ok(Self {
             tokenizer: cx.tokenizer,
@@ -61,7 +61,7 @@ impl<'a> Layout<'a> {
         let user = Message::new("user", prompt);
         let asked = template.render(std::slice::from_ref(&user), true)?;
         let answered = template.render(&[user, Message::new("assistant", completion)], false)?;
-        // The template says itself what ends an answer.
+        // The template adds what ends an answer.
         let Some(answer) = answered.strip_prefix(&asked) else {
             return Err(TrainError::Value {
                 field: "data.template",

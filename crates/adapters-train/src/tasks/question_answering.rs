@@ -267,7 +267,7 @@ mod tests {
             values: rows.concat(),
             width: 2,
         };
-        let clear = outputs([[0.0, 0.0], [9.0, 9.0], [0.0, 5.0], [3.0, 0.0], [0.0, 2.0]]);
+        let clear = outputs([[0.0, 0.0], [9.0, 9.0], [0.0, 5.0], [4.0, 0.0], [0.0, 2.0]]);
         // An end before the start is no span, and the question is no answer.
         assert_eq!(question(None).best(&clear), "cd ef");
         let none = outputs([[9.0, 9.0], [0.0, 0.0], [0.0, 5.0], [3.0, 0.0], [0.0, 2.0]]);
