@@ -81,13 +81,8 @@ impl VitConfig {
             ("hidden_dropout_prob", self.hidden_dropout_prob),
             ("attention_probs_dropout_prob", self.attention_probs_dropout_prob),
         ])?;
-        let (image, patch) = (self.image_size, self.patch_size);
-        check.require(
-            patch <= image,
-            "patch_size",
-            format!("at most image_size = {image}"),
-            patch,
-        )?;
+        let (patch, limit) = (self.patch_size, format!("at most image_size = {}", self.image_size));
+        check.require(patch <= self.image_size, "patch_size", limit, patch)?;
         let (pooled, d) = (self.pooler_output_size.unwrap_or(self.hidden_size), self.hidden_size);
         check.require(pooled == d, "pooler_output_size", format!("hidden_size = {d}"), pooled)?;
         Ok([self.hidden_act.parse()?, self.pooler_act.parse()?])
@@ -147,10 +142,8 @@ impl FromCheckpoint for VitModel {
         let (d, eps) = (config.hidden_size, config.layer_norm_eps);
         let layer = |index| VitLayer::build(&config, activation, index, weights);
         let layers = (0..config.num_hidden_layers).map(layer).collect();
-        let (channels, mut at) = (
-            [config.num_channels, d],
-            weights.at(Location::outside(Stack::Encoder), ""),
-        );
+        let channels = [config.num_channels, d];
+        let mut at = weights.at(Location::outside(Stack::Encoder), "");
         Ok(Self {
             patches: at.patch_convolution("embeddings.patch_embeddings.projection", channels, config.patch_size),
             class_token: at.tensor("embeddings.cls_token", [1, 1, d]),

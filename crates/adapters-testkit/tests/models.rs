@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use adapters::core::{EmbeddingState, Error, Hooks, LinearRole, ResidualHook, ResidualRole, Stack};
+use adapters::models::vit::VitModel;
 use adapters::models::{
     ARCHITECTURES, Architecture, Architectures, Block, Chain, FromCheckpoint, KeyValueCache, ModelError, ModelInfo,
     ModelKind, Slot, TextEncoder, TextInput, Transformer, Weights,
@@ -11,7 +12,7 @@ use adapters::{Ctx, Host, Location, Point, Sited, Sites};
 use adapters_testkit::model_contract::{ModelCase, all};
 use burn::module::Module;
 use burn::nn::{Embedding, Linear};
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -146,6 +147,24 @@ checked!(
     t5,
     vit
 );
+
+#[test]
+fn a_vit_that_is_not_computed_is_refused_by_name() {
+    for (field, value, expected) in [
+        ("patch_size", 8, "`patch_size` is 8, expected at most image_size = 4"),
+        (
+            "pooler_output_size",
+            8,
+            "`pooler_output_size` is 8, expected hidden_size = 16",
+        ),
+    ] {
+        let mut config = configs("vit").0.remove(0);
+        config[field] = value.into();
+        let config = serde_json::from_value(config).unwrap();
+        let error = VitModel::random(config, 0, &Device::flex()).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
 
 // A model of a program's own: a table, and layers that add what a linear layer makes of the hidden state.
 

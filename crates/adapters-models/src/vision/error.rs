@@ -82,7 +82,7 @@ pub enum VisionError {
         /// The nearest supported class.
         nearest: Option<String>,
         /// All supported classes.
-        supported: String,
+        supported: Box<str>,
     },
     /// An option that the processor does not have, and which may change the numbers.
     #[error("{}: option `{option}` is not supported{}", path.display(), did_you_mean(.nearest))]

@@ -195,7 +195,7 @@ impl Options<'_> {
                     key,
                     nearest: nearest(&found, supported.iter().map(String::as_str)),
                     found: found.clone(),
-                    supported: supported.join(", "),
+                    supported: supported.join(", ").into(),
                 }
             })?;
         }
