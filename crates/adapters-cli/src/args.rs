@@ -264,6 +264,15 @@ pub struct GenerateArgs {
     /// Draw among the tokens that make up this probability only.
     #[arg(long, requires = "temperature")]
     pub top_p: Option<f64>,
+    /// Search among this many continuations and print the likeliest.
+    #[arg(long, value_parser = positive, conflicts_with = "temperature")]
+    pub beams: Option<usize>,
+    /// Favor long continuations of the search above zero, short ones below.
+    #[arg(long, default_value_t = 1.0, requires = "beams", allow_negative_numbers = true)]
+    pub length_penalty: f64,
+    /// When the search ends, once as many continuations as there are beams have ended.
+    #[arg(long, default_value = "false", requires = "beams")]
+    pub early_stopping: EarlyStoppingArg,
     /// Divide the scores of tokens that were there already.
     #[arg(long, default_value_t = 1.0)]
     pub repetition_penalty: f64,
@@ -282,6 +291,17 @@ pub struct GenerateArgs {
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceArgs,
+}
+
+/// `early_stopping` of transformers.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum EarlyStoppingArg {
+    /// When the best of those that go on would be worse if it ended now.
+    False,
+    /// At once.
+    True,
+    /// When none of those that go on can become better.
+    Never,
 }
 
 /// `adapters info`

@@ -376,6 +376,7 @@ impl Transformer for BartModel {
             head_norm_epsilon: 1e-12,
             head_dropout: c.classifier_dropout,
             activation: c.activation_function.clone(),
+            masked_lm: None,
         }
     }
 

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use adapters::models::{Generation, KeyValueCache, Model, PaddingSide, Pretrained, Sampling, TextInput};
+use adapters::models::{
+    Beams, EarlyStopping, Generation, KeyValueCache, Model, PaddingSide, Pretrained, Sampling, TextInput,
+};
 use adapters::{AdapterSet, Composition, Ctx, METHODS, method};
 use adapters_testkit::contract::{randomised, relative_error};
 use burn::tensor::{Device, Tensor};
@@ -48,7 +50,7 @@ fn golden(model: &str, device: &Device) -> Model {
         .join("golden")
         .join(model)
         .join("base");
-    Pretrained::open(&folder).unwrap().causal_lm(device).unwrap()
+    Pretrained::open(&folder).unwrap().model(device).unwrap()
 }
 
 fn llama(device: &Device) -> Model {
@@ -341,4 +343,99 @@ fn what_cannot_be_continued_is_named() {
         ..greedy(true)
     };
     assert!(error(penalty, &PROMPTS).contains("repetition_penalty"));
+}
+
+/// The search of `early_stopping` with `length_penalty` over two texts, in a padded batch and with the cache or without.
+fn searched(model: &str, stop: &[u32], length_penalty: f64, early_stopping: EarlyStopping, more: Generation) -> String {
+    let model = golden(model, &Device::flex());
+    let texts: [&[u32]; 2] = [&[5, 9, 33, 14, 7], &[48, 12, 61]];
+    let [with, without] = [true, false].map(|cache| {
+        let generation = Generation {
+            max_new_tokens: 8,
+            stop: stop.to_vec(),
+            beams: Some(Beams {
+                count: 3,
+                length_penalty,
+                early_stopping,
+            }),
+            cache,
+            ..more.clone()
+        };
+        let mut seen = vec![Vec::new(); texts.len()];
+        let set = AdapterSet::new();
+        let on_token = |text: usize, token| seen[text].push(token);
+        let grown = match model.causal_lm() {
+            Ok(_) => generation.run(&model, &set, &texts, on_token),
+            Err(_) => generation.answer(&model, &set, &texts, on_token),
+        };
+        let grown = grown.unwrap();
+        assert_eq!(seen, grown);
+        grown
+    });
+    assert_eq!(with, without);
+    format!("{with:?}")
+}
+
+/// The tokens are those of `generate(num_beams=3, max_new_tokens=8)` of transformers 4.57.6 on the same checkpoints.
+#[test]
+fn beams_find_what_those_of_transformers_find() {
+    use EarlyStopping::{False, Never, True};
+    const MANY: &[u32] = &[3, 11, 17, 23, 29, 35, 41, 47];
+    let plain = Generation::default;
+    let both = |first: &[u32], second: &[u32]| format!("{:?}", [first, second]);
+
+    let want = both(&[21, 21, 21, 21, 21, 21, 42, 77], &[51, 21, 21, 21, 21, 21, 21, 21]);
+    assert_eq!(searched("t5", &[1], 1.0, False, plain()), want);
+    let want = both(&[42, 77, 77, 77, 77, 77, 77, 77], &[51, 21, 21, 21, 21, 21, 21, 21]);
+    assert_eq!(searched("t5", MANY, 1.0, False, plain()), want);
+    assert_eq!(searched("t5", MANY, 2.0, True, plain()), want);
+    let want = both(&[], &[51, 21, 21, 21, 21, 21, 21, 21]);
+    assert_eq!(searched("t5", MANY, -1.0, Never, plain()), want);
+    let penalty = Generation {
+        repetition_penalty: 1.5,
+        ..plain()
+    };
+    let want = both(&[21, 42], &[21, 51, 42]);
+    assert_eq!(searched("t5", MANY, 1.0, False, penalty), want);
+
+    let want = both(&[23, 25, 25, 23, 25, 84, 84, 84], &[84; 8]);
+    assert_eq!(searched("bart", &[1], 1.0, False, plain()), want);
+    assert_eq!(searched("bart", MANY, -1.0, Never, plain()), both(&[], &[]));
+    assert_eq!(searched("bart", MANY, 0.0, Never, plain()), both(&[], &[84; 8]));
+
+    let want = both(&[10, 93, 64, 46, 91, 45, 45, 45], &[16, 87, 96, 44, 36, 94, 94, 94]);
+    assert_eq!(searched("llama", &[1], 1.0, False, plain()), want);
+    let want = both(&[10, 93, 64, 46, 91, 45, 45, 45], &[45, 82]);
+    assert_eq!(searched("llama", MANY, 0.0, Never, plain()), want);
+}
+
+#[test]
+fn a_search_without_beams_or_of_drawn_tokens_is_refused() {
+    let model = llama(&Device::flex());
+    let refused = |beams: Beams, sampling: Sampling| {
+        let generation = Generation {
+            beams: Some(beams),
+            sampling,
+            ..greedy(true)
+        };
+        let error = generation.run(&model, &AdapterSet::new(), &PROMPTS, |_, _| ());
+        error.unwrap_err().to_string()
+    };
+    let none = Beams {
+        count: 0,
+        ..Beams::default()
+    };
+    assert_eq!(refused(none, Sampling::Greedy), "`beams` is 0, expected at least 1");
+    let drawn = Sampling::Random {
+        temperature: 1.0,
+        top_k: None,
+        top_p: None,
+    };
+    let error = refused(Beams::default(), drawn);
+    assert_eq!(error, "`sampling` is random, expected greedy, with beams");
+    let endless = Beams {
+        length_penalty: f64::NAN,
+        ..Beams::default()
+    };
+    assert!(refused(endless, Sampling::Greedy).starts_with("`length_penalty` is NaN"));
 }

@@ -4,11 +4,12 @@ use std::io::{Write, stdout};
 
 use adapters::Adapted;
 use adapters::models::{
-    ChatTemplate, Generation, Message, Model, ModelError, ModelKind, Pretrained, Sampling, TextTokenizer,
+    Beams, ChatTemplate, EarlyStopping, Generation, Message, Model, ModelError, ModelKind, Pretrained, Sampling,
+    TextTokenizer,
 };
 use adapters::store::Manifest;
 
-use crate::args::GenerateArgs;
+use crate::args::{EarlyStoppingArg, GenerateArgs};
 use crate::failure::Failure;
 use crate::loading;
 
@@ -34,6 +35,15 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
             },
             None => Sampling::Greedy,
         },
+        beams: args.beams.map(|count| Beams {
+            count,
+            length_penalty: args.length_penalty,
+            early_stopping: match args.early_stopping {
+                EarlyStoppingArg::False => EarlyStopping::False,
+                EarlyStoppingArg::True => EarlyStopping::True,
+                EarlyStoppingArg::Never => EarlyStopping::Never,
+            },
+        }),
         repetition_penalty: args.repetition_penalty,
         stop: pretrained.stop_tokens()?,
         seed: args.seed,

@@ -311,7 +311,7 @@ impl Prepared {
         let mut computed = Computed {
             output: output.into_data(),
             gradients: BTreeMap::new(),
-            records: records::by_key(&records, &self.base.sites()),
+            records: records::by_key(&records, &self.base),
         };
         if expected.keys().any(|key| key.starts_with("grad/")) {
             let probe = expected
