@@ -12,7 +12,7 @@ use adapters::store::{
     LoadOptions, Setup, load_adapter, load_fusion, read_json, read_safetensors, save_adapter, save_fusion,
     write_safetensors,
 };
-use adapters::{AdapterSet, Composition, Ctx, Host, METHODS};
+use adapters::{AdapterSet, Composition, Ctx, METHODS};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use serde_json::Value;
