@@ -315,7 +315,7 @@ fn an_unknown_architecture() {
         &[
             "config.json",
             "unknown architecture `brt`; did you mean `bert`?",
-            "supported: bert",
+            "supported: bart, bert",
         ],
     );
 }

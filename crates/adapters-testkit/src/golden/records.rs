@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use adapters::Host;
 use adapters::core::Tensors;
-use adapters::core::{Record, Recorded, Role, Site, SiteInfo, Stack};
+use adapters::core::{Record, Recorded, Role, Site, SiteInfo};
 use burn::tensor::TensorData;
 
 use crate::golden::case::Case;
@@ -12,13 +13,14 @@ use crate::golden::compare::each_element;
 const KINDS: [&str; 2] = ["gating/", "fusion_attention/"];
 
 /// The records by key. Gates of one adapter at one place stand side by side, in the order they arose.
-pub(crate) fn by_key(records: &[Record], sites: &[SiteInfo]) -> Tensors {
+pub(crate) fn by_key(records: &[Record], host: &dyn Host) -> Tensors {
+    let sites = host.sites();
     let mut gates: BTreeMap<String, Vec<Vec<f32>>> = BTreeMap::new();
     let mut tensors = Tensors::new();
     for record in records {
         match &record.value {
             Recorded::Gate { adapter, scores } => {
-                let key = key("gating", adapter, record.site, sites);
+                let key = key("gating", adapter, record.site, host, &sites);
                 let [rows, columns] = scores.dims();
                 let values: Vec<f32> = scores.clone().into_data().iter().collect();
                 let by_column = (0..columns).map(|c| (0..rows).map(|r| values[r * columns + c]).collect());
@@ -26,7 +28,7 @@ pub(crate) fn by_key(records: &[Record], sites: &[SiteInfo]) -> Tensors {
             }
             Recorded::FusionAttention { fusion, scores } => {
                 tensors.insert(
-                    key("fusion_attention", fusion, record.site, sites),
+                    key("fusion_attention", fusion, record.site, host, &sites),
                     scores.clone().into_data(),
                 );
             }
@@ -44,13 +46,11 @@ pub(crate) fn by_key(records: &[Record], sites: &[SiteInfo]) -> Tensors {
     tensors
 }
 
-fn key(kind: &str, name: &str, site: Site, sites: &[SiteInfo]) -> String {
+fn key(kind: &str, name: &str, site: Site, host: &dyn Host, sites: &[SiteInfo]) -> String {
     let info = sites.iter().find(|info| info.site == site);
-    let encoder_of_two = || sites.iter().any(|info| info.site.stack == Stack::Decoder);
-    let place = match (info.map_or(site.role, |info| info.hub_role), site.stack) {
-        (Role::KeyValue, Stack::Cross) => "cross_prefix",
-        (Role::KeyValue, Stack::Encoder) if encoder_of_two() => "encoder_prefix",
-        (role, _) => place(role),
+    let place = match info.map_or(site.role, |info| info.hub_role) {
+        Role::KeyValue => host.attention_name(site.stack),
+        role => place(role),
     };
     format!("{kind}/{name}/{}/{place}", site.layer.unwrap_or(0))
 }
@@ -64,7 +64,6 @@ fn place(role: Role) -> &'static str {
         Role::AfterAttention => "mh_adapter",
         Role::AfterCrossAttention => "cross_adapter",
         Role::AfterFfn => "output_adapter",
-        Role::KeyValue => "self_prefix",
         _ => "elsewhere",
     }
 }

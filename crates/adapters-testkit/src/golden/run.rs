@@ -12,7 +12,7 @@ use adapters::store::{
     LoadOptions, Setup, load_adapter, load_fusion, read_json, read_safetensors, save_adapter, save_fusion,
     write_safetensors,
 };
-use adapters::{AdapterSet, Composition, Ctx, Host, METHODS};
+use adapters::{AdapterSet, Composition, Ctx, METHODS};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use serde_json::Value;
@@ -311,7 +311,7 @@ impl Prepared {
         let mut computed = Computed {
             output: output.into_data(),
             gradients: BTreeMap::new(),
-            records: records::by_key(&records, &self.base.sites()),
+            records: records::by_key(&records, &self.base),
         };
         if expected.keys().any(|key| key.starts_with("grad/")) {
             let probe = expected
