@@ -87,7 +87,7 @@ pub fn run(root: &Path) -> Result<()> {
             }
         }
     }
-    findings.extend(crates.values().flat_map(loops::Crate::check));
+    findings.extend(crates.iter().flat_map(|(package, files)| files.check(package)));
     for finding in &findings {
         println!("{finding}");
     }

@@ -202,6 +202,19 @@ pub enum Error {
         /// What it was given, in words.
         found: &'static str,
     },
+    /// Images are of another size than the model was made for.
+    #[error(
+        "a `{architecture}` model reads images of channels, height and width {expected:?}, found {found:?}; its positions \
+         are not interpolated to other sizes"
+    )]
+    ImageSize {
+        /// The model's architecture.
+        architecture: String,
+        /// Channels, height and width it reads.
+        expected: [usize; 3],
+        /// Those of the images.
+        found: [usize; 3],
+    },
     /// An adapter cannot be folded into the base weights.
     #[error("adapter `{adapter}` cannot be merged at `{path}`: {reason}")]
     NotMergeable {

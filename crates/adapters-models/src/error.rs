@@ -140,6 +140,9 @@ pub enum ModelError {
     /// A name from a closed list was not in it.
     #[error(transparent)]
     UnknownName(#[from] adapters_nn::UnknownName),
+    /// An image, or the configuration of its processor, cannot be used.
+    #[error(transparent)]
+    Vision(#[from] crate::vision::VisionError),
     /// A file could not be read or written, or does not fit.
     #[error(transparent)]
     Store(#[from] StoreError),

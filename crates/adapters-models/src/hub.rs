@@ -17,6 +17,7 @@ const FILES: &[&str] = &[
     "special_tokens_map.json",
     "chat_template.jinja",
     "generation_config.json",
+    "preprocessor_config.json",
     "vocab.txt",
 ];
 

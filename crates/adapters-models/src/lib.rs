@@ -28,6 +28,8 @@ pub mod t5;
 mod tokenizer;
 mod transformer;
 mod two_stacks;
+pub mod vision;
+pub mod vit;
 mod weights;
 
 #[cfg(feature = "hub")]

@@ -7,7 +7,8 @@ pub(crate) use adapters_core::{
     NormRole, OutputHook, Point, ResidualHook, ResidualRole, Sited, Sites, Stack,
 };
 pub(crate) use adapters_nn::ops::{self, Activation};
-pub(crate) use burn::module::Module;
+pub(crate) use burn::module::{Module, Param};
+pub(crate) use burn::nn::conv::Conv2d;
 pub(crate) use burn::nn::{Embedding, LayerNorm, Linear, RmsNorm};
 pub(crate) use burn::tensor::{Bool, Device, Int, Tensor};
 pub(crate) use serde::Deserialize;
@@ -18,6 +19,6 @@ pub(crate) use crate::cache::{Begun, KeyValueCache};
 pub(crate) use crate::chain::{Block, Chain, Slot};
 pub(crate) use crate::config_check::ConfigCheck;
 pub(crate) use crate::error::ModelError;
-pub(crate) use crate::input::TextInput;
-pub(crate) use crate::transformer::{CausalLm, MaskedLmLayout, ModelInfo, TextEncoder, Transformer};
+pub(crate) use crate::input::{ImageInput, TextInput};
+pub(crate) use crate::transformer::{CausalLm, ImageEncoder, MaskedLmLayout, ModelInfo, TextEncoder, Transformer};
 pub(crate) use crate::weights::{Scope, Weights};

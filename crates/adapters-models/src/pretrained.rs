@@ -285,6 +285,7 @@ pub fn save_checkpoint(model: &impl Host, source: &Path, out: &Path) -> Result<(
         "special_tokens_map.json",
         "chat_template.jinja",
         "generation_config.json",
+        "preprocessor_config.json",
         "vocab.txt",
     ] {
         let from = source.join(file);

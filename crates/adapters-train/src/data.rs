@@ -4,6 +4,7 @@
 //! error names the file and the line.
 
 mod error;
+mod images;
 mod jsonl;
 mod record;
 mod table;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use self::error::DataError;
+pub use self::images::{ImageDataset, ImageExample};
 pub use self::record::Record;
 use self::record::Source;
 use crate::recipe::{Part, PartBy};
@@ -25,6 +27,7 @@ use crate::recipe::{Part, PartBy};
 /// | Name | Default | Purpose |
 /// |---|---|---|
 /// | `text` | `"text"` | the text |
+/// | `image` | `"image"` | the image: a path from the folder of the file, or a data URI |
 /// | `text_pair` | none | the second text, for tasks on pairs |
 /// | `label` | `"label"` | the class, the number, the labels or the right choice |
 /// | `words` | `"words"` | the words of a sentence, for tagging |
@@ -41,6 +44,8 @@ use crate::recipe::{Part, PartBy};
 pub struct Fields {
     /// The field with the text.
     pub text: String,
+    /// The field with the path or data URI of an image.
+    pub image: String,
     /// The field with the second text; `None` for tasks on single texts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text_pair: Option<String>,
@@ -70,6 +75,7 @@ impl Default for Fields {
     fn default() -> Self {
         Self {
             text: "text".into(),
+            image: "image".into(),
             text_pair: None,
             label: "label".into(),
             words: "words".into(),

@@ -22,7 +22,7 @@ mod trainer;
 
 pub use batches::{Order, epoch_batches, eval_batches};
 pub use curve::{Curve, CurveError, Shares, draw, draw_shares};
-pub use data::{DataError, Fields, Labels, Record, Records};
+pub use data::{DataError, Fields, ImageDataset, ImageExample, Labels, Record, Records};
 pub use drop_layers::DropLayers;
 pub use error::TrainError;
 pub use evaluate::{Evaluation, Outputs};

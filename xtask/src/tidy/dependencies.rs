@@ -7,8 +7,8 @@ use super::{Finding, METHOD_CRATES};
 /// Which crates of this workspace a crate may use; `None` when any.
 fn allowed(package: &str) -> Option<&'static [&'static str]> {
     match package {
-        "adapters-nn" => Some(&[]),
-        "adapters-core" => Some(&["adapters-nn"]),
+        "adapters-derive" | "adapters-nn" => Some(&[]),
+        "adapters-core" => Some(&["adapters-derive", "adapters-nn"]),
         "adapters-store" => Some(&["adapters-core", "adapters-fusion", "adapters-nn"]),
         "adapters-reparam" | "adapters-models" => Some(&["adapters-core", "adapters-nn", "adapters-store"]),
         "adapters-train" => Some(&[

@@ -11,6 +11,19 @@ use super::Finding;
 /// Files that a loop may have.
 const MAX_LOOP: usize = 3;
 
+/// Longer loops that are still there, by crate and first file, with the number of their files. They may only become shorter, and
+/// no new one may appear.
+const KNOWN: [(&str, &str, usize); 8] = [
+    ("adapters-core", "erased", 14),
+    ("adapters-core", "method", 10),
+    ("adapters-lora", "adapterhub", 6),
+    ("adapters-models", "architecture", 31),
+    ("adapters-models", "heads", 7),
+    ("adapters-train", "attach", 4),
+    ("adapters-train", "curve", 4),
+    ("adapters-train", "data", 10),
+];
+
 /// The source files of one crate by module path (`""` is the crate root, `"set::attach"` a file below it), with their texts.
 #[derive(Default)]
 pub(super) struct Crate {
@@ -28,15 +41,19 @@ impl Crate {
         self.files.insert(module, (path.to_owned(), without_tests(text)));
     }
 
-    /// A finding for each loop of more than [`MAX_LOOP`] files.
-    pub(super) fn check(&self) -> Vec<Finding> {
+    /// A finding for each loop of more than [`MAX_LOOP`] files that is not a [`KNOWN`] one of `package`.
+    pub(super) fn check(&self, package: &str) -> Vec<Finding> {
         let graph: BTreeMap<&str, BTreeSet<&str>> = self
             .files
             .iter()
             .map(|(module, (_, text))| (module.as_str(), self.uses(module, text)))
             .collect();
         let mut loops: Vec<Vec<&str>> = components(&graph);
-        loops.retain(|files| files.len() > MAX_LOOP);
+        let most = |first: &str| {
+            let known = KNOWN.iter().find(|(of, file, _)| (*of, *file) == (package, first));
+            known.map_or(MAX_LOOP, |(.., files)| *files)
+        };
+        loops.retain(|files| files.len() > most(files[0]));
         loops
             .into_iter()
             .map(|files| Finding {
@@ -242,7 +259,7 @@ mod tests {
             ("c.rs", "fn f() -> crate::Last { todo!() }"),
             ("d.rs", "use crate::a::A;"),
         ]);
-        let findings = tree.check();
+        let findings = tree.check("x");
         assert_eq!(findings.len(), 1, "{findings:?}");
         assert!(findings[0].problem.ends_with("found 4: a, b, c, d"), "{findings:?}");
     }
@@ -256,6 +273,6 @@ mod tests {
             ("c.rs", "use crate::a::A;\n// use crate::d::D;"),
             ("d.rs", "use crate::a::A;\n#[cfg(test)]\nmod tests { use crate::c::C; }"),
         ]);
-        assert_eq!(tree.check(), []);
+        assert_eq!(tree.check("x"), []);
     }
 }

@@ -9,8 +9,8 @@
 //! (`Head::save_peft`, `Head::load_peft`) and this library's manifest (`Head::save_manifest`, `Head::load_manifest`).
 
 mod adapterhub;
-mod base;
 mod config;
+mod head_base;
 mod layers;
 mod loss;
 mod manifest;
@@ -24,8 +24,8 @@ use std::path::Path;
 use adapters_core::Ctx;
 use burn::tensor::{Bool, Tensor};
 
-pub use base::HeadBase;
 pub use config::{HeadConfig, HeadKind, Objective};
+pub use head_base::HeadBase;
 pub use layers::Head;
 pub use loss::{IGNORED, Scores, Targets, cross_entropy};
 pub use named::{Heads, NamedHead, Routing};

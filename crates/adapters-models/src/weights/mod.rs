@@ -13,6 +13,7 @@ use adapters_core::{Location, Tensors};
 use adapters_nn::{draw, nearest};
 use adapters_store::{StoreError, TensorProblem};
 use burn::module::Param;
+use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, RmsNorm, RmsNormConfig};
 use burn::tensor::{Device, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
@@ -175,6 +176,17 @@ impl Weights {
         let mut embedding = EmbeddingConfig::new(1, 1).init(&self.device);
         embedding.weight = self.matrix(&format!("{path}.weight"), entries, d_model);
         embedding
+    }
+
+    /// A convolution over patches that do not overlap: `<path>.weight [d_out, d_in, size, size]` and `<path>.bias [d_out]`.
+    pub fn patch_convolution(&mut self, path: &str, [d_in, d_out]: [usize; 2], size: usize) -> Conv2d {
+        // Of the smallest size: its weights are replaced.
+        let mut convolution = Conv2dConfig::new([1, 1], [size, size])
+            .with_stride([size, size])
+            .init(&self.device);
+        convolution.weight = self.tensor(&format!("{path}.weight"), [d_out, d_in, size, size]);
+        convolution.bias = Some(self.vector(&format!("{path}.bias"), d_out));
+        convolution
     }
 
     /// A layer normalization: `<path>.weight [d_model]` and `<path>.bias [d_model]`, or `gamma` and `beta` in the

@@ -4,7 +4,10 @@ use adapters_core::{
     EmbeddingHook, EmbeddingRole, KeyValueHook, LinearRole, Location, NormRole, OutputHook, Point, ResidualHook,
     ResidualRole, Sited, TokenTable,
 };
+use burn::module::Param;
+use burn::nn::conv::Conv2d;
 use burn::nn::{Embedding, LayerNorm, Linear, RmsNorm};
+use burn::tensor::Tensor;
 
 use crate::weights::Weights;
 
@@ -99,6 +102,16 @@ impl<'w> Scope<'w> {
     /// An embedding table to which nothing attaches.
     pub fn embedding(&mut self, rest: &str, [rows, d_model]: [usize; 2]) -> Embedding {
         self.weights.embedding(&self.key(rest), rows, d_model)
+    }
+
+    /// A convolution over patches of `size` by `size` pixels, `d_in` channels to `d_out`, to which nothing attaches.
+    pub fn patch_convolution(&mut self, rest: &str, channels: [usize; 2], size: usize) -> Conv2d {
+        self.weights.patch_convolution(&self.key(rest), channels, size)
+    }
+
+    /// A parameter of its own, to which nothing attaches.
+    pub fn tensor<const D: usize>(&mut self, rest: &str, shape: [usize; D]) -> Param<Tensor<D>> {
+        self.weights.tensor(&self.key(rest), shape)
     }
 
     /// Where adapters act on embedded tokens.

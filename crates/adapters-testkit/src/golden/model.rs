@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use adapters::models::{Head, Input, Model, ModelKind, Pretrained, TextInput, TextToTextInput};
+use adapters::models::{Head, ImageInput, Input, Model, ModelKind, Pretrained, TextInput, TextToTextInput};
 use adapters::store::read_safetensors;
 use adapters::{Ctx, Host};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
@@ -11,12 +11,13 @@ use crate::golden::case::Case;
 use crate::golden::verdict::Stop;
 
 /// The keyword arguments of the model call. Which of them a model takes is its own business.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Inputs {
-    ids: Tensor<2, Int>,
+    ids: Option<Tensor<2, Int>>,
     token_types: Option<Tensor<2, Int>>,
     padding: Option<Tensor<2, Bool>>,
     decoder_ids: Option<Tensor<2, Int>>,
+    pixels: Option<Tensor<4>>,
 }
 
 impl Inputs {
@@ -26,23 +27,19 @@ impl Inputs {
     ///
     /// [`Stop::Unsupported`] for an argument this library does not have.
     pub(crate) fn read(path: &Path, device: &Device) -> Result<Self, Stop> {
-        let (mut ids, mut token_types, mut padding, mut decoder_ids) = (None, None, None, None);
+        let mut inputs = Self::default();
         let (tensors, _) = read_safetensors(path)?;
         for (key, data) in tensors {
             match key.as_str() {
-                "input_ids" => ids = Some(Tensor::from_data(data, device)),
-                "token_type_ids" => token_types = Some(Tensor::from_data(data, device)),
-                "decoder_input_ids" => decoder_ids = Some(Tensor::from_data(data, device)),
-                "attention_mask" => padding = Some(padding_of(&data, device)),
+                "input_ids" => inputs.ids = Some(Tensor::from_data(data, device)),
+                "token_type_ids" => inputs.token_types = Some(Tensor::from_data(data, device)),
+                "decoder_input_ids" => inputs.decoder_ids = Some(Tensor::from_data(data, device)),
+                "pixel_values" => inputs.pixels = Some(Tensor::from_data(data, device)),
+                "attention_mask" => inputs.padding = Some(padding_of(&data, device)),
                 other => return Err(Stop::unsupported(format!("the model call has the argument `{other}`"))),
             }
         }
-        Ok(Self {
-            ids: ids.ok_or_else(|| Stop::fail("inputs.safetensors has no `input_ids`"))?,
-            token_types,
-            padding,
-            decoder_ids,
-        })
+        Ok(inputs)
     }
 
     /// Padded positions of each row; `None` where nothing is padded.
@@ -66,6 +63,11 @@ impl Inputs {
             ..inputs
         })
     }
+}
+
+/// An argument that the model takes.
+fn needed<T>(argument: Option<T>, name: &str) -> Result<T, Stop> {
+    argument.ok_or_else(|| Stop::fail(format!("inputs.safetensors has no `{name}`")))
 }
 
 /// True at padding, from a mask that is zero there.
@@ -101,7 +103,11 @@ impl Top {
         let own = class == model.class_name();
         match (model.kind(), output, head) {
             // Of an encoder-decoder, it is that of the decoder.
-            (ModelKind::Encoder | ModelKind::EncoderDecoder, "last_hidden_state", None) if own => Ok(Self::Nothing),
+            (ModelKind::Encoder | ModelKind::EncoderDecoder | ModelKind::ImageEncoder, "last_hidden_state", None)
+                if own =>
+            {
+                Ok(Self::Nothing)
+            }
             (ModelKind::CausalLm | ModelKind::EncoderDecoder, "logits", None) if own => Ok(Self::OwnHead),
             (ModelKind::Encoder, "logits", head) => {
                 let name = model.class_name().trim_end_matches("Model");
@@ -131,16 +137,21 @@ impl Top {
             token_types,
             padding,
             decoder_ids,
+            pixels,
         } = inputs;
         let input: Input = match model.kind() {
-            ModelKind::EncoderDecoder => TextToTextInput {
-                ids,
-                padding,
-                decoder_ids: decoder_ids.ok_or_else(|| Stop::fail("inputs.safetensors has no `decoder_input_ids`"))?,
+            ModelKind::ImageEncoder => ImageInput {
+                pixels: needed(pixels, "pixel_values")?,
             }
             .into(),
-            _ => TextInput {
-                ids,
+            ModelKind::EncoderDecoder => TextToTextInput {
+                ids: needed(ids, "input_ids")?,
+                padding,
+                decoder_ids: needed(decoder_ids, "decoder_input_ids")?,
+            }
+            .into(),
+            ModelKind::Encoder | ModelKind::CausalLm => TextInput {
+                ids: needed(ids, "input_ids")?,
                 token_types,
                 padding,
             }

@@ -135,6 +135,35 @@ pub enum DataError {
         /// The one among them that is most like it.
         nearest: Option<String>,
     },
+    /// A file or folder among the images that is none.
+    #[error("{} does not belong here: expected {expected}", path.display())]
+    StrayFile {
+        /// The file or folder.
+        path: PathBuf,
+        /// What belongs there.
+        expected: &'static str,
+    },
+    /// A folder of images whose name is not the name of a class.
+    #[error(
+        "the folder {} is named after no label of this run, which are {}{}",
+        path.display(), listed(names), did_you_mean(nearest)
+    )]
+    UnknownFolder {
+        /// The folder.
+        path: PathBuf,
+        /// The classes' names.
+        names: Vec<String>,
+        /// The one among them that is most like it.
+        nearest: Option<String>,
+    },
+    /// An image within a record cannot be decoded.
+    #[error("{image} is no valid data URI: {reason}")]
+    DataUri {
+        /// The image, by its number and its file.
+        image: String,
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
 /// Names in a list that stays readable.

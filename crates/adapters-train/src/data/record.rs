@@ -351,7 +351,7 @@ impl Record {
 }
 
 /// `7`, and the `7.0` that tables with gaps turn it into.
-fn integer(text: &str) -> Option<i128> {
+pub(super) fn integer(text: &str) -> Option<i128> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     if fraction.bytes().all(|digit| digit == b'0') {
         whole.parse().ok()
