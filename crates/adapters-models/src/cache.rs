@@ -59,7 +59,8 @@ impl KeyValueCache {
         Self::default()
     }
 
-    /// Replaces each row by the row of this index. What is kept of an encoder's output stays: it is that of the same text.
+    /// Replaces each row by the row of this index, which is of the same text: padding, and what is kept of an encoder's output,
+    /// are the same.
     pub(crate) fn reorder(&mut self, rows: &[usize]) {
         for layer in &mut self.layers {
             layer.own = layer.own.take().map(|(key, value)| {
@@ -67,10 +68,6 @@ impl KeyValueCache {
                 (key.select(0, index.clone()), value.select(0, index))
             });
         }
-        self.padding = self.padding.take().map(|padding| {
-            let index = row_index(rows, &padding.device());
-            padding.select(0, index)
-        });
     }
 
     /// Columns kept: positions of the prompt, its padding included, those an adapter put in among the embeddings, and those

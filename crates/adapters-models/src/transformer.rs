@@ -172,7 +172,9 @@ impl EncodedInput {
         let index = row_index(&index, &self.hidden.device());
         Self {
             hidden: self.hidden.select(0, index.clone()),
-            padding: self.padding.map(|padding| padding.select(0, index)),
+            // By way of integers: `select` of booleans returns a tensor of bytes in Burn 0.22.1's flex backend, which does not
+            // concatenate with booleans.
+            padding: self.padding.map(|padding| padding.int().select(0, index).equal_elem(1)),
         }
     }
 }
