@@ -27,7 +27,8 @@ const METHODS: [&str; 17] = [
 ];
 
 /// Words that name a model.
-const MODELS: [&str; 10] = [
+const MODELS: [&str; 12] = [
+    "bart",
     "bert",
     "distilbert",
     "gpt2",
@@ -38,6 +39,7 @@ const MODELS: [&str; 10] = [
     "roberta",
     "smollm2",
     "t5",
+    "vit",
 ];
 
 /// Words that a crate may use although they name something else too: the crate and the word.
