@@ -5,13 +5,15 @@ use clap::ValueEnum;
 /// Features of the facade crate that are checked with nothing else enabled.
 ///
 /// Those that leave Burn's own feature set alone come first, then a method on each pure-Rust backend.
-const FEATURES: [&str; 10] = [
+const FEATURES: [&str; 12] = [
     "lora",
     "bottleneck",
     "prefix",
     "prompt",
     "reft",
-    "weight",
+    "orthogonal",
+    "spectral",
+    "selective",
     "models",
     "hub",
     "train",
