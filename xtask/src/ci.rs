@@ -55,7 +55,7 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
         let result = match &step.action {
             Action::Tidy => tidy::run(root),
             Action::Cargo { arguments, environment } => {
-                let counted = (step.group == Group::Test).then(|| tally.insert(Tally::default()));
+                let counted = (step.group == Group::Test).then(|| tally.get_or_insert_with(Tally::default));
                 cargo(root, arguments, environment, counted)
             }
         };

@@ -106,6 +106,15 @@ pub(super) fn plan() -> Vec<Step> {
         Step::cargo(Group::Doc, "doc, libraries", "doc --locked --workspace --no-deps --lib")
             .with_env("RUSTDOCFLAGS", "-D warnings"),
         Step::cargo(Group::Test, "test", "test --locked --workspace"),
+        // The kernels again, at the levels below that of this processor.
+        Step::cargo(Group::Test, "kernels, AVX2", "test --locked --workspace --test kernels")
+            .with_env("ADAPTERS_SIMD", "avx2"),
+        Step::cargo(
+            Group::Test,
+            "kernels, portable",
+            "test --locked --workspace --test kernels",
+        )
+        .with_env("ADAPTERS_SIMD", "portable"),
     ];
     steps.extend(FEATURES.iter().map(|feature| {
         Step::cargo(
