@@ -1,46 +1,18 @@
 //! Heads in peft's files and in manifests, and pooling over the tokens of a text.
 
-use std::path::{Path, PathBuf};
+mod head_cases;
+
+use std::path::Path;
 
 use adapters::core::Tensors;
 use adapters::models::heads::{HeadKind, Pooling, Scores};
-use adapters::models::{Head, HeadConfig, Model, Pretrained, TextInput};
+use adapters::models::{Head, HeadConfig, Pretrained};
 use adapters::store::{LoadOptions, load_adapter, read_safetensors, save_adapter};
 use adapters::train::{ModelInput, hidden_states};
 use adapters::{AdapterSet, Ctx, METHODS};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-fn crate_dir() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn case(name: &str) -> PathBuf {
-    crate_dir().join("tests/heads").join(name)
-}
-
-fn encoder(device: &Device) -> Model {
-    let dir = crate_dir().join("golden/bert/base");
-    Pretrained::open(&dir).unwrap().encoder(device).unwrap()
-}
-
-fn input(expected: &Tensors, device: &Device) -> TextInput {
-    let (inputs, _) = read_safetensors(&crate_dir().join("golden/bert/inputs.safetensors")).unwrap();
-    let take = |key| expected.get(key).unwrap_or(&inputs[key]).clone();
-    let mask = Tensor::<2, Int>::from_data(take("attention_mask"), device);
-    TextInput {
-        ids: Tensor::from_data(take("input_ids"), device),
-        token_types: None,
-        padding: Some(mask.equal_elem(0)),
-    }
-}
-
-fn close(name: &str, own: &TensorData, wanted: &TensorData) {
-    assert_eq!(own.shape(), wanted.shape(), "{name}");
-    let peak = wanted.iter::<f32>().fold(0.0, |peak: f32, x| peak.max(x.abs()));
-    for (own, wanted) in own.iter::<f32>().zip(wanted.iter::<f32>()) {
-        assert!((own - wanted).abs() <= 2e-5 + 2e-5 * peak, "{name}: {own} and {wanted}");
-    }
-}
+use crate::head_cases::{case, close, encoder, input};
 
 #[test]
 fn heads_in_pefts_files_are_those_of_the_classes_of_transformers() {
@@ -54,7 +26,7 @@ fn heads_in_pefts_files_are_those_of_the_classes_of_transformers() {
         ("llama_lora_seq_cls", "llama", "rows"),
     ] {
         let dir = case("peft").join(name);
-        let golden = crate_dir().join("golden").join(family);
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(family);
         let base = Pretrained::open(&golden.join("base")).unwrap().model(&device).unwrap();
         let mut set = AdapterSet::new();
         let report = load_adapter(&dir, &mut set, &base, &METHODS, &LoadOptions::default(), &device).unwrap();

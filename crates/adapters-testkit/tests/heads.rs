@@ -1,12 +1,14 @@
 //! Heads equal the reference's, from its files: scores, loss and gradients of each kind on the golden BERT.
 
+mod head_cases;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use adapters::core::NamedParams;
 use adapters::core::Tensors;
 use adapters::models::heads::{HeadKind, Objective, Pooling, Routing, Scores, Targets};
-use adapters::models::{Head, HeadConfig, Heads, Model, Pretrained, TextInput};
+use adapters::models::{Head, HeadConfig, Heads};
 use adapters::store::{HeadSetup, LoadOptions, Setup, load_adapter, read_json, read_safetensors};
 use adapters::{AdapterSet, Composition, Ctx, METHODS};
 use adapters_testkit::contract::gradients_of;
@@ -14,37 +16,7 @@ use burn::module::Module;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData, Tolerance};
 use serde_json::Value;
 
-fn crate_dir() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn case(name: &str) -> PathBuf {
-    crate_dir().join("tests/heads").join(name)
-}
-
-fn encoder(device: &Device) -> Model {
-    let dir = crate_dir().join("golden/bert/base");
-    Pretrained::open(&dir).unwrap().encoder(device).unwrap()
-}
-
-fn input(expected: &Tensors, device: &Device) -> TextInput {
-    let (inputs, _) = read_safetensors(&crate_dir().join("golden/bert/inputs.safetensors")).unwrap();
-    let take = |key| expected.get(key).unwrap_or(&inputs[key]).clone();
-    let mask = Tensor::<2, Int>::from_data(take("attention_mask"), device);
-    TextInput {
-        ids: Tensor::from_data(take("input_ids"), device),
-        token_types: None,
-        padding: Some(mask.equal_elem(0)),
-    }
-}
-
-fn close(name: &str, own: &TensorData, wanted: &TensorData) {
-    assert_eq!(own.shape(), wanted.shape(), "{name}");
-    let peak = wanted.iter::<f32>().fold(0.0, |peak: f32, x| peak.max(x.abs()));
-    for (own, wanted) in own.iter::<f32>().zip(wanted.iter::<f32>()) {
-        assert!((own - wanted).abs() <= 2e-5 + 2e-5 * peak, "{name}: {own} and {wanted}");
-    }
-}
+use crate::head_cases::{case, close, encoder, input};
 
 fn targets(kind: HeadKind, expected: &Tensors, device: &Device) -> Targets {
     let data = |key: &str| expected[key].clone();
