@@ -7,10 +7,10 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::{FlexQTensor, FlexTensor};
 use burn::backend::ops::{FloatTensorOps, QTensorOps};
 use burn::backend::tensor::{FloatTensor, QuantizedTensor};
-use burn::backend::{
-    Autodiff, Backend, Dispatch, DispatchTensorKind, Flex, FloatDType, TensorMetadata, backend_extension,
-};
+use burn::backend::{Autodiff, Backend, Dispatch, Flex, FloatDType, TensorMetadata, backend_extension};
 use burn::tensor::{DType, Tensor, TensorData};
+
+use crate::fused::numbers::is_flex;
 
 /// What a backend with a product of its own computes.
 #[backend_extension(Flex, Autodiff)]
@@ -28,18 +28,8 @@ pub(crate) fn product(x: &Tensor<2>, weight: &Tensor<2>) -> Option<Tensor<2>> {
         return None;
     }
     let (x, weight) = (x.clone().into_dispatch(), weight.clone().into_dispatch());
-    let known = has_kernel(&x.kind) && has_kernel(&weight.kind);
+    let known = is_flex(&x.kind) && is_flex(&weight.kind);
     known.then(|| Tensor::from_dispatch(<Dispatch as QuantizedOps>::product(x, weight)))
-}
-
-fn has_kernel(kind: &DispatchTensorKind) -> bool {
-    match kind {
-        DispatchTensorKind::Flex(_) => true,
-        DispatchTensorKind::Autodiff(inner) => has_kernel(inner),
-        // Other backends, where their features are on.
-        #[allow(unreachable_patterns)]
-        _ => false,
-    }
 }
 
 impl QuantizedOps for Flex {

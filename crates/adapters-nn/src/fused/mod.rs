@@ -11,7 +11,7 @@ mod graph;
 mod linear;
 mod loss;
 mod norm;
-mod numbers;
+pub(crate) mod numbers;
 mod rotary;
 
 pub use attention::attention;

@@ -6,18 +6,20 @@ use burn::tensor::{DType, Int, Tensor, TensorData};
 
 use crate::kernel::attention::Strided;
 
+/// Whether a tensor is on the `flex` backend, with autodiff or without.
+pub fn is_flex(kind: &DispatchTensorKind) -> bool {
+    match kind {
+        DispatchTensorKind::Flex(_) => true,
+        DispatchTensorKind::Autodiff(inner) => is_flex(inner),
+        // Other backends, where their features are on; without them the pattern above is all there is.
+        #[allow(unreachable_patterns)]
+        _ => false,
+    }
+}
+
 /// Whether a tensor is of a kind the kernels read.
 pub fn runs_here<const D: usize>(x: &Tensor<D>) -> bool {
-    fn flex(kind: &DispatchTensorKind) -> bool {
-        match kind {
-            DispatchTensorKind::Flex(_) => true,
-            DispatchTensorKind::Autodiff(inner) => flex(inner),
-            // Other backends, where their features are on.
-            #[allow(unreachable_patterns)]
-            _ => false,
-        }
-    }
-    x.dtype() == DType::F32 && x.dims().iter().all(|len| *len > 0) && flex(&x.clone().into_dispatch().kind)
+    x.dtype() == DType::F32 && x.dims().iter().all(|len| *len > 0) && is_flex(&x.clone().into_dispatch().kind)
 }
 
 /// A tensor of `f32` that no gradient goes to, for an operation to hold; `None` for one that the kernels cannot read, or
