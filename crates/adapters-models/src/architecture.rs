@@ -7,6 +7,7 @@ use adapters_nn::nearest;
 use burn::module::Module;
 use burn::tensor::Device;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use crate::error::ModelError;
 use crate::model::Model;
@@ -18,6 +19,8 @@ use crate::{bart, bert, distilbert, gpt2, llama, mistral, qwen2, roberta, t5, vi
 /// Every architecture of this crate.
 pub const ARCHITECTURES: &[Architecture] = &[
     Architecture::of::<bart::BartModel>("bart", ModelKind::EncoderDecoder),
+    Architecture::new("mbart", ModelKind::EncoderDecoder, bart::load_mbart),
+    Architecture::new("plbart", ModelKind::EncoderDecoder, bart::load_plbart),
     Architecture::of::<bert::BertModel>("bert", ModelKind::Encoder),
     Architecture::new("roberta", ModelKind::Encoder, roberta::load),
     Architecture::new("xlm-roberta", ModelKind::Encoder, roberta::load_xlm),
@@ -27,6 +30,7 @@ pub const ARCHITECTURES: &[Architecture] = &[
     Architecture::new("qwen2", ModelKind::CausalLm, qwen2::load),
     Architecture::of::<gpt2::Gpt2Model>("gpt2", ModelKind::CausalLm),
     Architecture::of::<t5::T5Model>("t5", ModelKind::EncoderDecoder),
+    Architecture::new("mt5", ModelKind::EncoderDecoder, t5::load_mt5),
     Architecture::of::<vit::VitModel>("vit", ModelKind::ImageEncoder),
 ];
 
@@ -145,6 +149,29 @@ impl Architectures {
             supported: self.named(|_| true),
         })
     }
+}
+
+/// Loads a checkpoint of a relative of `M`: `defaults` are those of its published class, where they are not those of `M`,
+/// and `build` knows what else it changes.
+///
+/// # Errors
+///
+/// As [`FromCheckpoint::load`].
+pub(crate) fn load_relative<M>(
+    source: &Pretrained,
+    device: &Device,
+    defaults: Map<String, Value>,
+    build: impl FnOnce(M::Config, &Path, &mut Weights) -> Result<M, ModelError>,
+) -> Result<Model, ModelError>
+where
+    M: FromCheckpoint<Config: DeserializeOwned> + 'static,
+{
+    let config = source.config_with(defaults)?;
+    let weights = Weights::read(source.dir(), M::PREFIX, device)?;
+    let path = source.dir().join("config.json");
+    Ok(Model::new(M::finished(weights, |weights| {
+        build(config, &path, weights)
+    })?))
 }
 
 /// A model that is built of its configuration and the tensors of a checkpoint.

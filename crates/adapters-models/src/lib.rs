@@ -24,6 +24,7 @@ mod roberta;
 pub mod rotary;
 pub mod rotary_config;
 pub mod rotary_decoder;
+mod standard_layer;
 pub mod t5;
 mod tokenizer;
 mod transformer;
