@@ -9,7 +9,6 @@
 use burn::module::Param;
 use serde_json::{Map, Value, json};
 
-use crate::architecture::load_relative;
 use crate::input::TextToTextInput;
 use crate::llama::object;
 use crate::model::Model;

@@ -15,7 +15,6 @@ use adapters_core::KeyValueState;
 
 use serde_json::json;
 
-use crate::architecture::load_relative;
 use crate::attention::ProjectedAttention;
 use crate::input::TextToTextInput;
 use crate::llama::object;
