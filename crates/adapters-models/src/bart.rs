@@ -9,11 +9,11 @@
 use burn::module::Param;
 use serde_json::{Map, Value, json};
 
+use crate::checkpoint_folder::CheckpointFolder;
 use crate::input::TextToTextInput;
 use crate::llama::object;
 use crate::model::Model;
 use crate::modeling::*;
-use crate::pretrained::Pretrained;
 use crate::standard_layer::{StandardLayer, StandardNames, StandardOptions};
 use crate::transformer::EncoderDecoder;
 use crate::two_stacks::{DecoderFrame, TwoStacks};
@@ -167,7 +167,7 @@ const PLBART: Variant = Variant {
 };
 
 /// Loads a checkpoint of mBART. Where it names no start token, the decoder starts with that of texts, as in the reference.
-pub(crate) fn load_mbart(source: &Pretrained, device: &Device) -> Result<Model, ModelError> {
+pub(crate) fn load_mbart(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
     let defaults = object(json!({"decoder_start_token_id": 0}));
     load_relative(source, device, defaults, |config, path, weights| {
         BartModel::build_variant(MBART, config, path, weights)
@@ -175,7 +175,7 @@ pub(crate) fn load_mbart(source: &Pretrained, device: &Device) -> Result<Model, 
 }
 
 /// Loads a checkpoint of PLBART, with the defaults of its published class.
-pub(crate) fn load_plbart(source: &Pretrained, device: &Device) -> Result<Model, ModelError> {
+pub(crate) fn load_plbart(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
     let defaults = object(json!({
         "vocab_size": 50005, "d_model": 768, "encoder_layers": 6, "encoder_attention_heads": 12, "encoder_ffn_dim": 3072,
         "decoder_layers": 6, "decoder_attention_heads": 12, "decoder_ffn_dim": 3072, "attention_dropout": 0.1,

@@ -16,11 +16,11 @@ use adapters_core::KeyValueState;
 use serde_json::json;
 
 use crate::attention::ProjectedAttention;
+use crate::checkpoint_folder::CheckpointFolder;
 use crate::input::TextToTextInput;
 use crate::llama::object;
 use crate::model::Model;
 use crate::modeling::*;
-use crate::pretrained::Pretrained;
 use crate::t5::config::FeedForwardVariant;
 use crate::t5::distances::{Buckets, Distances};
 use crate::transformer::EncoderDecoder;
@@ -62,7 +62,7 @@ const MT5: Name = Name {
 };
 
 /// Loads a checkpoint of mT5: T5 with the defaults of its published class.
-pub(crate) fn load_mt5(source: &Pretrained, device: &Device) -> Result<Model, ModelError> {
+pub(crate) fn load_mt5(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
     let defaults = object(json!({
         "vocab_size": 250112, "d_ff": 1024, "num_layers": 8, "num_heads": 6, "feed_forward_proj": "gated-gelu",
         "tie_word_embeddings": false,
