@@ -46,5 +46,7 @@ pub use mtl_lora::{MtlLora, MtlLoraConfig, TaskMatrix, TaskParam};
 pub use scaling::Scaling;
 pub use site_builder::Dtype;
 pub use target::{AttentionMatrix, LayerRoles, LoraTarget};
-pub use vblora::{Mixtures, Vblora};
-pub use vera::{Projection, VeraConfig, VeraDefinition, VeraMatrices, VeraVectors};
+pub use vblora::{Mixtures, Vblora, VectorBank};
+pub use vera::{
+    DrawnMatrices, Projection, SharedMatrices, StoredMatrices, VeraConfig, VeraDefinition, VeraMatrices, VeraVectors,
+};
