@@ -123,6 +123,10 @@ impl<L: NamedParams, P> NamedParams for Reading<L, P> {
     fn fixed_params(&self) -> Vec<ParamId> {
         self.layer.fixed_params()
     }
+
+    fn index_limits(&self) -> Vec<(ParamId, Vec<usize>)> {
+        self.layer.index_limits()
+    }
 }
 
 impl<S, L, P> Boxes<Reading<L, P>> for Layer<S>

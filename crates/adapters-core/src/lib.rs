@@ -53,7 +53,7 @@ pub use set::attach::{AttachReport, build};
 pub use set::attached::{Attached, AttachedLayer};
 pub use set::average::normalized;
 pub use set::frozen::{Adapted, Frozen};
-pub use set::place::ParamPlace;
+pub use set::place::{ParamPlace, ParamShape};
 pub use set::values::{ParamValues, values, with_fresh_ids};
 pub use site::{EmbeddingRole, LinearRole, NormRole, ResidualRole, Role, Site, SiteInfo, SiteKind, Stack};
 pub use sited::{

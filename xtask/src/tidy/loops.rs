@@ -15,7 +15,6 @@ const MAX_LOOP: usize = 3;
 /// no new one may appear.
 const KNOWN: &[(&str, &str, usize)] = &[
     ("adapters-lora", "adapterhub", 6),
-    ("adapters-models", "architecture", 31),
     ("adapters-models", "heads", 7),
     ("adapters-train", "attach", 4),
     ("adapters-train", "curve", 4),

@@ -14,4 +14,9 @@ pub trait NamedParams {
     fn fixed_params(&self) -> Vec<ParamId> {
         Vec::new()
     }
+
+    /// How many things each parameter of integers points into: one number, or one for each row of the parameter.
+    fn index_limits(&self) -> Vec<(ParamId, Vec<usize>)> {
+        Vec::new()
+    }
 }

@@ -92,4 +92,8 @@ impl NamedParams for Shared {
     fn fixed_params(&self) -> Vec<ParamId> {
         self.parts.iter().flat_map(|part| part.fixed_params()).collect()
     }
+
+    fn index_limits(&self) -> Vec<(ParamId, Vec<usize>)> {
+        self.parts.iter().flat_map(|part| part.index_limits()).collect()
+    }
 }

@@ -109,4 +109,8 @@ impl NamedParams for SiteLayer {
     fn fixed_params(&self) -> Vec<ParamId> {
         self.named().fixed_params()
     }
+
+    fn index_limits(&self) -> Vec<(ParamId, Vec<usize>)> {
+        self.named().index_limits()
+    }
 }

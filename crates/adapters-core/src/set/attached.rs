@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::error::Error;
 use crate::host::Host;
@@ -14,7 +14,7 @@ use crate::method::named_params::NamedParams;
 use crate::method::shared::Shared;
 use crate::method::site_layer::SiteLayer;
 use crate::set::model_shape::ModelShape;
-use crate::set::place::ParamPlace;
+use crate::set::place::{ParamPlace, ParamShape};
 use crate::set::values::{Fill, ParamValues, values, with_fresh_ids};
 use crate::site::{Site, SiteInfo};
 
@@ -159,11 +159,16 @@ impl Attached {
     }
 
     /// Shapes of the parameters, by id.
-    pub fn shapes(&self) -> HashMap<ParamId, Vec<usize>> {
-        struct Shapes(HashMap<ParamId, Vec<usize>>);
+    pub fn shapes(&self) -> HashMap<ParamId, ParamShape> {
+        struct Shapes(HashMap<ParamId, ParamShape>);
         impl ModuleVisitor for Shapes {
             fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-                self.0.insert(param.id, param.lazy_shape().to_vec());
+                let dims = param.lazy_shape().to_vec();
+                self.0.insert(param.id, ParamShape { dims, integers: false });
+            }
+            fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+                let dims = param.lazy_shape().to_vec();
+                self.0.insert(param.id, ParamShape { dims, integers: true });
             }
         }
         let mut shapes = Shapes(HashMap::new());
@@ -188,6 +193,7 @@ impl Attached {
 
     fn places<'a>(&'a self, info: Option<&'a SiteInfo>, layer: &impl NamedParams) -> Vec<ParamPlace<'a>> {
         let fixed = layer.fixed_params();
+        let limits: HashMap<ParamId, Vec<usize>> = layer.index_limits().into_iter().collect();
         let named = layer.named_params().into_iter();
         named
             .map(|(param, id)| ParamPlace {
@@ -197,6 +203,7 @@ impl Attached {
                 param,
                 id,
                 fixed: fixed.contains(&id),
+                limits: limits.get(&id).cloned().unwrap_or_default(),
             })
             .collect()
     }

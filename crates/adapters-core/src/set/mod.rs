@@ -223,7 +223,7 @@ impl AdapterSet {
             sum += trained
                 .by_ref()
                 .filter_map(|id| shapes.get(&id))
-                .map(|s| s.iter().product::<usize>())
+                .map(|s| s.dims.iter().product::<usize>())
                 .sum::<usize>();
         }
         sum

@@ -9,6 +9,15 @@ use crate::method::any::AnyMethod;
 use crate::method::codec::Format;
 use crate::site::SiteInfo;
 
+/// What a parameter of a set is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParamShape {
+    /// The sizes of its axes.
+    pub dims: Vec<usize>,
+    /// Whether its elements are integers, which say where and never train.
+    pub integers: bool,
+}
+
 /// Where a parameter of a set lives.
 #[derive(Clone, Debug)]
 pub struct ParamPlace<'a> {
@@ -24,6 +33,8 @@ pub struct ParamPlace<'a> {
     pub id: ParamId,
     /// Whether it is stored and never trained.
     pub fixed: bool,
+    /// How many things a parameter of integers points into: one number, or one for each of its rows.
+    pub limits: Vec<usize>,
 }
 
 impl ParamPlace<'_> {
