@@ -19,7 +19,7 @@ pub(crate) fn factors(mask: Mask, count: usize, device: &Device) -> Tensor<1> {
         .flat_map(|word| [lower(word.clone()), upper(word)])
         .collect();
     let bits = Tensor::cat(halves, 1).reshape([groups * GROUP]);
-    let kept = bits.slice([0..count]).greater_equal_elem(mask.dropped as i64);
+    let kept = bits.slice_dim(0, 0..count).greater_equal_elem(mask.dropped as i64);
     kept.float() * mask.scale
 }
 
