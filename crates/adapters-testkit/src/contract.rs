@@ -545,7 +545,7 @@ pub fn randomised<M: Module>(module: M, seed: u64) -> M {
     module.map(&mut Redraw(ChaCha8Rng::seed_from_u64(seed)))
 }
 
-/// Gradients of all float parameters, by id.
+/// Gradients of all parameters, by id; of integers, none.
 pub fn gradients_of(module: &impl Module, gradients: &Gradients) -> HashMap<ParamId, Option<TensorData>> {
     struct Collect<'a>(&'a Gradients, HashMap<ParamId, Option<TensorData>>);
     impl ModuleVisitor for Collect<'_> {
@@ -553,6 +553,9 @@ pub fn gradients_of(module: &impl Module, gradients: &Gradients) -> HashMap<Para
             let value = param.val();
             let gradient = value.is_autodiff().then(|| value.grad(self.0)).flatten();
             self.1.insert(param.id, gradient.map(Tensor::into_data));
+        }
+        fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+            self.1.insert(param.id, None);
         }
     }
     let mut collect = Collect(gradients, HashMap::new());
