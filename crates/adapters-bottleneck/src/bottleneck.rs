@@ -3,8 +3,8 @@
 use adapters_core::config::{from_fields, published_seed, to_fields};
 use adapters_core::target::Target;
 use adapters_core::{
-    AdapterHub, Build, Capabilities, Codec, ConfigError, Erased, Error, Host, Method, Peft, Preset, Role, Shared,
-    SharedParameters, SiteInfo, SiteKind, SiteLayer, StoredConfig,
+    AdapterHub, Build, Capabilities, Codec, ConfigError, Erased, Error, Host, LARGEST_SIZE, Method, Peft, Preset, Role,
+    Shared, SharedParameters, SiteInfo, SiteKind, SiteLayer, StoredConfig,
 };
 use adapters_nn::{NonLinearity, draw};
 use burn::module::Param;
@@ -239,11 +239,18 @@ impl BottleneckConfig {
     /// Width of the bottleneck in `layer`.
     fn width(&self, layer: usize, d_model: usize) -> Result<usize, ConfigError> {
         let size = self.reduction_factor.bottleneck_size(layer, d_model);
-        size.ok_or_else(|| ConfigError::OutOfRange {
+        let size = size.ok_or_else(|| ConfigError::OutOfRange {
             field: "reduction_factor",
             expected: "a factor for every layer, or a `default`",
             found: format!("without layer {layer}"),
-        })
+        })?;
+        ConfigError::unless(
+            size <= LARGEST_SIZE,
+            "reduction_factor",
+            "a factor that makes a bottleneck of at most 65536",
+            format!("a bottleneck of {size}"),
+        )?;
+        Ok(size)
     }
 
     /// The object of a file: reduction factors without a fraction where they have none, scaling factors with one.

@@ -94,8 +94,29 @@ fn help(error: &(dyn Error + 'static)) -> Option<String> {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        f.write_str(&printable(&self.message))
     }
+}
+
+/// A message that a terminal can show: names from files may hold control characters, or be megabytes long.
+fn printable(message: &str) -> String {
+    const LONGEST: usize = 2000;
+    let mut shown = String::new();
+    for line in message.lines() {
+        if !shown.is_empty() {
+            shown.push('\n');
+        }
+        let visible = line.chars().take(LONGEST).flat_map(|c| match c.is_control() {
+            true => c.escape_default().collect::<Vec<_>>(),
+            false => vec![c],
+        });
+        shown.extend(visible);
+        let cut = line.chars().count().saturating_sub(LONGEST);
+        if cut > 0 {
+            shown.push_str(&format!(".. ({cut} characters more)"));
+        }
+    }
+    shown
 }
 
 impl Error for Failure {

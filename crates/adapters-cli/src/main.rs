@@ -3,12 +3,18 @@
 //! Results go to standard output, everything else to standard error. Exit code 1 is a mistake in what was asked for,
 //! 2 a mistake in how.
 
-/// A line of results on standard output. A closed pipe ends the output, not the program.
+/// A line of results on standard output.
 macro_rules! say {
-    ($($arg:tt)*) => {{
-        use std::io::Write;
-        let _ = writeln!(std::io::stdout(), $($arg)*);
-    }};
+    ($($arg:tt)*) => {
+        $crate::output::result_line(format_args!($($arg)*))
+    };
+}
+
+/// A line about the work on standard error.
+macro_rules! note {
+    ($($arg:tt)*) => {
+        $crate::output::note_line(format_args!($($arg)*))
+    };
 }
 
 mod allocator;
@@ -18,6 +24,7 @@ mod failure;
 mod folders;
 mod invocation;
 mod loading;
+mod output;
 mod progress;
 mod run_folder;
 
@@ -33,10 +40,10 @@ fn main() -> ExitCode {
     if computes(&args.command) {
         allocator::keep_buffers();
     }
-    match run(args.command) {
+    match run(args.command).and_then(|()| output::finish()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{:?}", miette::Report::new(failure));
+            note!("{:?}", miette::Report::new(failure));
             ExitCode::FAILURE
         }
     }

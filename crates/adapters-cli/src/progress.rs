@@ -83,7 +83,7 @@ impl Progress {
                     }
                     None if self.last_line.elapsed() >= LINE_EVERY => {
                         self.last_line = Instant::now();
-                        eprintln!("step {step}/{}: {message}", self.steps);
+                        note!("step {step}/{}: {message}", self.steps);
                     }
                     None => {}
                 }
@@ -106,8 +106,8 @@ impl Progress {
 
     fn line(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
+            Some(bar) => bar.suspend(|| note!("{text}")),
+            None => note!("{text}"),
         }
     }
 }

@@ -26,7 +26,7 @@ pub use method::capability::{
     Capabilities, ConvertsForStorage, EditsEmbeddings, NeedsTokenizer, Penalized, Scheduled, SharedParameters,
 };
 pub use method::codec::{AdapterHub, Codec, FileFormat, Format, Peft, StoredConfig, Tensors};
-pub use method::config::ConfigError;
+pub use method::config::{ConfigError, LARGEST_SIZE};
 pub use method::config_string::{ConfigPart, ConfigString};
 pub use method::layer::{Causality, Finisher, NotMergeable, SiteAdapter};
 pub use method::named_params::NamedParams;

@@ -90,8 +90,8 @@ impl Method for Adalora {
 
     fn check(&self) -> Result<(), ConfigError> {
         let dropout = self.lora_dropout;
-        ConfigError::unless(self.init_r > 0, "init_r", "at least 1", self.init_r)?;
-        ConfigError::unless(self.target_r > 0, "target_r", "at least 1", self.target_r)?;
+        ConfigError::size("init_r", self.init_r)?;
+        ConfigError::size("target_r", self.target_r)?;
         ConfigError::unless(
             self.lora_alpha.is_finite(),
             "lora_alpha",

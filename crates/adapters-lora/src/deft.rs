@@ -81,7 +81,7 @@ impl Method for Deft {
 
     fn check(&self) -> Result<(), ConfigError> {
         let (alpha, dropout) = (self.alpha.unwrap_or_default(), self.deft_dropout);
-        ConfigError::unless(self.r > 0, "r", "at least 1", self.r)?;
+        ConfigError::size("r", self.r)?;
         ConfigError::unless(alpha.is_finite(), "alpha", "a finite number", alpha)?;
         let scale = self.init_scale;
         ConfigError::unless(scale.is_finite(), "init_scale", "a finite number", scale)?;

@@ -51,7 +51,7 @@ impl Method for Delora {
 
     fn check(&self) -> Result<(), ConfigError> {
         let dropout = self.module_dropout;
-        ConfigError::unless(self.r > 0, "r", "at least 1", self.r)?;
+        ConfigError::size("r", self.r)?;
         ConfigError::unless(
             self.delora_lambda.is_finite(),
             "delora_lambda",

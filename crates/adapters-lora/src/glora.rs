@@ -103,7 +103,7 @@ impl Method for Glora {
     const NAME: &'static str = "glora";
 
     fn check(&self) -> Result<(), ConfigError> {
-        ConfigError::unless(self.r > 0, "r", "at least 1", self.r)?;
+        ConfigError::size("r", self.r)?;
         let fits = self.coupling != Form::Constant;
         ConfigError::unless(fits, "config_C", "lora, vector or none", "constant")?;
         ConfigError::unless(

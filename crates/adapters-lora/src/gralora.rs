@@ -66,7 +66,7 @@ impl Method for Gralora {
 
     fn check(&self) -> Result<(), ConfigError> {
         let dropout = self.gralora_dropout;
-        ConfigError::unless(self.gralora_k > 0, "gralora_k", "at least 1", self.gralora_k)?;
+        ConfigError::size("gralora_k", self.gralora_k)?;
         let fits = self.r > 0 && self.r.is_multiple_of(self.gralora_k);
         ConfigError::unless(fits, "r", "a multiple of gralora_k, and at least 1", self.r)?;
         ConfigError::unless(self.alpha.is_finite(), "alpha", "a finite number", self.alpha)?;

@@ -46,7 +46,7 @@ impl Method for Hira {
 
     fn check(&self) -> Result<(), ConfigError> {
         let dropout = self.hira_dropout;
-        ConfigError::unless(self.r > 0, "r", "at least 1", self.r)?;
+        ConfigError::size("r", self.r)?;
         ConfigError::unless((0.0..1.0).contains(&dropout), "hira_dropout", "0 <= p < 1", dropout)
     }
 

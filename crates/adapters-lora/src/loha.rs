@@ -54,7 +54,7 @@ impl Method for Loha {
     const NAME: &'static str = "loha";
 
     fn check(&self) -> Result<(), ConfigError> {
-        ConfigError::unless(self.r > 0, "r", "at least 1", self.r)?;
+        ConfigError::size("r", self.r)?;
         ConfigError::unless(self.alpha.is_finite(), "alpha", "a finite number", self.alpha)?;
         ConfigError::unless(self.rank_dropout == 0.0, "rank_dropout", "0", self.rank_dropout)?;
         ConfigError::unless(self.module_dropout == 0.0, "module_dropout", "0", self.module_dropout)

@@ -61,7 +61,7 @@ impl Method for Lokr {
 
     fn check(&self) -> Result<(), ConfigError> {
         let factor = self.decompose_factor;
-        ConfigError::unless(self.r > 0, "r", "at least 1", self.r)?;
+        ConfigError::size("r", self.r)?;
         ConfigError::unless(self.alpha.is_finite(), "alpha", "a finite number", self.alpha)?;
         ConfigError::unless(
             factor == -1 || factor > 0,

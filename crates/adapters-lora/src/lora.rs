@@ -181,16 +181,11 @@ impl LoraConfig {
 
     /// Refuses the first field outside its range.
     pub(crate) fn check_fields(&self) -> Result<(), ConfigError> {
-        ConfigError::unless(self.rank > 0, "r", "at least 1", self.rank)?;
+        ConfigError::size("r", self.rank)?;
         ConfigError::unless(self.alpha.is_finite(), "alpha", "a finite number", self.alpha)?;
         check_dropout(self.dropout)?;
-        let zero = self.rank_pattern.iter().find(|(_, r)| **r == 0);
-        ConfigError::unless(
-            zero.is_none(),
-            "rank_pattern",
-            "ranks of at least 1",
-            zero.map_or(String::new(), |(path, _)| format!("0 for `{path}`")),
-        )?;
+        let mut ranks = self.rank_pattern.values();
+        ranks.try_for_each(|rank| ConfigError::size("rank_pattern", *rank))?;
         let endless = self.alpha_pattern.iter().find(|(_, a)| !a.is_finite());
         ConfigError::unless(
             endless.is_none(),

@@ -60,8 +60,8 @@ impl Method for Miss {
 
     fn check(&self) -> Result<(), ConfigError> {
         let dropout = self.miss_dropout;
-        ConfigError::unless(self.r > 0, "r", "at least 1", self.r)?;
-        ConfigError::unless(self.mini_r > 0, "mini_r", "at least 1", self.mini_r)?;
+        ConfigError::size("r", self.r)?;
+        ConfigError::size("mini_r", self.mini_r)?;
         ConfigError::unless((0.0..1.0).contains(&dropout), "miss_dropout", "0 <= p < 1", dropout)?;
         match &self.init_weights {
             Value::Bool(_) => Ok(()),

@@ -80,7 +80,7 @@ impl Method for MtlLoraConfig {
 
     fn check(&self) -> Result<(), ConfigError> {
         let n = self.up_projections;
-        ConfigError::unless(n > 0, "n_up_projection", "at least 1", n)?;
+        ConfigError::size("n_up_projection", n)?;
         ConfigError::unless(self.sharpness > 0.0, "weights_sharpness", "above 0", self.sharpness)?;
         self.lora.check_for_variant()
     }

@@ -76,7 +76,7 @@ impl Method for Peanut {
     const NAME: &'static str = "peanut";
 
     fn check(&self) -> Result<(), ConfigError> {
-        ConfigError::unless(self.r > 0, "r", "at least 1", self.r)?;
+        ConfigError::size("r", self.r)?;
         ConfigError::unless(self.scaling.is_finite(), "scaling", "a finite number", self.scaling)?;
         self.activation().map(|_| ())
     }

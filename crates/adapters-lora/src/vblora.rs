@@ -75,7 +75,7 @@ impl Method for Vblora {
 
     fn check(&self) -> Result<(), ConfigError> {
         let fits = self.topk > 0 && self.topk <= self.num_vectors;
-        ConfigError::unless(self.r > 0, "r", "at least 1", self.r)?;
+        ConfigError::size("r", self.r)?;
         ConfigError::unless(
             self.vector_length > 0,
             "vector_length",

@@ -1,6 +1,7 @@
 //! Chat templates: messages to the text a model was trained on, by the template published with its tokenizer.
 
 use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use adapters_store::{StoreError, read_json};
@@ -43,6 +44,33 @@ pub struct ChatTemplate {
 
 const CONFIG: &str = "tokenizer_config.json";
 const FILE: &str = "chat_template.jinja";
+
+/// Steps of the template engine that a chat may take; published templates need a few hundred for each message.
+const FUEL: u64 = 2_000_000;
+
+/// Bytes that a chat may become.
+const LONGEST: usize = 16 << 20;
+
+/// A text that refuses to become too long.
+#[derive(Default)]
+struct Limited(Vec<u8>);
+
+impl Write for Limited {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > LONGEST {
+            return Err(io::Error::other(format!(
+                "it makes a text of more than {} MiB",
+                LONGEST >> 20
+            )));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 impl ChatTemplate {
     /// Reads the template of a checkpoint folder.
@@ -90,6 +118,7 @@ impl ChatTemplate {
     /// [`ModelError::ChatTemplate`] with the template's own words, or the line it fails at.
     pub fn render(&self, messages: &[Message], open: bool) -> Result<String, ModelError> {
         let mut environment = Environment::new();
+        environment.set_fuel(Some(FUEL));
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(|error| self.refuse(&error))?);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
@@ -105,15 +134,23 @@ impl ChatTemplate {
                 Value::from_pairs([("role", role.as_str()), ("content", content.as_str())])
             })
             .collect();
-        environment
-            .render_str(&self.source, context! { messages, add_generation_prompt => open })
-            .map_err(|error| self.refuse(&error))
+        let mut text = Limited::default();
+        let template = environment
+            .template_from_str(&self.source)
+            .map_err(|error| self.refuse(&error))?;
+        template
+            .render_captured_to(context! { messages, add_generation_prompt => open }, &mut text)
+            .map_err(|error| self.refuse(&error))?;
+        // The engine writes texts only.
+        Ok(String::from_utf8_lossy(&text.0).into_owned())
     }
 
     fn refuse(&self, error: &Error) -> ModelError {
+        // What the writer said is the cause of an error that says nothing.
+        let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
         ModelError::ChatTemplate {
             path: self.path.clone(),
-            reason: error.to_string(),
+            reason: format!("{error}{}", cause.unwrap_or_default()),
         }
     }
 }

@@ -7,6 +7,29 @@ use serde_json::{Map, Value};
 
 use crate::error::ModelError;
 
+const PADDING: &str = "pad_token_id";
+
+/// Names of numbers of layers.
+const LAYERS: [&str; 8] = [
+    "num_hidden_layers",
+    "num_layers",
+    "num_decoder_layers",
+    "n_layer",
+    "n_layers",
+    "encoder_layers",
+    "decoder_layers",
+    "num_hidden_groups",
+];
+
+/// Names of the constants of normalizations.
+const EPSILONS: [&str; 5] = [
+    "layer_norm_eps",
+    "layer_norm_epsilon",
+    "rms_norm_eps",
+    "norm_eps",
+    "group_norm_eps",
+];
+
 /// Checks the values of a configuration file.
 #[derive(Clone, Copy, Debug)]
 pub struct ConfigCheck<'a> {
@@ -27,6 +50,39 @@ impl<'a> ConfigCheck<'a> {
             expected: expected.into(),
             found: found.to_string(),
         }
+    }
+
+    /// Checks what every published configuration has in common, before anything is built from it: numbers of layers, constants
+    /// of normalizations, and special tokens, which are rows of the embedding table. A padding token of -1 means none.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Config`] naming the field.
+    pub fn published(&self, config: &mut Map<String, Value>) -> Result<(), ModelError> {
+        for field in LAYERS {
+            if let Some(found) = config.get(field).filter(|found| found.is_number()) {
+                let holds = found.as_u64().is_some_and(|layers| layers <= 4096);
+                self.require(holds, field, "at most 4096", found)?;
+            }
+        }
+        for field in EPSILONS {
+            if let Some(found) = config.get(field).filter(|found| found.is_number()) {
+                let holds = found.as_f64().is_some_and(|epsilon| (0.0..=1.0).contains(&epsilon));
+                self.require(holds, field, "0 to 1", found)?;
+            }
+        }
+        if config.get(PADDING).and_then(Value::as_i64) == Some(-1) {
+            config.remove(PADDING);
+        }
+        let rows = config.get("vocab_size").and_then(Value::as_u64);
+        for field in [PADDING, "decoder_start_token_id"] {
+            let (Some(found), Some(rows)) = (config.get(field).filter(|found| found.is_number()), rows) else {
+                continue;
+            };
+            let holds = found.as_u64().is_some_and(|id| id < rows);
+            self.require(holds, field, format!("a token id below vocab_size = {rows}"), found)?;
+        }
+        Ok(())
     }
 
     /// An error unless `holds`.

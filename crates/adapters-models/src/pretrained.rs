@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::architecture::{Architecture, Architectures};
 use crate::checkpoint_folder::CheckpointFolder;
+use crate::config_check::ConfigCheck;
 use crate::error::ModelError;
 use crate::kind::ModelKind;
 use crate::model::Model;
@@ -50,7 +51,8 @@ impl Pretrained {
                 missing: "it has no config.json",
             });
         }
-        let config: Map<String, Value> = read_json(&path)?;
+        let mut config: Map<String, Value> = read_json(&path)?;
+        ConfigCheck::new(&path).published(&mut config)?;
         let found = config.get("model_type").and_then(Value::as_str);
         let architecture = architectures.find(found.unwrap_or("(no model_type)"), &path)?;
         Ok(Self {
@@ -166,22 +168,32 @@ impl Pretrained {
     ///
     /// # Errors
     ///
-    /// [`ModelError::Store`] if the first does not parse.
+    /// [`ModelError::Store`] if the first does not parse; [`ModelError::Config`] for what is no token id.
     pub fn stop_tokens(&self) -> Result<Vec<u32>, ModelError> {
         let path = self.dir().join("generation_config.json");
         let generation: Map<String, Value> = match path.exists() {
             true => read_json(&path)?,
             false => Map::new(),
         };
-        let ids = [&generation, self.folder.config()]
+        let files = [
+            (path, &generation),
+            (self.dir().join("config.json"), self.folder.config()),
+        ];
+        let said = files
             .into_iter()
-            .find_map(|config| config.get("eos_token_id").filter(|ids| !ids.is_null()));
-        let number = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
-        Ok(match ids {
-            Some(Value::Array(ids)) => ids.iter().filter_map(number).collect(),
-            Some(id) => number(id).into_iter().collect(),
-            None => Vec::new(),
-        })
+            .find_map(|(path, config)| Some((path, config.get("eos_token_id").filter(|ids| !ids.is_null())?)));
+        let Some((path, ids)) = said else {
+            return Ok(Vec::new());
+        };
+        let number = |id: &Value| {
+            let found = id.as_u64().and_then(|id| u32::try_from(id).ok());
+            let expected = "a token id, or a list of token ids";
+            found.ok_or_else(|| ConfigCheck::new(&path).refusal("eos_token_id", expected, id))
+        };
+        match ids {
+            Value::Array(ids) => ids.iter().map(number).collect(),
+            id => Ok(vec![number(id)?]),
+        }
     }
 
     /// Loads the tokenizer.

@@ -1,8 +1,11 @@
 //! Text to token ids, through the published `tokenizer.json`.
 
+use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use adapters_store::StoreError;
+use serde::de::IgnoredAny;
 use tokenizers::{EncodeInput, Tokenizer, TruncationParams};
 
 use crate::error::ModelError;
@@ -62,7 +65,16 @@ impl TextTokenizer {
             path: path.clone(),
             reason: reason.to_string(),
         };
-        let mut inner = Tokenizer::from_file(&path).map_err(refuse)?;
+        let bytes = fs::read(&path).map_err(|source| StoreError::Read {
+            path: path.clone(),
+            source,
+        })?;
+        // The tokenizer library panics inside an object that is cut off.
+        serde_json::from_slice::<IgnoredAny>(&bytes).map_err(|source| StoreError::Json {
+            path: path.clone(),
+            source,
+        })?;
+        let mut inner = Tokenizer::from_bytes(&bytes).map_err(refuse)?;
         inner.with_padding(None);
         let truncation = TruncationParams {
             max_length,
@@ -81,13 +93,14 @@ impl TextTokenizer {
         &self,
         texts: impl IntoIterator<Item = (&'t str, Option<&'t str>)>,
     ) -> Result<Vec<Encoded>, ModelError> {
-        let inputs: Vec<EncodeInput<'_>> = texts
-            .into_iter()
-            .map(|(text, pair)| match pair {
-                Some(pair) => (text, pair).into(),
+        let inputs = texts.into_iter().map(|(text, pair)| {
+            let text = self.shortened(text)?;
+            Ok(match pair {
+                Some(pair) => (text, self.shortened(pair)?).into(),
                 None => text.into(),
             })
-            .collect();
+        });
+        let inputs: Vec<EncodeInput<'_>> = inputs.collect::<Result<_, ModelError>>()?;
         let encodings = self.inner.encode_batch(inputs, true).map_err(|e| self.refuse(&e))?;
         Ok(encodings
             .into_iter()
@@ -96,6 +109,26 @@ impl TextTokenizer {
                 type_ids: e.get_type_ids().to_vec(),
             })
             .collect())
+    }
+
+    /// The start of a very long text, with more tokens than the longest input: the others would be cut off anyway, and the
+    /// tokenizer needs hundreds of bytes for each.
+    fn shortened<'t>(&self, text: &'t str) -> Result<&'t str, ModelError> {
+        /// Tokens that a cut in the middle of a word may change.
+        const MARGIN: usize = 64;
+        const SHORT: usize = 1 << 16;
+        let Some(longest) = self.inner.get_truncation().map(|truncation| truncation.max_length) else {
+            return Ok(text);
+        };
+        let mut bytes = SHORT;
+        while bytes < text.len() {
+            let start = &text[..text.floor_char_boundary(bytes)];
+            if self.encode_whole(start, false)?.len() >= longest.saturating_add(MARGIN) {
+                return Ok(start);
+            }
+            bytes *= 4;
+        }
+        Ok(text)
     }
 
     /// Encodes words that are split already, each token with its word.
@@ -113,7 +146,7 @@ impl TextTokenizer {
     ///
     /// [`ModelError::Tokenizer`] with the tokenizer's words.
     pub fn encode_aligned(&self, first: &str, second: &str) -> Result<AlignedText, ModelError> {
-        self.aligned((first, second).into())
+        self.aligned((self.shortened(first)?, self.shortened(second)?).into())
     }
 
     fn aligned(&self, input: EncodeInput<'_>) -> Result<AlignedText, ModelError> {

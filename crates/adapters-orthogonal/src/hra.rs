@@ -48,7 +48,7 @@ impl Method for Hra {
     const NAME: &'static str = "hra";
 
     fn check(&self) -> Result<(), ConfigError> {
-        ConfigError::unless(self.r > 0, "r", "at least 1", self.r)
+        ConfigError::size("r", self.r)
     }
 
     fn target(&self) -> Target {

@@ -219,11 +219,9 @@ impl Method for PrefixTuningConfig {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let at_least_one =
-            |field, value: usize| ConfigError::unless(value >= 1, field, "a number of at least 1", value);
-        at_least_one("prefix_length", self.prefix_length)?;
+        ConfigError::size("prefix_length", self.prefix_length)?;
         if !self.flat {
-            at_least_one("bottleneck_size", self.bottleneck_size)?;
+            ConfigError::size("bottleneck_size", self.bottleneck_size)?;
         }
         let field = "non_linearity";
         NonLinearity::check(&self.non_linearity).map_err(|unknown| ConfigError::UnknownName { field, unknown })?;

@@ -103,7 +103,7 @@ impl Method for PromptTuningConfig {
 
     fn check(&self) -> Result<(), ConfigError> {
         let length = self.prompt_length;
-        ConfigError::unless(length >= 1, "prompt_length", "a number of at least 1", length)?;
+        ConfigError::size("prompt_length", length)?;
         let scale = self.scale();
         let fits = scale.is_finite() && scale >= 0.0;
         ConfigError::unless(fits, "random_uniform_scale", "a finite number of at least 0", scale)?;

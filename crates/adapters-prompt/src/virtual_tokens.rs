@@ -36,7 +36,7 @@ impl Default for VirtualTokens {
 
 impl VirtualTokens {
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
-        at_least_one("num_virtual_tokens", self.num_virtual_tokens)?;
+        ConfigError::size("num_virtual_tokens", self.num_virtual_tokens)?;
         let submodules = self.num_transformer_submodules;
         let fits = (1..=2).contains(&submodules);
         ConfigError::unless(fits, "num_transformer_submodules", "1 or 2", submodules)
@@ -82,9 +82,4 @@ pub(crate) fn embedding_width<'a>(sites: impl IntoIterator<Item = &'a SiteInfo>)
         SiteKind::Embedding { d_model } => Some(d_model),
         _ => None,
     })
-}
-
-/// Refuses zero.
-pub(crate) fn at_least_one(field: &'static str, value: usize) -> Result<(), ConfigError> {
-    ConfigError::unless(value >= 1, field, "a number of at least 1", value)
 }

@@ -211,7 +211,7 @@ impl Method for ReftConfig {
         let fits = self.prefix_positions + self.suffix_positions >= 1;
         let expected = "at least 1 where `suffix_positions` is 0";
         ConfigError::unless(fits, "prefix_positions", expected, self.prefix_positions)?;
-        ConfigError::unless(self.r >= 1, "r", "a number of at least 1", self.r)?;
+        ConfigError::size("r", self.r)?;
         let fits = (0.0..1.0).contains(&self.dropout);
         ConfigError::unless(fits, "dropout", "a number in [0, 1)", self.dropout)?;
         let field = "non_linearity";

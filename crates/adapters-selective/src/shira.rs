@@ -59,7 +59,7 @@ impl Method for Shira {
     const NAME: &'static str = "shira";
 
     fn check(&self) -> Result<(), ConfigError> {
-        ConfigError::unless(self.r > 0, "r", "at least 1", self.r)?;
+        ConfigError::size("r", self.r)?;
         ConfigError::unless(self.mask_type == "random", "mask_type", "random", &self.mask_type)?;
         let seed = self.random_seed.unwrap_or_default();
         ConfigError::unless(u32::try_from(seed).is_ok(), "random_seed", "below 2^32", seed)

@@ -47,7 +47,7 @@ impl Method for C3a {
     const NAME: &'static str = "c3a";
 
     fn check(&self) -> Result<(), ConfigError> {
-        ConfigError::unless(self.block_size > 0, "block_size", "at least 1", self.block_size)?;
+        ConfigError::size("block_size", self.block_size)?;
         let known = match &self.init_weights {
             Value::Bool(_) => true,
             Value::String(name) => ["gaussian", "kaiming_uniform", "xavier_uniform"].contains(&name.as_str()),

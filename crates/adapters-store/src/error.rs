@@ -183,5 +183,10 @@ impl fmt::Display for TensorProblem {
 }
 
 fn list(problems: &[TensorProblem]) -> String {
-    problems.iter().map(|p| format!("\n  - {p}")).collect()
+    const SHOWN: usize = 20;
+    let mut lines: String = problems.iter().take(SHOWN).map(|p| format!("\n  - {p}")).collect();
+    if let Some(more) = problems.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+        lines.push_str(&format!("\n  and {more} more"));
+    }
+    lines
 }

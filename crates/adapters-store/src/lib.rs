@@ -9,6 +9,7 @@ mod manifest;
 mod save;
 mod setup;
 mod tensors;
+mod unique_keys;
 
 pub use error::{StoreError, TensorProblem};
 pub use fusion::{load_fusion, save_fusion};

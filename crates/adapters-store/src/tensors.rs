@@ -11,6 +11,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::unique_keys::check_unique;
 use crate::{StoreError, TensorProblem, atomic};
 use adapters_core::Tensors;
 
@@ -26,7 +27,10 @@ pub fn read_safetensors(path: &Path) -> Result<(Tensors, HashMap<String, String>
         path: path.to_owned(),
         reason,
     };
-    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| damaged(e.to_string()))?;
+    let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| damaged(e.to_string()))?;
+    if let Some(header) = bytes.get(8..8 + header) {
+        check_unique(header).map_err(|e| damaged(e.to_string()))?;
+    }
     let file = SafeTensors::deserialize(&bytes).map_err(|e| damaged(e.to_string()))?;
     let mut tensors = Tensors::new();
     for (key, view) in file.tensors() {
@@ -111,10 +115,13 @@ pub fn write_safetensors(
 ///
 /// [`StoreError::Read`], [`StoreError::Json`] with line, column and field.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, StoreError> {
-    serde_json::from_slice(&read(path)?).map_err(|source| StoreError::Json {
-        path: path.to_owned(),
-        source,
-    })
+    let bytes = read(path)?;
+    check_unique(&bytes)
+        .and_then(|()| serde_json::from_slice(&bytes))
+        .map_err(|source| StoreError::Json {
+            path: path.to_owned(),
+            source,
+        })
 }
 
 /// Writes a JSON file, indented, atomically.

@@ -17,7 +17,7 @@ pub fn run(args: EvalArgs) -> Result<(), Failure> {
     fields.label = args.label_field;
     let records = Records::read(&args.data)?;
     let data = loaded.examples(&records, true)?;
-    eprintln!("{}", loaded.report);
+    note!("{}", loaded.report);
     let evaluation = loaded.evaluate(&*data, args.batch)?;
     say!("{} {:.4}", evaluation.metric, evaluation.score);
     say!("loss {:.4}", evaluation.loss);
@@ -41,7 +41,7 @@ pub fn run(args: EvalArgs) -> Result<(), Failure> {
             .collect();
         let tensors = Tensors::from([("logits".to_owned(), TensorData::new(values, shape))]);
         write_safetensors(path, &tensors, [])?;
-        eprintln!("wrote {}", path.display());
+        note!("wrote {}", path.display());
     }
     Ok(())
 }

@@ -1,7 +1,5 @@
 //! `adapters generate`
 
-use std::io::{Write, stdout};
-
 use adapters::Adapted;
 use adapters::models::{
     Beams, ChatTemplate, EarlyStopping, Generation, Message, Model, ModelError, ModelKind, Pretrained, Sampling,
@@ -11,12 +9,13 @@ use adapters::store::Manifest;
 
 use crate::args::{EarlyStoppingArg, GenerateArgs};
 use crate::failure::Failure;
-use crate::loading;
+use crate::{folders, loading, output};
 
 /// Prints what the model adds to each prompt: a single one as it comes, several one after the other.
 pub fn run(args: GenerateArgs) -> Result<(), Failure> {
     let device = loading::device(&args.device)?;
-    let manifest = match &args.adapter {
+    let adapter = args.adapter.as_deref().map(folders::adapter).transpose()?;
+    let manifest = match &adapter {
         Some(adapter) => loading::manifest(adapter)?,
         None => Manifest::default(),
     };
@@ -52,12 +51,12 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
     };
     if !matches!(pretrained.kind(), ModelKind::CausalLm | ModelKind::EncoderDecoder) {
         return Err(Failure::new(
-            format!("`{}` has no next token", pretrained.model_type()),
+            format!("a `{}` model cannot generate text", pretrained.model_type()),
             "name a causal language model or an encoder-decoder with --model",
         ));
     }
     let model = pretrained.model(&device)?;
-    let adapted = match &args.adapter {
+    let adapted = match &adapter {
         Some(adapter) => loading::adapted(model, adapter, args.allow_bin, &device)?.0,
         None => Adapted::new(model),
     };
@@ -66,10 +65,10 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
         let mut stream = tokenizer.stream();
         let mut failed = None;
         grow(&generation, &adapted, &prompts, |token| match stream.push(token) {
-            Ok(text) => show(&text),
+            Ok(text) => output::result_part(&text),
             Err(error) => failed = Some(error),
         })?;
-        say!();
+        say!("");
         return failed.map_or(Ok(()), |error: ModelError| Err(error.into()));
     }
     for tokens in grow(&generation, &adapted, &prompts, |_| ())? {
@@ -106,8 +105,8 @@ fn prompts(
         true => Some(ChatTemplate::load(pretrained.dir())?),
         false if args.system.is_some() => {
             return Err(Failure::new(
-                "--system is given, and the prompts are no chat",
-                "add --chat to put both into the chat template of the model",
+                "--system needs a chat, and the prompts are plain texts",
+                "add --chat to apply the chat template of the model",
             ));
         }
         false => None,
@@ -121,10 +120,4 @@ fn prompts(
         None => tokenizer.encode_whole(prompt, true),
     };
     Ok(args.prompt.iter().map(encode).collect::<Result<_, _>>()?)
-}
-
-/// A piece of text, at once. A closed pipe ends the output, not the program.
-fn show(text: &str) {
-    let mut out = stdout();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }

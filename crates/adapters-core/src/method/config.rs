@@ -81,7 +81,20 @@ impl ConfigError {
             }),
         }
     }
+
+    /// Checks a number that the sizes of tensors follow from, such as a rank or a number of virtual tokens: at least one, and no
+    /// larger than [`LARGEST_SIZE`]. A damaged file must not ask for more memory than there is.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfRange`](Self::OutOfRange) naming the field.
+    pub fn size(field: &'static str, found: usize) -> Result<(), Self> {
+        Self::unless((1..=LARGEST_SIZE).contains(&found), field, "1 to 65536", found)
+    }
 }
+
+/// The largest rank, length or bottleneck of an adapter, see [`ConfigError::size`].
+pub const LARGEST_SIZE: usize = 1 << 16;
 
 /// Refuses the first field that is none of `known`.
 ///

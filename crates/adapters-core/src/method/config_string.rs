@@ -166,7 +166,9 @@ impl Parser<'_> {
                 let key = self.word("the name of a field")?.to_owned();
                 self.expect('=', "`=`")?;
                 let value = self.value(0)?;
-                fields.insert(key, value);
+                if fields.insert(key, value).is_some() {
+                    return Err(self.error("every field once: a field is there twice"));
+                }
                 if !self.eat(',') {
                     break;
                 }

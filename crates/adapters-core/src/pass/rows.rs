@@ -24,10 +24,10 @@ impl Partition {
             Self::Tasks => *tasks.get(index % tasks.len().max(1))?,
             Self::Branches => Some(index / (count / children.max(1)).max(1)),
             Self::Sizes(sizes) => {
-                let index = index % sizes.iter().sum::<usize>().max(1);
+                let index = index % total(sizes).max(1);
                 let mut end = 0;
                 sizes.iter().position(|size| {
-                    end += size;
+                    end = size.saturating_add(end);
                     index < end
                 })
             }
@@ -119,6 +119,11 @@ pub(super) fn within(groups: &[Group], range: &Range<usize>) -> (Vec<Group>, Vec
     (kept, order)
 }
 
+/// The sum of sizes that a file may have made as large as it likes.
+fn total(sizes: &[usize]) -> usize {
+    sizes.iter().fold(0, |sum, size| sum.saturating_add(*size))
+}
+
 /// Checks that a composition fits an input: the sizes of every `BatchSplit` add up to its rows and those of every `Split` to
 /// its positions, and every row has a task where a `MultiTask` tells tasks apart.
 ///
@@ -137,12 +142,12 @@ pub(crate) fn check_input(block: &Composition, rows: usize, positions: usize, ta
     };
     match block {
         Composition::BatchSplit { children, batch_sizes } => {
-            check("rows", batch_sizes.iter().sum(), rows)?;
+            check("rows", total(batch_sizes), rows)?;
             let mut sizes = children.iter().zip(batch_sizes);
             sizes.try_for_each(|(child, size)| check_input(child, *size, positions, tasks))
         }
         Composition::Split { children, splits } => {
-            check("positions", splits.iter().sum(), positions)?;
+            check("positions", total(splits), positions)?;
             let mut sizes = children.iter().zip(splits);
             sizes.try_for_each(|(child, size)| check_input(child, rows, *size, tasks))
         }

@@ -181,7 +181,7 @@ impl Combination {
             ConfigError::unless(fits, "density", "0 < density <= 1", density)?;
         }
         match rank {
-            Some(rank) => ConfigError::unless(rank > 0, "rank", "at least 1", rank),
+            Some(rank) => ConfigError::size("rank", rank),
             None => Ok(()),
         }
     }

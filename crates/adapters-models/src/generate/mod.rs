@@ -83,10 +83,6 @@ impl Generation {
     /// its range, a prompt without tokens or beyond the longest input, and a
     /// composition that makes several outputs of one input; [`ModelError::Adapter`] for tasks the composition does not have
     /// and for shares of the batch or of the positions that are not those of the texts.
-    ///
-    /// # Panics
-    ///
-    /// Panics if an id is outside the vocabulary.
     pub fn run(
         &self,
         model: &Model,
@@ -95,7 +91,7 @@ impl Generation {
         on_token: impl FnMut(usize, u32),
     ) -> Result<Vec<Vec<u32>>, ModelError> {
         let (lm, info) = (model.causal_lm()?, model.info());
-        let prompt = self.check(set, prompts)?;
+        let prompt = self.check(set, prompts, model.vocab_size())?;
         self.check_length(prompt, self.max_new_tokens, info.max_length)?;
         let device = model.device();
         let input = |rows: &[&[u32]]| TextInput::padded(rows, info.pad_id, PaddingSide::Left, &device);
@@ -119,10 +115,6 @@ impl Generation {
     /// # Errors
     ///
     /// As [`run`](Self::run).
-    ///
-    /// # Panics
-    ///
-    /// As [`run`](Self::run).
     pub fn answer(
         &self,
         model: &Model,
@@ -131,8 +123,8 @@ impl Generation {
         on_token: impl FnMut(usize, u32),
     ) -> Result<Vec<Vec<u32>>, ModelError> {
         let (device, info) = (model.device(), model.info());
+        let longest = self.check(set, texts, model.vocab_size())?;
         let model = model.encoder_decoder()?;
-        let longest = self.check(set, texts)?;
         self.check_length(longest, 0, info.max_length)?;
         self.check_length(1, self.max_new_tokens, info.max_length)?;
         let input = |rows: &[&[u32]]| TextInput::padded(rows, info.pad_id, PaddingSide::Right, &device);
@@ -225,7 +217,7 @@ impl Generation {
     }
 
     /// Checks the fields and the texts; the length of the longest.
-    fn check(&self, set: &AdapterSet, texts: &[&[u32]]) -> Result<usize, ModelError> {
+    fn check(&self, set: &AdapterSet, texts: &[&[u32]], vocabulary: usize) -> Result<usize, ModelError> {
         if self.max_new_tokens == 0 {
             return Err(refuse("max_new_tokens", "at least 1", "0".to_owned()));
         }
@@ -242,6 +234,10 @@ impl Generation {
         }
         if texts.iter().any(|text| text.is_empty()) || texts.is_empty() {
             return Err(refuse("prompts", "at least one token in each", "none".to_owned()));
+        }
+        if let Some(id) = texts.iter().copied().flatten().find(|id| **id as usize >= vocabulary) {
+            let expected = format!("token ids below {vocabulary}, the size of the model's vocabulary");
+            return Err(refuse("prompts", &expected, format!("the token {id}")));
         }
         let outputs = set.active().map_or(1, Active::replicas);
         if outputs > 1 {

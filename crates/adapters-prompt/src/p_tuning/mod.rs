@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 use crate::layer::PromptRows;
 use crate::peft_file;
 use crate::start::Start;
-use crate::virtual_tokens::{PROMPT, VirtualTokens, at_least_one};
+use crate::virtual_tokens::{PROMPT, VirtualTokens};
 use network::{NETWORK, PromptNetwork};
 
 /// P-tuning: learned rows in front of those of the token table, which get positions and whatever else a model adds to
@@ -98,12 +98,12 @@ impl Method for PTuningConfig {
 
     fn check(&self) -> Result<(), ConfigError> {
         self.tokens.check()?;
-        at_least_one("encoder_hidden_size", self.encoder_hidden_size)?;
+        ConfigError::size("encoder_hidden_size", self.encoder_hidden_size)?;
         if self.encoder_reparameterization_type == NetworkKind::Mlp {
             // Peft ignores the layers and the dropout of an MLP.
             return Ok(());
         }
-        at_least_one("encoder_num_layers", self.encoder_num_layers)?;
+        ConfigError::size("encoder_num_layers", self.encoder_num_layers)?;
         let fits = (0.0..1.0).contains(&self.encoder_dropout);
         ConfigError::unless(fits, "encoder_dropout", "a number in [0, 1)", self.encoder_dropout)
     }
