@@ -8,7 +8,7 @@ use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleM
 use burn::tensor::{Device, Tensor};
 
 use crate::dyn_module::{DynMapper, DynVisitor, Inward, Outward, Transform};
-use crate::method::layer::{Causality, Finisher, FusionQuery, NamedParams, NotMergeable, SiteAdapter};
+use crate::method::layer::{SiteLayer, Causality, Finisher, FusionQuery, NamedParams, NotMergeable, SiteAdapter};
 use crate::method::shared::Shared;
 use crate::pass::call::Call;
 use crate::pass::state::HookState;
@@ -76,6 +76,11 @@ impl<S: HookState> Erased<S> {
     /// See [`SiteAdapter::borrowing`]; `None` for a layer of another type too.
     pub(crate) fn borrowing(&self, owner: &Self) -> Option<Self> {
         self.0.borrowing_dyn(owner.0.as_any()).map(Self)
+    }
+
+    /// See [`SiteAdapter::on_tied_head`].
+    pub(crate) fn on_tied_head(&self) -> Option<SiteLayer> {
+        self.0.on_tied_head()
     }
 
     /// See [`SiteAdapter::merged`].

@@ -254,6 +254,8 @@ pub struct SiteInfo {
     /// The role that AdapterHub's configurations select this site by, which [`Host::sites`](crate::Host::sites) fills in
     /// ([`Host::hub_role`](crate::Host::hub_role)).
     pub hub_role: Role,
+    /// The embedding table that a language-model head has its weight in common with.
+    pub tied_to: Option<Site>,
 }
 
 impl SiteInfo {
@@ -265,6 +267,7 @@ impl SiteInfo {
             path: path.into(),
             input_first: false,
             hub_role: site.role,
+            tied_to: None,
         }
     }
 

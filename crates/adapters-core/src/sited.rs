@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use std::marker::PhantomData;
 use std::ops::Deref;
 
-use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::nn::conv::{Conv1d, Conv2d};
 use burn::nn::{Dropout, Embedding, LayerNorm, Linear, RmsNorm};
 use burn::tensor::{Device, Tensor};
@@ -219,6 +219,15 @@ impl Sited<Linear> {
         self.info.input_first = true;
         self
     }
+
+    /// A language-model head at `location` whose weight is that of `table`, not a copy of it. As a [`Module`] it has no
+    /// parameters: they are the table's. A table that is replaced, as by merging, leaves the head its weight.
+    pub fn tied(location: Location, path: impl Into<String>, table: &Sited<Embedding>) -> Self {
+        let weight = Param::initialized(ParamId::new(), table.weight.val().transpose());
+        let mut head = Self::new(location, LinearRole::LmHead, path, Linear { weight, bias: None });
+        head.info.tied_to = Some(table.site());
+        head
+    }
 }
 
 impl Sited<Embedding> {
@@ -291,11 +300,16 @@ impl<L: Module> Module for Sited<L> {
     }
 
     fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
-        self.layer.visit(visitor);
+        if self.info.tied_to.is_none() {
+            self.layer.visit(visitor);
+        }
     }
 
     fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
-        self.with(|layer| layer.map(mapper))
+        match self.info.tied_to {
+            Some(_) => self,
+            None => self.with(|layer| layer.map(mapper)),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use burn::module::{Module, Param, ParamId};
 use burn::nn::Linear;
-use burn::tensor::{Device, Tensor, module};
+use burn::tensor::{Device, Int, Tensor, module};
 
 use crate::erased::Erased;
 use crate::host::Host;
@@ -12,11 +12,13 @@ use crate::method::layer::{Causality, Effect, NamedParams, NotMergeable, SiteAda
 use crate::method::shared::Shared;
 use crate::pass::call::Call;
 use crate::pass::state::{LinearState, LinearWeight, NormState, NormWeight, TableState};
-use crate::site::Site;
+use crate::site::{Site, SiteInfo, SiteKind};
 use adapters_nn::float_weight;
 
-/// A copy of the whole module at `site`, trained in its place; `None` where the model gives no access to one.
-pub fn copy_of(host: &dyn Host, site: Site, device: &Device) -> Option<SiteLayer> {
+/// A copy of the whole module at a site, trained in its place; `None` where the model gives no access to one. That of an
+/// embedding table acts on a head whose weight it is, too, if it is `tied`.
+pub fn copy_of(host: &dyn Host, info: &SiteInfo, tied: bool, device: &Device) -> Option<SiteLayer> {
+    let site = info.site;
     if let Some(frozen) = host.linear(site) {
         return Some(SiteLayer::Linear(Erased::new(LinearCopy {
             weight: Param::from_data(float_weight(frozen).transpose().into_data(), device),
@@ -31,8 +33,14 @@ pub fn copy_of(host: &dyn Host, site: Site, device: &Device) -> Option<SiteLayer
         })));
     }
     let frozen = host.table(site)?;
+    let padding = match info.kind {
+        SiteKind::Table { padding, .. } => padding,
+        _ => None,
+    };
     Some(SiteLayer::Table(Erased::new(TableCopy {
         weight: copied(&frozen.weight, device),
+        padding,
+        tied,
     })))
 }
 
@@ -197,19 +205,40 @@ impl NamedParams for NormCopy {
     }
 }
 
+/// `x`, `[batch, seq, d]`, without a gradient where the row `padding` of a table was looked up.
+pub fn without_gradient_at(padding: Option<usize>, ids: &Tensor<2, Int>, x: Tensor<3>) -> Tensor<3> {
+    let Some(padding) = padding else { return x };
+    let shape = x.dims();
+    let padded = ids.clone().equal_elem(padding as i64).unsqueeze_dim::<3>(2);
+    x.clone().mask_where(padded.expand(shape), x.detach())
+}
+
 /// A copy of an embedding table in its place.
 #[derive(Module, Debug)]
 pub struct TableCopy {
     /// `[rows, d_model]`.
     pub weight: Param<Tensor<2>>,
+    /// The row of the padding token, which gets no gradient where it is looked up.
+    pub padding: Option<usize>,
+    /// Whether it is the weight of a head, too, that had its weight in common with the table.
+    pub tied: bool,
 }
 
 impl SiteAdapter<TableState> for TableCopy {
     fn apply(&self, state: TableState, _call: &Call<'_>) -> TableState {
+        let output = module::embedding(self.weight.val(), state.ids.clone());
         TableState {
-            output: module::embedding(self.weight.val(), state.ids.clone()),
+            output: without_gradient_at(self.padding, &state.ids, output),
             ..state
         }
+    }
+
+    fn on_tied_head(&self) -> Option<SiteLayer> {
+        let head = || LinearCopy {
+            weight: self.weight.clone(),
+            bias: None,
+        };
+        self.tied.then(|| SiteLayer::Linear(Erased::new(head())))
     }
 
     fn effect(&self) -> Effect {

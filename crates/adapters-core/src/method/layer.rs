@@ -67,6 +67,12 @@ pub trait SiteAdapter<S: HookState>: NamedParams {
         None
     }
 
+    /// The layer, with the same parameters, that acts on a language-model head whose weight is the table of this one; `None`
+    /// where the head is left alone.
+    fn on_tied_head(&self) -> Option<SiteLayer> {
+        None
+    }
+
     /// The frozen layer with this adapter folded in, so that the plain layer computes the same.
     ///
     /// # Errors

@@ -107,14 +107,20 @@ impl Attached {
         device: &Device,
     ) -> Result<Self, Error> {
         let build = Build { seed, device, host };
-        let layers = sites
-            .into_iter()
-            .map(|info| {
-                let layer = method.build(&info, &build)?;
-                Ok(AttachedLayer { info, layer })
-            })
-            .collect::<Result<Vec<_>, Error>>()?;
-        let shared = method.build_shared(&build)?;
-        Ok(Self::new(name, method, host, layers).with_shared(shared))
+        let mut adapter = Self::new(name, method, host, Vec::new());
+        let (heads, sites): (Vec<_>, Vec<_>) = sites.into_iter().partition(|info| info.tied_to.is_some());
+        for info in sites {
+            let layer = adapter.method.build(&info, &build)?;
+            adapter.layers.insert(info.site, AttachedLayer { info, layer });
+        }
+        adapter.tie(host.sites().into_iter().filter(|info| info.tied_to.is_some()));
+        for info in heads {
+            if !adapter.layers.contains_key(&info.site) {
+                let layer = adapter.method.build(&info, &build)?;
+                adapter.layers.insert(info.site, AttachedLayer { info, layer });
+            }
+        }
+        let shared = adapter.method.build_shared(&build)?;
+        Ok(adapter.with_shared(shared))
     }
 }

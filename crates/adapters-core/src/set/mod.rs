@@ -90,11 +90,13 @@ impl Attached {
     /// The same adapter with another configuration and other layers; what the layers share stays.
     #[must_use]
     pub fn reformed(&self, method: AnyMethod, layers: Vec<AttachedLayer>) -> Self {
-        Self {
+        let mut reformed = Self {
             method,
             layers: layers.into_iter().map(|l| (l.info.site, l)).collect(),
             ..self.clone()
-        }
+        };
+        reformed.tie(self.layers().map(|l| l.info.clone()));
+        reformed
     }
 
     /// Adds what the layers share.
@@ -131,6 +133,32 @@ impl Attached {
         self.layers.values()
     }
 
+    /// The layer at the head that `info` is, made of the layer at the table which is its weight, if the two have their
+    /// parameters in common.
+    fn tied_layer(&self, info: &SiteInfo) -> Option<SiteLayer> {
+        match &self.layers.get(&info.tied_to?)?.layer {
+            SiteLayer::Table(layer) => layer.on_tied_head(),
+            _ => None,
+        }
+    }
+
+    /// Puts layers at heads that are tied to an adapted table, or gives them the parameters that the table's layer has now.
+    ///
+    /// Both hold the same parameters under the same ids: a gradient is the sum over the two places, and an optimizer, which
+    /// meets an id once, updates that of the table, whose site comes first.
+    pub(crate) fn tie(&mut self, heads: impl IntoIterator<Item = SiteInfo>) {
+        for info in heads {
+            if let Some(layer) = self.tied_layer(&info) {
+                self.layers.insert(info.site, AttachedLayer { info, layer });
+            }
+        }
+    }
+
+    /// The layers but those whose parameters are all of a layer before, in the order of their sites.
+    pub fn own_layers(&self) -> impl Iterator<Item = &AttachedLayer> {
+        self.layers().filter(|l| self.tied_layer(&l.info).is_none())
+    }
+
     /// This adapter with the shared parameters of `owner`; `None` where the two share nothing.
     fn borrowing(&self, owner: &Self) -> Option<Self> {
         let mut adapter = self.clone();
@@ -153,8 +181,8 @@ impl Attached {
 
     /// Number of parameters.
     pub fn num_params(&self) -> usize {
-        let layers = self.layers.values();
-        let at_sites: usize = layers
+        let at_sites: usize = self
+            .own_layers()
             .map(|l| each_kind!(&l.layer, layer => Module::num_params(layer)))
             .sum();
         at_sites + Module::num_params(&self.shared)
@@ -184,7 +212,9 @@ impl Attached {
 
     /// The parameters under their names, in storage order.
     pub fn params(&self) -> impl Iterator<Item = ParamPlace<'_>> {
-        let at_sites = self.layers.values().flat_map(|l| self.places(Some(&l.info), &l.layer));
+        let twice = self.method.stores_tied_twice();
+        let listed = self.layers().filter(move |l| twice || self.tied_layer(&l.info).is_none());
+        let at_sites = listed.flat_map(|l| self.places(Some(&l.info), &l.layer));
         at_sites.chain(self.places(None, &self.shared))
     }
 
@@ -215,6 +245,13 @@ impl Attached {
         if let SiteLayer::Shared(shared) = change(SiteLayer::Shared(std::mem::take(&mut self.shared))) {
             self.shared = shared;
         }
+        self.tie_again();
+    }
+
+    /// Gives the layers at tied heads the parameters that those at their tables have now.
+    fn tie_again(&mut self) {
+        let infos: Vec<SiteInfo> = self.layers().map(|l| l.info.clone()).collect();
+        self.tie(infos);
     }
 }
 
@@ -505,6 +542,7 @@ impl Module for AdapterSet {
                 .collect();
             mapper.enter_module("shared", "Shared");
             adapter.shared = std::mem::take(&mut adapter.shared).map(mapper);
+            adapter.tie_again();
             mapper.exit_module("shared", "Shared");
             mapper.exit_module(&name, "Adapter");
         }

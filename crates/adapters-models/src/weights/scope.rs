@@ -81,6 +81,14 @@ impl<'w> Scope<'w> {
         Sited::new(self.location, role, self.path(rest), layer).stored_input_first()
     }
 
+    /// A language-model head without a bias: the table that is its weight, or a weight of its own, `[d_model, vocab]`.
+    pub fn head(&mut self, table: Option<&Sited<Embedding>>, dims: [usize; 2]) -> Sited<Linear> {
+        match table {
+            Some(table) => Sited::tied(self.location, self.path(""), table),
+            None => self.linear_with(false, LinearRole::LmHead, "", dims),
+        }
+    }
+
     /// A layer normalization.
     pub fn layer_norm(&mut self, role: NormRole, rest: &str, d_model: usize, epsilon: f64) -> Sited<LayerNorm> {
         let layer = self.weights.layer_norm(&self.key(rest), d_model, epsilon);
