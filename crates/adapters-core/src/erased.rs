@@ -8,7 +8,7 @@ use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleM
 use burn::tensor::{Device, Tensor};
 
 use crate::dyn_module::{DynMapper, DynVisitor, Inward, Outward, Transform};
-use crate::method::layer::{SiteLayer, Causality, Finisher, FusionQuery, NamedParams, NotMergeable, SiteAdapter};
+use crate::method::layer::{Causality, Finisher, FusionQuery, NamedParams, NotMergeable, SiteAdapter, SiteLayer};
 use crate::method::shared::Shared;
 use crate::pass::call::Call;
 use crate::pass::state::HookState;

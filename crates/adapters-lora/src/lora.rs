@@ -342,7 +342,11 @@ impl LoraConfig {
         } else if let Some(table) = builder.site.tied_to.filter(|_| self.ensure_weight_tying) {
             // As the table starts, the other way round.
             let (a, b) = table_start(&mut builder.build.rng(self.seed, table), [d_out, d_in], rank);
-            let transposed = |data| Tensor::<2>::from_data(data, builder.build.device).transpose().into_data();
+            let transposed = |data| {
+                Tensor::<2>::from_data(data, builder.build.device)
+                    .transpose()
+                    .into_data()
+            };
             (transposed(b), transposed(a), None)
         } else {
             let rows = rank * builder.groups();

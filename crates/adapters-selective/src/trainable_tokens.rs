@@ -4,9 +4,9 @@ use adapters_core::config::to_fields;
 use adapters_core::peft_modules::{name_modules, read_modules};
 use adapters_core::target::{ModuleFields, ModulePattern, Target};
 use adapters_core::{
-    AdapterHub, Build, Call, Causality, Codec, ConfigError, Effect, Erased, Error, Host, LinearState, LinearWeight, Method,
-    NotMergeable, Peft, Role, Shared, SiteAdapter, SiteInfo, SiteKind, SiteLayer, Source, StoredConfig, TableState,
-    named_params,
+    AdapterHub, Build, Call, Causality, Codec, ConfigError, Effect, Erased, Error, Host, LinearState, LinearWeight,
+    Method, NotMergeable, Peft, Role, Shared, SiteAdapter, SiteInfo, SiteKind, SiteLayer, Source, StoredConfig,
+    TableState, named_params,
 };
 use adapters_nn::float_weight;
 use adapters_nn::ops::project;

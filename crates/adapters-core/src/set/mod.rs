@@ -213,7 +213,9 @@ impl Attached {
     /// The parameters under their names, in storage order.
     pub fn params(&self) -> impl Iterator<Item = ParamPlace<'_>> {
         let twice = self.method.stores_tied_twice();
-        let listed = self.layers().filter(move |l| twice || self.tied_layer(&l.info).is_none());
+        let listed = self
+            .layers()
+            .filter(move |l| twice || self.tied_layer(&l.info).is_none());
         let at_sites = listed.flat_map(|l| self.places(Some(&l.info), &l.layer));
         at_sites.chain(self.places(None, &self.shared))
     }
