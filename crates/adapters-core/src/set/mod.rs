@@ -144,8 +144,8 @@ impl Attached {
 
     /// Puts layers at heads that are tied to an adapted table, or gives them the parameters that the table's layer has now.
     ///
-    /// Both hold the same parameters under the same ids: a gradient is the sum over the two places, and an optimizer, which
-    /// meets an id once, updates that of the table, whose site comes first.
+    /// Both hold the same parameters: a gradient is the sum over the two places. As a [`Module`] the adapter has them once, at the
+    /// table.
     pub(crate) fn tie(&mut self, heads: impl IntoIterator<Item = SiteInfo>) {
         for info in heads {
             if let Some(layer) = self.tied_layer(&info) {
@@ -515,8 +515,8 @@ impl Module for AdapterSet {
         for adapter in self.all() {
             let name = component(&adapter.name);
             visitor.enter_module(&name, "Adapter");
-            for (site, l) in &adapter.layers {
-                let site = component(site);
+            for l in adapter.own_layers() {
+                let site = component(&l.info.site);
                 visitor.enter_module(&site, "Site");
                 each_kind!(&l.layer, layer => layer.visit(visitor));
                 visitor.exit_module(&site, "Site");
