@@ -221,10 +221,15 @@ impl Sited<Linear> {
     }
 
     /// A language-model head at `location` whose weight is that of `table`, not a copy of it. As a [`Module`] it has no
-    /// parameters: they are the table's. A table that is replaced, as by merging, leaves the head its weight.
-    pub fn tied(location: Location, path: impl Into<String>, table: &Sited<Embedding>) -> Self {
+    /// parameters: the weight is the table's. A table that is replaced, as by merging, leaves the head its weight.
+    pub fn tied(
+        location: Location,
+        path: impl Into<String>,
+        table: &Sited<Embedding>,
+        bias: Option<Param<Tensor<1>>>,
+    ) -> Self {
         let weight = Param::initialized(ParamId::new(), table.weight.val().transpose());
-        let mut head = Self::new(location, LinearRole::LmHead, path, Linear { weight, bias: None });
+        let mut head = Self::new(location, LinearRole::LmHead, path, Linear { weight, bias });
         head.info.tied_to = Some(table.site());
         head
     }

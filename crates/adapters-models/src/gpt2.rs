@@ -156,7 +156,7 @@ impl FromCheckpoint for Gpt2Model {
         let mut top = weights.at_top(outside, "lm_head");
         Ok(Self {
             head_input: top.head_input("", d),
-            head: top.head(config.tie_word_embeddings.then_some(&words), [d, vocab]),
+            head: top.head(false, config.tie_word_embeddings.then_some(&words), [d, vocab]),
             words,
             embedded,
             embedding,

@@ -163,7 +163,7 @@ impl T5Model {
         let encoder = T5Stack::build(&config, variant, Stack::Encoder, weights);
         let decoder = T5Stack::build(&config, variant, Stack::Decoder, weights);
         let mut at = weights.at(Location::outside(Stack::Decoder), "lm_head");
-        let lm_head = at.head(config.tie_word_embeddings.then_some(&shared), [d, vocab]);
+        let lm_head = at.head(false, config.tie_word_embeddings.then_some(&shared), [d, vocab]);
         Ok(Self {
             shared,
             embedded,

@@ -81,11 +81,14 @@ impl<'w> Scope<'w> {
         Sited::new(self.location, role, self.path(rest), layer).stored_input_first()
     }
 
-    /// A language-model head without a bias: the table that is its weight, or a weight of its own, `[d_model, vocab]`.
-    pub fn head(&mut self, table: Option<&Sited<Embedding>>, dims: [usize; 2]) -> Sited<Linear> {
+    /// A language-model head, with a bias or without: the table that is its weight, or a weight of its own, `[d_model, vocab]`.
+    pub fn head(&mut self, bias: bool, table: Option<&Sited<Embedding>>, dims: [usize; 2]) -> Sited<Linear> {
         match table {
-            Some(table) => Sited::tied(self.location, self.path(""), table),
-            None => self.linear_with(false, LinearRole::LmHead, "", dims),
+            Some(table) => {
+                let bias = bias.then(|| self.weights.vector(&joined(&[&self.keys, "bias"]), dims[1]));
+                Sited::tied(self.location, self.path(""), table, bias)
+            }
+            None => self.linear_with(bias, LinearRole::LmHead, "", dims),
         }
     }
 
