@@ -82,6 +82,10 @@ roles! {
     EmbeddedTokens = "embedded_tokens",
     /// Query, key and value projections side by side in one matrix (linear).
     QueryKeyValue = "query_key_value",
+    /// Projection of the embeddings to the width of the layers (linear).
+    EmbeddingProjection = "embedding_projection",
+    /// Projection of the last hidden state to the width of the language-model head (linear).
+    HeadProjection = "head_projection",
 }
 
 /// Declares the roles that layers of one kind can have, so that a layer cannot be built with a role of another kind.
@@ -103,7 +107,7 @@ macro_rules! roles_of {
 
 roles_of! {
     /// Roles of linear layers.
-    LinearRole: Query, Key, Value, AttentionOutput, FfnUp, FfnGate, FfnDown, Pooler, LmHead, QueryKeyValue
+    LinearRole: Query, Key, Value, AttentionOutput, FfnUp, FfnGate, FfnDown, Pooler, LmHead, QueryKeyValue, EmbeddingProjection, HeadProjection
 }
 
 roles_of! {
@@ -256,6 +260,8 @@ pub struct SiteInfo {
     pub hub_role: Role,
     /// The embedding table that a language-model head has its weight in common with.
     pub tied_to: Option<Site>,
+    /// Where the projections of a fused one lie head by head, the number of heads; `None` where they lie side by side.
+    pub interleaved: Option<usize>,
 }
 
 impl SiteInfo {
@@ -268,6 +274,7 @@ impl SiteInfo {
             input_first: false,
             hub_role: site.role,
             tied_to: None,
+            interleaved: None,
         }
     }
 

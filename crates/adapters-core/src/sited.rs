@@ -220,6 +220,13 @@ impl Sited<Linear> {
         self
     }
 
+    /// The same fused projection, whose parts lie head by head in its output.
+    #[must_use]
+    pub fn interleaved(mut self, heads: usize) -> Self {
+        self.info.interleaved = Some(heads);
+        self
+    }
+
     /// A language-model head at `location` whose weight is that of `table`, not a copy of it. As a [`Module`] it has no
     /// parameters: the weight is the table's. A table that is replaced, as by merging, leaves the head its weight.
     pub fn tied(
