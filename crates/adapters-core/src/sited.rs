@@ -343,9 +343,11 @@ impl<L: ModuleDisplay> ModuleDisplayDefault for Sited<L> {
 impl<L: ModuleDisplay> ModuleDisplay for Sited<L> {}
 
 /// A point between layers where adapters act, without weights of its own. `K` names the hook that is called there.
-#[derive(Clone, Debug)]
-pub struct Point<K> {
+#[derive(Module, Debug)]
+pub struct Point<K: Clone + Debug + Send> {
+    #[module(skip)]
     info: SiteInfo,
+    #[module(skip)]
     hook: PhantomData<K>,
 }
 
@@ -362,7 +364,7 @@ pub enum EmbeddingHook {}
 #[derive(Clone, Debug)]
 pub enum OutputHook {}
 
-impl<K> Point<K> {
+impl<K: Clone + Debug + Send> Point<K> {
     fn new(location: Location, role: impl Into<Role>, kind: SiteKind, path: impl Into<String>) -> Self {
         Self {
             info: SiteInfo::new(location.site(role.into()), kind, path),
@@ -414,7 +416,7 @@ impl Point<OutputHook> {
     }
 }
 
-impl<K> Sites for Point<K> {
+impl<K: Clone + Debug + Send> Sites for Point<K> {
     fn visit_sites<'a>(&'a self, visit: &mut dyn FnMut(&'a SiteInfo, LayerRef<'a>)) {
         visit(&self.info, LayerRef::Point);
     }
@@ -423,47 +425,6 @@ impl<K> Sites for Point<K> {
         visit(&self.info, LayerMut::Point);
     }
 }
-
-/// No parameters.
-impl<K: Clone + Debug + Send> Module for Point<K> {
-    fn collect_devices(&self, devices: Vec<Device>) -> Vec<Device> {
-        devices
-    }
-
-    fn fork(self, _: &Device) -> Self {
-        self
-    }
-
-    fn to_device(self, _: &Device) -> Self {
-        self
-    }
-
-    fn train(self) -> Self {
-        self
-    }
-
-    fn valid(&self) -> Self {
-        self.clone()
-    }
-
-    fn materialize(self) -> Self {
-        self
-    }
-
-    fn visit<V: ModuleVisitor>(&self, _: &mut V) {}
-
-    fn map<M: ModuleMapper>(self, _: &mut M) -> Self {
-        self
-    }
-}
-
-impl<K> ModuleDisplayDefault for Point<K> {
-    fn content(&self, content: Content) -> Option<Content> {
-        content.add_formatted(&self.info.path).optional()
-    }
-}
-
-impl<K> ModuleDisplay for Point<K> {}
 
 impl<T: Sites> Sites for Option<T> {
     fn visit_sites<'a>(&'a self, visit: &mut dyn FnMut(&'a SiteInfo, LayerRef<'a>)) {

@@ -1,10 +1,10 @@
 //! LoRA: a low-rank update of linear layers and embedding tables.
 
-use adapters_core::copies::{bias_copy_of, copy_of};
+use adapters_core::copies::{TableCopy, bias_copy_of, copy_of};
 use adapters_core::target::{ModulePattern, ModuleTarget, Target, pattern_value};
 use adapters_core::{
     AdapterHub, Attached, Build, Capabilities, Codec, ConfigError, ConvertsForStorage, Erased, Error, Format, Host,
-    Method, Peft, SiteInfo, SiteKind, SiteLayer, StoredConfig, config::from_fields,
+    Method, Peft, SiteInfo, SiteKind, SiteLayer, StoredConfig, TiesHead, config::from_fields,
 };
 use adapters_nn::draw;
 use burn::tensor::{Tensor, TensorData};
@@ -296,7 +296,7 @@ impl Method for LoraConfig {
         if let Some(saved) = self.saved_modules()
             && saved.covers(site)?
         {
-            let copy = copy_of(build.host, site, self.ensure_weight_tying, build.device);
+            let copy = copy_of(build.host, site, build.device);
             return copy.ok_or_else(|| Self::refuse(site, "the model gives no access to this weight"));
         }
         if self.bias == BiasTraining::All && !self.updated_modules().covers(site)? {
@@ -313,6 +313,7 @@ impl Method for LoraConfig {
     fn capabilities(&self) -> Capabilities<'_> {
         Capabilities {
             storage: self.init.takes_from_base().then_some(self),
+            tied: self.ensure_weight_tying.then_some(self),
             ..Capabilities::default()
         }
     }
@@ -402,6 +403,15 @@ impl LoraConfig {
 fn table_start(rng: &mut ChaCha8Rng, [rows, d_model]: [usize; 2], rank: usize) -> (TensorData, TensorData) {
     let b = draw::normal(rng, [d_model, rank], 1.0);
     (draw::constant([rank, rows], 0.0), b)
+}
+
+impl TiesHead for LoraConfig {
+    /// A copy is one for both. Low-rank updates have parameters of their own at each.
+    fn on_tied_head(&self, table: &SiteLayer) -> Option<SiteLayer> {
+        let SiteLayer::Table(layer) = table else { return None };
+        let copy: &TableCopy = layer.downcast_ref()?;
+        Some(SiteLayer::Linear(Erased::new(copy.on_head())))
+    }
 }
 
 impl ConvertsForStorage for LoraConfig {

@@ -4,9 +4,9 @@ use adapters_core::config::to_fields;
 use adapters_core::peft_modules::{name_modules, read_modules};
 use adapters_core::target::{ModuleFields, ModulePattern, Target};
 use adapters_core::{
-    AdapterHub, Build, Call, Causality, Codec, ConfigError, Effect, Erased, Error, Host, LinearState, LinearWeight,
-    Method, NotMergeable, Peft, Role, Shared, SiteAdapter, SiteInfo, SiteKind, SiteLayer, Source, StoredConfig,
-    TableState, named_params,
+    AdapterHub, Build, Call, Capabilities, Causality, Codec, ConfigError, Effect, Erased, Error, Host, LinearState,
+    LinearWeight, Method, NotMergeable, Peft, Role, SiteAdapter, SiteInfo, SiteKind, SiteLayer, Source, StoredConfig,
+    TableState, TiesHead, named_params,
 };
 use adapters_nn::float_weight;
 use adapters_nn::ops::project;
@@ -86,6 +86,25 @@ impl Method for TrainableTokens {
             SiteKind::Table { .. } => SiteLayer::Table(Erased::new(layer)),
             _ => SiteLayer::Linear(Erased::new(layer)),
         })
+    }
+
+    fn capabilities(&self) -> Capabilities<'_> {
+        Capabilities {
+            tied: Some(self),
+            ..Capabilities::default()
+        }
+    }
+}
+
+impl TiesHead for TrainableTokens {
+    fn on_tied_head(&self, table: &SiteLayer) -> Option<SiteLayer> {
+        let SiteLayer::Table(layer) = table else { return None };
+        let rows: &TokenRows = layer.downcast_ref()?;
+        // The padding token's row is fixed only where it is looked up.
+        Some(SiteLayer::Linear(Erased::new(TokenRows {
+            padding: None,
+            ..rows.clone()
+        })))
     }
 }
 
@@ -209,15 +228,7 @@ impl SiteAdapter<TableState> for TokenRows {
         Causality::Causal
     }
 
-    fn on_tied_head(&self) -> Option<SiteLayer> {
-        // The padding token's row is fixed only where it is looked up.
-        Some(SiteLayer::Linear(Erased::new(Self {
-            padding: None,
-            ..self.clone()
-        })))
-    }
-
-    fn merged(&self, base: Tensor<2>, _shared: &Shared) -> Result<Tensor<2>, NotMergeable> {
+    fn merged(&self, base: Tensor<2>, _shared: &()) -> Result<Tensor<2>, NotMergeable> {
         Ok(self.placed(base))
     }
 }
@@ -244,7 +255,7 @@ impl SiteAdapter<LinearState> for TokenRows {
         Causality::Causal
     }
 
-    fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, base: LinearWeight, _shared: &()) -> Result<LinearWeight, NotMergeable> {
         Ok(LinearWeight {
             weight: self.placed(base.weight.transpose()).transpose(),
             ..base

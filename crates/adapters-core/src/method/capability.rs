@@ -1,21 +1,17 @@
 //! What only some methods need, each a trait that a method opts into through [`Capabilities`].
 
-use std::error::Error as StdError;
-
 use burn::tensor::Tensor;
 
 use crate::error::Error;
 use crate::host::Host;
-use crate::method::AnyMethod;
+use crate::method::any::{AnyMethod, Encode};
 use crate::method::build::Build;
 use crate::method::codec::Format;
 use crate::method::schedule::TrainingSchedule;
 use crate::method::shared::Shared;
+use crate::method::site_layer::SiteLayer;
 use crate::pass::state::Inserted;
-use crate::set::Attached;
-
-/// From a text to the ids of its tokens, special ones included: what a model's tokenizer does.
-pub type Encode<'a> = dyn Fn(&str) -> Result<Vec<u32>, Box<dyn StdError + Send + Sync>> + 'a;
+use crate::set::attached::Attached;
 
 /// The optional abilities of a method. It implements the trait and returns itself:
 /// `Capabilities { shared: Some(self), ..Capabilities::default() }`.
@@ -31,6 +27,8 @@ pub struct Capabilities<'a> {
     pub embeddings: Option<&'a dyn EditsEmbeddings>,
     /// The configuration holds text that only a tokenizer turns into tokens.
     pub tokenizer: Option<&'a dyn NeedsTokenizer>,
+    /// What acts at an embedding table acts on a head whose weight it is, too.
+    pub tied: Option<&'a dyn TiesHead>,
     /// Files hold the adapter in another way than it trains.
     pub storage: Option<&'a dyn ConvertsForStorage>,
 }
@@ -43,6 +41,7 @@ impl std::fmt::Debug for Capabilities<'_> {
             .field("penalty", &self.penalty.is_some())
             .field("embeddings", &self.embeddings.is_some())
             .field("tokenizer", &self.tokenizer.is_some())
+            .field("tied", &self.tied.is_some())
             .field("storage", &self.storage.is_some())
             .finish()
     }
@@ -97,6 +96,12 @@ pub trait NeedsTokenizer {
     ///
     /// [`Error::Config`] for a text without a token, or what `encode` returns.
     fn with_tokens(&self, encode: &Encode<'_>) -> Result<Option<AnyMethod>, Error>;
+}
+
+/// A method whose layers at an embedding table act on a language-model head, too, where the head has the table for its weight.
+pub trait TiesHead {
+    /// The layer, with the same parameters, at such a head; `None` where the head is left alone.
+    fn on_tied_head(&self, table: &SiteLayer) -> Option<SiteLayer>;
 }
 
 /// A method whose adapters are stored in another way than they train.

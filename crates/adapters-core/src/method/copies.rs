@@ -1,23 +1,21 @@
 //! Parts of the base that train as they are, in copies: biases, and whole modules.
 
-use std::borrow::Cow;
-
 use burn::module::{Module, Param, ParamId};
 use burn::nn::Linear;
 use burn::tensor::{Device, Int, Tensor, module};
 
 use crate::erased::Erased;
 use crate::host::Host;
-use crate::method::layer::{Causality, Effect, NamedParams, NotMergeable, SiteAdapter, SiteLayer};
-use crate::method::shared::Shared;
+use crate::method::layer::{Causality, NotMergeable, SiteAdapter};
+use crate::method::site_layer::SiteLayer;
+use crate::named_params;
 use crate::pass::call::Call;
-use crate::pass::state::{LinearState, LinearWeight, NormState, NormWeight, TableState};
+use crate::pass::state::{Effect, LinearState, LinearWeight, NormState, NormWeight, TableState};
 use crate::site::{Site, SiteInfo, SiteKind};
 use adapters_nn::float_weight;
 
-/// A copy of the whole module at a site, trained in its place; `None` where the model gives no access to one. That of an
-/// embedding table acts on a head whose weight it is, too, if it is `tied`.
-pub fn copy_of(host: &dyn Host, info: &SiteInfo, tied: bool, device: &Device) -> Option<SiteLayer> {
+/// A copy of the whole module at a site, trained in its place; `None` where the model gives no access to one.
+pub fn copy_of(host: &dyn Host, info: &SiteInfo, device: &Device) -> Option<SiteLayer> {
     let site = info.site;
     if let Some(frozen) = host.linear(site) {
         return Some(SiteLayer::Linear(Erased::new(LinearCopy {
@@ -40,7 +38,6 @@ pub fn copy_of(host: &dyn Host, info: &SiteInfo, tied: bool, device: &Device) ->
     Some(SiteLayer::Table(Erased::new(TableCopy {
         weight: copied(&frozen.weight, device),
         padding,
-        tied,
     })))
 }
 
@@ -79,7 +76,7 @@ impl SiteAdapter<LinearState> for BiasCopy {
         Causality::Causal
     }
 
-    fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, base: LinearWeight, _shared: &()) -> Result<LinearWeight, NotMergeable> {
         Ok(LinearWeight {
             bias: Some(self.bias.val()),
             ..base
@@ -101,7 +98,7 @@ impl SiteAdapter<NormState> for BiasCopy {
         Causality::Causal
     }
 
-    fn merged(&self, base: NormWeight, _shared: &Shared) -> Result<NormWeight, NotMergeable> {
+    fn merged(&self, base: NormWeight, _shared: &()) -> Result<NormWeight, NotMergeable> {
         Ok(NormWeight {
             bias: Some(self.bias.val()),
             ..base
@@ -109,11 +106,7 @@ impl SiteAdapter<NormState> for BiasCopy {
     }
 }
 
-impl NamedParams for BiasCopy {
-    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
-        vec![("bias".into(), self.bias.id)]
-    }
-}
+named_params!(BiasCopy: "bias" => bias);
 
 /// A copy of a linear layer in its place. The weight is published as `[d_out, d_in]`.
 #[derive(Module, Debug)]
@@ -153,18 +146,12 @@ impl SiteAdapter<LinearState> for LinearCopy {
         Causality::Causal
     }
 
-    fn merged(&self, _base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, _base: LinearWeight, _shared: &()) -> Result<LinearWeight, NotMergeable> {
         Ok(self.weight())
     }
 }
 
-impl NamedParams for LinearCopy {
-    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
-        let mut params = vec![("weight".into(), self.weight.id)];
-        params.extend(self.bias.iter().map(|bias| ("bias".into(), bias.id)));
-        params
-    }
-}
+named_params!(LinearCopy: "weight" => weight; optional "bias" => bias);
 
 /// A copy of a normalization in its place.
 #[derive(Module, Debug)]
@@ -189,7 +176,7 @@ impl SiteAdapter<NormState> for NormCopy {
         Causality::Causal
     }
 
-    fn merged(&self, _base: NormWeight, _shared: &Shared) -> Result<NormWeight, NotMergeable> {
+    fn merged(&self, _base: NormWeight, _shared: &()) -> Result<NormWeight, NotMergeable> {
         Ok(NormWeight {
             weight: self.weight.val(),
             bias: self.bias.as_ref().map(|bias| bias.val()),
@@ -197,13 +184,7 @@ impl SiteAdapter<NormState> for NormCopy {
     }
 }
 
-impl NamedParams for NormCopy {
-    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
-        let mut params = vec![("weight".into(), self.weight.id)];
-        params.extend(self.bias.iter().map(|bias| ("bias".into(), bias.id)));
-        params
-    }
-}
+named_params!(NormCopy: "weight" => weight; optional "bias" => bias);
 
 /// `x`, `[batch, seq, d]`, without a gradient where the row `padding` of a table was looked up.
 pub fn without_gradient_at(padding: Option<usize>, ids: &Tensor<2, Int>, x: Tensor<3>) -> Tensor<3> {
@@ -220,8 +201,16 @@ pub struct TableCopy {
     pub weight: Param<Tensor<2>>,
     /// The row of the padding token, which gets no gradient where it is looked up.
     pub padding: Option<usize>,
-    /// Whether it is the weight of a head, too, that had its weight in common with the table.
-    pub tied: bool,
+}
+
+impl TableCopy {
+    /// The same parameter as the weight of a head.
+    pub fn on_head(&self) -> LinearCopy {
+        LinearCopy {
+            weight: self.weight.clone(),
+            bias: None,
+        }
+    }
 }
 
 impl SiteAdapter<TableState> for TableCopy {
@@ -233,14 +222,6 @@ impl SiteAdapter<TableState> for TableCopy {
         }
     }
 
-    fn on_tied_head(&self) -> Option<SiteLayer> {
-        let head = || LinearCopy {
-            weight: self.weight.clone(),
-            bias: None,
-        };
-        self.tied.then(|| SiteLayer::Linear(Erased::new(head())))
-    }
-
     fn effect(&self) -> Effect {
         Effect::Changes
     }
@@ -249,13 +230,9 @@ impl SiteAdapter<TableState> for TableCopy {
         Causality::Causal
     }
 
-    fn merged(&self, _base: Tensor<2>, _shared: &Shared) -> Result<Tensor<2>, NotMergeable> {
+    fn merged(&self, _base: Tensor<2>, _shared: &()) -> Result<Tensor<2>, NotMergeable> {
         Ok(self.weight.val())
     }
 }
 
-impl NamedParams for TableCopy {
-    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
-        vec![("weight".into(), self.weight.id)]
-    }
-}
+named_params!(TableCopy: "weight" => weight);

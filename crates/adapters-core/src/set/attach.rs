@@ -6,11 +6,10 @@ use burn::tensor::Device;
 
 use crate::error::Error;
 use crate::host::Host;
-use crate::method::AnyMethod;
-use crate::method::build::Build;
+use crate::method::any::AnyMethod;
 use crate::method::target::Selection;
-use crate::set::{AdapterSet, Attached, AttachedLayer};
-use crate::site::SiteInfo;
+use crate::set::AdapterSet;
+use crate::set::attached::Attached;
 
 /// What attaching did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,37 +89,4 @@ pub fn build(
     let adapter = Attached::build(name, method, selection.sites, host, seed, device)?;
     report.num_params = adapter.num_params();
     Ok((adapter, report))
-}
-
-impl Attached {
-    /// An adapter with a layer at each of `sites`, in no set yet.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::CannotBuild`] for a site the method has no layer for.
-    pub fn build(
-        name: &str,
-        method: AnyMethod,
-        sites: Vec<SiteInfo>,
-        host: &dyn Host,
-        seed: u64,
-        device: &Device,
-    ) -> Result<Self, Error> {
-        let build = Build { seed, device, host };
-        let mut adapter = Self::new(name, method, host, Vec::new());
-        let (heads, sites): (Vec<_>, Vec<_>) = sites.into_iter().partition(|info| info.tied_to.is_some());
-        for info in sites {
-            let layer = adapter.method.build(&info, &build)?;
-            adapter.layers.insert(info.site, AttachedLayer { info, layer });
-        }
-        adapter.tie(host.sites().into_iter().filter(|info| info.tied_to.is_some()));
-        for info in heads {
-            if !adapter.layers.contains_key(&info.site) {
-                let layer = adapter.method.build(&info, &build)?;
-                adapter.layers.insert(info.site, AttachedLayer { info, layer });
-            }
-        }
-        let shared = adapter.method.build_shared(&build)?;
-        Ok(adapter.with_shared(shared))
-    }
 }
