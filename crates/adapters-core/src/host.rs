@@ -2,6 +2,7 @@
 
 use burn::nn::{Embedding, Linear};
 
+use crate::matrices::Matrices;
 use crate::pass::state::NormWeight;
 use crate::site::{Role, Site, SiteInfo, Stack};
 use crate::sited::{LayerMut, LayerRef, Sites};
@@ -122,6 +123,22 @@ pub trait Host: Sites {
     fn table(&self, site: Site) -> Option<&Embedding> {
         match at(self, site)? {
             LayerRef::Table(table) => Some(table),
+            _ => None,
+        }
+    }
+
+    /// The frozen matrices of a site.
+    fn matrices(&self, site: Site) -> Option<&Matrices> {
+        match at(self, site)? {
+            LayerRef::Matrices(matrices) => Some(matrices),
+            _ => None,
+        }
+    }
+
+    /// The frozen matrices of a site, for merging.
+    fn matrices_mut(&mut self, site: Site) -> Option<&mut Matrices> {
+        match at_mut(self, site)? {
+            LayerMut::Matrices(matrices) => Some(matrices),
             _ => None,
         }
     }

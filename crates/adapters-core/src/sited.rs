@@ -13,6 +13,7 @@ use burn::nn::conv::{Conv1d, Conv2d};
 use burn::nn::{Dropout, Embedding, LayerNorm, Linear, RmsNorm};
 use burn::tensor::{Device, Tensor};
 
+use crate::matrices::Matrices;
 use crate::pass::state::{NormWeight, Normalization};
 use crate::site::{EmbeddingRole, LinearRole, NormRole, ResidualRole, Role, Site, SiteInfo, SiteKind, Stack};
 
@@ -35,6 +36,8 @@ pub enum LayerRef<'a> {
     Norm(&'a dyn NormParameters),
     /// An embedding table.
     Table(&'a Embedding),
+    /// Matrices in one parameter.
+    Matrices(&'a Matrices),
     /// No weights: a point between layers.
     Point,
 }
@@ -48,6 +51,8 @@ pub enum LayerMut<'a> {
     Norm(&'a mut dyn NormParameters),
     /// An embedding table.
     Table(&'a mut Embedding),
+    /// Matrices in one parameter.
+    Matrices(&'a mut Matrices),
     /// No weights: a point between layers.
     Point,
 }
@@ -77,6 +82,8 @@ pub struct Location {
     pub stack: Stack,
     /// Index of the layer; `None` outside the layers.
     pub layer: Option<usize>,
+    /// Index of the expert; `None` outside those.
+    pub expert: Option<usize>,
 }
 
 impl Location {
@@ -85,12 +92,26 @@ impl Location {
         Self {
             stack,
             layer: Some(layer),
+            expert: None,
         }
     }
 
     /// Outside the layers.
     pub const fn outside(stack: Stack) -> Self {
-        Self { stack, layer: None }
+        Self {
+            stack,
+            layer: None,
+            expert: None,
+        }
+    }
+
+    /// In one of the experts of this layer.
+    #[must_use]
+    pub const fn expert(self, index: usize) -> Self {
+        Self {
+            expert: Some(index),
+            ..self
+        }
     }
 
     fn site(self, role: Role) -> Site {
@@ -98,6 +119,7 @@ impl Location {
             stack: self.stack,
             layer: self.layer,
             role,
+            expert: self.expert,
         }
     }
 }

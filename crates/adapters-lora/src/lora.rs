@@ -1,7 +1,7 @@
 //! LoRA: a low-rank update of linear layers and embedding tables.
 
 use adapters_core::copies::{TableCopy, bias_copy_of, copy_of};
-use adapters_core::target::{ModulePattern, ModuleTarget, Target, pattern_value};
+use adapters_core::target::{ModulePattern, ModuleTarget, Target, name_matches, pattern_value};
 use adapters_core::{
     AdapterHub, Attached, Build, Capabilities, Codec, ConfigError, ConvertsForStorage, Erased, Error, Format, Host,
     Method, Peft, SiteInfo, SiteKind, SiteLayer, StoredConfig, TiesHead, config::from_fields,
@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 use crate::adapterhub::{self, Object};
 use crate::init::{Init, from_weight, init_a, init_b};
 use crate::low_rank::{LowRank, Origin};
+use crate::low_rank_matrices::LowRankMatrices;
 use crate::low_rank_table::LowRankTable;
 use crate::peft;
 use crate::plain_lora::as_plain_lora;
@@ -36,6 +37,7 @@ use crate::target::{LayerRoles, LoraTarget};
 /// | `bias` | none | which biases of the base train along | |
 /// | `up_bias` (`lora_bias`) | false | whether B has a bias `c` | |
 /// | `modules_to_save` | none | modules trained as a whole, in copies | |
+/// | `target_parameters` | none | bare parameters, and weights of linear layers, that are adapted besides | |
 /// | `ensure_weight_tying` | false | whether what adapts an embedding table adapts a head whose weight it is alike | |
 /// | `rank_pattern` | empty | ranks by module path | >= 1 |
 /// | `alpha_pattern` | empty | alphas by module path | finite |
@@ -80,6 +82,9 @@ pub struct LoraConfig {
     pub up_bias: bool,
     /// Names of modules trained as a whole.
     pub modules_to_save: Option<ModulePattern>,
+    /// Ends of the paths of parameters that are adapted: those of experts that have no modules of their own, and weights of
+    /// linear layers. There is no dropout on what they read.
+    pub target_parameters: Option<Vec<String>>,
     /// Whether an embedding table and a head whose weight it is are adapted alike: A of the one is B of the other, and a copy is
     /// one for both. Nothing where the head has a weight of its own.
     pub ensure_weight_tying: bool,
@@ -120,6 +125,7 @@ impl LoraConfig {
             bias: BiasTraining::None,
             up_bias: false,
             modules_to_save: None,
+            target_parameters: None,
             ensure_weight_tying: false,
             rank_pattern: IndexMap::new(),
             alpha_pattern: IndexMap::new(),
@@ -221,6 +227,9 @@ impl LoraConfig {
         if self.up_bias {
             return unsupported("lora_bias", "true with a variant of LoRA".to_owned());
         }
+        if self.parameters().is_some() {
+            return unsupported("target_parameters", "set with a variant of LoRA".to_owned());
+        }
         if self.ensure_weight_tying {
             return unsupported("ensure_weight_tying", "true with a variant of LoRA".to_owned());
         }
@@ -265,6 +274,17 @@ impl LoraConfig {
         }
     }
 
+    /// Parameters that are adapted besides.
+    fn parameters(&self) -> Option<Target> {
+        let names = self.target_parameters.clone().filter(|names| !names.is_empty());
+        names.map(Target::Parameters)
+    }
+
+    /// Whether the site is adapted as a parameter, and not as a module.
+    fn adapts_parameter(&self, site: &SiteInfo) -> Result<bool, Error> {
+        self.parameters().map_or(Ok(false), |target| target.covers(site))
+    }
+
     fn tied(&self, target: Target) -> Target {
         match self.ensure_weight_tying {
             true => Target::Tied(Box::new(target)),
@@ -282,6 +302,7 @@ impl Method for LoraConfig {
 
     fn target(&self) -> Target {
         let mut targets = vec![self.updated_modules()];
+        targets.extend(self.parameters());
         targets.extend(self.saved_modules());
         if self.bias == BiasTraining::All {
             targets.push(Target::Biased);
@@ -299,13 +320,23 @@ impl Method for LoraConfig {
             let copy = copy_of(build.host, site, build.device);
             return copy.ok_or_else(|| Self::refuse(site, "the model gives no access to this weight"));
         }
-        if self.bias == BiasTraining::All && !self.updated_modules().covers(site)? {
+        let as_parameter = self.adapts_parameter(site)?;
+        if as_parameter
+            && (self.dropout != 0.0 || self.up_bias || self.scaling == Scaling::Gated || self.init.takes_from_base())
+        {
+            return Err(Self::refuse(
+                site,
+                "a parameter has the plain product without dropout only",
+            ));
+        }
+        if self.bias == BiasTraining::All && !as_parameter && !self.updated_modules().covers(site)? {
             let copy = bias_copy_of(build.host, site.site, build.device);
             return copy.ok_or_else(|| Self::refuse(site, "it has no bias to train"));
         }
         let mut builder = SiteBuilder::new(Self::NAME, &self.target, self.seed, site, build);
         match site.kind {
             SiteKind::Table { rows, d_model, padding } => self.table(&mut builder, rows, d_model, padding),
+            SiteKind::Matrices { count, rows, cols } => self.matrices(&mut builder, count, [rows, cols]),
             _ => Ok(linear(self.low_rank(&mut builder)?)),
         }
     }
@@ -374,6 +405,24 @@ impl LoraConfig {
             scale,
             dropout: self.dropout,
         })
+    }
+
+    /// The updates of matrices in one parameter.
+    fn matrices(
+        &self,
+        builder: &mut SiteBuilder<'_>,
+        count: usize,
+        [rows, cols]: [usize; 2],
+    ) -> Result<SiteLayer, Error> {
+        let name = builder.site.parameter.as_ref().map_or("", |parameter| &parameter.name);
+        let (rank, scale) = self.rank_and_scale(&format!("{}.{name}", builder.site.path))?;
+        let a = init_a(self.init, &mut builder.rng, rank, [count * rank, cols]);
+        Ok(SiteLayer::Matrices(Erased::new(LowRankMatrices {
+            a: builder.param(a, self.dtype),
+            b: builder.param(draw::constant([rows, rank * count], 0.0), self.dtype),
+            count,
+            scale,
+        })))
     }
 
     /// The update of an embedding table.
@@ -445,7 +494,17 @@ impl Codec<Peft> for LoraConfig {
     }
 
     fn key(&self, site: &SiteInfo, _adapter: &str, param: &str) -> String {
-        peft::lora_key(site, param)
+        // Each parameter of a module that is adapted wraps the module once more, the first one innermost.
+        let target = self.target_parameters.as_deref().unwrap_or_default();
+        let outer = site
+            .parameter
+            .iter()
+            .flat_map(|parameter| &parameter.after)
+            .filter(|name| {
+                let path = format!("{}.{name}", site.path);
+                target.iter().any(|wanted| name_matches(wanted, &path))
+            });
+        peft::lora_key(site, &format!("{}{param}", "base_layer.".repeat(outer.count())))
     }
 }
 
@@ -454,138 +513,4 @@ pub(crate) fn check_dropout(dropout: f64) -> Result<(), ConfigError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use adapters_core::{AnyMethod, MethodEntry, Registry};
-    use serde_json::json;
-
-    use super::*;
-
-    fn parse(text: &str) -> Result<AnyMethod, Error> {
-        Registry::default().with(MethodEntry::of::<LoraConfig>()).parse(text)
-    }
-
-    #[test]
-    fn bad_values_are_refused_by_name() {
-        for (config, field) in [
-            (LoraConfig::new(0), "`r` is 0"),
-            (LoraConfig::new(8).with_alpha(f64::NAN), "`alpha` is NaN"),
-            (LoraConfig::new(8).with_dropout(1.0), "`dropout` is 1"),
-            (LoraConfig::new(8).with_init(Init::Ia3), "`init_weights` is ia3"),
-        ] {
-            let error = config.check().unwrap_err().to_string();
-            assert!(error.contains(field), "{error}");
-        }
-        let none = LayerRoles {
-            self_attention: false,
-            ..LayerRoles::default()
-        };
-        assert!(LoraConfig::new(8).with_roles(none).check().is_err());
-    }
-
-    #[test]
-    fn the_scale_follows_patterns_and_rslora() {
-        let mut config = LoraConfig::new(4).with_alpha(8.0);
-        config.rank_pattern.insert("query".into(), 16);
-        config.alpha_pattern.insert("value".into(), 2.0);
-        let lora = &config;
-        assert_eq!(lora.rank_and_scale("a.query").unwrap(), (16, 0.5));
-        assert_eq!(lora.rank_and_scale("a.value").unwrap(), (4, 0.5));
-        let lora = config.with_scaling(Scaling::RankStabilized);
-        assert_eq!(lora.rank_and_scale("a.key").unwrap(), (4, 4.0));
-    }
-
-    #[test]
-    fn config_strings_read_and_print() {
-        for text in [
-            "lora",
-            "lora[r=16,alpha=32]",
-            "lora[attn_matrices=[q,k,v],output_lora=true]",
-            "lora[target_modules=all-linear]",
-        ] {
-            assert_eq!(parse(text).unwrap().to_string(), text);
-        }
-    }
-
-    #[test]
-    fn mistakes_in_config_strings_are_named() {
-        for (text, parts) in [
-            ("lora[rank=4]", &["unknown field `rank`", "known: "][..]),
-            ("lora[alhpa=4]", &["did you mean `alpha`?"]),
-            ("lora[r=0]", &["`r` is 0, expected at least 1"]),
-            ("lora[r=x]", &["invalid type: string"]),
-            ("lora[use_gating=true,use_rslora=true]", &["`use_rslora` is true"]),
-            (
-                "lorra",
-                &["unknown adapter configuration `lorra`; did you mean `lora`?"],
-            ),
-            ("lora|lora[r=4]", &["`lora` and `lora[r=4]` both target `query`"]),
-        ] {
-            let error = parse(text).unwrap_err();
-            let source = std::error::Error::source(&error).map(ToString::to_string);
-            let all = format!("{error}: {}", source.unwrap_or_default());
-            for part in parts {
-                assert!(all.contains(part), "{text}: {all}");
-            }
-        }
-    }
-
-    #[test]
-    fn json_and_toml_round_trip_with_unknown_fields() {
-        let written = json!({"r": 4, "alpha": 6, "attn_matrices": ["q", "k"], "later": {"x": [1]}});
-        let config: LoraConfig = serde_json::from_value(written).unwrap();
-        assert_eq!((config.rank, config.alpha), (4, 6.0));
-        let back: LoraConfig = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
-        assert_eq!(back, config);
-        assert_eq!(back.extra["later"], json!({"x": [1]}));
-        let config = LoraConfig {
-            extra: Map::new(),
-            ..config
-        };
-        let back: LoraConfig = toml::from_str(&toml::to_string(&config).unwrap()).unwrap();
-        assert_eq!(back, config);
-        let toml_extra: LoraConfig = toml::from_str("r = 2\nlater = 1").unwrap();
-        assert_eq!(toml_extra.extra["later"], json!(1));
-    }
-
-    fn stored(format: Format, fields: &Map<String, Value>, version: Option<(u32, u32)>) -> StoredConfig<'_> {
-        StoredConfig {
-            format,
-            fields,
-            version,
-            versioned: version.is_some(),
-        }
-    }
-
-    #[test]
-    fn old_files_mean_alpha_equals_r() {
-        let written = json!({"architecture": "lora", "r": 2, "alpha": 4, "init_weights": "bert"});
-        let fields = written.as_object().unwrap();
-        let registry = Registry::default().with(MethodEntry::of::<LoraConfig>());
-        let read = |version| {
-            let stored = stored(Format::AdapterHub, fields, version);
-            registry.read(&stored).unwrap().to_string()
-        };
-        assert_eq!(read(Some((1, 3))), "lora[r=2,alpha=4,init_weights=bert]");
-        assert_eq!(read(Some((1, 0))), "lora[r=2,alpha=2,init_weights=bert]");
-        assert_eq!(read(None), "lora[r=2,alpha=2,init_weights=bert]");
-    }
-
-    #[test]
-    fn peft_files_are_refused_by_name() {
-        for (fields, named) in [
-            (
-                json!({"peft_type": "LORA", "target_modules": ["q"], "init_lora_weights": "pissa"}),
-                "init_lora_weights",
-            ),
-            (
-                json!({"peft_type": "LORA", "target_modules": ["q"], "use_qalora": true}),
-                "use_qalora",
-            ),
-            (json!({"peft_type": "LORA"}), "target_modules"),
-        ] {
-            let stored = stored(Format::Peft, fields.as_object().unwrap(), None);
-            let error = <LoraConfig as Codec<Peft>>::read(&stored).unwrap().unwrap_err();
-            assert!(error.to_string().contains(named), "{error}");
-        }
-    }
-}
+mod tests;

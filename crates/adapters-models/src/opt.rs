@@ -119,7 +119,7 @@ pub struct OptModel {
     positions: Embedding,
     layers: Vec<OptLayer>,
     norm: Option<Sited<LayerNorm>>,
-    /// Back to the width of the table.
+    /// Back to the width of the table, in front of the head: the last hidden state has the width of the layers.
     project_out: Option<Sited<Linear>>,
     head_input: Point<OutputHook>,
     head: Sited<Linear>,
@@ -279,15 +279,9 @@ impl Transformer for OptModel {
         let [_, seq, _] = state.hidden.dims();
         let mask = ops::causal_bias(seq, past, None, state.padding.as_ref(), &device);
         let chain = Chain::new(state.hidden).layers(&self.layers, mask);
-        Ok(chain.then(|x, cx| {
-            let x = match &self.norm {
-                Some(norm) => cx.norm(norm, x),
-                None => x,
-            };
-            match &self.project_out {
-                Some(projection) => cx.linear(projection, x),
-                None => x,
-            }
+        Ok(chain.then(|x, cx| match &self.norm {
+            Some(norm) => cx.norm(norm, x),
+            None => x,
         }))
     }
 
@@ -317,6 +311,10 @@ fn position_rows(
 impl CausalLm for OptModel {
     fn logits(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
         let cx = cx.hooks();
+        let hidden = match &self.project_out {
+            Some(projection) => cx.linear(projection, hidden),
+            None => hidden,
+        };
         let hidden = cx.output(&self.head_input, hidden);
         cx.linear(&self.head, hidden)
     }

@@ -216,7 +216,7 @@ pub fn save_checkpoint(model: &impl Host, source: &Path, out: &Path) -> Result<(
     let mut tensors = Checkpoint::open(source)?.read_all()?;
     // Whether a head that was the table of the embeddings has another weight now.
     let mut untied = false;
-    for info in model.module_sites() {
+    for info in model.sites() {
         // The source has the prefix of a larger class or not, whatever this one is.
         let prefix = model.base_prefix();
         let inner = info.path.strip_prefix(prefix).unwrap_or(&info.path).to_owned();
@@ -227,6 +227,18 @@ pub fn save_checkpoint(model: &impl Host, source: &Path, out: &Path) -> Result<(
             None => info.path.clone(),
         };
         let (weight, bias) = match info.kind {
+            SiteKind::Matrices { .. } => {
+                if let (Some(matrices), Some(parameter)) = (model.matrices(info.site), &info.parameter) {
+                    let bare = |path: &String| format!("{path}.{}", parameter.name);
+                    let known = [&prefixed, &inner]
+                        .into_iter()
+                        .map(bare)
+                        .find(|key| tensors.contains_key(key));
+                    let key = known.unwrap_or_else(|| bare(&info.path));
+                    tensors.insert(key, matrices.weight.val().into_data());
+                }
+                continue;
+            }
             SiteKind::Norm { .. } => match model.norm(info.site) {
                 Some(norm) => (norm.weight.into_data(), norm.bias),
                 None => continue,

@@ -144,8 +144,15 @@ fn configs(model_type: &str) -> (Vec<Value>, &'static [&'static str]) {
     }
 }
 
-fn check(model_type: &str) {
-    let (configs, optional_keys) = configs(model_type);
+/// The `model_type` as the name of a test.
+fn as_identifier(known: &Architecture) -> String {
+    known.model_type.replace('-', "_")
+}
+
+fn check(name: &str) {
+    let known = ARCHITECTURES.iter().find(|known| as_identifier(known) == name);
+    let known = known.unwrap_or_else(|| panic!("{name} is no architecture"));
+    let (configs, optional_keys) = configs(known.model_type);
     for config in configs {
         all(&ModelCase {
             config,
@@ -159,14 +166,14 @@ fn check(model_type: &str) {
 macro_rules! checked {
     ($($model_type:ident),*) => {
         $(#[test] fn $model_type() {
-            check(&stringify!($model_type).replace('_', "-"));
+            check(stringify!($model_type));
         })*
 
         #[test]
         fn no_architecture_is_left_out() {
-            let checked = [$(stringify!($model_type).replace('_', "-")),*];
+            let checked = [$(stringify!($model_type)),*];
             let left_out: Vec<_> =
-                ARCHITECTURES.iter().filter(|known| !checked.contains(&known.model_type.to_owned())).collect();
+                ARCHITECTURES.iter().filter(|known| !checked.contains(&as_identifier(known).as_str())).collect();
             assert!(left_out.is_empty(), "{left_out:?}");
         }
     };
@@ -186,7 +193,10 @@ checked!(
     qwen2,
     t5,
     mt5,
-    vit
+    vit,
+    gpt_neox,
+    gptj,
+    opt
 );
 
 #[test]

@@ -31,6 +31,9 @@ pub enum Target {
     Any(Vec<Target>),
     /// Modules whose path ends in one of these texts, within a component too: how peft reads `modules_to_save`.
     Endings(Vec<String>),
+    /// Parameters by the ends of their paths, which are whole components: peft's `target_parameters`. A parameter is one that has
+    /// no module of its own, or the weight of a linear layer.
+    Parameters(Vec<String>),
     /// Sites of another target, where embedding tables and the heads whose weights they are go together: one of both means
     /// both.
     Tied(Box<Target>),
@@ -244,6 +247,20 @@ impl Target {
                     ..Selection::default()
                 })
             }
+            Self::Parameters(names) => {
+                let mut sites = host.sites();
+                sites.retain(|info| parameter_path(info).is_some());
+                let is =
+                    |name: &String, info: &SiteInfo| parameter_path(info).is_some_and(|path| name_matches(name, &path));
+                let missed = names.iter().filter(|name| !sites.iter().any(|info| is(name, info)));
+                let unmatched = missed.cloned().collect();
+                sites.retain(|info| names.iter().any(|name| is(name, info)));
+                Ok(Selection {
+                    sites,
+                    unmatched,
+                    ..Selection::default()
+                })
+            }
             Self::Tied(target) => {
                 let mut selection = target.select(host)?;
                 let sites = host.sites();
@@ -328,6 +345,10 @@ impl Target {
                 Ok(false)
             }
             Self::Endings(endings) => Ok(info.is_module() && endings.iter().any(|ending| info.path.ends_with(ending))),
+            Self::Parameters(names) => {
+                let path = parameter_path(info);
+                Ok(path.is_some_and(|path| names.iter().any(|name| name_matches(name, &path))))
+            }
             // Which table belongs to a head is decided where sites are selected.
             Self::Tied(target) => Ok(info.tied_to.is_some() || target.covers(info)?),
             Self::Norms => Ok(matches!(info.kind, SiteKind::Norm { .. })),
@@ -347,6 +368,7 @@ impl Target {
             Self::Roles { .. } | Self::First(_) | Self::Layers { .. } => {
                 host.sites().iter().map(|s| s.site.role.to_string()).collect()
             }
+            Self::Parameters(_) => host.sites().iter().filter_map(parameter_path).collect(),
             Self::Modules(_) | Self::Endings(_) => host
                 .module_sites()
                 .iter()
@@ -496,6 +518,15 @@ impl ModuleTarget {
             (None, _) => true,
         };
         Ok(!in_layers || self.exclude.as_ref().map_or(Ok(false), |e| e.matches(&info.path))?)
+    }
+}
+
+/// The path of the parameter that `target_parameters` means by a site; `None` where there is none.
+fn parameter_path(info: &SiteInfo) -> Option<String> {
+    match (&info.parameter, info.kind) {
+        (Some(parameter), _) => Some(format!("{}.{}", info.path, parameter.name)),
+        (None, SiteKind::Linear { .. }) => Some(format!("{}.weight", info.path)),
+        _ => None,
     }
 }
 
