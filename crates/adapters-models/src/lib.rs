@@ -1,14 +1,18 @@
 #![doc = include_str!("../README.md")]
 
+mod albert;
 mod architecture;
 mod attention;
 pub mod bart;
 pub mod bert;
+mod bert_generation;
 mod cache;
 mod chain;
 mod chat;
 mod config_check;
 pub mod distilbert;
+mod electra;
+pub mod encoder;
 mod error;
 mod generate;
 pub mod gpt2;
@@ -18,6 +22,7 @@ mod llama;
 mod mistral;
 mod model;
 mod modeling;
+pub mod post_norm;
 mod pretrained;
 mod qwen2;
 mod roberta;
@@ -25,12 +30,14 @@ pub mod rotary;
 pub mod rotary_config;
 pub mod rotary_decoder;
 pub mod t5;
+pub mod text_embeddings;
 mod tokenizer;
 mod transformer;
 mod two_stacks;
 pub mod vision;
 pub mod vit;
 mod weights;
+mod xmod;
 
 #[cfg(feature = "hub")]
 mod hub;
