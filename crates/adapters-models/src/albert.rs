@@ -84,15 +84,28 @@ fn build(config: AlbertConfig, path: &Path, weights: &mut Weights) -> Result<Enc
     check.sizes([("embedding_size", config.embedding_size)])?;
     check.layers([("num_hidden_groups", groups), ("inner_group_num", inner)])?;
     let passes = bert.num_hidden_layers;
-    check.require(groups <= passes, "num_hidden_groups", format!("at most num_hidden_layers = {passes}"), groups)?;
+    check.require(
+        groups <= passes,
+        "num_hidden_groups",
+        format!("at most num_hidden_layers = {passes}"),
+        groups,
+    )?;
     let sizes = LayerSizes {
         // Only the attention's output drops out.
         ffn_dropout: 0.0,
         ..bert.sizes(activation)
     };
-    let (d, width, outside) = (bert.hidden_size, config.embedding_size, Location::outside(Stack::Encoder));
+    let (d, width, outside) = (
+        bert.hidden_size,
+        config.embedding_size,
+        Location::outside(Stack::Encoder),
+    );
     let layer = |index: usize, weights: &mut Weights| {
-        let path = format!("encoder.albert_layer_groups.{}.albert_layers.{}", index / inner, index % inner);
+        let path = format!(
+            "encoder.albert_layer_groups.{}.albert_layers.{}",
+            index / inner,
+            index % inner
+        );
         let at = weights.at(Location::layer(Stack::Encoder, index), path);
         let mut layer = PostNormLayer::build(&LAYER, &sizes, at);
         // As AdapterHub's library calls its adapters there.
@@ -119,7 +132,11 @@ fn build(config: AlbertConfig, path: &Path, weights: &mut Weights) -> Result<Enc
             bert.embeddings(width, Counting::FromZero),
             weights.at(outside, "embeddings"),
         ),
-        projection: Some(weights.at(outside, projection).linear(LinearRole::EmbeddingProjection, "", [width, d])),
+        projection: Some(
+            weights
+                .at(outside, projection)
+                .linear(LinearRole::EmbeddingProjection, "", [width, d]),
+        ),
         stack: SharedLayers {
             layers: (0..groups * inner).map(|index| layer(index, weights)).collect(),
             order: (0..passes).flat_map(in_group).collect(),

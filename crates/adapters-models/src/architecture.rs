@@ -1,4 +1,4 @@
-//! Which architectures load: one line each, and a registry that takes others.
+//! An architecture and how its models load, and a registry of them. The list is in `families.rs`.
 
 use std::fmt;
 use std::path::Path;
@@ -13,29 +13,6 @@ use crate::model::Model;
 use crate::pretrained::Pretrained;
 use crate::transformer::Transformer;
 use crate::weights::Weights;
-use crate::{
-    albert, bart, bert, bert_generation, distilbert, electra, gpt2, llama, mistral, qwen2, roberta, t5, vit, xmod,
-};
-
-/// Every architecture of this crate.
-pub const ARCHITECTURES: &[Architecture] = &[
-    Architecture::new("albert", ModelKind::Encoder, albert::load),
-    Architecture::of::<bart::BartModel>("bart", ModelKind::EncoderDecoder),
-    Architecture::of::<bert::BertModel>("bert", ModelKind::Encoder),
-    Architecture::new("roberta", ModelKind::Encoder, roberta::load),
-    Architecture::new("xlm-roberta", ModelKind::Encoder, roberta::load_xlm),
-    Architecture::new("xlm_roberta", ModelKind::Encoder, roberta::load_xlm),
-    Architecture::new("xmod", ModelKind::Encoder, xmod::load),
-    Architecture::new("bert-generation", ModelKind::Encoder, bert_generation::load),
-    Architecture::new("distilbert", ModelKind::Encoder, distilbert::load),
-    Architecture::new("electra", ModelKind::Encoder, electra::load),
-    Architecture::new("llama", ModelKind::CausalLm, llama::load),
-    Architecture::new("mistral", ModelKind::CausalLm, mistral::load),
-    Architecture::new("qwen2", ModelKind::CausalLm, qwen2::load),
-    Architecture::of::<gpt2::Gpt2Model>("gpt2", ModelKind::CausalLm),
-    Architecture::of::<t5::T5Model>("t5", ModelKind::EncoderDecoder),
-    Architecture::of::<vit::VitModel>("vit", ModelKind::ImageEncoder),
-];
 
 /// What a model reads and writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,14 +86,7 @@ impl fmt::Debug for Architecture {
 
 /// The architectures a program loads: those of this crate, and what it registers.
 #[derive(Clone, Debug)]
-pub struct Architectures(Vec<Architecture>);
-
-impl Default for Architectures {
-    /// Those of this crate.
-    fn default() -> Self {
-        Self(ARCHITECTURES.to_vec())
-    }
-}
+pub struct Architectures(pub(crate) Vec<Architecture>);
 
 impl Architectures {
     /// These and another one, in place of one of the same `model_type`.

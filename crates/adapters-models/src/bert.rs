@@ -141,7 +141,12 @@ impl BertConfig {
     }
 
     /// What heads, tokenizers and reports need.
-    pub(crate) fn facts(&self, names: EncoderNames, counting: Counting, masked_lm: Option<MaskedLmLayout>) -> EncoderFacts {
+    pub(crate) fn facts(
+        &self,
+        names: EncoderNames,
+        counting: Counting,
+        masked_lm: Option<MaskedLmLayout>,
+    ) -> EncoderFacts {
         EncoderFacts {
             names,
             d_model: self.hidden_size,
@@ -212,12 +217,7 @@ impl FromCheckpoint for BertModel {
 
 impl Variant {
     /// BERT or a relative of it.
-    pub(crate) fn build(
-        self,
-        config: BertConfig,
-        path: &Path,
-        weights: &mut Weights,
-    ) -> Result<BertModel, ModelError> {
+    pub(crate) fn build(self, config: BertConfig, path: &Path, weights: &mut Weights) -> Result<BertModel, ModelError> {
         let sizes = config.sizes(config.check(self.counting, path)?);
         let outside = Location::outside(Stack::Encoder);
         let (d, layers) = (config.hidden_size, config.num_hidden_layers);

@@ -34,7 +34,10 @@ pub(crate) fn load(source: &Pretrained, device: &Device) -> Result<Model, ModelE
             masked_lm: None,
         };
         // Whatever the file says of token types, the published class has none.
-        let config = BertConfig { type_vocab_size: 0, ..config };
+        let config = BertConfig {
+            type_vocab_size: 0,
+            ..config
+        };
         variant.build(config, path, weights)
     };
     encoder::load(&BERT_GENERATION, defaults, (source, device), build)

@@ -87,7 +87,13 @@ const NAMES: EncoderNames = EncoderNames {
     model_type: "distilbert",
     class_name: "DistilBertModel",
     prefix: "distilbert.",
-    unused: &["embeddings.position_ids", "vocab_", "pre_classifier.", "classifier.", "qa_outputs."],
+    unused: &[
+        "embeddings.position_ids",
+        "vocab_",
+        "pre_classifier.",
+        "classifier.",
+        "qa_outputs.",
+    ],
     attention: "self",
 };
 

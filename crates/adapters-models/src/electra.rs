@@ -41,22 +41,27 @@ pub(crate) fn load(source: &Pretrained, device: &Device) -> Result<Model, ModelE
     let defaults = object(json!({
         "embedding_size": 128, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024,
     }));
-    encoder::load(&ELECTRA, defaults, (source, device), |config: ElectraConfig, path, weights| {
-        let ElectraConfig { embedding_size, bert } = config;
-        ConfigCheck::new(path).sizes([("embedding_size", embedding_size)])?;
-        let variant = Variant {
-            names: ELECTRA,
-            projection: (embedding_size != bert.hidden_size).then_some((embedding_size, "embeddings_project")),
-            counting: Counting::FromZero,
-            masked_lm: Some(MaskedLmLayout {
-                dense: "generator_predictions.dense",
-                norm: "generator_predictions.LayerNorm",
-                decoder: "generator_lm_head",
-                bias: Some("generator_lm_head.bias"),
-                activation: Some("gelu".into()),
-                ..MaskedLmLayout::BIASED
-            }),
-        };
-        variant.build(bert, path, weights)
-    })
+    encoder::load(
+        &ELECTRA,
+        defaults,
+        (source, device),
+        |config: ElectraConfig, path, weights| {
+            let ElectraConfig { embedding_size, bert } = config;
+            ConfigCheck::new(path).sizes([("embedding_size", embedding_size)])?;
+            let variant = Variant {
+                names: ELECTRA,
+                projection: (embedding_size != bert.hidden_size).then_some((embedding_size, "embeddings_project")),
+                counting: Counting::FromZero,
+                masked_lm: Some(MaskedLmLayout {
+                    dense: "generator_predictions.dense",
+                    norm: "generator_predictions.LayerNorm",
+                    decoder: "generator_lm_head",
+                    bias: Some("generator_lm_head.bias"),
+                    activation: Some("gelu".into()),
+                    ..MaskedLmLayout::BIASED
+                }),
+            };
+            variant.build(bert, path, weights)
+        },
+    )
 }

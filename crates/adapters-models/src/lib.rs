@@ -14,6 +14,7 @@ pub mod distilbert;
 mod electra;
 pub mod encoder;
 mod error;
+mod families;
 mod generate;
 pub mod gpt2;
 pub mod heads;
@@ -42,13 +43,14 @@ mod xmod;
 #[cfg(feature = "hub")]
 mod hub;
 
-pub use architecture::{ARCHITECTURES, Architecture, Architectures, FromCheckpoint, ModelKind};
+pub use architecture::{Architecture, Architectures, FromCheckpoint, ModelKind};
 pub use attention::{AttentionOptions, ProjectedAttention};
 pub use cache::{KeyValueCache, KeysValues, LayerCache};
 pub use chain::{Block, Chain, Flow, Slot, Step};
 pub use chat::{ChatTemplate, Message};
 pub use config_check::ConfigCheck;
 pub use error::ModelError;
+pub use families::ARCHITECTURES;
 pub use generate::{Beams, EarlyStopping, Generation, Sampling};
 pub use heads::{Head, HeadConfig, Heads};
 #[cfg(feature = "hub")]

@@ -57,7 +57,11 @@ pub struct LayerNames {
 pub const BERT_NAMES: LayerNames = LayerNames {
     projections: ["attention.self.query", "attention.self.key", "attention.self.value"],
     key_value: "attention.self",
-    attention: ["attention.output.dense", "attention.output.LayerNorm", "attention.output"],
+    attention: [
+        "attention.output.dense",
+        "attention.output.LayerNorm",
+        "attention.output",
+    ],
     feed_forward: ["intermediate.dense", "output.dense", "output.LayerNorm", "output"],
 };
 
@@ -181,13 +185,7 @@ impl PostNormLayer {
     }
 
     /// `count` layers of an encoder, the first of which has the path `{path}.0`.
-    pub fn stack(
-        names: &LayerNames,
-        sizes: &LayerSizes,
-        path: &str,
-        count: usize,
-        weights: &mut Weights,
-    ) -> Vec<Self> {
+    pub fn stack(names: &LayerNames, sizes: &LayerSizes, path: &str, count: usize, weights: &mut Weights) -> Vec<Self> {
         let at = |index| Location::layer(Stack::Encoder, index);
         (0..count)
             .map(|index| Self::build(names, sizes, weights.at(at(index), format!("{path}.{index}"))))

@@ -55,14 +55,19 @@ fn load_named(
     device: &Device,
 ) -> Result<Model, ModelError> {
     let defaults = object(json!({"vocab_size": vocab_size, "pad_token_id": 1}));
-    encoder::load(&names, defaults, (source, device), |config: BertConfig, path, weights| {
-        let pad_id = config.pad_token_id;
-        let variant = Variant {
-            names,
-            projection: None,
-            counting: Counting::BehindPadding { pad_id },
-            masked_lm: Some(MASKED_LM),
-        };
-        variant.build(config, path, weights)
-    })
+    encoder::load(
+        &names,
+        defaults,
+        (source, device),
+        |config: BertConfig, path, weights| {
+            let pad_id = config.pad_token_id;
+            let variant = Variant {
+                names,
+                projection: None,
+                counting: Counting::BehindPadding { pad_id },
+                masked_lm: Some(MASKED_LM),
+            };
+            variant.build(config, path, weights)
+        },
+    )
 }

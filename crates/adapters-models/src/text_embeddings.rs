@@ -88,8 +88,14 @@ impl TextEmbeddings {
             token_types: table(options.token_types, "token_type_embeddings"),
             words: at.table(words, [options.vocab_size, width], Some(options.pad_id)),
             embedded: at.embedded(EmbeddingRole::EmbeddedTokens, words, width),
-            projection: (width != normalized)
-                .then(|| at.linear_with(false, LinearRole::EmbeddingProjection, "embed_proj", [width, normalized])),
+            projection: (width != normalized).then(|| {
+                at.linear_with(
+                    false,
+                    LinearRole::EmbeddingProjection,
+                    "embed_proj",
+                    [width, normalized],
+                )
+            }),
             norm: at.layer_norm(NormRole::EmbeddingNorm, norm, normalized, options.epsilon),
             output: at.embedded(EmbeddingRole::Embedding, "", normalized),
             options,

@@ -91,7 +91,11 @@ impl XmodLayer {
             Some(norm) => cx.norm(norm, x.clone()),
             None => x.clone(),
         };
-        let residual = if self.residual_behind_norm { normalized.clone() } else { x };
+        let residual = if self.residual_behind_norm {
+            normalized.clone()
+        } else {
+            x
+        };
         let down = blocks.activation.forward(ops::linear(&adapter.down, normalized));
         cx.dropout(ops::linear(&adapter.up, down), blocks.ffn_dropout) + residual
     }
@@ -146,7 +150,9 @@ pub(crate) fn load(source: &Pretrained, device: &Device) -> Result<Model, ModelE
 
 fn build(config: XmodConfig, path: &Path, weights: &mut Weights) -> Result<Encoder<XmodStack>, ModelError> {
     let bert = &config.bert;
-    let counting = Counting::BehindPadding { pad_id: bert.pad_token_id };
+    let counting = Counting::BehindPadding {
+        pad_id: bert.pad_token_id,
+    };
     let sizes = bert.sizes(bert.check(counting, path)?);
     config.check(path)?;
     let (d, outside) = (bert.hidden_size, Location::outside(Stack::Encoder));
@@ -176,16 +182,31 @@ impl XmodConfig {
         let check = ConfigCheck::new(path);
         let (bert, factor) = (&self.bert, self.adapter_reduction_factor);
         let expected = format!("between 1 and hidden_size = {}", bert.hidden_size);
-        check.require((1..=bert.hidden_size).contains(&factor), "adapter_reduction_factor", expected, factor)?;
+        check.require(
+            (1..=bert.hidden_size).contains(&factor),
+            "adapter_reduction_factor",
+            expected,
+            factor,
+        )?;
         match &self.default_language {
             Some(language) => {
                 let expected = format!("one of {} or null", self.languages.join(", "));
-                check.require(self.languages.contains(language), "default_language", expected, language)
+                check.require(
+                    self.languages.contains(language),
+                    "default_language",
+                    expected,
+                    language,
+                )
             }
             // The model of AdapterHub's library has no norm to join the residual stream with then.
             None => {
                 let has_norm = self.adapter_layer_norm || self.adapter_reuse_layer_norm;
-                check.require(has_norm, "adapter_reuse_layer_norm", "true without a default_language", false)
+                check.require(
+                    has_norm,
+                    "adapter_reuse_layer_norm",
+                    "true without a default_language",
+                    false,
+                )
             }
         }
     }

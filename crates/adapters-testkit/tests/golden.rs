@@ -43,16 +43,26 @@ fn every_case_in_the_repository_is_right() {
         expected.keys().filter(is_gradient).count()
     });
     assert_eq!(right, recorded.sum::<usize>());
-    assert!(cases.len() > 100 && right > 1000, "{} cases, {right} gradients", cases.len());
+    assert!(
+        cases.len() > 100 && right > 1000,
+        "{} cases, {right} gradients",
+        cases.len()
+    );
 }
 
 /// The folders of all cases of a set.
 fn cases_of(set: &Path) -> Vec<PathBuf> {
     let inside = |dir: &Path| -> Vec<PathBuf> {
         let entries = std::fs::read_dir(dir).into_iter().flatten();
-        entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect()
+        entries
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.is_dir())
+            .collect()
     };
-    inside(set).iter().flat_map(|model| inside(&model.join("cases"))).collect()
+    inside(set)
+        .iter()
+        .flat_map(|model| inside(&model.join("cases")))
+        .collect()
 }
 
 /// `ADAPTERS_GOLDEN_DIR=DIR cargo test -p adapters-testkit --test golden -- --ignored`

@@ -57,7 +57,10 @@ fn configs(model_type: &str) -> (Vec<Value>, &'static [&'static str]) {
         "bert" => (vec![encoder("bert", json!({}))], &["pooler.dense.weight"]),
         // The contract pads with token 0.
         "roberta" | "xlm-roberta" | "xlm_roberta" => (
-            vec![encoder(model_type, json!({"max_position_embeddings": 12, "type_vocab_size": 1, "pad_token_id": 0}))],
+            vec![encoder(
+                model_type,
+                json!({"max_position_embeddings": 12, "type_vocab_size": 1, "pad_token_id": 0}),
+            )],
             &["pooler.dense.weight"],
         ),
         "xmod" => {

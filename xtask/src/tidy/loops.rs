@@ -17,7 +17,7 @@ const KNOWN: [(&str, &str, usize); 8] = [
     ("adapters-core", "erased", 14),
     ("adapters-core", "method", 10),
     ("adapters-lora", "adapterhub", 6),
-    ("adapters-models", "architecture", 31),
+    ("adapters-models", "architecture", 14),
     ("adapters-models", "heads", 7),
     ("adapters-train", "attach", 4),
     ("adapters-train", "curve", 4),

@@ -444,9 +444,14 @@ fn decided(dir: &Path, problems: &[String]) -> Option<String> {
         "C3A",
         "PARITY D20: the reference's gradient with respect to a layer's input is not the derivative",
     )];
+    const ADDED_MASK: &str = "PARITY D42: under its sdpa kernel the reference adds the mask to DistilBERT's scores";
     let case: Case = read_json(&dir.join("case.json")).ok()?;
     let folder = case.adapters.values().next()?.as_str()?;
     let config: Value = read_json(&dir.join(folder).join("adapter_config.json")).ok()?;
+    let extends_mask = ["prefix_tuning", "prompt_tuning"];
+    if case.model_class.starts_with("DistilBert") && extends_mask.iter().any(|of| is_under_sdpa(of, &case, dir)) {
+        return Some(ADDED_MASK.to_owned());
+    }
     if is_under_sdpa("prompt_tuning", &case, dir) {
         let padded_rows = |problem: &String| !problem.starts_with("a row without padding");
         return problems.iter().all(padded_rows).then(|| PROMPTS_UNDER_SDPA.to_owned());
