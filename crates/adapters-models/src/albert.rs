@@ -6,12 +6,12 @@
 use serde_json::json;
 
 use crate::bert::{self, BertConfig};
+use crate::checkpoint_folder::CheckpointFolder;
 use crate::encoder::{self, Encoder, EncoderNames, EncoderStack, Pooler};
 use crate::llama::object;
 use crate::model::Model;
 use crate::modeling::*;
 use crate::post_norm::{LayerNames, LayerSizes, PostNormLayer};
-use crate::pretrained::Pretrained;
 use crate::text_embeddings::{Counting, TextEmbeddings};
 
 const ALBERT: EncoderNames = EncoderNames {
@@ -67,7 +67,7 @@ impl EncoderStack for SharedLayers {
 }
 
 /// Loads a checkpoint.
-pub(crate) fn load(source: &Pretrained, device: &Device) -> Result<Model, ModelError> {
+pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
     let defaults = object(json!({
         "vocab_size": 30000, "embedding_size": 128, "hidden_size": 4096, "num_hidden_groups": 1,
         "num_attention_heads": 64, "intermediate_size": 16384, "inner_group_num": 1, "hidden_act": "gelu_new",

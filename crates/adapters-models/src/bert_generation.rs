@@ -6,11 +6,11 @@
 use serde_json::json;
 
 use crate::bert::{self, BertConfig, Variant};
+use crate::checkpoint_folder::CheckpointFolder;
 use crate::encoder::{self, EncoderNames};
 use crate::llama::object;
 use crate::model::Model;
 use crate::modeling::*;
-use crate::pretrained::Pretrained;
 use crate::text_embeddings::Counting;
 
 const BERT_GENERATION: EncoderNames = EncoderNames {
@@ -21,7 +21,7 @@ const BERT_GENERATION: EncoderNames = EncoderNames {
 };
 
 /// Loads a checkpoint.
-pub(crate) fn load(source: &Pretrained, device: &Device) -> Result<Model, ModelError> {
+pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
     let defaults = object(json!({
         "vocab_size": 50358, "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
         "intermediate_size": 4096,

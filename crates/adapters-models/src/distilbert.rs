@@ -3,11 +3,11 @@
 //! Paper: *DistilBERT, a distilled version of BERT: smaller, faster, cheaper and lighter*, Sanh et al., 2019,
 //! <https://arxiv.org/abs/1910.01108>. Behavior follows `DistilBertModel` of Hugging Face transformers.
 
+use crate::checkpoint_folder::CheckpointFolder;
 use crate::encoder::{self, Encoder, EncoderFacts, EncoderNames};
 use crate::model::Model;
 use crate::modeling::*;
 use crate::post_norm::{LayerNames, LayerSizes, PostNormLayer};
-use crate::pretrained::Pretrained;
 use crate::text_embeddings::{Counting, EmbeddingOptions, TextEmbeddings};
 
 /// Epsilon of the layer normalizations, which the published class does not configure.
@@ -105,7 +105,7 @@ const LAYER: LayerNames = LayerNames {
 };
 
 /// Loads a checkpoint.
-pub(crate) fn load(source: &Pretrained, device: &Device) -> Result<Model, ModelError> {
+pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
     encoder::load(&NAMES, Default::default(), (source, device), build)
 }
 

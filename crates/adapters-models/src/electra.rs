@@ -6,11 +6,11 @@
 use serde_json::json;
 
 use crate::bert::{self, BertConfig, Variant};
+use crate::checkpoint_folder::CheckpointFolder;
 use crate::encoder::{self, EncoderNames};
 use crate::llama::object;
 use crate::model::Model;
 use crate::modeling::*;
-use crate::pretrained::Pretrained;
 use crate::text_embeddings::Counting;
 
 const ELECTRA: EncoderNames = EncoderNames {
@@ -37,7 +37,7 @@ struct ElectraConfig {
 }
 
 /// Loads a checkpoint.
-pub(crate) fn load(source: &Pretrained, device: &Device) -> Result<Model, ModelError> {
+pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
     let defaults = object(json!({
         "embedding_size": 128, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024,
     }));

@@ -7,9 +7,9 @@ use burn::module::ModuleDisplay;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::checkpoint_folder::CheckpointFolder;
 use crate::model::Model;
 use crate::modeling::*;
-use crate::pretrained::Pretrained;
 use crate::text_embeddings::TextEmbeddings;
 
 /// The published names of a family of encoders.
@@ -96,7 +96,7 @@ pub struct EncoderFacts {
 pub(crate) fn load<C: DeserializeOwned, S: EncoderStack + 'static>(
     names: &EncoderNames,
     defaults: Map<String, Value>,
-    (source, device): (&Pretrained, &Device),
+    (source, device): (&CheckpointFolder, &Device),
     build: impl FnOnce(C, &Path, &mut Weights) -> Result<Encoder<S>, ModelError>,
 ) -> Result<Model, ModelError> {
     let config = source.config_with(defaults)?;

@@ -7,11 +7,11 @@
 use serde_json::json;
 
 use crate::bert::{self, BertConfig, Variant};
+use crate::checkpoint_folder::CheckpointFolder;
 use crate::encoder::{self, EncoderNames};
 use crate::llama::object;
 use crate::model::Model;
 use crate::modeling::*;
-use crate::pretrained::Pretrained;
 use crate::text_embeddings::Counting;
 
 const ROBERTA: EncoderNames = EncoderNames {
@@ -39,19 +39,19 @@ pub(crate) const MASKED_LM: MaskedLmLayout = MaskedLmLayout {
 };
 
 /// Loads a checkpoint of RoBERTa.
-pub(crate) fn load(source: &Pretrained, device: &Device) -> Result<Model, ModelError> {
+pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
     load_named(ROBERTA, 50265, source, device)
 }
 
 /// Loads a checkpoint of XLM-RoBERTa.
-pub(crate) fn load_xlm(source: &Pretrained, device: &Device) -> Result<Model, ModelError> {
+pub(crate) fn load_xlm(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
     load_named(XLM_ROBERTA, 30522, source, device)
 }
 
 fn load_named(
     names: EncoderNames,
     vocab_size: usize,
-    source: &Pretrained,
+    source: &CheckpointFolder,
     device: &Device,
 ) -> Result<Model, ModelError> {
     let defaults = object(json!({"vocab_size": vocab_size, "pad_token_id": 1}));

@@ -8,12 +8,12 @@
 use serde_json::json;
 
 use crate::bert::{self, BertConfig};
+use crate::checkpoint_folder::CheckpointFolder;
 use crate::encoder::{self, Encoder, EncoderNames, EncoderStack, Pooler};
 use crate::llama::object;
 use crate::model::Model;
 use crate::modeling::*;
 use crate::post_norm::{BERT_NAMES, LayerSizes, PostNormBlocks, SelfAttention};
-use crate::pretrained::Pretrained;
 use crate::roberta;
 use crate::text_embeddings::{Counting, TextEmbeddings};
 
@@ -140,7 +140,7 @@ impl EncoderStack for XmodStack {
 }
 
 /// Loads a checkpoint.
-pub(crate) fn load(source: &Pretrained, device: &Device) -> Result<Model, ModelError> {
+pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
     let defaults = object(json!({
         "pad_token_id": 1, "pre_norm": false, "adapter_reduction_factor": 2, "adapter_layer_norm": false,
         "adapter_reuse_layer_norm": true, "ln_before_adapter": true, "languages": ["en_XX"], "default_language": null,
