@@ -81,9 +81,9 @@ impl<'m> Chain<'m> {
 
     /// Goes on with the layers of a stack.
     #[must_use]
-    pub fn layers<B: Block>(mut self, layers: impl IntoIterator<Item = &'m B>, frame: B::Frame) -> Self
+    pub fn layers<B>(mut self, layers: impl IntoIterator<Item = &'m B>, frame: B::Frame) -> Self
     where
-        B: 'm,
+        B: Block + 'm,
         B::Frame: 'm,
     {
         let frame = Rc::new(frame);
