@@ -10,7 +10,7 @@ use adapters_nn::draw;
 use serde_json::{Map, Value};
 
 use crate::adapterhub::{self, Object};
-use crate::init::{Init, from_weight, init_a, init_b};
+use crate::init::{from_weight, init_a, init_b};
 use crate::lora_config::{BiasTraining, LoraConfig};
 use crate::low_rank::{LowRank, Origin};
 use crate::low_rank_table::LowRankTable;
@@ -176,6 +176,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::init::Init;
     use crate::target::LayerRoles;
 
     fn parse(text: &str) -> Result<AnyMethod, Error> {
