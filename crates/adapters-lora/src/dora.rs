@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use crate::adapterhub::{self, Object};
 use crate::fused_projection::FusedProjection;
-use crate::lora::LoraConfig;
+use crate::lora_config::LoraConfig;
 use crate::low_rank::Factored;
 use crate::peft;
 use crate::site_builder::{Dtype, SiteBuilder, linear};

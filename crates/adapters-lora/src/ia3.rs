@@ -18,7 +18,7 @@ use crate::adapterhub::{self, Object};
 use crate::fused_projection::FusedProjection;
 use crate::gate::{GATED, Gate};
 use crate::init::{Init, init_b};
-use crate::lora::LoraConfig;
+use crate::lora_config::LoraConfig;
 use crate::peft;
 use crate::scaling::Scaling;
 use crate::site_builder::{Dtype, SiteBuilder, linear};

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fused_projection::FusedProjection;
 use crate::gate::Gate;
-use crate::lora::LoraConfig;
+use crate::lora_config::LoraConfig;
 use crate::scaling::Scaling;
 use crate::target::LoraTarget;
 
