@@ -6,9 +6,9 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::dtype::Dtype;
 use crate::init::Init;
 use crate::scaling::Scaling;
-use crate::site_builder::Dtype;
 use crate::target::{LayerRoles, LoraTarget};
 
 /// Low-rank adaptation: `y = W x + b + s (B A dropout(x) + c)`, on an embedding table `y_i = W_i + s B A_i`.
