@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod atomic;
+mod dict;
 mod error;
 mod fusion;
 mod head_setup;
@@ -11,6 +12,7 @@ mod setup;
 mod tensors;
 mod unique_keys;
 
+pub use dict::CompositionDict;
 pub use error::{StoreError, TensorProblem};
 pub use fusion::{load_fusion, save_fusion};
 pub use head_setup::HeadSetup;

@@ -67,11 +67,7 @@ impl<'w> Scope<'w> {
         rest: &str,
         [d_in, d_out]: [usize; 2],
     ) -> Sited<Linear> {
-        let key = self.key(rest);
-        let layer = match bias {
-            true => self.weights.linear(&key, d_in, d_out),
-            false => self.weights.linear_without_bias(&key, d_in, d_out),
-        };
+        let layer = self.weights.linear_with(bias, &self.key(rest), d_in, d_out);
         Sited::new(self.location, role, self.path(rest), layer)
     }
 
@@ -79,6 +75,17 @@ impl<'w> Scope<'w> {
     pub fn linear_input_first(&mut self, role: LinearRole, rest: &str, [d_in, d_out]: [usize; 2]) -> Sited<Linear> {
         let layer = self.weights.linear_input_first(&self.key(rest), d_in, d_out);
         Sited::new(self.location, role, self.path(rest), layer).stored_input_first()
+    }
+
+    /// A language-model head, with a bias or without: the table that is its weight, or a weight of its own, `[d_model, vocab]`.
+    pub fn head(&mut self, bias: bool, table: Option<&Sited<Embedding>>, dims: [usize; 2]) -> Sited<Linear> {
+        match table {
+            Some(table) => {
+                let bias = bias.then(|| self.weights.vector(&joined(&[&self.keys, "bias"]), dims[1]));
+                Sited::tied(self.location, self.path(""), table, bias)
+            }
+            None => self.linear_with(bias, LinearRole::LmHead, "", dims),
+        }
     }
 
     /// A layer normalization.
