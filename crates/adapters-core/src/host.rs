@@ -53,7 +53,7 @@ pub trait Host: Sites {
         match stack {
             Stack::Cross => "cross_prefix",
             Stack::Encoder if self.sites().iter().any(|info| info.site.stack == Stack::Decoder) => "encoder_prefix",
-            Stack::Encoder | Stack::Decoder => "self_prefix",
+            Stack::Encoder | Stack::Decoder | Stack::Image => "self_prefix",
         }
     }
 

@@ -16,6 +16,8 @@ pub enum Stack {
     Decoder,
     /// The cross attention inside a decoder.
     Cross,
+    /// The layers that read images, in a model of texts and images.
+    Image,
 }
 
 /// Declares [`Role`] with the name of each variant in files and messages.
@@ -82,6 +84,12 @@ roles! {
     EmbeddedTokens = "embedded_tokens",
     /// Query, key and value projections side by side in one matrix (linear).
     QueryKeyValue = "query_key_value",
+    /// Convolution over pixels or sound, as the product of its kernel with every patch (linear).
+    Convolution = "convolution",
+    /// Projection of features onto the width of the residual stream (linear).
+    InputProjection = "input_projection",
+    /// Projection of what a model makes of a whole input onto a space that it shares with another model (linear).
+    OutputProjection = "output_projection",
 }
 
 /// Declares the roles that layers of one kind can have, so that a layer cannot be built with a role of another kind.
@@ -103,7 +111,8 @@ macro_rules! roles_of {
 
 roles_of! {
     /// Roles of linear layers.
-    LinearRole: Query, Key, Value, AttentionOutput, FfnUp, FfnGate, FfnDown, Pooler, LmHead, QueryKeyValue
+    LinearRole: Query, Key, Value, AttentionOutput, FfnUp, FfnGate, FfnDown, Pooler, LmHead, QueryKeyValue, Convolution,
+        InputProjection, OutputProjection
 }
 
 roles_of! {
@@ -142,6 +151,7 @@ impl fmt::Display for Stack {
             Self::Encoder => "encoder",
             Self::Decoder => "decoder",
             Self::Cross => "cross",
+            Self::Image => "image",
         })
     }
 }
@@ -251,6 +261,9 @@ pub struct SiteInfo {
     pub path: String,
     /// Whether the published weight of this linear layer is `[d_in, d_out]`, and not `[d_out, d_in]` as usual.
     pub input_first: bool,
+    /// Input channels and sizes of the kernel of a convolution, whose published weight is `[d_out, channels, sizes..]`; empty
+    /// for every other layer.
+    pub kernel: Vec<usize>,
     /// The role that AdapterHub's configurations select this site by, which [`Host::sites`](crate::Host::sites) fills in
     /// ([`Host::hub_role`](crate::Host::hub_role)).
     pub hub_role: Role,
@@ -264,6 +277,7 @@ impl SiteInfo {
             kind,
             path: path.into(),
             input_first: false,
+            kernel: Vec::new(),
             hub_role: site.role,
         }
     }

@@ -12,7 +12,7 @@ use crate::error::ModelError;
 use crate::from_checkpoint::FromCheckpoint;
 use crate::kind::ModelKind;
 use crate::model::Model;
-use crate::{bart, bert, distilbert, gpt2, llama, mistral, qwen2, roberta, t5, vit};
+use crate::{bart, beit, bert, clip, dinov2, distilbert, gpt2, llama, mistral, qwen2, roberta, siglip, t5, vit};
 
 /// Every architecture of this crate.
 pub const ARCHITECTURES: &[Architecture] = &[
@@ -30,6 +30,11 @@ pub const ARCHITECTURES: &[Architecture] = &[
     Architecture::of::<t5::T5Model>("t5", ModelKind::EncoderDecoder),
     Architecture::new("mt5", ModelKind::EncoderDecoder, t5::load_mt5),
     Architecture::of::<vit::VitModel>("vit", ModelKind::ImageEncoder),
+    Architecture::of::<beit::BeitModel>("beit", ModelKind::ImageEncoder),
+    Architecture::of::<dinov2::Dinov2Model>("dinov2", ModelKind::ImageEncoder),
+    Architecture::new("siglip_vision_model", ModelKind::ImageEncoder, siglip::load),
+    Architecture::of::<clip::ClipVisionModel>("clip_vision_model", ModelKind::ImageEncoder),
+    Architecture::of::<clip::ClipTextModel>("clip_text_model", ModelKind::Encoder),
 ];
 
 /// An architecture that loads: the `model_type` of its checkpoints, and what makes a model of one.

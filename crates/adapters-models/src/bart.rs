@@ -269,7 +269,7 @@ impl BartModel {
 impl BartStack {
     fn build(c: &BartConfig, variant: &Variant, activation: Activation, stack: Stack, weights: &mut Weights) -> Self {
         let (name, first, count, heads, d_ffn) = match stack {
-            Stack::Encoder => (
+            Stack::Encoder | Stack::Image => (
                 "encoder",
                 0,
                 c.encoder_layers,
@@ -287,13 +287,15 @@ impl BartStack {
             d_model: d,
             heads,
             d_ffn,
+            gated: false,
             activation,
             norm_first: variant.norm_first,
             norm_epsilon: NORM_EPSILON,
             biases: [true; 4],
-            dropout: c.dropout,
+            dropouts: [c.dropout; 2],
             attention_dropout: c.attention_dropout,
             activation_dropout: c.activation_dropout,
+            drop_path: 0.0,
             filler: c.pad_token_id,
         };
         let layers = (0..count).map(|index| {

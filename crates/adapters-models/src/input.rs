@@ -106,6 +106,24 @@ impl TextInput {
 }
 
 impl ImageInput {
+    /// The pixels, whose channels are those that `model` reads, and whose height and width are at least `smallest`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ImageSize`] for images of other channels and smaller ones.
+    pub fn of_size_or_larger(
+        self,
+        expected: [usize; 3],
+        smallest: usize,
+        model: &impl Host,
+    ) -> Result<Tensor<4>, Error> {
+        let [_, channels, height, width] = self.pixels.dims();
+        match channels == expected[0] && height.min(width) >= smallest {
+            true => Ok(self.pixels),
+            false => self.of_size(expected, model),
+        }
+    }
+
     /// The pixels, whose channels, height and width are those that `model` reads.
     ///
     /// # Errors

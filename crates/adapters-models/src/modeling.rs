@@ -3,14 +3,13 @@
 pub(crate) use std::path::Path;
 
 pub(crate) use adapters_core::{
-    Ctx, EmbeddingHook, EmbeddingRole, EmbeddingState, Error, Hooks, Host, KeyValueHook, LinearRole, Location,
-    NormRole, OutputHook, Point, ResidualHook, ResidualRole, Sited, Sites, Stack,
+    Ctx, EmbeddingHook, EmbeddingRole, EmbeddingState, Error, Hooks, Host, Inserted, KeyValueHook, LinearRole,
+    Location, NormRole, OutputHook, Point, ResidualHook, ResidualRole, Sited, Sites, Stack,
 };
 pub(crate) use adapters_nn::ops::{self, Activation};
 pub(crate) use burn::module::{Module, Param};
-pub(crate) use burn::nn::conv::Conv2d;
 pub(crate) use burn::nn::{Embedding, LayerNorm, Linear, RmsNorm};
-pub(crate) use burn::tensor::{Bool, Device, Int, Tensor};
+pub(crate) use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 pub(crate) use serde::Deserialize;
 
 pub(crate) use crate::attention::AttentionOptions;

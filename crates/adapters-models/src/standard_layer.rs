@@ -3,7 +3,7 @@
 //!
 //! Paper: *Attention Is All You Need*, Vaswani et al., 2017, <https://arxiv.org/abs/1706.03762>.
 
-use crate::attention::ProjectedAttention;
+use crate::attention::{ProjectedAttention, ProjectionNames};
 use crate::modeling::*;
 
 /// What the layers of a stack have in common.
@@ -14,18 +14,22 @@ pub(crate) struct StandardOptions {
     pub heads: usize,
     /// Width of the feed-forward block.
     pub d_ffn: usize,
+    /// Whether the first projection of the feed-forward block makes a gate, too, which is its first half.
+    pub gated: bool,
     pub activation: Activation,
     /// Whether norms come before the blocks, and not after their residual connections.
     pub norm_first: bool,
     pub norm_epsilon: f64,
     /// Of query, key, value and output projection.
     pub biases: [bool; 4],
-    /// Dropout on the output of each block, in training.
-    pub dropout: f64,
+    /// Dropout on the output of the attention and on that of the feed-forward block, in training.
+    pub dropouts: [f64; 2],
     /// Dropout on attention weights, in training.
     pub attention_dropout: f64,
     /// Dropout inside the feed-forward block, in training.
     pub activation_dropout: f64,
+    /// Probability that a row skips a block, in training.
+    pub drop_path: f64,
     /// Id of the padding token.
     pub filler: usize,
 }
@@ -37,10 +41,14 @@ pub(crate) struct StandardNames {
     pub attention: &'static str,
     /// Query, key, value and output projection.
     pub projections: [&'static str; 4],
+    /// Where keys and values are, in the attention.
+    pub key_value: &'static str,
     pub attention_norm: &'static str,
     pub up: &'static str,
     pub down: &'static str,
     pub ffn_norm: &'static str,
+    /// Factors of each feature of the attention's output and of that of the feed-forward block.
+    pub scales: Option<[&'static str; 2]>,
 }
 
 impl StandardNames {
@@ -48,10 +56,12 @@ impl StandardNames {
     pub(crate) const BART: Self = Self {
         attention: "self_attn",
         projections: ["q_proj", "k_proj", "v_proj", "out_proj"],
+        key_value: "",
         attention_norm: "self_attn_layer_norm",
         up: "fc1",
         down: "fc2",
         ffn_norm: "final_layer_norm",
+        scales: None,
     };
 }
 
@@ -67,8 +77,9 @@ pub(crate) struct StandardLayer {
     after_ffn: Point<ResidualHook>,
     output: Point<OutputHook>,
     norm_first: bool,
-    dropout: f64,
+    end: BlockEnd,
     activation_dropout: f64,
+    gated: bool,
     #[module(skip)]
     activation: Activation,
 }
@@ -80,7 +91,44 @@ struct NormedAttention {
     norm: Sited<LayerNorm>,
     after: Point<ResidualHook>,
     norm_first: bool,
+    end: BlockEnd,
+}
+
+/// What happens to the output of a block before it joins the residual stream.
+#[derive(Module, Sites, Debug)]
+struct BlockEnd {
     dropout: f64,
+    drop_path: f64,
+    /// Factors of each feature.
+    scale: Option<Param<Tensor<1>>>,
+}
+
+impl BlockEnd {
+    fn build(options: &StandardOptions, block: usize, at: &mut Scope<'_>) -> Self {
+        let scale = options
+            .names
+            .scales
+            .map(|names| at.tensor(names[block], [options.d_model]));
+        Self {
+            dropout: options.dropouts[block],
+            drop_path: options.drop_path,
+            scale,
+        }
+    }
+
+    fn forward(&self, x: Tensor<3>, cx: &mut Hooks<'_>) -> Tensor<3> {
+        let mut x = cx.dropout(x, self.dropout);
+        if let Some(scale) = &self.scale {
+            x = x * scale.val().unsqueeze();
+        }
+        match self.drop_path > 0.0 {
+            true => {
+                let kept = Tensor::ones([x.dims()[0], 1, 1], &x.device().inner());
+                x * cx.dropout(kept, self.drop_path)
+            }
+            false => x,
+        }
+    }
 }
 
 impl StandardLayer {
@@ -92,14 +140,19 @@ impl StandardLayer {
         Self {
             attention: NormedAttention::build(options, stack, &mut at),
             cross: (stack == Stack::Decoder).then(|| NormedAttention::build(options, Stack::Cross, &mut at)),
-            up: at.linear(LinearRole::FfnUp, names.up, [d, ffn]),
+            up: at.linear(
+                LinearRole::FfnUp,
+                names.up,
+                [d, if options.gated { 2 * ffn } else { ffn }],
+            ),
             down: at.linear(LinearRole::FfnDown, names.down, [ffn, d]),
             ffn_norm: at.layer_norm(NormRole::FfnNorm, names.ffn_norm, d, options.norm_epsilon),
             after_ffn: at.residual(ResidualRole::AfterFfn, "output_adapters", d),
             output: at.layer_output(d),
             norm_first: options.norm_first,
-            dropout: options.dropout,
+            end: BlockEnd::build(options, 1, &mut at),
             activation_dropout: options.activation_dropout,
+            gated: options.gated,
             activation: options.activation,
         }
     }
@@ -116,7 +169,7 @@ impl NormedAttention {
                 ResidualRole::AfterCrossAttention,
                 "cross_attention_adapters",
             ),
-            Stack::Encoder | Stack::Decoder => (
+            Stack::Encoder | Stack::Decoder | Stack::Image => (
                 names.attention,
                 names.attention_norm,
                 ResidualRole::AfterAttention,
@@ -128,14 +181,18 @@ impl NormedAttention {
         let numbers = AttentionOptions::new(d / options.heads, options.attention_dropout, options.filler);
         let mut inside = at.within_at(location, name);
         let sizes = [d, options.heads];
+        let projections = ProjectionNames {
+            all: names.projections,
+            key_value: names.key_value,
+        };
         Self {
-            attention: ProjectedAttention::build(names.projections, options.biases, sizes, numbers, &mut inside),
+            attention: ProjectedAttention::build(projections, options.biases, sizes, numbers, &mut inside),
             norm: at
                 .within_at(location, "")
                 .layer_norm(NormRole::AttentionNorm, norm, d, options.norm_epsilon),
             after,
             norm_first: options.norm_first,
-            dropout: options.dropout,
+            end: BlockEnd::build(options, 0, at),
         }
     }
 
@@ -143,7 +200,7 @@ impl NormedAttention {
     fn forward(&self, x: Tensor<3>, mask: &Option<Tensor<4>>, slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
         let (read, behind) = placed(&self.norm, self.norm_first, &x, cx);
         let attended = self.attention.forward(read, mask.clone(), slot, |state| state, cx);
-        let attended = cx.dropout(attended, self.dropout);
+        let attended = self.end.forward(attended, cx);
         cx.residual(&self.after, attended, x, behind)
     }
 }
@@ -171,10 +228,18 @@ impl Block for StandardLayer {
             x = cross.forward(x, encoded, slot, cx);
         }
         let (read, behind) = placed(&self.ffn_norm, self.norm_first, &x, cx);
-        let up = self.activation.forward(cx.linear(&self.up, read));
+        let up = cx.linear(&self.up, read);
+        let up = match self.gated {
+            true => {
+                let half = up.dims()[2] / 2;
+                let gate = up.clone().slice_dim(2, 0..half);
+                self.activation.gated(gate, up.slice_dim(2, half..2 * half))
+            }
+            false => self.activation.forward(up),
+        };
         let up = cx.dropout(up, self.activation_dropout);
         let down = cx.linear(&self.down, up);
-        let down = cx.dropout(down, self.dropout);
+        let down = self.end.forward(down, cx);
         let x = cx.residual(&self.after_ffn, down, x, behind);
         cx.output(&self.output, x)
     }

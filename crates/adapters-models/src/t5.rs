@@ -15,7 +15,7 @@ use adapters_core::KeyValueState;
 
 use serde_json::json;
 
-use crate::attention::ProjectedAttention;
+use crate::attention::{ProjectedAttention, ProjectionNames};
 use crate::checkpoint_folder::CheckpointFolder;
 use crate::input::TextToTextInput;
 use crate::llama::object;
@@ -180,7 +180,7 @@ impl T5Model {
 impl T5Stack {
     fn build(config: &T5Config, variant: FeedForwardVariant, stack: Stack, weights: &mut Weights) -> Self {
         let (name, first, count) = match stack {
-            Stack::Encoder => ("encoder", 0, config.num_layers),
+            Stack::Encoder | Stack::Image => ("encoder", 0, config.num_layers),
             Stack::Decoder | Stack::Cross => ("decoder", config.num_layers, config.decoder_layers()),
         };
         let layers = (0..count).map(|index| {
@@ -283,7 +283,11 @@ impl T5Attention {
             scale: 1.0,
             ..AttentionOptions::new(config.d_kv, config.dropout_rate, config.pad_token_id)
         };
-        let (names, d) = (["q", "k", "v", "o"], config.d_model);
+        let names = ProjectionNames {
+            all: ["q", "k", "v", "o"],
+            key_value: "",
+        };
+        let d = config.d_model;
         Self {
             norm: at.rms_norm(NormRole::AttentionNorm, "layer_norm", d, config.layer_norm_epsilon),
             attention: ProjectedAttention::build(

@@ -128,7 +128,7 @@ impl Codec<Peft> for PrefixTuningConfig {
         let task = match (attentions.stack, attentions.submodules) {
             (Stack::Decoder, 1) => "CAUSAL_LM",
             (Stack::Decoder, _) => "SEQ_2_SEQ_LM",
-            (Stack::Encoder | Stack::Cross, _) => "FEATURE_EXTRACTION",
+            (Stack::Encoder | Stack::Cross | Stack::Image, _) => "FEATURE_EXTRACTION",
         };
         fields.entry("task_type").or_insert(task.into());
         fields.entry("inference_mode").or_insert(true.into());

@@ -451,7 +451,9 @@ impl ModuleTarget {
     /// Whether the site is a module that `modules` names.
     fn names(&self, info: &SiteInfo) -> Result<bool, Error> {
         Ok(match &self.modules {
-            ModulePattern::AllLinear => info.linear_dims().is_some() && info.site.role != Role::LmHead,
+            ModulePattern::AllLinear => {
+                info.linear_dims().is_some() && ![Role::LmHead, Role::Convolution].contains(&info.site.role)
+            }
             modules => info.is_module() && modules.matches(&info.path)?,
         })
     }
