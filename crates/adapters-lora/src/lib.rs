@@ -11,6 +11,7 @@ mod gate;
 mod hira;
 mod ia3;
 mod init;
+mod kernel_product;
 mod loha;
 mod lokr;
 mod lora;

@@ -395,6 +395,10 @@ impl Codec<Peft> for LoraConfig {
     fn key(&self, site: &SiteInfo, _adapter: &str, param: &str) -> String {
         peft::lora_key(site, param)
     }
+
+    fn stored_shape(&self, site: &SiteInfo, param: &str, shape: Vec<usize>) -> Vec<usize> {
+        peft::lora_shape(site, param, shape)
+    }
 }
 
 pub(crate) fn check_dropout(dropout: f64) -> Result<(), ConfigError> {

@@ -8,6 +8,7 @@ use burn::module::ParamId;
 use burn::tensor::{Device, TensorData};
 use serde_json::{Map, Value};
 
+use crate::tensors::with_shape;
 use crate::{StoreError, TensorProblem, read_json, read_pytorch, read_safetensors};
 use adapters_core::{
     AdapterSet, AnyMethod, AttachReport, Attached, Format, Host, Registry, Role, SiteKind, StoredConfig, Tensors, build,
@@ -236,7 +237,8 @@ pub(crate) fn fill(
         let candidates = place.keys(format, stored_name, host);
         match candidates.iter().find_map(|k| Some((k, tensors.remove(k)?))) {
             Some((key, data)) => {
-                let expected = shapes.get(&place.id).cloned().unwrap_or_default();
+                let own = shapes.get(&place.id).cloned().unwrap_or_default();
+                let expected = place.stored_shape(format, own.clone());
                 if !data.dtype().is_float() {
                     problems.push(TensorProblem::DType {
                         key: key.clone(),
@@ -249,7 +251,7 @@ pub(crate) fn fill(
                         found: data.shape().to_vec(),
                     });
                 }
-                found.insert(place.id, data);
+                found.insert(place.id, with_shape(data, own));
             }
             None => wanted.push((place.id, candidates[0].clone())),
         }

@@ -102,6 +102,44 @@ fn configs(model_type: &str) -> (Vec<Value>, &'static [&'static str]) {
             };
             (vec![config(true, 4), config(false, 7)], &["pooler.dense.weight"])
         }
+        "beit" => {
+            let config = |own: bool, shared: bool, mean: bool, scale: f64| {
+                json!({
+                    "model_type": "beit", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
+                    "intermediate_size": 20, "image_size": 5, "patch_size": 2, "use_relative_position_bias": own,
+                    "use_shared_relative_position_bias": shared, "use_absolute_position_embeddings": !own,
+                    "use_mean_pooling": mean, "layer_scale_init_value": scale, "drop_path_rate": 0.0,
+                })
+            };
+            let configs = vec![config(true, false, true, 0.1), config(false, true, false, 0.0)];
+            (configs, &["pooler.layernorm.weight"])
+        }
+        "dinov2" => {
+            let config = |swiglu: bool, bias: bool| {
+                json!({
+                    "model_type": "dinov2", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
+                    "mlp_ratio": 2, "image_size": 5, "patch_size": 2, "use_swiglu_ffn": swiglu, "qkv_bias": bias,
+                })
+            };
+            (vec![config(false, true), config(true, false)], &[])
+        }
+        "siglip-vision-model" | "clip-vision-model" => (
+            vec![json!({
+                "model_type": model_type.replace('-', "_"), "hidden_size": 16, "num_hidden_layers": 2,
+                "num_attention_heads": 4, "intermediate_size": 20, "image_size": 5, "patch_size": 2,
+            })],
+            match model_type {
+                "siglip-vision-model" => &["vision_model.head.probe"],
+                _ => &[],
+            },
+        ),
+        "clip-text-model" => (
+            vec![json!({
+                "model_type": "clip_text_model", "vocab_size": 24, "hidden_size": 16, "num_hidden_layers": 2,
+                "num_attention_heads": 4, "intermediate_size": 20, "max_position_embeddings": 12, "pad_token_id": 0,
+            })],
+            &[],
+        ),
         other => panic!("{other} has no tiny configuration here"),
     }
 }
@@ -128,7 +166,7 @@ macro_rules! checked {
         fn no_architecture_is_left_out() {
             let checked = [$(stringify!($model_type).replace('_', "-")),*];
             let left_out: Vec<_> =
-                ARCHITECTURES.iter().filter(|known| !checked.contains(&known.model_type.to_owned())).collect();
+                ARCHITECTURES.iter().filter(|known| !checked.contains(&known.model_type.replace('_', "-"))).collect();
             assert!(left_out.is_empty(), "{left_out:?}");
         }
     };
@@ -148,7 +186,12 @@ checked!(
     qwen2,
     t5,
     mt5,
-    vit
+    vit,
+    beit,
+    dinov2,
+    siglip_vision_model,
+    clip_vision_model,
+    clip_text_model
 );
 
 #[test]

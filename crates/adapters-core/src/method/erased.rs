@@ -101,6 +101,11 @@ pub trait ErasedMethod: Any + Debug + Send + Sync {
     /// See [`Codec::key`].
     fn key(&self, format: Format, site: &SiteInfo, adapter: &str, param: &str) -> String;
 
+    /// See [`Codec::stored_shape`].
+    fn stored_shape(&self, _format: Format, _site: &SiteInfo, _param: &str, shape: Vec<usize>) -> Vec<usize> {
+        shape
+    }
+
     /// See [`Codec::shared_key`].
     fn shared_key(&self, format: Format, adapter: &str, param: &str) -> String {
         format.shared_key(adapter, param)
@@ -222,6 +227,10 @@ impl<M: Method> ErasedMethod for M {
 
     fn key(&self, format: Format, site: &SiteInfo, adapter: &str, param: &str) -> String {
         by_format!(format, key(self, site, adapter, param))
+    }
+
+    fn stored_shape(&self, format: Format, site: &SiteInfo, param: &str, shape: Vec<usize>) -> Vec<usize> {
+        by_format!(format, stored_shape(self, site, param, shape))
     }
 
     fn shared_key(&self, format: Format, adapter: &str, param: &str) -> String {

@@ -132,22 +132,6 @@ impl ClipTextModel {
         let chain = Chain::new(state.hidden).layers(&self.layers, [Some(mask), None]);
         chain.then(|x, cx| cx.norm(&self.norm, x))
     }
-
-    /// Where the vector of a whole text stands: at its first end token, or in old configurations, whose end token is wrong,
-    /// at its largest id. `[batch, seq] -> [batch]`
-    pub(super) fn ends(&self, ids: Tensor<2, Int>) -> Tensor<1, Int> {
-        let ends = match self.config.eos_token_id {
-            2 => ids,
-            end => ids.equal_elem(end as i64).int(),
-        };
-        // The first of several that are largest.
-        let largest = ends.clone().max_dim(1);
-        let seq = ends.dims()[1];
-        let behind = Tensor::<1, Int>::arange(0..seq as i64, &ends.device()).unsqueeze::<2>();
-        let found = ends.equal(largest).int();
-        let first = (found.clone() * behind + (found * -1 + 1) * seq as i64).min_dim(1);
-        first.squeeze_dim(1)
-    }
 }
 
 impl Transformer for ClipTextModel {

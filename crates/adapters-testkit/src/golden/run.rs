@@ -9,7 +9,7 @@ use adapters::core::Tensors;
 use adapters::core::{Active, Merged, Record, merge};
 use adapters::models::Model;
 use adapters::store::{
-    LoadOptions, Setup, load_adapter, load_fusion, read_json, read_safetensors, save_adapter, save_fusion,
+    LoadOptions, Setup, load_adapter, load_fusion, read_json, read_safetensors, save_adapter, save_fusion, with_shape,
     write_safetensors,
 };
 use adapters::{AdapterSet, Composition, Ctx, METHODS};
@@ -387,6 +387,8 @@ impl Prepared {
                 let Some((data, taken_part)) = collect.found.get(&place.id).cloned() else {
                     continue;
                 };
+                let shape = place.stored_shape(*format, data.shape().to_vec());
+                let data = with_shape(data, shape);
                 // The class that saved decides the prefix: its own, or that of a larger class around it.
                 let keys = place.keys(*format, name, &self.base);
                 let candidates = keys.map(|key| format!("grad/{name}/{key}"));
@@ -431,10 +433,18 @@ fn is_under_sdpa(architecture: &str, case: &Case, dir: &Path) -> bool {
 fn decided(dir: &Path, problems: &[String]) -> Option<String> {
     const PROMPTS_UNDER_SDPA: &str =
         "PARITY D25, prompts see no padding: under its sdpa kernel the reference lets them";
-    const WRONG_GRADIENTS: &[(&str, &str)] = &[(
-        "C3A",
-        "PARITY D20: the reference's gradient with respect to a layer's input is not the derivative",
-    )];
+    const WRONG_GRADIENTS: &[(&str, &str, &str)] = &[
+        (
+            "peft_type",
+            "C3A",
+            "PARITY D20: the reference's gradient with respect to a layer's input is not the derivative",
+        ),
+        (
+            "use_effective_conv2d",
+            "LOHA",
+            "PARITY D20: the reference's gradient of a factor is computed from the other product",
+        ),
+    ];
     let case: Case = read_json(&dir.join("case.json")).ok()?;
     let folder = case.adapters.values().next()?.as_str()?;
     let config: Value = read_json(&dir.join(folder).join("adapter_config.json")).ok()?;
@@ -442,9 +452,9 @@ fn decided(dir: &Path, problems: &[String]) -> Option<String> {
         let padded_rows = |problem: &String| !problem.starts_with("a row without padding");
         return problems.iter().all(padded_rows).then(|| PROMPTS_UNDER_SDPA.to_owned());
     }
-    let (_, decision) = WRONG_GRADIENTS
-        .iter()
-        .find(|(peft_type, _)| config["peft_type"] == *peft_type)?;
+    let (.., decision) = WRONG_GRADIENTS.iter().find(|(field, peft_type, _)| {
+        config["peft_type"] == *peft_type && config[field].as_bool() != Some(false) && !config[field].is_null()
+    })?;
     let gradients = |problem: &String| problem.starts_with("grad/") || problem.ends_with("more gradients");
     problems.iter().all(gradients).then(|| (*decision).to_owned())
 }
