@@ -18,6 +18,11 @@ pub trait Host: Sites {
     /// Width of the residual stream.
     fn d_model(&self) -> usize;
 
+    /// The width in a stack, where stacks differ.
+    fn d_model_of(&self, _stack: Stack) -> usize {
+        self.d_model()
+    }
+
     /// Class name the reference libraries would give this model, e.g. `"BertModel"`.
     fn class_name(&self) -> &str {
         self.architecture()
@@ -48,7 +53,8 @@ pub trait Host: Sites {
     /// keeps the weight it has. Nothing where the head follows the table.
     fn untie_head(&mut self) {}
 
-    /// What published adapter files call the attention of a stack.
+    /// What published adapter files call the attention of a stack; before a `/`, the path of the module that holds what its
+    /// layers share, unless that is the model.
     fn attention_name(&self, stack: Stack) -> &'static str {
         match stack {
             Stack::Cross => "cross_prefix",

@@ -12,7 +12,10 @@ use crate::error::ModelError;
 use crate::from_checkpoint::FromCheckpoint;
 use crate::kind::ModelKind;
 use crate::model::Model;
-use crate::{bart, beit, bert, clip, dinov2, distilbert, gpt2, llama, mistral, qwen2, roberta, siglip, t5, vit};
+use crate::{
+    bart, beit, bert, clip, dinov2, distilbert, encoder_decoder, gpt2, llama, mistral, qwen2, roberta, siglip, t5, vit,
+    wav2vec2, whisper,
+};
 
 /// Every architecture of this crate.
 pub const ARCHITECTURES: &[Architecture] = &[
@@ -35,6 +38,10 @@ pub const ARCHITECTURES: &[Architecture] = &[
     Architecture::new("siglip_vision_model", ModelKind::ImageEncoder, siglip::load),
     Architecture::of::<clip::ClipVisionModel>("clip_vision_model", ModelKind::ImageEncoder),
     Architecture::of::<clip::ClipTextModel>("clip_text_model", ModelKind::Encoder),
+    Architecture::of::<clip::ClipModel>("clip", ModelKind::TextAndImage),
+    Architecture::of::<whisper::WhisperModel>("whisper", ModelKind::SpeechToText),
+    Architecture::of::<wav2vec2::Wav2Vec2Model>("wav2vec2", ModelKind::SoundEncoder),
+    Architecture::of::<encoder_decoder::BertToBertModel>("encoder-decoder", ModelKind::EncoderDecoder),
 ];
 
 /// An architecture that loads: the `model_type` of its checkpoints, and what makes a model of one.

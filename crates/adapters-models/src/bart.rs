@@ -10,12 +10,10 @@ use burn::module::Param;
 use serde_json::{Map, Value, json};
 
 use crate::checkpoint_folder::CheckpointFolder;
-use crate::input::TextToTextInput;
 use crate::llama::object;
 use crate::model::Model;
 use crate::modeling::*;
 use crate::standard_layer::{StandardLayer, StandardNames, StandardOptions};
-use crate::transformer::EncoderDecoder;
 use crate::two_stacks::{DecoderFrame, TwoStacks};
 
 /// Rows of the position tables in front of that of position zero.
@@ -296,6 +294,7 @@ impl BartStack {
             attention_dropout: c.attention_dropout,
             activation_dropout: c.activation_dropout,
             drop_path: 0.0,
+            layer_drop: 0.0,
             filler: c.pad_token_id,
         };
         let layers = (0..count).map(|index| {
@@ -340,6 +339,8 @@ impl BartModel {
 }
 
 impl TwoStacks for BartModel {
+    type Source = TextInput;
+
     fn decoder_start(&self) -> usize {
         self.config.decoder_start_token_id
     }
@@ -377,7 +378,7 @@ impl TwoStacks for BartModel {
 }
 
 impl Transformer for BartModel {
-    type Input = TextToTextInput;
+    type Input = ToTextInput;
 
     fn info(&self) -> ModelInfo {
         let c = &self.config;
@@ -394,12 +395,7 @@ impl Transformer for BartModel {
         }
     }
 
-    fn chain(
-        &self,
-        input: TextToTextInput,
-        _: Option<&mut KeyValueCache>,
-        cx: &mut Ctx<'_>,
-    ) -> Result<Chain<'_>, Error> {
+    fn chain(&self, input: ToTextInput, _: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
         self.both_stacks(input, cx)
     }
 

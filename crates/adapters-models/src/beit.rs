@@ -103,6 +103,7 @@ impl BeitConfig {
                 down: "output.dense",
                 ffn_norm: "layernorm_after",
                 scales: (self.layer_scale_init_value > 0.0).then_some(["lambda_1", "lambda_2"]),
+                ..StandardNames::BART
             },
             d_model: self.hidden_size,
             heads: self.num_attention_heads,
@@ -117,6 +118,7 @@ impl BeitConfig {
             attention_dropout: self.attention_probs_dropout_prob,
             activation_dropout: 0.0,
             drop_path: self.drop_path_rate * index as f64 / steps as f64,
+            layer_drop: 0.0,
             filler: 0,
         }
     }

@@ -4,11 +4,13 @@
 //! <https://arxiv.org/abs/2103.00020>. Behavior follows `CLIPTextModel`, `CLIPVisionModel` and `CLIPModel` of transformers;
 //! images of another size than `image_size` are refused.
 
+mod dual;
 mod text;
 mod vision;
 
 use crate::standard_layer::StandardNames;
 
+pub use dual::{ClipConfig, ClipModel};
 pub use text::{ClipTextConfig, ClipTextModel};
 pub use vision::{ClipVisionConfig, ClipVisionModel};
 

@@ -120,6 +120,7 @@ impl Dinov2Config {
                 down,
                 ffn_norm: "norm2",
                 scales: Some(["layer_scale1.lambda1", "layer_scale2.lambda1"]),
+                ..StandardNames::BART
             },
             d_model: self.hidden_size,
             heads: self.num_attention_heads,
@@ -133,6 +134,7 @@ impl Dinov2Config {
             attention_dropout: self.attention_probs_dropout_prob,
             activation_dropout: 0.0,
             drop_path: self.drop_path_rate,
+            layer_drop: 0.0,
             filler: 0,
         }
     }

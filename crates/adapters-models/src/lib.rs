@@ -13,6 +13,7 @@ pub mod clip;
 mod config_check;
 pub mod dinov2;
 pub mod distilbert;
+pub mod encoder_decoder;
 mod error;
 mod from_checkpoint;
 mod generate;
@@ -32,6 +33,7 @@ pub mod rotary;
 pub mod rotary_config;
 pub mod rotary_decoder;
 pub mod siglip;
+mod sound;
 mod standard_layer;
 pub mod t5;
 mod tokenizer;
@@ -39,7 +41,9 @@ mod transformer;
 mod two_stacks;
 pub mod vision;
 pub mod vit;
+pub mod wav2vec2;
 mod weights;
+pub mod whisper;
 
 #[cfg(feature = "hub")]
 mod hub;
@@ -57,13 +61,16 @@ pub use generate::{Beams, EarlyStopping, Generation, Sampling};
 pub use heads::{Head, HeadConfig, Heads};
 #[cfg(feature = "hub")]
 pub use hub::download;
-pub use input::{ImageInput, Input, PaddingSide, TextInput, TextToTextInput};
+pub use input::{
+    ImageInput, Input, PaddingSide, SoundInput, Source, SpeechInput, TextAndImageInput, TextInput, ToTextInput,
+};
 pub use kind::ModelKind;
 pub use model::Model;
 pub use pretrained::{Pretrained, save_checkpoint};
 pub use tokenizer::{Encoded, TextStream, TextTokenizer};
 pub use transformer::{
-    CausalLm, EncodedInput, EncoderDecoder, ImageEncoder, MaskedLmLayout, ModelInfo, TextEncoder, Transformer,
+    CausalLm, EncodedInput, EncoderDecoder, ImageEncoder, MaskedLmLayout, ModelInfo, SoundEncoder, TextAndImage,
+    TextEncoder, Transformer,
 };
 pub use two_stacks::{DecoderFrame, TwoStacks};
 pub use weights::{Scope, Weights};

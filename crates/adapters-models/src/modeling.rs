@@ -3,7 +3,7 @@
 pub(crate) use std::path::Path;
 
 pub(crate) use adapters_core::{
-    Ctx, EmbeddingHook, EmbeddingRole, EmbeddingState, Error, Hooks, Host, Inserted, KeyValueHook, LinearRole,
+    Batch, Ctx, EmbeddingHook, EmbeddingRole, EmbeddingState, Error, Hooks, Host, Inserted, KeyValueHook, LinearRole,
     Location, NormRole, OutputHook, Point, ResidualHook, ResidualRole, Sited, Sites, Stack,
 };
 pub(crate) use adapters_nn::ops::{self, Activation};
@@ -18,6 +18,9 @@ pub(crate) use crate::chain::{Block, Chain, Slot};
 pub(crate) use crate::config_check::ConfigCheck;
 pub(crate) use crate::error::ModelError;
 pub(crate) use crate::from_checkpoint::{FromCheckpoint, load_relative};
-pub(crate) use crate::input::{ImageInput, TextInput};
-pub(crate) use crate::transformer::{CausalLm, ImageEncoder, MaskedLmLayout, ModelInfo, TextEncoder, Transformer};
+pub(crate) use crate::input::{ImageInput, SoundInput, SpeechInput, TextAndImageInput, TextInput, ToTextInput};
+pub(crate) use crate::transformer::{
+    CausalLm, EncoderDecoder, ImageEncoder, MaskedLmLayout, ModelInfo, SoundEncoder, TextAndImage, TextEncoder,
+    Transformer,
+};
 pub(crate) use crate::weights::{Scope, Weights};

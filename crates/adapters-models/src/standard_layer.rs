@@ -30,6 +30,8 @@ pub(crate) struct StandardOptions {
     pub activation_dropout: f64,
     /// Probability that a row skips a block, in training.
     pub drop_path: f64,
+    /// Probability that a batch skips the layer, in training.
+    pub layer_drop: f64,
     /// Id of the padding token.
     pub filler: usize,
 }
@@ -47,6 +49,10 @@ pub(crate) struct StandardNames {
     pub up: &'static str,
     pub down: &'static str,
     pub ffn_norm: &'static str,
+    /// The module of the attention over an encoder's output, and its norm.
+    pub cross: [&'static str; 2],
+    /// Where the attention, that over an encoder's output and the feed-forward block join the residual stream.
+    pub after: [&'static str; 3],
     /// Factors of each feature of the attention's output and of that of the feed-forward block.
     pub scales: Option<[&'static str; 2]>,
 }
@@ -61,6 +67,9 @@ impl StandardNames {
         up: "fc1",
         down: "fc2",
         ffn_norm: "final_layer_norm",
+        cross: ["encoder_attn", "encoder_attn_layer_norm"],
+        // AdapterHub's names: published checkpoints have no modules there.
+        after: ["attention_adapters", "cross_attention_adapters", "output_adapters"],
         scales: None,
     };
 }
@@ -79,6 +88,7 @@ pub(crate) struct StandardLayer {
     norm_first: bool,
     end: BlockEnd,
     activation_dropout: f64,
+    layer_drop: f64,
     gated: bool,
     #[module(skip)]
     activation: Activation,
@@ -132,8 +142,7 @@ impl BlockEnd {
 }
 
 impl StandardLayer {
-    /// The layer at `at`, whose path has no module where a block joins the residual stream: the names there are those of
-    /// AdapterHub. A layer of a decoder reads an encoder's output.
+    /// The layer at `at`. A layer of a decoder reads an encoder's output.
     pub(crate) fn build(options: &StandardOptions, mut at: Scope<'_>) -> Self {
         let (names, d, ffn) = (options.names, options.d_model, options.d_ffn);
         let stack = at.location().stack;
@@ -147,11 +156,12 @@ impl StandardLayer {
             ),
             down: at.linear(LinearRole::FfnDown, names.down, [ffn, d]),
             ffn_norm: at.layer_norm(NormRole::FfnNorm, names.ffn_norm, d, options.norm_epsilon),
-            after_ffn: at.residual(ResidualRole::AfterFfn, "output_adapters", d),
+            after_ffn: at.residual(ResidualRole::AfterFfn, names.after[2], d),
             output: at.layer_output(d),
             norm_first: options.norm_first,
             end: BlockEnd::build(options, 1, &mut at),
             activation_dropout: options.activation_dropout,
+            layer_drop: options.layer_drop,
             gated: options.gated,
             activation: options.activation,
         }
@@ -164,16 +174,16 @@ impl NormedAttention {
         let (names, d) = (options.names, options.d_model);
         let (name, norm, after, path) = match stack {
             Stack::Cross => (
-                "encoder_attn",
-                "encoder_attn_layer_norm",
+                names.cross[0],
+                names.cross[1],
                 ResidualRole::AfterCrossAttention,
-                "cross_attention_adapters",
+                names.after[1],
             ),
             Stack::Encoder | Stack::Decoder | Stack::Image => (
                 names.attention,
                 names.attention_norm,
                 ResidualRole::AfterAttention,
-                "attention_adapters",
+                names.after[0],
             ),
         };
         let after = at.residual(after, path, d);
@@ -223,6 +233,7 @@ impl Block for StandardLayer {
     type Frame = [Option<Tensor<4>>; 2];
 
     fn forward(&self, x: Tensor<3>, [own, encoded]: &Self::Frame, mut slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
+        let entered = x.clone();
         let mut x = self.attention.forward(x, own, slot.own(), cx);
         if let Some(cross) = &self.cross {
             x = cross.forward(x, encoded, slot, cx);
@@ -241,6 +252,14 @@ impl Block for StandardLayer {
         let down = cx.linear(&self.down, up);
         let down = self.end.forward(down, cx);
         let x = cx.residual(&self.after_ffn, down, x, behind);
-        cx.output(&self.output, x)
+        let x = cx.output(&self.output, x);
+        match self.layer_drop > 0.0 && cx.pass().dropout.is_some() {
+            true => {
+                let drawn = cx.dropout(Tensor::ones([1, 1, 1], &x.device().inner()), self.layer_drop);
+                let kept = drawn.clone().greater_elem(0.0).float();
+                entered.clone() + (x - entered) * kept
+            }
+            false => x,
+        }
     }
 }

@@ -17,13 +17,11 @@ use serde_json::json;
 
 use crate::attention::{ProjectedAttention, ProjectionNames};
 use crate::checkpoint_folder::CheckpointFolder;
-use crate::input::TextToTextInput;
 use crate::llama::object;
 use crate::model::Model;
 use crate::modeling::*;
 use crate::t5::config::FeedForwardVariant;
 use crate::t5::distances::{Buckets, Distances};
-use crate::transformer::EncoderDecoder;
 use crate::two_stacks::{DecoderFrame, TwoStacks};
 
 pub use config::T5Config;
@@ -363,7 +361,7 @@ impl T5Model {
 }
 
 impl Transformer for T5Model {
-    type Input = TextToTextInput;
+    type Input = ToTextInput;
 
     fn info(&self) -> ModelInfo {
         let c = &self.config;
@@ -381,12 +379,7 @@ impl Transformer for T5Model {
         }
     }
 
-    fn chain(
-        &self,
-        input: TextToTextInput,
-        _: Option<&mut KeyValueCache>,
-        cx: &mut Ctx<'_>,
-    ) -> Result<Chain<'_>, Error> {
+    fn chain(&self, input: ToTextInput, _: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
         self.both_stacks(input, cx)
     }
 
@@ -396,6 +389,8 @@ impl Transformer for T5Model {
 }
 
 impl TwoStacks for T5Model {
+    type Source = TextInput;
+
     fn decoder_start(&self) -> usize {
         self.config.decoder_start_token_id
     }

@@ -33,7 +33,10 @@ impl Codec<AdapterHub> for PrefixTuningConfig {
     }
 
     fn shared_key(&self, adapter: &str, param: &str) -> String {
-        format!("prefix_tuning.prefix_tunings.{adapter}.{param}")
+        match param.split_once('/') {
+            Some((holder, param)) => format!("{holder}.prefix_tuning.prefix_tunings.{adapter}.{param}"),
+            None => format!("prefix_tuning.prefix_tunings.{adapter}.{param}"),
+        }
     }
 
     /// Every layer of the `adapters` library holds what all of them share.

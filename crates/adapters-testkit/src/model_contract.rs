@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use adapters::core::{Attached, Role, SiteInfo, Tensors, merge};
 use adapters::models::{
-    Architectures, ImageInput, Input, KeyValueCache, Model, ModelError, ModelKind, Pretrained, TextInput,
-    TextToTextInput, save_checkpoint,
+    Architectures, ImageInput, Input, KeyValueCache, Model, ModelError, ModelKind, Pretrained, SoundInput, Source,
+    SpeechInput, TextAndImageInput, TextInput, ToTextInput, save_checkpoint,
 };
 use adapters::nn::draw;
 use adapters::store::{StoreError, TensorProblem, write_json, write_safetensors};
@@ -128,9 +128,11 @@ impl<'a> ModelBench<'a> {
     fn input(&self, tokens: Tensor<2, Int>, padding: Option<Tensor<2, Bool>>) -> Input {
         let rows = tokens.dims()[0];
         match self.model.kind() {
-            ModelKind::EncoderDecoder => TextToTextInput {
-                ids: tokens,
-                padding,
+            ModelKind::EncoderDecoder => ToTextInput {
+                source: Source::Text(TextInput {
+                    padding,
+                    ..TextInput::new(tokens)
+                }),
                 decoder_ids: ids([[0, 4, 6, 12], [0, 13, 2, 9]]).slice_dim(0, 0..rows),
             }
             .into(),
@@ -371,7 +373,11 @@ impl<'a> ModelBench<'a> {
                     let tokens = ids([[7, 5, 9, 3, 1], [8, 2, 1, 0, 0]]);
                     let decoder = ids([[0, 4, 6, 12], [0, 13, 2, 9]]);
                     let padding = Some(tokens.clone().equal_elem(0));
-                    let mut encoded = model.encode(tokens, padding, &mut Ctx::new(&set)).expect(FITS);
+                    let text = TextInput {
+                        padding,
+                        ..TextInput::new(tokens)
+                    };
+                    let mut encoded = model.encode(text.into(), &mut Ctx::new(&set)).expect(FITS);
                     let whole = model
                         .decode(decoder.clone(), &encoded, None, &mut Ctx::new(&set))
                         .expect(FITS);

@@ -69,6 +69,7 @@ impl ClipTextConfig {
             attention_dropout: self.attention_dropout,
             activation_dropout: 0.0,
             drop_path: 0.0,
+            layer_drop: 0.0,
             filler: self.pad_token_id,
         })
     }
@@ -118,19 +119,41 @@ impl FromCheckpoint for ClipTextModel {
 }
 
 impl ClipTextModel {
-    /// The pass of a text that has begun.
-    pub(super) fn layers_of(&self, input: TextInput, cx: &mut Hooks<'_>) -> Chain<'_> {
+    /// What enters the first layer of a pass that has begun.
+    pub(super) fn embed(&self, input: TextInput, cx: &mut Hooks<'_>) -> EmbeddingState {
         let words = cx.lookup(&self.words, input.ids);
         let mut state = cx.embedding(&self.embedded, EmbeddingState::new(words, input.padding));
         let ([_, seq, _], first) = (state.hidden.dims(), cx.first_position());
         let positions = self.positions.weight.val().slice_dim(0, first..first + seq);
         state.hidden = state.hidden + positions.unsqueeze();
-        let state = cx.embedding(&self.embedding, state);
+        cx.embedding(&self.embedding, state)
+    }
+
+    /// The layers, and the normalization after them.
+    pub(super) fn layers_of(&self, state: EmbeddingState) -> Chain<'_> {
         let [_, seq, _] = state.hidden.dims();
         let device = state.hidden.device().inner();
         let mask = ops::causal_bias(seq, 0, None, state.padding.as_ref(), &device);
         let chain = Chain::new(state.hidden).layers(&self.layers, [Some(mask), None]);
         chain.then(|x, cx| cx.norm(&self.norm, x))
+    }
+}
+
+impl ClipTextModel {
+    /// Where the vector of a whole text stands: at its first end token, or in old configurations, whose end token is wrong,
+    /// at its largest id. `[batch, seq] -> [batch]`
+    pub(super) fn ends(&self, ids: Tensor<2, Int>) -> Tensor<1, Int> {
+        let ends = match self.config.eos_token_id {
+            2 => ids,
+            end => ids.equal_elem(end as i64).int(),
+        };
+        // The first of several that are largest.
+        let largest = ends.clone().max_dim(1);
+        let seq = ends.dims()[1];
+        let behind = Tensor::<1, Int>::arange(0..seq as i64, &ends.device()).unsqueeze::<2>();
+        let found = ends.equal(largest).int();
+        let first = (found.clone() * behind + (found * -1 + 1) * seq as i64).min_dim(1);
+        first.squeeze_dim(1)
     }
 }
 
@@ -152,7 +175,7 @@ impl Transformer for ClipTextModel {
 
     fn chain(&self, input: TextInput, _: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
         let (cx, input) = cx.begin(self, input)?;
-        Ok(self.layers_of(input, cx))
+        Ok(self.layers_of(self.embed(input, cx)))
     }
 
     fn text_encoder(&self) -> Option<&dyn TextEncoder> {

@@ -72,6 +72,7 @@ impl ClipVisionConfig {
             attention_dropout: self.attention_dropout,
             activation_dropout: 0.0,
             drop_path: 0.0,
+            layer_drop: 0.0,
             filler: 0,
         })
     }

@@ -122,6 +122,11 @@ impl Weights {
         frozen(self.take::<2>(key, [rows, cols], Layout::Same))
     }
 
+    /// A number by its key.
+    pub fn scalar(&mut self, key: &str) -> Param<Tensor<1>> {
+        frozen(self.take_as(key, &[], Layout::Same, |values| TensorData::new(values, [1])))
+    }
+
     /// A tensor of any rank by its key, as it lies in the file: the kernel of a convolution, for one.
     pub fn tensor<const D: usize>(&mut self, key: &str, shape: [usize; D]) -> Param<Tensor<D>> {
         frozen(self.take::<D>(key, shape, Layout::Same))
@@ -284,7 +289,7 @@ impl Weights {
     fn values(&mut self, key: &str, shape: &[usize], layout: Layout) -> Result<Vec<f32>, ReadError> {
         if let Source::Random(rng) = &mut self.source {
             let data = match shape.len() {
-                1 => draw::constant([shape[0]], 0.0),
+                0 | 1 => draw::constant([shape.iter().product()], 0.0),
                 _ => draw::normal(rng, [shape[0], shape[1..].iter().product()], 0.02),
             };
             return Ok(laid_out(data.iter::<f32>().collect(), shape, layout));
