@@ -102,6 +102,7 @@ impl StackConfig {
                 down: "output.dense",
                 ffn_norm: "output.LayerNorm",
                 cross: ["crossattention", "crossattention.output.LayerNorm"],
+                cross_is_attention: true,
                 after: ["attention.output", "crossattention.output", "output"],
                 scales: None,
             },

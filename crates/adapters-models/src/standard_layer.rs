@@ -51,6 +51,8 @@ pub(crate) struct StandardNames {
     pub ffn_norm: &'static str,
     /// The module of the attention over an encoder's output, and its norm.
     pub cross: [&'static str; 2],
+    /// Whether the attention over an encoder's output joins the residual stream in the role of any attention.
+    pub cross_is_attention: bool,
     /// Where the attention, that over an encoder's output and the feed-forward block join the residual stream.
     pub after: [&'static str; 3],
     /// Factors of each feature of the attention's output and of that of the feed-forward block.
@@ -68,6 +70,7 @@ impl StandardNames {
         down: "fc2",
         ffn_norm: "final_layer_norm",
         cross: ["encoder_attn", "encoder_attn_layer_norm"],
+        cross_is_attention: false,
         // AdapterHub's names: published checkpoints have no modules there.
         after: ["attention_adapters", "cross_attention_adapters", "output_adapters"],
         scales: None,
@@ -186,8 +189,11 @@ impl NormedAttention {
                 names.after[0],
             ),
         };
-        let after = at.residual(after, path, d);
         let location = Location { stack, ..at.location() };
+        let after = match stack == Stack::Cross && names.cross_is_attention {
+            true => at.within_at(location, "").residual(ResidualRole::AfterAttention, path, d),
+            false => at.residual(after, path, d),
+        };
         let numbers = AttentionOptions::new(d / options.heads, options.attention_dropout, options.filler);
         let mut inside = at.within_at(location, name);
         let sizes = [d, options.heads];

@@ -238,10 +238,11 @@ impl Target {
                 let mut selection = target.select(host)?;
                 let has = |stack| host.sites().iter().any(|info| info.site.stack == stack);
                 if has(Stack::Encoder) && has(Stack::Decoder) {
-                    let (left_out, sites): (Vec<_>, Vec<_>) = selection
-                        .sites
-                        .into_iter()
-                        .partition(|info| stacks.contains(&info.site.stack));
+                    // The encoder of two models in one is named as one that stands alone.
+                    let alone = !host.attention_name(Stack::Encoder).ends_with("encoder_prefix");
+                    let (left_out, sites): (Vec<_>, Vec<_>) = selection.sites.into_iter().partition(|info| {
+                        stacks.contains(&info.site.stack) && !(alone && info.site.stack == Stack::Encoder)
+                    });
                     selection.sites = sites;
                     selection.skipped.extend(left_out.into_iter().map(|info| info.path));
                 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use adapters::core::Format;
 use adapters::core::Tensors;
 use adapters::core::{Active, Merged, Record, merge};
-use adapters::models::Model;
+use adapters::models::{Model, ModelKind};
 use adapters::store::{
     LoadOptions, Setup, load_adapter, load_fusion, read_json, read_safetensors, save_adapter, save_fusion, with_shape,
     write_safetensors,
@@ -308,8 +308,13 @@ impl Prepared {
             tasks: case.tasks(),
         };
         let (output, records) = model.forward(inputs.clone(), &set, active.as_ref())?;
+        // The scores of a model of texts and images have two axes in the file.
+        let mut shape = output.dims().to_vec();
+        if model.model.kind() == ModelKind::TextAndImage {
+            shape.truncate(2);
+        }
         let mut computed = Computed {
-            output: output.into_data(),
+            output: with_shape(output.into_data(), shape),
             gradients: BTreeMap::new(),
             records: records::by_key(&records, &self.base),
         };
@@ -319,7 +324,8 @@ impl Prepared {
                 .ok_or_else(|| Stop::fail("expected.safetensors has no `probe`"))?;
             let set = set.train();
             let (output, _) = model.forward(inputs.clone(), &set, active.as_ref())?;
-            let probe = Tensor::<3>::from_data(probe.clone(), &output.device());
+            let probe = with_shape(probe.clone(), output.dims().to_vec());
+            let probe = Tensor::<3>::from_data(probe, &output.device());
             let loss = (output * probe).sum();
             let gradients = loss.is_tracked().then(|| loss.backward());
             computed.gradients = self.named_gradients(&set, gradients.as_ref(), formats, expected);
