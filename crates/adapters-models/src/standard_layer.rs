@@ -191,7 +191,9 @@ impl NormedAttention {
         };
         let location = Location { stack, ..at.location() };
         let after = match stack == Stack::Cross && names.cross_is_attention {
-            true => at.within_at(location, "").residual(ResidualRole::AfterAttention, path, d),
+            true => at
+                .within_at(location, "")
+                .residual(ResidualRole::AfterAttention, path, d),
             false => at.residual(after, path, d),
         };
         let numbers = AttentionOptions::new(d / options.heads, options.attention_dropout, options.filler);

@@ -368,7 +368,11 @@ impl<'a> ModelBench<'a> {
                 got = got.slice_dim(1, rows);
             }
             let error = relative_error(&got.into_data(), &run(alone).into_data());
-            assert!(error < 1e-5, "{}: row {row} is off by {error:e} in a batch", self.name());
+            assert!(
+                error < 1e-5,
+                "{}: row {row} is off by {error:e} in a batch",
+                self.name()
+            );
         }
     }
 
