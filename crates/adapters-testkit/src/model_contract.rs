@@ -251,7 +251,7 @@ impl<'a> ModelBench<'a> {
             "lora[r=2,alpha=5,target_modules=[conv1,conv2]]",
             "lora[r=2,alpha=5,target_modules=[conv]]",
             "ln_tuning",
-            "trainable_tokens[token_indices=[3,5]]",
+            "trainable_tokens[token_indices=[3,4,5]]",
             "seq_bn",
             "double_seq_bn",
             "double_seq_bn[cross_adapter=true]",
