@@ -90,6 +90,10 @@ roles! {
     InputProjection = "input_projection",
     /// Projection of what a model makes of a whole input onto a space that it shares with another model (linear).
     OutputProjection = "output_projection",
+    /// Projection of the embeddings to the width of the layers (linear).
+    EmbeddingProjection = "embedding_projection",
+    /// Normalization in front of a layer's own adapter, in models that are published with adapters.
+    AdapterNorm = "adapter_norm",
 }
 
 /// Declares the roles that layers of one kind can have, so that a layer cannot be built with a role of another kind.
@@ -112,12 +116,13 @@ macro_rules! roles_of {
 roles_of! {
     /// Roles of linear layers.
     LinearRole: Query, Key, Value, AttentionOutput, FfnUp, FfnGate, FfnDown, Pooler, LmHead, QueryKeyValue, Convolution,
-        InputProjection, OutputProjection
+        InputProjection, OutputProjection,
+        EmbeddingProjection
 }
 
 roles_of! {
     /// Roles of normalizations.
-    NormRole: EmbeddingNorm, AttentionNorm, FfnNorm, FinalNorm
+    NormRole: EmbeddingNorm, AttentionNorm, FfnNorm, FinalNorm, AdapterNorm
 }
 
 roles_of! {

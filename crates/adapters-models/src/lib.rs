@@ -1,10 +1,12 @@
 #![doc = include_str!("../README.md")]
 
+mod albert;
 mod architecture;
 mod attention;
 pub mod bart;
 pub mod beit;
 pub mod bert;
+mod bert_generation;
 mod cache;
 mod chain;
 mod chat;
@@ -13,6 +15,8 @@ pub mod clip;
 mod config_check;
 pub mod dinov2;
 pub mod distilbert;
+mod electra;
+pub mod encoder;
 pub mod encoder_decoder;
 mod error;
 mod from_checkpoint;
@@ -26,6 +30,7 @@ mod mistral;
 mod model;
 mod modeling;
 mod patches;
+pub mod post_norm;
 mod pretrained;
 mod qwen2;
 mod roberta;
@@ -36,6 +41,7 @@ pub mod siglip;
 mod sound;
 mod standard_layer;
 pub mod t5;
+pub mod text_embeddings;
 mod tokenizer;
 mod transformer;
 mod two_stacks;
@@ -44,6 +50,7 @@ pub mod vit;
 pub mod wav2vec2;
 mod weights;
 pub mod whisper;
+mod xmod;
 
 #[cfg(feature = "hub")]
 mod hub;
