@@ -489,7 +489,12 @@ impl<'a> ModelBench<'a> {
         ] {
             let Some(set) = self.attached(configs) else { continue };
             let set = set.train();
-            let head: Linear = LinearConfig::new(model.d_model(), 3).init(&self.device).train();
+            // The scores of texts and images have no features.
+            let width = match model.kind() {
+                ModelKind::TextAndImage => 1,
+                _ => model.d_model(),
+            };
+            let head: Linear = LinearConfig::new(width, 3).init(&self.device).train();
             let loss = |hidden: Tensor<3>, cx: &mut Ctx<'_>| {
                 let loss = head.forward(cx.hooks().dropout(hidden, 0.4)).tanh().square().sum();
                 match set.penalty() {

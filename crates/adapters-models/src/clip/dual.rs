@@ -1,6 +1,7 @@
 //! CLIP whole: how well each image goes with each text.
 
-use super::{ClipTextConfig, ClipTextModel, ClipVisionConfig, ClipVisionModel};
+use super::text::{ClipTextConfig, ClipTextModel};
+use super::vision::{ClipVisionConfig, ClipVisionModel};
 use crate::modeling::*;
 
 /// `config.json` of both models: the fields that change what is computed. Others are ignored.

@@ -1,6 +1,6 @@
 //! The text model of CLIP: it reads texts from left to right.
 
-use super::{CLIP_LAYER, is_of_the_other};
+use super::names::{CLIP_LAYER, is_of_the_other};
 use crate::modeling::*;
 use crate::standard_layer::{StandardLayer, StandardOptions};
 

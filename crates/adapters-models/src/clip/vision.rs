@@ -1,6 +1,6 @@
 //! The image model of CLIP.
 
-use super::{CLIP_LAYER, is_of_the_other};
+use super::names::{CLIP_LAYER, is_of_the_other};
 use crate::modeling::*;
 use crate::patches::{ImagePatches, patch_kernel};
 use crate::standard_layer::{StandardLayer, StandardOptions};
