@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use adapters::core::{Attached, Role, SiteInfo, Tensors, merge};
 use adapters::models::{
-    Architectures, ImageInput, Input, KeyValueCache, Model, ModelError, ModelKind, Pretrained, SoundInput, Source,
-    SpeechInput, TextAndImageInput, TextInput, ToTextInput, save_checkpoint,
+    Architectures, ImageInput, Input, KeyValueCache, Model, ModelError, ModelKind, Pretrained, TextInput, ToTextInput,
+    save_checkpoint,
 };
 use adapters::nn::draw;
 use adapters::store::{StoreError, TensorProblem, write_json, write_safetensors};
@@ -24,6 +24,7 @@ use rand_chacha::rand_core::SeedableRng;
 use serde_json::Value;
 
 use crate::contract::{gradients_of, randomised, relative_error};
+use crate::model_inputs::{ids, of_tokens, one_row, two_rows};
 
 /// Why a pass of the contract begins.
 const FITS: &str = "the input and the adapters fit the model";
@@ -68,10 +69,6 @@ struct ModelBench<'a> {
     device: Device,
 }
 
-fn ids<const N: usize>(rows: [[i64; N]; 2]) -> Tensor<2, Int> {
-    Tensor::from_data(TensorData::from(rows), &Device::flex())
-}
-
 impl<'a> ModelBench<'a> {
     fn new(case: &'a ModelCase) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder can be made");
@@ -90,65 +87,13 @@ impl<'a> ModelBench<'a> {
         self.model.architecture()
     }
 
-    /// Two rows: images, spectrograms, or texts and sounds of which the second is shorter.
+    /// Two rows of what the model reads; see [`two_rows`].
     fn padded(&self) -> Input {
-        let mut rng = ChaCha8Rng::seed_from_u64(2);
-        let mut images = |[channels, height, width]: [usize; 3]| {
-            let data = draw::normal(&mut rng, [2, channels, height, width], 1.0);
-            let pixels = Tensor::from_data(data, &self.device);
-            ImageInput { pixels }
-        };
-        if let Ok(model) = self.model.image_encoder() {
-            return images(model.image_size()).into();
-        }
-        if let Ok(model) = self.model.text_and_image() {
-            let ids = ids([[5, 9, 3, 14, 7], [8, 2, 11, 0, 0]]);
-            let texts = TextInput {
-                padding: Some(ids.clone().equal_elem(0)),
-                ..TextInput::new(ids)
-            };
-            let images = images(model.image_size());
-            return TextAndImageInput { texts, images }.into();
-        }
-        if let Ok(model) = self.model.sound_encoder() {
-            let (least, length) = (model.shortest(), 8 * model.shortest());
-            let samples = Tensor::from_data(draw::normal(&mut rng, [2, length], 1.0), &self.device);
-            let padded: Vec<bool> = (0..2 * length).map(|at| at >= 2 * length - 2 * least).collect();
-            let padding = Some(Tensor::from_data(TensorData::new(padded, [2, length]), &self.device));
-            return SoundInput { samples, padding }.into();
-        }
-        if self.model.kind() == ModelKind::SpeechToText {
-            let size = |field: &str| self.case.config[field].as_u64().expect("the configuration has sizes") as usize;
-            let shape = [2, size("num_mel_bins"), 2 * size("max_source_positions")];
-            let features = Tensor::from_data(draw::normal(&mut rng, shape, 1.0), &self.device);
-            return ToTextInput {
-                source: SpeechInput { features }.into(),
-                decoder_ids: ids([[0, 4, 6, 12], [0, 13, 2, 9]]),
-            }
-            .into();
-        }
-        let ids = ids([[5, 9, 3, 14, 7], [8, 2, 11, 0, 0]]);
-        self.input(ids.clone(), Some(ids.equal_elem(0)))
+        two_rows(&self.model, &self.case.config, &self.device)
     }
 
     fn input(&self, tokens: Tensor<2, Int>, padding: Option<Tensor<2, Bool>>) -> Input {
-        let rows = tokens.dims()[0];
-        match self.model.kind() {
-            ModelKind::EncoderDecoder => ToTextInput {
-                source: Source::Text(TextInput {
-                    padding,
-                    ..TextInput::new(tokens)
-                }),
-                decoder_ids: ids([[0, 4, 6, 12], [0, 13, 2, 9]]).slice_dim(0, 0..rows),
-            }
-            .into(),
-            _ => TextInput {
-                ids: tokens,
-                token_types: None,
-                padding,
-            }
-            .into(),
-        }
+        of_tokens(&self.model, tokens, padding)
     }
 
     /// Everything the model computes of an input, as one number with a gradient for all of it.
@@ -334,35 +279,7 @@ impl<'a> ModelBench<'a> {
         let batch = run(input.clone());
         for row in 0..2 {
             let rows = row..row + 1;
-            let alone: Input = match input.clone() {
-                Input::Sound(SoundInput { samples, padding }) => SoundInput {
-                    samples: samples.slice_dim(0, rows.clone()),
-                    padding: padding.map(|padding| padding.slice_dim(0, rows.clone())),
-                }
-                .into(),
-                Input::TextAndImage(TextAndImageInput { texts, images }) => TextAndImageInput {
-                    texts: TextInput {
-                        padding: texts.padding.map(|padding| padding.slice_dim(0, rows.clone())),
-                        ..TextInput::new(texts.ids.slice_dim(0, rows.clone()))
-                    },
-                    images: ImageInput {
-                        pixels: images.pixels.slice_dim(0, rows.clone()),
-                    },
-                }
-                .into(),
-                Input::ToText(ToTextInput {
-                    source: Source::Speech(SpeechInput { features }),
-                    decoder_ids,
-                }) => ToTextInput {
-                    source: SpeechInput {
-                        features: features.slice_dim(0, rows.clone()),
-                    }
-                    .into(),
-                    decoder_ids: decoder_ids.slice_dim(0, rows.clone()),
-                }
-                .into(),
-                other => panic!("{}: {other:?} has rows of several lengths", self.name()),
-            };
+            let alone = one_row(input.clone(), rows.clone());
             let mut got = batch.clone().slice_dim(0, rows.clone());
             if self.model.kind() == ModelKind::TextAndImage {
                 got = got.slice_dim(1, rows);

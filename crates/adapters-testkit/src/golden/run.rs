@@ -9,17 +9,19 @@ use adapters::core::Tensors;
 use adapters::core::{Active, Merged, Record, merge};
 use adapters::models::{Model, ModelKind};
 use adapters::store::{
-    LoadOptions, Setup, load_adapter, load_fusion, read_json, read_safetensors, save_adapter, save_fusion, with_shape,
-    write_safetensors,
+    CompositionDict, LoadOptions, Setup, load_adapter, load_fusion, read_json, read_safetensors, save_adapter,
+    save_fusion, with_shape, write_safetensors,
 };
 use adapters::{AdapterSet, Composition, Ctx, METHODS};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::golden::case::{AVERAGE, Case, EJECT, Framework, MERGE, RESET, WEIGHTED};
 use crate::golden::combined::Combined;
 use crate::golden::compare::{each_element, where_compared, whole_tensor};
+use crate::golden::decisions::{PREFIX_UNDER_SDPA, decided, is_under_sdpa};
 use crate::golden::model::{Inputs, Top, load, load_for_hub};
 use crate::golden::records;
 use crate::golden::verdict::{Outcome, Stop, Verdict};
@@ -270,7 +272,8 @@ impl Prepared {
             ("setup", (setup, loaded)),
             ("the setup saved again", load(again.path())?),
         ] {
-            if read.composition.to_dict() != case.active {
+            let said = serde_json::to_value(CompositionDict::from(&read.composition)).unwrap_or_default();
+            if said != case.active {
                 problems.push(format!("{what} says {}", read.composition));
             }
             let entries = |set: &AdapterSet| {
@@ -428,57 +431,6 @@ impl Computed {
     }
 }
 
-/// The decision about prefixes that the reference leaves out.
-const PREFIX_UNDER_SDPA: &str =
-    "PARITY D26, prefixes act whatever the kernel: under its sdpa kernel the reference leaves this one out";
-
-/// Whether the reference ran a method of this architecture under the kernel that lets prompts see padding and leaves the
-/// prefixes of some models out.
-fn is_under_sdpa(architecture: &str, case: &Case, dir: &Path) -> bool {
-    let mut folders = case.adapters.values().filter_map(Value::as_str);
-    case.attn_implementation.as_deref() == Some("sdpa")
-        && folders.any(|folder| {
-            let config = read_json::<Value>(&dir.join(folder).join("adapter_config.json"));
-            config.is_ok_and(|config| config["config"]["architecture"] == architecture)
-        })
-}
-
-/// The decision of PARITY.md that explains a difference: what is wrong in the reference is not reproduced. For wrong
-/// gradients it explains problems with gradients alone; for prompts that see padding, those of padded rows alone.
-fn decided(dir: &Path, problems: &[String]) -> Option<String> {
-    const PROMPTS_UNDER_SDPA: &str =
-        "PARITY D25, prompts see no padding: under its sdpa kernel the reference lets them";
-    const WRONG_GRADIENTS: &[(&str, &str, &str)] = &[
-        (
-            "peft_type",
-            "C3A",
-            "PARITY D20: the reference's gradient with respect to a layer's input is not the derivative",
-        ),
-        (
-            "use_effective_conv2d",
-            "LOHA",
-            "PARITY D20: the reference's gradient of a factor is computed from the other product",
-        ),
-    ];
-    const ADDED_MASK: &str = "PARITY D42: under its sdpa kernel the reference adds the mask to DistilBERT's scores";
-    let case: Case = read_json(&dir.join("case.json")).ok()?;
-    let folder = case.adapters.values().next()?.as_str()?;
-    let config: Value = read_json(&dir.join(folder).join("adapter_config.json")).ok()?;
-    let extends_mask = ["prefix_tuning", "prompt_tuning"];
-    if case.model_class.starts_with("DistilBert") && extends_mask.iter().any(|of| is_under_sdpa(of, &case, dir)) {
-        return Some(ADDED_MASK.to_owned());
-    }
-    if is_under_sdpa("prompt_tuning", &case, dir) {
-        let padded_rows = |problem: &String| !problem.starts_with("a row without padding");
-        return problems.iter().all(padded_rows).then(|| PROMPTS_UNDER_SDPA.to_owned());
-    }
-    let (.., decision) = WRONG_GRADIENTS.iter().find(|(field, peft_type, _)| {
-        config["peft_type"] == *peft_type && config[field].as_bool() != Some(false) && !config[field].is_null()
-    })?;
-    let gradients = |problem: &String| problem.starts_with("grad/") || problem.ends_with("more gradients");
-    problems.iter().all(gradients).then(|| (*decision).to_owned())
-}
-
 impl Running<'_> {
     /// The output, and what was recorded on the way.
     fn forward(
@@ -513,7 +465,10 @@ fn composition(case: &Case) -> Result<Option<Composition>, Stop> {
             let names: Vec<&str> = names.iter().filter_map(Value::as_str).collect();
             Ok(Some(Composition::sum(names)))
         }
-        (dict, _) => Ok(Some(Composition::from_dict(dict)?)),
+        (dict, _) => match CompositionDict::deserialize(dict) {
+            Ok(dict) => Ok(Some(dict.into())),
+            Err(error) => Err(Stop::unsupported(error.to_string())),
+        },
     }
 }
 
