@@ -34,6 +34,13 @@ impl ImagePatches {
     ///
     /// Those of [`Ctx::begin`].
     pub(crate) fn begin(&self, pixels: Tensor<4>, model: &dyn Host, cx: &mut Ctx<'_>) -> Result<Tensor<3>, Error> {
+        let (patches, grid) = self.cut(pixels);
+        let (cx, patches) = cx.begin(model, patches)?;
+        Ok(self.embed(patches, grid, cx))
+    }
+
+    /// The patches, `[batch, patches, channels * size * size]`, and how many rows and columns of them there are.
+    pub(crate) fn cut(&self, pixels: Tensor<4>) -> (Tensor<3>, [usize; 2]) {
         let [batch, channels, height, width] = pixels.dims();
         let (size, grid) = (self.size, [height / self.size, width / self.size]);
         let patches = pixels
@@ -42,17 +49,21 @@ impl ImagePatches {
             .reshape([batch, channels, grid[0], size, grid[1], size])
             .permute([0, 2, 4, 1, 3, 5])
             .reshape([batch, grid[0] * grid[1], channels * size * size]);
-        let (cx, patches) = cx.begin(model, patches)?;
+        (patches, grid)
+    }
+
+    /// The class token and the patches, each with its position, in a pass that has begun.
+    pub(crate) fn embed(&self, patches: Tensor<3>, grid: [usize; 2], cx: &mut Hooks<'_>) -> Tensor<3> {
         let patches = cx.linear(&self.projection, patches);
         let rows = patches.dims()[0];
         let all = match &self.class_token {
             Some(token) => Tensor::cat(vec![token.val().repeat_dim(0, rows), patches], 1),
             None => patches,
         };
-        Ok(match &self.positions {
+        match &self.positions {
             Some(positions) => all + self.positions_for(positions.val(), grid),
             None => all,
-        })
+        }
     }
 
     /// The positions for this many rows and columns of patches: those of the class token stay, those of patches are

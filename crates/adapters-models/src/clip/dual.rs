@@ -115,10 +115,11 @@ impl Transformer for ClipModel {
         _: Option<&mut KeyValueCache>,
         cx: &mut Ctx<'_>,
     ) -> Result<Chain<'_>, Error> {
-        let images = self.vision.embed(input.images, self, cx)?;
+        let patches = self.vision.cut(input.images, self)?;
+        let (_, patches) = cx.begin(self, patches)?;
         let chain = self.text_chain(input.texts, cx)?.decoding(move |cx| {
             cx.next_stack(None);
-            images.clone()
+            self.vision.embed_patches(patches.clone(), cx)
         });
         Ok(self.vision.extend(chain).with_encoded(|hidden, texts, cx| {
             let images = self.image_vector(hidden, cx).squeeze_dim::<2>(1);

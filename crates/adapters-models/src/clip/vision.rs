@@ -175,9 +175,20 @@ impl ClipVisionModel {
 
     /// What enters the first layer; the pass begins with it.
     pub(super) fn embed(&self, input: ImageInput, model: &impl Host, cx: &mut Ctx<'_>) -> Result<Tensor<3>, Error> {
-        let pixels = input.of_size(self.config.image(), model)?;
-        let hidden = self.patches.begin(pixels, model, cx)?;
-        Ok(cx.hooks().norm(&self.first_norm, hidden))
+        let patches = self.cut(input, model)?;
+        let (cx, patches) = cx.begin(model, patches)?;
+        Ok(self.embed_patches(patches, cx))
+    }
+
+    /// The patches of images of the right size.
+    pub(super) fn cut(&self, input: ImageInput, model: &impl Host) -> Result<Tensor<3>, Error> {
+        Ok(self.patches.cut(input.of_size(self.config.image(), model)?).0)
+    }
+
+    /// What enters the first layer, in a pass that has begun.
+    pub(super) fn embed_patches(&self, patches: Tensor<3>, cx: &mut Hooks<'_>) -> Tensor<3> {
+        let hidden = self.patches.embed(patches, self.patches.grid, cx);
+        cx.norm(&self.first_norm, hidden)
     }
 
     /// Goes on with the layers.
