@@ -3,7 +3,6 @@
 //!
 //! Paper: *Attention Is All You Need*, Vaswani et al., 2017, <https://arxiv.org/abs/1706.03762>.
 
-use crate::attention::{ProjectedAttention, ProjectionNames};
 use crate::modeling::*;
 
 /// What the layers of a stack have in common.

@@ -28,7 +28,7 @@ pub fn expressible(set: &AdapterSet, name: &str, host: &dyn Host) -> Result<Form
     let written = |format| -> Result<_, Error> {
         let stored = adapter.method().to_storage(format, adapter, host)?;
         let adapter = stored.as_ref().unwrap_or(adapter);
-        let sites: Vec<_> = adapter.layers().map(|l| &l.info).collect();
+        let sites: Vec<_> = adapter.own_layers().map(|l| &l.info).collect();
         adapter.method().write(format, &sites, host)
     };
     match written(Format::AdapterHub) {
@@ -55,13 +55,13 @@ pub fn save_adapter(
     let adapter = set.attached(name)?;
     let stored = adapter.method().to_storage(format, adapter, host)?;
     let adapter = stored.as_ref().unwrap_or(adapter);
-    let sites: Vec<_> = adapter.layers().map(|l| &l.info).collect();
+    let sites: Vec<_> = adapter.own_layers().map(|l| &l.info).collect();
     let config = adapter.method().write(format, &sites, host)?;
-    let mut values = adapter.values_by_id();
+    let values = adapter.values_by_id();
     let tensors: Tensors = adapter
         .params()
         .filter_map(|p| {
-            let data = values.remove(&p.id)?;
+            let data = values.get(&p.id)?.clone();
             let shape = p.stored_shape(format, data.shape().to_vec());
             Some((p.key(format, name, host), with_shape(data, shape)))
         })
