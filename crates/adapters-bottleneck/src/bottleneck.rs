@@ -503,7 +503,13 @@ impl Codec<AdapterHub> for BottleneckConfig {
     }
 
     fn is_duplicate(&self, key: &str) -> bool {
-        key.contains(".adapter_norm_before.") || (key.contains(".adapter_down.") && key.ends_with(".f.weight"))
+        // An encoder-decoder of two models holds what its stacks share in each of them, too.
+        let of_a_stack = [".shared_parameters.", ".invertible_adapters."]
+            .iter()
+            .any(|shared| key.contains(shared));
+        of_a_stack
+            || key.contains(".adapter_norm_before.")
+            || (key.contains(".adapter_down.") && key.ends_with(".f.weight"))
     }
 }
 

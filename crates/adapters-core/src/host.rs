@@ -19,6 +19,11 @@ pub trait Host: Sites {
     /// Width of the residual stream.
     fn d_model(&self) -> usize;
 
+    /// The width in a stack, where stacks differ.
+    fn d_model_of(&self, _stack: Stack) -> usize {
+        self.d_model()
+    }
+
     /// Class name the reference libraries would give this model, e.g. `"BertModel"`.
     fn class_name(&self) -> &str {
         self.architecture()
@@ -51,12 +56,13 @@ pub trait Host: Sites {
         1.0
     }
 
-    /// What published adapter files call the attention of a stack.
+    /// What published adapter files call the attention of a stack; before a `/`, the path of the module that holds what its
+    /// layers share, unless that is the model.
     fn attention_name(&self, stack: Stack) -> &'static str {
         match stack {
             Stack::Cross => "cross_prefix",
             Stack::Encoder if self.sites().iter().any(|info| info.site.stack == Stack::Decoder) => "encoder_prefix",
-            Stack::Encoder | Stack::Decoder => "self_prefix",
+            Stack::Encoder | Stack::Decoder | Stack::Image => "self_prefix",
         }
     }
 

@@ -16,6 +16,8 @@ pub enum Stack {
     Decoder,
     /// The cross attention inside a decoder.
     Cross,
+    /// The layers that read images, in a model of texts and images.
+    Image,
 }
 
 /// Declares [`Role`] with the name of each variant in files and messages.
@@ -88,6 +90,12 @@ roles! {
     ExpertDown = "expert_down",
     /// Query, key and value projections side by side in one matrix (linear).
     QueryKeyValue = "query_key_value",
+    /// Convolution over pixels or sound, as the product of its kernel with every patch (linear).
+    Convolution = "convolution",
+    /// Projection of features onto the width of the residual stream (linear).
+    InputProjection = "input_projection",
+    /// Projection of what a model makes of a whole input onto a space that it shares with another model (linear).
+    OutputProjection = "output_projection",
     /// Projection of the embeddings to the width of the layers (linear).
     EmbeddingProjection = "embedding_projection",
     /// Projection of the last hidden state to the width of the language-model head (linear).
@@ -115,7 +123,8 @@ macro_rules! roles_of {
 
 roles_of! {
     /// Roles of linear layers.
-    LinearRole: Query, Key, Value, AttentionOutput, FfnUp, FfnGate, FfnDown, Pooler, LmHead, QueryKeyValue, EmbeddingProjection, HeadProjection, Router
+    LinearRole: Query, Key, Value, AttentionOutput, FfnUp, FfnGate, FfnDown, Pooler, LmHead, QueryKeyValue, Convolution, InputProjection,
+        OutputProjection, EmbeddingProjection, HeadProjection, Router
 }
 
 roles_of! {
@@ -159,6 +168,7 @@ impl fmt::Display for Stack {
             Self::Encoder => "encoder",
             Self::Decoder => "decoder",
             Self::Cross => "cross",
+            Self::Image => "image",
         })
     }
 }
@@ -285,6 +295,9 @@ pub struct SiteInfo {
     pub path: String,
     /// Whether the published weight of this linear layer is `[d_in, d_out]`, and not `[d_out, d_in]` as usual.
     pub input_first: bool,
+    /// Input channels and sizes of the kernel of a convolution, whose published weight is `[d_out, channels, sizes..]`; empty
+    /// for every other layer.
+    pub kernel: Vec<usize>,
     /// The role that AdapterHub's configurations select this site by, which [`Host::sites`](crate::Host::sites) fills in
     /// ([`Host::hub_role`](crate::Host::hub_role)).
     pub hub_role: Role,
@@ -313,6 +326,7 @@ impl SiteInfo {
             kind,
             path: path.into(),
             input_first: false,
+            kernel: Vec::new(),
             hub_role: site.role,
             tied_to: None,
             interleaved: None,

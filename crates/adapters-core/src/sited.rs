@@ -235,6 +235,14 @@ impl<L> Sited<L> {
 }
 
 impl Sited<Linear> {
+    /// The same layer, which is a convolution: the published weight is `[d_out, channels, sizes..]`, and its input is patches
+    /// in the order of `[channels, sizes..]`.
+    #[must_use]
+    pub fn with_kernel(mut self, kernel: Vec<usize>) -> Self {
+        self.info.kernel = kernel;
+        self
+    }
+
     /// The same layer, whose published weight is `[d_in, d_out]`.
     #[must_use]
     pub fn stored_input_first(mut self) -> Self {

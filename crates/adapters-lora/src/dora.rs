@@ -111,6 +111,10 @@ impl Codec<Peft> for DoraConfig {
     fn key(&self, site: &SiteInfo, _adapter: &str, param: &str) -> String {
         peft::lora_key(site, param)
     }
+
+    fn stored_shape(&self, site: &SiteInfo, param: &str, shape: Vec<usize>) -> Vec<usize> {
+        peft::lora_shape(site, param, shape)
+    }
 }
 
 /// An update with a learned magnitude.

@@ -15,6 +15,7 @@ mod gralora;
 mod hira;
 mod ia3;
 mod init;
+mod kernel_product;
 mod loha;
 mod lokr;
 mod lora;

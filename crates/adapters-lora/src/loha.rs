@@ -11,12 +11,15 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
+use crate::kernel_product::{core_shape, kernel_factors, of_factors};
+
 /// `W + (alpha / r) (B1 A1) o (B2 A2)`, `o` the elementwise product.
 ///
 /// | Name | Default | Purpose | Range |
 /// |---|---|---|---|
 /// | `r` | 8 | width of both products | >= 1 |
 /// | `alpha` | 8 | numerator of the scale | finite |
+/// | `use_effective_conv2d` | false | whether kernels of convolutions are products of three factors | |
 /// | `rank_dropout` | 0 | not computed | 0 |
 /// | `module_dropout` | 0 | not computed | 0 |
 ///
@@ -29,6 +32,9 @@ pub struct Loha {
     pub r: usize,
     /// Numerator of the scale.
     pub alpha: f64,
+    /// Whether the update of a convolution whose kernel is larger than one sample is a product of three factors,
+    /// `sum_ij a[i, out] t[i, j, kernel] b[j, in]`, in place of one of two.
+    pub use_effective_conv2d: bool,
     /// Only 0 is computed.
     pub rank_dropout: f64,
     /// Only 0 is computed.
@@ -43,6 +49,7 @@ impl Default for Loha {
         Self {
             r: 8,
             alpha: 8.0,
+            use_effective_conv2d: false,
             rank_dropout: 0.0,
             module_dropout: 0.0,
             targets: ModuleFields::default(),
@@ -67,30 +74,48 @@ impl Method for Loha {
     fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
         let (d_in, d_out) = Self::linear_dims(site)?;
         let mut rng = build.rng(None, site.site);
+        let kernel = kernel_factors(site, self.use_effective_conv2d);
+        let ([a, b], core) = match kernel {
+            Some([channels, samples]) => ([[self.r, d_out], [self.r, channels]], Some([self.r * self.r, samples])),
+            None => ([[d_out, self.r], [self.r, d_in]], None),
+        };
         let mut normal = |shape, std| Param::from_data(draw::normal(&mut rng, shape, std), build.device);
         Ok(SiteLayer::Linear(Erased::new(Hadamard {
-            w1_a: normal([d_out, self.r], 0.1),
-            w1_b: normal([self.r, d_in], 1.0),
+            t1: core.map(|shape| normal(shape, 1.0)),
+            w1_a: normal(a, 0.1),
+            w1_b: normal(b, 1.0),
+            t2: core.map(|shape| normal(shape, 1.0)),
             // Zero, so that a new adapter is the identity.
-            w2_a: Param::from_data(draw::constant([d_out, self.r], 0.0), build.device),
-            w2_b: normal([self.r, d_in], 1.0),
+            w2_a: Param::from_data(draw::constant(a, 0.0), build.device),
+            w2_b: normal(b, 1.0),
             scale: self.alpha / self.r as f64,
         })))
     }
 }
 
-peft_modules!(Loha: "LOHA");
+peft_modules!(Loha: "LOHA" {
+    fn param_shape(site: &SiteInfo, param: &str, shape: Vec<usize>) -> Vec<usize> {
+        match param {
+            "hada_t1" | "hada_t2" => core_shape(site, &shape),
+            _ => shape,
+        }
+    }
+});
 
 /// The update of one layer.
 #[derive(Module, Debug)]
 pub struct Hadamard {
-    /// `[d_out, r]`.
+    /// `[r * r, kernel]`, of a convolution whose update has three factors.
+    pub t1: Option<Param<Tensor<2>>>,
+    /// `[r * r, kernel]`, of a convolution whose update has three factors.
+    pub t2: Option<Param<Tensor<2>>>,
+    /// `[d_out, r]`; with three factors `[r, d_out]`.
     pub w1_a: Param<Tensor<2>>,
-    /// `[r, d_in]`.
+    /// `[r, d_in]`; with three factors `[r, channels]`.
     pub w1_b: Param<Tensor<2>>,
-    /// `[d_out, r]`.
+    /// `[d_out, r]`; with three factors `[r, d_out]`.
     pub w2_a: Param<Tensor<2>>,
-    /// `[r, d_in]`.
+    /// `[r, d_in]`; with three factors `[r, channels]`.
     pub w2_b: Param<Tensor<2>>,
     /// `alpha / r`.
     pub scale: f64,
@@ -99,8 +124,8 @@ pub struct Hadamard {
 impl Hadamard {
     /// The update, `[d_out, d_in]`.
     pub fn delta(&self) -> Tensor<2> {
-        let first = self.w1_a.val().matmul(self.w1_b.val());
-        let second = self.w2_a.val().matmul(self.w2_b.val());
+        let first = of_factors(&self.t1, self.w1_a.val(), self.w1_b.val());
+        let second = of_factors(&self.t2, self.w2_a.val(), self.w2_b.val());
         first * second * self.scale
     }
 }
@@ -123,4 +148,5 @@ impl SiteAdapter<LinearState> for Hadamard {
     }
 }
 
-named_params!(Hadamard: "hada_w1_a" => w1_a, "hada_w1_b" => w1_b, "hada_w2_a" => w2_a, "hada_w2_b" => w2_b);
+named_params!(Hadamard: "hada_w1_a" => w1_a, "hada_w1_b" => w1_b, "hada_w2_a" => w2_a, "hada_w2_b" => w2_b;
+    optional "hada_t1" => t1, "hada_t2" => t2);

@@ -10,6 +10,8 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
+use crate::kernel_product::{core_shape, kernel_factors, of_factors};
+
 /// `W + (alpha / r) kron(W1, W2)`, where a large factor is itself a product of rank `r`.
 ///
 /// | Name | Default | Purpose | Range |
@@ -18,6 +20,7 @@ use serde::{Deserialize, Serialize};
 /// | `alpha` | 8 | numerator of the scale | finite |
 /// | `decompose_both` | false | whether the small factor may be a product too | |
 /// | `decompose_factor` | -1 | size of the small factor; near the square root if -1 | -1 or >= 1 |
+/// | `use_effective_conv2d` | false | whether kernels of convolutions are products of three factors | |
 /// | `rank_dropout`, `module_dropout` | 0 | not computed | 0 |
 ///
 /// Source: *Navigating Text-To-Image Customization: From LyCORIS Fine-Tuning to Model Evaluation*, Yeh et al., 2023,
@@ -33,6 +36,9 @@ pub struct Lokr {
     pub decompose_both: bool,
     /// Size of the small factor; near the square root if -1.
     pub decompose_factor: i64,
+    /// Whether the large factor of a convolution is a product of three factors, `sum_ij a[i, out] t[i, j, kernel] b[j, in]`,
+    /// in place of one of two.
+    pub use_effective_conv2d: bool,
     /// Only 0 is computed.
     pub rank_dropout: f64,
     /// Only 0 is computed.
@@ -49,6 +55,7 @@ impl Default for Lokr {
             alpha: 8.0,
             decompose_both: false,
             decompose_factor: -1,
+            use_effective_conv2d: false,
             rank_dropout: 0.0,
             module_dropout: 0.0,
             targets: ModuleFields::default(),
@@ -79,10 +86,21 @@ impl Method for Lokr {
 
     fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
         let (d_in, d_out) = Self::linear_dims(site)?;
-        let (in_small, in_large) = factorisation(d_in, self.decompose_factor);
+        // Of a convolution the channels are factored, and the samples of the kernel stay with the large factor.
+        let channels = site.kernel.first().copied().unwrap_or(d_in);
+        let (in_small, in_large) = factorisation(channels, self.decompose_factor);
         let (out_small, out_large) = factorisation(d_out, self.decompose_factor);
         let product_small = self.decompose_both && 2 * self.r < out_small.max(in_small);
         let product_large = 2 * self.r < out_large.max(in_large);
+        let kernel = kernel_factors(site, self.use_effective_conv2d && product_large);
+        let in_flat = in_large * (d_in / channels);
+        let ([large_a, large_b], core) = match kernel {
+            Some([_, samples]) => (
+                [[self.r, out_large], [self.r, in_large]],
+                Some([self.r * self.r, samples]),
+            ),
+            None => ([[out_large, self.r], [self.r, in_flat]], None),
+        };
         let mut rng = build.rng(None, site.site);
         // Kaiming uniform with a = sqrt(5).
         let mut drawn = |shape: [usize; 2]| {
@@ -94,15 +112,28 @@ impl Method for Lokr {
             w1: (!product_small).then(|| zeros([out_small, in_small])),
             w1_a: product_small.then(|| zeros([out_small, self.r])),
             w1_b: product_small.then(|| drawn([self.r, in_small])),
-            w2: (!product_large).then(|| drawn([out_large, in_large])),
-            w2_a: product_large.then(|| drawn([out_large, self.r])),
-            w2_b: product_large.then(|| drawn([self.r, in_large])),
+            w2: (!product_large).then(|| drawn([out_large, in_flat])),
+            t2: core.map(&mut drawn),
+            w2_a: product_large.then(|| drawn(large_a)),
+            w2_b: product_large.then(|| drawn(large_b)),
             scale: self.alpha / self.r as f64,
         })))
     }
 }
 
-peft_modules!(Lokr: "LOKR");
+peft_modules!(Lokr: "LOKR" {
+    fn param_shape(site: &SiteInfo, param: &str, shape: Vec<usize>) -> Vec<usize> {
+        match param {
+            "lokr_t2" => core_shape(site, &shape),
+            // The whole large factor of a convolution has the axes of the kernel.
+            "lokr_w2" if !site.kernel.is_empty() => {
+                let samples: usize = site.kernel[1..].iter().product();
+                [&[shape[0], shape[1] / samples.max(1)], &site.kernel[1..]].concat()
+            }
+            _ => shape,
+        }
+    }
+});
 
 /// Two factors of `dimension`, the smaller first: `factor` and the rest if it divides, else the pair nearest to each
 /// other whose smaller is at most `factor`.
@@ -130,9 +161,11 @@ pub struct Kronecker {
     pub w1_a: Option<Param<Tensor<2>>>,
     /// `[r, in_small]`.
     pub w1_b: Option<Param<Tensor<2>>>,
-    /// `[out_large, in_large]`.
+    /// `[out_large, in_large]`; of a convolution `in_large` has the samples of the kernel, too.
     pub w2: Option<Param<Tensor<2>>>,
-    /// `[out_large, r]`.
+    /// `[r * r, kernel]`, of a convolution whose update has three factors.
+    pub t2: Option<Param<Tensor<2>>>,
+    /// `[out_large, r]`; with three factors `[r, out_large]`.
     pub w2_a: Option<Param<Tensor<2>>>,
     /// `[r, in_large]`.
     pub w2_b: Option<Param<Tensor<2>>>,
@@ -142,13 +175,14 @@ pub struct Kronecker {
 
 /// A factor: itself, or the product of its parts.
 fn factor(
+    core: &Option<Param<Tensor<2>>>,
     whole: &Option<Param<Tensor<2>>>,
     left: &Option<Param<Tensor<2>>>,
     right: &Option<Param<Tensor<2>>>,
 ) -> Option<Tensor<2>> {
     match (whole, left, right) {
         (Some(whole), ..) => Some(whole.val()),
-        (None, Some(left), Some(right)) => Some(left.val().matmul(right.val())),
+        (None, Some(left), Some(right)) => Some(of_factors(core, left.val(), right.val())),
         _ => None,
     }
 }
@@ -156,8 +190,8 @@ fn factor(
 impl Kronecker {
     /// Both factors, `[out_small, in_small]` times the scale and `[out_large, in_large]`.
     fn factors(&self) -> Option<(Tensor<2>, Tensor<2>)> {
-        let first = factor(&self.w1, &self.w1_a, &self.w1_b)? * self.scale;
-        Some((first, factor(&self.w2, &self.w2_a, &self.w2_b)?))
+        let first = factor(&None, &self.w1, &self.w1_a, &self.w1_b)? * self.scale;
+        Some((first, factor(&self.t2, &self.w2, &self.w2_a, &self.w2_b)?))
     }
 
     /// `x kron(W1, W2)^T` without the dense product: `[batch, seq, d_in] -> [batch, seq, d_out]`.
@@ -200,7 +234,7 @@ impl SiteAdapter<LinearState> for Kronecker {
 }
 
 named_params!(Kronecker: ; optional "lokr_w1" => w1, "lokr_w1_a" => w1_a, "lokr_w1_b" => w1_b, "lokr_w2" => w2,
-    "lokr_w2_a" => w2_a, "lokr_w2_b" => w2_b);
+    "lokr_t2" => t2, "lokr_w2_a" => w2_a, "lokr_w2_b" => w2_b);
 
 #[cfg(test)]
 mod tests {

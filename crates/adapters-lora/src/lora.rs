@@ -235,6 +235,10 @@ impl Codec<Peft> for LoraConfig {
             });
         peft::lora_key(site, &format!("{}{param}", "base_layer.".repeat(outer.count())))
     }
+
+    fn stored_shape(&self, site: &SiteInfo, param: &str, shape: Vec<usize>) -> Vec<usize> {
+        peft::lora_shape(site, param, shape)
+    }
 }
 
 #[cfg(test)]

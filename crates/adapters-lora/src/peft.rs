@@ -113,6 +113,20 @@ pub(crate) fn write_lora(
 }
 
 /// The key of a parameter of LoRA or DoRA.
+/// The axes that the kernel of a convolution adds in files: A has those of the kernel, B and the magnitude have empty ones.
+pub(crate) fn lora_shape(site: &SiteInfo, param: &str, shape: Vec<usize>) -> Vec<usize> {
+    let Some((_, sizes)) = site.kernel.split_first() else {
+        return shape;
+    };
+    let empty = vec![1; sizes.len()];
+    match param {
+        "lora_A" => [&shape[..1], &site.kernel].concat(),
+        "lora_B" => [shape, empty].concat(),
+        "lora_magnitude_vector" => [vec![1], shape, empty].concat(),
+        _ => shape,
+    }
+}
+
 pub(crate) fn lora_key(site: &SiteInfo, param: &str) -> String {
     match param.ends_with("lora_A") || param.ends_with("lora_B") {
         true => format!("{}.{param}.weight", site.path),

@@ -13,8 +13,8 @@ use crate::from_checkpoint::FromCheckpoint;
 use crate::kind::ModelKind;
 use crate::model::Model;
 use crate::{
-    albert, bart, bert, bert_generation, distilbert, electra, gpt_neox, gpt2, gptj, llama, mistral, opt, qwen2,
-    roberta, t5, vit, xmod,
+    albert, bart, beit, bert, bert_generation, clip, dinov2, distilbert, electra, encoder_decoder, gpt_neox, gpt2,
+    gptj, llama, mistral, opt, qwen2, roberta, siglip, t5, vit, wav2vec2, whisper, xmod,
 };
 
 /// Every architecture of this crate.
@@ -41,6 +41,15 @@ pub const ARCHITECTURES: &[Architecture] = &[
     Architecture::of::<t5::T5Model>("t5", ModelKind::EncoderDecoder),
     Architecture::new("mt5", ModelKind::EncoderDecoder, t5::load_mt5),
     Architecture::of::<vit::VitModel>("vit", ModelKind::ImageEncoder),
+    Architecture::of::<beit::BeitModel>("beit", ModelKind::ImageEncoder),
+    Architecture::of::<dinov2::Dinov2Model>("dinov2", ModelKind::ImageEncoder),
+    Architecture::new("siglip_vision_model", ModelKind::ImageEncoder, siglip::load),
+    Architecture::of::<clip::ClipVisionModel>("clip_vision_model", ModelKind::ImageEncoder),
+    Architecture::of::<clip::ClipTextModel>("clip_text_model", ModelKind::Encoder),
+    Architecture::of::<clip::ClipModel>("clip", ModelKind::TextAndImage),
+    Architecture::of::<whisper::WhisperModel>("whisper", ModelKind::SpeechToText),
+    Architecture::of::<wav2vec2::Wav2Vec2Model>("wav2vec2", ModelKind::SoundEncoder),
+    Architecture::of::<encoder_decoder::BertToBertModel>("encoder-decoder", ModelKind::EncoderDecoder),
 ];
 
 /// An architecture that loads: the `model_type` of its checkpoints, and what makes a model of one.

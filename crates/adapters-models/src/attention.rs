@@ -106,23 +106,32 @@ pub struct ProjectedAttention {
     options: AttentionOptions,
 }
 
+/// Names of the layers of a [`ProjectedAttention`].
+#[derive(Clone, Copy, Debug)]
+pub struct ProjectionNames<'a> {
+    /// Query, key, value and output.
+    pub all: [&'a str; 4],
+    /// Where keys and values are.
+    pub key_value: &'a str,
+}
+
 impl ProjectedAttention {
-    /// With the layers of these names, of query, key, value and output, and whether each has a bias; `[d_model, heads]`.
+    /// With the layers of these names, and whether each of query, key, value and output has a bias; `[d_model, heads]`.
     pub fn build(
-        names: [&str; 4],
+        names: ProjectionNames<'_>,
         biases: [bool; 4],
         [d_model, heads]: [usize; 2],
         options: AttentionOptions,
         at: &mut Scope<'_>,
     ) -> Self {
         let inner = heads * options.d_head;
-        let mut linear = |index: usize, role, dims| at.linear_with(biases[index], role, names[index], dims);
+        let mut linear = |index: usize, role, dims| at.linear_with(biases[index], role, names.all[index], dims);
         Self {
             query: linear(0, LinearRole::Query, [d_model, inner]),
             key: linear(1, LinearRole::Key, [d_model, inner]),
             value: linear(2, LinearRole::Value, [d_model, inner]),
             output: linear(3, LinearRole::AttentionOutput, [inner, d_model]),
-            key_value: at.key_value("", heads, options.d_head),
+            key_value: at.key_value(names.key_value, heads, options.d_head),
             options,
         }
     }

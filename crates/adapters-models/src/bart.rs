@@ -10,12 +10,10 @@ use burn::module::Param;
 use serde_json::{Map, Value, json};
 
 use crate::checkpoint_folder::CheckpointFolder;
-use crate::input::TextToTextInput;
 use crate::llama::object;
 use crate::model::Model;
 use crate::modeling::*;
 use crate::standard_layer::{StandardLayer, StandardNames, StandardOptions};
-use crate::transformer::EncoderDecoder;
 use crate::two_stacks::{DecoderFrame, TwoStacks};
 
 /// Rows of the position tables in front of that of position zero.
@@ -269,7 +267,7 @@ impl BartModel {
 impl BartStack {
     fn build(c: &BartConfig, variant: &Variant, activation: Activation, stack: Stack, weights: &mut Weights) -> Self {
         let (name, first, count, heads, d_ffn) = match stack {
-            Stack::Encoder => (
+            Stack::Encoder | Stack::Image => (
                 "encoder",
                 0,
                 c.encoder_layers,
@@ -287,13 +285,16 @@ impl BartStack {
             d_model: d,
             heads,
             d_ffn,
+            gated: false,
             activation,
             norm_first: variant.norm_first,
             norm_epsilon: NORM_EPSILON,
             biases: [true; 4],
-            dropout: c.dropout,
+            dropouts: [c.dropout; 2],
             attention_dropout: c.attention_dropout,
             activation_dropout: c.activation_dropout,
+            drop_path: 0.0,
+            layer_drop: 0.0,
             filler: c.pad_token_id,
         };
         let layers = (0..count).map(|index| {
@@ -338,6 +339,8 @@ impl BartModel {
 }
 
 impl TwoStacks for BartModel {
+    type Source = TextInput;
+
     fn decoder_start(&self) -> usize {
         self.config.decoder_start_token_id
     }
@@ -375,7 +378,7 @@ impl TwoStacks for BartModel {
 }
 
 impl Transformer for BartModel {
-    type Input = TextToTextInput;
+    type Input = ToTextInput;
 
     fn info(&self) -> ModelInfo {
         let c = &self.config;
@@ -392,12 +395,7 @@ impl Transformer for BartModel {
         }
     }
 
-    fn chain(
-        &self,
-        input: TextToTextInput,
-        _: Option<&mut KeyValueCache>,
-        cx: &mut Ctx<'_>,
-    ) -> Result<Chain<'_>, Error> {
+    fn chain(&self, input: ToTextInput, _: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
         self.both_stacks(input, cx)
     }
 

@@ -122,6 +122,19 @@ impl<'m> Chain<'m> {
         self
     }
 
+    /// Goes on with what makes one hidden state of it and of the encoder's output, of which nothing is read then.
+    #[must_use]
+    pub fn with_encoded(mut self, run: impl Fn(Tensor<3>, Tensor<3>, &mut Hooks<'_>) -> Tensor<3> + 'm) -> Self {
+        self.steps.push(Box::new(move |flow, _, cx| Flow {
+            hidden: match flow.encoded {
+                Some(encoded) => run(flow.hidden, encoded, cx),
+                None => flow.hidden,
+            },
+            encoded: None,
+        }));
+        self
+    }
+
     /// Ends the pass: the last hidden state, `[batch, seq, d_model]`. A cache takes in the columns of the pass.
     pub fn run(self, mut cache: Option<&mut KeyValueCache>, cx: &mut Hooks<'_>) -> Tensor<3> {
         let mut flow = self.entered;

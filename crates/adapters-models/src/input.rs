@@ -12,10 +12,14 @@ use crate::tokenizer::Encoded;
 pub enum Input {
     /// Of encoders and decoders of text.
     Text(TextInput),
-    /// Of encoder-decoders of text.
-    TextToText(TextToTextInput),
+    /// Of encoder-decoders.
+    ToText(ToTextInput),
     /// Of encoders of images.
     Image(ImageInput),
+    /// Of models of texts and images.
+    TextAndImage(TextAndImageInput),
+    /// Of encoders of sound.
+    Sound(SoundInput),
 }
 
 /// A batch of texts.
@@ -29,13 +33,45 @@ pub struct TextInput {
     pub padding: Option<Tensor<2, Bool>>,
 }
 
-/// A batch of texts, and what is written of each.
+/// What an encoder-decoder reads.
 #[derive(Clone, Debug)]
-pub struct TextToTextInput {
-    /// Token ids of the encoder, `[batch, seq]`.
-    pub ids: Tensor<2, Int>,
-    /// True at padding of the encoder, `[batch, seq]`; `None` when no row is padded.
+pub enum Source {
+    /// Texts.
+    Text(TextInput),
+    /// Speech.
+    Speech(SpeechInput),
+}
+
+/// A batch of spoken texts, as spectrograms of one length.
+#[derive(Clone, Debug)]
+pub struct SpeechInput {
+    /// `[batch, bands, frames]`.
+    pub features: Tensor<3>,
+}
+
+/// A batch of sounds.
+#[derive(Clone, Debug)]
+pub struct SoundInput {
+    /// Samples, `[batch, samples]`.
+    pub samples: Tensor<2>,
+    /// True at padding, `[batch, samples]`; `None` when no row is padded.
     pub padding: Option<Tensor<2, Bool>>,
+}
+
+/// Texts and images, each of which is compared with each.
+#[derive(Clone, Debug)]
+pub struct TextAndImageInput {
+    /// The texts.
+    pub texts: TextInput,
+    /// The images; where adapters act by row, as many as there are texts.
+    pub images: ImageInput,
+}
+
+/// What an encoder-decoder reads, and what it writes of each row.
+#[derive(Clone, Debug)]
+pub struct ToTextInput {
+    /// What the encoder reads.
+    pub source: Source,
     /// Token ids of the decoder, `[batch, decoder_seq]`, from its start token on. Padded on the right, where no earlier
     /// position sees it.
     pub decoder_ids: Tensor<2, Int>,
@@ -106,6 +142,24 @@ impl TextInput {
 }
 
 impl ImageInput {
+    /// The pixels, whose channels are those that `model` reads, and whose height and width are at least `smallest`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ImageSize`] for images of other channels and smaller ones.
+    pub fn of_size_or_larger(
+        self,
+        expected: [usize; 3],
+        smallest: usize,
+        model: &impl Host,
+    ) -> Result<Tensor<4>, Error> {
+        let [_, channels, height, width] = self.pixels.dims();
+        match channels == expected[0] && height.min(width) >= smallest {
+            true => Ok(self.pixels),
+            false => self.of_size(expected, model),
+        }
+    }
+
     /// The pixels, whose channels, height and width are those that `model` reads.
     ///
     /// # Errors
@@ -145,6 +199,63 @@ impl Batch for TextInput {
     }
 }
 
+impl Batch for SpeechInput {
+    fn size(&self) -> [usize; 2] {
+        let [rows, _, frames] = self.features.dims();
+        [rows, frames]
+    }
+
+    fn repeated(self, times: usize) -> Self {
+        Self {
+            features: self.features.repeat_dim(0, times),
+        }
+    }
+}
+
+impl From<TextInput> for Source {
+    fn from(input: TextInput) -> Self {
+        Self::Text(input)
+    }
+}
+
+impl From<SpeechInput> for Source {
+    fn from(input: SpeechInput) -> Self {
+        Self::Speech(input)
+    }
+}
+
+impl TryFrom<Source> for TextInput {
+    type Error = Source;
+
+    fn try_from(source: Source) -> Result<Self, Source> {
+        match source {
+            Source::Text(input) => Ok(input),
+            other => Err(other),
+        }
+    }
+}
+
+impl TryFrom<Source> for SpeechInput {
+    type Error = Source;
+
+    fn try_from(source: Source) -> Result<Self, Source> {
+        match source {
+            Source::Speech(input) => Ok(input),
+            other => Err(other),
+        }
+    }
+}
+
+impl Source {
+    /// What is read, in words.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Text(_) => "a text",
+            Self::Speech(_) => "speech",
+        }
+    }
+}
+
 /// The whole batch `times` times, one copy after the other.
 fn repeated<K: Basic>(batch: Tensor<2, K>, times: usize) -> Tensor<2, K> {
     match times {
@@ -176,16 +287,24 @@ macro_rules! input {
 }
 
 input!(Text, TextInput);
-input!(TextToText, TextToTextInput);
+input!(ToText, ToTextInput);
 input!(Image, ImageInput);
+input!(TextAndImage, TextAndImageInput);
+input!(Sound, SoundInput);
 
 impl Input {
     /// What is read, in words.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Text(_) => "a text",
-            Self::TextToText(_) => "a text and the text to write",
+            Self::ToText(ToTextInput {
+                source: Source::Text(_),
+                ..
+            }) => "a text and the text to write",
+            Self::ToText(_) => "speech and the text to write",
             Self::Image(_) => "an image",
+            Self::TextAndImage(_) => "a text and an image",
+            Self::Sound(_) => "a sound",
         }
     }
 
@@ -193,8 +312,10 @@ impl Input {
     pub fn device(&self) -> Device {
         match self {
             Self::Text(input) => input.ids.device(),
-            Self::TextToText(input) => input.ids.device(),
+            Self::ToText(input) => input.decoder_ids.device(),
             Self::Image(input) => input.pixels.device(),
+            Self::TextAndImage(input) => input.texts.ids.device(),
+            Self::Sound(input) => input.samples.device(),
         }
     }
 }

@@ -13,6 +13,12 @@ pub enum ModelKind {
     EncoderDecoder,
     /// Reads images.
     ImageEncoder,
+    /// Hears speech and writes a text.
+    SpeechToText,
+    /// Compares texts and images.
+    TextAndImage,
+    /// Hears sounds.
+    SoundEncoder,
 }
 
 impl fmt::Display for ModelKind {
@@ -22,6 +28,9 @@ impl fmt::Display for ModelKind {
             Self::CausalLm => "causal language model",
             Self::EncoderDecoder => "encoder-decoder",
             Self::ImageEncoder => "image encoder",
+            Self::SpeechToText => "speech-to-text model",
+            Self::TextAndImage => "model of texts and images",
+            Self::SoundEncoder => "sound encoder",
         })
     }
 }

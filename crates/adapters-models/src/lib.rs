@@ -4,16 +4,20 @@ mod albert;
 mod architecture;
 mod attention;
 pub mod bart;
+pub mod beit;
 pub mod bert;
 mod bert_generation;
 mod cache;
 mod chain;
 mod chat;
 mod checkpoint_folder;
+pub mod clip;
 mod config_check;
+pub mod dinov2;
 pub mod distilbert;
 mod electra;
 pub mod encoder;
+pub mod encoder_decoder;
 mod error;
 mod from_checkpoint;
 mod generate;
@@ -28,6 +32,7 @@ mod mistral;
 mod model;
 mod modeling;
 pub mod opt;
+mod patches;
 pub mod post_norm;
 mod pretrained;
 mod qwen2;
@@ -35,6 +40,8 @@ mod roberta;
 pub mod rotary;
 pub mod rotary_config;
 pub mod rotary_decoder;
+pub mod siglip;
+mod sound;
 mod standard_layer;
 pub mod t5;
 pub mod text_embeddings;
@@ -43,14 +50,16 @@ mod transformer;
 mod two_stacks;
 pub mod vision;
 pub mod vit;
+pub mod wav2vec2;
 mod weights;
+pub mod whisper;
 mod xmod;
 
 #[cfg(feature = "hub")]
 mod hub;
 
 pub use architecture::{ARCHITECTURES, Architecture, Architectures};
-pub use attention::{AttentionOptions, ProjectedAttention};
+pub use attention::{AttentionOptions, ProjectedAttention, ProjectionNames};
 pub use cache::{KeyValueCache, KeysValues, LayerCache};
 pub use chain::{Block, Chain, Flow, Slot, Step};
 pub use chat::{ChatTemplate, Message};
@@ -62,13 +71,16 @@ pub use generate::{Beams, EarlyStopping, Generation, Sampling};
 pub use heads::{Head, HeadConfig, Heads};
 #[cfg(feature = "hub")]
 pub use hub::download;
-pub use input::{ImageInput, Input, PaddingSide, TextInput, TextToTextInput};
+pub use input::{
+    ImageInput, Input, PaddingSide, SoundInput, Source, SpeechInput, TextAndImageInput, TextInput, ToTextInput,
+};
 pub use kind::ModelKind;
 pub use model::Model;
 pub use pretrained::{Pretrained, save_checkpoint};
 pub use tokenizer::{Encoded, TextStream, TextTokenizer};
 pub use transformer::{
-    CausalLm, EncodedInput, EncoderDecoder, ImageEncoder, MaskedLmLayout, ModelInfo, TextEncoder, Transformer,
+    CausalLm, EncodedInput, EncoderDecoder, ImageEncoder, MaskedLmLayout, ModelInfo, SoundEncoder, TextAndImage,
+    TextEncoder, Transformer,
 };
 pub use two_stacks::{DecoderFrame, TwoStacks};
 pub use weights::{Scope, Weights};

@@ -10,7 +10,9 @@ use crate::chain::Chain;
 use crate::error::ModelError;
 use crate::input::Input;
 use crate::kind::ModelKind;
-use crate::transformer::{CausalLm, EncoderDecoder, ImageEncoder, ModelInfo, TextEncoder, Transformer};
+use crate::transformer::{
+    CausalLm, EncoderDecoder, ImageEncoder, ModelInfo, SoundEncoder, TextAndImage, TextEncoder, Transformer,
+};
 
 /// A pretrained model. What it can do beyond its last hidden state depends on its kind: [`causal_lm`](Self::causal_lm) and
 /// the like give access to it.
@@ -50,16 +52,20 @@ impl Model {
 
     /// What it reads and writes.
     pub fn kind(&self) -> ModelKind {
-        match (
-            self.0.image_encoder_dyn(),
-            self.0.causal_lm_dyn(),
-            self.0.encoder_decoder_dyn(),
-        ) {
-            (Some(_), ..) => ModelKind::ImageEncoder,
-            (_, Some(_), _) => ModelKind::CausalLm,
-            (.., Some(_)) => ModelKind::EncoderDecoder,
-            _ => ModelKind::Encoder,
+        if let Some(model) = self.0.encoder_decoder_dyn() {
+            return match model.reads_speech() {
+                true => ModelKind::SpeechToText,
+                false => ModelKind::EncoderDecoder,
+            };
         }
+        let kinds = [
+            (self.0.image_encoder_dyn().is_some(), ModelKind::ImageEncoder),
+            (self.0.causal_lm_dyn().is_some(), ModelKind::CausalLm),
+            (self.0.text_and_image_dyn().is_some(), ModelKind::TextAndImage),
+            (self.0.sound_encoder_dyn().is_some(), ModelKind::SoundEncoder),
+        ];
+        let of = kinds.into_iter().find(|(is, _)| *is);
+        of.map_or(ModelKind::Encoder, |(_, kind)| kind)
     }
 
     /// Begins a pass; see [`Transformer::chain`].
@@ -166,6 +172,26 @@ impl Model {
         found.ok_or_else(|| self.wrong(ModelKind::ImageEncoder))
     }
 
+    /// The model as one of texts and images.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::WrongKind`] if it is none.
+    pub fn text_and_image(&self) -> Result<&dyn TextAndImage, ModelError> {
+        let found = self.0.text_and_image_dyn();
+        found.ok_or_else(|| self.wrong(ModelKind::TextAndImage))
+    }
+
+    /// The model as an encoder of sound.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::WrongKind`] if it is none.
+    pub fn sound_encoder(&self) -> Result<&dyn SoundEncoder, ModelError> {
+        let found = self.0.sound_encoder_dyn();
+        found.ok_or_else(|| self.wrong(ModelKind::SoundEncoder))
+    }
+
     fn wrong(&self, wanted: ModelKind) -> ModelError {
         ModelError::WrongKind {
             architecture: self.architecture().to_owned(),
@@ -199,6 +225,8 @@ trait DynTransformer: Host + DynModule<AnyTransformer> {
     fn causal_lm_dyn(&self) -> Option<&dyn CausalLm>;
     fn encoder_decoder_dyn(&self) -> Option<&dyn EncoderDecoder>;
     fn image_encoder_dyn(&self) -> Option<&dyn ImageEncoder>;
+    fn text_and_image_dyn(&self) -> Option<&dyn TextAndImage>;
+    fn sound_encoder_dyn(&self) -> Option<&dyn SoundEncoder>;
 }
 
 impl<M: Transformer + Module + 'static> DynTransformer for M {
@@ -238,6 +266,14 @@ impl<M: Transformer + Module + 'static> DynTransformer for M {
 
     fn image_encoder_dyn(&self) -> Option<&dyn ImageEncoder> {
         self.image_encoder()
+    }
+
+    fn text_and_image_dyn(&self) -> Option<&dyn TextAndImage> {
+        self.text_and_image()
+    }
+
+    fn sound_encoder_dyn(&self) -> Option<&dyn SoundEncoder> {
+        self.sound_encoder()
     }
 }
 
@@ -292,6 +328,10 @@ impl Host for Model {
 
     fn tied_head_scale(&self) -> f64 {
         self.0.tied_head_scale()
+    }
+
+    fn d_model_of(&self, stack: Stack) -> usize {
+        self.0.d_model_of(stack)
     }
 
     fn attention_name(&self, stack: Stack) -> &'static str {

@@ -4,22 +4,24 @@ pub(crate) use std::borrow::Cow;
 pub(crate) use std::path::Path;
 
 pub(crate) use adapters_core::{
-    Ctx, EmbeddingHook, EmbeddingRole, EmbeddingState, Error, Hooks, Host, KeyValueHook, LinearRole, Location,
-    NormRole, OutputHook, Point, ResidualHook, ResidualRole, Sited, Sites, Stack,
+    Batch, Ctx, EmbeddingHook, EmbeddingRole, EmbeddingState, Error, Hooks, Host, Inserted, KeyValueHook, LinearRole,
+    Location, NormRole, OutputHook, Point, ResidualHook, ResidualRole, Sited, Sites, Stack,
 };
 pub(crate) use adapters_nn::ops::{self, Activation};
 pub(crate) use burn::module::{Module, Param};
-pub(crate) use burn::nn::conv::Conv2d;
 pub(crate) use burn::nn::{Embedding, LayerNorm, Linear, RmsNorm};
-pub(crate) use burn::tensor::{Bool, Device, Int, Tensor};
+pub(crate) use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 pub(crate) use serde::Deserialize;
 
-pub(crate) use crate::attention::{AttentionOptions, ProjectedAttention};
+pub(crate) use crate::attention::{AttentionOptions, ProjectedAttention, ProjectionNames};
 pub(crate) use crate::cache::{Begun, KeyValueCache};
 pub(crate) use crate::chain::{Block, Chain, Slot};
 pub(crate) use crate::config_check::ConfigCheck;
 pub(crate) use crate::error::ModelError;
 pub(crate) use crate::from_checkpoint::{FromCheckpoint, load_relative};
-pub(crate) use crate::input::{ImageInput, TextInput};
-pub(crate) use crate::transformer::{CausalLm, ImageEncoder, MaskedLmLayout, ModelInfo, TextEncoder, Transformer};
+pub(crate) use crate::input::{ImageInput, SoundInput, SpeechInput, TextAndImageInput, TextInput, ToTextInput};
+pub(crate) use crate::transformer::{
+    CausalLm, EncoderDecoder, ImageEncoder, MaskedLmLayout, ModelInfo, SoundEncoder, TextAndImage, TextEncoder,
+    Transformer,
+};
 pub(crate) use crate::weights::{Scope, Weights};

@@ -201,7 +201,10 @@ impl OptLayer {
         let heads = config.num_attention_heads;
         let pad = config.pad_token_id.unwrap_or(0);
         let options = AttentionOptions::new(d / heads, config.attention_dropout, pad);
-        let names = ["q_proj", "k_proj", "v_proj", "out_proj"];
+        let names = ProjectionNames {
+            all: ["q_proj", "k_proj", "v_proj", "out_proj"],
+            key_value: "",
+        };
         let mut inside = at.within("self_attn");
         Self {
             attention: ProjectedAttention::build(names, [bias; 4], [d, heads], options, &mut inside),

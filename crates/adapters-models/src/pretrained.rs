@@ -6,7 +6,7 @@ use std::path::Path;
 use adapters_core::{Host, SiteKind, quantize};
 use adapters_nn::{Quantization, float_weight};
 use adapters_store::{StoreError, read_json, write_json, write_safetensors};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Map, Value};
 
 use crate::architecture::{Architecture, Architectures};
@@ -269,6 +269,15 @@ pub fn save_checkpoint(model: &impl Host, source: &Path, out: &Path) -> Result<(
                 ),
                 None => continue,
             },
+        };
+        let weight = match info.kernel.is_empty() {
+            true => weight,
+            // The published kernel is that of a convolution.
+            false => {
+                let d_out = weight.shape().to_vec().into_iter().take(1);
+                let shape: Vec<usize> = d_out.chain(info.kernel.iter().copied()).collect();
+                TensorData::new(weight.iter::<f32>().collect(), shape)
+            }
         };
         let key = format!("{path}.weight");
         let table = info.tied_to.and_then(|table| model.table(table));

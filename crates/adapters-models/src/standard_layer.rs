@@ -3,7 +3,6 @@
 //!
 //! Paper: *Attention Is All You Need*, Vaswani et al., 2017, <https://arxiv.org/abs/1706.03762>.
 
-use crate::attention::ProjectedAttention;
 use crate::modeling::*;
 
 /// What the layers of a stack have in common.
@@ -14,18 +13,24 @@ pub(crate) struct StandardOptions {
     pub heads: usize,
     /// Width of the feed-forward block.
     pub d_ffn: usize,
+    /// Whether the first projection of the feed-forward block makes a gate, too, which is its first half.
+    pub gated: bool,
     pub activation: Activation,
     /// Whether norms come before the blocks, and not after their residual connections.
     pub norm_first: bool,
     pub norm_epsilon: f64,
     /// Of query, key, value and output projection.
     pub biases: [bool; 4],
-    /// Dropout on the output of each block, in training.
-    pub dropout: f64,
+    /// Dropout on the output of the attention and on that of the feed-forward block, in training.
+    pub dropouts: [f64; 2],
     /// Dropout on attention weights, in training.
     pub attention_dropout: f64,
     /// Dropout inside the feed-forward block, in training.
     pub activation_dropout: f64,
+    /// Probability that a row skips a block, in training.
+    pub drop_path: f64,
+    /// Probability that a batch skips the layer, in training.
+    pub layer_drop: f64,
     /// Id of the padding token.
     pub filler: usize,
 }
@@ -37,10 +42,20 @@ pub(crate) struct StandardNames {
     pub attention: &'static str,
     /// Query, key, value and output projection.
     pub projections: [&'static str; 4],
+    /// Where keys and values are, in the attention.
+    pub key_value: &'static str,
     pub attention_norm: &'static str,
     pub up: &'static str,
     pub down: &'static str,
     pub ffn_norm: &'static str,
+    /// The module of the attention over an encoder's output, and its norm.
+    pub cross: [&'static str; 2],
+    /// Whether the attention over an encoder's output joins the residual stream in the role of any attention.
+    pub cross_is_attention: bool,
+    /// Where the attention, that over an encoder's output and the feed-forward block join the residual stream.
+    pub after: [&'static str; 3],
+    /// Factors of each feature of the attention's output and of that of the feed-forward block.
+    pub scales: Option<[&'static str; 2]>,
 }
 
 impl StandardNames {
@@ -48,10 +63,16 @@ impl StandardNames {
     pub(crate) const BART: Self = Self {
         attention: "self_attn",
         projections: ["q_proj", "k_proj", "v_proj", "out_proj"],
+        key_value: "",
         attention_norm: "self_attn_layer_norm",
         up: "fc1",
         down: "fc2",
         ffn_norm: "final_layer_norm",
+        cross: ["encoder_attn", "encoder_attn_layer_norm"],
+        cross_is_attention: false,
+        // AdapterHub's names: published checkpoints have no modules there.
+        after: ["attention_adapters", "cross_attention_adapters", "output_adapters"],
+        scales: None,
     };
 }
 
@@ -67,8 +88,10 @@ pub(crate) struct StandardLayer {
     after_ffn: Point<ResidualHook>,
     output: Point<OutputHook>,
     norm_first: bool,
-    dropout: f64,
+    end: BlockEnd,
     activation_dropout: f64,
+    layer_drop: f64,
+    gated: bool,
     #[module(skip)]
     activation: Activation,
 }
@@ -80,26 +103,68 @@ struct NormedAttention {
     norm: Sited<LayerNorm>,
     after: Point<ResidualHook>,
     norm_first: bool,
+    end: BlockEnd,
+}
+
+/// What happens to the output of a block before it joins the residual stream.
+#[derive(Module, Sites, Debug)]
+struct BlockEnd {
     dropout: f64,
+    drop_path: f64,
+    /// Factors of each feature.
+    scale: Option<Param<Tensor<1>>>,
+}
+
+impl BlockEnd {
+    fn build(options: &StandardOptions, block: usize, at: &mut Scope<'_>) -> Self {
+        let scale = options
+            .names
+            .scales
+            .map(|names| at.tensor(names[block], [options.d_model]));
+        Self {
+            dropout: options.dropouts[block],
+            drop_path: options.drop_path,
+            scale,
+        }
+    }
+
+    fn forward(&self, x: Tensor<3>, cx: &mut Hooks<'_>) -> Tensor<3> {
+        let mut x = cx.dropout(x, self.dropout);
+        if let Some(scale) = &self.scale {
+            x = x * scale.val().unsqueeze();
+        }
+        match self.drop_path > 0.0 {
+            true => {
+                let kept = Tensor::ones([x.dims()[0], 1, 1], &x.device().inner());
+                x * cx.dropout(kept, self.drop_path)
+            }
+            false => x,
+        }
+    }
 }
 
 impl StandardLayer {
-    /// The layer at `at`, whose path has no module where a block joins the residual stream: the names there are those of
-    /// AdapterHub. A layer of a decoder reads an encoder's output.
+    /// The layer at `at`. A layer of a decoder reads an encoder's output.
     pub(crate) fn build(options: &StandardOptions, mut at: Scope<'_>) -> Self {
         let (names, d, ffn) = (options.names, options.d_model, options.d_ffn);
         let stack = at.location().stack;
         Self {
             attention: NormedAttention::build(options, stack, &mut at),
             cross: (stack == Stack::Decoder).then(|| NormedAttention::build(options, Stack::Cross, &mut at)),
-            up: at.linear(LinearRole::FfnUp, names.up, [d, ffn]),
+            up: at.linear(
+                LinearRole::FfnUp,
+                names.up,
+                [d, if options.gated { 2 * ffn } else { ffn }],
+            ),
             down: at.linear(LinearRole::FfnDown, names.down, [ffn, d]),
             ffn_norm: at.layer_norm(NormRole::FfnNorm, names.ffn_norm, d, options.norm_epsilon),
-            after_ffn: at.residual(ResidualRole::AfterFfn, "output_adapters", d),
+            after_ffn: at.residual(ResidualRole::AfterFfn, names.after[2], d),
             output: at.layer_output(d),
             norm_first: options.norm_first,
-            dropout: options.dropout,
+            end: BlockEnd::build(options, 1, &mut at),
             activation_dropout: options.activation_dropout,
+            layer_drop: options.layer_drop,
+            gated: options.gated,
             activation: options.activation,
         }
     }
@@ -111,31 +176,40 @@ impl NormedAttention {
         let (names, d) = (options.names, options.d_model);
         let (name, norm, after, path) = match stack {
             Stack::Cross => (
-                "encoder_attn",
-                "encoder_attn_layer_norm",
+                names.cross[0],
+                names.cross[1],
                 ResidualRole::AfterCrossAttention,
-                "cross_attention_adapters",
+                names.after[1],
             ),
-            Stack::Encoder | Stack::Decoder => (
+            Stack::Encoder | Stack::Decoder | Stack::Image => (
                 names.attention,
                 names.attention_norm,
                 ResidualRole::AfterAttention,
-                "attention_adapters",
+                names.after[0],
             ),
         };
-        let after = at.residual(after, path, d);
         let location = Location { stack, ..at.location() };
+        let after = match stack == Stack::Cross && names.cross_is_attention {
+            true => at
+                .within_at(location, "")
+                .residual(ResidualRole::AfterAttention, path, d),
+            false => at.residual(after, path, d),
+        };
         let numbers = AttentionOptions::new(d / options.heads, options.attention_dropout, options.filler);
         let mut inside = at.within_at(location, name);
         let sizes = [d, options.heads];
+        let projections = ProjectionNames {
+            all: names.projections,
+            key_value: names.key_value,
+        };
         Self {
-            attention: ProjectedAttention::build(names.projections, options.biases, sizes, numbers, &mut inside),
+            attention: ProjectedAttention::build(projections, options.biases, sizes, numbers, &mut inside),
             norm: at
                 .within_at(location, "")
                 .layer_norm(NormRole::AttentionNorm, norm, d, options.norm_epsilon),
             after,
             norm_first: options.norm_first,
-            dropout: options.dropout,
+            end: BlockEnd::build(options, 0, at),
         }
     }
 
@@ -143,7 +217,7 @@ impl NormedAttention {
     fn forward(&self, x: Tensor<3>, mask: &Option<Tensor<4>>, slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
         let (read, behind) = placed(&self.norm, self.norm_first, &x, cx);
         let attended = self.attention.forward(read, mask.clone(), slot, |state| state, cx);
-        let attended = cx.dropout(attended, self.dropout);
+        let attended = self.end.forward(attended, cx);
         cx.residual(&self.after, attended, x, behind)
     }
 }
@@ -166,16 +240,33 @@ impl Block for StandardLayer {
     type Frame = [Option<Tensor<4>>; 2];
 
     fn forward(&self, x: Tensor<3>, [own, encoded]: &Self::Frame, mut slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
+        let entered = x.clone();
         let mut x = self.attention.forward(x, own, slot.own(), cx);
         if let Some(cross) = &self.cross {
             x = cross.forward(x, encoded, slot, cx);
         }
         let (read, behind) = placed(&self.ffn_norm, self.norm_first, &x, cx);
-        let up = self.activation.forward(cx.linear(&self.up, read));
+        let up = cx.linear(&self.up, read);
+        let up = match self.gated {
+            true => {
+                let half = up.dims()[2] / 2;
+                let gate = up.clone().slice_dim(2, 0..half);
+                self.activation.gated(gate, up.slice_dim(2, half..2 * half))
+            }
+            false => self.activation.forward(up),
+        };
         let up = cx.dropout(up, self.activation_dropout);
         let down = cx.linear(&self.down, up);
-        let down = cx.dropout(down, self.dropout);
+        let down = self.end.forward(down, cx);
         let x = cx.residual(&self.after_ffn, down, x, behind);
-        cx.output(&self.output, x)
+        let x = cx.output(&self.output, x);
+        match self.layer_drop > 0.0 && cx.pass().dropout.is_some() {
+            true => {
+                let drawn = cx.dropout(Tensor::ones([1, 1, 1], &x.device().inner()), self.layer_drop);
+                let kept = drawn.clone().greater_elem(0.0).float();
+                entered.clone() + (x - entered) * kept
+            }
+            false => x,
+        }
     }
 }

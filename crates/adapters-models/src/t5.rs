@@ -15,15 +15,12 @@ use adapters_core::KeyValueState;
 
 use serde_json::json;
 
-use crate::attention::ProjectedAttention;
 use crate::checkpoint_folder::CheckpointFolder;
-use crate::input::TextToTextInput;
 use crate::llama::object;
 use crate::model::Model;
 use crate::modeling::*;
 use crate::t5::config::FeedForwardVariant;
 use crate::t5::distances::{Buckets, Distances};
-use crate::transformer::EncoderDecoder;
 use crate::two_stacks::{DecoderFrame, TwoStacks};
 
 pub use config::T5Config;
@@ -180,7 +177,7 @@ impl T5Model {
 impl T5Stack {
     fn build(config: &T5Config, variant: FeedForwardVariant, stack: Stack, weights: &mut Weights) -> Self {
         let (name, first, count) = match stack {
-            Stack::Encoder => ("encoder", 0, config.num_layers),
+            Stack::Encoder | Stack::Image => ("encoder", 0, config.num_layers),
             Stack::Decoder | Stack::Cross => ("decoder", config.num_layers, config.decoder_layers()),
         };
         let layers = (0..count).map(|index| {
@@ -283,7 +280,11 @@ impl T5Attention {
             scale: 1.0,
             ..AttentionOptions::new(config.d_kv, config.dropout_rate, config.pad_token_id)
         };
-        let (names, d) = (["q", "k", "v", "o"], config.d_model);
+        let names = ProjectionNames {
+            all: ["q", "k", "v", "o"],
+            key_value: "",
+        };
+        let d = config.d_model;
         Self {
             norm: at.rms_norm(NormRole::AttentionNorm, "layer_norm", d, config.layer_norm_epsilon),
             attention: ProjectedAttention::build(
@@ -359,7 +360,7 @@ impl T5Model {
 }
 
 impl Transformer for T5Model {
-    type Input = TextToTextInput;
+    type Input = ToTextInput;
 
     fn info(&self) -> ModelInfo {
         let c = &self.config;
@@ -377,12 +378,7 @@ impl Transformer for T5Model {
         }
     }
 
-    fn chain(
-        &self,
-        input: TextToTextInput,
-        _: Option<&mut KeyValueCache>,
-        cx: &mut Ctx<'_>,
-    ) -> Result<Chain<'_>, Error> {
+    fn chain(&self, input: ToTextInput, _: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
         self.both_stacks(input, cx)
     }
 
@@ -392,6 +388,8 @@ impl Transformer for T5Model {
 }
 
 impl TwoStacks for T5Model {
+    type Source = TextInput;
+
     fn decoder_start(&self) -> usize {
         self.config.decoder_start_token_id
     }

@@ -8,7 +8,7 @@ use burn::tensor::{Bool, Int, Tensor};
 
 use crate::cache::{KeyValueCache, row_index};
 use crate::chain::Chain;
-use crate::input::{ImageInput, Input, TextInput, TextToTextInput};
+use crate::input::{ImageInput, Input, SoundInput, Source, TextAndImageInput, TextInput, ToTextInput};
 
 /// Facts of a model that heads, tokenizers and reports need.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -126,6 +126,16 @@ pub trait Transformer: Host + Debug + Send + Sync {
         None
     }
 
+    /// The model as one of texts and images, if it is one.
+    fn text_and_image(&self) -> Option<&dyn TextAndImage> {
+        None
+    }
+
+    /// The model as an encoder of sound, if it is one.
+    fn sound_encoder(&self) -> Option<&dyn SoundEncoder> {
+        None
+    }
+
     /// What the model's pooler makes of its hidden states, `[batch, seq, d_model] -> [batch, d_model]`; `None` for a
     /// checkpoint without one.
     fn pool(&self, _hidden: Tensor<3>, _cx: &mut Ctx<'_>) -> Option<Tensor<2>> {
@@ -145,6 +155,32 @@ pub trait TextEncoder: Transformer<Input = TextInput> {}
 pub trait ImageEncoder: Transformer<Input = ImageInput> {
     /// Channels, height and width of the images.
     fn image_size(&self) -> [usize; 3];
+}
+
+/// Compares texts and images: [`Transformer::forward`] returns the scores, `[images, texts, 1]`.
+pub trait TextAndImage: Transformer<Input = TextAndImageInput> {
+    /// Channels, height and width of the images.
+    fn image_size(&self) -> [usize; 3];
+
+    /// The vectors of texts in the common space, of length one: `[texts, projection]`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Ctx::begin`].
+    fn text_vectors(&self, texts: TextInput, cx: &mut Ctx<'_>) -> Result<Tensor<2>, Error>;
+
+    /// The vectors of images in the common space, of length one: `[images, projection]`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ImageSize`] for images of another size; those of [`Ctx::begin`].
+    fn image_vectors(&self, images: ImageInput, cx: &mut Ctx<'_>) -> Result<Tensor<2>, Error>;
+}
+
+/// Hears sounds.
+pub trait SoundEncoder: Transformer<Input = SoundInput> {
+    /// Samples that the shortest sound has.
+    fn shortest(&self) -> usize;
 }
 
 /// Continues a text.
@@ -199,26 +235,24 @@ impl EncodedInput {
     }
 }
 
-/// Reads a text and writes another.
-pub trait EncoderDecoder: Transformer<Input = TextToTextInput> {
+/// Reads a text, or speech, and writes a text.
+pub trait EncoderDecoder: Transformer<Input = ToTextInput> {
+    /// Whether it reads speech.
+    fn reads_speech(&self) -> bool;
+
     /// Id the decoder starts with.
     fn start_id(&self) -> usize;
 
-    /// The encoder's last hidden state, `[batch, seq]` to `[batch, seq, d_model]`; an adapter may make `seq` longer.
+    /// The encoder's last hidden state, `[batch, seq, d_model]`; an adapter may make `seq` longer than a text.
     ///
     /// # Errors
     ///
-    /// Those of [`Ctx::begin`].
+    /// [`Error::WrongInput`] for a source of another kind than it reads; those of [`Ctx::begin`].
     ///
     /// # Panics
     ///
     /// Panics on an id outside the vocabulary.
-    fn encode(
-        &self,
-        ids: Tensor<2, Int>,
-        padding: Option<Tensor<2, Bool>>,
-        cx: &mut Ctx<'_>,
-    ) -> Result<EncodedInput, Error>;
+    fn encode(&self, source: Source, cx: &mut Ctx<'_>) -> Result<EncodedInput, Error>;
 
     /// The decoder's pass, `[batch, decoder_seq]`. With a cache, `ids` are those that follow the positions it has seen.
     ///

@@ -1,4 +1,4 @@
-//! What encoder-decoders of text have in common: the encoder reads once, the decoder at once or step by step.
+//! What encoder-decoders have in common: the encoder reads once, the decoder at once or step by step.
 
 use adapters_core::{Batch, Ctx, EmbeddingState, Error, Hooks, Sequence};
 use adapters_nn::ops;
@@ -6,17 +6,23 @@ use burn::tensor::{Bool, Int, Tensor};
 
 use crate::cache::KeyValueCache;
 use crate::chain::Chain;
-use crate::input::{TextInput, TextToTextInput};
+use crate::input::{Source, ToTextInput};
 use crate::transformer::{EncodedInput, EncoderDecoder, Transformer};
 
 /// An encoder-decoder by its two stacks. Whatever implements this is an [`EncoderDecoder`], and its
 /// [`Transformer::chain`] is [`both_stacks`](Self::both_stacks).
-pub trait TwoStacks: Transformer<Input = TextToTextInput> + Sized {
+pub trait TwoStacks: Transformer<Input = ToTextInput> + Sized {
+    /// What the encoder reads.
+    type Source: Batch + Into<Source> + TryFrom<Source, Error = Source>;
+
+    /// Whether that is speech.
+    const READS_SPEECH: bool = false;
+
     /// Id the decoder starts with.
     fn decoder_start(&self) -> usize;
 
     /// What enters the encoder's first layer.
-    fn embed(&self, input: TextInput, cx: &mut Hooks<'_>) -> EmbeddingState;
+    fn embed(&self, input: Self::Source, cx: &mut Hooks<'_>) -> EmbeddingState;
 
     /// Goes on with the encoder's layers, for `seq` positions. `mask` is what queries may see.
     fn encoder_layers<'m>(&'m self, chain: Chain<'m>, seq: usize, mask: Option<Tensor<4>>) -> Chain<'m>;
@@ -36,15 +42,11 @@ pub trait TwoStacks: Transformer<Input = TextToTextInput> + Sized {
     /// # Errors
     ///
     /// Those of [`Ctx::begin`].
-    fn both_stacks(&self, input: TextToTextInput, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
-        let TextToTextInput {
-            ids,
-            padding,
-            decoder_ids,
-        } = input;
+    fn both_stacks(&self, input: ToTextInput, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
+        let ToTextInput { source, decoder_ids } = input;
         // The decoder's input is checked before anything is computed.
         let (_, decoder_ids) = cx.begin(self, decoder_ids)?;
-        let (cx, state) = self.begin_encoder(ids, padding, cx)?;
+        let (cx, state) = self.begin_encoder(source, cx)?;
         let padding = state.padding.clone();
         let frame = DecoderFrame::new(&decoder_ids, padding.clone(), 0, cx);
         let first = frame.first;
@@ -60,17 +62,16 @@ pub trait TwoStacks: Transformer<Input = TextToTextInput> + Sized {
     ///
     /// # Errors
     ///
-    /// Those of [`Ctx::begin`].
+    /// [`Error::WrongInput`] for a source of another kind; those of [`Ctx::begin`].
     fn begin_encoder<'h, 'a>(
         &self,
-        ids: Tensor<2, Int>,
-        padding: Option<Tensor<2, Bool>>,
+        source: Source,
         cx: &'h mut Ctx<'a>,
     ) -> Result<(&'h mut Hooks<'a>, EmbeddingState), Error> {
-        let input = TextInput {
-            padding,
-            ..TextInput::new(ids)
-        };
+        let input = Self::Source::try_from(source).map_err(|other| Error::WrongInput {
+            architecture: self.architecture().to_owned(),
+            found: other.kind(),
+        })?;
         let (cx, input) = cx.begin(self, input)?;
         let state = self.embed(input, cx);
         Ok((cx, state))
@@ -111,17 +112,16 @@ impl DecoderFrame {
 }
 
 impl<M: TwoStacks> EncoderDecoder for M {
+    fn reads_speech(&self) -> bool {
+        M::READS_SPEECH
+    }
+
     fn start_id(&self) -> usize {
         self.decoder_start()
     }
 
-    fn encode(
-        &self,
-        ids: Tensor<2, Int>,
-        padding: Option<Tensor<2, Bool>>,
-        cx: &mut Ctx<'_>,
-    ) -> Result<EncodedInput, Error> {
-        let (cx, state) = self.begin_encoder(ids, padding, cx)?;
+    fn encode(&self, source: Source, cx: &mut Ctx<'_>) -> Result<EncodedInput, Error> {
+        let (cx, state) = self.begin_encoder(source, cx)?;
         let padding = state.padding.clone();
         let hidden = self.encoder_chain(state).run(None, cx);
         Ok(EncodedInput { hidden, padding })

@@ -4,6 +4,7 @@
 //! <https://arxiv.org/abs/2010.11929>. Behavior follows `ViTModel` of transformers; positions are not interpolated.
 
 use crate::modeling::*;
+use crate::patches::{ImagePatches, patch_kernel};
 
 /// `config.json` of a ViT checkpoint: the fields that change what is computed. Others are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -98,9 +99,7 @@ impl VitConfig {
 /// ViT: embeddings, layers, a final normalization and a pooler.
 #[derive(Module, Sites, Debug)]
 pub struct VitModel {
-    patches: Conv2d,
-    class_token: Param<Tensor<3>>,
-    positions: Param<Tensor<3>>,
+    patches: ImagePatches,
     embeddings: Point<EmbeddingHook>,
     layers: Vec<VitLayer>,
     norm: Sited<LayerNorm>,
@@ -142,12 +141,22 @@ impl FromCheckpoint for VitModel {
         let (d, eps) = (config.hidden_size, config.layer_norm_eps);
         let layer = |index| VitLayer::build(&config, activation, index, weights);
         let layers = (0..config.num_hidden_layers).map(layer).collect();
-        let channels = [config.num_channels, d];
+        let grid = config.image_size / config.patch_size;
         let mut at = weights.at(Location::outside(Stack::Encoder), "");
+        let projection = "embeddings.patch_embeddings.projection";
         Ok(Self {
-            patches: at.patch_convolution("embeddings.patch_embeddings.projection", channels, config.patch_size),
-            class_token: at.tensor("embeddings.cls_token", [1, 1, d]),
-            positions: at.tensor("embeddings.position_embeddings", [1, config.positions(), d]),
+            patches: ImagePatches {
+                projection: at.convolution(
+                    projection,
+                    true,
+                    patch_kernel(config.num_channels, config.patch_size),
+                    d,
+                ),
+                class_token: Some(at.tensor("embeddings.cls_token", [1, 1, d])),
+                positions: Some(at.tensor("embeddings.position_embeddings", [1, config.positions(), d])),
+                size: config.patch_size,
+                grid: [grid, grid],
+            },
             embeddings: at.embedded(EmbeddingRole::Embedding, "embeddings", d),
             layers,
             norm: at.layer_norm(NormRole::FinalNorm, "layernorm", d, eps),
@@ -215,16 +224,6 @@ impl Block for VitLayer {
     }
 }
 
-impl VitModel {
-    /// The class token and the patches, row by row, each with its position:
-    /// `[batch, channels, height, width] -> [batch, 1 + patches, d_model]`
-    fn embed(&self, pixels: Tensor<4>) -> Tensor<3> {
-        let class_token = self.class_token.val().repeat_dim(0, pixels.dims()[0]);
-        let patches: Tensor<3> = self.patches.forward(pixels).flatten(2, 3);
-        Tensor::cat(vec![class_token, patches.swap_dims(1, 2)], 1) + self.positions.val()
-    }
-}
-
 impl Transformer for VitModel {
     type Input = ImageInput;
 
@@ -242,8 +241,8 @@ impl Transformer for VitModel {
 
     fn chain(&self, input: ImageInput, _: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
         let pixels = input.of_size(self.image_size(), self)?;
-        // Nothing attaches to pixels and patches: for adapters the pass begins with the embeddings.
-        let (cx, hidden) = cx.begin(self, self.embed(pixels))?;
+        let hidden = self.patches.begin(pixels, self, cx)?;
+        let cx = cx.hooks();
         let hidden = cx.dropout(hidden, self.config.hidden_dropout_prob);
         let state = cx.embedding(&self.embeddings, EmbeddingState::new(hidden, None));
         let chain = Chain::new(state.hidden).layers(&self.layers, ());

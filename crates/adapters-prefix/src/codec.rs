@@ -33,7 +33,10 @@ impl Codec<AdapterHub> for PrefixTuningConfig {
     }
 
     fn shared_key(&self, adapter: &str, param: &str) -> String {
-        format!("prefix_tuning.prefix_tunings.{adapter}.{param}")
+        match param.split_once('/') {
+            Some((holder, param)) => format!("{holder}.prefix_tuning.prefix_tunings.{adapter}.{param}"),
+            None => format!("prefix_tuning.prefix_tunings.{adapter}.{param}"),
+        }
     }
 
     /// Every layer of the `adapters` library holds what all of them share.
@@ -128,7 +131,7 @@ impl Codec<Peft> for PrefixTuningConfig {
         let task = match (attentions.stack, attentions.submodules) {
             (Stack::Decoder, 1) => "CAUSAL_LM",
             (Stack::Decoder, _) => "SEQ_2_SEQ_LM",
-            (Stack::Encoder | Stack::Cross, _) => "FEATURE_EXTRACTION",
+            (Stack::Encoder | Stack::Cross | Stack::Image, _) => "FEATURE_EXTRACTION",
         };
         fields.entry("task_type").or_insert(task.into());
         fields.entry("inference_mode").or_insert(true.into());

@@ -173,7 +173,10 @@ impl PrefixTuningConfig {
         let sites = self.target().select(host)?.sites;
         let vectors = self.stacks(&sites, host).into_iter().map(|attentions| {
             let (names, d_in) = match self.definition {
-                Definition::AdapterHub => (ParamNames::adapterhub(attentions.name), host.d_model()),
+                Definition::AdapterHub => (
+                    ParamNames::adapterhub(attentions.name),
+                    host.d_model_of(attentions.stack),
+                ),
                 Definition::Peft => (ParamNames::peft(), attentions.heads * attentions.d_head),
             };
             PrefixVectors {
@@ -191,7 +194,10 @@ impl PrefixTuningConfig {
     }
 
     fn gate(&self, site: &SiteInfo, build: &Build<'_>) -> Option<Gate> {
-        let (rows, d_model) = (if self.shared_gating { 1 } else { 2 }, build.host.d_model());
+        let (rows, d_model) = (
+            if self.shared_gating { 1 } else { 2 },
+            build.host.d_model_of(site.site.stack),
+        );
         self.use_gating.then(|| {
             let mut rng = build.rng(published_seed(self.init_weights_seed), site.site);
             let bound = (d_model as f32).sqrt().recip();

@@ -20,4 +20,4 @@ pub use load::{LoadOptions, LoadReport, load_adapter};
 pub use manifest::{HeadManifest, Manifest};
 pub use save::{SavedFiles, expressible, save_adapter};
 pub use setup::Setup;
-pub use tensors::{read_json, read_pytorch, read_safetensors, write_json, write_safetensors};
+pub use tensors::{read_json, read_pytorch, read_safetensors, with_shape, write_json, write_safetensors};

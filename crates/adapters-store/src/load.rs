@@ -8,6 +8,7 @@ use burn::module::ParamId;
 use burn::tensor::{Device, TensorData};
 use serde_json::{Map, Value};
 
+use crate::tensors::with_shape;
 use crate::{StoreError, TensorProblem, read_json, read_pytorch, read_safetensors};
 use adapters_core::{
     AdapterSet, AnyMethod, AttachReport, Attached, Format, Host, Registry, Role, SiteKind, StoredConfig, Tensors, build,
@@ -236,10 +237,11 @@ pub(crate) fn fill(
         let candidates = place.keys(format, stored_name, host);
         match candidates.iter().find_map(|k| Some((k, tensors.remove(k)?))) {
             Some((key, data)) => {
-                let (expected, integers) = match shapes.get(&place.id) {
+                let (own, integers) = match shapes.get(&place.id) {
                     Some(shape) => (shape.dims.clone(), shape.integers),
                     None => (Vec::new(), false),
                 };
+                let expected = place.stored_shape(format, own.clone());
                 if data.dtype().is_float() == integers {
                     let (key, found) = (key.clone(), format!("{:?}", data.dtype()));
                     problems.push(match integers {
@@ -259,7 +261,7 @@ pub(crate) fn fill(
                         limit,
                     });
                 }
-                found.insert(place.id, data);
+                found.insert(place.id, with_shape(data, own));
             }
             None => wanted.push((place.id, candidates[0].clone())),
         }

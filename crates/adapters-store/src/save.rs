@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
+use crate::tensors::with_shape;
 use crate::{StoreError, write_json, write_safetensors};
 use adapters_core::{AdapterSet, Error, Format, Host, Tensors};
 
@@ -59,8 +60,11 @@ pub fn save_adapter(
     let values = adapter.values_by_id();
     let tensors: Tensors = adapter
         .params()
-        .map(|p| (p.key(format, name, host), p.id))
-        .filter_map(|(key, id)| Some((key, values.get(&id)?.clone())))
+        .filter_map(|p| {
+            let data = values.get(&p.id)?.clone();
+            let shape = p.stored_shape(format, data.shape().to_vec());
+            Some((p.key(format, name, host), with_shape(data, shape)))
+        })
         .collect();
     fs::create_dir_all(dir).map_err(|source| StoreError::Folder {
         path: dir.to_owned(),

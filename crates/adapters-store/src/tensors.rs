@@ -192,6 +192,17 @@ fn file_dtype(dtype: DType) -> Option<Dtype> {
     DTYPES.iter().find(|(_, burn)| *burn == dtype).map(|(file, _)| *file)
 }
 
+/// The same values in another shape, where it holds as many.
+pub fn with_shape(data: TensorData, shape: Vec<usize>) -> TensorData {
+    match data.shape().to_vec() != shape && data.num_elements() == shape.iter().product::<usize>() {
+        true => {
+            let dtype = data.dtype();
+            TensorData::from_bytes(data.into_bytes(), shape, dtype)
+        }
+        false => data,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,7 +9,7 @@ use std::path::Path;
 use adapters::core::{
     AttachedLayer, Call, Causality, Format, LinearState, Pass, SiteLayer, Sited, merge, values, with_fresh_ids,
 };
-use adapters::models::{Input, Model, ModelKind, Pretrained, TextInput, TextToTextInput};
+use adapters::models::{Input, Model, ModelKind, Pretrained, TextInput, ToTextInput};
 use adapters::nn::draw;
 use adapters::store::{LoadOptions, StoreError, load_adapter, save_adapter};
 use adapters::{AdapterSet, Composition, Ctx, Error, Host, METHODS, method};
@@ -118,11 +118,9 @@ impl Bench {
     }
 
     fn run(&self, model: &Model, mut cx: Ctx<'_>) -> Tensor<3> {
-        let TextInput { ids, padding, .. } = self.input.clone();
         let input: Input = match self.decoder_ids.clone() {
-            Some(decoder_ids) => TextToTextInput {
-                ids,
-                padding,
+            Some(decoder_ids) => ToTextInput {
+                source: self.input.clone().into(),
                 decoder_ids,
             }
             .into(),

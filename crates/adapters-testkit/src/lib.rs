@@ -3,4 +3,5 @@
 pub mod contract;
 pub mod golden;
 pub mod model_contract;
+mod model_inputs;
 pub mod random_bert;

@@ -178,6 +178,95 @@ fn configs(model_type: &str) -> (Vec<Value>, &'static [&'static str]) {
             };
             (vec![config(true, 4), config(false, 7)], &["pooler.dense.weight"])
         }
+        "beit" => {
+            let config = |own: bool, shared: bool, mean: bool, scale: f64| {
+                json!({
+                    "model_type": "beit", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
+                    "intermediate_size": 20, "image_size": 5, "patch_size": 2, "use_relative_position_bias": own,
+                    "use_shared_relative_position_bias": shared, "use_absolute_position_embeddings": !own,
+                    "use_mean_pooling": mean, "layer_scale_init_value": scale, "drop_path_rate": 0.0,
+                    "layer_norm_eps": 1e-6,
+                })
+            };
+            let configs = vec![config(true, false, true, 0.1), config(false, true, false, 0.0)];
+            (configs, &["pooler.layernorm.weight"])
+        }
+        "dinov2" => {
+            let config = |swiglu: bool, bias: bool| {
+                json!({
+                    "model_type": "dinov2", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
+                    "mlp_ratio": 2, "image_size": 5, "patch_size": 2, "use_swiglu_ffn": swiglu, "qkv_bias": bias,
+                })
+            };
+            (vec![config(false, true), config(true, false)], &[])
+        }
+        "siglip_vision_model" | "clip_vision_model" => (
+            vec![json!({
+                "model_type": model_type, "hidden_size": 16, "num_hidden_layers": 2,
+                "num_attention_heads": 4, "intermediate_size": 20, "image_size": 5, "patch_size": 2,
+            })],
+            match model_type {
+                "siglip_vision_model" => &["vision_model.head.probe"],
+                _ => &[],
+            },
+        ),
+        "clip_text_model" => (
+            vec![json!({
+                "model_type": "clip_text_model", "vocab_size": 24, "hidden_size": 16, "num_hidden_layers": 2,
+                "num_attention_heads": 4, "intermediate_size": 20, "max_position_embeddings": 12, "pad_token_id": 0,
+            })],
+            &[],
+        ),
+        "clip" => (
+            vec![json!({
+                "model_type": "clip", "projection_dim": 12,
+                "text_config": {
+                    "vocab_size": 24, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
+                    "intermediate_size": 20, "max_position_embeddings": 12, "pad_token_id": 0, "eos_token_id": 2,
+                },
+                "vision_config": {
+                    "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 20,
+                    "image_size": 5, "patch_size": 2,
+                },
+            })],
+            &[],
+        ),
+        "whisper" => (
+            vec![json!({
+                "model_type": "whisper", "vocab_size": 24, "num_mel_bins": 6, "d_model": 16, "encoder_layers": 2,
+                "decoder_layers": 1, "encoder_attention_heads": 4, "decoder_attention_heads": 2, "encoder_ffn_dim": 20,
+                "decoder_ffn_dim": 12, "max_source_positions": 5, "max_target_positions": 12, "pad_token_id": 0,
+                "decoder_start_token_id": 1,
+            })],
+            &[],
+        ),
+        "wav2vec2" => {
+            let config = |norm: &str, stable: bool, kernel: usize| {
+                json!({
+                    "model_type": "wav2vec2", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
+                    "intermediate_size": 20, "feat_extract_norm": norm, "do_stable_layer_norm": stable,
+                    "conv_dim": [10, 12], "conv_kernel": [5, 3], "conv_stride": [3, 2], "conv_bias": stable,
+                    "num_conv_pos_embeddings": kernel, "num_conv_pos_embedding_groups": 2, "layerdrop": 0.0,
+                })
+            };
+            (vec![config("group", false, 4), config("layer", true, 3)], &[])
+        }
+        "encoder-decoder" => {
+            let stack = |width: usize, decoder: bool| {
+                json!({
+                    "model_type": "bert", "vocab_size": 24, "hidden_size": width, "num_hidden_layers": 2,
+                    "num_attention_heads": 4, "intermediate_size": 20, "max_position_embeddings": 40,
+                    "is_decoder": decoder, "add_cross_attention": decoder,
+                })
+            };
+            let config = |width: usize| {
+                json!({
+                    "model_type": "encoder-decoder", "encoder": stack(width, false), "decoder": stack(16, true),
+                    "decoder_start_token_id": 1, "pad_token_id": 0,
+                })
+            };
+            (vec![config(16), config(24)], &[])
+        }
         other => panic!("{other} has no tiny configuration here"),
     }
 }
@@ -233,6 +322,15 @@ checked!(
     xlm_roberta: "xlm-roberta",
     xlm_roberta_underscore: "xlm_roberta",
     xmod: "xmod",
+    beit: "beit",
+    clip: "clip",
+    clip_text_model: "clip_text_model",
+    clip_vision_model: "clip_vision_model",
+    dinov2: "dinov2",
+    encoder_decoder: "encoder-decoder",
+    siglip_vision_model: "siglip_vision_model",
+    wav2vec2: "wav2vec2",
+    whisper: "whisper",
 );
 
 #[test]

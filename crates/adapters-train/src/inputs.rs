@@ -2,7 +2,7 @@
 //! own language-model head, and the gradients of a loss with the memory of one block.
 
 use adapters_core::{AdapterSet, Ctx, Error};
-use adapters_models::{Encoded, Input, Model, TextInput, TextToTextInput};
+use adapters_models::{Encoded, Input, Model, Source, TextInput, ToTextInput};
 use burn::module::Module;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
@@ -101,9 +101,11 @@ fn model_input(model: &Model, input: ModelInput) -> Input {
         let starts = Tensor::<2, Int>::from_data(TensorData::new(starts, [rows, 1]), &ids.device());
         Tensor::cat(vec![starts, ids.clone().slice_dim(1, 0..seq - 1)], 1)
     });
-    Input::TextToText(TextToTextInput {
-        ids,
-        padding,
+    Input::ToText(ToTextInput {
+        source: Source::Text(TextInput {
+            padding,
+            ..TextInput::new(ids)
+        }),
         decoder_ids,
     })
 }

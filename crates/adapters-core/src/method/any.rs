@@ -92,6 +92,11 @@ pub trait ErasedMethod: Any + Debug + Send + Sync {
     /// See [`Codec::key`](crate::Codec::key).
     fn key(&self, format: Format, site: &SiteInfo, adapter: &str, param: &str) -> String;
 
+    /// See [`Codec::stored_shape`](crate::Codec::stored_shape).
+    fn stored_shape(&self, _format: Format, _site: &SiteInfo, _param: &str, shape: Vec<usize>) -> Vec<usize> {
+        shape
+    }
+
     /// See [`Codec::shared_key`](crate::Codec::shared_key).
     fn shared_key(&self, format: Format, adapter: &str, param: &str) -> String {
         format.shared_key(adapter, param)

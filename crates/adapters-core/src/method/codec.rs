@@ -122,6 +122,11 @@ pub trait Codec<F: FileFormat>: Sized {
         format!("{}.{param}", site.path)
     }
 
+    /// The shape of a parameter in files, of as many elements as its own: those of convolutions have more axes there.
+    fn stored_shape(&self, _site: &SiteInfo, _param: &str, shape: Vec<usize>) -> Vec<usize> {
+        shape
+    }
+
     /// The key of a parameter that the layers share.
     fn shared_key(&self, adapter: &str, param: &str) -> String {
         F::FORMAT.shared_key(adapter, param)

@@ -65,6 +65,10 @@ impl<M: Method> ErasedMethod for M {
         by_format!(format, key(self, site, adapter, param))
     }
 
+    fn stored_shape(&self, format: Format, site: &SiteInfo, param: &str, shape: Vec<usize>) -> Vec<usize> {
+        by_format!(format, stored_shape(self, site, param, shape))
+    }
+
     fn shared_key(&self, format: Format, adapter: &str, param: &str) -> String {
         by_format!(format, shared_key(self, adapter, param))
     }

@@ -27,6 +27,11 @@ pub trait PeftModules: Clone + Serialize + DeserializeOwned {
         param.to_owned()
     }
 
+    /// The shape of a parameter in files; see [`Codec::stored_shape`].
+    fn param_shape(_site: &SiteInfo, _param: &str, shape: Vec<usize>) -> Vec<usize> {
+        shape
+    }
+
     /// Whether a key of a file is a tensor that is computed here instead of read.
     fn is_computed(_key: &str) -> bool {
         false
@@ -53,6 +58,10 @@ impl<T: PeftModules> Codec<Peft> for T {
 
     fn key(&self, site: &SiteInfo, _adapter: &str, param: &str) -> String {
         format!("{}.{}", site.path, T::param_key(param))
+    }
+
+    fn stored_shape(&self, site: &SiteInfo, param: &str, shape: Vec<usize>) -> Vec<usize> {
+        T::param_shape(site, param, shape)
     }
 
     fn is_duplicate(&self, key: &str) -> bool {

@@ -237,7 +237,11 @@ impl Target {
                 selection = target.select(host)?;
                 let has = |stack| host.sites().iter().any(|info| info.site.stack == stack);
                 if has(Stack::Encoder) && has(Stack::Decoder) {
-                    let outside = selection.sites.extract_if(.., |info| stacks.contains(&info.site.stack));
+                    // The encoder of two models in one is named as one that stands alone.
+                    let alone = !host.attention_name(Stack::Encoder).ends_with("encoder_prefix");
+                    let outside = selection.sites.extract_if(.., |info| {
+                        stacks.contains(&info.site.stack) && !(alone && info.site.stack == Stack::Encoder)
+                    });
                     selection.skipped.extend(outside.map(|info| info.path));
                 }
                 return Ok(selection);
@@ -489,7 +493,9 @@ impl ModuleTarget {
     /// Whether the site is a module that `modules` names.
     fn names(&self, info: &SiteInfo) -> Result<bool, Error> {
         Ok(match &self.modules {
-            ModulePattern::AllLinear => info.linear_dims().is_some() && info.site.role != Role::LmHead,
+            ModulePattern::AllLinear => {
+                info.linear_dims().is_some() && ![Role::LmHead, Role::Convolution].contains(&info.site.role)
+            }
             modules => info.is_module() && modules.matches(&info.path)?,
         })
     }

@@ -71,6 +71,14 @@ impl ParamPlace<'_> {
         [own, other].map(|key| format!("{of_format}{key}"))
     }
 
+    /// Its shape in a storage format, from its own.
+    pub fn stored_shape(&self, format: Format, shape: Vec<usize>) -> Vec<usize> {
+        match self.info {
+            Some(info) => self.method.stored_shape(format, info, &self.param, shape),
+            None => shape,
+        }
+    }
+
     /// Path of the module it belongs to in the published checkpoint, or `shared`.
     pub fn path(&self) -> &str {
         self.info.map_or("shared", |info| &info.path)

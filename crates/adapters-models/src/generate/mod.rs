@@ -131,9 +131,12 @@ impl Generation {
         let text = input(texts);
         // Always said, for it tells adapters how long the texts are.
         let none = || Tensor::full([texts.len(), longest], false, &device);
-        let padding = text.padding.unwrap_or_else(none);
+        let text = TextInput {
+            padding: Some(text.padding.unwrap_or_else(none)),
+            ..TextInput::new(text.ids)
+        };
         let mut cx = self.context(set, 1)?;
-        let encoded = model.encode(text.ids, Some(padding), &mut cx)?;
+        let encoded = model.encode(text.into(), &mut cx)?;
         let encoded = encoded.each_repeated(self.rows_of_a_text());
         let mut cache = self.caches(set).then(KeyValueCache::new);
         let rows = vec![vec![model.start_id() as u32]; texts.len()];

@@ -13,7 +13,6 @@ use adapters_core::{Location, Tensors};
 use adapters_nn::{draw, nearest};
 use adapters_store::{StoreError, TensorProblem};
 use burn::module::Param;
-use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, RmsNorm, RmsNormConfig};
 use burn::tensor::{Device, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
@@ -123,6 +122,11 @@ impl Weights {
         frozen(self.take::<2>(key, [rows, cols], Layout::Same))
     }
 
+    /// A number by its key.
+    pub fn scalar(&mut self, key: &str) -> Param<Tensor<1>> {
+        frozen(self.take_as(key, &[], Layout::Same, |values| TensorData::new(values, [1])))
+    }
+
     /// A tensor of any rank by its key, as it lies in the file: the kernel of a convolution, for one.
     pub fn tensor<const D: usize>(&mut self, key: &str, shape: [usize; D]) -> Param<Tensor<D>> {
         frozen(self.take::<D>(key, shape, Layout::Same))
@@ -174,15 +178,17 @@ impl Weights {
         embedding
     }
 
-    /// A convolution over patches that do not overlap: `<path>.weight [d_out, d_in, size, size]` and `<path>.bias [d_out]`.
-    pub fn patch_convolution(&mut self, path: &str, [d_in, d_out]: [usize; 2], size: usize) -> Conv2d {
-        // Of the smallest size: its weights are replaced.
-        let mut convolution = Conv2dConfig::new([1, 1], [size, size])
-            .with_stride([size, size])
-            .init(&self.device);
-        convolution.weight = self.tensor(&format!("{path}.weight"), [d_out, d_in, size, size]);
-        convolution.bias = Some(self.vector(&format!("{path}.bias"), d_out));
-        convolution
+    /// A convolution, as the product of its kernel with a patch: `<path>.weight [d_out, kernel..]`, and `<path>.bias [d_out]`
+    /// unless it has none. The kernel is `[channels, sizes..]`.
+    pub fn convolution(&mut self, path: &str, bias: bool, kernel: &[usize], d_out: usize) -> Linear {
+        let shape = [&[d_out], kernel].concat();
+        let weight = self.take_as(&format!("{path}.weight"), &shape, Layout::Transposed, |values| {
+            TensorData::new(values, [kernel.iter().product(), d_out])
+        });
+        Linear {
+            weight: frozen(weight),
+            bias: bias.then(|| self.vector(&format!("{path}.bias"), d_out)),
+        }
     }
 
     /// A layer normalization: `<path>.weight [d_model]` and `<path>.bias [d_model]`, or `gamma` and `beta` in the
@@ -250,14 +256,25 @@ impl Weights {
 
     /// The tensor of a key, or zeros and a noted problem.
     fn take<const D: usize>(&mut self, key: &str, shape: [usize; D], layout: Layout) -> Tensor<D> {
-        match self.values(key, &shape, layout) {
-            Ok(values) => {
-                let shape: Vec<usize> = match layout {
-                    Layout::Same => shape.to_vec(),
-                    Layout::Transposed => shape.iter().rev().copied().collect(),
-                };
-                Tensor::from_data(TensorData::new(values, shape), &self.device)
-            }
+        self.take_as(key, &shape, layout, |values| {
+            let shape: Vec<usize> = match layout {
+                Layout::Same => shape.to_vec(),
+                Layout::Transposed => shape.iter().rev().copied().collect(),
+            };
+            TensorData::new(values, shape)
+        })
+    }
+
+    /// The tensor of a key of this shape, as `shaped` lays its values out.
+    fn take_as<const D: usize>(
+        &mut self,
+        key: &str,
+        shape: &[usize],
+        layout: Layout,
+        shaped: impl FnOnce(Vec<f32>) -> TensorData,
+    ) -> Tensor<D> {
+        match self.values(key, shape, layout) {
+            Ok(values) => Tensor::from_data(shaped(values), &self.device),
             Err(error) => {
                 match error {
                     ReadError::Problem(problem) => self.problems.push(problem),
@@ -274,7 +291,7 @@ impl Weights {
     fn values(&mut self, key: &str, shape: &[usize], layout: Layout) -> Result<Vec<f32>, ReadError> {
         if let Source::Random(rng) = &mut self.source {
             let data = match shape.len() {
-                1 => draw::constant([shape[0]], 0.0),
+                0 | 1 => draw::constant([shape.iter().product()], 0.0),
                 _ => draw::normal(rng, [shape[0], shape[1..].iter().product()], 0.02),
             };
             return Ok(laid_out(data.iter::<f32>().collect(), shape, layout));

@@ -5,7 +5,6 @@ use adapters_core::{
     ResidualRole, Sited, TokenTable,
 };
 use burn::module::Param;
-use burn::nn::conv::Conv2d;
 use burn::nn::{Embedding, LayerNorm, Linear, RmsNorm};
 use burn::tensor::Tensor;
 
@@ -94,6 +93,11 @@ impl<'w> Scope<'w> {
         Sited::new(self.location, role, self.path(rest), layer)
     }
 
+    /// A layer normalization to which nothing attaches.
+    pub fn plain_layer_norm(&mut self, rest: &str, d_model: usize, epsilon: f64) -> LayerNorm {
+        self.weights.layer_norm(&self.key(rest), d_model, epsilon)
+    }
+
     /// A root-mean-square normalization.
     pub fn rms_norm(&mut self, role: NormRole, rest: &str, d_model: usize, epsilon: f64) -> Sited<RmsNorm> {
         let layer = self.weights.rms_norm(&self.key(rest), d_model, epsilon);
@@ -111,9 +115,11 @@ impl<'w> Scope<'w> {
         self.weights.embedding(&self.key(rest), rows, d_model)
     }
 
-    /// A convolution over patches of `size` by `size` pixels, `d_in` channels to `d_out`, to which nothing attaches.
-    pub fn patch_convolution(&mut self, rest: &str, channels: [usize; 2], size: usize) -> Conv2d {
-        self.weights.patch_convolution(&self.key(rest), channels, size)
+    /// A convolution to `d_out` channels, with a bias or without, as the product of its kernel `[channels, sizes..]` with
+    /// every patch.
+    pub fn convolution(&mut self, rest: &str, bias: bool, kernel: Vec<usize>, d_out: usize) -> Sited<Linear> {
+        let layer = self.weights.convolution(&self.key(rest), bias, &kernel, d_out);
+        Sited::new(self.location, LinearRole::Convolution, self.path(rest), layer).with_kernel(kernel)
     }
 
     /// A parameter of its own, to which nothing attaches.

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use adapters::models::{Head, ImageInput, Input, Model, ModelKind, Pretrained, TextInput, TextToTextInput};
+use adapters::models::{
+    Head, ImageInput, Input, Model, ModelKind, Pretrained, SoundInput, SpeechInput, TextAndImageInput, TextInput,
+    ToTextInput,
+};
 use adapters::store::read_safetensors;
 use adapters::{Ctx, Host};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
@@ -19,6 +22,8 @@ pub(crate) struct Inputs {
     padding: Option<Tensor<2, Bool>>,
     decoder_ids: Option<Tensor<2, Int>>,
     pixels: Option<Tensor<4>>,
+    features: Option<Tensor<3>>,
+    samples: Option<Tensor<2>>,
 }
 
 impl Inputs {
@@ -36,6 +41,8 @@ impl Inputs {
                 "token_type_ids" => inputs.token_types = Some(Tensor::from_data(data, device)),
                 "decoder_input_ids" => inputs.decoder_ids = Some(Tensor::from_data(data, device)),
                 "pixel_values" => inputs.pixels = Some(Tensor::from_data(data, device)),
+                "input_features" => inputs.features = Some(Tensor::from_data(data, device)),
+                "input_values" => inputs.samples = Some(Tensor::from_data(data, device)),
                 "attention_mask" => inputs.padding = Some(padding_of(&data, device)),
                 other => return Err(Stop::unsupported(format!("the model call has the argument `{other}`"))),
             }
@@ -114,11 +121,8 @@ impl Top {
         let own = class == model.class_name();
         match (model.kind(), output, head) {
             // Of an encoder-decoder, it is that of the decoder.
-            (ModelKind::Encoder | ModelKind::EncoderDecoder | ModelKind::ImageEncoder, "last_hidden_state", None)
-                if own =>
-            {
-                Ok(Self::Nothing)
-            }
+            (kind, "last_hidden_state", None) if own && kind != ModelKind::CausalLm => Ok(Self::Nothing),
+            (ModelKind::TextAndImage, "logits_per_image", None) if own => Ok(Self::Nothing),
             (ModelKind::CausalLm | ModelKind::EncoderDecoder, "logits", None) if own => Ok(Self::OwnHead),
             (ModelKind::Encoder, "logits", head) => {
                 let name = model.class_name().trim_end_matches("Model");
@@ -149,16 +153,41 @@ impl Top {
             padding,
             decoder_ids,
             pixels,
+            features,
+            samples,
         } = inputs;
+        let text = |ids, padding| TextInput {
+            padding,
+            ..TextInput::new(ids)
+        };
         let input: Input = match model.kind() {
             ModelKind::ImageEncoder => ImageInput {
                 pixels: needed(pixels, "pixel_values")?,
             }
             .into(),
-            ModelKind::EncoderDecoder => TextToTextInput {
-                ids: needed(ids, "input_ids")?,
-                padding,
+            ModelKind::EncoderDecoder => ToTextInput {
+                source: text(needed(ids, "input_ids")?, padding).into(),
                 decoder_ids: needed(decoder_ids, "decoder_input_ids")?,
+            }
+            .into(),
+            ModelKind::SpeechToText => ToTextInput {
+                source: SpeechInput {
+                    features: needed(features, "input_features")?,
+                }
+                .into(),
+                decoder_ids: needed(decoder_ids, "decoder_input_ids")?,
+            }
+            .into(),
+            ModelKind::TextAndImage => TextAndImageInput {
+                texts: text(needed(ids, "input_ids")?, padding),
+                images: ImageInput {
+                    pixels: needed(pixels, "pixel_values")?,
+                },
+            }
+            .into(),
+            ModelKind::SoundEncoder => SoundInput {
+                samples: needed(samples, "input_values")?,
+                padding,
             }
             .into(),
             ModelKind::Encoder | ModelKind::CausalLm => TextInput {

@@ -49,7 +49,7 @@ pub(crate) fn by_key(records: &[Record], host: &dyn Host) -> Tensors {
 fn key(kind: &str, name: &str, site: Site, host: &dyn Host, sites: &[SiteInfo]) -> String {
     let info = sites.iter().find(|info| info.site == site);
     let place = match info.map_or(site.role, |info| info.hub_role) {
-        Role::KeyValue => host.attention_name(site.stack),
+        Role::KeyValue => host.attention_name(site.stack).rsplit('/').next().unwrap_or_default(),
         role => place(role),
     };
     format!("{kind}/{name}/{}/{place}", site.layer.unwrap_or(0))

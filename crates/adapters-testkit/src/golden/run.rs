@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use adapters::core::Format;
 use adapters::core::Tensors;
 use adapters::core::{Active, Merged, Record, merge};
-use adapters::models::Model;
+use adapters::models::{Model, ModelKind};
 use adapters::store::{
     CompositionDict, LoadOptions, Setup, load_adapter, load_fusion, read_json, read_safetensors, save_adapter,
-    save_fusion, write_safetensors,
+    save_fusion, with_shape, write_safetensors,
 };
 use adapters::{AdapterSet, Composition, Ctx, METHODS};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
@@ -21,6 +21,7 @@ use serde_json::Value;
 use crate::golden::case::{AVERAGE, Case, EJECT, Framework, MERGE, RESET, WEIGHTED};
 use crate::golden::combined::Combined;
 use crate::golden::compare::{each_element, where_compared, whole_tensor};
+use crate::golden::decisions::{PREFIX_UNDER_SDPA, decided, is_under_sdpa};
 use crate::golden::model::{Inputs, Top, load, load_for_hub};
 use crate::golden::records;
 use crate::golden::verdict::{Outcome, Stop, Verdict};
@@ -319,8 +320,13 @@ impl Prepared {
             tasks: case.tasks(),
         };
         let (output, records) = model.forward(inputs.clone(), &set, active.as_ref())?;
+        // The scores of a model of texts and images have two axes in the file.
+        let mut shape = output.dims().to_vec();
+        if model.model.kind() == ModelKind::TextAndImage {
+            shape.truncate(2);
+        }
         let mut computed = Computed {
-            output: output.into_data(),
+            output: with_shape(output.into_data(), shape),
             gradients: BTreeMap::new(),
             records: records::by_key(&records, &self.base),
         };
@@ -330,7 +336,8 @@ impl Prepared {
                 .ok_or_else(|| Stop::fail("expected.safetensors has no `probe`"))?;
             let set = set.train();
             let (output, _) = model.forward(inputs.clone(), &set, active.as_ref())?;
-            let probe = Tensor::<3>::from_data(probe.clone(), &output.device());
+            let probe = with_shape(probe.clone(), output.dims().to_vec());
+            let probe = Tensor::<3>::from_data(probe, &output.device());
             let loss = (output * probe).sum();
             let gradients = loss.is_tracked().then(|| loss.backward());
             computed.gradients = self.named_gradients(&set, gradients.as_ref(), formats, expected);
@@ -398,6 +405,8 @@ impl Prepared {
                 let Some((data, taken_part)) = collect.found.get(&place.id).cloned() else {
                     continue;
                 };
+                let shape = place.stored_shape(*format, data.shape().to_vec());
+                let data = with_shape(data, shape);
                 // The class that saved decides the prefix: its own, or that of a larger class around it.
                 let keys = place.keys(*format, name, &self.base);
                 let candidates = keys.map(|key| format!("grad/{name}/{key}"));
@@ -420,49 +429,6 @@ impl Computed {
         let mut wanted = expected.keys().filter(|key| key.starts_with("grad/"));
         wanted.any(|key| !self.gradients.contains_key(key))
     }
-}
-
-/// The decision about prefixes that the reference leaves out.
-const PREFIX_UNDER_SDPA: &str =
-    "PARITY D26, prefixes act whatever the kernel: under its sdpa kernel the reference leaves this one out";
-
-/// Whether the reference ran a method of this architecture under the kernel that lets prompts see padding and leaves the
-/// prefixes of some models out.
-fn is_under_sdpa(architecture: &str, case: &Case, dir: &Path) -> bool {
-    let mut folders = case.adapters.values().filter_map(Value::as_str);
-    case.attn_implementation.as_deref() == Some("sdpa")
-        && folders.any(|folder| {
-            let config = read_json::<Value>(&dir.join(folder).join("adapter_config.json"));
-            config.is_ok_and(|config| config["config"]["architecture"] == architecture)
-        })
-}
-
-/// The decision of PARITY.md that explains a difference: what is wrong in the reference is not reproduced. For wrong
-/// gradients it explains problems with gradients alone; for prompts that see padding, those of padded rows alone.
-fn decided(dir: &Path, problems: &[String]) -> Option<String> {
-    const PROMPTS_UNDER_SDPA: &str =
-        "PARITY D25, prompts see no padding: under its sdpa kernel the reference lets them";
-    const WRONG_GRADIENTS: &[(&str, &str)] = &[(
-        "C3A",
-        "PARITY D20: the reference's gradient with respect to a layer's input is not the derivative",
-    )];
-    const ADDED_MASK: &str = "PARITY D42: under its sdpa kernel the reference adds the mask to DistilBERT's scores";
-    let case: Case = read_json(&dir.join("case.json")).ok()?;
-    let folder = case.adapters.values().next()?.as_str()?;
-    let config: Value = read_json(&dir.join(folder).join("adapter_config.json")).ok()?;
-    let extends_mask = ["prefix_tuning", "prompt_tuning"];
-    if case.model_class.starts_with("DistilBert") && extends_mask.iter().any(|of| is_under_sdpa(of, &case, dir)) {
-        return Some(ADDED_MASK.to_owned());
-    }
-    if is_under_sdpa("prompt_tuning", &case, dir) {
-        let padded_rows = |problem: &String| !problem.starts_with("a row without padding");
-        return problems.iter().all(padded_rows).then(|| PROMPTS_UNDER_SDPA.to_owned());
-    }
-    let (_, decision) = WRONG_GRADIENTS
-        .iter()
-        .find(|(peft_type, _)| config["peft_type"] == *peft_type)?;
-    let gradients = |problem: &String| problem.starts_with("grad/") || problem.ends_with("more gradients");
-    problems.iter().all(gradients).then(|| (*decision).to_owned())
 }
 
 impl Running<'_> {

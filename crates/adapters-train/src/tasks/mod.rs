@@ -249,8 +249,10 @@ pub(crate) const EVALUATION: u64 = 0x0e7a_1a7e;
 /// What a head of a whole text reads: what `[head]` names, or the mean for an encoder and the last token for others.
 pub(crate) fn pooling(cx: &TaskContext<'_>) -> Pooling {
     cx.options.head.pooling.unwrap_or(match cx.model.kind() {
-        ModelKind::Encoder | ModelKind::ImageEncoder => Pooling::Mean,
-        ModelKind::CausalLm | ModelKind::EncoderDecoder => Pooling::Last,
+        ModelKind::Encoder | ModelKind::ImageEncoder | ModelKind::TextAndImage | ModelKind::SoundEncoder => {
+            Pooling::Mean
+        }
+        ModelKind::CausalLm | ModelKind::EncoderDecoder | ModelKind::SpeechToText => Pooling::Last,
     })
 }
 

@@ -1,0 +1,256 @@
+//! DINOv2, from the published configuration to the last hidden state.
+//!
+//! Paper: *DINOv2: Learning Robust Visual Features without Supervision*, Oquab et al., 2023,
+//! <https://arxiv.org/abs/2304.07193>. Behavior follows `Dinov2Model` of transformers, which interpolates positions for images
+//! of another size than those of training.
+
+use crate::modeling::*;
+use crate::patches::{ImagePatches, patch_kernel};
+use crate::standard_layer::{StandardLayer, StandardNames, StandardOptions};
+
+/// `config.json` of a DINOv2 checkpoint: the fields that change what is computed. Others are ignored.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)] // The published names of transformers' `Dinov2Config`.
+pub struct Dinov2Config {
+    pub hidden_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    /// Width of the feed-forward block by that of the residual stream.
+    pub mlp_ratio: f64,
+    pub hidden_act: String,
+    pub hidden_dropout_prob: f64,
+    pub attention_probs_dropout_prob: f64,
+    pub layer_norm_eps: f64,
+    /// Height and width of the images that the positions are for.
+    pub image_size: usize,
+    pub patch_size: usize,
+    pub num_channels: usize,
+    pub qkv_bias: bool,
+    /// Probability that a row skips a block, in training.
+    pub drop_path_rate: f64,
+    /// Whether the feed-forward block is gated, by SiLU.
+    pub use_swiglu_ffn: bool,
+}
+
+impl Default for Dinov2Config {
+    /// The defaults of the published class.
+    fn default() -> Self {
+        Self {
+            hidden_size: 768,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            mlp_ratio: 4.0,
+            hidden_act: "gelu".to_owned(),
+            hidden_dropout_prob: 0.0,
+            attention_probs_dropout_prob: 0.0,
+            layer_norm_eps: 1e-6,
+            image_size: 224,
+            patch_size: 14,
+            num_channels: 3,
+            qkv_bias: true,
+            drop_path_rate: 0.0,
+            use_swiglu_ffn: false,
+        }
+    }
+}
+
+impl Dinov2Config {
+    /// Checks the values against each other.
+    fn check(&self, path: &Path) -> Result<Activation, ModelError> {
+        let check = ConfigCheck::new(path);
+        check.sizes([
+            ("hidden_size", self.hidden_size),
+            ("num_attention_heads", self.num_attention_heads),
+            ("image_size", self.image_size),
+            ("patch_size", self.patch_size),
+            ("num_channels", self.num_channels),
+        ])?;
+        check.layers([("num_hidden_layers", self.num_hidden_layers)])?;
+        let heads = ("num_attention_heads", self.num_attention_heads);
+        check.multiple(("hidden_size", self.hidden_size), heads)?;
+        check.dropouts([
+            ("hidden_dropout_prob", self.hidden_dropout_prob),
+            ("attention_probs_dropout_prob", self.attention_probs_dropout_prob),
+            ("drop_path_rate", self.drop_path_rate),
+        ])?;
+        let (patch, limit) = (self.patch_size, format!("at most image_size = {}", self.image_size));
+        check.require(patch <= self.image_size, "patch_size", limit, patch)?;
+        let ratio = self.mlp_ratio;
+        check.require(
+            (1.0 / 64.0..=64.0).contains(&ratio),
+            "mlp_ratio",
+            "between 1/64 and 64",
+            ratio,
+        )?;
+        check.sizes([("hidden_size * mlp_ratio", self.intermediate_size())])?;
+        Ok(match self.use_swiglu_ffn {
+            true => Activation::Silu,
+            false => self.hidden_act.parse()?,
+        })
+    }
+
+    /// Width of the feed-forward block: that of a gated one has two thirds of it, up to a multiple of 8.
+    fn intermediate_size(&self) -> usize {
+        let width = (self.hidden_size as f64 * self.mlp_ratio) as usize;
+        match self.use_swiglu_ffn {
+            true => (width * 2 / 3).next_multiple_of(8),
+            false => width,
+        }
+    }
+
+    /// Patches in a row and in a column.
+    fn window(&self) -> usize {
+        self.image_size / self.patch_size
+    }
+
+    fn layer(&self, activation: Activation) -> StandardOptions {
+        let [up, down] = match self.use_swiglu_ffn {
+            true => ["mlp.weights_in", "mlp.weights_out"],
+            false => ["mlp.fc1", "mlp.fc2"],
+        };
+        let bias = self.qkv_bias;
+        StandardOptions {
+            names: StandardNames {
+                attention: "attention",
+                projections: ["attention.query", "attention.key", "attention.value", "output.dense"],
+                key_value: "attention",
+                attention_norm: "norm1",
+                up,
+                down,
+                ffn_norm: "norm2",
+                scales: Some(["layer_scale1.lambda1", "layer_scale2.lambda1"]),
+                ..StandardNames::BART
+            },
+            d_model: self.hidden_size,
+            heads: self.num_attention_heads,
+            d_ffn: self.intermediate_size(),
+            gated: self.use_swiglu_ffn,
+            activation,
+            norm_first: true,
+            norm_epsilon: self.layer_norm_eps,
+            biases: [bias, bias, bias, true],
+            dropouts: [self.hidden_dropout_prob, 0.0],
+            attention_dropout: self.attention_probs_dropout_prob,
+            activation_dropout: 0.0,
+            drop_path: self.drop_path_rate,
+            layer_drop: 0.0,
+            filler: 0,
+        }
+    }
+}
+
+/// DINOv2: embeddings, layers and a final normalization.
+#[derive(Module, Sites, Debug)]
+pub struct Dinov2Model {
+    patches: ImagePatches,
+    layers: Vec<StandardLayer>,
+    norm: Sited<LayerNorm>,
+    #[module(skip)]
+    config: Dinov2Config,
+}
+
+impl FromCheckpoint for Dinov2Model {
+    type Config = Dinov2Config;
+    const PREFIX: &'static str = "dinov2.";
+
+    fn build(config: Dinov2Config, path: &Path, weights: &mut Weights) -> Result<Self, ModelError> {
+        let options = config.layer(config.check(path)?);
+        let (d, eps, window) = (config.hidden_size, config.layer_norm_eps, config.window());
+        let layers = (0..config.num_hidden_layers).map(|index| {
+            let name = format!("encoder.layer.{index}");
+            StandardLayer::build(&options, weights.at(Location::layer(Stack::Encoder, index), name))
+        });
+        let layers = layers.collect();
+        let mut at = weights.at(Location::outside(Stack::Encoder), "");
+        let projection = "embeddings.patch_embeddings.projection";
+        Ok(Self {
+            patches: ImagePatches {
+                projection: at.convolution(
+                    projection,
+                    true,
+                    patch_kernel(config.num_channels, config.patch_size),
+                    d,
+                ),
+                class_token: Some(at.tensor("embeddings.cls_token", [1, 1, d])),
+                positions: Some(at.tensor("embeddings.position_embeddings", [1, window * window + 1, d])),
+                size: config.patch_size,
+                grid: [window, window],
+            },
+            layers,
+            norm: at.layer_norm(NormRole::FinalNorm, "layernorm", d, eps),
+            config,
+        })
+    }
+
+    /// The head of a larger class, and what stands for a hidden patch in pretraining.
+    fn is_unused(&self, key: &str) -> bool {
+        key == "embeddings.mask_token" || key.starts_with("classifier.")
+    }
+}
+
+impl Transformer for Dinov2Model {
+    type Input = ImageInput;
+
+    fn info(&self) -> ModelInfo {
+        let c = &self.config;
+        ModelInfo {
+            num_layers: c.num_hidden_layers,
+            max_length: usize::MAX,
+            head_norm_epsilon: c.layer_norm_eps,
+            head_dropout: c.hidden_dropout_prob,
+            activation: c.hidden_act.clone(),
+            ..ModelInfo::default()
+        }
+    }
+
+    fn chain(&self, input: ImageInput, _: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
+        let pixels = input.of_size_or_larger(self.image_size(), self.config.patch_size, self)?;
+        let hidden = self.patches.begin(pixels, self, cx)?;
+        let hidden = cx.hooks().dropout(hidden, self.config.hidden_dropout_prob);
+        let chain = Chain::new(hidden).layers(&self.layers, [None, None]);
+        Ok(chain.then(|x, cx| cx.norm(&self.norm, x)))
+    }
+
+    fn image_encoder(&self) -> Option<&dyn ImageEncoder> {
+        Some(self)
+    }
+
+    /// The class token.
+    fn pool(&self, hidden: Tensor<3>, _: &mut Ctx<'_>) -> Option<Tensor<2>> {
+        Some(hidden.slice_dim(1, 0..1).squeeze_dim(1))
+    }
+
+    fn has_pooler(&self) -> bool {
+        true
+    }
+}
+
+impl ImageEncoder for Dinov2Model {
+    fn image_size(&self) -> [usize; 3] {
+        let c = &self.config;
+        [c.num_channels, c.image_size, c.image_size]
+    }
+}
+
+impl Host for Dinov2Model {
+    fn architecture(&self) -> &str {
+        "dinov2"
+    }
+
+    fn class_name(&self) -> &str {
+        "Dinov2Model"
+    }
+
+    fn d_model(&self) -> usize {
+        self.config.hidden_size
+    }
+
+    fn base_prefix(&self) -> &str {
+        Self::PREFIX
+    }
+
+    fn attention_dropout(&self) -> f64 {
+        self.config.attention_probs_dropout_prob
+    }
+}

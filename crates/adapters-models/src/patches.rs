@@ -1,0 +1,136 @@
+//! How images become a sequence: patches that do not overlap, a class token, and learned positions.
+
+use crate::modeling::*;
+
+/// Patches of an image, projected by a convolution, with what is put in front of them and added to them.
+#[derive(Module, Sites, Debug)]
+pub(crate) struct ImagePatches {
+    pub projection: Sited<Linear>,
+    /// `[1, 1, d_model]`, in front of the patches.
+    pub class_token: Option<Param<Tensor<3>>>,
+    /// `[1, positions, d_model]`, for the class token and the patches row by row.
+    pub positions: Option<Param<Tensor<3>>>,
+    /// Height and width of a patch in pixels.
+    pub size: usize,
+    /// Rows and columns of patches that the positions are for.
+    #[module(skip)]
+    pub grid: [usize; 2],
+}
+
+/// The kernel of a convolution over square patches.
+pub(crate) fn patch_kernel(channels: usize, size: usize) -> Vec<usize> {
+    vec![channels, size, size]
+}
+
+impl ImagePatches {
+    /// Begins a pass with the pixels: the class token and the patches, row by row, each with its position. Positions for
+    /// another number of patches are interpolated; pixels beyond the last whole patch are not read.
+    ///
+    /// # Shapes
+    ///
+    /// `pixels [batch, channels, height, width]`; returns `[batch, class + patches, d_model]`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Ctx::begin`].
+    pub(crate) fn begin(&self, pixels: Tensor<4>, model: &dyn Host, cx: &mut Ctx<'_>) -> Result<Tensor<3>, Error> {
+        let (patches, grid) = self.cut(pixels);
+        let (cx, patches) = cx.begin(model, patches)?;
+        Ok(self.embed(patches, grid, cx))
+    }
+
+    /// The patches, `[batch, patches, channels * size * size]`, and how many rows and columns of them there are.
+    pub(crate) fn cut(&self, pixels: Tensor<4>) -> (Tensor<3>, [usize; 2]) {
+        let [batch, channels, height, width] = pixels.dims();
+        let (size, grid) = (self.size, [height / self.size, width / self.size]);
+        let patches = pixels
+            .slice_dim(2, 0..grid[0] * size)
+            .slice_dim(3, 0..grid[1] * size)
+            .reshape([batch, channels, grid[0], size, grid[1], size])
+            .permute([0, 2, 4, 1, 3, 5])
+            .reshape([batch, grid[0] * grid[1], channels * size * size]);
+        (patches, grid)
+    }
+
+    /// The class token and the patches, each with its position, in a pass that has begun.
+    pub(crate) fn embed(&self, patches: Tensor<3>, grid: [usize; 2], cx: &mut Hooks<'_>) -> Tensor<3> {
+        let patches = cx.linear(&self.projection, patches);
+        let rows = patches.dims()[0];
+        let all = match &self.class_token {
+            Some(token) => Tensor::cat(vec![token.val().repeat_dim(0, rows), patches], 1),
+            None => patches,
+        };
+        match &self.positions {
+            Some(positions) => all + self.positions_for(positions.val(), grid),
+            None => all,
+        }
+    }
+
+    /// The positions for this many rows and columns of patches: those of the class token stay, those of patches are
+    /// interpolated between their centers by cubic convolution, as `torch.nn.functional.interpolate` does.
+    fn positions_for(&self, positions: Tensor<3>, grid: [usize; 2]) -> Tensor<3> {
+        if grid == self.grid {
+            return positions;
+        }
+        let ([_, count, d], [rows, columns]) = (positions.dims(), self.grid);
+        let class = count - rows * columns;
+        let device = positions.device();
+        let along = |from: usize, to: usize| -> Tensor<2> {
+            Tensor::from_data(TensorData::new(cubic_weights(from, to), [to, from]), &device)
+        };
+        let table = positions.clone().slice_dim(1, class..count);
+        // Rows first: [to_rows, rows] x [rows, columns * d].
+        let table = along(rows, grid[0]).matmul(table.reshape([rows, columns * d]));
+        let table = table.reshape([grid[0], columns, d]).swap_dims(1, 2);
+        let table = table
+            .reshape([grid[0] * d, columns])
+            .matmul(along(columns, grid[1]).transpose());
+        let table = table.reshape([grid[0], d, grid[1]]).swap_dims(1, 2);
+        let table = table.reshape([1, grid[0] * grid[1], d]);
+        Tensor::cat(vec![positions.slice_dim(1, 0..class), table], 1)
+    }
+}
+
+/// `[to, from]`: the share of each of `from` samples in each of `to` values, by cubic convolution with `a = -0.75`; samples
+/// beyond an end are that end.
+///
+/// Paper: *Cubic Convolution Interpolation for Digital Image Processing*, Keys, 1981.
+fn cubic_weights(from: usize, to: usize) -> Vec<f32> {
+    const A: f64 = -0.75;
+    let near = |x: f64| ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0;
+    let far = |x: f64| ((A * x - 5.0 * A) * x + 8.0 * A) * x - 4.0 * A;
+    let mut weights = vec![0.0; to * from];
+    for (index, row) in weights.chunks_mut(from.max(1)).enumerate() {
+        let center = (index as f64 + 0.5) * from as f64 / to as f64 - 0.5;
+        let (first, t) = (center.floor(), center - center.floor());
+        for (tap, weight) in [far(t + 1.0), near(t), near(1.0 - t), far(2.0 - t)]
+            .into_iter()
+            .enumerate()
+        {
+            let at = (first + tap as f64 - 1.0).clamp(0.0, from as f64 - 1.0);
+            row[at as usize] += weight as f32;
+        }
+    }
+    weights
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cubic_weights;
+
+    /// `torch.nn.functional.interpolate(torch.tensor([[[[1., 4., 2., 7.]]]]), (1, 6), mode="bicubic")`.
+    #[test]
+    fn values_between_samples_are_those_of_torch() {
+        let weights = cubic_weights(4, 6);
+        let samples = [1.0, 4.0, 2.0, 7.0];
+        let got: Vec<f32> = (weights
+            .chunks(4)
+            .map(|row| row.iter().zip(samples).map(|(w, x)| w * x).sum()))
+        .collect();
+        for (got, want) in got.iter().zip(EXPECTED) {
+            assert!((got - want).abs() < 1e-5, "{got} is not {want}");
+        }
+    }
+
+    const EXPECTED: [f32; 6] = [0.739_583_5, 2.6875, 3.886_573_8, 1.905_092_5, 4.3125, 7.434_027_7];
+}
