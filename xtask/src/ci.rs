@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use miette::{IntoDiagnostic, Result, WrapErr, miette};
 
-use plan::{Action, Group, Step, describe, plan};
+use plan::{Action, Group, Step, describe, has_vulkan, plan};
 use tally::Tally;
 
 use crate::tidy;
@@ -42,7 +42,11 @@ struct Outcome {
 ///
 /// When a step fails; the error names it and the command that repeats it alone.
 pub fn run(root: &Path, args: &Args) -> Result<()> {
-    let steps: Vec<Step> = plan()
+    let vulkan = has_vulkan();
+    if !vulkan {
+        println!("left out: the steps on a GPU backend, as there is no Vulkan driver (Debian: mesa-vulkan-drivers)");
+    }
+    let steps: Vec<Step> = plan(vulkan)
         .into_iter()
         .filter(|step| args.only.is_empty() || args.only.contains(&step.group))
         .collect();

@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::golden::case::{AVERAGE, Case, EJECT, Framework, MERGE, RESET, WEIGHTED};
 use crate::golden::combined::Combined;
-use crate::golden::compare::{each_element, where_compared, whole_tensor};
+use crate::golden::compare::{Tolerance, each_element, where_compared, whole_tensor};
 use crate::golden::model::{Inputs, Top, load};
 use crate::golden::records;
 use crate::golden::verdict::{Outcome, Stop, Verdict};
@@ -29,6 +29,8 @@ use crate::golden::verdict::{Outcome, Stop, Verdict};
 pub struct Options {
     /// Where the model and its adapters live.
     pub device: Device,
+    /// What the backend is allowed beyond the tolerances of a case.
+    pub added: Tolerance,
     /// Where to write what was computed, as `<model>/<case>.safetensors`.
     pub dump: Option<PathBuf>,
     /// Where to write what was loaded back, as `<model>/<case>/adapters/<name>/` and the folders of fusions.
@@ -36,10 +38,11 @@ pub struct Options {
 }
 
 impl Options {
-    /// On `device`, writing nothing.
+    /// On `device`, with the tolerances of the cases, writing nothing.
     pub fn new(device: Device) -> Self {
         Self {
             device,
+            added: Tolerance::ZERO,
             dump: None,
             resave: None,
         }
@@ -101,7 +104,7 @@ impl Prepared {
 
     /// Every problem with the numbers; the numbers themselves go to `outcome`.
     fn compute_and_compare(&self, dir: &Path, options: &Options, outcome: &mut Outcome) -> Result<Vec<String>, Stop> {
-        let case: Case = read_json(&dir.join("case.json"))?;
+        let case = read_json::<Case>(&dir.join("case.json"))?.with_added(options.added);
         case.check_features()?;
         let top = Top::of(&case, dir, &self.checkpoint, &self.base, &options.device)?;
         let (mut set, mut formats) = self.load_adapters(&case, dir, true, &options.device)?;
