@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use adapters_core::target::{ModulePattern, Target};
 use adapters_core::{
     AdapterHub, Build, Call, Causality, Codec, ConfigError, Effect, Error, Finisher, Host, LinearState, LinearWeight,
-    Method, NamedParams, NotMergeable, Peft, Shared, SiteAdapter, SiteInfo, SiteLayer, Source, StoredConfig,
+    Method, NamedParams, NotMergeable, Peft, SiteAdapter, SiteInfo, SiteLayer, Source, StoredConfig,
     config::from_fields,
 };
 use adapters_nn::ops;
@@ -15,13 +15,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::adapterhub::{self, Object};
+use crate::dtype::Dtype;
 use crate::fused_projection::FusedProjection;
 use crate::gate::{GATED, Gate};
 use crate::init::{Init, init_b};
-use crate::lora::LoraConfig;
+use crate::lora_config::LoraConfig;
 use crate::peft;
 use crate::scaling::Scaling;
-use crate::site_builder::{Dtype, SiteBuilder, linear};
+use crate::site_builder::{SiteBuilder, linear};
 use crate::target::{AttentionMatrix, LayerRoles, LoraTarget};
 
 /// The output of a layer times a learned vector: `y = (W x + b) * (l alpha)`. In the modules of `feedforward` the input is
@@ -270,7 +271,7 @@ impl SiteAdapter<LinearState> for OutputScale {
         Some(self)
     }
 
-    fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, base: LinearWeight, _shared: &()) -> Result<LinearWeight, NotMergeable> {
         if self.gate.is_some() {
             return Err(GATED);
         }
@@ -329,7 +330,7 @@ impl SiteAdapter<LinearState> for InputScale {
         Causality::Causal
     }
 
-    fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, base: LinearWeight, _shared: &()) -> Result<LinearWeight, NotMergeable> {
         Ok(LinearWeight {
             weight: base.weight * self.l.val().transpose(),
             ..base
