@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use adapters::core::Format;
-use adapters::core::Tensors;
-use adapters::core::{Active, Merged, Record, merge};
+use adapters::core::{Active, Format, Merged, Record, Tensors, merge};
 use adapters::models::Model;
 use adapters::store::{
     CompositionDict, LoadOptions, Setup, load_adapter, load_fusion, read_json, read_safetensors, save_adapter,
