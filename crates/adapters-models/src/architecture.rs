@@ -13,7 +13,8 @@ use crate::from_checkpoint::FromCheckpoint;
 use crate::kind::ModelKind;
 use crate::model::Model;
 use crate::{
-    albert, bart, bert, bert_generation, distilbert, electra, gpt2, llama, mistral, qwen2, roberta, t5, vit, xmod,
+    albert, bart, bert, bert_generation, deberta, deberta_v2, distilbert, electra, gpt2, llama, mistral, modernbert,
+    qwen2, roberta, t5, vit, xmod,
 };
 
 /// Every architecture of this crate.
@@ -28,11 +29,14 @@ pub const ARCHITECTURES: &[Architecture] = &[
     Architecture::new("xlm_roberta", ModelKind::Encoder, roberta::load_xlm),
     Architecture::new("xmod", ModelKind::Encoder, xmod::load),
     Architecture::new("bert-generation", ModelKind::Encoder, bert_generation::load),
+    Architecture::new("deberta", ModelKind::Encoder, deberta::load),
+    Architecture::new("deberta-v2", ModelKind::Encoder, deberta_v2::load),
     Architecture::new("distilbert", ModelKind::Encoder, distilbert::load),
     Architecture::new("electra", ModelKind::Encoder, electra::load),
     Architecture::new("llama", ModelKind::CausalLm, llama::load),
     Architecture::new("mistral", ModelKind::CausalLm, mistral::load),
     Architecture::new("qwen2", ModelKind::CausalLm, qwen2::load),
+    Architecture::new("modernbert", ModelKind::Encoder, modernbert::load),
     Architecture::of::<gpt2::Gpt2Model>("gpt2", ModelKind::CausalLm),
     Architecture::of::<t5::T5Model>("t5", ModelKind::EncoderDecoder),
     Architecture::new("mt5", ModelKind::EncoderDecoder, t5::load_mt5),
