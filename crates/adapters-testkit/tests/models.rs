@@ -91,9 +91,9 @@ fn configs(model_type: &str) -> (Vec<Value>, &'static [&'static str]) {
                 extend(&mut config, more);
                 config
             };
-            let near = json!({"pos_att_type": ["c2p", "p2c"], "max_relative_positions": 3, "embedding_size": 12});
-            let absent = json!({"relative_attention": false, "pos_att_type": "c2p"});
-            let one_way = json!({"pos_att_type": "p2c", "position_biased_input": false});
+            let near = json!({"pos_att_type": ["c2p", "p2c"], "max_relative_positions": 4, "embedding_size": 12});
+            let absent = json!({"relative_attention": false, "pos_att_type": "c2p", "intermediate_size": 24});
+            let one_way = json!({"pos_att_type": "p2c", "position_biased_input": false, "intermediate_size": 28});
             (
                 vec![config(near), config(absent), config(one_way)],
                 &["pooler.dense.weight"],
