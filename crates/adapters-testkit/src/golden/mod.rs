@@ -6,6 +6,7 @@
 mod case;
 mod combined;
 mod compare;
+mod decided;
 mod glob;
 mod model;
 mod records;

@@ -21,6 +21,7 @@ use serde_json::Value;
 use crate::golden::case::{AVERAGE, Case, EJECT, Framework, MERGE, RESET, WEIGHTED};
 use crate::golden::combined::Combined;
 use crate::golden::compare::{each_element, where_compared, whole_tensor};
+use crate::golden::decided::{PREFIX_UNDER_SDPA, decided, full_rows_equal, is_under_sdpa, prompts_see_padding};
 use crate::golden::model::{Inputs, Top, load, load_for_hub};
 use crate::golden::records;
 use crate::golden::verdict::{Outcome, Stop, Verdict};
@@ -422,59 +423,6 @@ impl Computed {
     }
 }
 
-/// The decision about prefixes that the reference leaves out.
-const PREFIX_UNDER_SDPA: &str =
-    "PARITY D26, prefixes act whatever the kernel: under its sdpa kernel the reference leaves this one out";
-
-/// Whether the reference ran a method of this architecture under the kernel that lets prompts see padding and leaves the
-/// prefixes of some models out.
-fn is_under_sdpa(architecture: &str, case: &Case, dir: &Path) -> bool {
-    case.attn_implementation.as_deref() == Some("sdpa") && has_architecture(architecture, case, dir)
-}
-
-/// Whether an adapter of AdapterHub's library is of this architecture.
-fn has_architecture(architecture: &str, case: &Case, dir: &Path) -> bool {
-    let mut folders = case.adapters.values().filter_map(Value::as_str);
-    folders.any(|folder| {
-        let config = read_json::<Value>(&dir.join(folder).join("adapter_config.json"));
-        config.is_ok_and(|config| config["config"]["architecture"] == architecture)
-    })
-}
-
-/// Whether the reference lets prompts see padding: under its sdpa kernel, and in DeBERTa.
-fn prompts_see_padding(case: &Case, dir: &Path) -> bool {
-    let always = case.model_class.starts_with("Deberta") && has_architecture("prompt_tuning", case, dir);
-    always || is_under_sdpa("prompt_tuning", case, dir)
-}
-
-/// The decision of PARITY.md that explains a difference: what is wrong in the reference is not reproduced. For wrong
-/// gradients it explains problems with gradients alone; for prompts that see padding, those of padded rows alone.
-fn decided(dir: &Path, problems: &[String]) -> Option<String> {
-    const PROMPTS: &str =
-        "PARITY D25, prompts see no padding: under its sdpa kernel, and in DeBERTa, the reference lets them";
-    const WRONG_GRADIENTS: &[(&str, &str)] = &[(
-        "C3A",
-        "PARITY D20: the reference's gradient with respect to a layer's input is not the derivative",
-    )];
-    const ADDED_MASK: &str = "PARITY D42: under its sdpa kernel the reference adds the mask to DistilBERT's scores";
-    let case: Case = read_json(&dir.join("case.json")).ok()?;
-    let folder = case.adapters.values().next()?.as_str()?;
-    let config: Value = read_json(&dir.join(folder).join("adapter_config.json")).ok()?;
-    let extends_mask = ["prefix_tuning", "prompt_tuning"];
-    if case.model_class.starts_with("DistilBert") && extends_mask.iter().any(|of| is_under_sdpa(of, &case, dir)) {
-        return Some(ADDED_MASK.to_owned());
-    }
-    if prompts_see_padding(&case, dir) {
-        let padded_rows = |problem: &String| !problem.starts_with("a row without padding");
-        return problems.iter().all(padded_rows).then(|| PROMPTS.to_owned());
-    }
-    let (_, decision) = WRONG_GRADIENTS
-        .iter()
-        .find(|(peft_type, _)| config["peft_type"] == *peft_type)?;
-    let gradients = |problem: &String| problem.starts_with("grad/") || problem.ends_with("more gradients");
-    problems.iter().all(gradients).then(|| (*decision).to_owned())
-}
-
 impl Running<'_> {
     /// The output, and what was recorded on the way.
     fn forward(
@@ -530,22 +478,6 @@ fn without(composition: &Composition, name: &str) -> Result<Option<Composition>,
         }
         other => Err(Stop::unsupported(format!("merging `{name}` out of {other}"))),
     }
-}
-
-/// Whether the outputs of the rows that have no padding are right.
-fn full_rows_equal(got: &TensorData, want: &TensorData, case: &Case, inputs: &Inputs) -> bool {
-    let Some(padded) = inputs.padded() else {
-        return each_element(got, want, case.output_tolerance()).within;
-    };
-    let rows = |data: &TensorData| {
-        let all: Vec<f32> = data.iter().collect();
-        let size = all.len() / padded.len();
-        let full = all.chunks(size).zip(&padded).filter(|(_, padded)| **padded == 0);
-        let values: Vec<f32> = full.flat_map(|(row, _)| row.iter().copied()).collect();
-        let count = values.len();
-        TensorData::new(values, [count])
-    };
-    padded.contains(&0) && each_element(&rows(got), &rows(want), case.output_tolerance()).within
 }
 
 /// Gradients by parameter, and whether the parameter had one.
