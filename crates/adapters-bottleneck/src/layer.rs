@@ -113,8 +113,8 @@ impl SiteAdapter<HiddenState, SharedPhm> for BottleneckLayer {
         else {
             // It reads what the block read.
             return HiddenState {
-                hidden: state.residual.clone(),
-                inner: Some(state.residual.clone()),
+                hidden: state.read().clone(),
+                inner: Some(state.read().clone()),
                 ..state
             };
         };
@@ -122,7 +122,7 @@ impl SiteAdapter<HiddenState, SharedPhm> for BottleneckLayer {
         let (sum, hidden) = match (original_ln_before, &state.norm) {
             (false, _) => (state.hidden.clone(), state.hidden),
             (true, norm) => {
-                let sum = state.hidden + state.residual.clone();
+                let sum = state.hidden.clone() + state.read().clone();
                 let hidden = match norm {
                     Some(norm) => ops::layer_norm(norm, sum.clone()),
                     None => sum.clone(),

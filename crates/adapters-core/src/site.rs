@@ -102,6 +102,14 @@ roles! {
     HeadProjection = "head_projection",
     /// Normalization in front of a layer's own adapter, in models that are published with adapters.
     AdapterNorm = "adapter_norm",
+    /// Projection of distances to keys (linear).
+    DistanceKey = "distance_key",
+    /// Projection of distances to queries (linear).
+    DistanceQuery = "distance_query",
+    /// Normalization of what stands for distances.
+    DistanceNorm = "distance_norm",
+    /// Normalization behind a convolution.
+    ConvolutionNorm = "convolution_norm",
 }
 
 /// Declares the roles that layers of one kind can have, so that a layer cannot be built with a role of another kind.
@@ -124,7 +132,7 @@ macro_rules! roles_of {
 roles_of! {
     /// Roles of linear layers.
     LinearRole: Query, Key, Value, AttentionOutput, FfnUp, FfnGate, FfnDown, Pooler, LmHead, QueryKeyValue, Convolution, InputProjection,
-        OutputProjection, EmbeddingProjection, HeadProjection, Router
+        OutputProjection, EmbeddingProjection, HeadProjection, Router, DistanceKey, DistanceQuery
 }
 
 roles_of! {
@@ -134,7 +142,8 @@ roles_of! {
 
 roles_of! {
     /// Roles of normalizations.
-    NormRole: EmbeddingNorm, AttentionNorm, FfnNorm, FinalNorm, AdapterNorm
+    NormRole: EmbeddingNorm, AttentionNorm, FfnNorm, FinalNorm, AdapterNorm, DistanceNorm,
+        ConvolutionNorm
 }
 
 roles_of! {

@@ -13,8 +13,8 @@ use crate::from_checkpoint::FromCheckpoint;
 use crate::kind::ModelKind;
 use crate::model::Model;
 use crate::{
-    albert, bart, beit, bert, bert_generation, clip, dinov2, distilbert, electra, encoder_decoder, gpt_neox, gpt2,
-    gptj, llama, mistral, opt, qwen2, roberta, siglip, t5, vit, wav2vec2, whisper, xmod,
+    albert, bart, beit, bert, bert_generation, clip, deberta, deberta_v2, dinov2, distilbert, electra, encoder_decoder,
+    gpt_neox, gpt2, gptj, llama, mistral, modernbert, opt, qwen2, roberta, siglip, t5, vit, wav2vec2, whisper, xmod,
 };
 
 /// Every architecture of this crate.
@@ -29,11 +29,14 @@ pub const ARCHITECTURES: &[Architecture] = &[
     Architecture::new("xlm_roberta", ModelKind::Encoder, roberta::load_xlm),
     Architecture::new("xmod", ModelKind::Encoder, xmod::load),
     Architecture::new("bert-generation", ModelKind::Encoder, bert_generation::load),
+    Architecture::new("deberta", ModelKind::Encoder, deberta::load),
+    Architecture::new("deberta-v2", ModelKind::Encoder, deberta_v2::load),
     Architecture::new("distilbert", ModelKind::Encoder, distilbert::load),
     Architecture::new("electra", ModelKind::Encoder, electra::load),
     Architecture::new("llama", ModelKind::CausalLm, llama::load),
     Architecture::new("mistral", ModelKind::CausalLm, mistral::load),
     Architecture::new("qwen2", ModelKind::CausalLm, qwen2::load),
+    Architecture::new("modernbert", ModelKind::Encoder, modernbert::load),
     Architecture::of::<gpt2::Gpt2Model>("gpt2", ModelKind::CausalLm),
     Architecture::of::<gpt_neox::GptNeoXModel>("gpt_neox", ModelKind::CausalLm),
     Architecture::of::<gptj::GptJModel>("gptj", ModelKind::CausalLm),

@@ -134,6 +134,7 @@ impl BertConfig {
             counting,
             token_types: self.type_vocab_size,
             pad_id: self.pad_token_id,
+            norm_bias: true,
             epsilon: self.layer_norm_eps,
             dropout: self.hidden_dropout_prob,
             zeroes_padding: false,

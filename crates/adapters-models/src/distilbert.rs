@@ -135,6 +135,7 @@ fn build(
         counting: Counting::FromZero,
         token_types: 0,
         pad_id: config.pad_token_id,
+        norm_bias: true,
         epsilon: EPSILON,
         dropout: config.dropout,
         zeroes_padding: false,

@@ -33,6 +33,8 @@ pub struct EmbeddingOptions {
     pub token_types: usize,
     /// Id of the padding token.
     pub pad_id: usize,
+    /// Whether the normalization has a bias.
+    pub norm_bias: bool,
     /// Epsilon of the normalization.
     pub epsilon: f64,
     /// Dropout on the embeddings, in training.
@@ -96,7 +98,13 @@ impl TextEmbeddings {
                     [width, normalized],
                 )
             }),
-            norm: at.layer_norm(NormRole::EmbeddingNorm, norm, normalized, options.epsilon),
+            norm: at.layer_norm_with(
+                options.norm_bias,
+                NormRole::EmbeddingNorm,
+                norm,
+                normalized,
+                options.epsilon,
+            ),
             output: at.embedded(EmbeddingRole::Embedding, "", normalized),
             options,
         }

@@ -1,4 +1,4 @@
-//! What a query of a decoder may see, and where its tokens stand.
+//! What a query may see, and where the tokens of a decoder stand.
 
 use burn::tensor::{Bool, Device, Int, Tensor};
 
@@ -28,6 +28,30 @@ pub fn causal_bias(
         let first = past as i64 - window as i64 + 1;
         hidden = hidden.bool_or(Tensor::triu_mask([seq, keys], first, device));
     }
+    bias(hidden, padding)
+}
+
+/// What each query of an encoder may see, as a bias of its scores: keys that are at most `reach` positions away from itself
+/// and not padding. `padding` is true at padding, `[batch, seq]`.
+///
+/// # Shapes
+///
+/// Returns `[1 or batch, 1, seq, seq]`.
+///
+/// # Panics
+///
+/// Panics if `padding` is not `seq` wide.
+pub fn window_bias(seq: usize, reach: usize, padding: Option<&Tensor<2, Bool>>, device: &Device) -> Tensor<4> {
+    let behind = Tensor::<2, Bool>::tril_mask([seq, seq], reach as i64, device);
+    bias(
+        behind.bool_or(Tensor::triu_mask([seq, seq], -(reach as i64), device)),
+        padding,
+    )
+}
+
+/// The bias of what is hidden, `[seq, keys]`, and of padding among the keys, `[batch, keys]`.
+fn bias(hidden: Tensor<2, Bool>, padding: Option<&Tensor<2, Bool>>) -> Tensor<4> {
+    let [seq, keys] = hidden.dims();
     let mut hidden: Tensor<4, Bool> = hidden.unsqueeze();
     if let Some(padding) = padding {
         let [batch, _] = padding.dims();
@@ -73,6 +97,15 @@ mod tests {
     /// Which keys each query sees, row after row.
     fn seen(bias: Tensor<4>) -> Vec<bool> {
         bias.into_data().iter::<f32>().map(|bias| bias == 0.0).collect()
+    }
+
+    #[test]
+    fn a_query_sees_its_neighborhood_and_no_padding() {
+        let device = Device::flex();
+        let padding = Tensor::<2, Bool>::from_data(TensorData::from([[false, false, false, true]]), &device);
+        let bias = window_bias(4, 1, Some(&padding), &device).equal_elem(0.0).int();
+        let seen = TensorData::from([[[[1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 0], [0, 0, 1, 0]]]]);
+        bias.into_data().assert_eq(&seen, false);
     }
 
     #[test]

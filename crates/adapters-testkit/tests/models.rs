@@ -85,6 +85,58 @@ fn configs(model_type: &str) -> (Vec<Value>, &'static [&'static str]) {
             let config = |width: usize| encoder("electra", json!({"embedding_size": width}));
             (vec![config(12), config(16)], &[])
         }
+        "deberta" => {
+            let config = |more: Value| {
+                let mut config = encoder("deberta", json!({"relative_attention": true, "type_vocab_size": 2}));
+                extend(&mut config, more);
+                config
+            };
+            let near = json!({"pos_att_type": ["c2p", "p2c"], "max_relative_positions": 4, "embedding_size": 12});
+            let absent = json!({"relative_attention": false, "pos_att_type": "c2p", "intermediate_size": 24});
+            let one_way = json!({"pos_att_type": "p2c", "position_biased_input": false, "intermediate_size": 28});
+            (
+                vec![config(near), config(absent), config(one_way)],
+                &["pooler.dense.weight"],
+            )
+        }
+        "deberta-v2" => {
+            let config = |more: Value| {
+                let mut config = encoder(
+                    "deberta-v2",
+                    json!({
+                        "relative_attention": true, "position_buckets": 3, "pos_att_type": "p2c|c2p",
+                        "position_biased_input": false,
+                    }),
+                );
+                extend(&mut config, more);
+                config
+            };
+            let shared = json!({"share_att_key": true, "norm_rel_ebd": "layer_norm"});
+            let convolved =
+                json!({"conv_kernel_size": 3, "conv_groups": 2, "position_buckets": -1, "max_relative_positions": 3});
+            (vec![config(shared), config(convolved)], &["pooler.dense.weight"])
+        }
+        "modernbert" => {
+            let config = |more: Value| {
+                let mut config = encoder(
+                    "modernbert",
+                    json!({
+                        "num_hidden_layers": 3, "global_attn_every_n_layers": 2, "local_attention": 3, "pad_token_id": 0,
+                    }),
+                );
+                extend(&mut config, more);
+                config
+            };
+            let listed = json!({
+                "norm_bias": true, "attention_bias": true, "mlp_bias": true,
+                "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+                "rope_parameters": {
+                    "full_attention": {"rope_type": "default", "rope_theta": 500.0},
+                    "sliding_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 50.0},
+                },
+            });
+            (vec![config(json!({})), config(listed)], &[])
+        }
         // Three layers of two groups: the first group runs twice.
         "albert" => {
             let config = |groups: usize, inner: usize| {
@@ -304,6 +356,8 @@ checked!(
     bart: "bart",
     bert: "bert",
     bert_generation: "bert-generation",
+    deberta: "deberta",
+    deberta_v2: "deberta-v2",
     distilbert: "distilbert",
     electra: "electra",
     gpt2: "gpt2",
@@ -312,6 +366,7 @@ checked!(
     llama: "llama",
     mbart: "mbart",
     mistral: "mistral",
+    modernbert: "modernbert",
     mt5: "mt5",
     opt: "opt",
     plbart: "plbart",

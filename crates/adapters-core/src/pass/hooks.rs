@@ -142,11 +142,44 @@ impl<'a> Hooks<'a> {
                 block: hidden.clone(),
                 hidden,
                 residual,
+                beside: None,
                 inner: None,
                 norm: norm.cloned(),
                 up: Up::Unasked,
             }),
         }
+    }
+
+    /// A block joining the residual stream, `hidden + residual`, where adapters read `beside` in place of `residual`: the
+    /// input of the block in models whose published adapters do so.
+    ///
+    /// # Shapes
+    ///
+    /// `[batch, seq, d_model]`, all four.
+    pub fn residual_beside(
+        &mut self,
+        point: &Point<ResidualHook>,
+        hidden: Tensor<3>,
+        residual: Tensor<3>,
+        beside: Tensor<3>,
+    ) -> Tensor<3> {
+        match self.at(point.site()) {
+            None => hidden + residual,
+            Some(at) => at.run(HiddenState {
+                block: hidden.clone(),
+                hidden,
+                residual,
+                beside: Some(beside),
+                inner: None,
+                norm: None,
+                up: Up::Unasked,
+            }),
+        }
+    }
+
+    /// Whether rows of the batch see different adapters.
+    pub fn chooses_by_row(&self) -> bool {
+        self.plan.as_ref().is_some_and(|plan| plan.groups.len() > 1)
     }
 
     /// Keys and values of an attention, after position encoding: those of the whole sequence, past included.

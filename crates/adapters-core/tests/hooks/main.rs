@@ -270,6 +270,7 @@ fn rows_of_every_state_round_trip() {
                 hidden: three(),
                 block: three(),
                 residual: three(),
+                beside: None,
                 inner: None,
                 norm,
                 up: Up::Unasked,

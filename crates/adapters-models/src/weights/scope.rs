@@ -89,7 +89,19 @@ impl<'w> Scope<'w> {
 
     /// A layer normalization.
     pub fn layer_norm(&mut self, role: NormRole, rest: &str, d_model: usize, epsilon: f64) -> Sited<LayerNorm> {
-        let layer = self.weights.layer_norm(&self.key(rest), d_model, epsilon);
+        self.layer_norm_with(true, role, rest, d_model, epsilon)
+    }
+
+    /// A layer normalization, with a bias or without.
+    pub fn layer_norm_with(
+        &mut self,
+        bias: bool,
+        role: NormRole,
+        rest: &str,
+        d_model: usize,
+        epsilon: f64,
+    ) -> Sited<LayerNorm> {
+        let layer = self.weights.layer_norm_with(bias, &self.key(rest), d_model, epsilon);
         Sited::new(self.location, role, self.path(rest), layer)
     }
 

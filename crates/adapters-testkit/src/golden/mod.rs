@@ -6,7 +6,7 @@
 mod case;
 mod combined;
 mod compare;
-mod decisions;
+mod decided;
 mod glob;
 mod model;
 mod records;

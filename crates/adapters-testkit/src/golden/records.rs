@@ -34,8 +34,10 @@ pub(crate) fn by_key(records: &[Record], host: &dyn Host) -> Tensors {
             }
         }
     }
-    for (key, columns) in gates {
+    for (key, mut columns) in gates {
         let rows = columns[0].len();
+        // A projection that serves distances too has gates there, which are of no row.
+        columns.retain(|column| column.len() == rows);
         let values: Vec<f32> = (0..rows).flat_map(|r| columns.iter().map(move |c| c[r])).collect();
         let shape = match columns.len() {
             1 => vec![rows],

@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::golden::case::{AVERAGE, Case, EJECT, Framework, MERGE, RESET, WEIGHTED};
 use crate::golden::combined::Combined;
 use crate::golden::compare::{Tolerance, each_element, where_compared, whole_tensor};
-use crate::golden::decisions::{PREFIX_UNDER_SDPA, decided, is_under_sdpa};
+use crate::golden::decided::{PREFIX_UNDER_SDPA, decided, full_rows_equal, is_under_sdpa, prompts_see_padding};
 use crate::golden::model::{Inputs, Top, load, load_for_hub};
 use crate::golden::records;
 use crate::golden::verdict::{Outcome, Stop, Verdict};
@@ -181,7 +181,7 @@ impl Prepared {
         };
         let output = each_element(&compared, want, case.output_tolerance());
         outcome.max_abs_err = Some(output.max_abs_err);
-        if is_under_sdpa("prompt_tuning", &case, dir) && !full_rows_equal(&computed.output, want, &case, &inputs) {
+        if prompts_see_padding(&case, dir) && !full_rows_equal(&computed.output, want, &case, &inputs) {
             problems.push("a row without padding is out of tolerance".to_owned());
         }
         if !output.within {
@@ -487,22 +487,6 @@ fn without(composition: &Composition, name: &str) -> Result<Option<Composition>,
         }
         other => Err(Stop::unsupported(format!("merging `{name}` out of {other}"))),
     }
-}
-
-/// Whether the outputs of the rows that have no padding are right.
-fn full_rows_equal(got: &TensorData, want: &TensorData, case: &Case, inputs: &Inputs) -> bool {
-    let Some(padded) = inputs.padded() else {
-        return each_element(got, want, case.output_tolerance()).within;
-    };
-    let rows = |data: &TensorData| {
-        let all: Vec<f32> = data.iter().collect();
-        let size = all.len() / padded.len();
-        let full = all.chunks(size).zip(&padded).filter(|(_, padded)| **padded == 0);
-        let values: Vec<f32> = full.flat_map(|(row, _)| row.iter().copied()).collect();
-        let count = values.len();
-        TensorData::new(values, [count])
-    };
-    padded.contains(&0) && each_element(&rows(got), &rows(want), case.output_tolerance()).within
 }
 
 /// Gradients by parameter, and whether the parameter had one.

@@ -16,6 +16,8 @@ pub struct HiddenState {
     pub block: Tensor<3>,
     /// What is added to it, `[batch, seq, d_model]`.
     pub residual: Tensor<3>,
+    /// What adapters read in place of `residual`, `[batch, seq, d_model]`, where that is something else.
+    pub beside: Option<Tensor<3>>,
     /// What the residual connection inside an adapter carries, once an adapter has opened the site.
     pub inner: Option<Tensor<3>>,
     /// Normalization after the addition (post-LN models).
@@ -52,6 +54,7 @@ by_fields!(HiddenState, positions of hidden {
     hidden: tensor,
     block: tensor,
     residual: tensor,
+    beside: optional,
     inner: optional,
     norm: whole,
     up: up,
@@ -84,6 +87,11 @@ impl HookState for HiddenState {
 }
 
 impl HiddenState {
+    /// What adapters take for the residual stream.
+    pub fn read(&self) -> &Tensor<3> {
+        self.beside.as_ref().unwrap_or(&self.residual)
+    }
+
     /// `norm(hidden + residual)`, without `norm` in pre-LN models.
     pub fn close(hidden: Tensor<3>, residual: Tensor<3>, norm: Option<&LayerNorm>) -> Tensor<3> {
         let sum = hidden + residual;

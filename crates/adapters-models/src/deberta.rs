@@ -1,0 +1,293 @@
+//! DeBERTa: BERT with scores of distances, and query, key and value from one matrix. What the second version has in common with
+//! it is here too.
+//!
+//! Paper: *DeBERTa: Decoding-enhanced BERT with Disentangled Attention*, He et al., 2020,
+//! <https://arxiv.org/abs/2006.03654>. Behavior follows `DebertaModel` of Hugging Face transformers.
+
+use serde_json::{Map, Value, json};
+
+use crate::bert::{self, BertConfig};
+use crate::checkpoint_folder::CheckpointFolder;
+use crate::disentangled::{DisentangledLayer, DisentangledStack, Distances, Projections};
+use crate::encoder::{self, Encoder, EncoderNames, Pooler};
+use crate::llama::object;
+use crate::model::Model;
+use crate::modeling::*;
+use crate::post_norm::{BERT_NAMES, LayerSizes, PostNormBlocks};
+use crate::text_embeddings::{Counting, EmbeddingOptions, TextEmbeddings};
+
+const DEBERTA: EncoderNames = EncoderNames {
+    model_type: "deberta",
+    class_name: "DebertaModel",
+    prefix: "deberta.",
+    unused: &[
+        "embeddings.position_ids",
+        "embeddings.position_embeddings.",
+        "encoder.LayerNorm.",
+        "cls.",
+        "lm_predictions.",
+        "mask_predictions.",
+        "classifier.",
+        "qa_outputs.",
+    ],
+    ..bert::NAMES
+};
+
+/// The names of the second version.
+pub(crate) const DEBERTA_V2: EncoderNames = EncoderNames {
+    model_type: "deberta-v2",
+    class_name: "DebertaV2Model",
+    ..DEBERTA
+};
+
+/// The configuration: BERT's, and what concerns distances. The classes have defaults of their own for all fields.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct DebertaConfig {
+    /// Whether distances have scores.
+    pub relative_attention: bool,
+    /// Distances that are told apart; `max_position_embeddings` if it is not positive.
+    pub max_relative_positions: i64,
+    /// Whether positions are added to the embeddings.
+    position_biased_input: bool,
+    /// Which scores of distances there are.
+    pos_att_type: Option<ScoresOfDistances>,
+    /// Width of the embeddings, `hidden_size` without it.
+    embedding_size: Option<usize>,
+    /// Activation of the pooler in classes that have one.
+    pooler_hidden_act: String,
+    /// Width of that pooler.
+    pooler_hidden_size: Option<usize>,
+    /// Which of two heads the masked language model has.
+    legacy: bool,
+    /// Projections between heads; not computed.
+    talking_head: bool,
+    /// What BERT has too.
+    #[serde(flatten)]
+    pub bert: BertConfig,
+}
+
+/// `["c2p", "p2c"]`, or `"c2p|p2c"` in older files: of a query with a distance's key, of a distance's query with a key.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+enum ScoresOfDistances {
+    Listed(Vec<String>),
+    Joined(String),
+}
+
+/// What a version builds its layers of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parts {
+    /// The sizes of a layer.
+    pub sizes: LayerSizes,
+    /// Whether queries have a score with keys of distances, and keys with their queries.
+    pub scores: [bool; 2],
+    /// The factor of all scores.
+    pub scale: f64,
+    /// Distances told apart.
+    pub most: usize,
+}
+
+/// The defaults of the published classes, where they have the same.
+pub(crate) fn defaults(more: Value) -> Map<String, Value> {
+    let mut defaults = object(json!({
+        "type_vocab_size": 0, "layer_norm_eps": 1e-7, "relative_attention": false, "max_relative_positions": -1,
+        "position_biased_input": true, "pos_att_type": null, "embedding_size": null, "pooler_hidden_act": "gelu",
+        "pooler_hidden_size": null, "legacy": true, "talking_head": false,
+    }));
+    defaults.extend(object(more));
+    defaults
+}
+
+impl DebertaConfig {
+    /// Checks what both versions have.
+    pub(crate) fn check(&self, path: &Path) -> Result<Parts, ModelError> {
+        let (check, bert) = (ConfigCheck::new(path), &self.bert);
+        let sizes = bert.sizes(bert.check(Counting::FromZero, path)?);
+        let named: Vec<String> = match &self.pos_att_type {
+            Some(ScoresOfDistances::Listed(names)) => names.clone(),
+            Some(ScoresOfDistances::Joined(names)) => names.split('|').map(|name| name.trim().to_lowercase()).collect(),
+            None => Vec::new(),
+        };
+        for name in &named {
+            check.require(
+                ["c2p", "p2c"].contains(&&**name),
+                "pos_att_type",
+                "`c2p` and `p2c`",
+                name,
+            )?;
+        }
+        let scores = ["c2p", "p2c"].map(|score| named.iter().any(|name| name == score));
+        let twice = named.len() > scores.iter().filter(|score| **score).count();
+        check.require(!twice, "pos_att_type", "each name once", named.join("|"))?;
+        check.sizes([("embedding_size", self.embedding_size.unwrap_or(bert.hidden_size))])?;
+        check.require(!self.talking_head, "talking_head", "false", true)?;
+        let pooled = self.pooler_hidden_size.unwrap_or(bert.hidden_size);
+        let expected = format!("hidden_size = {}", bert.hidden_size);
+        check.require(pooled == bert.hidden_size, "pooler_hidden_size", expected, pooled)?;
+        let most = match self.max_relative_positions {
+            most @ 1.. => most as usize,
+            _ => bert.max_position_embeddings,
+        };
+        check.sizes([("max_relative_positions", most)])?;
+        let kinds = 1 + named.len();
+        Ok(Parts {
+            sizes,
+            scores,
+            scale: ((sizes.d_head() * kinds) as f64).sqrt().recip(),
+            most,
+        })
+    }
+
+    /// The encoder of these layers.
+    pub(crate) fn encoder<P: Projections>(
+        &self,
+        names: EncoderNames,
+        distances: Distances,
+        normalizes_distances: bool,
+        layers: Vec<DisentangledLayer<P>>,
+        weights: &mut Weights,
+    ) -> Result<Encoder<DisentangledStack<P>>, ModelError> {
+        let (bert, outside) = (&self.bert, Location::outside(Stack::Encoder));
+        let (d, width) = (bert.hidden_size, self.embedding_size.unwrap_or(bert.hidden_size));
+        let embeddings = EmbeddingOptions {
+            normalized: d,
+            positions: if self.position_biased_input {
+                bert.max_position_embeddings
+            } else {
+                0
+            },
+            zeroes_padding: true,
+            ..bert.embeddings(width, Counting::FromZero)
+        };
+        let head = MaskedLmLayout {
+            decoder: "cls.predictions.decoder",
+            ..MaskedLmLayout::BIASED
+        };
+        let head = match self.legacy {
+            true => MaskedLmLayout {
+                dense: "cls.predictions.transform.dense",
+                norm: "cls.predictions.transform.LayerNorm",
+                bias: Some("cls.predictions.bias"),
+                ..head
+            },
+            false => MaskedLmLayout {
+                dense: "lm_predictions.lm_head.dense",
+                norm: "lm_predictions.lm_head.LayerNorm",
+                bias: Some("lm_predictions.lm_head.bias"),
+                ..head
+            },
+        };
+        let mut at = weights.at(outside, "embeddings");
+        let embeddings = TextEmbeddings::build(["word_embeddings", "LayerNorm"], embeddings, at.within(""));
+        let mut at = weights.at(outside, "encoder");
+        let table = self
+            .relative_attention
+            .then(|| at.embedding("rel_embeddings", [2 * distances.span(), d]));
+        let norm = (self.relative_attention && normalizes_distances)
+            .then(|| at.layer_norm(NormRole::DistanceNorm, "LayerNorm", d, bert.layer_norm_eps));
+        Ok(Encoder {
+            embeddings,
+            projection: None,
+            stack: DisentangledStack {
+                table,
+                norm,
+                layers,
+                distances,
+            },
+            pooler: Pooler::build("pooler.dense", d, self.pooler_hidden_act.parse()?, weights),
+            facts: bert.facts(names, Counting::FromZero, Some(head)),
+        })
+    }
+}
+
+impl Parts {
+    /// A layer with these projections.
+    pub(crate) fn layer<P: Projections>(&self, projections: P, at: &mut Scope<'_>) -> DisentangledLayer<P> {
+        let sizes = &self.sizes;
+        DisentangledLayer {
+            projections,
+            key_value: at.key_value(BERT_NAMES.key_value, sizes.heads, sizes.d_head()),
+            blocks: PostNormBlocks::build(&BERT_NAMES, sizes, at),
+            convolution: None,
+            distance_dropout: sizes.ffn_dropout,
+            options: AttentionOptions {
+                scale: self.scale,
+                ..AttentionOptions::new(sizes.d_head(), sizes.attention_dropout, sizes.pad_id)
+            },
+        }
+    }
+}
+
+/// Query, key and value of each head side by side in one matrix, whose query and value have biases of their own.
+#[derive(Module, Sites, Debug)]
+struct FusedProjections {
+    fused: Sited<Linear>,
+    query_bias: Param<Tensor<1>>,
+    value_bias: Param<Tensor<1>>,
+    distance_key: Option<Sited<Linear>>,
+    distance_query: Option<Sited<Linear>>,
+    heads: usize,
+}
+
+impl Projections for FusedProjections {
+    fn contents(&self, x: Tensor<3>, cx: &mut Hooks<'_>) -> [Tensor<3>; 3] {
+        let fused = cx.linear(&self.fused, x);
+        let [batch, seq, width] = fused.dims();
+        let by_head = fused.reshape([batch, seq, self.heads, 3, width / 3 / self.heads]);
+        let part = |index: usize| {
+            by_head
+                .clone()
+                .slice_dim(3, index..index + 1)
+                .reshape([batch, seq, width / 3])
+        };
+        [
+            part(0) + self.query_bias.val().unsqueeze(),
+            part(1),
+            part(2) + self.value_bias.val().unsqueeze(),
+        ]
+    }
+
+    fn distances(&self, table: Tensor<3>, cx: &mut Hooks<'_>) -> [Option<Tensor<3>>; 2] {
+        [&self.distance_key, &self.distance_query]
+            .map(|layer| layer.as_ref().map(|layer| cx.linear(layer, table.clone())))
+    }
+}
+
+/// Loads a checkpoint.
+pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
+    let defaults = defaults(json!({"vocab_size": 50265}));
+    encoder::load(&DEBERTA, defaults, (source, device), build)
+}
+
+fn build(
+    config: DebertaConfig,
+    path: &Path,
+    weights: &mut Weights,
+) -> Result<Encoder<DisentangledStack<FusedProjections>>, ModelError> {
+    let parts = config.check(path)?;
+    let (d, [keys, queries]) = (
+        parts.sizes.d_model,
+        parts.scores.map(|score| score && config.relative_attention),
+    );
+    let layers = (0..config.bert.num_hidden_layers).map(|index| {
+        let location = Location::layer(Stack::Encoder, index);
+        let mut at = weights.at(location, format!("encoder.layer.{index}"));
+        let mut inside = at.within("attention.self");
+        let fused = FusedProjections {
+            fused: inside.linear_with(false, LinearRole::QueryKeyValue, "in_proj", [d, 3 * d]),
+            query_bias: inside.tensor("q_bias", [d]),
+            value_bias: inside.tensor("v_bias", [d]),
+            distance_key: keys.then(|| inside.linear_with(false, LinearRole::DistanceKey, "pos_proj", [d, d])),
+            distance_query: queries.then(|| inside.linear(LinearRole::DistanceQuery, "pos_q_proj", [d, d])),
+            heads: parts.sizes.heads,
+        };
+        parts.layer(fused, &mut at)
+    });
+    let layers = layers.collect();
+    let distances = Distances {
+        most: parts.most,
+        buckets: None,
+        reached_only: true,
+    };
+    config.encoder(DEBERTA, distances, false, layers, weights)
+}
