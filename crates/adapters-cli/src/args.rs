@@ -23,7 +23,7 @@ pub enum Command {
     Train(TrainArgs),
     /// Score an adapter and a head on labeled data.
     Eval(EvalArgs),
-    /// Print predictions for new texts: labels, numbers, tags with their words, answers.
+    /// Print predictions for new texts or images: labels, numbers, tags with their words, answers.
     Predict(PredictArgs),
     /// Continue texts with a causal language model, or answer them with an encoder-decoder.
     Generate(GenerateArgs),
@@ -180,12 +180,15 @@ pub struct EvalArgs {
     /// What to score.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Labeled data, `.jsonl`, `.csv` or `.tsv`.
+    /// Labeled data: `.jsonl`, `.csv` or `.tsv`, or a folder with a folder of images for each label.
     #[arg(long)]
     pub data: PathBuf,
     /// Name of the text field.
     #[arg(long, default_value = "text")]
     pub text_field: String,
+    /// Name of the image field.
+    #[arg(long, default_value = "image")]
+    pub image_field: String,
     /// Name of the label field.
     #[arg(long, default_value = "label")]
     pub label_field: String,
@@ -222,8 +225,11 @@ pub struct PredictArgs {
     /// A text to choose from; repeat for each.
     #[arg(long)]
     pub choice: Vec<String>,
-    /// A data file of the task, whose targets may be absent, in place of texts.
-    #[arg(long, conflicts_with_all = ["text", "question", "choice"])]
+    /// Image files, .png or .jpg, to classify.
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["text", "question", "choice"])]
+    pub image: Vec<PathBuf>,
+    /// A data file of the task, whose targets may be absent, or a folder of images, in place of texts or images.
+    #[arg(long, conflicts_with_all = ["text", "question", "choice", "image"])]
     pub data: Option<PathBuf>,
     /// Rows of a batch.
     #[arg(long, default_value = "64", value_parser = positive)]

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use adapters::core::Format;
 use adapters::models::heads::HeadKind;
-use adapters::models::{Head, Model, Pretrained, TextTokenizer};
+use adapters::models::{Head, Model, ModelKind, Pretrained, TextTokenizer};
 use adapters::store::{LoadOptions, LoadReport, Manifest, Setup, load_adapter};
 use adapters::train::{
-    Evaluation, Fields, HeadSection, Labels, OpenTask, Records, TaskContext, TaskData, TaskKind, TaskModel, TaskOptions,
+    Evaluation, Fields, Labels, OpenTask, Records, TaskContext, TaskData, TaskKind, TaskModel, TaskOptions,
+    tokenizer_of,
 };
 use adapters::{Adapted, AttachReport, Composition, Host, METHODS, parse_device};
 use burn::module::Module;
@@ -122,7 +123,7 @@ pub struct Loaded {
     pub report: LoadReport,
     options: TaskOptions,
     pretrained: Pretrained,
-    tokenizer: TextTokenizer,
+    tokenizer: Option<TextTokenizer>,
     device: Device,
 }
 
@@ -138,7 +139,7 @@ impl Loaded {
             options: &self.options,
             pretrained: &self.pretrained,
             model: &self.model.adapted.base,
-            tokenizer: &self.tokenizer,
+            tokenizer: self.tokenizer.as_ref(),
         };
         let task: Box<dyn OpenTask> = self.task.open(&cx)?;
         Ok(task.examples(records, labeled, &cx)?)
@@ -164,7 +165,8 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
     let taken = adapted.set.iter().map(|adapter| adapter.method().positions()).max();
     let longest = adapted.base.max_length().saturating_sub(taken.unwrap_or(0));
     let max_length = args.max_length.or(manifest.max_length).unwrap_or(128.min(longest));
-    if max_length == 0 || max_length > longest {
+    let reads_text = pretrained.kind() != ModelKind::ImageEncoder;
+    if reads_text && (max_length == 0 || max_length > longest) {
         return Err(Failure::new(
             format!("--max-length is {max_length}, expected 1 to {longest}"),
             "the model has no positions beyond that, less those an adapter takes",
@@ -172,9 +174,13 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
     }
     let head = head(args, &manifest, &adapted.base, &device)?;
     let config = head.config();
-    let Some(task) = TaskKind::of_head(config) else {
+    let Some(task) = TaskKind::of_head(config, pretrained.kind()) else {
         return Err(Failure::new(
-            format!("no task scores a head of type `{}`", config.kind.name()),
+            format!(
+                "no task scores a head of type `{}` on a `{}`",
+                config.kind.name(),
+                pretrained.model_type()
+            ),
             "use the library for this head",
         ));
     };
@@ -184,7 +190,9 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
             _ => Labels::Names(config.labels.clone()),
         },
         fields: Fields::default(),
-        head: HeadSection::default(),
+        pooling: Some(config.kind.pooling().unwrap_or_default()),
+        head_dropout: 0.0,
+        mask_probability: 0.0,
         max_length,
         template: None,
         pack: false,
@@ -197,7 +205,7 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
         task,
         report,
         options,
-        tokenizer: pretrained.tokenizer(max_length)?,
+        tokenizer: tokenizer_of(&pretrained, max_length)?,
         pretrained,
         device,
     })

@@ -21,7 +21,8 @@ pub use error::Error;
 pub use host::Host;
 pub use merge::{MergeReport, Merged, merge};
 pub use method::capability::{
-    Capabilities, ConvertsForStorage, EditsEmbeddings, Encode, NeedsTokenizer, Penalized, Scheduled, SharedParameters,
+    Capabilities, ConvertsForStorage, EditsEmbeddings, Encode, LearnsFaster, NeedsTokenizer, Penalized, Scheduled,
+    SharedParameters,
 };
 pub use method::codec::{AdapterHub, Codec, FileFormat, Format, Peft, StoredConfig, Tensors};
 pub use method::config::ConfigError;

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use adapters_core::target::Target;
 use adapters_core::{
-    AdapterHub, Build, Call, Causality, Codec, ConfigError, Effect, Error, Finisher, Host, LinearState, LinearWeight,
-    Method, NamedParams, NotMergeable, Peft, Shared, SiteAdapter, SiteInfo, SiteLayer, StoredConfig,
+    AdapterHub, Build, Call, Capabilities, Causality, Codec, ConfigError, Effect, Error, Finisher, Host, LinearState,
+    LinearWeight, Method, NamedParams, NotMergeable, Peft, Shared, SiteAdapter, SiteInfo, SiteLayer, StoredConfig,
     config::from_fields,
 };
 use adapters_nn::ops;
@@ -67,6 +67,13 @@ impl Method for DoraConfig {
             self.lora.dtype,
             &builder,
         )?))
+    }
+
+    fn capabilities(&self) -> Capabilities<'_> {
+        Capabilities {
+            faster: Some(&self.lora),
+            ..Capabilities::default()
+        }
     }
 }
 

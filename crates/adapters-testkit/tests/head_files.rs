@@ -6,9 +6,9 @@ use std::path::Path;
 
 use adapters::core::Tensors;
 use adapters::models::heads::{HeadKind, Pooling, Scores};
-use adapters::models::{Head, HeadConfig, Pretrained};
+use adapters::models::{Head, HeadConfig, Pretrained, TextInput};
 use adapters::store::{LoadOptions, load_adapter, read_safetensors, save_adapter};
-use adapters::train::{ModelInput, hidden_states};
+use adapters::train::hidden_states;
 use adapters::{AdapterSet, Ctx, METHODS};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
@@ -34,15 +34,13 @@ fn heads_in_pefts_files_are_those_of_the_classes_of_transformers() {
         let head = Head::load_peft(&dir, &base, &device).unwrap().unwrap();
         let (inputs, _) = read_safetensors(&golden.join("inputs.safetensors")).unwrap();
         let mask = Tensor::<2, Int>::from_data(inputs["attention_mask"].clone(), &device);
-        let input = ModelInput {
-            ids: Tensor::from_data(inputs["input_ids"].clone(), &device),
-            token_types: None,
+        let input = TextInput {
             padding: Some(mask.equal_elem(0)),
-            decoder_ids: None,
+            ..TextInput::new(Tensor::from_data(inputs["input_ids"].clone(), &device))
         };
         let score = |set: &AdapterSet, head: &Head| {
             let mut cx = Ctx::new(set);
-            let hidden = hidden_states(&base, input.clone(), &mut cx).unwrap();
+            let hidden = hidden_states(&base, input.clone().into(), &mut cx).unwrap();
             let padding = cx.pass().padding.clone();
             match head.forward(hidden, padding, &base, &mut cx) {
                 Scores::Rows(rows) => ("rows", rows.into_data()),

@@ -150,6 +150,11 @@ pub trait ErasedMethod: Any + Debug + Send + Sync {
         None
     }
 
+    /// See [`LearnsFaster::learns_faster`](crate::LearnsFaster::learns_faster).
+    fn learns_faster(&self, _param: &str) -> bool {
+        false
+    }
+
     /// See [`EditsEmbeddings::inserts`](crate::EditsEmbeddings::inserts).
     fn inserts(&self) -> Option<Inserted> {
         None
@@ -261,6 +266,12 @@ impl<M: Method> ErasedMethod for M {
 
     fn penalty(&self, adapter: &Attached) -> Option<Tensor<1>> {
         self.capabilities().penalty?.penalty(adapter)
+    }
+
+    fn learns_faster(&self, param: &str) -> bool {
+        self.capabilities()
+            .faster
+            .is_some_and(|method| method.learns_faster(param))
     }
 
     fn inserts(&self) -> Option<Inserted> {
