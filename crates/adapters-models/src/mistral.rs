@@ -6,15 +6,15 @@
 use burn::tensor::Device;
 use serde_json::{Map, Value, json};
 
+use crate::checkpoint_folder::CheckpointFolder;
 use crate::error::ModelError;
 use crate::llama::object;
 use crate::model::Model;
-use crate::pretrained::Pretrained;
 use crate::rotary_config::{Family, RotaryDecoderConfig};
 use crate::rotary_decoder::RotaryDecoder;
 
 /// Loads a checkpoint.
-pub(crate) fn load(source: &Pretrained, device: &Device) -> Result<Model, ModelError> {
+pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
     RotaryDecoder::load_family(source, defaults(), family, device)
 }
 

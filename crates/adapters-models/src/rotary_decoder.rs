@@ -11,9 +11,9 @@ use adapters_core::Role;
 use burn::module::{Param, ParamId};
 use serde_json::{Map, Value};
 
+use crate::checkpoint_folder::CheckpointFolder;
 use crate::model::Model;
 use crate::modeling::*;
-use crate::pretrained::Pretrained;
 use crate::rotary::{Rotary, Turns};
 use crate::rotary_config::{Family, RotaryDecoderConfig};
 
@@ -69,7 +69,7 @@ struct Frame {
 impl RotaryDecoder {
     /// Loads a checkpoint of a family: `defaults` are those of its published class.
     pub(crate) fn load_family(
-        source: &Pretrained,
+        source: &CheckpointFolder,
         defaults: Map<String, Value>,
         family: fn(&RotaryDecoderConfig) -> Family,
         device: &Device,

@@ -31,10 +31,10 @@ fn rotary(model_type: &str, more: Value) -> Value {
 /// Configurations of an architecture that compute differently, and keys it may have.
 fn configs(model_type: &str) -> (Vec<Value>, &'static [&'static str]) {
     match model_type {
-        "bart" => {
+        "bart" | "mbart" | "plbart" => {
             let config = |scaled: bool, heads: usize| {
                 json!({
-                    "model_type": "bart", "vocab_size": 24, "d_model": 16, "encoder_layers": 2, "decoder_layers": 1,
+                    "model_type": model_type, "vocab_size": 24, "d_model": 16, "encoder_layers": 2, "decoder_layers": 1,
                     "encoder_attention_heads": 4, "decoder_attention_heads": heads, "encoder_ffn_dim": 20,
                     "decoder_ffn_dim": 12, "max_position_embeddings": 40, "scale_embedding": scaled, "pad_token_id": 0,
                 })
@@ -83,10 +83,10 @@ fn configs(model_type: &str) -> (Vec<Value>, &'static [&'static str]) {
         }
         "mistral" => (vec![rotary("mistral", json!({"sliding_window": 3}))], &[]),
         "qwen2" => (vec![rotary("qwen2", json!({}))], &[]),
-        "t5" => {
+        "t5" | "mt5" => {
             let config = |ffn: &str, tied: bool| {
                 json!({
-                    "model_type": "t5", "vocab_size": 24, "d_model": 16, "d_kv": 4, "d_ff": 20, "num_layers": 2,
+                    "model_type": model_type, "vocab_size": 24, "d_model": 16, "d_kv": 4, "d_ff": 20, "num_layers": 2,
                     "num_heads": 4, "relative_attention_num_buckets": 8, "relative_attention_max_distance": 16,
                     "feed_forward_proj": ffn, "tie_word_embeddings": tied,
                 })
@@ -136,6 +136,8 @@ macro_rules! checked {
 
 checked!(
     bart,
+    mbart,
+    plbart,
     bert,
     roberta,
     xlm_roberta,
@@ -145,6 +147,7 @@ checked!(
     mistral,
     qwen2,
     t5,
+    mt5,
     vit
 );
 
