@@ -13,11 +13,14 @@ import pathlib
 import numpy as np
 import torch
 from PIL import Image
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor, ViTModel
 
 HERE = pathlib.Path(__file__).parent
 DATA = HERE.parent.parent / "data" / "digits" / "train.jsonl"
 CLASSES, EPOCHS, BATCH = 5, 80, 32
+SHAPE = dict(
+    hidden_size=64, num_hidden_layers=4, num_attention_heads=4, intermediate_size=128, image_size=8, patch_size=2
+)
 
 
 def read():
@@ -45,17 +48,7 @@ def main():
     processor = ViTImageProcessor(
         size={"height": 8, "width": 8}, image_mean=[0.5] * 3, image_std=[0.5] * 3, do_resize=True
     )
-    config = ViTConfig(
-        hidden_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        intermediate_size=128,
-        image_size=8,
-        patch_size=2,
-        num_channels=3,
-        num_labels=CLASSES,
-    )
-    model = ViTForImageClassification(config).train()
+    model = ViTForImageClassification(ViTConfig(**SHAPE, num_labels=CLASSES)).train()
     images, labels = read()
     pixels = processor(images, return_tensors="pt")["pixel_values"]
     steps = EPOCHS * -(-len(labels) // BATCH)
@@ -71,8 +64,9 @@ def main():
             schedule.step()
             right += (output.logits.argmax(1) == labels[rows]).sum().item()
         print(f"epoch {epoch + 1} accuracy {right / len(labels):.4f}", flush=True)
-    base = model.vit.half()
-    base.save_pretrained(HERE)
+    base = ViTModel(ViTConfig(**SHAPE), add_pooling_layer=False)
+    base.load_state_dict(model.vit.state_dict())
+    base.half().save_pretrained(HERE)
     processor.save_pretrained(HERE)
 
 

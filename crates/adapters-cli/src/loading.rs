@@ -172,7 +172,7 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
             "the model has no positions beyond that, less those an adapter takes",
         ));
     }
-    let head = head(args, &manifest, &adapted.base, &device)?;
+    let head = head(args, &manifest, &dir, &adapted.base, &device)?;
     let config = head.config();
     let Some(task) = TaskKind::of_head(config, pretrained.kind()) else {
         return Err(Failure::new(
@@ -212,7 +212,13 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
 }
 
 /// The head that the arguments name, or else the manifest, or else the adapter folder in its own format.
-fn head(args: &ModelArgs, manifest: &Manifest, base: &Model, device: &Device) -> Result<Head, Failure> {
+fn head(
+    args: &ModelArgs,
+    manifest: &Manifest,
+    checkpoint: &Path,
+    base: &Model,
+    device: &Device,
+) -> Result<Head, Failure> {
     if let Some(path) = &args.head {
         let pooling = args.pooling.unwrap_or(PoolingArg::Mean).pooling();
         return Ok(Head::load_linear(path, pooling, base, device)?);
@@ -227,7 +233,7 @@ fn head(args: &ModelArgs, manifest: &Manifest, base: &Model, device: &Device) ->
     if Head::is_in(&args.adapter) {
         return Ok(Head::load(&args.adapter, base, args.allow_bin, device)?.1);
     }
-    match Head::load_peft(&args.adapter, base, device)? {
+    match Head::load_peft(&args.adapter, checkpoint, base, device)? {
         Some(head) => Ok(head.with_labels(&manifest.labels)),
         None => Err(Failure::new(
             format!("there is no head in {}", args.adapter.display()),

@@ -139,6 +139,8 @@ pub(crate) struct Variant {
     pub positions: fn(&Embedding, &Tokens<'_>) -> Tensor<3>,
     /// The head of its masked language model.
     pub masked_lm: MaskedLmLayout,
+    /// The head for a class of a whole text.
+    pub classifier: ClassifierLayout,
 }
 
 /// What the positions of a pass depend on.
@@ -170,6 +172,7 @@ const BERT: Variant = Variant {
         bias: "cls.predictions.bias",
         activation: None,
     },
+    classifier: ClassifierLayout::of(ModelKind::Encoder),
 };
 
 #[derive(Module, Sites, Debug)]
@@ -398,6 +401,10 @@ impl Transformer for BertModel {
         let first = hidden.slice_dim(1, 0..1);
         let pooled = cx.hooks().linear(self.pooler.as_ref()?, first).tanh();
         Some(pooled.squeeze_dim(1))
+    }
+
+    fn classifier(&self) -> Option<ClassifierLayout> {
+        Some(self.variant.classifier)
     }
 
     fn has_pooler(&self) -> bool {

@@ -182,6 +182,15 @@ impl Transformer for DistilBertModel {
     fn text_encoder(&self) -> Option<&dyn TextEncoder> {
         Some(self)
     }
+
+    fn classifier(&self) -> Option<ClassifierLayout> {
+        Some(ClassifierLayout {
+            hidden: Some(("pre_classifier", "relu")),
+            last: "classifier",
+            bias: true,
+            reads_pooler: false,
+        })
+    }
 }
 
 impl TextEncoder for DistilBertModel {}

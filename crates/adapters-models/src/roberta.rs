@@ -25,6 +25,12 @@ const ROBERTA: Variant = Variant {
         bias: "lm_head.bias",
         activation: Some("gelu"),
     },
+    classifier: ClassifierLayout {
+        hidden: Some(("classifier.dense", "tanh")),
+        last: "classifier.out_proj",
+        bias: true,
+        reads_pooler: false,
+    },
 };
 
 const XLM_ROBERTA: Variant = Variant {

@@ -15,7 +15,7 @@ use rand_chacha::rand_core::SeedableRng;
 
 use crate::error::ModelError;
 use crate::heads::config::{HeadConfig, HeadKind, refused};
-use crate::heads::{HeadBase, fits};
+use crate::heads::head_base::HeadBase;
 use crate::model::Model;
 use crate::weights::Weights;
 
@@ -59,8 +59,7 @@ impl Head {
     /// [`ModelError::Config`] naming a field that cannot be, [`ModelError::Adapter`] for an unknown activation.
     pub fn new(config: HeadConfig, base: &impl HeadBase, seed: u64, device: &Device) -> Result<Self, ModelError> {
         let path = Path::new("head");
-        let activation = config.check(path)?;
-        fits(&config, base, path)?;
+        let activation = config.check(base, path)?;
         let (d, outputs) = (base.d_model(), config.outputs(base.vocab_size()));
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(u64::MAX);
@@ -101,7 +100,7 @@ impl Head {
         };
         let activation = layout.activation.unwrap_or(&info.activation);
         let config = HeadConfig::masked_lm().with_activation(Some(activation));
-        let activation = config.check(&path)?;
+        let activation = config.check(encoder, &path)?;
         let (d, vocab) = (encoder.d_model(), encoder.vocab_size());
         let mut w = Weights::read(dir, "", device)?;
         let hidden = vec![HiddenLayer {

@@ -7,6 +7,7 @@ mod case;
 mod combined;
 mod compare;
 mod glob;
+mod gradients;
 mod model;
 mod records;
 mod run;
