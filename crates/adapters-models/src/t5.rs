@@ -300,7 +300,7 @@ impl T5Attention {
     fn over_itself(&self, x: Tensor<3>, index: usize, frame: &Frame, own: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
         let x = cx.norm(&self.norm, x);
         let with_distances = |state: KeyValueState| {
-            let far = frame.distances.borrow_mut().of(index, &state.key);
+            let far = frame.distances.borrow_mut().of(index, &state);
             let bias = match &state.bias {
                 Some(mask) => far + mask.clone(),
                 None => far,

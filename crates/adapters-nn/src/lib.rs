@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod device_mask;
 pub mod draw;
 mod dropout;
 #[cfg(feature = "flex")]

@@ -7,10 +7,11 @@ use adapters_nn::UnknownName;
 use serde_json::{Map, Value};
 
 use crate::error::Error;
+use crate::method::Method;
+use crate::method::any::AnyMethod;
 use crate::method::codec::{AdapterHub, Codec, Format, Peft, StoredConfig};
 use crate::method::config_string::{ConfigPart, ConfigString};
 use crate::method::union::Union;
-use crate::method::{AnyMethod, Method};
 
 /// A configuration inside another method's object, with the field that holds it.
 type Nested = (&'static str, Map<String, Value>);

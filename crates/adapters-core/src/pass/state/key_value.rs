@@ -2,10 +2,9 @@
 
 use burn::tensor::Tensor;
 
-use super::rows::take;
-use super::{HookState, NoWeight, Positions, Rows};
-use crate::erased::Erased;
-use crate::method::layer::SiteLayer;
+use super::hook_state::{HookState, NoWeight};
+use super::positions::Positions;
+use super::rows::{Rows, take};
 
 /// State of an attention's keys and values, after projection and position encoding.
 ///
@@ -26,6 +25,8 @@ pub struct KeyValueState {
     /// What the front of a row is filled with, and seen, when it is joined with longer ones; `None` for a filling that is
     /// not seen.
     pub filler: Option<f32>,
+    /// For each row, how many of its keys are such a filling that is not seen; empty where no row has any.
+    pub filled: Vec<usize>,
 }
 
 impl KeyValueState {
@@ -37,6 +38,7 @@ impl KeyValueState {
             bias: None,
             input,
             filler: None,
+            filled: Vec::new(),
         }
     }
 
@@ -89,12 +91,23 @@ impl KeyValueState {
         };
         let bias = self.bias.clone();
         let bias = bias.unwrap_or_else(|| Tensor::zeros([batch, 1, 1, seq_k], (&device, self.key.dtype())));
-        let raised = if self.filler.is_some() { 1.0 } else { f32::MIN };
+        let (raised, filled) = match self.filler {
+            Some(_) => (1.0, self.filled.clone()),
+            None => (f32::MIN, vec![front; batch]),
+        };
         Self {
             bias: Some(lengthened(bias, front, raised)),
             key: Tensor::cat(vec![filling(&self.key), self.key.clone()], 2),
             value: Tensor::cat(vec![filling(&self.value), self.value.clone()], 2),
+            filled,
             ..self
+        }
+    }
+    /// How many keys of each row fill it up unseen.
+    fn filled_by_row(&self) -> Vec<usize> {
+        match self.filled.is_empty() {
+            true => vec![0; self.key.dims()[0]],
+            false => self.filled.clone(),
         }
     }
 }
@@ -134,6 +147,10 @@ impl Rows for KeyValueState {
             }),
             input: take(&self.input, rows),
             filler: self.filler,
+            filled: match self.filled.is_empty() {
+                true => Vec::new(),
+                false => rows.iter().map(|row| self.filled[*row]).collect(),
+            },
         }
     }
 
@@ -141,6 +158,10 @@ impl Rows for KeyValueState {
     fn join_rows(parts: Vec<Self>) -> Self {
         let longest = parts.iter().map(|part| part.key.dims()[2]).max().unwrap_or_default();
         let parts: Vec<Self> = parts.into_iter().map(|part| part.filled(longest)).collect();
+        let filled = match parts.iter().all(|part| part.filled.is_empty()) {
+            true => Vec::new(),
+            false => parts.iter().flat_map(Self::filled_by_row).collect(),
+        };
         let each = |of: fn(&Self) -> Tensor<4>| Tensor::cat(parts.iter().map(of).collect(), 0);
         Self {
             key: each(|part| part.key.clone()),
@@ -148,6 +169,7 @@ impl Rows for KeyValueState {
             bias: join_biases(&parts),
             input: Tensor::cat(parts.iter().map(|part| part.input.clone()).collect(), 0),
             filler: parts[0].filler,
+            filled,
         }
     }
 }
@@ -166,13 +188,6 @@ impl HookState for KeyValueState {
 
     fn apart(self) -> Self {
         Self { filler: None, ..self }
-    }
-
-    fn of(layer: &SiteLayer) -> Option<&Erased<Self>> {
-        match layer {
-            SiteLayer::KeyValue(layer) => Some(layer),
-            _ => None,
-        }
     }
 
     fn finish(self) -> Self {
