@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::init::Init;
-use crate::lora::{BiasTraining, LoraConfig};
+use crate::lora_config::{BiasTraining, LoraConfig};
 use crate::scaling::Scaling;
 
 /// The fields that choose the method, and all others.
@@ -115,7 +115,11 @@ impl Object {
         if !lora.rank_pattern.is_empty() || !lora.alpha_pattern.is_empty() {
             return Err(refuse("ranks or alphas by module path"));
         }
-        if lora.bias != BiasTraining::None || lora.up_bias || lora.modules_to_save.is_some() {
+        if lora.bias != BiasTraining::None
+            || lora.up_bias
+            || lora.modules_to_save.is_some()
+            || lora.target_parameters.is_some()
+        {
             return Err(refuse("trained biases and modules"));
         }
         let target = lora.target.by_role(sites, host);
@@ -156,6 +160,8 @@ const OURS: &[&str] = &[
     "bias",
     "lora_bias",
     "modules_to_save",
+    "ensure_weight_tying",
+    "target_parameters",
 ];
 
 pub(crate) fn refuse(what: &'static str) -> ConfigError {

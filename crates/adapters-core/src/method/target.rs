@@ -13,7 +13,7 @@ use adapters_nn::nearest;
 
 use crate::error::Error;
 use crate::host::Host;
-use crate::site::{Role, SiteInfo, SiteKind, Stack};
+use crate::site::{Role, Site, SiteInfo, SiteKind, Stack};
 
 /// Which sites a method is aimed at.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +29,14 @@ pub enum Target {
     Modules(ModuleTarget),
     /// Sites of any of these targets.
     Any(Vec<Target>),
+    /// Modules whose path ends in one of these texts, within a component too: how peft reads `modules_to_save`.
+    Endings(Vec<String>),
+    /// Parameters by the ends of their paths, which are whole components: peft's `target_parameters`. A parameter is one that has
+    /// no module of its own, or the weight of a linear layer.
+    Parameters(Vec<String>),
+    /// Sites of another target, where embedding tables and the heads whose weights they are go together: one of both means
+    /// both.
+    Tied(Box<Target>),
     /// Every normalization.
     Norms,
     /// Every linear layer and normalization with a bias.
@@ -210,86 +218,71 @@ impl Target {
     ///
     /// [`Error::TargetPattern`] for an invalid regular expression.
     pub fn select(&self, host: &dyn Host) -> Result<Selection, Error> {
+        let mut selection = Selection::default();
         match self {
-            Self::Roles { roles, leave_out } => Ok(select_roles(roles, leave_out, host)),
-            Self::Modules(target) => target.select(host),
             Self::Any(targets) => {
-                let parts = targets.iter().map(|t| t.select(host)).collect::<Result<Vec<_>, _>>()?;
-                let mut all = Selection::default();
-                for part in parts {
-                    all.sites.extend(part.sites);
-                    all.skipped.extend(part.skipped);
-                    all.unmatched.extend(part.unmatched);
+                for target in targets {
+                    let part = target.select(host)?;
+                    selection.sites.extend(part.sites);
+                    selection.skipped.extend(part.skipped);
+                    selection.unmatched.extend(part.unmatched);
                 }
                 let order = host.sites();
-                all.sites.sort_by_key(|s| order.iter().position(|o| o.site == s.site));
-                all.sites.dedup();
-                Ok(all)
-            }
-            Self::Norms => {
-                let mut sites = host.module_sites();
-                sites.retain(|info| matches!(info.kind, SiteKind::Norm { .. }));
-                Ok(Selection {
-                    sites,
-                    ..Selection::default()
-                })
+                let place = |info: &SiteInfo| order.iter().position(|other| other.site == info.site);
+                selection.sites.sort_by_key(place);
+                selection.sites.dedup();
+                return Ok(selection);
             }
             Self::Outside { stacks, target } => {
-                let mut selection = target.select(host)?;
+                selection = target.select(host)?;
                 let has = |stack| host.sites().iter().any(|info| info.site.stack == stack);
                 if has(Stack::Encoder) && has(Stack::Decoder) {
-                    let (left_out, sites): (Vec<_>, Vec<_>) = selection
-                        .sites
-                        .into_iter()
-                        .partition(|info| stacks.contains(&info.site.stack));
-                    selection.sites = sites;
-                    selection.skipped.extend(left_out.into_iter().map(|info| info.path));
+                    let outside = selection.sites.extract_if(.., |info| stacks.contains(&info.site.stack));
+                    selection.skipped.extend(outside.map(|info| info.path));
                 }
-                Ok(selection)
+                return Ok(selection);
             }
-            Self::Biased => {
-                let mut sites = host.module_sites();
-                sites.retain(|info| {
-                    let linear = host.linear(info.site).is_some_and(|layer| layer.bias.is_some());
-                    linear || host.norm(info.site).is_some_and(|norm| norm.bias.is_some())
-                });
-                Ok(Selection {
-                    sites,
-                    ..Selection::default()
-                })
+            Self::Tied(target) => {
+                selection = target.select(host)?;
+                let sites = host.sites();
+                let has = |site: Site| selection.sites.iter().any(|info| info.site == site);
+                let meant = |info: &&SiteInfo| {
+                    let of_head = |head: &SiteInfo| head.tied_to == Some(info.site) && has(head.site);
+                    has(info.site) || info.tied_to.is_some_and(has) || sites.iter().any(of_head)
+                };
+                selection.sites = sites.iter().filter(meant).cloned().collect();
+                return Ok(selection);
             }
-            Self::First(role) => {
-                let mut selection = select_roles(&[*role], &[], host);
-                selection.sites.truncate(1);
-                Ok(selection)
-            }
-            Self::Layers { role, layers } => {
-                let mut selection = select_roles(&[*role], &[], host);
-                let missed = layers
-                    .iter()
-                    .filter(|layer| !selection.sites.iter().any(|info| info.site.layer == Some(**layer)));
-                let missed: Vec<String> = missed.map(|layer| format!("{role} of layer {layer}")).collect();
-                selection.unmatched.extend(missed);
-                selection
-                    .sites
-                    .retain(|info| info.site.layer.is_some_and(|layer| layers.contains(&layer)));
-                Ok(selection)
+            _ => {}
+        }
+        let sites = host.sites();
+        selection.unmatched = self.unmatched(&sites)?;
+        for info in sites {
+            match self.choice(&info)? {
+                Choice::Hit => selection.sites.push(info),
+                Choice::Skipped => selection.skipped.push(info.path),
+                Choice::Other => {}
             }
         }
+        match self {
+            Self::First(_) => selection.sites.truncate(1),
+            Self::Biased => selection.sites.retain(|info| {
+                let linear = host.linear(info.site).is_some_and(|layer| layer.bias.is_some());
+                linear || host.norm(info.site).is_some_and(|norm| norm.bias.is_some())
+            }),
+            _ => {}
+        }
+        Ok(selection)
     }
 
-    /// Whether a site is among those this target hits.
+    /// Whether a site is among those this target hits, as far as the site alone tells: of which stacks a model is made, which
+    /// site is the first of its role, and where there is a bias shows in a model only.
     ///
     /// # Errors
     ///
     /// [`Error::TargetPattern`] for an invalid regular expression.
     pub fn covers(&self, info: &SiteInfo) -> Result<bool, Error> {
         match self {
-            Self::Roles { roles, leave_out } => {
-                let left_out = info.site.layer.is_some_and(|layer| leave_out.contains(&layer));
-                Ok(meant(roles, info) && !left_out)
-            }
-            Self::Modules(target) => Ok(target.names(info)? && !target.skips(info)?),
             Self::Any(targets) => {
                 for target in targets {
                     if target.covers(info)? {
@@ -298,15 +291,88 @@ impl Target {
                 }
                 Ok(false)
             }
-            Self::Norms => Ok(matches!(info.kind, SiteKind::Norm { .. })),
-            Self::Biased => Ok(matches!(info.kind, SiteKind::Linear { .. } | SiteKind::Norm { .. })),
-            // The stacks matter in some models only, which a site alone does not tell.
+            // Which table belongs to a head is decided where sites are selected.
+            Self::Tied(target) => Ok(info.tied_to.is_some() || target.covers(info)?),
             Self::Outside { target, .. } => target.covers(info),
-            Self::First(role) => Ok(info.site.role == *role),
-            Self::Layers { role, layers } => {
-                Ok(info.site.role == *role && info.site.layer.is_some_and(|layer| layers.contains(&layer)))
-            }
+            target => Ok(target.choice(info)? == Choice::Hit),
         }
+    }
+
+    /// What a target that is not made of others does with a site.
+    fn choice(&self, info: &SiteInfo) -> Result<Choice, Error> {
+        let in_layers = |layers: &[usize]| info.site.layer.is_some_and(|layer| layers.contains(&layer));
+        Ok(match self {
+            Self::Roles { roles, leave_out } => Choice::of(meant(roles, info), in_layers(leave_out)),
+            Self::Modules(target) => {
+                let named = target.names(info)?;
+                Choice::of(named, named && target.skips(info)?)
+            }
+            Self::Norms => Choice::of(matches!(info.kind, SiteKind::Norm { .. }), false),
+            Self::Biased => Choice::of(
+                matches!(info.kind, SiteKind::Linear { .. } | SiteKind::Norm { .. }),
+                false,
+            ),
+            Self::First(role) => Choice::of(meant(&[*role], info), false),
+            Self::Layers { role, layers } => Choice::of(meant(&[*role], info) && in_layers(layers), false),
+            Self::Endings(endings) => Choice::of(ends_in(endings, info), false),
+            Self::Parameters(names) => {
+                let path = parameter_path(info);
+                let named = path.is_some_and(|path| names.iter().any(|name| name_matches(name, &path)));
+                Choice::of(named, false)
+            }
+            Self::Any(_) | Self::Outside { .. } | Self::Tied(_) => Choice::Other,
+        })
+    }
+
+    /// The patterns of a target that is not made of others that no site matches.
+    fn unmatched(&self, sites: &[SiteInfo]) -> Result<Vec<String>, Error> {
+        let has = |role: &Role| sites.iter().any(|info| meant(&[*role], info));
+        let missing = |roles: &[Role]| -> Vec<String> {
+            let missing = roles.iter().filter(|role| !has(role));
+            missing.map(ToString::to_string).collect()
+        };
+        Ok(match self {
+            Self::Roles { roles, .. } => missing(roles),
+            Self::First(role) => missing(&[*role]),
+            Self::Layers { role, layers } => {
+                let is = |info: &SiteInfo, layer| meant(&[*role], info) && info.site.layer == Some(layer);
+                let absent = layers
+                    .iter()
+                    .filter(|layer| !sites.iter().any(|info| is(info, **layer)));
+                let absent = absent.map(|layer| format!("{role} of layer {layer}"));
+                missing(&[*role]).into_iter().chain(absent).collect()
+            }
+            Self::Modules(target) => match &target.modules {
+                ModulePattern::Names(names) => {
+                    let hits = |name: &str| sites.iter().any(|s| s.is_module() && name_matches(name, &s.path));
+                    names.iter().filter(|name| !hits(name)).cloned().collect()
+                }
+                ModulePattern::Regex(pattern) => {
+                    for info in sites {
+                        if target.names(info)? {
+                            return Ok(Vec::new());
+                        }
+                    }
+                    vec![pattern.clone()]
+                }
+                ModulePattern::AllLinear => Vec::new(),
+            },
+            Self::Endings(endings) => {
+                let missing = endings.iter().filter(|ending| {
+                    let ending = std::slice::from_ref(*ending);
+                    !sites.iter().any(|info| ends_in(ending, info))
+                });
+                missing.cloned().collect()
+            }
+            Self::Parameters(names) => {
+                let paths: Vec<String> = sites.iter().filter_map(parameter_path).collect();
+                let missing = names
+                    .iter()
+                    .filter(|name| !paths.iter().any(|path| name_matches(name, path)));
+                missing.cloned().collect()
+            }
+            Self::Any(_) | Self::Outside { .. } | Self::Tied(_) | Self::Norms | Self::Biased => Vec::new(),
+        })
     }
 
     /// The names a user could have meant, for the error about a target without hits.
@@ -315,14 +381,15 @@ impl Target {
             Self::Roles { .. } | Self::First(_) | Self::Layers { .. } => {
                 host.sites().iter().map(|s| s.site.role.to_string()).collect()
             }
-            Self::Modules(_) => host
+            Self::Parameters(_) => host.sites().iter().filter_map(parameter_path).collect(),
+            Self::Modules(_) | Self::Endings(_) => host
                 .module_sites()
                 .iter()
                 .map(|s| s.path.rsplit('.').next().unwrap_or(&s.path).to_owned())
                 .collect(),
             Self::Any(targets) => targets.iter().flat_map(|target| target.available(host)).collect(),
             Self::Norms | Self::Biased => Vec::new(),
-            Self::Outside { target, .. } => target.available(host),
+            Self::Outside { target, .. } | Self::Tied(target) => target.available(host),
         };
         names.sort();
         names.dedup();
@@ -354,7 +421,7 @@ impl ModulePattern {
             }
         }
         let short = Self::Names(names);
-        let selected = ModuleTarget::new(short.clone()).select(host);
+        let selected = Target::Modules(ModuleTarget::new(short.clone())).select(host);
         let chosen: BTreeSet<_> = sites.iter().map(|s| s.site).collect();
         match selected {
             Ok(selection) if selection.sites.iter().map(|s| s.site).collect::<BTreeSet<_>>() == chosen => short,
@@ -390,24 +457,23 @@ fn meant(roles: &[Role], info: &SiteInfo) -> bool {
     roles.iter().any(|role| info.hub_role.holds(*role))
 }
 
-fn select_roles(roles: &[Role], leave_out: &[usize], host: &dyn Host) -> Selection {
-    let mut selection = Selection::default();
-    let sites = host.sites();
-    for role in roles {
-        if !sites.iter().any(|s| s.hub_role.holds(*role)) {
-            selection.unmatched.push(role.to_string());
+/// What a target does with a site.
+#[derive(Clone, Copy, PartialEq)]
+enum Choice {
+    Hit,
+    /// It matches and is excluded or left out.
+    Skipped,
+    Other,
+}
+
+impl Choice {
+    fn of(matches: bool, skipped: bool) -> Self {
+        match (matches, skipped) {
+            (false, _) => Self::Other,
+            (true, true) => Self::Skipped,
+            (true, false) => Self::Hit,
         }
     }
-    for info in sites {
-        if meant(roles, &info) {
-            if info.site.layer.is_some_and(|layer| leave_out.contains(&layer)) {
-                selection.skipped.push(info.path);
-            } else {
-                selection.sites.push(info);
-            }
-        }
-    }
-    selection
 }
 
 impl ModuleTarget {
@@ -418,34 +484,6 @@ impl ModuleTarget {
             exclude: None,
             layers: None,
         }
-    }
-
-    fn select(&self, host: &dyn Host) -> Result<Selection, Error> {
-        let mut selection = Selection::default();
-        let sites = host.module_sites();
-        if let ModulePattern::Names(names) = &self.modules {
-            let missed = names
-                .iter()
-                .filter(|name| !sites.iter().any(|s| name_matches(name, &s.path)));
-            selection.unmatched.extend(missed.cloned());
-        }
-        for info in sites {
-            if !self.names(&info)? {
-                continue;
-            }
-            if self.skips(&info)? {
-                selection.skipped.push(info.path);
-            } else {
-                selection.sites.push(info);
-            }
-        }
-        if let ModulePattern::Regex(pattern) = &self.modules
-            && selection.sites.is_empty()
-            && selection.skipped.is_empty()
-        {
-            selection.unmatched.push(pattern.clone());
-        }
-        Ok(selection)
     }
 
     /// Whether the site is a module that `modules` names.
@@ -464,6 +502,20 @@ impl ModuleTarget {
             (None, _) => true,
         };
         Ok(!in_layers || self.exclude.as_ref().map_or(Ok(false), |e| e.matches(&info.path))?)
+    }
+}
+
+/// Whether a module's path ends in one of these texts.
+fn ends_in(endings: &[String], info: &SiteInfo) -> bool {
+    info.is_module() && endings.iter().any(|ending| info.path.ends_with(ending))
+}
+
+/// The path of the parameter that `target_parameters` means by a site; `None` where there is none.
+fn parameter_path(info: &SiteInfo) -> Option<String> {
+    match (&info.parameter, info.kind) {
+        (Some(parameter), _) => Some(format!("{}.{}", info.path, parameter.name)),
+        (None, SiteKind::Linear { .. }) => Some(format!("{}.weight", info.path)),
+        _ => None,
     }
 }
 
