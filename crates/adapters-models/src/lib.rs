@@ -83,8 +83,8 @@ pub use model::Model;
 pub use pretrained::{Pretrained, save_checkpoint};
 pub use tokenizer::{Encoded, TextStream, TextTokenizer};
 pub use transformer::{
-    CausalLm, EncodedInput, EncoderDecoder, ImageEncoder, MaskedLmLayout, ModelInfo, SoundEncoder, TextAndImage,
-    TextEncoder, Transformer,
+    CausalLm, ClassifierLayout, EncodedInput, EncoderDecoder, ImageEncoder, MaskedLmLayout, ModelInfo, SoundEncoder,
+    TextAndImage, TextEncoder, Transformer,
 };
 pub use two_stacks::{DecoderFrame, TwoStacks};
 pub use weights::{Scope, Weights};

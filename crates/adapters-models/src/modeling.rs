@@ -20,8 +20,9 @@ pub(crate) use crate::config_check::ConfigCheck;
 pub(crate) use crate::error::ModelError;
 pub(crate) use crate::from_checkpoint::{FromCheckpoint, load_relative};
 pub(crate) use crate::input::{ImageInput, SoundInput, SpeechInput, TextAndImageInput, TextInput, ToTextInput};
+pub(crate) use crate::kind::ModelKind;
 pub(crate) use crate::transformer::{
-    CausalLm, EncoderDecoder, ImageEncoder, MaskedLmLayout, ModelInfo, SoundEncoder, TextAndImage, TextEncoder,
-    Transformer,
+    CausalLm, ClassifierLayout, EncoderDecoder, ImageEncoder, MaskedLmLayout, ModelInfo, SoundEncoder, TextAndImage,
+    TextEncoder, Transformer,
 };
 pub(crate) use crate::weights::{Scope, Weights};
