@@ -95,7 +95,9 @@ impl ClassifierLayout {
                 reads_pooler: true,
                 ..plain
             },
-            ModelKind::ImageEncoder => plain,
+            ModelKind::ImageEncoder | ModelKind::SpeechToText | ModelKind::TextAndImage | ModelKind::SoundEncoder => {
+                plain
+            }
             ModelKind::CausalLm => Self {
                 last: "score",
                 bias: false,

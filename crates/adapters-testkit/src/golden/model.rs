@@ -5,8 +5,8 @@ use std::path::Path;
 use adapters::core::NamedParams;
 use adapters::models::heads::Scores;
 use adapters::models::{
-    Head, ImageInput, Input, Model, ModelKind, Pretrained, SoundInput, SpeechInput, TextAndImageInput, TextInput,
-    ToTextInput,
+    Head, ImageInput, Input, Model, ModelKind, Pretrained, SoundInput, Source, SpeechInput, TextAndImageInput,
+    TextInput, ToTextInput,
 };
 use adapters::store::read_safetensors;
 use adapters::{Ctx, Host};
@@ -209,7 +209,10 @@ impl Top {
             .into(),
         };
         let text = match &input {
-            Input::TextToText(input) => input.padding.clone(),
+            Input::ToText(ToTextInput {
+                source: Source::Text(text),
+                ..
+            }) => text.padding.clone(),
             _ => None,
         };
         let hidden = model.forward(input, cx)?;
