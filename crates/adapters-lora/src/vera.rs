@@ -19,6 +19,7 @@ use crate::adapterhub::{self, Object};
 use crate::fused_projection::{FusedProjection, scatter_rows};
 use crate::gate::Gate;
 use crate::init::{Init, init_a, init_b};
+use crate::largest_shape::kaiming;
 use crate::lora::LoraConfig;
 use crate::low_rank::{Factored, apply_factors};
 use crate::peft;
@@ -262,13 +263,8 @@ impl SharedParameters for VeraConfig {
             VeraDefinition::Vectors(Projection::Drawn(key)) => {
                 let (d_in, d_out) = largest;
                 let mut torch = TorchRng::new(key);
-                // Kaiming uniform with the gain of a rectifier, A first.
-                let mut matrix = |rows: usize, columns: usize| {
-                    let bound = (3.0f64.sqrt() * 2.0f64.sqrt() / (columns as f64).sqrt()) as f32;
-                    let values = torch.uniform(rows * columns, -bound, bound);
-                    Tensor::<2>::from_data(TensorData::new(values, [rows, columns]), build.device)
-                };
-                let (a, b) = (matrix(lora.rank, d_in), matrix(d_out, lora.rank));
+                let a = kaiming(&mut torch, lora.rank, d_in, build);
+                let b = kaiming(&mut torch, d_out, lora.rank, build);
                 return Ok(Shared::new().with_constant(VECTORS[0], a).with_constant(VECTORS[1], b));
             }
         };

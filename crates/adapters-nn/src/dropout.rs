@@ -8,8 +8,11 @@
 
 use std::cell::Cell;
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
 
+use crate::draw;
 use crate::kernel::Level;
 pub(crate) use crate::kernel::philox::Mask;
 
@@ -37,6 +40,16 @@ impl Dropout {
             Some(mask) => masked(mask, x),
             None => x,
         }
+    }
+
+    /// Numbers from the standard normal distribution, as the next mask would be drawn: for what is random in training
+    /// beside dropout.
+    pub fn normal<const D: usize>(&self, shape: [usize; D], device: &Device) -> Tensor<D> {
+        let number = self.drawn.get();
+        self.drawn.set(number + 1);
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        rng.set_stream(number);
+        Tensor::from_data(draw::normal(&mut rng, shape, 1.0), &device.clone().inner())
     }
 
     /// The next mask; none where nothing is dropped.
