@@ -150,6 +150,7 @@ const OURS: &[&str] = &[
     "target_modules",
     "exclude_modules",
     "layers",
+    "layers_pattern",
     "rank_pattern",
     "alpha_pattern",
     "use_rslora",

@@ -2,6 +2,8 @@
 
 mod adalora;
 mod adapterhub;
+mod alora;
+mod bdlora;
 mod combine;
 mod deft;
 mod delora;
@@ -14,6 +16,7 @@ mod gralora;
 mod hira;
 mod ia3;
 mod init;
+mod kasa;
 mod largest_shape;
 mod loha;
 mod lokr;
@@ -37,6 +40,8 @@ mod vblora;
 mod vera;
 
 pub use adalora::{Adalora, Triplets};
+pub use alora::{Activated, Alora};
+pub use bdlora::{Bdlora, BlockDiagonal, Cut};
 pub use combine::{Combination, SignElection};
 pub use deft::{Decomposition, Deft, Replaced};
 pub use delora::{Delora, Normalized};
@@ -49,6 +54,7 @@ pub use gralora::{Gralora, Granular};
 pub use hira::{HadamardOfWeight, Hira};
 pub use ia3::{Ia3Config, InputScale, OutputScale};
 pub use init::Init;
+pub use kasa::{Kasa, SingularValues};
 pub use loha::{Hadamard, Loha};
 pub use lokr::{Kronecker, Lokr};
 pub use lora::{BiasTraining, LoraConfig};

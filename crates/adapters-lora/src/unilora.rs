@@ -176,6 +176,7 @@ impl SharedParameters for Unilora {
 
 /// A matrix of elements of the vector, never trained.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // Two a layer, and Burn has no module in a box.
 pub enum Taken {
     /// Files hold which.
     Stored(StoredPlaces),

@@ -2,6 +2,8 @@
 //!
 //! Numbers: *Ten Lectures on Wavelets*, Daubechies, 1992, as tabulated by PyWavelets.
 
+use std::f64::consts::FRAC_1_SQRT_2;
+
 /// The low-pass filter that a signal is put together with, by name.
 pub(crate) fn low_pass(name: &str) -> Option<&'static [f64]> {
     FILTERS
@@ -22,7 +24,7 @@ pub(crate) fn high_pass(low: &[f64]) -> Vec<f64> {
 }
 
 const FILTERS: &[(&str, &[f64])] = &[
-    ("db1", &[0.707_106_781_186_547_6, 0.707_106_781_186_547_6]),
+    ("db1", &[FRAC_1_SQRT_2, FRAC_1_SQRT_2]),
     (
         "db2",
         &[

@@ -2,7 +2,7 @@
 
 use adapters::core::Format;
 use adapters_testkit::contract::{self, Bench, Promises};
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor, TensorData};
 
 const PEFT: Promises = Promises {
     identity_at_init: true,
@@ -141,4 +141,36 @@ fn waveft() {
         "waveft[n_frequency=9,use_idwt=false,proportional_parameters=true]",
         PEFT,
     );
+}
+
+#[test]
+fn activated_lora() {
+    // The invocation is in one row, and only its adapter acts there.
+    let config = "alora[r=3,alpha=5,target_modules=[query,value],alora_invocation_tokens=[9,3]]";
+    let bench = Bench::new(2, 4, 11, &Device::flex());
+    contract::identity_at_init(&bench, config, true);
+    contract::only_adapters_get_gradients(&bench, config);
+    contract::refuses_to_merge(&bench, config);
+    contract::save_load_same_output(&bench, config, Format::Peft);
+    contract::refuses_to_save(&bench, config, Format::AdapterHub);
+    contract::rows_go_apart(&bench, config);
+    let rows = |data: TensorData| Tensor::<3>::from_data(data, &Device::flex());
+    let (got, plain) = (rows(bench.output(&bench.attach_random(config))), rows(bench.plain()));
+    let differs = |row: usize| {
+        let part = |x: &Tensor<3>| x.clone().slice_dim(0, row..row + 1).into_data();
+        part(&got) != part(&plain)
+    };
+    assert_eq!([0, 1, 2].map(differs), [true, false, false]);
+}
+
+#[test]
+fn kasa() {
+    check("kasa[r=3,alpha=5,target_modules=[query,intermediate.dense]]", RANDOM);
+}
+
+#[test]
+fn block_diagonal_lora() {
+    let config = "bdlora[r=4,alpha=6,target_modules=[query,value],nblocks=2,target_modules_bd_a=[query]";
+    check(&format!("{config},target_modules_bd_b=[value]]"), PEFT);
+    check(&format!("{config},match_strict=false]"), PEFT);
 }

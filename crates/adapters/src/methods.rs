@@ -11,6 +11,10 @@ const ENTRIES: &[MethodEntry] = &[
     #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::Adalora>(),
     #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Alora>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Bdlora>(),
+    #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::Deft>(),
     #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::Delora>(),
@@ -26,6 +30,8 @@ const ENTRIES: &[MethodEntry] = &[
     MethodEntry::of::<adapters_lora::Hira>(),
     #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::Ia3Config>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Kasa>(),
     #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::Loha>(),
     #[cfg(feature = "lora")]

@@ -60,6 +60,34 @@ pub struct ModuleTarget {
     pub exclude: Option<ModulePattern>,
     /// Only these layers.
     pub layers: Option<Vec<usize>>,
+    /// The components of a path before the number that `layers` counts, such as `layers` or `blocks`; the layer of the site
+    /// without one.
+    pub layers_pattern: Option<ModuleNames>,
+}
+
+/// One name or a list of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ModuleNames {
+    /// One.
+    One(String),
+    /// A list.
+    Many(Vec<String>),
+}
+
+impl ModuleNames {
+    /// The number after the last of these components in a path.
+    fn index(&self, path: &str) -> Option<usize> {
+        let names = match self {
+            Self::One(name) => std::slice::from_ref(name),
+            Self::Many(names) => names,
+        };
+        let parts: Vec<&str> = path.split('.').collect();
+        names.iter().find_map(|name| {
+            let mut pairs = parts.windows(2).rev();
+            pairs.find_map(|pair| (pair[0] == name).then(|| pair[1].parse().ok()).flatten())
+        })
+    }
 }
 
 /// A pattern over module paths.
@@ -113,6 +141,9 @@ pub struct ModuleFields {
     pub exclude_modules: Option<ModulePattern>,
     /// Only these layers.
     pub layers_to_transform: Option<OneOrMany>,
+    /// The components of a path before the number of a layer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers_pattern: Option<ModuleNames>,
     /// Every other field, kept and written back.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
@@ -143,6 +174,7 @@ impl ModuleFields {
                 OneOrMany::One(layer) => vec![layer],
                 OneOrMany::Many(layers) => layers,
             }),
+            layers_pattern: self.layers_pattern.clone(),
         })
     }
 
@@ -152,6 +184,7 @@ impl ModuleFields {
             target_modules: Some(target.modules),
             exclude_modules: target.exclude,
             layers_to_transform: target.layers.map(OneOrMany::Many),
+            layers_pattern: target.layers_pattern,
             extra,
         }
     }
@@ -417,6 +450,7 @@ impl ModuleTarget {
             modules,
             exclude: None,
             layers: None,
+            layers_pattern: None,
         }
     }
 
@@ -458,7 +492,11 @@ impl ModuleTarget {
 
     /// Whether a site that is named is to be left alone.
     fn skips(&self, info: &SiteInfo) -> Result<bool, Error> {
-        let in_layers = match (&self.layers, info.site.layer) {
+        let layer = match &self.layers_pattern {
+            Some(names) => names.index(&info.path),
+            None => info.site.layer,
+        };
+        let in_layers = match (&self.layers, layer) {
             (Some(layers), Some(layer)) => layers.contains(&layer),
             (Some(_), None) => false,
             (None, _) => true,
