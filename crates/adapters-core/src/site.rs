@@ -82,6 +82,10 @@ roles! {
     EmbeddedTokens = "embedded_tokens",
     /// Query, key and value projections side by side in one matrix (linear).
     QueryKeyValue = "query_key_value",
+    /// Projection of the embeddings to the width of the layers (linear).
+    EmbeddingProjection = "embedding_projection",
+    /// Normalization in front of a layer's own adapter, in models that are published with adapters.
+    AdapterNorm = "adapter_norm",
 }
 
 /// Declares the roles that layers of one kind can have, so that a layer cannot be built with a role of another kind.
@@ -103,12 +107,13 @@ macro_rules! roles_of {
 
 roles_of! {
     /// Roles of linear layers.
-    LinearRole: Query, Key, Value, AttentionOutput, FfnUp, FfnGate, FfnDown, Pooler, LmHead, QueryKeyValue
+    LinearRole: Query, Key, Value, AttentionOutput, FfnUp, FfnGate, FfnDown, Pooler, LmHead, QueryKeyValue,
+        EmbeddingProjection
 }
 
 roles_of! {
     /// Roles of normalizations.
-    NormRole: EmbeddingNorm, AttentionNorm, FfnNorm, FinalNorm
+    NormRole: EmbeddingNorm, AttentionNorm, FfnNorm, FinalNorm, AdapterNorm
 }
 
 roles_of! {

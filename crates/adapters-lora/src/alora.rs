@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use adapters_core::target::Target;
 use adapters_core::{
     AdapterHub, Build, Call, Causality, Codec, ConfigError, Effect, Error, Host, LinearState, LinearWeight, Method,
-    NamedParams, NotMergeable, ParamId, Peft, Shared, SiteAdapter, SiteInfo, SiteLayer, Source, StoredConfig,
+    NamedParams, NotMergeable, ParamId, Peft, SiteAdapter, SiteInfo, SiteLayer, Source, StoredConfig,
     config::from_fields,
 };
 use burn::module::Module;
@@ -140,7 +140,7 @@ impl SiteAdapter<LinearState> for Activated {
         Causality::LooksAhead
     }
 
-    fn merged(&self, _base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, _base: LinearWeight, _shared: &()) -> Result<LinearWeight, NotMergeable> {
         Err(NotMergeable {
             reason: "activated LoRA acts on a part of the text, and a weight on all of it",
         })

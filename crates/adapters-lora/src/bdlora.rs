@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use adapters_core::target::Target;
 use adapters_core::{
     AdapterHub, Build, Call, Causality, Codec, ConfigError, Effect, Error, Host, LinearState, LinearWeight, Method,
-    NamedParams, NotMergeable, ParamId, Peft, Shared, SiteAdapter, SiteInfo, SiteLayer, Source, StoredConfig,
+    NamedParams, NotMergeable, ParamId, Peft, SiteAdapter, SiteInfo, SiteLayer, Source, StoredConfig,
     config::from_fields,
 };
 use adapters_nn::draw;
@@ -178,7 +178,9 @@ fn on_diagonal(blocks: Tensor<2>, n: usize) -> Tensor<2> {
 }
 
 impl Factored for BlockDiagonal {
-    fn factors(&self, _shared: &Shared) -> (Tensor<2>, Tensor<2>) {
+    type Shared = ();
+
+    fn factors(&self, _shared: &()) -> (Tensor<2>, Tensor<2>) {
         let (a, b) = (self.a.val(), self.b.val());
         match self.cut {
             Cut::A => (b, on_diagonal(a, self.blocks)),
@@ -207,7 +209,7 @@ impl SiteAdapter<LinearState> for BlockDiagonal {
         Causality::Causal
     }
 
-    fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, base: LinearWeight, shared: &()) -> Result<LinearWeight, NotMergeable> {
         Ok(base.plus(self.update(shared)?))
     }
 }

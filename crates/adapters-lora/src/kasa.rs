@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use adapters_core::target::Target;
 use adapters_core::{
     AdapterHub, Build, Call, Causality, Codec, ConfigError, Effect, Error, Host, LinearState, LinearWeight, Method,
-    NamedParams, NotMergeable, ParamId, Peft, Shared, SiteAdapter, SiteInfo, SiteLayer, Source, StoredConfig,
+    NamedParams, NotMergeable, ParamId, Peft, SiteAdapter, SiteInfo, SiteLayer, Source, StoredConfig,
     config::from_fields,
 };
 use adapters_nn::draw;
@@ -150,7 +150,7 @@ impl SiteAdapter<LinearState> for SingularValues {
         Causality::Causal
     }
 
-    fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, base: LinearWeight, _shared: &()) -> Result<LinearWeight, NotMergeable> {
         let update = self.scaled().matmul(self.inner.a.val());
         Ok(base.plus(update - self.left.clone().matmul(self.right.clone())))
     }

@@ -65,11 +65,13 @@ pub use mtl_lora::{MtlLora, MtlLoraConfig, TaskMatrix, TaskParam};
 pub use osf::{LowTriplets, Osf};
 pub use peanut::{Peanut, WeightNetwork};
 pub use pvera::{MeanAndVariance, Pvera};
-pub use randlora::{Randlora, ScaledBases};
+pub use randlora::{Randlora, ScaledBases, SharedBases};
 pub use scaling::Scaling;
 pub use site_builder::Dtype;
 pub use target::{AttentionMatrix, LayerRoles, LoraTarget};
-pub use tinylora::{MixedMatrices, RandomMatrices, Tinylora};
-pub use unilora::{DrawnPlaces, StoredPlaces, Taken, TakenFromVector, Unilora};
-pub use vblora::{Mixtures, Vblora};
-pub use vera::{Projection, VeraConfig, VeraDefinition, VeraMatrices, VeraVectors};
+pub use tinylora::{MixedMatrices, RandomMatrices, SharedVectors, Tinylora};
+pub use unilora::{DrawnPlaces, SharedVector, StoredPlaces, Taken, TakenFromVector, Unilora};
+pub use vblora::{Mixtures, Vblora, VectorBank};
+pub use vera::{
+    DrawnMatrices, Projection, SharedMatrices, StoredMatrices, VeraConfig, VeraDefinition, VeraMatrices, VeraVectors,
+};

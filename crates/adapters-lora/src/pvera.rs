@@ -3,8 +3,7 @@
 use adapters_core::target::{ModuleFields, Target};
 use adapters_core::{
     Build, Call, Capabilities, Causality, ConfigError, Effect, Error, LinearState, LinearWeight, Method, NotMergeable,
-    PeftModules, Shared, SharedParam, SharedParameters, SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
-    peft_modules,
+    PeftModules, Shared, SharedParameters, SiteAdapter, SiteInfo, SiteLayer, Source, named_params, peft_modules,
 };
 use adapters_nn::ops::project;
 use adapters_nn::{TorchRng, draw};
@@ -14,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::largest_shape::{kaiming, largest_dims};
 use crate::site_builder::linear;
+use crate::vera::{DrawnMatrices, SharedMatrices, StoredMatrices};
 
 /// `W x + b B m` with `[m; v] = d A x`, where A `[2 r, d_in]` and B `[d_out, r]` are random, shared by all layers and never
 /// trained; in training `m + exp(v / 2) e` with normal `e` takes the place of `m`.
@@ -68,8 +68,7 @@ impl Default for Pvera {
 }
 
 /// Names of the shared matrices.
-const A: &str = "pvera_A";
-const B: &str = "pvera_B";
+const NAMES: [&str; 2] = ["pvera_A", "pvera_B"];
 
 impl Method for Pvera {
     const NAME: &'static str = "pvera";
@@ -130,16 +129,17 @@ impl SharedParameters for Pvera {
         let a = kaiming(&mut torch, 2 * self.r, d_in, build);
         let b = kaiming(&mut torch, d_out, self.r, build);
         Ok(match self.save_projection {
-            true => {
-                let stored = |matrix| SharedParam::Two(Param::from_tensor(matrix));
-                Shared::new().with(A, stored(a)).with(B, stored(b)).fixed()
-            }
-            false => Shared::new().with_constant(A, a).with_constant(B, b),
+            true => Shared::of(SharedMatrices::Stored(StoredMatrices {
+                a: Param::from_tensor(a),
+                b: Param::from_tensor(b),
+                names: NAMES,
+            })),
+            false => Shared::of(SharedMatrices::Drawn(DrawnMatrices { a, b })),
         })
     }
 
     fn owns(&self, param: &str) -> bool {
-        [A, B].contains(&param)
+        NAMES.contains(&param)
     }
 }
 
@@ -158,16 +158,16 @@ pub struct MeanAndVariance {
 
 impl MeanAndVariance {
     /// `d A`, `[2 r, d_in]`, and `b B`, `[d_out, r]`.
-    fn factors(&self, shared: &Shared) -> (Tensor<2>, Tensor<2>) {
+    fn factors(&self, shared: &SharedMatrices) -> (Tensor<2>, Tensor<2>) {
         let [d_out] = self.b.dims();
-        let a = shared.matrix(A).slice_dim(1, 0..self.d_in) * self.d.val().unsqueeze_dim(1);
-        let b = shared.matrix(B).slice_dim(0, 0..d_out) * self.b.val().unsqueeze_dim(1);
+        let a = shared.a().slice_dim(1, 0..self.d_in) * self.d.val().unsqueeze_dim(1);
+        let b = shared.b().slice_dim(0, 0..d_out) * self.b.val().unsqueeze_dim(1);
         (a, b)
     }
 }
 
-impl SiteAdapter<LinearState> for MeanAndVariance {
-    fn apply(&self, state: LinearState, call: &Call<'_>) -> LinearState {
+impl SiteAdapter<LinearState, SharedMatrices> for MeanAndVariance {
+    fn apply(&self, state: LinearState, call: &Call<'_, SharedMatrices>) -> LinearState {
         let (a, b) = self.factors(call.shared);
         let [_, r] = b.dims();
         state.plus(|x| {
@@ -189,7 +189,7 @@ impl SiteAdapter<LinearState> for MeanAndVariance {
         Causality::Causal
     }
 
-    fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, base: LinearWeight, shared: &SharedMatrices) -> Result<LinearWeight, NotMergeable> {
         let (a, b) = self.factors(shared);
         let [_, r] = b.dims();
         Ok(base.plus(b.matmul(a.slice_dim(0, 0..r))))

@@ -3,8 +3,7 @@
 use adapters_core::target::{ModuleFields, Target};
 use adapters_core::{
     Build, Call, Capabilities, Causality, ConfigError, Effect, Error, LinearState, LinearWeight, Method, NotMergeable,
-    PeftModules, Shared, SharedParam, SharedParameters, SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
-    peft_modules,
+    PeftModules, Shared, SharedParameters, SiteAdapter, SiteInfo, SiteLayer, Source, named_params, peft_modules,
 };
 use adapters_nn::draw;
 use adapters_nn::ops::project;
@@ -138,16 +137,27 @@ impl SharedParameters for Randlora {
         let mut rng = build.shared_rng(None);
         let mut drawn = |shape: [usize; 3]| {
             let data = unit_variance(&mut rng, shape, sparsity);
-            SharedParam::Three(Param::from_data(data, build.device))
+            Param::from_data(data, build.device)
         };
         let (a, b) = (drawn([self.r, 1, narrow]), drawn([wide, terms, self.r]));
-        Ok(Shared::new().with(A, a).with(B, b).fixed())
+        Ok(Shared::of(SharedBases { a, b }))
     }
 
     fn owns(&self, param: &str) -> bool {
         [A, B].contains(&param)
     }
 }
+
+/// The random matrices, which all layers share and none trains.
+#[derive(Module, Debug)]
+pub struct SharedBases {
+    /// `[r, 1, narrow]`.
+    pub a: Param<Tensor<3>>,
+    /// `[wide, terms, r]`.
+    pub b: Param<Tensor<3>>,
+}
+
+named_params!(SharedBases: "randlora_A" => a, "randlora_B" => b; fixed a, b);
 
 /// Uniform numbers of unit variance, or `-1`, `0` and `1` with that variance, one in `sparsity` of them not zero.
 fn unit_variance(rng: &mut ChaCha8Rng, shape: [usize; 3], sparsity: Option<f32>) -> TensorData {
@@ -185,13 +195,13 @@ pub struct ScaledBases {
 
 impl ScaledBases {
     /// `[d_out, k]` and `[k, d_in]`, without the scale.
-    fn factors(&self, shared: &Shared) -> (Tensor<2>, Tensor<2>) {
+    fn factors(&self, shared: &SharedBases) -> (Tensor<2>, Tensor<2>) {
         let ([r, terms], [_, narrow]) = (self.lambda.dims(), self.gamma.dims());
         let wide = self.d_in.max(self.d_out);
-        let a = shared.matrices(A).slice_dim(2, 0..narrow);
+        let a = shared.a.val().slice_dim(2, 0..narrow);
         let scaled = self.lambda.val().reshape([r, terms, 1]) * a * self.gamma.val().unsqueeze::<3>();
         let scaled = scaled.reshape([r * terms, narrow]);
-        let b = shared.matrices(B).slice_dim(0, 0..wide).slice_dim(1, 0..terms);
+        let b = shared.b.val().slice_dim(0, 0..wide).slice_dim(1, 0..terms);
         let b = b.reshape([wide, terms * r]);
         match narrow == self.d_in {
             true => (b, scaled),
@@ -200,8 +210,8 @@ impl ScaledBases {
     }
 }
 
-impl SiteAdapter<LinearState> for ScaledBases {
-    fn apply(&self, state: LinearState, call: &Call<'_>) -> LinearState {
+impl SiteAdapter<LinearState, SharedBases> for ScaledBases {
+    fn apply(&self, state: LinearState, call: &Call<'_, SharedBases>) -> LinearState {
         let (left, right) = self.factors(call.shared);
         state.plus(|x| project(project(call.dropout(x, self.dropout), right), left) * self.scale)
     }
@@ -214,7 +224,7 @@ impl SiteAdapter<LinearState> for ScaledBases {
         Causality::Causal
     }
 
-    fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, base: LinearWeight, shared: &SharedBases) -> Result<LinearWeight, NotMergeable> {
         let (left, right) = self.factors(shared);
         Ok(base.plus(left.matmul(right) * self.scale))
     }

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use adapters_core::target::{ModuleFields, Target};
 use adapters_core::{
     Build, Call, Capabilities, Causality, ConfigError, Effect, Error, LinearState, LinearWeight, Method, NamedParams,
-    NotMergeable, ParamId, PeftModules, Shared, SharedParam, SharedParameters, SiteAdapter, SiteInfo, SiteLayer,
-    Source, peft_modules,
+    NotMergeable, ParamId, PeftModules, Shared, SharedParameters, SiteAdapter, SiteInfo, SiteLayer, Source,
+    peft_modules,
 };
 use adapters_nn::ops::project;
 use adapters_nn::{TorchRng, draw, float_weight};
@@ -142,9 +142,19 @@ impl Method for Tinylora {
 
 peft_modules!(Tinylora: "TINYLORA");
 
-/// Name of the vector of a group.
-fn vector(group: usize) -> String {
-    format!("tinylora_v.{group}")
+/// The numbers that train, one vector for each layer or for several.
+#[derive(Module, Debug)]
+pub struct SharedVectors {
+    /// `[u]` each.
+    pub vectors: Vec<Param<Tensor<1>>>,
+}
+
+impl NamedParams for SharedVectors {
+    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
+        let vectors = self.vectors.iter().enumerate();
+        let named = vectors.map(|(group, vector)| (format!("tinylora_v.{group}").into(), vector.id));
+        named.collect()
+    }
 }
 
 impl SharedParameters for Tinylora {
@@ -152,13 +162,15 @@ impl SharedParameters for Tinylora {
         let (_, groups) = self.sites(build)?;
         let mut rng = build.shared_rng(None);
         let uniform = self.init_weights == "uniform";
-        Ok((0..groups).fold(Shared::new(), |shared, group| {
+        let vectors = (0..groups).map(|_| {
             let data = match uniform {
                 true => draw::uniform(&mut rng, [self.u], self.init_v_bound as f32),
                 false => draw::constant([self.u], 0.0),
             };
-            shared.with(vector(group), SharedParam::One(Param::from_data(data, build.device)))
-        }))
+            Param::from_data(data, build.device)
+        });
+        let vectors = vectors.collect();
+        Ok(Shared::of(SharedVectors { vectors }))
     }
 
     fn owns(&self, param: &str) -> bool {
@@ -192,20 +204,20 @@ pub struct MixedMatrices {
 
 impl MixedMatrices {
     /// `B sum_i v_i P_i`, `[d_out, r]`.
-    fn left(&self, shared: &Shared) -> Tensor<2> {
+    fn left(&self, shared: &SharedVectors) -> Tensor<2> {
         let p = match &self.p {
             RandomMatrices::Stored(p) => p.val(),
             RandomMatrices::Drawn(p) => p.clone(),
         };
         let [u, r, _] = p.dims();
-        let v = shared.vector(&vector(self.group)).reshape([1, u]);
+        let v = shared.vectors[self.group].val().reshape([1, u]);
         let mixed = v.matmul(p.reshape([u, r * r])).reshape([r, r]);
         self.b.val().matmul(mixed)
     }
 }
 
-impl SiteAdapter<LinearState> for MixedMatrices {
-    fn apply(&self, state: LinearState, call: &Call<'_>) -> LinearState {
+impl SiteAdapter<LinearState, SharedVectors> for MixedMatrices {
+    fn apply(&self, state: LinearState, call: &Call<'_, SharedVectors>) -> LinearState {
         let left = self.left(call.shared);
         state.plus(|x| project(project(call.dropout(x, self.dropout), self.a.val()), left))
     }
@@ -218,7 +230,7 @@ impl SiteAdapter<LinearState> for MixedMatrices {
         Causality::Causal
     }
 
-    fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, base: LinearWeight, shared: &SharedVectors) -> Result<LinearWeight, NotMergeable> {
         Ok(base.plus(self.left(shared).matmul(self.a.val())))
     }
 }

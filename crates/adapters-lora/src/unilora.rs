@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use adapters_core::target::{ModuleFields, Target};
 use adapters_core::{
     Build, Call, Capabilities, Causality, ConfigError, Effect, Error, LinearState, LinearWeight, Method, NamedParams,
-    NotMergeable, ParamId, PeftModules, Shared, SharedParam, SharedParameters, SiteAdapter, SiteInfo, SiteLayer,
-    Source, peft_modules,
+    NotMergeable, ParamId, PeftModules, Shared, SharedParameters, SiteAdapter, SiteInfo, SiteLayer, Source,
+    named_params, peft_modules,
 };
 use adapters_nn::ops::project;
 use adapters_nn::{NumpyRng, draw};
@@ -166,13 +166,23 @@ impl SharedParameters for Unilora {
             true => draw::uniform(&mut rng, shape, self.init_theta_d_bound as f32),
             false => draw::normal(&mut rng, shape, 1.0),
         };
-        Ok(Shared::new().with(THETA, SharedParam::One(Param::from_data(theta, build.device))))
+        let theta = Param::from_data(theta, build.device);
+        Ok(Shared::of(SharedVector { theta }))
     }
 
     fn owns(&self, param: &str) -> bool {
         param == THETA
     }
 }
+
+/// The vector that all layers share.
+#[derive(Module, Debug)]
+pub struct SharedVector {
+    /// `[theta_d_length]`.
+    pub theta: Param<Tensor<1>>,
+}
+
+named_params!(SharedVector: "unilora_theta_d" => theta);
 
 /// A matrix of elements of the vector, never trained.
 #[derive(Module, Debug)]
@@ -234,9 +244,9 @@ pub struct TakenFromVector {
     pub dropout: f64,
 }
 
-impl SiteAdapter<LinearState> for TakenFromVector {
-    fn apply(&self, state: LinearState, call: &Call<'_>) -> LinearState {
-        let theta = call.shared.vector(THETA);
+impl SiteAdapter<LinearState, SharedVector> for TakenFromVector {
+    fn apply(&self, state: LinearState, call: &Call<'_, SharedVector>) -> LinearState {
+        let theta = call.shared.theta.val();
         let (a, b) = (self.a.matrix(theta.clone()), self.b.matrix(theta));
         state.plus(|x| project(project(call.dropout(x, self.dropout), a), b))
     }
@@ -249,8 +259,8 @@ impl SiteAdapter<LinearState> for TakenFromVector {
         Causality::Causal
     }
 
-    fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {
-        let theta = shared.vector(THETA);
+    fn merged(&self, base: LinearWeight, shared: &SharedVector) -> Result<LinearWeight, NotMergeable> {
+        let theta = shared.theta.val();
         Ok(base.plus(self.b.matrix(theta.clone()).matmul(self.a.matrix(theta))))
     }
 }

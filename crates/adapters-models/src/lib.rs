@@ -1,15 +1,19 @@
 #![doc = include_str!("../README.md")]
 
+mod albert;
 mod architecture;
 mod attention;
 pub mod bart;
 pub mod bert;
+mod bert_generation;
 mod cache;
 mod chain;
 mod chat;
 mod checkpoint_folder;
 mod config_check;
 pub mod distilbert;
+mod electra;
+pub mod encoder;
 mod error;
 mod from_checkpoint;
 mod generate;
@@ -21,6 +25,7 @@ mod llama;
 mod mistral;
 mod model;
 mod modeling;
+pub mod post_norm;
 mod pretrained;
 mod qwen2;
 mod roberta;
@@ -29,12 +34,14 @@ pub mod rotary_config;
 pub mod rotary_decoder;
 mod standard_layer;
 pub mod t5;
+pub mod text_embeddings;
 mod tokenizer;
 mod transformer;
 mod two_stacks;
 pub mod vision;
 pub mod vit;
 mod weights;
+mod xmod;
 
 #[cfg(feature = "hub")]
 mod hub;

@@ -8,13 +8,12 @@
 
 use std::cell::Cell;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use crate::draw;
-use crate::kernel::Level;
 pub(crate) use crate::kernel::philox::Mask;
+use crate::{device_mask, draw};
 
 /// The masks of one forward pass, drawn in the order they are asked for.
 #[derive(Clone, Debug)]
@@ -74,15 +73,15 @@ impl Dropout {
     }
 }
 
-/// `x` under a mask: where a kernel exists in its memory, elsewhere times the factors of the mask, computed on the host.
+/// `x` under a mask: where a kernel exists in its memory, elsewhere times the factors of the mask.
 pub(crate) fn masked<const D: usize>(mask: Mask, x: Tensor<D>) -> Tensor<D> {
     #[cfg(feature = "flex")]
     if crate::fused::runs_here(&x) {
         return crate::fused::dropout(mask, x);
     }
     let (shape, device) = (x.dims(), x.device().inner());
-    let factors = mask.factors(Level::chosen(), shape.iter().product());
-    x * Tensor::from_data(TensorData::new(factors, shape), &device)
+    let factors = device_mask::factors(mask, shape.iter().product(), &device).reshape(shape);
+    x.clone() * factors.cast(x.dtype())
 }
 
 #[cfg(test)]

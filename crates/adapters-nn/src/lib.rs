@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod device_mask;
 pub mod draw;
 mod dropout;
 #[cfg(feature = "flex")]
@@ -21,6 +22,11 @@ pub use non_linearity::NonLinearity;
 pub use numpy_rng::NumpyRng;
 pub use quantize::{Quantization, bf16_linear, float_weight, quantize_linear};
 pub use torch_rng::TorchRng;
+
+/// The vector instructions that the fused kernels of the CPU use on this processor: `portable`, `avx2` or `avx512`.
+pub fn cpu_instructions() -> &'static str {
+    kernel::Level::chosen().name()
+}
 
 use burn::tensor::Tensor;
 

@@ -7,8 +7,7 @@ use adapters_core::peft_modules::{name_modules, read_modules};
 use adapters_core::target::{ModuleFields, Target};
 use adapters_core::{
     AdapterHub, Build, Call, Causality, Codec, ConfigError, Effect, Erased, Error, Host, LinearState, LinearWeight,
-    Method, NamedParams, NotMergeable, ParamId, Peft, Role, Shared, SiteAdapter, SiteInfo, SiteLayer, Source,
-    StoredConfig,
+    Method, NamedParams, NotMergeable, ParamId, Peft, Role, SiteAdapter, SiteInfo, SiteLayer, Source, StoredConfig,
 };
 use adapters_nn::ops::project;
 use adapters_nn::{draw, float_weight};
@@ -307,7 +306,7 @@ impl SiteAdapter<LinearState> for SubspaceRotation {
         Causality::Causal
     }
 
-    fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, base: LinearWeight, _shared: &()) -> Result<LinearWeight, NotMergeable> {
         let product = self.b.val().matmul(self.inner()).matmul(self.a.val());
         Ok(base.plus(product * self.scale))
     }

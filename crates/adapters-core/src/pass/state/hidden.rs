@@ -4,10 +4,8 @@ use burn::nn::LayerNorm;
 use burn::tensor::Tensor;
 
 use super::fields::by_fields;
+use super::hook_state::{HookState, NoWeight};
 use super::rows::weighted;
-use super::{HookState, NoWeight};
-use crate::erased::Erased;
-use crate::method::layer::SiteLayer;
 
 /// State where a block joins the residual stream: `norm(hidden + residual)`.
 #[derive(Clone, Debug)]
@@ -78,13 +76,6 @@ impl HookState for HiddenState {
         let first = parts[0].0.clone();
         let hidden = weighted(parts.into_iter().map(|(state, weight)| (state.hidden, weight)))?;
         Some(Self { hidden, ..first })
-    }
-
-    fn of(layer: &SiteLayer) -> Option<&Erased<Self>> {
-        match layer {
-            SiteLayer::Hidden(layer) => Some(layer),
-            _ => None,
-        }
     }
 
     fn finish(self) -> Tensor<3> {

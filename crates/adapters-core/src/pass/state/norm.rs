@@ -4,9 +4,9 @@ use burn::module::{Param, ParamId};
 use burn::nn::{LayerNorm, RmsNorm};
 use burn::tensor::Tensor;
 
-use super::{HookState, Positions, Rows};
-use crate::erased::Erased;
-use crate::method::layer::SiteLayer;
+use super::hook_state::HookState;
+use super::positions::Positions;
+use super::rows::Rows;
 use adapters_nn::ops;
 
 /// State at a normalization: the parameters it runs with.
@@ -50,13 +50,6 @@ impl HookState for NormState {
 
     fn rows(&self) -> usize {
         0
-    }
-
-    fn of(layer: &SiteLayer) -> Option<&Erased<Self>> {
-        match layer {
-            SiteLayer::Norm(layer) => Some(layer),
-            _ => None,
-        }
     }
 
     fn finish(self) -> Self {
