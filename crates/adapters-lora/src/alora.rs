@@ -13,7 +13,7 @@ use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::lora::LoraConfig;
+use crate::lora_config::LoraConfig;
 use crate::low_rank::LowRank;
 use crate::peft;
 use crate::site_builder::{SiteBuilder, linear};

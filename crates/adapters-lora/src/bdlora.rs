@@ -14,7 +14,7 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::lora::LoraConfig;
+use crate::lora_config::LoraConfig;
 use crate::low_rank::{Factored, apply_factors};
 use crate::peft;
 use crate::site_builder::{SiteBuilder, linear};

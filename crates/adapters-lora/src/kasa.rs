@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::init::SWEEPS;
-use crate::lora::LoraConfig;
+use crate::lora_config::LoraConfig;
 use crate::low_rank::LowRank;
 use crate::peft;
 use crate::site_builder::{SiteBuilder, linear};
