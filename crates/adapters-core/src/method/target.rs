@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::method::config::ConfigError;
+pub use crate::method::module_names::ModuleNames;
 use adapters_nn::nearest;
 
 use crate::error::Error;
@@ -71,31 +72,6 @@ pub struct ModuleTarget {
     /// The components of a path before the number that `layers` counts, such as `layers` or `blocks`; the layer of the site
     /// without one.
     pub layers_pattern: Option<ModuleNames>,
-}
-
-/// One name or a list of them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum ModuleNames {
-    /// One.
-    One(String),
-    /// A list.
-    Many(Vec<String>),
-}
-
-impl ModuleNames {
-    /// The number after the last of these components in a path.
-    fn index(&self, path: &str) -> Option<usize> {
-        let names = match self {
-            Self::One(name) => std::slice::from_ref(name),
-            Self::Many(names) => names,
-        };
-        let parts: Vec<&str> = path.split('.').collect();
-        names.iter().find_map(|name| {
-            let mut pairs = parts.windows(2).rev();
-            pairs.find_map(|pair| (pair[0] == name).then(|| pair[1].parse().ok()).flatten())
-        })
-    }
 }
 
 /// A pattern over module paths.
