@@ -118,16 +118,9 @@ impl SiteAdapter<HiddenState> for BottleneckLayer {
             };
         };
         let before = state.hidden.clone();
-        let (sum, hidden) = match (original_ln_before, &state.norm) {
-            (false, _) => (state.hidden.clone(), state.hidden),
-            (true, norm) => {
-                let sum = state.hidden + state.residual.clone();
-                let hidden = match norm {
-                    Some(norm) => ops::layer_norm(norm, sum.clone()),
-                    None => sum.clone(),
-                };
-                (sum, hidden)
-            }
+        let (sum, hidden) = match original_ln_before {
+            false => (state.hidden.clone(), state.hidden),
+            true => state.join.read(state.hidden, state.residual.clone()),
         };
         let inner = match residual {
             ResidualBeforeLn::Flag(true) => before,
@@ -179,7 +172,7 @@ impl Finisher<HiddenState> for BottleneckLayer {
             Insertion::Sequential { .. } => state.hidden,
         };
         if self.shape.original_ln_after {
-            HiddenState::close(hidden, state.residual, state.norm.as_ref())
+            state.join.close(hidden, state.residual)
         } else {
             hidden
         }

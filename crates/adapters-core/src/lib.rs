@@ -42,8 +42,8 @@ pub use pass::ctx::Ctx;
 pub use pass::hooks::Hooks;
 pub use pass::record::{Record, Recorded, Recorder};
 pub use pass::state::{
-    EmbeddingState, FusionState, HiddenState, HookState, Inserted, KeyValueState, LinearState, LinearWeight, NoWeight,
-    NormState, NormWeight, Normalization, OutputState, Positions, Rows, TableState, Up,
+    AnyNorm, EmbeddingState, FusionState, HiddenState, HookState, Inserted, Join, KeyValueState, LinearState,
+    LinearWeight, NoWeight, NormState, NormWeight, Normalization, OutputState, Positions, Rows, TableState, Up,
 };
 pub use quantize::{QuantizeReport, quantize};
 pub use set::active::Active;

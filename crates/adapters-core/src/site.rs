@@ -82,6 +82,16 @@ roles! {
     EmbeddedTokens = "embedded_tokens",
     /// Query, key and value projections side by side in one matrix (linear).
     QueryKeyValue = "query_key_value",
+    /// Gate and first projection of a gated feed-forward block side by side in one matrix (linear).
+    FfnGateUp = "ffn_gate_up",
+    /// Normalization of the queries, head by head or over their whole width.
+    QueryNorm = "query_norm",
+    /// Normalization of the keys, head by head or over their whole width.
+    KeyNorm = "key_norm",
+    /// Normalization of the attention block's output, before it joins the residual stream.
+    AttentionOutputNorm = "attention_output_norm",
+    /// Normalization of the feed-forward block's output, before it joins the residual stream.
+    FfnOutputNorm = "ffn_output_norm",
 }
 
 /// Declares the roles that layers of one kind can have, so that a layer cannot be built with a role of another kind.
@@ -103,12 +113,12 @@ macro_rules! roles_of {
 
 roles_of! {
     /// Roles of linear layers.
-    LinearRole: Query, Key, Value, AttentionOutput, FfnUp, FfnGate, FfnDown, Pooler, LmHead, QueryKeyValue
+    LinearRole: Query, Key, Value, AttentionOutput, FfnUp, FfnGate, FfnDown, Pooler, LmHead, QueryKeyValue, FfnGateUp
 }
 
 roles_of! {
     /// Roles of normalizations.
-    NormRole: EmbeddingNorm, AttentionNorm, FfnNorm, FinalNorm
+    NormRole: EmbeddingNorm, AttentionNorm, FfnNorm, FinalNorm, QueryNorm, KeyNorm, AttentionOutputNorm, FfnOutputNorm
 }
 
 roles_of! {
@@ -126,6 +136,7 @@ impl Role {
     pub const fn parts(self) -> &'static [Self] {
         match self {
             Self::QueryKeyValue => &[Self::Query, Self::Key, Self::Value],
+            Self::FfnGateUp => &[Self::FfnGate, Self::FfnUp],
             _ => &[],
         }
     }

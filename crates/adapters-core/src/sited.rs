@@ -58,6 +58,8 @@ pub trait NormParameters: Debug {
     fn get(&self) -> NormWeight;
     /// Puts others there.
     fn set(&mut self, parameters: NormWeight);
+    /// Normalizes; `[batch, seq, d_model]` to the same shape.
+    fn apply(&self, x: Tensor<3>) -> Tensor<3>;
 }
 
 impl<N: Normalization + Debug> NormParameters for N {
@@ -67,6 +69,10 @@ impl<N: Normalization + Debug> NormParameters for N {
 
     fn set(&mut self, parameters: NormWeight) {
         *self = self.clone().with_parameters(parameters);
+    }
+
+    fn apply(&self, x: Tensor<3>) -> Tensor<3> {
+        self.normalize(x)
     }
 }
 

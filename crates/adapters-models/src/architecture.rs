@@ -13,7 +13,7 @@ use crate::model::Model;
 use crate::pretrained::Pretrained;
 use crate::transformer::Transformer;
 use crate::weights::Weights;
-use crate::{bart, bert, distilbert, gpt2, llama, mistral, qwen2, roberta, t5, vit};
+use crate::{bart, bert, distilbert, gpt2, llama, mistral, qwen2, qwen3, roberta, t5, vit};
 
 /// Every architecture of this crate.
 pub const ARCHITECTURES: &[Architecture] = &[
@@ -25,6 +25,7 @@ pub const ARCHITECTURES: &[Architecture] = &[
     Architecture::new("llama", ModelKind::CausalLm, llama::load),
     Architecture::new("mistral", ModelKind::CausalLm, mistral::load),
     Architecture::new("qwen2", ModelKind::CausalLm, qwen2::load),
+    Architecture::new("qwen3", ModelKind::CausalLm, qwen3::load),
     Architecture::of::<gpt2::Gpt2Model>("gpt2", ModelKind::CausalLm),
     Architecture::of::<t5::T5Model>("t5", ModelKind::EncoderDecoder),
     Architecture::of::<vit::VitModel>("vit", ModelKind::ImageEncoder),

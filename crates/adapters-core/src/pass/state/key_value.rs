@@ -1,5 +1,6 @@
 //! Keys and values of an attention, which may get longer than the sequence they come from.
 
+use adapters_nn::ops::causal_bias;
 use burn::tensor::Tensor;
 
 use super::rows::take;
@@ -26,6 +27,8 @@ pub struct KeyValueState {
     /// What the front of a row is filled with, and seen, when it is joined with longer ones; `None` for a filling that is
     /// not seen.
     pub filler: Option<f32>,
+    /// How many keys a query sees, itself included; `None` for all. The bias says it of the keys that are there.
+    pub window: Option<usize>,
 }
 
 impl KeyValueState {
@@ -37,7 +40,14 @@ impl KeyValueState {
             bias: None,
             input,
             filler: None,
+            window: None,
         }
+    }
+
+    /// With the number of keys a query sees.
+    #[must_use]
+    pub fn with_window(self, window: Option<usize>) -> Self {
+        Self { window, ..self }
     }
 
     /// With what the attention adds to its scores.
@@ -67,10 +77,38 @@ impl KeyValueState {
     #[must_use]
     pub fn with_front(self, key: Tensor<4>, value: Tensor<4>) -> Self {
         let front = key.dims()[2];
+        let bias = self.bias.clone().map(|bias| lengthened(bias, front, 0.0));
+        self.put_in_front(key, value, bias)
+    }
+
+    /// With keys and values in front that stand at the first positions of the sequence, so that a query whose window does
+    /// not reach them does not see them.
+    ///
+    /// # Shapes
+    ///
+    /// Both `[batch, heads, n, d_head]`.
+    ///
+    /// # Panics
+    ///
+    /// Panics on other shapes.
+    #[must_use]
+    pub fn with_first_positions(self, key: Tensor<4>, value: Tensor<4>) -> Self {
+        let ([_, _, front, _], [_, seq, _], [_, _, keys, _]) = (key.dims(), self.input.dims(), self.key.dims());
+        let Some((window, bias)) = self.window.zip(self.bias.clone()) else {
+            return self.with_front(key, value);
+        };
+        let [batch, heads, _, _] = bias.dims();
+        let seen = causal_bias(seq, front + keys - seq, Some(window), None, &bias.device());
+        let seen = seen.slice_dim(3, 0..front).expand([batch, heads, seq, front]);
+        let bias = Tensor::cat(vec![seen.cast(bias.dtype()), bias.expand([batch, heads, seq, keys])], 3);
+        self.put_in_front(key, value, Some(bias))
+    }
+
+    fn put_in_front(self, key: Tensor<4>, value: Tensor<4>, bias: Option<Tensor<4>>) -> Self {
         Self {
             key: Tensor::cat(vec![key, self.key], 2),
             value: Tensor::cat(vec![value, self.value], 2),
-            bias: self.bias.map(|bias| lengthened(bias, front, 0.0)),
+            bias,
             ..self
         }
     }
@@ -134,6 +172,7 @@ impl Rows for KeyValueState {
             }),
             input: take(&self.input, rows),
             filler: self.filler,
+            window: self.window,
         }
     }
 
@@ -148,6 +187,7 @@ impl Rows for KeyValueState {
             bias: join_biases(&parts),
             input: Tensor::cat(parts.iter().map(|part| part.input.clone()).collect(), 0),
             filler: parts[0].filler,
+            window: parts[0].window,
         }
     }
 }

@@ -22,7 +22,7 @@ mod table;
 
 pub use embedding::{EmbeddingState, Inserted};
 pub use fusion::FusionState;
-pub use hidden::{HiddenState, Up};
+pub use hidden::{AnyNorm, HiddenState, Join, Up};
 pub use key_value::KeyValueState;
 pub use linear::{LinearState, LinearWeight};
 pub use norm::{NormState, NormWeight, Normalization};
