@@ -79,10 +79,22 @@ fn configs(model_type: &str) -> (Vec<Value>, &'static [&'static str]) {
                 "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 500.0}, "dtype": "bfloat16",
                 "tie_word_embeddings": true, "attention_bias": true, "mlp_bias": true,
             });
-            (vec![rotary("llama", json!({})), rotary("llama", newer)], &[])
+            let yarn = json!({"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}});
+            // Longer texts than these have angles of their own, in a pass over three tokens others than in one over five.
+            let dynamic =
+                json!({"max_position_embeddings": 4, "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}});
+            let long = json!({"rope_scaling": {
+                "rope_type": "longrope", "factor": 4.0, "short_factor": [1.0, 1.5], "long_factor": [2.0, 3.0],
+            }});
+            let configs = [json!({}), newer, yarn, dynamic, long];
+            (configs.map(|more| rotary("llama", more)).into(), &[])
         }
         "mistral" => (vec![rotary("mistral", json!({"sliding_window": 3}))], &[]),
         "qwen2" => (vec![rotary("qwen2", json!({}))], &[]),
+        "qwen3" => (
+            vec![rotary("qwen3", json!({"head_dim": 6, "attention_bias": true}))],
+            &[],
+        ),
         "t5" => {
             let config = |ffn: &str, tied: bool| {
                 json!({
@@ -144,6 +156,7 @@ checked!(
     llama,
     mistral,
     qwen2,
+    qwen3,
     t5,
     vit
 );
