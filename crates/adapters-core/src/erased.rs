@@ -96,6 +96,10 @@ impl<S: HookState> NamedParams for Erased<S> {
     fn fixed_params(&self) -> Vec<ParamId> {
         self.0.fixed_params()
     }
+
+    fn index_limits(&self) -> Vec<(ParamId, Vec<usize>)> {
+        self.0.index_limits()
+    }
 }
 
 /// The object-safe face of a layer: what it does, and what Burn asks of a module.

@@ -50,7 +50,7 @@ pub use set::active::Active;
 pub use set::attach::{AttachReport, build};
 pub use set::average::{ParamValues, normalized};
 pub use set::frozen::{Adapted, Frozen};
-pub use set::{AdapterSet, Attached, AttachedLayer, ParamPlace, values, with_fresh_ids};
+pub use set::{AdapterSet, Attached, AttachedLayer, ParamPlace, ParamShape, values, with_fresh_ids};
 pub use site::{EmbeddingRole, LinearRole, NormRole, ResidualRole, Role, Site, SiteInfo, SiteKind, Stack};
 pub use sited::{
     Adaptable, EmbeddingHook, KeyValueHook, LayerMut, LayerRef, Location, NormParameters, OutputHook, Point,

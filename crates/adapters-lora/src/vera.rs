@@ -159,9 +159,10 @@ impl VeraConfig {
         let (d_in, d_out) = builder.dims()?;
         let first = shapes(&self.lora.target, builder.build)?.first().copied();
         if first != Some((d_in, d_out)) {
+            let (first_in, first_out) = first.unwrap_or_default();
             return Err(builder.refuse(format!(
-                "all layers share matrices of the shape of the first, {first:?}, and this one is {:?}",
-                (d_in, d_out)
+                "all layers share two matrices made for the first layer, {first_in} -> {first_out}, but this layer is \
+                 {d_in} -> {d_out}; target layers of one shape, or use `form=peft`, which slices larger matrices"
             )));
         }
         let lora = &self.lora;

@@ -4,20 +4,24 @@ use std::fmt;
 use std::path::Path;
 
 use adapters_nn::nearest;
-use burn::module::Module;
 use burn::tensor::Device;
 use serde::de::DeserializeOwned;
 
+use crate::checkpoint_folder::CheckpointFolder;
 use crate::error::ModelError;
+use crate::from_checkpoint::FromCheckpoint;
+use crate::kind::ModelKind;
 use crate::model::Model;
-use crate::pretrained::Pretrained;
-use crate::transformer::Transformer;
-use crate::weights::Weights;
-use crate::{bart, bert, distilbert, gpt2, llama, mistral, qwen2, qwen3, roberta, t5, vit};
+use crate::{
+    bart, bert, distilbert, gemma2, gemma3, gpt2, granite, llama, mistral, olmo2, phi, phi3, qwen2, qwen3, roberta,
+    smollm3, t5, vit,
+};
 
 /// Every architecture of this crate.
 pub const ARCHITECTURES: &[Architecture] = &[
     Architecture::of::<bart::BartModel>("bart", ModelKind::EncoderDecoder),
+    Architecture::new("mbart", ModelKind::EncoderDecoder, bart::load_mbart),
+    Architecture::new("plbart", ModelKind::EncoderDecoder, bart::load_plbart),
     Architecture::of::<bert::BertModel>("bert", ModelKind::Encoder),
     Architecture::new("roberta", ModelKind::Encoder, roberta::load),
     Architecture::new("xlm-roberta", ModelKind::Encoder, roberta::load_xlm),
@@ -26,34 +30,18 @@ pub const ARCHITECTURES: &[Architecture] = &[
     Architecture::new("mistral", ModelKind::CausalLm, mistral::load),
     Architecture::new("qwen2", ModelKind::CausalLm, qwen2::load),
     Architecture::new("qwen3", ModelKind::CausalLm, qwen3::load),
+    Architecture::new("gemma2", ModelKind::CausalLm, gemma2::load),
+    Architecture::new("gemma3_text", ModelKind::CausalLm, gemma3::load),
+    Architecture::new("phi", ModelKind::CausalLm, phi::load),
+    Architecture::new("phi3", ModelKind::CausalLm, phi3::load),
+    Architecture::new("smollm3", ModelKind::CausalLm, smollm3::load),
+    Architecture::new("olmo2", ModelKind::CausalLm, olmo2::load),
+    Architecture::new("granite", ModelKind::CausalLm, granite::load),
     Architecture::of::<gpt2::Gpt2Model>("gpt2", ModelKind::CausalLm),
     Architecture::of::<t5::T5Model>("t5", ModelKind::EncoderDecoder),
+    Architecture::new("mt5", ModelKind::EncoderDecoder, t5::load_mt5),
     Architecture::of::<vit::VitModel>("vit", ModelKind::ImageEncoder),
 ];
-
-/// What a model reads and writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ModelKind {
-    /// Reads a text.
-    Encoder,
-    /// Continues a text.
-    CausalLm,
-    /// Reads a text and writes another.
-    EncoderDecoder,
-    /// Reads images.
-    ImageEncoder,
-}
-
-impl fmt::Display for ModelKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Encoder => "encoder",
-            Self::CausalLm => "causal language model",
-            Self::EncoderDecoder => "encoder-decoder",
-            Self::ImageEncoder => "image encoder",
-        })
-    }
-}
 
 /// An architecture that loads: the `model_type` of its checkpoints, and what makes a model of one.
 #[derive(Clone, Copy)]
@@ -62,7 +50,7 @@ pub struct Architecture {
     pub model_type: &'static str,
     /// What its models read and write.
     pub kind: ModelKind,
-    load: fn(&Pretrained, &Device) -> Result<Model, ModelError>,
+    load: fn(&CheckpointFolder, &Device) -> Result<Model, ModelError>,
 }
 
 impl Architecture {
@@ -70,7 +58,7 @@ impl Architecture {
     pub const fn new(
         model_type: &'static str,
         kind: ModelKind,
-        load: fn(&Pretrained, &Device) -> Result<Model, ModelError>,
+        load: fn(&CheckpointFolder, &Device) -> Result<Model, ModelError>,
     ) -> Self {
         Self { model_type, kind, load }
     }
@@ -87,7 +75,7 @@ impl Architecture {
     }
 
     /// Loads a checkpoint of this architecture.
-    pub(crate) fn load(&self, source: &Pretrained, device: &Device) -> Result<Model, ModelError> {
+    pub(crate) fn load(&self, source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
         (self.load)(source, device)
     }
 }
@@ -145,73 +133,5 @@ impl Architectures {
             nearest: nearest(model_type, self.0.iter().map(|known| known.model_type)),
             supported: self.named(|_| true),
         })
-    }
-}
-
-/// A model that is built of its configuration and the tensors of a checkpoint.
-pub trait FromCheckpoint: Transformer + Module {
-    /// `config.json`: the fields that change what is computed.
-    type Config;
-
-    /// Prefix of the keys in checkpoints of larger classes, e.g. `"bert."`.
-    const PREFIX: &'static str;
-
-    /// Whether the model is that larger class, whose paths have the prefix.
-    const LARGER_CLASS: bool = false;
-
-    /// Builds the model; `path` is that of the configuration, for messages.
-    ///
-    /// # Errors
-    ///
-    /// [`ModelError::Config`] for values this model cannot have. Tensors that are missing or misshapen are noted in
-    /// `weights`.
-    fn build(config: Self::Config, path: &Path, weights: &mut Weights) -> Result<Self, ModelError>;
-
-    /// Whether nothing needs the tensor of this key, which published checkpoints have.
-    fn is_unused(&self, _key: &str) -> bool {
-        false
-    }
-
-    /// Builds the model from a folder with the published `model.safetensors`.
-    ///
-    /// # Errors
-    ///
-    /// [`ModelError::Config`] for values this model cannot have; [`ModelError::Store`] listing every missing,
-    /// misshapen, unexpected or non-finite tensor.
-    fn load(dir: &Path, config: Self::Config, device: &Device) -> Result<Self, ModelError> {
-        let weights = Weights::read(dir, Self::PREFIX, device)?;
-        Self::finished(weights, |weights| {
-            Self::build(config, &dir.join("config.json"), weights)
-        })
-    }
-
-    /// A model with random weights (see [`Weights::random`]).
-    ///
-    /// # Errors
-    ///
-    /// [`ModelError::Config`] for a configuration that is not computed.
-    fn random(config: Self::Config, seed: u64, device: &Device) -> Result<Self, ModelError> {
-        let weights = Weights::random(seed, device);
-        Self::finished(weights, |weights| {
-            Self::build(config, Path::new("config.json"), weights)
-        })
-    }
-
-    /// What `build` makes, once all tensors are accounted for.
-    ///
-    /// # Errors
-    ///
-    /// Those of `build` and of [`Weights::finish`].
-    fn finished(
-        mut weights: Weights,
-        build: impl FnOnce(&mut Weights) -> Result<Self, ModelError>,
-    ) -> Result<Self, ModelError> {
-        if Self::LARGER_CLASS {
-            weights = weights.naming_sites_with(Self::PREFIX);
-        }
-        let model = build(&mut weights)?;
-        weights.ignore(|key| model.is_unused(key));
-        weights.finish(&[])?;
-        Ok(model)
     }
 }

@@ -117,23 +117,21 @@ pub struct ProjectedAttention {
 }
 
 impl ProjectedAttention {
-    /// With the layers of these names, of query, key, value and output; `[d_model, heads]`, and whether the layers have
-    /// biases.
+    /// With the layers of these names, of query, key, value and output, and whether each has a bias; `[d_model, heads]`.
     pub fn build(
         names: [&str; 4],
-        bias: bool,
+        biases: [bool; 4],
         [d_model, heads]: [usize; 2],
         options: AttentionOptions,
         at: &mut Scope<'_>,
     ) -> Self {
         let inner = heads * options.d_head;
-        let [query, key, value, output] = names;
-        let mut linear = |role, name, dims| at.linear_with(bias, role, name, dims);
+        let mut linear = |index: usize, role, dims| at.linear_with(biases[index], role, names[index], dims);
         Self {
-            query: linear(LinearRole::Query, query, [d_model, inner]),
-            key: linear(LinearRole::Key, key, [d_model, inner]),
-            value: linear(LinearRole::Value, value, [d_model, inner]),
-            output: linear(LinearRole::AttentionOutput, output, [inner, d_model]),
+            query: linear(0, LinearRole::Query, [d_model, inner]),
+            key: linear(1, LinearRole::Key, [d_model, inner]),
+            value: linear(2, LinearRole::Value, [d_model, inner]),
+            output: linear(3, LinearRole::AttentionOutput, [inner, d_model]),
             key_value: at.key_value("", heads, options.d_head),
             options,
         }

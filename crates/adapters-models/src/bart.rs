@@ -1,15 +1,20 @@
-//! BART, from the published configuration to the last hidden state and the scores of the vocabulary.
+//! BART, mBART and PLBART, from the published configuration to the last hidden state and the scores of the vocabulary.
 //!
 //! Paper: *BART: Denoising Sequence-to-Sequence Pre-training for Natural Language Generation, Translation, and
-//! Comprehension*, Lewis et al., 2019, <https://arxiv.org/abs/1910.13461>. Behavior follows `BartModel` and
-//! `BartForConditionalGeneration` of Hugging Face transformers.
+//! Comprehension*, Lewis et al., 2019, <https://arxiv.org/abs/1910.13461>; *Multilingual Denoising Pre-training for Neural
+//! Machine Translation*, Liu et al., 2020, <https://arxiv.org/abs/2001.08210>; *Unified Pre-training for Program
+//! Understanding and Generation*, Ahmad et al., 2021, <https://arxiv.org/abs/2103.06333>. Behavior follows `BartModel`,
+//! `MBartModel`, `PLBartModel` and their classes `ForConditionalGeneration` of Hugging Face transformers.
 
 use burn::module::Param;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-use crate::attention::ProjectedAttention;
+use crate::checkpoint_folder::CheckpointFolder;
 use crate::input::TextToTextInput;
+use crate::llama::object;
+use crate::model::Model;
 use crate::modeling::*;
+use crate::standard_layer::{StandardLayer, StandardNames, StandardOptions};
 use crate::transformer::EncoderDecoder;
 use crate::two_stacks::{DecoderFrame, TwoStacks};
 
@@ -47,18 +52,6 @@ pub struct BartConfig {
     pub other: Map<String, Value>,
 }
 
-/// What only relatives of BART switch on, and what all of BART is.
-const OFF: &[&str] = &[
-    "encoder_layerdrop",
-    "decoder_layerdrop",
-    "normalize_before",
-    "add_final_layer_norm",
-    "add_bias_logits",
-    "static_position_embeddings",
-    "is_decoder",
-];
-const ON: &[&str] = &["tie_word_embeddings", "normalize_embedding"];
-
 impl Default for BartConfig {
     /// The defaults of the published class (BART large).
     fn default() -> Self {
@@ -87,7 +80,7 @@ impl Default for BartConfig {
 
 impl BartConfig {
     /// Checks the values against each other and against what is computed here.
-    fn check(&self, path: &Path) -> Result<Activation, ModelError> {
+    fn check(&self, variant: &Variant, path: &Path) -> Result<Activation, ModelError> {
         let check = ConfigCheck::new(path);
         let heads = [
             ("encoder_attention_heads", self.encoder_attention_heads),
@@ -112,9 +105,85 @@ impl BartConfig {
             ("activation_dropout", self.activation_dropout),
             ("classifier_dropout", self.classifier_dropout),
         ])?;
-        check.switches(&self.other, OFF, ON)?;
+        check.switches(&self.other, variant.off, variant.on)?;
         Ok(self.activation_function.parse()?)
     }
+}
+
+/// What the relatives of BART change.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Variant {
+    /// The published `model_type`.
+    model_type: &'static str,
+    /// The published class.
+    class_name: &'static str,
+    /// Whether norms come before the blocks, and another one after the last layer of a stack.
+    norm_first: bool,
+    /// Fields of old configurations that a family has off.
+    off: &'static [&'static str],
+    /// Those that it has on.
+    on: &'static [&'static str],
+}
+
+const BART: Variant = Variant {
+    model_type: "bart",
+    class_name: "BartModel",
+    norm_first: false,
+    off: &[
+        "encoder_layerdrop",
+        "decoder_layerdrop",
+        "normalize_before",
+        "add_final_layer_norm",
+        "add_bias_logits",
+        "static_position_embeddings",
+        "is_decoder",
+    ],
+    on: &["tie_word_embeddings", "normalize_embedding"],
+};
+
+const MBART: Variant = Variant {
+    model_type: "mbart",
+    class_name: "MBartModel",
+    norm_first: true,
+    off: &[
+        "encoder_layerdrop",
+        "decoder_layerdrop",
+        "add_bias_logits",
+        "static_position_embeddings",
+        "is_decoder",
+    ],
+    on: &[
+        "tie_word_embeddings",
+        "normalize_embedding",
+        "normalize_before",
+        "add_final_layer_norm",
+    ],
+};
+
+const PLBART: Variant = Variant {
+    model_type: "plbart",
+    class_name: "PLBartModel",
+    ..BART
+};
+
+/// Loads a checkpoint of mBART. Where it names no start token, the decoder starts with that of texts, as in the reference.
+pub(crate) fn load_mbart(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
+    let defaults = object(json!({"decoder_start_token_id": 0}));
+    load_relative(source, device, defaults, |config, path, weights| {
+        BartModel::build_variant(MBART, config, path, weights)
+    })
+}
+
+/// Loads a checkpoint of PLBART, with the defaults of its published class.
+pub(crate) fn load_plbart(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
+    let defaults = object(json!({
+        "vocab_size": 50005, "d_model": 768, "encoder_layers": 6, "encoder_attention_heads": 12, "encoder_ffn_dim": 3072,
+        "decoder_layers": 6, "decoder_attention_heads": 12, "decoder_ffn_dim": 3072, "attention_dropout": 0.1,
+        "scale_embedding": true, "decoder_start_token_id": 0,
+    }));
+    load_relative(source, device, defaults, |config, path, weights| {
+        BartModel::build_variant(PLBART, config, path, weights)
+    })
 }
 
 /// BART: two stacks of layers over one embedding table, which is the language-model head, too.
@@ -129,38 +198,17 @@ pub struct BartModel {
     final_logits_bias: Option<Param<Tensor<2>>>,
     #[module(skip)]
     config: BartConfig,
+    #[module(skip)]
+    variant: Variant,
 }
 
 #[derive(Module, Sites, Debug)]
 struct BartStack {
     positions: Embedding,
     norm: Sited<LayerNorm>,
-    layers: Vec<BartLayer>,
-}
-
-#[derive(Module, Sites, Debug)]
-struct BartLayer {
-    attention: BartAttention,
-    /// In the decoder.
-    cross: Option<BartAttention>,
-    up: Sited<Linear>,
-    down: Sited<Linear>,
-    ffn_norm: Sited<LayerNorm>,
-    after_ffn: Point<ResidualHook>,
-    output: Point<OutputHook>,
-    dropout: f64,
-    activation_dropout: f64,
-    #[module(skip)]
-    activation: Activation,
-}
-
-/// An attention, and the norm after its residual connection.
-#[derive(Module, Sites, Debug)]
-struct BartAttention {
-    attention: ProjectedAttention,
-    norm: Sited<LayerNorm>,
-    after: Point<ResidualHook>,
-    dropout: f64,
+    layers: Vec<StandardLayer>,
+    /// Where norms come before the blocks.
+    last_norm: Option<Sited<LayerNorm>>,
 }
 
 /// Second names of the embedding table, versions in old checkpoints, and the heads of larger classes.
@@ -179,7 +227,23 @@ impl FromCheckpoint for BartModel {
     const PREFIX: &'static str = "model.";
 
     fn build(config: BartConfig, path: &Path, weights: &mut Weights) -> Result<Self, ModelError> {
-        let activation = config.check(path)?;
+        Self::build_variant(BART, config, path, weights)
+    }
+
+    fn is_unused(&self, key: &str) -> bool {
+        UNUSED.iter().any(|known| key.starts_with(known))
+    }
+}
+
+impl BartModel {
+    /// BART or a relative of it.
+    fn build_variant(
+        variant: Variant,
+        config: BartConfig,
+        path: &Path,
+        weights: &mut Weights,
+    ) -> Result<Self, ModelError> {
+        let activation = config.check(&variant, path)?;
         let (d, vocab) = (config.d_model, config.vocab_size);
         let outside = Location::outside(Stack::Encoder);
         let shared = weights
@@ -192,41 +256,57 @@ impl FromCheckpoint for BartModel {
         Ok(Self {
             shared,
             embedded,
-            encoder: BartStack::build(&config, activation, Stack::Encoder, weights),
+            encoder: BartStack::build(&config, &variant, activation, Stack::Encoder, weights),
             embedding,
-            decoder: BartStack::build(&config, activation, Stack::Decoder, weights),
+            decoder: BartStack::build(&config, &variant, activation, Stack::Decoder, weights),
             final_logits_bias: weights.has(bias).then(|| weights.matrix(bias, 1, vocab)),
             config,
+            variant,
         })
-    }
-
-    fn is_unused(&self, key: &str) -> bool {
-        UNUSED.iter().any(|known| key.starts_with(known))
     }
 }
 
 impl BartStack {
-    fn build(config: &BartConfig, activation: Activation, stack: Stack, weights: &mut Weights) -> Self {
-        let (name, first, count) = match stack {
-            Stack::Encoder => ("encoder", 0, config.encoder_layers),
-            Stack::Decoder | Stack::Cross => ("decoder", config.encoder_layers, config.decoder_layers),
+    fn build(c: &BartConfig, variant: &Variant, activation: Activation, stack: Stack, weights: &mut Weights) -> Self {
+        let (name, first, count, heads, d_ffn) = match stack {
+            Stack::Encoder => (
+                "encoder",
+                0,
+                c.encoder_layers,
+                c.encoder_attention_heads,
+                c.encoder_ffn_dim,
+            ),
+            Stack::Decoder | Stack::Cross => {
+                let (first, count) = (c.encoder_layers, c.decoder_layers);
+                ("decoder", first, count, c.decoder_attention_heads, c.decoder_ffn_dim)
+            }
+        };
+        let d = c.d_model;
+        let options = StandardOptions {
+            names: StandardNames::BART,
+            d_model: d,
+            heads,
+            d_ffn,
+            activation,
+            norm_first: variant.norm_first,
+            norm_epsilon: NORM_EPSILON,
+            biases: [true; 4],
+            dropout: c.dropout,
+            attention_dropout: c.attention_dropout,
+            activation_dropout: c.activation_dropout,
+            filler: c.pad_token_id,
         };
         let layers = (0..count).map(|index| {
             let at = weights.at(Location::layer(stack, first + index), format!("{name}.layers.{index}"));
-            BartLayer::build(config, activation, stack, at)
+            StandardLayer::build(&options, at)
         });
         let layers = layers.collect();
         let mut at = weights.at(Location::outside(stack), name);
-        let rows = config.max_position_embeddings + POSITION_OFFSET;
         Self {
-            positions: at.embedding("embed_positions", [rows, config.d_model]),
-            norm: at.layer_norm(
-                NormRole::EmbeddingNorm,
-                "layernorm_embedding",
-                config.d_model,
-                NORM_EPSILON,
-            ),
+            positions: at.embedding("embed_positions", [c.max_position_embeddings + POSITION_OFFSET, d]),
+            norm: at.layer_norm(NormRole::EmbeddingNorm, "layernorm_embedding", d, NORM_EPSILON),
             layers,
+            last_norm: (variant.norm_first).then(|| at.layer_norm(NormRole::FinalNorm, "layer_norm", d, NORM_EPSILON)),
         }
     }
 
@@ -236,82 +316,14 @@ impl BartStack {
         let positions = self.positions.weight.val().slice_dim(0, first..first + seq);
         cx.norm(&self.norm, tokens + positions.unsqueeze())
     }
-}
 
-impl BartLayer {
-    fn build(config: &BartConfig, activation: Activation, stack: Stack, mut at: Scope<'_>) -> Self {
-        let d = config.d_model;
-        let (ffn, heads) = match stack {
-            Stack::Encoder => (config.encoder_ffn_dim, config.encoder_attention_heads),
-            Stack::Decoder | Stack::Cross => (config.decoder_ffn_dim, config.decoder_attention_heads),
-        };
-        Self {
-            attention: BartAttention::build(config, heads, stack, &mut at),
-            cross: (stack == Stack::Decoder).then(|| BartAttention::build(config, heads, Stack::Cross, &mut at)),
-            up: at.linear(LinearRole::FfnUp, "fc1", [d, ffn]),
-            down: at.linear(LinearRole::FfnDown, "fc2", [ffn, d]),
-            ffn_norm: at.layer_norm(NormRole::FfnNorm, "final_layer_norm", d, NORM_EPSILON),
-            after_ffn: at.residual(ResidualRole::AfterFfn, "output_adapters", d),
-            output: at.layer_output(d),
-            dropout: config.dropout,
-            activation_dropout: config.activation_dropout,
-            activation,
+    /// Goes on with the layers, and the norm after them.
+    fn extend<'m>(&'m self, chain: Chain<'m>, masks: [Option<Tensor<4>>; 2]) -> Chain<'m> {
+        let chain = chain.layers(&self.layers, masks);
+        match &self.last_norm {
+            Some(norm) => chain.then(|x, cx| cx.norm(norm, x)),
+            None => chain,
         }
-    }
-}
-
-impl BartAttention {
-    /// That of the layer at `at` over itself, or over the encoder's output.
-    fn build(config: &BartConfig, heads: usize, stack: Stack, at: &mut Scope<'_>) -> Self {
-        let d = config.d_model;
-        let (name, after, path) = match stack {
-            Stack::Cross => (
-                "encoder_attn",
-                ResidualRole::AfterCrossAttention,
-                "cross_attention_adapters",
-            ),
-            Stack::Encoder | Stack::Decoder => ("self_attn", ResidualRole::AfterAttention, "attention_adapters"),
-        };
-        // AdapterHub's name: the published checkpoint has no module there.
-        let after = at.residual(after, path, d);
-        let location = Location { stack, ..at.location() };
-        let norm = format!("{name}_layer_norm");
-        let names = ["q_proj", "k_proj", "v_proj", "out_proj"];
-        let options = AttentionOptions::new(d / heads, config.attention_dropout, config.pad_token_id);
-        let mut inside = at.within_at(location, name);
-        Self {
-            attention: ProjectedAttention::build(names, true, [d, heads], options, &mut inside),
-            norm: at
-                .within_at(location, "")
-                .layer_norm(NormRole::AttentionNorm, &norm, d, NORM_EPSILON),
-            after,
-            dropout: config.dropout,
-        }
-    }
-
-    /// Attention over the layer's own positions, or those of `slot.encoded`, and the residual connection.
-    fn forward(&self, x: Tensor<3>, mask: &Option<Tensor<4>>, slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
-        let attended = self.attention.forward(x.clone(), mask.clone(), slot, |state| state, cx);
-        let attended = cx.dropout(attended, self.dropout);
-        cx.residual(&self.after, attended, x, Some(&self.norm))
-    }
-}
-
-impl Block for BartLayer {
-    /// What queries may see of their own stack, and of the encoder's output.
-    type Frame = [Option<Tensor<4>>; 2];
-
-    fn forward(&self, x: Tensor<3>, [own, encoded]: &Self::Frame, mut slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
-        let mut x = self.attention.forward(x, own, slot.own(), cx);
-        if let Some(cross) = &self.cross {
-            x = cross.forward(x, encoded, slot, cx);
-        }
-        let up = self.activation.forward(cx.linear(&self.up, x.clone()));
-        let up = cx.dropout(up, self.activation_dropout);
-        let down = cx.linear(&self.down, up);
-        let down = cx.dropout(down, self.dropout);
-        let x = cx.residual(&self.after_ffn, down, x, Some(&self.ffn_norm));
-        cx.output(&self.output, x)
     }
 }
 
@@ -340,7 +352,7 @@ impl TwoStacks for BartModel {
     }
 
     fn encoder_layers<'m>(&'m self, chain: Chain<'m>, _: usize, mask: Option<Tensor<4>>) -> Chain<'m> {
-        chain.layers(&self.encoder.layers, [mask, None])
+        self.encoder.extend(chain, [mask, None])
     }
 
     fn embed_decoder(&self, ids: Tensor<2, Int>, first: usize, cx: &mut Hooks<'_>) -> Tensor<3> {
@@ -350,7 +362,7 @@ impl TwoStacks for BartModel {
     }
 
     fn decoder_layers<'m>(&'m self, chain: Chain<'m>, frame: DecoderFrame) -> Chain<'m> {
-        chain.layers(&self.decoder.layers, [Some(frame.mask), frame.encoded_mask])
+        self.decoder.extend(chain, [Some(frame.mask), frame.encoded_mask])
     }
 
     fn vocabulary_scores(&self, hidden: Tensor<3>, _: &mut Hooks<'_>) -> Tensor<3> {
@@ -396,11 +408,11 @@ impl Transformer for BartModel {
 
 impl Host for BartModel {
     fn architecture(&self) -> &str {
-        "bart"
+        self.variant.model_type
     }
 
     fn class_name(&self) -> &str {
-        "BartModel"
+        self.variant.class_name
     }
 
     fn d_model(&self) -> usize {

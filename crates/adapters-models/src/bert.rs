@@ -5,9 +5,9 @@
 
 use serde_json::{Map, Value};
 
+use crate::checkpoint_folder::CheckpointFolder;
 use crate::model::Model;
 use crate::modeling::*;
-use crate::pretrained::Pretrained;
 
 /// `config.json` of a BERT checkpoint: the fields that change what is computed. Others are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -223,7 +223,7 @@ impl BertModel {
     pub(crate) fn load_variant(
         variant: Variant,
         defaults: Map<String, Value>,
-        source: &Pretrained,
+        source: &CheckpointFolder,
         device: &Device,
     ) -> Result<Model, ModelError> {
         let config: BertConfig = source.config_with(defaults)?;

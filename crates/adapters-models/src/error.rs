@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use adapters_nn::did_you_mean;
 use adapters_store::StoreError;
 
-use crate::architecture::ModelKind;
+use crate::kind::ModelKind;
 
 /// Errors of loading models and tokenizers.
 #[derive(Debug, thiserror::Error)]

@@ -7,16 +7,16 @@ use burn::tensor::Device;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
+use crate::checkpoint_folder::CheckpointFolder;
 use crate::config_check::ConfigCheck;
 use crate::error::ModelError;
 use crate::model::Model;
-use crate::pretrained::Pretrained;
 use crate::rotary_config::RotaryDecoderConfig;
 use crate::rotary_decoder::RotaryDecoder;
 use crate::rotary_family::{AdapterHubForm, Family};
 
 /// Loads a checkpoint.
-pub(crate) fn load(source: &Pretrained, device: &Device) -> Result<Model, ModelError> {
+pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
     RotaryDecoder::load_family(source, defaults(), family, device)
 }
 

@@ -5,11 +5,11 @@ use adapters_core::{Ctx, Error, Host, LayerMut, LayerRef, Role, SiteInfo, Sites,
 use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor};
 use burn::tensor::{Device, Tensor};
 
-use crate::architecture::ModelKind;
 use crate::cache::KeyValueCache;
 use crate::chain::Chain;
 use crate::error::ModelError;
 use crate::input::Input;
+use crate::kind::ModelKind;
 use crate::transformer::{CausalLm, EncoderDecoder, ImageEncoder, ModelInfo, TextEncoder, Transformer};
 
 /// A pretrained model. What it can do beyond its last hidden state depends on its kind: [`causal_lm`](Self::causal_lm) and

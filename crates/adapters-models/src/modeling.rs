@@ -13,12 +13,12 @@ pub(crate) use burn::nn::{Embedding, LayerNorm, Linear, RmsNorm};
 pub(crate) use burn::tensor::{Bool, Device, Int, Tensor};
 pub(crate) use serde::Deserialize;
 
-pub(crate) use crate::architecture::FromCheckpoint;
 pub(crate) use crate::attention::AttentionOptions;
 pub(crate) use crate::cache::{Begun, KeyValueCache};
 pub(crate) use crate::chain::{Block, Chain, Slot};
 pub(crate) use crate::config_check::ConfigCheck;
 pub(crate) use crate::error::ModelError;
+pub(crate) use crate::from_checkpoint::{FromCheckpoint, load_relative};
 pub(crate) use crate::input::{ImageInput, TextInput};
 pub(crate) use crate::transformer::{CausalLm, ImageEncoder, MaskedLmLayout, ModelInfo, TextEncoder, Transformer};
 pub(crate) use crate::weights::{Scope, Weights};

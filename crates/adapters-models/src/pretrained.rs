@@ -1,17 +1,18 @@
 //! From a checkpoint folder to a model, and back to a plain checkpoint.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use adapters_core::{Host, Role, SiteKind, quantize};
 use adapters_nn::{Quantization, float_weight};
 use adapters_store::{StoreError, read_json, write_json, write_safetensors};
 use burn::tensor::Device;
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::architecture::{Architecture, Architectures, ModelKind};
+use crate::architecture::{Architecture, Architectures};
+use crate::checkpoint_folder::CheckpointFolder;
 use crate::error::ModelError;
+use crate::kind::ModelKind;
 use crate::model::Model;
 use crate::tokenizer::TextTokenizer;
 use crate::weights::checkpoint::Checkpoint;
@@ -19,8 +20,7 @@ use crate::weights::checkpoint::Checkpoint;
 /// A checkpoint folder whose architecture is known.
 #[derive(Clone, Debug)]
 pub struct Pretrained {
-    dir: PathBuf,
-    config: Map<String, Value>,
+    folder: CheckpointFolder,
     architecture: Architecture,
     /// The `model_type`s of the kinds that were asked for, for messages.
     architectures: Architectures,
@@ -54,9 +54,8 @@ impl Pretrained {
         let found = config.get("model_type").and_then(Value::as_str);
         let architecture = architectures.find(found.unwrap_or("(no model_type)"), &path)?;
         Ok(Self {
-            dir: dir.to_owned(),
+            folder: CheckpointFolder::new(dir, config),
             architecture,
-            config,
             architectures,
             quantization: None,
         })
@@ -64,7 +63,7 @@ impl Pretrained {
 
     /// The folder.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        self.folder.dir()
     }
 
     /// `model_type` of the checkpoint.
@@ -80,7 +79,7 @@ impl Pretrained {
     /// Replaces a value of `config.json` for this load, e.g. a dropout probability.
     #[must_use]
     pub fn with_config(mut self, key: &str, value: Value) -> Self {
-        self.config.insert(key.to_owned(), value);
+        self.folder.set(key, value);
         self
     }
 
@@ -99,7 +98,7 @@ impl Pretrained {
             "dropout",
             "activation_dropout",
         ] {
-            self.config.insert(key.to_owned(), probability.into());
+            self.folder.set(key, probability.into());
         }
         self
     }
@@ -117,7 +116,7 @@ impl Pretrained {
     ///
     /// [`ModelError::Config`], [`ModelError::Store`] listing every tensor that does not fit.
     pub fn model(&self, device: &Device) -> Result<Model, ModelError> {
-        let mut model = self.architecture.load(self, device)?;
+        let mut model = self.architecture.load(&self.folder, device)?;
         if let Some(quantization) = self.quantization {
             quantize(&mut model, quantization);
         }
@@ -156,7 +155,7 @@ impl Pretrained {
             return self.model(device);
         }
         Err(ModelError::OtherKind {
-            path: self.dir.join("config.json"),
+            path: self.dir().join("config.json"),
             found: self.model_type().to_owned(),
             wanted,
             supported: self.architectures.named(|known| known.kind == wanted),
@@ -169,12 +168,12 @@ impl Pretrained {
     ///
     /// [`ModelError::Store`] if the first does not parse.
     pub fn stop_tokens(&self) -> Result<Vec<u32>, ModelError> {
-        let path = self.dir.join("generation_config.json");
+        let path = self.dir().join("generation_config.json");
         let generation: Map<String, Value> = match path.exists() {
             true => read_json(&path)?,
             false => Map::new(),
         };
-        let ids = [&generation, &self.config]
+        let ids = [&generation, self.folder.config()]
             .into_iter()
             .find_map(|config| config.get("eos_token_id").filter(|ids| !ids.is_null()));
         let number = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
@@ -191,23 +190,7 @@ impl Pretrained {
     ///
     /// As [`TextTokenizer::load`].
     pub fn tokenizer(&self, max_length: usize) -> Result<TextTokenizer, ModelError> {
-        TextTokenizer::load(&self.dir, max_length)
-    }
-
-    /// The configuration over the defaults of its class, for the loader of an architecture.
-    ///
-    /// # Errors
-    ///
-    /// [`ModelError::Store`] naming the field that does not parse.
-    pub fn config_with<T: DeserializeOwned>(&self, mut defaults: Map<String, Value>) -> Result<T, ModelError> {
-        defaults.extend(self.config.clone());
-        serde_json::from_value(Value::Object(defaults)).map_err(|source| {
-            StoreError::Json {
-                path: self.dir.join("config.json"),
-                source,
-            }
-            .into()
-        })
+        TextTokenizer::load(self.dir(), max_length)
     }
 }
 

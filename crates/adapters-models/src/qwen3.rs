@@ -6,18 +6,18 @@
 use burn::tensor::Device;
 use serde_json::Value;
 
+use crate::checkpoint_folder::CheckpointFolder;
 use crate::config_check::ConfigCheck;
 use crate::error::ModelError;
 use crate::feed_forward::FeedForwardPlan;
 use crate::model::Model;
-use crate::pretrained::Pretrained;
 use crate::qwen2::{self, Windows};
 use crate::rotary_config::RotaryDecoderConfig;
 use crate::rotary_decoder::RotaryDecoder;
 use crate::rotary_family::{AttentionPlan, Family, QueryKeyNorms};
 
 /// Loads a checkpoint.
-pub(crate) fn load(source: &Pretrained, device: &Device) -> Result<Model, ModelError> {
+pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
     RotaryDecoder::load_family(source, defaults(), family, device)
 }
 

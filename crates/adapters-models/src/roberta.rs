@@ -7,10 +7,10 @@
 use serde_json::{Map, Value, json};
 
 use crate::bert::{BertModel, Tokens, Variant};
+use crate::checkpoint_folder::CheckpointFolder;
 use crate::llama::object;
 use crate::model::Model;
 use crate::modeling::*;
-use crate::pretrained::Pretrained;
 
 const ROBERTA: Variant = Variant {
     model_type: "roberta",
@@ -34,12 +34,12 @@ const XLM_ROBERTA: Variant = Variant {
 };
 
 /// Loads a checkpoint of RoBERTa.
-pub(crate) fn load(source: &Pretrained, device: &Device) -> Result<Model, ModelError> {
+pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
     BertModel::load_variant(ROBERTA, defaults(), source, device)
 }
 
 /// Loads a checkpoint of XLM-RoBERTa.
-pub(crate) fn load_xlm(source: &Pretrained, device: &Device) -> Result<Model, ModelError> {
+pub(crate) fn load_xlm(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
     let mut defaults = defaults();
     defaults.insert("vocab_size".to_owned(), 30522.into());
     BertModel::load_variant(XLM_ROBERTA, defaults, source, device)

@@ -121,37 +121,35 @@ impl Rotary {
         Self { frequencies, amplitude }
     }
 
-    /// What turns the queries and keys of a pass of `seq` tokens behind `past` ones. `positions` are those of so many tokens
-    /// behind others, `[rows, seq]`.
-    pub fn of_pass(
-        &self,
-        [seq, past]: [usize; 2],
-        positions: impl Fn(usize, usize) -> Tensor<2, Int>,
-        device: &Device,
-    ) -> PassTurns {
-        if let Frequencies::Fixed(frequencies) = &self.frequencies {
-            let turns = self.turns(frequencies, positions(seq, past), device);
-            return PassTurns::Once(turns);
-        }
-        let positions = positions(past + seq, 0);
-        let last: i64 = positions.clone().max().into_scalar();
-        let keys = self.turns(&self.frequencies.of_length((last + 1) as f64), positions, device);
-        PassTurns::Anew {
-            queries: keys.last(seq),
-            keys,
-        }
-    }
-
-    /// Cosines and sines at positions `[rows, seq]`.
-    fn turns(&self, frequencies: &[f32], positions: Tensor<2, Int>, device: &Device) -> Turns {
+    /// Cosines and sines at positions `[rows, seq]`, for all layers of a pass over a text whose last position is among them.
+    pub fn at(&self, positions: Tensor<2, Int>, device: &Device) -> Turns {
         let [rows, seq] = positions.dims();
-        let data = TensorData::new(frequencies.to_vec(), [1, 1, 1, frequencies.len()]);
+        let frequencies = match &self.frequencies {
+            Frequencies::Fixed(frequencies) => frequencies.clone(),
+            others => {
+                let last: i64 = positions.clone().max().into_scalar();
+                others.of_length((last + 1) as f64)
+            }
+        };
+        let pairs = frequencies.len();
+        let data = TensorData::new(frequencies, [1, 1, 1, pairs]);
         let frequencies = Tensor::<4>::from_data(data, device);
         let angles = positions.float().reshape([rows, 1, seq, 1]) * frequencies;
         let scaled = |x: Tensor<4>| if self.amplitude == 1.0 { x } else { x * self.amplitude };
         Turns {
             cos: scaled(angles.clone().cos()),
             sin: scaled(angles.sin()),
+        }
+    }
+}
+
+impl Rotary {
+    /// Whether keys and values of a text of `past` positions are those of the same text at its begin when it has grown to `all`.
+    pub fn keeps(&self, past: usize, all: usize) -> bool {
+        match &self.frequencies {
+            Frequencies::Fixed(_) => true,
+            Frequencies::Dynamic { original, .. } => all as f64 <= *original,
+            Frequencies::ByLength { original, .. } => (past as f64 <= *original) == (all as f64 <= *original),
         }
     }
 }
@@ -173,44 +171,6 @@ impl Frequencies {
                 plain(*features, theta).map(|frequency| frequency as f32).collect()
             }
             Self::ByLength { original, short, long } => if length > *original { long } else { short }.clone(),
-        }
-    }
-}
-
-/// What turns the queries and keys of a pass.
-#[derive(Clone, Debug)]
-pub enum PassTurns {
-    /// Each key once, before a cache takes it.
-    Once(Turns),
-    /// All keys in every pass, for the angles depend on the length of the text: a cache keeps them as they were.
-    Anew {
-        /// Of the queries.
-        queries: Turns,
-        /// Of all keys.
-        keys: Turns,
-    },
-}
-
-impl PassTurns {
-    /// Queries, `[batch, heads, seq, d_head]`.
-    pub fn queries(&self, x: Tensor<4>) -> Tensor<4> {
-        let (Self::Once(turns) | Self::Anew { queries: turns, .. }) = self;
-        turns.turn(x)
-    }
-
-    /// The keys of this pass, as a cache takes them.
-    pub fn new_keys(&self, x: Tensor<4>) -> Tensor<4> {
-        match self {
-            Self::Once(turns) => turns.turn(x),
-            Self::Anew { .. } => x,
-        }
-    }
-
-    /// All keys, as a cache returns them.
-    pub fn all_keys(&self, x: Tensor<4>) -> Tensor<4> {
-        match self {
-            Self::Once(_) => x,
-            Self::Anew { keys, .. } => keys.turn(x),
         }
     }
 }
@@ -240,18 +200,6 @@ impl Turns {
         }
         let turned = ops::turn(x.clone().slice_dim(3, 0..features), self.cos.clone(), self.sin.clone());
         Tensor::cat(vec![turned, x.slice_dim(3, features..d_head)], 3)
-    }
-
-    /// Those of the last `seq` positions.
-    fn last(&self, seq: usize) -> Self {
-        let last = |x: &Tensor<4>| {
-            let all = x.dims()[2];
-            x.clone().slice_dim(2, all - seq..all)
-        };
-        Self {
-            cos: last(&self.cos),
-            sin: last(&self.sin),
-        }
     }
 }
 
@@ -310,10 +258,8 @@ mod tests {
         let random = || Tensor::<4>::random([1, 1, 1, 8], Distribution::Normal(0.0, 1.0), &device);
         let (q, k) = (random(), random());
         let product = |query: i64, key: i64| {
-            let at = |position: i64| rotary.of_pass([1, 0], |_, _| Tensor::from_ints([[position]], &device), &device);
-            (at(query).queries(q.clone()) * at(key).new_keys(k.clone()))
-                .sum()
-                .into_data()
+            let at = |position: i64| rotary.at(Tensor::from_ints([[position]], &device), &device);
+            (at(query).turn(q.clone()) * at(key).turn(k.clone())).sum().into_data()
         };
         let near = product(7, 4);
         near.assert_approx_eq::<f32>(&product(103, 100), Tolerance::absolute(1e-4));

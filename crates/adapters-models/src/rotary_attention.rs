@@ -2,7 +2,7 @@
 
 use crate::modeling::*;
 use crate::norm::Norm;
-use crate::rotary::PassTurns;
+use crate::rotary::Turns;
 use crate::rotary_config::RotaryDecoderConfig;
 use crate::rotary_family::{Family, LayerPlan, Projections, QueryKeyNorms};
 
@@ -99,7 +99,7 @@ impl RotaryAttention {
     pub fn forward(
         &self,
         x: Tensor<3>,
-        turns: &PassTurns,
+        turns: &Turns,
         bias: Option<Tensor<4>>,
         slot: Slot<'_>,
         cx: &mut Hooks<'_>,
@@ -109,18 +109,10 @@ impl RotaryAttention {
         let mut query = heads.split(normed(self.query_norm.as_ref(), query, cx));
         let mut key = heads.split(normed(self.key_norm.as_ref(), key, cx));
         if self.turns {
-            (query, key) = (turns.queries(query), turns.new_keys(key));
+            (query, key) = (turns.turn(query), turns.turn(key));
         }
         let own = (key, heads.split(value));
-        let (mut key, value) = match slot.cache {
-            Some(cache) => cache.append(own),
-            None => own,
-        };
-        if self.turns {
-            key = turns.all_keys(key);
-        }
-        let state = heads.adapted((key, value), x, bias, &self.key_value, cx);
-        let attended = heads.weighted(query, state, cx);
+        let attended = heads.attend(query, own, x, bias, (&self.key_value, slot), cx);
         cx.linear(&self.output, attended)
     }
 }

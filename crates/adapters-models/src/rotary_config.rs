@@ -134,7 +134,7 @@ impl RotaryDecoderConfig {
         let fit = windows.len() == self.num_hidden_layers && !windows.contains(&Some(0));
         let expected = "a window of at least 1, and a type for each layer";
         check.require(fit, "sliding_window, layer_types", expected, format!("{windows:?}"))?;
-        Ok((self.hidden_act.parse()?, self.rotaries(check, family)?))
+        Ok((family.activation.parse()?, self.rotaries(check, family)?))
     }
 
     fn rotaries(&self, check: ConfigCheck<'_>, family: &Family) -> Result<Rotaries, ModelError> {

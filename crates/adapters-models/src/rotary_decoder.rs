@@ -11,11 +11,11 @@ use burn::module::ParamId;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::checkpoint_folder::CheckpointFolder;
 use crate::llama::object;
 use crate::model::Model;
 use crate::modeling::*;
-use crate::norm::Norm;
-use crate::pretrained::Pretrained;
+use crate::norm::{Norm, NormKind};
 use crate::rotary::Rotary;
 use crate::rotary_config::{Rotaries, RotaryDecoderConfig};
 use crate::rotary_family::{AdapterHubForm, EmbeddingFactor, Family, Logits};
@@ -44,7 +44,7 @@ impl RotaryDecoder {
     /// Loads a checkpoint of a family: `defaults` are those of its published class, and `family` decides by the fields that all
     /// families have and those of its own.
     pub(crate) fn load_family<Own: DeserializeOwned>(
-        source: &Pretrained,
+        source: &CheckpointFolder,
         defaults: Value,
         family: fn(&RotaryDecoderConfig, Own, ConfigCheck<'_>) -> Result<Family, ModelError>,
         device: &Device,
@@ -64,19 +64,21 @@ impl RotaryDecoder {
         cx: &Hooks<'_>,
     ) -> Frame {
         let first = cx.first_position() as i64;
-        let positions = |seq, past| ops::positions(seq, past, padding.as_ref(), device) + first;
+        // Padding has positions, as in transformers, but where a text is generated: there it stands in front.
+        let without = padding.as_ref().filter(|_| cx.pass().prompt.is_some());
+        let positions = ops::positions(seq, past, without, device) + first;
         let mut biases: Vec<(Option<usize>, Tensor<4>)> = Vec::new();
         for window in self.family.layers.iter().map(|layer| layer.window) {
             if !biases.iter().any(|(of, _)| *of == window) {
                 biases.push((window, ops::causal_bias(seq, past, window, padding.as_ref(), device)));
             }
         }
-        let of_pass = |rotary: &Rotary| rotary.of_pass([seq, past], positions, device);
+        let at = |rotary: &Rotary| rotary.at(positions.clone(), device);
         let last = self.layers.last();
         let last = last.filter(|_| self.family.adapterhub == AdapterHubForm::InterfaceWithLastNorms);
         Frame {
-            full: of_pass(&self.rotaries.full),
-            sliding: self.rotaries.sliding.as_ref().map(of_pass),
+            full: at(&self.rotaries.full),
+            sliding: self.rotaries.sliding.as_ref().map(at),
             biases,
             sum_norms: last.and_then(|layer| layer.output_norms(cx)),
         }
@@ -143,9 +145,13 @@ impl Transformer for RotaryDecoder {
             vocab_size: c.vocab_size,
             pad_id: c.pad_token_id.unwrap_or(0),
             token_types: None,
-            head_norm_epsilon: 1e-12,
+            // The configuration of the others has no `layer_norm_eps`.
+            head_norm_epsilon: match self.family.norm {
+                NormKind::Layer => c.rms_norm_eps,
+                NormKind::Rms | NormKind::OnePlusRms => 1e-12,
+            },
             head_dropout: 0.0,
-            activation: c.hidden_act.clone(),
+            activation: self.family.activation.clone(),
             masked_lm: None,
         }
     }
@@ -176,6 +182,11 @@ impl Transformer for RotaryDecoder {
 }
 
 impl CausalLm for RotaryDecoder {
+    fn keeps(&self, past: usize, all: usize) -> bool {
+        let Rotaries { full, sliding } = &self.rotaries;
+        full.keeps(past, all) && sliding.as_ref().is_none_or(|rotary| rotary.keeps(past, all))
+    }
+
     fn logits(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
         let cx = cx.hooks();
         let hidden = match self.family.adapterhub {

@@ -13,6 +13,8 @@ pub struct Family {
     pub class_name: &'static str,
     /// Layer by layer.
     pub layers: Vec<LayerPlan>,
+    /// The published name of the activation in the feed-forward block.
+    pub activation: String,
     /// Base of the angles in layers with a window, where they have one of their own.
     pub sliding_theta: Option<f64>,
     /// The formula of all normalizations.
@@ -150,6 +152,7 @@ impl Family {
             model_type,
             class_name,
             layers: vec![layer; config.num_hidden_layers],
+            activation: config.hidden_act.clone(),
             sliding_theta: None,
             norm: NormKind::Rms,
             final_norm: "norm",

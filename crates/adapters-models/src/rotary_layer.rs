@@ -5,7 +5,7 @@ use adapters_core::{AnyNorm, Join};
 use crate::feed_forward::FeedForward;
 use crate::modeling::*;
 use crate::norm::Norm;
-use crate::rotary::PassTurns;
+use crate::rotary::Turns;
 use crate::rotary_attention::RotaryAttention;
 use crate::rotary_config::RotaryDecoderConfig;
 use crate::rotary_family::{Family, LayerPlan, Placement};
@@ -41,9 +41,9 @@ struct Joint {
 #[derive(Debug)]
 pub struct Frame {
     /// Of layers that see the whole text.
-    pub(crate) full: PassTurns,
+    pub(crate) full: Turns,
     /// Of layers with a window, where they have angles of their own.
-    pub(crate) sliding: Option<PassTurns>,
+    pub(crate) sliding: Option<Turns>,
     /// What queries may see, for each window there is.
     pub(crate) biases: Vec<(Option<usize>, Tensor<4>)>,
     /// The normalizations behind attention and feed-forward block through which adapters read sums in every layer; `None` for

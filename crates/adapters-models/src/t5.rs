@@ -1,8 +1,10 @@
-//! T5, from the published configuration to the logits.
+//! T5 and mT5, from the published configuration to the logits.
 //!
 //! Paper: *Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer*, Raffel et al., 2019,
 //! <https://arxiv.org/abs/1910.10683>; the gated form is that of *GLU Variants Improve Transformer*, Shazeer, 2020,
-//! <https://arxiv.org/abs/2002.05202>. Behavior follows `T5ForConditionalGeneration` of Hugging Face transformers.
+//! <https://arxiv.org/abs/2002.05202>; *mT5: A massively multilingual pre-trained text-to-text transformer*, Xue et al., 2020,
+//! <https://arxiv.org/abs/2010.11934>. Behavior follows `T5ForConditionalGeneration` and `MT5ForConditionalGeneration` of
+//! Hugging Face transformers.
 
 mod config;
 mod distances;
@@ -11,8 +13,13 @@ use std::cell::RefCell;
 
 use adapters_core::KeyValueState;
 
+use serde_json::json;
+
 use crate::attention::ProjectedAttention;
+use crate::checkpoint_folder::CheckpointFolder;
 use crate::input::TextToTextInput;
+use crate::llama::object;
+use crate::model::Model;
 use crate::modeling::*;
 use crate::t5::config::FeedForwardVariant;
 use crate::t5::distances::{Buckets, Distances};
@@ -33,6 +40,36 @@ pub struct T5Model {
     lm_head: Option<Sited<Linear>>,
     #[module(skip)]
     config: T5Config,
+    #[module(skip)]
+    name: Name,
+}
+
+/// The published `model_type` and class.
+#[derive(Clone, Copy, Debug)]
+struct Name {
+    model_type: &'static str,
+    class_name: &'static str,
+}
+
+const T5: Name = Name {
+    model_type: "t5",
+    class_name: "T5ForConditionalGeneration",
+};
+
+const MT5: Name = Name {
+    model_type: "mt5",
+    class_name: "MT5ForConditionalGeneration",
+};
+
+/// Loads a checkpoint of mT5: T5 with the defaults of its published class.
+pub(crate) fn load_mt5(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
+    let defaults = object(json!({
+        "vocab_size": 250112, "d_ff": 1024, "num_layers": 8, "num_heads": 6, "feed_forward_proj": "gated-gelu",
+        "tie_word_embeddings": false,
+    }));
+    load_relative(source, device, defaults, |config, path, weights| {
+        T5Model::build_named(MT5, config, path, weights)
+    })
 }
 
 #[derive(Module, Sites, Debug)]
@@ -106,6 +143,16 @@ impl FromCheckpoint for T5Model {
     const PREFIX: &'static str = "transformer.";
 
     fn build(config: T5Config, path: &Path, weights: &mut Weights) -> Result<Self, ModelError> {
+        Self::build_named(T5, config, path, weights)
+    }
+
+    fn is_unused(&self, key: &str) -> bool {
+        UNUSED.contains(&key) || (self.config.tie_word_embeddings && key == "lm_head.weight")
+    }
+}
+
+impl T5Model {
+    fn build_named(name: Name, config: T5Config, path: &Path, weights: &mut Weights) -> Result<Self, ModelError> {
         let variant = config.check(path)?;
         let (d, vocab) = (config.d_model, config.vocab_size);
         let outside = Location::outside(Stack::Encoder);
@@ -125,11 +172,8 @@ impl FromCheckpoint for T5Model {
             decoder,
             lm_head,
             config,
+            name,
         })
-    }
-
-    fn is_unused(&self, key: &str) -> bool {
-        UNUSED.contains(&key) || (self.config.tie_word_embeddings && key == "lm_head.weight")
     }
 }
 
@@ -242,7 +286,13 @@ impl T5Attention {
         let (names, d) = (["q", "k", "v", "o"], config.d_model);
         Self {
             norm: at.rms_norm(NormRole::AttentionNorm, "layer_norm", d, config.layer_norm_epsilon),
-            attention: ProjectedAttention::build(names, false, [d, config.num_heads], options, &mut at.within(name)),
+            attention: ProjectedAttention::build(
+                names,
+                [false; 4],
+                [d, config.num_heads],
+                options,
+                &mut at.within(name),
+            ),
         }
     }
 
@@ -250,7 +300,7 @@ impl T5Attention {
     fn over_itself(&self, x: Tensor<3>, index: usize, frame: &Frame, own: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
         let x = cx.norm(&self.norm, x);
         let with_distances = |state: KeyValueState| {
-            let far = frame.distances.borrow_mut().of(index, &state.key);
+            let far = frame.distances.borrow_mut().of(index, &state);
             let bias = match &state.bias {
                 Some(mask) => far + mask.clone(),
                 None => far,
@@ -379,11 +429,11 @@ impl TwoStacks for T5Model {
 
 impl Host for T5Model {
     fn architecture(&self) -> &str {
-        "t5"
+        self.name.model_type
     }
 
     fn class_name(&self) -> &str {
-        "T5ForConditionalGeneration"
+        self.name.class_name
     }
 
     fn d_model(&self) -> usize {

@@ -1,7 +1,14 @@
 #![doc = include_str!("../README.md")]
 
+mod beft;
 mod ln_tuning;
+mod shira;
+mod sparse;
+mod supertuning;
 mod trainable_tokens;
 
+pub use beft::{AddedBias, Beft};
 pub use ln_tuning::LnTuning;
+pub use shira::{Elements, Shira};
+pub use supertuning::{LargestElements, Places, Supertuning};
 pub use trainable_tokens::{TokenRows, TrainableTokens};

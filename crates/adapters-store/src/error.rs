@@ -131,6 +131,22 @@ pub enum TensorProblem {
         /// The type found.
         found: String,
     },
+    /// A tensor has an element type that is not an integer where one is needed.
+    NotIntegers {
+        /// Its key.
+        key: String,
+        /// The type found.
+        found: String,
+    },
+    /// An index is outside what it points into.
+    Index {
+        /// Its key.
+        key: String,
+        /// The index.
+        index: i64,
+        /// How many things there are.
+        limit: usize,
+    },
     /// A tensor has NaN or infinite elements.
     NotFinite {
         /// Its key.
@@ -153,6 +169,14 @@ impl fmt::Display for TensorProblem {
                 write!(f, "`{key}` has shape {found:?}, expected {expected:?}")
             }
             Self::DType { key, found } => write!(f, "`{key}` has element type {found}, expected a float"),
+            Self::NotIntegers { key, found } => write!(f, "`{key}` has element type {found}, expected an integer"),
+            Self::Index { key, index, limit } => {
+                write!(
+                    f,
+                    "`{key}` holds the index {index}, expected 0 to {}",
+                    limit.saturating_sub(1)
+                )
+            }
             Self::NotFinite { key, index } => write!(f, "`{key}` is not finite at element {index}"),
         }
     }

@@ -236,17 +236,27 @@ pub(crate) fn fill(
         let candidates = place.keys(format, stored_name, host);
         match candidates.iter().find_map(|k| Some((k, tensors.remove(k)?))) {
             Some((key, data)) => {
-                let expected = shapes.get(&place.id).cloned().unwrap_or_default();
-                if !data.dtype().is_float() {
-                    problems.push(TensorProblem::DType {
-                        key: key.clone(),
-                        found: format!("{:?}", data.dtype()),
+                let (expected, integers) = match shapes.get(&place.id) {
+                    Some(shape) => (shape.dims.clone(), shape.integers),
+                    None => (Vec::new(), false),
+                };
+                if data.dtype().is_float() == integers {
+                    let (key, found) = (key.clone(), format!("{:?}", data.dtype()));
+                    problems.push(match integers {
+                        true => TensorProblem::NotIntegers { key, found },
+                        false => TensorProblem::DType { key, found },
                     });
                 } else if data.shape().to_vec() != expected {
                     problems.push(TensorProblem::Shape {
                         key: key.clone(),
                         expected,
                         found: data.shape().to_vec(),
+                    });
+                } else if let Some((index, limit)) = outside(&data, &place.limits) {
+                    problems.push(TensorProblem::Index {
+                        key: key.clone(),
+                        index,
+                        limit,
                     });
                 }
                 found.insert(place.id, data);
@@ -271,6 +281,19 @@ pub(crate) fn fill(
     }
     adapter.fill(found);
     Ok(adapter)
+}
+
+/// The first index that is outside its limit, with that limit: one for all, or one for each row.
+fn outside(data: &TensorData, limits: &[usize]) -> Option<(i64, usize)> {
+    let indices: Vec<i64> = data.iter::<i64>().collect();
+    let row = indices.len() / limits.len().max(1);
+    let mut rows = limits.iter().zip(indices.chunks(row.max(1)));
+    rows.find_map(|(limit, row)| {
+        let wrong = row
+            .iter()
+            .find(|index| usize::try_from(**index).map_or(true, |i| i >= *limit));
+        wrong.map(|index| (*index, *limit))
+    })
 }
 
 /// Takes out copies of the base's embedding tables and head, which peft writes beside an adapter of theirs. One that is not

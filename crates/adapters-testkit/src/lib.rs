@@ -3,3 +3,4 @@
 pub mod contract;
 pub mod golden;
 pub mod model_contract;
+pub mod random_bert;

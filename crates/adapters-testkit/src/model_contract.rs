@@ -76,32 +76,13 @@ impl<'a> ModelBench<'a> {
     fn new(case: &'a ModelCase) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder can be made");
         let device = Device::flex();
-        let one = |key: &str| (key.to_owned(), vec![1]);
-        let mut shapes: BTreeMap<String, Vec<usize>> = case.optional_keys.iter().map(|key| one(key)).collect();
-        loop {
-            let tensors = random_tensors(&shapes);
-            let problems = match write_and_load(case, dir.path(), &tensors, &device) {
-                Ok(model) => {
-                    return Self {
-                        case,
-                        dir,
-                        tensors,
-                        model,
-                        device,
-                    };
-                }
-                Err(ModelError::Store(StoreError::Mismatch { problems, .. })) => problems,
-                Err(other) => panic!("{}: {other}", case.config),
-            };
-            let before = shapes.clone();
-            for problem in problems {
-                match problem {
-                    TensorProblem::Missing { key, .. } => shapes.insert(key, vec![1]),
-                    TensorProblem::Shape { key, expected, .. } => shapes.insert(key, expected),
-                    other => panic!("{}: {other}", case.config),
-                };
-            }
-            assert_ne!(shapes, before, "{}: the loader asks for what it has", case.config);
+        let (model, tensors) = random_checkpoint(case, dir.path(), &device);
+        Self {
+            case,
+            dir,
+            tensors,
+            model,
+            device,
         }
     }
 
@@ -469,6 +450,36 @@ impl<'a> ModelBench<'a> {
             merged.reset(&mut model);
             assert_eq!(parameters(&model), before, "{context}: reset");
         }
+    }
+}
+
+/// Writes a checkpoint of random tensors for a case to `dir`, and loads it: the model and its tensors.
+///
+/// # Panics
+///
+/// Panics with the configuration where no such checkpoint loads.
+pub fn random_checkpoint(case: &ModelCase, dir: &Path, device: &Device) -> (Model, Tensors) {
+    let mut shapes: BTreeMap<String, Vec<usize>> = case
+        .optional_keys
+        .iter()
+        .map(|key| ((*key).to_owned(), vec![1]))
+        .collect();
+    loop {
+        let tensors = random_tensors(&shapes);
+        let problems = match write_and_load(case, dir, &tensors, device) {
+            Ok(model) => return (model, tensors),
+            Err(ModelError::Store(StoreError::Mismatch { problems, .. })) => problems,
+            Err(other) => panic!("{}: {other}", case.config),
+        };
+        let before = shapes.clone();
+        for problem in problems {
+            match problem {
+                TensorProblem::Missing { key, .. } => shapes.insert(key, vec![1]),
+                TensorProblem::Shape { key, expected, .. } => shapes.insert(key, expected),
+                other => panic!("{}: {other}", case.config),
+            };
+        }
+        assert_ne!(shapes, before, "{}: the loader asks for what it has", case.config);
     }
 }
 

@@ -31,10 +31,10 @@ fn rotary(model_type: &str, more: Value) -> Value {
 /// Configurations of an architecture that compute differently, and keys it may have.
 fn configs(model_type: &str) -> (Vec<Value>, &'static [&'static str]) {
     match model_type {
-        "bart" => {
+        "bart" | "mbart" | "plbart" => {
             let config = |scaled: bool, heads: usize| {
                 json!({
-                    "model_type": "bart", "vocab_size": 24, "d_model": 16, "encoder_layers": 2, "decoder_layers": 1,
+                    "model_type": model_type, "vocab_size": 24, "d_model": 16, "encoder_layers": 2, "decoder_layers": 1,
                     "encoder_attention_heads": 4, "decoder_attention_heads": heads, "encoder_ffn_dim": 20,
                     "decoder_ffn_dim": 12, "max_position_embeddings": 40, "scale_embedding": scaled, "pad_token_id": 0,
                 })
@@ -80,13 +80,11 @@ fn configs(model_type: &str) -> (Vec<Value>, &'static [&'static str]) {
                 "tie_word_embeddings": true, "attention_bias": true, "mlp_bias": true,
             });
             let yarn = json!({"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}});
-            // Longer texts than these have angles of their own, in a pass over three tokens others than in one over five.
-            let dynamic =
-                json!({"max_position_embeddings": 4, "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}});
-            let long = json!({"rope_scaling": {
-                "rope_type": "longrope", "factor": 4.0, "short_factor": [1.0, 1.5], "long_factor": [2.0, 3.0],
+            // Every text of the contract is a long one.
+            let long = json!({"original_max_position_embeddings": 2, "rope_scaling": {
+                "rope_type": "longrope", "short_factor": [1.0, 1.5], "long_factor": [2.0, 3.0],
             }});
-            let configs = [json!({}), newer, yarn, dynamic, long];
+            let configs = [json!({}), newer, yarn, long];
             (configs.map(|more| rotary("llama", more)).into(), &[])
         }
         "mistral" => (vec![rotary("mistral", json!({"sliding_window": 3}))], &[]),
@@ -95,10 +93,60 @@ fn configs(model_type: &str) -> (Vec<Value>, &'static [&'static str]) {
             vec![rotary("qwen3", json!({"head_dim": 6, "attention_bias": true}))],
             &[],
         ),
-        "t5" => {
+        // A window in one layer of two.
+        "gemma2" => {
+            let listed = json!({
+                "head_dim": 6, "query_pre_attn_scalar": 5, "sliding_window": 3, "final_logit_softcapping": null,
+                "layer_types": ["full_attention", "sliding_attention"], "tie_word_embeddings": false,
+            });
+            let published = json!({"head_dim": 4, "sliding_window": 2, "attn_logit_softcapping": 2.0});
+            (vec![rotary("gemma2", published), rotary("gemma2", listed)], &[])
+        }
+        "gemma3_text" => {
+            let newer = json!({
+                "head_dim": 4, "sliding_window": 3, "layer_types": ["full_attention", "sliding_attention"],
+                "rope_parameters": {
+                    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000.0},
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+                },
+                "tie_word_embeddings": true,
+            });
+            let older = json!({"head_dim": 6, "sliding_window": 2, "sliding_window_pattern": 2});
+            (vec![rotary("gemma3_text", newer), rotary("gemma3_text", older)], &[])
+        }
+        "phi" => {
+            let normed = json!({"qk_layernorm": true, "partial_rotary_factor": 1.0});
+            (vec![rotary("phi", json!({})), rotary("phi", normed)], &[])
+        }
+        "phi3" => {
+            let part = json!({"partial_rotary_factor": 0.5, "sliding_window": 3, "num_key_value_heads": 4});
+            (vec![rotary("phi3", json!({})), rotary("phi3", part)], &[])
+        }
+        "smollm3" => {
+            let window = json!({
+                "use_sliding_window": true, "sliding_window": 3, "no_rope_layers": [0, 1], "attention_bias": true,
+            });
+            let published = json!({"no_rope_layer_interval": 2});
+            (vec![rotary("smollm3", published), rotary("smollm3", window)], &[])
+        }
+        "olmo2" => (
+            vec![
+                rotary("olmo2", json!({"num_key_value_heads": 4})),
+                rotary("olmo2", json!({})),
+            ],
+            &[],
+        ),
+        "granite" => {
+            let factors = json!({
+                "embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multiplier": 0.4,
+                "attention_multiplier": 0.2, "mlp_bias": true,
+            });
+            (vec![rotary("granite", factors)], &[])
+        }
+        "t5" | "mt5" => {
             let config = |ffn: &str, tied: bool| {
                 json!({
-                    "model_type": "t5", "vocab_size": 24, "d_model": 16, "d_kv": 4, "d_ff": 20, "num_layers": 2,
+                    "model_type": model_type, "vocab_size": 24, "d_model": 16, "d_kv": 4, "d_ff": 20, "num_layers": 2,
                     "num_heads": 4, "relative_attention_num_buckets": 8, "relative_attention_max_distance": 16,
                     "feed_forward_proj": ffn, "tie_word_embeddings": tied,
                 })
@@ -118,8 +166,15 @@ fn configs(model_type: &str) -> (Vec<Value>, &'static [&'static str]) {
     }
 }
 
-fn check(model_type: &str) {
-    let (configs, optional_keys) = configs(model_type);
+/// The `model_type` as the name of a test.
+fn as_identifier(known: &Architecture) -> String {
+    known.model_type.replace('-', "_")
+}
+
+fn check(name: &str) {
+    let known = ARCHITECTURES.iter().find(|known| as_identifier(known) == name);
+    let known = known.unwrap_or_else(|| panic!("{name} is no architecture"));
+    let (configs, optional_keys) = configs(known.model_type);
     for config in configs {
         all(&ModelCase {
             config,
@@ -133,14 +188,14 @@ fn check(model_type: &str) {
 macro_rules! checked {
     ($($model_type:ident),*) => {
         $(#[test] fn $model_type() {
-            check(&stringify!($model_type).replace('_', "-"));
+            check(stringify!($model_type));
         })*
 
         #[test]
         fn no_architecture_is_left_out() {
-            let checked = [$(stringify!($model_type).replace('_', "-")),*];
+            let checked = [$(stringify!($model_type)),*];
             let left_out: Vec<_> =
-                ARCHITECTURES.iter().filter(|known| !checked.contains(&known.model_type.to_owned())).collect();
+                ARCHITECTURES.iter().filter(|known| !checked.contains(&as_identifier(known).as_str())).collect();
             assert!(left_out.is_empty(), "{left_out:?}");
         }
     };
@@ -148,6 +203,8 @@ macro_rules! checked {
 
 checked!(
     bart,
+    mbart,
+    plbart,
     bert,
     roberta,
     xlm_roberta,
@@ -157,7 +214,15 @@ checked!(
     mistral,
     qwen2,
     qwen3,
+    gemma2,
+    gemma3_text,
+    phi,
+    phi3,
+    smollm3,
+    olmo2,
+    granite,
     t5,
+    mt5,
     vit
 );
 

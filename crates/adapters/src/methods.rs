@@ -11,11 +11,17 @@ const ENTRIES: &[MethodEntry] = &[
     #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::Adalora>(),
     #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Deft>(),
+    #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::Delora>(),
     #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::DoraConfig>(),
     #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::DvoraConfig>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Glora>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Gralora>(),
     #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::Hira>(),
     #[cfg(feature = "lora")]
@@ -30,6 +36,8 @@ const ENTRIES: &[MethodEntry] = &[
     MethodEntry::of::<adapters_lora::Miss>(),
     #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::MtlLoraConfig>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Peanut>(),
     #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::Vblora>(),
     #[cfg(feature = "lora")]
@@ -53,7 +61,13 @@ const ENTRIES: &[MethodEntry] = &[
     #[cfg(feature = "reft")]
     MethodEntry::of::<adapters_reft::ReftConfig>(),
     #[cfg(feature = "selective")]
+    MethodEntry::of::<adapters_selective::Beft>(),
+    #[cfg(feature = "selective")]
     MethodEntry::of::<adapters_selective::LnTuning>(),
+    #[cfg(feature = "selective")]
+    MethodEntry::of::<adapters_selective::Shira>(),
+    #[cfg(feature = "selective")]
+    MethodEntry::of::<adapters_selective::Supertuning>(),
     #[cfg(feature = "selective")]
     MethodEntry::of::<adapters_selective::TrainableTokens>(),
     #[cfg(feature = "spectral")]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use adapters_testkit::contract::write_checkpoint;
+use adapters_testkit::random_bert::write_checkpoint;
 use serde_json::json;
 use tempfile::TempDir;
 

@@ -167,6 +167,11 @@ pub trait NamedParams {
     fn fixed_params(&self) -> Vec<ParamId> {
         Vec::new()
     }
+
+    /// How many things each parameter of integers points into: one number, or one for each row of the parameter.
+    fn index_limits(&self) -> Vec<(ParamId, Vec<usize>)> {
+        Vec::new()
+    }
 }
 
 /// Why a layer cannot be folded into the base weight.
@@ -269,5 +274,9 @@ impl NamedParams for SiteLayer {
 
     fn fixed_params(&self) -> Vec<ParamId> {
         each_kind!(self, layer => layer.fixed_params())
+    }
+
+    fn index_limits(&self) -> Vec<(ParamId, Vec<usize>)> {
+        each_kind!(self, layer => layer.index_limits())
     }
 }

@@ -100,7 +100,16 @@ impl AdapterSet {
         let mut sum: ParamValues = model
             .values()
             .into_iter()
-            .map(|(place, data)| (place, scaled(data, *weight)))
+            .map(|(place, data)| {
+                (
+                    place,
+                    if data.dtype().is_float() {
+                        scaled(data, *weight)
+                    } else {
+                        data
+                    },
+                )
+            })
             .collect();
         for (other, weight) in others {
             let values = self.attached(other)?.values();
@@ -120,7 +129,11 @@ impl AdapterSet {
                         shapes.0, shapes.1
                     )));
                 }
-                *sum = added(sum, scaled(data, *weight));
+                if data.dtype().is_float() {
+                    *sum = added(sum, scaled(data, *weight));
+                } else if *sum != data {
+                    return Err(refuse(format!("`{}` chooses other elements", place.1)));
+                }
             }
         }
         let average = model.copied(name).with_values(sum);

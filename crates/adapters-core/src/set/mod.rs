@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param, ParamId};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::composition::Composition;
 use crate::set::active::{Active, Generation};
@@ -33,7 +33,7 @@ mod place;
 mod stacks;
 pub(crate) mod values;
 
-pub use place::ParamPlace;
+pub use place::{ParamPlace, ParamShape};
 pub use values::values;
 
 /// Adapters by name, fusions of them, the composition that is active, and what of it trains.
@@ -161,11 +161,16 @@ impl Attached {
     }
 
     /// Shapes of the parameters, by id.
-    pub fn shapes(&self) -> HashMap<ParamId, Vec<usize>> {
-        struct Shapes(HashMap<ParamId, Vec<usize>>);
+    pub fn shapes(&self) -> HashMap<ParamId, ParamShape> {
+        struct Shapes(HashMap<ParamId, ParamShape>);
         impl ModuleVisitor for Shapes {
             fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-                self.0.insert(param.id, param.lazy_shape().to_vec());
+                let dims = param.lazy_shape().to_vec();
+                self.0.insert(param.id, ParamShape { dims, integers: false });
+            }
+            fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+                let dims = param.lazy_shape().to_vec();
+                self.0.insert(param.id, ParamShape { dims, integers: true });
             }
         }
         let mut shapes = Shapes(HashMap::new());
@@ -190,6 +195,7 @@ impl Attached {
 
     fn places<'a>(&'a self, info: Option<&'a SiteInfo>, layer: &impl NamedParams) -> Vec<ParamPlace<'a>> {
         let fixed = layer.fixed_params();
+        let limits: HashMap<ParamId, Vec<usize>> = layer.index_limits().into_iter().collect();
         let named = layer.named_params().into_iter();
         named
             .map(|(param, id)| ParamPlace {
@@ -199,6 +205,7 @@ impl Attached {
                 param,
                 id,
                 fixed: fixed.contains(&id),
+                limits: limits.get(&id).cloned().unwrap_or_default(),
             })
             .collect()
     }
@@ -548,6 +555,10 @@ pub fn with_fresh_ids<M: Module>(module: M) -> M {
             let (_, tensor, mapper) = param.consume();
             // A leaf of its own too: gradients are found by graph node, and a clone shares it.
             Param::from_mapped_value(ParamId::new(), tensor.detach(), mapper)
+        }
+        fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
+            let (_, tensor, mapper) = param.consume();
+            Param::from_mapped_value(ParamId::new(), tensor, mapper)
         }
     }
     module.map(&mut Fresh)

@@ -11,6 +11,15 @@ use crate::method::codec::Format;
 use crate::set::AdapterSet;
 use crate::site::SiteInfo;
 
+/// What a parameter of a set is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParamShape {
+    /// The sizes of its axes.
+    pub dims: Vec<usize>,
+    /// Whether its elements are integers, which say where and never train.
+    pub integers: bool,
+}
+
 /// Where a parameter of a set lives.
 #[derive(Clone, Debug)]
 pub struct ParamPlace<'a> {
@@ -26,6 +35,8 @@ pub struct ParamPlace<'a> {
     pub id: ParamId,
     /// Whether it is stored and never trained.
     pub fixed: bool,
+    /// How many things a parameter of integers points into: one number, or one for each of its rows.
+    pub limits: Vec<usize>,
 }
 
 impl ParamPlace<'_> {
@@ -82,7 +93,7 @@ impl AdapterSet {
             sum += trained
                 .by_ref()
                 .filter_map(|id| shapes.get(&id))
-                .map(|s| s.iter().product::<usize>())
+                .map(|s| s.dims.iter().product::<usize>())
                 .sum::<usize>();
         }
         sum

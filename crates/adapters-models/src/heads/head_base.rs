@@ -3,8 +3,8 @@
 use adapters_core::{Ctx, Host, Role, Site, SiteKind, Stack};
 use burn::tensor::Tensor;
 
-use crate::architecture::ModelKind;
 use crate::heads::Pooling;
+use crate::kind::ModelKind;
 use crate::model::Model;
 
 /// A model whose last hidden state heads read.

@@ -1,5 +1,8 @@
 //! The relative position bias: a learned number for each distance between query and key.
 
+use std::collections::BTreeMap;
+
+use adapters_core::KeyValueState;
 use burn::nn::Embedding;
 use burn::tensor::{Int, Tensor, TensorData};
 
@@ -35,10 +38,11 @@ impl Buckets {
     }
 }
 
-/// The distances of a stack's self-attention, made in the first layer and used in all.
+/// The bias of a stack's self-attention: that of the distances, learned once for all layers.
 ///
 /// An adapter may make the keys of some layers longer; those in front then count in the distances. A layer after the first has
-/// no distances of its own: for another number of keys it gets none, and so do the layers after it, as in the reference.
+/// no distances of its own: once a layer has another number of keys than the first, it and the layers after it get none, as
+/// in the reference.
 pub(super) struct Distances {
     /// The learned biases, `[buckets, heads]`.
     relative: Embedding,
@@ -47,8 +51,10 @@ pub(super) struct Distances {
     queries: usize,
     /// How many positions are before the first of them.
     past: usize,
-    /// Those of the layers that ran, `[1, heads, queries, keys]`. A layer that runs again finds what it had before it.
-    biases: Vec<Tensor<4>>,
+    /// The keys of each row in the layers that ran. A layer that runs again finds what it had before it.
+    keys: Vec<Vec<usize>>,
+    /// Learned biases by number of keys, `[1, heads, queries, keys]`.
+    learned: BTreeMap<usize, Tensor<4>>,
 }
 
 impl Distances {
@@ -59,32 +65,58 @@ impl Distances {
             buckets,
             queries,
             past,
-            biases: Vec::new(),
+            keys: Vec::new(),
+            learned: BTreeMap::new(),
         }
     }
 
     /// The learned bias of distances to `keys` keys, `[1, heads, queries, keys]`.
-    fn learned(&self, keys: usize) -> Tensor<4> {
-        let buckets: Vec<i64> = (self.past..self.past + self.queries)
-            .flat_map(|query| (0..keys).map(move |key| self.buckets.of(query, key)))
-            .collect();
-        let device = self.relative.weight.val().device();
-        let buckets = Tensor::<2, Int>::from_data(TensorData::new(buckets, [self.queries, keys]), &device);
-        self.relative.forward(buckets).permute([2, 0, 1]).unsqueeze()
+    fn learned(&mut self, keys: usize) -> Tensor<4> {
+        let (buckets, past, queries) = (self.buckets, self.past, self.queries);
+        let make = || {
+            let buckets: Vec<i64> = (past..past + queries)
+                .flat_map(|query| (0..keys).map(move |key| buckets.of(query, key)))
+                .collect();
+            let device = self.relative.weight.val().device();
+            let buckets = Tensor::<2, Int>::from_data(TensorData::new(buckets, [queries, keys]), &device);
+            self.relative.forward(buckets).permute([2, 0, 1]).unsqueeze()
+        };
+        self.learned.entry(keys).or_insert_with(make).clone()
     }
 
-    /// The bias in a layer of the stack, for keys `[batch, heads, keys, d_head]`.
-    pub(super) fn of(&mut self, layer: usize, key: &Tensor<4>) -> Tensor<4> {
-        let ([_, heads, keys, _], device) = (key.dims(), key.device());
-        let before = layer.checked_sub(1).and_then(|before| self.biases.get(before));
-        let bias = match (layer, before) {
-            (_, Some(bias)) if bias.dims()[3] == keys => bias.clone(),
-            (0, _) => self.learned(keys),
-            _ => Tensor::zeros([1, heads, self.queries, keys], &device),
+    /// The bias in a layer of the stack, `[1 or batch, heads, queries, keys]`. Keys that fill the front of a row do not count
+    /// in its distances.
+    pub(super) fn of(&mut self, layer: usize, state: &KeyValueState) -> Tensor<4> {
+        let ([batch, heads, longest, _], device) = (state.key.dims(), state.key.device());
+        let own: Vec<usize> = match state.filled.is_empty() {
+            true => vec![longest],
+            false => state.filled.iter().map(|filled| longest - filled).collect(),
         };
-        self.biases.truncate(layer);
-        self.biases.push(bias.clone());
-        bias
+        self.keys.truncate(layer);
+        self.keys.push(own.clone());
+        let rows = if self.keys.iter().any(|keys| keys.len() > 1) {
+            batch
+        } else {
+            1
+        };
+        let of_row = |keys: &[usize], row: usize| keys.get(row).or(keys.first()).copied();
+        let rows = (0..rows).map(|row| {
+            let keys = of_row(&own, row).unwrap_or(longest);
+            let as_first = self.keys.iter().all(|layer| of_row(layer, row) == Some(keys));
+            (keys, as_first)
+        });
+        let rows: Vec<(usize, bool)> = rows.collect();
+        let queries = self.queries;
+        let zeros = |keys: usize| Tensor::zeros([1, heads, queries, keys], &device);
+        let mut biases = Vec::with_capacity(rows.len());
+        for (keys, as_first) in rows {
+            let bias = if as_first { self.learned(keys) } else { zeros(keys) };
+            biases.push(match longest - keys {
+                0 => bias,
+                filled => Tensor::cat(vec![zeros(filled), bias], 3),
+            });
+        }
+        Tensor::cat(biases, 0)
     }
 }
 

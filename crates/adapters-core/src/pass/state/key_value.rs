@@ -29,6 +29,8 @@ pub struct KeyValueState {
     pub filler: Option<f32>,
     /// How many keys a query sees, itself included; `None` for all. The bias says it of the keys that are there.
     pub window: Option<usize>,
+    /// For each row, how many of its keys are such a filling that is not seen; empty where no row has any.
+    pub filled: Vec<usize>,
 }
 
 impl KeyValueState {
@@ -41,6 +43,7 @@ impl KeyValueState {
             input,
             filler: None,
             window: None,
+            filled: Vec::new(),
         }
     }
 
@@ -127,12 +130,23 @@ impl KeyValueState {
         };
         let bias = self.bias.clone();
         let bias = bias.unwrap_or_else(|| Tensor::zeros([batch, 1, 1, seq_k], (&device, self.key.dtype())));
-        let raised = if self.filler.is_some() { 1.0 } else { f32::MIN };
+        let (raised, filled) = match self.filler {
+            Some(_) => (1.0, self.filled.clone()),
+            None => (f32::MIN, vec![front; batch]),
+        };
         Self {
             bias: Some(lengthened(bias, front, raised)),
             key: Tensor::cat(vec![filling(&self.key), self.key.clone()], 2),
             value: Tensor::cat(vec![filling(&self.value), self.value.clone()], 2),
+            filled,
             ..self
+        }
+    }
+    /// How many keys of each row fill it up unseen.
+    fn filled_by_row(&self) -> Vec<usize> {
+        match self.filled.is_empty() {
+            true => vec![0; self.key.dims()[0]],
+            false => self.filled.clone(),
         }
     }
 }
@@ -173,6 +187,10 @@ impl Rows for KeyValueState {
             input: take(&self.input, rows),
             filler: self.filler,
             window: self.window,
+            filled: match self.filled.is_empty() {
+                true => Vec::new(),
+                false => rows.iter().map(|row| self.filled[*row]).collect(),
+            },
         }
     }
 
@@ -180,6 +198,10 @@ impl Rows for KeyValueState {
     fn join_rows(parts: Vec<Self>) -> Self {
         let longest = parts.iter().map(|part| part.key.dims()[2]).max().unwrap_or_default();
         let parts: Vec<Self> = parts.into_iter().map(|part| part.filled(longest)).collect();
+        let filled = match parts.iter().all(|part| part.filled.is_empty()) {
+            true => Vec::new(),
+            false => parts.iter().flat_map(Self::filled_by_row).collect(),
+        };
         let each = |of: fn(&Self) -> Tensor<4>| Tensor::cat(parts.iter().map(of).collect(), 0);
         Self {
             key: each(|part| part.key.clone()),
@@ -188,6 +210,7 @@ impl Rows for KeyValueState {
             input: Tensor::cat(parts.iter().map(|part| part.input.clone()).collect(), 0),
             filler: parts[0].filler,
             window: parts[0].window,
+            filled,
         }
     }
 }
