@@ -43,7 +43,7 @@ pub use pass::hooks::Hooks;
 pub use pass::record::{Record, Recorded, Recorder};
 pub use pass::state::{
     AnyNorm, EmbeddingState, FusionState, HiddenState, HookState, Inserted, Join, KeyValueState, LinearState,
-    LinearWeight, NoWeight, NormState, NormWeight, Normalization, OutputState, Positions, Rows, TableState, Up,
+    LinearWeight, NoWeight, NormState, NormWeight, Normalization, OutputState, Positions, Rows, TableState, Up, Window,
 };
 pub use quantize::{QuantizeReport, quantize};
 pub use set::active::Active;

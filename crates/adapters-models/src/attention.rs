@@ -1,6 +1,6 @@
 //! What the attention of every architecture has in common: heads split and merged, the cache, the hook of keys and values.
 
-use adapters_core::{Hooks, KeyValueHook, KeyValueState, LinearRole, Point, Sited, Sites};
+use adapters_core::{Hooks, KeyValueHook, KeyValueState, LinearRole, Point, Sited, Sites, Window};
 use adapters_nn::ops;
 use burn::module::Module;
 use burn::nn::Linear;
@@ -19,8 +19,8 @@ pub struct AttentionOptions {
     pub scale: f64,
     /// Scores are at most this, `cap tanh(scores / cap)`; `None` for any.
     pub cap: Option<f64>,
-    /// Keys a query sees, itself included; `None` for all. The bias says it of a layer's own keys, this tells adapters.
-    pub window: Option<usize>,
+    /// What a query reaches; `None` for all. The bias says it of a layer's own keys, this tells adapters.
+    pub window: Option<Window>,
     /// Dropout on the weights, in training.
     pub dropout: f64,
     /// Id of the padding token, which the reference fills the front of shorter rows with.

@@ -3,6 +3,7 @@
 //! Paper: *Gemma 2: Improving Open Language Models at a Practical Size*, Gemma Team, 2024, <https://arxiv.org/abs/2408.00118>.
 //! Behavior follows `Gemma2ForCausalLM` of Hugging Face transformers.
 
+use adapters_core::Window;
 use burn::tensor::Device;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -60,6 +61,7 @@ impl GemmaFields {
             norm: NormKind::OnePlusRms,
             attention: AttentionPlan {
                 scale: Some(self.query_pre_attn_scalar.sqrt().recip()),
+                window: Window::Dropping,
                 ..family.attention
             },
             feed_forward: FeedForwardPlan::Gated { bias: false },

@@ -1,5 +1,7 @@
 //! The attention of decoders with rotary positions: grouped queries, in the forms that families have.
 
+use adapters_core::Window;
+
 use crate::modeling::*;
 use crate::norm::Norm;
 use crate::rotary::Turns;
@@ -51,7 +53,7 @@ impl RotaryAttention {
         let (d, width, kv) = (config.hidden_size, heads * d_head, kv_heads * d_head);
         let mut options = AttentionOptions::new(d_head, config.attention_dropout, config.pad_token_id.unwrap_or(0));
         options.scale = plan.scale.unwrap_or(options.scale);
-        (options.cap, options.window) = (plan.cap, layer.window);
+        (options.cap, options.window) = (plan.cap, layer.window.map(plan.window));
         let projected = match plan.projections {
             Projections::Separate { bias } => Projected::Separate(Separate {
                 query: at.linear_with(bias, LinearRole::Query, "q_proj", [d, width]),
@@ -84,7 +86,7 @@ impl RotaryAttention {
 
     /// Keys a query sees; `None` for all.
     pub(crate) fn window(&self) -> Option<usize> {
-        self.options.window
+        self.options.window.map(Window::size)
     }
 
     /// What the queries of `x` read. `bias` says which keys they see.

@@ -1,5 +1,7 @@
 //! What a family of decoders with rotary positions decides: its names, and the choices its layers are built by.
 
+use adapters_core::Window;
+
 use crate::feed_forward::FeedForwardPlan;
 use crate::norm::NormKind;
 use crate::rotary_config::RotaryDecoderConfig;
@@ -63,6 +65,9 @@ pub struct AttentionPlan {
     pub scale: Option<f64>,
     /// Scores are at most this, `cap tanh(scores / cap)`.
     pub cap: Option<f64>,
+    /// Of the size of a window: what becomes of peft's prefixes in front of it. Peft puts those of most families whole into a
+    /// cache of transformers.
+    pub window: fn(usize) -> Window,
 }
 
 /// The projections of query, key and value.
@@ -164,6 +169,7 @@ impl Family {
                 norms: QueryKeyNorms::None,
                 scale: None,
                 cap: None,
+                window: Window::Hiding,
             },
             feed_forward: FeedForwardPlan::Gated { bias: config.mlp_bias },
             placement: Placement::Before { factor: 1.0 },

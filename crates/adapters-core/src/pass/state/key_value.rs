@@ -27,10 +27,36 @@ pub struct KeyValueState {
     /// What the front of a row is filled with, and seen, when it is joined with longer ones; `None` for a filling that is
     /// not seen.
     pub filler: Option<f32>,
-    /// How many keys a query sees, itself included; `None` for all. The bias says it of the keys that are there.
-    pub window: Option<usize>,
+    /// What a query reaches; `None` for all. The bias says it of the keys that are there.
+    pub window: Option<Window>,
     /// For each row, how many of its keys are such a filling that is not seen; empty where no row has any.
     pub filled: Vec<usize>,
+}
+
+/// How many keys a query reaches, itself included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Window {
+    /// A key in front of the text that no query reaches is there and not seen.
+    Hiding(usize),
+    /// It is left out.
+    Dropping(usize),
+}
+
+impl Window {
+    /// The number of keys.
+    pub fn size(self) -> usize {
+        let (Self::Hiding(size) | Self::Dropping(size)) = self;
+        size
+    }
+
+    /// How many of `front` keys in front of the text are there.
+    fn kept(self, front: usize) -> usize {
+        match self {
+            // The cache that the reference takes this from keeps all behind a window of one.
+            Self::Hiding(_) | Self::Dropping(1) => front,
+            Self::Dropping(size) => front.min(size.saturating_sub(1)),
+        }
+    }
 }
 
 impl KeyValueState {
@@ -47,9 +73,9 @@ impl KeyValueState {
         }
     }
 
-    /// With the number of keys a query sees.
+    /// With what a query reaches.
     #[must_use]
-    pub fn with_window(self, window: Option<usize>) -> Self {
+    pub fn with_window(self, window: Option<Window>) -> Self {
         Self { window, ..self }
     }
 
@@ -96,15 +122,17 @@ impl KeyValueState {
     /// Panics on other shapes.
     #[must_use]
     pub fn with_first_positions(self, key: Tensor<4>, value: Tensor<4>) -> Self {
-        let ([_, _, front, _], [_, seq, _], [_, _, keys, _]) = (key.dims(), self.input.dims(), self.key.dims());
         let Some((window, bias)) = self.window.zip(self.bias.clone()) else {
             return self.with_front(key, value);
         };
+        let ([_, _, front, _], [_, seq, _], [_, _, keys, _]) = (key.dims(), self.input.dims(), self.key.dims());
         let [batch, heads, _, _] = bias.dims();
-        let seen = causal_bias(seq, front + keys - seq, Some(window), None, &bias.device());
-        let seen = seen.slice_dim(3, 0..front).expand([batch, heads, seq, front]);
-        let bias = Tensor::cat(vec![seen.cast(bias.dtype()), bias.expand([batch, heads, seq, keys])], 3);
-        self.put_in_front(key, value, Some(bias))
+        let seen = causal_bias(seq, front + keys - seq, Some(window.size()), None, &bias.device());
+        let seen = seen.expand([batch, heads, seq, front + keys]).cast(bias.dtype());
+        let kept = front - window.kept(front)..front;
+        let own = bias.expand([batch, heads, seq, keys]);
+        let bias = Tensor::cat(vec![seen.slice_dim(3, kept.clone()), own], 3);
+        self.put_in_front(key.slice_dim(2, kept.clone()), value.slice_dim(2, kept), Some(bias))
     }
 
     fn put_in_front(self, key: Tensor<4>, value: Tensor<4>, bias: Option<Tensor<4>>) -> Self {

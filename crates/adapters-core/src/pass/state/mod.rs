@@ -23,7 +23,7 @@ mod table;
 pub use embedding::{EmbeddingState, Inserted};
 pub use fusion::FusionState;
 pub use hidden::{AnyNorm, HiddenState, Join, Up};
-pub use key_value::KeyValueState;
+pub use key_value::{KeyValueState, Window};
 pub use linear::{LinearState, LinearWeight};
 pub use norm::{NormState, NormWeight, Normalization};
 pub use output::OutputState;
