@@ -14,7 +14,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::compacter::{self, Phm, PhmLayer, PhmWeight, RuleInit, WeightInit};
+use crate::compacter::{Phm, PhmLayer, PhmWeight, RuleInit, SHARED_NAMES, SharedPhm, WeightInit};
 use crate::invertible::{Coupling, CouplingKind};
 use crate::layer::{BottleneckLayer, Insertion, Shape};
 use crate::presets::PRESETS;
@@ -435,17 +435,23 @@ impl Method for BottleneckConfig {
 impl SharedParameters for BottleneckConfig {
     fn build_shared(&self, build: &Build<'_>) -> Result<Shared, Error> {
         let Some(phm) = self.phm() else {
-            return Ok(Shared::new());
+            return Ok(Shared::of(SharedPhm::default()));
         };
         let d_model = build.host.d_model();
         let width = Error::in_config(Self::NAME, self.width(0, d_model))?;
         Error::in_config(Self::NAME, phm.check_divides(d_model, width))?;
         let mut rng = build.shared_rng(self.seed());
-        Ok(compacter::shared(&phm, d_model, width, &mut rng, build.device))
+        Ok(Shared::of(SharedPhm::draw(
+            &phm,
+            d_model,
+            width,
+            &mut rng,
+            build.device,
+        )))
     }
 
     fn owns(&self, param: &str) -> bool {
-        compacter::SHARED_NAMES.iter().any(|names| names.contains(&param))
+        SHARED_NAMES.iter().any(|names| names.contains(&param))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use adapters_core::{ConfigError, Shared, SharedParam};
+use adapters_core::{ConfigError, NamedParams};
 use adapters_nn::draw;
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -97,8 +97,6 @@ pub struct PhmLayer {
     dim: usize,
     #[module(skip)]
     side: Side,
-    #[module(skip)]
-    factorized: Factorized,
 }
 
 /// A stack of matrices, or its two factors.
@@ -110,13 +108,6 @@ pub struct Factors {
     right: Option<Param<Tensor<3>>>,
 }
 
-/// Which of the two are products.
-#[derive(Clone, Copy, Debug)]
-struct Factorized {
-    rule: bool,
-    weight: bool,
-}
-
 impl Factors {
     /// `[n, rows, cols]`, as one or as `[n, rows, rank]` times `[n, rank, cols]`.
     fn new(data: impl IntoIterator<Item = TensorData>, device: &Device) -> Option<Self> {
@@ -125,6 +116,17 @@ impl Factors {
             left: Param::from_data(data.next()?, device),
             right: data.next().map(|right| Param::from_data(right, device)),
         })
+    }
+
+    /// The parameters under the name of the whole, or of the left and the right factors.
+    fn named(&self, [whole, left, right]: [&str; 3]) -> Vec<(Cow<'static, str>, ParamId)> {
+        match &self.right {
+            None => vec![(whole.to_owned().into(), self.left.id)],
+            Some(factor) => vec![
+                (left.to_owned().into(), self.left.id),
+                (right.to_owned().into(), factor.id),
+            ],
+        }
     }
 
     fn value(&self) -> (Tensor<3>, Option<Tensor<3>>) {
@@ -168,39 +170,46 @@ pub(crate) const SHARED_NAMES: [[&str; 3]; 3] = [
 
 const RULE: [&str; 3] = ["phm_rule", "phm_rule_left", "phm_rule_right"];
 
-fn shared_weight_names(side: Side) -> [&'static str; 3] {
-    match side {
-        Side::Down => SHARED_NAMES[1],
-        Side::Up => SHARED_NAMES[2],
-    }
+/// What the hypercomplex layers of an adapter share, each where the configuration says so.
+#[derive(Module, Debug, Default)]
+pub struct SharedPhm {
+    down: Option<Factors>,
+    up: Option<Factors>,
+    rule: Option<Factors>,
 }
 
-/// A shared stack of matrices, or its two factors.
-fn shared_value(shared: &Shared, names: [&'static str; 3], factorized: bool) -> (Tensor<3>, Option<Tensor<3>>) {
-    match factorized {
-        true => (shared.matrices(names[1]), Some(shared.matrices(names[2]))),
-        false => (shared.matrices(names[0]), None),
-    }
-}
-
-/// What all hypercomplex layers of an adapter share, for a model of width `d_model`.
-pub(crate) fn shared(phm: &Phm, d_model: usize, bottleneck: usize, rng: &mut ChaCha8Rng, device: &Device) -> Shared {
-    let mut shared = Shared::new();
-    let mut add = |names: [&'static str; 3], data: Vec<TensorData>| {
-        let names = if data.len() == 1 { &names[..1] } else { &names[1..] };
-        for (name, data) in names.iter().zip(data) {
-            shared = std::mem::take(&mut shared).with(*name, SharedParam::Three(Param::from_data(data, device)));
+impl SharedPhm {
+    /// Fresh parameters for a model of width `d_model`.
+    pub(crate) fn draw(phm: &Phm, d_model: usize, bottleneck: usize, rng: &mut ChaCha8Rng, device: &Device) -> Self {
+        let mut shared = Self::default();
+        if phm.shared_weight {
+            let (wide, narrow) = (d_model / phm.dim, bottleneck / phm.dim);
+            shared.down = Factors::new(draw_weight(phm, wide, narrow, rng), device);
+            shared.up = Factors::new(draw_weight(phm, narrow, wide, rng), device);
         }
-    };
-    if phm.shared_weight {
-        let (wide, narrow) = (d_model / phm.dim, bottleneck / phm.dim);
-        add(shared_weight_names(Side::Down), draw_weight(phm, wide, narrow, rng));
-        add(shared_weight_names(Side::Up), draw_weight(phm, narrow, wide, rng));
+        if phm.shared_rule {
+            shared.rule = Factors::new(draw_rule(phm, 1.0, phm.init_range as f32, rng), device);
+        }
+        shared
     }
-    if phm.shared_rule {
-        add(RULE, draw_rule(phm, 1.0, phm.init_range as f32, rng));
+
+    fn weight(&self, side: Side) -> Option<&Factors> {
+        match side {
+            Side::Down => self.down.as_ref(),
+            Side::Up => self.up.as_ref(),
+        }
     }
-    shared
+}
+
+impl NamedParams for SharedPhm {
+    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
+        let [rule, down, up] = SHARED_NAMES;
+        let all = [(&self.down, down), (&self.up, up), (&self.rule, rule)];
+        let present = all
+            .into_iter()
+            .filter_map(|(factors, names)| Some(factors.as_ref()?.named(names)));
+        present.flatten().collect()
+    }
 }
 
 impl PhmLayer {
@@ -215,34 +224,39 @@ impl PhmLayer {
             d_out,
             dim: phm.dim,
             side,
-            factorized: Factorized {
-                rule: phm.factorized_rule,
-                weight: matches!(phm.weight, PhmWeight::Factorized { .. }),
-            },
         }
     }
 
-    /// `x H + b`, `[batch, seq, d_in] -> [batch, seq, d_out]`.
+    /// `x H + b`, `[batch, seq, d_in] -> [batch, seq, d_out]`. A rule or a weight that neither the layer nor its adapter has
+    /// is zero.
     ///
     /// With a factorized weight `H` is never formed where the products through the factors cost less.
-    pub fn forward(&self, x: Tensor<3>, shared: &Shared) -> Tensor<3> {
-        let take = |own: &Option<Factors>, factorized: bool, names: [&'static str; 3]| match own {
-            Some(own) => own.value(),
-            None => shared_value(shared, names, factorized),
-        };
-        let rule = match take(&self.rule, self.factorized.rule, RULE) {
-            (left, Some(right)) => left.matmul(right),
-            (whole, None) => whole,
-        };
-        let weight = take(&self.weight, self.factorized.weight, shared_weight_names(self.side));
-        let y = match weight {
-            (left, Some(right)) if self.factored_is_cheaper(left.dims()[2]) => self.factored(x, rule, left, right),
-            (left, Some(right)) => self.dense(x, rule, left.matmul(right)),
-            (whole, None) => self.dense(x, rule, whole),
+    pub fn forward(&self, x: Tensor<3>, shared: &SharedPhm) -> Tensor<3> {
+        let rule = self.rule.as_ref().or(shared.rule.as_ref());
+        let weight = self.weight.as_ref().or(shared.weight(self.side));
+        let y = match (rule, weight) {
+            (Some(rule), Some(weight)) => self.product(x, rule, weight),
+            _ => {
+                let [batch, seq, _] = x.dims();
+                Tensor::zeros([batch, seq, self.d_out], &x.device())
+            }
         };
         match &self.bias {
             Some(bias) => y + bias.val().unsqueeze(),
             None => y,
+        }
+    }
+
+    /// `x H`.
+    fn product(&self, x: Tensor<3>, rule: &Factors, weight: &Factors) -> Tensor<3> {
+        let rule = match rule.value() {
+            (left, Some(right)) => left.matmul(right),
+            (whole, None) => whole,
+        };
+        match weight.value() {
+            (left, Some(right)) if self.factored_is_cheaper(left.dims()[2]) => self.factored(x, rule, left, right),
+            (left, Some(right)) => self.dense(x, rule, left.matmul(right)),
+            (whole, None) => self.dense(x, rule, whole),
         }
     }
 
@@ -298,16 +312,12 @@ impl PhmLayer {
     }
 
     pub(crate) fn named_params(&self, path: &str) -> Vec<(Cow<'static, str>, ParamId)> {
-        let mut params = Vec::new();
-        let mut add = |factors: &Option<Factors>, names: [&str; 3]| {
-            if let Some(Factors { left, right }) = factors {
-                let whole = right.is_none();
-                params.push((format!("{path}.{}", names[usize::from(!whole)]).into(), left.id));
-                params.extend(right.iter().map(|r| (format!("{path}.{}", names[2]).into(), r.id)));
-            }
-        };
-        add(&self.weight, ["W", "W_left", "W_right"]);
-        add(&self.rule, RULE);
+        let own = [(&self.weight, ["W", "W_left", "W_right"]), (&self.rule, RULE)];
+        let own = own
+            .into_iter()
+            .filter_map(|(factors, names)| Some(factors.as_ref()?.named(names)));
+        let below = |(name, id): (Cow<'static, str>, ParamId)| (format!("{path}.{name}").into(), id);
+        let mut params: Vec<(Cow<'static, str>, ParamId)> = own.flatten().map(below).collect();
         params.extend(self.bias.iter().map(|b| (format!("{path}.b").into(), b.id)));
         params
     }

@@ -9,6 +9,7 @@ use burn::nn::LayerNorm;
 use burn::tensor::{Tensor, activation};
 
 use crate::bottleneck::ResidualBeforeLn;
+use crate::compacter::SharedPhm;
 use crate::projection::{Dense, Project};
 
 /// A bottleneck after a block or in parallel to it: `up(act(down(h))) * scaling`, then gate, norm and residual.
@@ -62,7 +63,7 @@ pub enum Insertion {
 impl BottleneckLayer {
     /// `up(act(down(x))) * scaling` with dropout and gate, `[batch, seq, d_model]`; and, where a fusion requests it,
     /// without them.
-    fn core(&self, x: Tensor<3>, up: Up, call: &Call<'_>) -> (Tensor<3>, Up) {
+    fn core(&self, x: Tensor<3>, up: Up, call: &Call<'_, SharedPhm>) -> (Tensor<3>, Up) {
         let gate = self
             .gate
             .as_ref()
@@ -103,7 +104,7 @@ impl BottleneckLayer {
     }
 }
 
-impl SiteAdapter<HiddenState> for BottleneckLayer {
+impl SiteAdapter<HiddenState, SharedPhm> for BottleneckLayer {
     fn open(&self, state: HiddenState) -> HiddenState {
         let Insertion::Sequential {
             original_ln_before,
@@ -137,7 +138,7 @@ impl SiteAdapter<HiddenState> for BottleneckLayer {
     /// # Panics
     ///
     /// Panics if the last axis is not the model's width.
-    fn apply(&self, state: HiddenState, call: &Call<'_>) -> HiddenState {
+    fn apply(&self, state: HiddenState, call: &Call<'_, SharedPhm>) -> HiddenState {
         let (out, up) = self.core(state.hidden, state.up, call);
         let hidden = match (self.shape.insertion, self.shape.residual_before_ln_after, &state.inner) {
             (Insertion::Parallel, _, _) | (_, _, None) => self.norm_after(out),
@@ -153,7 +154,7 @@ impl SiteAdapter<HiddenState> for BottleneckLayer {
         Causality::of_gate(&self.gate)
     }
 
-    fn finisher(&self) -> Option<&dyn Finisher<HiddenState>> {
+    fn finisher(&self) -> Option<&dyn Finisher<HiddenState, SharedPhm>> {
         Some(self)
     }
 
@@ -165,8 +166,8 @@ impl SiteAdapter<HiddenState> for BottleneckLayer {
     }
 }
 
-impl Finisher<HiddenState> for BottleneckLayer {
-    fn finish(&self, state: HiddenState, _call: &Call<'_>) -> Tensor<3> {
+impl Finisher<HiddenState, SharedPhm> for BottleneckLayer {
+    fn finish(&self, state: HiddenState, _call: &Call<'_, SharedPhm>) -> Tensor<3> {
         let hidden = match self.shape.insertion {
             Insertion::Parallel => state.hidden + state.block,
             Insertion::Sequential { .. } => state.hidden,

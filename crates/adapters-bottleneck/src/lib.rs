@@ -11,7 +11,7 @@ mod reduction;
 mod tests;
 
 pub use bottleneck::{BottleneckConfig, ResidualBeforeLn, Scaling};
-pub use compacter::{Phm, PhmLayer, PhmWeight, RuleInit, WeightInit};
+pub use compacter::{Phm, PhmLayer, PhmWeight, RuleInit, SharedPhm, WeightInit};
 pub use invertible::{Coupling, CouplingKind};
 pub use layer::{BottleneckLayer, Insertion};
 pub use projection::{Dense, Init, Project, Side};

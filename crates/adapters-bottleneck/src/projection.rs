@@ -2,14 +2,13 @@
 
 use std::borrow::Cow;
 
-use adapters_core::Shared;
 use adapters_nn::{draw, ops};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Tensor};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::compacter::PhmLayer;
+use crate::compacter::{PhmLayer, SharedPhm};
 
 /// How the projections are initialized; biases are zero in all of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,7 +89,7 @@ impl Dense {
 
 impl Project {
     /// `[batch, seq, d_in] -> [batch, seq, d_out]`
-    pub fn forward(&self, x: Tensor<3>, shared: &Shared) -> Tensor<3> {
+    pub fn forward(&self, x: Tensor<3>, shared: &SharedPhm) -> Tensor<3> {
         match self {
             Self::Linear(layer) => layer.forward(x),
             Self::Phm(layer) => layer.forward(x, shared),

@@ -2,14 +2,23 @@
 
 use std::path::PathBuf;
 
+use adapters::lora::Combination;
 use adapters::models::heads::Pooling;
 use adapters::nn::Quantization;
 use adapters::train::TASKS;
 use clap::{Parser, Subcommand, ValueEnum};
 
-/// Parameter-efficient fine-tuning of pretrained transformers.
+use crate::commands::doctor::DoctorArgs;
+use crate::commands::methods::MethodsArgs;
+use crate::commands::new::NewArgs;
+
+/// Fine-tune pretrained models with small adapters: train, evaluate, run, merge and share them.
 #[derive(Debug, Parser)]
-#[command(name = "adapters", version, about)]
+#[command(name = "adapters", version, after_help = examples(&[
+    "adapters train recipes/reviews.toml",
+    "adapters predict --adapter runs/reviews/adapter --text \"A wonderful film.\"",
+    "adapters merge --adapter runs/reviews/adapter --out merged",
+]))]
 pub struct Args {
     /// What to do.
     #[command(subcommand)]
@@ -19,37 +28,57 @@ pub struct Args {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Train an adapter and a head by a recipe; goes on where an unfinished run of the recipe stopped.
+    /// Train an adapter from a recipe file. Run it again to resume an interrupted run.
     Train(TrainArgs),
-    /// Score an adapter and a head on labeled data.
+    /// Measure the quality of an adapter on a labeled file.
     Eval(EvalArgs),
-    /// Print predictions for new texts: labels, numbers, tags with their words, answers.
+    /// Predict labels, numbers, tags or answers for new inputs.
     Predict(PredictArgs),
-    /// Continue texts with a causal language model, or answer them with an encoder-decoder.
+    /// Generate text with a language model and an optional adapter.
     Generate(GenerateArgs),
-    /// Describe a model or an adapter folder.
+    /// Show what a model, adapter or run folder contains.
     Info(InfoArgs),
-    /// Fold an adapter into its base and write a plain checkpoint.
+    /// Merge an adapter into its base model and save a standalone model.
     Merge(MergeArgs),
-    /// Make one adapter from the weighted sum of several.
-    Average(AverageArgs),
-    /// Take off what a prefix is only trained with, and keep the vectors it makes.
+    /// Combine adapters into one: average, linear, TIES, DARE, SVD and others.
+    #[command(visible_alias = "average")]
+    Combine(CombineArgs),
+    /// Remove the training-only network of a prefix adapter: a smaller file with the same output.
     Eject(EjectArgs),
-    /// Time forward, training step, merged forward, attach, save and load.
+    /// Measure the speed of an adapter: forward, training step, merged forward, attach, save and load.
     Bench(BenchArgs),
-    /// Print a completion script for a shell.
+    /// Create a folder with a recipe and a little data for a task.
+    New(NewArgs),
+    /// List the adapter methods, or the fields of one.
+    Methods(MethodsArgs),
+    /// Show what this build and this machine have: devices, instructions, threads, memory.
+    Doctor(DoctorArgs),
+    /// Print a completion script for your shell.
     Completions(CompletionsArgs),
 }
 
 /// Where to compute.
 #[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Hardware")]
 pub struct DeviceArgs {
-    /// Device: flex, ndarray, vulkan, cuda:0, .. as compiled in.
-    #[arg(long, default_value_t = default_device())]
+    #[arg(long, default_value_t = default_device(), help = device_help())]
     pub device: String,
-    /// Threads of the CPU backends; all cores without it. One makes a run repeatable bit for bit.
-    #[arg(long)]
+    /// Number of CPU threads [default: all cores]. With 1, results are reproducible bit for bit.
+    #[arg(long, value_name = "N", value_parser = positive)]
     pub threads: Option<usize>,
+}
+
+fn device_help() -> String {
+    format!(
+        "Where to compute. This build has: {}",
+        adapters::available_devices().join(", ")
+    )
+}
+
+/// The lines at the end of a help text.
+pub(crate) fn examples(commands: &[&str]) -> String {
+    let lines: Vec<String> = commands.iter().map(|command| format!("  {command}")).collect();
+    format!("Examples:\n{}", lines.join("\n"))
 }
 
 fn default_device() -> String {
@@ -59,17 +88,25 @@ fn default_device() -> String {
 
 /// `adapters train`
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = data_formats())]
+#[command(after_help = examples(&[
+    "adapters train recipes/reviews.toml",
+    "adapters train recipes/reviews.toml --set train.epochs=3 --set adapter.config='lora[r=16]'",
+    "adapters train recipes/reviews.toml --out runs/second-try --threads 1",
+]), after_long_help = data_formats(&[
+    "adapters train recipes/reviews.toml",
+    "adapters train recipes/reviews.toml --set train.epochs=3 --set adapter.config='lora[r=16]'",
+    "adapters train recipes/reviews.toml --out runs/second-try --threads 1",
+]))]
 pub struct TrainArgs {
     /// The recipe, a TOML file.
     pub recipe: PathBuf,
-    /// Run folder, in place of the recipe's or `runs/<recipe>`.
-    #[arg(long)]
+    /// Folder for the results [default: the recipe's `output.dir`, else runs/NAME].
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub out: Option<PathBuf>,
-    /// Form the base's linear weights are held in, in place of the recipe's `model.quantize`.
-    #[arg(long, value_enum)]
+    /// Precision of the base model's weights [default: from the recipe].
+    #[arg(long, value_enum, help_heading = "Model")]
     pub quantize: Option<QuantizeArg>,
-    /// Replace a value of the recipe, e.g. `--set train.epochs=3`.
+    /// Override a recipe value (repeatable), e.g. --set train.epochs=3.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
     /// Where to compute.
@@ -79,27 +116,27 @@ pub struct TrainArgs {
 
 /// The model, adapter and head to use.
 #[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// Folder of the base checkpoint; without it the one in the adapter's manifest.
-    #[arg(long)]
+    /// Folder of the base model [default: the one the adapter was trained on].
+    #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
-    /// Folder of the adapter, AdapterHub or peft.
-    #[arg(long)]
+    /// Folder of the adapter, in AdapterHub's or PEFT's format, or of the run that trained it.
+    #[arg(long, value_name = "DIR")]
     pub adapter: PathBuf,
-    /// Head file with `weight` and `bias`; without it the head in the adapter's folder: that of its manifest, AdapterHub's
-    /// head files, or peft's `modules_to_save`.
-    #[arg(long)]
+    /// Classification head file with the tensors `weight` and `bias` [default: the head next to the adapter].
+    #[arg(long, value_name = "FILE")]
     pub head: Option<PathBuf>,
-    /// How hidden states become one vector; without it the manifest's, or the mean.
+    /// How the token vectors are combined into one [default: as trained, else mean].
     #[arg(long, value_enum)]
     pub pooling: Option<PoolingArg>,
-    /// Longest input in tokens; without it the manifest's, or 128.
-    #[arg(long)]
+    /// Longest input in tokens; longer inputs are cut [default: as trained, else 128].
+    #[arg(long, value_name = "N")]
     pub max_length: Option<usize>,
-    /// Form the base's linear weights are held in; without it the manifest's, or floats.
+    /// Precision of the base model's weights [default: as trained, else none].
     #[arg(long, value_enum)]
     pub quantize: Option<QuantizeArg>,
-    /// Allow reading weights from a PyTorch pickle, with a reader that does not execute it.
+    /// Accept PyTorch `.bin` files. They are parsed, never executed.
     #[arg(long)]
     pub allow_bin: bool,
     /// Where to compute.
@@ -107,17 +144,17 @@ pub struct ModelArgs {
     pub device: DeviceArgs,
 }
 
-/// The form of a base's weights on the command line.
+/// The precision of a base's weights on the command line.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum QuantizeArg {
-    /// Floats.
+    /// 32-bit floats.
     None,
-    /// Eight bits a weight.
+    /// 8-bit integers: a quarter of the memory.
     Int8,
 }
 
 impl QuantizeArg {
-    /// The form it names; `None` for floats.
+    /// The quantization it names; `None` for floats.
     pub fn quantization(self) -> Option<Quantization> {
         match self {
             Self::None => None,
@@ -129,13 +166,13 @@ impl QuantizeArg {
 /// Pooling on the command line.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum PoolingArg {
-    /// Mean over the tokens of the text.
+    /// The mean of all tokens.
     Mean,
-    /// The first position.
+    /// The first token.
     First,
-    /// The last token of the text.
+    /// The last token.
     Last,
-    /// The pooler of the model.
+    /// The pooler layer of the model.
     Pooler,
 }
 
@@ -162,11 +199,12 @@ impl PoolingArg {
 }
 
 /// The data formats of all tasks, for the help of the commands that read data files.
-fn data_formats() -> String {
-    let mut help =
-        "Data files are .jsonl (one object a line), .csv or .tsv (the first row names the fields). Fields by task, \
-                    renamed with `data.fields` of a recipe:\n"
-            .to_owned();
+fn data_formats(commands: &[&str]) -> String {
+    let mut help = examples(commands);
+    help.push_str(
+        "\n\nData files are .jsonl (one JSON object on each line), .csv or .tsv (the first line names the columns). \
+         `data.fields` of a recipe renames the columns, which are by task:\n",
+    );
     for task in TASKS {
         help.push_str(&format!("\n  {}: {}", task.name, task.data));
     }
@@ -175,25 +213,28 @@ fn data_formats() -> String {
 
 /// `adapters eval`
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = data_formats())]
+#[command(
+    after_help = examples(&["adapters eval --adapter runs/reviews/adapter --data data/reviews/test.jsonl"]),
+    after_long_help = data_formats(&["adapters eval --adapter runs/reviews/adapter --data data/reviews/test.jsonl"])
+)]
 pub struct EvalArgs {
-    /// What to score.
+    /// What to evaluate.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Labeled data, `.jsonl`, `.csv` or `.tsv`.
-    #[arg(long)]
+    /// Labeled data: a .jsonl, .csv or .tsv file.
+    #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub data: PathBuf,
-    /// Name of the text field.
-    #[arg(long, default_value = "text")]
+    /// Name of the text column.
+    #[arg(long, value_name = "NAME", default_value = "text", help_heading = "Data")]
     pub text_field: String,
-    /// Name of the label field.
-    #[arg(long, default_value = "label")]
+    /// Name of the label column.
+    #[arg(long, value_name = "NAME", default_value = "label", help_heading = "Data")]
     pub label_field: String,
-    /// Rows of a batch.
-    #[arg(long, default_value = "64", value_parser = positive)]
+    /// Batch size.
+    #[arg(long, value_name = "N", default_value = "64", value_parser = positive, help_heading = "Hardware")]
     pub batch: usize,
-    /// Write the logits, row by row in the order of the file, as tensor `logits`.
-    #[arg(long, value_name = "FILE")]
+    /// Also write the raw scores to this safetensors file, as the tensor `logits`.
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub logits: Option<PathBuf>,
 }
 
@@ -205,88 +246,114 @@ fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
+const PREDICT_EXAMPLES: [&str; 3] = [
+    "adapters predict --adapter runs/reviews/adapter --text \"A wonderful film.\"",
+    "adapters predict --adapter runs/reviews/adapter < reviews.txt",
+    "adapters predict --adapter runs/answers/adapter --question \"Who wrote it?\" --text \"It was written by Ada.\"",
+];
+
 /// `adapters predict`
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = data_formats())]
+#[command(
+    after_help = examples(&PREDICT_EXAMPLES),
+    after_long_help = data_formats(&PREDICT_EXAMPLES)
+)]
 pub struct PredictArgs {
     /// What to use.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// A text: what a label or number is predicted for, the words to tag, or the context of a question. Repeat for more, except
-    /// with --question. Without it, one text a line of standard input.
-    #[arg(long)]
+    /// A text to classify or tag, or the context of a question (repeatable) [default: one text on each line of standard
+    /// input].
+    #[arg(long, help_heading = "Data")]
     pub text: Vec<String>,
-    /// The question, for question answering (about --text) and multiple choice (with --choice).
-    #[arg(long)]
+    /// A question, answered from --text or by one of the --choice texts.
+    #[arg(long, value_name = "TEXT", help_heading = "Data")]
     pub question: Option<String>,
-    /// A text to choose from; repeat for each.
-    #[arg(long)]
+    /// A possible answer (repeatable).
+    #[arg(long, value_name = "TEXT", help_heading = "Data")]
     pub choice: Vec<String>,
-    /// A data file of the task, whose targets may be absent, in place of texts.
-    #[arg(long, conflicts_with_all = ["text", "question", "choice"])]
+    /// A data file of the task, with or without labels, instead of --text.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["text", "question", "choice"], help_heading = "Data")]
     pub data: Option<PathBuf>,
-    /// Rows of a batch.
-    #[arg(long, default_value = "64", value_parser = positive)]
+    /// Batch size.
+    #[arg(long, value_name = "N", default_value = "64", value_parser = positive, help_heading = "Hardware")]
     pub batch: usize,
 }
 
 /// `adapters generate`
 #[derive(Debug, clap::Args)]
+#[command(after_help = examples(&[
+    "adapters generate --model models/SmolLM2-135M --prompt \"Once upon a time\"",
+    "adapters generate --adapter runs/pirate/adapter --prompt \"How do I cook rice?\" --temperature 0.7 --top-p 0.9",
+    "adapters generate --adapter runs/summaries/adapter --beams 4 --max-tokens 60 --prompt \"..\"",
+]))]
 pub struct GenerateArgs {
-    /// Folder of the base checkpoint; without it the one in the adapter's manifest.
-    #[arg(long, required_unless_present = "adapter")]
+    /// Folder of the base model [default: the one the adapter was trained on].
+    #[arg(
+        long,
+        value_name = "DIR",
+        required_unless_present = "adapter",
+        help_heading = "Model"
+    )]
     pub model: Option<PathBuf>,
-    /// Folder of an adapter, AdapterHub or peft.
-    #[arg(long)]
+    /// Folder of an adapter, in AdapterHub's or PEFT's format, or of the run that trained it.
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
     pub adapter: Option<PathBuf>,
-    /// A text to continue; repeat for more, which are continued side by side.
-    #[arg(long, required = true)]
+    /// Prompt (repeatable; all prompts are generated in one batch).
+    #[arg(long, value_name = "TEXT", required = true, help_heading = "Prompt")]
     pub prompt: Vec<String>,
-    /// Take each prompt for a message and answer it, by the chat template of the model; so it is without this where the
-    /// adapter was trained so.
-    #[arg(long)]
+    /// Treat each prompt as a chat message and apply the model's chat template [default if the adapter was trained on
+    /// chats].
+    #[arg(long, help_heading = "Prompt")]
     pub chat: bool,
-    /// Continue each prompt as it is, whatever the adapter was trained on.
-    #[arg(long, conflicts_with = "chat")]
+    /// Do not apply a chat template.
+    #[arg(long, conflicts_with = "chat", help_heading = "Prompt")]
     pub plain: bool,
-    /// The message before it that says how to answer.
-    #[arg(long, conflicts_with = "plain")]
+    /// System message (with --chat).
+    #[arg(long, value_name = "TEXT", conflicts_with = "plain", help_heading = "Prompt")]
     pub system: Option<String>,
-    /// Tokens to add at most.
-    #[arg(long, default_value = "128", value_parser = positive)]
+    /// Maximum number of new tokens.
+    #[arg(long, value_name = "N", default_value = "128", value_parser = positive, help_heading = "Generation")]
     pub max_tokens: usize,
-    /// Draw tokens, with chances evened out above 1 and sharpened below; without it the likeliest token is taken.
-    #[arg(long)]
+    /// Sampling temperature [default: greedy decoding].
+    #[arg(long, value_name = "T", help_heading = "Generation")]
     pub temperature: Option<f64>,
-    /// Draw among this many tokens only.
-    #[arg(long, requires = "temperature")]
+    /// Sample from the K most likely tokens.
+    #[arg(long, value_name = "K", requires = "temperature", help_heading = "Generation")]
     pub top_k: Option<usize>,
-    /// Draw among the tokens that make up this probability only.
-    #[arg(long, requires = "temperature")]
+    /// Sample from the most likely tokens with total probability P.
+    #[arg(long, value_name = "P", requires = "temperature", help_heading = "Generation")]
     pub top_p: Option<f64>,
-    /// Search among this many continuations and print the likeliest.
-    #[arg(long, value_parser = positive, conflicts_with = "temperature")]
+    /// Beam search with this many beams.
+    #[arg(long, value_name = "N", value_parser = positive, conflicts_with = "temperature", help_heading = "Generation")]
     pub beams: Option<usize>,
-    /// Favor long continuations of the search above zero, short ones below.
-    #[arg(long, default_value_t = 1.0, requires = "beams", allow_negative_numbers = true)]
+    /// Exponent of the length by which beam scores are divided: above 0 favors long texts, below 0 short ones.
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 1.0,
+        requires = "beams",
+        allow_negative_numbers = true,
+        help_heading = "Generation"
+    )]
     pub length_penalty: f64,
-    /// When the search ends, once as many continuations as there are beams have ended.
-    #[arg(long, default_value = "false", requires = "beams")]
+    /// When beam search stops, once as many texts as there are beams are complete.
+    #[arg(long, default_value = "false", requires = "beams", help_heading = "Generation")]
     pub early_stopping: EarlyStoppingArg,
-    /// Divide the scores of tokens that were there already.
-    #[arg(long, default_value_t = 1.0)]
+    /// Penalty for repeated tokens; 1 is none.
+    #[arg(long, value_name = "X", default_value_t = 1.0, help_heading = "Generation")]
     pub repetition_penalty: f64,
-    /// Seed of what is drawn.
-    #[arg(long, default_value_t = 0)]
+    /// Random seed of sampling.
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Generation")]
     pub seed: u64,
-    /// Compute all keys and values anew for each token.
-    #[arg(long)]
+    /// Disable the key/value cache (slow; for checking).
+    #[arg(long, help_heading = "Generation")]
     pub no_cache: bool,
-    /// Print token ids in place of text.
-    #[arg(long)]
+    /// Print token ids instead of text.
+    #[arg(long, help_heading = "Output")]
     pub ids: bool,
-    /// Allow reading weights from a PyTorch pickle.
-    #[arg(long)]
+    /// Accept PyTorch `.bin` files. They are parsed, never executed.
+    #[arg(long, help_heading = "Model")]
     pub allow_bin: bool,
     /// Where to compute.
     #[command(flatten)]
@@ -296,86 +363,92 @@ pub struct GenerateArgs {
 /// `early_stopping` of transformers.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 pub enum EarlyStoppingArg {
-    /// When the best of those that go on would be worse if it ended now.
+    /// When no unfinished text would score better if it ended now.
     False,
-    /// At once.
+    /// Immediately.
     True,
-    /// When none of those that go on can become better.
+    /// When no unfinished text can become better.
     Never,
 }
 
 /// `adapters info`
 #[derive(Debug, clap::Args)]
 pub struct InfoArgs {
-    /// A model folder or an adapter folder.
+    /// A model, adapter or run folder.
     pub path: PathBuf,
-    /// The model an adapter belongs to, to list what the adapter touches.
-    #[arg(long)]
+    /// Folder of the base model of an adapter [default: the one the adapter was trained on].
+    #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceArgs,
-    /// List every site.
+    /// List every layer that an adapter acts on or can act on.
     #[arg(long)]
     pub sites: bool,
-    /// Allow reading weights from a PyTorch pickle.
-    #[arg(long)]
+    /// Print JSON.
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
+    /// Accept PyTorch `.bin` files. They are parsed, never executed.
+    #[arg(long, help_heading = "Model")]
     pub allow_bin: bool,
 }
 
 /// `adapters merge`
 #[derive(Debug, clap::Args)]
 pub struct MergeArgs {
-    /// Folder of the base checkpoint; without it the one in the adapter's manifest.
-    #[arg(long)]
+    /// Folder of the base model [default: the one the adapter was trained on].
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
     pub model: Option<PathBuf>,
-    /// Folder of the adapter.
-    #[arg(long)]
+    /// Folder of the adapter, or of the run that trained it.
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
     pub adapter: PathBuf,
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceArgs,
-    /// Folder of the merged checkpoint.
-    #[arg(long)]
+    /// Folder for the merged model; must be new or empty.
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub out: PathBuf,
-    /// Allow reading weights from a PyTorch pickle.
-    #[arg(long)]
+    /// Accept PyTorch `.bin` files. They are parsed, never executed.
+    #[arg(long, help_heading = "Model")]
     pub allow_bin: bool,
 }
 
-/// `adapters average`
+/// `adapters combine`
 #[derive(Debug, clap::Args)]
-pub struct AverageArgs {
-    /// Adapter folders with their weights, e.g. `runs/a/adapter=0.7`; a weight of 1 without one.
+#[command(after_help = examples(&[
+    "adapters combine runs/a/adapter=0.7 runs/b/adapter=0.3 --out runs/mixed",
+    "adapters combine runs/a/adapter runs/b/adapter --combination ties --density 0.2 --out runs/ties",
+]))]
+pub struct CombineArgs {
+    /// Adapter folders with their weights, e.g. runs/a/adapter=0.7 [default weight: 1].
     #[arg(required = true, value_name = "DIR[=WEIGHT]")]
     pub adapters: Vec<String>,
-    /// Folder of the new adapter, in the format of the first.
-    #[arg(long)]
+    /// Folder for the new adapter, in the format of the first one; must be new or empty.
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub out: PathBuf,
-    /// Folder of the base checkpoint; without it the one in the first adapter's manifest.
-    #[arg(long)]
+    /// Folder of the base model [default: the one the first adapter was trained on].
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
     pub model: Option<PathBuf>,
-    /// How LoRAs are combined in place of the average of each parameter: linear, negate_b, delta_svd, cat, svd, ties,
-    /// ties_svd, dare_linear, dare_ties, magnitude_prune. The weights are then taken as they are.
-    #[arg(long, value_name = "NAME")]
+    /// How LoRA adapters are combined [default: the average of each parameter, which works for every method].
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(Combination::NAMES))]
     pub combination: Option<String>,
-    /// Rank of the new adapter, for the ways that choose it.
-    #[arg(long)]
+    /// Rank of the new adapter, for svd, ties_svd and delta_svd.
+    #[arg(long, value_name = "R", requires = "combination")]
     pub rank: Option<usize>,
-    /// Share of the elements kept, for the ways that leave some out.
-    #[arg(long)]
+    /// Fraction of the values kept by ties, dare_linear, dare_ties and magnitude_prune.
+    #[arg(long, value_name = "X", requires = "combination")]
     pub density: Option<f64>,
-    /// How TIES elects a sign.
+    /// How TIES chooses the sign of each value.
     #[arg(long, value_enum, default_value = "total")]
     pub sign: SignArg,
-    /// Seed of what is left out at random.
-    #[arg(long, default_value_t = 0)]
+    /// Random seed of DARE.
+    #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
-    /// Take the weights of an average as they are, not divided by their sum.
+    /// Use the weights of an average as they are: do not divide them by their sum.
     #[arg(long)]
     pub raw: bool,
-    /// Allow reading weights from a PyTorch pickle.
-    #[arg(long)]
+    /// Accept PyTorch `.bin` files. They are parsed, never executed.
+    #[arg(long, help_heading = "Model")]
     pub allow_bin: bool,
     /// Where to compute.
     #[command(flatten)]
@@ -385,58 +458,58 @@ pub struct AverageArgs {
 /// `adapters eject`
 #[derive(Debug, clap::Args)]
 pub struct EjectArgs {
-    /// Folder of the adapter.
-    #[arg(long)]
+    /// Folder of the adapter, or of the run that trained it.
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
     pub adapter: PathBuf,
-    /// Folder of the smaller adapter, in the same format.
-    #[arg(long)]
+    /// Folder for the smaller adapter, in the same format; must be new or empty.
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub out: PathBuf,
-    /// Folder of the base checkpoint; without it the one in the adapter's manifest.
-    #[arg(long)]
+    /// Folder of the base model [default: the one the adapter was trained on].
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
     pub model: Option<PathBuf>,
-    /// Allow reading weights from a PyTorch pickle.
-    #[arg(long)]
+    /// Accept PyTorch `.bin` files. They are parsed, never executed.
+    #[arg(long, help_heading = "Model")]
     pub allow_bin: bool,
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceArgs,
 }
 
-/// Sign election on the command line.
+/// The sign election of TIES on the command line.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum SignArg {
-    /// The sign of the sum.
+    /// The sign of the sum of the values.
     Total,
-    /// The sign most adapters have.
+    /// The sign that most adapters have.
     Frequency,
 }
 
 /// `adapters bench`
 #[derive(Debug, clap::Args)]
 pub struct BenchArgs {
-    /// Folder of the base checkpoint.
-    #[arg(long)]
+    /// Folder of the base model.
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
     pub model: PathBuf,
-    /// Config string of the adapter.
-    #[arg(long, default_value = "lora")]
+    /// The adapter as a config string, e.g. 'lora[r=16]'.
+    #[arg(long, value_name = "CONFIG", default_value = "lora", help_heading = "Model")]
     pub adapter: String,
-    /// Rows of a batch.
-    #[arg(long, default_value_t = 16)]
+    /// Batch size.
+    #[arg(long, value_name = "N", default_value = "16", value_parser = positive)]
     pub batch: usize,
-    /// Tokens of a row.
-    #[arg(long, default_value_t = 128)]
+    /// Tokens of each text.
+    #[arg(long, value_name = "N", default_value = "128", value_parser = positive)]
     pub seq: usize,
-    /// Timed repeats, after two that are not.
-    #[arg(long, default_value_t = 9)]
+    /// Timed repetitions, after 2 warm-up runs.
+    #[arg(long, value_name = "N", default_value = "9", value_parser = positive)]
     pub repeats: usize,
-    /// Dropout probability of the base; without it the checkpoint's.
-    #[arg(long)]
+    /// Dropout probability of the base model [default: from its configuration].
+    #[arg(long, value_name = "P", help_heading = "Model")]
     pub dropout: Option<f64>,
-    /// Form the base's linear weights are held in; without it floats.
-    #[arg(long, value_enum)]
+    /// Precision of the base model's weights [default: none].
+    #[arg(long, value_enum, help_heading = "Model")]
     pub quantize: Option<QuantizeArg>,
     /// Print JSON.
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub json: bool,
     /// Where to compute.
     #[command(flatten)]

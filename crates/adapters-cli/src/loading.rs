@@ -15,43 +15,19 @@ use burn::tensor::Device;
 
 use crate::args::{DeviceArgs, ModelArgs, PoolingArg};
 use crate::failure::Failure;
+use crate::folders;
 
 /// Sets the number of threads and finds the device.
 pub fn device(args: &DeviceArgs) -> Result<Device, Failure> {
     if let Some(threads) = args.threads {
         let failed =
-            |e: &dyn std::fmt::Display| Failure::new(format!("cannot use {threads} threads: {e}"), "try fewer");
-        if threads == 0 {
-            return Err(failed(&"expected at least 1"));
-        }
+            |e: &dyn std::fmt::Display| Failure::new(format!("cannot use {threads} threads: {e}"), "use fewer threads");
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .build_global()
             .map_err(|e| failed(&e))?;
     }
     Ok(parse_device(&args.device)?)
-}
-
-/// The folder of a model: itself, or what the Hub has under that id.
-pub fn model_dir(name: &str) -> Result<PathBuf, Failure> {
-    let path = PathBuf::from(name);
-    if path.is_dir() {
-        return Ok(path);
-    }
-    hub(name)
-}
-
-#[cfg(feature = "hub")]
-fn hub(name: &str) -> Result<PathBuf, Failure> {
-    Ok(adapters::models::download(name)?)
-}
-
-#[cfg(not(feature = "hub"))]
-fn hub(name: &str) -> Result<PathBuf, Failure> {
-    Err(Failure::new(
-        format!("there is no model folder {name}"),
-        "name a folder with config.json and model.safetensors; Hub ids work in a build with `--features hub`",
-    ))
 }
 
 /// The manifest of an adapter folder, empty if there is none.
@@ -62,12 +38,12 @@ pub fn manifest(adapter: &Path) -> Result<Manifest, Failure> {
 /// The folder of the base: as given, else as the manifest says.
 pub fn base_dir(given: Option<&Path>, manifest: &Manifest) -> Result<PathBuf, Failure> {
     match given {
-        Some(path) => model_dir(&path.to_string_lossy()),
+        Some(path) => folders::model(&path.to_string_lossy()),
         None if manifest.base_model.is_empty() => Err(Failure::new(
-            "no base model: the adapter folder has no manifest that names one",
-            "name its checkpoint folder with --model",
+            "no base model: the adapter folder does not name the model it was trained on",
+            "name the folder of the base model with --model",
         )),
-        None => model_dir(&manifest.base_model),
+        None => folders::moved_model(&manifest.base_model),
     }
 }
 
@@ -112,6 +88,11 @@ pub fn adapted<M: Host + Module + Sync>(
     Ok((adapted, report))
 }
 
+/// Whether a head is stored next to an adapter.
+pub fn has_head(adapter: &Path, manifest: &Manifest) -> bool {
+    manifest.head.is_some() || Head::is_in(adapter)
+}
+
 /// Everything `eval` and `predict` need.
 pub struct Loaded {
     /// The model with its head, on a plain device.
@@ -153,29 +134,30 @@ impl Loaded {
 /// Loads what the arguments name.
 pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
     let device = device(&args.device)?;
-    let manifest = manifest(&args.adapter)?;
+    let folder = folders::adapter(&args.adapter)?;
+    let manifest = manifest(&folder)?;
     let dir = base_dir(args.model.as_deref(), &manifest)?;
     let quantization = match args.quantize {
         Some(given) => given.quantization(),
         None => manifest.quantize,
     };
     let pretrained = Pretrained::open(&dir)?.with_quantization(quantization);
-    let (adapted, report) = adapted(pretrained.model(&device)?, &args.adapter, args.allow_bin, &device)?;
+    let (adapted, report) = adapted(pretrained.model(&device)?, &folder, args.allow_bin, &device)?;
     let taken = adapted.set.iter().map(|adapter| adapter.method().positions()).max();
     let longest = adapted.base.max_length().saturating_sub(taken.unwrap_or(0));
     let max_length = args.max_length.or(manifest.max_length).unwrap_or(128.min(longest));
     if max_length == 0 || max_length > longest {
         return Err(Failure::new(
             format!("--max-length is {max_length}, expected 1 to {longest}"),
-            "the model has no positions beyond that, less those an adapter takes",
+            "the model has no more positions than that; the adapter may take some of them",
         ));
     }
-    let head = head(args, &manifest, &adapted.base, &device)?;
+    let head = head(args, &folder, &manifest, &adapted.base, &device)?;
     let config = head.config();
     let Some(task) = TaskKind::of_head(config) else {
         return Err(Failure::new(
             format!("no task scores a head of type `{}`", config.kind.name()),
-            "use the library for this head",
+            "this command supports the heads of the tasks in `adapters train --help`",
         ));
     };
     let options = TaskOptions {
@@ -204,7 +186,7 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
 }
 
 /// The head that the arguments name, or else the manifest, or else the adapter folder in its own format.
-fn head(args: &ModelArgs, manifest: &Manifest, base: &Model, device: &Device) -> Result<Head, Failure> {
+fn head(args: &ModelArgs, adapter: &Path, manifest: &Manifest, base: &Model, device: &Device) -> Result<Head, Failure> {
     if let Some(path) = &args.head {
         let pooling = args.pooling.unwrap_or(PoolingArg::Mean).pooling();
         return Ok(Head::load_linear(path, pooling, base, device)?);
@@ -214,16 +196,19 @@ fn head(args: &ModelArgs, manifest: &Manifest, base: &Model, device: &Device) ->
         if let Some(pooling) = args.pooling {
             head.config.insert("pooling".to_owned(), pooling.name().into());
         }
-        return Ok(Head::load_manifest(&args.adapter, &head, base, device)?);
+        return Ok(Head::load_manifest(adapter, &head, base, device)?);
     }
-    if Head::is_in(&args.adapter) {
-        return Ok(Head::load(&args.adapter, base, args.allow_bin, device)?.1);
+    if Head::is_in(adapter) {
+        return Ok(Head::load(adapter, base, args.allow_bin, device)?.1);
     }
-    match Head::load_peft(&args.adapter, base, device)? {
+    match Head::load_peft(adapter, base, device)? {
         Some(head) => Ok(head.with_labels(&manifest.labels)),
         None => Err(Failure::new(
-            format!("there is no head in {}", args.adapter.display()),
-            "name a file with tensors `weight` and `bias` with --head",
+            format!(
+                "the adapter folder {} has no head, so there is nothing to predict with",
+                adapter.display()
+            ),
+            "name a file with the tensors `weight` and `bias` with --head; for a language model, use `adapters generate`",
         )),
     }
 }

@@ -1,4 +1,4 @@
-//! The `adapters` command: fine-tune, evaluate, predict, generate, inspect, merge and time adapters.
+//! The `adapters` command: train, evaluate, run, merge and share adapters.
 //!
 //! Results go to standard output, everything else to standard error. Exit code 1 is a mistake in what was asked for,
 //! 2 a mistake in how.
@@ -15,6 +15,8 @@ mod allocator;
 mod args;
 mod commands;
 mod failure;
+mod folders;
+mod invocation;
 mod loading;
 mod progress;
 mod run_folder;
@@ -56,9 +58,12 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Generate(args) => commands::generate::run(args),
         Command::Info(args) => commands::info::run(args),
         Command::Merge(args) => commands::merge::run(args),
-        Command::Average(args) => commands::average::run(args),
+        Command::Combine(args) => commands::combine::run(args),
         Command::Eject(args) => commands::eject::run(args),
         Command::Bench(args) => commands::bench::run(args),
+        Command::New(args) => commands::new::run(args),
+        Command::Methods(args) => commands::methods::run(args),
+        Command::Doctor(args) => commands::doctor::run(args),
         Command::Completions(args) => commands::completions::run(args),
     }
 }

@@ -12,6 +12,8 @@ fn adapters(dir: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_adapters"))
         .current_dir(dir)
         .args(args)
+        // As a user runs it: Cargo sets this for tests.
+        .env_remove("CARGO_PKG_NAME")
         .output()
         .unwrap()
 }
@@ -161,21 +163,47 @@ fn train_eval_predict_info_merge() {
     let labels: Vec<&str> = labeled.lines().filter_map(|line| line.split('\t').next()).collect();
     assert_eq!(labels, ["good", "bad"]);
 
-    let info = ok(&dir, &["info", "runs/recipe/adapter"]);
+    let info = ok(&dir, &["info", "runs/recipe/adapter", "--sites"]);
     assert!(
         info.contains("lora[r=4") && info.contains("encoder.layer.1.attention.self.value"),
         "{info}"
     );
-    assert!(ok(&dir, &["info", "model"]).contains("architecture bert"));
+    assert!(ok(&dir, &["info", "model"]).contains("architecture   bert"));
 
     ok(&dir, &["merge", "--adapter", "runs/recipe/adapter", "--out", "merged"]);
-    assert!(ok(&dir, &["info", "merged"]).contains("architecture bert"));
+    assert!(ok(&dir, &["info", "merged"]).contains("architecture   bert"));
     let into_itself = fails(
         &dir,
         &["merge", "--adapter", "runs/recipe/adapter", "--out", "model"],
         1,
     );
     assert!(into_itself.contains("never overwritten"), "{into_itself}");
+
+    // The folder of the run does for the one of its adapter, and describes itself.
+    let of_run = ok(&dir, &["predict", "--adapter", "runs/recipe", "--text", "good film"]);
+    assert!(
+        of_run.starts_with("good\t") && of_run.ends_with("\tgood film\n"),
+        "{of_run}"
+    );
+    let described: serde_json::Value = serde_json::from_str(&ok(&dir, &["info", "runs/recipe", "--json"])).unwrap();
+    assert_eq!(described["run"], "runs/recipe");
+    assert!(described["base"].as_str().unwrap().ends_with("model"), "{described}");
+    assert!(described["parameters"].as_u64().unwrap() > 0, "{described}");
+
+    // A folder that does not exist, and a base that was moved.
+    let misspelt = fails(&dir, &["predict", "--adapter", "runs/recipes", "--text", "x"], 1);
+    assert!(misspelt.contains("did you mean runs/recipe?"), "{misspelt}");
+    fs::rename(task.path("model"), task.path("moved")).unwrap();
+    let moved = fails(&dir, &["predict", "--adapter", "runs/recipe", "--text", "x"], 1);
+    assert!(
+        moved.contains("trained on the model in") && moved.contains("--model"),
+        "{moved}"
+    );
+    ok(
+        &dir,
+        &["predict", "--adapter", "runs/recipe", "--model", "moved", "--text", "x"],
+    );
+    fs::rename(task.path("moved"), task.path("model")).unwrap();
 
     // A second run does not touch the first.
     ok(&dir, &["train", "recipe.toml"]);
@@ -210,7 +238,7 @@ fn a_trained_prefix_is_ejected() {
         &["eject", "--adapter", "runs/recipe/adapter", "--out", "small"],
         1,
     );
-    assert!(taken.contains("holds an adapter already"), "{taken}");
+    assert!(taken.contains("is not empty"), "{taken}");
 }
 
 #[test]
@@ -282,6 +310,9 @@ fn mistakes_exit_with_one_and_usage_with_two() {
     let dir = task.path("");
     fails(&dir, &["nonsense"], 2);
     fails(&dir, &["eval"], 2);
+    let tees = fails(&dir, &["combine", "a", "--out", "x", "--combination", "tees"], 2);
+    assert!(tees.contains("a similar value exists: 'ties'"), "{tees}");
+    assert!(fails(&dir, &["train", "recipe.toml", "--threads", "0"], 2).contains("at least 1"));
     for (args, part) in [
         (&["train", "none.toml"][..], "none.toml"),
         (&["train", "recipe.toml", "--set", "train.epoch=1"], "epoch"),
@@ -345,12 +376,65 @@ fn bench_prints_json() {
 }
 
 #[test]
+fn methods_and_the_machine_are_described() {
+    let dir = Path::new(".");
+    let methods = ok(dir, &["methods"]);
+    assert!(
+        methods.contains("double_seq_bn") && methods.contains("loreft"),
+        "{methods}"
+    );
+    let fields = ok(dir, &["methods", "lora"]);
+    let rank = fields.lines().find(|line| line.starts_with("r ")).unwrap();
+    assert_eq!(rank.split_whitespace().nth(1), Some("8"));
+    let union = ok(dir, &["methods", "mam"]);
+    assert!(union.contains("prefix_tuning") && union.contains("par_bn"), "{union}");
+    assert!(fails(dir, &["methods", "lorra"], 1).contains("did you mean `lora`?"));
+    let machine: serde_json::Value = serde_json::from_str(&ok(dir, &["doctor", "--json"])).unwrap();
+    assert!(
+        machine["threads"].as_u64().unwrap() > 0 && machine["devices"].as_array().is_some(),
+        "{machine}"
+    );
+}
+
+/// Every template trains as it is written, but for the tasks whose models the tiny encoder is not.
+#[test]
+fn a_new_folder_trains() {
+    let task = Task::new();
+    let dir = task.path("");
+    for kind in [
+        "classification",
+        "multi_label",
+        "regression",
+        "tagging",
+        "question_answering",
+        "multiple_choice",
+    ] {
+        let said = ok(&dir, &["new", kind, "--task", kind, "--model", "model"]);
+        let next = said.lines().last().unwrap().trim().strip_prefix("adapters ").unwrap();
+        let recipe = next.strip_prefix("train ").unwrap();
+        let short = ["--set", "model.max_length=8", "--set", "train.epochs=1", "--out", kind];
+        let out = format!("{kind}/run");
+        let short = [&short[..5], &[out.as_str()]].concat();
+        ok(&dir, &[&["train", recipe], &short[..]].concat());
+    }
+    for kind in ["masked_lm", "causal_lm", "seq2seq_lm"] {
+        let said = ok(&dir, &["new", kind, "--task", kind]);
+        assert!(said.contains("set `model.path`"), "{said}");
+        let recipe = format!("{kind}/recipe.toml");
+        let refused = fails(&dir, &["train", &recipe], 1);
+        assert!(refused.contains("MODEL"), "{refused}");
+    }
+    let again = fails(&dir, &["new", "tagging"], 1);
+    assert!(again.contains("is not empty"), "{again}");
+}
+
+#[test]
 fn completions_are_printed() {
     assert!(ok(Path::new("."), &["completions", "bash"]).contains("adapters"));
 }
 
 #[test]
-fn average_writes_the_weighted_sum() {
+fn combine_writes_the_weighted_sum() {
     let task = Task::new();
     let dir = task.path("");
     for (seed, out) in [("train.seed=0", "a"), ("train.seed=1", "b")] {
@@ -371,7 +455,7 @@ fn average_writes_the_weighted_sum() {
             ],
         );
     }
-    ok(&dir, &["average", "a/adapter=3", "b/adapter=1", "--out", "avg"]);
+    ok(&dir, &["combine", "a/adapter=3", "b/adapter=1", "--out", "avg"]);
     let read = |folder: &str| {
         let (tensors, _) = adapters::store::read_safetensors(&task.path(folder).join("adapter.safetensors")).unwrap();
         tensors
@@ -390,7 +474,7 @@ fn average_writes_the_weighted_sum() {
     let said = ok(
         &dir,
         &[
-            "average",
+            "combine",
             "a/adapter=0.7",
             "b/adapter=0.3",
             "--out",
@@ -403,15 +487,11 @@ fn average_writes_the_weighted_sum() {
     );
     assert!(said.contains("lora[r=2,alpha=2"), "{said}");
     for (args, named) in [
-        (&["average", "a/adapter=much", "--out", "x"][..], "`much`"),
-        (&["average", "a/adapter", "--out", "svd"], "holds an adapter already"),
-        (&["average", "a/adapter=1", "b/adapter=-1", "--out", "x"], "add up to 0"),
+        (&["combine", "a/adapter=much", "--out", "x"][..], "`much`"),
+        (&["combine", "a/adapter", "--out", "svd"], "is not empty"),
+        (&["combine", "a/adapter=1", "b/adapter=-1", "--out", "x"], "add up to 0"),
         (
-            &["average", "a/adapter", "--out", "x", "--combination", "tees"],
-            "did you mean `ties`?",
-        ),
-        (
-            &["average", "a/adapter", "--out", "x", "--combination", "ties"],
+            &["combine", "a/adapter", "--out", "x", "--combination", "ties"],
             "density",
         ),
     ] {

@@ -6,14 +6,199 @@
 //!   [`DynVisitor`] / [`DynMapper`], carrying each parameter as [`Any`] with its rank;
 //! - *inward*: [`Inward`] takes the rank back to a const and calls the caller's own visitor or mapper.
 //!
-//! An adapter's layers use it ([`Erased`](crate::Erased)), and so can any other boxed module: a trait with methods that take
-//! `&mut dyn DynVisitor`, `Box<Self>` with `&mut dyn DynMapper`, and a [`Transform`], implemented for every module.
+//! [`Boxed`] is a module in a box, of any trait whose supertrait is [`DynModule`]: an adapter's layer
+//! ([`Erased`](crate::Erased)), what its layers share, a model. [`transparent_module!`](crate::transparent_module) makes a
+//! struct the module that one of its fields is.
 
 use std::any::Any;
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
+use std::ops::{Deref, DerefMut};
 
-use burn::module::{Flag, Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Content, Flag, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Bool, Device, Int, Tensor};
+
+/// Names a trait whose objects are modules, for [`Boxed`].
+pub trait BoxedKind: 'static {
+    /// The trait object.
+    type Dyn: ?Sized + DynModule<Self>;
+}
+
+/// A kind of boxes that modules of type `M` can be put in.
+pub trait Boxes<M>: BoxedKind {
+    /// The module in a box.
+    fn boxed(module: M) -> Box<Self::Dyn>;
+}
+
+/// A [`Module`] of a type that is not known. Implemented for every module that can be put in the box.
+pub trait DynModule<K: BoxedKind + ?Sized>: Debug + Send + Sync {
+    /// [`Clone::clone`]
+    fn clone_dyn(&self) -> Box<K::Dyn>;
+    /// [`Module::valid`]
+    fn valid_dyn(&self) -> Box<K::Dyn>;
+    /// [`Module::collect_devices`]
+    fn collect_devices_dyn(&self, devices: Vec<Device>) -> Vec<Device>;
+    /// The module after an operation.
+    fn transform_dyn(self: Box<Self>, transform: Transform<'_>) -> Box<K::Dyn>;
+    /// [`Module::visit`]
+    fn visit_dyn(&self, visitor: &mut dyn DynVisitor);
+    /// [`Module::map`]
+    fn map_dyn(self: Box<Self>, mapper: &mut dyn DynMapper) -> Box<K::Dyn>;
+}
+
+impl<K: Boxes<M>, M: Module + Sync> DynModule<K> for M {
+    fn clone_dyn(&self) -> Box<K::Dyn> {
+        K::boxed(self.clone())
+    }
+
+    fn valid_dyn(&self) -> Box<K::Dyn> {
+        K::boxed(self.valid())
+    }
+
+    fn collect_devices_dyn(&self, devices: Vec<Device>) -> Vec<Device> {
+        self.collect_devices(devices)
+    }
+
+    fn transform_dyn(self: Box<Self>, transform: Transform<'_>) -> Box<K::Dyn> {
+        let module = *self;
+        K::boxed(match transform {
+            Transform::Fork(device) => module.fork(device),
+            Transform::ToDevice(device) => module.to_device(device),
+            Transform::Train => module.train(),
+            Transform::Materialize => module.materialize(),
+        })
+    }
+
+    fn visit_dyn(&self, visitor: &mut dyn DynVisitor) {
+        self.visit(&mut Outward(visitor));
+    }
+
+    fn map_dyn(self: Box<Self>, mapper: &mut dyn DynMapper) -> Box<K::Dyn> {
+        K::boxed((*self).map(&mut Outward(mapper)))
+    }
+}
+
+/// A module in a box, which is itself a [`Module`]. It dereferences to the trait of its kind.
+pub struct Boxed<K: BoxedKind>(Box<K::Dyn>);
+
+impl<K: BoxedKind> Boxed<K> {
+    /// Boxes a module.
+    pub fn of<M>(module: M) -> Self
+    where
+        K: Boxes<M>,
+    {
+        Self(K::boxed(module))
+    }
+}
+
+impl<K: BoxedKind> Deref for Boxed<K> {
+    type Target = K::Dyn;
+
+    fn deref(&self) -> &K::Dyn {
+        &self.0
+    }
+}
+
+impl<K: BoxedKind> DerefMut for Boxed<K> {
+    fn deref_mut(&mut self) -> &mut K::Dyn {
+        &mut self.0
+    }
+}
+
+impl<K: BoxedKind> Clone for Boxed<K> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone_dyn())
+    }
+}
+
+impl<K: BoxedKind> Debug for Boxed<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<K: BoxedKind> Module for Boxed<K> {
+    fn collect_devices(&self, devices: Vec<Device>) -> Vec<Device> {
+        self.0.collect_devices_dyn(devices)
+    }
+
+    fn fork(self, device: &Device) -> Self {
+        Self(self.0.transform_dyn(Transform::Fork(device)))
+    }
+
+    fn to_device(self, device: &Device) -> Self {
+        Self(self.0.transform_dyn(Transform::ToDevice(device)))
+    }
+
+    fn train(self) -> Self {
+        Self(self.0.transform_dyn(Transform::Train))
+    }
+
+    fn valid(&self) -> Self {
+        Self(self.0.valid_dyn())
+    }
+
+    fn materialize(self) -> Self {
+        Self(self.0.transform_dyn(Transform::Materialize))
+    }
+
+    fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
+        self.0.visit_dyn(&mut Inward(visitor));
+    }
+
+    fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
+        Self(self.0.map_dyn(&mut Inward(mapper)))
+    }
+}
+
+impl<K: BoxedKind> ModuleDisplayDefault for Boxed<K> {
+    fn content(&self, content: Content) -> Option<Content> {
+        content.add_debug_attribute("module", &self.0).optional()
+    }
+}
+
+impl<K: BoxedKind> ModuleDisplay for Boxed<K> {}
+
+/// Makes a struct the [`Module`] that one of its fields is: the paths of its parameters are those of the field.
+/// `transparent_module!(impl[L: Module] Sited<L>, layer);` for `struct Sited<L> { layer: L, .. }`.
+#[macro_export]
+macro_rules! transparent_module {
+    (impl[$($generics:tt)*] $type:ty, $field:tt) => {
+        #[allow(clippy::needless_update)] // The field may be the only one.
+        impl<$($generics)*> burn::module::Module for $type {
+            fn collect_devices(&self, devices: Vec<burn::tensor::Device>) -> Vec<burn::tensor::Device> {
+                self.$field.collect_devices(devices)
+            }
+
+            fn fork(self, device: &burn::tensor::Device) -> Self {
+                Self { $field: self.$field.fork(device), ..self }
+            }
+
+            fn to_device(self, device: &burn::tensor::Device) -> Self {
+                Self { $field: self.$field.to_device(device), ..self }
+            }
+
+            fn train(self) -> Self {
+                Self { $field: self.$field.train(), ..self }
+            }
+
+            fn valid(&self) -> Self {
+                Self { $field: self.$field.valid(), ..self.clone() }
+            }
+
+            fn materialize(self) -> Self {
+                Self { $field: self.$field.materialize(), ..self }
+            }
+
+            fn visit<V: burn::module::ModuleVisitor>(&self, visitor: &mut V) {
+                self.$field.visit(visitor);
+            }
+
+            fn map<M: burn::module::ModuleMapper>(self, mapper: &mut M) -> Self {
+                Self { $field: self.$field.map(mapper), ..self }
+            }
+        }
+    };
+}
 
 /// The module operations that take and return the module.
 #[derive(Clone, Copy, Debug)]
@@ -26,18 +211,6 @@ pub enum Transform<'a> {
     Train,
     /// [`Module::materialize`]
     Materialize,
-}
-
-impl Transform<'_> {
-    /// The module after the operation.
-    pub fn of<M: Module>(self, module: M) -> M {
-        match self {
-            Self::Fork(device) => module.fork(device),
-            Self::ToDevice(device) => module.to_device(device),
-            Self::Train => module.train(),
-            Self::Materialize => module.materialize(),
-        }
-    }
 }
 
 /// The kind of a tensor parameter in transit.

@@ -2,207 +2,209 @@
 
 use std::any::Any;
 use std::borrow::Cow;
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
+use std::marker::PhantomData;
 
-use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, ParamId};
-use burn::tensor::{Device, Tensor};
+use burn::module::{Module, ParamId};
+use burn::tensor::Tensor;
 
-use crate::dyn_module::{DynMapper, DynVisitor, Inward, Outward, Transform};
-use crate::method::layer::{Causality, Finisher, FusionQuery, NamedParams, NotMergeable, SiteAdapter};
+use crate::dyn_module::{Boxed, BoxedKind, Boxes, DynModule};
+use crate::method::layer::{Causality, NotMergeable, SiteAdapter};
+use crate::method::named_params::NamedParams;
 use crate::method::shared::Shared;
 use crate::pass::call::Call;
-use crate::pass::state::HookState;
+use crate::pass::state::{FusionQuery, HookState};
+use crate::transparent_module;
 
-/// A boxed layer that is itself a [`Module`].
-pub struct Erased<S: HookState>(Box<dyn ErasedLayer<S>>);
+/// A boxed layer that is itself a [`Module`]. It dereferences to [`ErasedLayer`], which has every function.
+pub type Erased<S> = Boxed<Layer<S>>;
+
+/// [`ErasedLayer`] as a kind of boxed module.
+#[derive(Debug)]
+pub struct Layer<S>(PhantomData<fn() -> S>);
+
+impl<S: HookState> BoxedKind for Layer<S> {
+    type Dyn = dyn ErasedLayer<S>;
+}
 
 impl<S: HookState> Erased<S> {
     /// Boxes a method's layer.
-    pub fn new<L>(layer: L) -> Self
+    pub fn new<L, P>(layer: L) -> Self
     where
-        L: Module + SiteAdapter<S> + Sync + 'static,
+        L: Module + SiteAdapter<S, P> + Sync + 'static,
+        P: 'static,
     {
-        Self(Box::new(layer))
+        let reads = PhantomData::<fn() -> P>;
+        Self::of(Reading { layer, reads })
     }
 
     /// The layer, if it is of this type.
     pub fn downcast_ref<L: 'static>(&self) -> Option<&L> {
-        self.0.as_any().downcast_ref()
-    }
-
-    /// See [`SiteAdapter::open`].
-    pub fn open(&self, state: S) -> S {
-        self.0.open(state)
-    }
-
-    /// See [`SiteAdapter::undo`].
-    pub fn undo(&self, hidden: Tensor<3>, call: &Call<'_>) -> Tensor<3> {
-        self.0.undo(hidden, call)
-    }
-
-    /// See [`SiteAdapter::apply`].
-    pub fn apply(&self, state: S, call: &Call<'_>) -> S {
-        self.0.apply(state, call)
-    }
-
-    /// The output of the hook, by the layer's own finisher or that of the state.
-    pub fn finish(&self, state: S, call: &Call<'_>) -> S::Output {
-        match self.0.finisher() {
-            Some(finisher) => finisher.finish(state, call),
-            None => state.finish(),
-        }
-    }
-
-    /// See [`SiteAdapter::finisher`].
-    pub fn finisher(&self) -> Option<&dyn Finisher<S>> {
-        self.0.finisher()
-    }
-
-    /// See [`SiteAdapter::effect`].
-    pub fn effect(&self) -> S::Effect {
-        self.0.effect()
-    }
-
-    /// See [`SiteAdapter::causality`].
-    pub fn causality(&self) -> Causality {
-        self.0.causality()
-    }
-
-    /// See [`SiteAdapter::fusion_query`].
-    pub fn fusion_query(&self) -> Option<FusionQuery> {
-        self.0.fusion_query()
+        self.layer().downcast_ref()
     }
 
     /// See [`SiteAdapter::borrowing`]; `None` for a layer of another type too.
     pub(crate) fn borrowing(&self, owner: &Self) -> Option<Self> {
-        self.0.borrowing_dyn(owner.0.as_any()).map(Self)
+        self.borrowing_dyn(owner.layer())
     }
+}
+
+/// What a layer of any type does: the functions of [`SiteAdapter`], with the shared parameters of the whole adapter.
+pub trait ErasedLayer<S: HookState>: NamedParams + DynModule<Layer<S>> {
+    /// The layer.
+    fn layer(&self) -> &dyn Any;
+
+    /// Whether `shared` has the parameters that the layer reads. Without them it leaves the state as it is.
+    fn reads(&self, shared: &Shared) -> bool;
+
+    /// See [`SiteAdapter::open`].
+    fn open(&self, state: S) -> S;
+
+    /// See [`SiteAdapter::apply`].
+    fn apply(&self, state: S, call: &Call<'_, Shared>) -> S;
+
+    /// The output of the hook, by the layer's own finisher or that of the state.
+    fn finish(&self, state: S, call: &Call<'_, Shared>) -> S::Output;
+
+    /// Whether the layer has a finisher of its own.
+    fn has_finisher(&self) -> bool;
+
+    /// See [`SiteAdapter::undo`].
+    fn undo(&self, hidden: Tensor<3>, call: &Call<'_, Shared>) -> Tensor<3>;
+
+    /// See [`SiteAdapter::effect`].
+    fn effect(&self) -> S::Effect;
+
+    /// See [`SiteAdapter::causality`].
+    fn causality(&self) -> Causality;
+
+    /// See [`SiteAdapter::fusion_query`].
+    fn fusion_query(&self) -> Option<FusionQuery>;
+
+    /// See [`SiteAdapter::borrowing`]; `None` for a layer of another type too.
+    fn borrowing_dyn(&self, owner: &dyn Any) -> Option<Erased<S>>;
 
     /// See [`SiteAdapter::merged`].
     ///
     /// # Errors
     ///
     /// [`NotMergeable`] where the adapter is not a function of the weight.
-    pub fn merged(&self, base: S::Weight, shared: &Shared) -> Result<S::Weight, NotMergeable> {
-        self.0.merged(base, shared)
+    fn merged(&self, base: S::Weight, shared: &Shared) -> Result<S::Weight, NotMergeable>;
+}
+
+/// A layer that reads shared parameters of type `P`.
+struct Reading<L, P> {
+    layer: L,
+    reads: PhantomData<fn() -> P>,
+}
+
+impl<L: Clone, P> Clone for Reading<L, P> {
+    fn clone(&self) -> Self {
+        Self {
+            layer: self.layer.clone(),
+            reads: PhantomData,
+        }
     }
 }
 
-impl<S: HookState> NamedParams for Erased<S> {
+impl<L: Debug, P> Debug for Reading<L, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.layer.fmt(f)
+    }
+}
+
+transparent_module!(impl[L: Module, P] Reading<L, P>, layer);
+
+impl<L: NamedParams, P> NamedParams for Reading<L, P> {
     fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
-        self.0.named_params()
+        self.layer.named_params()
     }
 
     fn fixed_params(&self) -> Vec<ParamId> {
-        self.0.fixed_params()
+        self.layer.fixed_params()
     }
 
     fn index_limits(&self) -> Vec<(ParamId, Vec<usize>)> {
-        self.0.index_limits()
+        self.layer.index_limits()
     }
 }
 
-/// The object-safe face of a layer: what it does, and what Burn asks of a module.
-trait ErasedLayer<S: HookState>: SiteAdapter<S> + Debug + Send + Sync {
-    fn clone_dyn(&self) -> Box<dyn ErasedLayer<S>>;
-    fn as_any(&self) -> &dyn Any;
-    fn borrowing_dyn(&self, owner: &dyn Any) -> Option<Box<dyn ErasedLayer<S>>>;
-    fn visit_dyn(&self, visitor: &mut dyn DynVisitor);
-    fn map_dyn(self: Box<Self>, mapper: &mut dyn DynMapper) -> Box<dyn ErasedLayer<S>>;
-    fn collect_devices_dyn(&self, devices: Vec<Device>) -> Vec<Device>;
-    fn transform_dyn(self: Box<Self>, transform: Transform<'_>) -> Box<dyn ErasedLayer<S>>;
-    fn valid_dyn(&self) -> Box<dyn ErasedLayer<S>>;
-}
-
-impl<S, L> ErasedLayer<S> for L
+impl<S, L, P> Boxes<Reading<L, P>> for Layer<S>
 where
     S: HookState,
-    L: Module + SiteAdapter<S> + Sync + 'static,
+    L: Module + SiteAdapter<S, P> + Sync + 'static,
+    P: 'static,
 {
-    fn clone_dyn(&self) -> Box<dyn ErasedLayer<S>> {
-        Box::new(self.clone())
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-
-    fn borrowing_dyn(&self, owner: &dyn Any) -> Option<Box<dyn ErasedLayer<S>>> {
-        let layer = self.borrowing(owner.downcast_ref()?)?;
-        Some(Box::new(layer))
-    }
-
-    fn visit_dyn(&self, visitor: &mut dyn DynVisitor) {
-        self.visit(&mut Outward(visitor));
-    }
-
-    fn map_dyn(self: Box<Self>, mapper: &mut dyn DynMapper) -> Box<dyn ErasedLayer<S>> {
-        Box::new((*self).map(&mut Outward(mapper)))
-    }
-
-    fn collect_devices_dyn(&self, devices: Vec<Device>) -> Vec<Device> {
-        self.collect_devices(devices)
-    }
-
-    fn transform_dyn(self: Box<Self>, transform: Transform<'_>) -> Box<dyn ErasedLayer<S>> {
-        Box::new(transform.of(*self))
-    }
-
-    fn valid_dyn(&self) -> Box<dyn ErasedLayer<S>> {
-        Box::new(self.valid())
+    fn boxed(layer: Reading<L, P>) -> Box<dyn ErasedLayer<S>> {
+        Box::new(layer)
     }
 }
 
-impl<S: HookState> Clone for Erased<S> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone_dyn())
+impl<S, L, P> ErasedLayer<S> for Reading<L, P>
+where
+    S: HookState,
+    L: Module + SiteAdapter<S, P> + Sync + 'static,
+    P: 'static,
+{
+    fn layer(&self) -> &dyn Any {
+        &self.layer
+    }
+
+    fn reads(&self, shared: &Shared) -> bool {
+        shared.get::<P>().is_some()
+    }
+
+    fn open(&self, state: S) -> S {
+        self.layer.open(state)
+    }
+
+    fn apply(&self, state: S, call: &Call<'_, Shared>) -> S {
+        match call.reading() {
+            Some(call) => self.layer.apply(state, &call),
+            None => state,
+        }
+    }
+
+    fn finish(&self, state: S, call: &Call<'_, Shared>) -> S::Output {
+        match (self.layer.finisher(), call.reading()) {
+            (Some(finisher), Some(call)) => finisher.finish(state, &call),
+            _ => state.finish(),
+        }
+    }
+
+    fn has_finisher(&self) -> bool {
+        self.layer.finisher().is_some()
+    }
+
+    fn undo(&self, hidden: Tensor<3>, call: &Call<'_, Shared>) -> Tensor<3> {
+        match call.reading() {
+            Some(call) => self.layer.undo(hidden, &call),
+            None => hidden,
+        }
+    }
+
+    fn effect(&self) -> S::Effect {
+        self.layer.effect()
+    }
+
+    fn causality(&self) -> Causality {
+        self.layer.causality()
+    }
+
+    fn fusion_query(&self) -> Option<FusionQuery> {
+        self.layer.fusion_query()
+    }
+
+    fn borrowing_dyn(&self, owner: &dyn Any) -> Option<Erased<S>> {
+        self.layer.borrowing(owner.downcast_ref()?).map(Erased::new)
+    }
+
+    fn merged(&self, base: S::Weight, shared: &Shared) -> Result<S::Weight, NotMergeable> {
+        self.layer.merged(base, shared.get().ok_or(NOT_SHARED)?)
     }
 }
 
-impl<S: HookState> Debug for Erased<S> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        Debug::fmt(&self.0, f)
-    }
-}
-
-impl<S: HookState> Module for Erased<S> {
-    fn collect_devices(&self, devices: Vec<Device>) -> Vec<Device> {
-        self.0.collect_devices_dyn(devices)
-    }
-
-    fn fork(self, device: &Device) -> Self {
-        Self(self.0.transform_dyn(Transform::Fork(device)))
-    }
-
-    fn to_device(self, device: &Device) -> Self {
-        Self(self.0.transform_dyn(Transform::ToDevice(device)))
-    }
-
-    fn train(self) -> Self {
-        Self(self.0.transform_dyn(Transform::Train))
-    }
-
-    fn valid(&self) -> Self {
-        Self(self.0.valid_dyn())
-    }
-
-    fn materialize(self) -> Self {
-        Self(self.0.transform_dyn(Transform::Materialize))
-    }
-
-    fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
-        self.0.visit_dyn(&mut Inward(visitor));
-    }
-
-    fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
-        Self(self.0.map_dyn(&mut Inward(mapper)))
-    }
-}
-
-impl<S: HookState> ModuleDisplayDefault for Erased<S> {
-    fn content(&self, content: Content) -> Option<Content> {
-        content.add_debug_attribute("layer", &self.0).optional()
-    }
-}
-
-impl<S: HookState> ModuleDisplay for Erased<S> {}
+/// Why a layer cannot be merged without the shared parameters that it reads.
+const NOT_SHARED: NotMergeable = NotMergeable {
+    reason: "its adapter has no shared parameters of the type that its layers read",
+};

@@ -16,24 +16,25 @@ mod sited;
 pub use adapters_derive::Sites;
 pub use burn::module::ParamId;
 pub use composition::{Composition, CompositionError};
-pub use erased::Erased;
+pub use erased::{Erased, ErasedLayer};
 pub use error::Error;
 pub use host::Host;
 pub use merge::{MergeReport, Merged, merge};
+pub use method::Method;
+pub use method::any::{AnyMethod, Encode, ErasedMethod};
 pub use method::capability::{
-    Capabilities, ConvertsForStorage, EditsEmbeddings, Encode, NeedsTokenizer, Penalized, Scheduled, SharedParameters,
+    Capabilities, ConvertsForStorage, EditsEmbeddings, NeedsTokenizer, Penalized, Scheduled, SharedParameters,
 };
 pub use method::codec::{AdapterHub, Codec, FileFormat, Format, Peft, StoredConfig, Tensors};
 pub use method::config::ConfigError;
 pub use method::config_string::{ConfigPart, ConfigString};
-pub use method::layer::{
-    Causality, Effect, Finisher, FusionQuery, NamedParams, NotMergeable, SiteAdapter, SiteLayer, Source,
-};
+pub use method::layer::{Causality, Finisher, NotMergeable, SiteAdapter};
+pub use method::named_params::NamedParams;
 pub use method::registry::{MethodEntry, Registry};
 pub use method::schedule::TrainingSchedule;
-pub use method::shared::{Shared, SharedParam};
+pub use method::shared::Shared;
+pub use method::site_layer::SiteLayer;
 pub use method::union::Union;
-pub use method::{AnyMethod, ErasedMethod, Method};
 pub use method::{build::Build, peft_modules::PeftModules, preset::Preset};
 pub use method::{config, copies, peft_modules, target};
 pub use pass::batch::{Batch, Sequence};
@@ -42,17 +43,21 @@ pub use pass::ctx::Ctx;
 pub use pass::hooks::Hooks;
 pub use pass::record::{Record, Recorded, Recorder};
 pub use pass::state::{
-    AnyNorm, EmbeddingState, FusionState, HiddenState, HookState, Inserted, Join, KeyValueState, LinearState,
-    LinearWeight, NoWeight, NormState, NormWeight, Normalization, OutputState, Positions, Rows, TableState, Up, Window,
+    AnyNorm, Effect, EmbeddingState, FusionQuery, FusionState, HiddenState, HookState, Inserted, Join, KeyValueState,
+    LinearState, LinearWeight, NoWeight, NormParameters, NormState, NormWeight, Normalization, OutputState, Positions,
+    Rows, Source, TableState, Up, Window,
 };
 pub use quantize::{QuantizeReport, quantize};
+pub use set::AdapterSet;
 pub use set::active::Active;
 pub use set::attach::{AttachReport, build};
-pub use set::average::{ParamValues, normalized};
+pub use set::attached::{Attached, AttachedLayer};
+pub use set::average::normalized;
 pub use set::frozen::{Adapted, Frozen};
-pub use set::{AdapterSet, Attached, AttachedLayer, ParamPlace, ParamShape, values, with_fresh_ids};
+pub use set::place::{ParamPlace, ParamShape};
+pub use set::values::{ParamValues, values, with_fresh_ids};
 pub use site::{EmbeddingRole, LinearRole, NormRole, ResidualRole, Role, Site, SiteInfo, SiteKind, Stack};
 pub use sited::{
-    Adaptable, EmbeddingHook, KeyValueHook, LayerMut, LayerRef, Location, NormParameters, OutputHook, Point,
-    ResidualHook, Sited, Sites, TokenTable,
+    Adaptable, EmbeddingHook, KeyValueHook, LayerMut, LayerRef, Location, OutputHook, Point, ResidualHook, Sited,
+    Sites, TokenTable,
 };

@@ -8,9 +8,12 @@ use burn::tensor::{ElementConversion, Tensor};
 
 use crate::error::Error;
 use crate::host::Host;
-use crate::method::layer::{NotMergeable, SiteLayer};
+use crate::method::layer::NotMergeable;
+use crate::method::shared::Shared;
+use crate::method::site_layer::SiteLayer;
 use crate::pass::state::{LinearWeight, NormWeight};
-use crate::set::{AdapterSet, AttachedLayer};
+use crate::set::AdapterSet;
+use crate::set::attached::AttachedLayer;
 use crate::site::Site;
 use adapters_nn::float_weight;
 
@@ -108,7 +111,7 @@ pub fn merge(model: &mut impl Host, set: &AdapterSet, name: &str, earlier: Optio
 /// The frozen layer at `site` with `layer` folded in, and the largest change of an element.
 fn folded(
     layer: &SiteLayer,
-    shared: &crate::method::shared::Shared,
+    shared: &Shared,
     model: &impl Host,
     site: Site,
 ) -> Result<(FrozenLayer, f32), NotMergeable> {

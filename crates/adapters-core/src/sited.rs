@@ -8,13 +8,14 @@ use std::fmt::Debug;
 use std::marker::PhantomData;
 use std::ops::Deref;
 
-use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, Param};
 use burn::nn::conv::{Conv1d, Conv2d};
 use burn::nn::{Dropout, Embedding, LayerNorm, Linear, RmsNorm};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 
-use crate::pass::state::{NormWeight, Normalization};
+use crate::pass::state::NormParameters;
 use crate::site::{EmbeddingRole, LinearRole, NormRole, ResidualRole, Role, Site, SiteInfo, SiteKind, Stack};
+use crate::transparent_module;
 
 /// Something that contains sites: a layer that knows its own, or a struct of such layers, for which `#[derive(Sites)]`
 /// implements it.
@@ -50,30 +51,6 @@ pub enum LayerMut<'a> {
     Table(&'a mut Embedding),
     /// No weights: a point between layers.
     Point,
-}
-
-/// A [`Normalization`] of any formula, behind a reference.
-pub trait NormParameters: Debug {
-    /// Its parameters.
-    fn get(&self) -> NormWeight;
-    /// Puts others there.
-    fn set(&mut self, parameters: NormWeight);
-    /// Normalizes; `[batch, seq, d_model]` to the same shape.
-    fn apply(&self, x: Tensor<3>) -> Tensor<3>;
-}
-
-impl<N: Normalization + Debug> NormParameters for N {
-    fn get(&self) -> NormWeight {
-        self.parameters()
-    }
-
-    fn set(&mut self, parameters: NormWeight) {
-        *self = self.clone().with_parameters(parameters);
-    }
-
-    fn apply(&self, x: Tensor<3>) -> Tensor<3> {
-        self.normalize(x)
-    }
 }
 
 /// A layer of a stack, or what is outside the layers of it: embeddings, pooler, head.
@@ -268,51 +245,7 @@ impl<L: Adaptable> Sites for Sited<L> {
     }
 }
 
-impl<L: Module> Module for Sited<L> {
-    fn collect_devices(&self, devices: Vec<Device>) -> Vec<Device> {
-        self.layer.collect_devices(devices)
-    }
-
-    fn fork(self, device: &Device) -> Self {
-        self.with(|layer| layer.fork(device))
-    }
-
-    fn to_device(self, device: &Device) -> Self {
-        self.with(|layer| layer.to_device(device))
-    }
-
-    fn train(self) -> Self {
-        self.with(Module::train)
-    }
-
-    fn valid(&self) -> Self {
-        Self {
-            layer: self.layer.valid(),
-            info: self.info.clone(),
-        }
-    }
-
-    fn materialize(self) -> Self {
-        self.with(Module::materialize)
-    }
-
-    fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
-        self.layer.visit(visitor);
-    }
-
-    fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
-        self.with(|layer| layer.map(mapper))
-    }
-}
-
-impl<L> Sited<L> {
-    fn with(self, change: impl FnOnce(L) -> L) -> Self {
-        Self {
-            layer: change(self.layer),
-            info: self.info,
-        }
-    }
-}
+transparent_module!(impl[L: Module] Sited<L>, layer);
 
 impl<L: ModuleDisplay> ModuleDisplayDefault for Sited<L> {
     fn content(&self, content: Content) -> Option<Content> {
@@ -323,9 +256,11 @@ impl<L: ModuleDisplay> ModuleDisplayDefault for Sited<L> {
 impl<L: ModuleDisplay> ModuleDisplay for Sited<L> {}
 
 /// A point between layers where adapters act, without weights of its own. `K` names the hook that is called there.
-#[derive(Clone, Debug)]
-pub struct Point<K> {
+#[derive(Module, Debug)]
+pub struct Point<K: Clone + Debug + Send> {
+    #[module(skip)]
     info: SiteInfo,
+    #[module(skip)]
     hook: PhantomData<K>,
 }
 
@@ -342,7 +277,7 @@ pub enum EmbeddingHook {}
 #[derive(Clone, Debug)]
 pub enum OutputHook {}
 
-impl<K> Point<K> {
+impl<K: Clone + Debug + Send> Point<K> {
     fn new(location: Location, role: impl Into<Role>, kind: SiteKind, path: impl Into<String>) -> Self {
         Self {
             info: SiteInfo::new(location.site(role.into()), kind, path),
@@ -394,7 +329,7 @@ impl Point<OutputHook> {
     }
 }
 
-impl<K> Sites for Point<K> {
+impl<K: Clone + Debug + Send> Sites for Point<K> {
     fn visit_sites<'a>(&'a self, visit: &mut dyn FnMut(&'a SiteInfo, LayerRef<'a>)) {
         visit(&self.info, LayerRef::Point);
     }
@@ -403,47 +338,6 @@ impl<K> Sites for Point<K> {
         visit(&self.info, LayerMut::Point);
     }
 }
-
-/// No parameters.
-impl<K: Clone + Debug + Send> Module for Point<K> {
-    fn collect_devices(&self, devices: Vec<Device>) -> Vec<Device> {
-        devices
-    }
-
-    fn fork(self, _: &Device) -> Self {
-        self
-    }
-
-    fn to_device(self, _: &Device) -> Self {
-        self
-    }
-
-    fn train(self) -> Self {
-        self
-    }
-
-    fn valid(&self) -> Self {
-        self.clone()
-    }
-
-    fn materialize(self) -> Self {
-        self
-    }
-
-    fn visit<V: ModuleVisitor>(&self, _: &mut V) {}
-
-    fn map<M: ModuleMapper>(self, _: &mut M) -> Self {
-        self
-    }
-}
-
-impl<K> ModuleDisplayDefault for Point<K> {
-    fn content(&self, content: Content) -> Option<Content> {
-        content.add_formatted(&self.info.path).optional()
-    }
-}
-
-impl<K> ModuleDisplay for Point<K> {}
 
 impl<T: Sites> Sites for Option<T> {
     fn visit_sites<'a>(&'a self, visit: &mut dyn FnMut(&'a SiteInfo, LayerRef<'a>)) {

@@ -5,7 +5,7 @@ mod schedule;
 use adapters_core::target::{ModuleFields, Target};
 use adapters_core::{
     Attached, Build, Call, Capabilities, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight,
-    Method, NotMergeable, PeftModules, Penalized, Scheduled, Shared, SiteAdapter, SiteInfo, SiteLayer, Source,
+    Method, NotMergeable, PeftModules, Penalized, Scheduled, SiteAdapter, SiteInfo, SiteLayer, Source,
     TrainingSchedule, named_params, peft_modules,
 };
 use adapters_nn::draw;
@@ -212,7 +212,7 @@ impl SiteAdapter<LinearState> for Triplets {
         Causality::Causal
     }
 
-    fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, base: LinearWeight, _shared: &()) -> Result<LinearWeight, NotMergeable> {
         Ok(base.plus(self.b.val().matmul(self.right())))
     }
 }

@@ -3,7 +3,7 @@
 use adapters_core::target::{ModuleFields, Target};
 use adapters_core::{
     Build, Call, Causality, ConfigError, Effect, Error, LinearState, LinearWeight, Method, NotMergeable, PeftModules,
-    Shared, SiteAdapter, SiteInfo, SiteLayer, Source, named_params, peft_modules,
+    SiteAdapter, SiteInfo, SiteLayer, Source, named_params, peft_modules,
 };
 use adapters_nn::ops::project;
 use adapters_nn::{draw, float_weight};
@@ -179,7 +179,7 @@ impl SiteAdapter<LinearState> for Replaced {
         Causality::Causal
     }
 
-    fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, base: LinearWeight, _shared: &()) -> Result<LinearWeight, NotMergeable> {
         let (q, right) = self.directions();
         let taken = base.weight.clone().matmul(right).transpose();
         let inner = match self.replacement() {

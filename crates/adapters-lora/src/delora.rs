@@ -3,7 +3,7 @@
 use adapters_core::target::{ModuleFields, Target};
 use adapters_core::{
     Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable,
-    PeftModules, Shared, SiteAdapter, SiteInfo, SiteLayer, Source, named_params, peft_modules,
+    PeftModules, SiteAdapter, SiteInfo, SiteLayer, Source, named_params, peft_modules,
 };
 use adapters_nn::ops::project;
 use adapters_nn::{draw, float_weight};
@@ -136,7 +136,7 @@ impl SiteAdapter<LinearState> for Normalized {
         Causality::Causal
     }
 
-    fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, base: LinearWeight, _shared: &()) -> Result<LinearWeight, NotMergeable> {
         let right = self.a.val() * self.scales().unsqueeze_dim(1) * self.norms.val().unsqueeze_dim(0);
         Ok(base.plus(self.b.val().matmul(right)))
     }

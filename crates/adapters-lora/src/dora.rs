@@ -5,8 +5,7 @@ use std::borrow::Cow;
 use adapters_core::target::Target;
 use adapters_core::{
     AdapterHub, Build, Call, Causality, Codec, ConfigError, Effect, Error, Finisher, Host, LinearState, LinearWeight,
-    Method, NamedParams, NotMergeable, Peft, Shared, SiteAdapter, SiteInfo, SiteLayer, StoredConfig,
-    config::from_fields,
+    Method, NamedParams, NotMergeable, Peft, SiteAdapter, SiteInfo, SiteLayer, StoredConfig, config::from_fields,
 };
 use adapters_nn::ops;
 use burn::module::{Module, Param, ParamId};
@@ -186,7 +185,7 @@ impl<D: Module + Factored> DoraLayer<D> {
     }
 
     /// `m` over the norm, `[d_out]`. `weight` is `[d_in, d_out]`.
-    fn factor(&self, weight: Tensor<2>, shared: &Shared) -> Tensor<1> {
+    fn factor(&self, weight: Tensor<2>, shared: &D::Shared) -> Tensor<1> {
         let (left, right) = self.inner.factors(shared);
         let [d_out, _] = left.dims();
         let scale = match self.definition {
@@ -212,11 +211,11 @@ impl<D: Module + Factored> DoraLayer<D> {
     }
 }
 
-impl<D> SiteAdapter<LinearState> for DoraLayer<D>
+impl<D> SiteAdapter<LinearState, D::Shared> for DoraLayer<D>
 where
-    D: Module + Factored + SiteAdapter<LinearState>,
+    D: Module + Factored + SiteAdapter<LinearState, <D as Factored>::Shared>,
 {
-    fn apply(&self, state: LinearState, call: &Call<'_>) -> LinearState {
+    fn apply(&self, state: LinearState, call: &Call<'_, D::Shared>) -> LinearState {
         self.inner.apply(state, call)
     }
 
@@ -228,11 +227,11 @@ where
         self.inner.causality()
     }
 
-    fn finisher(&self) -> Option<&dyn Finisher<LinearState>> {
+    fn finisher(&self) -> Option<&dyn Finisher<LinearState, D::Shared>> {
         Some(self)
     }
 
-    fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, base: LinearWeight, shared: &D::Shared) -> Result<LinearWeight, NotMergeable> {
         let update = self.inner.update(shared)?;
         let factor = self.factor(base.weight.clone(), shared);
         let merged = base.plus(update);
@@ -246,11 +245,11 @@ where
     }
 }
 
-impl<D> Finisher<LinearState> for DoraLayer<D>
+impl<D> Finisher<LinearState, D::Shared> for DoraLayer<D>
 where
-    D: Module + Factored + SiteAdapter<LinearState>,
+    D: Module + Factored + SiteAdapter<LinearState, <D as Factored>::Shared>,
 {
-    fn finish(&self, state: LinearState, call: &Call<'_>) -> Tensor<3> {
+    fn finish(&self, state: LinearState, call: &Call<'_, D::Shared>) -> Tensor<3> {
         let factor = self.factor(state.layer.weight.val(), call.shared).unsqueeze();
         let mut layer = state.layer;
         let outside = match self.definition {

@@ -32,7 +32,7 @@ impl Gate {
     }
 
     /// As [`forward`](Self::forward), with the gate's values recorded where the pass records.
-    pub(crate) fn recorded(&self, x: Tensor<3>, call: &Call<'_>) -> Tensor<3> {
+    pub(crate) fn recorded<P>(&self, x: Tensor<3>, call: &Call<'_, P>) -> Tensor<3> {
         let values = self.values(x);
         call.record_gates(|| values.clone().squeeze_dim(1));
         self.spread(values)

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use adapters_core::target::{ModuleFields, Target};
 use adapters_core::{
     Build, Call, Causality, ConfigError, Effect, Error, LinearState, LinearWeight, Method, NamedParams, NotMergeable,
-    PeftModules, Shared, SiteAdapter, SiteInfo, SiteLayer, Source, peft_modules,
+    PeftModules, SiteAdapter, SiteInfo, SiteLayer, Source, peft_modules,
 };
 use adapters_nn::{draw, float_weight};
 use burn::module::{Module, Param, ParamId};
@@ -293,7 +293,7 @@ impl SiteAdapter<LinearState> for ScaleAndShift {
         Causality::Causal
     }
 
-    fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, base: LinearWeight, _shared: &()) -> Result<LinearWeight, NotMergeable> {
         let shift = self.bias_delta(&base.weight, base.bias.clone());
         let bias = base.bias.map(|bias| match shift {
             Some(shift) => bias + shift.squeeze_dim::<1>(0),

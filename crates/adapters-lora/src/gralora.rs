@@ -3,7 +3,7 @@
 use adapters_core::target::{ModuleFields, Target};
 use adapters_core::{
     Build, Call, Causality, ConfigError, Effect, Error, LinearState, LinearWeight, Method, NotMergeable, PeftModules,
-    Shared, SiteAdapter, SiteInfo, SiteLayer, Source, named_params, peft_modules,
+    SiteAdapter, SiteInfo, SiteLayer, Source, named_params, peft_modules,
 };
 use adapters_nn::draw;
 use adapters_nn::ops::project;
@@ -175,7 +175,7 @@ impl SiteAdapter<LinearState> for Granular {
         Causality::Causal
     }
 
-    fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, base: LinearWeight, _shared: &()) -> Result<LinearWeight, NotMergeable> {
         let [d_in, _] = base.weight.dims();
         let eye = Tensor::<2>::eye(d_in, &base.weight.device());
         let mut delta = self.blocks(eye).transpose();

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use adapters_core::target::{ModulePattern, Target};
 use adapters_core::{
     AdapterHub, Build, Call, Causality, Codec, ConfigError, Effect, Error, Finisher, Host, LinearState, LinearWeight,
-    Method, NamedParams, NotMergeable, Peft, Shared, SiteAdapter, SiteInfo, SiteLayer, Source, StoredConfig,
+    Method, NamedParams, NotMergeable, Peft, SiteAdapter, SiteInfo, SiteLayer, Source, StoredConfig,
     config::from_fields,
 };
 use adapters_nn::ops;
@@ -270,7 +270,7 @@ impl SiteAdapter<LinearState> for OutputScale {
         Some(self)
     }
 
-    fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, base: LinearWeight, _shared: &()) -> Result<LinearWeight, NotMergeable> {
         if self.gate.is_some() {
             return Err(GATED);
         }
@@ -329,7 +329,7 @@ impl SiteAdapter<LinearState> for InputScale {
         Causality::Causal
     }
 
-    fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, base: LinearWeight, _shared: &()) -> Result<LinearWeight, NotMergeable> {
         Ok(LinearWeight {
             weight: base.weight * self.l.val().transpose(),
             ..base

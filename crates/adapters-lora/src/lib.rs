@@ -54,5 +54,7 @@ pub use peanut::{Peanut, WeightNetwork};
 pub use scaling::Scaling;
 pub use site_builder::Dtype;
 pub use target::{AttentionMatrix, LayerRoles, LoraTarget};
-pub use vblora::{Mixtures, Vblora};
-pub use vera::{Projection, VeraConfig, VeraDefinition, VeraMatrices, VeraVectors};
+pub use vblora::{Mixtures, Vblora, VectorBank};
+pub use vera::{
+    DrawnMatrices, Projection, SharedMatrices, StoredMatrices, VeraConfig, VeraDefinition, VeraMatrices, VeraVectors,
+};

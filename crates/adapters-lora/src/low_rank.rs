@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use adapters_core::{
-    Call, Causality, Effect, LinearState, LinearWeight, NamedParams, NotMergeable, Shared, SiteAdapter, Source,
+    Call, Causality, Effect, LinearState, LinearWeight, NamedParams, NotMergeable, SiteAdapter, Source,
 };
 use adapters_nn::ops::project;
 use burn::module::{Module, Param, ParamId};
@@ -54,8 +54,11 @@ pub struct Origin {
 
 /// An update that is a product of two narrow matrices, and the scale before it.
 pub trait Factored {
+    /// What the layers of the adapter share.
+    type Shared: 'static;
+
     /// `[d_out, k]` and `[k, d_in]`.
-    fn factors(&self, shared: &Shared) -> (Tensor<2>, Tensor<2>);
+    fn factors(&self, shared: &Self::Shared) -> (Tensor<2>, Tensor<2>);
 
     /// The constant scale `s`; `None` where a gate takes its place.
     fn scale(&self) -> Option<f64>;
@@ -65,7 +68,7 @@ pub trait Factored {
     /// # Errors
     ///
     /// [`NotMergeable`] for a gated scale.
-    fn update(&self, shared: &Shared) -> Result<Tensor<2>, NotMergeable> {
+    fn update(&self, shared: &Self::Shared) -> Result<Tensor<2>, NotMergeable> {
         let scale = self.scale().ok_or(GATED)?;
         let (left, right) = self.factors(shared);
         Ok(left.matmul(right) * scale)
@@ -81,7 +84,12 @@ pub(crate) fn scaled(x: Tensor<3>, scale: Option<f64>) -> Tensor<3> {
 }
 
 /// The state with a delta in place of the one that was there, times the gate of the layer's input.
-pub(crate) fn with_delta(state: LinearState, delta: Tensor<3>, gate: Option<&Gate>, call: &Call<'_>) -> LinearState {
+pub(crate) fn with_delta<P>(
+    state: LinearState,
+    delta: Tensor<3>,
+    gate: Option<&Gate>,
+    call: &Call<'_, P>,
+) -> LinearState {
     let delta = match gate {
         Some(gate) => delta * gate.recorded(state.input.clone(), call),
         None => delta,
@@ -93,10 +101,10 @@ pub(crate) fn with_delta(state: LinearState, delta: Tensor<3>, gate: Option<&Gat
 }
 
 /// The state after an update through its two factors, from the right to the left.
-pub(crate) fn apply_factors(
-    layer: &impl Factored,
+pub(crate) fn apply_factors<L: Factored>(
+    layer: &L,
     state: LinearState,
-    call: &Call<'_>,
+    call: &Call<'_, L::Shared>,
     dropout: f64,
     gate: Option<&Gate>,
 ) -> LinearState {
@@ -112,7 +120,9 @@ pub(crate) fn update_input(state: &LinearState) -> Tensor<3> {
 }
 
 impl Factored for LowRank {
-    fn factors(&self, _shared: &Shared) -> (Tensor<2>, Tensor<2>) {
+    type Shared = ();
+
+    fn factors(&self, _shared: &()) -> (Tensor<2>, Tensor<2>) {
         let b = self.b.val();
         let left = match &self.fused {
             Some(fused) => fused.block_diagonal(b),
@@ -193,7 +203,7 @@ impl SiteAdapter<LinearState> for LowRank {
         Causality::of_gate(&self.gate)
     }
 
-    fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, base: LinearWeight, shared: &()) -> Result<LinearWeight, NotMergeable> {
         let update = self.update(shared)?;
         let update = match &self.origin {
             Some(origin) => update - origin.b.val().matmul(origin.a.val()) * self.scale,

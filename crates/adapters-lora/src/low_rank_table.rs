@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use adapters_core::{Call, Causality, Effect, NamedParams, NotMergeable, Shared, SiteAdapter, Source, TableState};
+use adapters_core::{Call, Causality, Effect, NamedParams, NotMergeable, SiteAdapter, Source, TableState};
 use adapters_nn::ops::project;
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Tensor, module};
@@ -52,7 +52,7 @@ impl SiteAdapter<TableState> for LowRankTable {
         Causality::Causal
     }
 
-    fn merged(&self, base: Tensor<2>, _shared: &Shared) -> Result<Tensor<2>, NotMergeable> {
+    fn merged(&self, base: Tensor<2>, _shared: &()) -> Result<Tensor<2>, NotMergeable> {
         Ok(base + self.b.val().matmul(self.a.val()).transpose() * self.scale)
     }
 }

@@ -3,7 +3,7 @@
 use adapters_core::target::{ModuleFields, Target};
 use adapters_core::{
     Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable,
-    PeftModules, Shared, SiteAdapter, SiteInfo, SiteLayer, Source, named_params, peft_modules,
+    PeftModules, SiteAdapter, SiteInfo, SiteLayer, Source, named_params, peft_modules,
 };
 use adapters_nn::ops::project;
 use adapters_nn::{draw, float_weight};
@@ -154,7 +154,7 @@ impl SiteAdapter<LinearState> for Blocks {
         Causality::Causal
     }
 
-    fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, base: LinearWeight, _shared: &()) -> Result<LinearWeight, NotMergeable> {
         Ok(LinearWeight {
             weight: self.changed(base.weight),
             ..base
@@ -209,7 +209,7 @@ impl SiteAdapter<LinearState> for Shard {
         Causality::Causal
     }
 
-    fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, base: LinearWeight, _shared: &()) -> Result<LinearWeight, NotMergeable> {
         let block = self.whole();
         let ([r, _], [d_in, _]) = (block.dims(), base.weight.dims());
         let stacked = block.repeat_dim(0, d_in.div_ceil(r)).slice_dim(0, 0..d_in);

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use adapters_core::target::Target;
 use adapters_core::{
     AdapterHub, Build, Call, Causality, Codec, ConfigError, Effect, Error, Host, LinearState, LinearWeight, Method,
-    NamedParams, NotMergeable, Peft, Shared, SiteAdapter, SiteInfo, SiteLayer, Source, StoredConfig,
+    NamedParams, NotMergeable, Peft, SiteAdapter, SiteInfo, SiteLayer, Source, StoredConfig,
     config::{from_fields, to_fields},
 };
 use adapters_nn::draw;
@@ -185,7 +185,9 @@ pub enum TaskParam {
 }
 
 impl Factored for MtlLora {
-    fn factors(&self, _shared: &Shared) -> (Tensor<2>, Tensor<2>) {
+    type Shared = ();
+
+    fn factors(&self, _shared: &()) -> (Tensor<2>, Tensor<2>) {
         let weights = activation::softmax(self.weights.val() / self.sharpness, 0);
         let [n, d_out, r] = self.b.dims();
         let left = (self.b.val() * weights.reshape([n, 1, 1]))
@@ -218,7 +220,7 @@ impl SiteAdapter<LinearState> for MtlLora {
         Causality::of_gate(&self.gate)
     }
 
-    fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, base: LinearWeight, shared: &()) -> Result<LinearWeight, NotMergeable> {
         Ok(base.plus(self.update(shared)?))
     }
 

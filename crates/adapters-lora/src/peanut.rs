@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use adapters_core::target::{ModuleFields, Target};
 use adapters_core::{
     Build, Call, Causality, ConfigError, Effect, Error, LinearState, LinearWeight, Method, NamedParams, NotMergeable,
-    PeftModules, Shared, SiteAdapter, SiteInfo, SiteLayer, Source, peft_modules,
+    PeftModules, SiteAdapter, SiteInfo, SiteLayer, Source, peft_modules,
 };
 use adapters_nn::ops::Activation;
 use adapters_nn::{NonLinearity, draw, float_weight};
@@ -165,7 +165,7 @@ impl SiteAdapter<LinearState> for WeightNetwork {
         Causality::Causal
     }
 
-    fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, base: LinearWeight, _shared: &()) -> Result<LinearWeight, NotMergeable> {
         Ok(LinearWeight {
             weight: base.weight.clone() + self.delta(base.weight),
             ..base

@@ -119,6 +119,6 @@ impl<'a> SiteBuilder<'a> {
 }
 
 /// A layer that acts at a linear layer.
-pub(crate) fn linear(layer: impl Module + SiteAdapter<LinearState> + Sync + 'static) -> SiteLayer {
+pub(crate) fn linear<P: 'static>(layer: impl Module + SiteAdapter<LinearState, P> + Sync + 'static) -> SiteLayer {
     SiteLayer::Linear(Erased::new(layer))
 }

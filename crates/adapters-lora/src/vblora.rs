@@ -3,8 +3,8 @@
 use adapters_core::target::{ModuleFields, Target};
 use adapters_core::{
     Build, Call, Capabilities, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method,
-    NotMergeable, PeftModules, Shared, SharedParam, SharedParameters, SiteAdapter, SiteInfo, SiteLayer, Source,
-    named_params, peft_modules,
+    NotMergeable, PeftModules, Shared, SharedParameters, SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
+    peft_modules,
 };
 use adapters_nn::draw;
 use adapters_nn::ops::project;
@@ -137,9 +137,19 @@ impl SharedParameters for Vblora {
         let shape = [self.num_vectors, self.vector_length];
         let bound = self.init_vector_bank_bound as f32;
         let bank = draw::uniform(&mut build.shared_rng(None), shape, bound);
-        Ok(Shared::new().with(BANK, SharedParam::Two(Param::from_data(bank, build.device))))
+        let vectors = Param::from_data(bank, build.device);
+        Ok(Shared::of(VectorBank { vectors }))
     }
 }
+
+/// The vectors that all layers share.
+#[derive(Module, Debug)]
+pub struct VectorBank {
+    /// `[num_vectors, vector_length]`.
+    pub vectors: Param<Tensor<2>>,
+}
+
+named_params!(VectorBank: "vblora_vector_bank" => vectors);
 
 /// The update of one layer: which vectors its pieces are mixed from.
 #[derive(Module, Debug)]
@@ -168,8 +178,8 @@ impl Mixtures {
     }
 
     /// A, `[r, d_in]`, and B, `[d_out, r]`.
-    fn matrices(&self, shared: &Shared) -> (Tensor<2>, Tensor<2>) {
-        let bank = shared.matrix(BANK);
+    fn matrices(&self, shared: &VectorBank) -> (Tensor<2>, Tensor<2>) {
+        let bank = shared.vectors.val();
         let a = self.mixed(self.a.val(), &bank);
         let b = self.mixed(self.b.val(), &bank);
         let ([r, tiles, length], [out_tiles, _, _]) = (a.dims(), b.dims());
@@ -178,8 +188,8 @@ impl Mixtures {
     }
 }
 
-impl SiteAdapter<LinearState> for Mixtures {
-    fn apply(&self, state: LinearState, call: &Call<'_>) -> LinearState {
+impl SiteAdapter<LinearState, VectorBank> for Mixtures {
+    fn apply(&self, state: LinearState, call: &Call<'_, VectorBank>) -> LinearState {
         let (a, b) = self.matrices(call.shared);
         state.plus(|x| project(project(call.dropout(x, self.dropout), a), b))
     }
@@ -192,7 +202,7 @@ impl SiteAdapter<LinearState> for Mixtures {
         Causality::Causal
     }
 
-    fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, base: LinearWeight, shared: &VectorBank) -> Result<LinearWeight, NotMergeable> {
         let (a, b) = self.matrices(shared);
         Ok(base.plus(b.matmul(a)))
     }

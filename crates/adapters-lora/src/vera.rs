@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use adapters_core::target::Target;
 use adapters_core::{
     AdapterHub, Build, Call, Capabilities, Causality, Codec, ConfigError, Effect, Error, Host, LinearState,
-    LinearWeight, Method, NamedParams, NotMergeable, Peft, Shared, SharedParam, SharedParameters, SiteAdapter,
-    SiteInfo, SiteLayer, Source, StoredConfig,
+    LinearWeight, Method, NamedParams, NotMergeable, Peft, Shared, SharedParameters, SiteAdapter, SiteInfo, SiteLayer,
+    Source, StoredConfig,
     config::{from_fields, to_fields},
 };
 use adapters_nn::{TorchRng, draw};
@@ -256,7 +256,7 @@ impl SharedParameters for VeraConfig {
         let largest = shapes
             .iter()
             .fold((0, 0), |most, next| (most.0.max(next.0), most.1.max(next.1)));
-        let ([name_a, name_b], (d_in, d_out)) = match self.definition {
+        let (names, (d_in, d_out)) = match self.definition {
             VeraDefinition::Matrices => (MATRICES, first),
             VeraDefinition::Vectors(Projection::Stored(_)) => (VECTORS, largest),
             VeraDefinition::Vectors(Projection::Drawn(key)) => {
@@ -269,15 +269,17 @@ impl SharedParameters for VeraConfig {
                     Tensor::<2>::from_data(TensorData::new(values, [rows, columns]), build.device)
                 };
                 let (a, b) = (matrix(lora.rank, d_in), matrix(d_out, lora.rank));
-                return Ok(Shared::new().with_constant(VECTORS[0], a).with_constant(VECTORS[1], b));
+                return Ok(Shared::of(SharedMatrices::Drawn(DrawnMatrices { a, b })));
             }
         };
         let mut rng = build.shared_rng(lora.seed);
-        let matrix =
-            |data: TensorData| SharedParam::Two(Dtype::param(lora.dtype, Tensor::from_data(data, build.device)));
+        let matrix = |data: TensorData| {
+            let param: Param<Tensor<2>> = Dtype::param(lora.dtype, Tensor::from_data(data, build.device));
+            param.set_require_grad(false)
+        };
         let a = matrix(init_a(lora.init, &mut rng, lora.rank, [lora.rank, d_in]));
         let b = matrix(init_b(lora.init, &mut rng, d_out, lora.rank));
-        Ok(Shared::new().with(name_a, a).with(name_b, b).fixed())
+        Ok(Shared::of(SharedMatrices::Stored(StoredMatrices { a, b, names })))
     }
 
     fn owns(&self, param: &str) -> bool {
@@ -289,6 +291,66 @@ impl SharedParameters for VeraConfig {
 const MATRICES: [&str; 2] = ["lora_A", "lora_B"];
 /// And of peft's.
 const VECTORS: [&str; 2] = ["vera_A", "vera_B"];
+
+/// A and B, which all layers share and none trains.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // One an adapter.
+pub enum SharedMatrices {
+    /// Stored with the adapter.
+    Stored(StoredMatrices),
+    /// Drawn again from a seed, and in no file.
+    Drawn(DrawnMatrices),
+}
+
+/// Shared matrices that are stored.
+#[derive(Module, Debug)]
+pub struct StoredMatrices {
+    /// `[r, d_in]`.
+    pub a: Param<Tensor<2>>,
+    /// `[d_out, r]`.
+    pub b: Param<Tensor<2>>,
+    /// Names of A and B in files.
+    #[module(skip)]
+    names: [&'static str; 2],
+}
+
+/// Shared matrices that follow from the configuration.
+#[derive(Module, Debug)]
+pub struct DrawnMatrices {
+    /// `[r, d_in]`.
+    pub a: Tensor<2>,
+    /// `[d_out, r]`.
+    pub b: Tensor<2>,
+}
+
+impl SharedMatrices {
+    fn a(&self) -> Tensor<2> {
+        match self {
+            Self::Stored(matrices) => matrices.a.val(),
+            Self::Drawn(matrices) => matrices.a.clone(),
+        }
+    }
+
+    fn b(&self) -> Tensor<2> {
+        match self {
+            Self::Stored(matrices) => matrices.b.val(),
+            Self::Drawn(matrices) => matrices.b.clone(),
+        }
+    }
+}
+
+impl NamedParams for SharedMatrices {
+    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
+        match self {
+            Self::Stored(StoredMatrices { a, b, names }) => vec![(names[0].into(), a.id), (names[1].into(), b.id)],
+            Self::Drawn(_) => Vec::new(),
+        }
+    }
+
+    fn fixed_params(&self) -> Vec<ParamId> {
+        self.named_params().into_iter().map(|(_, id)| id).collect()
+    }
+}
 
 fn diagonal(n: usize, value: f32) -> TensorData {
     let entry = |i| if i % (n + 1) == 0 { value } else { 0.0 };
@@ -378,10 +440,12 @@ pub struct VeraMatrices {
 }
 
 impl Factored for VeraMatrices {
-    fn factors(&self, shared: &Shared) -> (Tensor<2>, Tensor<2>) {
+    type Shared = SharedMatrices;
+
+    fn factors(&self, shared: &SharedMatrices) -> (Tensor<2>, Tensor<2>) {
         (
-            scatter_rows(self.fused.as_ref(), self.b.val().matmul(shared.matrix("lora_B"))),
-            self.d.val().matmul(shared.matrix("lora_A")),
+            scatter_rows(self.fused.as_ref(), self.b.val().matmul(shared.b())),
+            self.d.val().matmul(shared.a()),
         )
     }
 
@@ -390,8 +454,8 @@ impl Factored for VeraMatrices {
     }
 }
 
-impl SiteAdapter<LinearState> for VeraMatrices {
-    fn apply(&self, state: LinearState, call: &Call<'_>) -> LinearState {
+impl SiteAdapter<LinearState, SharedMatrices> for VeraMatrices {
+    fn apply(&self, state: LinearState, call: &Call<'_, SharedMatrices>) -> LinearState {
         apply_factors(self, state, call, self.dropout, self.gate.as_ref())
     }
 
@@ -403,7 +467,7 @@ impl SiteAdapter<LinearState> for VeraMatrices {
         Causality::of_gate(&self.gate)
     }
 
-    fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, base: LinearWeight, shared: &SharedMatrices) -> Result<LinearWeight, NotMergeable> {
         Ok(base.plus(self.update(shared)?))
     }
 }
@@ -433,10 +497,12 @@ pub struct VeraVectors {
 }
 
 impl Factored for VeraVectors {
-    fn factors(&self, shared: &Shared) -> (Tensor<2>, Tensor<2>) {
+    type Shared = SharedMatrices;
+
+    fn factors(&self, shared: &SharedMatrices) -> (Tensor<2>, Tensor<2>) {
         let [d_out] = self.b.dims();
-        let left = shared.matrix("vera_B").slice_dim(0, 0..d_out) * self.b.val().unsqueeze_dim(1);
-        let right = shared.matrix("vera_A").slice_dim(1, 0..self.d_in) * self.d.val().unsqueeze_dim(1);
+        let left = shared.b().slice_dim(0, 0..d_out) * self.b.val().unsqueeze_dim(1);
+        let right = shared.a().slice_dim(1, 0..self.d_in) * self.d.val().unsqueeze_dim(1);
         (scatter_rows(self.fused.as_ref(), left), right)
     }
 
@@ -445,8 +511,8 @@ impl Factored for VeraVectors {
     }
 }
 
-impl SiteAdapter<LinearState> for VeraVectors {
-    fn apply(&self, state: LinearState, call: &Call<'_>) -> LinearState {
+impl SiteAdapter<LinearState, SharedMatrices> for VeraVectors {
+    fn apply(&self, state: LinearState, call: &Call<'_, SharedMatrices>) -> LinearState {
         apply_factors(self, state, call, self.dropout, None)
     }
 
@@ -458,7 +524,7 @@ impl SiteAdapter<LinearState> for VeraVectors {
         Causality::Causal
     }
 
-    fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, base: LinearWeight, shared: &SharedMatrices) -> Result<LinearWeight, NotMergeable> {
         Ok(base.plus(self.update(shared)?))
     }
 }

@@ -1,8 +1,8 @@
 //! A pretrained model of any architecture behind one type.
 
-use adapters_core::dyn_module::{DynMapper, DynVisitor, Inward, Outward, Transform};
-use adapters_core::{Ctx, Error, Host, LayerMut, LayerRef, Role, SiteInfo, Sites, Stack};
-use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor};
+use adapters_core::dyn_module::{Boxed, BoxedKind, Boxes, DynModule};
+use adapters_core::{Ctx, Error, Host, LayerMut, LayerRef, Role, SiteInfo, Sites, Stack, transparent_module};
+use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault};
 use burn::tensor::{Device, Tensor};
 
 use crate::cache::KeyValueCache;
@@ -14,13 +14,13 @@ use crate::transformer::{CausalLm, EncoderDecoder, ImageEncoder, ModelInfo, Text
 
 /// A pretrained model. What it can do beyond its last hidden state depends on its kind: [`causal_lm`](Self::causal_lm) and
 /// the like give access to it.
-#[derive(Debug)]
-pub struct Model(Box<dyn DynTransformer>);
+#[derive(Clone, Debug)]
+pub struct Model(Boxed<AnyTransformer>);
 
 impl Model {
     /// Boxes a model.
     pub fn new<M: Transformer + Module + 'static>(model: M) -> Self {
-        Self(Box::new(model))
+        Self(Boxed::of(model))
     }
 
     /// Facts of the model.
@@ -175,8 +175,22 @@ impl Model {
     }
 }
 
+/// [`DynTransformer`] as a kind of boxed module.
+#[derive(Clone, Copy, Debug)]
+enum AnyTransformer {}
+
+impl BoxedKind for AnyTransformer {
+    type Dyn = dyn DynTransformer;
+}
+
+impl<M: Transformer + Module + 'static> Boxes<M> for AnyTransformer {
+    fn boxed(model: M) -> Box<dyn DynTransformer> {
+        Box::new(model)
+    }
+}
+
 /// The object-safe face of a [`Transformer`] that is a [`Module`].
-trait DynTransformer: Host + std::fmt::Debug + Send + Sync {
+trait DynTransformer: Host + DynModule<AnyTransformer> {
     fn info_dyn(&self) -> ModelInfo;
     fn chain_dyn(&self, input: Input, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error>;
     fn pool_dyn(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Option<Tensor<2>>;
@@ -185,12 +199,6 @@ trait DynTransformer: Host + std::fmt::Debug + Send + Sync {
     fn causal_lm_dyn(&self) -> Option<&dyn CausalLm>;
     fn encoder_decoder_dyn(&self) -> Option<&dyn EncoderDecoder>;
     fn image_encoder_dyn(&self) -> Option<&dyn ImageEncoder>;
-    fn clone_dyn(&self) -> Box<dyn DynTransformer>;
-    fn valid_dyn(&self) -> Box<dyn DynTransformer>;
-    fn devices_dyn(&self, devices: Vec<Device>) -> Vec<Device>;
-    fn transform_dyn(self: Box<Self>, transform: Transform<'_>) -> Box<dyn DynTransformer>;
-    fn visit_dyn(&self, visitor: &mut dyn DynVisitor);
-    fn map_dyn(self: Box<Self>, mapper: &mut dyn DynMapper) -> Box<dyn DynTransformer>;
 }
 
 impl<M: Transformer + Module + 'static> DynTransformer for M {
@@ -231,71 +239,9 @@ impl<M: Transformer + Module + 'static> DynTransformer for M {
     fn image_encoder_dyn(&self) -> Option<&dyn ImageEncoder> {
         self.image_encoder()
     }
-
-    fn clone_dyn(&self) -> Box<dyn DynTransformer> {
-        Box::new(self.clone())
-    }
-
-    fn valid_dyn(&self) -> Box<dyn DynTransformer> {
-        Box::new(self.valid())
-    }
-
-    fn devices_dyn(&self, devices: Vec<Device>) -> Vec<Device> {
-        self.collect_devices(devices)
-    }
-
-    fn transform_dyn(self: Box<Self>, transform: Transform<'_>) -> Box<dyn DynTransformer> {
-        Box::new(transform.of(*self))
-    }
-
-    fn visit_dyn(&self, visitor: &mut dyn DynVisitor) {
-        self.visit(&mut Outward(visitor));
-    }
-
-    fn map_dyn(self: Box<Self>, mapper: &mut dyn DynMapper) -> Box<dyn DynTransformer> {
-        Box::new((*self).map(&mut Outward(mapper)))
-    }
 }
 
-impl Clone for Model {
-    fn clone(&self) -> Self {
-        Self(self.0.clone_dyn())
-    }
-}
-
-impl Module for Model {
-    fn collect_devices(&self, devices: Vec<Device>) -> Vec<Device> {
-        self.0.devices_dyn(devices)
-    }
-
-    fn fork(self, device: &Device) -> Self {
-        Self(self.0.transform_dyn(Transform::Fork(device)))
-    }
-
-    fn to_device(self, device: &Device) -> Self {
-        Self(self.0.transform_dyn(Transform::ToDevice(device)))
-    }
-
-    fn train(self) -> Self {
-        Self(self.0.transform_dyn(Transform::Train))
-    }
-
-    fn valid(&self) -> Self {
-        Self(self.0.valid_dyn())
-    }
-
-    fn materialize(self) -> Self {
-        Self(self.0.transform_dyn(Transform::Materialize))
-    }
-
-    fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
-        self.0.visit_dyn(&mut Inward(visitor));
-    }
-
-    fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
-        Self(self.0.map_dyn(&mut Inward(mapper)))
-    }
-}
+transparent_module!(impl[] Model, 0);
 
 impl ModuleDisplayDefault for Model {
     fn content(&self, content: Content) -> Option<Content> {

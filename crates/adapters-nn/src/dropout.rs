@@ -8,9 +8,9 @@
 
 use std::cell::Cell;
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 
-use crate::kernel::Level;
+use crate::device_mask;
 pub(crate) use crate::kernel::philox::Mask;
 
 /// The masks of one forward pass, drawn in the order they are asked for.
@@ -61,15 +61,15 @@ impl Dropout {
     }
 }
 
-/// `x` under a mask: where a kernel exists in its memory, elsewhere times the factors of the mask, computed on the host.
+/// `x` under a mask: where a kernel exists in its memory, elsewhere times the factors of the mask.
 pub(crate) fn masked<const D: usize>(mask: Mask, x: Tensor<D>) -> Tensor<D> {
     #[cfg(feature = "flex")]
     if crate::fused::runs_here(&x) {
         return crate::fused::dropout(mask, x);
     }
     let (shape, device) = (x.dims(), x.device().inner());
-    let factors = mask.factors(Level::chosen(), shape.iter().product());
-    x * Tensor::from_data(TensorData::new(factors, shape), &device)
+    let factors = device_mask::factors(mask, shape.iter().product(), &device).reshape(shape);
+    x.clone() * factors.cast(x.dtype())
 }
 
 #[cfg(test)]

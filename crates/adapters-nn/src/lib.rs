@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod device_mask;
 pub mod draw;
 mod dropout;
 #[cfg(feature = "flex")]
@@ -19,6 +20,11 @@ pub use name::{UnknownName, did_you_mean, nearest};
 pub use non_linearity::NonLinearity;
 pub use quantize::{Quantization, bf16_linear, float_weight, quantize_linear};
 pub use torch_rng::TorchRng;
+
+/// The vector instructions that the fused kernels of the CPU use on this processor: `portable`, `avx2` or `avx512`.
+pub fn cpu_instructions() -> &'static str {
+    kernel::Level::chosen().name()
+}
 
 use burn::tensor::Tensor;
 

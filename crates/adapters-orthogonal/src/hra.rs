@@ -3,7 +3,7 @@
 use adapters_core::target::{ModuleFields, Target};
 use adapters_core::{
     Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable,
-    PeftModules, Shared, SiteAdapter, SiteInfo, SiteLayer, named_params, peft_modules,
+    PeftModules, SiteAdapter, SiteInfo, SiteLayer, named_params, peft_modules,
 };
 use adapters_nn::draw;
 use burn::module::{Module, Param};
@@ -135,7 +135,7 @@ impl SiteAdapter<LinearState> for Reflections {
         Causality::Causal
     }
 
-    fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, base: LinearWeight, _shared: &()) -> Result<LinearWeight, NotMergeable> {
         let [d_in, _] = base.weight.dims();
         let eye = Tensor::<2>::eye(d_in, &base.weight.device());
         Ok(LinearWeight {

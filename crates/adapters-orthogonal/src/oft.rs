@@ -3,8 +3,8 @@
 use adapters_core::target::{ModuleFields, Target};
 use adapters_core::{
     Build, Call, Capabilities, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method,
-    NotMergeable, ParamValues, PeftModules, Scheduled, Shared, SiteAdapter, SiteInfo, SiteLayer, Tensors,
-    TrainingSchedule, named_params, peft_modules,
+    NotMergeable, ParamValues, PeftModules, Scheduled, SiteAdapter, SiteInfo, SiteLayer, Tensors, TrainingSchedule,
+    named_params, peft_modules,
 };
 use adapters_nn::draw;
 use burn::module::{Module, Param};
@@ -261,7 +261,7 @@ impl SiteAdapter<LinearState> for Rotation {
         Causality::Causal
     }
 
-    fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, base: LinearWeight, _shared: &()) -> Result<LinearWeight, NotMergeable> {
         // W^T becomes R W^T, so that W becomes W R^T.
         let blocks = self.blocks().swap_dims(1, 2);
         Ok(LinearWeight {

@@ -3,7 +3,7 @@
 use adapters_core::target::{ModuleFields, Target};
 use adapters_core::{
     Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable,
-    PeftModules, Shared, SiteAdapter, SiteInfo, SiteLayer, named_params, peft_modules,
+    PeftModules, SiteAdapter, SiteInfo, SiteLayer, named_params, peft_modules,
 };
 use adapters_nn::{draw, float_weight};
 use burn::module::{Module, Param, ParamId};
@@ -162,7 +162,7 @@ impl SiteAdapter<LinearState> for PairRotation {
         Causality::Causal
     }
 
-    fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, base: LinearWeight, _shared: &()) -> Result<LinearWeight, NotMergeable> {
         Ok(LinearWeight {
             weight: self.rotate(base.weight),
             bias: base.bias.map(|bias| {

@@ -4,6 +4,7 @@ use adapters_core::{AdapterSet, AnyMethod, Attached, Error, Host, Method, Union}
 use burn::module::Module;
 
 use crate::prefix_tuning::PrefixTuningConfig;
+use crate::vectors::SharedVectors;
 
 /// What ejecting did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,8 +62,11 @@ pub(crate) fn flattened(adapter: &Attached, host: &dyn Host) -> Result<Option<At
         let prefix = member.downcast_ref::<PrefixTuningConfig>();
         match prefix.and_then(|prefix| Some((prefix, prefix.flattened()?))) {
             Some((prefix, flattened)) => {
+                let shared: Option<&SharedVectors> = adapter.shared().get();
                 for vectors in prefix.vectors(host)? {
-                    values.insert((None, vectors.names.flat.clone()), vectors.flat(adapter.shared()));
+                    if let Some(own) = shared.and_then(|shared| shared.of(vectors.attentions.stack)) {
+                        values.insert((None, vectors.names.flat.clone()), vectors.flat(own));
+                    }
                 }
                 changed = true;
                 flat.push(AnyMethod::new(flattened)?);

@@ -8,7 +8,7 @@ use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;
 
 use crate::prefix_tuning::Definition;
-use crate::vectors::PrefixVectors;
+use crate::vectors::{PrefixVectors, SharedVectors};
 
 /// The learned gate of a layer.
 #[derive(Module, Debug)]
@@ -70,23 +70,26 @@ impl PrefixLayer {
         }
     }
 
-    /// Keys and values of this layer for each row, `[batch, heads, length, d_head]`.
-    fn front(&self, batch: usize, call: &Call<'_>) -> (Tensor<4>, Tensor<4>) {
+    /// Keys and values of this layer for each row, `[batch, heads, length, d_head]`; `None` where its stack has none.
+    fn front(&self, batch: usize, call: &Call<'_, SharedVectors>) -> Option<(Tensor<4>, Tensor<4>)> {
         let attentions = &self.vectors.attentions;
-        let all = call.once(attentions.name, || self.vectors.by_layer(call.shared));
+        let own = call.shared.of(attentions.stack)?;
+        let all = call.once(attentions.name, || self.vectors.by_layer(own));
         let vectors = |index: usize| {
             let one = all.clone().slice_dim(0, index..index + 1);
             let rows = one.expand([batch, attentions.heads, self.vectors.length, attentions.d_head]);
             call.dropout(rows, self.dropout)
         };
         let keys = attentions.key_index(self.index);
-        (vectors(keys), vectors(keys + 1))
+        Some((vectors(keys), vectors(keys + 1)))
     }
 }
 
-impl SiteAdapter<KeyValueState> for PrefixLayer {
-    fn apply(&self, state: KeyValueState, call: &Call<'_>) -> KeyValueState {
-        let (mut key, mut value) = self.front(state.key.dims()[0], call);
+impl SiteAdapter<KeyValueState, SharedVectors> for PrefixLayer {
+    fn apply(&self, state: KeyValueState, call: &Call<'_, SharedVectors>) -> KeyValueState {
+        let Some((mut key, mut value)) = self.front(state.key.dims()[0], call) else {
+            return state;
+        };
         if let Some(gate) = &self.gate {
             let gates = gate.forward(state.input.clone());
             call.record_gates(|| gates.clone());

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use crate::eject::flattened;
 use crate::layer::{Gate, PrefixLayer};
-use crate::vectors::{AttentionStack, Mlp, ParamNames, PrefixVectors};
+use crate::vectors::{AttentionStack, Mlp, ParamNames, PrefixVectors, SharedVectors};
 
 /// Prefix tuning: learned key and value vectors in front of those of every attention layer.
 ///
@@ -284,8 +284,9 @@ impl SharedParameters for PrefixTuningConfig {
     fn build_shared(&self, build: &Build<'_>) -> Result<Shared, Error> {
         let mut rng = build.shared_rng(published_seed(self.init_weights_seed));
         let vectors = self.vectors(build.host)?;
-        Ok(vectors.iter().fold(Shared::new(), |shared, vectors| {
-            shared.and(vectors.draw(&mut rng, build.device))
+        let stacks = vectors.iter().map(|vectors| vectors.draw(&mut rng, build.device));
+        Ok(Shared::of(SharedVectors {
+            stacks: stacks.collect(),
         }))
     }
 

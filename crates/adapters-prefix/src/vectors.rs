@@ -1,10 +1,12 @@
 //! The vectors of all layers of a stack: one network computes them, or they are parameters themselves.
 
-use adapters_core::{Host, Shared, SharedParam, Site, SiteInfo, SiteKind, Stack};
+use std::borrow::Cow;
+
+use adapters_core::{Host, NamedParams, Site, SiteInfo, SiteKind, Stack};
 use adapters_nn::draw;
 use adapters_nn::ops::Activation;
-use burn::module::Param;
-use burn::tensor::{Device, Tensor, activation};
+use burn::module::{Module, Param, ParamId};
+use burn::tensor::{Device, Tensor, TensorData, activation};
 use rand_chacha::ChaCha8Rng;
 
 /// The attentions of a stack.
@@ -124,99 +126,159 @@ pub(crate) struct PrefixVectors {
     pub(crate) mlp: Option<Mlp>,
 }
 
-/// Values of the shared parameters.
-#[allow(clippy::large_enum_variant)] // It lives for one call.
-enum Values {
+/// What the layers of a prefix share: the vectors of each stack.
+#[derive(Module, Debug)]
+pub(crate) struct SharedVectors {
+    pub(crate) stacks: Vec<StackVectors>,
+}
+
+/// The vectors of all layers of one stack, or the MLP that computes them.
+#[derive(Module, Debug)]
+pub(crate) struct StackVectors {
+    source: Source,
+    #[module(skip)]
+    stack: Stack,
+    #[module(skip)]
+    names: ParamNames,
+}
+
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // One a stack.
+enum Source {
     /// The vectors, `[length, 2 layers heads d_head]`.
-    Flat(Tensor<2>),
-    /// The embedding, and weight and bias of both layers.
-    Mlp {
-        embedding: Tensor<2>,
-        layers: [(Tensor<2>, Tensor<1>); 2],
-        activation: Result<Activation, Tensor<1>>,
-    },
+    Matrix(Param<Tensor<2>>),
+    /// The same as one vector.
+    Vector(Param<Tensor<1>>),
+    /// What computes them.
+    Mlp(MlpParams),
+}
+
+#[derive(Module, Debug)]
+struct MlpParams {
+    /// `[length, d_in]`.
+    embedding: Param<Tensor<2>>,
+    first: Linear,
+    /// The slope of `prelu`, `[1]`.
+    slope: Option<Param<Tensor<1>>>,
+    second: Linear,
+    #[module(skip)]
+    activation: Option<Activation>,
+}
+
+#[derive(Module, Debug)]
+struct Linear {
+    /// `[d_out, d_in]`.
+    weight: Param<Tensor<2>>,
+    /// `[d_out]`.
+    bias: Param<Tensor<1>>,
+}
+
+impl Linear {
+    /// As torch initializes a linear layer.
+    fn draw(d_in: usize, d_out: usize, rng: &mut ChaCha8Rng, device: &Device) -> Self {
+        let bound = (d_in as f32).sqrt().recip();
+        Self {
+            weight: Param::from_data(draw::uniform(rng, [d_out, d_in], bound), device),
+            bias: Param::from_data(draw::uniform(rng, [d_out], bound), device),
+        }
+    }
+
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        x.matmul(self.weight.val().transpose()) + self.bias.val().unsqueeze()
+    }
+}
+
+impl MlpParams {
+    /// `Linear(act(Linear(embedding)))`.
+    fn rows(&self) -> Tensor<2> {
+        let hidden = self.first.forward(self.embedding.val());
+        let hidden = match (&self.slope, self.activation) {
+            (Some(slope), _) => activation::prelu(hidden, slope.val()),
+            (None, Some(activation)) => activation.forward(hidden),
+            (None, None) => hidden,
+        };
+        self.second.forward(hidden)
+    }
+}
+
+impl SharedVectors {
+    /// Those of a stack; `None` for one that has none.
+    pub(crate) fn of(&self, stack: Stack) -> Option<&StackVectors> {
+        self.stacks.iter().find(|vectors| vectors.stack == stack)
+    }
+}
+
+impl NamedParams for SharedVectors {
+    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
+        self.stacks.iter().flat_map(StackVectors::named_params).collect()
+    }
+}
+
+impl StackVectors {
+    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
+        let names = &self.names;
+        let mlp = match &self.source {
+            Source::Matrix(vectors) => return vec![(names.flat.clone().into(), vectors.id)],
+            Source::Vector(vectors) => return vec![(names.flat.clone().into(), vectors.id)],
+            Source::Mlp(mlp) => mlp,
+        };
+        let mut params = vec![(names.embedding.clone().into(), mlp.embedding.id)];
+        for (index, layer) in [(0, &mlp.first), (2, &mlp.second)] {
+            params.push((names.layer(&format!("{index}.weight")).into(), layer.weight.id));
+            params.push((names.layer(&format!("{index}.bias")).into(), layer.bias.id));
+        }
+        params.extend(
+            mlp.slope
+                .iter()
+                .map(|slope| (names.layer("1.f.weight").into(), slope.id)),
+        );
+        params
+    }
+
+    /// `[length, 2 layers heads d_head]`.
+    fn rows(&self, length: usize) -> Tensor<2> {
+        match &self.source {
+            Source::Matrix(vectors) => vectors.val(),
+            Source::Vector(vectors) => {
+                let features = vectors.dims()[0] / length.max(1);
+                vectors.val().reshape([length, features])
+            }
+            Source::Mlp(mlp) => mlp.rows(),
+        }
+    }
 }
 
 impl PrefixVectors {
     /// Fresh parameters: those of the embedding and of a flat prefix normal with standard deviation one, the layers as torch
     /// initializes them.
-    pub(crate) fn draw(&self, rng: &mut ChaCha8Rng, device: &Device) -> Shared {
-        let (length, features, names) = (self.length, self.attentions.features(), &self.names);
-        let one = |data| SharedParam::One(Param::from_data(data, device));
-        let two = |data| SharedParam::Two(Param::from_data(data, device));
-        let Some(mlp) = self.mlp else {
-            let vectors = match names.flat_is_matrix {
-                true => two(draw::normal(rng, [length, features], 1.0)),
-                false => one(draw::normal(rng, [length * features], 1.0)),
-            };
-            return Shared::new().with(names.flat.clone(), vectors);
-        };
-        let embedding = two(draw::normal(rng, [length, mlp.d_in], 1.0));
-        let mut linear = |shared: Shared, index: usize, d_in: usize, d_out: usize| {
-            let bound = (d_in as f32).sqrt().recip();
-            let weight = two(draw::uniform(rng, [d_out, d_in], bound));
-            let bias = one(draw::uniform(rng, [d_out], bound));
-            let name = |param| names.layer(&format!("{index}.{param}"));
-            shared.with(name("weight"), weight).with(name("bias"), bias)
-        };
-        let shared = linear(
-            Shared::new().with(names.embedding.clone(), embedding),
-            0,
-            mlp.d_in,
-            mlp.width,
-        );
-        let shared = match mlp.activation {
-            Some(_) => shared,
-            None => shared.with(names.layer("1.f.weight"), one(draw::constant([1], 0.25))),
-        };
-        linear(shared, 2, mlp.width, features)
-    }
-
-    /// The parameters that [`draw`](Self::draw) named.
-    fn values(&self, shared: &Shared) -> Values {
-        let names = &self.names;
-        let layer = |index: usize| {
-            let name = |param| names.layer(&format!("{index}.{param}"));
-            (shared.matrix(&name("weight")), shared.vector(&name("bias")))
-        };
-        match self.mlp {
-            Some(mlp) => Values::Mlp {
-                embedding: shared.matrix(&names.embedding),
-                layers: [layer(0), layer(2)],
-                activation: mlp.activation.ok_or_else(|| shared.vector(&names.layer("1.f.weight"))),
-            },
-            None if names.flat_is_matrix => Values::Flat(shared.matrix(&names.flat)),
-            None => {
-                let vector = shared.vector(&names.flat);
-                Values::Flat(vector.reshape([self.length, self.attentions.features()]))
+    pub(crate) fn draw(&self, rng: &mut ChaCha8Rng, device: &Device) -> StackVectors {
+        let (length, features) = (self.length, self.attentions.features());
+        let source = match self.mlp {
+            Some(mlp) => Source::Mlp(MlpParams {
+                embedding: Param::from_data(draw::normal(rng, [length, mlp.d_in], 1.0), device),
+                first: Linear::draw(mlp.d_in, mlp.width, rng, device),
+                slope: match mlp.activation {
+                    Some(_) => None,
+                    None => Some(Param::from_data(draw::constant([1], 0.25), device)),
+                },
+                second: Linear::draw(mlp.width, features, rng, device),
+                activation: mlp.activation,
+            }),
+            None if self.names.flat_is_matrix => {
+                Source::Matrix(Param::from_data(draw::normal(rng, [length, features], 1.0), device))
             }
-        }
-    }
-
-    /// `Linear(act(Linear(embedding)))`, or the vectors as they are: `[length, 2 layers heads d_head]`.
-    fn rows(&self, shared: &Shared) -> Tensor<2> {
-        let linear =
-            |x: Tensor<2>, (weight, bias): (Tensor<2>, Tensor<1>)| x.matmul(weight.transpose()) + bias.unsqueeze();
-        match self.values(shared) {
-            Values::Flat(rows) => rows,
-            Values::Mlp {
-                embedding,
-                layers: [first, second],
-                activation,
-            } => {
-                let hidden = linear(embedding, first);
-                let hidden = match activation {
-                    Ok(function) => function.forward(hidden),
-                    Err(slope) => activation::prelu(hidden, slope),
-                };
-                linear(hidden, second)
-            }
+            None => Source::Vector(Param::from_data(draw::normal(rng, [length * features], 1.0), device)),
+        };
+        StackVectors {
+            source,
+            stack: self.attentions.stack,
+            names: self.names.clone(),
         }
     }
 
     /// The vectors as the parameter of a flat prefix: a matrix or one vector.
-    pub(crate) fn flat(&self, shared: &Shared) -> burn::tensor::TensorData {
-        let rows = self.rows(shared);
+    pub(crate) fn flat(&self, vectors: &StackVectors) -> TensorData {
+        let rows = vectors.rows(self.length);
         match self.names.flat_is_matrix {
             true => rows.into_data(),
             false => {
@@ -227,11 +289,12 @@ impl PrefixVectors {
     }
 
     /// The vectors by layer: `[2 layers, heads, length, d_head]`.
-    pub(crate) fn by_layer(&self, shared: &Shared) -> Tensor<4> {
+    pub(crate) fn by_layer(&self, vectors: &StackVectors) -> Tensor<4> {
         let AttentionStack {
             sites, heads, d_head, ..
         } = &self.attentions;
-        self.rows(shared)
+        vectors
+            .rows(self.length)
             .reshape([self.length, 2 * sites.len(), *heads, *d_head])
             .permute([1, 2, 0, 3])
     }

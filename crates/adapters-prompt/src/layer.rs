@@ -6,8 +6,8 @@ use adapters_core::{Call, Causality, EmbeddingState, NamedParams, SiteAdapter};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;
 
-use crate::p_tuning::network::PromptNetwork;
-use crate::peft_file::PROMPT;
+use crate::p_tuning::network::NetworkParams;
+use crate::virtual_tokens::PROMPT;
 
 /// `[P; x]`, or `[x_0; P; x_1 ..]`.
 #[derive(Module, Debug)]
@@ -42,24 +42,39 @@ impl NamedParams for PromptLayer {
     }
 }
 
-/// `[P; x]`, where `P` are the first rows of the adapter's parameter, or of what its network computes.
+/// `[P; x]`, where `P` are the first rows of what the adapter shares.
 #[derive(Module, Debug)]
 pub struct VirtualTokensLayer {
     /// Rows of `P`.
     pub(crate) rows: usize,
-    /// The network, where one computes the rows.
-    #[module(skip)]
-    pub(crate) network: Option<PromptNetwork>,
 }
 
-impl SiteAdapter<EmbeddingState> for VirtualTokensLayer {
+/// The rows of an adapter, or the network that computes them.
+#[derive(Module, Debug)]
+pub enum PromptRows {
+    /// `[rows, d_model]`.
+    Rows(Param<Tensor<2>>),
+    /// What computes them.
+    Network(NetworkParams),
+}
+
+impl NamedParams for PromptRows {
+    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
+        match self {
+            Self::Rows(rows) => vec![(PROMPT.into(), rows.id)],
+            Self::Network(network) => network.named_params(),
+        }
+    }
+}
+
+impl SiteAdapter<EmbeddingState, PromptRows> for VirtualTokensLayer {
     /// # Panics
     ///
     /// Panics if the last axis is not the width of the token table.
-    fn apply(&self, state: EmbeddingState, call: &Call<'_>) -> EmbeddingState {
-        let vectors = match &self.network {
-            Some(network) => network.forward(call.shared, |x, prob| call.dropout(x, prob)),
-            None => call.shared.matrix(PROMPT),
+    fn apply(&self, state: EmbeddingState, call: &Call<'_, PromptRows>) -> EmbeddingState {
+        let vectors = match call.shared {
+            PromptRows::Rows(rows) => rows.val(),
+            PromptRows::Network(network) => network.forward(|x, prob| call.dropout(x, prob)),
         };
         state.insert(0, vectors.slice_dim(0, 0..self.rows))
     }
@@ -80,7 +95,7 @@ impl NamedParams for VirtualTokensLayer {
 
 #[cfg(test)]
 mod tests {
-    use adapters_core::{Pass, Role, Shared, Site, Stack};
+    use adapters_core::{Pass, Role, Site, Stack};
     use burn::tensor::{Bool, Device, TensorData};
 
     use super::*;
@@ -93,10 +108,10 @@ mod tests {
             vectors: Param::from_tensor(Tensor::from_data([[-1.0], [-2.0]], &device)),
             position: at,
         };
-        let (pass, shared) = (Pass::default(), Shared::new());
+        let pass = Pass::default();
         let call = Call {
             pass: &pass,
-            shared: &shared,
+            shared: &(),
             adapter: "a",
             site: SITE,
         };

@@ -8,10 +8,12 @@ mod prompt_tuning;
 mod start;
 #[cfg(test)]
 mod tests;
+mod virtual_tokens;
 
-pub use layer::{PromptLayer, VirtualTokensLayer};
-pub use p_tuning::network::PromptNetwork;
+pub use layer::{PromptLayer, PromptRows, VirtualTokensLayer};
+pub use p_tuning::network::{NetworkParams, PromptNetwork};
 pub use p_tuning::{NetworkKind, PTuningConfig};
 pub use peft_prompt_tuning::{PeftPromptInit, PeftPromptTuningConfig};
 pub use prompt_tuning::{Combine, PromptInit, PromptTuningConfig};
 pub use start::Start;
+pub use virtual_tokens::VirtualTokens;

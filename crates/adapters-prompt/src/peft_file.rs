@@ -1,40 +1,12 @@
-//! What prompt tuning and P-tuning have in common as peft defines them: the sites, and the fields of a file that describe the
-//! model.
+//! The files of peft's prompts: their fields, and those that describe the model.
 
 use adapters_core::config::{from_fields, to_fields};
-use adapters_core::target::Target;
-use adapters_core::{ConfigError, Host, Role, SiteInfo, SiteKind, StoredConfig};
+use adapters_core::{ConfigError, Host, SiteInfo, SiteKind, StoredConfig};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-/// Name of the vectors, in files too.
-pub(crate) const PROMPT: &str = "prompt_embeddings";
-
-/// Of an encoder-decoder model the encoder alone, as in peft, which stores rows for the decoder and never reads them.
-pub(crate) fn target() -> Target {
-    Target::First(Role::EmbeddedTokens)
-}
-
-/// Width of the embeddings at the first of these sites that has any.
-pub(crate) fn embedding_width<'a>(sites: impl IntoIterator<Item = &'a SiteInfo>) -> Option<usize> {
-    sites.into_iter().find_map(|info| match info.kind {
-        SiteKind::Embedding { d_model } => Some(d_model),
-        _ => None,
-    })
-}
-
-/// Checks `num_virtual_tokens` and `num_transformer_submodules`.
-pub(crate) fn check_counts(virtual_tokens: usize, submodules: usize) -> Result<(), ConfigError> {
-    at_least_one("num_virtual_tokens", virtual_tokens)?;
-    let fits = (1..=2).contains(&submodules);
-    ConfigError::unless(fits, "num_transformer_submodules", "1 or 2", submodules)
-}
-
-/// Refuses zero.
-pub(crate) fn at_least_one(field: &'static str, value: usize) -> Result<(), ConfigError> {
-    ConfigError::unless(value >= 1, field, "a number of at least 1", value)
-}
+use crate::virtual_tokens::embedding_width;
 
 /// Reads an object whose `peft_type` is `name`. Null means that a field has its default.
 pub(crate) fn read<T>(name: &str, stored: &StoredConfig<'_>) -> Option<Result<T, ConfigError>>

@@ -2,9 +2,8 @@
 
 use adapters_core::target::Target;
 use adapters_core::{
-    AdapterHub, AnyMethod, Build, Capabilities, Codec, ConfigError, EditsEmbeddings, Encode, Erased, Error, Host,
-    Inserted, Method, NeedsTokenizer, Peft, Shared, SharedParam, SharedParameters, SiteInfo, SiteKind, SiteLayer,
-    StoredConfig,
+    AdapterHub, AnyMethod, Build, Capabilities, Codec, ConfigError, Encode, Error, Host, Method, NeedsTokenizer, Peft,
+    Shared, SharedParameters, SiteInfo, SiteLayer, StoredConfig,
 };
 use adapters_nn::draw;
 use burn::module::Param;
@@ -12,9 +11,10 @@ use rand_chacha::rand_core::Rng;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::layer::VirtualTokensLayer;
-use crate::peft_file::{self, PROMPT, check_counts, embedding_width};
+use crate::layer::PromptRows;
+use crate::peft_file;
 use crate::start::{Start, entries, not_tokenized, token_rows};
+use crate::virtual_tokens::{PROMPT, VirtualTokens};
 
 /// Prompt tuning with virtual tokens: learned rows in front of those of the token table, which get positions and whatever
 /// else a model adds to embeddings.
@@ -25,19 +25,15 @@ use crate::start::{Start, entries, not_tokenized, token_rows};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PeftPromptTuningConfig {
-    /// Rows in front of the text, at least 1. Default 20.
-    pub num_virtual_tokens: usize,
-    /// Stacks of the model that a file has rows for: 2 in peft's files for an encoder-decoder model, whose second half of
-    /// the rows is never read. Default 1.
-    pub num_transformer_submodules: usize,
+    /// How many rows there are.
+    #[serde(flatten)]
+    pub tokens: VirtualTokens,
     /// What the rows begin as. Default `RANDOM`.
     pub prompt_tuning_init: PeftPromptInit,
     /// The text of `TEXT`, not empty. Default none.
     pub prompt_tuning_init_text: Option<String>,
     /// Name of the tokenizer, which peft requires with `TEXT`; here it is only kept. Default none.
     pub tokenizer_name_or_path: Option<String>,
-    /// Peft's kind of model, e.g. `CAUSAL_LM`. Default `FEATURE_EXTRACTION`.
-    pub task_type: Option<String>,
     /// Whether the rows begin as `prompt_tuning_init` describes; in no file.
     #[serde(skip)]
     pub start: Start,
@@ -66,12 +62,10 @@ const TEXT: &str = "prompt_tuning_init_text";
 impl Default for PeftPromptTuningConfig {
     fn default() -> Self {
         Self {
-            num_virtual_tokens: 20,
-            num_transformer_submodules: 1,
+            tokens: VirtualTokens::default(),
             prompt_tuning_init: PeftPromptInit::Random,
             prompt_tuning_init_text: None,
             tokenizer_name_or_path: None,
-            task_type: None,
             start: Start::Configured,
             extra: Map::new(),
         }
@@ -82,7 +76,7 @@ impl Method for PeftPromptTuningConfig {
     const NAME: &'static str = "peft_prompt_tuning";
 
     fn check(&self) -> Result<(), ConfigError> {
-        check_counts(self.num_virtual_tokens, self.num_transformer_submodules)?;
+        self.tokens.check()?;
         if self.prompt_tuning_init != PeftPromptInit::Text {
             return Ok(());
         }
@@ -95,23 +89,17 @@ impl Method for PeftPromptTuningConfig {
     }
 
     fn target(&self) -> Target {
-        peft_file::target()
+        VirtualTokens::target()
     }
 
     fn build(&self, site: &SiteInfo, _build: &Build<'_>) -> Result<SiteLayer, Error> {
-        match site.kind {
-            SiteKind::Embedding { .. } => Ok(SiteLayer::Embedding(Erased::new(VirtualTokensLayer {
-                rows: self.num_virtual_tokens,
-                network: None,
-            }))),
-            _ => Err(Self::refuse(site, "it adapts the rows of the token table only")),
-        }
+        self.tokens.layer::<Self>(site)
     }
 
     fn capabilities(&self) -> Capabilities<'_> {
         Capabilities {
             shared: Some(self),
-            embeddings: Some(self),
+            embeddings: Some(&self.tokens),
             tokenizer: Some(self),
             ..Capabilities::default()
         }
@@ -120,10 +108,9 @@ impl Method for PeftPromptTuningConfig {
 
 impl SharedParameters for PeftPromptTuningConfig {
     fn build_shared(&self, build: &Build<'_>) -> Result<Shared, Error> {
-        let Some(width) = embedding_width(&self.target().select(build.host)?.sites) else {
+        let Some([rows, width]) = self.tokens.shape(build.host)? else {
             return Ok(Shared::new());
         };
-        let rows = self.num_virtual_tokens * self.num_transformer_submodules;
         let mut rng = build.shared_rng(None);
         let vectors = match (&self.start, self.prompt_tuning_init) {
             (Start::Stored, _) => Param::from_data(draw::constant([rows, width], 0.0), build.device),
@@ -140,22 +127,11 @@ impl SharedParameters for PeftPromptTuningConfig {
                 token_rows(Self::NAME, "prompt_tuning_init", &drawn, rows, build)?
             }
         };
-        Ok(Shared::new().with(PROMPT, SharedParam::Two(vectors)))
+        Ok(Shared::of(PromptRows::Rows(vectors)))
     }
 
     fn owns(&self, param: &str) -> bool {
         param == PROMPT
-    }
-}
-
-impl EditsEmbeddings for PeftPromptTuningConfig {
-    fn inserts(&self) -> Option<Inserted> {
-        let count = self.num_virtual_tokens;
-        Some(Inserted { at: 0, count })
-    }
-
-    fn positions(&self) -> usize {
-        self.num_virtual_tokens
     }
 }
 

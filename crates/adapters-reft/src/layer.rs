@@ -131,7 +131,7 @@ impl NamedParams for ReftLayer {
 
 #[cfg(test)]
 mod tests {
-    use adapters_core::{Pass, Role, Shared, Site, Stack};
+    use adapters_core::{Pass, Role, Site, Stack};
     use adapters_nn::ops::Activation;
     use burn::optim::{AdamWConfig, GradientsParams};
     use burn::tensor::{Bool, TensorData};
@@ -179,10 +179,10 @@ mod tests {
             let y = Tensor::<3>::from_data(draw::normal(&mut rng, [4, 3, d_model], 1.0), &device);
             // Decay would pull signs to zero.
             let mut optimizer = AdamWConfig::new().with_weight_decay(0.1).init();
-            let (pass, shared) = (Pass::default(), Shared::new());
+            let pass = Pass::default();
             let call = Call {
                 pass: &pass,
-                shared: &shared,
+                shared: &(),
                 adapter: "a",
                 site: SITE,
             };
@@ -217,10 +217,9 @@ mod tests {
             suffix: 2,
         };
         let pass = Pass::default();
-        let shared = Shared::new();
         let call = Call {
             pass: &pass,
-            shared: &shared,
+            shared: &(),
             adapter: "a",
             site: SITE,
         };

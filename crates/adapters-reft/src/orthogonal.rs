@@ -23,6 +23,8 @@ pub struct Projection {
 
 /// Steps of the series for the exponential; exact to 32 bits for matrices of norm 1/2.
 const TERMS: usize = 10;
+/// How often a matrix is halved at most before the series: exact up to a norm of 2^11, where entries of training are near 1.
+const HALVINGS: i32 = 12;
 
 impl Projection {
     /// A free projection.
@@ -127,18 +129,23 @@ fn skew(original: Tensor<2>) -> Tensor<2> {
     upper.clone().transpose() - upper
 }
 
-/// `exp(A)` by scaling and squaring, `[d, d]`.
+/// `exp(A)` by scaling and squaring, `[d, d]`. How often it is halved depends on its norm, and stays on the device: every
+/// squaring is computed, and taken while the norm asks for it.
 fn exponential(a: Tensor<2>) -> Tensor<2> {
     let [d, _] = a.dims();
-    let norm = a.clone().detach().abs().sum_dim(0).max().into_scalar::<f32>();
-    let halvings = (f64::from(norm) / 0.5).log2().ceil().max(0.0) as i32;
-    let a = a * 0.5f64.powi(halvings);
+    let norm = a.clone().detach().abs().sum_dim(0).max_dim(1);
+    let bits = std::f64::consts::LN_2.recip();
+    let halvings = ((norm * 2.0).clamp_min(1.0).log() * bits).ceil().clamp_max(HALVINGS);
+    let a = a * (halvings.clone() * -std::f64::consts::LN_2).exp();
     let eye = Tensor::<2>::eye(d, &a.device());
     // Horner: 1 + a (1 + a/2 (1 + a/3 (..))).
     let series = (1..=TERMS).rev().fold(eye.clone(), |sum, n| {
         eye.clone() + a.clone().matmul(sum) * (n as f64).recip()
     });
-    (0..halvings).fold(series, |x, _| x.clone().matmul(x))
+    (0..HALVINGS).fold(series, |x, done| {
+        let enough = halvings.clone().lower_equal_elem(done).expand([d, d]);
+        x.clone().matmul(x.clone()).mask_where(enough, x)
+    })
 }
 
 /// `Q`, `[d, d]` row by row, of the decomposition of the matrix with these columns, by Householder's reflections.

@@ -3,7 +3,7 @@
 use adapters_core::target::{ModuleFields, Target};
 use adapters_core::{
     Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable,
-    PeftModules, Role, Shared, SiteAdapter, SiteInfo, SiteLayer, Source, named_params, peft_modules,
+    PeftModules, Role, SiteAdapter, SiteInfo, SiteLayer, Source, named_params, peft_modules,
 };
 use adapters_nn::draw;
 use burn::module::{Module, Param};
@@ -86,7 +86,7 @@ impl SiteAdapter<LinearState> for AddedBias {
         Causality::Causal
     }
 
-    fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, base: LinearWeight, _shared: &()) -> Result<LinearWeight, NotMergeable> {
         let added = self.bias.val().squeeze_dim::<1>(0);
         let bias = Some(match base.bias {
             Some(bias) => bias + added,

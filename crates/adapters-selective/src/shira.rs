@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use adapters_core::target::{ModuleFields, Target};
 use adapters_core::{
     Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NamedParams,
-    NotMergeable, PeftModules, Shared, SiteAdapter, SiteInfo, SiteLayer, Source, peft_modules,
+    NotMergeable, PeftModules, SiteAdapter, SiteInfo, SiteLayer, Source, peft_modules,
 };
 use adapters_nn::ops::project;
 use adapters_nn::{TorchRng, draw};
@@ -142,7 +142,7 @@ impl SiteAdapter<LinearState> for Elements {
         Causality::Causal
     }
 
-    fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, base: LinearWeight, _shared: &()) -> Result<LinearWeight, NotMergeable> {
         Ok(base.plus(self.delta()))
     }
 }

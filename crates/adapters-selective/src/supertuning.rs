@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use adapters_core::target::{ModuleFields, Target};
 use adapters_core::{
     Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NamedParams,
-    NotMergeable, PeftModules, Shared, SiteAdapter, SiteInfo, SiteLayer, Source, peft_modules,
+    NotMergeable, PeftModules, SiteAdapter, SiteInfo, SiteLayer, Source, peft_modules,
 };
 use adapters_nn::ops::project;
 use adapters_nn::{draw, float_weight};
@@ -215,7 +215,7 @@ impl SiteAdapter<LinearState> for LargestElements {
         Causality::Causal
     }
 
-    fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, base: LinearWeight, _shared: &()) -> Result<LinearWeight, NotMergeable> {
         let base = base.plus(self.sparse());
         Ok(match self.factors() {
             Some((a, b)) => base.plus(b.matmul(a)),

@@ -5,7 +5,7 @@ use adapters_core::peft_modules::{name_modules, read_modules};
 use adapters_core::target::{ModuleFields, ModulePattern, Target};
 use adapters_core::{
     AdapterHub, Build, Call, Causality, Codec, ConfigError, Effect, Erased, Error, Host, Method, NotMergeable, Peft,
-    Role, Shared, SiteAdapter, SiteInfo, SiteKind, SiteLayer, StoredConfig, TableState, named_params,
+    Role, SiteAdapter, SiteInfo, SiteKind, SiteLayer, StoredConfig, TableState, named_params,
 };
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor, TensorData};
@@ -185,7 +185,7 @@ impl SiteAdapter<TableState> for TokenRows {
         Causality::Causal
     }
 
-    fn merged(&self, base: Tensor<2>, _shared: &Shared) -> Result<Tensor<2>, NotMergeable> {
+    fn merged(&self, base: Tensor<2>, _shared: &()) -> Result<Tensor<2>, NotMergeable> {
         let [n, _] = self.rows.dims();
         let rows = self.with_zero().select(0, self.places.clone());
         let [all] = self.places.dims();

@@ -3,7 +3,7 @@
 use adapters::core::target::{ModuleFields, Target};
 use adapters::core::{
     AnyMethod, Build, Call, Causality, ConfigError, Effect, Erased, Error, Format, LinearState, LinearWeight, Method,
-    NotMergeable, PeftModules, Registry, Shared, SiteAdapter, SiteInfo, SiteLayer, Source, named_params, peft_modules,
+    NotMergeable, PeftModules, Registry, SiteAdapter, SiteInfo, SiteLayer, Source, named_params, peft_modules,
 };
 use adapters::nn::draw;
 use adapters::nn::ops::project;
@@ -96,7 +96,7 @@ impl SiteAdapter<LinearState> for SineLayer {
         Causality::Causal
     }
 
-    fn merged(&self, _base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, _base: LinearWeight, _shared: &()) -> Result<LinearWeight, NotMergeable> {
         Err(NotMergeable {
             reason: "its update is not linear in the input",
         })

@@ -29,7 +29,8 @@ pub fn linear_schedule(step: u64, steps: u64, warmup: f64) -> f64 {
     }
 }
 
-/// Scales the gradients of adapters and head so that the norm over all of them is at most `max_norm`.
+/// Scales the gradients of adapters and head so that the norm over all of them is at most `max_norm`. The norm stays on the
+/// device: the factor is a tensor, one where nothing is to be scaled.
 pub(crate) fn clip<A: Module, B: Module>(
     a: &A,
     b: &B,
@@ -37,12 +38,16 @@ pub(crate) fn clip<A: Module, B: Module>(
     of_b: &mut GradientsParams,
     max_norm: f64,
 ) {
-    let norm = (squared_norm(a, of_a) + squared_norm(b, of_b)).sqrt();
-    if norm > max_norm {
-        let factor = max_norm / (norm + 1e-6);
-        a.visit(&mut Scale { grads: of_a, factor });
-        b.visit(&mut Scale { grads: of_b, factor });
-    }
+    let norms = [squared_norm(a, of_a), squared_norm(b, of_b)];
+    let Some(square) = norms.into_iter().flatten().reduce(|sum, square| sum + square) else {
+        return;
+    };
+    let factor = ((square.sqrt() + 1e-6).recip() * max_norm).clamp_max(1.0);
+    a.visit(&mut Scale {
+        grads: of_a,
+        factor: factor.clone(),
+    });
+    b.visit(&mut Scale { grads: of_b, factor });
 }
 
 /// Values of gradients, by parameter.
@@ -95,34 +100,39 @@ impl ModuleVisitor for Split<'_> {
     }
 }
 
-fn squared_norm<M: Module>(module: &M, grads: &GradientsParams) -> f64 {
-    let mut norm = SquaredNorm { grads, sum: 0.0 };
+/// The squared norm of the gradients of `module`; `None` if it has none.
+fn squared_norm<M: Module>(module: &M, grads: &GradientsParams) -> Option<Tensor<1>> {
+    let mut norm = SquaredNorm { grads, sum: None };
     module.visit(&mut norm);
     norm.sum
 }
 
 struct SquaredNorm<'a> {
     grads: &'a GradientsParams,
-    sum: f64,
+    sum: Option<Tensor<1>>,
 }
 
 impl ModuleVisitor for SquaredNorm<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(grad) = self.grads.get::<D>(param.id) {
-            self.sum += f64::from(grad.square().sum().into_scalar::<f32>());
+            let square = grad.square().sum();
+            self.sum = Some(match self.sum.take() {
+                Some(sum) => sum + square,
+                None => square,
+            });
         }
     }
 }
 
 struct Scale<'a> {
     grads: &'a mut GradientsParams,
-    factor: f64,
+    factor: Tensor<1>,
 }
 
 impl ModuleVisitor for Scale<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(grad) = self.grads.remove::<D>(param.id) {
-            self.grads.register(param.id, grad * self.factor);
+            self.grads.register(param.id, grad * self.factor.clone().unsqueeze());
         }
     }
 }
@@ -158,7 +168,8 @@ mod tests {
             GradientsParams::from_module(&mut grads, &b),
         );
         clip(&a, &b, &mut of_a, &mut of_b, 1.0);
-        let norm = (squared_norm(&a, &of_a) + squared_norm(&b, &of_b)).sqrt();
+        let squares = squared_norm(&a, &of_a).unwrap() + squared_norm(&b, &of_b).unwrap();
+        let norm = squares.sqrt().into_scalar::<f32>();
         assert!((norm - 1.0).abs() < 1e-4, "{norm}");
         let before = of_a.get::<2>(a.weight.id).unwrap().into_data();
         clip(&a, &b, &mut of_a, &mut of_b, 2.0);

@@ -8,12 +8,12 @@ use adapters_core::{AdapterSet, Ctx, Error};
 use adapters_models::{Chain, Flow};
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
-use burn::tensor::{ElementConversion, Gradients, Tensor};
+use burn::tensor::{Gradients, Tensor};
 
 /// The loss of a batch and its gradients.
 pub struct LossGradients {
-    /// The loss.
-    pub loss: f64,
+    /// The loss, `[1]`, on the plain device: reading it waits for the pass.
+    pub loss: Tensor<1>,
     /// Of the adapters' parameters.
     pub adapter_grads: GradientsParams,
     /// Of the head's.
@@ -23,10 +23,9 @@ pub struct LossGradients {
 impl std::fmt::Debug for LossGradients {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LossGradients")
-            .field("loss", &self.loss)
             .field("adapter_grads", &self.adapter_grads.len())
             .field("head_grads", &self.head_grads.len())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -35,7 +34,7 @@ impl LossGradients {
     pub fn of<H: Module>(loss: &Tensor<1>, set: &AdapterSet, head: &H) -> Self {
         let mut gradients = loss.backward();
         Self {
-            loss: loss.clone().into_scalar::<f32>().elem(),
+            loss: loss.clone().inner(),
             adapter_grads: GradientsParams::from_module(&mut gradients, set),
             head_grads: GradientsParams::from_module(&mut gradients, head),
         }
@@ -94,7 +93,7 @@ impl LossGradients {
             collect(&mut begun.backward());
         }
         Ok(Self {
-            loss: value.into_scalar::<f32>().elem(),
+            loss: value.inner(),
             adapter_grads: adapter_grads.grads(),
             head_grads,
         })

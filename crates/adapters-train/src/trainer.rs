@@ -314,7 +314,7 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
 
     let mut of_set = GradientsAccumulator::new();
     let mut of_head = GradientsAccumulator::new();
-    let mut mean_loss = 0.0;
+    let mut losses = Vec::new();
     for (batch, seed, pass) in passes {
         // What cools with training is told how long it has been trained.
         state.model.adapted.set.set_passes(pass);
@@ -322,7 +322,7 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
         // Weighted by predictions, so that a step over many batches is the step over one large batch.
         let weight = batch.predictions as f64 / predictions.max(1) as f64;
         let pass = model.gradients(&*inputs.train, &batch, weight, seed, train.gradient_checkpointing)?;
-        mean_loss += pass.loss;
+        losses.push(pass.loss);
         of_set.accumulate(&model.adapted.set, pass.adapter_grads);
         of_head.accumulate(&model.head, pass.head_grads);
     }
@@ -375,6 +375,11 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
 
     state.epoch = Some((epoch, batches));
     state.position.step += 1;
+    // The one number a step reads from the device, when everything else of the step is on its way.
+    let mean_loss = match losses.into_iter().reduce(|sum, loss| sum + loss) {
+        Some(sum) => f64::from(sum.into_scalar::<f32>()),
+        None => 0.0,
+    };
     Ok((mean_loss, learning_rate))
 }
 

@@ -13,9 +13,7 @@ const MAX_LOOP: usize = 3;
 
 /// Longer loops that are still there, by crate and first file, with the number of their files. They may only become shorter, and
 /// no new one may appear.
-const KNOWN: [(&str, &str, usize); 7] = [
-    ("adapters-core", "erased", 14),
-    ("adapters-core", "method", 10),
+const KNOWN: &[(&str, &str, usize)] = &[
     ("adapters-lora", "adapterhub", 6),
     ("adapters-models", "heads", 7),
     ("adapters-train", "attach", 4),
@@ -97,13 +95,28 @@ impl Crate {
     }
 }
 
-/// The text before a file's unit tests, without comments.
+/// The text before a file's unit tests, without comments. In a module that the file holds, `super` is the file itself.
 fn without_tests(text: &str) -> String {
-    text.lines()
-        .take_while(|line| !line.trim_start().starts_with("#[cfg(test)]"))
-        .filter(|line| !line.trim_start().starts_with("//"))
-        .collect::<Vec<_>>()
-        .join("\n")
+    let mut inside = None;
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        let code = line.trim_start();
+        let indent = line.len() - code.len();
+        if code.starts_with("#[cfg(test)]") {
+            break;
+        }
+        if inside.is_none() && code.ends_with('{') && (code.starts_with("mod ") || code.contains(" mod ")) {
+            inside = Some(indent);
+        } else if code == "}" && inside == Some(indent) {
+            inside = None;
+        }
+        match inside {
+            _ if code.starts_with("//") => {}
+            Some(_) => lines.push(line.replace("super::", "self::")),
+            None => lines.push(line.to_owned()),
+        }
+    }
+    lines.join("\n")
 }
 
 /// Every path below the crate root that a text of `module` names, groups in braces taken apart.
@@ -266,11 +279,12 @@ mod tests {
     #[test]
     fn short_loops_tests_and_comments_are_fine() {
         let tree = of(&[
-            ("lib.rs", "mod a; mod b; mod c; mod d;"),
+            ("lib.rs", "mod a; mod b; mod c; mod d; mod e; pub use e::E;"),
             ("a.rs", "use crate::b::B;"),
             ("b/mod.rs", "use crate::c::C;"),
             ("c.rs", "use crate::a::A;\n// use crate::d::D;"),
             ("d.rs", "use crate::a::A;\n#[cfg(test)]\nmod tests { use crate::c::C; }"),
+            ("e.rs", "use crate::d::D;\nmod inner {\n    use super::D;\n}\n"),
         ]);
         assert_eq!(tree.check("x"), []);
     }

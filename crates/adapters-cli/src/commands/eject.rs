@@ -10,18 +10,14 @@ use adapters::{AdapterSet, METHODS};
 
 use crate::args::EjectArgs;
 use crate::failure::Failure;
-use crate::loading;
+use crate::{folders, loading};
 
 /// Writes an adapter with the vectors of its prefix in place of what makes them.
 pub fn run(args: EjectArgs) -> Result<(), Failure> {
-    if args.out.join("adapter_config.json").exists() {
-        return Err(Failure::new(
-            format!("{} holds an adapter already", args.out.display()),
-            "choose another folder with --out, or delete this one",
-        ));
-    }
+    folders::check_new(&args.out)?;
+    let adapter = folders::adapter(&args.adapter)?;
     let device = loading::device(&args.device)?;
-    let manifest = Manifest::read(&args.adapter)?;
+    let manifest = Manifest::read(&adapter)?;
     let known = manifest.clone().unwrap_or_default();
     let base = Pretrained::open(&loading::base_dir(args.model.as_deref(), &known)?)?.encoder(&device)?;
     let mut set = AdapterSet::new();
@@ -29,7 +25,7 @@ pub fn run(args: EjectArgs) -> Result<(), Failure> {
         allow_bin: args.allow_bin,
         ..LoadOptions::default()
     };
-    let report = load_adapter(&args.adapter, &mut set, &base, &METHODS, &options, &device)?;
+    let report = load_adapter(&adapter, &mut set, &base, &METHODS, &options, &device)?;
     let name = report.attached.adapter;
     let ejected = eject(&mut set, &name, &base)?;
     let files = save_adapter(&args.out, report.format, &set, &name, &base)?;
@@ -40,7 +36,7 @@ pub fn run(args: EjectArgs) -> Result<(), Failure> {
         .into_iter()
         .chain(["head_config.json", "model_head.safetensors"])
     {
-        let (from, to) = (args.adapter.join(file), args.out.join(file));
+        let (from, to) = (adapter.join(file), args.out.join(file));
         if from.exists() {
             fs::copy(&from, &to).map_err(|e| {
                 let failed = format!("cannot copy {} to {}: {e}", from.display(), to.display());

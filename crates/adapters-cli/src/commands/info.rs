@@ -1,109 +1,224 @@
 //! `adapters info`
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 
 use adapters::Host;
 use adapters::core::SiteKind;
-use adapters::models::Pretrained;
+use adapters::models::{Model, Pretrained};
 use adapters::store::Manifest;
+use adapters::train::Summary;
 use burn::module::Module;
+use serde::Serialize;
+use serde_json::{Map, Value};
 
 use crate::args::InfoArgs;
 use crate::failure::Failure;
-use crate::loading;
+use crate::{folders, loading};
 
-/// Describes a model folder or an adapter folder.
+/// Describes a model, adapter or run folder.
 pub fn run(args: InfoArgs) -> Result<(), Failure> {
-    if args.path.join("adapter_config.json").exists() {
-        adapter(&args)
+    let path = &args.path;
+    let description = if path.join("adapter_config.json").is_file() {
+        adapter(path, &args)?
+    } else if path.join("adapter").join("adapter_config.json").is_file() {
+        finished_run(path, &args)?
     } else {
-        let dir = loading::model_dir(&args.path.to_string_lossy())?;
-        model(&dir, &args)
-    }
-}
-
-fn model(dir: &Path, args: &InfoArgs) -> Result<(), Failure> {
-    let model = Pretrained::open(dir)?.model(&loading::device(&args.device)?)?;
-    say!("model {}", dir.display());
-    say!("architecture {} ({})", model.architecture(), model.class_name());
-    say!("parameters {}", model.num_params());
-    say!(
-        "width {}, layers {}, vocabulary {}, longest input {}",
-        model.d_model(),
-        model.num_layers(),
-        model.vocab_size(),
-        model.max_length()
-    );
-    sites(&model, args.sites);
+        let dir = folders::model(&path.to_string_lossy())?;
+        model(&dir, &args)?
+    };
+    description.print(args.json);
     Ok(())
 }
 
-/// The sites, all of them or counted by role.
-fn sites(model: &impl Host, all: bool) {
-    let sites = model.sites();
-    say!("sites {}", sites.len());
-    if all {
-        for info in &sites {
-            say!("  {:<28} {:<44} {}", info.site.to_string(), info.path, kind(&info.kind));
+/// Facts in order, with the layers they are about.
+#[derive(Debug, Default, Serialize)]
+struct Description {
+    #[serde(flatten)]
+    facts: Map<String, Value>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    layers: Vec<Layers>,
+}
+
+/// Layers of one role, or one layer where all are listed.
+#[derive(Debug, Serialize)]
+struct Layers {
+    role: String,
+    count: usize,
+    shape: String,
+    example: String,
+}
+
+impl Description {
+    fn say(&mut self, key: &str, value: impl Into<Value>) {
+        self.facts.insert(key.to_owned(), value.into());
+    }
+
+    fn print(&self, json: bool) {
+        if json {
+            return say!("{}", serde_json::to_string_pretty(self).unwrap_or_default());
         }
-        return;
+        for (key, value) in &self.facts {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            say!("{:<14} {text}", key.replace('_', " "));
+        }
+        for layers in &self.layers {
+            let Layers {
+                role,
+                count,
+                shape,
+                example,
+            } = layers;
+            match count {
+                1 => say!("  {role:<22} {shape:<24} {example}"),
+                _ => say!("  {role:<22} {count:>3} x {shape:<24} e.g. {example}"),
+            }
+        }
     }
-    let mut by_role: BTreeMap<String, (usize, String, String)> = BTreeMap::new();
-    for info in &sites {
-        let entry = by_role.entry(info.site.role.to_string());
-        entry.or_insert_with(|| (0, kind(&info.kind), info.path.clone())).0 += 1;
+}
+
+fn model(dir: &Path, args: &InfoArgs) -> Result<Description, Failure> {
+    let model = Pretrained::open(dir)?.model(&loading::device(&args.device)?)?;
+    let mut about = Description::default();
+    about.say("model", dir.display().to_string());
+    about.say("architecture", model.architecture());
+    about.say("class", model.class_name());
+    about.say("parameters", model.num_params());
+    about.say("width", model.d_model());
+    about.say("layers", model.num_layers());
+    about.say("vocabulary", model.vocab_size());
+    about.say("longest_input", model.max_length());
+    let sites = model.sites();
+    about.say("adaptable", format!("{} places", sites.len()));
+    about.layers = layers(
+        sites.iter().map(|info| {
+            (
+                info.site.role.to_string(),
+                info.site.to_string(),
+                info.path.clone(),
+                kind(&info.kind),
+            )
+        }),
+        args.sites,
+    );
+    Ok(about)
+}
+
+/// Role, site, path and shape of layers: all of them, or counted by role and shape.
+fn layers(found: impl Iterator<Item = (String, String, String, String)>, all: bool) -> Vec<Layers> {
+    let mut counted: BTreeMap<(String, String), Layers> = BTreeMap::new();
+    let mut listed = Vec::new();
+    for (role, site, example, shape) in found {
+        let one = |role: String| Layers {
+            role,
+            count: 1,
+            shape: shape.clone(),
+            example: example.clone(),
+        };
+        if all {
+            listed.push(one(site));
+            continue;
+        }
+        counted
+            .entry((role.clone(), shape.clone()))
+            .and_modify(|layers| layers.count += 1)
+            .or_insert_with(|| one(role));
     }
-    for (role, (count, kind, path)) in by_role {
-        say!("  {role:<18} {count:>3} x {kind:<28} e.g. {path}");
-    }
+    listed.extend(counted.into_values());
+    listed
 }
 
 fn kind(kind: &SiteKind) -> String {
     match kind {
         SiteKind::Linear { d_in, d_out } => format!("linear {d_in} -> {d_out}"),
-        SiteKind::Norm { d_model } => format!("norm {d_model}"),
-        SiteKind::Table { rows, d_model, .. } => format!("table {rows} x {d_model}"),
-        SiteKind::Hidden { d_model } => format!("residual {d_model}"),
-        SiteKind::KeyValue { heads, d_head } => format!("key/value {heads} x {d_head}"),
-        SiteKind::Embedding { d_model } => format!("embedding {d_model}"),
+        SiteKind::Norm { d_model } => format!("normalization {d_model}"),
+        SiteKind::Table { rows, d_model, .. } => format!("embedding {rows} x {d_model}"),
+        SiteKind::Hidden { d_model } => format!("hidden state {d_model}"),
+        SiteKind::KeyValue { heads, d_head } => format!("keys and values {heads} x {d_head}"),
+        SiteKind::Embedding { d_model } => format!("embedded tokens {d_model}"),
         SiteKind::LayerOutput { d_model } => format!("layer output {d_model}"),
-        SiteKind::LmHeadInput { d_model } => format!("head input {d_model}"),
+        SiteKind::LmHeadInput { d_model } => format!("input of the head {d_model}"),
     }
 }
 
-fn adapter(args: &InfoArgs) -> Result<(), Failure> {
-    let found = Manifest::read(&args.path)?;
+fn adapter(dir: &Path, args: &InfoArgs) -> Result<Description, Failure> {
+    let found = Manifest::read(dir)?;
     let manifest = found.clone().unwrap_or_default();
-    let dir = loading::base_dir(args.model.as_deref(), &manifest)?;
+    let base_dir = loading::base_dir(args.model.as_deref(), &manifest)?;
     let device = loading::device(&args.device)?;
-    let base = Pretrained::open(&dir)?.model(&device)?;
-    let (adapted, report) = loading::adapted(base, &args.path, args.allow_bin, &device)?;
+    let base: Model = Pretrained::open(&base_dir)?.model(&device)?;
+    let (adapted, report) = loading::adapted(base, dir, args.allow_bin, &device)?;
     let attached = adapted.set.attached(&report.attached.adapter)?;
-    say!("adapter {} in {}", attached.name(), args.path.display());
-    say!("format {}, weights {}", report.format, report.weights.display());
-    say!("config {}", attached.method());
-    say!(
-        "parameters {} ({:.3} % of the base)",
-        attached.num_params(),
-        attached.num_params() as f64 / (*adapted.base).num_params() as f64 * 100.0
+    let mut about = Description::default();
+    about.say("adapter", attached.name());
+    about.say("folder", dir.display().to_string());
+    about.say("format", report.format.to_string());
+    about.say("weights", report.weights.display().to_string());
+    if let Ok(file) = fs::metadata(&report.weights) {
+        about.say("bytes", file.len());
+    }
+    about.say("config", attached.method().to_string());
+    let (own, all) = (attached.num_params(), (*adapted.base).num_params());
+    about.say("parameters", own);
+    about.say(
+        "share",
+        format!("{:.3} % of the base model", own as f64 / all as f64 * 100.0),
     );
-    say!("base {} ({})", dir.display(), adapted.base.architecture());
+    about.say("base", base_dir.display().to_string());
+    about.say("architecture", adapted.base.architecture());
     if let Some(head) = &manifest.head {
-        let field = |key: &str| head.config.get(key).and_then(|value| value.as_str()).unwrap_or("none");
-        say!(
-            "head {} ({}, {} pooling)",
-            head.file,
-            field("head_type"),
-            field("pooling")
-        );
+        let field = |key: &str| {
+            head.config
+                .get(key)
+                .and_then(Value::as_str)
+                .unwrap_or("none")
+                .to_owned()
+        };
+        about.say("head", format!("{} in {}", field("head_type"), head.file));
+        about.say("pooling", field("pooling"));
     }
-    if found.is_none() {
-        say!("manifest none");
+    if let Some(below) = &manifest.stack_on {
+        about.say("trained_on_top_of", below.as_str());
     }
-    say!("touches {} sites", attached.layers().count());
-    for layer in attached.layers() {
-        say!("  {:<44} {}", layer.info.path, kind(&layer.info.kind));
+    match found {
+        Some(manifest) => about.say("written_by", manifest.written_by),
+        None => about.say("manifest", "none: the folder was not written by this library"),
     }
-    Ok(())
+    about.say("acts_on", format!("{} layers", attached.layers().count()));
+    let of = attached.layers().map(|layer| {
+        let info = &layer.info;
+        (
+            info.site.role.to_string(),
+            info.site.to_string(),
+            info.path.clone(),
+            kind(&info.kind),
+        )
+    });
+    about.layers = layers(of, args.sites);
+    Ok(about)
+}
+
+/// A run: how it ended, and its adapter.
+fn finished_run(dir: &Path, args: &InfoArgs) -> Result<Description, Failure> {
+    let mut about = Description::default();
+    about.say("run", dir.display().to_string());
+    let summary = dir.join("summary.json");
+    if summary.is_file() {
+        let summary = Summary::read(&summary)?;
+        if let Some(score) = summary.test_accuracy {
+            about.say("test_score", format!("{score:.4}"));
+        }
+        if let Some(score) = summary.validation_accuracy {
+            about.say("validation_score", format!("{score:.4}"));
+        }
+        about.say("steps", summary.steps);
+        about.say("seconds", format!("{:.0}", summary.seconds));
+    } else {
+        about.say("state", "not finished: run the same recipe again to resume it");
+    }
+    let inside = adapter(&dir.join("adapter"), args)?;
+    about.facts.extend(inside.facts);
+    about.layers = inside.layers;
+    Ok(about)
 }

@@ -4,35 +4,54 @@ use adapters::models::{Pretrained, save_checkpoint};
 
 use crate::args::MergeArgs;
 use crate::failure::Failure;
-use crate::loading;
+use crate::{folders, loading};
 
 /// Writes base and adapter as one plain checkpoint.
 pub fn run(args: MergeArgs) -> Result<(), Failure> {
     let device = loading::device(&args.device)?;
-    let manifest = loading::manifest(&args.adapter)?;
+    let adapter = folders::adapter(&args.adapter)?;
+    let manifest = loading::manifest(&adapter)?;
     if let Some(below) = &manifest.stack_on {
         return Err(Failure::new(
-            format!("{} was trained on top of {below}", args.adapter.display()),
-            "only an adapter that acts alone folds into the weights",
+            format!("{} was trained on top of the adapter {below}", adapter.display()),
+            "only an adapter that acts alone can be merged into the base model",
         ));
     }
     let dir = loading::base_dir(args.model.as_deref(), &manifest)?;
-    if args.out.join("model.safetensors").exists() && args.out.canonicalize().ok() != dir.canonicalize().ok() {
+    if args
+        .out
+        .canonicalize()
+        .is_ok_and(|out| dir.canonicalize().is_ok_and(|dir| dir == out))
+    {
         return Err(Failure::new(
-            format!("{} holds a checkpoint already", args.out.display()),
-            "choose another folder with --out, or delete this one",
+            format!(
+                "--out {} is the base model itself, which is never overwritten",
+                args.out.display()
+            ),
+            "choose another folder with --out",
         ));
     }
+    folders::check_new(&args.out)?;
     let (adapted, report) = loading::adapted(
         Pretrained::open(&dir)?.model(&device)?,
-        &args.adapter,
+        &adapter,
         args.allow_bin,
         &device,
     )?;
     let mut model = (*adapted.base).clone();
     let merged = adapters::merge(&mut model, &adapted.set, &report.attached.adapter, None)?;
     save_checkpoint(&model, &dir, &args.out)?;
-    say!("{}", merged.report.to_string().trim_end());
+    say!(
+        "merged {} into {} layers",
+        report.attached.adapter,
+        merged.report.changes.len()
+    );
+    if loading::has_head(&adapter, &manifest) {
+        say!(
+            "the head is not part of the merged model: keep {} to predict with it",
+            adapter.display()
+        );
+    }
     say!("wrote {}", args.out.display());
     Ok(())
 }

@@ -1,12 +1,15 @@
 //! One file a command, each in the order: read, resolve, run, say.
 
-pub mod average;
 pub mod bench;
+pub mod combine;
 pub mod completions;
+pub mod doctor;
 pub mod eject;
 pub mod eval;
 pub mod generate;
 pub mod info;
 pub mod merge;
+pub mod methods;
+pub mod new;
 pub mod predict;
 pub mod train;

@@ -7,7 +7,9 @@ use adapters::train::{Recipe, Run, TaskKind, train};
 
 use crate::args::TrainArgs;
 use crate::failure::Failure;
-use crate::loading::{device, model_dir};
+use crate::folders;
+use crate::invocation;
+use crate::loading::device;
 use crate::progress::Progress;
 use crate::run_folder;
 
@@ -20,7 +22,7 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
     let asked = args.out.as_deref().or(recipe.output.dir.as_deref());
     let run = Run {
         dir: run_folder::choose(asked, &args.recipe)?,
-        model_dir: model_dir(&recipe.model.path)?,
+        model_dir: folders::model(&recipe.model.path)?,
         device: device(&args.device)?,
         registry: METHODS,
         recipe,
@@ -60,6 +62,7 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
     say!("");
     say!("next:");
     let adapter = format!("{dir}/adapter");
+    let program = invocation::program();
     if let Some(test) = run
         .recipe
         .data
@@ -67,8 +70,8 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
         .as_ref()
         .filter(|_| task.next.starts_with("predict"))
     {
-        say!("  adapters eval --adapter {adapter} --data {}", test.display());
+        say!("  {program} eval --adapter {adapter} --data {}", test.display());
     }
-    say!("  adapters {}", task.next.replace("{adapter}", &adapter));
+    say!("  {program} {}", task.next.replace("{adapter}", &adapter));
     Ok(())
 }

@@ -1,21 +1,16 @@
 //! What only some methods need, each a trait that a method opts into through [`Capabilities`].
 
-use std::error::Error as StdError;
-
 use burn::tensor::Tensor;
 
 use crate::error::Error;
 use crate::host::Host;
-use crate::method::AnyMethod;
+use crate::method::any::{AnyMethod, Encode};
 use crate::method::build::Build;
 use crate::method::codec::Format;
 use crate::method::schedule::TrainingSchedule;
 use crate::method::shared::Shared;
 use crate::pass::state::Inserted;
-use crate::set::Attached;
-
-/// From a text to the ids of its tokens, special ones included: what a model's tokenizer does.
-pub type Encode<'a> = dyn Fn(&str) -> Result<Vec<u32>, Box<dyn StdError + Send + Sync>> + 'a;
+use crate::set::attached::Attached;
 
 /// The optional abilities of a method. It implements the trait and returns itself:
 /// `Capabilities { shared: Some(self), ..Capabilities::default() }`.

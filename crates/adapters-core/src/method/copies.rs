@@ -1,17 +1,16 @@
 //! Parts of the base that train as they are, in copies: biases, and whole modules.
 
-use std::borrow::Cow;
-
 use burn::module::{Module, Param, ParamId};
 use burn::nn::Linear;
 use burn::tensor::{Device, Tensor, module};
 
 use crate::erased::Erased;
 use crate::host::Host;
-use crate::method::layer::{Causality, Effect, NamedParams, NotMergeable, SiteAdapter, SiteLayer};
-use crate::method::shared::Shared;
+use crate::method::layer::{Causality, NotMergeable, SiteAdapter};
+use crate::method::site_layer::SiteLayer;
+use crate::named_params;
 use crate::pass::call::Call;
-use crate::pass::state::{LinearState, LinearWeight, NormState, NormWeight, TableState};
+use crate::pass::state::{Effect, LinearState, LinearWeight, NormState, NormWeight, TableState};
 use crate::site::Site;
 use adapters_nn::float_weight;
 
@@ -71,7 +70,7 @@ impl SiteAdapter<LinearState> for BiasCopy {
         Causality::Causal
     }
 
-    fn merged(&self, base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, base: LinearWeight, _shared: &()) -> Result<LinearWeight, NotMergeable> {
         Ok(LinearWeight {
             bias: Some(self.bias.val()),
             ..base
@@ -93,7 +92,7 @@ impl SiteAdapter<NormState> for BiasCopy {
         Causality::Causal
     }
 
-    fn merged(&self, base: NormWeight, _shared: &Shared) -> Result<NormWeight, NotMergeable> {
+    fn merged(&self, base: NormWeight, _shared: &()) -> Result<NormWeight, NotMergeable> {
         Ok(NormWeight {
             bias: Some(self.bias.val()),
             ..base
@@ -101,11 +100,7 @@ impl SiteAdapter<NormState> for BiasCopy {
     }
 }
 
-impl NamedParams for BiasCopy {
-    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
-        vec![("bias".into(), self.bias.id)]
-    }
-}
+named_params!(BiasCopy: "bias" => bias);
 
 /// A copy of a linear layer in its place. The weight is published as `[d_out, d_in]`.
 #[derive(Module, Debug)]
@@ -145,18 +140,12 @@ impl SiteAdapter<LinearState> for LinearCopy {
         Causality::Causal
     }
 
-    fn merged(&self, _base: LinearWeight, _shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+    fn merged(&self, _base: LinearWeight, _shared: &()) -> Result<LinearWeight, NotMergeable> {
         Ok(self.weight())
     }
 }
 
-impl NamedParams for LinearCopy {
-    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
-        let mut params = vec![("weight".into(), self.weight.id)];
-        params.extend(self.bias.iter().map(|bias| ("bias".into(), bias.id)));
-        params
-    }
-}
+named_params!(LinearCopy: "weight" => weight; optional "bias" => bias);
 
 /// A copy of a normalization in its place.
 #[derive(Module, Debug)]
@@ -181,7 +170,7 @@ impl SiteAdapter<NormState> for NormCopy {
         Causality::Causal
     }
 
-    fn merged(&self, _base: NormWeight, _shared: &Shared) -> Result<NormWeight, NotMergeable> {
+    fn merged(&self, _base: NormWeight, _shared: &()) -> Result<NormWeight, NotMergeable> {
         Ok(NormWeight {
             weight: self.weight.val(),
             bias: self.bias.as_ref().map(|bias| bias.val()),
@@ -189,13 +178,7 @@ impl SiteAdapter<NormState> for NormCopy {
     }
 }
 
-impl NamedParams for NormCopy {
-    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
-        let mut params = vec![("weight".into(), self.weight.id)];
-        params.extend(self.bias.iter().map(|bias| ("bias".into(), bias.id)));
-        params
-    }
-}
+named_params!(NormCopy: "weight" => weight; optional "bias" => bias);
 
 /// A copy of an embedding table in its place.
 #[derive(Module, Debug)]
@@ -220,13 +203,9 @@ impl SiteAdapter<TableState> for TableCopy {
         Causality::Causal
     }
 
-    fn merged(&self, _base: Tensor<2>, _shared: &Shared) -> Result<Tensor<2>, NotMergeable> {
+    fn merged(&self, _base: Tensor<2>, _shared: &()) -> Result<Tensor<2>, NotMergeable> {
         Ok(self.weight.val())
     }
 }
 
-impl NamedParams for TableCopy {
-    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
-        vec![("weight".into(), self.weight.id)]
-    }
-}
+named_params!(TableCopy: "weight" => weight);

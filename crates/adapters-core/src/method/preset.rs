@@ -1,8 +1,9 @@
 //! Config strings of one method: a preset and the fields that differ from it.
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::method::Method;
 use crate::method::config::{ConfigError, from_fields, refuse_unknown, to_fields, without_fraction};
 use crate::method::config_string::ConfigPart;
 
@@ -15,7 +16,7 @@ pub struct Preset<M> {
     pub config: fn() -> M,
 }
 
-impl<M: Method> Preset<M> {
+impl<M: Serialize + DeserializeOwned> Preset<M> {
     /// A preset.
     pub const fn new(identifier: &'static str, config: fn() -> M) -> Self {
         Self { identifier, config }
@@ -50,12 +51,12 @@ impl<M: Method> Preset<M> {
 }
 
 /// The shortest config string that makes `method` again: that of the preset with the fewest differing fields.
-pub(crate) fn config_string<M: Method>(method: &M) -> String {
+pub(crate) fn config_string<M: Serialize + DeserializeOwned>(name: &str, presets: &[Preset<M>], method: &M) -> String {
     let fields = to_fields(method, &[]);
-    let parts = M::presets().iter().map(|preset| preset.differing(fields.clone()));
+    let parts = presets.iter().map(|preset| preset.differing(fields.clone()));
     match parts.min_by_key(|part| part.fields.len()) {
         Some(part) => part.to_string(),
         // A method without presets is in no registry's config strings.
-        None => M::NAME.to_owned(),
+        None => name.to_owned(),
     }
 }

@@ -7,10 +7,12 @@ use adapters_nn::UnknownName;
 use serde_json::{Map, Value};
 
 use crate::error::Error;
+use crate::method::Method;
+use crate::method::any::AnyMethod;
 use crate::method::codec::{AdapterHub, Codec, Format, Peft, StoredConfig};
+use crate::method::config::to_fields;
 use crate::method::config_string::{ConfigPart, ConfigString};
 use crate::method::union::Union;
-use crate::method::{AnyMethod, Method};
 
 /// A configuration inside another method's object, with the field that holds it.
 type Nested = (&'static str, Map<String, Value>);
@@ -27,6 +29,7 @@ enum Kind {
     /// The functions of a [`Method`].
     Method {
         identifiers: fn() -> Vec<&'static str>,
+        defaults: fn(&str) -> Option<Map<String, Value>>,
         configure: fn(&str, Map<String, Value>) -> Result<AnyMethod, Error>,
         read: fn(&StoredConfig<'_>) -> Option<Result<AnyMethod, Error>>,
         read_nested: fn(&StoredConfig<'_>) -> Vec<Nested>,
@@ -42,6 +45,7 @@ impl MethodEntry {
             name: M::NAME,
             kind: Kind::Method {
                 identifiers: identifiers::<M>,
+                defaults: defaults::<M>,
                 configure: configure::<M>,
                 read: read::<M>,
                 read_nested: read_nested::<M>,
@@ -72,6 +76,25 @@ impl MethodEntry {
     }
 }
 
+impl MethodEntry {
+    /// The fields of the configuration that an identifier stands for; `None` for another identifier, and for a union, which has
+    /// the fields of its members.
+    pub fn defaults(&self, identifier: &str) -> Option<Map<String, Value>> {
+        match self.kind {
+            Kind::Method { defaults, .. } => defaults(identifier),
+            Kind::Union(_) => None,
+        }
+    }
+
+    /// The config string that the name of a union stands for.
+    pub const fn members(&self) -> Option<&'static str> {
+        match self.kind {
+            Kind::Method { .. } => None,
+            Kind::Union(config) => Some(config),
+        }
+    }
+}
+
 impl fmt::Debug for MethodEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name)
@@ -80,6 +103,11 @@ impl fmt::Debug for MethodEntry {
 
 fn identifiers<M: Method>() -> Vec<&'static str> {
     M::presets().iter().map(|preset| preset.identifier).collect()
+}
+
+fn defaults<M: Method>(identifier: &str) -> Option<Map<String, Value>> {
+    let preset = M::presets().iter().find(|preset| preset.identifier == identifier)?;
+    Some(to_fields(&(preset.config)(), &[]))
 }
 
 fn configure<M: Method>(identifier: &str, fields: Map<String, Value>) -> Result<AnyMethod, Error> {

@@ -1,46 +1,45 @@
 //! Parameters an adapter has once, for its layers at many sites.
 
+use std::any::Any;
 use std::borrow::Cow;
 
-use burn::module::{Module, Param, ParamId};
-use burn::tensor::Tensor;
+use burn::module::{Module, ParamId};
 
-use crate::method::layer::NamedParams;
+use crate::dyn_module::{Boxed, BoxedKind, Boxes, DynModule};
+use crate::method::named_params::NamedParams;
 
-/// Parameters of a whole adapter, by name. Its layers find them in [`Call::shared`](crate::Call).
+/// What the layers of an adapter share: a module of a type of its method, or of each of several methods.
 ///
-/// Burn's optimizer updates one parameter an id, so a parameter used at several sites must live at one place.
+/// The type is named by the layers that read it ([`SiteAdapter`](crate::SiteAdapter)), which find it in
+/// [`Call::shared`](crate::Call). Burn's optimizer updates one parameter an id, so a parameter used at several sites must
+/// live at one place.
 #[derive(Module, Debug, Default)]
 pub struct Shared {
-    params: Vec<SharedParam>,
-    #[module(skip)]
-    names: Vec<Cow<'static, str>>,
-    #[module(skip)]
-    fixed: Vec<Cow<'static, str>>,
-    /// What follows from the configuration: neither trained nor stored.
-    constants: Vec<Tensor<2>>,
-    #[module(skip)]
-    constant_names: Vec<&'static str>,
+    parts: Vec<Boxed<Part>>,
 }
 
-/// A shared parameter of whatever rank.
-#[derive(Module, Debug)]
-pub enum SharedParam {
-    /// A vector.
-    One(Param<Tensor<1>>),
-    /// A matrix.
-    Two(Param<Tensor<2>>),
-    /// A stack of matrices.
-    Three(Param<Tensor<3>>),
+/// [`ErasedPart`] as a kind of boxed module.
+#[derive(Clone, Copy, Debug)]
+enum Part {}
+
+impl BoxedKind for Part {
+    type Dyn = dyn ErasedPart;
 }
 
-impl SharedParam {
-    fn id(&self) -> ParamId {
-        match self {
-            Self::One(param) => param.id,
-            Self::Two(param) => param.id,
-            Self::Three(param) => param.id,
-        }
+/// The shared parameters of one method, whatever their type.
+trait ErasedPart: NamedParams + DynModule<Part> {
+    fn as_any(&self) -> &dyn Any;
+}
+
+impl<P: Module + NamedParams + Sync + 'static> ErasedPart for P {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+impl<P: Module + NamedParams + Sync + 'static> Boxes<P> for Part {
+    fn boxed(params: P) -> Box<dyn ErasedPart> {
+        Box::new(params)
     }
 }
 
@@ -50,125 +49,51 @@ impl Shared {
         Self::default()
     }
 
-    /// Adds a parameter.
-    #[must_use]
-    pub fn with(mut self, name: impl Into<Cow<'static, str>>, param: SharedParam) -> Self {
-        self.names.push(name.into());
-        self.params.push(param);
-        self
-    }
-
-    /// The same parameters, stored and never trained.
-    #[must_use]
-    pub fn fixed(self) -> Self {
+    /// The parameters of one method.
+    pub fn of(params: impl Module + NamedParams + Sync + 'static) -> Self {
         Self {
-            params: self.params.set_require_grad(false),
-            fixed: self.names.clone(),
-            names: self.names,
-            ..self
+            parts: vec![Boxed::of(params)],
         }
     }
 
-    /// Adds a matrix that follows from the configuration: it is found as the others, and neither trained nor stored.
+    /// These parameters and those of another part of the adapter. Of two of one type, those of the first that has any: a
+    /// union refuses members that share the same parameters.
     #[must_use]
-    pub fn with_constant(mut self, name: &'static str, matrix: Tensor<2>) -> Self {
-        self.constant_names.push(name);
-        self.constants.push(matrix);
+    pub fn and(mut self, other: Self) -> Self {
+        for part in other.parts {
+            let mut own = self.parts.iter_mut();
+            match own.find(|own| own.as_any().type_id() == part.as_any().type_id()) {
+                Some(own) if own.named_params().is_empty() => *own = part,
+                Some(_) => {}
+                None => self.parts.push(part),
+            }
+        }
         self
     }
 
-    /// These parameters and those of another part of the adapter.
-    #[must_use]
-    pub fn and(mut self, other: Self) -> Self {
-        self.params.extend(other.params);
-        self.names.extend(other.names);
-        self.fixed.extend(other.fixed);
-        self.constants.extend(other.constants);
-        self.constant_names.extend(other.constant_names);
-        self
+    /// The parameters of type `P`; `None` for an adapter that was built without them. Nothing, `()`, is always there.
+    pub fn get<P: 'static>(&self) -> Option<&P> {
+        const NOTHING: &dyn Any = &();
+        let parts = self.parts.iter().map(|part| part.as_any());
+        parts.chain([NOTHING]).find_map(|part| part.downcast_ref())
     }
 
     /// Whether any of these parameters trains.
     pub fn trains(&self) -> bool {
-        self.fixed.len() < self.names.len()
-    }
-
-    /// The names.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.names.iter().map(AsRef::as_ref)
-    }
-
-    /// Id of the first parameter, which tells the adapters of a set apart.
-    pub(crate) fn id(&self) -> Option<ParamId> {
-        self.params.first().map(SharedParam::id)
-    }
-
-    /// Whether nothing is shared.
-    pub fn is_empty(&self) -> bool {
-        self.params.is_empty() && self.constants.is_empty()
-    }
-
-    /// The vector of that name.
-    ///
-    /// # Panics
-    ///
-    /// Panics if the adapter was built without it, which is a mistake of its method.
-    pub fn vector(&self, name: &str) -> Tensor<1> {
-        match self.get(name) {
-            Some(SharedParam::One(param)) => param.val(),
-            _ => panic!("the method shares no vector `{name}`"),
-        }
-    }
-
-    /// The matrix of that name.
-    ///
-    /// # Panics
-    ///
-    /// As [`vector`](Self::vector).
-    pub fn matrix(&self, name: &str) -> Tensor<2> {
-        match self.get(name) {
-            Some(SharedParam::Two(param)) => param.val(),
-            _ => match self.constant_names.iter().position(|known| *known == name) {
-                Some(index) => self.constants[index].clone(),
-                None => panic!("the method shares no matrix `{name}`"),
-            },
-        }
-    }
-
-    /// The stack of matrices of that name.
-    ///
-    /// # Panics
-    ///
-    /// As [`vector`](Self::vector).
-    pub fn matrices(&self, name: &str) -> Tensor<3> {
-        match self.get(name) {
-            Some(SharedParam::Three(param)) => param.val(),
-            _ => panic!("the method shares no matrices `{name}`"),
-        }
-    }
-
-    /// Whether there is a parameter of that name.
-    pub fn has(&self, name: &str) -> bool {
-        self.get(name).is_some()
-    }
-
-    fn get(&self, name: &str) -> Option<&SharedParam> {
-        let index = self.names.iter().position(|known| *known == name)?;
-        self.params.get(index)
+        self.fixed_params().len() < self.named_params().len()
     }
 }
 
 impl NamedParams for Shared {
     fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
-        let ids = self.params.iter().map(SharedParam::id);
-        self.names.iter().cloned().zip(ids).collect()
+        self.parts.iter().flat_map(|part| part.named_params()).collect()
     }
 
     fn fixed_params(&self) -> Vec<ParamId> {
-        let named = self.named_params().into_iter();
-        named
-            .filter(|(name, _)| self.fixed.contains(name))
-            .map(|(_, id)| id)
-            .collect()
+        self.parts.iter().flat_map(|part| part.fixed_params()).collect()
+    }
+
+    fn index_limits(&self) -> Vec<(ParamId, Vec<usize>)> {
+        self.parts.iter().flat_map(|part| part.index_limits()).collect()
     }
 }

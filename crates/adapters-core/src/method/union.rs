@@ -6,16 +6,16 @@ use serde_json::{Map, Value, json};
 
 use crate::error::Error;
 use crate::host::Host;
+use crate::method::any::{AnyMethod, Encode, ErasedMethod};
 use crate::method::build::Build;
-use crate::method::capability::Encode;
 use crate::method::codec::{Format, StoredConfig, Tensors};
 use crate::method::config::ConfigError;
-use crate::method::layer::SiteLayer;
+use crate::method::named_params::NamedParams;
 use crate::method::shared::Shared;
+use crate::method::site_layer::SiteLayer;
 use crate::method::target::Target;
-use crate::method::{AnyMethod, ErasedMethod};
 use crate::pass::state::Inserted;
-use crate::set::Attached;
+use crate::set::attached::Attached;
 use crate::site::SiteInfo;
 
 /// A union of configurations, written `a|b`: an adapter that has layers of each, no two at one place.
@@ -188,8 +188,7 @@ impl ErasedMethod for Union {
         for part in &self.parts {
             let shared = part.build_shared(build)?;
             // Files have one place for a parameter that is claimed.
-            let claimed = |name: &&str| self.parts.iter().filter(|part| part.owns(name)).count() > 1;
-            if let Some(name) = shared.names().find(claimed).map(str::to_owned) {
+            for (name, _) in shared.named_params() {
                 let mut claiming = self.parts.iter().filter(|part| part.owns(&name));
                 if let (Some(first), Some(second)) = (claiming.next(), claiming.next()) {
                     return Err(conflict(first, second, name));

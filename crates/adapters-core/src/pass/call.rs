@@ -48,20 +48,21 @@ impl Pass {
     }
 }
 
-/// What an adapter's layer is told: the pass, the name of its adapter, its site, and the shared parameters of its adapter.
-#[derive(Clone, Copy, Debug)]
-pub struct Call<'a> {
+/// What an adapter's layer is told: the pass, the name of its adapter, its site, and the parameters of type `P` that it shares
+/// with the other layers of its adapter.
+#[derive(Debug)]
+pub struct Call<'a, P = ()> {
     /// The pass.
     pub pass: &'a Pass,
-    /// Parameters of the whole adapter.
-    pub shared: &'a Shared,
+    /// What the layers of the adapter share.
+    pub shared: &'a P,
     /// Name of the adapter.
     pub adapter: &'a str,
     /// The site of the layer.
     pub site: Site,
 }
 
-impl Deref for Call<'_> {
+impl<P> Deref for Call<'_, P> {
     type Target = Pass;
 
     fn deref(&self) -> &Pass {
@@ -69,7 +70,19 @@ impl Deref for Call<'_> {
     }
 }
 
-impl Call<'_> {
+impl<'a> Call<'a, Shared> {
+    /// The call for a layer that reads shared parameters of type `P`; `None` where the adapter has none.
+    pub(crate) fn reading<P: 'static>(&self) -> Option<Call<'a, P>> {
+        Some(Call {
+            pass: self.pass,
+            shared: self.shared.get()?,
+            adapter: self.adapter,
+            site: self.site,
+        })
+    }
+}
+
+impl<P> Call<'_, P> {
     /// Records the values of gates, `[batch, gates]`, if this pass records.
     pub fn record_gates(&self, scores: impl FnOnce() -> Tensor<2>) {
         self.record(|adapter| Recorded::Gate {
@@ -95,9 +108,6 @@ impl Call<'_> {
     /// What `make` computes from the shared parameters of the adapter: once in a pass, however many of its layers ask for
     /// `what`. In training it is one node of the graph, and its gradient the sum over all layers that asked.
     pub fn once<const D: usize>(&self, what: &'static str, make: impl FnOnce() -> Tensor<D>) -> Tensor<D> {
-        match self.shared.id() {
-            Some(id) => self.pass.memo.once(id, what, make),
-            None => make(),
-        }
+        self.pass.memo.once(self.adapter, what, make)
     }
 }

@@ -7,26 +7,27 @@ use burn::tensor::Tensor;
 
 use crate::erased::Erased;
 use crate::method::shared::Shared;
+use crate::method::site_layer::SiteState;
 use crate::pass::call::{Call, Pass};
 use crate::pass::plan::{Block, Leaf, Node, Plan};
 use crate::pass::rows::{Group, Partition};
-use crate::pass::state::{EmbeddingState, FusionState, HookState, Positions, Rows};
+use crate::pass::state::{EmbeddingState, FusionState, Positions, Rows};
 use crate::site::Site;
 
 /// An adapter's layer at a site, with what the adapter's layers have in common.
-pub(super) struct Acting<'a, S: HookState> {
+pub(super) struct Acting<'a, S: SiteState> {
     name: &'a str,
     pub(super) layer: &'a Erased<S>,
     shared: &'a Shared,
 }
 
-impl<S: HookState> Clone for Acting<'_, S> {
+impl<S: SiteState> Clone for Acting<'_, S> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<S: HookState> Copy for Acting<'_, S> {}
+impl<S: SiteState> Copy for Acting<'_, S> {}
 
 /// A state, and the layer whose finisher is due: `(s, e)`.
 pub(super) type After<'a, S> = (S, Option<Acting<'a, S>>);
@@ -46,7 +47,7 @@ pub(super) struct Seen<'s, 'a, S> {
     choices: &'s [Option<usize>],
 }
 
-impl<'p, 'a, S: HookState> At<'p, 'a, S> {
+impl<'p, 'a, S: SiteState> At<'p, 'a, S> {
     /// The site, if an active adapter has a layer of this kind there.
     pub(crate) fn new(plan: &'p Plan<'a>, site: Site, pass: &'p Pass) -> Option<Self> {
         let layers = plan.at(site)?;
@@ -76,7 +77,7 @@ impl<'p, 'a, S: HookState> At<'p, 'a, S> {
     }
 
     /// The same site, for layers of another kind.
-    pub(super) fn of_kind<T: HookState>(&self) -> At<'p, 'a, T> {
+    pub(super) fn of_kind<T: SiteState>(&self) -> At<'p, 'a, T> {
         At {
             plan: self.plan,
             layers: self.layers,
@@ -86,7 +87,7 @@ impl<'p, 'a, S: HookState> At<'p, 'a, S> {
         }
     }
 
-    fn call<'c>(&'c self, acting: &Acting<'c, S>) -> Call<'c> {
+    fn call<'c>(&'c self, acting: &Acting<'c, S>) -> Call<'c, Shared> {
         Call {
             pass: self.pass,
             shared: acting.shared,
@@ -121,7 +122,7 @@ impl<'p, 'a, S: HookState> At<'p, 'a, S> {
     /// Whether every adapter here only adds to what the frozen layer computes.
     fn all_add(&self) -> bool {
         let mut acting = self.plan.root.leaves.clone().filter_map(|leaf| self.layer(leaf));
-        acting.all(|acting| S::adds(&acting.layer.effect()) && acting.layer.finisher().is_none())
+        acting.all(|acting| S::adds(&acting.layer.effect()) && !acting.layer.has_finisher())
     }
 
     /// The output of the site.
@@ -215,7 +216,7 @@ pub(super) enum Open {
     Done,
 }
 
-impl<'a, S: HookState> Seen<'_, 'a, S> {
+impl<'a, S: SiteState> Seen<'_, 'a, S> {
     /// Whether an adapter of a part acts on these rows.
     pub(super) fn acts(&self, node: &Node) -> bool {
         match node.block {

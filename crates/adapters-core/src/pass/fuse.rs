@@ -1,10 +1,11 @@
 //! `Fuse`: attention over what several adapters make of one state.
 
+use crate::method::site_layer::SiteState;
 use crate::pass::compose::{After, Open, Seen};
 use crate::pass::plan::Node;
-use crate::pass::state::{FusionState, HookState, Up};
+use crate::pass::state::{FusionState, Up};
 
-impl<'a, S: HookState> Seen<'_, 'a, S> {
+impl<'a, S: SiteState> Seen<'_, 'a, S> {
     /// The state after a fusion of children, opened and finished by the last adapter among them.
     ///
     /// Where a child has no layer there is one adapter less to attend to. Activation has checked that there is a fusion

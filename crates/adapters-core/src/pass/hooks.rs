@@ -6,12 +6,13 @@ use std::sync::Arc;
 use burn::nn::{Embedding, LayerNorm, Linear};
 use burn::tensor::{Bool, Int, Tensor};
 
+use crate::method::site_layer::SiteState;
 use crate::pass::call::Pass;
 use crate::pass::compose::At;
 use crate::pass::plan::Plan;
 use crate::pass::state::{
-    AnyNorm, EmbeddingState, HiddenState, HookState, Join, KeyValueState, LinearState, NormState, NormWeight,
-    Normalization, OutputState, TableState, Up,
+    AnyNorm, EmbeddingState, HiddenState, Join, KeyValueState, LinearState, NormState, NormWeight, Normalization,
+    OutputState, TableState, Up,
 };
 use crate::site::Site;
 use crate::sited::{EmbeddingHook, KeyValueHook, OutputHook, Point, ResidualHook, Sited};
@@ -227,7 +228,7 @@ impl<'a> Hooks<'a> {
     }
 
     /// The site, if an active adapter has a layer of this kind there.
-    fn at<S: HookState>(&self, site: Site) -> Option<At<'_, 'a, S>> {
+    fn at<S: SiteState>(&self, site: Site) -> Option<At<'_, 'a, S>> {
         At::new(self.plan.as_ref()?, site, &self.pass)
     }
 }

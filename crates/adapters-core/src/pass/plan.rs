@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use crate::composition::Composition;
-use crate::method::layer::SiteLayer;
+use crate::method::site_layer::SiteLayer;
 use crate::pass::rows::{Group, Partition, within};
-use crate::set::{AdapterSet, Attached};
+use crate::set::AdapterSet;
+use crate::set::attached::Attached;
 use crate::site::Site;
 
 /// A part of a composition, with its adapters and fusions as numbers.

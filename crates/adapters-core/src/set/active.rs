@@ -1,12 +1,16 @@
 //! The proof that a composition was checked against a set.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::composition::Composition;
 use crate::error::Error;
+use crate::host::Host;
 use crate::method::layer::Causality;
-use crate::set::{AdapterSet, Attached};
+use crate::set::AdapterSet;
+use crate::set::attached::Attached;
+use crate::set::model_shape::ModelShape;
 
 /// The state of a set: what adapters and fusions it has. No two states of any two sets have the same, unless one set is a
 /// copy of the other and neither was changed since.
@@ -133,6 +137,26 @@ impl AdapterSet {
                 composition: active.to_string(),
             }),
         }
+    }
+
+    /// Refuses a model whose layers are not those of the model that the adapters of a composition were attached to.
+    pub(crate) fn check_model(&self, active: &Active, model: &dyn Host) -> Result<(), Error> {
+        let mut checked: Option<&Arc<ModelShape>> = None;
+        for name in active.composition().occurrences() {
+            let Some(adapter) = self.get(name) else { continue };
+            if checked.is_some_and(|checked| checked == &adapter.model) {
+                continue;
+            }
+            if let Some((expected, found)) = adapter.model.difference(model) {
+                return Err(Error::OtherModel {
+                    adapter: name.to_owned(),
+                    expected,
+                    found,
+                });
+            }
+            checked = Some(&adapter.model);
+        }
+        Ok(())
     }
 
     /// Whether no adapter of a composition looks ahead.

@@ -6,11 +6,10 @@ use burn::tensor::Device;
 
 use crate::error::Error;
 use crate::host::Host;
-use crate::method::AnyMethod;
-use crate::method::build::Build;
+use crate::method::any::AnyMethod;
 use crate::method::target::Selection;
-use crate::set::{AdapterSet, Attached, AttachedLayer};
-use crate::site::SiteInfo;
+use crate::set::AdapterSet;
+use crate::set::attached::Attached;
 
 /// What attaching did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,31 +89,4 @@ pub fn build(
     let adapter = Attached::build(name, method, selection.sites, host, seed, device)?;
     report.num_params = adapter.num_params();
     Ok((adapter, report))
-}
-
-impl Attached {
-    /// An adapter with a layer at each of `sites`, in no set yet.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::CannotBuild`] for a site the method has no layer for.
-    pub fn build(
-        name: &str,
-        method: AnyMethod,
-        sites: Vec<SiteInfo>,
-        host: &dyn Host,
-        seed: u64,
-        device: &Device,
-    ) -> Result<Self, Error> {
-        let build = Build { seed, device, host };
-        let layers = sites
-            .into_iter()
-            .map(|info| {
-                let layer = method.build(&info, &build)?;
-                Ok(AttachedLayer { info, layer })
-            })
-            .collect::<Result<Vec<_>, Error>>()?;
-        let shared = method.build_shared(&build)?;
-        Ok(Self::new(name, method, host, layers).with_shared(shared))
-    }
 }

@@ -1,18 +1,10 @@
 //! Averaging: a new adapter from the weighted sum of others.
 
-use std::collections::{BTreeMap, HashMap};
-
-use burn::module::{Module, ParamId};
-use burn::tensor::{Device, TensorData};
+use burn::tensor::TensorData;
 
 use crate::error::Error;
-use crate::method::layer::{each_kind, map_kind};
-use crate::set::values::{Fill, values};
-use crate::set::{AdapterSet, Attached, with_fresh_ids};
-use crate::site::Site;
-
-/// Values of an adapter's parameters, by site (`None` for what its layers share) and name.
-pub type ParamValues = BTreeMap<(Option<Site>, String), TensorData>;
+use crate::set::AdapterSet;
+use crate::set::values::ParamValues;
 
 /// Weights divided by their sum, as averages take them unless told otherwise.
 ///
@@ -33,51 +25,6 @@ pub fn normalized(weights: &[(&str, f64)]) -> Result<Vec<(String, f64)>, Error> 
         .iter()
         .map(|(name, weight)| ((*name).to_owned(), weight / sum))
         .collect())
-}
-
-impl Attached {
-    /// Values of the parameters, by Burn's id.
-    pub fn values_by_id(&self) -> HashMap<ParamId, TensorData> {
-        let layers = self.layers().flat_map(|l| each_kind!(&l.layer, layer => values(layer)));
-        layers.chain(values(self.shared())).collect()
-    }
-
-    /// The device its parameters are on, without autodiff; `None` for an adapter that has none.
-    pub fn device(&self) -> Option<Device> {
-        let mut layers = self
-            .layers()
-            .flat_map(|l| each_kind!(&l.layer, layer => layer.devices()));
-        let device = layers.next().or_else(|| self.shared().devices().into_iter().next());
-        device.map(Device::inner)
-    }
-
-    /// Values of the parameters.
-    pub fn values(&self) -> ParamValues {
-        let mut all = self.values_by_id();
-        self.params()
-            .filter_map(|p| Some(((p.info.map(|i| i.site), p.param.into_owned()), all.remove(&p.id)?)))
-            .collect()
-    }
-
-    /// The adapter with other values; a parameter without one keeps its own.
-    #[must_use]
-    pub fn with_values(mut self, mut values: ParamValues) -> Self {
-        let by_id = self
-            .params()
-            .filter_map(|p| Some((p.id, values.remove(&(p.info.map(|i| i.site), p.param.into_owned()))?)))
-            .collect();
-        let mut fill = Fill(by_id);
-        self.change_layers(|layer| map_kind!(layer, l => l.map(&mut fill)));
-        self
-    }
-
-    /// A copy under another name, with parameters of its own.
-    #[must_use]
-    pub fn copied(&self, name: impl Into<String>) -> Self {
-        let mut copy = self.clone().renamed(name);
-        copy.change_layers(|layer| map_kind!(layer, l => with_fresh_ids(l)));
-        copy
-    }
 }
 
 impl AdapterSet {

@@ -2,8 +2,9 @@
 
 use crate::composition::Composition;
 use crate::error::Error;
-use crate::method::layer::SiteLayer;
-use crate::set::{AdapterSet, Attached};
+use crate::method::site_layer::SiteLayer;
+use crate::set::AdapterSet;
+use crate::set::attached::Attached;
 
 /// Why a kind of block has no meaning for a layer.
 type Refusal = Option<&'static str>;
@@ -43,7 +44,7 @@ impl AdapterSet {
             (Composition::Average { .. }, SiteLayer::Linear(layer)) if layer.effect().changes() => CHANGES,
             (Composition::Average { .. }, SiteLayer::Table(layer)) if layer.effect().changes() => CHANGES,
             (Composition::Split { .. }, SiteLayer::Linear(layer))
-                if inside && (layer.effect().changes() || layer.finisher().is_some()) =>
+                if inside && (layer.effect().changes() || layer.has_finisher()) =>
             {
                 CHANGES
             }
@@ -119,7 +120,7 @@ impl Attached {
         self.layers()
             .all(|l| match (&l.layer, other.layers.get(&l.info.site).map(|o| &o.layer)) {
                 (SiteLayer::Linear(mine), Some(SiteLayer::Linear(theirs))) => {
-                    mine.finisher().is_some() == theirs.finisher().is_some()
+                    mine.has_finisher() == theirs.has_finisher()
                 }
                 _ => true,
             })

@@ -1,7 +1,8 @@
 //! Fusion layers in a set: they stand beside the adapters and are named after those they fuse.
 
 use crate::error::Error;
-use crate::set::{AdapterSet, Attached};
+use crate::set::AdapterSet;
+use crate::set::attached::Attached;
 use adapters_nn::nearest;
 
 impl AdapterSet {

@@ -1,27 +1,23 @@
 //! A set of adapters beside a frozen model.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
-use std::sync::Arc;
 
 use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param, ParamId};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 
 use crate::composition::Composition;
-use crate::set::active::{Active, Generation};
-use crate::set::average::ParamValues;
-use crate::set::model_shape::ModelShape;
-use adapters_nn::nearest;
-
 use crate::error::Error;
-use crate::host::Host;
-use crate::method::AnyMethod;
-use crate::method::layer::{NamedParams, SiteLayer, each_kind, map_kind};
-use crate::method::shared::Shared;
-use crate::site::{Site, SiteInfo};
+use crate::method::site_layer::SiteLayer;
+use crate::set::active::{Active, Generation};
+use crate::set::attached::{Attached, AttachedLayer};
+use crate::set::place::ParamPlace;
+use crate::set::values::ParamValues;
+use adapters_nn::nearest;
 
 pub(crate) mod active;
 pub(crate) mod attach;
+pub(crate) mod attached;
 pub(crate) mod average;
 mod check;
 mod first_position;
@@ -29,12 +25,9 @@ pub(crate) mod frozen;
 mod fusions;
 mod longer_rows;
 mod model_shape;
-mod place;
+pub(crate) mod place;
 mod stacks;
 pub(crate) mod values;
-
-pub use place::{ParamPlace, ParamShape};
-pub use values::values;
 
 /// Adapters by name, fusions of them, the composition that is active, and what of it trains.
 ///
@@ -48,181 +41,6 @@ pub struct AdapterSet {
     generation: Generation,
     /// Passes of training the fusions have been through.
     passes: u64,
-}
-
-/// One attached adapter.
-#[derive(Clone, Debug)]
-pub struct Attached {
-    name: String,
-    method: AnyMethod,
-    layers: BTreeMap<Site, AttachedLayer>,
-    shared: Shared,
-    /// The model it was attached to.
-    model: Arc<ModelShape>,
-    trainable: bool,
-    /// The adapter whose parameters it uses in place of its own, where the method lets adapters share.
-    owner: Option<String>,
-}
-
-/// An adapter's layer at a site, with the site as the model listed it.
-#[derive(Clone, Debug)]
-pub struct AttachedLayer {
-    /// The site.
-    pub info: SiteInfo,
-    /// The layer.
-    pub layer: SiteLayer,
-}
-
-impl Attached {
-    /// An adapter of `model` from built layers, trainable.
-    pub fn new(name: impl Into<String>, method: AnyMethod, model: &dyn Host, layers: Vec<AttachedLayer>) -> Self {
-        Self {
-            name: name.into(),
-            method,
-            layers: layers.into_iter().map(|l| (l.info.site, l)).collect(),
-            shared: Shared::new(),
-            model: ModelShape::of(model),
-            trainable: true,
-            owner: None,
-        }
-    }
-
-    /// The same adapter with another configuration and other layers; what the layers share stays.
-    #[must_use]
-    pub fn reformed(&self, method: AnyMethod, layers: Vec<AttachedLayer>) -> Self {
-        Self {
-            method,
-            layers: layers.into_iter().map(|l| (l.info.site, l)).collect(),
-            ..self.clone()
-        }
-    }
-
-    /// Adds what the layers share.
-    #[must_use]
-    pub fn with_shared(mut self, shared: Shared) -> Self {
-        self.shared = shared;
-        self
-    }
-
-    /// The same adapter under another name.
-    #[must_use]
-    pub fn renamed(mut self, name: impl Into<String>) -> Self {
-        self.name = name.into();
-        self
-    }
-
-    /// What the layers share.
-    pub fn shared(&self) -> &Shared {
-        &self.shared
-    }
-
-    /// The adapter's name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// The checked configuration.
-    pub fn method(&self) -> &AnyMethod {
-        &self.method
-    }
-
-    /// Layers in the order of their sites.
-    pub fn layers(&self) -> impl Iterator<Item = &AttachedLayer> {
-        self.layers.values()
-    }
-
-    /// This adapter with the shared parameters of `owner`; `None` where the two share nothing.
-    fn borrowing(&self, owner: &Self) -> Option<Self> {
-        let mut adapter = self.clone();
-        for (site, l) in &mut adapter.layers {
-            l.layer = l.layer.borrowing(&owner.layers.get(site)?.layer)?;
-        }
-        adapter.owner = Some(owner.name.clone());
-        Some(adapter)
-    }
-
-    /// The adapter whose parameters it uses in place of its own.
-    pub fn owner(&self) -> Option<&str> {
-        self.owner.as_deref()
-    }
-
-    /// Whether its parameters require gradients in training.
-    pub fn is_trainable(&self) -> bool {
-        self.trainable
-    }
-
-    /// Number of parameters.
-    pub fn num_params(&self) -> usize {
-        let layers = self.layers.values();
-        let at_sites: usize = layers
-            .map(|l| each_kind!(&l.layer, layer => Module::num_params(layer)))
-            .sum();
-        at_sites + Module::num_params(&self.shared)
-    }
-
-    /// Shapes of the parameters, by id.
-    pub fn shapes(&self) -> HashMap<ParamId, ParamShape> {
-        struct Shapes(HashMap<ParamId, ParamShape>);
-        impl ModuleVisitor for Shapes {
-            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-                let dims = param.lazy_shape().to_vec();
-                self.0.insert(param.id, ParamShape { dims, integers: false });
-            }
-            fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
-                let dims = param.lazy_shape().to_vec();
-                self.0.insert(param.id, ParamShape { dims, integers: true });
-            }
-        }
-        let mut shapes = Shapes(HashMap::new());
-        for l in self.layers() {
-            each_kind!(&l.layer, layer => layer.visit(&mut shapes));
-        }
-        self.shared.visit(&mut shapes);
-        shapes.0
-    }
-
-    /// Replaces the values of parameters, found by their id.
-    pub fn fill(&mut self, values: HashMap<ParamId, TensorData>) {
-        let mut fill = values::Fill(values);
-        self.change_layers(|layer| map_kind!(layer, l => l.map(&mut fill)));
-    }
-
-    /// The parameters under their names, in storage order.
-    pub fn params(&self) -> impl Iterator<Item = ParamPlace<'_>> {
-        let at_sites = self.layers.values().flat_map(|l| self.places(Some(&l.info), &l.layer));
-        at_sites.chain(self.places(None, &self.shared))
-    }
-
-    fn places<'a>(&'a self, info: Option<&'a SiteInfo>, layer: &impl NamedParams) -> Vec<ParamPlace<'a>> {
-        let fixed = layer.fixed_params();
-        let limits: HashMap<ParamId, Vec<usize>> = layer.index_limits().into_iter().collect();
-        let named = layer.named_params().into_iter();
-        named
-            .map(|(param, id)| ParamPlace {
-                adapter: &self.name,
-                method: &self.method,
-                info,
-                param,
-                id,
-                fixed: fixed.contains(&id),
-                limits: limits.get(&id).cloned().unwrap_or_default(),
-            })
-            .collect()
-    }
-
-    /// Passes every layer, and what they share, through `change`.
-    pub(crate) fn change_layers(&mut self, mut change: impl FnMut(SiteLayer) -> SiteLayer) {
-        self.layers = std::mem::take(&mut self.layers)
-            .into_iter()
-            .map(|(site, AttachedLayer { info, layer })| {
-                let layer = change(layer);
-                (site, AttachedLayer { info, layer })
-            })
-            .collect();
-        if let SiteLayer::Shared(shared) = change(SiteLayer::Shared(std::mem::take(&mut self.shared))) {
-            self.shared = shared;
-        }
-    }
 }
 
 impl AdapterSet {
@@ -329,7 +147,7 @@ impl AdapterSet {
             trainable,
             fixed: adapter.params().filter(|p| p.fixed).map(|p| p.id).collect(),
         };
-        adapter.change_layers(|layer| map_kind!(layer, l => l.map(&mut require)));
+        adapter.change_layers(|layer| layer.map(&mut require));
         Ok(())
     }
 
@@ -392,6 +210,25 @@ impl AdapterSet {
         self.all().flat_map(Attached::params)
     }
 
+    /// Number of parameters that train: without those that are stored only, and shared ones once.
+    pub fn num_trainable_params(&self) -> usize {
+        let mut counted = HashSet::new();
+        let mut sum = 0;
+        for adapter in self.all().filter(|a| a.trainable) {
+            let shapes = adapter.shapes();
+            let mut trained = adapter
+                .params()
+                .filter(|p| !p.fixed && counted.insert(p.id))
+                .map(|p| p.id);
+            sum += trained
+                .by_ref()
+                .filter_map(|id| shapes.get(&id))
+                .map(|s| s.dims.iter().product::<usize>())
+                .sum::<usize>();
+        }
+        sum
+    }
+
     fn index(&self, name: &str) -> Result<usize, Error> {
         self.adapters
             .iter()
@@ -451,32 +288,31 @@ fn component(name: &impl fmt::Display) -> String {
 impl Module for AdapterSet {
     fn collect_devices(&self, devices: Vec<Device>) -> Vec<Device> {
         self.all().fold(devices, |devices, adapter| {
-            let devices = adapter.layers().fold(
-                devices,
-                |devices, l| each_kind!(&l.layer, layer => layer.collect_devices(devices)),
-            );
+            let devices = adapter
+                .layers()
+                .fold(devices, |devices, l| l.layer.collect_devices(devices));
             adapter.shared.collect_devices(devices)
         })
     }
 
     fn fork(self, device: &Device) -> Self {
-        self.change_all(|layer| map_kind!(layer, l => l.fork(device)))
+        self.change_all(|layer| layer.fork(device))
     }
 
     fn to_device(self, device: &Device) -> Self {
-        self.change_all(|layer| map_kind!(layer, l => l.to_device(device)))
+        self.change_all(|layer| layer.to_device(device))
     }
 
     fn train(self) -> Self {
-        self.change_all(|layer| map_kind!(layer, l => l.train()))
+        self.change_all(|layer| layer.train())
     }
 
     fn valid(&self) -> Self {
-        self.clone().change_all(|layer| map_kind!(layer, l => l.valid()))
+        self.clone().change_all(|layer| layer.valid())
     }
 
     fn materialize(self) -> Self {
-        self.change_all(|layer| map_kind!(layer, l => l.materialize()))
+        self.change_all(|layer| layer.materialize())
     }
 
     fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
@@ -486,7 +322,7 @@ impl Module for AdapterSet {
             for (site, l) in &adapter.layers {
                 let site = component(site);
                 visitor.enter_module(&site, "Site");
-                each_kind!(&l.layer, layer => layer.visit(visitor));
+                l.layer.visit(visitor);
                 visitor.exit_module(&site, "Site");
             }
             visitor.enter_module("shared", "Shared");
@@ -505,7 +341,7 @@ impl Module for AdapterSet {
                 .map(|(site, AttachedLayer { info, layer })| {
                     let path = component(&site);
                     mapper.enter_module(&path, "Site");
-                    let layer = map_kind!(layer, l => l.map(mapper));
+                    let layer = layer.map(mapper);
                     mapper.exit_module(&path, "Site");
                     (site, AttachedLayer { info, layer })
                 })
@@ -542,24 +378,4 @@ impl ModuleMapper for RequireGrad {
         let require = self.trainable && !self.fixed.contains(&param.id);
         param.set_require_grad(require)
     }
-}
-
-/// Gives every parameter of a module a fresh id.
-///
-/// Burn's optimizer and gradients know a parameter by its id, and a loaded or cloned module carries the ids of
-/// its source: trained side by side, one would update the other.
-pub fn with_fresh_ids<M: Module>(module: M) -> M {
-    struct Fresh;
-    impl ModuleMapper for Fresh {
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let (_, tensor, mapper) = param.consume();
-            // A leaf of its own too: gradients are found by graph node, and a clone shares it.
-            Param::from_mapped_value(ParamId::new(), tensor.detach(), mapper)
-        }
-        fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
-            let (_, tensor, mapper) = param.consume();
-            Param::from_mapped_value(ParamId::new(), tensor, mapper)
-        }
-    }
-    module.map(&mut Fresh)
 }

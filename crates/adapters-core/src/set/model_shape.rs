@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::error::Error;
 use crate::host::Host;
-use crate::set::AdapterSet;
-use crate::set::active::Active;
 use crate::site::{Site, SiteKind};
 
 /// The architecture of a model and the shapes of its linear layers: what a model must have in common with the one an
@@ -48,7 +45,7 @@ impl ModelShape {
     }
 
     /// What `model` has in place of what an adapter was attached to: what was expected, and what was found.
-    fn difference(&self, model: &dyn Host) -> Option<(String, String)> {
+    pub(crate) fn difference(&self, model: &dyn Host) -> Option<(String, String)> {
         if self.architecture != model.architecture() {
             let of = |architecture: &str| format!("a {architecture} model");
             return Some((of(&self.architecture), of(model.architecture())));
@@ -66,27 +63,5 @@ impl ModelShape {
         }
         let extra = self.beyond.iter().find(|site| model.linear(**site).is_some())?;
         Some((format!("no layer at {extra}"), "one".to_owned()))
-    }
-}
-
-impl AdapterSet {
-    /// Refuses a model whose layers are not those of the model that the adapters of a composition were attached to.
-    pub(crate) fn check_model(&self, active: &Active, model: &dyn Host) -> Result<(), Error> {
-        let mut checked: Option<&Arc<ModelShape>> = None;
-        for name in active.composition().occurrences() {
-            let Some(adapter) = self.get(name) else { continue };
-            if checked.is_some_and(|checked| checked == &adapter.model) {
-                continue;
-            }
-            if let Some((expected, found)) = adapter.model.difference(model) {
-                return Err(Error::OtherModel {
-                    adapter: name.to_owned(),
-                    expected,
-                    found,
-                });
-            }
-            checked = Some(&adapter.model);
-        }
-        Ok(())
     }
 }

@@ -1,14 +1,12 @@
 //! Where a parameter of a set lives, and what it is called in files.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 
 use burn::module::ParamId;
 
 use crate::host::Host;
-use crate::method::AnyMethod;
+use crate::method::any::AnyMethod;
 use crate::method::codec::Format;
-use crate::set::AdapterSet;
 use crate::site::SiteInfo;
 
 /// What a parameter of a set is.
@@ -76,26 +74,5 @@ impl ParamPlace<'_> {
     /// Path of the module it belongs to in the published checkpoint, or `shared`.
     pub fn path(&self) -> &str {
         self.info.map_or("shared", |info| &info.path)
-    }
-}
-
-impl AdapterSet {
-    /// Number of parameters that train: without those that are stored only, and shared ones once.
-    pub fn num_trainable_params(&self) -> usize {
-        let mut counted = HashSet::new();
-        let mut sum = 0;
-        for adapter in self.all().filter(|a| a.trainable) {
-            let shapes = adapter.shapes();
-            let mut trained = adapter
-                .params()
-                .filter(|p| !p.fixed && counted.insert(p.id))
-                .map(|p| p.id);
-            sum += trained
-                .by_ref()
-                .filter_map(|id| shapes.get(&id))
-                .map(|s| s.dims.iter().product::<usize>())
-                .sum::<usize>();
-        }
-        sum
     }
 }

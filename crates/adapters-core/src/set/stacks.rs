@@ -2,8 +2,10 @@
 
 use crate::composition::Composition;
 use crate::error::Error;
-use crate::method::layer::{SiteLayer, Source};
-use crate::set::{AdapterSet, AttachedLayer};
+use crate::method::site_layer::SiteLayer;
+use crate::pass::state::Source;
+use crate::set::AdapterSet;
+use crate::set::attached::AttachedLayer;
 use crate::site::Site;
 
 /// What an adapter adds at a linear layer.

@@ -1,9 +1,14 @@
 //! Values of parameters by their id: reading them out of a module and putting them in.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Int, Tensor, TensorData};
+
+use crate::site::Site;
+
+/// Values of an adapter's parameters, by site (`None` for what its layers share) and name.
+pub type ParamValues = BTreeMap<(Option<Site>, String), TensorData>;
 
 /// Values of all parameters of a module, by id: numbers that train, and integers that only say where.
 pub fn values(module: &impl Module) -> HashMap<ParamId, TensorData> {
@@ -41,4 +46,24 @@ impl ModuleMapper for Fill {
             None => param,
         }
     }
+}
+
+/// Gives every parameter of a module a fresh id.
+///
+/// Burn's optimizer and gradients know a parameter by its id, and a loaded or cloned module carries the ids of
+/// its source: trained side by side, one would update the other.
+pub fn with_fresh_ids<M: Module>(module: M) -> M {
+    struct Fresh;
+    impl ModuleMapper for Fresh {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let (_, tensor, mapper) = param.consume();
+            // A leaf of its own too: gradients are found by graph node, and a clone shares it.
+            Param::from_mapped_value(ParamId::new(), tensor.detach(), mapper)
+        }
+        fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
+            let (_, tensor, mapper) = param.consume();
+            Param::from_mapped_value(ParamId::new(), tensor, mapper)
+        }
+    }
+    module.map(&mut Fresh)
 }

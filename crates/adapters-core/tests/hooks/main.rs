@@ -49,17 +49,7 @@ fn gradient_of(layer: &SiteLayer, id: ParamId, gradients: &burn::tensor::Gradien
         }
     }
     let mut find = Find(id, gradients, None);
-    match layer {
-        SiteLayer::Linear(l) => l.visit(&mut find),
-        SiteLayer::Norm(l) => l.visit(&mut find),
-        SiteLayer::Table(l) => l.visit(&mut find),
-        SiteLayer::Hidden(l) => l.visit(&mut find),
-        SiteLayer::KeyValue(l) => l.visit(&mut find),
-        SiteLayer::Embedding(l) => l.visit(&mut find),
-        SiteLayer::Output(l) => l.visit(&mut find),
-        SiteLayer::Fusion(l) => l.visit(&mut find),
-        SiteLayer::Shared(l) => l.visit(&mut find),
-    }
+    layer.visit(&mut find);
     find.2
 }
 

@@ -96,21 +96,21 @@ pub enum SignElection {
     Frequency,
 }
 
-/// The names of [`Combination`] in commands and recipes.
-const NAMES: &[&str] = &[
-    "negate_b",
-    "delta_svd",
-    "linear",
-    "cat",
-    "svd",
-    "ties",
-    "ties_svd",
-    "dare_linear",
-    "dare_ties",
-    "magnitude_prune",
-];
-
 impl Combination {
+    /// The names that [`named`](Self::named) takes.
+    pub const NAMES: [&str; 10] = [
+        "linear",
+        "cat",
+        "svd",
+        "ties",
+        "ties_svd",
+        "dare_linear",
+        "dare_ties",
+        "magnitude_prune",
+        "negate_b",
+        "delta_svd",
+    ];
+
     /// A combination from its name, with the options it takes.
     ///
     /// # Errors
@@ -161,7 +161,7 @@ impl Combination {
             },
             "magnitude_prune" => Self::MagnitudePrune { density: density()? },
             other => {
-                return Err(UnknownName::new("combination", other, NAMES.iter().copied()).into());
+                return Err(UnknownName::new("combination", other, Self::NAMES).into());
             }
         };
         Error::in_config(LoraConfig::NAME, combination.check())?;

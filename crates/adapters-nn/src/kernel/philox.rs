@@ -12,9 +12,9 @@ use super::simd::{self, Level};
 use super::threads;
 
 /// Elements of a group.
-const GROUP: usize = 128;
+pub(crate) const GROUP: usize = 128;
 /// Evaluations of a group.
-const EVALUATIONS: usize = 16;
+pub(crate) const EVALUATIONS: usize = 16;
 
 /// One mask: an element is zero with probability `dropped / 2^16`, else multiplied by `scale`.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -29,6 +29,12 @@ impl Level {
         levels.filter(|level| level.runs()).collect()
     }
 
+    /// The name of the level.
+    pub fn name(self) -> &'static str {
+        let named = Self::NAMES.into_iter().find(|(_, level)| *level == self);
+        named.map_or("portable", |(name, _)| name)
+    }
+
     /// The highest level this processor has, at most the one that the environment variable `ADAPTERS_SIMD` names; another
     /// value of it is ignored. Looked up once.
     pub fn chosen() -> Self {

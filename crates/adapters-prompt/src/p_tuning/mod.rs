@@ -4,9 +4,8 @@ pub(crate) mod network;
 
 use adapters_core::target::Target;
 use adapters_core::{
-    AdapterHub, Attached, Build, Capabilities, Codec, ConfigError, ConvertsForStorage, EditsEmbeddings, Erased, Error,
-    Format, Host, Inserted, Method, Pass, Peft, Shared, SharedParam, SharedParameters, SiteInfo, SiteKind, SiteLayer,
-    StoredConfig, Tensors,
+    AdapterHub, Attached, Build, Capabilities, Codec, ConfigError, ConvertsForStorage, Error, Format, Host, Method,
+    Pass, Peft, Shared, SharedParameters, SiteInfo, SiteLayer, StoredConfig, Tensors,
 };
 use adapters_nn::draw;
 use burn::module::Param;
@@ -14,9 +13,10 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::layer::VirtualTokensLayer;
-use crate::peft_file::{self, PROMPT, at_least_one, check_counts, embedding_width};
+use crate::layer::PromptRows;
+use crate::peft_file;
 use crate::start::Start;
+use crate::virtual_tokens::{PROMPT, VirtualTokens, at_least_one};
 use network::{NETWORK, PromptNetwork};
 
 /// P-tuning: learned rows in front of those of the token table, which get positions and whatever else a model adds to
@@ -27,11 +27,9 @@ use network::{NETWORK, PromptNetwork};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PTuningConfig {
-    /// Rows in front of the text, at least 1. Default 20.
-    pub num_virtual_tokens: usize,
-    /// Stacks of the model that a file has rows for: 2 in peft's files for an encoder-decoder model, whose second half of
-    /// the rows is never read. Default 1.
-    pub num_transformer_submodules: usize,
+    /// How many rows there are.
+    #[serde(flatten)]
+    pub tokens: VirtualTokens,
     /// The network. Default `MLP`.
     pub encoder_reparameterization_type: NetworkKind,
     /// Width of the network, at least 1. Default 128; peft has no default.
@@ -40,8 +38,6 @@ pub struct PTuningConfig {
     pub encoder_num_layers: usize,
     /// Dropout probability between the recurrent layers of an `LSTM`, in `[0, 1)`. Default 0.
     pub encoder_dropout: f64,
-    /// Peft's kind of model, e.g. `CAUSAL_LM`. Default `FEATURE_EXTRACTION`.
-    pub task_type: Option<String>,
     /// Whether there is a network, or the rows of a file; in no file.
     #[serde(skip)]
     pub start: Start,
@@ -66,13 +62,11 @@ const PEFT_TYPE: &str = "P_TUNING";
 impl Default for PTuningConfig {
     fn default() -> Self {
         Self {
-            num_virtual_tokens: 20,
-            num_transformer_submodules: 1,
+            tokens: VirtualTokens::default(),
             encoder_reparameterization_type: NetworkKind::Mlp,
             encoder_hidden_size: 128,
             encoder_num_layers: 2,
             encoder_dropout: 0.0,
-            task_type: None,
             start: Start::Configured,
             extra: Map::new(),
         }
@@ -103,7 +97,7 @@ impl Method for PTuningConfig {
     const NAME: &'static str = "p_tuning";
 
     fn check(&self) -> Result<(), ConfigError> {
-        check_counts(self.num_virtual_tokens, self.num_transformer_submodules)?;
+        self.tokens.check()?;
         at_least_one("encoder_hidden_size", self.encoder_hidden_size)?;
         if self.encoder_reparameterization_type == NetworkKind::Mlp {
             // Peft ignores the layers and the dropout of an MLP.
@@ -115,23 +109,17 @@ impl Method for PTuningConfig {
     }
 
     fn target(&self) -> Target {
-        peft_file::target()
+        VirtualTokens::target()
     }
 
     fn build(&self, site: &SiteInfo, _build: &Build<'_>) -> Result<SiteLayer, Error> {
-        match site.kind {
-            SiteKind::Embedding { .. } => Ok(SiteLayer::Embedding(Erased::new(VirtualTokensLayer {
-                rows: self.num_virtual_tokens,
-                network: self.network(),
-            }))),
-            _ => Err(Self::refuse(site, "it adapts the rows of the token table only")),
-        }
+        self.tokens.layer::<Self>(site)
     }
 
     fn capabilities(&self) -> Capabilities<'_> {
         Capabilities {
             shared: Some(self),
-            embeddings: Some(self),
+            embeddings: Some(&self.tokens),
             storage: Some(self),
             ..Capabilities::default()
         }
@@ -140,17 +128,13 @@ impl Method for PTuningConfig {
 
 impl SharedParameters for PTuningConfig {
     fn build_shared(&self, build: &Build<'_>) -> Result<Shared, Error> {
-        let Some(width) = embedding_width(&self.target().select(build.host)?.sites) else {
+        let Some([rows, width]) = self.tokens.shape(build.host)? else {
             return Ok(Shared::new());
         };
-        let rows = self.num_virtual_tokens * self.num_transformer_submodules;
-        Ok(match self.network() {
-            Some(network) => network.draw(rows, width, &mut build.shared_rng(None), build.device),
-            None => {
-                let vectors = Param::from_data(draw::constant([rows, width], 0.0), build.device);
-                Shared::new().with(PROMPT, SharedParam::Two(vectors))
-            }
-        })
+        Ok(Shared::of(match self.network() {
+            Some(network) => PromptRows::Network(network.draw(rows, width, &mut build.shared_rng(None), build.device)),
+            None => PromptRows::Rows(Param::from_data(draw::constant([rows, width], 0.0), build.device)),
+        }))
     }
 
     fn owns(&self, param: &str) -> bool {
@@ -158,28 +142,17 @@ impl SharedParameters for PTuningConfig {
     }
 }
 
-impl EditsEmbeddings for PTuningConfig {
-    fn inserts(&self) -> Option<Inserted> {
-        let count = self.num_virtual_tokens;
-        Some(Inserted { at: 0, count })
-    }
-
-    fn positions(&self) -> usize {
-        self.num_virtual_tokens
-    }
-}
-
 /// A file holds the rows that the network computes.
 impl ConvertsForStorage for PTuningConfig {
     fn to_storage(&self, _format: Format, adapter: &Attached, _host: &dyn Host) -> Result<Option<Attached>, Error> {
-        let Some(network) = self.network() else {
+        let Some(PromptRows::Network(network)) = adapter.shared().get() else {
             return Ok(None);
         };
         let pass = Pass::default();
-        let vectors = network.forward(adapter.shared(), |x, prob| pass.dropout(x, prob));
+        let vectors = network.forward(|x, prob| pass.dropout(x, prob));
         let device = vectors.device().inner();
         let vectors = Tensor::<2>::from_data(vectors.into_data(), &device);
-        let shared = Shared::new().with(PROMPT, SharedParam::Two(Param::from_tensor(vectors)));
+        let shared = Shared::of(PromptRows::Rows(Param::from_tensor(vectors)));
         let layers = adapter.layers().cloned().collect();
         let method = adapters_core::AnyMethod::new(self.starting(Start::Stored))?;
         Ok(Some(adapter.reformed(method, layers).with_shared(shared)))

@@ -1,8 +1,10 @@
 //! The networks of P-tuning, which compute the rows while they train.
 
-use adapters_core::{Shared, SharedParam};
+use std::borrow::Cow;
+
+use adapters_core::NamedParams;
 use adapters_nn::draw;
-use burn::module::Param;
+use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Tensor, activation};
 use rand_chacha::ChaCha8Rng;
 
@@ -30,18 +32,6 @@ pub(crate) const NETWORK: &str = "prompt_encoder.";
 /// What the network reads, a row for each vector.
 const EMBEDDING: &str = "prompt_encoder.embedding.weight";
 
-fn named(module: &str, param: impl std::fmt::Display) -> String {
-    format!("{NETWORK}{module}.{param}")
-}
-
-/// Name of a parameter of the recurrent layers, e.g. `weight_ih_l0_reverse`.
-fn recurrent(what: &str, layer: usize, reverse: bool) -> String {
-    named(
-        "lstm_head",
-        format!("{what}_l{layer}{}", if reverse { "_reverse" } else { "" }),
-    )
-}
-
 impl PromptNetwork {
     fn hidden_size(&self) -> usize {
         match self {
@@ -49,124 +39,146 @@ impl PromptNetwork {
         }
     }
 
-    /// Numbers of the linear layers at the end, as torch counts them: every second layer is an activation.
-    fn linear_layers(&self) -> &'static [usize] {
-        match self {
-            Self::Mlp { .. } => &[0, 2, 4],
-            Self::Lstm { .. } => &[0, 2],
-        }
-    }
-
     /// Fresh parameters, as torch initializes them: the embedding normal, the rest uniform in plus and minus one over the root
-    /// of a unit's inputs.
-    pub(crate) fn draw(&self, rows: usize, width: usize, rng: &mut ChaCha8Rng, device: &Device) -> Shared {
-        let embedding = Param::from_data(draw::normal(rng, [rows, width], 1.0), device);
-        let mut shared = Shared::new().with(EMBEDDING, SharedParam::Two(embedding));
-        let mut matrix = |shared: Shared, name: String, shape: [usize; 2], bound: f32| {
-            let param = Param::from_data(draw::uniform(rng, shape, bound), device);
-            shared.with(name, SharedParam::Two(param))
-        };
-        let root = |n: usize| (n as f32).sqrt().recip();
-        let mut biases: Vec<(String, usize, f32)> = Vec::new();
+    /// of a unit's inputs; all biases after all matrices.
+    pub(crate) fn draw(&self, rows: usize, width: usize, rng: &mut ChaCha8Rng, device: &Device) -> NetworkParams {
         let hidden = self.hidden_size();
-        let sizes = match self {
-            Self::Mlp { .. } => vec![width, hidden, hidden, width],
-            Self::Lstm { layers, .. } => {
-                for layer in 0..*layers {
-                    let d_in = if layer == 0 { width } else { 2 * hidden };
-                    for reverse in [false, true] {
-                        for (what, d_in) in [("weight_ih", d_in), ("weight_hh", hidden)] {
-                            let shape = [4 * hidden, d_in];
-                            shared = matrix(shared, recurrent(what, layer, reverse), shape, root(hidden));
-                        }
-                        let both = ["bias_ih", "bias_hh"].map(|what| recurrent(what, layer, reverse));
-                        biases.extend(both.map(|name| (name, 4 * hidden, root(hidden))));
-                    }
-                }
-                vec![2 * hidden, 2 * hidden, width]
-            }
+        let embedding = Param::from_data(draw::normal(rng, [rows, width], 1.0), device);
+        let root = |n: usize| (n as f32).sqrt().recip();
+        let zeros = |size: usize| Param::from_data(draw::constant([size], 0.0), device);
+        let (layers, dropout, sizes) = match *self {
+            Self::Mlp { .. } => (0, 0.0, vec![width, hidden, hidden, width]),
+            Self::Lstm { layers, dropout, .. } => (layers, dropout, vec![2 * hidden, 2 * hidden, width]),
         };
-        for (index, pair) in self.linear_layers().iter().zip(sizes.windows(2)) {
-            let (d_in, d_out) = (pair[0], pair[1]);
-            let name = named("mlp_head", format!("{index}.weight"));
-            shared = matrix(shared, name, [d_out, d_in], root(d_in));
-            biases.push((named("mlp_head", format!("{index}.bias")), d_out, root(d_in)));
+        let mut matrix = |d_out, d_in, bound| Param::from_data(draw::uniform(rng, [d_out, d_in], bound), device);
+        let mut direction = |d_in| Direction {
+            input: matrix(4 * hidden, d_in, root(hidden)),
+            hidden: matrix(4 * hidden, hidden, root(hidden)),
+            input_bias: zeros(4 * hidden),
+            hidden_bias: zeros(4 * hidden),
+        };
+        let mut recurrent: Vec<Bidirectional> = (0..layers)
+            .map(|layer| if layer == 0 { width } else { 2 * hidden })
+            .map(|d_in| Bidirectional {
+                forward: direction(d_in),
+                backward: direction(d_in),
+            })
+            .collect();
+        let mut linear: Vec<Linear> = sizes
+            .windows(2)
+            .map(|pair| Linear {
+                weight: matrix(pair[1], pair[0], root(pair[0])),
+                bias: zeros(pair[1]),
+            })
+            .collect();
+        let mut bias = |bias: &mut Param<Tensor<1>>, d_in: usize| {
+            let [size] = bias.dims();
+            *bias = Param::from_data(draw::uniform(rng, [size], root(d_in)), device);
+        };
+        for direction in recurrent
+            .iter_mut()
+            .flat_map(|both| [&mut both.forward, &mut both.backward])
+        {
+            bias(&mut direction.input_bias, hidden);
+            bias(&mut direction.hidden_bias, hidden);
         }
-        for (name, size, bound) in biases {
-            let param = Param::from_data(draw::uniform(rng, [size], bound), device);
-            shared = shared.with(name, SharedParam::One(param));
+        for layer in &mut linear {
+            let [_, d_in] = layer.weight.dims();
+            bias(&mut layer.bias, d_in);
         }
-        shared
-    }
-
-    /// The parameters that [`draw`](Self::draw) named.
-    fn values(&self, shared: &Shared) -> Values {
-        let layers = match self {
-            Self::Mlp { .. } => 0,
-            Self::Lstm { layers, .. } => *layers,
-        };
-        let direction = |layer: usize, reverse: bool| {
-            let name = |what: &str| recurrent(what, layer, reverse);
-            Direction {
-                input: shared.matrix(&name("weight_ih")),
-                hidden: shared.matrix(&name("weight_hh")),
-                bias: shared.vector(&name("bias_ih")) + shared.vector(&name("bias_hh")),
-            }
-        };
-        let linear = |index: &usize| {
-            let name = |what: &str| named("mlp_head", format!("{index}.{what}"));
-            (shared.matrix(&name("weight")), shared.vector(&name("bias")))
-        };
-        Values {
-            embedding: shared.matrix(EMBEDDING),
-            recurrent: (0..layers)
-                .map(|layer| [false, true].map(|reverse| direction(layer, reverse)))
-                .collect(),
-            linear: self.linear_layers().iter().map(linear).collect(),
+        NetworkParams {
+            embedding,
+            recurrent,
+            linear,
+            dropout,
         }
     }
+}
 
+/// The parameters of a [`PromptNetwork`].
+#[derive(Module, Debug)]
+pub struct NetworkParams {
+    /// What the network reads, a row for each vector, `[rows, width]`.
+    embedding: Param<Tensor<2>>,
+    recurrent: Vec<Bidirectional>,
+    /// The layers at the end.
+    linear: Vec<Linear>,
+    /// Dropout probability between the recurrent layers.
+    dropout: f64,
+}
+
+/// Both directions of a recurrent layer.
+#[derive(Module, Debug)]
+struct Bidirectional {
+    forward: Direction,
+    backward: Direction,
+}
+
+/// One direction of a recurrent layer.
+#[derive(Module, Debug)]
+struct Direction {
+    /// `W`, `[4 hidden, d_in]`.
+    input: Param<Tensor<2>>,
+    /// `U`, `[4 hidden, hidden]`.
+    hidden: Param<Tensor<2>>,
+    /// `b`, `[4 hidden]`.
+    input_bias: Param<Tensor<1>>,
+    /// `d`, `[4 hidden]`.
+    hidden_bias: Param<Tensor<1>>,
+}
+
+#[derive(Module, Debug)]
+struct Linear {
+    /// `[d_out, d_in]`.
+    weight: Param<Tensor<2>>,
+    /// `[d_out]`.
+    bias: Param<Tensor<1>>,
+}
+
+impl NetworkParams {
     /// The rows, `[rows, width]`.
-    pub(crate) fn forward(&self, shared: &Shared, dropout: impl Fn(Tensor<2>, f64) -> Tensor<2>) -> Tensor<2> {
-        let values = self.values(shared);
-        let probability = match self {
-            Self::Mlp { .. } => 0.0,
-            Self::Lstm { dropout, .. } => *dropout,
-        };
-        let mut x = values.embedding;
-        for (layer, [forward, backward]) in values.recurrent.into_iter().enumerate() {
+    pub(crate) fn forward(&self, dropout: impl Fn(Tensor<2>, f64) -> Tensor<2>) -> Tensor<2> {
+        let mut x = self.embedding.val();
+        for (layer, both) in self.recurrent.iter().enumerate() {
             if layer > 0 {
-                x = dropout(x, probability);
+                x = dropout(x, self.dropout);
             }
-            x = Tensor::cat(vec![forward.read(&x, false), backward.read(&x, true)], 1);
+            x = Tensor::cat(vec![both.forward.read(&x, false), both.backward.read(&x, true)], 1);
         }
-        for (index, (weight, bias)) in values.linear.into_iter().enumerate() {
+        for (index, layer) in self.linear.iter().enumerate() {
             if index > 0 {
                 x = activation::relu(x);
             }
-            x = x.matmul(weight.transpose()) + bias.unsqueeze();
+            x = x.matmul(layer.weight.val().transpose()) + layer.bias.val().unsqueeze();
         }
         x
     }
 }
 
-/// Values of a network's parameters.
-struct Values {
-    embedding: Tensor<2>,
-    /// Both directions of each recurrent layer.
-    recurrent: Vec<[Direction; 2]>,
-    /// Weight and bias of the linear layers at the end.
-    linear: Vec<(Tensor<2>, Tensor<1>)>,
-}
-
-/// One direction of a recurrent layer.
-struct Direction {
-    /// `W`, `[4 hidden, d_in]`.
-    input: Tensor<2>,
-    /// `U`, `[4 hidden, hidden]`.
-    hidden: Tensor<2>,
-    /// `b + d`, `[4 hidden]`.
-    bias: Tensor<1>,
+impl NamedParams for NetworkParams {
+    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
+        let mut params = vec![(EMBEDDING.into(), self.embedding.id)];
+        for (layer, Bidirectional { forward, backward }) in self.recurrent.iter().enumerate() {
+            for (direction, end) in [(forward, ""), (backward, "_reverse")] {
+                params.extend(
+                    [
+                        ("weight_ih", direction.input.id),
+                        ("weight_hh", direction.hidden.id),
+                        ("bias_ih", direction.input_bias.id),
+                        ("bias_hh", direction.hidden_bias.id),
+                    ]
+                    .map(|(what, id)| (format!("{NETWORK}lstm_head.{what}_l{layer}{end}").into(), id)),
+                );
+            }
+        }
+        for (index, layer) in self.linear.iter().enumerate() {
+            // As torch counts them: every second layer is an activation.
+            let path = format!("{NETWORK}mlp_head.{}", 2 * index);
+            params.push((format!("{path}.weight").into(), layer.weight.id));
+            params.push((format!("{path}.bias").into(), layer.bias.id));
+        }
+        params
+    }
 }
 
 impl Direction {
@@ -174,9 +186,10 @@ impl Direction {
     /// `W x + b + U h + d`.
     ///
     /// *Long Short-Term Memory*, Hochreiter and Schmidhuber, 1997, as torch orders its gates.
-    fn read(self, x: &Tensor<2>, reverse: bool) -> Tensor<2> {
-        let read = x.clone().matmul(self.input.transpose()) + self.bias.unsqueeze();
-        let again = self.hidden.transpose();
+    fn read(&self, x: &Tensor<2>, reverse: bool) -> Tensor<2> {
+        let bias = self.input_bias.val() + self.hidden_bias.val();
+        let read = x.clone().matmul(self.input.val().transpose()) + bias.unsqueeze();
+        let again = self.hidden.val().transpose();
         let ([rows, _], [hidden, _]) = (x.dims(), again.dims());
         let mut state = Tensor::<2>::zeros([1, hidden], &x.device());
         let mut cell = state.clone();

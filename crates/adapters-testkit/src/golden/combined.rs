@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use adapters::core::{ParamValues, normalized};
+use adapters::core::{NamedParams, ParamValues, normalized};
 use adapters::lora::{Combination, SignElection};
 use adapters::models::Model;
 use adapters::prefix::eject;
@@ -84,7 +84,7 @@ impl Combined<'_> {
         // the outputs alone.
         let dir = self.dir.join(folder);
         if let Err(error) = load_adapter(&dir, &mut expected, self.base, &METHODS, &options, self.device) {
-            return match set.attached(name)?.shared().is_empty() {
+            return match set.attached(name)?.shared().named_params().is_empty() {
                 true => Err(error.into()),
                 false => Ok(Vec::new()),
             };

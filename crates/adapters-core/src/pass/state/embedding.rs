@@ -3,9 +3,8 @@
 use burn::tensor::{Bool, Tensor};
 
 use super::fields::by_fields;
-use super::{HookState, NoWeight, Positions};
-use crate::erased::Erased;
-use crate::method::layer::SiteLayer;
+use super::hook_state::{HookState, NoWeight};
+use super::positions::Positions;
 
 /// State of the embedded tokens, which an adapter may make more of: see [`insert`](Self::insert).
 #[derive(Clone, Debug)]
@@ -58,13 +57,6 @@ impl HookState for EmbeddingState {
 
     fn rows(&self) -> usize {
         self.hidden.dims()[0]
-    }
-
-    fn of(layer: &SiteLayer) -> Option<&Erased<Self>> {
-        match layer {
-            SiteLayer::Embedding(layer) => Some(layer),
-            _ => None,
-        }
     }
 
     fn finish(self) -> Self {

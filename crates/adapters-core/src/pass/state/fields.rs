@@ -124,7 +124,7 @@ pub(super) mod whole {
 /// What a fusion reads of an adapter: in every part, or in none.
 pub(super) mod up {
     use super::*;
-    use crate::pass::state::Up;
+    use crate::pass::state::hidden::Up;
 
     pub(crate) fn take_rows(field: &Up, rows: &[usize]) -> Up {
         match field {
@@ -164,7 +164,7 @@ pub(super) mod up {
 /// axis 1 says how many positions there are.
 macro_rules! by_fields {
     ($state:ty { $($field:ident: $kind:ident),* $(,)? }) => {
-        impl $crate::pass::state::Rows for $state {
+        impl $crate::pass::state::rows::Rows for $state {
             fn take_rows(&self, rows: &[usize]) -> Self {
                 Self { $($field: $crate::pass::state::fields::$kind::take_rows(&self.$field, rows),)* }
             }
@@ -181,7 +181,7 @@ macro_rules! by_fields {
     ($state:ty, positions of $seq:ident { $($field:ident: $kind:ident),* $(,)? }) => {
         $crate::pass::state::fields::by_fields!($state { $($field: $kind),* });
 
-        impl $crate::pass::state::Positions for $state {
+        impl $crate::pass::state::positions::Positions for $state {
             fn positions(&self) -> Option<usize> {
                 Some(self.$seq.dims()[1])
             }

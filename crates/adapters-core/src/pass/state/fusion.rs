@@ -2,9 +2,19 @@
 
 use burn::tensor::Tensor;
 
-use super::{HookState, NoWeight, Positions, Rows};
-use crate::erased::Erased;
-use crate::method::layer::{FusionQuery, SiteLayer};
+use super::hook_state::{HookState, NoWeight};
+use super::positions::Positions;
+use super::rows::Rows;
+
+/// What a fusion computes its query from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FusionQuery {
+    /// What enters an adapter after its block: the hidden state, before or after the normalization as the fusion's
+    /// configuration says.
+    Hidden,
+    /// What enters an adapter beside its block: what the block read.
+    Beside,
+}
 
 /// State of a fusion of adapters where a block joins the residual stream. Each row and position is fused for itself.
 #[derive(Clone, Debug)]
@@ -75,13 +85,6 @@ impl HookState for FusionState {
 
     fn rows(&self) -> usize {
         self.before.dims()[0]
-    }
-
-    fn of(layer: &SiteLayer) -> Option<&Erased<Self>> {
-        match layer {
-            SiteLayer::Fusion(layer) => Some(layer),
-            _ => None,
-        }
     }
 
     fn finish(self) -> Tensor<3> {

@@ -5,11 +5,9 @@ use std::sync::Arc;
 use burn::tensor::Tensor;
 
 use super::fields::by_fields;
+use super::hook_state::{HookState, NoWeight};
+use super::norm::NormParameters;
 use super::rows::weighted;
-use super::{HookState, NoWeight};
-use crate::erased::Erased;
-use crate::method::layer::SiteLayer;
-use crate::sited::NormParameters;
 
 /// A normalization of any formula, with the parameters it has in this pass.
 pub type AnyNorm = Arc<dyn NormParameters + Send + Sync>;
@@ -131,13 +129,6 @@ impl HookState for HiddenState {
         let first = parts[0].0.clone();
         let hidden = weighted(parts.into_iter().map(|(state, weight)| (state.hidden, weight)))?;
         Some(Self { hidden, ..first })
-    }
-
-    fn of(layer: &SiteLayer) -> Option<&Erased<Self>> {
-        match layer {
-            SiteLayer::Hidden(layer) => Some(layer),
-            _ => None,
-        }
     }
 
     fn finish(self) -> Tensor<3> {

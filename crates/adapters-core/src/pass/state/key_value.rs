@@ -3,10 +3,9 @@
 use adapters_nn::ops::causal_bias;
 use burn::tensor::Tensor;
 
-use super::rows::take;
-use super::{HookState, NoWeight, Positions, Rows};
-use crate::erased::Erased;
-use crate::method::layer::SiteLayer;
+use super::hook_state::{HookState, NoWeight};
+use super::positions::Positions;
+use super::rows::{Rows, take};
 
 /// State of an attention's keys and values, after projection and position encoding.
 ///
@@ -257,13 +256,6 @@ impl HookState for KeyValueState {
 
     fn apart(self) -> Self {
         Self { filler: None, ..self }
-    }
-
-    fn of(layer: &SiteLayer) -> Option<&Erased<Self>> {
-        match layer {
-            SiteLayer::KeyValue(layer) => Some(layer),
-            _ => None,
-        }
     }
 
     fn finish(self) -> Self {

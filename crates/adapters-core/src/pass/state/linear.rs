@@ -3,11 +3,11 @@
 use burn::nn::Linear;
 use burn::tensor::Tensor;
 
+use super::effect::Effect;
 use super::fields::by_fields;
+use super::hook_state::HookState;
+use super::positions;
 use super::rows::{join_deltas, take, weighted_deltas};
-use super::{HookState, positions};
-use crate::erased::Erased;
-use crate::method::layer::{Effect, SiteLayer};
 
 /// State at a linear site: `layer(input) + delta`.
 ///
@@ -73,13 +73,6 @@ impl HookState for LinearState {
             delta: positions::join(deltas.collect()),
             ..self.clone()
         })
-    }
-
-    fn of(layer: &SiteLayer) -> Option<&Erased<Self>> {
-        match layer {
-            SiteLayer::Linear(layer) => Some(layer),
-            _ => None,
-        }
     }
 
     fn finish(self) -> Tensor<3> {

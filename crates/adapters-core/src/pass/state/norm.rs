@@ -1,12 +1,14 @@
 //! Normalizations as adapters see them: parameters that are read and replaced, whatever the formula.
 
+use std::fmt::Debug;
+
 use burn::module::{Param, ParamId};
 use burn::nn::{LayerNorm, RmsNorm};
 use burn::tensor::Tensor;
 
-use super::{HookState, Positions, Rows};
-use crate::erased::Erased;
-use crate::method::layer::SiteLayer;
+use super::hook_state::HookState;
+use super::positions::Positions;
+use super::rows::Rows;
 use adapters_nn::ops;
 
 /// State at a normalization: the parameters it runs with.
@@ -52,13 +54,6 @@ impl HookState for NormState {
         0
     }
 
-    fn of(layer: &SiteLayer) -> Option<&Erased<Self>> {
-        match layer {
-            SiteLayer::Norm(layer) => Some(layer),
-            _ => None,
-        }
-    }
-
     fn finish(self) -> Self {
         self
     }
@@ -75,6 +70,30 @@ pub trait Normalization: Clone {
     /// The same normalization with other parameters, which train if they are tracked.
     #[must_use]
     fn with_parameters(self, parameters: NormWeight) -> Self;
+}
+
+/// A [`Normalization`] of any formula, behind a reference.
+pub trait NormParameters: Debug {
+    /// Its parameters.
+    fn get(&self) -> NormWeight;
+    /// Puts others there.
+    fn set(&mut self, parameters: NormWeight);
+    /// Normalizes; `[batch, seq, d_model]` to the same shape.
+    fn apply(&self, x: Tensor<3>) -> Tensor<3>;
+}
+
+impl<N: Normalization + Debug> NormParameters for N {
+    fn get(&self) -> NormWeight {
+        self.parameters()
+    }
+
+    fn set(&mut self, parameters: NormWeight) {
+        *self = self.clone().with_parameters(parameters);
+    }
+
+    fn apply(&self, x: Tensor<3>) -> Tensor<3> {
+        self.normalize(x)
+    }
 }
 
 impl Normalization for LayerNorm {

@@ -3,9 +3,7 @@
 use burn::tensor::{Bool, Tensor};
 
 use super::fields::by_fields;
-use super::{HookState, NoWeight};
-use crate::erased::Erased;
-use crate::method::layer::SiteLayer;
+use super::hook_state::{HookState, NoWeight};
 
 /// State of a hidden state as a whole: a layer's output, or the input of the language-model head.
 #[derive(Clone, Debug)]
@@ -30,13 +28,6 @@ impl HookState for OutputState {
 
     fn rows(&self) -> usize {
         self.hidden.dims()[0]
-    }
-
-    fn of(layer: &SiteLayer) -> Option<&Erased<Self>> {
-        match layer {
-            SiteLayer::Output(layer) => Some(layer),
-            _ => None,
-        }
     }
 
     fn finish(self) -> Tensor<3> {

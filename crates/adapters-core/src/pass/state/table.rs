@@ -2,11 +2,10 @@
 
 use burn::tensor::{Int, Tensor};
 
-use super::HookState;
+use super::effect::Effect;
 use super::fields::by_fields;
+use super::hook_state::HookState;
 use super::rows::weighted_deltas;
-use crate::erased::Erased;
-use crate::method::layer::{Effect, SiteLayer};
 
 /// State at an embedding table: `output + delta`.
 #[derive(Clone, Debug)]
@@ -40,13 +39,6 @@ impl HookState for TableState {
             delta: weighted_deltas(parts.into_iter().map(|(state, weight)| (state.delta, weight))),
             ..first
         })
-    }
-
-    fn of(layer: &SiteLayer) -> Option<&Erased<Self>> {
-        match layer {
-            SiteLayer::Table(layer) => Some(layer),
-            _ => None,
-        }
     }
 
     fn finish(self) -> Tensor<3> {

@@ -1,4 +1,4 @@
-//! `adapters average`
+//! `adapters combine`
 
 use std::path::{Path, PathBuf};
 
@@ -8,22 +8,21 @@ use adapters::models::Pretrained;
 use adapters::store::{LoadOptions, Manifest, load_adapter, save_adapter};
 use adapters::{AdapterSet, METHODS};
 
-use crate::args::{AverageArgs, SignArg};
+use crate::args::{CombineArgs, SignArg};
 use crate::failure::Failure;
-use crate::loading;
+use crate::{folders, loading};
 
 /// Writes the weighted sum of several adapters as one.
-pub fn run(args: AverageArgs) -> Result<(), Failure> {
-    let parts: Vec<(PathBuf, f64)> = args.adapters.iter().map(|text| part(text)).collect::<Result<_, _>>()?;
+pub fn run(args: CombineArgs) -> Result<(), Failure> {
+    let parts: Vec<(PathBuf, f64)> = args
+        .adapters
+        .iter()
+        .map(|text| weighted(text))
+        .collect::<Result<_, _>>()?;
     let [(first, _), ..] = parts.as_slice() else {
         return Err(Failure::new("no adapter is named", "name adapter folders"));
     };
-    if args.out.join("adapter_config.json").exists() {
-        return Err(Failure::new(
-            format!("{} holds an adapter already", args.out.display()),
-            "choose another folder with --out, or delete this one",
-        ));
-    }
+    folders::check_new(&args.out)?;
     let device = loading::device(&args.device)?;
     let manifest = loading::manifest(first)?;
     let dir = loading::base_dir(args.model.as_deref(), &manifest)?;
@@ -33,7 +32,7 @@ pub fn run(args: AverageArgs) -> Result<(), Failure> {
     let mut format = None;
     for (index, (folder, weight)) in parts.iter().enumerate() {
         // Folders may name their adapters alike.
-        let name = format!("part {index}");
+        let name = format!("adapter {index}");
         let options = LoadOptions {
             name: Some(name.clone()),
             allow_bin: args.allow_bin,
@@ -81,16 +80,16 @@ pub fn run(args: AverageArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A folder and its weight.
-fn part(text: &str) -> Result<(PathBuf, f64), Failure> {
+/// An adapter folder and its weight.
+fn weighted(text: &str) -> Result<(PathBuf, f64), Failure> {
     let Some((folder, weight)) = text.rsplit_once('=') else {
-        return Ok((PathBuf::from(text), 1.0));
+        return Ok((folders::adapter(Path::new(text))?, 1.0));
     };
     let number: f64 = weight.parse().map_err(|_| not_a_weight(text, weight))?;
     if !number.is_finite() {
         return Err(not_a_weight(text, weight));
     }
-    Ok((PathBuf::from(folder), number))
+    Ok((folders::adapter(Path::new(folder))?, number))
 }
 
 fn not_a_weight(text: &str, weight: &str) -> Failure {
@@ -102,5 +101,5 @@ fn not_a_weight(text: &str, weight: &str) -> Failure {
 
 fn folder_name(dir: &Path) -> String {
     dir.file_name()
-        .map_or_else(|| "average".to_owned(), |name| name.to_string_lossy().into_owned())
+        .map_or_else(|| "combined".to_owned(), |name| name.to_string_lossy().into_owned())
 }

@@ -1,6 +1,7 @@
 //! A method whose type is known at run time only.
 
 use std::any::Any;
+use std::error::Error as StdError;
 use std::fmt::{self, Debug, Display};
 use std::ops::Deref;
 use std::sync::Arc;
@@ -10,18 +11,18 @@ use serde_json::{Map, Value};
 
 use crate::error::Error;
 use crate::host::Host;
-use crate::method::Method;
 use crate::method::build::Build;
-use crate::method::capability::Encode;
-use crate::method::codec::{AdapterHub, Codec, Format, Peft, Tensors};
-use crate::method::layer::SiteLayer;
-use crate::method::preset;
+use crate::method::codec::{Format, Tensors};
 use crate::method::schedule::TrainingSchedule;
 use crate::method::shared::Shared;
+use crate::method::site_layer::SiteLayer;
 use crate::method::target::Target;
 use crate::pass::state::Inserted;
-use crate::set::Attached;
+use crate::set::attached::Attached;
 use crate::site::SiteInfo;
+
+/// From a text to the ids of its tokens, special ones included: what a model's tokenizer does.
+pub type Encode<'a> = dyn Fn(&str) -> Result<Vec<u32>, Box<dyn StdError + Send + Sync>> + 'a;
 
 /// A checked, type-erased method. Displayed, it is the config string that makes it again.
 ///
@@ -30,16 +31,6 @@ use crate::site::SiteInfo;
 pub struct AnyMethod(Arc<dyn ErasedMethod>);
 
 impl AnyMethod {
-    /// Checks a configuration.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Config`] naming the first field outside its range.
-    pub fn new<M: Method>(config: M) -> Result<Self, Error> {
-        Error::in_config(M::NAME, config.check())?;
-        Ok(Self::erased(config))
-    }
-
     /// What implements the object-safe trait itself and is checked already: a union, a fusion.
     pub fn erased(method: impl ErasedMethod) -> Self {
         Self(Arc::new(method))
@@ -72,56 +63,56 @@ impl Display for AnyMethod {
     }
 }
 
-/// The object-safe trait behind [`AnyMethod`]: every function of [`Method`], of its codecs and of its capabilities.
-/// Implemented for every [`Method`]; only what is made of other methods implements it itself.
+/// The object-safe trait behind [`AnyMethod`]: every function of [`Method`](crate::Method), of its codecs and of its capabilities.
+/// Implemented for every [`Method`](crate::Method); only what is made of other methods implements it itself.
 pub trait ErasedMethod: Any + Debug + Send + Sync {
-    /// See [`Method::NAME`].
+    /// See [`Method::NAME`](crate::Method::NAME).
     fn name(&self) -> &'static str;
 
     /// The config string that makes the method again.
     fn config_string(&self) -> String;
 
-    /// See [`Method::target`].
+    /// See [`Method::target`](crate::Method::target).
     fn target(&self) -> Target;
 
-    /// See [`Method::build`].
+    /// See [`Method::build`](crate::Method::build).
     ///
     /// # Errors
     ///
     /// [`Error::CannotBuild`].
     fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error>;
 
-    /// See [`Codec::write`].
+    /// See [`Codec::write`](crate::Codec::write).
     ///
     /// # Errors
     ///
     /// [`Error::Config`] where the format cannot express it.
     fn write(&self, format: Format, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, Error>;
 
-    /// See [`Codec::key`].
+    /// See [`Codec::key`](crate::Codec::key).
     fn key(&self, format: Format, site: &SiteInfo, adapter: &str, param: &str) -> String;
 
-    /// See [`Codec::shared_key`].
+    /// See [`Codec::shared_key`](crate::Codec::shared_key).
     fn shared_key(&self, format: Format, adapter: &str, param: &str) -> String {
         format.shared_key(adapter, param)
     }
 
-    /// See [`Codec::is_duplicate`].
+    /// See [`Codec::is_duplicate`](crate::Codec::is_duplicate).
     fn is_duplicate(&self, _format: Format, _key: &str) -> bool {
         false
     }
 
-    /// See [`Codec::adjusted_to`].
+    /// See [`Codec::adjusted_to`](crate::Codec::adjusted_to).
     fn adjusted_to(&self, _format: Format, _tensors: &Tensors) -> Option<AnyMethod> {
         None
     }
 
-    /// See [`Codec::write_nested`].
+    /// See [`Codec::write_nested`](crate::Codec::write_nested).
     fn write_nested(&self, _format: Format, _outer: &Map<String, Value>) -> Option<Map<String, Value>> {
         None
     }
 
-    /// See [`Codec::nested_key`].
+    /// See [`Codec::nested_key`](crate::Codec::nested_key).
     fn nested_key(&self, format: Format, site: &SiteInfo, adapter: &str, param: &str) -> String {
         self.key(format, site, adapter, param)
     }
@@ -186,110 +177,5 @@ pub trait ErasedMethod: Any + Debug + Send + Sync {
     /// See [`ConvertsForStorage::restored`](crate::ConvertsForStorage::restored).
     fn restored(&self, _adapter: &Attached) -> Option<Attached> {
         None
-    }
-}
-
-/// Runs a function of the codec of a format known at run time.
-macro_rules! by_format {
-    ($format:expr, $method:ident($($argument:expr),*)) => {
-        match $format {
-            Format::AdapterHub => <M as Codec<AdapterHub>>::$method($($argument),*),
-            Format::Peft => <M as Codec<Peft>>::$method($($argument),*),
-        }
-    };
-}
-
-impl<M: Method> ErasedMethod for M {
-    fn name(&self) -> &'static str {
-        M::NAME
-    }
-
-    fn config_string(&self) -> String {
-        preset::config_string(self)
-    }
-
-    fn target(&self) -> Target {
-        Method::target(self)
-    }
-
-    fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
-        Method::build(self, site, build)
-    }
-
-    fn write(&self, format: Format, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, Error> {
-        Error::in_config(M::NAME, by_format!(format, write(self, sites, host)))
-    }
-
-    fn key(&self, format: Format, site: &SiteInfo, adapter: &str, param: &str) -> String {
-        by_format!(format, key(self, site, adapter, param))
-    }
-
-    fn shared_key(&self, format: Format, adapter: &str, param: &str) -> String {
-        by_format!(format, shared_key(self, adapter, param))
-    }
-
-    fn is_duplicate(&self, format: Format, key: &str) -> bool {
-        by_format!(format, is_duplicate(self, key))
-    }
-
-    fn adjusted_to(&self, format: Format, tensors: &Tensors) -> Option<AnyMethod> {
-        by_format!(format, adjusted_to(self, tensors)).map(AnyMethod::erased)
-    }
-
-    fn write_nested(&self, format: Format, outer: &Map<String, Value>) -> Option<Map<String, Value>> {
-        by_format!(format, write_nested(self, outer))
-    }
-
-    fn nested_key(&self, format: Format, site: &SiteInfo, adapter: &str, param: &str) -> String {
-        by_format!(format, nested_key(self, site, adapter, param))
-    }
-
-    fn build_shared(&self, build: &Build<'_>) -> Result<Shared, Error> {
-        match self.capabilities().shared {
-            Some(shared) => shared.build_shared(build),
-            None => Ok(Shared::new()),
-        }
-    }
-
-    fn owns(&self, param: &str) -> bool {
-        self.capabilities().shared.is_some_and(|shared| shared.owns(param))
-    }
-
-    fn schedule(&self, steps: u64) -> Option<Box<dyn TrainingSchedule>> {
-        self.capabilities().schedule.map(|scheduled| scheduled.schedule(steps))
-    }
-
-    fn penalty(&self, adapter: &Attached) -> Option<Tensor<1>> {
-        self.capabilities().penalty?.penalty(adapter)
-    }
-
-    fn inserts(&self) -> Option<Inserted> {
-        self.capabilities().embeddings?.inserts()
-    }
-
-    fn first_position(&self) -> usize {
-        self.capabilities().embeddings.map_or(0, |edits| edits.first_position())
-    }
-
-    fn positions(&self) -> usize {
-        self.capabilities().embeddings.map_or(0, |edits| edits.positions())
-    }
-
-    fn with_tokens(&self, encode: &Encode<'_>) -> Result<Option<AnyMethod>, Error> {
-        match self.capabilities().tokenizer {
-            Some(text) => text.with_tokens(encode),
-            None => Ok(None),
-        }
-    }
-
-    fn to_storage(&self, format: Format, adapter: &Attached, host: &dyn Host) -> Result<Option<Attached>, Error> {
-        match self.capabilities().storage {
-            Some(storage) => storage.to_storage(format, adapter, host),
-            None => Ok(None),
-        }
-    }
-
-    fn restored(&self, adapter: &Attached) -> Option<Attached> {
-        self.capabilities().storage?.restored(adapter)
     }
 }

@@ -1,0 +1,89 @@
+//! `adapters doctor`: what this build and this machine have.
+
+use std::fs;
+
+use adapters::nn::cpu_instructions;
+use serde::Serialize;
+
+use crate::failure::Failure;
+
+/// `adapters doctor`
+#[derive(Debug, clap::Args)]
+pub struct DoctorArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    version: &'static str,
+    devices: Vec<&'static str>,
+    cpu: Option<String>,
+    instructions: &'static str,
+    threads: usize,
+    memory_bytes: Option<u64>,
+    available_memory_bytes: Option<u64>,
+    allocator: &'static str,
+    hub: bool,
+}
+
+/// Prints the report.
+pub fn run(args: DoctorArgs) -> Result<(), Failure> {
+    let report = Report {
+        version: env!("CARGO_PKG_VERSION"),
+        devices: adapters::available_devices(),
+        cpu: cpu(),
+        instructions: cpu_instructions(),
+        threads: rayon::current_num_threads(),
+        memory_bytes: memory("MemTotal"),
+        available_memory_bytes: memory("MemAvailable"),
+        allocator: "mimalloc",
+        hub: cfg!(feature = "hub"),
+    };
+    if args.json {
+        say!("{}", serde_json::to_string_pretty(&report).unwrap_or_default());
+        return Ok(());
+    }
+    let gibibytes = |bytes: Option<u64>| match bytes {
+        Some(bytes) => format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30)),
+        None => "unknown".to_owned(),
+    };
+    say!("version       {}", report.version);
+    say!("devices       {}", report.devices.join(", "));
+    say!("processor     {}", report.cpu.as_deref().unwrap_or("unknown"));
+    say!("instructions  {}", report.instructions);
+    say!("threads       {}", report.threads);
+    say!(
+        "memory        {}, {} available",
+        gibibytes(report.memory_bytes),
+        gibibytes(report.available_memory_bytes)
+    );
+    say!("allocator     {}", report.allocator);
+    say!(
+        "Hub access    {}",
+        if report.hub {
+            "yes"
+        } else {
+            "no (build with `--features hub`)"
+        }
+    );
+    Ok(())
+}
+
+/// The name of the processor, on Linux.
+fn cpu() -> Option<String> {
+    let text = fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
+    line.split_once(':').map(|(_, name)| name.trim().to_owned())
+}
+
+/// A line of `/proc/meminfo` in bytes, on Linux.
+fn memory(name: &str) -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kibibytes * 1024)
+}

@@ -1,0 +1,75 @@
+//! `adapters methods`: what a config string can name.
+
+use adapters::core::MethodEntry;
+use adapters::{METHODS, method};
+use serde_json::{Value, json};
+
+use crate::failure::Failure;
+
+/// `adapters methods`
+#[derive(Debug, clap::Args)]
+#[command(after_help = crate::args::examples(&["adapters methods", "adapters methods lora"]))]
+pub struct MethodsArgs {
+    /// List the fields of this method and their defaults.
+    pub name: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Prints the methods, or the fields of one.
+pub fn run(args: MethodsArgs) -> Result<(), Failure> {
+    match &args.name {
+        Some(name) => fields(name, args.json),
+        None => {
+            all(args.json);
+            Ok(())
+        }
+    }
+}
+
+fn all(as_json: bool) {
+    let registry = METHODS;
+    let entries = registry.entries();
+    if as_json {
+        let methods: Vec<Value> = entries
+            .iter()
+            .map(|entry| json!({"method": entry.name(), "names": entry.identifiers()}))
+            .collect();
+        return say!("{}", Value::from(methods));
+    }
+    let width = entries.iter().map(|entry| entry.name().len()).max().unwrap_or_default();
+    say!("{:<width$}  names in config strings", "method");
+    for entry in entries {
+        say!("{:<width$}  {}", entry.name(), entry.identifiers().join(", "));
+    }
+    say!("");
+    say!("`adapters methods NAME` lists the fields of a method and their defaults.");
+}
+
+fn fields(name: &str, as_json: bool) -> Result<(), Failure> {
+    let registry = METHODS;
+    let entries = registry.entries();
+    let Some(fields) = entries.iter().find_map(|entry| entry.defaults(name)) else {
+        // The refusal of an unknown name has the nearest known one.
+        method(name)?;
+        let members = entries
+            .iter()
+            .find(|entry| entry.name() == name)
+            .and_then(MethodEntry::members);
+        say!("{name} is short for {}", members.unwrap_or_default());
+        return Ok(());
+    };
+    if as_json {
+        say!("{}", Value::from(fields));
+        return Ok(());
+    }
+    let width = fields.keys().map(String::len).max().unwrap_or_default();
+    for (field, value) in &fields {
+        say!("{field:<width$}  {value}");
+    }
+    say!("");
+    let field = fields.keys().next().map_or("r", String::as_str);
+    say!("Write {name}[{field}=..] in a recipe's `adapter.config` to set a field.");
+    Ok(())
+}

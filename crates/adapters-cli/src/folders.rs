@@ -1,0 +1,106 @@
+//! Folders that arguments name: models, adapters, and where results go.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use adapters::nn::nearest;
+
+use crate::failure::Failure;
+
+/// The folder of a model: a folder of that name, or what the Hub has under that id.
+pub fn model(name: &str) -> Result<PathBuf, Failure> {
+    let path = PathBuf::from(name);
+    if path.is_dir() { Ok(path) } else { hub(name) }
+}
+
+/// The folder of the base model that an adapter folder names.
+pub fn moved_model(name: &str) -> Result<PathBuf, Failure> {
+    let path = PathBuf::from(name);
+    if path.is_dir() {
+        return Ok(path);
+    }
+    if is_id(name) && cfg!(feature = "hub") {
+        return hub(name);
+    }
+    Err(Failure::new(
+        format!("the adapter was trained on the model in {name}, and there is no such folder on this machine"),
+        "if the model was moved, name its folder with --model",
+    ))
+}
+
+#[cfg(feature = "hub")]
+fn hub(name: &str) -> Result<PathBuf, Failure> {
+    if is_id(name) {
+        return Ok(adapters::models::download(name)?);
+    }
+    Err(missing("model", Path::new(name), ""))
+}
+
+#[cfg(not(feature = "hub"))]
+fn hub(name: &str) -> Result<PathBuf, Failure> {
+    let hint = match is_id(name) {
+        true => "; this build has no access to the Hub, build it with `--features hub`",
+        false => "",
+    };
+    Err(missing("model", Path::new(name), hint))
+}
+
+/// Whether a name may be an id of the Hub: an owner and a name.
+fn is_id(name: &str) -> bool {
+    let mut parts = name.split('/');
+    let plain = |part: Option<&str>| part.is_some_and(|part| !part.is_empty() && !part.starts_with('.'));
+    plain(parts.next()) && plain(parts.next()) && parts.next().is_none()
+}
+
+/// The folder of an adapter: the folder itself, or the one inside the folder of a run.
+pub fn adapter(path: &Path) -> Result<PathBuf, Failure> {
+    const FILES: [&str; 2] = ["adapter_config.json", "adapter_setup.json"];
+    let is_adapter = |dir: &Path| FILES.iter().any(|file| dir.join(file).is_file());
+    let inside = path.join("adapter");
+    if is_adapter(path) || !is_adapter(&inside) {
+        return match path.is_dir() {
+            // What is wrong with a folder that exists is found out by reading it.
+            true => Ok(path.to_owned()),
+            false => Err(missing("adapter", path, "")),
+        };
+    }
+    Ok(inside)
+}
+
+/// Checks that results do not mix with what is there already: the folder is new or empty.
+pub fn check_new(out: &Path) -> Result<(), Failure> {
+    let Ok(mut entries) = fs::read_dir(out) else {
+        return Ok(());
+    };
+    match entries.next() {
+        Some(Ok(entry)) => Err(Failure::new(
+            format!(
+                "the output folder {} is not empty: it contains {}",
+                out.display(),
+                entry.file_name().to_string_lossy()
+            ),
+            "choose another folder with --out, or delete this one",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The refusal of a folder that does not exist, with the nearest name beside it.
+fn missing(what: &str, path: &Path, hint: &str) -> Failure {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let siblings = fs::read_dir(parent).into_iter().flatten().flatten();
+    let siblings: Vec<String> = siblings
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    let similar = name.and_then(|name| nearest(&name, siblings.iter().map(String::as_str)));
+    let help = match similar {
+        Some(name) => format!("did you mean {}?", parent.join(name).display()),
+        None => format!("name the folder of the {what}{hint}"),
+    };
+    Failure::new(format!("there is no {what} folder {}", path.display()), help)
+}

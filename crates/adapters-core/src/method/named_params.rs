@@ -1,0 +1,22 @@
+//! The names of a layer's parameters.
+
+use std::borrow::Cow;
+
+use burn::module::ParamId;
+
+/// The trained parameters of a layer under the names of its method (`"lora_A"`), which the storage formats
+/// turn into keys. Rust field names never reach a file.
+pub trait NamedParams {
+    /// Name and id of each parameter, in storage order.
+    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)>;
+
+    /// Which of them are stored and never trained.
+    fn fixed_params(&self) -> Vec<ParamId> {
+        Vec::new()
+    }
+
+    /// How many things each parameter of integers points into: one number, or one for each row of the parameter.
+    fn index_limits(&self) -> Vec<(ParamId, Vec<usize>)> {
+        Vec::new()
+    }
+}

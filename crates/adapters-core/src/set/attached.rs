@@ -1,0 +1,265 @@
+//! One adapter: its layers at the sites of a model, and what they share.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+use crate::error::Error;
+use crate::host::Host;
+use crate::method::any::AnyMethod;
+use crate::method::build::Build;
+use crate::method::named_params::NamedParams;
+use crate::method::shared::Shared;
+use crate::method::site_layer::SiteLayer;
+use crate::set::model_shape::ModelShape;
+use crate::set::place::{ParamPlace, ParamShape};
+use crate::set::values::{Fill, ParamValues, values, with_fresh_ids};
+use crate::site::{Site, SiteInfo};
+
+/// One attached adapter.
+#[derive(Clone, Debug)]
+pub struct Attached {
+    pub(super) name: String,
+    pub(super) method: AnyMethod,
+    pub(super) layers: BTreeMap<Site, AttachedLayer>,
+    pub(super) shared: Shared,
+    /// The model it was attached to.
+    pub(super) model: Arc<ModelShape>,
+    pub(super) trainable: bool,
+    /// The adapter whose parameters it uses in place of its own, where the method lets adapters share.
+    pub(super) owner: Option<String>,
+}
+
+/// An adapter's layer at a site, with the site as the model listed it.
+#[derive(Clone, Debug)]
+pub struct AttachedLayer {
+    /// The site.
+    pub info: SiteInfo,
+    /// The layer.
+    pub layer: SiteLayer,
+}
+
+impl Attached {
+    /// An adapter with a layer at each of `sites`, in no set yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::CannotBuild`] for a site the method has no layer for.
+    pub fn build(
+        name: &str,
+        method: AnyMethod,
+        sites: Vec<SiteInfo>,
+        host: &dyn Host,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Self, Error> {
+        let build = Build { seed, device, host };
+        let layers = sites
+            .into_iter()
+            .map(|info| {
+                let layer = method.build(&info, &build)?;
+                Ok(AttachedLayer { info, layer })
+            })
+            .collect::<Result<Vec<_>, Error>>()?;
+        let shared = method.build_shared(&build)?;
+        if let Some(l) = layers.iter().find(|l: &&AttachedLayer| !l.layer.reads(&shared)) {
+            return Err(Error::CannotBuild {
+                method: method.name(),
+                path: l.info.path.clone(),
+                reason: "its layer reads shared parameters of a type that the method does not build".to_owned(),
+            });
+        }
+        Ok(Self::new(name, method, host, layers).with_shared(shared))
+    }
+
+    /// An adapter of `model` from built layers, trainable.
+    pub fn new(name: impl Into<String>, method: AnyMethod, model: &dyn Host, layers: Vec<AttachedLayer>) -> Self {
+        Self {
+            name: name.into(),
+            method,
+            layers: layers.into_iter().map(|l| (l.info.site, l)).collect(),
+            shared: Shared::new(),
+            model: ModelShape::of(model),
+            trainable: true,
+            owner: None,
+        }
+    }
+
+    /// The same adapter with another configuration and other layers; what the layers share stays.
+    #[must_use]
+    pub fn reformed(&self, method: AnyMethod, layers: Vec<AttachedLayer>) -> Self {
+        Self {
+            method,
+            layers: layers.into_iter().map(|l| (l.info.site, l)).collect(),
+            ..self.clone()
+        }
+    }
+
+    /// Adds what the layers share.
+    #[must_use]
+    pub fn with_shared(mut self, shared: Shared) -> Self {
+        self.shared = shared;
+        self
+    }
+
+    /// The same adapter under another name.
+    #[must_use]
+    pub fn renamed(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// What the layers share.
+    pub fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// The adapter's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The checked configuration.
+    pub fn method(&self) -> &AnyMethod {
+        &self.method
+    }
+
+    /// Layers in the order of their sites.
+    pub fn layers(&self) -> impl Iterator<Item = &AttachedLayer> {
+        self.layers.values()
+    }
+
+    /// This adapter with the shared parameters of `owner`; `None` where the two share nothing.
+    pub(super) fn borrowing(&self, owner: &Self) -> Option<Self> {
+        let mut adapter = self.clone();
+        for (site, l) in &mut adapter.layers {
+            l.layer = l.layer.borrowing(&owner.layers.get(site)?.layer)?;
+        }
+        adapter.owner = Some(owner.name.clone());
+        Some(adapter)
+    }
+
+    /// The adapter whose parameters it uses in place of its own.
+    pub fn owner(&self) -> Option<&str> {
+        self.owner.as_deref()
+    }
+
+    /// Whether its parameters require gradients in training.
+    pub fn is_trainable(&self) -> bool {
+        self.trainable
+    }
+
+    /// Number of parameters.
+    pub fn num_params(&self) -> usize {
+        let layers = self.layers.values();
+        let at_sites: usize = layers.map(|l| l.layer.num_params()).sum();
+        at_sites + self.shared.num_params()
+    }
+
+    /// Shapes of the parameters, by id.
+    pub fn shapes(&self) -> HashMap<ParamId, ParamShape> {
+        struct Shapes(HashMap<ParamId, ParamShape>);
+        impl ModuleVisitor for Shapes {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                let dims = param.lazy_shape().to_vec();
+                self.0.insert(param.id, ParamShape { dims, integers: false });
+            }
+            fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+                let dims = param.lazy_shape().to_vec();
+                self.0.insert(param.id, ParamShape { dims, integers: true });
+            }
+        }
+        let mut shapes = Shapes(HashMap::new());
+        for l in self.layers() {
+            l.layer.visit(&mut shapes);
+        }
+        self.shared.visit(&mut shapes);
+        shapes.0
+    }
+
+    /// Replaces the values of parameters, found by their id.
+    pub fn fill(&mut self, values: HashMap<ParamId, TensorData>) {
+        let mut fill = Fill(values);
+        self.change_layers(|layer| layer.map(&mut fill));
+    }
+
+    /// The parameters under their names, in storage order.
+    pub fn params(&self) -> impl Iterator<Item = ParamPlace<'_>> {
+        let at_sites = self.layers.values().flat_map(|l| self.places(Some(&l.info), &l.layer));
+        at_sites.chain(self.places(None, &self.shared))
+    }
+
+    fn places<'a>(&'a self, info: Option<&'a SiteInfo>, layer: &impl NamedParams) -> Vec<ParamPlace<'a>> {
+        let fixed = layer.fixed_params();
+        let limits: HashMap<ParamId, Vec<usize>> = layer.index_limits().into_iter().collect();
+        let named = layer.named_params().into_iter();
+        named
+            .map(|(param, id)| ParamPlace {
+                adapter: &self.name,
+                method: &self.method,
+                info,
+                param,
+                id,
+                fixed: fixed.contains(&id),
+                limits: limits.get(&id).cloned().unwrap_or_default(),
+            })
+            .collect()
+    }
+
+    /// Passes every layer, and what they share, through `change`.
+    pub(crate) fn change_layers(&mut self, mut change: impl FnMut(SiteLayer) -> SiteLayer) {
+        self.layers = std::mem::take(&mut self.layers)
+            .into_iter()
+            .map(|(site, AttachedLayer { info, layer })| {
+                let layer = change(layer);
+                (site, AttachedLayer { info, layer })
+            })
+            .collect();
+        if let SiteLayer::Shared(shared) = change(SiteLayer::Shared(std::mem::take(&mut self.shared))) {
+            self.shared = shared;
+        }
+    }
+
+    /// Values of the parameters, by Burn's id.
+    pub fn values_by_id(&self) -> HashMap<ParamId, TensorData> {
+        let layers = self.layers().flat_map(|l| values(&l.layer));
+        layers.chain(values(self.shared())).collect()
+    }
+
+    /// The device its parameters are on, without autodiff; `None` for an adapter that has none.
+    pub fn device(&self) -> Option<Device> {
+        let mut layers = self.layers().flat_map(|l| l.layer.devices());
+        let device = layers.next().or_else(|| self.shared().devices().into_iter().next());
+        device.map(Device::inner)
+    }
+
+    /// Values of the parameters.
+    pub fn values(&self) -> ParamValues {
+        let mut all = self.values_by_id();
+        self.params()
+            .filter_map(|p| Some(((p.info.map(|i| i.site), p.param.into_owned()), all.remove(&p.id)?)))
+            .collect()
+    }
+
+    /// The adapter with other values; a parameter without one keeps its own.
+    #[must_use]
+    pub fn with_values(mut self, mut values: ParamValues) -> Self {
+        let by_id = self
+            .params()
+            .filter_map(|p| Some((p.id, values.remove(&(p.info.map(|i| i.site), p.param.into_owned()))?)))
+            .collect();
+        let mut fill = Fill(by_id);
+        self.change_layers(|layer| layer.map(&mut fill));
+        self
+    }
+
+    /// A copy under another name, with parameters of its own.
+    #[must_use]
+    pub fn copied(&self, name: impl Into<String>) -> Self {
+        let mut copy = self.clone().renamed(name);
+        copy.change_layers(with_fresh_ids);
+        copy
+    }
+}
