@@ -30,7 +30,7 @@ pub enum Error {
         /// Column from one.
         column: usize,
         /// What may stand there.
-        expected: &'static str,
+        expected: String,
         /// What stands there.
         found: String,
     },

@@ -12,6 +12,7 @@ mod quantize;
 mod set;
 mod site;
 mod sited;
+mod text;
 
 pub use adapters_derive::Sites;
 pub use burn::module::ParamId;

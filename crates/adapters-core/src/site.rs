@@ -82,6 +82,8 @@ roles! {
     EmbeddedTokens = "embedded_tokens",
     /// Query, key and value projections side by side in one matrix (linear).
     QueryKeyValue = "query_key_value",
+    /// The same where the three differ in width: it is adapted as a whole (linear).
+    GroupedQueryKeyValue = "grouped_query_key_value",
     /// Gate and first projection of a gated feed-forward block side by side in one matrix (linear).
     FfnGateUp = "ffn_gate_up",
     /// Normalization of the queries, head by head or over their whole width.
@@ -92,6 +94,10 @@ roles! {
     AttentionOutputNorm = "attention_output_norm",
     /// Normalization of the feed-forward block's output, before it joins the residual stream.
     FfnOutputNorm = "ffn_output_norm",
+    /// Projection of the embeddings to the width of the layers (linear).
+    EmbeddingProjection = "embedding_projection",
+    /// Normalization in front of a layer's own adapter, in models that are published with adapters.
+    AdapterNorm = "adapter_norm",
 }
 
 /// Declares the roles that layers of one kind can have, so that a layer cannot be built with a role of another kind.
@@ -113,12 +119,14 @@ macro_rules! roles_of {
 
 roles_of! {
     /// Roles of linear layers.
-    LinearRole: Query, Key, Value, AttentionOutput, FfnUp, FfnGate, FfnDown, Pooler, LmHead, QueryKeyValue, FfnGateUp
+    LinearRole: Query, Key, Value, AttentionOutput, FfnUp, FfnGate, FfnDown, Pooler, LmHead, QueryKeyValue,
+    GroupedQueryKeyValue, FfnGateUp, EmbeddingProjection
 }
 
 roles_of! {
     /// Roles of normalizations.
-    NormRole: EmbeddingNorm, AttentionNorm, FfnNorm, FinalNorm, QueryNorm, KeyNorm, AttentionOutputNorm, FfnOutputNorm
+    NormRole: EmbeddingNorm, AttentionNorm, FfnNorm, FinalNorm, QueryNorm, KeyNorm, AttentionOutputNorm, FfnOutputNorm,
+    AdapterNorm
 }
 
 roles_of! {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::init::Init;
-use crate::lora::{BiasTraining, LoraConfig};
+use crate::lora_config::{BiasTraining, LoraConfig};
 use crate::scaling::Scaling;
 
 /// The fields that choose the method, and all others.

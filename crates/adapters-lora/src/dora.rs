@@ -14,11 +14,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::adapterhub::{self, Object};
+use crate::dtype::Dtype;
 use crate::fused_projection::FusedProjection;
-use crate::lora::LoraConfig;
+use crate::lora_config::LoraConfig;
 use crate::low_rank::Factored;
 use crate::peft;
-use crate::site_builder::{Dtype, SiteBuilder, linear};
+use crate::site_builder::{SiteBuilder, linear};
 
 /// LoRA with a learned magnitude for each output feature: `y = m / |W + s B A| (W x + s B A x)`, the norm taken of each
 /// row. `W` and the update keep their direction, `m` their length.

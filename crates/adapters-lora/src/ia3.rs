@@ -15,13 +15,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::adapterhub::{self, Object};
+use crate::dtype::Dtype;
 use crate::fused_projection::FusedProjection;
 use crate::gate::{GATED, Gate};
 use crate::init::{Init, init_b};
-use crate::lora::LoraConfig;
+use crate::lora_config::LoraConfig;
 use crate::peft;
 use crate::scaling::Scaling;
-use crate::site_builder::{Dtype, SiteBuilder, linear};
+use crate::site_builder::{SiteBuilder, linear};
 use crate::target::{AttentionMatrix, LayerRoles, LoraTarget};
 
 /// The output of a layer times a learned vector: `y = (W x + b) * (l alpha)`. In the modules of `feedforward` the input is

@@ -18,7 +18,7 @@ use crate::adapterhub::{self, Object};
 use crate::fused_projection::{FusedProjection, scatter_rows};
 use crate::gate::Gate;
 use crate::init::{init_a, init_b};
-use crate::lora::LoraConfig;
+use crate::lora_config::LoraConfig;
 use crate::low_rank::{Factored, apply_factors};
 use crate::site_builder::{SiteBuilder, linear};
 

@@ -5,7 +5,7 @@ use adapters_core::{ConfigError, Format, Host, SiteInfo, StoredConfig};
 use serde_json::{Map, Value};
 
 use crate::init::Init;
-use crate::lora::LoraConfig;
+use crate::lora_config::LoraConfig;
 use crate::scaling::Scaling;
 use crate::target::LoraTarget;
 

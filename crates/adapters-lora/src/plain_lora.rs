@@ -4,7 +4,7 @@ use adapters_core::{AnyMethod, Attached, Error, Host};
 use burn::tensor::{Tensor, TensorData};
 
 use crate::init::Init;
-use crate::lora::LoraConfig;
+use crate::lora_config::LoraConfig;
 use crate::scaling::Scaling;
 
 /// `s B A - s B0 A0` as one product of twice the rank: `[B, -B0] [A; A0]`, which every reader of LoRA understands and which

@@ -5,39 +5,15 @@ use adapters_core::{Build, Error, LinearState, SiteAdapter, SiteInfo, SiteLayer}
 use adapters_nn::{draw, float_weight};
 use burn::module::{Module, Param};
 use burn::nn::Linear;
-use burn::tensor::{FloatDType, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
 
+use crate::dtype::Dtype;
 use crate::fused_projection::FusedProjection;
 use crate::gate::Gate;
-use crate::lora::LoraConfig;
+use crate::lora_config::LoraConfig;
 use crate::scaling::Scaling;
 use crate::target::LoraTarget;
-
-/// Element type of an adapter's parameters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Dtype {
-    /// 32 bits.
-    Float32,
-    /// 16 bits, IEEE.
-    Float16,
-    /// 16 bits, brain float.
-    Bfloat16,
-}
-
-impl Dtype {
-    /// A parameter of this type; without one of the device's default.
-    pub(crate) fn param<const D: usize>(dtype: Option<Self>, tensor: Tensor<D>) -> Param<Tensor<D>> {
-        Param::from_tensor(match dtype {
-            Some(Self::Float32) => tensor.cast(FloatDType::F32),
-            Some(Self::Float16) => tensor.cast(FloatDType::F16),
-            Some(Self::Bfloat16) => tensor.cast(FloatDType::BF16),
-            None => tensor,
-        })
-    }
-}
 
 /// Builds the layer of one adapter at one site.
 pub(crate) struct SiteBuilder<'a> {

@@ -16,13 +16,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::adapterhub::{self, Object};
+use crate::dtype::Dtype;
 use crate::fused_projection::{FusedProjection, scatter_rows};
 use crate::gate::Gate;
 use crate::init::{Init, init_a, init_b};
-use crate::lora::LoraConfig;
+use crate::lora_config::LoraConfig;
 use crate::low_rank::{Factored, apply_factors};
 use crate::peft;
-use crate::site_builder::{Dtype, SiteBuilder, linear};
+use crate::site_builder::{SiteBuilder, linear};
 use crate::target::LoraTarget;
 
 /// Random matrices A and B, shared by all layers and never trained, with trained scalings around them:

@@ -6,8 +6,9 @@
 
 use std::f64::consts::{PI, TAU};
 
+use adapters_core::Hooks;
 use adapters_nn::ops;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
 use crate::rotary_scaling::RotaryScaling;
 
@@ -173,6 +174,18 @@ impl Frequencies {
             Self::ByLength { original, short, long } => if length > *original { long } else { short }.clone(),
         }
     }
+}
+
+/// Positions of the last `seq` of `past + seq` tokens, `[1 or batch, seq]`. Padding has positions, as in transformers, but where
+/// a text is generated: there it stands in front, and a text gets the tokens it gets alone.
+pub(crate) fn positions(
+    [seq, past]: [usize; 2],
+    padding: Option<&Tensor<2, Bool>>,
+    device: &Device,
+    cx: &Hooks<'_>,
+) -> Tensor<2, Int> {
+    let padding = padding.filter(|_| cx.pass().prompt.is_some());
+    ops::positions(seq, past, padding, device) + cx.first_position() as i64
 }
 
 /// Cosines and sines of a pass, `[1 or batch, 1, seq, pairs]`.

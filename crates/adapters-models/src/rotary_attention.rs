@@ -60,10 +60,16 @@ impl RotaryAttention {
                 key: at.linear_with(bias, LinearRole::Key, "k_proj", [d, kv]),
                 value: at.linear_with(bias, LinearRole::Value, "v_proj", [d, kv]),
             }),
-            Projections::Fused => Projected::Fused(Fused {
-                query_key_value: at.linear_with(false, LinearRole::QueryKeyValue, "qkv_proj", [d, width + 2 * kv]),
-                widths: [width, kv],
-            }),
+            Projections::Fused => {
+                let role = match heads == kv_heads {
+                    true => LinearRole::QueryKeyValue,
+                    false => LinearRole::GroupedQueryKeyValue,
+                };
+                Projected::Fused(Fused {
+                    query_key_value: at.linear_with(false, role, "qkv_proj", [d, width + 2 * kv]),
+                    widths: [width, kv],
+                })
+            }
         };
         let mut norm = |role, name: Option<&str>, width| {
             name.map(|name| at.norm(family.norm, role, name, width, config.rms_norm_eps))

@@ -16,7 +16,7 @@ use crate::llama::object;
 use crate::model::Model;
 use crate::modeling::*;
 use crate::norm::{Norm, NormKind};
-use crate::rotary::Rotary;
+use crate::rotary::{self, Rotary};
 use crate::rotary_config::{Rotaries, RotaryDecoderConfig};
 use crate::rotary_family::{AdapterHubForm, EmbeddingFactor, Family, Logits};
 use crate::rotary_layer::{Frame, RotaryLayer};
@@ -63,10 +63,7 @@ impl RotaryDecoder {
         device: &Device,
         cx: &Hooks<'_>,
     ) -> Frame {
-        let first = cx.first_position() as i64;
-        // Padding has positions, as in transformers, but where a text is generated: there it stands in front.
-        let without = padding.as_ref().filter(|_| cx.pass().prompt.is_some());
-        let positions = ops::positions(seq, past, without, device) + first;
+        let positions = rotary::positions([seq, past], padding.as_ref(), device, cx);
         let mut biases: Vec<(Option<usize>, Tensor<4>)> = Vec::new();
         for window in self.family.layers.iter().map(|layer| layer.window) {
             if !biases.iter().any(|(of, _)| *of == window) {

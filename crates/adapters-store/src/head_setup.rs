@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
+use crate::dict::CompositionDict;
 use adapters_core::Composition;
 
 /// `head_setup` of `adapter_setup.json`, in the forms the reference has for it.
@@ -54,8 +55,8 @@ impl HeadSetup {
                 let names = names.collect::<Option<_>>().ok_or_else(|| unexpected(value))?;
                 Ok(Self::Several(names))
             }
-            Value::Object(_) => match Composition::from_dict(value) {
-                Ok(composition) => Ok(Self::Composed(composition)),
+            Value::Object(_) => match CompositionDict::deserialize(value) {
+                Ok(dict) => Ok(Self::Composed(dict.into())),
                 Err(error) => Err(format!("`head_setup`: {error}")),
             },
             Value::Number(_) => Err(unexpected(value)),
@@ -65,14 +66,13 @@ impl HeadSetup {
 
 impl Serialize for HeadSetup {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let value = match self {
-            Self::None => Value::Null,
-            Self::Own => Value::Bool(true),
-            Self::One(name) => name.as_str().into(),
-            Self::Several(names) => names.clone().into(),
-            Self::Composed(composition) => composition.to_dict(),
-        };
-        value.serialize(serializer)
+        match self {
+            Self::None => serializer.serialize_unit(),
+            Self::Own => serializer.serialize_bool(true),
+            Self::One(name) => name.serialize(serializer),
+            Self::Several(names) => names.serialize(serializer),
+            Self::Composed(composition) => CompositionDict::from(composition).serialize(serializer),
+        }
     }
 }
 
@@ -100,7 +100,11 @@ mod tests {
                 HeadSetup::Several(["b", "a", "b"].map(str::to_owned).to_vec()),
                 vec!["b", "a"],
             ),
-            (parallel.to_dict(), HeadSetup::Composed(parallel), vec!["a", "b"]),
+            (
+                serde_json::to_value(CompositionDict::from(&parallel)).unwrap(),
+                HeadSetup::Composed(parallel),
+                vec!["a", "b"],
+            ),
         ] {
             let read: HeadSetup = serde_json::from_value(value.clone()).unwrap();
             assert_eq!(read, setup);

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod atomic;
+mod dict;
 mod error;
 mod fusion;
 mod head_setup;
@@ -10,6 +11,7 @@ mod save;
 mod setup;
 mod tensors;
 
+pub use dict::CompositionDict;
 pub use error::{StoreError, TensorProblem};
 pub use fusion::{load_fusion, save_fusion};
 pub use head_setup::HeadSetup;

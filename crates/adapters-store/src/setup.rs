@@ -17,7 +17,7 @@ use adapters_core::{AdapterSet, Composition, Host, Registry};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Setup {
     /// The composition.
-    #[serde(rename = "adapter_setup", with = "dict")]
+    #[serde(rename = "adapter_setup", with = "crate::dict::field")]
     pub composition: Composition,
     /// Which heads belong to it. Heads are no part of an adapter set; whoever has them saves and loads each in the folder of
     /// its name ([`Setup::folder`]).
@@ -26,23 +26,6 @@ pub struct Setup {
     /// Fields this version does not know, kept and written back.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
-}
-
-/// The dictionary form, which is what the reference reads.
-mod dict {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-    use serde_json::Value;
-
-    use adapters_core::Composition;
-
-    pub(super) fn serialize<S: Serializer>(composition: &Composition, serializer: S) -> Result<S::Ok, S::Error> {
-        composition.to_dict().serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Composition, D::Error> {
-        let dict = Value::deserialize(deserializer)?;
-        Composition::from_dict(&dict).map_err(serde::de::Error::custom)
-    }
 }
 
 impl Setup {

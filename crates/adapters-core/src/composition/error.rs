@@ -1,61 +1,42 @@
 //! What can be wrong with a composition, and where.
 
-use std::fmt;
-
 use super::BlockKind;
+use crate::text::Unexpected;
 use adapters_nn::did_you_mean;
-
-/// Where a form could not be read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Location {
-    /// Column of the text, counted in characters from 1.
-    Column(usize),
-    /// Path inside a dictionary; `$` is the whole.
-    Dict(String),
-}
-
-impl fmt::Display for Location {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Column(column) => write!(f, "column {column}"),
-            Self::Dict(path) => write!(f, "`{path}`"),
-        }
-    }
-}
 
 /// A composition that cannot be read, or that is not allowed.
 ///
-/// The variants with `at` come from reading text or a dictionary. Those with `path` come from
+/// The variants with `column`, counted in characters from 1, come from reading text. Those with `path` come from
 /// [`Composition::validate`](super::Composition::validate): the path says which child to take from the root on, as in
 /// `Stack[1].Fuse[0]`, and `part` is the offending part as it prints.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CompositionError {
     /// Something else was expected.
-    #[error("{at}: expected {expected}, found {found}")]
+    #[error("column {column}: expected {expected}, found {found}")]
     Unexpected {
         /// Where.
-        at: Location,
+        column: usize,
         /// What would have been right.
         expected: String,
         /// What is there.
         found: String,
     },
     /// No block has this name.
-    #[error("{at}: no block is called `{found}`{}", did_you_mean(.nearest))]
+    #[error("column {column}: no block is called `{found}`{}", did_you_mean(.nearest))]
     UnknownBlock {
         /// Where.
-        at: Location,
+        column: usize,
         /// The name that is there.
         found: String,
         /// The nearest right spelling, if one is near.
         nearest: Option<String>,
     },
     /// A block does not take this keyword argument.
-    #[error("{at}: {block} {}, found `{found}`{}", takes(*block), did_you_mean(.nearest))]
+    #[error("column {column}: {block} {}, found `{found}`{}", takes(*block), did_you_mean(.nearest))]
     UnknownArgument {
         /// Where.
-        at: Location,
+        column: usize,
         /// The block.
         block: BlockKind,
         /// The argument that is there.
@@ -64,20 +45,20 @@ pub enum CompositionError {
         nearest: Option<String>,
     },
     /// A block lacks an argument that it needs.
-    #[error("{at}: {block} needs the argument `{argument}`")]
+    #[error("column {column}: {block} needs the argument `{argument}`")]
     MissingArgument {
-        /// Where the block begins.
-        at: Location,
+        /// Where.
+        column: usize,
         /// The block.
         block: BlockKind,
         /// The argument.
         argument: &'static str,
     },
     /// Nested deeper than is read.
-    #[error("{at}: nested more than {limit} levels deep")]
+    #[error("column {column}: nested more than {limit} levels deep")]
     TooNested {
-        /// Where the limit is passed.
-        at: Location,
+        /// Where.
+        column: usize,
         /// The limit, [`MAX_NESTING`](super::MAX_NESTING).
         limit: usize,
     },
@@ -147,6 +128,22 @@ pub enum CompositionError {
     },
 }
 
+impl From<Unexpected> for CompositionError {
+    fn from(
+        Unexpected {
+            column,
+            expected,
+            found,
+        }: Unexpected,
+    ) -> Self {
+        Self::Unexpected {
+            column,
+            expected,
+            found,
+        }
+    }
+}
+
 fn takes(block: BlockKind) -> String {
     match block.arguments() {
         [] => "takes no arguments".to_owned(),
@@ -165,7 +162,7 @@ mod tests {
     #[test]
     fn messages_read_as_sentences() {
         let error = CompositionError::UnknownArgument {
-            at: Location::Column(9),
+            column: 9,
             block: BlockKind::Average,
             found: "weight".into(),
             nearest: Some("weights".to_owned()),

@@ -15,11 +15,10 @@
 //! | `Average` | `(1 / n) sum_i w_i f_i(x)` | Efficient Test Time Adapter Ensembling, Wang et al., 2021, <https://arxiv.org/abs/2109.04877> |
 //! | `MultiTask` | row `r` goes to `f_t`, `t` the task of the row | MTL-LoRA, Yang et al., 2024, <https://arxiv.org/abs/2410.09437> |
 //!
-//! Three forms say the same thing: the value, its text (`Stack(a, Fuse(b, c))`, see [`Composition`]'s `FromStr`) and the
-//! reference's dictionary ([`Composition::to_dict`]). Reading a form checks its shape only;
-//! [`Composition::validate`] checks whether the blocks may be nested so.
+//! Reading the text of a composition (`Stack(a, Fuse(b, c))`, see [`Composition`]'s `FromStr`) checks its shape only;
+//! [`Composition::validate`] checks whether the blocks may be nested so. The reference's dictionary, which its files hold, is
+//! read and written in `adapters-store`.
 
-mod dict;
 mod error;
 mod parse;
 mod validate;
@@ -27,9 +26,11 @@ mod validate;
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 
-pub use error::{CompositionError, Location};
+use crate::text::{Literal, write_text};
 
-/// How deep text and dictionaries may nest. Valid setups need four levels ([`Composition::validate`]).
+pub use error::CompositionError;
+
+/// How deep text may nest. Valid setups need four levels ([`Composition::validate`]).
 pub const MAX_NESTING: usize = 32;
 
 /// The kind of a part of a [`Composition`], without its payload.
@@ -65,7 +66,7 @@ impl BlockKind {
         Self::MultiTask,
     ];
 
-    /// The name in text, and under `type` in the dictionary form (there an adapter is `single`).
+    /// The name in text and messages.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Adapter => "adapter",
@@ -132,10 +133,6 @@ impl fmt::Display for BlockKind {
 /// setup.validate()?;
 /// # Ok::<(), adapters_core::composition::CompositionError>(())
 /// ```
-///
-/// # Serde
-///
-/// Written as its text; read from text or from the dictionary form.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Composition {
     /// One adapter, by name.
@@ -395,7 +392,8 @@ impl Composition {
 impl fmt::Display for Composition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Self::Adapter(name) = self {
-            return parse::write_name(f, name);
+            // The name of a block would be read as one.
+            return write_text(f, name, BlockKind::block(name).is_none(), '"');
         }
         write!(f, "{}(", self.kind())?;
         let mut comma = "";
@@ -405,8 +403,7 @@ impl fmt::Display for Composition {
         }
         match self {
             Self::Fuse { name: Some(name), .. } => {
-                write!(f, "{comma}name=")?;
-                parse::write_name(f, name)?;
+                write!(f, "{comma}name={}", Literal(&name.as_str().into()))?;
             }
             Self::Split { splits, .. } => write!(f, "{comma}splits={splits:?}")?,
             Self::BatchSplit { batch_sizes, .. } => write!(f, "{comma}batch_sizes={batch_sizes:?}")?,
@@ -438,7 +435,44 @@ impl From<String> for Composition {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Any composition with finite weights, valid or not.
+    pub(super) fn any_composition() -> impl Strategy<Value = Composition> {
+        let name = || {
+            prop_oneof![
+                "[a-z0-9_./@-]{1,6}",
+                any::<String>(),
+                Just("Stack".to_owned()),
+                Just("1e3".to_owned())
+            ]
+        };
+        let weight = prop::num::f64::NORMAL | prop::num::f64::ZERO | prop::num::f64::SUBNORMAL;
+        name()
+            .prop_map(Composition::Adapter)
+            .prop_recursive(4, 24, 4, move |child| {
+                let children = || prop::collection::vec(child.clone(), 0..4);
+                let sizes = || prop::collection::vec(any::<usize>(), 0..4);
+                let weights = prop::collection::vec(weight, 0..4);
+                let positive = prop::collection::vec(0.1..1e3, 1..4);
+                prop_oneof![
+                    children().prop_map(Composition::Stack),
+                    (children(), prop::option::of(name()))
+                        .prop_map(|(children, name)| Composition::Fuse { children, name }),
+                    (children(), sizes()).prop_map(|(children, splits)| Composition::Split { children, splits }),
+                    (children(), sizes())
+                        .prop_map(|(children, batch_sizes)| { Composition::BatchSplit { children, batch_sizes } }),
+                    children().prop_map(Composition::Parallel),
+                    children().prop_map(Composition::average),
+                    (children(), weights).prop_map(|(children, weights)| Composition::Average { children, weights }),
+                    (children(), positive)
+                        .prop_map(|(children, weights)| { Composition::weighted_average(children, weights) }),
+                    children().prop_map(Composition::MultiTask),
+                ]
+            })
+    }
 
     #[test]
     fn names_come_in_order_and_once() {

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Value};
 
 use crate::error::Error;
+use crate::text::{Cursor, Literal, Unexpected};
 
 /// A parsed config string: one or more configurations.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,15 +30,53 @@ impl FromStr for ConfigString {
     /// Format: `part ("|" part)*`, `part = name ("[" (key "=" value ("," ..)*)? "]")?`; a value is a number, `true`,
     /// `false`, `none`, a quoted or bare word, or a list in brackets.
     fn from_str(input: &str) -> Result<Self, Error> {
-        let mut parser = Parser { input, at: 0 };
-        let mut parts = vec![parser.part()?];
-        while parser.eat('|') {
-            parts.push(parser.part()?);
+        parts(&mut Cursor::new(input)).map(|parts| Self { parts }).map_err(
+            |Unexpected {
+                 column,
+                 expected,
+                 found,
+             }| Error::ConfigString {
+                input: input.to_owned(),
+                column,
+                expected,
+                found,
+            },
+        )
+    }
+}
+
+fn parts(cursor: &mut Cursor<'_>) -> Result<Vec<ConfigPart>, Unexpected> {
+    let mut parts = vec![part(cursor)?];
+    while cursor.eat('|') {
+        parts.push(part(cursor)?);
+    }
+    match cursor.peek() {
+        None => Ok(parts),
+        Some(_) => Err(cursor.unexpected("`|` or the end")),
+    }
+}
+
+fn part(cursor: &mut Cursor<'_>) -> Result<ConfigPart, Unexpected> {
+    let identifier = word(cursor, "the name of a configuration")?;
+    let mut fields = Map::new();
+    if cursor.eat('[') && !cursor.eat(']') {
+        loop {
+            let key = word(cursor, "the name of a field")?;
+            cursor.expect('=', "`=`")?;
+            fields.insert(key, cursor.value()?);
+            if !cursor.eat(',') {
+                break;
+            }
         }
-        match parser.peek() {
-            None => Ok(Self { parts }),
-            Some(_) => Err(parser.error("`|` or the end")),
-        }
+        cursor.expect(']', "`,` or `]`")?;
+    }
+    Ok(ConfigPart { identifier, fields })
+}
+
+fn word(cursor: &mut Cursor<'_>, expected: &str) -> Result<String, Unexpected> {
+    match cursor.word() {
+        "" => Err(cursor.unexpected(expected)),
+        word => Ok(word.to_owned()),
     }
 }
 
@@ -47,7 +86,7 @@ impl fmt::Display for ConfigPart {
         if self.fields.is_empty() {
             return Ok(());
         }
-        let fields: Vec<String> = self.fields.iter().map(|(k, v)| format!("{k}={}", Word(v))).collect();
+        let fields: Vec<String> = self.fields.iter().map(|(k, v)| format!("{k}={}", Literal(v))).collect();
         write!(f, "[{}]", fields.join(","))
     }
 }
@@ -56,162 +95,6 @@ impl fmt::Display for ConfigString {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let parts: Vec<String> = self.parts.iter().map(ConfigPart::to_string).collect();
         f.write_str(&parts.join("|"))
-    }
-}
-
-/// Prints a value the way the format reads it.
-struct Word<'a>(&'a Value);
-
-impl fmt::Display for Word<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Value::Null => f.write_str("none"),
-            Value::String(s) if is_bare(s) => f.write_str(s),
-            Value::String(s) => write!(f, "'{}'", s.replace('\\', r"\\").replace('\'', r"\'")),
-            Value::Array(items) => {
-                let items: Vec<String> = items.iter().map(|v| Word(v).to_string()).collect();
-                write!(f, "[{}]", items.join(","))
-            }
-            other => write!(f, "{other}"),
-        }
-    }
-}
-
-/// Whether a word needs no quotes: it is read back as the same string.
-fn is_bare(s: &str) -> bool {
-    !s.is_empty() && s.chars().all(is_word) && matches!(bare(s), Value::String(_))
-}
-
-fn is_word(c: char) -> bool {
-    c.is_alphanumeric() || matches!(c, '_' | '-' | '+' | '.' | '/' | ':')
-}
-
-fn bare(word: &str) -> Value {
-    match word {
-        "true" | "True" => Value::Bool(true),
-        "false" | "False" => Value::Bool(false),
-        "none" | "None" | "null" => Value::Null,
-        _ => {
-            if let Ok(integer) = word.parse::<i64>() {
-                Value::from(integer)
-            } else if let Some(number) = word.parse::<f64>().ok().and_then(Number::from_f64) {
-                Value::Number(number)
-            } else {
-                Value::from(word)
-            }
-        }
-    }
-}
-
-struct Parser<'a> {
-    input: &'a str,
-    at: usize,
-}
-
-/// Lists may nest this deep: no configuration needs more, and the parser recurses.
-const MAX_DEPTH: usize = 8;
-
-impl Parser<'_> {
-    fn peek(&mut self) -> Option<char> {
-        let rest = &self.input[self.at..];
-        self.at += rest.len() - rest.trim_start().len();
-        self.input[self.at..].chars().next()
-    }
-
-    fn eat(&mut self, wanted: char) -> bool {
-        let found = self.peek() == Some(wanted);
-        if found {
-            self.at += wanted.len_utf8();
-        }
-        found
-    }
-
-    fn expect(&mut self, wanted: char, expected: &'static str) -> Result<(), Error> {
-        if self.eat(wanted) {
-            Ok(())
-        } else {
-            Err(self.error(expected))
-        }
-    }
-
-    fn error(&mut self, expected: &'static str) -> Error {
-        let found = match self.peek() {
-            Some(c) => format!("`{c}`"),
-            None => "the end".to_owned(),
-        };
-        Error::ConfigString {
-            input: self.input.to_owned(),
-            column: self.input[..self.at].chars().count() + 1,
-            expected,
-            found,
-        }
-    }
-
-    fn word(&mut self, expected: &'static str) -> Result<&str, Error> {
-        self.peek();
-        let rest = &self.input[self.at..];
-        let len = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
-        if len == 0 {
-            return Err(self.error(expected));
-        }
-        self.at += len;
-        Ok(&self.input[self.at - len..self.at])
-    }
-
-    fn part(&mut self) -> Result<ConfigPart, Error> {
-        let identifier = self.word("the name of a configuration")?.to_owned();
-        let mut fields = Map::new();
-        if self.eat('[') && !self.eat(']') {
-            loop {
-                let key = self.word("the name of a field")?.to_owned();
-                self.expect('=', "`=`")?;
-                let value = self.value(0)?;
-                fields.insert(key, value);
-                if !self.eat(',') {
-                    break;
-                }
-            }
-            self.expect(']', "`,` or `]`")?;
-        }
-        Ok(ConfigPart { identifier, fields })
-    }
-
-    fn value(&mut self, depth: usize) -> Result<Value, Error> {
-        match self.peek() {
-            Some('[') if depth < MAX_DEPTH => {
-                self.at += 1;
-                let mut items = Vec::new();
-                if !self.eat(']') {
-                    loop {
-                        items.push(self.value(depth + 1)?);
-                        if !self.eat(',') {
-                            break;
-                        }
-                    }
-                    self.expect(']', "`,` or `]`")?;
-                }
-                Ok(Value::Array(items))
-            }
-            Some(quote @ ('\'' | '"')) => self.quoted(quote),
-            _ => Ok(bare(self.word("a value")?)),
-        }
-    }
-
-    fn quoted(&mut self, quote: char) -> Result<Value, Error> {
-        let mut text = String::new();
-        let mut chars = self.input[self.at + 1..].char_indices();
-        while let Some((offset, c)) = chars.next() {
-            match c {
-                c if c == quote => {
-                    self.at += 1 + offset + c.len_utf8();
-                    return Ok(Value::String(text));
-                }
-                '\\' => text.extend(chars.next().map(|(_, c)| c)),
-                c => text.push(c),
-            }
-        }
-        self.at = self.input.len();
-        Err(self.error("the closing quote"))
     }
 }
 

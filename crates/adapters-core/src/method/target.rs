@@ -210,86 +210,60 @@ impl Target {
     ///
     /// [`Error::TargetPattern`] for an invalid regular expression.
     pub fn select(&self, host: &dyn Host) -> Result<Selection, Error> {
+        let mut selection = Selection::default();
         match self {
-            Self::Roles { roles, leave_out } => Ok(select_roles(roles, leave_out, host)),
-            Self::Modules(target) => target.select(host),
             Self::Any(targets) => {
-                let parts = targets.iter().map(|t| t.select(host)).collect::<Result<Vec<_>, _>>()?;
-                let mut all = Selection::default();
-                for part in parts {
-                    all.sites.extend(part.sites);
-                    all.skipped.extend(part.skipped);
-                    all.unmatched.extend(part.unmatched);
+                for target in targets {
+                    let part = target.select(host)?;
+                    selection.sites.extend(part.sites);
+                    selection.skipped.extend(part.skipped);
+                    selection.unmatched.extend(part.unmatched);
                 }
                 let order = host.sites();
-                all.sites.sort_by_key(|s| order.iter().position(|o| o.site == s.site));
-                all.sites.dedup();
-                Ok(all)
-            }
-            Self::Norms => {
-                let mut sites = host.module_sites();
-                sites.retain(|info| matches!(info.kind, SiteKind::Norm { .. }));
-                Ok(Selection {
-                    sites,
-                    ..Selection::default()
-                })
+                let place = |info: &SiteInfo| order.iter().position(|other| other.site == info.site);
+                selection.sites.sort_by_key(place);
+                selection.sites.dedup();
+                return Ok(selection);
             }
             Self::Outside { stacks, target } => {
-                let mut selection = target.select(host)?;
+                selection = target.select(host)?;
                 let has = |stack| host.sites().iter().any(|info| info.site.stack == stack);
                 if has(Stack::Encoder) && has(Stack::Decoder) {
-                    let (left_out, sites): (Vec<_>, Vec<_>) = selection
-                        .sites
-                        .into_iter()
-                        .partition(|info| stacks.contains(&info.site.stack));
-                    selection.sites = sites;
-                    selection.skipped.extend(left_out.into_iter().map(|info| info.path));
+                    let outside = selection.sites.extract_if(.., |info| stacks.contains(&info.site.stack));
+                    selection.skipped.extend(outside.map(|info| info.path));
                 }
-                Ok(selection)
+                return Ok(selection);
             }
-            Self::Biased => {
-                let mut sites = host.module_sites();
-                sites.retain(|info| {
-                    let linear = host.linear(info.site).is_some_and(|layer| layer.bias.is_some());
-                    linear || host.norm(info.site).is_some_and(|norm| norm.bias.is_some())
-                });
-                Ok(Selection {
-                    sites,
-                    ..Selection::default()
-                })
-            }
-            Self::First(role) => {
-                let mut selection = select_roles(&[*role], &[], host);
-                selection.sites.truncate(1);
-                Ok(selection)
-            }
-            Self::Layers { role, layers } => {
-                let mut selection = select_roles(&[*role], &[], host);
-                let missed = layers
-                    .iter()
-                    .filter(|layer| !selection.sites.iter().any(|info| info.site.layer == Some(**layer)));
-                let missed: Vec<String> = missed.map(|layer| format!("{role} of layer {layer}")).collect();
-                selection.unmatched.extend(missed);
-                selection
-                    .sites
-                    .retain(|info| info.site.layer.is_some_and(|layer| layers.contains(&layer)));
-                Ok(selection)
+            _ => {}
+        }
+        let sites = host.sites();
+        selection.unmatched = self.unmatched(&sites)?;
+        for info in sites {
+            match self.choice(&info)? {
+                Choice::Hit => selection.sites.push(info),
+                Choice::Skipped => selection.skipped.push(info.path),
+                Choice::Other => {}
             }
         }
+        match self {
+            Self::First(_) => selection.sites.truncate(1),
+            Self::Biased => selection.sites.retain(|info| {
+                let linear = host.linear(info.site).is_some_and(|layer| layer.bias.is_some());
+                linear || host.norm(info.site).is_some_and(|norm| norm.bias.is_some())
+            }),
+            _ => {}
+        }
+        Ok(selection)
     }
 
-    /// Whether a site is among those this target hits.
+    /// Whether a site is among those this target hits, as far as the site alone tells: of which stacks a model is made, which
+    /// site is the first of its role, and where there is a bias shows in a model only.
     ///
     /// # Errors
     ///
     /// [`Error::TargetPattern`] for an invalid regular expression.
     pub fn covers(&self, info: &SiteInfo) -> Result<bool, Error> {
         match self {
-            Self::Roles { roles, leave_out } => {
-                let left_out = info.site.layer.is_some_and(|layer| leave_out.contains(&layer));
-                Ok(meant(roles, info) && !left_out)
-            }
-            Self::Modules(target) => Ok(target.names(info)? && !target.skips(info)?),
             Self::Any(targets) => {
                 for target in targets {
                     if target.covers(info)? {
@@ -298,15 +272,66 @@ impl Target {
                 }
                 Ok(false)
             }
-            Self::Norms => Ok(matches!(info.kind, SiteKind::Norm { .. })),
-            Self::Biased => Ok(matches!(info.kind, SiteKind::Linear { .. } | SiteKind::Norm { .. })),
-            // The stacks matter in some models only, which a site alone does not tell.
             Self::Outside { target, .. } => target.covers(info),
-            Self::First(role) => Ok(info.site.role == *role),
-            Self::Layers { role, layers } => {
-                Ok(info.site.role == *role && info.site.layer.is_some_and(|layer| layers.contains(&layer)))
-            }
+            target => Ok(target.choice(info)? == Choice::Hit),
         }
+    }
+
+    /// What a target that is not made of others does with a site.
+    fn choice(&self, info: &SiteInfo) -> Result<Choice, Error> {
+        let in_layers = |layers: &[usize]| info.site.layer.is_some_and(|layer| layers.contains(&layer));
+        Ok(match self {
+            Self::Roles { roles, leave_out } => Choice::of(meant(roles, info), in_layers(leave_out)),
+            Self::Modules(target) => {
+                let named = target.names(info)?;
+                Choice::of(named, named && target.skips(info)?)
+            }
+            Self::Norms => Choice::of(matches!(info.kind, SiteKind::Norm { .. }), false),
+            Self::Biased => Choice::of(
+                matches!(info.kind, SiteKind::Linear { .. } | SiteKind::Norm { .. }),
+                false,
+            ),
+            Self::First(role) => Choice::of(meant(&[*role], info), false),
+            Self::Layers { role, layers } => Choice::of(meant(&[*role], info) && in_layers(layers), false),
+            Self::Any(_) | Self::Outside { .. } => Choice::Other,
+        })
+    }
+
+    /// The patterns of a target that is not made of others that no site matches.
+    fn unmatched(&self, sites: &[SiteInfo]) -> Result<Vec<String>, Error> {
+        let has = |role: &Role| sites.iter().any(|info| meant(&[*role], info));
+        let missing = |roles: &[Role]| -> Vec<String> {
+            let missing = roles.iter().filter(|role| !has(role));
+            missing.map(ToString::to_string).collect()
+        };
+        Ok(match self {
+            Self::Roles { roles, .. } => missing(roles),
+            Self::First(role) => missing(&[*role]),
+            Self::Layers { role, layers } => {
+                let is = |info: &SiteInfo, layer| meant(&[*role], info) && info.site.layer == Some(layer);
+                let absent = layers
+                    .iter()
+                    .filter(|layer| !sites.iter().any(|info| is(info, **layer)));
+                let absent = absent.map(|layer| format!("{role} of layer {layer}"));
+                missing(&[*role]).into_iter().chain(absent).collect()
+            }
+            Self::Modules(target) => match &target.modules {
+                ModulePattern::Names(names) => {
+                    let hits = |name: &str| sites.iter().any(|s| s.is_module() && name_matches(name, &s.path));
+                    names.iter().filter(|name| !hits(name)).cloned().collect()
+                }
+                ModulePattern::Regex(pattern) => {
+                    for info in sites {
+                        if target.names(info)? {
+                            return Ok(Vec::new());
+                        }
+                    }
+                    vec![pattern.clone()]
+                }
+                ModulePattern::AllLinear => Vec::new(),
+            },
+            Self::Any(_) | Self::Outside { .. } | Self::Norms | Self::Biased => Vec::new(),
+        })
     }
 
     /// The names a user could have meant, for the error about a target without hits.
@@ -354,7 +379,7 @@ impl ModulePattern {
             }
         }
         let short = Self::Names(names);
-        let selected = ModuleTarget::new(short.clone()).select(host);
+        let selected = Target::Modules(ModuleTarget::new(short.clone())).select(host);
         let chosen: BTreeSet<_> = sites.iter().map(|s| s.site).collect();
         match selected {
             Ok(selection) if selection.sites.iter().map(|s| s.site).collect::<BTreeSet<_>>() == chosen => short,
@@ -390,24 +415,23 @@ fn meant(roles: &[Role], info: &SiteInfo) -> bool {
     roles.iter().any(|role| info.hub_role.holds(*role))
 }
 
-fn select_roles(roles: &[Role], leave_out: &[usize], host: &dyn Host) -> Selection {
-    let mut selection = Selection::default();
-    let sites = host.sites();
-    for role in roles {
-        if !sites.iter().any(|s| s.hub_role.holds(*role)) {
-            selection.unmatched.push(role.to_string());
+/// What a target does with a site.
+#[derive(Clone, Copy, PartialEq)]
+enum Choice {
+    Hit,
+    /// It matches and is excluded or left out.
+    Skipped,
+    Other,
+}
+
+impl Choice {
+    fn of(matches: bool, skipped: bool) -> Self {
+        match (matches, skipped) {
+            (false, _) => Self::Other,
+            (true, true) => Self::Skipped,
+            (true, false) => Self::Hit,
         }
     }
-    for info in sites {
-        if meant(roles, &info) {
-            if info.site.layer.is_some_and(|layer| leave_out.contains(&layer)) {
-                selection.skipped.push(info.path);
-            } else {
-                selection.sites.push(info);
-            }
-        }
-    }
-    selection
 }
 
 impl ModuleTarget {
@@ -418,34 +442,6 @@ impl ModuleTarget {
             exclude: None,
             layers: None,
         }
-    }
-
-    fn select(&self, host: &dyn Host) -> Result<Selection, Error> {
-        let mut selection = Selection::default();
-        let sites = host.module_sites();
-        if let ModulePattern::Names(names) = &self.modules {
-            let missed = names
-                .iter()
-                .filter(|name| !sites.iter().any(|s| name_matches(name, &s.path)));
-            selection.unmatched.extend(missed.cloned());
-        }
-        for info in sites {
-            if !self.names(&info)? {
-                continue;
-            }
-            if self.skips(&info)? {
-                selection.skipped.push(info.path);
-            } else {
-                selection.sites.push(info);
-            }
-        }
-        if let ModulePattern::Regex(pattern) = &self.modules
-            && selection.sites.is_empty()
-            && selection.skipped.is_empty()
-        {
-            selection.unmatched.push(pattern.clone());
-        }
-        Ok(selection)
     }
 
     /// Whether the site is a module that `modules` names.
@@ -468,7 +464,7 @@ impl ModuleTarget {
 }
 
 /// Whether `name` is the path or its last components.
-pub fn name_matches(name: &str, path: &str) -> bool {
+fn name_matches(name: &str, path: &str) -> bool {
     path == name || path.strip_suffix(name).is_some_and(|head| head.ends_with('.'))
 }
 

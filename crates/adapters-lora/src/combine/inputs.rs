@@ -4,7 +4,7 @@ use adapters_core::{AdapterSet, Attached, Error, SiteInfo, SiteKind};
 use burn::tensor::Device;
 
 use crate::combine::matrix::Matrix;
-use crate::lora::LoraConfig;
+use crate::lora_config::LoraConfig;
 use crate::scaling::Scaling;
 
 /// One adapter's layer at a site.

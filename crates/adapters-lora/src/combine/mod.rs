@@ -18,7 +18,7 @@ use crate::combine::matrix::{Matrix, vstack, weighted_sum};
 use crate::combine::sparsify::{dare_drop, magnitude_prune, ties_merge};
 use crate::combine::svd::{concatenated, dense_svd, product_svd};
 use crate::init::Init;
-use crate::lora::LoraConfig;
+use crate::lora_config::LoraConfig;
 use crate::scaling::Scaling;
 
 /// How LoRAs become one. `w_i` are the weights, `s_i` the scales, and every sum is over the adapters.

@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 
-use adapters::core::{CompositionError, ConfigError};
+use adapters::core::ConfigError;
 use adapters::models::ModelError;
 use adapters::store::StoreError;
 
@@ -58,14 +58,7 @@ fn is_refusal(error: &adapters::Error) -> bool {
         E::Config { source, .. } => matches!(source.downcast_ref(), Some(ConfigError::Unsupported { .. })),
         E::UnknownName(_) | E::BlockNotRunnable { .. } => true,
         E::CannotBuild { .. } | E::NotMergeable { .. } | E::NoTarget { .. } => true,
-        E::Composition(CompositionError::UnknownBlock { .. }) => true,
         _ => false,
-    }
-}
-
-impl From<CompositionError> for Stop {
-    fn from(error: CompositionError) -> Self {
-        adapters::Error::from(error).into()
     }
 }
 

@@ -1,0 +1,241 @@
+//! The configuration of LoRA, which its variants build on.
+
+use adapters_core::target::{ModulePattern, ModuleTarget, Target, pattern_value};
+use adapters_core::{ConfigError, Error};
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::dtype::Dtype;
+use crate::init::Init;
+use crate::scaling::Scaling;
+use crate::target::{LayerRoles, LoraTarget};
+
+/// Low-rank adaptation: `y = W x + b + s (B A dropout(x) + c)`, on an embedding table `y_i = W_i + s B A_i`.
+///
+/// | Name | Default | Purpose | Range |
+/// |---|---|---|---|
+/// | `rank` (`r`) | 8 | width of the bottleneck between A and B | >= 1 |
+/// | `alpha` | 8 | numerator of the scale `s` | finite |
+/// | `scaling` (`use_rslora`, `use_gating`) | [`Standard`](Scaling::Standard) | how `alpha` and `rank` make `s` | |
+/// | `dropout` | 0 | dropout on the input of A, in training | `0 <= p < 1` |
+/// | `target` (`attn_matrices`, .., or `target_modules`, ..) | query and value of self-attention | which layers are adapted | |
+/// | `init` (`init_weights`) | [`Lora`](Init::Lora) | initial values of A and B | |
+/// | `bias` | none | which biases of the base train along | |
+/// | `up_bias` (`lora_bias`) | false | whether B has a bias `c` | |
+/// | `modules_to_save` | none | modules trained as a whole, in copies | |
+/// | `rank_pattern` | empty | ranks by module path | >= 1 |
+/// | `alpha_pattern` | empty | alphas by module path | finite |
+/// | `seed` (`init_weights_seed`) | none | seed of the initial values, before the run's own | |
+/// | `dtype` | none | element type of A and B, else the device's default | |
+///
+/// Names in parentheses are those of config strings and files.
+///
+/// Paper: *LoRA: Low-Rank Adaptation of Large Language Models*, Hu et al., 2021, <https://arxiv.org/abs/2106.09685>.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LoraConfig {
+    /// Width of the bottleneck between A and B.
+    #[serde(rename = "r")]
+    pub rank: usize,
+    /// Numerator of the scale.
+    pub alpha: f64,
+    /// Which layers are adapted.
+    #[serde(flatten)]
+    pub target: LoraTarget,
+    /// Dropout probability on the input of A, in training.
+    pub dropout: f64,
+    /// Initial values.
+    #[serde(rename = "init_weights")]
+    pub init: Init,
+    /// Seed of the initial values; without it the run's.
+    #[serde(rename = "init_weights_seed")]
+    pub seed: Option<u64>,
+    /// How `alpha` and `rank` make the scale.
+    #[serde(flatten)]
+    pub scaling: Scaling,
+    /// Element type of A and B; without it the device's default.
+    pub dtype: Option<Dtype>,
+    /// Ranks by module path: the first key that matches the end of a path as a regular expression.
+    pub rank_pattern: IndexMap<String, usize>,
+    /// Alphas by module path, like `rank_pattern`.
+    pub alpha_pattern: IndexMap<String, f64>,
+    /// Which biases of the base train along.
+    pub bias: BiasTraining,
+    /// Whether B has a bias of its own.
+    #[serde(rename = "lora_bias")]
+    pub up_bias: bool,
+    /// Names of modules trained as a whole.
+    pub modules_to_save: Option<ModulePattern>,
+    /// Fields of a file this version does not know, kept and written back.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// Which biases of the base train along.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BiasTraining {
+    /// None.
+    #[default]
+    None,
+    /// Those of the adapted layers.
+    LoraOnly,
+    /// Those of every linear layer and normalization.
+    All,
+}
+
+impl Default for LoraConfig {
+    fn default() -> Self {
+        Self::new(8)
+    }
+}
+
+impl LoraConfig {
+    /// LoRA of `rank` on query and value, with the reference's defaults.
+    pub fn new(rank: usize) -> Self {
+        Self {
+            rank,
+            alpha: 8.0,
+            scaling: Scaling::Standard,
+            dropout: 0.0,
+            target: LoraTarget::Roles(LayerRoles::default()),
+            init: Init::Lora,
+            bias: BiasTraining::None,
+            up_bias: false,
+            modules_to_save: None,
+            rank_pattern: IndexMap::new(),
+            alpha_pattern: IndexMap::new(),
+            seed: None,
+            dtype: None,
+            extra: Map::new(),
+        }
+    }
+
+    /// Sets `alpha`.
+    #[must_use]
+    pub fn with_alpha(mut self, alpha: f64) -> Self {
+        self.alpha = alpha;
+        self
+    }
+
+    /// Sets how the scale is made.
+    #[must_use]
+    pub fn with_scaling(mut self, scaling: Scaling) -> Self {
+        self.scaling = scaling;
+        self
+    }
+
+    /// Sets the dropout probability.
+    #[must_use]
+    pub fn with_dropout(mut self, dropout: f64) -> Self {
+        self.dropout = dropout;
+        self
+    }
+
+    /// Adapts projections of the transformer layers by role.
+    #[must_use]
+    pub fn with_roles(mut self, roles: LayerRoles) -> Self {
+        self.target = LoraTarget::Roles(roles);
+        self
+    }
+
+    /// Adapts the modules whose path ends in one of `names`.
+    #[must_use]
+    pub fn with_modules<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Self {
+        let names = names.into_iter().map(Into::into).collect();
+        self.target = LoraTarget::Modules(ModuleTarget::new(ModulePattern::Names(names)));
+        self
+    }
+
+    /// Adapts every linear layer.
+    #[must_use]
+    pub fn with_all_linear(mut self) -> Self {
+        self.target = LoraTarget::Modules(ModuleTarget::new(ModulePattern::AllLinear));
+        self
+    }
+
+    /// Sets the initial values.
+    #[must_use]
+    pub fn with_init(mut self, init: Init) -> Self {
+        self.init = init;
+        self
+    }
+
+    /// Sets the seed of the initial values.
+    #[must_use]
+    pub fn with_seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Refuses the first field outside its range.
+    pub(crate) fn check_fields(&self) -> Result<(), ConfigError> {
+        ConfigError::unless(self.rank > 0, "r", "at least 1", self.rank)?;
+        ConfigError::unless(self.alpha.is_finite(), "alpha", "a finite number", self.alpha)?;
+        check_dropout(self.dropout)?;
+        let zero = self.rank_pattern.iter().find(|(_, r)| **r == 0);
+        ConfigError::unless(
+            zero.is_none(),
+            "rank_pattern",
+            "ranks of at least 1",
+            zero.map_or(String::new(), |(path, _)| format!("0 for `{path}`")),
+        )?;
+        let endless = self.alpha_pattern.iter().find(|(_, a)| !a.is_finite());
+        ConfigError::unless(
+            endless.is_none(),
+            "alpha_pattern",
+            "finite numbers",
+            endless.map_or(String::new(), |(path, alpha)| format!("{alpha} for `{path}`")),
+        )?;
+        ConfigError::unless(
+            !matches!(self.init, Init::Ia3),
+            "init_weights",
+            "an initialization of a low-rank product",
+            "ia3",
+        )?;
+        self.target.check()
+    }
+
+    /// Refuses what only plain LoRA computes, and the first field outside its range.
+    pub(crate) fn check_for_variant(&self) -> Result<(), ConfigError> {
+        self.check_fields()?;
+        let unsupported = |field, found: String| Err(ConfigError::Unsupported { field, found });
+        if self.up_bias {
+            return unsupported("lora_bias", "true with a variant of LoRA".to_owned());
+        }
+        if self.init.takes_from_base() {
+            return unsupported("init_weights", format!("{:?} with a variant of LoRA", self.init));
+        }
+        if self.bias != BiasTraining::None {
+            return unsupported("bias", format!("{:?} with a variant of LoRA", self.bias));
+        }
+        match &self.modules_to_save {
+            Some(_) => unsupported("modules_to_save", "set with a variant of LoRA".to_owned()),
+            None => Ok(()),
+        }
+    }
+
+    /// Rank and scale at a path.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TargetPattern`] for a pattern that is not a regular expression.
+    pub(crate) fn rank_and_scale(&self, path: &str) -> Result<(usize, f64), Error> {
+        let ranks = self.rank_pattern.iter().map(|(k, v)| (k.as_str(), *v));
+        let alphas = self.alpha_pattern.iter().map(|(k, v)| (k.as_str(), *v));
+        let rank = pattern_value(ranks, path)?.unwrap_or(self.rank);
+        let alpha = pattern_value(alphas, path)?.unwrap_or(self.alpha);
+        Ok((rank, self.scaling.scale(alpha, rank)))
+    }
+
+    /// Modules trained as a whole.
+    pub(crate) fn saved_modules(&self) -> Option<Target> {
+        let modules = self.modules_to_save.clone()?;
+        Some(Target::Modules(ModuleTarget::new(modules)))
+    }
+}
+
+pub(crate) fn check_dropout(dropout: f64) -> Result<(), ConfigError> {
+    ConfigError::unless((0.0..1.0).contains(&dropout), "dropout", "0 <= dropout < 1", dropout)
+}
