@@ -20,6 +20,7 @@ pub enum FeedForwardPlan {
 
 /// `[batch, seq, d_model]` to the same, position by position.
 #[derive(Module, Sites, Debug)]
+#[allow(clippy::large_enum_variant)] // One a layer.
 pub enum FeedForward {
     /// [`FeedForwardPlan::Gated`].
     Gated(Gated),

@@ -24,6 +24,7 @@ pub struct RotaryAttention {
 
 /// Query, key and value.
 #[derive(Module, Sites, Debug)]
+#[allow(clippy::large_enum_variant)] // One a layer.
 enum Projected {
     Separate(Separate),
     Fused(Fused),
