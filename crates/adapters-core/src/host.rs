@@ -44,9 +44,11 @@ pub trait Host: Sites {
         role
     }
 
-    /// Makes the weight of a language-model head that is the token table its own, before the table is changed: the head
-    /// keeps the weight it has. Nothing where the head follows the table.
-    fn untie_head(&mut self) {}
+    /// Factor of the hidden states that enter a language-model head whose weight is the token table, and not those that enter
+    /// one of its own.
+    fn tied_head_scale(&self) -> f64 {
+        1.0
+    }
 
     /// What published adapter files call the attention of a stack.
     fn attention_name(&self, stack: Stack) -> &'static str {
@@ -126,7 +128,6 @@ pub trait Host: Sites {
 
     /// The frozen embedding table of a site, for merging.
     fn table_mut(&mut self, site: Site) -> Option<&mut Embedding> {
-        self.untie_head();
         match at_mut(self, site)? {
             LayerMut::Table(table) => Some(table),
             _ => None,

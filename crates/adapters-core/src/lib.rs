@@ -23,7 +23,7 @@ pub use merge::{MergeReport, Merged, merge};
 pub use method::Method;
 pub use method::any::{AnyMethod, Encode, ErasedMethod};
 pub use method::capability::{
-    Capabilities, ConvertsForStorage, EditsEmbeddings, NeedsTokenizer, Penalized, Scheduled, SharedParameters,
+    Capabilities, ConvertsForStorage, EditsEmbeddings, NeedsTokenizer, Penalized, Scheduled, SharedParameters, TiesHead,
 };
 pub use method::codec::{AdapterHub, Codec, FileFormat, Format, Peft, StoredConfig, Tensors};
 pub use method::config::ConfigError;

@@ -92,6 +92,10 @@ roles! {
     AttentionOutputNorm = "attention_output_norm",
     /// Normalization of the feed-forward block's output, before it joins the residual stream.
     FfnOutputNorm = "ffn_output_norm",
+    /// Projection of the embeddings to the width of the layers (linear).
+    EmbeddingProjection = "embedding_projection",
+    /// Projection of the last hidden state to the width of the language-model head (linear).
+    HeadProjection = "head_projection",
 }
 
 /// Declares the roles that layers of one kind can have, so that a layer cannot be built with a role of another kind.
@@ -113,7 +117,8 @@ macro_rules! roles_of {
 
 roles_of! {
     /// Roles of linear layers.
-    LinearRole: Query, Key, Value, AttentionOutput, FfnUp, FfnGate, FfnDown, Pooler, LmHead, QueryKeyValue, FfnGateUp
+    LinearRole: Query, Key, Value, AttentionOutput, FfnUp, FfnGate, FfnDown, Pooler, LmHead, QueryKeyValue, FfnGateUp,
+    EmbeddingProjection, HeadProjection
 }
 
 roles_of! {
@@ -265,6 +270,10 @@ pub struct SiteInfo {
     /// The role that AdapterHub's configurations select this site by, which [`Host::sites`](crate::Host::sites) fills in
     /// ([`Host::hub_role`](crate::Host::hub_role)).
     pub hub_role: Role,
+    /// The embedding table that a language-model head has its weight in common with.
+    pub tied_to: Option<Site>,
+    /// Where the projections of a fused one lie head by head, the number of heads; `None` where they lie side by side.
+    pub interleaved: Option<usize>,
 }
 
 impl SiteInfo {
@@ -276,6 +285,8 @@ impl SiteInfo {
             path: path.into(),
             input_first: false,
             hub_role: site.role,
+            tied_to: None,
+            interleaved: None,
         }
     }
 

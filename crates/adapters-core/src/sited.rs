@@ -8,14 +8,13 @@ use std::fmt::Debug;
 use std::marker::PhantomData;
 use std::ops::Deref;
 
-use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, Param};
+use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::nn::conv::{Conv1d, Conv2d};
 use burn::nn::{Dropout, Embedding, LayerNorm, Linear, RmsNorm};
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 
 use crate::pass::state::NormParameters;
 use crate::site::{EmbeddingRole, LinearRole, NormRole, ResidualRole, Role, Site, SiteInfo, SiteKind, Stack};
-use crate::transparent_module;
 
 /// Something that contains sites: a layer that knows its own, or a struct of such layers, for which `#[derive(Sites)]`
 /// implements it.
@@ -202,6 +201,27 @@ impl Sited<Linear> {
         self.info.input_first = true;
         self
     }
+
+    /// The same fused projection, whose parts lie head by head in its output.
+    #[must_use]
+    pub fn interleaved(mut self, heads: usize) -> Self {
+        self.info.interleaved = Some(heads);
+        self
+    }
+
+    /// A language-model head at `location` whose weight is that of `table`, not a copy of it. As a [`Module`] it has no
+    /// parameters: the weight is the table's. A table that is replaced, as by merging, leaves the head its weight.
+    pub fn tied(
+        location: Location,
+        path: impl Into<String>,
+        table: &Sited<Embedding>,
+        bias: Option<Param<Tensor<1>>>,
+    ) -> Self {
+        let weight = Param::initialized(ParamId::new(), table.weight.val().transpose());
+        let mut head = Self::new(location, LinearRole::LmHead, path, Linear { weight, bias });
+        head.info.tied_to = Some(table.site());
+        head
+    }
 }
 
 impl Sited<Embedding> {
@@ -245,7 +265,56 @@ impl<L: Adaptable> Sites for Sited<L> {
     }
 }
 
-transparent_module!(impl[L: Module] Sited<L>, layer);
+impl<L: Module> Module for Sited<L> {
+    fn collect_devices(&self, devices: Vec<Device>) -> Vec<Device> {
+        self.layer.collect_devices(devices)
+    }
+
+    fn fork(self, device: &Device) -> Self {
+        self.with(|layer| layer.fork(device))
+    }
+
+    fn to_device(self, device: &Device) -> Self {
+        self.with(|layer| layer.to_device(device))
+    }
+
+    fn train(self) -> Self {
+        self.with(Module::train)
+    }
+
+    fn valid(&self) -> Self {
+        Self {
+            layer: self.layer.valid(),
+            info: self.info.clone(),
+        }
+    }
+
+    fn materialize(self) -> Self {
+        self.with(Module::materialize)
+    }
+
+    fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
+        if self.info.tied_to.is_none() {
+            self.layer.visit(visitor);
+        }
+    }
+
+    fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
+        match self.info.tied_to {
+            Some(_) => self,
+            None => self.with(|layer| layer.map(mapper)),
+        }
+    }
+}
+
+impl<L> Sited<L> {
+    fn with(self, change: impl FnOnce(L) -> L) -> Self {
+        Self {
+            layer: change(self.layer),
+            info: self.info,
+        }
+    }
+}
 
 impl<L: ModuleDisplay> ModuleDisplayDefault for Sited<L> {
     fn content(&self, content: Content) -> Option<Content> {

@@ -156,6 +156,7 @@ const OURS: &[&str] = &[
     "bias",
     "lora_bias",
     "modules_to_save",
+    "ensure_weight_tying",
 ];
 
 pub(crate) fn refuse(what: &'static str) -> ConfigError {

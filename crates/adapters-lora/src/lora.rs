@@ -1,13 +1,15 @@
 //! LoRA: a low-rank update of linear layers and embedding tables.
 
-use adapters_core::copies::{bias_copy_of, copy_of};
+use adapters_core::copies::{TableCopy, bias_copy_of, copy_of};
 use adapters_core::target::{ModulePattern, ModuleTarget, Target, pattern_value};
 use adapters_core::{
     AdapterHub, Attached, Build, Capabilities, Codec, ConfigError, ConvertsForStorage, Erased, Error, Format, Host,
-    Method, Peft, SiteInfo, SiteKind, SiteLayer, StoredConfig, config::from_fields,
+    Method, Peft, SiteInfo, SiteKind, SiteLayer, StoredConfig, TiesHead, config::from_fields,
 };
 use adapters_nn::draw;
+use burn::tensor::{Tensor, TensorData};
 use indexmap::IndexMap;
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -34,6 +36,7 @@ use crate::target::{LayerRoles, LoraTarget};
 /// | `bias` | none | which biases of the base train along | |
 /// | `up_bias` (`lora_bias`) | false | whether B has a bias `c` | |
 /// | `modules_to_save` | none | modules trained as a whole, in copies | |
+/// | `ensure_weight_tying` | false | whether what adapts an embedding table adapts a head whose weight it is alike | |
 /// | `rank_pattern` | empty | ranks by module path | >= 1 |
 /// | `alpha_pattern` | empty | alphas by module path | finite |
 /// | `seed` (`init_weights_seed`) | none | seed of the initial values, before the run's own | |
@@ -77,6 +80,9 @@ pub struct LoraConfig {
     pub up_bias: bool,
     /// Names of modules trained as a whole.
     pub modules_to_save: Option<ModulePattern>,
+    /// Whether an embedding table and a head whose weight it is are adapted alike: A of the one is B of the other, and a copy is
+    /// one for both. Nothing where the head has a weight of its own.
+    pub ensure_weight_tying: bool,
     /// Fields of a file this version does not know, kept and written back.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
@@ -114,6 +120,7 @@ impl LoraConfig {
             bias: BiasTraining::None,
             up_bias: false,
             modules_to_save: None,
+            ensure_weight_tying: false,
             rank_pattern: IndexMap::new(),
             alpha_pattern: IndexMap::new(),
             seed: None,
@@ -214,6 +221,9 @@ impl LoraConfig {
         if self.up_bias {
             return unsupported("lora_bias", "true with a variant of LoRA".to_owned());
         }
+        if self.ensure_weight_tying {
+            return unsupported("ensure_weight_tying", "true with a variant of LoRA".to_owned());
+        }
         if self.init.takes_from_base() {
             return unsupported("init_weights", format!("{:?} with a variant of LoRA", self.init));
         }
@@ -241,8 +251,25 @@ impl LoraConfig {
 
     /// Modules trained as a whole.
     fn saved_modules(&self) -> Option<Target> {
-        let modules = self.modules_to_save.clone()?;
-        Some(Target::Modules(ModuleTarget::new(modules)))
+        Some(self.tied(match self.modules_to_save.clone()? {
+            ModulePattern::Names(names) => Target::Endings(names),
+            modules => Target::Modules(ModuleTarget::new(modules)),
+        }))
+    }
+
+    /// The modules with a low-rank update. What is copied and what is updated is not tied both: as in the reference, copies are.
+    fn updated_modules(&self) -> Target {
+        match self.modules_to_save {
+            Some(_) => self.target.to_target(),
+            None => self.tied(self.target.to_target()),
+        }
+    }
+
+    fn tied(&self, target: Target) -> Target {
+        match self.ensure_weight_tying {
+            true => Target::Tied(Box::new(target)),
+            false => target,
+        }
     }
 }
 
@@ -254,7 +281,7 @@ impl Method for LoraConfig {
     }
 
     fn target(&self) -> Target {
-        let mut targets = vec![self.target.to_target()];
+        let mut targets = vec![self.updated_modules()];
         targets.extend(self.saved_modules());
         if self.bias == BiasTraining::All {
             targets.push(Target::Biased);
@@ -269,10 +296,10 @@ impl Method for LoraConfig {
         if let Some(saved) = self.saved_modules()
             && saved.covers(site)?
         {
-            let copy = copy_of(build.host, site.site, build.device);
+            let copy = copy_of(build.host, site, build.device);
             return copy.ok_or_else(|| Self::refuse(site, "the model gives no access to this weight"));
         }
-        if self.bias == BiasTraining::All && !self.target.to_target().covers(site)? {
+        if self.bias == BiasTraining::All && !self.updated_modules().covers(site)? {
             let copy = bias_copy_of(build.host, site.site, build.device);
             return copy.ok_or_else(|| Self::refuse(site, "it has no bias to train"));
         }
@@ -286,6 +313,7 @@ impl Method for LoraConfig {
     fn capabilities(&self) -> Capabilities<'_> {
         Capabilities {
             storage: self.init.takes_from_base().then_some(self),
+            tied: self.ensure_weight_tying.then_some(self),
             ..Capabilities::default()
         }
     }
@@ -312,6 +340,15 @@ impl LoraConfig {
                 b: builder.param(b.clone(), self.dtype).set_require_grad(false),
             };
             (a, b, Some(origin))
+        } else if let Some(table) = builder.site.tied_to.filter(|_| self.ensure_weight_tying) {
+            // As the table starts, the other way round.
+            let (a, b) = table_start(&mut builder.build.rng(self.seed, table), [d_out, d_in], rank);
+            let transposed = |data| {
+                Tensor::<2>::from_data(data, builder.build.device)
+                    .transpose()
+                    .into_data()
+            };
+            (transposed(b), transposed(a), None)
         } else {
             let rows = rank * builder.groups();
             let a = init_a(self.init, &mut builder.rng, rank, [rows, d_in]);
@@ -351,14 +388,29 @@ impl LoraConfig {
             return Err(builder.refuse("on an embedding table only the plain product is computed"));
         }
         let (rank, scale) = self.rank_and_scale(&builder.site.path)?;
-        // The other way round than in a linear layer, as published: A is zero.
-        let b = draw::normal(&mut builder.rng, [d_model, rank], 1.0);
+        let (a, b) = table_start(&mut builder.rng, [rows, d_model], rank);
         Ok(SiteLayer::Table(Erased::new(LowRankTable {
-            a: builder.param(draw::constant([rank, rows], 0.0), self.dtype),
+            a: builder.param(a, self.dtype),
             b: builder.param(b, self.dtype),
             scale,
             padding,
         })))
+    }
+}
+
+/// A, `[rank, rows]`, and B, `[d_model, rank]`, of a new update of a table. The other way round than in a linear layer, as
+/// published: A is zero.
+fn table_start(rng: &mut ChaCha8Rng, [rows, d_model]: [usize; 2], rank: usize) -> (TensorData, TensorData) {
+    let b = draw::normal(rng, [d_model, rank], 1.0);
+    (draw::constant([rank, rows], 0.0), b)
+}
+
+impl TiesHead for LoraConfig {
+    /// A copy is one for both. Low-rank updates have parameters of their own at each.
+    fn on_tied_head(&self, table: &SiteLayer) -> Option<SiteLayer> {
+        let SiteLayer::Table(layer) = table else { return None };
+        let copy: &TableCopy = layer.downcast_ref()?;
+        Some(SiteLayer::Linear(Erased::new(copy.on_head())))
     }
 }
 

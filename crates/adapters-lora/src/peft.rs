@@ -23,6 +23,7 @@ const LORA: &Names = &[
     ("lora_bias", "lora_bias"),
     ("bias", "bias"),
     ("modules_to_save", "modules_to_save"),
+    ("ensure_weight_tying", "ensure_weight_tying"),
 ];
 
 pub(crate) fn refuse(what: &'static str) -> ConfigError {

@@ -13,8 +13,8 @@ use crate::from_checkpoint::FromCheckpoint;
 use crate::kind::ModelKind;
 use crate::model::Model;
 use crate::{
-    bart, bert, distilbert, gemma2, gemma3, gpt2, granite, llama, mistral, olmo2, phi, phi3, qwen2, qwen3, roberta,
-    smollm3, t5, vit,
+    bart, bert, distilbert, gemma2, gemma3, gpt_neox, gpt2, gptj, granite, llama, mistral, olmo2, opt, phi, phi3,
+    qwen2, qwen3, roberta, smollm3, t5, vit,
 };
 
 /// Every architecture of this crate.
@@ -38,6 +38,9 @@ pub const ARCHITECTURES: &[Architecture] = &[
     Architecture::new("olmo2", ModelKind::CausalLm, olmo2::load),
     Architecture::new("granite", ModelKind::CausalLm, granite::load),
     Architecture::of::<gpt2::Gpt2Model>("gpt2", ModelKind::CausalLm),
+    Architecture::of::<gpt_neox::GptNeoXModel>("gpt_neox", ModelKind::CausalLm),
+    Architecture::of::<gptj::GptJModel>("gptj", ModelKind::CausalLm),
+    Architecture::of::<opt::OptModel>("opt", ModelKind::CausalLm),
     Architecture::of::<t5::T5Model>("t5", ModelKind::EncoderDecoder),
     Architecture::new("mt5", ModelKind::EncoderDecoder, t5::load_mt5),
     Architecture::of::<vit::VitModel>("vit", ModelKind::ImageEncoder),

@@ -43,8 +43,6 @@ struct Own {
 /// What the configuration decides.
 fn family(config: &RotaryDecoderConfig, own: Own, check: ConfigCheck<'_>) -> Result<Family, ModelError> {
     check.dropouts([("resid_pdrop", own.resid_pdrop), ("embd_pdrop", own.embd_pdrop)])?;
-    let expected = "false: the head has a bias of its own";
-    check.require(!config.tie_word_embeddings, "tie_word_embeddings", expected, true)?;
     let family = Family::new("phi", "PhiForCausalLM", config);
     Ok(Family {
         norm: NormKind::Layer,

@@ -6,8 +6,9 @@
 
 use std::f64::consts::{PI, TAU};
 
+use adapters_core::Hooks;
 use adapters_nn::ops;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
 use crate::rotary_scaling::RotaryScaling;
 
@@ -175,6 +176,18 @@ impl Frequencies {
     }
 }
 
+/// Positions of the last `seq` of `past + seq` tokens, `[1 or batch, seq]`. Padding has positions, as in transformers, but where
+/// a text is generated: there it stands in front, and a text gets the tokens it gets alone.
+pub(crate) fn positions(
+    [seq, past]: [usize; 2],
+    padding: Option<&Tensor<2, Bool>>,
+    device: &Device,
+    cx: &Hooks<'_>,
+) -> Tensor<2, Int> {
+    let padding = padding.filter(|_| cx.pass().prompt.is_some());
+    ops::positions(seq, past, padding, device) + cx.first_position() as i64
+}
+
 /// Cosines and sines of a pass, `[1 or batch, 1, seq, pairs]`.
 #[derive(Clone, Debug)]
 pub struct Turns {
@@ -200,6 +213,26 @@ impl Turns {
         }
         let turned = ops::turn(x.clone().slice_dim(3, 0..features), self.cos.clone(), self.sin.clone());
         Tensor::cat(vec![turned, x.slice_dim(3, features..d_head)], 3)
+    }
+
+    /// The same with neighboring features in place of halves.
+    ///
+    /// # Panics
+    ///
+    /// As [`turn`](Self::turn).
+    pub fn turn_neighbors(&self, x: Tensor<4>) -> Tensor<4> {
+        let [batch, heads, seq, d_head] = x.dims();
+        let pairs = self.cos.dims()[3];
+        // Features `[pairs, 2]` to `[2, pairs]`, and back.
+        let regrouped = |x: Tensor<4>, by: [usize; 2]| {
+            x.reshape([batch, heads, seq, by[0], by[1]])
+                .swap_dims(3, 4)
+                .reshape([batch, heads, seq, 2 * pairs])
+        };
+        let turning = regrouped(x.clone().slice_dim(3, 0..2 * pairs), [pairs, 2]);
+        let turned = ops::turn(turning, self.cos.clone(), self.sin.clone());
+        let rest = x.slice_dim(3, 2 * pairs..d_head);
+        Tensor::cat(vec![regrouped(turned, [2, pairs]), rest], 3)
     }
 }
 

@@ -7,7 +7,6 @@
 //! <https://arxiv.org/abs/1910.07467>. Behavior follows the causal language models of Hugging Face transformers.
 
 use adapters_core::Role;
-use burn::module::ParamId;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -16,7 +15,7 @@ use crate::llama::object;
 use crate::model::Model;
 use crate::modeling::*;
 use crate::norm::{Norm, NormKind};
-use crate::rotary::Rotary;
+use crate::rotary::{self, Rotary};
 use crate::rotary_config::{Rotaries, RotaryDecoderConfig};
 use crate::rotary_family::{AdapterHubForm, EmbeddingFactor, Family, Logits};
 use crate::rotary_layer::{Frame, RotaryLayer};
@@ -30,8 +29,7 @@ pub struct RotaryDecoder {
     layers: Vec<RotaryLayer>,
     norm: Sited<Norm>,
     head_input: Point<OutputHook>,
-    /// `None` where it is the table of the embeddings.
-    head: Option<Sited<Linear>>,
+    head: Sited<Linear>,
     #[module(skip)]
     config: RotaryDecoderConfig,
     #[module(skip)]
@@ -63,10 +61,7 @@ impl RotaryDecoder {
         device: &Device,
         cx: &Hooks<'_>,
     ) -> Frame {
-        let first = cx.first_position() as i64;
-        // Padding has positions, as in transformers, but where a text is generated: there it stands in front.
-        let without = padding.as_ref().filter(|_| cx.pass().prompt.is_some());
-        let positions = ops::positions(seq, past, without, device) + first;
+        let positions = rotary::positions([seq, past], padding.as_ref(), device, cx);
         let mut biases: Vec<(Option<usize>, Tensor<4>)> = Vec::new();
         for window in self.family.layers.iter().map(|layer| layer.window) {
             if !biases.iter().any(|(of, _)| *of == window) {
@@ -112,16 +107,18 @@ impl FromCheckpoint for RotaryDecoder {
             config.rms_norm_eps,
         );
         let mut top = weights.at_top(outside, "lm_head");
-        let head_input = top.head_input("", d);
-        let mut head = || top.linear_with(family.head_bias, LinearRole::LmHead, "", [d, vocab]);
         Ok(Self {
+            head_input: top.head_input("", d),
+            head: top.head(
+                family.head_bias,
+                config.tie_word_embeddings.then_some(&words),
+                [d, vocab],
+            ),
             words,
             embedded,
             embedding,
             layers,
             norm,
-            head_input,
-            head: (!config.tie_word_embeddings).then(&mut head),
             config,
             family,
             rotaries,
@@ -196,10 +193,7 @@ impl CausalLm for RotaryDecoder {
             }
         };
         let hidden = cx.output(&self.head_input, hidden);
-        let scores = match &self.head {
-            Some(head) => cx.linear(head, hidden),
-            None => ops::project(hidden, self.words.weight.val()),
-        };
+        let scores = cx.linear(&self.head, hidden);
         match self.family.logits {
             Logits::Plain => scores,
             Logits::Divided(by) => scores / by,
@@ -235,13 +229,5 @@ impl Host for RotaryDecoder {
             Role::FfnDown if self.family.adapterhub == AdapterHubForm::Classes => Role::FfnUp,
             role => role,
         }
-    }
-
-    fn untie_head(&mut self) {
-        let outside = Location::outside(Stack::Decoder);
-        self.head.get_or_insert_with(|| {
-            let weight = Param::initialized(ParamId::new(), self.words.weight.val().transpose());
-            Sited::new(outside, LinearRole::LmHead, "lm_head", Linear { weight, bias: None })
-        });
     }
 }

@@ -13,7 +13,7 @@ use adapters_nn::nearest;
 
 use crate::error::Error;
 use crate::host::Host;
-use crate::site::{Role, SiteInfo, SiteKind, Stack};
+use crate::site::{Role, Site, SiteInfo, SiteKind, Stack};
 
 /// Which sites a method is aimed at.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +29,11 @@ pub enum Target {
     Modules(ModuleTarget),
     /// Sites of any of these targets.
     Any(Vec<Target>),
+    /// Modules whose path ends in one of these texts, within a component too: how peft reads `modules_to_save`.
+    Endings(Vec<String>),
+    /// Sites of another target, where embedding tables and the heads whose weights they are go together: one of both means
+    /// both.
+    Tied(Box<Target>),
     /// Every normalization.
     Norms,
     /// Every linear layer and normalization with a bias.
@@ -226,6 +231,30 @@ impl Target {
                 all.sites.dedup();
                 Ok(all)
             }
+            Self::Endings(endings) => {
+                let mut sites = host.module_sites();
+                let missed = endings
+                    .iter()
+                    .filter(|ending| !sites.iter().any(|info| info.path.ends_with(*ending)));
+                let unmatched = missed.cloned().collect();
+                sites.retain(|info| endings.iter().any(|ending| info.path.ends_with(ending)));
+                Ok(Selection {
+                    sites,
+                    unmatched,
+                    ..Selection::default()
+                })
+            }
+            Self::Tied(target) => {
+                let mut selection = target.select(host)?;
+                let sites = host.sites();
+                let has = |site: Site| selection.sites.iter().any(|info| info.site == site);
+                let meant = |info: &&SiteInfo| {
+                    let of_head = |head: &SiteInfo| head.tied_to == Some(info.site) && has(head.site);
+                    has(info.site) || info.tied_to.is_some_and(has) || sites.iter().any(of_head)
+                };
+                selection.sites = sites.iter().filter(meant).cloned().collect();
+                Ok(selection)
+            }
             Self::Norms => {
                 let mut sites = host.module_sites();
                 sites.retain(|info| matches!(info.kind, SiteKind::Norm { .. }));
@@ -298,6 +327,9 @@ impl Target {
                 }
                 Ok(false)
             }
+            Self::Endings(endings) => Ok(info.is_module() && endings.iter().any(|ending| info.path.ends_with(ending))),
+            // Which table belongs to a head is decided where sites are selected.
+            Self::Tied(target) => Ok(info.tied_to.is_some() || target.covers(info)?),
             Self::Norms => Ok(matches!(info.kind, SiteKind::Norm { .. })),
             Self::Biased => Ok(matches!(info.kind, SiteKind::Linear { .. } | SiteKind::Norm { .. })),
             // The stacks matter in some models only, which a site alone does not tell.
@@ -315,14 +347,14 @@ impl Target {
             Self::Roles { .. } | Self::First(_) | Self::Layers { .. } => {
                 host.sites().iter().map(|s| s.site.role.to_string()).collect()
             }
-            Self::Modules(_) => host
+            Self::Modules(_) | Self::Endings(_) => host
                 .module_sites()
                 .iter()
                 .map(|s| s.path.rsplit('.').next().unwrap_or(&s.path).to_owned())
                 .collect(),
             Self::Any(targets) => targets.iter().flat_map(|target| target.available(host)).collect(),
             Self::Norms | Self::Biased => Vec::new(),
-            Self::Outside { target, .. } => target.available(host),
+            Self::Outside { target, .. } | Self::Tied(target) => target.available(host),
         };
         names.sort();
         names.dedup();

@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 
 use super::fields::by_fields;
 use super::hook_state::{HookState, NoWeight};
-use super::norm::NormParameters;
+use super::normalization::NormParameters;
 use super::rows::weighted;
 
 /// A normalization of any formula, with the parameters it has in this pass.
