@@ -96,6 +96,8 @@ roles! {
     EmbeddingProjection = "embedding_projection",
     /// Projection of the last hidden state to the width of the language-model head (linear).
     HeadProjection = "head_projection",
+    /// Normalization in front of a layer's own adapter, in models that are published with adapters.
+    AdapterNorm = "adapter_norm",
 }
 
 /// Declares the roles that layers of one kind can have, so that a layer cannot be built with a role of another kind.
@@ -123,7 +125,8 @@ roles_of! {
 
 roles_of! {
     /// Roles of normalizations.
-    NormRole: EmbeddingNorm, AttentionNorm, FfnNorm, FinalNorm, QueryNorm, KeyNorm, AttentionOutputNorm, FfnOutputNorm
+    NormRole: EmbeddingNorm, AttentionNorm, FfnNorm, FinalNorm, QueryNorm, KeyNorm, AttentionOutputNorm, FfnOutputNorm,
+    AdapterNorm
 }
 
 roles_of! {

@@ -13,19 +13,24 @@ use crate::from_checkpoint::FromCheckpoint;
 use crate::kind::ModelKind;
 use crate::model::Model;
 use crate::{
-    bart, bert, distilbert, gemma2, gemma3, gpt_neox, gpt2, gptj, granite, llama, mistral, olmo2, opt, phi, phi3,
-    qwen2, qwen3, roberta, smollm3, t5, vit,
+    albert, bart, bert, bert_generation, distilbert, electra, gemma2, gemma3, gpt_neox, gpt2, gptj, granite, llama,
+    mistral, olmo2, opt, phi, phi3, qwen2, qwen3, roberta, smollm3, t5, vit, xmod,
 };
 
 /// Every architecture of this crate.
 pub const ARCHITECTURES: &[Architecture] = &[
+    Architecture::new("albert", ModelKind::Encoder, albert::load),
     Architecture::of::<bart::BartModel>("bart", ModelKind::EncoderDecoder),
     Architecture::new("mbart", ModelKind::EncoderDecoder, bart::load_mbart),
     Architecture::new("plbart", ModelKind::EncoderDecoder, bart::load_plbart),
     Architecture::of::<bert::BertModel>("bert", ModelKind::Encoder),
     Architecture::new("roberta", ModelKind::Encoder, roberta::load),
     Architecture::new("xlm-roberta", ModelKind::Encoder, roberta::load_xlm),
-    Architecture::of::<distilbert::DistilBertModel>("distilbert", ModelKind::Encoder),
+    Architecture::new("xlm_roberta", ModelKind::Encoder, roberta::load_xlm),
+    Architecture::new("xmod", ModelKind::Encoder, xmod::load),
+    Architecture::new("bert-generation", ModelKind::Encoder, bert_generation::load),
+    Architecture::new("distilbert", ModelKind::Encoder, distilbert::load),
+    Architecture::new("electra", ModelKind::Encoder, electra::load),
     Architecture::new("llama", ModelKind::CausalLm, llama::load),
     Architecture::new("mistral", ModelKind::CausalLm, mistral::load),
     Architecture::new("qwen2", ModelKind::CausalLm, qwen2::load),

@@ -3,11 +3,10 @@
 //! Paper: *BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding*, Devlin et al., 2018,
 //! <https://arxiv.org/abs/1810.04805>. Behavior follows `BertModel` of Hugging Face transformers.
 
-use serde_json::{Map, Value};
-
-use crate::checkpoint_folder::CheckpointFolder;
-use crate::model::Model;
+use crate::encoder::{Encoder, EncoderFacts, EncoderNames, Pooler};
 use crate::modeling::*;
+use crate::post_norm::{BERT_NAMES, LayerSizes, PostNormLayer};
+use crate::text_embeddings::{Counting, EmbeddingOptions, TextEmbeddings};
 
 /// `config.json` of a BERT checkpoint: the fields that change what is computed. Others are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -73,7 +72,7 @@ impl Default for BertConfig {
 
 impl BertConfig {
     /// Checks the values against each other and against what is computed here.
-    fn check(&self, path: &Path) -> Result<Activation, ModelError> {
+    pub(crate) fn check(&self, counting: Counting, path: &Path) -> Result<Activation, ModelError> {
         let check = ConfigCheck::new(path);
         check.sizes([
             ("vocab_size", self.vocab_size),
@@ -81,7 +80,6 @@ impl BertConfig {
             ("num_attention_heads", self.num_attention_heads),
             ("intermediate_size", self.intermediate_size),
             ("max_position_embeddings", self.max_position_embeddings),
-            ("type_vocab_size", self.type_vocab_size),
         ])?;
         check.layers([("num_hidden_layers", self.num_hidden_layers)])?;
         let heads = ("num_attention_heads", self.num_attention_heads);
@@ -91,6 +89,9 @@ impl BertConfig {
             ("attention_probs_dropout_prob", self.attention_probs_dropout_prob),
             ("classifier_dropout", self.classifier_dropout.unwrap_or(0.0)),
         ])?;
+        let (reserved, positions) = (counting.reserved(), self.max_position_embeddings);
+        let expected = format!("more than {reserved}");
+        check.require(positions > reserved, "max_position_embeddings", expected, positions)?;
         let positions = &self.position_embedding_type;
         check.require(
             positions == "absolute",
@@ -107,324 +108,134 @@ impl BertConfig {
         )?;
         Ok(self.hidden_act.parse()?)
     }
+
+    /// The sizes of its layers.
+    pub(crate) fn sizes(&self, activation: Activation) -> LayerSizes {
+        LayerSizes {
+            d_model: self.hidden_size,
+            heads: self.num_attention_heads,
+            d_ffn: self.intermediate_size,
+            activation,
+            epsilon: self.layer_norm_eps,
+            attention_dropout: self.attention_probs_dropout_prob,
+            attention_output_dropout: self.hidden_dropout_prob,
+            ffn_dropout: self.hidden_dropout_prob,
+            pad_id: self.pad_token_id,
+        }
+    }
+
+    /// Its embeddings, `width` wide.
+    pub(crate) fn embeddings(&self, width: usize, counting: Counting) -> EmbeddingOptions {
+        EmbeddingOptions {
+            vocab_size: self.vocab_size,
+            width,
+            normalized: width,
+            positions: self.max_position_embeddings,
+            counting,
+            token_types: self.type_vocab_size,
+            pad_id: self.pad_token_id,
+            epsilon: self.layer_norm_eps,
+            dropout: self.hidden_dropout_prob,
+            zeroes_padding: false,
+        }
+    }
+
+    /// What heads, tokenizers and reports need.
+    pub(crate) fn facts(
+        &self,
+        names: EncoderNames,
+        counting: Counting,
+        masked_lm: Option<MaskedLmLayout>,
+    ) -> EncoderFacts {
+        EncoderFacts {
+            names,
+            d_model: self.hidden_size,
+            attention_dropout: self.attention_probs_dropout_prob,
+            info: ModelInfo {
+                num_layers: self.num_hidden_layers,
+                max_length: self.max_position_embeddings - counting.reserved(),
+                vocab_size: self.vocab_size,
+                pad_id: self.pad_token_id,
+                token_types: Some(self.type_vocab_size).filter(|types| *types > 0),
+                head_norm_epsilon: self.layer_norm_eps,
+                head_dropout: self.classifier_dropout.unwrap_or(self.hidden_dropout_prob),
+                activation: self.hidden_act.clone(),
+                masked_lm,
+            },
+        }
+    }
 }
 
-/// BERT: embeddings, layers and, where the checkpoint has one, a pooler.
-#[derive(Module, Sites, Debug)]
-pub struct BertModel {
-    embeddings: BertEmbeddings,
-    layers: Vec<BertLayer>,
-    /// `None` where the checkpoint was saved from a class that has none.
-    pooler: Option<Sited<Linear>>,
-    #[module(skip)]
-    config: BertConfig,
-    #[module(skip)]
-    variant: Variant,
-}
+/// BERT, and every relative whose layers are like its own.
+pub type BertModel = Encoder<Vec<PostNormLayer>>;
 
 /// What the relatives of BERT change.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Variant {
-    /// The published `model_type`.
-    pub model_type: &'static str,
-    /// The published class.
-    pub class_name: &'static str,
-    /// Prefix of the keys in checkpoints of larger classes.
-    pub prefix: &'static str,
-    /// What the keys begin with that only larger classes have.
-    pub unused: &'static [&'static str],
-    /// Rows of the position table that come before the first token's.
-    pub reserved: fn(&BertConfig) -> usize,
-    /// Rows of the position table for what is embedded, `[1 or batch, seq, d_model]`.
-    pub positions: fn(&Embedding, &Tokens<'_>) -> Tensor<3>,
+    /// The published names.
+    pub names: EncoderNames,
+    /// Width of the embeddings, and the path of the projection from there to the layers.
+    pub projection: Option<(usize, &'static str)>,
+    /// Where tokens stand.
+    pub counting: Counting,
     /// The head of its masked language model.
-    pub masked_lm: MaskedLmLayout,
+    pub masked_lm: Option<MaskedLmLayout>,
 }
 
-/// What the positions of a pass depend on.
-#[derive(Debug)]
-pub(crate) struct Tokens<'a> {
-    /// Token ids of the input, `[batch, seq]`.
-    pub ids: Tensor<2, Int>,
-    /// What was embedded, with what adapters inserted.
-    pub state: &'a EmbeddingState,
-    /// Positions that adapters count as taken before the first token.
-    pub first: usize,
-    /// Id of the padding token.
-    pub pad_id: usize,
-}
-
-const BERT: Variant = Variant {
+pub(crate) const NAMES: EncoderNames = EncoderNames {
     model_type: "bert",
     class_name: "BertModel",
     prefix: BertModel::PREFIX,
     unused: &["embeddings.position_ids", "cls.", "classifier.", "qa_outputs."],
-    reserved: |_| 0,
-    positions: |table, Tokens { state, first, .. }| {
-        let [_, seq, _] = state.hidden.dims();
-        table.weight.val().slice_dim(0, *first..first + seq).unsqueeze()
-    },
-    masked_lm: MaskedLmLayout {
-        dense: "cls.predictions.transform.dense",
-        norm: "cls.predictions.transform.LayerNorm",
-        bias: "cls.predictions.bias",
-        activation: None,
-    },
+    attention: "self_prefix",
 };
-
-#[derive(Module, Sites, Debug)]
-struct BertEmbeddings {
-    words: Sited<Embedding>,
-    embedded: Point<EmbeddingHook>,
-    norm: Sited<LayerNorm>,
-    output: Point<EmbeddingHook>,
-    positions: Embedding,
-    token_types: Embedding,
-}
-
-/// A layer with a normalization behind each block. DistilBERT has it too, under other names.
-#[derive(Module, Sites, Debug)]
-pub(crate) struct BertLayer {
-    pub query: Sited<Linear>,
-    pub key: Sited<Linear>,
-    pub value: Sited<Linear>,
-    pub key_value: Point<KeyValueHook>,
-    pub attention_output: Sited<Linear>,
-    pub attention_norm: Sited<LayerNorm>,
-    pub after_attention: Point<ResidualHook>,
-    pub up: Sited<Linear>,
-    pub down: Sited<Linear>,
-    pub ffn_norm: Sited<LayerNorm>,
-    pub after_ffn: Point<ResidualHook>,
-    pub output: Point<OutputHook>,
-    pub attention_output_dropout: f64,
-    pub ffn_dropout: f64,
-    #[module(skip)]
-    pub attention: AttentionOptions,
-    #[module(skip)]
-    pub activation: Activation,
-}
 
 impl FromCheckpoint for BertModel {
     type Config = BertConfig;
     const PREFIX: &'static str = "bert.";
 
     fn build(config: BertConfig, path: &Path, weights: &mut Weights) -> Result<Self, ModelError> {
-        Self::build_variant(BERT, config, path, weights)
+        let variant = Variant {
+            names: NAMES,
+            projection: None,
+            counting: Counting::FromZero,
+            masked_lm: Some(MaskedLmLayout {
+                dense: "cls.predictions.transform.dense",
+                norm: "cls.predictions.transform.LayerNorm",
+                decoder: "cls.predictions.decoder",
+                bias: Some("cls.predictions.bias"),
+                ..MaskedLmLayout::BIASED
+            }),
+        };
+        variant.build(config, path, weights)
     }
 
     fn is_unused(&self, key: &str) -> bool {
-        self.variant.unused.iter().any(|known| key.starts_with(known))
+        Self::is_unused(self, key)
     }
 }
 
-impl BertModel {
-    /// Loads a checkpoint of a relative of BERT: `defaults` are those of its published class.
-    pub(crate) fn load_variant(
-        variant: Variant,
-        defaults: Map<String, Value>,
-        source: &CheckpointFolder,
-        device: &Device,
-    ) -> Result<Model, ModelError> {
-        let config: BertConfig = source.config_with(defaults)?;
-        let weights = Weights::read(source.dir(), variant.prefix, device)?;
-        let path = source.dir().join("config.json");
-        let build = |weights: &mut Weights| Self::build_variant(variant, config, &path, weights);
-        Ok(Model::new(Self::finished(weights, build)?))
-    }
-
+impl Variant {
     /// BERT or a relative of it.
-    pub(crate) fn build_variant(
-        variant: Variant,
-        config: BertConfig,
-        path: &Path,
-        weights: &mut Weights,
-    ) -> Result<Self, ModelError> {
-        let activation = config.check(path)?;
-        let reserved = (variant.reserved)(&config);
-        ConfigCheck::new(path).require(
-            config.max_position_embeddings > reserved,
-            "max_position_embeddings",
-            format!("more than {reserved}"),
-            config.max_position_embeddings,
-        )?;
-        let (d, eps) = (config.hidden_size, config.layer_norm_eps);
+    pub(crate) fn build(self, config: BertConfig, path: &Path, weights: &mut Weights) -> Result<BertModel, ModelError> {
+        let sizes = config.sizes(config.check(self.counting, path)?);
         let outside = Location::outside(Stack::Encoder);
-        let mut at = weights.at(outside, "embeddings");
-        let embeddings = BertEmbeddings {
-            words: at.table("word_embeddings", [config.vocab_size, d], Some(config.pad_token_id)),
-            embedded: at.embedded(EmbeddingRole::EmbeddedTokens, "word_embeddings", d),
-            norm: at.layer_norm(NormRole::EmbeddingNorm, "LayerNorm", d, eps),
-            output: at.embedded(EmbeddingRole::Embedding, "", d),
-            positions: at.embedding("position_embeddings", [config.max_position_embeddings, d]),
-            token_types: at.embedding("token_type_embeddings", [config.type_vocab_size, d]),
-        };
-        let layers = (0..config.num_hidden_layers)
-            .map(|index| {
-                let location = Location::layer(Stack::Encoder, index);
-                BertLayer::build(
-                    &config,
-                    activation,
-                    weights.at(location, format!("encoder.layer.{index}")),
-                )
-            })
-            .collect();
-        let mut at = weights.at(outside, "pooler");
-        let pooler = at
-            .has("dense.weight")
-            .then(|| at.linear(LinearRole::Pooler, "dense", [d, d]));
-        Ok(Self {
-            embeddings,
-            layers,
-            pooler,
-            config,
-            variant,
+        let (d, layers) = (config.hidden_size, config.num_hidden_layers);
+        let width = self.projection.map_or(d, |(width, _)| width);
+        let embeddings = config.embeddings(width, self.counting);
+        Ok(Encoder {
+            embeddings: TextEmbeddings::build(
+                ["word_embeddings", "LayerNorm"],
+                embeddings,
+                weights.at(outside, "embeddings"),
+            ),
+            projection: self.projection.map(|(width, name)| {
+                let role = LinearRole::EmbeddingProjection;
+                weights.at(outside, "").linear(role, name, [width, d])
+            }),
+            stack: PostNormLayer::stack(&BERT_NAMES, &sizes, "encoder.layer", layers, weights),
+            pooler: Pooler::build("pooler.dense", d, Activation::Tanh, weights),
+            facts: config.facts(self.names, self.counting, self.masked_lm),
         })
-    }
-}
-
-impl BertLayer {
-    fn build(config: &BertConfig, activation: Activation, mut at: Scope<'_>) -> Self {
-        let (d, ffn, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
-        let (heads, d_head) = (config.num_attention_heads, d / config.num_attention_heads);
-        Self {
-            query: at.linear(LinearRole::Query, "attention.self.query", [d, d]),
-            key: at.linear(LinearRole::Key, "attention.self.key", [d, d]),
-            value: at.linear(LinearRole::Value, "attention.self.value", [d, d]),
-            key_value: at.key_value("attention.self", heads, d_head),
-            attention_output: at.linear(LinearRole::AttentionOutput, "attention.output.dense", [d, d]),
-            attention_norm: at.layer_norm(NormRole::AttentionNorm, "attention.output.LayerNorm", d, eps),
-            after_attention: at.residual(ResidualRole::AfterAttention, "attention.output", d),
-            up: at.linear(LinearRole::FfnUp, "intermediate.dense", [d, ffn]),
-            down: at.linear(LinearRole::FfnDown, "output.dense", [ffn, d]),
-            ffn_norm: at.layer_norm(NormRole::FfnNorm, "output.LayerNorm", d, eps),
-            after_ffn: at.residual(ResidualRole::AfterFfn, "output", d),
-            output: at.layer_output(d),
-            attention_output_dropout: config.hidden_dropout_prob,
-            ffn_dropout: config.hidden_dropout_prob,
-            attention: AttentionOptions::new(d_head, config.attention_probs_dropout_prob, config.pad_token_id),
-            activation,
-        }
-    }
-}
-
-impl Block for BertLayer {
-    /// The bias of padding, `[batch, 1, 1, seq]`.
-    type Frame = Option<Tensor<4>>;
-
-    fn forward(&self, x: Tensor<3>, bias: &Option<Tensor<4>>, slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
-        let heads = &self.attention;
-        let query = heads.split(cx.linear(&self.query, x.clone()));
-        let key = heads.split(cx.linear(&self.key, x.clone()));
-        let value = heads.split(cx.linear(&self.value, x.clone()));
-        let attended = heads.attend(
-            query,
-            (key, value),
-            x.clone(),
-            bias.clone(),
-            (&self.key_value, slot),
-            cx,
-        );
-        let attended = cx.linear(&self.attention_output, attended);
-        let attended = cx.dropout(attended, self.attention_output_dropout);
-        let x = cx.residual(&self.after_attention, attended, x, Some(&self.attention_norm));
-
-        let up = cx.linear(&self.up, x.clone());
-        let down = cx.linear(&self.down, self.activation.forward(up));
-        let down = cx.dropout(down, self.ffn_dropout);
-        let x = cx.residual(&self.after_ffn, down, x, Some(&self.ffn_norm));
-        cx.output(&self.output, x)
-    }
-}
-
-impl BertEmbeddings {
-    fn forward(&self, input: TextInput, model: &BertModel, cx: &mut Hooks<'_>) -> EmbeddingState {
-        let words = cx.lookup(&self.words, input.ids.clone());
-        let state = cx.embedding(&self.embedded, EmbeddingState::new(words, input.padding));
-        let [batch, seq, _] = state.hidden.dims();
-        let types = match input.token_types {
-            Some(types) => {
-                // What is inserted in front of the text is of the first type.
-                let more = Tensor::zeros([batch, seq - types.dims()[1]], &types.device());
-                self.token_types.forward(Tensor::cat(vec![more, types], 1))
-            }
-            // All zeros: one row, broadcast.
-            None => self.token_types.weight.val().slice_dim(0, 0..1).unsqueeze(),
-        };
-        let tokens = Tokens {
-            ids: input.ids,
-            state: &state,
-            first: cx.first_position(),
-            pad_id: model.config.pad_token_id,
-        };
-        let positions = (model.variant.positions)(&self.positions, &tokens);
-        let hidden = cx.norm(&self.norm, state.hidden + types + positions);
-        EmbeddingState { hidden, ..state }
-    }
-}
-
-impl Transformer for BertModel {
-    type Input = TextInput;
-
-    fn info(&self) -> ModelInfo {
-        let c = &self.config;
-        ModelInfo {
-            num_layers: c.num_hidden_layers,
-            max_length: c.max_position_embeddings - (self.variant.reserved)(c),
-            vocab_size: c.vocab_size,
-            pad_id: c.pad_token_id,
-            token_types: Some(c.type_vocab_size),
-            head_norm_epsilon: c.layer_norm_eps,
-            head_dropout: c.classifier_dropout.unwrap_or(c.hidden_dropout_prob),
-            activation: c.hidden_act.clone(),
-            masked_lm: Some(self.variant.masked_lm),
-        }
-    }
-
-    fn chain(&self, input: TextInput, _: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
-        let (cx, input) = cx.begin(self, input)?;
-        let mut state = self.embeddings.forward(input, self, cx);
-        state.hidden = cx.dropout(state.hidden, self.config.hidden_dropout_prob);
-        let state = cx.embedding(&self.embeddings.output, state);
-        Ok(Chain::new(state.hidden).layers(&self.layers, state.padding.map(ops::padding_bias)))
-    }
-
-    fn text_encoder(&self) -> Option<&dyn TextEncoder> {
-        Some(self)
-    }
-
-    /// `tanh(W h_0 + b)` of the first position.
-    fn pool(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Option<Tensor<2>> {
-        let first = hidden.slice_dim(1, 0..1);
-        let pooled = cx.hooks().linear(self.pooler.as_ref()?, first).tanh();
-        Some(pooled.squeeze_dim(1))
-    }
-
-    fn has_pooler(&self) -> bool {
-        self.pooler.is_some()
-    }
-}
-
-impl TextEncoder for BertModel {}
-
-impl Host for BertModel {
-    fn architecture(&self) -> &str {
-        self.variant.model_type
-    }
-
-    fn class_name(&self) -> &str {
-        self.variant.class_name
-    }
-
-    fn d_model(&self) -> usize {
-        self.config.hidden_size
-    }
-
-    fn base_prefix(&self) -> &str {
-        self.variant.prefix
-    }
-
-    fn attention_dropout(&self) -> f64 {
-        self.config.attention_probs_dropout_prob
     }
 }

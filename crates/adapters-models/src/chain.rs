@@ -81,13 +81,14 @@ impl<'m> Chain<'m> {
 
     /// Goes on with the layers of a stack.
     #[must_use]
-    pub fn layers<B: Block>(mut self, layers: &'m [B], frame: B::Frame) -> Self
+    pub fn layers<B>(mut self, layers: impl IntoIterator<Item = &'m B>, frame: B::Frame) -> Self
     where
+        B: Block + 'm,
         B::Frame: 'm,
     {
         let frame = Rc::new(frame);
         self.steps
-            .extend(layers.iter().enumerate().map(|(index, layer)| -> Step<'m> {
+            .extend(layers.into_iter().enumerate().map(|(index, layer)| -> Step<'m> {
                 let frame = Rc::clone(&frame);
                 Box::new(move |Flow { hidden, encoded }, cache, cx| {
                     let slot = Slot {

@@ -3,8 +3,12 @@
 //! Paper: *DistilBERT, a distilled version of BERT: smaller, faster, cheaper and lighter*, Sanh et al., 2019,
 //! <https://arxiv.org/abs/1910.01108>. Behavior follows `DistilBertModel` of Hugging Face transformers.
 
-use crate::bert::BertLayer;
+use crate::checkpoint_folder::CheckpointFolder;
+use crate::encoder::{self, Encoder, EncoderFacts, EncoderNames};
+use crate::model::Model;
 use crate::modeling::*;
+use crate::post_norm::{LayerNames, LayerSizes, PostNormLayer};
+use crate::text_embeddings::{Counting, EmbeddingOptions, TextEmbeddings};
 
 /// Epsilon of the layer normalizations, which the published class does not configure.
 const EPSILON: f64 = 1e-12;
@@ -79,135 +83,89 @@ impl DistilBertConfig {
     }
 }
 
-/// DistilBERT: embeddings without token types, and layers. It has no pooler.
-#[derive(Module, Sites, Debug)]
-pub struct DistilBertModel {
-    words: Sited<Embedding>,
-    embedded: Point<EmbeddingHook>,
-    norm: Sited<LayerNorm>,
-    embedding: Point<EmbeddingHook>,
-    positions: Embedding,
-    layers: Vec<BertLayer>,
-    #[module(skip)]
+const NAMES: EncoderNames = EncoderNames {
+    model_type: "distilbert",
+    class_name: "DistilBertModel",
+    prefix: "distilbert.",
+    unused: &[
+        "embeddings.position_ids",
+        "vocab_",
+        "pre_classifier.",
+        "classifier.",
+        "qa_outputs.",
+    ],
+    attention: "self",
+};
+
+const LAYER: LayerNames = LayerNames {
+    projections: ["attention.q_lin", "attention.k_lin", "attention.v_lin"],
+    key_value: "attention",
+    attention: ["attention.out_lin", "sa_layer_norm", "attention_adapters"],
+    feed_forward: ["ffn.lin1", "ffn.lin2", "output_layer_norm", "output_adapters"],
+};
+
+/// Loads a checkpoint.
+pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
+    encoder::load(&NAMES, Default::default(), (source, device), build)
+}
+
+/// Embeddings without token types, and layers. It has no pooler.
+fn build(
     config: DistilBertConfig,
-}
-
-impl FromCheckpoint for DistilBertModel {
-    type Config = DistilBertConfig;
-    const PREFIX: &'static str = "distilbert.";
-
-    fn build(config: DistilBertConfig, path: &Path, weights: &mut Weights) -> Result<Self, ModelError> {
-        let activation = config.check(path)?;
-        let (d, positions) = (config.dim, config.max_position_embeddings);
-        let mut at = weights.at(Location::outside(Stack::Encoder), "embeddings");
-        Ok(Self {
-            words: at.table("word_embeddings", [config.vocab_size, d], Some(config.pad_token_id)),
-            embedded: at.embedded(EmbeddingRole::EmbeddedTokens, "word_embeddings", d),
-            norm: at.layer_norm(NormRole::EmbeddingNorm, "LayerNorm", d, EPSILON),
-            embedding: at.embedded(EmbeddingRole::Embedding, "", d),
-            positions: at.embedding("position_embeddings", [positions, d]),
-            layers: (0..config.n_layers)
-                .map(|index| layer(&config, activation, index, weights))
-                .collect(),
-            config,
-        })
-    }
-
-    fn is_unused(&self, key: &str) -> bool {
-        let larger = ["vocab_", "pre_classifier.", "classifier.", "qa_outputs."];
-        key == "embeddings.position_ids" || larger.iter().any(|known| key.starts_with(known))
-    }
-}
-
-/// A layer under the published names. Nothing drops out of what the attention returns.
-fn layer(config: &DistilBertConfig, activation: Activation, index: usize, weights: &mut Weights) -> BertLayer {
-    let location = Location::layer(Stack::Encoder, index);
-    let mut at = weights.at(location, format!("transformer.layer.{index}"));
-    let (d, ffn, d_head) = (config.dim, config.hidden_dim, config.dim / config.n_heads);
-    BertLayer {
-        query: at.linear(LinearRole::Query, "attention.q_lin", [d, d]),
-        key: at.linear(LinearRole::Key, "attention.k_lin", [d, d]),
-        value: at.linear(LinearRole::Value, "attention.v_lin", [d, d]),
-        key_value: at.key_value("attention", config.n_heads, d_head),
-        attention_output: at.linear(LinearRole::AttentionOutput, "attention.out_lin", [d, d]),
-        attention_norm: at.layer_norm(NormRole::AttentionNorm, "sa_layer_norm", d, EPSILON),
-        after_attention: at.residual(ResidualRole::AfterAttention, "attention_adapters", d),
-        up: at.linear(LinearRole::FfnUp, "ffn.lin1", [d, ffn]),
-        down: at.linear(LinearRole::FfnDown, "ffn.lin2", [ffn, d]),
-        ffn_norm: at.layer_norm(NormRole::FfnNorm, "output_layer_norm", d, EPSILON),
-        after_ffn: at.residual(ResidualRole::AfterFfn, "output_adapters", d),
-        output: at.layer_output(d),
+    path: &Path,
+    weights: &mut Weights,
+) -> Result<Encoder<Vec<PostNormLayer>>, ModelError> {
+    let sizes = LayerSizes {
+        d_model: config.dim,
+        heads: config.n_heads,
+        d_ffn: config.hidden_dim,
+        activation: config.check(path)?,
+        epsilon: EPSILON,
+        attention_dropout: config.attention_dropout,
+        // Nothing drops out of what the attention returns.
         attention_output_dropout: 0.0,
         ffn_dropout: config.dropout,
-        attention: AttentionOptions::new(d_head, config.attention_dropout, config.pad_token_id),
-        activation,
-    }
-}
-
-impl Transformer for DistilBertModel {
-    type Input = TextInput;
-
-    fn info(&self) -> ModelInfo {
-        let c = &self.config;
-        ModelInfo {
-            num_layers: c.n_layers,
-            max_length: c.max_position_embeddings,
-            vocab_size: c.vocab_size,
-            pad_id: c.pad_token_id,
-            token_types: None,
-            head_norm_epsilon: EPSILON,
-            head_dropout: c.seq_classif_dropout,
-            activation: c.activation.clone(),
-            masked_lm: Some(MaskedLmLayout {
-                dense: "vocab_transform",
-                norm: "vocab_layer_norm",
-                bias: "vocab_projector.bias",
-                activation: None,
-            }),
-        }
-    }
-
-    fn chain(&self, input: TextInput, _: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
-        let (cx, input) = cx.begin(self, input)?;
-        let words = cx.lookup(&self.words, input.ids);
-        let state = cx.embedding(&self.embedded, EmbeddingState::new(words, input.padding));
-        let ([_, seq, _], first) = (state.hidden.dims(), cx.first_position());
-        let positions = self.positions.weight.val().slice_dim(0, first..first + seq).unsqueeze();
-        let normalized = cx.norm(&self.norm, state.hidden + positions);
-        let hidden = cx.dropout(normalized, self.config.dropout);
-        let state = cx.embedding(&self.embedding, EmbeddingState { hidden, ..state });
-        Ok(Chain::new(state.hidden).layers(&self.layers, state.padding.map(ops::padding_bias)))
-    }
-
-    fn text_encoder(&self) -> Option<&dyn TextEncoder> {
-        Some(self)
-    }
-}
-
-impl TextEncoder for DistilBertModel {}
-
-impl Host for DistilBertModel {
-    fn architecture(&self) -> &str {
-        "distilbert"
-    }
-
-    fn class_name(&self) -> &str {
-        "DistilBertModel"
-    }
-
-    fn d_model(&self) -> usize {
-        self.config.dim
-    }
-
-    fn base_prefix(&self) -> &str {
-        Self::PREFIX
-    }
-
-    fn attention_dropout(&self) -> f64 {
-        self.config.attention_dropout
-    }
-
-    fn attention_name(&self, _: Stack) -> &'static str {
-        "self"
-    }
+        pad_id: config.pad_token_id,
+    };
+    let embeddings = EmbeddingOptions {
+        vocab_size: config.vocab_size,
+        width: config.dim,
+        normalized: config.dim,
+        positions: config.max_position_embeddings,
+        counting: Counting::FromZero,
+        token_types: 0,
+        pad_id: config.pad_token_id,
+        epsilon: EPSILON,
+        dropout: config.dropout,
+        zeroes_padding: false,
+    };
+    let at = weights.at(Location::outside(Stack::Encoder), "embeddings");
+    Ok(Encoder {
+        embeddings: TextEmbeddings::build(["word_embeddings", "LayerNorm"], embeddings, at),
+        projection: None,
+        stack: PostNormLayer::stack(&LAYER, &sizes, "transformer.layer", config.n_layers, weights),
+        pooler: None,
+        facts: EncoderFacts {
+            names: NAMES,
+            d_model: config.dim,
+            attention_dropout: config.attention_dropout,
+            info: ModelInfo {
+                num_layers: config.n_layers,
+                max_length: config.max_position_embeddings,
+                vocab_size: config.vocab_size,
+                pad_id: config.pad_token_id,
+                token_types: None,
+                head_norm_epsilon: EPSILON,
+                head_dropout: config.seq_classif_dropout,
+                activation: config.activation,
+                masked_lm: Some(MaskedLmLayout {
+                    dense: "vocab_transform",
+                    norm: "vocab_layer_norm",
+                    decoder: "vocab_projector",
+                    bias: Some("vocab_projector.bias"),
+                    ..MaskedLmLayout::BIASED
+                }),
+            },
+        },
+    })
 }

@@ -1,15 +1,19 @@
 #![doc = include_str!("../README.md")]
 
+mod albert;
 mod architecture;
 mod attention;
 pub mod bart;
 pub mod bert;
+mod bert_generation;
 mod cache;
 mod chain;
 mod chat;
 mod checkpoint_folder;
 mod config_check;
 pub mod distilbert;
+mod electra;
+pub mod encoder;
 mod error;
 mod feed_forward;
 mod from_checkpoint;
@@ -32,6 +36,7 @@ mod olmo2;
 pub mod opt;
 mod phi;
 mod phi3;
+pub mod post_norm;
 mod pretrained;
 mod qwen2;
 mod qwen3;
@@ -46,12 +51,14 @@ pub mod rotary_scaling;
 mod smollm3;
 mod standard_layer;
 pub mod t5;
+pub mod text_embeddings;
 mod tokenizer;
 mod transformer;
 mod two_stacks;
 pub mod vision;
 pub mod vit;
 mod weights;
+mod xmod;
 
 #[cfg(feature = "hub")]
 mod hub;

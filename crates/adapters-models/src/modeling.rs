@@ -1,5 +1,6 @@
 //! What the file of an architecture uses.
 
+pub(crate) use std::borrow::Cow;
 pub(crate) use std::path::Path;
 
 pub(crate) use adapters_core::{

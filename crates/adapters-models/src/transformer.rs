@@ -1,5 +1,6 @@
 //! What an architecture implements: its pass as a chain of blocks, and what heads, generation and trainers need of its kind.
 
+use std::borrow::Cow;
 use std::fmt::Debug;
 
 use adapters_core::{Ctx, Error, Host};
@@ -34,16 +35,35 @@ pub struct ModelInfo {
 
 /// Where a published checkpoint keeps the head of its masked language model, `E norm(act(W h + b)) + c` with the word
 /// embeddings `E`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MaskedLmLayout {
     /// Path of `W` and `b`.
     pub dense: &'static str,
     /// Path of the normalization.
     pub norm: &'static str,
-    /// Key of `c`.
-    pub bias: &'static str,
+    /// Path of the last layer, whose weight is `E` unless `tie_word_embeddings` is switched off.
+    pub decoder: &'static str,
+    /// Key of `c`; `None` without it.
+    pub bias: Option<&'static str>,
     /// Published name of the activation; `None` for that of the feed-forward blocks.
-    pub activation: Option<&'static str>,
+    pub activation: Option<Cow<'static, str>>,
+    /// Whether there is `b`.
+    pub dense_bias: bool,
+    /// Whether the normalization has a bias.
+    pub norm_bias: bool,
+}
+
+impl MaskedLmLayout {
+    /// Without paths, with all biases.
+    pub const BIASED: Self = Self {
+        dense: "",
+        norm: "",
+        decoder: "",
+        bias: None,
+        activation: None,
+        dense_bias: true,
+        norm_bias: true,
+    };
 }
 
 /// A model whose forward pass is a chain of blocks. The same chain runs as a whole, with a cache from token to token, and

@@ -45,10 +45,11 @@ impl Span {
                 let indices = Tensor::<1, Int>::arange(0..all as i64, &padding.device()).unsqueeze_dim::<2>(0);
                 let indices = indices.expand([batch, all]);
                 let no_text = padding.clone().bool_or(indices.clone().lower_elem(front as i64));
-                let shift = indices.clone().mask_fill(no_text, i64::from(i32::MAX)).min_dim(1) - front as i64;
+                let shift = indices.mask_fill(no_text, i64::from(i32::MAX)).min_dim(1) - front as i64;
                 // Rows without text have none before it.
                 let shift = shift.clone().mask_fill(shift.greater_elem(all as i64), 0);
-                let end = (indices + 1).mask_fill(padding, 0).max_dim(1) - shift.clone();
+                // Padding inside a row shortens it, as in the reference.
+                let end = padding.bool_not().int().sum_dim(1);
                 (shift, end)
             }
             None => {

@@ -22,10 +22,23 @@ fn rotary(model_type: &str, more: Value) -> Value {
         "num_key_value_heads": 2, "intermediate_size": 20, "max_position_embeddings": 40, "pad_token_id": 0,
         "tie_word_embeddings": false,
     });
+    extend(&mut config, more);
+    config
+}
+
+fn encoder(model_type: &str, more: Value) -> Value {
+    let mut config = json!({
+        "model_type": model_type, "vocab_size": 24, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "intermediate_size": 20, "max_position_embeddings": 40,
+    });
+    extend(&mut config, more);
+    config
+}
+
+fn extend(config: &mut Value, more: Value) {
     if let (Some(config), Value::Object(more)) = (config.as_object_mut(), more) {
         config.extend(more);
     }
-    config
 }
 
 /// Configurations of an architecture that compute differently, and keys it may have.
@@ -41,22 +54,47 @@ fn configs(model_type: &str) -> (Vec<Value>, &'static [&'static str]) {
             };
             (vec![config(false, 4), config(true, 2)], &["final_logits_bias"])
         }
-        "bert" => (
-            vec![json!({
-                "model_type": "bert", "vocab_size": 24, "hidden_size": 16, "num_hidden_layers": 2,
-                "num_attention_heads": 4, "intermediate_size": 20, "max_position_embeddings": 40, "type_vocab_size": 2,
-            })],
-            &["pooler.dense.weight"],
-        ),
+        "bert" => (vec![encoder("bert", json!({}))], &["pooler.dense.weight"]),
         // The contract pads with token 0.
-        "roberta" | "xlm-roberta" => (
-            vec![json!({
-                "model_type": model_type, "vocab_size": 24, "hidden_size": 16, "num_hidden_layers": 2,
-                "num_attention_heads": 4, "intermediate_size": 20, "max_position_embeddings": 12, "type_vocab_size": 1,
-                "pad_token_id": 0,
-            })],
+        "roberta" | "xlm-roberta" | "xlm_roberta" => (
+            vec![encoder(
+                model_type,
+                json!({"max_position_embeddings": 12, "type_vocab_size": 1, "pad_token_id": 0}),
+            )],
             &["pooler.dense.weight"],
         ),
+        "xmod" => {
+            let config = |more: Value| {
+                let mut config = encoder("xmod", json!({"max_position_embeddings": 12, "pad_token_id": 0}));
+                extend(&mut config, more);
+                config
+            };
+            let languages = json!(["en_XX", "de_DE"]);
+            let behind = json!({
+                "languages": languages, "default_language": "de_DE", "ln_before_adapter": false,
+                "adapter_layer_norm": true,
+            });
+            let before = json!({"languages": languages, "default_language": "en_XX", "pre_norm": true});
+            (
+                vec![config(json!({})), config(behind), config(before)],
+                &["pooler.dense.weight"],
+            )
+        }
+        "bert-generation" => (vec![encoder(model_type, json!({"type_vocab_size": 2}))], &[]),
+        "electra" => {
+            let config = |width: usize| encoder("electra", json!({"embedding_size": width}));
+            (vec![config(12), config(16)], &[])
+        }
+        // Three layers of two groups: the first group runs twice.
+        "albert" => {
+            let config = |groups: usize, inner: usize| {
+                let shared = json!({
+                    "embedding_size": 12, "num_hidden_layers": 3, "num_hidden_groups": groups, "inner_group_num": inner,
+                });
+                encoder("albert", shared)
+            };
+            (vec![config(1, 1), config(2, 2)], &["pooler.weight"])
+        }
         "distilbert" => (
             vec![json!({
                 "model_type": "distilbert", "vocab_size": 24, "dim": 16, "n_layers": 2, "n_heads": 4, "hidden_dim": 20,
@@ -204,15 +242,8 @@ fn configs(model_type: &str) -> (Vec<Value>, &'static [&'static str]) {
     }
 }
 
-/// The `model_type` as the name of a test.
-fn as_identifier(known: &Architecture) -> String {
-    known.model_type.replace('-', "_")
-}
-
-fn check(name: &str) {
-    let known = ARCHITECTURES.iter().find(|known| as_identifier(known) == name);
-    let known = known.unwrap_or_else(|| panic!("{name} is no architecture"));
-    let (configs, optional_keys) = configs(known.model_type);
+fn check(model_type: &str) {
+    let (configs, optional_keys) = configs(model_type);
     for config in configs {
         all(&ModelCase {
             config,
@@ -224,47 +255,52 @@ fn check(name: &str) {
 
 /// A test each, so that they run beside each other and fail alone.
 macro_rules! checked {
-    ($($model_type:ident),*) => {
-        $(#[test] fn $model_type() {
-            check(stringify!($model_type));
+    ($($test:ident: $model_type:literal),* $(,)?) => {
+        $(#[test] fn $test() {
+            check($model_type);
         })*
 
         #[test]
         fn no_architecture_is_left_out() {
-            let checked = [$(stringify!($model_type)),*];
+            let checked = [$($model_type),*];
             let left_out: Vec<_> =
-                ARCHITECTURES.iter().filter(|known| !checked.contains(&as_identifier(known).as_str())).collect();
+                ARCHITECTURES.iter().filter(|known| !checked.contains(&known.model_type)).collect();
             assert!(left_out.is_empty(), "{left_out:?}");
         }
     };
 }
 
 checked!(
-    bart,
-    mbart,
-    plbart,
-    bert,
-    roberta,
-    xlm_roberta,
-    distilbert,
-    gpt2,
-    llama,
-    mistral,
-    qwen2,
-    qwen3,
-    gemma2,
-    gemma3_text,
-    phi,
-    phi3,
-    smollm3,
-    olmo2,
-    granite,
-    gpt_neox,
-    gptj,
-    opt,
-    t5,
-    mt5,
-    vit
+    albert: "albert",
+    bart: "bart",
+    bert: "bert",
+    bert_generation: "bert-generation",
+    distilbert: "distilbert",
+    electra: "electra",
+    gpt2: "gpt2",
+    llama: "llama",
+    mbart: "mbart",
+    mistral: "mistral",
+    mt5: "mt5",
+    plbart: "plbart",
+    qwen2: "qwen2",
+    roberta: "roberta",
+    t5: "t5",
+    vit: "vit",
+    xlm_roberta: "xlm-roberta",
+    xlm_roberta_underscore: "xlm_roberta",
+    xmod: "xmod",
+    qwen3: "qwen3",
+    gemma2: "gemma2",
+    gemma3_text: "gemma3_text",
+    phi: "phi",
+    phi3: "phi3",
+    smollm3: "smollm3",
+    olmo2: "olmo2",
+    granite: "granite",
+    gpt_neox: "gpt_neox",
+    gptj: "gptj",
+    opt: "opt",
 );
 
 #[test]

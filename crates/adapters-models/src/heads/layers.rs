@@ -7,11 +7,13 @@ use std::path::Path;
 use adapters_core::{Ctx, Host, NamedParams, values, with_fresh_ids};
 use adapters_nn::draw;
 use adapters_nn::ops::{self, Activation};
+use adapters_store::read_json;
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear};
 use burn::tensor::{Device, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
+use serde_json::{Map, Value};
 
 use crate::error::ModelError;
 use crate::heads::config::{HeadConfig, HeadKind, refused};
@@ -99,19 +101,22 @@ impl Head {
             let expected = "an architecture with a masked language model";
             return Err(refused(&path, "model_type", expected, encoder.architecture()));
         };
-        let activation = layout.activation.unwrap_or(&info.activation);
-        let config = HeadConfig::masked_lm().with_activation(Some(activation));
+        let activation = layout.activation.as_deref().unwrap_or(&info.activation);
+        let mut config = HeadConfig::masked_lm().with_activation(Some(activation));
+        config.bias = layout.bias.is_some();
         let activation = config.check(&path)?;
-        let (d, vocab) = (encoder.d_model(), encoder.vocab_size());
+        let published: Map<String, Value> = read_json(&path)?;
+        let tied = published.get("tie_word_embeddings") != Some(&Value::Bool(false));
+        let (d, [vocab, width]) = (encoder.d_model(), HeadBase::word_embeddings(encoder).dims());
         let mut w = Weights::read(dir, "", device)?;
         let hidden = vec![HiddenLayer {
-            dense: w.linear(layout.dense, d, d),
-            norm: Some(w.layer_norm(layout.norm, d, encoder.norm_epsilon())),
+            dense: w.linear_with(layout.dense_bias, layout.dense, d, width),
+            norm: Some(w.layer_norm_with(layout.norm_bias, layout.norm, width, encoder.norm_epsilon())),
         }];
-        // Tied to the word embeddings; a copy in the file is the same numbers.
+        // A copy of the word embeddings in the file is the same numbers.
         let last = LastLayer {
-            weight: None,
-            bias: Some(w.vector(layout.bias, vocab)),
+            weight: (!tied).then(|| w.matrix(&format!("{}.weight", layout.decoder), vocab, width)),
+            bias: layout.bias.map(|key| w.vector(key, vocab)),
         };
         // The rest of the checkpoint is the encoder's business.
         w.finish(&[""])?;

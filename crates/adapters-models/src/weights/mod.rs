@@ -146,19 +146,15 @@ impl Weights {
 
     /// A linear layer: `<path>.weight [d_out, d_in]`, transposed here, and `<path>.bias [d_out]`.
     pub fn linear(&mut self, path: &str, d_in: usize, d_out: usize) -> Linear {
-        let weight = self.take::<2>(&format!("{path}.weight"), [d_out, d_in], Layout::Transposed);
-        Linear {
-            weight: frozen(weight),
-            bias: Some(self.vector(&format!("{path}.bias"), d_out)),
-        }
+        self.linear_with(true, path, d_in, d_out)
     }
 
-    /// A linear layer without a bias: `<path>.weight [d_out, d_in]`, transposed here.
-    pub fn linear_without_bias(&mut self, path: &str, d_in: usize, d_out: usize) -> Linear {
+    /// The same with a bias or without.
+    pub fn linear_with(&mut self, bias: bool, path: &str, d_in: usize, d_out: usize) -> Linear {
         let weight = self.take::<2>(&format!("{path}.weight"), [d_out, d_in], Layout::Transposed);
         Linear {
             weight: frozen(weight),
-            bias: None,
+            bias: bias.then(|| self.vector(&format!("{path}.bias"), d_out)),
         }
     }
 
@@ -193,7 +189,13 @@ impl Weights {
     /// A layer normalization: `<path>.weight [d_model]` and `<path>.bias [d_model]`, or `gamma` and `beta` in the
     /// oldest checkpoints.
     pub fn layer_norm(&mut self, path: &str, d_model: usize, epsilon: f64) -> LayerNorm {
-        let mut norm = LayerNormConfig::new(d_model).with_epsilon(epsilon).init(&self.device);
+        self.layer_norm_with(true, path, d_model, epsilon)
+    }
+
+    /// The same with a bias or without.
+    pub fn layer_norm_with(&mut self, bias: bool, path: &str, d_model: usize, epsilon: f64) -> LayerNorm {
+        let config = LayerNormConfig::new(d_model).with_epsilon(epsilon).with_bias(bias);
+        let mut norm = config.init(&self.device);
         if self.is_random() {
             return norm;
         }
@@ -202,7 +204,7 @@ impl Weights {
             false => ("weight", "bias"),
         };
         norm.gamma = self.vector(&format!("{path}.{gamma}"), d_model);
-        norm.beta = Some(self.vector(&format!("{path}.{beta}"), d_model));
+        norm.beta = bias.then(|| self.vector(&format!("{path}.{beta}"), d_model));
         norm
     }
 

@@ -68,11 +68,7 @@ impl<'w> Scope<'w> {
         rest: &str,
         [d_in, d_out]: [usize; 2],
     ) -> Sited<Linear> {
-        let key = self.key(rest);
-        let layer = match bias {
-            true => self.weights.linear(&key, d_in, d_out),
-            false => self.weights.linear_without_bias(&key, d_in, d_out),
-        };
+        let layer = self.weights.linear_with(bias, &self.key(rest), d_in, d_out);
         Sited::new(self.location, role, self.path(rest), layer)
     }
 

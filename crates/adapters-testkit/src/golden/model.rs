@@ -6,6 +6,7 @@ use adapters::models::{Head, ImageInput, Input, Model, ModelKind, Pretrained, Te
 use adapters::store::read_safetensors;
 use adapters::{Ctx, Host};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use serde_json::Value;
 
 use crate::golden::case::Case;
 use crate::golden::verdict::Stop;
@@ -79,6 +80,16 @@ fn padding_of(mask: &TensorData, device: &Device) -> Tensor<2, Bool> {
 /// Loads the checkpoint of a set.
 pub(crate) fn load(checkpoint: &Path, device: &Device) -> Result<Model, Stop> {
     Ok(Pretrained::open(checkpoint)?.model(device)?)
+}
+
+/// The model as AdapterHub's library has it, where that is another one: it deletes the adapters of X-MOD's languages.
+pub(crate) fn load_for_hub(checkpoint: &Path, device: &Device) -> Result<Option<Model>, Stop> {
+    let pretrained = Pretrained::open(checkpoint)?;
+    if pretrained.model_type() != "xmod" {
+        return Ok(None);
+    }
+    let model = pretrained.with_config("default_language", Value::Null).model(device)?;
+    Ok(Some(model))
 }
 
 /// What a case's class computes on top of the model.

@@ -1,0 +1,175 @@
+//! An encoder of text: embeddings, a stack of layers, a pooler where there is one. What a family adds is its configuration,
+//! its layers and a few names.
+
+use std::fmt::Debug;
+
+use burn::module::ModuleDisplay;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::checkpoint_folder::CheckpointFolder;
+use crate::model::Model;
+use crate::modeling::*;
+use crate::text_embeddings::TextEmbeddings;
+
+/// The published names of a family of encoders.
+#[derive(Clone, Copy, Debug)]
+pub struct EncoderNames {
+    /// The published `model_type`.
+    pub model_type: &'static str,
+    /// The published class.
+    pub class_name: &'static str,
+    /// Prefix of the keys in checkpoints of larger classes.
+    pub prefix: &'static str,
+    /// What the keys begin with that nothing here needs; anywhere in the key if it begins with a dot.
+    pub unused: &'static [&'static str],
+    /// What AdapterHub's files call the attention.
+    pub attention: &'static str,
+}
+
+/// The layers of an encoder, and what they have in common.
+pub trait EncoderStack: Module + ModuleDisplay + Sites + Debug + Sync {
+    /// The chain that begins with these embeddings.
+    fn chain(&self, embedded: EmbeddingState, cx: &mut Hooks<'_>) -> Chain<'_>;
+}
+
+impl<L> EncoderStack for Vec<L>
+where
+    L: Block<Frame = Option<Tensor<4>>> + Module + ModuleDisplay + Sites + Debug + Sync,
+{
+    fn chain(&self, embedded: EmbeddingState, _: &mut Hooks<'_>) -> Chain<'_> {
+        let bias = embedded.padding.map(ops::padding_bias);
+        Chain::new(embedded.hidden).layers(self, bias)
+    }
+}
+
+/// An encoder of text with the layers `S`.
+#[derive(Module, Sites, Debug)]
+pub struct Encoder<S: EncoderStack> {
+    pub(crate) embeddings: TextEmbeddings,
+    /// From the width of the embeddings to that of the layers, where they differ.
+    pub(crate) projection: Option<Sited<Linear>>,
+    pub(crate) stack: S,
+    /// `None` where the checkpoint was saved from a class that has none.
+    pub(crate) pooler: Option<Pooler>,
+    #[module(skip)]
+    pub(crate) facts: EncoderFacts,
+}
+
+/// `act(W h_0 + b)` of the first position.
+#[derive(Module, Sites, Debug)]
+pub struct Pooler {
+    dense: Sited<Linear>,
+    #[module(skip)]
+    activation: Activation,
+}
+
+impl Pooler {
+    /// The pooler of this path, where the checkpoint has it.
+    pub fn build(path: &str, d_model: usize, activation: Activation, weights: &mut Weights) -> Option<Self> {
+        let mut at = weights.at(Location::outside(Stack::Encoder), path);
+        at.has("weight").then(|| Self {
+            dense: at.linear(LinearRole::Pooler, "", [d_model, d_model]),
+            activation,
+        })
+    }
+}
+
+/// What is known of an encoder beside its layers.
+#[derive(Clone, Debug)]
+pub struct EncoderFacts {
+    /// Its names.
+    pub names: EncoderNames,
+    /// Width of the layers.
+    pub d_model: usize,
+    /// Dropout on attention weights, in training.
+    pub attention_dropout: f64,
+    /// What heads, tokenizers and reports need.
+    pub info: ModelInfo,
+}
+
+/// Loads a checkpoint of a family; `defaults` are those of its published class where the configuration's are others.
+///
+/// # Errors
+///
+/// Those of the configuration, of `build`, and [`ModelError::Store`] listing every tensor that does not fit.
+pub(crate) fn load<C: DeserializeOwned, S: EncoderStack + 'static>(
+    names: &EncoderNames,
+    defaults: Map<String, Value>,
+    (source, device): (&CheckpointFolder, &Device),
+    build: impl FnOnce(C, &Path, &mut Weights) -> Result<Encoder<S>, ModelError>,
+) -> Result<Model, ModelError> {
+    let config = source.config_with(defaults)?;
+    let mut weights = Weights::read(source.dir(), names.prefix, device)?;
+    let model = build(config, &source.dir().join("config.json"), &mut weights)?;
+    weights.ignore(|key| model.is_unused(key));
+    weights.finish(&[])?;
+    Ok(Model::new(model))
+}
+
+impl<S: EncoderStack> Encoder<S> {
+    /// Whether nothing needs the tensor of this key.
+    pub(crate) fn is_unused(&self, key: &str) -> bool {
+        let known = |part: &&str| key.starts_with(*part) || part.starts_with('.') && key.contains(*part);
+        self.facts.names.unused.iter().any(known)
+    }
+}
+
+impl<S: EncoderStack> Transformer for Encoder<S> {
+    type Input = TextInput;
+
+    fn info(&self) -> ModelInfo {
+        self.facts.info.clone()
+    }
+
+    fn chain(&self, input: TextInput, _: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
+        let (cx, input) = cx.begin(self, input)?;
+        let mut state = self.embeddings.forward(input, cx);
+        if let Some(projection) = &self.projection {
+            state.hidden = cx.linear(projection, state.hidden);
+        }
+        Ok(self.stack.chain(state, cx))
+    }
+
+    fn text_encoder(&self) -> Option<&dyn TextEncoder> {
+        Some(self)
+    }
+
+    fn pool(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Option<Tensor<2>> {
+        let Pooler { dense, activation } = self.pooler.as_ref()?;
+        let pooled = cx.hooks().linear(dense, hidden.slice_dim(1, 0..1));
+        Some(activation.forward(pooled).squeeze_dim(1))
+    }
+
+    fn has_pooler(&self) -> bool {
+        self.pooler.is_some()
+    }
+}
+
+impl<S: EncoderStack> TextEncoder for Encoder<S> {}
+
+impl<S: EncoderStack> Host for Encoder<S> {
+    fn architecture(&self) -> &str {
+        self.facts.names.model_type
+    }
+
+    fn class_name(&self) -> &str {
+        self.facts.names.class_name
+    }
+
+    fn d_model(&self) -> usize {
+        self.facts.d_model
+    }
+
+    fn base_prefix(&self) -> &str {
+        self.facts.names.prefix
+    }
+
+    fn attention_dropout(&self) -> f64 {
+        self.facts.attention_dropout
+    }
+
+    fn attention_name(&self, _: Stack) -> &'static str {
+        self.facts.names.attention
+    }
+}
