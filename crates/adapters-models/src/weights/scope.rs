@@ -1,14 +1,15 @@
 //! Layers with their sites, from the tensors of a checkpoint.
 
 use adapters_core::{
-    EmbeddingHook, EmbeddingRole, KeyValueHook, LinearRole, Location, NormRole, OutputHook, Point, ResidualHook,
-    ResidualRole, Sited, TokenTable,
+    BareParameter, EmbeddingHook, EmbeddingRole, KeyValueHook, LinearRole, Location, Matrices, MatricesRole, NormRole,
+    OutputHook, Point, ResidualHook, ResidualRole, Sited, TokenTable,
 };
 use burn::module::Param;
 use burn::nn::conv::Conv2d;
 use burn::nn::{Embedding, LayerNorm, Linear, RmsNorm};
 use burn::tensor::Tensor;
 
+use crate::norm::{Norm, NormKind};
 use crate::weights::Weights;
 
 /// The layers of one location, whose keys and paths begin alike.
@@ -100,6 +101,19 @@ impl<'w> Scope<'w> {
         Sited::new(self.location, role, self.path(rest), layer)
     }
 
+    /// A normalization of any of the formulas of decoders.
+    pub(crate) fn norm(
+        &mut self,
+        kind: NormKind,
+        role: NormRole,
+        rest: &str,
+        d_model: usize,
+        epsilon: f64,
+    ) -> Sited<Norm> {
+        let layer = self.weights.norm(kind, &self.key(rest), d_model, epsilon);
+        Sited::new(self.location, role, self.path(rest), layer)
+    }
+
     /// The table of the token embeddings; `padding` is a row that never trains.
     pub fn table(&mut self, rest: &str, [rows, d_model]: [usize; 2], padding: Option<usize>) -> Sited<Embedding> {
         let layer = self.weights.embedding(&self.key(rest), rows, d_model);
@@ -119,6 +133,20 @@ impl<'w> Scope<'w> {
     /// A parameter of its own, to which nothing attaches.
     pub fn tensor<const D: usize>(&mut self, rest: &str, shape: [usize; D]) -> Param<Tensor<D>> {
         self.weights.tensor(&self.key(rest), shape)
+    }
+
+    /// Matrices in one parameter of the module at `<path>.<rest>`, `[count, rows, cols]`.
+    pub fn matrices(
+        &mut self,
+        role: MatricesRole,
+        rest: &str,
+        parameter: BareParameter,
+        shape: [usize; 3],
+    ) -> Sited<Matrices> {
+        let weight = self
+            .weights
+            .tensor(&joined(&[&self.keys, rest, &parameter.name]), shape);
+        Sited::parameter(self.location, role, self.path(rest), parameter, Matrices { weight })
     }
 
     /// Where adapters act on embedded tokens.
