@@ -14,8 +14,8 @@ use crate::kind::ModelKind;
 use crate::model::Model;
 use crate::{
     albert, bart, beit, bert, bert_generation, clip, deberta, deberta_v2, dinov2, distilbert, electra, encoder_decoder,
-    gemma2, gemma3, gpt_neox, gpt2, gptj, granite, llama, mistral, modernbert, olmo2, opt, phi, phi3, qwen2, qwen3,
-    roberta, siglip, smollm3, t5, vit, wav2vec2, whisper, xmod,
+    gemma2, gemma3, gpt_neox, gpt_oss, gpt2, gptj, granite, llama, mistral, mixtral, modernbert, olmo2, opt, phi, phi3,
+    qwen2, qwen3, qwen3_moe, roberta, siglip, smollm3, t5, vit, wav2vec2, whisper, xmod,
 };
 
 /// Every architecture of this crate.
@@ -39,6 +39,9 @@ pub const ARCHITECTURES: &[Architecture] = &[
     Architecture::new("qwen2", ModelKind::CausalLm, qwen2::load),
     Architecture::new("modernbert", ModelKind::Encoder, modernbert::load),
     Architecture::new("qwen3", ModelKind::CausalLm, qwen3::load),
+    Architecture::new("qwen3_moe", ModelKind::CausalLm, qwen3_moe::load),
+    Architecture::new("mixtral", ModelKind::CausalLm, mixtral::load),
+    Architecture::new("gpt_oss", ModelKind::CausalLm, gpt_oss::load),
     Architecture::new("gemma2", ModelKind::CausalLm, gemma2::load),
     Architecture::new("gemma3_text", ModelKind::CausalLm, gemma3::load),
     Architecture::new("phi", ModelKind::CausalLm, phi::load),

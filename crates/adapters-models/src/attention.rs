@@ -70,11 +70,34 @@ impl AttentionOptions {
         (point, slot): (&Point<KeyValueHook>, Slot<'_>),
         cx: &mut Hooks<'_>,
     ) -> Tensor<3> {
+        self.attend_with(None, query, own, input, bias, (point, slot), cx)
+    }
+
+    /// The same with scores of each head, `[heads]`, that no key stands for: they take their share of the weights.
+    ///
+    /// # Panics
+    ///
+    /// As [`attend`](Self::attend).
+    #[allow(clippy::too_many_arguments)] // Those of `attend`, and one.
+    pub fn attend_with(
+        &self,
+        sinks: Option<Tensor<1>>,
+        query: Tensor<4>,
+        own: KeysValues,
+        input: Tensor<3>,
+        bias: Option<Tensor<4>>,
+        (point, slot): (&Point<KeyValueHook>, Slot<'_>),
+        cx: &mut Hooks<'_>,
+    ) -> Tensor<3> {
         let own = match slot.cache {
             Some(cache) => cache.append(own),
             None => own,
         };
         let state = self.adapted(own, input, bias, point, cx);
+        let state = match sinks {
+            Some(sinks) => with_sinks(state, sinks, query.dims()),
+            None => state,
+        };
         self.weighted(query, state, cx)
     }
 
@@ -101,6 +124,23 @@ impl AttentionOptions {
         };
         let [batch, heads, seq, d_head] = out.dims();
         out.swap_dims(1, 2).reshape([batch, seq, heads * d_head])
+    }
+}
+
+/// A key and a value of zeros behind the others, whose score is that of the head's sink.
+fn with_sinks(state: KeyValueState, sinks: Tensor<1>, [batch, heads, seq, _]: [usize; 4]) -> KeyValueState {
+    let [_, kv_heads, keys, d_head] = state.key.dims();
+    let zeros = Tensor::zeros([batch, kv_heads, 1, d_head], (&state.key.device(), state.key.dtype()));
+    let bias = match state.bias {
+        Some(bias) => bias.expand([batch, heads, seq, keys]),
+        None => Tensor::zeros([batch, heads, seq, keys], (&sinks.device(), sinks.dtype())),
+    };
+    let sinks = sinks.reshape([1, heads, 1, 1]).expand([batch, heads, seq, 1]);
+    KeyValueState {
+        key: Tensor::cat(vec![state.key, zeros.clone()], 2),
+        value: Tensor::cat(vec![state.value, zeros], 2),
+        bias: Some(Tensor::cat(vec![bias, sinks], 3)),
+        ..state
     }
 }
 

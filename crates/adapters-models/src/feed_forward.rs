@@ -2,6 +2,7 @@
 //!
 //! Paper of the gated forms: *GLU Variants Improve Transformer*, Shazeer, 2020, <https://arxiv.org/abs/2002.05202>.
 
+use crate::experts::{BareExperts, Experts, ExpertsForm, ExpertsPlan};
 use crate::modeling::*;
 
 /// How the feed-forward block of a family is built, by the published names of its layers.
@@ -16,6 +17,8 @@ pub enum FeedForwardPlan {
     FusedGated,
     /// `fc1`, `fc2`, with biases and without a gate.
     Plain,
+    /// Experts.
+    Experts(ExpertsPlan),
 }
 
 /// `[batch, seq, d_model]` to the same, position by position.
@@ -28,6 +31,10 @@ pub enum FeedForward {
     FusedGated(FusedGated),
     /// [`FeedForwardPlan::Plain`].
     Plain(Plain),
+    /// [`FeedForwardPlan::Experts`] with layers of their own.
+    Experts(Experts),
+    /// [`FeedForwardPlan::Experts`] whose matrices are bare parameters.
+    BareExperts(BareExperts),
 }
 
 /// `down(act(gate x) * up x)`.
@@ -58,6 +65,30 @@ pub struct Plain {
     activation: Activation,
 }
 
+impl Gated {
+    /// With layers of these names: gate, first and second projection.
+    pub(crate) fn build(
+        [gate, up, down]: [&str; 3],
+        bias: bool,
+        [d_model, ffn]: [usize; 2],
+        activation: Activation,
+        at: &mut Scope<'_>,
+    ) -> Self {
+        Self {
+            gate: at.linear_with(bias, LinearRole::FfnGate, gate, [d_model, ffn]),
+            up: at.linear_with(bias, LinearRole::FfnUp, up, [d_model, ffn]),
+            down: at.linear_with(bias, LinearRole::FfnDown, down, [ffn, d_model]),
+            activation,
+        }
+    }
+
+    pub(crate) fn forward(&self, x: Tensor<3>, cx: &mut Hooks<'_>) -> Tensor<3> {
+        let gate = cx.linear(&self.gate, x.clone());
+        let up = cx.linear(&self.up, x);
+        cx.linear(&self.down, self.activation.gated(gate, up))
+    }
+}
+
 impl FeedForward {
     /// With layers below `mlp`, `d_model` wide outside and `ffn` inside.
     pub(crate) fn build(
@@ -68,12 +99,14 @@ impl FeedForward {
     ) -> Self {
         let (up, down) = ([d_model, ffn], [ffn, d_model]);
         match plan {
-            FeedForwardPlan::Gated { bias } => Self::Gated(Gated {
-                gate: at.linear_with(bias, LinearRole::FfnGate, "mlp.gate_proj", up),
-                up: at.linear_with(bias, LinearRole::FfnUp, "mlp.up_proj", up),
-                down: at.linear_with(bias, LinearRole::FfnDown, "mlp.down_proj", down),
-                activation,
-            }),
+            FeedForwardPlan::Gated { bias } => {
+                let names = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"];
+                Self::Gated(Gated::build(names, bias, [d_model, ffn], activation, at))
+            }
+            FeedForwardPlan::Experts(plan) if plan.form == ExpertsForm::GptOss => {
+                Self::BareExperts(BareExperts::build(plan, d_model, at))
+            }
+            FeedForwardPlan::Experts(plan) => Self::Experts(Experts::build(plan, d_model, activation, at)),
             FeedForwardPlan::FusedGated => Self::FusedGated(FusedGated {
                 gate_up: at.linear_with(false, LinearRole::FfnGateUp, "mlp.gate_up_proj", [d_model, 2 * ffn]),
                 down: at.linear_with(false, LinearRole::FfnDown, "mlp.down_proj", down),
@@ -94,11 +127,9 @@ impl FeedForward {
     /// Panics on another `d_model`.
     pub fn forward(&self, x: Tensor<3>, cx: &mut Hooks<'_>) -> Tensor<3> {
         match self {
-            Self::Gated(block) => {
-                let gate = cx.linear(&block.gate, x.clone());
-                let up = cx.linear(&block.up, x);
-                cx.linear(&block.down, block.activation.gated(gate, up))
-            }
+            Self::Gated(block) => block.forward(x, cx),
+            Self::Experts(block) => block.forward(x, cx),
+            Self::BareExperts(block) => block.forward(x, cx),
             Self::FusedGated(block) => {
                 let fused = cx.linear(&block.gate_up, x);
                 let ffn = fused.dims()[2] / 2;

@@ -16,6 +16,8 @@ pub struct RotaryAttention {
     key_norm: Option<Sited<Norm>>,
     key_value: Point<KeyValueHook>,
     output: Sited<Linear>,
+    /// A score of each head that no key stands for, `[heads]`.
+    sinks: Option<Param<Tensor<1>>>,
     #[module(skip)]
     options: AttentionOptions,
     #[module(skip)]
@@ -85,6 +87,7 @@ impl RotaryAttention {
             key_norm: norm(NormRole::KeyNorm, names[1], widths[1]),
             key_value: at.key_value("", kv_heads, d_head),
             output: at.linear_with(plan.output.1, LinearRole::AttentionOutput, plan.output.0, [width, d]),
+            sinks: plan.sinks.then(|| at.tensor("sinks", [heads])),
             projected,
             options,
             turns: layer.turns,
@@ -121,7 +124,8 @@ impl RotaryAttention {
             (query, key) = (turns.turn(query), turns.turn(key));
         }
         let own = (key, heads.split(value));
-        let attended = heads.attend(query, own, x, bias, (&self.key_value, slot), cx);
+        let sinks = self.sinks.as_ref().map(|sinks| sinks.val());
+        let attended = heads.attend_with(sinks, query, own, x, bias, (&self.key_value, slot), cx);
         cx.linear(&self.output, attended)
     }
 }

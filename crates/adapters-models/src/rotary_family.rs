@@ -2,6 +2,7 @@
 
 use adapters_core::Window;
 
+use crate::experts::ExpertsPlan;
 use crate::feed_forward::FeedForwardPlan;
 use crate::norm::NormKind;
 use crate::rotary_config::RotaryDecoderConfig;
@@ -50,6 +51,8 @@ pub struct LayerPlan {
     pub window: Option<usize>,
     /// Whether queries and keys turn.
     pub turns: bool,
+    /// Experts in place of the family's feed-forward block.
+    pub experts: Option<ExpertsPlan>,
 }
 
 /// How the attention of a family is built.
@@ -68,6 +71,8 @@ pub struct AttentionPlan {
     /// Of the size of a window: what becomes of peft's prefixes in front of it. Peft puts those of most families whole into a
     /// cache of transformers.
     pub window: fn(usize) -> Window,
+    /// Whether each head has a score that no key stands for.
+    pub sinks: bool,
 }
 
 /// The projections of query, key and value.
@@ -152,6 +157,7 @@ impl Family {
         let layer = LayerPlan {
             window: None,
             turns: true,
+            experts: None,
         };
         Self {
             model_type,
@@ -169,6 +175,7 @@ impl Family {
                 norms: QueryKeyNorms::None,
                 scale: None,
                 cap: None,
+                sinks: false,
                 window: Window::Hiding,
             },
             feed_forward: FeedForwardPlan::Gated { bias: config.mlp_bias },
@@ -192,10 +199,22 @@ impl Family {
 
     /// With these windows, layer by layer.
     pub(crate) fn with_windows(self, windows: Vec<Option<usize>>) -> Self {
-        let layers = windows.into_iter().map(|window| LayerPlan { window, turns: true });
+        let layers = windows.into_iter().map(|window| LayerPlan {
+            window,
+            turns: true,
+            experts: None,
+        });
         Self {
             layers: layers.collect(),
             ..self
         }
+    }
+
+    /// With experts in the layers for which there is a plan.
+    pub(crate) fn with_experts(mut self, plan: impl Fn(usize) -> Option<ExpertsPlan>) -> Self {
+        for (index, layer) in self.layers.iter_mut().enumerate() {
+            layer.experts = plan(index);
+        }
+        self
     }
 }

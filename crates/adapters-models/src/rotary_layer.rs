@@ -2,7 +2,7 @@
 
 use adapters_core::{AnyNorm, Join};
 
-use crate::feed_forward::FeedForward;
+use crate::feed_forward::{FeedForward, FeedForwardPlan};
 use crate::modeling::*;
 use crate::norm::Norm;
 use crate::rotary::Turns;
@@ -91,6 +91,7 @@ impl RotaryLayer {
         };
         let norm =
             |role, name: Option<&str>, at: &mut Scope<'_>| name.map(|name| at.norm(family.norm, role, name, d, eps));
+        let feed_forward = plan.experts.map_or(family.feed_forward, FeedForwardPlan::Experts);
         // The adapters of attention and output have no module of their own in the published checkpoint: these are the names
         // the reference gives them.
         Self {
@@ -102,7 +103,7 @@ impl RotaryLayer {
                 without_norm: first,
             },
             ffn_norm: norm(NormRole::FfnNorm, names[2], &mut at),
-            feed_forward: FeedForward::build(family.feed_forward, [d, config.intermediate_size], activation, &mut at),
+            feed_forward: FeedForward::build(feed_forward, [d, config.intermediate_size], activation, &mut at),
             ffn_joint: Joint {
                 point: at.residual(ResidualRole::AfterFfn, "output_adapters", d),
                 norm: norm(NormRole::FfnOutputNorm, names[3], &mut at),

@@ -55,7 +55,11 @@ fn family(config: &RotaryDecoderConfig, own: Own, check: ConfigCheck<'_>) -> Res
     let plans = windows.into_iter().zip(&turning);
     Ok(Family {
         layers: plans
-            .map(|(window, turns)| LayerPlan { window, turns: *turns })
+            .map(|(window, turns)| LayerPlan {
+                window,
+                turns: *turns,
+                experts: None,
+            })
             .collect(),
         ..Family::new("smollm3", "SmolLM3ForCausalLM", config)
     })

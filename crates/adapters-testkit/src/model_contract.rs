@@ -188,9 +188,13 @@ impl<'a> ModelBench<'a> {
         let listed: BTreeSet<_> = sites.iter().map(|info| info.site).collect();
         assert_eq!(listed.len(), sites.len(), "{}: a site is listed twice", self.name());
         let mut hooked = BTreeSet::new();
-        for config in [
+        let heads = sites.iter().filter(|info| info.site.role == Role::LmHead);
+        let heads = heads.map(|info| format!("lora[r=2,alpha=5,target_modules=[{}]]", info.path));
+        let bare = sites.iter().filter_map(|info| info.parameter.as_ref());
+        let bare = bare.map(|parameter| format!("lora[r=2,alpha=5,target_parameters=[{}]]", parameter.name));
+        let named: Vec<String> = heads.chain(bare).collect();
+        let configs = [
             ALL_LINEAR,
-            "lora[r=2,alpha=5,target_modules=[lm_head]]",
             "lora[r=2,alpha=5,target_modules=[projection]]",
             "lora[r=2,alpha=5,target_modules=[patch_embedding]]",
             "lora[r=2,alpha=5,target_modules=[conv1,conv2]]",
@@ -206,7 +210,8 @@ impl<'a> ModelBench<'a> {
             "prompt_tuning[prompt_length=2]",
             "peft_prompt_tuning[num_virtual_tokens=2]",
             "loreft[r=2]",
-        ] {
+        ];
+        for config in configs.into_iter().chain(named.iter().map(String::as_str)) {
             let Some(set) = self.attached(&[config]) else { continue };
             let set = set.train();
             let loss = self.everything(&self.model, self.padded(), &mut Ctx::new(&set));

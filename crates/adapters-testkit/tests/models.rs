@@ -163,6 +163,29 @@ fn configs(model_type: &str) -> (Vec<Value>, &'static [&'static str]) {
             };
             (vec![config(true, false), config(false, true)], &[])
         }
+        "mixtral" => {
+            let more = json!({"num_local_experts": 3, "num_experts_per_tok": 2, "sliding_window": 3});
+            (vec![rotary("mixtral", more)], &[])
+        }
+        "qwen3_moe" => {
+            let config = |normalized: bool, dense: Value| {
+                let more = json!({
+                    "head_dim": 6, "num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 6,
+                    "norm_topk_prob": normalized, "mlp_only_layers": dense,
+                });
+                rotary("qwen3_moe", more)
+            };
+            (vec![config(true, json!([])), config(false, json!([0]))], &[])
+        }
+        "gpt_oss" => {
+            let more = json!({
+                "head_dim": 6, "num_local_experts": 3, "num_experts_per_tok": 2, "sliding_window": 3,
+                "rope_scaling": {
+                    "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 10, "truncate": false,
+                },
+            });
+            (vec![rotary("gpt_oss", more)], &[])
+        }
         "gpt_neox" => {
             let config = |parallel: bool, share: f64, more: Value| {
                 let mut config = json!({
@@ -420,18 +443,29 @@ checked!(
     deberta_v2: "deberta-v2",
     distilbert: "distilbert",
     electra: "electra",
+    gemma2: "gemma2",
+    gemma3_text: "gemma3_text",
     gpt2: "gpt2",
     gpt_neox: "gpt_neox",
+    gpt_oss: "gpt_oss",
     gptj: "gptj",
+    granite: "granite",
     llama: "llama",
     mbart: "mbart",
     mistral: "mistral",
     modernbert: "modernbert",
+    mixtral: "mixtral",
     mt5: "mt5",
+    olmo2: "olmo2",
     opt: "opt",
+    phi3: "phi3",
+    phi: "phi",
     plbart: "plbart",
     qwen2: "qwen2",
+    qwen3: "qwen3",
+    qwen3_moe: "qwen3_moe",
     roberta: "roberta",
+    smollm3: "smollm3",
     t5: "t5",
     vit: "vit",
     xlm_roberta: "xlm-roberta",

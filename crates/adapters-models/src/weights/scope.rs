@@ -1,8 +1,8 @@
 //! Layers with their sites, from the tensors of a checkpoint.
 
 use adapters_core::{
-    EmbeddingHook, EmbeddingRole, KeyValueHook, LinearRole, Location, NormRole, OutputHook, Point, ResidualHook,
-    ResidualRole, Sited, TokenTable,
+    BareParameter, EmbeddingHook, EmbeddingRole, KeyValueHook, LinearRole, Location, Matrices, MatricesRole, NormRole,
+    OutputHook, Point, ResidualHook, ResidualRole, Sited, TokenTable,
 };
 use burn::module::Param;
 use burn::nn::{Embedding, LayerNorm, Linear, RmsNorm};
@@ -151,6 +151,20 @@ impl<'w> Scope<'w> {
     /// A parameter of its own, to which nothing attaches.
     pub fn tensor<const D: usize>(&mut self, rest: &str, shape: [usize; D]) -> Param<Tensor<D>> {
         self.weights.tensor(&self.key(rest), shape)
+    }
+
+    /// Matrices in one parameter of the module at `<path>.<rest>`, `[count, rows, cols]`.
+    pub fn matrices(
+        &mut self,
+        role: MatricesRole,
+        rest: &str,
+        parameter: BareParameter,
+        shape: [usize; 3],
+    ) -> Sited<Matrices> {
+        let weight = self
+            .weights
+            .tensor(&joined(&[&self.keys, rest, &parameter.name]), shape);
+        Sited::parameter(self.location, role, self.path(rest), parameter, Matrices { weight })
     }
 
     /// Where adapters act on embedded tokens.
