@@ -2,6 +2,7 @@
 
 use burn::nn::{Embedding, Linear};
 
+use crate::matrices::Matrices;
 use crate::pass::state::NormWeight;
 use crate::site::{Role, Site, SiteInfo, Stack};
 use crate::sited::{LayerMut, LayerRef, Sites};
@@ -44,9 +45,11 @@ pub trait Host: Sites {
         role
     }
 
-    /// Makes the weight of a language-model head that is the token table its own, before the table is changed: the head
-    /// keeps the weight it has. Nothing where the head follows the table.
-    fn untie_head(&mut self) {}
+    /// Factor of the hidden states that enter a language-model head whose weight is the token table, and not those that enter
+    /// one of its own.
+    fn tied_head_scale(&self) -> f64 {
+        1.0
+    }
 
     /// What published adapter files call the attention of a stack.
     fn attention_name(&self, stack: Stack) -> &'static str {
@@ -124,9 +127,24 @@ pub trait Host: Sites {
         }
     }
 
+    /// The frozen matrices of a site.
+    fn matrices(&self, site: Site) -> Option<&Matrices> {
+        match at(self, site)? {
+            LayerRef::Matrices(matrices) => Some(matrices),
+            _ => None,
+        }
+    }
+
+    /// The frozen matrices of a site, for merging.
+    fn matrices_mut(&mut self, site: Site) -> Option<&mut Matrices> {
+        match at_mut(self, site)? {
+            LayerMut::Matrices(matrices) => Some(matrices),
+            _ => None,
+        }
+    }
+
     /// The frozen embedding table of a site, for merging.
     fn table_mut(&mut self, site: Site) -> Option<&mut Embedding> {
-        self.untie_head();
         match at_mut(self, site)? {
             LayerMut::Table(table) => Some(table),
             _ => None,

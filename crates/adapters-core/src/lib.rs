@@ -5,6 +5,7 @@ pub mod dyn_module;
 mod erased;
 mod error;
 mod host;
+mod matrices;
 mod merge;
 mod method;
 mod pass;
@@ -20,11 +21,12 @@ pub use composition::{Composition, CompositionError};
 pub use erased::{Erased, ErasedLayer};
 pub use error::Error;
 pub use host::Host;
+pub use matrices::Matrices;
 pub use merge::{MergeReport, Merged, merge};
 pub use method::Method;
 pub use method::any::{AnyMethod, Encode, ErasedMethod};
 pub use method::capability::{
-    Capabilities, ConvertsForStorage, EditsEmbeddings, NeedsTokenizer, Penalized, Scheduled, SharedParameters,
+    Capabilities, ConvertsForStorage, EditsEmbeddings, NeedsTokenizer, Penalized, Scheduled, SharedParameters, TiesHead,
 };
 pub use method::codec::{AdapterHub, Codec, FileFormat, Format, Peft, StoredConfig, Tensors};
 pub use method::config::ConfigError;
@@ -45,7 +47,8 @@ pub use pass::hooks::Hooks;
 pub use pass::record::{Record, Recorded, Recorder};
 pub use pass::state::{
     Effect, EmbeddingState, FusionQuery, FusionState, HiddenState, HookState, Inserted, KeyValueState, LinearState,
-    LinearWeight, NoWeight, NormState, NormWeight, Normalization, OutputState, Positions, Rows, Source, TableState, Up,
+    LinearWeight, MatricesState, NoWeight, NormState, NormWeight, Normalization, OutputState, Positions, Rows, Source,
+    TableState, Up,
 };
 pub use quantize::{QuantizeReport, quantize};
 pub use set::AdapterSet;
@@ -56,7 +59,10 @@ pub use set::average::normalized;
 pub use set::frozen::{Adapted, Frozen};
 pub use set::place::{ParamPlace, ParamShape};
 pub use set::values::{ParamValues, values, with_fresh_ids};
-pub use site::{EmbeddingRole, LinearRole, NormRole, ResidualRole, Role, Site, SiteInfo, SiteKind, Stack};
+pub use site::{
+    BareParameter, EmbeddingRole, LinearRole, MatricesRole, NormRole, ResidualRole, Role, Site, SiteInfo, SiteKind,
+    Stack,
+};
 pub use sited::{
     Adaptable, EmbeddingHook, KeyValueHook, LayerMut, LayerRef, Location, NormParameters, OutputHook, Point,
     ResidualHook, Sited, Sites, TokenTable,

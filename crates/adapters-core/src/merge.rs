@@ -8,6 +8,7 @@ use burn::tensor::{ElementConversion, Tensor};
 
 use crate::error::Error;
 use crate::host::Host;
+use crate::matrices::Matrices;
 use crate::method::layer::NotMergeable;
 use crate::method::shared::Shared;
 use crate::method::site_layer::SiteLayer;
@@ -35,6 +36,7 @@ enum FrozenLayer {
     Linear(Linear),
     Norm(NormWeight),
     Table(Embedding),
+    Matrices(Matrices),
 }
 
 impl FrozenLayer {
@@ -48,6 +50,7 @@ impl FrozenLayer {
                 Self::Norm(old)
             }
             Self::Table(layer) => Self::Table(std::mem::replace(model.table_mut(site)?, layer)),
+            Self::Matrices(layer) => Self::Matrices(std::mem::replace(model.matrices_mut(site)?, layer)),
         })
     }
 }
@@ -152,6 +155,13 @@ fn folded(
             let change = largest_change(weight, merged.clone());
             let merged = Embedding { weight: frozen(merged) };
             Ok((FrozenLayer::Table(merged), change))
+        }
+        SiteLayer::Matrices(layer) => {
+            let weight = model.matrices(site).ok_or(no_access)?.weight.val();
+            let merged = layer.merged(weight.clone(), shared)?;
+            let change = largest_change(weight, merged.clone());
+            let merged = Matrices { weight: frozen(merged) };
+            Ok((FrozenLayer::Matrices(merged), change))
         }
         _ => Err(NotMergeable {
             reason: "it does not act on a weight",

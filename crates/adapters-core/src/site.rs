@@ -80,10 +80,18 @@ roles! {
     LmHead = "lm_head",
     /// Rows of the token table, before positions and types are added and before any normalization.
     EmbeddedTokens = "embedded_tokens",
+    /// Scores of the experts of a layer (linear).
+    Router = "router",
+    /// Gate and first projection of all experts of a layer, in one parameter.
+    ExpertGateUp = "expert_gate_up",
+    /// Second projection of all experts of a layer, in one parameter.
+    ExpertDown = "expert_down",
     /// Query, key and value projections side by side in one matrix (linear).
     QueryKeyValue = "query_key_value",
     /// Projection of the embeddings to the width of the layers (linear).
     EmbeddingProjection = "embedding_projection",
+    /// Projection of the last hidden state to the width of the language-model head (linear).
+    HeadProjection = "head_projection",
     /// Normalization in front of a layer's own adapter, in models that are published with adapters.
     AdapterNorm = "adapter_norm",
 }
@@ -107,8 +115,12 @@ macro_rules! roles_of {
 
 roles_of! {
     /// Roles of linear layers.
-    LinearRole: Query, Key, Value, AttentionOutput, FfnUp, FfnGate, FfnDown, Pooler, LmHead, QueryKeyValue,
-        EmbeddingProjection
+    LinearRole: Query, Key, Value, AttentionOutput, FfnUp, FfnGate, FfnDown, Pooler, LmHead, QueryKeyValue, EmbeddingProjection, HeadProjection, Router
+}
+
+roles_of! {
+    /// Roles of matrices in one parameter.
+    MatricesRole: ExpertGateUp, ExpertDown
 }
 
 roles_of! {
@@ -160,6 +172,8 @@ pub struct Site {
     pub layer: Option<usize>,
     /// What it does.
     pub role: Role,
+    /// Index of the expert from zero, in a layer with several feed-forward blocks of which tokens choose; `None` elsewhere.
+    pub expert: Option<usize>,
 }
 
 impl Site {
@@ -169,6 +183,7 @@ impl Site {
             stack,
             layer: Some(layer),
             role,
+            expert: None,
         }
     }
 
@@ -178,16 +193,21 @@ impl Site {
             stack,
             layer: None,
             role,
+            expert: None,
         }
     }
 }
 
 impl fmt::Display for Site {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.layer {
-            Some(layer) => write!(f, "{}.{layer}.{}", self.stack, self.role),
-            None => write!(f, "{}.{}", self.stack, self.role),
+        write!(f, "{}.", self.stack)?;
+        if let Some(layer) = self.layer {
+            write!(f, "{layer}.")?;
         }
+        if let Some(expert) = self.expert {
+            write!(f, "expert_{expert}.")?;
+        }
+        write!(f, "{}", self.role)
     }
 }
 
@@ -214,6 +234,15 @@ pub enum SiteKind {
         d_model: usize,
         /// The row of the padding token, which never trains.
         padding: Option<usize>,
+    },
+    /// Matrices in one bare parameter, `[count, rows, cols]`.
+    Matrices {
+        /// Matrices.
+        count: usize,
+        /// Rows of each.
+        rows: usize,
+        /// Columns of each.
+        cols: usize,
     },
     /// A block joining the residual stream, `[batch, seq, d_model]`.
     Hidden {
@@ -259,6 +288,21 @@ pub struct SiteInfo {
     /// The role that AdapterHub's configurations select this site by, which [`Host::sites`](crate::Host::sites) fills in
     /// ([`Host::hub_role`](crate::Host::hub_role)).
     pub hub_role: Role,
+    /// The embedding table that a language-model head has its weight in common with.
+    pub tied_to: Option<Site>,
+    /// Where the projections of a fused one lie head by head, the number of heads; `None` where they lie side by side.
+    pub interleaved: Option<usize>,
+    /// The parameter itself, where it is one of a module whose parameters have no modules of their own.
+    pub parameter: Option<BareParameter>,
+}
+
+/// One of several parameters of a module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BareParameter {
+    /// Its name.
+    pub name: String,
+    /// The names of those after it, in the order of the published module.
+    pub after: Vec<String>,
 }
 
 impl SiteInfo {
@@ -270,6 +314,9 @@ impl SiteInfo {
             path: path.into(),
             input_first: false,
             hub_role: site.role,
+            tied_to: None,
+            interleaved: None,
+            parameter: None,
         }
     }
 

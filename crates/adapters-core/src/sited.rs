@@ -8,14 +8,14 @@ use std::fmt::Debug;
 use std::marker::PhantomData;
 use std::ops::Deref;
 
-use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, Param};
+use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::nn::conv::{Conv1d, Conv2d};
 use burn::nn::{Dropout, Embedding, LayerNorm, Linear, RmsNorm};
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 
+use crate::matrices::Matrices;
 use crate::pass::state::{NormWeight, Normalization};
 use crate::site::{EmbeddingRole, LinearRole, NormRole, ResidualRole, Role, Site, SiteInfo, SiteKind, Stack};
-use crate::transparent_module;
 
 /// Something that contains sites: a layer that knows its own, or a struct of such layers, for which `#[derive(Sites)]`
 /// implements it.
@@ -36,6 +36,8 @@ pub enum LayerRef<'a> {
     Norm(&'a dyn NormParameters),
     /// An embedding table.
     Table(&'a Embedding),
+    /// Matrices in one parameter.
+    Matrices(&'a Matrices),
     /// No weights: a point between layers.
     Point,
 }
@@ -49,6 +51,8 @@ pub enum LayerMut<'a> {
     Norm(&'a mut dyn NormParameters),
     /// An embedding table.
     Table(&'a mut Embedding),
+    /// Matrices in one parameter.
+    Matrices(&'a mut Matrices),
     /// No weights: a point between layers.
     Point,
 }
@@ -78,6 +82,8 @@ pub struct Location {
     pub stack: Stack,
     /// Index of the layer; `None` outside the layers.
     pub layer: Option<usize>,
+    /// Index of the expert; `None` outside those.
+    pub expert: Option<usize>,
 }
 
 impl Location {
@@ -86,12 +92,26 @@ impl Location {
         Self {
             stack,
             layer: Some(layer),
+            expert: None,
         }
     }
 
     /// Outside the layers.
     pub const fn outside(stack: Stack) -> Self {
-        Self { stack, layer: None }
+        Self {
+            stack,
+            layer: None,
+            expert: None,
+        }
+    }
+
+    /// In one of the experts of this layer.
+    #[must_use]
+    pub const fn expert(self, index: usize) -> Self {
+        Self {
+            expert: Some(index),
+            ..self
+        }
     }
 
     fn site(self, role: Role) -> Site {
@@ -99,6 +119,7 @@ impl Location {
             stack: self.stack,
             layer: self.layer,
             role,
+            expert: self.expert,
         }
     }
 }
@@ -220,6 +241,27 @@ impl Sited<Linear> {
         self.info.input_first = true;
         self
     }
+
+    /// The same fused projection, whose parts lie head by head in its output.
+    #[must_use]
+    pub fn interleaved(mut self, heads: usize) -> Self {
+        self.info.interleaved = Some(heads);
+        self
+    }
+
+    /// A language-model head at `location` whose weight is that of `table`, not a copy of it. As a [`Module`] it has no
+    /// parameters: the weight is the table's. A table that is replaced, as by merging, leaves the head its weight.
+    pub fn tied(
+        location: Location,
+        path: impl Into<String>,
+        table: &Sited<Embedding>,
+        bias: Option<Param<Tensor<1>>>,
+    ) -> Self {
+        let weight = Param::initialized(ParamId::new(), table.weight.val().transpose());
+        let mut head = Self::new(location, LinearRole::LmHead, path, Linear { weight, bias });
+        head.info.tied_to = Some(table.site());
+        head
+    }
 }
 
 impl Sited<Embedding> {
@@ -263,7 +305,56 @@ impl<L: Adaptable> Sites for Sited<L> {
     }
 }
 
-transparent_module!(impl[L: Module] Sited<L>, layer);
+impl<L: Module> Module for Sited<L> {
+    fn collect_devices(&self, devices: Vec<Device>) -> Vec<Device> {
+        self.layer.collect_devices(devices)
+    }
+
+    fn fork(self, device: &Device) -> Self {
+        self.with(|layer| layer.fork(device))
+    }
+
+    fn to_device(self, device: &Device) -> Self {
+        self.with(|layer| layer.to_device(device))
+    }
+
+    fn train(self) -> Self {
+        self.with(Module::train)
+    }
+
+    fn valid(&self) -> Self {
+        Self {
+            layer: self.layer.valid(),
+            info: self.info.clone(),
+        }
+    }
+
+    fn materialize(self) -> Self {
+        self.with(Module::materialize)
+    }
+
+    fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
+        if self.info.tied_to.is_none() {
+            self.layer.visit(visitor);
+        }
+    }
+
+    fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
+        match self.info.tied_to {
+            Some(_) => self,
+            None => self.with(|layer| layer.map(mapper)),
+        }
+    }
+}
+
+impl<L> Sited<L> {
+    fn with(self, change: impl FnOnce(L) -> L) -> Self {
+        Self {
+            layer: change(self.layer),
+            info: self.info,
+        }
+    }
+}
 
 impl<L: ModuleDisplay> ModuleDisplayDefault for Sited<L> {
     fn content(&self, content: Content) -> Option<Content> {

@@ -115,7 +115,11 @@ impl Object {
         if !lora.rank_pattern.is_empty() || !lora.alpha_pattern.is_empty() {
             return Err(refuse("ranks or alphas by module path"));
         }
-        if lora.bias != BiasTraining::None || lora.up_bias || lora.modules_to_save.is_some() {
+        if lora.bias != BiasTraining::None
+            || lora.up_bias
+            || lora.modules_to_save.is_some()
+            || lora.target_parameters.is_some()
+        {
             return Err(refuse("trained biases and modules"));
         }
         let target = lora.target.by_role(sites, host);
@@ -156,6 +160,8 @@ const OURS: &[&str] = &[
     "bias",
     "lora_bias",
     "modules_to_save",
+    "ensure_weight_tying",
+    "target_parameters",
 ];
 
 pub(crate) fn refuse(what: &'static str) -> ConfigError {

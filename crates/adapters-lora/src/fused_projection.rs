@@ -11,6 +11,8 @@ pub struct FusedProjection {
     adapted: Vec<bool>,
     /// Output features of one projection.
     width: usize,
+    /// In how many pieces each projection lies in the matrix: all projections of the first head, then those of the second.
+    pieces: usize,
 }
 
 impl FusedProjection {
@@ -24,6 +26,7 @@ impl FusedProjection {
         Some(Self {
             adapted: parts.iter().map(|part| roles.contains(part)).collect(),
             width: d_out / parts.len(),
+            pieces: site.interleaved.unwrap_or(1),
         })
     }
 
@@ -49,36 +52,46 @@ impl FusedProjection {
 
     /// Whether a feature of the output belongs to an adapted projection.
     pub(crate) fn adapts(&self, feature: usize) -> bool {
-        self.adapted.get(feature / self.width) == Some(&true)
+        let piece = feature / (self.width / self.pieces);
+        self.adapted.get(piece % self.adapted.len()) == Some(&true)
     }
 
-    /// The adapted slices of the fused axis, concatenated; the inverse of [`scatter`](Self::scatter).
-    pub(crate) fn gather<const D: usize>(&self, whole: Tensor<D>, axis: usize) -> Tensor<D> {
-        let width = self.width;
-        let parts = (0..self.adapted.len()).filter(|part| self.adapted[*part]);
+    /// The features of one projection, of all on the axis.
+    fn part<const D: usize>(&self, whole: &Tensor<D>, axis: usize, part: usize) -> Tensor<D> {
+        let (piece, parts) = (self.width / self.pieces, self.adapted.len());
+        let starts = (0..self.pieces).map(|index| (index * parts + part) * piece);
         Tensor::cat(
-            parts
-                .map(|part| whole.clone().slice_dim(axis, part * width..(part + 1) * width))
+            starts
+                .map(|start| whole.clone().slice_dim(axis, start..start + piece))
                 .collect(),
             axis,
         )
     }
 
+    /// The adapted slices of the fused axis, concatenated; the inverse of [`scatter`](Self::scatter).
+    pub(crate) fn gather<const D: usize>(&self, whole: Tensor<D>, axis: usize) -> Tensor<D> {
+        let parts = (0..self.adapted.len()).filter(|part| self.adapted[*part]);
+        Tensor::cat(parts.map(|part| self.part(&whole, axis, part)).collect(), axis)
+    }
+
     /// The adapted slices at their positions in the fused axis, and `fill` in the others. `axis` has
     /// [`features`](Self::features) entries.
     pub(crate) fn scatter<const D: usize>(&self, parts: Tensor<D>, axis: usize, fill: f64) -> Tensor<D> {
-        let mut gap = parts.dims();
-        gap[axis] = self.width;
+        let (piece, mut gap) = (self.width / self.pieces, parts.dims());
+        gap[axis] = piece;
         let options = (&parts.device(), parts.dtype());
-        let mut start = 0;
-        let pieces = self.adapted.iter().map(|adapted| match adapted {
-            true => {
-                start += self.width;
-                parts.clone().slice_dim(axis, start - self.width..start)
+        let mut pieces = Vec::new();
+        for index in 0..self.pieces {
+            let mut start = index * piece;
+            for adapted in &self.adapted {
+                pieces.push(match adapted {
+                    true => parts.clone().slice_dim(axis, start..start + piece),
+                    false => Tensor::full(gap, fill, options),
+                });
+                start += if *adapted { self.width } else { 0 };
             }
-            false => Tensor::full(gap, fill, options),
-        });
-        Tensor::cat(pieces.collect(), axis)
+        }
+        Tensor::cat(pieces, axis)
     }
 
     /// One number a projection on all of its features, and one in those left alone: `[batch, 1, projections]` to
@@ -98,11 +111,11 @@ impl FusedProjection {
     /// Panics if a slice is not as wide as `A` reads.
     pub(crate) fn project_each(&self, x: Tensor<3>, a: Tensor<2>) -> Tensor<3> {
         let [rows, _] = a.dims();
-        let (rank, width) = (rows / self.count(), self.width);
+        let rank = rows / self.count();
         let parts = (0..self.adapted.len()).filter(|part| self.adapted[*part]);
         let narrow = parts.enumerate().map(|(index, part)| {
             let own = a.clone().slice_dim(0, index * rank..(index + 1) * rank);
-            project(x.clone().slice_dim(2, part * width..(part + 1) * width), own)
+            project(self.part(&x, 2, part), own)
         });
         Tensor::cat(narrow.collect(), 2)
     }
@@ -163,6 +176,23 @@ mod tests {
         assert_eq!(values(fused.gather(whole, 0)), values(x));
         let gate = Tensor::<3>::from_floats([[[5.0, 7.0]]], &device);
         assert_eq!(values(fused.spread(gate)), [5.0, 5.0, 1.0, 1.0, 7.0, 7.0]);
+    }
+
+    #[test]
+    fn the_pieces_of_interleaved_projections_are_found() {
+        let site = SiteInfo {
+            interleaved: Some(2),
+            kind: SiteKind::Linear { d_in: 2, d_out: 6 },
+            ..site()
+        };
+        let fused = FusedProjection::of(&site, &[Role::Query, Role::Value]).unwrap();
+        let x = Tensor::<1>::from_floats([1.0, 2.0, 3.0, 4.0], &Device::flex());
+        let whole = fused.scatter(x.clone(), 0, 9.0);
+        // Query, key and value of the first head, then of the second.
+        assert_eq!(values(whole.clone()), [1.0, 9.0, 3.0, 2.0, 9.0, 4.0]);
+        assert_eq!(values(fused.gather(whole, 0)), values(x));
+        let adapted: Vec<bool> = (0..6).map(|feature| fused.adapts(feature)).collect();
+        assert_eq!(adapted, [true, false, true, true, false, true]);
     }
 
     #[test]

@@ -1,18 +1,21 @@
 //! LoRA: a low-rank update of linear layers and embedding tables.
 
-use adapters_core::copies::{bias_copy_of, copy_of};
-use adapters_core::target::Target;
+use adapters_core::copies::{TableCopy, bias_copy_of, copy_of};
+use adapters_core::target::{Target, name_matches};
 use adapters_core::{
     AdapterHub, Attached, Build, Capabilities, Codec, ConfigError, ConvertsForStorage, Erased, Error, Format, Host,
-    Method, Peft, SiteInfo, SiteKind, SiteLayer, StoredConfig, config::from_fields,
+    Method, Peft, SiteInfo, SiteKind, SiteLayer, StoredConfig, TiesHead, config::from_fields,
 };
 use adapters_nn::draw;
+use burn::tensor::{Tensor, TensorData};
+use rand_chacha::ChaCha8Rng;
 use serde_json::{Map, Value};
 
 use crate::adapterhub::{self, Object};
 use crate::init::{from_weight, init_a, init_b};
 use crate::lora_config::{BiasTraining, LoraConfig};
 use crate::low_rank::{LowRank, Origin};
+use crate::low_rank_matrices::LowRankMatrices;
 use crate::low_rank_table::LowRankTable;
 use crate::peft;
 use crate::plain_lora::as_plain_lora;
@@ -27,7 +30,8 @@ impl Method for LoraConfig {
     }
 
     fn target(&self) -> Target {
-        let mut targets = vec![self.target.to_target()];
+        let mut targets = vec![self.updated_modules()];
+        targets.extend(self.parameters());
         targets.extend(self.saved_modules());
         if self.bias == BiasTraining::All {
             targets.push(Target::Biased);
@@ -42,16 +46,26 @@ impl Method for LoraConfig {
         if let Some(saved) = self.saved_modules()
             && saved.covers(site)?
         {
-            let copy = copy_of(build.host, site.site, build.device);
+            let copy = copy_of(build.host, site, build.device);
             return copy.ok_or_else(|| Self::refuse(site, "the model gives no access to this weight"));
         }
-        if self.bias == BiasTraining::All && !self.target.to_target().covers(site)? {
+        let as_parameter = self.adapts_parameter(site)?;
+        if as_parameter
+            && (self.dropout != 0.0 || self.up_bias || self.scaling == Scaling::Gated || self.init.takes_from_base())
+        {
+            return Err(Self::refuse(
+                site,
+                "a parameter has the plain product without dropout only",
+            ));
+        }
+        if self.bias == BiasTraining::All && !as_parameter && !self.updated_modules().covers(site)? {
             let copy = bias_copy_of(build.host, site.site, build.device);
             return copy.ok_or_else(|| Self::refuse(site, "it has no bias to train"));
         }
         let mut builder = SiteBuilder::new(Self::NAME, &self.target, self.seed, site, build);
         match site.kind {
             SiteKind::Table { rows, d_model, padding } => self.table(&mut builder, rows, d_model, padding),
+            SiteKind::Matrices { count, rows, cols } => self.matrices(&mut builder, count, [rows, cols]),
             _ => Ok(linear(self.low_rank(&mut builder)?)),
         }
     }
@@ -59,6 +73,7 @@ impl Method for LoraConfig {
     fn capabilities(&self) -> Capabilities<'_> {
         Capabilities {
             storage: self.init.takes_from_base().then_some(self),
+            tied: self.ensure_weight_tying.then_some(self),
             ..Capabilities::default()
         }
     }
@@ -85,6 +100,15 @@ impl LoraConfig {
                 b: builder.param(b.clone(), self.dtype).set_require_grad(false),
             };
             (a, b, Some(origin))
+        } else if let Some(table) = builder.site.tied_to.filter(|_| self.ensure_weight_tying) {
+            // As the table starts, the other way round.
+            let (a, b) = table_start(&mut builder.build.rng(self.seed, table), [d_out, d_in], rank);
+            let transposed = |data| {
+                Tensor::<2>::from_data(data, builder.build.device)
+                    .transpose()
+                    .into_data()
+            };
+            (transposed(b), transposed(a), None)
         } else {
             let rows = rank * builder.groups();
             let a = init_a(self.init, &mut builder.rng, rank, [rows, d_in]);
@@ -112,6 +136,24 @@ impl LoraConfig {
         })
     }
 
+    /// The updates of matrices in one parameter.
+    fn matrices(
+        &self,
+        builder: &mut SiteBuilder<'_>,
+        count: usize,
+        [rows, cols]: [usize; 2],
+    ) -> Result<SiteLayer, Error> {
+        let name = builder.site.parameter.as_ref().map_or("", |parameter| &parameter.name);
+        let (rank, scale) = self.rank_and_scale(&format!("{}.{name}", builder.site.path))?;
+        let a = init_a(self.init, &mut builder.rng, rank, [count * rank, cols]);
+        Ok(SiteLayer::Matrices(Erased::new(LowRankMatrices {
+            a: builder.param(a, self.dtype),
+            b: builder.param(draw::constant([rows, rank * count], 0.0), self.dtype),
+            count,
+            scale,
+        })))
+    }
+
     /// The update of an embedding table.
     fn table(
         &self,
@@ -124,14 +166,29 @@ impl LoraConfig {
             return Err(builder.refuse("on an embedding table only the plain product is computed"));
         }
         let (rank, scale) = self.rank_and_scale(&builder.site.path)?;
-        // The other way round than in a linear layer, as published: A is zero.
-        let b = draw::normal(&mut builder.rng, [d_model, rank], 1.0);
+        let (a, b) = table_start(&mut builder.rng, [rows, d_model], rank);
         Ok(SiteLayer::Table(Erased::new(LowRankTable {
-            a: builder.param(draw::constant([rank, rows], 0.0), self.dtype),
+            a: builder.param(a, self.dtype),
             b: builder.param(b, self.dtype),
             scale,
             padding,
         })))
+    }
+}
+
+/// A, `[rank, rows]`, and B, `[d_model, rank]`, of a new update of a table. The other way round than in a linear layer, as
+/// published: A is zero.
+fn table_start(rng: &mut ChaCha8Rng, [rows, d_model]: [usize; 2], rank: usize) -> (TensorData, TensorData) {
+    let b = draw::normal(rng, [d_model, rank], 1.0);
+    (draw::constant([rank, rows], 0.0), b)
+}
+
+impl TiesHead for LoraConfig {
+    /// A copy is one for both. Low-rank updates have parameters of their own at each.
+    fn on_tied_head(&self, table: &SiteLayer) -> Option<SiteLayer> {
+        let SiteLayer::Table(layer) = table else { return None };
+        let copy: &TableCopy = layer.downcast_ref()?;
+        Some(SiteLayer::Linear(Erased::new(copy.on_head())))
     }
 }
 
@@ -166,7 +223,17 @@ impl Codec<Peft> for LoraConfig {
     }
 
     fn key(&self, site: &SiteInfo, _adapter: &str, param: &str) -> String {
-        peft::lora_key(site, param)
+        // Each parameter of a module that is adapted wraps the module once more, the first one innermost.
+        let target = self.target_parameters.as_deref().unwrap_or_default();
+        let outer = site
+            .parameter
+            .iter()
+            .flat_map(|parameter| &parameter.after)
+            .filter(|name| {
+                let path = format!("{}.{name}", site.path);
+                target.iter().any(|wanted| name_matches(wanted, &path))
+            });
+        peft::lora_key(site, &format!("{}{param}", "base_layer.".repeat(outer.count())))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The configuration of LoRA, which its variants build on.
 
 use adapters_core::target::{ModulePattern, ModuleTarget, Target, pattern_value};
-use adapters_core::{ConfigError, Error};
+use adapters_core::{ConfigError, Error, SiteInfo};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -24,6 +24,8 @@ use crate::target::{LayerRoles, LoraTarget};
 /// | `bias` | none | which biases of the base train along | |
 /// | `up_bias` (`lora_bias`) | false | whether B has a bias `c` | |
 /// | `modules_to_save` | none | modules trained as a whole, in copies | |
+/// | `target_parameters` | none | bare parameters, and weights of linear layers, that are adapted besides | |
+/// | `ensure_weight_tying` | false | whether what adapts an embedding table adapts a head whose weight it is alike | |
 /// | `rank_pattern` | empty | ranks by module path | >= 1 |
 /// | `alpha_pattern` | empty | alphas by module path | finite |
 /// | `seed` (`init_weights_seed`) | none | seed of the initial values, before the run's own | |
@@ -67,6 +69,12 @@ pub struct LoraConfig {
     pub up_bias: bool,
     /// Names of modules trained as a whole.
     pub modules_to_save: Option<ModulePattern>,
+    /// Ends of the paths of parameters that are adapted: those of experts that have no modules of their own, and weights of
+    /// linear layers. There is no dropout on what they read.
+    pub target_parameters: Option<Vec<String>>,
+    /// Whether an embedding table and a head whose weight it is are adapted alike: A of the one is B of the other, and a copy is
+    /// one for both. Nothing where the head has a weight of its own.
+    pub ensure_weight_tying: bool,
     /// Fields of a file this version does not know, kept and written back.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
@@ -104,6 +112,8 @@ impl LoraConfig {
             bias: BiasTraining::None,
             up_bias: false,
             modules_to_save: None,
+            target_parameters: None,
+            ensure_weight_tying: false,
             rank_pattern: IndexMap::new(),
             alpha_pattern: IndexMap::new(),
             seed: None,
@@ -204,6 +214,12 @@ impl LoraConfig {
         if self.up_bias {
             return unsupported("lora_bias", "true with a variant of LoRA".to_owned());
         }
+        if self.parameters().is_some() {
+            return unsupported("target_parameters", "set with a variant of LoRA".to_owned());
+        }
+        if self.ensure_weight_tying {
+            return unsupported("ensure_weight_tying", "true with a variant of LoRA".to_owned());
+        }
         if self.init.takes_from_base() {
             return unsupported("init_weights", format!("{:?} with a variant of LoRA", self.init));
         }
@@ -231,8 +247,36 @@ impl LoraConfig {
 
     /// Modules trained as a whole.
     pub(crate) fn saved_modules(&self) -> Option<Target> {
-        let modules = self.modules_to_save.clone()?;
-        Some(Target::Modules(ModuleTarget::new(modules)))
+        Some(self.tied(match self.modules_to_save.clone()? {
+            ModulePattern::Names(names) => Target::Endings(names),
+            modules => Target::Modules(ModuleTarget::new(modules)),
+        }))
+    }
+
+    /// The modules with a low-rank update. What is copied and what is updated is not tied both: as in the reference, copies are.
+    pub(crate) fn updated_modules(&self) -> Target {
+        match self.modules_to_save {
+            Some(_) => self.target.to_target(),
+            None => self.tied(self.target.to_target()),
+        }
+    }
+
+    /// Parameters that are adapted besides.
+    pub(crate) fn parameters(&self) -> Option<Target> {
+        let names = self.target_parameters.clone().filter(|names| !names.is_empty());
+        names.map(Target::Parameters)
+    }
+
+    /// Whether the site is adapted as a parameter, and not as a module.
+    pub(crate) fn adapts_parameter(&self, site: &SiteInfo) -> Result<bool, Error> {
+        self.parameters().map_or(Ok(false), |target| target.covers(site))
+    }
+
+    fn tied(&self, target: Target) -> Target {
+        match self.ensure_weight_tying {
+            true => Target::Tied(Box::new(target)),
+            false => target,
+        }
     }
 }
 

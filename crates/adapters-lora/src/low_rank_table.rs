@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use adapters_core::copies::without_gradient_at;
 use adapters_core::{Call, Causality, Effect, NamedParams, NotMergeable, SiteAdapter, Source, TableState};
 use adapters_nn::ops::project;
 use burn::module::{Module, Param, ParamId};
@@ -23,16 +24,7 @@ pub struct LowRankTable {
 impl SiteAdapter<TableState> for LowRankTable {
     fn apply(&self, state: TableState, _call: &Call<'_>) -> TableState {
         let narrow = module::embedding(self.a.val().transpose(), state.ids.clone());
-        let narrow = match self.padding {
-            Some(padding) => {
-                let [batch, seq, rank] = narrow.dims();
-                let padded = state.ids.clone().equal_elem(padding as i64).unsqueeze_dim::<3>(2);
-                narrow
-                    .clone()
-                    .mask_where(padded.expand([batch, seq, rank]), narrow.detach())
-            }
-            None => narrow,
-        };
+        let narrow = without_gradient_at(self.padding, &state.ids, narrow);
         let update = project(narrow * self.scale, self.b.val());
         let delta = match state.delta {
             Some(delta) => delta + update,

@@ -23,6 +23,8 @@ const LORA: &Names = &[
     ("lora_bias", "lora_bias"),
     ("bias", "bias"),
     ("modules_to_save", "modules_to_save"),
+    ("target_parameters", "target_parameters"),
+    ("ensure_weight_tying", "ensure_weight_tying"),
 ];
 
 pub(crate) fn refuse(what: &'static str) -> ConfigError {
@@ -62,7 +64,10 @@ pub(crate) fn read_lora(stored: &StoredConfig<'_>, use_dora: bool) -> Option<Res
         Some(value) => *value != Value::Bool(false),
     };
     (is(stored, "LORA") && found == use_dora).then(|| {
-        let (target, mut rest) = LoraTarget::from_peft(stored.fields)?;
+        let mut fields = stored.fields.clone();
+        let parameters = fields.shift_remove("target_parameters");
+        let (target, mut rest) = LoraTarget::from_peft(&fields)?;
+        rest.extend(parameters.map(|names| ("target_parameters".to_owned(), names)));
         rest.shift_remove("use_dora");
         let init = match rest.get("init_lora_weights") {
             None | Some(Value::Bool(_)) => Init::Lora,
@@ -109,8 +114,8 @@ pub(crate) fn write_lora(
 
 /// The key of a parameter of LoRA or DoRA.
 pub(crate) fn lora_key(site: &SiteInfo, param: &str) -> String {
-    match param {
-        "lora_A" | "lora_B" => format!("{}.{param}.weight", site.path),
-        _ => format!("{}.{param}", site.path),
+    match param.ends_with("lora_A") || param.ends_with("lora_B") {
+        true => format!("{}.{param}.weight", site.path),
+        false => format!("{}.{param}", site.path),
     }
 }

@@ -13,7 +13,8 @@ use crate::from_checkpoint::FromCheckpoint;
 use crate::kind::ModelKind;
 use crate::model::Model;
 use crate::{
-    albert, bart, bert, bert_generation, distilbert, electra, gpt2, llama, mistral, qwen2, roberta, t5, vit, xmod,
+    albert, bart, bert, bert_generation, distilbert, electra, gpt_neox, gpt2, gptj, llama, mistral, opt, qwen2,
+    roberta, t5, vit, xmod,
 };
 
 /// Every architecture of this crate.
@@ -34,6 +35,9 @@ pub const ARCHITECTURES: &[Architecture] = &[
     Architecture::new("mistral", ModelKind::CausalLm, mistral::load),
     Architecture::new("qwen2", ModelKind::CausalLm, qwen2::load),
     Architecture::of::<gpt2::Gpt2Model>("gpt2", ModelKind::CausalLm),
+    Architecture::of::<gpt_neox::GptNeoXModel>("gpt_neox", ModelKind::CausalLm),
+    Architecture::of::<gptj::GptJModel>("gptj", ModelKind::CausalLm),
+    Architecture::of::<opt::OptModel>("opt", ModelKind::CausalLm),
     Architecture::of::<t5::T5Model>("t5", ModelKind::EncoderDecoder),
     Architecture::new("mt5", ModelKind::EncoderDecoder, t5::load_mt5),
     Architecture::of::<vit::VitModel>("vit", ModelKind::ImageEncoder),

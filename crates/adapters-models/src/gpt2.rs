@@ -106,8 +106,7 @@ pub struct Gpt2Model {
     layers: Vec<Gpt2Layer>,
     norm: Sited<LayerNorm>,
     head_input: Point<OutputHook>,
-    /// `None` where the head is the table of the token embeddings.
-    head: Option<Sited<Linear>>,
+    head: Sited<Linear>,
     #[module(skip)]
     config: Gpt2Config,
 }
@@ -156,14 +155,14 @@ impl FromCheckpoint for Gpt2Model {
         let norm = at.layer_norm(NormRole::FinalNorm, "ln_f", d, config.layer_norm_epsilon);
         let mut top = weights.at_top(outside, "lm_head");
         Ok(Self {
+            head_input: top.head_input("", d),
+            head: top.head(false, config.tie_word_embeddings.then_some(&words), [d, vocab]),
             words,
             embedded,
             embedding,
             positions,
             layers,
             norm,
-            head_input: top.head_input("", d),
-            head: (!config.tie_word_embeddings).then(|| top.linear_with(false, LinearRole::LmHead, "", [d, vocab])),
             config,
         })
     }
@@ -282,10 +281,7 @@ impl CausalLm for Gpt2Model {
     fn logits(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
         let cx = cx.hooks();
         let hidden = cx.output(&self.head_input, hidden);
-        match &self.head {
-            Some(head) => cx.linear(head, hidden),
-            None => ops::project(hidden, self.words.weight.val()),
-        }
+        cx.linear(&self.head, hidden)
     }
 }
 

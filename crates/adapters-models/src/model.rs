@@ -290,8 +290,8 @@ impl Host for Model {
         self.0.hub_role(role)
     }
 
-    fn untie_head(&mut self) {
-        self.0.untie_head();
+    fn tied_head_scale(&self) -> f64 {
+        self.0.tied_head_scale()
     }
 
     fn attention_name(&self, stack: Stack) -> &'static str {

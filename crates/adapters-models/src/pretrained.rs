@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use adapters_core::{Host, Role, SiteKind, quantize};
+use adapters_core::{Host, SiteKind, quantize};
 use adapters_nn::{Quantization, float_weight};
 use adapters_store::{StoreError, read_json, write_json, write_safetensors};
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use serde_json::{Map, Value};
 
 use crate::architecture::{Architecture, Architectures};
@@ -214,7 +214,9 @@ pub fn save_checkpoint(model: &impl Host, source: &Path, out: &Path) -> Result<(
         });
     }
     let mut tensors = Checkpoint::open(source)?.read_all()?;
-    for info in model.module_sites() {
+    // Whether a head that was the table of the embeddings has another weight now.
+    let mut untied = false;
+    for info in model.sites() {
         // The source has the prefix of a larger class or not, whatever this one is.
         let prefix = model.base_prefix();
         let inner = info.path.strip_prefix(prefix).unwrap_or(&info.path).to_owned();
@@ -225,6 +227,18 @@ pub fn save_checkpoint(model: &impl Host, source: &Path, out: &Path) -> Result<(
             None => info.path.clone(),
         };
         let (weight, bias) = match info.kind {
+            SiteKind::Matrices { .. } => {
+                if let (Some(matrices), Some(parameter)) = (model.matrices(info.site), &info.parameter) {
+                    let bare = |path: &String| format!("{path}.{}", parameter.name);
+                    let known = [&prefixed, &inner]
+                        .into_iter()
+                        .map(bare)
+                        .find(|key| tensors.contains_key(key));
+                    let key = known.unwrap_or_else(|| bare(&info.path));
+                    tensors.insert(key, matrices.weight.val().into_data());
+                }
+                continue;
+            }
             SiteKind::Norm { .. } => match model.norm(info.site) {
                 Some(norm) => (norm.weight.into_data(), norm.bias),
                 None => continue,
@@ -244,7 +258,18 @@ pub fn save_checkpoint(model: &impl Host, source: &Path, out: &Path) -> Result<(
                 None => continue,
             },
         };
-        tensors.insert(format!("{path}.weight"), weight);
+        let key = format!("{path}.weight");
+        let table = info.tied_to.and_then(|table| model.table(table));
+        let weight = match table.map(|table| table.weight.val().into_data() == weight) {
+            Some(true) if !tensors.contains_key(&key) => continue,
+            Some(false) => {
+                untied = true;
+                let weight = Tensor::<2>::from_data(weight, &Device::default());
+                (weight * model.tied_head_scale()).into_data()
+            }
+            Some(true) | None => weight,
+        };
+        tensors.insert(key, weight);
         if let Some(bias) = bias {
             tensors.insert(format!("{path}.bias"), bias.into_data());
         }
@@ -257,8 +282,7 @@ pub fn save_checkpoint(model: &impl Host, source: &Path, out: &Path) -> Result<(
         "torch_dtype"
     };
     config.insert(key.to_owned(), Value::from("float32"));
-    if model.sites().iter().any(|info| info.site.role == Role::LmHead) {
-        // A head that was the table of the embeddings has a weight of its own once the table was changed.
+    if untied {
         config.insert("tie_word_embeddings".to_owned(), false.into());
     }
     write_json(&out.join("config.json"), &config)?;

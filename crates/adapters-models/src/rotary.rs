@@ -158,7 +158,34 @@ impl Turns {
     ///
     /// Panics on another `seq` or `d_head`.
     pub fn turn(&self, x: Tensor<4>) -> Tensor<4> {
-        ops::turn(x, self.cos.clone(), self.sin.clone())
+        let (d_head, turned) = (x.dims()[3], 2 * self.cos.dims()[3]);
+        let (cos, sin) = (self.cos.clone(), self.sin.clone());
+        if turned == d_head {
+            return ops::turn(x, cos, sin);
+        }
+        let rest = x.clone().slice_dim(3, turned..d_head);
+        let turning = x.slice_dim(3, 0..turned);
+        Tensor::cat(vec![ops::turn(turning, cos, sin), rest], 3)
+    }
+
+    /// The same with neighboring features in place of halves.
+    ///
+    /// # Panics
+    ///
+    /// As [`turn`](Self::turn).
+    pub fn turn_neighbors(&self, x: Tensor<4>) -> Tensor<4> {
+        let [batch, heads, seq, d_head] = x.dims();
+        let pairs = self.cos.dims()[3];
+        // Features `[pairs, 2]` to `[2, pairs]`, and back.
+        let regrouped = |x: Tensor<4>, by: [usize; 2]| {
+            x.reshape([batch, heads, seq, by[0], by[1]])
+                .swap_dims(3, 4)
+                .reshape([batch, heads, seq, 2 * pairs])
+        };
+        let turning = regrouped(x.clone().slice_dim(3, 0..2 * pairs), [pairs, 2]);
+        let turned = ops::turn(turning, self.cos.clone(), self.sin.clone());
+        let rest = x.slice_dim(3, 2 * pairs..d_head);
+        Tensor::cat(vec![regrouped(turned, [2, pairs]), rest], 3)
     }
 }
 

@@ -8,7 +8,6 @@
 //! <https://arxiv.org/abs/1910.07467>. Behavior follows the causal language models of Hugging Face transformers.
 
 use adapters_core::Role;
-use burn::module::{Param, ParamId};
 use serde_json::{Map, Value};
 
 use crate::checkpoint_folder::CheckpointFolder;
@@ -26,8 +25,7 @@ pub struct RotaryDecoder {
     layers: Vec<Layer>,
     norm: Sited<RmsNorm>,
     head_input: Point<OutputHook>,
-    /// `None` where it is the table of the embeddings.
-    head: Option<Sited<Linear>>,
+    head: Sited<Linear>,
     #[module(skip)]
     config: RotaryDecoderConfig,
     #[module(skip)]
@@ -117,13 +115,13 @@ impl FromCheckpoint for RotaryDecoder {
             .rms_norm(NormRole::FinalNorm, "norm", d, config.rms_norm_eps);
         let mut top = weights.at_top(outside, "lm_head");
         Ok(Self {
+            head_input: top.head_input("", d),
+            head: top.head(false, config.tie_word_embeddings.then_some(&words), [d, vocab]),
             words,
             embedded,
             embedding,
             layers,
             norm,
-            head_input: top.head_input("", d),
-            head: (!config.tie_word_embeddings).then(|| top.linear_with(false, LinearRole::LmHead, "", [d, vocab])),
             config,
             family,
             rotary,
@@ -248,10 +246,7 @@ impl CausalLm for RotaryDecoder {
             false => hidden,
         };
         let hidden = cx.output(&self.head_input, hidden);
-        match &self.head {
-            Some(head) => cx.linear(head, hidden),
-            None => ops::project(hidden, self.words.weight.val()),
-        }
+        cx.linear(&self.head, hidden)
     }
 }
 
@@ -282,13 +277,5 @@ impl Host for RotaryDecoder {
             Role::FfnDown if self.family.swaps_feed_forward => Role::FfnUp,
             role => role,
         }
-    }
-
-    fn untie_head(&mut self) {
-        let outside = Location::outside(Stack::Decoder);
-        self.head.get_or_insert_with(|| {
-            let weight = Param::initialized(ParamId::new(), self.words.weight.val().transpose());
-            Sited::new(outside, LinearRole::LmHead, "lm_head", Linear { weight, bias: None })
-        });
     }
 }

@@ -37,7 +37,7 @@ pub struct T5Model {
     encoder: T5Stack,
     decoder: T5Stack,
     /// `None` where the head is the embedding table.
-    lm_head: Option<Sited<Linear>>,
+    lm_head: Sited<Linear>,
     #[module(skip)]
     config: T5Config,
     #[module(skip)]
@@ -163,7 +163,7 @@ impl T5Model {
         let encoder = T5Stack::build(&config, variant, Stack::Encoder, weights);
         let decoder = T5Stack::build(&config, variant, Stack::Decoder, weights);
         let mut at = weights.at(Location::outside(Stack::Decoder), "lm_head");
-        let lm_head = (!config.tie_word_embeddings).then(|| at.linear_with(false, LinearRole::LmHead, "", [d, vocab]));
+        let lm_head = at.head(false, config.tie_word_embeddings.then_some(&shared), [d, vocab]);
         Ok(Self {
             shared,
             embedded,
@@ -417,13 +417,8 @@ impl TwoStacks for T5Model {
 
     /// The tied head reads hidden states divided by the root of their width.
     fn vocabulary_scores(&self, hidden: Tensor<3>, cx: &mut Hooks<'_>) -> Tensor<3> {
-        match &self.lm_head {
-            Some(head) => cx.linear(head, hidden),
-            None => ops::project(
-                hidden * (self.config.d_model as f64).sqrt().recip(),
-                self.shared.weight.val(),
-            ),
-        }
+        let scale = self.tied_head_scale();
+        cx.linear(&self.lm_head, if scale == 1.0 { hidden } else { hidden * scale })
     }
 }
 
@@ -442,5 +437,12 @@ impl Host for T5Model {
 
     fn base_prefix(&self) -> &str {
         Self::PREFIX
+    }
+
+    fn tied_head_scale(&self) -> f64 {
+        match self.config.tie_word_embeddings {
+            true => (self.config.d_model as f64).sqrt().recip(),
+            false => 1.0,
+        }
     }
 }

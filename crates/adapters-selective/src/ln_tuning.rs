@@ -32,7 +32,7 @@ impl Method for LnTuning {
         match build
             .host
             .norm(site.site)
-            .and_then(|_| copy_of(build.host, site.site, build.device))
+            .and_then(|_| copy_of(build.host, site, build.device))
         {
             Some(copy) => Ok(copy),
             None => Err(Self::refuse(site, "it adapts normalizations only")),

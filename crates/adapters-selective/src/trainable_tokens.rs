@@ -4,15 +4,19 @@ use adapters_core::config::to_fields;
 use adapters_core::peft_modules::{name_modules, read_modules};
 use adapters_core::target::{ModuleFields, ModulePattern, Target};
 use adapters_core::{
-    AdapterHub, Build, Call, Causality, Codec, ConfigError, Effect, Erased, Error, Host, Method, NotMergeable, Peft,
-    Role, SiteAdapter, SiteInfo, SiteKind, SiteLayer, StoredConfig, TableState, named_params,
+    AdapterHub, Build, Call, Capabilities, Causality, Codec, ConfigError, Effect, Erased, Error, Host, LinearState,
+    LinearWeight, Method, NotMergeable, Peft, Role, SiteAdapter, SiteInfo, SiteKind, SiteLayer, Source, StoredConfig,
+    TableState, TiesHead, named_params,
 };
+use adapters_nn::float_weight;
+use adapters_nn::ops::project;
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// The rows `token_indices` of an embedding table, trained: for new tokens, or tokens of a new meaning.
+/// The rows `token_indices` of an embedding table, trained: for new tokens, or tokens of a new meaning. They act in a head whose
+/// weight is the table, too. On a linear layer they are the rows of its published weight, `[d_out, d_in]`.
 ///
 /// | Name | Default | Purpose | Range |
 /// |---|---|---|---|
@@ -50,8 +54,15 @@ impl Method for TrainableTokens {
     }
 
     fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
-        let (SiteKind::Table { rows, padding, .. }, Some(frozen)) = (site.kind, build.host.table(site.site)) else {
-            return Err(Self::refuse(site, "it adapts embedding tables only"));
+        let table = build.host.table(site.site).map(|table| table.weight.val());
+        let head = || Some(float_weight(build.host.linear(site.site)?).transpose());
+        let Some(frozen) = table.or_else(head) else {
+            return Err(Self::refuse(site, "it adapts embedding tables and linear layers only"));
+        };
+        let [rows, _] = frozen.dims();
+        let padding = match site.kind {
+            SiteKind::Table { padding, .. } => padding,
+            _ => None,
         };
         if let Some(row) = self.token_indices.iter().find(|row| **row >= rows) {
             return Err(Self::refuse(site, format!("token {row} is outside its {rows} rows")));
@@ -59,17 +70,40 @@ impl Method for TrainableTokens {
         let n = self.token_indices.len();
         let chosen: Vec<i64> = self.token_indices.iter().map(|row| *row as i64).collect();
         let chosen = Tensor::<1, Int>::from_data(TensorData::new(chosen, [n]), build.device);
-        let table = Tensor::<2>::from_data(frozen.weight.val().into_data(), build.device);
+        let table = Tensor::<2>::from_data(frozen.into_data(), build.device);
         // The other tokens go to a row of zeros after the last.
         let mut places = vec![n as i64; rows];
         for (place, row) in self.token_indices.iter().enumerate() {
             places[*row] = place as i64;
         }
-        Ok(SiteLayer::Table(Erased::new(TokenRows {
+        let layer = TokenRows {
             rows: Param::from_data(table.select(0, chosen.clone()).into_data(), build.device),
             chosen,
             places: Tensor::from_data(TensorData::new(places, [rows]), build.device),
             padding: padding.and_then(|row| self.token_indices.iter().position(|token| *token == row)),
+        };
+        Ok(match site.kind {
+            SiteKind::Table { .. } => SiteLayer::Table(Erased::new(layer)),
+            _ => SiteLayer::Linear(Erased::new(layer)),
+        })
+    }
+
+    fn capabilities(&self) -> Capabilities<'_> {
+        Capabilities {
+            tied: Some(self),
+            ..Capabilities::default()
+        }
+    }
+}
+
+impl TiesHead for TrainableTokens {
+    fn on_tied_head(&self, table: &SiteLayer) -> Option<SiteLayer> {
+        let SiteLayer::Table(layer) = table else { return None };
+        let rows: &TokenRows = layer.downcast_ref()?;
+        // The padding token's row is fixed only where it is looked up.
+        Some(SiteLayer::Linear(Erased::new(TokenRows {
+            padding: None,
+            ..rows.clone()
         })))
     }
 }
@@ -163,6 +197,15 @@ impl TokenRows {
         let zero = Tensor::zeros([1, d_model], &rows.device());
         Tensor::cat(vec![rows, zero], 0)
     }
+
+    /// The weight `[rows, d_model]` with these rows in place of its own.
+    fn placed(&self, base: Tensor<2>) -> Tensor<2> {
+        let [n, _] = self.rows.dims();
+        let rows = self.with_zero().select(0, self.places.clone());
+        let [all] = self.places.dims();
+        let chosen = self.places.clone().not_equal_elem(n as i64).float().reshape([all, 1]);
+        base * (chosen.ones_like() - chosen) + rows
+    }
 }
 
 impl SiteAdapter<TableState> for TokenRows {
@@ -186,11 +229,37 @@ impl SiteAdapter<TableState> for TokenRows {
     }
 
     fn merged(&self, base: Tensor<2>, _shared: &()) -> Result<Tensor<2>, NotMergeable> {
-        let [n, _] = self.rows.dims();
-        let rows = self.with_zero().select(0, self.places.clone());
-        let [all] = self.places.dims();
-        let chosen = self.places.clone().not_equal_elem(n as i64).float().reshape([all, 1]);
-        Ok(base * (chosen.ones_like() - chosen) + rows)
+        Ok(self.placed(base))
+    }
+}
+
+impl SiteAdapter<LinearState> for TokenRows {
+    /// Adds to the chosen outputs what the rows give more than those of the frozen weight.
+    fn apply(&self, state: LinearState, _call: &Call<'_>) -> LinearState {
+        let weight = float_weight(&state.layer).transpose();
+        let more = self.rows.val() - weight.select(0, self.chosen.clone());
+        let places = self.places.clone();
+        state.plus(|x| {
+            let more = project(x, more);
+            let [batch, seq, _] = more.dims();
+            let zero = Tensor::zeros([batch, seq, 1], &more.device());
+            Tensor::cat(vec![more, zero], 2).select(2, places)
+        })
+    }
+
+    fn effect(&self) -> Effect {
+        Effect::Adds(Source::Input)
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
+    }
+
+    fn merged(&self, base: LinearWeight, _shared: &()) -> Result<LinearWeight, NotMergeable> {
+        Ok(LinearWeight {
+            weight: self.placed(base.weight.transpose()).transpose(),
+            ..base
+        })
     }
 }
 

@@ -264,6 +264,8 @@ pub(crate) fn fill(
             None => wanted.push((place.id, candidates[0].clone())),
         }
     }
+    // A parameter that acts at two places may be stored under one of the names.
+    wanted.retain(|(id, _)| !found.contains_key(id));
     problems.extend(wanted.into_iter().map(|(_, key)| TensorProblem::Missing {
         nearest: nearest(&key, tensors.keys().map(String::as_str)),
         key,
@@ -308,9 +310,9 @@ fn forget_tables(host: &dyn Host, tensors: &mut Tensors) {
         for key in
             [".base_layer.weight", ".weight"].map(|end| format!("{}{}{end}", Format::Peft.key_prefix(), info.path))
         {
+            // Rounded to the type it is stored in, as it was when it was written.
             let same = |data: &TensorData| {
-                let data = data.clone().convert::<f32>();
-                of_base().is_some_and(|weight| weight.into_data().convert::<f32>() == data)
+                of_base().is_some_and(|weight| weight.into_data().convert_dtype(data.dtype()) == *data)
             };
             if tensors.get(&key).is_some_and(same) {
                 tensors.remove(&key);

@@ -27,7 +27,7 @@ pub fn expressible(set: &AdapterSet, name: &str, host: &dyn Host) -> Result<Form
     let written = |format| -> Result<_, Error> {
         let stored = adapter.method().to_storage(format, adapter, host)?;
         let adapter = stored.as_ref().unwrap_or(adapter);
-        let sites: Vec<_> = adapter.layers().map(|l| &l.info).collect();
+        let sites: Vec<_> = adapter.own_layers().map(|l| &l.info).collect();
         adapter.method().write(format, &sites, host)
     };
     match written(Format::AdapterHub) {
@@ -54,13 +54,13 @@ pub fn save_adapter(
     let adapter = set.attached(name)?;
     let stored = adapter.method().to_storage(format, adapter, host)?;
     let adapter = stored.as_ref().unwrap_or(adapter);
-    let sites: Vec<_> = adapter.layers().map(|l| &l.info).collect();
+    let sites: Vec<_> = adapter.own_layers().map(|l| &l.info).collect();
     let config = adapter.method().write(format, &sites, host)?;
-    let mut values = adapter.values_by_id();
+    let values = adapter.values_by_id();
     let tensors: Tensors = adapter
         .params()
         .map(|p| (p.key(format, name, host), p.id))
-        .filter_map(|(key, id)| Some((key, values.remove(&id)?)))
+        .filter_map(|(key, id)| Some((key, values.get(&id)?.clone())))
         .collect();
     fs::create_dir_all(dir).map_err(|source| StoreError::Folder {
         path: dir.to_owned(),

@@ -111,6 +111,44 @@ fn configs(model_type: &str) -> (Vec<Value>, &'static [&'static str]) {
             };
             (vec![config(true, false), config(false, true)], &[])
         }
+        "gpt_neox" => {
+            let config = |parallel: bool, share: f64, more: Value| {
+                let mut config = json!({
+                    "model_type": "gpt_neox", "vocab_size": 24, "hidden_size": 16, "num_hidden_layers": 2,
+                    "num_attention_heads": 2, "intermediate_size": 20, "max_position_embeddings": 40,
+                    "use_parallel_residual": parallel, "rotary_pct": share,
+                });
+                config
+                    .as_object_mut()
+                    .unwrap()
+                    .extend(more.as_object().unwrap().clone());
+                config
+            };
+            let other = json!({"tie_word_embeddings": true, "attention_bias": false});
+            (vec![config(true, 0.25, json!({})), config(false, 1.0, other)], &[])
+        }
+        "gptj" => {
+            let config = |tied: bool, turned: usize| {
+                json!({
+                    "model_type": "gptj", "vocab_size": 24, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 40,
+                    "rotary_dim": turned, "tie_word_embeddings": tied,
+                })
+            };
+            (vec![config(false, 4), config(true, 8)], &[])
+        }
+        "opt" => {
+            let config = |first: bool, width: usize, tied: bool| {
+                json!({
+                    "model_type": "opt", "vocab_size": 24, "hidden_size": 16, "word_embed_proj_dim": width,
+                    "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 20, "max_position_embeddings": 40,
+                    "do_layer_norm_before": first, "tie_word_embeddings": tied, "enable_bias": tied, "pad_token_id": 0,
+                })
+            };
+            (
+                vec![config(true, 16, true), config(false, 8, true), config(true, 16, false)],
+                &[],
+            )
+        }
         // The spellings of transformers 5 next to the older ones.
         "llama" => {
             let newer = json!({
@@ -180,10 +218,13 @@ checked!(
     distilbert: "distilbert",
     electra: "electra",
     gpt2: "gpt2",
+    gpt_neox: "gpt_neox",
+    gptj: "gptj",
     llama: "llama",
     mbart: "mbart",
     mistral: "mistral",
     mt5: "mt5",
+    opt: "opt",
     plbart: "plbart",
     qwen2: "qwen2",
     roberta: "roberta",

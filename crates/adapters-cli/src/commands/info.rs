@@ -134,6 +134,7 @@ fn kind(kind: &SiteKind) -> String {
         SiteKind::Linear { d_in, d_out } => format!("linear {d_in} -> {d_out}"),
         SiteKind::Norm { d_model } => format!("normalization {d_model}"),
         SiteKind::Table { rows, d_model, .. } => format!("embedding {rows} x {d_model}"),
+        SiteKind::Matrices { count, rows, cols } => format!("{count} matrices {rows} x {cols}"),
         SiteKind::Hidden { d_model } => format!("hidden state {d_model}"),
         SiteKind::KeyValue { heads, d_head } => format!("keys and values {heads} x {d_head}"),
         SiteKind::Embedding { d_model } => format!("embedded tokens {d_model}"),

@@ -97,6 +97,17 @@ pub trait ErasedMethod: Any + Debug + Send + Sync {
         format.shared_key(adapter, param)
     }
 
+    /// Whether files hold the parameters that a layer at a tied head has in common with the one at the table under both
+    /// names, or under that of the table alone.
+    fn stores_tied_twice(&self) -> bool {
+        true
+    }
+
+    /// See [`TiesHead::on_tied_head`](crate::TiesHead::on_tied_head).
+    fn on_tied_head(&self, _table: &SiteLayer) -> Option<SiteLayer> {
+        None
+    }
+
     /// See [`Codec::is_duplicate`](crate::Codec::is_duplicate).
     fn is_duplicate(&self, _format: Format, _key: &str) -> bool {
         false

@@ -29,7 +29,8 @@ impl Build<'_> {
     pub fn rng(&self, seed: Option<u64>, site: Site) -> ChaCha8Rng {
         let mut rng = ChaCha8Rng::seed_from_u64(seed.unwrap_or(self.seed));
         let layer = site.layer.map_or(0, |l| l as u64 + 1);
-        rng.set_stream(layer << 16 | (site.stack as u64) << 8 | site.role as u64);
+        let expert = site.expert.map_or(0, |expert| expert as u64 + 1);
+        rng.set_stream(expert << 40 | layer << 16 | (site.stack as u64) << 8 | site.role as u64);
         rng
     }
 }

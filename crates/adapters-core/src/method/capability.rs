@@ -9,6 +9,7 @@ use crate::method::build::Build;
 use crate::method::codec::Format;
 use crate::method::schedule::TrainingSchedule;
 use crate::method::shared::Shared;
+use crate::method::site_layer::SiteLayer;
 use crate::pass::state::Inserted;
 use crate::set::attached::Attached;
 
@@ -26,6 +27,8 @@ pub struct Capabilities<'a> {
     pub embeddings: Option<&'a dyn EditsEmbeddings>,
     /// The configuration holds text that only a tokenizer turns into tokens.
     pub tokenizer: Option<&'a dyn NeedsTokenizer>,
+    /// What acts at an embedding table acts on a head whose weight it is, too.
+    pub tied: Option<&'a dyn TiesHead>,
     /// Files hold the adapter in another way than it trains.
     pub storage: Option<&'a dyn ConvertsForStorage>,
 }
@@ -38,6 +41,7 @@ impl std::fmt::Debug for Capabilities<'_> {
             .field("penalty", &self.penalty.is_some())
             .field("embeddings", &self.embeddings.is_some())
             .field("tokenizer", &self.tokenizer.is_some())
+            .field("tied", &self.tied.is_some())
             .field("storage", &self.storage.is_some())
             .finish()
     }
@@ -92,6 +96,12 @@ pub trait NeedsTokenizer {
     ///
     /// [`Error::Config`] for a text without a token, or what `encode` returns.
     fn with_tokens(&self, encode: &Encode<'_>) -> Result<Option<AnyMethod>, Error>;
+}
+
+/// A method whose layers at an embedding table act on a language-model head, too, where the head has the table for its weight.
+pub trait TiesHead {
+    /// The layer, with the same parameters, at such a head; `None` where the head is left alone.
+    fn on_tied_head(&self, table: &SiteLayer) -> Option<SiteLayer>;
 }
 
 /// A method whose adapters are stored in another way than they train.

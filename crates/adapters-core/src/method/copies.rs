@@ -2,7 +2,7 @@
 
 use burn::module::{Module, Param, ParamId};
 use burn::nn::Linear;
-use burn::tensor::{Device, Tensor, module};
+use burn::tensor::{Device, Int, Tensor, module};
 
 use crate::erased::Erased;
 use crate::host::Host;
@@ -11,11 +11,12 @@ use crate::method::site_layer::SiteLayer;
 use crate::named_params;
 use crate::pass::call::Call;
 use crate::pass::state::{Effect, LinearState, LinearWeight, NormState, NormWeight, TableState};
-use crate::site::Site;
+use crate::site::{Site, SiteInfo, SiteKind};
 use adapters_nn::float_weight;
 
-/// A copy of the whole module at `site`, trained in its place; `None` where the model gives no access to one.
-pub fn copy_of(host: &dyn Host, site: Site, device: &Device) -> Option<SiteLayer> {
+/// A copy of the whole module at a site, trained in its place; `None` where the model gives no access to one.
+pub fn copy_of(host: &dyn Host, info: &SiteInfo, device: &Device) -> Option<SiteLayer> {
+    let site = info.site;
     if let Some(frozen) = host.linear(site) {
         return Some(SiteLayer::Linear(Erased::new(LinearCopy {
             weight: Param::from_data(float_weight(frozen).transpose().into_data(), device),
@@ -30,8 +31,13 @@ pub fn copy_of(host: &dyn Host, site: Site, device: &Device) -> Option<SiteLayer
         })));
     }
     let frozen = host.table(site)?;
+    let padding = match info.kind {
+        SiteKind::Table { padding, .. } => padding,
+        _ => None,
+    };
     Some(SiteLayer::Table(Erased::new(TableCopy {
         weight: copied(&frozen.weight, device),
+        padding,
     })))
 }
 
@@ -180,17 +186,38 @@ impl SiteAdapter<NormState> for NormCopy {
 
 named_params!(NormCopy: "weight" => weight; optional "bias" => bias);
 
+/// `x`, `[batch, seq, d]`, without a gradient where the row `padding` of a table was looked up.
+pub fn without_gradient_at(padding: Option<usize>, ids: &Tensor<2, Int>, x: Tensor<3>) -> Tensor<3> {
+    let Some(padding) = padding else { return x };
+    let shape = x.dims();
+    let padded = ids.clone().equal_elem(padding as i64).unsqueeze_dim::<3>(2);
+    x.clone().mask_where(padded.expand(shape), x.detach())
+}
+
 /// A copy of an embedding table in its place.
 #[derive(Module, Debug)]
 pub struct TableCopy {
     /// `[rows, d_model]`.
     pub weight: Param<Tensor<2>>,
+    /// The row of the padding token, which gets no gradient where it is looked up.
+    pub padding: Option<usize>,
+}
+
+impl TableCopy {
+    /// The same parameter as the weight of a head.
+    pub fn on_head(&self) -> LinearCopy {
+        LinearCopy {
+            weight: self.weight.clone(),
+            bias: None,
+        }
+    }
 }
 
 impl SiteAdapter<TableState> for TableCopy {
     fn apply(&self, state: TableState, _call: &Call<'_>) -> TableState {
+        let output = module::embedding(self.weight.val(), state.ids.clone());
         TableState {
-            output: module::embedding(self.weight.val(), state.ids.clone()),
+            output: without_gradient_at(self.padding, &state.ids, output),
             ..state
         }
     }

@@ -123,6 +123,10 @@ impl<M: Method> ErasedMethod for M {
         }
     }
 
+    fn on_tied_head(&self, table: &SiteLayer) -> Option<SiteLayer> {
+        self.capabilities().tied?.on_tied_head(table)
+    }
+
     fn to_storage(&self, format: Format, adapter: &Attached, host: &dyn Host) -> Result<Option<Attached>, Error> {
         match self.capabilities().storage {
             Some(storage) => storage.to_storage(format, adapter, host),

@@ -13,7 +13,7 @@ use adapters_nn::nearest;
 
 use crate::error::Error;
 use crate::host::Host;
-use crate::site::{Role, SiteInfo, SiteKind, Stack};
+use crate::site::{Role, Site, SiteInfo, SiteKind, Stack};
 
 /// Which sites a method is aimed at.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +29,14 @@ pub enum Target {
     Modules(ModuleTarget),
     /// Sites of any of these targets.
     Any(Vec<Target>),
+    /// Modules whose path ends in one of these texts, within a component too: how peft reads `modules_to_save`.
+    Endings(Vec<String>),
+    /// Parameters by the ends of their paths, which are whole components: peft's `target_parameters`. A parameter is one that has
+    /// no module of its own, or the weight of a linear layer.
+    Parameters(Vec<String>),
+    /// Sites of another target, where embedding tables and the heads whose weights they are go together: one of both means
+    /// both.
+    Tied(Box<Target>),
     /// Every normalization.
     Norms,
     /// Every linear layer and normalization with a bias.
@@ -234,6 +242,17 @@ impl Target {
                 }
                 return Ok(selection);
             }
+            Self::Tied(target) => {
+                selection = target.select(host)?;
+                let sites = host.sites();
+                let has = |site: Site| selection.sites.iter().any(|info| info.site == site);
+                let meant = |info: &&SiteInfo| {
+                    let of_head = |head: &SiteInfo| head.tied_to == Some(info.site) && has(head.site);
+                    has(info.site) || info.tied_to.is_some_and(has) || sites.iter().any(of_head)
+                };
+                selection.sites = sites.iter().filter(meant).cloned().collect();
+                return Ok(selection);
+            }
             _ => {}
         }
         let sites = host.sites();
@@ -272,6 +291,8 @@ impl Target {
                 }
                 Ok(false)
             }
+            // Which table belongs to a head is decided where sites are selected.
+            Self::Tied(target) => Ok(info.tied_to.is_some() || target.covers(info)?),
             Self::Outside { target, .. } => target.covers(info),
             target => Ok(target.choice(info)? == Choice::Hit),
         }
@@ -293,7 +314,13 @@ impl Target {
             ),
             Self::First(role) => Choice::of(meant(&[*role], info), false),
             Self::Layers { role, layers } => Choice::of(meant(&[*role], info) && in_layers(layers), false),
-            Self::Any(_) | Self::Outside { .. } => Choice::Other,
+            Self::Endings(endings) => Choice::of(ends_in(endings, info), false),
+            Self::Parameters(names) => {
+                let path = parameter_path(info);
+                let named = path.is_some_and(|path| names.iter().any(|name| name_matches(name, &path)));
+                Choice::of(named, false)
+            }
+            Self::Any(_) | Self::Outside { .. } | Self::Tied(_) => Choice::Other,
         })
     }
 
@@ -330,7 +357,21 @@ impl Target {
                 }
                 ModulePattern::AllLinear => Vec::new(),
             },
-            Self::Any(_) | Self::Outside { .. } | Self::Norms | Self::Biased => Vec::new(),
+            Self::Endings(endings) => {
+                let missing = endings.iter().filter(|ending| {
+                    let ending = std::slice::from_ref(*ending);
+                    !sites.iter().any(|info| ends_in(ending, info))
+                });
+                missing.cloned().collect()
+            }
+            Self::Parameters(names) => {
+                let paths: Vec<String> = sites.iter().filter_map(parameter_path).collect();
+                let missing = names
+                    .iter()
+                    .filter(|name| !paths.iter().any(|path| name_matches(name, path)));
+                missing.cloned().collect()
+            }
+            Self::Any(_) | Self::Outside { .. } | Self::Tied(_) | Self::Norms | Self::Biased => Vec::new(),
         })
     }
 
@@ -340,14 +381,15 @@ impl Target {
             Self::Roles { .. } | Self::First(_) | Self::Layers { .. } => {
                 host.sites().iter().map(|s| s.site.role.to_string()).collect()
             }
-            Self::Modules(_) => host
+            Self::Parameters(_) => host.sites().iter().filter_map(parameter_path).collect(),
+            Self::Modules(_) | Self::Endings(_) => host
                 .module_sites()
                 .iter()
                 .map(|s| s.path.rsplit('.').next().unwrap_or(&s.path).to_owned())
                 .collect(),
             Self::Any(targets) => targets.iter().flat_map(|target| target.available(host)).collect(),
             Self::Norms | Self::Biased => Vec::new(),
-            Self::Outside { target, .. } => target.available(host),
+            Self::Outside { target, .. } | Self::Tied(target) => target.available(host),
         };
         names.sort();
         names.dedup();
@@ -463,8 +505,22 @@ impl ModuleTarget {
     }
 }
 
+/// Whether a module's path ends in one of these texts.
+fn ends_in(endings: &[String], info: &SiteInfo) -> bool {
+    info.is_module() && endings.iter().any(|ending| info.path.ends_with(ending))
+}
+
+/// The path of the parameter that `target_parameters` means by a site; `None` where there is none.
+fn parameter_path(info: &SiteInfo) -> Option<String> {
+    match (&info.parameter, info.kind) {
+        (Some(parameter), _) => Some(format!("{}.{}", info.path, parameter.name)),
+        (None, SiteKind::Linear { .. }) => Some(format!("{}.weight", info.path)),
+        _ => None,
+    }
+}
+
 /// Whether `name` is the path or its last components.
-fn name_matches(name: &str, path: &str) -> bool {
+pub fn name_matches(name: &str, path: &str) -> bool {
     path == name || path.strip_suffix(name).is_some_and(|head| head.ends_with('.'))
 }
 

@@ -116,7 +116,7 @@ impl Union {
         adapter: &Attached,
         form: impl Fn(&AnyMethod, &Attached) -> Result<Option<Attached>, Error>,
     ) -> Result<Option<Attached>, Error> {
-        let infos: Vec<&SiteInfo> = adapter.layers().map(|l| &l.info).collect();
+        let infos: Vec<&SiteInfo> = adapter.own_layers().map(|l| &l.info).collect();
         let (mut layers, mut parts, mut changed) = (Vec::new(), Vec::new(), false);
         for (part, sites) in self.shares(&infos)? {
             let mine = adapter
@@ -245,6 +245,15 @@ impl ErasedMethod for Union {
             // No part is aimed at this site, so that no layer was built there.
             Err(_) => format!("{}.{param}", site.path),
         }
+    }
+
+    fn on_tied_head(&self, table: &SiteLayer) -> Option<SiteLayer> {
+        self.parts.iter().find_map(|part| part.on_tied_head(table))
+    }
+
+    /// What has a place of its own inside the file of another method is there once.
+    fn stores_tied_twice(&self) -> bool {
+        false
     }
 
     fn is_duplicate(&self, format: Format, key: &str) -> bool {

@@ -3,13 +3,14 @@
 use burn::nn::{Embedding, LayerNorm, Linear};
 use burn::tensor::{Bool, Int, Tensor};
 
+use crate::matrices::Matrices;
 use crate::method::site_layer::SiteState;
 use crate::pass::call::Pass;
 use crate::pass::compose::At;
 use crate::pass::plan::Plan;
 use crate::pass::state::{
-    EmbeddingState, HiddenState, KeyValueState, LinearState, NormState, NormWeight, Normalization, OutputState,
-    TableState, Up,
+    EmbeddingState, HiddenState, KeyValueState, LinearState, MatricesState, NormState, NormWeight, Normalization,
+    OutputState, TableState, Up,
 };
 use crate::site::Site;
 use crate::sited::{EmbeddingHook, KeyValueHook, OutputHook, Point, ResidualHook, Sited};
@@ -89,6 +90,15 @@ impl<'a> Hooks<'a> {
         let NormWeight { weight, bias } = norm.parameters();
         let NormState { weight, bias } = at.run(NormState { weight, bias });
         Some(N::clone(norm).with_parameters(NormWeight { weight, bias }))
+    }
+
+    /// Matrices in one parameter, with what adapters add to them, `[count, rows, cols]`.
+    pub fn matrices(&self, matrices: &Sited<Matrices>) -> Tensor<3> {
+        let weight = matrices.weight.val();
+        match self.at(matrices.site()) {
+            None => weight,
+            Some(at) => at.run(MatricesState { weight }).weight,
+        }
     }
 
     /// Rows of an embedding table.

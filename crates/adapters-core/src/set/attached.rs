@@ -56,22 +56,28 @@ impl Attached {
         device: &Device,
     ) -> Result<Self, Error> {
         let build = Build { seed, device, host };
-        let layers = sites
-            .into_iter()
-            .map(|info| {
-                let layer = method.build(&info, &build)?;
-                Ok(AttachedLayer { info, layer })
-            })
-            .collect::<Result<Vec<_>, Error>>()?;
-        let shared = method.build_shared(&build)?;
-        if let Some(l) = layers.iter().find(|l: &&AttachedLayer| !l.layer.reads(&shared)) {
+        let mut adapter = Self::new(name, method, host, Vec::new());
+        let (heads, sites): (Vec<_>, Vec<_>) = sites.into_iter().partition(|info| info.tied_to.is_some());
+        for info in sites {
+            let layer = adapter.method.build(&info, &build)?;
+            adapter.layers.insert(info.site, AttachedLayer { info, layer });
+        }
+        adapter.tie(host.sites().into_iter().filter(|info| info.tied_to.is_some()));
+        for info in heads {
+            if !adapter.layers.contains_key(&info.site) {
+                let layer = adapter.method.build(&info, &build)?;
+                adapter.layers.insert(info.site, AttachedLayer { info, layer });
+            }
+        }
+        let shared = adapter.method.build_shared(&build)?;
+        if let Some(l) = adapter.layers().find(|l| !l.layer.reads(&shared)) {
             return Err(Error::CannotBuild {
-                method: method.name(),
+                method: adapter.method.name(),
                 path: l.info.path.clone(),
                 reason: "its layer reads shared parameters of a type that the method does not build".to_owned(),
             });
         }
-        Ok(Self::new(name, method, host, layers).with_shared(shared))
+        Ok(adapter.with_shared(shared))
     }
 
     /// An adapter of `model` from built layers, trainable.
@@ -90,11 +96,13 @@ impl Attached {
     /// The same adapter with another configuration and other layers; what the layers share stays.
     #[must_use]
     pub fn reformed(&self, method: AnyMethod, layers: Vec<AttachedLayer>) -> Self {
-        Self {
+        let mut reformed = Self {
             method,
             layers: layers.into_iter().map(|l| (l.info.site, l)).collect(),
             ..self.clone()
-        }
+        };
+        reformed.tie(self.layers().map(|l| l.info.clone()));
+        reformed
     }
 
     /// Adds what the layers share.
@@ -131,6 +139,35 @@ impl Attached {
         self.layers.values()
     }
 
+    /// The layer at the head that `info` is, made of the layer at the table which is its weight, if the two have their
+    /// parameters in common.
+    fn tied_layer(&self, info: &SiteInfo) -> Option<SiteLayer> {
+        self.method.on_tied_head(&self.layers.get(&info.tied_to?)?.layer)
+    }
+
+    /// Puts layers at heads that are tied to an adapted table, or gives them the parameters that the table's layer has now.
+    ///
+    /// Both hold the same parameters: a gradient is the sum over the two places. As a [`Module`] the adapter has them once, at
+    /// the table.
+    fn tie(&mut self, heads: impl IntoIterator<Item = SiteInfo>) {
+        for info in heads {
+            if let Some(layer) = self.tied_layer(&info) {
+                self.layers.insert(info.site, AttachedLayer { info, layer });
+            }
+        }
+    }
+
+    /// Gives the layers at tied heads the parameters that those at their tables have now.
+    pub(super) fn tie_again(&mut self) {
+        let infos: Vec<SiteInfo> = self.layers().map(|l| l.info.clone()).collect();
+        self.tie(infos);
+    }
+
+    /// The layers but those whose parameters are all of a layer before, in the order of their sites.
+    pub fn own_layers(&self) -> impl Iterator<Item = &AttachedLayer> {
+        self.layers().filter(|l| self.tied_layer(&l.info).is_none())
+    }
+
     /// This adapter with the shared parameters of `owner`; `None` where the two share nothing.
     pub(super) fn borrowing(&self, owner: &Self) -> Option<Self> {
         let mut adapter = self.clone();
@@ -153,8 +190,7 @@ impl Attached {
 
     /// Number of parameters.
     pub fn num_params(&self) -> usize {
-        let layers = self.layers.values();
-        let at_sites: usize = layers.map(|l| l.layer.num_params()).sum();
+        let at_sites: usize = self.own_layers().map(|l| l.layer.num_params()).sum();
         at_sites + self.shared.num_params()
     }
 
@@ -187,7 +223,11 @@ impl Attached {
 
     /// The parameters under their names, in storage order.
     pub fn params(&self) -> impl Iterator<Item = ParamPlace<'_>> {
-        let at_sites = self.layers.values().flat_map(|l| self.places(Some(&l.info), &l.layer));
+        let twice = self.method.stores_tied_twice();
+        let listed = self
+            .layers()
+            .filter(move |l| twice || self.tied_layer(&l.info).is_none());
+        let at_sites = listed.flat_map(|l| self.places(Some(&l.info), &l.layer));
         at_sites.chain(self.places(None, &self.shared))
     }
 
@@ -220,6 +260,7 @@ impl Attached {
         if let SiteLayer::Shared(shared) = change(SiteLayer::Shared(std::mem::take(&mut self.shared))) {
             self.shared = shared;
         }
+        self.tie_again();
     }
 
     /// Values of the parameters, by Burn's id.

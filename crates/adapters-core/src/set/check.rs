@@ -41,6 +41,7 @@ impl AdapterSet {
             (Composition::Split { .. }, SiteLayer::KeyValue(_)) => TOGETHER,
             (Composition::Average { .. }, SiteLayer::KeyValue(_)) => NO_MEAN,
             (_, SiteLayer::Norm(_)) => ONE_NORM,
+            (_, SiteLayer::Matrices(_)) => CHANGES,
             (Composition::Average { .. }, SiteLayer::Linear(layer)) if layer.effect().changes() => CHANGES,
             (Composition::Average { .. }, SiteLayer::Table(layer)) if layer.effect().changes() => CHANGES,
             (Composition::Split { .. }, SiteLayer::Linear(layer))

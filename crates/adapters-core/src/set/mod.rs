@@ -319,8 +319,8 @@ impl Module for AdapterSet {
         for adapter in self.all() {
             let name = component(&adapter.name);
             visitor.enter_module(&name, "Adapter");
-            for (site, l) in &adapter.layers {
-                let site = component(site);
+            for l in adapter.own_layers() {
+                let site = component(&l.info.site);
                 visitor.enter_module(&site, "Site");
                 l.layer.visit(visitor);
                 visitor.exit_module(&site, "Site");
@@ -348,6 +348,7 @@ impl Module for AdapterSet {
                 .collect();
             mapper.enter_module("shared", "Shared");
             adapter.shared = std::mem::take(&mut adapter.shared).map(mapper);
+            adapter.tie_again();
             mapper.exit_module("shared", "Shared");
             mapper.exit_module(&name, "Adapter");
         }

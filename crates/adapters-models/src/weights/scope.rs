@@ -77,6 +77,17 @@ impl<'w> Scope<'w> {
         Sited::new(self.location, role, self.path(rest), layer).stored_input_first()
     }
 
+    /// A language-model head, with a bias or without: the table that is its weight, or a weight of its own, `[d_model, vocab]`.
+    pub fn head(&mut self, bias: bool, table: Option<&Sited<Embedding>>, dims: [usize; 2]) -> Sited<Linear> {
+        match table {
+            Some(table) => {
+                let bias = bias.then(|| self.weights.vector(&joined(&[&self.keys, "bias"]), dims[1]));
+                Sited::tied(self.location, self.path(""), table, bias)
+            }
+            None => self.linear_with(bias, LinearRole::LmHead, "", dims),
+        }
+    }
+
     /// A layer normalization.
     pub fn layer_norm(&mut self, role: NormRole, rest: &str, d_model: usize, epsilon: f64) -> Sited<LayerNorm> {
         let layer = self.weights.layer_norm(&self.key(rest), d_model, epsilon);

@@ -1,0 +1,321 @@
+//! GPT-NeoX, Pythia among it, from the published configuration to the logits.
+//!
+//! Paper: *GPT-NeoX-20B: An Open-Source Autoregressive Language Model*, Black et al., 2022,
+//! <https://arxiv.org/abs/2204.06745>. Behavior follows `GPTNeoXForCausalLM` of Hugging Face transformers: attention and
+//! feed-forward block read the same hidden state, each behind a normalization of its own, and the first `rotary_pct` of a
+//! head's features turn with the position.
+
+use crate::modeling::*;
+use crate::rotary::{Rotary, RotaryFields, RotaryScaling, Turns};
+
+/// `config.json` of a GPT-NeoX checkpoint: the fields that change what is computed. Others are ignored.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct GptNeoXConfig {
+    /// Tokens in the vocabulary.
+    pub vocab_size: usize,
+    /// Longest input in tokens.
+    pub max_position_embeddings: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Layers.
+    pub num_hidden_layers: usize,
+    /// Attention heads.
+    pub num_attention_heads: usize,
+    /// Width of the feed-forward block.
+    pub intermediate_size: usize,
+    /// Activation of the feed-forward block.
+    pub hidden_act: String,
+    /// Share of a head's features that turn with the position.
+    pub rotary_pct: f64,
+    /// Base of the rotary angles.
+    pub rotary_emb_base: f64,
+    /// Scaling of the rotary angles.
+    pub rope_scaling: Option<RotaryFields>,
+    /// Scaling, base and share, in newer files.
+    pub rope_parameters: Option<RotaryFields>,
+    /// Dropout on attention weights, in training.
+    pub attention_dropout: f64,
+    /// Dropout on embeddings and block outputs, in training.
+    pub hidden_dropout: f64,
+    /// Epsilon of the layer normalizations.
+    pub layer_norm_eps: f64,
+    /// Whether the feed-forward block reads what enters the layer, and not what the attention left.
+    pub use_parallel_residual: bool,
+    /// Biases in attention.
+    pub attention_bias: bool,
+    /// Whether the language-model head is the table of the token embeddings.
+    pub tie_word_embeddings: bool,
+    /// Id of the padding token.
+    pub pad_token_id: Option<usize>,
+}
+
+impl Default for GptNeoXConfig {
+    /// The defaults of the published class (GPT-NeoX-20B).
+    fn default() -> Self {
+        Self {
+            vocab_size: 50432,
+            max_position_embeddings: 2048,
+            hidden_size: 6144,
+            num_hidden_layers: 44,
+            num_attention_heads: 64,
+            intermediate_size: 24576,
+            hidden_act: "gelu".to_owned(),
+            rotary_pct: 0.25,
+            rotary_emb_base: 1e4,
+            rope_scaling: None,
+            rope_parameters: None,
+            attention_dropout: 0.0,
+            hidden_dropout: 0.0,
+            layer_norm_eps: 1e-5,
+            use_parallel_residual: true,
+            attention_bias: true,
+            tie_word_embeddings: false,
+            pad_token_id: None,
+        }
+    }
+}
+
+impl GptNeoXConfig {
+    /// Checks the values against each other and against what is computed here.
+    fn check(&self, path: &Path) -> Result<(Activation, Rotary), ModelError> {
+        let check = ConfigCheck::new(path);
+        check.sizes([
+            ("vocab_size", self.vocab_size),
+            ("max_position_embeddings", self.max_position_embeddings),
+            ("hidden_size", self.hidden_size),
+            ("num_attention_heads", self.num_attention_heads),
+            ("intermediate_size", self.intermediate_size),
+        ])?;
+        check.layers([("num_hidden_layers", self.num_hidden_layers)])?;
+        check.multiple(
+            ("hidden_size", self.hidden_size),
+            ("num_attention_heads", self.num_attention_heads),
+        )?;
+        check.dropouts([
+            ("attention_dropout", self.attention_dropout),
+            ("hidden_dropout", self.hidden_dropout),
+        ])?;
+        let fields = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
+        let turned = ((self.hidden_size / self.num_attention_heads) as f64 * self.rotary_pct) as usize;
+        let fits = self.rotary_pct <= 1.0 && turned > 0 && turned.is_multiple_of(2);
+        let expected = "a share of at most 1 that makes an even number of a head's features";
+        check.require(fits, "rotary_pct", expected, self.rotary_pct)?;
+        let scaling = fields.map_or(Ok(RotaryScaling::Default), RotaryFields::scaling);
+        let scaling = scaling.map_err(|(field, expected, found)| check.refusal(field, expected, found))?;
+        let base = fields
+            .and_then(|fields| fields.rope_theta)
+            .unwrap_or(self.rotary_emb_base);
+        check.require(base > 1.0, "rotary_emb_base", "a number above 1", base)?;
+        Ok((self.hidden_act.parse()?, Rotary::new(turned, base, scaling)))
+    }
+}
+
+/// GPT-NeoX: embeddings, layers, norm and head.
+#[derive(Module, Sites, Debug)]
+pub struct GptNeoXModel {
+    words: Sited<Embedding>,
+    embedded: Point<EmbeddingHook>,
+    embedding: Point<EmbeddingHook>,
+    layers: Vec<GptNeoXLayer>,
+    norm: Sited<LayerNorm>,
+    head_input: Point<OutputHook>,
+    head: Sited<Linear>,
+    #[module(skip)]
+    config: GptNeoXConfig,
+    #[module(skip)]
+    rotary: Rotary,
+}
+
+#[derive(Module, Sites, Debug)]
+struct GptNeoXLayer {
+    attention_norm: Sited<LayerNorm>,
+    /// Query, key and value of one head after the other, `[d_model, 3 d_model]`.
+    query_key_value: Sited<Linear>,
+    key_value: Point<KeyValueHook>,
+    attention_output: Sited<Linear>,
+    after_attention: Point<ResidualHook>,
+    ffn_norm: Sited<LayerNorm>,
+    up: Sited<Linear>,
+    down: Sited<Linear>,
+    after_ffn: Point<ResidualHook>,
+    output: Point<OutputHook>,
+    dropout: f64,
+    parallel: bool,
+    #[module(skip)]
+    attention: AttentionOptions,
+    #[module(skip)]
+    activation: Activation,
+}
+
+/// What the layers of a pass have in common.
+struct Frame {
+    turns: Turns,
+    /// What queries may see.
+    mask: Tensor<4>,
+}
+
+impl FromCheckpoint for GptNeoXModel {
+    type Config = GptNeoXConfig;
+    const PREFIX: &'static str = "gpt_neox.";
+    const LARGER_CLASS: bool = true;
+
+    fn build(config: GptNeoXConfig, path: &Path, weights: &mut Weights) -> Result<Self, ModelError> {
+        let (activation, rotary) = config.check(path)?;
+        let (d, vocab) = (config.hidden_size, config.vocab_size);
+        let outside = Location::outside(Stack::Decoder);
+        let layers = (0..config.num_hidden_layers)
+            .map(|index| {
+                let location = Location::layer(Stack::Decoder, index);
+                GptNeoXLayer::build(&config, activation, weights.at(location, format!("layers.{index}")))
+            })
+            .collect();
+        let mut at = weights.at(outside, "");
+        let words = at.table("embed_in", [vocab, d], None);
+        let embedded = at.embedded(EmbeddingRole::EmbeddedTokens, "embed_in", d);
+        let embedding = at.embedded(EmbeddingRole::Embedding, "", d);
+        let norm = at.layer_norm(NormRole::FinalNorm, "final_layer_norm", d, config.layer_norm_eps);
+        let mut top = weights.at_top(outside, "embed_out");
+        Ok(Self {
+            head_input: top.head_input("", d),
+            head: top.head(false, config.tie_word_embeddings.then_some(&words), [d, vocab]),
+            words,
+            embedded,
+            embedding,
+            layers,
+            norm,
+            config,
+            rotary,
+        })
+    }
+
+    /// Masks and angles of old checkpoints, and the table a second time.
+    fn is_unused(&self, key: &str) -> bool {
+        const OLD: [&str; 3] = [".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq"];
+        OLD.iter().any(|end| key.ends_with(end)) || (self.config.tie_word_embeddings && key == "embed_out.weight")
+    }
+}
+
+impl GptNeoXLayer {
+    fn build(config: &GptNeoXConfig, activation: Activation, mut at: Scope<'_>) -> Self {
+        let (d, ffn, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
+        let (heads, bias) = (config.num_attention_heads, config.attention_bias);
+        let (qkv, output) = (LinearRole::QueryKeyValue, LinearRole::AttentionOutput);
+        Self {
+            attention_norm: at.layer_norm(NormRole::AttentionNorm, "input_layernorm", d, eps),
+            query_key_value: at
+                .linear_with(bias, qkv, "attention.query_key_value", [d, 3 * d])
+                .interleaved(heads),
+            key_value: at.key_value("attention", heads, d / heads),
+            attention_output: at.linear_with(bias, output, "attention.dense", [d, d]),
+            after_attention: at.residual(ResidualRole::AfterAttention, "attention_adapters", d),
+            ffn_norm: at.layer_norm(NormRole::FfnNorm, "post_attention_layernorm", d, eps),
+            up: at.linear(LinearRole::FfnUp, "mlp.dense_h_to_4h", [d, ffn]),
+            down: at.linear(LinearRole::FfnDown, "mlp.dense_4h_to_h", [ffn, d]),
+            after_ffn: at.residual(ResidualRole::AfterFfn, "output_adapters", d),
+            output: at.layer_output(d),
+            dropout: config.hidden_dropout,
+            parallel: config.use_parallel_residual,
+            attention: AttentionOptions::new(d / heads, config.attention_dropout, config.pad_token_id.unwrap_or(0)),
+            activation,
+        }
+    }
+}
+
+impl Block for GptNeoXLayer {
+    type Frame = Frame;
+
+    fn forward(&self, x: Tensor<3>, frame: &Frame, slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
+        let (heads, turns) = (&self.attention, &frame.turns);
+        let normed = cx.norm(&self.attention_norm, x.clone());
+        let fused = cx.linear(&self.query_key_value, normed.clone());
+        let ([batch, seq, _], d_head) = (fused.dims(), heads.d_head);
+        let fused = fused
+            .reshape([batch as i64, seq as i64, -1, 3 * d_head as i64])
+            .swap_dims(1, 2);
+        let part = |part: usize| fused.clone().slice_dim(3, part * d_head..(part + 1) * d_head);
+        let (query, key) = (turns.turn(part(0)), turns.turn(part(1)));
+        let mask = Some(frame.mask.clone());
+        let attended = heads.attend(query, (key, part(2)), normed, mask, (&self.key_value, slot), cx);
+        let attended = cx.linear(&self.attention_output, attended);
+        let attended = cx.dropout(attended, self.dropout);
+
+        let after = cx.residual(&self.after_attention, attended, x.clone(), None);
+        let read = if self.parallel { x } else { after.clone() };
+        let normed = cx.norm(&self.ffn_norm, read);
+        let up = cx.linear(&self.up, normed);
+        let down = cx.linear(&self.down, self.activation.forward(up));
+        let down = cx.dropout(down, self.dropout);
+        let x = cx.residual(&self.after_ffn, down, after, None);
+        cx.output(&self.output, x)
+    }
+}
+
+impl Transformer for GptNeoXModel {
+    type Input = TextInput;
+
+    fn info(&self) -> ModelInfo {
+        let c = &self.config;
+        ModelInfo {
+            num_layers: c.num_hidden_layers,
+            max_length: c.max_position_embeddings,
+            vocab_size: c.vocab_size,
+            pad_id: c.pad_token_id.unwrap_or(0),
+            token_types: None,
+            head_norm_epsilon: c.layer_norm_eps,
+            head_dropout: 0.0,
+            activation: c.hidden_act.clone(),
+            masked_lm: None,
+        }
+    }
+
+    fn chain(&self, input: TextInput, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
+        let (Begun { ids, padding, past, .. }, cx) = Begun::new(self, input, cache, cx)?;
+        let words = cx.lookup(&self.words, ids);
+        let state = cx.embedding(&self.embedded, EmbeddingState::new(words, padding).after(past));
+        let hidden = cx.dropout(state.hidden, self.config.hidden_dropout);
+        let EmbeddingState { hidden, padding, .. } = cx.embedding(&self.embedding, EmbeddingState { hidden, ..state });
+        let ([_, seq, _], device) = (hidden.dims(), hidden.device());
+        let positions = ops::positions(seq, past, padding.as_ref(), &device) + cx.first_position() as i64;
+        let frame = Frame {
+            turns: self.rotary.at(positions, &device),
+            mask: ops::causal_bias(seq, past, None, padding.as_ref(), &device),
+        };
+        let chain = Chain::new(hidden).layers(&self.layers, frame);
+        Ok(chain.then(|x, cx| cx.norm(&self.norm, x)))
+    }
+
+    fn causal_lm(&self) -> Option<&dyn CausalLm> {
+        Some(self)
+    }
+}
+
+impl CausalLm for GptNeoXModel {
+    fn logits(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
+        let cx = cx.hooks();
+        let hidden = cx.output(&self.head_input, hidden);
+        cx.linear(&self.head, hidden)
+    }
+}
+
+impl Host for GptNeoXModel {
+    fn architecture(&self) -> &str {
+        "gpt_neox"
+    }
+
+    fn class_name(&self) -> &str {
+        "GPTNeoXForCausalLM"
+    }
+
+    fn d_model(&self) -> usize {
+        self.config.hidden_size
+    }
+
+    fn base_prefix(&self) -> &str {
+        Self::PREFIX
+    }
+
+    fn is_larger_class(&self) -> bool {
+        Self::LARGER_CLASS
+    }
+}

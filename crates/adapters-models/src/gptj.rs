@@ -1,0 +1,299 @@
+//! GPT-J, from the published configuration to the logits.
+//!
+//! Model: *GPT-J-6B: A 6 Billion Parameter Autoregressive Language Model*, Wang and Komatsuzaki, 2021,
+//! <https://github.com/kingoflolz/mesh-transformer-jax>. Behavior follows `GPTJForCausalLM` of Hugging Face transformers:
+//! attention and feed-forward block read one normalization of the same hidden state, and neighboring features of the first
+//! `rotary_dim` of a head turn against each other.
+
+use crate::modeling::*;
+use crate::rotary::{Rotary, RotaryScaling, Turns};
+
+/// `config.json` of a GPT-J checkpoint: the fields that change what is computed. Others are ignored.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct GptJConfig {
+    /// Tokens in the vocabulary.
+    pub vocab_size: usize,
+    /// Longest input in tokens.
+    pub n_positions: usize,
+    /// Width of the residual stream.
+    pub n_embd: usize,
+    /// Layers.
+    pub n_layer: usize,
+    /// Attention heads.
+    pub n_head: usize,
+    /// Features of a head that turn with the position.
+    pub rotary_dim: Option<usize>,
+    /// Width of the feed-forward block; without it four times `n_embd`.
+    pub n_inner: Option<usize>,
+    /// Activation of the feed-forward block.
+    pub activation_function: String,
+    /// Dropout on block outputs, in training.
+    pub resid_pdrop: f64,
+    /// Dropout on embeddings, in training.
+    pub embd_pdrop: f64,
+    /// Dropout on attention weights, in training.
+    pub attn_pdrop: f64,
+    /// Epsilon of the layer normalizations.
+    pub layer_norm_epsilon: f64,
+    /// Whether the weight of the language-model head is the table of the token embeddings.
+    pub tie_word_embeddings: bool,
+    /// Id of the padding token.
+    pub pad_token_id: Option<usize>,
+}
+
+impl Default for GptJConfig {
+    /// The defaults of the published class (GPT-J-6B).
+    fn default() -> Self {
+        Self {
+            vocab_size: 50400,
+            n_positions: 2048,
+            n_embd: 4096,
+            n_layer: 28,
+            n_head: 16,
+            rotary_dim: Some(64),
+            n_inner: None,
+            activation_function: "gelu_new".to_owned(),
+            resid_pdrop: 0.0,
+            embd_pdrop: 0.0,
+            attn_pdrop: 0.0,
+            layer_norm_epsilon: 1e-5,
+            tie_word_embeddings: false,
+            pad_token_id: None,
+        }
+    }
+}
+
+impl GptJConfig {
+    fn inner(&self) -> usize {
+        self.n_inner.unwrap_or(4 * self.n_embd)
+    }
+
+    /// Checks the values against each other and against what is computed here.
+    fn check(&self, path: &Path) -> Result<(Activation, Rotary), ModelError> {
+        let check = ConfigCheck::new(path);
+        check.sizes([
+            ("vocab_size", self.vocab_size),
+            ("n_positions", self.n_positions),
+            ("n_embd", self.n_embd),
+            ("n_head", self.n_head),
+            ("n_inner", self.inner()),
+        ])?;
+        check.layers([("n_layer", self.n_layer)])?;
+        check.multiple(("n_embd", self.n_embd), ("n_head", self.n_head))?;
+        check.dropouts([
+            ("resid_pdrop", self.resid_pdrop),
+            ("embd_pdrop", self.embd_pdrop),
+            ("attn_pdrop", self.attn_pdrop),
+        ])?;
+        let d_head = self.n_embd / self.n_head;
+        let turned = self.rotary_dim.unwrap_or(0);
+        let expected = format!("an even number from 2 to n_embd / n_head = {d_head}");
+        let fits = (2..=d_head).contains(&turned) && turned.is_multiple_of(2);
+        check.require(fits, "rotary_dim", expected, format!("{:?}", self.rotary_dim))?;
+        let rotary = Rotary::new(turned, 1e4, RotaryScaling::Default);
+        Ok((self.activation_function.parse()?, rotary))
+    }
+}
+
+/// GPT-J: embeddings, layers, norm and head.
+#[derive(Module, Sites, Debug)]
+pub struct GptJModel {
+    words: Sited<Embedding>,
+    embedded: Point<EmbeddingHook>,
+    embedding: Point<EmbeddingHook>,
+    layers: Vec<GptJLayer>,
+    norm: Sited<LayerNorm>,
+    head_input: Point<OutputHook>,
+    head: Sited<Linear>,
+    #[module(skip)]
+    config: GptJConfig,
+    #[module(skip)]
+    rotary: Rotary,
+}
+
+#[derive(Module, Sites, Debug)]
+struct GptJLayer {
+    norm: Sited<LayerNorm>,
+    query: Sited<Linear>,
+    key: Sited<Linear>,
+    value: Sited<Linear>,
+    key_value: Point<KeyValueHook>,
+    attention_output: Sited<Linear>,
+    up: Sited<Linear>,
+    down: Sited<Linear>,
+    after_attention: Point<ResidualHook>,
+    after_ffn: Point<ResidualHook>,
+    output: Point<OutputHook>,
+    dropout: f64,
+    #[module(skip)]
+    attention: AttentionOptions,
+    #[module(skip)]
+    activation: Activation,
+}
+
+/// What the layers of a pass have in common.
+struct Frame {
+    turns: Turns,
+    /// What queries may see.
+    mask: Tensor<4>,
+}
+
+impl FromCheckpoint for GptJModel {
+    type Config = GptJConfig;
+    const PREFIX: &'static str = "transformer.";
+    const LARGER_CLASS: bool = true;
+
+    fn build(config: GptJConfig, path: &Path, weights: &mut Weights) -> Result<Self, ModelError> {
+        let (activation, rotary) = config.check(path)?;
+        let (d, vocab) = (config.n_embd, config.vocab_size);
+        let outside = Location::outside(Stack::Decoder);
+        let layers = (0..config.n_layer)
+            .map(|index| {
+                let location = Location::layer(Stack::Decoder, index);
+                GptJLayer::build(&config, activation, weights.at(location, format!("h.{index}")))
+            })
+            .collect();
+        let mut at = weights.at(outside, "");
+        let words = at.table("wte", [vocab, d], None);
+        let embedded = at.embedded(EmbeddingRole::EmbeddedTokens, "wte", d);
+        let embedding = at.embedded(EmbeddingRole::Embedding, "", d);
+        let norm = at.layer_norm(NormRole::FinalNorm, "ln_f", d, config.layer_norm_epsilon);
+        let mut top = weights.at_top(outside, "lm_head");
+        Ok(Self {
+            head_input: top.head_input("", d),
+            head: top.head(true, config.tie_word_embeddings.then_some(&words), [d, vocab]),
+            words,
+            embedded,
+            embedding,
+            layers,
+            norm,
+            config,
+            rotary,
+        })
+    }
+
+    /// The causal masks of old checkpoints, and the table a second time.
+    fn is_unused(&self, key: &str) -> bool {
+        let mask = key.ends_with(".attn.bias") || key.ends_with(".attn.masked_bias");
+        mask || (self.config.tie_word_embeddings && key == "lm_head.weight")
+    }
+}
+
+impl GptJLayer {
+    fn build(config: &GptJConfig, activation: Activation, mut at: Scope<'_>) -> Self {
+        let (d, inner, heads) = (config.n_embd, config.inner(), config.n_head);
+        let d_head = d / heads;
+        let mut linear = |role, name| at.linear_with(false, role, name, [d, d]);
+        // The adapters of attention and output have no module of their own in the published checkpoint: these are the names
+        // the reference gives them.
+        Self {
+            query: linear(LinearRole::Query, "attn.q_proj"),
+            key: linear(LinearRole::Key, "attn.k_proj"),
+            value: linear(LinearRole::Value, "attn.v_proj"),
+            attention_output: linear(LinearRole::AttentionOutput, "attn.out_proj"),
+            norm: at.layer_norm(NormRole::AttentionNorm, "ln_1", d, config.layer_norm_epsilon),
+            key_value: at.key_value("attn", heads, d_head),
+            up: at.linear(LinearRole::FfnUp, "mlp.fc_in", [d, inner]),
+            down: at.linear(LinearRole::FfnDown, "mlp.fc_out", [inner, d]),
+            after_attention: at.residual(ResidualRole::AfterAttention, "attention_adapters", d),
+            after_ffn: at.residual(ResidualRole::AfterFfn, "output_adapters", d),
+            output: at.layer_output(d),
+            dropout: config.resid_pdrop,
+            attention: AttentionOptions::new(d_head, config.attn_pdrop, config.pad_token_id.unwrap_or(0)),
+            activation,
+        }
+    }
+}
+
+impl Block for GptJLayer {
+    type Frame = Frame;
+
+    fn forward(&self, x: Tensor<3>, frame: &Frame, slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
+        let (heads, turns) = (&self.attention, &frame.turns);
+        let normed = cx.norm(&self.norm, x.clone());
+        let query = turns.turn_neighbors(heads.split(cx.linear(&self.query, normed.clone())));
+        let key = turns.turn_neighbors(heads.split(cx.linear(&self.key, normed.clone())));
+        let value = heads.split(cx.linear(&self.value, normed.clone()));
+        let mask = Some(frame.mask.clone());
+        let attended = heads.attend(query, (key, value), normed.clone(), mask, (&self.key_value, slot), cx);
+        let attended = cx.linear(&self.attention_output, attended);
+        let attended = cx.dropout(attended, self.dropout);
+
+        let up = cx.linear(&self.up, normed);
+        let down = cx.linear(&self.down, self.activation.forward(up));
+        let down = cx.dropout(down, self.dropout);
+        let x = cx.residual(&self.after_attention, attended, x, None);
+        let x = cx.residual(&self.after_ffn, down, x, None);
+        cx.output(&self.output, x)
+    }
+}
+
+impl Transformer for GptJModel {
+    type Input = TextInput;
+
+    fn info(&self) -> ModelInfo {
+        let c = &self.config;
+        ModelInfo {
+            num_layers: c.n_layer,
+            max_length: c.n_positions,
+            vocab_size: c.vocab_size,
+            pad_id: c.pad_token_id.unwrap_or(0),
+            token_types: None,
+            head_norm_epsilon: 1e-12,
+            head_dropout: 0.0,
+            activation: c.activation_function.clone(),
+            masked_lm: None,
+        }
+    }
+
+    fn chain(&self, input: TextInput, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
+        let (Begun { ids, padding, past, .. }, cx) = Begun::new(self, input, cache, cx)?;
+        let words = cx.lookup(&self.words, ids);
+        let state = cx.embedding(&self.embedded, EmbeddingState::new(words, padding).after(past));
+        let hidden = cx.dropout(state.hidden, self.config.embd_pdrop);
+        let EmbeddingState { hidden, padding, .. } = cx.embedding(&self.embedding, EmbeddingState { hidden, ..state });
+        let ([_, seq, _], device) = (hidden.dims(), hidden.device());
+        let positions = ops::positions(seq, past, padding.as_ref(), &device) + cx.first_position() as i64;
+        let frame = Frame {
+            turns: self.rotary.at(positions, &device),
+            mask: ops::causal_bias(seq, past, None, padding.as_ref(), &device),
+        };
+        let chain = Chain::new(hidden).layers(&self.layers, frame);
+        Ok(chain.then(|x, cx| cx.norm(&self.norm, x)))
+    }
+
+    fn causal_lm(&self) -> Option<&dyn CausalLm> {
+        Some(self)
+    }
+}
+
+impl CausalLm for GptJModel {
+    fn logits(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
+        let cx = cx.hooks();
+        let hidden = cx.output(&self.head_input, hidden);
+        cx.linear(&self.head, hidden)
+    }
+}
+
+impl Host for GptJModel {
+    fn architecture(&self) -> &str {
+        "gptj"
+    }
+
+    fn class_name(&self) -> &str {
+        "GPTJForCausalLM"
+    }
+
+    fn d_model(&self) -> usize {
+        self.config.n_embd
+    }
+
+    fn base_prefix(&self) -> &str {
+        Self::PREFIX
+    }
+
+    fn is_larger_class(&self) -> bool {
+        Self::LARGER_CLASS
+    }
+}

@@ -1,0 +1,343 @@
+//! OPT, from the published configuration to the logits.
+//!
+//! Paper: *OPT: Open Pre-trained Transformer Language Models*, Zhang et al., 2022, <https://arxiv.org/abs/2205.01068>.
+//! Behavior follows `OPTForCausalLM` of Hugging Face transformers.
+
+use crate::modeling::*;
+
+/// `config.json` of an OPT checkpoint: the fields that change what is computed. Others are ignored.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct OptConfig {
+    /// Tokens in the vocabulary.
+    pub vocab_size: usize,
+    /// Longest input in tokens.
+    pub max_position_embeddings: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the token table; the same without it.
+    pub word_embed_proj_dim: Option<usize>,
+    /// Layers.
+    pub num_hidden_layers: usize,
+    /// Attention heads.
+    pub num_attention_heads: usize,
+    /// Width of the feed-forward block.
+    pub ffn_dim: usize,
+    /// Activation of the feed-forward block.
+    pub activation_function: String,
+    /// Whether blocks are normalized before and not behind.
+    pub do_layer_norm_before: bool,
+    /// Whether the normalization after the last layer is left out.
+    #[serde(rename = "_remove_final_layer_norm")]
+    pub remove_final_layer_norm: bool,
+    /// Biases of the linear layers.
+    pub enable_bias: bool,
+    /// Whether normalizations have weights; without them nothing is computed.
+    pub layer_norm_elementwise_affine: bool,
+    /// Dropout on block outputs, in training.
+    pub dropout: f64,
+    /// Dropout on attention weights, in training.
+    pub attention_dropout: f64,
+    /// The share of layers left out in training; not computed.
+    pub layerdrop: f64,
+    /// Whether the language-model head is the table of the token embeddings.
+    pub tie_word_embeddings: bool,
+    /// Id of the padding token.
+    pub pad_token_id: Option<usize>,
+}
+
+impl Default for OptConfig {
+    /// The defaults of the published class (OPT-125M).
+    fn default() -> Self {
+        Self {
+            vocab_size: 50272,
+            max_position_embeddings: 2048,
+            hidden_size: 768,
+            word_embed_proj_dim: None,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            ffn_dim: 3072,
+            activation_function: "relu".to_owned(),
+            do_layer_norm_before: true,
+            remove_final_layer_norm: false,
+            enable_bias: true,
+            layer_norm_elementwise_affine: true,
+            dropout: 0.1,
+            attention_dropout: 0.0,
+            layerdrop: 0.0,
+            tie_word_embeddings: true,
+            pad_token_id: Some(1),
+        }
+    }
+}
+
+/// Epsilon of the normalizations.
+const EPSILON: f64 = 1e-5;
+
+/// Rows of the position table in front of that of the first token.
+const OFFSET: usize = 2;
+
+impl OptConfig {
+    fn table_width(&self) -> usize {
+        self.word_embed_proj_dim.unwrap_or(self.hidden_size)
+    }
+
+    /// Checks the values against each other and against what is computed here.
+    fn check(&self, path: &Path) -> Result<Activation, ModelError> {
+        let check = ConfigCheck::new(path);
+        check.sizes([
+            ("vocab_size", self.vocab_size),
+            ("max_position_embeddings", self.max_position_embeddings),
+            ("hidden_size", self.hidden_size),
+            ("word_embed_proj_dim", self.table_width()),
+            ("num_attention_heads", self.num_attention_heads),
+            ("ffn_dim", self.ffn_dim),
+        ])?;
+        check.layers([("num_hidden_layers", self.num_hidden_layers)])?;
+        check.multiple(
+            ("hidden_size", self.hidden_size),
+            ("num_attention_heads", self.num_attention_heads),
+        )?;
+        check.dropouts([("dropout", self.dropout), ("attention_dropout", self.attention_dropout)])?;
+        let affine = self.layer_norm_elementwise_affine;
+        let expected = "true: normalizations without weights are not computed";
+        check.require(affine, "layer_norm_elementwise_affine", expected, affine)?;
+        let expected = "0: whole layers are not dropped in training";
+        check.require(self.layerdrop == 0.0, "layerdrop", expected, self.layerdrop)?;
+        Ok(self.activation_function.parse()?)
+    }
+}
+
+/// OPT: embeddings, layers, norm and head.
+#[derive(Module, Sites, Debug)]
+pub struct OptModel {
+    words: Sited<Embedding>,
+    embedded: Point<EmbeddingHook>,
+    /// From the width of the table to that of the layers, where they differ.
+    project_in: Option<Sited<Linear>>,
+    embedding: Point<EmbeddingHook>,
+    positions: Embedding,
+    layers: Vec<OptLayer>,
+    norm: Option<Sited<LayerNorm>>,
+    /// Back to the width of the table, in front of the head: the last hidden state has the width of the layers.
+    project_out: Option<Sited<Linear>>,
+    head_input: Point<OutputHook>,
+    head: Sited<Linear>,
+    #[module(skip)]
+    config: OptConfig,
+}
+
+#[derive(Module, Sites, Debug)]
+struct OptLayer {
+    attention_norm: Sited<LayerNorm>,
+    attention: ProjectedAttention,
+    after_attention: Point<ResidualHook>,
+    ffn_norm: Sited<LayerNorm>,
+    up: Sited<Linear>,
+    down: Sited<Linear>,
+    after_ffn: Point<ResidualHook>,
+    output: Point<OutputHook>,
+    /// Whether blocks are normalized before and not behind.
+    norm_first: bool,
+    dropout: f64,
+    #[module(skip)]
+    activation: Activation,
+}
+
+impl FromCheckpoint for OptModel {
+    type Config = OptConfig;
+    const PREFIX: &'static str = "model.";
+    const LARGER_CLASS: bool = true;
+
+    fn build(config: OptConfig, path: &Path, weights: &mut Weights) -> Result<Self, ModelError> {
+        let activation = config.check(path)?;
+        let (d, width, vocab) = (config.hidden_size, config.table_width(), config.vocab_size);
+        let outside = Location::outside(Stack::Decoder);
+        let layers = (0..config.num_hidden_layers)
+            .map(|index| {
+                let location = Location::layer(Stack::Decoder, index);
+                OptLayer::build(
+                    &config,
+                    activation,
+                    weights.at(location, format!("decoder.layers.{index}")),
+                )
+            })
+            .collect();
+        let mut at = weights.at(outside, "decoder");
+        let words = at.table("embed_tokens", [vocab, width], config.pad_token_id);
+        let embedded = at.embedded(EmbeddingRole::EmbeddedTokens, "embed_tokens", width);
+        let embedding = at.embedded(EmbeddingRole::Embedding, "", d);
+        let positions = at.embedding("embed_positions", [config.max_position_embeddings + OFFSET, d]);
+        let mut projection = |role, name, dims| (width != d).then(|| at.linear_with(false, role, name, dims));
+        let project_in = projection(LinearRole::EmbeddingProjection, "project_in", [width, d]);
+        let project_out = projection(LinearRole::HeadProjection, "project_out", [d, width]);
+        let last = config.do_layer_norm_before && !config.remove_final_layer_norm;
+        let norm = last.then(|| at.layer_norm(NormRole::FinalNorm, "final_layer_norm", d, EPSILON));
+        let mut top = weights.at_top(outside, "lm_head");
+        Ok(Self {
+            head_input: top.head_input("", width),
+            head: top.head(false, config.tie_word_embeddings.then_some(&words), [width, vocab]),
+            words,
+            embedded,
+            project_in,
+            embedding,
+            positions,
+            layers,
+            norm,
+            project_out,
+            config,
+        })
+    }
+
+    /// The table a second time.
+    fn is_unused(&self, key: &str) -> bool {
+        self.config.tie_word_embeddings && key == "lm_head.weight"
+    }
+}
+
+impl OptLayer {
+    fn build(config: &OptConfig, activation: Activation, mut at: Scope<'_>) -> Self {
+        let (d, ffn, bias) = (config.hidden_size, config.ffn_dim, config.enable_bias);
+        let heads = config.num_attention_heads;
+        let pad = config.pad_token_id.unwrap_or(0);
+        let options = AttentionOptions::new(d / heads, config.attention_dropout, pad);
+        let names = ["q_proj", "k_proj", "v_proj", "out_proj"];
+        let mut inside = at.within("self_attn");
+        Self {
+            attention: ProjectedAttention::build(names, [bias; 4], [d, heads], options, &mut inside),
+            attention_norm: at.layer_norm(NormRole::AttentionNorm, "self_attn_layer_norm", d, EPSILON),
+            after_attention: at.residual(ResidualRole::AfterAttention, "attention_adapters", d),
+            ffn_norm: at.layer_norm(NormRole::FfnNorm, "final_layer_norm", d, EPSILON),
+            up: at.linear_with(bias, LinearRole::FfnUp, "fc1", [d, ffn]),
+            down: at.linear_with(bias, LinearRole::FfnDown, "fc2", [ffn, d]),
+            after_ffn: at.residual(ResidualRole::AfterFfn, "output_adapters", d),
+            output: at.layer_output(d),
+            norm_first: config.do_layer_norm_before,
+            dropout: config.dropout,
+            activation,
+        }
+    }
+}
+
+impl Block for OptLayer {
+    /// What queries may see.
+    type Frame = Tensor<4>;
+
+    fn forward(&self, x: Tensor<3>, mask: &Tensor<4>, slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
+        let before = |norm, x: &Tensor<3>, cx: &mut Hooks<'_>| match self.norm_first {
+            true => cx.norm(norm, x.clone()),
+            false => x.clone(),
+        };
+        let behind = |norm| (!self.norm_first).then_some(norm);
+        let normed = before(&self.attention_norm, &x, cx);
+        let attended = self
+            .attention
+            .forward(normed, Some(mask.clone()), slot, |state| state, cx);
+        let attended = cx.dropout(attended, self.dropout);
+        let x = cx.residual(&self.after_attention, attended, x, behind(&self.attention_norm));
+
+        let normed = before(&self.ffn_norm, &x, cx);
+        let up = cx.linear(&self.up, normed);
+        let down = cx.linear(&self.down, self.activation.forward(up));
+        let down = cx.dropout(down, self.dropout);
+        let x = cx.residual(&self.after_ffn, down, x, behind(&self.ffn_norm));
+        cx.output(&self.output, x)
+    }
+}
+
+impl Transformer for OptModel {
+    type Input = TextInput;
+
+    fn info(&self) -> ModelInfo {
+        let c = &self.config;
+        ModelInfo {
+            num_layers: c.num_hidden_layers,
+            max_length: c.max_position_embeddings,
+            vocab_size: c.vocab_size,
+            pad_id: c.pad_token_id.unwrap_or(0),
+            token_types: None,
+            head_norm_epsilon: 1e-12,
+            head_dropout: 0.0,
+            activation: c.activation_function.clone(),
+            masked_lm: None,
+        }
+    }
+
+    fn chain(&self, input: TextInput, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
+        let (Begun { ids, padding, past, .. }, cx) = Begun::new(self, input, cache, cx)?;
+        let device = ids.device();
+        let words = cx.lookup(&self.words, ids);
+        let state = cx.embedding(&self.embedded, EmbeddingState::new(words, padding).after(past));
+        let hidden = match &self.project_in {
+            Some(projection) => cx.linear(projection, state.hidden),
+            None => state.hidden,
+        };
+        let [_, seq, _] = hidden.dims();
+        let rows = position_rows([seq, past], state.padding.as_ref(), cx.first_position(), &device);
+        let hidden = hidden + self.positions.forward(rows);
+        let state = cx.embedding(&self.embedding, EmbeddingState { hidden, ..state });
+        let [_, seq, _] = state.hidden.dims();
+        let mask = ops::causal_bias(seq, past, None, state.padding.as_ref(), &device);
+        let chain = Chain::new(state.hidden).layers(&self.layers, mask);
+        Ok(chain.then(|x, cx| match &self.norm {
+            Some(norm) => cx.norm(norm, x),
+            None => x,
+        }))
+    }
+
+    fn causal_lm(&self) -> Option<&dyn CausalLm> {
+        Some(self)
+    }
+}
+
+/// Rows of the position table: a token that is no padding has one more than those before it, and padding has the row in front
+/// of the first token's. `first` positions are taken before the text.
+fn position_rows(
+    [seq, past]: [usize; 2],
+    padding: Option<&Tensor<2, Bool>>,
+    first: usize,
+    device: &Device,
+) -> Tensor<2, Int> {
+    let start = (first + OFFSET) as i64;
+    let Some(padding) = padding else {
+        return ops::positions(seq, past, None, device) + start;
+    };
+    let text = padding.clone().bool_not().int();
+    let counted = text.clone().cumsum(1) - 1 + start;
+    let rows = counted * text.clone() + (text.ones_like() - text) * (OFFSET as i64 - 1);
+    rows.slice_dim(1, past..past + seq)
+}
+
+impl CausalLm for OptModel {
+    fn logits(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
+        let cx = cx.hooks();
+        let hidden = match &self.project_out {
+            Some(projection) => cx.linear(projection, hidden),
+            None => hidden,
+        };
+        let hidden = cx.output(&self.head_input, hidden);
+        cx.linear(&self.head, hidden)
+    }
+}
+
+impl Host for OptModel {
+    fn architecture(&self) -> &str {
+        "opt"
+    }
+
+    fn class_name(&self) -> &str {
+        "OPTForCausalLM"
+    }
+
+    fn d_model(&self) -> usize {
+        self.config.hidden_size
+    }
+
+    fn base_prefix(&self) -> &str {
+        Self::PREFIX
+    }
+
+    fn is_larger_class(&self) -> bool {
+        Self::LARGER_CLASS
+    }
+}
