@@ -121,9 +121,10 @@ impl SiteAdapter<HiddenState, SharedPhm> for BottleneckLayer {
         let before = state.hidden.clone();
         let (sum, hidden) = match original_ln_before {
             false => (state.hidden.clone(), state.hidden),
-            true => state
-                .join
-                .read(state.hidden, state.beside.unwrap_or_else(|| state.residual.clone())),
+            true => {
+                let read = state.read().clone();
+                state.join.read(state.hidden, read)
+            }
         };
         let inner = match residual {
             ResidualBeforeLn::Flag(true) => before,

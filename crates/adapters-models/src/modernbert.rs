@@ -13,7 +13,8 @@ use crate::encoder::{self, Encoder, EncoderFacts, EncoderNames, EncoderStack};
 use crate::llama::object;
 use crate::model::Model;
 use crate::modeling::*;
-use crate::rotary::{Rotary, RotaryFields, Turns};
+use crate::rotary::{Rotary, Turns};
+use crate::rotary_scaling::{Around, RotaryFields};
 use crate::text_embeddings::{Counting, EmbeddingOptions, TextEmbeddings};
 
 const MODERNBERT: EncoderNames = EncoderNames {
@@ -221,7 +222,12 @@ impl ModernBertConfig {
         let d_head = self.hidden_size / self.num_attention_heads;
         let of = |fields: &RotaryFields, theta: f64| {
             let refused = |(field, expected, found)| ConfigCheck::new(path).refusal(field, expected, found);
-            let scaling = fields.scaling().map_err(refused)?;
+            let around = Around {
+                longest: self.max_position_embeddings,
+                original: None,
+                features: d_head,
+            };
+            let scaling = fields.scaling(around).map_err(refused)?;
             Ok::<_, ModelError>(Rotary::new(d_head, fields.rope_theta.unwrap_or(theta), scaling))
         };
         Ok([of(global, thetas[0])?, of(local, thetas[1])?])

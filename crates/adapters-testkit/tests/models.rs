@@ -480,14 +480,6 @@ checked!(
     siglip_vision_model: "siglip_vision_model",
     wav2vec2: "wav2vec2",
     whisper: "whisper",
-    qwen3: "qwen3",
-    gemma2: "gemma2",
-    gemma3_text: "gemma3_text",
-    phi: "phi",
-    phi3: "phi3",
-    smollm3: "smollm3",
-    olmo2: "olmo2",
-    granite: "granite",
 );
 
 #[test]

@@ -81,9 +81,9 @@ impl<'a> TaskContext<'a> {
     /// What a head of a whole text or image reads.
     pub(crate) fn pooling(&self) -> Pooling {
         self.options.pooling.unwrap_or(match self.model.kind() {
-            ModelKind::Encoder => Pooling::Mean,
+            ModelKind::Encoder | ModelKind::TextAndImage | ModelKind::SoundEncoder => Pooling::Mean,
             ModelKind::ImageEncoder => Pooling::First,
-            ModelKind::CausalLm | ModelKind::EncoderDecoder => Pooling::Last,
+            ModelKind::CausalLm | ModelKind::EncoderDecoder | ModelKind::SpeechToText => Pooling::Last,
         })
     }
 

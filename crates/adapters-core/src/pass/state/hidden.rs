@@ -103,6 +103,13 @@ impl Up {
     }
 }
 
+impl HiddenState {
+    /// What adapters take for the residual stream.
+    pub fn read(&self) -> &Tensor<3> {
+        self.beside.as_ref().unwrap_or(&self.residual)
+    }
+}
+
 by_fields!(HiddenState, positions of hidden {
     hidden: tensor,
     block: tensor,
