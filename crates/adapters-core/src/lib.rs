@@ -47,9 +47,9 @@ pub use pass::ctx::Ctx;
 pub use pass::hooks::Hooks;
 pub use pass::record::{Record, Recorded, Recorder};
 pub use pass::state::{
-    Effect, EmbeddingState, FusionQuery, FusionState, HiddenState, HookState, Inserted, KeyValueState, LinearState,
-    LinearWeight, MatricesState, NoWeight, NormState, NormWeight, Normalization, OutputState, Positions, Rows, Source,
-    TableState, Up,
+    AnyNorm, Effect, EmbeddingState, FusionQuery, FusionState, HiddenState, HookState, Inserted, Join, KeyValueState,
+    LinearState, LinearWeight, MatricesState, NoWeight, NormParameters, NormState, NormWeight, Normalization,
+    OutputState, Positions, Rows, Source, TableState, Up, Window,
 };
 pub use quantize::{QuantizeReport, quantize};
 pub use set::AdapterSet;
@@ -65,6 +65,6 @@ pub use site::{
     Stack,
 };
 pub use sited::{
-    Adaptable, EmbeddingHook, KeyValueHook, LayerMut, LayerRef, Location, NormParameters, OutputHook, Point,
-    ResidualHook, Sited, Sites, TokenTable,
+    Adaptable, EmbeddingHook, KeyValueHook, LayerMut, LayerRef, Location, OutputHook, Point, ResidualHook, Sited,
+    Sites, TokenTable,
 };

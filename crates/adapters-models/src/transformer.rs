@@ -199,6 +199,12 @@ pub trait ImageEncoder: Transformer<Input = ImageInput> {
 
 /// Continues a text.
 pub trait CausalLm: Transformer<Input = TextInput> {
+    /// Whether keys and values of the first `past` columns of a text stay what they are when it has grown to `all`. Where
+    /// angles depend on the length of a text, a cache begins anew.
+    fn keeps(&self, _past: usize, _all: usize) -> bool {
+        true
+    }
+
     /// Scores of all tokens, `[batch, seq, d_model] -> [batch, seq, vocab]`.
     ///
     /// # Panics

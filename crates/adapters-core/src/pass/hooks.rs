@@ -1,5 +1,8 @@
 //! The hooks a model calls at its sites.
 
+use std::fmt::Debug;
+use std::sync::Arc;
+
 use burn::nn::{Embedding, LayerNorm, Linear};
 use burn::tensor::{Bool, Int, Tensor};
 
@@ -9,8 +12,8 @@ use crate::pass::call::Pass;
 use crate::pass::compose::At;
 use crate::pass::plan::Plan;
 use crate::pass::state::{
-    EmbeddingState, HiddenState, KeyValueState, LinearState, MatricesState, NormState, NormWeight, Normalization,
-    OutputState, TableState, Up,
+    AnyNorm, EmbeddingState, HiddenState, Join, KeyValueState, LinearState, MatricesState, NormState, NormWeight,
+    Normalization, OutputState, TableState, Up,
 };
 use crate::site::Site;
 use crate::sited::{EmbeddingHook, KeyValueHook, OutputHook, Point, ResidualHook, Sited};
@@ -126,6 +129,14 @@ impl<'a> Hooks<'a> {
         }
     }
 
+    /// A normalization with its own parameters or those of an adapter, to be told to [`join`](Self::join).
+    pub fn norm_here<N>(&self, norm: &Sited<N>) -> AnyNorm
+    where
+        N: Normalization + Debug + Send + Sync + 'static,
+    {
+        Arc::new(self.adapted_norm(norm).unwrap_or_else(|| N::clone(norm)))
+    }
+
     /// A block joining the residual stream: `norm(hidden + residual)`, without `norm` in pre-LN models.
     ///
     /// # Shapes
@@ -138,16 +149,30 @@ impl<'a> Hooks<'a> {
         residual: Tensor<3>,
         norm: Option<&Sited<LayerNorm>>,
     ) -> Tensor<3> {
-        let adapted = norm.and_then(|norm| self.adapted_norm(norm));
-        let norm = adapted.as_ref().or(norm.map(|norm| &**norm));
+        let join = norm.map_or(Join::Sum, |norm| Join::NormOfSum(self.norm_here(norm)));
+        self.join(point, hidden, residual, join)
+    }
+
+    /// A block joining the residual stream in a way of its own.
+    ///
+    /// # Shapes
+    ///
+    /// `[batch, seq, d_model]`, all three.
+    pub fn join(
+        &mut self,
+        point: &Point<ResidualHook>,
+        hidden: Tensor<3>,
+        residual: Tensor<3>,
+        join: Join,
+    ) -> Tensor<3> {
         match self.at(point.site()) {
-            None => HiddenState::close(hidden, residual, norm),
+            None => join.close(hidden, residual),
             Some(at) => at.run(HiddenState {
                 block: hidden.clone(),
                 hidden,
                 residual,
                 inner: None,
-                norm: norm.cloned(),
+                join,
                 up: Up::Unasked,
             }),
         }
