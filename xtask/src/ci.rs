@@ -42,10 +42,11 @@ struct Outcome {
 ///
 /// When a step fails; the error names it and the command that repeats it alone.
 pub fn run(root: &Path, args: &Args) -> Result<()> {
-    let steps: Vec<Step> = plan()
-        .into_iter()
-        .filter(|step| args.only.is_empty() || args.only.contains(&step.group))
-        .collect();
+    let chosen = |step: &Step| match args.only.is_empty() {
+        true => step.group.is_default(),
+        false => args.only.contains(&step.group),
+    };
+    let steps: Vec<Step> = plan().into_iter().filter(chosen).collect();
     let mut outcomes = Vec::new();
     let mut tally = None;
     let mut failure = None;
@@ -94,7 +95,12 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
 }
 
 /// Runs one cargo command in `root`; with a tally, reads the test runner's closing lines on the way.
-fn cargo(root: &Path, arguments: &[String], environment: &[(&str, &str)], tally: Option<&mut Tally>) -> Result<()> {
+pub(crate) fn cargo(
+    root: &Path,
+    arguments: &[String],
+    environment: &[(&str, &str)],
+    tally: Option<&mut Tally>,
+) -> Result<()> {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Command::new(program);
     command

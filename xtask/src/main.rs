@@ -1,9 +1,10 @@
-//! The workspace's own chores: `cargo xtask ci`, `cargo xtask tidy`, `cargo xtask embed`.
+//! The workspace's own chores: `cargo xtask ci`, `cargo xtask tidy`, `cargo xtask gpu-check`, `cargo xtask embed`.
 //!
 //! | Command | Purpose |
 //! |---|---|
 //! | `ci` | everything continuous integration runs, cheapest check first |
 //! | `tidy` | the shape of the tree: module docs, file sizes, crate dependencies, names |
+//! | `gpu-check` | golden cases, training and times on a GPU |
 //! | `embed` | the compact copy of a published checkpoint that lives in this repository |
 
 // A command-line tool speaks on standard output.
@@ -11,6 +12,7 @@
 
 mod ci;
 mod embed;
+mod gpu_check;
 mod tidy;
 
 use std::path::PathBuf;
@@ -26,6 +28,8 @@ enum Command {
     Ci(ci::Args),
     /// Check module docs, file sizes, file names, crate dependencies and forbidden words.
     Tidy,
+    /// Check golden cases, training and generation on a GPU, and time it.
+    GpuCheck(gpu_check::Args),
     /// Make the compact copy of a published BERT checkpoint that is kept in this repository.
     Embed(embed::Args),
 }
@@ -45,6 +49,7 @@ fn main() -> Result<()> {
     match Command::parse() {
         Command::Ci(args) => ci::run(&root, &args),
         Command::Tidy => tidy::run(&root),
+        Command::GpuCheck(args) => gpu_check::run(&root, &args),
         Command::Embed(args) => embed::run(&root, &args),
     }
 }

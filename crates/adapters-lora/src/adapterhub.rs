@@ -154,6 +154,7 @@ const OURS: &[&str] = &[
     "target_modules",
     "exclude_modules",
     "layers",
+    "layers_pattern",
     "rank_pattern",
     "alpha_pattern",
     "use_rslora",

@@ -26,8 +26,7 @@ use crate::site_builder::linear;
 /// | `init_weights` | true | `R` begins as what is taken out; random without it | |
 /// | `init_scale` | 1 | deviation of a random `R`, over 0.02 | finite |
 ///
-/// Paper: *DEFT: Decompositional Efficient Fine-Tuning for Text-to-Image Models*, Kumar et al., 2025,
-/// <https://arxiv.org/abs/2509.22793>.
+/// Paper: *DEFT: Decompositional Efficient Fine-Tuning for Text-to-Image Models*, Kumar et al., 2025.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Deft {

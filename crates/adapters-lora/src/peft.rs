@@ -63,6 +63,10 @@ pub(crate) fn read_lora(stored: &StoredConfig<'_>, use_dora: bool) -> Option<Res
         None | Some(Value::Null) => false,
         Some(value) => *value != Value::Bool(false),
     };
+    let variant = |field: &&str| stored.fields.get(*field).is_some_and(|value| !value.is_null());
+    if VARIANTS.iter().any(variant) && !use_dora {
+        return None;
+    }
     (is(stored, "LORA") && found == use_dora).then(|| {
         let mut fields = stored.fields.clone();
         let parameters = fields.shift_remove("target_parameters");
@@ -72,6 +76,8 @@ pub(crate) fn read_lora(stored: &StoredConfig<'_>, use_dora: bool) -> Option<Res
         let init = match rest.get("init_lora_weights") {
             None | Some(Value::Bool(_)) => Init::Lora,
             Some(Value::String(name)) if name == "gaussian" => Init::Gaussian,
+            // The base stays as it is.
+            Some(Value::String(name)) if ["orthogonal", "eva", "mica"].contains(&name.as_str()) => Init::Lora,
             // The others change the base weights too: a file that still has one was not converted.
             Some(other) => {
                 return Err(ConfigError::Unsupported {
@@ -87,6 +93,25 @@ pub(crate) fn read_lora(stored: &StoredConfig<'_>, use_dora: bool) -> Option<Res
         })
     })
 }
+
+/// Reads peft's LoRA object where `field` holds something, with what it holds.
+pub(crate) fn read_variant(
+    stored: &StoredConfig<'_>,
+    field: &'static str,
+) -> Option<Result<(LoraConfig, Value), ConfigError>> {
+    let value = stored.fields.get(field).filter(|value| !value.is_null())?.clone();
+    let mut fields = stored.fields.clone();
+    fields.shift_remove(field);
+    let plain = StoredConfig {
+        fields: &fields,
+        ..*stored
+    };
+    let read = read_lora(&plain, false)?;
+    Some(read.map(|lora| (lora, value)))
+}
+
+/// Fields that make a method of its own of a LoRA object.
+const VARIANTS: &[&str] = &["alora_invocation_tokens", "kasa_config", "use_bdlora"];
 
 /// Peft's LoRA object for an adapter at `sites`.
 pub(crate) fn write_lora(

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use adapters_core::config::{from_fields, to_fields};
-use adapters_core::target::{ModuleFields, ModulePattern, ModuleTarget, Target};
+use adapters_core::target::{ModuleFields, ModuleNames, ModulePattern, ModuleTarget, Target};
 use adapters_core::{ConfigError, Host, Role, SiteInfo};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -61,6 +61,7 @@ struct TargetFields {
     target_modules: Option<ModulePattern>,
     exclude_modules: Option<ModulePattern>,
     layers: Option<Vec<usize>>,
+    layers_pattern: Option<ModuleNames>,
 }
 
 impl Default for TargetFields {
@@ -76,6 +77,7 @@ impl From<TargetFields> for LoraTarget {
                 modules,
                 exclude: fields.exclude_modules,
                 layers: fields.layers,
+                layers_pattern: fields.layers_pattern,
             }),
             None => Self::Roles(LayerRoles {
                 attention: fields.attn_matrices,
@@ -94,9 +96,14 @@ impl From<LoraTarget> for TargetFields {
             LoraTarget::Roles(roles) => (roles, None),
             LoraTarget::Modules(modules) => (LayerRoles::default(), Some(modules)),
         };
-        let (target_modules, exclude_modules, layers) = match modules {
-            Some(target) => (Some(target.modules), target.exclude, target.layers),
-            None => (None, None, None),
+        let (target_modules, exclude_modules, layers, layers_pattern) = match modules {
+            Some(target) => (
+                Some(target.modules),
+                target.exclude,
+                target.layers,
+                target.layers_pattern,
+            ),
+            None => (None, None, None, None),
         };
         Self {
             attn_matrices: roles.attention,
@@ -107,6 +114,7 @@ impl From<LoraTarget> for TargetFields {
             target_modules,
             exclude_modules,
             layers,
+            layers_pattern,
         }
     }
 }
@@ -276,7 +284,6 @@ impl LoraTarget {
 
 /// Fields of peft's configurations that change what is computed or stored, once they hold a value.
 const REFUSED: &[&str] = &[
-    "use_qalora",
     "use_bdlora",
     "trainable_token_indices",
     "target_parameters",
@@ -287,5 +294,4 @@ const REFUSED: &[&str] = &[
     "kasa_config",
     "monteclora_config",
     "velora_config",
-    "layers_pattern",
 ];

@@ -20,6 +20,7 @@ use crate::dtype::Dtype;
 use crate::fused_projection::{FusedProjection, scatter_rows};
 use crate::gate::Gate;
 use crate::init::{Init, init_a, init_b};
+use crate::largest_shape::kaiming;
 use crate::lora_config::LoraConfig;
 use crate::low_rank::{Factored, apply_factors};
 use crate::peft;
@@ -263,13 +264,8 @@ impl SharedParameters for VeraConfig {
             VeraDefinition::Vectors(Projection::Drawn(key)) => {
                 let (d_in, d_out) = largest;
                 let mut torch = TorchRng::new(key);
-                // Kaiming uniform with the gain of a rectifier, A first.
-                let mut matrix = |rows: usize, columns: usize| {
-                    let bound = (3.0f64.sqrt() * 2.0f64.sqrt() / (columns as f64).sqrt()) as f32;
-                    let values = torch.uniform(rows * columns, -bound, bound);
-                    Tensor::<2>::from_data(TensorData::new(values, [rows, columns]), build.device)
-                };
-                let (a, b) = (matrix(lora.rank, d_in), matrix(d_out, lora.rank));
+                let a = kaiming(&mut torch, lora.rank, d_in, build);
+                let b = kaiming(&mut torch, d_out, lora.rank, build);
                 return Ok(Shared::of(SharedMatrices::Drawn(DrawnMatrices { a, b })));
             }
         };
@@ -312,7 +308,7 @@ pub struct StoredMatrices {
     pub b: Param<Tensor<2>>,
     /// Names of A and B in files.
     #[module(skip)]
-    names: [&'static str; 2],
+    pub names: [&'static str; 2],
 }
 
 /// Shared matrices that follow from the configuration.
@@ -325,14 +321,16 @@ pub struct DrawnMatrices {
 }
 
 impl SharedMatrices {
-    fn a(&self) -> Tensor<2> {
+    /// A, `[r, d_in]`.
+    pub fn a(&self) -> Tensor<2> {
         match self {
             Self::Stored(matrices) => matrices.a.val(),
             Self::Drawn(matrices) => matrices.a.clone(),
         }
     }
 
-    fn b(&self) -> Tensor<2> {
+    /// B, `[d_out, r]`.
+    pub fn b(&self) -> Tensor<2> {
         match self {
             Self::Stored(matrices) => matrices.b.val(),
             Self::Drawn(matrices) => matrices.b.clone(),

@@ -151,7 +151,11 @@ impl Batch for CachedBatch<'_> {
             self.input.padding = cache.read(ids.dims(), self.input.padding.take(), &ids.device());
         }
         let padding = self.input.padding.clone();
-        Sequence { padding, past }
+        Sequence {
+            padding,
+            past,
+            tokens: Some(self.input.ids.clone()),
+        }
     }
 }
 

@@ -141,6 +141,7 @@ impl Batch for TextInput {
         Sequence {
             padding: self.padding.clone(),
             past: 0,
+            tokens: Some(self.ids.clone()),
         }
     }
 }

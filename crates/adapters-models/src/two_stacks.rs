@@ -170,6 +170,7 @@ impl Batch for DecoderInput<'_> {
         Sequence {
             padding: self.encoded.padding.clone(),
             past: self.past,
+            tokens: Some(self.ids.clone()),
         }
     }
 }

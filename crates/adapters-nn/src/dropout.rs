@@ -8,10 +8,12 @@
 
 use std::cell::Cell;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
 
-use crate::device_mask;
 pub(crate) use crate::kernel::philox::Mask;
+use crate::{device_mask, draw};
 
 /// The masks of one forward pass, drawn in the order they are asked for.
 #[derive(Clone, Debug)]
@@ -37,6 +39,16 @@ impl Dropout {
             Some(mask) => masked(mask, x),
             None => x,
         }
+    }
+
+    /// Numbers from the standard normal distribution, as the next mask would be drawn: for what is random in training
+    /// beside dropout.
+    pub fn normal<const D: usize>(&self, shape: [usize; D], device: &Device) -> Tensor<D> {
+        let number = self.drawn.get();
+        self.drawn.set(number + 1);
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        rng.set_stream(number);
+        Tensor::from_data(draw::normal(&mut rng, shape, 1.0), &device.clone().inner())
     }
 
     /// The next mask; none where nothing is dropped.

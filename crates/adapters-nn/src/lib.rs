@@ -9,6 +9,7 @@ mod kernel;
 mod mask;
 mod name;
 mod non_linearity;
+mod numpy_rng;
 pub mod ops;
 mod quantize;
 #[cfg(feature = "flex")]
@@ -18,6 +19,7 @@ mod torch_rng;
 pub use dropout::Dropout;
 pub use name::{UnknownName, did_you_mean, nearest};
 pub use non_linearity::NonLinearity;
+pub use numpy_rng::NumpyRng;
 pub use quantize::{Quantization, bf16_linear, float_weight, quantize_linear};
 pub use torch_rng::TorchRng;
 

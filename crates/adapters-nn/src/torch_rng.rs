@@ -48,6 +48,41 @@ impl TorchRng {
             .collect()
     }
 
+    /// `torch.empty(count).normal_(0, std)` in single precision, up to its last bits: PyTorch's own differ with the processor.
+    pub fn normal(&mut self, count: usize, std: f64) -> Vec<f32> {
+        if count < 16 {
+            return self.few_normals(count, std);
+        }
+        let mut values = self.uniform(count, 0.0, 1.0);
+        let mut start = 0;
+        while start + 16 <= count {
+            box_muller(&mut values[start..start + 16], std);
+            start += 16;
+        }
+        if start < count {
+            // The last sixteen anew, over those that are done.
+            let mut last = self.uniform(16, 0.0, 1.0);
+            box_muller(&mut last, std);
+            values.truncate(count - 16);
+            values.extend(last);
+        }
+        values
+    }
+
+    fn few_normals(&mut self, count: usize, std: f64) -> Vec<f32> {
+        let mut share = || {
+            let bits = (u64::from(self.bits()) << 32) | u64::from(self.bits());
+            (bits & ((1 << 53) - 1)) as f64 / (1u64 << 53) as f64
+        };
+        let mut values = Vec::with_capacity(count + 1);
+        while values.len() < count {
+            let (angle, radius) = (std::f64::consts::TAU * share(), (-2.0 * (-share()).ln_1p()).sqrt());
+            values.extend([radius * angle.cos(), radius * angle.sin()].map(|x| (x * std) as f32));
+        }
+        values.truncate(count);
+        values
+    }
+
     /// The first `take` elements of `torch.randperm(n)`.
     pub fn permutation(mut self, n: usize, take: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..n).collect();
@@ -57,6 +92,16 @@ impl TorchRng {
         }
         order.truncate(take);
         order
+    }
+}
+
+/// Sixteen uniform numbers into normal ones.
+fn box_muller(values: &mut [f32], std: f64) {
+    for i in 0..8 {
+        let radius = (-2.0 * (1.0 - values[i]).ln()).sqrt();
+        let angle = std::f32::consts::TAU * values[i + 8];
+        let std = std as f32;
+        (values[i], values[i + 8]) = (radius * angle.cos() * std, radius * angle.sin() * std);
     }
 }
 
@@ -80,6 +125,25 @@ mod tests {
         assert_eq!(rng.uniform(4, -0.25, 0.25), UNIFORM_42[..4]);
         assert_eq!(rng.uniform(2, -3.0, 3.0), UNIFORM_42[4..]);
         assert_eq!(TorchRng::new(0).uniform(700, 0.0, 1.0)[698..], UNIFORM_0_END);
+    }
+
+    /// Computed with PyTorch 2.15.
+    #[test]
+    fn normal_numbers_are_pytorchs() {
+        let close = |got: Vec<f32>, want: &[(usize, f32)]| {
+            for (at, value) in want {
+                assert!((got[*at] - value).abs() < 1e-6, "{at}: {} for {value}", got[*at]);
+            }
+        };
+        let many = [
+            (0, 0.963_457_64),
+            (3, -1.052_760_5),
+            (4, -0.379_065_57),
+            (19, -0.310_797_7),
+        ];
+        close(TorchRng::new(42).normal(20, 0.5), &many);
+        let few = [(0, -0.324_200_54), (1, -0.352_920_7), (4, 0.595_924_9)];
+        close(TorchRng::new(43).normal(5, 0.5), &few);
     }
 
     const UNIFORM_42: [f32; 6] = [

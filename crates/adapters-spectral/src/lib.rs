@@ -2,6 +2,9 @@
 
 mod c3a;
 mod fourierft;
+mod waveft;
+mod wavelets;
 
 pub use c3a::{C3a, Circulant};
 pub use fourierft::{Fourierft, Spectrum};
+pub use waveft::{Waveft, Wavelets};

@@ -384,6 +384,7 @@ pub fn declares_what_it_does(bench: &Bench, config: &str) {
                 input: x,
                 layer: frozen.clone(),
                 delta: None,
+                tokens: None,
             };
             layer.apply(layer.open(state), &call)
         };

@@ -11,6 +11,10 @@ const ENTRIES: &[MethodEntry] = &[
     #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::Adalora>(),
     #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Alora>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Bdlora>(),
+    #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::Deft>(),
     #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::Delora>(),
@@ -27,6 +31,8 @@ const ENTRIES: &[MethodEntry] = &[
     #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::Ia3Config>(),
     #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Kasa>(),
+    #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::Loha>(),
     #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::Lokr>(),
@@ -37,7 +43,17 @@ const ENTRIES: &[MethodEntry] = &[
     #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::MtlLoraConfig>(),
     #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Osf>(),
+    #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::Peanut>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Pvera>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Randlora>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Tinylora>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Unilora>(),
     #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::Vblora>(),
     #[cfg(feature = "lora")]
@@ -48,6 +64,8 @@ const ENTRIES: &[MethodEntry] = &[
     MethodEntry::of::<adapters_orthogonal::Hra>(),
     #[cfg(feature = "orthogonal")]
     MethodEntry::of::<adapters_orthogonal::Oft>(),
+    #[cfg(feature = "orthogonal")]
+    MethodEntry::of::<adapters_orthogonal::Psoft>(),
     #[cfg(feature = "orthogonal")]
     MethodEntry::of::<adapters_orthogonal::Road>(),
     #[cfg(feature = "prefix")]
@@ -74,6 +92,8 @@ const ENTRIES: &[MethodEntry] = &[
     MethodEntry::of::<adapters_spectral::C3a>(),
     #[cfg(feature = "spectral")]
     MethodEntry::of::<adapters_spectral::Fourierft>(),
+    #[cfg(feature = "spectral")]
+    MethodEntry::of::<adapters_spectral::Waveft>(),
     // *Towards a Unified View of Parameter-Efficient Transfer Learning*, He et al., 2022,
     // <https://arxiv.org/abs/2110.04366>.
     #[cfg(all(feature = "bottleneck", feature = "prefix"))]

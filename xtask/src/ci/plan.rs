@@ -40,6 +40,15 @@ pub(super) enum Group {
     Features,
     /// Each backend on its own, type-checked.
     Backends,
+    /// A GPU backend beside the CPU's, on a Vulkan driver of this machine: a software device will do. Runs when it is named.
+    Gpu,
+}
+
+impl Group {
+    /// Whether a run that names no group has it.
+    pub(super) fn is_default(self) -> bool {
+        self != Self::Gpu
+    }
 }
 
 /// One step of the plan.
@@ -135,6 +144,9 @@ pub(super) fn plan() -> Vec<Step> {
             _ => step,
         }
     }));
+    // WGSL: the SPIR-V of `vulkan` ends inside the compiler of Mesa 22.3's software device.
+    let test = "test --locked --workspace --features adapters-testkit/wgpu --test gpu";
+    steps.push(Step::cargo(Group::Gpu, "wgpu beside flex", test).with_env("ADAPTERS_DEVICE", "wgpu"));
     steps
 }
 

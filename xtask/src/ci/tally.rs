@@ -4,7 +4,7 @@ use std::fmt;
 
 /// Sums of the test runner's closing lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Tally {
+pub(crate) struct Tally {
     suites: u64,
     passed: u64,
     failed: u64,

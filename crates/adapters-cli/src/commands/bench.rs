@@ -20,10 +20,11 @@ use crate::args::{BenchArgs, QuantizeArg};
 use crate::failure::Failure;
 use crate::loading;
 
-/// Seconds of one operation.
+/// Seconds of one operation: of the very first time, in which kernels are compiled and chosen, and of the warm ones.
 #[derive(Debug, Serialize)]
 struct Times {
     operation: &'static str,
+    first_s: f64,
     median_s: f64,
     min_s: f64,
     max_s: f64,
@@ -191,11 +192,12 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
     );
     for t in &times {
         say!(
-            "{:<16} median {:>9.2} ms   min {:>9.2}   max {:>9.2}",
+            "{:<16} median {:>9.2} ms   min {:>9.2}   max {:>9.2}   first {:>9.2}",
             t.operation,
             t.median_s * 1e3,
             t.min_s * 1e3,
-            t.max_s * 1e3
+            t.max_s * 1e3,
+            t.first_s * 1e3
         );
     }
     if let (Some(base), Some(peak)) = (base_rss_bytes, peak) {
@@ -219,19 +221,20 @@ fn measure(
     sync: &dyn Fn(),
     action: &mut dyn FnMut() -> Result<(), Failure>,
 ) -> Result<Times, Failure> {
-    let mut seconds = Vec::with_capacity(repeats);
-    for i in 0..repeats + 2 {
+    let mut once = || {
         sync();
         let started = Instant::now();
         action()?;
         sync();
-        if i >= 2 {
-            seconds.push(started.elapsed().as_secs_f64());
-        }
-    }
+        Ok::<f64, Failure>(started.elapsed().as_secs_f64())
+    };
+    let first_s = once()?;
+    once()?;
+    let mut seconds = (0..repeats).map(|_| once()).collect::<Result<Vec<f64>, Failure>>()?;
     seconds.sort_by(f64::total_cmp);
     Ok(Times {
         operation,
+        first_s,
         median_s: (seconds[(repeats - 1) / 2] + seconds[repeats / 2]) / 2.0,
         min_s: seconds[0],
         max_s: seconds[repeats - 1],

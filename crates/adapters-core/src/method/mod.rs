@@ -18,6 +18,7 @@ pub mod copies;
 mod erase;
 pub(crate) mod layer;
 pub(crate) mod macros;
+pub(crate) mod module_names;
 pub(crate) mod named_params;
 pub mod peft_modules;
 pub(crate) mod preset;

@@ -61,13 +61,7 @@ impl<T: PeftModules> Codec<Peft> for T {
 }
 
 /// Fields of peft's configurations that change what is computed or stored, once they hold a value.
-const REFUSED: &[&str] = &[
-    "bias",
-    "modules_to_save",
-    "layers_pattern",
-    "rank_pattern",
-    "alpha_pattern",
-];
+const REFUSED: &[&str] = &["bias", "modules_to_save", "rank_pattern", "alpha_pattern"];
 
 /// Reads an object whose `peft_type` is `name`.
 pub fn read_modules<T: DeserializeOwned>(

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::method::config::ConfigError;
+pub use crate::method::module_names::ModuleNames;
 use adapters_nn::nearest;
 
 use crate::error::Error;
@@ -68,6 +69,9 @@ pub struct ModuleTarget {
     pub exclude: Option<ModulePattern>,
     /// Only these layers.
     pub layers: Option<Vec<usize>>,
+    /// The components of a path before the number that `layers` counts, such as `layers` or `blocks`; the layer of the site
+    /// without one.
+    pub layers_pattern: Option<ModuleNames>,
 }
 
 /// A pattern over module paths.
@@ -121,6 +125,9 @@ pub struct ModuleFields {
     pub exclude_modules: Option<ModulePattern>,
     /// Only these layers.
     pub layers_to_transform: Option<OneOrMany>,
+    /// The components of a path before the number of a layer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers_pattern: Option<ModuleNames>,
     /// Every other field, kept and written back.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
@@ -151,6 +158,7 @@ impl ModuleFields {
                 OneOrMany::One(layer) => vec![layer],
                 OneOrMany::Many(layers) => layers,
             }),
+            layers_pattern: self.layers_pattern.clone(),
         })
     }
 
@@ -160,6 +168,7 @@ impl ModuleFields {
             target_modules: Some(target.modules),
             exclude_modules: target.exclude,
             layers_to_transform: target.layers.map(OneOrMany::Many),
+            layers_pattern: target.layers_pattern,
             extra,
         }
     }
@@ -483,6 +492,7 @@ impl ModuleTarget {
             modules,
             exclude: None,
             layers: None,
+            layers_pattern: None,
         }
     }
 
@@ -496,7 +506,11 @@ impl ModuleTarget {
 
     /// Whether a site that is named is to be left alone.
     fn skips(&self, info: &SiteInfo) -> Result<bool, Error> {
-        let in_layers = match (&self.layers, info.site.layer) {
+        let layer = match &self.layers_pattern {
+            Some(names) => names.index(&info.path),
+            None => info.site.layer,
+        };
+        let in_layers = match (&self.layers, layer) {
             (Some(layers), Some(layer)) => layers.contains(&layer),
             (Some(_), None) => false,
             (None, _) => true,

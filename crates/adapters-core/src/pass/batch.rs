@@ -1,7 +1,7 @@
 //! What a model reads, as far as a pass needs to know it.
 
 use burn::tensor::kind::Basic;
-use burn::tensor::{Bool, Tensor};
+use burn::tensor::{Bool, Int, Tensor};
 
 /// The input of a model, which [`Ctx::begin`](crate::Ctx::begin) checks and repeats.
 pub trait Batch: Sized {
@@ -26,6 +26,8 @@ pub struct Sequence {
     pub padding: Option<Tensor<2, Bool>>,
     /// Positions before the first of this pass, which a cache of keys and values holds.
     pub past: usize,
+    /// Ids of the tokens of this pass, `[batch, seq]`; `None` where it reads something else.
+    pub tokens: Option<Tensor<2, Int>>,
 }
 
 /// A tensor `[batch, seq, ..]` without padding.

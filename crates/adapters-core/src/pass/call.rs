@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 
-use burn::tensor::{Bool, Tensor};
+use burn::tensor::{Bool, Int, Tensor};
 
 use crate::method::shared::Shared;
 use crate::pass::memo::Memo;
@@ -19,6 +19,8 @@ pub struct Pass {
     /// True at padding, `[batch, seq]`; `None` when nothing is padded. It covers the sequence the layers compute on: it
     /// grows when an adapter inserts positions, and includes the positions of a cache.
     pub padding: Option<Tensor<2, Bool>>,
+    /// Ids of the tokens of this pass, `[batch, seq]`; `None` where the model reads something else.
+    pub tokens: Option<Tensor<2, Int>>,
     /// What adapters inserted among the embedded tokens, in the order they did.
     pub inserted: Vec<Inserted>,
     /// Positions before those of this pass, which a cache of keys and values holds; zero in a pass over whole sequences.
@@ -39,6 +41,21 @@ impl Pass {
         match &self.dropout {
             Some(dropout) => dropout.forward(x, prob),
             None => x,
+        }
+    }
+
+    /// The token at each position of a sequence `[rows, seq]` that a layer computes on, -1 where an adapter inserted something
+    /// in front; `None` where the two do not belong together.
+    pub(crate) fn tokens_of(&self, [rows, seq]: [usize; 2]) -> Option<Tensor<2, Int>> {
+        let tokens = self.tokens.clone()?;
+        let [own_rows, own] = tokens.dims();
+        match (own_rows == rows, seq.checked_sub(own)) {
+            (true, Some(0)) => Some(tokens),
+            (true, Some(more)) => {
+                let inserted = Tensor::full([rows, more], -1, &tokens.device());
+                Some(Tensor::cat(vec![inserted, tokens], 1))
+            }
+            _ => None,
         }
     }
 

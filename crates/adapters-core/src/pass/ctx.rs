@@ -183,9 +183,9 @@ impl<'a> Ctx<'a> {
         if copies > 1 {
             batch = batch.repeated(copies);
         }
-        let Sequence { padding, past } = batch.sequence();
+        let Sequence { padding, past, tokens } = batch.sequence();
         let pass = &mut self.hooks.pass;
-        (pass.padding, pass.past) = (padding, past);
+        (pass.padding, pass.past, pass.tokens) = (padding, past, tokens);
         pass.inserted.clear();
         self.rows = Some(rows * copies);
         self.resolve();

@@ -64,11 +64,15 @@ impl<'a> Hooks<'a> {
     pub fn linear(&mut self, layer: &Sited<Linear>, x: Tensor<3>) -> Tensor<3> {
         match self.at(layer.site()) {
             None => ops::linear(layer, x),
-            Some(at) => at.run(LinearState {
-                input: x,
-                layer: Linear::clone(layer),
-                delta: None,
-            }),
+            Some(at) => {
+                let [batch, seq, _] = x.dims();
+                at.run(LinearState {
+                    tokens: self.pass.tokens_of([batch, seq]),
+                    input: x,
+                    layer: Linear::clone(layer),
+                    delta: None,
+                })
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use adapters::parse_device;
-use adapters_testkit::golden::{Options, Selection, walk};
+use adapters_testkit::golden::{Options, Selection, Tolerance, walk};
 use clap::Parser;
 use miette::IntoDiagnostic;
 
@@ -21,7 +21,7 @@ struct Args {
     /// Only cases whose name matches; `*` is any text, `?` one character.
     #[arg(long, value_name = "GLOB")]
     case: Option<String>,
-    /// Device to compute on.
+    /// Device to compute on, with the tolerance of its backend.
     #[arg(long, value_name = "D", default_value = "flex")]
     device: String,
     /// Write output and gradients to OUT/MODEL/CASE.safetensors.
@@ -46,6 +46,7 @@ fn main() -> ExitCode {
 fn run(args: Args) -> miette::Result<usize> {
     let options = Options {
         device: parse_device(&args.device).into_diagnostic()?,
+        added: Tolerance::of_backend(&args.device),
         dump: args.dump,
         resave: args.resave,
     };
@@ -55,6 +56,13 @@ fn run(args: Args) -> miette::Result<usize> {
     };
     // A reader that goes away early (`| head`) is no reason to stop: the exit status still counts.
     let say = |line: &dyn std::fmt::Display| drop(writeln!(stdout(), "{line}"));
+    if options.added != Tolerance::ZERO {
+        let Tolerance { relative, absolute } = options.added;
+        let device = &args.device;
+        say(&format!(
+            "{device}: {absolute:e} + {relative:e} of the value beyond the tolerances of a case"
+        ));
+    }
     let summary = walk(&args.dir, &selection, &options, |outcome| say(outcome)).into_diagnostic()?;
     say(&summary);
     Ok(summary.failed)

@@ -133,6 +133,15 @@ fn yes() -> bool {
 }
 
 impl Case {
+    /// The case with more tolerance, for its output and for its gradients.
+    pub fn with_added(mut self, added: Tolerance) -> Self {
+        self.rtol += added.relative;
+        self.grad_rtol += added.relative;
+        self.atol += added.absolute;
+        self.grad_atol += added.absolute;
+        self
+    }
+
     /// Tolerance of each element of the output.
     pub fn output_tolerance(&self) -> Tolerance {
         Tolerance {

@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use adapters::core::Format;
-use adapters::core::Tensors;
-use adapters::core::{Active, Merged, Record, merge};
+use adapters::core::{Active, Format, Merged, Record, Tensors, merge};
 use adapters::models::Model;
 use adapters::store::{
     CompositionDict, LoadOptions, Setup, load_adapter, load_fusion, read_json, read_safetensors, save_adapter,
@@ -20,7 +18,7 @@ use serde_json::Value;
 
 use crate::golden::case::{AVERAGE, Case, EJECT, Framework, MERGE, RESET, WEIGHTED};
 use crate::golden::combined::Combined;
-use crate::golden::compare::{each_element, where_compared, whole_tensor};
+use crate::golden::compare::{Tolerance, each_element, where_compared, whole_tensor};
 use crate::golden::decided::{PREFIX_UNDER_SDPA, decided, full_rows_equal, is_under_sdpa, prompts_see_padding};
 use crate::golden::model::{Inputs, Top, load, load_for_hub};
 use crate::golden::records;
@@ -31,6 +29,8 @@ use crate::golden::verdict::{Outcome, Stop, Verdict};
 pub struct Options {
     /// Where the model and its adapters live.
     pub device: Device,
+    /// What the backend is allowed beyond the tolerances of a case.
+    pub added: Tolerance,
     /// Where to write what was computed, as `<model>/<case>.safetensors`.
     pub dump: Option<PathBuf>,
     /// Where to write what was loaded back, as `<model>/<case>/adapters/<name>/` and the folders of fusions.
@@ -38,10 +38,11 @@ pub struct Options {
 }
 
 impl Options {
-    /// On `device`, writing nothing.
+    /// On `device`, with the tolerances of the cases, writing nothing.
     pub fn new(device: Device) -> Self {
         Self {
             device,
+            added: Tolerance::ZERO,
             dump: None,
             resave: None,
         }
@@ -109,7 +110,7 @@ impl Prepared {
 
     /// Every problem with the numbers; the numbers themselves go to `outcome`.
     fn compute_and_compare(&self, dir: &Path, options: &Options, outcome: &mut Outcome) -> Result<Vec<String>, Stop> {
-        let case: Case = read_json(&dir.join("case.json"))?;
+        let case = read_json::<Case>(&dir.join("case.json"))?.with_added(options.added);
         if let (Framework::Adapters, Some(prepared)) = (case.framework, &self.for_hub) {
             return prepared.compute_and_compare(dir, options, outcome);
         }

@@ -1,7 +1,7 @@
 //! A linear layer: its input, the layer, and what adapters add to its output.
 
 use burn::nn::Linear;
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor};
 
 use super::effect::Effect;
 use super::fields::by_fields;
@@ -20,6 +20,8 @@ pub struct LinearState {
     pub layer: Linear,
     /// What the adapters so far contribute, `[batch, seq, d_out]`.
     pub delta: Option<Tensor<3>>,
+    /// The token at each position, `[batch, seq]`, -1 where there is none; `None` where the model reads something else.
+    pub tokens: Option<Tensor<2, Int>>,
 }
 
 /// Weight and bias of a linear layer, as merging sees them.
@@ -35,6 +37,7 @@ by_fields!(LinearState, positions of input {
     input: tensor,
     layer: whole,
     delta: delta,
+    tokens: optional,
 });
 
 impl HookState for LinearState {

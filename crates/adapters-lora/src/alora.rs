@@ -1,0 +1,154 @@
+//! Activated LoRA: a low-rank update from the place on where a text invokes it.
+
+use std::borrow::Cow;
+
+use adapters_core::target::Target;
+use adapters_core::{
+    AdapterHub, Build, Call, Causality, Codec, ConfigError, Effect, Error, Host, LinearState, LinearWeight, Method,
+    NamedParams, NotMergeable, ParamId, Peft, SiteAdapter, SiteInfo, SiteLayer, Source, StoredConfig,
+    config::from_fields,
+};
+use burn::module::Module;
+use burn::tensor::{Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::lora_config::LoraConfig;
+use crate::low_rank::LowRank;
+use crate::peft;
+use crate::site_builder::{SiteBuilder, linear};
+
+/// LoRA on the last occurrence of `alora_invocation_tokens` in the text and all that follows; what is before it, and a text without
+/// them, is computed by the base alone. In a text that is continued only the prompt is searched.
+///
+/// | Name | Default | Purpose | Range |
+/// |---|---|---|---|
+/// | `alora_invocation_tokens` | none | the tokens | at least one |
+/// | `lora` | rank 8 | everything else | |
+///
+/// Paper: *Activated LoRA: Fine-tuned LLMs for Intrinsics*, Greenewald et al., 2025, <https://arxiv.org/abs/2504.12397>.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Alora {
+    /// The tokens that invoke it.
+    pub alora_invocation_tokens: Vec<i64>,
+    /// Everything else.
+    #[serde(flatten)]
+    pub lora: LoraConfig,
+}
+
+/// The field of peft's LoRA object.
+const FIELD: &str = "alora_invocation_tokens";
+
+impl Method for Alora {
+    const NAME: &'static str = "alora";
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let tokens = &self.alora_invocation_tokens;
+        ConfigError::unless(!tokens.is_empty(), FIELD, "at least one token", format!("{tokens:?}"))?;
+        self.lora.check_for_variant()
+    }
+
+    fn target(&self) -> Target {
+        self.lora.target.to_target()
+    }
+
+    fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
+        let mut builder = SiteBuilder::new(Self::NAME, &self.lora.target, self.lora.seed, site, build);
+        Ok(linear(Activated {
+            inner: self.lora.low_rank(&mut builder)?,
+            invocation: self.alora_invocation_tokens.clone(),
+        }))
+    }
+}
+
+impl Codec<AdapterHub> for Alora {}
+
+impl Codec<Peft> for Alora {
+    fn read(stored: &StoredConfig<'_>) -> Option<Result<Self, ConfigError>> {
+        let read = peft::read_variant(stored, FIELD)?;
+        Some(read.and_then(|(lora, tokens)| {
+            let fields = Map::from_iter([(FIELD.to_owned(), tokens)]);
+            let own: Self = from_fields(fields)?;
+            Ok(Self { lora, ..own })
+        }))
+    }
+
+    fn write(&self, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, ConfigError> {
+        let mut fields = peft::write_lora(&self.lora, false, sites, host)?;
+        fields.insert(FIELD.to_owned(), self.alora_invocation_tokens.clone().into());
+        Ok(fields)
+    }
+
+    fn key(&self, site: &SiteInfo, _adapter: &str, param: &str) -> String {
+        peft::lora_key(site, param)
+    }
+}
+
+/// The update of one layer.
+#[derive(Module, Debug)]
+pub struct Activated {
+    /// LoRA.
+    pub inner: LowRank,
+    /// The tokens that invoke it.
+    #[module(skip)]
+    pub invocation: Vec<i64>,
+}
+
+impl Activated {
+    /// One from the invocation on, zero before it: `[batch, seq, 1]`.
+    fn mask(&self, state: &LinearState, prompt: Option<usize>) -> Tensor<3> {
+        let [batch, seq, _] = state.input.dims();
+        let tokens: Vec<i64> = match &state.tokens {
+            Some(tokens) => tokens.to_data().iter::<i64>().collect(),
+            None => Vec::new(),
+        };
+        let mut mask = vec![0.0f32; batch * seq];
+        for (row, mask) in tokens.chunks_exact(seq).zip(mask.chunks_exact_mut(seq)) {
+            // Inserted positions come before the prompt.
+            let inserted = row.iter().take_while(|token| **token < 0).count();
+            let searched = prompt.map_or(seq, |prompt| (inserted + prompt).min(seq));
+            let length = self.invocation.len();
+            let last = row[..searched]
+                .windows(length)
+                .rposition(|tokens| tokens == self.invocation);
+            mask[last.unwrap_or(seq)..].fill(1.0);
+        }
+        Tensor::from_data(TensorData::new(mask, [batch, seq, 1]), &state.input.device().inner())
+    }
+}
+
+impl SiteAdapter<LinearState> for Activated {
+    fn apply(&self, state: LinearState, call: &Call<'_>) -> LinearState {
+        let mask = self.mask(&state, call.prompt);
+        let alone = LinearState {
+            delta: None,
+            ..state.clone()
+        };
+        match self.inner.apply(alone, call).delta {
+            Some(delta) => state.plus(|_| delta * mask),
+            None => state,
+        }
+    }
+
+    fn effect(&self) -> Effect {
+        Effect::Adds(Source::Input)
+    }
+
+    /// Whether a token is the last invocation is known at the end of the text.
+    fn causality(&self) -> Causality {
+        Causality::LooksAhead
+    }
+
+    fn merged(&self, _base: LinearWeight, _shared: &()) -> Result<LinearWeight, NotMergeable> {
+        Err(NotMergeable {
+            reason: "activated LoRA acts on a part of the text, and a weight on all of it",
+        })
+    }
+}
+
+impl NamedParams for Activated {
+    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
+        self.inner.named_params()
+    }
+}

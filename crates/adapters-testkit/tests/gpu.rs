@@ -1,0 +1,205 @@
+//! Another backend beside `flex`: golden cases of every method and model, twenty steps of training, twenty tokens.
+//!
+//! `ADAPTERS_DEVICE` names the device; without it these tests do nothing:
+//!
+//! ```text
+//! ADAPTERS_DEVICE=wgpu cargo test -p adapters-testkit --features wgpu --test gpu
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use adapters::models::heads::{HeadKind, Pooling, Targets};
+use adapters::models::{Encoded, Generation, Head, HeadConfig, Model, Pretrained};
+use adapters::train::{ModelInput, TaskModel, adamw};
+use adapters::{Adapted, AdapterSet, method, parse_device};
+use adapters_testkit::contract::randomised;
+use adapters_testkit::golden::{Options, Selection, Tolerance, Verdict, walk};
+use burn::module::Module;
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+/// Cases of BERT, one a method and a way to compose; of the other models all in the repository are run.
+const BERT: &[&str] = &[
+    "act_prelu",
+    "adapter_plus",
+    "batchsplit_lora",
+    "bn_gating",
+    "compacter",
+    "direft",
+    "double_seq_bn_inv",
+    "dvora",
+    "fuse_dynamic3",
+    "lora_gating",
+    "loreft_suffix",
+    "merge_dora",
+    "mtl_lora_multitask",
+    "nest_stack_parallel",
+    "peft_adalora",
+    "peft_boft",
+    "peft_delora",
+    "peft_fourierft",
+    "peft_hira",
+    "peft_hra",
+    "peft_ia3",
+    "peft_ln_tuning",
+    "peft_loha",
+    "peft_lokr",
+    "peft_miss",
+    "peft_oft_coft",
+    "peft_p_tuning_lstm",
+    "peft_road",
+    "peft_trainable_tokens",
+    "peft_vblora",
+    "peft_vera",
+    "prefix_gating_split",
+    "prompt_after_bos",
+    "reft_tied",
+    "unipelt",
+];
+
+/// The name and the device under test.
+fn device() -> Option<(String, Device)> {
+    let name = std::env::var("ADAPTERS_DEVICE").ok()?;
+    let device = parse_device(&name).unwrap();
+    Some((name, device))
+}
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")
+}
+
+fn model(name: &str, device: &Device) -> Model {
+    let folder = golden().join(name).join("base");
+    Pretrained::open(&folder).unwrap().model(device).unwrap()
+}
+
+#[test]
+fn golden_cases() {
+    let Some((name, device)) = device() else { return };
+    let options = Options {
+        added: Tolerance::of_backend(&name),
+        ..Options::new(device)
+    };
+    let mut models: Vec<String> = std::fs::read_dir(golden())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|model| golden().join(model).join("cases").is_dir())
+        .collect();
+    models.sort();
+    let mut wrong = Vec::new();
+    let mut right = 0;
+    for model in models {
+        let cases = if model == "bert" { BERT } else { &["*"] };
+        for case in cases {
+            let selection = Selection {
+                model: Some(model.clone()),
+                case: Some((*case).to_owned()),
+            };
+            walk(&golden(), &selection, &options, |outcome| match outcome.verdict {
+                Verdict::Ok => right += 1,
+                _ => wrong.push(outcome.to_string()),
+            })
+            .unwrap();
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{right} are right, these are not:\n{}",
+        wrong.join("\n")
+    );
+    assert!(right > 60, "{right}");
+}
+
+/// Losses of twenty steps with dropout, and what the adapter is then.
+fn train(device: &Device) -> (Vec<f64>, Vec<TensorData>) {
+    let mut adapted = Adapted::new(model("bert", device));
+    let config = method("lora[r=4,alpha=8,dropout=0.1]|seq_bn").unwrap();
+    adapted.set.attach("a", config, &*adapted.base, 1, device).unwrap();
+    adapted.set.activate("a").unwrap();
+    let head = HeadConfig::new(HeadKind::Classification { pooling: Pooling::Mean }, ["0", "1", "2"]);
+    let head = Head::new(head.with_dropout(0.1), &*adapted.base, 2, device).unwrap();
+    let head = Some(head);
+    let mut model = TaskModel { adapted, head }.train();
+    let (mut of_set, mut of_head) = (adamw(1e-2), adamw(1e-2));
+    let vocab = model.adapted.base.vocab_size();
+    let mut losses = Vec::new();
+    for step in 0..20usize {
+        let rows: Vec<Encoded> = (0..8)
+            .map(|row| Encoded {
+                ids: (0..5 + row)
+                    .map(|t| ((row * 79 + t * 47 + step * 13) % vocab) as u32)
+                    .collect(),
+                type_ids: vec![0; 5 + row],
+            })
+            .collect();
+        let rows: Vec<&Encoded> = rows.iter().collect();
+        let input = ModelInput::padded(&rows, &model.adapted.base, device);
+        let labels = TensorData::new((0..8).map(|row| (row + step as i64) % 3).collect::<Vec<i64>>(), [8]);
+        let targets = Targets::Classes(Tensor::<1, Int>::from_data(labels, device));
+        let seq = input.seq();
+        let scores = model.scores(input, Some(step as u64)).unwrap();
+        let loss = model.head().unwrap().loss(scores, targets, None, seq).unwrap();
+        let mut gradients = loss.backward();
+        let for_set = GradientsParams::from_module(&mut gradients, &model.adapted.set);
+        let for_head = GradientsParams::from_module(&mut gradients, &model.head);
+        losses.push(f64::from(loss.into_scalar::<f32>()));
+        model.adapted.set = of_set.step(1e-3, model.adapted.set, for_set);
+        model.head = of_head.step(1e-3, model.head, for_head);
+    }
+    let values = model.adapted.set.attached("a").unwrap().values();
+    let mut values: Vec<_> = values.into_iter().collect();
+    values.sort_by(|a, b| a.0.cmp(&b.0));
+    (losses, values.into_iter().map(|(_, value)| value).collect())
+}
+
+#[test]
+fn twenty_steps_are_those_of_flex() {
+    let Some((name, device)) = device() else { return };
+    let added = Tolerance::of_backend(&name);
+    let (want, got) = (train(&Device::flex()), train(&device));
+    assert!(
+        (want.0[0] - want.0[19]).abs() > 1e-3,
+        "nothing is learned: {:?}",
+        want.0
+    );
+    for (step, (want, got)) in want.0.iter().zip(&got.0).enumerate() {
+        let allowed = 1e-4 + added.relative;
+        assert!(
+            (want - got).abs() <= allowed * want.abs(),
+            "step {step}: {got}, not {want}"
+        );
+    }
+    // AdamW moves a parameter by its rate however small its gradient is: a sign that rounding decides moves it the other way.
+    let moved = 20.0 * 1e-3;
+    for (want, got) in want.1.iter().zip(&got.1) {
+        let (want, got): (Vec<f64>, Vec<f64>) = (want.iter().collect(), got.iter().collect());
+        let off: f64 = want.iter().zip(&got).map(|(w, g)| (w - g).powi(2)).sum();
+        let size = want.len() as f64;
+        assert!(
+            (off / size).sqrt() < 0.05 * moved,
+            "off by {} on average",
+            (off / size).sqrt()
+        );
+    }
+}
+
+#[test]
+fn twenty_tokens_are_those_of_flex() {
+    let Some((_, device)) = device() else { return };
+    let generation = Generation {
+        max_new_tokens: 20,
+        ..Generation::default()
+    };
+    for name in ["llama", "gpt2"] {
+        let tokens = |device: &Device| {
+            let lm = model(name, device);
+            let mut set = AdapterSet::new();
+            let config = method("seq_bn").unwrap();
+            set.attach("a", config, &lm, 1, device).unwrap();
+            set.activate("a").unwrap();
+            let prompts: [&[u32]; 2] = [&[5, 17, 42, 8, 61], &[33, 7]];
+            generation.run(&lm, &randomised(set, 7), &prompts, |_, _| ()).unwrap()
+        };
+        assert_eq!(tokens(&device), tokens(&Device::flex()), "{name}");
+    }
+}
