@@ -35,6 +35,7 @@ pub struct TextInput {
 
 /// What an encoder-decoder reads.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // There is one of it in a pass.
 pub enum Source {
     /// Texts.
     Text(TextInput),

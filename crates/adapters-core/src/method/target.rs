@@ -4,16 +4,15 @@
 
 use std::collections::BTreeSet;
 
+use adapters_nn::nearest;
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::method::config::ConfigError;
-pub use crate::method::module_names::ModuleNames;
-use adapters_nn::nearest;
-
 use crate::error::Error;
 use crate::host::Host;
+use crate::method::config::ConfigError;
+pub use crate::method::module_names::ModuleNames;
 use crate::site::{Role, Site, SiteInfo, SiteKind, Stack};
 
 /// Which sites a method is aimed at.
