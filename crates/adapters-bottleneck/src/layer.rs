@@ -119,16 +119,9 @@ impl SiteAdapter<HiddenState, SharedPhm> for BottleneckLayer {
             };
         };
         let before = state.hidden.clone();
-        let (sum, hidden) = match (original_ln_before, &state.norm) {
-            (false, _) => (state.hidden.clone(), state.hidden),
-            (true, norm) => {
-                let sum = state.hidden.clone() + state.read().clone();
-                let hidden = match norm {
-                    Some(norm) => ops::layer_norm(norm, sum.clone()),
-                    None => sum.clone(),
-                };
-                (sum, hidden)
-            }
+        let (sum, hidden) = match original_ln_before {
+            false => (state.hidden.clone(), state.hidden),
+            true => state.join.read(state.hidden.clone(), state.read().clone()),
         };
         let inner = match residual {
             ResidualBeforeLn::Flag(true) => before,
@@ -180,7 +173,7 @@ impl Finisher<HiddenState, SharedPhm> for BottleneckLayer {
             Insertion::Sequential { .. } => state.hidden,
         };
         if self.shape.original_ln_after {
-            HiddenState::close(hidden, state.residual, state.norm.as_ref())
+            state.join.close(hidden, state.residual)
         } else {
             hidden
         }

@@ -32,7 +32,7 @@ pub enum Command {
     Train(TrainArgs),
     /// Measure the quality of an adapter on a labeled file.
     Eval(EvalArgs),
-    /// Predict labels, numbers, tags or answers for new inputs.
+    /// Predict labels, numbers, tags or answers for new inputs, texts or images.
     Predict(PredictArgs),
     /// Generate text with a language model and an optional adapter.
     Generate(GenerateArgs),
@@ -221,12 +221,15 @@ pub struct EvalArgs {
     /// What to evaluate.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Labeled data: a .jsonl, .csv or .tsv file.
+    /// Labeled data: a .jsonl, .csv or .tsv file, or a folder with a folder of images for each label.
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub data: PathBuf,
     /// Name of the text column.
     #[arg(long, value_name = "NAME", default_value = "text", help_heading = "Data")]
     pub text_field: String,
+    /// Name of the image column.
+    #[arg(long, value_name = "NAME", default_value = "image", help_heading = "Data")]
+    pub image_field: String,
     /// Name of the label column.
     #[arg(long, value_name = "NAME", default_value = "label", help_heading = "Data")]
     pub label_field: String,
@@ -272,8 +275,11 @@ pub struct PredictArgs {
     /// A possible answer (repeatable).
     #[arg(long, value_name = "TEXT", help_heading = "Data")]
     pub choice: Vec<String>,
-    /// A data file of the task, with or without labels, instead of --text.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["text", "question", "choice"], help_heading = "Data")]
+    /// Image files, .png or .jpg, to classify.
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["text", "question", "choice"], help_heading = "Data")]
+    pub image: Vec<PathBuf>,
+    /// A data file of the task, with or without labels, or a folder of images, instead of --text or --image.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["text", "question", "choice", "image"], help_heading = "Data")]
     pub data: Option<PathBuf>,
     /// Batch size.
     #[arg(long, value_name = "N", default_value = "64", value_parser = positive, help_heading = "Hardware")]

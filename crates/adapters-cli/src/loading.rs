@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use adapters::core::Format;
 use adapters::models::heads::HeadKind;
-use adapters::models::{Head, Model, Pretrained, TextTokenizer};
+use adapters::models::{Head, Model, ModelKind, Pretrained, TextTokenizer};
 use adapters::store::{LoadOptions, LoadReport, Manifest, Setup, load_adapter};
 use adapters::train::{
-    Evaluation, Fields, HeadSection, Labels, OpenTask, Records, TaskContext, TaskData, TaskKind, TaskModel, TaskOptions,
+    Evaluation, Fields, Labels, OpenTask, Records, TaskContext, TaskData, TaskKind, TaskModel, TaskOptions,
+    tokenizer_of,
 };
 use adapters::{Adapted, AttachReport, Composition, Host, METHODS, parse_device};
 use burn::module::Module;
@@ -103,7 +104,7 @@ pub struct Loaded {
     pub report: LoadReport,
     options: TaskOptions,
     pretrained: Pretrained,
-    tokenizer: TextTokenizer,
+    tokenizer: Option<TextTokenizer>,
     device: Device,
 }
 
@@ -119,7 +120,7 @@ impl Loaded {
             options: &self.options,
             pretrained: &self.pretrained,
             model: &self.model.adapted.base,
-            tokenizer: &self.tokenizer,
+            tokenizer: self.tokenizer.as_ref(),
         };
         let task: Box<dyn OpenTask> = self.task.open(&cx)?;
         Ok(task.examples(records, labeled, &cx)?)
@@ -146,17 +147,22 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
     let taken = adapted.set.iter().map(|adapter| adapter.method().positions()).max();
     let longest = adapted.base.max_length().saturating_sub(taken.unwrap_or(0));
     let max_length = args.max_length.or(manifest.max_length).unwrap_or(128.min(longest));
-    if max_length == 0 || max_length > longest {
+    let reads_text = pretrained.kind() != ModelKind::ImageEncoder;
+    if reads_text && (max_length == 0 || max_length > longest) {
         return Err(Failure::new(
             format!("--max-length is {max_length}, expected 1 to {longest}"),
             "the model has no more positions than that; the adapter may take some of them",
         ));
     }
-    let head = head(args, &folder, &manifest, &adapted.base, &device)?;
+    let head = head(args, &folder, &manifest, &dir, &adapted.base, &device)?;
     let config = head.config();
-    let Some(task) = TaskKind::of_head(config) else {
+    let Some(task) = TaskKind::of_head(config, pretrained.kind()) else {
         return Err(Failure::new(
-            format!("no task scores a head of type `{}`", config.kind.name()),
+            format!(
+                "no task scores a head of type `{}` on a `{}`",
+                config.kind.name(),
+                pretrained.model_type()
+            ),
             "this command supports the heads of the tasks in `adapters train --help`",
         ));
     };
@@ -166,7 +172,9 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
             _ => Labels::Names(config.labels.clone()),
         },
         fields: Fields::default(),
-        head: HeadSection::default(),
+        pooling: Some(config.kind.pooling().unwrap_or_default()),
+        head_dropout: 0.0,
+        mask_probability: 0.0,
         max_length,
         template: None,
         pack: false,
@@ -179,14 +187,21 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
         task,
         report,
         options,
-        tokenizer: pretrained.tokenizer(max_length)?,
+        tokenizer: tokenizer_of(&pretrained, max_length)?,
         pretrained,
         device,
     })
 }
 
 /// The head that the arguments name, or else the manifest, or else the adapter folder in its own format.
-fn head(args: &ModelArgs, adapter: &Path, manifest: &Manifest, base: &Model, device: &Device) -> Result<Head, Failure> {
+fn head(
+    args: &ModelArgs,
+    adapter: &Path,
+    manifest: &Manifest,
+    checkpoint: &Path,
+    base: &Model,
+    device: &Device,
+) -> Result<Head, Failure> {
     if let Some(path) = &args.head {
         let pooling = args.pooling.unwrap_or(PoolingArg::Mean).pooling();
         return Ok(Head::load_linear(path, pooling, base, device)?);
@@ -201,7 +216,7 @@ fn head(args: &ModelArgs, adapter: &Path, manifest: &Manifest, base: &Model, dev
     if Head::is_in(adapter) {
         return Ok(Head::load(adapter, base, args.allow_bin, device)?.1);
     }
-    match Head::load_peft(adapter, base, device)? {
+    match Head::load_peft(adapter, checkpoint, base, device)? {
         Some(head) => Ok(head.with_labels(&manifest.labels)),
         None => Err(Failure::new(
             format!(

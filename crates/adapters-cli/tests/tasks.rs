@@ -11,6 +11,8 @@ use std::process::Command;
 
 use adapters::METHODS;
 use adapters::train::{Event, Recipe, Run, Summary, train};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use burn::tensor::Device;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -243,6 +245,69 @@ fn a_head_of_a_published_class_is_in_the_files_of_both_libraries() {
     assert!(case.path("run/adapter/head_config.json").exists());
     case.reload("run/adapter-peft", &summary);
     case.reload("run/adapter", &summary);
+}
+
+/// The first images of a file of digits as files, `LABEL/NUMBER.png`.
+fn digits(dir: &Path, split: &str, count: usize) {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/digits");
+    let lines = fs::read_to_string(data.join(split).with_extension("jsonl")).unwrap();
+    for (number, line) in lines.lines().take(count).enumerate() {
+        let record: Value = serde_json::from_str(line).unwrap();
+        let folder = dir.join(record["label"].to_string());
+        fs::create_dir_all(&folder).unwrap();
+        let (_, encoded) = record["image"].as_str().unwrap().split_once(',').unwrap();
+        fs::write(folder.join(format!("{number}.png")), STANDARD.decode(encoded).unwrap()).unwrap();
+    }
+}
+
+#[test]
+fn images_in_folders_are_learned_and_predicted() {
+    let dir = tempfile::tempdir().unwrap();
+    let case = Case {
+        dir,
+        task: "image_classification",
+    };
+    digits(&case.path("train"), "train", 120);
+    digits(&case.path("test"), "test", 40);
+    let table: String = ["0", "1"]
+        .iter()
+        .flat_map(|label| fs::read_dir(case.path("test").join(label)).unwrap())
+        .map(|file| format!("{}\n", file.unwrap().path().display()))
+        .collect();
+    fs::write(case.path("images.csv"), format!("image\n{table}")).unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/vit-tiny-digits");
+    let recipe = RECIPE.replace("train.jsonl", "train").replace("test.jsonl", "test");
+    let recipe = recipe.replace("\"model\"", &format!("{:?}", model.canonicalize().unwrap()));
+    fs::write(case.path("recipe.toml"), recipe).unwrap();
+    let (first, last, summary) = case.train(&["train.epochs=8", "data.labels=10"]);
+    assert!(last < first * 0.5, "{first} to {last}");
+    let score = summary.test_accuracy.unwrap();
+    assert!(score > 0.6, "{score}");
+    for folder in ["run/adapter", "run/adapter-peft"] {
+        let eval = case.command(&["eval", "--adapter", folder, "--data", "test"]);
+        assert!(eval.contains(&format!("accuracy {score:.4}")), "{folder}: {eval}");
+    }
+    let head: Value = read(&case.path("run/adapter/head_config.json"));
+    assert_eq!(head["config"]["head_type"], "image_classification");
+    let peft: Value = read(&case.path("run/adapter-peft/adapter_config.json"));
+    assert_eq!(
+        (&peft["task_type"], &peft["modules_to_save"]),
+        (&Value::Null, &json!(["classifier"]))
+    );
+
+    let predict = |args: &[&str]| case.command(&[&["predict", "--adapter", "run/adapter"], args].concat());
+    let of_table = predict(&["--data", "images.csv"]);
+    let files: Vec<&str> = table.lines().collect();
+    let of_files = predict(&[&["--image"], files.as_slice()].concat());
+    for ((line, file), of_table) in of_files.lines().zip(&files).zip(of_table.lines()) {
+        assert_eq!(line, format!("{of_table}\t{file}"));
+    }
+    let zeros_and_ones = of_table.lines().filter(|line| line.starts_with(['0', '1'])).count();
+    assert!(zeros_and_ones * 2 > files.len(), "{of_table}");
+    assert_eq!(
+        predict(&["--data", "test/0"]).lines().count(),
+        fs::read_dir(case.path("test/0")).unwrap().count()
+    );
 }
 
 #[test]

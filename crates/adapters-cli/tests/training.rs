@@ -486,8 +486,8 @@ fn lora_plus_changes_the_rate_of_b_alone() {
         weights(&run)
     };
     let plain = weights_with("plain", &[]);
-    assert_eq!(plain, weights_with("one", &["train.lora_plus_ratio=1"]));
-    assert_ne!(plain, weights_with("four", &["train.lora_plus_ratio=4"]));
+    assert_eq!(plain, weights_with("one", &["train.learning_rate_ratio=1"]));
+    assert_ne!(plain, weights_with("four", &["train.learning_rate_ratio=4"]));
 }
 
 #[test]

@@ -26,7 +26,8 @@ pub use merge::{MergeReport, Merged, merge};
 pub use method::Method;
 pub use method::any::{AnyMethod, Encode, ErasedMethod};
 pub use method::capability::{
-    Capabilities, ConvertsForStorage, EditsEmbeddings, NeedsTokenizer, Penalized, Scheduled, SharedParameters, TiesHead,
+    Capabilities, ConvertsForStorage, EditsEmbeddings, LearnsFaster, NeedsTokenizer, Penalized, Scheduled,
+    SharedParameters, TiesHead,
 };
 pub use method::codec::{AdapterHub, Codec, FileFormat, Format, Peft, StoredConfig, Tensors};
 pub use method::config::ConfigError;
@@ -46,9 +47,9 @@ pub use pass::ctx::Ctx;
 pub use pass::hooks::Hooks;
 pub use pass::record::{Record, Recorded, Recorder};
 pub use pass::state::{
-    Effect, EmbeddingState, FusionQuery, FusionState, HiddenState, HookState, Inserted, KeyValueState, LinearState,
-    LinearWeight, MatricesState, NoWeight, NormState, NormWeight, Normalization, OutputState, Positions, Rows, Source,
-    TableState, Up,
+    AnyNorm, Effect, EmbeddingState, FusionQuery, FusionState, HiddenState, HookState, Inserted, Join, KeyValueState,
+    LinearState, LinearWeight, MatricesState, NoWeight, NormParameters, NormState, NormWeight, Normalization,
+    OutputState, Positions, Rows, Source, TableState, Up, Window,
 };
 pub use quantize::{QuantizeReport, quantize};
 pub use set::AdapterSet;
@@ -64,6 +65,6 @@ pub use site::{
     Stack,
 };
 pub use sited::{
-    Adaptable, EmbeddingHook, KeyValueHook, LayerMut, LayerRef, Location, NormParameters, OutputHook, Point,
-    ResidualHook, Sited, Sites, TokenTable,
+    Adaptable, EmbeddingHook, KeyValueHook, LayerMut, LayerRef, Location, OutputHook, Point, ResidualHook, Sited,
+    Sites, TokenTable,
 };

@@ -88,6 +88,18 @@ roles! {
     ExpertDown = "expert_down",
     /// Query, key and value projections side by side in one matrix (linear).
     QueryKeyValue = "query_key_value",
+    /// The same where the three differ in width: it is adapted as a whole (linear).
+    GroupedQueryKeyValue = "grouped_query_key_value",
+    /// Gate and first projection of a gated feed-forward block side by side in one matrix (linear).
+    FfnGateUp = "ffn_gate_up",
+    /// Normalization of the queries, head by head or over their whole width.
+    QueryNorm = "query_norm",
+    /// Normalization of the keys, head by head or over their whole width.
+    KeyNorm = "key_norm",
+    /// Normalization of the attention block's output, before it joins the residual stream.
+    AttentionOutputNorm = "attention_output_norm",
+    /// Normalization of the feed-forward block's output, before it joins the residual stream.
+    FfnOutputNorm = "ffn_output_norm",
     /// Projection of the embeddings to the width of the layers (linear).
     EmbeddingProjection = "embedding_projection",
     /// Projection of the last hidden state to the width of the language-model head (linear).
@@ -123,8 +135,8 @@ macro_rules! roles_of {
 
 roles_of! {
     /// Roles of linear layers.
-    LinearRole: Query, Key, Value, AttentionOutput, FfnUp, FfnGate, FfnDown, Pooler, LmHead, QueryKeyValue, EmbeddingProjection, HeadProjection, Router,
-        DistanceKey, DistanceQuery
+    LinearRole: Query, Key, Value, AttentionOutput, FfnUp, FfnGate, FfnDown, Pooler, LmHead, QueryKeyValue,
+    GroupedQueryKeyValue, FfnGateUp, EmbeddingProjection, HeadProjection, Router, DistanceKey, DistanceQuery
 }
 
 roles_of! {
@@ -134,8 +146,8 @@ roles_of! {
 
 roles_of! {
     /// Roles of normalizations.
-    NormRole: EmbeddingNorm, AttentionNorm, FfnNorm, FinalNorm, AdapterNorm, DistanceNorm,
-        ConvolutionNorm
+    NormRole: EmbeddingNorm, AttentionNorm, FfnNorm, FinalNorm, QueryNorm, KeyNorm, AttentionOutputNorm, FfnOutputNorm,
+    AdapterNorm, DistanceNorm, ConvolutionNorm
 }
 
 roles_of! {
@@ -153,6 +165,7 @@ impl Role {
     pub const fn parts(self) -> &'static [Self] {
         match self {
             Self::QueryKeyValue => &[Self::Query, Self::Key, Self::Value],
+            Self::FfnGateUp => &[Self::FfnGate, Self::FfnUp],
             _ => &[],
         }
     }

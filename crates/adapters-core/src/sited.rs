@@ -14,7 +14,7 @@ use burn::nn::{Dropout, Embedding, LayerNorm, Linear, RmsNorm};
 use burn::tensor::{Device, Tensor};
 
 use crate::matrices::Matrices;
-use crate::pass::state::{NormWeight, Normalization};
+use crate::pass::state::NormParameters;
 use crate::site::{EmbeddingRole, LinearRole, NormRole, ResidualRole, Role, Site, SiteInfo, SiteKind, Stack};
 
 /// Something that contains sites: a layer that knows its own, or a struct of such layers, for which `#[derive(Sites)]`
@@ -55,24 +55,6 @@ pub enum LayerMut<'a> {
     Matrices(&'a mut Matrices),
     /// No weights: a point between layers.
     Point,
-}
-
-/// A [`Normalization`] of any formula, behind a reference.
-pub trait NormParameters: Debug {
-    /// Its parameters.
-    fn get(&self) -> NormWeight;
-    /// Puts others there.
-    fn set(&mut self, parameters: NormWeight);
-}
-
-impl<N: Normalization + Debug> NormParameters for N {
-    fn get(&self) -> NormWeight {
-        self.parameters()
-    }
-
-    fn set(&mut self, parameters: NormWeight) {
-        *self = self.clone().with_parameters(parameters);
-    }
 }
 
 /// A layer of a stack, or what is outside the layers of it: embeddings, pooler, head.

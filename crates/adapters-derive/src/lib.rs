@@ -1,4 +1,4 @@
-//! `#[derive(Sites)]`: a struct has the sites of its fields, in their order.
+//! `#[derive(Sites)]`: a struct has the sites of its fields, in their order, and an enum those of the variant that is there.
 //!
 //! Fields marked `#[module(skip)]` (they are no part of the Burn module) or `#[sites(skip)]` have none. Every other field
 //! needs a type that implements `Sites`: layers that know their site, structs that derive it, options and vectors of these,
@@ -8,9 +8,9 @@ use proc_macro::TokenStream;
 use proc_macro_crate::{FoundCrate, crate_name};
 use proc_macro2::{Span, TokenStream as Tokens};
 use quote::{format_ident, quote};
-use syn::{Data, DeriveInput, Field, Fields, Ident, Meta, parse_macro_input};
+use syn::{Data, DataEnum, DeriveInput, Field, Fields, Ident, Meta, parse_macro_input};
 
-/// Implements `adapters_core::Sites` for a struct with named fields.
+/// Implements `adapters_core::Sites` for a struct with named fields, or an enum whose variants have one unnamed field.
 #[proc_macro_derive(Sites, attributes(sites, module))]
 pub fn derive_sites(input: TokenStream) -> TokenStream {
     let input = parse_macro_input!(input as DeriveInput);
@@ -18,10 +18,39 @@ pub fn derive_sites(input: TokenStream) -> TokenStream {
 }
 
 fn expand(input: &DeriveInput) -> syn::Result<Tokens> {
-    let Data::Struct(data) = &input.data else {
-        return Err(syn::Error::new_spanned(&input.ident, "`Sites` is derived for structs"));
+    let core = core_path();
+    let (walk, walk_mut) = match &input.data {
+        Data::Struct(data) => walk_fields(input, &data.fields, &core)?,
+        Data::Enum(data) => walk_variants(data, &core)?,
+        Data::Union(_) => {
+            let message = "`Sites` is derived for structs and enums";
+            return Err(syn::Error::new_spanned(&input.ident, message));
+        }
     };
-    let fields: Vec<&Ident> = match &data.fields {
+    let name = &input.ident;
+    let (generics, arguments, bounds) = input.generics.split_for_impl();
+    Ok(quote! {
+        impl #generics #core::Sites for #name #arguments #bounds {
+            fn visit_sites<'sites>(
+                &'sites self,
+                visit: &mut dyn FnMut(&'sites #core::SiteInfo, #core::LayerRef<'sites>),
+            ) {
+                #walk
+            }
+
+            fn visit_sites_mut<'sites>(
+                &'sites mut self,
+                visit: &mut dyn FnMut(&#core::SiteInfo, #core::LayerMut<'sites>),
+            ) {
+                #walk_mut
+            }
+        }
+    })
+}
+
+/// Every field in order, read and changed.
+fn walk_fields(input: &DeriveInput, fields: &Fields, core: &Tokens) -> syn::Result<(Tokens, Tokens)> {
+    let fields: Vec<&Ident> = match fields {
         Fields::Named(fields) => {
             let sited = fields.named.iter().filter(|field| !is_skipped(field));
             sited.filter_map(|field| field.ident.as_ref()).collect()
@@ -34,26 +63,28 @@ fn expand(input: &DeriveInput) -> syn::Result<Tokens> {
             ));
         }
     };
-    let core = core_path();
-    let name = &input.ident;
-    let (generics, arguments, bounds) = input.generics.split_for_impl();
-    Ok(quote! {
-        impl #generics #core::Sites for #name #arguments #bounds {
-            fn visit_sites<'sites>(
-                &'sites self,
-                visit: &mut dyn FnMut(&'sites #core::SiteInfo, #core::LayerRef<'sites>),
-            ) {
-                #(#core::Sites::visit_sites(&self.#fields, visit);)*
-            }
+    Ok((
+        quote!(#(#core::Sites::visit_sites(&self.#fields, visit);)*),
+        quote!(#(#core::Sites::visit_sites_mut(&mut self.#fields, visit);)*),
+    ))
+}
 
-            fn visit_sites_mut<'sites>(
-                &'sites mut self,
-                visit: &mut dyn FnMut(&#core::SiteInfo, #core::LayerMut<'sites>),
-            ) {
-                #(#core::Sites::visit_sites_mut(&mut self.#fields, visit);)*
+/// The one field of the variant that is there, read and changed.
+fn walk_variants(data: &DataEnum, core: &Tokens) -> syn::Result<(Tokens, Tokens)> {
+    let mut variants = Vec::new();
+    for variant in &data.variants {
+        match &variant.fields {
+            Fields::Unnamed(fields) if fields.unnamed.len() == 1 => variants.push(&variant.ident),
+            _ => {
+                let message = "`Sites` is derived for enums whose variants have one unnamed field";
+                return Err(syn::Error::new_spanned(&variant.ident, message));
             }
         }
-    })
+    }
+    Ok((
+        quote!(match self { #(Self::#variants(inner) => #core::Sites::visit_sites(inner, visit),)* }),
+        quote!(match self { #(Self::#variants(inner) => #core::Sites::visit_sites_mut(inner, visit),)* }),
+    ))
 }
 
 /// Whether a field is marked `#[sites(skip)]` or `#[module(skip)]`.

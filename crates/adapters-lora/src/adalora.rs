@@ -4,8 +4,8 @@ mod schedule;
 
 use adapters_core::target::{ModuleFields, Target};
 use adapters_core::{
-    Attached, Build, Call, Capabilities, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight,
-    Method, NotMergeable, PeftModules, Penalized, Scheduled, SiteAdapter, SiteInfo, SiteLayer, Source,
+    Attached, Build, Call, Capabilities, Causality, ConfigError, Effect, Erased, Error, LearnsFaster, LinearState,
+    LinearWeight, Method, NotMergeable, PeftModules, Penalized, Scheduled, SiteAdapter, SiteInfo, SiteLayer, Source,
     TrainingSchedule, named_params, peft_modules,
 };
 use adapters_nn::draw;
@@ -134,12 +134,19 @@ impl Method for Adalora {
         Capabilities {
             schedule: Some(self),
             penalty: Some(self),
+            faster: Some(self),
             ..Capabilities::default()
         }
     }
 }
 
 peft_modules!(Adalora: "ADALORA");
+
+impl LearnsFaster for Adalora {
+    fn learns_faster(&self, param: &str) -> bool {
+        param == "lora_B"
+    }
+}
 
 impl Scheduled for Adalora {
     fn schedule(&self, steps: u64) -> Box<dyn TrainingSchedule> {

@@ -4,8 +4,9 @@ use std::borrow::Cow;
 
 use adapters_core::target::Target;
 use adapters_core::{
-    AdapterHub, Build, Call, Causality, Codec, ConfigError, Effect, Error, Finisher, Host, LinearState, LinearWeight,
-    Method, NamedParams, NotMergeable, Peft, SiteAdapter, SiteInfo, SiteLayer, StoredConfig, config::from_fields,
+    AdapterHub, Build, Call, Capabilities, Causality, Codec, ConfigError, Effect, Error, Finisher, Host, LinearState,
+    LinearWeight, Method, NamedParams, NotMergeable, Peft, SiteAdapter, SiteInfo, SiteLayer, StoredConfig,
+    config::from_fields,
 };
 use adapters_nn::ops;
 use burn::module::{Module, Param, ParamId};
@@ -67,6 +68,13 @@ impl Method for DoraConfig {
             self.lora.dtype,
             &builder,
         )?))
+    }
+
+    fn capabilities(&self) -> Capabilities<'_> {
+        Capabilities {
+            faster: Some(&self.lora),
+            ..Capabilities::default()
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use adapters_core::copies::{TableCopy, bias_copy_of, copy_of};
 use adapters_core::target::{Target, name_matches};
 use adapters_core::{
     AdapterHub, Attached, Build, Capabilities, Codec, ConfigError, ConvertsForStorage, Erased, Error, Format, Host,
-    Method, Peft, SiteInfo, SiteKind, SiteLayer, StoredConfig, TiesHead, config::from_fields,
+    LearnsFaster, Method, Peft, SiteInfo, SiteKind, SiteLayer, StoredConfig, TiesHead, config::from_fields,
 };
 use adapters_nn::draw;
 use burn::tensor::{Tensor, TensorData};
@@ -73,9 +73,18 @@ impl Method for LoraConfig {
     fn capabilities(&self) -> Capabilities<'_> {
         Capabilities {
             storage: self.init.takes_from_base().then_some(self),
+            faster: Some(self),
             tied: self.ensure_weight_tying.then_some(self),
             ..Capabilities::default()
         }
+    }
+}
+
+/// The B matrices. *LoRA+: Efficient Low Rank Adaptation of Large Models*, Hayou et al., 2024,
+/// <https://arxiv.org/abs/2402.12354>.
+impl LearnsFaster for LoraConfig {
+    fn learns_faster(&self, param: &str) -> bool {
+        param.starts_with("lora_B") || param.starts_with("lora_embedding_B")
     }
 }
 

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use adapters_core::target::Target;
 use adapters_core::{
-    AdapterHub, Build, Call, Causality, Codec, ConfigError, Effect, Error, Host, LinearState, LinearWeight, Method,
-    NamedParams, NotMergeable, Peft, SiteAdapter, SiteInfo, SiteLayer, Source, StoredConfig,
+    AdapterHub, Build, Call, Capabilities, Causality, Codec, ConfigError, Effect, Error, Host, LinearState,
+    LinearWeight, Method, NamedParams, NotMergeable, Peft, SiteAdapter, SiteInfo, SiteLayer, Source, StoredConfig,
     config::{from_fields, to_fields},
 };
 use adapters_nn::draw;
@@ -114,6 +114,13 @@ impl Method for MtlLoraConfig {
             dropout: lora.dropout,
             fused: builder.fused.clone(),
         }))
+    }
+
+    fn capabilities(&self) -> Capabilities<'_> {
+        Capabilities {
+            faster: Some(&self.lora),
+            ..Capabilities::default()
+        }
     }
 }
 

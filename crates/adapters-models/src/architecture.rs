@@ -13,8 +13,8 @@ use crate::from_checkpoint::FromCheckpoint;
 use crate::kind::ModelKind;
 use crate::model::Model;
 use crate::{
-    albert, bart, bert, bert_generation, deberta, deberta_v2, distilbert, electra, gpt_neox, gpt2, gptj, llama,
-    mistral, modernbert, opt, qwen2, roberta, t5, vit, xmod,
+    albert, bart, bert, bert_generation, deberta, deberta_v2, distilbert, electra, gemma2, gemma3, gpt_neox, gpt2,
+    gptj, granite, llama, mistral, modernbert, olmo2, opt, phi, phi3, qwen2, qwen3, roberta, smollm3, t5, vit, xmod,
 };
 
 /// Every architecture of this crate.
@@ -36,6 +36,14 @@ pub const ARCHITECTURES: &[Architecture] = &[
     Architecture::new("llama", ModelKind::CausalLm, llama::load),
     Architecture::new("mistral", ModelKind::CausalLm, mistral::load),
     Architecture::new("qwen2", ModelKind::CausalLm, qwen2::load),
+    Architecture::new("qwen3", ModelKind::CausalLm, qwen3::load),
+    Architecture::new("gemma2", ModelKind::CausalLm, gemma2::load),
+    Architecture::new("gemma3_text", ModelKind::CausalLm, gemma3::load),
+    Architecture::new("phi", ModelKind::CausalLm, phi::load),
+    Architecture::new("phi3", ModelKind::CausalLm, phi3::load),
+    Architecture::new("smollm3", ModelKind::CausalLm, smollm3::load),
+    Architecture::new("olmo2", ModelKind::CausalLm, olmo2::load),
+    Architecture::new("granite", ModelKind::CausalLm, granite::load),
     Architecture::new("modernbert", ModelKind::Encoder, modernbert::load),
     Architecture::of::<gpt2::Gpt2Model>("gpt2", ModelKind::CausalLm),
     Architecture::of::<gpt_neox::GptNeoXModel>("gpt_neox", ModelKind::CausalLm),

@@ -1,6 +1,6 @@
 //! What the attention of every architecture has in common: heads split and merged, the cache, the hook of keys and values.
 
-use adapters_core::{Hooks, KeyValueHook, KeyValueState, LinearRole, Point, Sited, Sites};
+use adapters_core::{Hooks, KeyValueHook, KeyValueState, LinearRole, Point, Sited, Sites, Window};
 use adapters_nn::ops;
 use burn::module::Module;
 use burn::nn::Linear;
@@ -17,6 +17,10 @@ pub struct AttentionOptions {
     pub d_head: usize,
     /// Factor of the scores.
     pub scale: f64,
+    /// Scores are at most this, `cap tanh(scores / cap)`; `None` for any.
+    pub cap: Option<f64>,
+    /// What a query reaches; `None` for all. The bias says it of a layer's own keys, this tells adapters.
+    pub window: Option<Window>,
     /// Dropout on the weights, in training.
     pub dropout: f64,
     /// Id of the padding token, which the reference fills the front of shorter rows with.
@@ -29,6 +33,8 @@ impl AttentionOptions {
         Self {
             d_head,
             scale: (d_head as f64).sqrt().recip(),
+            cap: None,
+            window: None,
             dropout,
             filler,
         }
@@ -82,13 +88,17 @@ impl AttentionOptions {
         cx: &mut Hooks<'_>,
     ) -> KeyValueState {
         let state = KeyValueState::new(key, value, input).with_bias(bias);
-        cx.key_value(point, state.with_filler(self.filler))
+        cx.key_value(point, state.with_filler(self.filler).with_window(self.window))
     }
 
-    /// `dropout(softmax(scale q k^T + bias)) v` with the heads merged, `[batch, seq, heads * d_head]`.
+    /// `dropout(softmax(scale q k^T + bias)) v`, the scores capped where they are, with the heads merged, `[batch, seq, heads * d_head]`.
     pub fn weighted(&self, query: Tensor<4>, state: KeyValueState, cx: &mut Hooks<'_>) -> Tensor<3> {
         let dropout = cx.pass().dropout.as_ref().map(|dropout| (dropout, self.dropout));
-        let out = ops::scaled_attention(query, state.key, state.value, self.scale, state.bias, dropout);
+        let KeyValueState { key, value, bias, .. } = state;
+        let out = match self.cap {
+            Some(cap) => ops::capped_attention(query, key, value, [self.scale, cap], bias, dropout),
+            None => ops::scaled_attention(query, key, value, self.scale, bias, dropout),
+        };
         let [batch, heads, seq, d_head] = out.dims();
         out.swap_dims(1, 2).reshape([batch, seq, heads * d_head])
     }

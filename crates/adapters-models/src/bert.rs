@@ -189,6 +189,7 @@ pub(crate) const NAMES: EncoderNames = EncoderNames {
     prefix: BertModel::PREFIX,
     unused: &["embeddings.position_ids", "cls.", "classifier.", "qa_outputs."],
     attention: "self_prefix",
+    classifier: ClassifierLayout::of(ModelKind::Encoder),
 };
 
 impl FromCheckpoint for BertModel {

@@ -95,6 +95,12 @@ const NAMES: EncoderNames = EncoderNames {
         "qa_outputs.",
     ],
     attention: "self",
+    classifier: ClassifierLayout {
+        hidden: Some(("pre_classifier", "relu")),
+        last: "classifier",
+        bias: true,
+        reads_pooler: false,
+    },
 };
 
 const LAYER: LayerNames = LayerNames {

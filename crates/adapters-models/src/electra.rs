@@ -25,6 +25,12 @@ const ELECTRA: EncoderNames = EncoderNames {
         "classifier.",
         "qa_outputs.",
     ],
+    classifier: ClassifierLayout {
+        hidden: Some(("classifier.dense", "gelu")),
+        last: "classifier.out_proj",
+        bias: true,
+        reads_pooler: false,
+    },
     ..bert::NAMES
 };
 

@@ -25,6 +25,8 @@ pub struct EncoderNames {
     pub unused: &'static [&'static str],
     /// What AdapterHub's files call the attention.
     pub attention: &'static str,
+    /// The head for a class of a whole text.
+    pub classifier: ClassifierLayout,
 }
 
 /// The layers of an encoder, and what they have in common.
@@ -143,6 +145,10 @@ impl<S: EncoderStack> Transformer for Encoder<S> {
 
     fn has_pooler(&self) -> bool {
         self.pooler.is_some()
+    }
+
+    fn classifier(&self) -> Option<ClassifierLayout> {
+        Some(self.facts.names.classifier)
     }
 }
 

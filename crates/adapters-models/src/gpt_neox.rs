@@ -6,7 +6,8 @@
 //! head's features turn with the position.
 
 use crate::modeling::*;
-use crate::rotary::{Rotary, RotaryFields, RotaryScaling, Turns};
+use crate::rotary::{self, Rotary, Turns};
+use crate::rotary_scaling::{Around, RotaryFields, RotaryScaling};
 
 /// `config.json` of a GPT-NeoX checkpoint: the fields that change what is computed. Others are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -101,7 +102,12 @@ impl GptNeoXConfig {
         let fits = self.rotary_pct <= 1.0 && turned > 0 && turned.is_multiple_of(2);
         let expected = "a share of at most 1 that makes an even number of a head's features";
         check.require(fits, "rotary_pct", expected, self.rotary_pct)?;
-        let scaling = fields.map_or(Ok(RotaryScaling::Default), RotaryFields::scaling);
+        let around = Around {
+            longest: self.max_position_embeddings,
+            original: None,
+            features: turned,
+        };
+        let scaling = fields.map_or(Ok(RotaryScaling::Default), |fields| fields.scaling(around));
         let scaling = scaling.map_err(|(field, expected, found)| check.refusal(field, expected, found))?;
         let base = fields
             .and_then(|fields| fields.rope_theta)
@@ -276,7 +282,7 @@ impl Transformer for GptNeoXModel {
         let hidden = cx.dropout(state.hidden, self.config.hidden_dropout);
         let EmbeddingState { hidden, padding, .. } = cx.embedding(&self.embedding, EmbeddingState { hidden, ..state });
         let ([_, seq, _], device) = (hidden.dims(), hidden.device());
-        let positions = ops::positions(seq, past, padding.as_ref(), &device) + cx.first_position() as i64;
+        let positions = rotary::positions([seq, past], padding.as_ref(), &device, cx);
         let frame = Frame {
             turns: self.rotary.at(positions, &device),
             mask: ops::causal_bias(seq, past, None, padding.as_ref(), &device),
@@ -291,6 +297,10 @@ impl Transformer for GptNeoXModel {
 }
 
 impl CausalLm for GptNeoXModel {
+    fn keeps(&self, past: usize, all: usize) -> bool {
+        self.rotary.keeps(past, all)
+    }
+
     fn logits(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
         let cx = cx.hooks();
         let hidden = cx.output(&self.head_input, hidden);

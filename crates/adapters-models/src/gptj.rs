@@ -6,7 +6,8 @@
 //! `rotary_dim` of a head turn against each other.
 
 use crate::modeling::*;
-use crate::rotary::{Rotary, RotaryScaling, Turns};
+use crate::rotary::{self, Rotary, Turns};
+use crate::rotary_scaling::RotaryScaling;
 
 /// `config.json` of a GPT-J checkpoint: the fields that change what is computed. Others are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -254,7 +255,7 @@ impl Transformer for GptJModel {
         let hidden = cx.dropout(state.hidden, self.config.embd_pdrop);
         let EmbeddingState { hidden, padding, .. } = cx.embedding(&self.embedding, EmbeddingState { hidden, ..state });
         let ([_, seq, _], device) = (hidden.dims(), hidden.device());
-        let positions = ops::positions(seq, past, padding.as_ref(), &device) + cx.first_position() as i64;
+        let positions = rotary::positions([seq, past], padding.as_ref(), &device, cx);
         let frame = Frame {
             turns: self.rotary.at(positions, &device),
             mask: ops::causal_bias(seq, past, None, padding.as_ref(), &device),

@@ -4,13 +4,16 @@
 //! Behavior follows `LlamaForCausalLM` of Hugging Face transformers.
 
 use burn::tensor::Device;
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 
 use crate::checkpoint_folder::CheckpointFolder;
+use crate::config_check::ConfigCheck;
 use crate::error::ModelError;
 use crate::model::Model;
-use crate::rotary_config::{Family, RotaryDecoderConfig};
+use crate::rotary_config::RotaryDecoderConfig;
 use crate::rotary_decoder::RotaryDecoder;
+use crate::rotary_family::{AdapterHubForm, Family};
 
 /// Loads a checkpoint.
 pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
@@ -18,26 +21,20 @@ pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, 
 }
 
 /// The defaults of the published class.
-fn defaults() -> Map<String, Value> {
-    object(json!({
+fn defaults() -> Value {
+    json!({
         "vocab_size": 32000, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
         "intermediate_size": 11008, "hidden_act": "silu", "max_position_embeddings": 2048, "rms_norm_eps": 1e-6,
         "rope_theta": 10000.0, "tie_word_embeddings": false, "attention_dropout": 0.0,
-    }))
+    })
 }
 
 /// What the configuration decides.
-fn family(config: &RotaryDecoderConfig) -> Family {
-    Family {
-        model_type: "llama",
-        class_name: "LlamaForCausalLM",
-        qkv_bias: config.attention_bias,
-        output_bias: config.attention_bias,
-        ffn_bias: config.mlp_bias,
-        windows: vec![None; config.num_hidden_layers],
-        swaps_feed_forward: true,
-        undoes_embeddings: false,
-    }
+fn family(config: &RotaryDecoderConfig, _: IgnoredAny, _: ConfigCheck<'_>) -> Result<Family, ModelError> {
+    Ok(Family {
+        adapterhub: AdapterHubForm::Classes,
+        ..Family::new("llama", "LlamaForCausalLM", config)
+    })
 }
 
 /// The fields of a JSON object; none of anything else.

@@ -4,14 +4,16 @@
 //! Hugging Face transformers.
 
 use burn::tensor::Device;
-use serde_json::{Map, Value, json};
+use serde::de::IgnoredAny;
+use serde_json::{Value, json};
 
 use crate::checkpoint_folder::CheckpointFolder;
+use crate::config_check::ConfigCheck;
 use crate::error::ModelError;
-use crate::llama::object;
 use crate::model::Model;
-use crate::rotary_config::{Family, RotaryDecoderConfig};
+use crate::rotary_config::RotaryDecoderConfig;
 use crate::rotary_decoder::RotaryDecoder;
+use crate::rotary_family::{AdapterHubForm, Family};
 
 /// Loads a checkpoint.
 pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
@@ -19,25 +21,20 @@ pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, 
 }
 
 /// The defaults of the published class.
-fn defaults() -> Map<String, Value> {
-    object(json!({
+fn defaults() -> Value {
+    json!({
         "vocab_size": 32000, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
         "num_key_value_heads": 8, "intermediate_size": 14336, "hidden_act": "silu",
         "max_position_embeddings": 131072, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": false,
         "attention_dropout": 0.0, "sliding_window": 4096,
-    }))
+    })
 }
 
 /// What the configuration decides.
-fn family(config: &RotaryDecoderConfig) -> Family {
-    Family {
-        model_type: "mistral",
-        class_name: "MistralForCausalLM",
-        qkv_bias: false,
-        output_bias: false,
-        ffn_bias: false,
-        windows: vec![config.sliding_window; config.num_hidden_layers],
-        swaps_feed_forward: true,
-        undoes_embeddings: false,
-    }
+fn family(config: &RotaryDecoderConfig, _: IgnoredAny, _: ConfigCheck<'_>) -> Result<Family, ModelError> {
+    let family = Family {
+        adapterhub: AdapterHubForm::Classes,
+        ..Family::new("mistral", "MistralForCausalLM", config).without_biases()
+    };
+    Ok(family.with_windows(vec![config.sliding_window; config.num_hidden_layers]))
 }

@@ -10,7 +10,9 @@ use crate::chain::Chain;
 use crate::error::ModelError;
 use crate::input::Input;
 use crate::kind::ModelKind;
-use crate::transformer::{CausalLm, EncoderDecoder, ImageEncoder, ModelInfo, TextEncoder, Transformer};
+use crate::transformer::{
+    CausalLm, ClassifierLayout, EncoderDecoder, ImageEncoder, ModelInfo, TextEncoder, Transformer,
+};
 
 /// A pretrained model. What it can do beyond its last hidden state depends on its kind: [`causal_lm`](Self::causal_lm) and
 /// the like give access to it.
@@ -112,6 +114,12 @@ impl Model {
         self.0.has_pooler_dyn()
     }
 
+    /// Where the published class for a class of a whole text or image keeps its head.
+    pub fn classifier(&self) -> ClassifierLayout {
+        let own = self.0.classifier_dyn();
+        own.unwrap_or_else(|| ClassifierLayout::of(self.kind()))
+    }
+
     /// The table of the token embeddings, `[vocab, d_model]`; `None` for a model that reads no tokens.
     pub fn word_embeddings(&self) -> Option<Tensor<2>> {
         let mut table = None;
@@ -195,6 +203,7 @@ trait DynTransformer: Host + DynModule<AnyTransformer> {
     fn chain_dyn(&self, input: Input, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error>;
     fn pool_dyn(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Option<Tensor<2>>;
     fn has_pooler_dyn(&self) -> bool;
+    fn classifier_dyn(&self) -> Option<ClassifierLayout>;
     fn text_encoder_dyn(&self) -> Option<&dyn TextEncoder>;
     fn causal_lm_dyn(&self) -> Option<&dyn CausalLm>;
     fn encoder_decoder_dyn(&self) -> Option<&dyn EncoderDecoder>;
@@ -222,6 +231,10 @@ impl<M: Transformer + Module + 'static> DynTransformer for M {
 
     fn has_pooler_dyn(&self) -> bool {
         self.has_pooler()
+    }
+
+    fn classifier_dyn(&self) -> Option<ClassifierLayout> {
+        self.classifier()
     }
 
     fn text_encoder_dyn(&self) -> Option<&dyn TextEncoder> {

@@ -21,5 +21,8 @@ pub(crate) use crate::config_check::ConfigCheck;
 pub(crate) use crate::error::ModelError;
 pub(crate) use crate::from_checkpoint::{FromCheckpoint, load_relative};
 pub(crate) use crate::input::{ImageInput, TextInput};
-pub(crate) use crate::transformer::{CausalLm, ImageEncoder, MaskedLmLayout, ModelInfo, TextEncoder, Transformer};
+pub(crate) use crate::kind::ModelKind;
+pub(crate) use crate::transformer::{
+    CausalLm, ClassifierLayout, ImageEncoder, MaskedLmLayout, ModelInfo, TextEncoder, Transformer,
+};
 pub(crate) use crate::weights::{Scope, Weights};

@@ -4,14 +4,16 @@
 //! `Qwen2ForCausalLM` of Hugging Face transformers.
 
 use burn::tensor::Device;
-use serde_json::{Map, Value, json};
+use serde::Deserialize;
+use serde_json::{Value, json};
 
 use crate::checkpoint_folder::CheckpointFolder;
+use crate::config_check::ConfigCheck;
 use crate::error::ModelError;
-use crate::llama::object;
 use crate::model::Model;
-use crate::rotary_config::{Family, RotaryDecoderConfig};
+use crate::rotary_config::RotaryDecoderConfig;
 use crate::rotary_decoder::RotaryDecoder;
+use crate::rotary_family::{AttentionPlan, Family, Projections};
 
 /// Loads a checkpoint.
 pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
@@ -19,37 +21,40 @@ pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, 
 }
 
 /// The defaults of the published class.
-fn defaults() -> Map<String, Value> {
-    object(json!({
+pub(crate) fn defaults() -> Value {
+    json!({
         "vocab_size": 151936, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
         "num_key_value_heads": 32, "intermediate_size": 22016, "hidden_act": "silu",
         "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": false,
         "attention_dropout": 0.0, "sliding_window": 4096, "use_sliding_window": false, "max_window_layers": 28,
-    }))
+    })
+}
+
+/// Fields of the Qwen families.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(crate) struct Windows {
+    /// Whether any layer has a window.
+    use_sliding_window: bool,
+    /// Layers without a window, from the first on, where there is no list of types.
+    max_window_layers: usize,
+}
+
+impl Windows {
+    /// The window of each layer.
+    pub(crate) fn of_layers(self, config: &RotaryDecoderConfig) -> Vec<Option<usize>> {
+        let window = config.sliding_window.filter(|_| self.use_sliding_window);
+        config.windows(window, |layer| layer >= self.max_window_layers)
+    }
 }
 
 /// What the configuration decides.
-fn family(config: &RotaryDecoderConfig) -> Family {
-    let window = config.sliding_window.filter(|_| config.use_sliding_window);
-    let windows = match &config.layer_types {
-        Some(types) => types
-            .iter()
-            .map(|of_layer| window.filter(|_| of_layer == "sliding_attention"))
-            .collect(),
-        None => (0..config.num_hidden_layers)
-            .map(|layer| window.filter(|_| layer >= config.max_window_layers))
-            .collect(),
+fn family(config: &RotaryDecoderConfig, windows: Windows, _: ConfigCheck<'_>) -> Result<Family, ModelError> {
+    let family = Family::new("qwen2", "Qwen2ForCausalLM", config).without_biases();
+    let attention = AttentionPlan {
+        projections: Projections::Separate { bias: true },
+        ..family.attention
     };
-    Family {
-        model_type: "qwen2",
-        class_name: "Qwen2ForCausalLM",
-        qkv_bias: true,
-        output_bias: false,
-        ffn_bias: false,
-        windows,
-        swaps_feed_forward: false,
-        undoes_embeddings: true,
-    }
+    Ok(Family { attention, ..family }.with_windows(windows.of_layers(config)))
 }
 
 #[cfg(test)]
@@ -60,10 +65,12 @@ mod tests {
     fn only_the_later_layers_have_a_window_and_only_if_asked_for() {
         let windows = |more: Value| {
             let mut fields = defaults();
-            fields.insert("num_hidden_layers".to_owned(), 3.into());
-            fields.extend(object(more));
-            let config = serde_json::from_value(Value::Object(fields)).unwrap();
-            family(&config).windows
+            fields["num_hidden_layers"] = 3.into();
+            for (field, value) in more.as_object().unwrap() {
+                fields[field] = value.clone();
+            }
+            let windows: Windows = serde_json::from_value(fields.clone()).unwrap();
+            windows.of_layers(&serde_json::from_value(fields).unwrap())
         };
         assert_eq!(windows(json!({"max_window_layers": 1})), [None; 3]);
         let asked = json!({"use_sliding_window": true, "max_window_layers": 1, "sliding_window": 8});

@@ -19,6 +19,7 @@ const ROBERTA: EncoderNames = EncoderNames {
     class_name: "RobertaModel",
     prefix: "roberta.",
     unused: &["embeddings.position_ids", "lm_head.", "classifier.", "qa_outputs."],
+    classifier: CLASSIFIER,
     ..bert::NAMES
 };
 
@@ -26,6 +27,14 @@ const XLM_ROBERTA: EncoderNames = EncoderNames {
     model_type: "xlm-roberta",
     class_name: "XLMRobertaModel",
     ..ROBERTA
+};
+
+/// The head for a class of a whole text of RoBERTa and its relatives.
+pub(crate) const CLASSIFIER: ClassifierLayout = ClassifierLayout {
+    hidden: Some(("classifier.dense", "tanh")),
+    last: "classifier.out_proj",
+    bias: true,
+    reads_pooler: false,
 };
 
 /// The head of the masked language model of RoBERTa and its relatives.

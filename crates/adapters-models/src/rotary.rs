@@ -1,146 +1,194 @@
 //! Rotary position embeddings: queries and keys turned by angles that grow with their position.
 //!
 //! Paper: *RoFormer: Enhanced Transformer with Rotary Position Embedding*, Su et al., 2021,
-//! <https://arxiv.org/abs/2104.09864>. The two halves of a head are turned against each other, as in Hugging Face
-//! transformers, and not neighboring features.
+//! <https://arxiv.org/abs/2104.09864>. The two halves of what turns of a head are turned against each other, as in Hugging
+//! Face transformers, and not neighboring features.
 
-use std::f64::consts::TAU;
+use std::f64::consts::{PI, TAU};
 
+use adapters_core::Hooks;
 use adapters_nn::ops;
-use burn::tensor::{Device, Int, Tensor, TensorData};
-use serde::Deserialize;
-use serde_json::Value;
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
-/// How the angles of a checkpoint are scaled to longer inputs.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum RotaryScaling {
-    /// Not at all.
-    Default,
-    /// All positions divided by a factor.
-    Linear {
-        /// The factor.
-        factor: f64,
-    },
-    /// Slow angles divided by a factor, fast ones as they are, and a passage between them. As published with Llama 3.1.
-    Llama3 {
-        /// The factor.
-        factor: f64,
-        /// Wave lengths above `original / low` are slow.
-        low: f64,
-        /// Wave lengths below `original / high` are fast.
-        high: f64,
-        /// Longest input before scaling.
-        original: f64,
-    },
-}
-
-/// `rope_scaling` of a published configuration.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct RotaryFields {
-    /// `default`, `linear` or `llama3`.
-    #[serde(alias = "type")]
-    pub rope_type: Option<String>,
-    /// The base of the angles, in newer files.
-    pub rope_theta: Option<f64>,
-    /// By what positions are divided.
-    pub factor: Option<f64>,
-    /// Of `llama3`.
-    pub low_freq_factor: Option<f64>,
-    /// Of `llama3`.
-    pub high_freq_factor: Option<f64>,
-    /// Of `llama3`.
-    pub original_max_position_embeddings: Option<f64>,
-}
-
-/// What of a `rope_scaling` is not computed, or is wrong: field, expected, found.
-pub(crate) type Refused = (&'static str, &'static str, String);
-
-impl RotaryFields {
-    /// The scaling they describe.
-    pub(crate) fn scaling(&self) -> Result<RotaryScaling, Refused> {
-        let number = |field, value: Option<f64>| match value {
-            Some(value) if value > 0.0 && value.is_finite() => Ok(value),
-            Some(value) => Err((field, "a number above zero", value.to_string())),
-            None => Err((field, "a number above zero", Value::Null.to_string())),
-        };
-        match self.rope_type.as_deref() {
-            None | Some("default") => Ok(RotaryScaling::Default),
-            Some("linear") => Ok(RotaryScaling::Linear {
-                factor: number("rope_scaling.factor", self.factor)?,
-            }),
-            Some("llama3") => {
-                let low = number("rope_scaling.low_freq_factor", self.low_freq_factor)?;
-                let high = number("rope_scaling.high_freq_factor", self.high_freq_factor)?;
-                if high <= low {
-                    let expected = "a number above low_freq_factor";
-                    return Err(("rope_scaling.high_freq_factor", expected, high.to_string()));
-                }
-                Ok(RotaryScaling::Llama3 {
-                    factor: number("rope_scaling.factor", self.factor)?,
-                    low,
-                    high,
-                    original: number(
-                        "rope_scaling.original_max_position_embeddings",
-                        self.original_max_position_embeddings,
-                    )?,
-                })
-            }
-            Some(other) => Err((
-                "rope_scaling.rope_type",
-                "`default`, `linear` or `llama3`",
-                format!("`{other}`"),
-            )),
-        }
-    }
-}
+use crate::rotary_scaling::RotaryScaling;
 
 /// The angles of a model, a position and a pair of features: `angle = position * frequency`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rotary {
-    frequencies: Vec<f32>,
+    frequencies: Frequencies,
+    /// Factor on cosines and sines.
+    amplitude: f64,
+}
+
+/// The frequencies of the pairs, which may depend on the length of the text.
+#[derive(Clone, Debug, PartialEq)]
+enum Frequencies {
+    /// The same for every text.
+    Fixed(Vec<f32>),
+    /// Of a base that grows with texts longer than `original`.
+    Dynamic {
+        features: usize,
+        theta: f64,
+        factor: f64,
+        original: f64,
+    },
+    /// Others for texts longer than `original`.
+    ByLength {
+        original: f64,
+        short: Vec<f32>,
+        long: Vec<f32>,
+    },
+}
+
+/// `theta^(-2i / features)` for each pair.
+fn plain(features: usize, theta: f64) -> impl Iterator<Item = f64> {
+    (0..features / 2).map(move |pair| theta.powf(-((2 * pair) as f64) / features as f64))
 }
 
 impl Rotary {
-    /// `theta^(-2i / d_head)` for each pair of features, scaled.
-    pub fn new(d_head: usize, theta: f64, scaling: RotaryScaling) -> Self {
-        let frequency = |pair: usize| {
-            let plain = theta.powf(-((2 * pair) as f64) / d_head as f64);
-            match scaling {
-                RotaryScaling::Default => plain,
-                RotaryScaling::Linear { factor } => plain / factor,
-                RotaryScaling::Llama3 {
+    /// Turns the first `features` of each head.
+    pub fn new(features: usize, theta: f64, scaling: RotaryScaling) -> Self {
+        let plain = || plain(features, theta);
+        let fixed = |frequencies: &mut dyn Iterator<Item = f64>| {
+            Frequencies::Fixed(frequencies.map(|frequency| frequency as f32).collect())
+        };
+        let (frequencies, amplitude) = match scaling {
+            RotaryScaling::Default => (fixed(&mut plain()), 1.0),
+            RotaryScaling::Linear { factor } => (fixed(&mut plain().map(|frequency| frequency / factor)), 1.0),
+            RotaryScaling::Dynamic { factor, original } => {
+                let frequencies = Frequencies::Dynamic {
+                    features,
+                    theta,
                     factor,
-                    low,
-                    high,
                     original,
-                } => {
-                    let turns = original * plain / TAU;
-                    let fast = ((turns - low) / (high - low)).clamp(0.0, 1.0);
-                    plain * (fast + (1.0 - fast) / factor)
+                };
+                (frequencies, 1.0)
+            }
+            RotaryScaling::Yarn {
+                factor,
+                original,
+                fast,
+                slow,
+                whole,
+                amplitude,
+            } => {
+                // The pair that turns so often in the longest text.
+                let pair = |turns: f64| features as f64 * (original / (turns * 2.0 * PI)).ln() / (2.0 * theta.ln());
+                let (first, last) = match whole {
+                    true => (pair(fast).floor(), pair(slow).ceil()),
+                    false => (pair(fast), pair(slow)),
+                };
+                let (first, mut last) = (first.max(0.0), last.min(features as f64 - 1.0));
+                if first == last {
+                    last += 0.001;
                 }
+                let mut scaled = plain().enumerate().map(|(pair, frequency)| {
+                    let slow = ((pair as f64 - first) / (last - first)).clamp(0.0, 1.0);
+                    frequency * (slow / factor + 1.0 - slow)
+                });
+                (fixed(&mut scaled), amplitude)
+            }
+            RotaryScaling::LongRope {
+                original,
+                short,
+                long,
+                amplitude,
+            } => {
+                let divided = |by: Vec<f64>| {
+                    let pairs = plain().zip(by);
+                    pairs.map(|(frequency, by)| (frequency / by) as f32).collect()
+                };
+                let frequencies = Frequencies::ByLength {
+                    original,
+                    short: divided(short),
+                    long: divided(long),
+                };
+                (frequencies, amplitude)
+            }
+            RotaryScaling::Llama3 {
+                factor,
+                low,
+                high,
+                original,
+            } => {
+                let mut scaled = plain().map(|frequency| {
+                    let turns = original * frequency / TAU;
+                    let fast = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+                    frequency * (fast + (1.0 - fast) / factor)
+                });
+                (fixed(&mut scaled), 1.0)
             }
         };
-        Self {
-            frequencies: (0..d_head / 2).map(|pair| frequency(pair) as f32).collect(),
-        }
+        Self { frequencies, amplitude }
     }
 
-    /// Cosines and sines at positions `[rows, seq]`, for all layers of a pass.
+    /// Cosines and sines at positions `[rows, seq]`, for all layers of a pass over a text whose last position is among them.
     pub fn at(&self, positions: Tensor<2, Int>, device: &Device) -> Turns {
         let [rows, seq] = positions.dims();
-        let pairs = self.frequencies.len();
-        let data = TensorData::new(self.frequencies.clone(), [1, 1, 1, pairs]);
+        let frequencies = match &self.frequencies {
+            Frequencies::Fixed(frequencies) => frequencies.clone(),
+            others => {
+                let last: i64 = positions.clone().max().into_scalar();
+                others.of_length((last + 1) as f64)
+            }
+        };
+        let pairs = frequencies.len();
+        let data = TensorData::new(frequencies, [1, 1, 1, pairs]);
         let frequencies = Tensor::<4>::from_data(data, device);
         let angles = positions.float().reshape([rows, 1, seq, 1]) * frequencies;
+        let scaled = |x: Tensor<4>| if self.amplitude == 1.0 { x } else { x * self.amplitude };
         Turns {
-            cos: angles.clone().cos(),
-            sin: angles.sin(),
+            cos: scaled(angles.clone().cos()),
+            sin: scaled(angles.sin()),
         }
     }
 }
 
-/// Cosines and sines of a pass, `[1 or batch, 1, seq, d_head / 2]`.
+impl Rotary {
+    /// Whether keys and values of a text of `past` positions are those of the same text at its begin when it has grown to `all`.
+    pub fn keeps(&self, past: usize, all: usize) -> bool {
+        match &self.frequencies {
+            Frequencies::Fixed(_) => true,
+            Frequencies::Dynamic { original, .. } => all as f64 <= *original,
+            Frequencies::ByLength { original, .. } => (past as f64 <= *original) == (all as f64 <= *original),
+        }
+    }
+}
+
+impl Frequencies {
+    /// Those of a text of so many positions.
+    fn of_length(&self, length: f64) -> Vec<f32> {
+        match self {
+            Self::Fixed(frequencies) => frequencies.clone(),
+            Self::Dynamic {
+                features,
+                theta,
+                factor,
+                original,
+            } => {
+                let grown = factor * length.max(*original) / original - (factor - 1.0);
+                let exponent = *features as f64 / (*features as f64 - 2.0);
+                let theta = theta * grown.powf(exponent);
+                plain(*features, theta).map(|frequency| frequency as f32).collect()
+            }
+            Self::ByLength { original, short, long } => if length > *original { long } else { short }.clone(),
+        }
+    }
+}
+
+/// Positions of the last `seq` of `past + seq` tokens, `[1 or batch, seq]`. Padding has positions, as in transformers, but where
+/// a text is generated: there it stands in front, and a text gets the tokens it gets alone.
+pub(crate) fn positions(
+    [seq, past]: [usize; 2],
+    padding: Option<&Tensor<2, Bool>>,
+    device: &Device,
+    cx: &Hooks<'_>,
+) -> Tensor<2, Int> {
+    let padding = padding.filter(|_| cx.pass().prompt.is_some());
+    ops::positions(seq, past, padding, device) + cx.first_position() as i64
+}
+
+/// Cosines and sines of a pass, `[1 or batch, 1, seq, pairs]`.
 #[derive(Clone, Debug)]
 pub struct Turns {
     cos: Tensor<4>,
@@ -148,7 +196,8 @@ pub struct Turns {
 }
 
 impl Turns {
-    /// `(a cos - b sin, b cos + a sin)` for the halves `a` and `b` of each head.
+    /// `(a cos - b sin, b cos + a sin)` for the halves `a` and `b` of what turns of each head; features behind it stay as they
+    /// are.
     ///
     /// # Shapes
     ///
@@ -156,16 +205,14 @@ impl Turns {
     ///
     /// # Panics
     ///
-    /// Panics on another `seq` or `d_head`.
+    /// Panics on another `seq`, and on fewer features than turn.
     pub fn turn(&self, x: Tensor<4>) -> Tensor<4> {
-        let (d_head, turned) = (x.dims()[3], 2 * self.cos.dims()[3]);
-        let (cos, sin) = (self.cos.clone(), self.sin.clone());
-        if turned == d_head {
-            return ops::turn(x, cos, sin);
+        let (features, d_head) = (2 * self.cos.dims()[3], x.dims()[3]);
+        if features == d_head {
+            return ops::turn(x, self.cos.clone(), self.sin.clone());
         }
-        let rest = x.clone().slice_dim(3, turned..d_head);
-        let turning = x.slice_dim(3, 0..turned);
-        Tensor::cat(vec![ops::turn(turning, cos, sin), rest], 3)
+        let turned = ops::turn(x.clone().slice_dim(3, 0..features), self.cos.clone(), self.sin.clone());
+        Tensor::cat(vec![turned, x.slice_dim(3, features..d_head)], 3)
     }
 
     /// The same with neighboring features in place of halves.
@@ -195,6 +242,10 @@ mod tests {
 
     use super::*;
 
+    fn frequencies(features: usize, scaling: RotaryScaling, length: f64) -> Vec<f32> {
+        Rotary::new(features, 1e3, scaling).frequencies.of_length(length)
+    }
+
     /// Wave lengths of 6.3, 63 and 628 tokens with an original length of 128: fast, between and slow.
     #[test]
     fn llama3_leaves_fast_angles_and_slows_the_others() {
@@ -204,16 +255,33 @@ mod tests {
             high: 4.0,
             original: 128.0,
         };
-        let plain = Rotary::new(6, 1e3, RotaryScaling::Default).frequencies;
-        let scaled = Rotary::new(6, 1e3, scaling).frequencies;
+        let plain = frequencies(6, RotaryScaling::Default, 1.0);
+        let scaled = frequencies(6, scaling, 1.0);
         assert_eq!(plain, [1.0, 0.1, 0.01]);
         assert_eq!((scaled[0], scaled[2]), (1.0, 0.01 / 8.0));
         // (128 / 62.83 - 1) / 3 = 0.3457 of the way to fast.
         assert!((scaled[1] - 0.1 * (0.3457 + 0.6543 / 8.0)).abs() < 1e-5, "{scaled:?}");
-        assert_eq!(
-            Rotary::new(6, 1e3, RotaryScaling::Linear { factor: 2.0 }).frequencies[1],
-            0.05
-        );
+        assert_eq!(frequencies(6, RotaryScaling::Linear { factor: 2.0 }, 1.0)[1], 0.05);
+    }
+
+    #[test]
+    fn long_texts_have_frequencies_of_their_own() {
+        let scaling = RotaryScaling::Dynamic {
+            factor: 2.0,
+            original: 10.0,
+        };
+        assert_eq!(frequencies(6, scaling.clone(), 10.0), [1.0, 0.1, 0.01]);
+        // A base of 1000 (2 * 20 / 10 - 1)^(6 / 4) = 5196.
+        let long = frequencies(6, scaling, 20.0);
+        assert!((long[2] - 5196.15f32.powf(-2.0 / 3.0)).abs() < 1e-6, "{long:?}");
+        let scaling = RotaryScaling::LongRope {
+            original: 10.0,
+            short: vec![1.0, 2.0, 4.0],
+            long: vec![2.0, 4.0, 8.0],
+            amplitude: 1.5,
+        };
+        assert_eq!(frequencies(6, scaling.clone(), 10.0), [1.0, 0.05, 0.0025]);
+        assert_eq!(frequencies(6, scaling, 11.0), [0.5, 0.025, 0.00125]);
     }
 
     #[test]

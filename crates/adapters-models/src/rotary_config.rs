@@ -1,4 +1,4 @@
-//! The configuration of the decoders with rotary positions, and what their families decide.
+//! The configuration of the decoders with rotary positions: the fields that families share.
 
 use std::path::Path;
 
@@ -7,9 +7,11 @@ use serde::Deserialize;
 
 use crate::config_check::ConfigCheck;
 use crate::error::ModelError;
-use crate::rotary::{Rotary, RotaryFields, RotaryScaling};
+use crate::rotary::Rotary;
+use crate::rotary_family::Family;
+use crate::rotary_scaling::{Around, RotaryFields, RotaryParameters, RotaryScaling};
 
-/// `config.json`: the fields of all families that change what is computed. Others are ignored.
+/// `config.json`: the fields of all families that change what is computed. A family reads its own beside them.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct RotaryDecoderConfig {
     /// Tokens in the vocabulary.
@@ -26,26 +28,31 @@ pub struct RotaryDecoderConfig {
     pub head_dim: Option<usize>,
     /// Width of the feed-forward block.
     pub intermediate_size: usize,
-    /// Activation of the gate.
+    /// Activation of the feed-forward block.
     pub hidden_act: String,
     /// Longest input in tokens.
     pub max_position_embeddings: usize,
+    /// Longest input before `longrope` scaling.
+    pub original_max_position_embeddings: Option<usize>,
     /// Epsilon of the normalizations.
+    #[serde(alias = "layer_norm_eps")]
     pub rms_norm_eps: f64,
     /// Base of the rotary angles.
     pub rope_theta: f64,
     /// Scaling of the rotary angles.
     pub rope_scaling: Option<RotaryFields>,
     /// Both of these, in newer files.
-    #[serde(default)]
-    pub rope_parameters: Option<RotaryFields>,
+    pub rope_parameters: Option<RotaryParameters>,
+    /// The part of a head that turns.
+    pub partial_rotary_factor: Option<f64>,
     /// Whether the head is the table of the token embeddings.
     pub tie_word_embeddings: bool,
     /// Dropout on attention weights, in training.
     pub attention_dropout: f64,
     /// Keys a query sees, itself included, in layers with a window.
-    #[serde(default)]
     pub sliding_window: Option<usize>,
+    /// What each layer sees: `full_attention` or `sliding_attention`.
+    pub layer_types: Option<Vec<String>>,
     /// Id of the padding token.
     pub pad_token_id: Option<usize>,
     /// Biases in attention, where the family leaves the choice.
@@ -54,36 +61,15 @@ pub struct RotaryDecoderConfig {
     /// Biases in the feed-forward block, where the family leaves the choice.
     #[serde(default)]
     pub mlp_bias: bool,
-    /// Qwen2: whether any layer has a window.
-    #[serde(default)]
-    pub use_sliding_window: bool,
-    /// Qwen2: layers without a window, from the first on.
-    #[serde(default)]
-    pub max_window_layers: usize,
-    /// Qwen2: what each layer does, in newer files.
-    #[serde(default)]
-    pub layer_types: Option<Vec<String>>,
 }
 
-/// What a family is called, and what it decides.
+/// The angles of a model's layers.
 #[derive(Clone, Debug)]
-pub struct Family {
-    /// The published `model_type`.
-    pub model_type: &'static str,
-    /// The published class.
-    pub class_name: &'static str,
-    /// Biases of the query, key and value projections.
-    pub qkv_bias: bool,
-    /// Bias of the output projection of attention.
-    pub output_bias: bool,
-    /// Biases of the feed-forward block.
-    pub ffn_bias: bool,
-    /// Keys a query sees, layer by layer; `None` for all.
-    pub windows: Vec<Option<usize>>,
-    /// Whether AdapterHub's `intermediate` is the second projection of the feed-forward block and its `output` the first.
-    pub swaps_feed_forward: bool,
-    /// Whether what an adapter did to the embeddings is undone before the head.
-    pub undoes_embeddings: bool,
+pub struct Rotaries {
+    /// Of layers that see the whole text, and of those with a window where these have none of their own.
+    pub full: Rotary,
+    /// Of layers with a window, where they have angles of their own.
+    pub sliding: Option<Rotary>,
 }
 
 impl RotaryDecoderConfig {
@@ -94,8 +80,18 @@ impl RotaryDecoderConfig {
         [heads, self.num_key_value_heads.unwrap_or(heads), d_head]
     }
 
+    /// The window of each layer: in those that `layer_types` lists as `sliding_attention`, or without a list in those of which
+    /// `slides` says so.
+    pub(crate) fn windows(&self, window: Option<usize>, slides: impl Fn(usize) -> bool) -> Vec<Option<usize>> {
+        let sliding: Vec<bool> = match &self.layer_types {
+            Some(types) => types.iter().map(|of_layer| of_layer == SLIDING).collect(),
+            None => (0..self.num_hidden_layers).map(slides).collect(),
+        };
+        sliding.into_iter().map(|slides| window.filter(|_| slides)).collect()
+    }
+
     /// Checks the values against each other and against what is computed here.
-    pub(crate) fn check(&self, path: &Path, family: &Family) -> Result<(Activation, Rotary), ModelError> {
+    pub(crate) fn check(&self, path: &Path, family: &Family) -> Result<(Activation, Rotaries), ModelError> {
         let check = ConfigCheck::new(path);
         let [heads, kv_heads, d_head] = self.heads();
         check.sizes([
@@ -115,12 +111,6 @@ impl RotaryDecoderConfig {
             expected,
             kv_heads,
         )?;
-        check.require(
-            d_head.is_multiple_of(2),
-            "head_dim",
-            "an even number: features turn in pairs",
-            d_head,
-        )?;
         check.dropouts([("attention_dropout", self.attention_dropout)])?;
         check.require(
             self.rms_norm_eps > 0.0,
@@ -128,15 +118,73 @@ impl RotaryDecoderConfig {
             "a number above zero",
             self.rms_norm_eps,
         )?;
-        let windows = &family.windows;
+        let other = self
+            .layer_types
+            .iter()
+            .flatten()
+            .find(|of_layer| !LAYER_TYPES.contains(&of_layer.as_str()));
+        let expected = "`full_attention` or `sliding_attention` for each layer";
+        check.require(
+            other.is_none(),
+            "layer_types",
+            expected,
+            other.map_or("", String::as_str),
+        )?;
+        let windows: Vec<Option<usize>> = family.layers.iter().map(|layer| layer.window).collect();
         let fit = windows.len() == self.num_hidden_layers && !windows.contains(&Some(0));
         let expected = "a window of at least 1, and a type for each layer";
         check.require(fit, "sliding_window, layer_types", expected, format!("{windows:?}"))?;
-        let fields = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
-        let scaling = fields.map_or(Ok(RotaryScaling::Default), RotaryFields::scaling);
-        let scaling = scaling.map_err(|(field, expected, found)| check.refusal(field, expected, found))?;
-        let theta = fields.and_then(|fields| fields.rope_theta).unwrap_or(self.rope_theta);
+        Ok((family.activation.parse()?, self.rotaries(check, family)?))
+    }
+
+    fn rotaries(&self, check: ConfigCheck<'_>, family: &Family) -> Result<Rotaries, ModelError> {
+        let (full, sliding) = match &self.rope_parameters {
+            Some(RotaryParameters::All(fields)) => (Some(fields), None),
+            Some(RotaryParameters::ByLayer {
+                full_attention,
+                sliding_attention,
+            }) => (Some(full_attention), sliding_attention.as_ref()),
+            None => (self.rope_scaling.as_ref(), None),
+        };
+        let sliding = match (sliding, family.sliding_theta) {
+            (Some(fields), theta) => Some(self.rotary(check, Some(fields), theta.unwrap_or(self.rope_theta))?),
+            (None, Some(theta)) => Some(self.rotary(check, None, theta)?),
+            (None, None) => None,
+        };
+        let full = self.rotary(check, full, self.rope_theta)?;
+        Ok(Rotaries { full, sliding })
+    }
+
+    fn rotary(&self, check: ConfigCheck<'_>, fields: Option<&RotaryFields>, theta: f64) -> Result<Rotary, ModelError> {
+        let part = fields.and_then(|fields| fields.partial_rotary_factor);
+        let part = part.or(self.partial_rotary_factor).unwrap_or(1.0);
+        let expected = "a part of a head above 0, at most 1";
+        check.require(part > 0.0 && part <= 1.0, "partial_rotary_factor", expected, part)?;
+        let [_, _, d_head] = self.heads();
+        let features = (d_head as f64 * part) as usize;
+        let expected = "an even number of turning features: they turn in pairs";
+        let even = features > 0 && features.is_multiple_of(2);
+        check.require(even, "head_dim, partial_rotary_factor", expected, features)?;
+        let theta = fields.and_then(|fields| fields.rope_theta).unwrap_or(theta);
         check.require(theta > 1.0, "rope_theta", "a number above 1", theta)?;
-        Ok((self.hidden_act.parse()?, Rotary::new(d_head, theta, scaling)))
+        // Newer files have the original length among the parameters.
+        let newer = fields.filter(|_| self.rope_parameters.is_some());
+        let newer = newer.and_then(|fields| fields.original_max_position_embeddings);
+        let around = Around {
+            longest: self.max_position_embeddings,
+            original: newer
+                .map(|length| length as usize)
+                .or(self.original_max_position_embeddings),
+            features,
+        };
+        let scaling = fields.map_or(Ok(RotaryScaling::Default), |fields| fields.scaling(around));
+        let scaling = scaling.map_err(|(field, expected, found)| check.refusal(field, expected, found))?;
+        Ok(Rotary::new(features, theta, scaling))
     }
 }
+
+/// What `layer_types` calls a layer with a window.
+const SLIDING: &str = "sliding_attention";
+
+/// What `layer_types` may say.
+const LAYER_TYPES: [&str; 2] = ["full_attention", SLIDING];

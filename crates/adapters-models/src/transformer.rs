@@ -9,6 +9,7 @@ use burn::tensor::{Bool, Int, Tensor};
 use crate::cache::{KeyValueCache, row_index};
 use crate::chain::Chain;
 use crate::input::{ImageInput, Input, TextInput, TextToTextInput};
+use crate::kind::ModelKind;
 
 /// Facts of a model that heads, tokenizers and reports need.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -64,6 +65,49 @@ impl MaskedLmLayout {
         dense_bias: true,
         norm_bias: true,
     };
+}
+
+/// Where the published class for a class of a whole text or image (`BertForSequenceClassification` and its relatives) keeps its
+/// head, and what that reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClassifierLayout {
+    /// Path of a layer before the last and the published name of the activation behind it; `None` where there is none.
+    pub hidden: Option<(&'static str, &'static str)>,
+    /// Path of the last layer.
+    pub last: &'static str,
+    /// Whether the last layer has a bias.
+    pub bias: bool,
+    /// Whether it reads what the pooler makes; else the first position of an encoder, and the last token of others.
+    pub reads_pooler: bool,
+}
+
+impl ClassifierLayout {
+    /// What most models of a kind have.
+    pub const fn of(kind: ModelKind) -> Self {
+        let plain = Self {
+            hidden: None,
+            last: "classifier",
+            bias: true,
+            reads_pooler: false,
+        };
+        match kind {
+            ModelKind::Encoder => Self {
+                reads_pooler: true,
+                ..plain
+            },
+            ModelKind::ImageEncoder => plain,
+            ModelKind::CausalLm => Self {
+                last: "score",
+                bias: false,
+                ..plain
+            },
+            ModelKind::EncoderDecoder => Self {
+                hidden: Some(("classification_head.dense", "tanh")),
+                last: "classification_head.out_proj",
+                ..plain
+            },
+        }
+    }
 }
 
 /// A model whose forward pass is a chain of blocks. The same chain runs as a whole, with a cache from token to token, and
@@ -136,6 +180,12 @@ pub trait Transformer: Host + Debug + Send + Sync {
     fn has_pooler(&self) -> bool {
         false
     }
+
+    /// Where the published class for a class of a whole text or image keeps its head; `None` for where most models of the kind
+    /// have it.
+    fn classifier(&self) -> Option<ClassifierLayout> {
+        None
+    }
 }
 
 /// Reads a text.
@@ -149,6 +199,12 @@ pub trait ImageEncoder: Transformer<Input = ImageInput> {
 
 /// Continues a text.
 pub trait CausalLm: Transformer<Input = TextInput> {
+    /// Whether keys and values of the first `past` columns of a text stay what they are when it has grown to `all`. Where
+    /// angles depend on the length of a text, a cache begins anew.
+    fn keeps(&self, _past: usize, _all: usize) -> bool {
+        true
+    }
+
     /// Scores of all tokens, `[batch, seq, d_model] -> [batch, seq, vocab]`.
     ///
     /// # Panics

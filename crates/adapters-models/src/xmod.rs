@@ -28,6 +28,7 @@ const XMOD: EncoderNames = EncoderNames {
         "classifier.",
         "qa_outputs.",
     ],
+    classifier: roberta::CLASSIFIER,
     ..bert::NAMES
 };
 

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use burn::nn::{LayerNorm, Linear, RmsNorm};
 use burn::tensor::{Bool, DType, Int, Tensor, activation};
 
-use crate::dropout::{Dropout, masked};
+use crate::dropout::{Dropout, Mask, masked};
 #[cfg(feature = "flex")]
 use crate::fused::{self, Normalization};
 #[cfg(feature = "flex")]
@@ -301,15 +301,45 @@ pub fn scaled_attention(
     if let Some(out) = fused::attention(&query, &key, &value, scale, bias.as_ref(), mask) {
         return out;
     }
+    let query = if scale == 1.0 { query } else { query * scale };
+    stock_attention(query, key, value, |scores| scores, bias, mask)
+}
+
+/// As [`scaled_attention`], with scores of at most `cap`: `cap tanh(scores / cap)` before the bias.
+///
+/// # Panics
+///
+/// As [`attention`].
+pub fn capped_attention(
+    query: Tensor<4>,
+    key: Tensor<4>,
+    value: Tensor<4>,
+    [scale, cap]: [f64; 2],
+    bias: Option<Tensor<4>>,
+    dropout: Option<(&Dropout, f64)>,
+) -> Tensor<4> {
+    let mask = dropout.and_then(|(dropout, prob)| dropout.draw(prob));
+    let capped = |scores: Tensor<4>| scores.tanh() * cap;
+    stock_attention(query * (scale / cap), key, value, capped, bias, mask)
+}
+
+/// `masked(softmax(map(q k^T) + bias)) v` in stock operations.
+fn stock_attention(
+    query: Tensor<4>,
+    key: Tensor<4>,
+    value: Tensor<4>,
+    map: impl Fn(Tensor<4>) -> Tensor<4>,
+    bias: Option<Tensor<4>>,
+    mask: Option<Mask>,
+) -> Tensor<4> {
     let dropped = |weights| match mask {
         Some(mask) => masked(mask, weights),
         None => weights,
     };
     let [batch, heads, seq_q, d_head] = query.dims();
     let [_, kv_heads, seq_k, _] = key.dims();
-    let query = if scale == 1.0 { query } else { query * scale };
     if kv_heads == heads {
-        let weights = softmax_with_bias(query.matmul(key.swap_dims(2, 3)), bias);
+        let weights = softmax_with_bias(map(query.matmul(key.swap_dims(2, 3))), bias);
         return dropped(weights).matmul(value);
     }
     // The queries of a group lie below each other, so that no key is copied.
@@ -317,7 +347,7 @@ pub fn scaled_attention(
     let scores = query
         .reshape([batch, kv_heads, rows, d_head])
         .matmul(key.swap_dims(2, 3));
-    let weights = softmax_with_bias(scores.reshape([batch, heads, seq_q, seq_k]), bias);
+    let weights = softmax_with_bias(map(scores.reshape([batch, heads, seq_q, seq_k])), bias);
     dropped(weights)
         .reshape([batch, kv_heads, rows, seq_k])
         .matmul(value)

@@ -7,6 +7,7 @@ use adapters_nn::ops;
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;
 
+use crate::prefix_tuning::Definition;
 use crate::vectors::{PrefixVectors, SharedVectors};
 
 /// The learned gate of a layer.
@@ -32,7 +33,8 @@ impl Gate {
 /// *Prefix-Tuning: Optimizing Continuous Prompts for Generation*, Li and Liang, 2021,
 /// <https://arxiv.org/abs/2101.00190>.
 ///
-/// They are put there after the position encoding, so that they have no position, and in front of the keys of the whole
+/// They are put there after the position encoding. AdapterHub's have no position, and peft's are the first of the sequence,
+/// which a sliding window may not reach. They stand in front of the keys of the whole
 /// sequence: in generation with a cache the hook gets what is remembered and what is new, and what is remembered is
 /// without them. In a stack the later prefix stands in front. With a gate, both are multiplied by it.
 ///
@@ -46,16 +48,25 @@ pub struct PrefixLayer {
     vectors: PrefixVectors,
     index: usize,
     dropout: f64,
+    #[module(skip)]
+    definition: Definition,
 }
 
 impl PrefixLayer {
     /// The layer at the `index`th attention of a stack.
-    pub(crate) fn new(vectors: PrefixVectors, index: usize, gate: Option<Gate>, dropout: f64) -> Self {
+    pub(crate) fn new(
+        vectors: PrefixVectors,
+        index: usize,
+        gate: Option<Gate>,
+        dropout: f64,
+        definition: Definition,
+    ) -> Self {
         Self {
             gate,
             vectors,
             index,
             dropout,
+            definition,
         }
     }
 
@@ -90,7 +101,10 @@ impl SiteAdapter<KeyValueState, SharedVectors> for PrefixLayer {
             key = key * factor(0);
             value = value * factor(count - 1);
         }
-        state.with_front(key, value)
+        match self.definition {
+            Definition::AdapterHub => state.with_front(key, value),
+            Definition::Peft => state.with_first_positions(key, value),
+        }
     }
 
     fn effect(&self) {}

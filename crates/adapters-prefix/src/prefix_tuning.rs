@@ -259,7 +259,7 @@ impl Method for PrefixTuningConfig {
     fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
         for vectors in self.vectors(build.host)? {
             if let Some(index) = vectors.attentions.sites.iter().position(|other| *other == site.site) {
-                let layer = PrefixLayer::new(vectors, index, self.gate(site, build), self.dropout);
+                let layer = PrefixLayer::new(vectors, index, self.gate(site, build), self.dropout, self.definition);
                 return Ok(SiteLayer::KeyValue(Erased::new(layer)));
             }
         }

@@ -162,8 +162,17 @@ fn read_config(
     })
 }
 
+/// Modules that classes of transformers have for their heads.
+const HEADS: [&str; 5] = [
+    "classifier",
+    "pre_classifier",
+    "classification_head",
+    "score",
+    "qa_outputs",
+];
+
 /// Takes the names of modules out of `modules_to_save` that a class of transformers has for its head and this host has
-/// not: `classifier`, `score` or `qa_outputs` next to an adapter. What reads heads reads them.
+/// not: those of [`HEADS`] next to an adapter. What reads heads reads them.
 fn take_head_modules(fields: &mut Map<String, Value>, host: &dyn Host) -> Vec<String> {
     let Some(Value::Array(names)) = fields.get_mut("modules_to_save") else {
         return Vec::new();
@@ -176,7 +185,7 @@ fn take_head_modules(fields: &mut Map<String, Value>, host: &dyn Host) -> Vec<St
     };
     let of_head = |name: &Value| {
         let name = name.as_str()?;
-        (["classifier", "score", "qa_outputs"].contains(&name) && !of_host(name)).then(|| name.to_owned())
+        (HEADS.contains(&name) && !of_host(name)).then(|| name.to_owned())
     };
     let taken = names.iter().filter_map(of_head).collect();
     names.retain(|name| of_head(name).is_none());

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use adapters::models::heads::{HeadKind, Pooling, Targets};
 use adapters::models::{Encoded, Generation, Head, HeadConfig, Model, Pretrained};
-use adapters::train::{ModelInput, TaskModel, adamw};
+use adapters::train::{TaskModel, adamw, text_input};
 use adapters::{Adapted, AdapterSet, method, parse_device};
 use adapters_testkit::contract::randomised;
 use adapters_testkit::golden::{Options, Selection, Tolerance, Verdict, walk};
@@ -133,10 +133,10 @@ fn train(device: &Device) -> (Vec<f64>, Vec<TensorData>) {
             })
             .collect();
         let rows: Vec<&Encoded> = rows.iter().collect();
-        let input = ModelInput::padded(&rows, &model.adapted.base, device);
+        let input = text_input(&rows, &model.adapted.base, device);
         let labels = TensorData::new((0..8).map(|row| (row + step as i64) % 3).collect::<Vec<i64>>(), [8]);
         let targets = Targets::Classes(Tensor::<1, Int>::from_data(labels, device));
-        let seq = input.seq();
+        let seq = rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);
         let scores = model.scores(input, Some(step as u64)).unwrap();
         let loss = model.head().unwrap().loss(scores, targets, None, seq).unwrap();
         let mut gradients = loss.backward();

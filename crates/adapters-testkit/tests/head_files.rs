@@ -6,13 +6,43 @@ use std::path::Path;
 
 use adapters::core::Tensors;
 use adapters::models::heads::{HeadKind, Pooling, Scores};
-use adapters::models::{Head, HeadConfig, Pretrained};
+use adapters::models::{Head, HeadConfig, ImageInput, Input, Model, Pretrained, TextInput, TextToTextInput};
 use adapters::store::{LoadOptions, load_adapter, read_safetensors, save_adapter};
-use adapters::train::{ModelInput, hidden_states};
+use adapters::train::hidden_states;
 use adapters::{AdapterSet, Ctx, METHODS};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::head_cases::{case, close, encoder, input};
+
+/// The input of a case. The decoder of an encoder-decoder reads the text shifted by one position, as in the classes of
+/// transformers.
+fn model_input(inputs: &Tensors, base: &Model, device: &Device) -> Input {
+    if let Some(pixels) = inputs.get("pixel_values") {
+        let pixels = Tensor::from_data(pixels.clone(), device);
+        return ImageInput { pixels }.into();
+    }
+    let mask = Tensor::<2, Int>::from_data(inputs["attention_mask"].clone(), device);
+    let (ids, padding) = (
+        Tensor::from_data(inputs["input_ids"].clone(), device),
+        Some(mask.equal_elem(0)),
+    );
+    let Ok(decoder) = base.encoder_decoder() else {
+        return TextInput {
+            padding,
+            ..TextInput::new(ids)
+        }
+        .into();
+    };
+    let [rows, seq] = Tensor::<2, Int>::dims(&ids);
+    let starts = Tensor::full([rows, 1], decoder.start_id() as i64, device);
+    let decoder_ids = Tensor::cat(vec![starts, ids.clone().slice_dim(1, 0..seq - 1)], 1);
+    TextToTextInput {
+        ids,
+        padding,
+        decoder_ids,
+    }
+    .into()
+}
 
 #[test]
 fn heads_in_pefts_files_are_those_of_the_classes_of_transformers() {
@@ -24,6 +54,11 @@ fn heads_in_pefts_files_are_those_of_the_classes_of_transformers() {
         // The pooler reads the first virtual token, as it does in transformers.
         ("bert_prompt_tuning_seq_cls", "bert", "rows"),
         ("llama_lora_seq_cls", "llama", "rows"),
+        ("roberta_lora_seq_cls", "roberta", "rows"),
+        ("distilbert_lora_seq_cls", "distilbert", "rows"),
+        ("bart_lora_seq_cls", "bart", "rows"),
+        ("t5_lora_seq_cls", "t5", "rows"),
+        ("vit_lora_image_cls", "vit", "rows"),
     ] {
         let dir = case("peft").join(name);
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(family);
@@ -31,15 +66,13 @@ fn heads_in_pefts_files_are_those_of_the_classes_of_transformers() {
         let mut set = AdapterSet::new();
         let report = load_adapter(&dir, &mut set, &base, &METHODS, &LoadOptions::default(), &device).unwrap();
         set.activate(report.attached.adapter.as_str()).unwrap();
-        let head = Head::load_peft(&dir, &base, &device).unwrap().unwrap();
-        let (inputs, _) = read_safetensors(&golden.join("inputs.safetensors")).unwrap();
-        let mask = Tensor::<2, Int>::from_data(inputs["attention_mask"].clone(), &device);
-        let input = ModelInput {
-            ids: Tensor::from_data(inputs["input_ids"].clone(), &device),
-            token_types: None,
-            padding: Some(mask.equal_elem(0)),
-            decoder_ids: None,
-        };
+        let head = Head::load_peft(&dir, &golden.join("base"), &base, &device)
+            .unwrap()
+            .unwrap();
+        let (expected, _) = read_safetensors(&dir.join("expected.safetensors")).unwrap();
+        let (mut inputs, _) = read_safetensors(&golden.join("inputs.safetensors")).unwrap();
+        inputs.extend(expected.clone());
+        let input = model_input(&inputs, &base, &device);
         let score = |set: &AdapterSet, head: &Head| {
             let mut cx = Ctx::new(set);
             let hidden = hidden_states(&base, input.clone(), &mut cx).unwrap();
@@ -50,7 +83,6 @@ fn heads_in_pefts_files_are_those_of_the_classes_of_transformers() {
                 Scores::Spans { .. } => panic!("spans"),
             }
         };
-        let (expected, _) = read_safetensors(&dir.join("expected.safetensors")).unwrap();
         let (kind, own) = score(&set, &head);
         assert_eq!(kind, output, "{name}");
         close(name, &own, &expected["output"]);
@@ -70,7 +102,9 @@ fn heads_in_pefts_files_are_those_of_the_classes_of_transformers() {
         let mut again = AdapterSet::new();
         load_adapter(&out, &mut again, &base, &METHODS, &LoadOptions::default(), &device).unwrap();
         again.activate("again").unwrap();
-        let head = Head::load_peft(&out, &base, &device).unwrap().unwrap();
+        let head = Head::load_peft(&out, &golden.join("base"), &base, &device)
+            .unwrap()
+            .unwrap();
         assert_eq!(score(&again, &head).1, own, "{name}");
     }
 }

@@ -207,10 +207,70 @@ fn configs(model_type: &str) -> (Vec<Value>, &'static [&'static str]) {
                 "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 500.0}, "dtype": "bfloat16",
                 "tie_word_embeddings": true, "attention_bias": true, "mlp_bias": true,
             });
-            (vec![rotary("llama", json!({})), rotary("llama", newer)], &[])
+            let yarn = json!({"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}});
+            // Every text of the contract is a long one.
+            let long = json!({"original_max_position_embeddings": 2, "rope_scaling": {
+                "rope_type": "longrope", "short_factor": [1.0, 1.5], "long_factor": [2.0, 3.0],
+            }});
+            let configs = [json!({}), newer, yarn, long];
+            (configs.map(|more| rotary("llama", more)).into(), &[])
         }
         "mistral" => (vec![rotary("mistral", json!({"sliding_window": 3}))], &[]),
         "qwen2" => (vec![rotary("qwen2", json!({}))], &[]),
+        "qwen3" => (
+            vec![rotary("qwen3", json!({"head_dim": 6, "attention_bias": true}))],
+            &[],
+        ),
+        // A window in one layer of two.
+        "gemma2" => {
+            let listed = json!({
+                "head_dim": 6, "query_pre_attn_scalar": 5, "sliding_window": 3, "final_logit_softcapping": null,
+                "layer_types": ["full_attention", "sliding_attention"], "tie_word_embeddings": false,
+            });
+            let published = json!({"head_dim": 4, "sliding_window": 2, "attn_logit_softcapping": 2.0});
+            (vec![rotary("gemma2", published), rotary("gemma2", listed)], &[])
+        }
+        "gemma3_text" => {
+            let newer = json!({
+                "head_dim": 4, "sliding_window": 3, "layer_types": ["full_attention", "sliding_attention"],
+                "rope_parameters": {
+                    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000.0},
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+                },
+                "tie_word_embeddings": true,
+            });
+            let older = json!({"head_dim": 6, "sliding_window": 2, "sliding_window_pattern": 2});
+            (vec![rotary("gemma3_text", newer), rotary("gemma3_text", older)], &[])
+        }
+        "phi" => {
+            let normed = json!({"qk_layernorm": true, "partial_rotary_factor": 1.0});
+            (vec![rotary("phi", json!({})), rotary("phi", normed)], &[])
+        }
+        "phi3" => {
+            let part = json!({"partial_rotary_factor": 0.5, "sliding_window": 3, "num_key_value_heads": 4});
+            (vec![rotary("phi3", json!({})), rotary("phi3", part)], &[])
+        }
+        "smollm3" => {
+            let window = json!({
+                "use_sliding_window": true, "sliding_window": 3, "no_rope_layers": [0, 1], "attention_bias": true,
+            });
+            let published = json!({"no_rope_layer_interval": 2});
+            (vec![rotary("smollm3", published), rotary("smollm3", window)], &[])
+        }
+        "olmo2" => (
+            vec![
+                rotary("olmo2", json!({"num_key_value_heads": 4})),
+                rotary("olmo2", json!({})),
+            ],
+            &[],
+        ),
+        "granite" => {
+            let factors = json!({
+                "embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multiplier": 0.4,
+                "attention_multiplier": 0.2, "mlp_bias": true,
+            });
+            (vec![rotary("granite", factors)], &[])
+        }
         "t5" | "mt5" => {
             let config = |ffn: &str, tied: bool| {
                 json!({
@@ -288,6 +348,14 @@ checked!(
     xlm_roberta: "xlm-roberta",
     xlm_roberta_underscore: "xlm_roberta",
     xmod: "xmod",
+    qwen3: "qwen3",
+    gemma2: "gemma2",
+    gemma3_text: "gemma3_text",
+    phi: "phi",
+    phi3: "phi3",
+    smollm3: "smollm3",
+    olmo2: "olmo2",
+    granite: "granite",
 );
 
 #[test]

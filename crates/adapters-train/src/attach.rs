@@ -7,7 +7,7 @@ use adapters_models::{Model, TextTokenizer};
 use adapters_store::{LoadOptions, expressible, load_adapter};
 
 use crate::error::TrainError;
-use crate::trainer::Run;
+use crate::run::Run;
 
 /// What was attached.
 pub(crate) struct Trained {
@@ -21,7 +21,7 @@ pub(crate) struct Trained {
 pub(crate) fn attach(
     run: &Run,
     adapted: &mut Adapted<Model>,
-    tokenizer: &TextTokenizer,
+    tokenizer: Option<&TextTokenizer>,
 ) -> Result<Trained, TrainError> {
     let (section, device) = (&run.recipe.adapter, &run.device);
     let seed = run.recipe.train.seed;
@@ -36,6 +36,7 @@ pub(crate) fn attach(
         [] => {
             let method = section.method(&run.registry)?;
             let encode = |text: &str| {
+                let tokenizer = tokenizer.ok_or("a model of images has no tokenizer for it")?;
                 let encoded = tokenizer.encode([(text, None)])?;
                 Ok(encoded.into_iter().flat_map(|row| row.ids).collect())
             };

@@ -6,9 +6,9 @@ use adapters_core::{Format, Host};
 use adapters_store::{Manifest, Setup, expressible, save_adapter};
 
 use crate::error::TrainError;
+use crate::run::Run;
 use crate::task_model::TaskModel;
 use crate::tasks::chat_template;
-use crate::trainer::Run;
 
 /// Writes what was trained into the run folder, in every format that can hold it; the first of them, and the folder of
 /// peft's, or why there is none.

@@ -18,9 +18,10 @@ use crate::error::TrainError;
 use crate::inputs::hidden_states;
 use crate::recipe::{FUSION, FusionSection, Recipe};
 use crate::report::{Event, Outcome};
+use crate::run::Run;
 use crate::run_files::{Summary, peak_rss_bytes};
-use crate::tasks::{EVALUATION, TaskContext, TaskOptions};
-use crate::trainer::{Run, train};
+use crate::tasks::{EVALUATION, TaskContext, tokenizer_of};
+use crate::trainer::train;
 
 /// How much a fusion attends to each adapter, on average over the tokens: by adapter, then by layer from the first.
 type Attention = Vec<(String, Vec<f64>)>;
@@ -120,21 +121,21 @@ fn attention(run: &Run, dir: &Path) -> Result<Attention, TrainError> {
     let options = LoadOptions::default();
     let setup = Setup::load(dir, &mut adapted.set, &*adapted.base, &run.registry, &options, device)?;
     adapted.set.activate(setup.composition)?;
-    let tokenizer = pretrained.tokenizer(recipe.model.max_length)?;
+    let tokenizer = tokenizer_of(&pretrained, recipe.model.max_length)?;
     let cx = TaskContext {
-        options: &TaskOptions::of(recipe),
+        options: &recipe.task_options(),
         pretrained: &pretrained,
         model: &adapted.base,
-        tokenizer: &tokenizer,
+        tokenizer: tokenizer.as_ref(),
     };
     let data = recipe.head.kind.open(&cx)?.read(&recipe.data.validation, None, &cx)?;
     // Sums by site, and the tokens they are over.
     let mut sums: BTreeMap<(usize, String), (Vec<f64>, f64)> = BTreeMap::new();
     for indices in eval_batches(data.lengths(), recipe.train.eval_batch_size) {
-        let input = data.batch(&indices, EVALUATION, &adapted.base, device).input;
-        let keep = input.padding.clone().map(|padding| padding.bool_not().float());
+        let batch = data.batch(&indices, EVALUATION, &adapted.base, device)?;
+        let keep = batch.padding().map(|padding| padding.bool_not().float());
         let mut cx = Ctx::new(&adapted.set).recording();
-        hidden_states(&adapted.base, input, &mut cx)?;
+        hidden_states(&adapted.base, batch.input, &mut cx)?;
         for record in cx.records() {
             let Recorded::FusionAttention { scores, .. } = record.value else {
                 continue;

@@ -1,47 +1,80 @@
-//! The three things training needs of a model, whichever architecture it is: the hidden states of a batch, the logits of its
-//! own language-model head, and the gradients of a loss with the memory of one block.
+//! What a batch holds, and the three things training needs of a model, whichever architecture it is: its input, the hidden states
+//! of a batch, and the gradients of a loss with the memory of one block.
 
 use adapters_core::{AdapterSet, Ctx, Error};
+use adapters_models::heads::Targets;
 use adapters_models::{Encoded, Input, Model, TextInput, TextToTextInput};
 use burn::module::Module;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
+use crate::error::TrainError;
 use crate::recompute::LossGradients;
 
-/// The token ids a model reads, of any kind.
+/// A batch and its targets.
 #[derive(Clone, Debug)]
-pub struct ModelInput {
-    /// Token ids, `[batch, seq]`, padded on the right.
-    pub ids: Tensor<2, Int>,
-    /// Token types, `[batch, seq]`, which only encoders read; `None` for all zero.
-    pub token_types: Option<Tensor<2, Int>>,
-    /// True at padding, `[batch, seq]`; `None` when no row is padded.
-    pub padding: Option<Tensor<2, Bool>>,
-    /// Token ids of the decoder of an encoder-decoder, `[batch, decoder_seq]`; without them it reads `ids`, shifted by one
-    /// position behind its start token, as for a head over a text.
-    pub decoder_ids: Option<Tensor<2, Int>>,
+pub struct Batch {
+    /// What the model reads.
+    pub input: Input,
+    /// Row and position of the hidden state that predicts each target token; none where a head reads rows.
+    pub target_positions: Vec<(usize, usize)>,
+    /// Targets; `None` where an example has none.
+    pub targets: Option<Targets>,
+    /// How many predictions the loss is the mean of.
+    pub predictions: usize,
 }
 
-impl ModelInput {
-    /// Rows padded on the right to the longest of them.
-    pub fn padded(rows: &[&Encoded], model: &Model, device: &Device) -> Self {
-        let TextInput {
-            ids,
-            token_types,
-            padding,
-        } = TextInput::encoded(rows, model.info().pad_id, device);
-        Self {
-            ids,
-            token_types,
-            padding,
-            decoder_ids: None,
+impl Batch {
+    /// True at the padding of the texts, `[batch, seq]`; `None` when no row is padded, and of images.
+    pub fn padding(&self) -> Option<Tensor<2, Bool>> {
+        padding(&self.input)
+    }
+
+    /// Tokens of a text, padding included; zero for images.
+    pub fn seq(&self) -> usize {
+        match &self.input {
+            Input::Text(TextInput { ids, .. }) | Input::TextToText(TextToTextInput { ids, .. }) => ids.dims()[1],
+            _ => 0,
         }
     }
 
-    /// Tokens of a row, padding included.
-    pub fn seq(&self) -> usize {
-        self.ids.dims()[1]
+    /// The targets.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Value`] if an example has none.
+    pub fn needed_targets(&self) -> Result<Targets, TrainError> {
+        self.targets.clone().ok_or_else(|| TrainError::Value {
+            field: "data",
+            expected: "a target in every example".to_owned(),
+            found: "one without".to_owned(),
+        })
     }
+}
+
+fn padding(input: &Input) -> Option<Tensor<2, Bool>> {
+    match input {
+        Input::Text(TextInput { padding, .. }) | Input::TextToText(TextToTextInput { padding, .. }) => padding.clone(),
+        _ => None,
+    }
+}
+
+/// Texts as the model reads them, padded on the right to the longest of them. The decoder of an encoder-decoder reads them too,
+/// shifted by one position behind its start token, as for a head over a text.
+pub fn text_input(rows: &[&Encoded], model: &Model, device: &Device) -> Input {
+    let text = TextInput::encoded(rows, model.info().pad_id, device);
+    let Ok(decoder) = model.encoder_decoder() else {
+        return text.into();
+    };
+    let [count, seq] = text.ids.dims();
+    let starts = TensorData::new(vec![decoder.start_id() as i64; count], [count, 1]);
+    let starts = Tensor::<2, Int>::from_data(starts, device);
+    let decoder_ids = Tensor::cat(vec![starts, text.ids.clone().slice_dim(1, 0..seq - 1)], 1);
+    TextToTextInput {
+        ids: text.ids,
+        padding: text.padding,
+        decoder_ids,
+    }
+    .into()
 }
 
 /// The last hidden state, `[batch, positions, d_model]`; of an encoder-decoder that of its decoder. Afterwards the padding
@@ -50,9 +83,9 @@ impl ModelInput {
 /// # Errors
 ///
 /// Those of [`Ctx::begin`].
-pub fn hidden_states(model: &Model, input: ModelInput, cx: &mut Ctx<'_>) -> Result<Tensor<3>, Error> {
-    let padding = input.padding.clone();
-    let hidden = model.forward(model_input(model, input), cx)?;
+pub fn hidden_states(model: &Model, input: Input, cx: &mut Ctx<'_>) -> Result<Tensor<3>, Error> {
+    let padding = padding(&input);
+    let hidden = model.forward(input, cx)?;
     if model.encoder_decoder().is_ok() {
         cx.hooks().next_stack(padding);
     }
@@ -62,13 +95,13 @@ pub fn hidden_states(model: &Model, input: ModelInput, cx: &mut Ctx<'_>) -> Resu
 /// Gradients of `loss` with the memory of one block; see [`LossGradients::by_block`].
 pub(crate) fn gradients_by_block<H: Module>(
     model: &Model,
-    input: ModelInput,
+    input: Input,
     set: &AdapterSet,
     head: &H,
     cx: &Ctx<'_>,
     loss: impl FnOnce(Tensor<3>, &mut Ctx<'_>) -> Tensor<1>,
 ) -> Result<LossGradients, Error> {
-    let padding = input.padding.clone();
+    let padding = padding(&input);
     let loss = |hidden, cx: &mut Ctx<'_>| {
         if model.encoder_decoder().is_ok() {
             // What adapters inserted stands in front of the encoder's text, not of the decoder's.
@@ -76,34 +109,5 @@ pub(crate) fn gradients_by_block<H: Module>(
         }
         loss(hidden, cx)
     };
-    let input = model_input(model, input);
     LossGradients::by_block(|cx| model.chain(input.clone(), cx), set, head, cx, loss)
-}
-
-/// The input of the kind the model reads.
-fn model_input(model: &Model, input: ModelInput) -> Input {
-    let ModelInput {
-        ids,
-        token_types,
-        padding,
-        decoder_ids,
-    } = input;
-    let Ok(model) = model.encoder_decoder() else {
-        return Input::Text(TextInput {
-            ids,
-            token_types,
-            padding,
-        });
-    };
-    let decoder_ids = decoder_ids.unwrap_or_else(|| {
-        let [rows, seq] = ids.dims();
-        let starts = vec![model.start_id() as i64; rows];
-        let starts = Tensor::<2, Int>::from_data(TensorData::new(starts, [rows, 1]), &ids.device());
-        Tensor::cat(vec![starts, ids.clone().slice_dim(1, 0..seq - 1)], 1)
-    });
-    Input::TextToText(TextToTextInput {
-        ids,
-        padding,
-        decoder_ids,
-    })
 }

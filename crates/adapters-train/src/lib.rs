@@ -15,6 +15,7 @@ mod optimizer;
 mod recipe;
 mod recompute;
 mod report;
+mod run;
 mod run_files;
 mod task_model;
 mod tasks;
@@ -22,19 +23,22 @@ mod trainer;
 
 pub use batches::{Order, epoch_batches, eval_batches};
 pub use curve::{Curve, CurveError, Shares, draw, draw_shares};
-pub use data::{DataError, Fields, ImageDataset, ImageExample, Labels, Record, Records};
+pub use data::{DataError, Fields, Labels, Location, Part, PartBy, Record, Records};
 pub use drop_layers::DropLayers;
 pub use error::TrainError;
 pub use evaluate::{Evaluation, Outputs};
-pub use inputs::{ModelInput, hidden_states};
+pub use inputs::{Batch, hidden_states, text_input};
 pub use optimizer::{adamw, linear_schedule};
 pub use recipe::{
-    AdapterSection, Batching, DataSection, FusionSection, HeadSection, Keep, ModelSection, OutputSection, Part, PartBy,
-    Recipe, Template, TrainSection,
+    AdapterSection, Batching, DataSection, FusionSection, HeadSection, Keep, ModelSection, OutputSection, Recipe,
+    TrainSection,
 };
 pub use recompute::LossGradients;
 pub use report::{Event, Outcome};
+pub use run::Run;
 pub use run_files::{MetricsLog, RunFileError, Summary, peak_rss_bytes};
 pub use task_model::TaskModel;
-pub use tasks::{Batch, OpenTask, TASKS, Task, TaskContext, TaskData, TaskKind, TaskName, TaskOptions};
-pub use trainer::{Run, train};
+pub use tasks::{
+    OpenTask, TASKS, Task, TaskContext, TaskData, TaskKind, TaskName, TaskOptions, Template, tokenizer_of,
+};
+pub use trainer::train;

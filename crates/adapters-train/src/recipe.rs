@@ -13,13 +13,13 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::batches::Order;
-use crate::data::{Fields, Labels};
+use crate::data::{Fields, Labels, Part};
 use crate::drop_layers::DropLayers;
 use crate::error::TrainError;
-use crate::tasks::{TASKS, TaskName};
+use crate::tasks::{TASKS, TaskName, TaskOptions, Template};
 
 pub(crate) use fusion::FUSION;
-pub use fusion::{FusionSection, Part, PartBy};
+pub use fusion::FusionSection;
 
 /// A run as a TOML file. Paths in the file are relative to its folder; [`Recipe::read`] makes them absolute.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,7 +63,7 @@ pub struct ModelSection {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataSection {
-    /// Training data, `.jsonl`, `.csv` or `.tsv`.
+    /// Training data, `.jsonl`, `.csv` or `.tsv`, or a folder of images.
     pub train: PathBuf,
     /// Data for choosing the best weights.
     pub validation: PathBuf,
@@ -86,16 +86,6 @@ pub struct DataSection {
     /// The part of the training data that is used; all of it without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<Part>,
-}
-
-/// How a prompt becomes the text that a completion follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Template {
-    /// The chat template of the tokenizer: the prompt is the user's message, the completion the answer.
-    Chat,
-    /// As it is.
-    Plain,
 }
 
 /// `[adapter]`: a name, and either a config string or a method with its fields.
@@ -132,7 +122,8 @@ pub struct HeadSection {
     pub kind: TaskName,
     /// Share of the tokens that are hidden, for `masked_lm`.
     pub mask_probability: f64,
-    /// How hidden states become one vector; without it the mean for an encoder and the last token for others.
+    /// How hidden states become one vector; without it the mean for an encoder of text, the first position for one of images,
+    /// and the last token for others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pooling: Option<Pooling>,
     /// Dropout before the head, in training.
@@ -159,9 +150,11 @@ pub struct TrainSection {
     /// Learning rate of the head at its peak; without it the adapter's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head_learning_rate: Option<f64>,
-    /// The learning rate of LoRA's B matrices over that of the rest; one rate without it. *LoRA+: Efficient Low Rank
-    /// Adaptation of Large Models*, Hayou et al., 2024, <https://arxiv.org/abs/2402.12354>.
-    pub lora_plus_ratio: Option<f64>,
+    /// The learning rate of the parameters that a method lets learn faster, as LoRA its B matrices, over that of the rest; one
+    /// rate without it. *LoRA+: Efficient Low Rank Adaptation of Large Models*, Hayou et al., 2024,
+    /// <https://arxiv.org/abs/2402.12354>.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learning_rate_ratio: Option<f64>,
     /// Weight decay of AdamW.
     pub weight_decay: f64,
     /// Share of the steps in which the learning rate rises.
@@ -244,7 +237,7 @@ impl Default for TrainSection {
             eval_batch_size: 64,
             learning_rate: 1e-3,
             head_learning_rate: None,
-            lora_plus_ratio: None,
+            learning_rate_ratio: None,
             weight_decay: 0.0,
             warmup: 0.06,
             clip_norm: None,
@@ -353,7 +346,7 @@ impl Recipe {
         let rates = [
             ("train.learning_rate", train.learning_rate),
             ("train.head_learning_rate", train.head_learning_rate.unwrap_or(1.0)),
-            ("train.lora_plus_ratio", train.lora_plus_ratio.unwrap_or(1.0)),
+            ("train.learning_rate_ratio", train.learning_rate_ratio.unwrap_or(1.0)),
             ("train.clip_norm", train.clip_norm.unwrap_or(1.0)),
         ];
         if let Some((field, found)) = rates.into_iter().find(|(_, v)| !(*v > 0.0 && v.is_finite())) {
@@ -433,6 +426,21 @@ impl Recipe {
         let fitting: Vec<String> = fitting.map(|task| format!("`{}`", task.name)).collect();
         let expected = format!("{}, which work on a `{}`", fitting.join(", "), pretrained.model_type());
         Err(value("head.kind", &expected, format!("`{task}`")))
+    }
+
+    /// What the task is told.
+    pub(crate) fn task_options(&self) -> TaskOptions {
+        let (data, head) = (self.data.clone(), &self.head);
+        TaskOptions {
+            labels: data.labels,
+            fields: data.fields,
+            pooling: head.pooling,
+            head_dropout: head.dropout,
+            mask_probability: head.mask_probability,
+            max_length: self.model.max_length,
+            template: data.template,
+            pack: data.pack,
+        }
     }
 
     /// How batches are made.
@@ -562,7 +570,7 @@ mod tests {
             (&["train.epochs=0"][..], "`train.epochs` is 0"),
             (&["train.epoch=3"], "epoch"),
             (&["train.learning_rate=-1"], "`train.learning_rate` is -1"),
-            (&["train.lora_plus_ratio=0"], "`train.lora_plus_ratio` is 0"),
+            (&["train.learning_rate_ratio=0"], "`train.learning_rate_ratio` is 0"),
             (&["nonsense"], "not an override"),
             (&["head.dropout=1.0"], "`head.dropout` is 1"),
         ] {

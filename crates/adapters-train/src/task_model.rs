@@ -2,14 +2,13 @@
 
 use adapters_core::{Adapted, Ctx, NamedParams};
 use adapters_models::heads::Scores;
-use adapters_models::{Head, Model};
+use adapters_models::{Head, Input, Model};
 use burn::module::{Module, ParamId};
 use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::error::TrainError;
-use crate::inputs::{ModelInput, gradients_by_block, hidden_states};
+use crate::inputs::{Batch, gradients_by_block, hidden_states};
 use crate::recompute::LossGradients;
-use crate::tasks::{Batch, TaskData};
 
 /// An adapted model with the head of its task: as a module, its adapters and its head.
 #[derive(Module, Debug)]
@@ -19,6 +18,9 @@ pub struct TaskModel {
     /// `None` where the model's own language-model head serves.
     pub head: Option<Head>,
 }
+
+/// Mean loss of a batch from its last hidden state.
+pub(crate) type Loss<'a> = dyn Fn(Tensor<3>, &mut Ctx<'_>) -> Result<Tensor<1>, TrainError> + 'a;
 
 /// Random choices of one pass of training.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +38,7 @@ impl TaskModel {
     /// # Errors
     ///
     /// [`TrainError::Value`] if there is no head.
-    pub fn scores(&self, input: ModelInput, dropout_seed: Option<u64>) -> Result<Scores, TrainError> {
+    pub fn scores(&self, input: Input, dropout_seed: Option<u64>) -> Result<Scores, TrainError> {
         let mut cx = Ctx::new(&self.adapted.set);
         if let Some(seed) = dropout_seed {
             cx = cx.training(seed);
@@ -67,11 +69,12 @@ impl TaskModel {
         })
     }
 
-    /// Mean loss over a batch times `weight`, in training, and its gradients; with the memory of one block if `by_block`.
+    /// The loss that `loss` makes of a batch's last hidden state, and what the adapters add to it, times `weight`, in training, and
+    /// its gradients; with the memory of one block if `by_block`.
     pub(crate) fn gradients(
         &self,
-        data: &dyn TaskData,
-        batch: &Batch,
+        input: &Input,
+        loss: &Loss<'_>,
         weight: f64,
         pass: PassSeed,
         by_block: bool,
@@ -79,38 +82,33 @@ impl TaskModel {
         let mut cx = Ctx::new(&self.adapted.set)
             .training(pass.seed)
             .skipping_layers(0..pass.dropped_layers);
-        let (set, input) = (&self.adapted.set, batch.input.clone());
+        let (set, input) = (&self.adapted.set, input.clone());
         if !by_block {
             let hidden = hidden_states(&self.adapted.base, input, &mut cx)?;
-            let loss = self.loss(data, hidden, batch, weight, &mut cx)?;
+            let loss = self.weighted(loss(hidden, &mut cx)?, weight);
             return Ok(LossGradients::of(&loss, set, &self.head));
         }
         let mut failed = None;
         let loss = |hidden: Tensor<3>, cx: &mut Ctx<'_>| {
             let device = hidden.device();
-            self.loss(data, hidden, batch, weight, cx).unwrap_or_else(|error| {
-                failed = Some(error);
-                Tensor::zeros([1], &device).require_grad()
-            })
+            match loss(hidden, cx) {
+                Ok(loss) => self.weighted(loss, weight),
+                Err(error) => {
+                    failed = Some(error);
+                    Tensor::zeros([1], &device).require_grad()
+                }
+            }
         };
         let gradients = gradients_by_block(&self.adapted.base, input, set, &self.head, &cx, loss)?;
         failed.map_or(Ok(gradients), Err)
     }
 
-    fn loss(
-        &self,
-        data: &dyn TaskData,
-        hidden: Tensor<3>,
-        batch: &Batch,
-        weight: f64,
-        cx: &mut Ctx<'_>,
-    ) -> Result<Tensor<1>, TrainError> {
-        let loss = data.loss(self, hidden, batch, cx)?;
+    fn weighted(&self, loss: Tensor<1>, weight: f64) -> Tensor<1> {
         let loss = match self.adapted.set.penalty() {
             Some(penalty) => loss + penalty,
             None => loss,
         };
-        Ok(loss * weight)
+        loss * weight
     }
 
     /// Scores of the vocabulary at the target positions of a batch, `[targets, vocab]`, by the head that was trained or the

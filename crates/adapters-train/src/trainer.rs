@@ -3,15 +3,14 @@
 use std::collections::HashMap;
 use std::fs;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
-use adapters_core::{Adapted, Registry, TrainingSchedule};
-use adapters_models::{Head, Pretrained};
+use adapters_core::{Adapted, Ctx, TrainingSchedule};
+use adapters_models::{Head, Model, ModelKind, Pretrained};
 use adapters_store::StoreError;
 use burn::module::Module;
 use burn::optim::GradientsAccumulator;
-use burn::tensor::Device;
 use serde_json::json;
 
 use crate::attach::attach;
@@ -25,29 +24,15 @@ use crate::fusion_run::train_parts;
 use crate::optimizer::{adamw, clip, gradient_values, linear_schedule, split};
 use crate::recipe::{Keep, Recipe};
 use crate::report::{Event, Outcome};
+use crate::run::Run;
 use crate::run_files::{MetricsLog, Summary, peak_rss_bytes};
 use crate::task_model::{PassSeed, TaskModel};
-use crate::tasks::{TaskContext, TaskData, TaskOptions};
+use crate::tasks::{TaskContext, TaskData, tokenizer_of};
 
 /// Files of a run folder.
 const CHECKPOINT: &str = "checkpoint.safetensors";
 const SUMMARY: &str = "summary.json";
 const METRICS: &str = "metrics.jsonl";
-
-/// A recipe, and where and with what to run it.
-#[derive(Clone, Debug)]
-pub struct Run {
-    /// The recipe.
-    pub recipe: Recipe,
-    /// Folder of the base model.
-    pub model_dir: PathBuf,
-    /// The run folder. An unfinished run of the same recipe in it goes on.
-    pub dir: PathBuf,
-    /// The methods to choose from.
-    pub registry: Registry,
-    /// The device, without autodiff.
-    pub device: Device,
-}
 
 /// Data and names a run needs throughout.
 struct Inputs {
@@ -183,13 +168,13 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
     }
     recipe.check_model(&pretrained)?;
     let model = pretrained.model(device)?;
-    check_length(recipe, model.max_length(), 0)?;
-    let tokenizer = pretrained.tokenizer(recipe.model.max_length)?;
+    check_length(recipe, &model, 0)?;
+    let tokenizer = tokenizer_of(&pretrained, recipe.model.max_length)?;
     let cx = TaskContext {
-        options: &TaskOptions::of(recipe),
+        options: &recipe.task_options(),
         pretrained: &pretrained,
         model: &model,
-        tokenizer: &tokenizer,
+        tokenizer: tokenizer.as_ref(),
     };
     let task = recipe.head.kind.open(&cx)?;
     let train = task.read(&recipe.data.train, recipe.data.part, &cx)?;
@@ -205,9 +190,9 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
     let base_params = model.num_params();
 
     let mut adapted = Adapted::new(model);
-    let trained = attach(run, &mut adapted, &tokenizer)?;
+    let trained = attach(run, &mut adapted, tokenizer.as_ref())?;
     let taken = adapted.set.iter().map(|adapter| adapter.method().positions()).max();
-    check_length(recipe, adapted.base.max_length(), taken.unwrap_or(0))?;
+    check_length(recipe, &adapted.base, taken.unwrap_or(0))?;
     let head = match task.head() {
         Some(config) => Some(Head::new(config, &*adapted.base, seed, device)?),
         None => None,
@@ -263,10 +248,11 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
     Ok((state, inputs, trained.report))
 }
 
-/// Refuses texts longer than the positions the model has, less those an adapter takes.
-fn check_length(recipe: &Recipe, longest: usize, taken: usize) -> Result<(), TrainError> {
+/// Refuses texts longer than the positions the model has, less those an adapter takes. Images have as many as they have.
+fn check_length(recipe: &Recipe, model: &Model, taken: usize) -> Result<(), TrainError> {
+    let longest = model.max_length();
     let allowed = longest.saturating_sub(taken);
-    if recipe.model.max_length <= allowed {
+    if recipe.model.max_length <= allowed || model.kind() == ModelKind::ImageEncoder {
         return Ok(());
     }
     Err(TrainError::Value {
@@ -306,10 +292,10 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
         .map(|(indices, pass)| {
             let seed = pass_seed(train.seed, pass);
             let dropped_layers = train.drop_layers.map_or(0, |drop| drop.draw(seed));
-            let batch = inputs.train.batch(indices, seed, &model.adapted.base, &run.device);
-            (batch, PassSeed { seed, dropped_layers }, pass)
+            let batch = inputs.train.batch(indices, seed, &model.adapted.base, &run.device)?;
+            Ok((batch, PassSeed { seed, dropped_layers }, pass))
         })
-        .collect();
+        .collect::<Result<_, TrainError>>()?;
     let predictions: usize = passes.iter().map(|(batch, ..)| batch.predictions).sum();
 
     let mut of_set = GradientsAccumulator::new();
@@ -321,7 +307,8 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
         let model = &state.model;
         // Weighted by predictions, so that a step over many batches is the step over one large batch.
         let weight = batch.predictions as f64 / predictions.max(1) as f64;
-        let pass = model.gradients(&*inputs.train, &batch, weight, seed, train.gradient_checkpointing)?;
+        let loss = |hidden, cx: &mut Ctx<'_>| inputs.train.loss(model, hidden, &batch, cx);
+        let pass = model.gradients(&batch.input, &loss, weight, seed, train.gradient_checkpointing)?;
         losses.push(pass.loss);
         of_set.accumulate(&model.adapted.set, pass.adapter_grads);
         of_head.accumulate(&model.head, pass.head_grads);
@@ -344,12 +331,14 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
         true => HashMap::new(),
         false => gradient_values(&set, &of_set),
     };
-    if let Some(ratio) = train.lora_plus_ratio {
-        let group = set
-            .params()
-            .filter(|p| is_up_projection(&p.param))
-            .map(|p| p.id)
-            .collect();
+    if let Some(ratio) = train.learning_rate_ratio {
+        let faster = set.iter().flat_map(|adapter| {
+            let of_adapter = adapter.params();
+            of_adapter
+                .filter(|p| adapter.method().learns_faster(&p.param))
+                .map(|p| p.id)
+        });
+        let group = faster.collect();
         let of_group = split(&set, &mut of_set, &group);
         set = state.optimizers.adapters.step(learning_rate * ratio, set, of_group);
     }
@@ -381,11 +370,6 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
         None => 0.0,
     };
     Ok((mean_loss, learning_rate))
-}
-
-/// Whether LoRA+ gives a parameter a rate of its own: the B matrices.
-fn is_up_projection(param: &str) -> bool {
-    param.starts_with("lora_B") || param.starts_with("lora_embedding_B")
 }
 
 /// Parameters that train: the adapter's and the head's, not those of an adapter below.

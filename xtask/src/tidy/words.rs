@@ -1,4 +1,4 @@
-//! Words a crate must not know: core and the models name no method, the methods name no model.
+//! Words a crate must not know: core, the models and training name no method, the methods name no model.
 //!
 //! Reading is plain: a comment is what follows `//` at the beginning of a line, and everything from a
 //! file's first `#[cfg(test)]` on is a test, as is all of a file called `tests.rs`. Both may use any word.
@@ -52,7 +52,7 @@ const EXCEPTIONS: [(&str, &str); 2] = [
 /// No line of code outside tests has a word that the crate must not know.
 pub(super) fn check(path: &str, text: &str, package: &str) -> Vec<Finding> {
     let (words, what, remedy): (&[&str], _, _) = match package {
-        "adapters-core" | "adapters-models" => (
+        "adapters-core" | "adapters-models" | "adapters-train" => (
             &METHODS,
             "method",
             "say it in the words of sites and hooks, or move it to the method's crate",
@@ -115,6 +115,7 @@ mod tests {
         let text = "//! Not lora itself.\n// fine\nconst A: &str = \"LORA\";\nlet ia3 = 1;\n";
         assert_eq!(lines("site.rs", text, "adapters-core"), [3, 4]);
         assert_eq!(lines("bert.rs", text, "adapters-models"), [3, 4]);
+        assert_eq!(lines("trainer.rs", text, "adapters-train"), [3, 4]);
         assert_eq!(lines("init.rs", text, "adapters-lora"), [0; 0]);
         assert_eq!(lines("main.rs", text, "adapters-cli"), [0; 0]);
     }

@@ -9,7 +9,7 @@ use adapters::core::Format;
 use adapters::models::heads::{HeadKind, Pooling, Scores, Targets};
 use adapters::models::{Encoded, Head, HeadConfig, Pretrained};
 use adapters::store::{LoadOptions, load_adapter, save_adapter};
-use adapters::train::{ModelInput, TaskModel, adamw, hidden_states, peak_rss_bytes};
+use adapters::train::{TaskModel, adamw, hidden_states, peak_rss_bytes, text_input};
 use adapters::{Adapted, AdapterSet, METHODS, method};
 use burn::module::Module;
 use burn::optim::GradientsParams;
@@ -120,7 +120,7 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
         })
         .collect();
     let rows: Vec<&Encoded> = rows.iter().collect();
-    let input = ModelInput::padded(&rows, &model.adapted.base, &device);
+    let input = text_input(&rows, &model.adapted.base, &device);
     let labels: Vec<i64> = (0..args.batch as i64).map(|row| row % 2).collect();
     let labels = Tensor::<1, Int>::from_data(TensorData::new(labels, [args.batch]), &device);
 

@@ -15,7 +15,8 @@ pub fn run(args: EvalArgs) -> Result<(), Failure> {
     let fields = loaded.fields();
     fields.text = args.text_field;
     fields.label = args.label_field;
-    let records = Records::read(&args.data)?;
+    fields.image = args.image_field;
+    let records = Records::read(&args.data, fields)?;
     let data = loaded.examples(&records, true)?;
     eprintln!("{}", loaded.report);
     let evaluation = loaded.evaluate(&*data, args.batch)?;

@@ -2,33 +2,41 @@
 
 use std::io::{Read, stdin};
 
-use adapters::train::{Fields, Records};
+use adapters::train::{Fields, Record, Records};
 use serde_json::{Map, Value, json};
 
 use crate::args::PredictArgs;
 use crate::failure::Failure;
 use crate::loading;
 
-/// Prints one line for each input: the prediction, and the text it is for unless the prediction contains it.
+/// Prints one line for each input: the prediction, and the text or image it is for unless the prediction contains it.
 pub fn run(args: PredictArgs) -> Result<(), Failure> {
     let loaded = loading::model(&args.model)?;
-    let (records, texts) = match &args.data {
-        Some(path) => (Records::read(path)?, None),
+    let fields = Fields::default();
+    let (records, inputs) = match &args.data {
+        Some(path) => {
+            let records = Records::read(path, &fields)?;
+            let files = match path.is_dir() {
+                true => records.records.iter().map(Record::location).collect(),
+                false => Vec::new(),
+            };
+            (records, files)
+        }
+        None if !args.image.is_empty() => {
+            let names = args.image.iter().map(|file| file.display().to_string()).collect();
+            (Records::of_images(&args.image, &fields), names)
+        }
         None => {
             let (objects, texts) = inputs(&args)?;
-            (Records::of_objects(objects, "the command line"), Some(texts))
+            (Records::of_objects(objects, "the command line"), texts)
         }
     };
     let data = loaded.examples(&records, false)?;
     let evaluation = loaded.evaluate(&*data, args.batch)?;
     for (index, outputs) in evaluation.outputs.iter().enumerate() {
         let prediction = data.describe(index, outputs);
-        match texts
-            .as_ref()
-            .and_then(|texts| texts.get(index))
-            .filter(|_| !loaded.task.repeats_input)
-        {
-            Some(text) => say!("{prediction}\t{text}"),
+        match inputs.get(index).filter(|_| !loaded.task.repeats_input) {
+            Some(input) => say!("{prediction}\t{input}"),
             None => say!("{prediction}"),
         }
     }

@@ -152,6 +152,11 @@ pub trait ErasedMethod: Any + Debug + Send + Sync {
         None
     }
 
+    /// See [`LearnsFaster::learns_faster`](crate::LearnsFaster::learns_faster).
+    fn learns_faster(&self, _param: &str) -> bool {
+        false
+    }
+
     /// See [`EditsEmbeddings::inserts`](crate::EditsEmbeddings::inserts).
     fn inserts(&self) -> Option<Inserted> {
         None

@@ -23,6 +23,8 @@ pub struct Capabilities<'a> {
     pub schedule: Option<&'a dyn Scheduled>,
     /// Training adds a penalty to the loss.
     pub penalty: Option<&'a dyn Penalized>,
+    /// Some parameters may learn faster than the rest.
+    pub faster: Option<&'a dyn LearnsFaster>,
     /// Tokens are inserted, or positions shifted.
     pub embeddings: Option<&'a dyn EditsEmbeddings>,
     /// The configuration holds text that only a tokenizer turns into tokens.
@@ -39,6 +41,7 @@ impl std::fmt::Debug for Capabilities<'_> {
             .field("shared", &self.shared.is_some())
             .field("schedule", &self.schedule.is_some())
             .field("penalty", &self.penalty.is_some())
+            .field("faster", &self.faster.is_some())
             .field("embeddings", &self.embeddings.is_some())
             .field("tokenizer", &self.tokenizer.is_some())
             .field("tied", &self.tied.is_some())
@@ -70,6 +73,12 @@ pub trait Scheduled {
 pub trait Penalized {
     /// What training adds to the loss; `None` where the configuration turns it off.
     fn penalty(&self, adapter: &Attached) -> Option<Tensor<1>>;
+}
+
+/// A method that has parameters for which a higher learning rate than that of the rest is published.
+pub trait LearnsFaster {
+    /// Whether the parameter of that name is one of them.
+    fn learns_faster(&self, param: &str) -> bool;
 }
 
 /// A method that changes how many positions a sequence has.

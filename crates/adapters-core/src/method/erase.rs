@@ -104,6 +104,11 @@ impl<M: Method> ErasedMethod for M {
         self.capabilities().penalty?.penalty(adapter)
     }
 
+    fn learns_faster(&self, param: &str) -> bool {
+        let faster = self.capabilities().faster;
+        faster.is_some_and(|method| method.learns_faster(param))
+    }
+
     fn inserts(&self) -> Option<Inserted> {
         self.capabilities().embeddings?.inserts()
     }

@@ -231,6 +231,10 @@ impl ErasedMethod for Union {
         self.parts.iter().map(|part| part.positions()).max().unwrap_or(0)
     }
 
+    fn learns_faster(&self, param: &str) -> bool {
+        self.parts.iter().any(|part| part.learns_faster(param))
+    }
+
     fn inserts(&self) -> Option<Inserted> {
         self.parts.iter().find_map(|part| part.inserts())
     }

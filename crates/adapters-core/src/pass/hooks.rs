@@ -1,5 +1,8 @@
 //! The hooks a model calls at its sites.
 
+use std::fmt::Debug;
+use std::sync::Arc;
+
 use burn::nn::{Embedding, LayerNorm, Linear};
 use burn::tensor::{Bool, Int, Tensor};
 
@@ -9,8 +12,8 @@ use crate::pass::call::Pass;
 use crate::pass::compose::At;
 use crate::pass::plan::Plan;
 use crate::pass::state::{
-    EmbeddingState, HiddenState, KeyValueState, LinearState, MatricesState, NormState, NormWeight, Normalization,
-    OutputState, TableState, Up,
+    AnyNorm, EmbeddingState, HiddenState, Join, KeyValueState, LinearState, MatricesState, NormState, NormWeight,
+    Normalization, OutputState, TableState, Up,
 };
 use crate::site::Site;
 use crate::sited::{EmbeddingHook, KeyValueHook, OutputHook, Point, ResidualHook, Sited};
@@ -126,6 +129,14 @@ impl<'a> Hooks<'a> {
         }
     }
 
+    /// A normalization with its own parameters or those of an adapter, to be told to [`join`](Self::join).
+    pub fn norm_here<N>(&self, norm: &Sited<N>) -> AnyNorm
+    where
+        N: Normalization + Debug + Send + Sync + 'static,
+    {
+        Arc::new(self.adapted_norm(norm).unwrap_or_else(|| N::clone(norm)))
+    }
+
     /// A block joining the residual stream: `norm(hidden + residual)`, without `norm` in pre-LN models.
     ///
     /// # Shapes
@@ -138,44 +149,58 @@ impl<'a> Hooks<'a> {
         residual: Tensor<3>,
         norm: Option<&Sited<LayerNorm>>,
     ) -> Tensor<3> {
-        let adapted = norm.and_then(|norm| self.adapted_norm(norm));
-        let norm = adapted.as_ref().or(norm.map(|norm| &**norm));
-        match self.at(point.site()) {
-            None => HiddenState::close(hidden, residual, norm),
-            Some(at) => at.run(HiddenState {
-                block: hidden.clone(),
-                hidden,
-                residual,
-                beside: None,
-                inner: None,
-                norm: norm.cloned(),
-                up: Up::Unasked,
-            }),
-        }
+        let join = norm.map_or(Join::Sum, |norm| Join::NormOfSum(self.norm_here(norm)));
+        self.join(point, hidden, residual, join)
     }
 
-    /// A block joining the residual stream, `hidden + residual`, where adapters read `beside` in place of `residual`: the
-    /// input of the block in models whose published adapters do so.
+    /// A block joining the residual stream in a way of its own.
     ///
     /// # Shapes
     ///
-    /// `[batch, seq, d_model]`, all four.
-    pub fn residual_beside(
+    /// `[batch, seq, d_model]`, all three.
+    pub fn join(
         &mut self,
         point: &Point<ResidualHook>,
         hidden: Tensor<3>,
         residual: Tensor<3>,
-        beside: Tensor<3>,
+        join: Join,
+    ) -> Tensor<3> {
+        self.join_reading(point, hidden, residual, None, join)
+    }
+
+    /// A block joining the residual stream, `hidden + residual`, where adapters read the `input` of the block in place of
+    /// `residual`.
+    ///
+    /// # Shapes
+    ///
+    /// `[batch, seq, d_model]`, all four.
+    pub fn residual_reading(
+        &mut self,
+        point: &Point<ResidualHook>,
+        hidden: Tensor<3>,
+        residual: Tensor<3>,
+        input: Tensor<3>,
+    ) -> Tensor<3> {
+        self.join_reading(point, hidden, residual, Some(input), Join::Sum)
+    }
+
+    fn join_reading(
+        &mut self,
+        point: &Point<ResidualHook>,
+        hidden: Tensor<3>,
+        residual: Tensor<3>,
+        input: Option<Tensor<3>>,
+        join: Join,
     ) -> Tensor<3> {
         match self.at(point.site()) {
-            None => hidden + residual,
+            None => join.close(hidden, residual),
             Some(at) => at.run(HiddenState {
                 block: hidden.clone(),
                 hidden,
                 residual,
-                beside: Some(beside),
+                input,
                 inner: None,
-                norm: None,
+                join,
                 up: Up::Unasked,
             }),
         }

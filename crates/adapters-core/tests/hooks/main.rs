@@ -3,12 +3,14 @@
 mod proofs;
 mod toy;
 
+use std::sync::Arc;
+
 use adapters_core::{
-    Composition, Ctx, EmbeddingState, Error, HiddenState, HookState, KeyValueState, LinearState, OutputState, Role,
-    SiteLayer, Up,
+    Composition, Ctx, EmbeddingState, Error, HiddenState, HookState, Join, KeyValueState, LinearState, OutputState,
+    Role, SiteLayer, Up,
 };
 use burn::module::{Module, Param, ParamId};
-use burn::nn::{LayerNormConfig, LinearConfig};
+use burn::nn::{LayerNorm, LayerNormConfig, LinearConfig};
 use burn::tensor::{Bool, Device, Distribution, Tensor, TensorData};
 
 use crate::toy::{Bench, ROLES, toy};
@@ -266,18 +268,19 @@ fn rows_of_every_state_round_trip() {
     }
     for norm in [None, Some(LayerNormConfig::new(4).init(&device))] {
         let has_norm = norm.is_some();
+        let join = norm.map_or(Join::Sum, |norm: LayerNorm| Join::NormOfSum(Arc::new(norm)));
         round_trip(
             &HiddenState {
                 hidden: three(),
                 block: three(),
                 residual: three(),
-                beside: None,
+                input: None,
                 inner: None,
-                norm,
+                join,
                 up: Up::Unasked,
             },
             |s| {
-                assert_eq!(s.norm.is_some(), has_norm);
+                assert_eq!(matches!(s.join, Join::NormOfSum(_)), has_norm);
                 vec![of(&s.hidden), of(&s.residual)]
             },
         );

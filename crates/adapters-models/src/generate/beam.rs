@@ -69,7 +69,6 @@ impl Beams {
         let mut order = Vec::new();
         for index in 0..generation.max_new_tokens {
             let scores = scores(Step {
-                index,
                 rows: &rows,
                 order: &order,
             })?;

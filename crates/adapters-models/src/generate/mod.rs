@@ -66,8 +66,6 @@ impl Default for Generation {
 
 /// What the next tokens are computed of.
 struct Step<'r> {
-    /// Tokens the rows have grown by.
-    index: usize,
     rows: &'r [Vec<u32>],
     /// Which row of the step before each row goes on with; empty where each goes on with itself.
     order: &'r [usize],
@@ -102,6 +100,11 @@ impl Generation {
         let mut cache = self.caches(set).then(KeyValueCache::new);
         let rows = prompts.iter().map(|prompt| prompt.to_vec()).collect();
         self.grow(rows, info.pad_id, on_token, |step| {
+            if let Some(cache) = &mut cache
+                && !lm.keeps(cache.columns(), cache.columns() + 1)
+            {
+                *cache = KeyValueCache::new();
+            }
             let rows = step.unseen(cache.as_mut());
             let mut cx = self.context(set, self.rows_of_a_text())?.generating(prompt);
             let hidden = match &mut cache {
@@ -192,9 +195,8 @@ impl Generation {
             .collect();
         let lengths: Vec<usize> = rows.iter().map(Vec::len).collect();
         let mut ended = vec![false; rows.len()];
-        for step in 0..self.max_new_tokens {
+        for _ in 0..self.max_new_tokens {
             let scores = scores(Step {
-                index: step,
                 rows: &rows,
                 order: &[],
             })?;
@@ -275,7 +277,7 @@ fn refuse(field: &'static str, expected: &str, found: String) -> ModelError {
 impl Step<'_> {
     /// What of the rows is not in the cache yet, whose rows go where those of the step went.
     fn unseen(&self, cache: Option<&mut KeyValueCache>) -> Vec<&[u32]> {
-        let first = cache.is_none() || self.index == 0;
+        let first = cache.as_ref().is_none_or(|cache| cache.columns() == 0);
         if let (Some(cache), false) = (cache, self.order.is_empty()) {
             cache.reorder(self.order);
         }

@@ -10,8 +10,9 @@ use serde_json::{Map, Value};
 
 use crate::error::ModelError;
 use crate::heads::config::{HeadConfig, refused};
-use crate::heads::layers::{HiddenLayer, LastLayer};
-use crate::heads::{Head, HeadBase, Pooling, fits};
+use crate::heads::head_base::HeadBase;
+use crate::heads::layers::{Head, HiddenLayer, LastLayer};
+use crate::heads::pooling::Pooling;
 use crate::weights::Weights;
 
 const CONFIG: &str = "head_config.json";
@@ -58,9 +59,8 @@ impl Head {
                 return Err(refused(&path, field, &expected.to_string(), found.to_string()));
             }
         }
-        let config = HeadConfig::from_fields(fields, base.default_pooling(), &path)?;
-        let activation = config.check(&path)?;
-        fits(&config, base, &path)?;
+        let config = HeadConfig::from_fields(fields, base, &path)?;
+        let activation = config.check(base, &path)?;
         let name = file.get("name").and_then(Value::as_str).unwrap_or("default").to_owned();
 
         let (weights, pickle) = (dir.join(WEIGHTS), dir.join(PICKLE));

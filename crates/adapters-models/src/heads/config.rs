@@ -8,7 +8,11 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::error::ModelError;
-use crate::heads::{HeadBase, Pooling};
+use crate::heads::head_base::HeadBase;
+use crate::heads::pooling::Pooling;
+
+/// The published `head_type` of a head over images, of one class or of several labels.
+const IMAGES: &str = "image_classification";
 
 /// What a head predicts, with the options that only this kind has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,8 +59,9 @@ pub enum Objective {
 }
 
 impl HeadKind {
-    const NAMES: [&str; 7] = [
+    const NAMES: [&str; 8] = [
         "classification",
+        IMAGES,
         "multilabel_classification",
         "multiple_choice",
         "tagging",
@@ -241,12 +246,12 @@ impl HeadConfig {
         matches!(self.kind, HeadKind::Classification { .. }) && self.labels.len() == 1
     }
 
-    /// Checks the values against each other; the activation, which is the identity without one.
+    /// Checks the values against each other and against the model; the activation, which is the identity without one.
     ///
     /// # Errors
     ///
     /// [`ModelError::Config`] naming the field.
-    pub(super) fn check(&self, path: &Path) -> Result<Activation, ModelError> {
+    pub(super) fn check(&self, base: &impl HeadBase, path: &Path) -> Result<Activation, ModelError> {
         let refuse = |field, expected: &str, found: String| Err(refused(path, field, expected, found));
         if !(1..=64).contains(&self.layers) {
             return refuse("layers", "between 1 and 64", self.layers.to_string());
@@ -266,6 +271,9 @@ impl HeadConfig {
         if self.dropout.is_some_and(|p| !(0.0..1.0).contains(&p)) {
             return refuse("dropout_prob", "0 <= p < 1", format!("{:?}", self.dropout));
         }
+        if self.kind.pooling() == Some(Pooling::Pooler) && !base.has_pooler() {
+            return refuse("use_pooler", "false: this checkpoint has no pooler", "true".to_owned());
+        }
         let name = self.activation.as_deref().unwrap_or("linear").to_lowercase();
         Ok(name.parse::<Activation>()?)
     }
@@ -277,7 +285,7 @@ impl HeadConfig {
     /// [`ModelError::Config`] naming the field.
     pub(super) fn from_fields(
         mut fields: Map<String, Value>,
-        default_pooling: Pooling,
+        base: &impl HeadBase,
         path: &Path,
     ) -> Result<Self, ModelError> {
         let mut read = Fields {
@@ -286,7 +294,7 @@ impl HeadConfig {
         };
         let found: String = read.take("head_type")?.unwrap_or_default();
         let labels = read.labels()?;
-        let pooling = read.pooling(default_pooling)?;
+        let pooling = read.pooling(base.default_pooling())?;
         let (count, choices) = (read.take::<usize>("num_labels")?, read.take::<usize>("num_choices")?);
         let language_model = |read: &mut Fields<'_>, objective, norm, shift| {
             Ok::<_, ModelError>(HeadKind::LanguageModel {
@@ -296,6 +304,10 @@ impl HeadConfig {
             })
         };
         let kind = match found.as_str() {
+            IMAGES => match read.take("multilabel")?.unwrap_or(false) {
+                true => HeadKind::MultiLabel { pooling },
+                false => HeadKind::Classification { pooling },
+            },
             "classification" => HeadKind::Classification { pooling },
             "multilabel_classification" => HeadKind::MultiLabel { pooling },
             "multiple_choice" => HeadKind::MultipleChoice {
@@ -312,6 +324,13 @@ impl HeadConfig {
                 return Err(refused(path, "head_type", &expected, found));
             }
         };
+        if base.reads_images() != (found == IMAGES) {
+            let expected = match base.reads_images() {
+                true => "`image_classification`, as the model reads images",
+                false => "a head over texts, as the model reads them",
+            };
+            return Err(refused(path, "head_type", expected, found));
+        }
         let numbers = count.or(labels.as_ref().map(Vec::len)).unwrap_or(2);
         if numbers > 1 << 20 || choices.is_some_and(|n| n > 1 << 20) {
             return Err(refused(path, "num_labels", "at most 2^20", numbers.to_string()));
@@ -346,7 +365,15 @@ impl HeadConfig {
     pub(super) fn to_fields(&self, base: &impl HeadBase) -> Map<String, Value> {
         let mut fields = self.extra.clone();
         let mut put = |key: &str, value: Value| fields.insert(key.to_owned(), value);
-        put("head_type", self.kind.name().into());
+        match self.kind {
+            HeadKind::Classification { .. } | HeadKind::MultiLabel { .. } if base.reads_images() => {
+                put("head_type", IMAGES.into());
+                put("multilabel", matches!(self.kind, HeadKind::MultiLabel { .. }).into());
+            }
+            kind => {
+                put("head_type", kind.name().into());
+            }
+        }
         put("layers", self.layers.into());
         put("activation_function", self.activation.clone().into());
         match self.kind {

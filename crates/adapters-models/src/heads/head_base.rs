@@ -3,9 +3,10 @@
 use adapters_core::{Ctx, Host, Role, Site, SiteKind, Stack};
 use burn::tensor::Tensor;
 
-use crate::heads::Pooling;
+use crate::heads::pooling::Pooling;
 use crate::kind::ModelKind;
 use crate::model::Model;
+use crate::transformer::ClassifierLayout;
 
 /// A model whose last hidden state heads read.
 pub trait HeadBase: Host {
@@ -19,6 +20,16 @@ pub trait HeadBase: Host {
     /// encoder, the last token of the others.
     fn default_pooling(&self) -> Pooling {
         Pooling::Last
+    }
+
+    /// Where the published class for a class of a whole text or image keeps its head, and what that reads.
+    fn classifier(&self) -> ClassifierLayout {
+        ClassifierLayout::of(ModelKind::Encoder)
+    }
+
+    /// Whether it reads images in place of text.
+    fn reads_images(&self) -> bool {
+        false
     }
 
     /// Epsilon of the layer normalizations of a head; 1e-12 where the model's configuration has no `layer_norm_eps`.
@@ -72,6 +83,14 @@ impl HeadBase for Model {
             ModelKind::CausalLm | ModelKind::EncoderDecoder => Pooling::Last,
             _ => Pooling::First,
         }
+    }
+
+    fn classifier(&self) -> ClassifierLayout {
+        Model::classifier(self)
+    }
+
+    fn reads_images(&self) -> bool {
+        self.kind() == ModelKind::ImageEncoder
     }
 
     fn norm_epsilon(&self) -> f64 {

@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 
 use crate::error::ModelError;
 use crate::heads::config::{HeadConfig, HeadKind, refused};
-use crate::heads::{HeadBase, fits};
+use crate::heads::head_base::HeadBase;
 use crate::model::Model;
 use crate::weights::Weights;
 
@@ -61,8 +61,7 @@ impl Head {
     /// [`ModelError::Config`] naming a field that cannot be, [`ModelError::Adapter`] for an unknown activation.
     pub fn new(config: HeadConfig, base: &impl HeadBase, seed: u64, device: &Device) -> Result<Self, ModelError> {
         let path = Path::new("head");
-        let activation = config.check(path)?;
-        fits(&config, base, path)?;
+        let activation = config.check(base, path)?;
         let (d, outputs) = (base.d_model(), config.outputs(base.vocab_size()));
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(u64::MAX);
@@ -104,7 +103,7 @@ impl Head {
         let activation = layout.activation.as_deref().unwrap_or(&info.activation);
         let mut config = HeadConfig::masked_lm().with_activation(Some(activation));
         config.bias = layout.bias.is_some();
-        let activation = config.check(&path)?;
+        let activation = config.check(encoder, &path)?;
         let published: Map<String, Value> = read_json(&path)?;
         let tied = published.get("tie_word_embeddings") != Some(&Value::Bool(false));
         let (d, [vocab, width]) = (encoder.d_model(), HeadBase::word_embeddings(encoder).dims());

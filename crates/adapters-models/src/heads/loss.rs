@@ -4,8 +4,8 @@ use adapters_core::Ctx;
 use burn::tensor::{Bool, Int, Tensor, activation};
 
 use crate::error::ModelError;
-use crate::heads::Head;
 use crate::heads::config::HeadKind;
+use crate::heads::layers::Head;
 use crate::heads::pooling::text_positions;
 
 /// The id of a token that is not to be scored, as in the reference.

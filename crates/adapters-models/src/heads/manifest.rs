@@ -8,8 +8,9 @@ use burn::tensor::Device;
 
 use crate::error::ModelError;
 use crate::heads::config::{HeadConfig, HeadKind};
-use crate::heads::layers::{HiddenLayer, LastLayer};
-use crate::heads::{Head, HeadBase, Pooling, fits};
+use crate::heads::head_base::HeadBase;
+use crate::heads::layers::{Head, HiddenLayer, LastLayer};
+use crate::heads::pooling::Pooling;
 use crate::weights::Weights;
 
 impl Head {
@@ -69,7 +70,7 @@ impl Head {
             fields.remove(derived);
         }
         let path = dir.join(adapters_store::Manifest::FILE);
-        let config = HeadConfig::from_fields(fields, base.default_pooling(), &path)?;
+        let config = HeadConfig::from_fields(fields, base, &path)?;
         Self::load_weights(&dir.join(&manifest.file), config, base, device)
     }
 
@@ -100,8 +101,7 @@ impl Head {
         base: &impl HeadBase,
         device: &Device,
     ) -> Result<Self, ModelError> {
-        let activation = config.check(path)?;
-        fits(&config, base, path)?;
+        let activation = config.check(base, path)?;
         let (tensors, _) = read_safetensors(path)?;
         let (d, outputs) = (base.d_model(), config.outputs(base.vocab_size()));
         let tied = config.kind.is_language_model() && !tensors.contains_key("weight");

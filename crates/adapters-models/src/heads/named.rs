@@ -9,7 +9,9 @@ use burn::module::Module;
 use burn::tensor::{Bool, Device, Tensor};
 
 use crate::error::ModelError;
-use crate::heads::{Head, HeadBase, Scores};
+use crate::heads::head_base::HeadBase;
+use crate::heads::layers::Head;
+use crate::heads::loss::Scores;
 
 /// Heads by name. A [`Module`] of all their parameters.
 #[derive(Module, Debug, Default)]

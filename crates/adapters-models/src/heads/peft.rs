@@ -2,53 +2,75 @@
 //! adapter's.
 //!
 //! peft keeps no configuration of a head: the `task_type` stands for a class of transformers, and that class decides what the
-//! head reads. Only heads of one layer are covered, which is what `BertForSequenceClassification`,
-//! `LlamaForSequenceClassification`, `BertForTokenClassification`, `BertForQuestionAnswering` and their relatives have.
+//! head reads and which layers it has. For a class of a whole text or image they are those of [`ClassifierLayout`]; taggers and
+//! heads of question answering have one layer.
 
 use std::path::Path;
 
-use adapters_core::Format;
+use adapters_core::{Format, Tensors};
 use adapters_store::{read_json, read_safetensors, write_json, write_safetensors};
 use burn::tensor::Device;
 use serde_json::{Map, Value, json};
 
 use crate::error::ModelError;
 use crate::heads::config::{HeadConfig, HeadKind, refused};
-use crate::heads::layers::LastLayer;
-use crate::heads::{Head, HeadBase, Pooling, fits};
+use crate::heads::head_base::HeadBase;
+use crate::heads::layers::{Head, HiddenLayer, LastLayer};
+use crate::heads::pooling::Pooling;
+use crate::transformer::ClassifierLayout;
 use crate::weights::Weights;
 
 const CONFIG: &str = "adapter_config.json";
 /// Prefixes of the keys of a head: that of an adapter inside the model, and of a prompt around it.
 const PREFIXES: [&str; 2] = ["base_model.model.", "base_model."];
-/// Modules that hold the head of a class of transformers.
+/// Modules of a head of one layer.
 const MODULES: [&str; 3] = ["classifier", "score", "qa_outputs"];
 
-/// What the classes of transformers for sequence classification read of this model.
+/// What the class for sequence classification, or for classification of images, reads of this model.
 fn class_pooling(base: &impl HeadBase) -> Pooling {
-    match base.default_pooling() {
-        Pooling::First => Pooling::Pooler,
-        other => other,
+    match base.classifier().reads_pooler {
+        true => Pooling::Pooler,
+        false => base.default_pooling(),
     }
 }
 
-/// `task_type`, and the module that holds the head in the class that this type stands for; `None` where no class has this
-/// head.
-fn module(config: &HeadConfig, base: &impl HeadBase) -> Option<(&'static str, &'static str)> {
-    let decoder = base.default_pooling() == Pooling::Last;
+/// `task_type`, and the layers of the head in the class that this type stands for; `None` where no class has this head.
+fn class_of(config: &HeadConfig, base: &impl HeadBase) -> Option<(Value, ClassifierLayout)> {
+    let layout = base.classifier();
+    let one_layer = |last| ClassifierLayout {
+        hidden: None,
+        last,
+        ..layout
+    };
     match config.kind {
-        _ if config.layers != 1 => None,
         HeadKind::Classification { pooling } => {
-            // A decoder's class has no bias there.
-            let fits = pooling == class_pooling(base) && config.bias != decoder;
-            fits.then_some(("SEQ_CLS", if decoder { "score" } else { "classifier" }))
+            let layers = match layout.hidden {
+                None => config.layers == 1,
+                Some((_, activation)) => config.layers == 2 && config.activation.as_deref() == Some(activation),
+            };
+            let fits = layers && pooling == class_pooling(base) && config.bias == layout.bias;
+            // peft has no task type for images.
+            let task_type = if base.reads_images() {
+                Value::Null
+            } else {
+                json!("SEQ_CLS")
+            };
+            fits.then_some((task_type, layout))
         }
-        HeadKind::Tagging if !decoder => Some(("TOKEN_CLS", "classifier")),
-        HeadKind::QuestionAnswering => Some(("QUESTION_ANS", "qa_outputs")),
+        _ if config.layers != 1 => None,
+        HeadKind::Tagging if base.default_pooling() != Pooling::Last => {
+            Some((json!("TOKEN_CLS"), one_layer("classifier")))
+        }
+        HeadKind::QuestionAnswering => Some((json!("QUESTION_ANS"), one_layer("qa_outputs"))),
         // Of several labels only the checkpoint's `problem_type` tells, which peft does not store.
         HeadKind::MultiLabel { .. } | HeadKind::Tagging | HeadKind::MultipleChoice { .. } => None,
         HeadKind::LanguageModel { .. } => None,
     }
+}
+
+/// The module below the model that a path is in.
+fn module(path: &str) -> &str {
+    path.split('.').next().unwrap_or(path)
 }
 
 impl Head {
@@ -59,7 +81,7 @@ impl Head {
     ///
     /// [`ModelError::Store`].
     pub fn save_peft(&self, dir: &Path, base: &impl HeadBase) -> Result<bool, ModelError> {
-        let Some((task_type, module)) = module(self.config(), base) else {
+        let Some((task_type, layout)) = class_of(self.config(), base) else {
             return Ok(false);
         };
         let (config_path, weights_path) = (dir.join(CONFIG), dir.join(Format::Peft.weights_file()));
@@ -71,30 +93,43 @@ impl Head {
             Some(path) => (format!("{prefix}{inside}{path}"), data),
             None => (key, data),
         });
-        let mut tensors: adapters_core::Tensors = renamed.collect();
+        let mut tensors: Tensors = renamed.collect();
         let inside = tensors.keys().any(|key| key.starts_with(prefix));
         let of_head = PREFIXES[usize::from(!inside)];
-        let key = |rest: &str| format!("{of_head}{module}.{rest}");
-        tensors.insert(key("weight"), self.last_weight(base).into_data());
-        let bias = self.last.bias.iter().map(|bias| (key("bias"), bias.val().into_data()));
-        tensors.extend(bias);
-        write_safetensors(&weights_path, &tensors, [])?;
+        let key = |path: &str, rest: &str| format!("{of_head}{path}.{rest}");
         let saved = config.get("modules_to_save").and_then(Value::as_array).cloned();
         let mut saved = saved.unwrap_or_default();
-        saved.push(module.into());
+        if let (Some((path, _)), Some(layer)) = (layout.hidden, self.hidden.first()) {
+            tensors.insert(key(path, "weight"), layer.dense.weight.val().transpose().into_data());
+            let bias = layer.dense.bias.iter();
+            tensors.extend(bias.map(|bias| (key(path, "bias"), bias.val().into_data())));
+            saved.push(module(path).into());
+        }
+        tensors.insert(key(layout.last, "weight"), self.last_weight(base).into_data());
+        let bias = self.last.bias.iter();
+        tensors.extend(bias.map(|bias| (key(layout.last, "bias"), bias.val().into_data())));
+        write_safetensors(&weights_path, &tensors, [])?;
+        saved.push(module(layout.last).into());
+        saved.dedup();
         config.insert("modules_to_save".to_owned(), saved.into());
-        config.insert("task_type".to_owned(), json!(task_type));
+        config.insert("task_type".to_owned(), task_type);
         write_json(&config_path, &config)?;
         Ok(true)
     }
 
-    /// The head in a folder of peft's format; `None` where it has none.
+    /// The head in a folder of peft's format; `None` where it has none. A layer below the last that the folder lacks is that of
+    /// `checkpoint`, the folder of the base: peft saves only the modules that it is told.
     ///
     /// # Errors
     ///
     /// [`ModelError::Store`] for files; [`ModelError::Config`] for a `task_type` whose head is not computed here, and for a class
     /// that reads a pooler the model lacks.
-    pub fn load_peft(dir: &Path, base: &impl HeadBase, device: &Device) -> Result<Option<Self>, ModelError> {
+    pub fn load_peft(
+        dir: &Path,
+        checkpoint: &Path,
+        base: &impl HeadBase,
+        device: &Device,
+    ) -> Result<Option<Self>, ModelError> {
         let (path, weights) = (dir.join(CONFIG), dir.join(Format::Peft.weights_file()));
         if !path.exists() || !weights.exists() {
             return Ok(None);
@@ -104,43 +139,70 @@ impl Head {
             return Ok(None); // AdapterHub's
         }
         let (mut tensors, _) = read_safetensors(&weights)?;
-        let mut prefixes = PREFIXES
-            .iter()
-            .flat_map(|prefix| MODULES.map(|module| format!("{prefix}{module}.")));
-        let Some(prefix) = prefixes.find(|prefix| tensors.contains_key(&format!("{prefix}weight"))) else {
+        let whole = base.classifier();
+        let found = PREFIXES.iter().find_map(|prefix| {
+            let lasts = [whole.last].into_iter().chain(MODULES);
+            let mut present = lasts.filter(|last| tensors.contains_key(&format!("{prefix}{last}.weight")));
+            Some((*prefix, present.next()?))
+        });
+        let Some((prefix, last)) = found else {
             return Ok(None);
         };
-        tensors.retain(|key, _| key.starts_with(&prefix));
+        let kind = match config.get("task_type").and_then(Value::as_str) {
+            Some("SEQ_CLS") => HeadKind::Classification {
+                pooling: class_pooling(base),
+            },
+            None if base.reads_images() => HeadKind::Classification {
+                pooling: class_pooling(base),
+            },
+            Some("TOKEN_CLS") => HeadKind::Tagging,
+            Some("QUESTION_ANS") => HeadKind::QuestionAnswering,
+            other => {
+                let expected = "SEQ_CLS, TOKEN_CLS or QUESTION_ANS for a folder with a head";
+                return Err(refused(&path, "task_type", expected, other.unwrap_or("none")));
+            }
+        };
+        let hidden = whole.hidden.filter(|_| matches!(kind, HeadKind::Classification { .. }));
+        let modules = hidden.iter().map(|(path, _)| *path).chain([last]).map(module);
+        let of_head: Vec<String> = modules.map(|module| format!("{prefix}{module}.")).collect();
+        tensors.retain(|key, _| of_head.iter().any(|module| key.starts_with(module)));
         let rows = |key| {
-            let data = tensors.get(&format!("{prefix}{key}"))?;
+            let data = tensors.get(&format!("{prefix}{last}.{key}"))?;
             data.shape().to_vec().first().copied()
         };
         let outputs = rows("weight").unwrap_or_default();
-        let pooling = class_pooling(base);
-        let kind = match config.get("task_type").and_then(Value::as_str).unwrap_or_default() {
-            "SEQ_CLS" => HeadKind::Classification { pooling },
-            "TOKEN_CLS" => HeadKind::Tagging,
-            "QUESTION_ANS" => HeadKind::QuestionAnswering,
-            other => {
-                let expected = "SEQ_CLS, TOKEN_CLS or QUESTION_ANS for a folder with a head";
-                return Err(refused(&path, "task_type", expected, other));
-            }
-        };
         let labels = (0..outputs).map(|label| format!("LABEL_{label}"));
         let config = HeadConfig {
             bias: rows("bias").is_some(),
-            ..HeadConfig::new(kind, labels).with_layers(1)
+            ..HeadConfig::new(kind, labels).with_layers(1 + usize::from(hidden.is_some()))
         };
-        let activation = config.check(&path)?;
-        fits(&config, base, &path)?;
-        let mut w = Weights::from_tensors(weights, tensors, &prefix, device);
-        let last = LastLayer {
-            weight: Some(w.matrix("weight", outputs, base.d_model())),
-            bias: config.bias.then(|| w.vector("bias", outputs)),
+        let config = match hidden {
+            Some((_, activation)) => config.with_activation(Some(activation)),
+            None => config,
+        };
+        let activation = config.check(base, &path)?;
+        let d = base.d_model();
+        let mut w = Weights::from_tensors(weights, tensors, prefix, device);
+        let hidden = match hidden {
+            None => Vec::new(),
+            Some((path, _)) if w.has(&format!("{path}.weight")) => vec![HiddenLayer {
+                dense: w.linear(path, d, d),
+                norm: None,
+            }],
+            Some((path, _)) => {
+                let mut below = Weights::read(checkpoint, "", device)?;
+                let dense = below.linear(path, d, d);
+                below.finish(&[""])?;
+                vec![HiddenLayer { dense, norm: None }]
+            }
+        };
+        let last_layer = LastLayer {
+            weight: Some(w.matrix(&format!("{last}.weight"), outputs, d)),
+            bias: config.bias.then(|| w.vector(&format!("{last}.bias"), outputs)),
         };
         w.finish(&[])?;
         Ok(Some(
-            Self::from_layers(Vec::new(), last, activation, config).trainable(),
+            Self::from_layers(hidden, last_layer, activation, config).trainable(),
         ))
     }
 }

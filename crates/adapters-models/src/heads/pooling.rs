@@ -4,7 +4,7 @@ use adapters_core::{Ctx, Pass};
 use burn::tensor::{Bool, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use crate::heads::HeadBase;
+use crate::heads::head_base::HeadBase;
 
 /// How the hidden states of a sequence become one vector.
 ///

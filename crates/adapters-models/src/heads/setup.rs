@@ -8,7 +8,9 @@ use burn::tensor::Device;
 
 use crate::error::ModelError;
 use crate::heads::config::refused;
-use crate::heads::{Head, HeadBase, Heads};
+use crate::heads::head_base::HeadBase;
+use crate::heads::layers::Head;
+use crate::heads::named::Heads;
 
 impl Heads {
     /// Saves a setup: its adapters and fusions from `set`, and from these heads the ones the setup names, each in the folder of

@@ -20,6 +20,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use crate::error::ModelError;
+use crate::norm::{Norm, NormKind};
 use crate::weights::checkpoint::{Checkpoint, Layout, ReadError, Target};
 
 pub use scope::Scope;
@@ -214,6 +215,21 @@ impl Weights {
             norm.gamma = self.vector(&format!("{path}.weight"), d_model);
         }
         norm
+    }
+
+    /// A normalization of any of the formulas of decoders.
+    pub(crate) fn norm(&mut self, kind: NormKind, path: &str, d_model: usize, epsilon: f64) -> Norm {
+        match kind {
+            NormKind::Layer => Norm::Layer(self.layer_norm(path, d_model, epsilon)),
+            NormKind::Rms => Norm::Rms(self.rms_norm(path, d_model, epsilon)),
+            NormKind::OnePlusRms => {
+                let mut norm = self.rms_norm(path, d_model, epsilon);
+                if self.is_random() {
+                    norm.gamma = frozen(Tensor::zeros([d_model], &self.device));
+                }
+                Norm::OnePlusRms(norm)
+            }
+        }
     }
 
     /// Ends loading.

@@ -9,6 +9,7 @@ use burn::nn::conv::Conv2d;
 use burn::nn::{Embedding, LayerNorm, Linear, RmsNorm};
 use burn::tensor::Tensor;
 
+use crate::norm::{Norm, NormKind};
 use crate::weights::Weights;
 
 /// The layers of one location, whose keys and paths begin alike.
@@ -109,6 +110,19 @@ impl<'w> Scope<'w> {
     /// A root-mean-square normalization.
     pub fn rms_norm(&mut self, role: NormRole, rest: &str, d_model: usize, epsilon: f64) -> Sited<RmsNorm> {
         let layer = self.weights.rms_norm(&self.key(rest), d_model, epsilon);
+        Sited::new(self.location, role, self.path(rest), layer)
+    }
+
+    /// A normalization of any of the formulas of decoders.
+    pub(crate) fn norm(
+        &mut self,
+        kind: NormKind,
+        role: NormRole,
+        rest: &str,
+        d_model: usize,
+        epsilon: f64,
+    ) -> Sited<Norm> {
+        let layer = self.weights.norm(kind, &self.key(rest), d_model, epsilon);
         Sited::new(self.location, role, self.path(rest), layer)
     }
 

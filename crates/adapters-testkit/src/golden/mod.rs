@@ -8,6 +8,7 @@ mod combined;
 mod compare;
 mod decided;
 mod glob;
+mod gradients;
 mod model;
 mod records;
 mod run;

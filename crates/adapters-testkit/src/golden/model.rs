@@ -2,9 +2,12 @@
 
 use std::path::Path;
 
+use adapters::core::NamedParams;
+use adapters::models::heads::Scores;
 use adapters::models::{Head, ImageInput, Input, Model, ModelKind, Pretrained, TextInput, TextToTextInput};
 use adapters::store::read_safetensors;
 use adapters::{Ctx, Host};
+use burn::module::{Module, ParamId};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use serde_json::Value;
 
@@ -101,6 +104,8 @@ pub(crate) enum Top {
     MaskedLm(Head),
     /// Scores of all tokens by the model's head.
     OwnHead,
+    /// Scores of labels by a head that peft saved with an adapter.
+    Labels(Head),
 }
 
 impl Top {
@@ -112,6 +117,12 @@ impl Top {
     pub(crate) fn of(case: &Case, dir: &Path, checkpoint: &Path, model: &Model, device: &Device) -> Result<Self, Stop> {
         let (class, output, head) = (case.model_class.as_str(), case.output.as_str(), case.head.as_deref());
         let own = class == model.class_name();
+        if let (Some(class), "logits", None) = (head_class(class), output, head) {
+            let (_, folder) = *case.adapter_dirs()?.first().ok_or_else(|| unknown(case))?;
+            let head = Head::load_peft(&dir.join(folder), checkpoint, model, device)?;
+            let head = head.ok_or_else(|| Stop::unsupported(format!("{class} without a head in its first adapter")))?;
+            return Ok(Self::Labels(head));
+        }
         match (model.kind(), output, head) {
             // Of an encoder-decoder, it is that of the decoder.
             (ModelKind::Encoder | ModelKind::EncoderDecoder | ModelKind::ImageEncoder, "last_hidden_state", None)
@@ -168,14 +179,88 @@ impl Top {
             }
             .into(),
         };
+        let text = match &input {
+            Input::TextToText(input) => input.padding.clone(),
+            _ => None,
+        };
         let hidden = model.forward(input, cx)?;
         match self {
+            Self::Labels(head) => {
+                if model.encoder_decoder().is_ok() {
+                    cx.hooks().next_stack(text);
+                }
+                let padding = cx.pass().padding.clone();
+                match head.forward(hidden, padding, model, cx) {
+                    Scores::Rows(rows) => Ok(rows.unsqueeze_dim(1)),
+                    Scores::Tokens(tokens) => Ok(tokens),
+                    Scores::Spans { .. } => Err(Stop::unsupported("a head of question answering")),
+                }
+            }
             Self::Nothing => Ok(hidden),
             Self::MaskedLm(head) => Ok(head.scores(hidden, model, cx)),
             Self::OwnHead => {
                 let logits = model.logits(hidden, cx);
                 logits.ok_or_else(|| Stop::unsupported("the model has no language-model head"))
             }
+        }
+    }
+}
+
+/// The part of a class's name that says which head it has, where a task type of peft stands for it.
+fn head_class(class: &str) -> Option<&str> {
+    [
+        "ForSequenceClassification",
+        "ForTokenClassification",
+        "ForImageClassification",
+    ]
+    .into_iter()
+    .find(|head| class.ends_with(head))
+}
+
+impl Top {
+    /// With parameters that train.
+    pub(crate) fn train(&self) -> Self {
+        match self {
+            Self::Nothing => Self::Nothing,
+            Self::OwnHead => Self::OwnHead,
+            Self::MaskedLm(head) => Self::MaskedLm(head.clone().train()),
+            Self::Labels(head) => Self::Labels(head.clone().train()),
+        }
+    }
+
+    /// The parameters of a head that was saved with an adapter, by their paths in the class of transformers; `true` where the
+    /// published matrix is the transposed one.
+    pub(crate) fn params(&self, model: &Model) -> Vec<(String, ParamId, bool)> {
+        let Self::Labels(head) = self else {
+            return Vec::new();
+        };
+        let layout = model.classifier();
+        let layers: Vec<&str> = match head.config().layers {
+            1 => vec![layout.last],
+            _ => layout
+                .hidden
+                .iter()
+                .map(|(path, _)| *path)
+                .chain([layout.last])
+                .collect(),
+        };
+        let mut params = Vec::new();
+        let mut layer = 0;
+        for (name, id) in head.named_params() {
+            let is_weight = name.ends_with(".weight");
+            layer += usize::from(is_weight);
+            let Some(path) = layers.get(layer - 1) else { break };
+            let kind = if is_weight { "weight" } else { "bias" };
+            params.push((format!("{path}.{kind}"), id, is_weight && layer < layers.len()));
+        }
+        params
+    }
+
+    /// The head as a module; `None` without one.
+    pub(crate) fn head(&self) -> Option<&Head> {
+        match self {
+            Self::MaskedLm(head) | Self::Labels(head) => Some(head),
+            Self::Nothing | Self::OwnHead => None,
         }
     }
 }

@@ -11,15 +11,16 @@ use adapters::store::{
     save_fusion, write_safetensors,
 };
 use adapters::{AdapterSet, Composition, Ctx, METHODS};
-use burn::module::{Module, ModuleVisitor, Param, ParamId};
+use burn::module::Module;
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::golden::case::{AVERAGE, Case, EJECT, Framework, MERGE, RESET, WEIGHTED};
 use crate::golden::combined::Combined;
-use crate::golden::compare::{Tolerance, each_element, where_compared, whole_tensor};
+use crate::golden::compare::{Tolerance, each_element, where_compared};
 use crate::golden::decided::{PREFIX_UNDER_SDPA, decided, full_rows_equal, is_under_sdpa, prompts_see_padding};
+use crate::golden::gradients::{Collect, compare_gradients};
 use crate::golden::model::{Inputs, Top, load, load_for_hub};
 use crate::golden::records;
 use crate::golden::verdict::{Outcome, Stop, Verdict};
@@ -191,7 +192,7 @@ impl Prepared {
                 false => format!("output has shape {:?}, expected {:?}", shapes.0, shapes.1),
             });
         }
-        outcome.grads = Some(compare_gradients(&case, &computed, &expected, &mut problems));
+        outcome.grads = Some(compare_gradients(&case, &computed.gradients, &expected, &mut problems));
         if !output.within && is_under_sdpa("prefix_tuning", &case, dir) && self.is_plain(&case, &top, &inputs, want)? {
             return Err(Stop::unsupported(PREFIX_UNDER_SDPA));
         }
@@ -322,7 +323,7 @@ impl Prepared {
         };
         let (output, records) = model.forward(inputs.clone(), &set, active.as_ref())?;
         let mut computed = Computed {
-            output: output.into_data(),
+            output: shaped(output, expected.get("output")),
             gradients: BTreeMap::new(),
             records: records::by_key(&records, &self.base),
         };
@@ -330,12 +331,14 @@ impl Prepared {
             let probe = expected
                 .get("probe")
                 .ok_or_else(|| Stop::fail("expected.safetensors has no `probe`"))?;
-            let set = set.train();
+            let (set, top) = (set.train(), top.train());
+            let model = Running { top: &top, ..model };
             let (output, _) = model.forward(inputs.clone(), &set, active.as_ref())?;
-            let probe = Tensor::<3>::from_data(probe.clone(), &output.device());
+            let probe = TensorData::new(probe.iter::<f32>().collect::<Vec<_>>(), output.dims());
+            let probe = Tensor::<3>::from_data(probe, &output.device());
             let loss = (output * probe).sum();
             let gradients = loss.is_tracked().then(|| loss.backward());
-            computed.gradients = self.named_gradients(&set, gradients.as_ref(), formats, expected);
+            computed.gradients = self.named_gradients(&set, &top, gradients.as_ref(), formats, expected);
         }
         Ok(computed)
     }
@@ -380,6 +383,7 @@ impl Prepared {
     fn named_gradients(
         &self,
         set: &AdapterSet,
+        top: &Top,
         gradients: Option<&Gradients>,
         formats: &[(String, Format)],
         expected: &Tensors,
@@ -389,6 +393,9 @@ impl Prepared {
             found: HashMap::new(),
         };
         set.visit(&mut collect);
+        if let Some(head) = top.head() {
+            head.visit(&mut collect);
+        }
         let mut named = BTreeMap::new();
         let adapters = formats
             .iter()
@@ -412,7 +419,33 @@ impl Prepared {
                 };
             }
         }
+        for (path, id, transposed) in top.params(&self.base) {
+            let mut keys = formats.iter().flat_map(|(name, _)| {
+                ["base_model.model.", "base_model."].map(|prefix| format!("grad/{name}/{prefix}{path}"))
+            });
+            if let (Some(key), Some((data, _))) = (keys.find(|key| expected.contains_key(key)), collect.found.get(&id))
+            {
+                let data = match transposed {
+                    true => Tensor::<2>::from_data(data.clone(), &Device::flex())
+                        .transpose()
+                        .into_data(),
+                    false => data.clone(),
+                };
+                named.insert(key, data);
+            }
+        }
         named
+    }
+}
+
+/// An output, in the shape of the expected one where both have as many elements: scores of whole texts have no positions.
+fn shaped(output: Tensor<3>, expected: Option<&TensorData>) -> TensorData {
+    let data = output.into_data();
+    match expected.filter(|expected| expected.num_elements() == data.num_elements()) {
+        Some(expected) if expected.shape().len() == 2 => {
+            TensorData::new(data.iter::<f32>().collect::<Vec<_>>(), expected.shape())
+        }
+        _ => data,
     }
 }
 
@@ -479,54 +512,6 @@ fn without(composition: &Composition, name: &str) -> Result<Option<Composition>,
         }
         other => Err(Stop::unsupported(format!("merging `{name}` out of {other}"))),
     }
-}
-
-/// Gradients by parameter, and whether the parameter had one.
-struct Collect<'a> {
-    gradients: Option<&'a Gradients>,
-    found: HashMap<ParamId, (TensorData, bool)>,
-}
-
-impl ModuleVisitor for Collect<'_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let value = param.val();
-        let gradient = self.gradients.and_then(|gradients| value.grad(gradients));
-        let taken_part = gradient.is_some();
-        let data = gradient.unwrap_or_else(|| value.inner().zeros_like()).into_data();
-        self.found.insert(param.id, (data, taken_part));
-    }
-}
-
-/// Right and expected gradients; what is wrong goes to `problems`.
-fn compare_gradients(
-    case: &Case,
-    computed: &Computed,
-    expected: &Tensors,
-    problems: &mut Vec<String>,
-) -> (usize, usize) {
-    let (mut right, mut all) = (0, 0);
-    let mut wrong = Vec::new();
-    for (key, want) in expected.iter().filter(|(key, _)| key.starts_with("grad/")) {
-        all += 1;
-        match computed.gradients.get(key) {
-            None => wrong.push(format!("{key} is absent")),
-            Some(got) => {
-                let comparison = whole_tensor(got, want, case.grad_tolerance());
-                match comparison.within {
-                    true => right += 1,
-                    false => wrong.push(format!("{key} is off by {:.3e}", comparison.max_abs_err)),
-                }
-            }
-        }
-    }
-    let unknown = computed.gradients.keys().filter(|key| !expected.contains_key(*key));
-    wrong.extend(unknown.map(|key| format!("{key} is not expected")));
-    let more = wrong.len().saturating_sub(3);
-    problems.extend(wrong.into_iter().take(3));
-    if more > 0 {
-        problems.push(format!("{more} more gradients"));
-    }
-    (right, all)
 }
 
 /// Writes what was computed under the names of `expected.safetensors`.

@@ -4,7 +4,7 @@ use plotters::backend::DrawingBackend;
 use plotters::style::{RGBColor, WHITE};
 
 use super::pen::{Drawn, Pen, Side};
-use super::{HEIGHT, INK};
+use super::picture::{HEIGHT, INK};
 
 const GRID: RGBColor = RGBColor(232, 235, 239);
 const AXIS: RGBColor = RGBColor(176, 182, 190);

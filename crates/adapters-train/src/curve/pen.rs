@@ -7,7 +7,7 @@ use plotters::element::{Circle, PathElement, Rectangle, Text};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{Color, FontStyle, IntoFont, RGBColor, ShapeStyle, TextStyle, WHITE};
 
-use super::FONT;
+use super::picture::FONT;
 
 /// Which side of a text its place is on. Vertically the place is always its middle.
 #[derive(Clone, Copy)]

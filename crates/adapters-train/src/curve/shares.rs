@@ -8,7 +8,8 @@ use plotters::style::RGBColor;
 
 use super::panel::{Line, Panel, Unit};
 use super::pen::{Drawn, Pen, Traits};
-use super::{CurveError, Picture, WIDTH, draw_both, heading, series};
+use super::picture::{CurveError, Picture, WIDTH, draw_both, heading};
+use super::series;
 
 /// Shares, 0 to 1, of several names in each layer from the first on. Values that are not finite are left out.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use super::picture::averaged;
 use super::*;
 
 fn drawn(curve: &Curve) -> (String, Vec<u8>) {

@@ -1,9 +1,38 @@
 //! What can be wrong with a file of examples, in words that lead to the line.
 
-use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::{fmt, io};
 
 use adapters_nn::did_you_mean;
+
+/// Where a record stands: a line of a file, or a file of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// The file.
+    pub path: Arc<Path>,
+    /// The line, from 1; `None` for an image of a folder.
+    pub line: Option<usize>,
+}
+
+impl Location {
+    /// A line of a file.
+    pub(super) fn line(path: &Arc<Path>, line: usize) -> Self {
+        Self {
+            path: path.clone(),
+            line: Some(line),
+        }
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "{}:{line}", self.path.display()),
+            None => write!(f, "{}", self.path.display()),
+        }
+    }
+}
 
 /// A file of examples cannot be used. Lines count from 1.
 #[derive(Debug, thiserror::Error)]
@@ -76,15 +105,10 @@ pub enum DataError {
         reason: String,
     },
     /// A field that the run needs is not there.
-    #[error(
-        "no field `{field}` at {}:{line}: it has {}{}",
-        path.display(), listed(present), did_you_mean(nearest)
-    )]
+    #[error("no field `{field}` at {at}: it has {}{}", listed(present), did_you_mean(nearest))]
     MissingField {
-        /// The file.
-        path: PathBuf,
-        /// The line; for a table, that of the header.
-        line: usize,
+        /// The record; for a table, the header.
+        at: Location,
         /// The field that was looked for.
         field: String,
         /// The fields there are.
@@ -93,12 +117,10 @@ pub enum DataError {
         nearest: Option<String>,
     },
     /// A field holds something else than it should.
-    #[error("field `{field}` at {}:{line} must be {expected}, found {found}", path.display())]
+    #[error("field `{field}` at {at} must be {expected}, found {found}")]
     WrongType {
-        /// The file.
-        path: PathBuf,
-        /// The line.
-        line: usize,
+        /// The record.
+        at: Location,
         /// The field.
         field: String,
         /// What it should hold.
@@ -107,12 +129,10 @@ pub enum DataError {
         found: String,
     },
     /// A label is not one of the run's classes.
-    #[error("label {label} at {}:{line} is out of range: this run has {}", path.display(), classes_text(*classes))]
+    #[error("label {label} at {at} is out of range: this run has {}", classes_text(*classes))]
     LabelOutOfRange {
-        /// The file.
-        path: PathBuf,
-        /// The line.
-        line: usize,
+        /// The record.
+        at: Location,
         /// The label.
         label: i128,
         /// How many classes the run has.
@@ -120,14 +140,13 @@ pub enum DataError {
     },
     /// A label is not the name of a class.
     #[error(
-        "unknown label `{label}` at {}:{line}: this run's classes are {}{}",
-        path.display(), listed(names), did_you_mean(nearest)
+        "unknown label `{label}` at {at}: this run's classes are {}{}",
+        listed(names),
+        did_you_mean(nearest)
     )]
     UnknownLabel {
-        /// The file.
-        path: PathBuf,
-        /// The line.
-        line: usize,
+        /// The record.
+        at: Location,
         /// The label.
         label: String,
         /// The classes' names.
@@ -142,19 +161,6 @@ pub enum DataError {
         path: PathBuf,
         /// What belongs there.
         expected: &'static str,
-    },
-    /// A folder of images whose name is not the name of a class.
-    #[error(
-        "the folder {} is named after no label of this run, which are {}{}",
-        path.display(), listed(names), did_you_mean(nearest)
-    )]
-    UnknownFolder {
-        /// The folder.
-        path: PathBuf,
-        /// The classes' names.
-        names: Vec<String>,
-        /// The one among them that is most like it.
-        nearest: Option<String>,
     },
     /// An image within a record cannot be decoded.
     #[error("{image} is no valid data URI: {reason}")]

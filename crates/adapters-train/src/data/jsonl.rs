@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::DataError;
+use super::error::{DataError, Location};
 use super::record::{Cell, Record, Source};
 
 pub(super) fn read(path: &Path, text: &str) -> Result<Vec<Record>, DataError> {
@@ -29,8 +29,7 @@ pub(super) fn read(path: &Path, text: &str) -> Result<Vec<Record>, DataError> {
             Err(error) => return Err(invalid(path, number, &error)),
         };
         records.push(Record {
-            path: shared.clone(),
-            line: number,
+            at: Location::line(&shared, number),
             source: Source::Json(object),
         });
     }

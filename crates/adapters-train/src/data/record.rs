@@ -1,19 +1,17 @@
 //! One record of a data file, and its fields by kind.
 
-use std::path::Path;
 use std::sync::Arc;
 
+use adapters_nn::nearest;
 use serde_json::{Map, Value};
 
-use super::error;
-use super::{DataError, Labels};
-use adapters_nn::nearest;
+use super::error::{self, DataError, Location};
+use super::fields::Labels;
 
 /// One record of a data file: a JSON object, or a row of a table.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
-    pub(super) path: Arc<Path>,
-    pub(super) line: usize,
+    pub(super) at: Location,
     pub(super) source: Source,
 }
 
@@ -23,8 +21,8 @@ pub(super) enum Source {
     Json(Map<String, Value>),
     Table {
         header: Arc<csv::StringRecord>,
-        /// Line of the header.
-        header_line: usize,
+        /// Where the header is.
+        header_at: Location,
         cells: csv::StringRecord,
     },
 }
@@ -209,14 +207,13 @@ impl Record {
 
     /// File and line.
     pub fn location(&self) -> String {
-        format!("{}:{}", self.path.display(), self.line)
+        self.at.to_string()
     }
 
     /// An error about the value of a field.
     pub fn wrong(&self, field: &str, expected: impl Into<String>, found: impl Into<String>) -> DataError {
         DataError::WrongType {
-            path: self.path.to_path_buf(),
-            line: self.line,
+            at: self.at.clone(),
             field: field.to_owned(),
             expected: expected.into(),
             found: found.into(),
@@ -304,15 +301,13 @@ impl Record {
             (Some(number), _) => match usize::try_from(number) {
                 Ok(class) if class < labels.count() => Ok(Some(class)),
                 _ => Err(DataError::LabelOutOfRange {
-                    path: self.path.to_path_buf(),
-                    line: self.line,
+                    at: self.at.clone(),
                     label: number,
                     classes: labels.count(),
                 }),
             },
             (None, Some(name)) if !names.is_empty() && !name.is_empty() => Err(DataError::UnknownLabel {
-                path: self.path.to_path_buf(),
-                line: self.line,
+                at: self.at.clone(),
                 label: error::shortened(name),
                 nearest: nearest(name, names.iter().map(String::as_str)),
                 names: names.to_vec(),
@@ -329,16 +324,13 @@ impl Record {
     }
 
     fn missing(&self, field: &str) -> DataError {
-        let (present, line): (Vec<String>, _) = match &self.source {
-            Source::Json(object) => (object.keys().cloned().collect(), self.line),
-            Source::Table {
-                header, header_line, ..
-            } => (header.iter().map(str::to_owned).collect(), *header_line),
+        let (present, at): (Vec<String>, _) = match &self.source {
+            Source::Json(object) => (object.keys().cloned().collect(), &self.at),
+            Source::Table { header, header_at, .. } => (header.iter().map(str::to_owned).collect(), header_at),
         };
         let nearest = nearest(field, present.iter().map(String::as_str));
         DataError::MissingField {
-            path: self.path.to_path_buf(),
-            line,
+            at: at.clone(),
             field: field.to_owned(),
             present,
             nearest,
@@ -351,7 +343,7 @@ impl Record {
 }
 
 /// `7`, and the `7.0` that tables with gaps turn it into.
-pub(super) fn integer(text: &str) -> Option<i128> {
+fn integer(text: &str) -> Option<i128> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     if fraction.bytes().all(|digit| digit == b'0') {
         whole.parse().ok()

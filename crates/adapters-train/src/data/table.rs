@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::error::{DataError, Location};
 use super::record::{Record, Source};
-use super::{DataError, newlines};
 
 /// The two kinds of table.
 #[derive(Clone, Copy)]
@@ -36,11 +36,10 @@ pub(super) fn read(path: &Path, text: &str, kind: Kind) -> Result<Vec<Record>, D
         let line = lines.at(table.position().byte());
         match table.read_record(&mut cells) {
             Ok(true) => records.push(Record {
-                path: shared.clone(),
-                line,
+                at: Location::line(&shared, line),
                 source: Source::Table {
                     header: header.clone(),
-                    header_line,
+                    header_at: Location::line(&shared, header_line),
                     cells: cells.clone(),
                 },
             }),
@@ -71,6 +70,11 @@ impl Lines<'_> {
         self.byte = end;
         self.line
     }
+}
+
+/// Line breaks in some bytes.
+pub(super) fn newlines(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|&&byte| byte == b'\n').count()
 }
 
 fn invalid(path: &Path, line: usize, error: &csv::Error) -> DataError {

@@ -1,6 +1,7 @@
 //! Good files, and every way in which a file can be wrong.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
@@ -27,7 +28,7 @@ fn names() -> Labels {
 type Read = Vec<(String, Option<String>, Option<usize>)>;
 
 fn read(path: &Path, fields: &Fields, labels: &Labels, needed: bool) -> Result<Read, DataError> {
-    let records = Records::read(path)?.records;
+    let records = Records::read(path, fields)?.records;
     let read = records.iter().map(|record| {
         let pair = fields.text_pair.as_ref().map(|field| record.text(field)).transpose()?;
         Ok((
@@ -72,7 +73,7 @@ fn json_lines_are_read() {
         "{\"text\": \"so\\ngood\", \"label\": 1, \"id\": 9}\r\n\n{\"label\":0.0,\"text\":\"\"}",
     );
     let data = case.read(&TWO).unwrap();
-    assert_eq!(Records::read(&case.path).unwrap().path, case.path);
+    assert_eq!(Records::read(&case.path, &Fields::default()).unwrap().path, case.path);
     assert_eq!(data.len(), 2);
     assert_eq!(data[0], ("so\ngood".into(), None, Some(1)));
     assert_eq!(data[1], (String::new(), None, Some(0)));
@@ -154,7 +155,7 @@ fn labels_may_be_absent_for_prediction() {
 
 #[test]
 fn the_file_itself() {
-    let missing = Records::read("absent.jsonl").unwrap_err();
+    let missing = Records::read("absent.jsonl", &Fields::default()).unwrap_err();
     assert_eq!(missing.to_string(), "cannot read absent.jsonl: there is no such file");
     assert!(std::error::Error::source(&missing).is_some());
     let supported = "by its extension; supported: .jsonl, .json-lines, .csv, .tsv";
@@ -235,7 +236,7 @@ fn wrong_types() {
 /// What `read` makes of the first record of a file.
 fn first<T>(name: &str, content: &str, read: impl Fn(&Record) -> Result<T, DataError>) -> Result<T, String> {
     let file = file(name, content);
-    let records = Records::read(&file.path).map_err(|e| e.to_string())?;
+    let records = Records::read(&file.path, &Fields::default()).map_err(|e| e.to_string())?;
     read(&records.records[0]).map_err(|e| e.to_string())
 }
 

@@ -6,6 +6,7 @@ use adapters_fusion::FusionConfig;
 use serde::{Deserialize, Serialize};
 
 use super::{AdapterSection, Recipe, value};
+use crate::data::{Part, PartBy};
 use crate::error::TrainError;
 
 /// `[fusion]`: the adapter is trained once on each of so many disjoint parts of the data, and then a fusion of them on all
@@ -24,30 +25,6 @@ pub struct FusionSection {
     /// Learning rate of the fusion at its peak; without it that of `[train]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,
-}
-
-/// A part of the training data, `part = { index = 0, of = 3, by = "length" }`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Part {
-    /// Which part, from 0.
-    pub index: usize,
-    /// Into how many parts the data is cut.
-    pub of: usize,
-    /// How it is cut.
-    #[serde(default)]
-    pub by: PartBy,
-}
-
-/// How data is cut into parts of one size.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PartBy {
-    /// In the order of the file.
-    #[default]
-    Order,
-    /// By the length of the text, short ones first.
-    Length,
 }
 
 fn default_config() -> String {

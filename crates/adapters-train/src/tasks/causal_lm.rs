@@ -5,13 +5,14 @@ use adapters_models::heads::HeadConfig;
 use adapters_models::{Encoded, Model, ModelKind};
 use burn::tensor::{Device, Tensor};
 
+use super::context::TaskContext;
 use super::prompts::{Layout, Row, check_vocabulary, packed};
+use super::task::Task;
 use super::tokens::{self, of_tokens};
-use super::{Batch, Task, TaskContext};
 use crate::data::Record;
 use crate::error::TrainError;
 use crate::evaluate::{Evaluation, Outputs};
-use crate::inputs::ModelInput;
+use crate::inputs::{Batch, text_input};
 use crate::task_model::TaskModel;
 
 /// Cross entropy of the tokens of completions, by the model's own head; the metric is the share of them that is predicted
@@ -87,7 +88,13 @@ impl Task for CausalLmTask {
         example.ids.len()
     }
 
-    fn batch(&self, examples: &[(usize, &Self::Example)], _seed: u64, model: &Model, device: &Device) -> Batch {
+    fn batch(
+        &self,
+        examples: &[(usize, &Self::Example)],
+        _seed: u64,
+        model: &Model,
+        device: &Device,
+    ) -> Result<Batch, TrainError> {
         let (mut positions, mut tokens) = (Vec::new(), Vec::new());
         for (at, (_, row)) in examples.iter().enumerate() {
             for t in row.predicted() {
@@ -97,8 +104,8 @@ impl Task for CausalLmTask {
             }
         }
         let rows: Vec<Encoded> = examples.iter().map(|(_, row)| encoded(row.ids.clone())).collect();
-        let input = ModelInput::padded(&rows.iter().collect::<Vec<_>>(), model, device);
-        tokens::batch(input, positions, tokens, device)
+        let input = text_input(&rows.iter().collect::<Vec<_>>(), model, device);
+        Ok(tokens::batch(input, positions, tokens, device))
     }
 
     of_tokens!();

@@ -4,11 +4,13 @@ use adapters_models::Model;
 use adapters_models::heads::{HeadConfig, HeadKind, Targets};
 use burn::tensor::Device;
 
+use super::context::TaskContext;
+use super::task::Task;
 use super::text::{TextExample, examples, ints, text_batch};
-use super::{Batch, Task, TaskContext, head_of, names, pooling};
 use crate::data::{Labels, Record};
 use crate::error::TrainError;
 use crate::evaluate::{Outputs, fraction, largest, probability};
+use crate::inputs::Batch;
 
 /// Classification by cross entropy; the metric is the accuracy.
 #[derive(Debug)]
@@ -27,9 +29,9 @@ impl Task for Classification {
 
     fn new(cx: &TaskContext<'_>) -> Result<Self, TrainError> {
         let labels = cx.options.labels.clone();
-        let kind = HeadKind::Classification { pooling: pooling(cx) };
+        let kind = HeadKind::Classification { pooling: cx.pooling() };
         Ok(Self {
-            head: head_of(kind, names(&labels), cx),
+            head: cx.head(kind, labels.names()),
             labels,
         })
     }
@@ -56,10 +58,16 @@ impl Task for Classification {
         example.encoded.ids.len()
     }
 
-    fn batch(&self, examples: &[(usize, &Self::Example)], _seed: u64, model: &Model, device: &Device) -> Batch {
-        text_batch(examples, model, device, |classes| {
+    fn batch(
+        &self,
+        examples: &[(usize, &Self::Example)],
+        _seed: u64,
+        model: &Model,
+        device: &Device,
+    ) -> Result<Batch, TrainError> {
+        Ok(text_batch(examples, model, device, |classes| {
             Targets::Classes(ints(classes.into_iter().map(|class| *class as i64).collect(), device))
-        })
+        }))
     }
 
     fn metric(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<f64> {
@@ -67,10 +75,15 @@ impl Task for Classification {
     }
 
     fn describe(&self, outputs: &Outputs, _example: &Self::Example) -> String {
-        let class = largest(&outputs.values);
-        let probability = probability(&outputs.values, class);
-        format!("{}\t{probability:.4}", self.labels.name(class))
+        described(outputs, &self.labels)
     }
+}
+
+/// The likeliest class and its probability.
+pub(super) fn described(outputs: &Outputs, labels: &Labels) -> String {
+    let class = largest(&outputs.values);
+    let probability = probability(&outputs.values, class);
+    format!("{}\t{probability:.4}", labels.name(class))
 }
 
 /// The share of examples whose largest output is the right one.

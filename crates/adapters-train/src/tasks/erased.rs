@@ -12,11 +12,13 @@ use adapters_nn::nearest;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{Batch, TASKS, Task, TaskContext};
-use crate::data::Records;
+use super::TASKS;
+use super::context::TaskContext;
+use super::task::Task;
+use crate::data::{Part, Records};
 use crate::error::TrainError;
 use crate::evaluate::{Evaluation, Outputs};
-use crate::recipe::Part;
+use crate::inputs::Batch;
 use crate::task_model::TaskModel;
 
 /// An entry of [`TASKS`].
@@ -64,7 +66,11 @@ pub trait TaskData: fmt::Debug + Send + Sync {
     fn lengths(&self) -> &[usize];
 
     /// The examples `indices` and their targets; `seed` hides tokens, where tokens are hidden.
-    fn batch(&self, indices: &[usize], seed: u64, model: &Model, device: &Device) -> Batch;
+    ///
+    /// # Errors
+    ///
+    /// As [`Task::batch`].
+    fn batch(&self, indices: &[usize], seed: u64, model: &Model, device: &Device) -> Result<Batch, TrainError>;
 
     /// Mean loss of a batch from its last hidden state; see [`Task::loss`].
     ///
@@ -123,9 +129,11 @@ impl TaskKind {
         TASKS.iter().find(|task| task.name == name)
     }
 
-    /// The task that trains such a head.
-    pub fn of_head(head: &HeadConfig) -> Option<&'static Self> {
-        TASKS.iter().find(|task| (task.serves)(head))
+    /// The task that trains such a head on a model of this kind.
+    pub fn of_head(head: &HeadConfig, model: ModelKind) -> Option<&'static Self> {
+        TASKS
+            .iter()
+            .find(|task| task.models.contains(&model) && (task.serves)(head))
     }
 
     /// The task with its options.
@@ -166,7 +174,7 @@ impl dyn OpenTask {
         part: Option<Part>,
         cx: &TaskContext<'_>,
     ) -> Result<Box<dyn TaskData>, TrainError> {
-        let records = Records::read(path)?;
+        let records = Records::read(path, &cx.options.fields)?;
         let records = match part {
             Some(part) => records.part(part, &cx.options.fields.label),
             None => records,
@@ -180,7 +188,7 @@ impl<T: Task> TaskData for Examples<T> {
         &self.lengths
     }
 
-    fn batch(&self, indices: &[usize], seed: u64, model: &Model, device: &Device) -> Batch {
+    fn batch(&self, indices: &[usize], seed: u64, model: &Model, device: &Device) -> Result<Batch, TrainError> {
         let rows: Vec<_> = indices.iter().map(|index| (*index, &self.examples[*index])).collect();
         self.task.batch(&rows, seed, model, device)
     }

@@ -5,14 +5,15 @@ use adapters_models::heads::HeadConfig;
 use adapters_models::{Encoded, Model, ModelKind};
 use burn::tensor::{Device, Tensor};
 
+use super::context::TaskContext;
 use super::masking::Masking;
+use super::task::Task;
 use super::text::{TextExample, examples};
 use super::tokens::{self, of_tokens};
-use super::{Batch, Task, TaskContext};
 use crate::data::Record;
 use crate::error::TrainError;
 use crate::evaluate::{Evaluation, Outputs};
-use crate::inputs::ModelInput;
+use crate::inputs::{Batch, text_input};
 use crate::task_model::TaskModel;
 
 /// Cross entropy of the hidden tokens; the metric is the share of them that is predicted right.
@@ -31,7 +32,7 @@ impl Task for MaskedLm {
 
     fn new(cx: &TaskContext<'_>) -> Result<Self, TrainError> {
         Ok(Self {
-            masking: Masking::new(cx.options.head.mask_probability, cx.tokenizer, cx.model.vocab_size())?,
+            masking: Masking::new(cx.options.mask_probability, cx.tokenizer()?, cx.model.vocab_size())?,
         })
     }
 
@@ -52,12 +53,18 @@ impl Task for MaskedLm {
         example.encoded.ids.len()
     }
 
-    fn batch(&self, examples: &[(usize, &Self::Example)], seed: u64, model: &Model, device: &Device) -> Batch {
+    fn batch(
+        &self,
+        examples: &[(usize, &Self::Example)],
+        seed: u64,
+        model: &Model,
+        device: &Device,
+    ) -> Result<Batch, TrainError> {
         let rows: Vec<(usize, &Encoded)> = examples.iter().map(|(index, e)| (*index, &e.encoded)).collect();
         let masked = self.masking.hide(&rows, seed);
         let rows: Vec<&Encoded> = masked.rows.iter().collect();
-        let input = ModelInput::padded(&rows, model, device);
-        tokens::batch(input, masked.positions, masked.tokens, device)
+        let input = text_input(&rows, model, device);
+        Ok(tokens::batch(input, masked.positions, masked.tokens, device))
     }
 
     of_tokens!();

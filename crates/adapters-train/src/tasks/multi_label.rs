@@ -4,11 +4,13 @@ use adapters_models::Model;
 use adapters_models::heads::{HeadConfig, HeadKind, Targets};
 use burn::tensor::{Device, Tensor, TensorData};
 
+use super::context::TaskContext;
+use super::task::Task;
 use super::text::{TextExample, examples, text_batch};
-use super::{Batch, Task, TaskContext, head_of, names, pooling};
 use crate::data::{Labels, Record};
 use crate::error::TrainError;
 use crate::evaluate::{Outputs, fraction};
+use crate::inputs::Batch;
 
 /// Binary cross entropy of each label; the metric is the share of right decisions about labels, each counted alone.
 #[derive(Debug)]
@@ -36,9 +38,9 @@ impl Task for MultiLabel {
 
     fn new(cx: &TaskContext<'_>) -> Result<Self, TrainError> {
         let labels = cx.options.labels.clone();
-        let kind = HeadKind::MultiLabel { pooling: pooling(cx) };
+        let kind = HeadKind::MultiLabel { pooling: cx.pooling() };
         Ok(Self {
-            head: head_of(kind, names(&labels), cx),
+            head: cx.head(kind, labels.names()),
             labels,
         })
     }
@@ -67,13 +69,19 @@ impl Task for MultiLabel {
         example.encoded.ids.len()
     }
 
-    fn batch(&self, examples: &[(usize, &Self::Example)], _seed: u64, model: &Model, device: &Device) -> Batch {
+    fn batch(
+        &self,
+        examples: &[(usize, &Self::Example)],
+        _seed: u64,
+        model: &Model,
+        device: &Device,
+    ) -> Result<Batch, TrainError> {
         let count = self.labels.count();
-        text_batch(examples, model, device, |labels| {
+        Ok(text_batch(examples, model, device, |labels| {
             let shape = [labels.len(), count];
             let values: Vec<f32> = labels.into_iter().flat_map(|labels| ones(labels, count)).collect();
             Targets::Labels(Tensor::from_data(TensorData::new(values, shape), device))
-        })
+        }))
     }
 
     fn metric(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<f64> {
@@ -107,7 +115,7 @@ mod tests {
         let pooling = Pooling::Mean;
         let labels = Labels::Names(["a", "b", "c"].map(str::to_owned).to_vec());
         let task = MultiLabel {
-            head: HeadConfig::new(HeadKind::MultiLabel { pooling }, names(&labels)),
+            head: HeadConfig::new(HeadKind::MultiLabel { pooling }, labels.names()),
             labels,
         };
         let example = |labels: Option<Vec<usize>>| TextExample {

@@ -5,11 +5,13 @@ use adapters_models::{Encoded, Model};
 use burn::tensor::Device;
 
 use super::classification::accuracy;
+use super::context::TaskContext;
+use super::task::Task;
 use super::text::{batch, encode, ints};
-use super::{Batch, Task, TaskContext, pooling};
 use crate::data::{Labels, Record};
 use crate::error::TrainError;
 use crate::evaluate::{Outputs, largest, probability};
+use crate::inputs::Batch;
 
 /// Cross entropy over the choices of a question, each of which is scored as a pair with it; the metric is the accuracy.
 #[derive(Debug)]
@@ -39,11 +41,11 @@ impl Task for MultipleChoice {
         let choices = cx.options.labels.count();
         let kind = HeadKind::MultipleChoice {
             choices,
-            pooling: pooling(cx),
+            pooling: cx.pooling(),
         };
         Ok(Self {
             choices,
-            head: super::head_of(kind, Vec::new(), cx),
+            head: cx.head(kind, Vec::new()),
         })
     }
 
@@ -85,14 +87,20 @@ impl Task for MultipleChoice {
         example.rows.iter().map(|row| row.ids.len()).max().unwrap_or(0)
     }
 
-    fn batch(&self, examples: &[(usize, &Self::Example)], _seed: u64, model: &Model, device: &Device) -> Batch {
+    fn batch(
+        &self,
+        examples: &[(usize, &Self::Example)],
+        _seed: u64,
+        model: &Model,
+        device: &Device,
+    ) -> Result<Batch, TrainError> {
         let rows: Vec<&Encoded> = examples.iter().flat_map(|(_, example)| &example.rows).collect();
         let right = examples.iter().map(|(_, example)| Some(example.right? as i64));
         let right: Option<Vec<i64>> = right.collect();
-        Batch {
+        Ok(Batch {
             targets: right.map(|right| Targets::Classes(ints(right, device))),
             ..batch(&rows, examples.len(), model, device)
-        }
+        })
     }
 
     fn metric(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<f64> {

@@ -4,9 +4,8 @@ use std::path::Path;
 
 use adapters_models::{ChatTemplate, Message, ModelError, TextTokenizer};
 
-use super::TaskContext;
+use super::context::{TaskContext, Template};
 use crate::error::TrainError;
-use crate::recipe::Template;
 
 /// One row: a prompt with its completion, or several that were packed together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,7 +44,7 @@ impl<'a> Layout<'a> {
     /// Those of the chat template, if the options select it.
     pub fn new(cx: &TaskContext<'a>) -> Result<Self, TrainError> {
         Ok(Self {
-            tokenizer: cx.tokenizer,
+            tokenizer: cx.tokenizer()?,
             template: chat_template(cx.options.template, cx.pretrained.dir())?,
             end: cx.pretrained.stop_tokens()?.first().copied(),
         })

@@ -7,11 +7,13 @@ use adapters_models::heads::{HeadConfig, HeadKind, Targets};
 use adapters_models::{Encoded, Model};
 use burn::tensor::Device;
 
+use super::context::TaskContext;
+use super::task::Task;
 use super::text::{batch, check, ints};
-use super::{Batch, Task, TaskContext, head_of};
 use crate::data::Record;
 use crate::error::TrainError;
 use crate::evaluate::{Outputs, f1};
+use crate::inputs::Batch;
 
 /// Longest answer in tokens, as in the examples of transformers.
 const LONGEST_ANSWER: usize = 30;
@@ -136,7 +138,7 @@ impl Task for QuestionAnswering {
 
     fn new(cx: &TaskContext<'_>) -> Result<Self, TrainError> {
         Ok(Self {
-            head: head_of(HeadKind::QuestionAnswering, Vec::new(), cx),
+            head: cx.head(HeadKind::QuestionAnswering, Vec::new()),
         })
     }
 
@@ -157,7 +159,7 @@ impl Task for QuestionAnswering {
         let fields = &cx.options.fields;
         let example = |record: &Record| {
             let (question, context) = (record.text(&fields.question)?, record.text(&fields.context)?);
-            let aligned = cx.tokenizer.encode_aligned(question, context)?;
+            let aligned = cx.tokenizer()?.encode_aligned(question, context)?;
             check(&aligned.encoded, record, cx.model)?;
             let origins = aligned.origins.into_iter();
             let spans: Vec<Option<Range<usize>>> = origins
@@ -195,11 +197,17 @@ impl Task for QuestionAnswering {
         example.encoded.ids.len()
     }
 
-    fn batch(&self, examples: &[(usize, &Self::Example)], _seed: u64, model: &Model, device: &Device) -> Batch {
+    fn batch(
+        &self,
+        examples: &[(usize, &Self::Example)],
+        _seed: u64,
+        model: &Model,
+        device: &Device,
+    ) -> Result<Batch, TrainError> {
         let rows: Vec<&Encoded> = examples.iter().map(|(_, example)| &example.encoded).collect();
         let batch = batch(&rows, rows.len(), model, device);
         // A position beyond the input is not scored.
-        let beyond = batch.input.seq();
+        let beyond = batch.seq();
         let tokens = examples.iter().map(|(_, example)| {
             let answer = example.answer.as_ref()?;
             Some(answer.tokens.unwrap_or((beyond, beyond)))
@@ -212,7 +220,7 @@ impl Task for QuestionAnswering {
                 end: column(|(_, end)| *end),
             }
         });
-        Batch { targets, ..batch }
+        Ok(Batch { targets, ..batch })
     }
 
     fn metric(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<f64> {

@@ -4,11 +4,13 @@ use adapters_models::Model;
 use adapters_models::heads::{HeadConfig, HeadKind, Targets};
 use burn::tensor::{Device, Tensor, TensorData};
 
+use super::context::TaskContext;
+use super::task::Task;
 use super::text::{TextExample, examples, text_batch};
-use super::{Batch, Task, TaskContext, head_of, pooling};
 use crate::data::Record;
 use crate::error::TrainError;
 use crate::evaluate::Outputs;
+use crate::inputs::Batch;
 
 /// Squared error; the metric is the share of the numbers' variance that is explained, zero where there is none.
 #[derive(Debug)]
@@ -24,9 +26,9 @@ impl Task for Regression {
     type Example = TextExample<f32>;
 
     fn new(cx: &TaskContext<'_>) -> Result<Self, TrainError> {
-        let kind = HeadKind::Classification { pooling: pooling(cx) };
+        let kind = HeadKind::Classification { pooling: cx.pooling() };
         Ok(Self {
-            head: head_of(kind, vec!["LABEL_0".to_owned()], cx),
+            head: cx.head(kind, vec!["LABEL_0".to_owned()]),
         })
     }
 
@@ -52,12 +54,18 @@ impl Task for Regression {
         example.encoded.ids.len()
     }
 
-    fn batch(&self, examples: &[(usize, &Self::Example)], _seed: u64, model: &Model, device: &Device) -> Batch {
-        text_batch(examples, model, device, |numbers| {
+    fn batch(
+        &self,
+        examples: &[(usize, &Self::Example)],
+        _seed: u64,
+        model: &Model,
+        device: &Device,
+    ) -> Result<Batch, TrainError> {
+        Ok(text_batch(examples, model, device, |numbers| {
             let numbers: Vec<f32> = numbers.into_iter().copied().collect();
             let count = numbers.len();
             Targets::Numbers(Tensor::from_data(TensorData::new(numbers, [count]), device))
-        })
+        }))
     }
 
     fn metric(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<f64> {

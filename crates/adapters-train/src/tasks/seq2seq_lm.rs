@@ -2,17 +2,18 @@
 
 use adapters_core::Ctx;
 use adapters_models::heads::HeadConfig;
-use adapters_models::{Encoded, Model, ModelKind};
+use adapters_models::{Encoded, Model, ModelKind, TextInput, TextToTextInput};
 use burn::tensor::{Device, Tensor};
 
 use super::causal_lm::encoded;
+use super::context::TaskContext;
 use super::prompts::{Layout, check_vocabulary};
+use super::task::Task;
 use super::tokens::{self, of_tokens};
-use super::{Batch, Task, TaskContext};
 use crate::data::Record;
 use crate::error::TrainError;
 use crate::evaluate::{Evaluation, Outputs};
-use crate::inputs::ModelInput;
+use crate::inputs::Batch;
 use crate::task_model::TaskModel;
 
 /// Cross entropy of the tokens of completions, by the model's own head; the metric is the share of them that is predicted
@@ -80,7 +81,13 @@ impl Task for Seq2SeqLm {
     }
 
     /// The decoder reads its start token and the completion but its last token.
-    fn batch(&self, examples: &[(usize, &Self::Example)], _seed: u64, model: &Model, device: &Device) -> Batch {
+    fn batch(
+        &self,
+        examples: &[(usize, &Self::Example)],
+        _seed: u64,
+        model: &Model,
+        device: &Device,
+    ) -> Result<Batch, TrainError> {
         let (mut positions, mut tokens) = (Vec::new(), Vec::new());
         for (at, (_, pair)) in examples.iter().enumerate() {
             for (t, id) in pair.completion.iter().enumerate() {
@@ -88,20 +95,23 @@ impl Task for Seq2SeqLm {
                 tokens.push(i64::from(*id));
             }
         }
+        let pad_id = model.pad_id();
         let padded = |ids: &dyn Fn(&Pair) -> Vec<u32>| {
             let rows: Vec<Encoded> = examples.iter().map(|(_, pair)| encoded(ids(pair))).collect();
-            ModelInput::padded(&rows.iter().collect::<Vec<_>>(), model, device)
+            TextInput::encoded(&rows.iter().collect::<Vec<_>>(), pad_id, device)
         };
-        let start = model.encoder_decoder().map_or(0, |model| model.start_id());
+        let start = model.encoder_decoder()?.start_id();
         let shifted = |pair: &Pair| {
             let before = pair.completion[..pair.completion.len() - 1].iter().copied();
             [start as u32].into_iter().chain(before).collect()
         };
-        let input = ModelInput {
-            decoder_ids: Some(padded(&shifted).ids),
-            ..padded(&|pair| pair.prompt.clone())
+        let prompts = padded(&|pair| pair.prompt.clone());
+        let input = TextToTextInput {
+            ids: prompts.ids,
+            padding: prompts.padding,
+            decoder_ids: padded(&shifted).ids,
         };
-        tokens::batch(input, positions, tokens, device)
+        Ok(tokens::batch(input.into(), positions, tokens, device))
     }
 
     of_tokens!();

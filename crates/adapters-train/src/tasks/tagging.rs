@@ -6,11 +6,13 @@ use adapters_models::heads::{HeadConfig, HeadKind, IGNORED, Targets};
 use adapters_models::{Encoded, Model};
 use burn::tensor::{Device, Tensor, TensorData};
 
+use super::context::TaskContext;
+use super::task::Task;
 use super::text::{batch, check};
-use super::{Batch, Task, TaskContext, head_of, names};
 use crate::data::{Labels, Record};
 use crate::error::TrainError;
 use crate::evaluate::{Outputs, f1, fraction, largest};
+use crate::inputs::Batch;
 
 /// Cross entropy at the first token of each word. The metric is the F1 of spans, as `conlleval` counts them, where the labels
 /// are `B-X`, `I-X` and `O`; otherwise the accuracy of words.
@@ -78,7 +80,7 @@ impl Task for Tagging {
     fn new(cx: &TaskContext<'_>) -> Result<Self, TrainError> {
         let labels = cx.options.labels.clone();
         Ok(Self {
-            head: head_of(HeadKind::Tagging, names(&labels), cx),
+            head: cx.head(HeadKind::Tagging, labels.names()),
             labels,
         })
     }
@@ -101,7 +103,7 @@ impl Task for Tagging {
         let example = |record: &Record| {
             let words = record.texts(&fields.words, ' ')?;
             let tags = record.class_of_each(&fields.tags, &self.labels, words.len(), labeled)?;
-            let aligned = cx.tokenizer.encode_words(&words)?;
+            let aligned = cx.tokenizer()?.encode_words(&words)?;
             check(&aligned.encoded, record, cx.model)?;
             let mut first_tokens = Vec::new();
             for (token, origin) in aligned.origins.iter().enumerate() {
@@ -124,11 +126,17 @@ impl Task for Tagging {
         example.encoded.ids.len()
     }
 
-    fn batch(&self, examples: &[(usize, &Self::Example)], _seed: u64, model: &Model, device: &Device) -> Batch {
+    fn batch(
+        &self,
+        examples: &[(usize, &Self::Example)],
+        _seed: u64,
+        model: &Model,
+        device: &Device,
+    ) -> Result<Batch, TrainError> {
         let rows: Vec<&Encoded> = examples.iter().map(|(_, example)| &example.encoded).collect();
         let words = examples.iter().map(|(_, example)| example.first_tokens.len()).sum();
         let batch = batch(&rows, words, model, device);
-        let seq = batch.input.seq();
+        let seq = batch.seq();
         let mut tags = vec![IGNORED; rows.len() * seq];
         for (row, (_, example)) in examples.iter().enumerate() {
             for (token, tag) in example.first_tokens.iter().zip(example.tags.iter().flatten()) {
@@ -137,15 +145,15 @@ impl Task for Tagging {
         }
         let known = examples.iter().all(|(_, example)| example.tags.is_some());
         let tags = TensorData::new(tags, [rows.len(), seq]);
-        Batch {
+        Ok(Batch {
             targets: known.then(|| Targets::Tokens(Tensor::from_data(tags, device))),
             ..batch
-        }
+        })
     }
 
     fn metric(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<f64> {
         let is_span = |name: &String| name.starts_with("B-") || name.starts_with("I-");
-        let of_spans = names(&self.labels).iter().any(is_span);
+        let of_spans = self.labels.names().iter().any(is_span);
         let (mut right, mut counts) = (Vec::new(), (0, 0, 0));
         for (outputs, example) in outputs.iter().zip(examples) {
             let predicted = Self::tags(outputs, example);

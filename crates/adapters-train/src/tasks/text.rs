@@ -3,10 +3,10 @@
 use adapters_models::{Encoded, Model};
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::{Batch, TaskContext};
+use super::context::TaskContext;
 use crate::data::Record;
 use crate::error::TrainError;
-use crate::inputs::ModelInput;
+use crate::inputs::{Batch, text_input};
 
 /// An encoded text and its target.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ pub(crate) fn encode<'t>(
     cx: &TaskContext<'_>,
 ) -> Result<Vec<Encoded>, TrainError> {
     let each = texts.len() / records.len().max(1);
-    let rows = cx.tokenizer.encode(texts)?;
+    let rows = cx.tokenizer()?.encode(texts)?;
     for (index, row) in rows.iter().enumerate() {
         check(row, &records[index / each.max(1)], cx.model)?;
     }
@@ -87,7 +87,7 @@ pub(crate) fn check(row: &Encoded, record: &Record, model: &Model) -> Result<(),
 /// A batch without targets.
 pub(crate) fn batch(rows: &[&Encoded], predictions: usize, model: &Model, device: &Device) -> Batch {
     Batch {
-        input: ModelInput::padded(rows, model, device),
+        input: text_input(rows, model, device),
         target_positions: Vec::new(),
         targets: None,
         predictions,

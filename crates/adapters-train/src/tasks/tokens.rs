@@ -1,19 +1,20 @@
 //! What the tasks of language models have in common: targets are tokens at positions.
 
 use adapters_core::Ctx;
+use adapters_models::Input;
 use adapters_models::heads::{Targets, cross_entropy};
 use burn::tensor::{Device, Int, Tensor};
 
+use super::task::{EVALUATION, Task};
 use super::text::ints;
-use super::{Batch, EVALUATION, Task};
 use crate::batches::eval_batches;
 use crate::error::TrainError;
 use crate::evaluate::Evaluation;
-use crate::inputs::{ModelInput, hidden_states};
+use crate::inputs::{Batch, hidden_states};
 use crate::task_model::TaskModel;
 
 /// A batch with a target token for the hidden state at each position.
-pub(super) fn batch(input: ModelInput, positions: Vec<(usize, usize)>, tokens: Vec<i64>, device: &Device) -> Batch {
+pub(super) fn batch(input: Input, positions: Vec<(usize, usize)>, tokens: Vec<i64>, device: &Device) -> Batch {
     Batch {
         input,
         predictions: tokens.len(),
@@ -62,7 +63,7 @@ pub(super) fn evaluate<T: Task>(
     let (mut loss, mut right, mut count) = (0.0, 0.0, 0usize);
     for indices in eval_batches(&lengths, batch_size) {
         let rows: Vec<_> = indices.iter().map(|index| (*index, &examples[*index])).collect();
-        let batch = task.batch(&rows, EVALUATION, &model.adapted.base, device);
+        let batch = task.batch(&rows, EVALUATION, &model.adapted.base, device)?;
         let mut cx = Ctx::new(&model.adapted.set);
         let hidden = hidden_states(&model.adapted.base, batch.input.clone(), &mut cx)?;
         let (logits, tokens) = predicted(model, hidden, &batch, &mut cx)?;

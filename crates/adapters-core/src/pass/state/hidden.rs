@@ -1,13 +1,66 @@
 //! Where a block joins the residual stream.
 
-use burn::nn::LayerNorm;
+use std::sync::Arc;
+
 use burn::tensor::Tensor;
 
 use super::fields::by_fields;
 use super::hook_state::{HookState, NoWeight};
+use super::normalization::NormParameters;
 use super::rows::weighted;
 
-/// State where a block joins the residual stream: `norm(hidden + residual)`.
+/// A normalization of any formula, with the parameters it has in this pass.
+pub type AnyNorm = Arc<dyn NormParameters + Send + Sync>;
+
+/// How a block joins the residual stream, and what an adapter reads that asks for the joined state.
+#[derive(Clone, Debug, Default)]
+pub enum Join {
+    /// `residual + hidden`, where the model normalizes in front of its blocks.
+    #[default]
+    Sum,
+    /// `norm(residual + hidden)`, where it normalizes behind them.
+    NormOfSum(AnyNorm),
+    /// `residual + norm(hidden)`: adapters act in front of the norm.
+    SumOfNorm {
+        /// Of the block's output.
+        norm: AnyNorm,
+        /// Of the sum `residual + hidden`, for an adapter that reads it.
+        of_sum: AnyNorm,
+    },
+    /// `residual + factor * hidden`.
+    Scaled(f64),
+    /// `residual + hidden` where another block reads the same input: an adapter reads `hidden` alone.
+    Beside,
+}
+
+impl Join {
+    /// The residual stream behind the block; all `[batch, seq, d_model]`.
+    pub fn close(&self, hidden: Tensor<3>, residual: Tensor<3>) -> Tensor<3> {
+        match self {
+            Self::Sum | Self::Beside => hidden + residual,
+            Self::NormOfSum(norm) => norm.apply(hidden + residual),
+            Self::SumOfNorm { norm, .. } => norm.apply(hidden) + residual,
+            Self::Scaled(factor) => hidden * *factor + residual,
+        }
+    }
+
+    /// What an adapter reads that asks for the joined state: the sum, and what the model's norm makes of it.
+    pub fn read(&self, hidden: Tensor<3>, residual: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
+        match self {
+            Self::Beside => (hidden.clone(), hidden),
+            Self::Sum | Self::Scaled(_) => {
+                let sum = hidden + residual;
+                (sum.clone(), sum)
+            }
+            Self::NormOfSum(norm) | Self::SumOfNorm { of_sum: norm, .. } => {
+                let sum = hidden + residual;
+                (sum.clone(), norm.apply(sum))
+            }
+        }
+    }
+}
+
+/// State where a block joins the residual stream.
 #[derive(Clone, Debug)]
 pub struct HiddenState {
     /// What adapters transform, at first the output of the block, `[batch, seq, d_model]`.
@@ -16,14 +69,21 @@ pub struct HiddenState {
     pub block: Tensor<3>,
     /// What is added to it, `[batch, seq, d_model]`.
     pub residual: Tensor<3>,
-    /// What adapters read in place of `residual`, `[batch, seq, d_model]`, where that is something else.
-    pub beside: Option<Tensor<3>>,
+    /// The input of the block, `[batch, seq, d_model]`, where adapters read it in place of `residual`.
+    pub input: Option<Tensor<3>>,
     /// What the residual connection inside an adapter carries, once an adapter has opened the site.
     pub inner: Option<Tensor<3>>,
-    /// Normalization after the addition (post-LN models).
-    pub norm: Option<LayerNorm>,
+    /// How it joins.
+    pub join: Join,
     /// What the adapter before added, where a fusion reads it.
     pub up: Up,
+}
+
+impl HiddenState {
+    /// What adapters take for the residual stream.
+    pub fn read(&self) -> &Tensor<3> {
+        self.input.as_ref().unwrap_or(&self.residual)
+    }
 }
 
 /// What an adapter adds to the residual stream before its gate, norm and residual: what a fusion attends to.
@@ -54,9 +114,9 @@ by_fields!(HiddenState, positions of hidden {
     hidden: tensor,
     block: tensor,
     residual: tensor,
-    beside: optional,
+    input: optional,
     inner: optional,
-    norm: whole,
+    join: whole,
     up: up,
 });
 
@@ -82,22 +142,6 @@ impl HookState for HiddenState {
     }
 
     fn finish(self) -> Tensor<3> {
-        Self::close(self.hidden, self.residual, self.norm.as_ref())
-    }
-}
-
-impl HiddenState {
-    /// What adapters take for the residual stream.
-    pub fn read(&self) -> &Tensor<3> {
-        self.beside.as_ref().unwrap_or(&self.residual)
-    }
-
-    /// `norm(hidden + residual)`, without `norm` in pre-LN models.
-    pub fn close(hidden: Tensor<3>, residual: Tensor<3>, norm: Option<&LayerNorm>) -> Tensor<3> {
-        let sum = hidden + residual;
-        match norm {
-            Some(norm) => adapters_nn::ops::layer_norm(norm, sum),
-            None => sum,
-        }
+        self.join.close(self.hidden, self.residual)
     }
 }

@@ -1,5 +1,6 @@
 //! Keys and values of an attention, which may get longer than the sequence they come from.
 
+use adapters_nn::ops::causal_bias;
 use burn::tensor::Tensor;
 
 use super::hook_state::{HookState, NoWeight};
@@ -25,8 +26,36 @@ pub struct KeyValueState {
     /// What the front of a row is filled with, and seen, when it is joined with longer ones; `None` for a filling that is
     /// not seen.
     pub filler: Option<f32>,
+    /// What a query reaches; `None` for all. The bias says it of the keys that are there.
+    pub window: Option<Window>,
     /// For each row, how many of its keys are such a filling that is not seen; empty where no row has any.
     pub filled: Vec<usize>,
+}
+
+/// How many keys a query reaches, itself included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Window {
+    /// A key in front of the text that no query reaches is there and not seen.
+    Hiding(usize),
+    /// It is left out.
+    Dropping(usize),
+}
+
+impl Window {
+    /// The number of keys.
+    pub fn size(self) -> usize {
+        let (Self::Hiding(size) | Self::Dropping(size)) = self;
+        size
+    }
+
+    /// How many of `front` keys in front of the text are there.
+    fn kept(self, front: usize) -> usize {
+        match self {
+            // The cache that the reference takes this from keeps all behind a window of one.
+            Self::Hiding(_) | Self::Dropping(1) => front,
+            Self::Dropping(size) => front.min(size.saturating_sub(1)),
+        }
+    }
 }
 
 impl KeyValueState {
@@ -38,8 +67,15 @@ impl KeyValueState {
             bias: None,
             input,
             filler: None,
+            window: None,
             filled: Vec::new(),
         }
+    }
+
+    /// With what a query reaches.
+    #[must_use]
+    pub fn with_window(self, window: Option<Window>) -> Self {
+        Self { window, ..self }
     }
 
     /// With what the attention adds to its scores.
@@ -69,10 +105,40 @@ impl KeyValueState {
     #[must_use]
     pub fn with_front(self, key: Tensor<4>, value: Tensor<4>) -> Self {
         let front = key.dims()[2];
+        let bias = self.bias.clone().map(|bias| lengthened(bias, front, 0.0));
+        self.put_in_front(key, value, bias)
+    }
+
+    /// With keys and values in front that stand at the first positions of the sequence, so that a query whose window does
+    /// not reach them does not see them.
+    ///
+    /// # Shapes
+    ///
+    /// Both `[batch, heads, n, d_head]`.
+    ///
+    /// # Panics
+    ///
+    /// Panics on other shapes.
+    #[must_use]
+    pub fn with_first_positions(self, key: Tensor<4>, value: Tensor<4>) -> Self {
+        let Some((window, bias)) = self.window.zip(self.bias.clone()) else {
+            return self.with_front(key, value);
+        };
+        let ([_, _, front, _], [_, seq, _], [_, _, keys, _]) = (key.dims(), self.input.dims(), self.key.dims());
+        let [batch, heads, _, _] = bias.dims();
+        let seen = causal_bias(seq, front + keys - seq, Some(window.size()), None, &bias.device());
+        let seen = seen.expand([batch, heads, seq, front + keys]).cast(bias.dtype());
+        let kept = front - window.kept(front)..front;
+        let own = bias.expand([batch, heads, seq, keys]);
+        let bias = Tensor::cat(vec![seen.slice_dim(3, kept.clone()), own], 3);
+        self.put_in_front(key.slice_dim(2, kept.clone()), value.slice_dim(2, kept), Some(bias))
+    }
+
+    fn put_in_front(self, key: Tensor<4>, value: Tensor<4>, bias: Option<Tensor<4>>) -> Self {
         Self {
             key: Tensor::cat(vec![key, self.key], 2),
             value: Tensor::cat(vec![value, self.value], 2),
-            bias: self.bias.map(|bias| lengthened(bias, front, 0.0)),
+            bias,
             ..self
         }
     }
@@ -147,6 +213,7 @@ impl Rows for KeyValueState {
             }),
             input: take(&self.input, rows),
             filler: self.filler,
+            window: self.window,
             filled: match self.filled.is_empty() {
                 true => Vec::new(),
                 false => rows.iter().map(|row| self.filled[*row]).collect(),
@@ -169,6 +236,7 @@ impl Rows for KeyValueState {
             bias: join_biases(&parts),
             input: Tensor::cat(parts.iter().map(|part| part.input.clone()).collect(), 0),
             filler: parts[0].filler,
+            window: parts[0].window,
             filled,
         }
     }

@@ -1,0 +1,67 @@
+//! The text model of Gemma 3: Gemma 2 with normalized queries and keys in place of caps on the scores of attention, and angles
+//! of their own in layers with a window, which are all but every sixth.
+//!
+//! Paper: *Gemma 3 Technical Report*, Gemma Team, 2025, <https://arxiv.org/abs/2503.19786>. Behavior follows
+//! `Gemma3ForCausalLM` of Hugging Face transformers, which ignores `attn_logit_softcapping`.
+
+use burn::tensor::Device;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::checkpoint_folder::CheckpointFolder;
+use crate::config_check::ConfigCheck;
+use crate::error::ModelError;
+use crate::gemma2::GemmaFields;
+use crate::model::Model;
+use crate::rotary_config::RotaryDecoderConfig;
+use crate::rotary_decoder::RotaryDecoder;
+use crate::rotary_family::{AttentionPlan, EmbeddingFactor, Family, QueryKeyNorms};
+
+/// Loads a checkpoint.
+pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
+    RotaryDecoder::load_family(source, defaults(), family, device)
+}
+
+/// The defaults of the published class.
+fn defaults() -> Value {
+    json!({
+        "vocab_size": 262208, "hidden_size": 2304, "num_hidden_layers": 26, "num_attention_heads": 8,
+        "num_key_value_heads": 4, "head_dim": 256, "intermediate_size": 9216, "hidden_act": "gelu_pytorch_tanh",
+        "hidden_activation": "gelu_pytorch_tanh", "max_position_embeddings": 131072, "rms_norm_eps": 1e-6,
+        "rope_theta": 1e6, "rope_local_base_freq": 10000.0, "tie_word_embeddings": true, "attention_dropout": 0.0,
+        "pad_token_id": 0, "query_pre_attn_scalar": 256.0, "sliding_window": 4096, "sliding_window_pattern": 6,
+        "use_bidirectional_attention": false,
+    })
+}
+
+/// Fields of this family.
+#[derive(Clone, Debug, Deserialize)]
+struct Own {
+    #[serde(flatten)]
+    gemma: GemmaFields,
+    rope_local_base_freq: f64,
+    sliding_window_pattern: usize,
+    use_bidirectional_attention: Option<bool>,
+}
+
+/// What the configuration decides.
+fn family(config: &RotaryDecoderConfig, own: Own, check: ConfigCheck<'_>) -> Result<Family, ModelError> {
+    let expected = "false: only text that is read from left to right is computed";
+    let causal = !own.use_bidirectional_attention.unwrap_or_default();
+    check.require(causal, "use_bidirectional_attention", expected, true)?;
+    let pattern = own.sliding_window_pattern;
+    check.require(pattern > 0, "sliding_window_pattern", "a number above zero", pattern)?;
+    let family = Family::new("gemma3_text", "Gemma3ForCausalLM", config);
+    let family = own.gemma.family(family, config, check)?;
+    let attention = AttentionPlan {
+        norms: QueryKeyNorms::EachHead(["q_norm", "k_norm"]),
+        ..family.attention
+    };
+    let family = Family {
+        sliding_theta: Some(own.rope_local_base_freq),
+        attention,
+        embeddings: EmbeddingFactor::Rows((config.hidden_size as f64).sqrt()),
+        ..family
+    };
+    Ok(family.with_windows(config.windows(config.sliding_window, |layer| !(layer + 1).is_multiple_of(pattern))))
+}

@@ -1,0 +1,44 @@
+//! Qwen3: queries and keys are normalized head by head, and a head may be wider than its part of the residual stream.
+//!
+//! Paper: *Qwen3 Technical Report*, Yang et al., 2025, <https://arxiv.org/abs/2505.09388>. Behavior follows
+//! `Qwen3ForCausalLM` of Hugging Face transformers.
+
+use burn::tensor::Device;
+use serde_json::Value;
+
+use crate::checkpoint_folder::CheckpointFolder;
+use crate::config_check::ConfigCheck;
+use crate::error::ModelError;
+use crate::feed_forward::FeedForwardPlan;
+use crate::model::Model;
+use crate::qwen2::{self, Windows};
+use crate::rotary_config::RotaryDecoderConfig;
+use crate::rotary_decoder::RotaryDecoder;
+use crate::rotary_family::{AttentionPlan, Family, QueryKeyNorms};
+
+/// Loads a checkpoint.
+pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
+    RotaryDecoder::load_family(source, defaults(), family, device)
+}
+
+/// The defaults of the published class.
+fn defaults() -> Value {
+    let mut defaults = qwen2::defaults();
+    defaults["head_dim"] = 128.into();
+    defaults
+}
+
+/// What the configuration decides.
+fn family(config: &RotaryDecoderConfig, windows: Windows, _: ConfigCheck<'_>) -> Result<Family, ModelError> {
+    let family = Family::new("qwen3", "Qwen3ForCausalLM", config);
+    let attention = AttentionPlan {
+        norms: QueryKeyNorms::EachHead(["q_norm", "k_norm"]),
+        ..family.attention
+    };
+    let family = Family {
+        attention,
+        feed_forward: FeedForwardPlan::Gated { bias: false },
+        ..family
+    };
+    Ok(family.with_windows(windows.of_layers(config)))
+}

@@ -1,0 +1,201 @@
+//! What a family of decoders with rotary positions decides: its names, and the choices its layers are built by.
+
+use adapters_core::Window;
+
+use crate::feed_forward::FeedForwardPlan;
+use crate::norm::NormKind;
+use crate::rotary_config::RotaryDecoderConfig;
+
+/// What a family is called, and what it decides.
+#[derive(Clone, Debug)]
+pub struct Family {
+    /// The published `model_type`.
+    pub model_type: &'static str,
+    /// The published class.
+    pub class_name: &'static str,
+    /// Layer by layer.
+    pub layers: Vec<LayerPlan>,
+    /// The published name of the activation in the feed-forward block.
+    pub activation: String,
+    /// Base of the angles in layers with a window, where they have one of their own.
+    pub sliding_theta: Option<f64>,
+    /// The formula of all normalizations.
+    pub norm: NormKind,
+    /// The published name of the normalization after the last layer.
+    pub final_norm: &'static str,
+    /// The attention of every layer.
+    pub attention: AttentionPlan,
+    /// The feed-forward block of every layer.
+    pub feed_forward: FeedForwardPlan,
+    /// How blocks, normalizations and the residual stream follow each other.
+    pub placement: Placement,
+    /// By what embeddings are multiplied.
+    pub embeddings: EmbeddingFactor,
+    /// Dropout on the embeddings, in training.
+    pub embedding_dropout: f64,
+    /// Dropout on what a block adds to the residual stream, in training.
+    pub residual_dropout: f64,
+    /// Whether the language-model head has a bias.
+    pub head_bias: bool,
+    /// What becomes of the scores of the language-model head.
+    pub logits: Logits,
+    /// How AdapterHub's library adapts it.
+    pub adapterhub: AdapterHubForm,
+}
+
+/// What one layer decides for itself.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LayerPlan {
+    /// Keys a query sees; `None` for all.
+    pub window: Option<usize>,
+    /// Whether queries and keys turn.
+    pub turns: bool,
+}
+
+/// How the attention of a family is built.
+#[derive(Clone, Debug)]
+pub struct AttentionPlan {
+    /// Query, key and value.
+    pub projections: Projections,
+    /// The published name of the output projection, and whether it has a bias.
+    pub output: (&'static str, bool),
+    /// Normalizations of queries and keys.
+    pub norms: QueryKeyNorms,
+    /// Factor of the scores; one by the root of a head's width without it.
+    pub scale: Option<f64>,
+    /// Scores are at most this, `cap tanh(scores / cap)`.
+    pub cap: Option<f64>,
+    /// Of the size of a window: what becomes of peft's prefixes in front of it. Peft puts those of most families whole into a
+    /// cache of transformers.
+    pub window: fn(usize) -> Window,
+}
+
+/// The projections of query, key and value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Projections {
+    /// `q_proj`, `k_proj` and `v_proj`.
+    Separate {
+        /// Whether they have biases.
+        bias: bool,
+    },
+    /// `qkv_proj`: query, key and value side by side, without a bias.
+    Fused,
+}
+
+/// Normalizations of queries and keys, by their published names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueryKeyNorms {
+    /// None.
+    None,
+    /// Head by head.
+    EachHead([&'static str; 2]),
+    /// Over the width of all heads.
+    Whole([&'static str; 2]),
+}
+
+/// How the two blocks of a layer, their normalizations and the residual stream follow each other. The normalizations have the
+/// published names that are given.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Placement {
+    /// `x + factor block(norm(x))`, twice: `input_layernorm`, `post_attention_layernorm`.
+    Before {
+        /// The factor.
+        factor: f64,
+    },
+    /// `x + norm(block(norm(x)))`, twice: `input_layernorm`, `post_attention_layernorm`, `pre_feedforward_layernorm`,
+    /// `post_feedforward_layernorm`.
+    Around,
+    /// `x + norm(block(x))`, twice: `post_attention_layernorm`, `post_feedforward_layernorm`.
+    Behind,
+    /// `x + attention(norm(x)) + feed_forward(norm(x))`: `input_layernorm`.
+    Beside,
+}
+
+/// By what embeddings are multiplied, and where.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum EmbeddingFactor {
+    /// Not at all.
+    One,
+    /// Rows of the table: what adapters insert among the tokens is as it is.
+    Rows(f64),
+    /// What enters the first layer, with all that adapters insert.
+    State(f64),
+}
+
+/// What becomes of the scores of the language-model head.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Logits {
+    /// Nothing.
+    Plain,
+    /// `scores / by`.
+    Divided(f64),
+    /// `cap tanh(scores / cap)`.
+    Capped(f64),
+}
+
+/// How AdapterHub's library adapts a family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdapterHubForm {
+    /// By classes of its own: `intermediate` is the second projection of the feed-forward block and `output` the first, and what
+    /// an adapter did to the embeddings stays.
+    Classes,
+    /// Through its plug-in interface: what an adapter did to the embeddings is undone before the head.
+    Interface,
+    /// The same, and a bottleneck that reads the normalized sum of block and residual stream reads it through the
+    /// normalization of the last layer, whichever layer it is in.
+    InterfaceWithLastNorms,
+}
+
+impl Family {
+    /// A family like Llama: normalizations in front of both blocks, whole heads that turn, biases as the configuration says.
+    pub(crate) fn new(model_type: &'static str, class_name: &'static str, config: &RotaryDecoderConfig) -> Self {
+        let layer = LayerPlan {
+            window: None,
+            turns: true,
+        };
+        Self {
+            model_type,
+            class_name,
+            layers: vec![layer; config.num_hidden_layers],
+            activation: config.hidden_act.clone(),
+            sliding_theta: None,
+            norm: NormKind::Rms,
+            final_norm: "norm",
+            attention: AttentionPlan {
+                projections: Projections::Separate {
+                    bias: config.attention_bias,
+                },
+                output: ("o_proj", config.attention_bias),
+                norms: QueryKeyNorms::None,
+                scale: None,
+                cap: None,
+                window: Window::Hiding,
+            },
+            feed_forward: FeedForwardPlan::Gated { bias: config.mlp_bias },
+            placement: Placement::Before { factor: 1.0 },
+            embeddings: EmbeddingFactor::One,
+            embedding_dropout: 0.0,
+            residual_dropout: 0.0,
+            head_bias: false,
+            logits: Logits::Plain,
+            adapterhub: AdapterHubForm::Interface,
+        }
+    }
+
+    /// Without biases in both blocks, whatever the configuration says: the published class has none.
+    pub(crate) fn without_biases(mut self) -> Self {
+        self.attention.projections = Projections::Separate { bias: false };
+        self.attention.output.1 = false;
+        self.feed_forward = FeedForwardPlan::Gated { bias: false };
+        self
+    }
+
+    /// With these windows, layer by layer.
+    pub(crate) fn with_windows(self, windows: Vec<Option<usize>>) -> Self {
+        let layers = windows.into_iter().map(|window| LayerPlan { window, turns: true });
+        Self {
+            layers: layers.collect(),
+            ..self
+        }
+    }
+}

@@ -1,0 +1,51 @@
+"""Makes the cases of the classes of transformers in peft/ whose head has another form than BERT's, with Python's peft 0.21.2 and
+transformers 4.57.6: make_with_peft.py GOLDEN OUT, where GOLDEN is golden/ of this crate. Each case has its input in
+expected.safetensors."""
+import json, os, sys, torch
+from peft import LoraConfig, TaskType, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import (
+    BartForSequenceClassification,
+    DistilBertForSequenceClassification,
+    RobertaForSequenceClassification,
+    T5ForSequenceClassification,
+    ViTForImageClassification,
+)
+
+GOLDEN, OUT = sys.argv[1:]
+torch.set_num_threads(1)
+generator = torch.Generator().manual_seed(11)
+CASES = [
+    ("roberta_lora_seq_cls", "roberta", RobertaForSequenceClassification, ["query", "value"], ["classifier"]),
+    ("distilbert_lora_seq_cls", "distilbert", DistilBertForSequenceClassification, ["q_lin", "v_lin"], ["pre_classifier", "classifier"]),
+    ("bart_lora_seq_cls", "bart", BartForSequenceClassification, ["q_proj", "v_proj"], ["classification_head"]),
+    ("t5_lora_seq_cls", "t5", T5ForSequenceClassification, ["q", "v"], ["classification_head"]),
+    ("vit_lora_image_cls", "vit", ViTForImageClassification, ["query", "value"], ["classifier"]),
+]
+for name, family, cls, targets, modules in CASES:
+    base = f"{GOLDEN}/{family}/base"
+    inputs = load_file(f"{GOLDEN}/{family}/inputs.safetensors")
+    model = cls.from_pretrained(base, num_labels=3)
+    task = None if "image" in name else TaskType.SEQ_CLS
+    config = LoraConfig(r=3, lora_alpha=6, target_modules=targets, modules_to_save=modules, task_type=task)
+    model = get_peft_model(model, config).eval()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
+    given = {key: inputs[key] for key in ("input_ids", "attention_mask", "pixel_values") if key in inputs}
+    if family in ("bart", "t5"):
+        # These classes read the last end token of each row, of which all have as many.
+        eos = model.config.eos_token_id
+        ids, last = given["input_ids"], given["attention_mask"].sum(1) - 1
+        ids[ids == eos] = 5
+        ids[torch.arange(len(ids)), last] = eos
+    with torch.no_grad():
+        logits = model(**given).logits
+    folder = f"{OUT}/{name}"
+    model.save_pretrained(folder)
+    path = f"{folder}/adapter_config.json"
+    config = json.load(open(path))
+    config["base_model_name_or_path"] = ""
+    json.dump(config, open(path, "w"), indent=2, sort_keys=True)
+    os.remove(f"{folder}/README.md")
+    save_file({"output": logits, **given}, f"{folder}/expected.safetensors")

@@ -1,0 +1,114 @@
+//! The records of a file, or of a folder of images.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::error::{DataError, Location};
+use super::fields::Fields;
+use super::part::{Part, PartBy};
+use super::record::{Record, Source};
+use super::{images, jsonl, table};
+
+/// The records of one file, in file order. There is at least one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Records {
+    /// The records.
+    pub records: Vec<Record>,
+    /// The file they come from.
+    pub path: PathBuf,
+}
+
+impl Records {
+    /// Reads a file, whose extension decides the format, or a folder of images.
+    ///
+    /// - `.jsonl`, `.json-lines`: one JSON object a line; blank lines are skipped.
+    /// - `.csv`: comma-separated, the first row names the fields, `"` quotes.
+    /// - `.tsv`: tab-separated, the first row names the fields; `"` is an ordinary character, as in the GLUE files.
+    /// - A folder with a folder of `.png`, `.jpg` or `.jpeg` files for each label, `LABEL/NAME.png`, in the order of the names; or
+    ///   with such files alone, which then have no label. Records have the fields `fields.image` and `fields.label`. Hidden
+    ///   files are skipped.
+    ///
+    /// # Errors
+    ///
+    /// A [`DataError`] for the first thing that is wrong.
+    pub fn read(path: impl AsRef<Path>, fields: &Fields) -> Result<Self, DataError> {
+        let path = path.as_ref();
+        let records = match path.is_dir() {
+            true => images::read(path, fields)?,
+            false => Self::of_file(path)?,
+        };
+        if records.is_empty() {
+            return Err(DataError::Empty { path: path.to_owned() });
+        }
+        Ok(Self {
+            records,
+            path: path.to_owned(),
+        })
+    }
+
+    fn of_file(path: &Path) -> Result<Vec<Record>, DataError> {
+        let extension = path
+            .extension()
+            .map(|extension| extension.to_string_lossy().to_lowercase());
+        let read: fn(&Path, &str) -> Result<Vec<Record>, DataError> = match extension.as_deref() {
+            Some("jsonl" | "json-lines") => jsonl::read,
+            Some("csv") => |path, text| table::read(path, text, table::Kind::Csv),
+            Some("tsv") => |path, text| table::read(path, text, table::Kind::Tsv),
+            _ => return Err(DataError::UnknownExtension { path: path.to_owned() }),
+        };
+        let bytes = fs::read(path).map_err(|source| DataError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            DataError::NotUtf8 {
+                path: path.to_owned(),
+                line: 1 + table::newlines(valid),
+            }
+        })?;
+        read(path, text.strip_prefix('\u{feff}').unwrap_or(&text))
+    }
+
+    /// A record for each of these image files, without a label.
+    pub fn of_images(files: &[PathBuf], fields: &Fields) -> Self {
+        Self {
+            records: images::unlabeled(files, fields),
+            path: files.first().cloned().unwrap_or_default(),
+        }
+    }
+
+    /// Records that are in no file, as JSON objects; `origin` stands for the file in messages.
+    pub fn of_objects(objects: impl IntoIterator<Item = Map<String, Value>>, origin: &str) -> Self {
+        let path: Arc<Path> = Path::new(origin).into();
+        let records = objects.into_iter().enumerate().map(|(index, object)| Record {
+            at: Location::line(&path, index + 1),
+            source: Source::Json(object),
+        });
+        Self {
+            records: records.collect(),
+            path: path.to_path_buf(),
+        }
+    }
+
+    /// One of several disjoint parts of one size, give or take a record, in the order of the file. A part of fewer records than
+    /// parts is all of them. The length of a record is that of its fields without `label`, in characters.
+    #[must_use]
+    pub fn part(mut self, part: Part, label: &str) -> Self {
+        let mut order: Vec<usize> = (0..self.records.len()).collect();
+        if part.by == PartBy::Length {
+            order.sort_by_key(|index| self.records[*index].length(label));
+        }
+        let bound = |index: usize| order.len() * index / part.of;
+        let mut mine = order[bound(part.index)..bound(part.index + 1)].to_vec();
+        if mine.is_empty() {
+            return self;
+        }
+        mine.sort_unstable();
+        self.records = mine.into_iter().map(|index| self.records[index].clone()).collect();
+        self
+    }
+}

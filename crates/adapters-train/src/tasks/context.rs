@@ -1,0 +1,96 @@
+//! What a task reads its data with.
+
+use adapters_models::heads::{HeadConfig, HeadKind, Pooling};
+use adapters_models::{Model, ModelKind, Pretrained, TextTokenizer};
+use serde::{Deserialize, Serialize};
+
+use crate::data::{Fields, Labels};
+use crate::error::TrainError;
+
+/// Options of a task, from a recipe or from an adapter that was trained.
+#[derive(Clone, Debug)]
+pub struct TaskOptions {
+    /// The classes.
+    pub labels: Labels,
+    /// Names of the fields.
+    pub fields: Fields,
+    /// What a head of a whole text or image reads; `None` for the mean over the tokens of an encoder of text, the class token of
+    /// an encoder of images, and the last token of others.
+    pub pooling: Option<Pooling>,
+    /// Dropout before the head, in training.
+    pub head_dropout: f64,
+    /// Share of the tokens that are hidden, where tokens are.
+    pub mask_probability: f64,
+    /// Longest input in tokens.
+    pub max_length: usize,
+    /// How a prompt becomes the text that a completion follows.
+    pub template: Option<Template>,
+    /// Whether rows are filled up with several prompts and completions.
+    pub pack: bool,
+}
+
+/// How a prompt becomes the text that a completion follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Template {
+    /// The chat template of the tokenizer: the prompt is the user's message, the completion the answer.
+    Chat,
+    /// As it is.
+    Plain,
+}
+
+/// What a task reads its data with.
+#[derive(Clone, Copy, Debug)]
+pub struct TaskContext<'a> {
+    /// Options.
+    pub options: &'a TaskOptions,
+    /// The checkpoint.
+    pub pretrained: &'a Pretrained,
+    /// The model.
+    pub model: &'a Model,
+    /// Its tokenizer; `None` for a model of images. See [`tokenizer_of`].
+    pub tokenizer: Option<&'a TextTokenizer>,
+}
+
+/// The tokenizer of a checkpoint, for texts of at most `max_length` tokens; `None` for a model of images.
+///
+/// # Errors
+///
+/// As [`Pretrained::tokenizer`].
+pub fn tokenizer_of(pretrained: &Pretrained, max_length: usize) -> Result<Option<TextTokenizer>, TrainError> {
+    match pretrained.kind() {
+        ModelKind::ImageEncoder => Ok(None),
+        _ => Ok(Some(pretrained.tokenizer(max_length)?)),
+    }
+}
+
+impl<'a> TaskContext<'a> {
+    /// The tokenizer, for a task that reads text.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Value`] for a model of images.
+    pub fn tokenizer(&self) -> Result<&'a TextTokenizer, TrainError> {
+        self.tokenizer.ok_or_else(|| TrainError::Value {
+            field: "head.kind",
+            expected: "a task over images".to_owned(),
+            found: "a task over texts, which needs a tokenizer".to_owned(),
+        })
+    }
+
+    /// What a head of a whole text or image reads.
+    pub(crate) fn pooling(&self) -> Pooling {
+        self.options.pooling.unwrap_or(match self.model.kind() {
+            ModelKind::Encoder => Pooling::Mean,
+            ModelKind::ImageEncoder => Pooling::First,
+            ModelKind::CausalLm | ModelKind::EncoderDecoder => Pooling::Last,
+        })
+    }
+
+    /// The configuration of a new head of one layer, as the classes of transformers have it.
+    pub(crate) fn head(&self, kind: HeadKind, labels: Vec<String>) -> HeadConfig {
+        HeadConfig::new(kind, labels)
+            .with_layers(1)
+            .with_dropout(self.options.head_dropout)
+    }
+}

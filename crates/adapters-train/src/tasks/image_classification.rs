@@ -1,0 +1,118 @@
+//! Classification of images.
+
+use adapters_models::heads::{HeadConfig, HeadKind, Targets};
+use adapters_models::vision::{ImageProcessor, ImageSource};
+use adapters_models::{ImageInput, Model, ModelError, ModelKind};
+use burn::tensor::Device;
+
+use super::classification::{accuracy, described};
+use super::context::TaskContext;
+use super::task::Task;
+use super::text::ints;
+use crate::data::{Labels, Record};
+use crate::error::TrainError;
+use crate::evaluate::Outputs;
+use crate::inputs::Batch;
+
+/// Classification of images by cross entropy; the metric is the accuracy. Images are read and prepared a batch at a time.
+#[derive(Debug)]
+pub(super) struct ImageClassification {
+    labels: Labels,
+    head: HeadConfig,
+    processor: ImageProcessor,
+}
+
+/// An image, not decoded yet, and its class.
+#[derive(Debug)]
+pub(super) struct ImageExample {
+    image: ImageSource,
+    class: Option<usize>,
+}
+
+impl Task for ImageClassification {
+    const NAME: &'static str = "image_classification";
+    const DATA: &'static str = "`image`, the path of a .png or .jpg file from the folder of the data file, or a data URI; `label`, a \
+                                class by its name or number. Or, in place of a file, a folder with a folder of images for each label";
+    const MODELS: &'static [ModelKind] = &[ModelKind::ImageEncoder];
+    const NEXT: &'static str = "predict --adapter {adapter} --image FILE";
+    const LABELS: usize = 1;
+
+    type Example = ImageExample;
+
+    fn new(cx: &TaskContext<'_>) -> Result<Self, TrainError> {
+        let labels = cx.options.labels.clone();
+        let processor = ImageProcessor::read(cx.pretrained.dir())?;
+        let [_, expected @ ..] = cx.model.image_encoder()?.image_size();
+        if let Some(found) = processor.output_size().filter(|found| *found != expected) {
+            return Err(TrainError::Value {
+                field: "preprocessor_config.json",
+                expected: format!(
+                    "images of {} x {} pixels, which the model reads",
+                    expected[0], expected[1]
+                ),
+                found: format!("one that makes them {} x {}", found[0], found[1]),
+            });
+        }
+        let kind = HeadKind::Classification { pooling: cx.pooling() };
+        Ok(Self {
+            head: cx.head(kind, labels.names()),
+            labels,
+            processor,
+        })
+    }
+
+    fn head(&self) -> Option<HeadConfig> {
+        Some(self.head.clone())
+    }
+
+    fn serves(head: &HeadConfig) -> bool {
+        matches!(head.kind, HeadKind::Classification { .. }) && !head.is_regression()
+    }
+
+    fn examples(
+        &self,
+        records: &[Record],
+        labeled: bool,
+        cx: &TaskContext<'_>,
+    ) -> Result<Vec<Self::Example>, TrainError> {
+        let fields = &cx.options.fields;
+        let example = |record: &Record| {
+            Ok(ImageExample {
+                image: record.image(&fields.image)?,
+                class: record.class(&fields.label, &self.labels, labeled)?,
+            })
+        };
+        records.iter().map(example).collect()
+    }
+
+    fn length(_example: &Self::Example) -> usize {
+        1
+    }
+
+    fn batch(
+        &self,
+        examples: &[(usize, &Self::Example)],
+        _seed: u64,
+        _model: &Model,
+        device: &Device,
+    ) -> Result<Batch, TrainError> {
+        let images: Vec<ImageSource> = examples.iter().map(|(_, example)| example.image.clone()).collect();
+        let classes = examples.iter().map(|(_, example)| Some(example.class? as i64));
+        let classes: Option<Vec<i64>> = classes.collect();
+        let pixels = self.processor.batch(&images, device).map_err(ModelError::from)?;
+        Ok(Batch {
+            input: ImageInput { pixels }.into(),
+            target_positions: Vec::new(),
+            targets: classes.map(|classes| Targets::Classes(ints(classes, device))),
+            predictions: examples.len(),
+        })
+    }
+
+    fn metric(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<f64> {
+        accuracy(outputs, examples.iter().map(|example| example.class))
+    }
+
+    fn describe(&self, outputs: &Outputs, _example: &Self::Example) -> String {
+        described(outputs, &self.labels)
+    }
+}

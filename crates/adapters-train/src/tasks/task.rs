@@ -1,0 +1,154 @@
+//! The trait of tasks, and how its examples are scored.
+
+use std::fmt;
+
+use adapters_core::Ctx;
+use adapters_models::heads::HeadConfig;
+use adapters_models::{Model, ModelKind};
+use burn::tensor::{Device, Tensor};
+
+use super::context::TaskContext;
+use crate::batches::eval_batches;
+use crate::data::Record;
+use crate::error::TrainError;
+use crate::evaluate::{Evaluation, Outputs};
+use crate::inputs::{Batch, hidden_states};
+use crate::task_model::TaskModel;
+
+/// Every kind of model, for tasks over the hidden states of a text.
+pub(crate) const ANY_TEXT_MODEL: &[ModelKind] = &[ModelKind::Encoder, ModelKind::CausalLm, ModelKind::EncoderDecoder];
+
+/// The seed of the masks of every evaluation, so that its figures can be compared.
+pub(crate) const EVALUATION: u64 = 0x0e7a_1a7e;
+
+/// A task.
+pub trait Task: fmt::Debug + Send + Sync + Sized + 'static {
+    /// Its name in recipes.
+    const NAME: &'static str;
+    /// Fields of a data file, for the help of the command line.
+    const DATA: &'static str;
+    /// Models it works on.
+    const MODELS: &'static [ModelKind] = ANY_TEXT_MODEL;
+    /// Name of its metric.
+    const METRIC: &'static str = "accuracy";
+    /// Whether the model learns to write text: the best weights are those with the lowest loss, since every token of a
+    /// small file can be right long before the probabilities are good.
+    const IS_GENERATIVE: bool = false;
+    /// Arguments of the command that uses a trained adapter, with `{adapter}` for its folder.
+    const NEXT: &'static str = "predict --adapter {adapter} --text TEXT";
+    /// Whether a prediction repeats its input, as tagged words do.
+    const REPEATS_INPUT: bool = false;
+    /// Whether several examples may share a row (`data.pack`).
+    const PACKS: bool = false;
+    /// Fewest labels a recipe names; zero for tasks without labels.
+    const LABELS: usize = 0;
+
+    /// An example, encoded.
+    type Example: fmt::Debug + Send + Sync;
+
+    /// The task with these options.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Value`] for a tokenizer or option that does not fit.
+    fn new(cx: &TaskContext<'_>) -> Result<Self, TrainError>;
+
+    /// The head that is trained; `None` where the model's own serves.
+    fn head(&self) -> Option<HeadConfig>;
+
+    /// Whether a head that was trained is one of this task.
+    fn serves(_head: &HeadConfig) -> bool {
+        false
+    }
+
+    /// Examples of the records of a file. Where `labeled` is false, targets may be absent.
+    ///
+    /// # Errors
+    ///
+    /// Those of the data and the tokenizer.
+    fn examples(
+        &self,
+        records: &[Record],
+        labeled: bool,
+        cx: &TaskContext<'_>,
+    ) -> Result<Vec<Self::Example>, TrainError>;
+
+    /// Tokens of an example; one for an image.
+    fn length(example: &Self::Example) -> usize;
+
+    /// A batch of examples, each with its index in the file; `seed` hides tokens, where tokens are hidden.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Model`] for an image that cannot be read.
+    fn batch(
+        &self,
+        examples: &[(usize, &Self::Example)],
+        seed: u64,
+        model: &Model,
+        device: &Device,
+    ) -> Result<Batch, TrainError>;
+
+    /// Mean loss of a batch from its last hidden state.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Model`] if the head predicts something else.
+    fn loss(
+        &self,
+        model: &TaskModel,
+        hidden: Tensor<3>,
+        batch: &Batch,
+        cx: &mut Ctx<'_>,
+    ) -> Result<Tensor<1>, TrainError> {
+        let scores = model.head_scores(hidden, cx)?;
+        let targets = batch.needed_targets()?;
+        Ok(model.head()?.loss(scores, targets, batch.padding(), batch.seq())?)
+    }
+
+    /// The metric of outputs, 0 to 1; `None` where an example has no target.
+    fn metric(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<f64>;
+
+    /// The prediction for an example in words, as `adapters predict` prints it.
+    fn describe(&self, outputs: &Outputs, example: &Self::Example) -> String;
+
+    /// Scores examples with a model whose set is on a plain device.
+    ///
+    /// # Errors
+    ///
+    /// As [`loss`](Self::loss).
+    fn evaluate(
+        &self,
+        model: &TaskModel,
+        examples: &[Self::Example],
+        batch_size: usize,
+        device: &Device,
+    ) -> Result<Evaluation, TrainError> {
+        let lengths: Vec<usize> = examples.iter().map(Self::length).collect();
+        let mut outputs = vec![Outputs::default(); examples.len()];
+        let (mut loss, mut predictions) = (0.0, 0usize);
+        for indices in eval_batches(&lengths, batch_size) {
+            let rows: Vec<_> = indices.iter().map(|index| (*index, &examples[*index])).collect();
+            let batch = self.batch(&rows, EVALUATION, &model.adapted.base, device)?;
+            let mut cx = Ctx::new(&model.adapted.set);
+            let hidden = hidden_states(&model.adapted.base, batch.input.clone(), &mut cx)?;
+            let scores = model.head_scores(hidden, &mut cx)?;
+            if let Some(targets) = batch.targets.clone() {
+                let of_batch = model
+                    .head()?
+                    .loss(scores.clone(), targets, batch.padding(), batch.seq())?;
+                loss += f64::from(of_batch.into_scalar::<f32>()) * batch.predictions as f64;
+                predictions += batch.predictions;
+            }
+            for (index, of_row) in indices.iter().zip(Outputs::of(scores, indices.len())) {
+                outputs[*index] = of_row;
+            }
+        }
+        Ok(Evaluation {
+            loss: loss / predictions.max(1) as f64,
+            score: self.metric(&outputs, examples).unwrap_or(0.0),
+            metric: Self::METRIC,
+            outputs,
+        })
+    }
+}
