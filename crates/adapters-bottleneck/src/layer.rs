@@ -121,10 +121,7 @@ impl SiteAdapter<HiddenState, SharedPhm> for BottleneckLayer {
         let before = state.hidden.clone();
         let (sum, hidden) = match original_ln_before {
             false => (state.hidden.clone(), state.hidden),
-            true => {
-                let read = state.read().clone();
-                state.join.read(state.hidden, read)
-            }
+            true => state.join.read(state.hidden.clone(), state.read().clone()),
         };
         let inner = match residual {
             ResidualBeforeLn::Flag(true) => before,

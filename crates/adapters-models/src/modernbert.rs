@@ -134,7 +134,7 @@ impl Block for ModernBertLayer {
         let attended = heads.attend(query, (key, value), normed.clone(), bias, (&self.key_value, slot), cx);
         let attended = cx.linear(&self.attention_output, attended);
         let attended = cx.dropout(attended, heads.dropout);
-        let x = cx.residual_beside(&self.after_attention, attended, x, normed);
+        let x = cx.residual_reading(&self.after_attention, attended, x, normed);
 
         let normed = cx.norm(&self.ffn_norm, x.clone());
         let both = cx.linear(&self.up_and_gate, normed.clone());
@@ -142,7 +142,7 @@ impl Block for ModernBertLayer {
         let (first, second) = (both.clone().slice_dim(2, 0..ffn), both.slice_dim(2, ffn..2 * ffn));
         let inner = cx.dropout(self.activation.gated(first, second), self.ffn_dropout);
         let down = cx.linear(&self.down, inner);
-        let x = cx.residual_beside(&self.after_ffn, down, x, normed);
+        let x = cx.residual_reading(&self.after_ffn, down, x, normed);
         cx.output(&self.output, x)
     }
 }
@@ -220,13 +220,13 @@ impl ModernBertConfig {
             self.local_rope_theta.unwrap_or(self.global_rope_theta),
         ];
         let d_head = self.hidden_size / self.num_attention_heads;
+        let around = Around {
+            features: d_head,
+            longest: self.max_position_embeddings,
+            original: None,
+        };
         let of = |fields: &RotaryFields, theta: f64| {
             let refused = |(field, expected, found)| ConfigCheck::new(path).refusal(field, expected, found);
-            let around = Around {
-                longest: self.max_position_embeddings,
-                original: None,
-                features: d_head,
-            };
             let scaling = fields.scaling(around).map_err(refused)?;
             Ok::<_, ModelError>(Rotary::new(d_head, fields.rope_theta.unwrap_or(theta), scaling))
         };

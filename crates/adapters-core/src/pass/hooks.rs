@@ -165,42 +165,42 @@ impl<'a> Hooks<'a> {
         residual: Tensor<3>,
         join: Join,
     ) -> Tensor<3> {
+        self.join_reading(point, hidden, residual, None, join)
+    }
+
+    /// A block joining the residual stream, `hidden + residual`, where adapters read the `input` of the block in place of
+    /// `residual`.
+    ///
+    /// # Shapes
+    ///
+    /// `[batch, seq, d_model]`, all four.
+    pub fn residual_reading(
+        &mut self,
+        point: &Point<ResidualHook>,
+        hidden: Tensor<3>,
+        residual: Tensor<3>,
+        input: Tensor<3>,
+    ) -> Tensor<3> {
+        self.join_reading(point, hidden, residual, Some(input), Join::Sum)
+    }
+
+    fn join_reading(
+        &mut self,
+        point: &Point<ResidualHook>,
+        hidden: Tensor<3>,
+        residual: Tensor<3>,
+        input: Option<Tensor<3>>,
+        join: Join,
+    ) -> Tensor<3> {
         match self.at(point.site()) {
             None => join.close(hidden, residual),
             Some(at) => at.run(HiddenState {
                 block: hidden.clone(),
                 hidden,
                 residual,
-                beside: None,
+                input,
                 inner: None,
                 join,
-                up: Up::Unasked,
-            }),
-        }
-    }
-
-    /// A block joining the residual stream, `hidden + residual`, where adapters read `beside` in place of `residual`: the
-    /// input of the block in models whose published adapters do so.
-    ///
-    /// # Shapes
-    ///
-    /// `[batch, seq, d_model]`, all four.
-    pub fn residual_beside(
-        &mut self,
-        point: &Point<ResidualHook>,
-        hidden: Tensor<3>,
-        residual: Tensor<3>,
-        beside: Tensor<3>,
-    ) -> Tensor<3> {
-        match self.at(point.site()) {
-            None => hidden + residual,
-            Some(at) => at.run(HiddenState {
-                block: hidden.clone(),
-                hidden,
-                residual,
-                beside: Some(beside),
-                inner: None,
-                join: Join::Sum,
                 up: Up::Unasked,
             }),
         }

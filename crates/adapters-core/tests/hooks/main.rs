@@ -274,7 +274,7 @@ fn rows_of_every_state_round_trip() {
                 hidden: three(),
                 block: three(),
                 residual: three(),
-                beside: None,
+                input: None,
                 inner: None,
                 join,
                 up: Up::Unasked,

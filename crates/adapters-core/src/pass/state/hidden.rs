@@ -69,14 +69,21 @@ pub struct HiddenState {
     pub block: Tensor<3>,
     /// What is added to it, `[batch, seq, d_model]`.
     pub residual: Tensor<3>,
-    /// What adapters read in place of `residual`, `[batch, seq, d_model]`, where that is something else.
-    pub beside: Option<Tensor<3>>,
+    /// The input of the block, `[batch, seq, d_model]`, where adapters read it in place of `residual`.
+    pub input: Option<Tensor<3>>,
     /// What the residual connection inside an adapter carries, once an adapter has opened the site.
     pub inner: Option<Tensor<3>>,
     /// How it joins.
     pub join: Join,
     /// What the adapter before added, where a fusion reads it.
     pub up: Up,
+}
+
+impl HiddenState {
+    /// What adapters take for the residual stream.
+    pub fn read(&self) -> &Tensor<3> {
+        self.input.as_ref().unwrap_or(&self.residual)
+    }
 }
 
 /// What an adapter adds to the residual stream before its gate, norm and residual: what a fusion attends to.
@@ -103,18 +110,11 @@ impl Up {
     }
 }
 
-impl HiddenState {
-    /// What adapters take for the residual stream.
-    pub fn read(&self) -> &Tensor<3> {
-        self.beside.as_ref().unwrap_or(&self.residual)
-    }
-}
-
 by_fields!(HiddenState, positions of hidden {
     hidden: tensor,
     block: tensor,
     residual: tensor,
-    beside: optional,
+    input: optional,
     inner: optional,
     join: whole,
     up: up,
