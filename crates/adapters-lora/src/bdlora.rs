@@ -67,7 +67,7 @@ impl Method for Bdlora {
     const NAME: &'static str = "bdlora";
 
     fn check(&self) -> Result<(), ConfigError> {
-        ConfigError::unless(self.nblocks > 0, "nblocks", "at least 1", self.nblocks)?;
+        ConfigError::size("nblocks", self.nblocks)?;
         self.lora.check_for_variant()
     }
 

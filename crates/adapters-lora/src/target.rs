@@ -272,6 +272,7 @@ impl LoraTarget {
         fields.insert("peft_type".to_owned(), peft_type.into());
         let input_first = sites.iter().any(|site| host.stores_input_first(site.site));
         for (field, value) in [
+            ("layers_pattern", Value::Null),
             ("task_type", Value::Null),
             ("inference_mode", Value::Bool(true)),
             ("fan_in_fan_out", Value::Bool(input_first)),

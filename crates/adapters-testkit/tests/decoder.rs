@@ -119,8 +119,8 @@ fn a_checkpoint_must_fit_its_configuration() {
         ),
         (json!({"head_dim": 7}), &["head_dim", "even"]),
         (
-            json!({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}),
-            &["rope_scaling", "`yarn`"],
+            json!({"rope_scaling": {"rope_type": "warp", "factor": 2.0}}),
+            &["rope_scaling", "warp"],
         ),
         (json!({"rope_scaling": {"type": "linear"}}), &["rope_scaling.factor"]),
         (json!({"attention_bias": true}), &["layers.0.self_attn.q_proj.bias"]),

@@ -27,6 +27,11 @@ const OPTIONS: &[(&str, &str)] = &[
     ("trainable_tokens", "[token_indices=[5,7,42]]"),
     ("boft", "[boft_block_size=4]"),
     ("oft", "[oft_block_size=4]"),
+    ("alora", "[alora_invocation_tokens=[42,8]]"),
+    ("bdlora", "[nblocks=2,target_modules=[q_proj],target_modules_bd_a=[q_proj]]"),
+    ("psoft", "[r=4]"),
+    ("shira", "[r=1]"),
+    ("waveft", "[n_frequency=20]"),
 ];
 
 /// More than the identifiers show.
@@ -173,7 +178,7 @@ fn an_encoder_decoder_answers_the_same_with_the_cache_and_in_a_padded_batch() {
     let (mut checked, mut gated, mut changed) = (0, 0, 0);
     for config in configs() {
         let mut set = AdapterSet::new();
-        // Some sizes and places are not those of this model.
+        // Some sizes and names of modules are not those of this model.
         if set.attach("a", method(&config).unwrap(), &model, 1, &device).is_err() {
             continue;
         }

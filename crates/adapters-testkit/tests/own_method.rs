@@ -46,7 +46,7 @@ impl Method for Sine {
     const NAME: &'static str = "sine";
 
     fn check(&self) -> Result<(), ConfigError> {
-        ConfigError::unless(self.r > 0, "r", "at least 1", self.r)?;
+        ConfigError::size("r", self.r)?;
         ConfigError::unless(self.scale.is_finite(), "scale", "a finite number", self.scale)
     }
 
