@@ -28,7 +28,10 @@ const OPTIONS: &[(&str, &str)] = &[
     ("boft", "[boft_block_size=4]"),
     ("oft", "[oft_block_size=4]"),
     ("alora", "[alora_invocation_tokens=[42,8]]"),
-    ("bdlora", "[nblocks=2,target_modules=[q_proj],target_modules_bd_a=[q_proj]]"),
+    (
+        "bdlora",
+        "[nblocks=2,target_modules=[q_proj],target_modules_bd_a=[q_proj]]",
+    ),
     ("psoft", "[r=4]"),
     ("shira", "[r=1]"),
     ("waveft", "[n_frequency=20]"),

@@ -74,7 +74,10 @@ fn tokens_inside_lora_are_read_and_written_as_peft_does() {
         // What cannot be is named.
         for (value, says) in [
             (serde_json::json!([100_000]), "100000"),
-            (serde_json::json!({"LayerNorm": [1]}), "embedding tables and linear layers only"),
+            (
+                serde_json::json!({"LayerNorm": [1]}),
+                "embedding tables and linear layers only",
+            ),
             (serde_json::json!("all"), "`trainable_token_indices`"),
             (serde_json::json!({"word_embeddings": 3}), "`trainable_token_indices`"),
             (serde_json::json!([3, 3]), "each once"),
