@@ -135,11 +135,11 @@ impl WeightDoor {
         let matcher = matcher(&self.patterns)?;
         for found in weights.into_iter().filter(|w| matcher.is_match(&w.path)) {
             if found.adapted {
-                return Err(self.refuse(&found.path, "it is adapted already; materialize the module first"));
+                return Err(self.refuse(&found.path, "it is already adapted; materialize the module first"));
             }
             let weight = found
                 .weight
-                .ok_or_else(|| self.refuse(&found.path, "it is no weight of two or more axes"))?;
+                .ok_or_else(|| self.refuse(&found.path, "it is not a weight with two or more dimensions"))?;
             self.layer(&found.path, weight)?;
         }
         Ok(())
@@ -173,7 +173,7 @@ impl WeightDoor {
         if shared.trains() {
             return Err(self.refuse(
                 path,
-                "its layers share parameters that train, which one parameter cannot hold",
+                "its layers share trained parameters, which reparameterization does not support",
             ));
         }
         layer

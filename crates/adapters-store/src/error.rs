@@ -43,7 +43,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// A JSON file does not parse or lacks a field.
-    #[error("{} is not the JSON expected there", path.display())]
+    #[error("{} does not contain the expected JSON", path.display())]
     Json {
         /// The file.
         path: PathBuf,
@@ -68,7 +68,7 @@ pub enum StoreError {
     },
     /// Only a pickle file is there and pickles were not allowed.
     #[error(
-        "{} holds its weights only as a PyTorch pickle; allow it explicitly (`--allow-bin`) to read it with the non-executing reader",
+        "{} contains its weights only as a PyTorch pickle; allow it explicitly (`--allow-bin`) to read it with the non-executing reader",
         path.display()
     )]
     PickleNotAllowed {
@@ -84,13 +84,13 @@ pub enum StoreError {
         missing: &'static str,
     },
     /// A name that cannot be that of a folder inside another.
-    #[error("`{name}` cannot be the name of a folder, in which a setup keeps what has that name")]
+    #[error("`{name}` cannot be used as a folder name, and a setup is saved with one folder for each name")]
     NotAFolderName {
         /// The name.
         name: String,
     },
     /// A tensor file does not fit what is to be filled. All offenders are listed.
-    #[error("{} does not fit:{}", path.display(), list(.problems))]
+    #[error("{} does not match the adapter and the model:{}", path.display(), list(.problems))]
     Mismatch {
         /// The file.
         path: PathBuf,

@@ -139,7 +139,10 @@ fn a_checkpoint_must_fit_its_configuration() {
         .encoder(&Device::flex())
         .unwrap_err()
         .to_string();
-    assert!(encoder.contains("`llama` is no encoder"), "{encoder}");
+    assert!(
+        encoder.contains("`llama` is not of the expected kind, encoder"),
+        "{encoder}"
+    );
 }
 
 /// A query sees itself and one key before it: the last token of five knows nothing of the first.

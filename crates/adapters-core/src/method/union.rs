@@ -138,7 +138,7 @@ impl Union {
         owner.map(|(part, _)| part).ok_or_else(|| Error::CannotBuild {
             method: NAME,
             path: site.path.clone(),
-            reason: "none of its parts is aimed at it".to_owned(),
+            reason: "no member of the union targets it".to_owned(),
         })
     }
 }

@@ -64,7 +64,7 @@ impl<'a> Layout<'a> {
         let Some(answer) = answered.strip_prefix(&asked) else {
             return Err(TrainError::Value {
                 field: "data.template",
-                expected: "a chat template that writes an answer behind its question; `plain` uses none".to_owned(),
+                expected: "a chat template that appends the answer to the question; `plain` uses none".to_owned(),
                 found: "one that changes the question when there is an answer".to_owned(),
             });
         };
