@@ -346,7 +346,7 @@ pub struct GenerateArgs {
     /// When beam search stops, once as many texts as there are beams are complete.
     #[arg(long, default_value = "false", requires = "beams", help_heading = "Generation")]
     pub early_stopping: EarlyStoppingArg,
-    /// Penalty for repeated tokens; 1 is none.
+    /// Penalty for repeated tokens; 1 disables it.
     #[arg(long, value_name = "X", default_value_t = 1.0, help_heading = "Generation")]
     pub repetition_penalty: f64,
     /// Random seed of sampling.

@@ -127,7 +127,7 @@ pub fn check_new(out: &Path) -> Result<(), Failure> {
     }
 }
 
-/// The refusal of a folder that does not exist, with the nearest name beside it.
+/// The refusal of a folder that does not exist, with the nearest name next to it.
 fn missing(what: &str, path: &Path, hint: &str) -> Failure {
     let parent = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,

@@ -123,7 +123,7 @@ pub enum Error {
         /// Names that would match.
         available: String,
     },
-    /// A method has no layer for a kind of site it was aimed at.
+    /// A method has no layer for a kind of site that it targets.
     #[error("{method} cannot act at `{path}`: {reason}")]
     CannotBuild {
         /// The method's family.

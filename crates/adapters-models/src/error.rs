@@ -100,7 +100,7 @@ pub enum ModelError {
         reason: String,
     },
     /// What a head should have said is not what it says.
-    #[error("a `{head}` head expects targets of {expected}, found {found}")]
+    #[error("a `{head}` head expects {expected} as targets, found {found}")]
     Targets {
         /// The published type of the head.
         head: &'static str,

@@ -129,7 +129,7 @@ impl Pretrained {
     ///
     /// # Errors
     ///
-    /// [`ModelError::OtherKind`] if it is none, otherwise as [`model`](Self::model).
+    /// [`ModelError::OtherKind`] if it is not one, otherwise as [`model`](Self::model).
     pub fn encoder(&self, device: &Device) -> Result<Model, ModelError> {
         self.of_kind(ModelKind::Encoder, device)
     }

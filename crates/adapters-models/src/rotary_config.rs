@@ -11,7 +11,7 @@ use crate::rotary::Rotary;
 use crate::rotary_family::Family;
 use crate::rotary_scaling::{Around, RotaryFields, RotaryParameters, RotaryScaling};
 
-/// `config.json`: the fields of all families that change what is computed. A family reads its own beside them.
+/// `config.json`: the fields of all families that change what is computed. A family reads its own next to them.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct RotaryDecoderConfig {
     /// Tokens in the vocabulary.

@@ -126,7 +126,7 @@ pub(crate) type Refused = (&'static str, String, String);
 pub(crate) struct Around {
     /// `max_position_embeddings`.
     pub longest: usize,
-    /// `original_max_position_embeddings` beside it, of `longrope`.
+    /// `original_max_position_embeddings` next to it, of `longrope`.
     pub original: Option<usize>,
     /// Features of a head that turn.
     pub features: usize,

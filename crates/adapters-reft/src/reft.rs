@@ -30,7 +30,7 @@ pub struct ReftConfig {
     /// Torch's name of the parameters' dtype. Only `float32`, or none, is computed. Default none.
     #[serde(default)]
     pub dtype: Option<String>,
-    /// Seed that is set anew for every layer; zero counts as none. Default none.
+    /// Seed that is set again for every layer; zero counts as none. Default none.
     #[serde(default)]
     pub init_weights_seed: Option<i64>,
     /// Layers whose output is edited, at least one. Required.

@@ -33,7 +33,7 @@ impl ForPaths for AnyMethod {
     }
 }
 
-/// A method and the parameters of a module it is aimed at.
+/// A method and the parameters of a module that it targets.
 ///
 /// [`apply`](Self::apply) checks first and changes nothing on an error. As a [`Reparameterizer`] it goes to
 /// [`Module::apply_reparameterization`] directly, which can return no error and does not show what is adapted already:
@@ -47,7 +47,7 @@ pub struct WeightDoor {
     ready: BTreeMap<String, WeightAdapter>,
 }
 
-/// What the door puts beside a parameter: a method's layer, whose merged weight is what is read.
+/// What reparameterization adds to a parameter: a method's layer, whose merged weight is what is read.
 #[derive(Module, Debug)]
 pub struct WeightAdapter {
     layer: Erased<LinearState>,
@@ -106,7 +106,7 @@ impl WeightDoor {
         self
     }
 
-    /// Adapts `model`: freezes all its parameters and puts the method's update beside those that match. Only the updates
+    /// Adapts `model`: freezes all its parameters and adds the method's update to those that match. Only the updates
     /// train.
     ///
     /// # Errors
@@ -233,12 +233,12 @@ struct FoundParam {
     path: String,
     /// `[d_in, d_out]`; `None` for a parameter of one axis.
     weight: Option<Tensor<2>>,
-    /// Values of the update beside it, in the order of its layer's parameters.
+    /// Values of the update next to it, in the order of its layer's parameters.
     update: Vec<TensorData>,
     adapted: bool,
 }
 
-/// All float parameters of a module; an update comes with the parameter it is beside.
+/// All float parameters of a module; an update comes with the parameter it is next to.
 ///
 /// Burn shows a visitor the parameters of an update, below the path of the adapted parameter, and not the update itself.
 fn weights_of<M: Module>(model: &M) -> Vec<FoundParam> {

@@ -25,7 +25,7 @@ pub struct LoadOptions {
     /// Further safetensors files with tensors of the adapter that the folder lacks: the reference does not write the
     /// shared parameters of headless models.
     pub extra: Vec<PathBuf>,
-    /// Fields to read in place of the configuration's, or beside them: the reference does not write all of them.
+    /// Fields to read in place of the configuration's, or in addition to them: the reference does not write all of them.
     pub config: Map<String, Value>,
 }
 
@@ -309,7 +309,7 @@ fn outside(data: &TensorData, limits: &[usize]) -> Option<(i64, usize)> {
     })
 }
 
-/// Takes out copies of the base's embedding tables and head, which peft writes beside an adapter of theirs. One that is not
+/// Takes out copies of the base's embedding tables and head, which peft writes together with an adapter of theirs. One that is not
 /// the base's stays, and is refused with everything else that is not expected.
 fn forget_tables(host: &dyn Host, tensors: &mut Tensors) {
     for info in host.sites() {

@@ -321,7 +321,7 @@ impl<'a> ModelBench<'a> {
         }
     }
 
-    /// A decoder that keeps keys and values goes on where it stopped.
+    /// A decoder that keeps keys and values continues where it stopped.
     fn cached_equals_whole(&self) {
         for configs in [
             &[

@@ -97,7 +97,7 @@ pub struct AdapterSection {
     /// A config string, e.g. `lora[r=8,alpha=16]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<String>,
-    /// An identifier, with the method's fields beside it.
+    /// An identifier, with the method's fields next to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
     /// Folder of an adapter to stack this one on: loaded, frozen, and active below it.

@@ -83,7 +83,7 @@ pub trait Method:
     /// that is not computed.
     fn check(&self) -> Result<(), ConfigError>;
 
-    /// The sites it is aimed at.
+    /// The sites it targets.
     fn target(&self) -> Target;
 
     /// Builds the layer for one site.

@@ -15,7 +15,7 @@ use crate::method::config::ConfigError;
 pub use crate::method::module_names::ModuleNames;
 use crate::site::{Role, Site, SiteInfo, SiteKind, Stack};
 
-/// Which sites a method is aimed at.
+/// Which sites a method targets.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Target {
     /// Sites by role, as AdapterHub configurations name them, in all layers but `leave_out`.
@@ -161,7 +161,7 @@ impl ModuleFields {
         })
     }
 
-    /// The fields of a target, with others beside them.
+    /// The fields of a target, with others next to them.
     pub fn of(target: ModuleTarget, extra: Map<String, Value>) -> Self {
         Self {
             target_modules: Some(target.modules),
