@@ -2,6 +2,7 @@
 
 mod fusion;
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -398,6 +399,16 @@ impl Recipe {
             let expected = format!("at least {} for `head.kind` `{task}`", task.labels);
             return Err(value("data.labels", &expected, data.labels.count()));
         }
+        let mut seen = HashSet::new();
+        if let Labels::Names(names) = &data.labels
+            && let Some(name) = names.iter().find(|name| !seen.insert(*name))
+        {
+            return Err(value(
+                "data.labels",
+                "each label once",
+                format!("a list with `{name}` twice"),
+            ));
+        }
         if data.pack && !task.packs {
             let packing = TASKS.iter().filter(|task| task.packs).map(|task| task.name);
             let packing = packing.collect::<Vec<_>>().join("`, `");
@@ -572,6 +583,10 @@ mod tests {
             (&["train.learning_rate=-1"], "`train.learning_rate` is -1"),
             (&["train.learning_rate_ratio=0"], "`train.learning_rate_ratio` is 0"),
             (&["nonsense"], "not an override"),
+            (
+                &["data.labels=['a', 'b', 'a']"],
+                "`data.labels` is a list with `a` twice",
+            ),
             (&["head.dropout=1.0"], "`head.dropout` is 1"),
         ] {
             let error = read(TEXT, overrides).unwrap_err();
