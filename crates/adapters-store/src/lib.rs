@@ -7,6 +7,7 @@ mod fusion;
 mod head_setup;
 mod load;
 mod manifest;
+mod pickle;
 mod save;
 mod setup;
 mod tensors;
