@@ -10,7 +10,18 @@ use crate::failure::Failure;
 /// The folder of a model: a folder of that name, or what the Hub has under that id.
 pub fn model(name: &str) -> Result<PathBuf, Failure> {
     let path = PathBuf::from(name);
-    if path.is_dir() { Ok(path) } else { hub(name) }
+    if !path.is_dir() {
+        return hub(name);
+    }
+    // The folder of the Hub's cache has its snapshots below it.
+    let below = folder_below(&path.join("snapshots"), &["config.json"]);
+    match below {
+        Some(snapshot) if !path.join("config.json").exists() => Err(Failure::new(
+            format!("{} is a folder of the Hub's cache, not a checkpoint", path.display()),
+            format!("name the snapshot in it: {}", snapshot.display()),
+        )),
+        _ => Ok(path),
+    }
 }
 
 /// The folder of the base model that an adapter folder names.
@@ -58,13 +69,29 @@ pub fn adapter(path: &Path) -> Result<PathBuf, Failure> {
     let is_adapter = |dir: &Path| FILES.iter().any(|file| dir.join(file).is_file());
     let inside = path.join("adapter");
     if is_adapter(path) || !is_adapter(&inside) {
-        return match path.is_dir() {
-            // What is wrong with a folder that exists is found out by reading it.
-            true => Ok(path.to_owned()),
-            false => Err(missing("adapter", path, "")),
+        return match (path.is_dir(), folder_below(path, &FILES)) {
+            (true, Some(below)) if !is_adapter(path) => Err(Failure::new(
+                format!(
+                    "{} is not an adapter folder: it lacks adapter_config.json",
+                    path.display()
+                ),
+                format!("there is an adapter in {}", below.display()),
+            )),
+            // What else is wrong with a folder that exists is found out by reading it.
+            (true, _) => Ok(path.to_owned()),
+            (false, _) => Err(missing("adapter", path, "")),
         };
     }
     Ok(inside)
+}
+
+/// The first folder directly below `path`, by name, that has one of these files.
+fn folder_below(path: &Path, files: &[&str]) -> Option<PathBuf> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    let found = entries.map(|entry| entry.path());
+    found
+        .filter(|dir| files.iter().any(|file| dir.join(file).is_file()))
+        .min()
 }
 
 /// Checks that results do not mix with what is there already: the folder is new or empty.

@@ -206,8 +206,10 @@ impl RotaryFields {
 
     fn long(&self, around: Around) -> Result<RotaryScaling, Refused> {
         let longest = around.longest as f64;
-        let (factor, original) = match around.original {
-            Some(original) => (Some(longest / original as f64), original as f64),
+        // Beside the scaling where the configuration has no factor.
+        let beside = self.original_max_position_embeddings.filter(|_| self.factor.is_none());
+        let (factor, original) = match around.original.map(|length| length as f64).or(beside) {
+            Some(original) => (Some(longest / original), original),
             None => (self.factor, longest),
         };
         let original = above_zero("original_max_position_embeddings", Some(original))?;

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use adapters_nn::nearest;
-use regex::Regex;
+use fancy_regex::Regex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -418,7 +418,7 @@ impl ModulePattern {
     pub fn matches(&self, path: &str) -> Result<bool, Error> {
         Ok(match self {
             Self::Names(names) => names.iter().any(|name| name_matches(name, path)),
-            Self::Regex(text) => regex(&format!("^(?:{text})$"), text)?.is_match(path),
+            Self::Regex(text) => is_match(&format!("^(?:{text})$"), text, path)?,
             Self::AllLinear => true,
         })
     }
@@ -551,15 +551,17 @@ pub fn name_matches(name: &str, path: &str) -> bool {
 /// [`Error::TargetPattern`] for an invalid regular expression.
 pub fn pattern_value<'a, T>(patterns: impl IntoIterator<Item = (&'a str, T)>, path: &str) -> Result<Option<T>, Error> {
     for (pattern, value) in patterns {
-        if regex(&format!(r"^(.*\.)?({pattern})$"), pattern)?.is_match(path) {
+        if is_match(&format!(r"^(.*\.)?({pattern})$"), pattern, path)? {
             return Ok(Some(value));
         }
     }
     Ok(None)
 }
 
-fn regex(full: &str, pattern: &str) -> Result<Regex, Error> {
-    Regex::new(full).map_err(|source| Error::TargetPattern {
+/// Whether the whole expression, of a pattern as it is written, matches. Look-around and references back are Python's.
+fn is_match(full: &str, pattern: &str, path: &str) -> Result<bool, Error> {
+    let found = Regex::new(full).and_then(|full| full.is_match(path));
+    found.map_err(|source| Error::TargetPattern {
         pattern: pattern.to_owned(),
         source: Box::new(source),
     })
@@ -568,6 +570,18 @@ fn regex(full: &str, pattern: &str) -> Result<Regex, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn expressions_may_look_around() {
+        let without_tower = ModulePattern::Regex(r"^(?!.*(?:visual|lm_head)).*(?:q_proj|v_proj).*$".to_owned());
+        assert!(without_tower.matches("model.layers.0.self_attn.q_proj").unwrap());
+        assert!(!without_tower.matches("model.visual.blocks.0.q_proj").unwrap());
+        assert!(!without_tower.matches("model.layers.0.self_attn.o_proj").unwrap());
+        let behind = ModulePattern::Regex(r".*(?<=self_attn\.)q_proj".to_owned());
+        assert!(behind.matches("layers.0.self_attn.q_proj").unwrap());
+        assert!(!behind.matches("layers.0.cross.q_proj").unwrap());
+        assert!(ModulePattern::Regex("(?!".to_owned()).matches("x").is_err());
+    }
 
     #[test]
     fn a_name_matches_whole_components_only() {
