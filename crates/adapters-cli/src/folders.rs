@@ -10,12 +10,18 @@ use crate::failure::Failure;
 /// The folder of a model: a folder of that name, or what the Hub has under that id.
 pub fn model(name: &str) -> Result<PathBuf, Failure> {
     let path = PathBuf::from(name);
+    if path.join("adapter_config.json").is_file() && !path.join("config.json").is_file() {
+        return Err(Failure::new(
+            format!("{name} is the folder of an adapter, not of a model"),
+            "name it with --adapter, and its base model with --model",
+        ));
+    }
     if !path.is_dir() {
         return hub(name);
     }
     // The folder of the Hub's cache has its snapshots below it.
-    let below = folder_below(&path.join("snapshots"), &["config.json"]);
-    match below {
+    let snapshots = folders_in(&path.join("snapshots"));
+    match snapshots.iter().find(|dir| dir.join("config.json").is_file()) {
         Some(snapshot) if !path.join("config.json").exists() => Err(Failure::new(
             format!("{} is a folder of the Hub's cache, not a checkpoint", path.display()),
             format!("name the snapshot in it: {}", snapshot.display()),
@@ -67,31 +73,43 @@ fn is_id(name: &str) -> bool {
 pub fn adapter(path: &Path) -> Result<PathBuf, Failure> {
     const FILES: [&str; 2] = ["adapter_config.json", "adapter_setup.json"];
     let is_adapter = |dir: &Path| FILES.iter().any(|file| dir.join(file).is_file());
-    let inside = path.join("adapter");
-    if is_adapter(path) || !is_adapter(&inside) {
-        return match (path.is_dir(), folder_below(path, &FILES)) {
-            (true, Some(below)) if !is_adapter(path) => Err(Failure::new(
-                format!(
-                    "{} is not an adapter folder: it lacks adapter_config.json",
-                    path.display()
-                ),
-                format!("there is an adapter in {}", below.display()),
-            )),
-            // What else is wrong with a folder that exists is found out by reading it.
-            (true, _) => Ok(path.to_owned()),
-            (false, _) => Err(missing("adapter", path, "")),
-        };
+    if is_adapter(path) {
+        return Ok(path.to_owned());
     }
-    Ok(inside)
+    if path.is_file() {
+        let folder = path.parent().unwrap_or(Path::new(".")).display();
+        return Err(Failure::new(
+            format!("{} is a file, and an adapter is a folder", path.display()),
+            format!("name the folder: {folder}"),
+        ));
+    }
+    if !path.is_dir() {
+        return Err(missing("adapter", path, ""));
+    }
+    let inside: Vec<PathBuf> = folders_in(path).into_iter().filter(|dir| is_adapter(dir)).collect();
+    match inside.as_slice() {
+        // The folder of a run of this program.
+        [only] if path.join("recipe.toml").is_file() => Ok(only.clone()),
+        _ if path.join("recipe.toml").is_file() && is_adapter(&path.join("adapter")) => Ok(path.join("adapter")),
+        // What is wrong with a folder without adapters is found out by reading it.
+        [] => Ok(path.to_owned()),
+        [first, ..] => Err(Failure::new(
+            format!(
+                "{} is not an adapter folder, but {} is one",
+                path.display(),
+                first.display()
+            ),
+            format!("name {} instead", first.display()),
+        )),
+    }
 }
 
-/// The first folder directly below `path`, by name, that has one of these files.
-fn folder_below(path: &Path, files: &[&str]) -> Option<PathBuf> {
+/// The folders in a folder, by name.
+fn folders_in(path: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
-    let found = entries.map(|entry| entry.path());
-    found
-        .filter(|dir| files.iter().any(|file| dir.join(file).is_file()))
-        .min()
+    let mut folders: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    folders.sort();
+    folders
 }
 
 /// Checks that results do not mix with what is there already: the folder is new or empty.
@@ -101,11 +119,19 @@ pub fn check_new(out: &Path) -> Result<(), Failure> {
     };
     match entries.next() {
         Some(Ok(entry)) => Err(Failure::new(
-            format!(
-                "the output folder {} is not empty: it contains {}",
-                out.display(),
-                entry.file_name().to_string_lossy()
-            ),
+            match out {
+                _ if out.join("adapter_config.json").is_file() => {
+                    format!("the output folder {} holds an adapter already", out.display())
+                }
+                _ if out.join("config.json").is_file() => {
+                    format!("the output folder {} holds a checkpoint already", out.display())
+                }
+                _ => format!(
+                    "the output folder {} is not empty: it contains {}",
+                    out.display(),
+                    entry.file_name().to_string_lossy()
+                ),
+            },
             "choose another folder with --out, or delete this one",
         )),
         _ => Ok(()),
@@ -119,10 +145,9 @@ fn missing(what: &str, path: &Path, hint: &str) -> Failure {
         _ => Path::new("."),
     };
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-    let siblings = fs::read_dir(parent).into_iter().flatten().flatten();
-    let siblings: Vec<String> = siblings
-        .filter(|entry| entry.path().is_dir())
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+    let siblings: Vec<String> = folders_in(parent)
+        .iter()
+        .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
         .collect();
     let similar = name.and_then(|name| nearest(&name, siblings.iter().map(String::as_str)));
     let help = match similar {

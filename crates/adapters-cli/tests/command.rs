@@ -238,7 +238,7 @@ fn a_trained_prefix_is_ejected() {
         &["eject", "--adapter", "runs/recipe/adapter", "--out", "small"],
         1,
     );
-    assert!(taken.contains("is not empty"), "{taken}");
+    assert!(taken.contains("holds an adapter already"), "{taken}");
 }
 
 #[test]
@@ -488,11 +488,11 @@ fn combine_writes_the_weighted_sum() {
     assert!(said.contains("lora[r=2,alpha=2"), "{said}");
     for (args, named) in [
         (&["combine", "a/adapter=much", "--out", "x"][..], "`much`"),
-        (&["combine", "a/adapter", "--out", "svd"], "is not empty"),
+        (&["combine", "a/adapter", "--out", "svd"], "holds an adapter already"),
         (&["combine", "a/adapter=1", "b/adapter=-1", "--out", "x"], "add up to 0"),
         (
             &["combine", "a/adapter", "--out", "x", "--combination", "ties"],
-            "density",
+            "needs --density",
         ),
     ] {
         let error = fails(&dir, args, 1).replace('\n', " ");

@@ -127,7 +127,13 @@ impl ChatTemplate {
         environment.set_fuel(Some(FUEL));
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(|error| self.refuse(&error))?);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_unknown_method_callback(|state, value, method, args| match (value.as_str(), method, args) {
+            (Some(separator), "join", [items]) => joined(items, Some(separator)).map(Value::from),
+            _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args),
+        });
+        environment.add_filter("join", |items: Value, separator: Option<String>| {
+            joined(&items, separator.as_deref())
+        });
         environment.add_function("raise_exception", |reason: String| -> Result<String, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, reason))
         });
@@ -161,6 +167,26 @@ impl ChatTemplate {
     }
 }
 
+/// Items with a separator between them, which the engine would join to any length.
+fn joined(items: &Value, separator: Option<&str>) -> Result<String, Error> {
+    let separator = separator.unwrap_or_default();
+    let mut text = String::new();
+    for (index, item) in items.try_iter()?.enumerate() {
+        if index > 0 {
+            text.push_str(separator);
+        }
+        match item.as_str() {
+            Some(item) => text.push_str(item),
+            None => text.push_str(&item.to_string()),
+        }
+        if text.len() > LONGEST {
+            let reason = format!("`join` makes a text of more than {} MiB", LONGEST >> 20);
+            return Err(Error::new(ErrorKind::InvalidOperation, reason));
+        }
+    }
+    Ok(text)
+}
+
 /// The template, or the one called `default` of several.
 fn default_template(value: &Json) -> Option<String> {
     if let Some(text) = value.as_str() {
@@ -192,6 +218,26 @@ mod tests {
         // A line end after a block is the block's.
         assert_eq!(template.render(&chat(), true).unwrap(), "<s>Be brief.</s>\n[HELLO]\n>");
         assert_eq!(template.render(&chat(), false).unwrap(), "<s>Be brief.</s>\n[HELLO]\n");
+    }
+
+    #[test]
+    fn a_template_has_limits_and_joins_as_python_does() {
+        let of = |source: &str| {
+            let config = serde_json::json!({ "chat_template": source });
+            template(&config.to_string()).unwrap().render(&chat(), true)
+        };
+        assert_eq!(
+            of("{{ ['a', 1, 'b']|join('-') }} {{ ', '.join(['x', 'y']) }}").unwrap(),
+            "a-1-b x, y"
+        );
+        for endless in [
+            "{% for i in range(10000) %}{% for j in range(10000) %}{% endfor %}{% endfor %}",
+            "{{ (['a' * 1000000] * 100000)|join }}",
+            "{{ ''.join(['a' * 1000000] * 100000) }}",
+            "{% set ns = namespace(x='a' * 1000) %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}",
+        ] {
+            assert!(matches!(of(endless), Err(ModelError::ChatTemplate { .. })), "{endless}");
+        }
     }
 
     #[test]

@@ -206,9 +206,9 @@ impl RotaryFields {
 
     fn long(&self, around: Around) -> Result<RotaryScaling, Refused> {
         let longest = around.longest as f64;
-        // Beside the scaling where the configuration has no factor.
-        let beside = self.original_max_position_embeddings.filter(|_| self.factor.is_none());
-        let (factor, original) = match around.original.map(|length| length as f64).or(beside) {
+        // The length among the parameters counts where there is no factor, which transformers 4 needs.
+        let nested = self.original_max_position_embeddings.filter(|_| self.factor.is_none());
+        let (factor, original) = match around.original.map(|original| original as f64).or(nested) {
             Some(original) => (Some(longest / original), original),
             None => (self.factor, longest),
         };

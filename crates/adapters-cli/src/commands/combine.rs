@@ -12,6 +12,12 @@ use crate::args::{CombineArgs, SignArg};
 use crate::failure::Failure;
 use crate::{folders, loading};
 
+/// Combinations that choose the rank of the new adapter.
+const RANKED: [&str; 3] = ["svd", "ties_svd", "delta_svd"];
+
+/// Combinations that keep a fraction of the values.
+const PRUNED: [&str; 5] = ["ties", "ties_svd", "dare_linear", "dare_ties", "magnitude_prune"];
+
 /// Writes the weighted sum of several adapters as one.
 pub fn run(args: CombineArgs) -> Result<(), Failure> {
     let parts: Vec<(PathBuf, f64)> = args
@@ -45,6 +51,22 @@ pub fn run(args: CombineArgs) -> Result<(), Failure> {
     let name = folder_name(&args.out);
     match &args.combination {
         Some(combination) => {
+            // Named here as the command names them.
+            for (option, given, needed) in [
+                ("--rank", args.rank.is_some(), RANKED.contains(&combination.as_str())),
+                (
+                    "--density",
+                    args.density.is_some(),
+                    PRUNED.contains(&combination.as_str()),
+                ),
+            ] {
+                if needed && !given {
+                    return Err(Failure::new(
+                        format!("--combination {combination} needs {option}"),
+                        "see `adapters combine --help`",
+                    ));
+                }
+            }
             let sign = match args.sign {
                 SignArg::Total => SignElection::Total,
                 SignArg::Frequency => SignElection::Frequency,

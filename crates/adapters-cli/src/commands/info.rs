@@ -22,11 +22,15 @@ pub fn run(args: InfoArgs) -> Result<(), Failure> {
     let path = &args.path;
     let description = if path.join("adapter_config.json").is_file() {
         adapter(path, &args)?
-    } else if path.join("adapter").join("adapter_config.json").is_file() {
-        finished_run(path, &args)?
-    } else {
+    } else if path.join("config.json").is_file() || !path.is_dir() {
         let dir = folders::model(&path.to_string_lossy())?;
         model(&dir, &args)?
+    } else {
+        // The folder of a run, or one that says where an adapter is.
+        match folders::adapter(path)? {
+            inside if inside == *path => model(path, &args)?,
+            inside => run_folder(path, &inside, &args)?,
+        }
     };
     description.print(args.json);
     Ok(())
@@ -201,7 +205,7 @@ fn adapter(dir: &Path, args: &InfoArgs) -> Result<Description, Failure> {
 }
 
 /// A run: how it ended, and its adapter.
-fn finished_run(dir: &Path, args: &InfoArgs) -> Result<Description, Failure> {
+fn run_folder(dir: &Path, inside: &Path, args: &InfoArgs) -> Result<Description, Failure> {
     let mut about = Description::default();
     about.say("run", dir.display().to_string());
     let summary = dir.join("summary.json");
@@ -218,7 +222,7 @@ fn finished_run(dir: &Path, args: &InfoArgs) -> Result<Description, Failure> {
     } else {
         about.say("state", "not finished: run the same recipe again to resume it");
     }
-    let inside = adapter(&dir.join("adapter"), args)?;
+    let inside = adapter(inside, args)?;
     about.facts.extend(inside.facts);
     about.layers = inside.layers;
     Ok(about)

@@ -292,7 +292,9 @@ impl HeadConfig {
             fields: &mut fields,
             path,
         };
-        let found: String = read.take("head_type")?.unwrap_or_default();
+        // A manifest may leave it out.
+        let plain = if base.reads_images() { IMAGES } else { "classification" };
+        let found: String = read.take("head_type")?.unwrap_or_else(|| plain.to_owned());
         let labels = read.labels()?;
         let pooling = read.pooling(base.default_pooling())?;
         let (count, choices) = (read.take::<usize>("num_labels")?, read.take::<usize>("num_choices")?);

@@ -69,6 +69,8 @@ impl Head {
         for derived in ["vocab_size", "embedding_size"] {
             fields.remove(derived);
         }
+        // A manifest that names no more than the file, the labels and the pooling has one linear layer.
+        fields.entry("layers").or_insert_with(|| 1.into());
         let path = dir.join(adapters_store::Manifest::FILE);
         let config = HeadConfig::from_fields(fields, base, &path)?;
         Self::load_weights(&dir.join(&manifest.file), config, base, device)
