@@ -9,6 +9,7 @@ mod key_names;
 mod load;
 mod manifest;
 mod mlx;
+mod pickle;
 mod save;
 mod setup;
 mod tensors;

@@ -11,6 +11,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::pickle::check_names;
 use crate::unique_keys::check_unique;
 use crate::{StoreError, TensorProblem, atomic};
 use adapters_core::Tensors;
@@ -57,6 +58,7 @@ pub fn read_pytorch(path: &Path) -> Result<Tensors, StoreError> {
         path: path.to_owned(),
         reason,
     };
+    check_names(path).map_err(refuse)?;
     let reader = PytorchReader::new(path).map_err(|e| refuse(e.to_string()))?;
     let mut tensors = Tensors::new();
     for (key, tensor) in reader.tensors() {
