@@ -78,7 +78,20 @@ pub fn adapted<M: Host + Module + Sync>(
         };
         return Ok((adapted, report));
     }
-    let mut load = |dir: &Path| load_adapter(dir, &mut adapted.set, &*adapted.base, &METHODS, &options, device);
+    let mut load = |dir: &Path| -> Result<LoadReport, Failure> {
+        let options = LoadOptions {
+            name: Manifest::name_in(dir)?,
+            ..options.clone()
+        };
+        Ok(load_adapter(
+            dir,
+            &mut adapted.set,
+            &*adapted.base,
+            &METHODS,
+            &options,
+            device,
+        )?)
+    };
     let report = load(adapter)?;
     let name = report.attached.adapter.as_str();
     let active = match manifest(adapter)?.stack_on {

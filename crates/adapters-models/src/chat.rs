@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use adapters_store::{StoreError, read_json};
@@ -30,7 +31,7 @@ impl Message {
     }
 }
 
-/// The template of a checkpoint, `chat_template.jinja` or `chat_template` of `tokenizer_config.json`.
+/// The template of a checkpoint: `chat_template.jinja`, or `chat_template` of `chat_template.json` or `tokenizer_config.json`.
 ///
 /// It is rendered as Hugging Face transformers renders it, with the methods of Python's strings, lists and dictionaries, but
 /// without tools, documents and `strftime_now`: a text does not depend on the day.
@@ -44,6 +45,11 @@ pub struct ChatTemplate {
 
 const CONFIG: &str = "tokenizer_config.json";
 const FILE: &str = "chat_template.jinja";
+const JSON_FILE: &str = "chat_template.json";
+
+/// What a rendered text has around an answer that the template marks with `{% generation %}`: noncharacters of Unicode, which no
+/// text has.
+const MARKS: [char; 2] = ['\u{10FFFE}', '\u{10FFFF}'];
 
 /// Steps of the template engine that a chat may take; published templates need a few hundred for each message.
 const FUEL: u64 = 2_000_000;
@@ -89,13 +95,16 @@ impl ChatTemplate {
             path if path.exists() => read_json(&path)?,
             _ => Map::new(),
         };
-        let file = dir.join(FILE);
+        let (file, json_file) = (dir.join(FILE), dir.join(JSON_FILE));
         let (path, source) = if file.exists() {
             let text = fs::read_to_string(&file).map_err(|source| StoreError::Read {
                 path: file.clone(),
                 source,
             })?;
             (file, Some(text))
+        } else if json_file.exists() {
+            let fields: Map<String, Json> = read_json(&json_file)?;
+            (json_file, fields.get("chat_template").and_then(default_template))
         } else {
             (dir.join(CONFIG), config.get("chat_template").and_then(default_template))
         };
@@ -114,7 +123,16 @@ impl ChatTemplate {
                 Some((key.clone(), token.to_owned()))
             })
             .collect();
-        Ok(Self { path, source, tokens })
+        Ok(Self {
+            path,
+            source: marked(&source),
+            tokens,
+        })
+    }
+
+    /// Whether the template says itself which parts are an assistant's, `{% generation %}`.
+    pub fn marks_answers(&self) -> bool {
+        self.source.contains(MARKS[0])
     }
 
     /// The text of a chat; `open` adds what an answer begins with.
@@ -123,6 +141,15 @@ impl ChatTemplate {
     ///
     /// [`ModelError::ChatTemplate`] with the template's own words, or the line it fails at.
     pub fn render(&self, messages: &[Message], open: bool) -> Result<String, ModelError> {
+        self.render_marked(messages, open).map(|(text, _)| text)
+    }
+
+    /// The text of a chat, and the bytes of it that the template marks as an assistant's.
+    ///
+    /// # Errors
+    ///
+    /// As [`render`](Self::render).
+    pub fn render_marked(&self, messages: &[Message], open: bool) -> Result<(String, Vec<Range<usize>>), ModelError> {
         let mut environment = Environment::new();
         environment.set_fuel(Some(FUEL));
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
@@ -154,7 +181,7 @@ impl ChatTemplate {
             .render_captured_to(context! { messages, add_generation_prompt => open }, &mut text)
             .map_err(|error| self.refuse(&error))?;
         // The engine writes texts only.
-        Ok(String::from_utf8_lossy(&text.0).into_owned())
+        Ok(unmarked(&String::from_utf8_lossy(&text.0)))
     }
 
     fn refuse(&self, error: &Error) -> ModelError {
@@ -185,6 +212,53 @@ fn joined(items: &Value, separator: Option<&str>) -> Result<String, Error> {
         }
     }
     Ok(text)
+}
+
+/// The template with marks in place of `{% generation %}` and `{% endgeneration %}`, which the engine does not have. Each becomes a
+/// block around its mark, so that line ends are kept or dropped as at a block.
+fn marked(source: &str) -> String {
+    let mut marked = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(start) = rest.find("{%") {
+        let Some(length) = rest[start..].find("%}") else {
+            break;
+        };
+        let (before, tag) = (&rest[..start], &rest[start + 2..start + length]);
+        marked.push_str(before);
+        let (left, right) = (
+            if tag.starts_with(['-', '+']) { &tag[..1] } else { "" },
+            if tag.ends_with(['-', '+']) {
+                &tag[tag.len() - 1..]
+            } else {
+                ""
+            },
+        );
+        let mark = match tag.trim_matches(['-', '+']).trim() {
+            "generation" => Some(MARKS[0]),
+            "endgeneration" => Some(MARKS[1]),
+            _ => None,
+        };
+        match mark {
+            Some(mark) => marked.push_str(&format!("{{%{left} if true %}}{mark}{{% endif {right}%}}")),
+            None => marked.push_str(&rest[start..start + length + 2]),
+        }
+        rest = &rest[start + length + 2..];
+    }
+    marked.push_str(rest);
+    marked
+}
+
+/// A text without its marks, and the bytes between them.
+fn unmarked(marked: &str) -> (String, Vec<Range<usize>>) {
+    let (mut text, mut ranges, mut open) = (String::with_capacity(marked.len()), Vec::new(), None);
+    for c in marked.chars() {
+        match c {
+            c if c == MARKS[0] => open = Some(text.len()),
+            c if c == MARKS[1] => ranges.extend(open.take().map(|start| start..text.len())),
+            c => text.push(c),
+        }
+    }
+    (text, ranges)
 }
 
 /// The template, or the one called `default` of several.
@@ -238,6 +312,20 @@ mod tests {
         ] {
             assert!(matches!(of(endless), Err(ModelError::ChatTemplate { .. })), "{endless}");
         }
+    }
+
+    #[test]
+    fn answers_that_a_template_marks_are_found_and_line_ends_are_those_of_blocks() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = "{% for m in messages %}\n[{{ m.role }}]\n{%- generation -%}\n {{ m.content }}.\n{% endgeneration %}\n{% endfor %}";
+        let json = serde_json::json!({"chat_template": source}).to_string();
+        fs::write(dir.path().join(JSON_FILE), json).unwrap();
+        let template = ChatTemplate::load(dir.path()).unwrap();
+        assert!(template.marks_answers());
+        let (text, ranges) = template.render_marked(&chat(), false).unwrap();
+        assert_eq!(text, "[system]Be brief. .\n[user]Hello.\n");
+        let answers: Vec<&str> = ranges.into_iter().map(|range| &text[range]).collect();
+        assert_eq!(answers, ["Be brief. .\n", "Hello.\n"]);
     }
 
     #[test]

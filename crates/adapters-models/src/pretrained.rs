@@ -181,7 +181,7 @@ impl Pretrained {
             .into_iter()
             .find_map(|(path, config)| Some((path, config.get("eos_token_id").filter(|ids| !ids.is_null())?)));
         let Some((path, ids)) = said else {
-            return Ok(Vec::new());
+            return Ok(self.tokenizers_end()?.into_iter().collect());
         };
         let number = |id: &Value| {
             let found = id.as_u64().and_then(|id| u32::try_from(id).ok());
@@ -191,6 +191,21 @@ impl Pretrained {
         match ids {
             Value::Array(ids) => ids.iter().map(number).collect(),
             id => Ok(vec![number(id)?]),
+        }
+    }
+
+    /// The `eos_token` of `tokenizer_config.json`, if the tokenizer has it.
+    fn tokenizers_end(&self) -> Result<Option<u32>, ModelError> {
+        let path = self.dir().join("tokenizer_config.json");
+        if !path.exists() || !self.dir().join("tokenizer.json").exists() {
+            return Ok(None);
+        }
+        let config: Map<String, Value> = read_json(&path)?;
+        let token = config.get("eos_token");
+        let token = token.and_then(|token| token.as_str().or_else(|| token.get("content")?.as_str()));
+        match token {
+            Some(token) => Ok(self.tokenizer(1)?.token_id(token)),
+            None => Ok(None),
         }
     }
 

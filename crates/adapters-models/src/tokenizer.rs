@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use adapters_store::StoreError;
 use serde::de::IgnoredAny;
-use tokenizers::{EncodeInput, Tokenizer, TruncationParams};
+use tokenizers::{EncodeInput, Encoding, Tokenizer, TruncationParams};
 
 use crate::error::ModelError;
 
@@ -199,9 +199,25 @@ impl TextTokenizer {
     ///
     /// [`ModelError::Tokenizer`] with the tokenizer's words.
     pub fn encode_whole(&self, text: &str, special: bool) -> Result<Vec<u32>, ModelError> {
+        Ok(self.whole(text, special)?.get_ids().to_vec())
+    }
+
+    /// The ids of one text as [`encode_whole`](Self::encode_whole) has them, without what is put around a text, each with its bytes
+    /// in the text.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Tokenizer`] with the tokenizer's words.
+    pub fn encode_ranges(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>, ModelError> {
+        let encoding = self.whole(text, false)?;
+        let ranges = encoding.get_offsets().iter().map(|(start, end)| *start..*end);
+        Ok(encoding.get_ids().iter().copied().zip(ranges).collect())
+    }
+
+    fn whole(&self, text: &str, special: bool) -> Result<Encoding, ModelError> {
         let mut whole = self.inner.clone();
         let encoding = whole.with_truncation(None).and_then(|t| t.encode(text, special));
-        Ok(encoding.map_err(|e| self.refuse(&e))?.get_ids().to_vec())
+        encoding.map_err(|e| self.refuse(&e))
     }
 
     /// The text of ids, without special tokens.

@@ -24,3 +24,4 @@ pub use manifest::{HeadManifest, Manifest};
 pub use save::{SavedFiles, expressible, save_adapter};
 pub use setup::Setup;
 pub use tensors::{read_json, read_pytorch, read_safetensors, with_shape, write_json, write_safetensors};
+pub use unique_keys::check_unique;

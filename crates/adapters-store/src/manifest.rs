@@ -74,6 +74,16 @@ impl Manifest {
         }
     }
 
+    /// The name of the adapter in a folder, which peft's own files have no field for; `None` without a manifest that has one.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub fn name_in(dir: &Path) -> Result<Option<String>, StoreError> {
+        let name = Self::read(dir)?.map(|manifest| manifest.name);
+        Ok(name.filter(|name| !name.is_empty()))
+    }
+
     /// Writes the manifest into an adapter folder.
     ///
     /// # Errors

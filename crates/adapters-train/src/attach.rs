@@ -4,7 +4,7 @@ use std::path::Path;
 
 use adapters_core::{Adapted, Composition};
 use adapters_models::{Model, TextTokenizer};
-use adapters_store::{LoadOptions, expressible, load_adapter};
+use adapters_store::{LoadOptions, Manifest, expressible, load_adapter};
 
 use crate::error::TrainError;
 use crate::run::Run;
@@ -26,8 +26,11 @@ pub(crate) fn attach(
     let (section, device) = (&run.recipe.adapter, &run.device);
     let seed = run.recipe.train.seed;
     let Adapted { base, set } = adapted;
-    let options = LoadOptions::default();
     let load = |dir: &Path, set: &mut _| {
+        let options = LoadOptions {
+            name: Manifest::name_in(dir)?,
+            ..LoadOptions::default()
+        };
         let report = load_adapter(dir, set, &**base, &run.registry, &options, device)?;
         Ok::<_, TrainError>(report.attached.adapter)
     };

@@ -3,7 +3,7 @@
 //!
 //! Dropout of every pass is seeded from the run's seed and the pass's number, so the step number is the generator's state.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use adapters_core::{Tensors, TrainingSchedule};
@@ -22,6 +22,8 @@ use crate::task_model::{TaskModel, head_names};
 pub(crate) struct Position {
     /// The recipe, to refuse another one.
     pub recipe: Recipe,
+    /// Fingerprints of the base and the data, to refuse others.
+    pub digests: BTreeMap<String, String>,
     /// Optimizer steps done.
     pub step: u64,
     /// The best evaluation so far.
@@ -157,11 +159,15 @@ pub(crate) fn write(
         reason,
     };
     let mut tensors = Tensors::new();
-    tensors.extend(
-        values(model)
-            .into_iter()
-            .map(|(name, data)| (format!("value/{name}"), data)),
-    );
+    for (name, data) in values(model) {
+        if data.iter::<f32>().any(|value| !value.is_finite()) {
+            return Err(TrainError::NotFinite {
+                step: position.step,
+                name,
+            });
+        }
+        tensors.insert(format!("value/{name}"), data);
+    }
     tensors.extend(
         best.into_iter()
             .flatten()

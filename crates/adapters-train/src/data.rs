@@ -1,4 +1,5 @@
-//! Data: one record a line of a `.jsonl` file, one a row of a `.csv` or `.tsv` file, or one an image of a folder.
+//! Data: one record a line of a `.jsonl` file, one an item of a `.json` list, one a row of a `.csv` or `.tsv` file, or one
+//! an image of a folder; files may be compressed, `.gz`.
 //!
 //! A task reads the fields of each [`Record`] that it needs. A file is read and checked as a whole before the run starts; every
 //! error names the file and the line.
@@ -6,8 +7,9 @@
 mod error;
 mod fields;
 mod images;
-mod jsonl;
+mod json;
 mod part;
+mod passage;
 mod record;
 mod records;
 mod table;
@@ -15,6 +17,7 @@ mod table;
 pub use self::error::{DataError, Location};
 pub use self::fields::{Fields, Labels};
 pub use self::part::{Part, PartBy};
+pub use self::passage::Passage;
 pub use self::record::Record;
 pub use self::records::Records;
 

@@ -54,6 +54,23 @@ pub enum TrainError {
         /// The first field that differs.
         field: String,
     },
+    /// What the run reads has changed since its checkpoint.
+    #[error(
+        "{} holds an unfinished run, and `{field}` has changed since it was stopped: its files are others than those it was trained on; \
+         put them back, or choose another folder", path.display()
+    )]
+    Changed {
+        /// The run folder.
+        path: PathBuf,
+        /// The field that names what has changed.
+        field: String,
+    },
+    /// Another process is at work in the run folder.
+    #[error("another process is training in {}; wait for it, or choose another folder", path.display())]
+    InUse {
+        /// The run folder.
+        path: PathBuf,
+    },
     /// A checkpoint lacks something or does not fit the model.
     #[error("the checkpoint {} cannot be resumed: {reason}", path.display())]
     Checkpoint {
@@ -67,6 +84,26 @@ pub enum TrainError {
         "the loss became {loss} at step {step}; a lower `train.learning_rate` or `train.clip_norm = 1.0` usually helps"
     )]
     Diverged {
+        /// The step.
+        step: u64,
+        /// The loss.
+        loss: f64,
+    },
+    /// A trained value is not a number any more.
+    #[error(
+        "`{name}` is not finite after step {step}; a lower `train.learning_rate` or `train.clip_norm = 1.0` usually helps"
+    )]
+    NotFinite {
+        /// The step.
+        step: u64,
+        /// The parameter.
+        name: String,
+    },
+    /// The loss on the validation data is not a number any more.
+    #[error(
+        "the validation loss is {loss} after step {step}; a lower `train.learning_rate` or `train.clip_norm = 1.0` usually helps"
+    )]
+    Unusable {
         /// The step.
         step: u64,
         /// The loss.

@@ -5,6 +5,7 @@ mod batches;
 mod checkpoint;
 mod curve;
 mod data;
+mod digest;
 mod drop_layers;
 mod error;
 mod evaluate;
@@ -23,7 +24,7 @@ mod trainer;
 
 pub use batches::{Order, epoch_batches, eval_batches};
 pub use curve::{Curve, CurveError, Shares, draw, draw_shares};
-pub use data::{DataError, Fields, Labels, Location, Part, PartBy, Record, Records};
+pub use data::{DataError, Fields, Labels, Location, Part, PartBy, Passage, Record, Records};
 pub use drop_layers::DropLayers;
 pub use error::TrainError;
 pub use evaluate::{Evaluation, Outputs};

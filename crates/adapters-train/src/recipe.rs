@@ -1,7 +1,9 @@
 //! Recipes: a whole run as one TOML file.
 
 mod fusion;
+mod overrides;
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -265,15 +267,6 @@ fn default_adapter_name() -> String {
     "adapter".to_owned()
 }
 
-/// Keys that hold paths: a value given on the command line is relative to the folder the command runs in.
-const PATH_KEYS: &[&str] = &[
-    "model.path",
-    "data.train",
-    "data.validation",
-    "data.test",
-    "adapter.stack_on",
-];
-
 impl Recipe {
     /// Reads a recipe, applies overrides (`train.epochs=3`), resolves paths and checks values.
     ///
@@ -295,7 +288,7 @@ impl Recipe {
         if !overrides.is_empty() {
             let mut table: Table = toml::from_str(&text).map_err(invalid)?;
             for given in overrides {
-                set(&mut table, given)?;
+                overrides::set(&mut table, given)?;
             }
             recipe = Value::Table(table).try_into().map_err(invalid)?;
         }
@@ -398,6 +391,16 @@ impl Recipe {
             let expected = format!("at least {} for `head.kind` `{task}`", task.labels);
             return Err(value("data.labels", &expected, data.labels.count()));
         }
+        let mut seen = HashSet::new();
+        if let Labels::Names(names) = &data.labels
+            && let Some(name) = names.iter().find(|name| !seen.insert(*name))
+        {
+            return Err(value(
+                "data.labels",
+                "each label once",
+                format!("a list with `{name}` twice"),
+            ));
+        }
         if data.pack && !task.packs {
             let packing = TASKS.iter().filter(|task| task.packs).map(|task| task.name);
             let packing = packing.collect::<Vec<_>>().join("`, `");
@@ -489,43 +492,6 @@ fn value(field: &'static str, expected: &str, found: impl ToString) -> TrainErro
     }
 }
 
-/// Applies one override, `section.key=value`; a value that is no TOML is a string.
-fn set(table: &mut Table, given: &str) -> Result<(), TrainError> {
-    let malformed = || TrainError::Override {
-        given: given.to_owned(),
-    };
-    let (key, text) = given.split_once('=').ok_or_else(malformed)?;
-    let (key, text) = (key.trim(), text.trim());
-    let mut value = toml::from_str::<Table>(&format!("v = {text}"))
-        .ok()
-        .and_then(|mut parsed| parsed.remove("v"))
-        .unwrap_or_else(|| Value::String(text.to_owned()));
-    if PATH_KEYS.contains(&key)
-        && let Some(path) = value.as_str()
-        && let Ok(here) = std::env::current_dir()
-        && here.join(path).exists()
-    {
-        value = Value::String(here.join(path).to_string_lossy().into_owned());
-    }
-    let (section, field) = key.split_once('.').ok_or_else(malformed)?;
-    let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
-    let mut section = section.as_table_mut().ok_or_else(malformed)?;
-    let mut parts: Vec<&str> = field.split('.').collect();
-    let last = parts.pop().filter(|last| !last.is_empty()).ok_or_else(malformed)?;
-    for part in parts {
-        let inner = section.entry(part).or_insert_with(|| Value::Table(Table::new()));
-        section = inner.as_table_mut().ok_or_else(malformed)?;
-    }
-    // One way to name the method: the override replaces the other.
-    match key {
-        "adapter.config" => section.retain(|key, _| key == "name"),
-        "adapter.method" => drop(section.remove("config")),
-        _ => {}
-    }
-    section.insert(last.to_owned(), value);
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -572,6 +538,10 @@ mod tests {
             (&["train.learning_rate=-1"], "`train.learning_rate` is -1"),
             (&["train.learning_rate_ratio=0"], "`train.learning_rate_ratio` is 0"),
             (&["nonsense"], "not an override"),
+            (
+                &["data.labels=['a', 'b', 'a']"],
+                "`data.labels` is a list with `a` twice",
+            ),
             (&["head.dropout=1.0"], "`head.dropout` is 1"),
         ] {
             let error = read(TEXT, overrides).unwrap_err();

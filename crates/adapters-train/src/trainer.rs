@@ -1,7 +1,7 @@
 //! The training loop, from recipe to run folder, in reading order.
 
-use std::collections::HashMap;
-use std::fs;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File, TryLockError};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
@@ -17,6 +17,7 @@ use crate::attach::attach;
 use crate::batches::epoch_batches;
 use crate::checkpoint::{self, Best, Checkpoint, Optimizers, Position, Values};
 use crate::curve::{self, Curve};
+use crate::digest::digests;
 use crate::error::TrainError;
 use crate::evaluate::Evaluation;
 use crate::export::save_all;
@@ -32,6 +33,7 @@ use crate::tasks::{TaskContext, TaskData, tokenizer_of};
 /// Files of a run folder.
 const CHECKPOINT: &str = "checkpoint.safetensors";
 const SUMMARY: &str = "summary.json";
+const LOCK: &str = ".lock";
 const METRICS: &str = "metrics.jsonl";
 
 /// Data and names a run needs throughout.
@@ -68,12 +70,26 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
     if let Some(fusion) = &recipe.fusion {
         return train_parts(run, fusion, on_event);
     }
+    let _lock = lock(&run.dir)?;
     let unfinished = Checkpoint::read(&run.dir.join(CHECKPOINT))?;
     if let Some(field) = unfinished.as_ref().and_then(|c| c.position.recipe.difference(recipe)) {
         return Err(TrainError::OtherRun {
             path: run.dir.clone(),
             field,
         });
+    }
+    let digests = digests(run)?;
+    if let Some(checkpoint) = &unfinished {
+        let before = &checkpoint.position.digests;
+        if let Some((field, _)) = digests
+            .iter()
+            .find(|(field, digest)| before.get(*field) != Some(*digest))
+        {
+            return Err(TrainError::Changed {
+                path: run.dir.clone(),
+                field: field.clone(),
+            });
+        }
     }
     let path = run.dir.join("recipe.toml");
     let recipe_text = toml::to_string(recipe).map_err(|e| TrainError::Checkpoint {
@@ -82,7 +98,7 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
     })?;
     adapters_store::atomic::write(&path, recipe_text.as_bytes())?;
 
-    let (mut state, inputs, attached) = prepare(run)?;
+    let (mut state, inputs, attached) = prepare(run, digests)?;
     let mut stopped = on_event(Event::Ready {
         steps: inputs.steps,
         trainable_params: trainable_params(&state.model),
@@ -159,7 +175,7 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
 }
 
 /// Loads the model and the data and attaches the adapter.
-fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
+fn prepare(run: &Run, digests: BTreeMap<String, String>) -> Result<(State, Inputs, String), TrainError> {
     let recipe = &run.recipe;
     let (seed, device) = (recipe.train.seed, &run.device);
     let mut pretrained = Pretrained::open(&run.model_dir)?.with_quantization(recipe.model.quantize);
@@ -234,6 +250,7 @@ fn prepare(run: &Run) -> Result<(State, Inputs, String), TrainError> {
         },
         position: Position {
             recipe: recipe.clone(),
+            digests,
             step: 0,
             best: None,
             stale: 0,
@@ -392,6 +409,12 @@ fn validate(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(Evaluation
     let evaluation = inputs
         .validation
         .evaluate(&state.model.valid(), batch_size, &run.device)?;
+    if !evaluation.loss.is_finite() {
+        return Err(TrainError::Unusable {
+            step: state.position.step,
+            loss: evaluation.loss,
+        });
+    }
     let position = &mut state.position;
     let best = position
         .best
@@ -505,6 +528,24 @@ fn draw_curve(run: &Run) -> Result<(), TrainError> {
         &run.dir.join("curve.svg"),
         &run.dir.join("curve.png"),
     )?)
+}
+
+/// The run folder for this process alone, until the file is dropped.
+fn lock(dir: &Path) -> Result<File, TrainError> {
+    let path = dir.join(LOCK);
+    let open = || File::options().create(true).truncate(false).write(true).open(&path);
+    let refused = |source| StoreError::Folder {
+        path: dir.to_owned(),
+        source,
+    };
+    let file = open().map_err(refused)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(TrainError::InUse { path: dir.to_owned() }),
+        // A file system without locks.
+        Err(TryLockError::Error(error)) if error.kind() == std::io::ErrorKind::Unsupported => Ok(file),
+        Err(TryLockError::Error(error)) => Err(refused(error).into()),
+    }
 }
 
 fn make_dir(dir: &Path) -> Result<(), TrainError> {

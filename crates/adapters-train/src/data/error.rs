@@ -48,7 +48,7 @@ pub enum DataError {
     },
     /// The extension names no known format.
     #[error(
-        "cannot tell the format of {} by its extension; supported: .jsonl, .json-lines, .csv, .tsv",
+        "cannot tell the format of {} by its extension; supported: .jsonl, .json-lines, .json, .csv, .tsv, each also with .gz",
         path.display()
     )]
     UnknownExtension {

@@ -110,6 +110,7 @@ impl Record {
         };
         let number = match cell {
             Cell::Text(text) => text.trim().parse::<f32>().ok(),
+            Cell::Json(Value::String(text)) => text.trim().parse::<f32>().ok(),
             Cell::Json(value) => value.as_f64().map(|number| number as f32),
         };
         match number.filter(|number| number.is_finite()) {
@@ -245,7 +246,7 @@ impl Record {
         }
     }
 
-    fn get(&self, field: &str) -> Option<Cell<'_>> {
+    pub(super) fn get(&self, field: &str) -> Option<Cell<'_>> {
         match &self.source {
             Source::Json(object) => object.get(field).map(Cell::Json),
             Source::Table { header, cells, .. } => {
@@ -255,7 +256,7 @@ impl Record {
         }
     }
 
-    fn needed(&self, field: &str) -> Result<Cell<'_>, DataError> {
+    pub(super) fn needed(&self, field: &str) -> Result<Cell<'_>, DataError> {
         self.get(field).ok_or_else(|| self.missing(field))
     }
 
@@ -289,7 +290,12 @@ impl Record {
         };
         let (name, number) = match cell {
             Cell::Text(text) => (Some(text.trim()), integer(text.trim())),
-            Cell::Json(Value::String(text)) => (Some(text.trim()), None),
+            // Texts and truth values stand for numbers only where the classes have no names.
+            Cell::Json(Value::String(text)) => (Some(text.trim()), integer(text.trim()).filter(|_| names.is_empty())),
+            Cell::Json(Value::Bool(value)) => (
+                Some(if *value { "true" } else { "false" }),
+                names.is_empty().then_some(i128::from(*value)),
+            ),
             Cell::Json(Value::Number(number)) => (None, integer(&number.to_string())),
             Cell::Json(_) => (None, None),
         };
@@ -323,7 +329,7 @@ impl Record {
         }
     }
 
-    fn missing(&self, field: &str) -> DataError {
+    pub(super) fn missing(&self, field: &str) -> DataError {
         let (present, at): (Vec<String>, _) = match &self.source {
             Source::Json(object) => (object.keys().cloned().collect(), &self.at),
             Source::Table { header, header_at, .. } => (header.iter().map(str::to_owned).collect(), header_at),
@@ -337,7 +343,7 @@ impl Record {
         }
     }
 
-    fn wrong_type(&self, field: &str, expected: &str, cell: Cell<'_>) -> DataError {
+    pub(super) fn wrong_type(&self, field: &str, expected: &str, cell: Cell<'_>) -> DataError {
         self.wrong(field, expected, cell.describe())
     }
 }

@@ -1,16 +1,21 @@
 //! The records of a file, or of a folder of images.
 
 use std::fs;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use flate2::read::MultiGzDecoder;
 use serde_json::{Map, Value};
 
 use super::error::{DataError, Location};
 use super::fields::Fields;
 use super::part::{Part, PartBy};
 use super::record::{Record, Source};
-use super::{images, jsonl, table};
+use super::{images, json, table};
+
+/// Bytes that a compressed file may become.
+const LONGEST: u64 = 8 << 30;
 
 /// The records of one file, in file order. There is at least one.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,8 +30,11 @@ impl Records {
     /// Reads a file, whose extension decides the format, or a folder of images.
     ///
     /// - `.jsonl`, `.json-lines`: one JSON object a line; blank lines are skipped.
-    /// - `.csv`: comma-separated, the first row names the fields, `"` quotes.
+    /// - `.json`: a list of JSON objects, or one a line.
+    /// - `.csv`: the first row names the fields, `"` quotes; between the cells stand commas, or the semicolons or tabs that a
+    ///   first row without a comma has.
     /// - `.tsv`: tab-separated, the first row names the fields; `"` is an ordinary character, as in the GLUE files.
+    /// - Any of these compressed, with `.gz` behind its extension.
     /// - A folder with a folder of `.png`, `.jpg` or `.jpeg` files for each label, `LABEL/NAME.png`, in the order of the names; or
     ///   with such files alone, which then have no label. Records have the fields `fields.image` and `fields.label`. Hidden
     ///   files are skipped.
@@ -50,19 +58,39 @@ impl Records {
     }
 
     fn of_file(path: &Path) -> Result<Vec<Record>, DataError> {
-        let extension = path
-            .extension()
-            .map(|extension| extension.to_string_lossy().to_lowercase());
+        let extension = |path: &Path| {
+            path.extension()
+                .map(|extension| extension.to_string_lossy().to_lowercase())
+        };
+        let compressed = extension(path).as_deref() == Some("gz");
+        let extension = match compressed {
+            true => extension(&path.with_extension("")),
+            false => extension(path),
+        };
         let read: fn(&Path, &str) -> Result<Vec<Record>, DataError> = match extension.as_deref() {
-            Some("jsonl" | "json-lines") => jsonl::read,
+            Some("jsonl" | "json-lines") => json::lines,
+            Some("json") => json::list,
             Some("csv") => |path, text| table::read(path, text, table::Kind::Csv),
             Some("tsv") => |path, text| table::read(path, text, table::Kind::Tsv),
             _ => return Err(DataError::UnknownExtension { path: path.to_owned() }),
         };
-        let bytes = fs::read(path).map_err(|source| DataError::Read {
+        let unreadable = |source| DataError::Read {
             path: path.to_owned(),
             source,
-        })?;
+        };
+        let mut bytes = fs::read(path).map_err(unreadable)?;
+        if compressed {
+            let mut whole = Vec::new();
+            let mut unpacked = MultiGzDecoder::new(bytes.as_slice()).take(LONGEST + 1);
+            unpacked.read_to_end(&mut whole).map_err(unreadable)?;
+            if whole.len() as u64 > LONGEST {
+                return Err(unreadable(io::Error::other(format!(
+                    "unpacked, it has more than {} GiB",
+                    LONGEST >> 30
+                ))));
+            }
+            bytes = whole;
+        }
         let text = String::from_utf8(bytes).map_err(|error| {
             let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
             DataError::NotUtf8 {

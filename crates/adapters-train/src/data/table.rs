@@ -1,9 +1,10 @@
 //! Comma-separated and tab-separated tables whose first row names the columns.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::error::{DataError, Location};
+use super::error::{self, DataError, Location};
 use super::record::{Record, Source};
 
 /// The two kinds of table.
@@ -18,7 +19,7 @@ pub(super) enum Kind {
 pub(super) fn read(path: &Path, text: &str, kind: Kind) -> Result<Vec<Record>, DataError> {
     let mut builder = csv::ReaderBuilder::new();
     match kind {
-        Kind::Csv => builder.delimiter(b','),
+        Kind::Csv => builder.delimiter(delimiter(text)),
         Kind::Tsv => builder.delimiter(b'\t').quoting(false),
     };
     let mut table = builder.from_reader(text.as_bytes());
@@ -28,6 +29,15 @@ pub(super) fn read(path: &Path, text: &str, kind: Kind) -> Result<Vec<Record>, D
         Ok(header) => header.iter().map(str::trim).collect(),
         Err(error) => return Err(invalid(path, header_line, &error)),
     };
+
+    let mut names = HashSet::new();
+    if let Some(name) = header.iter().find(|name| !name.is_empty() && !names.insert(*name)) {
+        return Err(DataError::InvalidRow {
+            path: path.to_owned(),
+            line: header_line,
+            reason: format!("the column `{}` is there twice", error::shortened(name)),
+        });
+    }
 
     let (header, shared): (_, Arc<Path>) = (Arc::new(header), path.into());
     let mut records = Vec::new();
@@ -46,6 +56,24 @@ pub(super) fn read(path: &Path, text: &str, kind: Kind) -> Result<Vec<Record>, D
             Ok(false) => return Ok(records),
             Err(error) => return Err(invalid(path, line, &error)),
         }
+    }
+}
+
+/// What stands between the cells: a comma, unless the first row has none and has semicolons or tabs, as spreadsheets write where
+/// the comma is the decimal point.
+fn delimiter(text: &str) -> u8 {
+    let header = text.trim_start().lines().next().unwrap_or_default();
+    let quoted = header.split('"').step_by(2);
+    let count = |delimiter: char| {
+        quoted
+            .clone()
+            .map(|part| part.matches(delimiter).count())
+            .sum::<usize>()
+    };
+    match (count(','), count(';'), count('\t')) {
+        (0, 0, 0) | (1.., ..) => b',',
+        (0, semicolons, tabs) if semicolons >= tabs => b';',
+        _ => b'\t',
     }
 }
 

@@ -98,6 +98,97 @@ fn tables_are_read() {
 }
 
 #[test]
+fn lists_compressed_files_and_tables_of_spreadsheets_are_read() {
+    let list = "\u{feff} [\n {\"text\": \"a\",\n  \"label\": \"1\"},\n{\"text\": \"b\", \"label\": false} ]\n";
+    let data = file("a.json", list);
+    assert_eq!(data.labels(&TWO), [Some(1), Some(0)]);
+    let records = Records::read(&data.path, &Fields::default()).unwrap().records;
+    assert!(records[1].location().ends_with("a.json:4"), "{}", records[1].location());
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut packed, list.as_bytes()).unwrap();
+    assert_eq!(
+        file("a.json.gz", packed.finish().unwrap()).labels(&TWO),
+        [Some(1), Some(0)]
+    );
+    assert_eq!(file("a.json", "{\"text\":\"a\",\"label\":1}\n").labels(&TWO), [Some(1)]);
+    for table in [
+        "text;label\n\"a;b\";1\n",
+        "text\tlabel\na\t1\n",
+        "\"te,xt\";text;label\na;b;1\n",
+    ] {
+        assert_eq!(file("a.csv", table).labels(&TWO), [Some(1)], "{table}");
+    }
+    for (broken, place) in [
+        ("[{\"text\": \"a\", \"label\": 1}", "a.json:1:27: expected `,` or `]`"),
+        ("[{}, 3]", "expected an object at a.json:1, found `3`"),
+        ("[\n{\"text\": oh}]", "invalid json at a.json:2:10"),
+        ("[{}] x", "a.json:1:6: there is more"),
+        ("[", "a.json:1:2: the list has no end"),
+    ] {
+        let message = message("a.json", broken, &TWO);
+        assert!(message.contains(place), "{message}");
+    }
+}
+
+#[test]
+fn fields_and_columns_that_are_there_twice_are_refused() {
+    let field = message("a.jsonl", "{\"text\":\"a\",\"label\":1,\"label\":0}", &TWO);
+    assert!(
+        field.contains("a.jsonl:1") && field.contains("`label` is there twice"),
+        "{field}"
+    );
+    let column = message("a.csv", "text, text,label\na,b,1\n", &TWO);
+    assert_eq!(column, "invalid row at a.csv:1: the column `text` is there twice");
+}
+
+#[test]
+fn passages_are_read_in_every_published_layout() {
+    let passage = |json: &str| first("a.jsonl", json, |record| record.passage(&Fields::default()));
+    let completion = |prompt: &str, completion: &str| Passage::Completion {
+        prompt: prompt.into(),
+        completion: completion.into(),
+    };
+    assert_eq!(
+        passage(r#"{"prompt":"p","completion":"c","text":"t"}"#).unwrap(),
+        completion("p", "c")
+    );
+    assert_eq!(
+        passage(r#"{"instruction":"i","input":"","output":"o"}"#).unwrap(),
+        completion("i", "o")
+    );
+    assert_eq!(
+        passage(r#"{"instruction":"i","input":"x","output":"o"}"#).unwrap(),
+        completion("i\n\nx", "o")
+    );
+    assert_eq!(passage(r#"{"text":"t"}"#).unwrap(), Passage::Text("t".into()));
+    let chat = Passage::Chat(vec![
+        adapters_models::Message::new("user", "q"),
+        adapters_models::Message::new("assistant", "a"),
+    ]);
+    let parts = r#"[{"type":"text","text":"q"}]"#;
+    let messages =
+        format!(r#"{{"messages":[{{"role":"user","content":{parts}}},{{"role":"assistant","content":"a"}}]}}"#);
+    assert_eq!(passage(&messages).unwrap(), chat);
+    let shared = r#"{"conversations":[{"from":"human","value":"q"},{"from":"gpt","value":"a"}]}"#;
+    assert_eq!(passage(shared).unwrap(), chat);
+    for (json, part) in [
+        (
+            r#"{"messages":[{"role":"user","content":"q"}]}"#,
+            "an assistant's message, found the roles `user`",
+        ),
+        (r#"{"messages":[{"author":"user"}]}"#, "found one with `author`"),
+        (
+            r#"{"messages":[{"role":"assistant","content":null,"tool_calls":[]}]}"#,
+            "tool calls",
+        ),
+        (r#"{"question":"q"}"#, "no field `prompt`"),
+    ] {
+        let error = passage(json).unwrap_err();
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
 fn pairs_and_other_names_are_read() {
     let fields = Fields {
         text: "premise".into(),
@@ -158,7 +249,7 @@ fn the_file_itself() {
     let missing = Records::read("absent.jsonl", &Fields::default()).unwrap_err();
     assert_eq!(missing.to_string(), "cannot read absent.jsonl: there is no such file");
     assert!(std::error::Error::source(&missing).is_some());
-    let supported = "by its extension; supported: .jsonl, .json-lines, .csv, .tsv";
+    let supported = "by its extension; supported: .jsonl, .json-lines, .json, .csv, .tsv, each also with .gz";
     assert_eq!(
         message("a.txt", "", &TWO),
         format!("cannot tell the format of a.txt {supported}")
@@ -227,7 +318,7 @@ fn wrong_types() {
     assert_eq!(label("null", &TWO), format!("{integer} `null`"));
     assert_eq!(
         label("true", &names()),
-        "field `label` at a.jsonl:1 must be a class's name, found `true`"
+        "unknown label `true` at a.jsonl:1: this run's classes are `negative`, `positive`"
     );
     assert!(message("a.csv", "text,label\na,\n", &TWO).ends_with("found an empty cell"));
     assert!(message("a.csv", "text,label\na,pos\n", &TWO).ends_with("found `pos`"));

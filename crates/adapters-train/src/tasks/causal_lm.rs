@@ -1,4 +1,4 @@
-//! Causal language modeling of completions: what follows a prompt in the same text.
+//! Causal language modeling: of completions, of the answers in chats, and of texts.
 
 use adapters_core::Ctx;
 use adapters_models::heads::HeadConfig;
@@ -24,7 +24,8 @@ pub(super) struct CausalLmTask {
 
 impl Task for CausalLmTask {
     const NAME: &'static str = "causal_lm";
-    const DATA: &'static str = "`prompt` and `completion`, the text that follows it";
+    const DATA: &'static str = "`prompt` and `completion`, the text that follows it; or `messages`, `conversations` of ShareGPT, \
+                               `instruction`, `input` and `output` of Alpaca, or `text` alone";
     const MODELS: &'static [ModelKind] = &[ModelKind::CausalLm];
     const IS_GENERATIVE: bool = true;
     const PACKS: bool = true;
@@ -51,12 +52,8 @@ impl Task for CausalLmTask {
         let layout = Layout::new(cx)?;
         let mut rows = Vec::new();
         for record in records {
-            let (prompt, completion) = (record.text(&fields.prompt)?, record.text(&fields.completion)?);
-            let (prompt, completion) = layout.encode(prompt, completion)?;
-            let prompt_length = prompt.len();
-            let mut row = Row::default();
-            row.extend(prompt, false);
-            row.extend(completion, true);
+            let mut row = layout.row(record, fields)?;
+            let prompt_length = row.predicted().next().unwrap_or(0);
             check_vocabulary(row.ids.iter(), cx.model.vocab_size())?;
             if row.predictions() == 0 {
                 return Err(TrainError::Value {

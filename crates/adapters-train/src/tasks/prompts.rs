@@ -5,6 +5,7 @@ use std::path::Path;
 use adapters_models::{ChatTemplate, Message, ModelError, TextTokenizer};
 
 use super::context::{TaskContext, Template};
+use crate::data::{Fields, Passage, Record};
 use crate::error::TrainError;
 
 /// One row: a prompt with its completion, or several that were packed together.
@@ -50,6 +51,33 @@ impl<'a> Layout<'a> {
         })
     }
 
+    /// The row of a passage.
+    pub fn row(&self, record: &Record, fields: &Fields) -> Result<Row, TrainError> {
+        let mut row = Row::default();
+        match record.passage(fields)? {
+            Passage::Text(text) => {
+                row.extend(self.tokenizer.encode_whole(&text, true)?, true);
+                row.close(self.end);
+            }
+            Passage::Completion { prompt, completion } => {
+                let (prompt, completion) = self.encode(&prompt, &completion)?;
+                row.extend(prompt, false);
+                row.extend(completion, true);
+            }
+            Passage::Chat(messages) => match &self.template {
+                Some(template) => row = self.chat(template, &messages)?,
+                None => {
+                    return Err(TrainError::Value {
+                        field: "data.template",
+                        expected: "a model with a chat template, for data with messages".to_owned(),
+                        found: format!("one without, or `plain`, and messages at {}", record.location()),
+                    });
+                }
+            },
+        }
+        Ok(row)
+    }
+
     /// The ids of a prompt, and of its completion with what ends it.
     pub fn encode(&self, prompt: &str, completion: &str) -> Result<(Vec<u32>, Vec<u32>), TrainError> {
         let Some(template) = &self.template else {
@@ -57,25 +85,46 @@ impl<'a> Layout<'a> {
             answer.extend(self.end);
             return Ok((self.tokenizer.encode_whole(prompt, true)?, answer));
         };
-        let user = Message::new("user", prompt);
-        let asked = template.render(std::slice::from_ref(&user), true)?;
-        let answered = template.render(&[user, Message::new("assistant", completion)], false)?;
-        // The template adds what ends an answer.
-        let Some(answer) = answered.strip_prefix(&asked) else {
-            return Err(TrainError::Value {
-                field: "data.template",
-                expected: "a chat template that writes an answer behind its question; `plain` uses none".to_owned(),
-                found: "one that changes the question when there is an answer".to_owned(),
-            });
-        };
-        let asked = self.tokenizer.encode_whole(&asked, false)?;
-        // As a part of the whole: some tokenizers put a space before what begins a text.
-        let whole = self.tokenizer.encode_whole(&answered, false)?;
-        let answer = match whole.strip_prefix(asked.as_slice()) {
-            Some(answer) => answer.to_vec(),
-            None => self.tokenizer.encode_whole(answer, false)?,
-        };
-        Ok((asked, answer))
+        let chat = [Message::new("user", prompt), Message::new("assistant", completion)];
+        let row = self.chat(template, &chat)?;
+        let asked = row.learned.iter().position(|learned| *learned).unwrap_or(row.ids.len());
+        let (prompt, answer) = row.ids.split_at(asked);
+        Ok((prompt.to_vec(), answer.to_vec()))
+    }
+
+    /// A chat in its template. The assistant's turns are learned: the parts that the template marks as such, or else what each
+    /// turn adds to the text that asks for it.
+    fn chat(&self, template: &ChatTemplate, messages: &[Message]) -> Result<Row, TrainError> {
+        let (text, mut answers) = template.render_marked(messages, false)?;
+        if !template.marks_answers() {
+            answers.clear();
+            let turns = messages
+                .iter()
+                .enumerate()
+                .filter(|(_, message)| message.role == "assistant");
+            for (index, _) in turns {
+                let asked = template.render(&messages[..index], true)?;
+                let answered = template.render(&messages[..=index], false)?;
+                if !answered.starts_with(&asked) || !text.starts_with(&answered) {
+                    return Err(TrainError::Value {
+                        field: "data.template",
+                        expected: "a chat template that writes an answer behind its question; `plain` uses none"
+                            .to_owned(),
+                        found: "one that changes what came before when there is an answer".to_owned(),
+                    });
+                }
+                answers.push(asked.len()..answered.len());
+            }
+        }
+        // As a whole: some tokenizers put a space before what begins a text.
+        let mut row = Row::default();
+        for (id, range) in self.tokenizer.encode_ranges(&text)? {
+            let learned = answers
+                .iter()
+                .any(|answer| range.start < answer.end && range.end > answer.start);
+            row.extend(vec![id], learned);
+        }
+        Ok(row)
     }
 }
 
@@ -95,6 +144,13 @@ impl Row {
     pub fn extend(&mut self, ids: Vec<u32>, learned: bool) {
         self.learned.resize(self.learned.len() + ids.len(), learned);
         self.ids.extend(ids);
+    }
+
+    /// Ends the row, if its tokenizer has not.
+    fn close(&mut self, end: Option<u32>) {
+        if let Some(end) = end.filter(|end| self.ids.last() != Some(end)) {
+            self.extend(vec![end], true);
+        }
     }
 
     pub fn cut(&mut self, length: usize) {
@@ -171,6 +227,49 @@ mod tests {
         assert_eq!(chat.encode("q", "a").unwrap(), (vec![0, 1, 2], vec![3, 4]));
         let plain = Layout { template: None, ..chat };
         assert_eq!(plain.encode("q", "a").unwrap(), (vec![0, 1], vec![0, 3, 7]));
+    }
+
+    #[test]
+    fn every_answer_of_a_chat_is_learned_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let vocab: serde_json::Map<_, _> = "sua:;qrx"
+            .chars()
+            .enumerate()
+            .map(|(i, c)| (c.to_string(), i.into()))
+            .collect();
+        let tokenizer = serde_json::json!({
+            "version": "1.0", "added_tokens": [], "post_processor": null, "decoder": null, "truncation": null,
+            "padding": null, "pre_tokenizer": null, "normalizer": null,
+            "model": {"type": "BPE", "vocab": vocab, "merges": []},
+        });
+        std::fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        let tokenizer = TextTokenizer::load(dir.path(), 8).unwrap();
+        let plain = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }};{% endfor %}{% if add_generation_prompt %}a:{% endif %}";
+        let marks = "{% for m in messages %}{{ m.role[0] }}:{% if m.role == 'assistant' %}{% generation %}{{ m.content }};{% endgeneration %}{% else %}{{ m.content }};{% endif %}{% endfor %}";
+        let chat = [
+            ("system", "x"),
+            ("user", "q"),
+            ("assistant", "r"),
+            ("user", "qq"),
+            ("assistant", "rr"),
+        ];
+        let chat = chat.map(|(role, content)| Message::new(role, content));
+        for source in [plain, marks] {
+            std::fs::write(dir.path().join("chat_template.jinja"), source).unwrap();
+            let template = ChatTemplate::load(dir.path()).unwrap();
+            let layout = Layout {
+                tokenizer: &tokenizer,
+                template: None,
+                end: None,
+            };
+            let row = layout.chat(&template, &chat).unwrap();
+            let learned: String = row
+                .learned
+                .iter()
+                .map(|learned| if *learned { '1' } else { '0' })
+                .collect();
+            assert_eq!(learned, "0000000000110000000111", "{source}");
+        }
     }
 
     #[test]

@@ -1,0 +1,148 @@
+//! Fingerprints of what a run reads, so that it does not go on with another base or other data.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use adapters_store::StoreError;
+
+use crate::error::TrainError;
+use crate::run::Run;
+
+/// Files up to this size are read as a whole.
+const WHOLE: u64 = 64 << 20;
+
+/// Of larger ones, this many blocks of [`BLOCK`] bytes are read, the first and the last among them.
+const BLOCKS: u64 = 256;
+const BLOCK: u64 = 64 << 10;
+
+/// Fingerprints of the base's weights and of the data, by the field of the recipe that names them.
+pub(crate) fn digests(run: &Run) -> Result<BTreeMap<String, String>, TrainError> {
+    let data = &run.recipe.data;
+    let weights = |path: &Path| {
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        matches!(extension, Some("safetensors" | "bin"))
+    };
+    let mut digests = BTreeMap::from([("model.path".to_owned(), of_folder(&run.model_dir, &weights)?)]);
+    let named = [
+        ("data.train", Some(&data.train)),
+        ("data.validation", Some(&data.validation)),
+    ];
+    for (field, path) in named {
+        if let Some(path) = path {
+            let digest = match path.is_dir() {
+                true => of_folder(path, &|_| true)?,
+                false => of_file(path)?,
+            };
+            digests.insert(field.to_owned(), digest);
+        }
+    }
+    Ok(digests)
+}
+
+/// The fingerprint of the chosen files of a folder and of the folders in it, with their names.
+fn of_folder(dir: &Path, chosen: &dyn Fn(&Path) -> bool) -> Result<String, TrainError> {
+    let unreadable = |source| StoreError::Folder {
+        path: dir.to_owned(),
+        source,
+    };
+    let entries = fs::read_dir(dir).map_err(unreadable)?;
+    let mut paths: Vec<PathBuf> = entries
+        .map(|entry| Ok(entry?.path()))
+        .collect::<io::Result<_>>()
+        .map_err(unreadable)?;
+    paths.sort();
+    let mut hash = Fnv::default();
+    for path in paths {
+        let digest = match path.is_dir() {
+            true => of_folder(&path, chosen)?,
+            false if chosen(&path) => of_file(&path)?,
+            false => continue,
+        };
+        hash.add(path.file_name().unwrap_or_default().as_encoded_bytes());
+        hash.add(digest.as_bytes());
+    }
+    Ok(hash.text())
+}
+
+/// The fingerprint of a file: its length, and its bytes or a sample of them.
+fn of_file(path: &Path) -> Result<String, TrainError> {
+    let read = || -> io::Result<String> {
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        let mut hash = Fnv::default();
+        hash.add(&length.to_le_bytes());
+        let (blocks, block) = match length <= WHOLE {
+            true => (length.div_ceil(BLOCK), BLOCK),
+            false => (BLOCKS, BLOCK),
+        };
+        let mut bytes = Vec::new();
+        for index in 0..blocks {
+            let start = match length <= WHOLE {
+                true => index * block,
+                false => (length - block) / (BLOCKS - 1) * index,
+            };
+            file.seek(SeekFrom::Start(start))?;
+            bytes.clear();
+            file.by_ref().take(block).read_to_end(&mut bytes)?;
+            hash.add(&bytes);
+        }
+        Ok(hash.text())
+    };
+    read().map_err(|source| {
+        StoreError::Read {
+            path: path.to_owned(),
+            source,
+        }
+        .into()
+    })
+}
+
+/// Fowler, Noll and Vo's hash 1a of 64 bits.
+struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fnv {
+    fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    fn text(&self) -> String {
+        format!("{:016x}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_bytes_or_names_are_another_fingerprint() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let of = |bytes: &[u8]| {
+            fs::write(&path, bytes).unwrap();
+            (of_file(&path).unwrap(), of_folder(dir.path(), &|_| true).unwrap())
+        };
+        let mut long = vec![1; 200_000];
+        let before = of(&long);
+        assert_eq!(before, of(&long));
+        long[150_000] = 2;
+        let after = of(&long);
+        assert!(before.0 != after.0 && before.1 != after.1);
+        // The published value for "a".
+        let mut hash = Fnv::default();
+        hash.add(b"a");
+        assert_eq!(hash.text(), "af63dc4c8601ec8c");
+        fs::rename(&path, dir.path().join("b")).unwrap();
+        assert_ne!(of_folder(dir.path(), &|_| true).unwrap(), after.1);
+    }
+}
