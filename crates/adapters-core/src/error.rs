@@ -109,7 +109,7 @@ pub enum Error {
         pattern: String,
         /// Why not.
         #[source]
-        source: Box<regex::Error>,
+        source: Box<fancy_regex::Error>,
     },
     /// A target matched no site of the model.
     #[error("target `{target}` matches nothing in this {architecture} model{}; it has: {available}", did_you_mean(.nearest))]

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use burn::module::{LoraAdapter, Module, ModuleVisitor, Param, ParamId, Reparameterization, Reparameterizer};
 use burn::nn::Linear;
 use burn::tensor::{Device, Tensor, TensorData};
-use regex::Regex;
+use fancy_regex::Regex;
 
 use adapters_core::{
     AnyMethod, Build, Erased, Error, Host, LinearRole, LinearState, LinearWeight, Location, Shared, SiteLayer, Sited,
@@ -123,7 +123,7 @@ impl WeightDoor {
         let weights = weights_of(model);
         for pattern in &self.patterns {
             let matcher = matcher(std::slice::from_ref(pattern))?;
-            if !weights.iter().any(|w| matcher.is_match(&w.path)) {
+            if !weights.iter().any(|w| matcher.is_match(&w.path).unwrap_or(false)) {
                 return Err(Error::NoTarget {
                     target: pattern.clone(),
                     architecture: "Burn".to_owned(),
@@ -133,7 +133,10 @@ impl WeightDoor {
             }
         }
         let matcher = matcher(&self.patterns)?;
-        for found in weights.into_iter().filter(|w| matcher.is_match(&w.path)) {
+        for found in weights
+            .into_iter()
+            .filter(|w| matcher.is_match(&w.path).unwrap_or(false))
+        {
             if found.adapted {
                 return Err(self.refuse(&found.path, "it is already adapted; materialize the module first"));
             }
@@ -211,7 +214,7 @@ impl Reparameterizer for WeightDoor {
         path: &str,
         param: Param<Tensor<D>>,
     ) -> (Param<Tensor<D>>, Option<WeightAdapter>) {
-        let matches = matcher(&self.patterns).is_ok_and(|matcher| matcher.is_match(path));
+        let matches = matcher(&self.patterns).is_ok_and(|matcher| matcher.is_match(path).unwrap_or(false));
         let layer = (matches && D >= 2)
             .then(|| self.layer(path, as_linear(param.base())).ok())
             .flatten();
@@ -221,7 +224,10 @@ impl Reparameterizer for WeightDoor {
 
 /// One expression for all patterns, in which `*` stands for any text.
 fn matcher(patterns: &[String]) -> Result<Regex, Error> {
-    let any: Vec<String> = patterns.iter().map(|p| regex::escape(p).replace(r"\*", ".*")).collect();
+    let any: Vec<String> = patterns
+        .iter()
+        .map(|p| fancy_regex::escape(p).replace(r"\*", ".*"))
+        .collect();
     Regex::new(&format!("^(?:{})$", any.join("|"))).map_err(|source| Error::TargetPattern {
         pattern: patterns.join(", "),
         source: Box::new(source),

@@ -182,11 +182,61 @@ impl fmt::Display for TensorProblem {
     }
 }
 
+/// Parts of the paths of tables with a row for each token.
+const TABLES: [&str; 9] = [
+    "embed_tokens",
+    "lm_head",
+    "word_embeddings",
+    "tok_embeddings",
+    "wte",
+    "embed_in",
+    "embed_out",
+    "shared",
+    "proj_out",
+];
+
+/// What the problems have in common, where it is known.
+fn cause(problems: &[TensorProblem]) -> Option<String> {
+    problems.iter().find_map(|problem| match problem {
+        TensorProblem::Shape { key, expected, found } => match (&expected[..], &found[..]) {
+            ([model, width], [file, other])
+                if model != file && width == other && key.split('.').any(|part| TABLES.contains(&part)) =>
+            {
+                Some(format!(
+                    "\n  the file has {file} rows for tokens, the model {model}: its vocabulary was extended or cut; extend the \
+                     model's with `resize_token_embeddings({file})` of transformers, save it, and name that folder"
+                ))
+            }
+            _ => None,
+        },
+        _ => None,
+    })
+}
+
 fn list(problems: &[TensorProblem]) -> String {
     const SHOWN: usize = 20;
-    let mut lines: String = problems.iter().take(SHOWN).map(|p| format!("\n  - {p}")).collect();
+    let mut lines = cause(problems).unwrap_or_default();
+    lines.extend(problems.iter().take(SHOWN).map(|p| format!("\n  - {p}")));
     if let Some(more) = problems.len().checked_sub(SHOWN).filter(|more| *more > 0) {
         lines.push_str(&format!("\n  and {more} more"));
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_extended_vocabulary_is_said_before_the_tensors() {
+        let of = |key: &str, found: [usize; 2]| TensorProblem::Shape {
+            key: key.to_owned(),
+            expected: vec![258, 16],
+            found: found.to_vec(),
+        };
+        let said = list(&[of("model.embed_tokens.weight", [260, 16])]);
+        assert!(said.contains("260 rows for tokens, the model 258"), "{said}");
+        assert_eq!(cause(&[of("model.embed_tokens.weight", [258, 32])]), None);
+        assert_eq!(cause(&[of("layers.0.q_proj.weight", [260, 16])]), None);
+    }
 }
