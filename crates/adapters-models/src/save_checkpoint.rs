@@ -225,7 +225,7 @@ fn python_name(dtype: DType) -> &'static str {
     }
 }
 
-/// Copies what lies beside the weights and the configuration: tokenizers, chat templates, settings of generation and of
+/// Copies what lies next to the weights and the configuration: tokenizers, chat templates, settings of generation and of
 /// processors, licenses.
 fn copy_side_files(source: &Path, out: &Path) -> Result<(), StoreError> {
     let failed = |e| StoreError::Read {
