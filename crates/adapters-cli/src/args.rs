@@ -307,8 +307,22 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "DIR", help_heading = "Model")]
     pub adapter: Option<PathBuf>,
     /// Prompt (repeatable; all prompts are generated in one batch).
-    #[arg(long, value_name = "TEXT", required = true, help_heading = "Prompt")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        required_unless_present = "audio",
+        help_heading = "Prompt"
+    )]
     pub prompt: Vec<String>,
+    /// WAV file whose words a speech model writes (repeatable; at the model's sampling rate, at most 30 seconds).
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "chat", "system"], help_heading = "Prompt")]
+    pub audio: Vec<PathBuf>,
+    /// Language that is spoken, e.g. en [default: the one in the model's files].
+    #[arg(long, value_name = "CODE", requires = "audio", help_heading = "Prompt")]
+    pub language: Option<String>,
+    /// Write English, whatever language is spoken.
+    #[arg(long, requires = "audio", help_heading = "Prompt")]
+    pub translate: bool,
     /// Treat each prompt as a chat message and apply the model's chat template [default if the adapter was trained on
     /// chats].
     #[arg(long, help_heading = "Prompt")]

@@ -65,6 +65,14 @@ pub enum ModelError {
         /// What it lacks.
         missing: &'static str,
     },
+    /// A sound file could not be read or used.
+    #[error("{}: {reason}", path.display())]
+    Audio {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// The tokenizer could not be read or used.
     #[error("{}: {reason}", path.display())]
     Tokenizer {

@@ -65,6 +65,7 @@ mod save_checkpoint;
 pub mod siglip;
 mod smollm3;
 mod sound;
+pub mod speech;
 mod standard_layer;
 pub mod t5;
 pub mod text_embeddings;

@@ -14,6 +14,7 @@ use crate::config_check::ConfigCheck;
 use crate::error::ModelError;
 use crate::kind::ModelKind;
 use crate::model::Model;
+use crate::speech::LogMel;
 use crate::tokenizer::TextTokenizer;
 
 /// A checkpoint folder whose architecture is known.
@@ -207,6 +208,37 @@ impl Pretrained {
             Some(token) => Ok(self.tokenizer(1)?.token_id(token)),
             None => Ok(None),
         }
+    }
+
+    /// What makes spectrograms of sounds for this model.
+    ///
+    /// # Errors
+    ///
+    /// As [`LogMel::load`]; [`ModelError::Config`] where the model reads other spectrograms.
+    pub fn log_mel(&self) -> Result<LogMel, ModelError> {
+        let log_mel = LogMel::load(self.dir())?;
+        let path = self.dir().join("preprocessor_config.json");
+        let read = |field: &str, default: u64| {
+            let found = self.folder.config().get(field).and_then(Value::as_u64);
+            found.unwrap_or(default) as usize
+        };
+        let ([bands, frames], check) = (log_mel.dims(), ConfigCheck::new(&path));
+        let expected = read("num_mel_bins", 80);
+        check.require(
+            bands == expected,
+            "feature_size",
+            format!("{expected}, the bands of the model"),
+            bands,
+        )?;
+        let expected = 2 * read("max_source_positions", 1500);
+        let in_words = format!("a length of {expected} frames, which the model reads");
+        check.require(
+            frames == expected,
+            "chunk_length",
+            in_words,
+            format!("that of {frames} frames"),
+        )?;
+        Ok(log_mel)
     }
 
     /// Loads the tokenizer.

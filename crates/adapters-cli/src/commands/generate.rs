@@ -1,8 +1,9 @@
 //! `adapters generate`
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use adapters::Adapted;
+use adapters::models::speech::{SpeechPrompt, read_wav};
 use adapters::models::{
     Beams, ChatTemplate, EarlyStopping, Generation, Message, Model, ModelError, ModelKind, Pretrained, Sampling,
     TextTokenizer,
@@ -53,7 +54,14 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
         cache: !args.no_cache,
         tasks: Vec::new(),
     };
-    if !matches!(pretrained.kind(), ModelKind::CausalLm | ModelKind::EncoderDecoder) {
+    let hears = pretrained.kind() == ModelKind::SpeechToText;
+    if hears == args.audio.is_empty() {
+        return Err(Failure::new(
+            format!("a `{}` model does not read that", pretrained.model_type()),
+            "a speech model reads --audio FILE, the others --prompt TEXT",
+        ));
+    }
+    if !hears && !matches!(pretrained.kind(), ModelKind::CausalLm | ModelKind::EncoderDecoder) {
         return Err(Failure::new(
             format!("a `{}` model cannot generate text", pretrained.model_type()),
             "name a causal language model or an encoder-decoder with --model",
@@ -64,6 +72,17 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
         Some(adapter) => loading::adapted(model, adapter, args.allow_bin, &device)?.0,
         None => Adapted::new(model),
     };
+    if hears {
+        let log_mel = pretrained.log_mel()?;
+        let read = |path: &PathBuf| read_wav(path, log_mel.rate());
+        let sounds: Vec<Vec<f32>> = args.audio.iter().map(read).collect::<Result<_, _>>()?;
+        let start = SpeechPrompt::load(&dir, args.language.as_deref(), args.translate)?;
+        let speech = log_mel.input(&sounds, &device)?;
+        for tokens in generation.transcribe(&adapted.base, &adapted.set, speech, &start, |_, _| ())? {
+            print(&tokens, args.ids, &tokenizer)?;
+        }
+        return Ok(());
+    }
     let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
     if let ([_], false) = (&prompts[..], args.ids) {
         let mut stream = tokenizer.stream();
@@ -76,10 +95,16 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
         return failed.map_or(Ok(()), |error: ModelError| Err(error.into()));
     }
     for tokens in grow(&generation, &adapted, &prompts, |_| ())? {
-        match args.ids {
-            true => say!("{}", tokens.iter().map(u32::to_string).collect::<Vec<_>>().join(" ")),
-            false => say!("{}", tokenizer.decode(&tokens)?),
-        }
+        print(&tokens, args.ids, &tokenizer)?;
+    }
+    Ok(())
+}
+
+/// A text on a line, or its ids.
+fn print(tokens: &[u32], ids: bool, tokenizer: &TextTokenizer) -> Result<(), ModelError> {
+    match ids {
+        true => say!("{}", tokens.iter().map(u32::to_string).collect::<Vec<_>>().join(" ")),
+        false => say!("{}", tokenizer.decode(tokens)?),
     }
     Ok(())
 }

@@ -4,12 +4,14 @@ mod beam;
 mod sampling;
 
 use adapters_core::{Active, AdapterSet, Ctx};
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 
 use crate::cache::KeyValueCache;
 use crate::error::ModelError;
-use crate::input::{PaddingSide, TextInput};
+use crate::input::{PaddingSide, SpeechInput, TextInput};
 use crate::model::Model;
+use crate::speech::SpeechPrompt;
+use crate::transformer::{EncodedInput, EncoderDecoder};
 
 pub use beam::{Beams, EarlyStopping};
 use sampling::Sampler;
@@ -140,15 +142,78 @@ impl Generation {
         };
         let mut cx = self.context(set, 1)?;
         let encoded = model.encode(text.into(), &mut cx)?;
+        let start = SpeechPrompt {
+            tokens: vec![model.start_id() as u32],
+            ..SpeechPrompt::default()
+        };
+        self.write((model, info.pad_id), set, encoded, &start, [None, None], on_token)
+    }
+
+    /// The texts that a model hears in `speech`, each of which begins with the tokens of `start`; otherwise as
+    /// [`run`](Self::run).
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run), also for tokens of `start` that are not in the vocabulary; [`ModelError::Adapter`] for a model that
+    /// does not read speech.
+    pub fn transcribe(
+        &self,
+        model: &Model,
+        set: &AdapterSet,
+        speech: SpeechInput,
+        start: &SpeechPrompt,
+        on_token: impl FnMut(usize, u32),
+    ) -> Result<Vec<Vec<u32>>, ModelError> {
+        let (device, info, vocabulary) = (model.device(), model.info(), model.vocab_size());
+        let model = model.encoder_decoder()?;
+        let texts = vec![start.tokens.as_slice(); speech.features.dims()[0]];
+        let begun = self.check(set, &texts, vocabulary)?;
+        self.check_length(begun, self.max_new_tokens, info.max_length)?;
+        let mut bias = vec![0.0f32; vocabulary];
+        let mut suppressed = |ids: &[u32]| {
+            for id in ids {
+                let Some(bias) = bias.get_mut(*id as usize) else {
+                    let expected = format!("token ids below {vocabulary}, the size of the model's vocabulary");
+                    return Err(refuse("suppress_tokens", &expected, id.to_string()));
+                };
+                *bias = f32::NEG_INFINITY;
+            }
+            let data = TensorData::new(bias.clone(), [1, 1, vocabulary]);
+            Ok(Some(Tensor::<3>::from_data(data, &device)))
+        };
+        let later = suppressed(&start.suppressed)?;
+        let first = suppressed(&start.suppressed_first)?;
+        let mut cx = self.context(set, 1)?;
+        let encoded = model.encode(speech.into(), &mut cx)?;
+        self.write((model, info.pad_id), set, encoded, start, [first, later], on_token)
+    }
+
+    /// Writes the texts of what was encoded; `biases` are added to the scores of the first new token, and of those after it.
+    fn write(
+        &self,
+        (model, pad_id): (&dyn EncoderDecoder, usize),
+        set: &AdapterSet,
+        encoded: EncodedInput,
+        start: &SpeechPrompt,
+        biases: [Option<Tensor<3>>; 2],
+        on_token: impl FnMut(usize, u32),
+    ) -> Result<Vec<Vec<u32>>, ModelError> {
+        let (device, begun) = (encoded.hidden.device(), start.tokens.len());
+        let rows = vec![start.tokens.clone(); encoded.hidden.dims()[0]];
         let encoded = encoded.each_repeated(self.rows_of_a_text());
         let mut cache = self.caches(set).then(KeyValueCache::new);
-        let rows = vec![vec![model.start_id() as u32]; texts.len()];
-        self.grow(rows, info.pad_id, on_token, |step| {
+        self.grow(rows, pad_id, on_token, |step| {
+            let is_later = step.rows.first().is_some_and(|row| row.len() > begun);
             let rows = step.unseen(cache.as_mut());
             let mut cx = self.context(set, self.rows_of_a_text())?;
-            let hidden = model.decode(input(&rows).ids, &encoded, cache.as_mut(), &mut cx)?;
+            let ids = TextInput::padded(&rows, pad_id, PaddingSide::Right, &device).ids;
+            let hidden = model.decode(ids, &encoded, cache.as_mut(), &mut cx)?;
             let [_, seq, _] = hidden.dims();
-            Ok(model.logits(hidden.slice_dim(1, seq - 1..seq), &mut cx))
+            let scores = model.logits(hidden.slice_dim(1, seq - 1..seq), &mut cx);
+            Ok(match &biases[usize::from(is_later)] {
+                Some(bias) => scores + bias.clone(),
+                None => scores,
+            })
         })
     }
 
