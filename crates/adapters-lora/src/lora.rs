@@ -55,7 +55,7 @@ impl Method for LoraConfig {
         {
             return Err(Self::refuse(
                 site,
-                "a parameter has the plain product without dropout only",
+                "for a parameter only plain LoRA without dropout is supported",
             ));
         }
         if self.bias == BiasTraining::All && !as_parameter && !self.updated_modules().covers(site)? {
@@ -95,7 +95,7 @@ impl LoraConfig {
         let (rank, scale) = self.rank_and_scale(&builder.site.path)?;
         let (a, b, origin) = if self.init.takes_from_base() {
             if builder.fused.is_some() {
-                return Err(builder.refuse("single projections of a fused one cannot start from its weight"));
+                return Err(builder.refuse("single projections of a fused layer cannot be initialized from its weight"));
             }
             if rank > d_in.min(d_out) {
                 let most = d_in.min(d_out);
@@ -172,7 +172,7 @@ impl LoraConfig {
         padding: Option<usize>,
     ) -> Result<SiteLayer, Error> {
         if self.up_bias || self.init.takes_from_base() || self.scaling == Scaling::Gated {
-            return Err(builder.refuse("on an embedding table only the plain product is computed"));
+            return Err(builder.refuse("on an embedding table only plain LoRA is supported"));
         }
         let (rank, scale) = self.rank_and_scale(&builder.site.path)?;
         let (a, b) = table_start(&mut builder.rng, [rows, d_model], rank);
