@@ -248,6 +248,11 @@ impl Codec<Peft> for LoraConfig {
     fn stored_shape(&self, site: &SiteInfo, param: &str, shape: Vec<usize>) -> Vec<usize> {
         peft::lora_shape(site, param, shape)
     }
+
+    /// The product that peft takes out of the weight again when it loads a file of PiSSA or OLoRA.
+    fn may_lack(&self, param: &str) -> bool {
+        matches!(param, "lora_A_initial" | "lora_B_initial")
+    }
 }
 
 #[cfg(test)]
@@ -373,7 +378,7 @@ mod tests {
     fn peft_files_are_refused_by_name() {
         for (fields, named) in [
             (
-                json!({"peft_type": "LORA", "target_modules": ["q"], "init_lora_weights": "pissa"}),
+                json!({"peft_type": "LORA", "target_modules": ["q"], "init_lora_weights": "pissa_niter_4"}),
                 "init_lora_weights",
             ),
             (json!({"peft_type": "LORA"}), "target_modules"),

@@ -290,6 +290,7 @@ pub(crate) fn fill(
                 }
                 found.insert(place.id, with_shape(data, own));
             }
+            None if place.method.may_lack(format, &place.param) => {}
             None => wanted.push((place.id, candidates[0].clone())),
         }
     }
