@@ -214,7 +214,7 @@ fn file(entries: &BTreeMap<String, Entry>) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A file written beside its target; it disappears unless it is published.
+/// A file written next to its target; it disappears unless it is published.
 struct Staged {
     name: &'static str,
     temporary: PathBuf,

@@ -5,6 +5,7 @@
 
 mod dependencies;
 mod loops;
+mod wording;
 mod words;
 
 use std::collections::BTreeMap;
@@ -162,6 +163,7 @@ fn check(path: &str, text: &str) -> Vec<Finding> {
         }
         if rust && path.split('/').nth(2) == Some("src") {
             findings.extend(words::check(path, text, package));
+            findings.extend(wording::check(path, text));
         }
     }
     findings

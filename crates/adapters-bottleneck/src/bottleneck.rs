@@ -42,7 +42,7 @@ pub struct BottleneckConfig {
     /// Initialization of the projections. Default [`Init::Bert`], the only one with `phm_layer`.
     #[serde(default)]
     pub init_weights: Init,
-    /// Seed that is set anew for every layer, so that all start equal; zero counts as none. Default none.
+    /// Seed that is set again for every layer, so that all start equal; zero counts as none. Default none.
     #[serde(default)]
     pub init_weights_seed: Option<i64>,
     /// Invertible block after the embeddings. Default none.

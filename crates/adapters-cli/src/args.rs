@@ -6,6 +6,7 @@ use adapters::lora::Combination;
 use adapters::models::heads::Pooling;
 use adapters::nn::Quantization;
 use adapters::train::TASKS;
+use burn::tensor::FloatDType;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::commands::doctor::DoctorArgs;
@@ -346,7 +347,7 @@ pub struct GenerateArgs {
     /// When beam search stops, once as many texts as there are beams are complete.
     #[arg(long, default_value = "false", requires = "beams", help_heading = "Generation")]
     pub early_stopping: EarlyStoppingArg,
-    /// Penalty for repeated tokens; 1 is none.
+    /// Penalty for repeated tokens; 1 disables it.
     #[arg(long, value_name = "X", default_value_t = 1.0, help_heading = "Generation")]
     pub repetition_penalty: f64,
     /// Random seed of sampling.
@@ -414,9 +415,34 @@ pub struct MergeArgs {
     /// Folder for the merged model; must be new or empty.
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub out: PathBuf,
+    /// Element type of the merged weights [default: that of the base model].
+    #[arg(long, value_name = "TYPE", help_heading = "Output")]
+    pub dtype: Option<DTypeArg>,
     /// Accept PyTorch `.bin` files. They are parsed, never executed.
     #[arg(long, help_heading = "Model")]
     pub allow_bin: bool,
+}
+
+/// Element type of written weights.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum DTypeArg {
+    /// 32-bit floats.
+    Float32,
+    /// 16-bit floats with the range of 32-bit floats.
+    Bfloat16,
+    /// 16-bit floats up to 65504.
+    Float16,
+}
+
+impl DTypeArg {
+    /// The type it names.
+    pub fn dtype(self) -> FloatDType {
+        match self {
+            Self::Float32 => FloatDType::F32,
+            Self::Bfloat16 => FloatDType::BF16,
+            Self::Float16 => FloatDType::F16,
+        }
+    }
 }
 
 /// `adapters combine`

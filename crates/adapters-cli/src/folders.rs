@@ -16,7 +16,18 @@ pub fn model(name: &str) -> Result<PathBuf, Failure> {
             "name it with --adapter, and its base model with --model",
         ));
     }
-    if path.is_dir() { Ok(path) } else { hub(name) }
+    if !path.is_dir() {
+        return hub(name);
+    }
+    // The folder of the Hub's cache has its snapshots below it.
+    let snapshots = folders_in(&path.join("snapshots"));
+    match snapshots.iter().find(|dir| dir.join("config.json").is_file()) {
+        Some(snapshot) if !path.join("config.json").exists() => Err(Failure::new(
+            format!("{} is a folder of the Hub's cache, not a checkpoint", path.display()),
+            format!("name the snapshot in it: {}", snapshot.display()),
+        )),
+        _ => Ok(path),
+    }
 }
 
 /// The folder of the base model that an adapter folder names.
@@ -127,7 +138,7 @@ pub fn check_new(out: &Path) -> Result<(), Failure> {
     }
 }
 
-/// The refusal of a folder that does not exist, with the nearest name beside it.
+/// The refusal of a folder that does not exist, with the nearest name next to it.
 fn missing(what: &str, path: &Path, hint: &str) -> Failure {
     let parent = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,

@@ -172,7 +172,7 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
     let Some(task) = TaskKind::of_head(config, pretrained.kind()) else {
         return Err(Failure::new(
             format!(
-                "no task scores a head of type `{}` on a `{}`",
+                "no task uses a head of type `{}` on a `{}` model",
                 config.kind.name(),
                 pretrained.model_type()
             ),

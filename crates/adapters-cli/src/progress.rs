@@ -80,7 +80,7 @@ impl Progress {
                     bar.set_position(*step);
                     bar.reset_eta();
                 }
-                self.line(&format!("going on after step {step}"));
+                self.line(&format!("resuming after step {step}"));
             }
             Event::Step {
                 step,

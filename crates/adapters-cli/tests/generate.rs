@@ -92,3 +92,41 @@ fn mistakes_are_named() {
         assert!(output.stdout.is_empty());
     }
 }
+
+#[test]
+fn an_adapter_brings_its_own_template_and_folders_above_are_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = dir.path().join("models--some--base/snapshots/0123");
+    std::fs::create_dir_all(&base).unwrap();
+    let set = |template: &str, dir: &Path| std::fs::write(dir.join("chat_template.jinja"), template).unwrap();
+    model("llama", &base, &json!({}));
+    set("w4 {{ messages[0].content }} w9", &base);
+    let adapter = dir.path().join("run/reviews");
+    std::fs::create_dir_all(&adapter).unwrap();
+    for file in ["adapter_config.json", "adapter.safetensors"] {
+        let from = golden("llama").join("cases/lora_all/adapters/a").join(file);
+        std::fs::copy(from, adapter.join(file)).unwrap();
+    }
+    let path = adapter.to_str().unwrap();
+    let chat = ["--prompt", "w5 w17", "--chat", "--adapter", path];
+    let of_base = ok(&base, &chat);
+    set("w7 w2 {{ messages[0].content }} w11", &adapter);
+    let plain = ["--prompt", "w7 w2 w5 w17 w11", "--plain", "--adapter", path];
+    assert_eq!(ok(&base, &chat), ok(&base, &plain));
+    assert_ne!(ok(&base, &chat), of_base);
+
+    let fails = |model: &Path, args: &[&str]| {
+        let output = generate(model, args);
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let cache = dir.path().join("models--some--base");
+    let said = fails(&cache, &["--prompt", "w5"])
+        .split_whitespace()
+        .collect::<String>();
+    assert!(said.contains("snapshots/0123"), "{said}");
+    let above = dir.path().join("run");
+    let said = fails(&base, &["--prompt", "w5", "--adapter", above.to_str().unwrap()]);
+    let said = said.split_whitespace().collect::<String>();
+    assert!(said.contains("run/reviews"), "{said}");
+}

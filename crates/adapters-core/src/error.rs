@@ -46,7 +46,7 @@ pub enum Error {
     },
     /// Two adapters that have no parameters to share.
     #[error(
-        "`{borrower}` cannot share parameters with `{owner}`: both must be of one method that shares some, at the same places"
+        "`{borrower}` cannot share parameters with `{owner}`: both must be of one method with shared parameters, at the same modules"
     )]
     CannotShare {
         /// Whose parameters were to be shared.
@@ -64,7 +64,7 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
-    /// A row is of a task no adapter is there for.
+    /// A row belongs to a task without an adapter.
     #[error("task {task} has no adapter: the composition has {tasks} tasks, counted from 0")]
     NoSuchTask {
         /// The task.
@@ -72,14 +72,14 @@ pub enum Error {
         /// How many there are.
         tasks: usize,
     },
-    /// The shares a block hands out do not add up to what there is.
-    #[error("`{block}` shares out {shared} {what}, and the input has {found}")]
+    /// The rows, positions or tasks that a block assigns to its children are not those of the input.
+    #[error("`{block}` covers {shared} {what}, but the input has {found}")]
     WrongShares {
         /// The block.
         block: String,
         /// Rows, positions or tasks.
         what: &'static str,
-        /// How many it shares out.
+        /// How many it assigns.
         shared: usize,
         /// How many there are.
         found: usize,
@@ -109,7 +109,7 @@ pub enum Error {
         pattern: String,
         /// Why not.
         #[source]
-        source: Box<regex::Error>,
+        source: Box<fancy_regex::Error>,
     },
     /// A target matched no site of the model.
     #[error("target `{target}` matches nothing in this {architecture} model{}; it has: {available}", did_you_mean(.nearest))]
@@ -123,7 +123,7 @@ pub enum Error {
         /// Names that would match.
         available: String,
     },
-    /// A method has no layer for a kind of site it was aimed at.
+    /// A method has no layer for a kind of site that it targets.
     #[error("{method} cannot act at `{path}`: {reason}")]
     CannotBuild {
         /// The method's family.

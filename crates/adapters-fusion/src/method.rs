@@ -42,7 +42,7 @@ impl Fusion {
             match &common {
                 Some(common) if *common != roles => {
                     return Err(refuse(format!(
-                        "`{}` acts at other places than `{}`",
+                        "`{}` adapts other modules than `{}`",
                         adapter.name(),
                         names[0]
                     )));
@@ -95,7 +95,7 @@ fn fusable_roles(adapter: &Attached) -> Result<Vec<Role>, String> {
     roles.sort();
     roles.dedup();
     match roles.is_empty() {
-        true => Err(format!("`{}` acts nowhere in the residual stream", adapter.name())),
+        true => Err(format!("`{}` does not act on the residual stream", adapter.name())),
         false => Ok(roles),
     }
 }

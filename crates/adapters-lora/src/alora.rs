@@ -142,7 +142,7 @@ impl SiteAdapter<LinearState> for Activated {
 
     fn merged(&self, _base: LinearWeight, _shared: &()) -> Result<LinearWeight, NotMergeable> {
         Err(NotMergeable {
-            reason: "activated LoRA acts on a part of the text, and a weight on all of it",
+            reason: "activated LoRA changes only some tokens, and a merged weight would change all of them",
         })
     }
 }

@@ -55,7 +55,7 @@ impl Method for LoraConfig {
         {
             return Err(Self::refuse(
                 site,
-                "a parameter has the plain product without dropout only",
+                "for a parameter only plain LoRA without dropout is supported",
             ));
         }
         if self.bias == BiasTraining::All && !as_parameter && !self.updated_modules().covers(site)? {
@@ -95,7 +95,7 @@ impl LoraConfig {
         let (rank, scale) = self.rank_and_scale(&builder.site.path)?;
         let (a, b, origin) = if self.init.takes_from_base() {
             if builder.fused.is_some() {
-                return Err(builder.refuse("single projections of a fused one cannot start from its weight"));
+                return Err(builder.refuse("single projections of a fused layer cannot be initialized from its weight"));
             }
             if rank > d_in.min(d_out) {
                 let most = d_in.min(d_out);
@@ -172,7 +172,7 @@ impl LoraConfig {
         padding: Option<usize>,
     ) -> Result<SiteLayer, Error> {
         if self.up_bias || self.init.takes_from_base() || self.scaling == Scaling::Gated {
-            return Err(builder.refuse("on an embedding table only the plain product is computed"));
+            return Err(builder.refuse("on an embedding table only plain LoRA is supported"));
         }
         let (rank, scale) = self.rank_and_scale(&builder.site.path)?;
         let (a, b) = table_start(&mut builder.rng, [rows, d_model], rank);
@@ -247,6 +247,11 @@ impl Codec<Peft> for LoraConfig {
 
     fn stored_shape(&self, site: &SiteInfo, param: &str, shape: Vec<usize>) -> Vec<usize> {
         peft::lora_shape(site, param, shape)
+    }
+
+    /// The product that peft takes out of the weight again when it loads a file of PiSSA or OLoRA.
+    fn may_lack(&self, param: &str) -> bool {
+        matches!(param, "lora_A_initial" | "lora_B_initial")
     }
 }
 
@@ -373,7 +378,7 @@ mod tests {
     fn peft_files_are_refused_by_name() {
         for (fields, named) in [
             (
-                json!({"peft_type": "LORA", "target_modules": ["q"], "init_lora_weights": "pissa"}),
+                json!({"peft_type": "LORA", "target_modules": ["q"], "init_lora_weights": "pissa_niter_4"}),
                 "init_lora_weights",
             ),
             (json!({"peft_type": "LORA"}), "target_modules"),

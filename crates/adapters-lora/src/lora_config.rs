@@ -196,7 +196,7 @@ impl LoraConfig {
         ConfigError::unless(
             !matches!(self.init, Init::Ia3),
             "init_weights",
-            "an initialization of a low-rank product",
+            "an initialization for low-rank matrices",
             "ia3",
         )?;
         self.target.check()

@@ -61,7 +61,7 @@ impl Osf {
     fn rank(&self, path: &str, all: usize) -> usize {
         let mut patterns = self.rank_pattern.iter().flatten();
         let found = patterns.find_map(|(pattern, rank)| {
-            let matches = regex::Regex::new(pattern).is_ok_and(|pattern| pattern.is_match(path));
+            let matches = fancy_regex::Regex::new(pattern).is_ok_and(|pattern| pattern.is_match(path).unwrap_or(false));
             matches.then(|| rank.as_number()).flatten()
         });
         let rank = match found.or(self.effective_rank.as_ref()) {
@@ -85,7 +85,7 @@ impl Method for Osf {
         let found = svd.map(Value::to_string).unwrap_or_default();
         ConfigError::unless(svd.is_none(), "target_svd_config", "none", found)?;
         for (pattern, rank) in self.rank_pattern.iter().flatten() {
-            let fits = regex::Regex::new(pattern).is_ok() && rank.is_number();
+            let fits = fancy_regex::Regex::new(pattern).is_ok() && rank.is_number();
             ConfigError::unless(
                 fits,
                 "rank_pattern",

@@ -76,6 +76,9 @@ pub(crate) fn read_lora(stored: &StoredConfig<'_>, use_dora: bool) -> Option<Res
         let init = match rest.get("init_lora_weights") {
             None | Some(Value::Bool(_)) => Init::Lora,
             Some(Value::String(name)) if name == "gaussian" => Init::Gaussian,
+            // Exact decompositions of the weight, which give the same product again.
+            Some(Value::String(name)) if name == "pissa" => Init::Pissa,
+            Some(Value::String(name)) if name.eq_ignore_ascii_case("olora") => Init::Olora,
             // The base stays as it is.
             Some(Value::String(name)) if ["orthogonal", "eva", "mica"].contains(&name.as_str()) => Init::Lora,
             // The others change the base weights too: a file that still has one was not converted.
@@ -86,6 +89,10 @@ pub(crate) fn read_lora(stored: &StoredConfig<'_>, use_dora: bool) -> Option<Res
                 });
             }
         };
+        // Files are written as plain LoRA.
+        if init.takes_from_base() {
+            rest.shift_remove("init_lora_weights");
+        }
         Ok(LoraConfig {
             target,
             init,

@@ -88,7 +88,7 @@ impl Method for Vblora {
         ConfigError::unless(
             !self.save_only_topk_weights,
             "save_only_topk_weights",
-            "false: such a file can not be trained on",
+            "false: such a file cannot be trained further",
             self.save_only_topk_weights,
         )
     }

@@ -11,7 +11,7 @@ pub type KeysValues = (Tensor<4>, Tensor<4>);
 /// What a decoder keeps from one pass to the next: the keys and values of every layer, as they are before an adapter acts on
 /// them, those of an encoder's output, and where the columns are padded.
 ///
-/// Keys an adapter puts in front are not kept: they are put in front of all keys anew in each pass.
+/// Keys an adapter puts in front are not kept: they are put in front of all keys again in each pass.
 #[derive(Clone, Debug, Default)]
 pub struct KeyValueCache {
     layers: Vec<LayerCache>,

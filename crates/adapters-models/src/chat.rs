@@ -79,6 +79,12 @@ impl Write for Limited {
 }
 
 impl ChatTemplate {
+    /// Whether a folder has a template: that of a checkpoint, or that of an adapter which was trained with another one.
+    pub fn is_in(dir: &Path) -> bool {
+        let config = || read_json::<Map<String, Json>>(&dir.join(CONFIG));
+        dir.join(FILE).is_file() || config().is_ok_and(|config| config.contains_key("chat_template"))
+    }
+
     /// Reads the template of a checkpoint folder.
     ///
     /// # Errors

@@ -53,7 +53,8 @@ impl<'a> ConfigCheck<'a> {
     }
 
     /// Checks what every published configuration has in common, before anything is built from it: numbers of layers, constants
-    /// of normalizations, and special tokens, which are rows of the embedding table. A padding token of -1 means none.
+    /// of normalizations, and special tokens, which are rows of the embedding table. A padding token of -1 means none. A checkpoint
+    /// that another tool quantized is refused by the name of its kind.
     ///
     /// # Errors
     ///
@@ -70,6 +71,15 @@ impl<'a> ConfigCheck<'a> {
                 let holds = found.as_f64().is_some_and(|epsilon| (0.0..=1.0).contains(&epsilon));
                 self.require(holds, field, "0 to 1", found)?;
             }
+        }
+        if let Some(found) = config.get("quantization_config").filter(|found| found.is_object()) {
+            let kind = found
+                .get("quant_method")
+                .and_then(Value::as_str)
+                .unwrap_or("an unknown kind");
+            let expected = "none: this checkpoint is quantized; name the folder of the unquantized one, and quantize while \
+                            loading";
+            return Err(self.refusal("quantization_config", expected, kind));
         }
         if config.get(PADDING).and_then(Value::as_i64) == Some(-1) {
             config.remove(PADDING);

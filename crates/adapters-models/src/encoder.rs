@@ -77,7 +77,7 @@ impl Pooler {
     }
 }
 
-/// What is known of an encoder beside its layers.
+/// What is known of an encoder in addition to its layers.
 #[derive(Clone, Debug)]
 pub struct EncoderFacts {
     /// Its names.

@@ -24,7 +24,7 @@ pub enum ModelError {
         supported: String,
     },
     /// The architecture is of another kind than the one asked for.
-    #[error("{}: `{found}` is no {wanted}; that is: {supported}", path.display())]
+    #[error("{}: model type `{found}` is not of the expected kind, {wanted}; supported: {supported}", path.display())]
     OtherKind {
         /// The configuration file.
         path: PathBuf,
@@ -36,7 +36,7 @@ pub enum ModelError {
         supported: String,
     },
     /// The model is of another kind than the one asked for.
-    #[error("`{architecture}` is no {wanted} but: {found}")]
+    #[error("model type `{architecture}` is of the kind {found}, expected {wanted}")]
     WrongKind {
         /// The published `model_type`.
         architecture: String,
@@ -100,7 +100,7 @@ pub enum ModelError {
         reason: String,
     },
     /// What a head should have said is not what it says.
-    #[error("a `{head}` head learns from {expected}, not from {found}")]
+    #[error("a `{head}` head expects {expected} as targets, found {found}")]
     Targets {
         /// The published type of the head.
         head: &'static str,
@@ -110,7 +110,7 @@ pub enum ModelError {
         found: &'static str,
     },
     /// No head of this name.
-    #[error("no head is called `{name}`{}", did_you_mean(.nearest))]
+    #[error("no head named `{name}`{}", did_you_mean(.nearest))]
     NoSuchHead {
         /// The name.
         name: String,
@@ -118,7 +118,7 @@ pub enum ModelError {
         nearest: Option<String>,
     },
     /// A head of this name is there already.
-    #[error("a head is called `{name}` already")]
+    #[error("a head named `{name}` exists already")]
     HeadTaken {
         /// The name.
         name: String,
@@ -130,7 +130,7 @@ pub enum ModelError {
         reason: String,
     },
     /// Heads were given other rows than the batch has.
-    #[error("the heads take {expected} rows, the batch has {found}")]
+    #[error("the heads expect a batch of {expected} rows, found {found}")]
     Rows {
         /// Rows of the heads together.
         expected: usize,

@@ -46,7 +46,7 @@ struct Own {
 
 /// What the configuration decides.
 fn family(config: &RotaryDecoderConfig, own: Own, check: ConfigCheck<'_>) -> Result<Family, ModelError> {
-    let expected = "false: only text that is read from left to right is computed";
+    let expected = "false: bidirectional attention is not supported";
     let causal = !own.use_bidirectional_attention.unwrap_or_default();
     check.require(causal, "use_bidirectional_attention", expected, true)?;
     let pattern = own.sliding_window_pattern;

@@ -90,7 +90,7 @@ impl Gpt2Config {
             ("embd_pdrop", self.embd_pdrop),
             ("attn_pdrop", self.attn_pdrop),
         ])?;
-        let expected = "false: there is no encoder to attend to";
+        let expected = "false: cross attention is not supported";
         check.require(!self.add_cross_attention, "add_cross_attention", expected, "true")?;
         Ok(self.activation_function.parse()?)
     }

@@ -100,7 +100,7 @@ impl GptNeoXConfig {
         let fields = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
         let turned = ((self.hidden_size / self.num_attention_heads) as f64 * self.rotary_pct) as usize;
         let fits = self.rotary_pct <= 1.0 && turned > 0 && turned.is_multiple_of(2);
-        let expected = "a share of at most 1 that makes an even number of a head's features";
+        let expected = "a fraction of at most 1 that gives an even number of features in each head";
         check.require(fits, "rotary_pct", expected, self.rotary_pct)?;
         let around = Around {
             longest: self.max_position_embeddings,

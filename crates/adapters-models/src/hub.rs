@@ -34,7 +34,7 @@ pub fn download(id: &str) -> Result<PathBuf, ModelError> {
     };
     let (owner, name) = id
         .split_once('/')
-        .ok_or_else(|| refuse("expected an id of the form `owner/name`".to_owned()))?;
+        .ok_or_else(|| refuse("expected an id like `owner/name`".to_owned()))?;
     let client = HFClientSync::new().map_err(|e| refuse(e.to_string()))?;
     let repository = client.model(owner, name);
     repository

@@ -61,6 +61,7 @@ pub mod rotary_decoder;
 pub mod rotary_family;
 mod rotary_layer;
 pub mod rotary_scaling;
+mod save_checkpoint;
 pub mod siglip;
 mod smollm3;
 mod sound;
@@ -100,7 +101,8 @@ pub use input::{
 pub use kind::ModelKind;
 pub use model::Model;
 pub use norm::{Norm, NormKind};
-pub use pretrained::{Pretrained, save_checkpoint};
+pub use pretrained::Pretrained;
+pub use save_checkpoint::{copy_tokenizer, save_checkpoint};
 pub use tokenizer::{Encoded, TextStream, TextTokenizer};
 pub use transformer::{
     CausalLm, ClassifierLayout, EncodedInput, EncoderDecoder, ImageEncoder, MaskedLmLayout, ModelInfo, SoundEncoder,

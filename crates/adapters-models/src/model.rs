@@ -145,7 +145,7 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// [`ModelError::WrongKind`] if it is none.
+    /// [`ModelError::WrongKind`] if it is not one.
     pub fn text_encoder(&self) -> Result<&dyn TextEncoder, ModelError> {
         self.0.text_encoder_dyn().ok_or_else(|| self.wrong(ModelKind::Encoder))
     }
@@ -154,7 +154,7 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// [`ModelError::WrongKind`] if it is none.
+    /// [`ModelError::WrongKind`] if it is not one.
     pub fn causal_lm(&self) -> Result<&dyn CausalLm, ModelError> {
         self.0.causal_lm_dyn().ok_or_else(|| self.wrong(ModelKind::CausalLm))
     }
@@ -163,7 +163,7 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// [`ModelError::WrongKind`] if it is none.
+    /// [`ModelError::WrongKind`] if it is not one.
     pub fn encoder_decoder(&self) -> Result<&dyn EncoderDecoder, ModelError> {
         let found = self.0.encoder_decoder_dyn();
         found.ok_or_else(|| self.wrong(ModelKind::EncoderDecoder))
@@ -173,7 +173,7 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// [`ModelError::WrongKind`] if it is none.
+    /// [`ModelError::WrongKind`] if it is not one.
     pub fn image_encoder(&self) -> Result<&dyn ImageEncoder, ModelError> {
         let found = self.0.image_encoder_dyn();
         found.ok_or_else(|| self.wrong(ModelKind::ImageEncoder))
@@ -183,7 +183,7 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// [`ModelError::WrongKind`] if it is none.
+    /// [`ModelError::WrongKind`] if it is not one.
     pub fn text_and_image(&self) -> Result<&dyn TextAndImage, ModelError> {
         let found = self.0.text_and_image_dyn();
         found.ok_or_else(|| self.wrong(ModelKind::TextAndImage))
@@ -193,7 +193,7 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// [`ModelError::WrongKind`] if it is none.
+    /// [`ModelError::WrongKind`] if it is not one.
     pub fn sound_encoder(&self) -> Result<&dyn SoundEncoder, ModelError> {
         let found = self.0.sound_encoder_dyn();
         found.ok_or_else(|| self.wrong(ModelKind::SoundEncoder))

@@ -100,7 +100,7 @@ impl OptConfig {
         )?;
         check.dropouts([("dropout", self.dropout), ("attention_dropout", self.attention_dropout)])?;
         let affine = self.layer_norm_elementwise_affine;
-        let expected = "true: normalizations without weights are not computed";
+        let expected = "true: normalizations without weights are not supported";
         check.require(affine, "layer_norm_elementwise_affine", expected, affine)?;
         let expected = "0: whole layers are not dropped in training";
         check.require(self.layerdrop == 0.0, "layerdrop", expected, self.layerdrop)?;

@@ -1,12 +1,11 @@
-//! From a checkpoint folder to a model, and back to a plain checkpoint.
+//! From a checkpoint folder to a model.
 
-use std::fs;
 use std::path::Path;
 
-use adapters_core::{Host, SiteKind, quantize};
-use adapters_nn::{Quantization, float_weight};
-use adapters_store::{StoreError, read_json, write_json, write_safetensors};
-use burn::tensor::{Device, Tensor, TensorData};
+use adapters_core::quantize;
+use adapters_nn::Quantization;
+use adapters_store::read_json;
+use burn::tensor::Device;
 use serde_json::{Map, Value};
 
 use crate::architecture::{Architecture, Architectures};
@@ -16,7 +15,6 @@ use crate::error::ModelError;
 use crate::kind::ModelKind;
 use crate::model::Model;
 use crate::tokenizer::TextTokenizer;
-use crate::weights::checkpoint::Checkpoint;
 
 /// A checkpoint folder whose architecture is known.
 #[derive(Clone, Debug)]
@@ -129,7 +127,7 @@ impl Pretrained {
     ///
     /// # Errors
     ///
-    /// [`ModelError::OtherKind`] if it is none, otherwise as [`model`](Self::model).
+    /// [`ModelError::OtherKind`] if it is not one, otherwise as [`model`](Self::model).
     pub fn encoder(&self, device: &Device) -> Result<Model, ModelError> {
         self.of_kind(ModelKind::Encoder, device)
     }
@@ -221,121 +219,34 @@ impl Pretrained {
     }
 }
 
-/// Writes a plain checkpoint: everything `source` has, with the linear weights `model` holds now. What Python loads
-/// after an adapter was merged into `model`.
-///
-/// # Errors
-///
-/// [`ModelError::Store`]; [`ModelError::NotACheckpoint`] if `out` is the source folder.
-pub fn save_checkpoint(model: &impl Host, source: &Path, out: &Path) -> Result<(), ModelError> {
-    fs::create_dir_all(out).map_err(|e| StoreError::Folder {
-        path: out.to_owned(),
-        source: e,
-    })?;
-    if let (Ok(a), Ok(b)) = (source.canonicalize(), out.canonicalize())
-        && a == b
-    {
-        return Err(ModelError::NotACheckpoint {
-            path: out.to_owned(),
-            missing: "it is the base checkpoint itself, which is never overwritten; choose another folder",
-        });
-    }
-    let mut tensors = Checkpoint::open(source)?.read_all()?;
-    // Whether a head that was the table of the embeddings has another weight now.
-    let mut untied = false;
-    for info in model.sites() {
-        // The source has the prefix of a larger class or not, whatever this one is.
-        let prefix = model.base_prefix();
-        let inner = info.path.strip_prefix(prefix).unwrap_or(&info.path).to_owned();
-        let prefixed = format!("{prefix}{inner}");
-        let has = |path: &String| tensors.contains_key(&format!("{path}.weight"));
-        let path = match [&prefixed, &inner].into_iter().find(|path| has(path)) {
-            Some(path) => path.clone(),
-            None => info.path.clone(),
-        };
-        let (weight, bias) = match info.kind {
-            SiteKind::Matrices { .. } => {
-                if let (Some(matrices), Some(parameter)) = (model.matrices(info.site), &info.parameter) {
-                    let bare = |path: &String| format!("{path}.{}", parameter.name);
-                    let known = [&prefixed, &inner]
-                        .into_iter()
-                        .map(bare)
-                        .find(|key| tensors.contains_key(key));
-                    let key = known.unwrap_or_else(|| bare(&info.path));
-                    tensors.insert(key, matrices.weight.val().into_data());
-                }
-                continue;
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// A checkpoint of another kind, and what the refusal says.
+    #[test]
+    fn other_peoples_checkpoints_are_refused_in_one_sentence() {
+        let config = r#"{"model_type": "llama", "quantization_config": {"quant_method": "gptq", "bits": 4}}"#;
+        let cases: [(&[(&str, &str)], &str); 4] = [
+            (&[("config.json", config)], "gptq"),
+            (&[("pytorch_model.bin", "")], "pytorch_model.bin"),
+            (&[("model.safetensors", ""), ("tokenizer.model", "")], "tokenizer.model"),
+            (&[("model.safetensors", ""), ("vocab.txt", "")], "vocab.txt"),
+        ];
+        for (files, said) in cases {
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(dir.path().join("config.json"), r#"{"model_type": "gpt2"}"#).unwrap();
+            for (name, text) in files {
+                fs::write(dir.path().join(name), text).unwrap();
             }
-            SiteKind::Norm { .. } => match model.norm(info.site) {
-                Some(norm) => (norm.weight.into_data(), norm.bias),
-                None => continue,
-            },
-            SiteKind::Table { .. } => match model.table(info.site) {
-                Some(table) => (table.weight.val().into_data(), None),
-                None => continue,
-            },
-            _ => match model.linear(info.site) {
-                Some(layer) => (
-                    match model.stores_input_first(info.site) {
-                        true => float_weight(layer).into_data(),
-                        false => float_weight(layer).transpose().into_data(),
-                    },
-                    layer.bias.as_ref().map(|bias| bias.val()),
-                ),
-                None => continue,
-            },
-        };
-        let weight = match info.kernel.is_empty() {
-            true => weight,
-            // The published kernel is that of a convolution.
-            false => {
-                let d_out = weight.shape().to_vec().into_iter().take(1);
-                let shape: Vec<usize> = d_out.chain(info.kernel.iter().copied()).collect();
-                TensorData::new(weight.iter::<f32>().collect(), shape)
-            }
-        };
-        let key = format!("{path}.weight");
-        let table = info.tied_to.and_then(|table| model.table(table));
-        let weight = match table.map(|table| table.weight.val().into_data() == weight) {
-            Some(true) if !tensors.contains_key(&key) => continue,
-            Some(false) => {
-                untied = true;
-                let weight = Tensor::<2>::from_data(weight, &Device::default());
-                (weight * model.tied_head_scale()).into_data()
-            }
-            Some(true) | None => weight,
-        };
-        tensors.insert(key, weight);
-        if let Some(bias) = bias {
-            tensors.insert(format!("{path}.bias"), bias.into_data());
+            let refused = Pretrained::open(dir.path()).and_then(|found| match said.starts_with("pytorch") {
+                true => found.model(&Device::default()).map(drop),
+                false => found.tokenizer(64).map(drop),
+            });
+            let message = refused.unwrap_err().to_string();
+            assert!(message.contains(said) && message.lines().count() == 1, "{message}");
         }
     }
-    let mut config: Map<String, Value> = read_json(&source.join("config.json"))?;
-    // Restored and merged weights are 32 bits wide, whatever the source said under either name.
-    let key = if config.contains_key("dtype") {
-        "dtype"
-    } else {
-        "torch_dtype"
-    };
-    config.insert(key.to_owned(), Value::from("float32"));
-    if untied {
-        config.insert("tie_word_embeddings".to_owned(), false.into());
-    }
-    write_json(&out.join("config.json"), &config)?;
-    for file in [
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "chat_template.jinja",
-        "generation_config.json",
-        "preprocessor_config.json",
-        "vocab.txt",
-    ] {
-        let from = source.join(file);
-        if from.exists() {
-            let bytes = fs::read(&from).map_err(|e| StoreError::Read { path: from, source: e })?;
-            adapters_store::atomic::write(&out.join(file), &bytes).map_err(StoreError::from)?;
-        }
-    }
-    Ok(write_safetensors(&out.join("model.safetensors"), &tensors, [])?)
 }

@@ -11,7 +11,7 @@ use crate::rotary::Rotary;
 use crate::rotary_family::Family;
 use crate::rotary_scaling::{Around, RotaryFields, RotaryParameters, RotaryScaling};
 
-/// `config.json`: the fields of all families that change what is computed. A family reads its own beside them.
+/// `config.json`: the fields of all families that change what is computed. A family reads its own next to them.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct RotaryDecoderConfig {
     /// Tokens in the vocabulary.
@@ -158,11 +158,11 @@ impl RotaryDecoderConfig {
     fn rotary(&self, check: ConfigCheck<'_>, fields: Option<&RotaryFields>, theta: f64) -> Result<Rotary, ModelError> {
         let part = fields.and_then(|fields| fields.partial_rotary_factor);
         let part = part.or(self.partial_rotary_factor).unwrap_or(1.0);
-        let expected = "a part of a head above 0, at most 1";
+        let expected = "a fraction above 0, at most 1";
         check.require(part > 0.0 && part <= 1.0, "partial_rotary_factor", expected, part)?;
         let [_, _, d_head] = self.heads();
         let features = (d_head as f64 * part) as usize;
-        let expected = "an even number of turning features: they turn in pairs";
+        let expected = "an even number of rotary features: they are rotated in pairs";
         let even = features > 0 && features.is_multiple_of(2);
         check.require(even, "head_dim, partial_rotary_factor", expected, features)?;
         let theta = fields.and_then(|fields| fields.rope_theta).unwrap_or(theta);

@@ -126,7 +126,7 @@ pub(crate) type Refused = (&'static str, String, String);
 pub(crate) struct Around {
     /// `max_position_embeddings`.
     pub longest: usize,
-    /// `original_max_position_embeddings` beside it, of `longrope`.
+    /// `original_max_position_embeddings` next to it, of `longrope`.
     pub original: Option<usize>,
     /// Features of a head that turn.
     pub features: usize,
@@ -143,7 +143,7 @@ impl RotaryFields {
             Some("dynamic") => {
                 let original = longest;
                 let factor = factor()?;
-                let expected = || "a number of turning features above 2".to_owned();
+                let expected = || "more than 2 rotary features".to_owned();
                 match around.features > 2 {
                     true => Ok(RotaryScaling::Dynamic { factor, original }),
                     false => Err(("rope_scaling", expected(), around.features.to_string())),
@@ -222,7 +222,7 @@ impl RotaryFields {
         };
         let divisors = |field, found: &Option<Vec<f64>>| {
             let pairs = around.features / 2;
-            let expected = || format!("{pairs} numbers above zero, one for each turning pair of a head's features");
+            let expected = || format!("{pairs} numbers above zero, one for each rotary pair of features in a head");
             match found {
                 Some(found) if found.len() == pairs && found.iter().all(|by| *by > 0.0) => Ok(found.clone()),
                 Some(found) => Err((field, expected(), format!("{} numbers: {found:?}", found.len()))),

@@ -90,7 +90,7 @@ impl FromCheckpoint for SiglipVisionModel {
         })
     }
 
-    /// What the checkpoint of both models has beside those of the image model, and the head of a larger class.
+    /// What the checkpoint of both models has in addition to those of the image model, and the head of a larger class.
     fn is_unused(&self, key: &str) -> bool {
         let larger = ["text_model.", "logit_scale", "logit_bias", "classifier."];
         larger.iter().any(|known| key.starts_with(known)) || key.ends_with("embeddings.position_ids")

@@ -46,6 +46,29 @@ pub struct TextTokenizer {
     inner: Tokenizer,
 }
 
+/// What a folder without `tokenizer.json` has instead, and how it becomes one.
+fn older_tokenizer(dir: &Path) -> &'static str {
+    let older = [
+        (
+            "tokenizer.model",
+            "it has tokenizer.model in place of tokenizer.json; call `AutoTokenizer.from_pretrained(folder).save_pretrained(folder)` \
+             of transformers in Python, which writes tokenizer.json",
+        ),
+        (
+            "vocab.txt",
+            "it has vocab.txt in place of tokenizer.json; call `AutoTokenizer.from_pretrained(folder).save_pretrained(folder)` of \
+             transformers in Python, which writes tokenizer.json",
+        ),
+        (
+            "merges.txt",
+            "it has vocab.json and merges.txt in place of tokenizer.json; call \
+             `AutoTokenizer.from_pretrained(folder).save_pretrained(folder)` of transformers in Python, which writes tokenizer.json",
+        ),
+    ];
+    let found = older.iter().find(|(name, _)| dir.join(name).exists());
+    found.map_or("it has no tokenizer.json", |(_, missing)| missing)
+}
+
 impl TextTokenizer {
     /// Reads `tokenizer.json` of a checkpoint folder.
     ///
@@ -58,7 +81,7 @@ impl TextTokenizer {
         if !path.exists() {
             return Err(ModelError::NotACheckpoint {
                 path: dir.to_owned(),
-                missing: "it has no tokenizer.json",
+                missing: older_tokenizer(dir),
             });
         }
         let refuse = |reason: tokenizers::Error| ModelError::Tokenizer {

@@ -238,7 +238,7 @@ pub trait SoundEncoder: Transformer<Input = SoundInput> {
 /// Continues a text.
 pub trait CausalLm: Transformer<Input = TextInput> {
     /// Whether keys and values of the first `past` columns of a text stay what they are when it has grown to `all`. Where
-    /// angles depend on the length of a text, a cache begins anew.
+    /// angles depend on the length of a text, a cache starts again.
     fn keeps(&self, _past: usize, _all: usize) -> bool {
         true
     }

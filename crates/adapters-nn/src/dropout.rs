@@ -42,7 +42,7 @@ impl Dropout {
     }
 
     /// Numbers from the standard normal distribution, as the next mask would be drawn: for what is random in training
-    /// beside dropout.
+    /// with dropout.
     pub fn normal<const D: usize>(&self, shape: [usize; D], device: &Device) -> Tensor<D> {
         let number = self.drawn.get();
         self.drawn.set(number + 1);

@@ -81,7 +81,7 @@ impl Method for Boft {
         if !d_in.is_multiple_of(divisor) {
             return Err(Self::refuse(
                 site,
-                format!("its {d_in} inputs are no multiple of {divisor}"),
+                format!("its {d_in} inputs are not a multiple of {divisor}"),
             ));
         }
         let size = d_in.checked_div(self.boft_block_num).unwrap_or(self.boft_block_size);

@@ -102,7 +102,7 @@ impl Method for Oft {
         let blocks = if self.block_share { 1 } else { d_in / size };
         let elements = size * (size - 1) / 2;
         if elements == 0 {
-            return Err(Self::refuse(site, "blocks of one feature do not rotate"));
+            return Err(Self::refuse(site, "blocks of one feature cannot be rotated"));
         }
         Ok(SiteLayer::Linear(Erased::new(Rotation {
             upper: Param::from_data(draw::constant([blocks, elements], 0.0), build.device),

@@ -35,7 +35,7 @@ pub struct PrefixTuningConfig {
     pub encoder_prefix: bool,
     /// Train the vectors themselves. Otherwise an MLP computes them while they train. Default false.
     pub flat: bool,
-    /// Seed that is set anew for every layer; zero counts as none. Default none.
+    /// Seed that is set again for every layer; zero counts as none. Default none.
     pub init_weights_seed: Option<i64>,
     /// Layers without prefix, counted from 0. Default empty.
     pub leave_out: Vec<usize>,

@@ -85,7 +85,7 @@ fn table(method: &'static str, build: &Build<'_>) -> Result<Tensor<2>, Error> {
         None => Err(Error::CannotBuild {
             method,
             path: "token table".to_owned(),
-            reason: "a prompt that begins as tokens needs the model's token table, and this model does not give it"
+            reason: "a prompt initialized from tokens needs the token embeddings, which this model does not provide"
                 .to_owned(),
         }),
     }

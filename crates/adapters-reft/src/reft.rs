@@ -30,7 +30,7 @@ pub struct ReftConfig {
     /// Torch's name of the parameters' dtype. Only `float32`, or none, is computed. Default none.
     #[serde(default)]
     pub dtype: Option<String>,
-    /// Seed that is set anew for every layer; zero counts as none. Default none.
+    /// Seed that is set again for every layer; zero counts as none. Default none.
     #[serde(default)]
     pub init_weights_seed: Option<i64>,
     /// Layers whose output is edited, at least one. Required.
@@ -206,7 +206,7 @@ impl Method for ReftConfig {
         let fits = self.layers != Layers::Only(Vec::new());
         ConfigError::unless(fits, "layers", "\"all\" or at least one layer", "[]")?;
         // The `adapters` library adapts nothing then.
-        let expected = "true: nothing is adapted otherwise";
+        let expected = "true, as otherwise no position is adapted";
         ConfigError::unless(self.output_reft, "output_reft", expected, self.output_reft)?;
         let fits = self.prefix_positions + self.suffix_positions >= 1;
         let expected = "at least 1 where `suffix_positions` is 0";
@@ -238,7 +238,7 @@ impl Method for ReftConfig {
         let fits = ConfigError::unless(
             fits,
             "r",
-            "at most the model's width: there are no more orthonormal rows",
+            "at most the model's width, the largest number of orthonormal rows",
             format!("{}, and the width is {d_model}", self.r),
         );
         Error::in_config(Self::NAME, fits)?;

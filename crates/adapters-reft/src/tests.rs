@@ -129,7 +129,7 @@ fn mistakes_in_config_strings_are_named() {
         ("loreft[suffix_position=4]", "did you mean `suffix_positions`?"),
         ("loreft[r=0]", "`r` is 0, expected"),
         ("noreft[prefix_positions=0]", "`prefix_positions` is 0, expected"),
-        ("noreft[dtype=float16]", "`dtype` = float16 is not supported yet"),
+        ("noreft[dtype=float16]", "`dtype` = float16 is not supported"),
         ("noreft[dtype=bfloat61]", "did you mean `bfloat16`?"),
     ] {
         let error = parse(text).unwrap_err();

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use burn::module::{LoraAdapter, Module, ModuleVisitor, Param, ParamId, Reparameterization, Reparameterizer};
 use burn::nn::Linear;
 use burn::tensor::{Device, Tensor, TensorData};
-use regex::Regex;
+use fancy_regex::Regex;
 
 use adapters_core::{
     AnyMethod, Build, Erased, Error, Host, LinearRole, LinearState, LinearWeight, Location, Shared, SiteLayer, Sited,
@@ -33,7 +33,7 @@ impl ForPaths for AnyMethod {
     }
 }
 
-/// A method and the parameters of a module it is aimed at.
+/// A method and the parameters of a module that it targets.
 ///
 /// [`apply`](Self::apply) checks first and changes nothing on an error. As a [`Reparameterizer`] it goes to
 /// [`Module::apply_reparameterization`] directly, which can return no error and does not show what is adapted already:
@@ -47,7 +47,7 @@ pub struct WeightDoor {
     ready: BTreeMap<String, WeightAdapter>,
 }
 
-/// What the door puts beside a parameter: a method's layer, whose merged weight is what is read.
+/// What reparameterization adds to a parameter: a method's layer, whose merged weight is what is read.
 #[derive(Module, Debug)]
 pub struct WeightAdapter {
     layer: Erased<LinearState>,
@@ -106,7 +106,7 @@ impl WeightDoor {
         self
     }
 
-    /// Adapts `model`: freezes all its parameters and puts the method's update beside those that match. Only the updates
+    /// Adapts `model`: freezes all its parameters and adds the method's update to those that match. Only the updates
     /// train.
     ///
     /// # Errors
@@ -123,7 +123,7 @@ impl WeightDoor {
         let weights = weights_of(model);
         for pattern in &self.patterns {
             let matcher = matcher(std::slice::from_ref(pattern))?;
-            if !weights.iter().any(|w| matcher.is_match(&w.path)) {
+            if !weights.iter().any(|w| matcher.is_match(&w.path).unwrap_or(false)) {
                 return Err(Error::NoTarget {
                     target: pattern.clone(),
                     architecture: "Burn".to_owned(),
@@ -133,13 +133,16 @@ impl WeightDoor {
             }
         }
         let matcher = matcher(&self.patterns)?;
-        for found in weights.into_iter().filter(|w| matcher.is_match(&w.path)) {
+        for found in weights
+            .into_iter()
+            .filter(|w| matcher.is_match(&w.path).unwrap_or(false))
+        {
             if found.adapted {
-                return Err(self.refuse(&found.path, "it is adapted already; materialize the module first"));
+                return Err(self.refuse(&found.path, "it is already adapted; materialize the module first"));
             }
             let weight = found
                 .weight
-                .ok_or_else(|| self.refuse(&found.path, "it is no weight of two or more axes"))?;
+                .ok_or_else(|| self.refuse(&found.path, "it is not a weight with two or more dimensions"))?;
             self.layer(&found.path, weight)?;
         }
         Ok(())
@@ -173,7 +176,7 @@ impl WeightDoor {
         if shared.trains() {
             return Err(self.refuse(
                 path,
-                "its layers share parameters that train, which one parameter cannot hold",
+                "its layers share trained parameters, which reparameterization does not support",
             ));
         }
         layer
@@ -211,7 +214,7 @@ impl Reparameterizer for WeightDoor {
         path: &str,
         param: Param<Tensor<D>>,
     ) -> (Param<Tensor<D>>, Option<WeightAdapter>) {
-        let matches = matcher(&self.patterns).is_ok_and(|matcher| matcher.is_match(path));
+        let matches = matcher(&self.patterns).is_ok_and(|matcher| matcher.is_match(path).unwrap_or(false));
         let layer = (matches && D >= 2)
             .then(|| self.layer(path, as_linear(param.base())).ok())
             .flatten();
@@ -221,7 +224,10 @@ impl Reparameterizer for WeightDoor {
 
 /// One expression for all patterns, in which `*` stands for any text.
 fn matcher(patterns: &[String]) -> Result<Regex, Error> {
-    let any: Vec<String> = patterns.iter().map(|p| regex::escape(p).replace(r"\*", ".*")).collect();
+    let any: Vec<String> = patterns
+        .iter()
+        .map(|p| fancy_regex::escape(p).replace(r"\*", ".*"))
+        .collect();
     Regex::new(&format!("^(?:{})$", any.join("|"))).map_err(|source| Error::TargetPattern {
         pattern: patterns.join(", "),
         source: Box::new(source),
@@ -233,12 +239,12 @@ struct FoundParam {
     path: String,
     /// `[d_in, d_out]`; `None` for a parameter of one axis.
     weight: Option<Tensor<2>>,
-    /// Values of the update beside it, in the order of its layer's parameters.
+    /// Values of the update next to it, in the order of its layer's parameters.
     update: Vec<TensorData>,
     adapted: bool,
 }
 
-/// All float parameters of a module; an update comes with the parameter it is beside.
+/// All float parameters of a module; an update comes with the parameter it is next to.
 ///
 /// Burn shows a visitor the parameters of an update, below the path of the adapted parameter, and not the update itself.
 fn weights_of<M: Module>(model: &M) -> Vec<FoundParam> {

@@ -73,7 +73,7 @@ impl Method for Shira {
         let (d_in, d_out) = Self::linear_dims(site)?;
         let (n, all) = (self.r * (d_in + d_out), d_in * d_out);
         if n > all {
-            let reason = format!("r = {} asks for {n} numbers, and it has {all} elements", self.r);
+            let reason = format!("r = {} needs {n} elements, and the weight has {all}", self.r);
             return Err(Self::refuse(site, reason));
         }
         let mut rng = build.rng(None, site.site);

@@ -36,7 +36,7 @@ pub struct Supertuning {
     pub sparsity: f64,
     /// The largest elements; the smallest without it.
     pub select_top: bool,
-    /// Rank of the product beside them.
+    /// Rank of the product next to them.
     pub r: Option<usize>,
     /// Numerator of its scale; `2 r` if none.
     pub lora_alpha: Option<f64>,

@@ -17,7 +17,7 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> + Clone {
     FILTERS.iter().map(|(name, _)| *name)
 }
 
-/// The high-pass filter beside a low-pass one: the same backwards, every other sign changed.
+/// The high-pass filter next to a low-pass one: the same backwards, every other sign changed.
 pub(crate) fn high_pass(low: &[f64]) -> Vec<f64> {
     let backwards = low.iter().rev().enumerate();
     backwards.map(|(i, x)| if i % 2 == 0 { *x } else { -x }).collect()

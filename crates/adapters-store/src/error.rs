@@ -43,7 +43,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// A JSON file does not parse or lacks a field.
-    #[error("{} is not the JSON expected there", path.display())]
+    #[error("{} does not contain the expected JSON", path.display())]
     Json {
         /// The file.
         path: PathBuf,
@@ -68,7 +68,7 @@ pub enum StoreError {
     },
     /// Only a pickle file is there and pickles were not allowed.
     #[error(
-        "{} holds its weights only as a PyTorch pickle; allow it explicitly (`--allow-bin`) to read it with the non-executing reader",
+        "{} contains its weights only as a PyTorch pickle; allow it explicitly (`--allow-bin`) to read it with the non-executing reader",
         path.display()
     )]
     PickleNotAllowed {
@@ -84,13 +84,13 @@ pub enum StoreError {
         missing: &'static str,
     },
     /// A name that cannot be that of a folder inside another.
-    #[error("`{name}` cannot be the name of a folder, in which a setup keeps what has that name")]
+    #[error("`{name}` cannot be used as a folder name, and a setup is saved with one folder for each name")]
     NotAFolderName {
         /// The name.
         name: String,
     },
     /// A tensor file does not fit what is to be filled. All offenders are listed.
-    #[error("{} does not fit:{}", path.display(), list(.problems))]
+    #[error("{} does not match the adapter and the model:{}", path.display(), list(.problems))]
     Mismatch {
         /// The file.
         path: PathBuf,
@@ -182,11 +182,61 @@ impl fmt::Display for TensorProblem {
     }
 }
 
+/// Parts of the paths of tables with a row for each token.
+const TABLES: [&str; 9] = [
+    "embed_tokens",
+    "lm_head",
+    "word_embeddings",
+    "tok_embeddings",
+    "wte",
+    "embed_in",
+    "embed_out",
+    "shared",
+    "proj_out",
+];
+
+/// What the problems have in common, where it is known.
+fn cause(problems: &[TensorProblem]) -> Option<String> {
+    problems.iter().find_map(|problem| match problem {
+        TensorProblem::Shape { key, expected, found } => match (&expected[..], &found[..]) {
+            ([model, width], [file, other])
+                if model != file && width == other && key.split('.').any(|part| TABLES.contains(&part)) =>
+            {
+                Some(format!(
+                    "\n  the file has {file} rows for tokens, the model {model}: its vocabulary was extended or cut; extend the \
+                     model's with `resize_token_embeddings({file})` of transformers, save it, and name that folder"
+                ))
+            }
+            _ => None,
+        },
+        _ => None,
+    })
+}
+
 fn list(problems: &[TensorProblem]) -> String {
     const SHOWN: usize = 20;
-    let mut lines: String = problems.iter().take(SHOWN).map(|p| format!("\n  - {p}")).collect();
+    let mut lines = cause(problems).unwrap_or_default();
+    lines.extend(problems.iter().take(SHOWN).map(|p| format!("\n  - {p}")));
     if let Some(more) = problems.len().checked_sub(SHOWN).filter(|more| *more > 0) {
         lines.push_str(&format!("\n  and {more} more"));
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_extended_vocabulary_is_said_before_the_tensors() {
+        let of = |key: &str, found: [usize; 2]| TensorProblem::Shape {
+            key: key.to_owned(),
+            expected: vec![258, 16],
+            found: found.to_vec(),
+        };
+        let said = list(&[of("model.embed_tokens.weight", [260, 16])]);
+        assert!(said.contains("260 rows for tokens, the model 258"), "{said}");
+        assert_eq!(cause(&[of("model.embed_tokens.weight", [258, 32])]), None);
+        assert_eq!(cause(&[of("layers.0.q_proj.weight", [260, 16])]), None);
+    }
 }

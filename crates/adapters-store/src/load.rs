@@ -8,8 +8,9 @@ use burn::module::ParamId;
 use burn::tensor::{Device, TensorData};
 use serde_json::{Map, Value};
 
+use crate::key_names::{renew, without_adapter_name};
 use crate::tensors::with_shape;
-use crate::{StoreError, TensorProblem, read_json, read_pytorch, read_safetensors};
+use crate::{StoreError, TensorProblem, mlx, read_json, read_pytorch, read_safetensors};
 use adapters_core::{
     AdapterSet, AnyMethod, AttachReport, Attached, Format, Host, Registry, Role, SiteKind, StoredConfig, Tensors, build,
 };
@@ -25,7 +26,7 @@ pub struct LoadOptions {
     /// Further safetensors files with tensors of the adapter that the folder lacks: the reference does not write the
     /// shared parameters of headless models.
     pub extra: Vec<PathBuf>,
-    /// Fields to read in place of the configuration's, or beside them: the reference does not write all of them.
+    /// Fields to read in place of the configuration's, or in addition to them: the reference does not write all of them.
     pub config: Map<String, Value>,
 }
 
@@ -71,8 +72,25 @@ pub fn load_adapter(
     options: &LoadOptions,
     device: &Device,
 ) -> Result<LoadReport, StoreError> {
-    let mut folder = read_config(dir, registry, &options.config, host)?;
-    let (weights, mut tensors) = read_weights(dir, folder.format, options.allow_bin)?;
+    let path = dir.join("adapter_config.json");
+    if !path.exists() {
+        return Err(StoreError::NotAnAdapter {
+            path: dir.to_owned(),
+            missing: "adapter_config.json",
+        });
+    }
+    let (config, of_mlx) = match mlx::read(dir)? {
+        Some(read) => (read.config, Some((read.weights, read.tensors))),
+        None => (read_json(&path)?, None),
+    };
+    let mut folder = read_config(dir, config, registry, &options.config, host)?;
+    let (weights, mut tensors) = match of_mlx {
+        Some(read) => read,
+        None => read_weights(dir, folder.format, options.allow_bin)?,
+    };
+    if folder.format == Format::AdapterHub {
+        tensors = renew(tensors);
+    }
     let of_head = |key: &str| {
         // Around a prompt there is one module less.
         let path = ["base_model.model.", "base_model."]
@@ -96,6 +114,12 @@ pub fn load_adapter(
     let target = folder.method.target();
     let selection = target.select(host)?;
     let (adapter, attached) = build(&name, folder.method, host, selection.clone(), 0, device)?;
+    if folder.format == Format::Peft {
+        let keys = adapter
+            .params()
+            .flat_map(|place| place.keys(Format::Peft, &folder.stored_name, host));
+        tensors = without_adapter_name(tensors, &keys.collect());
+    }
     let adapter = match fill(adapter, folder.format, &folder.stored_name, host, &weights, tensors) {
         // Tensors are left over because the model has no such site: say that rather than list them.
         Err(StoreError::Mismatch { problems, .. }) if !attached.unmatched.is_empty() && all_unexpected(&problems) => {
@@ -120,18 +144,12 @@ pub fn load_adapter(
 
 fn read_config(
     dir: &Path,
+    file: Map<String, Value>,
     registry: &Registry,
     more: &Map<String, Value>,
     host: &dyn Host,
 ) -> Result<Folder, StoreError> {
     let path = dir.join("adapter_config.json");
-    if !path.exists() {
-        return Err(StoreError::NotAnAdapter {
-            path: dir.to_owned(),
-            missing: "adapter_config.json",
-        });
-    }
-    let file: Map<String, Value> = read_json(&path)?;
     let text = |key| file.get(key).and_then(Value::as_str).map(str::to_owned);
     let (format, mut fields) = match file.get("config").and_then(Value::as_object) {
         Some(config) => (Format::AdapterHub, config.clone()),
@@ -272,6 +290,7 @@ pub(crate) fn fill(
                 }
                 found.insert(place.id, with_shape(data, own));
             }
+            None if place.method.may_lack(format, &place.param) => {}
             None => wanted.push((place.id, candidates[0].clone())),
         }
     }
@@ -309,7 +328,7 @@ fn outside(data: &TensorData, limits: &[usize]) -> Option<(i64, usize)> {
     })
 }
 
-/// Takes out copies of the base's embedding tables and head, which peft writes beside an adapter of theirs. One that is not
+/// Takes out copies of the base's embedding tables and head, which peft writes together with an adapter of theirs. One that is not
 /// the base's stays, and is refused with everything else that is not expected.
 fn forget_tables(host: &dyn Host, tensors: &mut Tensors) {
     for info in host.sites() {

@@ -35,7 +35,7 @@ impl<'de> Visitor<'de> for Unique {
         while let Some(key) = map.next_key::<String>()? {
             map.next_value::<Self>()?;
             if keys.contains(&key) {
-                return Err(A::Error::custom(format!("the key `{key}` is there twice")));
+                return Err(A::Error::custom(format!("duplicate key `{key}`")));
             }
             keys.insert(key);
         }
@@ -82,7 +82,7 @@ mod tests {
         for json in [r#"{"a": 1, "b": 2, "a": 3}"#, r#"[{"x": {"a": 1, "a": 1}}]"#] {
             let error = check_unique(json.as_bytes()).unwrap_err().to_string();
             assert!(
-                error.contains("`a` is there twice") && error.contains("line 1"),
+                error.contains("duplicate key `a`") && error.contains("line 1"),
                 "{error}"
             );
         }

@@ -102,7 +102,7 @@ impl Bench {
         set
     }
 
-    /// As [`attach`](Self::attach), with every parameter drawn anew: nothing is zero or one.
+    /// As [`attach`](Self::attach), with every parameter drawn again: nothing is zero or one.
     pub fn attach_random(&self, config: &str) -> AdapterSet {
         randomised(self.attach(config), 7)
     }
@@ -531,7 +531,7 @@ fn load(bench: &Bench, dir: &Path) -> AdapterSet {
     set
 }
 
-/// Every parameter drawn anew from a normal distribution.
+/// Every parameter drawn again from a normal distribution.
 pub fn randomised<M: Module>(module: M, seed: u64) -> M {
     struct Redraw(ChaCha8Rng);
     impl ModuleMapper for Redraw {

@@ -321,7 +321,7 @@ impl<'a> ModelBench<'a> {
         }
     }
 
-    /// A decoder that keeps keys and values goes on where it stopped.
+    /// A decoder that keeps keys and values continues where it stopped.
     fn cached_equals_whole(&self) {
         for configs in [
             &[
@@ -468,7 +468,7 @@ impl<'a> ModelBench<'a> {
             assert!(error < 1e-4, "{context}: merged is off by {error:e}");
             assert_ne!(self.plain(&self.model), plain, "{context}: merging changed nothing");
             let out = tempfile::tempdir().expect("a temporary folder can be made");
-            save_checkpoint(&model, self.dir.path(), out.path()).unwrap_or_else(|e| panic!("{context}: {e}"));
+            save_checkpoint(&model, self.dir.path(), out.path(), None).unwrap_or_else(|e| panic!("{context}: {e}"));
             let again = Pretrained::open_with(out.path(), self.case.architectures.clone())
                 .and_then(|source| source.model(&self.device))
                 .unwrap_or_else(|e| panic!("{context}: {e}"));

@@ -439,7 +439,7 @@ fn an_adapter_configuration_that_cannot_be() {
                 config["config"]["use_dora"] = true.into();
                 config["config"]["lora_bias"] = true.into();
             },
-            "`lora_bias` = true with a variant of LoRA is not supported yet",
+            "`lora_bias` = true with a variant of LoRA is not supported",
         ),
         (
             "peft_lora",

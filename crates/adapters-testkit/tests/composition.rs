@@ -241,7 +241,7 @@ fn fusions_are_refused_with_reasons() {
             vec!["a", "lora"],
             "AdapterFusion needs adapters that add to the residual stream",
         ),
-        (vec!["a", "b"], "`b` acts at other places than `a`"),
+        (vec!["a", "b"], "`b` adapts other modules than `a`"),
         (vec![], "no adapter is named"),
     ] {
         let error = fuse(&names).unwrap_err();
@@ -260,7 +260,7 @@ fn fusions_are_refused_with_reasons() {
     let named = Composition::named_fuse("a,twin", ["a", "b"]);
     let error = set.composition(named).unwrap_err();
     assert!(
-        error.to_string().contains("acts where the fusion has no layer"),
+        error.to_string().contains("adapts a layer where the fusion has none"),
         "{error}"
     );
     set.activate(Composition::fuse(["a", "twin"])).unwrap();
@@ -348,7 +348,7 @@ fn shares_that_do_not_fit_are_refused_before_the_pass() {
     let error = check(split(2, 2), None).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "`BatchSplit(a, b, batch_sizes=[2, 2])` shares out 4 rows, and the input has 3"
+        "`BatchSplit(a, b, batch_sizes=[2, 2])` covers 4 rows, but the input has 3"
     );
     let nested = Composition::split([split(1, 1), "a".into()], [2, 3]);
     assert!(matches!(

@@ -228,7 +228,7 @@ fn merging_restores_the_layers_it_folds_into_and_resetting_quantizes_them_again(
     // A plain checkpoint of it is floats throughout.
     let out = tempfile::tempdir().unwrap();
     let source = repository().join("crates/adapters-testkit/golden/bert/base");
-    save_checkpoint(&model, &source, out.path()).unwrap();
+    save_checkpoint(&model, &source, out.path(), None).unwrap();
     let again = Pretrained::open(out.path()).unwrap().encoder(&device).unwrap();
     close(
         again.forward(input(&device), &mut Ctx::plain()).unwrap(),

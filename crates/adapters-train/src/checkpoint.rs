@@ -17,7 +17,7 @@ use crate::error::TrainError;
 use crate::recipe::Recipe;
 use crate::task_model::{TaskModel, head_names};
 
-/// Where a run stands. With the tensors beside it, everything a resumed run needs.
+/// Where a run stands. With the tensors next to it, everything a resumed run needs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Position {
     /// The recipe, to refuse another one.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// Stream of a pass's seed that the number of layers is drawn from; the masks of dropout have the low ones.
 const STREAM: u64 = u64::MAX;
 
-/// How many of the first layers go without adapters in a pass of training: a number drawn anew for each pass, from the
+/// How many of the first layers go without adapters in a pass of training: a number drawn again for each pass, from the
 /// first to the second, both included. An adapter trained so loses little when the first layers go without it in use
 /// ([`Ctx::skipping_layers`](adapters_core::Ctx::skipping_layers)).
 ///

@@ -104,7 +104,7 @@ pub struct AdapterSection {
     /// A config string, e.g. `lora[r=8,alpha=16]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<String>,
-    /// An identifier, with the method's fields beside it.
+    /// An identifier, with the method's fields next to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
     /// Folder of an adapter to stack this one on: loaded, frozen, and active below it.
@@ -395,7 +395,11 @@ impl Recipe {
             (None, None) => Err(value("adapter", "`config` or `method`", "neither")),
             (Some(_), None) if !self.adapter.fields.is_empty() => {
                 let keys: Vec<_> = self.adapter.fields.keys().cloned().collect();
-                Err(value("adapter", "only `name` beside `config`", keys.join(", ")))
+                Err(value(
+                    "adapter",
+                    "no other key than `name` when `config` is given",
+                    keys.join(", "),
+                ))
             }
             _ => Ok(()),
         }
@@ -446,7 +450,7 @@ impl Recipe {
             return Err(value("data.template", &expected, found));
         }
         if self.fusion.is_some() && task.is_generative {
-            let expected = "a task with a head, as `fusion.parts` shows what a fusion attends to in an encoder";
+            let expected = "a task with a head, which `fusion.parts` needs";
             return Err(value("head.kind", expected, format!("`{task}`")));
         }
         Ok(())

@@ -43,7 +43,7 @@ impl LossGradients {
     /// The same gradients, to the rounding of sums, with the memory of one block: a block runs twice.
     ///
     /// `begin` begins the model's pass, twice. `set` and `head` are on a device with autodiff, the model on a plain one. `cx` is the context of the pass, over what is
-    /// active in `set` and with the seed of its dropout; `loss` makes the loss of the last hidden state, and may go on with
+    /// active in `set` and with the seed of its dropout; `loss` makes the loss of the last hidden state, and may continue with
     /// the context it is given.
     ///
     /// # Errors

@@ -32,9 +32,9 @@ pub enum Event {
         /// How many there are.
         of: usize,
     },
-    /// An unfinished run was found and goes on.
+    /// An unfinished run was found and is resumed.
     Resumed {
-        /// The step it goes on after.
+        /// The step it is resumed after.
         step: u64,
     },
     /// An optimizer step.

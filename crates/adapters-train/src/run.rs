@@ -14,7 +14,7 @@ pub struct Run {
     pub recipe: Recipe,
     /// Folder of the base model.
     pub model_dir: PathBuf,
-    /// The run folder. An unfinished run of the same recipe in it goes on.
+    /// The run folder. An unfinished run of the same recipe in it is resumed.
     pub dir: PathBuf,
     /// The methods to choose from.
     pub registry: Registry,

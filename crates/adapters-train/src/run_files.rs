@@ -36,7 +36,7 @@ pub enum RunFileError {
     #[error(transparent)]
     Write(#[from] AtomicWriteError),
     /// A record before the last is not a JSON object.
-    #[error("the record at {}:{line} is not a json object; remove that line to go on", path.display())]
+    #[error("the record at {}:{line} is not a json object; remove that line to continue", path.display())]
     BadRecord {
         /// The file.
         path: PathBuf,

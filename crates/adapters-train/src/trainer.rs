@@ -62,7 +62,7 @@ struct State {
 }
 
 /// Runs a recipe to its end, or until `on_event` breaks: then the run stops where it is, as if it were killed, and
-/// the next call goes on from the last checkpoint with the same result as a run that was never stopped.
+/// the next call continues from the last checkpoint with the same result as a run that was never stopped.
 ///
 /// # Errors
 ///

@@ -40,7 +40,7 @@ pub(super) enum Group {
     Features,
     /// Each backend on its own, type-checked.
     Backends,
-    /// A GPU backend beside the CPU's, on a Vulkan driver of this machine: a software device will do. Runs when it is named.
+    /// A GPU backend next to the CPU's, on a Vulkan driver of this machine: a software device will do. Runs when it is named.
     Gpu,
 }
 

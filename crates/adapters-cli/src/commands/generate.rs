@@ -1,5 +1,7 @@
 //! `adapters generate`
 
+use std::path::Path;
+
 use adapters::Adapted;
 use adapters::models::{
     Beams, ChatTemplate, EarlyStopping, Generation, Message, Model, ModelError, ModelKind, Pretrained, Sampling,
@@ -23,7 +25,9 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
     let pretrained = Pretrained::open(&dir)?.with_quantization(manifest.quantize);
     let tokenizer = pretrained.tokenizer(usize::MAX)?;
     let chat = args.chat || (manifest.chat && !args.plain);
-    let prompts = prompts(&args, chat, &pretrained, &tokenizer)?;
+    // An adapter may have been trained with a template of its own.
+    let own = adapter.as_deref().filter(|adapter| ChatTemplate::is_in(adapter));
+    let prompts = prompts(&args, chat, own.unwrap_or(&dir), &tokenizer)?;
     let generation = Generation {
         max_new_tokens: args.max_tokens,
         sampling: match args.temperature {
@@ -98,11 +102,11 @@ fn grow(
 fn prompts(
     args: &GenerateArgs,
     chat: bool,
-    pretrained: &Pretrained,
+    template_dir: &Path,
     tokenizer: &TextTokenizer,
 ) -> Result<Vec<Vec<u32>>, Failure> {
     let template = match chat {
-        true => Some(ChatTemplate::load(pretrained.dir())?),
+        true => Some(ChatTemplate::load(template_dir)?),
         false if args.system.is_some() => {
             return Err(Failure::new(
                 "--system needs a chat, and the prompts are plain texts",

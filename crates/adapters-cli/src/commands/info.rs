@@ -94,7 +94,7 @@ fn model(dir: &Path, args: &InfoArgs) -> Result<Description, Failure> {
     about.say("vocabulary", model.vocab_size());
     about.say("longest_input", model.max_length());
     let sites = model.sites();
-    about.say("adaptable", format!("{} places", sites.len()));
+    about.say("adaptable", format!("{} modules", sites.len()));
     about.layers = layers(
         sites.iter().map(|info| {
             (

@@ -1,8 +1,8 @@
 //! `adapters merge`
 
-use adapters::models::{Pretrained, save_checkpoint};
+use adapters::models::{Pretrained, copy_tokenizer, save_checkpoint};
 
-use crate::args::MergeArgs;
+use crate::args::{DTypeArg, MergeArgs};
 use crate::failure::Failure;
 use crate::{folders, loading};
 
@@ -40,7 +40,8 @@ pub fn run(args: MergeArgs) -> Result<(), Failure> {
     )?;
     let mut model = (*adapted.base).clone();
     let merged = adapters::merge(&mut model, &adapted.set, &report.attached.adapter, None)?;
-    save_checkpoint(&model, &dir, &args.out)?;
+    save_checkpoint(&model, &dir, &args.out, args.dtype.map(DTypeArg::dtype))?;
+    copy_tokenizer(&adapter, &args.out)?;
     say!(
         "merged {} into {} layers",
         report.attached.adapter,

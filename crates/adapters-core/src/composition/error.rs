@@ -23,7 +23,7 @@ pub enum CompositionError {
         found: String,
     },
     /// No block has this name.
-    #[error("column {column}: no block is called `{found}`{}", did_you_mean(.nearest))]
+    #[error("column {column}: unknown composition block `{found}`{}", did_you_mean(.nearest))]
     UnknownBlock {
         /// Where.
         column: usize,

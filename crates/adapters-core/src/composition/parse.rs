@@ -270,9 +270,9 @@ mod tests {
             ("a, b", "column 2: expected the end of the text, found `,`"),
             (
                 "Stack(ä, Sttack(b))",
-                "column 10: no block is called `Sttack`; did you mean `Stack`?",
+                "column 10: unknown composition block `Sttack`; did you mean `Stack`?",
             ),
-            ("Houlsby(b)", "column 1: no block is called `Houlsby`"),
+            ("Houlsby(b)", "column 1: unknown composition block `Houlsby`"),
             (
                 "Stack",
                 "column 6: expected `(` after Stack (quote it if it names an adapter), found the end of the text",

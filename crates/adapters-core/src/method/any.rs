@@ -118,6 +118,11 @@ pub trait ErasedMethod: Any + Debug + Send + Sync {
         false
     }
 
+    /// See [`Codec::may_lack`](crate::Codec::may_lack).
+    fn may_lack(&self, _format: Format, _param: &str) -> bool {
+        false
+    }
+
     /// See [`Codec::adjusted_to`](crate::Codec::adjusted_to).
     fn adjusted_to(&self, _format: Format, _tensors: &Tensors) -> Option<AnyMethod> {
         None

@@ -138,6 +138,12 @@ pub trait Codec<F: FileFormat>: Sized {
         false
     }
 
+    /// Whether files may leave out a parameter, which then keeps the value it was built with: one that follows from the
+    /// frozen weights.
+    fn may_lack(&self, _param: &str) -> bool {
+        false
+    }
+
     /// The variant of this configuration that matches the tensors of a file, where that is not this one: a file may hold
     /// what a network computed, or the network.
     fn adjusted_to(&self, _tensors: &Tensors) -> Option<Self> {

@@ -48,7 +48,7 @@ pub enum ConfigError {
         unknown: UnknownName,
     },
     /// A published option this version does not compute.
-    #[error("`{field}` = {found} is not supported yet")]
+    #[error("`{field}` = {found} is not supported")]
     Unsupported {
         /// The field.
         field: &'static str,

@@ -65,7 +65,7 @@ fn part(cursor: &mut Cursor<'_>) -> Result<ConfigPart, Unexpected> {
             cursor.expect('=', "`=`")?;
             let value = cursor.value()?;
             if fields.insert(key, value).is_some() {
-                return Err(cursor.unexpected("a field that is not there yet (every field once, not twice)"));
+                return Err(cursor.unexpected("each field only once"));
             }
             if !cursor.eat(',') {
                 break;

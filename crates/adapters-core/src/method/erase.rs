@@ -77,6 +77,10 @@ impl<M: Method> ErasedMethod for M {
         by_format!(format, is_duplicate(self, key))
     }
 
+    fn may_lack(&self, format: Format, param: &str) -> bool {
+        by_format!(format, may_lack(self, param))
+    }
+
     fn adjusted_to(&self, format: Format, tensors: &Tensors) -> Option<AnyMethod> {
         by_format!(format, adjusted_to(self, tensors)).map(AnyMethod::erased)
     }

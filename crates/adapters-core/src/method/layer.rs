@@ -48,7 +48,7 @@ pub trait SiteAdapter<S: HookState, P = ()>: NamedParams {
     /// Whether what it does at a position depends on later ones.
     fn causality(&self) -> Causality;
 
-    /// What a fusion over this adapter asks its questions with; `None` for a layer that does not answer
+    /// What a fusion over this adapter computes its queries from; `None` for a layer that does not set
     /// [`HiddenState::up`](crate::HiddenState) and so cannot be fused.
     fn fusion_query(&self) -> Option<FusionQuery> {
         None

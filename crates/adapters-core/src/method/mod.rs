@@ -20,6 +20,7 @@ pub(crate) mod layer;
 pub(crate) mod macros;
 pub(crate) mod module_names;
 pub(crate) mod named_params;
+pub(crate) mod path_pattern;
 pub mod peft_modules;
 pub(crate) mod preset;
 pub(crate) mod registry;
@@ -83,7 +84,7 @@ pub trait Method:
     /// that is not computed.
     fn check(&self) -> Result<(), ConfigError>;
 
-    /// The sites it is aimed at.
+    /// The sites it targets.
     fn target(&self) -> Target;
 
     /// Builds the layer for one site.

@@ -5,7 +5,6 @@
 use std::collections::BTreeSet;
 
 use adapters_nn::nearest;
-use regex::Regex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -13,9 +12,11 @@ use crate::error::Error;
 use crate::host::Host;
 use crate::method::config::ConfigError;
 pub use crate::method::module_names::ModuleNames;
+use crate::method::path_pattern::is_match;
+pub use crate::method::path_pattern::{name_matches, pattern_value};
 use crate::site::{Role, Site, SiteInfo, SiteKind, Stack};
 
-/// Which sites a method is aimed at.
+/// Which sites a method targets.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Target {
     /// Sites by role, as AdapterHub configurations name them, in all layers but `leave_out`.
@@ -161,7 +162,7 @@ impl ModuleFields {
         })
     }
 
-    /// The fields of a target, with others beside them.
+    /// The fields of a target, with others next to them.
     pub fn of(target: ModuleTarget, extra: Map<String, Value>) -> Self {
         Self {
             target_modules: Some(target.modules),
@@ -418,7 +419,7 @@ impl ModulePattern {
     pub fn matches(&self, path: &str) -> Result<bool, Error> {
         Ok(match self {
             Self::Names(names) => names.iter().any(|name| name_matches(name, path)),
-            Self::Regex(text) => regex(&format!("^(?:{text})$"), text)?.is_match(path),
+            Self::Regex(text) => is_match(&format!("^(?:{text})$"), text, path)?,
             Self::AllLinear => true,
         })
     }
@@ -538,43 +539,9 @@ fn parameter_path(info: &SiteInfo) -> Option<String> {
     }
 }
 
-/// Whether `name` is the path or its last components.
-pub fn name_matches(name: &str, path: &str) -> bool {
-    path == name || path.strip_suffix(name).is_some_and(|head| head.ends_with('.'))
-}
-
-/// A value looked up by module path, as peft's `rank_pattern` and `alpha_pattern`: the first key that, as a regular
-/// expression, matches the last components of the path.
-///
-/// # Errors
-///
-/// [`Error::TargetPattern`] for an invalid regular expression.
-pub fn pattern_value<'a, T>(patterns: impl IntoIterator<Item = (&'a str, T)>, path: &str) -> Result<Option<T>, Error> {
-    for (pattern, value) in patterns {
-        if regex(&format!(r"^(.*\.)?({pattern})$"), pattern)?.is_match(path) {
-            return Ok(Some(value));
-        }
-    }
-    Ok(None)
-}
-
-fn regex(full: &str, pattern: &str) -> Result<Regex, Error> {
-    Regex::new(full).map_err(|source| Error::TargetPattern {
-        pattern: pattern.to_owned(),
-        source: Box::new(source),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_name_matches_whole_components_only() {
-        assert!(name_matches("query", "encoder.layer.0.attention.self.query"));
-        assert!(name_matches("self.query", "encoder.layer.0.attention.self.query"));
-        assert!(!name_matches("uery", "encoder.layer.0.attention.self.query"));
-    }
 
     #[test]
     fn the_wire_form_tells_the_three_patterns_apart() {
@@ -586,15 +553,5 @@ mod tests {
             assert_eq!(serde_json::from_str::<ModulePattern>(json).unwrap(), pattern);
             assert_eq!(serde_json::to_string(&pattern).unwrap(), json);
         }
-    }
-
-    #[test]
-    fn pattern_values_take_the_first_match() {
-        let patterns = [("0.attention.self.query", 4), ("query", 2)];
-        let value = |path| pattern_value(patterns, path).unwrap();
-        assert_eq!(value("encoder.layer.0.attention.self.query"), Some(4));
-        assert_eq!(value("encoder.layer.1.attention.self.query"), Some(2));
-        assert_eq!(value("encoder.layer.1.attention.self.key"), None);
-        assert!(pattern_value([("(", 1)], "x").is_err());
     }
 }

@@ -37,7 +37,7 @@ impl Union {
     ///
     /// # Errors
     ///
-    /// [`Error::UnionConflict`] for two parts aimed at the same role.
+    /// [`Error::UnionConflict`] for two members that target the same role.
     pub fn method(parts: Vec<AnyMethod>) -> Result<AnyMethod, Error> {
         // A union of unions is the union of their parts.
         let mut parts: Vec<AnyMethod> = parts
@@ -87,7 +87,7 @@ impl Union {
         &self.parts
     }
 
-    /// Each part with those of `sites` that it is aimed at.
+    /// Each member with those of `sites` that it targets.
     fn shares<'a, 's>(&'a self, sites: &[&'s SiteInfo]) -> Result<Vec<PartSites<'a, 's>>, Error> {
         let mut shares: Vec<PartSites<'a, 's>> = self.parts.iter().map(|part| (part, Vec::new())).collect();
         for site in sites {
@@ -138,7 +138,7 @@ impl Union {
         owner.map(|(part, _)| part).ok_or_else(|| Error::CannotBuild {
             method: NAME,
             path: site.path.clone(),
-            reason: "none of its parts is aimed at it".to_owned(),
+            reason: "no member of the union targets it".to_owned(),
         })
     }
 }

@@ -67,7 +67,7 @@ impl<'a> Ctx<'a> {
         self
     }
 
-    /// A context for what is active in `set` that goes on where this one is: the same batch, tasks and skipped layers, and
+    /// A context for what is active in `set` that continues where this one is: the same batch, tasks and skipped layers, and
     /// the masks of dropout that come next. What adapters have computed for the rest of the pass is not taken over, and
     /// nothing is recorded. For running a part of a pass again.
     pub fn resumed<'b>(&self, set: &'b AdapterSet) -> Ctx<'b> {

@@ -74,7 +74,7 @@ impl Attached {
             return Err(Error::CannotBuild {
                 method: adapter.method.name(),
                 path: l.info.path.clone(),
-                reason: "its layer reads shared parameters of a type that the method does not build".to_owned(),
+                reason: "its layer needs shared parameters of a type that the method does not build".to_owned(),
             });
         }
         Ok(adapter.with_shared(shared))

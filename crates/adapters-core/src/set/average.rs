@@ -66,7 +66,9 @@ impl AdapterSet {
                 reason,
             };
             if !values.keys().eq(sum.keys()) {
-                return Err(refuse("they have different parameters or different places".to_owned()));
+                return Err(refuse(
+                    "they have different parameters or adapt different modules".to_owned(),
+                ));
             }
             for ((place, sum), data) in sum.iter_mut().zip(values.into_values()) {
                 if sum.shape() != data.shape() {
@@ -79,7 +81,7 @@ impl AdapterSet {
                 if data.dtype().is_float() {
                     *sum = added(sum, scaled(data, *weight));
                 } else if *sum != data {
-                    return Err(refuse(format!("`{}` chooses other elements", place.1)));
+                    return Err(refuse(format!("`{}` trains other elements of the weight", place.1)));
                 }
             }
         }

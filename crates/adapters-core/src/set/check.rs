@@ -78,7 +78,7 @@ impl AdapterSet {
                         "its layer cannot be fused: AdapterFusion needs adapters that add to the residual stream"
                     }
                     SiteLayer::Hidden(_) if !fusion.layers.contains_key(&l.info.site) => {
-                        "it acts where the fusion has no layer"
+                        "it adapts a layer where the fusion has none"
                     }
                     SiteLayer::Hidden(_) | SiteLayer::Embedding(_) => continue,
                     _ => "a fusion attends to what adapters add to the residual stream",

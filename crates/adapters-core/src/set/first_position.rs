@@ -26,7 +26,7 @@ impl AdapterSet {
                 Err(Error::BlockNotRunnable {
                     block: other.to_string(),
                     adapter: moving.next().unwrap_or_default().to_owned(),
-                    reason: "it moves the positions of all tokens, so that it acts alone or in a Stack",
+                    reason: "it shifts the positions of all tokens, so it can only be used alone or in a Stack",
                 })
             }
         }

@@ -30,7 +30,7 @@ impl AdapterSet {
         if self.inserted(block).is_some() && splits(block) {
             return refuse(
                 block.first(),
-                "it makes rows longer, and a Split shares out the positions of the text",
+                "it makes rows longer, but Split assigns fixed ranges of text positions to its children",
             );
         }
         let children = block.children();
@@ -42,7 +42,7 @@ impl AdapterSet {
                 match different {
                     Some(child) => refuse(
                         child.first(),
-                        "its rows would be longer than those of another, or shorter",
+                        "its rows would have another length than those of the other adapters",
                     ),
                     None => children.iter().try_for_each(|child| self.check_longer_rows(child)),
                 }
@@ -51,7 +51,7 @@ impl AdapterSet {
             Composition::MultiTask(_) => match children.iter().find(|child| self.inserted(child).is_some()) {
                 Some(child) => refuse(
                     child.first(),
-                    "it makes rows longer, and those of other tasks stay as they are",
+                    "it makes rows longer, while rows of other tasks keep their length",
                 ),
                 None => Ok(()),
             },

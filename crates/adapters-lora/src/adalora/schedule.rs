@@ -22,7 +22,7 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    /// How many of `all` triplets are kept at `step`, `target` at the end, and whether they are chosen anew then.
+    /// How many of `all` triplets are kept at `step`, `target` at the end, and whether they are chosen again then.
     fn budget(&self, step: u64, all: usize, target: usize) -> (usize, bool) {
         if step <= self.initial {
             return (all, false);

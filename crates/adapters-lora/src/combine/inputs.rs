@@ -57,7 +57,7 @@ impl Inputs {
         let model_config = plain(model).ok_or_else(|| Error::CannotAverage {
             first: first.clone(),
             other: first.clone(),
-            reason: "only plain LoRA is combined this way".to_owned(),
+            reason: "only plain LoRA adapters can be combined this way".to_owned(),
         })?;
         let mut sites: Vec<(SiteInfo, Vec<Factor>)> = model.layers().map(|l| (l.info.clone(), Vec::new())).collect();
         for (name, weight) in weights {
@@ -67,7 +67,7 @@ impl Inputs {
                 reason: reason.to_owned(),
             };
             let adapter = set.attached(name)?;
-            let config = plain(adapter).ok_or_else(|| refuse("only plain LoRA is combined this way"))?;
+            let config = plain(adapter).ok_or_else(|| refuse("only plain LoRA adapters can be combined this way"))?;
             let mut values = adapter.values();
             if values.len() != 2 * sites.len() {
                 return Err(refuse("they adapt different modules, or have more than A and B"));
@@ -85,7 +85,7 @@ impl Inputs {
                     return Err(refuse("they have different ranks"));
                 }
                 if config.target.fused(info) != model_config.target.fused(info) {
-                    return Err(refuse("they adapt different projections of a fused one"));
+                    return Err(refuse("they adapt different projections of a fused layer"));
                 }
                 let (_, scale) = config.rank_and_scale(&info.path)?;
                 factors.push(Factor {

@@ -7,7 +7,7 @@ use crate::combine::inputs::Factor;
 use crate::combine::matrix::Matrix;
 use crate::init::SWEEPS;
 
-/// All A above each other, times `weight`, and all B beside each other.
+/// All A above each other, times `weight`, and all B next to each other.
 pub(super) fn concatenated(factors: &[Factor], weight: impl Fn(&Factor) -> f64, device: &Device) -> (Matrix, Matrix) {
     let a = factors.iter().map(|f| f.a.tensor(device) * weight(f)).collect();
     let b = factors.iter().map(|f| f.b.tensor(device)).collect();

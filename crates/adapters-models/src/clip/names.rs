@@ -11,7 +11,7 @@ pub(super) const CLIP_LAYER: StandardNames = StandardNames {
     ..StandardNames::BART
 };
 
-/// The checkpoint of both models has these keys beside those of one.
+/// The checkpoint of both models has these keys in addition to those of one.
 pub(super) fn is_of_the_other(key: &str, other: &str) -> bool {
     ["text_projection.", "visual_projection.", "logit_scale", other]
         .iter()

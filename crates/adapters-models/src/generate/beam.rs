@@ -22,12 +22,12 @@ pub struct Beams {
 /// `early_stopping`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EarlyStopping {
-    /// When the best continuation that goes on would be worse if it ended now.
+    /// When the best unfinished continuation would be worse if it ended now.
     #[default]
     False,
     /// At once.
     True,
-    /// When the best continuation that goes on cannot become better at any length.
+    /// When the best unfinished continuation cannot become better at any length.
     Never,
 }
 
@@ -130,7 +130,7 @@ impl Search {
         }
     }
 
-    /// Makes the beams a token longer, of which they then have `length`; which beam each of them goes on with.
+    /// Makes the beams a token longer, of which they then have `length`; which beam each of them continues with.
     fn advance<'s>(
         &mut self,
         beams: Beams,
@@ -192,7 +192,7 @@ impl Search {
         next.iter().map(|candidate| candidate.parent).collect()
     }
 
-    /// Whether a beam that goes on can be better than the worst that ended.
+    /// Whether an unfinished beam can be better than the worst finished one.
     fn can_improve(&self, beams: Beams, longest: usize, length: usize) -> bool {
         let (Some(worst), Some(best)) = (self.finished.get(beams.count - 1), self.running.first()) else {
             return true;

@@ -67,7 +67,7 @@ impl Default for Generation {
 /// What the next tokens are computed of.
 struct Step<'r> {
     rows: &'r [Vec<u32>],
-    /// Which row of the step before each row goes on with; empty where each goes on with itself.
+    /// Which row of the step before each row continues with; empty where each continues with itself.
     order: &'r [usize],
 }
 

@@ -44,7 +44,7 @@ impl Sampling {
         if !(temperature > 0.0 && temperature.is_finite()) {
             return refuse(
                 "temperature",
-                "a number above 0; greedy is its limit",
+                "a number above 0; use greedy decoding instead of 0",
                 temperature.to_string(),
             );
         }

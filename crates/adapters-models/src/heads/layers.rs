@@ -97,7 +97,7 @@ impl Head {
     pub fn from_checkpoint(dir: &Path, encoder: &Model, flexible: bool, device: &Device) -> Result<Self, ModelError> {
         let (path, info) = (dir.join("config.json"), encoder.info());
         let Some(layout) = info.masked_lm else {
-            let expected = "an architecture with a masked language model";
+            let expected = "an architecture that has a masked language model";
             return Err(refused(&path, "model_type", expected, encoder.architecture()));
         };
         let activation = layout.activation.as_deref().unwrap_or(&info.activation);

@@ -86,9 +86,16 @@ impl Checkpoint {
             return Ok(checkpoint);
         }
         if !index.exists() {
+            let pickled = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
             return Err(ModelError::NotACheckpoint {
                 path: dir.to_owned(),
-                missing: "it has no model.safetensors (nor model.safetensors.index.json)",
+                missing: match pickled.iter().any(|name| dir.join(name).exists()) {
+                    true => {
+                        "it has its weights only as pytorch_model.bin, a pickle; load it once with transformers in Python and \
+                         call `save_pretrained(folder)`, which writes model.safetensors"
+                    }
+                    false => "it has no model.safetensors (nor model.safetensors.index.json)",
+                },
             });
         }
         let listing: Map<String, Value> = read_json(&index)?;

@@ -96,10 +96,10 @@ pub struct Case {
     /// Adapter of each row.
     #[serde(default)]
     pub adapter_names: Option<Vec<String>>,
-    /// Tensors beside the adapter files.
+    /// Tensors next to the adapter files.
     #[serde(default)]
     pub extra_weights: Map<String, Value>,
-    /// Configuration values beside the adapter files, by adapter.
+    /// Configuration values next to the adapter files, by adapter.
     #[serde(default)]
     pub config_overrides: Map<String, Value>,
     /// The attention kernel of the library.

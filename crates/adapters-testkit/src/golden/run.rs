@@ -212,7 +212,7 @@ impl Prepared {
     }
 
     /// Loads all adapters in their order, under their names, and says which format each came in; with the tensors
-    /// beside their files, or without.
+    /// next to their files, or without.
     fn load_adapters(
         &self,
         case: &Case,

@@ -129,7 +129,7 @@ impl Panel {
         Ok(())
     }
 
-    /// A large dot on the best point and a word about it, beside the line where there is room.
+    /// A large dot on the best point and a word about it, next to the line where there is room.
     pub(super) fn mark_best<B: DrawingBackend>(&self, pen: &Pen<'_, B>, best: (f64, f64), color: RGBColor) -> Drawn<B> {
         let place = self.place(best);
         pen.dot(place, 6.0, color)?;

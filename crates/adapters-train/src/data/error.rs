@@ -163,7 +163,7 @@ pub enum DataError {
         expected: &'static str,
     },
     /// An image within a record cannot be decoded.
-    #[error("{image} is no valid data URI: {reason}")]
+    #[error("{image} is not a valid data URI: {reason}")]
     DataUri {
         /// The image, by its number and its file.
         image: String,

@@ -258,7 +258,7 @@ mod tests {
         ] {
             assert_eq!(
                 of(&jsonl, &format!(r#"{{"image": "{uri}", "label": 0}}"#)).unwrap_err(),
-                format!("the image at train.jsonl:1 is no valid data URI: {reason}")
+                format!("the image at train.jsonl:1 is not a valid data URI: {reason}")
             );
         }
         assert_eq!(

@@ -53,7 +53,11 @@ impl FusionSection {
         }
         match adapter.fuse.is_empty() {
             true => Ok(()),
-            false => Err(value("adapter.fuse", "none beside [fusion], which fills it in", "some")),
+            false => Err(value(
+                "adapter.fuse",
+                "no value when [fusion] is given, which sets it",
+                "some",
+            )),
         }
     }
 }
@@ -98,7 +102,7 @@ impl AdapterSection {
             return Err(value("adapter.fuse", "at least two folders", self.fuse.len()));
         }
         if self.config.is_some() || self.method.is_some() || !self.fields.is_empty() {
-            return Err(value("adapter", "no method beside `fuse`", "both"));
+            return Err(value("adapter", "either a method or `fuse`", "both"));
         }
         self.fusion_config().map(|_| ())
     }

@@ -26,7 +26,7 @@ pub struct Summary {
     pub seconds: f64,
     /// The most memory the process held, see [`peak_rss_bytes`].
     pub peak_rss_bytes: Option<u64>,
-    /// Whatever else is worth keeping, beside the fields above. A key that repeats one of their names is not written.
+    /// Whatever else is worth keeping, in addition to the fields above. A key that repeats one of their names is not written.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }

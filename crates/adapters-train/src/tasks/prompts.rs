@@ -108,7 +108,7 @@ impl<'a> Layout<'a> {
                 if !answered.starts_with(&asked) || !text.starts_with(&answered) {
                     return Err(TrainError::Value {
                         field: "data.template",
-                        expected: "a chat template that writes an answer behind its question; `plain` uses none"
+                        expected: "a chat template that appends the answer to the question; `plain` uses none"
                             .to_owned(),
                         found: "one that changes what came before when there is an answer".to_owned(),
                     });

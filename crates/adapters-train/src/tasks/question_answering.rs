@@ -120,7 +120,7 @@ fn bytes(
         None => {
             let expected = match start {
                 Some(start) => format!("at character {start} of the context"),
-                None => "a part of the context, letter for letter".to_owned(),
+                None => "a substring of the context".to_owned(),
             };
             Err(record.wrong(field, expected, format!("`{answer}`")).into())
         }

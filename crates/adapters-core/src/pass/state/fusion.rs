@@ -12,7 +12,7 @@ pub enum FusionQuery {
     /// What enters an adapter after its block: the hidden state, before or after the normalization as the fusion's
     /// configuration says.
     Hidden,
-    /// What enters an adapter beside its block: what the block read.
+    /// What enters an adapter next to its block: what the block read.
     Beside,
 }
 

@@ -188,7 +188,7 @@ fn lengthened(bias: Tensor<4>, front: usize, value: f32) -> Tensor<4> {
     )
 }
 
-/// Biases of batches with as many keys, joined; one that is absent counts as zero beside one that is not.
+/// Biases of batches with as many keys, joined; one that is absent counts as zero next to one that is not.
 fn join_biases(parts: &[KeyValueState]) -> Option<Tensor<4>> {
     let given = || parts.iter().filter_map(|part| part.bias.as_ref());
     let largest = |axis: usize| given().map(|bias| bias.dims()[axis]).max();

@@ -56,7 +56,7 @@ pub(super) fn spread(delta: Tensor<3>, positions: usize) -> Tensor<3> {
     }
 }
 
-/// Deltas of parts with these numbers of positions; one that is absent counts as zero beside one that is not.
+/// Deltas of parts with these numbers of positions; one that is absent counts as zero next to one that is not.
 pub(super) fn join(deltas: Vec<(usize, Option<Tensor<3>>)>) -> Option<Tensor<3>> {
     let first = deltas.iter().find_map(|(_, delta)| delta.as_ref())?;
     let ([rows, _, d], device) = (first.dims(), first.device());

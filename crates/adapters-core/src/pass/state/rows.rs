@@ -51,7 +51,7 @@ impl Rows for Tensor<3> {
     }
 }
 
-/// Deltas joined; one that is absent counts as zero beside one that is not.
+/// Deltas joined; one that is absent counts as zero next to one that is not.
 pub(super) fn join_deltas(deltas: Vec<(usize, Option<Tensor<3>>)>) -> Option<Tensor<3>> {
     let present = || deltas.iter().filter_map(|(_, delta)| delta.as_ref());
     let first = present().next()?;

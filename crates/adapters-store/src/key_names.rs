@@ -1,0 +1,84 @@
+//! Keys of adapter files as other programs and older versions wrote them, under today's names.
+
+use std::collections::BTreeSet;
+
+use adapters_core::Tensors;
+
+/// What the first versions of AdapterHub's library called things, and what it reads them as.
+const OLDER: [(&str, &str); 5] = [
+    ("attention_text_task_adapters", "adapters"),
+    ("attention_text_lang_adapters", "adapters"),
+    ("layer_text_task_adapters", "adapters"),
+    ("layer_text_lang_adapters", "adapters"),
+    ("invertible_lang_adapters", "invertible_adapters"),
+];
+
+/// Gives keys of 2020 and 2021 the names that AdapterHub's library has now.
+pub(crate) fn renew(tensors: Tensors) -> Tensors {
+    let renewed = |key: String| OLDER.iter().fold(key, |key, (old, new)| key.replace(old, new));
+    tensors.into_iter().map(|(key, data)| (renewed(key), data)).collect()
+}
+
+/// Takes the name of the adapter out of the keys of a model's whole state dict in peft: `lora_A.default.weight` is
+/// `lora_A.weight` of a saved adapter. A name counts if it alone is between the parts of keys that are `wanted`.
+pub(crate) fn without_adapter_name(tensors: Tensors, wanted: &BTreeSet<String>) -> Tensors {
+    let shorter = |key: &str| {
+        let parts: Vec<&str> = key.split('.').collect();
+        let without = |at: usize| [&parts[..at], &parts[at + 1..]].concat().join(".");
+        let at = (0..parts.len()).find(|at| wanted.contains(&without(*at)))?;
+        Some((parts[at].to_owned(), without(at)))
+    };
+    let unknown = || tensors.keys().filter(|key| !wanted.contains(*key));
+    let names: BTreeSet<String> = unknown().filter_map(|key| Some(shorter(key)?.0)).collect();
+    if names.len() != 1 || unknown().count() != tensors.len() {
+        return tensors;
+    }
+    let renamed = tensors.into_iter().map(|(key, data)| match shorter(&key) {
+        Some((_, key)) => (key, data),
+        None => (key, data),
+    });
+    renamed.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::TensorData;
+
+    use super::*;
+
+    fn keyed(keys: &[&str]) -> Tensors {
+        let tensor = || TensorData::from([1.0f32]);
+        keys.iter().map(|key| ((*key).to_owned(), tensor())).collect()
+    }
+
+    #[test]
+    fn one_name_in_all_keys_is_the_adapters() {
+        let wanted = BTreeSet::from(["q.lora_A.weight".to_owned(), "q.lora_B.weight".to_owned()]);
+        let read = |keys: &[&str]| {
+            without_adapter_name(keyed(keys), &wanted)
+                .into_keys()
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            read(&["q.lora_A.default.weight", "q.lora_B.default.weight"]),
+            ["q.lora_A.weight", "q.lora_B.weight"]
+        );
+        for kept in [
+            ["q.lora_A.a.weight", "q.lora_B.b.weight"],
+            ["q.lora_A.a.weight", "q.lora_A.weight"],
+        ] {
+            assert_eq!(read(&kept), kept);
+        }
+    }
+
+    #[test]
+    fn keys_of_the_first_hub_have_todays_names() {
+        let renewed = renew(keyed(&[
+            "bert.encoder.layer.0.output.layer_text_task_adapters.sst.adapter_up.bias",
+        ]));
+        assert_eq!(
+            renewed,
+            keyed(&["bert.encoder.layer.0.output.adapters.sst.adapter_up.bias"])
+        );
+    }
+}
