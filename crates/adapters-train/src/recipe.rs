@@ -18,6 +18,7 @@ use crate::batches::Order;
 use crate::data::{Fields, Labels, Part};
 use crate::drop_layers::DropLayers;
 use crate::error::TrainError;
+use crate::run_data;
 use crate::tasks::{TASKS, TaskName, TaskOptions, Template};
 
 pub(crate) use fusion::FUSION;
@@ -408,14 +409,7 @@ impl Recipe {
     /// Checks what only some tasks have.
     fn check_task(&self) -> Result<(), TrainError> {
         let (task, data) = (self.head.kind, &self.data);
-        if let Some(share) = data.validation_share {
-            if data.validation.is_some() {
-                return Err(value("data.validation_share", "none beside `data.validation`", share));
-            }
-            if !(share > 0.0 && share < 1.0) {
-                return Err(value("data.validation_share", "above 0 and below 1", share));
-            }
-        }
+        run_data::check_share(data)?;
         if self.train.class_weights.is_some() && task.name != "classification" {
             let expected = "none but for `head.kind` `classification`";
             return Err(value(
@@ -522,7 +516,7 @@ impl AdapterSection {
     }
 }
 
-fn value(field: &'static str, expected: &str, found: impl ToString) -> TrainError {
+pub(crate) fn value(field: &'static str, expected: &str, found: impl ToString) -> TrainError {
     TrainError::Value {
         field,
         expected: expected.to_owned(),
@@ -576,7 +570,7 @@ mod tests {
             (&["train.learning_rate=-1"], "`train.learning_rate` is -1"),
             (&["train.learning_rate_ratio=0"], "`train.learning_rate_ratio` is 0"),
             (&["nonsense"], "not an override"),
-            (&["data.validation_share=0.2"], "none beside `data.validation`"),
+            (&["data.validation_share=0.2"], "none with `data.validation`"),
             (
                 &["data.labels=['a', 'b', 'a']"],
                 "`data.labels` is a list with `a` twice",
