@@ -188,6 +188,7 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
         pooling: Some(config.kind.pooling().unwrap_or_default()),
         head_dropout: 0.0,
         mask_probability: 0.0,
+        class_weights: None,
         max_length,
         template: None,
         pack: false,

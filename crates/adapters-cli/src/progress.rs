@@ -14,6 +14,9 @@ pub struct Progress {
     loss: f64,
 }
 
+/// Classes that are listed.
+const LISTED: usize = 12;
+
 /// Without a terminal, a line at most this often.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
@@ -41,6 +44,7 @@ impl Progress {
                 steps,
                 trainable_params,
                 total_params,
+                classes,
                 attached,
             } => {
                 self.steps = *steps;
@@ -49,6 +53,20 @@ impl Progress {
                 }
                 let share = *trainable_params as f64 / *total_params as f64 * 100.0;
                 self.line(attached);
+                if !classes.is_empty() {
+                    let counts = classes
+                        .iter()
+                        .take(LISTED)
+                        .map(|(name, count)| format!("{count} of class {name}"));
+                    let more = match classes.len().saturating_sub(LISTED) {
+                        0 => String::new(),
+                        more => format!(" and {more} more classes"),
+                    };
+                    self.line(&format!(
+                        "training examples: {}{more}",
+                        counts.collect::<Vec<_>>().join(", ")
+                    ));
+                }
                 self.line(&format!(
                     "{trainable_params} of {total_params} parameters train ({share:.2} %), {steps} steps"
                 ));

@@ -391,7 +391,7 @@ fn mistakes_are_named() {
         (
             &llama,
             &["head.kind=classification"],
-            &["`data.labels` is 0", "at least 1 for `head.kind` `classification`"],
+            &["no field `label` at ", "`completion`"],
         ),
         (
             &llama,

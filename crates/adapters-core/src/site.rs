@@ -306,6 +306,16 @@ pub enum SiteKind {
     },
 }
 
+impl SiteKind {
+    /// Whether only the first adapter of a composition acts at such a site, where a sequence is changed as a whole.
+    pub fn takes_one_adapter(&self) -> bool {
+        matches!(
+            self,
+            Self::Norm { .. } | Self::Embedding { .. } | Self::LayerOutput { .. } | Self::LmHeadInput { .. }
+        )
+    }
+}
+
 /// A site as a model lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SiteInfo {

@@ -60,6 +60,14 @@ pub(crate) fn attach(
     };
     let composition = match &section.stack_on {
         Some(dir) => {
+            let idle = set.get(&section.name).into_iter().flat_map(|adapter| adapter.layers());
+            if let Some(layer) = idle.map(|layer| &layer.info).find(|info| info.kind.takes_one_adapter()) {
+                return Err(TrainError::Value {
+                    field: "adapter.stack_on",
+                    expected: "none for an adapter that acts where only the first of a stack does".to_owned(),
+                    found: format!("one, and an adapter that would never train at `{}`", layer.path),
+                });
+            }
             let below = load(dir, set)?;
             frozen.push(below.clone());
             Composition::stack([Composition::adapter(below), trained])

@@ -27,7 +27,7 @@ pub(crate) fn digests(run: &Run) -> Result<BTreeMap<String, String>, TrainError>
     let mut digests = BTreeMap::from([("model.path".to_owned(), of_folder(&run.model_dir, &weights)?)]);
     let named = [
         ("data.train", Some(&data.train)),
-        ("data.validation", Some(&data.validation)),
+        ("data.validation", data.validation.as_ref()),
     ];
     for (field, path) in named {
         if let Some(path) = path {

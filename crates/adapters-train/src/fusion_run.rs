@@ -19,6 +19,7 @@ use crate::inputs::hidden_states;
 use crate::recipe::{FUSION, FusionSection, Recipe};
 use crate::report::{Event, Outcome};
 use crate::run::Run;
+use crate::run_data::RunData;
 use crate::run_files::{Summary, peak_rss_bytes};
 use crate::tasks::{EVALUATION, TaskContext, tokenizer_of};
 use crate::trainer::train;
@@ -122,13 +123,14 @@ fn attention(run: &Run, dir: &Path) -> Result<Attention, TrainError> {
     let setup = Setup::load(dir, &mut adapted.set, &*adapted.base, &run.registry, &options, device)?;
     adapted.set.activate(setup.composition)?;
     let tokenizer = tokenizer_of(&pretrained, recipe.model.max_length)?;
+    let data = RunData::read(recipe)?;
     let cx = TaskContext {
-        options: &recipe.task_options(),
+        options: &data.options,
         pretrained: &pretrained,
         model: &adapted.base,
         tokenizer: tokenizer.as_ref(),
     };
-    let data = recipe.head.kind.open(&cx)?.read(&recipe.data.validation, None, &cx)?;
+    let data = recipe.head.kind.open(&cx)?.examples(&data.validation, true, &cx)?;
     // Sums by site, and the tokens they are over.
     let mut sums: BTreeMap<(usize, String), (Vec<f64>, f64)> = BTreeMap::new();
     for indices in eval_batches(data.lengths(), recipe.train.eval_batch_size) {

@@ -17,6 +17,7 @@ mod recipe;
 mod recompute;
 mod report;
 mod run;
+mod run_data;
 mod run_files;
 mod task_model;
 mod tasks;
@@ -31,8 +32,8 @@ pub use evaluate::{Evaluation, Outputs};
 pub use inputs::{Batch, hidden_states, text_input};
 pub use optimizer::{adamw, linear_schedule};
 pub use recipe::{
-    AdapterSection, Batching, DataSection, FusionSection, HeadSection, Keep, ModelSection, OutputSection, Recipe,
-    TrainSection,
+    AdapterSection, Batching, ClassWeights, DataSection, FusionSection, HeadSection, Keep, ModelSection, OutputSection,
+    Recipe, TrainSection,
 };
 pub use recompute::LossGradients;
 pub use report::{Event, Outcome};

@@ -18,6 +18,7 @@ use crate::batches::Order;
 use crate::data::{Fields, Labels, Part};
 use crate::drop_layers::DropLayers;
 use crate::error::TrainError;
+use crate::run_data;
 use crate::tasks::{TASKS, TaskName, TaskOptions, Template};
 
 pub(crate) use fusion::FUSION;
@@ -62,17 +63,22 @@ pub struct ModelSection {
 }
 
 /// `[data]`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataSection {
-    /// Training data, `.jsonl`, `.csv` or `.tsv`, or a folder of images.
+    /// Training data, `.jsonl`, `.json`, `.csv` or `.tsv`, or a folder of images.
     pub train: PathBuf,
-    /// Data for choosing the best weights.
-    pub validation: PathBuf,
+    /// Data for choosing the best weights; without it a share of the training data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<PathBuf>,
+    /// The share of the training data, drawn by the seed of the run, that is kept for validation where no file is named; a tenth
+    /// without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_share: Option<f64>,
     /// Data for the final figure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<PathBuf>,
-    /// The number of classes, or their names in order; what masked language modeling does without.
+    /// The number of classes, or their names in order; without it those of the training data, where a task has classes.
     #[serde(default = "no_labels")]
     pub labels: Labels,
     /// Names of the fields.
@@ -157,6 +163,9 @@ pub struct TrainSection {
     /// <https://arxiv.org/abs/2402.12354>.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learning_rate_ratio: Option<f64>,
+    /// How much the classes of a classification weigh in the loss; alike without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class_weights: Option<ClassWeights>,
     /// Weight decay of AdamW.
     pub weight_decay: f64,
     /// Share of the steps in which the learning rate rises.
@@ -185,6 +194,14 @@ pub struct TrainSection {
     /// without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drop_layers: Option<DropLayers>,
+}
+
+/// How much the classes weigh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClassWeights {
+    /// Each class as much as any other, whatever the number of its examples.
+    Balanced,
 }
 
 /// How batches are made.
@@ -240,6 +257,7 @@ impl Default for TrainSection {
             learning_rate: 1e-3,
             head_learning_rate: None,
             learning_rate_ratio: None,
+            class_weights: None,
             weight_decay: 0.0,
             warmup: 0.06,
             clip_norm: None,
@@ -312,7 +330,7 @@ impl Recipe {
             self.model.path = model.to_string_lossy().into_owned();
         }
         self.data.train = absolute(&self.data.train);
-        self.data.validation = absolute(&self.data.validation);
+        self.data.validation = self.data.validation.take().map(|path| absolute(&path));
         self.data.test = self.data.test.take().map(|test| absolute(&test));
         self.adapter.stack_on = self.adapter.stack_on.take().map(|dir| absolute(&dir));
         for dir in &mut self.adapter.fuse {
@@ -391,7 +409,16 @@ impl Recipe {
     /// Checks what only some tasks have.
     fn check_task(&self) -> Result<(), TrainError> {
         let (task, data) = (self.head.kind, &self.data);
-        if data.labels.count() < task.labels {
+        run_data::check_share(data)?;
+        if self.train.class_weights.is_some() && task.name != "classification" {
+            let expected = "none but for `head.kind` `classification`";
+            return Err(value(
+                "train.class_weights",
+                expected,
+                format!("`balanced` for `{task}`"),
+            ));
+        }
+        if data.labels.count() < task.labels && task.label_field.is_none() {
             let expected = format!("at least {} for `head.kind` `{task}`", task.labels);
             return Err(value("data.labels", &expected, data.labels.count()));
         }
@@ -445,6 +472,7 @@ impl Recipe {
             head_dropout: head.dropout,
             mask_probability: head.mask_probability,
             max_length: self.model.max_length,
+            class_weights: None,
             template: data.template,
             pack: data.pack,
         }
@@ -488,7 +516,7 @@ impl AdapterSection {
     }
 }
 
-fn value(field: &'static str, expected: &str, found: impl ToString) -> TrainError {
+pub(crate) fn value(field: &'static str, expected: &str, found: impl ToString) -> TrainError {
     TrainError::Value {
         field,
         expected: expected.to_owned(),
@@ -542,6 +570,7 @@ mod tests {
             (&["train.learning_rate=-1"], "`train.learning_rate` is -1"),
             (&["train.learning_rate_ratio=0"], "`train.learning_rate_ratio` is 0"),
             (&["nonsense"], "not an override"),
+            (&["data.validation_share=0.2"], "none with `data.validation`"),
             (
                 &["data.labels=['a', 'b', 'a']"],
                 "`data.labels` is a list with `a` twice",

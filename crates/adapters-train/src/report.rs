@@ -18,6 +18,8 @@ pub enum Event {
         trainable_params: usize,
         /// All parameters, the base's included.
         total_params: usize,
+        /// Training examples of each class, where an example has one.
+        classes: Vec<(String, usize)>,
         /// What was attached, in words.
         attached: String,
     },

@@ -26,6 +26,7 @@ use crate::optimizer::{adamw, clip, gradient_values, linear_schedule, split};
 use crate::recipe::{Keep, Recipe};
 use crate::report::{Event, Outcome};
 use crate::run::Run;
+use crate::run_data::RunData;
 use crate::run_files::{MetricsLog, Summary, peak_rss_bytes};
 use crate::task_model::{PassSeed, TaskModel};
 use crate::tasks::{TaskContext, TaskData, tokenizer_of};
@@ -44,6 +45,8 @@ struct Inputs {
     steps: u64,
     steps_per_epoch: u64,
     total_params: usize,
+    /// Training examples of each class.
+    classes: Vec<(String, usize)>,
 }
 
 /// Everything that changes while a run goes.
@@ -103,6 +106,7 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
         steps: inputs.steps,
         trainable_params: trainable_params(&state.model),
         total_params: inputs.total_params,
+        classes: inputs.classes.clone(),
         attached,
     })
     .is_break();
@@ -186,20 +190,21 @@ fn prepare(run: &Run, digests: BTreeMap<String, String>) -> Result<(State, Input
     let model = pretrained.model(device)?;
     check_length(recipe, &model, 0)?;
     let tokenizer = tokenizer_of(&pretrained, recipe.model.max_length)?;
+    let data = RunData::read(recipe)?;
     let cx = TaskContext {
-        options: &recipe.task_options(),
+        options: &data.options,
         pretrained: &pretrained,
         model: &model,
         tokenizer: tokenizer.as_ref(),
     };
     let task = recipe.head.kind.open(&cx)?;
-    let train = task.read(&recipe.data.train, recipe.data.part, &cx)?;
-    let validation = task.read(&recipe.data.validation, None, &cx)?;
+    let train = task.examples(&data.train, true, &cx)?;
+    let validation = task.examples(&data.validation, true, &cx)?;
     let test = recipe
         .data
         .test
         .as_deref()
-        .map(|path| task.read(path, None, &cx))
+        .map(|path| task.read(path, &cx))
         .transpose()?;
     let batches = train.lengths().len().div_ceil(recipe.train.batch_size);
     let steps_per_epoch = batches.div_ceil(recipe.train.accumulate) as u64;
@@ -240,6 +245,7 @@ fn prepare(run: &Run, digests: BTreeMap<String, String>) -> Result<(State, Input
         steps,
         steps_per_epoch,
         total_params: base_params + model.num_params(),
+        classes: data.classes,
         train,
     };
     let state = State {

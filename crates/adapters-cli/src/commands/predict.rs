@@ -2,7 +2,7 @@
 
 use std::io::{Read, stdin};
 
-use adapters::train::{Fields, Record, Records};
+use adapters::train::{Fields, Records};
 use serde_json::{Map, Value, json};
 
 use crate::args::PredictArgs;
@@ -17,13 +17,13 @@ pub fn run(args: PredictArgs) -> Result<(), Failure> {
         Some(path) => {
             let records = Records::read(path, &fields)?;
             let files = match path.is_dir() {
-                true => records.records.iter().map(Record::location).collect(),
+                true => records.records.iter().map(|record| Some(record.location())).collect(),
                 false => Vec::new(),
             };
             (records, files)
         }
         None if !args.image.is_empty() => {
-            let names = args.image.iter().map(|file| file.display().to_string()).collect();
+            let names = args.image.iter().map(|file| Some(file.display().to_string())).collect();
             (Records::of_images(&args.image, &fields), names)
         }
         None => {
@@ -33,18 +33,28 @@ pub fn run(args: PredictArgs) -> Result<(), Failure> {
     };
     let data = loaded.examples(&records, false)?;
     let evaluation = loaded.evaluate(&*data, args.batch)?;
+    let mut inputs = inputs.into_iter();
     for (index, outputs) in evaluation.outputs.iter().enumerate() {
         let prediction = data.describe(index, outputs);
-        match inputs.get(index).filter(|_| !loaded.task.repeats_input) {
+        let input = inputs.by_ref().find_map(|input| {
+            if input.is_none() {
+                say!("");
+            }
+            input
+        });
+        match input.filter(|_| !loaded.task.repeats_input) {
             Some(input) => say!("{prediction}\t{input}"),
             None => say!("{prediction}"),
         }
     }
+    for _ in inputs {
+        say!("");
+    }
     Ok(())
 }
 
-/// Records as JSON objects, and the texts to print next to the predictions.
-type Inputs = (Vec<Map<String, Value>>, Vec<String>);
+/// Records as JSON objects, and the texts to print next to the predictions; `None` for a blank line, which is printed as one.
+type Inputs = (Vec<Map<String, Value>>, Vec<Option<String>>);
 
 /// The inputs that the arguments or standard input describe.
 fn inputs(args: &PredictArgs) -> Result<Inputs, Failure> {
@@ -80,26 +90,24 @@ fn inputs(args: &PredictArgs) -> Result<Inputs, Failure> {
     let texts = if args.text.is_empty() {
         read_stdin()?
     } else {
-        args.text.clone()
+        args.text.iter().cloned().map(Some).collect()
     };
     let record = |text: &String| {
         let words: Vec<&str> = text.split_whitespace().collect();
         object(vec![(&fields.text, json!(text)), (&fields.words, json!(words))])
     };
-    Ok((texts.iter().map(record).collect(), texts))
+    Ok((texts.iter().flatten().map(record).collect(), texts))
 }
 
-fn read_stdin() -> Result<Vec<String>, Failure> {
+/// The lines of standard input, `None` for blank ones.
+fn read_stdin() -> Result<Vec<Option<String>>, Failure> {
     let mut text = String::new();
     stdin()
         .read_to_string(&mut text)
         .map_err(|e| Failure::new(format!("cannot read standard input: {e}"), "name texts with --text"))?;
-    let texts: Vec<String> = text
-        .lines()
-        .filter(|line| !line.trim().is_empty())
-        .map(str::to_owned)
-        .collect();
-    if texts.is_empty() {
+    let line = |line: &str| (!line.trim().is_empty()).then(|| line.to_owned());
+    let texts: Vec<Option<String>> = text.lines().map(line).collect();
+    if texts.iter().all(Option::is_none) {
         return Err(Failure::new(
             "no text to label",
             "name texts with --text, or give one a line on standard input",

@@ -136,6 +136,27 @@ impl Record {
         classes.collect::<Result<_, _>>().map(Some)
     }
 
+    /// The labels in a field as they are written, none where it is empty: one, or a list in JSON and between `separator` in a table.
+    pub(super) fn label_names(&self, field: &str, separator: Option<char>) -> Result<Vec<String>, DataError> {
+        let cell = self.needed(field)?;
+        let cells = match (cell, separator) {
+            (Cell::Json(Value::Array(values)), Some(_)) => values.iter().map(Cell::Json).collect(),
+            (Cell::Text(text), Some(separator)) => text.split(separator).map(Cell::Text).collect(),
+            _ => vec![cell],
+        };
+        let name = |cell: Cell<'_>| match cell {
+            Cell::Text(text) => Ok(text.trim().to_owned()),
+            Cell::Json(Value::String(text)) => Ok(text.trim().to_owned()),
+            Cell::Json(Value::Bool(value)) => Ok(value.to_string()),
+            Cell::Json(Value::Number(number)) => match integer(&number.to_string()) {
+                Some(number) => Ok(number.to_string()),
+                None => Err(self.wrong_type(field, "a label", cell)),
+            },
+            cell => Err(self.wrong_type(field, "a label", cell)),
+        };
+        cells.into_iter().filter(|cell| !cell.is_empty()).map(name).collect()
+    }
+
     /// Several texts: a list of strings in JSON, texts between `separator` in a table.
     ///
     /// # Errors

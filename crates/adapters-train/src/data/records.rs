@@ -1,15 +1,19 @@
 //! The records of a file, or of a folder of images.
 
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use flate2::read::MultiGzDecoder;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
 use serde_json::{Map, Value};
 
 use super::error::{DataError, Location};
-use super::fields::Fields;
+use super::fields::{Fields, Labels};
 use super::part::{Part, PartBy};
 use super::record::{Record, Source};
 use super::{images, json, table};
@@ -120,6 +124,47 @@ impl Records {
             records: records.collect(),
             path: path.to_path_buf(),
         }
+    }
+
+    /// The labels in a field: a count if all are whole numbers from 0, else the names in the order of the alphabet. `separator`
+    /// stands between several in a table.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError`] for a field that is missing or holds no labels.
+    pub fn labels(&self, field: &str, separator: Option<char>) -> Result<Labels, DataError> {
+        let mut names = BTreeSet::new();
+        for record in &self.records {
+            names.extend(record.label_names(field, separator)?);
+        }
+        let largest = names
+            .iter()
+            .map(|name| name.parse::<u16>().ok())
+            .try_fold(0, |max, n| Some(max.max(n?)));
+        match largest {
+            Some(largest) if !names.is_empty() => Ok(Labels::Count(usize::from(largest) + 1)),
+            _ => Ok(Labels::Names(names.into_iter().collect())),
+        }
+    }
+
+    /// Takes a share of the records out, drawn by `seed`, in the order of the file: at least one, and leaves at least one; `None`
+    /// where there are too few.
+    pub fn split_off(&mut self, share: f64, seed: u64) -> Option<Self> {
+        let count = self.records.len();
+        let taken = ((count as f64 * share).round() as usize).clamp(1, count.checked_sub(1).filter(|left| *left > 0)?);
+        let mut order: Vec<usize> = (0..count).collect();
+        order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+        let chosen: HashSet<usize> = order.into_iter().take(taken).collect();
+        let (out, left): (Vec<_>, Vec<_>) = std::mem::take(&mut self.records)
+            .into_iter()
+            .enumerate()
+            .partition(|(index, _)| chosen.contains(index));
+        let records = |part: Vec<(usize, Record)>| part.into_iter().map(|(_, record)| record).collect();
+        self.records = records(left);
+        Some(Self {
+            records: records(out),
+            path: self.path.clone(),
+        })
     }
 
     /// One of several disjoint parts of one size, give or take a record, in the order of the file. A part of fewer records than

@@ -142,6 +142,49 @@ fn fields_and_columns_that_are_there_twice_are_refused() {
 }
 
 #[test]
+fn labels_are_those_of_the_data_and_a_share_is_taken_out() {
+    let labels = |name: &str, content: &str, separator| {
+        let file = file(name, content);
+        let records = Records::read(&file.path, &Fields::default()).unwrap();
+        records.labels("label", separator).unwrap()
+    };
+    let named = |names: &[&str]| Labels::Names(names.iter().map(|name| (*name).to_owned()).collect());
+    let words = "{\"label\":\"b\"}\n{\"label\":null}\n{\"label\":\"a\"}\n{\"label\":\"b\"}";
+    assert_eq!(labels("a.jsonl", words, None), named(&["a", "b"]));
+    assert_eq!(
+        labels("a.jsonl", "{\"label\":2}\n{\"label\":\"0\"}", None),
+        Labels::Count(3)
+    );
+    assert_eq!(labels("a.jsonl", "{\"label\":true}", None), named(&["true"]));
+    assert_eq!(
+        labels("a.csv", "text,label\nx,b|a\ny,c\n", Some('|')),
+        named(&["a", "b", "c"])
+    );
+    let lines = (0..20).map(|n| format!("{{\"text\":\"{n}\"}}\n")).collect::<String>();
+    let file = file("a.jsonl", lines);
+    let whole = Records::read(&file.path, &Fields::default()).unwrap();
+    let split = |share, seed| {
+        let mut left = whole.clone();
+        let out = left.split_off(share, seed).unwrap();
+        (left, out)
+    };
+    let (left, out) = split(0.2, 1);
+    assert_eq!((left.records.len(), out.records.len()), (16, 4));
+    assert!(out.records.iter().all(|record| !left.records.contains(record)));
+    assert_eq!(split(0.2, 1), (left, out.clone()));
+    assert_ne!(split(0.2, 2).1, out);
+    assert_eq!(
+        (split(0.001, 1).1.records.len(), split(0.999, 1).0.records.len()),
+        (1, 1)
+    );
+    let mut one = Records {
+        records: whole.records[..1].to_vec(),
+        ..whole
+    };
+    assert!(one.split_off(0.5, 1).is_none());
+}
+
+#[test]
 fn passages_are_read_in_every_published_layout() {
     let passage = |json: &str| first("a.jsonl", json, |record| record.passage(&Fields::default()));
     let completion = |prompt: &str, completion: &str| Passage::Completion {

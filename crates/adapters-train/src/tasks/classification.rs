@@ -1,22 +1,26 @@
 //! Classification: one class of a text, or of a pair of texts.
 
+use adapters_core::Ctx;
 use adapters_models::Model;
-use adapters_models::heads::{HeadConfig, HeadKind, Targets};
-use burn::tensor::Device;
+use adapters_models::heads::{HeadConfig, HeadKind, Scores, Targets, cross_entropy};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::context::TaskContext;
-use super::task::Task;
+use super::task::{LabelField, Task};
 use super::text::{TextExample, examples, ints, text_batch};
 use crate::data::{Labels, Record};
 use crate::error::TrainError;
 use crate::evaluate::{Outputs, fraction, largest, probability};
 use crate::inputs::Batch;
+use crate::task_model::TaskModel;
 
 /// Classification by cross entropy; the metric is the accuracy.
 #[derive(Debug)]
 pub(super) struct Classification {
     labels: Labels,
     head: HeadConfig,
+    /// How much each class weighs.
+    weights: Option<Vec<f32>>,
 }
 
 impl Task for Classification {
@@ -24,6 +28,7 @@ impl Task for Classification {
     const DATA: &'static str =
         "`text` and, with `data.fields.text_pair`, a second text; `label`, a class by its name or number";
     const LABELS: usize = 1;
+    const LABEL_FIELD: Option<LabelField> = Some(|fields| (&fields.label, None));
 
     type Example = TextExample<usize>;
 
@@ -33,6 +38,7 @@ impl Task for Classification {
         Ok(Self {
             head: cx.head(kind, labels.names()),
             labels,
+            weights: cx.options.class_weights.clone(),
         })
     }
 
@@ -70,6 +76,23 @@ impl Task for Classification {
         }))
     }
 
+    /// With weights, the mean over the weights of the batch, as PyTorch's `CrossEntropyLoss` has it.
+    fn loss(
+        &self,
+        model: &TaskModel,
+        hidden: Tensor<3>,
+        batch: &Batch,
+        cx: &mut Ctx<'_>,
+    ) -> Result<Tensor<1>, TrainError> {
+        let (scores, targets) = (model.head_scores(hidden, cx)?, batch.needed_targets()?);
+        match (&self.weights, scores, targets) {
+            (Some(weights), Scores::Rows(scores), Targets::Classes(classes)) => {
+                Ok(weighted_loss(scores, classes, weights))
+            }
+            (_, scores, targets) => Ok(model.head()?.loss(scores, targets, batch.padding(), batch.seq())?),
+        }
+    }
+
     fn metric(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<f64> {
         accuracy(outputs, examples.iter().map(|example| example.target))
     }
@@ -77,6 +100,14 @@ impl Task for Classification {
     fn describe(&self, outputs: &Outputs, _example: &Self::Example) -> String {
         described(outputs, &self.labels)
     }
+}
+
+/// Cross entropy `sum_i w_{y_i} l_i / sum_i w_{y_i}`, `[rows, classes]` and `[rows]`.
+fn weighted_loss(scores: Tensor<2>, classes: Tensor<1, Int>, weights: &[f32]) -> Tensor<1> {
+    let weights = Tensor::<1>::from_data(TensorData::new(weights.to_vec(), [weights.len()]), &classes.device());
+    let weights = weights.select(0, classes.clone());
+    let losses = cross_entropy(scores, classes);
+    (losses * weights.clone()).sum() / weights.sum().clamp_min(f32::MIN_POSITIVE)
 }
 
 /// The likeliest class and its probability.
@@ -98,6 +129,17 @@ pub(super) fn accuracy(outputs: &[Outputs], targets: impl Iterator<Item = Option
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// `torch.nn.functional.cross_entropy([[1, 0], [0.5, 2]], [0, 0], weight=[2, 5])` and with classes `[0, 1]`.
+    #[test]
+    fn weighted_losses_are_pytorchs() {
+        let device = Device::flex();
+        for (classes, expected) in [([0, 0], 1.007_337_6), ([0, 1], 0.233_37)] {
+            let scores = Tensor::<2>::from_data([[1.0, 0.0], [0.5, 2.0]], &device);
+            let loss = weighted_loss(scores, Tensor::from_data(classes, &device), &[2.0, 5.0]).into_scalar::<f32>();
+            assert!((loss - expected).abs() < 1e-5, "{loss}");
+        }
+    }
 
     #[test]
     fn accuracy_counts_the_largest_outputs() {

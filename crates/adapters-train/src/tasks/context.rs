@@ -21,6 +21,8 @@ pub struct TaskOptions {
     pub head_dropout: f64,
     /// Share of the tokens that are hidden, where tokens are.
     pub mask_probability: f64,
+    /// How much each class weighs in the loss; alike without it.
+    pub class_weights: Option<Vec<f32>>,
     /// Longest input in tokens.
     pub max_length: usize,
     /// How a prompt becomes the text that a completion follows.

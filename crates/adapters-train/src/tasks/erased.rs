@@ -14,8 +14,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::TASKS;
 use super::context::TaskContext;
-use super::task::Task;
-use crate::data::{Part, Records};
+use super::task::{LabelField, Task};
+use crate::data::Records;
 use crate::error::TrainError;
 use crate::evaluate::{Evaluation, Outputs};
 use crate::inputs::Batch;
@@ -42,6 +42,8 @@ pub struct TaskKind {
     pub packs: bool,
     /// Fewest labels a recipe names.
     pub labels: usize,
+    /// The field of the labels, where a recipe need not name them.
+    pub(crate) label_field: Option<LabelField>,
     serves: fn(&HeadConfig) -> bool,
     open: fn(&TaskContext<'_>) -> Result<Box<dyn OpenTask>, TrainError>,
 }
@@ -119,6 +121,7 @@ impl TaskKind {
             repeats_input: T::REPEATS_INPUT,
             packs: T::PACKS,
             labels: T::LABELS,
+            label_field: T::LABEL_FIELD,
             serves: T::serves,
             open: |cx| Ok(Box::new(Opened(Arc::new(T::new(cx)?)))),
         }
@@ -167,19 +170,9 @@ impl<T: Task> OpenTask for Opened<T> {
 }
 
 impl dyn OpenTask {
-    /// Reads a labeled file, or a part of it.
-    pub(crate) fn read(
-        &self,
-        path: &Path,
-        part: Option<Part>,
-        cx: &TaskContext<'_>,
-    ) -> Result<Box<dyn TaskData>, TrainError> {
-        let records = Records::read(path, &cx.options.fields)?;
-        let records = match part {
-            Some(part) => records.part(part, &cx.options.fields.label),
-            None => records,
-        };
-        self.examples(&records, true, cx)
+    /// Reads a labeled file.
+    pub(crate) fn read(&self, path: &Path, cx: &TaskContext<'_>) -> Result<Box<dyn TaskData>, TrainError> {
+        self.examples(&Records::read(path, &cx.options.fields)?, true, cx)
     }
 }
 

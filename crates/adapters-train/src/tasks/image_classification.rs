@@ -7,7 +7,7 @@ use burn::tensor::Device;
 
 use super::classification::{accuracy, described};
 use super::context::TaskContext;
-use super::task::Task;
+use super::task::{LabelField, Task};
 use super::text::ints;
 use crate::data::{Labels, Record};
 use crate::error::TrainError;
@@ -36,6 +36,7 @@ impl Task for ImageClassification {
     const MODELS: &'static [ModelKind] = &[ModelKind::ImageEncoder];
     const NEXT: &'static str = "predict --adapter {adapter} --image FILE";
     const LABELS: usize = 1;
+    const LABEL_FIELD: Option<LabelField> = Some(|fields| (&fields.label, None));
 
     type Example = ImageExample;
 

@@ -5,7 +5,7 @@ use adapters_models::heads::{HeadConfig, HeadKind, Targets};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::context::TaskContext;
-use super::task::Task;
+use super::task::{LabelField, Task};
 use super::text::{TextExample, examples, text_batch};
 use crate::data::{Labels, Record};
 use crate::error::TrainError;
@@ -33,6 +33,7 @@ impl Task for MultiLabel {
     const DATA: &'static str =
         "`text`; `label`, a list of labels by name or number, `a|b` in a table; an empty one is none";
     const LABELS: usize = 1;
+    const LABEL_FIELD: Option<LabelField> = Some(|fields| (&fields.label, Some('|')));
 
     type Example = TextExample<Vec<usize>>;
 

@@ -7,7 +7,7 @@ use adapters_models::{Encoded, Model};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::context::TaskContext;
-use super::task::Task;
+use super::task::{LabelField, Task};
 use super::text::{batch, check};
 use crate::data::{Labels, Record};
 use crate::error::TrainError;
@@ -74,6 +74,7 @@ impl Task for Tagging {
     const METRIC: &'static str = "f1";
     const REPEATS_INPUT: bool = true;
     const LABELS: usize = 1;
+    const LABEL_FIELD: Option<LabelField> = Some(|fields| (&fields.tags, Some(' ')));
 
     type Example = TaggedSentence;
 

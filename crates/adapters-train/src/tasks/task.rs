@@ -9,7 +9,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::context::TaskContext;
 use crate::batches::eval_batches;
-use crate::data::Record;
+use crate::data::{Fields, Record};
 use crate::error::TrainError;
 use crate::evaluate::{Evaluation, Outputs};
 use crate::inputs::{Batch, hidden_states};
@@ -20,6 +20,9 @@ pub(crate) const ANY_TEXT_MODEL: &[ModelKind] = &[ModelKind::Encoder, ModelKind:
 
 /// The seed of the masks of every evaluation, so that its figures can be compared.
 pub(crate) const EVALUATION: u64 = 0x0e7a_1a7e;
+
+/// The field that has the labels of an example, and what stands between several in a table; `None` for one label an example.
+pub type LabelField = fn(&Fields) -> (&str, Option<char>);
 
 /// A task.
 pub trait Task: fmt::Debug + Send + Sync + Sized + 'static {
@@ -40,6 +43,8 @@ pub trait Task: fmt::Debug + Send + Sync + Sized + 'static {
     const REPEATS_INPUT: bool = false;
     /// Whether several examples may share a row (`data.pack`).
     const PACKS: bool = false;
+    /// The field of the labels that a recipe need not name, and what stands between several in a table.
+    const LABEL_FIELD: Option<LabelField> = None;
     /// Fewest labels a recipe names; zero for tasks without labels.
     const LABELS: usize = 0;
 
