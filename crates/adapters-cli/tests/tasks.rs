@@ -321,7 +321,7 @@ fn wrong_data_is_named() {
         (
             "question_answering",
             r#"{"question":"w1","context":"w2 w3","answer":"w4"}"#,
-            &["`answer`", "part of the context"],
+            &["`answer`", "substring of the context"],
         ),
         (
             "question_answering",

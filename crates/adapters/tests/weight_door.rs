@@ -94,7 +94,7 @@ fn lora_on_burns_transformer() {
     // Burn would nest a second application onto the factors.
     let again = door.apply(model).unwrap_err();
     assert!(
-        matches!(&again, Error::CannotBuild { reason, .. } if reason.contains("adapted already")),
+        matches!(&again, Error::CannotBuild { reason, .. } if reason.contains("already adapted")),
         "{again}"
     );
 }

@@ -134,7 +134,7 @@ fn lists_compressed_files_and_tables_of_spreadsheets_are_read() {
 fn fields_and_columns_that_are_there_twice_are_refused() {
     let field = message("a.jsonl", "{\"text\":\"a\",\"label\":1,\"label\":0}", &TWO);
     assert!(
-        field.contains("a.jsonl:1") && field.contains("`label` is there twice"),
+        field.contains("a.jsonl:1") && field.contains("duplicate key `label`"),
         "{field}"
     );
     let column = message("a.csv", "text, text,label\na,b,1\n", &TWO);
