@@ -2,7 +2,7 @@
 //! a layer.
 //!
 //! What a family adds is in its own file, as a [`Family`]. Papers: *RoFormer* for the positions (see
-//! [`rotary`](crate::rotary)); *GQA: Training Generalized Multi-Query Transformer Models from Multi-Head Checkpoints*,
+//! [`rotary`](mod@crate::rotary)); *GQA: Training Generalized Multi-Query Transformer Models from Multi-Head Checkpoints*,
 //! Ainslie et al., 2023, <https://arxiv.org/abs/2305.13245>; *Root Mean Square Layer Normalization*, Zhang and Sennrich, 2019,
 //! <https://arxiv.org/abs/1910.07467>. Behavior follows the causal language models of Hugging Face transformers.
 

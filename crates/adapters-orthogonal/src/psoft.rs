@@ -220,7 +220,7 @@ pub struct SubspaceRotation {
     pub before: Option<Param<Tensor<1>>>,
     /// `b`, `[r]`.
     pub after: Option<Param<Tensor<1>>>,
-    /// See [`skew_places`].
+    /// Where each number of the rotation stands in its skew-symmetric matrix.
     pub places: Tensor<1, Int>,
     /// Terms of a series in place of the inverse.
     pub terms: Option<usize>,
