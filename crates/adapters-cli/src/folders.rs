@@ -138,6 +138,20 @@ pub fn check_new(out: &Path) -> Result<(), Failure> {
     }
 }
 
+/// Checks that an output file is new, or replaces a regular file and no link or device.
+pub fn check_file(path: &Path) -> Result<(), Failure> {
+    match fs::symlink_metadata(path) {
+        Ok(there) if !there.is_file() => Err(Failure::new(
+            format!(
+                "the output file {} is a folder, a link or a device, which is never replaced",
+                path.display()
+            ),
+            "name a new file",
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// The refusal of a folder that does not exist, with the nearest name next to it.
 fn missing(what: &str, path: &Path, hint: &str) -> Failure {
     let parent = match path.parent() {

@@ -7,7 +7,7 @@ use burn::tensor::TensorData;
 
 use crate::args::EvalArgs;
 use crate::failure::Failure;
-use crate::loading;
+use crate::{folders, loading};
 
 /// Scores, prints the figures, writes the logits.
 pub fn run(args: EvalArgs) -> Result<(), Failure> {
@@ -41,6 +41,7 @@ pub fn run(args: EvalArgs) -> Result<(), Failure> {
             .flat_map(|outputs| outputs.values)
             .collect();
         let tensors = Tensors::from([("logits".to_owned(), TensorData::new(values, shape))]);
+        folders::check_file(path)?;
         write_safetensors(path, &tensors, [])?;
         note!("wrote {}", path.display());
     }

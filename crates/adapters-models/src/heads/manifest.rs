@@ -69,11 +69,22 @@ impl Head {
         for derived in ["vocab_size", "embedding_size"] {
             fields.remove(derived);
         }
+        let file = dir.join(&manifest.file);
+        let is_inside = Path::new(&manifest.file).components().count() == 1
+            && std::fs::symlink_metadata(&file).is_ok_and(|file| file.is_file());
+        if !is_inside {
+            return Err(ModelError::Config {
+                path: dir.join(adapters_store::Manifest::FILE),
+                field: "head.file",
+                expected: "the name of a file in the same folder".to_owned(),
+                found: manifest.file.clone(),
+            });
+        }
         // A manifest that names no more than the file, the labels and the pooling has one linear layer.
         fields.entry("layers").or_insert_with(|| 1.into());
         let path = dir.join(adapters_store::Manifest::FILE);
         let config = HeadConfig::from_fields(fields, base, &path)?;
-        Self::load_weights(&dir.join(&manifest.file), config, base, device)
+        Self::load_weights(&file, config, base, device)
     }
 
     /// A classification head of one layer from a file with nothing but `weight [classes, d_model]` and `bias [classes]`.
