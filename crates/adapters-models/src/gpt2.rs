@@ -4,6 +4,7 @@
 //! <https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf>. Behavior
 //! follows `GPT2LMHeadModel` of Hugging Face transformers.
 
+use crate::lm_head::LmHead;
 use crate::modeling::*;
 
 /// `config.json` of a GPT-2 checkpoint: the fields that change what is computed. Others are ignored.
@@ -105,8 +106,7 @@ pub struct Gpt2Model {
     positions: Embedding,
     layers: Vec<Gpt2Layer>,
     norm: Sited<LayerNorm>,
-    head_input: Point<OutputHook>,
-    head: Sited<Linear>,
+    head: LmHead,
     #[module(skip)]
     config: Gpt2Config,
 }
@@ -153,10 +153,9 @@ impl FromCheckpoint for Gpt2Model {
         let embedding = at.embedded(EmbeddingRole::Embedding, "", d);
         let positions = at.embedding("wpe", [config.n_positions, d]);
         let norm = at.layer_norm(NormRole::FinalNorm, "ln_f", d, config.layer_norm_epsilon);
-        let mut top = weights.at_top(outside, "lm_head");
+        let tied = config.tie_word_embeddings.then_some(&words);
         Ok(Self {
-            head_input: top.head_input("", d),
-            head: top.head(false, config.tie_word_embeddings.then_some(&words), [d, vocab]),
+            head: LmHead::build("lm_head", false, tied, [d, vocab], weights),
             words,
             embedded,
             embedding,
@@ -279,9 +278,7 @@ impl Transformer for Gpt2Model {
 
 impl CausalLm for Gpt2Model {
     fn logits(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
-        let cx = cx.hooks();
-        let hidden = cx.output(&self.head_input, hidden);
-        cx.linear(&self.head, hidden)
+        self.head.forward(hidden, cx.hooks())
     }
 }
 

@@ -5,8 +5,9 @@
 //! feed-forward block read the same hidden state, each behind a normalization of its own, and the first `rotary_pct` of a
 //! head's features turn with the position.
 
+use crate::gpt_decoder::{GptDecoder, GptFacts, GptFrame, GptLayer, GptNames};
 use crate::modeling::*;
-use crate::rotary::{self, Rotary, Turns};
+use crate::rotary::Rotary;
 use crate::rotary_scaling::{Around, RotaryFields, RotaryScaling};
 
 /// `config.json` of a GPT-NeoX checkpoint: the fields that change what is computed. Others are ignored.
@@ -118,23 +119,11 @@ impl GptNeoXConfig {
 }
 
 /// GPT-NeoX: embeddings, layers, norm and head.
-#[derive(Module, Sites, Debug)]
-pub struct GptNeoXModel {
-    words: Sited<Embedding>,
-    embedded: Point<EmbeddingHook>,
-    embedding: Point<EmbeddingHook>,
-    layers: Vec<GptNeoXLayer>,
-    norm: Sited<LayerNorm>,
-    head_input: Point<OutputHook>,
-    head: Sited<Linear>,
-    #[module(skip)]
-    config: GptNeoXConfig,
-    #[module(skip)]
-    rotary: Rotary,
-}
+pub type GptNeoXModel = GptDecoder<GptNeoXLayer>;
 
+/// A layer of GPT-NeoX.
 #[derive(Module, Sites, Debug)]
-struct GptNeoXLayer {
+pub struct GptNeoXLayer {
     attention_norm: Sited<LayerNorm>,
     /// Query, key and value of one head after the other, `[d_model, 3 d_model]`.
     query_key_value: Sited<Linear>,
@@ -154,55 +143,45 @@ struct GptNeoXLayer {
     activation: Activation,
 }
 
-/// What the layers of a pass have in common.
-struct Frame {
-    turns: Turns,
-    /// What queries may see.
-    mask: Tensor<4>,
-}
-
-impl FromCheckpoint for GptNeoXModel {
+impl GptLayer for GptNeoXLayer {
     type Config = GptNeoXConfig;
-    const PREFIX: &'static str = "gpt_neox.";
-    const LARGER_CLASS: bool = true;
 
-    fn build(config: GptNeoXConfig, path: &Path, weights: &mut Weights) -> Result<Self, ModelError> {
+    const NAMES: GptNames = GptNames {
+        model_type: "gpt_neox",
+        class_name: "GPTNeoXForCausalLM",
+        prefix: "gpt_neox.",
+        table: "embed_in",
+        layers: "layers",
+        norm: "final_layer_norm",
+        head: "embed_out",
+        head_bias: false,
+        // Masks and angles of old checkpoints.
+        unused: &[".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq"],
+    };
+
+    fn facts(config: &GptNeoXConfig, path: &Path) -> Result<GptFacts, ModelError> {
         let (activation, rotary) = config.check(path)?;
-        let (d, vocab) = (config.hidden_size, config.vocab_size);
-        let outside = Location::outside(Stack::Decoder);
-        let layers = (0..config.num_hidden_layers)
-            .map(|index| {
-                let location = Location::layer(Stack::Decoder, index);
-                GptNeoXLayer::build(&config, activation, weights.at(location, format!("layers.{index}")))
-            })
-            .collect();
-        let mut at = weights.at(outside, "");
-        let words = at.table("embed_in", [vocab, d], None);
-        let embedded = at.embedded(EmbeddingRole::EmbeddedTokens, "embed_in", d);
-        let embedding = at.embedded(EmbeddingRole::Embedding, "", d);
-        let norm = at.layer_norm(NormRole::FinalNorm, "final_layer_norm", d, config.layer_norm_eps);
-        let mut top = weights.at_top(outside, "embed_out");
-        Ok(Self {
-            head_input: top.head_input("", d),
-            head: top.head(false, config.tie_word_embeddings.then_some(&words), [d, vocab]),
-            words,
-            embedded,
-            embedding,
-            layers,
-            norm,
-            config,
+        Ok(GptFacts {
+            d_model: config.hidden_size,
+            norm_epsilon: config.layer_norm_eps,
+            embedding_dropout: config.hidden_dropout,
+            is_tied: config.tie_word_embeddings,
+            activation,
             rotary,
+            info: ModelInfo {
+                num_layers: config.num_hidden_layers,
+                max_length: config.max_position_embeddings,
+                vocab_size: config.vocab_size,
+                pad_id: config.pad_token_id.unwrap_or(0),
+                token_types: None,
+                head_norm_epsilon: config.layer_norm_eps,
+                head_dropout: 0.0,
+                activation: config.hidden_act.clone(),
+                masked_lm: None,
+            },
         })
     }
 
-    /// Masks and angles of old checkpoints, and the table a second time.
-    fn is_unused(&self, key: &str) -> bool {
-        const OLD: [&str; 3] = [".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq"];
-        OLD.iter().any(|end| key.ends_with(end)) || (self.config.tie_word_embeddings && key == "embed_out.weight")
-    }
-}
-
-impl GptNeoXLayer {
     fn build(config: &GptNeoXConfig, activation: Activation, mut at: Scope<'_>) -> Self {
         let (d, ffn, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
         let (heads, bias) = (config.num_attention_heads, config.attention_bias);
@@ -229,9 +208,9 @@ impl GptNeoXLayer {
 }
 
 impl Block for GptNeoXLayer {
-    type Frame = Frame;
+    type Frame = GptFrame;
 
-    fn forward(&self, x: Tensor<3>, frame: &Frame, slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, frame: &GptFrame, slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
         let (heads, turns) = (&self.attention, &frame.turns);
         let normed = cx.norm(&self.attention_norm, x.clone());
         let fused = cx.linear(&self.query_key_value, normed.clone());
@@ -254,78 +233,5 @@ impl Block for GptNeoXLayer {
         let down = cx.dropout(down, self.dropout);
         let x = cx.residual(&self.after_ffn, down, after, None);
         cx.output(&self.output, x)
-    }
-}
-
-impl Transformer for GptNeoXModel {
-    type Input = TextInput;
-
-    fn info(&self) -> ModelInfo {
-        let c = &self.config;
-        ModelInfo {
-            num_layers: c.num_hidden_layers,
-            max_length: c.max_position_embeddings,
-            vocab_size: c.vocab_size,
-            pad_id: c.pad_token_id.unwrap_or(0),
-            token_types: None,
-            head_norm_epsilon: c.layer_norm_eps,
-            head_dropout: 0.0,
-            activation: c.hidden_act.clone(),
-            masked_lm: None,
-        }
-    }
-
-    fn chain(&self, input: TextInput, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
-        let (Begun { ids, padding, past, .. }, cx) = Begun::new(self, input, cache, cx)?;
-        let words = cx.lookup(&self.words, ids);
-        let state = cx.embedding(&self.embedded, EmbeddingState::new(words, padding).after(past));
-        let hidden = cx.dropout(state.hidden, self.config.hidden_dropout);
-        let EmbeddingState { hidden, padding, .. } = cx.embedding(&self.embedding, EmbeddingState { hidden, ..state });
-        let ([_, seq, _], device) = (hidden.dims(), hidden.device());
-        let positions = rotary::positions([seq, past], padding.as_ref(), &device, cx);
-        let frame = Frame {
-            turns: self.rotary.at(positions, &device),
-            mask: ops::causal_bias(seq, past, None, padding.as_ref(), &device),
-        };
-        let chain = Chain::new(hidden).layers(&self.layers, frame);
-        Ok(chain.then(|x, cx| cx.norm(&self.norm, x)))
-    }
-
-    fn causal_lm(&self) -> Option<&dyn CausalLm> {
-        Some(self)
-    }
-}
-
-impl CausalLm for GptNeoXModel {
-    fn keeps(&self, past: usize, all: usize) -> bool {
-        self.rotary.keeps(past, all)
-    }
-
-    fn logits(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
-        let cx = cx.hooks();
-        let hidden = cx.output(&self.head_input, hidden);
-        cx.linear(&self.head, hidden)
-    }
-}
-
-impl Host for GptNeoXModel {
-    fn architecture(&self) -> &str {
-        "gpt_neox"
-    }
-
-    fn class_name(&self) -> &str {
-        "GPTNeoXForCausalLM"
-    }
-
-    fn d_model(&self) -> usize {
-        self.config.hidden_size
-    }
-
-    fn base_prefix(&self) -> &str {
-        Self::PREFIX
-    }
-
-    fn is_larger_class(&self) -> bool {
-        Self::LARGER_CLASS
     }
 }

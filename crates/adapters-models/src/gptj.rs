@@ -5,8 +5,9 @@
 //! attention and feed-forward block read one normalization of the same hidden state, and neighboring features of the first
 //! `rotary_dim` of a head turn against each other.
 
+use crate::gpt_decoder::{GptDecoder, GptFacts, GptFrame, GptLayer, GptNames};
 use crate::modeling::*;
-use crate::rotary::{self, Rotary, Turns};
+use crate::rotary::Rotary;
 use crate::rotary_scaling::RotaryScaling;
 
 /// `config.json` of a GPT-J checkpoint: the fields that change what is computed. Others are ignored.
@@ -98,23 +99,11 @@ impl GptJConfig {
 }
 
 /// GPT-J: embeddings, layers, norm and head.
-#[derive(Module, Sites, Debug)]
-pub struct GptJModel {
-    words: Sited<Embedding>,
-    embedded: Point<EmbeddingHook>,
-    embedding: Point<EmbeddingHook>,
-    layers: Vec<GptJLayer>,
-    norm: Sited<LayerNorm>,
-    head_input: Point<OutputHook>,
-    head: Sited<Linear>,
-    #[module(skip)]
-    config: GptJConfig,
-    #[module(skip)]
-    rotary: Rotary,
-}
+pub type GptJModel = GptDecoder<GptJLayer>;
 
+/// A layer of GPT-J.
 #[derive(Module, Sites, Debug)]
-struct GptJLayer {
+pub struct GptJLayer {
     norm: Sited<LayerNorm>,
     query: Sited<Linear>,
     key: Sited<Linear>,
@@ -133,55 +122,45 @@ struct GptJLayer {
     activation: Activation,
 }
 
-/// What the layers of a pass have in common.
-struct Frame {
-    turns: Turns,
-    /// What queries may see.
-    mask: Tensor<4>,
-}
-
-impl FromCheckpoint for GptJModel {
+impl GptLayer for GptJLayer {
     type Config = GptJConfig;
-    const PREFIX: &'static str = "transformer.";
-    const LARGER_CLASS: bool = true;
 
-    fn build(config: GptJConfig, path: &Path, weights: &mut Weights) -> Result<Self, ModelError> {
+    const NAMES: GptNames = GptNames {
+        model_type: "gptj",
+        class_name: "GPTJForCausalLM",
+        prefix: "transformer.",
+        table: "wte",
+        layers: "h",
+        norm: "ln_f",
+        head: "lm_head",
+        head_bias: true,
+        // The causal masks of old checkpoints.
+        unused: &[".attn.bias", ".attn.masked_bias"],
+    };
+
+    fn facts(config: &GptJConfig, path: &Path) -> Result<GptFacts, ModelError> {
         let (activation, rotary) = config.check(path)?;
-        let (d, vocab) = (config.n_embd, config.vocab_size);
-        let outside = Location::outside(Stack::Decoder);
-        let layers = (0..config.n_layer)
-            .map(|index| {
-                let location = Location::layer(Stack::Decoder, index);
-                GptJLayer::build(&config, activation, weights.at(location, format!("h.{index}")))
-            })
-            .collect();
-        let mut at = weights.at(outside, "");
-        let words = at.table("wte", [vocab, d], None);
-        let embedded = at.embedded(EmbeddingRole::EmbeddedTokens, "wte", d);
-        let embedding = at.embedded(EmbeddingRole::Embedding, "", d);
-        let norm = at.layer_norm(NormRole::FinalNorm, "ln_f", d, config.layer_norm_epsilon);
-        let mut top = weights.at_top(outside, "lm_head");
-        Ok(Self {
-            head_input: top.head_input("", d),
-            head: top.head(true, config.tie_word_embeddings.then_some(&words), [d, vocab]),
-            words,
-            embedded,
-            embedding,
-            layers,
-            norm,
-            config,
+        Ok(GptFacts {
+            d_model: config.n_embd,
+            norm_epsilon: config.layer_norm_epsilon,
+            embedding_dropout: config.embd_pdrop,
+            is_tied: config.tie_word_embeddings,
+            activation,
             rotary,
+            info: ModelInfo {
+                num_layers: config.n_layer,
+                max_length: config.n_positions,
+                vocab_size: config.vocab_size,
+                pad_id: config.pad_token_id.unwrap_or(0),
+                token_types: None,
+                head_norm_epsilon: 1e-12,
+                head_dropout: 0.0,
+                activation: config.activation_function.clone(),
+                masked_lm: None,
+            },
         })
     }
 
-    /// The causal masks of old checkpoints, and the table a second time.
-    fn is_unused(&self, key: &str) -> bool {
-        let mask = key.ends_with(".attn.bias") || key.ends_with(".attn.masked_bias");
-        mask || (self.config.tie_word_embeddings && key == "lm_head.weight")
-    }
-}
-
-impl GptJLayer {
     fn build(config: &GptJConfig, activation: Activation, mut at: Scope<'_>) -> Self {
         let (d, inner, heads) = (config.n_embd, config.inner(), config.n_head);
         let d_head = d / heads;
@@ -208,9 +187,9 @@ impl GptJLayer {
 }
 
 impl Block for GptJLayer {
-    type Frame = Frame;
+    type Frame = GptFrame;
 
-    fn forward(&self, x: Tensor<3>, frame: &Frame, slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, frame: &GptFrame, slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
         let (heads, turns) = (&self.attention, &frame.turns);
         let normed = cx.norm(&self.norm, x.clone());
         let query = turns.turn_neighbors(heads.split(cx.linear(&self.query, normed.clone())));
@@ -227,74 +206,5 @@ impl Block for GptJLayer {
         let x = cx.residual(&self.after_attention, attended, x, None);
         let x = cx.residual(&self.after_ffn, down, x, None);
         cx.output(&self.output, x)
-    }
-}
-
-impl Transformer for GptJModel {
-    type Input = TextInput;
-
-    fn info(&self) -> ModelInfo {
-        let c = &self.config;
-        ModelInfo {
-            num_layers: c.n_layer,
-            max_length: c.n_positions,
-            vocab_size: c.vocab_size,
-            pad_id: c.pad_token_id.unwrap_or(0),
-            token_types: None,
-            head_norm_epsilon: 1e-12,
-            head_dropout: 0.0,
-            activation: c.activation_function.clone(),
-            masked_lm: None,
-        }
-    }
-
-    fn chain(&self, input: TextInput, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
-        let (Begun { ids, padding, past, .. }, cx) = Begun::new(self, input, cache, cx)?;
-        let words = cx.lookup(&self.words, ids);
-        let state = cx.embedding(&self.embedded, EmbeddingState::new(words, padding).after(past));
-        let hidden = cx.dropout(state.hidden, self.config.embd_pdrop);
-        let EmbeddingState { hidden, padding, .. } = cx.embedding(&self.embedding, EmbeddingState { hidden, ..state });
-        let ([_, seq, _], device) = (hidden.dims(), hidden.device());
-        let positions = rotary::positions([seq, past], padding.as_ref(), &device, cx);
-        let frame = Frame {
-            turns: self.rotary.at(positions, &device),
-            mask: ops::causal_bias(seq, past, None, padding.as_ref(), &device),
-        };
-        let chain = Chain::new(hidden).layers(&self.layers, frame);
-        Ok(chain.then(|x, cx| cx.norm(&self.norm, x)))
-    }
-
-    fn causal_lm(&self) -> Option<&dyn CausalLm> {
-        Some(self)
-    }
-}
-
-impl CausalLm for GptJModel {
-    fn logits(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
-        let cx = cx.hooks();
-        let hidden = cx.output(&self.head_input, hidden);
-        cx.linear(&self.head, hidden)
-    }
-}
-
-impl Host for GptJModel {
-    fn architecture(&self) -> &str {
-        "gptj"
-    }
-
-    fn class_name(&self) -> &str {
-        "GPTJForCausalLM"
-    }
-
-    fn d_model(&self) -> usize {
-        self.config.n_embd
-    }
-
-    fn base_prefix(&self) -> &str {
-        Self::PREFIX
-    }
-
-    fn is_larger_class(&self) -> bool {
-        Self::LARGER_CLASS
     }
 }

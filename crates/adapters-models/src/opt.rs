@@ -3,6 +3,7 @@
 //! Paper: *OPT: Open Pre-trained Transformer Language Models*, Zhang et al., 2022, <https://arxiv.org/abs/2205.01068>.
 //! Behavior follows `OPTForCausalLM` of Hugging Face transformers.
 
+use crate::lm_head::LmHead;
 use crate::modeling::*;
 
 /// `config.json` of an OPT checkpoint: the fields that change what is computed. Others are ignored.
@@ -121,8 +122,7 @@ pub struct OptModel {
     norm: Option<Sited<LayerNorm>>,
     /// Back to the width of the table, in front of the head: the last hidden state has the width of the layers.
     project_out: Option<Sited<Linear>>,
-    head_input: Point<OutputHook>,
-    head: Sited<Linear>,
+    head: LmHead,
     #[module(skip)]
     config: OptConfig,
 }
@@ -173,10 +173,9 @@ impl FromCheckpoint for OptModel {
         let project_out = projection(LinearRole::HeadProjection, "project_out", [d, width]);
         let last = config.do_layer_norm_before && !config.remove_final_layer_norm;
         let norm = last.then(|| at.layer_norm(NormRole::FinalNorm, "final_layer_norm", d, EPSILON));
-        let mut top = weights.at_top(outside, "lm_head");
+        let tied = config.tie_word_embeddings.then_some(&words);
         Ok(Self {
-            head_input: top.head_input("", width),
-            head: top.head(false, config.tie_word_embeddings.then_some(&words), [width, vocab]),
+            head: LmHead::build("lm_head", false, tied, [width, vocab], weights),
             words,
             embedded,
             project_in,
@@ -318,8 +317,7 @@ impl CausalLm for OptModel {
             Some(projection) => cx.linear(projection, hidden),
             None => hidden,
         };
-        let hidden = cx.output(&self.head_input, hidden);
-        cx.linear(&self.head, hidden)
+        self.head.forward(hidden, cx)
     }
 }
 

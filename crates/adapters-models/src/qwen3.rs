@@ -30,15 +30,20 @@ fn defaults() -> Value {
 
 /// What the configuration decides.
 fn family(config: &RotaryDecoderConfig, windows: Windows, _: ConfigCheck<'_>) -> Result<Family, ModelError> {
-    let family = Family::new("qwen3", "Qwen3ForCausalLM", config);
+    Ok(layers("qwen3", "Qwen3ForCausalLM", config).with_windows(windows.of_layers(config)))
+}
+
+/// The layers of a family of Qwen3's kind: heads of queries and keys are normalized each, and the feed-forward blocks have no
+/// biases.
+pub(crate) fn layers(model_type: &'static str, class_name: &'static str, config: &RotaryDecoderConfig) -> Family {
+    let family = Family::new(model_type, class_name, config);
     let attention = AttentionPlan {
         norms: QueryKeyNorms::EachHead(["q_norm", "k_norm"]),
         ..family.attention
     };
-    let family = Family {
+    Family {
         attention,
         feed_forward: FeedForwardPlan::Gated { bias: false },
         ..family
-    };
-    Ok(family.with_windows(windows.of_layers(config)))
+    }
 }

@@ -11,12 +11,12 @@ use crate::checkpoint_folder::CheckpointFolder;
 use crate::config_check::ConfigCheck;
 use crate::error::ModelError;
 use crate::experts::{ExpertsForm, ExpertsPlan};
-use crate::feed_forward::FeedForwardPlan;
 use crate::mixtral::TRAINING;
 use crate::model::Model;
+use crate::qwen3;
 use crate::rotary_config::RotaryDecoderConfig;
 use crate::rotary_decoder::RotaryDecoder;
-use crate::rotary_family::{AttentionPlan, Family, QueryKeyNorms};
+use crate::rotary_family::Family;
 
 /// Loads a checkpoint.
 pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
@@ -65,16 +65,7 @@ fn family(config: &RotaryDecoderConfig, own: Own, check: ConfigCheck<'_>) -> Res
         _ => Some(plan.check(check, "num_experts")?),
     };
     let plain = own.mlp_only_layers.unwrap_or_default();
-    let family = Family::new("qwen3_moe", "Qwen3MoeForCausalLM", config);
-    let attention = AttentionPlan {
-        norms: QueryKeyNorms::EachHead(["q_norm", "k_norm"]),
-        ..family.attention
-    };
-    let family = Family {
-        attention,
-        feed_forward: FeedForwardPlan::Gated { bias: false },
-        ..family
-    };
+    let family = qwen3::layers("qwen3_moe", "Qwen3MoeForCausalLM", config);
     let window = config.sliding_window.filter(|_| own.use_sliding_window);
     let family = family.with_windows(vec![window; config.num_hidden_layers]);
     let sparse = |layer: usize| !plain.contains(&layer) && (layer + 1).is_multiple_of(own.decoder_sparse_step);

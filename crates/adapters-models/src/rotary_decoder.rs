@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::checkpoint_folder::CheckpointFolder;
 use crate::llama::object;
+use crate::lm_head::LmHead;
 use crate::model::Model;
 use crate::modeling::*;
 use crate::norm::{Norm, NormKind};
@@ -28,8 +29,7 @@ pub struct RotaryDecoder {
     embedding: Point<EmbeddingHook>,
     layers: Vec<RotaryLayer>,
     norm: Sited<Norm>,
-    head_input: Point<OutputHook>,
-    head: Sited<Linear>,
+    head: LmHead,
     #[module(skip)]
     config: RotaryDecoderConfig,
     #[module(skip)]
@@ -106,14 +106,9 @@ impl FromCheckpoint for RotaryDecoder {
             d,
             config.rms_norm_eps,
         );
-        let mut top = weights.at_top(outside, "lm_head");
+        let tied = config.tie_word_embeddings.then_some(&words);
         Ok(Self {
-            head_input: top.head_input("", d),
-            head: top.head(
-                family.head_bias,
-                config.tie_word_embeddings.then_some(&words),
-                [d, vocab],
-            ),
+            head: LmHead::build("lm_head", family.head_bias, tied, [d, vocab], weights),
             words,
             embedded,
             embedding,
@@ -192,8 +187,7 @@ impl CausalLm for RotaryDecoder {
                 cx.before_lm_head(self.embedding.site(), hidden)
             }
         };
-        let hidden = cx.output(&self.head_input, hidden);
-        let scores = cx.linear(&self.head, hidden);
+        let scores = self.head.forward(hidden, cx);
         match self.family.logits {
             Logits::Plain => scores,
             Logits::Divided(by) => scores / by,
