@@ -8,11 +8,13 @@
 mod files;
 
 use std::collections::BTreeMap;
+use std::hash::Hasher;
 
 use burn::module::{LoraAdapter, Module, ModuleVisitor, Param, ParamId, Reparameterization, Reparameterizer};
 use burn::nn::Linear;
 use burn::tensor::{Device, Tensor, TensorData};
 use fancy_regex::Regex;
+use fnv::FnvHasher;
 
 use adapters_core::{
     AnyMethod, Build, Erased, Error, Host, LinearRole, LinearState, LinearWeight, Location, Shared, SiteLayer, Sited,
@@ -199,11 +201,11 @@ fn near_miss(pattern: &str, weights: &[FoundParam]) -> Option<String> {
     nearest(wanted, ends)
 }
 
-/// A number for a path, so that equal layers begin differently. FNV-1a.
+/// A number for a path, so that equal layers begin differently.
 fn hash(path: &str) -> u64 {
-    path.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
-    })
+    let mut hasher = FnvHasher::default();
+    hasher.write(path.as_bytes());
+    hasher.finish()
 }
 
 impl Reparameterizer for WeightDoor {

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::hash::Hasher;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use adapters_store::StoreError;
+use fnv::FnvHasher;
 
 use crate::error::TrainError;
 use crate::run::Run;
@@ -53,17 +55,17 @@ fn of_folder(dir: &Path, chosen: &dyn Fn(&Path) -> bool) -> Result<String, Train
         .collect::<io::Result<_>>()
         .map_err(unreadable)?;
     paths.sort();
-    let mut hash = Fnv::default();
+    let mut hash = FnvHasher::default();
     for path in paths {
         let digest = match path.is_dir() {
             true => of_folder(&path, chosen)?,
             false if chosen(&path) => of_file(&path)?,
             false => continue,
         };
-        hash.add(path.file_name().unwrap_or_default().as_encoded_bytes());
-        hash.add(digest.as_bytes());
+        hash.write(path.file_name().unwrap_or_default().as_encoded_bytes());
+        hash.write(digest.as_bytes());
     }
-    Ok(hash.text())
+    Ok(text(&hash))
 }
 
 /// The fingerprint of a file: its length, and its bytes or a sample of them.
@@ -71,24 +73,20 @@ fn of_file(path: &Path) -> Result<String, TrainError> {
     let read = || -> io::Result<String> {
         let mut file = File::open(path)?;
         let length = file.metadata()?.len();
-        let mut hash = Fnv::default();
-        hash.add(&length.to_le_bytes());
-        let (blocks, block) = match length <= WHOLE {
+        let mut hash = FnvHasher::default();
+        hash.write(&length.to_le_bytes());
+        let (blocks, apart) = match length <= WHOLE {
             true => (length.div_ceil(BLOCK), BLOCK),
-            false => (BLOCKS, BLOCK),
+            false => (BLOCKS, (length - BLOCK) / (BLOCKS - 1)),
         };
         let mut bytes = Vec::new();
         for index in 0..blocks {
-            let start = match length <= WHOLE {
-                true => index * block,
-                false => (length - block) / (BLOCKS - 1) * index,
-            };
-            file.seek(SeekFrom::Start(start))?;
+            file.seek(SeekFrom::Start(index * apart))?;
             bytes.clear();
-            file.by_ref().take(block).read_to_end(&mut bytes)?;
-            hash.add(&bytes);
+            file.by_ref().take(BLOCK).read_to_end(&mut bytes)?;
+            hash.write(&bytes);
         }
-        Ok(hash.text())
+        Ok(text(&hash))
     };
     read().map_err(|source| {
         StoreError::Read {
@@ -99,25 +97,9 @@ fn of_file(path: &Path) -> Result<String, TrainError> {
     })
 }
 
-/// Fowler, Noll and Vo's hash 1a of 64 bits.
-struct Fnv(u64);
-
-impl Default for Fnv {
-    fn default() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Fnv {
-    fn add(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-
-    fn text(&self) -> String {
-        format!("{:016x}", self.0)
-    }
+/// A hash as it is written down.
+fn text(hash: &FnvHasher) -> String {
+    format!("{:016x}", hash.finish())
 }
 
 #[cfg(test)]
@@ -139,9 +121,9 @@ mod tests {
         let after = of(&long);
         assert!(before.0 != after.0 && before.1 != after.1);
         // The published value for "a".
-        let mut hash = Fnv::default();
-        hash.add(b"a");
-        assert_eq!(hash.text(), "af63dc4c8601ec8c");
+        let mut hash = FnvHasher::default();
+        hash.write(b"a");
+        assert_eq!(text(&hash), "af63dc4c8601ec8c");
         fs::rename(&path, dir.path().join("b")).unwrap();
         assert_ne!(of_folder(dir.path(), &|_| true).unwrap(), after.1);
     }

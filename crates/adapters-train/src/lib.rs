@@ -38,7 +38,7 @@ pub use recipe::{
 pub use recompute::LossGradients;
 pub use report::{Event, Outcome};
 pub use run::Run;
-pub use run_files::{MetricsLog, RunFileError, Summary, peak_rss_bytes};
+pub use run_files::{MetricsLog, RunFileError, Summary, machine_memory_bytes, peak_rss_bytes};
 pub use task_model::TaskModel;
 pub use tasks::{
     OpenTask, TASKS, Task, TaskContext, TaskData, TaskKind, TaskName, TaskOptions, Template, tokenizer_of,

@@ -1,5 +1,6 @@
 //! What a run writes about itself: `metrics.jsonl`, line by line, and `summary.json` at the end.
 
+mod memory;
 mod summary;
 
 use std::fs::{self, File};
@@ -9,7 +10,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-pub use self::summary::{Summary, peak_rss_bytes};
+pub use self::memory::{machine_memory_bytes, peak_rss_bytes};
+pub use self::summary::Summary;
 use adapters_store::atomic::{self, AtomicWriteError};
 
 /// One of a run's own files could not be read or written.

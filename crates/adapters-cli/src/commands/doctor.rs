@@ -3,6 +3,7 @@
 use std::fs;
 
 use adapters::nn::cpu_instructions;
+use adapters::train::machine_memory_bytes;
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -30,14 +31,15 @@ struct Report {
 
 /// Prints the report.
 pub fn run(args: DoctorArgs) -> Result<(), Failure> {
+    let memory = machine_memory_bytes();
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),
         devices: adapters::available_devices(),
         cpu: cpu(),
         instructions: cpu_instructions(),
         threads: rayon::current_num_threads(),
-        memory_bytes: memory("MemTotal"),
-        available_memory_bytes: memory("MemAvailable"),
+        memory_bytes: memory.map(|(all, _)| all),
+        available_memory_bytes: memory.map(|(_, available)| available),
         allocator: "mimalloc",
         hub: cfg!(feature = "hub"),
     };
@@ -76,14 +78,4 @@ fn cpu() -> Option<String> {
     let text = fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("model name"))?;
     line.split_once(':').map(|(_, name)| name.trim().to_owned())
-}
-
-/// A line of `/proc/meminfo` in bytes, on Linux.
-fn memory(name: &str) -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-    let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(kibibytes * 1024)
 }

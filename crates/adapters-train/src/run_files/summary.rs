@@ -76,30 +76,10 @@ impl Summary {
     }
 }
 
-/// The most memory this process has held so far (its resident set's high-water mark), on Linux; `None` elsewhere.
-pub fn peak_rss_bytes() -> Option<u64> {
-    if cfg!(target_os = "linux") {
-        high_water_mark(&fs::read_to_string("/proc/self/status").ok()?)
-    } else {
-        None
-    }
-}
-
-/// The `VmHWM` line of a process's status, which Linux gives in units of 1024 bytes.
-fn high_water_mark(status: &str) -> Option<u64> {
-    let value = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    value
-        .trim()
-        .strip_suffix("kB")?
-        .trim()
-        .parse::<u64>()
-        .ok()?
-        .checked_mul(1024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run_files::peak_rss_bytes;
 
     #[test]
     fn a_summary_comes_back() {
@@ -136,17 +116,5 @@ mod tests {
         fs::write(&path, "{\"steps\": \"many\"}").unwrap();
         let error = Summary::read(&path).unwrap_err();
         assert!(error.to_string().ends_with("is not a run's summary"), "{error}");
-    }
-
-    #[test]
-    fn the_high_water_mark_is_read() {
-        assert_eq!(
-            high_water_mark("Name:\tx\nVmHWM:\t  2048 kB\nVmRSS:\t 1 kB\n"),
-            Some(2048 * 1024)
-        );
-        assert_eq!(high_water_mark("Name:\tx\n"), None);
-        assert_eq!(high_water_mark("VmHWM:\t many kB\n"), None);
-        #[cfg(target_os = "linux")]
-        assert!(peak_rss_bytes().is_some_and(|bytes| bytes > 100_000));
     }
 }
