@@ -87,17 +87,15 @@ fn default_device() -> String {
     first.replace(":N", ":0")
 }
 
+const TRAIN_EXAMPLES: [&str; 3] = [
+    "adapters train recipes/reviews.toml",
+    "adapters train recipes/reviews.toml --set train.epochs=3 --set adapter.config='lora[r=16]'",
+    "adapters train recipes/reviews.toml --out runs/second-try --threads 1",
+];
+
 /// `adapters train`
 #[derive(Debug, clap::Args)]
-#[command(after_help = examples(&[
-    "adapters train recipes/reviews.toml",
-    "adapters train recipes/reviews.toml --set train.epochs=3 --set adapter.config='lora[r=16]'",
-    "adapters train recipes/reviews.toml --out runs/second-try --threads 1",
-]), after_long_help = data_formats(&[
-    "adapters train recipes/reviews.toml",
-    "adapters train recipes/reviews.toml --set train.epochs=3 --set adapter.config='lora[r=16]'",
-    "adapters train recipes/reviews.toml --out runs/second-try --threads 1",
-]))]
+#[command(after_help = examples(&TRAIN_EXAMPLES), after_long_help = data_formats(&TRAIN_EXAMPLES))]
 pub struct TrainArgs {
     /// The recipe, a TOML file.
     pub recipe: PathBuf,
@@ -212,12 +210,11 @@ fn data_formats(commands: &[&str]) -> String {
     help
 }
 
+const EVAL_EXAMPLES: [&str; 1] = ["adapters eval --adapter runs/reviews/adapter --data data/reviews/test.jsonl"];
+
 /// `adapters eval`
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = examples(&["adapters eval --adapter runs/reviews/adapter --data data/reviews/test.jsonl"]),
-    after_long_help = data_formats(&["adapters eval --adapter runs/reviews/adapter --data data/reviews/test.jsonl"])
-)]
+#[command(after_help = examples(&EVAL_EXAMPLES), after_long_help = data_formats(&EVAL_EXAMPLES))]
 pub struct EvalArgs {
     /// What to evaluate.
     #[command(flatten)]
@@ -476,7 +473,7 @@ pub struct CombineArgs {
     #[arg(long, value_name = "DIR", help_heading = "Model")]
     pub model: Option<PathBuf>,
     /// How LoRA adapters are combined [default: the average of each parameter, which works for every method].
-    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(Combination::NAMES))]
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(Combination::NAMES.map(|(name, _)| name)))]
     pub combination: Option<String>,
     /// Rank of the new adapter, for svd, ties_svd and delta_svd.
     #[arg(long, value_name = "R", requires = "combination")]

@@ -31,7 +31,7 @@ pub fn model(name: &str) -> Result<PathBuf, Failure> {
 }
 
 /// The folder of the base model that an adapter folder names.
-pub fn moved_model(name: &str) -> Result<PathBuf, Failure> {
+pub fn base_model(name: &str) -> Result<PathBuf, Failure> {
     let path = PathBuf::from(name);
     if path.is_dir() {
         return Ok(path);
@@ -87,21 +87,23 @@ pub fn adapter(path: &Path) -> Result<PathBuf, Failure> {
         return Err(missing("adapter", path, ""));
     }
     let inside: Vec<PathBuf> = folders_in(path).into_iter().filter(|dir| is_adapter(dir)).collect();
-    match inside.as_slice() {
-        // The folder of a run of this program.
-        [only] if path.join("recipe.toml").is_file() => Ok(only.clone()),
-        _ if path.join("recipe.toml").is_file() && is_adapter(&path.join("adapter")) => Ok(path.join("adapter")),
+    let Some(first) = inside.first() else {
         // What is wrong with a folder without adapters is found out by reading it.
-        [] => Ok(path.to_owned()),
-        [first, ..] => Err(Failure::new(
-            format!(
-                "{} is not an adapter folder, but {} is one",
-                path.display(),
-                first.display()
-            ),
-            format!("name {} instead", first.display()),
-        )),
+        return Ok(path.to_owned());
+    };
+    // The folder of a run of this program.
+    if path.join("recipe.toml").is_file() {
+        match inside.iter().find(|dir| dir.ends_with("adapter")) {
+            Some(adapter) => return Ok(adapter.clone()),
+            None if inside.len() == 1 => return Ok(first.clone()),
+            None => {}
+        }
     }
+    let (path, first) = (path.display(), first.display());
+    Err(Failure::new(
+        format!("{path} is not an adapter folder, but {first} is one"),
+        format!("name {first} instead"),
+    ))
 }
 
 /// The folders in a folder, by name.
@@ -114,28 +116,20 @@ fn folders_in(path: &Path) -> Vec<PathBuf> {
 
 /// Checks that results do not mix with what is there already: the folder is new or empty.
 pub fn check_new(out: &Path) -> Result<(), Failure> {
-    let Ok(mut entries) = fs::read_dir(out) else {
+    let Some(entry) = fs::read_dir(out).into_iter().flatten().flatten().next() else {
         return Ok(());
     };
-    match entries.next() {
-        Some(Ok(entry)) => Err(Failure::new(
-            match out {
-                _ if out.join("adapter_config.json").is_file() => {
-                    format!("the output folder {} holds an adapter already", out.display())
-                }
-                _ if out.join("config.json").is_file() => {
-                    format!("the output folder {} holds a checkpoint already", out.display())
-                }
-                _ => format!(
-                    "the output folder {} is not empty: it contains {}",
-                    out.display(),
-                    entry.file_name().to_string_lossy()
-                ),
-            },
-            "choose another folder with --out, or delete this one",
-        )),
-        _ => Ok(()),
-    }
+    let found = if out.join("adapter_config.json").is_file() {
+        "holds an adapter already".to_owned()
+    } else if out.join("config.json").is_file() {
+        "holds a checkpoint already".to_owned()
+    } else {
+        format!("is not empty: it contains {}", entry.file_name().to_string_lossy())
+    };
+    Err(Failure::new(
+        format!("the output folder {} {found}", out.display()),
+        "choose another folder with --out, or delete this one",
+    ))
 }
 
 /// Checks that an output file is new, or replaces a regular file and no link or device.

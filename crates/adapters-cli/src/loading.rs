@@ -44,7 +44,7 @@ pub fn base_dir(given: Option<&Path>, manifest: &Manifest) -> Result<PathBuf, Fa
             "no base model: the adapter folder does not name the model it was trained on",
             "name the folder of the base model with --model",
         )),
-        None => folders::moved_model(&manifest.base_model),
+        None => folders::base_model(&manifest.base_model),
     }
 }
 

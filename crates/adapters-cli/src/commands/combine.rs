@@ -12,12 +12,6 @@ use crate::args::{CombineArgs, SignArg};
 use crate::failure::Failure;
 use crate::{folders, loading};
 
-/// Combinations that choose the rank of the new adapter.
-const RANKED: [&str; 3] = ["svd", "ties_svd", "delta_svd"];
-
-/// Combinations that keep a fraction of the values.
-const PRUNED: [&str; 5] = ["ties", "ties_svd", "dare_linear", "dare_ties", "magnitude_prune"];
-
 /// Writes the weighted sum of several adapters as one.
 pub fn run(args: CombineArgs) -> Result<(), Failure> {
     let parts: Vec<(PathBuf, f64)> = args
@@ -29,6 +23,8 @@ pub fn run(args: CombineArgs) -> Result<(), Failure> {
         return Err(Failure::new("no adapter is named", "name adapter folders"));
     };
     folders::check_new(&args.out)?;
+    let combination = args.combination.as_deref();
+    let combination = combination.map(|name| combination_of(name, &args)).transpose()?;
     let device = loading::device(&args.device)?;
     let manifest = loading::manifest(first)?;
     let dir = loading::base_dir(args.model.as_deref(), &manifest)?;
@@ -49,30 +45,9 @@ pub fn run(args: CombineArgs) -> Result<(), Failure> {
         weights.push((name, *weight));
     }
     let name = folder_name(&args.out);
-    match &args.combination {
+    match combination {
         Some(combination) => {
-            // Named here as the command names them.
-            for (option, given, needed) in [
-                ("--rank", args.rank.is_some(), RANKED.contains(&combination.as_str())),
-                (
-                    "--density",
-                    args.density.is_some(),
-                    PRUNED.contains(&combination.as_str()),
-                ),
-            ] {
-                if needed && !given {
-                    return Err(Failure::new(
-                        format!("--combination {combination} needs {option}"),
-                        "see `adapters combine --help`",
-                    ));
-                }
-            }
-            let sign = match args.sign {
-                SignArg::Total => SignElection::Total,
-                SignArg::Frequency => SignElection::Frequency,
-            };
-            Combination::named(combination, args.rank, args.density, sign, args.seed)?
-                .combine(&mut set, &name, &weights, &base, &device)?;
+            combination.combine(&mut set, &name, &weights, &base, &device)?;
         }
         None => {
             let weights = match args.raw {
@@ -100,6 +75,26 @@ pub fn run(args: CombineArgs) -> Result<(), Failure> {
     say!("{}: {}", name, set.attached(&name)?.method());
     say!("wrote {}", args.out.display());
     Ok(())
+}
+
+/// The combination of a name, with its options.
+fn combination_of(name: &str, args: &CombineArgs) -> Result<Combination, Failure> {
+    let needed = Combination::NAMES.into_iter().filter(|(of, _)| *of == name);
+    let missing = needed.flat_map(|(_, options)| options).find(|option| match **option {
+        "rank" => args.rank.is_none(),
+        _ => args.density.is_none(),
+    });
+    if let Some(option) = missing {
+        return Err(Failure::new(
+            format!("--combination {name} needs --{option}"),
+            "see `adapters combine --help`",
+        ));
+    }
+    let sign = match args.sign {
+        SignArg::Total => SignElection::Total,
+        SignArg::Frequency => SignElection::Frequency,
+    };
+    Ok(Combination::named(name, args.rank, args.density, sign, args.seed)?)
 }
 
 /// An adapter folder and its weight.

@@ -97,18 +97,18 @@ pub enum SignElection {
 }
 
 impl Combination {
-    /// The names that [`named`](Self::named) takes.
-    pub const NAMES: [&str; 10] = [
-        "linear",
-        "cat",
-        "svd",
-        "ties",
-        "ties_svd",
-        "dare_linear",
-        "dare_ties",
-        "magnitude_prune",
-        "negate_b",
-        "delta_svd",
+    /// The names that [`named`](Self::named) takes, and the options that each needs, `rank` or `density`.
+    pub const NAMES: [(&'static str, &'static [&'static str]); 10] = [
+        ("linear", &[]),
+        ("cat", &[]),
+        ("svd", &["rank"]),
+        ("ties", &["density"]),
+        ("ties_svd", &["density", "rank"]),
+        ("dare_linear", &["density"]),
+        ("dare_ties", &["density"]),
+        ("magnitude_prune", &["density"]),
+        ("negate_b", &[]),
+        ("delta_svd", &["rank"]),
     ];
 
     /// A combination from its name, with the options it takes.
@@ -161,7 +161,7 @@ impl Combination {
             },
             "magnitude_prune" => Self::MagnitudePrune { density: density()? },
             other => {
-                return Err(UnknownName::new("combination", other, Self::NAMES).into());
+                return Err(UnknownName::new("combination", other, Self::NAMES.map(|(name, _)| name)).into());
             }
         };
         Error::in_config(LoraConfig::NAME, combination.check())?;
