@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use adapters::core::Format;
 use adapters::models::heads::HeadKind;
 use adapters::models::{Head, Model, ModelKind, Pretrained, TextTokenizer};
-use adapters::store::{LoadOptions, LoadReport, Manifest, Setup, load_adapter};
+use adapters::store::{LoadOptions, LoadReport, Manifest, Setup};
 use adapters::train::{
     Evaluation, Fields, Labels, OpenTask, Records, TaskContext, TaskData, TaskKind, TaskModel, TaskOptions,
     tokenizer_of,
 };
-use adapters::{Adapted, AttachReport, Composition, Host, METHODS, parse_device};
+use adapters::{Adapted, AdapterFiles, AttachReport, Composition, Host, METHODS, parse_device};
 use burn::module::Module;
 use burn::tensor::Device;
 
@@ -61,10 +61,9 @@ pub fn adapted<M: Host + Module + Sync>(
         ..LoadOptions::default()
     };
     if adapter.join(Setup::FILE).exists() {
-        let Adapted { base, set } = &mut adapted;
-        let setup = Setup::load(adapter, set, &**base, &METHODS, &options, device)?;
-        set.activate(setup.composition.clone())?;
-        let all = || set.iter().chain(set.fusions());
+        let setup = Setup::load(adapter, &mut adapted.set, &*adapted.base, &METHODS, &options, device)?;
+        adapted.activate(setup.composition.clone())?;
+        let all = || adapted.set.iter().chain(adapted.set.fusions());
         let report = LoadReport {
             format: Format::AdapterHub,
             weights: adapter.join(Setup::FILE),
@@ -78,27 +77,14 @@ pub fn adapted<M: Host + Module + Sync>(
         };
         return Ok((adapted, report));
     }
-    let mut load = |dir: &Path| -> Result<LoadReport, Failure> {
-        let options = LoadOptions {
-            name: Manifest::name_in(dir)?,
-            ..options.clone()
-        };
-        Ok(load_adapter(
-            dir,
-            &mut adapted.set,
-            &*adapted.base,
-            &METHODS,
-            &options,
-            device,
-        )?)
-    };
+    let mut load = |dir: &Path| adapted.load_with(dir, &METHODS, &options);
     let report = load(adapter)?;
     let name = report.attached.adapter.as_str();
     let active = match manifest(adapter)?.stack_on {
         Some(below) => Composition::stack([load(Path::new(&below))?.attached.adapter.as_str(), name]),
         None => Composition::adapter(name),
     };
-    adapted.set.activate(active)?;
+    adapted.activate(active)?;
     Ok((adapted, report))
 }
 

@@ -226,7 +226,7 @@ pub enum Error {
         reason: &'static str,
     },
     /// Another adapter is already folded into the base weights.
-    #[error("adapter `{merged}` is merged into this model; reset it before merging `{adapter}`")]
+    #[error("adapter `{merged}` is merged into this model; reset the model before `{adapter}` is merged or activated")]
     AlreadyMerged {
         /// The adapter to merge.
         adapter: String,

@@ -24,7 +24,7 @@ pub use host::Host;
 pub use matrices::Matrices;
 pub use merge::{MergeReport, Merged, merge};
 pub use method::Method;
-pub use method::any::{AnyMethod, Encode, ErasedMethod};
+pub use method::any::{AnyMethod, Encode, ErasedMethod, IntoMethod};
 pub use method::capability::{
     Capabilities, ConvertsForStorage, EditsEmbeddings, LearnsFaster, NeedsTokenizer, Penalized, Scheduled,
     SharedParameters, TiesHead,
@@ -54,10 +54,11 @@ pub use pass::state::{
 pub use quantize::{QuantizeReport, quantize};
 pub use set::AdapterSet;
 pub use set::active::Active;
+pub use set::adapted::{Adapted, AttachOptions, Forward};
 pub use set::attach::{AttachReport, build};
 pub use set::attached::{Attached, AttachedLayer};
 pub use set::average::normalized;
-pub use set::frozen::{Adapted, Frozen};
+pub use set::frozen::Frozen;
 pub use set::place::{ParamPlace, ParamShape};
 pub use set::values::{ParamValues, values, with_fresh_ids};
 pub use site::{

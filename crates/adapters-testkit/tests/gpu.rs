@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use adapters::models::heads::{HeadKind, Pooling, Targets};
 use adapters::models::{Encoded, Generation, Head, HeadConfig, Model, Pretrained};
 use adapters::train::{TaskModel, adamw, text_input};
-use adapters::{Adapted, AdapterSet, method, parse_device};
+use adapters::{Adapted, AdapterSet, AttachOptions, method, parse_device};
 use adapters_testkit::contract::randomised;
 use adapters_testkit::golden::{Options, Selection, Tolerance, Verdict, walk};
 use burn::module::Module;
@@ -114,8 +114,12 @@ fn golden_cases() {
 fn train(device: &Device) -> (Vec<f64>, Vec<TensorData>) {
     let mut adapted = Adapted::new(model("bert", device));
     let config = method("lora[r=4,alpha=8,dropout=0.1]|seq_bn").unwrap();
-    adapted.set.attach("a", config, &*adapted.base, 1, device).unwrap();
-    adapted.set.activate("a").unwrap();
+    let options = AttachOptions {
+        seed: 1,
+        ..AttachOptions::default()
+    };
+    adapted.attach_with("a", config, &options).unwrap();
+    adapted.activate("a").unwrap();
     let head = HeadConfig::new(HeadKind::Classification { pooling: Pooling::Mean }, ["0", "1", "2"]);
     let head = Head::new(head.with_dropout(0.1), &*adapted.base, 2, device).unwrap();
     let head = Some(head);

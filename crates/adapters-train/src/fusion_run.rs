@@ -121,7 +121,7 @@ fn attention(run: &Run, dir: &Path) -> Result<Attention, TrainError> {
     let mut adapted = Adapted::new(pretrained.model(device)?);
     let options = LoadOptions::default();
     let setup = Setup::load(dir, &mut adapted.set, &*adapted.base, &run.registry, &options, device)?;
-    adapted.set.activate(setup.composition)?;
+    adapted.activate(setup.composition)?;
     let tokenizer = tokenizer_of(&pretrained, recipe.model.max_length)?;
     let data = RunData::read(recipe)?;
     let cx = TaskContext {

@@ -8,9 +8,8 @@ use std::time::Instant;
 use adapters::core::Format;
 use adapters::models::heads::{HeadKind, Pooling, Scores, Targets};
 use adapters::models::{Encoded, Head, HeadConfig, Pretrained};
-use adapters::store::{LoadOptions, load_adapter, save_adapter};
-use adapters::train::{TaskModel, adamw, hidden_states, peak_rss_bytes, text_input};
-use adapters::{Adapted, AdapterSet, METHODS, method};
+use adapters::train::{TaskModel, adamw, peak_rss_bytes, text_input};
+use adapters::{Adapted, AdapterFiles, AdapterSet, method};
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{Int, Tensor, TensorData};
@@ -78,29 +77,19 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
 
     let mut times = Vec::new();
     times.push(time("attach", &mut || {
-        AdapterSet::new().attach("bench", config.clone(), &*adapted.base, 0, &device)?;
+        Adapted::with_set(adapted.base.clone(), AdapterSet::new()).attach("bench", config.clone())?;
         Ok(())
     })?);
-    adapted
-        .set
-        .attach("bench", config.clone(), &*adapted.base, 0, &device)?;
-    adapted.set.activate("bench")?;
+    adapted.attach("bench", config)?;
+    adapted.activate("bench")?;
 
     let folder = tempfile::tempdir().map_err(|e| Failure::new(format!("no temporary folder: {e}"), "set TMPDIR"))?;
     times.push(time("save", &mut || {
-        save_adapter(folder.path(), Format::AdapterHub, &adapted.set, "bench", &*adapted.base)?;
+        adapted.save_with(folder.path(), Format::AdapterHub)?;
         Ok(())
     })?);
     times.push(time("load", &mut || {
-        let mut set = AdapterSet::new();
-        load_adapter(
-            folder.path(),
-            &mut set,
-            &*adapted.base,
-            &METHODS,
-            &LoadOptions::default(),
-            &device,
-        )?;
+        Adapted::with_set(adapted.base.clone(), AdapterSet::new()).load(folder.path())?;
         Ok(())
     })?);
 
@@ -155,11 +144,10 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
     let peak = peak_rss_bytes();
 
     if let Some(model) = training {
-        let set = model.valid().adapted.set;
-        let mut merged = pretrained.model(&device)?;
-        if adapters::merge(&mut merged, &set, "bench", None).is_ok() {
+        let mut adapted = model.valid().adapted;
+        if adapted.merge("bench").is_ok() {
             times.push(time("merged forward", &mut || {
-                let _ = hidden_states(&merged, input.clone(), &mut adapters::Ctx::plain())?.into_data();
+                let _ = adapted.forward(input.clone())?.into_data();
                 Ok(())
             })?);
         }
