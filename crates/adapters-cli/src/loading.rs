@@ -61,7 +61,8 @@ pub fn adapted<M: Host + Module + Sync>(
         ..LoadOptions::default()
     };
     if adapter.join(Setup::FILE).exists() {
-        let setup = Setup::load(adapter, &mut adapted.set, &*adapted.base, &METHODS, &options, device)?;
+        let (base, set) = adapted.parts_mut();
+        let setup = Setup::load(adapter, set, base, &METHODS, &options, device)?;
         adapted.activate(setup.composition.clone())?;
         let all = || adapted.set.iter().chain(adapted.set.fusions());
         let report = LoadReport {
@@ -118,7 +119,7 @@ impl Loaded {
         let cx = TaskContext {
             options: &self.options,
             pretrained: &self.pretrained,
-            model: &self.model.adapted.base,
+            model: self.model.adapted.base(),
             tokenizer: self.tokenizer.as_ref(),
         };
         let task: Box<dyn OpenTask> = self.task.open(&cx)?;
@@ -144,7 +145,7 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
     let pretrained = Pretrained::open(&dir)?.with_quantization(quantization);
     let (adapted, report) = adapted(pretrained.model(&device)?, &folder, args.allow_bin, &device)?;
     let taken = adapted.set.iter().map(|adapter| adapter.method().positions()).max();
-    let longest = adapted.base.max_length().saturating_sub(taken.unwrap_or(0));
+    let longest = adapted.base().max_length().saturating_sub(taken.unwrap_or(0));
     let max_length = args.max_length.or(manifest.max_length).unwrap_or(128.min(longest));
     let reads_text = pretrained.kind() != ModelKind::ImageEncoder;
     if reads_text && (max_length == 0 || max_length > longest) {
@@ -153,7 +154,7 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
             "the model has no more positions than that; the adapter may take some of them",
         ));
     }
-    let head = head(args, &folder, &manifest, &dir, &adapted.base, &device)?;
+    let head = head(args, &folder, &manifest, &dir, adapted.base(), &device)?;
     let config = head.config();
     let Some(task) = TaskKind::of_head(config, pretrained.kind()) else {
         return Err(Failure::new(

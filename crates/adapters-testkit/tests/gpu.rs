@@ -121,11 +121,11 @@ fn train(device: &Device) -> (Vec<f64>, Vec<TensorData>) {
     adapted.attach_with("a", config, &options).unwrap();
     adapted.activate("a").unwrap();
     let head = HeadConfig::new(HeadKind::Classification { pooling: Pooling::Mean }, ["0", "1", "2"]);
-    let head = Head::new(head.with_dropout(0.1), &*adapted.base, 2, device).unwrap();
+    let head = Head::new(head.with_dropout(0.1), adapted.base(), 2, device).unwrap();
     let head = Some(head);
     let mut model = TaskModel { adapted, head }.train();
     let (mut of_set, mut of_head) = (adamw(1e-2), adamw(1e-2));
-    let vocab = model.adapted.base.vocab_size();
+    let vocab = model.adapted.base().vocab_size();
     let mut losses = Vec::new();
     for step in 0..20usize {
         let rows: Vec<Encoded> = (0..8)
@@ -137,7 +137,7 @@ fn train(device: &Device) -> (Vec<f64>, Vec<TensorData>) {
             })
             .collect();
         let rows: Vec<&Encoded> = rows.iter().collect();
-        let input = text_input(&rows, &model.adapted.base, device);
+        let input = text_input(&rows, model.adapted.base(), device);
         let labels = TensorData::new((0..8).map(|row| (row + step as i64) % 3).collect::<Vec<i64>>(), [8]);
         let targets = Targets::Classes(Tensor::<1, Int>::from_data(labels, device));
         let seq = rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);

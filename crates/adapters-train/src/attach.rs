@@ -30,7 +30,8 @@ pub(crate) fn attach(
             name: Manifest::name_in(dir)?,
             ..LoadOptions::default()
         };
-        let report = load_adapter(dir, &mut adapted.set, &*adapted.base, &run.registry, &options, device)?;
+        let (base, set) = adapted.parts_mut();
+        let report = load_adapter(dir, set, base, &run.registry, &options, device)?;
         Ok::<_, TrainError>(report.attached.adapter)
     };
     let mut frozen = Vec::new();
@@ -48,7 +49,7 @@ pub(crate) fn attach(
                 device: Some(device.clone()),
             };
             let report = adapted.attach_with(&section.name, method, &options)?;
-            expressible(&adapted.set, &section.name, &*adapted.base)?;
+            expressible(&adapted.set, &section.name, adapted.base())?;
             (report, Composition::adapter(&section.name))
         }
         folders => {
@@ -57,15 +58,8 @@ pub(crate) fn attach(
             }
             let names: Vec<&str> = frozen.iter().map(String::as_str).collect();
             let config = section.fusion_config()?;
-            let report = adapters_fusion::attach_named(
-                &mut adapted.set,
-                &section.name,
-                &names,
-                config,
-                &*adapted.base,
-                seed,
-                device,
-            )?;
+            let (base, set) = adapted.parts_mut();
+            let report = adapters_fusion::attach_named(set, &section.name, &names, config, base, seed, device)?;
             (report, Composition::named_fuse(&section.name, names))
         }
     };

@@ -22,7 +22,7 @@ pub(crate) fn save_all(run: &Run, model: &TaskModel) -> Result<(Format, Result<P
         ));
     }
     let set = &model.adapted.set;
-    let format = expressible(set, &run.recipe.adapter.name, &*model.adapted.base)?;
+    let format = expressible(set, &run.recipe.adapter.name, model.adapted.base())?;
     save(run, model, format, &adapter)?;
     let peft = match format {
         Format::Peft => Ok(adapter),
@@ -39,7 +39,7 @@ pub(crate) fn save_all(run: &Run, model: &TaskModel) -> Result<(Format, Result<P
 fn save(run: &Run, model: &TaskModel, format: Format, dir: &Path) -> Result<(), TrainError> {
     let name = &run.recipe.adapter.name;
     let set = &model.adapted.set;
-    save_adapter(dir, format, set, name, &*model.adapted.base)?;
+    save_adapter(dir, format, set, name, model.adapted.base())?;
     let config = set.attached(name)?.method().to_string();
     save_head(run, model, format, dir, config)
 }
@@ -48,7 +48,7 @@ fn save(run: &Run, model: &TaskModel, format: Format, dir: &Path) -> Result<(), 
 fn save_setup(run: &Run, model: &TaskModel, dir: &Path) -> Result<(), TrainError> {
     let set = &model.adapted.set;
     if let Some(active) = set.active() {
-        Setup::new(active.composition().clone()).save(dir, set, &*model.adapted.base)?;
+        Setup::new(active.composition().clone()).save(dir, set, model.adapted.base())?;
     }
     let config = set.fusion(&run.recipe.adapter.name)?.method().to_string();
     save_head(run, model, Format::AdapterHub, dir, config)
@@ -56,7 +56,7 @@ fn save_setup(run: &Run, model: &TaskModel, dir: &Path) -> Result<(), TrainError
 
 /// Writes the head in the format of the folder if that has such a head, else in the manifest's; and the manifest.
 fn save_head(run: &Run, model: &TaskModel, format: Format, dir: &Path, config: String) -> Result<(), TrainError> {
-    let (recipe, base) = (&run.recipe, &*model.adapted.base);
+    let (recipe, base) = (&run.recipe, model.adapted.base());
     let head = match (&model.head, format) {
         (None, _) => None,
         (Some(head), Format::AdapterHub) if head.fits_adapterhub(base) => {
@@ -69,7 +69,7 @@ fn save_head(run: &Run, model: &TaskModel, format: Format, dir: &Path, config: S
     let manifest = Manifest {
         name: recipe.adapter.name.clone(),
         config,
-        base_architecture: model.adapted.base.architecture().to_owned(),
+        base_architecture: model.adapted.base().architecture().to_owned(),
         base_model: recipe.model.path.clone(),
         max_length: Some(recipe.model.max_length),
         quantize: recipe.model.quantize,

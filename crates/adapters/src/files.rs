@@ -78,9 +78,9 @@ impl<M: Host + Module + Sync> AdapterFiles for Adapted<M> {
         };
         let format = match options.format {
             Some(format) => format,
-            None => expressible(&self.set, name, &*self.base)?,
+            None => expressible(&self.set, name, self.base())?,
         };
-        save_adapter(dir.as_ref(), format, &self.set, name, &*self.base)
+        save_adapter(dir.as_ref(), format, &self.set, name, self.base())
     }
 
     fn load_with(
@@ -95,7 +95,8 @@ impl<M: Host + Module + Sync> AdapterFiles for Adapted<M> {
             options.name = Manifest::name_in(dir)?;
         }
         let device = self.device();
-        load_adapter(dir, &mut self.set, &*self.base, methods, &options, &device)
+        let (base, set) = self.parts_mut();
+        load_adapter(dir, set, base, methods, &options, &device)
     }
 }
 

@@ -34,7 +34,7 @@ fn model() -> (Adapted<Model>, TextInput) {
     model.attach("typed", lora(4)).unwrap();
     model.attach("text", method("lora[r=2]").unwrap()).unwrap();
     let texts = ["A film I would gladly see again.", "No."];
-    let batch = pretrained.tokenizer(16).unwrap().input(texts, &model.base).unwrap();
+    let batch = pretrained.tokenizer(16).unwrap().input(texts, model.base()).unwrap();
     (model.map(&mut Redraw), batch)
 }
 
@@ -118,7 +118,7 @@ fn what_is_saved_is_loaded_again() {
     };
     model.save_with(other.path(), options).unwrap();
 
-    let mut fresh = Adapted::with_set(model.base.clone(), Default::default());
+    let mut fresh = model.without_adapters();
     let loaded = fresh.load(dir.path()).unwrap();
     assert_eq!(loaded.format, Format::Peft);
     fresh.activate(loaded.attached.adapter).unwrap();

@@ -9,7 +9,7 @@ use adapters::core::Format;
 use adapters::models::heads::{HeadKind, Pooling, Scores, Targets};
 use adapters::models::{Encoded, Head, HeadConfig, Pretrained};
 use adapters::train::{TaskModel, adamw, peak_rss_bytes, text_input};
-use adapters::{Adapted, AdapterFiles, AdapterSet, method};
+use adapters::{Adapted, AdapterFiles, method};
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{Int, Tensor, TensorData};
@@ -54,7 +54,7 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
     }
     pretrained = pretrained.with_quantization(args.quantize.and_then(QuantizeArg::quantization));
     let mut adapted = Adapted::new(pretrained.model(&device)?);
-    if args.batch == 0 || args.seq == 0 || args.seq > adapted.base.max_length() || args.repeats == 0 {
+    if args.batch == 0 || args.seq == 0 || args.seq > adapted.base().max_length() || args.repeats == 0 {
         return Err(Failure::new(
             format!(
                 "cannot time {} x {} tokens {} times",
@@ -62,7 +62,7 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
             ),
             format!(
                 "--batch, --seq and --repeats are at least 1, --seq at most {}",
-                adapted.base.max_length()
+                adapted.base().max_length()
             ),
         ));
     }
@@ -77,7 +77,7 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
 
     let mut times = Vec::new();
     times.push(time("attach", &mut || {
-        Adapted::with_set(adapted.base.clone(), AdapterSet::new()).attach("bench", config.clone())?;
+        adapted.without_adapters().attach("bench", config.clone())?;
         Ok(())
     })?);
     adapted.attach("bench", config)?;
@@ -89,17 +89,17 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
         Ok(())
     })?);
     times.push(time("load", &mut || {
-        Adapted::with_set(adapted.base.clone(), AdapterSet::new()).load(folder.path())?;
+        adapted.without_adapters().load(folder.path())?;
         Ok(())
     })?);
 
     let pooling = Pooling::Mean;
     let config = HeadConfig::new(HeadKind::Classification { pooling }, ["0", "1"]);
     let config = config.with_layers(1).with_dropout(0.0);
-    let head = Some(Head::new(config, &*adapted.base, 0, &device)?);
+    let head = Some(Head::new(config, adapted.base(), 0, &device)?);
     let mut model = TaskModel { adapted, head };
     let trainable_params = model.num_params();
-    let vocab = model.adapted.base.vocab_size();
+    let vocab = model.adapted.base().vocab_size();
     let rows: Vec<Encoded> = (0..args.batch)
         .map(|row| Encoded {
             ids: (0..args.seq)
@@ -109,7 +109,7 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
         })
         .collect();
     let rows: Vec<&Encoded> = rows.iter().collect();
-    let input = text_input(&rows, &model.adapted.base, &device);
+    let input = text_input(&rows, model.adapted.base(), &device);
     let labels: Vec<i64> = (0..args.batch as i64).map(|row| row % 2).collect();
     let labels = Tensor::<1, Int>::from_data(TensorData::new(labels, [args.batch]), &device);
 

@@ -39,7 +39,7 @@ pub fn run(args: MergeArgs) -> Result<(), Failure> {
         &device,
     )?;
     let merged = adapted.merge(&report.attached.adapter)?;
-    save_checkpoint(&adapted.base, &dir, &args.out, args.dtype.map(DTypeArg::dtype))?;
+    save_checkpoint(adapted.base(), &dir, &args.out, args.dtype.map(DTypeArg::dtype))?;
     copy_tokenizer(&adapter, &args.out)?;
     say!(
         "merged {} into {} layers",

@@ -48,8 +48,7 @@ pub struct AttachOptions {
 /// [`Module::valid`] takes them from it.
 #[derive(Module, Debug)]
 pub struct Adapted<M: Module + Sync> {
-    /// The base model.
-    pub base: Frozen<M>,
+    base: Frozen<M>,
     /// The adapters.
     pub set: AdapterSet,
     /// What was merged.
@@ -77,6 +76,22 @@ impl<M: Module + Sync> Adapted<M> {
             set,
             merged: None,
         }
+    }
+
+    /// The base model.
+    pub fn base(&self) -> &M {
+        &self.base
+    }
+
+    /// The base model and its adapters, for what reads the one and changes the other.
+    pub fn parts_mut(&mut self) -> (&M, &mut AdapterSet) {
+        (&self.base, &mut self.set)
+    }
+
+    /// A model without adapters that shares this base.
+    #[must_use]
+    pub fn without_adapters(&self) -> Self {
+        Self::with_set(self.base.clone(), AdapterSet::new())
     }
 
     /// Activates a composition: the name of an adapter, or several in blocks. Copies no weight.

@@ -63,9 +63,9 @@ pub(super) fn evaluate<T: Task>(
     let (mut loss, mut right, mut count) = (0.0, 0.0, 0usize);
     for indices in eval_batches(&lengths, batch_size) {
         let rows: Vec<_> = indices.iter().map(|index| (*index, &examples[*index])).collect();
-        let batch = task.batch(&rows, EVALUATION, &model.adapted.base, device)?;
+        let batch = task.batch(&rows, EVALUATION, model.adapted.base(), device)?;
         let mut cx = Ctx::new(&model.adapted.set);
-        let hidden = hidden_states(&model.adapted.base, batch.input.clone(), &mut cx)?;
+        let hidden = hidden_states(model.adapted.base(), batch.input.clone(), &mut cx)?;
         let (logits, tokens) = predicted(model, hidden, &batch, &mut cx)?;
         let best = logits.clone().argmax(1).squeeze_dim::<1>(1);
         right += f64::from(best.equal(tokens.clone()).int().sum().into_scalar::<i64>() as f32);
