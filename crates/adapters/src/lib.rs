@@ -2,14 +2,15 @@
 
 mod device;
 mod files;
-mod methods;
+pub mod methods;
 
 pub use adapters_core as core;
 pub use adapters_core::{
     Adapted, AdapterSet, AnyMethod, AttachOptions, AttachReport, Composition, Ctx, Error, Format, Forward, Frozen,
-    Host, IntoMethod, Location, Method, MethodEntry, Point, Registry, Site, Sited, Sites, merge,
+    Host, IntoMethod, Location, Method, Point, Site, Sited, Sites, merge,
 };
 pub use adapters_fusion as fusion;
+pub use adapters_methods::{MethodEntry, Registry};
 pub use adapters_nn as nn;
 pub use adapters_reparam::{ForPaths, WeightDoor};
 pub use adapters_store as store;
