@@ -24,7 +24,7 @@ pub use host::Host;
 pub use matrices::Matrices;
 pub use merge::{MergeReport, Merged, merge};
 pub use method::Method;
-pub use method::any::{AnyMethod, Encode, ErasedMethod, IntoMethod};
+pub use method::any::{AnyMethod, Encode, ErasedMethod};
 pub use method::capability::{
     Capabilities, ConvertsForStorage, EditsEmbeddings, LearnsFaster, NeedsTokenizer, Penalized, Scheduled,
     SharedParameters, TiesHead,
@@ -32,6 +32,7 @@ pub use method::capability::{
 pub use method::codec::{AdapterHub, Codec, FileFormat, Format, Peft, StoredConfig, Tensors};
 pub use method::config::{ConfigError, LARGEST_SIZE};
 pub use method::config_string::{ConfigPart, ConfigString};
+pub use method::erase::IntoMethod;
 pub use method::layer::{Causality, Finisher, NotMergeable, SiteAdapter};
 pub use method::named_params::NamedParams;
 pub use method::schedule::TrainingSchedule;

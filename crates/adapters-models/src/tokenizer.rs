@@ -9,8 +9,6 @@ use serde::de::IgnoredAny;
 use tokenizers::{EncodeInput, Encoding, Tokenizer, TruncationParams};
 
 use crate::error::ModelError;
-use crate::input::TextInput;
-use crate::model::Model;
 
 /// One encoded text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,17 +105,6 @@ impl TextTokenizer {
         };
         inner.with_truncation(Some(truncation)).map_err(refuse)?;
         Ok(Self { path, inner })
-    }
-
-    /// Texts as a batch of `model`, padded to the longest of them.
-    ///
-    /// # Errors
-    ///
-    /// As [`encode`](Self::encode).
-    pub fn input<'t>(&self, texts: impl IntoIterator<Item = &'t str>, model: &Model) -> Result<TextInput, ModelError> {
-        let encoded = self.encode(texts.into_iter().map(|text| (text, None)))?;
-        let rows: Vec<&Encoded> = encoded.iter().collect();
-        Ok(TextInput::encoded(&rows, model.pad_id(), &model.device()))
     }
 
     /// Encodes texts, each alone or with a second one.

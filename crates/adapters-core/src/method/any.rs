@@ -11,7 +11,6 @@ use serde_json::{Map, Value};
 
 use crate::error::Error;
 use crate::host::Host;
-use crate::method::Method;
 use crate::method::build::Build;
 use crate::method::codec::{Format, Tensors};
 use crate::method::schedule::TrainingSchedule;
@@ -41,28 +40,6 @@ impl AnyMethod {
     pub fn downcast_ref<M: Any>(&self) -> Option<&M> {
         let method: &dyn Any = &*self.0;
         method.downcast_ref()
-    }
-}
-
-/// What an adapter is made of: a typed configuration, or a method that is checked already.
-pub trait IntoMethod {
-    /// The checked method.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Config`] naming the first field outside its range.
-    fn into_method(self) -> Result<AnyMethod, Error>;
-}
-
-impl<M: Method> IntoMethod for M {
-    fn into_method(self) -> Result<AnyMethod, Error> {
-        AnyMethod::new(self)
-    }
-}
-
-impl IntoMethod for AnyMethod {
-    fn into_method(self) -> Result<AnyMethod, Error> {
-        Ok(self)
     }
 }
 

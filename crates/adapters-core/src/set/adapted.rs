@@ -7,7 +7,7 @@ use crate::composition::Composition;
 use crate::error::Error;
 use crate::host::Host;
 use crate::merge::{MergeReport, merge};
-use crate::method::any::IntoMethod;
+use crate::method::erase::IntoMethod;
 use crate::pass::ctx::Ctx;
 use crate::set::AdapterSet;
 use crate::set::attach::AttachReport;
