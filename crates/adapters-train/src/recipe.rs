@@ -18,7 +18,6 @@ use toml::{Table, Value};
 use crate::batches::Order;
 use crate::data::{Fields, Labels, Part};
 use crate::error::TrainError;
-use crate::run_data;
 use crate::tasks::{TASKS, TaskName, TaskOptions, Template};
 
 pub(crate) use fusion::FUSION;
@@ -268,7 +267,7 @@ impl Recipe {
     /// Checks what only some tasks have.
     fn check_task(&self) -> Result<(), TrainError> {
         let (task, data) = (self.head.kind, &self.data);
-        run_data::check_share(data)?;
+        data.check_share()?;
         if self.train.class_weights.is_some() && task.name != "classification" {
             let expected = "none but for `head.kind` `classification`";
             return Err(value(
@@ -355,6 +354,22 @@ impl Recipe {
             }
         }
         None
+    }
+}
+
+impl DataSection {
+    /// Refuses a share for validation that is none, or that stands next to a file.
+    fn check_share(&self) -> Result<(), TrainError> {
+        let Some(share) = self.validation_share else {
+            return Ok(());
+        };
+        if self.validation.is_some() {
+            return Err(value("data.validation_share", "none with `data.validation`", share));
+        }
+        match share > 0.0 && share < 1.0 {
+            true => Ok(()),
+            false => Err(value("data.validation_share", "above 0 and below 1", share)),
+        }
     }
 }
 
