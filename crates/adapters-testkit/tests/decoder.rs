@@ -73,20 +73,19 @@ fn the_loss_of_a_vocabulary_is_that_of_its_scores() {
     ] {
         let lm = load(&goldens.join(name).join("base"));
         let set = attached(&lm, config).train();
-        let mut cx = Ctx::new(&set);
-        let input = TextInput::padded(&[&[5u32, 17, 42, 8, 61]], 0, PaddingSide::Right, &device);
-        let hidden = lm.forward(input, &mut cx).unwrap();
-        let scores = lm.scores(hidden, &mut cx).unwrap();
-        assert_eq!(
-            matches!(scores, LinearScores::Deferred { .. }),
-            deferred,
-            "{name}, {config}"
-        );
         let targets = Tensor::<1, Int>::from_data(TensorData::from([17i64, 42, 8, 61, 0]), &device);
-        let whole = scores.clone().whole().squeeze_dim::<2>(0);
-        let own = scores.cross_entropy(targets.clone()).mean();
-        let wanted = cross_entropy(whole, targets).mean();
-        let [own_grads, wanted_grads] = [&own, &wanted].map(|loss| gradients_of(&set, &loss.clone().backward()));
+        let run = |loss: fn(LinearScores, Tensor<1, Int>) -> Tensor<1>| {
+            let mut cx = Ctx::new(&set);
+            let input = TextInput::padded(&[&[5u32, 17, 42, 8, 61]], 0, PaddingSide::Right, &device);
+            let hidden = lm.forward(input, &mut cx).unwrap();
+            let scores = lm.scores(hidden, &mut cx).unwrap();
+            let is_deferred = matches!(scores, LinearScores::Deferred { .. });
+            assert_eq!(is_deferred, deferred, "{name}, {config}");
+            let loss = loss(scores, targets.clone()).mean();
+            (loss.clone(), gradients_of(&set, &loss.backward()))
+        };
+        let (own, own_grads) = run(LinearScores::cross_entropy);
+        let (wanted, wanted_grads) = run(|scores, targets| cross_entropy(scores.whole().squeeze_dim(0), targets));
         own.into_data()
             .assert_approx_eq::<f32>(&wanted.into_data(), Tolerance::absolute(2e-5));
         for (id, wanted) in wanted_grads {
