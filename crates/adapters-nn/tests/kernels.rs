@@ -532,17 +532,12 @@ fn dropout_is_one_mask_forward_and_backward() {
 #[test]
 fn losses_of_a_vocabulary() {
     // The table of a tied head is read as it lies, `[vocab, width]`.
-    for (rows, width, vocab, bias, tied) in [
-        (1, 3, 2, true, false),
-        (9, 17, 1500, false, true),
-        (300, 24, 2100, true, true),
-        (40, 24, 2100, true, false),
-    ] {
+    for (rows, width, vocab, tied) in [(1, 3, 2, true), (9, 17, 1500, false), (300, 24, 2100, true)] {
         let weight = match tied {
             true => random([vocab, width]).transpose(),
             false => random([width, vocab]),
         };
-        let bias = bias.then(|| random([vocab]));
+        let bias = tied.then(|| random([vocab]));
         let targets: Vec<i64> = (0..rows).map(|row| (row * 7919 % (vocab + 1)) as i64 - 1).collect();
         let targets = Tensor::<1, Int>::from_data(TensorData::new(targets, [rows]), &Device::flex());
         let stock = |x: Vec<Tensor<2>>| {
