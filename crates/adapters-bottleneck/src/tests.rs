@@ -1,8 +1,7 @@
 //! Configurations as files and config strings hold them.
 
-use adapters_core::{
-    AdapterHub, AnyMethod, Codec, ConfigError, Error, Format, Method, MethodEntry, Registry, StoredConfig,
-};
+use adapters_core::{AdapterHub, AnyMethod, Codec, ConfigError, Error, Format, Method, StoredConfig};
+use adapters_methods::{MethodEntry, Registry};
 use serde_json::{Map, Value, json};
 
 use crate::{BottleneckConfig, Init, Reduction, ResidualBeforeLn, Scaling};

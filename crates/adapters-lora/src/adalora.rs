@@ -2,12 +2,14 @@
 
 mod schedule;
 
-use adapters_core::target::{ModuleFields, Target};
+use adapters_core::target::Target;
 use adapters_core::{
     Attached, Build, Call, Capabilities, Causality, ConfigError, Effect, Erased, Error, LearnsFaster, LinearState,
-    LinearWeight, Method, NotMergeable, PeftModules, Penalized, Scheduled, SiteAdapter, SiteInfo, SiteLayer, Source,
-    TrainingSchedule, named_params, peft_modules,
+    LinearWeight, Method, NotMergeable, Penalized, Scheduled, SiteAdapter, SiteInfo, SiteLayer, Source,
+    TrainingSchedule, named_params,
 };
+use adapters_methods::ModuleFields;
+use adapters_methods::{PeftModules, peft_modules};
 use adapters_nn::draw;
 use adapters_nn::ops::project;
 use burn::module::{Module, Param};

@@ -179,7 +179,8 @@ pub(crate) fn key(site: &SiteInfo, adapter: &str, param: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use adapters_core::{AnyMethod, Error, MethodEntry, Registry};
+    use adapters_core::{AnyMethod, Error};
+    use adapters_methods::{MethodEntry, Registry};
     use serde_json::json;
 
     use super::*;

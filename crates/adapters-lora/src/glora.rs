@@ -2,11 +2,13 @@
 
 use std::borrow::Cow;
 
-use adapters_core::target::{ModuleFields, Target};
+use adapters_core::target::Target;
 use adapters_core::{
     Build, Call, Causality, ConfigError, Effect, Error, LinearState, LinearWeight, Method, NamedParams, NotMergeable,
-    PeftModules, SiteAdapter, SiteInfo, SiteLayer, Source, peft_modules,
+    SiteAdapter, SiteInfo, SiteLayer, Source,
 };
+use adapters_methods::ModuleFields;
+use adapters_methods::{PeftModules, peft_modules};
 use adapters_nn::{draw, float_weight};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;

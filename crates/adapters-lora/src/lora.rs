@@ -1,11 +1,11 @@
 //! LoRA: a low-rank update of linear layers and embedding tables.
 
-use adapters_core::copies::{TableCopy, bias_copy_of, copy_of};
 use adapters_core::target::{Target, name_matches};
 use adapters_core::{
     AdapterHub, Attached, Build, Capabilities, Codec, ConfigError, ConvertsForStorage, Erased, Error, Format, Host,
     LearnsFaster, Method, Peft, SiteInfo, SiteKind, SiteLayer, StoredConfig, TiesHead, config::from_fields,
 };
+use adapters_methods::{copies::TableCopy, copies::bias_copy_of, copies::copy_of};
 use adapters_nn::draw;
 use burn::tensor::{Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
@@ -257,7 +257,8 @@ impl Codec<Peft> for LoraConfig {
 
 #[cfg(test)]
 mod tests {
-    use adapters_core::{AnyMethod, MethodEntry, Registry};
+    use adapters_core::AnyMethod;
+    use adapters_methods::{MethodEntry, Registry};
     use serde_json::json;
 
     use super::*;

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use adapters_core::copies::without_gradient_at;
 use adapters_core::{Call, Causality, Effect, NamedParams, NotMergeable, SiteAdapter, Source, TableState};
+use adapters_methods::copies::without_gradient_at;
 use adapters_nn::ops::project;
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Tensor, module};

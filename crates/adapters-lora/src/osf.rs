@@ -1,10 +1,12 @@
 //! OSF: the small singular values of a weight and their vectors, trained outside the span of the large ones.
 
-use adapters_core::target::{ModuleFields, Target};
+use adapters_core::target::Target;
 use adapters_core::{
-    Build, Call, Causality, ConfigError, Effect, Error, LinearState, LinearWeight, Method, NotMergeable, PeftModules,
-    SiteAdapter, SiteInfo, SiteLayer, Source, named_params, peft_modules,
+    Build, Call, Causality, ConfigError, Effect, Error, LinearState, LinearWeight, Method, NotMergeable, SiteAdapter,
+    SiteInfo, SiteLayer, Source, named_params,
 };
+use adapters_methods::ModuleFields;
+use adapters_methods::{PeftModules, peft_modules};
 use adapters_nn::ops::project;
 use adapters_nn::{draw, float_weight};
 use burn::linalg::svd;

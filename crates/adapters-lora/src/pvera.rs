@@ -1,10 +1,12 @@
 //! PVeRA: VeRA whose inner features are drawn from a distribution in training.
 
-use adapters_core::target::{ModuleFields, Target};
+use adapters_core::target::Target;
 use adapters_core::{
     Build, Call, Capabilities, Causality, ConfigError, Effect, Error, LinearState, LinearWeight, Method, NotMergeable,
-    PeftModules, Shared, SharedParameters, SiteAdapter, SiteInfo, SiteLayer, Source, named_params, peft_modules,
+    Shared, SharedParameters, SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
 };
+use adapters_methods::ModuleFields;
+use adapters_methods::{PeftModules, peft_modules};
 use adapters_nn::ops::project;
 use adapters_nn::{TorchRng, draw};
 use burn::module::{Module, Param};

@@ -1,10 +1,12 @@
 //! RandLoRA: a sum of random products of low rank, scaled by trained diagonals: an update of full rank.
 
-use adapters_core::target::{ModuleFields, Target};
+use adapters_core::target::Target;
 use adapters_core::{
     Build, Call, Capabilities, Causality, ConfigError, Effect, Error, LinearState, LinearWeight, Method, NotMergeable,
-    PeftModules, Shared, SharedParameters, SiteAdapter, SiteInfo, SiteLayer, Source, named_params, peft_modules,
+    Shared, SharedParameters, SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
 };
+use adapters_methods::ModuleFields;
+use adapters_methods::{PeftModules, peft_modules};
 use adapters_nn::draw;
 use adapters_nn::ops::project;
 use burn::module::{Module, Param};

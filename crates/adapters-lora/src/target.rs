@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use adapters_core::config::{from_fields, to_fields};
-use adapters_core::target::{ModuleFields, ModuleNames, ModulePattern, ModuleTarget, Target};
 use adapters_core::{ConfigError, Host, Role, SiteInfo};
+use adapters_core::{target::ModuleNames, target::ModulePattern, target::ModuleTarget, target::Target};
+use adapters_methods::ModuleFields;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 

@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 
-use adapters_core::target::{ModuleFields, Target};
+use adapters_core::target::Target;
 use adapters_core::{
     Build, Call, Capabilities, Causality, ConfigError, Effect, Error, LinearState, LinearWeight, Method, NamedParams,
-    NotMergeable, ParamId, PeftModules, Shared, SharedParameters, SiteAdapter, SiteInfo, SiteLayer, Source,
-    peft_modules,
+    NotMergeable, ParamId, Shared, SharedParameters, SiteAdapter, SiteInfo, SiteLayer, Source,
 };
+use adapters_methods::ModuleFields;
+use adapters_methods::{PeftModules, peft_modules};
 use adapters_nn::ops::project;
 use adapters_nn::{TorchRng, draw, float_weight};
 use burn::linalg::svd;

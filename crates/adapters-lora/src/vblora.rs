@@ -1,11 +1,12 @@
 //! VB-LoRA: low-rank matrices put together from a bank of vectors all layers share.
 
-use adapters_core::target::{ModuleFields, Target};
+use adapters_core::target::Target;
 use adapters_core::{
     Build, Call, Capabilities, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method,
-    NotMergeable, PeftModules, Shared, SharedParameters, SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
-    peft_modules,
+    NotMergeable, Shared, SharedParameters, SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
 };
+use adapters_methods::ModuleFields;
+use adapters_methods::{PeftModules, peft_modules};
 use adapters_nn::draw;
 use adapters_nn::ops::project;
 use burn::module::{Module, Param};

@@ -1,10 +1,12 @@
 //! BOFT: the input rotated by a butterfly of blocks, the output scaled.
 
-use adapters_core::target::{ModuleFields, Target};
+use adapters_core::target::Target;
 use adapters_core::{
     Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable,
-    PeftModules, SiteAdapter, SiteInfo, SiteLayer, named_params, peft_modules,
+    SiteAdapter, SiteInfo, SiteLayer, named_params,
 };
+use adapters_methods::ModuleFields;
+use adapters_methods::{PeftModules, peft_modules};
 use adapters_nn::{draw, float_weight};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;

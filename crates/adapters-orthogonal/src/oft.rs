@@ -1,11 +1,12 @@
 //! OFT: the input rotated, block by block.
 
-use adapters_core::target::{ModuleFields, Target};
+use adapters_core::target::Target;
 use adapters_core::{
     Build, Call, Capabilities, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method,
-    NotMergeable, ParamValues, PeftModules, Scheduled, SiteAdapter, SiteInfo, SiteLayer, Tensors, TrainingSchedule,
-    named_params, peft_modules,
+    NotMergeable, ParamValues, Scheduled, SiteAdapter, SiteInfo, SiteLayer, Tensors, TrainingSchedule, named_params,
 };
+use adapters_methods::ModuleFields;
+use adapters_methods::{PeftModules, peft_modules};
 use adapters_nn::draw;
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor, TensorData};

@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 
 use adapters_core::config::to_fields;
-use adapters_core::peft_modules::{name_modules, read_modules};
-use adapters_core::target::{ModuleFields, Target};
+use adapters_core::target::Target;
 use adapters_core::{
     AdapterHub, Build, Call, Causality, Codec, ConfigError, Effect, Erased, Error, Host, LinearState, LinearWeight,
     Method, NamedParams, NotMergeable, ParamId, Peft, Role, SiteAdapter, SiteInfo, SiteLayer, Source, StoredConfig,
 };
+use adapters_methods::ModuleFields;
+use adapters_methods::{name_modules, read_modules};
 use adapters_nn::ops::project;
 use adapters_nn::{draw, float_weight};
 use burn::linalg::svd;

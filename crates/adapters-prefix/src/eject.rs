@@ -1,6 +1,7 @@
 //! Replacing the MLP of a trained prefix by the vectors it computes, which are all that inference needs.
 
-use adapters_core::{AdapterSet, AnyMethod, Attached, Error, Host, Method, Union};
+use adapters_core::{AdapterSet, AnyMethod, Attached, Error, Host, Method};
+use adapters_methods::Union;
 use burn::module::Module;
 
 use crate::prefix_tuning::PrefixTuningConfig;

@@ -1,10 +1,8 @@
 //! Configurations as files and config strings hold them.
 
 use adapters_core::config::{to_fields, write_architecture};
-use adapters_core::{
-    AdapterHub, AnyMethod, Codec, ConfigError, Error, Format, Method, MethodEntry, Peft, Registry, StoredConfig,
-    Tensors,
-};
+use adapters_core::{AdapterHub, AnyMethod, Codec, ConfigError, Error, Format, Method, Peft, StoredConfig, Tensors};
+use adapters_methods::{MethodEntry, Registry};
 use burn::tensor::TensorData;
 use serde_json::{Map, Value, json};
 

@@ -1,9 +1,8 @@
 //! Configurations as files and config strings hold them.
 
 use adapters_core::config::{to_fields, write_architecture};
-use adapters_core::{
-    AdapterHub, AnyMethod, Codec, ConfigError, Error, FileFormat, Method, MethodEntry, Peft, Registry, StoredConfig,
-};
+use adapters_core::{AdapterHub, AnyMethod, Codec, ConfigError, Error, FileFormat, Method, Peft, StoredConfig};
+use adapters_methods::{MethodEntry, Registry};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 

@@ -1,9 +1,8 @@
 //! Configurations as files and config strings hold them.
 
 use adapters_core::config::write_architecture;
-use adapters_core::{
-    AdapterHub, AnyMethod, Codec, ConfigError, Error, Format, Method, MethodEntry, Registry, StoredConfig,
-};
+use adapters_core::{AdapterHub, AnyMethod, Codec, ConfigError, Error, Format, Method, StoredConfig};
+use adapters_methods::{MethodEntry, Registry};
 use serde_json::{Map, Value, json};
 
 use crate::ReftConfig;

@@ -8,9 +8,9 @@ use burn::tensor::Tensor;
 
 use crate::{WeightAdapter, WeightDoor, Weights, device_of, weights_of};
 use adapters_core::{
-    AdapterSet, AnyMethod, Attached, AttachedLayer, Erased, Error, Format, LinearState, Registry, Shared, SiteLayer,
-    Sited,
+    AdapterSet, AnyMethod, Attached, AttachedLayer, Erased, Error, Format, LinearState, Shared, SiteLayer, Sited,
 };
+use adapters_methods::Registry;
 use adapters_store::{LoadOptions, SavedFiles, StoreError, load_adapter, save_adapter};
 
 /// Name of the adapter while it is in a set; peft's files do not hold it.

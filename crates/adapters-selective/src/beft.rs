@@ -1,10 +1,12 @@
 //! BEFT: a trained vector beside the bias of a layer.
 
-use adapters_core::target::{ModuleFields, Target};
+use adapters_core::target::Target;
 use adapters_core::{
-    Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable,
-    PeftModules, Role, SiteAdapter, SiteInfo, SiteLayer, Source, named_params, peft_modules,
+    Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable, Role,
+    SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
 };
+use adapters_methods::ModuleFields;
+use adapters_methods::{PeftModules, peft_modules};
 use adapters_nn::draw;
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;

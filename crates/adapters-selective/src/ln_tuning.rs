@@ -1,8 +1,10 @@
 //! LN tuning: the parameters of the normalizations, trained in copies.
 
-use adapters_core::copies::copy_of;
-use adapters_core::target::{ModuleFields, Target};
-use adapters_core::{Build, ConfigError, Error, Method, SiteInfo, SiteLayer, peft_modules};
+use adapters_core::target::Target;
+use adapters_core::{Build, ConfigError, Error, Method, SiteInfo, SiteLayer};
+use adapters_methods::ModuleFields;
+use adapters_methods::copies::copy_of;
+use adapters_methods::peft_modules;
 use serde::{Deserialize, Serialize};
 
 /// Weight and bias of layer normalizations, trained; all normalizations without `target_modules`.

@@ -2,11 +2,13 @@
 
 use std::borrow::Cow;
 
-use adapters_core::target::{ModuleFields, Target};
+use adapters_core::target::Target;
 use adapters_core::{
     Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NamedParams,
-    NotMergeable, PeftModules, SiteAdapter, SiteInfo, SiteLayer, Source, peft_modules,
+    NotMergeable, SiteAdapter, SiteInfo, SiteLayer, Source,
 };
+use adapters_methods::ModuleFields;
+use adapters_methods::{PeftModules, peft_modules};
 use adapters_nn::ops::project;
 use adapters_nn::{TorchRng, draw};
 use burn::module::{Module, Param, ParamId};

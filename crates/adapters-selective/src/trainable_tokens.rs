@@ -1,13 +1,14 @@
 //! Trainable tokens: chosen rows of an embedding table, trained in copies.
 
 use adapters_core::config::to_fields;
-use adapters_core::peft_modules::{name_modules, read_modules};
-use adapters_core::target::{ModuleFields, ModulePattern, Target};
 use adapters_core::{
     AdapterHub, Build, Call, Capabilities, Causality, Codec, ConfigError, Effect, Erased, Error, Host, LinearState,
     LinearWeight, Method, NotMergeable, Peft, Role, SiteAdapter, SiteInfo, SiteKind, SiteLayer, Source, StoredConfig,
     TableState, TiesHead, named_params,
 };
+use adapters_core::{target::ModulePattern, target::Target};
+use adapters_methods::ModuleFields;
+use adapters_methods::{name_modules, read_modules};
 use adapters_nn::float_weight;
 use adapters_nn::ops::project;
 use burn::module::{Module, Param};

@@ -1,10 +1,12 @@
 //! FourierFT: an update with few frequencies.
 
-use adapters_core::target::{ModuleFields, Target};
+use adapters_core::target::Target;
 use adapters_core::{
     Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable,
-    PeftModules, SiteAdapter, SiteInfo, SiteLayer, Source, named_params, peft_modules,
+    SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
 };
+use adapters_methods::ModuleFields;
+use adapters_methods::{PeftModules, peft_modules};
 use adapters_nn::ops::project;
 use adapters_nn::{TorchRng, draw};
 use burn::module::{Module, Param};

@@ -1,10 +1,12 @@
 //! WaveFT: an update with few wavelet coefficients.
 
-use adapters_core::target::{ModuleFields, Target, pattern_value};
 use adapters_core::{
     Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable,
-    PeftModules, SiteAdapter, SiteInfo, SiteLayer, Source, named_params, peft_modules,
+    SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
 };
+use adapters_core::{target::Target, target::pattern_value};
+use adapters_methods::ModuleFields;
+use adapters_methods::{PeftModules, peft_modules};
 use adapters_nn::ops::project;
 use adapters_nn::{TorchRng, UnknownName, draw};
 use burn::module::{Module, Param};

@@ -16,7 +16,7 @@
 //!   `from_dict()` normalizes them again.
 
 use adapters_core::Composition;
-use adapters_core::target::OneOrMany;
+use adapters_methods::OneOrMany;
 use serde::{Deserialize, Serialize};
 
 /// A composition, or a part of one, in its file form.

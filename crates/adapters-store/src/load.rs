@@ -12,8 +12,9 @@ use crate::key_names::{renew, without_adapter_name};
 use crate::tensors::with_shape;
 use crate::{StoreError, TensorProblem, mlx, read_json, read_pytorch, read_safetensors};
 use adapters_core::{
-    AdapterSet, AnyMethod, AttachReport, Attached, Format, Host, Registry, Role, SiteKind, StoredConfig, Tensors, build,
+    AdapterSet, AnyMethod, AttachReport, Attached, Format, Host, Role, SiteKind, StoredConfig, Tensors, build,
 };
+use adapters_methods::Registry;
 use adapters_nn::nearest;
 
 /// How to load an adapter folder.

@@ -11,7 +11,8 @@ use crate::{
     HeadSetup, LoadOptions, StoreError, expressible, load_adapter, load_fusion, read_json, save_adapter, save_fusion,
     write_json,
 };
-use adapters_core::{AdapterSet, Composition, Host, Registry};
+use adapters_core::{AdapterSet, Composition, Host};
+use adapters_methods::Registry;
 
 /// What `adapter_setup.json` says, as the reference's `save_adapter_setup` writes it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,10 +1,12 @@
 //! A method of a program of its own, from its configuration to its file: the example of CONTRIBUTING.md.
 
-use adapters::core::target::{ModuleFields, Target};
+use adapters::core::target::Target;
 use adapters::core::{
     AnyMethod, Build, Call, Causality, ConfigError, Effect, Erased, Error, Format, LinearState, LinearWeight, Method,
-    NotMergeable, PeftModules, Registry, SiteAdapter, SiteInfo, SiteLayer, Source, named_params, peft_modules,
+    NotMergeable, SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
 };
+use adapters::methods::ModuleFields;
+use adapters::methods::{PeftModules, Registry, peft_modules};
 use adapters::nn::draw;
 use adapters::nn::ops::project;
 use adapters::store::{LoadOptions, load_adapter, save_adapter};

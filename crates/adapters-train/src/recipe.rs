@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use adapters_core::Registry;
+use adapters_methods::Registry;
 use adapters_models::Pretrained;
 use adapters_models::heads::Pooling;
 use adapters_nn::Quantization;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use adapters_core::Registry;
+use adapters_methods::Registry;
 use burn::tensor::Device;
 
 use crate::recipe::Recipe;

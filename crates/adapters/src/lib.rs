@@ -1,14 +1,15 @@
 #![doc = include_str!("../README.md")]
 
 mod device;
-mod methods;
+pub mod methods;
 
 pub use adapters_core as core;
 pub use adapters_core::{
     Adapted, AdapterSet, AnyMethod, AttachReport, Composition, Ctx, Error, Format, Frozen, Host, Location, Method,
-    MethodEntry, Point, Registry, Site, Sited, Sites, merge,
+    Point, Site, Sited, Sites, merge,
 };
 pub use adapters_fusion as fusion;
+pub use adapters_methods::{MethodEntry, Registry};
 pub use adapters_nn as nn;
 pub use adapters_reparam::{ForPaths, WeightDoor};
 pub use adapters_store as store;

@@ -1,6 +1,7 @@
-//! The methods of this build: the one place where a method enters the system.
+//! The methods of this build: the one place where a method enters the system; and what methods have in common.
 
-use adapters_core::{AnyMethod, Error, MethodEntry, Registry};
+use adapters_core::{AnyMethod, Error};
+pub use adapters_methods::*;
 
 /// Every method this build has. A program adds its own with [`Registry::with`].
 pub const METHODS: Registry = Registry::from_static(ENTRIES);

@@ -9,16 +9,20 @@ fn allowed(package: &str) -> Option<&'static [&'static str]> {
     match package {
         "adapters-derive" | "adapters-nn" => Some(&[]),
         "adapters-core" => Some(&["adapters-derive", "adapters-nn"]),
-        "adapters-store" => Some(&["adapters-core", "adapters-fusion", "adapters-nn"]),
-        "adapters-reparam" | "adapters-models" => Some(&["adapters-core", "adapters-nn", "adapters-store"]),
+        "adapters-methods" => Some(&["adapters-core", "adapters-nn"]),
+        "adapters-store" => Some(&["adapters-core", "adapters-fusion", "adapters-methods", "adapters-nn"]),
+        "adapters-reparam" | "adapters-models" => {
+            Some(&["adapters-core", "adapters-methods", "adapters-nn", "adapters-store"])
+        }
         "adapters-train" => Some(&[
             "adapters-core",
             "adapters-fusion",
+            "adapters-methods",
             "adapters-models",
             "adapters-nn",
             "adapters-store",
         ]),
-        _ if METHOD_CRATES.contains(&package) => Some(&["adapters-core", "adapters-nn"]),
+        _ if METHOD_CRATES.contains(&package) => Some(&["adapters-core", "adapters-methods", "adapters-nn"]),
         _ => None,
     }
 }

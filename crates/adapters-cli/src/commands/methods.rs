@@ -1,6 +1,6 @@
 //! `adapters methods`: what a config string can name.
 
-use adapters::core::MethodEntry;
+use adapters::methods::MethodEntry;
 use adapters::{METHODS, method};
 use serde_json::{Value, json};
 

@@ -43,7 +43,7 @@ impl Format {
     }
 
     /// The key of a shared parameter where a method has no key of its own for it.
-    pub(crate) fn shared_key(self, adapter: &str, param: &str) -> String {
+    pub fn shared_key(self, adapter: &str, param: &str) -> String {
         match self {
             Self::AdapterHub => format!("shared_parameters.{adapter}.{param}"),
             Self::Peft => format!("base_model.{param}"),

@@ -1,4 +1,4 @@
-//! What a macro writes for a method: the names of a layer's parameters, the modules of a configuration.
+//! What a macro writes for a layer: the names of its parameters.
 
 /// Implements [`NamedParams`](crate::NamedParams) for a layer from names and fields:
 /// `named_params!(Layer: "lora_A" => a, "lora_B" => b; optional "bias" => bias; fixed a);`
@@ -18,28 +18,6 @@ macro_rules! named_params {
             $(fn fixed_params(&self) -> Vec<$crate::ParamId> {
                 vec![$(self.$fixed.id),*]
             })?
-        }
-    };
-}
-
-/// Implements [`PeftModules`](crate::PeftModules) for a configuration with a field `targets` of
-/// [`ModuleFields`](crate::target::ModuleFields): `peft_modules!(Loha: "LOHA");`. Functions of the trait with a default may
-/// follow in braces.
-#[macro_export]
-macro_rules! peft_modules {
-    ($config:ty: $peft_type:literal $({ $($override:tt)* })?) => {
-        impl $crate::PeftModules for $config {
-            const PEFT_TYPE: &'static str = $peft_type;
-
-            fn modules(&self) -> &$crate::target::ModuleFields {
-                &self.targets
-            }
-
-            fn modules_mut(&mut self) -> &mut $crate::target::ModuleFields {
-                &mut self.targets
-            }
-
-            $($($override)*)?
         }
     };
 }

@@ -2,11 +2,11 @@
 //!
 //! 1. [`Method`] (here): the configuration of a method and the layers it builds; all that most methods implement.
 //! 2. [`target`]: which sites of a model a method is aimed at. [`build`]: what it may use to build a layer.
-//! 3. [`layer`], [`named_params`], [`site_layer`], [`shared`], [`copies`]: what it builds.
-//! 4. [`codec`]: how a method is stored in the two file formats. [`peft_modules`]: the codec of methods only peft has.
+//! 3. [`layer`], [`named_params`], [`site_layer`], [`shared`]: what it builds.
+//! 4. [`codec`]: how a method is stored in the two file formats.
 //! 5. [`capability`], [`schedule`]: what only some methods need.
 //! 6. [`config`], [`config_string`], [`preset`]: from a config string to a configuration and back.
-//! 7. [`any`], [`erase`], [`registry`], [`union`]: methods of any type.
+//! 7. [`any`], [`erase`]: methods of any type.
 
 pub(crate) mod any;
 pub(crate) mod build;
@@ -14,21 +14,17 @@ pub(crate) mod capability;
 pub mod codec;
 pub mod config;
 pub(crate) mod config_string;
-pub mod copies;
 mod erase;
 pub(crate) mod layer;
 pub(crate) mod macros;
 pub(crate) mod module_names;
 pub(crate) mod named_params;
 pub(crate) mod path_pattern;
-pub mod peft_modules;
 pub(crate) mod preset;
-pub(crate) mod registry;
 pub(crate) mod schedule;
 pub(crate) mod shared;
 pub(crate) mod site_layer;
 pub mod target;
-pub(crate) mod union;
 
 use std::fmt::Debug;
 

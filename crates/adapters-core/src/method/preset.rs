@@ -28,7 +28,7 @@ impl<M: Serialize + DeserializeOwned> Preset<M> {
     ///
     /// [`ConfigError::UnknownField`] with the nearest known field; [`ConfigError::Field`] for a value of the wrong type;
     /// those of the configuration's own conversions.
-    pub(crate) fn with_fields(&self, fields: Map<String, Value>) -> Result<M, ConfigError> {
+    pub fn with_fields(&self, fields: Map<String, Value>) -> Result<M, ConfigError> {
         let mut all = to_fields(&(self.config)(), &[]);
         refuse_unknown(&fields, all.keys())?;
         all.extend(fields);

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use adapters_core::{AdapterSet, Registry};
+use adapters_core::AdapterSet;
+use adapters_methods::Registry;
 use adapters_store::{HeadSetup, LoadOptions, Setup};
 use burn::tensor::Device;
 

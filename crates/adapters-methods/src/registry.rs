@@ -6,13 +6,12 @@ use std::fmt;
 use adapters_nn::UnknownName;
 use serde_json::{Map, Value};
 
-use crate::error::Error;
-use crate::method::Method;
-use crate::method::any::AnyMethod;
-use crate::method::codec::{AdapterHub, Codec, Format, Peft, StoredConfig};
-use crate::method::config::to_fields;
-use crate::method::config_string::{ConfigPart, ConfigString};
-use crate::method::union::Union;
+use adapters_core::config::to_fields;
+use adapters_core::{
+    AdapterHub, AnyMethod, Codec, ConfigPart, ConfigString, Error, Format, Method, Peft, StoredConfig,
+};
+
+use crate::union::Union;
 
 /// A configuration inside another method's object, with the field that holds it.
 type Nested = (&'static str, Map<String, Value>);

@@ -4,19 +4,11 @@ use std::fmt;
 
 use serde_json::{Map, Value, json};
 
-use crate::error::Error;
-use crate::host::Host;
-use crate::method::any::{AnyMethod, Encode, ErasedMethod};
-use crate::method::build::Build;
-use crate::method::codec::{Format, StoredConfig, Tensors};
-use crate::method::config::ConfigError;
-use crate::method::named_params::NamedParams;
-use crate::method::shared::Shared;
-use crate::method::site_layer::SiteLayer;
-use crate::method::target::Target;
-use crate::pass::state::Inserted;
-use crate::set::attached::Attached;
-use crate::site::SiteInfo;
+use adapters_core::target::Target;
+use adapters_core::{
+    AnyMethod, Attached, Build, ConfigError, Encode, ErasedMethod, Error, Format, Host, Inserted, NamedParams, Role,
+    Shared, SiteInfo, SiteLayer, StoredConfig, Tensors,
+};
 
 /// A union of configurations, written `a|b`: an adapter that has layers of each, no two at one place.
 ///
@@ -152,7 +144,7 @@ fn conflict(first: &AnyMethod, second: &AnyMethod, place: impl fmt::Display) -> 
 }
 
 /// A role both targets name.
-fn common_role<'a>(first: &'a Target, second: &Target) -> Option<&'a crate::site::Role> {
+fn common_role<'a>(first: &'a Target, second: &Target) -> Option<&'a Role> {
     match (first, second) {
         (
             Target::Roles { roles, leave_out: a },

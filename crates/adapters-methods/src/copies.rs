@@ -4,14 +4,10 @@ use burn::module::{Module, Param, ParamId};
 use burn::nn::Linear;
 use burn::tensor::{Device, Int, Tensor, module};
 
-use crate::erased::Erased;
-use crate::host::Host;
-use crate::method::layer::{Causality, NotMergeable, SiteAdapter};
-use crate::method::site_layer::SiteLayer;
-use crate::named_params;
-use crate::pass::call::Call;
-use crate::pass::state::{Effect, LinearState, LinearWeight, NormState, NormWeight, TableState};
-use crate::site::{Site, SiteInfo, SiteKind};
+use adapters_core::{
+    Call, Causality, Effect, Erased, Host, LinearState, LinearWeight, NormState, NormWeight, NotMergeable, Site,
+    SiteAdapter, SiteInfo, SiteKind, SiteLayer, TableState, named_params,
+};
 use adapters_nn::float_weight;
 
 /// A copy of the whole module at a site, trained in its place; `None` where the model gives no access to one.

@@ -1,0 +1,16 @@
+#![doc = include_str!("../README.md")]
+
+pub mod copies;
+mod module_fields;
+mod peft_modules;
+mod registry;
+mod union;
+
+/// For [`peft_modules!`].
+#[doc(hidden)]
+pub use adapters_core as core;
+
+pub use module_fields::{ModuleFields, OneOrMany};
+pub use peft_modules::{Fields, PeftModules, name_modules, read_modules};
+pub use registry::{MethodEntry, Registry};
+pub use union::Union;

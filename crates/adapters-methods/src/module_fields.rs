@@ -1,0 +1,92 @@
+//! Modules by name in peft's configurations.
+
+use adapters_core::ConfigError;
+use adapters_core::target::{ModuleNames, ModulePattern, ModuleTarget, Target};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// How peft's configurations name modules, with every field that is not read.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ModuleFields {
+    /// Names, a regular expression, or `all-linear`.
+    pub target_modules: Option<ModulePattern>,
+    /// Modules to leave alone.
+    pub exclude_modules: Option<ModulePattern>,
+    /// Only these layers.
+    pub layers_to_transform: Option<OneOrMany>,
+    /// The components of a path before the number of a layer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers_pattern: Option<ModuleNames>,
+    /// Every other field, kept and written back.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// One number or a list of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    /// One.
+    One(usize),
+    /// A list.
+    Many(Vec<usize>),
+}
+
+impl ModuleFields {
+    /// The modules named; `otherwise` if none are.
+    pub fn target_or(&self, otherwise: Target) -> Target {
+        self.target().map_or(otherwise, Target::Modules)
+    }
+
+    /// The modules named; `None` if none are.
+    pub fn target(&self) -> Option<ModuleTarget> {
+        Some(ModuleTarget {
+            modules: self.target_modules.clone()?,
+            exclude: self.exclude_modules.clone(),
+            layers: self.layers_to_transform.clone().map(|layers| match layers {
+                OneOrMany::One(layer) => vec![layer],
+                OneOrMany::Many(layers) => layers,
+            }),
+            layers_pattern: self.layers_pattern.clone(),
+        })
+    }
+
+    /// The fields of a target, with others next to them.
+    pub fn of(target: ModuleTarget, extra: Map<String, Value>) -> Self {
+        Self {
+            target_modules: Some(target.modules),
+            exclude_modules: target.exclude,
+            layers_to_transform: target.layers.map(OneOrMany::Many),
+            layers_pattern: target.layers_pattern,
+            extra,
+        }
+    }
+
+    /// Refuses the first of `fields`, which change what is computed, that says something.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Unsupported`].
+    pub fn refuse(&self, fields: &[&'static str]) -> Result<(), ConfigError> {
+        for field in fields {
+            if let Some(value) = self.extra.get(*field).filter(|value| !says_nothing(value)) {
+                return Err(ConfigError::Unsupported {
+                    field,
+                    found: value.to_string(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn says_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(items) => items.is_empty(),
+        Value::String(word) => word == "none",
+        Value::Bool(true) | Value::Number(_) => false,
+    }
+}
