@@ -37,7 +37,7 @@ pub struct Published {
     pub refused: Option<String>,
 }
 
-/// Options that change nothing a model computes: descriptions, initial values, how texts are generated, what is returned beside the
+/// Options that change nothing a model computes: descriptions, initial values, how texts are generated, what is returned next to the
 /// last hidden state, the library's own switches of memory and speed, and parameters of heads that a task adds.
 const INERT: &[&str] = &[
     // Descriptions.
