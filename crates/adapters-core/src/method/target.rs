@@ -302,19 +302,21 @@ impl Target {
 
     /// The first layer that is named and is not among these sites, with the field that names it.
     fn absent_layer(&self, sites: &[SiteInfo]) -> Option<(&'static str, usize)> {
-        let (field, named, of_site): (_, &[usize], &dyn Fn(&SiteInfo) -> Option<usize>) = match self {
-            Self::Roles { leave_out, .. } => ("leave_out", leave_out, &|info| info.site.layer),
-            Self::Modules(target) => {
-                let named = target.layers.as_deref().unwrap_or_default();
-                ("layers, layers_to_transform", named, &|info| target.layer(info))
+        match self {
+            Self::Roles { leave_out, .. } => {
+                let is_there = |layer: &usize| sites.iter().any(|info| info.site.layer == Some(*layer));
+                let absent = leave_out.iter().find(|layer| !is_there(layer))?;
+                Some(("leave_out", *absent))
             }
-            Self::Any(targets) => return targets.iter().find_map(|target| target.absent_layer(sites)),
-            Self::Outside { target, .. } | Self::Tied(target) => return target.absent_layer(sites),
-            _ => return None,
-        };
-        let is_there = |layer: &usize| sites.iter().any(|info| of_site(info) == Some(*layer));
-        let absent = named.iter().find(|layer| !is_there(layer))?;
-        Some((field, *absent))
+            Self::Modules(target) => {
+                let is_there = |layer: &usize| sites.iter().any(|info| target.layer(info) == Some(*layer));
+                let absent = target.layers.iter().flatten().find(|layer| !is_there(layer))?;
+                Some(("layers, layers_to_transform", *absent))
+            }
+            Self::Any(targets) => targets.iter().find_map(|target| target.absent_layer(sites)),
+            Self::Outside { target, .. } | Self::Tied(target) => target.absent_layer(sites),
+            _ => None,
+        }
     }
 
     /// The names a user could have meant, for the error about a target without hits.
