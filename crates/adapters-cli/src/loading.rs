@@ -220,18 +220,12 @@ fn head(
         let pooling = args.pooling.unwrap_or(PoolingArg::Mean).pooling();
         return Ok(Head::load_linear(path, pooling, base, device)?);
     }
-    if let Some(head) = &manifest.head {
-        let mut head = head.clone();
-        if let Some(pooling) = args.pooling {
-            head.config.insert("pooling".to_owned(), pooling.name().into());
-        }
-        return Ok(Head::load_manifest(adapter, &head, base, device)?);
+    let mut manifest = manifest.clone();
+    if let (Some(head), Some(pooling)) = (&mut manifest.head, args.pooling) {
+        head.config.insert("pooling".to_owned(), pooling.name().into());
     }
-    if Head::is_in(adapter) {
-        return Ok(Head::load(adapter, base, args.allow_bin, device)?.1);
-    }
-    match Head::load_peft(adapter, checkpoint, base, device)? {
-        Some(head) => Ok(head.with_labels(&manifest.labels)),
+    match Head::find(adapter, &manifest, checkpoint, args.allow_bin, base, device)? {
+        Some(head) => Ok(head),
         None => Err(Failure::new(
             format!(
                 "the adapter folder {} has no head, so there is nothing to predict with",

@@ -478,7 +478,6 @@ fn finish(
         });
     }
     let adapter = run.dir.join("adapter");
-    let (format, peft) = save_all(run, &model)?;
     draw_curve(run)?;
     let mut summary = Summary {
         test_accuracy: test.as_ref().map(|t| t.score),
@@ -500,6 +499,7 @@ fn finish(
     summary
         .extra
         .insert("test_loss".to_owned(), test.map(|t| t.loss).into());
+    let saved = save_all(run, &model, &summary)?;
     summary.write(run.dir.join(SUMMARY))?;
     let path = run.dir.join(CHECKPOINT);
     fs::remove_file(&path)
@@ -511,8 +511,9 @@ fn finish(
     Ok(Outcome {
         dir: run.dir.clone(),
         adapter,
-        format,
-        peft,
+        format: saved.format,
+        peft: saved.peft,
+        head_note: saved.head_note,
         summary,
         finished: true,
     })
