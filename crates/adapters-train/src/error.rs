@@ -6,6 +6,7 @@ use adapters_models::ModelError;
 use adapters_store::StoreError;
 use adapters_store::atomic::AtomicWriteError;
 
+#[cfg(feature = "plots")]
 use crate::curve::CurveError;
 use crate::data::DataError;
 use crate::run_files::RunFileError;
@@ -134,6 +135,7 @@ pub enum TrainError {
     #[error(transparent)]
     RunFile(#[from] RunFileError),
     /// The curve could not be drawn.
+    #[cfg(feature = "plots")]
     #[error(transparent)]
     Curve(#[from] CurveError),
 }
