@@ -23,10 +23,12 @@ def difference(model, case):
     """The largest difference of a merged case from its output, or why there is none."""
     folder = golden / model / "cases" / case
     meta = json.loads((folder / "case.json").read_text())
+    if model == "xmod" and meta["framework"] == "adapters":
+        return "AdapterHub's library deletes the adapters of languages, which transformers computes"
     [adapter] = meta["adapters"].values()
     with tempfile.TemporaryDirectory() as out:
         merge = [command, "merge", "--model", golden / model / "base", "--adapter", folder / adapter, "--out", out]
-        done = subprocess.run(merge + ["--quiet"], capture_output=True, text=True)
+        done = subprocess.run(merge, capture_output=True, text=True)
         if done.returncode != 0:
             return done.stderr.strip().splitlines()[0]
         loader = getattr(transformers, meta["model_class"])
