@@ -37,6 +37,7 @@ mod granite;
 pub mod heads;
 mod input;
 mod kind;
+mod linear_scores;
 mod llama;
 mod lm_head;
 mod mistral;
@@ -70,6 +71,7 @@ mod sound;
 pub mod speech;
 mod standard_layer;
 pub mod t5;
+mod text_batch;
 pub mod text_embeddings;
 mod tokenizer;
 mod transformer;
@@ -102,6 +104,7 @@ pub use input::{
     ImageInput, Input, PaddingSide, SoundInput, Source, SpeechInput, TextAndImageInput, TextInput, ToTextInput,
 };
 pub use kind::ModelKind;
+pub use linear_scores::LinearScores;
 pub use model::Model;
 pub use norm::{Norm, NormKind};
 pub use pretrained::Pretrained;

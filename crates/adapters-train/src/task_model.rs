@@ -2,7 +2,7 @@
 
 use adapters_core::{Adapted, Ctx, NamedParams};
 use adapters_models::heads::Scores;
-use adapters_models::{Head, Input, Model};
+use adapters_models::{Head, Input, LinearScores, Model};
 use burn::module::{Module, ParamId};
 use burn::tensor::{Int, Tensor, TensorData};
 
@@ -43,7 +43,7 @@ impl TaskModel {
         if let Some(seed) = dropout_seed {
             cx = cx.training(seed);
         }
-        let hidden = hidden_states(&self.adapted.base, input, &mut cx)?;
+        let hidden = hidden_states(self.adapted.base(), input, &mut cx)?;
         self.head_scores(hidden, &mut cx)
     }
 
@@ -52,7 +52,7 @@ impl TaskModel {
         let padding = cx.pass().padding.clone();
         Ok(self
             .head()?
-            .forward(hidden, padding, &*self.adapted.base, cx)
+            .forward(hidden, padding, self.adapted.base(), cx)
             .of_text(cx))
     }
 
@@ -84,7 +84,7 @@ impl TaskModel {
             .skipping_layers(0..pass.dropped_layers);
         let (set, input) = (&self.adapted.set, input.clone());
         if !by_block {
-            let hidden = hidden_states(&self.adapted.base, input, &mut cx)?;
+            let hidden = hidden_states(self.adapted.base(), input, &mut cx)?;
             let loss = self.weighted(loss(hidden, &mut cx)?, weight);
             return Ok(LossGradients::of(&loss, set, &self.head));
         }
@@ -99,7 +99,7 @@ impl TaskModel {
                 }
             }
         };
-        let gradients = gradients_by_block(&self.adapted.base, input, set, &self.head, &cx, loss)?;
+        let gradients = gradients_by_block(self.adapted.base(), input, set, &self.head, &cx, loss)?;
         failed.map_or(Ok(gradients), Err)
     }
 
@@ -111,26 +111,25 @@ impl TaskModel {
         loss * weight
     }
 
-    /// Scores of the vocabulary at the target positions of a batch, `[targets, vocab]`, by the head that was trained or the
+    /// Scores of the vocabulary at the target positions of a batch, `[1, targets, vocab]`, by the head that was trained or the
     /// model's own. Only these positions go through the head: the vocabulary is large.
-    pub(crate) fn token_logits(
+    pub(crate) fn token_scores(
         &self,
         hidden: Tensor<3>,
         batch: &Batch,
         cx: &mut Ctx<'_>,
-    ) -> Result<Tensor<2>, TrainError> {
-        let base = &*self.adapted.base;
+    ) -> Result<LinearScores, TrainError> {
+        let base = self.adapted.base();
         let chosen = at_target_positions(hidden, batch, cx);
-        let logits = match &self.head {
+        let scores = match &self.head {
             Some(head) => Some(head.scores(chosen, base, cx)),
-            None => base.logits(chosen, cx),
+            None => base.scores(chosen, cx),
         };
-        let logits = logits.ok_or_else(|| TrainError::Value {
+        scores.ok_or_else(|| TrainError::Value {
             field: "head.kind",
             expected: "a model with a language-model head".to_owned(),
             found: "an encoder".to_owned(),
-        })?;
-        Ok(logits.squeeze_dim(0))
+        })
     }
 }
 
