@@ -1,4 +1,4 @@
-//! FRoD: the weight between frozen factors, of which a diagonal and a few elements beside it train.
+//! FRoD: the weight between frozen factors, of which a diagonal and a few elements off it train.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -207,13 +207,13 @@ impl Frod {
         Ok(projected.collect())
     }
 
-    /// The places of S beside the diagonal, `[2, n]`.
+    /// The places of S off the diagonal, `[2, n]`.
     fn places(&self, torch: &mut TorchRng, d_in: usize) -> TensorData {
-        let beside = d_in * (d_in - 1);
+        let off_diagonal = d_in * (d_in - 1);
         let wanted = ((d_in * d_in) as f64 * self.sparse_rate) as usize;
-        let count = wanted.max(1).min(beside);
-        let drawn = torch.permutation(beside, count);
-        // The `k`th element beside the diagonal, row by row.
+        let count = wanted.max(1).min(off_diagonal);
+        let drawn = torch.permutation(off_diagonal, count);
+        // The `k`th element off the diagonal, row by row.
         let at = drawn.iter().map(|k| {
             let (row, col) = (k / (d_in - 1), k % (d_in - 1));
             (row as i64, if col < row { col } else { col + 1 } as i64)
@@ -459,8 +459,8 @@ impl BetweenFactors {
         let [_, count] = places.dims();
         let rows = places.clone().slice_dim(0, 0..1).reshape([count]);
         let cols = places.slice_dim(0, 1..2).reshape([count]);
-        let beside = rows * d_in as i64 + cols;
-        let indices = Tensor::cat(vec![along, beside], 0);
+        let off_diagonal = rows * d_in as i64 + cols;
+        let indices = Tensor::cat(vec![along, off_diagonal], 0);
         let values = Tensor::cat(vec![self.l.val(), self.values.val()], 0);
         let inner = Tensor::<1>::zeros([d_in * d_in], &device).scatter(0, indices, values, IndexingUpdateOp::Add);
         (inner.reshape([d_in, d_in]), category.v.val().transpose())
