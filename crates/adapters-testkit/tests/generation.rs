@@ -35,6 +35,10 @@ const OPTIONS: &[(&str, &str)] = &[
     ("psoft", "[r=4]"),
     ("shira", "[r=1]"),
     ("waveft", "[n_frequency=20]"),
+    ("lily", "[r=4]"),
+    ("poly", "[n_tasks=2]"),
+    ("multitask_prompt_tuning", "[num_tasks=2]"),
+    ("cpt", "[cpt_token_ids=[5,7,42]]"),
 ];
 
 /// More than the identifiers show.
@@ -100,7 +104,19 @@ fn greedy(cache: bool) -> Generation {
 }
 
 fn tokens(generation: &Generation, lm: &Model, set: &AdapterSet, prompts: &[&[u32]]) -> Vec<Vec<u32>> {
+    let mut generation = generation.clone();
+    if generation.tasks.is_empty() {
+        generation.tasks = tasks(set, prompts.len());
+    }
     generation.run(lm, set, prompts, |_, _| ()).unwrap()
+}
+
+/// A task for each row where a method needs to know it.
+fn tasks(set: &AdapterSet, rows: usize) -> Vec<Option<usize>> {
+    match set.iter().any(|adapter| adapter.method().tasks().is_some()) {
+        true => vec![Some(1); rows],
+        false => Vec::new(),
+    }
 }
 
 #[test]
@@ -129,7 +145,7 @@ fn with_and_without_the_cache(model: &str, at_least: usize) -> Vec<(String, Stri
     assert_eq!(plain, tokens(&greedy(false), &lm, &AdapterSet::new(), &PROMPTS));
     let scores = |set: &AdapterSet| {
         let input = TextInput::padded(&PROMPTS, 0, PaddingSide::Left, &device);
-        let mut cx = Ctx::new(set);
+        let mut cx = Ctx::new(set).with_tasks(tasks(set, PROMPTS.len())).unwrap();
         let hidden = lm.forward(input, &mut cx).unwrap();
         lm.logits(hidden, &mut cx).unwrap().into_data()
     };
@@ -173,8 +189,13 @@ fn an_encoder_decoder_answers_the_same_with_the_cache_and_in_a_padded_batch() {
     let device = Device::flex();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/t5/base");
     let model = Pretrained::open(&folder).unwrap().encoder_decoder(&device).unwrap();
-    let answers =
-        |cache, set: &AdapterSet, texts: &[&[u32]]| greedy(cache).answer(&model, set, texts, |_, _| ()).unwrap();
+    let answers = |cache, set: &AdapterSet, texts: &[&[u32]]| {
+        let generation = Generation {
+            tasks: tasks(set, texts.len()),
+            ..greedy(cache)
+        };
+        generation.answer(&model, set, texts, |_, _| ()).unwrap()
+    };
     let none = AdapterSet::new();
     let plain = answers(true, &none, &PROMPTS);
     assert_eq!(plain, answers(false, &none, &PROMPTS));
