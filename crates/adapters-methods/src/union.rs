@@ -6,8 +6,9 @@ use serde_json::{Map, Value, json};
 
 use adapters_core::target::Target;
 use adapters_core::{
-    AnyMethod, Attached, Build, ConfigError, Encode, ErasedMethod, Error, Format, Host, Inserted, NamedParams, Role,
-    Shared, SiteInfo, SiteLayer, StoredConfig, Tensors,
+    AnyMethod, Attached, Build, Capabilities, ConfigError, ConvertsForStorage, EditsEmbeddings, Encode, ErasedMethod,
+    Error, Format, Host, Inserted, LearnsFaster, NamedParams, NeedsTokenizer, Role, Shared, SharedParameters, SiteInfo,
+    SiteLayer, StoredConfig, Tensors, TiesHead,
 };
 
 /// A union of configurations, written `a|b`: an adapter that has layers of each, no two at one place.
@@ -124,6 +125,11 @@ impl Union {
         Ok(changed.then(|| adapter.reformed(AnyMethod::erased(Self { parts }), layers)))
     }
 
+    /// The members that change how many positions a sequence has.
+    fn edits(&self) -> impl Iterator<Item = &dyn EditsEmbeddings> {
+        self.parts.iter().filter_map(|part| part.capabilities().embeddings)
+    }
+
     fn owner(&self, site: &SiteInfo) -> Result<&AnyMethod, Error> {
         let shares = self.shares(&[site])?;
         let owner = shares.into_iter().find(|(_, sites)| !sites.is_empty());
@@ -133,6 +139,12 @@ impl Union {
             reason: "no member of the union targets it".to_owned(),
         })
     }
+}
+
+/// Whether a shared parameter of that name is one of a member's.
+fn owns(member: &AnyMethod, param: &str) -> bool {
+    let shared = member.capabilities().shared;
+    shared.is_some_and(|shared| shared.owns(param))
 }
 
 fn conflict(first: &AnyMethod, second: &AnyMethod, place: impl fmt::Display) -> Error {
@@ -175,28 +187,20 @@ impl ErasedMethod for Union {
         self.owner(site)?.build(site, build)
     }
 
-    fn build_shared(&self, build: &Build<'_>) -> Result<Shared, Error> {
-        let mut all = Shared::new();
-        for part in &self.parts {
-            let shared = part.build_shared(build)?;
-            // Files have one place for a parameter that is claimed.
-            for (name, _) in shared.named_params() {
-                let mut claiming = self.parts.iter().filter(|part| part.owns(&name));
-                if let (Some(first), Some(second)) = (claiming.next(), claiming.next()) {
-                    return Err(conflict(first, second, name));
-                }
-            }
-            all = all.and(shared);
+    fn capabilities(&self) -> Capabilities<'_> {
+        Capabilities {
+            shared: Some(self),
+            faster: Some(self),
+            embeddings: Some(self),
+            tokenizer: Some(self),
+            tied: Some(self),
+            storage: Some(self),
+            ..Capabilities::default()
         }
-        Ok(all)
-    }
-
-    fn owns(&self, param: &str) -> bool {
-        self.parts.iter().any(|part| part.owns(param))
     }
 
     fn shared_key(&self, format: Format, adapter: &str, param: &str) -> String {
-        match self.parts.iter().find(|part| part.owns(param)) {
+        match self.parts.iter().find(|part| owns(part, param)) {
             Some(owner) => owner.shared_key(format, adapter, param),
             None => format.shared_key(adapter, param),
         }
@@ -219,32 +223,12 @@ impl ErasedMethod for Union {
         }))
     }
 
-    fn positions(&self) -> usize {
-        self.parts.iter().map(|part| part.positions()).max().unwrap_or(0)
-    }
-
-    fn learns_faster(&self, param: &str) -> bool {
-        self.parts.iter().any(|part| part.learns_faster(param))
-    }
-
-    fn inserts(&self) -> Option<Inserted> {
-        self.parts.iter().find_map(|part| part.inserts())
-    }
-
-    fn first_position(&self) -> usize {
-        self.parts.iter().map(|part| part.first_position()).sum()
-    }
-
     fn key(&self, format: Format, site: &SiteInfo, adapter: &str, param: &str) -> String {
         match self.owner(site) {
             Ok(part) => part.nested_key(format, site, adapter, param),
             // No part is aimed at this site, so that no layer was built there.
             Err(_) => format!("{}.{param}", site.path),
         }
-    }
-
-    fn on_tied_head(&self, table: &SiteLayer) -> Option<SiteLayer> {
-        self.parts.iter().find_map(|part| part.on_tied_head(table))
     }
 
     /// What has a place of its own inside the file of another method is there once.
@@ -254,25 +238,6 @@ impl ErasedMethod for Union {
 
     fn is_duplicate(&self, format: Format, key: &str) -> bool {
         self.parts.iter().any(|part| part.is_duplicate(format, key))
-    }
-
-    fn to_storage(&self, format: Format, adapter: &Attached, host: &dyn Host) -> Result<Option<Attached>, Error> {
-        self.by_part(adapter, |part, share| part.to_storage(format, share, host))
-    }
-
-    fn restored(&self, adapter: &Attached) -> Option<Attached> {
-        self.by_part(adapter, |part, share| Ok(part.restored(share))).ok()?
-    }
-
-    fn with_tokens(&self, encode: &Encode<'_>) -> Result<Option<AnyMethod>, Error> {
-        let mut changed = false;
-        let mut parts = Vec::new();
-        for part in &self.parts {
-            let resolved = part.with_tokens(encode)?;
-            changed |= resolved.is_some();
-            parts.push(resolved.unwrap_or_else(|| part.clone()));
-        }
-        Ok(changed.then(|| AnyMethod::erased(Self { parts })))
     }
 
     fn write(&self, format: Format, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, Error> {
@@ -301,6 +266,89 @@ impl ErasedMethod for Union {
         }
         let what = "a union of configurations";
         Err(Error::config(NAME, ConfigError::NotExpressible { format, what }))
+    }
+}
+
+impl SharedParameters for Union {
+    fn build_shared(&self, build: &Build<'_>) -> Result<Shared, Error> {
+        let mut all = Shared::new();
+        for part in &self.parts {
+            let shared = part.build_shared(build)?;
+            // Files have one place for a parameter that is claimed.
+            for (name, _) in shared.named_params() {
+                let mut claiming = self.parts.iter().filter(|part| owns(part, &name));
+                if let (Some(first), Some(second)) = (claiming.next(), claiming.next()) {
+                    return Err(conflict(first, second, name));
+                }
+            }
+            all = all.and(shared);
+        }
+        Ok(all)
+    }
+
+    fn owns(&self, param: &str) -> bool {
+        self.parts.iter().any(|part| owns(part, param))
+    }
+}
+
+impl EditsEmbeddings for Union {
+    fn inserts(&self) -> Option<Inserted> {
+        self.edits().find_map(|edits| edits.inserts())
+    }
+
+    fn first_position(&self) -> usize {
+        self.edits().map(|edits| edits.first_position()).sum()
+    }
+
+    fn positions(&self) -> usize {
+        self.edits().map(|edits| edits.positions()).max().unwrap_or(0)
+    }
+}
+
+impl LearnsFaster for Union {
+    fn learns_faster(&self, param: &str) -> bool {
+        let mut faster = self.parts.iter().filter_map(|part| part.capabilities().faster);
+        faster.any(|faster| faster.learns_faster(param))
+    }
+}
+
+impl NeedsTokenizer for Union {
+    fn with_tokens(&self, encode: &Encode<'_>) -> Result<Option<AnyMethod>, Error> {
+        let mut changed = false;
+        let mut parts = Vec::new();
+        for part in &self.parts {
+            let resolved = match part.capabilities().tokenizer {
+                Some(text) => text.with_tokens(encode)?,
+                None => None,
+            };
+            changed |= resolved.is_some();
+            parts.push(resolved.unwrap_or_else(|| part.clone()));
+        }
+        Ok(changed.then(|| AnyMethod::erased(Self { parts })))
+    }
+}
+
+impl TiesHead for Union {
+    fn on_tied_head(&self, table: &SiteLayer) -> Option<SiteLayer> {
+        let mut tied = self.parts.iter().filter_map(|part| part.capabilities().tied);
+        tied.find_map(|tied| tied.on_tied_head(table))
+    }
+}
+
+impl ConvertsForStorage for Union {
+    fn to_storage(&self, format: Format, adapter: &Attached, host: &dyn Host) -> Result<Option<Attached>, Error> {
+        self.by_part(adapter, |part, share| match part.capabilities().storage {
+            Some(storage) => storage.to_storage(format, share, host),
+            None => Ok(None),
+        })
+    }
+
+    fn restored(&self, adapter: &Attached) -> Option<Attached> {
+        let restored = |part: &AnyMethod, share: &Attached| {
+            let storage = part.capabilities().storage;
+            Ok(storage.and_then(|storage| storage.restored(share)))
+        };
+        self.by_part(adapter, restored).ok()?
     }
 }
 

@@ -189,7 +189,7 @@ impl AdapterSet {
     pub fn penalty(&self) -> Option<Tensor<1>> {
         let trained = self.all().filter(|a| a.trainable);
         trained
-            .filter_map(|a| a.method.penalty(a))
+            .filter_map(|a| a.method.capabilities().penalty?.penalty(a))
             .reduce(|sum, penalty| sum + penalty)
     }
 
