@@ -341,6 +341,34 @@ fn a_killed_run_ends_like_one_that_was_not() {
 }
 
 #[test]
+fn every_optimizer_and_schedule_survives_a_kill() {
+    let task = Task::new();
+    let mut seen = Vec::new();
+    for overrides in [
+        &["train.optimizer=sgd", "train.momentum=0.9", "train.schedule=cosine"][..],
+        &["train.optimizer=sgd", "train.weight_decay=0.1", "train.schedule=linear"],
+        &["train.optimizer=adafactor", "train.schedule=constant"],
+        &["train.optimizer=lion", "train.schedule=wsd", "train.decay=0.5"],
+    ] {
+        let name = seen.len();
+        let whole = run(&task, &task.path(&format!("whole{name}")), overrides);
+        finish(&whole);
+        let killed = run(&task, &task.path(&format!("killed{name}")), overrides);
+        train(&killed, &mut |event| match event {
+            Event::Step { step: 16, .. } => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        })
+        .unwrap();
+        finish(&killed);
+        let (ended, expected) = (weights(&killed), weights(&whole));
+        assert!(ended == expected, "{overrides:?}");
+        assert_eq!(metrics(&killed), metrics(&whole), "{overrides:?}");
+        assert!(!seen.contains(&ended), "{overrides:?} trains like another");
+        seen.push(ended);
+    }
+}
+
+#[test]
 fn adalora_cuts_ranks_to_the_target_and_survives_a_kill() {
     let task = Task::new();
     let config = "adapter.config=adalora[init_r=4,target_r=2,tinit=2,tfinal=4]";

@@ -368,12 +368,9 @@ impl TwoStacks for BartModel {
         self.decoder.extend(chain, [Some(frame.mask), frame.encoded_mask])
     }
 
-    fn vocabulary_scores(&self, hidden: Tensor<3>, _: &mut Hooks<'_>) -> Tensor<3> {
-        let scores = ops::project(hidden, self.shared.weight.val());
-        match &self.final_logits_bias {
-            Some(bias) => scores + bias.val().unsqueeze(),
-            None => scores,
-        }
+    fn vocabulary_scores(&self, hidden: Tensor<3>, _: &mut Hooks<'_>) -> LinearScores {
+        let bias = self.final_logits_bias.as_ref().map(|bias| bias.val().squeeze_dim(0));
+        LinearScores::projected(hidden, self.shared.weight.val(), bias)
     }
 }
 

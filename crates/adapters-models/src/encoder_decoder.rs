@@ -273,11 +273,11 @@ impl TwoStacks for BertToBertModel {
         chain.layers(&self.decoder.layers, [Some(frame.mask), frame.encoded_mask])
     }
 
-    fn vocabulary_scores(&self, hidden: Tensor<3>, _: &mut Hooks<'_>) -> Tensor<3> {
+    fn vocabulary_scores(&self, hidden: Tensor<3>, _: &mut Hooks<'_>) -> LinearScores {
         let head = &self.head;
         let x = head.activation.forward(ops::linear(&head.dense, hidden));
         let x = ops::layer_norm(&head.norm, x);
-        ops::project(x, self.decoder.words.weight.val()) + head.bias.val().unsqueeze()
+        LinearScores::projected(x, self.decoder.words.weight.val(), Some(head.bias.val()))
     }
 }
 

@@ -261,8 +261,8 @@ impl TwoStacks for WhisperModel {
         self.decoder.extend(chain, [Some(frame.mask), frame.encoded_mask])
     }
 
-    fn vocabulary_scores(&self, hidden: Tensor<3>, _: &mut Hooks<'_>) -> Tensor<3> {
-        ops::project(hidden, self.words.weight.val())
+    fn vocabulary_scores(&self, hidden: Tensor<3>, _: &mut Hooks<'_>) -> LinearScores {
+        LinearScores::projected(hidden, self.words.weight.val(), None)
     }
 }
 

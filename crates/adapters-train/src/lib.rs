@@ -19,6 +19,7 @@ mod report;
 mod run;
 mod run_data;
 mod run_files;
+mod schedule;
 mod task_model;
 mod tasks;
 mod trainer;
@@ -30,7 +31,7 @@ pub use drop_layers::DropLayers;
 pub use error::TrainError;
 pub use evaluate::{Evaluation, Outputs};
 pub use inputs::{Batch, hidden_states, text_input};
-pub use optimizer::{adamw, linear_schedule};
+pub use optimizer::{Optimizer, adamw};
 pub use recipe::{
     AdapterSection, Batching, ClassWeights, DataSection, FusionSection, HeadSection, Keep, ModelSection, OutputSection,
     Recipe, TrainSection,
@@ -39,6 +40,7 @@ pub use recompute::LossGradients;
 pub use report::{Event, Outcome};
 pub use run::Run;
 pub use run_files::{MetricsLog, RunFileError, Summary, machine_memory_bytes, peak_rss_bytes};
+pub use schedule::Schedule;
 pub use task_model::TaskModel;
 pub use tasks::{
     OpenTask, TASKS, Task, TaskContext, TaskData, TaskKind, TaskName, TaskOptions, Template, tokenizer_of,

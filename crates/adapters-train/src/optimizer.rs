@@ -1,10 +1,70 @@
-//! AdamW with PyTorch's defaults, the schedule, and clipping by the norm of the whole gradient.
+//! Optimizers by name with the constants of their Python counterparts, and clipping by the norm of the whole gradient.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
-use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
+use burn::optim::decay::WeightDecayConfig;
+use burn::optim::momentum::MomentumConfig;
+use burn::optim::{AdafactorConfig, AdamWConfig, GradientsParams, LionConfig, ModuleOptimizer, SgdConfig};
 use burn::tensor::{Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+/// An optimizer of Burn, by its name in recipes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Optimizer {
+    /// See [`adamw`].
+    #[default]
+    Adamw,
+    /// Stochastic gradient descent, with momentum if a recipe gives one, and the weight decay added to the gradient, as PyTorch's.
+    Sgd,
+    /// With the learning rate of the schedule: neither relative steps nor scaled by the parameter, as the `Trainer` of transformers
+    /// has it. *Adafactor: Adaptive Learning Rates with Sublinear Memory Cost*, Shazeer and Stern, 2018,
+    /// <https://arxiv.org/abs/1804.04235>.
+    Adafactor,
+    /// With beta 0.9 and 0.99. *Symbolic Discovery of Optimization Algorithms*, Chen et al., 2023,
+    /// <https://arxiv.org/abs/2302.06675>.
+    Lion,
+}
+
+impl Optimizer {
+    /// A new optimizer of this name; `momentum` is that of [`Optimizer::Sgd`].
+    pub fn init(self, weight_decay: f64, momentum: Option<f64>) -> ModuleOptimizer {
+        let decay = weight_decay as f32;
+        match self {
+            Self::Adamw => adamw(weight_decay),
+            Self::Sgd => SgdConfig::new()
+                .with_weight_decay((decay > 0.0).then(|| WeightDecayConfig::new(decay)))
+                .with_momentum(momentum.map(|momentum| {
+                    // Burn dampens by 0.1 unless told otherwise.
+                    MomentumConfig::new().with_momentum(momentum).with_dampening(0.0)
+                }))
+                .init(),
+            Self::Adafactor => AdafactorConfig::new()
+                .with_relative_step(false)
+                .with_scale_parameter(false)
+                .with_weight_decay(decay)
+                .init(),
+            Self::Lion => LionConfig::new()
+                .with_beta_1(0.9)
+                .with_beta_2(0.99)
+                .with_weight_decay(decay)
+                .init(),
+        }
+    }
+}
+
+impl fmt::Display for Optimizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Adamw => "adamw",
+            Self::Sgd => "sgd",
+            Self::Adafactor => "adafactor",
+            Self::Lion => "lion",
+        })
+    }
+}
 
 /// AdamW with beta 0.9 and 0.999 and epsilon 1e-8. Burn's own defaults differ in epsilon and decay, so both are set.
 ///
@@ -16,17 +76,6 @@ pub fn adamw(weight_decay: f64) -> ModuleOptimizer {
         .with_epsilon(1e-8)
         .with_weight_decay(weight_decay as f32)
         .init()
-}
-
-/// Factor of the learning rate at `step` (from zero) of `steps`: linear rise over `warmup` (a share of the steps, at
-/// least one), then linear fall to zero.
-pub fn linear_schedule(step: u64, steps: u64, warmup: f64) -> f64 {
-    let warm = ((steps as f64 * warmup) as u64).max(1);
-    if step < warm {
-        (step + 1) as f64 / warm as f64
-    } else {
-        steps.saturating_sub(step) as f64 / (steps - warm.min(steps)).max(1) as f64
-    }
 }
 
 /// Scales the gradients of adapters and head so that the norm over all of them is at most `max_norm`. The norm stays on the
@@ -145,16 +194,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_schedule_rises_and_falls() {
-        let at: Vec<f64> = (0..10).map(|s| linear_schedule(s, 10, 0.2)).collect();
-        assert_eq!(at[0], 0.5);
-        assert_eq!(at[1], 1.0);
-        assert_eq!(at[2], 1.0);
-        assert_eq!(at[9], 0.125);
-        assert!((0..3).all(|s| linear_schedule(s, 1, 0.5).is_finite()));
-    }
-
-    #[test]
     fn clipping_scales_the_whole_gradient() {
         let device = Device::flex().autodiff();
         let (a, b) = (
@@ -206,5 +245,60 @@ mod tests {
             .val()
             .into_data()
             .assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-5));
+    }
+
+    /// Two steps with a rate and a decay of PyTorch's SGD, without and with momentum 0.9, of transformers' Adafactor
+    /// (`scale_parameter=False, relative_step=False`), and of Lion as its paper states it, on a matrix and a bias.
+    #[test]
+    fn optimizers_are_those_of_python() {
+        let device = Device::flex().autodiff();
+        let plain = device.clone().inner();
+        for (optimizer, momentum, weight, bias) in [
+            (
+                Optimizer::Sgd,
+                None,
+                [[0.923_051f32, 0.398_900_5], [-1.970_977, -0.050_299_76]],
+                [0.349_100_5f32, -0.973_051],
+            ),
+            (
+                Optimizer::Sgd,
+                Some(0.9),
+                [[0.877_151, 0.488_450_5], [-1.991_677, -0.230_524_76]],
+                [0.258_650_5, -0.927_151],
+            ),
+            (
+                Optimizer::Adafactor,
+                None,
+                [[0.781_021_5, 0.455_727_5], [-1.907_969_1, 0.097_127_01]],
+                [0.332_829_6, -0.964_371_9],
+            ),
+            (
+                Optimizer::Lion,
+                None,
+                [[0.798_100_95, 0.498_900_5], [-1.995_902, 0.049_600_25]],
+                [0.299_100_52, -0.998_101],
+            ),
+        ] {
+            let mut linear = LinearConfig::new(2, 2).init(&device);
+            linear.weight = Param::from_tensor(Tensor::from_data([[1.0, 0.5], [-2.0, 0.25]], &device));
+            linear.bias = Some(Param::from_tensor(Tensor::from_data([0.5, -1.0], &device)));
+            let mut stepped = optimizer.init(0.01, momentum);
+            for (of_weight, of_bias) in [
+                ([[0.5f32, -1.0], [0.25, 2.0]], [1.0f32, -0.5]),
+                ([[0.25, 2.0], [-0.5, 1.0]], [0.5, 0.25]),
+            ] {
+                let mut grads = GradientsParams::new();
+                grads.register(linear.weight.id, Tensor::<2>::from_data(of_weight, &plain));
+                let id = linear.bias.as_ref().unwrap().id;
+                grads.register(id, Tensor::<1>::from_data(of_bias, &plain));
+                linear = stepped.step(0.1, linear, grads);
+            }
+            for (found, expected) in [
+                (linear.weight.val().into_data(), TensorData::from(weight)),
+                (linear.bias.unwrap().val().into_data(), TensorData::from(bias)),
+            ] {
+                found.assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-5));
+            }
+        }
     }
 }

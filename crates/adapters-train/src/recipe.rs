@@ -2,6 +2,7 @@
 
 mod fusion;
 mod overrides;
+mod train;
 
 use std::collections::HashSet;
 use std::fs;
@@ -16,13 +17,12 @@ use toml::{Table, Value};
 
 use crate::batches::Order;
 use crate::data::{Fields, Labels, Part};
-use crate::drop_layers::DropLayers;
 use crate::error::TrainError;
-use crate::run_data;
 use crate::tasks::{TASKS, TaskName, TaskOptions, Template};
 
 pub(crate) use fusion::FUSION;
 pub use fusion::FusionSection;
+pub use train::{Batching, ClassWeights, Keep, TrainSection};
 
 /// A run as a TOML file. Paths in the file are relative to its folder; [`Recipe::read`] makes them absolute.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -138,94 +138,6 @@ pub struct HeadSection {
     pub dropout: f64,
 }
 
-/// `[train]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TrainSection {
-    /// Passes over the training data.
-    pub epochs: usize,
-    /// Rows of a batch.
-    pub batch_size: usize,
-    /// Batches whose gradients make one step.
-    pub accumulate: usize,
-    /// Keeps of a training pass only what enters each block, and computes the rest again for the gradients: less memory for
-    /// more time, the same gradients.
-    pub gradient_checkpointing: bool,
-    /// Rows of a batch in evaluation.
-    pub eval_batch_size: usize,
-    /// Learning rate of the adapter at its peak.
-    pub learning_rate: f64,
-    /// Learning rate of the head at its peak; without it the adapter's.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub head_learning_rate: Option<f64>,
-    /// The learning rate of the parameters that a method lets learn faster, as LoRA its B matrices, over that of the rest; one
-    /// rate without it. *LoRA+: Efficient Low Rank Adaptation of Large Models*, Hayou et al., 2024,
-    /// <https://arxiv.org/abs/2402.12354>.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub learning_rate_ratio: Option<f64>,
-    /// How much the classes of a classification weigh in the loss; alike without it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub class_weights: Option<ClassWeights>,
-    /// Weight decay of AdamW.
-    pub weight_decay: f64,
-    /// Share of the steps in which the learning rate rises.
-    pub warmup: f64,
-    /// Largest norm of the whole gradient; without it gradients are not clipped.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub clip_norm: Option<f64>,
-    /// Seed of everything drawn in the run.
-    pub seed: u64,
-    /// Whether batches are made of sentences of similar length.
-    pub batching: Batching,
-    /// Steps between evaluations; without it one at the end of every epoch.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub evaluate_every: Option<u64>,
-    /// Evaluations without a better figure after which the run stops.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub early_stopping: Option<usize>,
-    /// Steps between checkpoints.
-    pub checkpoint_every: u64,
-    /// Which weights are kept at the end.
-    pub keep: Keep,
-    /// Replaces both dropout probabilities of the base.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub base_dropout: Option<f64>,
-    /// How many of the first layers go without adapters, drawn for each pass from the first number to the second; none
-    /// without it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub drop_layers: Option<DropLayers>,
-}
-
-/// How much the classes weigh.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ClassWeights {
-    /// Each class as much as any other, whatever the number of its examples.
-    Balanced,
-}
-
-/// How batches are made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Batching {
-    /// Of similar length.
-    #[default]
-    Bucketed,
-    /// At random.
-    Random,
-}
-
-/// Which weights are kept at the end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Keep {
-    /// Those with the best validation accuracy; of a model that writes, with the lowest validation loss.
-    #[default]
-    Best,
-    /// The last.
-    Last,
-}
-
 /// `[output]`
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -242,33 +154,6 @@ impl Default for HeadSection {
             mask_probability: 0.15,
             pooling: None,
             dropout: 0.1,
-        }
-    }
-}
-
-impl Default for TrainSection {
-    fn default() -> Self {
-        Self {
-            epochs: 3,
-            batch_size: 32,
-            accumulate: 1,
-            gradient_checkpointing: false,
-            eval_batch_size: 64,
-            learning_rate: 1e-3,
-            head_learning_rate: None,
-            learning_rate_ratio: None,
-            class_weights: None,
-            weight_decay: 0.0,
-            warmup: 0.06,
-            clip_norm: None,
-            seed: 0,
-            batching: Batching::default(),
-            evaluate_every: None,
-            early_stopping: None,
-            checkpoint_every: 50,
-            keep: Keep::default(),
-            base_dropout: None,
-            drop_layers: None,
         }
     }
 }
@@ -339,44 +224,17 @@ impl Recipe {
     }
 
     fn check(&self) -> Result<(), TrainError> {
-        let train = &self.train;
-        let at_least_one = [
-            ("model.max_length", self.model.max_length as u64),
-            ("train.epochs", train.epochs as u64),
-            ("train.batch_size", train.batch_size as u64),
-            ("train.accumulate", train.accumulate as u64),
-            ("train.eval_batch_size", train.eval_batch_size as u64),
-            ("train.checkpoint_every", train.checkpoint_every),
-            ("train.evaluate_every", train.evaluate_every.unwrap_or(1)),
-            ("train.early_stopping", train.early_stopping.unwrap_or(1) as u64),
-        ];
-        if let Some((field, found)) = at_least_one.into_iter().find(|(_, value)| *value == 0) {
-            return Err(value(field, "at least 1", found));
+        if self.model.max_length == 0 {
+            return Err(value("model.max_length", "at least 1", 0));
         }
+        self.train.check()?;
         self.check_task()?;
-        let rates = [
-            ("train.learning_rate", train.learning_rate),
-            ("train.head_learning_rate", train.head_learning_rate.unwrap_or(1.0)),
-            ("train.learning_rate_ratio", train.learning_rate_ratio.unwrap_or(1.0)),
-            ("train.clip_norm", train.clip_norm.unwrap_or(1.0)),
-        ];
-        if let Some((field, found)) = rates.into_iter().find(|(_, v)| !(*v > 0.0 && v.is_finite())) {
-            return Err(value(field, "a positive number", found));
-        }
         let shares = [
             ("head.dropout", self.head.dropout),
             ("head.mask_probability", self.head.mask_probability),
-            ("train.base_dropout", train.base_dropout.unwrap_or(0.0)),
-            ("train.warmup", train.warmup),
         ];
         if let Some((field, found)) = shares.into_iter().find(|(_, v)| !(0.0..1.0).contains(v)) {
             return Err(value(field, "at least 0 and below 1", found));
-        }
-        if !(train.weight_decay >= 0.0 && train.weight_decay.is_finite()) {
-            return Err(value("train.weight_decay", "at least 0", train.weight_decay));
-        }
-        if let Some(drop) = train.drop_layers.filter(|drop| drop.range().is_empty()) {
-            return Err(value("train.drop_layers", "the fewest layers, then the most", drop));
         }
         if let Some(part) = self.data.part.filter(|part| part.index >= part.of) {
             return Err(value(
@@ -409,7 +267,7 @@ impl Recipe {
     /// Checks what only some tasks have.
     fn check_task(&self) -> Result<(), TrainError> {
         let (task, data) = (self.head.kind, &self.data);
-        run_data::check_share(data)?;
+        data.check_share()?;
         if self.train.class_weights.is_some() && task.name != "classification" {
             let expected = "none but for `head.kind` `classification`";
             return Err(value(
@@ -480,10 +338,7 @@ impl Recipe {
 
     /// How batches are made.
     pub(crate) fn order(&self) -> Order {
-        match self.train.batching {
-            Batching::Bucketed => Order::default(),
-            Batching::Random => Order::Random,
-        }
+        self.train.batching.order()
     }
 
     /// The first field in which two recipes differ, as `section.key`.
@@ -499,6 +354,22 @@ impl Recipe {
             }
         }
         None
+    }
+}
+
+impl DataSection {
+    /// Refuses a share for validation that is none, or that stands next to a file.
+    fn check_share(&self) -> Result<(), TrainError> {
+        let Some(share) = self.validation_share else {
+            return Ok(());
+        };
+        if self.validation.is_some() {
+            return Err(value("data.validation_share", "none with `data.validation`", share));
+        }
+        match share > 0.0 && share < 1.0 {
+            true => Ok(()),
+            false => Err(value("data.validation_share", "above 0 and below 1", share)),
+        }
     }
 }
 
@@ -576,6 +447,17 @@ mod tests {
                 "`data.labels` is a list with `a` twice",
             ),
             (&["head.dropout=1.0"], "`head.dropout` is 1"),
+            (
+                &["train.optimizer=adamw_8bit"],
+                "unknown variant `adamw_8bit`, expected one of `adamw`, `sgd`, `adafactor`, `lion`",
+            ),
+            (&["train.schedule=cosin"], "`linear`, `cosine`, `constant`, `wsd`"),
+            (&["train.momentum=0.9"], "none for `train.optimizer` `adamw`"),
+            (&["train.decay=0.1"], "none for `train.schedule` `linear`"),
+            (
+                &["train.schedule=wsd", "train.warmup=0.5", "train.decay=0.6"],
+                "at most 0.5, what `train.warmup` leaves",
+            ),
         ] {
             let error = read(TEXT, overrides).unwrap_err();
             let source = std::error::Error::source(&error)

@@ -2,7 +2,7 @@
 
 use crate::data::{Labels, Records};
 use crate::error::TrainError;
-use crate::recipe::{ClassWeights, DataSection, Recipe, value};
+use crate::recipe::{ClassWeights, Recipe};
 use crate::tasks::TaskOptions;
 
 /// The share of the training data that is kept for validation where the recipe names neither a file nor a share.
@@ -68,19 +68,6 @@ impl RunData {
             classes,
         })
     }
-}
-
-/// Refuses a share for validation that is none, or that stands next to a file.
-pub(crate) fn check_share(data: &DataSection) -> Result<(), TrainError> {
-    if let Some(share) = data.validation_share {
-        if data.validation.is_some() {
-            return Err(value("data.validation_share", "none with `data.validation`", share));
-        }
-        if !(share > 0.0 && share < 1.0) {
-            return Err(value("data.validation_share", "above 0 and below 1", share));
-        }
-    }
-    Ok(())
 }
 
 fn class_counts(records: &Records, field: &str, labels: &Labels) -> Result<Vec<(String, usize)>, TrainError> {

@@ -22,7 +22,7 @@ use crate::error::TrainError;
 use crate::evaluate::Evaluation;
 use crate::export::save_all;
 use crate::fusion_run::train_parts;
-use crate::optimizer::{adamw, clip, gradient_values, linear_schedule, split};
+use crate::optimizer::{clip, gradient_values, split};
 use crate::recipe::{Keep, Recipe};
 use crate::report::{Event, Outcome};
 use crate::run::Run;
@@ -252,11 +252,17 @@ fn prepare(run: &Run, digests: BTreeMap<String, String>) -> Result<(State, Input
         classes: data.classes,
         train,
     };
+    let new_optimizer = || {
+        recipe
+            .train
+            .optimizer
+            .init(recipe.train.weight_decay, recipe.train.momentum)
+    };
     let state = State {
         model,
         optimizers: Optimizers {
-            adapters: adamw(recipe.train.weight_decay),
-            head: adamw(recipe.train.weight_decay),
+            adapters: new_optimizer(),
+            head: new_optimizer(),
         },
         position: Position {
             recipe: recipe.clone(),
@@ -350,7 +356,7 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
             max_norm,
         );
     }
-    let factor = linear_schedule(done, inputs.steps, train.warmup);
+    let factor = train.rate_factor(done, inputs.steps);
     let learning_rate = train.learning_rate * factor;
     let head_rate = train.head_learning_rate.unwrap_or(train.learning_rate) * factor;
     let mut set = std::mem::take(&mut state.model.adapted.set);

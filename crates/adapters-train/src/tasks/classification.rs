@@ -2,7 +2,8 @@
 
 use adapters_core::Ctx;
 use adapters_models::Model;
-use adapters_models::heads::{HeadConfig, HeadKind, Scores, Targets, cross_entropy};
+use adapters_models::heads::{HeadConfig, HeadKind, Scores, Targets};
+use adapters_nn::ops::cross_entropy;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::context::TaskContext;
