@@ -1,4 +1,4 @@
-//! Fingerprints of what a run reads, so that it does not go on with another base or other data.
+//! Fingerprints of what a run reads, so that it does not continue with another base or other data.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

@@ -1,4 +1,4 @@
-//! A frozen base beside the adapters that train.
+//! A frozen base together with the adapters that train.
 
 use std::ops::Deref;
 use std::sync::Arc;

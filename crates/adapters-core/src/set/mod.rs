@@ -1,4 +1,4 @@
-//! A set of adapters beside a frozen model.
+//! The adapters of a frozen model, by name.
 
 use std::collections::HashSet;
 use std::fmt;

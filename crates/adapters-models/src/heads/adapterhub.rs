@@ -89,7 +89,8 @@ impl Head {
         let own = w.matrix(&format!("{last}.weight"), outputs, d);
         let bias = config.bias.then(|| w.vector(&format!("{last}.bias"), outputs));
         w.finish(&[])?;
-        let tied = config.kind.is_language_model() && own.val().into_data() == base.word_embeddings().into_data();
+        let words = base.word_embeddings().filter(|_| config.kind.is_language_model());
+        let tied = words.is_some_and(|words| own.val().into_data() == words.into_data());
         let last = LastLayer {
             weight: (!tied).then_some(own),
             bias,

@@ -274,6 +274,14 @@ impl HeadConfig {
         if self.kind.pooling() == Some(Pooling::Pooler) && !base.has_pooler() {
             return refuse("use_pooler", "false: this checkpoint has no pooler", "true".to_owned());
         }
+        if self.kind.is_language_model() && base.word_embeddings().is_none() {
+            let found = "the head of a language model".to_owned();
+            return refuse(
+                "head_type",
+                "a head without a vocabulary: this model has no token table",
+                found,
+            );
+        }
         let name = self.activation.as_deref().unwrap_or("linear").to_lowercase();
         Ok(name.parse::<Activation>()?)
     }
