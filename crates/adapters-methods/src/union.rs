@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 use adapters_core::target::Target;
 use adapters_core::{
     AnyMethod, Attached, Build, Capabilities, ConfigError, ConvertsForStorage, EditsEmbeddings, Encode, ErasedMethod,
-    Error, Format, Host, Inserted, LearnsFaster, NamedParams, NeedsTokenizer, Role, Shared, SharedParameters, SiteInfo,
-    SiteLayer, StoredConfig, Tensors, TiesHead,
+    Error, Format, Host, Inserted, KnowsTasks, LearnsFaster, NamedParams, NeedsTokenizer, Role, Shared,
+    SharedParameters, SiteInfo, SiteLayer, StoredConfig, Tensors, TiesHead,
 };
 
 /// A union of configurations, written `a|b`: an adapter that has layers of each, no two at one site.
@@ -132,6 +132,12 @@ impl Union {
             .filter_map(|member| member.capabilities().embeddings)
     }
 
+    /// How many tasks every member knows; `None` where none knows of tasks.
+    fn known_tasks(&self) -> Option<usize> {
+        let known = self.members.iter().filter_map(|member| member.capabilities().tasks);
+        known.map(|known| known.tasks()).min()
+    }
+
     fn owner(&self, site: &SiteInfo) -> Result<&AnyMethod, Error> {
         let sites_of_members = self.sites_of_members(&[site])?;
         let owner = sites_of_members.into_iter().find(|(_, sites)| !sites.is_empty());
@@ -195,6 +201,7 @@ impl ErasedMethod for Union {
             faster: Some(self),
             embeddings: Some(self),
             tokenizer: Some(self),
+            tasks: self.known_tasks().map(|_| self as &dyn KnowsTasks),
             tied: Some(self),
             storage: Some(self),
             ..Capabilities::default()
@@ -228,7 +235,7 @@ impl ErasedMethod for Union {
     fn key(&self, format: Format, site: &SiteInfo, adapter: &str, param: &str) -> String {
         match self.owner(site) {
             Ok(member) => member.nested_key(format, site, adapter, param),
-            // No member is aimed at this site, so that no layer was built there.
+            // No member targets this site, so that no layer was built there.
             Err(_) => format!("{}.{param}", site.path),
         }
     }
@@ -306,6 +313,12 @@ impl EditsEmbeddings for Union {
 
     fn positions(&self) -> usize {
         self.edits().map(|edits| edits.positions()).max().unwrap_or(0)
+    }
+}
+
+impl KnowsTasks for Union {
+    fn tasks(&self) -> usize {
+        self.known_tasks().unwrap_or(0)
     }
 }
 

@@ -131,8 +131,16 @@ impl Wav2Vec2Config {
             "`group` or `layer`",
             norm,
         )?;
-        check.switches(&self.other, &["add_adapter", "adapter_attn_dim"], &[])?;
-        Ok([self.hidden_act.parse()?, self.feat_extract_activation.parse()?])
+        check.switches(
+            &self.other,
+            &["add_adapter", "adapter_attn_dim", "use_weighted_layer_sum"],
+            &[],
+        )?;
+        let convolutions = &self.feat_extract_activation;
+        Ok([
+            check.activation("hidden_act", &self.hidden_act)?,
+            check.activation("feat_extract_activation", convolutions)?,
+        ])
     }
 
     fn layer(&self, activation: Activation) -> StandardOptions {

@@ -5,6 +5,7 @@
 )]
 
 pub mod atomic;
+mod card;
 mod dict;
 mod error;
 mod fusion;
@@ -19,6 +20,7 @@ mod setup;
 mod tensors;
 mod unique_keys;
 
+pub use card::{ModelCard, base_name, name_base};
 pub use dict::CompositionDict;
 pub use error::{StoreError, TensorProblem};
 pub use fusion::{load_fusion, save_fusion};

@@ -96,35 +96,8 @@ impl<'a> ModelBench<'a> {
         of_tokens(&self.model, tokens, padding)
     }
 
-    /// Everything the model computes of an input, each output in one row: its hidden states, its scores and what its pooler
-    /// makes of them, where it has those.
-    fn outputs(&self, model: &Model, input: Input, cx: &mut Ctx<'_>) -> Vec<Tensor<1>> {
-        let flat = |x: Tensor<3>| {
-            let size: usize = x.dims().iter().product();
-            x.reshape([size])
-        };
-        let hidden = model.forward(input, cx).expect(FITS);
-        let mut outputs = vec![flat(hidden.clone())];
-        outputs.extend(model.logits(hidden.clone(), cx).map(flat));
-        outputs.extend(model.pool(hidden, cx).map(|pooled| flat(pooled.unsqueeze_dim(1))));
-        outputs
-    }
-
-    /// All outputs as one number with a gradient for all of them.
-    fn everything(&self, model: &Model, input: Input, cx: &mut Ctx<'_>) -> Tensor<1> {
-        let weighted = |x: Tensor<1>| {
-            let data = draw::normal(&mut ChaCha8Rng::seed_from_u64(3), x.dims(), 1.0);
-            let probe = Tensor::from_data(data, &x.device().inner());
-            (x.tanh() * probe).sum()
-        };
-        let outputs = self.outputs(model, input, cx).into_iter().map(weighted);
-        outputs
-            .reduce(|sum, output| sum + output)
-            .expect("a model has an output")
-    }
-
     fn plain(&self, model: &Model) -> Vec<TensorData> {
-        let outputs = self.outputs(model, self.padded(), &mut Ctx::plain());
+        let outputs = outputs(model, self.padded(), &mut Ctx::plain());
         outputs.into_iter().map(Tensor::into_data).collect()
     }
 
@@ -167,10 +140,7 @@ impl<'a> ModelBench<'a> {
         assert!(refused.contains("`nobody.reads.this` is not expected"), "{refused}");
         // The bias of keys raises all scores of a query alike: only keys without it, those of a prefix, tell.
         let prefix = self.attached(&["prefix_tuning[prefix_length=2]"]).unwrap_or_default();
-        let run = |model: &Model| {
-            self.everything(model, self.padded(), &mut Ctx::new(&prefix))
-                .into_data()
-        };
+        let run = |model: &Model| everything(model, self.padded(), &mut Ctx::new(&prefix)).into_data();
         let before = run(&self.model);
         for (index, key) in self.tensors.keys().enumerate() {
             let mut tensors = self.tensors.clone();
@@ -215,7 +185,7 @@ impl<'a> ModelBench<'a> {
         for config in configs.into_iter().chain(named.iter().map(String::as_str)) {
             let Some(set) = self.attached(&[config]) else { continue };
             let set = set.train();
-            let loss = self.everything(&self.model, self.padded(), &mut Ctx::new(&set));
+            let loss = everything(&self.model, self.padded(), &mut Ctx::new(&set));
             let gradients = gradients_of(&set, &loss.backward());
             let moved = |data: &TensorData| data.iter::<f32>().any(|x| x != 0.0);
             for place in set.params() {
@@ -459,7 +429,7 @@ impl<'a> ModelBench<'a> {
         ] {
             let Some(set) = self.attached(&[config]) else { continue };
             let context = format!("{}, {config}", self.name());
-            let adapted = self.outputs(&self.model, self.padded(), &mut Ctx::new(&set));
+            let adapted = outputs(&self.model, self.padded(), &mut Ctx::new(&set));
             let (mut model, before) = (self.model.clone(), parameters(&self.model));
             let merged = merge(&mut model, &set, "a", None).unwrap_or_else(|e| panic!("{context}: {e}"));
             let plain = self.plain(&model);
@@ -513,8 +483,40 @@ pub fn random_checkpoint(case: &ModelCase, dir: &Path, device: &Device) -> (Mode
     }
 }
 
+/// Everything the model computes of an input, each output in one row: its hidden states, its scores and what its pooler
+/// makes of them, where it has those.
+fn outputs(model: &Model, input: Input, cx: &mut Ctx<'_>) -> Vec<Tensor<1>> {
+    let flat = |x: Tensor<3>| {
+        let size: usize = x.dims().iter().product();
+        x.reshape([size])
+    };
+    let hidden = model.forward(input, cx).expect(FITS);
+    let mut outputs = vec![flat(hidden.clone())];
+    outputs.extend(model.logits(hidden.clone(), cx).map(flat));
+    outputs.extend(model.pool(hidden, cx).map(|pooled| flat(pooled.unsqueeze_dim(1))));
+    outputs
+}
+
+/// Everything the model computes of an input, as one number with a gradient for all of it.
+pub(crate) fn everything(model: &Model, input: Input, cx: &mut Ctx<'_>) -> Tensor<1> {
+    let weighted = |x: Tensor<1>| {
+        let data = draw::normal(&mut ChaCha8Rng::seed_from_u64(3), x.dims(), 1.0);
+        let probe = Tensor::from_data(data, &x.device().inner());
+        (x.tanh() * probe).sum()
+    };
+    let outputs = outputs(model, input, cx).into_iter().map(weighted);
+    outputs
+        .reduce(|sum, output| sum + output)
+        .expect("a model has an output")
+}
+
 /// Writes the checkpoint of a case and loads it.
-fn write_and_load(case: &ModelCase, dir: &Path, tensors: &Tensors, device: &Device) -> Result<Model, ModelError> {
+pub(crate) fn write_and_load(
+    case: &ModelCase,
+    dir: &Path,
+    tensors: &Tensors,
+    device: &Device,
+) -> Result<Model, ModelError> {
     let path: PathBuf = dir.join("config.json");
     write_json(&path, &case.config)?;
     write_safetensors(&dir.join("model.safetensors"), tensors, [])?;

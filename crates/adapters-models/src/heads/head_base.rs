@@ -17,7 +17,7 @@ pub trait HeadBase: Host {
     fn embedding_site(&self) -> Site;
 
     /// What AdapterHub's library reads for a whole text where a head does not use the pooler: the first position of an
-    /// encoder, the last token of the others.
+    /// encoder, the last token of the others. Of a sound, the mean, which the class of transformers reads.
     fn default_pooling(&self) -> Pooling {
         Pooling::Last
     }
@@ -29,6 +29,11 @@ pub trait HeadBase: Host {
 
     /// Whether it reads images in place of text.
     fn reads_images(&self) -> bool {
+        false
+    }
+
+    /// Whether it reads sounds in place of text.
+    fn reads_sounds(&self) -> bool {
         false
     }
 
@@ -52,6 +57,11 @@ pub trait HeadBase: Host {
             .find(|info| is_words(&info.kind, info.site.role));
         let table = self.table(words?.site)?;
         Some(table.weight.val())
+    }
+
+    /// Width of the word embeddings, which may not be that of the hidden states; that of the hidden states without a token table.
+    fn word_width(&self) -> usize {
+        self.word_embeddings().map_or(self.d_model(), |words| words.dims()[1])
     }
 
     /// What the model's pooler makes of its hidden states, `[batch, seq, d_model] -> [batch, d_model]`; `None` without one.
@@ -81,6 +91,7 @@ impl HeadBase for Model {
     fn default_pooling(&self) -> Pooling {
         match self.kind() {
             ModelKind::CausalLm | ModelKind::EncoderDecoder => Pooling::Last,
+            ModelKind::SoundEncoder => Pooling::Mean,
             _ => Pooling::First,
         }
     }
@@ -91,6 +102,10 @@ impl HeadBase for Model {
 
     fn reads_images(&self) -> bool {
         self.kind() == ModelKind::ImageEncoder
+    }
+
+    fn reads_sounds(&self) -> bool {
+        self.kind() == ModelKind::SoundEncoder
     }
 
     fn norm_epsilon(&self) -> f64 {

@@ -26,6 +26,8 @@ use crate::task_model::TaskModel;
 pub struct TaskKind {
     /// Its name in recipes.
     pub name: &'static str,
+    /// The Hub's name of the task.
+    pub pipeline: Option<&'static str>,
     /// Fields of a data file.
     pub data: &'static str,
     /// Models it works on.
@@ -40,6 +42,8 @@ pub struct TaskKind {
     pub repeats_input: bool,
     /// Whether several examples may share a row.
     pub packs: bool,
+    /// Whether its loss takes `train.class_weights`.
+    pub weighs_classes: bool,
     /// Fewest labels a recipe names.
     pub labels: usize,
     /// The field of the labels, where a recipe need not name them.
@@ -113,6 +117,7 @@ impl TaskKind {
     pub const fn of<T: Task>() -> Self {
         Self {
             name: T::NAME,
+            pipeline: T::PIPELINE,
             data: T::DATA,
             models: T::MODELS,
             metric: T::METRIC,
@@ -120,6 +125,7 @@ impl TaskKind {
             next: T::NEXT,
             repeats_input: T::REPEATS_INPUT,
             packs: T::PACKS,
+            weighs_classes: T::WEIGHS_CLASSES,
             labels: T::LABELS,
             label_field: T::LABEL_FIELD,
             serves: T::serves,
