@@ -9,9 +9,13 @@ use adapters::train::TASKS;
 use burn::tensor::FloatDType;
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::commands::chat::ChatArgs;
+use crate::commands::convert::ConvertArgs;
 use crate::commands::doctor::DoctorArgs;
 use crate::commands::methods::MethodsArgs;
 use crate::commands::new::NewArgs;
+use crate::commands::recipe::RecipeArgs;
+use crate::sampling::SamplingArgs;
 
 /// Fine-tune pretrained models with small adapters: train, evaluate, run, merge and share them.
 #[derive(Debug, Parser)]
@@ -37,6 +41,8 @@ pub enum Command {
     Predict(PredictArgs),
     /// Generate text with a language model and an optional adapter.
     Generate(GenerateArgs),
+    /// Talk to a chat model and an optional adapter in the terminal.
+    Chat(ChatArgs),
     /// Show what a model, adapter or run folder contains.
     Info(InfoArgs),
     /// Merge an adapter into its base model and save a standalone model.
@@ -46,12 +52,16 @@ pub enum Command {
     Combine(CombineArgs),
     /// Remove the training-only network of a prefix adapter: a smaller file with the same output.
     Eject(EjectArgs),
+    /// Convert an adapter between the formats of AdapterHub and PEFT, or to 16-bit floats.
+    Convert(ConvertArgs),
     /// Measure the speed of an adapter: forward, training step, merged forward, attach, save and load.
     Bench(BenchArgs),
     /// Create a folder with a recipe and a little data for a task.
     New(NewArgs),
     /// List the adapter methods, or the fields of one.
     Methods(MethodsArgs),
+    /// Print the JSON schema of recipes, for editors and checkers.
+    Recipe(RecipeArgs),
     /// Show what this build and this machine have: devices, instructions, threads, memory.
     Doctor(DoctorArgs),
     /// Print a completion script for your shell.
@@ -234,13 +244,16 @@ pub struct EvalArgs {
     /// Batch size.
     #[arg(long, value_name = "N", default_value = "64", value_parser = positive, help_heading = "Hardware")]
     pub batch: usize,
+    /// Print JSON.
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
     /// Also write the raw scores to this safetensors file, as the tensor `logits`.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub logits: Option<PathBuf>,
 }
 
 /// A number of at least one.
-fn positive(text: &str) -> Result<usize, String> {
+pub(crate) fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("expected a whole number of at least 1".to_owned()),
         Ok(number) => Ok(number),
@@ -282,6 +295,9 @@ pub struct PredictArgs {
     /// Batch size.
     #[arg(long, value_name = "N", default_value = "64", value_parser = positive, help_heading = "Hardware")]
     pub batch: usize,
+    /// Print one JSON object for each input.
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
 }
 
 /// `adapters generate`
@@ -293,12 +309,7 @@ pub struct PredictArgs {
 ]))]
 pub struct GenerateArgs {
     /// Folder of the base model [default: the one the adapter was trained on].
-    #[arg(
-        long,
-        value_name = "DIR",
-        required_unless_present = "adapter",
-        help_heading = "Model"
-    )]
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
     pub model: Option<PathBuf>,
     /// Folder of an adapter, in AdapterHub's or PEFT's format, or of the run that trained it.
     #[arg(long, value_name = "DIR", help_heading = "Model")]
@@ -330,18 +341,9 @@ pub struct GenerateArgs {
     /// System message (with --chat).
     #[arg(long, value_name = "TEXT", conflicts_with = "plain", help_heading = "Prompt")]
     pub system: Option<String>,
-    /// Maximum number of new tokens.
-    #[arg(long, value_name = "N", default_value = "128", value_parser = positive, help_heading = "Generation")]
-    pub max_tokens: usize,
-    /// Sampling temperature [default: greedy decoding].
-    #[arg(long, value_name = "T", help_heading = "Generation")]
-    pub temperature: Option<f64>,
-    /// Sample from the K most likely tokens.
-    #[arg(long, value_name = "K", requires = "temperature", help_heading = "Generation")]
-    pub top_k: Option<usize>,
-    /// Sample from the most likely tokens with total probability P.
-    #[arg(long, value_name = "P", requires = "temperature", help_heading = "Generation")]
-    pub top_p: Option<f64>,
+    /// How tokens are chosen.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
     /// Beam search with this many beams.
     #[arg(long, value_name = "N", value_parser = positive, conflicts_with = "temperature", help_heading = "Generation")]
     pub beams: Option<usize>,
@@ -358,12 +360,6 @@ pub struct GenerateArgs {
     /// When beam search stops, once as many texts as there are beams are complete.
     #[arg(long, default_value = "false", requires = "beams", help_heading = "Generation")]
     pub early_stopping: EarlyStoppingArg,
-    /// Penalty for repeated tokens; 1 disables it.
-    #[arg(long, value_name = "X", default_value_t = 1.0, help_heading = "Generation")]
-    pub repetition_penalty: f64,
-    /// Random seed of sampling.
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Generation")]
-    pub seed: u64,
     /// Disable the key/value cache (slow; for checking).
     #[arg(long, help_heading = "Generation")]
     pub no_cache: bool,

@@ -36,6 +36,17 @@ pub fn manifest(adapter: &Path) -> Result<Manifest, Failure> {
     Ok(Manifest::read(adapter)?.unwrap_or_default())
 }
 
+/// Refuses a command that names neither a model nor an adapter, which would name one.
+pub fn check_named(model: Option<&Path>, adapter: Option<&Path>) -> Result<(), Failure> {
+    match (model, adapter) {
+        (None, None) => Err(Failure::new(
+            "no model is named",
+            "name a model with --model, or an adapter, which knows its base model, with --adapter",
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// The folder of the base: as given, else as the manifest says.
 pub fn base_dir(given: Option<&Path>, manifest: &Manifest) -> Result<PathBuf, Failure> {
     match given {
@@ -100,11 +111,6 @@ pub fn adapted<M: Host + Module + Sync>(
     };
     adapted.set.activate(active)?;
     Ok((adapted, report))
-}
-
-/// Whether a head is stored next to an adapter.
-pub fn has_head(adapter: &Path, manifest: &Manifest) -> bool {
-    manifest.head.is_some() || Head::is_in(adapter)
 }
 
 /// Everything `eval` and `predict` need.

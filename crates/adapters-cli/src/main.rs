@@ -27,6 +27,7 @@ mod loading;
 mod output;
 mod progress;
 mod run_folder;
+mod sampling;
 
 use std::process::ExitCode;
 
@@ -53,7 +54,7 @@ fn main() -> ExitCode {
 fn computes(command: &Command) -> bool {
     matches!(
         command,
-        Command::Train(_) | Command::Eval(_) | Command::Predict(_) | Command::Generate(_) | Command::Bench(_)
+        Command::Train(_) | Command::Eval(_) | Command::Predict(_) | Command::Generate(_) | Command::Chat(_) | Command::Bench(_)
     )
 }
 
@@ -63,13 +64,16 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Eval(args) => commands::eval::run(args),
         Command::Predict(args) => commands::predict::run(args),
         Command::Generate(args) => commands::generate::run(args),
+        Command::Chat(args) => commands::chat::run(args),
         Command::Info(args) => commands::info::run(args),
         Command::Merge(args) => commands::merge::run(args),
         Command::Combine(args) => commands::combine::run(args),
         Command::Eject(args) => commands::eject::run(args),
+        Command::Convert(args) => commands::convert::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::New(args) => commands::new::run(args),
         Command::Methods(args) => commands::methods::run(args),
+        Command::Recipe(args) => commands::recipe::run(args),
         Command::Doctor(args) => commands::doctor::run(args),
         Command::Completions(args) => commands::completions::run(args),
     }
