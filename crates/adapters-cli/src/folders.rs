@@ -40,7 +40,9 @@ pub fn base_model(name: &str) -> Result<PathBuf, Failure> {
         return hub(name);
     }
     Err(Failure::new(
-        format!("manifest.json of the adapter names the base model {name}, and there is no such folder on this machine"),
+        format!(
+            "manifest.json of the adapter names the base model {name}, and there is no such folder on this machine"
+        ),
         "if the model was moved, name its folder with --model",
     ))
 }
@@ -155,15 +157,26 @@ pub fn check_exists(what: &str, path: &Path) -> Result<(), Failure> {
     if path.exists() {
         return Ok(());
     }
-    let entries = path.parent().map(fs::read_dir).into_iter().flatten().flatten().flatten();
-    let names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let entries = path
+        .parent()
+        .map(fs::read_dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .flatten();
+    let names: Vec<String> = entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
     let similar = name.and_then(|name| nearest(&name, names.iter().map(String::as_str)));
     let help = match similar {
         Some(name) => format!("did you mean {name}?"),
         None => "check the path".to_owned(),
     };
-    Err(Failure::new(format!("there is no {what} {}", without_dots(path).display()), help))
+    Err(Failure::new(
+        format!("there is no {what} {}", without_dots(path).display()),
+        help,
+    ))
 }
 
 /// A path without `.` and `..`, read from left to right: for messages about what does not exist.

@@ -54,7 +54,12 @@ fn main() -> ExitCode {
 fn computes(command: &Command) -> bool {
     matches!(
         command,
-        Command::Train(_) | Command::Eval(_) | Command::Predict(_) | Command::Generate(_) | Command::Chat(_) | Command::Bench(_)
+        Command::Train(_)
+            | Command::Eval(_)
+            | Command::Predict(_)
+            | Command::Generate(_)
+            | Command::Chat(_)
+            | Command::Bench(_)
     )
 }
 

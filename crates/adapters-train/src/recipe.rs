@@ -260,7 +260,11 @@ impl Recipe {
             (None, None) => Err(value("adapter", "`config` or `method`", "neither")),
             (Some(_), None) if !self.adapter.fields.is_empty() => {
                 let keys: Vec<_> = self.adapter.fields.keys().cloned().collect();
-                Err(value("adapter", EITHER, format!("a table with `config` and `{}`", keys.join("`, `"))))
+                Err(value(
+                    "adapter",
+                    EITHER,
+                    format!("a table with `config` and `{}`", keys.join("`, `")),
+                ))
             }
             _ => Ok(()),
         }

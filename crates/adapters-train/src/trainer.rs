@@ -143,7 +143,10 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
         let every = recipe.train.evaluate_every.unwrap_or(inputs.steps_per_epoch);
         if now.is_multiple_of(every) || now == inputs.steps {
             let (evaluation, best) = validate(run, &inputs, &mut state)?;
-            log.push(now, &[("eval_loss", evaluation.loss), ("eval_accuracy", evaluation.score)])?;
+            log.push(
+                now,
+                &[("eval_loss", evaluation.loss), ("eval_accuracy", evaluation.score)],
+            )?;
             stopped |= on_event(Event::Evaluated {
                 step: now,
                 evaluation,

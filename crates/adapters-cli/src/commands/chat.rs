@@ -81,7 +81,8 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
         let Some(line) = lines.next() else {
             return Ok(());
         };
-        let line = line.map_err(|e| Failure::new(format!("cannot read standard input: {e}"), "type a message a line"))?;
+        let line =
+            line.map_err(|e| Failure::new(format!("cannot read standard input: {e}"), "type a message a line"))?;
         match line.trim() {
             "" => continue,
             "/exit" => return Ok(()),
@@ -95,12 +96,14 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
         let mut stream = tokenizer.stream();
         let mut answer = String::new();
         let mut failed = None;
-        generation.run(&adapted.base, &adapted.set, &[&prompt], |_, token| match stream.push(token) {
-            Ok(text) => {
-                output::result_part(&text);
-                answer.push_str(&text);
+        generation.run(&adapted.base, &adapted.set, &[&prompt], |_, token| {
+            match stream.push(token) {
+                Ok(text) => {
+                    output::result_part(&text);
+                    answer.push_str(&text);
+                }
+                Err(error) => failed = Some(error),
             }
-            Err(error) => failed = Some(error),
         })?;
         say!("");
         if let Some(error) = failed {

@@ -60,7 +60,10 @@ pub fn run(args: ConvertArgs) -> Result<(), Failure> {
     let adapter = folders::adapter(&args.adapter)?;
     if adapter.join(Setup::FILE).exists() {
         return Err(Failure::new(
-            format!("{} is a composition of several adapters, which only AdapterHub's format has", adapter.display()),
+            format!(
+                "{} is a composition of several adapters, which only AdapterHub's format has",
+                adapter.display()
+            ),
             "convert one of the adapter folders in it",
         ));
     }
@@ -102,7 +105,10 @@ pub fn run(args: ConvertArgs) -> Result<(), Failure> {
     name_base(&args.out, format, &base_name, task_type)?;
     let config = set.attached(&name)?.method().to_string();
     if in_manifest.is_some() && format != report.format {
-        say!("{format} has no such head: it is in {}, which only this library reads", Head::FILE);
+        say!(
+            "{format} has no such head: it is in {}, which only this library reads",
+            Head::FILE
+        );
     }
     Manifest {
         name: name.clone(),

@@ -100,10 +100,15 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
 fn example(recipe: &Recipe) -> String {
     const LONGEST: usize = 120;
     let (data, fields) = (&recipe.data, &recipe.data.fields);
-    let records = Records::read(data.test.as_ref().or(data.validation.as_ref()).unwrap_or(&data.train), fields);
+    let records = Records::read(
+        data.test.as_ref().or(data.validation.as_ref()).unwrap_or(&data.train),
+        fields,
+    );
     let records = records.map(|records| records.records).unwrap_or_default();
     let texts = records.iter().filter_map(|record| {
-        let field = [&fields.text, &fields.prompt].into_iter().find_map(|field| record.text(field).ok())?;
+        let field = [&fields.text, &fields.prompt]
+            .into_iter()
+            .find_map(|field| record.text(field).ok())?;
         let plain = field.chars().all(|c| !c.is_control() && !"'\"\\$`!".contains(c));
         (plain && field.chars().count() <= LONGEST).then(|| field.to_string())
     });

@@ -36,7 +36,10 @@ mod tests {
     fn known(path: &str) -> BTreeSet<String> {
         let error = read(&format!("{path}.no_such_field"), true.into()).unwrap_err();
         let names = error.message().split('`').skip(1).step_by(2);
-        names.filter(|name| *name != "no_such_field").map(str::to_owned).collect()
+        names
+            .filter(|name| *name != "no_such_field")
+            .map(str::to_owned)
+            .collect()
     }
 
     fn keys(object: &Value) -> BTreeSet<String> {
@@ -53,7 +56,16 @@ mod tests {
             }
             keys(at)
         };
-        for path in ["model", "data", "data.fields", "data.part", "fusion", "head", "train", "output"] {
+        for path in [
+            "model",
+            "data",
+            "data.fields",
+            "data.part",
+            "fusion",
+            "head",
+            "train",
+            "output",
+        ] {
             assert_eq!(of(path), known(path), "{path}");
         }
         let whole = AdapterSection {

@@ -72,7 +72,9 @@ impl EventFile {
 }
 
 fn seconds() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0.0, |time| time.as_secs_f64())
 }
 
 /// The checksum as TensorFlow stores it: rotated and shifted, so that it is no checksum of itself.
