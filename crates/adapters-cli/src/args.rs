@@ -42,6 +42,8 @@ pub enum Command {
     /// Generate text with a language model and an optional adapter.
     Generate(GenerateArgs),
     /// Talk to a chat model and an optional adapter in the terminal.
+    ///
+    /// Each line of standard input is a message. `/reset` begins a new conversation; `/exit` and the end of the input leave.
     Chat(ChatArgs),
     /// Show what a model, adapter or run folder contains.
     Info(InfoArgs),

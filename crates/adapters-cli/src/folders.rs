@@ -157,13 +157,7 @@ pub fn check_exists(what: &str, path: &Path) -> Result<(), Failure> {
     if path.exists() {
         return Ok(());
     }
-    let entries = path
-        .parent()
-        .map(fs::read_dir)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .flatten();
+    let entries = fs::read_dir(parent(path)).into_iter().flatten().flatten();
     let names: Vec<String> = entries
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect();
@@ -177,6 +171,14 @@ pub fn check_exists(what: &str, path: &Path) -> Result<(), Failure> {
         format!("there is no {what} {}", without_dots(path).display()),
         help,
     ))
+}
+
+/// The folder that a path is in.
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
 }
 
 /// A path without `.` and `..`, read from left to right: for messages about what does not exist.
@@ -196,10 +198,7 @@ fn without_dots(path: &Path) -> PathBuf {
 
 /// The refusal of a folder that does not exist, with the nearest name next to it.
 fn missing(what: &str, path: &Path, hint: &str) -> Failure {
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let parent = parent(path);
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
     let siblings: Vec<String> = folders_in(parent)
         .iter()

@@ -14,14 +14,10 @@ use crate::{folders, loading, output};
 
 /// `adapters chat`
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = crate::args::examples(&[
-        "adapters chat --model models/SmolLM2-135M-Instruct",
-        "adapters chat --adapter runs/pirate/adapter --temperature 0.7 --top-p 0.9",
-    ]),
-    after_long_help = "A line of standard input is a message. `/reset` begins a new conversation; `/exit` and the end of the \
-                       input leave.",
-)]
+#[command(after_help = crate::args::examples(&[
+    "adapters chat --model models/SmolLM2-135M-Instruct",
+    "adapters chat --adapter runs/pirate/adapter --temperature 0.7 --top-p 0.9",
+]))]
 pub struct ChatArgs {
     /// Folder of the base model [default: the one the adapter was trained on].
     #[arg(long, value_name = "DIR", help_heading = "Model")]
