@@ -92,7 +92,7 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
         let mut stream = tokenizer.stream();
         let mut answer = String::new();
         let mut failed = None;
-        generation.run(&adapted.base, &adapted.set, &[&prompt], |_, token| {
+        generation.run(adapted.base(), &adapted.set, &[&prompt], |_, token| {
             match stream.push(token) {
                 Ok(text) => {
                     output::result_part(&text);
