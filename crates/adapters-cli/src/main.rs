@@ -32,12 +32,17 @@ mod sampling;
 use std::process::ExitCode;
 
 use clap::Parser;
+use miette::MietteHandlerOpts;
 
 use crate::args::{Args, Command};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    // Paths and commands in messages stay whole, to be copied; without a hook, miette's own layout shows the message.
+    let _ = miette::set_hook(Box::new(|_| {
+        Box::new(MietteHandlerOpts::new().wrap_lines(false).build())
+    }));
     if computes(&args.command) {
         allocator::keep_buffers();
     }
