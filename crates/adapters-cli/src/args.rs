@@ -3,10 +3,7 @@
 use std::path::PathBuf;
 
 use adapters::lora::Combination;
-use adapters::models::heads::Pooling;
-use adapters::nn::Quantization;
 use adapters::train::TASKS;
-use burn::tensor::FloatDType;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::commands::chat::ChatArgs;
@@ -15,7 +12,7 @@ use crate::commands::doctor::DoctorArgs;
 use crate::commands::methods::MethodsArgs;
 use crate::commands::new::NewArgs;
 use crate::commands::recipe::RecipeArgs;
-use crate::sampling::SamplingArgs;
+use crate::options::{DTypeArg, DeviceArgs, ModelArgs, QuantizeArg, SamplingArgs, examples, positive};
 
 /// Fine-tune pretrained models with small adapters: train, evaluate, run, merge and share them.
 #[derive(Debug, Parser)]
@@ -70,35 +67,6 @@ pub enum Command {
     Completions(CompletionsArgs),
 }
 
-/// Where to compute.
-#[derive(Clone, Debug, clap::Args)]
-#[command(next_help_heading = "Hardware")]
-pub struct DeviceArgs {
-    #[arg(long, default_value_t = default_device(), help = device_help())]
-    pub device: String,
-    /// Number of CPU threads [default: all cores]. With 1, results are reproducible bit for bit.
-    #[arg(long, value_name = "N", value_parser = positive)]
-    pub threads: Option<usize>,
-}
-
-fn device_help() -> String {
-    format!(
-        "Where to compute. This build has: {}",
-        adapters::available_devices().join(", ")
-    )
-}
-
-/// The lines at the end of a help text.
-pub(crate) fn examples(commands: &[&str]) -> String {
-    let lines: Vec<String> = commands.iter().map(|command| format!("  {command}")).collect();
-    format!("Examples:\n{}", lines.join("\n"))
-}
-
-fn default_device() -> String {
-    let first = adapters::available_devices().first().copied().unwrap_or("flex");
-    first.replace(":N", ":0")
-}
-
 const TRAIN_EXAMPLES: [&str; 3] = [
     "adapters train recipes/reviews.toml",
     "adapters train recipes/reviews.toml --set train.epochs=3 --set adapter.config='lora[r=16]'",
@@ -123,90 +91,6 @@ pub struct TrainArgs {
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceArgs,
-}
-
-/// The model, adapter and head to use.
-#[derive(Clone, Debug, clap::Args)]
-#[command(next_help_heading = "Model")]
-pub struct ModelArgs {
-    /// Folder of the base model [default: the one the adapter was trained on].
-    #[arg(long, value_name = "DIR")]
-    pub model: Option<PathBuf>,
-    /// Folder of the adapter, in AdapterHub's or PEFT's format, or of the run that trained it.
-    #[arg(long, value_name = "DIR")]
-    pub adapter: PathBuf,
-    /// Classification head file with the tensors `weight` and `bias` [default: the head next to the adapter].
-    #[arg(long, value_name = "FILE")]
-    pub head: Option<PathBuf>,
-    /// How the token vectors are combined into one [default: as trained, else mean].
-    #[arg(long, value_enum)]
-    pub pooling: Option<PoolingArg>,
-    /// Longest input in tokens; longer inputs are cut [default: as trained, else 128].
-    #[arg(long, value_name = "N")]
-    pub max_length: Option<usize>,
-    /// Precision of the base model's weights [default: as trained, else none].
-    #[arg(long, value_enum)]
-    pub quantize: Option<QuantizeArg>,
-    /// Accept PyTorch `.bin` files. They are parsed, never executed.
-    #[arg(long)]
-    pub allow_bin: bool,
-    /// Where to compute.
-    #[command(flatten)]
-    pub device: DeviceArgs,
-}
-
-/// The precision of a base's weights on the command line.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum QuantizeArg {
-    /// 32-bit floats.
-    None,
-    /// 8-bit integers: a quarter of the memory.
-    Int8,
-}
-
-impl QuantizeArg {
-    /// The quantization it names; `None` for floats.
-    pub fn quantization(self) -> Option<Quantization> {
-        match self {
-            Self::None => None,
-            Self::Int8 => Some(Quantization::Int8),
-        }
-    }
-}
-
-/// Pooling on the command line.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum PoolingArg {
-    /// The mean of all tokens.
-    Mean,
-    /// The first token.
-    First,
-    /// The last token.
-    Last,
-    /// The pooler layer of the model.
-    Pooler,
-}
-
-impl PoolingArg {
-    /// The pooling it names.
-    pub fn pooling(self) -> Pooling {
-        match self {
-            Self::Mean => Pooling::Mean,
-            Self::First => Pooling::First,
-            Self::Last => Pooling::Last,
-            Self::Pooler => Pooling::Pooler,
-        }
-    }
-
-    /// Its name in a manifest.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Mean => "mean",
-            Self::First => "first",
-            Self::Last => "last",
-            Self::Pooler => "pooler",
-        }
-    }
 }
 
 /// The data formats of all tasks, for the help of the commands that read data files.
@@ -255,14 +139,6 @@ pub struct EvalArgs {
     /// Also write the raw scores to this safetensors file, as the tensor `logits`.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub logits: Option<PathBuf>,
-}
-
-/// A number of at least one.
-pub(crate) fn positive(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) | Err(_) => Err("expected a whole number of at least 1".to_owned()),
-        Ok(number) => Ok(number),
-    }
 }
 
 const PREDICT_EXAMPLES: [&str; 3] = [
@@ -436,28 +312,6 @@ pub struct MergeArgs {
     /// Accept PyTorch `.bin` files. They are parsed, never executed.
     #[arg(long, help_heading = "Model")]
     pub allow_bin: bool,
-}
-
-/// Element type of written weights.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum DTypeArg {
-    /// 32-bit floats.
-    Float32,
-    /// 16-bit floats with the range of 32-bit floats.
-    Bfloat16,
-    /// 16-bit floats up to 65504.
-    Float16,
-}
-
-impl DTypeArg {
-    /// The type it names.
-    pub fn dtype(self) -> FloatDType {
-        match self {
-            Self::Float32 => FloatDType::F32,
-            Self::Bfloat16 => FloatDType::BF16,
-            Self::Float16 => FloatDType::F16,
-        }
-    }
 }
 
 /// `adapters combine`

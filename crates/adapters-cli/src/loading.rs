@@ -14,9 +14,9 @@ use adapters::{Adapted, AdapterFiles, AttachReport, Composition, Host, METHODS, 
 use burn::module::Module;
 use burn::tensor::Device;
 
-use crate::args::{DeviceArgs, ModelArgs, PoolingArg};
 use crate::failure::Failure;
 use crate::folders;
+use crate::options::{DeviceArgs, ModelArgs, PoolingArg};
 
 /// Sets the number of threads and finds the device.
 pub fn device(args: &DeviceArgs) -> Result<Device, Failure> {

@@ -24,10 +24,10 @@ mod failure;
 mod folders;
 mod invocation;
 mod loading;
+mod options;
 mod output;
 mod progress;
 mod run_folder;
-mod sampling;
 
 use std::process::ExitCode;
 

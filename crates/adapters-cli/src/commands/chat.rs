@@ -7,14 +7,13 @@ use adapters::Adapted;
 use adapters::models::{ChatTemplate, Message, ModelError, ModelKind, Pretrained};
 use adapters::store::Manifest;
 
-use crate::args::DeviceArgs;
 use crate::failure::Failure;
-use crate::sampling::SamplingArgs;
+use crate::options::{DeviceArgs, SamplingArgs};
 use crate::{folders, loading, output};
 
 /// `adapters chat`
 #[derive(Debug, clap::Args)]
-#[command(after_help = crate::args::examples(&[
+#[command(after_help = crate::options::examples(&[
     "adapters chat --model models/SmolLM2-135M-Instruct",
     "adapters chat --adapter runs/pirate/adapter --temperature 0.7 --top-p 0.9",
 ]))]

@@ -11,13 +11,13 @@ use adapters::{AdapterSet, METHODS};
 use burn::tensor::DType;
 use clap::ValueEnum;
 
-use crate::args::{DTypeArg, DeviceArgs};
 use crate::failure::Failure;
+use crate::options::{DTypeArg, DeviceArgs};
 use crate::{folders, loading};
 
 /// `adapters convert`
 #[derive(Debug, clap::Args)]
-#[command(after_help = crate::args::examples(&[
+#[command(after_help = crate::options::examples(&[
     "adapters convert --adapter runs/reviews/adapter --to peft --out converted",
     "adapters convert --adapter runs/reviews/adapter --dtype float16 --out smaller",
 ]))]
@@ -135,7 +135,7 @@ pub fn run(args: ConvertArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Writes the floats of a file anew in another element type.
+/// Writes the floats of a file again, in another element type.
 fn convert(file: &Path, dtype: DType) -> Result<(), Failure> {
     let (tensors, metadata) = read_safetensors(file)?;
     let converted = tensors.into_iter().map(|(key, data)| match data.dtype().is_float() {

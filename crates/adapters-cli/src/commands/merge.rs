@@ -3,8 +3,9 @@
 use adapters::Host;
 use adapters::models::{Head, Pretrained, copy_tokenizer, save_checkpoint};
 
-use crate::args::{DTypeArg, MergeArgs};
+use crate::args::MergeArgs;
 use crate::failure::Failure;
+use crate::options::DTypeArg;
 use crate::{folders, loading};
 
 /// Writes base and adapter as one plain checkpoint.

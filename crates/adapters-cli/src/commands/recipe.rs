@@ -6,7 +6,7 @@ use crate::failure::Failure;
 
 /// `adapters recipe`
 #[derive(Debug, clap::Args)]
-#[command(after_help = crate::args::examples(&["adapters recipe --schema > recipe.schema.json"]))]
+#[command(after_help = crate::options::examples(&["adapters recipe --schema > recipe.schema.json"]))]
 pub struct RecipeArgs {
     /// Print the JSON schema.
     #[arg(long, required = true)]
