@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod adalora;
+mod adamss;
 mod adapterhub;
 mod alora;
 mod bdlora;
@@ -47,6 +48,7 @@ mod vblora;
 mod vera;
 
 pub use adalora::{Adalora, Triplets};
+pub use adamss::{Adamss, AdamssInit, Groups, StoredGroups};
 pub use alora::{Activated, Alora};
 pub use bdlora::{Bdlora, BlockDiagonal, Cut};
 pub use combine::{Combination, SignElection};
