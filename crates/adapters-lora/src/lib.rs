@@ -5,6 +5,7 @@
 )]
 
 mod adalora;
+mod adamss;
 mod adapterhub;
 mod alora;
 mod bdlora;
@@ -51,6 +52,7 @@ mod vblora;
 mod vera;
 
 pub use adalora::{Adalora, Triplets};
+pub use adamss::{Adamss, AdamssInit, Groups, StoredGroups};
 pub use alora::{Activated, Alora};
 pub use bdlora::{Bdlora, BlockDiagonal, Cut};
 pub use combine::{Combination, SignElection};

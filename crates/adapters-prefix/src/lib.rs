@@ -4,6 +4,7 @@
     warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable)
 )]
 
+mod cartridge;
 mod codec;
 mod eject;
 mod layer;
@@ -12,6 +13,7 @@ mod prefix_tuning;
 mod tests;
 mod vectors;
 
+pub use cartridge::CartridgeConfig;
 pub use eject::{Ejected, NothingToEject, eject};
 pub use layer::{Gate, PrefixLayer};
 pub use prefix_tuning::{Definition, PrefixTuningConfig};

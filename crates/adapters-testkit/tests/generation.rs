@@ -36,6 +36,8 @@ const OPTIONS: &[(&str, &str)] = &[
     ("shira", "[r=1]"),
     ("waveft", "[n_frequency=20]"),
     ("lily", "[r=4]"),
+    ("adamss", "[r=4,num_subspaces=2]"),
+    ("cartridge", "[num_virtual_tokens=3]"),
     ("poly", "[n_tasks=2]"),
     ("multitask_prompt_tuning", "[num_tasks=2]"),
     ("cpt", "[cpt_token_ids=[5,7,42]]"),
