@@ -64,8 +64,8 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
-    /// A row belongs to a task without an adapter.
-    #[error("task {task} has no adapter: the composition has {tasks} tasks, counted from 0")]
+    /// A row belongs to a task that no adapter is for.
+    #[error("there is no task {task}: tasks are counted from 0, and there are {tasks}")]
     NoSuchTask {
         /// The task.
         task: usize,
@@ -238,7 +238,7 @@ pub enum Error {
         reason: &'static str,
     },
     /// Another adapter is already folded into the base weights.
-    #[error("adapter `{merged}` is merged into this model; reset it before merging `{adapter}`")]
+    #[error("adapter `{merged}` is merged into this model; reset the model before `{adapter}` is merged or activated")]
     AlreadyMerged {
         /// The adapter to merge.
         adapter: String,

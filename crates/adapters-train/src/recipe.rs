@@ -268,11 +268,12 @@ impl Recipe {
     fn check_task(&self) -> Result<(), TrainError> {
         let (task, data) = (self.head.kind, &self.data);
         data.check_share()?;
-        if self.train.class_weights.is_some() && task.name != "classification" {
-            let expected = "none but for `head.kind` `classification`";
+        if self.train.class_weights.is_some() && !task.weighs_classes {
+            let weighing = TASKS.iter().filter(|task| task.weighs_classes).map(|task| task.name);
+            let expected = format!("none but for `head.kind` {}", weighing.collect::<Vec<_>>().join(", "));
             return Err(value(
                 "train.class_weights",
-                expected,
+                &expected,
                 format!("`balanced` for `{task}`"),
             ));
         }
