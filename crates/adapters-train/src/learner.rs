@@ -121,6 +121,7 @@ impl TrainStep for Classifier {
     type Input = ClassBatch;
     type Output = ClassificationOutput;
 
+    #[expect(clippy::panic, reason = "the trait has no error")]
     fn step(&self, batch: ClassBatch) -> TrainOutput<ClassificationOutput> {
         let output = self.output(batch, true).unwrap_or_else(|error| panic!("{error}"));
         TrainOutput::new(self, output.loss.backward(), output)
@@ -134,6 +135,7 @@ impl InferenceStep for Classifier {
     type Input = ClassBatch;
     type Output = ClassificationOutput;
 
+    #[expect(clippy::panic, reason = "the trait has no error")]
     fn step(&self, batch: ClassBatch) -> ClassificationOutput {
         self.output(batch, false).unwrap_or_else(|error| panic!("{error}"))
     }

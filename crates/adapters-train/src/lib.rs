@@ -1,4 +1,8 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(
+    not(test),
+    warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable)
+)]
 
 mod attach;
 mod batches;
@@ -42,7 +46,7 @@ pub use learner::{ClassBatch, Classifier, LabeledText, TextBatcher};
 pub use optimizer::{Optimizer, adamw};
 pub use recipe::{
     AdapterSection, Batching, ClassWeights, DataSection, FusionSection, HeadSection, Keep, ModelSection, OutputSection,
-    Recipe, TrainSection,
+    RECIPE_SCHEMA, Recipe, TrainSection,
 };
 pub use recompute::LossGradients;
 pub use report::{Event, Outcome};
