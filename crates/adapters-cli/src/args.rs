@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use adapters::lora::Combination;
 use adapters::models::heads::Pooling;
-use adapters::nn::Quantization;
+use adapters::nn::Precision;
 use adapters::train::TASKS;
 use burn::tensor::FloatDType;
 use clap::{Parser, Subcommand, ValueEnum};
@@ -104,7 +104,7 @@ pub struct TrainArgs {
     pub out: Option<PathBuf>,
     /// Precision of the base model's weights [default: from the recipe].
     #[arg(long, value_enum, help_heading = "Model")]
-    pub quantize: Option<QuantizeArg>,
+    pub precision: Option<PrecisionArg>,
     /// Override a recipe value (repeatable), e.g. --set train.epochs=3.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
@@ -132,9 +132,9 @@ pub struct ModelArgs {
     /// Longest input in tokens; longer inputs are cut [default: as trained, else 128].
     #[arg(long, value_name = "N")]
     pub max_length: Option<usize>,
-    /// Precision of the base model's weights [default: as trained, else none].
+    /// Precision of the base model's weights [default: as trained, else f32].
     #[arg(long, value_enum)]
-    pub quantize: Option<QuantizeArg>,
+    pub precision: Option<PrecisionArg>,
     /// Accept PyTorch `.bin` files. They are parsed, never executed.
     #[arg(long)]
     pub allow_bin: bool,
@@ -144,20 +144,24 @@ pub struct ModelArgs {
 }
 
 /// The precision of a base's weights on the command line.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum QuantizeArg {
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum PrecisionArg {
     /// 32-bit floats.
-    None,
+    #[default]
+    F32,
+    /// 16-bit floats: half the memory of a pass over the weights; sums and adapters stay in 32 bits.
+    Bf16,
     /// 8-bit integers: a quarter of the memory.
     Int8,
 }
 
-impl QuantizeArg {
-    /// The quantization it names; `None` for floats.
-    pub fn quantization(self) -> Option<Quantization> {
+impl PrecisionArg {
+    /// The precision it names.
+    pub fn precision(self) -> Precision {
         match self {
-            Self::None => None,
-            Self::Int8 => Some(Quantization::Int8),
+            Self::F32 => Precision::F32,
+            Self::Bf16 => Precision::Bf16,
+            Self::Int8 => Precision::Int8,
         }
     }
 }
@@ -303,6 +307,9 @@ pub struct GenerateArgs {
     /// Folder of an adapter, in AdapterHub's or PEFT's format, or of the run that trained it.
     #[arg(long, value_name = "DIR", help_heading = "Model")]
     pub adapter: Option<PathBuf>,
+    /// Precision of the base model's weights [default: as trained, else f32].
+    #[arg(long, value_enum, help_heading = "Model")]
+    pub precision: Option<PrecisionArg>,
     /// Prompt (repeatable; all prompts are generated in one batch).
     #[arg(
         long,
@@ -542,15 +549,18 @@ pub struct BenchArgs {
     /// Tokens of each text.
     #[arg(long, value_name = "N", default_value = "128", value_parser = positive)]
     pub seq: usize,
+    /// Tokens that a model that writes adds to each text.
+    #[arg(long, value_name = "N", default_value = "32", value_parser = positive)]
+    pub new_tokens: usize,
     /// Timed repetitions, after 2 warm-up runs.
     #[arg(long, value_name = "N", default_value = "9", value_parser = positive)]
     pub repeats: usize,
     /// Dropout probability of the base model [default: from its configuration].
     #[arg(long, value_name = "P", help_heading = "Model")]
     pub dropout: Option<f64>,
-    /// Precision of the base model's weights [default: none].
+    /// Precision of the base model's weights [default: f32].
     #[arg(long, value_enum, help_heading = "Model")]
-    pub quantize: Option<QuantizeArg>,
+    pub precision: Option<PrecisionArg>,
     /// Print JSON.
     #[arg(long, help_heading = "Output")]
     pub json: bool,

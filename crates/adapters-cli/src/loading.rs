@@ -14,7 +14,7 @@ use adapters::{Adapted, AttachReport, Composition, Host, METHODS, parse_device};
 use burn::module::Module;
 use burn::tensor::Device;
 
-use crate::args::{DeviceArgs, ModelArgs, PoolingArg};
+use crate::args::{DeviceArgs, ModelArgs, PoolingArg, PrecisionArg};
 use crate::failure::Failure;
 use crate::folders;
 
@@ -151,11 +151,8 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
     let folder = folders::adapter(&args.adapter)?;
     let manifest = manifest(&folder)?;
     let dir = base_dir(args.model.as_deref(), &manifest)?;
-    let quantization = match args.quantize {
-        Some(given) => given.quantization(),
-        None => manifest.quantize,
-    };
-    let pretrained = Pretrained::open(&dir)?.with_quantization(quantization);
+    let precision = args.precision.map_or(manifest.precision, PrecisionArg::precision);
+    let pretrained = Pretrained::open(&dir)?.with_precision(precision);
     let (adapted, report) = adapted(pretrained.model(&device)?, &folder, args.allow_bin, &device)?;
     let taken = adapted.set.iter().map(|adapter| adapter.method().positions()).max();
     let longest = adapted.base.max_length().saturating_sub(taken.unwrap_or(0));

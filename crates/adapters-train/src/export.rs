@@ -72,7 +72,7 @@ fn save_head(run: &Run, model: &TaskModel, format: Format, dir: &Path, config: S
         base_architecture: model.adapted.base.architecture().to_owned(),
         base_model: recipe.model.path.clone(),
         max_length: Some(recipe.model.max_length),
-        quantize: recipe.model.quantize,
+        precision: recipe.model.precision,
         chat: recipe.head.kind.is_generative && chat_template(recipe.data.template, &run.model_dir)?.is_some(),
         stack_on: recipe
             .adapter

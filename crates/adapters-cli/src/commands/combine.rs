@@ -65,7 +65,7 @@ pub fn run(args: CombineArgs) -> Result<(), Failure> {
             base_architecture: adapters::Host::architecture(&base).to_owned(),
             base_model: dir.to_string_lossy().into_owned(),
             max_length: manifest.max_length,
-            quantize: manifest.quantize,
+            precision: manifest.precision,
             stack_on: manifest.stack_on,
             written_by: concat!("adapters ", env!("CARGO_PKG_VERSION")).to_owned(),
             ..Manifest::default()

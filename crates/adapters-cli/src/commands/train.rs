@@ -16,8 +16,8 @@ use crate::run_folder;
 /// Runs a recipe and says what it left.
 pub fn run(args: TrainArgs) -> Result<(), Failure> {
     let mut recipe = Recipe::read(&args.recipe, &args.overrides)?;
-    if let Some(given) = args.quantize {
-        recipe.model.quantize = given.quantization();
+    if let Some(given) = args.precision {
+        recipe.model.precision = given.precision();
     }
     let asked = args.out.as_deref().or(recipe.output.dir.as_deref());
     let run = Run {
