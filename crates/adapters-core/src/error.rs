@@ -123,6 +123,18 @@ pub enum Error {
         /// Names that would match.
         available: String,
     },
+    /// A configuration names a layer that the model lacks.
+    #[error("`{field}` names layer {layer}; expected 0 to {last}, the layers of this {architecture} model")]
+    NoSuchLayer {
+        /// The field of the configuration.
+        field: &'static str,
+        /// The layer.
+        layer: usize,
+        /// The last layer of the model.
+        last: usize,
+        /// The model's architecture.
+        architecture: String,
+    },
     /// A method has no layer for a kind of site that it targets.
     #[error("{method} cannot act at `{path}`: {reason}")]
     CannotBuild {
@@ -226,7 +238,7 @@ pub enum Error {
         reason: &'static str,
     },
     /// Another adapter is already folded into the base weights.
-    #[error("adapter `{merged}` is merged into this model; reset it before merging `{adapter}`")]
+    #[error("adapter `{merged}` is merged into this model; reset the model before `{adapter}` is merged or activated")]
     AlreadyMerged {
         /// The adapter to merge.
         adapter: String,

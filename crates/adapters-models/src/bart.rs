@@ -104,7 +104,7 @@ impl BartConfig {
             ("classifier_dropout", self.classifier_dropout),
         ])?;
         check.switches(&self.other, variant.off, variant.on)?;
-        Ok(self.activation_function.parse()?)
+        check.activation("activation_function", &self.activation_function)
     }
 }
 

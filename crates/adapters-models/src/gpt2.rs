@@ -93,7 +93,7 @@ impl Gpt2Config {
         ])?;
         let expected = "false: cross attention is not supported";
         check.require(!self.add_cross_attention, "add_cross_attention", expected, "true")?;
-        Ok(self.activation_function.parse()?)
+        check.activation("activation_function", &self.activation_function)
     }
 }
 

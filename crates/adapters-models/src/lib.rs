@@ -71,6 +71,7 @@ mod sound;
 pub mod speech;
 mod standard_layer;
 pub mod t5;
+mod text_batch;
 pub mod text_embeddings;
 mod tokenizer;
 mod transformer;

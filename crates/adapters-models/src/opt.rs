@@ -105,7 +105,7 @@ impl OptConfig {
         check.require(affine, "layer_norm_elementwise_affine", expected, affine)?;
         let expected = "0: whole layers are not dropped in training";
         check.require(self.layerdrop == 0.0, "layerdrop", expected, self.layerdrop)?;
-        Ok(self.activation_function.parse()?)
+        check.activation("activation_function", &self.activation_function)
     }
 }
 

@@ -112,7 +112,7 @@ impl WhisperConfig {
             &["apply_spec_augment", "use_weighted_layer_sum"],
             &["tie_word_embeddings"],
         )?;
-        Ok(self.activation_function.parse()?)
+        check.activation("activation_function", &self.activation_function)
     }
 }
 

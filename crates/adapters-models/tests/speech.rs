@@ -171,7 +171,7 @@ fn what_is_not_computed_is_refused_by_name() {
         .to_string();
     assert!(long.contains("at most 1 seconds"), "{long}");
     // The model reads spectrograms of other sizes.
-    let refused = Pretrained::open(&fixture("base"))
+    let refused = Pretrained::open(fixture("base"))
         .unwrap()
         .log_mel()
         .unwrap_err()

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod atomic;
+mod card;
 mod dict;
 mod error;
 mod fusion;
@@ -15,6 +16,7 @@ mod setup;
 mod tensors;
 mod unique_keys;
 
+pub use card::{ModelCard, base_name, name_base};
 pub use dict::CompositionDict;
 pub use error::{StoreError, TensorProblem};
 pub use fusion::{load_fusion, save_fusion};

@@ -64,7 +64,7 @@ fn heads_in_pefts_files_are_those_of_the_classes_of_transformers() {
     ] {
         let dir = case("peft").join(name);
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(family);
-        let base = Pretrained::open(&golden.join("base")).unwrap().model(&device).unwrap();
+        let base = Pretrained::open(golden.join("base")).unwrap().model(&device).unwrap();
         let mut set = AdapterSet::new();
         let report = load_adapter(&dir, &mut set, &base, &METHODS, &LoadOptions::default(), &device).unwrap();
         set.activate(report.attached.adapter.as_str()).unwrap();

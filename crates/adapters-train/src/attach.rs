@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use adapters_core::{Adapted, Composition};
+use adapters_core::{Adapted, AttachOptions, Composition};
 use adapters_models::{Model, TextTokenizer};
 use adapters_store::{LoadOptions, Manifest, expressible, load_adapter};
 
@@ -25,13 +25,13 @@ pub(crate) fn attach(
 ) -> Result<Trained, TrainError> {
     let (section, device) = (&run.recipe.adapter, &run.device);
     let seed = run.recipe.train.seed;
-    let Adapted { base, set } = adapted;
-    let load = |dir: &Path, set: &mut _| {
+    let load = |dir: &Path, adapted: &mut Adapted<Model>| {
         let options = LoadOptions {
             name: Manifest::name_in(dir)?,
             ..LoadOptions::default()
         };
-        let report = load_adapter(dir, set, &**base, &run.registry, &options, device)?;
+        let (base, set) = adapted.parts_mut();
+        let report = load_adapter(dir, set, base, &run.registry, &options, device)?;
         Ok::<_, TrainError>(report.attached.adapter)
     };
     let mut frozen = Vec::new();
@@ -44,23 +44,32 @@ pub(crate) fn attach(
                 Ok(encoded.into_iter().flat_map(|row| row.ids).collect())
             };
             let method = method.with_tokens(&encode)?.unwrap_or(method);
-            let report = set.attach(&section.name, method, &**base, seed, device)?;
-            expressible(set, &section.name, &**base)?;
+            let options = AttachOptions {
+                seed,
+                device: Some(device.clone()),
+            };
+            let report = adapted.attach_with(&section.name, method, &options)?;
+            expressible(&adapted.set, &section.name, adapted.base())?;
             (report, Composition::adapter(&section.name))
         }
         folders => {
             for dir in folders {
-                frozen.push(load(dir, set)?);
+                frozen.push(load(dir, adapted)?);
             }
             let names: Vec<&str> = frozen.iter().map(String::as_str).collect();
             let config = section.fusion_config()?;
-            let report = adapters_fusion::attach_named(set, &section.name, &names, config, &**base, seed, device)?;
+            let (base, set) = adapted.parts_mut();
+            let report = adapters_fusion::attach_named(set, &section.name, &names, config, base, seed, device)?;
             (report, Composition::named_fuse(&section.name, names))
         }
     };
     let composition = match &section.stack_on {
         Some(dir) => {
-            let idle = set.get(&section.name).into_iter().flat_map(|adapter| adapter.layers());
+            let idle = adapted
+                .set
+                .get(&section.name)
+                .into_iter()
+                .flat_map(|adapter| adapter.layers());
             if let Some(layer) = idle.map(|layer| &layer.info).find(|info| info.kind.takes_one_adapter()) {
                 return Err(TrainError::Value {
                     field: "adapter.stack_on",
@@ -68,13 +77,13 @@ pub(crate) fn attach(
                     found: format!("one, and an adapter that would never train at `{}`", layer.path),
                 });
             }
-            let below = load(dir, set)?;
+            let below = load(dir, adapted)?;
             frozen.push(below.clone());
             Composition::stack([Composition::adapter(below), trained])
         }
         None => trained,
     };
-    set.activate(composition)?;
+    adapted.activate(composition)?;
     Ok(Trained {
         report: report.to_string(),
         frozen,

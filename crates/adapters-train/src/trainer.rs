@@ -213,19 +213,19 @@ fn prepare(run: &Run, digests: BTreeMap<String, String>) -> Result<(State, Input
     let mut adapted = Adapted::new(model);
     let trained = attach(run, &mut adapted, tokenizer.as_ref())?;
     let taken = adapted.set.iter().map(|adapter| adapter.method().positions()).max();
-    check_length(recipe, &adapted.base, taken.unwrap_or(0))?;
+    check_length(recipe, adapted.base(), taken.unwrap_or(0))?;
     let head = match task.head() {
-        Some(config) => Some(Head::new(config, &*adapted.base, seed, device)?),
+        Some(config) => Some(Head::new(config, adapted.base(), seed, device)?),
         None => None,
     };
     if let Some(drop) = recipe
         .train
         .drop_layers
-        .filter(|drop| drop.most >= adapted.base.num_layers())
+        .filter(|drop| drop.most >= adapted.base().num_layers())
     {
         return Err(TrainError::Value {
             field: "train.drop_layers",
-            expected: format!("fewer than the {} layers of the model", adapted.base.num_layers()),
+            expected: format!("fewer than the {} layers of the model", adapted.base().num_layers()),
             found: drop.to_string(),
         });
     }
@@ -321,7 +321,7 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
         .map(|(indices, pass)| {
             let seed = pass_seed(train.seed, pass);
             let dropped_layers = train.drop_layers.map_or(0, |drop| drop.draw(seed));
-            let batch = inputs.train.batch(indices, seed, &model.adapted.base, &run.device)?;
+            let batch = inputs.train.batch(indices, seed, model.adapted.base(), &run.device)?;
             Ok((batch, PassSeed { seed, dropped_layers }, pass))
         })
         .collect::<Result<_, TrainError>>()?;
@@ -478,7 +478,6 @@ fn finish(
         });
     }
     let adapter = run.dir.join("adapter");
-    let (format, peft) = save_all(run, &model)?;
     draw_curve(run)?;
     let mut summary = Summary {
         test_accuracy: test.as_ref().map(|t| t.score),
@@ -500,6 +499,7 @@ fn finish(
     summary
         .extra
         .insert("test_loss".to_owned(), test.map(|t| t.loss).into());
+    let saved = save_all(run, &model, &summary)?;
     summary.write(run.dir.join(SUMMARY))?;
     let path = run.dir.join(CHECKPOINT);
     fs::remove_file(&path)
@@ -511,8 +511,9 @@ fn finish(
     Ok(Outcome {
         dir: run.dir.clone(),
         adapter,
-        format,
-        peft,
+        format: saved.format,
+        peft: saved.peft,
+        head_note: saved.head_note,
         summary,
         finished: true,
     })

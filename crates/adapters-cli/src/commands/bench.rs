@@ -9,9 +9,8 @@ use std::time::Instant;
 
 use adapters::models::heads::{HeadKind, Pooling, Scores, Targets};
 use adapters::models::{Encoded, Generation, Head, HeadConfig, Input, LinearScores, Pretrained, Source, ToTextInput};
-use adapters::store::{LoadOptions, expressible, load_adapter, save_adapter};
 use adapters::train::{TaskModel, adamw, hidden_states, peak_rss_bytes, text_input};
-use adapters::{Adapted, AdapterSet, Ctx, METHODS, method};
+use adapters::{Adapted, AdapterFiles, Ctx, method};
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{Int, Tensor, TensorData};
@@ -108,7 +107,7 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
     let precision = args.precision.unwrap_or_default().precision();
     pretrained = pretrained.with_precision(precision);
     let mut adapted = Adapted::new(pretrained.model(&device)?);
-    if args.batch == 0 || args.seq == 0 || args.seq > adapted.base.max_length() || args.repeats == 0 {
+    if args.batch == 0 || args.seq == 0 || args.seq > adapted.base().max_length() || args.repeats == 0 {
         return Err(Failure::new(
             format!(
                 "cannot time {} x {} tokens {} times",
@@ -116,11 +115,11 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
             ),
             format!(
                 "--batch, --seq and --repeats are at least 1, --seq at most {}",
-                adapted.base.max_length()
+                adapted.base().max_length()
             ),
         ));
     }
-    if adapted.base.vocab_size() == 0 {
+    if adapted.base().vocab_size() == 0 {
         return Err(Failure::new(
             format!("a `{}` model reads no text", pretrained.model_type()),
             "choose a model of texts",
@@ -137,46 +136,35 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
 
     let mut times = Vec::new();
     times.push(time("attach", &mut || {
-        AdapterSet::new().attach("bench", config.clone(), &*adapted.base, 0, &device)?;
+        adapted.without_adapters().attach("bench", config.clone())?;
         Ok(())
     })?);
-    adapted
-        .set
-        .attach("bench", config.clone(), &*adapted.base, 0, &device)?;
-    adapted.set.activate("bench")?;
+    adapted.attach("bench", config)?;
+    adapted.activate("bench")?;
 
-    let format = expressible(&adapted.set, "bench", &*adapted.base)?;
     let folder = tempfile::tempdir().map_err(|e| Failure::new(format!("no temporary folder: {e}"), "set TMPDIR"))?;
     times.push(time("save", &mut || {
-        save_adapter(folder.path(), format, &adapted.set, "bench", &*adapted.base)?;
+        adapted.save(folder.path())?;
         Ok(())
     })?);
     times.push(time("load", &mut || {
-        let mut set = AdapterSet::new();
-        load_adapter(
-            folder.path(),
-            &mut set,
-            &*adapted.base,
-            &METHODS,
-            &LoadOptions::default(),
-            &device,
-        )?;
+        adapted.without_adapters().load(folder.path())?;
         Ok(())
     })?);
 
-    let writes = adapted.base.causal_lm().is_ok() || adapted.base.encoder_decoder().is_ok();
+    let writes = adapted.base().causal_lm().is_ok() || adapted.base().encoder_decoder().is_ok();
     let head = match writes {
         true => None,
         false => {
             let pooling = Pooling::Mean;
             let config = HeadConfig::new(HeadKind::Classification { pooling }, ["0", "1"]);
             let config = config.with_layers(1).with_dropout(0.0);
-            Some(Head::new(config, &*adapted.base, 0, &device)?)
+            Some(Head::new(config, adapted.base(), 0, &device)?)
         }
     };
     let mut model = TaskModel { adapted, head };
     let trainable_params = model.num_params();
-    let vocab = model.adapted.base.vocab_size();
+    let vocab = model.adapted.base().vocab_size();
     let rows: Vec<Encoded> = (0..args.batch)
         .map(|row| Encoded {
             ids: (0..args.seq)
@@ -186,7 +174,7 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
         })
         .collect();
     let rows: Vec<&Encoded> = rows.iter().collect();
-    let input = text_input(&rows, &model.adapted.base, &device);
+    let input = text_input(&rows, model.adapted.base(), &device);
     let labels: Vec<i64> = (0..args.batch as i64).map(|row| row % 2).collect();
     let labels = Tensor::<1, Int>::from_data(TensorData::new(labels, [args.batch]), &device);
 
@@ -234,11 +222,10 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
     let peak = peak_rss_bytes();
 
     if let Some(model) = training {
-        let set = model.valid().adapted.set;
-        let mut merged = pretrained.model(&device)?;
-        if adapters::merge(&mut merged, &set, "bench", None).is_ok() {
+        let mut adapted = model.valid().adapted;
+        if adapted.merge("bench").is_ok() {
             times.push(time("merged forward", &mut || {
-                let _ = hidden_states(&merged, input.clone(), &mut adapters::Ctx::plain())?.into_data();
+                let _ = adapted.forward(input.clone())?.into_data();
                 Ok(())
             })?);
         }
@@ -300,7 +287,7 @@ fn mib(bytes: u64) -> f64 {
 
 /// Scores of the vocabulary at the positions of the texts.
 fn token_scores(model: &TaskModel, input: Input, cx: &mut Ctx<'_>) -> Result<LinearScores, Failure> {
-    let base = &*model.adapted.base;
+    let base = model.adapted.base();
     let hidden = hidden_states(base, input, cx)?;
     base.scores(hidden, cx)
         .ok_or_else(|| Failure::new("the model has no language-model head", "choose a model that writes"))
@@ -327,7 +314,7 @@ fn token_loss(model: &TaskModel, input: Input) -> Result<Tensor<1>, Failure> {
 
 /// Times of reading the texts up to the first new token, and of the tokens after it.
 fn generation(model: &TaskModel, rows: &[&Encoded], args: &BenchArgs) -> Result<Vec<Times>, Failure> {
-    let base = &*model.adapted.base;
+    let base = model.adapted.base();
     let new_tokens = args.new_tokens.min(base.max_length().saturating_sub(args.seq));
     if new_tokens < 2 {
         return Ok(Vec::new());

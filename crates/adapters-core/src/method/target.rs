@@ -300,6 +300,25 @@ impl Target {
         })
     }
 
+    /// The first layer that is named and is not among these sites, with the field that names it.
+    fn absent_layer(&self, sites: &[SiteInfo]) -> Option<(&'static str, usize)> {
+        match self {
+            Self::Roles { leave_out, .. } => {
+                let is_there = |layer: &usize| sites.iter().any(|info| info.site.layer == Some(*layer));
+                let absent = leave_out.iter().find(|layer| !is_there(layer))?;
+                Some(("leave_out", *absent))
+            }
+            Self::Modules(target) => {
+                let is_there = |layer: &usize| sites.iter().any(|info| target.layer(info) == Some(*layer));
+                let absent = target.layers.iter().flatten().find(|layer| !is_there(layer))?;
+                Some(("layers, layers_to_transform", *absent))
+            }
+            Self::Any(targets) => targets.iter().find_map(|target| target.absent_layer(sites)),
+            Self::Outside { target, .. } | Self::Tied(target) => target.absent_layer(sites),
+            _ => None,
+        }
+    }
+
     /// The names a user could have meant, for the error about a target without hits.
     fn available(&self, host: &dyn Host) -> Vec<String> {
         let mut names: Vec<String> = match self {
@@ -356,20 +375,31 @@ impl ModulePattern {
 }
 
 impl Selection {
-    /// This selection, if every pattern of `target` hit something.
+    /// This selection, if every pattern of `target` hit something and the model has every layer it names.
     ///
     /// # Errors
     ///
-    /// [`Error::NoTarget`] naming the first pattern without a hit, near misses and what there is.
+    /// [`Error::NoTarget`] naming the first pattern without a hit, near misses and what there is; [`Error::NoSuchLayer`].
     pub fn require(self, target: &Target, host: &dyn Host) -> Result<Self, Error> {
+        let sites = host.sites();
+        if let Some((field, layer)) = target.absent_layer(&sites) {
+            return Err(Error::NoSuchLayer {
+                field,
+                layer,
+                last: sites.iter().filter_map(|info| info.site.layer).max().unwrap_or(0),
+                architecture: host.architecture().to_owned(),
+            });
+        }
         let missed = match (&self.unmatched[..], &self.sites[..]) {
             ([first, ..], _) => first.clone(),
             ([], []) => format!("{target:?}"),
             _ => return Ok(self),
         };
         let available = target.available(host);
+        // The one word that stands for modules and is none.
+        let word = matches!(target, Target::Modules(_)).then_some("all-linear");
         Err(Error::NoTarget {
-            nearest: nearest(&missed, available.iter().map(String::as_str)),
+            nearest: nearest(&missed, available.iter().map(String::as_str).chain(word)),
             target: missed,
             architecture: host.architecture().to_owned(),
             available: available.join(", "),
@@ -422,13 +452,17 @@ impl ModuleTarget {
         })
     }
 
-    /// Whether a site that is named is to be left alone.
-    fn skips(&self, info: &SiteInfo) -> Result<bool, Error> {
-        let layer = match &self.layers_pattern {
+    /// The number that `layers` counts.
+    fn layer(&self, info: &SiteInfo) -> Option<usize> {
+        match &self.layers_pattern {
             Some(names) => names.index(&info.path),
             None => info.site.layer,
-        };
-        let in_layers = match (&self.layers, layer) {
+        }
+    }
+
+    /// Whether a site that is named is to be left alone.
+    fn skips(&self, info: &SiteInfo) -> Result<bool, Error> {
+        let in_layers = match (&self.layers, self.layer(info)) {
             (Some(layers), Some(layer)) => layers.contains(&layer),
             (Some(_), None) => false,
             (None, _) => true,

@@ -26,6 +26,7 @@ pub(super) struct Classification {
 
 impl Task for Classification {
     const NAME: &'static str = "classification";
+    const PIPELINE: Option<&'static str> = Some("text-classification");
     const DATA: &'static str =
         "`text` and, with `data.fields.text_pair`, a second text; `label`, a class by its name or number";
     const LABELS: usize = 1;

@@ -28,6 +28,8 @@ pub type LabelField = fn(&Fields) -> (&str, Option<char>);
 pub trait Task: fmt::Debug + Send + Sync + Sized + 'static {
     /// Its name in recipes.
     const NAME: &'static str;
+    /// The Hub's name of the task, for the model card; `None` where it has none.
+    const PIPELINE: Option<&'static str> = None;
     /// Fields of a data file, for the help of the command line.
     const DATA: &'static str;
     /// Models it works on.
@@ -134,9 +136,9 @@ pub trait Task: fmt::Debug + Send + Sync + Sized + 'static {
         let (mut loss, mut predictions) = (0.0, 0usize);
         for indices in eval_batches(&lengths, batch_size) {
             let rows: Vec<_> = indices.iter().map(|index| (*index, &examples[*index])).collect();
-            let batch = self.batch(&rows, EVALUATION, &model.adapted.base, device)?;
+            let batch = self.batch(&rows, EVALUATION, model.adapted.base(), device)?;
             let mut cx = Ctx::new(&model.adapted.set);
-            let hidden = hidden_states(&model.adapted.base, batch.input.clone(), &mut cx)?;
+            let hidden = hidden_states(model.adapted.base(), batch.input.clone(), &mut cx)?;
             let scores = model.head_scores(hidden, &mut cx)?;
             if let Some(targets) = batch.targets.clone() {
                 let of_batch = model
