@@ -14,9 +14,9 @@ use adapters::{Adapted, AdapterFiles, AttachReport, Composition, Host, METHODS, 
 use burn::module::Module;
 use burn::tensor::Device;
 
-use crate::args::{DeviceArgs, ModelArgs, PoolingArg, PrecisionArg};
 use crate::failure::Failure;
 use crate::folders;
+use crate::options::{DeviceArgs, ModelArgs, PoolingArg, PrecisionArg};
 
 /// Sets the number of threads and finds the device.
 pub fn device(args: &DeviceArgs) -> Result<Device, Failure> {
@@ -34,6 +34,17 @@ pub fn device(args: &DeviceArgs) -> Result<Device, Failure> {
 /// The manifest of an adapter folder, empty if there is none.
 pub fn manifest(adapter: &Path) -> Result<Manifest, Failure> {
     Ok(Manifest::read(adapter)?.unwrap_or_default())
+}
+
+/// Refuses a command that names neither a model nor an adapter, which would name one.
+pub fn check_named(model: Option<&Path>, adapter: Option<&Path>) -> Result<(), Failure> {
+    match (model, adapter) {
+        (None, None) => Err(Failure::new(
+            "no model is named",
+            "name a model with --model, or an adapter, which knows its base model, with --adapter",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The folder of the base: as given, else as the manifest says.
@@ -87,11 +98,6 @@ pub fn adapted<M: Host + Module + Sync>(
     };
     adapted.activate(active)?;
     Ok((adapted, report))
-}
-
-/// Whether a head is stored next to an adapter.
-pub fn has_head(adapter: &Path, manifest: &Manifest) -> bool {
-    manifest.head.is_some() || Head::is_in(adapter)
 }
 
 /// Everything `eval` and `predict` need.

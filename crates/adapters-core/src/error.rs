@@ -64,8 +64,8 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
-    /// A row belongs to a task without an adapter.
-    #[error("task {task} has no adapter: the composition has {tasks} tasks, counted from 0")]
+    /// A row belongs to a task that no adapter is for.
+    #[error("there is no task {task}: tasks are counted from 0, and there are {tasks}")]
     NoSuchTask {
         /// The task.
         task: usize,

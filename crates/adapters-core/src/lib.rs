@@ -26,7 +26,7 @@ pub use merge::{MergeReport, Merged, merge};
 pub use method::Method;
 pub use method::any::{AnyMethod, Encode, ErasedMethod};
 pub use method::capability::{
-    Capabilities, ConvertsForStorage, EditsEmbeddings, LearnsFaster, NeedsTokenizer, Penalized, Scheduled,
+    Capabilities, ConvertsForStorage, EditsEmbeddings, KnowsTasks, LearnsFaster, NeedsTokenizer, Penalized, Scheduled,
     SharedParameters, TiesHead,
 };
 pub use method::codec::{AdapterHub, Codec, FileFormat, Format, Peft, StoredConfig, Tensors};

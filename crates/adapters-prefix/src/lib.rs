@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod cartridge;
 mod codec;
 mod eject;
 mod layer;
@@ -8,6 +9,7 @@ mod prefix_tuning;
 mod tests;
 mod vectors;
 
+pub use cartridge::CartridgeConfig;
 pub use eject::{Ejected, NothingToEject, eject};
 pub use layer::{Gate, PrefixLayer};
 pub use prefix_tuning::{Definition, PrefixTuningConfig};

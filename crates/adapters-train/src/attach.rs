@@ -39,7 +39,7 @@ pub(crate) fn attach(
         [] => {
             let method = section.method(&run.registry)?;
             let encode = |text: &str| {
-                let tokenizer = tokenizer.ok_or("a model of images has no tokenizer for it")?;
+                let tokenizer = tokenizer.ok_or("a model of images or sounds has no tokenizer for it")?;
                 let encoded = tokenizer.encode([(text, None)])?;
                 Ok(encoded.into_iter().flat_map(|row| row.ids).collect())
             };

@@ -34,7 +34,7 @@ pub use inputs::{Batch, hidden_states, text_input};
 pub use optimizer::{Optimizer, adamw};
 pub use recipe::{
     AdapterSection, Batching, ClassWeights, DataSection, FusionSection, HeadSection, Keep, ModelSection, OutputSection,
-    Recipe, TrainSection,
+    RECIPE_SCHEMA, Recipe, TrainSection,
 };
 pub use recompute::LossGradients;
 pub use report::{Event, Outcome};

@@ -9,7 +9,7 @@ use crate::args::PredictArgs;
 use crate::failure::Failure;
 use crate::loading;
 
-/// Prints one line for each input: the prediction, and the text or image it is for unless the prediction contains it.
+/// Prints one line for each input: the prediction, and the text, image or sound it is for unless the prediction contains it.
 pub fn run(args: PredictArgs) -> Result<(), Failure> {
     let loaded = loading::model(&args.model)?;
     let fields = Fields::default();
@@ -22,9 +22,10 @@ pub fn run(args: PredictArgs) -> Result<(), Failure> {
             };
             (records, files)
         }
-        None if !args.image.is_empty() => {
-            let names = args.image.iter().map(|file| Some(file.display().to_string())).collect();
-            (Records::of_images(&args.image, &fields), names)
+        None if !args.image.is_empty() || !args.audio.is_empty() => {
+            let files = [args.image.as_slice(), &args.audio].concat();
+            let names = files.iter().map(|file| Some(file.display().to_string())).collect();
+            (Records::of_media(&files, &fields), names)
         }
         None => {
             let (objects, texts) = inputs(&args)?;
@@ -38,19 +39,33 @@ pub fn run(args: PredictArgs) -> Result<(), Failure> {
         let prediction = data.describe(index, outputs);
         let input = inputs.by_ref().find_map(|input| {
             if input.is_none() {
-                say!("");
+                blank(args.json);
             }
             input
         });
+        if args.json {
+            let text = prediction.split('\t').next().unwrap_or_default();
+            let object = json!({"input": input, "prediction": text, "scores": outputs.values});
+            say!("{object}");
+            continue;
+        }
         match input.filter(|_| !loaded.task.repeats_input) {
             Some(input) => say!("{prediction}\t{input}"),
             None => say!("{prediction}"),
         }
     }
     for _ in inputs {
-        say!("");
+        blank(args.json);
     }
     Ok(())
+}
+
+/// What stands for a blank line of the input.
+fn blank(as_json: bool) {
+    match as_json {
+        true => say!("null"),
+        false => say!(""),
+    }
 }
 
 /// Records as JSON objects, and the texts to print next to the predictions; `None` for a blank line, which is printed as one.

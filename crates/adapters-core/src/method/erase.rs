@@ -158,6 +158,10 @@ impl<M: Method> ErasedMethod for M {
         }
     }
 
+    fn tasks(&self) -> Option<usize> {
+        self.capabilities().tasks.map(|known| known.tasks())
+    }
+
     fn on_tied_head(&self, table: &SiteLayer) -> Option<SiteLayer> {
         self.capabilities().tied?.on_tied_head(table)
     }

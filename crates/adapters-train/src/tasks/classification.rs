@@ -31,6 +31,7 @@ impl Task for Classification {
         "`text` and, with `data.fields.text_pair`, a second text; `label`, a class by its name or number";
     const LABELS: usize = 1;
     const LABEL_FIELD: Option<LabelField> = Some(|fields| (&fields.label, None));
+    const WEIGHS_CLASSES: bool = true;
 
     type Example = TextExample<usize>;
 
@@ -78,7 +79,6 @@ impl Task for Classification {
         }))
     }
 
-    /// With weights, the mean over the weights of the batch, as PyTorch's `CrossEntropyLoss` has it.
     fn loss(
         &self,
         model: &TaskModel,
@@ -86,13 +86,7 @@ impl Task for Classification {
         batch: &Batch,
         cx: &mut Ctx<'_>,
     ) -> Result<Tensor<1>, TrainError> {
-        let (scores, targets) = (model.head_scores(hidden, cx)?, batch.needed_targets()?);
-        match (&self.weights, scores, targets) {
-            (Some(weights), Scores::Rows(scores), Targets::Classes(classes)) => {
-                Ok(weighted_loss(scores, classes, weights))
-            }
-            (_, scores, targets) => Ok(model.head()?.loss(scores, targets, batch.padding(), batch.seq())?),
-        }
+        class_loss(self.weights.as_deref(), model, hidden, batch, cx)
     }
 
     fn metric(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<f64> {
@@ -101,6 +95,21 @@ impl Task for Classification {
 
     fn describe(&self, outputs: &Outputs, _example: &Self::Example) -> String {
         described(outputs, &self.labels)
+    }
+}
+
+/// The loss of a head for classes. With weights, the mean over the weights of the batch, as PyTorch's `CrossEntropyLoss` has it.
+pub(super) fn class_loss(
+    weights: Option<&[f32]>,
+    model: &TaskModel,
+    hidden: Tensor<3>,
+    batch: &Batch,
+    cx: &mut Ctx<'_>,
+) -> Result<Tensor<1>, TrainError> {
+    let (scores, targets) = (model.head_scores(hidden, cx)?, batch.needed_targets()?);
+    match (weights, scores, targets) {
+        (Some(weights), Scores::Rows(scores), Targets::Classes(classes)) => Ok(weighted_loss(scores, classes, weights)),
+        (_, scores, targets) => Ok(model.head()?.loss(scores, targets, batch.padding(), batch.seq())?),
     }
 }
 

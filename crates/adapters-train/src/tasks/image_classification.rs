@@ -1,11 +1,12 @@
 //! Classification of images.
 
+use adapters_core::Ctx;
 use adapters_models::heads::{HeadConfig, HeadKind, Targets};
 use adapters_models::vision::{ImageProcessor, ImageSource};
 use adapters_models::{ImageInput, Model, ModelError, ModelKind};
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 
-use super::classification::{accuracy, described};
+use super::classification::{accuracy, class_loss, described};
 use super::context::TaskContext;
 use super::task::{LabelField, Task};
 use super::text::ints;
@@ -13,6 +14,7 @@ use crate::data::{Labels, Record};
 use crate::error::TrainError;
 use crate::evaluate::Outputs;
 use crate::inputs::Batch;
+use crate::task_model::TaskModel;
 
 /// Classification of images by cross entropy; the metric is the accuracy. Images are read and prepared a batch at a time.
 #[derive(Debug)]
@@ -20,6 +22,8 @@ pub(super) struct ImageClassification {
     labels: Labels,
     head: HeadConfig,
     processor: ImageProcessor,
+    /// How much each class weighs.
+    weights: Option<Vec<f32>>,
 }
 
 /// An image, not decoded yet, and its class.
@@ -38,6 +42,7 @@ impl Task for ImageClassification {
     const NEXT: &'static str = "predict --adapter {adapter} --image FILE";
     const LABELS: usize = 1;
     const LABEL_FIELD: Option<LabelField> = Some(|fields| (&fields.label, None));
+    const WEIGHS_CLASSES: bool = true;
 
     type Example = ImageExample;
 
@@ -60,6 +65,7 @@ impl Task for ImageClassification {
             head: cx.head(kind, labels.names()),
             labels,
             processor,
+            weights: cx.options.class_weights.clone(),
         })
     }
 
@@ -108,6 +114,16 @@ impl Task for ImageClassification {
             targets: classes.map(|classes| Targets::Classes(ints(classes, device))),
             predictions: examples.len(),
         })
+    }
+
+    fn loss(
+        &self,
+        model: &TaskModel,
+        hidden: Tensor<3>,
+        batch: &Batch,
+        cx: &mut Ctx<'_>,
+    ) -> Result<Tensor<1>, TrainError> {
+        class_loss(self.weights.as_deref(), model, hidden, batch, cx)
     }
 
     fn metric(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<f64> {

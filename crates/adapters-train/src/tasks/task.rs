@@ -45,6 +45,8 @@ pub trait Task: fmt::Debug + Send + Sync + Sized + 'static {
     const REPEATS_INPUT: bool = false;
     /// Whether several examples may share a row (`data.pack`).
     const PACKS: bool = false;
+    /// Whether its loss takes `train.class_weights`.
+    const WEIGHS_CLASSES: bool = false;
     /// The field of the labels that a recipe need not name, and what stands between several in a table.
     const LABEL_FIELD: Option<LabelField> = None;
     /// Fewest labels a recipe names; zero for tasks without labels.
@@ -80,14 +82,14 @@ pub trait Task: fmt::Debug + Send + Sync + Sized + 'static {
         cx: &TaskContext<'_>,
     ) -> Result<Vec<Self::Example>, TrainError>;
 
-    /// Tokens of an example; one for an image.
+    /// Tokens of an example; one for an image or a sound.
     fn length(example: &Self::Example) -> usize;
 
     /// A batch of examples, each with its index in the file; `seed` hides tokens, where tokens are hidden.
     ///
     /// # Errors
     ///
-    /// [`TrainError::Model`] for an image that cannot be read.
+    /// [`TrainError::Model`] for an image or a sound that cannot be read.
     fn batch(
         &self,
         examples: &[(usize, &Self::Example)],
