@@ -147,8 +147,7 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
     let precision = args.precision.map_or(manifest.precision, PrecisionArg::precision);
     let pretrained = Pretrained::open(&dir)?.with_precision(precision);
     let (adapted, report) = adapted(pretrained.model(&device)?, &folder, args.allow_bin, &device)?;
-    let taken = adapted.set.iter().map(|adapter| adapter.method().positions()).max();
-    let longest = adapted.base().max_length().saturating_sub(taken.unwrap_or(0));
+    let longest = adapted.base().max_length().saturating_sub(adapted.set.positions());
     let max_length = args.max_length.or(manifest.max_length).unwrap_or(128.min(longest));
     let reads_text = pretrained.kind() != ModelKind::ImageEncoder;
     if reads_text && (max_length == 0 || max_length > longest) {
