@@ -150,8 +150,7 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
     };
     let pretrained = Pretrained::open(&dir)?.with_quantization(quantization);
     let (adapted, report) = adapted(pretrained.model(&device)?, &folder, args.allow_bin, &device)?;
-    let taken = adapted.set.iter().map(|adapter| adapter.method().positions()).max();
-    let longest = adapted.base().max_length().saturating_sub(taken.unwrap_or(0));
+    let longest = adapted.base().max_length().saturating_sub(adapted.set.positions());
     let max_length = args.max_length.or(manifest.max_length).unwrap_or(128.min(longest));
     let reads_text = pretrained.kind() != ModelKind::ImageEncoder;
     if reads_text && (max_length == 0 || max_length > longest) {

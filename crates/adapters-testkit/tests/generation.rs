@@ -115,7 +115,10 @@ fn tokens(generation: &Generation, lm: &Model, set: &AdapterSet, prompts: &[&[u3
 
 /// A task for each row where a method needs to know it.
 fn tasks(set: &AdapterSet, rows: usize) -> Vec<Option<usize>> {
-    match set.iter().any(|adapter| adapter.method().tasks().is_some()) {
+    match set
+        .iter()
+        .any(|adapter| adapter.method().capabilities().tasks.is_some())
+    {
         true => vec![Some(1); rows],
         false => Vec::new(),
     }

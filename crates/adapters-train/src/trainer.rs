@@ -213,8 +213,7 @@ fn prepare(run: &Run, digests: BTreeMap<String, String>) -> Result<(State, Input
 
     let mut adapted = Adapted::new(model);
     let trained = attach(run, &mut adapted, tokenizer.as_ref())?;
-    let taken = adapted.set.iter().map(|adapter| adapter.method().positions()).max();
-    check_length(recipe, adapted.base(), taken.unwrap_or(0))?;
+    check_length(recipe, adapted.base(), adapted.set.positions())?;
     let head = match task.head() {
         Some(config) => Some(Head::new(config, adapted.base(), seed, device)?),
         None => None,
@@ -238,7 +237,12 @@ fn prepare(run: &Run, digests: BTreeMap<String, String>) -> Result<(State, Input
     let steps = steps_per_epoch * recipe.train.epochs as u64;
     let training = model.adapted.set.iter().filter(|adapter| adapter.is_trainable());
     let schedules = training
-        .filter_map(|adapter| Some((adapter.name().to_owned(), adapter.method().schedule(steps)?)))
+        .filter_map(|adapter| {
+            Some((
+                adapter.name().to_owned(),
+                adapter.method().capabilities().schedule?.schedule(steps),
+            ))
+        })
         .collect();
     let inputs = Inputs {
         validation,
@@ -363,9 +367,10 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
     };
     if let Some(ratio) = train.learning_rate_ratio {
         let faster = set.iter().flat_map(|adapter| {
+            let faster = adapter.method().capabilities().faster;
             let of_adapter = adapter.params();
             of_adapter
-                .filter(|p| adapter.method().learns_faster(&p.param))
+                .filter(move |p| faster.is_some_and(|faster| faster.learns_faster(&p.param)))
                 .map(|p| p.id)
         });
         let group = faster.collect();

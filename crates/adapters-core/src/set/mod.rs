@@ -1,4 +1,4 @@
-//! A set of adapters beside a frozen model.
+//! The adapters of a frozen model, by name.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -10,8 +10,8 @@ use crate::composition::Composition;
 use crate::error::Error;
 use crate::method::site_layer::SiteLayer;
 use crate::set::active::{Active, Generation};
+use crate::set::attached::ParamPlace;
 use crate::set::attached::{Attached, AttachedLayer};
-use crate::set::place::ParamPlace;
 use crate::set::values::ParamValues;
 use adapters_nn::nearest;
 
@@ -26,7 +26,6 @@ pub(crate) mod frozen;
 mod fusions;
 mod longer_rows;
 mod model_shape;
-pub(crate) mod place;
 mod stacks;
 pub(crate) mod values;
 
@@ -190,7 +189,7 @@ impl AdapterSet {
     pub fn penalty(&self) -> Option<Tensor<1>> {
         let trained = self.all().filter(|a| a.trainable);
         trained
-            .filter_map(|a| a.method.penalty(a))
+            .filter_map(|a| a.method.capabilities().penalty?.penalty(a))
             .reduce(|sum, penalty| sum + penalty)
     }
 
