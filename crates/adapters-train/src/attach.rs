@@ -43,7 +43,11 @@ pub(crate) fn attach(
                 let encoded = tokenizer.encode([(text, None)])?;
                 Ok(encoded.into_iter().flat_map(|row| row.ids).collect())
             };
-            let method = method.with_tokens(&encode)?.unwrap_or(method);
+            let with_tokens = match method.capabilities().tokenizer {
+                Some(text) => text.with_tokens(&encode)?,
+                None => None,
+            };
+            let method = with_tokens.unwrap_or(method);
             let options = AttachOptions {
                 seed,
                 device: Some(device.clone()),

@@ -1,4 +1,8 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(
+    not(test),
+    warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable)
+)]
 
 mod attach;
 mod batches;
@@ -34,7 +38,7 @@ pub use inputs::{Batch, hidden_states, text_input};
 pub use optimizer::{Optimizer, adamw};
 pub use recipe::{
     AdapterSection, Batching, ClassWeights, DataSection, FusionSection, HeadSection, Keep, ModelSection, OutputSection,
-    Recipe, TrainSection,
+    RECIPE_SCHEMA, Recipe, TrainSection,
 };
 pub use recompute::LossGradients;
 pub use report::{Event, Outcome};

@@ -4,6 +4,7 @@ use adapters::core::Tensors;
 use adapters::store::write_safetensors;
 use adapters::train::Records;
 use burn::tensor::TensorData;
+use serde_json::json;
 
 use crate::args::EvalArgs;
 use crate::failure::Failure;
@@ -21,9 +22,20 @@ pub fn run(args: EvalArgs) -> Result<(), Failure> {
     let data = loaded.examples(&records, true)?;
     note!("{}", loaded.report);
     let evaluation = loaded.evaluate(&*data, args.batch)?;
-    say!("{} {:.4}", evaluation.metric, evaluation.score);
-    say!("loss {:.4}", evaluation.loss);
-    say!("examples {}", evaluation.outputs.len());
+    if args.json {
+        let figures = json!({
+            "task": loaded.task.name,
+            "metric": evaluation.metric,
+            "score": evaluation.score,
+            "loss": evaluation.loss,
+            "examples": evaluation.outputs.len(),
+        });
+        say!("{figures}");
+    } else {
+        say!("{} {:.4}", evaluation.metric, evaluation.score);
+        say!("loss {:.4}", evaluation.loss);
+        say!("examples {}", evaluation.outputs.len());
+    }
     if let Some(path) = &args.logits {
         let width = evaluation.outputs.first().map_or(0, |outputs| outputs.values.len());
         if evaluation.outputs.iter().any(|outputs| outputs.values.len() != width) {

@@ -1,4 +1,4 @@
-//! Attaching: a method's layers at the sites it is aimed at.
+//! Attaching: a method's layers at the sites it targets.
 
 use std::fmt;
 

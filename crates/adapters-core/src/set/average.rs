@@ -86,8 +86,7 @@ impl AdapterSet {
             }
         }
         let average = model.copied(name).with_values(sum);
-        let trained = average.method().restored(&average);
-        self.insert(trained.unwrap_or(average))
+        self.insert(average.as_trained())
     }
 }
 

@@ -75,6 +75,9 @@ pub struct TrainSection {
     /// without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drop_layers: Option<DropLayers>,
+    /// Whether the figures are also written as TensorBoard event files, in the folder `tensorboard` of the run.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub tensorboard: bool,
 }
 
 /// How much the classes weigh.
@@ -134,6 +137,7 @@ impl Default for TrainSection {
             keep: Keep::default(),
             base_dropout: None,
             drop_layers: None,
+            tensorboard: false,
         }
     }
 }
