@@ -87,7 +87,7 @@ impl Packed {
         out
     }
 
-    #[allow(clippy::too_many_arguments)] // One call.
+    #[allow(clippy::too_many_arguments, reason = "one call")]
     fn tile(
         &self,
         level: Level,
