@@ -136,7 +136,7 @@ impl Folder<'_> {
             base_architecture: base.architecture().to_owned(),
             base_model: recipe.model.path.clone(),
             max_length: Some(recipe.model.max_length),
-            quantize: recipe.model.quantize,
+            precision: recipe.model.precision,
             chat: recipe.head.kind.is_generative && chat_template(recipe.data.template, &run.model_dir)?.is_some(),
             stack_on: recipe
                 .adapter

@@ -48,7 +48,7 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
         None => Manifest::default(),
     };
     let dir = loading::base_dir(args.model.as_deref(), &manifest)?;
-    let pretrained = Pretrained::open(&dir)?.with_quantization(manifest.quantize);
+    let pretrained = Pretrained::open(&dir)?.with_precision(manifest.precision);
     if pretrained.kind() != ModelKind::CausalLm {
         return Err(Failure::new(
             format!("a `{}` model cannot hold a conversation", pretrained.model_type()),
