@@ -4,7 +4,7 @@ use adapters_core::{Batch, Error, Host, Sequence};
 use burn::tensor::kind::Basic;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
-use crate::tokenizer::Encoded;
+use crate::encoded::Encoded;
 
 /// What a model reads. Each model reads one of these, its [`Transformer::Input`](crate::Transformer::Input).
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ pub struct TextInput {
 
 /// What an encoder-decoder reads.
 #[derive(Clone, Debug)]
-#[allow(clippy::large_enum_variant)] // There is one of it in a pass.
+#[allow(clippy::large_enum_variant, reason = "there is one of it in a pass")]
 pub enum Source {
     /// Texts.
     Text(TextInput),

@@ -7,16 +7,8 @@ use std::path::{Path, PathBuf};
 use adapters_store::{StoreError, check_unique};
 use tokenizers::{EncodeInput, Encoding, Tokenizer, TruncationParams};
 
+use crate::encoded::Encoded;
 use crate::error::ModelError;
-
-/// One encoded text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Encoded {
-    /// Token ids, special tokens included.
-    pub ids: Vec<u32>,
-    /// Token types, as long as `ids`.
-    pub type_ids: Vec<u32>,
-}
 
 /// An encoded input with the origin of each token.
 #[derive(Clone, Debug, PartialEq, Eq)]
