@@ -7,7 +7,7 @@ use adapters::models::heads::HeadKind;
 use adapters::models::{Head, Model, ModelKind, Pretrained, TextTokenizer};
 use adapters::store::{LoadOptions, LoadReport, Manifest, Setup, load_adapter};
 use adapters::train::{
-    Evaluation, Fields, Labels, OpenTask, Records, TaskContext, TaskData, TaskKind, TaskModel, TaskOptions,
+    Evaluation, Fields, Labels, OpenTask, Records, TaskContext, TaskData, TaskKind, TaskModel, TaskOptions, Template,
     tokenizer_of,
 };
 use adapters::{Adapted, AttachReport, Composition, Host, METHODS, parse_device};
@@ -127,6 +127,11 @@ impl Loaded {
         &mut self.options.fields
     }
 
+    /// How many labels the head has.
+    pub fn labels(&self) -> usize {
+        self.options.labels.count()
+    }
+
     /// Encodes records. Where `labeled` is false, targets may be absent.
     pub fn examples(&self, records: &Records, labeled: bool) -> Result<Box<dyn TaskData>, Failure> {
         let cx = TaskContext {
@@ -168,36 +173,44 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
         ));
     }
     let head = head(args, &folder, &manifest, &dir, &adapted.base, &device)?;
-    let config = head.config();
-    let Some(task) = TaskKind::of_head(config, pretrained.kind()) else {
+    let task = match &head {
+        Some(head) => TaskKind::of_head(head.config(), pretrained.kind()),
+        // The model's own head serves.
+        None => TaskKind::of_writer(pretrained.kind()),
+    };
+    let Some(task) = task else {
+        let Some(head) = &head else {
+            return Err(no_head(&folder));
+        };
         return Err(Failure::new(
             format!(
                 "no task uses a head of type `{}` on a `{}` model",
-                config.kind.name(),
+                head.config().kind.name(),
                 pretrained.model_type()
             ),
             "this command supports the heads of the tasks in `adapters train --help`",
         ));
     };
+    let config = head.as_ref().map(Head::config);
     let options = TaskOptions {
-        labels: match config.kind {
-            HeadKind::MultipleChoice { choices, .. } => Labels::Count(choices),
-            _ => Labels::Names(config.labels.clone()),
+        labels: match config {
+            Some(config) => match config.kind {
+                HeadKind::MultipleChoice { choices, .. } => Labels::Count(choices),
+                _ => Labels::Names(config.labels.clone()),
+            },
+            None => Labels::Count(0),
         },
         fields: Fields::default(),
-        pooling: Some(config.kind.pooling().unwrap_or_default()),
+        pooling: config.map(|config| config.kind.pooling().unwrap_or_default()),
         head_dropout: 0.0,
-        mask_probability: 0.0,
+        mask_probability: MASKED,
         class_weights: None,
         max_length,
-        template: None,
+        template: (!manifest.chat).then_some(Template::Plain),
         pack: false,
     };
     Ok(Loaded {
-        model: TaskModel {
-            adapted,
-            head: Some(head),
-        },
+        model: TaskModel { adapted, head },
         task,
         report,
         options,
@@ -207,7 +220,21 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
     })
 }
 
-/// The head that the arguments name, or else the manifest, or else the adapter folder in its own format.
+/// Share of the tokens that are hidden in the evaluation of a masked language model, the default of recipes.
+const MASKED: f64 = 0.15;
+
+/// An adapter without a head, for a command that needs one.
+pub fn no_head(adapter: &Path) -> Failure {
+    Failure::new(
+        format!(
+            "the adapter folder {} has no head, so there is nothing to predict with",
+            adapter.display()
+        ),
+        "name a file with the tensors `weight` and `bias` with --head; for a language model, use `adapters generate`",
+    )
+}
+
+/// The head that the arguments name, or else the manifest, or else the adapter folder in its own format, if there is one.
 fn head(
     args: &ModelArgs,
     adapter: &Path,
@@ -215,29 +242,21 @@ fn head(
     checkpoint: &Path,
     base: &Model,
     device: &Device,
-) -> Result<Head, Failure> {
+) -> Result<Option<Head>, Failure> {
     if let Some(path) = &args.head {
         let pooling = args.pooling.unwrap_or(PoolingArg::Mean).pooling();
-        return Ok(Head::load_linear(path, pooling, base, device)?);
+        return Ok(Some(Head::load_linear(path, pooling, base, device)?));
     }
     if let Some(head) = &manifest.head {
         let mut head = head.clone();
         if let Some(pooling) = args.pooling {
             head.config.insert("pooling".to_owned(), pooling.name().into());
         }
-        return Ok(Head::load_manifest(adapter, &head, base, device)?);
+        return Ok(Some(Head::load_manifest(adapter, &head, base, device)?));
     }
     if Head::is_in(adapter) {
-        return Ok(Head::load(adapter, base, args.allow_bin, device)?.1);
+        return Ok(Some(Head::load(adapter, base, args.allow_bin, device)?.1));
     }
-    match Head::load_peft(adapter, checkpoint, base, device)? {
-        Some(head) => Ok(head.with_labels(&manifest.labels)),
-        None => Err(Failure::new(
-            format!(
-                "the adapter folder {} has no head, so there is nothing to predict with",
-                adapter.display()
-            ),
-            "name a file with the tensors `weight` and `bias` with --head; for a language model, use `adapters generate`",
-        )),
-    }
+    let head = Head::load_peft(adapter, checkpoint, base, device)?;
+    Ok(head.map(|head| head.with_labels(&manifest.labels)))
 }

@@ -341,6 +341,41 @@ fn a_killed_run_ends_like_one_that_was_not() {
 }
 
 #[test]
+fn the_metric_of_a_recipe_decides_which_weights_are_the_best() {
+    let task = Task::new();
+    // A rate so high that the figures go up and down.
+    let overrides = ["train.evaluate_every=1", "train.epochs=1", "train.learning_rate=0.3"];
+    for metric in ["loss", "f1", "matthews"] {
+        let metric_override = format!("train.metric={metric}");
+        let run = run(
+            &task,
+            &task.path(metric),
+            &[&overrides[..], &[&metric_override]].concat(),
+        );
+        let mut seen = Vec::new();
+        train(&run, &mut |event| {
+            if let Event::Evaluated { evaluation, best, .. } = event {
+                seen.push((evaluation.figure(metric).unwrap(), best));
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        let rising = |value: f64| if metric == "loss" { -value } else { value };
+        let mut highest = f64::NEG_INFINITY;
+        for (value, best) in &seen {
+            assert_eq!(*best, rising(*value) > highest, "{metric}: {seen:?}");
+            highest = highest.max(rising(*value));
+        }
+        assert!(seen.iter().any(|(_, best)| !best), "{metric}: {seen:?}");
+        let summary = json_of(&run.dir.join("summary.json"));
+        assert!(
+            summary["test_figures"][if metric == "loss" { "f1" } else { metric }].is_number(),
+            "{summary}"
+        );
+    }
+}
+
+#[test]
 fn every_optimizer_and_schedule_survives_a_kill() {
     let task = Task::new();
     let mut seen = Vec::new();

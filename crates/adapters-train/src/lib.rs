@@ -12,6 +12,7 @@ mod evaluate;
 mod export;
 mod fusion_run;
 mod inputs;
+mod metrics;
 mod optimizer;
 mod recipe;
 mod recompute;
@@ -31,6 +32,7 @@ pub use drop_layers::DropLayers;
 pub use error::TrainError;
 pub use evaluate::{Evaluation, Outputs};
 pub use inputs::{Batch, hidden_states, text_input};
+pub use metrics::{Confusion, Figures};
 pub use optimizer::{Optimizer, adamw};
 pub use recipe::{
     AdapterSection, Batching, ClassWeights, DataSection, FusionSection, HeadSection, Keep, ModelSection, OutputSection,

@@ -268,8 +268,15 @@ impl Recipe {
     fn check_task(&self) -> Result<(), TrainError> {
         let (task, data) = (self.head.kind, &self.data);
         data.check_share()?;
-        if self.train.class_weights.is_some() && task.name != "classification" {
-            let expected = "none but for `head.kind` `classification`";
+        if let Some(metric) = self.train.metric.as_deref()
+            && metric != "loss"
+            && !task.metrics.contains(&metric)
+        {
+            let expected = format!("`loss`, `{}` for `head.kind` `{task}`", task.metrics.join("`, `"));
+            return Err(value("train.metric", &expected, format!("`{metric}`")));
+        }
+        if self.train.class_weights.is_some() && !["classification", "image_classification"].contains(&task.name) {
+            let expected = "none but for `head.kind` `classification` and `image_classification`";
             return Err(value(
                 "train.class_weights",
                 expected,
@@ -334,6 +341,12 @@ impl Recipe {
             template: data.template,
             pack: data.pack,
         }
+    }
+
+    /// The figure that decides which weights are the best; `None` for the one an evaluation is known by.
+    pub(crate) fn metric(&self) -> Option<&str> {
+        let of_task = self.head.kind.is_generative.then_some("loss");
+        self.train.metric.as_deref().or(of_task)
     }
 
     /// How batches are made.
@@ -452,6 +465,10 @@ mod tests {
                 "unknown variant `adamw_8bit`, expected one of `adamw`, `sgd`, `adafactor`, `lion`",
             ),
             (&["train.schedule=cosin"], "`linear`, `cosine`, `constant`, `wsd`"),
+            (
+                &["train.metric=f2"],
+                "`train.metric` is `f2`, expected `loss`, `accuracy`, `f1`, `matthews` for",
+            ),
             (&["train.momentum=0.9"], "none for `train.optimizer` `adamw`"),
             (&["train.decay=0.1"], "none for `train.schedule` `linear`"),
             (
