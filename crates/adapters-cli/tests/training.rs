@@ -606,6 +606,42 @@ fn bad_recipes_and_data_name_what_is_wrong() {
             &["qery", "did you mean `query`?"],
         ),
         (&["model.max_length=9"], &["model.max_length", "at most 8"]),
+        (
+            &["adapter.method=lora", "adapter.rank_pattern={qery=2}"],
+            &[
+                "`rank_pattern` has `qery`",
+                "did you mean `query`?",
+                "adapted are: query, value",
+            ],
+        ),
+        (
+            &["adapter.method=lora", "adapter.alpha_pattern={key=2.0}"],
+            &["`alpha_pattern` has `key`, which matches no adapted module"],
+        ),
+        (
+            &[
+                "adapter.method=lora",
+                "adapter.target_modules=['query']",
+                "adapter.exclude_modules=['valu']",
+            ],
+            &["target `valu` matches nothing", "did you mean `value`?"],
+        ),
+        (
+            &[
+                "adapter.method=lora",
+                "adapter.target_modules=['query']",
+                "adapter.layers=[1, 7]",
+            ],
+            &["target `layer 7` matches nothing", "it has: layers 0 to 1"],
+        ),
+        (
+            &[
+                "adapter.method=lora",
+                "adapter.target_modules=['query']",
+                "adapter.exclude_modules=['query']",
+            ],
+            &["target `query` matches nothing"],
+        ),
     ] {
         let text = failing(overrides);
         for part in parts {

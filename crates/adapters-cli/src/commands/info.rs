@@ -190,7 +190,7 @@ fn adapter(dir: &Path, args: &InfoArgs) -> Result<Description, Failure> {
         Some(manifest) => about.say("written_by", manifest.written_by),
         None => about.say("manifest", "none: the folder was not written by this library"),
     }
-    about.say("acts_on", format!("{} layers", attached.layers().count()));
+    about.say("touches", format!("{} sites", attached.layers().count()));
     let of = attached.layers().map(|layer| {
         let info = &layer.info;
         (

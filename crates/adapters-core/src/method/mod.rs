@@ -29,6 +29,7 @@ pub(crate) mod shared;
 pub(crate) mod site_layer;
 pub mod target;
 pub(crate) mod union;
+mod unmatched;
 
 use std::fmt::Debug;
 
