@@ -172,7 +172,7 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
             "the model has no more positions than that; the adapter may take some of them",
         ));
     }
-    let head = head(args, &folder, &manifest, &dir, &adapted.base, &device)?;
+    let head = head(args, &folder, &dir, &adapted.base, &device)?;
     let task = match &head {
         Some(head) => TaskKind::of_head(head.config(), pretrained.kind()),
         // The model's own head serves.
@@ -238,7 +238,6 @@ pub fn no_head(adapter: &Path) -> Failure {
 fn head(
     args: &ModelArgs,
     adapter: &Path,
-    manifest: &Manifest,
     checkpoint: &Path,
     base: &Model,
     device: &Device,
@@ -247,16 +246,6 @@ fn head(
         let pooling = args.pooling.unwrap_or(PoolingArg::Mean).pooling();
         return Ok(Some(Head::load_linear(path, pooling, base, device)?));
     }
-    if let Some(head) = &manifest.head {
-        let mut head = head.clone();
-        if let Some(pooling) = args.pooling {
-            head.config.insert("pooling".to_owned(), pooling.name().into());
-        }
-        return Ok(Some(Head::load_manifest(adapter, &head, base, device)?));
-    }
-    if Head::is_in(adapter) {
-        return Ok(Some(Head::load(adapter, base, args.allow_bin, device)?.1));
-    }
-    let head = Head::load_peft(adapter, checkpoint, base, device)?;
-    Ok(head.map(|head| head.with_labels(&manifest.labels)))
+    let pooling = args.pooling.map(PoolingArg::pooling);
+    Ok(stored_head(adapter, checkpoint, base, pooling, args.allow_bin, device)?)
 }

@@ -341,6 +341,52 @@ fn a_killed_run_ends_like_one_that_was_not() {
 }
 
 #[test]
+fn an_adapter_of_either_format_is_trained_further_with_its_head() {
+    let task = Task::new();
+    let first = run(&task, &task.path("first"), &[]);
+    let outcome = finish(&first);
+    let loss_of = |run: &Run, at: usize| {
+        let losses = MetricsLog::records(run.dir.join("metrics.jsonl")).unwrap();
+        let losses: Vec<f64> = losses.iter().filter_map(|r| r.get("eval_loss")?.as_f64()).collect();
+        losses[if at == 0 { 0 } else { losses.len() - 1 }]
+    };
+    for folder in [outcome.adapter.clone(), outcome.peft.unwrap()] {
+        let from = format!("adapter.from={}", folder.display());
+        // With a rate of almost nothing the weights of the adapter and of its head are the values of the first run.
+        let still = format!("still-{}", folder.file_name().unwrap().display());
+        let overrides = [&from, "train.learning_rate=1e-12", "train.epochs=1", "train.keep=last"];
+        let still = run(&task, &task.path(&still), &overrides);
+        finish(&still);
+        let before = read_safetensors(&first.dir.join("adapter/adapter.safetensors"))
+            .unwrap()
+            .0;
+        let after = read_safetensors(&still.dir.join("adapter/adapter.safetensors"))
+            .unwrap()
+            .0;
+        assert_eq!(before.len(), after.len());
+        for ((key, before), after) in before.iter().zip(after.values()) {
+            for (before, after) in before.iter::<f32>().zip(after.iter::<f32>()) {
+                assert!((before - after).abs() < 1e-6, "{key}: {before} became {after}");
+            }
+        }
+        let summaries =
+            [&first, &still].map(|run| json_of(&run.dir.join("summary.json"))["test_loss"].as_f64().unwrap());
+        let best = loss_of(&still, 0);
+        assert!(
+            (summaries[0] - summaries[1]).abs() < 1e-4 || best < 0.1,
+            "{summaries:?}"
+        );
+    }
+    let further = run(
+        &task,
+        &task.path("further"),
+        &[&format!("adapter.from={}", outcome.adapter.display()), "train.seed=7"],
+    );
+    finish(&further);
+    assert!(loss_of(&further, 0) < loss_of(&first, 0));
+}
+
+#[test]
 fn the_metric_of_a_recipe_decides_which_weights_are_the_best() {
     let task = Task::new();
     // A rate so high that the figures go up and down.

@@ -7,13 +7,13 @@ use std::path::Path;
 use std::time::Instant;
 
 use adapters_core::{Adapted, Ctx, TrainingSchedule};
-use adapters_models::{Head, Model, ModelKind, Pretrained};
+use adapters_models::{Model, ModelKind, Pretrained};
 use adapters_store::StoreError;
 use burn::module::Module;
 use burn::optim::GradientsAccumulator;
 use serde_json::json;
 
-use crate::attach::attach;
+use crate::attach::{self, attach};
 use crate::batches::epoch_batches;
 use crate::checkpoint::{self, Best, Checkpoint, Optimizers, Position, Values};
 use crate::curve::{self, Curve};
@@ -183,7 +183,7 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
 /// Loads the model and the data and attaches the adapter.
 fn prepare(run: &Run, digests: BTreeMap<String, String>) -> Result<(State, Inputs, String), TrainError> {
     let recipe = &run.recipe;
-    let (seed, device) = (recipe.train.seed, &run.device);
+    let device = &run.device;
     let mut pretrained = Pretrained::open(&run.model_dir)?.with_quantization(recipe.model.quantize);
     if let Some(dropout) = recipe.train.base_dropout {
         pretrained = pretrained.with_dropout(dropout);
@@ -217,7 +217,7 @@ fn prepare(run: &Run, digests: BTreeMap<String, String>) -> Result<(State, Input
     let taken = adapted.set.iter().map(|adapter| adapter.method().positions()).max();
     check_length(recipe, &adapted.base, taken.unwrap_or(0))?;
     let head = match task.head() {
-        Some(config) => Some(Head::new(config, &*adapted.base, seed, device)?),
+        Some(config) => Some(attach::head(run, config, &adapted.base)?),
         None => None,
     };
     if let Some(drop) = recipe
