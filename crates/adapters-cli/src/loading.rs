@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use adapters::core::Format;
 use adapters::models::heads::HeadKind;
 use adapters::models::{Head, Model, ModelKind, Pretrained, TextTokenizer};
-use adapters::store::{LoadOptions, LoadReport, Manifest, Setup, load_adapter};
+use adapters::store::{BaseMatch, LoadOptions, LoadReport, Manifest, Setup, load_adapter};
 use adapters::train::{
     Evaluation, Fields, Labels, OpenTask, Records, TaskContext, TaskData, TaskKind, TaskModel, TaskOptions, Template,
     tokenizer_of,
@@ -36,16 +36,45 @@ pub fn manifest(adapter: &Path) -> Result<Manifest, Failure> {
     Ok(Manifest::read(adapter)?.unwrap_or_default())
 }
 
-/// The folder of the base: as given, else as the manifest says.
-pub fn base_dir(given: Option<&Path>, manifest: &Manifest) -> Result<PathBuf, Failure> {
-    match given {
+/// The folder of the base: as given, else as the manifest of `adapter` says. Another base than the one the adapter was trained on is
+/// refused unless `any` is.
+pub fn base_dir(given: Option<&Path>, manifest: &Manifest, adapter: &Path, any: bool) -> Result<PathBuf, Failure> {
+    let dir = match given {
         Some(path) => folders::model(&path.to_string_lossy()),
         None if manifest.base_model.is_empty() => Err(Failure::new(
             "no base model: the adapter folder does not name the model it was trained on",
             "name the folder of the base model with --model",
         )),
         None => folders::base_model(&manifest.base_model),
-    }
+    }?;
+    check_base(&dir, manifest, adapter, any)?;
+    Ok(dir)
+}
+
+/// Refuses a base whose tensors are not those that the manifest of `adapter` has a fingerprint of, unless `any` is accepted.
+pub fn check_base(dir: &Path, manifest: &Manifest, adapter: &Path, any: bool) -> Result<(), Failure> {
+    let Some(expected) = manifest.base_fingerprint.as_ref().filter(|_| !any) else {
+        return Ok(());
+    };
+    let found = Pretrained::open(dir)?.fingerprint(expected.whole)?;
+    let (base, dir, adapter) = (&manifest.base_model, dir.display(), adapter.display());
+    let what = match expected.compare(&found) {
+        BaseMatch::Same => return Ok(()),
+        BaseMatch::OtherTypes => {
+            note!(
+                "the adapter {adapter} was trained on {base} in {}, and {dir} is in {}: whether the weights are the same is not known",
+                expected.types,
+                found.types
+            );
+            return Ok(());
+        }
+        BaseMatch::OtherShapes => "other tensors",
+        BaseMatch::OtherValues => "tensors of the same shapes with other values",
+    };
+    Err(Failure::new(
+        format!("the adapter {adapter} was trained on {base}, and {dir} has {what}"),
+        "name the base it was trained on with --model, or accept this one with --any-base",
+    ))
 }
 
 /// A base with an active adapter, and below it the one it was trained on top of; or with a whole saved setup.
@@ -155,7 +184,7 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
     let device = device(&args.device)?;
     let folder = folders::adapter(&args.adapter)?;
     let manifest = manifest(&folder)?;
-    let dir = base_dir(args.model.as_deref(), &manifest)?;
+    let dir = base_dir(args.model.as_deref(), &manifest, &folder, args.any_base)?;
     let quantization = match args.quantize {
         Some(given) => given.quantization(),
         None => manifest.quantize,

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use adapters_core::{Adapted, Composition};
 use adapters_models::heads::{HeadConfig, Pooling};
-use adapters_models::{Head, Model, TextTokenizer};
-use adapters_store::{LoadOptions, Manifest, expressible, load_adapter};
+use adapters_models::{Head, Model, Pretrained, TextTokenizer};
+use adapters_store::{BaseMatch, LoadOptions, Manifest, expressible, load_adapter};
 use burn::tensor::Device;
 
 use crate::error::TrainError;
@@ -17,6 +17,23 @@ pub(crate) struct Trained {
     pub report: String,
     /// Adapters that act and do not train.
     pub frozen: Vec<String>,
+}
+
+/// Refuses an adapter whose manifest names another base.
+fn check_base(run: &Run, dir: &Path) -> Result<(), TrainError> {
+    let manifest = Manifest::read(dir)?.unwrap_or_default();
+    let Some(expected) = &manifest.base_fingerprint else {
+        return Ok(());
+    };
+    let found = Pretrained::open(&run.model_dir)?.fingerprint(expected.whole)?;
+    match expected.compare(&found) {
+        BaseMatch::Same | BaseMatch::OtherTypes => Ok(()),
+        BaseMatch::OtherShapes | BaseMatch::OtherValues => Err(TrainError::Value {
+            field: "model.path",
+            expected: format!("`{}`, which {} was trained on", manifest.base_model, dir.display()),
+            found: format!("`{}`, whose weights are others", run.recipe.model.path),
+        }),
+    }
 }
 
 /// Refuses an adapter that was trained on top of another, without the other.
@@ -82,6 +99,7 @@ pub(crate) fn attach(
     let seed = run.recipe.train.seed;
     let Adapted { base, set } = adapted;
     let load = |dir: &Path, set: &mut _| {
+        check_base(run, dir)?;
         let options = LoadOptions {
             name: Manifest::name_in(dir)?,
             ..LoadOptions::default()
@@ -92,6 +110,7 @@ pub(crate) fn attach(
     let mut frozen = Vec::new();
     let (report, trained) = match (section.fuse.as_slice(), &section.from) {
         ([], Some(dir)) => {
+            check_base(run, dir)?;
             check_below(dir, section.stack_on.as_deref())?;
             let options = LoadOptions {
                 name: Some(section.name.clone()),

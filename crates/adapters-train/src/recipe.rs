@@ -149,6 +149,8 @@ pub struct OutputSection {
     /// The run folder, relative to the folder the command runs in; without it `runs/<recipe>`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dir: Option<PathBuf>,
+    /// Whether the manifest's fingerprint of the base is of every byte of its weights, and not of a sample.
+    pub whole_fingerprint: bool,
 }
 
 impl Default for HeadSection {
