@@ -138,6 +138,9 @@ pub struct ModelArgs {
     /// Accept PyTorch `.bin` files. They are parsed, never executed.
     #[arg(long)]
     pub allow_bin: bool,
+    /// Load the adapter even if it was trained on a base model with other weights.
+    #[arg(long)]
+    pub any_base: bool,
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceArgs,
@@ -373,6 +376,9 @@ pub struct GenerateArgs {
     /// Accept PyTorch `.bin` files. They are parsed, never executed.
     #[arg(long, help_heading = "Model")]
     pub allow_bin: bool,
+    /// Load the adapter even if it was trained on a base model with other weights.
+    #[arg(long, help_heading = "Model")]
+    pub any_base: bool,
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceArgs,
@@ -409,6 +415,9 @@ pub struct InfoArgs {
     /// Accept PyTorch `.bin` files. They are parsed, never executed.
     #[arg(long, help_heading = "Model")]
     pub allow_bin: bool,
+    /// Load the adapter even if it was trained on a base model with other weights.
+    #[arg(long, help_heading = "Model")]
+    pub any_base: bool,
 }
 
 /// `adapters merge`
@@ -432,6 +441,9 @@ pub struct MergeArgs {
     /// Accept PyTorch `.bin` files. They are parsed, never executed.
     #[arg(long, help_heading = "Model")]
     pub allow_bin: bool,
+    /// Load the adapter even if it was trained on a base model with other weights.
+    #[arg(long, help_heading = "Model")]
+    pub any_base: bool,
 }
 
 /// Element type of written weights.
@@ -493,6 +505,9 @@ pub struct CombineArgs {
     /// Accept PyTorch `.bin` files. They are parsed, never executed.
     #[arg(long, help_heading = "Model")]
     pub allow_bin: bool,
+    /// Load the adapter even if it was trained on a base model with other weights.
+    #[arg(long, help_heading = "Model")]
+    pub any_base: bool,
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceArgs,
@@ -513,6 +528,9 @@ pub struct EjectArgs {
     /// Accept PyTorch `.bin` files. They are parsed, never executed.
     #[arg(long, help_heading = "Model")]
     pub allow_bin: bool,
+    /// Load the adapter even if it was trained on a base model with other weights.
+    #[arg(long, help_heading = "Model")]
+    pub any_base: bool,
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceArgs,

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use adapters::train::Event;
+use adapters::train::{Evaluation, Event};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Shows the events of a run.
@@ -107,17 +107,12 @@ impl Progress {
                 }
             }
             Event::Evaluated { step, evaluation, best } => self.line(&format!(
-                "step {step}: validation loss {:.4}, {} {:.4}{}",
-                evaluation.loss,
-                evaluation.metric,
-                evaluation.score,
+                "step {step}: validation {}{}",
+                figures(evaluation),
                 if *best { ", the best so far" } else { "" },
             )),
             Event::StoppedEarly { step } => self.line(&format!("stopped early after step {step}")),
-            Event::Tested { evaluation } => self.line(&format!(
-                "test loss {:.4}, {} {:.4}",
-                evaluation.loss, evaluation.metric, evaluation.score
-            )),
+            Event::Tested { evaluation } => self.line(&format!("test {}", figures(evaluation))),
             _ => {}
         }
     }
@@ -128,4 +123,11 @@ impl Progress {
             None => note!("{text}"),
         }
     }
+}
+
+/// The figures of an evaluation in a line.
+fn figures(evaluation: &Evaluation) -> String {
+    let values = evaluation.figures.values.iter();
+    let others = values.map(|(name, value)| format!(", {name} {value:.4}"));
+    format!("loss {:.4}{}", evaluation.loss, others.collect::<String>())
 }

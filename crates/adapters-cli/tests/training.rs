@@ -341,6 +341,83 @@ fn a_killed_run_ends_like_one_that_was_not() {
 }
 
 #[test]
+fn an_adapter_of_either_format_is_trained_further_with_its_head() {
+    let task = Task::new();
+    let first = run(&task, &task.path("first"), &[]);
+    let outcome = finish(&first);
+    let loss_of = |run: &Run, at: usize| {
+        let losses = MetricsLog::records(run.dir.join("metrics.jsonl")).unwrap();
+        let losses: Vec<f64> = losses.iter().filter_map(|r| r.get("eval_loss")?.as_f64()).collect();
+        losses[if at == 0 { 0 } else { losses.len() - 1 }]
+    };
+    for folder in [outcome.adapter.clone(), outcome.peft.unwrap()] {
+        let from = format!("adapter.from={}", folder.display());
+        // With a rate of almost nothing the weights of the adapter and of its head are the values of the first run.
+        let still = format!("still-{}", folder.file_name().unwrap().display());
+        let overrides = [&from, "train.learning_rate=1e-12", "train.epochs=1", "train.keep=last"];
+        let still = run(&task, &task.path(&still), &overrides);
+        finish(&still);
+        let before = read_safetensors(&first.dir.join("adapter/adapter.safetensors"))
+            .unwrap()
+            .0;
+        let after = read_safetensors(&still.dir.join("adapter/adapter.safetensors"))
+            .unwrap()
+            .0;
+        assert_eq!(before.len(), after.len());
+        for ((key, before), after) in before.iter().zip(after.values()) {
+            for (before, after) in before.iter::<f32>().zip(after.iter::<f32>()) {
+                assert!((before - after).abs() < 1e-6, "{key}: {before} became {after}");
+            }
+        }
+        let summaries =
+            [&first, &still].map(|run| json_of(&run.dir.join("summary.json"))["test_loss"].as_f64().unwrap());
+        assert!((summaries[0] - summaries[1]).abs() < 1e-4, "{summaries:?}");
+    }
+    let further = run(
+        &task,
+        &task.path("further"),
+        &[&format!("adapter.from={}", outcome.adapter.display()), "train.seed=7"],
+    );
+    finish(&further);
+    assert!(loss_of(&further, 0) < loss_of(&first, 0));
+}
+
+#[test]
+fn the_metric_of_a_recipe_decides_which_weights_are_the_best() {
+    let task = Task::new();
+    // A rate so high that the figures go up and down.
+    let overrides = ["train.evaluate_every=1", "train.epochs=1", "train.learning_rate=0.3"];
+    for metric in ["loss", "f1", "matthews"] {
+        let metric_override = format!("train.metric={metric}");
+        let run = run(
+            &task,
+            &task.path(metric),
+            &[&overrides[..], &[&metric_override]].concat(),
+        );
+        let mut seen = Vec::new();
+        train(&run, &mut |event| {
+            if let Event::Evaluated { evaluation, best, .. } = event {
+                seen.push((evaluation.figure(metric).unwrap(), best));
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        let rising = |value: f64| if metric == "loss" { -value } else { value };
+        let mut highest = f64::NEG_INFINITY;
+        for (value, best) in &seen {
+            assert_eq!(*best, rising(*value) > highest, "{metric}: {seen:?}");
+            highest = highest.max(rising(*value));
+        }
+        assert!(seen.iter().any(|(_, best)| !best), "{metric}: {seen:?}");
+        let summary = json_of(&run.dir.join("summary.json"));
+        assert!(
+            summary["test_figures"][if metric == "loss" { "f1" } else { metric }].is_number(),
+            "{summary}"
+        );
+    }
+}
+
+#[test]
 fn every_optimizer_and_schedule_survives_a_kill() {
     let task = Task::new();
     let mut seen = Vec::new();
@@ -571,6 +648,42 @@ fn bad_recipes_and_data_name_what_is_wrong() {
             &["qery", "did you mean `query`?"],
         ),
         (&["model.max_length=9"], &["model.max_length", "at most 8"]),
+        (
+            &["adapter.method=lora", "adapter.rank_pattern={qery=2}"],
+            &[
+                "`rank_pattern` has `qery`",
+                "did you mean `query`?",
+                "adapted are: query, value",
+            ],
+        ),
+        (
+            &["adapter.method=lora", "adapter.alpha_pattern={key=2.0}"],
+            &["`alpha_pattern` has `key`, which matches no adapted module"],
+        ),
+        (
+            &[
+                "adapter.method=lora",
+                "adapter.target_modules=['query']",
+                "adapter.exclude_modules=['valu']",
+            ],
+            &["target `valu` matches nothing", "did you mean `value`?"],
+        ),
+        (
+            &[
+                "adapter.method=lora",
+                "adapter.target_modules=['query']",
+                "adapter.layers=[1, 7]",
+            ],
+            &["target `layer 7` matches nothing", "it has: layers 0 to 1"],
+        ),
+        (
+            &[
+                "adapter.method=lora",
+                "adapter.target_modules=['query']",
+                "adapter.exclude_modules=['query']",
+            ],
+            &["target `query` matches nothing"],
+        ),
     ] {
         let text = failing(overrides);
         for part in parts {

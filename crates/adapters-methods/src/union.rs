@@ -227,6 +227,14 @@ impl ErasedMethod for Union {
         self.parts.iter().any(|part| part.learns_faster(param))
     }
 
+    fn patterns(&self) -> Vec<(&'static str, &str)> {
+        self.parts.iter().flat_map(|part| part.patterns()).collect()
+    }
+
+    fn update_scale(&self, site: &SiteInfo, param: &str) -> Result<Option<f64>, Error> {
+        self.owner(site)?.update_scale(site, param)
+    }
+
     fn inserts(&self) -> Option<Inserted> {
         self.parts.iter().find_map(|part| part.inserts())
     }

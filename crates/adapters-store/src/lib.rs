@@ -3,6 +3,7 @@
 pub mod atomic;
 mod dict;
 mod error;
+mod fingerprint;
 mod fusion;
 mod head_setup;
 mod key_names;
@@ -17,6 +18,7 @@ mod unique_keys;
 
 pub use dict::CompositionDict;
 pub use error::{StoreError, TensorProblem};
+pub use fingerprint::{BaseMatch, Fingerprint};
 pub use fusion::{load_fusion, save_fusion};
 pub use head_setup::HeadSetup;
 pub use load::{LoadOptions, LoadReport, load_adapter};

@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use adapters_core::{Adapted, Composition};
-use adapters_models::{Model, TextTokenizer};
-use adapters_store::{LoadOptions, Manifest, expressible, load_adapter};
+use adapters_models::heads::{HeadConfig, Pooling};
+use adapters_models::{Head, Model, Pretrained, TextTokenizer};
+use adapters_store::{BaseMatch, LoadOptions, Manifest, expressible, load_adapter};
+use burn::tensor::Device;
 
 use crate::error::TrainError;
 use crate::run::Run;
@@ -17,6 +19,76 @@ pub(crate) struct Trained {
     pub frozen: Vec<String>,
 }
 
+/// Refuses an adapter whose manifest names another base.
+fn check_base(run: &Run, dir: &Path) -> Result<(), TrainError> {
+    let manifest = Manifest::read(dir)?.unwrap_or_default();
+    let Some(expected) = &manifest.base_fingerprint else {
+        return Ok(());
+    };
+    let found = Pretrained::open(&run.model_dir)?.fingerprint(expected.whole)?;
+    match expected.compare(&found) {
+        BaseMatch::Same | BaseMatch::OtherTypes => Ok(()),
+        BaseMatch::OtherShapes | BaseMatch::OtherValues => Err(TrainError::Value {
+            field: "model.path",
+            expected: format!("`{}`, which {} was trained on", manifest.base_model, dir.display()),
+            found: format!("`{}`, whose weights are others", run.recipe.model.path),
+        }),
+    }
+}
+
+/// Refuses an adapter that was trained on top of another, without the other.
+fn check_below(dir: &Path, stack_on: Option<&Path>) -> Result<(), TrainError> {
+    let manifest = Manifest::read(dir)?.unwrap_or_default();
+    match manifest.stack_on {
+        Some(below) if stack_on.is_none() => Err(TrainError::Value {
+            field: "adapter.stack_on",
+            expected: format!("`{below}`, which {} was trained on top of", dir.display()),
+            found: "none".to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The head of a task: that of the adapter which is trained further, if it has one for the same outputs, else a new one.
+pub(crate) fn head(run: &Run, config: HeadConfig, base: &Model) -> Result<Head, TrainError> {
+    if let Some(dir) = &run.recipe.adapter.from {
+        let stored = stored_head(dir, &run.model_dir, base, None, false, &run.device)?;
+        let same = |head: &Head| head.config().kind == config.kind && head.config().labels == config.labels;
+        if let Some(head) = stored.filter(same) {
+            return Ok(head);
+        }
+    }
+    Ok(Head::new(config, base, run.recipe.train.seed, &run.device)?)
+}
+
+/// The head in a folder of an adapter: the manifest's, or that of the folder's format; `None` where it has none. `checkpoint` is the
+/// folder of the base, `pooling` replaces what the head reads, and `allow_bin` permits a PyTorch file.
+///
+/// # Errors
+///
+/// Those of [`Head::load_manifest`], [`Head::load`] and [`Head::load_peft`].
+pub fn stored_head(
+    adapter: &Path,
+    checkpoint: &Path,
+    base: &Model,
+    pooling: Option<Pooling>,
+    allow_bin: bool,
+    device: &Device,
+) -> Result<Option<Head>, TrainError> {
+    let manifest = Manifest::read(adapter)?.unwrap_or_default();
+    if let Some(mut head) = manifest.head {
+        if let Some(pooling) = pooling {
+            head.config.insert("pooling".to_owned(), pooling.name().into());
+        }
+        return Ok(Some(Head::load_manifest(adapter, &head, base, device)?));
+    }
+    if Head::is_in(adapter) {
+        return Ok(Some(Head::load(adapter, base, allow_bin, device)?.1));
+    }
+    let head = Head::load_peft(adapter, checkpoint, base, device)?;
+    Ok(head.map(|head| head.with_labels(&manifest.labels)))
+}
+
 /// Attaches and activates what the recipe names. An adapter that no format can hold is refused before it is trained.
 pub(crate) fn attach(
     run: &Run,
@@ -27,6 +99,7 @@ pub(crate) fn attach(
     let seed = run.recipe.train.seed;
     let Adapted { base, set } = adapted;
     let load = |dir: &Path, set: &mut _| {
+        check_base(run, dir)?;
         let options = LoadOptions {
             name: Manifest::name_in(dir)?,
             ..LoadOptions::default()
@@ -35,8 +108,19 @@ pub(crate) fn attach(
         Ok::<_, TrainError>(report.attached.adapter)
     };
     let mut frozen = Vec::new();
-    let (report, trained) = match section.fuse.as_slice() {
-        [] => {
+    let (report, trained) = match (section.fuse.as_slice(), &section.from) {
+        ([], Some(dir)) => {
+            check_base(run, dir)?;
+            check_below(dir, section.stack_on.as_deref())?;
+            let options = LoadOptions {
+                name: Some(section.name.clone()),
+                ..LoadOptions::default()
+            };
+            let report = load_adapter(dir, set, &**base, &run.registry, &options, device)?;
+            expressible(set, &section.name, &**base)?;
+            (report.attached, Composition::adapter(&section.name))
+        }
+        ([], None) => {
             let method = section.method(&run.registry)?;
             let encode = |text: &str| {
                 let tokenizer = tokenizer.ok_or("a model of images has no tokenizer for it")?;
@@ -48,7 +132,7 @@ pub(crate) fn attach(
             expressible(set, &section.name, &**base)?;
             (report, Composition::adapter(&section.name))
         }
-        folders => {
+        (folders, _) => {
             for dir in folders {
                 frozen.push(load(dir, set)?);
             }

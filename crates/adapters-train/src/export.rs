@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use adapters_core::{Format, Host};
+use adapters_models::Pretrained;
 use adapters_store::{Manifest, Setup, expressible, save_adapter};
 
 use crate::error::TrainError;
@@ -71,6 +72,7 @@ fn save_head(run: &Run, model: &TaskModel, format: Format, dir: &Path, config: S
         config,
         base_architecture: model.adapted.base.architecture().to_owned(),
         base_model: recipe.model.path.clone(),
+        base_fingerprint: Some(Pretrained::open(&run.model_dir)?.fingerprint(recipe.output.whole_fingerprint)?),
         max_length: Some(recipe.model.max_length),
         quantize: recipe.model.quantize,
         chat: recipe.head.kind.is_generative && chat_template(recipe.data.template, &run.model_dir)?.is_some(),

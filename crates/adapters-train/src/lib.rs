@@ -12,6 +12,7 @@ mod evaluate;
 mod export;
 mod fusion_run;
 mod inputs;
+mod metrics;
 mod optimizer;
 mod recipe;
 mod recompute;
@@ -24,6 +25,7 @@ mod task_model;
 mod tasks;
 mod trainer;
 
+pub use attach::stored_head;
 pub use batches::{Order, epoch_batches, eval_batches};
 pub use curve::{Curve, CurveError, Shares, draw, draw_shares};
 pub use data::{DataError, Fields, Labels, Location, Part, PartBy, Passage, Record, Records};
@@ -31,6 +33,7 @@ pub use drop_layers::DropLayers;
 pub use error::TrainError;
 pub use evaluate::{Evaluation, Outputs};
 pub use inputs::{Batch, hidden_states, text_input};
+pub use metrics::{Confusion, Figures};
 pub use optimizer::{Optimizer, adamw};
 pub use recipe::{
     AdapterSection, Batching, ClassWeights, DataSection, FusionSection, HeadSection, Keep, ModelSection, OutputSection,

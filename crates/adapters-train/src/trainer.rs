@@ -7,13 +7,13 @@ use std::path::Path;
 use std::time::Instant;
 
 use adapters_core::{Adapted, Ctx, TrainingSchedule};
-use adapters_models::{Head, Model, ModelKind, Pretrained};
+use adapters_models::{Model, ModelKind, Pretrained};
 use adapters_store::StoreError;
 use burn::module::Module;
 use burn::optim::GradientsAccumulator;
 use serde_json::json;
 
-use crate::attach::attach;
+use crate::attach::{self, attach};
 use crate::batches::epoch_batches;
 use crate::checkpoint::{self, Best, Checkpoint, Optimizers, Position, Values};
 use crate::curve::{self, Curve};
@@ -22,6 +22,7 @@ use crate::error::TrainError;
 use crate::evaluate::Evaluation;
 use crate::export::save_all;
 use crate::fusion_run::train_parts;
+use crate::metrics::falls;
 use crate::optimizer::{clip, gradient_values, split};
 use crate::recipe::{Keep, Recipe};
 use crate::report::{Event, Outcome};
@@ -144,7 +145,8 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
         if now.is_multiple_of(every) || now == inputs.steps {
             let (evaluation, best) = validate(run, &inputs, &mut state)?;
             metrics.push(&json!({
-                "step": now, "eval_loss": evaluation.loss, "eval_accuracy": evaluation.score,
+                "step": now, "eval_loss": evaluation.loss, "eval_accuracy": evaluation.score(),
+                "eval_figures": evaluation.figures.values.iter().copied().collect::<BTreeMap<_, _>>(),
             }))?;
             stopped |= on_event(Event::Evaluated {
                 step: now,
@@ -181,7 +183,7 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
 /// Loads the model and the data and attaches the adapter.
 fn prepare(run: &Run, digests: BTreeMap<String, String>) -> Result<(State, Inputs, String), TrainError> {
     let recipe = &run.recipe;
-    let (seed, device) = (recipe.train.seed, &run.device);
+    let device = &run.device;
     let mut pretrained = Pretrained::open(&run.model_dir)?.with_quantization(recipe.model.quantize);
     if let Some(dropout) = recipe.train.base_dropout {
         pretrained = pretrained.with_dropout(dropout);
@@ -215,7 +217,7 @@ fn prepare(run: &Run, digests: BTreeMap<String, String>) -> Result<(State, Input
     let taken = adapted.set.iter().map(|adapter| adapter.method().positions()).max();
     check_length(recipe, &adapted.base, taken.unwrap_or(0))?;
     let head = match task.head() {
-        Some(config) => Some(Head::new(config, &*adapted.base, seed, device)?),
+        Some(config) => Some(attach::head(run, config, &adapted.base)?),
         None => None,
     };
     if let Some(drop) = recipe
@@ -428,16 +430,17 @@ fn validate(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(Evaluation
         });
     }
     let position = &mut state.position;
-    let best = position
-        .best
-        .is_none_or(|best| match run.recipe.head.kind.is_generative {
-            true => evaluation.loss < best.loss,
-            false => evaluation.score > best.accuracy,
-        });
+    let metric = run.recipe.metric().or(evaluation.main().map(|(name, _)| name));
+    let figure = metric.and_then(|name| evaluation.figure(name)).unwrap_or_default();
+    let best = position.best.is_none_or(|best| match metric.is_some_and(falls) {
+        true => figure < best.figure,
+        false => figure > best.figure,
+    });
     if best {
         position.best = Some(Best {
-            accuracy: evaluation.score,
+            score: evaluation.score(),
             loss: evaluation.loss,
+            figure,
         });
         position.stale = 0;
         state.best = Some(checkpoint::values(&state.model));
@@ -481,8 +484,8 @@ fn finish(
     let (format, peft) = save_all(run, &model)?;
     draw_curve(run)?;
     let mut summary = Summary {
-        test_accuracy: test.as_ref().map(|t| t.score),
-        validation_accuracy: state.position.best.map(|best| best.accuracy),
+        test_accuracy: test.as_ref().map(Evaluation::score),
+        validation_accuracy: state.position.best.map(|best| best.score),
         trainable_params,
         total_params: inputs.total_params,
         steps: state.position.step,
@@ -494,12 +497,19 @@ fn finish(
         .extra
         .insert("adapter".to_owned(), recipe.adapter.name.clone().into());
     summary.extra.insert("seed".to_owned(), recipe.train.seed.into());
-    summary
-        .extra
-        .insert("metric".to_owned(), recipe.head.kind.metric.into());
-    summary
-        .extra
-        .insert("test_loss".to_owned(), test.map(|t| t.loss).into());
+    let known_by = test.as_ref().and_then(Evaluation::main).map(|(name, _)| name);
+    let extra = [
+        ("metric", known_by.unwrap_or(recipe.head.kind.metrics[0]).into()),
+        ("test_loss", test.as_ref().map(|test| test.loss).into()),
+        (
+            "test_figures",
+            test.iter()
+                .flat_map(|test| &test.figures.values)
+                .map(|(name, value)| (*name, *value))
+                .collect(),
+        ),
+    ];
+    summary.extra.extend(extra.map(|(key, value)| (key.to_owned(), value)));
     summary.write(run.dir.join(SUMMARY))?;
     let path = run.dir.join(CHECKPOINT);
     fs::remove_file(&path)

@@ -22,7 +22,8 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
         Some(adapter) => loading::manifest(adapter)?,
         None => Manifest::default(),
     };
-    let dir = loading::base_dir(args.model.as_deref(), &manifest)?;
+    let folder = adapter.as_deref().unwrap_or(Path::new(""));
+    let dir = loading::base_dir(args.model.as_deref(), &manifest, folder, args.any_base)?;
     let pretrained = Pretrained::open(&dir)?.with_quantization(manifest.quantize);
     let tokenizer = pretrained.tokenizer(usize::MAX)?;
     let chat = args.chat || (manifest.chat && !args.plain);

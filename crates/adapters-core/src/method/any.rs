@@ -167,6 +167,16 @@ pub trait ErasedMethod: Any + Debug + Send + Sync {
         false
     }
 
+    /// See [`ModulePatterns::patterns`](crate::ModulePatterns::patterns).
+    fn patterns(&self) -> Vec<(&'static str, &str)> {
+        Vec::new()
+    }
+
+    /// See [`ScalesUpdate::update_scale`](crate::ScalesUpdate::update_scale).
+    fn update_scale(&self, _site: &SiteInfo, _param: &str) -> Result<Option<f64>, Error> {
+        Ok(None)
+    }
+
     /// See [`EditsEmbeddings::inserts`](crate::EditsEmbeddings::inserts).
     fn inserts(&self) -> Option<Inserted> {
         None

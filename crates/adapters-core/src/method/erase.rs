@@ -117,6 +117,18 @@ impl<M: Method> ErasedMethod for M {
         faster.is_some_and(|method| method.learns_faster(param))
     }
 
+    fn patterns(&self) -> Vec<(&'static str, &str)> {
+        self.capabilities()
+            .patterns
+            .map(|method| method.patterns())
+            .unwrap_or_default()
+    }
+
+    fn update_scale(&self, site: &SiteInfo, param: &str) -> Result<Option<f64>, Error> {
+        let scaled = self.capabilities().scaled;
+        scaled.map_or(Ok(None), |method| method.update_scale(site, param))
+    }
+
     fn inserts(&self) -> Option<Inserted> {
         self.capabilities().embeddings?.inserts()
     }

@@ -13,6 +13,7 @@ use crate::data::Record;
 use crate::error::TrainError;
 use crate::evaluate::{Evaluation, Outputs};
 use crate::inputs::{Batch, text_input};
+use crate::metrics::Figures;
 use crate::task_model::TaskModel;
 
 /// Cross entropy of the tokens of completions, by the model's own head; the metric is the share of them that is predicted
@@ -27,6 +28,7 @@ impl Task for CausalLmTask {
     const DATA: &'static str = "`prompt` and `completion`, the text that follows it; or `messages`, `conversations` of ShareGPT, \
                                `instruction`, `input` and `output` of Alpaca, or `text` alone";
     const MODELS: &'static [ModelKind] = &[ModelKind::CausalLm];
+    const METRICS: &'static [&'static str] = &["accuracy", "perplexity"];
     const IS_GENERATIVE: bool = true;
     const PACKS: bool = true;
     const NEXT: &'static str = "generate --adapter {adapter} --prompt TEXT";

@@ -1,11 +1,12 @@
 //! Classification of images.
 
+use adapters_core::Ctx;
 use adapters_models::heads::{HeadConfig, HeadKind, Targets};
 use adapters_models::vision::{ImageProcessor, ImageSource};
 use adapters_models::{ImageInput, Model, ModelError, ModelKind};
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 
-use super::classification::{accuracy, described};
+use super::classification::{OF_CLASSES, class_figures, class_loss, described};
 use super::context::TaskContext;
 use super::task::{LabelField, Task};
 use super::text::ints;
@@ -13,6 +14,8 @@ use crate::data::{Labels, Record};
 use crate::error::TrainError;
 use crate::evaluate::Outputs;
 use crate::inputs::Batch;
+use crate::metrics::Figures;
+use crate::task_model::TaskModel;
 
 /// Classification of images by cross entropy; the metric is the accuracy. Images are read and prepared a batch at a time.
 #[derive(Debug)]
@@ -20,6 +23,8 @@ pub(super) struct ImageClassification {
     labels: Labels,
     head: HeadConfig,
     processor: ImageProcessor,
+    /// How much each class weighs.
+    weights: Option<Vec<f32>>,
 }
 
 /// An image, not decoded yet, and its class.
@@ -35,6 +40,7 @@ impl Task for ImageClassification {
                                 class by its name or number. Or, in place of a file, a folder with a folder of images for each label";
     const MODELS: &'static [ModelKind] = &[ModelKind::ImageEncoder];
     const NEXT: &'static str = "predict --adapter {adapter} --image FILE";
+    const METRICS: &'static [&'static str] = OF_CLASSES;
     const LABELS: usize = 1;
     const LABEL_FIELD: Option<LabelField> = Some(|fields| (&fields.label, None));
 
@@ -59,6 +65,7 @@ impl Task for ImageClassification {
             head: cx.head(kind, labels.names()),
             labels,
             processor,
+            weights: cx.options.class_weights.clone(),
         })
     }
 
@@ -109,8 +116,19 @@ impl Task for ImageClassification {
         })
     }
 
-    fn metric(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<f64> {
-        accuracy(outputs, examples.iter().map(|example| example.class))
+    fn loss(
+        &self,
+        model: &TaskModel,
+        hidden: Tensor<3>,
+        batch: &Batch,
+        cx: &mut Ctx<'_>,
+    ) -> Result<Tensor<1>, TrainError> {
+        class_loss(model, hidden, batch, cx, self.weights.as_deref())
+    }
+
+    fn figures(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<Figures> {
+        let targets = examples.iter().map(|example| example.class);
+        class_figures(outputs, targets, self.labels.names())
     }
 
     fn describe(&self, outputs: &Outputs, _example: &Self::Example) -> String {

@@ -1,0 +1,178 @@
+//! What of a target hits nothing, and the error that says so.
+
+use std::fmt;
+
+use adapters_nn::nearest;
+
+use crate::error::Error;
+use crate::host::Host;
+use crate::method::target::{
+    ModulePattern, ModuleTarget, Selection, Target, ends_in, meant, name_matches, parameter_path,
+};
+use crate::site::{Role, SiteInfo};
+
+impl Target {
+    /// The patterns of a target that is not made of others that no site matches.
+    pub(super) fn unmatched(&self, sites: &[SiteInfo]) -> Result<Vec<String>, Error> {
+        let has = |role: &Role| sites.iter().any(|info| meant(&[*role], info));
+        let missing = |roles: &[Role]| -> Vec<String> {
+            let missing = roles.iter().filter(|role| !has(role));
+            missing.map(ToString::to_string).collect()
+        };
+        Ok(match self {
+            Self::Roles { roles, .. } => missing(roles),
+            Self::First(role) => missing(&[*role]),
+            Self::Layers { role, layers } => {
+                let is = |info: &SiteInfo, layer| meant(&[*role], info) && info.site.layer == Some(layer);
+                let absent = layers
+                    .iter()
+                    .filter(|layer| !sites.iter().any(|info| is(info, **layer)));
+                let absent = absent.map(|layer| format!("{role} of layer {layer}"));
+                missing(&[*role]).into_iter().chain(absent).collect()
+            }
+            Self::Modules(target) => target.unmatched(sites)?,
+            Self::Endings(endings) => {
+                let missing = endings.iter().filter(|ending| {
+                    let ending = std::slice::from_ref(*ending);
+                    !sites.iter().any(|info| ends_in(ending, info))
+                });
+                missing.cloned().collect()
+            }
+            Self::Parameters(names) => {
+                let paths: Vec<String> = sites.iter().filter_map(parameter_path).collect();
+                let missing = names
+                    .iter()
+                    .filter(|name| !paths.iter().any(|path| name_matches(name, path)));
+                missing.cloned().collect()
+            }
+            Self::Any(_) | Self::Outside { .. } | Self::Tied(_) | Self::Norms | Self::Biased => Vec::new(),
+        })
+    }
+
+    /// The names a user could have meant, for the error about a target without hits.
+    fn available(&self, host: &dyn Host) -> Vec<String> {
+        let mut names: Vec<String> = match self {
+            Self::Roles { .. } | Self::First(_) | Self::Layers { .. } => {
+                host.sites().iter().map(|s| s.site.role.to_string()).collect()
+            }
+            Self::Parameters(_) => host.sites().iter().filter_map(parameter_path).collect(),
+            Self::Modules(_) | Self::Endings(_) => host
+                .module_sites()
+                .iter()
+                .map(|s| s.path.rsplit('.').next().unwrap_or(&s.path).to_owned())
+                .collect(),
+            Self::Any(targets) => targets.iter().flat_map(|target| target.available(host)).collect(),
+            Self::Norms | Self::Biased => Vec::new(),
+            Self::Outside { target, .. } | Self::Tied(target) => target.available(host),
+        };
+        names.sort();
+        names.dedup();
+        names
+    }
+}
+
+/// What stands before the number of a layer that a target names and the model does not have.
+const LAYER: &str = "layer ";
+
+impl ModuleTarget {
+    /// Names, patterns and layers that hit nothing.
+    fn unmatched(&self, sites: &[SiteInfo]) -> Result<Vec<String>, Error> {
+        let mut missing = self.modules.unmatched(sites)?;
+        if let Some(exclude) = &self.exclude {
+            missing.extend(exclude.unmatched(sites)?);
+        }
+        for layer in self.layers.iter().flatten() {
+            let alone = Self {
+                exclude: None,
+                layers: Some(vec![*layer]),
+                ..self.clone()
+            };
+            let mut named = 0;
+            let mut kept = false;
+            for info in sites {
+                if self.names(info)? {
+                    named += 1;
+                    kept |= !alone.skips(info)?;
+                }
+            }
+            if named > 0 && !kept {
+                missing.push(format!("{LAYER}{layer}"));
+            }
+        }
+        Ok(missing)
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let roles = |roles: &[Role]| roles.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        match self {
+            Self::Roles { roles: of, .. } => f.write_str(&roles(of)),
+            Self::First(role) => write!(f, "{role}"),
+            Self::Layers { role, layers } => write!(f, "{role} of layers {layers:?}"),
+            Self::Modules(target) => match &target.modules {
+                ModulePattern::Names(names) => f.write_str(&names.join(", ")),
+                ModulePattern::Regex(text) => f.write_str(text),
+                ModulePattern::AllLinear => f.write_str("all-linear"),
+            },
+            Self::Endings(names) | Self::Parameters(names) => f.write_str(&names.join(", ")),
+            Self::Any(targets) => {
+                let targets: Vec<String> = targets.iter().map(ToString::to_string).collect();
+                f.write_str(&targets.join(", "))
+            }
+            Self::Outside { target, .. } | Self::Tied(target) => target.fmt(f),
+            Self::Norms => f.write_str("all norms"),
+            Self::Biased => f.write_str("all biases"),
+        }
+    }
+}
+
+impl ModulePattern {
+    /// Names that match no module; the expression, if it matches none.
+    fn unmatched(&self, sites: &[SiteInfo]) -> Result<Vec<String>, Error> {
+        let modules = || sites.iter().filter(|info| info.is_module());
+        match self {
+            Self::Names(names) => {
+                let hits = |name: &str| modules().any(|info| name_matches(name, &info.path));
+                Ok(names.iter().filter(|name| !hits(name)).cloned().collect())
+            }
+            Self::Regex(pattern) => {
+                for info in modules() {
+                    if self.matches(&info.path)? {
+                        return Ok(Vec::new());
+                    }
+                }
+                Ok(vec![pattern.clone()])
+            }
+            Self::AllLinear => Ok(Vec::new()),
+        }
+    }
+}
+
+impl Selection {
+    /// This selection, if every pattern of `target` hit something.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoTarget`] naming the first pattern without a hit, near misses and what there is.
+    pub fn require(self, target: &Target, host: &dyn Host) -> Result<Self, Error> {
+        let missed = match (&self.unmatched[..], &self.sites[..]) {
+            ([first, ..], _) => first.clone(),
+            ([], []) => target.to_string(),
+            _ => return Ok(self),
+        };
+        let available = match missed.strip_prefix(LAYER).is_some() {
+            true => {
+                let last = host.sites().iter().filter_map(|info| info.site.layer).max();
+                vec![format!("layers 0 to {}", last.unwrap_or_default())]
+            }
+            false => target.available(host),
+        };
+        Err(Error::NoTarget {
+            nearest: nearest(&missed, available.iter().map(String::as_str)),
+            target: missed,
+            architecture: host.architecture().to_owned(),
+            available: available.join(", "),
+        })
+    }
+}
