@@ -8,7 +8,7 @@ use adapters::models::{Head, Model, ModelKind, Pretrained, TextTokenizer};
 use adapters::store::{BaseMatch, LoadOptions, LoadReport, Manifest, Setup, load_adapter};
 use adapters::train::{
     Evaluation, Fields, Labels, OpenTask, Records, TaskContext, TaskData, TaskKind, TaskModel, TaskOptions, Template,
-    tokenizer_of,
+    stored_head, tokenizer_of,
 };
 use adapters::{Adapted, AttachReport, Composition, Host, METHODS, parse_device};
 use burn::module::Module;

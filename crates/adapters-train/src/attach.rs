@@ -78,7 +78,8 @@ pub fn stored_head(
     let manifest = Manifest::read(adapter)?.unwrap_or_default();
     if let Some(mut head) = manifest.head {
         if let Some(pooling) = pooling {
-            head.config.insert("pooling".to_owned(), pooling.name().into());
+            head.config
+                .insert("pooling".to_owned(), serde_json::to_value(pooling).unwrap_or_default());
         }
         return Ok(Some(Head::load_manifest(adapter, &head, base, device)?));
     }

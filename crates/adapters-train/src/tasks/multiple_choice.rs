@@ -4,13 +4,12 @@ use adapters_models::heads::{HeadConfig, HeadKind, Targets};
 use adapters_models::{Encoded, Model};
 use burn::tensor::Device;
 
-use super::classification::accuracy;
 use super::context::TaskContext;
 use super::task::Task;
 use super::text::{batch, encode, ints};
 use crate::data::{Labels, Record};
 use crate::error::TrainError;
-use crate::evaluate::{Outputs, largest, probability};
+use crate::evaluate::{Outputs, fraction, largest, probability};
 use crate::inputs::Batch;
 use crate::metrics::Figures;
 
