@@ -188,6 +188,16 @@ impl PoolingArg {
             Self::Pooler => Pooling::Pooler,
         }
     }
+
+    /// Its name in a manifest.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mean => "mean",
+            Self::First => "first",
+            Self::Last => "last",
+            Self::Pooler => "pooler",
+        }
+    }
 }
 
 /// The data formats of all tasks, for the help of the commands that read data files.

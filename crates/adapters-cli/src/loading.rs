@@ -8,7 +8,7 @@ use adapters::models::{Head, Model, ModelKind, Pretrained, TextTokenizer};
 use adapters::store::{BaseMatch, LoadOptions, LoadReport, Manifest, Setup, load_adapter};
 use adapters::train::{
     Evaluation, Fields, Labels, OpenTask, Records, TaskContext, TaskData, TaskKind, TaskModel, TaskOptions, Template,
-    stored_head, tokenizer_of,
+    tokenizer_of,
 };
 use adapters::{Adapted, AttachReport, Composition, Host, METHODS, parse_device};
 use burn::module::Module;
@@ -201,7 +201,7 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
             "the model has no more positions than that; the adapter may take some of them",
         ));
     }
-    let head = head(args, &folder, &dir, &adapted.base, &device)?;
+    let head = head(args, &folder, &manifest, &dir, &adapted.base, &device)?;
     let task = match &head {
         Some(head) => TaskKind::of_head(head.config(), pretrained.kind()),
         // The model's own head serves.
@@ -267,6 +267,7 @@ pub fn no_head(adapter: &Path) -> Failure {
 fn head(
     args: &ModelArgs,
     adapter: &Path,
+    manifest: &Manifest,
     checkpoint: &Path,
     base: &Model,
     device: &Device,
@@ -275,6 +276,16 @@ fn head(
         let pooling = args.pooling.unwrap_or(PoolingArg::Mean).pooling();
         return Ok(Some(Head::load_linear(path, pooling, base, device)?));
     }
-    let pooling = args.pooling.map(PoolingArg::pooling);
-    Ok(stored_head(adapter, checkpoint, base, pooling, args.allow_bin, device)?)
+    let mut manifest = manifest.clone();
+    if let (Some(head), Some(pooling)) = (&mut manifest.head, args.pooling) {
+        head.config.insert("pooling".to_owned(), pooling.name().into());
+    }
+    Ok(Head::find(
+        adapter,
+        &manifest,
+        checkpoint,
+        args.allow_bin,
+        base,
+        device,
+    )?)
 }

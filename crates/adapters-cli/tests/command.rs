@@ -490,7 +490,26 @@ fn combine_writes_the_weighted_sum() {
             ],
         );
     }
-    ok(&dir, &["combine", "a/adapter=3", "b/adapter=1", "--out", "avg"]);
+    let said = ok(&dir, &["combine", "a/adapter=3", "b/adapter=1", "--out", "avg"]);
+    assert!(said.contains("the head is the weighted sum of the heads"), "{said}");
+    let head = |folder: &str| {
+        let (tensors, _) = adapters::store::read_safetensors(&task.path(folder).join("head.safetensors")).unwrap();
+        tensors["weight"].iter::<f32>().collect::<Vec<_>>()
+    };
+    for ((a, b), got) in head("a/adapter").iter().zip(head("b/adapter")).zip(head("avg")) {
+        assert!((0.75 * a + 0.25 * b - got).abs() < 1e-6);
+    }
+    let scores = ok(&dir, &["eval", "--adapter", "avg", "--data", "data/test.jsonl"]);
+    assert!(scores.contains("examples 12"), "{scores}");
+    let manifest = task.path("b/adapter-peft/manifest.json");
+    let mut without_head = json_of(&manifest);
+    without_head.as_object_mut().unwrap().remove("head");
+    fs::write(&manifest, without_head.to_string()).unwrap();
+    let said = ok(&dir, &["combine", "a/adapter-peft", "b/adapter-peft", "--out", "half"]);
+    assert!(
+        said.contains("no head was written: 1 of the 2 adapters have none"),
+        "{said}"
+    );
     let read = |folder: &str| {
         let (tensors, _) = adapters::store::read_safetensors(&task.path(folder).join("adapter.safetensors")).unwrap();
         tensors

@@ -137,12 +137,13 @@ impl Case {
     fn reload(&self, folder: &str, summary: &Summary) {
         let eval = self.command(&["eval", "--adapter", folder, "--data", "test.jsonl"]);
         let metric = summary.extra["metric"].as_str().unwrap();
-        let expected = format!(
-            "{metric} {:.4}\nloss {:.4}",
-            summary.test_accuracy.unwrap(),
-            summary.extra["test_loss"].as_f64().unwrap()
-        );
-        assert!(eval.contains(&expected), "{folder}: {eval} instead of {expected}");
+        let expected = [
+            format!("{metric} {:.4}\n", summary.test_accuracy.unwrap()),
+            format!("\nloss {:.4}\n", summary.extra["test_loss"].as_f64().unwrap()),
+        ];
+        for line in expected {
+            assert!(eval.contains(&line), "{folder}: {eval} without {line}");
+        }
     }
 }
 
@@ -243,8 +244,45 @@ fn a_head_of_a_published_class_is_in_the_files_of_both_libraries() {
     assert_eq!(config["modules_to_save"], json!(["classifier"]));
     assert!(!case.path("run/adapter-peft/head.safetensors").exists());
     assert!(case.path("run/adapter/head_config.json").exists());
+    // What other programs find the base by, and the card.
+    let base = case.path("model").canonicalize().unwrap();
+    assert_eq!(config["base_model_name_or_path"], json!(base));
+    let hub: Value = read(&case.path("run/adapter/adapter_config.json"));
+    assert_eq!(hub["model_name"], json!(base));
+    for (folder, library) in [("adapter", "adapters"), ("adapter-peft", "peft")] {
+        let card = fs::read_to_string(case.path(&format!("run/{folder}/README.md"))).unwrap();
+        assert!(
+            card.starts_with(&format!("---\nlibrary_name: {library}\nbase_model: {base:?}\n")),
+            "{card}"
+        );
+        let score = format!("| test accuracy | {:.4} |", summary.test_accuracy.unwrap());
+        assert!(card.contains(&score), "{card}");
+    }
     case.reload("run/adapter-peft", &summary);
     case.reload("run/adapter", &summary);
+}
+
+#[test]
+fn a_head_that_no_published_class_has_is_named_when_it_is_saved() {
+    let case = Case::new("bert", "classification");
+    let said = case.command(&[
+        "train",
+        "recipe.toml",
+        "--out",
+        "run",
+        "--set",
+        "head.kind=classification",
+    ]);
+    for part in [
+        "AdapterHub and PEFT has no such head",
+        "`head.pooling = \"mean\"`",
+        "`head.pooling = \"pooler\"`",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    let config: Value = read(&case.path("run/adapter-peft/adapter_config.json"));
+    assert_eq!(config["task_type"], "FEATURE_EXTRACTION");
+    assert!(case.path("run/adapter-peft/head.safetensors").exists());
 }
 
 /// The first images of a file of digits as files, `LABEL/NUMBER.png`.

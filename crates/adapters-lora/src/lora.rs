@@ -345,7 +345,10 @@ mod tests {
     #[test]
     fn mistakes_in_config_strings_are_named() {
         for (text, parts) in [
-            ("lora[rank=4]", &["unknown field `rank`", "known: "][..]),
+            (
+                "lora[rank=4]",
+                &["unknown field `rank`; did you mean `r`?", "known: "][..],
+            ),
             ("lora[alhpa=4]", &["did you mean `alpha`?"]),
             ("lora[r=0]", &["`r` is 0, expected 1 to 65536"]),
             ("lora[r=x]", &["invalid type: string"]),

@@ -104,7 +104,7 @@ impl BartConfig {
             ("classifier_dropout", self.classifier_dropout),
         ])?;
         check.switches(&self.other, variant.off, variant.on)?;
-        Ok(self.activation_function.parse()?)
+        check.activation("activation_function", &self.activation_function)
     }
 }
 
@@ -368,12 +368,9 @@ impl TwoStacks for BartModel {
         self.decoder.extend(chain, [Some(frame.mask), frame.encoded_mask])
     }
 
-    fn vocabulary_scores(&self, hidden: Tensor<3>, _: &mut Hooks<'_>) -> Tensor<3> {
-        let scores = ops::project(hidden, self.shared.weight.val());
-        match &self.final_logits_bias {
-            Some(bias) => scores + bias.val().unsqueeze(),
-            None => scores,
-        }
+    fn vocabulary_scores(&self, hidden: Tensor<3>, _: &mut Hooks<'_>) -> LinearScores {
+        let bias = self.final_logits_bias.as_ref().map(|bias| bias.val().squeeze_dim(0));
+        LinearScores::projected(hidden, self.shared.weight.val(), bias)
     }
 }
 

@@ -83,7 +83,7 @@ impl BeitConfig {
         ])?;
         let (patch, limit) = (self.patch_size, format!("at most image_size = {}", self.image_size));
         check.require(patch <= self.image_size, "patch_size", limit, patch)?;
-        Ok(self.hidden_act.parse()?)
+        check.activation("hidden_act", &self.hidden_act)
     }
 
     /// Patches in a row and in a column.

@@ -106,7 +106,7 @@ impl BertConfig {
             "false: this is an encoder",
             "true",
         )?;
-        Ok(self.hidden_act.parse()?)
+        check.activation("hidden_act", &self.hidden_act)
     }
 
     /// The sizes of its layers.

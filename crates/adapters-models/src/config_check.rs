@@ -3,6 +3,8 @@
 use std::fmt::Display;
 use std::path::Path;
 
+use adapters_nn::ops::Activation;
+use adapters_nn::{UnknownName, did_you_mean};
 use serde_json::{Map, Value};
 
 use crate::error::ModelError;
@@ -146,6 +148,18 @@ impl<'a> ConfigCheck<'a> {
         fields.into_iter().try_for_each(|(field, value)| {
             let holds = (0.0..1.0).contains(&value);
             self.require(holds, field, "0 <= p < 1", value)
+        })
+    }
+
+    /// The activation that a field names.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Config`] with the nearest and all that are computed.
+    pub fn activation(&self, field: &'static str, name: &str) -> Result<Activation, ModelError> {
+        name.parse().map_err(|unknown: UnknownName| {
+            let expected = format!("one of {}{}", unknown.known, did_you_mean(&unknown.nearest));
+            self.refusal(field, expected, name)
         })
     }
 

@@ -85,6 +85,8 @@ pub(crate) struct Parts {
     pub scale: f64,
     /// Distances told apart.
     pub most: usize,
+    /// The activation of the pooler.
+    pub pooler: Activation,
 }
 
 /// The defaults of the published classes, where they have the same.
@@ -135,6 +137,7 @@ impl DebertaConfig {
             scores,
             scale: ((sizes.d_head() * kinds) as f64).sqrt().recip(),
             most,
+            pooler: check.activation("pooler_hidden_act", &self.pooler_hidden_act)?,
         })
     }
 
@@ -142,6 +145,7 @@ impl DebertaConfig {
     pub(crate) fn encoder<P: Projections>(
         &self,
         names: EncoderNames,
+        pooler: Activation,
         distances: Distances,
         normalizes_distances: bool,
         layers: Vec<DisentangledLayer<P>>,
@@ -194,7 +198,7 @@ impl DebertaConfig {
                 layers,
                 distances,
             },
-            pooler: Pooler::build("pooler.dense", d, self.pooler_hidden_act.parse()?, weights),
+            pooler: Pooler::build("pooler.dense", d, pooler, weights),
             facts: bert.facts(names, Counting::FromZero, Some(head)),
         })
     }
@@ -289,5 +293,5 @@ fn build(
         buckets: None,
         reached_only: true,
     };
-    config.encoder(DEBERTA, distances, false, layers, weights)
+    config.encoder(DEBERTA, parts.pooler, distances, false, layers, weights)
 }

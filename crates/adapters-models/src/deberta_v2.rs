@@ -133,7 +133,7 @@ impl DebertaV2Config {
                 self.common.bert.layer_norm_eps,
             ),
             dropout: self.common.bert.hidden_dropout_prob,
-            activation: self.conv_act.parse()?,
+            activation: check.activation("conv_act", &self.conv_act)?,
         }))
     }
 }
@@ -172,5 +172,12 @@ fn build(
         first.convolution = config.convolution(path, weights)?;
     }
     let distances = config.distances(parts.most, path)?;
-    common.encoder(DEBERTA_V2, distances, config.normalizes(path)?, layers, weights)
+    common.encoder(
+        DEBERTA_V2,
+        parts.pooler,
+        distances,
+        config.normalizes(path)?,
+        layers,
+        weights,
+    )
 }

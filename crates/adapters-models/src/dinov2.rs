@@ -86,7 +86,7 @@ impl Dinov2Config {
         check.sizes([("hidden_size * mlp_ratio", self.intermediate_size())])?;
         Ok(match self.use_swiglu_ffn {
             true => Activation::Silu,
-            false => self.hidden_act.parse()?,
+            false => check.activation("hidden_act", &self.hidden_act)?,
         })
     }
 

@@ -79,7 +79,7 @@ impl DistilBertConfig {
             ("attention_dropout", self.attention_dropout),
             ("seq_classif_dropout", self.seq_classif_dropout),
         ])?;
-        Ok(self.activation.parse()?)
+        check.activation("activation", &self.activation)
     }
 }
 

@@ -37,6 +37,9 @@ pub struct StackConfig {
     /// Width of the encoder that a decoder reads without a projection; not computed.
     #[serde(default)]
     pub cross_attention_hidden_size: Option<usize>,
+    /// Whether the head of the decoder is its token table; another one is not computed.
+    #[serde(default)]
+    pub tie_word_embeddings: Option<bool>,
     /// BERT's.
     #[serde(flatten)]
     pub bert: BertConfig,
@@ -85,6 +88,8 @@ impl StackConfig {
             expected,
             found,
         )?;
+        let (tied, field) = (self.tie_word_embeddings, "tie_word_embeddings");
+        check.require(!decoder || tied != Some(false), field, "true in the decoder", false)?;
         let width = self.cross_attention_hidden_size;
         check.require(
             width.is_none(),
@@ -110,7 +115,7 @@ impl StackConfig {
             heads: c.num_attention_heads,
             d_ffn: c.intermediate_size,
             gated: false,
-            activation: c.hidden_act.parse()?,
+            activation: check.activation("hidden_act", &c.hidden_act)?,
             norm_first: false,
             norm_epsilon: c.layer_norm_eps,
             biases: [true; 4],
@@ -273,11 +278,11 @@ impl TwoStacks for BertToBertModel {
         chain.layers(&self.decoder.layers, [Some(frame.mask), frame.encoded_mask])
     }
 
-    fn vocabulary_scores(&self, hidden: Tensor<3>, _: &mut Hooks<'_>) -> Tensor<3> {
+    fn vocabulary_scores(&self, hidden: Tensor<3>, _: &mut Hooks<'_>) -> LinearScores {
         let head = &self.head;
         let x = head.activation.forward(ops::linear(&head.dense, hidden));
         let x = ops::layer_norm(&head.norm, x);
-        ops::project(x, self.decoder.words.weight.val()) + head.bias.val().unsqueeze()
+        LinearScores::projected(x, self.decoder.words.weight.val(), Some(head.bias.val()))
     }
 }
 

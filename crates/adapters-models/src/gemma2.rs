@@ -58,6 +58,7 @@ impl GemmaFields {
         positive("final_logit_softcapping", self.final_logit_softcapping.unwrap_or(1.0))?;
         Ok(Family {
             activation: self.hidden_activation.clone(),
+            activation_field: "hidden_activation",
             norm: NormKind::OnePlusRms,
             attention: AttentionPlan {
                 scale: Some(self.query_pre_attn_scalar.sqrt().recip()),

@@ -93,7 +93,7 @@ impl Gpt2Config {
         ])?;
         let expected = "false: cross attention is not supported";
         check.require(!self.add_cross_attention, "add_cross_attention", expected, "true")?;
-        Ok(self.activation_function.parse()?)
+        check.activation("activation_function", &self.activation_function)
     }
 }
 
@@ -277,8 +277,8 @@ impl Transformer for Gpt2Model {
 }
 
 impl CausalLm for Gpt2Model {
-    fn logits(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
-        self.head.forward(hidden, cx.hooks())
+    fn scores(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> LinearScores {
+        self.head.scores(hidden, cx.hooks())
     }
 }
 

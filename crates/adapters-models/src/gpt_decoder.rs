@@ -163,8 +163,8 @@ impl<L: GptLayer> CausalLm for GptDecoder<L> {
         self.facts.rotary.keeps(past, all)
     }
 
-    fn logits(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
-        self.head.forward(hidden, cx.hooks())
+    fn scores(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> LinearScores {
+        self.head.scores(hidden, cx.hooks())
     }
 }
 

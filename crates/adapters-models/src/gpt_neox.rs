@@ -114,7 +114,10 @@ impl GptNeoXConfig {
             .and_then(|fields| fields.rope_theta)
             .unwrap_or(self.rotary_emb_base);
         check.require(base > 1.0, "rotary_emb_base", "a number above 1", base)?;
-        Ok((self.hidden_act.parse()?, Rotary::new(turned, base, scaling)))
+        Ok((
+            check.activation("hidden_act", &self.hidden_act)?,
+            Rotary::new(turned, base, scaling),
+        ))
     }
 }
 

@@ -94,7 +94,10 @@ impl GptJConfig {
         let fits = (2..=d_head).contains(&turned) && turned.is_multiple_of(2);
         check.require(fits, "rotary_dim", expected, format!("{:?}", self.rotary_dim))?;
         let rotary = Rotary::new(turned, 1e4, RotaryScaling::Default);
-        Ok((self.activation_function.parse()?, rotary))
+        Ok((
+            check.activation("activation_function", &self.activation_function)?,
+            rotary,
+        ))
     }
 }
 

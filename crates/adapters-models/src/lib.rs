@@ -37,6 +37,7 @@ mod granite;
 pub mod heads;
 mod input;
 mod kind;
+mod linear_scores;
 mod llama;
 mod lm_head;
 mod mistral;
@@ -102,6 +103,7 @@ pub use input::{
     ImageInput, Input, PaddingSide, SoundInput, Source, SpeechInput, TextAndImageInput, TextInput, ToTextInput,
 };
 pub use kind::ModelKind;
+pub use linear_scores::LinearScores;
 pub use model::Model;
 pub use norm::{Norm, NormKind};
 pub use pretrained::Pretrained;

@@ -27,8 +27,8 @@ impl LmHead {
     }
 
     /// Scores of every token, `[batch, seq, d_model] -> [batch, seq, vocabulary]`.
-    pub(crate) fn forward(&self, hidden: Tensor<3>, cx: &mut Hooks<'_>) -> Tensor<3> {
+    pub(crate) fn scores(&self, hidden: Tensor<3>, cx: &mut Hooks<'_>) -> LinearScores {
         let hidden = cx.output(&self.input, hidden);
-        cx.linear(&self.layer, hidden)
+        LinearScores::of(&self.layer, hidden, cx)
     }
 }

@@ -10,6 +10,7 @@ use crate::chain::Chain;
 use crate::error::ModelError;
 use crate::input::Input;
 use crate::kind::ModelKind;
+use crate::linear_scores::LinearScores;
 use crate::transformer::{
     CausalLm, ClassifierLayout, EncoderDecoder, ImageEncoder, ModelInfo, SoundEncoder, TextAndImage, TextEncoder,
     Transformer,
@@ -102,9 +103,14 @@ impl Model {
     ///
     /// Panics on another `d_model`.
     pub fn logits(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Option<Tensor<3>> {
+        self.scores(hidden, cx).map(LinearScores::whole)
+    }
+
+    /// The same, computed where they are needed.
+    pub fn scores(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Option<LinearScores> {
         match (self.0.causal_lm_dyn(), self.0.encoder_decoder_dyn()) {
-            (Some(model), _) => Some(model.logits(hidden, cx)),
-            (_, Some(model)) => Some(model.logits(hidden, cx)),
+            (Some(model), _) => Some(model.scores(hidden, cx)),
+            (_, Some(model)) => Some(model.scores(hidden, cx)),
             _ => None,
         }
     }

@@ -21,6 +21,7 @@ pub(crate) use crate::error::ModelError;
 pub(crate) use crate::from_checkpoint::{FromCheckpoint, load_relative};
 pub(crate) use crate::input::{ImageInput, SoundInput, SpeechInput, TextAndImageInput, TextInput, ToTextInput};
 pub(crate) use crate::kind::ModelKind;
+pub(crate) use crate::linear_scores::LinearScores;
 pub(crate) use crate::transformer::{
     CausalLm, ClassifierLayout, EncoderDecoder, ImageEncoder, MaskedLmLayout, ModelInfo, SoundEncoder, TextAndImage,
     TextEncoder, Transformer,

@@ -204,7 +204,7 @@ impl ModernBertConfig {
         let listed = self.layer_types.as_ref().map_or(self.num_hidden_layers, Vec::len);
         let expected = format!("num_hidden_layers = {} entries", self.num_hidden_layers);
         check.require(listed == self.num_hidden_layers, "layer_types", expected, listed)?;
-        Ok(self.hidden_activation.parse()?)
+        check.activation("hidden_activation", &self.hidden_activation)
     }
 
     /// The angles of layers that attend to everything, and of the others.

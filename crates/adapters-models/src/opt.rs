@@ -105,7 +105,7 @@ impl OptConfig {
         check.require(affine, "layer_norm_elementwise_affine", expected, affine)?;
         let expected = "0: whole layers are not dropped in training";
         check.require(self.layerdrop == 0.0, "layerdrop", expected, self.layerdrop)?;
-        Ok(self.activation_function.parse()?)
+        check.activation("activation_function", &self.activation_function)
     }
 }
 
@@ -311,13 +311,13 @@ fn position_rows(
 }
 
 impl CausalLm for OptModel {
-    fn logits(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
+    fn scores(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> LinearScores {
         let cx = cx.hooks();
         let hidden = match &self.project_out {
             Some(projection) => cx.linear(projection, hidden),
             None => hidden,
         };
-        self.head.forward(hidden, cx)
+        self.head.scores(hidden, cx)
     }
 }
 

@@ -130,11 +130,18 @@ impl RotaryDecoderConfig {
             expected,
             other.map_or("", String::as_str),
         )?;
+        let of_layers = family.layers.len();
+        let expected = format!("a type for each of num_hidden_layers = {}", self.num_hidden_layers);
+        check.require(
+            of_layers == self.num_hidden_layers,
+            "layer_types",
+            expected,
+            format!("a list of {of_layers}"),
+        )?;
         let windows: Vec<Option<usize>> = family.layers.iter().map(|layer| layer.window).collect();
-        let fit = windows.len() == self.num_hidden_layers && !windows.contains(&Some(0));
-        let expected = "a window of at least 1, and a type for each layer";
-        check.require(fit, "sliding_window, layer_types", expected, format!("{windows:?}"))?;
-        Ok((family.activation.parse()?, self.rotaries(check, family)?))
+        check.require(!windows.contains(&Some(0)), "sliding_window", "at least 1", 0)?;
+        let (field, name) = (family.activation_field, &family.activation);
+        Ok((check.activation(field, name)?, self.rotaries(check, family)?))
     }
 
     fn rotaries(&self, check: ConfigCheck<'_>, family: &Family) -> Result<Rotaries, ModelError> {

@@ -179,7 +179,7 @@ impl CausalLm for RotaryDecoder {
         full.keeps(past, all) && sliding.as_ref().is_none_or(|rotary| rotary.keeps(past, all))
     }
 
-    fn logits(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
+    fn scores(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> LinearScores {
         let cx = cx.hooks();
         let hidden = match self.family.adapterhub {
             AdapterHubForm::Classes => hidden,
@@ -187,11 +187,11 @@ impl CausalLm for RotaryDecoder {
                 cx.before_lm_head(self.embedding.site(), hidden)
             }
         };
-        let scores = self.head.forward(hidden, cx);
+        let scores = self.head.scores(hidden, cx);
         match self.family.logits {
             Logits::Plain => scores,
-            Logits::Divided(by) => scores / by,
-            Logits::Capped(cap) => (scores / cap).tanh() * cap,
+            Logits::Divided(by) => scores.map(|scores| scores / by),
+            Logits::Capped(cap) => scores.map(|scores| (scores / cap).tanh() * cap),
         }
     }
 }

@@ -18,6 +18,8 @@ pub struct Family {
     pub layers: Vec<LayerPlan>,
     /// The published name of the activation in the feed-forward block.
     pub activation: String,
+    /// The field of the configuration that names it.
+    pub activation_field: &'static str,
     /// Base of the angles in layers with a window, where they have one of their own.
     pub sliding_theta: Option<f64>,
     /// The formula of all normalizations.
@@ -164,6 +166,7 @@ impl Family {
             class_name,
             layers: vec![layer; config.num_hidden_layers],
             activation: config.hidden_act.clone(),
+            activation_field: "hidden_act",
             sliding_theta: None,
             norm: NormKind::Rms,
             final_norm: "norm",

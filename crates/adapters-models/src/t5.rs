@@ -414,9 +414,10 @@ impl TwoStacks for T5Model {
     }
 
     /// The tied head reads hidden states divided by the root of their width.
-    fn vocabulary_scores(&self, hidden: Tensor<3>, cx: &mut Hooks<'_>) -> Tensor<3> {
+    fn vocabulary_scores(&self, hidden: Tensor<3>, cx: &mut Hooks<'_>) -> LinearScores {
         let scale = self.tied_head_scale();
-        cx.linear(&self.lm_head, if scale == 1.0 { hidden } else { hidden * scale })
+        let hidden = if scale == 1.0 { hidden } else { hidden * scale };
+        LinearScores::of(&self.lm_head, hidden, cx)
     }
 }
 

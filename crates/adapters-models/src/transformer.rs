@@ -10,6 +10,7 @@ use crate::cache::{KeyValueCache, row_index};
 use crate::chain::Chain;
 use crate::input::{ImageInput, Input, SoundInput, Source, TextAndImageInput, TextInput, ToTextInput};
 use crate::kind::ModelKind;
+use crate::linear_scores::LinearScores;
 
 /// Facts of a model that heads, tokenizers and reports need.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -243,12 +244,21 @@ pub trait CausalLm: Transformer<Input = TextInput> {
         true
     }
 
-    /// Scores of all tokens, `[batch, seq, d_model] -> [batch, seq, vocab]`.
+    /// Scores of all tokens, of a hidden state `[batch, seq, d_model]`.
     ///
     /// # Panics
     ///
     /// Panics on another `d_model`.
-    fn logits(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3>;
+    fn scores(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> LinearScores;
+
+    /// Scores of all tokens as they are, `[batch, seq, d_model] -> [batch, seq, vocab]`.
+    ///
+    /// # Panics
+    ///
+    /// Panics on another `d_model`.
+    fn logits(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
+        self.scores(hidden, cx).whole()
+    }
 
     /// The last hidden state of what follows the columns of a cache, which takes it in.
     ///
@@ -349,10 +359,19 @@ pub trait EncoderDecoder: Transformer<Input = ToTextInput> {
         Ok(chain.run(cache, cx.hooks()))
     }
 
-    /// Scores of the vocabulary, `[batch, seq, d_model]` to `[batch, seq, vocab]`.
+    /// Scores of all tokens, of the decoder's hidden state `[batch, seq, d_model]`.
     ///
     /// # Panics
     ///
     /// Panics on another `d_model`.
-    fn logits(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3>;
+    fn scores(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> LinearScores;
+
+    /// Scores of all tokens as they are, `[batch, seq, d_model] -> [batch, seq, vocab]`.
+    ///
+    /// # Panics
+    ///
+    /// Panics on another `d_model`.
+    fn logits(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
+        self.scores(hidden, cx).whole()
+    }
 }

@@ -7,6 +7,7 @@ use burn::tensor::{Bool, Int, Tensor};
 use crate::cache::KeyValueCache;
 use crate::chain::Chain;
 use crate::input::{Source, ToTextInput};
+use crate::linear_scores::LinearScores;
 use crate::transformer::{EncodedInput, EncoderDecoder, Transformer};
 
 /// An encoder-decoder by its two stacks. Whatever implements this is an [`EncoderDecoder`], and its
@@ -34,8 +35,8 @@ pub trait TwoStacks: Transformer<Input = ToTextInput> + Sized {
     /// Goes on with the decoder's layers.
     fn decoder_layers<'m>(&'m self, chain: Chain<'m>, seen: DecoderFrame) -> Chain<'m>;
 
-    /// Scores of the vocabulary, `[batch, seq, d_model] -> [batch, seq, vocab]`.
-    fn vocabulary_scores(&self, hidden: Tensor<3>, cx: &mut Hooks<'_>) -> Tensor<3>;
+    /// Scores of the vocabulary, of the decoder's hidden state `[batch, seq, d_model]`.
+    fn vocabulary_scores(&self, hidden: Tensor<3>, cx: &mut Hooks<'_>) -> LinearScores;
 
     /// The pass over whole sequences, through both stacks.
     ///
@@ -141,7 +142,7 @@ impl<M: TwoStacks> EncoderDecoder for M {
         Ok(self.decoder_layers(Chain::reading(hidden, encoded.hidden.clone()), frame))
     }
 
-    fn logits(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<3> {
+    fn scores(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> LinearScores {
         self.vocabulary_scores(hidden, cx.hooks())
     }
 }

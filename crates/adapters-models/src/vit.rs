@@ -86,7 +86,8 @@ impl VitConfig {
         check.require(patch <= self.image_size, "patch_size", limit, patch)?;
         let (pooled, d) = (self.pooler_output_size.unwrap_or(self.hidden_size), self.hidden_size);
         check.require(pooled == d, "pooler_output_size", format!("hidden_size = {d}"), pooled)?;
-        Ok([self.hidden_act.parse()?, self.pooler_act.parse()?])
+        let of = |field, name: &str| check.activation(field, name);
+        Ok([of("hidden_act", &self.hidden_act)?, of("pooler_act", &self.pooler_act)?])
     }
 
     /// The class token and the patches. Pixels beyond the last whole patch are not read.

@@ -132,7 +132,11 @@ impl Wav2Vec2Config {
             norm,
         )?;
         check.switches(&self.other, &["add_adapter", "adapter_attn_dim"], &[])?;
-        Ok([self.hidden_act.parse()?, self.feat_extract_activation.parse()?])
+        let convolutions = &self.feat_extract_activation;
+        Ok([
+            check.activation("hidden_act", &self.hidden_act)?,
+            check.activation("feat_extract_activation", convolutions)?,
+        ])
     }
 
     fn layer(&self, activation: Activation) -> StandardOptions {

@@ -112,7 +112,7 @@ impl WhisperConfig {
             &["apply_spec_augment", "use_weighted_layer_sum"],
             &["tie_word_embeddings"],
         )?;
-        Ok(self.activation_function.parse()?)
+        check.activation("activation_function", &self.activation_function)
     }
 }
 
@@ -261,8 +261,8 @@ impl TwoStacks for WhisperModel {
         self.decoder.extend(chain, [Some(frame.mask), frame.encoded_mask])
     }
 
-    fn vocabulary_scores(&self, hidden: Tensor<3>, _: &mut Hooks<'_>) -> Tensor<3> {
-        ops::project(hidden, self.words.weight.val())
+    fn vocabulary_scores(&self, hidden: Tensor<3>, _: &mut Hooks<'_>) -> LinearScores {
+        LinearScores::projected(hidden, self.words.weight.val(), None)
     }
 }
 

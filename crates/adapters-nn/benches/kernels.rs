@@ -151,12 +151,12 @@ fn rotary(c: &mut Criterion) {
 }
 
 fn loss(c: &mut Criterion) {
-    let weight = random([49_152, 576]) * 0.05;
+    let weight = (random([49_152, 576]) * 0.05).transpose();
     let targets: Vec<i64> = (0..512).map(|row| row * 91 % 49_152).collect();
     let targets = Tensor::<1, Int>::from_data(TensorData::new(targets, [512]), &Device::flex());
     let ours = |x: &[Tensor<2>]| ops::linear_cross_entropy(x[0].clone(), weight.clone(), None, targets.clone());
     let stock = |x: &[Tensor<2>]| {
-        let scores = x[0].clone().matmul(weight.clone().transpose());
+        let scores = x[0].clone().matmul(weight.clone());
         let picked = activation::log_softmax(scores, 1).gather(1, targets.clone().reshape([512, 1]));
         picked.neg().reshape([512])
     };

@@ -375,12 +375,24 @@ pub fn turn(x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<4> {
     Tensor::cat(vec![first, second], 3)
 }
 
-/// The cross entropy of each row of `hidden w^T + bias` with its target, `log sum_j exp(s_j) - s_y`; zero for a row whose
+/// Cross entropy `log sum_j exp(x_j) - x_y` of each row, `[rows, classes]` and `[rows]` to `[rows]`.
+///
+/// # Panics
+///
+/// Panics on a class outside the scores.
+pub fn cross_entropy(scores: Tensor<2>, classes: Tensor<1, Int>) -> Tensor<1> {
+    let [rows, _] = scores.dims();
+    let picked = activation::log_softmax(scores, 1).gather(1, classes.reshape([rows, 1]));
+    picked.reshape([rows]).neg()
+}
+
+/// The cross entropy of each row of `hidden w + bias` with its target, `log sum_j exp(s_j) - s_y`; zero for a row whose
 /// target is negative. With a kernel the scores, which a vocabulary makes large, are never held whole.
 ///
 /// # Shapes
 ///
-/// `hidden [n, d]`, `weight [vocab, d]` in the published layout, `bias [vocab]`, `targets [n]`; returns `[n]`.
+/// `hidden [n, d]`, `weight [d, vocab]` in Burn's layout, which may be quantized or in `bf16`, `bias [vocab]`, `targets [n]`;
+/// returns `[n]`.
 ///
 /// # Panics
 ///
@@ -391,21 +403,23 @@ pub fn linear_cross_entropy(
     bias: Option<Tensor<1>>,
     targets: Tensor<1, Int>,
 ) -> Tensor<1> {
-    let weight = weight.cast(hidden.dtype());
+    let weight = match weight.dtype() {
+        DType::QFloat(_) => weight.dequantize(),
+        dtype if dtype == hidden.dtype() => weight,
+        _ => weight.cast(hidden.dtype()),
+    };
     #[cfg(feature = "flex")]
     if let Some(losses) = fused::cross_entropy(&hidden, &weight, bias.as_ref(), &targets) {
         return losses;
     }
-    let [rows, _] = hidden.dims();
-    let scores = hidden.matmul(weight.transpose());
+    let scores = hidden.matmul(weight);
     let scores = match bias {
         Some(bias) => scores + bias.unsqueeze(),
         None => scores,
     };
     let scored = targets.clone().greater_equal_elem(0).float();
-    let targets = targets.clamp_min(0).reshape([rows, 1]);
-    let losses = activation::log_softmax(scores, 1).gather(1, targets).neg();
-    losses.reshape([rows]) * scored
+    let targets = targets.clamp_min(0);
+    cross_entropy(scores, targets) * scored
 }
 
 /// Additive attention bias `[batch, 1, 1, seq]` from padding: the least finite number where a key is padding.

@@ -531,13 +531,17 @@ fn dropout_is_one_mask_forward_and_backward() {
 
 #[test]
 fn losses_of_a_vocabulary() {
-    for (rows, width, vocab, bias) in [(1, 3, 2, true), (9, 17, 1500, false), (300, 24, 2100, true)] {
-        let weight = random([vocab, width]);
-        let bias = bias.then(|| random([vocab]));
+    // The table of a tied head is read as it lies, `[vocab, width]`.
+    for (rows, width, vocab, tied) in [(1, 3, 2, true), (9, 17, 1500, false), (300, 24, 2100, true)] {
+        let weight = match tied {
+            true => random([vocab, width]).transpose(),
+            false => random([width, vocab]),
+        };
+        let bias = tied.then(|| random([vocab]));
         let targets: Vec<i64> = (0..rows).map(|row| (row * 7919 % (vocab + 1)) as i64 - 1).collect();
         let targets = Tensor::<1, Int>::from_data(TensorData::new(targets, [rows]), &Device::flex());
         let stock = |x: Vec<Tensor<2>>| {
-            let scores = x[0].clone().matmul(weight.clone().transpose());
+            let scores = x[0].clone().matmul(weight.clone());
             let scores = match &bias {
                 Some(bias) => scores + bias.clone().unsqueeze(),
                 None => scores,

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod atomic;
+mod card;
 mod dict;
 mod error;
 mod fingerprint;
@@ -16,6 +17,7 @@ mod setup;
 mod tensors;
 mod unique_keys;
 
+pub use card::{ModelCard, base_name, name_base};
 pub use dict::CompositionDict;
 pub use error::{StoreError, TensorProblem};
 pub use fingerprint::{BaseMatch, Fingerprint};

@@ -4,4 +4,5 @@ pub mod contract;
 pub mod golden;
 pub mod model_contract;
 mod model_inputs;
+pub mod published;
 pub mod random_bert;

@@ -96,35 +96,8 @@ impl<'a> ModelBench<'a> {
         of_tokens(&self.model, tokens, padding)
     }
 
-    /// Everything the model computes of an input, as one number with a gradient for all of it.
-    fn everything(&self, model: &Model, input: Input, cx: &mut Ctx<'_>) -> Tensor<1> {
-        let hidden = model.forward(input, cx).expect(FITS);
-        let device = hidden.device();
-        let probe = |size: usize| -> Tensor<1> {
-            let data = draw::normal(&mut ChaCha8Rng::seed_from_u64(3), [size], 1.0);
-            Tensor::from_data(data, &device.clone().inner())
-        };
-        let weighted = |x: Tensor<1>| {
-            let size = x.dims()[0];
-            (x.tanh() * probe(size)).sum()
-        };
-        let flat = |x: Tensor<3>| {
-            let size: usize = x.dims().iter().product();
-            x.reshape([size])
-        };
-        let mut sum = weighted(flat(hidden.clone()));
-        if let Some(logits) = model.logits(hidden.clone(), cx) {
-            sum = sum + weighted(flat(logits));
-        }
-        if let Some(pooled) = model.pool(hidden, cx) {
-            let size: usize = pooled.dims().iter().product();
-            sum = sum + weighted(pooled.reshape([size]));
-        }
-        sum
-    }
-
     fn plain(&self, model: &Model) -> TensorData {
-        self.everything(model, self.padded(), &mut Ctx::plain()).into_data()
+        everything(model, self.padded(), &mut Ctx::plain()).into_data()
     }
 
     fn attached(&self, configs: &[&str]) -> Option<AdapterSet> {
@@ -166,10 +139,7 @@ impl<'a> ModelBench<'a> {
         assert!(refused.contains("`nobody.reads.this` is not expected"), "{refused}");
         // The bias of keys raises all scores of a query alike: only keys without it, those of a prefix, tell.
         let prefix = self.attached(&["prefix_tuning[prefix_length=2]"]).unwrap_or_default();
-        let run = |model: &Model| {
-            self.everything(model, self.padded(), &mut Ctx::new(&prefix))
-                .into_data()
-        };
+        let run = |model: &Model| everything(model, self.padded(), &mut Ctx::new(&prefix)).into_data();
         let before = run(&self.model);
         for (index, key) in self.tensors.keys().enumerate() {
             let mut tensors = self.tensors.clone();
@@ -214,7 +184,7 @@ impl<'a> ModelBench<'a> {
         for config in configs.into_iter().chain(named.iter().map(String::as_str)) {
             let Some(set) = self.attached(&[config]) else { continue };
             let set = set.train();
-            let loss = self.everything(&self.model, self.padded(), &mut Ctx::new(&set));
+            let loss = everything(&self.model, self.padded(), &mut Ctx::new(&set));
             let gradients = gradients_of(&set, &loss.backward());
             let moved = |data: &TensorData| data.iter::<f32>().any(|x| x != 0.0);
             for place in set.params() {
@@ -458,9 +428,7 @@ impl<'a> ModelBench<'a> {
         ] {
             let Some(set) = self.attached(&[config]) else { continue };
             let context = format!("{}, {config}", self.name());
-            let adapted = self
-                .everything(&self.model, self.padded(), &mut Ctx::new(&set))
-                .into_data();
+            let adapted = everything(&self.model, self.padded(), &mut Ctx::new(&set)).into_data();
             let (mut model, before) = (self.model.clone(), parameters(&self.model));
             let merged = merge(&mut model, &set, "a", None).unwrap_or_else(|e| panic!("{context}: {e}"));
             let plain = self.plain(&model);
@@ -511,8 +479,40 @@ pub fn random_checkpoint(case: &ModelCase, dir: &Path, device: &Device) -> (Mode
     }
 }
 
+/// Everything the model computes of an input, as one number with a gradient for all of it.
+pub(crate) fn everything(model: &Model, input: Input, cx: &mut Ctx<'_>) -> Tensor<1> {
+    let hidden = model.forward(input, cx).expect(FITS);
+    let device = hidden.device();
+    let probe = |size: usize| -> Tensor<1> {
+        let data = draw::normal(&mut ChaCha8Rng::seed_from_u64(3), [size], 1.0);
+        Tensor::from_data(data, &device.clone().inner())
+    };
+    let weighted = |x: Tensor<1>| {
+        let size = x.dims()[0];
+        (x.tanh() * probe(size)).sum()
+    };
+    let flat = |x: Tensor<3>| {
+        let size: usize = x.dims().iter().product();
+        x.reshape([size])
+    };
+    let mut sum = weighted(flat(hidden.clone()));
+    if let Some(logits) = model.logits(hidden.clone(), cx) {
+        sum = sum + weighted(flat(logits));
+    }
+    if let Some(pooled) = model.pool(hidden, cx) {
+        let size: usize = pooled.dims().iter().product();
+        sum = sum + weighted(pooled.reshape([size]));
+    }
+    sum
+}
+
 /// Writes the checkpoint of a case and loads it.
-fn write_and_load(case: &ModelCase, dir: &Path, tensors: &Tensors, device: &Device) -> Result<Model, ModelError> {
+pub(crate) fn write_and_load(
+    case: &ModelCase,
+    dir: &Path,
+    tensors: &Tensors,
+    device: &Device,
+) -> Result<Model, ModelError> {
     let path: PathBuf = dir.join("config.json");
     write_json(&path, &case.config)?;
     write_safetensors(&dir.join("model.safetensors"), tensors, [])?;

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 
 use adapters::core::Tensors;
 use adapters::core::merge;
-use adapters::models::{Model, PaddingSide, Pretrained, TextInput, save_checkpoint};
+use adapters::models::{LinearScores, Model, PaddingSide, Pretrained, TextInput, save_checkpoint};
+use adapters::nn::ops::cross_entropy;
 use adapters::store::{read_safetensors, write_safetensors};
 use adapters::{AdapterSet, Ctx, Host, method};
-use adapters_testkit::contract::{randomised, relative_error};
-use burn::tensor::{DType, Device, TensorData};
+use adapters_testkit::contract::{gradients_of, randomised, relative_error};
+use burn::module::Module;
+use burn::tensor::{DType, Device, Int, Tensor, TensorData, Tolerance};
 use serde_json::{Value, json};
 
 fn base() -> PathBuf {
@@ -57,6 +59,40 @@ fn attached(lm: &Model, config: &str) -> AdapterSet {
         .unwrap();
     set.activate("a").unwrap();
     randomised(set, 7)
+}
+
+/// The loss needs no matrix of all scores, unless an adapter acts on the head.
+#[test]
+fn the_loss_of_a_vocabulary_is_that_of_its_scores() {
+    let device = Device::flex();
+    let goldens = base().join("../..");
+    for (name, config, deferred) in [
+        ("llama", "lora[r=2,alpha=4]", true),
+        ("llama", "lora[r=2,alpha=4,target_modules=[q_proj,lm_head]]", false),
+        ("qwen2_tied", "lora[r=2,alpha=4]", true),
+    ] {
+        let lm = load(&goldens.join(name).join("base"));
+        let set = attached(&lm, config).train();
+        let targets = Tensor::<1, Int>::from_data(TensorData::from([17i64, 42, 8, 61, 0]), &device);
+        let run = |loss: fn(LinearScores, Tensor<1, Int>) -> Tensor<1>| {
+            let mut cx = Ctx::new(&set);
+            let input = TextInput::padded(&[&[5u32, 17, 42, 8, 61]], 0, PaddingSide::Right, &device);
+            let hidden = lm.forward(input, &mut cx).unwrap();
+            let scores = lm.scores(hidden, &mut cx).unwrap();
+            let is_deferred = matches!(scores, LinearScores::Deferred { .. });
+            assert_eq!(is_deferred, deferred, "{name}, {config}");
+            let loss = loss(scores, targets.clone()).mean();
+            (loss.clone(), gradients_of(&set, &loss.backward()))
+        };
+        let (own, own_grads) = run(LinearScores::cross_entropy);
+        let (wanted, wanted_grads) = run(|scores, targets| cross_entropy(scores.whole().squeeze_dim(0), targets));
+        own.into_data()
+            .assert_approx_eq::<f32>(&wanted.into_data(), Tolerance::absolute(2e-5));
+        for (id, wanted) in wanted_grads {
+            let (own, wanted) = (own_grads[&id].as_ref().unwrap(), wanted.unwrap());
+            assert!(relative_error(own, &wanted) < 1e-4, "{name}, {config}");
+        }
+    }
 }
 
 /// Half-precision weights in shards are the same numbers, rounded.

@@ -146,7 +146,9 @@ fn pooling_leaves_out_what_a_prompt_inserts_and_padding() {
             (0..width).map(mean).collect::<Vec<_>>()
         });
         let pooled = TensorData::new(pooled.collect::<Vec<f32>>(), [rows, 1, width]);
-        let wanted = head.scores(Tensor::from_data(pooled, &device), &base, &mut Ctx::plain());
+        let wanted = head
+            .scores(Tensor::from_data(pooled, &device), &base, &mut Ctx::plain())
+            .whole();
         close(
             &format!("{pooling:?}"),
             &own.into_data(),
@@ -171,7 +173,11 @@ fn a_head_in_a_manifest_is_read_back() {
         let again = Head::load_manifest(out.path(), &manifest, &base, &device).unwrap();
         assert_eq!(again.config(), head.config());
         let hidden = Tensor::<3>::ones([2, 3, 32], &device) * 0.3;
-        let score = |head: &Head| head.scores(hidden.clone(), &base, &mut Ctx::plain()).into_data();
+        let score = |head: &Head| {
+            head.scores(hidden.clone(), &base, &mut Ctx::plain())
+                .whole()
+                .into_data()
+        };
         assert_eq!(score(&again), score(&head));
     }
 }

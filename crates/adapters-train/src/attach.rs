@@ -3,10 +3,9 @@
 use std::path::Path;
 
 use adapters_core::{Adapted, Composition};
-use adapters_models::heads::{HeadConfig, Pooling};
+use adapters_models::heads::HeadConfig;
 use adapters_models::{Head, Model, Pretrained, TextTokenizer};
 use adapters_store::{BaseMatch, LoadOptions, Manifest, expressible, load_adapter};
-use burn::tensor::Device;
 
 use crate::error::TrainError;
 use crate::run::Run;
@@ -52,42 +51,14 @@ fn check_below(dir: &Path, stack_on: Option<&Path>) -> Result<(), TrainError> {
 /// The head of a task: that of the adapter which is trained further, if it has one for the same outputs, else a new one.
 pub(crate) fn head(run: &Run, config: HeadConfig, base: &Model) -> Result<Head, TrainError> {
     if let Some(dir) = &run.recipe.adapter.from {
-        let stored = stored_head(dir, &run.model_dir, base, None, false, &run.device)?;
+        let manifest = Manifest::read(dir)?.unwrap_or_default();
+        let stored = Head::find(dir, &manifest, &run.model_dir, false, base, &run.device)?;
         let same = |head: &Head| head.config().kind == config.kind && head.config().labels == config.labels;
         if let Some(head) = stored.filter(same) {
             return Ok(head);
         }
     }
     Ok(Head::new(config, base, run.recipe.train.seed, &run.device)?)
-}
-
-/// The head in a folder of an adapter: the manifest's, or that of the folder's format; `None` where it has none. `checkpoint` is the
-/// folder of the base, `pooling` replaces what the head reads, and `allow_bin` permits a PyTorch file.
-///
-/// # Errors
-///
-/// Those of [`Head::load_manifest`], [`Head::load`] and [`Head::load_peft`].
-pub fn stored_head(
-    adapter: &Path,
-    checkpoint: &Path,
-    base: &Model,
-    pooling: Option<Pooling>,
-    allow_bin: bool,
-    device: &Device,
-) -> Result<Option<Head>, TrainError> {
-    let manifest = Manifest::read(adapter)?.unwrap_or_default();
-    if let Some(mut head) = manifest.head {
-        if let Some(pooling) = pooling {
-            head.config
-                .insert("pooling".to_owned(), serde_json::to_value(pooling).unwrap_or_default());
-        }
-        return Ok(Some(Head::load_manifest(adapter, &head, base, device)?));
-    }
-    if Head::is_in(adapter) {
-        return Ok(Some(Head::load(adapter, base, allow_bin, device)?.1));
-    }
-    let head = Head::load_peft(adapter, checkpoint, base, device)?;
-    Ok(head.map(|head| head.with_labels(&manifest.labels)))
 }
 
 /// Attaches and activates what the recipe names. An adapter that no format can hold is refused before it is trained.

@@ -1,95 +1,215 @@
-//! Export of a finished run: the adapter or the fusion, its head and its manifest.
+//! Export of a finished run: the adapter or the fusion, its head, its manifest and its model card.
 
 use std::path::{Path, PathBuf};
 
 use adapters_core::{Format, Host};
-use adapters_models::Pretrained;
-use adapters_store::{Manifest, Setup, expressible, save_adapter};
+use adapters_models::{ModelKind, Pretrained};
+use adapters_store::{Manifest, ModelCard, Setup, base_name, expressible, name_base, save_adapter};
+
+use serde_json::Value;
 
 use crate::error::TrainError;
 use crate::run::Run;
+use crate::run_files::Summary;
 use crate::task_model::TaskModel;
 use crate::tasks::chat_template;
 
-/// Writes what was trained into the run folder, in every format that can hold it; the first of them, and the folder of
-/// peft's, or why there is none.
-pub(crate) fn save_all(run: &Run, model: &TaskModel) -> Result<(Format, Result<PathBuf, String>), TrainError> {
+/// What was written.
+pub(crate) struct Saved {
+    /// The first format that can hold what was trained.
+    pub format: Format,
+    /// The folder in peft's format, or why there is none.
+    pub peft: Result<PathBuf, String>,
+    /// Which libraries do not find the head in their folder, and how they would.
+    pub head_note: Option<String>,
+}
+
+/// A folder to write.
+struct Folder<'a> {
+    run: &'a Run,
+    model: &'a TaskModel,
+    summary: &'a Summary,
+    format: Format,
+    dir: &'a Path,
+}
+
+/// Writes what was trained into the run folder, in every format that can hold it.
+pub(crate) fn save_all(run: &Run, model: &TaskModel, summary: &Summary) -> Result<Saved, TrainError> {
     let (adapter, peft) = (run.dir.join("adapter"), run.dir.join("adapter-peft"));
+    let folder = |format, dir| Folder {
+        run,
+        model,
+        summary,
+        format,
+        dir,
+    };
     if !run.recipe.adapter.fuse.is_empty() {
-        save_setup(run, model, &adapter)?;
-        return Ok((
-            Format::AdapterHub,
-            Err("the PEFT format cannot express a fusion".to_owned()),
-        ));
+        let is_elsewhere = !folder(Format::AdapterHub, &adapter).save_setup()?;
+        return Ok(Saved {
+            format: Format::AdapterHub,
+            peft: Err("the PEFT format cannot express a fusion".to_owned()),
+            head_note: head_note(model, &[(Format::AdapterHub, is_elsewhere)]),
+        });
     }
-    let set = &model.adapted.set;
-    let format = expressible(set, &run.recipe.adapter.name, &*model.adapted.base)?;
-    save(run, model, format, &adapter)?;
+    let format = expressible(&model.adapted.set, &run.recipe.adapter.name, &*model.adapted.base)?;
+    let is_elsewhere = !folder(format, &adapter).save()?;
+    let mut heads = vec![(format, is_elsewhere)];
     let peft = match format {
         Format::Peft => Ok(adapter),
-        Format::AdapterHub => match save(run, model, Format::Peft, &peft) {
-            Ok(()) => Ok(peft),
+        Format::AdapterHub => match folder(Format::Peft, &peft).save() {
+            Ok(holds_head) => {
+                heads.push((Format::Peft, !holds_head));
+                Ok(peft)
+            }
             Err(TrainError::Adapter(error @ adapters_core::Error::Config { .. })) => Err(with_source(&error)),
             Err(error) => return Err(error),
         },
     };
-    Ok((format, peft))
+    Ok(Saved {
+        format,
+        peft,
+        head_note: head_note(model, &heads),
+    })
 }
 
-/// Writes the adapter, its head and its manifest into `dir`.
-fn save(run: &Run, model: &TaskModel, format: Format, dir: &Path) -> Result<(), TrainError> {
-    let name = &run.recipe.adapter.name;
-    let set = &model.adapted.set;
-    save_adapter(dir, format, set, name, &*model.adapted.base)?;
-    let config = set.attached(name)?.method().to_string();
-    save_head(run, model, format, dir, config)
-}
-
-/// Writes the whole composition, its head and its manifest into `dir`.
-fn save_setup(run: &Run, model: &TaskModel, dir: &Path) -> Result<(), TrainError> {
-    let set = &model.adapted.set;
-    if let Some(active) = set.active() {
-        Setup::new(active.composition().clone()).save(dir, set, &*model.adapted.base)?;
-    }
-    let config = set.fusion(&run.recipe.adapter.name)?.method().to_string();
-    save_head(run, model, Format::AdapterHub, dir, config)
-}
-
-/// Writes the head in the format of the folder if that has such a head, else in the manifest's; and the manifest.
-fn save_head(run: &Run, model: &TaskModel, format: Format, dir: &Path, config: String) -> Result<(), TrainError> {
-    let (recipe, base) = (&run.recipe, &*model.adapted.base);
-    let head = match (&model.head, format) {
-        (None, _) => None,
-        (Some(head), Format::AdapterHub) if head.fits_adapterhub(base) => {
-            head.save(dir, &recipe.adapter.name, base)?;
-            None
+/// What to say of a head that some folders hold in this library's own file only.
+fn head_note(model: &TaskModel, elsewhere: &[(Format, bool)]) -> Option<String> {
+    let missing: Vec<Format> = elsewhere.iter().filter(|(_, is)| *is).map(|(of, _)| *of).collect();
+    let (config, base) = (model.head.as_ref()?.config(), &*model.adapted.base);
+    let names = missing.iter().map(Format::to_string).collect::<Vec<_>>();
+    let names = (!names.is_empty()).then(|| names.join(" and "))?;
+    let stored = format!("the head is in head.safetensors, which only this library reads: {names} has no such head");
+    let read = config.kind.pooling().and_then(|read| serde_json::to_value(read).ok());
+    let published = config
+        .published_pooling(base)
+        .filter(|of| Some(*of) != config.kind.pooling());
+    let published = published.and_then(|pooling| serde_json::to_value(pooling).ok());
+    Some(match (read, published) {
+        (Some(read), Some(published)) => {
+            format!("{stored} over `head.pooling = {read}`; `head.pooling = {published}` writes one that it reads")
         }
-        (Some(head), Format::Peft) if head.save_peft(dir, base)? => None,
-        (Some(head), _) => Some(head.save_manifest(dir, base)?),
-    };
-    let manifest = Manifest {
-        name: recipe.adapter.name.clone(),
-        config,
-        base_architecture: model.adapted.base.architecture().to_owned(),
-        base_model: recipe.model.path.clone(),
-        base_fingerprint: Some(Pretrained::open(&run.model_dir)?.fingerprint(recipe.output.whole_fingerprint)?),
-        max_length: Some(recipe.model.max_length),
-        quantize: recipe.model.quantize,
-        chat: recipe.head.kind.is_generative && chat_template(recipe.data.template, &run.model_dir)?.is_some(),
-        stack_on: recipe
-            .adapter
-            .stack_on
-            .as_ref()
-            .map(|dir| dir.to_string_lossy().into_owned()),
-        labels: match (&head, &model.head, format) {
-            (None, Some(head), Format::Peft) => head.config().labels.clone(),
-            _ => Vec::new(),
-        },
-        head,
-        written_by: concat!("adapters ", env!("CARGO_PKG_VERSION")).to_owned(),
-        ..Manifest::default()
-    };
-    Ok(manifest.write(dir)?)
+        _ => stored,
+    })
+}
+
+impl Folder<'_> {
+    /// Writes the adapter, its head and its manifest; whether the format holds the head, if there is one.
+    fn save(&self) -> Result<bool, TrainError> {
+        let name = &self.run.recipe.adapter.name;
+        let (set, base) = (&self.model.adapted.set, &*self.model.adapted.base);
+        save_adapter(self.dir, self.format, set, name, base)?;
+        let config = set.attached(name)?.method().to_string();
+        let holds_head = self.save_head(&config)?;
+        let task_type = name_base(self.dir, self.format, &self.base(), self.task_type(holds_head))?;
+        self.write_card(config, task_type, holds_head)?;
+        Ok(holds_head)
+    }
+
+    /// Writes the whole composition, its head and its manifest.
+    fn save_setup(&self) -> Result<bool, TrainError> {
+        let set = &self.model.adapted.set;
+        if let Some(active) = set.active() {
+            Setup::new(active.composition().clone()).save(self.dir, set, &*self.model.adapted.base)?;
+        }
+        let config = set.fusion(&self.run.recipe.adapter.name)?.method().to_string();
+        self.save_head(&config)
+    }
+
+    /// The base as other programs find it.
+    fn base(&self) -> String {
+        base_name(&self.run.recipe.model.path)
+    }
+
+    /// PEFT's `task_type`, where the head did not decide it; peft has none for images and sound.
+    fn task_type(&self, holds_head: bool) -> Option<&'static str> {
+        match self.model.adapted.base.kind() {
+            _ if self.model.head.is_some() && holds_head => None,
+            ModelKind::CausalLm if self.run.recipe.head.kind.is_generative => Some("CAUSAL_LM"),
+            ModelKind::EncoderDecoder if self.run.recipe.head.kind.is_generative => Some("SEQ_2_SEQ_LM"),
+            // The model without a head.
+            ModelKind::Encoder => Some("FEATURE_EXTRACTION"),
+            _ => None,
+        }
+    }
+
+    /// Writes the head in the format of the folder if that has such a head, which is the answer, else in the manifest's; and the
+    /// manifest.
+    fn save_head(&self, config: &str) -> Result<bool, TrainError> {
+        let Self { run, model, dir, .. } = self;
+        let (recipe, base) = (&run.recipe, &*model.adapted.base);
+        let head = match &model.head {
+            Some(head) => head.save_in(dir, self.format, &recipe.adapter.name, base)?,
+            None => None,
+        };
+        let holds_head = head.is_none();
+        let manifest = Manifest {
+            name: recipe.adapter.name.clone(),
+            config: config.to_owned(),
+            base_architecture: base.architecture().to_owned(),
+            base_model: recipe.model.path.clone(),
+            base_fingerprint: Some(Pretrained::open(&run.model_dir)?.fingerprint(recipe.output.whole_fingerprint)?),
+            max_length: Some(recipe.model.max_length),
+            quantize: recipe.model.quantize,
+            chat: recipe.head.kind.is_generative && chat_template(recipe.data.template, &run.model_dir)?.is_some(),
+            stack_on: recipe
+                .adapter
+                .stack_on
+                .as_ref()
+                .map(|dir| dir.to_string_lossy().into_owned()),
+            labels: match (holds_head, &model.head, self.format) {
+                (true, Some(head), Format::Peft) => head.config().labels.clone(),
+                _ => Vec::new(),
+            },
+            head,
+            written_by: concat!("adapters ", env!("CARGO_PKG_VERSION")).to_owned(),
+            ..Manifest::default()
+        };
+        manifest.write(dir)?;
+        Ok(holds_head)
+    }
+
+    fn write_card(&self, config: String, task_type: Option<String>, holds_head: bool) -> Result<(), TrainError> {
+        let (recipe, summary) = (&self.run.recipe, self.summary);
+        let (task, train) = (&recipe.head.kind, &recipe.train);
+        let metric = summary
+            .extra
+            .get("metric")
+            .and_then(Value::as_str)
+            .unwrap_or(task.metrics[0]);
+        let scores = [
+            ("test", summary.test_accuracy),
+            ("validation", summary.validation_accuracy),
+        ];
+        let mut figures: Vec<(String, String)> = scores
+            .into_iter()
+            .filter_map(|(part, score)| Some((format!("{part} {metric}"), format!("{:.4}", score?))))
+            .collect();
+        let parameters = format!("{} of {}", summary.trainable_params, summary.total_params);
+        let of_run = [
+            ("trained parameters", parameters),
+            ("steps", summary.steps.to_string()),
+            ("epochs", train.epochs.to_string()),
+            ("batch size", (train.batch_size * train.accumulate).to_string()),
+            ("learning rate", train.learning_rate.to_string()),
+            ("seed", train.seed.to_string()),
+        ];
+        figures.extend(of_run.map(|(name, value)| (name.to_owned(), value)));
+        let head = self.model.head.as_ref();
+        let card = ModelCard {
+            name: recipe.adapter.name.clone(),
+            format: self.format,
+            base: self.base(),
+            architecture: self.model.adapted.base.architecture().to_owned(),
+            config,
+            task_type,
+            pipeline: task.pipeline.map(str::to_owned),
+            labels: head.map_or_else(Vec::new, |head| head.config().labels.clone()),
+            with_head: head.is_some() && holds_head,
+            command: task.next.replace("{adapter}", "path/to/this/folder"),
+            figures,
+        };
+        Ok(card.write(self.dir)?)
+    }
 }
 
 fn with_source(error: &dyn std::error::Error) -> String {

@@ -195,6 +195,7 @@ impl Outcome {
             adapter: dir.join("adapter"),
             format: Format::AdapterHub,
             peft: Err("the run was stopped".to_owned()),
+            head_note: None,
             summary: Summary::default(),
             finished: false,
         }

@@ -25,7 +25,6 @@ mod task_model;
 mod tasks;
 mod trainer;
 
-pub use attach::stored_head;
 pub use batches::{Order, epoch_batches, eval_batches};
 pub use curve::{Curve, CurveError, Shares, draw, draw_shares};
 pub use data::{DataError, Fields, Labels, Location, Part, PartBy, Passage, Record, Records};

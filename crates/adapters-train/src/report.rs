@@ -78,6 +78,8 @@ pub struct Outcome {
     pub format: Format,
     /// The folder in peft's format, or why it cannot be written.
     pub peft: Result<PathBuf, String>,
+    /// Which libraries do not find the head in their folder, and how they would; `None` where all do or there is no head.
+    pub head_note: Option<String>,
     /// The summary, as written.
     pub summary: crate::run_files::Summary,
     /// False if the caller stopped the run; what it had is in its last checkpoint.

@@ -2,7 +2,7 @@
 
 use adapters_core::{Adapted, Ctx, NamedParams};
 use adapters_models::heads::Scores;
-use adapters_models::{Head, Input, Model};
+use adapters_models::{Head, Input, LinearScores, Model};
 use burn::module::{Module, ParamId};
 use burn::tensor::{Int, Tensor, TensorData};
 
@@ -111,26 +111,25 @@ impl TaskModel {
         loss * weight
     }
 
-    /// Scores of the vocabulary at the target positions of a batch, `[targets, vocab]`, by the head that was trained or the
+    /// Scores of the vocabulary at the target positions of a batch, `[1, targets, vocab]`, by the head that was trained or the
     /// model's own. Only these positions go through the head: the vocabulary is large.
-    pub(crate) fn token_logits(
+    pub(crate) fn token_scores(
         &self,
         hidden: Tensor<3>,
         batch: &Batch,
         cx: &mut Ctx<'_>,
-    ) -> Result<Tensor<2>, TrainError> {
+    ) -> Result<LinearScores, TrainError> {
         let base = &*self.adapted.base;
         let chosen = at_target_positions(hidden, batch, cx);
-        let logits = match &self.head {
+        let scores = match &self.head {
             Some(head) => Some(head.scores(chosen, base, cx)),
-            None => base.logits(chosen, cx),
+            None => base.scores(chosen, cx),
         };
-        let logits = logits.ok_or_else(|| TrainError::Value {
+        scores.ok_or_else(|| TrainError::Value {
             field: "head.kind",
             expected: "a model with a language-model head".to_owned(),
             found: "an encoder".to_owned(),
-        })?;
-        Ok(logits.squeeze_dim(0))
+        })
     }
 }
 

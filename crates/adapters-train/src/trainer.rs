@@ -481,7 +481,6 @@ fn finish(
         });
     }
     let adapter = run.dir.join("adapter");
-    let (format, peft) = save_all(run, &model)?;
     draw_curve(run)?;
     let mut summary = Summary {
         test_accuracy: test.as_ref().map(Evaluation::score),
@@ -510,6 +509,7 @@ fn finish(
         ),
     ];
     summary.extra.extend(extra.map(|(key, value)| (key.to_owned(), value)));
+    let saved = save_all(run, &model, &summary)?;
     summary.write(run.dir.join(SUMMARY))?;
     let path = run.dir.join(CHECKPOINT);
     fs::remove_file(&path)
@@ -521,8 +521,9 @@ fn finish(
     Ok(Outcome {
         dir: run.dir.clone(),
         adapter,
-        format,
-        peft,
+        format: saved.format,
+        peft: saved.peft,
+        head_note: saved.head_note,
         summary,
         finished: true,
     })

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use adapters::core::normalized;
 use adapters::lora::{Combination, SignElection};
-use adapters::models::Pretrained;
-use adapters::store::{LoadOptions, Manifest, load_adapter, save_adapter};
+use adapters::models::{Head, ModelError, Pretrained};
+use adapters::store::{LoadOptions, Manifest, base_name, load_adapter, name_base, save_adapter};
 use adapters::{AdapterSet, METHODS};
 
 use crate::args::{CombineArgs, SignArg};
@@ -34,6 +34,7 @@ pub fn run(args: CombineArgs) -> Result<(), Failure> {
     let base = Pretrained::open(&dir)?.model(&device)?;
     let mut set = AdapterSet::new();
     let mut weights = Vec::new();
+    let mut heads = Vec::new();
     let mut format = None;
     for (index, (folder, weight)) in parts.iter().enumerate() {
         // Folders may name their adapters alike.
@@ -46,7 +47,13 @@ pub fn run(args: CombineArgs) -> Result<(), Failure> {
         let report = load_adapter(folder, &mut set, &base, &METHODS, &options, &device)?;
         format.get_or_insert(report.format);
         weights.push((name, *weight));
+        let of_folder = loading::manifest(folder)?;
+        heads.push(Head::find(folder, &of_folder, &dir, args.allow_bin, &base, &device)?);
     }
+    let (head, note) = match args.raw {
+        true => combined_head(&heads, &weights)?,
+        false => combined_head(&heads, &shares(&weights)?)?,
+    };
     let name = folder_name(&args.out);
     match combination {
         Some(combination) => {
@@ -55,13 +62,18 @@ pub fn run(args: CombineArgs) -> Result<(), Failure> {
         None => {
             let weights = match args.raw {
                 true => weights,
-                false => normalized(&weights.iter().map(|(n, w)| (n.as_str(), *w)).collect::<Vec<_>>())?,
+                false => shares(&weights)?,
             };
             set.average(&name, &weights)?;
         }
     }
     if let Some(format) = format {
         save_adapter(&args.out, format, &set, &name, &base)?;
+        let in_manifest = match &head {
+            Some(head) => head.save_in(&args.out, format, &name, &base)?,
+            None => None,
+        };
+        name_base(&args.out, format, &base_name(&manifest.base_model), None)?;
         Manifest {
             name: name.clone(),
             config: set.attached(&name)?.method().to_string(),
@@ -71,14 +83,50 @@ pub fn run(args: CombineArgs) -> Result<(), Failure> {
             max_length: manifest.max_length,
             quantize: manifest.quantize,
             stack_on: manifest.stack_on,
+            labels: head.map_or_else(Vec::new, |head| head.config().labels.clone()),
+            head: in_manifest,
             written_by: concat!("adapters ", env!("CARGO_PKG_VERSION")).to_owned(),
             ..Manifest::default()
         }
         .write(&args.out)?;
     }
     say!("{}: {}", name, set.attached(&name)?.method());
+    if let Some(note) = note {
+        say!("{note}");
+    }
     say!("wrote {}", args.out.display());
     Ok(())
+}
+
+/// Weights divided by their sum.
+fn shares(weights: &[(String, f64)]) -> Result<Vec<(String, f64)>, Failure> {
+    let named: Vec<(&str, f64)> = weights.iter().map(|(name, weight)| (name.as_str(), *weight)).collect();
+    Ok(normalized(&named)?)
+}
+
+/// The weighted sum of the heads, and what to say of it: of heads that differ there is none.
+fn combined_head(heads: &[Option<Head>], weights: &[(String, f64)]) -> Result<(Option<Head>, Option<String>), Failure> {
+    let found: Vec<(&Head, f64)> = heads
+        .iter()
+        .zip(weights)
+        .filter_map(|(head, (_, weight))| Some((head.as_ref()?, *weight)))
+        .collect();
+    if found.is_empty() {
+        return Ok((None, None));
+    }
+    if found.len() < heads.len() {
+        let without = heads.len() - found.len();
+        let note = format!(
+            "no head was written: {without} of the {} adapters have none",
+            heads.len()
+        );
+        return Ok((None, Some(note)));
+    }
+    match Head::average(&found) {
+        Ok(head) => Ok((Some(head), Some("the head is the weighted sum of the heads".to_owned()))),
+        Err(error @ ModelError::CannotAverage { .. }) => Ok((None, Some(format!("no head was written: {error}")))),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The combination of a name, with its options.

@@ -63,6 +63,9 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
         Ok(peft) => say!("wrote {}     the same adapter in PEFT format", peft.display()),
         Err(reason) => say!("no PEFT folder: {reason}"),
     }
+    if let Some(note) = &outcome.head_note {
+        say!("{note}");
+    }
     say!("wrote {dir}/summary.json, metrics.jsonl, curve.svg, curve.png, recipe.toml");
     say!("");
     say!("next:");

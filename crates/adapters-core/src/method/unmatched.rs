@@ -168,8 +168,10 @@ impl Selection {
             }
             false => target.available(host),
         };
+        // The one word that stands for modules and is none.
+        let word = matches!(target, Target::Modules(_)).then_some("all-linear");
         Err(Error::NoTarget {
-            nearest: nearest(&missed, available.iter().map(String::as_str)),
+            nearest: nearest(&missed, available.iter().map(String::as_str).chain(word)),
             target: missed,
             architecture: host.architecture().to_owned(),
             available: available.join(", "),

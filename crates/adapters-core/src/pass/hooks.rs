@@ -79,6 +79,11 @@ impl<'a> Hooks<'a> {
         }
     }
 
+    /// Whether no adapter acts at a linear layer, so that its hook is the frozen layer alone.
+    pub fn is_plain(&self, layer: &Sited<Linear>) -> bool {
+        self.at::<LinearState>(layer.site()).is_none()
+    }
+
     /// A normalization, with its own parameters or those of an adapter.
     ///
     /// # Shapes

@@ -64,7 +64,7 @@ impl ClipVisionConfig {
             heads: self.num_attention_heads,
             d_ffn: self.intermediate_size,
             gated: false,
-            activation: self.hidden_act.parse()?,
+            activation: check.activation("hidden_act", &self.hidden_act)?,
             norm_first: true,
             norm_epsilon: self.layer_norm_eps,
             biases: [true; 4],

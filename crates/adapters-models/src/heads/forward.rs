@@ -30,7 +30,7 @@ impl Head {
             None => hidden,
             Some(pooling) => pooling.forward(hidden, padding, base, cx),
         };
-        let scores = self.scores(hidden, base, cx);
+        let scores = self.scores(hidden, base, cx).whole();
         match self.config().kind {
             HeadKind::Classification { .. } | HeadKind::MultiLabel { .. } => Scores::Rows(scores.squeeze_dim(1)),
             HeadKind::MultipleChoice { choices, .. } => {

@@ -18,6 +18,7 @@ use serde_json::{Map, Value};
 use crate::error::ModelError;
 use crate::heads::config::{HeadConfig, HeadKind, refused};
 use crate::heads::head_base::HeadBase;
+use crate::linear_scores::LinearScores;
 use crate::model::Model;
 use crate::weights::Weights;
 
@@ -165,16 +166,12 @@ impl Head {
         &self.config
     }
 
-    /// Its layers at every position given, without pooling.
-    ///
-    /// # Shapes
-    ///
-    /// `[batch, seq, d_model] -> [batch, seq, outputs]`
+    /// Its layers at every position given, without pooling: those of a hidden state `[batch, seq, d_model]`.
     ///
     /// # Panics
     ///
     /// Panics if the last axis is not the model's width.
-    pub fn scores(&self, mut hidden: Tensor<3>, base: &impl HeadBase, cx: &mut Ctx<'_>) -> Tensor<3> {
+    pub fn scores(&self, mut hidden: Tensor<3>, base: &impl HeadBase, cx: &mut Ctx<'_>) -> LinearScores {
         let cx = cx.hooks();
         let language_model = self.config.kind.is_language_model();
         let dropout = match language_model {
@@ -191,11 +188,8 @@ impl Head {
         if language_model && self.flexible {
             hidden = cx.before_lm_head(base.embedding_site(), hidden);
         }
-        let scores = ops::project(hidden, self.last_weight(base));
-        match &self.last.bias {
-            Some(bias) => scores + bias.val().unsqueeze(),
-            None => scores,
-        }
+        let bias = self.last.bias.as_ref().map(|bias| bias.val());
+        LinearScores::projected(hidden, self.last_weight(base), bias)
     }
 
     pub(super) fn last_weight(&self, base: &impl HeadBase) -> Tensor<2> {

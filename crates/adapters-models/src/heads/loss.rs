@@ -1,7 +1,8 @@
 //! Outputs of heads, their targets, and the loss between the two.
 
 use adapters_core::Ctx;
-use burn::tensor::{Bool, Int, Tensor, activation};
+use adapters_nn::ops::cross_entropy;
+use burn::tensor::{Bool, Int, Tensor};
 
 use crate::error::ModelError;
 use crate::heads::config::HeadKind;
@@ -164,17 +165,6 @@ impl Head {
             (HeadKind::QuestionAnswering, ..) => return refuse("spans"),
         })
     }
-}
-
-/// Cross entropy `log sum_j exp(x_j) - x_y` of each row, `[rows, classes]` and `[rows]` to `[rows]`.
-///
-/// # Panics
-///
-/// Panics on a class outside the scores.
-pub fn cross_entropy(scores: Tensor<2>, classes: Tensor<1, Int>) -> Tensor<1> {
-    let [rows, _] = scores.dims();
-    let picked = activation::log_softmax(scores, 1).gather(1, classes.reshape([rows, 1]));
-    picked.reshape([rows]).neg()
 }
 
 /// The mean over the rows whose class is not [`IGNORED`].

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use adapters_core::Tensors;
-use adapters_store::{HeadManifest, StoreError, read_safetensors, write_safetensors};
+use adapters_core::{Format, Tensors};
+use adapters_store::{HeadManifest, Manifest, StoreError, read_safetensors, write_safetensors};
 use burn::tensor::Device;
 
 use crate::error::ModelError;
@@ -16,6 +16,57 @@ use crate::weights::Weights;
 impl Head {
     /// Name of the weight file.
     pub const FILE: &'static str = "head.safetensors";
+
+    /// Writes the head into the folder of an adapter, in its format if that has such a head, else into this library's own file,
+    /// whose section of the manifest is returned.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Store`].
+    pub fn save_in(
+        &self,
+        dir: &Path,
+        format: Format,
+        name: &str,
+        base: &impl HeadBase,
+    ) -> Result<Option<HeadManifest>, ModelError> {
+        let is_saved = match format {
+            Format::AdapterHub if self.fits_adapterhub(base) => {
+                self.save(dir, name, base)?;
+                true
+            }
+            Format::AdapterHub => false,
+            Format::Peft => self.save_peft(dir, base)?,
+        };
+        match is_saved {
+            true => Ok(None),
+            false => Ok(Some(self.save_manifest(dir, base)?)),
+        }
+    }
+
+    /// The head in the folder of an adapter, wherever it is: in the manifest's file, in AdapterHub's or in peft's; `None` where there
+    /// is none. `checkpoint` is the folder of the base, and `allow_bin` permits PyTorch files.
+    ///
+    /// # Errors
+    ///
+    /// As [`load_manifest`](Self::load_manifest), [`load`](Self::load) and [`load_peft`](Self::load_peft).
+    pub fn find(
+        dir: &Path,
+        manifest: &Manifest,
+        checkpoint: &Path,
+        allow_bin: bool,
+        base: &impl HeadBase,
+        device: &Device,
+    ) -> Result<Option<Self>, ModelError> {
+        if let Some(head) = &manifest.head {
+            return Self::load_manifest(dir, head, base, device).map(Some);
+        }
+        if Self::is_in(dir) {
+            return Ok(Some(Self::load(dir, base, allow_bin, device)?.1));
+        }
+        let head = Self::load_peft(dir, checkpoint, base, device)?;
+        Ok(head.map(|head| head.with_labels(&manifest.labels)))
+    }
 
     /// Writes the weights into `dir`, atomically, and returns the section of the manifest that goes with them.
     ///
@@ -74,7 +125,7 @@ impl Head {
             && std::fs::symlink_metadata(&file).is_ok_and(|file| file.is_file());
         if !is_inside {
             return Err(ModelError::Config {
-                path: dir.join(adapters_store::Manifest::FILE),
+                path: dir.join(Manifest::FILE),
                 field: "head.file",
                 expected: "the name of a file in the same folder".to_owned(),
                 found: manifest.file.clone(),
@@ -82,7 +133,7 @@ impl Head {
         }
         // A manifest that names no more than the file, the labels and the pooling has one linear layer.
         fields.entry("layers").or_insert_with(|| 1.into());
-        let path = dir.join(adapters_store::Manifest::FILE);
+        let path = dir.join(Manifest::FILE);
         let config = HeadConfig::from_fields(fields, base, &path)?;
         Self::load_weights(&file, config, base, device)
     }

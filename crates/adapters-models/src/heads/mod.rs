@@ -23,6 +23,6 @@ mod setup;
 pub use config::{HeadConfig, HeadKind, Objective};
 pub use head_base::HeadBase;
 pub use layers::Head;
-pub use loss::{IGNORED, Scores, Targets, cross_entropy};
+pub use loss::{IGNORED, Scores, Targets};
 pub use named::{Heads, NamedHead, Routing};
 pub use pooling::Pooling;

@@ -73,6 +73,34 @@ fn module(path: &str) -> &str {
     path.split('.').next().unwrap_or(path)
 }
 
+impl HeadConfig {
+    /// With the layers that the class of transformers for a class of a whole text or image has over `base`, if this head reads what
+    /// that class reads: both libraries' files can hold such a head.
+    #[must_use]
+    pub fn as_published(self, base: &impl HeadBase) -> Self {
+        let layout = base.classifier();
+        match self.kind {
+            HeadKind::Classification { pooling } if pooling == class_pooling(base) => {
+                let config = match layout.hidden {
+                    Some((_, activation)) => self.with_layers(2).with_activation(Some(activation)),
+                    None => self.with_layers(1),
+                };
+                Self {
+                    bias: layout.bias,
+                    ..config
+                }
+            }
+            _ => self,
+        }
+    }
+
+    /// What a head of this kind has to read over `base` for the files of AdapterHub and of peft to hold it; `None` for a head
+    /// that does not read a whole text or image.
+    pub fn published_pooling(&self, base: &impl HeadBase) -> Option<Pooling> {
+        self.kind.pooling().map(|_| class_pooling(base))
+    }
+}
+
 impl Head {
     /// Adds the head to a folder that an adapter was saved in, in peft's format; `false` where no class of transformers has
     /// such a head, and then nothing is written. The adapter's keys become those of the larger class.

@@ -109,7 +109,7 @@ impl T5Config {
         let name = if gated && name == "gelu" { "gelu_new" } else { name };
         Ok(FeedForwardVariant {
             gated,
-            activation: name.parse()?,
+            activation: check.activation("feed_forward_proj", name)?,
         })
     }
 }

@@ -7,7 +7,7 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::{Bytes, DType, Tensor, bf16};
 
 use super::graph::{Inputs, Operation, run};
-use super::numbers::{constant, constant_of, dense, numbers, runs_here, tensor};
+use super::numbers::{constant, constant_of, dense, matrix, numbers, runs_here, tensor};
 use crate::kernel::Level;
 use crate::kernel::activation::{Plus, zip_rows};
 use crate::kernel::half::Packed;
@@ -108,8 +108,7 @@ impl Linear {
         let rows = numbers(&x).len() / width;
         let out = match &self.weight {
             Weight::Full(weight) => {
-                let (offset, shape, strides) = view(weight);
-                let weight = Mat::new(weight.storage(), offset, shape, strides);
+                let weight = matrix(weight);
                 let weight = if transposed { weight.transposed() } else { weight };
                 let mut out = raw::unfilled(rows * out_width);
                 raw::layer_product(&mut out, Mat::dense(numbers(&x), rows, width), weight);

@@ -4,18 +4,18 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::{Int, Tensor};
 
 use super::graph::{Inputs, Operation, run};
-use super::numbers::{constant, dense, integers, numbers, owned, runs_here, tensor};
+use super::numbers::{constant, dense, integers, matrix, numbers, owned, runs_here, tensor};
 use crate::kernel::loss::{CrossEntropy, Scale};
 use crate::kernel::{Level, raw, threads};
 
-/// The cross entropy of each row of `hidden w^T + bias`, zero where its target is no column; no gradient goes to `w` and `bias`.
+/// The cross entropy of each row of `hidden w + bias`, zero where its target is no column; no gradient goes to `w` and `bias`.
 pub fn cross_entropy(
     hidden: &Tensor<2>,
     weight: &Tensor<2>,
     bias: Option<&Tensor<1>>,
     targets: &Tensor<1, Int>,
 ) -> Option<Tensor<1>> {
-    let ([rows, width], [vocab, inner]) = (hidden.dims(), weight.dims());
+    let ([rows, width], [inner, vocab]) = (hidden.dims(), weight.dims());
     let fits = runs_here(hidden) && width == inner && vocab > 0 && targets.dims() == [rows];
     if !fits || bias.is_some_and(|bias| bias.dims() != [vocab]) {
         return None;
@@ -25,7 +25,7 @@ pub fn cross_entropy(
         None => None,
     };
     let operation = Loss {
-        weight: dense(constant(weight)?),
+        weight: constant(weight)?,
         bias,
         targets: integers(targets)?,
     };
@@ -45,7 +45,7 @@ impl Operation for Loss {
         let rows = self.targets.len();
         let loss = CrossEntropy {
             hidden: numbers(&hidden),
-            weight: numbers(&self.weight),
+            weight: matrix(&self.weight),
             bias: self.bias.as_ref().map(numbers),
             targets: &self.targets,
             width: numbers(&hidden).len() / rows,

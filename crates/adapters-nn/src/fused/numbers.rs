@@ -5,6 +5,7 @@ use burn::backend::{BackendTensor, DispatchTensorKind};
 use burn::tensor::{DType, Int, Tensor, TensorData};
 
 use crate::kernel::attention::Strided;
+use crate::kernel::raw::Mat;
 
 /// Whether a tensor is on the `flex` backend, with autodiff or without.
 pub fn is_flex(kind: &DispatchTensorKind) -> bool {
@@ -96,6 +97,18 @@ pub fn owned(x: FlexTensor) -> FlexTensor {
 pub fn axes(x: &FlexTensor) -> [usize; 4] {
     let shape = x.layout().shape();
     [shape[0], shape[1], shape[2], shape[3]]
+}
+
+/// A matrix of `f32` where it is.
+pub fn matrix(x: &FlexTensor) -> Mat<'_> {
+    let (layout, numbers) = (x.layout(), x.storage());
+    let (shape, strides) = (layout.shape(), layout.strides());
+    Mat::new(
+        numbers,
+        layout.start_offset(),
+        [shape[0], shape[1]],
+        [strides[0], strides[1]],
+    )
 }
 
 /// The numbers of four axes where they are.

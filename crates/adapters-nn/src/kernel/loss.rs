@@ -15,8 +15,8 @@ const COLUMNS: usize = 1024;
 pub struct CrossEntropy<'a> {
     /// `[n, d]`, dense.
     pub hidden: &'a [f32],
-    /// `[vocab, d]`, dense.
-    pub weight: &'a [f32],
+    /// `[d, vocab]`.
+    pub weight: Mat<'a>,
     /// `[vocab]`.
     pub bias: Option<&'a [f32]>,
     /// The right column of each row; a row whose number is no column is not scored.
@@ -36,7 +36,7 @@ impl CrossEntropy<'_> {
             .enumerate()
             .map(|(index, losses)| (index * block, losses, grads.as_mut().and_then(Iterator::next)))
             .collect();
-        let operations = self.hidden.len() * self.weight.len() / width.max(1);
+        let operations = self.hidden.len() * self.weight.shape()[1];
         let scratch = || vec![0.0; block * COLUMNS];
         threads::tasks(tasks, operations, scratch, |scores, (first, losses, grad)| {
             self.block(level, first, scores, losses, grad);
@@ -45,23 +45,16 @@ impl CrossEntropy<'_> {
 
     fn block(&self, level: Level, first: usize, scores: &mut [f32], losses: &mut [f32], mut grad: Option<&mut [f32]>) {
         let (rows, width) = (losses.len(), self.width);
-        let vocab = self.weight.len() / width;
+        let [_, vocab] = self.weight.shape();
         let hidden = Mat::dense(&self.hidden[first * width..], rows, width);
         let targets = &self.targets[first..first + rows];
         let mut running = vec![(f32::NEG_INFINITY, 0.0_f32); rows];
         let mut right = vec![0.0; rows];
         for start in (0..vocab).step_by(COLUMNS) {
             let columns = COLUMNS.min(vocab - start);
-            let weight = Mat::dense(&self.weight[start * width..], columns, width);
+            let weight = self.weight.columns(start, columns);
             let scores = &mut scores[..rows * columns];
-            product(
-                MatMut::dense(scores, rows, columns),
-                hidden,
-                weight.transposed(),
-                1.0,
-                false,
-                false,
-            );
+            product(MatMut::dense(scores, rows, columns), hidden, weight, 1.0, false, false);
             for (row, scores) in scores.chunks_exact_mut(columns).enumerate() {
                 if let Some(bias) = self.bias {
                     let bias = &bias[start..start + columns];
@@ -85,9 +78,17 @@ impl CrossEntropy<'_> {
             }
             if let Some(grad) = &mut grad {
                 let scores = Mat::dense(scores, rows, columns);
-                product(MatMut::dense(grad, rows, width), scores, weight, 1.0, start > 0, false);
+                product(
+                    MatMut::dense(grad, rows, width),
+                    scores,
+                    weight.transposed(),
+                    1.0,
+                    start > 0,
+                    false,
+                );
             }
         }
+        let mut right_column = vec![0.0; width];
         for (row, loss) in losses.iter_mut().enumerate() {
             let ((max, sum), target) = (running[row], column(targets[row], vocab));
             *loss = match target {
@@ -97,11 +98,14 @@ impl CrossEntropy<'_> {
             let Some(grad) = &mut grad else { continue };
             let grad = &mut grad[row * width..][..width];
             match target {
-                Some(column) => level.run(LessRow {
-                    grad,
-                    row: &self.weight[column * width..][..width],
-                    factor: 1.0 / sum,
-                }),
+                Some(column) => {
+                    self.weight.columns(column, 1).copy_to(&mut right_column);
+                    level.run(LessRow {
+                        grad,
+                        row: &right_column,
+                        factor: 1.0 / sum,
+                    });
+                }
                 None => grad.fill(0.0),
             }
         }

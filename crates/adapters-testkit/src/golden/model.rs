@@ -229,7 +229,7 @@ impl Top {
                 }
             }
             Self::Nothing => Ok(hidden),
-            Self::MaskedLm(head) => Ok(head.scores(hidden, model, cx)),
+            Self::MaskedLm(head) => Ok(head.scores(hidden, model, cx).whole()),
             Self::OwnHead => {
                 let logits = model.logits(hidden, cx);
                 logits.ok_or_else(|| Stop::unsupported("the model has no language-model head"))

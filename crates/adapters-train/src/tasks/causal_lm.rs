@@ -25,6 +25,7 @@ pub(super) struct CausalLmTask {
 
 impl Task for CausalLmTask {
     const NAME: &'static str = "causal_lm";
+    const PIPELINE: Option<&'static str> = Some("text-generation");
     const DATA: &'static str = "`prompt` and `completion`, the text that follows it; or `messages`, `conversations` of ShareGPT, \
                                `instruction`, `input` and `output` of Alpaca, or `text` alone";
     const MODELS: &'static [ModelKind] = &[ModelKind::CausalLm];

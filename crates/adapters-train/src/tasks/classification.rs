@@ -2,7 +2,8 @@
 
 use adapters_core::Ctx;
 use adapters_models::Model;
-use adapters_models::heads::{HeadConfig, HeadKind, Scores, Targets, cross_entropy};
+use adapters_models::heads::{HeadConfig, HeadKind, Scores, Targets};
+use adapters_nn::ops::cross_entropy;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::context::TaskContext;
@@ -26,6 +27,7 @@ pub(super) struct Classification {
 
 impl Task for Classification {
     const NAME: &'static str = "classification";
+    const PIPELINE: Option<&'static str> = Some("text-classification");
     const DATA: &'static str =
         "`text` and, with `data.fields.text_pair`, a second text; `label`, a class by its name or number";
     const METRICS: &'static [&'static str] = OF_CLASSES;

@@ -89,10 +89,11 @@ impl<'a> TaskContext<'a> {
         })
     }
 
-    /// The configuration of a new head of one layer, as the classes of transformers have it.
+    /// The configuration of a new head, with the layers of transformers' class if it reads what that reads, else with one layer.
     pub(crate) fn head(&self, kind: HeadKind, labels: Vec<String>) -> HeadConfig {
         HeadConfig::new(kind, labels)
             .with_layers(1)
             .with_dropout(self.options.head_dropout)
+            .as_published(self.model)
     }
 }

@@ -26,6 +26,8 @@ use crate::task_model::TaskModel;
 pub struct TaskKind {
     /// Its name in recipes.
     pub name: &'static str,
+    /// The Hub's name of the task.
+    pub pipeline: Option<&'static str>,
     /// Fields of a data file.
     pub data: &'static str,
     /// Models it works on.
@@ -113,6 +115,7 @@ impl TaskKind {
     pub const fn of<T: Task>() -> Self {
         Self {
             name: T::NAME,
+            pipeline: T::PIPELINE,
             data: T::DATA,
             models: T::MODELS,
             metrics: T::METRICS,

@@ -36,6 +36,7 @@ pub(super) struct ImageExample {
 
 impl Task for ImageClassification {
     const NAME: &'static str = "image_classification";
+    const PIPELINE: Option<&'static str> = Some("image-classification");
     const DATA: &'static str = "`image`, the path of a .png or .jpg file from the folder of the data file, or a data URI; `label`, a \
                                 class by its name or number. Or, in place of a file, a folder with a folder of images for each label";
     const MODELS: &'static [ModelKind] = &[ModelKind::ImageEncoder];

@@ -25,6 +25,7 @@ pub(super) struct MaskedLm {
 
 impl Task for MaskedLm {
     const NAME: &'static str = "masked_lm";
+    const PIPELINE: Option<&'static str> = Some("fill-mask");
     const DATA: &'static str = "`text`";
     const MODELS: &'static [ModelKind] = &[ModelKind::Encoder];
     const METRICS: &'static [&'static str] = &["accuracy", "perplexity"];

@@ -31,6 +31,7 @@ fn ones(labels: &[usize], count: usize) -> Vec<f32> {
 
 impl Task for MultiLabel {
     const NAME: &'static str = "multi_label";
+    const PIPELINE: Option<&'static str> = Some("text-classification");
     const DATA: &'static str =
         "`text`; `label`, a list of labels by name or number, `a|b` in a table; an empty one is none";
     const METRICS: &'static [&'static str] = &["accuracy", "f1", "f1_micro", "exact_match"];

@@ -21,6 +21,7 @@ pub(super) struct Regression {
 
 impl Task for Regression {
     const NAME: &'static str = "regression";
+    const PIPELINE: Option<&'static str> = Some("text-classification");
     const DATA: &'static str = "`text` and, with `data.fields.text_pair`, a second text; `label`, a number";
     const METRICS: &'static [&'static str] = &["explained", "pearson", "spearman"];
 

@@ -31,6 +31,7 @@ pub(super) struct Pair {
 
 impl Task for Seq2SeqLm {
     const NAME: &'static str = "seq2seq_lm";
+    const PIPELINE: Option<&'static str> = Some("text2text-generation");
     const DATA: &'static str = "`prompt` and `completion`, the text to write";
     const MODELS: &'static [ModelKind] = &[ModelKind::EncoderDecoder];
     const METRICS: &'static [&'static str] = &["accuracy", "perplexity"];

@@ -70,6 +70,7 @@ fn spans(tags: &[String]) -> HashSet<(usize, usize, String)> {
 
 impl Task for Tagging {
     const NAME: &'static str = "tagging";
+    const PIPELINE: Option<&'static str> = Some("token-classification");
     const DATA: &'static str =
         "`words`, a list of the words of a sentence, and `tags`, the tag of each; separated by spaces in a table";
     const METRICS: &'static [&'static str] = &["f1", "accuracy"];

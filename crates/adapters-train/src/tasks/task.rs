@@ -29,6 +29,8 @@ pub type LabelField = fn(&Fields) -> (&str, Option<char>);
 pub trait Task: fmt::Debug + Send + Sync + Sized + 'static {
     /// Its name in recipes.
     const NAME: &'static str;
+    /// The Hub's name of the task, for the model card; `None` where it has none.
+    const PIPELINE: Option<&'static str> = None;
     /// Fields of a data file, for the help of the command line.
     const DATA: &'static str;
     /// Models it works on.

@@ -1,8 +1,9 @@
 //! What the tasks of language models have in common: targets are tokens at positions.
 
 use adapters_core::Ctx;
-use adapters_models::Input;
-use adapters_models::heads::{Targets, cross_entropy};
+use adapters_models::heads::Targets;
+use adapters_models::{Input, LinearScores};
+use adapters_nn::ops::cross_entropy;
 use burn::tensor::{Device, Int, Tensor};
 
 use super::task::{EVALUATION, Task};
@@ -24,15 +25,18 @@ pub(super) fn batch(input: Input, positions: Vec<(usize, usize)>, tokens: Vec<i6
     }
 }
 
-/// Logits and target tokens, `[targets, vocab]` and `[targets]`.
+/// Targets whose scores of the whole vocabulary are held at a time in an evaluation.
+const HELD_TARGETS: usize = 256;
+
+/// Scores and target tokens, `[1, targets, vocab]` and `[targets]`.
 fn predicted(
     model: &TaskModel,
     hidden: Tensor<3>,
     batch: &Batch,
     cx: &mut Ctx<'_>,
-) -> Result<(Tensor<2>, Tensor<1, Int>), TrainError> {
+) -> Result<(LinearScores, Tensor<1, Int>), TrainError> {
     match &batch.targets {
-        Some(Targets::Classes(tokens)) => Ok((model.token_logits(hidden, batch, cx)?, tokens.clone())),
+        Some(Targets::Classes(tokens)) => Ok((model.token_scores(hidden, batch, cx)?, tokens.clone())),
         _ => Err(TrainError::Value {
             field: "data",
             expected: "a target token at every position".to_owned(),
@@ -48,8 +52,8 @@ pub(super) fn loss(
     batch: &Batch,
     cx: &mut Ctx<'_>,
 ) -> Result<Tensor<1>, TrainError> {
-    let (logits, tokens) = predicted(model, hidden, batch, cx)?;
-    Ok(cross_entropy(logits, tokens).mean())
+    let (scores, tokens) = predicted(model, hidden, batch, cx)?;
+    Ok(scores.cross_entropy(tokens).mean())
 }
 
 /// Mean loss over all target tokens, its exponential, and the share of the tokens that is predicted right.
@@ -67,11 +71,17 @@ pub(super) fn evaluate<T: Task>(
         let batch = task.batch(&rows, EVALUATION, &model.adapted.base, device)?;
         let mut cx = Ctx::new(&model.adapted.set);
         let hidden = hidden_states(&model.adapted.base, batch.input.clone(), &mut cx)?;
-        let (logits, tokens) = predicted(model, hidden, &batch, &mut cx)?;
-        let best = logits.clone().argmax(1).squeeze_dim::<1>(1);
-        right += f64::from(best.equal(tokens.clone()).int().sum().into_scalar::<i64>() as f32);
-        count += tokens.dims()[0];
-        loss += f64::from(cross_entropy(logits, tokens).sum().into_scalar::<f32>());
+        let (scores, tokens) = predicted(model, hidden, &batch, &mut cx)?;
+        let [targets] = tokens.dims();
+        for first in (0..targets).step_by(HELD_TARGETS) {
+            let end = targets.min(first + HELD_TARGETS);
+            let (scores, tokens) = (scores.at_positions(first, end), tokens.clone().slice(first..end));
+            let scores = scores.whole().squeeze_dim::<2>(0);
+            let best = scores.clone().argmax(1).squeeze_dim::<1>(1);
+            right += best.equal(tokens.clone()).int().sum().into_scalar::<i64>() as f64;
+            loss += f64::from(cross_entropy(scores, tokens).sum().into_scalar::<f32>());
+        }
+        count += targets;
     }
     let count = count.max(1) as f64;
     let loss = loss / count;

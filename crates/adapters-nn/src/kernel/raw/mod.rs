@@ -116,6 +116,21 @@ impl Mat<'_> {
     pub fn shape(&self) -> [usize; 2] {
         [self.rows, self.columns]
     }
+
+    /// Copies its elements row after row.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `out` has another length.
+    pub fn copy_to(self, out: &mut [f32]) {
+        assert_eq!(out.len(), self.rows * self.columns, "elements of a matrix");
+        for (index, number) in out.iter_mut().enumerate() {
+            let (row, column) = (index / self.columns, index % self.columns);
+            let moved = row as isize * self.row_stride + column as isize * self.column_stride;
+            // SAFETY: element `(row, column)` is one of this matrix, whose elements were checked to lie inside its slice.
+            *number = unsafe { *self.data.offset(moved) };
+        }
+    }
 }
 
 /// A matrix that is written, at any strides inside a slice.
