@@ -47,6 +47,7 @@ mod modernbert;
 mod norm;
 mod olmo2;
 pub mod opt;
+mod packing;
 mod patches;
 mod phi;
 mod phi3;
@@ -104,6 +105,7 @@ pub use input::{
 pub use kind::ModelKind;
 pub use model::Model;
 pub use norm::{Norm, NormKind};
+pub use packing::Packing;
 pub use pretrained::Pretrained;
 pub use save_checkpoint::{copy_tokenizer, save_checkpoint};
 pub use tokenizer::{Encoded, TextStream, TextTokenizer};
