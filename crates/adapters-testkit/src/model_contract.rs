@@ -3,6 +3,8 @@
 //! The checkpoint is found out from the loader: it lists what it misses and which shapes it expects. An architecture therefore
 //! needs a tiny configuration and nothing else to be checked, one that a program registers itself included.
 
+mod packing;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -52,6 +54,7 @@ pub fn all(case: &ModelCase) {
     bench.every_tensor_matters();
     bench.every_site_is_hooked();
     bench.batch_equals_rows();
+    bench.packed_equals_alone();
     bench.cached_equals_whole();
     bench.recomputed_equals_plain();
     bench.merged_equals_adapted();

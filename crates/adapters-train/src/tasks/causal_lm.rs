@@ -2,7 +2,7 @@
 
 use adapters_core::Ctx;
 use adapters_models::heads::HeadConfig;
-use adapters_models::{Encoded, Model, ModelKind};
+use adapters_models::{Encoded, Input, Model, ModelKind, Packing};
 use burn::tensor::{Device, Tensor};
 
 use super::context::TaskContext;
@@ -104,7 +104,13 @@ impl Task for CausalLmTask {
             }
         }
         let rows: Vec<Encoded> = examples.iter().map(|(_, row)| encoded(row.ids.clone())).collect();
-        let input = text_input(&rows.iter().collect::<Vec<_>>(), model, device);
+        let mut input = text_input(&rows.iter().collect::<Vec<_>>(), model, device);
+        if let Input::Text(text) = &mut input
+            && examples.iter().any(|(_, row)| row.texts.len() > 1)
+        {
+            let texts: Vec<&[usize]> = examples.iter().map(|(_, row)| row.texts.as_slice()).collect();
+            text.packing = Some(Packing::new(&texts, text.ids.dims()[1], device));
+        }
         Ok(tokens::batch(input, positions, tokens, device))
     }
 
