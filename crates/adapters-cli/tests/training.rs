@@ -4,48 +4,13 @@ mod common;
 
 use std::fs;
 use std::ops::ControlFlow;
-use std::path::Path;
 
-use adapters::METHODS;
 use adapters::core::Format;
 use adapters::store::read_safetensors;
-use adapters::train::{Event, MetricsLog, Outcome, Recipe, Run, TrainError, train};
-use burn::tensor::Device;
+use adapters::train::{Event, MetricsLog, Recipe, Run, TrainError, train};
 
+use common::runs::{finish, metrics, run, weights};
 use common::{Task, json_of};
-
-fn run(task: &Task, out: &Path, overrides: &[&str]) -> Run {
-    let overrides: Vec<String> = overrides.iter().map(|s| (*s).to_owned()).collect();
-    let recipe = Recipe::read(&task.recipe(), &overrides).unwrap();
-    Run {
-        model_dir: recipe.model.path.clone().into(),
-        dir: out.to_owned(),
-        registry: METHODS,
-        device: Device::flex(),
-        recipe,
-    }
-}
-
-fn finish(run: &Run) -> Outcome {
-    let outcome = train(run, &mut |_| ControlFlow::Continue(())).unwrap();
-    assert!(outcome.finished);
-    outcome
-}
-
-fn weights(run: &Run) -> Vec<u8> {
-    let mut bytes = fs::read(run.dir.join("adapter/adapter.safetensors")).unwrap();
-    bytes.extend(fs::read(run.dir.join("adapter/head.safetensors")).unwrap());
-    bytes
-}
-
-/// The metrics, without what depends on the clock.
-fn metrics(run: &Run) -> String {
-    let records = MetricsLog::records(run.dir.join("metrics.jsonl")).unwrap();
-    records
-        .into_iter()
-        .map(|r| serde_json::Value::Object(r).to_string() + "\n")
-        .collect()
-}
 
 #[test]
 fn a_run_repeats_bit_for_bit_and_learns() {
@@ -338,111 +303,6 @@ fn a_killed_run_ends_like_one_that_was_not() {
     );
     assert_eq!(weights(&killed), weights(&whole));
     assert_eq!(metrics(&killed), metrics(&whole));
-}
-
-#[test]
-fn an_adapter_of_either_format_is_trained_further_with_its_head() {
-    let task = Task::new();
-    let first = run(&task, &task.path("first"), &[]);
-    let outcome = finish(&first);
-    let loss_of = |run: &Run, at: usize| {
-        let losses = MetricsLog::records(run.dir.join("metrics.jsonl")).unwrap();
-        let losses: Vec<f64> = losses.iter().filter_map(|r| r.get("eval_loss")?.as_f64()).collect();
-        losses[if at == 0 { 0 } else { losses.len() - 1 }]
-    };
-    for folder in [outcome.adapter.clone(), outcome.peft.unwrap()] {
-        let from = format!("adapter.from={}", folder.display());
-        // With a rate of almost nothing the weights of the adapter and of its head are the values of the first run.
-        let still = format!("still-{}", folder.file_name().unwrap().display());
-        let overrides = [&from, "train.learning_rate=1e-12", "train.epochs=1", "train.keep=last"];
-        let still = run(&task, &task.path(&still), &overrides);
-        finish(&still);
-        let before = read_safetensors(&first.dir.join("adapter/adapter.safetensors"))
-            .unwrap()
-            .0;
-        let after = read_safetensors(&still.dir.join("adapter/adapter.safetensors"))
-            .unwrap()
-            .0;
-        assert_eq!(before.len(), after.len());
-        for ((key, before), after) in before.iter().zip(after.values()) {
-            for (before, after) in before.iter::<f32>().zip(after.iter::<f32>()) {
-                assert!((before - after).abs() < 1e-6, "{key}: {before} became {after}");
-            }
-        }
-        let summaries =
-            [&first, &still].map(|run| json_of(&run.dir.join("summary.json"))["test_loss"].as_f64().unwrap());
-        assert!((summaries[0] - summaries[1]).abs() < 1e-4, "{summaries:?}");
-    }
-    let further = run(
-        &task,
-        &task.path("further"),
-        &[&format!("adapter.from={}", outcome.adapter.display()), "train.seed=7"],
-    );
-    finish(&further);
-    assert!(loss_of(&further, 0) < loss_of(&first, 0));
-}
-
-#[test]
-fn the_metric_of_a_recipe_decides_which_weights_are_the_best() {
-    let task = Task::new();
-    // A rate so high that the figures go up and down.
-    let overrides = ["train.evaluate_every=1", "train.epochs=1", "train.learning_rate=0.3"];
-    for metric in ["loss", "f1", "matthews"] {
-        let metric_override = format!("train.metric={metric}");
-        let run = run(
-            &task,
-            &task.path(metric),
-            &[&overrides[..], &[&metric_override]].concat(),
-        );
-        let mut seen = Vec::new();
-        train(&run, &mut |event| {
-            if let Event::Evaluated { evaluation, best, .. } = event {
-                seen.push((evaluation.figure(metric).unwrap(), best));
-            }
-            ControlFlow::Continue(())
-        })
-        .unwrap();
-        let rising = |value: f64| if metric == "loss" { -value } else { value };
-        let mut highest = f64::NEG_INFINITY;
-        for (value, best) in &seen {
-            assert_eq!(*best, rising(*value) > highest, "{metric}: {seen:?}");
-            highest = highest.max(rising(*value));
-        }
-        assert!(seen.iter().any(|(_, best)| !best), "{metric}: {seen:?}");
-        let summary = json_of(&run.dir.join("summary.json"));
-        assert!(
-            summary["test_figures"][if metric == "loss" { "f1" } else { metric }].is_number(),
-            "{summary}"
-        );
-    }
-}
-
-#[test]
-fn every_optimizer_and_schedule_survives_a_kill() {
-    let task = Task::new();
-    let mut seen = Vec::new();
-    for overrides in [
-        &["train.optimizer=sgd", "train.momentum=0.9", "train.schedule=cosine"][..],
-        &["train.optimizer=sgd", "train.weight_decay=0.1", "train.schedule=linear"],
-        &["train.optimizer=adafactor", "train.schedule=constant"],
-        &["train.optimizer=lion", "train.schedule=wsd", "train.decay=0.5"],
-    ] {
-        let name = seen.len();
-        let whole = run(&task, &task.path(&format!("whole{name}")), overrides);
-        finish(&whole);
-        let killed = run(&task, &task.path(&format!("killed{name}")), overrides);
-        train(&killed, &mut |event| match event {
-            Event::Step { step: 16, .. } => ControlFlow::Break(()),
-            _ => ControlFlow::Continue(()),
-        })
-        .unwrap();
-        finish(&killed);
-        let (ended, expected) = (weights(&killed), weights(&whole));
-        assert!(ended == expected, "{overrides:?}");
-        assert_eq!(metrics(&killed), metrics(&whole), "{overrides:?}");
-        assert!(!seen.contains(&ended), "{overrides:?} trains like another");
-        seen.push(ended);
-    }
 }
 
 #[test]

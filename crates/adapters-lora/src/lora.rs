@@ -105,7 +105,7 @@ impl ModulePatterns for LoraConfig {
     }
 }
 
-/// The scale belongs to B, and to the bias beside it.
+/// The scale belongs to B, and to the bias next to it.
 impl ScalesUpdate for LoraConfig {
     fn update_scale(&self, site: &SiteInfo, param: &str) -> Result<Option<f64>, Error> {
         if !self.learns_faster(param) || self.scaling == Scaling::Gated {

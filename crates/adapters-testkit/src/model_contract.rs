@@ -308,9 +308,8 @@ impl<'a> ModelBench<'a> {
                 (Ok(lm), _) => {
                     let tokens = ids([[0, 5, 9, 3, 14], [8, 2, 11, 6, 1]]);
                     let columns = |from: usize, to: usize| TextInput {
-                        ids: tokens.clone().slice_dim(1, from..to),
-                        token_types: None,
                         padding: Some(tokens.clone().equal_elem(0).slice_dim(1, from..to)),
+                        ..TextInput::new(tokens.clone().slice_dim(1, from..to))
                     };
                     let whole = lm.forward(columns(0, 5), &mut Ctx::new(&set)).expect(FITS);
                     let mut cache = KeyValueCache::new();

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use adapters_core::{Adapted, Composition};
+use adapters_core::{Adapted, Attached, Composition, Ctx, SiteKind};
 use adapters_models::heads::HeadConfig;
 use adapters_models::{Head, Model, Pretrained, TextTokenizer};
 use adapters_store::{BaseMatch, LoadOptions, Manifest, expressible, load_adapter};
 
 use crate::error::TrainError;
+use crate::recipe::Recipe;
 use crate::run::Run;
 
 /// What was attached.
@@ -135,4 +136,25 @@ pub(crate) fn attach(
         report: report.to_string(),
         frozen,
     })
+}
+
+/// Refuses rows of several texts for an adapter that reads a row as one text.
+pub(crate) fn check_packing(recipe: &Recipe, adapted: &Adapted<Model>) -> Result<(), TrainError> {
+    let set = &adapted.set;
+    let by_row = |adapter: &Attached| {
+        let mut layers = adapter.layers();
+        adapter.method().inserts().is_some()
+            || layers.any(|layer| matches!(layer.info.kind, SiteKind::LayerOutput { .. }))
+    };
+    let refused = set.iter().find(|adapter| by_row(adapter)).map(Attached::name);
+    let refused = refused.or((!Ctx::new(set).is_causal()).then_some(recipe.adapter.name.as_str()));
+    match refused.filter(|_| recipe.data.pack) {
+        Some(name) => Err(TrainError::Value {
+            field: "data.pack",
+            expected: "false for an adapter that inserts positions, acts at the ends of a row or looks ahead"
+                .to_owned(),
+            found: format!("true, and `{name}` does"),
+        }),
+        None => Ok(()),
+    }
 }

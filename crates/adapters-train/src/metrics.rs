@@ -1,4 +1,4 @@
-//! Figures of an evaluation beside its loss, from predictions and targets on the host.
+//! Figures of an evaluation in addition to its loss, from predictions and targets on the host.
 
 use std::fmt;
 

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
-use adapters_core::{Adapted, Attached, Ctx, SiteKind, TrainingSchedule};
+use adapters_core::{Adapted, Ctx, TrainingSchedule};
 use adapters_models::{Model, ModelKind, Pretrained};
 use adapters_store::StoreError;
 use burn::module::Module;
@@ -216,7 +216,7 @@ fn prepare(run: &Run, digests: BTreeMap<String, String>) -> Result<(State, Input
     let trained = attach(run, &mut adapted, tokenizer.as_ref())?;
     let taken = adapted.set.iter().map(|adapter| adapter.method().positions()).max();
     check_length(recipe, &adapted.base, taken.unwrap_or(0))?;
-    check_packing(recipe, &adapted)?;
+    attach::check_packing(recipe, &adapted)?;
     let head = match task.head() {
         Some(config) => Some(attach::head(run, config, &adapted.base)?),
         None => None,
@@ -278,27 +278,6 @@ fn prepare(run: &Run, digests: BTreeMap<String, String>) -> Result<(State, Input
         epoch: None,
     };
     Ok((state, inputs, trained.report))
-}
-
-/// Refuses rows of several texts for an adapter that reads a row as one text.
-fn check_packing(recipe: &Recipe, adapted: &Adapted<Model>) -> Result<(), TrainError> {
-    let set = &adapted.set;
-    let by_row = |adapter: &Attached| {
-        let mut layers = adapter.layers();
-        adapter.method().inserts().is_some()
-            || layers.any(|layer| matches!(layer.info.kind, SiteKind::LayerOutput { .. }))
-    };
-    let refused = set.iter().find(|adapter| by_row(adapter)).map(Attached::name);
-    let refused = refused.or((!Ctx::new(set).is_causal()).then_some(recipe.adapter.name.as_str()));
-    match refused.filter(|_| recipe.data.pack) {
-        Some(name) => Err(TrainError::Value {
-            field: "data.pack",
-            expected: "false for an adapter that inserts positions, acts at the ends of a row or looks ahead"
-                .to_owned(),
-            found: format!("true, and `{name}` does"),
-        }),
-        None => Ok(()),
-    }
 }
 
 /// Refuses texts longer than the positions the model has, less those an adapter takes. Images have as many as they have.

@@ -1,5 +1,7 @@
 //! A tiny task: a random BERT of width 16, a word tokenizer of sixteen words, forty labeled sentences.
 
+pub mod runs;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -27,7 +27,7 @@ impl ModelBench<'_> {
             let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
             TextInput::padded(&rows, 0, PaddingSide::Right, &device)
         };
-        let hidden = |input: TextInput| self.model.forward(input.into(), &mut Ctx::new(&set)).expect(FITS);
+        let hidden = |input: TextInput| self.model.forward(input, &mut Ctx::new(&set)).expect(FITS);
         // A loss that differs from text to text and from token to token.
         let loss = |hidden: Tensor<3>, text: u64| -> Tensor<1> {
             let shape = hidden.dims();

@@ -32,7 +32,7 @@ pub struct TaskKind {
     pub data: &'static str,
     /// Models it works on.
     pub models: &'static [ModelKind],
-    /// Names of its figures beside the loss; the first is the one it is known by.
+    /// Names of its figures in addition to the loss; the first is the one it is known by.
     pub metrics: &'static [&'static str],
     /// Whether the model learns to write text.
     pub is_generative: bool,

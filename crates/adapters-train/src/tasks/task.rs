@@ -35,7 +35,7 @@ pub trait Task: fmt::Debug + Send + Sync + Sized + 'static {
     const DATA: &'static str;
     /// Models it works on.
     const MODELS: &'static [ModelKind] = ANY_TEXT_MODEL;
-    /// Names of its figures beside the loss; the first is the one it is known by.
+    /// Names of its figures in addition to the loss; the first is the one it is known by.
     const METRICS: &'static [&'static str] = &["accuracy"];
     /// Whether the model learns to write text: the best weights are those with the lowest loss, since every token of a
     /// small file can be right long before the probabilities are good.
