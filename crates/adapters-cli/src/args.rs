@@ -33,7 +33,7 @@ pub enum Command {
     Train(TrainArgs),
     /// Measure the quality of an adapter on a labeled file.
     Eval(EvalArgs),
-    /// Predict labels, numbers, tags or answers for new inputs, texts or images.
+    /// Predict labels, numbers, tags or answers for new inputs: texts, images or sounds.
     Predict(PredictArgs),
     /// Generate text with a language model and an optional adapter.
     Generate(GenerateArgs),
@@ -222,7 +222,7 @@ pub struct EvalArgs {
     /// What to evaluate.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Labeled data: a .jsonl, .csv or .tsv file, or a folder with a folder of images for each label.
+    /// Labeled data: a .jsonl, .csv or .tsv file, or a folder with a folder of images or sounds for each label.
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub data: PathBuf,
     /// Name of the text column.
@@ -231,6 +231,9 @@ pub struct EvalArgs {
     /// Name of the image column.
     #[arg(long, value_name = "NAME", default_value = "image", help_heading = "Data")]
     pub image_field: String,
+    /// Name of the column with paths of sounds.
+    #[arg(long, value_name = "NAME", default_value = "audio", help_heading = "Data")]
+    pub audio_field: String,
     /// Name of the label column.
     #[arg(long, value_name = "NAME", default_value = "label", help_heading = "Data")]
     pub label_field: String,
@@ -279,8 +282,11 @@ pub struct PredictArgs {
     /// Image files, .png or .jpg, to classify.
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["text", "question", "choice"], help_heading = "Data")]
     pub image: Vec<PathBuf>,
-    /// A data file of the task, with or without labels, or a folder of images, instead of --text or --image.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["text", "question", "choice", "image"], help_heading = "Data")]
+    /// Sound files, .wav, to classify.
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["text", "question", "choice", "image"], help_heading = "Data")]
+    pub audio: Vec<PathBuf>,
+    /// A data file of the task, with or without labels, or a folder of images or sounds, instead of --text, --image or --audio.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["text", "question", "choice", "image", "audio"], help_heading = "Data")]
     pub data: Option<PathBuf>,
     /// Batch size.
     #[arg(long, value_name = "N", default_value = "64", value_parser = positive, help_heading = "Hardware")]

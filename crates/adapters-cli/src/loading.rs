@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use adapters::core::Format;
 use adapters::models::heads::HeadKind;
 use adapters::models::{Head, Model, ModelKind, Pretrained, TextTokenizer};
-use adapters::store::{BaseMatch, LoadOptions, LoadReport, Manifest, Setup, load_adapter};
+use adapters::store::{BaseMatch, LoadOptions, LoadReport, Manifest, Setup};
 use adapters::train::{
     Evaluation, Fields, Labels, OpenTask, Records, TaskContext, TaskData, TaskKind, TaskModel, TaskOptions, Template,
     tokenizer_of,
 };
-use adapters::{Adapted, AttachReport, Composition, Host, METHODS, parse_device};
+use adapters::{Adapted, AdapterFiles, AttachReport, Composition, Host, METHODS, parse_device};
 use burn::module::Module;
 use burn::tensor::Device;
 
@@ -90,10 +90,10 @@ pub fn adapted<M: Host + Module + Sync>(
         ..LoadOptions::default()
     };
     if adapter.join(Setup::FILE).exists() {
-        let Adapted { base, set } = &mut adapted;
-        let setup = Setup::load(adapter, set, &**base, &METHODS, &options, device)?;
-        set.activate(setup.composition.clone())?;
-        let all = || set.iter().chain(set.fusions());
+        let (base, set) = adapted.parts_mut();
+        let setup = Setup::load(adapter, set, base, &METHODS, &options, device)?;
+        adapted.activate(setup.composition.clone())?;
+        let all = || adapted.set.iter().chain(adapted.set.fusions());
         let report = LoadReport {
             format: Format::AdapterHub,
             weights: adapter.join(Setup::FILE),
@@ -107,27 +107,14 @@ pub fn adapted<M: Host + Module + Sync>(
         };
         return Ok((adapted, report));
     }
-    let mut load = |dir: &Path| -> Result<LoadReport, Failure> {
-        let options = LoadOptions {
-            name: Manifest::name_in(dir)?,
-            ..options.clone()
-        };
-        Ok(load_adapter(
-            dir,
-            &mut adapted.set,
-            &*adapted.base,
-            &METHODS,
-            &options,
-            device,
-        )?)
-    };
+    let mut load = |dir: &Path| adapted.load_with(dir, &METHODS, &options);
     let report = load(adapter)?;
     let name = report.attached.adapter.as_str();
     let active = match manifest(adapter)?.stack_on {
         Some(below) => Composition::stack([load(Path::new(&below))?.attached.adapter.as_str(), name]),
         None => Composition::adapter(name),
     };
-    adapted.set.activate(active)?;
+    adapted.activate(active)?;
     Ok((adapted, report))
 }
 
@@ -166,7 +153,7 @@ impl Loaded {
         let cx = TaskContext {
             options: &self.options,
             pretrained: &self.pretrained,
-            model: &self.model.adapted.base,
+            model: self.model.adapted.base(),
             tokenizer: self.tokenizer.as_ref(),
         };
         let task: Box<dyn OpenTask> = self.task.open(&cx)?;
@@ -192,7 +179,7 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
     let pretrained = Pretrained::open(&dir)?.with_quantization(quantization);
     let (adapted, report) = adapted(pretrained.model(&device)?, &folder, args.allow_bin, &device)?;
     let taken = adapted.set.iter().map(|adapter| adapter.method().positions()).max();
-    let longest = adapted.base.max_length().saturating_sub(taken.unwrap_or(0));
+    let longest = adapted.base().max_length().saturating_sub(taken.unwrap_or(0));
     let max_length = args.max_length.or(manifest.max_length).unwrap_or(128.min(longest));
     let reads_text = pretrained.kind() != ModelKind::ImageEncoder;
     if reads_text && (max_length == 0 || max_length > longest) {
@@ -201,7 +188,7 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
             "the model has no more positions than that; the adapter may take some of them",
         ));
     }
-    let head = head(args, &folder, &manifest, &dir, &adapted.base, &device)?;
+    let head = head(args, &folder, &manifest, &dir, adapted.base(), &device)?;
     let task = match &head {
         Some(head) => TaskKind::of_head(head.config(), pretrained.kind()),
         // The model's own head serves.

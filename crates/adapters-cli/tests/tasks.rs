@@ -348,6 +348,69 @@ fn images_in_folders_are_learned_and_predicted() {
     );
 }
 
+/// Sounds of 16 kHz as files, `LABEL/NUMBER.wav`: a low and a high tone, each of another length and loudness.
+fn tones(dir: &Path, count: usize) {
+    let spec = hound::WavSpec {
+        channels: 1,
+        sample_rate: 16000,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
+    for (label, turns) in [("high", 0.9f32), ("low", 0.1)] {
+        fs::create_dir_all(dir.join(label)).unwrap();
+        for number in 0..count {
+            let path = dir.join(label).join(format!("{number}.wav"));
+            let mut writer = hound::WavWriter::create(path, spec).unwrap();
+            for at in 0..400 + 20 * number {
+                let loud = 4000.0 + 500.0 * (number % 7) as f32;
+                writer.write_sample((loud * (turns * at as f32).sin()) as i16).unwrap();
+            }
+            writer.finalize().unwrap();
+        }
+    }
+}
+
+#[test]
+fn sounds_in_folders_are_learned_and_predicted() {
+    let dir = tempfile::tempdir().unwrap();
+    let case = Case {
+        dir,
+        task: "audio_classification",
+    };
+    tones(&case.path("train"), 12);
+    tones(&case.path("test"), 4);
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../adapters-testkit/golden/wav2vec2/base");
+    let recipe = RECIPE.replace("train.jsonl", "train").replace("test.jsonl", "test");
+    let recipe = recipe.replace("\"model\"", &format!("{:?}", model.canonicalize().unwrap()));
+    fs::write(case.path("recipe.toml"), recipe).unwrap();
+    let own = [
+        "train.epochs=6",
+        r#"data.labels=["high","low"]"#,
+        "train.class_weights=balanced",
+    ];
+    let (first, last, summary) = case.train(&own);
+    assert!(last < first * 0.7, "{first} to {last}");
+    let score = summary.test_accuracy.unwrap();
+    assert!(score > 0.8, "{score}");
+    let eval = case.command(&["eval", "--adapter", "run/adapter", "--data", "test"]);
+    assert!(eval.contains(&format!("accuracy {score:.4}")), "{eval}");
+    let files = ["test/low/1.wav", "test/high/2.wav"];
+    let predicted = case.command(&[&["predict", "--adapter", "run/adapter", "--audio"], files.as_slice()].concat());
+    let lines: Vec<&str> = predicted.lines().collect();
+    assert_eq!(lines.len(), 2);
+    for (line, (label, file)) in lines.iter().zip([("low", files[0]), ("high", files[1])]) {
+        assert!(line.starts_with(label) && line.ends_with(file), "{predicted}");
+    }
+    fs::write(case.path("no.wav"), "text").unwrap();
+    let refused = Command::new(env!("CARGO_BIN_EXE_adapters"))
+        .args(["predict", "--adapter", "run/adapter", "--audio", "no.wav"])
+        .current_dir(case.path(""))
+        .output()
+        .unwrap();
+    let message = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && message.contains("no.wav"), "{message}");
+}
+
 #[test]
 fn wrong_data_is_named() {
     for (task, line, parts) in [

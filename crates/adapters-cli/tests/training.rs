@@ -534,7 +534,7 @@ fn bad_recipes_and_data_name_what_is_wrong() {
                 "adapter.target_modules=['query']",
                 "adapter.layers=[1, 7]",
             ],
-            &["target `layer 7` matches nothing", "it has: layers 0 to 1"],
+            &["names layer 7", "expected 0 to 1"],
         ),
         (
             &[

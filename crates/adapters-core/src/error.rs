@@ -64,8 +64,8 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
-    /// A row belongs to a task without an adapter.
-    #[error("task {task} has no adapter: the composition has {tasks} tasks, counted from 0")]
+    /// A row belongs to a task that no adapter is for.
+    #[error("there is no task {task}: tasks are counted from 0, and there are {tasks}")]
     NoSuchTask {
         /// The task.
         task: usize,
@@ -139,6 +139,18 @@ pub enum Error {
         nearest: Option<String>,
         /// Names of the modules that are adapted.
         adapted: String,
+    },
+    /// A configuration names a layer that the model lacks.
+    #[error("`{field}` names layer {layer}; expected 0 to {last}, the layers of this {architecture} model")]
+    NoSuchLayer {
+        /// The field of the configuration.
+        field: &'static str,
+        /// The layer.
+        layer: usize,
+        /// The last layer of the model.
+        last: usize,
+        /// The model's architecture.
+        architecture: String,
     },
     /// A method has no layer for a kind of site that it targets.
     #[error("{method} cannot act at `{path}`: {reason}")]
@@ -243,7 +255,7 @@ pub enum Error {
         reason: &'static str,
     },
     /// Another adapter is already folded into the base weights.
-    #[error("adapter `{merged}` is merged into this model; reset it before merging `{adapter}`")]
+    #[error("adapter `{merged}` is merged into this model; reset the model before `{adapter}` is merged or activated")]
     AlreadyMerged {
         /// The adapter to merge.
         adapter: String,

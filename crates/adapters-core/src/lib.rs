@@ -26,12 +26,13 @@ pub use merge::{MergeReport, Merged, merge};
 pub use method::Method;
 pub use method::any::{AnyMethod, Encode, ErasedMethod};
 pub use method::capability::{
-    Capabilities, ConvertsForStorage, EditsEmbeddings, LearnsFaster, ModulePatterns, NeedsTokenizer, Penalized,
-    ScalesUpdate, Scheduled, SharedParameters, TiesHead,
+    Capabilities, ConvertsForStorage, EditsEmbeddings, KnowsTasks, LearnsFaster, ModulePatterns, NeedsTokenizer,
+    Penalized, ScalesUpdate, Scheduled, SharedParameters, TiesHead,
 };
 pub use method::codec::{AdapterHub, Codec, FileFormat, Format, Peft, StoredConfig, Tensors};
 pub use method::config::{ConfigError, LARGEST_SIZE};
 pub use method::config_string::{ConfigPart, ConfigString};
+pub use method::erase::IntoMethod;
 pub use method::layer::{Causality, Finisher, NotMergeable, SiteAdapter};
 pub use method::named_params::NamedParams;
 pub use method::schedule::TrainingSchedule;
@@ -52,10 +53,11 @@ pub use pass::state::{
 pub use quantize::{QuantizeReport, quantize};
 pub use set::AdapterSet;
 pub use set::active::Active;
+pub use set::adapted::{Adapted, AttachOptions, Forward};
 pub use set::attach::{AttachReport, build};
 pub use set::attached::{Attached, AttachedLayer};
 pub use set::average::normalized;
-pub use set::frozen::{Adapted, Frozen};
+pub use set::frozen::Frozen;
 pub use set::place::{ParamPlace, ParamShape};
 pub use set::values::{ParamValues, values, with_fresh_ids};
 pub use site::{

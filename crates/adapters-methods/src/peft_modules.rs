@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use adapters_core::config::{from_fields, to_fields};
 use adapters_core::target::{ModulePattern, Target};
-use adapters_core::{ConfigError, Host, Role, SiteInfo, StoredConfig};
+use adapters_core::{ConfigError, Format, Host, Role, SiteInfo, StoredConfig};
 
 use crate::module_fields::ModuleFields;
 
@@ -28,6 +28,11 @@ pub trait PeftModules: Clone + Serialize + DeserializeOwned {
     /// The key of a parameter below its module's path.
     fn param_key(param: &str) -> String {
         param.to_owned()
+    }
+
+    /// The key of a parameter that layers share.
+    fn shared_param_key(param: &str) -> String {
+        Format::Peft.shared_key("", param)
     }
 
     /// The shape of a parameter in files; see [`Codec::stored_shape`](adapters_core::Codec::stored_shape).
@@ -120,6 +125,10 @@ macro_rules! peft_modules {
 
             fn key(&self, site: &$crate::core::SiteInfo, _adapter: &str, param: &str) -> ::std::string::String {
                 format!("{}.{}", site.path, <Self as $crate::PeftModules>::param_key(param))
+            }
+
+            fn shared_key(&self, _adapter: &str, param: &str) -> ::std::string::String {
+                <Self as $crate::PeftModules>::shared_param_key(param)
             }
 
             fn stored_shape(

@@ -239,6 +239,11 @@ impl ErasedMethod for Union {
         self.parts.iter().find_map(|part| part.inserts())
     }
 
+    /// Every part has to know each task.
+    fn tasks(&self) -> Option<usize> {
+        self.parts.iter().filter_map(|part| part.tasks()).min()
+    }
+
     fn first_position(&self) -> usize {
         self.parts.iter().map(|part| part.first_position()).sum()
     }

@@ -65,6 +65,14 @@ pub enum ModelError {
         /// What it lacks.
         missing: &'static str,
     },
+    /// The index of a checkpoint and its shards disagree.
+    #[error("{} and its shards disagree: {reason}", path.display())]
+    Shards {
+        /// The index.
+        path: PathBuf,
+        /// The first tensor that one of them lacks.
+        reason: String,
+    },
     /// A sound file could not be read or used.
     #[error("{}: {reason}", path.display())]
     Audio {

@@ -72,6 +72,7 @@ mod sound;
 pub mod speech;
 mod standard_layer;
 pub mod t5;
+mod text_batch;
 pub mod text_embeddings;
 mod tokenizer;
 mod transformer;

@@ -1,7 +1,7 @@
 //! A pretrained model of any architecture behind one type.
 
 use adapters_core::dyn_module::{Boxed, BoxedKind, Boxes, DynModule};
-use adapters_core::{Ctx, Error, Host, LayerMut, LayerRef, Role, SiteInfo, Sites, Stack, transparent_module};
+use adapters_core::{Ctx, Error, Forward, Host, LayerMut, LayerRef, Role, SiteInfo, Sites, Stack, transparent_module};
 use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault};
 use burn::tensor::{Device, Tensor};
 
@@ -312,6 +312,15 @@ impl Sites for Model {
 
     fn visit_sites_mut<'a>(&'a mut self, visit: &mut dyn FnMut(&SiteInfo, LayerMut<'a>)) {
         self.0.visit_sites_mut(visit);
+    }
+}
+
+impl Forward for Model {
+    type Input = Input;
+    type Output = Tensor<3>;
+
+    fn forward(&self, input: Input, cx: &mut Ctx<'_>) -> Result<Tensor<3>, Error> {
+        Self::forward(self, input, cx)
     }
 }
 

@@ -34,7 +34,7 @@ impl Pretrained {
     /// # Errors
     ///
     /// [`ModelError::NotACheckpoint`], [`ModelError::UnknownArchitecture`] listing what is supported.
-    pub fn open(dir: &Path) -> Result<Self, ModelError> {
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self, ModelError> {
         Self::open_with(dir, Architectures::default())
     }
 
@@ -43,7 +43,8 @@ impl Pretrained {
     /// # Errors
     ///
     /// As [`open`](Self::open).
-    pub fn open_with(dir: &Path, architectures: Architectures) -> Result<Self, ModelError> {
+    pub fn open_with(dir: impl AsRef<Path>, architectures: Architectures) -> Result<Self, ModelError> {
+        let dir = dir.as_ref();
         let path = dir.join("config.json");
         if !path.exists() {
             return Err(ModelError::NotACheckpoint {

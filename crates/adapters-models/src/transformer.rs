@@ -72,13 +72,15 @@ impl MaskedLmLayout {
 /// head, and what that reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClassifierLayout {
-    /// Path of a layer before the last and the published name of the activation behind it; `None` where there is none.
+    /// Path of a layer before the last, of any width, and the published name of the activation behind it; `None` where there
+    /// is none.
     pub hidden: Option<(&'static str, &'static str)>,
     /// Path of the last layer.
     pub last: &'static str,
     /// Whether the last layer has a bias.
     pub bias: bool,
-    /// Whether it reads what the pooler makes; else the first position of an encoder, and the last token of others.
+    /// Whether it reads what the pooler makes; else the first position of an encoder of texts or images, the mean of one of sounds,
+    /// and the last token of others.
     pub reads_pooler: bool,
 }
 
@@ -96,9 +98,11 @@ impl ClassifierLayout {
                 reads_pooler: true,
                 ..plain
             },
-            ModelKind::ImageEncoder | ModelKind::SpeechToText | ModelKind::TextAndImage | ModelKind::SoundEncoder => {
-                plain
-            }
+            ModelKind::ImageEncoder | ModelKind::SpeechToText | ModelKind::TextAndImage => plain,
+            ModelKind::SoundEncoder => Self {
+                hidden: Some(("projector", "linear")),
+                ..plain
+            },
             ModelKind::CausalLm => Self {
                 last: "score",
                 bias: false,

@@ -131,7 +131,11 @@ impl Wav2Vec2Config {
             "`group` or `layer`",
             norm,
         )?;
-        check.switches(&self.other, &["add_adapter", "adapter_attn_dim"], &[])?;
+        check.switches(
+            &self.other,
+            &["add_adapter", "adapter_attn_dim", "use_weighted_layer_sum"],
+            &[],
+        )?;
         let convolutions = &self.feat_extract_activation;
         Ok([
             check.activation("hidden_act", &self.hidden_act)?,

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use adapters_core::AdapterSet;
-use adapters_models::speech::{LogMel, SpeechPrompt, read_wav};
+use adapters_models::speech::{LogMel, SpeechPrompt, Waveforms, read_wav};
 use adapters_models::{Beams, Generation, Pretrained};
 use adapters_store::{read_json, write_json};
 use burn::tensor::Device;
@@ -51,6 +51,49 @@ fn write_wav(path: &Path, samples: &[i16], rate: u32, channels: u16) {
         (0..channels).for_each(|_| writer.write_sample(*sample).unwrap());
     }
     writer.finalize().unwrap();
+}
+
+#[derive(Deserialize)]
+struct Prepared {
+    config: Map<String, Value>,
+    lengths: Vec<i64>,
+    at: Vec<usize>,
+    /// Of each sound, one for each of `at`.
+    values: Vec<Vec<f32>>,
+}
+
+#[test]
+fn samples_are_prepared_as_in_transformers() {
+    let (dir, device) = (tempfile::tempdir().unwrap(), Device::flex());
+    let cases: Vec<Prepared> = read_json(&fixture("waveforms.json")).unwrap();
+    assert_eq!(cases.len(), 3);
+    for case in cases {
+        write_json(&dir.path().join("preprocessor_config.json"), &case.config).unwrap();
+        let sound = |length: &i64| -> Vec<f32> { signal(*length).iter().map(|x| f32::from(*x) / 32768.0).collect() };
+        let sounds: Vec<Vec<f32>> = case.lengths.iter().map(sound).collect();
+        let sounds: Vec<&[f32]> = sounds.iter().map(Vec::as_slice).collect();
+        let input = Waveforms::load(dir.path()).unwrap().input(&sounds, &device);
+        let [_, longest] = input.samples.dims();
+        let samples: Vec<f32> = input.samples.into_data().iter().collect();
+        for (row, values) in case.values.iter().enumerate() {
+            for (at, expected) in case.at.iter().zip(values) {
+                let own = samples[row * longest + at];
+                assert!((own - expected).abs() < 2e-5, "{row}, {at}: {own} and {expected}");
+            }
+        }
+        let masked = case.config["return_attention_mask"] == true;
+        let padding = input
+            .padding
+            .map(|padding| padding.into_data().iter::<bool>().collect::<Vec<_>>());
+        let expected = (0..2 * longest).map(|at| at >= longest + sounds[1].len()).collect();
+        assert_eq!(padding, masked.then_some(expected));
+    }
+    let refused = |config: Value| {
+        write_json(&dir.path().join("preprocessor_config.json"), &config).unwrap();
+        Waveforms::load(dir.path()).unwrap_err().to_string()
+    };
+    assert!(refused(json!({"feature_extractor_type": "WhisperFeatureExtractor"})).contains("Wav2Vec2FeatureExtractor"));
+    assert!(refused(json!({"padding_side": "left"})).contains("`padding_side`"));
 }
 
 #[test]
@@ -171,7 +214,7 @@ fn what_is_not_computed_is_refused_by_name() {
         .to_string();
     assert!(long.contains("at most 1 seconds"), "{long}");
     // The model reads spectrograms of other sizes.
-    let refused = Pretrained::open(&fixture("base"))
+    let refused = Pretrained::open(fixture("base"))
         .unwrap()
         .log_mel()
         .unwrap_err()

@@ -51,6 +51,15 @@ impl Dropout {
         Tensor::from_data(draw::normal(&mut rng, shape, 1.0), &device.clone().inner())
     }
 
+    /// Numbers between zero and one, as the next mask would be drawn.
+    pub fn uniform<const D: usize>(&self, shape: [usize; D], device: &Device) -> Tensor<D> {
+        let number = self.drawn.get();
+        self.drawn.set(number + 1);
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        rng.set_stream(number);
+        Tensor::from_data(draw::uniform(&mut rng, shape, 0.5), &device.clone().inner()) + 0.5
+    }
+
     /// The next mask; none where nothing is dropped.
     pub(crate) fn draw(&self, prob: f64) -> Option<Mask> {
         let dropped = (prob.clamp(0.0, 1.0) * 65536.0).round() as u32;

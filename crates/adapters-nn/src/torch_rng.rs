@@ -84,11 +84,13 @@ impl TorchRng {
     }
 
     /// The first `take` elements of `torch.randperm(n)`.
-    pub fn permutation(mut self, n: usize, take: usize) -> Vec<usize> {
+    pub fn permutation(&mut self, n: usize, take: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..n).collect();
-        for i in 0..take.min(n.saturating_sub(1)) {
-            let other = i + self.bits() as usize % (n - i);
-            order.swap(i, other);
+        for i in 0..n.saturating_sub(1) {
+            let bits = self.bits() as usize;
+            if i < take {
+                order.swap(i, i + bits % (n - i));
+            }
         }
         order.truncate(take);
         order
@@ -116,6 +118,13 @@ mod tests {
         assert_eq!(first(1024, 777), [103, 249, 319, 701, 999, 360]);
         assert_eq!(first(50, 3), [36, 4, 27, 3, 32, 35]);
         assert_eq!(first(2048, 777), [103, 1405, 1251, 2031, 803, 1141]);
+        let mut one = TorchRng::new(3);
+        one.permutation(50, 6);
+        assert_eq!(
+            one.permutation(50, 3),
+            [1, 40, 18],
+            "what a permutation leaves out is drawn, too"
+        );
     }
 
     /// Computed with PyTorch 2.15.

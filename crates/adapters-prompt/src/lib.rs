@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
+mod cpt;
 mod layer;
+mod multitask_prompt_tuning;
 mod p_tuning;
 mod peft_file;
 mod peft_prompt_tuning;
@@ -10,7 +12,9 @@ mod start;
 mod tests;
 mod virtual_tokens;
 
+pub use cpt::{ContextLayer, ContextRows, CptConfig, MovingRows};
 pub use layer::{PromptLayer, PromptRows, VirtualTokensLayer};
+pub use multitask_prompt_tuning::{MultitaskInit, MultitaskPromptTuningConfig, TaskPrompts, TaskTokensLayer};
 pub use p_tuning::network::{NetworkParams, PromptNetwork};
 pub use p_tuning::{NetworkKind, PTuningConfig};
 pub use peft_prompt_tuning::{PeftPromptInit, PeftPromptTuningConfig};

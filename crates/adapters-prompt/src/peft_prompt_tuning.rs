@@ -7,6 +7,8 @@ use adapters_core::{
 };
 use adapters_nn::draw;
 use burn::module::Param;
+use burn::tensor::Tensor;
+use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -106,27 +108,44 @@ impl Method for PeftPromptTuningConfig {
     }
 }
 
+impl PeftPromptTuningConfig {
+    /// The rows as they begin, `[rows, width]`.
+    pub(crate) fn vectors(
+        &self,
+        [rows, width]: [usize; 2],
+        rng: &mut ChaCha8Rng,
+        build: &Build<'_>,
+    ) -> Result<Param<Tensor<2>>, Error> {
+        match (&self.start, self.prompt_tuning_init) {
+            (Start::Stored, _) => Ok(Param::from_data(draw::constant([rows, width], 0.0), build.device)),
+            (Start::Tokens(tokens), _) => token_rows(Self::NAME, TEXT, tokens, rows, build),
+            (Start::Configured, PeftPromptInit::Random) => {
+                Ok(Param::from_data(draw::normal(rng, [rows, width], 1.0), build.device))
+            }
+            (Start::Configured, PeftPromptInit::Text) => Err(Error::config(Self::NAME, not_tokenized(TEXT))),
+            (Start::Configured, PeftPromptInit::SampleVocab) => {
+                let entries = entries(Self::NAME, build)?.max(1) as u64;
+                let drawn: Vec<u32> = (0..rows).map(|_| (rng.next_u64() % entries) as u32).collect();
+                token_rows(Self::NAME, "prompt_tuning_init", &drawn, rows, build)
+            }
+        }
+    }
+
+    /// What the rows begin as where the configuration has a text; `None` where it has none.
+    pub(crate) fn tokenized(&self, encode: &Encode<'_>) -> Result<Option<Start>, Error> {
+        let (PeftPromptInit::Text, Some(text)) = (self.prompt_tuning_init, &self.prompt_tuning_init_text) else {
+            return Ok(None);
+        };
+        Error::in_config(Self::NAME, Start::tokenized(TEXT, text, encode)).map(Some)
+    }
+}
+
 impl SharedParameters for PeftPromptTuningConfig {
     fn build_shared(&self, build: &Build<'_>) -> Result<Shared, Error> {
         let Some([rows, width]) = self.tokens.shape(build.host)? else {
             return Ok(Shared::new());
         };
-        let mut rng = build.shared_rng(None);
-        let vectors = match (&self.start, self.prompt_tuning_init) {
-            (Start::Stored, _) => Param::from_data(draw::constant([rows, width], 0.0), build.device),
-            (Start::Tokens(tokens), _) => token_rows(Self::NAME, TEXT, tokens, rows, build)?,
-            (Start::Configured, PeftPromptInit::Random) => {
-                Param::from_data(draw::normal(&mut rng, [rows, width], 1.0), build.device)
-            }
-            (Start::Configured, PeftPromptInit::Text) => {
-                return Err(Error::config(Self::NAME, not_tokenized(TEXT)));
-            }
-            (Start::Configured, PeftPromptInit::SampleVocab) => {
-                let entries = entries(Self::NAME, build)?.max(1) as u64;
-                let drawn: Vec<u32> = (0..rows).map(|_| (rng.next_u64() % entries) as u32).collect();
-                token_rows(Self::NAME, "prompt_tuning_init", &drawn, rows, build)?
-            }
-        };
+        let vectors = self.vectors([rows, width], &mut build.shared_rng(None), build)?;
         Ok(Shared::of(PromptRows::Rows(vectors)))
     }
 
@@ -137,10 +156,9 @@ impl SharedParameters for PeftPromptTuningConfig {
 
 impl NeedsTokenizer for PeftPromptTuningConfig {
     fn with_tokens(&self, encode: &Encode<'_>) -> Result<Option<AnyMethod>, Error> {
-        let (PeftPromptInit::Text, Some(text)) = (self.prompt_tuning_init, &self.prompt_tuning_init_text) else {
+        let Some(start) = self.tokenized(encode)? else {
             return Ok(None);
         };
-        let start = Error::in_config(Self::NAME, Start::tokenized(TEXT, text, encode))?;
         AnyMethod::new(Self { start, ..self.clone() }).map(Some)
     }
 }

@@ -15,6 +15,15 @@ pub enum StoreError {
     /// An adapter could not be built, found or expressed.
     #[error(transparent)]
     Adapter(#[from] Error),
+    /// No adapter was named to save, and there is not one to be meant.
+    #[error(
+        "cannot tell which adapter to save: expected one that is attached, or one that is active; attached: {}",
+        if attached.is_empty() { "none" } else { attached }
+    )]
+    WhichAdapter {
+        /// Names of the adapters.
+        attached: String,
+    },
     /// The configuration file of an adapter holds something that is refused.
     #[error("cannot use {}", path.display())]
     ConfigFile {

@@ -183,10 +183,11 @@ fn read_config(
 }
 
 /// Modules that classes of transformers have for their heads.
-const HEADS: [&str; 5] = [
+const HEADS: [&str; 6] = [
     "classifier",
     "pre_classifier",
     "classification_head",
+    "projector",
     "score",
     "qa_outputs",
 ];

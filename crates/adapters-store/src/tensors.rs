@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use burn::store::pytorch::PytorchReader;
@@ -141,10 +142,15 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), StoreError>
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, StoreError> {
-    fs::read(path).map_err(|source| StoreError::Read {
+    let failed = |source| StoreError::Read {
         path: path.to_owned(),
         source,
-    })
+    };
+    // Opening a pipe would wait for whoever writes into it, and a device may have no end.
+    if !fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(failed(io::Error::other("it is not a regular file")));
+    }
+    fs::read(path).map_err(failed)
 }
 
 fn check_finite(path: &Path, tensors: &Tensors) -> Result<(), StoreError> {

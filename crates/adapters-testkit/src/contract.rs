@@ -118,7 +118,14 @@ impl Bench {
         self.run(&self.model, Ctx::plain()).into_data()
     }
 
-    fn run(&self, model: &Model, mut cx: Ctx<'_>) -> Tensor<3> {
+    fn run(&self, model: &Model, cx: Ctx<'_>) -> Tensor<3> {
+        // A task for each row where the caller gave none, for methods that need to know it.
+        let given = cx.pass().tasks.clone();
+        let tasks = match given.is_empty() {
+            true => (0..self.input.ids.dims()[0]).map(|row| Some(row % 2)).collect(),
+            false => given,
+        };
+        let mut cx = cx.with_tasks(tasks).expect("a composition of two tasks");
         let input: Input = match self.decoder_ids.clone() {
             Some(decoder_ids) => ToTextInput {
                 source: self.input.clone().into(),
@@ -314,20 +321,24 @@ pub fn refuses_to_merge(bench: &Bench, config: &str) {
 
 /// Saved in `format` and loaded, the adapter computes the same bits.
 pub fn save_load_same_output(bench: &Bench, config: &str, format: Format) {
-    let set = bench.attach_random(config);
+    save_load_of(bench, &bench.attach_random(config), config, format);
+}
+
+/// The adapter of `config` in `set`, saved in `format` and loaded, computes the same bits.
+pub fn save_load_of(bench: &Bench, set: &AdapterSet, config: &str, format: Format) {
     let dir = tempfile::tempdir().expect("a temporary folder can be made");
     let dir = dir.path().join(NAME);
-    save_adapter(&dir, format, &set, NAME, &bench.model).unwrap_or_else(|e| panic!("{config}, {format}: {e}"));
+    save_adapter(&dir, format, set, NAME, &bench.model).unwrap_or_else(|e| panic!("{config}, {format}: {e}"));
     let loaded = load(bench, &dir);
     assert_eq!(
         bench.output(&loaded),
-        bench.output(&set),
+        bench.output(set),
         "{config}, {format}: another output after loading"
     );
     let count = |set: &AdapterSet| set.params().count();
     assert_eq!(
         count(&loaded),
-        count(&set),
+        count(set),
         "{config}, {format}: another number of parameters"
     );
 }
@@ -365,7 +376,8 @@ pub fn refuses_to_save(bench: &Bench, config: &str, format: Format) {
 pub fn declares_what_it_does(bench: &Bench, config: &str) {
     let set = bench.attach_random(config);
     let adapter = set.attached(NAME).expect("it was attached");
-    let pass = Pass::default();
+    let mut pass = Pass::default();
+    pass.tasks = vec![Some(1), Some(0)];
     for AttachedLayer { info, layer } in adapter.layers() {
         let (SiteLayer::Linear(layer), Some(frozen)) = (layer, bench.model.linear(info.site)) else {
             continue;
@@ -436,7 +448,7 @@ pub fn rows_go_apart(bench: &Bench, config: &str) {
     let set = randomised(set, 9);
     let has_no_rows = set.iter().any(|a| {
         let norm = a.layers().any(|l| matches!(l.layer, SiteLayer::Norm(_)));
-        norm || a.method().first_position() > 0
+        norm || a.method().first_position() > 0 || a.method().tasks().is_some()
     });
     let longer = set.iter().any(|a| a.method().inserts().is_some());
     let mixed = match set.composition(Composition::multi_task(["a", "b"])) {
@@ -450,7 +462,7 @@ pub fn rows_go_apart(bench: &Bench, config: &str) {
     );
     assert!(
         !has_no_rows,
-        "{config}: a normalization or the first position cannot have two values in one batch"
+        "{config}: a normalization, the first position and tasks cannot have two meanings in one batch"
     );
     let forward = |cx: Ctx<'_>| bench.run(&bench.model, cx);
     let alone = |name: &str| {

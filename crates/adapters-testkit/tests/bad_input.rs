@@ -49,7 +49,7 @@ impl Scratch {
     }
 
     fn model(&self) -> Result<Model, ModelError> {
-        Pretrained::open(&self.path("base"))?.encoder(&Device::flex())
+        Pretrained::open(self.path("base"))?.encoder(&Device::flex())
     }
 
     /// Loads the adapter into a set that already has one; on error the set must be as it was.

@@ -52,7 +52,7 @@ fn adapterhub_configurations_are_written_as_read() {
     for root in [here].into_iter().chain(larger) {
         for set in folders(&root).iter().filter(|set| set.join("base").is_dir()) {
             // The larger folder has models that this library does not compute.
-            let model = Pretrained::open(&set.join("base")).and_then(|base| base.model(&Device::flex()));
+            let model = Pretrained::open(set.join("base")).and_then(|base| base.model(&Device::flex()));
             let Ok(model) = model else { continue };
             let adapters = folders(&set.join("cases"))
                 .into_iter()

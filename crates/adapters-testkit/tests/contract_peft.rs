@@ -1,7 +1,8 @@
 //! The contract suite for the methods that peft alone has beside those of `contract.rs`.
 
 use adapters::core::Format;
-use adapters_testkit::contract::{self, Bench, Promises};
+use adapters::{Composition, Ctx, Error};
+use adapters_testkit::contract::{self, Bench, Promises, randomised};
 use burn::tensor::{Device, Tensor, TensorData};
 
 const PEFT: Promises = Promises {
@@ -89,6 +90,121 @@ fn randlora() {
         PEFT,
     );
     check("randlora[r=2,sparse=true]", PEFT);
+}
+
+#[test]
+fn poly() {
+    let not_merged = Promises {
+        mergeable: false,
+        ..PEFT
+    };
+    check("poly[r=3,n_tasks=2,n_skills=3,n_splits=2]", not_merged);
+    check(
+        "poly[r=2,n_tasks=2,init_weights=false,target_modules=[query,output.dense]]",
+        Promises {
+            identity_at_init: false,
+            ..not_merged
+        },
+    );
+    let bench = Bench::new(2, 4, 11, &Device::flex());
+    // The relaxed Bernoulli variables of training.
+    contract::dropout_in_training_only(&bench, "poly[r=3,n_tasks=2]");
+}
+
+#[test]
+fn poly_needs_to_know_the_tasks() {
+    let bench = Bench::new(2, 4, 11, &Device::flex());
+    let set = bench.attach("poly[n_tasks=2]");
+    let begin = |tasks: &[Option<usize>]| {
+        let mut cx = Ctx::new(&set).with_tasks(tasks.iter().copied())?;
+        let x = Tensor::<3>::zeros([2, 4, 32], &Device::flex());
+        cx.begin(&bench.model, x).map(|_| ())
+    };
+    assert!(begin(&[Some(1), Some(0)]).is_ok());
+    for tasks in [&[][..], &[Some(0)], &[Some(0), None]] {
+        let error = begin(tasks).unwrap_err();
+        assert!(matches!(error, Error::WrongShares { .. }), "{error}");
+    }
+    let error = begin(&[Some(0), Some(2)]).unwrap_err();
+    assert!(matches!(error, Error::NoSuchTask { task: 2, tasks: 2 }), "{error}");
+    let split = set.composition(Composition::batch_split(["under_test"], [2]));
+    assert!(matches!(split, Err(Error::BlockNotRunnable { .. })), "{split:?}");
+}
+
+#[test]
+fn prompts_of_several_tasks_and_of_a_context() {
+    // Rows in front of the text act from the start, and no weight computes what they do.
+    let prompt = Promises {
+        identity_at_init: false,
+        mergeable: false,
+        ..PEFT
+    };
+    check(
+        "multitask_prompt_tuning[num_virtual_tokens=3,num_tasks=2,num_ranks=2]",
+        prompt,
+    );
+    let config = "cpt[cpt_token_ids=[5,7,9],cpt_tokens_type_mask=[1,2,4],opt_projection_epsilon=3]";
+    let bench = Bench::new(2, 4, 11, &Device::flex());
+    contract::refuses_to_merge(&bench, config);
+    contract::refuses_to_save(&bench, config, Format::AdapterHub);
+    // A file holds the sum of what is frozen and what trains.
+    contract::save_load_equal_output(&bench, config, Format::Peft, 1e-6);
+    let stored = randomised(bench.attach(config), 3);
+    let near = bench.output(&stored);
+    let far = bench.output(&randomised(
+        bench.attach("cpt[cpt_token_ids=[5,7,9],opt_projection_epsilon=0,opt_projection_format_epsilon=0]"),
+        3,
+    ));
+    assert!(
+        contract::relative_error(&near, &far) > 1e-3,
+        "the radius of the balls has no effect"
+    );
+}
+
+#[test]
+fn lily() {
+    let bench = Bench::new(3, 4, 11, &Device::flex());
+    // The router sees the whole batch, so that rows do not go apart.
+    for (config, identity) in [
+        ("lily[r=3,num_B=3,stride_A=2,scaling=2.5]", true),
+        (
+            "lily[r=2,init_weights=false,target_modules=[query,output.dense]]",
+            false,
+        ),
+    ] {
+        contract::identity_at_init(&bench, config, identity);
+        contract::only_adapters_get_gradients(&bench, config);
+        contract::refuses_to_merge(&bench, config);
+        contract::save_load_same_output(&bench, config, Format::Peft);
+        contract::refuses_to_save(&bench, config, Format::AdapterHub);
+        contract::copies_train_apart(&bench, config, Format::Peft);
+        contract::declares_what_it_does(&bench, config);
+    }
+    // Of two layers: one A and one pair of B for query and value each, and four routers.
+    let set = bench.attach("lily[r=3,num_B=2,stride_A=2]");
+    let (a, b, routers) = (2 * 3 * 12, 2 * 2 * 3 * 12, 4 * 2 * 3);
+    assert_eq!(set.attached("under_test").unwrap().num_params(), a + b + routers);
+}
+
+#[test]
+fn frod() {
+    let exact = Bench::new(2, 4, 11, &Device::flex());
+    // The frozen factors and the weight are equal up to rounding.
+    let set = exact.attach("frod[sparse_rate=0.5]");
+    let error = contract::relative_error(&exact.output(&set), &exact.plain());
+    assert!(error < 1e-5, "a new adapter changes the output by {error:e}");
+    for config in [
+        "frod[sparse_rate=0.5,init_weights=false]",
+        "frod[sparse_rate=0.01,init_weights=false,target_modules=[intermediate.dense]]",
+    ] {
+        contract::only_adapters_get_gradients(&exact, config);
+        contract::merged_equals_unmerged(&exact, config);
+        contract::refuses_to_save(&exact, config, Format::AdapterHub);
+        contract::rows_go_apart(&exact, config);
+        contract::declares_what_it_does(&exact, config);
+        // U follows from the V of the file, so that V cannot be drawn again as the contract suite does.
+        contract::save_load_of(&exact, &exact.attach(config), config, Format::Peft);
+    }
 }
 
 #[test]

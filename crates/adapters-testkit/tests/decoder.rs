@@ -170,7 +170,7 @@ fn a_checkpoint_must_fit_its_configuration() {
         TensorData::from([1.0f32]),
     );
     assert!(error(json!({}), &more).contains("q_norm"));
-    let encoder = Pretrained::open(&base())
+    let encoder = Pretrained::open(base())
         .unwrap()
         .encoder(&Device::flex())
         .unwrap_err()

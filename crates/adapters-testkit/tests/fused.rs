@@ -211,7 +211,7 @@ fn logits(model: &Model, cx: &mut Ctx<'_>) -> Tensor<3> {
 #[test]
 fn the_family_trains_is_stored_and_merges_in_gpt2() {
     let device = Device::flex();
-    let model = Pretrained::open(&gpt2()).unwrap().causal_lm(&device).unwrap();
+    let model = Pretrained::open(gpt2()).unwrap().causal_lm(&device).unwrap();
     for config in [
         "lora[r=2,alpha=5,attn_matrices=[q,k,v],intermediate_lora=true,output_lora=true]",
         "lora[r=2,alpha=5,attn_matrices=[k]]",
@@ -262,7 +262,7 @@ fn the_family_trains_is_stored_and_merges_in_gpt2() {
 #[test]
 fn a_fused_matrix_named_by_path_is_peft_s() {
     let device = Device::flex();
-    let model = Pretrained::open(&gpt2()).unwrap().causal_lm(&device).unwrap();
+    let model = Pretrained::open(gpt2()).unwrap().causal_lm(&device).unwrap();
     let mut set = AdapterSet::new();
     let lora = method("lora[r=2,target_modules=[c_attn]]").unwrap();
     set.attach("a", lora, &model, 1, &device).unwrap();

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use adapters::models::heads::{HeadKind, Pooling, Targets};
 use adapters::models::{Encoded, Generation, Head, HeadConfig, Model, Pretrained};
 use adapters::train::{TaskModel, adamw, text_input};
-use adapters::{Adapted, AdapterSet, method, parse_device};
+use adapters::{Adapted, AdapterSet, AttachOptions, method, parse_device};
 use adapters_testkit::contract::randomised;
 use adapters_testkit::golden::{Options, Selection, Tolerance, Verdict, walk};
 use burn::module::Module;
@@ -114,14 +114,18 @@ fn golden_cases() {
 fn train(device: &Device) -> (Vec<f64>, Vec<TensorData>) {
     let mut adapted = Adapted::new(model("bert", device));
     let config = method("lora[r=4,alpha=8,dropout=0.1]|seq_bn").unwrap();
-    adapted.set.attach("a", config, &*adapted.base, 1, device).unwrap();
-    adapted.set.activate("a").unwrap();
+    let options = AttachOptions {
+        seed: 1,
+        ..AttachOptions::default()
+    };
+    adapted.attach_with("a", config, &options).unwrap();
+    adapted.activate("a").unwrap();
     let head = HeadConfig::new(HeadKind::Classification { pooling: Pooling::Mean }, ["0", "1", "2"]);
-    let head = Head::new(head.with_dropout(0.1), &*adapted.base, 2, device).unwrap();
+    let head = Head::new(head.with_dropout(0.1), adapted.base(), 2, device).unwrap();
     let head = Some(head);
     let mut model = TaskModel { adapted, head }.train();
     let (mut of_set, mut of_head) = (adamw(1e-2), adamw(1e-2));
-    let vocab = model.adapted.base.vocab_size();
+    let vocab = model.adapted.base().vocab_size();
     let mut losses = Vec::new();
     for step in 0..20usize {
         let rows: Vec<Encoded> = (0..8)
@@ -133,7 +137,7 @@ fn train(device: &Device) -> (Vec<f64>, Vec<TensorData>) {
             })
             .collect();
         let rows: Vec<&Encoded> = rows.iter().collect();
-        let input = text_input(&rows, &model.adapted.base, device);
+        let input = text_input(&rows, model.adapted.base(), device);
         let labels = TensorData::new((0..8).map(|row| (row + step as i64) % 3).collect::<Vec<i64>>(), [8]);
         let targets = Targets::Classes(Tensor::<1, Int>::from_data(labels, device));
         let seq = rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);

@@ -6,7 +6,9 @@ use std::path::Path;
 
 use adapters::core::Tensors;
 use adapters::models::heads::{HeadKind, Pooling, Scores};
-use adapters::models::{Head, HeadConfig, ImageInput, Input, Model, Pretrained, Source, TextInput, ToTextInput};
+use adapters::models::{
+    Head, HeadConfig, ImageInput, Input, Model, Pretrained, SoundInput, Source, TextInput, ToTextInput,
+};
 use adapters::store::{LoadOptions, load_adapter, read_safetensors, save_adapter};
 use adapters::train::hidden_states;
 use adapters::{AdapterSet, Ctx, METHODS};
@@ -21,10 +23,19 @@ fn model_input(inputs: &Tensors, base: &Model, device: &Device) -> Input {
         let pixels = Tensor::from_data(pixels.clone(), device);
         return ImageInput { pixels }.into();
     }
-    let mask = Tensor::<2, Int>::from_data(inputs["attention_mask"].clone(), device);
+    let mask = inputs
+        .get("attention_mask")
+        .map(|mask| Tensor::<2, Int>::from_data(mask.clone(), device));
+    if let Some(samples) = inputs.get("input_values") {
+        return SoundInput {
+            samples: Tensor::from_data(samples.clone(), device),
+            padding: mask.map(|mask| mask.equal_elem(0)),
+        }
+        .into();
+    }
     let (ids, padding) = (
         Tensor::from_data(inputs["input_ids"].clone(), device),
-        Some(mask.equal_elem(0)),
+        mask.map(|mask| mask.equal_elem(0)),
     );
     let Ok(decoder) = base.encoder_decoder() else {
         return TextInput {
@@ -61,10 +72,11 @@ fn heads_in_pefts_files_are_those_of_the_classes_of_transformers() {
         ("bart_lora_seq_cls", "bart", "rows"),
         ("t5_lora_seq_cls", "t5", "rows"),
         ("vit_lora_image_cls", "vit", "rows"),
+        ("wav2vec2_lora_audio_cls", "wav2vec2", "rows"),
     ] {
         let dir = case("peft").join(name);
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(family);
-        let base = Pretrained::open(&golden.join("base")).unwrap().model(&device).unwrap();
+        let base = Pretrained::open(golden.join("base")).unwrap().model(&device).unwrap();
         let mut set = AdapterSet::new();
         let report = load_adapter(&dir, &mut set, &base, &METHODS, &LoadOptions::default(), &device).unwrap();
         set.activate(report.attached.adapter.as_str()).unwrap();
@@ -109,6 +121,43 @@ fn heads_in_pefts_files_are_those_of_the_classes_of_transformers() {
             .unwrap();
         assert_eq!(score(&again, &head).1, own, "{name}");
     }
+}
+
+/// ALBERT's word embeddings are narrower than its layers.
+#[test]
+fn a_language_model_over_narrow_word_embeddings_is_adapterhubs() {
+    let device = Device::flex();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/albert");
+    let base = Pretrained::open(&golden.join("base"))
+        .unwrap()
+        .encoder(&device)
+        .unwrap();
+    let (inputs, _) = read_safetensors(&golden.join("inputs.safetensors")).unwrap();
+    let scores = |head: &Head| {
+        let mut cx = Ctx::plain();
+        let hidden = hidden_states(&base, model_input(&inputs, &base, &device), &mut cx).unwrap();
+        match head.forward(hidden, None, &base, &mut cx) {
+            Scores::Tokens(tokens) => tokens.into_data(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let dir = case("masked_lm_albert");
+    let (expected, _) = read_safetensors(&dir.join("expected.safetensors")).unwrap();
+    let (name, head) = Head::load(&dir, &base, false, &device).unwrap();
+    close("masked_lm_albert", &scores(&head), &expected["output"]);
+
+    let out = tempfile::tempdir().unwrap();
+    head.save(out.path(), &name, &base).unwrap();
+    let (_, again) = Head::load(out.path(), &base, false, &device).unwrap();
+    assert_eq!(scores(&again), scores(&head));
+    let new = Head::new(HeadConfig::masked_lm(), &base, 1, &device).unwrap();
+    assert_eq!(scores(&new).shape(), expected["output"].shape());
+    let one_layer = HeadConfig::masked_lm().with_layers(1);
+    let refused = Head::new(one_layer, &base, 1, &device).unwrap_err().to_string();
+    assert!(
+        refused.contains("the word embeddings are 16 wide, the layers 32"),
+        "{refused}"
+    );
 }
 
 #[test]

@@ -248,7 +248,7 @@ fn merging_restores_the_layers_it_folds_into_and_resetting_quantizes_them_again(
 #[test]
 fn a_checkpoint_stored_in_int8_rows_loses_nothing() {
     let device = Device::flex();
-    let pretrained = Pretrained::open(&repository().join("models/all-MiniLM-L6-v2")).unwrap();
+    let pretrained = Pretrained::open(repository().join("models/all-MiniLM-L6-v2")).unwrap();
     let floats = pretrained.encoder(&device).unwrap();
     let quantized = pretrained
         .with_quantization(Quantization::Int8)

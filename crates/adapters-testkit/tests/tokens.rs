@@ -42,7 +42,7 @@ fn files(dir: &Path) -> (Map<String, Value>, Tensors) {
 #[test]
 fn tokens_inside_lora_are_read_and_written_as_peft_does() {
     let device = Device::flex();
-    let base = Pretrained::open(&crate_dir().join("golden/bert/base")).unwrap();
+    let base = Pretrained::open(crate_dir().join("golden/bert/base")).unwrap();
     let base = base.encoder(&device).unwrap();
     let plain = hidden(&base, &AdapterSet::new(), &device);
     for name in ["list", "layer"] {

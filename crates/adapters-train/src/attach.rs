@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use adapters_core::{Adapted, Attached, Composition, Ctx, SiteKind};
+use adapters_core::{Adapted, AttachOptions, Attached, Composition, Ctx, SiteKind};
 use adapters_models::heads::HeadConfig;
 use adapters_models::{Head, Model, Pretrained, TextTokenizer};
 use adapters_store::{BaseMatch, LoadOptions, Manifest, expressible, load_adapter};
@@ -70,14 +70,14 @@ pub(crate) fn attach(
 ) -> Result<Trained, TrainError> {
     let (section, device) = (&run.recipe.adapter, &run.device);
     let seed = run.recipe.train.seed;
-    let Adapted { base, set } = adapted;
-    let load = |dir: &Path, set: &mut _| {
+    let load = |dir: &Path, adapted: &mut Adapted<Model>| {
         check_base(run, dir)?;
         let options = LoadOptions {
             name: Manifest::name_in(dir)?,
             ..LoadOptions::default()
         };
-        let report = load_adapter(dir, set, &**base, &run.registry, &options, device)?;
+        let (base, set) = adapted.parts_mut();
+        let report = load_adapter(dir, set, base, &run.registry, &options, device)?;
         Ok::<_, TrainError>(report.attached.adapter)
     };
     let mut frozen = Vec::new();
@@ -89,35 +89,45 @@ pub(crate) fn attach(
                 name: Some(section.name.clone()),
                 ..LoadOptions::default()
             };
-            let report = load_adapter(dir, set, &**base, &run.registry, &options, device)?;
-            expressible(set, &section.name, &**base)?;
+            let (base, set) = adapted.parts_mut();
+            let report = load_adapter(dir, set, base, &run.registry, &options, device)?;
+            expressible(set, &section.name, base)?;
             (report.attached, Composition::adapter(&section.name))
         }
         ([], None) => {
             let method = section.method(&run.registry)?;
             let encode = |text: &str| {
-                let tokenizer = tokenizer.ok_or("a model of images has no tokenizer for it")?;
+                let tokenizer = tokenizer.ok_or("a model of images or sounds has no tokenizer for it")?;
                 let encoded = tokenizer.encode([(text, None)])?;
                 Ok(encoded.into_iter().flat_map(|row| row.ids).collect())
             };
             let method = method.with_tokens(&encode)?.unwrap_or(method);
-            let report = set.attach(&section.name, method, &**base, seed, device)?;
-            expressible(set, &section.name, &**base)?;
+            let options = AttachOptions {
+                seed,
+                device: Some(device.clone()),
+            };
+            let report = adapted.attach_with(&section.name, method, &options)?;
+            expressible(&adapted.set, &section.name, adapted.base())?;
             (report, Composition::adapter(&section.name))
         }
         (folders, _) => {
             for dir in folders {
-                frozen.push(load(dir, set)?);
+                frozen.push(load(dir, adapted)?);
             }
             let names: Vec<&str> = frozen.iter().map(String::as_str).collect();
             let config = section.fusion_config()?;
-            let report = adapters_fusion::attach_named(set, &section.name, &names, config, &**base, seed, device)?;
+            let (base, set) = adapted.parts_mut();
+            let report = adapters_fusion::attach_named(set, &section.name, &names, config, base, seed, device)?;
             (report, Composition::named_fuse(&section.name, names))
         }
     };
     let composition = match &section.stack_on {
         Some(dir) => {
-            let idle = set.get(&section.name).into_iter().flat_map(|adapter| adapter.layers());
+            let idle = adapted
+                .set
+                .get(&section.name)
+                .into_iter()
+                .flat_map(|adapter| adapter.layers());
             if let Some(layer) = idle.map(|layer| &layer.info).find(|info| info.kind.takes_one_adapter()) {
                 return Err(TrainError::Value {
                     field: "adapter.stack_on",
@@ -125,13 +135,13 @@ pub(crate) fn attach(
                     found: format!("one, and an adapter that would never train at `{}`", layer.path),
                 });
             }
-            let below = load(dir, set)?;
+            let below = load(dir, adapted)?;
             frozen.push(below.clone());
             Composition::stack([Composition::adapter(below), trained])
         }
         None => trained,
     };
-    set.activate(composition)?;
+    adapted.activate(composition)?;
     Ok(Trained {
         report: report.to_string(),
         frozen,

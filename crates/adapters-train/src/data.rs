@@ -1,13 +1,13 @@
 //! Data: one record a line of a `.jsonl` file, one an item of a `.json` list, one a row of a `.csv` or `.tsv` file, or one
-//! an image of a folder; files may be compressed, `.gz`.
+//! an image or a sound of a folder; files may be compressed, `.gz`.
 //!
 //! A task reads the fields of each [`Record`] that it needs. A file is read and checked as a whole before the run starts; every
 //! error names the file and the line.
 
 mod error;
 mod fields;
-mod images;
 mod json;
+mod media;
 mod part;
 mod passage;
 mod record;

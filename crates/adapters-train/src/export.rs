@@ -51,7 +51,7 @@ pub(crate) fn save_all(run: &Run, model: &TaskModel, summary: &Summary) -> Resul
             head_note: head_note(model, &[(Format::AdapterHub, is_elsewhere)]),
         });
     }
-    let format = expressible(&model.adapted.set, &run.recipe.adapter.name, &*model.adapted.base)?;
+    let format = expressible(&model.adapted.set, &run.recipe.adapter.name, model.adapted.base())?;
     let is_elsewhere = !folder(format, &adapter).save()?;
     let mut heads = vec![(format, is_elsewhere)];
     let peft = match format {
@@ -75,7 +75,7 @@ pub(crate) fn save_all(run: &Run, model: &TaskModel, summary: &Summary) -> Resul
 /// What to say of a head that some folders hold in this library's own file only.
 fn head_note(model: &TaskModel, elsewhere: &[(Format, bool)]) -> Option<String> {
     let missing: Vec<Format> = elsewhere.iter().filter(|(_, is)| *is).map(|(of, _)| *of).collect();
-    let (config, base) = (model.head.as_ref()?.config(), &*model.adapted.base);
+    let (config, base) = (model.head.as_ref()?.config(), model.adapted.base());
     let names = missing.iter().map(Format::to_string).collect::<Vec<_>>();
     let names = (!names.is_empty()).then(|| names.join(" and "))?;
     let stored = format!("the head is in head.safetensors, which only this library reads: {names} has no such head");
@@ -96,7 +96,7 @@ impl Folder<'_> {
     /// Writes the adapter, its head and its manifest; whether the format holds the head, if there is one.
     fn save(&self) -> Result<bool, TrainError> {
         let name = &self.run.recipe.adapter.name;
-        let (set, base) = (&self.model.adapted.set, &*self.model.adapted.base);
+        let (set, base) = (&self.model.adapted.set, self.model.adapted.base());
         save_adapter(self.dir, self.format, set, name, base)?;
         let config = set.attached(name)?.method().to_string();
         let holds_head = self.save_head(&config)?;
@@ -109,7 +109,7 @@ impl Folder<'_> {
     fn save_setup(&self) -> Result<bool, TrainError> {
         let set = &self.model.adapted.set;
         if let Some(active) = set.active() {
-            Setup::new(active.composition().clone()).save(self.dir, set, &*self.model.adapted.base)?;
+            Setup::new(active.composition().clone()).save(self.dir, set, self.model.adapted.base())?;
         }
         let config = set.fusion(&self.run.recipe.adapter.name)?.method().to_string();
         self.save_head(&config)
@@ -122,7 +122,7 @@ impl Folder<'_> {
 
     /// PEFT's `task_type`, where the head did not decide it; peft has none for images and sound.
     fn task_type(&self, holds_head: bool) -> Option<&'static str> {
-        match self.model.adapted.base.kind() {
+        match self.model.adapted.base().kind() {
             _ if self.model.head.is_some() && holds_head => None,
             ModelKind::CausalLm if self.run.recipe.head.kind.is_generative => Some("CAUSAL_LM"),
             ModelKind::EncoderDecoder if self.run.recipe.head.kind.is_generative => Some("SEQ_2_SEQ_LM"),
@@ -136,7 +136,7 @@ impl Folder<'_> {
     /// manifest.
     fn save_head(&self, config: &str) -> Result<bool, TrainError> {
         let Self { run, model, dir, .. } = self;
-        let (recipe, base) = (&run.recipe, &*model.adapted.base);
+        let (recipe, base) = (&run.recipe, model.adapted.base());
         let head = match &model.head {
             Some(head) => head.save_in(dir, self.format, &recipe.adapter.name, base)?,
             None => None,
@@ -199,7 +199,7 @@ impl Folder<'_> {
             name: recipe.adapter.name.clone(),
             format: self.format,
             base: self.base(),
-            architecture: self.model.adapted.base.architecture().to_owned(),
+            architecture: self.model.adapted.base().architecture().to_owned(),
             config,
             task_type,
             pipeline: task.pipeline.map(str::to_owned),

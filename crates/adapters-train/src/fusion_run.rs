@@ -120,24 +120,25 @@ fn attention(run: &Run, dir: &Path) -> Result<Attention, TrainError> {
     let pretrained = Pretrained::open(&run.model_dir)?;
     let mut adapted = Adapted::new(pretrained.model(device)?);
     let options = LoadOptions::default();
-    let setup = Setup::load(dir, &mut adapted.set, &*adapted.base, &run.registry, &options, device)?;
-    adapted.set.activate(setup.composition)?;
+    let (base, set) = adapted.parts_mut();
+    let setup = Setup::load(dir, set, base, &run.registry, &options, device)?;
+    adapted.activate(setup.composition)?;
     let tokenizer = tokenizer_of(&pretrained, recipe.model.max_length)?;
     let data = RunData::read(recipe)?;
     let cx = TaskContext {
         options: &data.options,
         pretrained: &pretrained,
-        model: &adapted.base,
+        model: adapted.base(),
         tokenizer: tokenizer.as_ref(),
     };
     let data = recipe.head.kind.open(&cx)?.examples(&data.validation, true, &cx)?;
     // Sums by site, and the tokens they are over.
     let mut sums: BTreeMap<(usize, String), (Vec<f64>, f64)> = BTreeMap::new();
     for indices in eval_batches(data.lengths(), recipe.train.eval_batch_size) {
-        let batch = data.batch(&indices, EVALUATION, &adapted.base, device)?;
+        let batch = data.batch(&indices, EVALUATION, adapted.base(), device)?;
         let keep = batch.padding().map(|padding| padding.bool_not().float());
         let mut cx = Ctx::new(&adapted.set).recording();
-        hidden_states(&adapted.base, batch.input, &mut cx)?;
+        hidden_states(adapted.base(), batch.input, &mut cx)?;
         for record in cx.records() {
             let Recorded::FusionAttention { scores, .. } = record.value else {
                 continue;

@@ -285,11 +285,12 @@ impl Recipe {
             let expected = format!("`loss`, `{}` for `head.kind` `{task}`", task.metrics.join("`, `"));
             return Err(value("train.metric", &expected, format!("`{metric}`")));
         }
-        if self.train.class_weights.is_some() && !["classification", "image_classification"].contains(&task.name) {
-            let expected = "none but for `head.kind` `classification` and `image_classification`";
+        if self.train.class_weights.is_some() && !task.weighs_classes {
+            let weighing = TASKS.iter().filter(|task| task.weighs_classes).map(|task| task.name);
+            let expected = format!("none but for `head.kind` {}", weighing.collect::<Vec<_>>().join(", "));
             return Err(value(
                 "train.class_weights",
-                expected,
+                &expected,
                 format!("`balanced` for `{task}`"),
             ));
         }

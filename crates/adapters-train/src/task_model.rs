@@ -43,7 +43,7 @@ impl TaskModel {
         if let Some(seed) = dropout_seed {
             cx = cx.training(seed);
         }
-        let hidden = hidden_states(&self.adapted.base, input, &mut cx)?;
+        let hidden = hidden_states(self.adapted.base(), input, &mut cx)?;
         self.head_scores(hidden, &mut cx)
     }
 
@@ -52,7 +52,7 @@ impl TaskModel {
         let padding = cx.pass().padding.clone();
         Ok(self
             .head()?
-            .forward(hidden, padding, &*self.adapted.base, cx)
+            .forward(hidden, padding, self.adapted.base(), cx)
             .of_text(cx))
     }
 
@@ -84,7 +84,7 @@ impl TaskModel {
             .skipping_layers(0..pass.dropped_layers);
         let (set, input) = (&self.adapted.set, input.clone());
         if !by_block {
-            let hidden = hidden_states(&self.adapted.base, input, &mut cx)?;
+            let hidden = hidden_states(self.adapted.base(), input, &mut cx)?;
             let loss = self.weighted(loss(hidden, &mut cx)?, weight);
             return Ok(LossGradients::of(&loss, set, &self.head));
         }
@@ -99,7 +99,7 @@ impl TaskModel {
                 }
             }
         };
-        let gradients = gradients_by_block(&self.adapted.base, input, set, &self.head, &cx, loss)?;
+        let gradients = gradients_by_block(self.adapted.base(), input, set, &self.head, &cx, loss)?;
         failed.map_or(Ok(gradients), Err)
     }
 
@@ -119,7 +119,7 @@ impl TaskModel {
         batch: &Batch,
         cx: &mut Ctx<'_>,
     ) -> Result<LinearScores, TrainError> {
-        let base = &*self.adapted.base;
+        let base = self.adapted.base();
         let chosen = at_target_positions(hidden, batch, cx);
         let scores = match &self.head {
             Some(head) => Some(head.scores(chosen, base, cx)),

@@ -215,20 +215,20 @@ fn prepare(run: &Run, digests: BTreeMap<String, String>) -> Result<(State, Input
     let mut adapted = Adapted::new(model);
     let trained = attach(run, &mut adapted, tokenizer.as_ref())?;
     let taken = adapted.set.iter().map(|adapter| adapter.method().positions()).max();
-    check_length(recipe, &adapted.base, taken.unwrap_or(0))?;
+    check_length(recipe, adapted.base(), taken.unwrap_or(0))?;
     attach::check_packing(recipe, &adapted)?;
     let head = match task.head() {
-        Some(config) => Some(attach::head(run, config, &adapted.base)?),
+        Some(config) => Some(attach::head(run, config, adapted.base())?),
         None => None,
     };
     if let Some(drop) = recipe
         .train
         .drop_layers
-        .filter(|drop| drop.most >= adapted.base.num_layers())
+        .filter(|drop| drop.most >= adapted.base().num_layers())
     {
         return Err(TrainError::Value {
             field: "train.drop_layers",
-            expected: format!("fewer than the {} layers of the model", adapted.base.num_layers()),
+            expected: format!("fewer than the {} layers of the model", adapted.base().num_layers()),
             found: drop.to_string(),
         });
     }
@@ -324,7 +324,7 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
         .map(|(indices, pass)| {
             let seed = pass_seed(train.seed, pass);
             let dropped_layers = train.drop_layers.map_or(0, |drop| drop.draw(seed));
-            let batch = inputs.train.batch(indices, seed, &model.adapted.base, &run.device)?;
+            let batch = inputs.train.batch(indices, seed, model.adapted.base(), &run.device)?;
             Ok((batch, PassSeed { seed, dropped_layers }, pass))
         })
         .collect::<Result<_, TrainError>>()?;

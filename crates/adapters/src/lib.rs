@@ -1,19 +1,22 @@
 #![doc = include_str!("../README.md")]
 
 mod device;
+mod files;
 pub mod methods;
 
 pub use adapters_core as core;
 pub use adapters_core::{
-    Adapted, AdapterSet, AnyMethod, AttachReport, Composition, Ctx, Error, Format, Frozen, Host, Location, Method,
-    Point, Site, Sited, Sites, merge,
+    Adapted, AdapterSet, AnyMethod, AttachOptions, AttachReport, Composition, Ctx, Error, Format, Forward, Frozen,
+    Host, IntoMethod, Location, Method, Point, Site, Sited, Sites, merge,
 };
 pub use adapters_fusion as fusion;
 pub use adapters_methods::{MethodEntry, Registry};
 pub use adapters_nn as nn;
 pub use adapters_reparam::{ForPaths, WeightDoor};
 pub use adapters_store as store;
+pub use burn;
 pub use device::{DeviceError, available_devices, parse_device};
+pub use files::{AdapterFiles, SaveOptions};
 pub use methods::{METHODS, method};
 
 #[cfg(feature = "bottleneck")]
@@ -39,9 +42,21 @@ pub use adapters_train as train;
 
 /// What most programs need.
 pub mod prelude {
-    pub use crate::{AdapterSet, Composition, Ctx, Format, METHODS, method};
+    pub use crate::{Adapted, AdapterFiles, AttachOptions, Composition, Format, METHODS, SaveOptions, method};
+    #[cfg(feature = "bottleneck")]
+    pub use adapters_bottleneck::BottleneckConfig;
+    #[cfg(feature = "lora")]
+    pub use adapters_lora::{DoraConfig, Ia3Config, LoraConfig};
     #[cfg(feature = "models")]
     pub use adapters_models::{Model, Pretrained, TextInput};
+    #[cfg(feature = "prefix")]
+    pub use adapters_prefix::PrefixTuningConfig;
+    #[cfg(feature = "prompt")]
+    pub use adapters_prompt::PromptTuningConfig;
+    #[cfg(feature = "reft")]
+    pub use adapters_reft::ReftConfig;
+    pub use burn::module::Module;
+    pub use burn::tensor::Device;
 }
 
 /// The README of the repository, so that its example compiles.

@@ -24,6 +24,8 @@ const ENTRIES: &[MethodEntry] = &[
     #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::DvoraConfig>(),
     #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Frod>(),
+    #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::Glora>(),
     #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::Gralora>(),
@@ -33,6 +35,8 @@ const ENTRIES: &[MethodEntry] = &[
     MethodEntry::of::<adapters_lora::Ia3Config>(),
     #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::Kasa>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Lily>(),
     #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::Loha>(),
     #[cfg(feature = "lora")]
@@ -47,6 +51,8 @@ const ENTRIES: &[MethodEntry] = &[
     MethodEntry::of::<adapters_lora::Osf>(),
     #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::Peanut>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Poly>(),
     #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::Pvera>(),
     #[cfg(feature = "lora")]
@@ -77,6 +83,10 @@ const ENTRIES: &[MethodEntry] = &[
     MethodEntry::of::<adapters_prompt::PeftPromptTuningConfig>(),
     #[cfg(feature = "prompt")]
     MethodEntry::of::<adapters_prompt::PTuningConfig>(),
+    #[cfg(feature = "prompt")]
+    MethodEntry::of::<adapters_prompt::MultitaskPromptTuningConfig>(),
+    #[cfg(feature = "prompt")]
+    MethodEntry::of::<adapters_prompt::CptConfig>(),
     #[cfg(feature = "reft")]
     MethodEntry::of::<adapters_reft::ReftConfig>(),
     #[cfg(feature = "selective")]

@@ -8,9 +8,8 @@ use std::time::Instant;
 use adapters::core::Format;
 use adapters::models::heads::{HeadKind, Pooling, Scores, Targets};
 use adapters::models::{Encoded, Head, HeadConfig, Pretrained};
-use adapters::store::{LoadOptions, load_adapter, save_adapter};
-use adapters::train::{TaskModel, adamw, hidden_states, peak_rss_bytes, text_input};
-use adapters::{Adapted, AdapterSet, METHODS, method};
+use adapters::train::{TaskModel, adamw, peak_rss_bytes, text_input};
+use adapters::{Adapted, AdapterFiles, method};
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{Int, Tensor, TensorData};
@@ -55,7 +54,7 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
     }
     pretrained = pretrained.with_quantization(args.quantize.and_then(QuantizeArg::quantization));
     let mut adapted = Adapted::new(pretrained.model(&device)?);
-    if args.batch == 0 || args.seq == 0 || args.seq > adapted.base.max_length() || args.repeats == 0 {
+    if args.batch == 0 || args.seq == 0 || args.seq > adapted.base().max_length() || args.repeats == 0 {
         return Err(Failure::new(
             format!(
                 "cannot time {} x {} tokens {} times",
@@ -63,7 +62,7 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
             ),
             format!(
                 "--batch, --seq and --repeats are at least 1, --seq at most {}",
-                adapted.base.max_length()
+                adapted.base().max_length()
             ),
         ));
     }
@@ -78,39 +77,29 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
 
     let mut times = Vec::new();
     times.push(time("attach", &mut || {
-        AdapterSet::new().attach("bench", config.clone(), &*adapted.base, 0, &device)?;
+        adapted.without_adapters().attach("bench", config.clone())?;
         Ok(())
     })?);
-    adapted
-        .set
-        .attach("bench", config.clone(), &*adapted.base, 0, &device)?;
-    adapted.set.activate("bench")?;
+    adapted.attach("bench", config)?;
+    adapted.activate("bench")?;
 
     let folder = tempfile::tempdir().map_err(|e| Failure::new(format!("no temporary folder: {e}"), "set TMPDIR"))?;
     times.push(time("save", &mut || {
-        save_adapter(folder.path(), Format::AdapterHub, &adapted.set, "bench", &*adapted.base)?;
+        adapted.save_with(folder.path(), Format::AdapterHub)?;
         Ok(())
     })?);
     times.push(time("load", &mut || {
-        let mut set = AdapterSet::new();
-        load_adapter(
-            folder.path(),
-            &mut set,
-            &*adapted.base,
-            &METHODS,
-            &LoadOptions::default(),
-            &device,
-        )?;
+        adapted.without_adapters().load(folder.path())?;
         Ok(())
     })?);
 
     let pooling = Pooling::Mean;
     let config = HeadConfig::new(HeadKind::Classification { pooling }, ["0", "1"]);
     let config = config.with_layers(1).with_dropout(0.0);
-    let head = Some(Head::new(config, &*adapted.base, 0, &device)?);
+    let head = Some(Head::new(config, adapted.base(), 0, &device)?);
     let mut model = TaskModel { adapted, head };
     let trainable_params = model.num_params();
-    let vocab = model.adapted.base.vocab_size();
+    let vocab = model.adapted.base().vocab_size();
     let rows: Vec<Encoded> = (0..args.batch)
         .map(|row| Encoded {
             ids: (0..args.seq)
@@ -120,7 +109,7 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
         })
         .collect();
     let rows: Vec<&Encoded> = rows.iter().collect();
-    let input = text_input(&rows, &model.adapted.base, &device);
+    let input = text_input(&rows, model.adapted.base(), &device);
     let labels: Vec<i64> = (0..args.batch as i64).map(|row| row % 2).collect();
     let labels = Tensor::<1, Int>::from_data(TensorData::new(labels, [args.batch]), &device);
 
@@ -155,11 +144,10 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
     let peak = peak_rss_bytes();
 
     if let Some(model) = training {
-        let set = model.valid().adapted.set;
-        let mut merged = pretrained.model(&device)?;
-        if adapters::merge(&mut merged, &set, "bench", None).is_ok() {
+        let mut adapted = model.valid().adapted;
+        if adapted.merge("bench").is_ok() {
             times.push(time("merged forward", &mut || {
-                let _ = hidden_states(&merged, input.clone(), &mut adapters::Ctx::plain())?.into_data();
+                let _ = adapted.forward(input.clone())?.into_data();
                 Ok(())
             })?);
         }

@@ -16,6 +16,7 @@ pub fn run(args: EvalArgs) -> Result<(), Failure> {
     fields.text = args.text_field;
     fields.label = args.label_field;
     fields.image = args.image_field;
+    fields.audio = args.audio_field;
     let records = Records::read(&args.data, fields)?;
     let data = loaded.examples(&records, true)?;
     note!("{}", loaded.report);

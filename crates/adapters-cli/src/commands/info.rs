@@ -164,14 +164,14 @@ fn adapter(dir: &Path, args: &InfoArgs) -> Result<Description, Failure> {
         about.say("bytes", file.len());
     }
     about.say("config", attached.method().to_string());
-    let (own, all) = (attached.num_params(), (*adapted.base).num_params());
+    let (own, all) = (attached.num_params(), (*adapted.base()).num_params());
     about.say("parameters", own);
     about.say(
         "share",
         format!("{:.3} % of the base model", own as f64 / all as f64 * 100.0),
     );
     about.say("base", base_dir.display().to_string());
-    about.say("architecture", adapted.base.architecture());
+    about.say("architecture", adapted.base().architecture());
     if let Some(head) = &manifest.head {
         let field = |key: &str| {
             head.config

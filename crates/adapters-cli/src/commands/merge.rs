@@ -32,20 +32,19 @@ pub fn run(args: MergeArgs) -> Result<(), Failure> {
         ));
     }
     folders::check_new(&args.out)?;
-    let (adapted, report) = loading::adapted(
+    let (mut adapted, report) = loading::adapted(
         Pretrained::open(&dir)?.model(&device)?,
         &adapter,
         args.allow_bin,
         &device,
     )?;
-    let mut model = (*adapted.base).clone();
-    let merged = adapters::merge(&mut model, &adapted.set, &report.attached.adapter, None)?;
-    save_checkpoint(&model, &dir, &args.out, args.dtype.map(DTypeArg::dtype))?;
+    let merged = adapted.merge(&report.attached.adapter)?;
+    save_checkpoint(adapted.base(), &dir, &args.out, args.dtype.map(DTypeArg::dtype))?;
     copy_tokenizer(&adapter, &args.out)?;
     say!(
         "merged {} into {} layers",
         report.attached.adapter,
-        merged.report.changes.len()
+        merged.changes.len()
     );
     if loading::has_head(&adapter, &manifest) {
         say!(

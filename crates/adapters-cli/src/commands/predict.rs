@@ -9,7 +9,7 @@ use crate::args::PredictArgs;
 use crate::failure::Failure;
 use crate::loading;
 
-/// Prints one line for each input: the prediction, and the text or image it is for unless the prediction contains it.
+/// Prints one line for each input: the prediction, and the text, image or sound it is for unless the prediction contains it.
 pub fn run(args: PredictArgs) -> Result<(), Failure> {
     let loaded = loading::model(&args.model)?;
     if loaded.model.head.is_none() {
@@ -25,9 +25,10 @@ pub fn run(args: PredictArgs) -> Result<(), Failure> {
             };
             (records, files)
         }
-        None if !args.image.is_empty() => {
-            let names = args.image.iter().map(|file| Some(file.display().to_string())).collect();
-            (Records::of_images(&args.image, &fields), names)
+        None if !args.image.is_empty() || !args.audio.is_empty() => {
+            let files = [args.image.as_slice(), &args.audio].concat();
+            let names = files.iter().map(|file| Some(file.display().to_string())).collect();
+            (Records::of_media(&files, &fields), names)
         }
         None => {
             let (objects, texts) = inputs(&args)?;

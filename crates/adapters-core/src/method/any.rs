@@ -201,6 +201,11 @@ pub trait ErasedMethod: Any + Debug + Send + Sync {
         Ok(None)
     }
 
+    /// See [`KnowsTasks::tasks`](crate::KnowsTasks::tasks); `None` for a method that knows of no tasks.
+    fn tasks(&self) -> Option<usize> {
+        None
+    }
+
     /// See [`ConvertsForStorage::to_storage`](crate::ConvertsForStorage::to_storage).
     ///
     /// # Errors

@@ -38,6 +38,8 @@ pub struct Capabilities<'a> {
     pub tied: Option<&'a dyn TiesHead>,
     /// Files hold the adapter in another way than it trains.
     pub storage: Option<&'a dyn ConvertsForStorage>,
+    /// It does something else for each task.
+    pub tasks: Option<&'a dyn KnowsTasks>,
 }
 
 impl std::fmt::Debug for Capabilities<'_> {
@@ -53,6 +55,7 @@ impl std::fmt::Debug for Capabilities<'_> {
             .field("tokenizer", &self.tokenizer.is_some())
             .field("tied", &self.tied.is_some())
             .field("storage", &self.storage.is_some())
+            .field("tasks", &self.tasks.is_some())
             .finish()
     }
 }
@@ -153,4 +156,10 @@ pub trait ConvertsForStorage {
     fn restored(&self, _adapter: &Attached) -> Option<Attached> {
         None
     }
+}
+
+/// A method that needs to be told the task of each row, by [`Ctx::with_tasks`](crate::Ctx::with_tasks).
+pub trait KnowsTasks {
+    /// How many tasks it tells apart.
+    fn tasks(&self) -> usize;
 }

@@ -61,12 +61,17 @@ fn part(cursor: &mut Cursor<'_>) -> Result<ConfigPart, Unexpected> {
     let mut fields = Map::new();
     if cursor.eat('[') && !cursor.eat(']') {
         loop {
+            let at = cursor.unexpected("each field once");
             let key = word(cursor, "the name of a field")?;
+            if fields.contains_key(&key) {
+                return Err(Unexpected {
+                    found: format!("`{key}` twice"),
+                    ..at
+                });
+            }
             cursor.expect('=', "`=`")?;
             let value = cursor.value()?;
-            if fields.insert(key, value).is_some() {
-                return Err(cursor.unexpected("each field only once"));
-            }
+            fields.insert(key, value);
             if !cursor.eat(',') {
                 break;
             }
@@ -129,6 +134,7 @@ mod tests {
             ("", 1),
             ("lora]", 5),
             ("lora[t='x]", 11),
+            ("lora[r=8,r=9]", 10),
         ] {
             let error = text.parse::<ConfigString>().unwrap_err().to_string();
             assert!(error.contains(&format!("column {column}:")), "{text}: {error}");

@@ -30,6 +30,28 @@ impl AnyMethod {
     }
 }
 
+/// What an adapter is made of: a typed configuration, or a method that is checked already.
+pub trait IntoMethod {
+    /// The checked method.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] naming the first field outside its range.
+    fn into_method(self) -> Result<AnyMethod, Error>;
+}
+
+impl<M: Method> IntoMethod for M {
+    fn into_method(self) -> Result<AnyMethod, Error> {
+        AnyMethod::new(self)
+    }
+}
+
+impl IntoMethod for AnyMethod {
+    fn into_method(self) -> Result<AnyMethod, Error> {
+        Ok(self)
+    }
+}
+
 /// Runs a function of the codec of a format known at run time.
 macro_rules! by_format {
     ($format:expr, $method:ident($($argument:expr),*)) => {
@@ -146,6 +168,10 @@ impl<M: Method> ErasedMethod for M {
             Some(text) => text.with_tokens(encode),
             None => Ok(None),
         }
+    }
+
+    fn tasks(&self) -> Option<usize> {
+        self.capabilities().tasks.map(|known| known.tasks())
     }
 
     fn on_tied_head(&self, table: &SiteLayer) -> Option<SiteLayer> {

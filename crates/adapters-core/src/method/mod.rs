@@ -14,7 +14,7 @@ pub(crate) mod capability;
 pub mod codec;
 pub mod config;
 pub(crate) mod config_string;
-mod erase;
+pub(crate) mod erase;
 pub(crate) mod layer;
 pub(crate) mod macros;
 pub(crate) mod module_names;

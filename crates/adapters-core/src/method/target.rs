@@ -327,13 +327,17 @@ impl ModuleTarget {
         })
     }
 
-    /// Whether a site that is named is to be left alone.
-    pub(super) fn skips(&self, info: &SiteInfo) -> Result<bool, Error> {
-        let layer = match &self.layers_pattern {
+    /// The number that `layers` counts.
+    pub(super) fn layer(&self, info: &SiteInfo) -> Option<usize> {
+        match &self.layers_pattern {
             Some(names) => names.index(&info.path),
             None => info.site.layer,
-        };
-        let in_layers = match (&self.layers, layer) {
+        }
+    }
+
+    /// Whether a site that is named is to be left alone.
+    pub(super) fn skips(&self, info: &SiteInfo) -> Result<bool, Error> {
+        let in_layers = match (&self.layers, self.layer(info)) {
             (Some(layers), Some(layer)) => layers.contains(&layer),
             (Some(_), None) => false,
             (None, _) => true,

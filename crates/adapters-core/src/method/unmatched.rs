@@ -49,6 +49,25 @@ impl Target {
         })
     }
 
+    /// The first layer that is named and is not among these sites, with the field that names it.
+    fn absent_layer(&self, sites: &[SiteInfo]) -> Option<(&'static str, usize)> {
+        match self {
+            Self::Roles { leave_out, .. } => {
+                let is_there = |layer: &usize| sites.iter().any(|info| info.site.layer == Some(*layer));
+                let absent = leave_out.iter().find(|layer| !is_there(layer))?;
+                Some(("leave_out", *absent))
+            }
+            Self::Modules(target) => {
+                let is_there = |layer: &usize| sites.iter().any(|info| target.layer(info) == Some(*layer));
+                let absent = target.layers.iter().flatten().find(|layer| !is_there(layer))?;
+                Some(("layers, layers_to_transform", *absent))
+            }
+            Self::Any(targets) => targets.iter().find_map(|target| target.absent_layer(sites)),
+            Self::Outside { target, .. } | Self::Tied(target) => target.absent_layer(sites),
+            _ => None,
+        }
+    }
+
     /// The names a user could have meant, for the error about a target without hits.
     fn available(&self, host: &dyn Host) -> Vec<String> {
         let mut names: Vec<String> = match self {
@@ -71,33 +90,12 @@ impl Target {
     }
 }
 
-/// What stands before the number of a layer that a target names and the model does not have.
-const LAYER: &str = "layer ";
-
 impl ModuleTarget {
-    /// Names, patterns and layers that hit nothing.
+    /// Names and patterns that hit nothing.
     fn unmatched(&self, sites: &[SiteInfo]) -> Result<Vec<String>, Error> {
         let mut missing = self.modules.unmatched(sites)?;
         if let Some(exclude) = &self.exclude {
             missing.extend(exclude.unmatched(sites)?);
-        }
-        for layer in self.layers.iter().flatten() {
-            let alone = Self {
-                exclude: None,
-                layers: Some(vec![*layer]),
-                ..self.clone()
-            };
-            let mut named = 0;
-            let mut kept = false;
-            for info in sites {
-                if self.names(info)? {
-                    named += 1;
-                    kept |= !alone.skips(info)?;
-                }
-            }
-            if named > 0 && !kept {
-                missing.push(format!("{LAYER}{layer}"));
-            }
         }
         Ok(missing)
     }
@@ -150,24 +148,27 @@ impl ModulePattern {
 }
 
 impl Selection {
-    /// This selection, if every pattern of `target` hit something.
+    /// This selection, if every pattern of `target` hit something and the model has every layer it names.
     ///
     /// # Errors
     ///
-    /// [`Error::NoTarget`] naming the first pattern without a hit, near misses and what there is.
+    /// [`Error::NoTarget`] naming the first pattern without a hit, near misses and what there is; [`Error::NoSuchLayer`].
     pub fn require(self, target: &Target, host: &dyn Host) -> Result<Self, Error> {
+        let sites = host.sites();
+        if let Some((field, layer)) = target.absent_layer(&sites) {
+            return Err(Error::NoSuchLayer {
+                field,
+                layer,
+                last: sites.iter().filter_map(|info| info.site.layer).max().unwrap_or(0),
+                architecture: host.architecture().to_owned(),
+            });
+        }
         let missed = match (&self.unmatched[..], &self.sites[..]) {
             ([first, ..], _) => first.clone(),
             ([], []) => target.to_string(),
             _ => return Ok(self),
         };
-        let available = match missed.strip_prefix(LAYER).is_some() {
-            true => {
-                let last = host.sites().iter().filter_map(|info| info.site.layer).max();
-                vec![format!("layers 0 to {}", last.unwrap_or_default())]
-            }
-            false => target.available(host),
-        };
+        let available = target.available(host);
         // The one word that stands for modules and is none.
         let word = matches!(target, Target::Modules(_)).then_some("all-linear");
         Err(Error::NoTarget {

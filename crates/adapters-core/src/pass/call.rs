@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 
-use burn::tensor::{Bool, Int, Tensor};
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
 use crate::method::shared::Shared;
 use crate::pass::memo::Memo;
@@ -27,6 +27,9 @@ pub struct Pass {
     pub past: usize,
     /// Columns of the prompt, where the columns after them were generated; `None` where nothing is generated.
     pub prompt: Option<usize>,
+    /// The task of each row of the batch that the caller gave, without the copies of a `Parallel` block; `None` for a row
+    /// without one. Empty where no tasks were given.
+    pub tasks: Vec<Option<usize>>,
     /// How many passes of training the fusions have been through before this one, which lowers their temperature.
     pub passes: u64,
     /// Where values are recorded, if they are.
@@ -57,6 +60,21 @@ impl Pass {
             }
             _ => None,
         }
+    }
+
+    /// The tasks of so many rows, `[rows]`, for a method that [`KnowsTasks`](crate::KnowsTasks).
+    ///
+    /// # Panics
+    ///
+    /// Panics if a row has no task: [`Ctx::begin`](crate::Ctx::begin) and activation refuse what would lead here.
+    pub fn tasks_of(&self, rows: usize, device: &Device) -> Tensor<1, Int> {
+        let tasks: Vec<i64> = self.tasks.iter().flatten().map(|task| *task as i64).collect();
+        assert!(
+            tasks.len() == rows,
+            "a layer sees {rows} rows, and {} rows have a task: give each row its task with `Ctx::with_tasks`",
+            tasks.len()
+        );
+        Tensor::from_data(TensorData::new(tasks, [rows]), device)
     }
 
     /// Where position `t` of the model's input is in the sequence the layers compute on.

@@ -23,7 +23,6 @@ use adapters_nn::Dropout;
 #[derive(Debug, Default)]
 pub struct Ctx<'a> {
     adapters: Option<(&'a AdapterSet, &'a Active)>,
-    tasks: Vec<Option<usize>>,
     skipped: Vec<usize>,
     hooks: Hooks<'a>,
     /// Rows of the batch, once the pass has begun.
@@ -78,7 +77,6 @@ impl<'a> Ctx<'a> {
         };
         let mut resumed = Ctx {
             adapters: set.active().map(|active| (set, active)),
-            tasks: self.tasks.clone(),
             skipped: self.skipped.clone(),
             hooks: Hooks {
                 plan: None,
@@ -93,15 +91,16 @@ impl<'a> Ctx<'a> {
         resumed
     }
 
-    /// Sets the task of each row: the index of its child in a `MultiTask` composition, `None` for a row no adapter acts on.
+    /// Sets the task of each row: the index of its child in a `MultiTask` composition, `None` for a row no adapter acts on; the
+    /// task of a method that tells tasks apart itself, which every row must have.
     ///
     /// # Errors
     ///
     /// [`Error::NoSuchTask`] for an index without a child.
     pub fn with_tasks(mut self, tasks: impl IntoIterator<Item = Option<usize>>) -> Result<Self, Error> {
-        self.tasks = tasks.into_iter().collect();
+        self.hooks.pass.tasks = tasks.into_iter().collect();
         let children = self.adapters.and_then(|(_, active)| active.tasks());
-        match (children, self.tasks.iter().flatten().max()) {
+        match (children, self.hooks.pass.tasks.iter().flatten().max()) {
             (Some(children), Some(task)) if *task >= children => Err(Error::NoSuchTask {
                 task: *task,
                 tasks: children,
@@ -171,13 +170,14 @@ impl<'a> Ctx<'a> {
     ///
     /// [`Error::OtherModel`] if an active adapter was attached to a model of other layers; [`Error::WrongShares`] if the rows
     /// of a `BatchSplit` or the positions of a `Split` do not add up to those of the batch, or if rows have no task where
-    /// a `MultiTask` needs one.
+    /// a `MultiTask` or a method needs one; [`Error::NoSuchTask`] for a task that a method does not know.
     pub fn begin<B: Batch>(&mut self, model: &dyn Host, batch: B) -> Result<(&mut Hooks<'a>, B), Error> {
         let ([rows, positions], mut batch) = (batch.size(), batch);
         let mut copies = 1;
         if let Some((set, active)) = self.adapters {
             set.check_model(active, model)?;
-            check_input(active.composition(), rows, positions, self.tasks.len())?;
+            check_input(active.composition(), rows, positions, self.hooks.pass.tasks.len())?;
+            set.check_tasks(active, rows, &self.hooks.pass.tasks)?;
             copies = active.replicas();
         }
         if copies > 1 {
@@ -218,7 +218,7 @@ impl<'a> Ctx<'a> {
         };
         let rows = BatchRows {
             count: self.rows.unwrap_or_default(),
-            tasks: &self.tasks,
+            tasks: &self.hooks.pass.tasks,
         };
         self.hooks.plan = Some(Plan::new(set, active.composition(), rows, &self.skipped));
         self.hooks.first_position = set.first_position(active);

@@ -4,6 +4,7 @@ use crate::composition::Composition;
 use crate::error::Error;
 use crate::method::site_layer::SiteLayer;
 use crate::set::AdapterSet;
+use crate::set::active::Active;
 use crate::set::attached::Attached;
 
 /// Why a kind of block has no meaning for a layer.
@@ -12,6 +13,7 @@ type Refusal = Option<&'static str>;
 const TOGETHER: Refusal = Some("`Split` is not defined for prefix adapters: every query attends to all keys");
 const NO_MEAN: Refusal = Some("prefixes cannot be averaged at run time; average their parameters instead");
 const UNLIKE: &str = "an adapter that multiplies the output cannot be averaged with one that adds to it";
+const OWN_TASKS: &str = "it tells the tasks of the rows apart itself, and so has to see all of them";
 const ONE_NORM: Refusal = Some("it replaces the parameters of a normalization, which are the same for all rows");
 const CHANGES: Refusal = Some("it changes a layer or what goes into it, of which there is one for the whole batch");
 
@@ -35,6 +37,31 @@ impl AdapterSet {
         self.check_branches(composition)
     }
 
+    /// Checks that every row has a task which each adapter that tells tasks apart knows.
+    pub(crate) fn check_tasks(&self, active: &Active, rows: usize, tasks: &[Option<usize>]) -> Result<(), Error> {
+        for adapter in active.adapters().filter_map(|name| self.get(name)) {
+            let Some(known) = adapter.method().tasks() else {
+                continue;
+            };
+            let with_task = tasks.iter().flatten().count();
+            if with_task != rows || tasks.len() != rows {
+                return Err(Error::WrongShares {
+                    block: adapter.name().to_owned(),
+                    what: "rows with a task (see `Ctx::with_tasks`)",
+                    shared: with_task,
+                    found: rows,
+                });
+            }
+            if let Some(task) = tasks.iter().flatten().find(|task| **task >= known) {
+                return Err(Error::NoSuchTask {
+                    task: *task,
+                    tasks: known,
+                });
+            }
+        }
+        Ok(())
+    }
+
     fn check_block(&self, block: &Composition, inside: bool) -> Result<(), Error> {
         let reason = |layer: &SiteLayer| match (block, layer) {
             (Composition::Adapter(_) | Composition::Stack(_) | Composition::Fuse { .. }, _) => None,
@@ -52,6 +79,10 @@ impl AdapterSet {
             _ => None,
         };
         for adapter in block.adapters().filter_map(|name| self.get(name)) {
+            let by_row = matches!(block, Composition::BatchSplit { .. } | Composition::MultiTask(_));
+            if by_row && adapter.method().tasks().is_some() {
+                return Err(refuse(block, adapter.name(), OWN_TASKS));
+            }
             if let Some(reason) = adapter.layers().find_map(|l| reason(&l.layer)) {
                 return Err(refuse(block, adapter.name(), reason));
             }

@@ -1,12 +1,10 @@
-//! A frozen base beside the adapters that train.
+//! A frozen base model inside a module.
 
 use std::ops::Deref;
 use std::sync::Arc;
 
 use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor};
 use burn::tensor::Device;
-
-use crate::set::AdapterSet;
 
 /// A base model carried along inside a module without being part of it: moved and forked with the rest, never
 /// visited or mapped. Records, optimizers and parameter counts see nothing of it.
@@ -24,6 +22,14 @@ impl<M> Frozen<M> {
     /// Shares a model that is already behind an `Arc`.
     pub fn share(model: Arc<M>) -> Self {
         Self(model)
+    }
+
+    /// The model, to be changed: this one alone if others share it.
+    pub(crate) fn make_mut(&mut self) -> &mut M
+    where
+        M: Clone,
+    {
+        Arc::make_mut(&mut self.0)
     }
 }
 
@@ -85,22 +91,3 @@ impl<M> ModuleDisplayDefault for Frozen<M> {
 }
 
 impl<M> ModuleDisplay for Frozen<M> {}
-
-/// A base and its adapters, ready to train: as a [`Module`] it is its adapters.
-#[derive(Module, Debug)]
-pub struct Adapted<M: Module + Sync> {
-    /// The base model.
-    pub base: Frozen<M>,
-    /// The adapters.
-    pub set: AdapterSet,
-}
-
-impl<M: Module + Sync> Adapted<M> {
-    /// A base without adapters yet.
-    pub fn new(base: M) -> Self {
-        Self {
-            base: Frozen::new(base),
-            set: AdapterSet::new(),
-        }
-    }
-}

@@ -16,6 +16,7 @@ use crate::set::values::ParamValues;
 use adapters_nn::nearest;
 
 pub(crate) mod active;
+pub(crate) mod adapted;
 pub(crate) mod attach;
 pub(crate) mod attached;
 pub(crate) mod average;

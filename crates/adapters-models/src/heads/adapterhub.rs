@@ -51,8 +51,10 @@ impl Head {
             // A model class of transformers with a head of its own is saved without one.
             return Err(refused(&path, "config", "the configuration of a flexible head", "none"));
         };
-        let (d, vocab) = (base.d_model(), base.vocab_size());
-        for (field, expected) in [("vocab_size", vocab), ("embedding_size", d)] {
+        let vocab = base.vocab_size();
+        // Only a model of tokens has word embeddings.
+        let width = if vocab > 0 { base.word_embeddings().dims()[1] } else { 0 };
+        for (field, expected) in [("vocab_size", vocab), ("embedding_size", width)] {
             if let Some(found) = fields.remove(field).filter(|found| !found.is_null())
                 && found.as_u64() != Some(expected as u64)
             {
@@ -76,17 +78,19 @@ impl Head {
         };
         let mut w = Weights::from_tensors(weights, tensors, &format!("heads.{name}."), device);
         let (places, last) = config.places();
+        let widths = config.widths(base);
         let hidden = places
             .into_iter()
-            .map(|(dense, norm)| HiddenLayer {
-                dense: w.linear(&dense.to_string(), d, d),
+            .zip(widths.windows(2))
+            .map(|((dense, norm), widths)| HiddenLayer {
+                dense: w.linear(&dense.to_string(), widths[0], widths[1]),
                 norm: config
                     .has_norm()
-                    .then(|| w.layer_norm(&norm.to_string(), d, base.norm_epsilon())),
+                    .then(|| w.layer_norm(&norm.to_string(), widths[1], base.norm_epsilon())),
             })
             .collect();
         let outputs = config.outputs(vocab);
-        let own = w.matrix(&format!("{last}.weight"), outputs, d);
+        let own = w.matrix(&format!("{last}.weight"), outputs, widths[widths.len() - 1]);
         let bias = config.bias.then(|| w.vector(&format!("{last}.bias"), outputs));
         w.finish(&[])?;
         let tied = config.kind.is_language_model() && own.val().into_data() == base.word_embeddings().into_data();

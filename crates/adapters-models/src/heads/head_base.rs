@@ -17,7 +17,7 @@ pub trait HeadBase: Host {
     fn embedding_site(&self) -> Site;
 
     /// What AdapterHub's library reads for a whole text where a head does not use the pooler: the first position of an
-    /// encoder, the last token of the others.
+    /// encoder, the last token of the others. Of a sound, the mean, which the class of transformers reads.
     fn default_pooling(&self) -> Pooling {
         Pooling::Last
     }
@@ -29,6 +29,11 @@ pub trait HeadBase: Host {
 
     /// Whether it reads images in place of text.
     fn reads_images(&self) -> bool {
+        false
+    }
+
+    /// Whether it reads sounds in place of text.
+    fn reads_sounds(&self) -> bool {
         false
     }
 
@@ -81,6 +86,7 @@ impl HeadBase for Model {
     fn default_pooling(&self) -> Pooling {
         match self.kind() {
             ModelKind::CausalLm | ModelKind::EncoderDecoder => Pooling::Last,
+            ModelKind::SoundEncoder => Pooling::Mean,
             _ => Pooling::First,
         }
     }
@@ -91,6 +97,10 @@ impl HeadBase for Model {
 
     fn reads_images(&self) -> bool {
         self.kind() == ModelKind::ImageEncoder
+    }
+
+    fn reads_sounds(&self) -> bool {
+        self.kind() == ModelKind::SoundEncoder
     }
 
     fn norm_epsilon(&self) -> f64 {

@@ -63,26 +63,27 @@ impl Head {
     pub fn new(config: HeadConfig, base: &impl HeadBase, seed: u64, device: &Device) -> Result<Self, ModelError> {
         let path = Path::new("head");
         let activation = config.check(base, path)?;
-        let (d, outputs) = (base.d_model(), config.outputs(base.vocab_size()));
+        let (widths, outputs) = (config.widths(base), config.outputs(base.vocab_size()));
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(u64::MAX);
         let zeros = |size: usize| Param::from_tensor(Tensor::<1>::zeros([size], device));
         let mut matrix =
             |shape| Param::from_tensor(Tensor::<2>::from_data(draw::normal(&mut rng, shape, 0.02), device));
-        let hidden = (1..config.layers)
-            .map(|_| HiddenLayer {
+        let hidden = widths
+            .windows(2)
+            .map(|widths| HiddenLayer {
                 dense: Linear {
-                    weight: matrix([d, d]),
-                    bias: Some(zeros(d)),
+                    weight: matrix([widths[0], widths[1]]),
+                    bias: Some(zeros(widths[1])),
                 },
                 norm: config.has_norm().then(|| {
-                    let norm = LayerNormConfig::new(d).with_epsilon(base.norm_epsilon());
+                    let norm = LayerNormConfig::new(widths[1]).with_epsilon(base.norm_epsilon());
                     norm.init(device)
                 }),
             })
             .collect();
         let last = LastLayer {
-            weight: (!config.kind.is_language_model()).then(|| matrix([outputs, d])),
+            weight: (!config.kind.is_language_model()).then(|| matrix([outputs, base.d_model()])),
             bias: config.bias.then(|| zeros(outputs)),
         };
         Ok(Self::from_layers(hidden, last, activation, config))
@@ -251,6 +252,18 @@ impl HeadConfig {
     /// Whether a normalization follows each layer but the last.
     pub(super) fn has_norm(&self) -> bool {
         matches!(self.kind, HeadKind::LanguageModel { layer_norm: true, .. })
+    }
+
+    /// The width of what each layer reads: that of the model, and in a language model behind the first layer that of the word
+    /// embeddings, which is another one in ALBERT and ELECTRA.
+    pub(super) fn widths(&self, base: &impl HeadBase) -> Vec<usize> {
+        let inside = match self.kind.is_language_model() {
+            true => base.word_embeddings().dims()[1],
+            false => base.d_model(),
+        };
+        let mut widths = vec![inside; self.layers];
+        widths[0] = base.d_model();
+        widths
     }
 
     /// Places in the published sequence of modules: of each layer and its normalization, and of the last layer.

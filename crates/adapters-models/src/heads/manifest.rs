@@ -167,19 +167,21 @@ impl Head {
     ) -> Result<Self, ModelError> {
         let activation = config.check(base, path)?;
         let (tensors, _) = read_safetensors(path)?;
-        let (d, outputs) = (base.d_model(), config.outputs(base.vocab_size()));
+        let (widths, outputs) = (config.widths(base), config.outputs(base.vocab_size()));
         let tied = config.kind.is_language_model() && !tensors.contains_key("weight");
         let mut w = Weights::from_tensors(path.to_owned(), tensors, "", device);
-        let hidden = (1..config.layers)
-            .map(|layer| HiddenLayer {
-                dense: w.linear(&format!("hidden.{}", layer - 1), d, d),
+        let hidden = widths
+            .windows(2)
+            .enumerate()
+            .map(|(layer, widths)| HiddenLayer {
+                dense: w.linear(&format!("hidden.{layer}"), widths[0], widths[1]),
                 norm: config
                     .has_norm()
-                    .then(|| w.layer_norm(&format!("hidden.{}.norm", layer - 1), d, base.norm_epsilon())),
+                    .then(|| w.layer_norm(&format!("hidden.{layer}.norm"), widths[1], base.norm_epsilon())),
             })
             .collect();
         let last = LastLayer {
-            weight: (!tied).then(|| w.matrix("weight", outputs, d)),
+            weight: (!tied).then(|| w.matrix("weight", outputs, widths[widths.len() - 1])),
             bias: config.bias.then(|| w.vector("bias", outputs)),
         };
         w.finish(&[])?;

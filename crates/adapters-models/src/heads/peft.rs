@@ -49,8 +49,8 @@ fn class_of(config: &HeadConfig, base: &impl HeadBase) -> Option<(Value, Classif
                 Some((_, activation)) => config.layers == 2 && config.activation.as_deref() == Some(activation),
             };
             let fits = layers && pooling == class_pooling(base) && config.bias == layout.bias;
-            // peft has no task type for images.
-            let task_type = if base.reads_images() {
+            // peft has no task type for images and sounds.
+            let task_type = if base.reads_images() || base.reads_sounds() {
                 Value::Null
             } else {
                 json!("SEQ_CLS")
@@ -180,7 +180,7 @@ impl Head {
             Some("SEQ_CLS") => HeadKind::Classification {
                 pooling: class_pooling(base),
             },
-            None if base.reads_images() => HeadKind::Classification {
+            None if base.reads_images() || base.reads_sounds() => HeadKind::Classification {
                 pooling: class_pooling(base),
             },
             Some("TOKEN_CLS") => HeadKind::Tagging,
@@ -210,22 +210,29 @@ impl Head {
         };
         let activation = config.check(base, &path)?;
         let d = base.d_model();
+        // A layer below the last is as wide as what the last one reads.
+        let wide = tensors
+            .get(&format!("{prefix}{last}.weight"))
+            .map(|data| data.shape().to_vec());
+        let wide = hidden
+            .and(wide.as_ref().and_then(|shape| shape.get(1)))
+            .map_or(d, |width| *width);
         let mut w = Weights::from_tensors(weights, tensors, prefix, device);
         let hidden = match hidden {
             None => Vec::new(),
             Some((path, _)) if w.has(&format!("{path}.weight")) => vec![HiddenLayer {
-                dense: w.linear(path, d, d),
+                dense: w.linear(path, d, wide),
                 norm: None,
             }],
             Some((path, _)) => {
                 let mut below = Weights::read(checkpoint, "", device)?;
-                let dense = below.linear(path, d, d);
+                let dense = below.linear(path, d, wide);
                 below.finish(&[""])?;
                 vec![HiddenLayer { dense, norm: None }]
             }
         };
         let last_layer = LastLayer {
-            weight: Some(w.matrix(&format!("{last}.weight"), outputs, d)),
+            weight: Some(w.matrix(&format!("{last}.weight"), outputs, wide)),
             bias: config.bias.then(|| w.vector(&format!("{last}.bias"), outputs)),
         };
         w.finish(&[])?;

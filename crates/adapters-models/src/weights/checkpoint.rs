@@ -5,18 +5,18 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::fs::{self, File};
 use std::hash::{Hash, Hasher};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use adapters_core::Tensors;
-use adapters_store::{Fingerprint, StoreError, TensorProblem, read_json};
+use adapters_store::{Fingerprint, StoreError, TensorProblem, check_unique};
 use burn::tensor::{DType, TensorData, f16};
 use fnv::FnvHasher;
 use safetensors::tensor::{Dtype, Metadata};
-use serde_json::{Map, Value};
 
+use super::shard_index::ShardIndex;
 use crate::error::ModelError;
 
 /// Metadata key that marks a compact checkpoint, and its value: matrices as `I8` rows with `<key>.scale`.
@@ -103,16 +103,10 @@ impl Checkpoint {
                 },
             });
         }
-        let listing: Map<String, Value> = read_json(&index)?;
-        let shards: BTreeSet<&str> = listing
-            .get("weight_map")
-            .and_then(Value::as_object)
-            .map(|map| map.values().filter_map(Value::as_str).collect())
-            .unwrap_or_default();
-        for shard in shards {
-            // A shard is a file name; anything else would read outside the folder.
-            let name = Path::new(shard).file_name().unwrap_or_default();
-            checkpoint.add(&dir.join(name))?;
+        let listed = ShardIndex::read(&index)?;
+        for shard in listed.shards() {
+            let found = checkpoint.add(&dir.join(shard))?;
+            listed.check(shard, &found)?;
         }
         checkpoint.path = index;
         Ok(checkpoint)
@@ -133,8 +127,10 @@ impl Checkpoint {
         self.entries.get(key).map(|entry| entry.shape.as_slice())
     }
 
-    fn add(&mut self, path: &Path) -> Result<(), StoreError> {
+    /// Opens a file and notes where its tensors are; returns their keys.
+    fn add(&mut self, path: &Path) -> Result<BTreeSet<String>, StoreError> {
         let (file, start, metadata) = read_header(path)?;
+        let keys = metadata.offset_keys().into_iter().collect();
         let index = self.files.len();
         let mut found: BTreeMap<String, Entry> = metadata
             .tensors()
@@ -159,7 +155,7 @@ impl Checkpoint {
             self.attach_scales(path, &mut found)?;
         }
         self.entries.extend(found);
-        Ok(())
+        Ok(keys)
     }
 
     /// Gives each compact matrix the factors of its rows.
@@ -356,6 +352,10 @@ fn read_header(path: &Path) -> Result<(File, u64, Metadata), StoreError> {
         path: path.to_owned(),
         reason,
     };
+    // Opening a pipe would wait for whoever writes into it.
+    if !fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(damaged("it is not a regular file".to_owned()));
+    }
     let mut file = File::open(path).map_err(failed)?;
     let length = file.metadata().map_err(failed)?.len();
     let mut size = [0; 8];
@@ -370,7 +370,9 @@ fn read_header(path: &Path) -> Result<(File, u64, Metadata), StoreError> {
     let mut header = vec![0; size as usize];
     file.read_exact(&mut header).map_err(failed)?;
     // Deserializing checks that the tensors lie one after the other and have the sizes of their shapes.
-    let metadata: Metadata = serde_json::from_slice(&header).map_err(|e| damaged(e.to_string()))?;
+    let metadata: Metadata = check_unique(&header)
+        .and_then(|()| serde_json::from_slice(&header))
+        .map_err(|e| damaged(e.to_string()))?;
     let end = metadata
         .tensors()
         .values()

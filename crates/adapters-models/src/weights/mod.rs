@@ -5,6 +5,7 @@
 
 pub(crate) mod checkpoint;
 mod scope;
+mod shard_index;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

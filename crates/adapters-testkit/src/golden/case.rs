@@ -208,11 +208,7 @@ impl Case {
         if let Some(op) = self.ops.iter().find(|op| !OPS.contains(&op.op.as_str())) {
             return Err(Stop::unsupported(format!("op = {}", op.op)));
         }
-        match (self.framework, &self.task_ids) {
-            // There they are an argument of the model call, and not a block of a composition.
-            (Framework::Peft, Some(tasks)) => Err(Stop::unsupported(format!("task_ids = {tasks:?} of peft"))),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 }
 
@@ -255,7 +251,5 @@ mod tests {
             .check_features()
             .unwrap_err();
         assert_eq!(stop, Stop::unsupported("op = x"));
-        let stop = minimal(json!({"task_ids": [1, 0]})).check_features().unwrap_err();
-        assert_eq!(stop, Stop::unsupported("task_ids = [1, 0] of peft"));
     }
 }

@@ -10,6 +10,7 @@ from transformers import (
     RobertaForSequenceClassification,
     T5ForSequenceClassification,
     ViTForImageClassification,
+    Wav2Vec2ForSequenceClassification,
 )
 
 GOLDEN, OUT = sys.argv[1:]
@@ -21,18 +22,21 @@ CASES = [
     ("bart_lora_seq_cls", "bart", BartForSequenceClassification, ["q_proj", "v_proj"], ["classification_head"]),
     ("t5_lora_seq_cls", "t5", T5ForSequenceClassification, ["q", "v"], ["classification_head"]),
     ("vit_lora_image_cls", "vit", ViTForImageClassification, ["query", "value"], ["classifier"]),
+    ("wav2vec2_lora_audio_cls", "wav2vec2", Wav2Vec2ForSequenceClassification, ["q_proj", "v_proj"], ["projector", "classifier"]),
 ]
 for name, family, cls, targets, modules in CASES:
     base = f"{GOLDEN}/{family}/base"
     inputs = load_file(f"{GOLDEN}/{family}/inputs.safetensors")
-    model = cls.from_pretrained(base, num_labels=3)
-    task = None if "image" in name else TaskType.SEQ_CLS
+    # A layer of another width than the model's below the last one.
+    wide = {"classifier_proj_size": 20} if family == "wav2vec2" else {}
+    model = cls.from_pretrained(base, num_labels=3, **wide)
+    task = None if "image" in name or "audio" in name else TaskType.SEQ_CLS
     config = LoraConfig(r=3, lora_alpha=6, target_modules=targets, modules_to_save=modules, task_type=task)
     model = get_peft_model(model, config).eval()
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
-    given = {key: inputs[key] for key in ("input_ids", "attention_mask", "pixel_values") if key in inputs}
+    given = {key: inputs[key] for key in ("input_ids", "attention_mask", "pixel_values", "input_values") if key in inputs}
     if family in ("bart", "t5"):
         # These classes read the last end token of each row, of which all have as many.
         eos = model.config.eos_token_id

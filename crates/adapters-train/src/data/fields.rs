@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 /// |---|---|---|
 /// | `text` | `"text"` | the text |
 /// | `image` | `"image"` | the image: a path from the folder of the file, or a data URI |
+/// | `audio` | `"audio"` | the sound: the path of a .wav file from the folder of the file |
 /// | `text_pair` | none | the second text, for tasks on pairs |
 /// | `label` | `"label"` | the class, the number, the labels or the right choice |
 /// | `words` | `"words"` | the words of a sentence, for tagging |
@@ -26,6 +27,8 @@ pub struct Fields {
     pub text: String,
     /// The field with the path or data URI of an image.
     pub image: String,
+    /// The field with the path of a sound.
+    pub audio: String,
     /// The field with the second text; `None` for tasks on single texts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text_pair: Option<String>,
@@ -56,6 +59,7 @@ impl Default for Fields {
         Self {
             text: "text".into(),
             image: "image".into(),
+            audio: "audio".into(),
             text_pair: None,
             label: "label".into(),
             words: "words".into(),

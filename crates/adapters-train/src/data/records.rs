@@ -1,4 +1,4 @@
-//! The records of a file, or of a folder of images.
+//! The records of a file, or of a folder of images or sounds.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
@@ -16,7 +16,7 @@ use super::error::{DataError, Location};
 use super::fields::{Fields, Labels};
 use super::part::{Part, PartBy};
 use super::record::{Record, Source};
-use super::{images, json, table};
+use super::{json, media, table};
 
 /// Bytes that a compressed file may become.
 const LONGEST: u64 = 8 << 30;
@@ -41,7 +41,7 @@ impl Records {
     /// - Any of these compressed, with `.gz` behind its extension.
     /// - A folder with a folder of `.png`, `.jpg` or `.jpeg` files for each label, `LABEL/NAME.png`, in the order of the names; or
     ///   with such files alone, which then have no label. Records have the fields `fields.image` and `fields.label`. Hidden
-    ///   files are skipped.
+    ///   files are skipped. The same with `.wav` files, whose field is `fields.audio`.
     ///
     /// # Errors
     ///
@@ -49,7 +49,7 @@ impl Records {
     pub fn read(path: impl AsRef<Path>, fields: &Fields) -> Result<Self, DataError> {
         let path = path.as_ref();
         let records = match path.is_dir() {
-            true => images::read(path, fields)?,
+            true => media::read(path, fields)?,
             false => Self::of_file(path)?,
         };
         if records.is_empty() {
@@ -105,10 +105,10 @@ impl Records {
         read(path, text.strip_prefix('\u{feff}').unwrap_or(&text))
     }
 
-    /// A record for each of these image files, without a label.
-    pub fn of_images(files: &[PathBuf], fields: &Fields) -> Self {
+    /// A record for each of these files of images or sounds, without a label.
+    pub fn of_media(files: &[PathBuf], fields: &Fields) -> Self {
         Self {
-            records: images::unlabeled(files, fields),
+            records: media::unlabeled(files, fields),
             path: files.first().cloned().unwrap_or_default(),
         }
     }

@@ -33,6 +33,7 @@ impl Task for Classification {
     const METRICS: &'static [&'static str] = OF_CLASSES;
     const LABELS: usize = 1;
     const LABEL_FIELD: Option<LabelField> = Some(|fields| (&fields.label, None));
+    const WEIGHS_CLASSES: bool = true;
 
     type Example = TextExample<usize>;
 
@@ -87,7 +88,7 @@ impl Task for Classification {
         batch: &Batch,
         cx: &mut Ctx<'_>,
     ) -> Result<Tensor<1>, TrainError> {
-        class_loss(model, hidden, batch, cx, self.weights.as_deref())
+        class_loss(self.weights.as_deref(), model, hidden, batch, cx)
     }
 
     fn figures(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<Figures> {
@@ -100,13 +101,13 @@ impl Task for Classification {
     }
 }
 
-/// The loss of the head; with weights the mean over the weights of the batch, as PyTorch's `CrossEntropyLoss` has it.
+/// The loss of a head for classes. With weights, the mean over the weights of the batch, as PyTorch's `CrossEntropyLoss` has it.
 pub(super) fn class_loss(
+    weights: Option<&[f32]>,
     model: &TaskModel,
     hidden: Tensor<3>,
     batch: &Batch,
     cx: &mut Ctx<'_>,
-    weights: Option<&[f32]>,
 ) -> Result<Tensor<1>, TrainError> {
     let (scores, targets) = (model.head_scores(hidden, cx)?, batch.needed_targets()?);
     match (weights, scores, targets) {

@@ -50,18 +50,18 @@ pub struct TaskContext<'a> {
     pub pretrained: &'a Pretrained,
     /// The model.
     pub model: &'a Model,
-    /// Its tokenizer; `None` for a model of images. See [`tokenizer_of`].
+    /// Its tokenizer; `None` for a model of images or sounds. See [`tokenizer_of`].
     pub tokenizer: Option<&'a TextTokenizer>,
 }
 
-/// The tokenizer of a checkpoint, for texts of at most `max_length` tokens; `None` for a model of images.
+/// The tokenizer of a checkpoint, for texts of at most `max_length` tokens; `None` for a model of images or sounds.
 ///
 /// # Errors
 ///
 /// As [`Pretrained::tokenizer`].
 pub fn tokenizer_of(pretrained: &Pretrained, max_length: usize) -> Result<Option<TextTokenizer>, TrainError> {
     match pretrained.kind() {
-        ModelKind::ImageEncoder => Ok(None),
+        ModelKind::ImageEncoder | ModelKind::SoundEncoder => Ok(None),
         _ => Ok(Some(pretrained.tokenizer(max_length)?)),
     }
 }
@@ -71,11 +71,11 @@ impl<'a> TaskContext<'a> {
     ///
     /// # Errors
     ///
-    /// [`TrainError::Value`] for a model of images.
+    /// [`TrainError::Value`] for a model of images or sounds.
     pub fn tokenizer(&self) -> Result<&'a TextTokenizer, TrainError> {
         self.tokenizer.ok_or_else(|| TrainError::Value {
             field: "head.kind",
-            expected: "a task over images".to_owned(),
+            expected: "a task over images or sounds, which the model reads".to_owned(),
             found: "a task over texts, which needs a tokenizer".to_owned(),
         })
     }

@@ -42,6 +42,8 @@ pub struct TaskKind {
     pub repeats_input: bool,
     /// Whether several examples may share a row.
     pub packs: bool,
+    /// Whether its loss takes `train.class_weights`.
+    pub weighs_classes: bool,
     /// Fewest labels a recipe names.
     pub labels: usize,
     /// The field of the labels, where a recipe need not name them.
@@ -123,6 +125,7 @@ impl TaskKind {
             next: T::NEXT,
             repeats_input: T::REPEATS_INPUT,
             packs: T::PACKS,
+            weighs_classes: T::WEIGHS_CLASSES,
             labels: T::LABELS,
             label_field: T::LABEL_FIELD,
             serves: T::serves,

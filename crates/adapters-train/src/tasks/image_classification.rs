@@ -44,6 +44,7 @@ impl Task for ImageClassification {
     const METRICS: &'static [&'static str] = OF_CLASSES;
     const LABELS: usize = 1;
     const LABEL_FIELD: Option<LabelField> = Some(|fields| (&fields.label, None));
+    const WEIGHS_CLASSES: bool = true;
 
     type Example = ImageExample;
 
@@ -124,7 +125,7 @@ impl Task for ImageClassification {
         batch: &Batch,
         cx: &mut Ctx<'_>,
     ) -> Result<Tensor<1>, TrainError> {
-        class_loss(model, hidden, batch, cx, self.weights.as_deref())
+        class_loss(self.weights.as_deref(), model, hidden, batch, cx)
     }
 
     fn figures(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<Figures> {

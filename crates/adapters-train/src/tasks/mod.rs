@@ -3,6 +3,7 @@
 //! A task is a type that implements [`Task`], in a file of its own, and one line in [`TASKS`]. Nothing else names it: recipes,
 //! checkpoints and the command line find it by its name in that list.
 
+mod audio_classification;
 mod causal_lm;
 mod classification;
 mod context;
@@ -36,6 +37,7 @@ pub const TASKS: &[TaskKind] = &[
     TaskKind::of::<question_answering::QuestionAnswering>(),
     TaskKind::of::<multiple_choice::MultipleChoice>(),
     TaskKind::of::<image_classification::ImageClassification>(),
+    TaskKind::of::<audio_classification::AudioClassification>(),
     TaskKind::of::<masked_lm::MaskedLm>(),
     TaskKind::of::<causal_lm::CausalLmTask>(),
     TaskKind::of::<seq2seq_lm::Seq2SeqLm>(),

@@ -46,6 +46,8 @@ pub trait Task: fmt::Debug + Send + Sync + Sized + 'static {
     const REPEATS_INPUT: bool = false;
     /// Whether several examples may share a row (`data.pack`).
     const PACKS: bool = false;
+    /// Whether its loss takes `train.class_weights`.
+    const WEIGHS_CLASSES: bool = false;
     /// The field of the labels that a recipe need not name, and what stands between several in a table.
     const LABEL_FIELD: Option<LabelField> = None;
     /// Fewest labels a recipe names; zero for tasks without labels.
@@ -81,14 +83,14 @@ pub trait Task: fmt::Debug + Send + Sync + Sized + 'static {
         cx: &TaskContext<'_>,
     ) -> Result<Vec<Self::Example>, TrainError>;
 
-    /// Tokens of an example; one for an image.
+    /// Tokens of an example; one for an image or a sound.
     fn length(example: &Self::Example) -> usize;
 
     /// A batch of examples, each with its index in the file; `seed` hides tokens, where tokens are hidden.
     ///
     /// # Errors
     ///
-    /// [`TrainError::Model`] for an image that cannot be read.
+    /// [`TrainError::Model`] for an image or a sound that cannot be read.
     fn batch(
         &self,
         examples: &[(usize, &Self::Example)],
@@ -137,9 +139,9 @@ pub trait Task: fmt::Debug + Send + Sync + Sized + 'static {
         let (mut loss, mut predictions) = (0.0, 0usize);
         for indices in eval_batches(&lengths, batch_size) {
             let rows: Vec<_> = indices.iter().map(|index| (*index, &examples[*index])).collect();
-            let batch = self.batch(&rows, EVALUATION, &model.adapted.base, device)?;
+            let batch = self.batch(&rows, EVALUATION, model.adapted.base(), device)?;
             let mut cx = Ctx::new(&model.adapted.set);
-            let hidden = hidden_states(&model.adapted.base, batch.input.clone(), &mut cx)?;
+            let hidden = hidden_states(model.adapted.base(), batch.input.clone(), &mut cx)?;
             let scores = model.head_scores(hidden, &mut cx)?;
             if let Some(targets) = batch.targets.clone() {
                 let of_batch = model

@@ -68,9 +68,9 @@ pub(super) fn evaluate<T: Task>(
     let (mut loss, mut right, mut count) = (0.0, 0.0, 0usize);
     for indices in eval_batches(&lengths, batch_size) {
         let rows: Vec<_> = indices.iter().map(|index| (*index, &examples[*index])).collect();
-        let batch = task.batch(&rows, EVALUATION, &model.adapted.base, device)?;
+        let batch = task.batch(&rows, EVALUATION, model.adapted.base(), device)?;
         let mut cx = Ctx::new(&model.adapted.set);
-        let hidden = hidden_states(&model.adapted.base, batch.input.clone(), &mut cx)?;
+        let hidden = hidden_states(model.adapted.base(), batch.input.clone(), &mut cx)?;
         let (scores, tokens) = predicted(model, hidden, &batch, &mut cx)?;
         let [targets] = tokens.dims();
         for first in (0..targets).step_by(HELD_TARGETS) {

@@ -98,11 +98,22 @@ impl EmbeddingState {
     ///
     /// Panics if the vectors have another width, or if `at` is beyond the rows.
     #[must_use]
-    pub fn insert(mut self, at: usize, vectors: Tensor<2>) -> Self {
-        let [batch, seq, d_model] = self.hidden.dims();
+    pub fn insert(self, at: usize, vectors: Tensor<2>) -> Self {
+        let [batch, _, d_model] = self.hidden.dims();
         let [count, _] = vectors.dims();
+        self.insert_by_row(at, vectors.unsqueeze_dim::<3>(0).expand([batch, count, d_model]))
+    }
+
+    /// As [`insert`](Self::insert), of other vectors for each row, `[batch, count, d_model]`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the vectors have another width or other rows, or if `at` is beyond the positions.
+    #[must_use]
+    pub fn insert_by_row(mut self, at: usize, vectors: Tensor<3>) -> Self {
+        let [batch, seq, _] = self.hidden.dims();
+        let [_, count, _] = vectors.dims();
         if self.past == 0 {
-            let vectors = vectors.unsqueeze_dim::<3>(0).expand([batch, count, d_model]);
             let mut parts = vec![vectors];
             if at > 0 {
                 parts.insert(0, self.hidden.clone().slice_dim(1, 0..at));

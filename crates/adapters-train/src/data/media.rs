@@ -1,4 +1,4 @@
-//! Images: the records of a folder of image files, and the image that a record names.
+//! Images and sounds: the records of a folder of such files, and the image or sound that a record names.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,39 +12,89 @@ use super::error::{DataError, Location};
 use super::fields::Fields;
 use super::record::{Record, Source};
 
-/// Extensions of image files, in lower case.
-const EXTENSIONS: [&str; 3] = ["png", "jpg", "jpeg"];
+/// What the files of a folder are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Medium {
+    Image,
+    Sound,
+}
 
-/// The records of a folder of images: labeled by the folders inside it, or without labels.
+impl Medium {
+    /// That of these files or of those in these folders: sounds where the first file is one.
+    fn of(entries: &[PathBuf]) -> Result<Self, DataError> {
+        let first = match entries.first() {
+            Some(folder) if folder.is_dir() => self::entries(folder)?.into_iter().next(),
+            first => first.cloned(),
+        };
+        match first {
+            Some(file) if Self::Sound.has(&file) => Ok(Self::Sound),
+            _ => Ok(Self::Image),
+        }
+    }
+
+    /// Extensions of its files, in lower case.
+    fn extensions(self) -> &'static [&'static str] {
+        match self {
+            Self::Image => &["png", "jpg", "jpeg"],
+            Self::Sound => &["wav"],
+        }
+    }
+
+    /// Whether the file at `path` is one.
+    fn has(self, path: &Path) -> bool {
+        let extension = path
+            .extension()
+            .map(|extension| extension.to_string_lossy().to_lowercase());
+        path.is_file() && extension.is_some_and(|extension| self.extensions().contains(&extension.as_str()))
+    }
+
+    /// The field of a record that names the file.
+    fn field(self, fields: &Fields) -> &str {
+        match self {
+            Self::Image => &fields.image,
+            Self::Sound => &fields.audio,
+        }
+    }
+}
+
+/// The records of a folder of images or sounds: labeled by the folders inside it, or without labels.
 pub(super) fn read(folder: &Path, fields: &Fields) -> Result<Vec<Record>, DataError> {
     let found = entries(folder)?;
-    if found.iter().all(|entry| is_image(entry)) {
+    let medium = Medium::of(&found)?;
+    if found.iter().all(|entry| medium.has(entry)) {
         return Ok(unlabeled(&found, fields));
     }
-    let header: Arc<csv::StringRecord> = Arc::new([fields.image.as_str(), fields.label.as_str()].into_iter().collect());
+    let header: Arc<csv::StringRecord> = Arc::new([medium.field(fields), fields.label.as_str()].into_iter().collect());
     let mut records = Vec::new();
     for entry in found {
         if !entry.is_dir() {
             return Err(DataError::StrayFile {
                 path: entry,
-                expected: "a folder for each label, with the images in it",
+                expected: match medium {
+                    Medium::Image => "a folder for each label, with the images in it",
+                    Medium::Sound => "a folder for each label, with the sounds in it",
+                },
             });
         }
         let label = file_name(&entry);
         let labeled = |file: PathBuf| record(&file, &header, &[&file_name(&file), &label]);
-        records.extend(images(&entry)?.into_iter().map(labeled));
+        records.extend(files(&entry, medium)?.into_iter().map(labeled));
     }
     Ok(records)
 }
 
-/// A record without a label for each image file.
+/// A record without a label for each file.
 pub(super) fn unlabeled(files: &[PathBuf], fields: &Fields) -> Vec<Record> {
-    let header: Arc<csv::StringRecord> = Arc::new([fields.image.as_str()].into_iter().collect());
-    let records = files.iter().map(|file| record(file, &header, &[&file_name(file)]));
+    let header = |medium: Medium| -> Arc<csv::StringRecord> { Arc::new([medium.field(fields)].into_iter().collect()) };
+    let [images, sounds] = [Medium::Image, Medium::Sound].map(header);
+    let records = files.iter().map(|file| {
+        let header = if Medium::Sound.has(file) { &sounds } else { &images };
+        record(file, header, &[&file_name(file)])
+    });
     records.collect()
 }
 
-/// The record of an image file; the name of the file is relative to its folder, as in a file of records.
+/// The record of a file; the name of the file is relative to its folder, as in a file of records.
 fn record(file: &Path, header: &Arc<csv::StringRecord>, cells: &[&str]) -> Record {
     let at = Location {
         path: file.into(),
@@ -70,11 +120,7 @@ impl Record {
     pub fn image(&self, field: &str) -> Result<ImageSource, DataError> {
         let text = self.text(field)?;
         let Some(uri) = text.strip_prefix("data:") else {
-            let path = self.at.path.parent().unwrap_or(Path::new("")).join(text);
-            return match fs::metadata(&path) {
-                Ok(_) => Ok(ImageSource::File(path)),
-                Err(source) => Err(DataError::Read { path, source }),
-            };
+            return self.file(text).map(ImageSource::File);
         };
         let name = format!("the image at {}", self.at);
         let refuse = |reason: String| DataError::DataUri {
@@ -92,25 +138,39 @@ impl Record {
             bytes: bytes.into(),
         })
     }
-}
 
-/// The image files of a folder, in the order of their names.
-fn images(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
-    let files = entries(folder)?;
-    match files.iter().find(|file| !is_image(file)) {
-        None => Ok(files),
-        Some(other) => Err(DataError::StrayFile {
-            path: other.clone(),
-            expected: "a .png, .jpg or .jpeg file",
-        }),
+    /// A sound: a path, relative to the folder of the file.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::MissingField`], [`DataError::WrongType`]; [`DataError::Read`] for a file that is not there.
+    pub fn audio(&self, field: &str) -> Result<PathBuf, DataError> {
+        self.file(self.text(field)?)
+    }
+
+    /// The file at a path from the folder of the record's.
+    fn file(&self, path: &str) -> Result<PathBuf, DataError> {
+        let path = self.at.path.parent().unwrap_or(Path::new("")).join(path);
+        match fs::metadata(&path) {
+            Ok(_) => Ok(path),
+            Err(source) => Err(DataError::Read { path, source }),
+        }
     }
 }
 
-fn is_image(path: &Path) -> bool {
-    let extension = path
-        .extension()
-        .map(|extension| extension.to_string_lossy().to_lowercase());
-    path.is_file() && extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str()))
+/// The files of a folder, in the order of their names.
+fn files(folder: &Path, medium: Medium) -> Result<Vec<PathBuf>, DataError> {
+    let files = entries(folder)?;
+    match files.iter().find(|file| !medium.has(file)) {
+        None => Ok(files),
+        Some(other) => Err(DataError::StrayFile {
+            path: other.clone(),
+            expected: match medium {
+                Medium::Image => "a .png, .jpg or .jpeg file",
+                Medium::Sound => "a .wav file",
+            },
+        }),
+    }
 }
 
 /// What a folder holds, hidden files left out, in the order of the names.
@@ -268,12 +328,35 @@ mod tests {
     }
 
     #[test]
+    fn folders_of_sounds_are_labels_too() {
+        let folder = folder(&["t/no/b.wav", "t/yes/a.WAV"]);
+        let (fields, labels) = (Fields::default(), names(&["no", "yes"]));
+        let of = |path: &Path| -> Result<Vec<(PathBuf, Option<usize>)>, DataError> {
+            let records = Records::read(path, &fields)?.records.into_iter();
+            let example = |record: Record| Ok((record.audio("audio")?, record.class("label", &labels, false)?));
+            records.map(example).collect()
+        };
+        let path = |name: &str| folder.path().join(name);
+        let found = of(&path("t")).unwrap();
+        assert_eq!(found, [(path("t/no/b.wav"), Some(0)), (path("t/yes/a.WAV"), Some(1))]);
+        assert_eq!(of(&path("t/no")).unwrap(), [(path("t/no/b.wav"), None)]);
+        fs::write(path("t/no/c.png"), "").unwrap();
+        let refused = of(&path("t")).unwrap_err().to_string();
+        assert!(
+            refused.ends_with("c.png does not belong here: expected a .wav file"),
+            "{refused}"
+        );
+        let records = Records::of_media(&[path("t/yes/a.WAV")], &fields).records;
+        assert_eq!(records[0].audio("audio").unwrap(), path("t/yes/a.WAV"));
+    }
+
+    #[test]
     fn images_to_predict_on_need_no_label() {
         let folder = folder(&["b.png", "a.jpg"]);
         let expected = [("a.jpg", None), ("b.png", None)];
         assert_eq!(read(folder.path(), folder.path(), &names(&["cat"])), found(&expected));
         let fields = Fields::default();
-        let records = Records::of_images(&[folder.path().join("b.png")], &fields).records;
+        let records = Records::of_media(&[folder.path().join("b.png")], &fields).records;
         assert_eq!(
             records[0].image("image").unwrap(),
             ImageSource::File(folder.path().join("b.png"))

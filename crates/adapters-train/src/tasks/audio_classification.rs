@@ -1,0 +1,137 @@
+//! Classification of sounds.
+
+use std::path::PathBuf;
+
+use adapters_core::Ctx;
+use adapters_models::heads::{HeadConfig, HeadKind, Targets};
+use adapters_models::speech::{Waveforms, read_wav};
+use adapters_models::{Model, ModelKind};
+use burn::tensor::{Device, Tensor};
+
+use super::classification::{OF_CLASSES, class_figures, class_loss, described};
+use super::context::TaskContext;
+use super::task::{LabelField, Task};
+use super::text::ints;
+use crate::data::{Labels, Record};
+use crate::error::TrainError;
+use crate::evaluate::Outputs;
+use crate::inputs::Batch;
+use crate::metrics::Figures;
+use crate::task_model::TaskModel;
+
+/// Classification of sounds by cross entropy; the metric is the accuracy. Files are read a batch at a time.
+#[derive(Debug)]
+pub(super) struct AudioClassification {
+    labels: Labels,
+    head: HeadConfig,
+    waveforms: Waveforms,
+    /// Samples that a model needs at least.
+    shortest: usize,
+    /// How much each class weighs.
+    weights: Option<Vec<f32>>,
+}
+
+/// A file and its class.
+#[derive(Debug)]
+pub(super) struct AudioExample {
+    audio: PathBuf,
+    class: Option<usize>,
+}
+
+impl Task for AudioClassification {
+    const NAME: &'static str = "audio_classification";
+    const DATA: &'static str = "`audio`, the path of a .wav file from the folder of the data file; `label`, a class by its name or number. \
+                                Or, in place of a file, a folder with a folder of .wav files for each label";
+    const MODELS: &'static [ModelKind] = &[ModelKind::SoundEncoder];
+    const NEXT: &'static str = "predict --adapter {adapter} --audio FILE";
+    const METRICS: &'static [&'static str] = OF_CLASSES;
+    const LABELS: usize = 1;
+    const LABEL_FIELD: Option<LabelField> = Some(|fields| (&fields.label, None));
+    const WEIGHS_CLASSES: bool = true;
+
+    type Example = AudioExample;
+
+    fn new(cx: &TaskContext<'_>) -> Result<Self, TrainError> {
+        let labels = cx.options.labels.clone();
+        let kind = HeadKind::Classification { pooling: cx.pooling() };
+        Ok(Self {
+            head: cx.head(kind, labels.names()),
+            labels,
+            waveforms: Waveforms::load(cx.pretrained.dir())?,
+            shortest: cx.model.sound_encoder()?.shortest(),
+            weights: cx.options.class_weights.clone(),
+        })
+    }
+
+    fn head(&self) -> Option<HeadConfig> {
+        Some(self.head.clone())
+    }
+
+    fn serves(head: &HeadConfig) -> bool {
+        matches!(head.kind, HeadKind::Classification { .. }) && !head.is_regression()
+    }
+
+    fn examples(
+        &self,
+        records: &[Record],
+        labeled: bool,
+        cx: &TaskContext<'_>,
+    ) -> Result<Vec<Self::Example>, TrainError> {
+        let fields = &cx.options.fields;
+        let example = |record: &Record| {
+            Ok(AudioExample {
+                audio: record.audio(&fields.audio)?,
+                class: record.class(&fields.label, &self.labels, labeled)?,
+            })
+        };
+        records.iter().map(example).collect()
+    }
+
+    fn length(_example: &Self::Example) -> usize {
+        1
+    }
+
+    fn batch(
+        &self,
+        examples: &[(usize, &Self::Example)],
+        _seed: u64,
+        _model: &Model,
+        device: &Device,
+    ) -> Result<Batch, TrainError> {
+        let read = |(_, example): &(usize, &Self::Example)| {
+            let mut sound = read_wav(&example.audio, self.waveforms.rate())?;
+            // Silence, so that there is one vector at least.
+            sound.resize(sound.len().max(self.shortest), 0.0);
+            Ok::<_, TrainError>(sound)
+        };
+        let sounds = examples.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        let sounds: Vec<&[f32]> = sounds.iter().map(Vec::as_slice).collect();
+        let classes = examples.iter().map(|(_, example)| Some(example.class? as i64));
+        let classes: Option<Vec<i64>> = classes.collect();
+        Ok(Batch {
+            input: self.waveforms.input(&sounds, device).into(),
+            target_positions: Vec::new(),
+            targets: classes.map(|classes| Targets::Classes(ints(classes, device))),
+            predictions: examples.len(),
+        })
+    }
+
+    fn loss(
+        &self,
+        model: &TaskModel,
+        hidden: Tensor<3>,
+        batch: &Batch,
+        cx: &mut Ctx<'_>,
+    ) -> Result<Tensor<1>, TrainError> {
+        class_loss(self.weights.as_deref(), model, hidden, batch, cx)
+    }
+
+    fn figures(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<Figures> {
+        let targets = examples.iter().map(|example| example.class);
+        class_figures(outputs, targets, self.labels.names())
+    }
+
+    fn describe(&self, outputs: &Outputs, _example: &Self::Example) -> String {
+        described(outputs, &self.labels)
+    }
+}
