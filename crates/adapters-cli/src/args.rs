@@ -1,10 +1,10 @@
 //! The command line.
 
+mod choices;
+
 use std::path::PathBuf;
 
 use adapters::lora::Combination;
-use adapters::models::heads::Pooling;
-use adapters::nn::Quantization;
 use adapters::train::TASKS;
 use burn::tensor::FloatDType;
 use clap::{Parser, Subcommand, ValueEnum};
@@ -12,6 +12,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::commands::doctor::DoctorArgs;
 use crate::commands::methods::MethodsArgs;
 use crate::commands::new::NewArgs;
+
+pub use choices::{PoolingArg, QuantizeArg};
 
 /// Fine-tune pretrained models with small adapters: train, evaluate, run, merge and share them.
 #[derive(Debug, Parser)]
@@ -144,60 +146,6 @@ pub struct ModelArgs {
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceArgs,
-}
-
-/// The precision of a base's weights on the command line.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum QuantizeArg {
-    /// 32-bit floats.
-    None,
-    /// 8-bit integers: a quarter of the memory.
-    Int8,
-}
-
-impl QuantizeArg {
-    /// The quantization it names; `None` for floats.
-    pub fn quantization(self) -> Option<Quantization> {
-        match self {
-            Self::None => None,
-            Self::Int8 => Some(Quantization::Int8),
-        }
-    }
-}
-
-/// Pooling on the command line.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum PoolingArg {
-    /// The mean of all tokens.
-    Mean,
-    /// The first token.
-    First,
-    /// The last token.
-    Last,
-    /// The pooler layer of the model.
-    Pooler,
-}
-
-impl PoolingArg {
-    /// The pooling it names.
-    pub fn pooling(self) -> Pooling {
-        match self {
-            Self::Mean => Pooling::Mean,
-            Self::First => Pooling::First,
-            Self::Last => Pooling::Last,
-            Self::Pooler => Pooling::Pooler,
-        }
-    }
-
-    /// Its name in a manifest.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Mean => "mean",
-            Self::First => "first",
-            Self::Last => "last",
-            Self::Pooler => "pooler",
-        }
-    }
 }
 
 /// The data formats of all tasks, for the help of the commands that read data files.
