@@ -1,9 +1,10 @@
-//! The workspace's own chores: `cargo xtask ci`, `cargo xtask tidy`, `cargo xtask gpu-check`, `cargo xtask embed`.
+//! The workspace's own chores: `cargo xtask ci`, `cargo xtask tidy`, `cargo xtask fuzz`, `cargo xtask gpu-check`, `cargo xtask embed`.
 //!
 //! | Command | Purpose |
 //! |---|---|
 //! | `ci` | everything continuous integration runs, cheapest check first |
 //! | `tidy` | the shape of the tree: module docs, file sizes, crate dependencies, names |
+//! | `fuzz` | inputs that are nearly right for every reader |
 //! | `gpu-check` | golden cases, training and times on a GPU |
 //! | `embed` | the compact copy of a published checkpoint that lives in this repository |
 
@@ -12,6 +13,7 @@
 
 mod ci;
 mod embed;
+mod fuzz;
 mod gpu_check;
 mod tidy;
 
@@ -28,6 +30,8 @@ enum Command {
     Ci(ci::Args),
     /// Check module docs, file sizes, file names, crate dependencies and forbidden words.
     Tidy,
+    /// Give every reader of files and texts inputs that are nearly right.
+    Fuzz(fuzz::Args),
     /// Check golden cases, training and generation on a GPU, and time it.
     GpuCheck(gpu_check::Args),
     /// Make the compact copy of a published BERT checkpoint that is kept in this repository.
@@ -49,6 +53,7 @@ fn main() -> Result<()> {
     match Command::parse() {
         Command::Ci(args) => ci::run(&root, &args),
         Command::Tidy => tidy::run(&root),
+        Command::Fuzz(args) => fuzz::run(&root, &args),
         Command::GpuCheck(args) => gpu_check::run(&root, &args),
         Command::Embed(args) => embed::run(&root, &args),
     }

@@ -5,6 +5,7 @@
 
 mod dependencies;
 mod loops;
+mod unsafe_code;
 mod wording;
 mod words;
 
@@ -153,6 +154,7 @@ fn check(path: &str, text: &str) -> Vec<Finding> {
     if rust {
         findings.extend(file_size(path, text));
         findings.extend(file_name(path));
+        findings.extend(package.and_then(|_| unsafe_code::check(path, text)));
         if path.starts_with("xtask/src/") || path.split('/').nth(2) == Some("src") {
             findings.extend(module_doc(path, text));
         }

@@ -2,7 +2,7 @@
 //!
 //! Every step allocates and frees the same large buffers. By default they go back to the system within milliseconds,
 //! and the next step pays for their pages again: a seventh of the time of a step. Keeping them costs a tenth more peak
-//! memory. The allocator reads the setting before `main`, so the command starts itself anew with it, once.
+//! memory. The allocator reads the setting before `main`, so the command starts itself again with it, once.
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

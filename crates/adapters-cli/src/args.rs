@@ -1,19 +1,18 @@
 //! The command line.
 
-mod choices;
-
 use std::path::PathBuf;
 
 use adapters::lora::Combination;
 use adapters::train::TASKS;
-use burn::tensor::FloatDType;
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::commands::chat::ChatArgs;
+use crate::commands::convert::ConvertArgs;
 use crate::commands::doctor::DoctorArgs;
 use crate::commands::methods::MethodsArgs;
 use crate::commands::new::NewArgs;
-
-pub use choices::{PoolingArg, QuantizeArg};
+use crate::commands::recipe::RecipeArgs;
+use crate::options::{DTypeArg, DeviceArgs, ModelArgs, QuantizeArg, SamplingArgs, examples, positive};
 
 /// Fine-tune pretrained models with small adapters: train, evaluate, run, merge and share them.
 #[derive(Debug, Parser)]
@@ -39,6 +38,10 @@ pub enum Command {
     Predict(PredictArgs),
     /// Generate text with a language model and an optional adapter.
     Generate(GenerateArgs),
+    /// Talk to a chat model and an optional adapter in the terminal.
+    ///
+    /// Each line of standard input is a message. `/reset` begins a new conversation; `/exit` and the end of the input leave.
+    Chat(ChatArgs),
     /// Show what a model, adapter or run folder contains.
     Info(InfoArgs),
     /// Merge an adapter into its base model and save a standalone model.
@@ -48,45 +51,20 @@ pub enum Command {
     Combine(CombineArgs),
     /// Remove the training-only network of a prefix adapter: a smaller file with the same output.
     Eject(EjectArgs),
+    /// Convert an adapter between the formats of AdapterHub and PEFT, or to 16-bit floats.
+    Convert(ConvertArgs),
     /// Measure the speed of an adapter: forward, training step, merged forward, attach, save and load.
     Bench(BenchArgs),
     /// Create a folder with a recipe and a little data for a task.
     New(NewArgs),
     /// List the adapter methods, or the fields of one.
     Methods(MethodsArgs),
+    /// Print the JSON schema of recipes, for editors and checkers.
+    Recipe(RecipeArgs),
     /// Show what this build and this machine have: devices, instructions, threads, memory.
     Doctor(DoctorArgs),
     /// Print a completion script for your shell.
     Completions(CompletionsArgs),
-}
-
-/// Where to compute.
-#[derive(Clone, Debug, clap::Args)]
-#[command(next_help_heading = "Hardware")]
-pub struct DeviceArgs {
-    #[arg(long, default_value_t = default_device(), help = device_help())]
-    pub device: String,
-    /// Number of CPU threads [default: all cores]. With 1, results are reproducible bit for bit.
-    #[arg(long, value_name = "N", value_parser = positive)]
-    pub threads: Option<usize>,
-}
-
-fn device_help() -> String {
-    format!(
-        "Where to compute. This build has: {}",
-        adapters::available_devices().join(", ")
-    )
-}
-
-/// The lines at the end of a help text.
-pub(crate) fn examples(commands: &[&str]) -> String {
-    let lines: Vec<String> = commands.iter().map(|command| format!("  {command}")).collect();
-    format!("Examples:\n{}", lines.join("\n"))
-}
-
-fn default_device() -> String {
-    let first = adapters::available_devices().first().copied().unwrap_or("flex");
-    first.replace(":N", ":0")
 }
 
 const TRAIN_EXAMPLES: [&str; 3] = [
@@ -110,39 +88,6 @@ pub struct TrainArgs {
     /// Override a recipe value (repeatable), e.g. --set train.epochs=3.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
-    /// Where to compute.
-    #[command(flatten)]
-    pub device: DeviceArgs,
-}
-
-/// The model, adapter and head to use.
-#[derive(Clone, Debug, clap::Args)]
-#[command(next_help_heading = "Model")]
-pub struct ModelArgs {
-    /// Folder of the base model [default: the one the adapter was trained on].
-    #[arg(long, value_name = "DIR")]
-    pub model: Option<PathBuf>,
-    /// Folder of the adapter, in AdapterHub's or PEFT's format, or of the run that trained it.
-    #[arg(long, value_name = "DIR")]
-    pub adapter: PathBuf,
-    /// Classification head file with the tensors `weight` and `bias` [default: the head next to the adapter].
-    #[arg(long, value_name = "FILE")]
-    pub head: Option<PathBuf>,
-    /// How the token vectors are combined into one [default: as trained, else mean].
-    #[arg(long, value_enum)]
-    pub pooling: Option<PoolingArg>,
-    /// Longest input in tokens; longer inputs are cut [default: as trained, else 128].
-    #[arg(long, value_name = "N")]
-    pub max_length: Option<usize>,
-    /// Precision of the base model's weights [default: as trained, else none].
-    #[arg(long, value_enum)]
-    pub quantize: Option<QuantizeArg>,
-    /// Accept PyTorch `.bin` files. They are parsed, never executed.
-    #[arg(long)]
-    pub allow_bin: bool,
-    /// Load the adapter even if it was trained on a base model with other weights.
-    #[arg(long)]
-    pub any_base: bool,
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceArgs,
@@ -188,17 +133,12 @@ pub struct EvalArgs {
     /// Batch size.
     #[arg(long, value_name = "N", default_value = "64", value_parser = positive, help_heading = "Hardware")]
     pub batch: usize,
+    /// Print JSON.
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
     /// Also write the raw scores to this safetensors file, as the tensor `logits`.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub logits: Option<PathBuf>,
-}
-
-/// A number of at least one.
-fn positive(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) | Err(_) => Err("expected a whole number of at least 1".to_owned()),
-        Ok(number) => Ok(number),
-    }
 }
 
 const PREDICT_EXAMPLES: [&str; 3] = [
@@ -239,6 +179,9 @@ pub struct PredictArgs {
     /// Batch size.
     #[arg(long, value_name = "N", default_value = "64", value_parser = positive, help_heading = "Hardware")]
     pub batch: usize,
+    /// Print one JSON object for each input.
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
 }
 
 /// `adapters generate`
@@ -250,12 +193,7 @@ pub struct PredictArgs {
 ]))]
 pub struct GenerateArgs {
     /// Folder of the base model [default: the one the adapter was trained on].
-    #[arg(
-        long,
-        value_name = "DIR",
-        required_unless_present = "adapter",
-        help_heading = "Model"
-    )]
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
     pub model: Option<PathBuf>,
     /// Folder of an adapter, in AdapterHub's or PEFT's format, or of the run that trained it.
     #[arg(long, value_name = "DIR", help_heading = "Model")]
@@ -287,18 +225,9 @@ pub struct GenerateArgs {
     /// System message (with --chat).
     #[arg(long, value_name = "TEXT", conflicts_with = "plain", help_heading = "Prompt")]
     pub system: Option<String>,
-    /// Maximum number of new tokens.
-    #[arg(long, value_name = "N", default_value = "128", value_parser = positive, help_heading = "Generation")]
-    pub max_tokens: usize,
-    /// Sampling temperature [default: greedy decoding].
-    #[arg(long, value_name = "T", help_heading = "Generation")]
-    pub temperature: Option<f64>,
-    /// Sample from the K most likely tokens.
-    #[arg(long, value_name = "K", requires = "temperature", help_heading = "Generation")]
-    pub top_k: Option<usize>,
-    /// Sample from the most likely tokens with total probability P.
-    #[arg(long, value_name = "P", requires = "temperature", help_heading = "Generation")]
-    pub top_p: Option<f64>,
+    /// How tokens are chosen.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
     /// Beam search with this many beams.
     #[arg(long, value_name = "N", value_parser = positive, conflicts_with = "temperature", help_heading = "Generation")]
     pub beams: Option<usize>,
@@ -315,12 +244,6 @@ pub struct GenerateArgs {
     /// When beam search stops, once as many texts as there are beams are complete.
     #[arg(long, default_value = "false", requires = "beams", help_heading = "Generation")]
     pub early_stopping: EarlyStoppingArg,
-    /// Penalty for repeated tokens; 1 disables it.
-    #[arg(long, value_name = "X", default_value_t = 1.0, help_heading = "Generation")]
-    pub repetition_penalty: f64,
-    /// Random seed of sampling.
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Generation")]
-    pub seed: u64,
     /// Disable the key/value cache (slow; for checking).
     #[arg(long, help_heading = "Generation")]
     pub no_cache: bool,
@@ -398,28 +321,6 @@ pub struct MergeArgs {
     /// Load the adapter even if it was trained on a base model with other weights.
     #[arg(long, help_heading = "Model")]
     pub any_base: bool,
-}
-
-/// Element type of written weights.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum DTypeArg {
-    /// 32-bit floats.
-    Float32,
-    /// 16-bit floats with the range of 32-bit floats.
-    Bfloat16,
-    /// 16-bit floats up to 65504.
-    Float16,
-}
-
-impl DTypeArg {
-    /// The type it names.
-    pub fn dtype(self) -> FloatDType {
-        match self {
-            Self::Float32 => FloatDType::F32,
-            Self::Bfloat16 => FloatDType::BF16,
-            Self::Float16 => FloatDType::F16,
-        }
-    }
 }
 
 /// `adapters combine`

@@ -24,6 +24,14 @@ impl Failure {
             help: Some(help.into()),
         }
     }
+
+    /// The same with another help.
+    pub fn with_help(self, help: impl Into<String>) -> Self {
+        Self {
+            help: Some(help.into()),
+            ..self
+        }
+    }
 }
 
 /// Marks the error types that become a [`Failure`] by `?`.
@@ -75,6 +83,15 @@ fn help(error: &(dyn Error + 'static)) -> Option<String> {
     while let Some(error) = next {
         if let Some(StoreError::PickleNotAllowed { .. }) = error.downcast_ref() {
             return Some("run again with --allow-bin".to_owned());
+        }
+        let adapter = match error.downcast_ref() {
+            Some(adapters::train::TrainError::Adapter(error)) => Some(error),
+            _ => error.downcast_ref::<adapters::Error>(),
+        };
+        if let Some(adapters::Error::UnknownName(unknown)) = adapter
+            && unknown.found.eq_ignore_ascii_case("qlora")
+        {
+            return Some("QLoRA is `lora` over a quantized base model: set `model.quantize = \"int8\"`".to_owned());
         }
         if let Some(StoreError::NotAnAdapter { .. }) = error.downcast_ref() {
             return Some("an adapter folder is what `adapters train` or the Python libraries write".to_owned());

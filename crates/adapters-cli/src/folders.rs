@@ -1,7 +1,7 @@
 //! Folders that arguments name: models, adapters, and where results go.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use adapters::nn::nearest;
 
@@ -40,7 +40,9 @@ pub fn base_model(name: &str) -> Result<PathBuf, Failure> {
         return hub(name);
     }
     Err(Failure::new(
-        format!("the adapter was trained on the model in {name}, and there is no such folder on this machine"),
+        format!(
+            "manifest.json of the adapter names the base model {name}, and there is no such folder on this machine"
+        ),
         "if the model was moved, name its folder with --model",
     ))
 }
@@ -63,7 +65,7 @@ fn hub(name: &str) -> Result<PathBuf, Failure> {
 }
 
 /// Whether a name may be an id of the Hub: an owner and a name.
-fn is_id(name: &str) -> bool {
+pub fn is_id(name: &str) -> bool {
     let mut parts = name.split('/');
     let plain = |part: Option<&str>| part.is_some_and(|part| !part.is_empty() && !part.starts_with('.'));
     plain(parts.next()) && plain(parts.next()) && parts.next().is_none()
@@ -84,7 +86,11 @@ pub fn adapter(path: &Path) -> Result<PathBuf, Failure> {
         ));
     }
     if !path.is_dir() {
-        return Err(missing("adapter", path, ""));
+        let hint = match is_id(&path.to_string_lossy()) {
+            true => "; adapters on the Hub are downloaded first",
+            false => "",
+        };
+        return Err(missing("adapter", path, hint));
     }
     let inside: Vec<PathBuf> = folders_in(path).into_iter().filter(|dir| is_adapter(dir)).collect();
     let Some(first) = inside.first() else {
@@ -146,12 +152,53 @@ pub fn check_file(path: &Path) -> Result<(), Failure> {
     }
 }
 
-/// The refusal of a folder that does not exist, with the nearest name next to it.
-fn missing(what: &str, path: &Path, hint: &str) -> Failure {
-    let parent = match path.parent() {
+/// Checks that a file or folder exists; the refusal has the nearest name next to it.
+pub fn check_exists(what: &str, path: &Path) -> Result<(), Failure> {
+    if path.exists() {
+        return Ok(());
+    }
+    let entries = fs::read_dir(parent(path)).into_iter().flatten().flatten();
+    let names: Vec<String> = entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let similar = name.and_then(|name| nearest(&name, names.iter().map(String::as_str)));
+    let help = match similar {
+        Some(name) => format!("did you mean {name}?"),
+        None => "check the path".to_owned(),
+    };
+    Err(Failure::new(
+        format!("there is no {what} {}", without_dots(path).display()),
+        help,
+    ))
+}
+
+/// The folder that a path is in.
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
-    };
+    }
+}
+
+/// A path without `.` and `..`, read from left to right: for messages about what does not exist.
+fn without_dots(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir if plain.file_name().is_some() => {
+                plain.pop();
+            }
+            Component::CurDir => {}
+            component => plain.push(component),
+        }
+    }
+    plain
+}
+
+/// The refusal of a folder that does not exist, with the nearest name next to it.
+fn missing(what: &str, path: &Path, hint: &str) -> Failure {
+    let parent = parent(path);
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
     let siblings: Vec<String> = folders_in(parent)
         .iter()

@@ -14,9 +14,9 @@ use adapters::{Adapted, AdapterFiles, AttachReport, Composition, Host, METHODS, 
 use burn::module::Module;
 use burn::tensor::Device;
 
-use crate::args::{DeviceArgs, ModelArgs, PoolingArg};
 use crate::failure::Failure;
 use crate::folders;
+use crate::options::{DeviceArgs, ModelArgs, PoolingArg};
 
 /// Sets the number of threads and finds the device.
 pub fn device(args: &DeviceArgs) -> Result<Device, Failure> {
@@ -34,6 +34,17 @@ pub fn device(args: &DeviceArgs) -> Result<Device, Failure> {
 /// The manifest of an adapter folder, empty if there is none.
 pub fn manifest(adapter: &Path) -> Result<Manifest, Failure> {
     Ok(Manifest::read(adapter)?.unwrap_or_default())
+}
+
+/// Refuses a command that names neither a model nor an adapter, which would name one.
+pub fn check_named(model: Option<&Path>, adapter: Option<&Path>) -> Result<(), Failure> {
+    match (model, adapter) {
+        (None, None) => Err(Failure::new(
+            "no model is named",
+            "name a model with --model, or an adapter, which knows its base model, with --adapter",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The folder of the base: as given, else as the manifest of `adapter` says. Another base than the one the adapter was trained on is
@@ -118,11 +129,6 @@ pub fn adapted<M: Host + Module + Sync>(
     Ok((adapted, report))
 }
 
-/// Whether a head is stored next to an adapter.
-pub fn has_head(adapter: &Path, manifest: &Manifest) -> bool {
-    manifest.head.is_some() || Head::is_in(adapter)
-}
-
 /// Everything `eval` and `predict` need.
 pub struct Loaded {
     /// The model with its head, on a plain device.
@@ -178,8 +184,7 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
     };
     let pretrained = Pretrained::open(&dir)?.with_quantization(quantization);
     let (adapted, report) = adapted(pretrained.model(&device)?, &folder, args.allow_bin, &device)?;
-    let taken = adapted.set.iter().map(|adapter| adapter.method().positions()).max();
-    let longest = adapted.base().max_length().saturating_sub(taken.unwrap_or(0));
+    let longest = adapted.base().max_length().saturating_sub(adapted.set.positions());
     let max_length = args.max_length.or(manifest.max_length).unwrap_or(128.min(longest));
     let reads_text = pretrained.kind() != ModelKind::ImageEncoder;
     if reads_text && (max_length == 0 || max_length > longest) {

@@ -24,6 +24,7 @@ mod failure;
 mod folders;
 mod invocation;
 mod loading;
+mod options;
 mod output;
 mod progress;
 mod run_folder;
@@ -31,12 +32,17 @@ mod run_folder;
 use std::process::ExitCode;
 
 use clap::Parser;
+use miette::MietteHandlerOpts;
 
 use crate::args::{Args, Command};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    // Paths and commands in messages stay whole, to be copied; without a hook, miette's own layout shows the message.
+    let _ = miette::set_hook(Box::new(|_| {
+        Box::new(MietteHandlerOpts::new().wrap_lines(false).build())
+    }));
     if computes(&args.command) {
         allocator::keep_buffers();
     }
@@ -53,7 +59,12 @@ fn main() -> ExitCode {
 fn computes(command: &Command) -> bool {
     matches!(
         command,
-        Command::Train(_) | Command::Eval(_) | Command::Predict(_) | Command::Generate(_) | Command::Bench(_)
+        Command::Train(_)
+            | Command::Eval(_)
+            | Command::Predict(_)
+            | Command::Generate(_)
+            | Command::Chat(_)
+            | Command::Bench(_)
     )
 }
 
@@ -63,13 +74,16 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Eval(args) => commands::eval::run(args),
         Command::Predict(args) => commands::predict::run(args),
         Command::Generate(args) => commands::generate::run(args),
+        Command::Chat(args) => commands::chat::run(args),
         Command::Info(args) => commands::info::run(args),
         Command::Merge(args) => commands::merge::run(args),
         Command::Combine(args) => commands::combine::run(args),
         Command::Eject(args) => commands::eject::run(args),
+        Command::Convert(args) => commands::convert::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::New(args) => commands::new::run(args),
         Command::Methods(args) => commands::methods::run(args),
+        Command::Recipe(args) => commands::recipe::run(args),
         Command::Doctor(args) => commands::doctor::run(args),
         Command::Completions(args) => commands::completions::run(args),
     }

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use adapters::train::{Evaluation, Event};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Shows the events of a run.
 pub struct Progress {
@@ -12,6 +12,10 @@ pub struct Progress {
     steps: u64,
     last_line: Instant,
     loss: f64,
+    /// Where the steps of this process began, and when.
+    began: (u64, Instant),
+    /// The largest class of the training data and its share.
+    majority: Option<(String, f64)>,
 }
 
 /// Classes that are listed.
@@ -34,6 +38,8 @@ impl Progress {
             steps: 0,
             last_line: Instant::now(),
             loss: f64::NAN,
+            began: (0, Instant::now()),
+            majority: None,
         }
     }
 
@@ -48,6 +54,7 @@ impl Progress {
                 attached,
             } => {
                 self.steps = *steps;
+                self.began = (0, Instant::now());
                 if let Some(bar) = &self.bar {
                     bar.set_length(*steps);
                 }
@@ -66,6 +73,12 @@ impl Progress {
                         "training examples: {}{more}",
                         counts.collect::<Vec<_>>().join(", ")
                     ));
+                    for (name, _) in classes.iter().filter(|(_, count)| *count == 0) {
+                        self.line(&format!("warning: no training example has the class {name}"));
+                    }
+                    let all: usize = classes.iter().map(|(_, count)| count).sum();
+                    let largest = classes.iter().max_by_key(|(_, count)| *count);
+                    self.majority = largest.map(|(name, count)| (name.clone(), *count as f64 / all.max(1) as f64));
                 }
                 self.line(&format!(
                     "{trainable_params} of {total_params} parameters train ({share:.2} %), {steps} steps"
@@ -80,6 +93,7 @@ impl Progress {
                     bar.set_position(*step);
                     bar.reset_eta();
                 }
+                self.began = (*step, Instant::now());
                 self.line(&format!("resuming after step {step}"));
             }
             Event::Step {
@@ -101,20 +115,40 @@ impl Progress {
                     }
                     None if self.last_line.elapsed() >= LINE_EVERY => {
                         self.last_line = Instant::now();
-                        note!("step {step}/{}: {message}", self.steps);
+                        note!("step {step}/{}: {message}, {} left", self.steps, self.left(*step));
                     }
                     None => {}
                 }
             }
-            Event::Evaluated { step, evaluation, best } => self.line(&format!(
-                "step {step}: validation {}{}",
-                figures(evaluation),
-                if *best { ", the best so far" } else { "" },
-            )),
+            Event::Evaluated { step, evaluation, best } => {
+                self.line(&format!(
+                    "step {step}: validation {}{}",
+                    figures(evaluation),
+                    if *best { ", the best so far" } else { "" },
+                ));
+                if let Some((name, share)) = &self.majority
+                    && *step == self.steps
+                    && let Some(accuracy) = evaluation.figure("accuracy")
+                    && accuracy <= *share
+                {
+                    self.line(&format!(
+                        "warning: this is no better than to answer {name} always, right for {share:.4} of the training \
+                         examples; try more epochs or a lower `train.learning_rate`"
+                    ));
+                }
+            }
             Event::StoppedEarly { step } => self.line(&format!("stopped early after step {step}")),
             Event::Tested { evaluation } => self.line(&format!("test {}", figures(evaluation))),
             _ => {}
         }
+    }
+
+    /// The time that is left at the speed so far.
+    fn left(&self, step: u64) -> String {
+        let (first, began) = self.began;
+        let done = step.saturating_sub(first).max(1);
+        let seconds = began.elapsed().as_secs_f64() / done as f64 * self.steps.saturating_sub(step) as f64;
+        HumanDuration(Duration::from_secs_f64(seconds)).to_string()
     }
 
     fn line(&self, text: &str) {

@@ -231,7 +231,7 @@ fn train_eval_predict_info_merge() {
     fs::rename(task.path("model"), task.path("moved")).unwrap();
     let moved = fails(&dir, &["predict", "--adapter", "runs/recipe", "--text", "x"], 1);
     assert!(
-        moved.contains("trained on the model in") && moved.contains("--model"),
+        moved.contains("names the base model") && moved.contains("--model"),
         "{moved}"
     );
     ok(

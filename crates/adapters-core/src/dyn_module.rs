@@ -276,7 +276,11 @@ impl ModuleVisitor for Outward<&mut dyn DynVisitor> {
     }
 }
 
-/// The mapper returned what it was given, of the same type: both ends of the crossing are in this file.
+/// The parameter in a box.
+#[expect(
+    clippy::expect_used,
+    reason = "a mapper returns what it was given: both ends of the crossing are in this file"
+)]
 fn unbox<T: 'static>(param: Box<dyn Any>) -> T {
     *param
         .downcast()
@@ -312,12 +316,17 @@ macro_rules! with_rank {
     (@ $rank:expr, $d:ident => $body:expr; $($n:literal)*) => {
         match $rank {
             $($n => { const $d: usize = $n; $body })*
+            // The rank is that of a tensor.
             other => unreachable!("Burn has no parameter of rank {other}"),
         }
     };
 }
 
 impl<V: ModuleVisitor> DynVisitor for Inward<'_, V> {
+    #[expect(
+        clippy::expect_used,
+        reason = "the visitor at the other end named the kind and rank of this parameter"
+    )]
     fn tensor(&mut self, kind: Kind, rank: usize, param: &dyn Any) {
         const SAME: &str = "kind and rank name the parameter's type";
         with_rank!(rank, D => match kind {

@@ -18,7 +18,7 @@ fn is_word(c: char) -> bool {
     c.is_alphanumeric() || "_-./@:+#".contains(c)
 }
 
-/// What a word says.
+/// The value that a word stands for.
 fn meaning(word: &str) -> Value {
     match word {
         "true" | "True" => return Value::Bool(true),

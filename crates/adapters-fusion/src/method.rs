@@ -2,8 +2,8 @@
 
 use adapters_core::target::Target;
 use adapters_core::{
-    Attached, Build, ConfigError, Erased, ErasedMethod, Error, Format, Host, Role, SiteInfo, SiteKind, SiteLayer,
-    config,
+    Attached, Build, Capabilities, ConfigError, Erased, ErasedMethod, Error, Format, Host, Penalized, Role, SiteInfo,
+    SiteKind, SiteLayer, config,
 };
 use burn::tensor::Tensor;
 use serde_json::{Map, Value};
@@ -146,13 +146,11 @@ impl ErasedMethod for Fusion {
         format!("{}.adapter_fusion_layer.{adapter}.{param}", site.path)
     }
 
-    /// That of all value projections together.
-    fn penalty(&self, adapter: &Attached) -> Option<Tensor<1>> {
-        let layers = adapter.layers().filter_map(|l| match &l.layer {
-            SiteLayer::Fusion(layer) => layer.downcast_ref::<FusionLayer>(),
-            _ => None,
-        });
-        layers.filter_map(FusionLayer::penalty).reduce(|sum, one| sum + one)
+    fn capabilities(&self) -> Capabilities<'_> {
+        Capabilities {
+            penalty: Some(self),
+            ..Capabilities::default()
+        }
     }
 
     fn write(&self, format: Format, _sites: &[&SiteInfo], _host: &dyn Host) -> Result<Map<String, Value>, Error> {
@@ -166,5 +164,16 @@ impl ErasedMethod for Fusion {
                 Err(Error::config(FAMILY, refused))
             }
         }
+    }
+}
+
+impl Penalized for Fusion {
+    /// That of all value projections together.
+    fn penalty(&self, adapter: &Attached) -> Option<Tensor<1>> {
+        let layers = adapter.layers().filter_map(|l| match &l.layer {
+            SiteLayer::Fusion(layer) => layer.downcast_ref::<FusionLayer>(),
+            _ => None,
+        });
+        layers.filter_map(FusionLayer::penalty).reduce(|sum, one| sum + one)
     }
 }

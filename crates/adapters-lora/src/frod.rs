@@ -447,6 +447,10 @@ impl BetweenFactors {
     /// # Panics
     ///
     /// Panics for a category that was not built.
+    #[expect(
+        clippy::panic,
+        reason = "`build_shared` makes the projection of the category of every site that is targeted"
+    )]
     fn factors(&self, shared: &Categories) -> (Tensor<2>, Tensor<2>) {
         let found = shared.all.iter().find(|category| category.name == self.category);
         let Some(category) = found else {

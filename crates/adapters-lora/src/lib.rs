@@ -1,6 +1,11 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(
+    not(test),
+    warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable)
+)]
 
 mod adalora;
+mod adamss;
 mod adapterhub;
 mod alora;
 mod bdlora;
@@ -47,6 +52,7 @@ mod vblora;
 mod vera;
 
 pub use adalora::{Adalora, Triplets};
+pub use adamss::{Adamss, AdamssInit, Groups, StoredGroups};
 pub use alora::{Activated, Alora};
 pub use bdlora::{Bdlora, BlockDiagonal, Cut};
 pub use combine::{Combination, SignElection};

@@ -218,6 +218,10 @@ impl SiteAdapter<LinearState, SharedByLayers> for Router {
     /// # Panics
     ///
     /// Panics at a site that the shared matrices were not built for.
+    #[expect(
+        clippy::panic,
+        reason = "`build_shared` makes matrices for every site that is targeted"
+    )]
     fn apply(&self, state: LinearState, call: &Call<'_, SharedByLayers>) -> LinearState {
         let shared = call.shared;
         let Some(place) = shared.places.get(&call.site) else {

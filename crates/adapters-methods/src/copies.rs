@@ -1,4 +1,4 @@
-//! Parts of the base that train as they are, in copies: biases, and whole modules.
+//! Modules of the base that train as they are, in copies: biases, and whole modules.
 
 use burn::module::{Module, Param, ParamId};
 use burn::nn::Linear;

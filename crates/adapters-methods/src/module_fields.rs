@@ -63,7 +63,7 @@ impl ModuleFields {
         }
     }
 
-    /// Refuses the first of `fields`, which change what is computed, that says something.
+    /// Refuses the first of `fields`, which change what is computed, that has a value other than its default.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Several methods under one adapter's name, each at its own places.
+//! Several methods under one adapter's name, each at its own sites.
 
 use std::fmt;
 
@@ -6,50 +6,51 @@ use serde_json::{Map, Value, json};
 
 use adapters_core::target::Target;
 use adapters_core::{
-    AnyMethod, Attached, Build, ConfigError, Encode, ErasedMethod, Error, Format, Host, Inserted, NamedParams, Role,
-    Shared, SiteInfo, SiteLayer, StoredConfig, Tensors,
+    AnyMethod, Attached, Build, Capabilities, ConfigError, ConvertsForStorage, EditsEmbeddings, Encode, ErasedMethod,
+    Error, Format, Host, Inserted, KnowsTasks, LearnsFaster, ModulePatterns, NamedParams, NeedsTokenizer, Role,
+    ScalesUpdate, Shared, SharedParameters, SiteInfo, SiteLayer, StoredConfig, Tensors, TiesHead,
 };
 
-/// A union of configurations, written `a|b`: an adapter that has layers of each, no two at one place.
+/// A union of configurations, written `a|b`: an adapter that has layers of each, no two at one site.
 ///
 /// Source: `ConfigUnion` of the `adapters` library; *Towards a Unified View of Parameter-Efficient Transfer Learning*,
 /// He et al., 2022, <https://arxiv.org/abs/2110.04366>.
 #[derive(Clone, Debug)]
 pub struct Union {
-    parts: Vec<AnyMethod>,
+    members: Vec<AnyMethod>,
 }
 
 const NAME: &str = "union";
 
-/// A part and the sites of an adapter that are its own.
-type PartSites<'a, 's> = (&'a AnyMethod, Vec<&'s SiteInfo>);
+/// A member and the sites of an adapter that are its own.
+type MemberSites<'a, 's> = (&'a AnyMethod, Vec<&'s SiteInfo>);
 
 impl Union {
-    /// The only part, or the union of several.
+    /// The only member, or the union of several.
     ///
     /// # Errors
     ///
     /// [`Error::UnionConflict`] for two members that target the same role.
-    pub fn method(parts: Vec<AnyMethod>) -> Result<AnyMethod, Error> {
-        // A union of unions is the union of their parts.
-        let mut parts: Vec<AnyMethod> = parts
+    pub fn method(members: Vec<AnyMethod>) -> Result<AnyMethod, Error> {
+        // A union of unions is the union of their members.
+        let mut members: Vec<AnyMethod> = members
             .into_iter()
-            .flat_map(|part| match Self::of(&part) {
-                Some(union) => union.parts.clone(),
-                None => vec![part],
+            .flat_map(|member| match Self::of(&member) {
+                Some(union) => union.members.clone(),
+                None => vec![member],
             })
             .collect();
-        if parts.len() == 1 {
-            return Ok(parts.remove(0));
+        if members.len() == 1 {
+            return Ok(members.remove(0));
         }
-        for (index, second) in parts.iter().enumerate() {
-            for first in &parts[..index] {
+        for (index, second) in members.iter().enumerate() {
+            for first in &members[..index] {
                 if let Some(role) = common_role(&first.target(), &second.target()) {
                     return Err(conflict(first, second, role));
                 }
             }
         }
-        Ok(AnyMethod::erased(Self { parts }))
+        Ok(AnyMethod::erased(Self { members }))
     }
 
     /// The configurations of a stored union, if it is one.
@@ -57,8 +58,8 @@ impl Union {
         if stored.format != Format::AdapterHub || stored.fields.get("architecture")? != NAME {
             return None;
         }
-        let parts = stored.fields.get("configs")?.as_array()?;
-        parts
+        let members = stored.fields.get("configs")?.as_array()?;
+        members
             .iter()
             .map(|fields| {
                 Some(StoredConfig {
@@ -74,65 +75,84 @@ impl Union {
         method.downcast_ref()
     }
 
-    /// The parts, in order.
-    pub fn parts(&self) -> &[AnyMethod] {
-        &self.parts
+    /// The members, in order.
+    pub fn members(&self) -> &[AnyMethod] {
+        &self.members
     }
 
     /// Each member with those of `sites` that it targets.
-    fn shares<'a, 's>(&'a self, sites: &[&'s SiteInfo]) -> Result<Vec<PartSites<'a, 's>>, Error> {
-        let mut shares: Vec<PartSites<'a, 's>> = self.parts.iter().map(|part| (part, Vec::new())).collect();
+    fn sites_of_members<'a, 's>(&'a self, sites: &[&'s SiteInfo]) -> Result<Vec<MemberSites<'a, 's>>, Error> {
+        let mut by_member: Vec<MemberSites<'a, 's>> = self.members.iter().map(|member| (member, Vec::new())).collect();
         for site in sites {
             let mut owner: Option<usize> = None;
-            for (index, part) in self.parts.iter().enumerate() {
-                if !part.target().covers(site)? {
+            for (index, member) in self.members.iter().enumerate() {
+                if !member.target().covers(site)? {
                     continue;
                 }
                 if let Some(first) = owner {
-                    return Err(conflict(&self.parts[first], part, &site.path));
+                    return Err(conflict(&self.members[first], member, &site.path));
                 }
                 owner = Some(index);
             }
             if let Some(owner) = owner {
-                shares[owner].1.push(site);
+                by_member[owner].1.push(site);
             }
         }
-        Ok(shares)
+        Ok(by_member)
     }
 
-    /// The adapter with what `form` makes of each part's layers; `None` if it leaves them all as they are.
+    /// The adapter with what `convert` makes of each member's layers; `None` if it leaves them all as they are.
     ///
-    /// A part is given its layers alone: what an adapter shares stays as it is, since no part that changes form shares.
-    fn by_part(
+    /// A member is given its layers alone: shared parameters stay as they are, since no member that converts has any.
+    fn by_member(
         &self,
         adapter: &Attached,
-        form: impl Fn(&AnyMethod, &Attached) -> Result<Option<Attached>, Error>,
+        convert: impl Fn(&AnyMethod, &Attached) -> Result<Option<Attached>, Error>,
     ) -> Result<Option<Attached>, Error> {
         let infos: Vec<&SiteInfo> = adapter.own_layers().map(|l| &l.info).collect();
-        let (mut layers, mut parts, mut changed) = (Vec::new(), Vec::new(), false);
-        for (part, sites) in self.shares(&infos)? {
+        let (mut layers, mut members, mut changed) = (Vec::new(), Vec::new(), false);
+        for (member, sites) in self.sites_of_members(&infos)? {
             let mine = adapter
                 .layers()
                 .filter(|l| sites.iter().any(|info| info.site == l.info.site));
-            let share = adapter.reformed(part.clone(), mine.cloned().collect());
-            let formed = form(part, &share)?;
-            changed |= formed.is_some();
-            let share = formed.unwrap_or(share);
-            layers.extend(share.layers().cloned());
-            parts.push(share.method().clone());
+            let own = adapter.reformed(member.clone(), mine.cloned().collect());
+            let converted = convert(member, &own)?;
+            changed |= converted.is_some();
+            let own = converted.unwrap_or(own);
+            layers.extend(own.layers().cloned());
+            members.push(own.method().clone());
         }
-        Ok(changed.then(|| adapter.reformed(AnyMethod::erased(Self { parts }), layers)))
+        Ok(changed.then(|| adapter.reformed(AnyMethod::erased(Self { members }), layers)))
+    }
+
+    /// The members that change how many positions a sequence has.
+    fn edits(&self) -> impl Iterator<Item = &dyn EditsEmbeddings> {
+        self.members
+            .iter()
+            .filter_map(|member| member.capabilities().embeddings)
+    }
+
+    /// How many tasks every member knows; `None` where none knows of tasks.
+    fn known_tasks(&self) -> Option<usize> {
+        let known = self.members.iter().filter_map(|member| member.capabilities().tasks);
+        known.map(|known| known.tasks()).min()
     }
 
     fn owner(&self, site: &SiteInfo) -> Result<&AnyMethod, Error> {
-        let shares = self.shares(&[site])?;
-        let owner = shares.into_iter().find(|(_, sites)| !sites.is_empty());
-        owner.map(|(part, _)| part).ok_or_else(|| Error::CannotBuild {
+        let sites_of_members = self.sites_of_members(&[site])?;
+        let owner = sites_of_members.into_iter().find(|(_, sites)| !sites.is_empty());
+        owner.map(|(member, _)| member).ok_or_else(|| Error::CannotBuild {
             method: NAME,
             path: site.path.clone(),
             reason: "no member of the union targets it".to_owned(),
         })
     }
+}
+
+/// Whether a shared parameter of that name is one of a member's.
+fn owns(member: &AnyMethod, param: &str) -> bool {
+    let shared = member.capabilities().shared;
+    shared.is_some_and(|shared| shared.owns(param))
 }
 
 fn conflict(first: &AnyMethod, second: &AnyMethod, place: impl fmt::Display) -> Error {
@@ -163,40 +183,35 @@ impl ErasedMethod for Union {
     }
 
     fn config_string(&self) -> String {
-        let parts: Vec<String> = self.parts.iter().map(ToString::to_string).collect();
-        parts.join("|")
+        let members: Vec<String> = self.members.iter().map(ToString::to_string).collect();
+        members.join("|")
     }
 
     fn target(&self) -> Target {
-        Target::Any(self.parts.iter().map(|part| part.target()).collect())
+        Target::Any(self.members.iter().map(|member| member.target()).collect())
     }
 
     fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
         self.owner(site)?.build(site, build)
     }
 
-    fn build_shared(&self, build: &Build<'_>) -> Result<Shared, Error> {
-        let mut all = Shared::new();
-        for part in &self.parts {
-            let shared = part.build_shared(build)?;
-            // Files have one place for a parameter that is claimed.
-            for (name, _) in shared.named_params() {
-                let mut claiming = self.parts.iter().filter(|part| part.owns(&name));
-                if let (Some(first), Some(second)) = (claiming.next(), claiming.next()) {
-                    return Err(conflict(first, second, name));
-                }
-            }
-            all = all.and(shared);
+    fn capabilities(&self) -> Capabilities<'_> {
+        Capabilities {
+            shared: Some(self),
+            faster: Some(self),
+            patterns: Some(self),
+            scaled: Some(self),
+            embeddings: Some(self),
+            tokenizer: Some(self),
+            tasks: self.known_tasks().map(|_| self as &dyn KnowsTasks),
+            tied: Some(self),
+            storage: Some(self),
+            ..Capabilities::default()
         }
-        Ok(all)
-    }
-
-    fn owns(&self, param: &str) -> bool {
-        self.parts.iter().any(|part| part.owns(param))
     }
 
     fn shared_key(&self, format: Format, adapter: &str, param: &str) -> String {
-        match self.parts.iter().find(|part| part.owns(param)) {
+        match self.members.iter().find(|member| owns(member, param)) {
             Some(owner) => owner.shared_key(format, adapter, param),
             None => format.shared_key(adapter, param),
         }
@@ -204,106 +219,56 @@ impl ErasedMethod for Union {
 
     fn adjusted_to(&self, format: Format, tensors: &Tensors) -> Option<AnyMethod> {
         let adjusted: Vec<_> = self
-            .parts
+            .members
             .iter()
-            .map(|part| part.adjusted_to(format, tensors))
+            .map(|member| member.adjusted_to(format, tensors))
             .collect();
         if adjusted.iter().all(Option::is_none) {
             return None;
         }
-        let parts = adjusted.into_iter().zip(&self.parts);
+        let members = adjusted.into_iter().zip(&self.members);
         Some(AnyMethod::erased(Self {
-            parts: parts
-                .map(|(adjusted, part)| adjusted.unwrap_or_else(|| part.clone()))
+            members: members
+                .map(|(adjusted, member)| adjusted.unwrap_or_else(|| member.clone()))
                 .collect(),
         }))
     }
 
-    fn positions(&self) -> usize {
-        self.parts.iter().map(|part| part.positions()).max().unwrap_or(0)
-    }
-
-    fn learns_faster(&self, param: &str) -> bool {
-        self.parts.iter().any(|part| part.learns_faster(param))
-    }
-
-    fn patterns(&self) -> Vec<(&'static str, &str)> {
-        self.parts.iter().flat_map(|part| part.patterns()).collect()
-    }
-
-    fn update_scale(&self, site: &SiteInfo, param: &str) -> Result<Option<f64>, Error> {
-        self.owner(site)?.update_scale(site, param)
-    }
-
-    fn inserts(&self) -> Option<Inserted> {
-        self.parts.iter().find_map(|part| part.inserts())
-    }
-
-    /// Every part has to know each task.
-    fn tasks(&self) -> Option<usize> {
-        self.parts.iter().filter_map(|part| part.tasks()).min()
-    }
-
-    fn first_position(&self) -> usize {
-        self.parts.iter().map(|part| part.first_position()).sum()
-    }
-
     fn key(&self, format: Format, site: &SiteInfo, adapter: &str, param: &str) -> String {
         match self.owner(site) {
-            Ok(part) => part.nested_key(format, site, adapter, param),
-            // No part is aimed at this site, so that no layer was built there.
+            Ok(member) => member.nested_key(format, site, adapter, param),
+            // No member targets this site, so that no layer was built there.
             Err(_) => format!("{}.{param}", site.path),
         }
     }
 
-    fn on_tied_head(&self, table: &SiteLayer) -> Option<SiteLayer> {
-        self.parts.iter().find_map(|part| part.on_tied_head(table))
-    }
-
-    /// What has a place of its own inside the file of another method is there once.
+    /// What has a field of its own inside the file of another method is there once.
     fn stores_tied_twice(&self) -> bool {
         false
     }
 
     fn is_duplicate(&self, format: Format, key: &str) -> bool {
-        self.parts.iter().any(|part| part.is_duplicate(format, key))
-    }
-
-    fn to_storage(&self, format: Format, adapter: &Attached, host: &dyn Host) -> Result<Option<Attached>, Error> {
-        self.by_part(adapter, |part, share| part.to_storage(format, share, host))
-    }
-
-    fn restored(&self, adapter: &Attached) -> Option<Attached> {
-        self.by_part(adapter, |part, share| Ok(part.restored(share))).ok()?
-    }
-
-    fn with_tokens(&self, encode: &Encode<'_>) -> Result<Option<AnyMethod>, Error> {
-        let mut changed = false;
-        let mut parts = Vec::new();
-        for part in &self.parts {
-            let resolved = part.with_tokens(encode)?;
-            changed |= resolved.is_some();
-            parts.push(resolved.unwrap_or_else(|| part.clone()));
-        }
-        Ok(changed.then(|| AnyMethod::erased(Self { parts })))
+        self.members.iter().any(|member| member.is_duplicate(format, key))
     }
 
     fn write(&self, format: Format, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, Error> {
-        let shares = self.shares(sites)?;
+        let sites_of_members = self.sites_of_members(sites)?;
         if format == Format::AdapterHub {
-            let configs = shares.iter().map(|(part, sites)| part.write(format, sites, host));
+            let configs = sites_of_members
+                .iter()
+                .map(|(member, sites)| member.write(format, sites, host));
             let configs = configs.collect::<Result<Vec<_>, _>>()?;
             return Ok(Map::from_iter([
                 ("architecture".to_owned(), NAME.into()),
                 ("configs".to_owned(), json!(configs)),
             ]));
         }
-        // There is no union: one part may have a place for the others inside its own configuration.
-        for (index, (part, sites)) in shares.iter().enumerate() {
-            let Ok(mut fields) = part.write(format, sites, host) else {
+        // There is no union: one member may have fields for the others inside its own configuration.
+        for (index, (member, sites)) in sites_of_members.iter().enumerate() {
+            let Ok(mut fields) = member.write(format, sites, host) else {
                 continue;
             };
-            let mut others = self.parts.iter().enumerate().filter(|(other, _)| *other != index);
+            let mut others = self.members.iter().enumerate().filter(|(other, _)| *other != index);
             let fits = others.all(|(_, other)| {
                 let inside = other.write_nested(format, &fields);
                 inside.is_some_and(|inside| join(&mut fields, inside))
@@ -317,7 +282,110 @@ impl ErasedMethod for Union {
     }
 }
 
-/// Adds fields to others; false where one is said already and is not an object, whose entries come together.
+impl ModulePatterns for Union {
+    fn patterns(&self) -> Vec<(&'static str, &str)> {
+        let of_members = self.members.iter().filter_map(|member| member.capabilities().patterns);
+        of_members.flat_map(ModulePatterns::patterns).collect()
+    }
+}
+
+impl ScalesUpdate for Union {
+    fn update_scale(&self, site: &SiteInfo, param: &str) -> Result<Option<f64>, Error> {
+        let scaled = self.owner(site)?.capabilities().scaled;
+        scaled.map_or(Ok(None), |method| method.update_scale(site, param))
+    }
+}
+
+impl SharedParameters for Union {
+    fn build_shared(&self, build: &Build<'_>) -> Result<Shared, Error> {
+        let mut all = Shared::new();
+        for member in &self.members {
+            let shared = member.build_shared(build)?;
+            // Files have one place for a parameter that is claimed.
+            for (name, _) in shared.named_params() {
+                let mut claiming = self.members.iter().filter(|member| owns(member, &name));
+                if let (Some(first), Some(second)) = (claiming.next(), claiming.next()) {
+                    return Err(conflict(first, second, name));
+                }
+            }
+            all = all.and(shared);
+        }
+        Ok(all)
+    }
+
+    fn owns(&self, param: &str) -> bool {
+        self.members.iter().any(|member| owns(member, param))
+    }
+}
+
+impl EditsEmbeddings for Union {
+    fn inserts(&self) -> Option<Inserted> {
+        self.edits().find_map(|edits| edits.inserts())
+    }
+
+    fn first_position(&self) -> usize {
+        self.edits().map(|edits| edits.first_position()).sum()
+    }
+
+    fn positions(&self) -> usize {
+        self.edits().map(|edits| edits.positions()).max().unwrap_or(0)
+    }
+}
+
+impl KnowsTasks for Union {
+    fn tasks(&self) -> usize {
+        self.known_tasks().unwrap_or(0)
+    }
+}
+
+impl LearnsFaster for Union {
+    fn learns_faster(&self, param: &str) -> bool {
+        let mut faster = self.members.iter().filter_map(|member| member.capabilities().faster);
+        faster.any(|faster| faster.learns_faster(param))
+    }
+}
+
+impl NeedsTokenizer for Union {
+    fn with_tokens(&self, encode: &Encode<'_>) -> Result<Option<AnyMethod>, Error> {
+        let mut changed = false;
+        let mut members = Vec::new();
+        for member in &self.members {
+            let resolved = match member.capabilities().tokenizer {
+                Some(text) => text.with_tokens(encode)?,
+                None => None,
+            };
+            changed |= resolved.is_some();
+            members.push(resolved.unwrap_or_else(|| member.clone()));
+        }
+        Ok(changed.then(|| AnyMethod::erased(Self { members })))
+    }
+}
+
+impl TiesHead for Union {
+    fn on_tied_head(&self, table: &SiteLayer) -> Option<SiteLayer> {
+        let mut tied = self.members.iter().filter_map(|member| member.capabilities().tied);
+        tied.find_map(|tied| tied.on_tied_head(table))
+    }
+}
+
+impl ConvertsForStorage for Union {
+    fn to_storage(&self, format: Format, adapter: &Attached, host: &dyn Host) -> Result<Option<Attached>, Error> {
+        self.by_member(adapter, |member, own| match member.capabilities().storage {
+            Some(storage) => storage.to_storage(format, own, host),
+            None => Ok(None),
+        })
+    }
+
+    fn restored(&self, adapter: &Attached) -> Option<Attached> {
+        let restored = |member: &AnyMethod, own: &Attached| {
+            let storage = member.capabilities().storage;
+            Ok(storage.and_then(|storage| storage.restored(own)))
+        };
+        self.by_member(adapter, restored).ok()?
+    }
+}
+
+/// Adds fields to others; false where one is there already, unless both are objects, whose entries are joined.
 fn join(fields: &mut Map<String, Value>, more: Map<String, Value>) -> bool {
     more.into_iter()
         .all(|(field, value)| match (fields.get_mut(&field), value) {

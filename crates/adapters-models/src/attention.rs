@@ -144,16 +144,22 @@ fn with_sinks(state: KeyValueState, sinks: Tensor<1>, [batch, heads, seq, _]: [u
     }
 }
 
-/// An attention of four linear layers, over its own positions or those of an encoder's output.
+/// Query, key and value from three linear layers, and what attends: over its own positions or those of an encoder's output.
 #[derive(Module, Sites, Debug)]
-pub struct ProjectedAttention {
+pub struct Attention {
     query: Sited<Linear>,
     key: Sited<Linear>,
     value: Sited<Linear>,
     key_value: Point<KeyValueHook>,
-    output: Sited<Linear>,
     #[module(skip)]
     options: AttentionOptions,
+}
+
+/// An [`Attention`] with an output projection.
+#[derive(Module, Sites, Debug)]
+pub struct ProjectedAttention {
+    attention: Attention,
+    output: Sited<Linear>,
 }
 
 /// Names of the layers of a [`ProjectedAttention`].
@@ -165,23 +171,22 @@ pub struct ProjectionNames<'a> {
     pub key_value: &'a str,
 }
 
-impl ProjectedAttention {
-    /// With the layers of these names, and whether each of query, key, value and output has a bias; `[d_model, heads]`.
+impl Attention {
+    /// With the layers of these names, keys and values at `key_value`, and whether each layer has a bias; `[d_model, heads]`.
     pub fn build(
-        names: ProjectionNames<'_>,
-        biases: [bool; 4],
+        [query, key, value]: [&str; 3],
+        key_value: &str,
+        biases: [bool; 3],
         [d_model, heads]: [usize; 2],
         options: AttentionOptions,
         at: &mut Scope<'_>,
     ) -> Self {
-        let inner = heads * options.d_head;
-        let mut linear = |index: usize, role, dims| at.linear_with(biases[index], role, names.all[index], dims);
+        let dims = [d_model, heads * options.d_head];
         Self {
-            query: linear(0, LinearRole::Query, [d_model, inner]),
-            key: linear(1, LinearRole::Key, [d_model, inner]),
-            value: linear(2, LinearRole::Value, [d_model, inner]),
-            output: linear(3, LinearRole::AttentionOutput, [inner, d_model]),
-            key_value: at.key_value(names.key_value, heads, options.d_head),
+            query: at.linear_with(biases[0], LinearRole::Query, query, dims),
+            key: at.linear_with(biases[1], LinearRole::Key, key, dims),
+            value: at.linear_with(biases[2], LinearRole::Value, value, dims),
+            key_value: at.key_value(key_value, heads, options.d_head),
             options,
         }
     }
@@ -192,7 +197,7 @@ impl ProjectedAttention {
     ///
     /// # Shapes
     ///
-    /// `x [batch, seq, d_model]`, `bias` broadcast to `[batch, heads, seq, seq_k]`; returns `[batch, seq, d_model]`.
+    /// `x [batch, seq, d_model]`, `bias` broadcast to `[batch, heads, seq, seq_k]`; returns `[batch, seq, heads * d_head]`.
     ///
     /// # Panics
     ///
@@ -213,13 +218,48 @@ impl ProjectedAttention {
             (None, None) => self.keys_values(x.clone(), cx),
         };
         let state = self.options.adapted(read, x, bias, &self.key_value, cx);
-        let attended = self.options.weighted(query, biased(state), cx);
-        cx.linear(&self.output, attended)
+        self.options.weighted(query, biased(state), cx)
     }
 
     fn keys_values(&self, x: Tensor<3>, cx: &mut Hooks<'_>) -> KeysValues {
         let key = cx.linear(&self.key, x.clone());
         let value = cx.linear(&self.value, x);
         (self.options.split(key), self.options.split(value))
+    }
+}
+
+impl ProjectedAttention {
+    /// With the layers of these names, and whether each of query, key, value and output has a bias; `[d_model, heads]`.
+    pub fn build(
+        names: ProjectionNames<'_>,
+        biases: [bool; 4],
+        sizes: [usize; 2],
+        options: AttentionOptions,
+        at: &mut Scope<'_>,
+    ) -> Self {
+        let ([query, key, value, output], [d_model, heads]) = (names.all, sizes);
+        let [of_query, of_key, of_value, of_output] = biases;
+        let (inputs, dims) = ([of_query, of_key, of_value], [heads * options.d_head, d_model]);
+        Self {
+            attention: Attention::build([query, key, value], names.key_value, inputs, sizes, options, at),
+            output: at.linear_with(of_output, LinearRole::AttentionOutput, output, dims),
+        }
+    }
+
+    /// The output projection of [`Attention::forward`], `[batch, seq, d_model]`.
+    ///
+    /// # Panics
+    ///
+    /// As [`Attention::forward`].
+    pub fn forward(
+        &self,
+        x: Tensor<3>,
+        bias: Option<Tensor<4>>,
+        slot: Slot<'_>,
+        biased: impl FnOnce(KeyValueState) -> KeyValueState,
+        cx: &mut Hooks<'_>,
+    ) -> Tensor<3> {
+        let attended = self.attention.forward(x, bias, slot, biased, cx);
+        cx.linear(&self.output, attended)
     }
 }

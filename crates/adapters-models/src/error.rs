@@ -115,7 +115,7 @@ pub enum ModelError {
         /// The client's words.
         reason: String,
     },
-    /// What a head should have said is not what it says.
+    /// The targets are not those that a head has a loss for.
     #[error("a `{head}` head expects {expected} as targets, found {found}")]
     Targets {
         /// The published type of the head.

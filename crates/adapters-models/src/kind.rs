@@ -21,6 +21,18 @@ pub enum ModelKind {
     SoundEncoder,
 }
 
+impl ModelKind {
+    /// PEFT's `task_type` for such a model with the head it has of its own; `None` where PEFT has none.
+    pub fn peft_task_type(self) -> Option<&'static str> {
+        match self {
+            Self::Encoder => Some("FEATURE_EXTRACTION"),
+            Self::CausalLm => Some("CAUSAL_LM"),
+            Self::EncoderDecoder => Some("SEQ_2_SEQ_LM"),
+            Self::ImageEncoder | Self::SpeechToText | Self::TextAndImage | Self::SoundEncoder => None,
+        }
+    }
+}
+
 impl fmt::Display for ModelKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

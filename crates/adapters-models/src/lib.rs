@@ -1,4 +1,8 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(
+    not(test),
+    warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable)
+)]
 
 mod albert;
 mod architecture;
@@ -88,7 +92,7 @@ mod xmod;
 mod hub;
 
 pub use architecture::{ARCHITECTURES, Architecture, Architectures};
-pub use attention::{AttentionOptions, ProjectedAttention, ProjectionNames};
+pub use attention::{Attention, AttentionOptions, ProjectedAttention, ProjectionNames};
 pub use cache::{KeyValueCache, KeysValues, LayerCache};
 pub use chain::{Block, Chain, Flow, Slot, Step};
 pub use chat::{ChatTemplate, Message};

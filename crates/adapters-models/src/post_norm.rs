@@ -1,18 +1,10 @@
 //! The layer of BERT and its relatives: attention and a feed-forward block, each joined to the residual stream by a
 //! normalization behind it.
+//!
+//! [`PostNormBlocks`] stand alone, since DeBERTa and X-MOD put them around another attention or other norms; the layer of the first
+//! transformer, in `standard_layer.rs`, has its norms behind or in front, and may read an encoder's output.
 
 use crate::modeling::*;
-
-/// Query, key and value from three linear layers, and what attends.
-#[derive(Module, Sites, Debug)]
-pub struct SelfAttention {
-    pub(crate) query: Sited<Linear>,
-    pub(crate) key: Sited<Linear>,
-    pub(crate) value: Sited<Linear>,
-    pub(crate) key_value: Point<KeyValueHook>,
-    #[module(skip)]
-    pub(crate) options: AttentionOptions,
-}
 
 /// The output of the attention and the feed-forward block, with a normalization behind each.
 #[derive(Module, Sites, Debug)]
@@ -36,7 +28,7 @@ pub struct PostNormBlocks {
 /// A layer with both.
 #[derive(Module, Sites, Debug)]
 pub struct PostNormLayer {
-    pub(crate) attention: SelfAttention,
+    attention: Attention,
     pub(crate) blocks: PostNormBlocks,
 }
 
@@ -93,33 +85,12 @@ impl LayerSizes {
     pub fn d_head(&self) -> usize {
         self.d_model / self.heads
     }
-}
 
-impl SelfAttention {
-    /// With the layers of these names.
-    pub fn build(names: &LayerNames, sizes: &LayerSizes, at: &mut Scope<'_>) -> Self {
-        let (d, d_head) = (sizes.d_model, sizes.d_head());
-        let [query, key, value] = names.projections;
-        Self {
-            query: at.linear(LinearRole::Query, query, [d, d]),
-            key: at.linear(LinearRole::Key, key, [d, d]),
-            value: at.linear(LinearRole::Value, value, [d, d]),
-            key_value: at.key_value(names.key_value, sizes.heads, d_head),
-            options: AttentionOptions::new(d_head, sizes.attention_dropout, sizes.pad_id),
-        }
-    }
-
-    /// Attention of the layer's own positions, `[batch, seq, d_model]` to the same.
-    ///
-    /// # Panics
-    ///
-    /// Panics on another `d_model`.
-    pub fn forward(&self, x: Tensor<3>, bias: Option<Tensor<4>>, slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
-        let heads = &self.options;
-        let query = heads.split(cx.linear(&self.query, x.clone()));
-        let key = heads.split(cx.linear(&self.key, x.clone()));
-        let value = heads.split(cx.linear(&self.value, x.clone()));
-        heads.attend(query, (key, value), x, bias, (&self.key_value, slot), cx)
+    /// Attention of a layer over its own positions, with the layers of these names.
+    pub(crate) fn attention(&self, names: &LayerNames, at: &mut Scope<'_>) -> Attention {
+        let options = AttentionOptions::new(self.d_head(), self.attention_dropout, self.pad_id);
+        let sizes = [self.d_model, self.heads];
+        Attention::build(names.projections, names.key_value, [true; 3], sizes, options, at)
     }
 }
 
@@ -179,7 +150,7 @@ impl PostNormLayer {
     /// With the layers of these names.
     pub fn build(names: &LayerNames, sizes: &LayerSizes, mut at: Scope<'_>) -> Self {
         Self {
-            attention: SelfAttention::build(names, sizes, &mut at),
+            attention: sizes.attention(names, &mut at),
             blocks: PostNormBlocks::build(names, sizes, &mut at),
         }
     }
@@ -198,7 +169,7 @@ impl Block for PostNormLayer {
     type Frame = Option<Tensor<4>>;
 
     fn forward(&self, x: Tensor<3>, bias: &Option<Tensor<4>>, slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
-        let attended = self.attention.forward(x.clone(), bias.clone(), slot, cx);
+        let attended = self.attention.forward(x.clone(), bias.clone(), slot, |state| state, cx);
         self.blocks.forward(attended, x, cx)
     }
 }

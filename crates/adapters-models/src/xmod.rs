@@ -13,7 +13,7 @@ use crate::encoder::{self, Encoder, EncoderNames, EncoderStack, Pooler};
 use crate::llama::object;
 use crate::model::Model;
 use crate::modeling::*;
-use crate::post_norm::{BERT_NAMES, LayerSizes, PostNormBlocks, SelfAttention};
+use crate::post_norm::{BERT_NAMES, LayerSizes, PostNormBlocks};
 use crate::roberta;
 use crate::text_embeddings::{Counting, TextEmbeddings};
 
@@ -62,7 +62,7 @@ struct XmodStack {
 
 #[derive(Module, Sites, Debug)]
 struct XmodLayer {
-    attention: SelfAttention,
+    attention: Attention,
     blocks: PostNormBlocks,
     adapter_norm: Option<Sited<LayerNorm>>,
     language: Option<LanguageAdapter>,
@@ -111,7 +111,7 @@ impl Block for XmodLayer {
         let before = |norm, x: Tensor<3>, cx: &mut Hooks<'_>| if self.pre_norm { cx.norm(norm, x) } else { x };
         let behind = |norm, x: Tensor<3>, cx: &mut Hooks<'_>| if self.pre_norm { x } else { cx.norm(norm, x) };
         let read = before(&blocks.attention_norm, x.clone(), cx);
-        let attended = self.attention.forward(read, bias.clone(), slot, cx);
+        let attended = self.attention.forward(read, bias.clone(), slot, |state| state, cx);
         let attended = blocks.attention_output(attended, cx);
         let x = cx.residual(&blocks.after_attention, attended, x, None);
         let x = behind(&blocks.attention_norm, x, cx);
@@ -224,7 +224,7 @@ impl XmodConfig {
         });
         let mut at = weights.at(Location::layer(Stack::Encoder, index), path);
         XmodLayer {
-            attention: SelfAttention::build(&BERT_NAMES, sizes, &mut at),
+            attention: sizes.attention(&BERT_NAMES, &mut at),
             blocks: PostNormBlocks::build(&BERT_NAMES, sizes, &mut at),
             adapter_norm: self
                 .adapter_layer_norm

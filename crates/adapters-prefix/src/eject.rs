@@ -53,7 +53,7 @@ pub fn eject(set: &mut AdapterSet, name: &str, host: &dyn Host) -> Result<Ejecte
 pub(crate) fn flattened(adapter: &Attached, host: &dyn Host) -> Result<Option<Attached>, Error> {
     let method = adapter.method();
     let members = match Union::of(method) {
-        Some(union) => union.parts().to_vec(),
+        Some(union) => union.members().to_vec(),
         None => vec![method.clone()],
     };
     let mut values = adapter.values();

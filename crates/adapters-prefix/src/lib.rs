@@ -1,5 +1,10 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(
+    not(test),
+    warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable)
+)]
 
+mod cartridge;
 mod codec;
 mod eject;
 mod layer;
@@ -8,6 +13,7 @@ mod prefix_tuning;
 mod tests;
 mod vectors;
 
+pub use cartridge::CartridgeConfig;
 pub use eject::{Ejected, NothingToEject, eject};
 pub use layer::{Gate, PrefixLayer};
 pub use prefix_tuning::{Definition, PrefixTuningConfig};

@@ -137,7 +137,8 @@ fn peft_files_are_read_or_refused_by_field() {
         method.to_string(),
         "prefix_tuning[bottleneck_size=9,prefix_length=4,form=peft]"
     );
-    assert_eq!((method.positions(), method.first_position()), (4, 4));
+    let edits = method.capabilities().embeddings.unwrap();
+    assert_eq!((edits.positions(), edits.first_position()), (4, 4));
     let tensors = |key: &str| Tensors::from([(key.to_owned(), TensorData::from([0.0f32]))]);
     let flat = method.adjusted_to(Format::Peft, &tensors("prompt_embeddings")).unwrap();
     assert_eq!(flat.to_string(), "prefix_tuning_flat[prefix_length=4,form=peft]");

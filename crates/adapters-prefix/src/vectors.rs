@@ -67,6 +67,10 @@ pub(crate) struct ParamNames {
     flat_is_matrix: bool,
 }
 
+/// Peft's names of the two parts of a cartridge.
+const UNTRAINED: &str = "prompt_encoder.frozen_embedding";
+pub(crate) const TRAINED: &str = "prompt_encoder.trainable_embedding";
+
 /// Peft's name of the vectors themselves.
 pub(crate) const FLAT_PEFT: &str = "prompt_embeddings";
 
@@ -151,6 +155,16 @@ enum Source {
     Vector(Param<Tensor<1>>),
     /// What computes them.
     Mlp(MlpParams),
+    /// A matrix of which the first rows are never trained.
+    Parts(Parts),
+}
+
+#[derive(Module, Debug)]
+struct Parts {
+    /// `[frozen, 2 layers heads d_head]`; `None` where all rows train.
+    frozen: Option<Param<Tensor<2>>>,
+    /// The rows after them.
+    trained: Param<Tensor<2>>,
 }
 
 #[derive(Module, Debug)]
@@ -212,6 +226,14 @@ impl NamedParams for SharedVectors {
     fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
         self.stacks.iter().flat_map(StackVectors::named_params).collect()
     }
+
+    fn fixed_params(&self) -> Vec<ParamId> {
+        let parts = self.stacks.iter().filter_map(|stack| match &stack.source {
+            Source::Parts(parts) => Some(parts.frozen.as_ref()?.id),
+            _ => None,
+        });
+        parts.collect()
+    }
 }
 
 impl StackVectors {
@@ -220,6 +242,10 @@ impl StackVectors {
         let mlp = match &self.source {
             Source::Matrix(vectors) => return vec![(names.flat.clone().into(), vectors.id)],
             Source::Vector(vectors) => return vec![(names.flat.clone().into(), vectors.id)],
+            Source::Parts(parts) => {
+                let frozen = parts.frozen.iter().map(|frozen| (UNTRAINED.into(), frozen.id));
+                return frozen.chain([(TRAINED.into(), parts.trained.id)]).collect();
+            }
             Source::Mlp(mlp) => mlp,
         };
         let mut params = vec![(names.embedding.clone().into(), mlp.embedding.id)];
@@ -243,7 +269,39 @@ impl StackVectors {
                 let features = vectors.dims()[0] / length.max(1);
                 vectors.val().reshape([length, features])
             }
+            Source::Parts(Parts { frozen, trained }) => {
+                let rows = frozen.iter().map(Param::val).chain([trained.val()]);
+                Tensor::cat(rows.collect(), 0)
+            }
             Source::Mlp(mlp) => mlp.rows(),
+        }
+    }
+
+    /// The same vectors in two parts, of which the first, of so many rows, is never trained; a matrix alone has parts.
+    pub(crate) fn split(&self, frozen: usize) -> Self {
+        let Source::Matrix(vectors) = &self.source else {
+            return self.clone();
+        };
+        let rows = vectors.val().detach();
+        let [length, _] = rows.dims();
+        let part = |from: usize, to: usize| Param::from_tensor(rows.clone().slice_dim(0, from..to));
+        Self {
+            source: Source::Parts(Parts {
+                frozen: (frozen > 0).then(|| part(0, frozen)),
+                trained: part(frozen, length),
+            }),
+            ..self.clone()
+        }
+    }
+
+    /// The same vectors as one matrix.
+    pub(crate) fn joined(&self) -> Self {
+        match &self.source {
+            Source::Parts(_) => Self {
+                source: Source::Matrix(Param::from_tensor(self.rows(0).detach())),
+                ..self.clone()
+            },
+            _ => self.clone(),
         }
     }
 }

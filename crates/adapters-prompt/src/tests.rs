@@ -181,10 +181,12 @@ fn mistakes_in_config_strings_are_named() {
 #[test]
 fn texts_become_tokens_once() {
     let text = parse("prompt_tuning[prompt_init=from_string,prompt_init_text='a film']").unwrap();
-    let tokens = text.with_tokens(&|text| Ok(text.bytes().map(u32::from).collect()));
+    let resolve = text.capabilities().tokenizer.unwrap();
+    let tokens = resolve.with_tokens(&|text| Ok(text.bytes().map(u32::from).collect()));
     assert_eq!(tokens.unwrap().unwrap().to_string(), text.to_string());
-    assert!(text.with_tokens(&|_| Ok(Vec::new())).is_err());
-    assert!(text.with_tokens(&|_| Err("no tokenizer".into())).is_err());
+    assert!(resolve.with_tokens(&|_| Ok(Vec::new())).is_err());
+    assert!(resolve.with_tokens(&|_| Err("no tokenizer".into())).is_err());
     let drawn = parse("prompt_tuning").unwrap();
-    assert!(drawn.with_tokens(&|_| Err("not called".into())).unwrap().is_none());
+    let resolve = drawn.capabilities().tokenizer.unwrap();
+    assert!(resolve.with_tokens(&|_| Err("not called".into())).unwrap().is_none());
 }

@@ -1,4 +1,4 @@
-//! Adapters of the weight door, alone, in peft's format.
+//! Adapters of reparameterized modules, in peft's format.
 
 use std::collections::HashMap;
 use std::path::Path;

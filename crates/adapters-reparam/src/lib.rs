@@ -1,9 +1,14 @@
-//! The weight door: adapters on any Burn module, through its parameters instead of its `forward`.
+//! Reparameterization: adapters on any Burn module, through its parameters instead of its `forward`.
 //!
-//! A method that folds into a weight is a function of that weight, and Burn can hold such a function beside a parameter
+//! A method that folds into a weight is a function of that weight, and Burn can hold such a function next to a parameter
 //! (a *reparameterization*): whoever reads the parameter then gets the adapted weight. So a model whose `forward` knows
 //! no [`Ctx`](adapters_core::Ctx) is adapted too. The price is that the adapted weight is composed at each read, as large as the
 //! weight, and that there is no dropout on an update's input and no composition of adapters.
+
+#![cfg_attr(
+    not(test),
+    warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable)
+)]
 
 mod files;
 

@@ -1,4 +1,4 @@
-//! BEFT: a trained vector beside the bias of a layer.
+//! BEFT: a trained vector in addition to the bias of a layer.
 
 use adapters_core::target::Target;
 use adapters_core::{

@@ -1,4 +1,4 @@
-//! Super-tuning: the largest or smallest elements of a weight, trained, with or without LoRA beside them.
+//! Super-tuning: the largest or smallest elements of a weight, trained, with or without LoRA in addition.
 
 use std::borrow::Cow;
 

@@ -134,8 +134,7 @@ pub fn load_adapter(
         }
         filled => filled?,
     };
-    let adapter = adapter.method().restored(&adapter).unwrap_or(adapter);
-    set.insert(adapter)?;
+    set.insert(adapter.as_trained())?;
     Ok(LoadReport {
         format: folder.format,
         weights,

@@ -26,8 +26,7 @@ pub struct SavedFiles {
 pub fn expressible(set: &AdapterSet, name: &str, host: &dyn Host) -> Result<Format, StoreError> {
     let adapter = set.attached(name)?;
     let written = |format| -> Result<_, Error> {
-        let stored = adapter.method().to_storage(format, adapter, host)?;
-        let adapter = stored.as_ref().unwrap_or(adapter);
+        let adapter = adapter.as_stored(format, host)?;
         let sites: Vec<_> = adapter.own_layers().map(|l| &l.info).collect();
         adapter.method().write(format, &sites, host)
     };
@@ -53,8 +52,7 @@ pub fn save_adapter(
     host: &dyn Host,
 ) -> Result<SavedFiles, StoreError> {
     let adapter = set.attached(name)?;
-    let stored = adapter.method().to_storage(format, adapter, host)?;
-    let adapter = stored.as_ref().unwrap_or(adapter);
+    let adapter = adapter.as_stored(format, host)?;
     let sites: Vec<_> = adapter.own_layers().map(|l| &l.info).collect();
     let config = adapter.method().write(format, &sites, host)?;
     let values = adapter.values_by_id();

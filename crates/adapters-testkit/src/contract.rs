@@ -448,9 +448,14 @@ pub fn rows_go_apart(bench: &Bench, config: &str) {
     let set = randomised(set, 9);
     let has_no_rows = set.iter().any(|a| {
         let norm = a.layers().any(|l| matches!(l.layer, SiteLayer::Norm(_)));
-        norm || a.method().first_position() > 0 || a.method().tasks().is_some()
+        let edits = a.method().capabilities().embeddings;
+        let moved = edits.is_some_and(|edits| edits.first_position() > 0);
+        norm || moved || a.method().capabilities().tasks.is_some()
     });
-    let longer = set.iter().any(|a| a.method().inserts().is_some());
+    let longer = set.iter().any(|a| {
+        let edits = a.method().capabilities().embeddings;
+        edits.is_some_and(|edits| edits.inserts().is_some())
+    });
     let mixed = match set.composition(Composition::multi_task(["a", "b"])) {
         Err(Error::BlockNotRunnable { .. }) if has_no_rows => return,
         Err(Error::BlockNotRunnable { .. }) if longer => None,

@@ -99,8 +99,9 @@ impl<'a> ModelBench<'a> {
         of_tokens(&self.model, tokens, padding)
     }
 
-    fn plain(&self, model: &Model) -> TensorData {
-        everything(model, self.padded(), &mut Ctx::plain()).into_data()
+    fn plain(&self, model: &Model) -> Vec<TensorData> {
+        let outputs = outputs(model, self.padded(), &mut Ctx::plain());
+        outputs.into_iter().map(Tensor::into_data).collect()
     }
 
     fn attached(&self, configs: &[&str]) -> Option<AdapterSet> {
@@ -430,12 +431,15 @@ impl<'a> ModelBench<'a> {
         ] {
             let Some(set) = self.attached(&[config]) else { continue };
             let context = format!("{}, {config}", self.name());
-            let adapted = everything(&self.model, self.padded(), &mut Ctx::new(&set)).into_data();
+            let adapted = outputs(&self.model, self.padded(), &mut Ctx::new(&set));
             let (mut model, before) = (self.model.clone(), parameters(&self.model));
             let merged = merge(&mut model, &set, "a", None).unwrap_or_else(|e| panic!("{context}: {e}"));
             let plain = self.plain(&model);
-            let error = relative_error(&plain, &adapted);
-            assert!(error < 1e-4, "{context}: merged is off by {error:e}");
+            assert_eq!(plain.len(), adapted.len(), "{context}: outputs");
+            for (plain, adapted) in plain.iter().zip(adapted) {
+                let error = relative_error(plain, &adapted.into_data());
+                assert!(error < 1e-4, "{context}: merged is off by {error:e}");
+            }
             assert_ne!(self.plain(&self.model), plain, "{context}: merging changed nothing");
             let out = tempfile::tempdir().expect("a temporary folder can be made");
             save_checkpoint(&model, self.dir.path(), out.path(), None).unwrap_or_else(|e| panic!("{context}: {e}"));
@@ -481,31 +485,31 @@ pub fn random_checkpoint(case: &ModelCase, dir: &Path, device: &Device) -> (Mode
     }
 }
 
-/// Everything the model computes of an input, as one number with a gradient for all of it.
-pub(crate) fn everything(model: &Model, input: Input, cx: &mut Ctx<'_>) -> Tensor<1> {
-    let hidden = model.forward(input, cx).expect(FITS);
-    let device = hidden.device();
-    let probe = |size: usize| -> Tensor<1> {
-        let data = draw::normal(&mut ChaCha8Rng::seed_from_u64(3), [size], 1.0);
-        Tensor::from_data(data, &device.clone().inner())
-    };
-    let weighted = |x: Tensor<1>| {
-        let size = x.dims()[0];
-        (x.tanh() * probe(size)).sum()
-    };
+/// Everything the model computes of an input, each output in one row: its hidden states, its scores and what its pooler
+/// makes of them, where it has those.
+fn outputs(model: &Model, input: Input, cx: &mut Ctx<'_>) -> Vec<Tensor<1>> {
     let flat = |x: Tensor<3>| {
         let size: usize = x.dims().iter().product();
         x.reshape([size])
     };
-    let mut sum = weighted(flat(hidden.clone()));
-    if let Some(logits) = model.logits(hidden.clone(), cx) {
-        sum = sum + weighted(flat(logits));
-    }
-    if let Some(pooled) = model.pool(hidden, cx) {
-        let size: usize = pooled.dims().iter().product();
-        sum = sum + weighted(pooled.reshape([size]));
-    }
-    sum
+    let hidden = model.forward(input, cx).expect(FITS);
+    let mut outputs = vec![flat(hidden.clone())];
+    outputs.extend(model.logits(hidden.clone(), cx).map(flat));
+    outputs.extend(model.pool(hidden, cx).map(|pooled| flat(pooled.unsqueeze_dim(1))));
+    outputs
+}
+
+/// Everything the model computes of an input, as one number with a gradient for all of it.
+pub(crate) fn everything(model: &Model, input: Input, cx: &mut Ctx<'_>) -> Tensor<1> {
+    let weighted = |x: Tensor<1>| {
+        let data = draw::normal(&mut ChaCha8Rng::seed_from_u64(3), x.dims(), 1.0);
+        let probe = Tensor::from_data(data, &x.device().inner());
+        (x.tanh() * probe).sum()
+    };
+    let outputs = outputs(model, input, cx).into_iter().map(weighted);
+    outputs
+        .reduce(|sum, output| sum + output)
+        .expect("a model has an output")
 }
 
 /// Writes the checkpoint of a case and loads it.

@@ -162,6 +162,29 @@ fn prompts_of_several_tasks_and_of_a_context() {
 }
 
 #[test]
+fn adamss() {
+    check("adamss[r=5,num_subspaces=3,subspace_rank=2]", PEFT);
+    check(
+        "adamss[r=4,num_subspaces=2,subspace_rank=3,use_dynamic_rank=true,init_weights=null,target_modules=[key,output.dense]]",
+        RANDOM,
+    );
+}
+
+#[test]
+fn a_cartridge_is_one_matrix_in_files_and_trains_without_its_first_rows() {
+    let bench = Bench::new(2, 4, 11, &Device::flex());
+    let config = "cartridge[num_virtual_tokens=3,num_frozen_tokens=2]";
+    contract::identity_at_init(&bench, config, false);
+    contract::refuses_to_merge(&bench, config);
+    contract::refuses_to_save(&bench, config, Format::AdapterHub);
+    contract::save_load_same_output(&bench, config, Format::Peft);
+    contract::copies_train_apart(&bench, config, Format::Peft);
+    let set = bench.attach(config);
+    let fixed: Vec<bool> = set.attached("under_test").unwrap().params().map(|p| p.fixed).collect();
+    assert_eq!(fixed, [true, false]);
+}
+
+#[test]
 fn lily() {
     let bench = Bench::new(3, 4, 11, &Device::flex());
     // The router sees the whole batch, so that rows do not go apart.

@@ -36,6 +36,8 @@ const OPTIONS: &[(&str, &str)] = &[
     ("shira", "[r=1]"),
     ("waveft", "[n_frequency=20]"),
     ("lily", "[r=4]"),
+    ("adamss", "[r=4,num_subspaces=2]"),
+    ("cartridge", "[num_virtual_tokens=3]"),
     ("poly", "[n_tasks=2]"),
     ("multitask_prompt_tuning", "[num_tasks=2]"),
     ("cpt", "[cpt_token_ids=[5,7,42]]"),
@@ -113,7 +115,10 @@ fn tokens(generation: &Generation, lm: &Model, set: &AdapterSet, prompts: &[&[u3
 
 /// A task for each row where a method needs to know it.
 fn tasks(set: &AdapterSet, rows: usize) -> Vec<Option<usize>> {
-    match set.iter().any(|adapter| adapter.method().tasks().is_some()) {
+    match set
+        .iter()
+        .any(|adapter| adapter.method().capabilities().tasks.is_some())
+    {
         true => vec![Some(1); rows],
         false => Vec::new(),
     }

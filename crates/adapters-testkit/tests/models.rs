@@ -1,5 +1,8 @@
 //! The contract of models, for every architecture of the library and for one a program registers.
 
+#[path = "models/table.rs"]
+mod table;
+
 use std::path::Path;
 
 use adapters::core::{EmbeddingState, Error, Hooks, LinearRole, ResidualHook, ResidualRole, Stack};
@@ -320,7 +323,6 @@ fn configs(model_type: &str) -> (Vec<Value>, &'static [&'static str]) {
                     "intermediate_size": 20, "image_size": 5, "patch_size": 2, "use_relative_position_bias": own,
                     "use_shared_relative_position_bias": shared, "use_absolute_position_embeddings": !own,
                     "use_mean_pooling": mean, "layer_scale_init_value": scale, "drop_path_rate": 0.0,
-                    "layer_norm_eps": 1e-6,
                 })
             };
             let configs = vec![config(true, false, true, 0.1), config(false, true, false, 0.0)];

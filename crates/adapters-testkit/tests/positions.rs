@@ -80,7 +80,13 @@ fn prompts_that_begin_as_a_text() {
         let source = std::error::Error::source(&error).unwrap().to_string();
         assert!(source.contains("with_tokens"), "{config}: {source}");
         // Repeated to the prompt's length.
-        let tokens = text.with_tokens(&|_| Ok(vec![9, 4])).unwrap().unwrap();
+        let tokens = text
+            .capabilities()
+            .tokenizer
+            .unwrap()
+            .with_tokens(&|_| Ok(vec![9, 4]))
+            .unwrap()
+            .unwrap();
         let values = attach(tokens).unwrap().get("a").unwrap().values();
         let rows: Vec<f32> = values.values().next().unwrap().iter().collect();
         let want: Vec<f32> = [9, 4, 9, 4, 9]
@@ -89,7 +95,13 @@ fn prompts_that_begin_as_a_text() {
             .copied()
             .collect();
         assert_eq!(rows, want, "{config}");
-        let unknown = text.with_tokens(&|_| Ok(vec![16])).unwrap().unwrap();
+        let unknown = text
+            .capabilities()
+            .tokenizer
+            .unwrap()
+            .with_tokens(&|_| Ok(vec![16]))
+            .unwrap()
+            .unwrap();
         let error = attach(unknown).unwrap_err();
         let source = std::error::Error::source(&error).unwrap().to_string();
         assert!(

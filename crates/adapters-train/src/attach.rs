@@ -101,7 +101,11 @@ pub(crate) fn attach(
                 let encoded = tokenizer.encode([(text, None)])?;
                 Ok(encoded.into_iter().flat_map(|row| row.ids).collect())
             };
-            let method = method.with_tokens(&encode)?.unwrap_or(method);
+            let with_tokens = match method.capabilities().tokenizer {
+                Some(text) => text.with_tokens(&encode)?,
+                None => None,
+            };
+            let method = with_tokens.unwrap_or(method);
             let options = AttachOptions {
                 seed,
                 device: Some(device.clone()),
@@ -153,7 +157,11 @@ pub(crate) fn check_packing(recipe: &Recipe, adapted: &Adapted<Model>) -> Result
     let set = &adapted.set;
     let by_row = |adapter: &Attached| {
         let mut layers = adapter.layers();
-        adapter.method().inserts().is_some()
+        adapter
+            .method()
+            .capabilities()
+            .embeddings
+            .is_some_and(|edits| edits.inserts().is_some())
             || layers.any(|layer| matches!(layer.info.kind, SiteKind::LayerOutput { .. }))
     };
     let refused = set.iter().find(|adapter| by_row(adapter)).map(Attached::name);

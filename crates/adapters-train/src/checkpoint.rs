@@ -4,6 +4,7 @@
 //! Dropout of every pass is seeded from the run's seed and the pass's number, so the step number is the generator's state.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::Hasher;
 use std::path::{Path, PathBuf};
 
 use adapters_core::{Tensors, TrainingSchedule};
@@ -11,6 +12,7 @@ use adapters_store::{read_safetensors, write_safetensors};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::{ModuleOptimizer, OptimizerRecord};
 use burn::tensor::{Bytes, Tensor, TensorData};
+use fnv::FnvHasher;
 use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
@@ -58,6 +60,7 @@ pub(crate) struct Optimizers {
 }
 
 const HEADER: &str = "adapters.checkpoint";
+const FINGERPRINT: &str = "adapters.optimizers";
 const OPTIMIZERS: [&str; 2] = ["optimizer/adapters", "optimizer/head"];
 
 /// Name of every trained parameter, by id: the storage name, not a Rust path.
@@ -180,8 +183,10 @@ pub(crate) fn write(
         let state = schedule.state().into_iter();
         tensors.extend(state.map(|(key, data)| (format!("schedule/{name}\n{key}"), data)));
     }
+    let mut hasher = FnvHasher::default();
     for (key, optimizer) in OPTIMIZERS.into_iter().zip([&optimizers.adapters, &optimizers.head]) {
         let bytes = optimizer.into_bytes().map_err(|e| failed(e.to_string()))?.to_vec();
+        hasher.write(&bytes);
         let len = bytes.len();
         tensors.insert(key.to_owned(), TensorData::new(bytes, [len]));
     }
@@ -190,7 +195,11 @@ pub(crate) fn write(
         ..position.clone()
     };
     let json = serde_json::to_string(&position).map_err(|e| failed(e.to_string()))?;
-    Ok(write_safetensors(path, &tensors, [(HEADER.to_owned(), json)])?)
+    let metadata = [
+        (HEADER.to_owned(), json),
+        (FINGERPRINT.to_owned(), format!("{:016x}", hasher.finish())),
+    ];
+    Ok(write_safetensors(path, &tensors, metadata)?)
 }
 
 impl Checkpoint {
@@ -209,9 +218,17 @@ impl Checkpoint {
             .ok_or_else(|| failed(format!("its header lacks `{HEADER}`")))?;
         let position: Position = serde_json::from_str(header).map_err(|e| failed(e.to_string()))?;
         let mut optimizers = [Vec::new(), Vec::new()];
+        let mut hasher = FnvHasher::default();
         for (key, bytes) in OPTIMIZERS.into_iter().zip(&mut optimizers) {
             let data = tensors.remove(key).ok_or_else(|| failed(format!("it lacks `{key}`")))?;
             *bytes = data.as_bytes().to_vec();
+            hasher.write(bytes);
+        }
+        // Burn panics on the record of an optimizer that is damaged.
+        if metadata.get(FINGERPRINT) != Some(&format!("{:016x}", hasher.finish())) {
+            return Err(failed(
+                "the states of its optimizers are not as they were written".to_owned(),
+            ));
         }
         let (mut values, mut best) = (Values::new(), Values::new());
         let mut schedules: HashMap<String, Tensors> = HashMap::new();

@@ -1,4 +1,4 @@
-//! Fingerprints of what a run reads, so that it does not go on with another base or other data.
+//! Fingerprints of what a run reads, so that it does not continue with another base or other data.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -19,17 +19,29 @@ const WHOLE: u64 = 64 << 20;
 const BLOCKS: u64 = 256;
 const BLOCK: u64 = 64 << 10;
 
-/// Fingerprints of the base's weights and of the data, by the field of the recipe that names them.
+/// Fingerprints of the base, of the adapters below and of the data, by the field of the recipe that names them.
 pub(crate) fn digests(run: &Run) -> Result<BTreeMap<String, String>, TrainError> {
     let data = &run.recipe.data;
-    let weights = |path: &Path| {
+    // Weights, configuration, tokenizer and chat template.
+    let of_model = |path: &Path| {
         let extension = path.extension().and_then(|extension| extension.to_str());
-        matches!(extension, Some("safetensors" | "bin"))
+        matches!(extension, Some("safetensors" | "bin" | "json" | "jinja"))
     };
-    let mut digests = BTreeMap::from([("model.path".to_owned(), of_folder(&run.model_dir, &weights)?)]);
+    let mut digests = BTreeMap::from([("model.path".to_owned(), of_folder(&run.model_dir, &of_model)?)]);
+    let adapter = &run.recipe.adapter;
+    let below = adapter.stack_on.iter().map(|dir| ("adapter.stack_on".to_owned(), dir));
+    let fused = adapter
+        .fuse
+        .iter()
+        .zip(0..)
+        .map(|(dir, index)| (format!("adapter.fuse[{index}]"), dir));
+    for (field, dir) in below.chain(fused) {
+        digests.insert(field, of_folder(dir, &of_model)?);
+    }
     let named = [
         ("data.train", Some(&data.train)),
         ("data.validation", data.validation.as_ref()),
+        ("data.test", data.test.as_ref()),
     ];
     for (field, path) in named {
         if let Some(path) = path {

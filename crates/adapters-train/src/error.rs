@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use adapters_models::ModelError;
+use adapters_nn::did_you_mean;
 use adapters_store::StoreError;
 use adapters_store::atomic::AtomicWriteError;
 
@@ -23,10 +24,12 @@ pub enum TrainError {
         source: std::io::Error,
     },
     /// A recipe does not parse, or has a field or value no recipe has.
-    #[error("the recipe {} is not valid", path.display())]
+    #[error("the recipe {} is not valid{}", path.display(), did_you_mean(nearest))]
     Recipe {
         /// The recipe.
         path: PathBuf,
+        /// The field or value that was probably meant.
+        nearest: Option<String>,
         /// Where and why.
         source: Box<toml::de::Error>,
     },

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use adapters_core::{Format, Host};
-use adapters_models::{ModelKind, Pretrained};
+use adapters_models::Pretrained;
 use adapters_store::{Manifest, ModelCard, Setup, base_name, expressible, name_base, save_adapter};
 
 use serde_json::Value;
@@ -100,7 +100,10 @@ impl Folder<'_> {
         save_adapter(self.dir, self.format, set, name, base)?;
         let config = set.attached(name)?.method().to_string();
         let holds_head = self.save_head(&config)?;
-        let task_type = name_base(self.dir, self.format, &self.base(), self.task_type(holds_head))?;
+        // A head in PEFT's files has decided it.
+        let has_own = self.model.head.is_some() && holds_head;
+        let task_type = base.kind().peft_task_type().filter(|_| !has_own);
+        let task_type = name_base(self.dir, self.format, &self.base(), task_type)?;
         self.write_card(config, task_type, holds_head)?;
         Ok(holds_head)
     }
@@ -118,18 +121,6 @@ impl Folder<'_> {
     /// The base as other programs find it.
     fn base(&self) -> String {
         base_name(&self.run.recipe.model.path)
-    }
-
-    /// PEFT's `task_type`, where the head did not decide it; peft has none for images and sound.
-    fn task_type(&self, holds_head: bool) -> Option<&'static str> {
-        match self.model.adapted.base().kind() {
-            _ if self.model.head.is_some() && holds_head => None,
-            ModelKind::CausalLm if self.run.recipe.head.kind.is_generative => Some("CAUSAL_LM"),
-            ModelKind::EncoderDecoder if self.run.recipe.head.kind.is_generative => Some("SEQ_2_SEQ_LM"),
-            // The model without a head.
-            ModelKind::Encoder => Some("FEATURE_EXTRACTION"),
-            _ => None,
-        }
     }
 
     /// Writes the head in the format of the folder if that has such a head, which is the answer, else in the manifest's; and the

@@ -1,4 +1,8 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(
+    not(test),
+    warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable)
+)]
 
 mod attach;
 mod batches;
@@ -36,7 +40,7 @@ pub use metrics::{Confusion, Figures};
 pub use optimizer::{Optimizer, adamw};
 pub use recipe::{
     AdapterSection, Batching, ClassWeights, DataSection, FusionSection, HeadSection, Keep, ModelSection, OutputSection,
-    Recipe, TrainSection,
+    RECIPE_SCHEMA, Recipe, TrainSection,
 };
 pub use recompute::LossGradients;
 pub use report::{Event, Outcome};

@@ -2,6 +2,7 @@
 
 mod fusion;
 mod overrides;
+mod schema;
 mod train;
 
 use std::collections::HashSet;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use adapters_methods::Registry;
 use adapters_models::Pretrained;
 use adapters_models::heads::Pooling;
-use adapters_nn::Quantization;
+use adapters_nn::{Quantization, nearest};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -22,6 +23,7 @@ use crate::tasks::{TASKS, TaskName, TaskOptions, Template};
 
 pub(crate) use fusion::FUSION;
 pub use fusion::FusionSection;
+pub use schema::RECIPE_SCHEMA;
 pub use train::{Batching, ClassWeights, Keep, TrainSection};
 
 /// A run as a TOML file. Paths in the file are relative to its folder; [`Recipe::read`] makes them absolute.
@@ -164,6 +166,9 @@ impl Default for HeadSection {
     }
 }
 
+/// What an adapter section holds.
+const EITHER: &str = "either `config`, a config string, or `method` with its fields, not both";
+
 fn no_labels() -> Labels {
     Labels::Count(0)
 }
@@ -190,6 +195,7 @@ impl Recipe {
         })?;
         let invalid = |source: toml::de::Error| TrainError::Recipe {
             path: path.to_owned(),
+            nearest: meant(source.message()),
             source: Box::new(source),
         };
         // Parsed as the struct first: its errors point into the text.
@@ -260,14 +266,14 @@ impl Recipe {
             return self.adapter.check_from();
         }
         match (&self.adapter.config, &self.adapter.method) {
-            (Some(_), Some(_)) => Err(value("adapter", "either `config` or `method`", "both")),
+            (Some(_), Some(_)) => Err(value("adapter", EITHER, "a table with both")),
             (None, None) => Err(value("adapter", "`config`, `method` or `from`", "none of them")),
             (Some(_), None) if !self.adapter.fields.is_empty() => {
                 let keys: Vec<_> = self.adapter.fields.keys().cloned().collect();
                 Err(value(
                     "adapter",
-                    "no other key than `name` when `config` is given",
-                    keys.join(", "),
+                    EITHER,
+                    format!("a table with `config` and `{}`", keys.join("`, `")),
                 ))
             }
             _ => Ok(()),
@@ -334,7 +340,12 @@ impl Recipe {
         }
         let fitting = TASKS.iter().filter(|task| task.models.contains(&kind));
         let fitting: Vec<String> = fitting.map(|task| format!("`{}`", task.name)).collect();
-        let expected = format!("{}, which work on a `{}`", fitting.join(", "), pretrained.model_type());
+        let why = match task.is_generative {
+            true => ", which cannot write text",
+            false => "",
+        };
+        let of_model = format!("a `{}` model{why}", pretrained.model_type());
+        let expected = format!("one of {}: the tasks of {of_model}", fitting.join(", "));
         Err(value("head.kind", &expected, format!("`{task}`")))
     }
 
@@ -423,6 +434,14 @@ impl AdapterSection {
     }
 }
 
+/// The name that was probably meant where a message of serde says ``unknown field `x`, expected one of `y`, ..``.
+fn meant(message: &str) -> Option<String> {
+    let mut names = message.split('`').skip(1).step_by(2);
+    message.starts_with("unknown").then_some(())?;
+    let found = names.next()?;
+    nearest(found, names)
+}
+
 pub(crate) fn value(field: &'static str, expected: &str, found: impl ToString) -> TrainError {
     TrainError::Value {
         field,
@@ -473,7 +492,10 @@ mod tests {
     fn slips_are_named() {
         for (overrides, part) in [
             (&["train.epochs=0"][..], "`train.epochs` is 0"),
-            (&["train.epoch=3"], "epoch"),
+            (&["train.epoch=3"], "did you mean `epochs`?"),
+            (&["train.lr=1e-3"], "did you mean `learning_rate`?"),
+            (&["train.num_train_epochs=3"], "did you mean `epochs`?"),
+            (&["adapter.r=4"], "not both"),
             (&["train.learning_rate=-1"], "`train.learning_rate` is -1"),
             (&["train.learning_rate_ratio=0"], "`train.learning_rate_ratio` is 0"),
             (&["nonsense"], "not an override"),

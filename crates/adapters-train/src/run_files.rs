@@ -2,6 +2,7 @@
 
 mod memory;
 mod summary;
+mod tensorboard;
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -12,6 +13,7 @@ use serde_json::{Map, Value};
 
 pub use self::memory::{machine_memory_bytes, peak_rss_bytes};
 pub use self::summary::Summary;
+use self::tensorboard::EventFile;
 use adapters_store::atomic::{self, AtomicWriteError};
 
 /// One of a run's own files could not be read or written.
@@ -154,6 +156,34 @@ impl MetricsLog {
             .into_iter()
             .map(|(_, record)| record)
             .collect())
+    }
+}
+
+/// The figures of a run by step: `metrics.jsonl`, and TensorBoard's event files where they are asked for.
+#[derive(Debug)]
+pub(crate) struct RunLog {
+    metrics: MetricsLog,
+    tensorboard: Option<EventFile>,
+}
+
+impl RunLog {
+    /// Opens `metrics` to append to it after `step`, and begins an event file in the folder `tensorboard`, if there is one.
+    pub(crate) fn open(metrics: &Path, tensorboard: Option<&Path>, step: u64) -> Result<Self, RunFileError> {
+        Ok(Self {
+            metrics: MetricsLog::open(metrics, Some(step))?,
+            tensorboard: tensorboard.map(|dir| EventFile::create(dir, step)).transpose()?,
+        })
+    }
+
+    /// Appends values of a step, by name.
+    pub(crate) fn push(&mut self, step: u64, values: &[(&str, f64)]) -> Result<(), RunFileError> {
+        let mut record = Map::from_iter([("step".to_owned(), step.into())]);
+        record.extend(values.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())));
+        self.metrics.push(&record)?;
+        match &mut self.tensorboard {
+            Some(events) => events.push(step, values),
+            None => Ok(()),
+        }
     }
 }
 

@@ -11,7 +11,6 @@ use adapters_models::{Model, ModelKind, Pretrained};
 use adapters_store::StoreError;
 use burn::module::Module;
 use burn::optim::GradientsAccumulator;
-use serde_json::json;
 
 use crate::attach::{self, attach};
 use crate::batches::epoch_batches;
@@ -28,7 +27,7 @@ use crate::recipe::{Keep, Recipe};
 use crate::report::{Event, Outcome};
 use crate::run::Run;
 use crate::run_data::RunData;
-use crate::run_files::{MetricsLog, Summary, peak_rss_bytes};
+use crate::run_files::{MetricsLog, RunLog, Summary, peak_rss_bytes};
 use crate::task_model::{PassSeed, TaskModel};
 use crate::tasks::{TaskContext, TaskData, tokenizer_of};
 
@@ -123,7 +122,8 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
         })
         .is_break();
     }
-    let mut metrics = MetricsLog::open(run.dir.join(METRICS), Some(state.position.step))?;
+    let events = recipe.train.tensorboard.then(|| run.dir.join("tensorboard"));
+    let mut log = RunLog::open(&run.dir.join(METRICS), events.as_deref(), state.position.step)?;
 
     let started = Instant::now();
     let seconds_before = state.position.seconds;
@@ -133,7 +133,7 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
         if !loss.is_finite() {
             return Err(TrainError::Diverged { step: now, loss });
         }
-        metrics.push(&json!({"step": now, "train_loss": loss, "learning_rate": learning_rate}))?;
+        log.push(now, &[("train_loss", loss), ("learning_rate", learning_rate)])?;
         stopped = on_event(Event::Step {
             step: now,
             loss,
@@ -144,10 +144,11 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
         let every = recipe.train.evaluate_every.unwrap_or(inputs.steps_per_epoch);
         if now.is_multiple_of(every) || now == inputs.steps {
             let (evaluation, best) = validate(run, &inputs, &mut state)?;
-            metrics.push(&json!({
-                "step": now, "eval_loss": evaluation.loss, "eval_accuracy": evaluation.score(),
-                "eval_figures": evaluation.figures.values.iter().copied().collect::<BTreeMap<_, _>>(),
-            }))?;
+            let figures = evaluation.figures.values.iter().skip(1);
+            let figures: Vec<(String, f64)> = figures.map(|(name, value)| (format!("eval_{name}"), *value)).collect();
+            let mut values = vec![("eval_loss", evaluation.loss), ("eval_accuracy", evaluation.score())];
+            values.extend(figures.iter().map(|(name, value)| (name.as_str(), *value)));
+            log.push(now, &values)?;
             stopped |= on_event(Event::Evaluated {
                 step: now,
                 evaluation,
@@ -214,8 +215,7 @@ fn prepare(run: &Run, digests: BTreeMap<String, String>) -> Result<(State, Input
 
     let mut adapted = Adapted::new(model);
     let trained = attach(run, &mut adapted, tokenizer.as_ref())?;
-    let taken = adapted.set.iter().map(|adapter| adapter.method().positions()).max();
-    check_length(recipe, adapted.base(), taken.unwrap_or(0))?;
+    check_length(recipe, adapted.base(), adapted.set.positions())?;
     attach::check_packing(recipe, &adapted)?;
     let head = match task.head() {
         Some(config) => Some(attach::head(run, config, adapted.base())?),
@@ -240,7 +240,12 @@ fn prepare(run: &Run, digests: BTreeMap<String, String>) -> Result<(State, Input
     let steps = steps_per_epoch * recipe.train.epochs as u64;
     let training = model.adapted.set.iter().filter(|adapter| adapter.is_trainable());
     let schedules = training
-        .filter_map(|adapter| Some((adapter.name().to_owned(), adapter.method().schedule(steps)?)))
+        .filter_map(|adapter| {
+            Some((
+                adapter.name().to_owned(),
+                adapter.method().capabilities().schedule?.schedule(steps),
+            ))
+        })
         .collect();
     let inputs = Inputs {
         validation,
@@ -365,9 +370,10 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
     };
     if let Some(ratio) = train.learning_rate_ratio {
         let faster = set.iter().flat_map(|adapter| {
+            let faster = adapter.method().capabilities().faster;
             let of_adapter = adapter.params();
             of_adapter
-                .filter(|p| adapter.method().learns_faster(&p.param))
+                .filter(move |p| faster.is_some_and(|faster| faster.learns_faster(&p.param)))
                 .map(|p| p.id)
         });
         let group = faster.collect();

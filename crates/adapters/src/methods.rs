@@ -12,6 +12,8 @@ const ENTRIES: &[MethodEntry] = &[
     #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::Adalora>(),
     #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Adamss>(),
+    #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::Alora>(),
     #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::Bdlora>(),
@@ -77,6 +79,8 @@ const ENTRIES: &[MethodEntry] = &[
     MethodEntry::of::<adapters_orthogonal::Road>(),
     #[cfg(feature = "prefix")]
     MethodEntry::of::<adapters_prefix::PrefixTuningConfig>(),
+    #[cfg(feature = "prefix")]
+    MethodEntry::of::<adapters_prefix::CartridgeConfig>(),
     #[cfg(feature = "prompt")]
     MethodEntry::of::<adapters_prompt::PromptTuningConfig>(),
     #[cfg(feature = "prompt")]

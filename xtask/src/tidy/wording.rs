@@ -1,21 +1,24 @@
 //! Words that messages and documentation do not use, because the field has a term that every reader knows.
 //!
-//! Checked are text in quotes and `///` documentation, up to a file's first `#[cfg(test)]`. The terms in use are in the
+//! Checked are text in quotes and documentation, up to a file's first `#[cfg(test)]`. The terms in use are in the
 //! glossary of the README of `adapters-core`.
 
 use super::Finding;
 
 /// Retired words, and what to write in their place.
-const RETIRED: [(&str, &str); 10] = [
+const RETIRED: [(&str, &str); 13] = [
     ("aimed at", "write that a method targets a module"),
     ("anew", "write `again`"),
+    ("asks of", "name what is computed or required"),
     ("beside", "write `next to`, `with` or `in addition to`"),
     ("go on", "write `continue` or `resume`"),
     ("goes on", "write `continues` or `is resumed`"),
     ("going on", "write `continuing` or `resuming`"),
     ("grammar", "write `format`"),
+    ("is asked", "name what is computed or required"),
     ("letter for letter", "write `exactly` or `a substring`"),
     ("share out", "write `assign` or `split`"),
+    ("says something", "name the value that is found"),
     ("shares out", "write `assigns` or `splits`"),
 ];
 
@@ -46,7 +49,7 @@ pub(super) fn check(path: &str, text: &str) -> Vec<Finding> {
 
 /// What a reader of documentation or of messages sees of a line.
 fn parts(line: &str) -> impl Iterator<Item = &str> {
-    let doc = line.strip_prefix("///");
+    let doc = line.strip_prefix("///").or_else(|| line.strip_prefix("//!"));
     let code = (!line.starts_with("//")).then_some(line);
     doc.into_iter()
         .chain(code.into_iter().flat_map(|code| code.split('"').skip(1).step_by(2)))
@@ -75,8 +78,8 @@ mod tests {
 
     #[test]
     fn documentation_and_messages_are_checked() {
-        let text = "/// The run goes on.\n// goes on\nlet beside = 1;\nlet m = \"drawn anew\";\n";
-        assert_eq!(lines(text), [1, 4]);
+        let text = "/// The run goes on.\n// goes on\nlet beside = 1;\nlet m = \"drawn anew\";\n//! Beside it, and beside that.\n";
+        assert_eq!(lines(text), [1, 4, 5]);
     }
 
     #[test]

@@ -15,9 +15,10 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Int, Tensor, TensorData};
 use serde::Serialize;
 
-use crate::args::{BenchArgs, QuantizeArg};
+use crate::args::BenchArgs;
 use crate::failure::Failure;
 use crate::loading;
+use crate::options::QuantizeArg;
 
 /// Seconds of one operation: of the very first time, in which kernels are compiled and chosen, and of the warm ones.
 #[derive(Debug, Serialize)]

@@ -23,6 +23,11 @@ pub fn run(args: CombineArgs) -> Result<(), Failure> {
         return Err(Failure::new("no adapter is named", "name adapter folders"));
     };
     folders::check_new(&args.out)?;
+    for (index, (folder, _)) in parts.iter().enumerate() {
+        if parts[..index].iter().any(|(other, _)| other == folder) {
+            note!("warning: {} is named twice", folder.display());
+        }
+    }
     let combination = args.combination.as_deref();
     let combination = combination.map(|name| combination_of(name, &args)).transpose()?;
     let device = loading::device(&args.device)?;

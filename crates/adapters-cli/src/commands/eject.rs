@@ -33,7 +33,10 @@ pub fn run(args: EjectArgs) -> Result<(), Failure> {
     };
     let report = load_adapter(&adapter, &mut set, &base, &METHODS, &options, &device)?;
     let name = report.attached.adapter;
-    let ejected = eject(&mut set, &name, &base)?;
+    let method = set.attached(&name)?.method().to_string();
+    let ejected = eject(&mut set, &name, &base).map_err(|error| {
+        Failure::from(error).with_help(format!("this adapter is `{method}`; eject is for prefix tuning"))
+    })?;
     let files = save_adapter(&args.out, report.format, &set, &name, &base)?;
     let config = set.attached(&name)?.method().to_string();
     let of_manifest = manifest.as_ref().and_then(|manifest| manifest.head.as_ref());

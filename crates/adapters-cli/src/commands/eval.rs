@@ -1,9 +1,12 @@
 //! `adapters eval`
 
+use std::collections::BTreeMap;
+
 use adapters::core::Tensors;
 use adapters::store::write_safetensors;
 use adapters::train::{Confusion, Records};
 use burn::tensor::TensorData;
+use serde_json::json;
 
 use crate::args::EvalArgs;
 use crate::failure::Failure;
@@ -21,17 +24,30 @@ pub fn run(args: EvalArgs) -> Result<(), Failure> {
     let data = loaded.examples(&records, true)?;
     note!("{}", loaded.report);
     let evaluation = loaded.evaluate(&*data, args.batch)?;
-    for (name, value) in &evaluation.figures.values {
-        say!("{name} {value:.4}");
-    }
-    say!("loss {:.4}", evaluation.loss);
-    say!("examples {}", data.lengths().len());
-    if let Some(confusion) = &evaluation.figures.confusion {
-        for (label, f1) in confusion.f1().filter_map(|(label, f1)| Some((label, f1?))) {
-            say!("f1 of {label} {f1:.4}");
+    if args.json {
+        let (metric, score) = evaluation.main().unzip();
+        let figures = json!({
+            "task": loaded.task.name,
+            "metric": metric,
+            "score": score,
+            "loss": evaluation.loss,
+            "figures": evaluation.figures.values.iter().copied().collect::<BTreeMap<_, _>>(),
+            "examples": data.lengths().len(),
+        });
+        say!("{figures}");
+    } else {
+        for (name, value) in &evaluation.figures.values {
+            say!("{name} {value:.4}");
         }
-        if loaded.labels() <= Confusion::SHOWN {
-            say!("\n{confusion}");
+        say!("loss {:.4}", evaluation.loss);
+        say!("examples {}", data.lengths().len());
+        if let Some(confusion) = &evaluation.figures.confusion {
+            for (label, f1) in confusion.f1().filter_map(|(label, f1)| Some((label, f1?))) {
+                say!("f1 of {label} {f1:.4}");
+            }
+            if loaded.labels() <= Confusion::SHOWN {
+                say!("\n{confusion}");
+            }
         }
     }
     if let Some(path) = &args.logits {

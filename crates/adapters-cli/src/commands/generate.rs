@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use adapters::Adapted;
 use adapters::models::speech::{SpeechPrompt, read_wav};
 use adapters::models::{
-    Beams, ChatTemplate, EarlyStopping, Generation, Message, Model, ModelError, ModelKind, Pretrained, Sampling,
-    TextTokenizer,
+    Beams, ChatTemplate, EarlyStopping, Generation, Message, Model, ModelError, ModelKind, Pretrained, TextTokenizer,
 };
 use adapters::store::Manifest;
 
@@ -16,6 +15,7 @@ use crate::{folders, loading, output};
 
 /// Prints what the model adds to each prompt: a single one as it comes, several one after the other.
 pub fn run(args: GenerateArgs) -> Result<(), Failure> {
+    loading::check_named(args.model.as_deref(), args.adapter.as_deref())?;
     let device = loading::device(&args.device)?;
     let adapter = args.adapter.as_deref().map(folders::adapter).transpose()?;
     let manifest = match &adapter {
@@ -31,15 +31,6 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
     let own = adapter.as_deref().filter(|adapter| ChatTemplate::is_in(adapter));
     let prompts = prompts(&args, chat, own.unwrap_or(&dir), &tokenizer)?;
     let generation = Generation {
-        max_new_tokens: args.max_tokens,
-        sampling: match args.temperature {
-            Some(temperature) => Sampling::Random {
-                temperature,
-                top_k: args.top_k,
-                top_p: args.top_p,
-            },
-            None => Sampling::Greedy,
-        },
         beams: args.beams.map(|count| Beams {
             count,
             length_penalty: args.length_penalty,
@@ -49,11 +40,8 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
                 EarlyStoppingArg::Never => EarlyStopping::Never,
             },
         }),
-        repetition_penalty: args.repetition_penalty,
-        stop: pretrained.stop_tokens()?,
-        seed: args.seed,
         cache: !args.no_cache,
-        tasks: Vec::new(),
+        ..args.sampling.generation(pretrained.stop_tokens()?)
     };
     let hears = pretrained.kind() == ModelKind::SpeechToText;
     if hears == args.audio.is_empty() {

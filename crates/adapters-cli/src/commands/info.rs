@@ -20,6 +20,9 @@ use crate::{folders, loading};
 /// Describes a model, adapter or run folder.
 pub fn run(args: InfoArgs) -> Result<(), Failure> {
     let path = &args.path;
+    if !folders::is_id(&path.to_string_lossy()) {
+        folders::check_exists("folder", path)?;
+    }
     let description = if path.join("adapter_config.json").is_file() {
         adapter(path, &args)?
     } else if path.join("config.json").is_file() || !path.is_dir() {

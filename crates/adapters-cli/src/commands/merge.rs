@@ -1,9 +1,11 @@
 //! `adapters merge`
 
-use adapters::models::{Pretrained, copy_tokenizer, save_checkpoint};
+use adapters::Host;
+use adapters::models::{Head, Pretrained, copy_tokenizer, save_checkpoint};
 
-use crate::args::{DTypeArg, MergeArgs};
+use crate::args::MergeArgs;
 use crate::failure::Failure;
+use crate::options::DTypeArg;
 use crate::{folders, loading};
 
 /// Writes base and adapter as one plain checkpoint.
@@ -46,9 +48,10 @@ pub fn run(args: MergeArgs) -> Result<(), Failure> {
         report.attached.adapter,
         merged.changes.len()
     );
-    if loading::has_head(&adapter, &manifest) {
+    if Head::find(&adapter, &manifest, &dir, args.allow_bin, adapted.base(), &device)?.is_some() {
         say!(
-            "the head is not part of the merged model: keep {} to predict with it",
+            "the head is not part of the merged model, whose class `{}` has none: keep {} to predict with it",
+            adapted.base().class_name(),
             adapter.display()
         );
     }

@@ -8,7 +8,7 @@ use crate::failure::Failure;
 
 /// `adapters methods`
 #[derive(Debug, clap::Args)]
-#[command(after_help = crate::args::examples(&["adapters methods", "adapters methods lora"]))]
+#[command(after_help = crate::options::examples(&["adapters methods", "adapters methods lora"]))]
 pub struct MethodsArgs {
     /// List the fields of this method and their defaults.
     pub name: Option<String>,

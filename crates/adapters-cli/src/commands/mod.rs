@@ -1,8 +1,10 @@
 //! One file a command, each in the order: read, resolve, run, say.
 
 pub mod bench;
+pub mod chat;
 pub mod combine;
 pub mod completions;
+pub mod convert;
 pub mod doctor;
 pub mod eject;
 pub mod eval;
@@ -12,4 +14,5 @@ pub mod merge;
 pub mod methods;
 pub mod new;
 pub mod predict;
+pub mod recipe;
 pub mod train;

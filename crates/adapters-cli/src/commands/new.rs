@@ -43,7 +43,7 @@ const TEMPLATES: &[Template] = &templates![
 
 /// `adapters new`
 #[derive(Debug, clap::Args)]
-#[command(after_help = crate::args::examples(&[
+#[command(after_help = crate::options::examples(&[
     "adapters new my-task --model models/all-MiniLM-L6-v2",
     "adapters new my-tagger --task tagging --model models/all-MiniLM-L6-v2",
 ]))]

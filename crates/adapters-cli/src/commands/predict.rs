@@ -48,19 +48,33 @@ pub fn run(args: PredictArgs) -> Result<(), Failure> {
         let prediction = data.describe(index, outputs);
         let input = inputs.by_ref().find_map(|input| {
             if input.is_none() {
-                say!("");
+                blank(args.json);
             }
             input
         });
+        if args.json {
+            let text = prediction.split('\t').next().unwrap_or_default();
+            let object = json!({"input": input, "prediction": text, "scores": outputs.values});
+            say!("{object}");
+            continue;
+        }
         match input.filter(|_| !loaded.task.repeats_input) {
             Some(input) => say!("{prediction}\t{input}"),
             None => say!("{prediction}"),
         }
     }
     for _ in inputs {
-        say!("");
+        blank(args.json);
     }
     Ok(())
+}
+
+/// What stands for a blank line of the input.
+fn blank(as_json: bool) {
+    match as_json {
+        true => say!("null"),
+        false => say!(""),
+    }
 }
 
 /// Records as JSON objects, and the texts to print next to the predictions; `None` for a blank line, which is printed as one.

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use adapters::METHODS;
-use adapters::train::{Recipe, Run, TaskKind, train};
+use adapters::train::{Recipe, Records, Run, TaskKind, train};
 use serde_json::Value;
 
 use crate::args::TrainArgs;
@@ -14,9 +14,25 @@ use crate::loading::device;
 use crate::progress::Progress;
 use crate::run_folder;
 
+/// Finds what a recipe names and is not there, before anything is loaded.
+fn check_paths(recipe: &Recipe) -> Result<(), Failure> {
+    let (data, adapter) = (&recipe.data, &recipe.adapter);
+    let files = [&data.train].into_iter().chain(&data.validation).chain(&data.test);
+    for file in files {
+        folders::check_exists("data file", file)?;
+    }
+    for below in adapter.stack_on.iter().chain(&adapter.fuse) {
+        folders::check_exists("adapter folder", below)
+            .map_err(|failure| failure.with_help("train that adapter first, with a recipe of its own"))?;
+    }
+    Ok(())
+}
+
 /// Runs a recipe and says what it left.
 pub fn run(args: TrainArgs) -> Result<(), Failure> {
+    folders::check_exists("recipe", &args.recipe)?;
     let mut recipe = Recipe::read(&args.recipe, &args.overrides)?;
+    check_paths(&recipe)?;
     if let Some(given) = args.quantize {
         recipe.model.quantize = given.quantization();
     }
@@ -80,6 +96,29 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
     {
         say!("  {program} eval --adapter {adapter} --data {}", test.display());
     }
-    say!("  {program} {}", task.next.replace("{adapter}", &adapter));
+    let next = task.next.replace("{adapter}", &adapter);
+    say!("  {program} {}", next.replace("TEXT", &example(&run.recipe)));
     Ok(())
+}
+
+/// A text of the test data in quotes, for a command that works as it is printed; a placeholder where there is none.
+fn example(recipe: &Recipe) -> String {
+    const LONGEST: usize = 120;
+    let (data, fields) = (&recipe.data, &recipe.data.fields);
+    let records = Records::read(
+        data.test.as_ref().or(data.validation.as_ref()).unwrap_or(&data.train),
+        fields,
+    );
+    let records = records.map(|records| records.records).unwrap_or_default();
+    let texts = records.iter().filter_map(|record| {
+        let field = [&fields.text, &fields.prompt]
+            .into_iter()
+            .find_map(|field| record.text(field).ok())?;
+        let plain = field.chars().all(|c| !c.is_control() && !"'\"\\$`!".contains(c));
+        (plain && field.chars().count() <= LONGEST).then(|| field.to_string())
+    });
+    match texts.into_iter().next() {
+        Some(text) => format!("\"{text}\""),
+        None => "TEXT".to_owned(),
+    }
 }

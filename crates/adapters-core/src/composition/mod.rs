@@ -1,6 +1,6 @@
 //! Which adapters act, and how they are combined: plain data, parsed, printed, checked and stored.
 //!
-//! A [`Composition`] is a small tree. Its leaves name adapters, its blocks say how their children's outputs meet. It holds
+//! A [`Composition`] is a small tree. Its leaves name adapters, its blocks define how the outputs of their children are combined. It holds
 //! no tensor and knows no method: the hooks of a model read it while they run. It mirrors `adapters/composition.py` of
 //! AdapterHub's library ("Adapters: A Unified Library for Parameter-Efficient and Modular Transfer Learning", Poth et al.,
 //! 2023, <https://arxiv.org/abs/2311.11077>).

@@ -6,19 +6,16 @@ use std::fmt::{self, Debug, Display};
 use std::ops::Deref;
 use std::sync::Arc;
 
-use burn::tensor::Tensor;
 use serde_json::{Map, Value};
 
 use crate::error::Error;
 use crate::host::Host;
 use crate::method::build::Build;
+use crate::method::capability::Capabilities;
 use crate::method::codec::{Format, Tensors};
-use crate::method::schedule::TrainingSchedule;
 use crate::method::shared::Shared;
 use crate::method::site_layer::SiteLayer;
 use crate::method::target::Target;
-use crate::pass::state::Inserted;
-use crate::set::attached::Attached;
 use crate::site::SiteInfo;
 
 /// From a text to the ids of its tokens, special ones included: what a model's tokenizer does.
@@ -34,6 +31,18 @@ impl AnyMethod {
     /// What implements the object-safe trait itself and is checked already: a union, a fusion.
     pub fn erased(method: impl ErasedMethod) -> Self {
         Self(Arc::new(method))
+    }
+
+    /// What the layers of an adapter share: what the method's [`SharedParameters`](crate::SharedParameters) builds.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::CannotBuild`] where the model has no sizes for it.
+    pub fn build_shared(&self, build: &Build<'_>) -> Result<Shared, Error> {
+        match self.capabilities().shared {
+            Some(shared) => shared.build_shared(build),
+            None => Ok(Shared::new()),
+        }
     }
 
     /// The method, if its type is `M`.
@@ -63,7 +72,7 @@ impl Display for AnyMethod {
     }
 }
 
-/// The object-safe trait behind [`AnyMethod`]: every function of [`Method`](crate::Method), of its codecs and of its capabilities.
+/// The object-safe trait behind [`AnyMethod`]: every function of [`Method`](crate::Method) and of its codecs.
 /// Implemented for every [`Method`](crate::Method); only what is made of other methods implements it itself.
 pub trait ErasedMethod: Any + Debug + Send + Sync {
     /// See [`Method::NAME`](crate::Method::NAME).
@@ -81,6 +90,11 @@ pub trait ErasedMethod: Any + Debug + Send + Sync {
     ///
     /// [`Error::CannotBuild`].
     fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error>;
+
+    /// See [`Method::capabilities`](crate::Method::capabilities).
+    fn capabilities(&self) -> Capabilities<'_> {
+        Capabilities::default()
+    }
 
     /// See [`Codec::write`](crate::Codec::write).
     ///
@@ -108,11 +122,6 @@ pub trait ErasedMethod: Any + Debug + Send + Sync {
         true
     }
 
-    /// See [`TiesHead::on_tied_head`](crate::TiesHead::on_tied_head).
-    fn on_tied_head(&self, _table: &SiteLayer) -> Option<SiteLayer> {
-        None
-    }
-
     /// See [`Codec::is_duplicate`](crate::Codec::is_duplicate).
     fn is_duplicate(&self, _format: Format, _key: &str) -> bool {
         false
@@ -136,87 +145,5 @@ pub trait ErasedMethod: Any + Debug + Send + Sync {
     /// See [`Codec::nested_key`](crate::Codec::nested_key).
     fn nested_key(&self, format: Format, site: &SiteInfo, adapter: &str, param: &str) -> String {
         self.key(format, site, adapter, param)
-    }
-
-    /// See [`SharedParameters::build_shared`](crate::SharedParameters::build_shared); nothing for most methods.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::CannotBuild`].
-    fn build_shared(&self, _build: &Build<'_>) -> Result<Shared, Error> {
-        Ok(Shared::new())
-    }
-
-    /// See [`SharedParameters::owns`](crate::SharedParameters::owns).
-    fn owns(&self, _param: &str) -> bool {
-        false
-    }
-
-    /// See [`Scheduled::schedule`](crate::Scheduled::schedule); none for most methods.
-    fn schedule(&self, _steps: u64) -> Option<Box<dyn TrainingSchedule>> {
-        None
-    }
-
-    /// See [`Penalized::penalty`](crate::Penalized::penalty); none for most methods.
-    fn penalty(&self, _adapter: &Attached) -> Option<Tensor<1>> {
-        None
-    }
-
-    /// See [`LearnsFaster::learns_faster`](crate::LearnsFaster::learns_faster).
-    fn learns_faster(&self, _param: &str) -> bool {
-        false
-    }
-
-    /// See [`ModulePatterns::patterns`](crate::ModulePatterns::patterns).
-    fn patterns(&self) -> Vec<(&'static str, &str)> {
-        Vec::new()
-    }
-
-    /// See [`ScalesUpdate::update_scale`](crate::ScalesUpdate::update_scale).
-    fn update_scale(&self, _site: &SiteInfo, _param: &str) -> Result<Option<f64>, Error> {
-        Ok(None)
-    }
-
-    /// See [`EditsEmbeddings::inserts`](crate::EditsEmbeddings::inserts).
-    fn inserts(&self) -> Option<Inserted> {
-        None
-    }
-
-    /// See [`EditsEmbeddings::first_position`](crate::EditsEmbeddings::first_position).
-    fn first_position(&self) -> usize {
-        0
-    }
-
-    /// See [`EditsEmbeddings::positions`](crate::EditsEmbeddings::positions).
-    fn positions(&self) -> usize {
-        0
-    }
-
-    /// See [`NeedsTokenizer::with_tokens`](crate::NeedsTokenizer::with_tokens).
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Config`] for a text without a token, or what `encode` returns.
-    fn with_tokens(&self, _encode: &Encode<'_>) -> Result<Option<AnyMethod>, Error> {
-        Ok(None)
-    }
-
-    /// See [`KnowsTasks::tasks`](crate::KnowsTasks::tasks); `None` for a method that knows of no tasks.
-    fn tasks(&self) -> Option<usize> {
-        None
-    }
-
-    /// See [`ConvertsForStorage::to_storage`](crate::ConvertsForStorage::to_storage).
-    ///
-    /// # Errors
-    ///
-    /// Those of building the adapter that is stored.
-    fn to_storage(&self, _format: Format, _adapter: &Attached, _host: &dyn Host) -> Result<Option<Attached>, Error> {
-        Ok(None)
-    }
-
-    /// See [`ConvertsForStorage::restored`](crate::ConvertsForStorage::restored).
-    fn restored(&self, _adapter: &Attached) -> Option<Attached> {
-        None
     }
 }

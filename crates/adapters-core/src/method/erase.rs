@@ -1,21 +1,17 @@
 //! Every [`Method`] as an [`AnyMethod`].
 
-use burn::tensor::Tensor;
 use serde_json::{Map, Value};
 
 use crate::error::Error;
 use crate::host::Host;
 use crate::method::Method;
-use crate::method::any::{AnyMethod, Encode, ErasedMethod};
+use crate::method::any::{AnyMethod, ErasedMethod};
 use crate::method::build::Build;
+use crate::method::capability::Capabilities;
 use crate::method::codec::{AdapterHub, Codec, Format, Peft, Tensors};
 use crate::method::preset;
-use crate::method::schedule::TrainingSchedule;
-use crate::method::shared::Shared;
 use crate::method::site_layer::SiteLayer;
 use crate::method::target::Target;
-use crate::pass::state::Inserted;
-use crate::set::attached::Attached;
 use crate::site::SiteInfo;
 
 impl AnyMethod {
@@ -79,6 +75,10 @@ impl<M: Method> ErasedMethod for M {
         Method::build(self, site, build)
     }
 
+    fn capabilities(&self) -> Capabilities<'_> {
+        Method::capabilities(self)
+    }
+
     fn write(&self, format: Format, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, Error> {
         Error::in_config(M::NAME, by_format!(format, write(self, sites, host)))
     }
@@ -113,79 +113,5 @@ impl<M: Method> ErasedMethod for M {
 
     fn nested_key(&self, format: Format, site: &SiteInfo, adapter: &str, param: &str) -> String {
         by_format!(format, nested_key(self, site, adapter, param))
-    }
-
-    fn build_shared(&self, build: &Build<'_>) -> Result<Shared, Error> {
-        match self.capabilities().shared {
-            Some(shared) => shared.build_shared(build),
-            None => Ok(Shared::new()),
-        }
-    }
-
-    fn owns(&self, param: &str) -> bool {
-        self.capabilities().shared.is_some_and(|shared| shared.owns(param))
-    }
-
-    fn schedule(&self, steps: u64) -> Option<Box<dyn TrainingSchedule>> {
-        self.capabilities().schedule.map(|scheduled| scheduled.schedule(steps))
-    }
-
-    fn penalty(&self, adapter: &Attached) -> Option<Tensor<1>> {
-        self.capabilities().penalty?.penalty(adapter)
-    }
-
-    fn learns_faster(&self, param: &str) -> bool {
-        let faster = self.capabilities().faster;
-        faster.is_some_and(|method| method.learns_faster(param))
-    }
-
-    fn patterns(&self) -> Vec<(&'static str, &str)> {
-        self.capabilities()
-            .patterns
-            .map(|method| method.patterns())
-            .unwrap_or_default()
-    }
-
-    fn update_scale(&self, site: &SiteInfo, param: &str) -> Result<Option<f64>, Error> {
-        let scaled = self.capabilities().scaled;
-        scaled.map_or(Ok(None), |method| method.update_scale(site, param))
-    }
-
-    fn inserts(&self) -> Option<Inserted> {
-        self.capabilities().embeddings?.inserts()
-    }
-
-    fn first_position(&self) -> usize {
-        self.capabilities().embeddings.map_or(0, |edits| edits.first_position())
-    }
-
-    fn positions(&self) -> usize {
-        self.capabilities().embeddings.map_or(0, |edits| edits.positions())
-    }
-
-    fn with_tokens(&self, encode: &Encode<'_>) -> Result<Option<AnyMethod>, Error> {
-        match self.capabilities().tokenizer {
-            Some(text) => text.with_tokens(encode),
-            None => Ok(None),
-        }
-    }
-
-    fn tasks(&self) -> Option<usize> {
-        self.capabilities().tasks.map(|known| known.tasks())
-    }
-
-    fn on_tied_head(&self, table: &SiteLayer) -> Option<SiteLayer> {
-        self.capabilities().tied?.on_tied_head(table)
-    }
-
-    fn to_storage(&self, format: Format, adapter: &Attached, host: &dyn Host) -> Result<Option<Attached>, Error> {
-        match self.capabilities().storage {
-            Some(storage) => storage.to_storage(format, adapter, host),
-            None => Ok(None),
-        }
-    }
-
-    fn restored(&self, adapter: &Attached) -> Option<Attached> {
-        self.capabilities().storage?.restored(adapter)
     }
 }

@@ -1,7 +1,7 @@
 //! Methods. Read in this order:
 //!
 //! 1. [`Method`] (here): the configuration of a method and the layers it builds; all that most methods implement.
-//! 2. [`target`]: which sites of a model a method is aimed at. [`build`]: what it may use to build a layer.
+//! 2. [`target`]: which sites of a model a method targets. [`build`]: what it may use to build a layer.
 //! 3. [`layer`], [`named_params`], [`site_layer`], [`shared`]: what it builds.
 //! 4. [`codec`]: how a method is stored in the two file formats.
 //! 5. [`capability`], [`schedule`]: what only some methods need.

@@ -1,4 +1,4 @@
-//! Targets: which sites of a model a method is aimed at.
+//! Targets: which sites of a model a method targets.
 //!
 //! A target is a value: [`Target::select`] answers what it would hit before anything is attached.
 

@@ -1,4 +1,4 @@
-//! What a caller asks of a forward pass, and how a model begins one.
+//! The options of a forward pass, and how a model begins one.
 
 use std::ops::Range;
 

@@ -1,4 +1,4 @@
-//! A forward pass: what a caller asks of it, the hooks a model calls, and how a composition of adapters acts at them.
+//! A forward pass: its options, the hooks a model calls, and how a composition of adapters acts at them.
 //!
 //! # A pass
 //!

@@ -1,4 +1,4 @@
-//! What a forward pass says about itself: the values of gates and the attention of fusions.
+//! What is recorded of a forward pass: the values of gates and the attention of fusions.
 
 use std::cell::RefCell;
 

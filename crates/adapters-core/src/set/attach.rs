@@ -1,4 +1,4 @@
-//! Attaching: a method's layers at the sites it is aimed at.
+//! Attaching: a method's layers at the sites it targets.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -63,7 +63,8 @@ impl AdapterSet {
     ) -> Result<AttachReport, Error> {
         let target = method.target();
         let selection = target.select(host)?.require(&target, host)?;
-        for (field, pattern) in method.patterns() {
+        let patterns = method.capabilities().patterns;
+        for (field, pattern) in patterns.map(|method| method.patterns()).unwrap_or_default() {
             require_module(field, pattern, &selection, host)?;
         }
         let (adapter, report) = build(name, method, host, selection, seed, device)?;

@@ -1,5 +1,6 @@
 //! One adapter: its layers at the sites of a model, and what they share.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use crate::error::Error;
 use crate::host::Host;
 use crate::method::any::AnyMethod;
 use crate::method::build::Build;
+use crate::method::codec::Format;
 use crate::method::named_params::NamedParams;
 use crate::method::shared::Shared;
 use crate::method::site_layer::SiteLayer;
@@ -105,6 +107,26 @@ impl Attached {
         reformed
     }
 
+    /// The adapter as files of a format hold it, which may not be how it trains.
+    ///
+    /// # Errors
+    ///
+    /// Those of building the adapter that is stored.
+    pub fn as_stored(&self, format: Format, host: &dyn Host) -> Result<Cow<'_, Self>, Error> {
+        let stored = match self.method.capabilities().storage {
+            Some(storage) => storage.to_storage(format, self, host)?,
+            None => None,
+        };
+        Ok(stored.map_or(Cow::Borrowed(self), Cow::Owned))
+    }
+
+    /// The adapter as it trains, from one with the values of files, or computed from them.
+    #[must_use]
+    pub fn as_trained(self) -> Self {
+        let storage = self.method.capabilities().storage;
+        storage.and_then(|storage| storage.restored(&self)).unwrap_or(self)
+    }
+
     /// Adds what the layers share.
     #[must_use]
     pub fn with_shared(mut self, shared: Shared) -> Self {
@@ -142,7 +164,8 @@ impl Attached {
     /// The layer at the head that `info` is, made of the layer at the table which is its weight, if the two have their
     /// parameters in common.
     fn tied_layer(&self, info: &SiteInfo) -> Option<SiteLayer> {
-        self.method.on_tied_head(&self.layers.get(&info.tied_to?)?.layer)
+        let table = self.layers.get(&info.tied_to?)?;
+        self.method.capabilities().tied?.on_tied_head(&table.layer)
     }
 
     /// Puts layers at heads that are tied to an adapted table, or gives them the parameters that the table's layer has now.

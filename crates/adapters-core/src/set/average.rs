@@ -87,9 +87,9 @@ impl AdapterSet {
                 }
                 if data.dtype().is_float() {
                     let info = place.0.and_then(|site| sites.get(&site));
-                    let scale = |of: &Attached| match info {
-                        Some(info) => of.method().update_scale(info, &place.1),
-                        None => Ok(None),
+                    let scale = |of: &Attached| match (info, of.method().capabilities().scaled) {
+                        (Some(info), Some(method)) => method.update_scale(info, &place.1),
+                        _ => Ok(None),
                     };
                     // The average has the constant of the first, so what another multiplies its update by more goes into the sum.
                     let more = match (scale(adapter)?, scale(model)?) {
@@ -106,8 +106,7 @@ impl AdapterSet {
             }
         }
         let average = model.copied(name).with_values(sum);
-        let trained = average.method().restored(&average);
-        self.insert(trained.unwrap_or(average))
+        self.insert(average.as_trained())
     }
 }
 

@@ -40,7 +40,7 @@ impl AdapterSet {
     /// Checks that every row has a task which each adapter that tells tasks apart knows.
     pub(crate) fn check_tasks(&self, active: &Active, rows: usize, tasks: &[Option<usize>]) -> Result<(), Error> {
         for adapter in active.adapters().filter_map(|name| self.get(name)) {
-            let Some(known) = adapter.method().tasks() else {
+            let Some(known) = adapter.method().capabilities().tasks.map(|known| known.tasks()) else {
                 continue;
             };
             let with_task = tasks.iter().flatten().count();
@@ -80,7 +80,7 @@ impl AdapterSet {
         };
         for adapter in block.adapters().filter_map(|name| self.get(name)) {
             let by_row = matches!(block, Composition::BatchSplit { .. } | Composition::MultiTask(_));
-            if by_row && adapter.method().tasks().is_some() {
+            if by_row && adapter.method().capabilities().tasks.is_some() {
                 return Err(refuse(block, adapter.name(), OWN_TASKS));
             }
             if let Some(reason) = adapter.layers().find_map(|l| reason(&l.layer)) {

@@ -12,7 +12,10 @@ impl AdapterSet {
     }
 
     fn first_position_with(&self, name: &str) -> usize {
-        self.get(name).map_or(0, |adapter| adapter.method().first_position())
+        let edits = self
+            .get(name)
+            .and_then(|adapter| adapter.method().capabilities().embeddings);
+        edits.map_or(0, |edits| edits.first_position())
     }
 
     /// Refuses adapters that move positions where they do not act on all rows: the first token has one position.

@@ -1,4 +1,4 @@
-//! Fusion layers in a set: they stand beside the adapters and are named after those they fuse.
+//! Fusion layers in a set: they are kept next to the adapters and are named after those they fuse.
 
 use crate::error::Error;
 use crate::set::AdapterSet;

@@ -12,9 +12,18 @@ impl AdapterSet {
         self.check_longer_rows(block)
     }
 
+    /// How many of the model's positions its adapters take from the text at most, where those are limited.
+    pub fn positions(&self) -> usize {
+        let edits = self
+            .iter()
+            .filter_map(|adapter| adapter.method().capabilities().embeddings);
+        edits.map(|edits| edits.positions()).max().unwrap_or(0)
+    }
+
     /// What the first adapter of a composition, the only one to act on the embedded tokens, puts in.
     fn inserted(&self, block: &Composition) -> Option<Inserted> {
-        self.get(block.first()?)?.method().inserts()
+        let first = self.get(block.first()?)?;
+        first.method().capabilities().embeddings?.inserts()
     }
 
     /// Refuses adapters that make rows longer where rows would not all become equally long, and where positions are shared

@@ -1,4 +1,4 @@
-//! A set of adapters beside a frozen model.
+//! The adapters of a frozen model, by name.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -190,7 +190,7 @@ impl AdapterSet {
     pub fn penalty(&self) -> Option<Tensor<1>> {
         let trained = self.all().filter(|a| a.trainable);
         trained
-            .filter_map(|a| a.method.penalty(a))
+            .filter_map(|a| a.method.capabilities().penalty?.penalty(a))
             .reduce(|sum, penalty| sum + penalty)
     }
 

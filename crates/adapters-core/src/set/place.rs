@@ -14,7 +14,7 @@ use crate::site::SiteInfo;
 pub struct ParamShape {
     /// The sizes of its axes.
     pub dims: Vec<usize>,
-    /// Whether its elements are integers, which say where and never train.
+    /// Whether its elements are integers, which are indices and never train.
     pub integers: bool,
 }
 

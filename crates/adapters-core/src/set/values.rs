@@ -10,7 +10,7 @@ use crate::site::Site;
 /// Values of an adapter's parameters, by site (`None` for what its layers share) and name.
 pub type ParamValues = BTreeMap<(Option<Site>, String), TensorData>;
 
-/// Values of all parameters of a module, by id: numbers that train, and integers that only say where.
+/// Values of all parameters of a module, by id: numbers that train, and integers, which are indices.
 pub fn values(module: &impl Module) -> HashMap<ParamId, TensorData> {
     struct Collect(HashMap<ParamId, TensorData>);
     impl ModuleVisitor for Collect {

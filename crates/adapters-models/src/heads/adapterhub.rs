@@ -53,7 +53,7 @@ impl Head {
         };
         let vocab = base.vocab_size();
         // Only a model of tokens has word embeddings.
-        let width = if vocab > 0 { base.word_embeddings().dims()[1] } else { 0 };
+        let width = if vocab > 0 { base.word_width() } else { 0 };
         for (field, expected) in [("vocab_size", vocab), ("embedding_size", width)] {
             if let Some(found) = fields.remove(field).filter(|found| !found.is_null())
                 && found.as_u64() != Some(expected as u64)
@@ -93,7 +93,8 @@ impl Head {
         let own = w.matrix(&format!("{last}.weight"), outputs, widths[widths.len() - 1]);
         let bias = config.bias.then(|| w.vector(&format!("{last}.bias"), outputs));
         w.finish(&[])?;
-        let tied = config.kind.is_language_model() && own.val().into_data() == base.word_embeddings().into_data();
+        let words = base.word_embeddings().filter(|_| config.kind.is_language_model());
+        let tied = words.is_some_and(|words| own.val().into_data() == words.into_data());
         let last = LastLayer {
             weight: (!tied).then_some(own),
             bias,

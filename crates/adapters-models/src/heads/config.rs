@@ -265,12 +265,12 @@ impl HeadConfig {
             _ if self.labels.is_empty() => return refuse("num_labels", "at least 1", "0".to_owned()),
             _ => {}
         }
-        if self.kind.is_language_model() && base.vocab_size() == 0 {
+        if self.kind.is_language_model() && (base.vocab_size() == 0 || base.word_embeddings().is_none()) {
             let expected = "another head: the model reads no tokens";
             return refuse("head_type", expected, self.kind.name().to_owned());
         }
         if self.layers == 1 && self.kind.is_language_model() {
-            let (d, width) = (base.d_model(), base.word_embeddings().dims()[1]);
+            let (d, width) = (base.d_model(), base.word_width());
             let expected = format!("at least 2: the word embeddings are {width} wide, the layers {d}");
             if width != d {
                 return refuse("layers", &expected, "1".to_owned());
@@ -396,7 +396,7 @@ impl HeadConfig {
                 ..
             } => {
                 put("vocab_size", base.vocab_size().into());
-                put("embedding_size", base.word_embeddings().dims()[1].into());
+                put("embedding_size", base.word_width().into());
                 put("layer_norm", layer_norm.into());
                 put("shift_labels", shift_labels.into());
                 put("label2id", Value::Null);

@@ -18,7 +18,8 @@ impl Head {
     ///
     /// # Panics
     ///
-    /// Panics if the last axis is not the model's width, or if the rows of a multiple choice are no whole number of questions.
+    /// Panics if the last axis is not the model's width, if the head was built for another model and reads a pooler or a token
+    /// table that this one lacks, or if the rows of a multiple choice are no whole number of questions.
     pub fn forward(
         &self,
         hidden: Tensor<3>,

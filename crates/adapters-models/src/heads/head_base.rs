@@ -47,16 +47,21 @@ pub trait HeadBase: Host {
         0.0
     }
 
-    /// The word embeddings, `[vocab, d_model]`, to which a language model's last layer is tied.
-    fn word_embeddings(&self) -> Tensor<2> {
+    /// The word embeddings, `[vocab, d_model]`, to which a language model's last layer is tied; `None` where the model lists no
+    /// token table.
+    fn word_embeddings(&self) -> Option<Tensor<2>> {
         let is_words = |kind: &SiteKind, role| matches!(kind, SiteKind::Table { .. }) && role == Role::TokenEmbedding;
         let words = self
             .sites()
             .into_iter()
             .find(|info| is_words(&info.kind, info.site.role));
-        let table = words.and_then(|info| self.table(info.site));
-        // Every model of this crate lists its token table, and gives the table of a site it lists.
-        table.expect("the model has a token table").weight.val()
+        let table = self.table(words?.site)?;
+        Some(table.weight.val())
+    }
+
+    /// Width of the word embeddings, which may not be that of the hidden states; that of the hidden states without a token table.
+    fn word_width(&self) -> usize {
+        self.word_embeddings().map_or(self.d_model(), |words| words.dims()[1])
     }
 
     /// What the model's pooler makes of its hidden states, `[batch, seq, d_model] -> [batch, d_model]`; `None` without one.

@@ -108,7 +108,11 @@ impl Head {
         let activation = config.check(encoder, &path)?;
         let published: Map<String, Value> = read_json(&path)?;
         let tied = published.get("tie_word_embeddings") != Some(&Value::Bool(false));
-        let (d, [vocab, width]) = (encoder.d_model(), HeadBase::word_embeddings(encoder).dims());
+        let Some(words) = encoder.word_embeddings() else {
+            let expected = "an architecture that has a token table";
+            return Err(refused(&path, "model_type", expected, encoder.architecture()));
+        };
+        let (d, [vocab, width]) = (encoder.d_model(), words.dims());
         let mut w = Weights::read(dir, "", device)?;
         let hidden = vec![HiddenLayer {
             dense: w.linear_with(layout.dense_bias, layout.dense, d, width),
@@ -193,10 +197,14 @@ impl Head {
         LinearScores::projected(hidden, self.last_weight(base), bias)
     }
 
+    #[expect(
+        clippy::expect_used,
+        reason = "`HeadConfig::check` refuses the head of a language model for a model without a token table"
+    )]
     pub(super) fn last_weight(&self, base: &impl HeadBase) -> Tensor<2> {
         match &self.last.weight {
             Some(own) => own.val(),
-            None => base.word_embeddings(),
+            None => base.word_embeddings().expect("the model has a token table"),
         }
     }
 
@@ -258,7 +266,7 @@ impl HeadConfig {
     /// embeddings, which is another one in ALBERT and ELECTRA.
     pub(super) fn widths(&self, base: &impl HeadBase) -> Vec<usize> {
         let inside = match self.kind.is_language_model() {
-            true => base.word_embeddings().dims()[1],
+            true => base.word_width(),
             false => base.d_model(),
         };
         let mut widths = vec![inside; self.layers];

@@ -49,9 +49,12 @@ impl Pooling {
                 let (hidden, padding) = of_text(hidden, padding, cx.pass());
                 last(hidden, padding)
             }
+            #[expect(
+                clippy::expect_used,
+                reason = "`HeadConfig::check` refuses a head that reads the pooler for a model without one"
+            )]
             Self::Pooler => {
                 let pooled = base.pool(hidden, cx);
-                // A head that reads the pooler is refused for a model without one when it is built or loaded.
                 pooled.expect("the model has a pooler").unsqueeze_dim(1)
             }
         }

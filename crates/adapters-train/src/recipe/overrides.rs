@@ -43,7 +43,7 @@ pub(super) fn set(table: &mut Table, given: &str) -> Result<(), TrainError> {
     }
     // One way to name the method: the override replaces the other.
     match key {
-        "adapter.config" => section.retain(|key, _| key == "name"),
+        "adapter.config" => section.retain(|key, _| key == "name" || key == "stack_on"),
         "adapter.method" => drop(section.remove("config")),
         "adapter.from" => section.retain(|key, _| key == "name" || key == "stack_on"),
         _ => {}

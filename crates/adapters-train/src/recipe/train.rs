@@ -79,6 +79,9 @@ pub struct TrainSection {
     /// without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drop_layers: Option<DropLayers>,
+    /// Whether the figures are also written as TensorBoard event files, in the folder `tensorboard` of the run.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub tensorboard: bool,
 }
 
 /// How much the classes weigh.
@@ -139,6 +142,7 @@ impl Default for TrainSection {
             metric: None,
             base_dropout: None,
             drop_layers: None,
+            tensorboard: false,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Tasks: what a data file holds, what a batch of it asks of a model, and how well the outputs fit.
+//! Tasks: what a data file holds, what a model predicts of a batch of it, and how well the outputs fit.
 //!
 //! A task is a type that implements [`Task`], in a file of its own, and one line in [`TASKS`]. Nothing else names it: recipes,
 //! checkpoints and the command line find it by its name in that list.

@@ -1,0 +1,117 @@
+//! `adapters chat`: a conversation in the terminal.
+
+use std::io::{BufRead, IsTerminal, stdin};
+use std::path::{Path, PathBuf};
+
+use adapters::Adapted;
+use adapters::models::{ChatTemplate, Message, ModelError, ModelKind, Pretrained};
+use adapters::store::Manifest;
+
+use crate::failure::Failure;
+use crate::options::{DeviceArgs, SamplingArgs};
+use crate::{folders, loading, output};
+
+/// `adapters chat`
+#[derive(Debug, clap::Args)]
+#[command(after_help = crate::options::examples(&[
+    "adapters chat --model models/SmolLM2-135M-Instruct",
+    "adapters chat --adapter runs/pirate/adapter --temperature 0.7 --top-p 0.9",
+]))]
+pub struct ChatArgs {
+    /// Folder of the base model [default: the one the adapter was trained on].
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
+    pub model: Option<PathBuf>,
+    /// Folder of an adapter, in AdapterHub's or PEFT's format, or of the run that trained it.
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
+    pub adapter: Option<PathBuf>,
+    /// Accept PyTorch `.bin` files. They are parsed, never executed.
+    #[arg(long, help_heading = "Model")]
+    pub allow_bin: bool,
+    /// Load the adapter even if it was trained on a base model with other weights.
+    #[arg(long, help_heading = "Model")]
+    pub any_base: bool,
+    /// System message.
+    #[arg(long, value_name = "TEXT", help_heading = "Prompt")]
+    pub system: Option<String>,
+    /// How tokens are chosen.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Where to compute.
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// Answers each line of standard input, with all that was said before it.
+pub fn run(args: ChatArgs) -> Result<(), Failure> {
+    loading::check_named(args.model.as_deref(), args.adapter.as_deref())?;
+    let device = loading::device(&args.device)?;
+    let adapter = args.adapter.as_deref().map(folders::adapter).transpose()?;
+    let manifest = match &adapter {
+        Some(adapter) => loading::manifest(adapter)?,
+        None => Manifest::default(),
+    };
+    let dir = loading::base_dir(
+        args.model.as_deref(),
+        &manifest,
+        adapter.as_deref().unwrap_or(Path::new("")),
+        args.any_base,
+    )?;
+    let pretrained = Pretrained::open(&dir)?.with_quantization(manifest.quantize);
+    if pretrained.kind() != ModelKind::CausalLm {
+        return Err(Failure::new(
+            format!("a `{}` model cannot hold a conversation", pretrained.model_type()),
+            "name a causal language model with a chat template",
+        ));
+    }
+    // An adapter may have been trained with a template of its own.
+    let own = adapter.as_deref().filter(|adapter| ChatTemplate::is_in(adapter));
+    let template = ChatTemplate::load(own.unwrap_or(&dir))?;
+    let tokenizer = pretrained.tokenizer(usize::MAX)?;
+    let generation = args.sampling.generation(pretrained.stop_tokens()?);
+    let model = pretrained.model(&device)?;
+    let adapted = match &adapter {
+        Some(adapter) => loading::adapted(model, adapter, args.allow_bin, &device)?.0,
+        None => Adapted::new(model),
+    };
+    let first: Vec<Message> = args.system.iter().map(|text| Message::new("system", text)).collect();
+    let mut messages = first.clone();
+    let is_typed = stdin().is_terminal();
+    let mut lines = stdin().lock().lines();
+    loop {
+        if is_typed {
+            output::result_part("> ");
+        }
+        let Some(line) = lines.next() else {
+            return Ok(());
+        };
+        let line =
+            line.map_err(|e| Failure::new(format!("cannot read standard input: {e}"), "type a message a line"))?;
+        match line.trim() {
+            "" => continue,
+            "/exit" => return Ok(()),
+            "/reset" => {
+                messages.clone_from(&first);
+                continue;
+            }
+            message => messages.push(Message::new("user", message)),
+        }
+        let prompt = tokenizer.encode_whole(&template.render(&messages, true)?, false)?;
+        let mut stream = tokenizer.stream();
+        let mut answer = String::new();
+        let mut failed = None;
+        generation.run(adapted.base(), &adapted.set, &[&prompt], |_, token| {
+            match stream.push(token) {
+                Ok(text) => {
+                    output::result_part(&text);
+                    answer.push_str(&text);
+                }
+                Err(error) => failed = Some(error),
+            }
+        })?;
+        say!("");
+        if let Some(error) = failed {
+            return Err(ModelError::into(error));
+        }
+        messages.push(Message::new("assistant", answer.trim()));
+    }
+}

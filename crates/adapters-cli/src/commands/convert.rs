@@ -1,0 +1,149 @@
+//! `adapters convert`
+
+use std::path::{Path, PathBuf};
+
+use adapters::core::Format;
+use adapters::models::{Head, Pretrained};
+use adapters::store::{
+    LoadOptions, Manifest, Setup, base_name, load_adapter, name_base, read_safetensors, save_adapter, write_safetensors,
+};
+use adapters::{AdapterSet, METHODS};
+use burn::tensor::DType;
+use clap::ValueEnum;
+
+use crate::failure::Failure;
+use crate::options::{DTypeArg, DeviceArgs};
+use crate::{folders, loading};
+
+/// `adapters convert`
+#[derive(Debug, clap::Args)]
+#[command(after_help = crate::options::examples(&[
+    "adapters convert --adapter runs/reviews/adapter --to peft --out converted",
+    "adapters convert --adapter runs/reviews/adapter --dtype float16 --out smaller",
+]))]
+pub struct ConvertArgs {
+    /// Folder of the adapter, or of the run that trained it.
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
+    pub adapter: PathBuf,
+    /// Folder of the base model [default: the one the adapter was trained on].
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
+    pub model: Option<PathBuf>,
+    /// Accept PyTorch `.bin` files. They are parsed, never executed.
+    #[arg(long, help_heading = "Model")]
+    pub allow_bin: bool,
+    /// Load the adapter even if it was trained on a base model with other weights.
+    #[arg(long, help_heading = "Model")]
+    pub any_base: bool,
+    /// Folder for the converted adapter; must be new or empty.
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    pub out: PathBuf,
+    /// Format to write [default: that of the adapter].
+    #[arg(long, value_name = "FORMAT", help_heading = "Output")]
+    pub to: Option<FormatArg>,
+    /// Element type of the written weights [default: 32-bit floats].
+    #[arg(long, value_name = "TYPE", help_heading = "Output")]
+    pub dtype: Option<DTypeArg>,
+    /// Where to compute.
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// A format of adapter folders.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum FormatArg {
+    /// The format of AdapterHub's library `adapters`.
+    Adapterhub,
+    /// The format of `peft`.
+    Peft,
+}
+
+/// Writes an adapter and its head in another format or element type.
+pub fn run(args: ConvertArgs) -> Result<(), Failure> {
+    folders::check_new(&args.out)?;
+    let adapter = folders::adapter(&args.adapter)?;
+    if adapter.join(Setup::FILE).exists() {
+        return Err(Failure::new(
+            format!(
+                "{} is a composition of several adapters, which only AdapterHub's format has",
+                adapter.display()
+            ),
+            "convert one of the adapter folders in it",
+        ));
+    }
+    let device = loading::device(&args.device)?;
+    let manifest = loading::manifest(&adapter)?;
+    let dir = loading::base_dir(args.model.as_deref(), &manifest, &adapter, args.any_base)?;
+    let base = Pretrained::open(&dir)?.model(&device)?;
+    let mut set = AdapterSet::new();
+    let options = LoadOptions {
+        name: Manifest::name_in(&adapter)?,
+        allow_bin: args.allow_bin,
+        ..LoadOptions::default()
+    };
+    let report = load_adapter(&adapter, &mut set, &base, &METHODS, &options, &device)?;
+    let format = match args.to {
+        Some(FormatArg::Adapterhub) => Format::AdapterHub,
+        Some(FormatArg::Peft) => Format::Peft,
+        None => report.format,
+    };
+    if format == report.format && args.dtype.is_none() {
+        return Err(Failure::new(
+            format!("{} is in {format} format already", adapter.display()),
+            "name the other format with --to, or an element type with --dtype",
+        ));
+    }
+    let name = report.attached.adapter;
+    let files = save_adapter(&args.out, format, &set, &name, &base)?;
+    let head = Head::find(&adapter, &manifest, &dir, args.allow_bin, &base, &device)?;
+    let in_manifest = match &head {
+        Some(head) => head.save_in(&args.out, format, &name, &base)?,
+        None => None,
+    };
+    let has_own = head.is_some() && in_manifest.is_none();
+    let task_type = base.kind().peft_task_type().filter(|_| !has_own);
+    let base_name = match manifest.base_model.as_str() {
+        "" => base_name(&dir.to_string_lossy()),
+        named => base_name(named),
+    };
+    name_base(&args.out, format, &base_name, task_type)?;
+    let config = set.attached(&name)?.method().to_string();
+    if in_manifest.is_some() && format != report.format {
+        say!(
+            "{format} has no such head: it is in {}, which only this library reads",
+            Head::FILE
+        );
+    }
+    Manifest {
+        name: name.clone(),
+        config: config.clone(),
+        base_architecture: adapters::Host::architecture(&base).to_owned(),
+        base_model: match manifest.base_model.as_str() {
+            "" => dir.to_string_lossy().into_owned(),
+            named => named.to_owned(),
+        },
+        labels: head.map_or_else(Vec::new, |head| head.config().labels.clone()),
+        head: in_manifest,
+        written_by: concat!("adapters ", env!("CARGO_PKG_VERSION")).to_owned(),
+        ..manifest
+    }
+    .write(&args.out)?;
+    if let Some(dtype) = args.dtype {
+        let heads = [Head::FILE, "model_head.safetensors"].map(|file| args.out.join(file));
+        for file in [files.weights].into_iter().chain(heads).filter(|file| file.exists()) {
+            convert(&file, dtype.dtype().into())?;
+        }
+    }
+    say!("{name}: {config}");
+    say!("wrote {} in {format} format", args.out.display());
+    Ok(())
+}
+
+/// Writes the floats of a file again, in another element type.
+fn convert(file: &Path, dtype: DType) -> Result<(), Failure> {
+    let (tensors, metadata) = read_safetensors(file)?;
+    let converted = tensors.into_iter().map(|(key, data)| match data.dtype().is_float() {
+        true => (key, data.convert_dtype(dtype)),
+        false => (key, data),
+    });
+    Ok(write_safetensors(file, &converted.collect(), metadata)?)
+}

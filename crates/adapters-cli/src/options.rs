@@ -1,0 +1,200 @@
+//! Options and help texts that several commands share.
+
+use std::path::PathBuf;
+
+use adapters::models::heads::Pooling;
+use adapters::models::{Generation, Sampling};
+use adapters::nn::Quantization;
+use burn::tensor::FloatDType;
+use clap::ValueEnum;
+
+/// Where to compute.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Hardware")]
+pub struct DeviceArgs {
+    #[arg(long, default_value_t = default_device(), help = device_help())]
+    pub device: String,
+    /// Number of CPU threads [default: all cores]. With 1, results are reproducible bit for bit.
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub threads: Option<usize>,
+}
+
+fn device_help() -> String {
+    format!(
+        "Where to compute. This build has: {}",
+        adapters::available_devices().join(", ")
+    )
+}
+
+/// The lines at the end of a help text.
+pub fn examples(commands: &[&str]) -> String {
+    let lines: Vec<String> = commands.iter().map(|command| format!("  {command}")).collect();
+    format!("Examples:\n{}", lines.join("\n"))
+}
+
+fn default_device() -> String {
+    let first = adapters::available_devices().first().copied().unwrap_or("flex");
+    first.replace(":N", ":0")
+}
+
+/// The model, adapter and head to use.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    /// Folder of the base model [default: the one the adapter was trained on].
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// Folder of the adapter, in AdapterHub's or PEFT's format, or of the run that trained it.
+    #[arg(long, value_name = "DIR")]
+    pub adapter: PathBuf,
+    /// Classification head file with the tensors `weight` and `bias` [default: the head next to the adapter].
+    #[arg(long, value_name = "FILE")]
+    pub head: Option<PathBuf>,
+    /// How the token vectors are combined into one [default: as trained, else mean].
+    #[arg(long, value_enum)]
+    pub pooling: Option<PoolingArg>,
+    /// Longest input in tokens; longer inputs are cut [default: as trained, else 128].
+    #[arg(long, value_name = "N")]
+    pub max_length: Option<usize>,
+    /// Precision of the base model's weights [default: as trained, else none].
+    #[arg(long, value_enum)]
+    pub quantize: Option<QuantizeArg>,
+    /// Accept PyTorch `.bin` files. They are parsed, never executed.
+    #[arg(long)]
+    pub allow_bin: bool,
+    /// Load the adapter even if it was trained on a base model with other weights.
+    #[arg(long)]
+    pub any_base: bool,
+    /// Where to compute.
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// The precision of a base's weights on the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum QuantizeArg {
+    /// 32-bit floats.
+    None,
+    /// 8-bit integers: a quarter of the memory.
+    Int8,
+}
+
+impl QuantizeArg {
+    /// The quantization it names; `None` for floats.
+    pub fn quantization(self) -> Option<Quantization> {
+        match self {
+            Self::None => None,
+            Self::Int8 => Some(Quantization::Int8),
+        }
+    }
+}
+
+/// Pooling on the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum PoolingArg {
+    /// The mean of all tokens.
+    Mean,
+    /// The first token.
+    First,
+    /// The last token.
+    Last,
+    /// The pooler layer of the model.
+    Pooler,
+}
+
+impl PoolingArg {
+    /// The pooling it names.
+    pub fn pooling(self) -> Pooling {
+        match self {
+            Self::Mean => Pooling::Mean,
+            Self::First => Pooling::First,
+            Self::Last => Pooling::Last,
+            Self::Pooler => Pooling::Pooler,
+        }
+    }
+
+    /// Its name in a manifest.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mean => "mean",
+            Self::First => "first",
+            Self::Last => "last",
+            Self::Pooler => "pooler",
+        }
+    }
+}
+
+/// A number of at least one.
+pub fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("expected a whole number of at least 1".to_owned()),
+        Ok(number) => Ok(number),
+    }
+}
+
+/// Element type of written weights.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum DTypeArg {
+    /// 32-bit floats.
+    Float32,
+    /// 16-bit floats with the range of 32-bit floats.
+    Bfloat16,
+    /// 16-bit floats up to 65504.
+    Float16,
+}
+
+impl DTypeArg {
+    /// The type it names.
+    pub fn dtype(self) -> FloatDType {
+        match self {
+            Self::Float32 => FloatDType::F32,
+            Self::Bfloat16 => FloatDType::BF16,
+            Self::Float16 => FloatDType::F16,
+        }
+    }
+}
+
+/// How tokens are chosen.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Generation")]
+pub struct SamplingArgs {
+    /// Maximum number of new tokens.
+    #[arg(long, value_name = "N", default_value = "128", value_parser = positive)]
+    pub max_tokens: usize,
+    /// Sampling temperature [default: greedy decoding].
+    #[arg(long, value_name = "T")]
+    pub temperature: Option<f64>,
+    /// Sample from the K most likely tokens.
+    #[arg(long, value_name = "K", requires = "temperature")]
+    pub top_k: Option<usize>,
+    /// Sample from the most likely tokens with total probability P.
+    #[arg(long, value_name = "P", requires = "temperature")]
+    pub top_p: Option<f64>,
+    /// Penalty for repeated tokens; 1 disables it.
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    pub repetition_penalty: f64,
+    /// Random seed of sampling.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+}
+
+impl SamplingArgs {
+    /// Generation with these options that ends at `stop`.
+    pub fn generation(&self, stop: Vec<u32>) -> Generation {
+        Generation {
+            max_new_tokens: self.max_tokens,
+            sampling: match self.temperature {
+                Some(temperature) => Sampling::Random {
+                    temperature,
+                    top_k: self.top_k,
+                    top_p: self.top_p,
+                },
+                None => Sampling::Greedy,
+            },
+            repetition_penalty: self.repetition_penalty,
+            stop,
+            seed: self.seed,
+            ..Generation::default()
+        }
+    }
+}

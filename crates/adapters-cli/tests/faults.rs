@@ -1,0 +1,205 @@
+//! Faults of the world around a run: other processes, other files, numbers that leave their range, outputs that are in the way.
+
+mod common;
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use adapters::METHODS;
+use adapters::train::{Event, Recipe, Run, TrainError, train};
+use burn::tensor::Device;
+
+use common::Task;
+
+fn run(task: &Task, out: &str, overrides: &[&str]) -> Run {
+    let overrides: Vec<String> = overrides.iter().map(|text| (*text).to_owned()).collect();
+    let recipe = Recipe::read(&task.recipe(), &overrides).unwrap();
+    Run {
+        model_dir: recipe.model.path.clone().into(),
+        dir: task.path(out),
+        registry: METHODS,
+        device: Device::flex(),
+        recipe,
+    }
+}
+
+fn stop_at(run: &Run, at: u64) {
+    let outcome = train(run, &mut |event| match event {
+        Event::Step { step, .. } if step == at => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    });
+    assert!(!outcome.unwrap().finished);
+}
+
+fn command(task: &Task) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_adapters"));
+    command.current_dir(task.path("")).stdin(Stdio::null());
+    command
+}
+
+#[test]
+fn a_run_folder_takes_one_run_at_a_time() {
+    let task = Task::new();
+    let first = run(&task, "run", &[]);
+    let mut second = None;
+    train(&first, &mut |event| {
+        if let Event::Step { step: 2, .. } = event {
+            second = Some(train(&run(&task, "run", &["train.seed=1"]), &mut |_| {
+                ControlFlow::Continue(())
+            }));
+        }
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert!(
+        matches!(second, Some(Err(TrainError::InUse { .. }))),
+        "a second run was let in"
+    );
+    // The lock goes with the run.
+    assert!(train(&first, &mut |_| ControlFlow::Continue(())).is_ok());
+}
+
+#[test]
+fn a_run_is_not_resumed_on_other_weights_or_other_data() {
+    for (file, field) in [
+        ("model/model.safetensors", "model"),
+        ("model/tokenizer.json", "model"),
+        ("data/train.jsonl", "data.train"),
+        ("data/validation.jsonl", "data.validation"),
+        ("data/test.jsonl", "data.test"),
+    ] {
+        let task = Task::new();
+        let run = run(&task, "run", &[]);
+        stop_at(&run, 9);
+        let mut bytes = fs::read(task.path(file)).unwrap();
+        // The last byte of a weight; in a text a blank at its end, which changes no value.
+        match file.ends_with("safetensors") {
+            true => *bytes.last_mut().unwrap() ^= 1,
+            false => bytes.push(b' '),
+        }
+        fs::write(task.path(file), bytes).unwrap();
+        let error = train(&run, &mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
+        assert!(
+            error.contains(field) && error.contains("changed since it was stopped"),
+            "{file}: {error}"
+        );
+    }
+}
+
+#[test]
+fn numbers_that_leave_their_range_are_never_saved() {
+    let task = Task::new();
+    for (out, overrides) in [
+        // In the middle, with a checkpoint after every step.
+        ("middle", &["train.checkpoint_every=1"][..]),
+        // In the last update, which no loss sees.
+        ("last", &["train.epochs=1", "train.batch_size=40"]),
+    ] {
+        let overrides = [overrides, &["train.learning_rate=1e38", "train.warmup=0.0"]].concat();
+        let run = run(&task, out, &overrides);
+        let error = train(&run, &mut |_| ControlFlow::Continue(())).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                TrainError::Diverged { .. } | TrainError::NotFinite { .. } | TrainError::Unusable { .. }
+            ),
+            "{out}: {error}"
+        );
+        assert!(error.to_string().contains("train.learning_rate"), "{error}");
+        assert!(!run.dir.join("adapter").exists(), "{out}: an adapter was written");
+    }
+}
+
+#[test]
+fn an_adapter_that_would_never_train_is_refused() {
+    let task = Task::new();
+    let below = run(&task, "below", &["train.epochs=1"]);
+    train(&below, &mut |_| ControlFlow::Continue(())).unwrap();
+    let on = format!("adapter.stack_on='{}'", below.dir.join("adapter").display());
+    for config in ["loreft[r=2]", "prompt_tuning[prompt_length=2]", "ln_tuning"] {
+        let config = format!("adapter.config='{config}'");
+        let trained = train(&run(&task, "top", &[&on, &config]), &mut |_| ControlFlow::Continue(()));
+        let refused = trained
+            .as_ref()
+            .is_err_and(|error| error.to_string().contains("never train"));
+        assert!(refused, "{config}: {trained:?}");
+    }
+}
+
+/// Trains the task and returns the arguments that score its test data.
+fn scored(task: &Task) -> [&'static str; 5] {
+    train(&run(task, "run", &["train.epochs=1"]), &mut |_| {
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    ["eval", "--adapter", "run/adapter", "--data", "data/test.jsonl"]
+}
+
+#[cfg(unix)]
+#[test]
+fn an_output_replaces_a_regular_file_and_nothing_else() {
+    let task = Task::new();
+    let eval = scored(&task);
+    let write = |path: &str| command(&task).args(eval).args(["--logits", path]).output().unwrap();
+    fs::write(task.path("other"), "kept").unwrap();
+    std::os::unix::fs::symlink("other", task.path("link")).unwrap();
+    fs::create_dir(task.path("folder")).unwrap();
+    for path in ["link", "folder", "/dev/null"] {
+        assert_eq!(write(path).status.code(), Some(1), "{path}");
+    }
+    assert_eq!(fs::read(task.path("other")).unwrap(), b"kept");
+    assert!(fs::symlink_metadata(task.path("link")).unwrap().is_symlink());
+    assert!(Path::new("/dev/null").exists() && !Path::new("/dev/null").is_file());
+    for _ in 0..2 {
+        assert!(write("scores.safetensors").status.success());
+    }
+}
+
+#[test]
+fn blank_lines_keep_their_place() {
+    let task = Task::new();
+    scored(&task);
+    fs::write(task.path("lines"), "good film\n\n  \nbad plot\n").unwrap();
+    let output = command(&task)
+        .args(["predict", "--adapter", "run/adapter"])
+        .stdin(fs::File::open(task.path("lines")).unwrap())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines: Vec<String> = String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(lines.len(), 4, "{lines:?}");
+    assert!(
+        lines[0].ends_with("good film") && lines[3].ends_with("bad plot"),
+        "{lines:?}"
+    );
+    assert!(
+        lines[1..3]
+            .iter()
+            .all(|line| !line.contains("good") && !line.contains("bad")),
+        "{lines:?}"
+    );
+}
+
+/// Tokenizing it whole takes two hundred bytes for a byte.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_long_text_is_cut_before_it_is_tokenized_whole() {
+    let task = Task::new();
+    scored(&task);
+    fs::write(task.path("long"), "good film ".repeat(4_000_000)).unwrap();
+    let program = env!("CARGO_BIN_EXE_adapters");
+    // Four GiB of addresses, of forty million characters.
+    let line = format!("ulimit -v 4194304; exec '{program}' predict --adapter run/adapter --threads 1 < long");
+    let output = Command::new("sh")
+        .current_dir(task.path(""))
+        .args(["-c", &line])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
