@@ -59,10 +59,9 @@ pub use set::AdapterSet;
 pub use set::active::Active;
 pub use set::adapted::{Adapted, AttachOptions, Forward};
 pub use set::attach::{AttachReport, build};
-pub use set::attached::{Attached, AttachedLayer};
+pub use set::attached::{Attached, AttachedLayer, ParamPlace, ParamShape};
 pub use set::average::normalized;
 pub use set::frozen::Frozen;
-pub use set::place::{ParamPlace, ParamShape};
 pub use set::values::{ParamValues, values, with_fresh_ids};
 pub use site::{
     BareParameter, EmbeddingRole, LinearRole, MatricesRole, NormRole, ResidualRole, Role, Site, SiteInfo, SiteKind,

@@ -155,7 +155,13 @@ impl SharedParameters for CptConfig {
             Start::Tokens(_) => zeros(),
             Start::Configured => token_rows(Self::NAME, "cpt_token_ids", &self.cpt_token_ids, rows, build)?,
         };
-        let moves = (0..rows).map(|token| if self.kind(token) % 4 == 0 { 0.0 } else { 1.0f32 });
+        let moves = (0..rows).map(|token| {
+            if self.kind(token).is_multiple_of(4) {
+                0.0
+            } else {
+                1.0f32
+            }
+        });
         let moves = TensorData::new(moves.collect::<Vec<f32>>(), [rows, 1]);
         let radii = TensorData::new(self.radii(width), [rows, 1]);
         Ok(Shared::of(ContextRows::Moving(MovingRows {
@@ -244,6 +250,7 @@ const DELTA: &str = "prompt_encoder.delta_embedding.weight";
 
 /// The rows of a context.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // One an adapter, and Burn has no module in a box.
 pub enum ContextRows {
     /// Those of a file, `[rows, d_model]`.
     Stored(Param<Tensor<2>>),

@@ -6,7 +6,7 @@
 use super::Finding;
 
 /// Retired words, and what to write in their place.
-const RETIRED: [(&str, &str); 13] = [
+const RETIRED: [(&str, &str); 12] = [
     ("aimed at", "write that a method targets a module"),
     ("anew", "write `again`"),
     ("asks of", "name what is computed or required"),
@@ -15,7 +15,6 @@ const RETIRED: [(&str, &str); 13] = [
     ("goes on", "write `continues` or `is resumed`"),
     ("going on", "write `continuing` or `resuming`"),
     ("grammar", "write `format`"),
-    ("is asked", "name what is computed or required"),
     ("letter for letter", "write `exactly` or `a substring`"),
     ("share out", "write `assign` or `split`"),
     ("says something", "name the value that is found"),

@@ -10,8 +10,8 @@ use crate::composition::Composition;
 use crate::error::Error;
 use crate::method::site_layer::SiteLayer;
 use crate::set::active::{Active, Generation};
+use crate::set::attached::ParamPlace;
 use crate::set::attached::{Attached, AttachedLayer};
-use crate::set::place::ParamPlace;
 use crate::set::values::ParamValues;
 use adapters_nn::nearest;
 
@@ -26,7 +26,6 @@ pub(crate) mod frozen;
 mod fusions;
 mod longer_rows;
 mod model_shape;
-pub(crate) mod place;
 mod stacks;
 pub(crate) mod values;
 

@@ -148,7 +148,7 @@ pub static READERS: [Reader; 15] = [
                 .collect()
         },
         read: |fixture, file| {
-            let base = Pretrained::open(&fixture.task.path("model")).and_then(|base| base.model(&fixture.device));
+            let base = Pretrained::open(fixture.task.path("model")).and_then(|base| base.model(&fixture.device));
             let base = base.expect("the tiny model loads");
             match Manifest::read(folder(file)) {
                 Ok(Some(Manifest { head: Some(head), .. })) => {

@@ -6,8 +6,11 @@ use adapters::models::{ARCHITECTURES, Architectures, Model};
 use adapters_testkit::model_contract::{ModelCase, random_checkpoint};
 use burn::tensor::Device;
 
-/// The columns behind the name and the kind: a title, and whether a model has the feature.
-const FEATURES: [(&str, fn(&Model) -> bool); 7] = [
+/// The title of a column, and whether a model has the feature.
+type Feature = (&'static str, fn(&Model) -> bool);
+
+/// The columns behind the name and the kind.
+const FEATURES: [Feature; 7] = [
     ("token table", |model| {
         any(model, |info| info.site.role == Role::TokenEmbedding)
     }),
