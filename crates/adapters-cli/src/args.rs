@@ -12,7 +12,7 @@ use crate::commands::doctor::DoctorArgs;
 use crate::commands::methods::MethodsArgs;
 use crate::commands::new::NewArgs;
 use crate::commands::recipe::RecipeArgs;
-use crate::options::{DTypeArg, DeviceArgs, ModelArgs, QuantizeArg, SamplingArgs, examples, positive};
+use crate::options::{DTypeArg, DeviceArgs, ModelArgs, PrecisionArg, SamplingArgs, examples, positive};
 
 /// Fine-tune pretrained models with small adapters: train, evaluate, run, merge and share them.
 #[derive(Debug, Parser)]
@@ -84,7 +84,7 @@ pub struct TrainArgs {
     pub out: Option<PathBuf>,
     /// Precision of the base model's weights [default: from the recipe].
     #[arg(long, value_enum, help_heading = "Model")]
-    pub quantize: Option<QuantizeArg>,
+    pub precision: Option<PrecisionArg>,
     /// Override a recipe value (repeatable), e.g. --set train.epochs=3.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
@@ -198,6 +198,9 @@ pub struct GenerateArgs {
     /// Folder of an adapter, in AdapterHub's or PEFT's format, or of the run that trained it.
     #[arg(long, value_name = "DIR", help_heading = "Model")]
     pub adapter: Option<PathBuf>,
+    /// Precision of the base model's weights [default: as trained, else f32].
+    #[arg(long, value_enum, help_heading = "Model")]
+    pub precision: Option<PrecisionArg>,
     /// Prompt (repeatable; all prompts are generated in one batch).
     #[arg(
         long,
@@ -415,15 +418,18 @@ pub struct BenchArgs {
     /// Tokens of each text.
     #[arg(long, value_name = "N", default_value = "128", value_parser = positive)]
     pub seq: usize,
+    /// Tokens that a model that writes adds to each text.
+    #[arg(long, value_name = "N", default_value = "32", value_parser = positive)]
+    pub new_tokens: usize,
     /// Timed repetitions, after 2 warm-up runs.
     #[arg(long, value_name = "N", default_value = "9", value_parser = positive)]
     pub repeats: usize,
     /// Dropout probability of the base model [default: from its configuration].
     #[arg(long, value_name = "P", help_heading = "Model")]
     pub dropout: Option<f64>,
-    /// Precision of the base model's weights [default: none].
+    /// Precision of the base model's weights [default: f32].
     #[arg(long, value_enum, help_heading = "Model")]
-    pub quantize: Option<QuantizeArg>,
+    pub precision: Option<PrecisionArg>,
     /// Print JSON.
     #[arg(long, help_heading = "Output")]
     pub json: bool,

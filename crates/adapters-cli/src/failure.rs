@@ -91,7 +91,7 @@ fn help(error: &(dyn Error + 'static)) -> Option<String> {
         if let Some(adapters::Error::UnknownName(unknown)) = adapter
             && unknown.found.eq_ignore_ascii_case("qlora")
         {
-            return Some("QLoRA is `lora` over a quantized base model: set `model.quantize = \"int8\"`".to_owned());
+            return Some("QLoRA is `lora` over a quantized base model: set `model.precision = \"int8\"`".to_owned());
         }
         if let Some(StoreError::NotAnAdapter { .. }) = error.downcast_ref() {
             return Some("an adapter folder is what `adapters train` or the Python libraries write".to_owned());

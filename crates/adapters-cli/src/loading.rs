@@ -16,7 +16,7 @@ use burn::tensor::Device;
 
 use crate::failure::Failure;
 use crate::folders;
-use crate::options::{DeviceArgs, ModelArgs, PoolingArg};
+use crate::options::{DeviceArgs, ModelArgs, PoolingArg, PrecisionArg};
 
 /// Sets the number of threads and finds the device.
 pub fn device(args: &DeviceArgs) -> Result<Device, Failure> {
@@ -178,11 +178,8 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
     let folder = folders::adapter(&args.adapter)?;
     let manifest = manifest(&folder)?;
     let dir = base_dir(args.model.as_deref(), &manifest, &folder, args.any_base)?;
-    let quantization = match args.quantize {
-        Some(given) => given.quantization(),
-        None => manifest.quantize,
-    };
-    let pretrained = Pretrained::open(&dir)?.with_quantization(quantization);
+    let precision = args.precision.map_or(manifest.precision, PrecisionArg::precision);
+    let pretrained = Pretrained::open(&dir)?.with_precision(precision);
     let (adapted, report) = adapted(pretrained.model(&device)?, &folder, args.allow_bin, &device)?;
     let longest = adapted.base().max_length().saturating_sub(adapted.set.positions());
     let max_length = args.max_length.or(manifest.max_length).unwrap_or(128.min(longest));

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use adapters::models::heads::Pooling;
 use adapters::models::{Generation, Sampling};
-use adapters::nn::Quantization;
+use adapters::nn::Precision;
 use burn::tensor::FloatDType;
 use clap::ValueEnum;
 
@@ -56,9 +56,9 @@ pub struct ModelArgs {
     /// Longest input in tokens; longer inputs are cut [default: as trained, else 128].
     #[arg(long, value_name = "N")]
     pub max_length: Option<usize>,
-    /// Precision of the base model's weights [default: as trained, else none].
+    /// Precision of the base model's weights [default: as trained, else f32].
     #[arg(long, value_enum)]
-    pub quantize: Option<QuantizeArg>,
+    pub precision: Option<PrecisionArg>,
     /// Accept PyTorch `.bin` files. They are parsed, never executed.
     #[arg(long)]
     pub allow_bin: bool,
@@ -71,20 +71,24 @@ pub struct ModelArgs {
 }
 
 /// The precision of a base's weights on the command line.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum QuantizeArg {
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum PrecisionArg {
     /// 32-bit floats.
-    None,
+    #[default]
+    F32,
+    /// 16-bit floats: half the memory of a pass over the weights; sums and adapters stay in 32 bits.
+    Bf16,
     /// 8-bit integers: a quarter of the memory.
     Int8,
 }
 
-impl QuantizeArg {
-    /// The quantization it names; `None` for floats.
-    pub fn quantization(self) -> Option<Quantization> {
+impl PrecisionArg {
+    /// The precision it names.
+    pub fn precision(self) -> Precision {
         match self {
-            Self::None => None,
-            Self::Int8 => Some(Quantization::Int8),
+            Self::F32 => Precision::F32,
+            Self::Bf16 => Precision::Bf16,
+            Self::Int8 => Precision::Int8,
         }
     }
 }

@@ -383,31 +383,49 @@ fn mistakes_exit_with_one_and_usage_with_two() {
 #[test]
 fn bench_prints_json() {
     let task = Task::new();
-    let args = [
-        "bench",
-        "--model",
-        "model",
-        "--adapter",
-        "lora[r=4]",
-        "--batch",
-        "2",
-        "--seq",
-        "5",
-        "--repeats",
-        "2",
-        "--json",
-    ];
-    let report: serde_json::Value = serde_json::from_str(&ok(&task.path(""), &args)).unwrap();
-    let operations: Vec<&str> = report["times"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter_map(|t| t["operation"].as_str())
-        .collect();
-    assert_eq!(
-        operations,
-        ["attach", "save", "load", "forward", "training step", "merged forward"]
-    );
+    let golden = |family| {
+        format!(
+            "{}/../adapters-testkit/golden/{family}/base",
+            env!("CARGO_MANIFEST_DIR")
+        )
+    };
+    let (encoder, causal, seq2seq) = ("model".to_owned(), golden("llama"), golden("t5"));
+    for (model, adapter, more, writes) in [
+        (&encoder, "lora[r=4]", &[][..], false),
+        // Only peft's format has it.
+        (&encoder, "hira[r=2]", &["--precision", "int8"], false),
+        (&causal, "lora[r=2]", &["--precision", "bf16"], true),
+        (&causal, "prompt_tuning[prompt_length=3]", &[], true),
+        (&seq2seq, "lora[r=2]", &[], true),
+    ] {
+        let shape = "--batch 2 --seq 5 --new-tokens 3 --repeats 2 --json";
+        let mut args = vec!["bench", "--model", model, "--adapter", adapter];
+        args.extend(shape.split(' ').chain(more.iter().copied()));
+        let report: serde_json::Value = serde_json::from_str(&ok(&task.path(""), &args)).unwrap();
+        let times = report["times"].as_array().unwrap();
+        let operations: Vec<&str> = times.iter().filter_map(|t| t["operation"].as_str()).collect();
+        let mut expected = vec![
+            "attach",
+            "save",
+            "load",
+            "forward",
+            "prompt",
+            "decoding",
+            "training step",
+        ];
+        expected.retain(|operation| writes || !["prompt", "decoding"].contains(operation));
+        if !adapter.starts_with("prompt") {
+            expected.push("merged forward");
+        }
+        assert_eq!(operations, expected, "{adapter}");
+        for time in times {
+            let operation = time["operation"].as_str().unwrap();
+            assert!(time["median_s"].as_f64().unwrap() > 0.0);
+            assert_eq!(time["cpu_median_s"].is_f64(), cfg!(target_os = "linux"));
+            let counts_tokens = ["forward", "prompt", "decoding", "training step"].contains(&operation);
+            assert_eq!(time["tokens_per_s"].is_f64(), counts_tokens, "{operation}");
+        }
+    }
 }
 
 #[test]

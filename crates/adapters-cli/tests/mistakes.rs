@@ -81,7 +81,7 @@ fn mistakes_in_a_recipe() {
     );
     set(
         &["adapter.config=qlora"],
-        &["did you mean `lora`?", "QLoRA is `lora`", "model.quantize"],
+        &["did you mean `lora`?", "QLoRA is `lora`", "model.precision"],
     );
     set(
         &["adapter.r=8"],

@@ -202,16 +202,21 @@ fn an_adapter_is_trained_over_a_quantized_base_which_its_manifest_names() {
     let task = Task::new();
     let (float, int8) = (
         run(&task, &task.path("float"), &[]),
-        run(&task, &task.path("int8"), &["model.quantize=int8"]),
+        run(&task, &task.path("int8"), &["model.precision=int8"]),
     );
     let (_, outcome) = (finish(&float), finish(&int8));
     assert!(outcome.summary.test_accuracy.unwrap() > 0.9, "{:?}", outcome.summary);
     // Rounding the base changes what is learned, a little.
     assert_ne!(weights(&float), weights(&int8));
     let manifest = |run: &Run| common::json_of(&run.dir.join("adapter/manifest.json"));
-    assert_eq!(manifest(&int8)["quantize"], "int8");
-    assert!(manifest(&float).get("quantize").is_none());
-    let overrides = ["model.quantize=int4".to_owned()];
+    assert_eq!(manifest(&int8)["precision"], "int8");
+    assert!(manifest(&float).get("precision").is_none());
+    let bf16 = run(&task, &task.path("bf16"), &["model.precision=bf16"]);
+    let outcome = finish(&bf16);
+    assert!(outcome.summary.test_accuracy.unwrap() > 0.9, "{:?}", outcome.summary);
+    assert_ne!(weights(&float), weights(&bf16));
+    assert_eq!(manifest(&bf16)["precision"], "bf16");
+    let overrides = ["model.precision=int4".to_owned()];
     let error = Recipe::read(&task.recipe(), &overrides).unwrap_err();
     let error = std::error::Error::source(&error).unwrap().to_string();
     assert!(error.contains("int4") && error.contains("int8"), "{error}");

@@ -1,6 +1,6 @@
-//! A frozen base in fewer bits: its linear weights quantized, restored a layer at a time where they are used.
+//! A frozen base in fewer bits: its linear weights in `bf16`, or in eight bits and restored a layer at a time where they are used.
 
-use adapters_nn::{Quantization, quantize_linear};
+use adapters_nn::{Precision, quantize_linear};
 
 use crate::host::Host;
 use crate::site::Role;
@@ -16,18 +16,19 @@ pub struct QuantizeReport {
     pub bytes_after: usize,
 }
 
-/// Quantizes the weights of all linear sites of `model` but a language model's head, in place. Biases, normalizations and embedding tables stay floats,
-/// and so does what adapters add: a hook restores the weight, multiplies and drops it again.
+/// Holds the weights of all linear sites of `model` in fewer bits, in place; a language model's head in `bf16` at least. Biases,
+/// normalizations, embedding tables and what adapters add stay in `f32`. A head that is tied to a table gets a weight of its own.
 ///
-/// A weight that is quantized already stays as it is, and so does one that would not get smaller.
-pub fn quantize(model: &mut (impl Host + ?Sized), how: Quantization) -> QuantizeReport {
+/// A weight that is not in `f32` stays as it is, and so does one that would not get smaller.
+pub fn quantize(model: &mut (impl Host + ?Sized), precision: Precision) -> QuantizeReport {
     let mut report = QuantizeReport::default();
     let sites = model.sites();
-    // Rounding the scores of a whole vocabulary costs more than rounding what leads to them.
-    for info in sites.into_iter().filter(|info| info.site.role != Role::LmHead) {
+    // Rounding the scores of a whole vocabulary to eight bits costs more than rounding what leads to them.
+    let takes = |role| role != Role::LmHead || precision == Precision::Bf16;
+    for info in sites.into_iter().filter(|info| takes(info.site.role)) {
         if let Some((before, after)) = model
             .linear_mut(info.site)
-            .and_then(|layer| quantize_linear(layer, how))
+            .and_then(|layer| quantize_linear(layer, precision))
         {
             report.layers += 1;
             report.bytes_before += before;

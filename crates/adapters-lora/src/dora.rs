@@ -10,7 +10,8 @@ use adapters_core::{
 };
 use adapters_nn::ops;
 use burn::module::{Module, Param, ParamId};
-use burn::tensor::{Tensor, TensorData};
+use burn::nn::Linear;
+use burn::tensor::{DType, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -199,6 +200,14 @@ impl<D: Module + Factored> DoraLayer<D> {
         })
     }
 
+    /// The frozen weight for the norm, whose products are in `f32`: one in `bf16` is widened, a quantized one has a product of its own.
+    fn norm_weight(&self, layer: &Linear) -> Tensor<2> {
+        match layer.weight.val() {
+            weight if weight.dtype() == DType::BF16 => weight.cast(DType::F32),
+            weight => weight,
+        }
+    }
+
     /// `m` over the norm, `[d_out]`. `weight` is `[d_in, d_out]`.
     fn factor(&self, weight: Tensor<2>, shared: &D::Shared) -> Tensor<1> {
         let (left, right) = self.inner.factors(shared);
@@ -265,7 +274,7 @@ where
     D: Module + Factored + SiteAdapter<LinearState, <D as Factored>::Shared>,
 {
     fn finish(&self, state: LinearState, call: &Call<'_, D::Shared>) -> Tensor<3> {
-        let factor = self.factor(state.layer.weight.val(), call.shared).unsqueeze();
+        let factor = self.factor(self.norm_weight(&state.layer), call.shared).unsqueeze();
         let mut layer = state.layer;
         let outside = match self.definition {
             DoraDefinition::AdapterHub => None,

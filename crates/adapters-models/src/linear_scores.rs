@@ -51,6 +51,12 @@ impl LinearScores {
         Self::Computed(change(self.whole()))
     }
 
+    /// Positions of a row.
+    pub fn positions(&self) -> usize {
+        let (Self::Computed(of) | Self::Deferred { hidden: of, .. }) = self;
+        of.dims()[1]
+    }
+
     /// Those of the positions from `first` to `end`.
     ///
     /// # Panics

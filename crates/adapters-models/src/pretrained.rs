@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use adapters_core::quantize;
-use adapters_nn::Quantization;
+use adapters_nn::Precision;
 use adapters_store::{Fingerprint, read_json};
 use burn::tensor::Device;
 use serde_json::{Map, Value};
@@ -25,7 +25,7 @@ pub struct Pretrained {
     architecture: Architecture,
     /// The `model_type`s of the kinds that were asked for, for messages.
     architectures: Architectures,
-    quantization: Option<Quantization>,
+    precision: Precision,
 }
 
 impl Pretrained {
@@ -60,7 +60,7 @@ impl Pretrained {
             folder: CheckpointFolder::new(dir, config),
             architecture,
             architectures,
-            quantization: None,
+            precision: Precision::F32,
         })
     }
 
@@ -106,10 +106,10 @@ impl Pretrained {
         self
     }
 
-    /// Holds the linear weights of the model in fewer bits (see [`quantize`]); `None` leaves them in floats.
+    /// Holds the linear weights of the model in this form (see [`quantize`]).
     #[must_use]
-    pub fn with_quantization(mut self, quantization: impl Into<Option<Quantization>>) -> Self {
-        self.quantization = quantization.into();
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
         self
     }
 
@@ -130,9 +130,7 @@ impl Pretrained {
     /// [`ModelError::Config`], [`ModelError::Store`] listing every tensor that does not fit.
     pub fn model(&self, device: &Device) -> Result<Model, ModelError> {
         let mut model = self.architecture.load(&self.folder, device)?;
-        if let Some(quantization) = self.quantization {
-            quantize(&mut model, quantization);
-        }
+        quantize(&mut model, self.precision);
         Ok(model)
     }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use adapters_core::{Host, SiteKind, Tensors};
 use adapters_nn::float_weight;
 use adapters_store::{StoreError, TensorProblem, atomic, read_json, write_json, write_safetensors};
+use burn::nn::Linear;
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use serde_json::{Map, Value, json};
 
@@ -160,7 +161,14 @@ fn replace(tensors: &mut Tensors, model: &impl Host) -> bool {
         };
         let key = format!("{path}.weight");
         let table = info.tied_to.and_then(|table| model.table(table));
-        let weight = match table.map(|table| table.weight.val().into_data() == weight) {
+        // A head in `bf16` has a rounded copy of the table.
+        let is_rounded = |layer: &Linear| layer.weight.val().dtype() == DType::BF16;
+        let rounded = info.tied_to.is_some() && model.linear(info.site).is_some_and(is_rounded);
+        let table = table.map(|table| match rounded {
+            true => table.weight.val().cast(DType::BF16).cast(DType::F32),
+            false => table.weight.val(),
+        });
+        let weight = match table.map(|table| table.into_data() == weight) {
             Some(true) if !tensors.contains_key(&key) => continue,
             Some(false) => {
                 untied = true;

@@ -5,7 +5,7 @@
 use std::hint::black_box;
 
 use adapters_nn::ops::{self, Activation};
-use adapters_nn::{Dropout, bf16_linear};
+use adapters_nn::{Dropout, Precision, quantize_linear};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig, RmsNorm, RmsNormConfig};
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData, activation};
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -51,7 +51,7 @@ fn linear(c: &mut Criterion) {
         let stock = |x: &[Tensor<3>]| layer.forward(x[0].clone());
         pair(c, &name, x.clone(), |x| ops::linear(&layer, x[0].clone()), stock);
         let mut half = layer.clone();
-        bf16_linear(&mut half);
+        quantize_linear(&mut half, Precision::Bf16);
         let name = format!("linear bf16 {d_in} {d_out}");
         pair(c, &name, x, |x| ops::linear(&half, x[0].clone()), stock);
     }

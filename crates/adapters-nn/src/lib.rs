@@ -24,7 +24,7 @@ pub use dropout::Dropout;
 pub use name::{UnknownName, did_you_mean, nearest};
 pub use non_linearity::NonLinearity;
 pub use numpy_rng::NumpyRng;
-pub use quantize::{Quantization, bf16_linear, float_weight, quantize_linear};
+pub use quantize::{Precision, float_weight, quantize_linear};
 pub use torch_rng::TorchRng;
 
 /// The vector instructions that the fused kernels of the CPU use on this processor: `portable`, `avx2` or `avx512`.

@@ -405,13 +405,14 @@ pub fn linear_cross_entropy(
 ) -> Tensor<1> {
     let weight = match weight.dtype() {
         DType::QFloat(_) => weight.dequantize(),
-        dtype if dtype == hidden.dtype() => weight,
+        DType::BF16 | DType::F32 => weight,
         _ => weight.cast(hidden.dtype()),
     };
     #[cfg(feature = "flex")]
     if let Some(losses) = fused::cross_entropy(&hidden, &weight, bias.as_ref(), &targets) {
         return losses;
     }
+    let weight = weight.cast(hidden.dtype());
     let scores = hidden.matmul(weight);
     let scores = match bias {
         Some(bias) => scores + bias.unsqueeze(),

@@ -11,48 +11,76 @@ use serde::{Deserialize, Serialize};
 
 use crate::UnknownName;
 
-/// The form the linear weights of a frozen base are held in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// The form the linear weights of a frozen base are held in. Whatever it is, sums, normalizations, softmax, adapters and their
+/// optimizer are in `f32`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Quantization {
+pub enum Precision {
+    /// As loaded, `f32`.
+    #[default]
+    F32,
+    /// Eight bits of mantissa, and so for what they are multiplied with.
+    Bf16,
     /// Eight bits a weight, symmetric, with one scale an output: `w_ij = s_j q_ij`, `s_j = max_i |w_ij| / 127`.
     Int8,
 }
 
-impl fmt::Display for Quantization {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Precision {
+    const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::Int8];
+
+    /// Its name in recipes and manifests.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
             Self::Int8 => "int8",
-        })
+        }
+    }
+
+    /// Whether it is `f32`.
+    pub fn is_f32(&self) -> bool {
+        *self == Self::F32
     }
 }
 
-impl FromStr for Quantization {
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Precision {
     type Err = UnknownName;
 
     fn from_str(name: &str) -> Result<Self, UnknownName> {
-        match name {
-            "int8" => Ok(Self::Int8),
-            other => Err(UnknownName::new("quantization", other, ["int8"])),
-        }
+        let known = Self::ALL.into_iter().find(|precision| precision.name() == name);
+        known.ok_or_else(|| UnknownName::new("precision", name, Self::ALL.map(Self::name)))
     }
 }
 
-/// The weight of a frozen linear layer in fewer bits, with the bytes it took and takes; `None` for a weight that is quantized
-/// already, or would not get smaller.
-pub fn quantize_linear(layer: &mut Linear, how: Quantization) -> Option<(usize, usize)> {
-    let Quantization::Int8 = how;
+/// Holds the weight of a frozen linear layer in fewer bits, and returns the bytes it took and takes; `None` for a weight that is
+/// not in `f32`, or would not get smaller.
+pub fn quantize_linear(layer: &mut Linear, precision: Precision) -> Option<(usize, usize)> {
     let weight = layer.weight.val();
-    if is_quantized(&weight) {
+    if weight.dtype() != DType::F32 {
         return None;
     }
     let [d_in, d_out] = weight.dims();
     let run = run_length(d_in);
-    let (before, after) = (d_in * d_out * 4, d_in * d_out + d_in / run * d_out * 4);
+    let before = d_in * d_out * 4;
+    let after = match precision {
+        Precision::F32 => before,
+        Precision::Bf16 => d_in * d_out * 2,
+        Precision::Int8 => d_in * d_out + d_in / run * d_out * 4,
+    };
     if after >= before {
         return None;
     }
-    layer.weight = Param::from_tensor(int8(weight, run)).set_require_grad(false);
+    let weight = match precision {
+        Precision::Int8 => int8(weight, run),
+        _ => weight.cast(DType::BF16),
+    };
+    layer.weight = Param::from_tensor(weight).set_require_grad(false);
     Some((before, after))
 }
 
@@ -91,20 +119,7 @@ fn scheme(default: QuantScheme, run: usize) -> QuantScheme {
         .per_block([run, 1], ScaleDtype::F32)
 }
 
-fn is_quantized<const D: usize>(weight: &Tensor<D>) -> bool {
-    matches!(weight.dtype(), DType::QFloat(_))
-}
-
 /// The weight of a frozen layer in `f32`, `[d_in, d_out]`, whatever form it is held in.
 pub fn float_weight(layer: &Linear) -> Tensor<2> {
     layer.weight.val().dequantize().cast(DType::F32)
-}
-
-/// Holds the weight of a frozen linear layer in `bf16`, eight bits of mantissa. Products with it round their other factor to
-/// `bf16` too and add up in `f32`; everything else stays in `f32`. Nothing happens to a weight that is not in `f32`.
-pub fn bf16_linear(layer: &mut Linear) {
-    let weight = layer.weight.val();
-    if weight.dtype() == DType::F32 {
-        layer.weight = Param::from_tensor(weight.cast(DType::BF16)).set_require_grad(false);
-    }
 }

@@ -8,9 +8,11 @@ use burn::backend::flex::{FlexQTensor, FlexTensor};
 use burn::backend::ops::{FloatTensorOps, QTensorOps};
 use burn::backend::tensor::{FloatTensor, QuantizedTensor};
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, FloatDType, TensorMetadata, backend_extension};
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, Tensor};
 
-use crate::fused::numbers::is_flex;
+use crate::fused::numbers::{dense, is_flex, numbers, tensor};
+use crate::kernel::Level;
+use crate::kernel::int8::{ByColumn, FEW};
 
 /// What a backend with a product of its own computes.
 #[backend_extension(Flex, Autodiff)]
@@ -34,7 +36,7 @@ pub(crate) fn product(x: &Tensor<2>, weight: &Tensor<2>) -> Option<Tensor<2>> {
 
 impl QuantizedOps for Flex {
     fn product(x: FloatTensor<Self>, weight: QuantizedTensor<Self>) -> FloatTensor<Self> {
-        Self::float_matmul(x, restored(weight))
+        of_few_rows(&x, &weight).unwrap_or_else(|| Self::float_matmul(x, restored(weight)))
     }
 
     fn product_backward(grad: FloatTensor<Self>, weight: QuantizedTensor<Self>) -> FloatTensor<Self> {
@@ -42,14 +44,27 @@ impl QuantizedOps for Flex {
     }
 }
 
-/// A weight in floats.
-fn restored(weight: FlexQTensor) -> FlexTensor {
-    by_column(&weight).unwrap_or_else(|| Flex::dequantize(weight, FloatDType::F32))
+/// The product of a few rows, as in generation, where restoring the weight would take longer.
+fn of_few_rows(x: &FlexTensor, weight: &FlexQTensor) -> Option<FlexTensor> {
+    let ([rows, inner], weight) = (x.layout().shape().as_slice().try_into().ok()?, by_column(weight)?);
+    if rows > FEW || x.dtype() != DType::F32 || rows * inner == 0 || weight.values.len() != inner * weight.columns {
+        return None;
+    }
+    let out = weight.product(Level::chosen(), numbers(&dense(x.clone())));
+    Some(tensor(out, [rows, weight.columns]))
 }
 
-/// The same numbers as `dequantize`, without looking up the block of each element, for blocks that are a run down one
-/// column with one level of scales; `None` for others.
-fn by_column(weight: &FlexQTensor) -> Option<FlexTensor> {
+/// A weight in floats.
+fn restored(weight: FlexQTensor) -> FlexTensor {
+    match by_column(&weight) {
+        Some(columns) => tensor(columns.restored(), weight.shape()),
+        None => Flex::dequantize(weight, FloatDType::F32),
+    }
+}
+
+/// The numbers of a weight whose blocks are a run down one column with one level of scales; `None` for others. The block of
+/// each element then needs no looking up.
+fn by_column(weight: &FlexQTensor) -> Option<ByColumn<'_>> {
     let DType::QFloat(scheme) = weight.dtype() else {
         return None;
     };
@@ -63,12 +78,12 @@ fn by_column(weight: &FlexQTensor) -> Option<FlexTensor> {
     if scheme.num_levels() != 1 || !values.is_contiguous() || !rows.is_multiple_of(run) || columns == 0 {
         return None;
     }
-    let mut out = Vec::with_capacity(rows * columns);
-    for (row, values) in values.storage::<i8>().chunks_exact(columns).enumerate() {
-        let scales = &weight.scales()[row / run * columns..][..columns];
-        out.extend(values.iter().zip(scales).map(|(q, scale)| f32::from(*q) * scale));
-    }
-    Some(FlexTensor::from_data(TensorData::new(out, [rows, columns])))
+    Some(ByColumn {
+        values: &values.storage::<i8>()[..rows * columns],
+        scales: &weight.scales()[..rows / run * columns],
+        run,
+        columns,
+    })
 }
 
 /// Keeps the quantized weight for the backward pass.
@@ -124,8 +139,9 @@ mod tests {
     fn product_and_gradient_are_those_of_the_restored_weight() {
         let (plain, autodiff) = (Device::flex(), Device::flex().autodiff());
         let random = |shape| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), &plain);
-        let (x, weight, probe) = (random([5, 8]), random([8, 6]), random([5, 6]));
-        for scheme in schemes() {
+        let weight = random([8, 6]);
+        for (scheme, rows) in schemes().into_iter().flat_map(|scheme| [(scheme, 5), (scheme, 12)]) {
+            let (x, probe) = (random([rows, 8]), random([rows, 6]));
             let quantized = weight.clone().quantize_dynamic(&scheme);
             let restored = quantized.clone().dequantize();
             let leaf = || Tensor::<2>::from_data(x.to_data(), &autodiff).require_grad();

@@ -4,7 +4,7 @@
 #![cfg(feature = "flex")]
 
 use adapters_nn::ops::{self, Activation};
-use adapters_nn::{Dropout, bf16_linear, float_weight};
+use adapters_nn::{Dropout, Precision, float_weight, quantize_linear};
 use burn::module::Param;
 use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig, RmsNorm, RmsNormConfig};
 use burn::tensor::{Bool, DType, Device, Distribution, Int, Tensor, TensorData, activation};
@@ -231,7 +231,7 @@ fn a_weight_in_bf16() {
     let device = Device::flex();
     for (rows, d_in, d_out) in [(1, 1, 1), (1, 40, 70), (150, 385, 131)] {
         let mut layer: Linear = LinearConfig::new(d_in, d_out).init(&device);
-        bf16_linear(&mut layer);
+        quantize_linear(&mut layer, Precision::Bf16);
         assert_eq!(layer.weight.val().dtype(), DType::BF16);
         let mut stock = layer.clone();
         stock.weight = Param::from_tensor(float_weight(&layer)).set_require_grad(false);

@@ -17,7 +17,7 @@ use std::hash::Hasher;
 
 use burn::module::{LoraAdapter, Module, ModuleVisitor, Param, ParamId, Reparameterization, Reparameterizer};
 use burn::nn::Linear;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use fancy_regex::Regex;
 use fnv::FnvHasher;
 
@@ -65,19 +65,21 @@ impl Reparameterization for WeightAdapter {
     const NAME: &'static str = "adapter";
 
     fn apply<const D: usize>(&self, base: Tensor<D>) -> Tensor<D> {
+        // Composed in `f32`, and in the type of the parameter where that is another.
         let base = base.dequantize();
-        let shape = base.shape();
+        let (shape, dtype) = (base.shape(), base.dtype());
+        let base = base.cast(DType::F32);
         let weight = LinearWeight {
             weight: as_linear(base.clone()),
             bias: None,
         };
         match self.layer.merged(weight, &self.shared) {
             Ok(merged) => match D {
-                2 => merged.weight.reshape(shape),
-                _ => merged.weight.transpose().reshape(shape),
+                2 => merged.weight.reshape(shape).cast(dtype),
+                _ => merged.weight.transpose().reshape(shape).cast(dtype),
             },
             // The door puts in only layers that merge.
-            Err(_) => base,
+            Err(_) => base.cast(dtype),
         }
     }
 }

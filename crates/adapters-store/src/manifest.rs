@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::fingerprint::Fingerprint;
 use crate::{StoreError, read_json, write_json};
-use adapters_nn::Quantization;
+use adapters_nn::Precision;
 
 /// What the interchange formats have no field for. Written as `manifest.json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -26,9 +26,9 @@ pub struct Manifest {
     /// Longest input in tokens, in training.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub max_length: Option<usize>,
-    /// Form the linear weights of the base were held in, in training; floats without it.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub quantize: Option<Quantization>,
+    /// Form the linear weights of the base were held in, in training; `f32` without it.
+    #[serde(skip_serializing_if = "Precision::is_f32", default)]
+    pub precision: Precision,
     /// Whether it was trained on prompts in the chat template of the base.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub chat: bool,

@@ -95,6 +95,30 @@ fn the_loss_of_a_vocabulary_is_that_of_its_scores() {
     }
 }
 
+/// A layer below the first one with an adapter enters no graph, so that the backward pass ends above it.
+#[test]
+fn the_graph_begins_at_the_first_adapter() {
+    let lm = load(&base());
+    for (config, first) in [
+        ("seq_bn[reduction_factor=2]", 0),
+        ("seq_bn[reduction_factor=2,leave_out=[0]]", 1),
+    ] {
+        let set = attached(&lm, config).train();
+        let mut cx = Ctx::new(&set);
+        let input = TextInput::padded(&[&[5u32, 17, 42, 8, 61]], 0, PaddingSide::Right, &Device::flex());
+        let chain = lm.chain(input, &mut cx).unwrap();
+        let mut flow = chain.entered;
+        let mut tracked = vec![flow.hidden.is_tracked()];
+        for step in &chain.steps {
+            flow = step(flow, None, cx.hooks());
+            tracked.push(flow.hidden.is_tracked());
+        }
+        // What enters layer 0, what it returns, and so on.
+        let wanted: Vec<bool> = (0..tracked.len()).map(|entered| entered > first).collect();
+        assert_eq!(tracked, wanted, "{config}");
+    }
+}
+
 /// Half-precision weights in shards are the same numbers, rounded.
 #[test]
 fn half_precision_shards_load() {

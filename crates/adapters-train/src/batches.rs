@@ -4,6 +4,8 @@
 //! halves the padding of random batches. The order is a pure function of the seed and the epoch, so that a resumed run
 //! sees the batches that the interrupted one would have seen.
 
+use std::cmp::Reverse;
+
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -56,12 +58,13 @@ pub fn epoch_batches(lengths: &[usize], batch_size: usize, seed: u64, epoch: usi
     }
 }
 
-/// The batches of an evaluation: all examples from the shortest to the longest, in file order among equals.
+/// The batches of an evaluation: all examples from the longest to the shortest, in file order among equals, so that the first batch
+/// needs the most memory and its buffers serve the others.
 ///
 /// Every index occurs exactly once; a last partial batch is kept. A `batch_size` of zero counts as one.
 pub fn eval_batches(lengths: &[usize], batch_size: usize) -> Vec<Vec<usize>> {
     let mut indices: Vec<usize> = (0..lengths.len()).collect();
-    indices.sort_by_key(|&index| lengths[index]);
+    indices.sort_by_key(|&index| Reverse(lengths[index]));
     cut(&indices, batch_size.max(1)).collect()
 }
 
@@ -177,8 +180,8 @@ mod tests {
     }
 
     #[test]
-    fn evaluation_goes_from_short_to_long() {
-        assert_eq!(eval_batches(&[9, 2, 5, 2, 1], 2), [vec![4, 1], vec![3, 2], vec![0]]);
+    fn evaluation_goes_from_long_to_short() {
+        assert_eq!(eval_batches(&[9, 2, 5, 2, 1], 2), [vec![0, 2], vec![1, 3], vec![4]]);
     }
 
     #[test]

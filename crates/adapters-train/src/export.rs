@@ -140,7 +140,7 @@ impl Folder<'_> {
             base_model: recipe.model.path.clone(),
             base_fingerprint: Some(Pretrained::open(&run.model_dir)?.fingerprint(recipe.output.whole_fingerprint)?),
             max_length: Some(recipe.model.max_length),
-            quantize: recipe.model.quantize,
+            precision: recipe.model.precision,
             chat: recipe.head.kind.is_generative && chat_template(recipe.data.template, &run.model_dir)?.is_some(),
             stack_on: recipe
                 .adapter

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use adapters_methods::Registry;
 use adapters_models::Pretrained;
 use adapters_models::heads::Pooling;
-use adapters_nn::{Quantization, nearest};
+use adapters_nn::{Precision, nearest};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -59,9 +59,9 @@ pub struct ModelSection {
     /// Longest input in tokens; longer ones are cut.
     #[serde(default = "default_max_length")]
     pub max_length: usize,
-    /// Form the linear weights of the base are held in, `int8`; floats without it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub quantize: Option<Quantization>,
+    /// Form the linear weights of the base are held in: `f32`, `bf16` or `int8`.
+    #[serde(default, skip_serializing_if = "Precision::is_f32")]
+    pub precision: Precision,
 }
 
 /// `[data]`

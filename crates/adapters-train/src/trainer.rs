@@ -185,7 +185,7 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
 fn prepare(run: &Run, digests: BTreeMap<String, String>) -> Result<(State, Inputs, String), TrainError> {
     let recipe = &run.recipe;
     let device = &run.device;
-    let mut pretrained = Pretrained::open(&run.model_dir)?.with_quantization(recipe.model.quantize);
+    let mut pretrained = Pretrained::open(&run.model_dir)?.with_precision(recipe.model.precision);
     if let Some(dropout) = recipe.train.base_dropout {
         pretrained = pretrained.with_dropout(dropout);
     }

@@ -1,8 +1,8 @@
-//! LoRA over a base in floats and over the same base with its linear weights in eight bits: memory of the base, memory and
+//! LoRA over a base in floats and over the same base with its linear weights in `bf16` or in eight bits: memory of the base, memory and
 //! time of a training step, and how far the outputs are apart. One form a process, so that the peaks do not mix.
 //!
 //! ```text
-//! cargo run --release -p adapters --example quantized_base -- models/all-MiniLM-L6-v2 float
+//! cargo run --release -p adapters --example quantized_base -- models/all-MiniLM-L6-v2 f32
 //! cargo run --release -p adapters --example quantized_base -- models/all-MiniLM-L6-v2 int8
 //! cargo run --release -p adapters --example quantized_base -- random:12x768 int8
 //! ```
@@ -20,7 +20,7 @@ use adapters::core::quantize;
 use adapters::models::FromCheckpoint;
 use adapters::models::bert::{BertConfig, BertModel};
 use adapters::models::{Model, ModelError, Pretrained, TextInput};
-use adapters::nn::{Quantization, float_weight};
+use adapters::nn::{Precision, float_weight};
 use adapters::{AdapterSet, Ctx, Host, method};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
@@ -97,8 +97,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let device = Device::flex();
     let before = status("VmRSS:");
     let mut model = load(&name, &device)?;
-    if form != "float" {
-        quantize(&mut model, form.parse::<Quantization>()?);
+    if form != "f32" {
+        quantize(&mut model, form.parse::<Precision>()?);
     }
     let resident = status("VmRSS:") - before;
     let weights = bytes(&model) as f64 / MIB;
@@ -126,7 +126,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         status("VmHWM:") - before
     );
 
-    if form != "float" {
+    if form != "f32" {
         let floats = load(&name, &device)?;
         let run = |model: &Model| model.forward(input(&device), &mut Ctx::plain());
         let (largest, mean) = apart(run(&model)?, run(&floats)?);

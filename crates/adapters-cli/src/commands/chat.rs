@@ -56,7 +56,7 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
         adapter.as_deref().unwrap_or(Path::new("")),
         args.any_base,
     )?;
-    let pretrained = Pretrained::open(&dir)?.with_quantization(manifest.quantize);
+    let pretrained = Pretrained::open(&dir)?.with_precision(manifest.precision);
     if pretrained.kind() != ModelKind::CausalLm {
         return Err(Failure::new(
             format!("a `{}` model cannot hold a conversation", pretrained.model_type()),

@@ -86,7 +86,7 @@ pub fn run(args: CombineArgs) -> Result<(), Failure> {
             base_model: dir.to_string_lossy().into_owned(),
             base_fingerprint: manifest.base_fingerprint,
             max_length: manifest.max_length,
-            quantize: manifest.quantize,
+            precision: manifest.precision,
             stack_on: manifest.stack_on,
             labels: head.map_or_else(Vec::new, |head| head.config().labels.clone()),
             head: in_manifest,

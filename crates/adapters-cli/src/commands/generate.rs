@@ -11,6 +11,7 @@ use adapters::store::Manifest;
 
 use crate::args::{EarlyStoppingArg, GenerateArgs};
 use crate::failure::Failure;
+use crate::options::PrecisionArg;
 use crate::{folders, loading, output};
 
 /// Prints what the model adds to each prompt: a single one as it comes, several one after the other.
@@ -24,7 +25,8 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
     };
     let folder = adapter.as_deref().unwrap_or(Path::new(""));
     let dir = loading::base_dir(args.model.as_deref(), &manifest, folder, args.any_base)?;
-    let pretrained = Pretrained::open(&dir)?.with_quantization(manifest.quantize);
+    let precision = args.precision.map_or(manifest.precision, PrecisionArg::precision);
+    let pretrained = Pretrained::open(&dir)?.with_precision(precision);
     let tokenizer = pretrained.tokenizer(usize::MAX)?;
     let chat = args.chat || (manifest.chat && !args.plain);
     // An adapter may have been trained with a template of its own.

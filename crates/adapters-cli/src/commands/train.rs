@@ -33,8 +33,8 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
     folders::check_exists("recipe", &args.recipe)?;
     let mut recipe = Recipe::read(&args.recipe, &args.overrides)?;
     check_paths(&recipe)?;
-    if let Some(given) = args.quantize {
-        recipe.model.quantize = given.quantization();
+    if let Some(given) = args.precision {
+        recipe.model.precision = given.precision();
     }
     let asked = args.out.as_deref().or(recipe.output.dir.as_deref());
     let run = Run {

@@ -24,10 +24,7 @@ pub fn linear<const D: usize>(x: &Tensor<D>, weight: &Tensor<2>, bias: Option<&T
         Some(bias) => Some(dense(constant(bias)?)),
         None => None,
     };
-    let weight = match weight.dtype() {
-        DType::BF16 => Weight::half(constant_of(weight, DType::BF16)?),
-        _ => Weight::Full(constant(weight)?),
-    };
+    let weight = Weight::of(weight)?;
     Some(run(Inputs::One(x.clone().into_dispatch()), Linear { weight, bias }))
 }
 
@@ -37,8 +34,9 @@ struct Linear {
     bias: Option<FlexTensor>,
 }
 
+/// A weight that no gradient goes to.
 #[derive(Debug)]
-enum Weight {
+pub(super) enum Weight {
     /// In `f32`.
     Full(FlexTensor),
     /// In `bf16`, with its packed forms.
@@ -47,7 +45,7 @@ enum Weight {
 
 /// A weight packed for the forward and for the backward pass, each when it is first needed.
 #[derive(Debug, Default)]
-struct Packs {
+pub(super) struct Packs {
     forward: OnceLock<Packed>,
     backward: OnceLock<Packed>,
 }
@@ -62,6 +60,14 @@ type Known = HashMap<View, (Weak<Bytes>, Arc<Packs>)>;
 static PACKED: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
 
 impl Weight {
+    /// `None` for a weight of another type, or one that is tracked.
+    pub(super) fn of(weight: &Tensor<2>) -> Option<Self> {
+        Some(match weight.dtype() {
+            DType::BF16 => Self::half(constant_of(weight, DType::BF16)?),
+            _ => Self::Full(constant(weight)?),
+        })
+    }
+
     fn half(weight: FlexTensor) -> Self {
         let buffer = weight.data_arc();
         let (offset, shape, strides) = view(&weight);
@@ -83,6 +89,22 @@ impl Weight {
     fn shape(&self) -> [usize; 2] {
         let (Self::Full(weight) | Self::Half(weight, _)) = self;
         view(weight).1
+    }
+}
+
+impl Packs {
+    /// The packed weight, or the transposed one.
+    pub(super) fn of(&self, weight: &FlexTensor, transposed: bool) -> &Packed {
+        let pack = || {
+            let (offset, shape, strides) = view(weight);
+            let bits = pulp::bytemuck::cast_slice::<bf16, u16>(weight.storage());
+            match transposed {
+                true => Packed::new(bits, offset, turned(shape), turned(strides)),
+                false => Packed::new(bits, offset, shape, strides),
+            }
+        };
+        let packed = if transposed { &self.backward } else { &self.forward };
+        packed.get_or_init(pack)
     }
 }
 
@@ -118,16 +140,8 @@ impl Linear {
                 out
             }
             Weight::Half(weight, packs) => {
-                let pack = || {
-                    let (offset, shape, strides) = view(weight);
-                    let bits = pulp::bytemuck::cast_slice::<bf16, u16>(weight.storage());
-                    match transposed {
-                        true => Packed::new(bits, offset, turned(shape), turned(strides)),
-                        false => Packed::new(bits, offset, shape, strides),
-                    }
-                };
-                let packed = if transposed { &packs.backward } else { &packs.forward };
-                packed.get_or_init(pack).product(Level::chosen(), numbers(&x), bias)
+                let packed = packs.of(weight, transposed);
+                packed.product(Level::chosen(), numbers(&x), bias)
             }
         };
         let mut shape = x.layout().shape().clone();

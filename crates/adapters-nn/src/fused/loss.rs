@@ -4,8 +4,9 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::{Int, Tensor};
 
 use super::graph::{Inputs, Operation, run};
+use super::linear::Weight;
 use super::numbers::{constant, dense, integers, matrix, numbers, owned, runs_here, tensor};
-use crate::kernel::loss::{CrossEntropy, Scale};
+use crate::kernel::loss::{self, CrossEntropy, Scale};
 use crate::kernel::{Level, raw, threads};
 
 /// The cross entropy of each row of `hidden w + bias`, zero where its target is no column; no gradient goes to `w` and `bias`.
@@ -25,7 +26,7 @@ pub fn cross_entropy(
         None => None,
     };
     let operation = Loss {
-        weight: constant(weight)?,
+        weight: Weight::of(weight)?,
         bias,
         targets: integers(targets)?,
     };
@@ -34,7 +35,7 @@ pub fn cross_entropy(
 
 #[derive(Debug)]
 struct Loss {
-    weight: FlexTensor,
+    weight: Weight,
     bias: Option<FlexTensor>,
     targets: Vec<i64>,
 }
@@ -43,16 +44,19 @@ impl Operation for Loss {
     fn forward(&self, mut inputs: Vec<FlexTensor>, keep: bool) -> (FlexTensor, Vec<FlexTensor>) {
         let hidden = dense(inputs.remove(0));
         let rows = self.targets.len();
-        let loss = CrossEntropy {
+        let entropy = CrossEntropy {
             hidden: numbers(&hidden),
-            weight: matrix(&self.weight),
+            weight: match &self.weight {
+                Weight::Full(weight) => loss::Weight::Full(matrix(weight)),
+                Weight::Half(weight, packs) => loss::Weight::Half(packs.of(weight, false), packs.of(weight, true)),
+            },
             bias: self.bias.as_ref().map(numbers),
             targets: &self.targets,
             width: numbers(&hidden).len() / rows,
         };
         let mut losses = raw::unfilled(rows);
-        let mut grad = keep.then(|| raw::unfilled(loss.hidden.len()));
-        loss.run(Level::chosen(), &mut losses, grad.as_deref_mut());
+        let mut grad = keep.then(|| raw::unfilled(entropy.hidden.len()));
+        entropy.run(Level::chosen(), &mut losses, grad.as_deref_mut());
         let grad = grad.map(|grad| tensor(grad, hidden.layout().shape().clone()));
         (tensor(losses, [rows]), grad.into_iter().collect())
     }

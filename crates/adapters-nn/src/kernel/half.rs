@@ -4,6 +4,8 @@
 //! A weight is packed once, into panels of columns whose rows are pairs of numbers that lie side by side: what the
 //! instruction of processors with AVX-512 BF16 multiplies. Elsewhere the same panels are widened.
 
+use std::ops::Range;
+
 use pulp::{Simd, WithSimd};
 
 use super::raw::half::{PANEL, ROWS, STRIDE, available, panel};
@@ -80,36 +82,92 @@ impl Packed {
             rows * self.inner * self.columns,
             scratch,
             |block, (row, column, tile)| {
-                let x = &x[row * self.inner..];
-                self.tile(level, fast, x, column, bias, block, tile);
+                let factor = Factor {
+                    x: &x[row * self.inner..],
+                    numbers: 0..self.inner,
+                    add: false,
+                    bias,
+                };
+                self.tile(level, fast, &factor, column, block, tile);
             },
         );
         out
     }
 
-    #[allow(clippy::too_many_arguments)] // One call.
+    /// On one thread, `out = x w`, or `out += x w` with `add`, for the rows `numbers` of this matrix and as many of its columns from
+    /// `first_column` on as `out` has: `x` row after row, as long as `numbers`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `numbers` do not begin with an even number or `first_column` with a panel, on an end outside of the matrix, and
+    /// on an `x` that is too short.
+    pub fn part(
+        &self,
+        level: Level,
+        x: &[f32],
+        numbers: Range<usize>,
+        first_column: usize,
+        add: bool,
+        out: MatMut<'_>,
+    ) {
+        let [_, columns] = out.shape();
+        assert!(numbers.start.is_multiple_of(2) && first_column.is_multiple_of(PANEL));
+        assert!(numbers.end <= self.inner && first_column + columns <= self.columns);
+        let fast = level == Level::Avx512 && available();
+        let mut block = vec![0; BLOCK_ROWS * STRIDE];
+        for (row, _, tile) in out.tiles(BLOCK_ROWS, columns) {
+            let factor = Factor {
+                x: &x[row * numbers.len()..],
+                numbers: numbers.clone(),
+                add,
+                bias: None,
+            };
+            self.tile(level, fast, &factor, first_column, &mut block, tile);
+        }
+    }
+
+    /// Inner length and columns.
+    pub fn shape(&self) -> [usize; 2] {
+        [self.inner, self.columns]
+    }
+
+    /// The numbers of a column.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is no such column, or on another length of `out`.
+    pub fn column(&self, column: usize, out: &mut [f32]) {
+        assert!(
+            column < self.columns && out.len() == self.inner,
+            "a column of a packed matrix"
+        );
+        let panel = &self.words[column / PANEL * self.pairs() * PANEL..];
+        for (index, number) in out.iter_mut().enumerate() {
+            let word = panel[index / 2 * PANEL + column % PANEL];
+            let bits = if index % 2 == 0 { word << 16 } else { word & 0xFFFF_0000 };
+            *number = f32::from_bits(bits);
+        }
+    }
+
     fn tile(
         &self,
         level: Level,
         fast: bool,
-        x: &[f32],
+        factor: &Factor<'_>,
         first_column: usize,
-        bias: Option<&[f32]>,
         block: &mut [u32],
         mut tile: MatMut<'_>,
     ) {
+        let Factor { x, numbers, add, bias } = factor.clone();
         let (pairs, [rows, columns]) = (self.pairs(), tile.shape());
-        for first in (0..pairs).step_by(STRIDE) {
-            let count = STRIDE.min(pairs - first);
-            let numbers = 2 * first..(2 * (first + count)).min(self.inner);
-            for (x, block) in x
-                .chunks_exact(self.inner)
-                .take(rows)
-                .zip(block.chunks_exact_mut(STRIDE))
-            {
+        let (begin, end, width) = (numbers.start / 2, numbers.end.div_ceil(2), numbers.len());
+        for first in (begin..end).step_by(STRIDE) {
+            let count = STRIDE.min(end - first);
+            let numbers = 2 * (first - begin)..(2 * (first - begin + count)).min(width);
+            for (x, block) in x.chunks_exact(width).take(rows).zip(block.chunks_exact_mut(STRIDE)) {
                 level.run(Round(&x[numbers.clone()], block));
             }
-            let (add, last) = (first > 0, first + count == pairs);
+            let (add, last) = (add || first > begin, first + count == end);
             for column in (0..columns).step_by(PANEL) {
                 let width = PANEL.min(columns - column);
                 let panel_number = (first_column + column) / PANEL;
@@ -136,6 +194,19 @@ impl Packed {
             }
         }
     }
+}
+
+/// What a packed matrix, or a part of it, is multiplied with.
+#[derive(Clone, Debug)]
+struct Factor<'a> {
+    /// Row after row, each as long as `numbers`.
+    x: &'a [f32],
+    /// The rows of the packed matrix that it meets.
+    numbers: Range<usize>,
+    /// Whether the product is added to what is there.
+    add: bool,
+    /// Added to each row of the product.
+    bias: Option<&'a [f32]>,
 }
 
 /// Rounds numbers to bf16, to the nearest, ties to even, and puts them in pairs.
@@ -274,6 +345,32 @@ mod tests {
                         error < 1e-5 * (inner as f64).sqrt(),
                         "{level:?} {rows} {inner} {columns}: {out} {wanted}"
                     );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_product_in_parts_is_that_of_the_whole() {
+        let (rows, inner, columns) = (110, 601, 70);
+        let x: Vec<f32> = (0..rows * inner).map(number).collect();
+        let bits: Vec<u16> = (0..inner * columns).map(|i| rounded(number(i + 5)) as u16).collect();
+        let packed = Packed::new(&bits, 0, [inner, columns], [columns as isize, 1]);
+        let mut column = vec![0.0; inner];
+        packed.column(33, &mut column);
+        assert!((0..inner).all(|i| f64::from(column[i]) == of_bits(bits[i * columns + 33].into())));
+        for level in Level::available() {
+            let whole = packed.product(level, &x, None);
+            for (first_column, width) in [(0, 64), (64, 6)] {
+                let mut out = vec![f32::NAN; rows * width];
+                for numbers in [0..300, 300..601] {
+                    let part: Vec<f32> = x.chunks(inner).flat_map(|row| row[numbers.clone()].to_vec()).collect();
+                    let (add, out) = (numbers.start > 0, MatMut::dense(&mut out, rows, width));
+                    packed.part(level, &part, numbers, first_column, add, out);
+                }
+                for (index, out) in out.iter().enumerate() {
+                    let wanted = whole[index / width * columns + first_column + index % width];
+                    assert!((out - wanted).abs() < 1e-4, "{level:?} {first_column}: {out} {wanted}");
                 }
             }
         }

@@ -2,6 +2,7 @@
 
 use pulp::{Simd, WithSimd};
 
+use super::half::Packed;
 use super::raw::{Mat, MatMut, product};
 use super::simd::{self, Level, Map, Map2, Max, Sum};
 use super::threads;
@@ -10,13 +11,64 @@ use super::threads;
 const ROWS: usize = 256;
 const COLUMNS: usize = 1024;
 
+/// The weight of a head.
+#[derive(Clone, Copy, Debug)]
+pub enum Weight<'a> {
+    /// In `f32`.
+    Full(Mat<'a>),
+    /// In `bf16`, packed for the product with it, and for that with the transposed weight.
+    Half(&'a Packed, &'a Packed),
+}
+
+impl Weight<'_> {
+    fn vocab(&self) -> usize {
+        match self {
+            Self::Full(weight) => weight.shape()[1],
+            Self::Half(weight, _) => weight.shape()[1],
+        }
+    }
+
+    /// The scores of `columns` from `first` on, `[rows, columns]`.
+    fn scores(&self, level: Level, hidden: &[f32], [rows, width]: [usize; 2], first: usize, scores: &mut [f32]) {
+        let columns = scores.len() / rows.max(1);
+        let out = MatMut::dense(scores, rows, columns);
+        match self {
+            Self::Full(weight) => {
+                let hidden = Mat::dense(hidden, rows, width);
+                product(out, hidden, weight.columns(first, columns), 1.0, false, false);
+            }
+            Self::Half(weight, _) => weight.part(level, &hidden[..rows * width], 0..width, first, false, out),
+        }
+    }
+
+    /// Adds what the columns from `first` on give to the gradient, `[rows, d]`, or puts it there.
+    fn grad(&self, level: Level, scores: &[f32], [rows, width]: [usize; 2], first: usize, grad: &mut [f32]) {
+        let columns = scores.len() / rows.max(1);
+        let out = MatMut::dense(grad, rows, width);
+        match self {
+            Self::Full(weight) => {
+                let weight = weight.columns(first, columns).transposed();
+                product(out, Mat::dense(scores, rows, columns), weight, 1.0, first > 0, false);
+            }
+            Self::Half(_, weight) => weight.part(level, scores, first..first + columns, 0, first > 0, out),
+        }
+    }
+
+    fn column(&self, column: usize, out: &mut [f32]) {
+        match self {
+            Self::Full(weight) => weight.columns(column, 1).copy_to(out),
+            Self::Half(weight, _) => weight.column(column, out),
+        }
+    }
+}
+
 /// Losses of `log sum_j exp(h w_j + b_j) - (h w_y + b_y)`.
 #[derive(Clone, Copy, Debug)]
 pub struct CrossEntropy<'a> {
     /// `[n, d]`, dense.
     pub hidden: &'a [f32],
     /// `[d, vocab]`.
-    pub weight: Mat<'a>,
+    pub weight: Weight<'a>,
     /// `[vocab]`.
     pub bias: Option<&'a [f32]>,
     /// The right column of each row; a row whose number is no column is not scored.
@@ -36,7 +88,7 @@ impl CrossEntropy<'_> {
             .enumerate()
             .map(|(index, losses)| (index * block, losses, grads.as_mut().and_then(Iterator::next)))
             .collect();
-        let operations = self.hidden.len() * self.weight.shape()[1];
+        let operations = self.hidden.len() * self.weight.vocab();
         let scratch = || vec![0.0; block * COLUMNS];
         threads::tasks(tasks, operations, scratch, |scores, (first, losses, grad)| {
             self.block(level, first, scores, losses, grad);
@@ -45,16 +97,15 @@ impl CrossEntropy<'_> {
 
     fn block(&self, level: Level, first: usize, scores: &mut [f32], losses: &mut [f32], mut grad: Option<&mut [f32]>) {
         let (rows, width) = (losses.len(), self.width);
-        let [_, vocab] = self.weight.shape();
-        let hidden = Mat::dense(&self.hidden[first * width..], rows, width);
+        let vocab = self.weight.vocab();
+        let hidden = &self.hidden[first * width..];
         let targets = &self.targets[first..first + rows];
         let mut running = vec![(f32::NEG_INFINITY, 0.0_f32); rows];
         let mut right = vec![0.0; rows];
         for start in (0..vocab).step_by(COLUMNS) {
             let columns = COLUMNS.min(vocab - start);
-            let weight = self.weight.columns(start, columns);
             let scores = &mut scores[..rows * columns];
-            product(MatMut::dense(scores, rows, columns), hidden, weight, 1.0, false, false);
+            self.weight.scores(level, hidden, [rows, width], start, scores);
             for (row, scores) in scores.chunks_exact_mut(columns).enumerate() {
                 if let Some(bias) = self.bias {
                     let bias = &bias[start..start + columns];
@@ -77,15 +128,7 @@ impl CrossEntropy<'_> {
                 }
             }
             if let Some(grad) = &mut grad {
-                let scores = Mat::dense(scores, rows, columns);
-                product(
-                    MatMut::dense(grad, rows, width),
-                    scores,
-                    weight.transposed(),
-                    1.0,
-                    start > 0,
-                    false,
-                );
+                self.weight.grad(level, scores, [rows, width], start, grad);
             }
         }
         let mut right_column = vec![0.0; width];
@@ -99,7 +142,7 @@ impl CrossEntropy<'_> {
             let grad = &mut grad[row * width..][..width];
             match target {
                 Some(column) => {
-                    self.weight.columns(column, 1).copy_to(&mut right_column);
+                    self.weight.column(column, &mut right_column);
                     level.run(LessRow {
                         grad,
                         row: &right_column,

@@ -13,6 +13,8 @@ pub mod attention;
 #[cfg(feature = "flex")]
 pub mod half;
 #[cfg(feature = "flex")]
+pub mod int8;
+#[cfg(feature = "flex")]
 pub mod loss;
 #[cfg(feature = "flex")]
 pub mod norm;
