@@ -34,7 +34,10 @@ pub enum Side {
 
 /// A projection of the bottleneck.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)] // Two a layer; a box would be one more thing to read.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there are two for each layer; a box would be one more thing to read"
+)]
 pub enum Project {
     /// `x W^T + b`.
     Linear(Dense),

@@ -163,7 +163,7 @@ impl<K: BoxedKind> ModuleDisplay for Boxed<K> {}
 #[macro_export]
 macro_rules! transparent_module {
     (impl[$($generics:tt)*] $type:ty, $field:tt) => {
-        #[allow(clippy::needless_update)] // The field may be the only one.
+        #[allow(clippy::needless_update, reason = "the field may be the only one")]
         impl<$($generics)*> burn::module::Module for $type {
             fn collect_devices(&self, devices: Vec<burn::tensor::Device>) -> Vec<burn::tensor::Device> {
                 self.$field.collect_devices(devices)

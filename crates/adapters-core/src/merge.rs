@@ -31,7 +31,10 @@ pub struct Merged {
 
 /// A layer of the base model.
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant)] // One a layer that is merged; a box would be one more thing to read.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one for each layer that is merged; a box would be one more thing to read"
+)]
 enum FrozenLayer {
     Linear(Linear),
     Norm(NormWeight),

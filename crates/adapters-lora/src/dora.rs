@@ -4,9 +4,9 @@ use std::borrow::Cow;
 
 use adapters_core::target::Target;
 use adapters_core::{
-    AdapterHub, Build, Call, Capabilities, Causality, Codec, ConfigError, Effect, Error, Finisher, Host, LinearState,
-    LinearWeight, Method, NamedParams, NotMergeable, Peft, SiteAdapter, SiteInfo, SiteLayer, StoredConfig,
-    config::from_fields,
+    AdapterHub, Build, Call, Capabilities, Causality, Codec, ConfigError, Effect, Erased, Error, Finisher, Host,
+    LinearState, LinearWeight, Method, NamedParams, NotMergeable, Peft, SiteAdapter, SiteInfo, SiteKind, SiteLayer,
+    StoredConfig, config::from_fields,
 };
 use adapters_nn::ops;
 use burn::module::{Module, Param, ParamId};
@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::adapterhub::{self, Object};
+use crate::dora_table::{DoraTable, norms};
 use crate::dtype::Dtype;
 use crate::fused_projection::FusedProjection;
 use crate::lora_config::LoraConfig;
@@ -62,6 +63,20 @@ impl Method for DoraConfig {
 
     fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
         let mut builder = SiteBuilder::new(Self::NAME, &self.lora.target, self.lora.seed, site, build);
+        if let SiteKind::Table { rows, d_model, padding } = site.kind
+            && self.definition == DoraDefinition::Peft
+        {
+            let inner = self.lora.table(&mut builder, rows, d_model, padding)?;
+            let table = build.host.table(site.site);
+            let table = table.ok_or_else(|| Self::refuse(site, "the model gives no access to this table"))?;
+            let table = Tensor::from_data(table.weight.val().into_data(), build.device);
+            let magnitude = norms(table.clone() + inner.update());
+            return Ok(SiteLayer::Table(Erased::new(DoraTable {
+                inner,
+                magnitude: builder.param(magnitude.into_data(), self.lora.dtype),
+                table,
+            })));
+        }
         let inner = self.lora.low_rank(&mut builder)?;
         Ok(linear(DoraLayer::new(
             inner,

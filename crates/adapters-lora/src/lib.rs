@@ -13,6 +13,7 @@ mod combine;
 mod deft;
 mod delora;
 mod dora;
+mod dora_table;
 mod dtype;
 mod dvora;
 mod frod;
@@ -49,6 +50,7 @@ mod target;
 mod tinylora;
 mod unilora;
 mod vblora;
+mod velora;
 mod vera;
 
 pub use adalora::{Adalora, Triplets};
@@ -59,6 +61,7 @@ pub use combine::{Combination, SignElection};
 pub use deft::{Decomposition, Deft, Replaced};
 pub use delora::{Delora, Normalized};
 pub use dora::{DoraConfig, DoraDefinition, DoraLayer, Magnitude};
+pub use dora_table::DoraTable;
 pub use dtype::Dtype;
 pub use dvora::DvoraConfig;
 pub use frod::{BetweenFactors, Categories, Category, Frod};
@@ -89,6 +92,7 @@ pub use target::{AttentionMatrix, LayerRoles, LoraTarget};
 pub use tinylora::{MixedMatrices, RandomMatrices, SharedVectors, Tinylora};
 pub use unilora::{DrawnPlaces, SharedVector, StoredPlaces, Taken, TakenFromVector, Unilora};
 pub use vblora::{Mixtures, Vblora, VectorBank};
+pub use velora::{Compressed, Compression, UnitVector, Velora};
 pub use vera::{
     DrawnMatrices, Projection, SharedMatrices, StoredMatrices, VeraConfig, VeraDefinition, VeraMatrices, VeraVectors,
 };

@@ -65,7 +65,10 @@ impl Method for LoraConfig {
         }
         let mut builder = SiteBuilder::new(Self::NAME, &self.target, self.seed, site, build);
         match site.kind {
-            SiteKind::Table { rows, d_model, padding } => self.table(&mut builder, rows, d_model, padding),
+            SiteKind::Table { rows, d_model, padding } => {
+                let table = self.table(&mut builder, rows, d_model, padding)?;
+                Ok(SiteLayer::Table(Erased::new(table)))
+            }
             SiteKind::Matrices { count, rows, cols } => self.matrices(&mut builder, count, [rows, cols]),
             _ => Ok(linear(self.low_rank(&mut builder)?)),
         }
@@ -195,24 +198,24 @@ impl LoraConfig {
     }
 
     /// The update of an embedding table.
-    fn table(
+    pub(crate) fn table(
         &self,
         builder: &mut SiteBuilder<'_>,
         rows: usize,
         d_model: usize,
         padding: Option<usize>,
-    ) -> Result<SiteLayer, Error> {
+    ) -> Result<LowRankTable, Error> {
         if self.up_bias || self.init.takes_from_base() || self.scaling == Scaling::Gated {
             return Err(builder.refuse("on an embedding table only plain LoRA is supported"));
         }
         let (rank, scale) = self.rank_and_scale(&builder.site.path)?;
         let (a, b) = table_start(&mut builder.rng, [rows, d_model], rank);
-        Ok(SiteLayer::Table(Erased::new(LowRankTable {
+        Ok(LowRankTable {
             a: builder.param(a, self.dtype),
             b: builder.param(b, self.dtype),
             scale,
             padding,
-        })))
+        })
     }
 }
 

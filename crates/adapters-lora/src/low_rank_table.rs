@@ -21,6 +21,13 @@ pub struct LowRankTable {
     pub padding: Option<usize>,
 }
 
+impl LowRankTable {
+    /// `s (B A)^T`, `[rows, d_model]`.
+    pub(crate) fn update(&self) -> Tensor<2> {
+        self.b.val().matmul(self.a.val()).transpose() * self.scale
+    }
+}
+
 impl SiteAdapter<TableState> for LowRankTable {
     fn apply(&self, state: TableState, _call: &Call<'_>) -> TableState {
         let narrow = module::embedding(self.a.val().transpose(), state.ids.clone());
@@ -45,7 +52,7 @@ impl SiteAdapter<TableState> for LowRankTable {
     }
 
     fn merged(&self, base: Tensor<2>, _shared: &()) -> Result<Tensor<2>, NotMergeable> {
-        Ok(base + self.b.val().matmul(self.a.val()).transpose() * self.scale)
+        Ok(base + self.update())
     }
 }
 

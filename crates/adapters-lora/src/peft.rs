@@ -118,7 +118,7 @@ pub(crate) fn read_variant(
 }
 
 /// Fields that make a method of its own of a LoRA object.
-const VARIANTS: &[&str] = &["alora_invocation_tokens", "kasa_config", "use_bdlora"];
+const VARIANTS: &[&str] = &["alora_invocation_tokens", "kasa_config", "use_bdlora", "velora_config"];
 
 /// Peft's LoRA object for an adapter at `sites`.
 pub(crate) fn write_lora(

@@ -187,7 +187,10 @@ named_params!(SharedVector: "unilora_theta_d" => theta);
 
 /// A matrix of elements of the vector, never trained.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)] // Two a layer, and Burn has no module in a box.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there are two for each layer, and Burn has no module in a box"
+)]
 pub enum Taken {
     /// Files hold which.
     Stored(StoredPlaces),

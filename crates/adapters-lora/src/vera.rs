@@ -291,7 +291,7 @@ const VECTORS: [&str; 2] = ["vera_A", "vera_B"];
 
 /// A and B, which all layers share and none trains.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)] // One an adapter.
+#[allow(clippy::large_enum_variant, reason = "there is one for each adapter")]
 pub enum SharedMatrices {
     /// Stored with the adapter.
     Stored(StoredMatrices),

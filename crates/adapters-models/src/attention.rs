@@ -78,7 +78,7 @@ impl AttentionOptions {
     /// # Panics
     ///
     /// As [`attend`](Self::attend).
-    #[allow(clippy::too_many_arguments)] // Those of `attend`, and one.
+    #[allow(clippy::too_many_arguments, reason = "those of `attend`, and one")]
     pub fn attend_with(
         &self,
         sinks: Option<Tensor<1>>,

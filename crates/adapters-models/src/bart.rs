@@ -13,7 +13,7 @@ use crate::checkpoint_folder::CheckpointFolder;
 use crate::llama::object;
 use crate::model::Model;
 use crate::modeling::*;
-use crate::standard_layer::{StandardLayer, StandardNames, StandardOptions};
+use crate::standard_layer::{StandardLayer, StandardOptions};
 use crate::two_stacks::{DecoderFrame, TwoStacks};
 
 /// Rows of the position tables in front of that of position zero.
@@ -25,7 +25,7 @@ const NORM_EPSILON: f64 = 1e-5;
 /// `config.json` of a BART checkpoint: the fields that change what is computed. Others are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
-#[allow(missing_docs)] // The published names of transformers' `BartConfig`.
+#[allow(missing_docs, reason = "the published names of transformers' `BartConfig`")]
 pub struct BartConfig {
     pub vocab_size: usize,
     pub max_position_embeddings: usize,
@@ -281,21 +281,13 @@ impl BartStack {
         };
         let d = c.d_model;
         let options = StandardOptions {
-            names: StandardNames::BART,
-            d_model: d,
-            heads,
-            d_ffn,
-            gated: false,
-            activation,
             norm_first: variant.norm_first,
             norm_epsilon: NORM_EPSILON,
-            biases: [true; 4],
             dropouts: [c.dropout; 2],
             attention_dropout: c.attention_dropout,
             activation_dropout: c.activation_dropout,
-            drop_path: 0.0,
-            layer_drop: 0.0,
             filler: c.pad_token_id,
+            ..StandardOptions::of([d, heads, d_ffn], activation)
         };
         let layers = (0..count).map(|index| {
             let at = weights.at(Location::layer(stack, first + index), format!("{name}.layers.{index}"));
@@ -318,7 +310,7 @@ impl BartStack {
         cx.norm(&self.norm, tokens + positions.unsqueeze())
     }
 
-    /// Goes on with the layers, and the norm after them.
+    /// Continues with the layers, and the norm after them.
     fn extend<'m>(&'m self, chain: Chain<'m>, masks: [Option<Tensor<4>>; 2]) -> Chain<'m> {
         let chain = chain.layers(&self.layers, masks);
         match &self.last_norm {

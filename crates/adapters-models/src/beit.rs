@@ -10,7 +10,7 @@ use crate::standard_layer::{StandardLayer, StandardNames, StandardOptions};
 /// `config.json` of a BEiT checkpoint: the fields that change what is computed. Others are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
-#[allow(missing_docs)] // The published names of transformers' `BeitConfig`.
+#[allow(missing_docs, reason = "the published names of transformers' `BeitConfig`")]
 pub struct BeitConfig {
     pub hidden_size: usize,
     pub num_hidden_layers: usize,
@@ -105,21 +105,16 @@ impl BeitConfig {
                 scales: (self.layer_scale_init_value > 0.0).then_some(["lambda_1", "lambda_2"]),
                 ..StandardNames::BART
             },
-            d_model: self.hidden_size,
-            heads: self.num_attention_heads,
-            d_ffn: self.intermediate_size,
-            gated: false,
-            activation,
-            norm_first: true,
             norm_epsilon: self.layer_norm_eps,
             // Keys have none.
             biases: [true, false, true, true],
             dropouts: [self.hidden_dropout_prob; 2],
             attention_dropout: self.attention_probs_dropout_prob,
-            activation_dropout: 0.0,
             drop_path: self.drop_path_rate * index as f64 / steps as f64,
-            layer_drop: 0.0,
-            filler: 0,
+            ..StandardOptions::of(
+                [self.hidden_size, self.num_attention_heads, self.intermediate_size],
+                activation,
+            )
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::standard_layer::{StandardLayer, StandardNames, StandardOptions};
 /// `config.json` of a DINOv2 checkpoint: the fields that change what is computed. Others are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
-#[allow(missing_docs)] // The published names of transformers' `Dinov2Config`.
+#[allow(missing_docs, reason = "the published names of transformers' `Dinov2Config`")]
 pub struct Dinov2Config {
     pub hidden_size: usize,
     pub num_hidden_layers: usize,
@@ -122,20 +122,16 @@ impl Dinov2Config {
                 scales: Some(["layer_scale1.lambda1", "layer_scale2.lambda1"]),
                 ..StandardNames::BART
             },
-            d_model: self.hidden_size,
-            heads: self.num_attention_heads,
-            d_ffn: self.intermediate_size(),
             gated: self.use_swiglu_ffn,
-            activation,
-            norm_first: true,
             norm_epsilon: self.layer_norm_eps,
             biases: [bias, bias, bias, true],
             dropouts: [self.hidden_dropout_prob, 0.0],
             attention_dropout: self.attention_probs_dropout_prob,
-            activation_dropout: 0.0,
             drop_path: self.drop_path_rate,
-            layer_drop: 0.0,
-            filler: 0,
+            ..StandardOptions::of(
+                [self.hidden_size, self.num_attention_heads, self.intermediate_size()],
+                activation,
+            )
         }
     }
 }

@@ -111,20 +111,15 @@ impl StackConfig {
                 after: ["attention.output", "crossattention.output", "output"],
                 scales: None,
             },
-            d_model: c.hidden_size,
-            heads: c.num_attention_heads,
-            d_ffn: c.intermediate_size,
-            gated: false,
-            activation: check.activation("hidden_act", &c.hidden_act)?,
             norm_first: false,
             norm_epsilon: c.layer_norm_eps,
-            biases: [true; 4],
             dropouts: [c.hidden_dropout_prob; 2],
             attention_dropout: c.attention_probs_dropout_prob,
-            activation_dropout: 0.0,
-            drop_path: 0.0,
-            layer_drop: 0.0,
             filler: c.pad_token_id,
+            ..StandardOptions::of(
+                [c.hidden_size, c.num_attention_heads, c.intermediate_size],
+                check.activation("hidden_act", &c.hidden_act)?,
+            )
         })
     }
 }

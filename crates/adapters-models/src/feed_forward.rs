@@ -23,7 +23,7 @@ pub enum FeedForwardPlan {
 
 /// `[batch, seq, d_model]` to the same, position by position.
 #[derive(Module, Sites, Debug)]
-#[allow(clippy::large_enum_variant)] // One a layer.
+#[allow(clippy::large_enum_variant, reason = "there is one for each layer")]
 pub enum FeedForward {
     /// [`FeedForwardPlan::Gated`].
     Gated(Gated),

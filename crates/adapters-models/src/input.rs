@@ -39,7 +39,7 @@ pub struct TextInput {
 
 /// What an encoder-decoder reads.
 #[derive(Clone, Debug)]
-#[allow(clippy::large_enum_variant)] // There is one of it in a pass.
+#[allow(clippy::large_enum_variant, reason = "there is one of it in a pass")]
 pub enum Source {
     /// Texts.
     Text(TextInput),

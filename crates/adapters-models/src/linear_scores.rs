@@ -8,7 +8,7 @@ use burn::tensor::{Int, Tensor};
 /// Scores `[batch, seq, outputs]`, or the linear layer that computes them together with its input: the cross entropy of a
 /// large vocabulary then needs no matrix of all scores.
 #[derive(Clone, Debug)]
-#[allow(clippy::large_enum_variant)] // One a pass.
+#[allow(clippy::large_enum_variant, reason = "there is one for each pass")]
 pub enum LinearScores {
     /// Computed, where an adapter or the model does more than the layer.
     Computed(Tensor<3>),

@@ -26,7 +26,7 @@ pub struct RotaryAttention {
 
 /// Query, key and value.
 #[derive(Module, Sites, Debug)]
-#[allow(clippy::large_enum_variant)] // One a layer.
+#[allow(clippy::large_enum_variant, reason = "there is one for each layer")]
 enum Projected {
     Separate(Separate),
     Fused(Fused),

@@ -105,7 +105,7 @@ pub struct RotaryFields {
 /// `rope_parameters` of a published configuration: for all layers, or by what a layer sees.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(untagged)]
-#[allow(clippy::large_enum_variant)] // One a load.
+#[allow(clippy::large_enum_variant, reason = "there is one for each load")]
 pub enum RotaryParameters {
     /// For full and for sliding attention.
     ByLayer {

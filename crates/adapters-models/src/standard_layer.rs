@@ -35,6 +35,30 @@ pub(crate) struct StandardOptions {
     pub filler: usize,
 }
 
+impl StandardOptions {
+    /// What most families have: the names of BART, norms in front of the blocks, biases everywhere, and nothing that drops out;
+    /// `[d_model, heads, d_ffn]`.
+    pub(crate) const fn of([d_model, heads, d_ffn]: [usize; 3], activation: Activation) -> Self {
+        Self {
+            names: StandardNames::BART,
+            d_model,
+            heads,
+            d_ffn,
+            gated: false,
+            activation,
+            norm_first: true,
+            norm_epsilon: 1e-5,
+            biases: [true; 4],
+            dropouts: [0.0; 2],
+            attention_dropout: 0.0,
+            activation_dropout: 0.0,
+            drop_path: 0.0,
+            layer_drop: 0.0,
+            filler: 0,
+        }
+    }
+}
+
 /// Names of the modules of a layer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StandardNames {

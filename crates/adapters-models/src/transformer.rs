@@ -214,7 +214,8 @@ pub trait ImageEncoder: Transformer<Input = ImageInput> {
     fn image_size(&self) -> [usize; 3];
 }
 
-/// Compares texts and images: [`Transformer::forward`] returns the scores, `[images, texts, 1]`.
+/// Compares texts and images: [`Transformer::forward`] returns the scores, `[images, texts, 1]`. Under a `Parallel` block each branch's
+/// images are compared with each branch's texts, and the scores of one branch are a block on the diagonal.
 pub trait TextAndImage: Transformer<Input = TextAndImageInput> {
     /// Channels, height and width of the images.
     fn image_size(&self) -> [usize; 3];

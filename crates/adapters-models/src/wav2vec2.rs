@@ -18,7 +18,7 @@ const EPSILON: f64 = 1e-5;
 /// `config.json` of a wav2vec 2.0 checkpoint: the fields that change what is computed. Others are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
-#[allow(missing_docs)] // The published names of transformers' `Wav2Vec2Config`.
+#[allow(missing_docs, reason = "the published names of transformers' `Wav2Vec2Config`")]
 pub struct Wav2Vec2Config {
     pub hidden_size: usize,
     pub num_hidden_layers: usize,
@@ -152,20 +152,16 @@ impl Wav2Vec2Config {
                 down: "feed_forward.output_dense",
                 ..StandardNames::BART
             },
-            d_model: self.hidden_size,
-            heads: self.num_attention_heads,
-            d_ffn: self.intermediate_size,
-            gated: false,
-            activation,
             norm_first: self.do_stable_layer_norm,
             norm_epsilon: self.layer_norm_eps,
-            biases: [true; 4],
             dropouts: [self.hidden_dropout; 2],
             attention_dropout: self.attention_dropout,
             activation_dropout: self.activation_dropout,
-            drop_path: 0.0,
             layer_drop: self.layerdrop,
-            filler: 0,
+            ..StandardOptions::of(
+                [self.hidden_size, self.num_attention_heads, self.intermediate_size],
+                activation,
+            )
         }
     }
 

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::modeling::*;
 use crate::sound::patches;
-use crate::standard_layer::{StandardLayer, StandardNames, StandardOptions};
+use crate::standard_layer::{StandardLayer, StandardOptions};
 use crate::two_stacks::{DecoderFrame, TwoStacks};
 
 /// That of all norms: no configuration has another.
@@ -20,7 +20,7 @@ const KERNEL: usize = 3;
 /// `config.json` of a Whisper checkpoint: the fields that change what is computed. Others are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
-#[allow(missing_docs)] // The published names of transformers' `WhisperConfig`.
+#[allow(missing_docs, reason = "the published names of transformers' `WhisperConfig`")]
 pub struct WhisperConfig {
     pub vocab_size: usize,
     pub num_mel_bins: usize,
@@ -184,26 +184,26 @@ impl WhisperStack {
         };
         let either = |of_encoder, of_decoder| if encoder { of_encoder } else { of_decoder };
         let options = StandardOptions {
-            names: StandardNames::BART,
-            d_model: c.d_model,
-            heads: either(c.encoder_attention_heads, c.decoder_attention_heads),
-            d_ffn: either(c.encoder_ffn_dim, c.decoder_ffn_dim),
-            gated: false,
-            activation,
-            norm_first: true,
             norm_epsilon: NORM_EPSILON,
             // Keys have none.
             biases: [true, false, true, true],
             dropouts: [c.dropout; 2],
             attention_dropout: c.attention_dropout,
             activation_dropout: c.activation_dropout,
-            drop_path: 0.0,
             layer_drop: if encoder {
                 c.encoder_layerdrop
             } else {
                 c.decoder_layerdrop
             },
             filler: c.pad_token_id,
+            ..StandardOptions::of(
+                [
+                    c.d_model,
+                    either(c.encoder_attention_heads, c.decoder_attention_heads),
+                    either(c.encoder_ffn_dim, c.decoder_ffn_dim),
+                ],
+                activation,
+            )
         };
         let layers = (0..count).map(|index| {
             let at = weights.at(Location::layer(stack, first + index), format!("{name}.layers.{index}"));

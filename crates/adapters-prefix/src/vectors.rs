@@ -147,7 +147,7 @@ pub(crate) struct StackVectors {
 }
 
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)] // One a stack.
+#[allow(clippy::large_enum_variant, reason = "there is one for each stack")]
 enum Source {
     /// The vectors, `[length, 2 layers heads d_head]`.
     Matrix(Param<Tensor<2>>),

@@ -25,7 +25,7 @@ impl Task {
     /// # Panics
     ///
     /// Panics if the temporary folder cannot be written.
-    #[allow(clippy::new_without_default)] // It writes files.
+    #[allow(clippy::new_without_default, reason = "it writes files")]
     pub fn new() -> Self {
         let task = Self {
             dir: tempfile::tempdir().expect("the temporary folder can be written"),

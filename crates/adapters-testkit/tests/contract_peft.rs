@@ -1,8 +1,10 @@
 //! The contract suite for the methods that peft alone has beside those of `contract.rs`.
 
 use adapters::core::Format;
+use adapters::models::TextInput;
 use adapters::{Composition, Ctx, Error};
 use adapters_testkit::contract::{self, Bench, Promises, randomised};
+use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 
 const PEFT: Promises = Promises {
@@ -182,6 +184,50 @@ fn a_cartridge_is_one_matrix_in_files_and_trains_without_its_first_rows() {
     let set = bench.attach(config);
     let fixed: Vec<bool> = set.attached("under_test").unwrap().params().map(|p| p.fixed).collect();
     assert_eq!(fixed, [true, false]);
+}
+
+#[test]
+fn velora() {
+    check(
+        "velora[r=3,alpha=5,num_groups=3,target_modules=[query,output.dense]]",
+        PEFT,
+    );
+    check("velora[r=2,num_groups=2,init_type=random,target_modules=[key]]", PEFT);
+    // In training the output is that of LoRA, and the gradient of A is another one.
+    let device = Device::flex();
+    let bench = Bench::new(2, 4, 11, &device);
+    let set = bench.attach_random("velora[r=3,num_groups=2,target_modules=[query]]");
+    let gradients = |training: bool| {
+        let set = set.clone().train();
+        let cx = Ctx::new(&set);
+        let mut cx = if training { cx.training(1) } else { cx };
+        let x = TextInput::new(bench.input.ids.clone());
+        let output = bench.model.forward(x, &mut cx).unwrap();
+        let gradients = output.clone().powi_scalar(3).sum().backward();
+        (output.into_data(), contract::gradients_of(&set, &gradients))
+    };
+    let ((plain, full), (output, compressed)) = (gradients(false), gradients(true));
+    assert!(contract::relative_error(&output, &plain) < 1e-5);
+    let of = |name: &str| {
+        let adapter = set.attached("under_test").unwrap();
+        let id = adapter.params().find(|p| p.param == name).unwrap().id;
+        contract::relative_error(compressed[&id].as_ref().unwrap(), full[&id].as_ref().unwrap())
+    };
+    assert!(of("lora_A") > 1e-2, "{}", of("lora_A"));
+    assert!(of("lora_B") < 1e-4, "{}", of("lora_B"));
+}
+
+#[test]
+fn dora_of_an_embedding_table() {
+    // At the beginning the magnitudes are the norms, up to rounding.
+    let bench = Bench::new(2, 4, 11, &Device::flex());
+    let config = "dora[r=3,alpha=5,form=peft,target_modules=[word_embeddings,query]]";
+    let error = contract::relative_error(&bench.output(&bench.attach(config)), &bench.plain());
+    assert!(error < 1e-5, "a new adapter changes the output by {error:e}");
+    contract::only_adapters_get_gradients(&bench, config);
+    contract::merged_equals_unmerged(&bench, config);
+    contract::save_load_same_output(&bench, config, Format::Peft);
+    contract::rows_go_apart(&bench, config);
 }
 
 #[test]

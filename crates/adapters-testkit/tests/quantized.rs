@@ -6,6 +6,7 @@ use adapters::core::{Role, SiteKind, quantize};
 use adapters::models::FromCheckpoint;
 use adapters::models::bert::{BertConfig, BertModel};
 use adapters::models::{Model, PaddingSide, Pretrained, TextInput, save_checkpoint};
+use adapters::nn::ops::cross_entropy;
 use adapters::nn::{Precision, float_weight};
 use adapters::{AdapterSet, Ctx, Host, merge, method};
 use adapters_testkit::contract::{gradients_of, randomised};
@@ -117,6 +118,35 @@ fn apart(a: &TensorData, b: &TensorData) -> f32 {
     let largest = |data: &mut dyn Iterator<Item = f32>| data.fold(0f32, |most, x| most.max(x.abs()));
     let off = largest(&mut a.iter::<f32>().zip(b.iter::<f32>()).map(|(a, b)| a - b));
     off / largest(&mut b.iter::<f32>()).max(f32::MIN_POSITIVE)
+}
+
+/// In chunks of the vocabulary, for the few and the many rows that kernels treat apart.
+#[test]
+fn the_loss_over_a_head_in_bf16_is_that_of_its_scores() {
+    let device = Device::flex();
+    let source = repository().join("crates/adapters-testkit/golden/llama/base");
+    let pretrained = Pretrained::open(&source).unwrap().with_precision(Precision::Bf16);
+    let model = pretrained.causal_lm(&device).unwrap();
+    for rows in [5, 40] {
+        let hidden = Tensor::<3>::random([1, rows, model.d_model()], Distribution::Normal(0.0, 1.0), &device);
+        let targets: Vec<i64> = (0..rows as i64).map(|row| row * 7 % 50).collect();
+        let targets = Tensor::<1, Int>::from_data(TensorData::new(targets, [rows]), &device);
+        let run = |whole: bool| {
+            let hidden = Tensor::<3>::from_data(hidden.to_data(), &device.clone().autodiff()).require_grad();
+            let scores = model.scores(hidden.clone(), &mut Ctx::plain()).unwrap();
+            let losses = match whole {
+                true => cross_entropy(scores.whole().squeeze_dim(0), targets.clone()),
+                false => scores.cross_entropy(targets.clone()),
+            };
+            let gradients = losses.clone().sum().backward();
+            (losses.into_data(), hidden.grad(&gradients).unwrap().into_data())
+        };
+        let ((own, own_grads), (wanted, wanted_grads)) = (run(false), run(true));
+        assert!(
+            apart(&own, &wanted) < 1e-4 && apart(&own_grads, &wanted_grads) < 0.02,
+            "{rows} rows"
+        );
+    }
 }
 
 /// A tied head in `bf16` is still the table of the checkpoint.

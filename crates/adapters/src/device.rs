@@ -81,7 +81,7 @@ pub fn parse_device(name: &str) -> Result<Device, DeviceError> {
 
 /// Burn deprecates this backend and keeps it until 0.23; so do we.
 #[cfg(feature = "ndarray")]
-#[allow(deprecated)]
+#[allow(deprecated, reason = "Burn keeps the backend until 0.23")]
 fn ndarray() -> Device {
     Device::ndarray()
 }

@@ -66,6 +66,8 @@ const ENTRIES: &[MethodEntry] = &[
     #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::Vblora>(),
     #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Velora>(),
+    #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::VeraConfig>(),
     #[cfg(feature = "orthogonal")]
     MethodEntry::of::<adapters_orthogonal::Boft>(),

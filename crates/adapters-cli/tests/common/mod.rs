@@ -8,7 +8,7 @@ use std::path::Path;
 pub use adapters_testkit::tiny_task::Task;
 
 /// Reads a file as JSON.
-#[allow(dead_code)] // Not every test file reads one.
+#[allow(dead_code, reason = "not every test file reads one")]
 pub fn json_of(path: &Path) -> serde_json::Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }

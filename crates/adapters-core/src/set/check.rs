@@ -70,7 +70,12 @@ impl AdapterSet {
             (_, SiteLayer::Norm(_)) => ONE_NORM,
             (_, SiteLayer::Matrices(_)) => CHANGES,
             (Composition::Average { .. }, SiteLayer::Linear(layer)) if layer.effect().changes() => CHANGES,
-            (Composition::Average { .. }, SiteLayer::Table(layer)) if layer.effect().changes() => CHANGES,
+            (Composition::Average { .. }, SiteLayer::Table(layer))
+                if layer.effect().changes() || layer.has_finisher() =>
+            {
+                CHANGES
+            }
+            (Composition::Split { .. }, SiteLayer::Table(layer)) if inside && layer.has_finisher() => CHANGES,
             (Composition::Split { .. }, SiteLayer::Linear(layer))
                 if inside && (layer.effect().changes() || layer.has_finisher()) =>
             {

@@ -7,7 +7,7 @@ use crate::standard_layer::{StandardLayer, StandardOptions};
 /// `config.json` of a text model: the fields that change what is computed. Others are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
-#[allow(missing_docs)] // The published names of transformers' `CLIPTextConfig`.
+#[allow(missing_docs, reason = "the published names of transformers' `CLIPTextConfig`")]
 pub struct ClipTextConfig {
     pub vocab_size: usize,
     pub hidden_size: usize,
@@ -57,20 +57,13 @@ impl ClipTextConfig {
         check.dropouts([("attention_dropout", self.attention_dropout)])?;
         Ok(StandardOptions {
             names: CLIP_LAYER,
-            d_model: self.hidden_size,
-            heads: self.num_attention_heads,
-            d_ffn: self.intermediate_size,
-            gated: false,
-            activation: check.activation("hidden_act", &self.hidden_act)?,
-            norm_first: true,
             norm_epsilon: self.layer_norm_eps,
-            biases: [true; 4],
-            dropouts: [0.0; 2],
             attention_dropout: self.attention_dropout,
-            activation_dropout: 0.0,
-            drop_path: 0.0,
-            layer_drop: 0.0,
             filler: self.pad_token_id,
+            ..StandardOptions::of(
+                [self.hidden_size, self.num_attention_heads, self.intermediate_size],
+                check.activation("hidden_act", &self.hidden_act)?,
+            )
         })
     }
 }

@@ -14,7 +14,7 @@ pub const IGNORED: i64 = -100;
 
 /// Outputs of a head.
 #[derive(Clone, Debug)]
-#[allow(clippy::large_enum_variant)] // One a pass.
+#[allow(clippy::large_enum_variant, reason = "there is one for each pass")]
 pub enum Scores {
     /// A row for each text, `[batch, labels]`, or for each question, `[batch / choices, choices]`.
     Rows(Tensor<2>),
@@ -31,7 +31,7 @@ pub enum Scores {
 
 /// Targets of a head.
 #[derive(Clone, Debug)]
-#[allow(clippy::large_enum_variant)] // One a pass.
+#[allow(clippy::large_enum_variant, reason = "there is one for each pass")]
 pub enum Targets {
     /// The class of each text, or the right choice of each question, `[batch]`.
     Classes(Tensor<1, Int>),

@@ -41,7 +41,7 @@ pub struct Weights {
 }
 
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant)] // One a load.
+#[allow(clippy::large_enum_variant, reason = "there is one for each load")]
 enum Source {
     Checkpoint(Checkpoint),
     Tensors(Tensors),

@@ -10,7 +10,7 @@ use super::graph::{Inputs, Operation, run};
 use super::numbers::{constant, constant_of, dense, matrix, numbers, runs_here, tensor};
 use crate::kernel::Level;
 use crate::kernel::activation::{Plus, zip_rows};
-use crate::kernel::half::Packed;
+use crate::kernel::half::{self, Packed};
 use crate::kernel::raw::{self, Mat};
 
 /// `x w + b` over the last axis, where no gradient goes to `w` and `b`; `w` is `f32` or `bf16`.
@@ -108,7 +108,7 @@ impl Packs {
     }
 }
 
-fn view(weight: &FlexTensor) -> (usize, [usize; 2], [isize; 2]) {
+pub(super) fn view(weight: &FlexTensor) -> (usize, [usize; 2], [isize; 2]) {
     let layout = weight.layout();
     let (shape, strides) = (layout.shape(), layout.strides());
     (layout.start_offset(), [shape[0], shape[1]], [strides[0], strides[1]])
@@ -116,6 +116,23 @@ fn view(weight: &FlexTensor) -> (usize, [usize; 2], [isize; 2]) {
 
 fn turned<T: Copy>([a, b]: [T; 2]) -> [T; 2] {
     [b, a]
+}
+
+/// The numbers of the buffer of a weight in `bf16`, in `f32` for the duration of a product.
+pub(super) fn widened(weight: &FlexTensor) -> Vec<f32> {
+    half::widen(Level::chosen(), pulp::bytemuck::cast_slice(weight.storage::<bf16>()))
+}
+
+/// `x w + bias` in `f32`.
+fn full_product(x: &[f32], weight: Mat<'_>, bias: Option<&[f32]>) -> Vec<f32> {
+    let [width, out_width] = weight.shape();
+    let rows = x.len() / width;
+    let mut out = raw::unfilled(rows * out_width);
+    raw::layer_product(&mut out, Mat::dense(x, rows, width), weight);
+    if let Some(bias) = bias {
+        zip_rows(Level::chosen(), Plus, &mut out, bias);
+    }
+    out
 }
 
 impl Linear {
@@ -131,13 +148,13 @@ impl Linear {
         let out = match &self.weight {
             Weight::Full(weight) => {
                 let weight = matrix(weight);
-                let weight = if transposed { weight.transposed() } else { weight };
-                let mut out = raw::unfilled(rows * out_width);
-                raw::layer_product(&mut out, Mat::dense(numbers(&x), rows, width), weight);
-                if let Some(bias) = bias {
-                    zip_rows(Level::chosen(), Plus, &mut out, bias);
-                }
-                out
+                full_product(numbers(&x), if transposed { weight.transposed() } else { weight }, bias)
+            }
+            Weight::Half(weight, _) if !half::is_worth_packing(Level::chosen(), rows) => {
+                let wide = widened(weight);
+                let (offset, shape, strides) = view(weight);
+                let weight = Mat::new(&wide, offset, shape, strides);
+                full_product(numbers(&x), if transposed { weight.transposed() } else { weight }, bias)
             }
             Weight::Half(weight, packs) => {
                 let packed = packs.of(weight, transposed);

@@ -4,10 +4,11 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::{Int, Tensor};
 
 use super::graph::{Inputs, Operation, run};
-use super::linear::Weight;
+use super::linear::{Weight, view, widened};
 use super::numbers::{constant, dense, integers, matrix, numbers, owned, runs_here, tensor};
 use crate::kernel::loss::{self, CrossEntropy, Scale};
-use crate::kernel::{Level, raw, threads};
+use crate::kernel::raw::Mat;
+use crate::kernel::{Level, half, raw, threads};
 
 /// The cross entropy of each row of `hidden w + bias`, zero where its target is no column; no gradient goes to `w` and `bias`.
 pub fn cross_entropy(
@@ -44,12 +45,21 @@ impl Operation for Loss {
     fn forward(&self, mut inputs: Vec<FlexTensor>, keep: bool) -> (FlexTensor, Vec<FlexTensor>) {
         let hidden = dense(inputs.remove(0));
         let rows = self.targets.len();
+        let wide = match &self.weight {
+            Weight::Half(weight, _) if !half::is_worth_packing(Level::chosen(), rows) => Some(widened(weight)),
+            _ => None,
+        };
+        let weight = match (&self.weight, &wide) {
+            (Weight::Half(weight, _), Some(wide)) => {
+                let (offset, shape, strides) = view(weight);
+                loss::Weight::Full(Mat::new(wide, offset, shape, strides))
+            }
+            (Weight::Half(weight, packs), None) => loss::Weight::Half(packs.of(weight, false), packs.of(weight, true)),
+            (Weight::Full(weight), _) => loss::Weight::Full(matrix(weight)),
+        };
         let entropy = CrossEntropy {
             hidden: numbers(&hidden),
-            weight: match &self.weight {
-                Weight::Full(weight) => loss::Weight::Full(matrix(weight)),
-                Weight::Half(weight, packs) => loss::Weight::Half(packs.of(weight, false), packs.of(weight, true)),
-            },
+            weight,
             bias: self.bias.as_ref().map(numbers),
             targets: &self.targets,
             width: numbers(&hidden).len() / rows,

@@ -5,16 +5,46 @@
 //! instruction of processors with AVX-512 BF16 multiplies. Elsewhere the same panels are widened.
 
 use std::ops::Range;
+use std::sync::LazyLock;
 
 use pulp::{Simd, WithSimd};
 
-use super::raw::half::{PANEL, ROWS, STRIDE, available, panel};
+use super::raw::half::{PANEL, ROWS, STRIDE, available, is_twice_as_fast, panel, round};
 use super::raw::{MatMut, unfilled};
 use super::simd::{self, Level};
 use super::threads;
 
 /// Rows that a task converts at once.
 const BLOCK_ROWS: usize = 8 * ROWS;
+
+/// Rows up to which reading the weight takes longer than multiplying with it.
+const FEW: usize = 32;
+
+/// Whether a product of so many rows takes a [`Packed`] weight, at `level`. Where the instruction is not faster than `f32`, the
+/// weight is [`widened`](widen) for more rows.
+pub fn is_worth_packing(level: Level, rows: usize) -> bool {
+    static FAST: LazyLock<bool> = LazyLock::new(is_twice_as_fast);
+    rows <= FEW || (level == Level::Avx512 && *FAST)
+}
+
+/// Numbers of bf16 in `f32`.
+pub fn widen(level: Level, bits: &[u16]) -> Vec<f32> {
+    let mut out = unfilled(bits.len());
+    threads::chunks(&mut out, 1, |first, out| level.run(Widen(&bits[first..], out)));
+    out
+}
+
+struct Widen<'a>(&'a [u16], &'a mut [f32]);
+
+impl WithSimd for Widen<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _s: S) {
+        for (number, bits) in self.1.iter_mut().zip(self.0) {
+            *number = f32::from_bits(u32::from(*bits) << 16);
+        }
+    }
+}
 
 /// A matrix in panels.
 #[derive(Debug)]
@@ -67,14 +97,15 @@ impl Packed {
         assert!(x.len().is_multiple_of(self.inner) && bias.is_none_or(|bias| bias.len() == self.columns));
         let rows = x.len() / self.inner;
         let mut out = unfilled(rows * self.columns);
-        // By rows, or where these are too few for all threads, by columns as well.
-        let threads = rayon::current_num_threads();
-        let blocks = rows.div_ceil(BLOCK_ROWS);
-        let columns = match blocks >= 4 * threads {
+        // By rows, a few tasks for each thread; by columns where there are too few rows for that, as in generation.
+        let tasks = 4 * rayon::current_num_threads();
+        let block_rows = rows.div_ceil(tasks).next_multiple_of(ROWS).min(BLOCK_ROWS);
+        let columns = match rows >= tasks * ROWS {
             true => self.columns,
-            false => self.columns.div_ceil(4 * threads).next_multiple_of(PANEL),
+            false => self.columns.div_ceil(tasks).next_multiple_of(PANEL),
         };
-        let tiles = MatMut::dense(&mut out, rows, self.columns).tiles(BLOCK_ROWS, columns);
+        let block_rows = if columns < self.columns { BLOCK_ROWS } else { block_rows };
+        let tiles = MatMut::dense(&mut out, rows, self.columns).tiles(block_rows, columns);
         let fast = level == Level::Avx512 && available();
         let scratch = || vec![0; BLOCK_ROWS * STRIDE];
         threads::tasks(
@@ -165,7 +196,10 @@ impl Packed {
             let count = STRIDE.min(end - first);
             let numbers = 2 * (first - begin)..(2 * (first - begin + count)).min(width);
             for (x, block) in x.chunks_exact(width).take(rows).zip(block.chunks_exact_mut(STRIDE)) {
-                level.run(Round(&x[numbers.clone()], block));
+                match fast {
+                    true => round(&x[numbers.clone()], block),
+                    false => level.run(Round(&x[numbers.clone()], block)),
+                }
             }
             let (add, last) = (add || first > begin, first + count == end);
             for column in (0..columns).step_by(PANEL) {
@@ -321,6 +355,31 @@ mod tests {
         }
         assert_eq!(rounded(f32::INFINITY), 0x7F80);
         assert!(f32::from_bits(rounded(f32::from_bits(0x7FFF_FFFF)) << 16).is_nan());
+    }
+
+    #[test]
+    fn the_instruction_rounds_alike() {
+        if !available() {
+            return;
+        }
+        for len in [1, 2, 15, 16, 17, 47, 256] {
+            let mut x: Vec<f32> = (0..len).map(|i| number(i) * 3.7).collect();
+            x[0] = 1.0 + 1.0 / 256.0;
+            let (mut own, mut wanted) = (vec![0; len.div_ceil(2)], vec![0; len.div_ceil(2)]);
+            round(&x, &mut own);
+            Level::Portable.run(Round(&x, &mut wanted));
+            assert_eq!(own, wanted, "{len}");
+        }
+    }
+
+    #[test]
+    fn widening_is_exact() {
+        let bits: Vec<u16> = (0..40_000).map(|i| (i * 31) as u16).collect();
+        for level in Level::available() {
+            let wide = widen(level, &bits);
+            let same = |(wide, bits): (&f32, &u16)| wide.to_bits() == u32::from(*bits) << 16;
+            assert!(wide.iter().zip(&bits).all(same), "{level:?}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Gives every reader inputs that are nearly right, for a time each; a panic is kept as a file.
 
 use std::io::{Write, stdout};
+use std::panic::{set_hook, take_hook};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -28,8 +29,6 @@ struct Args {
 
 fn main() -> Result<ExitCode> {
     let args = Args::parse();
-    // A panic is reported below, with its input.
-    std::panic::set_hook(Box::new(|_| ()));
     let (mut out, mut found) = (stdout(), 0);
     for reader in READERS.iter().filter(|reader| reader.name.contains(&args.reader)) {
         // Before it runs: one that ends the process is the last that is named.
@@ -37,6 +36,9 @@ fn main() -> Result<ExitCode> {
             .and_then(|()| out.flush())
             .into_diagnostic()?;
         let subject = Subject::new(reader);
+        // A panic is reported below, with its input.
+        let hook = take_hook();
+        set_hook(Box::new(|_| ()));
         let (start, mut number, mut counts) = (Instant::now(), args.seed, [0u64; 3]);
         let mut panics = Vec::new();
         while start.elapsed() < Duration::from_secs(args.seconds) {
@@ -58,6 +60,7 @@ fn main() -> Result<ExitCode> {
             }
             number += 1;
         }
+        set_hook(hook);
         let [accepted, refused, panicked] = counts;
         writeln!(
             out,

@@ -85,9 +85,10 @@ impl Subject {
         for seed in &seeds {
             assert!(
                 (reader.read)(&fixture, &seed.file),
-                "{}: {} is refused unchanged",
+                "{}: {} is refused unchanged: {}",
                 reader.name,
-                seed.file.display()
+                seed.file.display(),
+                String::from_utf8_lossy(&seed.bytes[..seed.bytes.len().min(200)])
             );
         }
         Self { reader, fixture, seeds }

@@ -60,7 +60,7 @@ fn one_in(rng: &mut ChaCha8Rng, count: usize) -> bool {
 fn header(bytes: &[u8]) -> Option<usize> {
     let (size, rest) = bytes.split_first_chunk()?;
     let size = usize::try_from(u64::from_le_bytes(*size)).ok()?;
-    (rest.first() == Some(&b'{') && size <= rest.len()).then_some(8 + size)
+    (rest.first() == Some(&b'{') && size <= rest.len()).then(|| 8 + size)
 }
 
 /// A value, a line or a piece of a text replaced, repeated or taken out.

@@ -103,7 +103,7 @@ pub(crate) fn load_for_hub(checkpoint: &Path, device: &Device) -> Result<Option<
 }
 
 /// What a case's class computes on top of the model.
-#[allow(clippy::large_enum_variant)] // One a case.
+#[allow(clippy::large_enum_variant, reason = "there is one for each case")]
 pub(crate) enum Top {
     /// Nothing: the last hidden state.
     Nothing,

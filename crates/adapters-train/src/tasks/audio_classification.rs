@@ -40,6 +40,7 @@ pub(super) struct AudioExample {
 
 impl Task for AudioClassification {
     const NAME: &'static str = "audio_classification";
+    const PIPELINE: Option<&'static str> = Some("audio-classification");
     const DATA: &'static str = "`audio`, the path of a .wav file from the folder of the data file; `label`, a class by its name or number. \
                                 Or, in place of a file, a folder with a folder of .wav files for each label";
     const MODELS: &'static [ModelKind] = &[ModelKind::SoundEncoder];

@@ -88,7 +88,7 @@ impl HiddenState {
 
 /// What an adapter adds to the residual stream before its gate, norm and residual: what a fusion attends to.
 #[derive(Clone, Debug, Default)]
-#[allow(clippy::large_enum_variant)] // A tensor, or none.
+#[allow(clippy::large_enum_variant, reason = "a tensor, or none")]
 pub enum Up {
     /// No fusion reads it.
     #[default]

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 ///
 /// In a debug build it is filled with NaN, so that a kernel that leaves a number out fails its test; in a release build
 /// the numbers are whatever the memory held, since clearing it first costs as much as a kernel.
-#[allow(clippy::uninit_vec)]
+#[allow(clippy::uninit_vec, reason = "the caller fills it before it reads")]
 pub fn unfilled(len: usize) -> Vec<f32> {
     if cfg!(debug_assertions) {
         return vec![f32::NAN; len];
