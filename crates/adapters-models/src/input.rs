@@ -4,8 +4,8 @@ use adapters_core::{Batch, Error, Host, Sequence};
 use burn::tensor::kind::Basic;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
+use crate::encoded::Encoded;
 use crate::packing::Packing;
-use crate::tokenizer::Encoded;
 
 /// What a model reads. Each model reads one of these, its [`Transformer::Input`](crate::Transformer::Input).
 #[derive(Clone, Debug)]

@@ -14,7 +14,9 @@ use crate::config_check::ConfigCheck;
 use crate::error::ModelError;
 use crate::kind::ModelKind;
 use crate::model::Model;
+#[cfg(feature = "audio")]
 use crate::speech::LogMel;
+#[cfg(feature = "tokenizers")]
 use crate::tokenizer::TextTokenizer;
 use crate::weights::checkpoint::Checkpoint;
 
@@ -173,6 +175,7 @@ impl Pretrained {
         })
     }
 
+    #[cfg(feature = "tokenizers")]
     /// Ids that end a text: `eos_token_id` of `generation_config.json`, else of `config.json`; none if neither says.
     ///
     /// # Errors
@@ -205,6 +208,7 @@ impl Pretrained {
         }
     }
 
+    #[cfg(feature = "tokenizers")]
     /// The `eos_token` of `tokenizer_config.json`, if the tokenizer has it.
     fn tokenizers_end(&self) -> Result<Option<u32>, ModelError> {
         let path = self.dir().join("tokenizer_config.json");
@@ -220,6 +224,7 @@ impl Pretrained {
         }
     }
 
+    #[cfg(feature = "audio")]
     /// What makes spectrograms of sounds for this model.
     ///
     /// # Errors
@@ -251,6 +256,7 @@ impl Pretrained {
         Ok(log_mel)
     }
 
+    #[cfg(feature = "tokenizers")]
     /// Loads the tokenizer.
     ///
     /// # Errors
@@ -261,7 +267,7 @@ impl Pretrained {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "tokenizers"))]
 mod tests {
     use std::fs;
 
