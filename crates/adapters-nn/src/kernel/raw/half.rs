@@ -70,7 +70,7 @@ pub fn panel(a: &[u32], b: &[u32], pairs: usize, out: &mut MatMut<'_>, add: bool
 }
 
 /// Rounds numbers to bf16, to the nearest, ties to even, and puts them in pairs, the first in the lower half; the last of an odd
-/// number has a zero beside it. Numbers below the least normal one become zero, as in the products.
+/// number is paired with a zero. Numbers below the least normal one become zero, as in the products.
 ///
 /// # Panics
 ///
