@@ -128,10 +128,7 @@ fn heads_in_pefts_files_are_those_of_the_classes_of_transformers() {
 fn a_language_model_over_narrow_word_embeddings_is_adapterhubs() {
     let device = Device::flex();
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/albert");
-    let base = Pretrained::open(golden.join("base"))
-        .unwrap()
-        .encoder(&device)
-        .unwrap();
+    let base = Pretrained::open(golden.join("base")).unwrap().encoder(&device).unwrap();
     let (inputs, _) = read_safetensors(&golden.join("inputs.safetensors")).unwrap();
     let scores = |head: &Head| {
         let mut cx = Ctx::plain();
