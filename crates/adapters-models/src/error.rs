@@ -158,6 +158,7 @@ pub enum ModelError {
     UnknownName(#[from] adapters_nn::UnknownName),
     /// An image, or the configuration of its processor, cannot be used.
     #[error(transparent)]
+    #[cfg(feature = "images")]
     Vision(#[from] crate::vision::VisionError),
     /// A file could not be read or written, or does not fit.
     #[error(transparent)]

@@ -4,7 +4,7 @@ use adapters_core::{Batch, Error, Host, Sequence};
 use burn::tensor::kind::Basic;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
-use crate::tokenizer::Encoded;
+use crate::encoded::Encoded;
 
 /// What a model reads. Each model reads one of these, its [`Transformer::Input`](crate::Transformer::Input).
 #[derive(Clone, Debug)]

@@ -13,6 +13,7 @@ pub mod bert;
 mod bert_generation;
 mod cache;
 mod chain;
+#[cfg(feature = "tokenizers")]
 mod chat;
 mod checkpoint_folder;
 pub mod clip;
@@ -23,6 +24,7 @@ pub mod dinov2;
 mod disentangled;
 pub mod distilbert;
 mod electra;
+mod encoded;
 pub mod encoder;
 pub mod encoder_decoder;
 mod error;
@@ -75,11 +77,14 @@ mod sound;
 pub mod speech;
 mod standard_layer;
 pub mod t5;
+#[cfg(feature = "tokenizers")]
 mod text_batch;
 pub mod text_embeddings;
+#[cfg(feature = "tokenizers")]
 mod tokenizer;
 mod transformer;
 mod two_stacks;
+#[cfg(feature = "images")]
 pub mod vision;
 pub mod vit;
 pub mod wav2vec2;
@@ -94,9 +99,11 @@ pub use architecture::{ARCHITECTURES, Architecture, Architectures};
 pub use attention::{Attention, AttentionOptions, ProjectedAttention, ProjectionNames};
 pub use cache::{KeyValueCache, KeysValues, LayerCache};
 pub use chain::{Block, Chain, Flow, Slot, Step};
+#[cfg(feature = "tokenizers")]
 pub use chat::{ChatTemplate, Message};
 pub use checkpoint_folder::CheckpointFolder;
 pub use config_check::ConfigCheck;
+pub use encoded::Encoded;
 pub use error::ModelError;
 pub use feed_forward::{FeedForward, FeedForwardPlan};
 pub use from_checkpoint::FromCheckpoint;
@@ -113,7 +120,8 @@ pub use model::Model;
 pub use norm::{Norm, NormKind};
 pub use pretrained::Pretrained;
 pub use save_checkpoint::{copy_tokenizer, save_checkpoint};
-pub use tokenizer::{Encoded, TextStream, TextTokenizer};
+#[cfg(feature = "tokenizers")]
+pub use tokenizer::{TextStream, TextTokenizer};
 pub use transformer::{
     CausalLm, ClassifierLayout, EncodedInput, EncoderDecoder, ImageEncoder, MaskedLmLayout, ModelInfo, SoundEncoder,
     TextAndImage, TextEncoder, Transformer,

@@ -14,7 +14,9 @@ use crate::config_check::ConfigCheck;
 use crate::error::ModelError;
 use crate::kind::ModelKind;
 use crate::model::Model;
+#[cfg(feature = "audio")]
 use crate::speech::LogMel;
+#[cfg(feature = "tokenizers")]
 use crate::tokenizer::TextTokenizer;
 
 /// A checkpoint folder whose architecture is known.
@@ -162,6 +164,7 @@ impl Pretrained {
         })
     }
 
+    #[cfg(feature = "tokenizers")]
     /// Ids that end a text: `eos_token_id` of `generation_config.json`, else of `config.json`; none if neither says.
     ///
     /// # Errors
@@ -194,6 +197,7 @@ impl Pretrained {
         }
     }
 
+    #[cfg(feature = "tokenizers")]
     /// The `eos_token` of `tokenizer_config.json`, if the tokenizer has it.
     fn tokenizers_end(&self) -> Result<Option<u32>, ModelError> {
         let path = self.dir().join("tokenizer_config.json");
@@ -209,6 +213,7 @@ impl Pretrained {
         }
     }
 
+    #[cfg(feature = "audio")]
     /// What makes spectrograms of sounds for this model.
     ///
     /// # Errors
@@ -240,6 +245,7 @@ impl Pretrained {
         Ok(log_mel)
     }
 
+    #[cfg(feature = "tokenizers")]
     /// Loads the tokenizer.
     ///
     /// # Errors
@@ -250,7 +256,7 @@ impl Pretrained {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "tokenizers"))]
 mod tests {
     use std::fs;
 

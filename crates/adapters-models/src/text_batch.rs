@@ -1,9 +1,10 @@
 //! Texts as a batch of a model.
 
+use crate::encoded::Encoded;
 use crate::error::ModelError;
 use crate::input::TextInput;
 use crate::model::Model;
-use crate::tokenizer::{Encoded, TextTokenizer};
+use crate::tokenizer::TextTokenizer;
 
 impl TextTokenizer {
     /// Texts as a batch of `model`, padded to the longest of them.

@@ -8,16 +8,8 @@ use adapters_store::StoreError;
 use serde::de::IgnoredAny;
 use tokenizers::{EncodeInput, Encoding, Tokenizer, TruncationParams};
 
+use crate::encoded::Encoded;
 use crate::error::ModelError;
-
-/// One encoded text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Encoded {
-    /// Token ids, special tokens included.
-    pub ids: Vec<u32>,
-    /// Token types, as long as `ids`.
-    pub type_ids: Vec<u32>,
-}
 
 /// An encoded input with the origin of each token.
 #[derive(Clone, Debug, PartialEq, Eq)]

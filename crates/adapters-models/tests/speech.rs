@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use adapters_core::AdapterSet;
+use adapters_core::Adapted;
 use adapters_models::speech::{LogMel, SpeechPrompt, Waveforms, read_wav};
 use adapters_models::{Beams, Generation, Pretrained};
 use adapters_store::{read_json, write_json};
@@ -134,7 +134,8 @@ fn a_text_is_written_as_transformers_writes_it() {
     let wav = dir.path().join("sound.wav");
     write_wav(&wav, &signal(9600), 16000, 1);
     let pretrained = Pretrained::open(dir.path()).unwrap();
-    let (model, log_mel) = (pretrained.model(&device).unwrap(), pretrained.log_mel().unwrap());
+    let model = Adapted::new(pretrained.model(&device).unwrap());
+    let log_mel = pretrained.log_mel().unwrap();
     let speech = log_mel.input(&[read_wav(&wav, 16000).unwrap()], &device).unwrap();
     for case in expected["cases"].as_array().unwrap() {
         let settings = json!({
@@ -150,7 +151,7 @@ fn a_text_is_written_as_transformers_writes_it() {
             ..Generation::default()
         };
         let write = |generation: &Generation| {
-            let texts = generation.transcribe(&model, &AdapterSet::new(), speech.clone(), &start, |_, _| ());
+            let texts = generation.transcribe(&model, speech.clone(), &start, |_, _| ());
             json!(texts.unwrap()[0])
         };
         assert_eq!(write(&generation), case["tokens"]);

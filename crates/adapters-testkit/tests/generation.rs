@@ -5,7 +5,7 @@ use std::path::Path;
 use adapters::models::{
     Beams, EarlyStopping, Generation, KeyValueCache, Model, PaddingSide, Pretrained, Sampling, TextInput,
 };
-use adapters::{AdapterSet, Composition, Ctx, METHODS, method};
+use adapters::{Adapted, AdapterSet, Composition, Ctx, Frozen, METHODS, method};
 use adapters_testkit::contract::{randomised, relative_error};
 use burn::tensor::{Device, Tensor};
 
@@ -110,7 +110,12 @@ fn tokens(generation: &Generation, lm: &Model, set: &AdapterSet, prompts: &[&[u3
     if generation.tasks.is_empty() {
         generation.tasks = tasks(set, prompts.len());
     }
-    generation.run(lm, set, prompts, |_, _| ()).unwrap()
+    generation.run(&with_set(lm, set), prompts, |_, _| ()).unwrap()
+}
+
+/// A model with the adapters of a set.
+fn with_set(model: &Model, set: &AdapterSet) -> Adapted<Model> {
+    Adapted::with_set(Frozen::new(model.clone()), set.clone())
 }
 
 /// A task for each row where a method needs to know it.
@@ -199,7 +204,7 @@ fn an_encoder_decoder_answers_the_same_with_the_cache_and_in_a_padded_batch() {
             tasks: tasks(set, texts.len()),
             ..greedy(cache)
         };
-        generation.answer(&model, set, texts, |_, _| ()).unwrap()
+        generation.answer(&with_set(&model, set), texts, |_, _| ()).unwrap()
     };
     let none = AdapterSet::new();
     let plain = answers(true, &none, &PROMPTS);
@@ -333,7 +338,7 @@ fn stop_tokens_end_a_text_and_are_not_part_of_it() {
     };
     let mut streamed = vec![Vec::new(); 3];
     let ended = stop
-        .run(&lm, &set, &PROMPTS, |row, token| streamed[row].push(token))
+        .run(&with_set(&lm, &set), &PROMPTS, |row, token| streamed[row].push(token))
         .unwrap();
     assert_eq!(ended, streamed);
     for (ended, whole) in ended.iter().zip(&whole) {
@@ -383,7 +388,7 @@ fn what_cannot_be_continued_is_named() {
     let device = Device::flex();
     let lm = llama(&device);
     let error = |generation: Generation, prompts: &[&[u32]]| {
-        let result = generation.run(&lm, &AdapterSet::new(), prompts, |_, _| ());
+        let result = generation.run(&Adapted::new(lm.clone()), prompts, |_, _| ());
         result.unwrap_err().to_string()
     };
     let long = Generation {
@@ -416,11 +421,11 @@ fn searched(model: &str, stop: &[u32], length_penalty: f64, early_stopping: Earl
             ..more.clone()
         };
         let mut seen = vec![Vec::new(); texts.len()];
-        let set = AdapterSet::new();
+        let adapted = Adapted::new(model.clone());
         let on_token = |text: usize, token| seen[text].push(token);
         let grown = match model.causal_lm() {
-            Ok(_) => generation.run(&model, &set, &texts, on_token),
-            Err(_) => generation.answer(&model, &set, &texts, on_token),
+            Ok(_) => generation.run(&adapted, &texts, on_token),
+            Err(_) => generation.answer(&adapted, &texts, on_token),
         };
         let grown = grown.unwrap();
         assert_eq!(seen, grown);
@@ -472,7 +477,7 @@ fn a_search_without_beams_or_of_drawn_tokens_is_refused() {
             sampling,
             ..greedy(true)
         };
-        let error = generation.run(&model, &AdapterSet::new(), &PROMPTS, |_, _| ());
+        let error = generation.run(&Adapted::new(model.clone()), &PROMPTS, |_, _| ());
         error.unwrap_err().to_string()
     };
     let none = Beams {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use adapters::models::heads::{HeadKind, Pooling, Targets};
 use adapters::models::{Encoded, Generation, Head, HeadConfig, Model, Pretrained};
 use adapters::train::{TaskModel, adamw, text_input};
-use adapters::{Adapted, AdapterSet, AttachOptions, method, parse_device};
+use adapters::{Adapted, AttachOptions, method, parse_device};
 use adapters_testkit::contract::randomised;
 use adapters_testkit::golden::{Options, Selection, Tolerance, Verdict, walk};
 use burn::module::Module;
@@ -196,13 +196,12 @@ fn twenty_tokens_are_those_of_flex() {
     };
     for name in ["llama", "gpt2"] {
         let tokens = |device: &Device| {
-            let lm = model(name, device);
-            let mut set = AdapterSet::new();
-            let config = method("seq_bn").unwrap();
-            set.attach("a", config, &lm, 1, device).unwrap();
-            set.activate("a").unwrap();
+            let mut lm = Adapted::new(model(name, device));
+            lm.attach("a", method("seq_bn").unwrap()).unwrap();
+            lm.activate("a").unwrap();
+            lm.set = randomised(lm.set, 7);
             let prompts: [&[u32]; 2] = [&[5, 17, 42, 8, 61], &[33, 7]];
-            generation.run(&lm, &randomised(set, 7), &prompts, |_, _| ()).unwrap()
+            generation.run(&lm, &prompts, |_, _| ()).unwrap()
         };
         assert_eq!(tokens(&device), tokens(&Device::flex()), "{name}");
     }

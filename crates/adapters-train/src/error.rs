@@ -7,6 +7,7 @@ use adapters_nn::did_you_mean;
 use adapters_store::StoreError;
 use adapters_store::atomic::AtomicWriteError;
 
+#[cfg(feature = "plots")]
 use crate::curve::CurveError;
 use crate::data::DataError;
 use crate::run_files::RunFileError;
@@ -137,6 +138,7 @@ pub enum TrainError {
     #[error(transparent)]
     RunFile(#[from] RunFileError),
     /// The curve could not be drawn.
+    #[cfg(feature = "plots")]
     #[error(transparent)]
     Curve(#[from] CurveError),
 }

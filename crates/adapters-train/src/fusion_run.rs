@@ -13,6 +13,7 @@ use burn::tensor::Tensor;
 use serde_json::{Map, Value, json};
 
 use crate::batches::eval_batches;
+#[cfg(feature = "plots")]
 use crate::curve::{Shares, draw_shares};
 use crate::error::TrainError;
 use crate::inputs::hidden_states;
@@ -79,6 +80,7 @@ pub(crate) fn train_parts(
     }
     accuracies.insert(FUSION.to_owned(), json!(outcome.summary.test_accuracy));
     let attention = attention(&fusion, &outcome.adapter)?;
+    #[cfg(feature = "plots")]
     draw(run, &attention, outcome.summary.test_accuracy)?;
     let mut summary = Summary {
         seconds: started.elapsed().as_secs_f64(),
@@ -175,6 +177,7 @@ fn attention(run: &Run, dir: &Path) -> Result<Attention, TrainError> {
         .collect())
 }
 
+#[cfg(feature = "plots")]
 fn draw(run: &Run, attention: &Attention, accuracy: Option<f64>) -> Result<(), TrainError> {
     let accuracy = accuracy.map_or_else(String::new, |a| format!(" · accuracy {:.1} %", a * 100.0));
     let shares = Shares {

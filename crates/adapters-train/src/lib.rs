@@ -7,6 +7,7 @@
 mod attach;
 mod batches;
 mod checkpoint;
+#[cfg(feature = "plots")]
 mod curve;
 mod data;
 mod digest;
@@ -16,6 +17,8 @@ mod evaluate;
 mod export;
 mod fusion_run;
 mod inputs;
+#[cfg(feature = "learner")]
+mod learner;
 mod optimizer;
 mod recipe;
 mod recompute;
@@ -24,17 +27,22 @@ mod run;
 mod run_data;
 mod run_files;
 mod schedule;
+mod seeds;
 mod task_model;
 mod tasks;
 mod trainer;
+mod typed_run;
 
 pub use batches::{Order, epoch_batches, eval_batches};
+#[cfg(feature = "plots")]
 pub use curve::{Curve, CurveError, Shares, draw, draw_shares};
 pub use data::{DataError, Fields, Labels, Location, Part, PartBy, Passage, Record, Records};
 pub use drop_layers::DropLayers;
 pub use error::TrainError;
 pub use evaluate::{Evaluation, Outputs};
 pub use inputs::{Batch, hidden_states, text_input};
+#[cfg(feature = "learner")]
+pub use learner::{ClassBatch, Classifier, LabeledText, TextBatcher};
 pub use optimizer::{Optimizer, adamw};
 pub use recipe::{
     AdapterSection, Batching, ClassWeights, DataSection, FusionSection, HeadSection, Keep, ModelSection, OutputSection,
@@ -50,3 +58,4 @@ pub use tasks::{
     OpenTask, TASKS, Task, TaskContext, TaskData, TaskKind, TaskName, TaskOptions, Template, tokenizer_of,
 };
 pub use trainer::train;
+pub use typed_run::Trainer;

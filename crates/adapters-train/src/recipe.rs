@@ -229,7 +229,7 @@ impl Recipe {
         }
     }
 
-    fn check(&self) -> Result<(), TrainError> {
+    pub(crate) fn check(&self) -> Result<(), TrainError> {
         if self.model.max_length == 0 {
             return Err(value("model.max_length", "at least 1", 0));
         }
@@ -369,7 +369,33 @@ impl Recipe {
     }
 }
 
+impl ModelSection {
+    /// A checkpoint, with the defaults of a recipe.
+    pub fn new(path: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            max_length: default_max_length(),
+            quantize: None,
+        }
+    }
+}
+
 impl DataSection {
+    /// Training data, with the defaults of a recipe.
+    pub fn new(train: impl Into<PathBuf>) -> Self {
+        Self {
+            train: train.into(),
+            validation: None,
+            validation_share: None,
+            test: None,
+            labels: no_labels(),
+            fields: Fields::default(),
+            template: None,
+            pack: false,
+            part: None,
+        }
+    }
+
     /// Refuses a share for validation that is none, or that stands next to a file.
     fn check_share(&self) -> Result<(), TrainError> {
         let Some(share) = self.validation_share else {

@@ -15,6 +15,7 @@ use burn::optim::GradientsAccumulator;
 use crate::attach::attach;
 use crate::batches::epoch_batches;
 use crate::checkpoint::{self, Best, Checkpoint, Optimizers, Position, Values};
+#[cfg(feature = "plots")]
 use crate::curve::{self, Curve};
 use crate::digest::digests;
 use crate::error::TrainError;
@@ -27,6 +28,7 @@ use crate::report::{Event, Outcome};
 use crate::run::Run;
 use crate::run_data::RunData;
 use crate::run_files::{MetricsLog, RunLog, Summary, peak_rss_bytes};
+use crate::seeds::pass_seed;
 use crate::task_model::{PassSeed, TaskModel};
 use crate::tasks::{TaskContext, TaskData, tokenizer_of};
 
@@ -412,15 +414,6 @@ fn trainable_params(model: &TaskModel) -> usize {
     model.adapted.set.num_trainable_params() + model.head.num_params()
 }
 
-/// A seed for the draws of one forward pass.
-fn pass_seed(seed: u64, pass: u64) -> u64 {
-    // SplitMix64's finaliser: neighboring passes get unrelated seeds.
-    let mut z = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(pass);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
-}
-
 /// Evaluates on the validation data and keeps the weights if they are the best so far.
 fn validate(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(Evaluation, bool), TrainError> {
     let batch_size = run.recipe.train.eval_batch_size;
@@ -484,6 +477,7 @@ fn finish(
         });
     }
     let adapter = run.dir.join("adapter");
+    #[cfg(feature = "plots")]
     draw_curve(run)?;
     let mut summary = Summary {
         test_accuracy: test.as_ref().map(|t| t.score),
@@ -526,6 +520,7 @@ fn finish(
 }
 
 /// Draws the curves of `metrics.jsonl`, all of it: a resumed run draws what came before too.
+#[cfg(feature = "plots")]
 fn draw_curve(run: &Run) -> Result<(), TrainError> {
     let records = MetricsLog::records(run.dir.join(METRICS))?;
     let series = |key: &str| -> Vec<(f64, f64)> {

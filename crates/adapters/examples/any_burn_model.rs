@@ -26,7 +26,7 @@ impl Mlp {
     }
 }
 
-fn main() -> Result<(), StoreError> {
+pub(crate) fn main() -> Result<(), StoreError> {
     let device = Device::flex().autodiff();
     let model = Mlp {
         first: LinearConfig::new(16, 64).init(&device),

@@ -5,7 +5,7 @@ use clap::ValueEnum;
 /// Features of the facade crate that are checked with nothing else enabled.
 ///
 /// Those that leave Burn's own feature set alone come first, then a method on each pure-Rust backend.
-const FEATURES: [&str; 12] = [
+const FEATURES: [&str; 17] = [
     "lora",
     "bottleneck",
     "prefix",
@@ -15,8 +15,13 @@ const FEATURES: [&str; 12] = [
     "spectral",
     "selective",
     "models",
+    "tokenizers",
+    "images",
+    "audio",
     "hub",
     "train",
+    "learner",
+    "plots",
     "lora,flex",
 ];
 

@@ -91,14 +91,12 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
         let mut stream = tokenizer.stream();
         let mut answer = String::new();
         let mut failed = None;
-        generation.run(adapted.base(), &adapted.set, &[&prompt], |_, token| {
-            match stream.push(token) {
-                Ok(text) => {
-                    output::result_part(&text);
-                    answer.push_str(&text);
-                }
-                Err(error) => failed = Some(error),
+        generation.run(&adapted, &[&prompt], |_, token| match stream.push(token) {
+            Ok(text) => {
+                output::result_part(&text);
+                answer.push_str(&text);
             }
+            Err(error) => failed = Some(error),
         })?;
         say!("");
         if let Some(error) = failed {

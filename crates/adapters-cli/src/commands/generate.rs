@@ -68,7 +68,7 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
         let sounds: Vec<Vec<f32>> = args.audio.iter().map(read).collect::<Result<_, _>>()?;
         let start = SpeechPrompt::load(&dir, args.language.as_deref(), args.translate)?;
         let speech = log_mel.input(&sounds, &device)?;
-        for tokens in generation.transcribe(adapted.base(), &adapted.set, speech, &start, |_, _| ())? {
+        for tokens in generation.transcribe(&adapted, speech, &start, |_, _| ())? {
             print(&tokens, args.ids, &tokenizer)?;
         }
         return Ok(());
@@ -108,8 +108,8 @@ fn grow(
 ) -> Result<Vec<Vec<u32>>, ModelError> {
     let on_token = |_: usize, token: u32| on_token(token);
     match adapted.base().kind() {
-        ModelKind::EncoderDecoder => generation.answer(adapted.base(), &adapted.set, prompts, on_token),
-        _ => generation.run(adapted.base(), &adapted.set, prompts, on_token),
+        ModelKind::EncoderDecoder => generation.answer(adapted, prompts, on_token),
+        _ => generation.run(adapted, prompts, on_token),
     }
 }
 

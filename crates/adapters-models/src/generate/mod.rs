@@ -3,7 +3,7 @@
 mod beam;
 mod sampling;
 
-use adapters_core::{Active, AdapterSet, Ctx};
+use adapters_core::{Active, Adapted, AdapterSet, Ctx};
 use burn::tensor::{Tensor, TensorData};
 
 use crate::cache::KeyValueCache;
@@ -74,7 +74,7 @@ struct Step<'r> {
 }
 
 impl Generation {
-    /// Continues `prompts` with the adapters active in `set`; what each grew by, without the token that ended it. Every new
+    /// Continues `prompts` with the active adapters; what each grew by, without the token that ended it. Every new
     /// token goes to `on_token` with the index of its text as soon as it is known.
     ///
     /// # Errors
@@ -85,11 +85,11 @@ impl Generation {
     /// and for shares of the batch or of the positions that are not those of the texts.
     pub fn run(
         &self,
-        model: &Model,
-        set: &AdapterSet,
+        adapted: &Adapted<Model>,
         prompts: &[&[u32]],
         on_token: impl FnMut(usize, u32),
     ) -> Result<Vec<Vec<u32>>, ModelError> {
+        let (model, set) = (adapted.base(), &adapted.set);
         let (lm, info) = (model.causal_lm()?, model.info());
         let prompt = self.check(set, prompts, model.vocab_size())?;
         self.check_length(prompt, self.max_new_tokens, info.max_length)?;
@@ -122,11 +122,11 @@ impl Generation {
     /// As [`run`](Self::run).
     pub fn answer(
         &self,
-        model: &Model,
-        set: &AdapterSet,
+        adapted: &Adapted<Model>,
         texts: &[&[u32]],
         on_token: impl FnMut(usize, u32),
     ) -> Result<Vec<Vec<u32>>, ModelError> {
+        let (model, set) = (adapted.base(), &adapted.set);
         let (device, info) = (model.device(), model.info());
         let longest = self.check(set, texts, model.vocab_size())?;
         let model = model.encoder_decoder()?;
@@ -158,12 +158,12 @@ impl Generation {
     /// does not read speech.
     pub fn transcribe(
         &self,
-        model: &Model,
-        set: &AdapterSet,
+        adapted: &Adapted<Model>,
         speech: SpeechInput,
         start: &SpeechPrompt,
         on_token: impl FnMut(usize, u32),
     ) -> Result<Vec<Vec<u32>>, ModelError> {
+        let (model, set) = (adapted.base(), &adapted.set);
         let (device, info, vocabulary) = (model.device(), model.info(), model.vocab_size());
         let model = model.encoder_decoder()?;
         let texts = vec![start.tokens.as_slice(); speech.features.dims()[0]];

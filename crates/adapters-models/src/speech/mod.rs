@@ -2,12 +2,16 @@
 //! spectrograms, as the published `preprocessor_config.json` of
 //! Whisper requires, and the tokens that a text begins with say its language and that it has no timestamps.
 
+#[cfg(feature = "audio")]
 mod log_mel;
 mod prompt;
+#[cfg(feature = "audio")]
 mod wav;
 mod waveform;
 
+#[cfg(feature = "audio")]
 pub use log_mel::LogMel;
 pub use prompt::SpeechPrompt;
+#[cfg(feature = "audio")]
 pub use wav::read_wav;
 pub use waveform::Waveforms;

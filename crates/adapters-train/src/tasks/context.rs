@@ -82,11 +82,9 @@ impl<'a> TaskContext<'a> {
 
     /// What a head of a whole text or image reads.
     pub(crate) fn pooling(&self) -> Pooling {
-        self.options.pooling.unwrap_or(match self.model.kind() {
-            ModelKind::Encoder | ModelKind::TextAndImage | ModelKind::SoundEncoder => Pooling::Mean,
-            ModelKind::ImageEncoder => Pooling::First,
-            ModelKind::CausalLm | ModelKind::EncoderDecoder | ModelKind::SpeechToText => Pooling::Last,
-        })
+        self.options
+            .pooling
+            .unwrap_or_else(|| default_pooling(self.model.kind()))
     }
 
     /// The configuration of a new head, with the layers of transformers' class if it reads what that reads, else with one layer.
@@ -95,5 +93,14 @@ impl<'a> TaskContext<'a> {
             .with_layers(1)
             .with_dropout(self.options.head_dropout)
             .as_published(self.model)
+    }
+}
+
+/// What a head of a whole text or image reads unless told otherwise.
+pub(crate) fn default_pooling(model: ModelKind) -> Pooling {
+    match model {
+        ModelKind::Encoder | ModelKind::TextAndImage | ModelKind::SoundEncoder => Pooling::Mean,
+        ModelKind::ImageEncoder => Pooling::First,
+        ModelKind::CausalLm | ModelKind::EncoderDecoder | ModelKind::SpeechToText => Pooling::Last,
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::Deref;
 use std::path::Path;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use adapters_core::Ctx;
@@ -221,6 +222,30 @@ impl Default for TaskName {
     }
 }
 
+impl TaskName {
+    /// The task of that name; else what names there are, and the nearest.
+    fn named(name: &str) -> Result<Self, String> {
+        TaskKind::find(name).map(Self).ok_or_else(|| {
+            let names: Vec<&str> = TASKS.iter().map(|task| task.name).collect();
+            let near = nearest(name, names.iter().copied());
+            let near = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+            format!("one of {}{near}", names.join(", "))
+        })
+    }
+}
+
+impl FromStr for TaskName {
+    type Err = TrainError;
+
+    fn from_str(name: &str) -> Result<Self, TrainError> {
+        Self::named(name).map_err(|expected| TrainError::Value {
+            field: "head.kind",
+            expected,
+            found: format!("`{name}`"),
+        })
+    }
+}
+
 impl Deref for TaskName {
     type Target = TaskKind;
 
@@ -262,14 +287,7 @@ impl Serialize for TaskName {
 impl<'de> Deserialize<'de> for TaskName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = String::deserialize(deserializer)?;
-        TaskKind::find(&name).map(Self).ok_or_else(|| {
-            let names: Vec<&str> = TASKS.iter().map(|task| task.name).collect();
-            let near = nearest(&name, names.iter().copied());
-            let near = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
-            serde::de::Error::custom(format!(
-                "unknown task `{name}`, expected one of {}{near}",
-                names.join(", ")
-            ))
-        })
+        Self::named(&name)
+            .map_err(|expected| serde::de::Error::custom(format!("unknown task `{name}`, expected {expected}")))
     }
 }

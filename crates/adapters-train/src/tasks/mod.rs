@@ -22,6 +22,8 @@ mod task;
 mod text;
 mod tokens;
 
+#[cfg(feature = "learner")]
+pub(crate) use self::context::default_pooling;
 pub use self::context::{TaskContext, TaskOptions, Template, tokenizer_of};
 pub use self::erased::{OpenTask, TaskData, TaskKind, TaskName};
 pub(crate) use self::prompts::chat_template;

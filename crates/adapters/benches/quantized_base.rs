@@ -2,9 +2,9 @@
 //! time of a training step, and how far the outputs are apart. One form a process, so that the peaks do not mix.
 //!
 //! ```text
-//! cargo run --release -p adapters --example quantized_base -- models/all-MiniLM-L6-v2 f32
-//! cargo run --release -p adapters --example quantized_base -- models/all-MiniLM-L6-v2 int8
-//! cargo run --release -p adapters --example quantized_base -- random:12x768 int8
+//! cargo bench -p adapters --bench quantized_base -- models/all-MiniLM-L6-v2 f32
+//! cargo bench -p adapters --bench quantized_base -- models/all-MiniLM-L6-v2 int8
+//! cargo bench -p adapters --bench quantized_base -- random:12x768 int8
 //! ```
 //!
 //! Figures in MiB are resident memory as the system counts it; what an allocator keeps after freeing is in them. With
@@ -90,7 +90,7 @@ fn apart(a: Tensor<3>, b: Tensor<3>) -> (f32, f32) {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut args = std::env::args().skip(1);
+    let mut args = std::env::args().skip(1).filter(|text| text != "--bench");
     let name = args.next().unwrap_or_else(|| "models/all-MiniLM-L6-v2".to_owned());
     let form = args.next().unwrap_or_else(|| "int8".to_owned());
     let device = Device::flex();

@@ -2,7 +2,7 @@
 //! ratio. The frozen layers run once on the whole batch; only the narrow products are shared out.
 //!
 //! ```text
-//! cargo run --release -p adapters --features x86-v4 --example mixed_batch -- [adapters] [rounds]
+//! cargo bench -p adapters --features x86-v4 --bench mixed_batch -- [adapters] [rounds]
 //! ```
 
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
@@ -88,7 +88,10 @@ impl Way {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut arguments = std::env::args().skip(1).map(|text| text.parse::<usize>());
+    let mut arguments = std::env::args()
+        .skip(1)
+        .filter(|text| text != "--bench")
+        .map(|text| text.parse::<usize>());
     let k = arguments.next().transpose()?.unwrap_or(4).clamp(1, ROWS);
     let rounds = arguments.next().transpose()?.unwrap_or(15).max(1);
     let device = Device::flex();

@@ -2,8 +2,8 @@
 //! step at several widths. Each is measured in a process of its own, so that the peaks do not mix.
 //!
 //! ```text
-//! cargo run --release -p adapters --example two_doors
-//! cargo run --release -p adapters --example two_doors -- weight 1024
+//! cargo bench -p adapters --bench two_doors
+//! cargo bench -p adapters --bench two_doors -- weight 1024
 //! ```
 //!
 //! The second form measures one and prints milliseconds and MiB. Memory is the peak of the process above what it began with,
@@ -116,7 +116,7 @@ fn step(door: &str, width: usize) -> Result<(f64, f64), Error> {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<String> = std::env::args().skip(1).filter(|text| text != "--bench").collect();
     if let [door, width] = args.as_slice() {
         let (time, memory) = step(door, width.parse()?)?;
         println!("{time:.1} {memory:.1}");

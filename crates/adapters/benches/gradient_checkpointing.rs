@@ -2,8 +2,8 @@
 //! a training step. One way a process, so that the peaks do not mix.
 //!
 //! ```text
-//! cargo run --release -p adapters --example gradient_checkpointing -- whole 32 128
-//! cargo run --release -p adapters --example gradient_checkpointing -- blocks 32 128
+//! cargo bench -p adapters --features train --bench gradient_checkpointing -- whole 32 128
+//! cargo bench -p adapters --features train --bench gradient_checkpointing -- blocks 32 128
 //! ```
 
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
@@ -21,7 +21,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 const STEPS: u64 = 3;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut args = std::env::args().skip(1);
+    let mut args = std::env::args().skip(1).filter(|text| text != "--bench");
     let way = args.next().unwrap_or_else(|| "blocks".to_owned());
     let mut number = |default: usize| args.next().map_or(Ok(default), |text| text.parse());
     let (batch, seq) = (number(16)?, number(128)?);

@@ -1,0 +1,10 @@
+//! A text as a tokenizer gives it.
+
+/// One encoded text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encoded {
+    /// Token ids, special tokens included.
+    pub ids: Vec<u32>,
+    /// Token types, as long as `ids`.
+    pub type_ids: Vec<u32>,
+}
