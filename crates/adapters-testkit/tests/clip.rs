@@ -11,7 +11,7 @@ use burn::tensor::{Device, Int, Tensor};
 
 fn golden(device: &Device) -> (Model, TextAndImageInput) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/clip");
-    let model = Pretrained::open(&folder.join("base")).unwrap().model(device).unwrap();
+    let model = Pretrained::open(folder.join("base")).unwrap().model(device).unwrap();
     let (inputs, _) = read_safetensors(&folder.join("inputs.safetensors")).unwrap();
     let mask = Tensor::<2, Int>::from_data(inputs["attention_mask"].clone(), device);
     let texts = TextInput {

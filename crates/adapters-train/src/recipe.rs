@@ -375,7 +375,7 @@ impl ModelSection {
         Self {
             path: path.into(),
             max_length: default_max_length(),
-            quantize: None,
+            precision: Precision::default(),
         }
     }
 }

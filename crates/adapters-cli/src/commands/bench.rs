@@ -333,8 +333,8 @@ fn generation(model: &TaskModel, rows: &[&Encoded], args: &BenchArgs) -> Result<
             }
         };
         match base.causal_lm() {
-            Ok(_) => generation.run(base, &model.adapted.set, &prompts, on_token)?,
-            Err(_) => generation.answer(base, &model.adapted.set, &prompts, on_token)?,
+            Ok(_) => generation.run(&model.adapted, &prompts, on_token)?,
+            Err(_) => generation.answer(&model.adapted, &prompts, on_token)?,
         };
         let first = first.unwrap_or(begun);
         reading.push(begun.until(first));
