@@ -256,6 +256,9 @@ pub struct GenerateArgs {
     /// Accept PyTorch `.bin` files. They are parsed, never executed.
     #[arg(long, help_heading = "Model")]
     pub allow_bin: bool,
+    /// Load the adapter even if it was trained on a base model with other weights.
+    #[arg(long, help_heading = "Model")]
+    pub any_base: bool,
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceArgs,
@@ -292,6 +295,9 @@ pub struct InfoArgs {
     /// Accept PyTorch `.bin` files. They are parsed, never executed.
     #[arg(long, help_heading = "Model")]
     pub allow_bin: bool,
+    /// Load the adapter even if it was trained on a base model with other weights.
+    #[arg(long, help_heading = "Model")]
+    pub any_base: bool,
 }
 
 /// `adapters merge`
@@ -315,6 +321,9 @@ pub struct MergeArgs {
     /// Accept PyTorch `.bin` files. They are parsed, never executed.
     #[arg(long, help_heading = "Model")]
     pub allow_bin: bool,
+    /// Load the adapter even if it was trained on a base model with other weights.
+    #[arg(long, help_heading = "Model")]
+    pub any_base: bool,
 }
 
 /// `adapters combine`
@@ -354,6 +363,9 @@ pub struct CombineArgs {
     /// Accept PyTorch `.bin` files. They are parsed, never executed.
     #[arg(long, help_heading = "Model")]
     pub allow_bin: bool,
+    /// Load the adapter even if it was trained on a base model with other weights.
+    #[arg(long, help_heading = "Model")]
+    pub any_base: bool,
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceArgs,
@@ -374,6 +386,9 @@ pub struct EjectArgs {
     /// Accept PyTorch `.bin` files. They are parsed, never executed.
     #[arg(long, help_heading = "Model")]
     pub allow_bin: bool,
+    /// Load the adapter even if it was trained on a base model with other weights.
+    #[arg(long, help_heading = "Model")]
+    pub any_base: bool,
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceArgs,

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use adapters::core::Format;
 use adapters::models::heads::HeadKind;
 use adapters::models::{Head, Model, ModelKind, Pretrained, TextTokenizer};
-use adapters::store::{LoadOptions, LoadReport, Manifest, Setup};
+use adapters::store::{BaseMatch, LoadOptions, LoadReport, Manifest, Setup};
 use adapters::train::{
-    Evaluation, Fields, Labels, OpenTask, Records, TaskContext, TaskData, TaskKind, TaskModel, TaskOptions,
+    Evaluation, Fields, Labels, OpenTask, Records, TaskContext, TaskData, TaskKind, TaskModel, TaskOptions, Template,
     tokenizer_of,
 };
 use adapters::{Adapted, AdapterFiles, AttachReport, Composition, Host, METHODS, parse_device};
@@ -47,16 +47,45 @@ pub fn check_named(model: Option<&Path>, adapter: Option<&Path>) -> Result<(), F
     }
 }
 
-/// The folder of the base: as given, else as the manifest says.
-pub fn base_dir(given: Option<&Path>, manifest: &Manifest) -> Result<PathBuf, Failure> {
-    match given {
+/// The folder of the base: as given, else as the manifest of `adapter` says. Another base than the one the adapter was trained on is
+/// refused unless `any` is.
+pub fn base_dir(given: Option<&Path>, manifest: &Manifest, adapter: &Path, any: bool) -> Result<PathBuf, Failure> {
+    let dir = match given {
         Some(path) => folders::model(&path.to_string_lossy()),
         None if manifest.base_model.is_empty() => Err(Failure::new(
             "no base model: the adapter folder does not name the model it was trained on",
             "name the folder of the base model with --model",
         )),
         None => folders::base_model(&manifest.base_model),
-    }
+    }?;
+    check_base(&dir, manifest, adapter, any)?;
+    Ok(dir)
+}
+
+/// Refuses a base whose tensors are not those that the manifest of `adapter` has a fingerprint of, unless `any` is accepted.
+pub fn check_base(dir: &Path, manifest: &Manifest, adapter: &Path, any: bool) -> Result<(), Failure> {
+    let Some(expected) = manifest.base_fingerprint.as_ref().filter(|_| !any) else {
+        return Ok(());
+    };
+    let found = Pretrained::open(dir)?.fingerprint(expected.whole)?;
+    let (base, dir, adapter) = (&manifest.base_model, dir.display(), adapter.display());
+    let what = match expected.compare(&found) {
+        BaseMatch::Same => return Ok(()),
+        BaseMatch::OtherTypes => {
+            note!(
+                "the adapter {adapter} was trained on {base} in {}, and {dir} is in {}: whether the weights are the same is not known",
+                expected.types,
+                found.types
+            );
+            return Ok(());
+        }
+        BaseMatch::OtherShapes => "other tensors",
+        BaseMatch::OtherValues => "tensors of the same shapes with other values",
+    };
+    Err(Failure::new(
+        format!("the adapter {adapter} was trained on {base}, and {dir} has {what}"),
+        "name the base it was trained on with --model, or accept this one with --any-base",
+    ))
 }
 
 /// A base with an active adapter, and below it the one it was trained on top of; or with a whole saved setup.
@@ -120,6 +149,11 @@ impl Loaded {
         &mut self.options.fields
     }
 
+    /// How many labels the head has.
+    pub fn labels(&self) -> usize {
+        self.options.labels.count()
+    }
+
     /// Encodes records. Where `labeled` is false, targets may be absent.
     pub fn examples(&self, records: &Records, labeled: bool) -> Result<Box<dyn TaskData>, Failure> {
         let cx = TaskContext {
@@ -143,7 +177,7 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
     let device = device(&args.device)?;
     let folder = folders::adapter(&args.adapter)?;
     let manifest = manifest(&folder)?;
-    let dir = base_dir(args.model.as_deref(), &manifest)?;
+    let dir = base_dir(args.model.as_deref(), &manifest, &folder, args.any_base)?;
     let precision = args.precision.map_or(manifest.precision, PrecisionArg::precision);
     let pretrained = Pretrained::open(&dir)?.with_precision(precision);
     let (adapted, report) = adapted(pretrained.model(&device)?, &folder, args.allow_bin, &device)?;
@@ -157,36 +191,44 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
         ));
     }
     let head = head(args, &folder, &manifest, &dir, adapted.base(), &device)?;
-    let config = head.config();
-    let Some(task) = TaskKind::of_head(config, pretrained.kind()) else {
+    let task = match &head {
+        Some(head) => TaskKind::of_head(head.config(), pretrained.kind()),
+        // The model's own head serves.
+        None => TaskKind::of_writer(pretrained.kind()),
+    };
+    let Some(task) = task else {
+        let Some(head) = &head else {
+            return Err(no_head(&folder));
+        };
         return Err(Failure::new(
             format!(
                 "no task uses a head of type `{}` on a `{}` model",
-                config.kind.name(),
+                head.config().kind.name(),
                 pretrained.model_type()
             ),
             "this command supports the heads of the tasks in `adapters train --help`",
         ));
     };
+    let config = head.as_ref().map(Head::config);
     let options = TaskOptions {
-        labels: match config.kind {
-            HeadKind::MultipleChoice { choices, .. } => Labels::Count(choices),
-            _ => Labels::Names(config.labels.clone()),
+        labels: match config {
+            Some(config) => match config.kind {
+                HeadKind::MultipleChoice { choices, .. } => Labels::Count(choices),
+                _ => Labels::Names(config.labels.clone()),
+            },
+            None => Labels::Count(0),
         },
         fields: Fields::default(),
-        pooling: Some(config.kind.pooling().unwrap_or_default()),
+        pooling: config.map(|config| config.kind.pooling().unwrap_or_default()),
         head_dropout: 0.0,
-        mask_probability: 0.0,
+        mask_probability: MASKED,
         class_weights: None,
         max_length,
-        template: None,
+        template: (!manifest.chat).then_some(Template::Plain),
         pack: false,
     };
     Ok(Loaded {
-        model: TaskModel {
-            adapted,
-            head: Some(head),
-        },
+        model: TaskModel { adapted, head },
         task,
         report,
         options,
@@ -196,7 +238,21 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
     })
 }
 
-/// The head that the arguments name, or else the manifest, or else the adapter folder in its own format.
+/// Share of the tokens that are hidden in the evaluation of a masked language model, the default of recipes.
+const MASKED: f64 = 0.15;
+
+/// An adapter without a head, for a command that needs one.
+pub fn no_head(adapter: &Path) -> Failure {
+    Failure::new(
+        format!(
+            "the adapter folder {} has no head, so there is nothing to predict with",
+            adapter.display()
+        ),
+        "name a file with the tensors `weight` and `bias` with --head; for a language model, use `adapters generate`",
+    )
+}
+
+/// The head that the arguments name, or else the manifest, or else the adapter folder in its own format, if there is one.
 fn head(
     args: &ModelArgs,
     adapter: &Path,
@@ -204,23 +260,21 @@ fn head(
     checkpoint: &Path,
     base: &Model,
     device: &Device,
-) -> Result<Head, Failure> {
+) -> Result<Option<Head>, Failure> {
     if let Some(path) = &args.head {
         let pooling = args.pooling.unwrap_or(PoolingArg::Mean).pooling();
-        return Ok(Head::load_linear(path, pooling, base, device)?);
+        return Ok(Some(Head::load_linear(path, pooling, base, device)?));
     }
     let mut manifest = manifest.clone();
     if let (Some(head), Some(pooling)) = (&mut manifest.head, args.pooling) {
         head.config.insert("pooling".to_owned(), pooling.name().into());
     }
-    match Head::find(adapter, &manifest, checkpoint, args.allow_bin, base, device)? {
-        Some(head) => Ok(head),
-        None => Err(Failure::new(
-            format!(
-                "the adapter folder {} has no head, so there is nothing to predict with",
-                adapter.display()
-            ),
-            "name a file with the tensors `weight` and `bias` with --head; for a language model, use `adapters generate`",
-        )),
-    }
+    Ok(Head::find(
+        adapter,
+        &manifest,
+        checkpoint,
+        args.allow_bin,
+        base,
+        device,
+    )?)
 }

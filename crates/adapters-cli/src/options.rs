@@ -62,6 +62,9 @@ pub struct ModelArgs {
     /// Accept PyTorch `.bin` files. They are parsed, never executed.
     #[arg(long)]
     pub allow_bin: bool,
+    /// Load the adapter even if it was trained on a base model with other weights.
+    #[arg(long)]
+    pub any_base: bool,
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceArgs,

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use adapters::train::Event;
+use adapters::train::{Evaluation, Event};
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Shows the events of a run.
@@ -122,16 +122,14 @@ impl Progress {
             }
             Event::Evaluated { step, evaluation, best } => {
                 self.line(&format!(
-                    "step {step}: validation loss {:.4}, {} {:.4}{}",
-                    evaluation.loss,
-                    evaluation.metric,
-                    evaluation.score,
+                    "step {step}: validation {}{}",
+                    figures(evaluation),
                     if *best { ", the best so far" } else { "" },
                 ));
                 if let Some((name, share)) = &self.majority
                     && *step == self.steps
-                    && evaluation.metric == "accuracy"
-                    && evaluation.score <= *share
+                    && let Some(accuracy) = evaluation.figure("accuracy")
+                    && accuracy <= *share
                 {
                     self.line(&format!(
                         "warning: this is no better than to answer {name} always, right for {share:.4} of the training \
@@ -140,10 +138,7 @@ impl Progress {
                 }
             }
             Event::StoppedEarly { step } => self.line(&format!("stopped early after step {step}")),
-            Event::Tested { evaluation } => self.line(&format!(
-                "test loss {:.4}, {} {:.4}",
-                evaluation.loss, evaluation.metric, evaluation.score
-            )),
+            Event::Tested { evaluation } => self.line(&format!("test {}", figures(evaluation))),
             _ => {}
         }
     }
@@ -162,4 +157,11 @@ impl Progress {
             None => note!("{text}"),
         }
     }
+}
+
+/// The figures of an evaluation in a line.
+fn figures(evaluation: &Evaluation) -> String {
+    let values = evaluation.figures.values.iter();
+    let others = values.map(|(name, value)| format!(", {name} {value:.4}"));
+    format!("loss {:.4}{}", evaluation.loss, others.collect::<String>())
 }

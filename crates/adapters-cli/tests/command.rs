@@ -96,6 +96,41 @@ fn methods_that_edit_or_lengthen_rows_train_and_load() {
 }
 
 #[test]
+fn an_adapter_on_another_base_is_refused_unless_any_is_accepted() {
+    let task = Task::new();
+    let dir = task.path("");
+    ok(
+        &dir,
+        &["train", "recipe.toml", "--out", "run", "--set", "train.epochs=1"],
+    );
+    std::fs::create_dir(task.path("other")).unwrap();
+    adapters_testkit::random_bert::write_checkpoint(&task.path("other"), 2, 8, 2);
+    std::fs::copy(task.path("model/tokenizer.json"), task.path("other/tokenizer.json")).unwrap();
+    let eval = ["eval", "--adapter", "run", "--data", "data/test.jsonl"];
+    ok(&dir, &[&eval[..], &["--model", "model"]].concat());
+    let refused = fails(&dir, &[&eval[..], &["--model", "other"]].concat(), 1);
+    let said = |refused: &str| refused.replace("\n  │ ", " ");
+    for part in ["was trained on", "model, and other has", "other values", "--any-base"] {
+        assert!(said(&refused).contains(part), "{part}: {refused}");
+    }
+    ok(&dir, &[&eval[..], &["--model", "other", "--any-base"]].concat());
+    let further = [
+        "train",
+        "recipe.toml",
+        "--out",
+        "further",
+        "--set",
+        "adapter.from=run/adapter",
+    ];
+    let refused = fails(&dir, &[&further[..], &["--set", "model.path=other"]].concat(), 1);
+    assert!(
+        said(&refused).contains("`model.path` is") && said(&refused).contains("was trained on"),
+        "{refused}"
+    );
+    ok(&dir, &further);
+}
+
+#[test]
 fn train_eval_predict_info_merge() {
     let task = Task::new();
     let dir = task.path("");

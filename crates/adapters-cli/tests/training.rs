@@ -4,48 +4,13 @@ mod common;
 
 use std::fs;
 use std::ops::ControlFlow;
-use std::path::Path;
 
-use adapters::METHODS;
 use adapters::core::Format;
 use adapters::store::read_safetensors;
-use adapters::train::{Event, MetricsLog, Outcome, Recipe, Run, TrainError, train};
-use burn::tensor::Device;
+use adapters::train::{Event, MetricsLog, Recipe, Run, TrainError, train};
 
+use common::runs::{finish, metrics, run, weights};
 use common::{Task, json_of};
-
-fn run(task: &Task, out: &Path, overrides: &[&str]) -> Run {
-    let overrides: Vec<String> = overrides.iter().map(|s| (*s).to_owned()).collect();
-    let recipe = Recipe::read(&task.recipe(), &overrides).unwrap();
-    Run {
-        model_dir: recipe.model.path.clone().into(),
-        dir: out.to_owned(),
-        registry: METHODS,
-        device: Device::flex(),
-        recipe,
-    }
-}
-
-fn finish(run: &Run) -> Outcome {
-    let outcome = train(run, &mut |_| ControlFlow::Continue(())).unwrap();
-    assert!(outcome.finished);
-    outcome
-}
-
-fn weights(run: &Run) -> Vec<u8> {
-    let mut bytes = fs::read(run.dir.join("adapter/adapter.safetensors")).unwrap();
-    bytes.extend(fs::read(run.dir.join("adapter/head.safetensors")).unwrap());
-    bytes
-}
-
-/// The metrics, without what depends on the clock.
-fn metrics(run: &Run) -> String {
-    let records = MetricsLog::records(run.dir.join("metrics.jsonl")).unwrap();
-    records
-        .into_iter()
-        .map(|r| serde_json::Value::Object(r).to_string() + "\n")
-        .collect()
-}
 
 #[test]
 fn a_run_repeats_bit_for_bit_and_learns() {
@@ -346,34 +311,6 @@ fn a_killed_run_ends_like_one_that_was_not() {
 }
 
 #[test]
-fn every_optimizer_and_schedule_survives_a_kill() {
-    let task = Task::new();
-    let mut seen = Vec::new();
-    for overrides in [
-        &["train.optimizer=sgd", "train.momentum=0.9", "train.schedule=cosine"][..],
-        &["train.optimizer=sgd", "train.weight_decay=0.1", "train.schedule=linear"],
-        &["train.optimizer=adafactor", "train.schedule=constant"],
-        &["train.optimizer=lion", "train.schedule=wsd", "train.decay=0.5"],
-    ] {
-        let name = seen.len();
-        let whole = run(&task, &task.path(&format!("whole{name}")), overrides);
-        finish(&whole);
-        let killed = run(&task, &task.path(&format!("killed{name}")), overrides);
-        train(&killed, &mut |event| match event {
-            Event::Step { step: 16, .. } => ControlFlow::Break(()),
-            _ => ControlFlow::Continue(()),
-        })
-        .unwrap();
-        finish(&killed);
-        let (ended, expected) = (weights(&killed), weights(&whole));
-        assert!(ended == expected, "{overrides:?}");
-        assert_eq!(metrics(&killed), metrics(&whole), "{overrides:?}");
-        assert!(!seen.contains(&ended), "{overrides:?} trains like another");
-        seen.push(ended);
-    }
-}
-
-#[test]
 fn adalora_cuts_ranks_to_the_target_and_survives_a_kill() {
     let task = Task::new();
     let config = "adapter.config=adalora[init_r=4,target_r=2,tinit=2,tfinal=4]";
@@ -576,6 +513,42 @@ fn bad_recipes_and_data_name_what_is_wrong() {
             &["qery", "did you mean `query`?"],
         ),
         (&["model.max_length=9"], &["model.max_length", "at most 8"]),
+        (
+            &["adapter.method=lora", "adapter.rank_pattern={qery=2}"],
+            &[
+                "`rank_pattern` has `qery`",
+                "did you mean `query`?",
+                "adapted are: query, value",
+            ],
+        ),
+        (
+            &["adapter.method=lora", "adapter.alpha_pattern={key=2.0}"],
+            &["`alpha_pattern` has `key`, which matches no adapted module"],
+        ),
+        (
+            &[
+                "adapter.method=lora",
+                "adapter.target_modules=['query']",
+                "adapter.exclude_modules=['valu']",
+            ],
+            &["target `valu` matches nothing", "did you mean `value`?"],
+        ),
+        (
+            &[
+                "adapter.method=lora",
+                "adapter.target_modules=['query']",
+                "adapter.layers=[1, 7]",
+            ],
+            &["names layer 7", "expected 0 to 1"],
+        ),
+        (
+            &[
+                "adapter.method=lora",
+                "adapter.target_modules=['query']",
+                "adapter.exclude_modules=['query']",
+            ],
+            &["target `query` matches nothing"],
+        ),
     ] {
         let text = failing(overrides);
         for part in parts {

@@ -123,6 +123,23 @@ pub enum Error {
         /// Names that would match.
         available: String,
     },
+    /// A pattern of a configuration matched no module that is adapted.
+    #[error(
+        "`{field}` has `{pattern}`, which matches no adapted module of this {architecture} model{}; adapted are: {adapted}",
+        did_you_mean(.nearest)
+    )]
+    NoModule {
+        /// The field.
+        field: &'static str,
+        /// The pattern.
+        pattern: String,
+        /// The model's architecture.
+        architecture: String,
+        /// The nearest name that would match.
+        nearest: Option<String>,
+        /// Names of the modules that are adapted.
+        adapted: String,
+    },
     /// A configuration names a layer that the model lacks.
     #[error("`{field}` names layer {layer}; expected 0 to {last}, the layers of this {architecture} model")]
     NoSuchLayer {

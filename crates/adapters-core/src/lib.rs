@@ -30,8 +30,8 @@ pub use merge::{MergeReport, Merged, merge};
 pub use method::Method;
 pub use method::any::{AnyMethod, Encode, ErasedMethod};
 pub use method::capability::{
-    Capabilities, ConvertsForStorage, EditsEmbeddings, KnowsTasks, LearnsFaster, NeedsTokenizer, Penalized, Scheduled,
-    SharedParameters, TiesHead,
+    Capabilities, ConvertsForStorage, EditsEmbeddings, KnowsTasks, LearnsFaster, ModulePatterns, NeedsTokenizer,
+    Penalized, ScalesUpdate, Scheduled, SharedParameters, TiesHead,
 };
 pub use method::codec::{AdapterHub, Codec, FileFormat, Format, Peft, StoredConfig, Tensors};
 pub use method::config::{ConfigError, LARGEST_SIZE};

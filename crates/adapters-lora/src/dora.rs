@@ -89,6 +89,8 @@ impl Method for DoraConfig {
     fn capabilities(&self) -> Capabilities<'_> {
         Capabilities {
             faster: Some(&self.lora),
+            patterns: Some(&self.lora),
+            scaled: Some(&self.lora),
             ..Capabilities::default()
         }
     }

@@ -3,7 +3,8 @@
 use adapters_core::target::{Target, name_matches};
 use adapters_core::{
     AdapterHub, Attached, Build, Capabilities, Codec, ConfigError, ConvertsForStorage, Erased, Error, Format, Host,
-    LearnsFaster, Method, Peft, SiteInfo, SiteKind, SiteLayer, StoredConfig, TiesHead, config::from_fields,
+    LearnsFaster, Method, ModulePatterns, Peft, ScalesUpdate, SiteInfo, SiteKind, SiteLayer, StoredConfig, TiesHead,
+    config::from_fields,
 };
 use adapters_methods::{copies::TableCopy, copies::bias_copy_of, copies::copy_of};
 use adapters_nn::draw;
@@ -77,6 +78,8 @@ impl Method for LoraConfig {
         Capabilities {
             storage: self.init.takes_from_base().then_some(self),
             faster: Some(self),
+            patterns: Some(self),
+            scaled: Some(self),
             tied: self.ensure_weight_tying.then_some(self),
             ..Capabilities::default()
         }
@@ -88,6 +91,34 @@ impl Method for LoraConfig {
 impl LearnsFaster for LoraConfig {
     fn learns_faster(&self, param: &str) -> bool {
         param.starts_with("lora_B") || param.starts_with("lora_embedding_B")
+    }
+}
+
+impl ModulePatterns for LoraConfig {
+    fn patterns(&self) -> Vec<(&'static str, &str)> {
+        let ranks = self
+            .rank_pattern
+            .keys()
+            .map(|pattern| ("rank_pattern", pattern.as_str()));
+        let alphas = self
+            .alpha_pattern
+            .keys()
+            .map(|pattern| ("alpha_pattern", pattern.as_str()));
+        ranks.chain(alphas).collect()
+    }
+}
+
+/// The scale belongs to B, and to the bias next to it.
+impl ScalesUpdate for LoraConfig {
+    fn update_scale(&self, site: &SiteInfo, param: &str) -> Result<Option<f64>, Error> {
+        if !self.learns_faster(param) || self.scaling == Scaling::Gated {
+            return Ok(None);
+        }
+        let (_, scale) = match &site.parameter {
+            Some(parameter) => self.rank_and_scale(&format!("{}.{}", site.path, parameter.name))?,
+            None => self.rank_and_scale(&site.path)?,
+        };
+        Ok(Some(scale))
     }
 }
 

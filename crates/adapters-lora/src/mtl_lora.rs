@@ -119,6 +119,7 @@ impl Method for MtlLoraConfig {
     fn capabilities(&self) -> Capabilities<'_> {
         Capabilities {
             faster: Some(&self.lora),
+            patterns: Some(&self.lora),
             ..Capabilities::default()
         }
     }

@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 use adapters_core::target::Target;
 use adapters_core::{
     AnyMethod, Attached, Build, Capabilities, ConfigError, ConvertsForStorage, EditsEmbeddings, Encode, ErasedMethod,
-    Error, Format, Host, Inserted, KnowsTasks, LearnsFaster, NamedParams, NeedsTokenizer, Role, Shared,
-    SharedParameters, SiteInfo, SiteLayer, StoredConfig, Tensors, TiesHead,
+    Error, Format, Host, Inserted, KnowsTasks, LearnsFaster, ModulePatterns, NamedParams, NeedsTokenizer, Role,
+    ScalesUpdate, Shared, SharedParameters, SiteInfo, SiteLayer, StoredConfig, Tensors, TiesHead,
 };
 
 /// A union of configurations, written `a|b`: an adapter that has layers of each, no two at one site.
@@ -199,6 +199,8 @@ impl ErasedMethod for Union {
         Capabilities {
             shared: Some(self),
             faster: Some(self),
+            patterns: Some(self),
+            scaled: Some(self),
             embeddings: Some(self),
             tokenizer: Some(self),
             tasks: self.known_tasks().map(|_| self as &dyn KnowsTasks),
@@ -277,6 +279,20 @@ impl ErasedMethod for Union {
         }
         let what = "a union of configurations";
         Err(Error::config(NAME, ConfigError::NotExpressible { format, what }))
+    }
+}
+
+impl ModulePatterns for Union {
+    fn patterns(&self) -> Vec<(&'static str, &str)> {
+        let of_members = self.members.iter().filter_map(|member| member.capabilities().patterns);
+        of_members.flat_map(ModulePatterns::patterns).collect()
+    }
+}
+
+impl ScalesUpdate for Union {
+    fn update_scale(&self, site: &SiteInfo, param: &str) -> Result<Option<f64>, Error> {
+        let scaled = self.owner(site)?.capabilities().scaled;
+        scaled.map_or(Ok(None), |method| method.update_scale(site, param))
     }
 }
 

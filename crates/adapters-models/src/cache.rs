@@ -4,6 +4,7 @@ use adapters_core::{Batch, Ctx, Error, Hooks, Host, Sequence};
 use burn::tensor::{Bool, Device, Int, Tensor};
 
 use crate::input::TextInput;
+use crate::packing::Packing;
 
 /// Keys and values, `[batch, kv_heads, seq, d_head]` both.
 pub type KeysValues = (Tensor<4>, Tensor<4>);
@@ -119,6 +120,8 @@ pub(crate) struct Begun {
     pub ids: Tensor<2, Int>,
     /// That of all text, what a cache holds included.
     pub padding: Option<Tensor<2, Bool>>,
+    /// Several texts in a row, each of which is read alone.
+    pub packing: Option<Packing>,
     /// Columns before those of this pass.
     pub past: usize,
     /// Columns of text before those of this pass.
@@ -176,6 +179,7 @@ impl Begun {
         let begun = Self {
             ids: input.ids,
             padding: input.padding,
+            packing: input.packing,
             past,
             past_text,
         };

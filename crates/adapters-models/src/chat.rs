@@ -220,10 +220,12 @@ fn marked(source: &str) -> String {
     let mut marked = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}") else {
+        // Behind the opening, whose percent sign is none of the end.
+        let Some(length) = rest[start + 2..].find("%}") else {
             break;
         };
-        let (before, tag) = (&rest[..start], &rest[start + 2..start + length]);
+        let end = start + 2 + length;
+        let (before, tag) = (&rest[..start], &rest[start + 2..end]);
         marked.push_str(before);
         let (left, right) = (
             if tag.starts_with(['-', '+']) { &tag[..1] } else { "" },
@@ -240,9 +242,9 @@ fn marked(source: &str) -> String {
         };
         match mark {
             Some(mark) => marked.push_str(&format!("{{%{left} if true %}}{mark}{{% endif {right}%}}")),
-            None => marked.push_str(&rest[start..start + length + 2]),
+            None => marked.push_str(&rest[start..end + 2]),
         }
-        rest = &rest[start + length + 2..];
+        rest = &rest[end + 2..];
     }
     marked.push_str(rest);
     marked
@@ -311,6 +313,16 @@ mod tests {
             "{% set ns = namespace(x='a' * 1000) %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}",
         ] {
             assert!(matches!(of(endless), Err(ModelError::ChatTemplate { .. })), "{endless}");
+        }
+    }
+
+    #[test]
+    fn a_block_without_a_tag_is_refused_and_nothing_is_cut() {
+        for source in ["{%}", "{%}{% endfor %}", "a{%}b", "{%-%}", "{%+", "{%", "{% %"] {
+            let config = serde_json::json!({ "chat_template": source });
+            let rendered = template(&config.to_string()).unwrap().render(&chat(), true);
+            assert!(matches!(rendered, Err(ModelError::ChatTemplate { .. })), "{source}");
+            assert_eq!(marked(source), source);
         }
     }
 

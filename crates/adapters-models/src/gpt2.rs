@@ -6,6 +6,7 @@
 
 use crate::lm_head::LmHead;
 use crate::modeling::*;
+use crate::packing::causal_bias;
 
 /// `config.json` of a GPT-2 checkpoint: the fields that change what is computed. Others are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -251,6 +252,7 @@ impl Transformer for Gpt2Model {
         let Begun {
             ids,
             padding,
+            packing,
             past,
             past_text,
         } = begun;
@@ -261,12 +263,15 @@ impl Transformer for Gpt2Model {
         let inserted: usize = state.inserted.iter().map(|inserted| inserted.count).sum();
         let before = if past == 0 { 0 } else { past_text + inserted };
         let [_, seq, _] = state.hidden.dims();
-        let positions = ops::positions(seq, before, state.padding.as_ref(), &device) + cx.first_position() as i64;
+        let positions = match &packing {
+            Some(packing) => packing.positions(),
+            None => ops::positions(seq, before, state.padding.as_ref(), &device),
+        } + cx.first_position() as i64;
         let hidden = state.hidden + self.positions.forward(positions);
         let hidden = cx.dropout(hidden, self.config.embd_pdrop);
         let state = cx.embedding(&self.embedding, EmbeddingState { hidden, ..state });
         let [_, seq, _] = state.hidden.dims();
-        let mask = ops::causal_bias(seq, past, None, state.padding.as_ref(), &device);
+        let mask = causal_bias([seq, past], None, state.padding.as_ref(), packing.as_ref(), &device);
         let chain = Chain::new(state.hidden).layers(&self.layers, mask);
         Ok(chain.then(|x, cx| cx.norm(&self.norm, x)))
     }

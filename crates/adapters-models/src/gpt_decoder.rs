@@ -7,6 +7,7 @@ use burn::module::ModuleDisplay;
 
 use crate::lm_head::LmHead;
 use crate::modeling::*;
+use crate::packing::causal_bias;
 use crate::rotary::{self, Rotary, Turns};
 
 /// The published names of a family.
@@ -138,16 +139,25 @@ impl<L: GptLayer> Transformer for GptDecoder<L> {
     }
 
     fn chain(&self, input: TextInput, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
-        let (Begun { ids, padding, past, .. }, cx) = Begun::new(self, input, cache, cx)?;
+        let (
+            Begun {
+                ids,
+                padding,
+                packing,
+                past,
+                ..
+            },
+            cx,
+        ) = Begun::new(self, input, cache, cx)?;
         let words = cx.lookup(&self.words, ids);
         let state = cx.embedding(&self.embedded, EmbeddingState::new(words, padding).after(past));
         let hidden = cx.dropout(state.hidden, self.facts.embedding_dropout);
         let EmbeddingState { hidden, padding, .. } = cx.embedding(&self.embedding, EmbeddingState { hidden, ..state });
         let ([_, seq, _], device) = (hidden.dims(), hidden.device());
-        let positions = rotary::positions([seq, past], padding.as_ref(), &device, cx);
+        let positions = rotary::positions([seq, past], padding.as_ref(), packing.as_ref(), &device, cx);
         let frame = GptFrame {
             turns: self.facts.rotary.at(positions, &device),
-            mask: ops::causal_bias(seq, past, None, padding.as_ref(), &device),
+            mask: causal_bias([seq, past], None, padding.as_ref(), packing.as_ref(), &device),
         };
         let chain = Chain::new(hidden).layers(&self.layers, frame);
         Ok(chain.then(|x, cx| cx.norm(&self.norm, x)))

@@ -5,6 +5,7 @@ use burn::tensor::kind::Basic;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
 use crate::encoded::Encoded;
+use crate::packing::Packing;
 
 /// What a model reads. Each model reads one of these, its [`Transformer::Input`](crate::Transformer::Input).
 #[derive(Clone, Debug)]
@@ -31,6 +32,9 @@ pub struct TextInput {
     pub token_types: Option<Tensor<2, Int>>,
     /// True at padding, `[batch, seq]`; `None` when no row is padded.
     pub padding: Option<Tensor<2, Bool>>,
+    /// Several texts in a row, of causal language models without a cache and without adapters that insert positions; `None` where
+    /// every row is a text.
+    pub packing: Option<Packing>,
 }
 
 /// What an encoder-decoder reads.
@@ -101,6 +105,7 @@ impl TextInput {
             ids,
             token_types: None,
             padding: None,
+            packing: None,
         }
     }
 
@@ -126,6 +131,7 @@ impl TextInput {
             ids: Tensor::from_data(TensorData::new(ids, shape), device),
             token_types: None,
             padding: ragged.then(|| Tensor::from_data(TensorData::new(padding, shape), device)),
+            packing: None,
         }
     }
 
@@ -189,6 +195,7 @@ impl Batch for TextInput {
             ids: repeated(self.ids, times),
             token_types: self.token_types.map(|types| repeated(types, times)),
             padding: self.padding.map(|padding| repeated(padding, times)),
+            packing: self.packing.map(|packing| packing.repeated(times)),
         }
     }
 

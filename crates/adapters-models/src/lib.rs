@@ -54,6 +54,7 @@ mod modernbert;
 mod norm;
 mod olmo2;
 pub mod opt;
+mod packing;
 mod patches;
 mod phi;
 mod phi3;
@@ -118,6 +119,7 @@ pub use kind::ModelKind;
 pub use linear_scores::LinearScores;
 pub use model::Model;
 pub use norm::{Norm, NormKind};
+pub use packing::Packing;
 pub use pretrained::Pretrained;
 pub use save_checkpoint::{copy_tokenizer, save_checkpoint};
 #[cfg(feature = "tokenizers")]

@@ -5,6 +5,7 @@
 
 use crate::lm_head::LmHead;
 use crate::modeling::*;
+use crate::packing::causal_bias;
 
 /// `config.json` of an OPT checkpoint: the fields that change what is computed. Others are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -266,7 +267,16 @@ impl Transformer for OptModel {
     }
 
     fn chain(&self, input: TextInput, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
-        let (Begun { ids, padding, past, .. }, cx) = Begun::new(self, input, cache, cx)?;
+        let (
+            Begun {
+                ids,
+                padding,
+                packing,
+                past,
+                ..
+            },
+            cx,
+        ) = Begun::new(self, input, cache, cx)?;
         let device = ids.device();
         let words = cx.lookup(&self.words, ids);
         let state = cx.embedding(&self.embedded, EmbeddingState::new(words, padding).after(past));
@@ -275,11 +285,14 @@ impl Transformer for OptModel {
             None => state.hidden,
         };
         let [_, seq, _] = hidden.dims();
-        let rows = position_rows([seq, past], state.padding.as_ref(), cx.first_position(), &device);
+        let rows = match &packing {
+            Some(packing) => packing.positions() + (cx.first_position() + OFFSET) as i64,
+            None => position_rows([seq, past], state.padding.as_ref(), cx.first_position(), &device),
+        };
         let hidden = hidden + self.positions.forward(rows);
         let state = cx.embedding(&self.embedding, EmbeddingState { hidden, ..state });
         let [_, seq, _] = state.hidden.dims();
-        let mask = ops::causal_bias(seq, past, None, state.padding.as_ref(), &device);
+        let mask = causal_bias([seq, past], None, state.padding.as_ref(), packing.as_ref(), &device);
         let chain = Chain::new(state.hidden).layers(&self.layers, mask);
         Ok(chain.then(|x, cx| match &self.norm {
             Some(norm) => cx.norm(norm, x),

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use adapters_core::quantize;
 use adapters_nn::Precision;
-use adapters_store::read_json;
+use adapters_store::{Fingerprint, read_json};
 use burn::tensor::Device;
 use serde_json::{Map, Value};
 
@@ -18,6 +18,7 @@ use crate::model::Model;
 use crate::speech::LogMel;
 #[cfg(feature = "tokenizers")]
 use crate::tokenizer::TextTokenizer;
+use crate::weights::checkpoint::Checkpoint;
 
 /// A checkpoint folder whose architecture is known.
 #[derive(Clone, Debug)]
@@ -112,6 +113,16 @@ impl Pretrained {
     pub fn with_precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
         self
+    }
+
+    /// The fingerprint of the tensors in the files: of every byte if `whole`, else of a sample of each tensor, which takes
+    /// milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::NotACheckpoint`], [`ModelError::Store`].
+    pub fn fingerprint(&self, whole: bool) -> Result<Fingerprint, ModelError> {
+        Ok(Checkpoint::open(self.dir())?.fingerprint(whole)?)
     }
 
     /// Loads the model of whatever kind, strictly.

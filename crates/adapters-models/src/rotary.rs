@@ -10,6 +10,7 @@ use adapters_core::Hooks;
 use adapters_nn::ops;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
+use crate::packing::Packing;
 use crate::rotary_scaling::RotaryScaling;
 
 /// The angles of a model, a position and a pair of features: `angle = position * frequency`.
@@ -181,9 +182,13 @@ impl Frequencies {
 pub(crate) fn positions(
     [seq, past]: [usize; 2],
     padding: Option<&Tensor<2, Bool>>,
+    packing: Option<&Packing>,
     device: &Device,
     cx: &Hooks<'_>,
 ) -> Tensor<2, Int> {
+    if let Some(packing) = packing {
+        return packing.positions() + cx.first_position() as i64;
+    }
     let padding = padding.filter(|_| cx.pass().prompt.is_some());
     ops::positions(seq, past, padding, device) + cx.first_position() as i64
 }

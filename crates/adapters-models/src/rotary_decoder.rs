@@ -16,6 +16,7 @@ use crate::lm_head::LmHead;
 use crate::model::Model;
 use crate::modeling::*;
 use crate::norm::{Norm, NormKind};
+use crate::packing::{Packing, causal_bias};
 use crate::rotary::{self, Rotary};
 use crate::rotary_config::{Rotaries, RotaryDecoderConfig};
 use crate::rotary_family::{AdapterHubForm, EmbeddingFactor, Family, Logits};
@@ -58,14 +59,18 @@ impl RotaryDecoder {
         &self,
         [seq, past]: [usize; 2],
         padding: Option<Tensor<2, Bool>>,
+        packing: Option<&Packing>,
         device: &Device,
         cx: &Hooks<'_>,
     ) -> Frame {
-        let positions = rotary::positions([seq, past], padding.as_ref(), device, cx);
+        let positions = rotary::positions([seq, past], padding.as_ref(), packing, device, cx);
         let mut biases: Vec<(Option<usize>, Tensor<4>)> = Vec::new();
         for window in self.family.layers.iter().map(|layer| layer.window) {
             if !biases.iter().any(|(of, _)| *of == window) {
-                biases.push((window, ops::causal_bias(seq, past, window, padding.as_ref(), device)));
+                biases.push((
+                    window,
+                    causal_bias([seq, past], window, padding.as_ref(), packing, device),
+                ));
             }
         }
         let at = |rotary: &Rotary| rotary.at(positions.clone(), device);
@@ -149,7 +154,16 @@ impl Transformer for RotaryDecoder {
     }
 
     fn chain(&self, input: TextInput, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
-        let (Begun { ids, padding, past, .. }, cx) = Begun::new(self, input, cache, cx)?;
+        let (
+            Begun {
+                ids,
+                padding,
+                packing,
+                past,
+                ..
+            },
+            cx,
+        ) = Begun::new(self, input, cache, cx)?;
         let rows = cx.lookup(&self.words, ids);
         let rows = match self.family.embeddings {
             EmbeddingFactor::Rows(factor) => rows * factor,
@@ -163,7 +177,7 @@ impl Transformer for RotaryDecoder {
         };
         let hidden = cx.dropout(hidden, self.family.embedding_dropout);
         let [_, seq, _] = hidden.dims();
-        let frame = self.frame([seq, past], padding, &hidden.device(), cx);
+        let frame = self.frame([seq, past], padding, packing.as_ref(), &hidden.device(), cx);
         let chain = Chain::new(hidden).layers(&self.layers, frame);
         Ok(chain.then(|x, cx| cx.norm(&self.norm, x)))
     }

@@ -4,8 +4,7 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use adapters_store::StoreError;
-use serde::de::IgnoredAny;
+use adapters_store::{StoreError, check_unique};
 use tokenizers::{EncodeInput, Encoding, Tokenizer, TruncationParams};
 
 use crate::encoded::Encoded;
@@ -84,8 +83,8 @@ impl TextTokenizer {
             path: path.clone(),
             source,
         })?;
-        // The tokenizer library panics inside an object that is cut off.
-        serde_json::from_slice::<IgnoredAny>(&bytes).map_err(|source| StoreError::Json {
+        // The tokenizer library panics inside an object that is cut off, and at a number beyond its range.
+        check_unique(&bytes).map_err(|source| StoreError::Json {
             path: path.clone(),
             source,
         })?;
@@ -286,6 +285,19 @@ impl TextStream<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_library_panics_at_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        for json in ["{\"model\": {", "{\"model\": {\"dropout\": 1e999}}"] {
+            fs::write(dir.path().join("tokenizer.json"), json).unwrap();
+            let refused = TextTokenizer::load(dir.path(), 8).map(drop);
+            assert!(
+                matches!(refused, Err(ModelError::Store(StoreError::Json { .. }))),
+                "{json}: {refused:?}"
+            );
+        }
+    }
 
     /// A byte-level vocabulary: one token a byte.
     fn bytes() -> TextTokenizer {

@@ -31,6 +31,24 @@ pub fn causal_bias(
     bias(hidden, padding)
 }
 
+/// A bias of scores, `[1 or batch, 1, seq, seq]`, that also hides from each query the keys of other texts in its row. `texts` is
+/// the text that each position belongs to, `[batch, seq]`.
+///
+/// # Shapes
+///
+/// Returns `[batch, 1, seq, seq]`.
+///
+/// # Panics
+///
+/// Panics if `bias` is of other positions than `texts`.
+pub fn of_packed_texts(bias: Tensor<4>, texts: &Tensor<2, Int>) -> Tensor<4> {
+    let [batch, seq] = texts.dims();
+    let shape = [batch, 1, seq, seq];
+    let queries = texts.clone().reshape([batch, 1, seq, 1]).expand(shape);
+    let keys = texts.clone().reshape([batch, 1, 1, seq]).expand(shape);
+    bias.expand(shape).mask_fill(queries.not_equal(keys), f32::MIN)
+}
+
 /// What each query of an encoder may see, as a bias of its scores: keys that are at most `reach` positions away from itself
 /// and not padding. `padding` is true at padding, `[batch, seq]`.
 ///
@@ -122,6 +140,22 @@ mod tests {
             [true, false, false],
             [true, true, false],
             [true, true, false],
+        ];
+        assert_eq!(seen(bias), rows.concat());
+    }
+
+    #[test]
+    fn a_query_of_packed_texts_sees_its_own_text() {
+        let device = Device::flex();
+        let texts = Tensor::<2, Int>::from_data(TensorData::from([[0, 0, 1], [0, 1, 1]]), &device);
+        let bias = of_packed_texts(causal_bias(3, 0, None, None, &device), &texts);
+        let rows = [
+            [true, false, false],
+            [true, true, false],
+            [false, false, true],
+            [true, false, false],
+            [false, true, false],
+            [false, true, true],
         ];
         assert_eq!(seen(bias), rows.concat());
     }

@@ -15,7 +15,7 @@ use crate::dropout::{Dropout, Mask, masked};
 use crate::fused::{self, Normalization};
 #[cfg(feature = "flex")]
 use crate::kernel::activation::Function;
-pub use crate::mask::{causal_bias, positions, window_bias};
+pub use crate::mask::{causal_bias, of_packed_texts, positions, window_bias};
 use crate::{UnknownName, quantized_product};
 
 /// Activation function, named as the published configurations name it.

@@ -223,7 +223,7 @@ fn cause(problems: &[TensorProblem]) -> Option<String> {
 }
 
 fn list(problems: &[TensorProblem]) -> String {
-    const SHOWN: usize = 20;
+    const SHOWN: usize = 10;
     let mut lines = cause(problems).unwrap_or_default();
     lines.extend(problems.iter().take(SHOWN).map(|p| format!("\n  - {p}")));
     if let Some(more) = problems.len().checked_sub(SHOWN).filter(|more| *more > 0) {

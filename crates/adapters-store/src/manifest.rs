@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::fingerprint::Fingerprint;
 use crate::{StoreError, read_json, write_json};
 use adapters_nn::Precision;
 
@@ -19,6 +20,9 @@ pub struct Manifest {
     pub base_architecture: String,
     /// Where the base was read from when the adapter was trained: a folder or a Hub id.
     pub base_model: String,
+    /// What the tensors of the base were when the adapter was trained.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub base_fingerprint: Option<Fingerprint>,
     /// Longest input in tokens, in training.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub max_length: Option<usize>,

@@ -83,6 +83,7 @@ impl Bench {
             padding: Some(ids.clone().equal_elem(0)),
             token_types: None,
             ids,
+            packing: None,
         };
         Self {
             model,

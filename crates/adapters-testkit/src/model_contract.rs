@@ -3,6 +3,8 @@
 //! The checkpoint is found out from the loader: it lists what it misses and which shapes it expects. An architecture therefore
 //! needs a tiny configuration and nothing else to be checked, one that a program registers itself included.
 
+mod packing;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -52,6 +54,7 @@ pub fn all(case: &ModelCase) {
     bench.every_tensor_matters();
     bench.every_site_is_hooked();
     bench.batch_equals_rows();
+    bench.packed_equals_alone();
     bench.cached_equals_whole();
     bench.recomputed_equals_plain();
     bench.merged_equals_adapted();
@@ -306,9 +309,8 @@ impl<'a> ModelBench<'a> {
                 (Ok(lm), _) => {
                     let tokens = ids([[0, 5, 9, 3, 14], [8, 2, 11, 6, 1]]);
                     let columns = |from: usize, to: usize| TextInput {
-                        ids: tokens.clone().slice_dim(1, from..to),
-                        token_types: None,
                         padding: Some(tokens.clone().equal_elem(0).slice_dim(1, from..to)),
+                        ..TextInput::new(tokens.clone().slice_dim(1, from..to))
                     };
                     let whole = lm.forward(columns(0, 5), &mut Ctx::new(&set)).expect(FITS);
                     let mut cache = KeyValueCache::new();

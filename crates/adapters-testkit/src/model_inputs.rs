@@ -72,6 +72,7 @@ pub(crate) fn of_tokens(model: &Model, tokens: Tensor<2, Int>, padding: Option<T
             ids: tokens,
             token_types: None,
             padding,
+            packing: None,
         }
         .into(),
     }

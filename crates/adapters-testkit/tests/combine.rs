@@ -61,6 +61,42 @@ fn a_concatenation_and_all_singular_vectors_are_the_weighted_sum() {
 }
 
 #[test]
+fn an_average_counts_the_scale_of_each_adapter() {
+    let bench = Bench::new(2, 4, 5, &Device::flex());
+    let mut set = AdapterSet::new();
+    // Scales of 1, of 4, and of 2 / sqrt(2), with the same A and B.
+    for (name, config) in [
+        ("a", "lora[r=2,alpha=2]"),
+        ("loud", "lora[r=2,alpha=8]"),
+        ("stabilized", "lora[r=2,alpha=2,use_rslora=true]"),
+    ] {
+        let lora = method(config).unwrap();
+        set.attach(name, lora, &bench.model, 0, &Device::flex()).unwrap();
+    }
+    let mut set = randomised(set, 3);
+    let values = set.attached("a").unwrap().values();
+    for other in ["loud", "stabilized"] {
+        set.put_values(other, values.clone()).unwrap();
+    }
+    for (other, scale) in [("loud", 4.0), ("stabilized", 2.0 / 2f64.sqrt())] {
+        set.average("mean", &[("a".into(), 0.25), (other.into(), 0.75)])
+            .unwrap();
+        let mean = set.attached("mean").unwrap().values();
+        for ((place, mean), before) in mean.iter().zip(values.values()) {
+            let factor = if place.1 == "lora_B" { 0.25 + 0.75 * scale } else { 1.0 };
+            for (mean, before) in mean.iter::<f32>().zip(before.iter::<f32>()) {
+                let expected = before * factor as f32;
+                assert!(
+                    (mean - expected).abs() < 1e-5,
+                    "{other}, {place:?}: {mean}, not {expected}"
+                );
+            }
+        }
+        set.remove("mean").unwrap();
+    }
+}
+
+#[test]
 fn keeping_everything_is_the_linear_combination() {
     let bench = Bench::new(2, 4, 5, &Device::flex());
     let mut set = two(&bench, [3, 3]);

@@ -39,6 +39,7 @@ fn input(lengths: &[usize]) -> TextInput {
             TensorData::new(padding, [rows, seq]),
             &device,
         )),
+        packing: None,
     }
 }
 

@@ -206,14 +206,9 @@ fn prompts_do_not_see_padding() {
         let ids = bench.input.ids.clone().slice([1..2, 0..5]);
         let padded = TextInput {
             padding: bench.input.padding.clone().map(|padding| padding.slice([1..2, 0..5])),
-            token_types: None,
-            ids: ids.clone(),
+            ..TextInput::new(ids.clone())
         };
-        let alone = TextInput {
-            padding: None,
-            token_types: None,
-            ids: ids.slice([0..1, 0..3]),
-        };
+        let alone = TextInput::new(ids.slice([0..1, 0..3]));
         let (padded, alone) = (run(padded), run(alone));
         let worst = padded
             .iter()

@@ -51,6 +51,7 @@ fn input(device: &Device) -> TextInput {
         ids: Tensor::<2, Int>::from_data(TensorData::new(ids, [2, 7]), device),
         token_types: None,
         padding: None,
+        packing: None,
     }
 }
 
@@ -359,6 +360,7 @@ fn a_checkpoint_stored_in_int8_rows_loses_nothing() {
             ids: ids.clone(),
             token_types: None,
             padding: None,
+            packing: None,
         };
         model.forward(input, &mut Ctx::plain()).unwrap()
     };

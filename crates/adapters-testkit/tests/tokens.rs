@@ -20,6 +20,7 @@ fn hidden(base: &Model, set: &AdapterSet, device: &Device) -> TensorData {
         ids: Tensor::from_data(inputs["input_ids"].clone(), device),
         token_types: None,
         padding: Some(mask.equal_elem(0)),
+        packing: None,
     };
     base.forward(input, &mut Ctx::new(set)).unwrap().into_data()
 }

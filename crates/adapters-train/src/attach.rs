@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
-use adapters_core::{Adapted, AttachOptions, Composition};
-use adapters_models::{Model, TextTokenizer};
-use adapters_store::{LoadOptions, Manifest, expressible, load_adapter};
+use adapters_core::{Adapted, AttachOptions, Attached, Composition, Ctx, SiteKind};
+use adapters_models::heads::HeadConfig;
+use adapters_models::{Head, Model, Pretrained, TextTokenizer};
+use adapters_store::{BaseMatch, LoadOptions, Manifest, expressible, load_adapter};
 
 use crate::error::TrainError;
+use crate::recipe::Recipe;
 use crate::run::Run;
 
 /// What was attached.
@@ -15,6 +17,49 @@ pub(crate) struct Trained {
     pub report: String,
     /// Adapters that act and do not train.
     pub frozen: Vec<String>,
+}
+
+/// Refuses an adapter whose manifest names another base.
+fn check_base(run: &Run, dir: &Path) -> Result<(), TrainError> {
+    let manifest = Manifest::read(dir)?.unwrap_or_default();
+    let Some(expected) = &manifest.base_fingerprint else {
+        return Ok(());
+    };
+    let found = Pretrained::open(&run.model_dir)?.fingerprint(expected.whole)?;
+    match expected.compare(&found) {
+        BaseMatch::Same | BaseMatch::OtherTypes => Ok(()),
+        BaseMatch::OtherShapes | BaseMatch::OtherValues => Err(TrainError::Value {
+            field: "model.path",
+            expected: format!("`{}`, which {} was trained on", manifest.base_model, dir.display()),
+            found: format!("`{}`, whose weights are others", run.recipe.model.path),
+        }),
+    }
+}
+
+/// Refuses an adapter that was trained on top of another, without the other.
+fn check_below(dir: &Path, stack_on: Option<&Path>) -> Result<(), TrainError> {
+    let manifest = Manifest::read(dir)?.unwrap_or_default();
+    match manifest.stack_on {
+        Some(below) if stack_on.is_none() => Err(TrainError::Value {
+            field: "adapter.stack_on",
+            expected: format!("`{below}`, which {} was trained on top of", dir.display()),
+            found: "none".to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The head of a task: that of the adapter which is trained further, if it has one for the same outputs, else a new one.
+pub(crate) fn head(run: &Run, config: HeadConfig, base: &Model) -> Result<Head, TrainError> {
+    if let Some(dir) = &run.recipe.adapter.from {
+        let manifest = Manifest::read(dir)?.unwrap_or_default();
+        let stored = Head::find(dir, &manifest, &run.model_dir, false, base, &run.device)?;
+        let same = |head: &Head| head.config().kind == config.kind && head.config().labels == config.labels;
+        if let Some(head) = stored.filter(same) {
+            return Ok(head);
+        }
+    }
+    Ok(Head::new(config, base, run.recipe.train.seed, &run.device)?)
 }
 
 /// Attaches and activates what the recipe names. An adapter that no format can hold is refused before it is trained.
@@ -26,6 +71,7 @@ pub(crate) fn attach(
     let (section, device) = (&run.recipe.adapter, &run.device);
     let seed = run.recipe.train.seed;
     let load = |dir: &Path, adapted: &mut Adapted<Model>| {
+        check_base(run, dir)?;
         let options = LoadOptions {
             name: Manifest::name_in(dir)?,
             ..LoadOptions::default()
@@ -35,8 +81,20 @@ pub(crate) fn attach(
         Ok::<_, TrainError>(report.attached.adapter)
     };
     let mut frozen = Vec::new();
-    let (report, trained) = match section.fuse.as_slice() {
-        [] => {
+    let (report, trained) = match (section.fuse.as_slice(), &section.from) {
+        ([], Some(dir)) => {
+            check_base(run, dir)?;
+            check_below(dir, section.stack_on.as_deref())?;
+            let options = LoadOptions {
+                name: Some(section.name.clone()),
+                ..LoadOptions::default()
+            };
+            let (base, set) = adapted.parts_mut();
+            let report = load_adapter(dir, set, base, &run.registry, &options, device)?;
+            expressible(set, &section.name, base)?;
+            (report.attached, Composition::adapter(&section.name))
+        }
+        ([], None) => {
             let method = section.method(&run.registry)?;
             let encode = |text: &str| {
                 let tokenizer = tokenizer.ok_or("a model of images or sounds has no tokenizer for it")?;
@@ -56,7 +114,7 @@ pub(crate) fn attach(
             expressible(&adapted.set, &section.name, adapted.base())?;
             (report, Composition::adapter(&section.name))
         }
-        folders => {
+        (folders, _) => {
             for dir in folders {
                 frozen.push(load(dir, adapted)?);
             }
@@ -92,4 +150,29 @@ pub(crate) fn attach(
         report: report.to_string(),
         frozen,
     })
+}
+
+/// Refuses rows of several texts for an adapter that reads a row as one text.
+pub(crate) fn check_packing(recipe: &Recipe, adapted: &Adapted<Model>) -> Result<(), TrainError> {
+    let set = &adapted.set;
+    let by_row = |adapter: &Attached| {
+        let mut layers = adapter.layers();
+        adapter
+            .method()
+            .capabilities()
+            .embeddings
+            .is_some_and(|edits| edits.inserts().is_some())
+            || layers.any(|layer| matches!(layer.info.kind, SiteKind::LayerOutput { .. }))
+    };
+    let refused = set.iter().find(|adapter| by_row(adapter)).map(Attached::name);
+    let refused = refused.or((!Ctx::new(set).is_causal()).then_some(recipe.adapter.name.as_str()));
+    match refused.filter(|_| recipe.data.pack) {
+        Some(name) => Err(TrainError::Value {
+            field: "data.pack",
+            expected: "false for an adapter that inserts positions, acts at the ends of a row or looks ahead"
+                .to_owned(),
+            found: format!("true, and `{name}` does"),
+        }),
+        None => Ok(()),
+    }
 }

@@ -43,8 +43,11 @@ pub(crate) struct Position {
 /// The figures of an evaluation that others are compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Best {
-    pub accuracy: f64,
+    /// The figure the task is known by.
+    pub score: f64,
     pub loss: f64,
+    /// The figure that decides.
+    pub figure: f64,
 }
 
 /// Trained values by name.

@@ -3,17 +3,37 @@
 use adapters_models::heads::Scores;
 use burn::tensor::Tensor;
 
+use crate::metrics::Figures;
+
 /// The figures of an evaluation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
     /// Mean loss; zero where nothing is labeled.
     pub loss: f64,
-    /// The task's metric, 0 to 1; zero where nothing is labeled.
-    pub score: f64,
-    /// Name of the metric.
-    pub metric: &'static str,
+    /// The figures of the task; none where an example is not labeled.
+    pub figures: Figures,
     /// The outputs for each example, in the order of the file; none of a language model.
     pub outputs: Vec<Outputs>,
+}
+
+impl Evaluation {
+    /// The figure that the task is known by, with its name.
+    pub fn main(&self) -> Option<(&'static str, f64)> {
+        self.figures.values.first().copied()
+    }
+
+    /// The value of the main figure; zero where nothing is labeled.
+    pub fn score(&self) -> f64 {
+        self.main().map_or(0.0, |(_, value)| value)
+    }
+
+    /// The figure of that name; `loss` is one.
+    pub fn figure(&self, name: &str) -> Option<f64> {
+        match name {
+            "loss" => Some(self.loss),
+            name => self.figures.get(name),
+        }
+    }
 }
 
 /// The outputs of a head for one example, on the host.

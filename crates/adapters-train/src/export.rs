@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use adapters_core::{Format, Host};
+use adapters_models::Pretrained;
 use adapters_store::{Manifest, ModelCard, Setup, base_name, expressible, name_base, save_adapter};
+
+use serde_json::Value;
 
 use crate::error::TrainError;
 use crate::run::Run;
@@ -135,6 +138,7 @@ impl Folder<'_> {
             config: config.to_owned(),
             base_architecture: base.architecture().to_owned(),
             base_model: recipe.model.path.clone(),
+            base_fingerprint: Some(Pretrained::open(&run.model_dir)?.fingerprint(recipe.output.whole_fingerprint)?),
             max_length: Some(recipe.model.max_length),
             precision: recipe.model.precision,
             chat: recipe.head.kind.is_generative && chat_template(recipe.data.template, &run.model_dir)?.is_some(),
@@ -158,13 +162,18 @@ impl Folder<'_> {
     fn write_card(&self, config: String, task_type: Option<String>, holds_head: bool) -> Result<(), TrainError> {
         let (recipe, summary) = (&self.run.recipe, self.summary);
         let (task, train) = (&recipe.head.kind, &recipe.train);
+        let metric = summary
+            .extra
+            .get("metric")
+            .and_then(Value::as_str)
+            .unwrap_or(task.metrics[0]);
         let scores = [
             ("test", summary.test_accuracy),
             ("validation", summary.validation_accuracy),
         ];
         let mut figures: Vec<(String, String)> = scores
             .into_iter()
-            .filter_map(|(part, score)| Some((format!("{part} {}", task.metric), format!("{:.4}", score?))))
+            .filter_map(|(part, score)| Some((format!("{part} {metric}"), format!("{:.4}", score?))))
             .collect();
         let parameters = format!("{} of {}", summary.trainable_params, summary.total_params);
         let of_run = [

@@ -19,6 +19,7 @@ mod fusion_run;
 mod inputs;
 #[cfg(feature = "learner")]
 mod learner;
+mod metrics;
 mod optimizer;
 mod recipe;
 mod recompute;
@@ -43,6 +44,7 @@ pub use evaluate::{Evaluation, Outputs};
 pub use inputs::{Batch, hidden_states, text_input};
 #[cfg(feature = "learner")]
 pub use learner::{ClassBatch, Classifier, LabeledText, TextBatcher};
+pub use metrics::{Confusion, Figures};
 pub use optimizer::{Optimizer, adamw};
 pub use recipe::{
     AdapterSection, Batching, ClassWeights, DataSection, FusionSection, HeadSection, Keep, ModelSection, OutputSection,

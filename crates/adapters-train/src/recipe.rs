@@ -110,6 +110,10 @@ pub struct AdapterSection {
     /// An identifier, with the method's fields next to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
+    /// Folder of an adapter, in either format, that is trained further, with its head where the task has the same one, in place of a
+    /// new adapter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<PathBuf>,
     /// Folder of an adapter to stack this one on: loaded, frozen, and active below it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stack_on: Option<PathBuf>,
@@ -147,6 +151,8 @@ pub struct OutputSection {
     /// The run folder, relative to the folder the command runs in; without it `runs/<recipe>`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dir: Option<PathBuf>,
+    /// Whether the manifest's fingerprint of the base is of every byte of its weights, and not of a sample.
+    pub whole_fingerprint: bool,
 }
 
 impl Default for HeadSection {
@@ -223,6 +229,7 @@ impl Recipe {
         self.data.train = absolute(&self.data.train);
         self.data.validation = self.data.validation.take().map(|path| absolute(&path));
         self.data.test = self.data.test.take().map(|test| absolute(&test));
+        self.adapter.from = self.adapter.from.take().map(|dir| absolute(&dir));
         self.adapter.stack_on = self.adapter.stack_on.take().map(|dir| absolute(&dir));
         for dir in &mut self.adapter.fuse {
             *dir = absolute(dir);
@@ -255,9 +262,12 @@ impl Recipe {
         if self.adapter.fusion.is_some() || !self.adapter.fuse.is_empty() {
             return self.adapter.check_fuse();
         }
+        if self.adapter.from.is_some() {
+            return self.adapter.check_from();
+        }
         match (&self.adapter.config, &self.adapter.method) {
             (Some(_), Some(_)) => Err(value("adapter", EITHER, "a table with both")),
-            (None, None) => Err(value("adapter", "`config` or `method`", "neither")),
+            (None, None) => Err(value("adapter", "`config`, `method` or `from`", "none of them")),
             (Some(_), None) if !self.adapter.fields.is_empty() => {
                 let keys: Vec<_> = self.adapter.fields.keys().cloned().collect();
                 Err(value(
@@ -274,6 +284,13 @@ impl Recipe {
     fn check_task(&self) -> Result<(), TrainError> {
         let (task, data) = (self.head.kind, &self.data);
         data.check_share()?;
+        if let Some(metric) = self.train.metric.as_deref()
+            && metric != "loss"
+            && !task.metrics.contains(&metric)
+        {
+            let expected = format!("`loss`, `{}` for `head.kind` `{task}`", task.metrics.join("`, `"));
+            return Err(value("train.metric", &expected, format!("`{metric}`")));
+        }
         if self.train.class_weights.is_some() && !task.weighs_classes {
             let weighing = TASKS.iter().filter(|task| task.weighs_classes).map(|task| task.name);
             let expected = format!("none but for `head.kind` {}", weighing.collect::<Vec<_>>().join(", "));
@@ -348,6 +365,12 @@ impl Recipe {
         }
     }
 
+    /// The figure that decides which weights are the best; `None` for the one an evaluation is known by.
+    pub(crate) fn metric(&self) -> Option<&str> {
+        let of_task = self.head.kind.is_generative.then_some("loss");
+        self.train.metric.as_deref().or(of_task)
+    }
+
     /// How batches are made.
     pub(crate) fn order(&self) -> Order {
         self.train.batching.order()
@@ -412,6 +435,18 @@ impl DataSection {
 }
 
 impl AdapterSection {
+    /// Refuses a method next to the adapter that has one.
+    fn check_from(&self) -> Result<(), TrainError> {
+        if self.config.is_none() && self.method.is_none() && self.fields.is_empty() {
+            return Ok(());
+        }
+        let given = ["config", "method"].into_iter().zip([&self.config, &self.method]);
+        let given = given.filter(|(_, value)| value.is_some()).map(|(key, _)| key);
+        let keys: Vec<&str> = given.chain(self.fields.keys().map(String::as_str)).collect();
+        let expected = "no other key than `name` and `stack_on` with `from`, whose adapter has a configuration";
+        Err(value("adapter", expected, format!("`{}`", keys.join("`, `"))))
+    }
+
     /// The method this section names.
     ///
     /// # Errors
@@ -501,6 +536,14 @@ mod tests {
                 "unknown variant `adamw_8bit`, expected one of `adamw`, `sgd`, `adafactor`, `lion`",
             ),
             (&["train.schedule=cosin"], "`linear`, `cosine`, `constant`, `wsd`"),
+            (
+                &["train.metric=f2"],
+                "`train.metric` is `f2`, expected `loss`, `accuracy`, `f1`, `matthews` for",
+            ),
+            (
+                &["adapter.from=other", "adapter.r=4"],
+                "no other key than `name` and `stack_on` with `from`, whose adapter has a configuration",
+            ),
             (&["train.momentum=0.9"], "none for `train.optimizer` `adamw`"),
             (&["train.decay=0.1"], "none for `train.schedule` `linear`"),
             (

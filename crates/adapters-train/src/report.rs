@@ -55,7 +55,7 @@ pub enum Event {
         /// Whether it is the best so far.
         best: bool,
     },
-    /// The run ends before its last step: no better accuracy for too long.
+    /// The run ends before its last step: no better figure for too long.
     StoppedEarly {
         /// Steps done.
         step: u64,

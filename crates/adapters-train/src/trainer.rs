@@ -7,12 +7,12 @@ use std::path::Path;
 use std::time::Instant;
 
 use adapters_core::{Adapted, Ctx, TrainingSchedule};
-use adapters_models::{Head, Model, ModelKind, Pretrained};
+use adapters_models::{Model, ModelKind, Pretrained};
 use adapters_store::StoreError;
 use burn::module::Module;
 use burn::optim::GradientsAccumulator;
 
-use crate::attach::attach;
+use crate::attach::{self, attach};
 use crate::batches::epoch_batches;
 use crate::checkpoint::{self, Best, Checkpoint, Optimizers, Position, Values};
 #[cfg(feature = "plots")]
@@ -22,6 +22,7 @@ use crate::error::TrainError;
 use crate::evaluate::Evaluation;
 use crate::export::save_all;
 use crate::fusion_run::train_parts;
+use crate::metrics::falls;
 use crate::optimizer::{clip, gradient_values, split};
 use crate::recipe::{Keep, Recipe};
 use crate::report::{Event, Outcome};
@@ -145,10 +146,11 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
         let every = recipe.train.evaluate_every.unwrap_or(inputs.steps_per_epoch);
         if now.is_multiple_of(every) || now == inputs.steps {
             let (evaluation, best) = validate(run, &inputs, &mut state)?;
-            log.push(
-                now,
-                &[("eval_loss", evaluation.loss), ("eval_accuracy", evaluation.score)],
-            )?;
+            let figures = evaluation.figures.values.iter().skip(1);
+            let figures: Vec<(String, f64)> = figures.map(|(name, value)| (format!("eval_{name}"), *value)).collect();
+            let mut values = vec![("eval_loss", evaluation.loss), ("eval_accuracy", evaluation.score())];
+            values.extend(figures.iter().map(|(name, value)| (name.as_str(), *value)));
+            log.push(now, &values)?;
             stopped |= on_event(Event::Evaluated {
                 step: now,
                 evaluation,
@@ -184,7 +186,7 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
 /// Loads the model and the data and attaches the adapter.
 fn prepare(run: &Run, digests: BTreeMap<String, String>) -> Result<(State, Inputs, String), TrainError> {
     let recipe = &run.recipe;
-    let (seed, device) = (recipe.train.seed, &run.device);
+    let device = &run.device;
     let mut pretrained = Pretrained::open(&run.model_dir)?.with_precision(recipe.model.precision);
     if let Some(dropout) = recipe.train.base_dropout {
         pretrained = pretrained.with_dropout(dropout);
@@ -216,8 +218,9 @@ fn prepare(run: &Run, digests: BTreeMap<String, String>) -> Result<(State, Input
     let mut adapted = Adapted::new(model);
     let trained = attach(run, &mut adapted, tokenizer.as_ref())?;
     check_length(recipe, adapted.base(), adapted.set.positions())?;
+    attach::check_packing(recipe, &adapted)?;
     let head = match task.head() {
-        Some(config) => Some(Head::new(config, adapted.base(), seed, device)?),
+        Some(config) => Some(attach::head(run, config, adapted.base())?),
         None => None,
     };
     if let Some(drop) = recipe
@@ -427,16 +430,17 @@ fn validate(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(Evaluation
         });
     }
     let position = &mut state.position;
-    let best = position
-        .best
-        .is_none_or(|best| match run.recipe.head.kind.is_generative {
-            true => evaluation.loss < best.loss,
-            false => evaluation.score > best.accuracy,
-        });
+    let metric = run.recipe.metric().or(evaluation.main().map(|(name, _)| name));
+    let figure = metric.and_then(|name| evaluation.figure(name)).unwrap_or_default();
+    let best = position.best.is_none_or(|best| match metric.is_some_and(falls) {
+        true => figure < best.figure,
+        false => figure > best.figure,
+    });
     if best {
         position.best = Some(Best {
-            accuracy: evaluation.score,
+            score: evaluation.score(),
             loss: evaluation.loss,
+            figure,
         });
         position.stale = 0;
         state.best = Some(checkpoint::values(&state.model));
@@ -480,8 +484,8 @@ fn finish(
     #[cfg(feature = "plots")]
     draw_curve(run)?;
     let mut summary = Summary {
-        test_accuracy: test.as_ref().map(|t| t.score),
-        validation_accuracy: state.position.best.map(|best| best.accuracy),
+        test_accuracy: test.as_ref().map(Evaluation::score),
+        validation_accuracy: state.position.best.map(|best| best.score),
         trainable_params,
         total_params: inputs.total_params,
         steps: state.position.step,
@@ -493,12 +497,19 @@ fn finish(
         .extra
         .insert("adapter".to_owned(), recipe.adapter.name.clone().into());
     summary.extra.insert("seed".to_owned(), recipe.train.seed.into());
-    summary
-        .extra
-        .insert("metric".to_owned(), recipe.head.kind.metric.into());
-    summary
-        .extra
-        .insert("test_loss".to_owned(), test.map(|t| t.loss).into());
+    let known_by = test.as_ref().and_then(Evaluation::main).map(|(name, _)| name);
+    let extra = [
+        ("metric", known_by.unwrap_or(recipe.head.kind.metrics[0]).into()),
+        ("test_loss", test.as_ref().map(|test| test.loss).into()),
+        (
+            "test_figures",
+            test.iter()
+                .flat_map(|test| &test.figures.values)
+                .map(|(name, value)| (*name, *value))
+                .collect(),
+        ),
+    ];
+    summary.extra.extend(extra.map(|(key, value)| (key.to_owned(), value)));
     let saved = save_all(run, &model, &summary)?;
     summary.write(run.dir.join(SUMMARY))?;
     let path = run.dir.join(CHECKPOINT);

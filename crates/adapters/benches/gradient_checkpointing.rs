@@ -44,6 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ids: Tensor::<2, Int>::from_data(TensorData::new(ids, [batch, seq]), &device),
         token_types: None,
         padding: None,
+        packing: None,
     };
     let before = peak_rss_bytes().unwrap_or(0);
     let started = Instant::now();

@@ -32,6 +32,7 @@ fn input(rows: usize, device: &Device) -> TextInput {
         ids: Tensor::<2, Int>::ones([rows, 4], device),
         token_types: None,
         padding: None,
+        packing: None,
     }
 }
 

@@ -102,6 +102,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ids: Tensor::<2, Int>::from_data(TensorData::new(ids, [ROWS, SEQ]), &device),
         token_types: None,
         padding: None,
+        packing: None,
     };
     let mut set = AdapterSet::new();
     let names: Vec<String> = (0..k).map(|index| format!("lora{index}")).collect();

@@ -80,6 +80,7 @@ fn input(device: &Device) -> TextInput {
         ids: Tensor::<2, Int>::from_data(TensorData::new(ids, SHAPE), device),
         token_types: None,
         padding: None,
+        packing: None,
     }
 }
 

@@ -58,7 +58,7 @@ pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
         match event {
             Event::Resumed { step } => println!("resumed after step {step}"),
             Event::Step { step, loss, .. } => println!("step {step}: loss {loss:.4}"),
-            Event::Evaluated { evaluation, .. } => println!("accuracy {:.3}", evaluation.score),
+            Event::Evaluated { evaluation, .. } => println!("accuracy {:.3}", evaluation.score()),
             _ => {}
         }
         ControlFlow::Continue(())

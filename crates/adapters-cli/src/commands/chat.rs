@@ -1,7 +1,7 @@
 //! `adapters chat`: a conversation in the terminal.
 
 use std::io::{BufRead, IsTerminal, stdin};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use adapters::Adapted;
 use adapters::models::{ChatTemplate, Message, ModelError, ModelKind, Pretrained};
@@ -27,6 +27,9 @@ pub struct ChatArgs {
     /// Accept PyTorch `.bin` files. They are parsed, never executed.
     #[arg(long, help_heading = "Model")]
     pub allow_bin: bool,
+    /// Load the adapter even if it was trained on a base model with other weights.
+    #[arg(long, help_heading = "Model")]
+    pub any_base: bool,
     /// System message.
     #[arg(long, value_name = "TEXT", help_heading = "Prompt")]
     pub system: Option<String>,
@@ -47,7 +50,12 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
         Some(adapter) => loading::manifest(adapter)?,
         None => Manifest::default(),
     };
-    let dir = loading::base_dir(args.model.as_deref(), &manifest)?;
+    let dir = loading::base_dir(
+        args.model.as_deref(),
+        &manifest,
+        adapter.as_deref().unwrap_or(Path::new("")),
+        args.any_base,
+    )?;
     let pretrained = Pretrained::open(&dir)?.with_precision(manifest.precision);
     if pretrained.kind() != ModelKind::CausalLm {
         return Err(Failure::new(

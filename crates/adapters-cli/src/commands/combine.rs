@@ -32,7 +32,10 @@ pub fn run(args: CombineArgs) -> Result<(), Failure> {
     let combination = combination.map(|name| combination_of(name, &args)).transpose()?;
     let device = loading::device(&args.device)?;
     let manifest = loading::manifest(first)?;
-    let dir = loading::base_dir(args.model.as_deref(), &manifest)?;
+    let dir = loading::base_dir(args.model.as_deref(), &manifest, first, args.any_base)?;
+    for (folder, _) in &parts[1..] {
+        loading::check_base(&dir, &loading::manifest(folder)?, folder, args.any_base)?;
+    }
     let base = Pretrained::open(&dir)?.model(&device)?;
     let mut set = AdapterSet::new();
     let mut weights = Vec::new();
@@ -81,6 +84,7 @@ pub fn run(args: CombineArgs) -> Result<(), Failure> {
             config: set.attached(&name)?.method().to_string(),
             base_architecture: adapters::Host::architecture(&base).to_owned(),
             base_model: dir.to_string_lossy().into_owned(),
+            base_fingerprint: manifest.base_fingerprint,
             max_length: manifest.max_length,
             precision: manifest.precision,
             stack_on: manifest.stack_on,

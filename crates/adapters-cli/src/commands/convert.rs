@@ -31,6 +31,9 @@ pub struct ConvertArgs {
     /// Accept PyTorch `.bin` files. They are parsed, never executed.
     #[arg(long, help_heading = "Model")]
     pub allow_bin: bool,
+    /// Load the adapter even if it was trained on a base model with other weights.
+    #[arg(long, help_heading = "Model")]
+    pub any_base: bool,
     /// Folder for the converted adapter; must be new or empty.
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub out: PathBuf,
@@ -69,7 +72,7 @@ pub fn run(args: ConvertArgs) -> Result<(), Failure> {
     }
     let device = loading::device(&args.device)?;
     let manifest = loading::manifest(&adapter)?;
-    let dir = loading::base_dir(args.model.as_deref(), &manifest)?;
+    let dir = loading::base_dir(args.model.as_deref(), &manifest, &adapter, args.any_base)?;
     let base = Pretrained::open(&dir)?.model(&device)?;
     let mut set = AdapterSet::new();
     let options = LoadOptions {

@@ -19,7 +19,13 @@ pub fn run(args: EjectArgs) -> Result<(), Failure> {
     let device = loading::device(&args.device)?;
     let manifest = Manifest::read(&adapter)?;
     let known = manifest.clone().unwrap_or_default();
-    let base = Pretrained::open(&loading::base_dir(args.model.as_deref(), &known)?)?.encoder(&device)?;
+    let base = Pretrained::open(&loading::base_dir(
+        args.model.as_deref(),
+        &known,
+        &adapter,
+        args.any_base,
+    )?)?
+    .encoder(&device)?;
     let mut set = AdapterSet::new();
     let options = LoadOptions {
         allow_bin: args.allow_bin,

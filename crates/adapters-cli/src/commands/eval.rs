@@ -1,8 +1,10 @@
 //! `adapters eval`
 
+use std::collections::BTreeMap;
+
 use adapters::core::Tensors;
 use adapters::store::write_safetensors;
-use adapters::train::Records;
+use adapters::train::{Confusion, Records};
 use burn::tensor::TensorData;
 use serde_json::json;
 
@@ -23,20 +25,41 @@ pub fn run(args: EvalArgs) -> Result<(), Failure> {
     note!("{}", loaded.report);
     let evaluation = loaded.evaluate(&*data, args.batch)?;
     if args.json {
+        let (metric, score) = evaluation.main().unzip();
         let figures = json!({
             "task": loaded.task.name,
-            "metric": evaluation.metric,
-            "score": evaluation.score,
+            "metric": metric,
+            "score": score,
             "loss": evaluation.loss,
-            "examples": evaluation.outputs.len(),
+            "figures": evaluation.figures.values.iter().copied().collect::<BTreeMap<_, _>>(),
+            "examples": data.lengths().len(),
         });
         say!("{figures}");
     } else {
-        say!("{} {:.4}", evaluation.metric, evaluation.score);
+        for (name, value) in &evaluation.figures.values {
+            say!("{name} {value:.4}");
+        }
         say!("loss {:.4}", evaluation.loss);
-        say!("examples {}", evaluation.outputs.len());
+        say!("examples {}", data.lengths().len());
+        if let Some(confusion) = &evaluation.figures.confusion {
+            for (label, f1) in confusion.f1().filter_map(|(label, f1)| Some((label, f1?))) {
+                say!("f1 of {label} {f1:.4}");
+            }
+            if loaded.labels() <= Confusion::SHOWN {
+                say!("\n{confusion}");
+            }
+        }
     }
     if let Some(path) = &args.logits {
+        if evaluation.outputs.is_empty() {
+            return Err(Failure::new(
+                format!(
+                    "--logits is given, and {} has no head whose scores could be written",
+                    loaded.task.name
+                ),
+                "leave it out for this task",
+            ));
+        }
         let width = evaluation.outputs.first().map_or(0, |outputs| outputs.values.len());
         if evaluation.outputs.iter().any(|outputs| outputs.values.len() != width) {
             return Err(Failure::new(

@@ -23,7 +23,8 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
         Some(adapter) => loading::manifest(adapter)?,
         None => Manifest::default(),
     };
-    let dir = loading::base_dir(args.model.as_deref(), &manifest)?;
+    let folder = adapter.as_deref().unwrap_or(Path::new(""));
+    let dir = loading::base_dir(args.model.as_deref(), &manifest, folder, args.any_base)?;
     let precision = args.precision.map_or(manifest.precision, PrecisionArg::precision);
     let pretrained = Pretrained::open(&dir)?.with_precision(precision);
     let tokenizer = pretrained.tokenizer(usize::MAX)?;

@@ -153,7 +153,7 @@ fn kind(kind: &SiteKind) -> String {
 fn adapter(dir: &Path, args: &InfoArgs) -> Result<Description, Failure> {
     let found = Manifest::read(dir)?;
     let manifest = found.clone().unwrap_or_default();
-    let base_dir = loading::base_dir(args.model.as_deref(), &manifest)?;
+    let base_dir = loading::base_dir(args.model.as_deref(), &manifest, dir, args.any_base)?;
     let device = loading::device(&args.device)?;
     let base: Model = Pretrained::open(&base_dir)?.model(&device)?;
     let (adapted, report) = loading::adapted(base, dir, args.allow_bin, &device)?;
@@ -193,7 +193,7 @@ fn adapter(dir: &Path, args: &InfoArgs) -> Result<Description, Failure> {
         Some(manifest) => about.say("written_by", manifest.written_by),
         None => about.say("manifest", "none: the folder was not written by this library"),
     }
-    about.say("acts_on", format!("{} layers", attached.layers().count()));
+    about.say("touches", format!("{} sites", attached.layers().count()));
     let of = attached.layers().map(|layer| {
         let info = &layer.info;
         (

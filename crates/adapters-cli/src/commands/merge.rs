@@ -19,7 +19,7 @@ pub fn run(args: MergeArgs) -> Result<(), Failure> {
             "only an adapter that acts alone can be merged into the base model",
         ));
     }
-    let dir = loading::base_dir(args.model.as_deref(), &manifest)?;
+    let dir = loading::base_dir(args.model.as_deref(), &manifest, &adapter, args.any_base)?;
     if args
         .out
         .canonicalize()

@@ -12,6 +12,9 @@ use crate::loading;
 /// Prints one line for each input: the prediction, and the text, image or sound it is for unless the prediction contains it.
 pub fn run(args: PredictArgs) -> Result<(), Failure> {
     let loaded = loading::model(&args.model)?;
+    if loaded.model.head.is_none() {
+        return Err(loading::no_head(&args.model.adapter));
+    }
     let fields = Fields::default();
     let (records, inputs) = match &args.data {
         Some(path) => {
@@ -34,6 +37,12 @@ pub fn run(args: PredictArgs) -> Result<(), Failure> {
     };
     let data = loaded.examples(&records, false)?;
     let evaluation = loaded.evaluate(&*data, args.batch)?;
+    if evaluation.outputs.is_empty() && !records.records.is_empty() {
+        return Err(Failure::new(
+            format!("a head for {} predicts hidden tokens only", loaded.task.name),
+            "use `adapters eval` for its loss",
+        ));
+    }
     let mut inputs = inputs.into_iter();
     for (index, outputs) in evaluation.outputs.iter().enumerate() {
         let prediction = data.describe(index, outputs);

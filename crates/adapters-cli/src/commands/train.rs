@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 
 use adapters::METHODS;
 use adapters::train::{Recipe, Records, Run, TaskKind, train};
+use serde_json::Value;
 
 use crate::args::TrainArgs;
 use crate::failure::Failure;
@@ -54,7 +55,11 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
     if let Some(accuracy) = summary.test_accuracy {
         say!(
             "test {} {accuracy:.4} after {} steps in {:.0} s",
-            task.metric,
+            summary
+                .extra
+                .get("metric")
+                .and_then(Value::as_str)
+                .unwrap_or(task.metrics[0]),
             summary.steps,
             summary.seconds
         );

@@ -1,5 +1,7 @@
 //! What the tests of the command have in common.
 
+pub mod runs;
+
 use std::fs;
 use std::path::Path;
 

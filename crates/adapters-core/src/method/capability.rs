@@ -12,6 +12,7 @@ use crate::method::shared::Shared;
 use crate::method::site_layer::SiteLayer;
 use crate::pass::state::Inserted;
 use crate::set::attached::Attached;
+use crate::site::SiteInfo;
 
 /// The optional abilities of a method. It implements the trait and returns itself:
 /// `Capabilities { shared: Some(self), ..Capabilities::default() }`.
@@ -25,6 +26,10 @@ pub struct Capabilities<'a> {
     pub penalty: Option<&'a dyn Penalized>,
     /// Some parameters may learn faster than the rest.
     pub faster: Option<&'a dyn LearnsFaster>,
+    /// Some modules have values of their own.
+    pub patterns: Option<&'a dyn ModulePatterns>,
+    /// The update has a constant for a factor.
+    pub scaled: Option<&'a dyn ScalesUpdate>,
     /// Tokens are inserted, or positions shifted.
     pub embeddings: Option<&'a dyn EditsEmbeddings>,
     /// The configuration holds text that only a tokenizer turns into tokens.
@@ -44,6 +49,8 @@ impl std::fmt::Debug for Capabilities<'_> {
             .field("schedule", &self.schedule.is_some())
             .field("penalty", &self.penalty.is_some())
             .field("faster", &self.faster.is_some())
+            .field("patterns", &self.patterns.is_some())
+            .field("scaled", &self.scaled.is_some())
             .field("embeddings", &self.embeddings.is_some())
             .field("tokenizer", &self.tokenizer.is_some())
             .field("tied", &self.tied.is_some())
@@ -82,6 +89,23 @@ pub trait Penalized {
 pub trait LearnsFaster {
     /// Whether the parameter of that name is one of them.
     fn learns_faster(&self, param: &str) -> bool;
+}
+
+/// A method whose configuration gives some modules values of their own, as LoRA's `rank_pattern` does.
+pub trait ModulePatterns {
+    /// The field and the pattern of each such value, as [`pattern_value`](crate::target::pattern_value) reads them.
+    fn patterns(&self) -> Vec<(&'static str, &str)>;
+}
+
+/// A method whose update is the product of parameters and a constant, which follows from the configuration.
+pub trait ScalesUpdate {
+    /// The constant at a site, if the update is linear in the parameter of that name; `None` for others, so that the constant is
+    /// counted once.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TargetPattern`] for a pattern that is not a regular expression.
+    fn update_scale(&self, site: &SiteInfo, param: &str) -> Result<Option<f64>, Error>;
 }
 
 /// A method that changes how many positions a sequence has.

@@ -25,6 +25,7 @@ pub(crate) mod schedule;
 pub(crate) mod shared;
 pub(crate) mod site_layer;
 pub mod target;
+mod unmatched;
 
 use std::fmt::Debug;
 

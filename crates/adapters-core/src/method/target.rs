@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 
-use adapters_nn::nearest;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -248,97 +247,6 @@ impl Target {
             Self::Any(_) | Self::Outside { .. } | Self::Tied(_) => Choice::Other,
         })
     }
-
-    /// The patterns of a target that is not made of others that no site matches.
-    fn unmatched(&self, sites: &[SiteInfo]) -> Result<Vec<String>, Error> {
-        let has = |role: &Role| sites.iter().any(|info| meant(&[*role], info));
-        let missing = |roles: &[Role]| -> Vec<String> {
-            let missing = roles.iter().filter(|role| !has(role));
-            missing.map(ToString::to_string).collect()
-        };
-        Ok(match self {
-            Self::Roles { roles, .. } => missing(roles),
-            Self::First(role) => missing(&[*role]),
-            Self::Layers { role, layers } => {
-                let is = |info: &SiteInfo, layer| meant(&[*role], info) && info.site.layer == Some(layer);
-                let absent = layers
-                    .iter()
-                    .filter(|layer| !sites.iter().any(|info| is(info, **layer)));
-                let absent = absent.map(|layer| format!("{role} of layer {layer}"));
-                missing(&[*role]).into_iter().chain(absent).collect()
-            }
-            Self::Modules(target) => match &target.modules {
-                ModulePattern::Names(names) => {
-                    let hits = |name: &str| sites.iter().any(|s| s.is_module() && name_matches(name, &s.path));
-                    names.iter().filter(|name| !hits(name)).cloned().collect()
-                }
-                ModulePattern::Regex(pattern) => {
-                    for info in sites {
-                        if target.names(info)? {
-                            return Ok(Vec::new());
-                        }
-                    }
-                    vec![pattern.clone()]
-                }
-                ModulePattern::AllLinear => Vec::new(),
-            },
-            Self::Endings(endings) => {
-                let missing = endings.iter().filter(|ending| {
-                    let ending = std::slice::from_ref(*ending);
-                    !sites.iter().any(|info| ends_in(ending, info))
-                });
-                missing.cloned().collect()
-            }
-            Self::Parameters(names) => {
-                let paths: Vec<String> = sites.iter().filter_map(parameter_path).collect();
-                let missing = names
-                    .iter()
-                    .filter(|name| !paths.iter().any(|path| name_matches(name, path)));
-                missing.cloned().collect()
-            }
-            Self::Any(_) | Self::Outside { .. } | Self::Tied(_) | Self::Norms | Self::Biased => Vec::new(),
-        })
-    }
-
-    /// The first layer that is named and is not among these sites, with the field that names it.
-    fn absent_layer(&self, sites: &[SiteInfo]) -> Option<(&'static str, usize)> {
-        match self {
-            Self::Roles { leave_out, .. } => {
-                let is_there = |layer: &usize| sites.iter().any(|info| info.site.layer == Some(*layer));
-                let absent = leave_out.iter().find(|layer| !is_there(layer))?;
-                Some(("leave_out", *absent))
-            }
-            Self::Modules(target) => {
-                let is_there = |layer: &usize| sites.iter().any(|info| target.layer(info) == Some(*layer));
-                let absent = target.layers.iter().flatten().find(|layer| !is_there(layer))?;
-                Some(("layers, layers_to_transform", *absent))
-            }
-            Self::Any(targets) => targets.iter().find_map(|target| target.absent_layer(sites)),
-            Self::Outside { target, .. } | Self::Tied(target) => target.absent_layer(sites),
-            _ => None,
-        }
-    }
-
-    /// The names a user could have meant, for the error about a target without hits.
-    fn available(&self, host: &dyn Host) -> Vec<String> {
-        let mut names: Vec<String> = match self {
-            Self::Roles { .. } | Self::First(_) | Self::Layers { .. } => {
-                host.sites().iter().map(|s| s.site.role.to_string()).collect()
-            }
-            Self::Parameters(_) => host.sites().iter().filter_map(parameter_path).collect(),
-            Self::Modules(_) | Self::Endings(_) => host
-                .module_sites()
-                .iter()
-                .map(|s| s.path.rsplit('.').next().unwrap_or(&s.path).to_owned())
-                .collect(),
-            Self::Any(targets) => targets.iter().flat_map(|target| target.available(host)).collect(),
-            Self::Norms | Self::Biased => Vec::new(),
-            Self::Outside { target, .. } | Self::Tied(target) => target.available(host),
-        };
-        names.sort();
-        names.dedup();
-        names
-    }
 }
 
 impl ModulePattern {
@@ -374,41 +282,8 @@ impl ModulePattern {
     }
 }
 
-impl Selection {
-    /// This selection, if every pattern of `target` hit something and the model has every layer it names.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NoTarget`] naming the first pattern without a hit, near misses and what there is; [`Error::NoSuchLayer`].
-    pub fn require(self, target: &Target, host: &dyn Host) -> Result<Self, Error> {
-        let sites = host.sites();
-        if let Some((field, layer)) = target.absent_layer(&sites) {
-            return Err(Error::NoSuchLayer {
-                field,
-                layer,
-                last: sites.iter().filter_map(|info| info.site.layer).max().unwrap_or(0),
-                architecture: host.architecture().to_owned(),
-            });
-        }
-        let missed = match (&self.unmatched[..], &self.sites[..]) {
-            ([first, ..], _) => first.clone(),
-            ([], []) => format!("{target:?}"),
-            _ => return Ok(self),
-        };
-        let available = target.available(host);
-        // The one word that stands for modules and is none.
-        let word = matches!(target, Target::Modules(_)).then_some("all-linear");
-        Err(Error::NoTarget {
-            nearest: nearest(&missed, available.iter().map(String::as_str).chain(word)),
-            target: missed,
-            architecture: host.architecture().to_owned(),
-            available: available.join(", "),
-        })
-    }
-}
-
 /// Whether any of the roles means this site. A fused projection is meant by each of its parts.
-fn meant(roles: &[Role], info: &SiteInfo) -> bool {
+pub(super) fn meant(roles: &[Role], info: &SiteInfo) -> bool {
     roles.iter().any(|role| info.hub_role.holds(*role))
 }
 
@@ -443,7 +318,7 @@ impl ModuleTarget {
     }
 
     /// Whether the site is a module that `modules` names.
-    fn names(&self, info: &SiteInfo) -> Result<bool, Error> {
+    pub(super) fn names(&self, info: &SiteInfo) -> Result<bool, Error> {
         Ok(match &self.modules {
             ModulePattern::AllLinear => {
                 info.linear_dims().is_some() && ![Role::LmHead, Role::Convolution].contains(&info.site.role)
@@ -453,7 +328,7 @@ impl ModuleTarget {
     }
 
     /// The number that `layers` counts.
-    fn layer(&self, info: &SiteInfo) -> Option<usize> {
+    pub(super) fn layer(&self, info: &SiteInfo) -> Option<usize> {
         match &self.layers_pattern {
             Some(names) => names.index(&info.path),
             None => info.site.layer,
@@ -461,7 +336,7 @@ impl ModuleTarget {
     }
 
     /// Whether a site that is named is to be left alone.
-    fn skips(&self, info: &SiteInfo) -> Result<bool, Error> {
+    pub(super) fn skips(&self, info: &SiteInfo) -> Result<bool, Error> {
         let in_layers = match (&self.layers, self.layer(info)) {
             (Some(layers), Some(layer)) => layers.contains(&layer),
             (Some(_), None) => false,
@@ -472,12 +347,12 @@ impl ModuleTarget {
 }
 
 /// Whether a module's path ends in one of these texts.
-fn ends_in(endings: &[String], info: &SiteInfo) -> bool {
+pub(super) fn ends_in(endings: &[String], info: &SiteInfo) -> bool {
     info.is_module() && endings.iter().any(|ending| info.path.ends_with(ending))
 }
 
 /// The path of the parameter that `target_parameters` means by a site; `None` where there is none.
-fn parameter_path(info: &SiteInfo) -> Option<String> {
+pub(super) fn parameter_path(info: &SiteInfo) -> Option<String> {
     match (&info.parameter, info.kind) {
         (Some(parameter), _) => Some(format!("{}.{}", info.path, parameter.name)),
         (None, SiteKind::Linear { .. }) => Some(format!("{}.weight", info.path)),

@@ -1,13 +1,15 @@
 //! Attaching: a method's layers at the sites it targets.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
+use adapters_nn::nearest;
 use burn::tensor::Device;
 
 use crate::error::Error;
 use crate::host::Host;
 use crate::method::any::AnyMethod;
-use crate::method::target::Selection;
+use crate::method::target::{Selection, pattern_value};
 use crate::set::AdapterSet;
 use crate::set::attached::Attached;
 
@@ -49,7 +51,8 @@ impl AdapterSet {
     ///
     /// # Errors
     ///
-    /// [`Error::NameTaken`]; [`Error::NoTarget`] if one of its targets hits nothing.
+    /// [`Error::NameTaken`]; [`Error::NoTarget`] if one of its targets hits nothing; [`Error::NoModule`] for a value of a module
+    /// that is not adapted.
     pub fn attach(
         &mut self,
         name: &str,
@@ -60,10 +63,37 @@ impl AdapterSet {
     ) -> Result<AttachReport, Error> {
         let target = method.target();
         let selection = target.select(host)?.require(&target, host)?;
+        let patterns = method.capabilities().patterns;
+        for (field, pattern) in patterns.map(|method| method.patterns()).unwrap_or_default() {
+            require_module(field, pattern, &selection, host)?;
+        }
         let (adapter, report) = build(name, method, host, selection, seed, device)?;
         self.insert(adapter)?;
         Ok(report)
     }
+}
+
+/// Refuses a pattern that matches none of the selected modules.
+fn require_module(field: &'static str, pattern: &str, selection: &Selection, host: &dyn Host) -> Result<(), Error> {
+    let mut names = BTreeSet::new();
+    for info in &selection.sites {
+        let parameter = info
+            .parameter
+            .as_ref()
+            .map(|parameter| format!("{}.{}", info.path, parameter.name));
+        let path = parameter.as_deref().unwrap_or(&info.path);
+        if pattern_value([(pattern, ())], path)?.is_some() {
+            return Ok(());
+        }
+        names.insert(path.rsplit('.').next().unwrap_or(path).to_owned());
+    }
+    Err(Error::NoModule {
+        field,
+        pattern: pattern.to_owned(),
+        architecture: host.architecture().to_owned(),
+        nearest: nearest(pattern, names.iter().map(String::as_str)),
+        adapted: names.into_iter().collect::<Vec<_>>().join(", "),
+    })
 }
 
 /// Builds an adapter at the selected sites, in no set yet.

@@ -1,10 +1,14 @@
 //! Averaging: a new adapter from the weighted sum of others.
 
+use std::collections::HashMap;
+
 use burn::tensor::TensorData;
 
 use crate::error::Error;
 use crate::set::AdapterSet;
+use crate::set::attached::Attached;
 use crate::set::values::ParamValues;
+use crate::site::{Site, SiteInfo};
 
 /// Weights divided by their sum, as averages take them unless told otherwise.
 ///
@@ -29,7 +33,8 @@ pub fn normalized(weights: &[(&str, f64)]) -> Result<Vec<(String, f64)>, Error> 
 
 impl AdapterSet {
     /// Adds `name`, whose parameters are the sum of those of other adapters times their weights; neither active nor
-    /// different in configuration from the first. Weights are taken as they are: see [`normalized`].
+    /// different in configuration from the first. Weights are taken as they are: see [`normalized`]. Where the methods scale their
+    /// updates by constants that differ, as LoRA's `alpha / rank`, the ratio is a factor of the parameters.
     ///
     /// # Errors
     ///
@@ -44,6 +49,7 @@ impl AdapterSet {
             });
         };
         let model = self.attached(first)?;
+        let sites: HashMap<Site, &SiteInfo> = model.layers().map(|layer| (layer.info.site, &layer.info)).collect();
         let mut sum: ParamValues = model
             .values()
             .into_iter()
@@ -59,7 +65,8 @@ impl AdapterSet {
             })
             .collect();
         for (other, weight) in others {
-            let values = self.attached(other)?.values();
+            let adapter = self.attached(other)?;
+            let values = adapter.values();
             let refuse = |reason| Error::CannotAverage {
                 first: first.clone(),
                 other: other.clone(),
@@ -79,7 +86,20 @@ impl AdapterSet {
                     )));
                 }
                 if data.dtype().is_float() {
-                    *sum = added(sum, scaled(data, *weight));
+                    let info = place.0.and_then(|site| sites.get(&site));
+                    let scale = |of: &Attached| match (info, of.method().capabilities().scaled) {
+                        (Some(info), Some(method)) => method.update_scale(info, &place.1),
+                        _ => Ok(None),
+                    };
+                    // The average has the constant of the first, so what another multiplies its update by more goes into the sum.
+                    let more = match (scale(adapter)?, scale(model)?) {
+                        (Some(other), Some(first)) if other != first => other / first,
+                        _ => 1.0,
+                    };
+                    if !more.is_finite() {
+                        return Err(refuse("the first has a scale of zero".to_owned()));
+                    }
+                    *sum = added(sum, scaled(data, *weight * more));
                 } else if *sum != data {
                     return Err(refuse(format!("`{}` trains other elements of the weight", place.1)));
                 }

@@ -6,12 +6,14 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::hash::{Hash, Hasher};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use adapters_core::Tensors;
-use adapters_store::{StoreError, TensorProblem, check_unique};
+use adapters_store::{Fingerprint, StoreError, TensorProblem, check_unique};
 use burn::tensor::{DType, TensorData, f16};
+use fnv::FnvHasher;
 use safetensors::tensor::{Dtype, Metadata};
 
 use super::shard_index::ShardIndex;
@@ -21,6 +23,9 @@ use crate::error::ModelError;
 const QUANTIZATION: (&str, &str) = ("adapters.quantization", "int8-rows");
 /// The longest header that the safetensors format allows.
 const LONGEST_HEADER: u64 = 100_000_000;
+/// Bytes of a piece of a tensor that goes into a fingerprint, and how many pieces of a tensor do.
+const SAMPLE: u64 = 256;
+const SAMPLES: u64 = 4;
 /// Elements that are read at once.
 const BUFFER: usize = 1 << 18;
 
@@ -262,6 +267,44 @@ impl Checkpoint {
         Ok(target.values)
     }
 
+    /// The fingerprint of the tensors: of every byte if `whole`, else of [`SAMPLES`] pieces of each, the first and the last among
+    /// them.
+    pub fn fingerprint(&self, whole: bool) -> Result<Fingerprint, StoreError> {
+        let (mut shapes, mut values) = (FnvHasher::default(), FnvHasher::default());
+        let mut types = BTreeSet::new();
+        let mut bytes = Vec::new();
+        for (key, entry) in &self.entries {
+            key.hash(&mut shapes);
+            entry.shape.hash(&mut shapes);
+            types.insert(format!("{:?}", entry.dtype));
+            let size = (entry.shape.iter().product::<usize>() * entry.dtype.bitsize() / 8) as u64;
+            let (pieces, apart) = match whole || size <= SAMPLES * SAMPLE {
+                true => (size.div_ceil(SAMPLE), SAMPLE),
+                false => (SAMPLES, (size - SAMPLE) / (SAMPLES - 1)),
+            };
+            let file = &self.files[entry.file];
+            let mut reader = file.file.borrow_mut();
+            for piece in 0..pieces {
+                let at = piece * apart;
+                bytes.resize(SAMPLE.min(size - at) as usize, 0);
+                let read = reader.seek(SeekFrom::Start(entry.start + at));
+                let read = read.and_then(|_| reader.read_exact(&mut bytes));
+                read.map_err(|source| StoreError::Read {
+                    path: file.path.clone(),
+                    source,
+                })?;
+                values.write(&bytes);
+            }
+        }
+        let hex = |hash: FnvHasher| format!("{:016x}", hash.finish());
+        Ok(Fingerprint {
+            shapes: hex(shapes),
+            types: types.into_iter().collect::<Vec<_>>().join(", "),
+            values: hex(values),
+            whole,
+        })
+    }
+
     /// All tensors as they are in the files, compact matrices restored to 32 bits.
     pub fn read_all(&self) -> Result<Tensors, ModelError> {
         let mut tensors = Tensors::new();
@@ -431,6 +474,8 @@ fn burn_dtype(dtype: Dtype) -> Option<DType> {
 mod tests {
     use std::collections::HashMap;
 
+    use adapters_store::BaseMatch;
+
     use super::*;
 
     #[test]
@@ -445,6 +490,46 @@ mod tests {
             .flat_map(|col| (0..rows).map(move |row| (row * cols + col) as f32))
             .collect();
         assert_eq!(target.values, expected);
+    }
+
+    #[test]
+    fn a_fingerprint_tells_names_types_and_values_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |name: &str, dtype: Dtype, bytes: &[u8], whole: bool| {
+            let count = bytes.len() * 8 / dtype.bitsize();
+            let view = safetensors::tensor::TensorView::new(dtype, vec![count], bytes).unwrap();
+            let file = safetensors::serialize([(name, view)], None::<HashMap<String, String>>).unwrap();
+            std::fs::write(dir.path().join("model.safetensors"), file).unwrap();
+            Checkpoint::open(dir.path()).unwrap().fingerprint(whole).unwrap()
+        };
+        let mut bytes = vec![0u8; 40_000];
+        let first = of("w", Dtype::F32, &bytes, false);
+        assert_eq!(first.compare(&of("w", Dtype::F32, &bytes, false)), BaseMatch::Same);
+        assert_eq!(
+            first.compare(&of("v", Dtype::F32, &bytes, false)),
+            BaseMatch::OtherShapes
+        );
+        assert_eq!(
+            first.compare(&of("w", Dtype::F32, &bytes[..400], false)),
+            BaseMatch::OtherShapes
+        );
+        assert_eq!(
+            first.compare(&of("w", Dtype::F16, &bytes[..20_000], false)),
+            BaseMatch::OtherTypes
+        );
+        // The last byte is in the sample; one between two pieces is in the whole only.
+        let whole = of("w", Dtype::F32, &bytes, true);
+        bytes[1000] = 1;
+        assert_eq!(first.compare(&of("w", Dtype::F32, &bytes, false)), BaseMatch::Same);
+        assert_eq!(
+            whole.compare(&of("w", Dtype::F32, &bytes, true)),
+            BaseMatch::OtherValues
+        );
+        bytes[39_999] = 1;
+        assert_eq!(
+            first.compare(&of("w", Dtype::F32, &bytes, false)),
+            BaseMatch::OtherValues
+        );
     }
 
     #[test]

@@ -205,6 +205,7 @@ impl Top {
                 ids: needed(ids, "input_ids")?,
                 token_types,
                 padding,
+                packing: None,
             }
             .into(),
         };

@@ -28,6 +28,7 @@ pub fn input(expected: &Tensors, device: &Device) -> TextInput {
         ids: Tensor::from_data(take("input_ids"), device),
         token_types: None,
         padding: Some(mask.equal_elem(0)),
+        packing: None,
     }
 }
 

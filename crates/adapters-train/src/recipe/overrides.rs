@@ -10,6 +10,7 @@ const PATH_KEYS: &[&str] = &[
     "data.train",
     "data.validation",
     "data.test",
+    "adapter.from",
     "adapter.stack_on",
 ];
 
@@ -44,6 +45,7 @@ pub(super) fn set(table: &mut Table, given: &str) -> Result<(), TrainError> {
     match key {
         "adapter.config" => section.retain(|key, _| key == "name" || key == "stack_on"),
         "adapter.method" => drop(section.remove("config")),
+        "adapter.from" => section.retain(|key, _| key == "name" || key == "stack_on"),
         _ => {}
     }
     section.insert(last.to_owned(), value);

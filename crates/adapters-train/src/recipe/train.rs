@@ -68,6 +68,10 @@ pub struct TrainSection {
     pub checkpoint_every: u64,
     /// Which weights are kept at the end.
     pub keep: Keep,
+    /// The figure that decides which weights are the best; without it the one the task is known by, and the loss of a model that
+    /// writes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metric: Option<String>,
     /// Replaces both dropout probabilities of the base.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_dropout: Option<f64>,
@@ -103,7 +107,7 @@ pub enum Batching {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Keep {
-    /// Those with the best validation accuracy; of a model that writes, with the lowest validation loss.
+    /// Those with the best figure on the validation data, of `train.metric`.
     #[default]
     Best,
     /// The last.
@@ -135,6 +139,7 @@ impl Default for TrainSection {
             early_stopping: None,
             checkpoint_every: 50,
             keep: Keep::default(),
+            metric: None,
             base_dropout: None,
             drop_layers: None,
             tensorboard: false,

@@ -2,7 +2,7 @@
 
 use adapters_core::Ctx;
 use adapters_models::heads::HeadConfig;
-use adapters_models::{Encoded, Model, ModelKind};
+use adapters_models::{Encoded, Input, Model, ModelKind, Packing};
 use burn::tensor::{Device, Tensor};
 
 use super::context::TaskContext;
@@ -13,6 +13,7 @@ use crate::data::Record;
 use crate::error::TrainError;
 use crate::evaluate::{Evaluation, Outputs};
 use crate::inputs::{Batch, text_input};
+use crate::metrics::Figures;
 use crate::task_model::TaskModel;
 
 /// Cross entropy of the tokens of completions, by the model's own head; the metric is the share of them that is predicted
@@ -28,6 +29,7 @@ impl Task for CausalLmTask {
     const DATA: &'static str = "`prompt` and `completion`, the text that follows it; or `messages`, `conversations` of ShareGPT, \
                                `instruction`, `input` and `output` of Alpaca, or `text` alone";
     const MODELS: &'static [ModelKind] = &[ModelKind::CausalLm];
+    const METRICS: &'static [&'static str] = &["accuracy", "perplexity"];
     const IS_GENERATIVE: bool = true;
     const PACKS: bool = true;
     const NEXT: &'static str = "generate --adapter {adapter} --prompt TEXT";
@@ -102,7 +104,13 @@ impl Task for CausalLmTask {
             }
         }
         let rows: Vec<Encoded> = examples.iter().map(|(_, row)| encoded(row.ids.clone())).collect();
-        let input = text_input(&rows.iter().collect::<Vec<_>>(), model, device);
+        let mut input = text_input(&rows.iter().collect::<Vec<_>>(), model, device);
+        if let Input::Text(text) = &mut input
+            && examples.iter().any(|(_, row)| row.texts.len() > 1)
+        {
+            let texts: Vec<&[usize]> = examples.iter().map(|(_, row)| row.texts.as_slice()).collect();
+            text.packing = Some(Packing::new(&texts, text.ids.dims()[1], device));
+        }
         Ok(tokens::batch(input, positions, tokens, device))
     }
 

@@ -11,8 +11,9 @@ use super::task::{LabelField, Task};
 use super::text::{TextExample, examples, ints, text_batch};
 use crate::data::{Labels, Record};
 use crate::error::TrainError;
-use crate::evaluate::{Outputs, fraction, largest, probability};
+use crate::evaluate::{Outputs, largest, probability};
 use crate::inputs::Batch;
+use crate::metrics::{Confusion, Figures};
 use crate::task_model::TaskModel;
 
 /// Classification by cross entropy; the metric is the accuracy.
@@ -29,6 +30,7 @@ impl Task for Classification {
     const PIPELINE: Option<&'static str> = Some("text-classification");
     const DATA: &'static str =
         "`text` and, with `data.fields.text_pair`, a second text; `label`, a class by its name or number";
+    const METRICS: &'static [&'static str] = OF_CLASSES;
     const LABELS: usize = 1;
     const LABEL_FIELD: Option<LabelField> = Some(|fields| (&fields.label, None));
     const WEIGHS_CLASSES: bool = true;
@@ -89,8 +91,9 @@ impl Task for Classification {
         class_loss(self.weights.as_deref(), model, hidden, batch, cx)
     }
 
-    fn metric(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<f64> {
-        accuracy(outputs, examples.iter().map(|example| example.target))
+    fn figures(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<Figures> {
+        let targets = examples.iter().map(|example| example.target);
+        class_figures(outputs, targets, self.labels.names())
     }
 
     fn describe(&self, outputs: &Outputs, _example: &Self::Example) -> String {
@@ -128,13 +131,18 @@ pub(super) fn described(outputs: &Outputs, labels: &Labels) -> String {
     format!("{}\t{probability:.4}", labels.name(class))
 }
 
-/// The share of examples whose largest output is the right one.
-pub(super) fn accuracy(outputs: &[Outputs], targets: impl Iterator<Item = Option<usize>>) -> Option<f64> {
+/// Figures of a task in which each example has one class.
+pub(super) const OF_CLASSES: &[&str] = &["accuracy", "f1", "matthews"];
+
+/// The figures of the largest outputs; `None` where an example has no target.
+pub(super) fn class_figures(
+    outputs: &[Outputs],
+    targets: impl Iterator<Item = Option<usize>>,
+    labels: Vec<String>,
+) -> Option<Figures> {
     let targets: Vec<usize> = targets.collect::<Option<_>>()?;
-    let pairs = outputs.iter().zip(targets);
-    Some(fraction(
-        pairs.map(|(outputs, target)| largest(&outputs.values) == target),
-    ))
+    let predicted = outputs.iter().map(|outputs| largest(&outputs.values));
+    Some(Confusion::new(labels, targets.into_iter().zip(predicted)).figures())
 }
 
 #[cfg(test)]
@@ -159,7 +167,8 @@ mod tests {
             width: 3,
         });
         // Of equal outputs the first counts.
-        let of = |targets: [Option<usize>; 3]| accuracy(&outputs, targets.into_iter());
+        let labels = || ["a", "b", "c"].map(str::to_owned).to_vec();
+        let of = |targets: [Option<usize>; 3]| class_figures(&outputs, targets.into_iter(), labels())?.get("accuracy");
         assert_eq!(of([Some(1), Some(0), Some(1)]), Some(1.0));
         assert_eq!(of([Some(1), Some(2), Some(2)]), Some(1.0 / 3.0));
         assert_eq!(of([Some(1), None, Some(2)]), None);

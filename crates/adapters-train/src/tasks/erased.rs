@@ -33,8 +33,8 @@ pub struct TaskKind {
     pub data: &'static str,
     /// Models it works on.
     pub models: &'static [ModelKind],
-    /// Name of its metric.
-    pub metric: &'static str,
+    /// Names of its figures in addition to the loss; the first is the one it is known by.
+    pub metrics: &'static [&'static str],
     /// Whether the model learns to write text.
     pub is_generative: bool,
     /// Arguments of the command that uses a trained adapter, with `{adapter}` for its folder.
@@ -121,7 +121,7 @@ impl TaskKind {
             pipeline: T::PIPELINE,
             data: T::DATA,
             models: T::MODELS,
-            metric: T::METRIC,
+            metrics: T::METRICS,
             is_generative: T::IS_GENERATIVE,
             next: T::NEXT,
             repeats_input: T::REPEATS_INPUT,
@@ -144,6 +144,13 @@ impl TaskKind {
         TASKS
             .iter()
             .find(|task| task.models.contains(&model) && (task.serves)(head))
+    }
+
+    /// The task that trains the language-model head a model of this kind has itself.
+    pub fn of_writer(model: ModelKind) -> Option<&'static Self> {
+        TASKS
+            .iter()
+            .find(|task| task.is_generative && task.models.contains(&model))
     }
 
     /// The task with its options.

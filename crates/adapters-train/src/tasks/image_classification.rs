@@ -6,7 +6,7 @@ use adapters_models::vision::{ImageProcessor, ImageSource};
 use adapters_models::{ImageInput, Model, ModelError, ModelKind};
 use burn::tensor::{Device, Tensor};
 
-use super::classification::{accuracy, class_loss, described};
+use super::classification::{OF_CLASSES, class_figures, class_loss, described};
 use super::context::TaskContext;
 use super::task::{LabelField, Task};
 use super::text::ints;
@@ -14,6 +14,7 @@ use crate::data::{Labels, Record};
 use crate::error::TrainError;
 use crate::evaluate::Outputs;
 use crate::inputs::Batch;
+use crate::metrics::Figures;
 use crate::task_model::TaskModel;
 
 /// Classification of images by cross entropy; the metric is the accuracy. Images are read and prepared a batch at a time.
@@ -40,6 +41,7 @@ impl Task for ImageClassification {
                                 class by its name or number. Or, in place of a file, a folder with a folder of images for each label";
     const MODELS: &'static [ModelKind] = &[ModelKind::ImageEncoder];
     const NEXT: &'static str = "predict --adapter {adapter} --image FILE";
+    const METRICS: &'static [&'static str] = OF_CLASSES;
     const LABELS: usize = 1;
     const LABEL_FIELD: Option<LabelField> = Some(|fields| (&fields.label, None));
     const WEIGHS_CLASSES: bool = true;
@@ -126,8 +128,9 @@ impl Task for ImageClassification {
         class_loss(self.weights.as_deref(), model, hidden, batch, cx)
     }
 
-    fn metric(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<f64> {
-        accuracy(outputs, examples.iter().map(|example| example.class))
+    fn figures(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<Figures> {
+        let targets = examples.iter().map(|example| example.class);
+        class_figures(outputs, targets, self.labels.names())
     }
 
     fn describe(&self, outputs: &Outputs, _example: &Self::Example) -> String {

@@ -14,6 +14,7 @@ use crate::data::Record;
 use crate::error::TrainError;
 use crate::evaluate::{Evaluation, Outputs};
 use crate::inputs::{Batch, text_input};
+use crate::metrics::Figures;
 use crate::task_model::TaskModel;
 
 /// Cross entropy of the hidden tokens; the metric is the share of them that is predicted right.
@@ -27,6 +28,7 @@ impl Task for MaskedLm {
     const PIPELINE: Option<&'static str> = Some("fill-mask");
     const DATA: &'static str = "`text`";
     const MODELS: &'static [ModelKind] = &[ModelKind::Encoder];
+    const METRICS: &'static [&'static str] = &["accuracy", "perplexity"];
     const NEXT: &'static str = "train RECIPE --set adapter.stack_on={adapter}";
 
     type Example = TextExample<()>;
@@ -39,6 +41,10 @@ impl Task for MaskedLm {
 
     fn head(&self) -> Option<HeadConfig> {
         Some(HeadConfig::masked_lm())
+    }
+
+    fn serves(head: &HeadConfig) -> bool {
+        head.kind.name() == "masked_lm"
     }
 
     fn examples(

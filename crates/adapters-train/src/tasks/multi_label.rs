@@ -9,8 +9,9 @@ use super::task::{LabelField, Task};
 use super::text::{TextExample, examples, text_batch};
 use crate::data::{Labels, Record};
 use crate::error::TrainError;
-use crate::evaluate::{Outputs, fraction};
+use crate::evaluate::{Outputs, f1, fraction};
 use crate::inputs::Batch;
+use crate::metrics::Figures;
 
 /// Binary cross entropy of each label; the metric is the share of right decisions about labels, each counted alone.
 #[derive(Debug)]
@@ -33,6 +34,7 @@ impl Task for MultiLabel {
     const PIPELINE: Option<&'static str> = Some("text-classification");
     const DATA: &'static str =
         "`text`; `label`, a list of labels by name or number, `a|b` in a table; an empty one is none";
+    const METRICS: &'static [&'static str] = &["accuracy", "f1", "f1_micro", "exact_match"];
     const LABELS: usize = 1;
     const LABEL_FIELD: Option<LabelField> = Some(|fields| (&fields.label, Some('|')));
 
@@ -86,16 +88,39 @@ impl Task for MultiLabel {
         }))
     }
 
-    fn metric(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<f64> {
+    fn figures(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<Figures> {
         let targets: Vec<&Vec<usize>> = examples.iter().map(|e| e.target.as_ref()).collect::<Option<_>>()?;
-        let decisions = outputs.iter().zip(targets).flat_map(|(outputs, labels)| {
-            let ones = ones(labels, outputs.values.len());
-            let pairs = outputs.values.iter().zip(ones);
-            pairs
-                .map(|(score, has)| (*score > 0.0) == (has > 0.0))
-                .collect::<Vec<_>>()
-        });
-        Some(fraction(decisions))
+        let count = self.labels.count();
+        let mut of_labels = vec![(0, 0, 0); count];
+        let (mut decisions, mut exact) = (Vec::new(), Vec::new());
+        for (outputs, labels) in outputs.iter().zip(targets) {
+            let pairs = outputs.values.iter().map(|score| *score > 0.0);
+            let pairs: Vec<(bool, bool)> = pairs
+                .zip(ones(labels, count).into_iter().map(|one| one > 0.0))
+                .collect();
+            for ((both, predicted, expected), (says, has)) in of_labels.iter_mut().zip(&pairs) {
+                *both += usize::from(*says && *has);
+                *predicted += usize::from(*says);
+                *expected += usize::from(*has);
+            }
+            exact.push(pairs.iter().all(|(says, has)| says == has));
+            decisions.extend(pairs.into_iter().map(|(says, has)| says == has));
+        }
+        let occurring = of_labels
+            .iter()
+            .filter(|(_, predicted, expected)| predicted + expected > 0);
+        let of_each: Vec<f64> = occurring
+            .map(|(both, predicted, expected)| f1(*both, *predicted, *expected))
+            .collect();
+        let sums = of_labels
+            .iter()
+            .fold((0, 0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1, sum.2 + of.2));
+        Some(Figures::new([
+            ("accuracy", fraction(decisions)),
+            ("f1", of_each.iter().sum::<f64>() / of_each.len().max(1) as f64),
+            ("f1_micro", f1(sums.0, sums.1, sums.2)),
+            ("exact_match", fraction(exact)),
+        ]))
     }
 
     fn describe(&self, outputs: &Outputs, _example: &Self::Example) -> String {
@@ -131,11 +156,16 @@ mod tests {
             values: vec![1.5, -0.5, 0.1],
             width: 3,
         };
-        let of = |target| task.metric(std::slice::from_ref(&outputs), &[example(target)]);
+        let figures = |target| task.figures(std::slice::from_ref(&outputs), &[example(target)]);
+        let of = |target| figures(target)?.get("accuracy");
         assert_eq!(of(Some(vec![0, 2])), Some(1.0));
         assert_eq!(of(Some(vec![1])), Some(0.0));
         assert_eq!(of(Some(vec![])), Some(1.0 / 3.0));
         assert_eq!(of(None), None);
+        // Right about label 0, wrong about 2, and 1 is not there.
+        let partly = figures(Some(vec![0])).unwrap();
+        assert_eq!((partly.get("f1"), partly.get("exact_match")), (Some(0.5), Some(0.0)));
+        assert_eq!(partly.get("f1_micro"), Some(2.0 / 3.0));
         assert_eq!(task.describe(&outputs, &example(None)), "a|c");
     }
 }

@@ -4,14 +4,14 @@ use adapters_models::heads::{HeadConfig, HeadKind, Targets};
 use adapters_models::{Encoded, Model};
 use burn::tensor::Device;
 
-use super::classification::accuracy;
 use super::context::TaskContext;
 use super::task::Task;
 use super::text::{batch, encode, ints};
 use crate::data::{Labels, Record};
 use crate::error::TrainError;
-use crate::evaluate::{Outputs, largest, probability};
+use crate::evaluate::{Outputs, fraction, largest, probability};
 use crate::inputs::Batch;
+use crate::metrics::Figures;
 
 /// Cross entropy over the choices of a question, each of which is scored as a pair with it; the metric is the accuracy.
 #[derive(Debug)]
@@ -103,8 +103,13 @@ impl Task for MultipleChoice {
         })
     }
 
-    fn metric(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<f64> {
-        accuracy(outputs, examples.iter().map(|example| example.right))
+    fn figures(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<Figures> {
+        let right = outputs.iter().zip(examples).map(|(outputs, example)| {
+            let choice = largest(&outputs.values);
+            Some(choice == example.right?)
+        });
+        let right: Vec<bool> = right.collect::<Option<_>>()?;
+        Some(Figures::new([("accuracy", fraction(right))]))
     }
 
     fn describe(&self, outputs: &Outputs, example: &Self::Example) -> String {

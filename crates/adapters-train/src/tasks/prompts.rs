@@ -1,5 +1,6 @@
 //! Prompts and their completions as token ids: the loss is on the completions only.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use adapters_models::{ChatTemplate, Message, ModelError, TextTokenizer};
@@ -14,6 +15,8 @@ pub(super) struct Row {
     pub ids: Vec<u32>,
     /// Whether the token is to be predicted from those before it.
     learned: Vec<bool>,
+    /// Lengths of the texts that were packed into the row; none of a row that is one text.
+    pub texts: Vec<usize>,
 }
 
 /// The chat template of a run: the one that `template` selects; without it that of the model in `dir`, if it has one.
@@ -168,23 +171,45 @@ impl Row {
     }
 }
 
-/// Rows joined, one behind the other, as long as they fit `length`: first fit, in the order of the file. A later text sees
-/// those before it in its row, as in most training programs; its first token is not predicted from them.
+/// Rows joined, one behind the other: best fit, from the longest text to the shortest, each into the row with the least room that
+/// it fits in, and into a new one where there is none. Rows stand in the order of their first texts. A text does not see the others
+/// of its row, and its first token is not predicted.
 pub(super) fn packed(rows: Vec<Row>, length: usize) -> Vec<Row> {
-    let mut bins: Vec<Row> = Vec::new();
-    for mut row in rows {
-        if let Some(first) = row.learned.first_mut() {
-            *first = false;
-        }
-        match bins.iter_mut().find(|bin| bin.ids.len() + row.ids.len() <= length) {
-            Some(bin) => {
-                bin.ids.extend(row.ids);
-                bin.learned.extend(row.learned);
+    let mut order: Vec<usize> = (0..rows.len()).collect();
+    order.sort_by_key(|index| std::cmp::Reverse(rows[*index].ids.len()));
+    let mut bins: Vec<Vec<usize>> = Vec::new();
+    // Bins by the room they have left.
+    let mut room: BTreeSet<(usize, usize)> = BTreeSet::new();
+    for index in order {
+        let needed = rows[index].ids.len();
+        let best = room.range((needed, 0)..).next().copied();
+        let (left, bin) = match best {
+            Some(best) => {
+                room.remove(&best);
+                bins[best.1].push(index);
+                best
             }
-            None => bins.push(row),
-        }
+            None => {
+                bins.push(vec![index]);
+                (length.max(needed), bins.len() - 1)
+            }
+        };
+        room.insert((left - needed, bin));
     }
-    bins
+    bins.iter_mut().for_each(|bin| bin.sort_unstable());
+    bins.sort_unstable();
+    let join = |bin: Vec<usize>| {
+        let mut joined = Row::default();
+        for index in bin {
+            let row = &rows[index];
+            joined.texts.push(row.ids.len());
+            joined.ids.extend(&row.ids);
+            joined.learned.push(false);
+            joined.learned.extend(row.learned.iter().skip(1));
+        }
+        joined
+    };
+    bins.into_iter().map(join).collect()
 }
 
 #[cfg(test)]
@@ -285,5 +310,15 @@ mod tests {
         assert!(bins.len() < rows.len() && bins.iter().all(|bin| bin.ids.len() <= 9));
         assert_eq!(bins.iter().map(|r| r.ids.len()).sum::<usize>(), tokens);
         assert_eq!(bins.iter().map(Row::predictions).sum::<usize>(), predictions);
+        assert!(bins.iter().all(|bin| bin.texts.iter().sum::<usize>() == bin.ids.len()));
+    }
+
+    #[test]
+    fn a_text_goes_into_the_row_with_the_least_room_for_it() {
+        let of = |length: u32| row(&[], &vec![length; length as usize]);
+        let bins = packed([4, 6, 3, 5, 2].map(of).to_vec(), 10);
+        let texts: Vec<&[usize]> = bins.iter().map(|bin| bin.texts.as_slice()).collect();
+        // First fit in the order of the file needs three rows.
+        assert_eq!(texts, [&[4, 6][..], &[3, 5, 2]]);
     }
 }

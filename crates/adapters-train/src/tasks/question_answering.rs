@@ -12,8 +12,9 @@ use super::task::Task;
 use super::text::{batch, check, ints};
 use crate::data::Record;
 use crate::error::TrainError;
-use crate::evaluate::{Outputs, f1};
+use crate::evaluate::{Outputs, f1, fraction};
 use crate::inputs::Batch;
+use crate::metrics::Figures;
 
 /// Longest answer in tokens, as in the examples of transformers.
 const LONGEST_ANSWER: usize = 30;
@@ -132,7 +133,7 @@ impl Task for QuestionAnswering {
     const PIPELINE: Option<&'static str> = Some("question-answering");
     const DATA: &'static str = "`question`, `context`, and `answer`, a part of the context or empty where it has none; \
                                 `answer_start`, its first character, where it occurs more than once";
-    const METRIC: &'static str = "f1";
+    const METRICS: &'static [&'static str] = &["f1", "exact_match"];
     const NEXT: &'static str = "predict --adapter {adapter} --question QUESTION --text TEXT";
 
     type Example = Question;
@@ -224,13 +225,18 @@ impl Task for QuestionAnswering {
         Ok(Batch { targets, ..batch })
     }
 
-    fn metric(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<f64> {
+    fn figures(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<Figures> {
         let scores = outputs.iter().zip(examples).map(|(outputs, example)| {
-            let answer = example.answer.as_ref()?;
-            Some(word_f1(example.best(outputs), &answer.text))
+            let (best, answer) = (example.best(outputs), example.answer.as_ref()?);
+            let exact = normalized(best) == normalized(&answer.text);
+            Some((word_f1(best, &answer.text), exact))
         });
-        let scores: Vec<f64> = scores.collect::<Option<_>>()?;
-        Some(scores.iter().sum::<f64>() / scores.len().max(1) as f64)
+        let scores: Vec<(f64, bool)> = scores.collect::<Option<_>>()?;
+        let sum: f64 = scores.iter().map(|(f1, _)| f1).sum();
+        Some(Figures::new([
+            ("f1", sum / scores.len().max(1) as f64),
+            ("exact_match", fraction(scores.into_iter().map(|(_, exact)| exact))),
+        ]))
     }
 
     fn describe(&self, outputs: &Outputs, example: &Self::Example) -> String {

@@ -11,6 +11,7 @@ use crate::data::Record;
 use crate::error::TrainError;
 use crate::evaluate::Outputs;
 use crate::inputs::Batch;
+use crate::metrics::{Figures, pearson, spearman};
 
 /// Squared error; the metric is the share of the numbers' variance that is explained, zero where there is none.
 #[derive(Debug)]
@@ -22,7 +23,7 @@ impl Task for Regression {
     const NAME: &'static str = "regression";
     const PIPELINE: Option<&'static str> = Some("text-classification");
     const DATA: &'static str = "`text` and, with `data.fields.text_pair`, a second text; `label`, a number";
-    const METRIC: &'static str = "explained";
+    const METRICS: &'static [&'static str] = &["explained", "pearson", "spearman"];
 
     type Example = TextExample<f32>;
 
@@ -69,22 +70,27 @@ impl Task for Regression {
         }))
     }
 
-    fn metric(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<f64> {
+    fn figures(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<Figures> {
         let targets = examples.iter().map(|example| example.target.map(f64::from));
         let targets: Vec<f64> = targets.collect::<Option<_>>()?;
         let mean = targets.iter().sum::<f64>() / targets.len() as f64;
         let variance: f64 = targets.iter().map(|x| (x - mean).powi(2)).sum();
         let predicted = outputs.iter().map(|o| o.values.first().copied().map_or(0.0, f64::from));
+        let predicted: Vec<f64> = predicted.collect();
         let error: f64 = targets
             .iter()
-            .zip(predicted)
+            .zip(&predicted)
             .map(|(x, predicted)| (x - predicted).powi(2))
             .sum();
-        Some(if variance > 0.0 {
-            (1.0 - error / variance).max(0.0)
-        } else {
-            0.0
-        })
+        let explained = match variance > 0.0 {
+            true => (1.0 - error / variance).max(0.0),
+            false => 0.0,
+        };
+        Some(Figures::new([
+            ("explained", explained),
+            ("pearson", pearson(&targets, &predicted)),
+            ("spearman", spearman(&targets, &predicted)),
+        ]))
     }
 
     fn describe(&self, outputs: &Outputs, _example: &Self::Example) -> String {
@@ -117,7 +123,7 @@ mod tests {
                 values: vec![*value],
                 width: 1,
             });
-            task.metric(&outputs.collect::<Vec<_>>(), &examples).unwrap()
+            task.figures(&outputs.collect::<Vec<_>>(), &examples).unwrap().values[0].1
         };
         assert_eq!(score(&[1.0, 3.0], &[1.0, 3.0]), 1.0);
         // Variance 2 around 2; errors of 0.5 each leave a quarter of it.

@@ -14,6 +14,7 @@ use crate::data::Record;
 use crate::error::TrainError;
 use crate::evaluate::{Evaluation, Outputs};
 use crate::inputs::Batch;
+use crate::metrics::Figures;
 use crate::task_model::TaskModel;
 
 /// Cross entropy of the tokens of completions, by the model's own head; the metric is the share of them that is predicted
@@ -33,6 +34,7 @@ impl Task for Seq2SeqLm {
     const PIPELINE: Option<&'static str> = Some("text2text-generation");
     const DATA: &'static str = "`prompt` and `completion`, the text to write";
     const MODELS: &'static [ModelKind] = &[ModelKind::EncoderDecoder];
+    const METRICS: &'static [&'static str] = &["accuracy", "perplexity"];
     const IS_GENERATIVE: bool = true;
     const NEXT: &'static str = "generate --adapter {adapter} --prompt TEXT";
 

@@ -11,8 +11,9 @@ use super::task::{LabelField, Task};
 use super::text::{batch, check};
 use crate::data::{Labels, Record};
 use crate::error::TrainError;
-use crate::evaluate::{Outputs, f1, fraction, largest};
+use crate::evaluate::{Outputs, f1, largest};
 use crate::inputs::Batch;
+use crate::metrics::{Confusion, Figures};
 
 /// Cross entropy at the first token of each word. The metric is the F1 of spans, as `conlleval` counts them, where the labels
 /// are `B-X`, `I-X` and `O`; otherwise the accuracy of words.
@@ -72,7 +73,7 @@ impl Task for Tagging {
     const PIPELINE: Option<&'static str> = Some("token-classification");
     const DATA: &'static str =
         "`words`, a list of the words of a sentence, and `tags`, the tag of each; separated by spaces in a table";
-    const METRIC: &'static str = "f1";
+    const METRICS: &'static [&'static str] = &["f1", "accuracy"];
     const REPEATS_INPUT: bool = true;
     const LABELS: usize = 1;
     const LABEL_FIELD: Option<LabelField> = Some(|fields| (&fields.tags, Some(' ')));
@@ -153,25 +154,26 @@ impl Task for Tagging {
         })
     }
 
-    fn metric(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<f64> {
+    fn figures(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<Figures> {
         let is_span = |name: &String| name.starts_with("B-") || name.starts_with("I-");
         let of_spans = self.labels.names().iter().any(is_span);
-        let (mut right, mut counts) = (Vec::new(), (0, 0, 0));
+        let (mut words, mut counts) = (Vec::new(), (0, 0, 0));
         for (outputs, example) in outputs.iter().zip(examples) {
             let predicted = Self::tags(outputs, example);
             let tags = &example.tags.as_ref()?[..predicted.len()];
+            words.extend(tags.iter().copied().zip(predicted.iter().copied()));
             if of_spans {
                 let (predicted, expected) = (self.spans_of(&predicted), self.spans_of(tags));
                 counts.0 += predicted.intersection(&expected).count();
                 counts.1 += predicted.len();
                 counts.2 += expected.len();
-            } else {
-                right.extend(predicted.iter().zip(tags).map(|(a, b)| a == b));
             }
         }
+        let of_words = Confusion::new(self.labels.names(), words);
+        let accuracy = ("accuracy", of_words.accuracy());
         Some(match of_spans {
-            true => f1(counts.0, counts.1, counts.2),
-            false => fraction(right),
+            true => Figures::new([("f1", f1(counts.0, counts.1, counts.2)), accuracy]),
+            false => Figures::new([accuracy, ("f1", of_words.macro_f1())]),
         })
     }
 
@@ -244,7 +246,13 @@ mod tests {
         let plain = task(&["n", "v"]);
         let outputs = choosing([0, 0, 1, 0, 0], 2);
         assert_eq!(plain.describe(&outputs, &sentence([0, 1, 0])), "x/n yy/v z/n");
-        let score = |tags| plain.metric(std::slice::from_ref(&outputs), &[sentence(tags)]).unwrap();
+        let score = |tags| {
+            plain
+                .figures(std::slice::from_ref(&outputs), &[sentence(tags)])
+                .unwrap()
+                .values[0]
+                .1
+        };
         assert_eq!((score([0, 1, 0]), score([0, 0, 0])), (1.0, 2.0 / 3.0));
     }
 
@@ -253,7 +261,13 @@ mod tests {
         let spans = task(&["O", "B-X", "I-X"]);
         // Predicted: one span over the first two words, and one of the third.
         let outputs = choosing([0, 1, 2, 0, 1], 3);
-        let score = |tags| spans.metric(std::slice::from_ref(&outputs), &[sentence(tags)]).unwrap();
+        let score = |tags| {
+            spans
+                .figures(std::slice::from_ref(&outputs), &[sentence(tags)])
+                .unwrap()
+                .values[0]
+                .1
+        };
         assert_eq!(score([1, 2, 1]), 1.0);
         // One of two predicted is one of one expected.
         assert!((score([1, 2, 0]) - 2.0 / 3.0).abs() < 1e-12);

@@ -13,6 +13,7 @@ use crate::data::{Fields, Record};
 use crate::error::TrainError;
 use crate::evaluate::{Evaluation, Outputs};
 use crate::inputs::{Batch, hidden_states};
+use crate::metrics::Figures;
 use crate::task_model::TaskModel;
 
 /// Every kind of model, for tasks over the hidden states of a text.
@@ -34,8 +35,8 @@ pub trait Task: fmt::Debug + Send + Sync + Sized + 'static {
     const DATA: &'static str;
     /// Models it works on.
     const MODELS: &'static [ModelKind] = ANY_TEXT_MODEL;
-    /// Name of its metric.
-    const METRIC: &'static str = "accuracy";
+    /// Names of its figures in addition to the loss; the first is the one it is known by.
+    const METRICS: &'static [&'static str] = &["accuracy"];
     /// Whether the model learns to write text: the best weights are those with the lowest loss, since every token of a
     /// small file can be right long before the probabilities are good.
     const IS_GENERATIVE: bool = false;
@@ -115,8 +116,8 @@ pub trait Task: fmt::Debug + Send + Sync + Sized + 'static {
         Ok(model.head()?.loss(scores, targets, batch.padding(), batch.seq())?)
     }
 
-    /// The metric of outputs, 0 to 1; `None` where an example has no target.
-    fn metric(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<f64>;
+    /// The figures of outputs; `None` where an example has no target.
+    fn figures(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<Figures>;
 
     /// The prediction for an example in words, as `adapters predict` prints it.
     fn describe(&self, outputs: &Outputs, example: &Self::Example) -> String;
@@ -155,8 +156,7 @@ pub trait Task: fmt::Debug + Send + Sync + Sized + 'static {
         }
         Ok(Evaluation {
             loss: loss / predictions.max(1) as f64,
-            score: self.metric(&outputs, examples).unwrap_or(0.0),
-            metric: Self::METRIC,
+            figures: self.figures(&outputs, examples).unwrap_or_default(),
             outputs,
         })
     }

@@ -12,6 +12,7 @@ use crate::batches::eval_batches;
 use crate::error::TrainError;
 use crate::evaluate::Evaluation;
 use crate::inputs::{Batch, hidden_states};
+use crate::metrics::Figures;
 use crate::task_model::TaskModel;
 
 /// A batch with a target token for the hidden state at each position.
@@ -55,7 +56,7 @@ pub(super) fn loss(
     Ok(scores.cross_entropy(tokens).mean())
 }
 
-/// Mean loss over all target tokens, and the share of them that is predicted right.
+/// Mean loss over all target tokens, its exponential, and the share of the tokens that is predicted right.
 pub(super) fn evaluate<T: Task>(
     task: &T,
     model: &TaskModel,
@@ -83,10 +84,10 @@ pub(super) fn evaluate<T: Task>(
         count += targets;
     }
     let count = count.max(1) as f64;
+    let loss = loss / count;
     Ok(Evaluation {
-        loss: loss / count,
-        score: right / count,
-        metric: T::METRIC,
+        loss,
+        figures: Figures::new([("accuracy", right / count), ("perplexity", loss.exp())]),
         outputs: Vec::new(),
     })
 }
@@ -114,7 +115,7 @@ macro_rules! of_tokens {
             super::tokens::evaluate(self, model, examples, batch_size, device)
         }
 
-        fn metric(&self, _outputs: &[Outputs], _examples: &[Self::Example]) -> Option<f64> {
+        fn figures(&self, _outputs: &[Outputs], _examples: &[Self::Example]) -> Option<Figures> {
             None
         }
 

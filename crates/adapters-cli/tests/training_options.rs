@@ -1,0 +1,116 @@
+//! Options of training: optimizers, schedules, what decides which weights are the best, and where a run begins.
+
+mod common;
+
+use std::ops::ControlFlow;
+
+use adapters::store::read_safetensors;
+use adapters::train::{Event, MetricsLog, Run, train};
+
+use common::runs::{finish, metrics, run, weights};
+use common::{Task, json_of};
+
+#[test]
+fn an_adapter_of_either_format_is_trained_further_with_its_head() {
+    let task = Task::new();
+    let first = run(&task, &task.path("first"), &[]);
+    let outcome = finish(&first);
+    let loss_of = |run: &Run, at: usize| {
+        let losses = MetricsLog::records(run.dir.join("metrics.jsonl")).unwrap();
+        let losses: Vec<f64> = losses.iter().filter_map(|r| r.get("eval_loss")?.as_f64()).collect();
+        losses[if at == 0 { 0 } else { losses.len() - 1 }]
+    };
+    for folder in [outcome.adapter.clone(), outcome.peft.unwrap()] {
+        let from = format!("adapter.from={}", folder.display());
+        // With a rate of almost nothing the weights of the adapter and of its head are the values of the first run.
+        let still = format!("still-{}", folder.file_name().unwrap().display());
+        let overrides = [&from, "train.learning_rate=1e-12", "train.epochs=1", "train.keep=last"];
+        let still = run(&task, &task.path(&still), &overrides);
+        finish(&still);
+        let before = read_safetensors(&first.dir.join("adapter/adapter.safetensors"))
+            .unwrap()
+            .0;
+        let after = read_safetensors(&still.dir.join("adapter/adapter.safetensors"))
+            .unwrap()
+            .0;
+        assert_eq!(before.len(), after.len());
+        for ((key, before), after) in before.iter().zip(after.values()) {
+            for (before, after) in before.iter::<f32>().zip(after.iter::<f32>()) {
+                assert!((before - after).abs() < 1e-6, "{key}: {before} became {after}");
+            }
+        }
+        let summaries =
+            [&first, &still].map(|run| json_of(&run.dir.join("summary.json"))["test_loss"].as_f64().unwrap());
+        assert!((summaries[0] - summaries[1]).abs() < 1e-4, "{summaries:?}");
+    }
+    let further = run(
+        &task,
+        &task.path("further"),
+        &[&format!("adapter.from={}", outcome.adapter.display()), "train.seed=7"],
+    );
+    finish(&further);
+    assert!(loss_of(&further, 0) < loss_of(&first, 0));
+}
+
+#[test]
+fn the_metric_of_a_recipe_decides_which_weights_are_the_best() {
+    let task = Task::new();
+    // A rate so high that the figures go up and down.
+    let overrides = ["train.evaluate_every=1", "train.epochs=1", "train.learning_rate=0.3"];
+    for metric in ["loss", "f1", "matthews"] {
+        let metric_override = format!("train.metric={metric}");
+        let run = run(
+            &task,
+            &task.path(metric),
+            &[&overrides[..], &[&metric_override]].concat(),
+        );
+        let mut seen = Vec::new();
+        train(&run, &mut |event| {
+            if let Event::Evaluated { evaluation, best, .. } = event {
+                seen.push((evaluation.figure(metric).unwrap(), best));
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        let rising = |value: f64| if metric == "loss" { -value } else { value };
+        let mut highest = f64::NEG_INFINITY;
+        for (value, best) in &seen {
+            assert_eq!(*best, rising(*value) > highest, "{metric}: {seen:?}");
+            highest = highest.max(rising(*value));
+        }
+        assert!(seen.iter().any(|(_, best)| !best), "{metric}: {seen:?}");
+        let summary = json_of(&run.dir.join("summary.json"));
+        assert!(
+            summary["test_figures"][if metric == "loss" { "f1" } else { metric }].is_number(),
+            "{summary}"
+        );
+    }
+}
+
+#[test]
+fn every_optimizer_and_schedule_survives_a_kill() {
+    let task = Task::new();
+    let mut seen = Vec::new();
+    for overrides in [
+        &["train.optimizer=sgd", "train.momentum=0.9", "train.schedule=cosine"][..],
+        &["train.optimizer=sgd", "train.weight_decay=0.1", "train.schedule=linear"],
+        &["train.optimizer=adafactor", "train.schedule=constant"],
+        &["train.optimizer=lion", "train.schedule=wsd", "train.decay=0.5"],
+    ] {
+        let name = seen.len();
+        let whole = run(&task, &task.path(&format!("whole{name}")), overrides);
+        finish(&whole);
+        let killed = run(&task, &task.path(&format!("killed{name}")), overrides);
+        train(&killed, &mut |event| match event {
+            Event::Step { step: 16, .. } => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        })
+        .unwrap();
+        finish(&killed);
+        let (ended, expected) = (weights(&killed), weights(&whole));
+        assert!(ended == expected, "{overrides:?}");
+        assert_eq!(metrics(&killed), metrics(&whole), "{overrides:?}");
+        assert!(!seen.contains(&ended), "{overrides:?} trains like another");
+        seen.push(ended);
+    }
+}

@@ -1,0 +1,181 @@
+//! What of a target hits nothing, and the error that says so.
+
+use std::fmt;
+
+use adapters_nn::nearest;
+
+use crate::error::Error;
+use crate::host::Host;
+use crate::method::target::{
+    ModulePattern, ModuleTarget, Selection, Target, ends_in, meant, name_matches, parameter_path,
+};
+use crate::site::{Role, SiteInfo};
+
+impl Target {
+    /// The patterns of a target that is not made of others that no site matches.
+    pub(super) fn unmatched(&self, sites: &[SiteInfo]) -> Result<Vec<String>, Error> {
+        let has = |role: &Role| sites.iter().any(|info| meant(&[*role], info));
+        let missing = |roles: &[Role]| -> Vec<String> {
+            let missing = roles.iter().filter(|role| !has(role));
+            missing.map(ToString::to_string).collect()
+        };
+        Ok(match self {
+            Self::Roles { roles, .. } => missing(roles),
+            Self::First(role) => missing(&[*role]),
+            Self::Layers { role, layers } => {
+                let is = |info: &SiteInfo, layer| meant(&[*role], info) && info.site.layer == Some(layer);
+                let absent = layers
+                    .iter()
+                    .filter(|layer| !sites.iter().any(|info| is(info, **layer)));
+                let absent = absent.map(|layer| format!("{role} of layer {layer}"));
+                missing(&[*role]).into_iter().chain(absent).collect()
+            }
+            Self::Modules(target) => target.unmatched(sites)?,
+            Self::Endings(endings) => {
+                let missing = endings.iter().filter(|ending| {
+                    let ending = std::slice::from_ref(*ending);
+                    !sites.iter().any(|info| ends_in(ending, info))
+                });
+                missing.cloned().collect()
+            }
+            Self::Parameters(names) => {
+                let paths: Vec<String> = sites.iter().filter_map(parameter_path).collect();
+                let missing = names
+                    .iter()
+                    .filter(|name| !paths.iter().any(|path| name_matches(name, path)));
+                missing.cloned().collect()
+            }
+            Self::Any(_) | Self::Outside { .. } | Self::Tied(_) | Self::Norms | Self::Biased => Vec::new(),
+        })
+    }
+
+    /// The first layer that is named and is not among these sites, with the field that names it.
+    fn absent_layer(&self, sites: &[SiteInfo]) -> Option<(&'static str, usize)> {
+        match self {
+            Self::Roles { leave_out, .. } => {
+                let is_there = |layer: &usize| sites.iter().any(|info| info.site.layer == Some(*layer));
+                let absent = leave_out.iter().find(|layer| !is_there(layer))?;
+                Some(("leave_out", *absent))
+            }
+            Self::Modules(target) => {
+                let is_there = |layer: &usize| sites.iter().any(|info| target.layer(info) == Some(*layer));
+                let absent = target.layers.iter().flatten().find(|layer| !is_there(layer))?;
+                Some(("layers, layers_to_transform", *absent))
+            }
+            Self::Any(targets) => targets.iter().find_map(|target| target.absent_layer(sites)),
+            Self::Outside { target, .. } | Self::Tied(target) => target.absent_layer(sites),
+            _ => None,
+        }
+    }
+
+    /// The names a user could have meant, for the error about a target without hits.
+    fn available(&self, host: &dyn Host) -> Vec<String> {
+        let mut names: Vec<String> = match self {
+            Self::Roles { .. } | Self::First(_) | Self::Layers { .. } => {
+                host.sites().iter().map(|s| s.site.role.to_string()).collect()
+            }
+            Self::Parameters(_) => host.sites().iter().filter_map(parameter_path).collect(),
+            Self::Modules(_) | Self::Endings(_) => host
+                .module_sites()
+                .iter()
+                .map(|s| s.path.rsplit('.').next().unwrap_or(&s.path).to_owned())
+                .collect(),
+            Self::Any(targets) => targets.iter().flat_map(|target| target.available(host)).collect(),
+            Self::Norms | Self::Biased => Vec::new(),
+            Self::Outside { target, .. } | Self::Tied(target) => target.available(host),
+        };
+        names.sort();
+        names.dedup();
+        names
+    }
+}
+
+impl ModuleTarget {
+    /// Names and patterns that hit nothing.
+    fn unmatched(&self, sites: &[SiteInfo]) -> Result<Vec<String>, Error> {
+        let mut missing = self.modules.unmatched(sites)?;
+        if let Some(exclude) = &self.exclude {
+            missing.extend(exclude.unmatched(sites)?);
+        }
+        Ok(missing)
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let roles = |roles: &[Role]| roles.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        match self {
+            Self::Roles { roles: of, .. } => f.write_str(&roles(of)),
+            Self::First(role) => write!(f, "{role}"),
+            Self::Layers { role, layers } => write!(f, "{role} of layers {layers:?}"),
+            Self::Modules(target) => match &target.modules {
+                ModulePattern::Names(names) => f.write_str(&names.join(", ")),
+                ModulePattern::Regex(text) => f.write_str(text),
+                ModulePattern::AllLinear => f.write_str("all-linear"),
+            },
+            Self::Endings(names) | Self::Parameters(names) => f.write_str(&names.join(", ")),
+            Self::Any(targets) => {
+                let targets: Vec<String> = targets.iter().map(ToString::to_string).collect();
+                f.write_str(&targets.join(", "))
+            }
+            Self::Outside { target, .. } | Self::Tied(target) => target.fmt(f),
+            Self::Norms => f.write_str("all norms"),
+            Self::Biased => f.write_str("all biases"),
+        }
+    }
+}
+
+impl ModulePattern {
+    /// Names that match no module; the expression, if it matches none.
+    fn unmatched(&self, sites: &[SiteInfo]) -> Result<Vec<String>, Error> {
+        let modules = || sites.iter().filter(|info| info.is_module());
+        match self {
+            Self::Names(names) => {
+                let hits = |name: &str| modules().any(|info| name_matches(name, &info.path));
+                Ok(names.iter().filter(|name| !hits(name)).cloned().collect())
+            }
+            Self::Regex(pattern) => {
+                for info in modules() {
+                    if self.matches(&info.path)? {
+                        return Ok(Vec::new());
+                    }
+                }
+                Ok(vec![pattern.clone()])
+            }
+            Self::AllLinear => Ok(Vec::new()),
+        }
+    }
+}
+
+impl Selection {
+    /// This selection, if every pattern of `target` hit something and the model has every layer it names.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoTarget`] naming the first pattern without a hit, near misses and what there is; [`Error::NoSuchLayer`].
+    pub fn require(self, target: &Target, host: &dyn Host) -> Result<Self, Error> {
+        let sites = host.sites();
+        if let Some((field, layer)) = target.absent_layer(&sites) {
+            return Err(Error::NoSuchLayer {
+                field,
+                layer,
+                last: sites.iter().filter_map(|info| info.site.layer).max().unwrap_or(0),
+                architecture: host.architecture().to_owned(),
+            });
+        }
+        let missed = match (&self.unmatched[..], &self.sites[..]) {
+            ([first, ..], _) => first.clone(),
+            ([], []) => target.to_string(),
+            _ => return Ok(self),
+        };
+        let available = target.available(host);
+        // The one word that stands for modules and is none.
+        let word = matches!(target, Target::Modules(_)).then_some("all-linear");
+        Err(Error::NoTarget {
+            nearest: nearest(&missed, available.iter().map(String::as_str).chain(word)),
+            target: missed,
+            architecture: host.architecture().to_owned(),
+            available: available.join(", "),
+        })
+    }
+}

@@ -1,0 +1,224 @@
+//! Figures of an evaluation in addition to its loss, from predictions and targets on the host.
+
+use std::fmt;
+
+/// The figures of a task by name. The first is the one a task is known by.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Figures {
+    /// Names and values.
+    pub values: Vec<(&'static str, f64)>,
+    /// Which class was predicted for which, where each example has one of a few.
+    pub confusion: Option<Confusion>,
+}
+
+impl Figures {
+    /// Figures without a confusion table.
+    pub fn new(values: impl Into<Vec<(&'static str, f64)>>) -> Self {
+        Self {
+            values: values.into(),
+            confusion: None,
+        }
+    }
+
+    /// The figure of that name.
+    pub fn get(&self, name: &str) -> Option<f64> {
+        self.values.iter().find(|(of, _)| *of == name).map(|(_, value)| *value)
+    }
+}
+
+/// Whether a smaller figure of that name is the better one.
+pub(crate) fn falls(metric: &str) -> bool {
+    matches!(metric, "loss" | "perplexity")
+}
+
+/// How often each class was predicted for the examples of each class.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Confusion {
+    labels: Vec<String>,
+    /// By target, then by prediction.
+    counts: Vec<Vec<usize>>,
+}
+
+impl Confusion {
+    /// Classes that a printed table has at most.
+    pub const SHOWN: usize = 20;
+
+    /// Counts pairs of a target and a prediction, both below the number of labels.
+    pub fn new(labels: Vec<String>, pairs: impl IntoIterator<Item = (usize, usize)>) -> Self {
+        let mut counts = vec![vec![0; labels.len()]; labels.len()];
+        for (target, predicted) in pairs {
+            let row: Option<&mut Vec<usize>> = counts.get_mut(target);
+            if let Some(count) = row.and_then(|row| row.get_mut(predicted)) {
+                *count += 1;
+            }
+        }
+        Self { labels, counts }
+    }
+
+    /// Accuracy, macro F1 and Matthews' correlation coefficient, and this table.
+    pub fn figures(self) -> Figures {
+        Figures {
+            values: vec![
+                ("accuracy", self.accuracy()),
+                ("f1", self.macro_f1()),
+                ("matthews", self.matthews()),
+            ],
+            confusion: Some(self),
+        }
+    }
+
+    fn targets(&self, class: usize) -> usize {
+        self.counts[class].iter().sum()
+    }
+
+    fn predictions(&self, class: usize) -> usize {
+        self.counts.iter().map(|row| row[class]).sum()
+    }
+
+    fn examples(&self) -> usize {
+        self.counts.iter().flatten().sum()
+    }
+
+    fn right(&self) -> usize {
+        (0..self.labels.len()).map(|class| self.counts[class][class]).sum()
+    }
+
+    /// The share of right predictions; zero without examples.
+    pub fn accuracy(&self) -> f64 {
+        self.right() as f64 / self.examples().max(1) as f64
+    }
+
+    /// `2 p r / (p + r)` of precision and recall of each class, by label; `None` for a class that neither occurs nor is predicted.
+    pub fn f1(&self) -> impl Iterator<Item = (&str, Option<f64>)> {
+        self.labels.iter().enumerate().map(|(class, label)| {
+            let sum = self.targets(class) + self.predictions(class);
+            let f1 = (sum > 0).then(|| 2.0 * self.counts[class][class] as f64 / sum as f64);
+            (label.as_str(), f1)
+        })
+    }
+
+    /// The mean of [`f1`](Self::f1) over the classes that occur or are predicted, as scikit-learn's `macro` average.
+    pub fn macro_f1(&self) -> f64 {
+        let of_classes: Vec<f64> = self.f1().filter_map(|(_, f1)| f1).collect();
+        of_classes.iter().sum::<f64>() / of_classes.len().max(1) as f64
+    }
+
+    /// Matthews' correlation coefficient of any number of classes; zero where all targets or all predictions are alike. *Comparing
+    /// two K-category assignments by a K-category correlation coefficient*, Gorodkin, 2004,
+    /// <https://doi.org/10.1016/j.compbiolchem.2004.09.006>.
+    pub fn matthews(&self) -> f64 {
+        let sum_over_classes = |f: &dyn Fn(usize) -> usize| (0..self.labels.len()).map(f).sum::<usize>() as f64;
+        let all = self.examples() as f64;
+        let both = sum_over_classes(&|class| self.targets(class) * self.predictions(class));
+        let targets = all * all - sum_over_classes(&|class| self.targets(class).pow(2));
+        let predictions = all * all - sum_over_classes(&|class| self.predictions(class).pow(2));
+        match targets * predictions > 0.0 {
+            true => (self.right() as f64 * all - both) / (targets * predictions).sqrt(),
+            false => 0.0,
+        }
+    }
+}
+
+/// A line for each label, a column for each prediction, and the F1 of each label at the end.
+impl fmt::Display for Confusion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rows = self.labels.iter().map(|label| label.chars().count());
+        let first = rows.chain(["label".len()]).max().unwrap_or_default();
+        let width = |class: usize| {
+            let longest = self.counts.iter().map(|row| row[class].to_string().len()).max();
+            self.labels[class].chars().count().max(longest.unwrap_or_default())
+        };
+        write!(f, "{:first$}", "label")?;
+        for (class, label) in self.labels.iter().enumerate() {
+            write!(f, "  {label:>0$}", width(class))?;
+        }
+        write!(f, "  {:>6}", "f1")?;
+        for ((label, f1), row) in self.f1().zip(&self.counts) {
+            write!(f, "\n{label:first$}")?;
+            for (class, count) in row.iter().enumerate() {
+                write!(f, "  {count:>0$}", width(class))?;
+            }
+            match f1 {
+                Some(f1) => write!(f, "  {f1:.4}")?,
+                None => write!(f, "  {:>6}", "-")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Pearson's correlation coefficient; zero where one side is constant.
+pub(crate) fn pearson(a: &[f64], b: &[f64]) -> f64 {
+    let count = a.len().max(1) as f64;
+    let (mean_a, mean_b) = (a.iter().sum::<f64>() / count, b.iter().sum::<f64>() / count);
+    let sum = |f: &dyn Fn(f64, f64) -> f64| a.iter().zip(b).map(|(a, b)| f(a - mean_a, b - mean_b)).sum::<f64>();
+    let variances = sum(&|a, _| a * a) * sum(&|_, b| b * b);
+    match variances > 0.0 {
+        true => sum(&|a, b| a * b) / variances.sqrt(),
+        false => 0.0,
+    }
+}
+
+/// Spearman's: Pearson's of the ranks, where equal values share the mean of theirs.
+pub(crate) fn spearman(a: &[f64], b: &[f64]) -> f64 {
+    pearson(&ranks(a), &ranks(b))
+}
+
+fn ranks(values: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|a, b| values[*a].total_cmp(&values[*b]));
+    let mut ranks = vec![0.0; values.len()];
+    let mut from = 0;
+    for equal in order.chunk_by(|a, b| values[*a] == values[*b]) {
+        let rank = from as f64 + (equal.len() - 1) as f64 / 2.0;
+        for index in equal {
+            ranks[*index] = rank;
+        }
+        from += equal.len();
+    }
+    ranks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `f1_score(average="macro")`, `f1_score(average=None)` and `matthews_corrcoef` of scikit-learn.
+    #[test]
+    fn figures_of_classes_are_scikit_learns() {
+        let targets = [0, 0, 0, 1, 1, 2, 2, 2, 2, 3];
+        let predictions = [0, 1, 0, 1, 2, 2, 2, 0, 2, 2];
+        let labels = ["a", "b", "c", "d", "none"].map(str::to_owned).to_vec();
+        let confusion = Confusion::new(labels, targets.into_iter().zip(predictions));
+        let close = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-8, "{found}, not {expected}");
+        close(confusion.accuracy(), 0.6);
+        close(confusion.macro_f1(), 0.458_333_333_333);
+        close(confusion.matthews(), 0.409_844_299_985_268_5);
+        let f1: Vec<Option<f64>> = confusion.f1().map(|(_, f1)| f1).collect();
+        close(f1[0].unwrap(), 2.0 / 3.0);
+        close(f1[1].unwrap(), 0.5);
+        assert_eq!(f1[3..], [Some(0.0), None]);
+        assert_eq!(
+            confusion.to_string(),
+            "label  a  b  c  d  none      f1\n\
+             a      2  1  0  0     0  0.6667\n\
+             b      0  1  1  0     0  0.5000\n\
+             c      1  0  3  0     0  0.6667\n\
+             d      0  0  1  0     0  0.0000\n\
+             none   0  0  0  0     0       -"
+        );
+        let constant = Confusion::new(vec!["a".into(), "b".into()], [(0, 0), (1, 0)]);
+        assert_eq!((constant.accuracy(), constant.matthews()), (0.5, 0.0));
+    }
+
+    /// `scipy.stats.pearsonr` and `spearmanr`.
+    #[test]
+    fn correlations_are_scipys() {
+        let a = [1.0, 2.0, 3.0, 4.0, 5.0, 5.0];
+        let b = [1.1, 1.9, 3.5, 3.0, 10.0, 2.0];
+        assert!((pearson(&a, &b) - 0.591_694_301_647).abs() < 1e-9);
+        assert!((spearman(&a, &b) - 0.695_725_242_783).abs() < 1e-9);
+        assert_eq!((pearson(&a, &[1.0; 6]), spearman(&[], &[])), (0.0, 0.0));
+    }
+}
