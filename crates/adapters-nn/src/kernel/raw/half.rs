@@ -24,8 +24,8 @@ pub fn available() -> bool {
 pub fn is_twice_as_fast() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
-        // SAFETY: every processor with the 64-bit instruction set has CPUID.
         #[allow(unused_unsafe)] // Safe in later versions of the standard library.
+        // SAFETY: every processor with the 64-bit instruction set has CPUID.
         let vendor = unsafe { std::arch::x86_64::__cpuid(0) };
         let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
         available() && name.as_flattened() == b"AuthenticAMD"
