@@ -397,7 +397,7 @@ fn mistakes_are_named() {
             &llama,
             &["head.kind=masked_lm"],
             &[
-                "`head.kind` is `masked_lm`, expected `classification`",
+                "`head.kind` is `masked_lm`, expected one of `classification`",
                 "`causal_lm`",
                 "`llama`",
             ],
@@ -405,13 +405,16 @@ fn mistakes_are_named() {
         (
             &llama,
             &["head.kind=seq2seq_lm"],
-            &["`head.kind` is `seq2seq_lm`, expected `classification`", "`causal_lm`"],
+            &[
+                "`head.kind` is `seq2seq_lm`, expected one of `classification`",
+                "`causal_lm`",
+            ],
         ),
         (
             &t5,
             &["head.kind=causal_lm"],
             &[
-                "`head.kind` is `causal_lm`, expected `classification`",
+                "`head.kind` is `causal_lm`, expected one of `classification`",
                 "`seq2seq_lm`",
                 "`t5`",
             ],
@@ -420,7 +423,7 @@ fn mistakes_are_named() {
             &bert,
             &[],
             &[
-                "`head.kind` is `causal_lm`, expected `classification`",
+                "`head.kind` is `causal_lm`, expected one of `classification`",
                 "`masked_lm`",
                 "`bert`",
             ],

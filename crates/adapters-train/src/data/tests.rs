@@ -467,7 +467,7 @@ fn fields_have_defaults_and_refuse_unknown_ones() {
     );
     assert_eq!(
         serde_json::to_string(&Fields::default()).unwrap(),
-        "{\"text\":\"text\",\"image\":\"image\",\"label\":\"label\",\"words\":\"words\",\"tags\":\"tags\",\"question\":\"question\",\
+        "{\"text\":\"text\",\"image\":\"image\",\"audio\":\"audio\",\"label\":\"label\",\"words\":\"words\",\"tags\":\"tags\",\"question\":\"question\",\
          \"context\":\"context\",\"answer\":\"answer\",\"answer_start\":\"answer_start\",\"choices\":\"choices\",\
          \"prompt\":\"prompt\",\"completion\":\"completion\"}"
     );

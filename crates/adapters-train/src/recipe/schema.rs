@@ -71,6 +71,7 @@ mod tests {
         let whole = AdapterSection {
             config: Some(String::new()),
             method: Some(String::new()),
+            from: Some("a".into()),
             stack_on: Some("a".into()),
             fuse: vec!["a".into()],
             fusion: Some(String::new()),
