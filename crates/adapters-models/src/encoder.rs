@@ -33,6 +33,16 @@ pub struct EncoderNames {
 pub trait EncoderStack: Module + ModuleDisplay + Sites + Debug + Sync {
     /// The chain that begins with these embeddings.
     fn chain(&self, embedded: EmbeddingState, cx: &mut Hooks<'_>) -> Chain<'_>;
+
+    /// What [`Transformer::pool`] returns for a family whose pooler is not a [`Pooler`].
+    fn pool(&self, _hidden: Tensor<3>, _cx: &Ctx<'_>) -> Option<Tensor<2>> {
+        None
+    }
+
+    /// Whether [`pool`](Self::pool) returns something.
+    fn has_pooler(&self) -> bool {
+        false
+    }
 }
 
 impl<L> EncoderStack for Vec<L>
@@ -52,7 +62,7 @@ pub struct Encoder<S: EncoderStack> {
     /// From the width of the embeddings to that of the layers, where they differ.
     pub(crate) projection: Option<Sited<Linear>>,
     pub(crate) stack: S,
-    /// `None` where the checkpoint was saved from a class that has none.
+    /// `None` where the checkpoint was saved from a class that has none, and in a family whose layers come with their own.
     pub(crate) pooler: Option<Pooler>,
     #[module(skip)]
     pub(crate) facts: EncoderFacts,
@@ -138,13 +148,15 @@ impl<S: EncoderStack> Transformer for Encoder<S> {
     }
 
     fn pool(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Option<Tensor<2>> {
-        let Pooler { dense, activation } = self.pooler.as_ref()?;
+        let Some(Pooler { dense, activation }) = &self.pooler else {
+            return self.stack.pool(hidden, cx);
+        };
         let pooled = cx.hooks().linear(dense, hidden.slice_dim(1, 0..1));
         Some(activation.forward(pooled).squeeze_dim(1))
     }
 
     fn has_pooler(&self) -> bool {
-        self.pooler.is_some()
+        self.pooler.is_some() || self.stack.has_pooler()
     }
 
     fn classifier(&self) -> Option<ClassifierLayout> {

@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::bert;
 use crate::checkpoint_folder::CheckpointFolder;
 use crate::encoder::{self, Encoder, EncoderFacts, EncoderNames, EncoderStack};
+use crate::heads::masked_mean;
 use crate::llama::object;
 use crate::model::Model;
 use crate::modeling::*;
@@ -63,6 +64,8 @@ struct ModernBertConfig {
     classifier_bias: bool,
     classifier_activation: String,
     classifier_dropout: f64,
+    /// What the class for a class of a whole text reads.
+    classifier_pooling: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -85,8 +88,22 @@ struct ModernBertStack {
     norm: Sited<LayerNorm>,
     /// How far a layer that attends to the neighborhood sees on each side.
     reach: usize,
+    /// `None` where the checkpoint was saved from a class that has none.
+    head: Option<ModernBertHead>,
     #[module(skip)]
     rotary: [Rotary; 2],
+}
+
+/// `norm(act(W h + b))`, which `ModernBertForSequenceClassification` computes of one vector of a text, below its classifier. The
+/// checkpoint of a masked language model has it too.
+#[derive(Module, Sites, Debug)]
+struct ModernBertHead {
+    dense: Linear,
+    norm: LayerNorm,
+    /// Whether the vector is the mean over the text, without padding, and not the first position.
+    reads_mean: bool,
+    #[module(skip)]
+    activation: Activation,
 }
 
 #[derive(Module, Sites, Debug)]
@@ -162,6 +179,20 @@ impl EncoderStack for ModernBertStack {
             .layers(&self.layers, frame)
             .then(|x, cx| cx.norm(&self.norm, x))
     }
+
+    fn pool(&self, hidden: Tensor<3>, cx: &Ctx<'_>) -> Option<Tensor<2>> {
+        let head = self.head.as_ref()?;
+        let vector = match head.reads_mean {
+            true => masked_mean(hidden, cx.pass().padding.clone()),
+            false => hidden.slice_dim(1, 0..1),
+        };
+        let inner = head.activation.forward(head.dense.forward(vector));
+        Some(ops::layer_norm(&head.norm, inner).squeeze_dim(1))
+    }
+
+    fn has_pooler(&self) -> bool {
+        self.head.is_some()
+    }
 }
 
 /// Loads a checkpoint.
@@ -173,7 +204,7 @@ pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, 
         "rope_scaling": null, "rope_parameters": null, "global_attn_every_n_layers": 3, "layer_types": null,
         "local_attention": 128, "attention_bias": false, "attention_dropout": 0.0, "embedding_dropout": 0.0,
         "mlp_bias": false, "mlp_dropout": 0.0, "decoder_bias": true, "classifier_bias": false,
-        "classifier_activation": "gelu", "classifier_dropout": 0.0,
+        "classifier_activation": "gelu", "classifier_dropout": 0.0, "classifier_pooling": "cls",
     }));
     encoder::load(&MODERNBERT, defaults, (source, device), build)
 }
@@ -205,6 +236,24 @@ impl ModernBertConfig {
         let expected = format!("num_hidden_layers = {} entries", self.num_hidden_layers);
         check.require(listed == self.num_hidden_layers, "layer_types", expected, listed)?;
         check.activation("hidden_activation", &self.hidden_activation)
+    }
+
+    /// The layers below the classifier, where the checkpoint has them.
+    fn head(&self, path: &Path, weights: &mut Weights) -> Result<Option<ModernBertHead>, ModelError> {
+        let check = ConfigCheck::new(path);
+        let reads_mean = match self.classifier_pooling.as_str() {
+            "mean" => true,
+            "cls" => false,
+            found => return Err(check.refusal("classifier_pooling", "`cls` or `mean`", found)),
+        };
+        let activation = check.activation("classifier_activation", &self.classifier_activation)?;
+        let d = self.hidden_size;
+        Ok(weights.has("head.dense.weight").then(|| ModernBertHead {
+            dense: weights.linear_with(self.classifier_bias, "head.dense", d, d),
+            norm: weights.layer_norm_with(self.norm_bias, "head.norm", d, self.norm_eps),
+            reads_mean,
+            activation,
+        }))
     }
 
     /// The angles of layers that attend to everything, and of the others.
@@ -286,6 +335,7 @@ fn build(config: ModernBertConfig, path: &Path, weights: &mut Weights) -> Result
         zeroes_padding: false,
     };
     let layers = 0..config.num_hidden_layers;
+    let head = config.head(path, weights)?;
     Ok(Encoder {
         embeddings: TextEmbeddings::build(
             ["tok_embeddings", "norm"],
@@ -303,6 +353,7 @@ fn build(config: ModernBertConfig, path: &Path, weights: &mut Weights) -> Result
                 config.norm_eps,
             ),
             reach: config.local_attention / 2,
+            head,
             rotary,
         },
         pooler: None,

@@ -90,7 +90,6 @@ const INERT: &[&str] = &[
     "top_p",
     // Heads that a task adds, and losses of training.
     "classif_dropout",
-    "classifier_pooling",
     "qa_dropout",
     "router_aux_loss_coef",
     "semantic_loss_ignore_index",

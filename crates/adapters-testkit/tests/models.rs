@@ -132,13 +132,14 @@ fn configs(model_type: &str) -> (Vec<Value>, &'static [&'static str]) {
             };
             let listed = json!({
                 "norm_bias": true, "attention_bias": true, "mlp_bias": true,
+                "classifier_pooling": "mean", "classifier_activation": "relu", "classifier_bias": true,
                 "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
                 "rope_parameters": {
                     "full_attention": {"rope_type": "default", "rope_theta": 500.0},
                     "sliding_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 50.0},
                 },
             });
-            (vec![config(json!({})), config(listed)], &[])
+            (vec![config(json!({})), config(listed)], &["head.dense.weight"])
         }
         // Three layers of two groups: the first group runs twice.
         "albert" => {

@@ -26,3 +26,4 @@ pub use layers::Head;
 pub use loss::{IGNORED, Scores, Targets};
 pub use named::{Heads, NamedHead, Routing};
 pub use pooling::Pooling;
+pub(crate) use pooling::masked_mean;

@@ -88,7 +88,7 @@ fn of_text(hidden: Tensor<3>, padding: Option<Tensor<2, Bool>>, pass: &Pass) -> 
 }
 
 /// Mean over the positions that are not padding, `[batch, seq, d_model] -> [batch, 1, d_model]`.
-fn masked_mean(hidden: Tensor<3>, padding: Option<Tensor<2, Bool>>) -> Tensor<3> {
+pub(crate) fn masked_mean(hidden: Tensor<3>, padding: Option<Tensor<2, Bool>>) -> Tensor<3> {
     match padding {
         None => hidden.mean_dim(1),
         Some(padding) => {
