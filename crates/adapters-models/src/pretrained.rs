@@ -93,9 +93,12 @@ impl Pretrained {
     pub fn with_dropout(mut self, probability: f64) -> Self {
         for key in [
             "hidden_dropout_prob",
+            "hidden_dropout",
+            "embedding_dropout",
+            "mlp_dropout",
+            "feat_proj_dropout",
             "attention_probs_dropout_prob",
             "attention_dropout",
-            "dropout",
             "resid_pdrop",
             "embd_pdrop",
             "attn_pdrop",
@@ -272,6 +275,33 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn every_dropout_of_a_family_is_replaced() {
+        let families: [(&str, &[&str]); 3] = [
+            ("modernbert", &["attention_dropout", "embedding_dropout", "mlp_dropout"]),
+            ("gpt_neox", &["attention_dropout", "hidden_dropout"]),
+            (
+                "wav2vec2",
+                &[
+                    "attention_dropout",
+                    "activation_dropout",
+                    "hidden_dropout",
+                    "feat_proj_dropout",
+                ],
+            ),
+        ];
+        for (family, fields) in families {
+            let dir = tempfile::tempdir().unwrap();
+            let config = format!(r#"{{"model_type": "{family}"}}"#);
+            fs::write(dir.path().join("config.json"), config).unwrap();
+            let pretrained = Pretrained::open(dir.path()).unwrap().with_dropout(0.25);
+            for field in fields {
+                let found = pretrained.folder.config().get(*field).and_then(Value::as_f64);
+                assert_eq!(found, Some(0.25), "{family}: {field}");
+            }
+        }
+    }
 
     /// A checkpoint of another kind, and what the refusal says.
     #[test]
