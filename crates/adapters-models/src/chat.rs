@@ -6,8 +6,12 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use adapters_store::{StoreError, read_json};
+use chrono::Local;
 use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Serde};
 use minijinja::{Environment, Error, ErrorKind, Value, context};
+use serde::Serialize;
+use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 use serde_json::{Map, Value as Json};
 
 use crate::error::ModelError;
@@ -33,12 +37,19 @@ impl Message {
 
 /// The template of a checkpoint: `chat_template.jinja`, or `chat_template` of `chat_template.json` or `tokenizer_config.json`.
 ///
-/// It is rendered as Hugging Face transformers renders it, with the methods of Python's strings, lists and dictionaries, but
-/// without tools, documents and `strftime_now`: a text does not depend on the day.
+/// Of several templates with names, which are in a list `{name, template}` or in files `additional_chat_templates/{name}.jinja`,
+/// the one named `default` is used, and `tool_use`, if there is one, for a chat [with tools](Self::with_tools).
+///
+/// It is rendered as Hugging Face transformers renders it, with the methods of Python's strings, lists and dictionaries, with
+/// `tojson` and with `strftime_now`, the local time: a template that writes the date gives another text on another day.
 #[derive(Clone, Debug)]
 pub struct ChatTemplate {
     path: PathBuf,
     source: String,
+    /// The template named `tool_use`, with its file.
+    tool_use: Option<(PathBuf, String)>,
+    /// The tools that the chat may use.
+    tools: Option<Vec<Json>>,
     /// `bos_token` and its like.
     tokens: Vec<(String, String)>,
 }
@@ -46,6 +57,9 @@ pub struct ChatTemplate {
 const CONFIG: &str = "tokenizer_config.json";
 const FILE: &str = "chat_template.jinja";
 const JSON_FILE: &str = "chat_template.json";
+const ADDITIONAL: &str = "additional_chat_templates";
+const DEFAULT: &str = "default";
+const TOOL_USE: &str = "tool_use";
 
 /// What a rendered text has around an answer that the template marks with `{% generation %}`: noncharacters of Unicode, which no
 /// text has.
@@ -96,22 +110,39 @@ impl ChatTemplate {
             _ => Map::new(),
         };
         let (file, json_file) = (dir.join(FILE), dir.join(JSON_FILE));
-        let (path, source) = if file.exists() {
-            let text = fs::read_to_string(&file).map_err(|source| StoreError::Read {
-                path: file.clone(),
+        let read = |path: &Path| {
+            fs::read_to_string(path).map_err(|source| StoreError::Read {
+                path: path.to_owned(),
                 source,
-            })?;
-            (file, Some(text))
-        } else if json_file.exists() {
-            let fields: Map<String, Json> = read_json(&json_file)?;
-            (json_file, fields.get("chat_template").and_then(default_template))
-        } else {
-            (dir.join(CONFIG), config.get("chat_template").and_then(default_template))
+            })
         };
+        let (path, source, mut tool_use) = if file.exists() {
+            let text = read(&file)?;
+            (file, Some(text), None)
+        } else {
+            let (path, field) = if json_file.exists() {
+                let mut fields: Map<String, Json> = read_json(&json_file)?;
+                (json_file, fields.remove("chat_template"))
+            } else {
+                (dir.join(CONFIG), config.get("chat_template").cloned())
+            };
+            let named = |name| field.as_ref().and_then(|field| named_template(field, name));
+            let tool_use = named(TOOL_USE).map(|text| (path.clone(), text));
+            let source = field.as_ref().and_then(Json::as_str).map(str::to_owned);
+            let source = source.or_else(|| named(DEFAULT));
+            (path, source, tool_use)
+        };
+        let additional = dir.join(ADDITIONAL).join(format!("{TOOL_USE}.jinja"));
+        if additional.exists() {
+            let text = read(&additional)?;
+            tool_use = Some((additional, text));
+        }
         let Some(source) = source else {
             return Err(ModelError::ChatTemplate {
                 path,
-                reason: "it has no chat_template: the model was not trained on chats".to_owned(),
+                reason: "it has no chat_template, and none named `default` in a list of templates: the model was not trained \
+                         on chats"
+                    .to_owned(),
             });
         };
         let tokens = config
@@ -126,8 +157,24 @@ impl ChatTemplate {
         Ok(Self {
             path,
             source: marked(&source),
+            tool_use: tool_use.map(|(path, text)| (path, marked(&text))),
+            tools: None,
             tokens,
         })
+    }
+
+    /// The template for a chat that may use `tools`: descriptions of functions, as JSON objects. It is the one named `tool_use`, if
+    /// the checkpoint has one, and else this one. An empty list is no tools.
+    #[must_use]
+    pub fn with_tools(&self, tools: Vec<Json>) -> Self {
+        let mut template = self.clone();
+        if !tools.is_empty() {
+            if let Some((path, source)) = template.tool_use.take() {
+                (template.path, template.source) = (path, source);
+            }
+            template.tools = Some(tools);
+        }
+        template
     }
 
     /// Whether the template says itself which parts are an assistant's, `{% generation %}`.
@@ -164,6 +211,8 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |reason: String| -> Result<String, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, reason))
         });
+        environment.add_filter("tojson", |value: Value, options: Kwargs| json(&value, &options));
+        environment.add_function("strftime_now", |format: String| now(&format));
         for (name, token) in &self.tokens {
             environment.add_global(name.clone(), token.clone());
         }
@@ -178,7 +227,10 @@ impl ChatTemplate {
             .template_from_str(&self.source)
             .map_err(|error| self.refuse(&error))?;
         template
-            .render_captured_to(context! { messages, add_generation_prompt => open }, &mut text)
+            .render_captured_to(
+                context! { messages, tools => Value::from(Serde(&self.tools)), add_generation_prompt => open },
+                &mut text,
+            )
             .map_err(|error| self.refuse(&error))?;
         // The engine writes texts only.
         Ok(unmarked(&String::from_utf8_lossy(&text.0)))
@@ -212,6 +264,67 @@ fn joined(items: &Value, separator: Option<&str>) -> Result<String, Error> {
         }
     }
     Ok(text)
+}
+
+/// The local time in a format of C's `strftime`.
+fn now(format: &str) -> Result<String, Error> {
+    use std::fmt::Write as _;
+    const LONGEST_FORMAT: usize = 1024;
+    let mut text = String::new();
+    // The writer of a time fails at a format that it does not know.
+    if format.len() > LONGEST_FORMAT || write!(text, "{}", Local::now().format(format)).is_err() {
+        let start: String = format.chars().take(40).collect();
+        let reason = format!(
+            "`strftime_now` expects a format of C's strftime of at most {LONGEST_FORMAT} bytes, found `{start}`"
+        );
+        return Err(Error::new(ErrorKind::InvalidOperation, reason));
+    }
+    Ok(text)
+}
+
+/// Spaces behind commas and colons, as in Python.
+struct Spaced;
+
+impl Formatter for Spaced {
+    fn begin_array_value<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_key<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        self.begin_array_value(writer, first)
+    }
+
+    fn begin_object_value<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        writer.write_all(b": ")
+    }
+}
+
+/// JSON as `json.dumps(value, ensure_ascii=False, indent=indent)` of Python writes it; the engine's own `tojson` has no spaces and
+/// escapes what HTML reserves.
+fn json(value: &Value, options: &Kwargs) -> Result<String, Error> {
+    let refuse = |reason: String| Error::new(ErrorKind::InvalidOperation, reason);
+    let indent: Option<usize> = options.get("indent")?;
+    if options.get::<Option<bool>>("ensure_ascii")?.unwrap_or_default() {
+        return Err(refuse("`tojson` with `ensure_ascii=True` is not supported".to_owned()));
+    }
+    options.assert_all_used()?;
+    let mut text = Limited::default();
+    let written = match indent {
+        Some(indent) if indent > 64 => {
+            return Err(refuse(format!(
+                "`tojson` expects an indent of at most 64, found {indent}"
+            )));
+        }
+        Some(indent) => {
+            let indent = " ".repeat(indent);
+            let formatter = PrettyFormatter::with_indent(indent.as_bytes());
+            value.serialize(&mut Serializer::with_formatter(&mut text, formatter))
+        }
+        None => value.serialize(&mut Serializer::with_formatter(&mut text, Spaced)),
+    };
+    written.map_err(|error| refuse(format!("`tojson`: {error}")))?;
+    // JSON is a text.
+    Ok(String::from_utf8_lossy(&text.0).into_owned())
 }
 
 /// The template with marks in place of `{% generation %}` and `{% endgeneration %}`, which the engine does not have. Each becomes a
@@ -263,12 +376,9 @@ fn unmarked(marked: &str) -> (String, Vec<Range<usize>>) {
     (text, ranges)
 }
 
-/// The template, or the one called `default` of several.
-fn default_template(value: &Json) -> Option<String> {
-    if let Some(text) = value.as_str() {
-        return Some(text.to_owned());
-    }
-    let named = value.as_array()?.iter().find(|named| named["name"] == "default")?;
+/// The template of a name in a list of `{name, template}`.
+fn named_template(value: &Json, name: &str) -> Option<String> {
+    let named = value.as_array()?.iter().find(|named| named["name"] == name)?;
     Some(named.get("template")?.as_str()?.to_owned())
 }
 
@@ -348,5 +458,54 @@ mod tests {
         assert!(error.contains("roles must alternate"), "{error}");
         let error = template("{}").unwrap_err().to_string();
         assert!(error.contains("no chat_template"), "{error}");
+    }
+
+    #[test]
+    fn tools_are_given_to_the_template_named_tool_use_and_written_as_python_does() {
+        let tools = || {
+            let tool = serde_json::json!({"type": "function", "function": {"name": "weather", "b": [1, 2.5, true, null], "a": "<é>"}});
+            vec![tool]
+        };
+        let written = r#"{"type": "function", "function": {"name": "weather", "b": [1, 2.5, true, null], "a": "<é>"}}"#;
+        let config = serde_json::json!({"chat_template": [
+            {"name": "tool_use", "template": "{% for tool in tools %}{{ tool | tojson }}{% endfor %}"},
+            {"name": "default", "template": "{% if tools is none %}no{% endif %}"},
+        ]});
+        let template = template(&config.to_string()).unwrap();
+        let text = |template: &ChatTemplate| template.render(&chat(), false).unwrap();
+        assert_eq!(text(&template), "no");
+        assert_eq!(text(&template.with_tools(Vec::new())), "no");
+        assert_eq!(text(&template.with_tools(tools())), written);
+
+        // A file is in place of the one in the list; without any, the default gets the tools.
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(FILE), "{{ tools[0].function.b | tojson(indent=2) }}").unwrap();
+        let template = ChatTemplate::load(dir.path()).unwrap();
+        assert_eq!(
+            text(&template.with_tools(tools())),
+            "[\n  1,\n  2.5,\n  true,\n  null\n]"
+        );
+        fs::create_dir(dir.path().join(ADDITIONAL)).unwrap();
+        fs::write(
+            dir.path().join(ADDITIONAL).join("tool_use.jinja"),
+            "{{ tools | length }}",
+        )
+        .unwrap();
+        let template = ChatTemplate::load(dir.path()).unwrap();
+        assert_eq!(text(&template.with_tools(tools())), "1");
+    }
+
+    #[test]
+    fn a_template_may_write_the_date_and_a_wrong_format_is_an_error() {
+        let of = |source: &str| {
+            let config = serde_json::json!({ "chat_template": source });
+            template(&config.to_string()).unwrap().render(&chat(), true)
+        };
+        let day = || Local::now().format("%d %b %Y").to_string();
+        let (before, text, after) = (day(), of("{{ strftime_now('%d %b %Y') }}").unwrap(), day());
+        // Midnight may pass between the two.
+        assert!(text == before || text == after, "{text}");
+        let error = of("{{ strftime_now('%!') }}").unwrap_err().to_string();
+        assert!(error.contains("found `%!`"), "{error}");
     }
 }

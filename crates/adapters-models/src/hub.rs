@@ -16,6 +16,8 @@ const FILES: &[&str] = &[
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates/*.jinja",
     "generation_config.json",
     "preprocessor_config.json",
     "vocab.txt",

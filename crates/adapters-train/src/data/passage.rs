@@ -26,6 +26,9 @@ pub enum Passage {
 /// Fields of chats: those of the `messages` layout, and of ShareGPT.
 const CHATS: [&str; 2] = ["messages", "conversations"];
 
+/// The field of the tools that a chat may use.
+const TOOLS: &str = "tools";
+
 /// Fields of Alpaca's layout: an instruction, what it is about, and the answer.
 const INSTRUCTION: [&str; 3] = ["instruction", "input", "output"];
 
@@ -35,7 +38,7 @@ impl Record {
     /// | Layout | Fields |
     /// |---|---|
     /// | completion | `fields.prompt` and `fields.completion` |
-    /// | chat | `messages`, a list of objects with `role` and `content` |
+    /// | chat | `messages`, a list of objects with `role` and `content`; [`tools`](Self::tools) if present |
     /// | ShareGPT | `conversations`, a list of objects with `from` (`human`, `gpt`, `system`) and `value` |
     /// | Alpaca | `instruction`, `output`, and `input` if present, which follows the instruction after an empty line |
     /// | text | `fields.text` |
@@ -64,6 +67,27 @@ impl Record {
         match self.get(&fields.text) {
             Some(_) => Ok(Passage::Text(self.text(&fields.text)?.to_owned())),
             None => Err(self.missing(&fields.prompt)),
+        }
+    }
+
+    /// The tools that a chat may use: the field `tools`, a list of JSON objects or a text that is one; empty without the field.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::WrongType`].
+    pub fn tools(&self) -> Result<Vec<Value>, DataError> {
+        if !self.has(TOOLS) {
+            return Ok(Vec::new());
+        }
+        let cell = self.needed(TOOLS)?;
+        let tools = match cell {
+            Cell::Json(Value::String(text)) => serde_json::from_str(text).ok(),
+            Cell::Text(text) => serde_json::from_str(text).ok(),
+            Cell::Json(value) => Some(value.clone()),
+        };
+        match tools {
+            Some(Value::Array(tools)) if tools.iter().all(Value::is_object) => Ok(tools),
+            _ => Err(self.wrong_type(TOOLS, "a list of JSON objects, one for each tool", cell)),
         }
     }
 

@@ -232,6 +232,20 @@ fn passages_are_read_in_every_published_layout() {
 }
 
 #[test]
+fn tools_of_a_chat_are_a_list_of_objects_or_its_text() {
+    let tools = |json: &str| first("a.jsonl", json, |record| record.tools());
+    let expected = vec![serde_json::json!({"name": "f"})];
+    assert_eq!(tools(r#"{"tools":[{"name":"f"}]}"#).unwrap(), expected);
+    assert_eq!(tools(r#"{"tools":"[{\"name\":\"f\"}]"}"#).unwrap(), expected);
+    assert!(tools(r#"{"tools":null}"#).unwrap().is_empty());
+    assert!(tools("{}").unwrap().is_empty());
+    for wrong in [r#"{"tools":["f"]}"#, r#"{"tools":"f"}"#, r#"{"tools":3}"#] {
+        let error = tools(wrong).unwrap_err();
+        assert!(error.contains("a list of JSON objects"), "{error}");
+    }
+}
+
+#[test]
 fn pairs_and_other_names_are_read() {
     let fields = Fields {
         text: "premise".into(),

@@ -68,7 +68,10 @@ impl<'a> Layout<'a> {
                 row.extend(completion, true);
             }
             Passage::Chat(messages) => match &self.template {
-                Some(template) => row = self.chat(template, &messages)?,
+                Some(template) => {
+                    let tools = record.tools()?;
+                    row = self.chat(&template.with_tools(tools), &messages)?;
+                }
                 None => {
                     return Err(TrainError::Value {
                         field: "data.template",
