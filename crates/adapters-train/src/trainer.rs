@@ -28,7 +28,7 @@ use crate::recipe::{Keep, Recipe};
 use crate::report::{Event, Outcome};
 use crate::run::Run;
 use crate::run_data::RunData;
-use crate::run_files::{MetricsLog, RunLog, Summary, peak_rss_bytes};
+use crate::run_files::{RunLog, Summary, peak_rss_bytes};
 use crate::seeds::pass_seed;
 use crate::task_model::{PassSeed, TaskModel};
 use crate::tasks::{TaskContext, TaskData, tokenizer_of};
@@ -533,7 +533,7 @@ fn finish(
 /// Draws the curves of `metrics.jsonl`, all of it: a resumed run draws what came before too.
 #[cfg(feature = "plots")]
 fn draw_curve(run: &Run) -> Result<(), TrainError> {
-    let records = MetricsLog::records(run.dir.join(METRICS))?;
+    let records = crate::run_files::MetricsLog::records(run.dir.join(METRICS))?;
     let series = |key: &str| -> Vec<(f64, f64)> {
         let point = |r: &serde_json::Map<_, serde_json::Value>| Some((r.get("step")?.as_f64()?, r.get(key)?.as_f64()?));
         records.iter().filter_map(point).collect()
