@@ -24,7 +24,7 @@ pub struct Summary {
     pub steps: u64,
     /// Seconds from the first step to the last evaluation.
     pub seconds: f64,
-    /// The most memory the process held, see [`peak_rss_bytes`].
+    /// The most memory the process held, see [`peak_rss_bytes`](crate::peak_rss_bytes).
     pub peak_rss_bytes: Option<u64>,
     /// Whatever else is worth keeping, in addition to the fields above. A key that repeats one of their names is not written.
     #[serde(flatten)]
