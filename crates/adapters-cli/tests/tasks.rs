@@ -274,7 +274,7 @@ fn a_head_that_no_published_class_has_is_named_when_it_is_saved() {
         "head.kind=classification",
     ]);
     for part in [
-        "AdapterHub and PEFT has no such head",
+        "AdapterHub and PEFT have no such head",
         "`head.pooling = \"mean\"`",
         "`head.pooling = \"pooler\"`",
     ] {

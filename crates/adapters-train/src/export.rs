@@ -78,7 +78,8 @@ fn head_note(model: &TaskModel, elsewhere: &[(Format, bool)]) -> Option<String> 
     let (config, base) = (model.head.as_ref()?.config(), model.adapted.base());
     let names = missing.iter().map(Format::to_string).collect::<Vec<_>>();
     let names = (!names.is_empty()).then(|| names.join(" and "))?;
-    let stored = format!("the head is in head.safetensors, which only this library reads: {names} has no such head");
+    let have = if missing.len() > 1 { "have" } else { "has" };
+    let stored = format!("the head is in head.safetensors, which only this library reads: {names} {have} no such head");
     let read = config.kind.pooling().and_then(|read| serde_json::to_value(read).ok());
     let published = config
         .published_pooling(base)
