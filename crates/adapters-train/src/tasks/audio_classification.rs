@@ -3,16 +3,15 @@
 use std::path::PathBuf;
 
 use adapters_core::Ctx;
-use adapters_models::heads::{HeadConfig, HeadKind, Targets};
+use adapters_models::heads::HeadConfig;
 use adapters_models::speech::{Waveforms, read_wav};
 use adapters_models::{Model, ModelKind};
 use burn::tensor::{Device, Tensor};
 
-use super::classification::{OF_CLASSES, class_figures, class_loss, described};
+use super::classification::{Classes, OF_CLASSES};
 use super::context::TaskContext;
 use super::task::{LabelField, Task};
-use super::text::ints;
-use crate::data::{Labels, Record};
+use crate::data::Record;
 use crate::error::TrainError;
 use crate::evaluate::Outputs;
 use crate::inputs::Batch;
@@ -22,13 +21,10 @@ use crate::task_model::TaskModel;
 /// Classification of sounds by cross entropy; the metric is the accuracy. Files are read a batch at a time.
 #[derive(Debug)]
 pub(super) struct AudioClassification {
-    labels: Labels,
-    head: HeadConfig,
+    classes: Classes,
     waveforms: Waveforms,
     /// Samples that a model needs at least.
     shortest: usize,
-    /// How much each class weighs.
-    weights: Option<Vec<f32>>,
 }
 
 /// A file and its class.
@@ -53,23 +49,19 @@ impl Task for AudioClassification {
     type Example = AudioExample;
 
     fn new(cx: &TaskContext<'_>) -> Result<Self, TrainError> {
-        let labels = cx.options.labels.clone();
-        let kind = HeadKind::Classification { pooling: cx.pooling() };
         Ok(Self {
-            head: cx.head(kind, labels.names()),
-            labels,
+            classes: Classes::new(cx),
             waveforms: Waveforms::load(cx.pretrained.dir())?,
             shortest: cx.model.sound_encoder()?.shortest(),
-            weights: cx.options.class_weights.clone(),
         })
     }
 
     fn head(&self) -> Option<HeadConfig> {
-        Some(self.head.clone())
+        Some(self.classes.head.clone())
     }
 
     fn serves(head: &HeadConfig) -> bool {
-        matches!(head.kind, HeadKind::Classification { .. }) && !head.is_regression()
+        Classes::serves(head)
     }
 
     fn examples(
@@ -82,7 +74,7 @@ impl Task for AudioClassification {
         let example = |record: &Record| {
             Ok(AudioExample {
                 audio: record.audio(&fields.audio)?,
-                class: record.class(&fields.label, &self.labels, labeled)?,
+                class: record.class(&fields.label, &self.classes.labels, labeled)?,
             })
         };
         records.iter().map(example).collect()
@@ -107,12 +99,11 @@ impl Task for AudioClassification {
         };
         let sounds = examples.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         let sounds: Vec<&[f32]> = sounds.iter().map(Vec::as_slice).collect();
-        let classes = examples.iter().map(|(_, example)| Some(example.class? as i64));
-        let classes: Option<Vec<i64>> = classes.collect();
+        let classes = examples.iter().map(|(_, example)| example.class);
         Ok(Batch {
             input: self.waveforms.input(&sounds, device).into(),
             target_positions: Vec::new(),
-            targets: classes.map(|classes| Targets::Classes(ints(classes, device))),
+            targets: Classes::targets(classes, device),
             predictions: examples.len(),
         })
     }
@@ -124,15 +115,15 @@ impl Task for AudioClassification {
         batch: &Batch,
         cx: &mut Ctx<'_>,
     ) -> Result<Tensor<1>, TrainError> {
-        class_loss(self.weights.as_deref(), model, hidden, batch, cx)
+        self.classes.loss(model, hidden, batch, cx)
     }
 
     fn figures(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<Figures> {
         let targets = examples.iter().map(|example| example.class);
-        class_figures(outputs, targets, self.labels.names())
+        self.classes.figures(outputs, targets)
     }
 
     fn describe(&self, outputs: &Outputs, _example: &Self::Example) -> String {
-        described(outputs, &self.labels)
+        self.classes.describe(outputs)
     }
 }

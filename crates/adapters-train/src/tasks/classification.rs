@@ -18,11 +18,65 @@ use crate::task_model::TaskModel;
 
 /// Classification by cross entropy; the metric is the accuracy.
 #[derive(Debug)]
-pub(super) struct Classification {
-    labels: Labels,
-    head: HeadConfig,
+pub(super) struct Classification(Classes);
+
+/// What classification has in common, whatever is classified.
+#[derive(Debug)]
+pub(super) struct Classes {
+    pub labels: Labels,
+    pub head: HeadConfig,
     /// How much each class weighs.
     weights: Option<Vec<f32>>,
+}
+
+impl Classes {
+    pub fn new(cx: &TaskContext<'_>) -> Self {
+        let labels = cx.options.labels.clone();
+        let kind = HeadKind::Classification { pooling: cx.pooling() };
+        Self {
+            head: cx.head(kind, labels.names()),
+            labels,
+            weights: cx.options.class_weights.clone(),
+        }
+    }
+
+    pub fn serves(head: &HeadConfig) -> bool {
+        matches!(head.kind, HeadKind::Classification { .. }) && !head.is_regression()
+    }
+
+    /// The classes of a batch; `None` where an example has none.
+    pub fn targets(classes: impl Iterator<Item = Option<usize>>, device: &Device) -> Option<Targets> {
+        let classes: Option<Vec<i64>> = classes.map(|class| Some(class? as i64)).collect();
+        classes.map(|classes| Targets::Classes(ints(classes, device)))
+    }
+
+    /// The loss of the head. With weights, the mean over the weights of the batch, as PyTorch's `CrossEntropyLoss` has it.
+    pub fn loss(
+        &self,
+        model: &TaskModel,
+        hidden: Tensor<3>,
+        batch: &Batch,
+        cx: &mut Ctx<'_>,
+    ) -> Result<Tensor<1>, TrainError> {
+        let (scores, targets) = (model.head_scores(hidden, cx)?, batch.needed_targets()?);
+        match (&self.weights, scores, targets) {
+            (Some(weights), Scores::Rows(scores), Targets::Classes(classes)) => {
+                Ok(weighted_loss(scores, classes, weights))
+            }
+            (_, scores, targets) => Ok(model.head()?.loss(scores, targets, batch.padding(), batch.seq())?),
+        }
+    }
+
+    pub fn figures(&self, outputs: &[Outputs], targets: impl Iterator<Item = Option<usize>>) -> Option<Figures> {
+        class_figures(outputs, targets, self.labels.names())
+    }
+
+    /// The likeliest class and its probability.
+    pub fn describe(&self, outputs: &Outputs) -> String {
+        let class = largest(&outputs.values);
+        let probability = probability(&outputs.values, class);
+        format!("{}\t{probability:.4}", self.labels.name(class))
+    }
 }
 
 impl Task for Classification {
@@ -38,21 +92,15 @@ impl Task for Classification {
     type Example = TextExample<usize>;
 
     fn new(cx: &TaskContext<'_>) -> Result<Self, TrainError> {
-        let labels = cx.options.labels.clone();
-        let kind = HeadKind::Classification { pooling: cx.pooling() };
-        Ok(Self {
-            head: cx.head(kind, labels.names()),
-            labels,
-            weights: cx.options.class_weights.clone(),
-        })
+        Ok(Self(Classes::new(cx)))
     }
 
     fn head(&self) -> Option<HeadConfig> {
-        Some(self.head.clone())
+        Some(self.0.head.clone())
     }
 
     fn serves(head: &HeadConfig) -> bool {
-        matches!(head.kind, HeadKind::Classification { .. }) && !head.is_regression()
+        Classes::serves(head)
     }
 
     fn examples(
@@ -62,7 +110,9 @@ impl Task for Classification {
         cx: &TaskContext<'_>,
     ) -> Result<Vec<Self::Example>, TrainError> {
         let field = &cx.options.fields.label;
-        examples(records, cx, |record| Ok(record.class(field, &self.labels, labeled)?))
+        examples(records, cx, |record| {
+            Ok(record.class(field, &self.0.labels, labeled)?)
+        })
     }
 
     fn length(example: &Self::Example) -> usize {
@@ -88,31 +138,16 @@ impl Task for Classification {
         batch: &Batch,
         cx: &mut Ctx<'_>,
     ) -> Result<Tensor<1>, TrainError> {
-        class_loss(self.weights.as_deref(), model, hidden, batch, cx)
+        self.0.loss(model, hidden, batch, cx)
     }
 
     fn figures(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<Figures> {
         let targets = examples.iter().map(|example| example.target);
-        class_figures(outputs, targets, self.labels.names())
+        self.0.figures(outputs, targets)
     }
 
     fn describe(&self, outputs: &Outputs, _example: &Self::Example) -> String {
-        described(outputs, &self.labels)
-    }
-}
-
-/// The loss of a head for classes. With weights, the mean over the weights of the batch, as PyTorch's `CrossEntropyLoss` has it.
-pub(super) fn class_loss(
-    weights: Option<&[f32]>,
-    model: &TaskModel,
-    hidden: Tensor<3>,
-    batch: &Batch,
-    cx: &mut Ctx<'_>,
-) -> Result<Tensor<1>, TrainError> {
-    let (scores, targets) = (model.head_scores(hidden, cx)?, batch.needed_targets()?);
-    match (weights, scores, targets) {
-        (Some(weights), Scores::Rows(scores), Targets::Classes(classes)) => Ok(weighted_loss(scores, classes, weights)),
-        (_, scores, targets) => Ok(model.head()?.loss(scores, targets, batch.padding(), batch.seq())?),
+        self.0.describe(outputs)
     }
 }
 
@@ -124,18 +159,11 @@ fn weighted_loss(scores: Tensor<2>, classes: Tensor<1, Int>, weights: &[f32]) ->
     (losses * weights.clone()).sum() / weights.sum().clamp_min(f32::MIN_POSITIVE)
 }
 
-/// The likeliest class and its probability.
-pub(super) fn described(outputs: &Outputs, labels: &Labels) -> String {
-    let class = largest(&outputs.values);
-    let probability = probability(&outputs.values, class);
-    format!("{}\t{probability:.4}", labels.name(class))
-}
-
 /// Figures of a task in which each example has one class.
 pub(super) const OF_CLASSES: &[&str] = &["accuracy", "f1", "matthews"];
 
 /// The figures of the largest outputs; `None` where an example has no target.
-pub(super) fn class_figures(
+fn class_figures(
     outputs: &[Outputs],
     targets: impl Iterator<Item = Option<usize>>,
     labels: Vec<String>,

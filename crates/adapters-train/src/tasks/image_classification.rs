@@ -1,16 +1,15 @@
 //! Classification of images.
 
 use adapters_core::Ctx;
-use adapters_models::heads::{HeadConfig, HeadKind, Targets};
+use adapters_models::heads::HeadConfig;
 use adapters_models::vision::{ImageProcessor, ImageSource};
 use adapters_models::{ImageInput, Model, ModelError, ModelKind};
 use burn::tensor::{Device, Tensor};
 
-use super::classification::{OF_CLASSES, class_figures, class_loss, described};
+use super::classification::{Classes, OF_CLASSES};
 use super::context::TaskContext;
 use super::task::{LabelField, Task};
-use super::text::ints;
-use crate::data::{Labels, Record};
+use crate::data::Record;
 use crate::error::TrainError;
 use crate::evaluate::Outputs;
 use crate::inputs::Batch;
@@ -20,11 +19,8 @@ use crate::task_model::TaskModel;
 /// Classification of images by cross entropy; the metric is the accuracy. Images are read and prepared a batch at a time.
 #[derive(Debug)]
 pub(super) struct ImageClassification {
-    labels: Labels,
-    head: HeadConfig,
+    classes: Classes,
     processor: ImageProcessor,
-    /// How much each class weighs.
-    weights: Option<Vec<f32>>,
 }
 
 /// An image, not decoded yet, and its class.
@@ -49,7 +45,6 @@ impl Task for ImageClassification {
     type Example = ImageExample;
 
     fn new(cx: &TaskContext<'_>) -> Result<Self, TrainError> {
-        let labels = cx.options.labels.clone();
         let processor = ImageProcessor::read(cx.pretrained.dir())?;
         let [_, expected @ ..] = cx.model.image_encoder()?.image_size();
         if let Some(found) = processor.output_size().filter(|found| *found != expected) {
@@ -62,21 +57,18 @@ impl Task for ImageClassification {
                 found: format!("one that makes them {} x {}", found[0], found[1]),
             });
         }
-        let kind = HeadKind::Classification { pooling: cx.pooling() };
         Ok(Self {
-            head: cx.head(kind, labels.names()),
-            labels,
+            classes: Classes::new(cx),
             processor,
-            weights: cx.options.class_weights.clone(),
         })
     }
 
     fn head(&self) -> Option<HeadConfig> {
-        Some(self.head.clone())
+        Some(self.classes.head.clone())
     }
 
     fn serves(head: &HeadConfig) -> bool {
-        matches!(head.kind, HeadKind::Classification { .. }) && !head.is_regression()
+        Classes::serves(head)
     }
 
     fn examples(
@@ -89,7 +81,7 @@ impl Task for ImageClassification {
         let example = |record: &Record| {
             Ok(ImageExample {
                 image: record.image(&fields.image)?,
-                class: record.class(&fields.label, &self.labels, labeled)?,
+                class: record.class(&fields.label, &self.classes.labels, labeled)?,
             })
         };
         records.iter().map(example).collect()
@@ -107,13 +99,12 @@ impl Task for ImageClassification {
         device: &Device,
     ) -> Result<Batch, TrainError> {
         let images: Vec<ImageSource> = examples.iter().map(|(_, example)| example.image.clone()).collect();
-        let classes = examples.iter().map(|(_, example)| Some(example.class? as i64));
-        let classes: Option<Vec<i64>> = classes.collect();
+        let classes = examples.iter().map(|(_, example)| example.class);
         let pixels = self.processor.batch(&images, device).map_err(ModelError::from)?;
         Ok(Batch {
             input: ImageInput { pixels }.into(),
             target_positions: Vec::new(),
-            targets: classes.map(|classes| Targets::Classes(ints(classes, device))),
+            targets: Classes::targets(classes, device),
             predictions: examples.len(),
         })
     }
@@ -125,15 +116,15 @@ impl Task for ImageClassification {
         batch: &Batch,
         cx: &mut Ctx<'_>,
     ) -> Result<Tensor<1>, TrainError> {
-        class_loss(self.weights.as_deref(), model, hidden, batch, cx)
+        self.classes.loss(model, hidden, batch, cx)
     }
 
     fn figures(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<Figures> {
         let targets = examples.iter().map(|example| example.class);
-        class_figures(outputs, targets, self.labels.names())
+        self.classes.figures(outputs, targets)
     }
 
     fn describe(&self, outputs: &Outputs, _example: &Self::Example) -> String {
-        described(outputs, &self.labels)
+        self.classes.describe(outputs)
     }
 }
