@@ -245,7 +245,7 @@ fn prepare(run: &Run, digests: BTreeMap<String, String>) -> Result<(State, Input
         .filter_map(|adapter| {
             Some((
                 adapter.name().to_owned(),
-                adapter.method().capabilities().schedule?.schedule(steps),
+                adapter.method().capabilities().schedule?.schedule(adapter, steps),
             ))
         })
         .collect();

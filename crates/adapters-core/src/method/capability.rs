@@ -75,8 +75,8 @@ pub trait SharedParameters {
 
 /// A method that changes parameters between optimizer steps.
 pub trait Scheduled {
-    /// The schedule for a training run of `steps` steps.
-    fn schedule(&self, steps: u64) -> Box<dyn TrainingSchedule>;
+    /// The schedule of an adapter for a training run of `steps` steps.
+    fn schedule(&self, adapter: &Attached, steps: u64) -> Box<dyn TrainingSchedule>;
 }
 
 /// A method that adds a term to the loss.
