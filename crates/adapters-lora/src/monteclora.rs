@@ -1,4 +1,4 @@
-//! MonteCLoRA: a low-rank update whose A is drawn anew in every step of training, around a trained mean.
+//! MonteCLoRA: a low-rank update whose A is drawn again in every step of training, around a trained mean.
 
 use std::borrow::Cow;
 
