@@ -6,13 +6,13 @@ use crate::error::Error;
 use crate::host::Host;
 use crate::method::any::{AnyMethod, Encode};
 use crate::method::build::Build;
-use crate::method::codec::Format;
 use crate::method::schedule::TrainingSchedule;
 use crate::method::shared::Shared;
 use crate::method::site_layer::SiteLayer;
 use crate::pass::state::Inserted;
 use crate::set::attached::Attached;
 use crate::site::SiteInfo;
+use adapters_config::Format;
 
 /// The optional abilities of a method. It implements the trait and returns itself:
 /// `Capabilities { shared: Some(self), ..Capabilities::default() }`.
@@ -75,8 +75,8 @@ pub trait SharedParameters {
 
 /// A method that changes parameters between optimizer steps.
 pub trait Scheduled {
-    /// The schedule for a training run of `steps` steps.
-    fn schedule(&self, steps: u64) -> Box<dyn TrainingSchedule>;
+    /// The schedule of an adapter for a training run of `steps` steps.
+    fn schedule(&self, adapter: &Attached, steps: u64) -> Box<dyn TrainingSchedule>;
 }
 
 /// A method that adds a term to the loss.

@@ -4,7 +4,8 @@ mod beam;
 mod prompt_cache;
 mod sampling;
 
-use adapters_core::{Active, Adapted, AdapterSet, Ctx};
+use adapters_adapted::Adapted;
+use adapters_core::{Active, AdapterSet, Ctx};
 use burn::tensor::{Tensor, TensorData};
 
 use crate::cache::KeyValueCache;
