@@ -3,7 +3,8 @@
 use std::fmt;
 use std::mem;
 
-use adapters_core::{Adapted, Causality, Ctx};
+use adapters_adapted::Adapted;
+use adapters_core::{Causality, Ctx};
 
 use crate::cache::KeyValueCache;
 use crate::model::Model;
