@@ -2,7 +2,7 @@
 
 use std::error::Error as StdError;
 
-use adapters_config::{CompositionError, ConfigStringError};
+use adapters_config::{CompositionError, ConfigStringError, PatternError};
 use adapters_nn::{UnknownName, did_you_mean};
 
 /// Errors of configuration, targeting, attaching, activating and merging. Files have an error type in `adapters-store`.
@@ -93,14 +93,8 @@ pub enum Error {
         attached: String,
     },
     /// A target pattern is not a regular expression.
-    #[error("target pattern `{pattern}` is not a regular expression")]
-    TargetPattern {
-        /// The pattern.
-        pattern: String,
-        /// Why not.
-        #[source]
-        source: Box<fancy_regex::Error>,
-    },
+    #[error(transparent)]
+    TargetPattern(#[from] PatternError),
     /// A target matched no site of the model.
     #[error("target `{target}` matches nothing in this {architecture} model{}; it has: {available}", did_you_mean(.nearest))]
     NoTarget {

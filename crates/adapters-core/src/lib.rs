@@ -16,9 +16,10 @@ mod sited;
 
 pub use adapters_config::{
     AdapterHub, Composition, CompositionError, ConfigError, ConfigPart, ConfigString, ConfigStringError, FileFormat,
-    Format, LARGEST_SIZE, Peft, Preset, StoredConfig, composition, fields as config,
+    Format, LARGEST_SIZE, PatternError, Peft, Preset, StoredConfig, composition, fields as config,
 };
 pub use adapters_derive::Sites;
+pub use adapters_nn::{NormParameters, NormWeight, Normalization};
 pub use burn::module::ParamId;
 pub use erased::{Erased, ErasedLayer};
 pub use error::Error;
@@ -47,8 +48,8 @@ pub use pass::hooks::Hooks;
 pub use pass::record::{Record, Recorded, Recorder};
 pub use pass::state::{
     AnyNorm, Effect, EmbeddingState, FusionQuery, FusionState, HiddenState, HookState, Inserted, Join, KeyValueState,
-    LinearState, LinearWeight, MatricesState, NoWeight, NormParameters, NormState, NormWeight, Normalization,
-    OutputState, Positions, Rows, Source, TableState, Up, Window,
+    LinearState, LinearWeight, MatricesState, NoWeight, NormState, OutputState, Positions, Rows, Source, TableState,
+    Window,
 };
 pub use set::AdapterSet;
 pub use set::active::Active;

@@ -42,24 +42,6 @@ pub struct Capabilities<'a> {
     pub tasks: Option<&'a dyn KnowsTasks>,
 }
 
-impl std::fmt::Debug for Capabilities<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Capabilities")
-            .field("shared", &self.shared.is_some())
-            .field("schedule", &self.schedule.is_some())
-            .field("penalty", &self.penalty.is_some())
-            .field("faster", &self.faster.is_some())
-            .field("patterns", &self.patterns.is_some())
-            .field("scaled", &self.scaled.is_some())
-            .field("embeddings", &self.embeddings.is_some())
-            .field("tokenizer", &self.tokenizer.is_some())
-            .field("tied", &self.tied.is_some())
-            .field("storage", &self.storage.is_some())
-            .field("tasks", &self.tasks.is_some())
-            .finish()
-    }
-}
-
 /// A method whose layers share parameters.
 pub trait SharedParameters {
     /// Builds what the layers share.
