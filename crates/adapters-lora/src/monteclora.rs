@@ -82,6 +82,7 @@ const FIELD: &str = "monteclora_config";
 
 impl Method for Monteclora {
     const NAME: &'static str = "monteclora";
+    const DESCRIPTION: &'static str = "LoRA whose A is drawn in every step of training, around a trained mean.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let Sampling {

@@ -55,6 +55,7 @@ impl Default for AdaptionPromptConfig {
 
 impl Method for AdaptionPromptConfig {
     const NAME: &'static str = "adaption_prompt";
+    const DESCRIPTION: &'static str = "A gated attention of its own to trained vectors, in the last layers.";
 
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::size("adapter_len", self.adapter_len)?;
