@@ -96,6 +96,7 @@ impl Default for Adamss {
 
 impl Method for Adamss {
     const NAME: &'static str = "adamss";
+    const DESCRIPTION: &'static str = "A low-rank update in each of several subspaces of the output.";
 
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::size("r", self.r)?;

@@ -42,6 +42,7 @@ const FIELD: &str = "alora_invocation_tokens";
 
 impl Method for Alora {
     const NAME: &'static str = "alora";
+    const DESCRIPTION: &'static str = "A low-rank update that begins where the text contains its invocation tokens.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let tokens = &self.alora_invocation_tokens;

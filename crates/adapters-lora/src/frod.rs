@@ -79,6 +79,8 @@ const SIZE: &str = "frod_s_size.";
 
 impl Method for Frod {
     const NAME: &'static str = "frod";
+    const DESCRIPTION: &'static str =
+        "A trained diagonal and a few more elements between frozen factors of the weight.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let (rate, dropout) = (self.sparse_rate, self.frod_dropout);

@@ -64,6 +64,7 @@ impl Default for Lily {
 
 impl Method for Lily {
     const NAME: &'static str = "lily";
+    const DESCRIPTION: &'static str = "Low-rank matrices that layers share, mixed by a router.";
 
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::size("r", self.r)?;

@@ -25,6 +25,7 @@ use crate::site_builder::{SiteBuilder, linear};
 
 impl Method for LoraConfig {
     const NAME: &'static str = "lora";
+    const DESCRIPTION: &'static str = "A low-rank update of linear layers and embedding tables.";
 
     fn check(&self) -> Result<(), ConfigError> {
         self.check_fields()

@@ -86,6 +86,8 @@ impl Tinylora {
 
 impl Method for Tinylora {
     const NAME: &'static str = "tinylora";
+    const DESCRIPTION: &'static str =
+        "A few trained numbers that mix random matrices between the singular vectors of the weight.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let (tying, seed, dropout) = (self.weight_tying, self.projection_seed, self.tinylora_dropout);

@@ -98,6 +98,7 @@ impl Unilora {
 
 impl Method for Unilora {
     const NAME: &'static str = "unilora";
+    const DESCRIPTION: &'static str = "Low-rank matrices whose elements are all taken from one trained vector.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let (bound, dropout) = (self.init_theta_d_bound, self.unilora_dropout);

@@ -108,7 +108,7 @@ pub use encoded::Encoded;
 pub use error::ModelError;
 pub use feed_forward::{FeedForward, FeedForwardPlan};
 pub use from_checkpoint::FromCheckpoint;
-pub use generate::{Beams, EarlyStopping, Generation, Sampling};
+pub use generate::{Beams, EarlyStopping, Generation, PromptCache, Sampling};
 pub use heads::{Head, HeadConfig, Heads};
 #[cfg(feature = "hub")]
 pub use hub::download;

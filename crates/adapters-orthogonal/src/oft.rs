@@ -75,6 +75,7 @@ impl Default for Oft {
 
 impl Method for Oft {
     const NAME: &'static str = "oft";
+    const DESCRIPTION: &'static str = "The input rotated block by block.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let one = (self.r == 0) != (self.oft_block_size == 0);

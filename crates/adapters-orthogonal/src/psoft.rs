@@ -104,6 +104,7 @@ impl Default for Psoft {
 
 impl Method for Psoft {
     const NAME: &'static str = "psoft";
+    const DESCRIPTION: &'static str = "A rotation between the principal singular vectors of the weight.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let (alpha, dropout, terms) = (self.psoft_alpha, self.psoft_dropout, self.num_cayley_neumann_terms);

@@ -59,6 +59,7 @@ impl Default for Shira {
 
 impl Method for Shira {
     const NAME: &'static str = "shira";
+    const DESCRIPTION: &'static str = "A fixed random selection of the elements of the weight, trained.";
 
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::size("r", self.r)?;

@@ -70,6 +70,8 @@ impl Default for Supertuning {
 
 impl Method for Supertuning {
     const NAME: &'static str = "supertuning";
+    const DESCRIPTION: &'static str =
+        "The largest or the smallest elements of the weight, trained, with or without LoRA.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let (sparsity, dropout) = (self.sparsity, self.lora_dropout);

@@ -36,6 +36,7 @@ pub struct TrainableTokens {
 
 impl Method for TrainableTokens {
     const NAME: &'static str = "trainable_tokens";
+    const DESCRIPTION: &'static str = "Chosen rows of the token table, trained in copies.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let mut rows = self.token_indices.clone();

@@ -47,6 +47,7 @@ impl Default for C3a {
 
 impl Method for C3a {
     const NAME: &'static str = "c3a";
+    const DESCRIPTION: &'static str = "An update of circulant blocks.";
 
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::size("block_size", self.block_size)?;

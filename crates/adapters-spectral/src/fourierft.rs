@@ -54,6 +54,7 @@ impl Default for Fourierft {
 
 impl Method for Fourierft {
     const NAME: &'static str = "fourierft";
+    const DESCRIPTION: &'static str = "An update with a few trained Fourier coefficients.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let seed = self.random_loc_seed;

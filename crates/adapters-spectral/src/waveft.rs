@@ -91,6 +91,7 @@ impl Waveft {
 
 impl Method for Waveft {
     const NAME: &'static str = "waveft";
+    const DESCRIPTION: &'static str = "An update with a few trained wavelet coefficients.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let seed = self.random_loc_seed;

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::error::Error;
 use crate::host::Host;
+use crate::method::layer::Causality;
 use crate::pass::batch::{Batch, Sequence};
 use crate::pass::call::Pass;
 use crate::pass::hooks::Hooks;
@@ -149,7 +150,13 @@ impl<'a> Ctx<'a> {
     /// Whether no active adapter looks ahead, so that a decoder may keep keys and values from pass to pass: a gate that is a
     /// mean over the sequence, for one, changes them all with every token.
     pub fn is_causal(&self) -> bool {
-        self.adapters.is_none_or(|(set, active)| set.is_causal(active))
+        self.causality() != Causality::LooksAhead
+    }
+
+    /// That of the active adapter that reads the most.
+    pub fn causality(&self) -> Causality {
+        self.adapters
+            .map_or(Causality::Causal, |(set, active)| set.causality(active))
     }
 
     /// What everything in this pass is told.
