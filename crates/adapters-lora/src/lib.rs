@@ -92,7 +92,7 @@ pub use randlora::{Randlora, ScaledBases, SharedBases};
 pub use scaling::Scaling;
 pub use target::{AttentionMatrix, LayerRoles, LoraTarget};
 pub use tinylora::{MixedMatrices, RandomMatrices, SharedVectors, Tinylora};
-pub use unilora::{DrawnPlaces, SharedVector, StoredPlaces, Taken, TakenFromVector, Unilora};
+pub use unilora::{DrawnTable, SharedVector, StoredTable, Taken, TakenFromVector, Unilora};
 pub use vblora::{Mixtures, Vblora, VectorBank};
 pub use velora::{Compressed, Compression, UnitVector, Velora};
 pub use vera::{

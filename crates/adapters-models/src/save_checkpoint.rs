@@ -287,13 +287,13 @@ fn write_shards(out: &Path, tensors: Tensors, limit: usize) -> Result<(), StoreE
     if let [whole] = shards.as_slice() {
         return write_safetensors(&out.join("model.safetensors"), whole, []);
     }
-    let mut places = Map::new();
+    let mut weight_map = Map::new();
     for (index, shard) in shards.into_iter().enumerate() {
         let name = format!("model-{:05}-of-{count:05}.safetensors", index + 1);
         write_safetensors(&out.join(&name), &shard, [])?;
-        places.extend(shard.into_keys().map(|key| (key, Value::from(name.clone()))));
+        weight_map.extend(shard.into_keys().map(|key| (key, Value::from(name.clone()))));
     }
-    let index = json!({ "metadata": { "total_size": total }, "weight_map": places });
+    let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
     write_json(&out.join("model.safetensors.index.json"), &index)
 }
 

@@ -125,7 +125,7 @@ fn poly_needs_to_know_the_tasks() {
     assert!(begin(&[Some(1), Some(0)]).is_ok());
     for tasks in [&[][..], &[Some(0)], &[Some(0), None]] {
         let error = begin(tasks).unwrap_err();
-        assert!(matches!(error, Error::WrongShares { .. }), "{error}");
+        assert!(matches!(error, Error::WrongSizes { .. }), "{error}");
     }
     let error = begin(&[Some(0), Some(2)]).unwrap_err();
     assert!(matches!(error, Error::NoSuchTask { task: 2, tasks: 2 }), "{error}");

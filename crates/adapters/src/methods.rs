@@ -1,4 +1,4 @@
-//! The methods of this build: the one place where a method enters the system; and what methods have in common.
+//! The methods of this build: the list through which a method enters the system; and what methods have in common.
 
 use adapters_core::{AnyMethod, Error};
 pub use adapters_methods::*;

@@ -111,8 +111,8 @@ impl Target {
                     selection.unmatched.extend(part.unmatched);
                 }
                 let order = host.sites();
-                let place = |info: &SiteInfo| order.iter().position(|other| other.site == info.site);
-                selection.sites.sort_by_key(place);
+                let index = |info: &SiteInfo| order.iter().position(|other| other.site == info.site);
+                selection.sites.sort_by_key(index);
                 selection.sites.dedup();
                 return Ok(selection);
             }

@@ -421,18 +421,18 @@ impl Prepared {
         let fusions = set.fusions().map(|fusion| (fusion, &Format::AdapterHub));
         for (adapter, format) in adapters.chain(fusions) {
             let name = adapter.name();
-            for place in adapter.params() {
-                let Some((data, taken_part)) = collect.found.get(&place.id).cloned() else {
+            for param in adapter.params() {
+                let Some((data, taken_part)) = collect.found.get(&param.id).cloned() else {
                     continue;
                 };
-                let shape = place.stored_shape(*format, data.shape().to_vec());
+                let shape = param.stored_shape(*format, data.shape().to_vec());
                 let data = with_shape(data, shape);
                 // The class that saved decides the prefix: its own, or that of a larger class around it.
-                let keys = place.keys(*format, name, &self.base);
+                let keys = param.keys(*format, name, &self.base);
                 let candidates = keys.map(|key| format!("grad/{name}/{key}"));
                 match candidates.iter().find(|key| expected.contains_key(*key)) {
                     Some(key) => named.insert(key.clone(), data),
-                    None if place.fixed => None,
+                    None if param.fixed => None,
                     // An adapter that is not active may be left out of the file; one that acts may not.
                     None if taken_part => named.insert(candidates[0].clone(), data),
                     None => None,
