@@ -112,6 +112,8 @@ roles! {
     EmbeddingProjection = "embedding_projection",
     /// Projection of the last hidden state to the width of the language-model head (linear).
     HeadProjection = "head_projection",
+    /// Layer of a head below its last one, which a class of models around the base has (linear).
+    HeadTransform = "head_transform",
     /// Normalization in front of a layer's own adapter, in models that are published with adapters.
     AdapterNorm = "adapter_norm",
     /// Projection of distances to keys (linear).
@@ -145,7 +147,7 @@ roles_of! {
     /// Roles of linear layers.
     LinearRole: Query, Key, Value, AttentionOutput, FfnUp, FfnGate, FfnDown, Pooler, LmHead, QueryKeyValue,
         GroupedQueryKeyValue, FfnGateUp, Convolution, InputProjection, OutputProjection, EmbeddingProjection,
-        HeadProjection, Router, DistanceKey, DistanceQuery
+        HeadProjection, HeadTransform, Router, DistanceKey, DistanceQuery
 }
 
 roles_of! {

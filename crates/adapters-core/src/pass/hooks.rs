@@ -65,14 +65,23 @@ impl<'a> Hooks<'a> {
     ///
     /// Panics if the last axis of `x` is not `d_in`.
     pub fn linear(&mut self, layer: &Sited<Linear>, x: Tensor<3>) -> Tensor<3> {
-        match self.at(layer.site()) {
+        self.linear_at(layer.site(), layer, x)
+    }
+
+    /// The linear layer that a model has at a site, where it is used outside the model's own pass: see [`linear`](Self::linear).
+    ///
+    /// # Panics
+    ///
+    /// Panics if the last axis of `x` is not `d_in`.
+    pub fn linear_at(&mut self, site: Site, layer: &Linear, x: Tensor<3>) -> Tensor<3> {
+        match self.at(site) {
             None => ops::linear(layer, x),
             Some(at) => {
                 let [batch, seq, _] = x.dims();
                 at.run(LinearState {
                     tokens: self.pass.tokens_of([batch, seq]),
                     input: x,
-                    layer: Linear::clone(layer),
+                    layer: layer.clone(),
                     delta: None,
                 })
             }
