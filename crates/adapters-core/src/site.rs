@@ -124,6 +124,8 @@ roles! {
     DistanceNorm = "distance_norm",
     /// Normalization behind a convolution.
     ConvolutionNorm = "convolution_norm",
+    /// Convolution over neighboring positions, in groups of features.
+    PositionConvolution = "position_convolution",
 }
 
 /// Declares the roles that layers of one kind can have, so that a layer cannot be built with a role of another kind.
@@ -148,6 +150,11 @@ roles_of! {
     LinearRole: Query, Key, Value, AttentionOutput, FfnUp, FfnGate, FfnDown, Pooler, LmHead, QueryKeyValue,
         GroupedQueryKeyValue, FfnGateUp, Convolution, InputProjection, OutputProjection, EmbeddingProjection,
         HeadProjection, HeadTransform, Router, DistanceKey, DistanceQuery
+}
+
+roles_of! {
+    /// Roles of convolutions in groups.
+    ConvolutionRole: PositionConvolution
 }
 
 roles_of! {
@@ -279,6 +286,17 @@ pub enum SiteKind {
         /// Columns of each.
         cols: usize,
     },
+    /// A convolution in groups of channels, `[batch, channels, seq]`.
+    Convolution {
+        /// Input channels.
+        channels: usize,
+        /// Output channels.
+        d_out: usize,
+        /// Positions that an output sees.
+        kernel: usize,
+        /// Groups of channels.
+        groups: usize,
+    },
     /// A block joining the residual stream, `[batch, seq, d_model]`.
     Hidden {
         /// Features.
@@ -388,7 +406,7 @@ impl SiteInfo {
     pub fn is_module(&self) -> bool {
         matches!(
             self.kind,
-            SiteKind::Linear { .. } | SiteKind::Norm { .. } | SiteKind::Table { .. }
+            SiteKind::Linear { .. } | SiteKind::Norm { .. } | SiteKind::Table { .. } | SiteKind::Convolution { .. }
         )
     }
 

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use burn::nn::{Embedding, LayerNorm, Linear};
 use burn::tensor::{Bool, Int, Tensor};
 
+use crate::convolution::GroupedConvolution;
 use crate::matrices::Matrices;
 use crate::method::site_layer::SiteState;
 use crate::pass::call::Pass;
 use crate::pass::compose::At;
 use crate::pass::plan::Plan;
 use crate::pass::state::{
-    AnyNorm, EmbeddingState, HiddenState, Join, KeyValueState, LinearState, MatricesState, NormState, OutputState,
-    TableState,
+    AnyNorm, ConvolutionState, EmbeddingState, HiddenState, Join, KeyValueState, LinearState, MatricesState, NormState,
+    OutputState, TableState,
 };
 use crate::site::Site;
 use crate::sited::{EmbeddingHook, KeyValueHook, OutputHook, Point, ResidualHook, Sited};
@@ -119,6 +120,28 @@ impl<'a> Hooks<'a> {
         match self.at(matrices.site()) {
             None => weight,
             Some(at) => at.run(MatricesState { weight }).weight,
+        }
+    }
+
+    /// A convolution in groups: what it makes of `x`, and what the adapters add.
+    ///
+    /// # Shapes
+    ///
+    /// `[batch, channels, seq] -> [batch, d_out, seq_out]`
+    ///
+    /// # Panics
+    ///
+    /// As [`GroupedConvolution::forward`].
+    pub fn convolution(&mut self, layer: &Sited<GroupedConvolution>, x: Tensor<3>) -> Tensor<3> {
+        let output = layer.forward(x.clone());
+        match self.at(layer.site()) {
+            None => output,
+            Some(at) => at.run(ConvolutionState {
+                input: x,
+                output,
+                delta: None,
+                zeros: layer.zeros,
+            }),
         }
     }
 
