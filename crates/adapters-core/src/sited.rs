@@ -232,7 +232,7 @@ impl Sited<Linear> {
         self
     }
 
-    /// The same fused projection, whose parts lie head by head in its output.
+    /// The same fused projection, whose projections lie head by head in its output.
     #[must_use]
     pub fn interleaved(mut self, heads: usize) -> Self {
         self.info.interleaved = Some(heads);
