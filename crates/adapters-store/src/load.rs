@@ -142,6 +142,19 @@ pub fn load_adapter(
     })
 }
 
+/// The ranges of layers that the base of the adapter in the folder `dir` is made of (peft's `layer_replication`); `None` for an
+/// adapter of a model as it is published.
+///
+/// # Errors
+///
+/// [`StoreError`] for a configuration that cannot be read, or whose `layer_replication` is no list of pairs.
+pub fn layer_replication(dir: &Path) -> Result<Option<Vec<[usize; 2]>>, StoreError> {
+    let path = dir.join("adapter_config.json");
+    let mut config: Map<String, Value> = read_json(&path)?;
+    let ranges = config.remove("layer_replication").unwrap_or_default();
+    serde_json::from_value(ranges).map_err(|source| StoreError::Json { path, source })
+}
+
 fn read_config(
     dir: &Path,
     file: Map<String, Value>,

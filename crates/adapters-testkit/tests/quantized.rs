@@ -114,7 +114,7 @@ fn every_method_that_acts_on_linear_layers_trains_over_it_as_over_the_restored_f
     }
 }
 
-/// The largest difference as a share of the largest number of `b`.
+/// The largest difference as a fraction of the largest number of `b`.
 fn apart(a: &TensorData, b: &TensorData) -> f32 {
     let largest = |data: &mut dyn Iterator<Item = f32>| data.fold(0f32, |most, x| most.max(x.abs()));
     let off = largest(&mut a.iter::<f32>().zip(b.iter::<f32>()).map(|(a, b)| a - b));

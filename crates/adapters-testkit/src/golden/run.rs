@@ -7,11 +7,10 @@ use std::path::{Path, PathBuf};
 use adapters::core::{Active, Format, Record, Tensors};
 use adapters::models::{Model, ModelKind};
 use adapters::store::{
-    CompositionDict, LoadOptions, Setup, load_adapter, load_fusion, read_json, read_safetensors, save_adapter,
-    save_fusion, with_shape, write_safetensors,
+    CompositionDict, LoadOptions, Setup, layer_replication, load_adapter, load_fusion, read_json, read_safetensors,
+    save_adapter, save_fusion, with_shape, write_safetensors,
 };
-use adapters::{AdapterSet, Composition, Ctx, METHODS};
-use adapters::{Merged, merge};
+use adapters::{AdapterSet, Composition, Ctx, Host, METHODS, Merged, merge};
 use burn::module::Module;
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use serde::Deserialize;
@@ -117,6 +116,19 @@ impl Prepared {
             return prepared.compute_and_compare(dir, options, outcome);
         }
         case.check_features()?;
+        if let (Framework::Peft, []) = (case.framework, self.base.layer_replication()) {
+            for (_, folder) in case.adapter_dirs()? {
+                if let Some(ranges) = layer_replication(&dir.join(folder))? {
+                    let replicated = Self {
+                        base: self.base.with_layer_replication(&ranges)?,
+                        for_hub: None,
+                        checkpoint: self.checkpoint.clone(),
+                        inputs: self.inputs.clone(),
+                    };
+                    return replicated.compute_and_compare(dir, options, outcome);
+                }
+            }
+        }
         let top = Top::of(&case, dir, &self.checkpoint, &self.base, &options.device)?;
         let (mut set, mut formats) = self.load_adapters(&case, dir, true, &options.device)?;
         if let Some(out) = &options.resave {
