@@ -16,8 +16,8 @@ mod site;
 mod sited;
 
 pub use adapters_config::{
-    AdapterHub, Composition, CompositionError, ConfigError, ConfigPart, ConfigString, ConfigStringError, FileFormat,
-    Format, LARGEST_SIZE, PatternError, Peft, Preset, StoredConfig, composition, fields as config,
+    AdapterHub, Composition, CompositionError, ConfigError, ConfigString, ConfigStringError, FileFormat, Format,
+    LARGEST_SIZE, MemberConfig, PatternError, Peft, Preset, StoredConfig, composition, fields as config,
 };
 pub use adapters_derive::Sites;
 pub use adapters_nn::{NormParameters, NormWeight, Normalization};

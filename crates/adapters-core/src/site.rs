@@ -179,8 +179,8 @@ roles_of! {
 }
 
 impl Role {
-    /// The projections that a fused one holds, side by side in equal parts of its output; empty for every other role.
-    pub const fn parts(self) -> &'static [Self] {
+    /// The projections that a fused one holds, side by side in equal ranges of its output; empty for every other role.
+    pub const fn projections(self) -> &'static [Self] {
         match self {
             Self::QueryKeyValue => &[Self::Query, Self::Key, Self::Value],
             Self::FfnGateUp => &[Self::FfnGate, Self::FfnUp],
@@ -190,7 +190,7 @@ impl Role {
 
     /// Whether a site of this role is selected by `wanted`: the same role, or a fused projection that contains it.
     pub fn holds(self, wanted: Self) -> bool {
-        self == wanted || self.parts().contains(&wanted)
+        self == wanted || self.projections().contains(&wanted)
     }
 }
 

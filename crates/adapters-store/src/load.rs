@@ -241,8 +241,8 @@ fn take_head_modules(fields: &mut Map<String, Value>, host: &dyn Host) -> Vec<St
 
 /// `(1, 3)` of `adapters.1.3.0`; a bare version number is that of the library's predecessor.
 fn major_minor(version: &str) -> Option<(u32, u32)> {
-    let mut parts = version.strip_prefix("adapters.")?.split('.').map(str::parse);
-    Some((parts.next()?.ok()?, parts.next()?.ok()?))
+    let mut numbers = version.strip_prefix("adapters.")?.split('.').map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
 fn folder_name(dir: &Path) -> String {

@@ -105,10 +105,10 @@ impl Target {
         match self {
             Self::Any(targets) => {
                 for target in targets {
-                    let part = target.select(host)?;
-                    selection.sites.extend(part.sites);
-                    selection.skipped.extend(part.skipped);
-                    selection.unmatched.extend(part.unmatched);
+                    let selected = target.select(host)?;
+                    selection.sites.extend(selected.sites);
+                    selection.skipped.extend(selected.skipped);
+                    selection.unmatched.extend(selected.unmatched);
                 }
                 let order = host.sites();
                 let index = |info: &SiteInfo| order.iter().position(|other| other.site == info.site);
@@ -217,7 +217,7 @@ impl Target {
     }
 }
 
-/// Whether any of the roles means this site. A fused projection is meant by each of its parts.
+/// Whether any of the roles means this site. A fused projection is meant by each of its projections.
 pub(super) fn meant(roles: &[Role], info: &SiteInfo) -> bool {
     roles.iter().any(|role| info.hub_role.holds(*role))
 }
