@@ -32,7 +32,7 @@ pub use method::any::{AnyMethod, Encode, ErasedMethod};
 pub use method::build::Build;
 pub use method::capability::{
     Capabilities, ConvertsForStorage, EditsEmbeddings, KnowsTasks, LearnsFaster, ModulePatterns, NeedsTokenizer,
-    Penalized, ScalesUpdate, Scheduled, SharedParameters, TiesHead,
+    Penalized, RoutesAdapters, ScalesUpdate, Scheduled, SharedParameters, TiesHead,
 };
 pub use method::codec::{Codec, Tensors};
 pub use method::erase::IntoMethod;

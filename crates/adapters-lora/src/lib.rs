@@ -8,6 +8,7 @@ mod adalora;
 mod adamss;
 mod adapterhub;
 mod alora;
+mod arrow;
 mod bdlora;
 mod combine;
 mod deft;
@@ -46,6 +47,7 @@ mod plain_lora;
 mod poly;
 mod pvera;
 mod randlora;
+mod routing;
 mod scaling;
 mod site_builder;
 mod target;
@@ -54,10 +56,12 @@ mod unilora;
 mod vblora;
 mod velora;
 mod vera;
+mod xlora;
 
 pub use adalora::{Adalora, Triplets};
 pub use adamss::{Adamss, AdamssInit, Groups, StoredGroups};
 pub use alora::{Activated, Alora};
+pub use arrow::{Arrow, ArrowRouter, subtract_general};
 pub use bdlora::{Bdlora, BlockDiagonal, Cut};
 pub use combine::{Combination, SignElection};
 pub use deft::{Decomposition, Deft, Replaced};
@@ -100,3 +104,4 @@ pub use velora::{Compressed, Compression, UnitVector, Velora};
 pub use vera::{
     DrawnMatrices, Projection, SharedMatrices, StoredMatrices, VeraConfig, VeraDefinition, VeraMatrices, VeraVectors,
 };
+pub use xlora::{Classifier, Xlora, XloraRouter};

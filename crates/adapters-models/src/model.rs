@@ -283,7 +283,14 @@ impl<M: Transformer + Module + 'static> DynTransformer for M {
 
     fn chain_dyn(&self, input: Input, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
         match M::Input::try_from(input) {
-            Ok(input) => self.chain(input, cache, cx),
+            Ok(input) => {
+                if cx.reads_base() {
+                    let mut plain = Ctx::plain();
+                    let hidden = self.chain(input.clone(), None, &mut plain)?.run(None, plain.hooks());
+                    cx.with_base(hidden);
+                }
+                self.chain(input, cache, cx)
+            }
             Err(other) => Err(Error::WrongInput {
                 architecture: self.architecture().to_owned(),
                 found: other.kind(),

@@ -113,13 +113,20 @@ pub fn load_adapter(
         folder.method = method;
     }
     let name = options.name.clone().unwrap_or_else(|| folder.stored_name.clone());
+    let routed = set.routed(&folder.method, host)?;
+    if let Some((method, _)) = &routed {
+        folder.method = method.clone();
+    }
     let target = folder.method.target();
     let larger = match folder.format {
         Format::Peft => LargerClass::named_by(&folder.method, &target, host)?,
         Format::AdapterHub => None,
     };
     let host = larger.as_ref().map_or(host, |larger| larger as &dyn Host);
-    let mut selection = target.select(host)?;
+    let mut selection = match routed {
+        Some((_, sites)) => sites,
+        None => target.select(host)?,
+    };
     // A class without this head may name such a layer and has none.
     let in_file = |info: &SiteInfo| tensors.keys().any(|key| key.contains(&info.path));
     selection
@@ -145,7 +152,7 @@ pub fn load_adapter(
         }
         filled => filled?,
     };
-    set.insert(adapter.as_trained())?;
+    set.insert_any(adapter.as_trained())?;
     Ok(LoadReport {
         format: folder.format,
         weights,

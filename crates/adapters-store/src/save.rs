@@ -51,7 +51,14 @@ pub fn save_adapter(
     name: &str,
     host: &dyn Host,
 ) -> Result<SavedFiles, StoreError> {
-    let adapter = set.attached(name)?;
+    let router = set
+        .fusion(name)
+        .ok()
+        .filter(|fusion| fusion.method().capabilities().routes.is_some());
+    let adapter = match router {
+        Some(router) => router,
+        None => set.attached(name)?,
+    };
     let adapter = adapter.as_stored(format, host)?;
     let sites: Vec<_> = adapter.own_layers().map(|l| &l.info).collect();
     let config = adapter.method().write(format, &sites, host)?;

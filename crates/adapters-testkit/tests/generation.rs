@@ -80,8 +80,10 @@ fn configs() -> Vec<String> {
             .map_or("", |(_, more)| more)
     };
     let methods = METHODS;
+    // Routers need the adapters that they route to.
     let plain = methods
         .identifiers()
+        .filter(|identifier| !["arrow", "xlora"].contains(identifier))
         .map(|identifier| format!("{identifier}{}", options(identifier)));
     plain.chain(MORE.iter().map(|config| (*config).to_owned())).collect()
 }

@@ -16,6 +16,8 @@ const ENTRIES: &[MethodEntry] = &[
     #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::Alora>(),
     #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Arrow>(),
+    #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::Bdlora>(),
     #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::Deft>(),
@@ -71,6 +73,8 @@ const ENTRIES: &[MethodEntry] = &[
     MethodEntry::of::<adapters_lora::Velora>(),
     #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::VeraConfig>(),
+    #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Xlora>(),
     #[cfg(feature = "orthogonal")]
     MethodEntry::of::<adapters_orthogonal::Boft>(),
     #[cfg(feature = "orthogonal")]

@@ -40,6 +40,32 @@ pub struct Capabilities<'a> {
     pub storage: Option<&'a dyn ConvertsForStorage>,
     /// It does something else for each task.
     pub tasks: Option<&'a dyn KnowsTasks>,
+    /// It weighs what other adapters add.
+    pub routes: Option<&'a dyn RoutesAdapters>,
+}
+
+/// A method that weighs what other adapters add to the outputs of linear layers. It acts in a `Fuse` block of them, under its own
+/// name, and is attached after them.
+pub trait RoutesAdapters {
+    /// The names of the adapters, in the order of the block.
+    fn adapters(&self) -> Vec<String>;
+
+    /// The method with what it takes from its adapters, which act at `sites`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::CannotFuse`] for adapters that it cannot weigh.
+    fn over(&self, adapters: &[&Attached], sites: &[SiteInfo]) -> Result<AnyMethod, Error>;
+
+    /// Whether it reads the last hidden state of the model without adapters ([`Pass::base`](crate::Pass::base)).
+    fn reads_base(&self) -> bool {
+        false
+    }
+
+    /// Whether its adapters go on training.
+    fn trains_adapters(&self) -> bool {
+        true
+    }
 }
 
 /// A method whose layers share parameters.

@@ -27,6 +27,8 @@ pub struct Pass {
     pub past: usize,
     /// Columns of the prompt, where the columns after them were generated; `None` where nothing is generated.
     pub prompt: Option<usize>,
+    /// The last hidden state of the model without adapters, for routers that read it, `[batch, seq, d_model]`.
+    pub base: Option<Tensor<3>>,
     /// The task of each row of the batch that the caller gave, without the copies of a `Parallel` block; `None` for a row
     /// without one. Empty where no tasks were given.
     pub tasks: Vec<Option<usize>>,

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use burn::tensor::Tensor;
+
 use crate::error::Error;
 use crate::host::Host;
 use crate::method::layer::Causality;
@@ -157,6 +159,18 @@ impl<'a> Ctx<'a> {
     pub fn causality(&self) -> Causality {
         self.adapters
             .map_or(Causality::Causal, |(set, active)| set.causality(active))
+    }
+
+    /// Whether an active router reads the last hidden state of the model without adapters, which a model then computes before the
+    /// pass begins ([`with_base`](Self::with_base)).
+    pub fn reads_base(&self) -> bool {
+        self.adapters
+            .is_some_and(|(set, active)| set.reads_base(active.composition()))
+    }
+
+    /// Sets the last hidden state of the model without adapters, `[batch, seq, d_model]`.
+    pub fn with_base(&mut self, hidden: Tensor<3>) {
+        self.hooks.pass.base = Some(hidden);
     }
 
     /// What everything in this pass is told.

@@ -1,5 +1,7 @@
 //! `Fuse`: attention over what several adapters make of one state.
 
+use burn::tensor::Tensor;
+
 use crate::method::site_layer::SiteState;
 use crate::pass::compose::{After, Open, Seen};
 use crate::pass::plan::Node;
@@ -11,6 +13,9 @@ impl<'a, S: SiteState> Seen<'_, 'a, S> {
     /// Where a child has no layer there is one adapter less to attend to. Activation has checked that there is a fusion
     /// layer wherever a child acts, and that every child tells what it adds.
     pub(super) fn fuse(&self, node: &Node, fusion: usize, mut state: S) -> After<'a, S> {
+        if state.updates().is_some() {
+            return (self.route(node, fusion, state), None);
+        }
         let (Some(last), Some(hidden)) = (self.at.last(&node.leaves), state.fusion()) else {
             return (state, None);
         };
@@ -34,5 +39,38 @@ impl<'a, S: SiteState> Seen<'_, 'a, S> {
             hidden.fused = false;
         }
         (state, Some(last))
+    }
+
+    /// The state after a router of children, each of which adds to the output of a frozen layer by itself. A child without a
+    /// layer there adds zero.
+    fn route(&self, node: &Node, fusion: usize, mut state: S) -> S {
+        let Some((input, sum)) = state.updates() else {
+            return state;
+        };
+        let (mut fused, before) = (FusionState::new(input, None), sum.take());
+        let added: Vec<Option<Tensor<3>>> = node
+            .children
+            .iter()
+            .map(|child| {
+                let (mut part, _) = self.run(child, state.clone(), Open::Due);
+                part.updates().and_then(|(_, sum)| sum.take())
+            })
+            .collect();
+        let zero = added.iter().flatten().next().map(Tensor::zeros_like);
+        fused.additions = added
+            .into_iter()
+            .filter_map(|added| added.or_else(|| zero.clone()))
+            .collect();
+        let routed = match fused.additions.is_empty() {
+            true => None,
+            false => self.at.of_kind::<FusionState>().fused(fusion, fused),
+        };
+        if let Some((_, sum)) = state.updates() {
+            *sum = match (before, routed) {
+                (Some(before), Some(routed)) => Some(before + routed),
+                (before, routed) => before.or(routed),
+            };
+        }
+        state
     }
 }

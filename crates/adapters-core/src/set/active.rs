@@ -85,7 +85,8 @@ impl fmt::Display for Active {
 }
 
 impl AdapterSet {
-    /// Checks a composition against this set, without activating it. The result is valid until an adapter or a fusion is
+    /// Checks a composition against this set, without activating it. The name of a router stands for the `Fuse` block of its
+    /// adapters. The result is valid until an adapter or a fusion is
     /// added, replaced or removed.
     ///
     /// # Errors
@@ -95,7 +96,7 @@ impl AdapterSet {
     /// that has no meaning for one of its adapters, [`Error::CannotStack`] for a `Stack` whose adapters do not fit on each
     /// other.
     pub fn composition(&self, composition: impl Into<Composition>) -> Result<Active, Error> {
-        let composition = composition.into();
+        let composition = self.with_router(composition.into());
         composition.validate()?;
         for name in composition.adapters() {
             self.attached(name)?;
@@ -159,11 +160,11 @@ impl AdapterSet {
         Ok(())
     }
 
-    /// That of the adapter of a composition that reads the most.
+    /// That of the adapter or fusion of a composition that reads the most.
     pub(crate) fn causality(&self, active: &Active) -> Causality {
-        active
-            .adapters()
-            .filter_map(|name| self.get(name))
+        let adapters = active.adapters().filter_map(|name| self.get(name));
+        adapters
+            .chain(self.fusions_of(&active.composition))
             .flat_map(Attached::layers)
             .map(|attached| attached.layer.causality())
             .max()

@@ -61,6 +61,11 @@ impl AdapterSet {
         seed: u64,
         device: &Device,
     ) -> Result<AttachReport, Error> {
+        if let Some((method, selection)) = self.routed(&method, host)? {
+            let (router, report) = build(name, method, host, selection, seed, device)?;
+            self.insert_any(router)?;
+            return Ok(report);
+        }
         let target = method.target();
         let selection = target.select(host)?.require(&target, host)?;
         let patterns = method.capabilities().patterns;

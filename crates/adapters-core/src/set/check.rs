@@ -31,7 +31,7 @@ impl AdapterSet {
             let inside = !std::ptr::eq(node, root);
             self.check_block(node, inside)?;
             if let Composition::Fuse { children, .. } = node {
-                self.check_fuse(node, children)?;
+                self.check_fuse(node, children, inside)?;
             }
         }
         self.check_branches(composition)
@@ -104,8 +104,25 @@ impl AdapterSet {
     }
 
     /// A fusion needs a layer wherever one of its adapters acts, and only such adapters.
-    fn check_fuse(&self, block: &Composition, children: &[Composition]) -> Result<(), Error> {
+    fn check_fuse(&self, block: &Composition, children: &[Composition], inside: bool) -> Result<(), Error> {
         let fusion = self.fusion(&block.fusion_name().unwrap_or_default())?;
+        if let Some(router) = fusion.method().capabilities().routes {
+            let names: Vec<String> = children.iter().map(ToString::to_string).collect();
+            if names != router.adapters() {
+                return Err(refuse(
+                    block,
+                    fusion.name(),
+                    "it weighs other adapters, or in another order",
+                ));
+            }
+            if router.reads_base() && inside {
+                return Err(refuse(
+                    block,
+                    fusion.name(),
+                    "it reads the whole batch, and is no part of another block",
+                ));
+            }
+        }
         let adapters = children.iter().flat_map(Composition::adapters);
         for adapter in adapters.filter_map(|name| self.get(name)) {
             for l in adapter.layers() {
@@ -117,6 +134,8 @@ impl AdapterSet {
                         "it adapts a layer where the fusion has none"
                     }
                     SiteLayer::Hidden(_) | SiteLayer::Embedding(_) => continue,
+                    // That it adds was checked when the router was attached.
+                    SiteLayer::Linear(_) if fusion.layers.contains_key(&l.info.site) => continue,
                     _ => "a fusion attends to what adapters add to the residual stream",
                 };
                 return Err(refuse(block, adapter.name(), reason));

@@ -1,8 +1,13 @@
 //! Fusion layers in a set: they are kept next to the adapters and are named after those they fuse.
 
 use crate::error::Error;
+use crate::host::Host;
+use crate::method::any::AnyMethod;
+use crate::method::site_layer::SiteLayer;
+use crate::method::target::Selection;
 use crate::set::AdapterSet;
 use crate::set::attached::Attached;
+use adapters_config::Composition;
 use adapters_nn::nearest;
 
 impl AdapterSet {
@@ -16,6 +21,91 @@ impl AdapterSet {
         self.fusions.push(fusion);
         self.changed();
         Ok(())
+    }
+
+    /// A method that routes adapters of this set, with what it takes from them, and the sites where any of them acts; `None` for
+    /// every other method.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchAdapter`]; [`Error::CannotFuse`] for adapters that do more than add to outputs of linear layers.
+    pub fn routed(&self, method: &AnyMethod, host: &dyn Host) -> Result<Option<(AnyMethod, Selection)>, Error> {
+        let Some(router) = method.capabilities().routes else {
+            return Ok(None);
+        };
+        let names = router.adapters();
+        let refuse = |reason: String| Error::CannotFuse {
+            adapters: names.join(", "),
+            reason,
+        };
+        let adapters = names.iter().map(|name| self.attached(name));
+        let adapters = adapters.collect::<Result<Vec<_>, _>>()?;
+        for adapter in &adapters {
+            let adds = |layer: &SiteLayer| match layer {
+                SiteLayer::Linear(layer) => !layer.effect().changes() && !layer.has_finisher(),
+                _ => false,
+            };
+            if let Some(l) = adapter.layers().find(|l| !adds(&l.layer)) {
+                let (name, path) = (adapter.name(), &l.info.path);
+                return Err(refuse(format!(
+                    "`{name}` does more at `{path}` than add to the output of a linear layer"
+                )));
+            }
+        }
+        let mut sites = host.sites();
+        sites.retain(|info| adapters.iter().any(|adapter| adapter.layers.contains_key(&info.site)));
+        if sites.is_empty() {
+            return Err(refuse("no adapter is named".to_owned()));
+        }
+        let method = router.over(&adapters, &sites)?;
+        let selection = Selection {
+            sites,
+            ..Selection::default()
+        };
+        Ok(Some((method, selection)))
+    }
+
+    /// Adds a built adapter, or, where its method routes others, the fusion that it is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NameTaken`].
+    pub fn insert_any(&mut self, adapter: Attached) -> Result<(), Error> {
+        let Some(router) = adapter.method().capabilities().routes else {
+            return self.insert(adapter);
+        };
+        let (names, trained) = (router.adapters(), router.trains_adapters());
+        self.insert_fusion(adapter)?;
+        for name in names.iter().filter(|_| !trained) {
+            self.set_trainable(name, false)?;
+        }
+        Ok(())
+    }
+
+    /// A composition that is the name of a router, as the block of its adapters; every other as it is.
+    pub(crate) fn with_router(&self, composition: Composition) -> Composition {
+        let Composition::Adapter(name) = &composition else {
+            return composition;
+        };
+        let router = self.fusions.iter().find(|fusion| fusion.name() == name);
+        match router.and_then(|router| router.method().capabilities().routes) {
+            Some(routes) => Composition::named_fuse(name.clone(), routes.adapters()),
+            None => composition,
+        }
+    }
+
+    /// The fusions of a composition.
+    pub(crate) fn fusions_of<'s>(&'s self, composition: &'s Composition) -> impl Iterator<Item = &'s Attached> {
+        let names = composition.nodes().filter_map(Composition::fusion_name);
+        names.filter_map(|name| self.fusions.iter().find(|fusion| fusion.name() == name))
+    }
+
+    /// Whether a router of a composition reads the last hidden state of the model without adapters.
+    pub(crate) fn reads_base(&self, composition: &Composition) -> bool {
+        let mut routers = self
+            .fusions_of(composition)
+            .filter_map(|fusion| fusion.method().capabilities().routes);
+        routers.any(|router| router.reads_base())
     }
 
     /// All fusions, in the order they were attached.

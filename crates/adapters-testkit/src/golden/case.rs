@@ -48,6 +48,24 @@ pub struct Op {
     /// How a sign is elected.
     #[serde(default)]
     pub majority_sign_method: Option<String>,
+    /// Adapters that Arrow routes to.
+    #[serde(default)]
+    pub task: Vec<String>,
+    /// Adapters whose mean is taken out of those.
+    #[serde(default)]
+    pub general: Vec<String>,
+    /// How many of them act on a token.
+    #[serde(default)]
+    pub top_k: Option<usize>,
+    /// What Arrow divides its scores by.
+    #[serde(default)]
+    pub router_temperature: Option<f64>,
+    /// Whether the mean is taken out.
+    #[serde(default)]
+    pub use_gks: bool,
+    /// Seed of the power iteration.
+    #[serde(default)]
+    pub rng_seed: u32,
 }
 
 /// One case. Keys that only inform (notes, versions, what the library measured) are not read.
@@ -114,7 +132,9 @@ pub struct Case {
 }
 
 /// Operations that can run.
-const OPS: &[&str] = &[MERGE, RESET, AVERAGE, WEIGHTED, EJECT];
+const OPS: &[&str] = &[MERGE, RESET, AVERAGE, WEIGHTED, EJECT, ARROW];
+/// Routes each token to some of several LoRAs.
+pub(crate) const ARROW: &str = "create_arrow_model";
 /// Makes an adapter from others, as AdapterHub does.
 pub(crate) const AVERAGE: &str = "average_adapter";
 /// Makes an adapter from others, as peft does.

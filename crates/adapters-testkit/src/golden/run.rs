@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use adapters::core::{Active, Format, Record, Tensors};
+use adapters::core::{Active, AnyMethod, Format, Record, Tensors};
+use adapters::lora::{Arrow, subtract_general};
 use adapters::models::{Model, ModelKind};
 use adapters::store::{
     CompositionDict, LoadOptions, Setup, layer_replication, load_adapter, load_fusion, read_json, read_safetensors,
@@ -16,7 +17,7 @@ use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::golden::case::{AVERAGE, Case, EJECT, Framework, MERGE, RESET, WEIGHTED};
+use crate::golden::case::{ARROW, AVERAGE, Case, EJECT, Framework, MERGE, Op, RESET, WEIGHTED};
 use crate::golden::combined::Combined;
 use crate::golden::compare::{Tolerance, each_element, where_compared};
 use crate::golden::decided::{PREFIX_UNDER_SDPA, decided, full_rows_equal, is_under_sdpa, prompts_see_padding};
@@ -165,6 +166,9 @@ impl Prepared {
                 formats.push((name, format));
             }
         }
+        for op in case.ops.iter().filter(|op| op.op == ARROW) {
+            problems.extend(self.route(&case, op, dir, &mut set, &options.device)?);
+        }
         if let Some(names) = &case.shared_parameters
             && let [owner, borrowers @ ..] = names.as_slice()
         {
@@ -208,6 +212,47 @@ impl Prepared {
         outcome.grads = Some(compare_gradients(&case, &computed.gradients, &expected, &mut problems));
         if !output.within && is_under_sdpa("prefix_tuning", &case, dir) && self.is_plain(&case, &top, &inputs, want)? {
             return Err(Stop::unsupported(PREFIX_UNDER_SDPA));
+        }
+        Ok(problems)
+    }
+
+    /// Adds the router of an operation, under the name that is active; what differs from the directions of the reference.
+    fn route(
+        &self,
+        case: &Case,
+        op: &Op,
+        dir: &Path,
+        set: &mut AdapterSet,
+        device: &Device,
+    ) -> Result<Vec<String>, Stop> {
+        let name = case.active.as_str().unwrap_or_default();
+        if op.use_gks {
+            let [tasks, general] =
+                [&op.task, &op.general].map(|list| list.iter().map(String::as_str).collect::<Vec<_>>());
+            subtract_general(set, &tasks, &general)?;
+        }
+        let mut router = Arrow::new(op.task.clone());
+        router.top_k = op.top_k.unwrap_or(router.top_k);
+        router.router_temperature = op.router_temperature.unwrap_or(router.router_temperature);
+        router.rng_seed = op.rng_seed;
+        set.attach(name, AnyMethod::new(router)?, &self.base, 0, device)?;
+        let Some(file) = case.extra_weights.get(name).and_then(Value::as_str) else {
+            return Ok(Vec::new());
+        };
+        let (expected, _) = read_safetensors(&dir.join(file))?;
+        let router = set.fusion(name)?;
+        let mut values = router.values_by_id();
+        let mut problems = Vec::new();
+        for param in router.params() {
+            let key = format!("base_model.model.{}.lora_arrow.{name}.{}", param.path(), param.param);
+            let got = values.remove(&param.id);
+            let within = match (got, expected.get(&key)) {
+                (Some(got), Some(want)) => each_element(&got, want, case.output_tolerance()).within,
+                _ => false,
+            };
+            if !within {
+                problems.push(format!("`{key}` is not the expected one"));
+            }
         }
         Ok(problems)
     }
@@ -371,7 +416,7 @@ impl Prepared {
     ) -> Result<Option<Merged>, Stop> {
         let mut merged: Option<Merged> = None;
         for op in &case.ops {
-            if [AVERAGE, WEIGHTED, EJECT].contains(&op.op.as_str()) {
+            if [AVERAGE, WEIGHTED, EJECT, ARROW].contains(&op.op.as_str()) {
                 continue;
             }
             let model = copy.get_or_insert_with(|| self.base.clone());
@@ -418,7 +463,10 @@ impl Prepared {
         let adapters = formats
             .iter()
             .filter_map(|(name, format)| Some((set.get(name)?, format)));
-        let fusions = set.fusions().map(|fusion| (fusion, &Format::AdapterHub));
+        let fusions = set.fusions().map(|fusion| {
+            let stored = formats.iter().find(|(name, _)| name == fusion.name());
+            (fusion, stored.map_or(&Format::AdapterHub, |(_, format)| format))
+        });
         for (adapter, format) in adapters.chain(fusions) {
             let name = adapter.name();
             for param in adapter.params() {

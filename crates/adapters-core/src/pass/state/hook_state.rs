@@ -3,6 +3,8 @@
 
 use std::fmt::Debug;
 
+use burn::tensor::Tensor;
+
 use super::hidden::HiddenState;
 use super::positions::Positions;
 use super::rows::Rows;
@@ -59,6 +61,12 @@ pub trait HookState: Rows + Positions + Clone + Debug + Send + 'static {
 
     /// What a fusion of adapters at such a site reads and replaces; nothing at most kinds of site.
     fn fusion(&mut self) -> Option<&mut HiddenState> {
+        None
+    }
+
+    /// What a router of adapters reads and adds to at the site of a frozen layer: the layer's input, and the sum of the updates;
+    /// nothing at other kinds of site.
+    fn updates(&mut self) -> Option<(Tensor<3>, &mut Option<Tensor<3>>)> {
         None
     }
 

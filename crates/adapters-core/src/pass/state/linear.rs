@@ -78,6 +78,10 @@ impl HookState for LinearState {
         })
     }
 
+    fn updates(&mut self) -> Option<(Tensor<3>, &mut Option<Tensor<3>>)> {
+        Some((self.input.clone(), &mut self.delta))
+    }
+
     fn finish(self) -> Tensor<3> {
         let output = adapters_nn::ops::linear(&self.layer, self.input);
         match self.delta {
