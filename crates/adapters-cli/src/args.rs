@@ -92,6 +92,9 @@ pub struct TrainArgs {
     /// Folder for the results [default: the recipe's `output.dir`, else runs/NAME].
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub out: Option<PathBuf>,
+    /// Show a dashboard while training: curves, speed and time left. Needs a terminal; elsewhere lines are printed.
+    #[arg(long, help_heading = "Output")]
+    pub tui: bool,
     /// Precision of the base model's weights [default: from the recipe].
     #[arg(long, value_enum, help_heading = "Model")]
     pub precision: Option<PrecisionArg>,
