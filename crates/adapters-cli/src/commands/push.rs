@@ -1,7 +1,7 @@
 //! `adapters push`: an adapter folder to the Hub.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use adapters::Format;
 use adapters::store::{Manifest, ModelCard, Origin, Setup, read_json};
