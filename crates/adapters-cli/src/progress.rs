@@ -33,7 +33,7 @@ const TICK: Duration = Duration::from_secs(1);
 pub struct Progress {
     shown: Arc<Mutex<Shown>>,
     ticker: Option<(Sender<()>, JoinHandle<()>)>,
-    /// The largest class of the training data and its share.
+    /// The largest class of the training data and its fraction.
     majority: Option<(String, f64)>,
 }
 
@@ -112,7 +112,7 @@ impl Progress {
                 classes,
                 attached,
             } => {
-                let share = *trainable_params as f64 / *total_params as f64 * 100.0;
+                let percent = *trainable_params as f64 / *total_params as f64 * 100.0;
                 self.line(attached);
                 if !classes.is_empty() {
                     let counts = classes
@@ -135,7 +135,7 @@ impl Progress {
                     self.majority = largest.map(|(name, count)| (name.clone(), *count as f64 / all.max(1) as f64));
                 }
                 self.line(&format!(
-                    "{trainable_params} of {total_params} parameters train ({share:.2} %), {steps} steps"
+                    "{trainable_params} of {total_params} parameters train ({percent:.2} %), {steps} steps"
                 ));
             }
             Event::Part { name, index, of } => self.line(&format!("{} of {of}: {name}", index + 1)),
@@ -147,13 +147,13 @@ impl Progress {
                     if *best { ", the best so far" } else { "" },
                 ));
                 let steps = lock(&self.shown).state.steps;
-                if let Some((name, share)) = &self.majority
+                if let Some((name, fraction)) = &self.majority
                     && *step == steps
                     && let Some(accuracy) = evaluation.figure("accuracy")
-                    && accuracy <= *share
+                    && accuracy <= *fraction
                 {
                     self.line(&format!(
-                        "warning: this is no better than to answer {name} always, right for {share:.4} of the training \
+                        "warning: this is no better than to answer {name} always, right for {fraction:.4} of the training \
                          examples; try more epochs or a lower `train.learning_rate`"
                     ));
                 }

@@ -1,4 +1,4 @@
-//! Activated LoRA: a low-rank update from the place on where a text invokes it.
+//! Activated LoRA: a low-rank update from the position on where a text invokes it.
 
 use std::borrow::Cow;
 

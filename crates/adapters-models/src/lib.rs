@@ -96,7 +96,7 @@ mod xmod;
 pub use architecture::{ARCHITECTURES, Architecture, Architectures};
 pub use attention::{Attention, AttentionOptions, ProjectedAttention, ProjectionNames};
 pub use cache::{KeyValueCache, KeysValues, LayerCache};
-pub use chain::{Block, Chain, Flow, Slot, Step};
+pub use chain::{Block, Chain, Flow, Slot, Step, replicated};
 #[cfg(feature = "tokenizers")]
 pub use chat::{ChatTemplate, Message};
 pub use checkpoint_folder::CheckpointFolder;

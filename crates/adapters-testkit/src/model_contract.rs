@@ -163,7 +163,8 @@ impl<'a> ModelBench<'a> {
         let listed: BTreeSet<_> = sites.iter().map(|info| info.site).collect();
         assert_eq!(listed.len(), sites.len(), "{}: a site is listed twice", self.name());
         let mut hooked = BTreeSet::new();
-        let heads = sites.iter().filter(|info| info.site.role == Role::LmHead);
+        let of_heads = [Role::LmHead, Role::HeadTransform];
+        let heads = sites.iter().filter(|info| of_heads.contains(&info.site.role));
         let heads = heads.map(|info| format!("lora[r=2,alpha=5,target_modules=[{}]]", info.path));
         let bare = sites.iter().filter_map(|info| info.parameter.as_ref());
         let bare = bare.map(|parameter| format!("lora[r=2,alpha=5,target_parameters=[{}]]", parameter.name));
@@ -192,14 +193,14 @@ impl<'a> ModelBench<'a> {
             let loss = everything(&self.model, self.padded(), &mut Ctx::new(&set));
             let gradients = gradients_of(&set, &loss.backward());
             let moved = |data: &TensorData| data.iter::<f32>().any(|x| x != 0.0);
-            for place in set.params() {
-                let Some(info) = place.info else { continue };
-                if gradients[&place.id].as_ref().is_some_and(moved) {
+            for param in set.params() {
+                let Some(info) = param.info else { continue };
+                if gradients[&param.id].as_ref().is_some_and(moved) {
                     hooked.insert(info.site);
                 }
             }
             // What layers share has no site of its own: the layers do.
-            if set.params().all(|place| place.info.is_none()) {
+            if set.params().all(|param| param.info.is_none()) {
                 hooked.extend(set.iter().flat_map(Attached::layers).map(|layer| layer.info.site));
             }
         }

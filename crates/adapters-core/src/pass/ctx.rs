@@ -175,7 +175,7 @@ impl<'a> Ctx<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::OtherModel`] if an active adapter was attached to a model of other layers; [`Error::WrongShares`] if the rows
+    /// [`Error::OtherModel`] if an active adapter was attached to a model of other layers; [`Error::WrongSizes`] if the rows
     /// of a `BatchSplit` or the positions of a `Split` do not add up to those of the batch, or if rows have no task where
     /// a `MultiTask` or a method needs one; [`Error::NoSuchTask`] for a task that a method does not know.
     pub fn begin<B: Batch>(&mut self, model: &dyn Host, batch: B) -> Result<(&mut Hooks<'a>, B), Error> {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
-use adapters_core::{Ctx, Host, NamedParams};
+use adapters_core::{Ctx, Host, NamedParams, Role, Site};
 use adapters_module::{values, with_fresh_ids};
 use adapters_nn::draw;
 use adapters_nn::ops::{self, Activation};
@@ -44,6 +44,9 @@ pub struct Head {
 pub(super) struct HiddenLayer {
     pub dense: Linear,
     pub norm: Option<LayerNorm>,
+    /// Where the model has the layer itself, so that adapters act on it: it is read there.
+    #[module(skip)]
+    pub of_model: Option<Site>,
 }
 
 /// `W h + b`.
@@ -81,6 +84,7 @@ impl Head {
                     let norm = LayerNormConfig::new(widths[1]).with_epsilon(base.norm_epsilon());
                     norm.init(device)
                 }),
+                of_model: None,
             })
             .collect();
         let last = LastLayer {
@@ -118,6 +122,11 @@ impl Head {
         let hidden = vec![HiddenLayer {
             dense: w.linear_with(layout.dense_bias, layout.dense, d, width),
             norm: Some(w.layer_norm_with(layout.norm_bias, layout.norm, width, encoder.norm_epsilon())),
+            of_model: encoder
+                .module_sites()
+                .into_iter()
+                .find(|info| info.site.role == Role::HeadTransform && info.path == layout.dense)
+                .map(|info| info.site),
         }];
         // A copy of the word embeddings in the file is the same numbers.
         let last = LastLayer {
@@ -184,8 +193,13 @@ impl Head {
             true => 0.0,
             false => self.config.dropout.unwrap_or_else(|| base.head_dropout()),
         };
-        for HiddenLayer { dense, norm } in &self.hidden {
-            hidden = self.activation.forward(dense.forward(cx.dropout(hidden, dropout)));
+        for HiddenLayer { dense, norm, of_model } in &self.hidden {
+            hidden = cx.dropout(hidden, dropout);
+            hidden = match of_model.and_then(|site| Some((site, base.linear(site)?))) {
+                Some((site, dense)) => cx.linear_at(site, dense, hidden),
+                None => dense.forward(hidden),
+            };
+            hidden = self.activation.forward(hidden);
             if let Some(norm) = norm {
                 hidden = ops::layer_norm(norm, hidden);
             }
@@ -275,8 +289,8 @@ impl HeadConfig {
         widths
     }
 
-    /// Places in the published sequence of modules: of each layer and its normalization, and of the last layer.
-    pub(super) fn places(&self) -> (Vec<(usize, usize)>, usize) {
+    /// Indices in the published sequence of modules: of each layer and its normalization, and of the last layer.
+    pub(super) fn indices(&self) -> (Vec<(usize, usize)>, usize) {
         let dropout = usize::from(!self.kind.is_language_model());
         let activation = usize::from(self.activation.is_some());
         let mut next = 0;
@@ -296,12 +310,12 @@ impl NamedParams for Head {
     /// Under their keys in the published sequence of modules.
     fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
         let mut params: Vec<(Cow<'static, str>, ParamId)> = Vec::new();
-        let mut put = |place: usize, weight: Option<ParamId>, bias: Option<ParamId>| {
-            params.extend(weight.map(|id| (format!("{place}.weight").into(), id)));
-            params.extend(bias.map(|id| (format!("{place}.bias").into(), id)));
+        let mut put = |index: usize, weight: Option<ParamId>, bias: Option<ParamId>| {
+            params.extend(weight.map(|id| (format!("{index}.weight").into(), id)));
+            params.extend(bias.map(|id| (format!("{index}.bias").into(), id)));
         };
-        let (places, last) = self.config.places();
-        for (layer, (dense, norm)) in self.hidden.iter().zip(places) {
+        let (indices, last) = self.config.indices();
+        for (layer, (dense, norm)) in self.hidden.iter().zip(indices) {
             put(
                 dense,
                 Some(layer.dense.weight.id),
