@@ -418,10 +418,6 @@ pub enum SignArg {
 
 /// `adapters pull`
 #[derive(Debug, clap::Args)]
-#[cfg_attr(
-    not(feature = "hub"),
-    expect(dead_code, reason = "the command only refuses without it")
-)]
 #[command(after_help = examples(&[
     "adapters pull sentence-transformers/all-MiniLM-L6-v2",
     "adapters pull owner/adapter --revision refs/pr/1 --out adapters/reviews",
@@ -442,10 +438,6 @@ pub struct PullArgs {
 
 /// `adapters push`
 #[derive(Debug, clap::Args)]
-#[cfg_attr(
-    not(feature = "hub"),
-    expect(dead_code, reason = "the command only refuses without it")
-)]
 #[command(after_help = examples(&[
     "adapters push runs/reviews/adapter owner/reviews --base-model sentence-transformers/all-MiniLM-L6-v2",
     "adapters push runs/reviews/adapter-peft owner/reviews-peft --private",

@@ -26,7 +26,7 @@ const LISTED: usize = 12;
 /// Without a terminal, a line this often, even if nothing has happened.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// On a terminal, how often the time is shown anew.
+/// On a terminal, how often the time is shown again.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Shows the events of a run.
@@ -138,7 +138,7 @@ impl Progress {
                     "{trainable_params} of {total_params} parameters train ({percent:.2} %), {steps} steps"
                 ));
             }
-            Event::Part { name, index, of } => self.line(&format!("{} of {of}: {name}", index + 1)),
+            Event::Stage { name, index, of } => self.line(&format!("{} of {of}: {name}", index + 1)),
             Event::Resumed { step } => self.line(&format!("resuming after step {step}")),
             Event::Evaluated { step, evaluation, best } => {
                 self.line(&format!(

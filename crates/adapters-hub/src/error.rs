@@ -132,7 +132,7 @@ impl HubError {
             }
             Self::Pickle { .. } => "write it as safetensors with `adapters convert`, and push that folder",
             Self::Differs { .. } => "choose another folder with --out, or delete the file",
-            Self::Checksum { .. } => "run the command again: the file is downloaded anew",
+            Self::Checksum { .. } => "run the command again: it downloads the file from the start",
             _ => return None,
         })
     }

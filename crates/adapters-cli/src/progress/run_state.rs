@@ -50,7 +50,7 @@ impl RunState {
                 (self.steps, self.step) = (*steps, 0);
                 self.began = (0, Instant::now());
             }
-            Event::Part { .. } => *self = Self::new(),
+            Event::Stage { .. } => *self = Self::new(),
             Event::Resumed { step } => {
                 self.step = *step;
                 self.began = (*step, Instant::now());
