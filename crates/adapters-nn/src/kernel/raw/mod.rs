@@ -5,8 +5,10 @@
 #![allow(unsafe_code)]
 
 pub mod half;
+pub mod tiles;
 
 use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
 
 use rayon::prelude::*;
 
@@ -24,6 +26,42 @@ pub fn unfilled(len: usize) -> Vec<f32> {
     // this, write every element before they or anyone else reads it (tested against NaN in debug builds).
     unsafe { buffer.set_len(len) };
     buffer
+}
+
+/// A cache line.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+struct Line([u32; Line::WORDS]);
+
+impl Line {
+    const WORDS: usize = 16;
+}
+
+/// A buffer of pairs of numbers in bf16 that begins with a cache line, so that rows of whole lines are read at full speed.
+#[derive(Debug)]
+pub struct Words(Vec<Line>);
+
+impl Words {
+    /// `len` zeros, or a few more.
+    pub fn zeros(len: usize) -> Self {
+        Self(vec![Line([0; Line::WORDS]); len.div_ceil(Line::WORDS)])
+    }
+}
+
+impl Deref for Words {
+    type Target = [u32];
+
+    fn deref(&self) -> &[u32] {
+        // SAFETY: lines are nothing but numbers, which follow each other.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() * Line::WORDS) }
+    }
+}
+
+impl DerefMut for Words {
+    fn deref_mut(&mut self) -> &mut [u32] {
+        // SAFETY: as for `deref`, borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), self.0.len() * Line::WORDS) }
+    }
 }
 
 /// A matrix that is read, at any strides inside a slice.
@@ -296,6 +334,29 @@ pub fn layer_product(out: &mut [f32], x: Mat<'_>, weight: Mat<'_>) {
     tiles.into_par_iter().for_each(|(_, first, tile)| {
         let weight = weight.columns(first, tile.columns);
         product(tile, x, weight, 1.0, false, false);
+    });
+}
+
+/// `out = x^T grad`, on all threads where it is long enough: each takes rows or columns, of which there are more.
+///
+/// # Panics
+///
+/// Panics if `out` has not as many numbers as the product.
+pub fn weight_gradient(out: &mut [f32], x: Mat<'_>, grad: Mat<'_>) {
+    let ([inner, rows], [_, columns]) = (x.shape(), grad.shape());
+    let threads = match inner.saturating_mul(rows).saturating_mul(columns) {
+        0..0x4_0000 => 1,
+        _ => rayon::current_num_threads(),
+    };
+    let (tile_rows, tile_columns) = match rows > columns {
+        true => (rows.div_ceil(threads).next_multiple_of(16), columns),
+        false => (rows, columns.div_ceil(threads).next_multiple_of(16)),
+    };
+    let tiles = MatMut::dense(out, rows, columns).tiles(tile_rows, tile_columns);
+    tiles.into_par_iter().for_each(|(row, column, tile)| {
+        let [rows, columns] = tile.shape();
+        let x = x.columns(row, rows).transposed();
+        product(tile, x, grad.columns(column, columns), 1.0, false, false);
     });
 }
 
