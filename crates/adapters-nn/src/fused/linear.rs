@@ -12,6 +12,7 @@ use crate::kernel::Level;
 use crate::kernel::activation::{Plus, zip_rows};
 use crate::kernel::half::{self, Packed};
 use crate::kernel::raw::{self, Mat};
+use crate::kernel::split;
 
 /// `x w + b` over the last axis, where no gradient goes to `w` and `b`; `w` is `f32` or `bf16`.
 pub fn linear<const D: usize>(x: &Tensor<D>, weight: &Tensor<2>, bias: Option<&Tensor<1>>) -> Option<Tensor<D>> {
@@ -141,6 +142,9 @@ pub(super) fn widened(weight: &FlexTensor) -> Vec<f32> {
 fn full_product(x: &[f32], weight: Mat<'_>, bias: Option<&[f32]>) -> Vec<f32> {
     let [width, out_width] = weight.shape();
     let rows = x.len() / width;
+    if split::is_faster(Level::chosen(), rows, weight.shape()) {
+        return split::product(x, weight, bias);
+    }
     let mut out = raw::unfilled(rows * out_width);
     raw::layer_product(&mut out, Mat::dense(x, rows, width), weight);
     if let Some(bias) = bias {

@@ -17,7 +17,8 @@ use super::threads;
 
 /// Rows that a task converts at once.
 const BLOCK_ROWS: usize = 96;
-const _: () = assert!(BLOCK_ROWS.is_multiple_of(ROWS) && BLOCK_ROWS.is_multiple_of(tiles::ROWS) && STRIDE.is_multiple_of(PAIRS));
+const _: () =
+    assert!(BLOCK_ROWS.is_multiple_of(ROWS) && BLOCK_ROWS.is_multiple_of(tiles::ROWS) && STRIDE.is_multiple_of(PAIRS));
 
 /// Rows up to which reading the weight takes longer than multiplying with it.
 const FEW: usize = 32;
@@ -137,7 +138,7 @@ impl Packed {
         };
         let block_rows = if columns < self.columns { BLOCK_ROWS } else { block_rows };
         let tiles = MatMut::dense(&mut out, rows, self.columns).tiles(block_rows, columns);
-        let scratch = || Words::zeros(BLOCK_ROWS * STRIDE);
+        let scratch = || Words::unfilled(BLOCK_ROWS * STRIDE);
         threads::tasks(
             tiles,
             rows * self.inner * self.columns,
@@ -175,7 +176,7 @@ impl Packed {
         assert!(numbers.start.is_multiple_of(2 * PAIRS) && first_column.is_multiple_of(PANEL));
         assert!(numbers.end <= self.inner && first_column + columns <= self.columns);
         let unit = Unit::of(level, rows);
-        let mut block = Words::zeros(BLOCK_ROWS * STRIDE);
+        let mut block = Words::unfilled(BLOCK_ROWS * STRIDE);
         for (row, _, tile) in out.tiles(BLOCK_ROWS, columns) {
             let factor = Factor {
                 x: &x[row * numbers.len()..],
@@ -210,14 +211,7 @@ impl Packed {
         }
     }
 
-    fn tile(
-        &self,
-        unit: &Unit,
-        factor: &Factor<'_>,
-        first_column: usize,
-        block: &mut [u32],
-        mut tile: MatMut<'_>,
-    ) {
+    fn tile(&self, unit: &Unit, factor: &Factor<'_>, first_column: usize, block: &mut [u32], mut tile: MatMut<'_>) {
         let Factor { x, numbers, add, bias } = factor.clone();
         let (pairs, [rows, columns]) = (self.pairs(), tile.shape());
         let (begin, end, width) = (numbers.start / 2, numbers.end.div_ceil(2), numbers.len());
@@ -250,7 +244,7 @@ impl Packed {
                                 Some(bias) => Start::Bias(bias),
                                 None => Start::Zero,
                             };
-                            unit.panel(block, STRIDE, words, whole, &mut out, start);
+                            unit.panel([block], STRIDE, [words], whole, &mut out, start);
                         }
                         Unit::Pairs => panel(block, words, count, &mut out, add, bias_last),
                         Unit::Widened(level) => level.run(Widened {

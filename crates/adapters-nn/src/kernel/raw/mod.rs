@@ -10,19 +10,20 @@ pub mod tiles;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
+use pulp::bytemuck::{AnyBitPattern, Zeroable, pod_read_unaligned};
 use rayon::prelude::*;
 
 /// A buffer of `len` numbers that the caller fills.
 ///
-/// In a debug build it is filled with NaN, so that a kernel that leaves a number out fails its test; in a release build
-/// the numbers are whatever the memory held, since clearing it first costs as much as a kernel.
+/// In a debug build all its bits are set, which is no number, so that a kernel that leaves one out fails its test; in a release
+/// build the numbers are whatever the memory held, since clearing it first costs as much as a kernel.
 #[allow(clippy::uninit_vec, reason = "the caller fills it before it reads")]
-pub fn unfilled(len: usize) -> Vec<f32> {
+pub fn unfilled<N: AnyBitPattern>(len: usize) -> Vec<N> {
     if cfg!(debug_assertions) {
-        return vec![f32::NAN; len];
+        return vec![pod_read_unaligned(&[0xFF; size_of::<Line>()][..size_of::<N>()]); len];
     }
     let mut buffer = Vec::with_capacity(len);
-    // SAFETY: the capacity is `len`, every bit pattern is an `f32`, and the kernels of this crate, which alone can call
+    // SAFETY: the capacity is `len`, every bit pattern is an `N`, and the kernels of this crate, which alone can call
     // this, write every element before they or anyone else reads it (tested against NaN in debug builds).
     unsafe { buffer.set_len(len) };
     buffer
@@ -37,6 +38,11 @@ impl Line {
     const WORDS: usize = 16;
 }
 
+// SAFETY: sixteen numbers without anything between them, of which every bit pattern is one.
+unsafe impl Zeroable for Line {}
+// SAFETY: as above.
+unsafe impl AnyBitPattern for Line {}
+
 /// A buffer of pairs of numbers in bf16 that begins with a cache line, so that rows of whole lines are read at full speed.
 #[derive(Debug)]
 pub struct Words(Vec<Line>);
@@ -45,6 +51,11 @@ impl Words {
     /// `len` zeros, or a few more.
     pub fn zeros(len: usize) -> Self {
         Self(vec![Line([0; Line::WORDS]); len.div_ceil(Line::WORDS)])
+    }
+
+    /// As [`zeros`](Self::zeros), for the caller to fill, like [`unfilled`].
+    pub fn unfilled(len: usize) -> Self {
+        Self(unfilled(len.div_ceil(Line::WORDS)))
     }
 }
 
@@ -155,18 +166,19 @@ impl Mat<'_> {
         [self.rows, self.columns]
     }
 
-    /// Copies its elements row after row.
+    /// Copies its elements to a matrix of the same shape with dense rows.
     ///
     /// # Panics
     ///
-    /// Panics if `out` has another length.
-    pub fn copy_to(self, out: &mut [f32]) {
-        assert_eq!(out.len(), self.rows * self.columns, "elements of a matrix");
-        for (index, number) in out.iter_mut().enumerate() {
-            let (row, column) = (index / self.columns, index % self.columns);
-            let moved = row as isize * self.row_stride + column as isize * self.column_stride;
-            // SAFETY: element `(row, column)` is one of this matrix, whose elements were checked to lie inside its slice.
-            *number = unsafe { *self.data.offset(moved) };
+    /// Panics if `out` is another matrix.
+    pub fn copy_to(self, out: &mut MatMut<'_>) {
+        assert_eq!(out.shape(), self.shape(), "the shapes of two matrices");
+        for row in 0..self.rows {
+            let start = row as isize * self.row_stride;
+            for (column, number) in out.row(row).iter_mut().enumerate() {
+                // SAFETY: element `(row, column)` is one of this matrix, whose elements were checked to lie inside its slice.
+                *number = unsafe { *self.data.offset(start + column as isize * self.column_stride) };
+            }
         }
     }
 }
