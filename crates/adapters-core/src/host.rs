@@ -1,11 +1,11 @@
 //! What a model implements to be adapted.
 
+use adapters_nn::NormWeight;
 use burn::nn::{Embedding, Linear};
 
 use crate::matrices::Matrices;
-use crate::pass::state::NormWeight;
 use crate::site::{Role, Site, SiteInfo, Stack};
-use crate::sited::{LayerMut, LayerRef, Sites};
+use crate::sited::{LayerRef, Sites};
 
 /// A model that can host adapters.
 ///
@@ -37,6 +37,12 @@ pub trait Host: Sites {
     /// Whether this model is that larger class: the paths of its sites have the prefix, and so have the keys it writes.
     fn is_larger_class(&self) -> bool {
         false
+    }
+
+    /// Which layers of its checkpoint it has, as ranges in order, where it uses some several times or not at all; empty for a
+    /// model that has each once.
+    fn layer_replication(&self) -> &[[usize; 2]] {
+        &[]
     }
 
     /// Dropout probability of the model's attention, which a fusion takes over unless it has its own.
@@ -100,29 +106,12 @@ pub trait Host: Sites {
         }
     }
 
-    /// The frozen layer of a linear site, for merging.
-    fn linear_mut(&mut self, site: Site) -> Option<&mut Linear> {
-        match at_mut(self, site)? {
-            LayerMut::Linear(layer) => Some(layer),
-            _ => None,
-        }
-    }
-
     /// The frozen parameters of a normalization.
     fn norm(&self, site: Site) -> Option<NormWeight> {
         match at(self, site)? {
             LayerRef::Norm(norm) => Some(norm.get()),
             _ => None,
         }
-    }
-
-    /// Replaces the parameters of a normalization, for merging; `None` where there is no such normalization.
-    fn set_norm(&mut self, site: Site, parameters: NormWeight) -> Option<()> {
-        match at_mut(self, site)? {
-            LayerMut::Norm(norm) => norm.set(parameters),
-            _ => return None,
-        }
-        Some(())
     }
 
     /// The frozen embedding table of a site.
@@ -140,37 +129,11 @@ pub trait Host: Sites {
             _ => None,
         }
     }
-
-    /// The frozen matrices of a site, for merging.
-    fn matrices_mut(&mut self, site: Site) -> Option<&mut Matrices> {
-        match at_mut(self, site)? {
-            LayerMut::Matrices(matrices) => Some(matrices),
-            _ => None,
-        }
-    }
-
-    /// The frozen embedding table of a site, for merging.
-    fn table_mut(&mut self, site: Site) -> Option<&mut Embedding> {
-        match at_mut(self, site)? {
-            LayerMut::Table(table) => Some(table),
-            _ => None,
-        }
-    }
 }
 
 fn at<'a, H: Sites + ?Sized>(host: &'a H, site: Site) -> Option<LayerRef<'a>> {
     let mut found = None;
     host.visit_sites(&mut |info, layer| {
-        if info.site == site {
-            found = Some(layer);
-        }
-    });
-    found
-}
-
-fn at_mut<'a, H: Sites + ?Sized>(host: &'a mut H, site: Site) -> Option<LayerMut<'a>> {
-    let mut found = None;
-    host.visit_sites_mut(&mut |info, layer| {
         if info.site == site {
             found = Some(layer);
         }

@@ -170,8 +170,8 @@ roles_of! {
 }
 
 impl Role {
-    /// The projections that a fused one holds, side by side in equal parts of its output; empty for every other role.
-    pub const fn parts(self) -> &'static [Self] {
+    /// The projections that a fused one holds, side by side in equal ranges of its output; empty for every other role.
+    pub const fn projections(self) -> &'static [Self] {
         match self {
             Self::QueryKeyValue => &[Self::Query, Self::Key, Self::Value],
             Self::FfnGateUp => &[Self::FfnGate, Self::FfnUp],
@@ -181,7 +181,7 @@ impl Role {
 
     /// Whether a site of this role is selected by `wanted`: the same role, or a fused projection that contains it.
     pub fn holds(self, wanted: Self) -> bool {
-        self == wanted || self.parts().contains(&wanted)
+        self == wanted || self.projections().contains(&wanted)
     }
 }
 
@@ -365,6 +365,21 @@ impl SiteInfo {
             interleaved: None,
             parameter: None,
         }
+    }
+
+    /// Moves a site of a layer to the layer of another index, in its path too: the first number there is that of the layer.
+    pub fn move_to_layer(&mut self, index: usize) {
+        let Some(own) = self.site.layer else { return };
+        self.site.layer = Some(index);
+        let (own, mut moved) = (own.to_string(), false);
+        let parts = self.path.split('.').map(|part| match part == own && !moved {
+            true => {
+                moved = true;
+                index.to_string()
+            }
+            false => part.to_owned(),
+        });
+        self.path = parts.collect::<Vec<_>>().join(".");
     }
 
     /// Whether it is a module with weights in the published checkpoint, which a path can name.

@@ -89,6 +89,7 @@ impl Default for Adalora {
 
 impl Method for Adalora {
     const NAME: &'static str = "adalora";
+    const DESCRIPTION: &'static str = "A low-rank update whose rank is reduced in training where it matters least.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let dropout = self.lora_dropout;
@@ -151,7 +152,7 @@ impl LearnsFaster for Adalora {
 }
 
 impl Scheduled for Adalora {
-    fn schedule(&self, steps: u64) -> Box<dyn TrainingSchedule> {
+    fn schedule(&self, _adapter: &Attached, steps: u64) -> Box<dyn TrainingSchedule> {
         Box::new(RankAllocator::new(Schedule {
             target_rank: self.target_r,
             initial: self.tinit,

@@ -38,7 +38,7 @@ pub struct Deft {
     pub decomposition_method: Decomposition,
     /// Numerator of the scale; none or zero for a scale of one.
     pub alpha: Option<f64>,
-    /// Whether nothing is put in the place of what is taken out.
+    /// Whether nothing is put in place of what is taken out.
     pub para: bool,
     /// Dropout probability on the input of `R`, in training.
     pub deft_dropout: f64,
@@ -79,6 +79,7 @@ impl Default for Deft {
 
 impl Method for Deft {
     const NAME: &'static str = "deft";
+    const DESCRIPTION: &'static str = "A part of the weight, replaced by a trained one.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let (alpha, dropout) = (self.alpha.unwrap_or_default(), self.deft_dropout);

@@ -18,7 +18,7 @@ use crate::site_builder::linear;
 use crate::vera::{DrawnMatrices, SharedMatrices, StoredMatrices};
 
 /// `W x + b B m` with `[m; v] = d A x`, where A `[2 r, d_in]` and B `[d_out, r]` are random, shared by all layers and never
-/// trained; in training `m + exp(v / 2) e` with normal `e` takes the place of `m`.
+/// trained; in training `m + exp(v / 2) e` with normal `e` replaces `m`.
 ///
 /// | Name | Default | Purpose | Range |
 /// |---|---|---|---|
@@ -74,6 +74,7 @@ const NAMES: [&str; 2] = ["pvera_A", "pvera_B"];
 
 impl Method for Pvera {
     const NAME: &'static str = "pvera";
+    const DESCRIPTION: &'static str = "VeRA whose inner features are drawn from a learned distribution in training.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let (key, dropout) = (self.projection_prng_key, self.pvera_dropout);

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use adapters_core::config::to_fields;
 use adapters_core::{
-    AdapterHub, AnyMethod, Codec, ConfigPart, ConfigString, Error, Format, Method, Peft, StoredConfig,
+    AdapterHub, AnyMethod, Codec, ConfigString, Error, Format, MemberConfig, Method, Peft, StoredConfig,
 };
 
 use crate::union::Union;
@@ -27,6 +27,7 @@ pub struct MethodEntry {
 enum Kind {
     /// The functions of a [`Method`].
     Method {
+        description: &'static str,
         identifiers: fn() -> Vec<&'static str>,
         defaults: fn(&str) -> Option<Map<String, Value>>,
         configure: fn(&str, Map<String, Value>) -> Result<AnyMethod, Error>,
@@ -43,6 +44,7 @@ impl MethodEntry {
         Self {
             name: M::NAME,
             kind: Kind::Method {
+                description: M::DESCRIPTION,
                 identifiers: identifiers::<M>,
                 defaults: defaults::<M>,
                 configure: configure::<M>,
@@ -64,6 +66,14 @@ impl MethodEntry {
     /// Name of the method.
     pub const fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// What it does, in a sentence.
+    pub fn description(&self) -> Cow<'static, str> {
+        match self.kind {
+            Kind::Method { description, .. } => description.into(),
+            Kind::Union(config) => format!("Short for `{config}`.").into(),
+        }
     }
 
     /// The identifiers a config string may start with.
@@ -189,12 +199,12 @@ impl Registry {
 
     /// A method from a config string, with further fields for each of its members.
     fn parse_with(&self, config: &str, fields: &Map<String, Value>) -> Result<AnyMethod, Error> {
-        let ConfigString { parts } = config.parse()?;
-        let configure = |mut part: ConfigPart| {
-            part.fields.extend(fields.clone());
-            self.configure(&part.identifier, part.fields)
+        let ConfigString { members } = config.parse()?;
+        let configure = |mut member: MemberConfig| {
+            member.fields.extend(fields.clone());
+            self.configure(&member.identifier, member.fields)
         };
-        Union::method(parts.into_iter().map(configure).collect::<Result<_, _>>()?)
+        Union::method(members.into_iter().map(configure).collect::<Result<_, _>>()?)
     }
 
     /// A method from the configuration object of a file. Unknown fields are kept and written back.

@@ -1,10 +1,10 @@
-//! Decoders: how their checkpoints may look, which places AdapterHub's configurations mean, and merging next to a tied head.
+//! Decoders: how their checkpoints may look, which modules AdapterHub's configurations mean, and merging next to a tied head.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use adapters::core::Tensors;
-use adapters::core::merge;
+use adapters::merge;
 use adapters::models::{LinearScores, Model, PaddingSide, Pretrained, TextInput, save_checkpoint};
 use adapters::nn::ops::cross_entropy;
 use adapters::store::{read_safetensors, write_safetensors};
@@ -241,7 +241,7 @@ fn adapterhub_means_the_places_it_wraps() {
             .map(|l| l.info.path.clone())
             .collect()
     };
-    let only = |place: &str| format!("lora[selfattn_lora=false,{place}=true]");
+    let only = |module: &str| format!("lora[selfattn_lora=false,{module}=true]");
     assert_eq!(
         paths(&llama, &only("intermediate_lora")),
         ["model.layers.0.mlp.down_proj"]

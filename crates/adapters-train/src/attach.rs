@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use adapters_core::{Adapted, AttachOptions, Attached, Composition, Ctx, SiteKind};
+use adapters_adapted::{Adapted, AttachOptions};
+use adapters_core::{Attached, Composition, Ctx, SiteKind};
 use adapters_models::heads::HeadConfig;
 use adapters_models::{Head, Model, Pretrained, TextTokenizer};
 use adapters_store::{BaseMatch, LoadOptions, Manifest, expressible, load_adapter};
@@ -76,7 +77,7 @@ pub(crate) fn attach(
             name: Manifest::name_in(dir)?,
             ..LoadOptions::default()
         };
-        let (base, set) = adapted.parts_mut();
+        let (base, set) = adapted.base_and_set_mut();
         let report = load_adapter(dir, set, base, &run.registry, &options, device)?;
         Ok::<_, TrainError>(report.attached.adapter)
     };
@@ -89,7 +90,7 @@ pub(crate) fn attach(
                 name: Some(section.name.clone()),
                 ..LoadOptions::default()
             };
-            let (base, set) = adapted.parts_mut();
+            let (base, set) = adapted.base_and_set_mut();
             let report = load_adapter(dir, set, base, &run.registry, &options, device)?;
             expressible(set, &section.name, base)?;
             (report.attached, Composition::adapter(&section.name))
@@ -120,7 +121,7 @@ pub(crate) fn attach(
             }
             let names: Vec<&str> = frozen.iter().map(String::as_str).collect();
             let config = section.fusion_config()?;
-            let (base, set) = adapted.parts_mut();
+            let (base, set) = adapted.base_and_set_mut();
             let report = adapters_fusion::attach_named(set, &section.name, &names, config, base, seed, device)?;
             (report, Composition::named_fuse(&section.name, names))
         }

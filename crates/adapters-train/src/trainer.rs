@@ -6,7 +6,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
-use adapters_core::{Adapted, Ctx, TrainingSchedule};
+use adapters_adapted::Adapted;
+use adapters_core::{Ctx, TrainingSchedule};
 use adapters_models::{Model, ModelKind, Pretrained};
 use adapters_store::StoreError;
 use burn::module::Module;
@@ -21,7 +22,7 @@ use crate::digest::digests;
 use crate::error::TrainError;
 use crate::evaluate::Evaluation;
 use crate::export::save_all;
-use crate::fusion_run::train_parts;
+use crate::fusion_run::train_stages;
 use crate::metrics::falls;
 use crate::optimizer::{clip, gradient_values, split};
 use crate::recipe::{Keep, Recipe};
@@ -73,7 +74,7 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
     let recipe = &run.recipe;
     make_dir(&run.dir)?;
     if let Some(fusion) = &recipe.fusion {
-        return train_parts(run, fusion, on_event);
+        return train_stages(run, fusion, on_event);
     }
     let _lock = lock(&run.dir)?;
     let unfinished = Checkpoint::read(&run.dir.join(CHECKPOINT))?;
@@ -245,7 +246,7 @@ fn prepare(run: &Run, digests: BTreeMap<String, String>) -> Result<(State, Input
         .filter_map(|adapter| {
             Some((
                 adapter.name().to_owned(),
-                adapter.method().capabilities().schedule?.schedule(steps),
+                adapter.method().capabilities().schedule?.schedule(adapter, steps),
             ))
         })
         .collect();

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use adapters_core::{Adapted, Attached, Format, Host};
+use adapters_adapted::Adapted;
+use adapters_core::{Attached, Format, Host};
 use adapters_methods::Registry;
 use adapters_store::{
     LoadOptions, LoadReport, Manifest, SavedFiles, StoreError, expressible, load_adapter, save_adapter,
@@ -96,7 +97,7 @@ impl<M: Host + Module + Sync> AdapterFiles for Adapted<M> {
             options.name = Manifest::name_in(dir)?;
         }
         let device = self.device();
-        let (base, set) = self.parts_mut();
+        let (base, set) = self.base_and_set_mut();
         load_adapter(dir, set, base, methods, &options, &device)
     }
 }

@@ -7,14 +7,23 @@ use super::{Finding, METHOD_CRATES};
 /// Which crates of this workspace a crate may use; `None` when any.
 fn allowed(package: &str) -> Option<&'static [&'static str]> {
     match package {
-        "adapters-derive" | "adapters-nn" => Some(&[]),
-        "adapters-core" => Some(&["adapters-derive", "adapters-nn"]),
+        "adapters-derive" | "adapters-module" | "adapters-nn" => Some(&[]),
+        "adapters-config" => Some(&["adapters-nn"]),
+        "adapters-core" => Some(&["adapters-config", "adapters-derive", "adapters-module", "adapters-nn"]),
+        "adapters-adapted" => Some(&["adapters-core", "adapters-module", "adapters-nn"]),
         "adapters-methods" => Some(&["adapters-core", "adapters-nn"]),
         "adapters-store" => Some(&["adapters-core", "adapters-fusion", "adapters-methods", "adapters-nn"]),
-        "adapters-reparam" | "adapters-models" => {
-            Some(&["adapters-core", "adapters-methods", "adapters-nn", "adapters-store"])
-        }
+        "adapters-reparam" => Some(&["adapters-core", "adapters-methods", "adapters-nn", "adapters-store"]),
+        "adapters-models" => Some(&[
+            "adapters-adapted",
+            "adapters-core",
+            "adapters-methods",
+            "adapters-module",
+            "adapters-nn",
+            "adapters-store",
+        ]),
         "adapters-train" => Some(&[
+            "adapters-adapted",
             "adapters-core",
             "adapters-fusion",
             "adapters-methods",
@@ -108,7 +117,7 @@ mod tests {
     use super::*;
 
     /// `path:line` of each finding.
-    fn places(path: &str, text: &str, package: &str) -> Vec<String> {
+    fn locations(path: &str, text: &str, package: &str) -> Vec<String> {
         check(path, text, package)
             .iter()
             .map(|finding| format!("{}:{}", finding.path, finding.line))
@@ -120,7 +129,7 @@ mod tests {
         let path = "crates/adapters-lora/Cargo.toml";
         let fine = "[dependencies]\nadapters-core = { workspace = true }\nburn = \"1\"\n\
                     [dev-dependencies]\nadapters-testkit = { path = \"../x\" }\n";
-        assert_eq!(places(path, fine, "adapters-lora"), [""; 0]);
+        assert_eq!(locations(path, fine, "adapters-lora"), [""; 0]);
         for (text, line) in [
             ("[dependencies]\nadapters-models = \"1\"\n", 2),
             ("[dependencies]\n\nadapters-models.workspace = true\n", 3),
@@ -133,7 +142,7 @@ mod tests {
             ("[dependencies\n", 1),
         ] {
             assert_eq!(
-                places(path, text, "adapters-lora"),
+                locations(path, text, "adapters-lora"),
                 [format!("{path}:{line}")],
                 "{text}"
             );

@@ -4,13 +4,10 @@
 
 use std::collections::BTreeSet;
 
-use serde::{Deserialize, Serialize};
+pub use adapters_config::{ModuleNames, ModulePattern, name_matches, pattern_value};
 
 use crate::error::Error;
 use crate::host::Host;
-pub use crate::method::module_names::ModuleNames;
-use crate::method::path_pattern::is_match;
-pub use crate::method::path_pattern::{name_matches, pattern_value};
 use crate::site::{Role, Site, SiteInfo, SiteKind, Stack};
 
 /// Which sites a method targets.
@@ -48,6 +45,13 @@ pub enum Target {
     },
     /// The first site of a role, in the order of the forward pass.
     First(Role),
+    /// The last sites of a role, in the order of the forward pass and outside cross attention: so many, or all.
+    Last {
+        /// The role.
+        role: Role,
+        /// How many; `None` for all.
+        count: Option<usize>,
+    },
     /// Sites of a role in these layers alone.
     Layers {
         /// The role.
@@ -69,47 +73,6 @@ pub struct ModuleTarget {
     /// The components of a path before the number that `layers` counts, such as `layers` or `blocks`; the layer of the site
     /// without one.
     pub layers_pattern: Option<ModuleNames>,
-}
-
-/// A pattern over module paths.
-///
-/// On the wire: a list is names, a string is a regular expression, the string `all-linear` is itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "WirePattern", into = "WirePattern")]
-pub enum ModulePattern {
-    /// Whole path or last components: `query` matches `encoder.layer.0.attention.self.query`.
-    Names(Vec<String>),
-    /// A regular expression that must match the whole path.
-    Regex(String),
-    /// Every linear layer but the language-model head.
-    AllLinear,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum WirePattern {
-    Names(Vec<String>),
-    Text(String),
-}
-
-impl From<WirePattern> for ModulePattern {
-    fn from(wire: WirePattern) -> Self {
-        match wire {
-            WirePattern::Names(names) => Self::Names(names),
-            WirePattern::Text(text) if text == "all-linear" => Self::AllLinear,
-            WirePattern::Text(text) => Self::Regex(text),
-        }
-    }
-}
-
-impl From<ModulePattern> for WirePattern {
-    fn from(pattern: ModulePattern) -> Self {
-        match pattern {
-            ModulePattern::Names(names) => Self::Names(names),
-            ModulePattern::Regex(text) => Self::Text(text),
-            ModulePattern::AllLinear => Self::Text("all-linear".to_owned()),
-        }
-    }
 }
 
 /// What a target hits.
@@ -142,14 +105,14 @@ impl Target {
         match self {
             Self::Any(targets) => {
                 for target in targets {
-                    let part = target.select(host)?;
-                    selection.sites.extend(part.sites);
-                    selection.skipped.extend(part.skipped);
-                    selection.unmatched.extend(part.unmatched);
+                    let selected = target.select(host)?;
+                    selection.sites.extend(selected.sites);
+                    selection.skipped.extend(selected.skipped);
+                    selection.unmatched.extend(selected.unmatched);
                 }
                 let order = host.sites();
-                let place = |info: &SiteInfo| order.iter().position(|other| other.site == info.site);
-                selection.sites.sort_by_key(place);
+                let index = |info: &SiteInfo| order.iter().position(|other| other.site == info.site);
+                selection.sites.sort_by_key(index);
                 selection.sites.dedup();
                 return Ok(selection);
             }
@@ -190,6 +153,10 @@ impl Target {
         }
         match self {
             Self::First(_) => selection.sites.truncate(1),
+            Self::Last { count: Some(count), .. } => {
+                let left_out = selection.sites.len().saturating_sub(*count);
+                selection.sites.drain(..left_out);
+            }
             Self::Biased => selection.sites.retain(|info| {
                 let linear = host.linear(info.site).is_some_and(|layer| layer.bias.is_some());
                 linear || host.norm(info.site).is_some_and(|norm| norm.bias.is_some())
@@ -237,6 +204,7 @@ impl Target {
                 false,
             ),
             Self::First(role) => Choice::of(meant(&[*role], info), false),
+            Self::Last { role, .. } => Choice::of(meant(&[*role], info) && info.site.stack != Stack::Cross, false),
             Self::Layers { role, layers } => Choice::of(meant(&[*role], info) && in_layers(layers), false),
             Self::Endings(endings) => Choice::of(ends_in(endings, info), false),
             Self::Parameters(names) => {
@@ -249,40 +217,7 @@ impl Target {
     }
 }
 
-impl ModulePattern {
-    /// Whether it matches a module's path.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::TargetPattern`] for an invalid regular expression.
-    pub fn matches(&self, path: &str) -> Result<bool, Error> {
-        Ok(match self {
-            Self::Names(names) => names.iter().any(|name| name_matches(name, path)),
-            Self::Regex(text) => is_match(&format!("^(?:{text})$"), text, path)?,
-            Self::AllLinear => true,
-        })
-    }
-
-    /// The names that select exactly these sites: last components where they suffice, else whole paths.
-    pub fn naming(sites: &[&SiteInfo], host: &dyn Host) -> Self {
-        let mut names: Vec<String> = Vec::new();
-        for site in sites {
-            let last = site.path.rsplit('.').next().unwrap_or(&site.path).to_owned();
-            if !names.contains(&last) {
-                names.push(last);
-            }
-        }
-        let short = Self::Names(names);
-        let selected = Target::Modules(ModuleTarget::new(short.clone())).select(host);
-        let chosen: BTreeSet<_> = sites.iter().map(|s| s.site).collect();
-        match selected {
-            Ok(selection) if selection.sites.iter().map(|s| s.site).collect::<BTreeSet<_>>() == chosen => short,
-            _ => Self::Names(sites.iter().map(|s| s.path.clone()).collect()),
-        }
-    }
-}
-
-/// Whether any of the roles means this site. A fused projection is meant by each of its parts.
+/// Whether any of the roles means this site. A fused projection is meant by each of its projections.
 pub(super) fn meant(roles: &[Role], info: &SiteInfo) -> bool {
     roles.iter().any(|role| info.hub_role.holds(*role))
 }
@@ -314,6 +249,24 @@ impl ModuleTarget {
             exclude: None,
             layers: None,
             layers_pattern: None,
+        }
+    }
+
+    /// The pattern of names that selects exactly these sites: last components where they suffice, else whole paths.
+    pub fn naming(sites: &[&SiteInfo], host: &dyn Host) -> ModulePattern {
+        let mut names: Vec<String> = Vec::new();
+        for site in sites {
+            let last = site.path.rsplit('.').next().unwrap_or(&site.path).to_owned();
+            if !names.contains(&last) {
+                names.push(last);
+            }
+        }
+        let short = ModulePattern::Names(names);
+        let selected = Target::Modules(Self::new(short.clone())).select(host);
+        let chosen: BTreeSet<_> = sites.iter().map(|s| s.site).collect();
+        match selected {
+            Ok(selection) if selection.sites.iter().map(|s| s.site).collect::<BTreeSet<_>>() == chosen => short,
+            _ => ModulePattern::Names(sites.iter().map(|s| s.path.clone()).collect()),
         }
     }
 
@@ -357,22 +310,5 @@ pub(super) fn parameter_path(info: &SiteInfo) -> Option<String> {
         (Some(parameter), _) => Some(format!("{}.{}", info.path, parameter.name)),
         (None, SiteKind::Linear { .. }) => Some(format!("{}.weight", info.path)),
         _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_wire_form_tells_the_three_patterns_apart() {
-        for (json, pattern) in [
-            (r#"["query"]"#, ModulePattern::Names(vec!["query".to_owned()])),
-            (r#""all-linear""#, ModulePattern::AllLinear),
-            (r#"".*\\.query""#, ModulePattern::Regex(r".*\.query".to_owned())),
-        ] {
-            assert_eq!(serde_json::from_str::<ModulePattern>(json).unwrap(), pattern);
-            assert_eq!(serde_json::to_string(&pattern).unwrap(), json);
-        }
     }
 }

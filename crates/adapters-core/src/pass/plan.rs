@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use crate::composition::Composition;
 use crate::method::site_layer::SiteLayer;
 use crate::pass::rows::{Group, Partition, within};
 use crate::set::AdapterSet;
 use crate::set::attached::Attached;
 use crate::site::Site;
+use adapters_config::Composition;
 
-/// A part of a composition, with its adapters and fusions as numbers.
+/// A node of a composition, with its adapters and fusions as numbers.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
     pub(crate) block: Block,
@@ -30,7 +30,7 @@ pub(crate) enum Block {
     Split(Vec<usize>),
     /// Which of the fusions of the composition.
     Fuse(usize),
-    /// Chooses a child for each row, as the partition says; `choice` is the place of this block among those of its kind.
+    /// Chooses a child for each row, as the partition says; `choice` is the index of this block among those of its kind.
     Rows {
         choice: usize,
         partition: Partition,

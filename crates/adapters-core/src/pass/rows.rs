@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use crate::composition::Composition;
 use crate::error::Error;
 use crate::pass::plan::{BatchRows, Block, Node};
+use adapters_config::Composition;
 
 /// How a block chooses a child for a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +74,7 @@ impl Node {
         (groups, order)
     }
 
-    /// Writes down what this part and those below it choose for `rows` of the batch.
+    /// Writes down what this node and those below it choose for `rows` of the batch.
     fn choose(&self, rows: &[usize], tasks: &[Option<usize>], by_row: &mut [Group]) {
         let Block::Rows { choice, partition } = &self.block else {
             return self.children.iter().for_each(|child| child.choose(rows, tasks, by_row));
@@ -97,8 +97,8 @@ impl Node {
 /// For each of `count` rows, where it is once the groups are joined.
 fn joined(groups: &[Group], count: usize) -> Vec<usize> {
     let mut order = vec![0; count];
-    for (place, row) in groups.iter().flat_map(|group| &group.rows).enumerate() {
-        order[*row] = place;
+    for (position, row) in groups.iter().flat_map(|group| &group.rows).enumerate() {
+        order[*row] = position;
     }
     order
 }
@@ -129,14 +129,14 @@ fn total(sizes: &[usize]) -> usize {
 ///
 /// # Errors
 ///
-/// [`Error::WrongShares`] naming the block.
+/// [`Error::WrongSizes`] naming the block.
 pub(crate) fn check_input(block: &Composition, rows: usize, positions: usize, tasks: usize) -> Result<(), Error> {
-    let check = |what, shared: usize, found: usize| match shared == found {
+    let check = |what, assigned: usize, found: usize| match assigned == found {
         true => Ok(()),
-        false => Err(Error::WrongShares {
+        false => Err(Error::WrongSizes {
             block: block.to_string(),
             what,
-            shared,
+            assigned,
             found,
         }),
     };

@@ -4,13 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::composition::Composition;
 use crate::error::Error;
 use crate::host::Host;
 use crate::method::layer::Causality;
 use crate::set::AdapterSet;
 use crate::set::attached::Attached;
 use crate::set::model_shape::ModelShape;
+use adapters_config::Composition;
 
 /// The state of a set: what adapters and fusions it has. No two states of any two sets have the same, unless one set is a
 /// copy of the other and neither was changed since.
@@ -62,8 +62,8 @@ impl Active {
     pub fn tasks(&self) -> Option<usize> {
         let block = self
             .composition
-            .parts()
-            .find(|part| matches!(part, Composition::MultiTask(_)));
+            .nodes()
+            .find(|node| matches!(node, Composition::MultiTask(_)));
         block.map(|block| block.children().len())
     }
 
@@ -159,13 +159,15 @@ impl AdapterSet {
         Ok(())
     }
 
-    /// Whether no adapter of a composition looks ahead.
-    pub(crate) fn is_causal(&self, active: &Active) -> bool {
+    /// That of the adapter of a composition that reads the most.
+    pub(crate) fn causality(&self, active: &Active) -> Causality {
         active
             .adapters()
             .filter_map(|name| self.get(name))
             .flat_map(Attached::layers)
-            .all(|attached| attached.layer.causality() == Causality::Causal)
+            .map(|attached| attached.layer.causality())
+            .max()
+            .unwrap_or(Causality::Causal)
     }
 
     /// Called when adapters or fusions were added, replaced or removed: compositions that were checked before are stale, and

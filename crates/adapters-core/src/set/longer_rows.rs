@@ -1,9 +1,9 @@
 //! Checks for prompt tuning inside blocks that split the batch or the sequence: its adapters make rows longer.
 
-use crate::composition::Composition;
 use crate::error::Error;
 use crate::pass::state::Inserted;
 use crate::set::AdapterSet;
+use adapters_config::Composition;
 
 impl AdapterSet {
     /// Refuses adapters that move or add positions where that has no meaning.
@@ -27,7 +27,7 @@ impl AdapterSet {
     }
 
     /// Refuses adapters that make rows longer where rows would not all become equally long, and where positions are shared
-    /// out: the shares are of the text.
+    /// out: the ranges are those of the text.
     fn check_longer_rows(&self, block: &Composition) -> Result<(), Error> {
         let refuse = |adapter: Option<&str>, reason| {
             Err(Error::BlockNotRunnable {

@@ -6,28 +6,24 @@ use std::fmt;
 use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Tensor};
 
-use crate::composition::Composition;
 use crate::error::Error;
+use crate::method::named_params::ParamValues;
 use crate::method::site_layer::SiteLayer;
 use crate::set::active::{Active, Generation};
-use crate::set::attached::ParamPlace;
+use crate::set::attached::ParamInfo;
 use crate::set::attached::{Attached, AttachedLayer};
-use crate::set::values::ParamValues;
+use adapters_config::Composition;
 use adapters_nn::nearest;
 
 pub(crate) mod active;
-pub(crate) mod adapted;
 pub(crate) mod attach;
 pub(crate) mod attached;
-pub(crate) mod average;
 mod check;
 mod first_position;
-pub(crate) mod frozen;
 mod fusions;
 mod longer_rows;
 mod model_shape;
 mod stacks;
-pub(crate) mod values;
 
 /// Adapters by name, fusions of them, the composition that is active, and what of it trains.
 ///
@@ -96,7 +92,7 @@ impl AdapterSet {
         Ok(removed)
     }
 
-    /// Puts `adapter` in the place of the one of that name. The name and whether it trains stay. An active composition that
+    /// Replaces the adapter of that name by `adapter`. The name and whether it trains stay. An active composition that
     /// names it is checked again, and deactivated if it cannot run with the new adapter.
     ///
     /// # Errors
@@ -156,12 +152,12 @@ impl AdapterSet {
     ///
     /// # Errors
     ///
-    /// [`Error::NoSuchAdapter`]; [`Error::CannotShare`] for methods that share nothing, or that are not the same.
-    pub fn share(&mut self, owner: &str, borrowers: &[&str]) -> Result<(), Error> {
+    /// [`Error::NoSuchAdapter`]; [`Error::CannotTie`] for methods that share nothing, or that are not the same.
+    pub fn tie_parameters(&mut self, owner: &str, borrowers: &[&str]) -> Result<(), Error> {
         let model = self.attached(owner)?.clone();
         for borrower in borrowers.iter().filter(|borrower| **borrower != owner) {
             let index = self.index(borrower)?;
-            let refuse = || Error::CannotShare {
+            let refuse = || Error::CannotTie {
                 owner: owner.to_owned(),
                 borrower: (*borrower).to_owned(),
             };
@@ -206,7 +202,7 @@ impl AdapterSet {
     }
 
     /// All parameters under their names, those of fusions last.
-    pub fn params(&self) -> impl Iterator<Item = ParamPlace<'_>> {
+    pub fn params(&self) -> impl Iterator<Item = ParamInfo<'_>> {
         self.all().flat_map(Attached::params)
     }
 
@@ -257,7 +253,7 @@ impl fmt::Display for AdapterSet {
         let fused: Vec<String> = match &self.active {
             Some(active) => active
                 .composition()
-                .parts()
+                .nodes()
                 .filter_map(Composition::fusion_name)
                 .collect(),
             None => Vec::new(),

@@ -1,9 +1,9 @@
 //! The state at a normalization.
 
+use adapters_nn::NormWeight;
 use burn::tensor::Tensor;
 
 use super::hook_state::HookState;
-use super::normalization::NormWeight;
 use super::positions::Positions;
 use super::rows::Rows;
 
@@ -22,8 +22,8 @@ impl Rows for NormState {
         self.clone()
     }
 
-    fn join_rows(mut parts: Vec<Self>) -> Self {
-        parts.swap_remove(0)
+    fn join_rows(mut chunks: Vec<Self>) -> Self {
+        chunks.swap_remove(0)
     }
 }
 

@@ -1,0 +1,220 @@
+//! A base model with its adapters: what a program holds.
+
+use adapters_core::{AdapterSet, AttachReport, Composition, Ctx, Error, Forward, Host, IntoMethod};
+use adapters_module::Frozen;
+use burn::module::Module;
+use burn::tensor::Device;
+
+use crate::merge::{MergeReport, merge};
+
+/// How an adapter is attached.
+#[derive(Clone, Debug, Default)]
+pub struct AttachOptions {
+    /// Seed of its initial values.
+    pub seed: u64,
+    /// Where its parameters are made; without one, where the base is.
+    pub device: Option<Device>,
+}
+
+/// A base model with its adapters.
+///
+/// As a Burn [`Module`] it is its adapters: optimizers, records and parameter counts see nothing of the base, which is frozen
+/// and shared by reference with every clone. [`Module::train`] moves the adapters to the autodiff device, and
+/// [`Module::valid`] takes them from it.
+#[derive(Module, Debug)]
+pub struct Adapted<M: Module + Sync> {
+    base: Frozen<M>,
+    /// The adapters.
+    pub set: AdapterSet,
+    /// What was merged.
+    merged: Option<Unmerged<M>>,
+}
+
+/// The base before an adapter was merged into it.
+#[derive(Module, Debug)]
+struct Unmerged<M: Module + Sync> {
+    base: Frozen<M>,
+    #[module(skip)]
+    adapter: String,
+}
+
+impl<M: Module + Sync> Adapted<M> {
+    /// A base without adapters yet.
+    pub fn new(base: M) -> Self {
+        Self::with_set(Frozen::new(base), AdapterSet::new())
+    }
+
+    /// A base that others may share, with the adapters of a set.
+    pub fn with_set(base: Frozen<M>, set: AdapterSet) -> Self {
+        Self {
+            base,
+            set,
+            merged: None,
+        }
+    }
+
+    /// The base model.
+    pub fn base(&self) -> &M {
+        &self.base
+    }
+
+    /// The base model and its adapters, for what reads the one and changes the other.
+    pub fn base_and_set_mut(&mut self) -> (&M, &mut AdapterSet) {
+        (&self.base, &mut self.set)
+    }
+
+    /// A model without adapters that shares this base.
+    #[must_use]
+    pub fn without_adapters(&self) -> Self {
+        Self::with_set(self.base.clone(), AdapterSet::new())
+    }
+
+    /// Activates a composition: the name of an adapter, or several in blocks. Copies no weight.
+    ///
+    /// # Errors
+    ///
+    /// As [`AdapterSet::composition`], and [`Error::AlreadyMerged`] for an adapter that is merged into the base; what was
+    /// active then stays so.
+    pub fn activate(&mut self, composition: impl Into<Composition>) -> Result<(), Error> {
+        let composition = composition.into();
+        self.check_unmerged(composition.adapters())?;
+        self.set.activate(composition)
+    }
+
+    /// Leaves the base model alone.
+    pub fn deactivate(&mut self) {
+        self.set.deactivate();
+    }
+
+    /// Puts the base back that an adapter was merged into, bit for bit, and returns the name of the adapter; `None` if none
+    /// was merged. The adapter is attached and not active.
+    pub fn reset(&mut self) -> Option<String> {
+        let Unmerged { base, adapter } = self.merged.take()?;
+        self.base = base;
+        Some(adapter)
+    }
+
+    /// Refuses the adapter that is merged.
+    fn check_unmerged<'a>(&self, mut adapters: impl Iterator<Item = &'a str>) -> Result<(), Error> {
+        match &self.merged {
+            Some(merged) if adapters.any(|adapter| adapter == merged.adapter) => Err(Error::AlreadyMerged {
+                adapter: merged.adapter.clone(),
+                merged: merged.adapter.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl<M: Host + Module + Sync> Adapted<M> {
+    /// Attaches a new adapter, trainable and not active, where the base is and with seed 0.
+    ///
+    /// # Errors
+    ///
+    /// As [`attach_with`](Self::attach_with).
+    pub fn attach(&mut self, name: &str, method: impl IntoMethod) -> Result<AttachReport, Error> {
+        self.attach_with(name, method, &AttachOptions::default())
+    }
+
+    /// Attaches a new adapter, trainable and not active.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] for a field outside its range, [`Error::NameTaken`], [`Error::NoTarget`] if one of its targets
+    /// matches nothing.
+    pub fn attach_with(
+        &mut self,
+        name: &str,
+        method: impl IntoMethod,
+        options: &AttachOptions,
+    ) -> Result<AttachReport, Error> {
+        let device = options.device.clone().unwrap_or_else(|| self.device());
+        let method = method.into_method()?;
+        self.set.attach(name, method, &*self.base, options.seed, &device)
+    }
+
+    /// Merges an adapter into the base of this model: it then computes without adapters what it computed with that one
+    /// active. Others that share the base keep theirs. A composition with the adapter is deactivated, and
+    /// [`reset`](Self::reset) takes the adapter out again.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchAdapter`], [`Error::AlreadyMerged`], and [`Error::NotMergeable`] with the site where the method refuses.
+    /// The model is unchanged on error.
+    pub fn merge(&mut self, name: &str) -> Result<MergeReport, Error> {
+        if let Some(merged) = &self.merged {
+            return Err(Error::AlreadyMerged {
+                adapter: name.to_owned(),
+                merged: merged.adapter.clone(),
+            });
+        }
+        let mut base = self.base.clone();
+        let report = merge(base.make_mut(), &self.set, name, None)?.report;
+        self.merged = Some(Unmerged {
+            base: std::mem::replace(&mut self.base, base),
+            adapter: name.to_owned(),
+        });
+        if self
+            .set
+            .active()
+            .is_some_and(|active| active.adapters().any(|adapter| adapter == name))
+        {
+            self.deactivate();
+        }
+        Ok(report)
+    }
+
+    /// Where the base is.
+    pub fn device(&self) -> Device {
+        self.base.devices().into_iter().next().unwrap_or_default()
+    }
+}
+
+impl<M: Forward + Module + Sync> Adapted<M> {
+    /// The forward pass with the active adapters, without dropout.
+    ///
+    /// # Errors
+    ///
+    /// As [`Forward::forward`].
+    ///
+    /// # Panics
+    ///
+    /// As the model's.
+    pub fn forward(&self, input: impl Into<M::Input>) -> Result<M::Output, Error> {
+        self.base.forward(input.into(), &mut Ctx::new(&self.set))
+    }
+
+    /// The forward pass of training, with dropout masks drawn from `seed`. Give every pass another.
+    ///
+    /// # Errors
+    ///
+    /// As [`Forward::forward`].
+    ///
+    /// # Panics
+    ///
+    /// As the model's.
+    pub fn training_forward(&self, input: impl Into<M::Input>, seed: u64) -> Result<M::Output, Error> {
+        self.base.forward(input.into(), &mut Ctx::new(&self.set).training(seed))
+    }
+
+    /// The forward pass with another composition than the active one, for this call alone.
+    ///
+    /// # Errors
+    ///
+    /// As [`activate`](Self::activate) and [`Forward::forward`].
+    ///
+    /// # Panics
+    ///
+    /// As the model's.
+    pub fn forward_as(
+        &self,
+        composition: impl Into<Composition>,
+        input: impl Into<M::Input>,
+    ) -> Result<M::Output, Error> {
+        let composition = composition.into();
+        self.check_unmerged(composition.adapters())?;
+        let active = self.set.composition(composition)?;
+        let mut cx = Ctx::with_composition(&self.set, &active)?;
+        self.base.forward(input.into(), &mut cx)
+    }
+}

@@ -1,0 +1,36 @@
+//! A frozen base in fewer bits: its linear weights in `bf16`, or in eight bits and restored a layer at a time where they are used.
+
+use adapters_core::{LayerMut, Role, Sites};
+use adapters_nn::{Precision, quantize_linear};
+
+/// What quantizing a model did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QuantizeReport {
+    /// Linear layers whose weights are quantized.
+    pub layers: usize,
+    /// Bytes of those weights before.
+    pub bytes_before: usize,
+    /// Bytes of those weights and their scales now.
+    pub bytes_after: usize,
+}
+
+/// Holds the weights of all linear sites of `model` in fewer bits, in place; a language model's head in `bf16` at least. Biases,
+/// normalizations, embedding tables and what adapters add stay in `f32`. A head that is tied to a table gets a weight of its own.
+///
+/// A weight that is not in `f32` stays as it is, and so does one that would not get smaller.
+pub fn quantize(model: &mut (impl Sites + ?Sized), precision: Precision) -> QuantizeReport {
+    let mut report = QuantizeReport::default();
+    // Rounding the scores of a whole vocabulary to eight bits costs more than rounding what leads to them.
+    let takes = |role| role != Role::LmHead || precision == Precision::Bf16;
+    model.visit_sites_mut(&mut |info, layer| {
+        if let LayerMut::Linear(layer) = layer
+            && takes(info.site.role)
+            && let Some((before, after)) = quantize_linear(layer, precision)
+        {
+            report.layers += 1;
+            report.bytes_before += before;
+            report.bytes_after += after;
+        }
+    });
+    report
+}

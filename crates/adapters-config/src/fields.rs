@@ -1,0 +1,190 @@
+//! What the configurations of all methods have in common: their errors, and the way from fields to a type and back.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use adapters_nn::{UnknownName, did_you_mean, nearest};
+
+use crate::format::Format;
+
+/// What can be wrong with a method's configuration. `field` is spelled as it is written in files.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A field is outside its range.
+    #[error("`{field}` is {found}, expected {expected}")]
+    OutOfRange {
+        /// The field.
+        field: &'static str,
+        /// What may stand there.
+        expected: &'static str,
+        /// What stands there.
+        found: String,
+    },
+    /// A field that no configuration of this method has.
+    #[error("unknown field `{field}`{}; known: {known}", did_you_mean(.nearest))]
+    UnknownField {
+        /// The field.
+        field: String,
+        /// The nearest right spelling.
+        nearest: Option<String>,
+        /// All fields.
+        known: String,
+    },
+    /// A field has the wrong type or an unknown choice.
+    #[error("{reason}")]
+    Field {
+        /// The field and why, in serde's words.
+        reason: String,
+    },
+    /// A field holds a name that is not in its list.
+    #[error("`{field}`: {unknown}")]
+    UnknownName {
+        /// The field.
+        field: &'static str,
+        /// The name, the nearest known one, and all known ones.
+        unknown: UnknownName,
+    },
+    /// A published option this version does not compute.
+    #[error("`{field}` = {found} is not supported")]
+    Unsupported {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        found: String,
+    },
+    /// An option the storage format has no word for.
+    #[error("the {format} format cannot express {what}")]
+    NotExpressible {
+        /// The format.
+        format: Format,
+        /// The option.
+        what: &'static str,
+    },
+}
+
+impl ConfigError {
+    /// [`ConfigError::OutOfRange`] unless `fits`.
+    ///
+    /// # Errors
+    ///
+    /// As said.
+    pub fn unless(fits: bool, field: &'static str, expected: &'static str, found: impl ToString) -> Result<(), Self> {
+        match fits {
+            true => Ok(()),
+            false => Err(Self::OutOfRange {
+                field,
+                expected,
+                found: found.to_string(),
+            }),
+        }
+    }
+
+    /// Checks a number that the sizes of tensors follow from, such as a rank or a number of virtual tokens: at least one, and no
+    /// larger than [`LARGEST_SIZE`]. A damaged file must not ask for more memory than there is.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfRange`](Self::OutOfRange) naming the field.
+    pub fn size(field: &'static str, found: usize) -> Result<(), Self> {
+        Self::unless((1..=LARGEST_SIZE).contains(&found), field, "1 to 65536", found)
+    }
+}
+
+/// The largest rank, length or bottleneck of an adapter, see [`ConfigError::size`].
+pub const LARGEST_SIZE: usize = 1 << 16;
+
+/// Refuses the first field that is none of `known`.
+///
+/// # Errors
+///
+/// [`ConfigError::UnknownField`] with the nearest known one.
+pub fn refuse_unknown<'a>(
+    fields: &Map<String, Value>,
+    known: impl Iterator<Item = &'a String> + Clone,
+) -> Result<(), ConfigError> {
+    match fields.keys().find(|field| known.clone().all(|k| k != *field)) {
+        None => Ok(()),
+        Some(field) => Err(ConfigError::UnknownField {
+            nearest: nearest(field, known.clone().map(String::as_str)),
+            known: known.cloned().collect::<Vec<_>>().join(", "),
+            field: field.clone(),
+        }),
+    }
+}
+
+/// A configuration from its fields.
+///
+/// # Errors
+///
+/// [`ConfigError::Field`] with the field's name, in serde's words.
+pub fn from_fields<W: DeserializeOwned>(fields: Map<String, Value>) -> Result<W, ConfigError> {
+    serde_path_to_error::deserialize(Value::Object(fields)).map_err(|e| {
+        // A missing field has no path, and its name is in serde's message.
+        let path = e.path().to_string();
+        let reason = match path.as_str() {
+            "." | "?" => e.inner().to_string(),
+            _ => format!("`{path}`: {}", e.inner()),
+        };
+        ConfigError::Field { reason }
+    })
+}
+
+/// Reads the configuration object of an AdapterHub file whose `architecture` is `name`; `None` if it has another one.
+pub fn read_architecture<T: DeserializeOwned>(
+    name: &str,
+    fields: &Map<String, Value>,
+) -> Option<Result<T, ConfigError>> {
+    let mine = fields.get("architecture")? == name;
+    mine.then(|| {
+        let mut fields = fields.clone();
+        fields.shift_remove("architecture");
+        from_fields(fields)
+    })
+}
+
+/// The configuration object of an AdapterHub file whose `architecture` is `name`, without the fields in `unset` that
+/// hold null: those that only this library writes.
+pub fn write_architecture(name: &str, config: &impl Serialize, unset: &[&str]) -> Map<String, Value> {
+    let mut fields = to_fields(config, &[]);
+    fields.retain(|field, value| !(value.is_null() && unset.contains(&field.as_str())));
+    fields.insert("architecture".to_owned(), name.into());
+    fields
+}
+
+/// The seed of the initial values, if a configuration has one: in AdapterHub's `init_weights_seed` zero means none.
+pub fn published_seed(seed: Option<i64>) -> Option<u64> {
+    seed.filter(|seed| *seed != 0).map(|seed| seed as u64)
+}
+
+/// The fields of a configuration. The numbers of those named in `whole` are written without a fraction where they have
+/// none, as the Python libraries do.
+pub fn to_fields(wire: &impl Serialize, whole: &[&str]) -> Map<String, Value> {
+    // A wire struct of named fields always serializes to an object.
+    let Ok(Value::Object(mut fields)) = serde_json::to_value(wire) else {
+        return Map::new();
+    };
+    for key in whole {
+        if let Some(value) = fields.get_mut(*key) {
+            *value = without_fraction(value.take());
+        }
+    }
+    fields
+}
+
+/// A number without a fraction as an integer, which is how one writes it; in lists and maps each number.
+pub(crate) fn without_fraction(value: Value) -> Value {
+    match value {
+        Value::Number(number) => match number.as_f64().filter(|x| x.fract() == 0.0 && x.abs() < 1e15) {
+            Some(x) if !number.is_u64() => Value::from(x as i64),
+            _ => Value::Number(number),
+        },
+        Value::Array(items) => items.into_iter().map(without_fraction).collect(),
+        Value::Object(fields) => {
+            let fields = fields.into_iter().map(|(key, value)| (key, without_fraction(value)));
+            Value::Object(fields.collect())
+        }
+        other => other,
+    }
+}
