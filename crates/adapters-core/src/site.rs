@@ -112,6 +112,8 @@ roles! {
     EmbeddingProjection = "embedding_projection",
     /// Projection of the last hidden state to the width of the language-model head (linear).
     HeadProjection = "head_projection",
+    /// Layer of a head below its last one, which a class of models around the base has (linear).
+    HeadTransform = "head_transform",
     /// Normalization in front of a layer's own adapter, in models that are published with adapters.
     AdapterNorm = "adapter_norm",
     /// Projection of distances to keys (linear).
@@ -122,6 +124,8 @@ roles! {
     DistanceNorm = "distance_norm",
     /// Normalization behind a convolution.
     ConvolutionNorm = "convolution_norm",
+    /// Convolution over neighboring positions, in groups of features.
+    PositionConvolution = "position_convolution",
 }
 
 /// Declares the roles that layers of one kind can have, so that a layer cannot be built with a role of another kind.
@@ -145,7 +149,12 @@ roles_of! {
     /// Roles of linear layers.
     LinearRole: Query, Key, Value, AttentionOutput, FfnUp, FfnGate, FfnDown, Pooler, LmHead, QueryKeyValue,
         GroupedQueryKeyValue, FfnGateUp, Convolution, InputProjection, OutputProjection, EmbeddingProjection,
-        HeadProjection, Router, DistanceKey, DistanceQuery
+        HeadProjection, HeadTransform, Router, DistanceKey, DistanceQuery
+}
+
+roles_of! {
+    /// Roles of convolutions in groups.
+    ConvolutionRole: PositionConvolution
 }
 
 roles_of! {
@@ -277,6 +286,17 @@ pub enum SiteKind {
         /// Columns of each.
         cols: usize,
     },
+    /// A convolution in groups of channels, `[batch, channels, seq]`.
+    Convolution {
+        /// Input channels.
+        channels: usize,
+        /// Output channels.
+        d_out: usize,
+        /// Positions that an output sees.
+        kernel: usize,
+        /// Groups of channels.
+        groups: usize,
+    },
     /// A block joining the residual stream, `[batch, seq, d_model]`.
     Hidden {
         /// Features.
@@ -386,7 +406,7 @@ impl SiteInfo {
     pub fn is_module(&self) -> bool {
         matches!(
             self.kind,
-            SiteKind::Linear { .. } | SiteKind::Norm { .. } | SiteKind::Table { .. }
+            SiteKind::Linear { .. } | SiteKind::Norm { .. } | SiteKind::Table { .. } | SiteKind::Convolution { .. }
         )
     }
 

@@ -38,7 +38,7 @@ pub enum LayerRef<'a> {
     Table(&'a Embedding),
     /// Matrices in one parameter.
     Matrices(&'a Matrices),
-    /// No weights: a point between layers.
+    /// No weights that can be replaced: a point between layers, or a convolution in groups.
     Point,
 }
 
@@ -53,7 +53,7 @@ pub enum LayerMut<'a> {
     Table(&'a mut Embedding),
     /// Matrices in one parameter.
     Matrices(&'a mut Matrices),
-    /// No weights: a point between layers.
+    /// No weights that can be replaced: a point between layers, or a convolution in groups.
     Point,
 }
 

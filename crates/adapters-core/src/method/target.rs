@@ -274,7 +274,8 @@ impl ModuleTarget {
     pub(super) fn names(&self, info: &SiteInfo) -> Result<bool, Error> {
         Ok(match &self.modules {
             ModulePattern::AllLinear => {
-                info.linear_dims().is_some() && ![Role::LmHead, Role::Convolution].contains(&info.site.role)
+                let left_alone = [Role::LmHead, Role::HeadTransform, Role::Convolution];
+                info.linear_dims().is_some() && !left_alone.contains(&info.site.role)
             }
             modules => info.is_module() && modules.matches(&info.path)?,
         })
