@@ -11,6 +11,8 @@ use burn::tensor::{Bool, DType, Device, Distribution, Int, Tensor, TensorData, a
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
+mod trained;
+
 fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
     Tensor::random(shape, Distribution::Normal(0.0, 1.5), &Device::flex())
 }
@@ -217,44 +219,6 @@ fn a_frozen_layer_may_be_on_the_autodiff_device() {
         b.grad(&stock).expect("a gradient"),
         1e-5,
     );
-}
-
-#[test]
-fn a_trained_weight_gets_its_gradient() {
-    let (x, weight) = (leaf(&random([3, 4])), leaf(&random([4, 5])));
-    let grads = ops::product(x.clone(), weight.clone()).sum().backward();
-    assert!(weight.grad(&grads).is_some() && x.grad(&grads).is_some());
-}
-
-#[test]
-fn trained_layers_and_sums() {
-    for (rows, d_in, d_out) in [(1, 1, 1), (5, 3, 7), (130, 33, 8), (257, 8, 65), (700, 384, 16)] {
-        let (x, weight, bias) = (random([rows, d_in]), random([d_out, d_in]), random([1, d_out]));
-        let batched = |x: &Tensor<2>| x.clone().unsqueeze_dim::<3>(0);
-        let tolerance = 1e-5 * (rows.max(d_in) as f32).sqrt();
-        compare(
-            "project",
-            &[x.clone(), weight.clone()],
-            tolerance,
-            |t| ops::project(batched(&t[0]), t[1].clone()),
-            |t| batched(&t[0].clone().matmul(t[1].clone().transpose())),
-        );
-        compare(
-            "affine",
-            &[x, weight, bias],
-            tolerance,
-            |t| ops::affine(batched(&t[0]), t[1].clone(), t[2].clone().squeeze_dim(0)),
-            |t| batched(&(t[0].clone().matmul(t[1].clone().transpose()) + t[2].clone())),
-        );
-        let y = [random([rows, d_in]), random([d_in, rows])];
-        compare(
-            "sum",
-            &y,
-            1e-6,
-            |t| ops::add(ops::add(t[0].clone(), t[1].clone().transpose()), t[0].clone()),
-            |t| t[0].clone() * 2.0 + t[1].clone().transpose(),
-        );
-    }
 }
 
 #[test]
