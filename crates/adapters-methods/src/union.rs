@@ -225,6 +225,8 @@ impl ErasedMethod for Union {
             embeddings: Some(self),
             tokenizer: Some(self),
             tasks: self.known_tasks().map(|_| self as &dyn KnowsTasks),
+            // A router is a fusion, and no part of a union.
+            routes: None,
             tied: Some(self),
             storage: Some(self),
         }
