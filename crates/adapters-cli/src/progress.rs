@@ -48,6 +48,7 @@ impl Progress {
         match event {
             Event::Ready {
                 steps,
+                batch_size,
                 trainable_params,
                 total_params,
                 classes,
@@ -81,7 +82,7 @@ impl Progress {
                     self.majority = largest.map(|(name, count)| (name.clone(), *count as f64 / all.max(1) as f64));
                 }
                 self.line(&format!(
-                    "{trainable_params} of {total_params} parameters train ({share:.2} %), {steps} steps"
+                    "{trainable_params} of {total_params} parameters train ({share:.2} %), {steps} steps, {batch_size} rows a batch"
                 ));
             }
             Event::Part { name, index, of } => {

@@ -5,11 +5,13 @@
 )]
 
 mod attach;
+mod batch_size;
 mod batches;
 mod checkpoint;
 #[cfg(feature = "plots")]
 mod curve;
 mod data;
+mod device_read;
 mod digest;
 mod drop_layers;
 mod error;
@@ -34,6 +36,7 @@ mod tasks;
 mod trainer;
 mod typed_run;
 
+pub use batch_size::BatchSize;
 pub use batches::{Order, epoch_batches, eval_batches};
 #[cfg(feature = "plots")]
 pub use curve::{Curve, CurveError, Shares, draw, draw_shares};

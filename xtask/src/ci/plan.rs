@@ -45,15 +45,8 @@ pub(super) enum Group {
     Features,
     /// Each backend on its own, type-checked.
     Backends,
-    /// A GPU backend next to the CPU's, on a Vulkan driver of this machine: a software device will do. Runs when it is named.
+    /// Further backends next to `flex`: a GPU's on a Vulkan driver of this machine, which may be a software device, and `ndarray`.
     Gpu,
-}
-
-impl Group {
-    /// Whether a run that names no group has it.
-    pub(super) fn is_default(self) -> bool {
-        self != Self::Gpu
-    }
 }
 
 /// One step of the plan.
@@ -89,6 +82,11 @@ impl Step {
                 environment: Vec::new(),
             },
         }
+    }
+
+    /// Whether it computes on a Vulkan device.
+    pub(super) fn needs_vulkan(&self) -> bool {
+        matches!(&self.action, Action::Cargo { environment, .. } if environment.contains(&("ADAPTERS_DEVICE", "wgpu")))
     }
 
     fn with_env(mut self, key: &'static str, value: &'static str) -> Self {
@@ -149,9 +147,13 @@ pub(super) fn plan() -> Vec<Step> {
             _ => step,
         }
     }));
-    // WGSL: the SPIR-V of `vulkan` ends inside the compiler of Mesa 22.3's software device.
-    let test = "test --locked --workspace --features adapters-testkit/wgpu --test gpu";
-    steps.push(Step::cargo(Group::Gpu, "wgpu beside flex", test).with_env("ADAPTERS_DEVICE", "wgpu"));
+    // WGSL: the SPIR-V of `vulkan` ends inside the compiler of Mesa 22.3's software device. One build for both.
+    let test = "test --locked --workspace --features adapters-testkit/gpu-tests --test gpu";
+    steps.push(
+        Step::cargo(Group::Gpu, "wgpu beside flex", &format!("{test} --test device_reads"))
+            .with_env("ADAPTERS_DEVICE", "wgpu"),
+    );
+    steps.push(Step::cargo(Group::Gpu, "ndarray beside flex", test).with_env("ADAPTERS_DEVICE", "ndarray"));
     steps
 }
 
@@ -202,6 +204,17 @@ mod tests {
                 step.name
             );
         }
+    }
+
+    #[test]
+    fn one_step_needs_a_vulkan_device() {
+        let plan = plan();
+        let steps: Vec<&str> = plan
+            .iter()
+            .filter(|step| step.needs_vulkan())
+            .map(|step| step.name.as_str())
+            .collect();
+        assert_eq!(steps, ["wgpu beside flex"]);
     }
 
     #[test]

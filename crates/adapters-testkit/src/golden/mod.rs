@@ -12,6 +12,8 @@ mod gradients;
 mod model;
 mod records;
 mod run;
+#[cfg(feature = "gpu-tests")]
+mod unread;
 mod verdict;
 mod walk;
 

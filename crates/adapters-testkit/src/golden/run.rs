@@ -32,6 +32,9 @@ pub struct Options {
     pub device: Device,
     /// What the backend is allowed beyond the tolerances of a case.
     pub added: Tolerance,
+    /// Whether the forward pass of each case also runs on a device that cannot be read.
+    #[cfg(feature = "gpu-tests")]
+    pub unread: bool,
     /// Where to write what was computed, as `<model>/<case>.safetensors`.
     pub dump: Option<PathBuf>,
     /// Where to write what was loaded back, as `<model>/<case>/adapters/<name>/` and the folders of fusions.
@@ -44,6 +47,8 @@ impl Options {
         Self {
             device,
             added: Tolerance::ZERO,
+            #[cfg(feature = "gpu-tests")]
+            unread: false,
             dump: None,
             resave: None,
         }
@@ -61,11 +66,25 @@ pub struct Prepared {
 }
 
 /// What a case runs: the base or a merged copy of it, what is on top, and where no adapter acts.
-struct Running<'a> {
-    model: &'a Model,
+pub(super) struct Running<'a> {
+    pub(super) model: &'a Model,
+    pub(super) top: &'a Top,
+    pub(super) skipped: &'a [usize],
+    pub(super) tasks: Vec<Option<usize>>,
+}
+
+/// What a case asks for, but for its adapters.
+struct Asked<'a> {
+    case: &'a Case,
     top: &'a Top,
-    skipped: &'a [usize],
-    tasks: Vec<Option<usize>>,
+    inputs: &'a Inputs,
+    formats: &'a [(String, Format)],
+    expected: &'a Tensors,
+    #[cfg_attr(
+        not(feature = "gpu-tests"),
+        expect(dead_code, reason = "a test of that feature reads it")
+    )]
+    options: &'a Options,
 }
 
 /// What was computed, under the names of `expected.safetensors`.
@@ -160,12 +179,20 @@ impl Prepared {
         }
         problems.extend(self.setup(&case, dir, &set, &options.device)?);
         let inputs = self.inputs.of(&case, dir, &options.device)?;
-        let mut computed = self.compute(&case, &top, &inputs, set, &formats, &expected)?;
+        let asked = Asked {
+            case: &case,
+            top: &top,
+            inputs: &inputs,
+            formats: &formats,
+            expected: &expected,
+            options,
+        };
+        let mut computed = self.compute(&asked, set)?;
         problems.extend(records::compare(&case, &computed.records, &expected));
         if !case.extra_weights.is_empty() && computed.lacks_a_gradient(&expected) {
             // What tensors beside the files are made into may train in their place: its gradients too.
             let (set, _) = self.load_adapters(&case, dir, false, &options.device)?;
-            let plain = self.compute(&case, &top, &inputs, set, &formats, &expected)?;
+            let plain = self.compute(&asked, set)?;
             for (key, gradient) in plain.gradients {
                 computed.gradients.entry(key).or_insert(gradient);
             }
@@ -293,15 +320,15 @@ impl Prepared {
     }
 
     /// The output and the gradients.
-    fn compute(
-        &self,
-        case: &Case,
-        top: &Top,
-        inputs: &Inputs,
-        set: AdapterSet,
-        formats: &[(String, Format)],
-        expected: &Tensors,
-    ) -> Result<Computed, Stop> {
+    fn compute(&self, asked: &Asked<'_>, set: AdapterSet) -> Result<Computed, Stop> {
+        let Asked {
+            case,
+            top,
+            inputs,
+            formats,
+            expected,
+            ..
+        } = *asked;
         let mut active = match composition(case)? {
             Some(composition) => Some(set.composition(composition)?),
             None => None,
@@ -321,6 +348,10 @@ impl Prepared {
             skipped: case.skip_layers.as_deref().unwrap_or_default(),
             tasks: case.tasks(),
         };
+        #[cfg(feature = "gpu-tests")]
+        if asked.options.unread {
+            super::unread::forward(&model, inputs, &set, active.as_ref())?;
+        }
         let (output, records) = model.forward(inputs.clone(), &set, active.as_ref())?;
         // The scores of a model of texts and images have two axes in the file.
         let mut shape = output.dims().to_vec();
@@ -466,7 +497,7 @@ impl Computed {
 
 impl Running<'_> {
     /// The output, and what was recorded on the way.
-    fn forward(
+    pub(super) fn forward(
         &self,
         inputs: Inputs,
         set: &AdapterSet,
