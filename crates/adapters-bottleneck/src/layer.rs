@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use adapters_core::{Call, Causality, Finisher, FusionQuery, HiddenState, NamedParams, SiteAdapter, Up};
+use adapters_core::{Call, Causality, Finisher, FusionQuery, HiddenState, NamedParams, SiteAdapter};
 use adapters_nn::{NonLinearity, ops};
 use burn::module::{Module, Param, ParamId};
 use burn::nn::LayerNorm;
@@ -61,9 +61,9 @@ pub enum Insertion {
 }
 
 impl BottleneckLayer {
-    /// `up(act(down(x))) * scaling` with dropout and gate, `[batch, seq, d_model]`; and, where a fusion requests it,
-    /// without them.
-    fn core(&self, x: Tensor<3>, up: Up, call: &Call<'_, SharedPhm>) -> (Tensor<3>, Up) {
+    /// `up(act(down(x))) * scaling` with dropout and gate, `[batch, seq, d_model]`; and without them, where a fusion reads
+    /// that.
+    fn core(&self, x: Tensor<3>, fused: bool, call: &Call<'_, SharedPhm>) -> (Tensor<3>, Option<Tensor<3>>) {
         let gate = self
             .gate
             .as_ref()
@@ -85,14 +85,14 @@ impl BottleneckLayer {
         if let Some(scaling) = &self.scaling {
             out = out * scaling.val().unsqueeze();
         }
-        let up = up.answered(&out);
+        let addition = fused.then(|| out.clone());
         let out = call.dropout(out, self.shape.dropout);
         match gate {
             Some(gate) => {
                 call.record_gates(|| gate.clone().squeeze_dim(2));
-                (out * gate, up)
+                (out * gate, addition)
             }
-            None => (out, up),
+            None => (out, addition),
         }
     }
 
@@ -139,13 +139,17 @@ impl SiteAdapter<HiddenState, SharedPhm> for BottleneckLayer {
     ///
     /// Panics if the last axis is not the model's width.
     fn apply(&self, state: HiddenState, call: &Call<'_, SharedPhm>) -> HiddenState {
-        let (out, up) = self.core(state.hidden, state.up, call);
+        let (out, addition) = self.core(state.hidden, state.fused, call);
         let hidden = match (self.shape.insertion, self.shape.residual_before_ln_after, &state.inner) {
             (Insertion::Parallel, _, _) | (_, _, None) => self.norm_after(out),
             (_, true, Some(inner)) => self.norm_after(out + inner.clone()),
             (_, false, Some(inner)) => self.norm_after(out) + inner.clone(),
         };
-        HiddenState { hidden, up, ..state }
+        HiddenState {
+            hidden,
+            addition,
+            ..state
+        }
     }
 
     fn effect(&self) {}

@@ -4,20 +4,39 @@ use std::any::Any;
 use std::borrow::Cow;
 use std::fmt::{self, Debug};
 use std::marker::PhantomData;
+use std::ops::Deref;
 
-use burn::module::{Module, ParamId};
+use adapters_module::{Boxed, BoxedKind, Boxes, DynModule, transparent_module};
+use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, ParamId};
 use burn::tensor::Tensor;
 
-use crate::dyn_module::{Boxed, BoxedKind, Boxes, DynModule};
 use crate::method::layer::{Causality, NotMergeable, SiteAdapter};
 use crate::method::named_params::NamedParams;
 use crate::method::shared::Shared;
 use crate::pass::call::Call;
 use crate::pass::state::{FusionQuery, HookState};
-use crate::transparent_module;
 
 /// A boxed layer that is itself a [`Module`]. It dereferences to [`ErasedLayer`], which has every function.
-pub type Erased<S> = Boxed<Layer<S>>;
+#[derive(Clone, Debug)]
+pub struct Erased<S: HookState>(Boxed<Layer<S>>);
+
+transparent_module!(impl[S: HookState] Erased<S>, 0);
+
+impl<S: HookState> ModuleDisplayDefault for Erased<S> {
+    fn content(&self, content: Content) -> Option<Content> {
+        self.0.content(content)
+    }
+}
+
+impl<S: HookState> ModuleDisplay for Erased<S> {}
+
+impl<S: HookState> Deref for Erased<S> {
+    type Target = dyn ErasedLayer<S>;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
 
 /// [`ErasedLayer`] as a kind of boxed module.
 #[derive(Debug)]
@@ -35,7 +54,7 @@ impl<S: HookState> Erased<S> {
         P: 'static,
     {
         let reads = PhantomData::<fn() -> P>;
-        Self::of(Reading { layer, reads })
+        Self(Boxed::of(Reading { layer, reads }))
     }
 
     /// The layer, if it is of this type.

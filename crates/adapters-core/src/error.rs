@@ -2,9 +2,8 @@
 
 use std::error::Error as StdError;
 
+use adapters_config::{CompositionError, ConfigStringError, PatternError};
 use adapters_nn::{UnknownName, did_you_mean};
-
-use crate::composition::CompositionError;
 
 /// Errors of configuration, targeting, attaching, activating and merging. Files have an error type in `adapters-store`.
 #[derive(Debug, thiserror::Error)]
@@ -22,18 +21,9 @@ pub enum Error {
     /// A name from a closed list was not in it.
     #[error(transparent)]
     UnknownName(#[from] UnknownName),
-    /// A configuration string does not parse.
-    #[error("config string `{input}`, column {column}: expected {expected}, found {found}")]
-    ConfigString {
-        /// The whole string.
-        input: String,
-        /// Column from one.
-        column: usize,
-        /// What may stand there.
-        expected: String,
-        /// What stands there.
-        found: String,
-    },
+    /// A config string does not parse.
+    #[error(transparent)]
+    ConfigString(#[from] ConfigStringError),
     /// Two members of a union target the same module.
     #[error("`{first}` and `{second}` both target `{place}`; the members of a union must target disjoint modules")]
     UnionConflict {
@@ -103,14 +93,8 @@ pub enum Error {
         attached: String,
     },
     /// A target pattern is not a regular expression.
-    #[error("target pattern `{pattern}` is not a regular expression")]
-    TargetPattern {
-        /// The pattern.
-        pattern: String,
-        /// Why not.
-        #[source]
-        source: Box<fancy_regex::Error>,
-    },
+    #[error(transparent)]
+    TargetPattern(#[from] PatternError),
     /// A target matched no site of the model.
     #[error("target `{target}` matches nothing in this {architecture} model{}; it has: {available}", did_you_mean(.nearest))]
     NoTarget {
@@ -271,5 +255,13 @@ impl Error {
             method,
             source: Box::new(source),
         }
+    }
+
+    /// [`Error::Config`] for a method of this family.
+    pub fn in_config<T, E>(family: &'static str, result: Result<T, E>) -> Result<T, Self>
+    where
+        E: StdError + Send + Sync + 'static,
+    {
+        result.map_err(|source| Self::config(family, source))
     }
 }

@@ -1,9 +1,9 @@
 //! What a model implements to be adapted.
 
+use adapters_nn::NormWeight;
 use burn::nn::{Embedding, Linear};
 
 use crate::matrices::Matrices;
-use crate::pass::state::NormWeight;
 use crate::site::{Role, Site, SiteInfo, Stack};
 use crate::sited::{LayerMut, LayerRef, Sites};
 

@@ -8,13 +8,13 @@ use std::fmt::Debug;
 use std::marker::PhantomData;
 use std::ops::Deref;
 
+use adapters_nn::NormParameters;
 use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::nn::conv::{Conv1d, Conv2d};
 use burn::nn::{Dropout, Embedding, LayerNorm, Linear, RmsNorm};
 use burn::tensor::{Device, Tensor};
 
 use crate::matrices::Matrices;
-use crate::pass::state::NormParameters;
 use crate::site::{EmbeddingRole, LinearRole, NormRole, ResidualRole, Role, Site, SiteInfo, SiteKind, Stack};
 
 /// Something that contains sites: a layer that knows its own, or a struct of such layers, for which `#[derive(Sites)]`

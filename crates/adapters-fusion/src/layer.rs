@@ -162,7 +162,7 @@ impl SiteAdapter<FusionState> for FusionLayer {
             ResidualPath::ToKeysAndValues => up.clone() + state.residual.clone(),
             ResidualPath::ToResult => up.clone(),
         };
-        let ups: Vec<Tensor<3>> = state.ups.iter().map(read).collect();
+        let additions: Vec<Tensor<3>> = state.additions.iter().map(read).collect();
         let score = |up: &Tensor<3>| {
             let key = match &self.key {
                 Some(projection) => projection.forward(up.clone()),
@@ -170,10 +170,10 @@ impl SiteAdapter<FusionState> for FusionLayer {
             };
             (query.clone() * key).sum_dim(2)
         };
-        let scores = Tensor::cat(ups.iter().map(score).collect(), 2);
+        let scores = Tensor::cat(additions.iter().map(score).collect(), 2);
         let scores = call.dropout(scores, rules.dropout);
         let weights = activation::softmax(scores / self.temperature(call.passes), 2);
-        let weighed = ups.into_iter().enumerate().map(|(index, up)| {
+        let weighed = additions.into_iter().enumerate().map(|(index, up)| {
             self.projected(up, ValueOrder::BeforeWeighing) * weights.clone().slice_dim(2, index..index + 1)
         });
         let fused = weighed.reduce(|sum, part| sum + part).map(|context| {

@@ -151,7 +151,7 @@ impl LearnsFaster for Adalora {
 }
 
 impl Scheduled for Adalora {
-    fn schedule(&self, steps: u64) -> Box<dyn TrainingSchedule> {
+    fn schedule(&self, _adapter: &Attached, steps: u64) -> Box<dyn TrainingSchedule> {
         Box::new(RankAllocator::new(Schedule {
             target_rank: self.target_r,
             initial: self.tinit,

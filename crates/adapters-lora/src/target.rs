@@ -267,7 +267,7 @@ impl LoraTarget {
         let modules = match self {
             Self::Modules(target) => ModuleFields::of(target.clone(), extra.clone()),
             // What a file of AdapterHub had besides has no meaning here.
-            Self::Roles(_) => ModuleFields::of(ModuleTarget::new(ModulePattern::naming(sites, host)), Map::new()),
+            Self::Roles(_) => ModuleFields::of(ModuleTarget::new(ModuleTarget::naming(sites, host)), Map::new()),
         };
         let mut fields = to_fields(&modules, &[]);
         fields.insert("peft_type".to_owned(), peft_type.into());

@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use adapters_core::config::{from_fields, to_fields};
-use adapters_core::target::{ModulePattern, Target};
+use adapters_core::target::{ModuleTarget, Target};
 use adapters_core::{ConfigError, Format, Host, Role, SiteInfo, StoredConfig};
 
 use crate::module_fields::ModuleFields;
@@ -79,7 +79,7 @@ pub fn read_modules<T: DeserializeOwned>(
 pub fn name_modules(name: &str, modules: &mut ModuleFields, sites: &[&SiteInfo], host: &dyn Host) {
     modules
         .target_modules
-        .get_or_insert_with(|| ModulePattern::naming(sites, host));
+        .get_or_insert_with(|| ModuleTarget::naming(sites, host));
     modules.extra.insert("peft_type".to_owned(), name.into());
     for (field, value) in [("task_type", Value::Null), ("inference_mode", Value::Bool(true))] {
         modules.extra.entry(field).or_insert(value);

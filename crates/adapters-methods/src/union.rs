@@ -1,15 +1,21 @@
 //! Several methods under one adapter's name, each at its own sites.
 
+mod schedule;
+
 use std::fmt;
 
+use burn::tensor::Tensor;
 use serde_json::{Map, Value, json};
 
 use adapters_core::target::Target;
 use adapters_core::{
     AnyMethod, Attached, Build, Capabilities, ConfigError, ConvertsForStorage, EditsEmbeddings, Encode, ErasedMethod,
-    Error, Format, Host, Inserted, KnowsTasks, LearnsFaster, ModulePatterns, NamedParams, NeedsTokenizer, Role,
-    ScalesUpdate, Shared, SharedParameters, SiteInfo, SiteLayer, StoredConfig, Tensors, TiesHead,
+    Error, Format, Host, Inserted, KnowsTasks, LearnsFaster, ModulePatterns, NamedParams, NeedsTokenizer, Penalized,
+    Role, ScalesUpdate, Scheduled, Shared, SharedParameters, SiteInfo, SiteLayer, StoredConfig, Tensors, TiesHead,
+    TrainingSchedule,
 };
+
+use crate::union::schedule::UnionSchedule;
 
 /// A union of configurations, written `a|b`: an adapter that has layers of each, no two at one site.
 ///
@@ -109,14 +115,9 @@ impl Union {
         adapter: &Attached,
         convert: impl Fn(&AnyMethod, &Attached) -> Result<Option<Attached>, Error>,
     ) -> Result<Option<Attached>, Error> {
-        let infos: Vec<&SiteInfo> = adapter.own_layers().map(|l| &l.info).collect();
         let (mut layers, mut members, mut changed) = (Vec::new(), Vec::new(), false);
-        for (member, sites) in self.sites_of_members(&infos)? {
-            let mine = adapter
-                .layers()
-                .filter(|l| sites.iter().any(|info| info.site == l.info.site));
-            let own = adapter.reformed(member.clone(), mine.cloned().collect());
-            let converted = convert(member, &own)?;
+        for own in self.adapters_of_members(adapter)? {
+            let converted = convert(own.method(), &own)?;
             changed |= converted.is_some();
             let own = converted.unwrap_or(own);
             layers.extend(own.layers().cloned());
@@ -125,11 +126,29 @@ impl Union {
         Ok(changed.then(|| adapter.reformed(AnyMethod::erased(Self { members }), layers)))
     }
 
+    /// For each member the adapter with its layers alone.
+    fn adapters_of_members(&self, adapter: &Attached) -> Result<Vec<Attached>, Error> {
+        let infos: Vec<&SiteInfo> = adapter.own_layers().map(|l| &l.info).collect();
+        let of_member = |(member, sites): MemberSites<'_, '_>| {
+            let own = adapter
+                .layers()
+                .filter(|l| sites.iter().any(|info| info.site == l.info.site));
+            adapter.reformed(member.clone(), own.cloned().collect())
+        };
+        Ok(self.sites_of_members(&infos)?.into_iter().map(of_member).collect())
+    }
+
     /// The members that change how many positions a sequence has.
     fn edits(&self) -> impl Iterator<Item = &dyn EditsEmbeddings> {
         self.members
             .iter()
             .filter_map(|member| member.capabilities().embeddings)
+    }
+
+    /// Whether the training of a member follows a schedule.
+    fn has_schedule(&self) -> bool {
+        let mut members = self.members.iter();
+        members.any(|member| member.capabilities().schedule.is_some())
     }
 
     /// How many tasks every member knows; `None` where none knows of tasks.
@@ -198,6 +217,8 @@ impl ErasedMethod for Union {
     fn capabilities(&self) -> Capabilities<'_> {
         Capabilities {
             shared: Some(self),
+            schedule: self.has_schedule().then_some(self),
+            penalty: Some(self),
             faster: Some(self),
             patterns: Some(self),
             scaled: Some(self),
@@ -315,6 +336,24 @@ impl SharedParameters for Union {
 
     fn owns(&self, param: &str) -> bool {
         self.members.iter().any(|member| owns(member, param))
+    }
+}
+
+impl Scheduled for Union {
+    fn schedule(&self, adapter: &Attached, steps: u64) -> Box<dyn TrainingSchedule> {
+        // The members of an attached adapter target different sites.
+        let adapters = self.adapters_of_members(adapter).unwrap_or_default();
+        Box::new(UnionSchedule::new(&adapters, steps))
+    }
+}
+
+impl Penalized for Union {
+    fn penalty(&self, adapter: &Attached) -> Option<Tensor<1>> {
+        let adapters = self.adapters_of_members(adapter).ok()?;
+        let penalties = adapters
+            .iter()
+            .filter_map(|own| own.method().capabilities().penalty?.penalty(own));
+        penalties.reduce(|sum, penalty| sum + penalty)
     }
 }
 

@@ -1,7 +1,7 @@
 //! A pretrained model of any architecture behind one type.
 
-use adapters_core::dyn_module::{Boxed, BoxedKind, Boxes, DynModule};
-use adapters_core::{Ctx, Error, Forward, Host, LayerMut, LayerRef, Role, SiteInfo, Sites, Stack, transparent_module};
+use adapters_core::{Ctx, Error, Forward, Host, LayerMut, LayerRef, Role, SiteInfo, Sites, Stack};
+use adapters_module::{Boxed, BoxedKind, Boxes, DynModule, transparent_module};
 use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault};
 use burn::tensor::{Device, Tensor};
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use adapters_core::quantize;
+use adapters_adapted::quantize;
 use adapters_nn::Precision;
 use adapters_store::{Fingerprint, read_json};
 use burn::tensor::Device;

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use adapters_core::Adapted;
+use adapters_adapted::Adapted;
 use adapters_models::speech::{LogMel, SpeechPrompt, Waveforms, read_wav};
 use adapters_models::{Beams, Generation, Pretrained};
 use adapters_store::{read_json, write_json};

@@ -2,8 +2,9 @@
 
 use adapters_core::target::Target;
 use adapters_core::{
-    Build, Call, Capabilities, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method,
-    NotMergeable, ParamValues, Scheduled, SiteAdapter, SiteInfo, SiteLayer, Tensors, TrainingSchedule, named_params,
+    Attached, Build, Call, Capabilities, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight,
+    Method, NotMergeable, ParamValues, Scheduled, SiteAdapter, SiteInfo, SiteLayer, Tensors, TrainingSchedule,
+    named_params,
 };
 use adapters_methods::ModuleFields;
 use adapters_methods::{PeftModules, peft_modules};
@@ -128,7 +129,7 @@ impl Method for Oft {
 peft_modules!(Oft: "OFT");
 
 impl Scheduled for Oft {
-    fn schedule(&self, _steps: u64) -> Box<dyn TrainingSchedule> {
+    fn schedule(&self, _adapter: &Attached, _steps: u64) -> Box<dyn TrainingSchedule> {
         Box::new(Ball { eps: self.eps })
     }
 }

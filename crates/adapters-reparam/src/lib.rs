@@ -22,8 +22,8 @@ use fancy_regex::Regex;
 use fnv::FnvHasher;
 
 use adapters_core::{
-    AnyMethod, Build, Erased, Error, Host, LinearRole, LinearState, LinearWeight, Location, Shared, SiteLayer, Sited,
-    Sites, Stack,
+    AnyMethod, Build, Erased, Error, Host, LinearRole, LinearState, LinearWeight, Location, PatternError, Shared,
+    SiteLayer, Sited, Sites, Stack,
 };
 use adapters_nn::nearest;
 
@@ -237,9 +237,10 @@ fn matcher(patterns: &[String]) -> Result<Regex, Error> {
         .iter()
         .map(|p| fancy_regex::escape(p).replace(r"\*", ".*"))
         .collect();
-    Regex::new(&format!("^(?:{})$", any.join("|"))).map_err(|source| Error::TargetPattern {
-        pattern: patterns.join(", "),
-        source: Box::new(source),
+    Regex::new(&format!("^(?:{})$", any.join("|"))).map_err(|source| {
+        let pattern = patterns.join(", ");
+        let source = Box::new(source);
+        Error::TargetPattern(PatternError { pattern, source })
     })
 }
 

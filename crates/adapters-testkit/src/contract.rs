@@ -6,10 +6,10 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
-use adapters::core::{
-    AttachedLayer, Call, Causality, Format, LinearState, Pass, SiteLayer, Sited, merge, values, with_fresh_ids,
-};
+use adapters::core::{AttachedLayer, Call, Causality, Format, LinearState, Pass, SiteLayer, Sited};
+use adapters::merge;
 use adapters::models::{Input, Model, ModelKind, Pretrained, TextInput, ToTextInput};
+use adapters::module::{values, with_fresh_ids};
 use adapters::nn::draw;
 use adapters::store::{LoadOptions, StoreError, load_adapter, save_adapter};
 use adapters::{AdapterSet, Composition, Ctx, Error, Host, METHODS, method};

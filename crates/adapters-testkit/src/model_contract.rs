@@ -8,7 +8,8 @@ mod packing;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use adapters::core::{Attached, Role, SiteInfo, Tensors, merge};
+use adapters::core::{Attached, Role, SiteInfo, Tensors};
+use adapters::merge;
 use adapters::models::{
     Architectures, ImageInput, Input, KeyValueCache, Model, ModelError, ModelKind, Pretrained, TextInput, ToTextInput,
     save_checkpoint,

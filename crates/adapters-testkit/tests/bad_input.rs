@@ -5,8 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use adapters::core::ConfigError;
-use adapters::core::{Tensors, values};
+use adapters::core::Tensors;
 use adapters::models::{Model, ModelError, Pretrained};
+use adapters::module::values;
 use adapters::nn::UnknownName;
 use adapters::store::{LoadOptions, StoreError, TensorProblem, load_adapter, read_safetensors, write_safetensors};
 use adapters::{AdapterSet, Error, METHODS, method};

@@ -1,8 +1,8 @@
 //! Combinations of LoRAs against what they are defined to be.
 
-use adapters::core::values;
 use adapters::lora::{Combination, SignElection};
-use adapters::{AdapterSet, Ctx, Error, method};
+use adapters::module::values;
+use adapters::{AdapterSet, Ctx, Error, average, method};
 use adapters_testkit::contract::{Bench, randomised, relative_error};
 use burn::tensor::{Device, Tensor, TensorData};
 
@@ -79,8 +79,7 @@ fn an_average_counts_the_scale_of_each_adapter() {
         set.put_values(other, values.clone()).unwrap();
     }
     for (other, scale) in [("loud", 4.0), ("stabilized", 2.0 / 2f64.sqrt())] {
-        set.average("mean", &[("a".into(), 0.25), (other.into(), 0.75)])
-            .unwrap();
+        average(&mut set, "mean", &[("a".into(), 0.25), (other.into(), 0.75)]).unwrap();
         let mean = set.attached("mean").unwrap().values();
         for ((place, mean), before) in mean.iter().zip(values.values()) {
             let factor = if place.1 == "lora_B" { 0.25 + 0.75 * scale } else { 1.0 };
@@ -145,7 +144,7 @@ fn what_does_not_fit_is_refused() {
     let unknown = refuse(Combination::Cat, &[("c".to_owned(), 1.0)]);
     assert!(matches!(unknown, Error::NoSuchAdapter { .. }), "{unknown}");
     assert_eq!(values(&set), before);
-    let shapes = set.average("new", &weights(0.5, 0.5)).unwrap_err();
+    let shapes = average(&mut set, "new", &weights(0.5, 0.5)).unwrap_err();
     assert!(matches!(shapes, Error::CannotAverage { .. }), "{shapes}");
     assert!(set.get("new").is_none());
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use adapters::core::Tensors;
-use adapters::core::merge;
+use adapters::merge;
 use adapters::models::{LinearScores, Model, PaddingSide, Pretrained, TextInput, save_checkpoint};
 use adapters::nn::ops::cross_entropy;
 use adapters::store::{read_safetensors, write_safetensors};

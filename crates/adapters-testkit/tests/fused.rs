@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use adapters::core::Format;
-use adapters::core::{LinearRole, Location, ParamValues, Role, Sited, Sites, Stack, merge};
+use adapters::core::{LinearRole, Location, ParamValues, Role, Sited, Sites, Stack};
 use adapters::lora::Combination;
+use adapters::merge;
 use adapters::models::{Model, Pretrained, TextInput, save_checkpoint};
 use adapters::store::{LoadOptions, load_adapter, save_adapter};
 use adapters::{AdapterSet, Composition, Ctx, Host, METHODS, Site, method};

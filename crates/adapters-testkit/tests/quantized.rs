@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use adapters::core::{Role, SiteKind, quantize};
+use adapters::core::{Role, SiteKind};
 use adapters::models::FromCheckpoint;
 use adapters::models::bert::{BertConfig, BertModel};
 use adapters::models::{Model, PaddingSide, Pretrained, TextInput, save_checkpoint};
 use adapters::nn::ops::cross_entropy;
 use adapters::nn::{Precision, float_weight};
+use adapters::quantize;
 use adapters::{AdapterSet, Ctx, Host, merge, method};
 use adapters_testkit::contract::{gradients_of, randomised};
 use burn::module::{Module, Param};

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use adapters_core::{Adapted, AttachOptions, Attached, Composition, Ctx, SiteKind};
+use adapters_adapted::{Adapted, AttachOptions};
+use adapters_core::{Attached, Composition, Ctx, SiteKind};
 use adapters_models::heads::HeadConfig;
 use adapters_models::{Head, Model, Pretrained, TextTokenizer};
 use adapters_store::{BaseMatch, LoadOptions, Manifest, expressible, load_adapter};

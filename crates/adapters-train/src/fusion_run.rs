@@ -6,7 +6,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
-use adapters_core::{Adapted, Ctx, Format, Recorded};
+use adapters_adapted::Adapted;
+use adapters_core::{Ctx, Format, Recorded};
 use adapters_models::Pretrained;
 use adapters_store::{LoadOptions, Setup};
 use burn::tensor::Tensor;

@@ -4,7 +4,8 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use adapters_core::{Adapted, Ctx};
+use adapters_adapted::Adapted;
+use adapters_core::Ctx;
 use adapters_models::heads::{HeadConfig, HeadKind, Scores};
 use adapters_models::{Encoded, Head, Input, Model, TextTokenizer};
 use adapters_nn::ops::cross_entropy;

@@ -1,6 +1,7 @@
 //! The model of a run: base, adapters and the head of a task, with its gradients.
 
-use adapters_core::{Adapted, Ctx, NamedParams};
+use adapters_adapted::Adapted;
+use adapters_core::{Ctx, NamedParams};
 use adapters_models::heads::Scores;
 use adapters_models::{Head, Input, LinearScores, Model};
 use burn::module::{Module, ParamId};

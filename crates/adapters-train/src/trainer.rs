@@ -6,7 +6,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
-use adapters_core::{Adapted, Ctx, TrainingSchedule};
+use adapters_adapted::Adapted;
+use adapters_core::{Ctx, TrainingSchedule};
 use adapters_models::{Model, ModelKind, Pretrained};
 use adapters_store::StoreError;
 use burn::module::Module;
@@ -256,7 +257,7 @@ fn prepare(
         .filter_map(|adapter| {
             Some((
                 adapter.name().to_owned(),
-                adapter.method().capabilities().schedule?.schedule(steps),
+                adapter.method().capabilities().schedule?.schedule(adapter, steps),
             ))
         })
         .collect();

@@ -16,11 +16,11 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use adapters::core::quantize;
 use adapters::models::FromCheckpoint;
 use adapters::models::bert::{BertConfig, BertModel};
 use adapters::models::{Model, ModelError, Pretrained, TextInput};
 use adapters::nn::{Precision, float_weight};
+use adapters::quantize;
 use adapters::{AdapterSet, Ctx, Host, method};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use adapters_core::{Adapted, Attached, Format, Host};
+use adapters_adapted::Adapted;
+use adapters_core::{Attached, Format, Host};
 use adapters_methods::Registry;
 use adapters_store::{
     LoadOptions, LoadReport, Manifest, SavedFiles, StoreError, expressible, load_adapter, save_adapter,

@@ -8,13 +8,16 @@ mod device;
 mod files;
 pub mod methods;
 
+pub use adapters_adapted::{Adapted, AttachOptions, Merged, average, merge, normalized, quantize};
 pub use adapters_core as core;
 pub use adapters_core::{
-    Adapted, AdapterSet, AnyMethod, AttachOptions, AttachReport, Composition, Ctx, Error, Format, Forward, Frozen,
-    Host, IntoMethod, Location, Method, Point, Site, Sited, Sites, merge,
+    AdapterSet, AnyMethod, AttachReport, Composition, Ctx, Error, Format, Forward, Host, IntoMethod, Location, Method,
+    Point, Site, Sited, Sites,
 };
 pub use adapters_fusion as fusion;
 pub use adapters_methods::{MethodEntry, Registry};
+pub use adapters_module as module;
+pub use adapters_module::Frozen;
 pub use adapters_nn as nn;
 pub use adapters_reparam::{ForPaths, WeightDoor};
 pub use adapters_store as store;

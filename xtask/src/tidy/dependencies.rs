@@ -7,14 +7,23 @@ use super::{Finding, METHOD_CRATES};
 /// Which crates of this workspace a crate may use; `None` when any.
 fn allowed(package: &str) -> Option<&'static [&'static str]> {
     match package {
-        "adapters-derive" | "adapters-nn" => Some(&[]),
-        "adapters-core" => Some(&["adapters-derive", "adapters-nn"]),
+        "adapters-derive" | "adapters-module" | "adapters-nn" => Some(&[]),
+        "adapters-config" => Some(&["adapters-nn"]),
+        "adapters-core" => Some(&["adapters-config", "adapters-derive", "adapters-module", "adapters-nn"]),
+        "adapters-adapted" => Some(&["adapters-core", "adapters-module", "adapters-nn"]),
         "adapters-methods" => Some(&["adapters-core", "adapters-nn"]),
         "adapters-store" => Some(&["adapters-core", "adapters-fusion", "adapters-methods", "adapters-nn"]),
-        "adapters-reparam" | "adapters-models" => {
-            Some(&["adapters-core", "adapters-methods", "adapters-nn", "adapters-store"])
-        }
+        "adapters-reparam" => Some(&["adapters-core", "adapters-methods", "adapters-nn", "adapters-store"]),
+        "adapters-models" => Some(&[
+            "adapters-adapted",
+            "adapters-core",
+            "adapters-methods",
+            "adapters-module",
+            "adapters-nn",
+            "adapters-store",
+        ]),
         "adapters-train" => Some(&[
+            "adapters-adapted",
             "adapters-core",
             "adapters-fusion",
             "adapters-methods",

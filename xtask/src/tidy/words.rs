@@ -52,7 +52,8 @@ const EXCEPTIONS: [(&str, &str); 2] = [
 /// No line of code outside tests has a word that the crate must not know.
 pub(super) fn check(path: &str, text: &str, package: &str) -> Vec<Finding> {
     let (words, what, remedy): (&[&str], _, _) = match package {
-        "adapters-core" | "adapters-methods" | "adapters-models" | "adapters-train" => (
+        "adapters-adapted" | "adapters-config" | "adapters-core" | "adapters-methods" | "adapters-module"
+        | "adapters-models" | "adapters-train" => (
             &METHODS,
             "method",
             "say it in the words of sites and hooks, or move it to the method's crate",

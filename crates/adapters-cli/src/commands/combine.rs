@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use adapters::core::normalized;
 use adapters::lora::{Combination, SignElection};
 use adapters::models::{Head, ModelError, Pretrained};
 use adapters::store::{LoadOptions, Manifest, base_name, load_adapter, name_base, save_adapter};
 use adapters::{AdapterSet, METHODS};
+use adapters::{average, normalized};
 
 use crate::args::{CombineArgs, SignArg};
 use crate::failure::Failure;
@@ -69,7 +69,7 @@ pub fn run(args: CombineArgs) -> Result<(), Failure> {
                 true => weights,
                 false => shares(&weights)?,
             };
-            set.average(&name, &weights)?;
+            average(&mut set, &name, &weights)?;
         }
     }
     if let Some(format) = format {

@@ -12,11 +12,12 @@ use crate::error::Error;
 use crate::host::Host;
 use crate::method::build::Build;
 use crate::method::capability::Capabilities;
-use crate::method::codec::{Format, Tensors};
+use crate::method::codec::Tensors;
 use crate::method::shared::Shared;
 use crate::method::site_layer::SiteLayer;
 use crate::method::target::Target;
 use crate::site::SiteInfo;
+use adapters_config::Format;
 
 /// From a text to the ids of its tokens, special ones included: what a model's tokenizer does.
 pub type Encode<'a> = dyn Fn(&str) -> Result<Vec<u32>, Box<dyn StdError + Send + Sync>> + 'a;

@@ -6,13 +6,13 @@ use crate::error::Error;
 use crate::host::Host;
 use crate::method::any::{AnyMethod, Encode};
 use crate::method::build::Build;
-use crate::method::codec::Format;
 use crate::method::schedule::TrainingSchedule;
 use crate::method::shared::Shared;
 use crate::method::site_layer::SiteLayer;
 use crate::pass::state::Inserted;
 use crate::set::attached::Attached;
 use crate::site::SiteInfo;
+use adapters_config::Format;
 
 /// The optional abilities of a method. It implements the trait and returns itself:
 /// `Capabilities { shared: Some(self), ..Capabilities::default() }`.
@@ -42,24 +42,6 @@ pub struct Capabilities<'a> {
     pub tasks: Option<&'a dyn KnowsTasks>,
 }
 
-impl std::fmt::Debug for Capabilities<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Capabilities")
-            .field("shared", &self.shared.is_some())
-            .field("schedule", &self.schedule.is_some())
-            .field("penalty", &self.penalty.is_some())
-            .field("faster", &self.faster.is_some())
-            .field("patterns", &self.patterns.is_some())
-            .field("scaled", &self.scaled.is_some())
-            .field("embeddings", &self.embeddings.is_some())
-            .field("tokenizer", &self.tokenizer.is_some())
-            .field("tied", &self.tied.is_some())
-            .field("storage", &self.storage.is_some())
-            .field("tasks", &self.tasks.is_some())
-            .finish()
-    }
-}
-
 /// A method whose layers share parameters.
 pub trait SharedParameters {
     /// Builds what the layers share.
@@ -75,8 +57,8 @@ pub trait SharedParameters {
 
 /// A method that changes parameters between optimizer steps.
 pub trait Scheduled {
-    /// The schedule for a training run of `steps` steps.
-    fn schedule(&self, steps: u64) -> Box<dyn TrainingSchedule>;
+    /// The schedule of an adapter for a training run of `steps` steps.
+    fn schedule(&self, adapter: &Attached, steps: u64) -> Box<dyn TrainingSchedule>;
 }
 
 /// A method that adds a term to the loss.

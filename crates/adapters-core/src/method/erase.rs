@@ -1,5 +1,6 @@
 //! Every [`Method`] as an [`AnyMethod`].
 
+use adapters_config::{AdapterHub, Format, Peft, Preset};
 use serde_json::{Map, Value};
 
 use crate::error::Error;
@@ -8,8 +9,7 @@ use crate::method::Method;
 use crate::method::any::{AnyMethod, ErasedMethod};
 use crate::method::build::Build;
 use crate::method::capability::Capabilities;
-use crate::method::codec::{AdapterHub, Codec, Format, Peft, Tensors};
-use crate::method::preset;
+use crate::method::codec::{Codec, Tensors};
 use crate::method::site_layer::SiteLayer;
 use crate::method::target::Target;
 use crate::site::SiteInfo;
@@ -64,7 +64,7 @@ impl<M: Method> ErasedMethod for M {
     }
 
     fn config_string(&self) -> String {
-        preset::config_string(M::NAME, M::presets(), self)
+        Preset::config_string(M::presets(), M::NAME, self)
     }
 
     fn target(&self) -> Target {

@@ -49,7 +49,7 @@ pub trait SiteAdapter<S: HookState, P = ()>: NamedParams {
     fn causality(&self) -> Causality;
 
     /// What a fusion over this adapter computes its queries from; `None` for a layer that does not set
-    /// [`HiddenState::up`](crate::HiddenState) and so cannot be fused.
+    /// [`HiddenState::addition`](crate::HiddenState) and so cannot be fused.
     fn fusion_query(&self) -> Option<FusionQuery> {
         None
     }

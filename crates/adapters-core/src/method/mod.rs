@@ -5,22 +5,16 @@
 //! 3. [`layer`], [`named_params`], [`site_layer`], [`shared`]: what it builds.
 //! 4. [`codec`]: how a method is stored in the two file formats.
 //! 5. [`capability`], [`schedule`]: what only some methods need.
-//! 6. [`config`], [`config_string`], [`preset`]: from a config string to a configuration and back.
-//! 7. [`any`], [`erase`]: methods of any type.
+//! 6. [`any`], [`erase`]: methods of any type.
 
 pub(crate) mod any;
 pub(crate) mod build;
 pub(crate) mod capability;
 pub mod codec;
-pub mod config;
-pub(crate) mod config_string;
 pub(crate) mod erase;
 pub(crate) mod layer;
 pub(crate) mod macros;
-pub(crate) mod module_names;
 pub(crate) mod named_params;
-pub(crate) mod path_pattern;
-pub(crate) mod preset;
 pub(crate) mod schedule;
 pub(crate) mod shared;
 pub(crate) mod site_layer;
@@ -29,15 +23,14 @@ mod unmatched;
 
 use std::fmt::Debug;
 
+use adapters_config::{AdapterHub, ConfigError, Peft, Preset};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::Error;
 use crate::method::build::Build;
 use crate::method::capability::Capabilities;
-use crate::method::codec::{AdapterHub, Codec, Peft};
-use crate::method::config::ConfigError;
-use crate::method::preset::Preset;
+use crate::method::codec::Codec;
 use crate::method::site_layer::SiteLayer;
 use crate::method::target::Target;
 use crate::site::SiteInfo;

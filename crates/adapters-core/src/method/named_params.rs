@@ -1,8 +1,12 @@
-//! The names of a layer's parameters.
+//! Parameters by the names of their method.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use burn::module::ParamId;
+use burn::tensor::TensorData;
+
+use crate::site::Site;
 
 /// The trained parameters of a layer under the names of its method (`"lora_A"`), which the storage formats
 /// turn into keys. Rust field names never reach a file.
@@ -20,3 +24,6 @@ pub trait NamedParams {
         Vec::new()
     }
 }
+
+/// Values of an adapter's parameters, by site (`None` for what its layers share) and name.
+pub type ParamValues = BTreeMap<(Option<Site>, String), TensorData>;

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use crate::method::codec::Tensors;
-use crate::set::values::ParamValues;
+use crate::method::named_params::ParamValues;
 
 /// A schedule that changes parameters between the optimizer's steps: cutting ranks, for example.
 pub trait TrainingSchedule: Debug + Send {

@@ -3,9 +3,9 @@
 use std::any::Any;
 use std::borrow::Cow;
 
+use adapters_module::{Boxed, BoxedKind, Boxes, DynModule};
 use burn::module::{Module, ParamId};
 
-use crate::dyn_module::{Boxed, BoxedKind, Boxes, DynModule};
 use crate::method::named_params::NamedParams;
 
 /// What the layers of an adapter share: a module of a type of its method, or of each of several methods.

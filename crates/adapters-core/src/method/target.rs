@@ -4,13 +4,10 @@
 
 use std::collections::BTreeSet;
 
-use serde::{Deserialize, Serialize};
+pub use adapters_config::{ModuleNames, ModulePattern, name_matches, pattern_value};
 
 use crate::error::Error;
 use crate::host::Host;
-pub use crate::method::module_names::ModuleNames;
-use crate::method::path_pattern::is_match;
-pub use crate::method::path_pattern::{name_matches, pattern_value};
 use crate::site::{Role, Site, SiteInfo, SiteKind, Stack};
 
 /// Which sites a method targets.
@@ -69,47 +66,6 @@ pub struct ModuleTarget {
     /// The components of a path before the number that `layers` counts, such as `layers` or `blocks`; the layer of the site
     /// without one.
     pub layers_pattern: Option<ModuleNames>,
-}
-
-/// A pattern over module paths.
-///
-/// On the wire: a list is names, a string is a regular expression, the string `all-linear` is itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "WirePattern", into = "WirePattern")]
-pub enum ModulePattern {
-    /// Whole path or last components: `query` matches `encoder.layer.0.attention.self.query`.
-    Names(Vec<String>),
-    /// A regular expression that must match the whole path.
-    Regex(String),
-    /// Every linear layer but the language-model head.
-    AllLinear,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum WirePattern {
-    Names(Vec<String>),
-    Text(String),
-}
-
-impl From<WirePattern> for ModulePattern {
-    fn from(wire: WirePattern) -> Self {
-        match wire {
-            WirePattern::Names(names) => Self::Names(names),
-            WirePattern::Text(text) if text == "all-linear" => Self::AllLinear,
-            WirePattern::Text(text) => Self::Regex(text),
-        }
-    }
-}
-
-impl From<ModulePattern> for WirePattern {
-    fn from(pattern: ModulePattern) -> Self {
-        match pattern {
-            ModulePattern::Names(names) => Self::Names(names),
-            ModulePattern::Regex(text) => Self::Text(text),
-            ModulePattern::AllLinear => Self::Text("all-linear".to_owned()),
-        }
-    }
 }
 
 /// What a target hits.
@@ -249,39 +205,6 @@ impl Target {
     }
 }
 
-impl ModulePattern {
-    /// Whether it matches a module's path.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::TargetPattern`] for an invalid regular expression.
-    pub fn matches(&self, path: &str) -> Result<bool, Error> {
-        Ok(match self {
-            Self::Names(names) => names.iter().any(|name| name_matches(name, path)),
-            Self::Regex(text) => is_match(&format!("^(?:{text})$"), text, path)?,
-            Self::AllLinear => true,
-        })
-    }
-
-    /// The names that select exactly these sites: last components where they suffice, else whole paths.
-    pub fn naming(sites: &[&SiteInfo], host: &dyn Host) -> Self {
-        let mut names: Vec<String> = Vec::new();
-        for site in sites {
-            let last = site.path.rsplit('.').next().unwrap_or(&site.path).to_owned();
-            if !names.contains(&last) {
-                names.push(last);
-            }
-        }
-        let short = Self::Names(names);
-        let selected = Target::Modules(ModuleTarget::new(short.clone())).select(host);
-        let chosen: BTreeSet<_> = sites.iter().map(|s| s.site).collect();
-        match selected {
-            Ok(selection) if selection.sites.iter().map(|s| s.site).collect::<BTreeSet<_>>() == chosen => short,
-            _ => Self::Names(sites.iter().map(|s| s.path.clone()).collect()),
-        }
-    }
-}
-
 /// Whether any of the roles means this site. A fused projection is meant by each of its parts.
 pub(super) fn meant(roles: &[Role], info: &SiteInfo) -> bool {
     roles.iter().any(|role| info.hub_role.holds(*role))
@@ -314,6 +237,24 @@ impl ModuleTarget {
             exclude: None,
             layers: None,
             layers_pattern: None,
+        }
+    }
+
+    /// The pattern of names that selects exactly these sites: last components where they suffice, else whole paths.
+    pub fn naming(sites: &[&SiteInfo], host: &dyn Host) -> ModulePattern {
+        let mut names: Vec<String> = Vec::new();
+        for site in sites {
+            let last = site.path.rsplit('.').next().unwrap_or(&site.path).to_owned();
+            if !names.contains(&last) {
+                names.push(last);
+            }
+        }
+        let short = ModulePattern::Names(names);
+        let selected = Target::Modules(Self::new(short.clone())).select(host);
+        let chosen: BTreeSet<_> = sites.iter().map(|s| s.site).collect();
+        match selected {
+            Ok(selection) if selection.sites.iter().map(|s| s.site).collect::<BTreeSet<_>>() == chosen => short,
+            _ => ModulePattern::Names(sites.iter().map(|s| s.path.clone()).collect()),
         }
     }
 
@@ -357,22 +298,5 @@ pub(super) fn parameter_path(info: &SiteInfo) -> Option<String> {
         (Some(parameter), _) => Some(format!("{}.{}", info.path, parameter.name)),
         (None, SiteKind::Linear { .. }) => Some(format!("{}.weight", info.path)),
         _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_wire_form_tells_the_three_patterns_apart() {
-        for (json, pattern) in [
-            (r#"["query"]"#, ModulePattern::Names(vec!["query".to_owned()])),
-            (r#""all-linear""#, ModulePattern::AllLinear),
-            (r#"".*\\.query""#, ModulePattern::Regex(r".*\.query".to_owned())),
-        ] {
-            assert_eq!(serde_json::from_str::<ModulePattern>(json).unwrap(), pattern);
-            assert_eq!(serde_json::to_string(&pattern).unwrap(), json);
-        }
     }
 }

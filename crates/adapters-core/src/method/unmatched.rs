@@ -93,9 +93,9 @@ impl Target {
 impl ModuleTarget {
     /// Names and patterns that hit nothing.
     fn unmatched(&self, sites: &[SiteInfo]) -> Result<Vec<String>, Error> {
-        let mut missing = self.modules.unmatched(sites)?;
+        let mut missing = unmatched_by(&self.modules, sites)?;
         if let Some(exclude) = &self.exclude {
-            missing.extend(exclude.unmatched(sites)?);
+            missing.extend(unmatched_by(exclude, sites)?);
         }
         Ok(missing)
     }
@@ -125,25 +125,23 @@ impl fmt::Display for Target {
     }
 }
 
-impl ModulePattern {
-    /// Names that match no module; the expression, if it matches none.
-    fn unmatched(&self, sites: &[SiteInfo]) -> Result<Vec<String>, Error> {
-        let modules = || sites.iter().filter(|info| info.is_module());
-        match self {
-            Self::Names(names) => {
-                let hits = |name: &str| modules().any(|info| name_matches(name, &info.path));
-                Ok(names.iter().filter(|name| !hits(name)).cloned().collect())
-            }
-            Self::Regex(pattern) => {
-                for info in modules() {
-                    if self.matches(&info.path)? {
-                        return Ok(Vec::new());
-                    }
-                }
-                Ok(vec![pattern.clone()])
-            }
-            Self::AllLinear => Ok(Vec::new()),
+/// Names that match no module; the expression, if it matches none.
+fn unmatched_by(pattern: &ModulePattern, sites: &[SiteInfo]) -> Result<Vec<String>, Error> {
+    let modules = || sites.iter().filter(|info| info.is_module());
+    match pattern {
+        ModulePattern::Names(names) => {
+            let hits = |name: &str| modules().any(|info| name_matches(name, &info.path));
+            Ok(names.iter().filter(|name| !hits(name)).cloned().collect())
         }
+        ModulePattern::Regex(text) => {
+            for info in modules() {
+                if pattern.matches(&info.path)? {
+                    return Ok(Vec::new());
+                }
+            }
+            Ok(vec![text.clone()])
+        }
+        ModulePattern::AllLinear => Ok(Vec::new()),
     }
 }
 

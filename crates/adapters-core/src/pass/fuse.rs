@@ -3,7 +3,7 @@
 use crate::method::site_layer::SiteState;
 use crate::pass::compose::{After, Open, Seen};
 use crate::pass::plan::Node;
-use crate::pass::state::{FusionState, Up};
+use crate::pass::state::FusionState;
 
 impl<'a, S: SiteState> Seen<'_, 'a, S> {
     /// The state after a fusion of children, opened and finished by the last adapter among them.
@@ -20,18 +20,18 @@ impl<'a, S: SiteState> Seen<'_, 'a, S> {
         if let Some(hidden) = state.fusion() {
             fused.opened = hidden.hidden.clone();
             fused.residual = hidden.inner.clone().unwrap_or(fused.residual);
-            hidden.up = Up::Asked;
+            (hidden.fused, hidden.addition) = (true, None);
         }
         for child in node.children.iter().filter(|child| self.acts(child)) {
             let (mut part, _) = self.run(child, state.clone(), Open::Done);
-            if let Some(Up::Is(up)) = part.fusion().map(|hidden| std::mem::take(&mut hidden.up)) {
-                fused.ups.push(up);
-            }
+            fused
+                .additions
+                .extend(part.fusion().and_then(|hidden| hidden.addition.take()));
         }
         let fused = self.at.of_kind::<FusionState>().fused(fusion, fused);
         if let (Some(hidden), Some(fused)) = (state.fusion(), fused) {
             hidden.hidden = fused;
-            hidden.up = Up::Unasked;
+            hidden.fused = false;
         }
         (state, Some(last))
     }

@@ -12,12 +12,12 @@ use crate::pass::call::Pass;
 use crate::pass::compose::At;
 use crate::pass::plan::Plan;
 use crate::pass::state::{
-    AnyNorm, EmbeddingState, HiddenState, Join, KeyValueState, LinearState, MatricesState, NormState, NormWeight,
-    Normalization, OutputState, TableState, Up,
+    AnyNorm, EmbeddingState, HiddenState, Join, KeyValueState, LinearState, MatricesState, NormState, OutputState,
+    TableState,
 };
 use crate::site::Site;
 use crate::sited::{EmbeddingHook, KeyValueHook, OutputHook, Point, ResidualHook, Sited};
-use adapters_nn::ops;
+use adapters_nn::{NormWeight, Normalization, ops};
 
 /// The hooks of a pass that has begun; [`Ctx::begin`](crate::Ctx::begin) returns them.
 ///
@@ -206,7 +206,8 @@ impl<'a> Hooks<'a> {
                 input,
                 inner: None,
                 join,
-                up: Up::Unasked,
+                fused: false,
+                addition: None,
             }),
         }
     }

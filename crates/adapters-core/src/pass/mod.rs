@@ -63,6 +63,7 @@ pub(crate) mod batch;
 pub(crate) mod call;
 pub(crate) mod compose;
 pub(crate) mod ctx;
+pub(crate) mod forward;
 mod fuse;
 pub(crate) mod hooks;
 pub(crate) mod memo;

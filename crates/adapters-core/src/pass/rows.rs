@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use crate::composition::Composition;
 use crate::error::Error;
 use crate::pass::plan::{BatchRows, Block, Node};
+use adapters_config::Composition;
 
 /// How a block chooses a child for a row.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,13 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::composition::Composition;
 use crate::error::Error;
 use crate::host::Host;
 use crate::method::layer::Causality;
 use crate::set::AdapterSet;
 use crate::set::attached::Attached;
 use crate::set::model_shape::ModelShape;
+use adapters_config::Composition;
 
 /// The state of a set: what adapters and fusions it has. No two states of any two sets have the same, unless one set is a
 /// copy of the other and neither was changed since.

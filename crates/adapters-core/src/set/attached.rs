@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use adapters_module::{Fill, values, with_fresh_ids};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
@@ -11,13 +12,12 @@ use crate::error::Error;
 use crate::host::Host;
 use crate::method::any::AnyMethod;
 use crate::method::build::Build;
-use crate::method::codec::Format;
-use crate::method::named_params::NamedParams;
+use crate::method::named_params::{NamedParams, ParamValues};
 use crate::method::shared::Shared;
 use crate::method::site_layer::SiteLayer;
 use crate::set::model_shape::ModelShape;
-use crate::set::values::{Fill, ParamValues, values, with_fresh_ids};
 use crate::site::{Site, SiteInfo};
+use adapters_config::Format;
 
 /// One attached adapter.
 #[derive(Clone, Debug)]

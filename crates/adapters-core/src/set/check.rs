@@ -1,11 +1,11 @@
 //! Whether every block of a composition has a meaning for the adapters in it.
 
-use crate::composition::Composition;
 use crate::error::Error;
 use crate::method::site_layer::SiteLayer;
 use crate::set::AdapterSet;
 use crate::set::active::Active;
 use crate::set::attached::Attached;
+use adapters_config::Composition;
 
 /// Why a kind of block has no meaning for a layer.
 type Refusal = Option<&'static str>;

@@ -1,9 +1,9 @@
 //! Position-id offset of peft's prefix tuning: adapters whose vectors count as positions before the first token.
 
-use crate::composition::Composition;
 use crate::error::Error;
 use crate::set::AdapterSet;
 use crate::set::active::Active;
+use adapters_config::Composition;
 
 impl AdapterSet {
     /// The position of the first token with the adapters of a composition.

@@ -1,9 +1,9 @@
 //! Checks for prompt tuning inside blocks that split the batch or the sequence: its adapters make rows longer.
 
-use crate::composition::Composition;
 use crate::error::Error;
 use crate::pass::state::Inserted;
 use crate::set::AdapterSet;
+use adapters_config::Composition;
 
 impl AdapterSet {
     /// Refuses adapters that move or add positions where that has no meaning.

@@ -6,28 +6,24 @@ use std::fmt;
 use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Tensor};
 
-use crate::composition::Composition;
 use crate::error::Error;
+use crate::method::named_params::ParamValues;
 use crate::method::site_layer::SiteLayer;
 use crate::set::active::{Active, Generation};
 use crate::set::attached::ParamPlace;
 use crate::set::attached::{Attached, AttachedLayer};
-use crate::set::values::ParamValues;
+use adapters_config::Composition;
 use adapters_nn::nearest;
 
 pub(crate) mod active;
-pub(crate) mod adapted;
 pub(crate) mod attach;
 pub(crate) mod attached;
-pub(crate) mod average;
 mod check;
 mod first_position;
-pub(crate) mod frozen;
 mod fusions;
 mod longer_rows;
 mod model_shape;
 mod stacks;
-pub(crate) mod values;
 
 /// Adapters by name, fusions of them, the composition that is active, and what of it trains.
 ///

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use adapters_core::{
     Composition, Ctx, EmbeddingState, Error, HiddenState, HookState, Join, KeyValueState, LinearState, OutputState,
-    Role, SiteLayer, Up,
+    Role, SiteLayer,
 };
 use burn::module::{Module, Param, ParamId};
 use burn::nn::{LayerNorm, LayerNormConfig, LinearConfig};
@@ -277,11 +277,12 @@ fn rows_of_every_state_round_trip() {
                 input: None,
                 inner: None,
                 join,
-                up: Up::Unasked,
+                fused: true,
+                addition: Some(three()),
             },
             |s| {
                 assert_eq!(matches!(s.join, Join::NormOfSum(_)), has_norm);
-                vec![of(&s.hidden), of(&s.residual)]
+                vec![of(&s.hidden), of(&s.residual), of(&s.addition.clone().unwrap())]
             },
         );
     }

@@ -24,7 +24,7 @@ use crate::scaling::Scaling;
 /// How LoRAs become one. `w_i` are the weights, `s_i` the scales, and every sum is over the adapters.
 ///
 /// The plain average of AdapterHub, `sum w_i A_i` and `sum w_i B_i`, is
-/// [`AdapterSet::average`](adapters_core::AdapterSet::average), as for every other method.
+/// `adapters_adapted::average`, as for every other method.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Combination {
     /// `sum |w_i| A_i` and `sum w_i B_i`: a negative weight subtracts. *Composing Parameter-Efficient Modules with

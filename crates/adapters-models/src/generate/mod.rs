@@ -3,7 +3,8 @@
 mod beam;
 mod sampling;
 
-use adapters_core::{Active, Adapted, AdapterSet, Ctx};
+use adapters_adapted::Adapted;
+use adapters_core::{Active, AdapterSet, Ctx};
 use burn::tensor::{Tensor, TensorData};
 
 use crate::cache::KeyValueCache;

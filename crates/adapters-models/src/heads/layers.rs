@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
-use adapters_core::{Ctx, Host, NamedParams, values, with_fresh_ids};
+use adapters_core::{Ctx, Host, NamedParams};
+use adapters_module::{values, with_fresh_ids};
 use adapters_nn::draw;
 use adapters_nn::ops::{self, Activation};
 use adapters_store::read_json;
@@ -209,7 +210,7 @@ impl Head {
     }
 
     /// The sum of heads times their weights, as a head of its own. Weights are taken as they are; the reference divides them by
-    /// their sum first, as [`normalized`](adapters_core::normalized) does.
+    /// their sum first, as [`normalized`](adapters_adapted::normalized) does.
     ///
     /// # Errors
     ///

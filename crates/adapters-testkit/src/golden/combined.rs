@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use adapters::core::{NamedParams, ParamValues, normalized};
+use adapters::core::{NamedParams, ParamValues};
 use adapters::lora::{Combination, SignElection};
 use adapters::models::Model;
 use adapters::prefix::eject;
 use adapters::store::{LoadOptions, load_adapter};
 use adapters::{AdapterSet, METHODS};
+use adapters::{average, normalized};
 use burn::tensor::{Device, TensorData};
 use serde_json::Value;
 
@@ -56,7 +57,7 @@ impl Combined<'_> {
             (other, _) => return Err(Stop::unsupported(format!("combine_strategy = {other:?}"))),
         };
         match combination {
-            None => set.average(name, &weights)?,
+            None => average(set, name, &weights)?,
             Some(combination) => Combination::named(combination, op.svd_rank, op.density, sign, 0)?.combine(
                 set,
                 name,

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use adapters::core::{Active, Format, Merged, Record, Tensors, merge};
+use adapters::core::{Active, Format, Record, Tensors};
 use adapters::models::{Model, ModelKind};
 use adapters::store::{
     CompositionDict, LoadOptions, Setup, load_adapter, load_fusion, read_json, read_safetensors, save_adapter,
     save_fusion, with_shape, write_safetensors,
 };
 use adapters::{AdapterSet, Composition, Ctx, METHODS};
+use adapters::{Merged, merge};
 use burn::module::Module;
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use serde::Deserialize;

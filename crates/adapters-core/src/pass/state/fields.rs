@@ -121,45 +121,6 @@ pub(super) mod whole {
     }
 }
 
-/// What a fusion reads of an adapter: in every part, or in none.
-pub(super) mod up {
-    use super::*;
-    use crate::pass::state::hidden::Up;
-
-    pub(crate) fn take_rows(field: &Up, rows: &[usize]) -> Up {
-        match field {
-            Up::Is(up) => Up::Is(tensor::take_rows(up, rows)),
-            other => other.clone(),
-        }
-    }
-
-    pub(crate) fn join_rows(parts: Vec<(usize, Up)>) -> Up {
-        join(parts, tensor::join_rows)
-    }
-
-    pub(crate) fn take_positions(field: &Up, range: Range<usize>, positions: usize) -> Up {
-        match field {
-            Up::Is(up) => Up::Is(tensor::take_positions(up, range, positions)),
-            other => other.clone(),
-        }
-    }
-
-    pub(crate) fn join_positions(parts: Vec<(usize, Up)>) -> Up {
-        join(parts, tensor::join_positions)
-    }
-
-    fn join(parts: Vec<(usize, Up)>, cat: fn(Vec<(usize, Tensor<3>)>) -> Tensor<3>) -> Up {
-        let mut written = Vec::new();
-        for (size, part) in parts {
-            match part {
-                Up::Is(up) => written.push((size, up)),
-                other => return other,
-            }
-        }
-        Up::Is(cat(written))
-    }
-}
-
 /// Implements `Rows` for a state whose fields are all listed with their kinds, and `Positions` where a field is named whose
 /// axis 1 says how many positions there are.
 macro_rules! by_fields {

@@ -28,7 +28,7 @@ pub struct FusionState {
     /// What the residual connection inside the adapters carries, `[batch, seq, d_model]`.
     pub residual: Tensor<3>,
     /// What each adapter adds, `[batch, seq, d_model]`, in the order of the fusion. There is at least one.
-    pub ups: Vec<Tensor<3>>,
+    pub additions: Vec<Tensor<3>>,
     /// What the fusion layer made of them, `[batch, seq, d_model]`.
     pub fused: Option<Tensor<3>>,
 }
@@ -41,7 +41,7 @@ impl FusionState {
             residual: before.clone(),
             before,
             query: query.unwrap_or(FusionQuery::Hidden),
-            ups: Vec::new(),
+            additions: Vec::new(),
             fused: None,
         }
     }
@@ -55,7 +55,7 @@ impl Rows for FusionState {
             opened: take(&self.opened),
             query: self.query,
             residual: take(&self.residual),
-            ups: self.ups.iter().map(take).collect(),
+            additions: self.additions.iter().map(take).collect(),
             fused: self.fused.as_ref().map(take),
         }
     }
@@ -68,8 +68,8 @@ impl Rows for FusionState {
             opened: join(&|part| part.opened.clone()),
             query: parts[0].query,
             residual: join(&|part| part.residual.clone()),
-            ups: (0..parts[0].ups.len())
-                .map(|index| join(&|part| part.ups[index].clone()))
+            additions: (0..parts[0].additions.len())
+                .map(|index| join(&|part| part.additions[index].clone()))
                 .collect(),
             fused: fused.map(Tensor::join_rows),
         }

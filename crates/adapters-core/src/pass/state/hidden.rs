@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use adapters_nn::NormParameters;
 use burn::tensor::Tensor;
 
 use super::fields::by_fields;
 use super::hook_state::{HookState, NoWeight};
-use super::normalization::NormParameters;
 use super::rows::weighted;
 
 /// A normalization of any formula, with the parameters it has in this pass.
@@ -75,38 +75,17 @@ pub struct HiddenState {
     pub inner: Option<Tensor<3>>,
     /// How it joins.
     pub join: Join,
-    /// What the adapter before added, where a fusion reads it.
-    pub up: Up,
+    /// Whether a fusion reads what adapters add.
+    pub fused: bool,
+    /// What the last adapter added to the residual stream before its gate, norm and residual, `[batch, seq, d_model]`, where a
+    /// fusion reads it.
+    pub addition: Option<Tensor<3>>,
 }
 
 impl HiddenState {
     /// What adapters take for the residual stream.
     pub fn read(&self) -> &Tensor<3> {
         self.input.as_ref().unwrap_or(&self.residual)
-    }
-}
-
-/// What an adapter adds to the residual stream before its gate, norm and residual: what a fusion attends to.
-#[derive(Clone, Debug, Default)]
-#[allow(clippy::large_enum_variant, reason = "a tensor, or none")]
-pub enum Up {
-    /// No fusion reads it.
-    #[default]
-    Unasked,
-    /// A fusion reads it, and no adapter has written it.
-    Asked,
-    /// What the last adapter wrote, `[batch, seq, d_model]`.
-    Is(Tensor<3>),
-}
-
-impl Up {
-    /// With what an adapter adds, if a fusion reads it.
-    #[must_use]
-    pub fn answered(self, up: &Tensor<3>) -> Self {
-        match self {
-            Self::Unasked => Self::Unasked,
-            Self::Asked | Self::Is(_) => Self::Is(up.clone()),
-        }
     }
 }
 
@@ -117,7 +96,8 @@ by_fields!(HiddenState, positions of hidden {
     input: optional,
     inner: optional,
     join: whole,
-    up: up,
+    fused: whole,
+    addition: optional,
 });
 
 impl HookState for HiddenState {

@@ -1,9 +1,9 @@
 //! The state at a normalization.
 
+use adapters_nn::NormWeight;
 use burn::tensor::Tensor;
 
 use super::hook_state::HookState;
-use super::normalization::NormWeight;
 use super::positions::Positions;
 use super::rows::Rows;
 

@@ -4,8 +4,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::method::config::{ConfigError, from_fields, refuse_unknown, to_fields, without_fraction};
-use crate::method::config_string::ConfigPart;
+use crate::config_string::ConfigPart;
+use crate::fields::{ConfigError, from_fields, refuse_unknown, to_fields, without_fraction};
 
 /// An identifier that a config string may start with, and the configuration it stands for.
 #[derive(Debug)]
@@ -35,6 +35,17 @@ impl<M: Serialize + DeserializeOwned> Preset<M> {
         from_fields(all)
     }
 
+    /// The shortest config string that makes `method` again: that of the preset with the fewest differing fields; `name`
+    /// where there are no presets.
+    pub fn config_string(presets: &[Self], name: &str, method: &M) -> String {
+        let fields = to_fields(method, &[]);
+        let parts = presets.iter().map(|preset| preset.differing(fields.clone()));
+        match parts.min_by_key(|part| part.fields.len()) {
+            Some(part) => part.to_string(),
+            None => name.to_owned(),
+        }
+    }
+
     /// The fields in which `config` differs from the preset. Fields of a file that the method does not know are no part of
     /// a config string.
     fn differing(&self, mut fields: Map<String, Value>) -> ConfigPart {
@@ -47,16 +58,5 @@ impl<M: Serialize + DeserializeOwned> Preset<M> {
                 .map(|(key, value)| (key, without_fraction(value)))
                 .collect(),
         }
-    }
-}
-
-/// The shortest config string that makes `method` again: that of the preset with the fewest differing fields.
-pub(crate) fn config_string<M: Serialize + DeserializeOwned>(name: &str, presets: &[Preset<M>], method: &M) -> String {
-    let fields = to_fields(method, &[]);
-    let parts = presets.iter().map(|preset| preset.differing(fields.clone()));
-    match parts.min_by_key(|part| part.fields.len()) {
-        Some(part) => part.to_string(),
-        // A method without presets is in no registry's config strings.
-        None => name.to_owned(),
     }
 }

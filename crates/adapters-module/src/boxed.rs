@@ -6,8 +6,8 @@
 //!   [`DynVisitor`] / [`DynMapper`], carrying each parameter as [`Any`] with its rank;
 //! - *inward*: [`Inward`] takes the rank back to a const and calls the caller's own visitor or mapper.
 //!
-//! [`Boxed`] is a module in a box, of any trait whose supertrait is [`DynModule`]: an adapter's layer
-//! ([`Erased`](crate::Erased)), what its layers share, a model. [`transparent_module!`](crate::transparent_module) makes a
+//! [`Boxed`] is a module in a box, of any trait whose supertrait is [`DynModule`]: an adapter's layer,
+//! what its layers share, a model. [`transparent_module!`](crate::transparent_module) makes a
 //! struct the module that one of its fields is.
 
 use std::any::Any;

@@ -1,9 +1,7 @@
 //! A frozen base in fewer bits: its linear weights in `bf16`, or in eight bits and restored a layer at a time where they are used.
 
+use adapters_core::{Host, Role};
 use adapters_nn::{Precision, quantize_linear};
-
-use crate::host::Host;
-use crate::site::Role;
 
 /// What quantizing a model did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

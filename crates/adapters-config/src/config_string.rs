@@ -5,7 +5,6 @@ use std::str::FromStr;
 
 use serde_json::{Map, Value};
 
-use crate::error::Error;
 use crate::text::{Cursor, Literal, Unexpected};
 
 /// A parsed config string: one or more configurations.
@@ -24,18 +23,32 @@ pub struct ConfigPart {
     pub fields: Map<String, Value>,
 }
 
+/// A config string that does not parse.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("config string `{input}`, column {column}: expected {expected}, found {found}")]
+pub struct ConfigStringError {
+    /// The whole string.
+    pub input: String,
+    /// Column from one.
+    pub column: usize,
+    /// What may stand there.
+    pub expected: String,
+    /// What stands there.
+    pub found: String,
+}
+
 impl FromStr for ConfigString {
-    type Err = Error;
+    type Err = ConfigStringError;
 
     /// Format: `part ("|" part)*`, `part = name ("[" (key "=" value ("," ..)*)? "]")?`; a value is a number, `true`,
     /// `false`, `none`, a quoted or bare word, or a list in brackets.
-    fn from_str(input: &str) -> Result<Self, Error> {
+    fn from_str(input: &str) -> Result<Self, ConfigStringError> {
         parts(&mut Cursor::new(input)).map(|parts| Self { parts }).map_err(
             |Unexpected {
                  column,
                  expected,
                  found,
-             }| Error::ConfigString {
+             }| ConfigStringError {
                 input: input.to_owned(),
                 column,
                 expected,

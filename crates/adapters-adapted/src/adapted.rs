@@ -1,36 +1,11 @@
 //! A base model with its adapters: what a program holds.
 
+use adapters_core::{AdapterSet, AttachReport, Composition, Ctx, Error, Forward, Host, IntoMethod};
+use adapters_module::Frozen;
 use burn::module::Module;
 use burn::tensor::Device;
 
-use crate::composition::Composition;
-use crate::error::Error;
-use crate::host::Host;
 use crate::merge::{MergeReport, merge};
-use crate::method::erase::IntoMethod;
-use crate::pass::ctx::Ctx;
-use crate::set::AdapterSet;
-use crate::set::attach::AttachReport;
-use crate::set::frozen::Frozen;
-
-/// A model whose forward pass calls the hooks of a context, as [`Adapted`] runs it.
-pub trait Forward: Host {
-    /// What it reads.
-    type Input;
-    /// What it computes.
-    type Output;
-
-    /// The forward pass with the adapters of `cx`.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Ctx::begin`], and [`Error::WrongInput`] for an input that the model does not read.
-    ///
-    /// # Panics
-    ///
-    /// May panic on an input of the wrong shape.
-    fn forward(&self, input: Self::Input, cx: &mut Ctx<'_>) -> Result<Self::Output, Error>;
-}
 
 /// How an adapter is attached.
 #[derive(Clone, Debug, Default)]

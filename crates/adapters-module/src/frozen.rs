@@ -25,7 +25,7 @@ impl<M> Frozen<M> {
     }
 
     /// The model, to be changed: this one alone if others share it.
-    pub(crate) fn make_mut(&mut self) -> &mut M
+    pub fn make_mut(&mut self) -> &mut M
     where
         M: Clone,
     {

@@ -6,8 +6,7 @@ use serde_json::{Map, Value};
 
 use adapters_nn::{UnknownName, did_you_mean, nearest};
 
-use crate::error::Error;
-use crate::method::codec::Format;
+use crate::format::Format;
 
 /// What can be wrong with a method's configuration. `field` is spelled as it is written in files.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -187,15 +186,5 @@ pub(crate) fn without_fraction(value: Value) -> Value {
             Value::Object(fields.collect())
         }
         other => other,
-    }
-}
-
-impl Error {
-    /// [`Error::Config`] for a method of this family.
-    pub fn in_config<T, E>(family: &'static str, result: Result<T, E>) -> Result<T, Self>
-    where
-        E: std::error::Error + Send + Sync + 'static,
-    {
-        result.map_err(|source| Self::config(family, source))
     }
 }

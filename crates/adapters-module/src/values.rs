@@ -1,14 +1,9 @@
 //! Values of parameters by their id: reading them out of a module and putting them in.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Int, Tensor, TensorData};
-
-use crate::site::Site;
-
-/// Values of an adapter's parameters, by site (`None` for what its layers share) and name.
-pub type ParamValues = BTreeMap<(Option<Site>, String), TensorData>;
 
 /// Values of all parameters of a module, by id: numbers that train, and integers, which are indices.
 pub fn values(module: &impl Module) -> HashMap<ParamId, TensorData> {
@@ -26,8 +21,9 @@ pub fn values(module: &impl Module) -> HashMap<ParamId, TensorData> {
     collect.0
 }
 
-/// Replaces parameter values by id.
-pub(crate) struct Fill(pub(crate) HashMap<ParamId, TensorData>);
+/// Replaces parameter values by id; a parameter without one keeps its own.
+#[derive(Debug)]
+pub struct Fill(pub HashMap<ParamId, TensorData>);
 
 impl ModuleMapper for Fill {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {

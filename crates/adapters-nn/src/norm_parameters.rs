@@ -1,13 +1,14 @@
-//! Normalizations as adapters see them: parameters that are read and replaced, whatever the formula.
+//! Normalizations whose parameters are read and replaced, whatever the formula.
 
 use std::fmt::Debug;
 
-use adapters_nn::ops;
 use burn::module::{Param, ParamId};
 use burn::nn::{LayerNorm, RmsNorm};
 use burn::tensor::Tensor;
 
-/// Weight and bias of a normalization, as merging sees them.
+use crate::ops;
+
+/// Weight and bias of a normalization.
 #[derive(Clone, Debug)]
 pub struct NormWeight {
     /// `[d_model]`.
@@ -16,7 +17,7 @@ pub struct NormWeight {
     pub bias: Option<Tensor<1>>,
 }
 
-/// A normalization whose parameters adapters may replace.
+/// A normalization whose parameters may be replaced.
 pub trait Normalization: Clone {
     /// Normalizes; `[batch, seq, d_model]` to the same shape.
     fn normalize(&self, x: Tensor<3>) -> Tensor<3>;

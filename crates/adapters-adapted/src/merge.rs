@@ -2,21 +2,13 @@
 
 use std::fmt;
 
+use adapters_core::{
+    AdapterSet, AttachedLayer, Error, Host, LinearWeight, Matrices, NormWeight, NotMergeable, Shared, Site, SiteLayer,
+};
+use adapters_nn::float_weight;
 use burn::module::Param;
 use burn::nn::{Embedding, Linear};
 use burn::tensor::{ElementConversion, Tensor};
-
-use crate::error::Error;
-use crate::host::Host;
-use crate::matrices::Matrices;
-use crate::method::layer::NotMergeable;
-use crate::method::shared::Shared;
-use crate::method::site_layer::SiteLayer;
-use crate::pass::state::{LinearWeight, NormWeight};
-use crate::set::AdapterSet;
-use crate::set::attached::AttachedLayer;
-use crate::site::Site;
-use adapters_nn::float_weight;
 
 /// An adapter folded into a model, with the layers it replaced.
 ///

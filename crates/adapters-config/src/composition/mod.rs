@@ -125,13 +125,13 @@ impl fmt::Display for BlockKind {
 /// | `Average(.., normalize=)` | `true` | divide `weights` by their sum | `true`, `false` |
 ///
 /// ```
-/// use adapters_core::Composition;
+/// use adapters_config::Composition;
 ///
 /// let setup: Composition = "Stack(lang, Fuse(b, c))".parse()?;
 /// assert_eq!(setup, Composition::stack(["lang".into(), Composition::fuse(["b", "c"])]));
 /// assert_eq!(setup.adapters().collect::<Vec<_>>(), ["lang", "b", "c"]);
 /// setup.validate()?;
-/// # Ok::<(), adapters_core::composition::CompositionError>(())
+/// # Ok::<(), adapters_config::CompositionError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub enum Composition {
