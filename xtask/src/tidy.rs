@@ -38,7 +38,7 @@ const METHOD_CRATES: [&str; 9] = [
 /// First folders of absolute paths that belong to one machine.
 const MACHINE_FOLDERS: [&str; 4] = ["home", "root", "tmp", "work"];
 
-/// What is wrong at one place, and what to do about it.
+/// What is wrong at one line, and what to do about it.
 #[derive(Debug, PartialEq)]
 struct Finding {
     /// Path from the workspace root, with `/`.
@@ -121,10 +121,10 @@ fn ignored(root: &Path) -> Vec<String> {
 
 /// Collects the files under `folder`, as paths from the root, without what is ignored.
 fn list(root: &Path, folder: &str, ignored: &[String], paths: &mut Vec<String>) -> Result<()> {
-    let place = root.join(folder);
-    let entries = fs::read_dir(&place)
+    let listed = root.join(folder);
+    let entries = fs::read_dir(&listed)
         .into_diagnostic()
-        .wrap_err_with(|| format!("{}: cannot list", place.display()))?;
+        .wrap_err_with(|| format!("{}: cannot list", listed.display()))?;
     for entry in entries {
         let entry = entry.into_diagnostic()?;
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -258,7 +258,7 @@ mod tests {
     const CORE: &str = "crates/adapters-core/src/site.rs";
 
     /// `path:line` of each finding.
-    fn places(path: &str, text: &str) -> Vec<String> {
+    fn locations(path: &str, text: &str) -> Vec<String> {
         check(path, text)
             .iter()
             .map(|finding| format!("{}:{}", finding.path, finding.line))
@@ -267,33 +267,33 @@ mod tests {
 
     #[test]
     fn a_source_file_begins_with_its_documentation() {
-        assert_eq!(places(CORE, "//! Sites.\nfn f() {}\n"), [""; 0]);
-        assert_eq!(places(CORE, "#![doc = include_str!(\"../README.md\")]\n"), [""; 0]);
+        assert_eq!(locations(CORE, "//! Sites.\nfn f() {}\n"), [""; 0]);
+        assert_eq!(locations(CORE, "#![doc = include_str!(\"../README.md\")]\n"), [""; 0]);
         assert_eq!(
-            places(CORE, "\nuse std::fmt;\n"),
+            locations(CORE, "\nuse std::fmt;\n"),
             ["crates/adapters-core/src/site.rs:2"]
         );
-        assert_eq!(places(CORE, ""), ["crates/adapters-core/src/site.rs:1"]);
-        assert_eq!(places("xtask/src/x.rs", "mod a;\n"), ["xtask/src/x.rs:1"]);
+        assert_eq!(locations(CORE, ""), ["crates/adapters-core/src/site.rs:1"]);
+        assert_eq!(locations("xtask/src/x.rs", "mod a;\n"), ["xtask/src/x.rs:1"]);
     }
 
     #[test]
     fn integration_tests_need_no_module_documentation() {
-        assert_eq!(places("crates/adapters-core/tests/a.rs", "use a;"), [""; 0]);
+        assert_eq!(locations("crates/adapters-core/tests/a.rs", "use a;"), [""; 0]);
     }
 
     #[test]
     fn a_file_of_600_lines_is_fine_and_one_of_601_is_not() {
         let lines = |count: usize| "//! Doc.\n".repeat(count);
-        assert_eq!(places(CORE, &lines(600)), [""; 0]);
-        assert_eq!(places(CORE, &lines(601)), ["crates/adapters-core/src/site.rs:601"]);
-        assert_eq!(places("data/reviews/train.jsonl", &lines(601)), [""; 0]);
+        assert_eq!(locations(CORE, &lines(600)), [""; 0]);
+        assert_eq!(locations(CORE, &lines(601)), ["crates/adapters-core/src/site.rs:601"]);
+        assert_eq!(locations("data/reviews/train.jsonl", &lines(601)), [""; 0]);
     }
 
     #[test]
     fn vague_file_names_are_reported() {
         assert_eq!(
-            places("crates/adapters-cli/src/utils.rs", "//! Doc.\n"),
+            locations("crates/adapters-cli/src/utils.rs", "//! Doc.\n"),
             ["crates/adapters-cli/src/utils.rs:1"]
         );
     }
@@ -314,7 +314,7 @@ mod tests {
             assert_eq!(machine_path(&line).is_some(), reported, "{line}");
         }
         assert_eq!(
-            places("README.md", &format!("one\nsee `/{folder}/x`\n")),
+            locations("README.md", &format!("one\nsee `/{folder}/x`\n")),
             ["README.md:2"]
         );
     }

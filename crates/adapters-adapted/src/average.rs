@@ -33,7 +33,7 @@ pub fn normalized(weights: &[(&str, f64)]) -> Result<Vec<(String, f64)>, Error> 
 /// # Errors
 ///
 /// [`Error::NoSuchAdapter`], [`Error::NameTaken`], [`Error::CannotAverage`] for adapters whose parameters differ in
-/// place or shape, or for no adapter at all.
+/// site or shape, or for no adapter at all.
 pub fn average(set: &mut AdapterSet, name: &str, weights: &[(String, f64)]) -> Result<(), Error> {
     let [(first, weight), others @ ..] = weights else {
         return Err(Error::CannotAverage {
@@ -47,9 +47,9 @@ pub fn average(set: &mut AdapterSet, name: &str, weights: &[(String, f64)]) -> R
     let mut sum: ParamValues = model
         .values()
         .into_iter()
-        .map(|(place, data)| {
+        .map(|(key, data)| {
             (
-                place,
+                key,
                 if data.dtype().is_float() {
                     scaled(data, *weight)
                 } else {
@@ -71,18 +71,18 @@ pub fn average(set: &mut AdapterSet, name: &str, weights: &[(String, f64)]) -> R
                 "they have different parameters or adapt different modules".to_owned(),
             ));
         }
-        for ((place, sum), data) in sum.iter_mut().zip(values.into_values()) {
+        for ((key, sum), data) in sum.iter_mut().zip(values.into_values()) {
             if sum.shape() != data.shape() {
-                let (name, shapes) = (&place.1, (sum.shape().to_vec(), data.shape().to_vec()));
+                let (name, shapes) = (&key.1, (sum.shape().to_vec(), data.shape().to_vec()));
                 return Err(refuse(format!(
                     "`{name}` has the shapes {:?} and {:?}",
                     shapes.0, shapes.1
                 )));
             }
             if data.dtype().is_float() {
-                let info = place.0.and_then(|site| sites.get(&site));
+                let info = key.0.and_then(|site| sites.get(&site));
                 let scale = |of: &Attached| match (info, of.method().capabilities().scaled) {
-                    (Some(info), Some(method)) => method.update_scale(info, &place.1),
+                    (Some(info), Some(method)) => method.update_scale(info, &key.1),
                     _ => Ok(None),
                 };
                 // The average has the constant of the first, so what another multiplies its update by more goes into the sum.
@@ -95,7 +95,7 @@ pub fn average(set: &mut AdapterSet, name: &str, weights: &[(String, f64)]) -> R
                 }
                 *sum = added(sum, scaled(data, *weight * more));
             } else if *sum != data {
-                return Err(refuse(format!("`{}` trains other elements of the weight", place.1)));
+                return Err(refuse(format!("`{}` trains other elements of the weight", key.1)));
             }
         }
     }

@@ -359,6 +359,8 @@ impl BottleneckConfig {
 
 impl Method for BottleneckConfig {
     const NAME: &'static str = "bottleneck";
+    const DESCRIPTION: &'static str =
+        "A small network with a residual connection behind the attention or feed-forward block of each layer.";
 
     fn presets() -> &'static [Preset<Self>] {
         PRESETS

@@ -25,6 +25,17 @@ impl Failure {
         }
     }
 
+    /// The message and its causes in a line.
+    pub fn to_line(&self) -> String {
+        let mut line = self.to_string();
+        let mut cause = self.source();
+        while let Some(source) = cause {
+            line.push_str(&format!(": {source}"));
+            cause = source.source();
+        }
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
     /// The same with another help.
     pub fn with_help(self, help: impl Into<String>) -> Self {
         Self {

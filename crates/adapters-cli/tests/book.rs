@@ -130,23 +130,20 @@ fn the_list_of_methods_is_that_of_the_program() {
     for entry in registry.entries() {
         let names: Vec<String> = entry.identifiers().iter().map(|name| format!("`{name}`")).collect();
         list.push_str(&format!(
-            "\n## {}\n\nNames in config strings: {}.\n",
+            "\n## {}\n\n{}\n\nNames in config strings: {}.\n",
             entry.name(),
+            entry.description(),
             names.join(", ")
         ));
         let defaults = entry.identifiers().iter().find_map(|name| entry.defaults(name));
-        match (entry.members(), defaults) {
-            (Some(members), _) => list.push_str(&format!("\nShort for `{members}`.\n")),
-            (None, Some(fields)) => {
-                list.push_str("\n| field | default |\n|---|---|\n");
-                for (field, value) in fields {
-                    list.push_str(&format!(
-                        "| `{field}` | `{}` |\n",
-                        value.to_string().replace('|', "\\|")
-                    ));
-                }
+        if let Some(fields) = defaults {
+            list.push_str("\n| field | default |\n|---|---|\n");
+            for (field, value) in fields {
+                list.push_str(&format!(
+                    "| `{field}` | `{}` |\n",
+                    value.to_string().replace('|', "\\|")
+                ));
             }
-            (None, None) => {}
         }
     }
     let path = book().join("method-list.md");

@@ -225,6 +225,22 @@ fn train_eval_predict_info_merge() {
     assert!(described["base"].as_str().unwrap().ends_with("model"), "{described}");
     assert!(described["parameters"].as_u64().unwrap() > 0, "{described}");
 
+    // Fields of a later version.
+    assert!(
+        described.get("unknown_fields").is_none() && described.get("recipe").is_none(),
+        "{described}"
+    );
+    let edit = |file: &str, from: &str, to: &str| {
+        let path = task.path("runs/recipe").join(file);
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.replacen(from, to, 1)).unwrap();
+    };
+    edit("adapter/adapter_config.json", "\"r\":", "\"later\": [1], \"r\":");
+    edit("recipe.toml", "epochs", "epoch");
+    let described = ok(&dir, &["info", "runs/recipe"]);
+    assert!(described.contains("unknown fields later (kept"), "{described}");
+    assert!(described.contains("unknown field `epoch`"), "{described}");
+
     // A folder that does not exist, and a base that was moved.
     let misspelt = fails(&dir, &["predict", "--adapter", "runs/recipes", "--text", "x"], 1);
     assert!(misspelt.contains("did you mean runs/recipe?"), "{misspelt}");
@@ -436,7 +452,16 @@ fn methods_and_the_machine_are_described() {
         methods.contains("double_seq_bn") && methods.contains("loreft"),
         "{methods}"
     );
+    assert!(methods.contains("ia3 "), "{methods}");
+    for line in methods
+        .lines()
+        .filter(|line| !line.starts_with(' '))
+        .take_while(|line| !line.is_empty())
+    {
+        assert!(line.ends_with('.'), "{line}");
+    }
     let fields = ok(dir, &["methods", "lora"]);
+    assert!(fields.starts_with("A low-rank update"), "{fields}");
     let rank = fields.lines().find(|line| line.starts_with("r ")).unwrap();
     assert_eq!(rank.split_whitespace().nth(1), Some("8"));
     let union = ok(dir, &["methods", "mam"]);

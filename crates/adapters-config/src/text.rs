@@ -72,7 +72,7 @@ impl fmt::Display for Literal<'_> {
     }
 }
 
-/// A place where something else was expected.
+/// A position where something else was expected.
 #[derive(Debug)]
 pub(crate) struct Unexpected {
     /// The column, counted in characters from 1.
@@ -83,7 +83,7 @@ pub(crate) struct Unexpected {
     pub(crate) found: String,
 }
 
-/// A place in a text that is being read.
+/// A position in a text that is being read.
 #[derive(Clone, Debug)]
 pub(crate) struct Cursor<'a> {
     text: &'a str,

@@ -25,20 +25,20 @@ pub enum Error {
     #[error(transparent)]
     ConfigString(#[from] ConfigStringError),
     /// Two members of a union target the same module.
-    #[error("`{first}` and `{second}` both target `{place}`; the members of a union must target disjoint modules")]
+    #[error("`{first}` and `{second}` both target `{target}`; the members of a union must target disjoint modules")]
     UnionConflict {
         /// Config string of the earlier member.
         first: String,
         /// Config string of the later member.
         second: String,
         /// The module, role or shared parameter.
-        place: String,
+        target: String,
     },
     /// Two adapters that have no parameters to share.
     #[error(
         "`{borrower}` cannot share parameters with `{owner}`: both must be of one method with shared parameters, at the same modules"
     )]
-    CannotShare {
+    CannotTie {
         /// Whose parameters were to be shared.
         owner: String,
         /// Who was to use them.
@@ -64,7 +64,7 @@ pub enum Error {
     },
     /// The rows, positions or tasks that a block assigns to its children are not those of the input.
     #[error("`{block}` covers {shared} {what}, but the input has {found}")]
-    WrongShares {
+    WrongSizes {
         /// The block.
         block: String,
         /// Rows, positions or tasks.

@@ -39,6 +39,12 @@ pub trait Host: Sites {
         false
     }
 
+    /// Which layers of its checkpoint it has, as ranges in order, where it uses some several times or not at all; empty for a
+    /// model that has each once.
+    fn layer_replication(&self) -> &[[usize; 2]] {
+        &[]
+    }
+
     /// Dropout probability of the model's attention, which a fusion takes over unless it has its own.
     fn attention_dropout(&self) -> f64 {
         0.0

@@ -54,7 +54,7 @@ pub use pass::state::{
 pub use set::AdapterSet;
 pub use set::active::Active;
 pub use set::attach::{AttachReport, build};
-pub use set::attached::{Attached, AttachedLayer, ParamPlace, ParamShape};
+pub use set::attached::{Attached, AttachedLayer, ParamInfo, ParamShape};
 pub use site::{
     BareParameter, EmbeddingRole, LinearRole, MatricesRole, NormRole, ResidualRole, Role, Site, SiteInfo, SiteKind,
     Stack,

@@ -367,6 +367,21 @@ impl SiteInfo {
         }
     }
 
+    /// Moves a site of a layer to the layer of another index, in its path too: the first number there is that of the layer.
+    pub fn move_to_layer(&mut self, index: usize) {
+        let Some(own) = self.site.layer else { return };
+        self.site.layer = Some(index);
+        let (own, mut moved) = (own.to_string(), false);
+        let parts = self.path.split('.').map(|part| match part == own && !moved {
+            true => {
+                moved = true;
+                index.to_string()
+            }
+            false => part.to_owned(),
+        });
+        self.path = parts.collect::<Vec<_>>().join(".");
+    }
+
     /// Whether it is a module with weights in the published checkpoint, which a path can name.
     pub fn is_module(&self) -> bool {
         matches!(

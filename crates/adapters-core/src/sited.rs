@@ -23,8 +23,8 @@ pub trait Sites {
     /// Calls `visit` with every site and what is there, in the order of the forward pass.
     fn visit_sites<'a>(&'a self, visit: &mut dyn FnMut(&'a SiteInfo, LayerRef<'a>));
 
-    /// The same with access for merging and quantizing.
-    fn visit_sites_mut<'a>(&'a mut self, visit: &mut dyn FnMut(&SiteInfo, LayerMut<'a>));
+    /// The same with access for merging, quantizing, and using a layer at several places.
+    fn visit_sites_mut<'a>(&'a mut self, visit: &mut dyn FnMut(&mut SiteInfo, LayerMut<'a>));
 }
 
 /// What is at a site.
@@ -290,8 +290,8 @@ impl<L: Adaptable> Sites for Sited<L> {
         visit(&self.info, self.layer.layer());
     }
 
-    fn visit_sites_mut<'a>(&'a mut self, visit: &mut dyn FnMut(&SiteInfo, LayerMut<'a>)) {
-        visit(&self.info, self.layer.layer_mut());
+    fn visit_sites_mut<'a>(&'a mut self, visit: &mut dyn FnMut(&mut SiteInfo, LayerMut<'a>)) {
+        visit(&mut self.info, self.layer.layer_mut());
     }
 }
 
@@ -433,8 +433,8 @@ impl<K: Clone + Debug + Send> Sites for Point<K> {
         visit(&self.info, LayerRef::Point);
     }
 
-    fn visit_sites_mut<'a>(&'a mut self, visit: &mut dyn FnMut(&SiteInfo, LayerMut<'a>)) {
-        visit(&self.info, LayerMut::Point);
+    fn visit_sites_mut<'a>(&'a mut self, visit: &mut dyn FnMut(&mut SiteInfo, LayerMut<'a>)) {
+        visit(&mut self.info, LayerMut::Point);
     }
 }
 
@@ -443,7 +443,7 @@ impl<T: Sites> Sites for Option<T> {
         self.iter().for_each(|inner| inner.visit_sites(visit));
     }
 
-    fn visit_sites_mut<'a>(&'a mut self, visit: &mut dyn FnMut(&SiteInfo, LayerMut<'a>)) {
+    fn visit_sites_mut<'a>(&'a mut self, visit: &mut dyn FnMut(&mut SiteInfo, LayerMut<'a>)) {
         self.iter_mut().for_each(|inner| inner.visit_sites_mut(visit));
     }
 }
@@ -453,7 +453,7 @@ impl<T: Sites> Sites for Vec<T> {
         self.iter().for_each(|inner| inner.visit_sites(visit));
     }
 
-    fn visit_sites_mut<'a>(&'a mut self, visit: &mut dyn FnMut(&SiteInfo, LayerMut<'a>)) {
+    fn visit_sites_mut<'a>(&'a mut self, visit: &mut dyn FnMut(&mut SiteInfo, LayerMut<'a>)) {
         self.iter_mut().for_each(|inner| inner.visit_sites_mut(visit));
     }
 }
@@ -464,7 +464,7 @@ macro_rules! no_sites {
         $(impl Sites for $type {
             fn visit_sites<'a>(&'a self, _: &mut dyn FnMut(&'a SiteInfo, LayerRef<'a>)) {}
 
-            fn visit_sites_mut<'a>(&'a mut self, _: &mut dyn FnMut(&SiteInfo, LayerMut<'a>)) {}
+            fn visit_sites_mut<'a>(&'a mut self, _: &mut dyn FnMut(&mut SiteInfo, LayerMut<'a>)) {}
         })*
     };
 }
@@ -476,5 +476,5 @@ no_sites!(
 impl<const D: usize> Sites for Param<Tensor<D>> {
     fn visit_sites<'a>(&'a self, _: &mut dyn FnMut(&'a SiteInfo, LayerRef<'a>)) {}
 
-    fn visit_sites_mut<'a>(&'a mut self, _: &mut dyn FnMut(&SiteInfo, LayerMut<'a>)) {}
+    fn visit_sites_mut<'a>(&'a mut self, _: &mut dyn FnMut(&mut SiteInfo, LayerMut<'a>)) {}
 }

@@ -40,7 +40,7 @@ fn expand(input: &DeriveInput) -> syn::Result<Tokens> {
 
             fn visit_sites_mut<'sites>(
                 &'sites mut self,
-                visit: &mut dyn FnMut(&#core::SiteInfo, #core::LayerMut<'sites>),
+                visit: &mut dyn FnMut(&mut #core::SiteInfo, #core::LayerMut<'sites>),
             ) {
                 #walk_mut
             }

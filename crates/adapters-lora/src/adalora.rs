@@ -89,6 +89,7 @@ impl Default for Adalora {
 
 impl Method for Adalora {
     const NAME: &'static str = "adalora";
+    const DESCRIPTION: &'static str = "A low-rank update whose rank is reduced in training where it matters least.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let dropout = self.lora_dropout;

@@ -96,6 +96,7 @@ impl Default for Adamss {
 
 impl Method for Adamss {
     const NAME: &'static str = "adamss";
+    const DESCRIPTION: &'static str = "A low-rank update in each of several subspaces of the output.";
 
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::size("r", self.r)?;
@@ -342,8 +343,8 @@ impl Groups {
     /// `P [B_i A_i]_i`, `[d_out, r]`.
     fn update(&self) -> Tensor<2> {
         let parts = self.a.iter().zip(&self.b).map(|(a, b)| b.val().matmul(a.val()));
-        let place = self.order.val().argsort(0);
-        Tensor::cat(parts.collect(), 0).select(0, place)
+        let inverse = self.order.val().argsort(0);
+        Tensor::cat(parts.collect(), 0).select(0, inverse)
     }
 }
 

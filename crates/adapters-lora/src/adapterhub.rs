@@ -163,6 +163,7 @@ const OURS: &[&str] = &[
     "modules_to_save",
     "ensure_weight_tying",
     "target_parameters",
+    "layer_replication",
 ];
 
 pub(crate) fn refuse(what: &'static str) -> ConfigError {

@@ -1,4 +1,4 @@
-//! Activated LoRA: a low-rank update from the place on where a text invokes it.
+//! Activated LoRA: a low-rank update from the position on where a text invokes it.
 
 use std::borrow::Cow;
 
@@ -42,6 +42,7 @@ const FIELD: &str = "alora_invocation_tokens";
 
 impl Method for Alora {
     const NAME: &'static str = "alora";
+    const DESCRIPTION: &'static str = "A low-rank update that begins where the text contains its invocation tokens.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let tokens = &self.alora_invocation_tokens;

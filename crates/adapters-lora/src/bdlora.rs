@@ -65,6 +65,7 @@ const FIELD: &str = "use_bdlora";
 
 impl Method for Bdlora {
     const NAME: &'static str = "bdlora";
+    const DESCRIPTION: &'static str = "LoRA with a block-diagonal A or B.";
 
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::size("nblocks", self.nblocks)?;

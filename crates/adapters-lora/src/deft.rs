@@ -79,6 +79,7 @@ impl Default for Deft {
 
 impl Method for Deft {
     const NAME: &'static str = "deft";
+    const DESCRIPTION: &'static str = "A part of the weight, replaced by a trained one.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let (alpha, dropout) = (self.alpha.unwrap_or_default(), self.deft_dropout);

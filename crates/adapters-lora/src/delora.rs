@@ -50,6 +50,7 @@ impl Default for Delora {
 
 impl Method for Delora {
     const NAME: &'static str = "delora";
+    const DESCRIPTION: &'static str = "A normalized low-rank update with a learned strength.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let dropout = self.module_dropout;

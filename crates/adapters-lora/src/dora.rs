@@ -52,6 +52,7 @@ pub enum DoraDefinition {
 
 impl Method for DoraConfig {
     const NAME: &'static str = "dora";
+    const DESCRIPTION: &'static str = "A low-rank update of the direction of the weight, and a learned magnitude.";
 
     fn check(&self) -> Result<(), ConfigError> {
         self.lora.check_for_variant()

@@ -26,6 +26,7 @@ pub struct DvoraConfig {
 
 impl Method for DvoraConfig {
     const NAME: &'static str = "dvora";
+    const DESCRIPTION: &'static str = "VeRA with the learned magnitudes of DoRA.";
 
     fn check(&self) -> Result<(), ConfigError> {
         self.vera.check_fields()?;

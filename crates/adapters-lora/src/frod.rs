@@ -22,16 +22,16 @@ use crate::site_builder::linear;
 
 /// `U (diag(l) + S) V^T` in place of `W`. V is one for all layers of a category, a name of modules such as `self_query`, and a
 /// joint decomposition of their weights; `U diag(l)` is `W V^-T`, so that a new adapter is the identity. What trains is `l`
-/// and the elements of S, whose places are drawn for each category.
+/// and the elements of S, whose indices are drawn for each category.
 ///
 /// | Name | Default | Purpose | Range |
 /// |---|---|---|---|
 /// | `sparse_rate` | 0.01 | share of S that is not zero, at least one element | `0 < x <= 1` |
 /// | `regularization_alpha` | 1e-3 | ridge of the joint decomposition | > 0 |
-/// | `projection_prng_key` | 0 | seed of the places | |
+/// | `projection_prng_key` | 0 | seed of the indices | |
 /// | `frod_dropout` | 0 | dropout on the input, in training | `0 <= p < 1` |
 /// | `init_weights` | true | S begins at zero; random values without it | |
-/// | `save_projection` | true | store V and the places | true: V is one up to signs, which depend on the machine |
+/// | `save_projection` | true | store V and the indices | true: V is one up to signs, which depend on the machine |
 ///
 /// Source: peft 0.21.2, which names no paper.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,7 +41,7 @@ pub struct Frod {
     pub sparse_rate: f64,
     /// Ridge of the joint decomposition.
     pub regularization_alpha: f64,
-    /// Seed of the places.
+    /// Seed of the indices.
     pub projection_prng_key: u64,
     /// Dropout probability on the input, in training.
     pub frod_dropout: f64,
@@ -49,7 +49,7 @@ pub struct Frod {
     pub init_weights: bool,
     /// Only true is read and written.
     pub save_projection: bool,
-    /// What a file has for each category, `V` and the places; in no configuration.
+    /// What a file has for each category, `V` and the indices; in no configuration.
     #[serde(skip)]
     pub stored: BTreeMap<String, (TensorData, TensorData)>,
     /// Which modules.
@@ -74,11 +74,13 @@ impl Default for Frod {
 
 /// Names of what layers share, before a category.
 const V: &str = "frod_V.";
-const PLACES: &str = "frod_s_indices.";
+const INDICES: &str = "frod_s_indices.";
 const SIZE: &str = "frod_s_size.";
 
 impl Method for Frod {
     const NAME: &'static str = "frod";
+    const DESCRIPTION: &'static str =
+        "A trained diagonal and a few more elements between frozen factors of the weight.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let (rate, dropout) = (self.sparse_rate, self.frod_dropout);
@@ -129,7 +131,7 @@ impl Method for Frod {
                 _ => 0.0,
             });
         let u = Tensor::from_data(TensorData::new(u.collect::<Vec<f32>>(), [d_out, d_in]), build.device);
-        let count = projection.places.shape().num_elements() / 2;
+        let count = projection.indices.shape().num_elements() / 2;
         let mut rng = build.rng(None, site.site);
         let mut l: Vec<f32> = norms.iter().map(|norm| *norm as f32).collect();
         let values = match self.init_weights {
@@ -162,15 +164,15 @@ struct Projected {
     /// `V`, `[d_in, d_in]`.
     v: TensorData,
     /// Rows and columns of the elements of S, `[2, n]`.
-    places: TensorData,
+    indices: TensorData,
 }
 
 impl Frod {
     /// What a file has for a category, else what follows from the weights and the seed.
     fn projection(&self, category: &str, build: &Build<'_>) -> Result<Projected, Error> {
-        if let Some((v, places)) = self.stored.get(category) {
-            let (v, places) = (v.clone(), places.clone());
-            return Ok(Projected { v, places });
+        if let Some((v, indices)) = self.stored.get(category) {
+            let (v, indices) = (v.clone(), indices.clone());
+            return Ok(Projected { v, indices });
         }
         let mut all = self.projections(build)?;
         all.remove(category).ok_or_else(|| Error::CannotBuild {
@@ -200,15 +202,15 @@ impl Frod {
         let projected = weights.into_iter().map(|(category, matrices)| {
             let matrices: Vec<Tensor<2>> = matrices.into_values().collect();
             let [_, d_in] = matrices[0].dims();
-            let places = self.places(&mut torch, d_in);
+            let indices = self.indices(&mut torch, d_in);
             let v = joint_projection(&matrices, self.regularization_alpha).into_data();
-            (category, Projected { v, places })
+            (category, Projected { v, indices })
         });
         Ok(projected.collect())
     }
 
-    /// The places of S off the diagonal, `[2, n]`.
-    fn places(&self, torch: &mut TorchRng, d_in: usize) -> TensorData {
+    /// The indices of S off the diagonal, `[2, n]`.
+    fn indices(&self, torch: &mut TorchRng, d_in: usize) -> TensorData {
         let off_diagonal = d_in * (d_in - 1);
         let wanted = ((d_in * d_in) as f64 * self.sparse_rate) as usize;
         let count = wanted.max(1).min(off_diagonal);
@@ -338,8 +340,8 @@ impl Codec<Peft> for Frod {
     fn adjusted_to(&self, tensors: &Tensors) -> Option<Self> {
         let stored = tensors.iter().filter_map(|(key, v)| {
             let (before, category) = key.split_once(V)?;
-            let places = tensors.get(&format!("{before}{PLACES}{category}"))?;
-            Some((category.to_owned(), (v.clone(), places.clone())))
+            let indices = tensors.get(&format!("{before}{INDICES}{category}"))?;
+            Some((category.to_owned(), (v.clone(), indices.clone())))
         });
         let stored: BTreeMap<_, _> = stored.collect();
         (!stored.is_empty()).then(|| Self { stored, ..self.clone() })
@@ -351,22 +353,22 @@ impl SharedParameters for Frod {
         let all = match self.stored.is_empty() {
             true => self.projections(build)?,
             false => {
-                let stored = self.stored.iter().map(|(category, (v, places))| {
-                    let (v, places) = (v.clone(), places.clone());
-                    (category.clone(), Projected { v, places })
+                let stored = self.stored.iter().map(|(category, (v, indices))| {
+                    let (v, indices) = (v.clone(), indices.clone());
+                    (category.clone(), Projected { v, indices })
                 });
                 stored.collect()
             }
         };
         let integers = |data: TensorData| Param::initialized(ParamId::new(), Tensor::from_data(data, build.device));
-        let categories = all.into_iter().map(|(name, Projected { v, places })| Category {
+        let categories = all.into_iter().map(|(name, Projected { v, indices })| Category {
             name,
             size: Param::initialized(
                 ParamId::new(),
                 Tensor::from_data(TensorData::new(vec![v.shape()[0] as i64; 2], [2]), build.device),
             ),
             v: Param::from_data(v, build.device),
-            places: integers(places),
+            indices: integers(indices),
         });
         Ok(Shared::of(Categories {
             all: categories.collect(),
@@ -374,7 +376,7 @@ impl SharedParameters for Frod {
     }
 
     fn owns(&self, param: &str) -> bool {
-        [V, PLACES, SIZE].iter().any(|name| param.starts_with(name))
+        [V, INDICES, SIZE].iter().any(|name| param.starts_with(name))
     }
 }
 
@@ -394,7 +396,7 @@ pub struct Category {
     /// V, `[d_in, d_in]`.
     pub v: Param<Tensor<2>>,
     /// Rows and columns of the elements of S, `[2, n]`.
-    pub places: Param<Tensor<2, Int>>,
+    pub indices: Param<Tensor<2, Int>>,
     /// `[d_in, d_in]` as numbers, `[2]`; only stored.
     pub size: Param<Tensor<1, Int>>,
 }
@@ -405,7 +407,7 @@ impl NamedParams for Categories {
             let name = |what: &str| format!("{what}{}", category.name).into();
             [
                 (name(V), category.v.id),
-                (name(PLACES), category.places.id),
+                (name(INDICES), category.indices.id),
                 (name(SIZE), category.size.id),
             ]
         });
@@ -414,13 +416,13 @@ impl NamedParams for Categories {
 
     fn fixed_params(&self) -> Vec<ParamId> {
         let all = self.all.iter();
-        all.flat_map(|category| [category.v.id, category.places.id, category.size.id])
+        all.flat_map(|category| [category.v.id, category.indices.id, category.size.id])
             .collect()
     }
 
     fn index_limits(&self) -> Vec<(ParamId, Vec<usize>)> {
         let all = self.all.iter();
-        all.map(|category| (category.places.id, vec![category.v.dims()[0]]))
+        all.map(|category| (category.indices.id, vec![category.v.dims()[0]]))
             .collect()
     }
 }
@@ -459,10 +461,10 @@ impl BetweenFactors {
         let [d_in] = self.l.dims();
         let device = self.l.val().device();
         let along = Tensor::<1, Int>::arange(0..d_in as i64, &device) * (d_in as i64 + 1);
-        let places = category.places.val();
-        let [_, count] = places.dims();
-        let rows = places.clone().slice_dim(0, 0..1).reshape([count]);
-        let cols = places.slice_dim(0, 1..2).reshape([count]);
+        let indices = category.indices.val();
+        let [_, count] = indices.dims();
+        let rows = indices.clone().slice_dim(0, 0..1).reshape([count]);
+        let cols = indices.slice_dim(0, 1..2).reshape([count]);
         let off_diagonal = rows * d_in as i64 + cols;
         let indices = Tensor::cat(vec![along, off_diagonal], 0);
         let values = Tensor::cat(vec![self.l.val(), self.values.val()], 0);

@@ -103,6 +103,7 @@ impl Default for Glora {
 
 impl Method for Glora {
     const NAME: &'static str = "glora";
+    const DESCRIPTION: &'static str = "Trained scales and shifts of the weight and the bias.";
 
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::size("r", self.r)?;

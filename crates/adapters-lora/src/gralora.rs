@@ -65,6 +65,7 @@ impl Default for Gralora {
 
 impl Method for Gralora {
     const NAME: &'static str = "gralora";
+    const DESCRIPTION: &'static str = "A low-rank update for each block of the weight.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let dropout = self.gralora_dropout;

@@ -45,6 +45,7 @@ impl Default for Hira {
 
 impl Method for Hira {
     const NAME: &'static str = "hira";
+    const DESCRIPTION: &'static str = "The frozen weight multiplied elementwise by a low-rank product.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let dropout = self.hira_dropout;

@@ -90,6 +90,7 @@ impl Default for Ia3Config {
 
 impl Method for Ia3Config {
     const NAME: &'static str = "ia3";
+    const DESCRIPTION: &'static str = "Activations scaled by learned vectors.";
 
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::unless(self.alpha.is_finite(), "alpha", "a finite number", self.alpha)?;

@@ -58,6 +58,8 @@ const FIELD: &str = "kasa_config";
 
 impl Method for Kasa {
     const NAME: &'static str = "kasa";
+    const DESCRIPTION: &'static str =
+        "A low-rank update with trained singular values, in place of the smallest ones of the weight.";
 
     fn check(&self) -> Result<(), ConfigError> {
         self.lora.check_for_variant()

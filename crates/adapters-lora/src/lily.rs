@@ -64,6 +64,7 @@ impl Default for Lily {
 
 impl Method for Lily {
     const NAME: &'static str = "lily";
+    const DESCRIPTION: &'static str = "Low-rank matrices that layers share, mixed by a router.";
 
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::size("r", self.r)?;
@@ -157,12 +158,12 @@ impl SharedParameters for Lily {
                 let a = draw::uniform(&mut rng, [self.r, d_in], (d_in as f32).sqrt().recip());
                 matrices.a.push(Param::from_data(a, build.device));
                 for site in block {
-                    let place = Place {
+                    let at = SiteMatrices {
                         a: matrices.a.len() - 1,
                         b: matrices.b.len() - 1,
                         path: site.path.clone(),
                     };
-                    matrices.places.insert(site.site, place);
+                    matrices.by_site.insert(site.site, at);
                 }
             }
         }
@@ -182,12 +183,12 @@ pub struct SharedByLayers {
     /// Each `[num_b r, d_out]`, one matrix below the other.
     pub b: Vec<Param<Tensor<2>>>,
     #[module(skip)]
-    places: HashMap<Site, Place>,
+    by_site: HashMap<Site, SiteMatrices>,
 }
 
 /// Which of the matrices a layer reads.
 #[derive(Clone, Debug)]
-struct Place {
+struct SiteMatrices {
     a: usize,
     b: usize,
     path: String,
@@ -195,11 +196,11 @@ struct Place {
 
 impl NamedParams for SharedByLayers {
     fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
-        let mut places: Vec<&Place> = self.places.values().collect();
-        places.sort_by(|one, other| one.path.cmp(&other.path));
-        let both = places.into_iter().flat_map(|place| {
-            let a = (format!("{}.{A}", place.path).into(), self.a[place.a].id);
-            [a, (format!("{}.{B}", place.path).into(), self.b[place.b].id)]
+        let mut by_site: Vec<&SiteMatrices> = self.by_site.values().collect();
+        by_site.sort_by(|one, other| one.path.cmp(&other.path));
+        let both = by_site.into_iter().flat_map(|at| {
+            let a = (format!("{}.{A}", at.path).into(), self.a[at.a].id);
+            [a, (format!("{}.{B}", at.path).into(), self.b[at.b].id)]
         });
         both.collect()
     }
@@ -224,10 +225,10 @@ impl SiteAdapter<LinearState, SharedByLayers> for Router {
     )]
     fn apply(&self, state: LinearState, call: &Call<'_, SharedByLayers>) -> LinearState {
         let shared = call.shared;
-        let Some(place) = shared.places.get(&call.site) else {
+        let Some(at) = shared.by_site.get(&call.site) else {
             panic!("the matrices of Lily were not built for {}", call.site);
         };
-        let (a, b) = (shared.a[place.a].val(), shared.b[place.b].val());
+        let (a, b) = (shared.a[at.a].val(), shared.b[at.b].val());
         let [experts, r] = self.weight.dims();
         let [_, d_out] = b.dims();
         state.plus(|x| {

@@ -61,6 +61,7 @@ impl Default for Loha {
 
 impl Method for Loha {
     const NAME: &'static str = "loha";
+    const DESCRIPTION: &'static str = "The elementwise product of two low-rank products.";
 
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::size("r", self.r)?;

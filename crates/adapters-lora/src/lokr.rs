@@ -67,6 +67,7 @@ impl Default for Lokr {
 
 impl Method for Lokr {
     const NAME: &'static str = "lokr";
+    const DESCRIPTION: &'static str = "A Kronecker product of two matrices, either of them a low-rank product.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let factor = self.decompose_factor;

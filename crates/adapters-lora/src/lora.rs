@@ -25,6 +25,7 @@ use crate::site_builder::{SiteBuilder, linear};
 
 impl Method for LoraConfig {
     const NAME: &'static str = "lora";
+    const DESCRIPTION: &'static str = "A low-rank update of linear layers and embedding tables.";
 
     fn check(&self) -> Result<(), ConfigError> {
         self.check_fields()
@@ -44,6 +45,16 @@ impl Method for LoraConfig {
     }
 
     fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
+        if let Some(ranges) = &self.layer_replication
+            && ranges != build.host.layer_replication()
+        {
+            let found = build.host.layer_replication();
+            let reason = format!(
+                "`layer_replication` is {ranges:?}, and that of the model is {found:?}: give it the layers with \
+                 `Model::with_layer_replication`"
+            );
+            return Err(Self::refuse(site, reason));
+        }
         if let Some(saved) = self.saved_modules()
             && saved.covers(site)?
         {

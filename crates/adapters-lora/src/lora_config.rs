@@ -75,6 +75,9 @@ pub struct LoraConfig {
     /// Whether an embedding table and a head whose weight it is are adapted alike: A of the one is B of the other, and a copy is
     /// one for both. Nothing where the head has a weight of its own.
     pub ensure_weight_tying: bool,
+    /// The ranges of layers that the model was made of before it was adapted, where some are used several times; none for any
+    /// model. A file of an adapter of such a model has them.
+    pub layer_replication: Option<Vec<[usize; 2]>>,
     /// Fields of a file this version does not know, kept and written back.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
@@ -114,6 +117,7 @@ impl LoraConfig {
             modules_to_save: None,
             target_parameters: None,
             ensure_weight_tying: false,
+            layer_replication: None,
             rank_pattern: IndexMap::new(),
             alpha_pattern: IndexMap::new(),
             seed: None,
@@ -211,6 +215,9 @@ impl LoraConfig {
         }
         if self.parameters().is_some() {
             return unsupported("target_parameters", "set with a variant of LoRA".to_owned());
+        }
+        if self.layer_replication.is_some() {
+            return unsupported("layer_replication", "set with a variant of LoRA".to_owned());
         }
         if self.ensure_weight_tying {
             return unsupported("ensure_weight_tying", "true with a variant of LoRA".to_owned());

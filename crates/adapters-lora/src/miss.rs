@@ -59,6 +59,7 @@ impl Default for Miss {
 
 impl Method for Miss {
     const NAME: &'static str = "miss";
+    const DESCRIPTION: &'static str = "One small matrix that all segments of the input share.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let dropout = self.miss_dropout;

@@ -77,6 +77,8 @@ impl Default for MtlLoraConfig {
 
 impl Method for MtlLoraConfig {
     const NAME: &'static str = "mtl_lora";
+    const DESCRIPTION: &'static str =
+        "LoRA for several tasks: a shared A, a matrix for each task, and several B matrices that each task weighs.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let n = self.up_projections;

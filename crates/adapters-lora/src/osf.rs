@@ -81,6 +81,8 @@ impl Osf {
 
 impl Method for Osf {
     const NAME: &'static str = "osf";
+    const DESCRIPTION: &'static str =
+        "Trained small singular values and vectors of the weight, orthogonal to the large ones.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let svd = self.target_svd_config.as_ref();

@@ -76,6 +76,7 @@ impl Peanut {
 
 impl Method for Peanut {
     const NAME: &'static str = "peanut";
+    const DESCRIPTION: &'static str = "An update that a small network computes from the weight.";
 
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::size("r", self.r)?;

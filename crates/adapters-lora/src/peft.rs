@@ -2,7 +2,7 @@
 
 use adapters_core::config::{from_fields, to_fields};
 use adapters_core::{ConfigError, Format, Host, SiteInfo, StoredConfig};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::init::Init;
 use crate::lora_config::LoraConfig;
@@ -25,6 +25,7 @@ const LORA: &Names = &[
     ("modules_to_save", "modules_to_save"),
     ("target_parameters", "target_parameters"),
     ("ensure_weight_tying", "ensure_weight_tying"),
+    ("layer_replication", "layer_replication"),
 ];
 
 pub(crate) fn refuse(what: &'static str) -> ConfigError {
@@ -70,8 +71,10 @@ pub(crate) fn read_lora(stored: &StoredConfig<'_>, use_dora: bool) -> Option<Res
     (is(stored, "LORA") && found == use_dora).then(|| {
         let mut fields = stored.fields.clone();
         let parameters = fields.shift_remove("target_parameters");
+        let replication = fields.shift_remove("layer_replication");
         let (target, mut rest) = LoraTarget::from_peft(&fields)?;
         rest.extend(parameters.map(|names| ("target_parameters".to_owned(), names)));
+        rest.extend(replication.map(|ranges| ("layer_replication".to_owned(), ranges)));
         rest.shift_remove("use_dora");
         let init = match rest.get("init_lora_weights") {
             None | Some(Value::Bool(_)) => Init::Lora,
@@ -118,7 +121,13 @@ pub(crate) fn read_variant(
 }
 
 /// Fields that make a method of its own of a LoRA object.
-const VARIANTS: &[&str] = &["alora_invocation_tokens", "kasa_config", "use_bdlora", "velora_config"];
+const VARIANTS: &[&str] = &[
+    "alora_invocation_tokens",
+    "kasa_config",
+    "monteclora_config",
+    "use_bdlora",
+    "velora_config",
+];
 
 /// Peft's LoRA object for an adapter at `sites`.
 pub(crate) fn write_lora(
@@ -139,6 +148,9 @@ pub(crate) fn write_lora(
     let mut fields = config.target.to_peft("LORA", &config.extra, &adapted, host)?;
     fields.extend(selected(to_fields(config, &["alpha"]), LORA));
     fields.insert("use_dora".to_owned(), use_dora.into());
+    if !host.layer_replication().is_empty() {
+        fields.insert("layer_replication".to_owned(), json!(host.layer_replication()));
+    }
     // How an adapter was initialized has no influence on what it computes.
     fields.entry("init_lora_weights").or_insert(Value::Bool(true));
     Ok(fields)

@@ -30,8 +30,8 @@ pub(crate) fn as_plain_lora(config: &LoraConfig, adapter: &Attached, host: &dyn 
     let sites = adapter.layers().map(|l| l.info.clone()).collect();
     let device = adapter.device().unwrap_or_default();
     let mut values = adapter.values();
-    let places: Vec<_> = values.keys().filter(|(_, param)| param == "lora_A").cloned().collect();
-    for (site, _) in places {
+    let keys: Vec<_> = values.keys().filter(|(_, param)| param == "lora_A").cloned().collect();
+    for (site, _) in keys {
         let mut take = |param: &str| values.remove(&(site, param.to_owned()));
         let (a, b) = (take("lora_A"), take("lora_B"));
         let (a0, b0) = (take("lora_A_initial"), take("lora_B_initial"));

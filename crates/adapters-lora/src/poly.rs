@@ -77,6 +77,8 @@ impl Default for Poly {
 
 impl Method for Poly {
     const NAME: &'static str = "poly";
+    const DESCRIPTION: &'static str =
+        "LoRA for several tasks: each task mixes its update from a bank of low-rank skills.";
 
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::size("r", self.r)?;

@@ -74,6 +74,7 @@ const NAMES: [&str; 2] = ["pvera_A", "pvera_B"];
 
 impl Method for Pvera {
     const NAME: &'static str = "pvera";
+    const DESCRIPTION: &'static str = "VeRA whose inner features are drawn from a learned distribution in training.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let (key, dropout) = (self.projection_prng_key, self.pvera_dropout);

@@ -75,6 +75,8 @@ const B: &str = "randlora_B";
 
 impl Method for Randlora {
     const NAME: &'static str = "randlora";
+    const DESCRIPTION: &'static str =
+        "A full-rank sum of random low-rank products, scaled by trained diagonal matrices.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let (alpha, dropout) = (self.randlora_alpha, self.randlora_dropout);

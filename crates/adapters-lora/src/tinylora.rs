@@ -76,7 +76,7 @@ impl Default for Tinylora {
 }
 
 impl Tinylora {
-    /// The place of each adapted layer, and how many vectors there are.
+    /// The index of each adapted layer, and how many vectors there are.
     fn sites(&self, build: &Build<'_>) -> Result<(Vec<SiteInfo>, usize), Error> {
         let sites = self.target().select(build.host)?.sites;
         let groups = (sites.len() as f64 * (1.0 - self.weight_tying)).round_ties_even() as usize;
@@ -86,6 +86,8 @@ impl Tinylora {
 
 impl Method for Tinylora {
     const NAME: &'static str = "tinylora";
+    const DESCRIPTION: &'static str =
+        "A few trained numbers that mix random matrices between the singular vectors of the weight.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let (tying, seed, dropout) = (self.weight_tying, self.projection_seed, self.tinylora_dropout);
@@ -107,8 +109,8 @@ impl Method for Tinylora {
     fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
         let (d_in, d_out) = Self::linear_dims(site)?;
         let (sites, groups) = self.sites(build)?;
-        let place = sites.iter().position(|info| info.site == site.site).unwrap_or_default();
-        let group = (place / (sites.len() / groups).max(1)).min(groups - 1);
+        let index = sites.iter().position(|info| info.site == site.site).unwrap_or_default();
+        let group = (index / (sites.len() / groups).max(1)).min(groups - 1);
         let frozen = build.host.linear(site.site);
         let frozen = frozen.ok_or_else(|| Self::refuse(site, "the model gives no access to this weight"))?;
         let r = self.r.min(d_in).min(d_out);
@@ -118,7 +120,7 @@ impl Method for Tinylora {
         let b = u.slice_dim(1, 0..r) * root.unsqueeze_dim(0);
         let seed = u32::try_from(self.projection_seed)
             .unwrap_or_default()
-            .wrapping_add(place as u32);
+            .wrapping_add(index as u32);
         let drawn = TorchRng::new(seed).normal(self.u * r * r, (r as f64).sqrt().recip());
         let drawn = TensorData::new(drawn, [self.u, r, r]);
         Ok(linear(MixedMatrices {

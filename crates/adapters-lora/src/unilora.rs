@@ -98,6 +98,7 @@ impl Unilora {
 
 impl Method for Unilora {
     const NAME: &'static str = "unilora";
+    const DESCRIPTION: &'static str = "Low-rank matrices whose elements are all taken from one trained vector.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let (bound, dropout) = (self.init_theta_d_bound, self.unilora_dropout);
@@ -130,11 +131,11 @@ impl Method for Unilora {
             let indices = Tensor::<2, Int>::from_data(TensorData::new(indices, shape), build.device);
             let scales = Tensor::<2>::from_data(TensorData::new(scales, shape), build.device);
             match self.save_indices {
-                true => Taken::Stored(StoredPlaces {
+                true => Taken::Stored(StoredTable {
                     indices: Param::initialized(ParamId::new(), indices),
                     scales: Param::from_tensor(scales),
                 }),
-                false => Taken::Drawn(DrawnPlaces { indices, scales }),
+                false => Taken::Drawn(DrawnTable { indices, scales }),
             }
         });
         Ok(linear(TakenFromVector {
@@ -193,43 +194,43 @@ named_params!(SharedVector: "unilora_theta_d" => theta);
 )]
 pub enum Taken {
     /// Files hold which.
-    Stored(StoredPlaces),
+    Stored(StoredTable),
     /// They follow from the seed.
-    Drawn(DrawnPlaces),
+    Drawn(DrawnTable),
 }
 
 /// Which elements, as a constant.
 #[derive(Module, Debug)]
-pub struct DrawnPlaces {
-    /// Which element of the vector stands at each place.
+pub struct DrawnTable {
+    /// Which element of the vector stands at each position.
     pub indices: Tensor<2, Int>,
-    /// The factor of each place.
+    /// The factor of each position.
     pub scales: Tensor<2>,
 }
 
 /// Which elements, as files hold it.
 #[derive(Module, Debug)]
-pub struct StoredPlaces {
-    /// Which element of the vector stands at each place.
+pub struct StoredTable {
+    /// Which element of the vector stands at each position.
     pub indices: Param<Tensor<2, Int>>,
-    /// The factor of each place.
+    /// The factor of each position.
     pub scales: Param<Tensor<2>>,
 }
 
 impl Taken {
     fn matrix(&self, theta: Tensor<1>) -> Tensor<2> {
         let (indices, scales) = match self {
-            Self::Stored(places) => (places.indices.val(), places.scales.val()),
-            Self::Drawn(places) => (places.indices.clone(), places.scales.clone()),
+            Self::Stored(table) => (table.indices.val(), table.scales.val()),
+            Self::Drawn(table) => (table.indices.clone(), table.scales.clone()),
         };
         let [rows, cols] = indices.dims();
         let taken = theta.select(0, indices.reshape([rows * cols]));
         taken.reshape([rows, cols]) * scales
     }
 
-    fn stored(&self) -> Option<&StoredPlaces> {
+    fn stored(&self) -> Option<&StoredTable> {
         match self {
-            Self::Stored(places) => Some(places),
+            Self::Stored(table) => Some(table),
             Self::Drawn(_) => None,
         }
     }
@@ -288,6 +289,6 @@ impl NamedParams for TakenFromVector {
 
     fn index_limits(&self) -> Vec<(ParamId, Vec<usize>)> {
         let stored = [&self.a, &self.b].into_iter().filter_map(Taken::stored);
-        stored.map(|places| (places.indices.id, vec![self.length])).collect()
+        stored.map(|table| (table.indices.id, vec![self.length])).collect()
     }
 }

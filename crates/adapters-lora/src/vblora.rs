@@ -73,6 +73,7 @@ const BANK: &str = "vblora_vector_bank";
 
 impl Method for Vblora {
     const NAME: &'static str = "vblora";
+    const DESCRIPTION: &'static str = "Low-rank matrices composed from a bank of vectors that all layers share.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let fits = self.topk > 0 && self.topk <= self.num_vectors;

@@ -86,6 +86,7 @@ const FIELD: &str = "velora_config";
 
 impl Method for Velora {
     const NAME: &'static str = "velora";
+    const DESCRIPTION: &'static str = "LoRA whose A matrix learns from a compressed input.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let Compression { num_groups, scale, .. } = self.compression;

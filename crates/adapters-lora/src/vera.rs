@@ -224,6 +224,7 @@ impl VeraConfig {
 
 impl Method for VeraConfig {
     const NAME: &'static str = "vera";
+    const DESCRIPTION: &'static str = "Frozen random matrices that all layers share, scaled by trained vectors.";
 
     fn check(&self) -> Result<(), ConfigError> {
         self.check_fields()

@@ -27,6 +27,7 @@ pub struct MethodEntry {
 enum Kind {
     /// The functions of a [`Method`].
     Method {
+        description: &'static str,
         identifiers: fn() -> Vec<&'static str>,
         defaults: fn(&str) -> Option<Map<String, Value>>,
         configure: fn(&str, Map<String, Value>) -> Result<AnyMethod, Error>,
@@ -43,6 +44,7 @@ impl MethodEntry {
         Self {
             name: M::NAME,
             kind: Kind::Method {
+                description: M::DESCRIPTION,
                 identifiers: identifiers::<M>,
                 defaults: defaults::<M>,
                 configure: configure::<M>,
@@ -64,6 +66,14 @@ impl MethodEntry {
     /// Name of the method.
     pub const fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// What it does, in a sentence.
+    pub fn description(&self) -> Cow<'static, str> {
+        match self.kind {
+            Kind::Method { description, .. } => description.into(),
+            Kind::Union(config) => format!("Short for `{config}`.").into(),
+        }
     }
 
     /// The identifiers a config string may start with.

@@ -174,11 +174,11 @@ fn owns(member: &AnyMethod, param: &str) -> bool {
     shared.is_some_and(|shared| shared.owns(param))
 }
 
-fn conflict(first: &AnyMethod, second: &AnyMethod, place: impl fmt::Display) -> Error {
+fn conflict(first: &AnyMethod, second: &AnyMethod, target: impl fmt::Display) -> Error {
     Error::UnionConflict {
         first: first.to_string(),
         second: second.to_string(),
-        place: place.to_string(),
+        target: target.to_string(),
     }
 }
 
@@ -322,7 +322,7 @@ impl SharedParameters for Union {
         let mut all = Shared::new();
         for member in &self.members {
             let shared = member.build_shared(build)?;
-            // Files have one place for a parameter that is claimed.
+            // A file holds one parameter of a name.
             for (name, _) in shared.named_params() {
                 let mut claiming = self.members.iter().filter(|member| owns(member, &name));
                 if let (Some(first), Some(second)) = (claiming.next(), claiming.next()) {

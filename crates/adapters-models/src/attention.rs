@@ -70,10 +70,11 @@ impl AttentionOptions {
         (point, slot): (&Point<KeyValueHook>, Slot<'_>),
         cx: &mut Hooks<'_>,
     ) -> Tensor<3> {
-        self.attend_with(None, query, own, input, bias, (point, slot), cx)
+        self.attend_with(None, query, own, input, bias, (point, slot), cx).sum()
     }
 
-    /// The same with scores of each head, `[heads]`, that no key stands for: they take their share of the weights.
+    /// The same with scores of each head, `[heads]`, that no key stands for: they take their share of the weights. What adapters
+    /// add is apart.
     ///
     /// # Panics
     ///
@@ -88,42 +89,76 @@ impl AttentionOptions {
         bias: Option<Tensor<4>>,
         (point, slot): (&Point<KeyValueHook>, Slot<'_>),
         cx: &mut Hooks<'_>,
-    ) -> Tensor<3> {
+    ) -> Attended {
         let own = match slot.cache {
             Some(cache) => cache.append(own),
             None => own,
         };
-        let state = self.adapted(own, input, bias, point, cx);
+        let mut state = self.adapted(&query, own, input, bias, point, cx);
+        let added = state.added.take();
         let state = match sinks {
             Some(sinks) => with_sinks(state, sinks, query.dims()),
             None => state,
         };
-        self.weighted(query, state, cx)
+        Attended {
+            values: self.weighted(query, state, cx),
+            added,
+        }
     }
 
     /// Keys and values as adapters leave them.
     pub fn adapted(
         &self,
+        query: &Tensor<4>,
         (key, value): KeysValues,
         input: Tensor<3>,
         bias: Option<Tensor<4>>,
         point: &Point<KeyValueHook>,
         cx: &mut Hooks<'_>,
     ) -> KeyValueState {
-        let state = KeyValueState::new(key, value, input).with_bias(bias);
+        let state = KeyValueState::new(key, value, input)
+            .with_query(query.clone(), self.scale)
+            .with_bias(bias);
         cx.key_value(point, state.with_filler(self.filler).with_window(self.window))
     }
 
-    /// `dropout(softmax(scale q k^T + bias)) v`, the scores capped where they are, with the heads merged, `[batch, seq, heads * d_head]`.
+    /// `dropout(softmax(scale q k^T + bias)) v`, the scores capped where they are, with the heads merged, `[batch, seq, heads * d_head]`,
+    /// and what adapters add.
     pub fn weighted(&self, query: Tensor<4>, state: KeyValueState, cx: &mut Hooks<'_>) -> Tensor<3> {
         let dropout = cx.pass().dropout.as_ref().map(|dropout| (dropout, self.dropout));
-        let KeyValueState { key, value, bias, .. } = state;
+        let KeyValueState {
+            key,
+            value,
+            bias,
+            added,
+            ..
+        } = state;
         let out = match self.cap {
             Some(cap) => ops::capped_attention(query, key, value, [self.scale, cap], bias, dropout),
             None => ops::scaled_attention(query, key, value, self.scale, bias, dropout),
         };
         let [batch, heads, seq, d_head] = out.dims();
-        out.swap_dims(1, 2).reshape([batch, seq, heads * d_head])
+        let values = out.swap_dims(1, 2).reshape([batch, seq, heads * d_head]);
+        Attended { values, added }.sum()
+    }
+}
+
+/// What queries read, `[batch, seq, heads * d_head]`.
+#[derive(Debug)]
+pub struct Attended {
+    /// Of keys and values.
+    pub values: Tensor<3>,
+    /// What adapters add.
+    pub added: Option<Tensor<3>>,
+}
+
+impl Attended {
+    /// Both together.
+    pub fn sum(self) -> Tensor<3> {
+        match self.added {
+            Some(added) => self.values + added,
+            None => self.values,
+        }
     }
 }
 
@@ -217,7 +252,7 @@ impl Attention {
             (None, Some(cache)) => cache.append(self.keys_values(x.clone(), cx)),
             (None, None) => self.keys_values(x.clone(), cx),
         };
-        let state = self.options.adapted(read, x, bias, &self.key_value, cx);
+        let state = self.options.adapted(&query, read, x, bias, &self.key_value, cx);
         self.options.weighted(query, biased(state), cx)
     }
 

@@ -223,7 +223,7 @@ fn distances(window: usize) -> usize {
 /// Which distance lies between each two positions of a square window, row by row of `[positions, positions]`.
 fn distance_index(window: usize) -> Vec<i64> {
     let (width, count) = (2 * window as i64 - 1, distances(window) as i64);
-    let place = |position: usize| {
+    let coordinates = |position: usize| {
         let patch = position - 1;
         ((patch / window) as i64, (patch % window) as i64)
     };
@@ -232,7 +232,7 @@ fn distance_index(window: usize) -> Vec<i64> {
         (0, _) => count - 3,
         (_, 0) => count - 2,
         _ => {
-            let ((row, column), (key_row, key_column)) = (place(query), place(key));
+            let ((row, column), (key_row, key_column)) = (coordinates(query), coordinates(key));
             let shift = window as i64 - 1;
             (row - key_row + shift) * width + column - key_column + shift
         }

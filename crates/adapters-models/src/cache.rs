@@ -77,6 +77,25 @@ impl KeyValueCache {
         self.columns
     }
 
+    /// Columns of text.
+    pub(crate) fn text(&self) -> usize {
+        self.text
+    }
+
+    /// Forgets all columns after the first `text` columns of text, and after those an adapter put in before them.
+    pub(crate) fn truncate(&mut self, text: usize) {
+        let text = text.min(self.text);
+        self.columns -= self.text - text;
+        for layer in &mut self.layers {
+            layer.own = layer.own.take().map(|(key, value)| {
+                let kept = 0..self.columns;
+                (key.slice_dim(2, kept.clone()), value.slice_dim(2, kept))
+            });
+        }
+        self.padding = self.padding.take().map(|padding| padding.slice_dim(1, 0..text));
+        self.text = text;
+    }
+
     /// What the layer of this index in its stack keeps.
     pub(crate) fn layer(&mut self, index: usize) -> &mut LayerCache {
         if self.layers.len() <= index {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::rc::Rc;
 
-use adapters_core::Hooks;
+use adapters_core::{Hooks, Sites};
 use burn::tensor::Tensor;
 
 use crate::cache::{KeyValueCache, LayerCache};
@@ -15,6 +15,16 @@ pub trait Block {
 
     /// The hidden state after the layer, `[batch, seq, d_model] -> [batch, seq, d_model]`.
     fn forward(&self, x: Tensor<3>, frame: &Self::Frame, slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3>;
+}
+
+/// These of the layers of a stack, each as often as it is listed. Copies share their weights, and each has sites of its own.
+pub fn replicated<L: Clone + Sites>(layers: &[L], order: &[usize]) -> Vec<L> {
+    let copies = order.iter().enumerate().map(|(index, source)| {
+        let mut layer = layers[*source].clone();
+        layer.visit_sites_mut(&mut |info, _| info.move_to_layer(index));
+        layer
+    });
+    copies.collect()
 }
 
 /// What a layer reads and keeps of its own in a pass.

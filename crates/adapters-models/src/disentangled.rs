@@ -169,7 +169,7 @@ impl<P: Projections> DisentangledLayer<P> {
             .relative
             .as_ref()
             .map(|relative| self.relative(&query, &key, relative, cx));
-        let state = heads.adapted((key, value), x, frame.bias.clone(), &self.key_value, cx);
+        let state = heads.adapted(&query, (key, value), x, frame.bias.clone(), &self.key_value, cx);
         let mut scores = query.matmul(state.key.swap_dims(2, 3));
         if let Some(relative) = relative {
             // Keys that adapters put in front have no distance.
@@ -187,7 +187,9 @@ impl<P: Projections> DisentangledLayer<P> {
         let [batch, _, seq, _] = weights.dims();
         let out = weights.matmul(state.value).swap_dims(1, 2);
         let width = out.dims()[2] * heads.d_head;
-        out.reshape([batch, seq, width])
+        let values = out.reshape([batch, seq, width]);
+        let added = state.added;
+        Attended { values, added }.sum()
     }
 }
 

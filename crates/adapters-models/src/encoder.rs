@@ -43,6 +43,12 @@ pub trait EncoderStack: Module + ModuleDisplay + Sites + Debug + Sync {
     fn has_pooler(&self) -> bool {
         false
     }
+
+    /// See [`Transformer::with_layers`].
+    #[must_use]
+    fn with_layers(self, _order: &[usize]) -> Option<Self> {
+        None
+    }
 }
 
 impl<L> EncoderStack for Vec<L>
@@ -52,6 +58,10 @@ where
     fn chain(&self, embedded: EmbeddingState, _: &mut Hooks<'_>) -> Chain<'_> {
         let bias = embedded.padding.map(ops::padding_bias);
         Chain::new(embedded.hidden).layers(self, bias)
+    }
+
+    fn with_layers(self, order: &[usize]) -> Option<Self> {
+        Some(replicated(&self, order))
     }
 }
 
@@ -141,6 +151,12 @@ impl<S: EncoderStack> Transformer for Encoder<S> {
             state.hidden = cx.linear(projection, state.hidden);
         }
         Ok(self.stack.chain(state, cx))
+    }
+
+    fn with_layers(mut self, order: &[usize]) -> Option<Self> {
+        self.stack = self.stack.with_layers(order)?;
+        self.facts.info.num_layers = order.len();
+        Some(self)
     }
 
     fn text_encoder(&self) -> Option<&dyn TextEncoder> {

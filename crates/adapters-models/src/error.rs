@@ -45,6 +45,16 @@ pub enum ModelError {
         /// The kind asked for.
         wanted: ModelKind,
     },
+    /// Layers that a model cannot have in its stack.
+    #[error("layer replication {ranges} of a `{architecture}` model: {reason}")]
+    Layers {
+        /// The published `model_type`.
+        architecture: String,
+        /// The ranges asked for.
+        ranges: String,
+        /// Why not.
+        reason: String,
+    },
     /// A configuration value the architecture cannot have.
     #[error("{}: `{field}` is {found}, expected {expected}", path.display())]
     Config {

@@ -215,9 +215,14 @@ impl Block for Gpt2Layer {
         let [query, key, value] =
             [0, 1, 2].map(|part| heads.split(fused.clone().slice_dim(2, part * d..(part + 1) * d)));
         let mask = Some(mask.clone());
-        let attended = heads.attend(query, (key, value), normed, mask, (&self.key_value, slot), cx);
-        let attended = cx.linear(&self.attention_output, attended);
-        let attended = cx.dropout(attended, self.dropout);
+        let attended = heads.attend_with(None, query, (key, value), normed, mask, (&self.key_value, slot), cx);
+        let projected = cx.linear(&self.attention_output, attended.values);
+        let attended = Attended {
+            values: cx.dropout(projected, self.dropout),
+            // Not projected, as in the reference.
+            added: attended.added,
+        }
+        .sum();
         let x = cx.residual(&self.after_attention, attended, x, None);
 
         let normed = cx.norm(&self.ffn_norm, x.clone());
@@ -274,6 +279,12 @@ impl Transformer for Gpt2Model {
         let mask = causal_bias([seq, past], None, state.padding.as_ref(), packing.as_ref(), &device);
         let chain = Chain::new(state.hidden).layers(&self.layers, mask);
         Ok(chain.then(|x, cx| cx.norm(&self.norm, x)))
+    }
+
+    fn with_layers(mut self, order: &[usize]) -> Option<Self> {
+        self.layers = replicated(&self.layers, order);
+        self.config.n_layer = order.len();
+        Some(self)
     }
 
     fn causal_lm(&self) -> Option<&dyn CausalLm> {

@@ -75,7 +75,7 @@ pub trait GptLayer: Block<Frame = GptFrame> + Module + ModuleDisplay + Sites + D
     /// [`ModelError::Config`] for values the family cannot have.
     fn facts(config: &Self::Config, path: &Path) -> Result<GptFacts, ModelError>;
 
-    /// The layer at a place in the checkpoint.
+    /// The layer at a location in the checkpoint.
     fn build(config: &Self::Config, activation: Activation, at: Scope<'_>) -> Self;
 }
 

@@ -99,7 +99,7 @@ mod hub;
 pub use architecture::{ARCHITECTURES, Architecture, Architectures};
 pub use attention::{Attention, AttentionOptions, ProjectedAttention, ProjectionNames};
 pub use cache::{KeyValueCache, KeysValues, LayerCache};
-pub use chain::{Block, Chain, Flow, Slot, Step};
+pub use chain::{Block, Chain, Flow, Slot, Step, replicated};
 #[cfg(feature = "tokenizers")]
 pub use chat::{ChatTemplate, Message};
 pub use checkpoint_folder::CheckpointFolder;
@@ -108,7 +108,7 @@ pub use encoded::Encoded;
 pub use error::ModelError;
 pub use feed_forward::{FeedForward, FeedForwardPlan};
 pub use from_checkpoint::FromCheckpoint;
-pub use generate::{Beams, EarlyStopping, Generation, Sampling};
+pub use generate::{Beams, EarlyStopping, Generation, PromptCache, Sampling};
 pub use heads::{Head, HeadConfig, Heads};
 #[cfg(feature = "hub")]
 pub use hub::download;

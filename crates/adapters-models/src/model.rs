@@ -19,12 +19,40 @@ use crate::transformer::{
 /// A pretrained model. What it can do beyond its last hidden state depends on its kind: [`causal_lm`](Self::causal_lm) and
 /// the like give access to it.
 #[derive(Clone, Debug)]
-pub struct Model(Boxed<AnyTransformer>);
+pub struct Model(Boxed<AnyTransformer>, Vec<[usize; 2]>);
 
 impl Model {
     /// Boxes a model.
     pub fn new<M: Transformer + Module + 'static>(model: M) -> Self {
-        Self(Boxed::of(model))
+        Self(Boxed::of(model), Vec::new())
+    }
+
+    /// The model with the layers of these ranges of its own, in their order, each as often as a range has it: `[[0, 2], [0, 2]]`
+    /// has the first two twice. All copies of a layer share its weights; adapters act on each by itself. Adapters of peft with
+    /// `layer_replication` are trained on such a model.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Layers`] for a range that is empty or beyond the layers, and for a model that cannot use a layer twice.
+    pub fn with_layer_replication(&self, ranges: &[[usize; 2]]) -> Result<Self, ModelError> {
+        let count = self.num_layers();
+        let refuse = |reason: String| ModelError::Layers {
+            architecture: self.architecture().to_owned(),
+            ranges: format!("{ranges:?}"),
+            reason,
+        };
+        if !self.1.is_empty() {
+            return Err(refuse(format!("its layers are replicated already, as {:?}", self.1)));
+        }
+        let wrong = ranges.iter().find(|[start, end]| start >= end || *end > count);
+        if ranges.is_empty() || wrong.is_some() {
+            let found = wrong.map_or("none".to_owned(), |range| format!("{range:?}"));
+            return Err(refuse(format!("expected ranges within [0, {count}], found {found}")));
+        }
+        let order: Vec<usize> = ranges.iter().flat_map(|[start, end]| *start..*end).collect();
+        let replicated = self.0.with_layers_dyn(&order);
+        let replicated = replicated.ok_or_else(|| refuse("it has no single stack of layers".to_owned()))?;
+        Ok(Self(replicated, ranges.to_vec()))
     }
 
     /// Facts of the model.
@@ -231,6 +259,7 @@ impl<M: Transformer + Module + 'static> Boxes<M> for AnyTransformer {
 /// The object-safe face of a [`Transformer`] that is a [`Module`].
 trait DynTransformer: Host + DynModule<AnyTransformer> {
     fn info_dyn(&self) -> ModelInfo;
+    fn with_layers_dyn(&self, order: &[usize]) -> Option<Boxed<AnyTransformer>>;
     fn chain_dyn(&self, input: Input, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error>;
     fn pool_dyn(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Option<Tensor<2>>;
     fn has_pooler_dyn(&self) -> bool;
@@ -246,6 +275,10 @@ trait DynTransformer: Host + DynModule<AnyTransformer> {
 impl<M: Transformer + Module + 'static> DynTransformer for M {
     fn info_dyn(&self) -> ModelInfo {
         self.info()
+    }
+
+    fn with_layers_dyn(&self, order: &[usize]) -> Option<Boxed<AnyTransformer>> {
+        self.clone().with_layers(order).map(Boxed::of)
     }
 
     fn chain_dyn(&self, input: Input, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
@@ -310,7 +343,7 @@ impl Sites for Model {
         self.0.visit_sites(visit);
     }
 
-    fn visit_sites_mut<'a>(&'a mut self, visit: &mut dyn FnMut(&SiteInfo, LayerMut<'a>)) {
+    fn visit_sites_mut<'a>(&'a mut self, visit: &mut dyn FnMut(&mut SiteInfo, LayerMut<'a>)) {
         self.0.visit_sites_mut(visit);
     }
 }
@@ -343,6 +376,10 @@ impl Host for Model {
 
     fn is_larger_class(&self) -> bool {
         self.0.is_larger_class()
+    }
+
+    fn layer_replication(&self) -> &[[usize; 2]] {
+        &self.1
     }
 
     fn attention_dropout(&self) -> f64 {

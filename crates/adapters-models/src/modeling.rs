@@ -13,9 +13,9 @@ pub(crate) use burn::nn::{Embedding, LayerNorm, Linear, RmsNorm};
 pub(crate) use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 pub(crate) use serde::Deserialize;
 
-pub(crate) use crate::attention::{Attention, AttentionOptions, ProjectedAttention, ProjectionNames};
+pub(crate) use crate::attention::{Attended, Attention, AttentionOptions, ProjectedAttention, ProjectionNames};
 pub(crate) use crate::cache::{Begun, KeyValueCache};
-pub(crate) use crate::chain::{Block, Chain, Slot};
+pub(crate) use crate::chain::{Block, Chain, Slot, replicated};
 pub(crate) use crate::config_check::ConfigCheck;
 pub(crate) use crate::error::ModelError;
 pub(crate) use crate::from_checkpoint::{FromCheckpoint, load_relative};

@@ -193,6 +193,11 @@ impl EncoderStack for ModernBertStack {
     fn has_pooler(&self) -> bool {
         self.head.is_some()
     }
+
+    fn with_layers(mut self, order: &[usize]) -> Option<Self> {
+        self.layers = replicated(&self.layers, order);
+        Some(self)
+    }
 }
 
 /// Loads a checkpoint.

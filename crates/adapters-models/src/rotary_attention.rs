@@ -126,7 +126,12 @@ impl RotaryAttention {
         let own = (key, heads.split(value));
         let sinks = self.sinks.as_ref().map(|sinks| sinks.val());
         let attended = heads.attend_with(sinks, query, own, x, bias, (&self.key_value, slot), cx);
-        cx.linear(&self.output, attended)
+        let output = cx.linear(&self.output, attended.values);
+        match attended.added {
+            // Projected by itself, as in the reference: a bias of the projection counts twice.
+            Some(added) => output + cx.linear(&self.output, added),
+            None => output,
+        }
     }
 }
 

@@ -182,6 +182,12 @@ impl Transformer for RotaryDecoder {
         Ok(chain.then(|x, cx| cx.norm(&self.norm, x)))
     }
 
+    fn with_layers(mut self, order: &[usize]) -> Option<Self> {
+        self.layers = replicated(&self.layers, order);
+        self.config.num_hidden_layers = order.len();
+        Some(self)
+    }
+
     fn causal_lm(&self) -> Option<&dyn CausalLm> {
         Some(self)
     }

@@ -55,13 +55,20 @@ const TOKENIZER: [&str; 10] = [
 /// # Errors
 ///
 /// [`ModelError::Store`], also for a value that is beyond the range of the element type; [`ModelError::NotACheckpoint`] if `out`
-/// is the source folder.
+/// is the source folder; [`ModelError::Layers`] for a model with replicated layers, which no published configuration describes.
 pub fn save_checkpoint(
     model: &impl Host,
     source: &Path,
     out: &Path,
     dtype: Option<FloatDType>,
 ) -> Result<(), ModelError> {
+    if !model.layer_replication().is_empty() {
+        return Err(ModelError::Layers {
+            architecture: model.architecture().to_owned(),
+            ranges: format!("{:?}", model.layer_replication()),
+            reason: "its layers are not those of a checkpoint, so that it cannot be saved as one".to_owned(),
+        });
+    }
     fs::create_dir_all(out).map_err(|e| StoreError::Folder {
         path: out.to_owned(),
         source: e,
@@ -280,13 +287,13 @@ fn write_shards(out: &Path, tensors: Tensors, limit: usize) -> Result<(), StoreE
     if let [whole] = shards.as_slice() {
         return write_safetensors(&out.join("model.safetensors"), whole, []);
     }
-    let mut places = Map::new();
+    let mut weight_map = Map::new();
     for (index, shard) in shards.into_iter().enumerate() {
         let name = format!("model-{:05}-of-{count:05}.safetensors", index + 1);
         write_safetensors(&out.join(&name), &shard, [])?;
-        places.extend(shard.into_keys().map(|key| (key, Value::from(name.clone()))));
+        weight_map.extend(shard.into_keys().map(|key| (key, Value::from(name.clone()))));
     }
-    let index = json!({ "metadata": { "total_size": total }, "weight_map": places });
+    let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
     write_json(&out.join("model.safetensors.index.json"), &index)
 }
 

@@ -239,7 +239,7 @@ impl NormedAttention {
 
     /// Attention over the layer's own positions, or those of `slot.encoded`, and the residual connection.
     fn forward(&self, x: Tensor<3>, mask: &Option<Tensor<4>>, slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
-        let (read, behind) = placed(&self.norm, self.norm_first, &x, cx);
+        let (read, behind) = normed(&self.norm, self.norm_first, &x, cx);
         let attended = self.attention.forward(read, mask.clone(), slot, |state| state, cx);
         let attended = self.end.forward(attended, cx);
         cx.residual(&self.after, attended, x, behind)
@@ -247,7 +247,7 @@ impl NormedAttention {
 }
 
 /// What a block reads, and the norm after its residual connection, if it is there.
-fn placed<'n>(
+fn normed<'n>(
     norm: &'n Sited<LayerNorm>,
     first: bool,
     x: &Tensor<3>,
@@ -269,7 +269,7 @@ impl Block for StandardLayer {
         if let Some(cross) = &self.cross {
             x = cross.forward(x, encoded, slot, cx);
         }
-        let (read, behind) = placed(&self.ffn_norm, self.norm_first, &x, cx);
+        let (read, behind) = normed(&self.ffn_norm, self.norm_first, &x, cx);
         let up = cx.linear(&self.up, read);
         let up = match self.gated {
             true => {

@@ -157,6 +157,16 @@ pub trait Transformer: Host + Debug + Send + Sync {
         Ok(self.chain(input, None, cx)?.run(None, cx.hooks()))
     }
 
+    /// The model with these of its layers in its stack, each as often as it is listed (see [`replicated`](crate::replicated));
+    /// `None` where that is not supported.
+    #[must_use]
+    fn with_layers(self, _order: &[usize]) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        None
+    }
+
     /// The model as an encoder of text, if it is one.
     fn text_encoder(&self) -> Option<&dyn TextEncoder> {
         None

@@ -135,7 +135,10 @@ impl<M: TwoStacks> EncoderDecoder for M {
         cache: Option<&mut KeyValueCache>,
         cx: &mut Ctx<'_>,
     ) -> Result<Chain<'_>, Error> {
-        let past = cache.map_or(0, |cache| cache.columns());
+        let past = cache.map_or(0, |cache| {
+            cache.read(ids.dims(), None, &ids.device());
+            cache.columns()
+        });
         let (cx, DecoderInput { ids, .. }) = cx.begin(self, DecoderInput { ids, encoded, past })?;
         let frame = DecoderFrame::new(&ids, encoded.padding.clone(), past, cx);
         let hidden = self.embed_decoder(ids, frame.first, cx);

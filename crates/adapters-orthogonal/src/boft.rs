@@ -58,6 +58,7 @@ impl Default for Boft {
 
 impl Method for Boft {
     const NAME: &'static str = "boft";
+    const DESCRIPTION: &'static str = "The input rotated by a butterfly of block rotations, and the output scaled.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let (size, num) = (self.boft_block_size, self.boft_block_num);

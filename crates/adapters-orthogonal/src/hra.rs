@@ -48,6 +48,7 @@ impl Default for Hra {
 
 impl Method for Hra {
     const NAME: &'static str = "hra";
+    const DESCRIPTION: &'static str = "The input reflected at learned hyperplanes (Householder reflections).";
 
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::size("r", self.r)

@@ -13,7 +13,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use crate::rotation::{cayley, rotate, skew, skew_places};
+use crate::rotation::{cayley, rotate, skew, skew_indices};
 
 /// `y = W (x R) + b`, `R` a block-diagonal rotation, each block the Cayley transform of a learned skew-symmetric matrix.
 ///
@@ -75,6 +75,7 @@ impl Default for Oft {
 
 impl Method for Oft {
     const NAME: &'static str = "oft";
+    const DESCRIPTION: &'static str = "The input rotated block by block.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let one = (self.r == 0) != (self.oft_block_size == 0);
@@ -108,7 +109,7 @@ impl Method for Oft {
         }
         Ok(SiteLayer::Linear(Erased::new(Rotation {
             upper: Param::from_data(draw::constant([blocks, elements], 0.0), build.device),
-            places: skew_places(size, build.device),
+            indices: skew_indices(size, build.device),
             size,
             terms: match self.use_cayley_neumann {
                 true => self.num_cayley_neumann_terms,
@@ -148,7 +149,7 @@ struct Ball {
 impl TrainingSchedule for Ball {
     fn after_step(&mut self, _step: u64, values: &ParamValues, _gradients: &ParamValues) -> ParamValues {
         let mut changed = ParamValues::new();
-        for (place, data) in values {
+        for (key, data) in values {
             let [blocks, elements] = *data.shape().to_vec().as_slice() else {
                 continue;
             };
@@ -160,7 +161,7 @@ impl TrainingSchedule for Ball {
             }
             let projected = TensorData::new(upper, [blocks, elements]);
             if projected != *data {
-                changed.insert(place.clone(), projected);
+                changed.insert(key.clone(), projected);
             }
         }
         changed
@@ -193,7 +194,7 @@ pub struct Rotation {
     /// Upper elements of the skew-symmetric matrices, `[blocks, b (b - 1) / 2]`.
     pub upper: Param<Tensor<2>>,
     /// Where they stand, `[b b]`, constant.
-    pub places: Tensor<1, Int>,
+    pub indices: Tensor<1, Int>,
     /// Size of a block, `b`.
     pub size: usize,
     /// Terms of the truncated series; 0 for the inverse.
@@ -209,7 +210,7 @@ impl Rotation {
             Some(radius) => within(self.upper.val(), radius),
             None => self.upper.val(),
         };
-        let s = skew(upper, self.places.clone(), self.size);
+        let s = skew(upper, self.indices.clone(), self.size);
         match self.terms {
             0 => cayley(s),
             terms => neumann(s, terms),
@@ -281,11 +282,11 @@ mod tests {
 
     #[test]
     fn a_step_out_of_the_ball_is_taken_back_to_its_edge() {
-        let place = |name: &str| (None, name.to_owned());
+        let key = |name: &str| (None, name.to_owned());
         let data = TensorData::from([[3.0f32, 4.0], [0.01, 0.0]]);
-        let values = ParamValues::from([(place("oft_R.weight"), data)]);
+        let values = ParamValues::from([(key("oft_R.weight"), data)]);
         let changed = Ball { eps: 1.0 }.after_step(1, &values, &ParamValues::new());
-        let after: Vec<f32> = changed[&place("oft_R.weight")].iter().collect();
+        let after: Vec<f32> = changed[&key("oft_R.weight")].iter().collect();
         // The norm of the whole matrix is sqrt(2) times that of its upper half.
         let edge = 1.0 / 2.0f32.sqrt() / 2.0f32.sqrt();
         for (x, expected) in after.iter().zip([0.6 * edge, 0.8 * edge, 0.01, 0.0]) {

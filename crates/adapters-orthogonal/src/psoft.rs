@@ -18,7 +18,7 @@ use burn::tensor::{Int, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::rotation::{cayley, skew, skew_places};
+use crate::rotation::{cayley, skew, skew_indices};
 
 /// `W + s B (diag(b) R diag(a) - I) A`, where `s B A` is the best approximation of `W` of rank `r`, `R` a rotation of `r` by `r`, and
 /// `s = psoft_alpha / r`.
@@ -104,6 +104,7 @@ impl Default for Psoft {
 
 impl Method for Psoft {
     const NAME: &'static str = "psoft";
+    const DESCRIPTION: &'static str = "A rotation between the principal singular vectors of the weight.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let (alpha, dropout, terms) = (self.psoft_alpha, self.psoft_dropout, self.num_cayley_neumann_terms);
@@ -158,7 +159,7 @@ impl Method for Psoft {
             rotation,
             before: self.psoft_mag_a.then(ones),
             after: self.psoft_mag_b.then(ones),
-            places: skew_places(r, build.device),
+            indices: skew_indices(r, build.device),
             terms: self.use_cayley_neumann.then_some(self.num_cayley_neumann_terms),
             limit: self.cayley_neumann_eps,
             scale,
@@ -193,7 +194,7 @@ impl Codec<Peft> for Psoft {
         }
     }
 
-    /// Places of the upper elements, which follow from the rank.
+    /// Indices of the upper elements, which follow from the rank.
     fn is_duplicate(&self, key: &str) -> bool {
         key.contains(".psoft_R.") && (key.ends_with(".rows") || key.ends_with(".cols"))
     }
@@ -222,7 +223,7 @@ pub struct SubspaceRotation {
     /// `b`, `[r]`.
     pub after: Option<Param<Tensor<1>>>,
     /// Where each number of the rotation stands in its skew-symmetric matrix.
-    pub places: Tensor<1, Int>,
+    pub indices: Tensor<1, Int>,
     /// Terms of a series in place of the inverse.
     pub terms: Option<usize>,
     /// Largest norm of its argument.
@@ -241,7 +242,7 @@ impl SubspaceRotation {
         let mut inner = match &self.rotation {
             Inner::Free(matrix) => matrix.val(),
             Inner::Skew(upper) => {
-                let skew = skew(upper.val().unsqueeze_dim(0), self.places.clone(), r);
+                let skew = skew(upper.val().unsqueeze_dim(0), self.indices.clone(), r);
                 match self.terms {
                     Some(terms) => series(self.limited(skew.squeeze_dim::<2>(0)), terms, eye.clone()),
                     None => cayley(-skew).squeeze_dim::<2>(0),

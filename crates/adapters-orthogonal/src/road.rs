@@ -61,6 +61,7 @@ impl Default for Road {
 
 impl Method for Road {
     const NAME: &'static str = "road";
+    const DESCRIPTION: &'static str = "Pairs of outputs rotated and scaled.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let even = self.group_size > 0 && self.group_size.is_multiple_of(2);

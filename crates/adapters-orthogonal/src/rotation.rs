@@ -22,25 +22,25 @@ pub(crate) fn inverse(a: Tensor<3>) -> Tensor<3> {
     step(a, x)
 }
 
-/// Which of `[v, -v, 0]` stands at each place of a skew-symmetric matrix, `[b b]`, for its upper elements `v` row by row.
-pub(crate) fn skew_places(b: usize, device: &Device) -> Tensor<1, Int> {
+/// Which of `[v, -v, 0]` stands at each index of a skew-symmetric matrix, `[b b]`, for its upper elements `v` row by row.
+pub(crate) fn skew_indices(b: usize, device: &Device) -> Tensor<1, Int> {
     let elements = b * (b - 1) / 2;
     let at = |row: usize, col: usize| row * (2 * b - row - 1) / 2 + col - row - 1;
-    let place = |i: usize| match (i / b, i % b) {
+    let index = |i: usize| match (i / b, i % b) {
         (row, col) if row < col => at(row, col),
         (row, col) if row > col => elements + at(col, row),
         _ => 2 * elements,
     };
-    let places: Vec<i64> = (0..b * b).map(|i| place(i) as i64).collect();
-    Tensor::from_data(TensorData::new(places, [b * b]), device)
+    let indices: Vec<i64> = (0..b * b).map(|i| index(i) as i64).collect();
+    Tensor::from_data(TensorData::new(indices, [b * b]), device)
 }
 
 /// Skew-symmetric matrices, `[n, b, b]`, of their upper elements, `[n, b (b - 1) / 2]`.
-pub(crate) fn skew(upper: Tensor<2>, places: Tensor<1, Int>, b: usize) -> Tensor<3> {
+pub(crate) fn skew(upper: Tensor<2>, indices: Tensor<1, Int>, b: usize) -> Tensor<3> {
     let [n, _] = upper.dims();
     let zero = Tensor::zeros([n, 1], &upper.device());
     let all = Tensor::cat(vec![upper.clone(), -upper, zero], 1);
-    all.select(1, places).reshape([n, b, b])
+    all.select(1, indices).reshape([n, b, b])
 }
 
 /// `(I - S) (I + S)^-1`, a rotation of a skew-symmetric `S`, `[n, b, b]`.
@@ -94,7 +94,7 @@ mod tests {
     fn cayleys_matrices_are_rotations() {
         let device = Device::flex();
         let upper = Tensor::<2>::random([2, 6], Distribution::Normal(0.0, 1.0), &device);
-        let skew = skew(upper.clone(), skew_places(4, &device), 4);
+        let skew = skew(upper.clone(), skew_indices(4, &device), 4);
         let first: Vec<f32> = skew.clone().into_data().iter().take(8).collect();
         let v: Vec<f32> = upper.into_data().iter().take(6).collect();
         assert_eq!(first, [0.0, v[0], v[1], v[2], -v[0], 0.0, v[3], v[4]]);

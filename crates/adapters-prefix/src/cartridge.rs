@@ -78,6 +78,7 @@ impl CartridgeConfig {
 
 impl Method for CartridgeConfig {
     const NAME: &'static str = "cartridge";
+    const DESCRIPTION: &'static str = "A trained cache of keys and values in front of the text, as PEFT stores it.";
 
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::size("num_virtual_tokens", self.num_virtual_tokens)?;

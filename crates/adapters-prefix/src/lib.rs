@@ -4,6 +4,7 @@
     warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable)
 )]
 
+mod adaption_prompt;
 mod cartridge;
 mod codec;
 mod eject;
@@ -13,6 +14,7 @@ mod prefix_tuning;
 mod tests;
 mod vectors;
 
+pub use adaption_prompt::{AdaptionPrompt, AdaptionPromptConfig};
 pub use cartridge::CartridgeConfig;
 pub use eject::{Ejected, NothingToEject, eject};
 pub use layer::{Gate, PrefixLayer};

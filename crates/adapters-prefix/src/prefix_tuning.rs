@@ -215,6 +215,7 @@ impl PrefixTuningConfig {
 
 impl Method for PrefixTuningConfig {
     const NAME: &'static str = "prefix_tuning";
+    const DESCRIPTION: &'static str = "Trained keys and values in front of those of each attention.";
 
     fn presets() -> &'static [Preset<Self>] {
         const PRESETS: &[Preset<PrefixTuningConfig>] = &[

@@ -85,6 +85,8 @@ impl CptConfig {
 
 impl Method for CptConfig {
     const NAME: &'static str = "cpt";
+    const DESCRIPTION: &'static str =
+        "The embeddings of a given context, trained within a small distance of where they begin.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let count = self.cpt_token_ids.len();

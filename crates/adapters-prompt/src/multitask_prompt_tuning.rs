@@ -102,6 +102,8 @@ impl MultitaskPromptTuningConfig {
 
 impl Method for MultitaskPromptTuningConfig {
     const NAME: &'static str = "multitask_prompt_tuning";
+    const DESCRIPTION: &'static str =
+        "A trained prompt that all tasks share, multiplied by a low-rank matrix of each task.";
 
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::size("num_tasks", self.num_tasks)?;

@@ -76,6 +76,8 @@ impl Default for PeftPromptTuningConfig {
 
 impl Method for PeftPromptTuningConfig {
     const NAME: &'static str = "peft_prompt_tuning";
+    const DESCRIPTION: &'static str =
+        "Trained vectors in front of the embedded text, with positions of their own, as in PEFT.";
 
     fn check(&self) -> Result<(), ConfigError> {
         self.tokens.check()?;

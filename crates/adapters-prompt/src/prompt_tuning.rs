@@ -100,6 +100,7 @@ impl PromptTuningConfig {
 
 impl Method for PromptTuningConfig {
     const NAME: &'static str = "prompt_tuning";
+    const DESCRIPTION: &'static str = "Trained vectors among the embedded tokens, as in AdapterHub.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let length = self.prompt_length;

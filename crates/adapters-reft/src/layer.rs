@@ -110,8 +110,9 @@ impl SiteAdapter<OutputState> for ReftLayer {
 
     fn effect(&self) {}
 
+    /// The edited positions are those of the prompt, or where it is known, of the text.
     fn causality(&self) -> Causality {
-        Causality::Causal
+        Causality::DependsOnPrompt
     }
 }
 

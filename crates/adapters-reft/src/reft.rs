@@ -192,6 +192,7 @@ impl ReftConfig {
 
 impl Method for ReftConfig {
     const NAME: &'static str = "reft";
+    const DESCRIPTION: &'static str = "Low-rank edits of the hidden states at a few positions of the text.";
 
     fn presets() -> &'static [Preset<Self>] {
         const PRESETS: &[Preset<ReftConfig>] = &[

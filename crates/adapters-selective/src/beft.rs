@@ -40,6 +40,7 @@ impl Default for Beft {
 
 impl Method for Beft {
     const NAME: &'static str = "beft";
+    const DESCRIPTION: &'static str = "A trained vector in addition to the bias of a layer.";
 
     fn check(&self) -> Result<(), ConfigError> {
         Ok(())

@@ -14,5 +14,5 @@ mod trainable_tokens;
 pub use beft::{AddedBias, Beft};
 pub use ln_tuning::LnTuning;
 pub use shira::{Elements, Shira};
-pub use supertuning::{LargestElements, Places, Supertuning};
+pub use supertuning::{Indices, LargestElements, Supertuning};
 pub use trainable_tokens::{TokenRows, TrainableTokens};

@@ -21,6 +21,7 @@ pub struct LnTuning {
 
 impl Method for LnTuning {
     const NAME: &'static str = "ln_tuning";
+    const DESCRIPTION: &'static str = "The parameters of the normalization layers, trained in copies.";
 
     fn check(&self) -> Result<(), ConfigError> {
         Ok(())

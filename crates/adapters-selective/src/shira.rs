@@ -18,14 +18,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::sparse::{dense, stored};
 
-/// `W + S`, where `S` is zero but at `r (d_in + d_out)` places: as many numbers as LoRA of rank `r` trains, and an update of
+/// `W + S`, where `S` is zero but at `r (d_in + d_out)` indices: as many numbers as LoRA of rank `r` trains, and an update of
 /// high rank.
 ///
 /// | Name | Default | Purpose | Range |
 /// |---|---|---|---|
 /// | `r` | 32 | how many numbers are trained, as a rank of LoRA | >= 1, at most `d_in d_out` numbers |
-/// | `mask_type` | `random` | how the places are chosen | `random` |
-/// | `random_seed` | none | seed of the places, in PyTorch's generator | 0 .. 2^32 |
+/// | `mask_type` | `random` | how the indices are chosen | `random` |
+/// | `random_seed` | none | seed of the indices, in PyTorch's generator | 0 .. 2^32 |
 /// | `init_weights` | true | begin at zero; normal values without it | |
 ///
 /// Paper: *Sparse High Rank Adapters*, Bhardwaj et al., 2024, <https://arxiv.org/abs/2406.13175>.
@@ -34,9 +34,9 @@ use crate::sparse::{dense, stored};
 pub struct Shira {
     /// How many numbers are trained, as a rank of LoRA.
     pub r: usize,
-    /// How the places are chosen.
+    /// How the indices are chosen.
     pub mask_type: String,
-    /// Seed of the places.
+    /// Seed of the indices.
     pub random_seed: Option<u64>,
     /// Whether the numbers begin at zero.
     pub init_weights: bool,
@@ -59,6 +59,7 @@ impl Default for Shira {
 
 impl Method for Shira {
     const NAME: &'static str = "shira";
+    const DESCRIPTION: &'static str = "A fixed random selection of the elements of the weight, trained.";
 
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::size("r", self.r)?;
@@ -84,16 +85,16 @@ impl Method for Shira {
             None => rng.next_u32(),
         };
         // In the order of the elements, as those of a mask are.
-        let mut places = TorchRng::new(seed).permutation(all, n);
-        places.sort_unstable();
-        let rows = places.iter().map(|place| (place / d_in) as i64);
-        let places: Vec<i64> = rows.chain(places.iter().map(|place| (place % d_in) as i64)).collect();
+        let mut indices = TorchRng::new(seed).permutation(all, n);
+        indices.sort_unstable();
+        let rows = indices.iter().map(|index| (index / d_in) as i64);
+        let indices: Vec<i64> = rows.chain(indices.iter().map(|index| (index % d_in) as i64)).collect();
         let values = match self.init_weights {
             true => draw::constant([n], 0.0),
             false => draw::normal(&mut rng, [n], 1.0),
         };
         Ok(SiteLayer::Linear(Erased::new(Elements {
-            places: stored(TensorData::new(places, [2, n]), build.device),
+            indices: stored(TensorData::new(indices, [2, n]), build.device),
             values: Param::from_data(values, build.device),
             d_out,
             d_in,
@@ -102,7 +103,7 @@ impl Method for Shira {
 }
 
 peft_modules!(Shira: "SHIRA" {
-    /// The places a second time, under the name of a live module.
+    /// The indices a second time, under the name of a live module.
     fn is_computed(key: &str) -> bool {
         key.contains(".shira_indices.")
     }
@@ -112,7 +113,7 @@ peft_modules!(Shira: "SHIRA" {
 #[derive(Module, Debug)]
 pub struct Elements {
     /// Rows and columns of the elements, `[2, n]`, stored and never trained.
-    pub places: Param<Tensor<2, Int>>,
+    pub indices: Param<Tensor<2, Int>>,
     /// What is added to them, `[n]`.
     pub values: Param<Tensor<1>>,
     /// Output features of the layer.
@@ -124,10 +125,10 @@ pub struct Elements {
 impl Elements {
     /// The update, `[d_out, d_in]`.
     fn delta(&self) -> Tensor<2> {
-        let [_, n] = self.places.dims();
-        let part = |row: usize| self.places.val().slice_dim(0, row..row + 1).reshape([n]);
-        let places = part(0) * self.d_in as i64 + part(1);
-        dense(self.values.val(), places, [self.d_out, self.d_in])
+        let [_, n] = self.indices.dims();
+        let part = |row: usize| self.indices.val().slice_dim(0, row..row + 1).reshape([n]);
+        let indices = part(0) * self.d_in as i64 + part(1);
+        dense(self.values.val(), indices, [self.d_out, self.d_in])
     }
 }
 
@@ -152,16 +153,16 @@ impl SiteAdapter<LinearState> for Elements {
 impl NamedParams for Elements {
     fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
         vec![
-            ("shira_indices".into(), self.places.id),
+            ("shira_indices".into(), self.indices.id),
             ("shira_weight".into(), self.values.id),
         ]
     }
 
     fn fixed_params(&self) -> Vec<ParamId> {
-        vec![self.places.id]
+        vec![self.indices.id]
     }
 
     fn index_limits(&self) -> Vec<(ParamId, Vec<usize>)> {
-        vec![(self.places.id, vec![self.d_out, self.d_in])]
+        vec![(self.indices.id, vec![self.d_out, self.d_in])]
     }
 }

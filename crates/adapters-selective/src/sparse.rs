@@ -3,10 +3,10 @@
 use burn::module::{Param, ParamId};
 use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
 
-/// `[d_out, d_in]`, zero but for `values` at `places`, counted along the rows; `[n]` each.
-pub(crate) fn dense(values: Tensor<1>, places: Tensor<1, Int>, [d_out, d_in]: [usize; 2]) -> Tensor<2> {
+/// `[d_out, d_in]`, zero but for `values` at `indices`, counted along the rows; `[n]` each.
+pub(crate) fn dense(values: Tensor<1>, indices: Tensor<1, Int>, [d_out, d_in]: [usize; 2]) -> Tensor<2> {
     let zeros = Tensor::<1>::zeros([d_out * d_in], &values.device());
-    let filled = zeros.scatter(0, places, values, IndexingUpdateOp::Add);
+    let filled = zeros.scatter(0, indices, values, IndexingUpdateOp::Add);
     filled.reshape([d_out, d_in])
 }
 

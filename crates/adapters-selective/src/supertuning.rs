@@ -28,7 +28,7 @@ use crate::sparse::{dense, stored};
 /// | `lora_alpha` | `2 r` | numerator of its scale | finite, only with `r` |
 /// | `lora_dropout` | 0 | dropout on the input of the product, in training | `0 <= p < 1` |
 /// | `init_weights` | true | begin at zero; random values without it | |
-/// | `save_precomputed_indices` | true | store the places; without it they are chosen again from the base when the file is read | |
+/// | `save_precomputed_indices` | true | store the indices; without it they are chosen again from the base when the file is read | |
 ///
 /// Source: *Super-tuning*, <https://arxiv.org/abs/2607.09287>, as peft computes it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,7 +46,7 @@ pub struct Supertuning {
     pub lora_dropout: f64,
     /// Whether the update begins at zero.
     pub init_weights: bool,
-    /// Whether files hold the places.
+    /// Whether files hold the indices.
     pub save_precomputed_indices: bool,
     /// Which modules.
     #[serde(flatten)]
@@ -70,6 +70,8 @@ impl Default for Supertuning {
 
 impl Method for Supertuning {
     const NAME: &'static str = "supertuning";
+    const DESCRIPTION: &'static str =
+        "The largest or the smallest elements of the weight, trained, with or without LoRA.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let (sparsity, dropout) = (self.sparsity, self.lora_dropout);
@@ -110,8 +112,8 @@ impl Method for Supertuning {
             true => sizes[*b].total_cmp(&sizes[*a]),
             false => sizes[*a].total_cmp(&sizes[*b]),
         });
-        let places: Vec<i64> = order.iter().take(n).map(|place| *place as i64).collect();
-        let places = TensorData::new(places, [n]);
+        let indices: Vec<i64> = order.iter().take(n).map(|index| *index as i64).collect();
+        let indices = TensorData::new(indices, [n]);
         let mut rng = build.rng(None, site.site);
         let values = match self.init_weights {
             true => draw::constant([n], 0.0),
@@ -130,9 +132,9 @@ impl Method for Supertuning {
         };
         let param = |data: TensorData| Param::from_data(data, build.device);
         Ok(SiteLayer::Linear(Erased::new(LargestElements {
-            places: match self.save_precomputed_indices {
-                true => Places::Stored(stored(places, build.device)),
-                false => Places::Computed(Tensor::from_data(places, build.device)),
+            indices: match self.save_precomputed_indices {
+                true => Indices::Stored(stored(indices, build.device)),
+                false => Indices::Computed(Tensor::from_data(indices, build.device)),
             },
             values: Param::from_data(values, build.device),
             a: a.map(param),
@@ -148,7 +150,7 @@ impl Method for Supertuning {
 }
 
 peft_modules!(Supertuning: "SUPERTUNING" {
-    /// The places under the name of a live module, which follow from the base.
+    /// The indices under the name of a live module, which follow from the base.
     fn is_computed(key: &str) -> bool {
         key.contains(".supertuning_indices.")
     }
@@ -156,7 +158,7 @@ peft_modules!(Supertuning: "SUPERTUNING" {
 
 /// Which elements of a weight are trained, counted along its rows of inputs.
 #[derive(Module, Debug)]
-pub enum Places {
+pub enum Indices {
     /// Files hold them, `[n]`.
     Stored(Param<Tensor<1, Int>>),
     /// They follow from the base, `[n]`.
@@ -167,7 +169,7 @@ pub enum Places {
 #[derive(Module, Debug)]
 pub struct LargestElements {
     /// The elements.
-    pub places: Places,
+    pub indices: Indices,
     /// What is added to them, `[n]`.
     pub values: Param<Tensor<1>>,
     /// `[r, d_in]`.
@@ -187,11 +189,11 @@ pub struct LargestElements {
 impl LargestElements {
     /// The update of single elements, `[d_out, d_in]`.
     fn sparse(&self) -> Tensor<2> {
-        let places = match &self.places {
-            Places::Stored(places) => places.val(),
-            Places::Computed(places) => places.clone(),
+        let indices = match &self.indices {
+            Indices::Stored(indices) => indices.val(),
+            Indices::Computed(indices) => indices.clone(),
         };
-        dense(self.values.val(), places, [self.d_out, self.d_in])
+        dense(self.values.val(), indices, [self.d_out, self.d_in])
     }
 
     /// A and B times the scale.
@@ -229,8 +231,8 @@ impl SiteAdapter<LinearState> for LargestElements {
 impl NamedParams for LargestElements {
     fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
         let mut params: Vec<(Cow<'static, str>, ParamId)> = Vec::new();
-        if let Places::Stored(places) = &self.places {
-            params.push(("supertuning_indices".into(), places.id));
+        if let Indices::Stored(indices) = &self.indices {
+            params.push(("supertuning_indices".into(), indices.id));
         }
         params.push(("supertuning_values".into(), self.values.id));
         params.extend(self.a.iter().map(|a| ("supertuning_lora_A.weight".into(), a.id)));
@@ -243,9 +245,9 @@ impl NamedParams for LargestElements {
     }
 
     fn index_limits(&self) -> Vec<(ParamId, Vec<usize>)> {
-        match &self.places {
-            Places::Stored(places) => vec![(places.id, vec![self.d_out * self.d_in])],
-            Places::Computed(_) => Vec::new(),
+        match &self.indices {
+            Indices::Stored(indices) => vec![(indices.id, vec![self.d_out * self.d_in])],
+            Indices::Computed(_) => Vec::new(),
         }
     }
 }

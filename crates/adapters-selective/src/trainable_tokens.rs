@@ -36,6 +36,7 @@ pub struct TrainableTokens {
 
 impl Method for TrainableTokens {
     const NAME: &'static str = "trainable_tokens";
+    const DESCRIPTION: &'static str = "Chosen rows of the token table, trained in copies.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let mut rows = self.token_indices.clone();
@@ -73,14 +74,14 @@ impl Method for TrainableTokens {
         let chosen = Tensor::<1, Int>::from_data(TensorData::new(chosen, [n]), build.device);
         let table = Tensor::<2>::from_data(frozen.into_data(), build.device);
         // The other tokens go to a row of zeros after the last.
-        let mut places = vec![n as i64; rows];
-        for (place, row) in self.token_indices.iter().enumerate() {
-            places[*row] = place as i64;
+        let mut indices = vec![n as i64; rows];
+        for (index, row) in self.token_indices.iter().enumerate() {
+            indices[*row] = index as i64;
         }
         let layer = TokenRows {
             rows: Param::from_data(table.select(0, chosen.clone()).into_data(), build.device),
             chosen,
-            places: Tensor::from_data(TensorData::new(places, [rows]), build.device),
+            indices: Tensor::from_data(TensorData::new(indices, [rows]), build.device),
             padding: padding.and_then(|row| self.token_indices.iter().position(|token| *token == row)),
         };
         Ok(match site.kind {
@@ -177,9 +178,9 @@ pub struct TokenRows {
     pub rows: Param<Tensor<2>>,
     /// Which rows of the table they replace, `[n]`, constant.
     pub chosen: Tensor<1, Int>,
-    /// For each row of the table its place among them, or `n`; constant.
-    pub places: Tensor<1, Int>,
-    /// The place of the padding token's row, which gets no gradient.
+    /// For each row of the table its index among them, or `n`; constant.
+    pub indices: Tensor<1, Int>,
+    /// The index of the padding token's row, which gets no gradient.
     pub padding: Option<usize>,
 }
 
@@ -189,9 +190,9 @@ impl TokenRows {
         let [_, d_model] = self.rows.dims();
         let rows = self.rows.val();
         let rows = match self.padding {
-            Some(place) => {
-                let fixed = rows.clone().detach().slice_dim(0, place..place + 1);
-                rows.slice_assign([place..place + 1, 0..d_model], fixed)
+            Some(index) => {
+                let fixed = rows.clone().detach().slice_dim(0, index..index + 1);
+                rows.slice_assign([index..index + 1, 0..d_model], fixed)
             }
             None => rows,
         };
@@ -200,11 +201,11 @@ impl TokenRows {
     }
 
     /// The weight `[rows, d_model]` with these rows in place of its own.
-    fn placed(&self, base: Tensor<2>) -> Tensor<2> {
+    fn with_trained_rows(&self, base: Tensor<2>) -> Tensor<2> {
         let [n, _] = self.rows.dims();
-        let rows = self.with_zero().select(0, self.places.clone());
-        let [all] = self.places.dims();
-        let chosen = self.places.clone().not_equal_elem(n as i64).float().reshape([all, 1]);
+        let rows = self.with_zero().select(0, self.indices.clone());
+        let [all] = self.indices.dims();
+        let chosen = self.indices.clone().not_equal_elem(n as i64).float().reshape([all, 1]);
         base * (chosen.ones_like() - chosen) + rows
     }
 }
@@ -212,9 +213,9 @@ impl TokenRows {
 impl SiteAdapter<TableState> for TokenRows {
     fn apply(&self, state: TableState, _call: &Call<'_>) -> TableState {
         let ([batch, seq], [n, d_model]) = (state.ids.dims(), self.rows.dims());
-        let places = self.places.clone().select(0, state.ids.clone().reshape([batch * seq]));
-        let rows = self.with_zero().select(0, places.clone());
-        let chosen = places.not_equal_elem(n as i64).float().reshape([batch, seq, 1]);
+        let indices = self.indices.clone().select(0, state.ids.clone().reshape([batch * seq]));
+        let rows = self.with_zero().select(0, indices.clone());
+        let chosen = indices.not_equal_elem(n as i64).float().reshape([batch, seq, 1]);
         TableState {
             output: state.output.clone() * (chosen.ones_like() - chosen) + rows.reshape([batch, seq, d_model]),
             ..state
@@ -230,7 +231,7 @@ impl SiteAdapter<TableState> for TokenRows {
     }
 
     fn merged(&self, base: Tensor<2>, _shared: &()) -> Result<Tensor<2>, NotMergeable> {
-        Ok(self.placed(base))
+        Ok(self.with_trained_rows(base))
     }
 }
 
@@ -239,12 +240,12 @@ impl SiteAdapter<LinearState> for TokenRows {
     fn apply(&self, state: LinearState, _call: &Call<'_>) -> LinearState {
         let weight = float_weight(&state.layer).transpose();
         let more = self.rows.val() - weight.select(0, self.chosen.clone());
-        let places = self.places.clone();
+        let indices = self.indices.clone();
         state.plus(|x| {
             let more = project(x, more);
             let [batch, seq, _] = more.dims();
             let zero = Tensor::zeros([batch, seq, 1], &more.device());
-            Tensor::cat(vec![more, zero], 2).select(2, places)
+            Tensor::cat(vec![more, zero], 2).select(2, indices)
         })
     }
 
@@ -258,7 +259,7 @@ impl SiteAdapter<LinearState> for TokenRows {
 
     fn merged(&self, base: LinearWeight, _shared: &()) -> Result<LinearWeight, NotMergeable> {
         Ok(LinearWeight {
-            weight: self.placed(base.weight.transpose()).transpose(),
+            weight: self.with_trained_rows(base.weight.transpose()).transpose(),
             ..base
         })
     }

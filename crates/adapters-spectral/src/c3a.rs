@@ -47,6 +47,7 @@ impl Default for C3a {
 
 impl Method for C3a {
     const NAME: &'static str = "c3a";
+    const DESCRIPTION: &'static str = "An update of circulant blocks.";
 
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::size("block_size", self.block_size)?;
@@ -86,11 +87,11 @@ impl Method for C3a {
             }
             _ => draw::uniform(&mut rng, shape, (6.0 / (d_in + d_out) as f32).sqrt()),
         };
-        let places: Vec<i64> = (0..b * b).map(|i| ((i % b + b - i / b) % b) as i64).collect();
-        let places = TensorData::new(places, [b * b]);
+        let indices: Vec<i64> = (0..b * b).map(|i| ((i % b + b - i / b) % b) as i64).collect();
+        let indices = TensorData::new(indices, [b * b]);
         Ok(SiteLayer::Linear(Erased::new(Circulant {
             kernels: Param::from_data(kernels, build.device),
-            places: Tensor::from_data(places, build.device),
+            indices: Tensor::from_data(indices, build.device),
         })))
     }
 }
@@ -102,15 +103,15 @@ peft_modules!(C3a: "C3A");
 pub struct Circulant {
     /// `[d_out / b, d_in / b, b]`.
     pub kernels: Param<Tensor<3>>,
-    /// Which element of its kernel stands at each place of a block, `[b b]`, constant.
-    pub places: Tensor<1, Int>,
+    /// Which element of its kernel stands at each index of a block, `[b b]`, constant.
+    pub indices: Tensor<1, Int>,
 }
 
 impl Circulant {
     /// The update, `[d_out, d_in]`.
     pub fn delta(&self) -> Tensor<2> {
         let [rows, cols, b] = self.kernels.dims();
-        let blocks = self.kernels.val().select(2, self.places.clone());
+        let blocks = self.kernels.val().select(2, self.indices.clone());
         let blocks = blocks.reshape([rows, cols, b, b]).swap_dims(1, 2);
         blocks.reshape([rows * b, cols * b]) / (cols * b) as f64
     }

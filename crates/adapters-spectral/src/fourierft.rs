@@ -13,13 +13,13 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-/// `W + scaling Re(ifft2(F))`, where `F` is zero but for `n_frequency` learned coefficients at random places.
+/// `W + scaling Re(ifft2(F))`, where `F` is zero but for `n_frequency` learned coefficients at random indices.
 ///
 /// | Name | Default | Purpose | Range |
 /// |---|---|---|---|
 /// | `n_frequency` | 1000 | learned coefficients a layer | >= 1, at most `d_in d_out` |
 /// | `scaling` | 150 | factor of the update | finite |
-/// | `random_loc_seed` | 777 | seed of the places, in PyTorch's generator | 0 .. 2^32 |
+/// | `random_loc_seed` | 777 | seed of the indices, in PyTorch's generator | 0 .. 2^32 |
 /// | `init_weights` | false | zero coefficients; normal ones without it | |
 ///
 /// Paper: *Parameter-Efficient Fine-Tuning with Discrete Fourier Transform*, Gao et al., 2024,
@@ -31,7 +31,7 @@ pub struct Fourierft {
     pub n_frequency: usize,
     /// Factor of the update.
     pub scaling: f64,
-    /// Seed of the places.
+    /// Seed of the indices.
     pub random_loc_seed: u64,
     /// Whether the coefficients begin at zero.
     pub init_weights: bool,
@@ -54,6 +54,7 @@ impl Default for Fourierft {
 
 impl Method for Fourierft {
     const NAME: &'static str = "fourierft";
+    const DESCRIPTION: &'static str = "An update with a few trained Fourier coefficients.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let seed = self.random_loc_seed;
@@ -80,13 +81,13 @@ impl Method for Fourierft {
             false => draw::normal(&mut build.rng(None, site.site), [self.n_frequency], 1.0),
         };
         let seed = u32::try_from(self.random_loc_seed).unwrap_or_default();
-        let places: Vec<(usize, usize)> = TorchRng::new(seed)
+        let indices: Vec<(usize, usize)> = TorchRng::new(seed)
             .permutation(d_in * d_out, self.n_frequency)
             .into_iter()
             .map(|index| (index / d_in, index % d_in))
             .collect();
-        let rows: Vec<usize> = places.iter().map(|(row, _)| *row).collect();
-        let cols: Vec<usize> = places.iter().map(|(_, col)| *col).collect();
+        let rows: Vec<usize> = indices.iter().map(|(row, _)| *row).collect();
+        let cols: Vec<usize> = indices.iter().map(|(_, col)| *col).collect();
         Ok(SiteLayer::Linear(Erased::new(Spectrum {
             coefficients: Param::from_data(spectrum, build.device),
             out_waves: waves(d_out, &rows, false, build.device),
@@ -97,7 +98,7 @@ impl Method for Fourierft {
 }
 
 peft_modules!(Fourierft: "FOURIERFT" {
-    /// Places of the coefficients, which follow from the seed.
+    /// Indices of the coefficients, which follow from the seed.
     fn is_computed(key: &str) -> bool {
         key.ends_with(".indices")
     }

@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 
 use crate::wavelets::{high_pass, low_pass, names};
 
-/// `W + scaling idwt2(F)`, where `F` is zero but for learned coefficients at random places, and `idwt2` one level of the inverse
+/// `W + scaling idwt2(F)`, where `F` is zero but for learned coefficients at random indices, and `idwt2` one level of the inverse
 /// wavelet transform in two dimensions.
 ///
 /// | Name | Default | Purpose | Range |
@@ -27,7 +27,7 @@ use crate::wavelets::{high_pass, low_pass, names};
 /// | `scaling` | 25 | factor of the update | finite |
 /// | `wavelet_family` | `db1` | the wavelet | `db1` .. `db10`, `sym2` .. `sym10`, `coif1` .. `coif5` |
 /// | `use_idwt` | true | without it the coefficients are elements of the weight | |
-/// | `random_loc_seed` | 777 | seed of the places, in PyTorch's generator | 0 .. 2^32 |
+/// | `random_loc_seed` | 777 | seed of the indices, in PyTorch's generator | 0 .. 2^32 |
 /// | `init_weights` | true | zero coefficients; small normal ones without it | |
 ///
 /// Paper: *Exploring Sparsity for Parameter Efficient Fine Tuning Using Wavelets*, Bilican et al., 2025,
@@ -47,7 +47,7 @@ pub struct Waveft {
     pub wavelet_family: String,
     /// Without it the coefficients are elements of the weight.
     pub use_idwt: bool,
-    /// Seed of the places.
+    /// Seed of the indices.
     pub random_loc_seed: u64,
     /// Whether the coefficients begin at zero.
     pub init_weights: bool,
@@ -91,6 +91,7 @@ impl Waveft {
 
 impl Method for Waveft {
     const NAME: &'static str = "waveft";
+    const DESCRIPTION: &'static str = "An update with a few trained wavelet coefficients.";
 
     fn check(&self) -> Result<(), ConfigError> {
         let seed = self.random_loc_seed;
@@ -132,8 +133,8 @@ impl Method for Waveft {
             false => draw::normal(&mut build.rng(None, site.site), [n], 0.01),
         };
         let seed = u32::try_from(self.random_loc_seed).unwrap_or_default();
-        let places = TorchRng::new(seed).permutation(all, n);
-        let (rows, cols): (Vec<_>, Vec<_>) = places.into_iter().map(|place| (place / d_in, place % d_in)).unzip();
+        let indices = TorchRng::new(seed).permutation(all, n);
+        let (rows, cols): (Vec<_>, Vec<_>) = indices.into_iter().map(|index| (index / d_in, index % d_in)).unzip();
         let (left, right) = match low_pass(&self.wavelet_family).filter(|_| self.use_idwt) {
             Some(low) => waves([d_out, d_in], &rows, &cols, low),
             None => (single(d_out, &rows), single(d_in, &cols)),
@@ -151,22 +152,22 @@ impl Method for Waveft {
 }
 
 peft_modules!(Waveft: "WAVEFT" {
-    /// Places of the coefficients, which follow from the seed.
+    /// Indices of the coefficients, which follow from the seed.
     fn is_computed(key: &str) -> bool {
         key.contains(".waveft_indices")
     }
 });
 
-/// One at each place, in a column of its own: `[size, n]`.
-fn single(size: usize, places: &[usize]) -> Vec<f32> {
-    let mut values = vec![0.0; size * places.len()];
-    for (k, place) in places.iter().enumerate() {
-        values[place * places.len() + k] = 1.0;
+/// One at each index, in a column of its own: `[size, n]`.
+fn single(size: usize, indices: &[usize]) -> Vec<f32> {
+    let mut values = vec![0.0; size * indices.len()];
+    for (k, index) in indices.iter().enumerate() {
+        values[index * indices.len() + k] = 1.0;
     }
     values
 }
 
-/// What one coefficient becomes along an axis of a transform: a filter, shifted by two for each place.
+/// What one coefficient becomes along an axis of a transform: a filter, shifted by two for each index.
 struct Axis {
     /// Features of the weight.
     size: usize,
@@ -183,9 +184,9 @@ impl Axis {
         }
     }
 
-    /// The coefficient, counted from the margin, that belongs to a place of the weight.
-    fn coefficient(&self, place: usize) -> usize {
-        place + (self.padded - self.size) / 2
+    /// The coefficient, counted from the margin, that belongs to a index of the weight.
+    fn coefficient(&self, index: usize) -> usize {
+        index + (self.padded - self.size) / 2
     }
 
     /// Writes the filter for coefficient `at` of a half into column `k` of `[size, n]`.

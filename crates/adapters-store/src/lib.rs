@@ -27,7 +27,7 @@ pub use error::{StoreError, TensorProblem};
 pub use fingerprint::{BaseMatch, Fingerprint};
 pub use fusion::{load_fusion, save_fusion};
 pub use head_setup::HeadSetup;
-pub use load::{LoadOptions, LoadReport, load_adapter};
+pub use load::{LoadOptions, LoadReport, layer_replication, load_adapter};
 pub use manifest::{HeadManifest, Manifest};
 pub use save::{SavedFiles, expressible, save_adapter};
 pub use setup::Setup;

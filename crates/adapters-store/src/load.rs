@@ -27,7 +27,7 @@ pub struct LoadOptions {
     /// Further safetensors files with tensors of the adapter that the folder lacks: the reference does not write the
     /// shared parameters of headless models.
     pub extra: Vec<PathBuf>,
-    /// Fields to read in place of the configuration's, or in addition to them: the reference does not write all of them.
+    /// Fields to read in param of the configuration's, or in addition to them: the reference does not write all of them.
     pub config: Map<String, Value>,
 }
 
@@ -118,7 +118,7 @@ pub fn load_adapter(
     if folder.format == Format::Peft {
         let keys = adapter
             .params()
-            .flat_map(|place| place.keys(Format::Peft, &folder.stored_name, host));
+            .flat_map(|param| param.keys(Format::Peft, &folder.stored_name, host));
         tensors = without_adapter_name(tensors, &keys.collect());
     }
     let adapter = match fill(adapter, folder.format, &folder.stored_name, host, &weights, tensors) {
@@ -140,6 +140,19 @@ pub fn load_adapter(
         weights,
         attached,
     })
+}
+
+/// The ranges of layers that the base of the adapter in the folder `dir` is made of (peft's `layer_replication`); `None` for an
+/// adapter of a model as it is published.
+///
+/// # Errors
+///
+/// [`StoreError`] for a configuration that cannot be read, or whose `layer_replication` is no list of pairs.
+pub fn layer_replication(dir: &Path) -> Result<Option<Vec<[usize; 2]>>, StoreError> {
+    let path = dir.join("adapter_config.json");
+    let mut config: Map<String, Value> = read_json(&path)?;
+    let ranges = config.remove("layer_replication").unwrap_or_default();
+    serde_json::from_value(ranges).map_err(|source| StoreError::Json { path, source })
 }
 
 fn read_config(
@@ -260,16 +273,16 @@ pub(crate) fn fill(
     let mut wanted: Vec<(ParamId, String)> = Vec::new();
     let mut found: HashMap<ParamId, TensorData> = HashMap::new();
     let shapes = adapter.shapes();
-    for place in adapter.params() {
+    for param in adapter.params() {
         // The class that saved decides the prefix: its own, or that of a larger class around it.
-        let candidates = place.keys(format, stored_name, host);
+        let candidates = param.keys(format, stored_name, host);
         match candidates.iter().find_map(|k| Some((k, tensors.remove(k)?))) {
             Some((key, data)) => {
-                let (own, integers) = match shapes.get(&place.id) {
+                let (own, integers) = match shapes.get(&param.id) {
                     Some(shape) => (shape.dims.clone(), shape.integers),
                     None => (Vec::new(), false),
                 };
-                let expected = place.stored_shape(format, own.clone());
+                let expected = param.stored_shape(format, own.clone());
                 if data.dtype().is_float() == integers {
                     let (key, found) = (key.clone(), format!("{:?}", data.dtype()));
                     problems.push(match integers {
@@ -282,20 +295,20 @@ pub(crate) fn fill(
                         expected,
                         found: data.shape().to_vec(),
                     });
-                } else if let Some((index, limit)) = outside(&data, &place.limits) {
+                } else if let Some((index, limit)) = outside(&data, &param.limits) {
                     problems.push(TensorProblem::Index {
                         key: key.clone(),
                         index,
                         limit,
                     });
                 }
-                found.insert(place.id, with_shape(data, own));
+                found.insert(param.id, with_shape(data, own));
             }
-            None if place.method.may_lack(format, &place.param) => {}
-            None => wanted.push((place.id, candidates[0].clone())),
+            None if param.method.may_lack(format, &param.param) => {}
+            None => wanted.push((param.id, candidates[0].clone())),
         }
     }
-    // A parameter that acts at two places may be stored under one of the names.
+    // A parameter that acts at two sites may be stored under one of the names.
     wanted.retain(|(id, _)| !found.contains_key(id));
     problems.extend(wanted.into_iter().map(|(_, key)| TensorProblem::Missing {
         nearest: nearest(&key, tensors.keys().map(String::as_str)),

@@ -38,7 +38,7 @@ pub struct Manifest {
     /// Names of the labels of its head, which peft's files have no field for.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub labels: Vec<String>,
-    /// The head trained with it, where the format of the folder has no place for it.
+    /// The head trained with it, where the format of the folder has no file for it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub head: Option<HeadManifest>,
     /// Version of this library that wrote it.

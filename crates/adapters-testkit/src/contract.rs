@@ -214,19 +214,19 @@ pub fn only_adapters_get_gradients(bench: &Bench, config: &str) {
     let set = bench.attach_random(config).train();
     let gradients = bench.loss(&set).backward();
     let found = gradients_of(&set, &gradients);
-    for place in set.params().filter(|place| !place.fixed) {
-        let size = found[&place.id].as_ref().map_or(0.0, largest);
+    for param in set.params().filter(|param| !param.fixed) {
+        let size = found[&param.id].as_ref().map_or(0.0, largest);
         assert!(
             size > 0.0 && size.is_finite(),
             "{config}: {} at {} has the gradient {size}",
-            place.param,
-            place.path()
+            param.param,
+            param.path()
         );
     }
     assert_eq!(
         found.len(),
-        // A table and the head that shares it have one parameter at two places.
-        set.params().map(|place| place.id).collect::<BTreeSet<_>>().len(),
+        // A table and the head that shares it have one parameter at two sites.
+        set.params().map(|param| param.id).collect::<BTreeSet<_>>().len(),
         "{config}: a parameter without a name"
     );
     assert!(
@@ -513,9 +513,9 @@ pub fn copies_train_apart(bench: &Bench, config: &str, format: Format) {
     for other in [other, with_fresh_ids(one.clone())] {
         let gradients = bench.loss(&one).backward();
         let mine = gradients_of(&one, &gradients);
-        let mut trained = one.params().filter(|place| !place.fixed);
+        let mut trained = one.params().filter(|param| !param.fixed);
         assert!(
-            trained.all(|place| mine[&place.id].is_some()),
+            trained.all(|param| mine[&param.id].is_some()),
             "{config}: a loaded parameter has no gradient"
         );
         assert!(

@@ -192,14 +192,14 @@ impl<'a> ModelBench<'a> {
             let loss = everything(&self.model, self.padded(), &mut Ctx::new(&set));
             let gradients = gradients_of(&set, &loss.backward());
             let moved = |data: &TensorData| data.iter::<f32>().any(|x| x != 0.0);
-            for place in set.params() {
-                let Some(info) = place.info else { continue };
-                if gradients[&place.id].as_ref().is_some_and(moved) {
+            for param in set.params() {
+                let Some(info) = param.info else { continue };
+                if gradients[&param.id].as_ref().is_some_and(moved) {
                     hooked.insert(info.site);
                 }
             }
             // What layers share has no site of its own: the layers do.
-            if set.params().all(|place| place.info.is_none()) {
+            if set.params().all(|param| param.info.is_none()) {
                 hooked.extend(set.iter().flat_map(Attached::layers).map(|layer| layer.info.site));
             }
         }

@@ -81,13 +81,13 @@ fn an_average_counts_the_scale_of_each_adapter() {
     for (other, scale) in [("loud", 4.0), ("stabilized", 2.0 / 2f64.sqrt())] {
         average(&mut set, "mean", &[("a".into(), 0.25), (other.into(), 0.75)]).unwrap();
         let mean = set.attached("mean").unwrap().values();
-        for ((place, mean), before) in mean.iter().zip(values.values()) {
-            let factor = if place.1 == "lora_B" { 0.25 + 0.75 * scale } else { 1.0 };
+        for ((key, mean), before) in mean.iter().zip(values.values()) {
+            let factor = if key.1 == "lora_B" { 0.25 + 0.75 * scale } else { 1.0 };
             for (mean, before) in mean.iter::<f32>().zip(before.iter::<f32>()) {
                 let expected = before * factor as f32;
                 assert!(
                     (mean - expected).abs() < 1e-5,
-                    "{other}, {place:?}: {mean}, not {expected}"
+                    "{other}, {key:?}: {mean}, not {expected}"
                 );
             }
         }

@@ -257,7 +257,7 @@ fn fusions_are_refused_with_reasons() {
         error.to_string(),
         "no fusion named `twin,a`; did you mean `a,twin`?; attached: a,twin"
     );
-    // Of its adapters one now acts at more places than the fusion.
+    // Of its adapters one now acts at more sites than the fusion.
     let named = Composition::named_fuse("a,twin", ["a", "b"]);
     let error = set.composition(named).unwrap_err();
     assert!(
@@ -295,8 +295,8 @@ fn a_fusion_trains_without_its_adapters_and_is_kept_near_the_identity() {
         .sum();
     let gradients = loss.backward();
     let found = adapters_testkit::contract::gradients_of(&set, &gradients);
-    for place in set.params() {
-        assert_eq!(found[&place.id].is_some(), place.adapter == "a,b", "{}", place.param);
+    for param in set.params() {
+        assert_eq!(found[&param.id].is_some(), param.adapter == "a,b", "{}", param.param);
     }
     set.set_trainable("a,b", false).unwrap();
     assert_eq!((penalty(&set), set.num_trainable_params()), (None, 0));
@@ -354,7 +354,7 @@ fn shares_that_do_not_fit_are_refused_before_the_pass() {
     let nested = Composition::split([split(1, 1), "a".into()], [2, 3]);
     assert!(matches!(
         check(nested, None),
-        Err(Error::WrongShares {
+        Err(Error::WrongSizes {
             what: "rows",
             shared: 2,
             found: 3,
@@ -364,12 +364,12 @@ fn shares_that_do_not_fit_are_refused_before_the_pass() {
     assert!(check(Composition::split(["a", "b"], [2, 3]), None).is_ok());
     assert!(matches!(
         check(Composition::split(["a", "b"], [2, 4]), None),
-        Err(Error::WrongShares { what: "positions", .. })
+        Err(Error::WrongSizes { what: "positions", .. })
     ));
     assert!(check(Composition::multi_task(["a", "b"]), Some(3)).is_ok());
     for tasks in [None, Some(2)] {
         let error = check(Composition::multi_task(["a", "b"]), tasks).unwrap_err();
-        assert!(matches!(error, Error::WrongShares { .. }), "{error}");
+        assert!(matches!(error, Error::WrongSizes { .. }), "{error}");
     }
 }
 
@@ -407,7 +407,7 @@ fn switching_changes_no_weight() {
         let layers = set.iter().flat_map(|a| a.layers().map(|l| &raw const l.layer));
         layers.collect::<Vec<*const SiteLayer>>()
     };
-    let (params, places, before) = (ids(&set), layers(&set), set.num_params());
+    let (params, layers_before, before) = (ids(&set), layers(&set), set.num_params());
     for block in [
         "a",
         "Stack(a, b)",
@@ -417,9 +417,9 @@ fn switching_changes_no_weight() {
         set.activate(block.parse::<Composition>().unwrap()).unwrap();
         assert_eq!(
             (ids(&set), layers(&set), set.num_params()),
-            (params.clone(), places.clone(), before)
+            (params.clone(), layers_before.clone(), before)
         );
     }
     set.deactivate();
-    assert_eq!(layers(&set), places);
+    assert_eq!(layers(&set), layers_before);
 }

@@ -23,7 +23,7 @@ fn lora() {
 }
 
 #[test]
-fn lora_at_every_place() {
+fn lora_at_every_target() {
     check(
         "lora[r=4,alpha=6,attn_matrices=[q,k,v],intermediate_lora=true,output_lora=true]",
         ALL,
@@ -32,7 +32,7 @@ fn lora_at_every_place() {
 
 #[test]
 fn lora_on_every_linear_layer() {
-    // The pooler and the attention's output are no places of AdapterHub.
+    // The pooler and the attention's output are no targets of AdapterHub.
     let peft = Promises {
         formats: &[Format::Peft],
         ..ALL

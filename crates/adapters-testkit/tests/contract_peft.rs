@@ -2,7 +2,7 @@
 
 use adapters::core::Format;
 use adapters::models::TextInput;
-use adapters::{Composition, Ctx, Error};
+use adapters::{AdapterSet, Composition, Ctx, Error, method};
 use adapters_testkit::contract::{self, Bench, Promises, randomised};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -125,7 +125,7 @@ fn poly_needs_to_know_the_tasks() {
     assert!(begin(&[Some(1), Some(0)]).is_ok());
     for tasks in [&[][..], &[Some(0)], &[Some(0), None]] {
         let error = begin(tasks).unwrap_err();
-        assert!(matches!(error, Error::WrongShares { .. }), "{error}");
+        assert!(matches!(error, Error::WrongSizes { .. }), "{error}");
     }
     let error = begin(&[Some(0), Some(2)]).unwrap_err();
     assert!(matches!(error, Error::NoSuchTask { task: 2, tasks: 2 }), "{error}");
@@ -358,4 +358,69 @@ fn block_diagonal_lora() {
     let config = "bdlora[r=4,alpha=6,target_modules=[query,value],nblocks=2,target_modules_bd_a=[query]";
     check(&format!("{config},target_modules_bd_b=[value]]"), PEFT);
     check(&format!("{config},match_strict=false]"), PEFT);
+}
+
+#[test]
+fn monteclora() {
+    let (bench, config) = (
+        Bench::new(2, 4, 11, &Device::flex()),
+        "monteclora[r=3,alpha=5,target_modules=[query,output.dense]]",
+    );
+    contract::identity_at_init(&bench, config, true);
+    contract::merged_equals_unmerged(&bench, config);
+    contract::save_load_same_output(&bench, config, Format::Peft);
+    contract::refuses_to_save(&bench, config, Format::AdapterHub);
+    contract::rows_go_apart(&bench, config);
+    contract::declares_what_it_does(&bench, config);
+    // Training draws another A in each step, and evaluation does not.
+    let set = bench.attach_random("monteclora[r=3,num_samples=4,sample_scaler=0.5,target_modules=[query]]");
+    let output = |cx: Ctx<'_>| {
+        let (mut cx, input) = (cx, TextInput::new(bench.input.ids.clone()));
+        bench.model.forward(input, &mut cx).unwrap().into_data()
+    };
+    let [first, again, second] = [3, 3, 4].map(|seed| output(Ctx::new(&set).training(seed)));
+    assert_eq!(first, again);
+    assert!(contract::relative_error(&first, &second) > 1e-3);
+    // What is drawn has a gradient.
+    let set = set.train();
+    let mut cx = Ctx::new(&set).training(3);
+    let loss = bench
+        .model
+        .forward(TextInput::new(bench.input.ids.clone()), &mut cx)
+        .unwrap();
+    let gradients = contract::gradients_of(&set, &loss.powi_scalar(3).sum().backward());
+    for place in set
+        .attached("under_test")
+        .unwrap()
+        .params()
+        .filter(|place| !place.fixed)
+    {
+        let gradient = gradients[&place.id].as_ref().expect("every parameter takes part");
+        assert!(gradient.iter::<f32>().any(|x| x != 0.0), "{}", place.param);
+    }
+}
+
+#[test]
+fn adaption_prompt() {
+    let promises = Promises {
+        mergeable: false,
+        ..PEFT
+    };
+    check("adaption_prompt[adapter_len=3]", promises);
+    check("adaption_prompt[adapter_len=2,adapter_layers=1]", promises);
+    // The last layers have prompts, and a model of two layers has no three.
+    let bench = Bench::new(2, 4, 11, &Device::flex());
+    let set = bench.attach("adaption_prompt[adapter_layers=1]");
+    let layers: Vec<_> = set
+        .attached("under_test")
+        .unwrap()
+        .layers()
+        .map(|l| l.info.site.layer)
+        .collect();
+    assert_eq!(layers, [Some(1)]);
+    let many = method("adaption_prompt[adapter_layers=3]").unwrap();
+    let error = AdapterSet::new()
+        .attach("a", many, &bench.model, 1, &Device::flex())
+        .unwrap_err();
+    assert!(error.to_string().contains("key_value of the last 3 layers"), "{error}");
 }

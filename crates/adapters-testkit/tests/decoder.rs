@@ -1,4 +1,4 @@
-//! Decoders: how their checkpoints may look, which places AdapterHub's configurations mean, and merging next to a tied head.
+//! Decoders: how their checkpoints may look, which modules AdapterHub's configurations mean, and merging next to a tied head.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -241,7 +241,7 @@ fn adapterhub_means_the_places_it_wraps() {
             .map(|l| l.info.path.clone())
             .collect()
     };
-    let only = |place: &str| format!("lora[selfattn_lora=false,{place}=true]");
+    let only = |module: &str| format!("lora[selfattn_lora=false,{module}=true]");
     assert_eq!(
         paths(&llama, &only("intermediate_lora")),
         ["model.layers.0.mlp.down_proj"]

@@ -92,18 +92,18 @@ impl Host for Projections {
     }
 }
 
-/// The parameters of an adapter of the fused projection, given to one of the three: each has its share of the rows.
+/// The parameters of an adapter of the fused projection, given to one of the three: each has its rows.
 fn distributed(fused: &ParamValues, apart: ParamValues, adapted: &[Role]) -> ParamValues {
-    let site = Site::new(Stack::Decoder, 0, Role::QueryKeyValue);
+    let fused_site = Site::new(Stack::Decoder, 0, Role::QueryKeyValue);
     apart
         .into_iter()
-        .map(|((place, name), old)| {
-            let of_fused = &fused[&(Some(site), name.clone())];
-            let role = place.unwrap().role;
-            let index = adapted.iter().position(|part| *part == role).unwrap();
+        .map(|((site, name), old)| {
+            let of_fused = &fused[&(Some(fused_site), name.clone())];
+            let role = site.unwrap().role;
+            let index = adapted.iter().position(|of| *of == role).unwrap();
             let size = old.num_elements();
             let values: Vec<f32> = of_fused.iter::<f32>().skip(index * size).take(size).collect();
-            ((place, name), TensorData::new(values, old.shape()))
+            ((site, name), TensorData::new(values, old.shape()))
         })
         .collect()
 }
@@ -231,10 +231,10 @@ fn the_family_trains_is_stored_and_merges_in_gpt2() {
         let train = set.clone().train();
         let gradients = logits(&model, &mut Ctx::new(&train)).square().sum().backward();
         let gradients: HashMap<_, _> = gradients_of(&train, &gradients);
-        for place in train.params().filter(|place| !place.fixed) {
-            let gradient = gradients[&place.id].as_ref().unwrap();
+        for param in train.params().filter(|param| !param.fixed) {
+            let gradient = gradients[&param.id].as_ref().unwrap();
             let largest = gradient.iter::<f32>().fold(0f32, |most, x| most.max(x.abs()));
-            assert!(largest > 0.0, "{config}: {} at {}", place.param, place.path());
+            assert!(largest > 0.0, "{config}: {} at {}", param.param, param.path());
         }
 
         let dir = tempfile::tempdir().unwrap();

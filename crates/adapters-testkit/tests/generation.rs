@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use adapters::core::Causality;
 use adapters::models::{
-    Beams, EarlyStopping, Generation, KeyValueCache, Model, PaddingSide, Pretrained, Sampling, TextInput,
+    Beams, EarlyStopping, Generation, KeyValueCache, Model, PaddingSide, Pretrained, PromptCache, Sampling, TextInput,
 };
 use adapters::{Adapted, AdapterSet, Composition, Ctx, Frozen, METHODS, method};
 use adapters_testkit::contract::{randomised, relative_error};
@@ -191,6 +192,71 @@ fn with_and_without_the_cache(model: &str, at_least: usize) -> Vec<(String, Stri
         "only {changed} of {checked} and {gated}"
     );
     refused
+}
+
+/// Four prompts, each but the third with the one before and its answer; the third has the first's begin. How many tokens of each
+/// were not computed again, and whether the answers are those without the cache.
+fn conversation(lm: &Model, set: &AdapterSet, config: &str) -> Vec<usize> {
+    let adapted = with_set(lm, set);
+    let generation = Generation {
+        max_new_tokens: 5,
+        tasks: tasks(set, 1),
+        ..Generation::default()
+    };
+    let mut cache = PromptCache::new(&adapted);
+    let mut prompt = vec![5, 17, 42, 8, 61];
+    let mut reused = Vec::new();
+    for (turn, said) in [&[33, 7][..], &[90, 12, 71], &[42, 8, 3], &[4]].into_iter().enumerate() {
+        if turn == 2 {
+            prompt.truncate(4);
+        }
+        prompt.extend(said);
+        let mut streamed = Vec::new();
+        let answer = generation
+            .run_cached(&mut cache, &prompt, |token| streamed.push(token))
+            .unwrap();
+        assert_eq!(answer, streamed, "{config}, turn {turn}");
+        assert_eq!(
+            vec![answer.clone()],
+            tokens(&generation, lm, set, &[&prompt]),
+            "{config}, turn {turn}"
+        );
+        reused.push(cache.reused());
+        prompt.extend(answer);
+    }
+    reused
+}
+
+#[test]
+fn a_conversation_computes_new_tokens_only_and_answers_the_same() {
+    let device = Device::flex();
+    // All of the turn before but the last token of its answer; what the third has in common; and so on.
+    let (all, none) = ([0, 7 + 4, 4, 7 + 4], [0; 4]);
+    for model in ["llama", "gpt2"] {
+        assert_eq!(
+            conversation(&golden(model, &device), &AdapterSet::new(), "no adapter"),
+            all
+        );
+    }
+    let lm = llama(&device);
+    for (config, causality) in [
+        ("lora", Causality::Causal),
+        ("prefix_tuning", Causality::Causal),
+        ("prompt_tuning[prompt_length=3]", Causality::Causal),
+        ("cpt[cpt_token_ids=[5,7,42]]", Causality::Causal),
+        ("seq_bn_inv", Causality::Causal),
+        (
+            "loreft[prefix_positions=2,suffix_positions=2]",
+            Causality::DependsOnPrompt,
+        ),
+        ("alora[alora_invocation_tokens=[42,8]]", Causality::LooksAhead),
+        ("seq_bn[use_gating=true]", Causality::LooksAhead),
+    ] {
+        let set = adapted(&lm, config, &device);
+        assert_eq!(Ctx::new(&set).causality(), causality, "{config}");
+        let expected = if causality == Causality::Causal { all } else { none };
+        assert_eq!(conversation(&lm, &set, config), expected, "{config}");
+    }
 }
 
 /// An encoder-decoder: the encoder reads padded texts, the decoder goes on from its start token.

@@ -46,6 +46,7 @@ impl Default for Sine {
 
 impl Method for Sine {
     const NAME: &'static str = "sine";
+    const DESCRIPTION: &'static str = "An update through a sine.";
 
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::size("r", self.r)?;

@@ -198,8 +198,8 @@ mod tests {
         for _ in 0..20_000 {
             let mut items = [0, 1, 2, 3, 4];
             shuffle(&mut items, &mut rng);
-            for (place, &item) in items.iter().enumerate() {
-                counts[place][item] += 1;
+            for (slot, &item) in items.iter().enumerate() {
+                counts[slot][item] += 1;
             }
         }
         // 4000 expected; the standard deviation is 57.

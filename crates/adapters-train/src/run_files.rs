@@ -208,10 +208,10 @@ fn whole_lines<'a>(bytes: &'a [u8], path: &Path) -> Result<Vec<Line<'a>>, RunFil
         .map(|(index, line)| (index + 1, line.trim_ascii_end()))
         .collect();
     let mut whole = Vec::with_capacity(lines.len());
-    for (place, &(number, line)) in lines.iter().enumerate() {
+    for (index, &(number, line)) in lines.iter().enumerate() {
         match serde_json::from_slice(line) {
             Ok(record) => whole.push((line, record)),
-            Err(_) if place + 1 == lines.len() => {}
+            Err(_) if index + 1 == lines.len() => {}
             Err(_) => {
                 return Err(RunFileError::BadRecord {
                     path: path.to_path_buf(),

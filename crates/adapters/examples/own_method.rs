@@ -26,6 +26,7 @@ struct Sine {
 
 impl Method for Sine {
     const NAME: &'static str = "sine";
+    const DESCRIPTION: &'static str = "An update through a sine.";
 
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::size("r", self.r)

@@ -1,4 +1,4 @@
-//! The methods of this build: the one place where a method enters the system; and what methods have in common.
+//! The methods of this build: the list through which a method enters the system; and what methods have in common.
 
 use adapters_core::{AnyMethod, Error};
 pub use adapters_methods::*;
@@ -48,6 +48,8 @@ const ENTRIES: &[MethodEntry] = &[
     #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::Miss>(),
     #[cfg(feature = "lora")]
+    MethodEntry::of::<adapters_lora::Monteclora>(),
+    #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::MtlLoraConfig>(),
     #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::Osf>(),
@@ -83,6 +85,8 @@ const ENTRIES: &[MethodEntry] = &[
     MethodEntry::of::<adapters_prefix::PrefixTuningConfig>(),
     #[cfg(feature = "prefix")]
     MethodEntry::of::<adapters_prefix::CartridgeConfig>(),
+    #[cfg(feature = "prefix")]
+    MethodEntry::of::<adapters_prefix::AdaptionPromptConfig>(),
     #[cfg(feature = "prompt")]
     MethodEntry::of::<adapters_prompt::PromptTuningConfig>(),
     #[cfg(feature = "prompt")]

@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     /// `path:line` of each finding.
-    fn places(path: &str, text: &str, package: &str) -> Vec<String> {
+    fn locations(path: &str, text: &str, package: &str) -> Vec<String> {
         check(path, text, package)
             .iter()
             .map(|finding| format!("{}:{}", finding.path, finding.line))
@@ -129,7 +129,7 @@ mod tests {
         let path = "crates/adapters-lora/Cargo.toml";
         let fine = "[dependencies]\nadapters-core = { workspace = true }\nburn = \"1\"\n\
                     [dev-dependencies]\nadapters-testkit = { path = \"../x\" }\n";
-        assert_eq!(places(path, fine, "adapters-lora"), [""; 0]);
+        assert_eq!(locations(path, fine, "adapters-lora"), [""; 0]);
         for (text, line) in [
             ("[dependencies]\nadapters-models = \"1\"\n", 2),
             ("[dependencies]\n\nadapters-models.workspace = true\n", 3),
@@ -142,7 +142,7 @@ mod tests {
             ("[dependencies\n", 1),
         ] {
             assert_eq!(
-                places(path, text, "adapters-lora"),
+                locations(path, text, "adapters-lora"),
                 [format!("{path}:{line}")],
                 "{text}"
             );

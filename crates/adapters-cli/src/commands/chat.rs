@@ -4,7 +4,7 @@ use std::io::{BufRead, IsTerminal, stdin};
 use std::path::{Path, PathBuf};
 
 use adapters::Adapted;
-use adapters::models::{ChatTemplate, Message, ModelError, ModelKind, Pretrained};
+use adapters::models::{ChatTemplate, Message, ModelError, ModelKind, Pretrained, PromptCache};
 use adapters::store::Manifest;
 
 use crate::failure::Failure;
@@ -75,6 +75,7 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
     };
     let first: Vec<Message> = args.system.iter().map(|text| Message::new("system", text)).collect();
     let mut messages = first.clone();
+    let mut cache = PromptCache::new(&adapted);
     let is_typed = stdin().is_terminal();
     let mut lines = stdin().lock().lines();
     loop {
@@ -99,7 +100,7 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
         let mut stream = tokenizer.stream();
         let mut answer = String::new();
         let mut failed = None;
-        generation.run(&adapted, &[&prompt], |_, token| match stream.push(token) {
+        generation.run_cached(&mut cache, &prompt, |token| match stream.push(token) {
             Ok(text) => {
                 output::result_part(&text);
                 answer.push_str(&text);

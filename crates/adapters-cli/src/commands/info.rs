@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use adapters::Host;
-use adapters::core::SiteKind;
+use adapters::core::{Attached, SiteInfo, SiteKind};
 use adapters::models::{Model, Pretrained};
 use adapters::store::Manifest;
-use adapters::train::Summary;
+use adapters::train::{Recipe, Summary};
+use adapters::{Format, Host, METHODS};
 use burn::module::Module;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -167,6 +167,13 @@ fn adapter(dir: &Path, args: &InfoArgs) -> Result<Description, Failure> {
         about.say("bytes", file.len());
     }
     about.say("config", attached.method().to_string());
+    let unknown = unknown_fields(dir, attached, report.format, adapted.base());
+    if !unknown.is_empty() {
+        about.say(
+            "unknown_fields",
+            format!("{} (kept, without effect)", unknown.join(", ")),
+        );
+    }
     let (own, all) = (attached.num_params(), (*adapted.base()).num_params());
     about.say("parameters", own);
     about.say(
@@ -207,10 +214,52 @@ fn adapter(dir: &Path, args: &InfoArgs) -> Result<Description, Failure> {
     Ok(about)
 }
 
+/// Fields of PEFT's and AdapterHub's configurations that do not say what is computed.
+const ABOUT_THE_FILE: &[&str] = &[
+    "architecture",
+    "auto_mapping",
+    "base_model_name_or_path",
+    "inference_mode",
+    "peft_type",
+    "peft_version",
+    "revision",
+    "runtime_config",
+    "task_type",
+];
+
+/// Fields of the configuration file that the method does not have and that hold a value.
+fn unknown_fields(dir: &Path, attached: &Attached, format: Format, base: &Model) -> Vec<String> {
+    let file: Option<Map<String, Value>> = fs::read(dir.join("adapter_config.json"))
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    // The method without them, and what it writes.
+    let known = METHODS.parse(&attached.method().to_string());
+    let sites: Vec<&SiteInfo> = attached.layers().map(|layer| &layer.info).collect();
+    let (Some(file), Some(known)) = (file, known.and_then(|method| method.write(format, &sites, base)).ok()) else {
+        return Vec::new();
+    };
+    let fields = file.get("config").and_then(Value::as_object).unwrap_or(&file);
+    let says_nothing = |value: &Value| match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Array(values) => values.is_empty(),
+        Value::Object(values) => values.is_empty(),
+        _ => false,
+    };
+    fields
+        .iter()
+        .filter(|(field, value)| !known.contains_key(*field) && !says_nothing(value))
+        .map(|(field, _)| field.clone())
+        .filter(|field| !ABOUT_THE_FILE.contains(&field.as_str()))
+        .collect()
+}
+
 /// A run: how it ended, and its adapter.
 fn run_folder(dir: &Path, inside: &Path, args: &InfoArgs) -> Result<Description, Failure> {
     let mut about = Description::default();
     about.say("run", dir.display().to_string());
+    if let Err(error) = Recipe::read(&dir.join("recipe.toml"), &[]) {
+        about.say("recipe", Failure::from(error).to_line());
+    }
     let summary = dir.join("summary.json");
     if summary.is_file() {
         let summary = Summary::read(&summary)?;

@@ -34,14 +34,19 @@ fn all(as_json: bool) {
     if as_json {
         let methods: Vec<Value> = entries
             .iter()
-            .map(|entry| json!({"method": entry.name(), "names": entry.identifiers()}))
+            .map(|entry| {
+                json!({"method": entry.name(), "description": entry.description(), "names": entry.identifiers()})
+            })
             .collect();
         return say!("{}", Value::from(methods));
     }
     let width = entries.iter().map(|entry| entry.name().len()).max().unwrap_or_default();
-    say!("{:<width$}  names in config strings", "method");
     for entry in entries {
-        say!("{:<width$}  {}", entry.name(), entry.identifiers().join(", "));
+        say!("{:<width$}  {}", entry.name(), entry.description());
+        let names = entry.identifiers();
+        if names != [entry.name()] {
+            say!("{:<width$}  Names in config strings: {}", "", names.join(", "));
+        }
     }
     say!("");
     say!("`adapters methods NAME` lists the fields of a method and their defaults.");
@@ -50,20 +55,24 @@ fn all(as_json: bool) {
 fn fields(name: &str, as_json: bool) -> Result<(), Failure> {
     let registry = METHODS;
     let entries = registry.entries();
-    let Some(fields) = entries.iter().find_map(|entry| entry.defaults(name)) else {
+    let described = |entry: &MethodEntry| Some((entry.description(), entry.defaults(name)?));
+    let Some((description, fields)) = entries.iter().find_map(described) else {
         // The refusal of an unknown name has the nearest known one.
         method(name)?;
-        let members = entries
-            .iter()
-            .find(|entry| entry.name() == name)
-            .and_then(MethodEntry::members);
-        say!("{name} is short for {}", members.unwrap_or_default());
+        for entry in entries.iter().filter(|entry| entry.name() == name) {
+            say!("{}", entry.description());
+            if entry.members().is_none() {
+                say!("Names in config strings: {}", entry.identifiers().join(", "));
+            }
+        }
         return Ok(());
     };
     if as_json {
         say!("{}", Value::from(fields));
         return Ok(());
     }
+    say!("{description}");
+    say!("");
     let width = fields.keys().map(String::len).max().unwrap_or_default();
     for (field, value) in &fields {
         say!("{field:<width$}  {value}");

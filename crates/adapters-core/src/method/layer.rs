@@ -82,12 +82,15 @@ pub trait Finisher<S: HookState, P = ()> {
     fn finish(&self, state: S, call: &Call<'_, P>) -> S::Output;
 }
 
-/// Whether a layer looks ahead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What of a text a layer reads to change a position, from the least to the most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Causality {
     /// What it does at a position depends on no later one, so that the keys and values of a position stay what they are
     /// while a text grows.
     Causal,
+    /// What it does at a position depends on no later one, but on where the prompt ends, as with positions that are counted from
+    /// its end. A decoder keeps keys and values while it generates, and not for a longer prompt.
+    DependsOnPrompt,
     /// What it does at a position may depend on the whole sequence, as a gate does that is a mean over it. A decoder then
     /// generates without a cache.
     LooksAhead,

@@ -56,6 +56,9 @@ pub trait Method:
     /// Name of the method in messages, e.g. `"lora"`.
     const NAME: &'static str;
 
+    /// What it does, in a sentence: what lists of methods show next to the name.
+    const DESCRIPTION: &'static str;
+
     /// The identifiers a config string may start with, each with its configuration; the name alone for most methods.
     fn presets() -> &'static [Preset<Self>] {
         const {

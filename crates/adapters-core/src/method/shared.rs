@@ -12,7 +12,7 @@ use crate::method::named_params::NamedParams;
 ///
 /// The type is named by the layers that read it ([`SiteAdapter`](crate::SiteAdapter)), which find it in
 /// [`Call::shared`](crate::Call). Burn's optimizer updates one parameter an id, so a parameter used at several sites must
-/// live at one place.
+/// be stored once.
 #[derive(Module, Debug, Default)]
 pub struct Shared {
     parts: Vec<Boxed<Part>>,

@@ -45,6 +45,13 @@ pub enum Target {
     },
     /// The first site of a role, in the order of the forward pass.
     First(Role),
+    /// The last sites of a role, in the order of the forward pass and outside cross attention: so many, or all.
+    Last {
+        /// The role.
+        role: Role,
+        /// How many; `None` for all.
+        count: Option<usize>,
+    },
     /// Sites of a role in these layers alone.
     Layers {
         /// The role.
@@ -104,8 +111,8 @@ impl Target {
                     selection.unmatched.extend(part.unmatched);
                 }
                 let order = host.sites();
-                let place = |info: &SiteInfo| order.iter().position(|other| other.site == info.site);
-                selection.sites.sort_by_key(place);
+                let index = |info: &SiteInfo| order.iter().position(|other| other.site == info.site);
+                selection.sites.sort_by_key(index);
                 selection.sites.dedup();
                 return Ok(selection);
             }
@@ -146,6 +153,10 @@ impl Target {
         }
         match self {
             Self::First(_) => selection.sites.truncate(1),
+            Self::Last { count: Some(count), .. } => {
+                let left_out = selection.sites.len().saturating_sub(*count);
+                selection.sites.drain(..left_out);
+            }
             Self::Biased => selection.sites.retain(|info| {
                 let linear = host.linear(info.site).is_some_and(|layer| layer.bias.is_some());
                 linear || host.norm(info.site).is_some_and(|norm| norm.bias.is_some())
@@ -193,6 +204,7 @@ impl Target {
                 false,
             ),
             Self::First(role) => Choice::of(meant(&[*role], info), false),
+            Self::Last { role, .. } => Choice::of(meant(&[*role], info) && info.site.stack != Stack::Cross, false),
             Self::Layers { role, layers } => Choice::of(meant(&[*role], info) && in_layers(layers), false),
             Self::Endings(endings) => Choice::of(ends_in(endings, info), false),
             Self::Parameters(names) => {

@@ -9,7 +9,7 @@ use crate::host::Host;
 use crate::method::target::{
     ModulePattern, ModuleTarget, Selection, Target, ends_in, meant, name_matches, parameter_path,
 };
-use crate::site::{Role, SiteInfo};
+use crate::site::{Role, SiteInfo, Stack};
 
 impl Target {
     /// The patterns of a target that is not made of others that no site matches.
@@ -22,6 +22,14 @@ impl Target {
         Ok(match self {
             Self::Roles { roles, .. } => missing(roles),
             Self::First(role) => missing(&[*role]),
+            Self::Last { role, count } => {
+                let of_role = |info: &&SiteInfo| meant(&[*role], info) && info.site.stack != Stack::Cross;
+                let there = sites.iter().filter(of_role).count();
+                match count.unwrap_or(1) > there {
+                    true => vec![format!("{self} (the model has {there})")],
+                    false => Vec::new(),
+                }
+            }
             Self::Layers { role, layers } => {
                 let is = |info: &SiteInfo, layer| meant(&[*role], info) && info.site.layer == Some(layer);
                 let absent = layers
@@ -71,7 +79,7 @@ impl Target {
     /// The names a user could have meant, for the error about a target without hits.
     fn available(&self, host: &dyn Host) -> Vec<String> {
         let mut names: Vec<String> = match self {
-            Self::Roles { .. } | Self::First(_) | Self::Layers { .. } => {
+            Self::Roles { .. } | Self::First(_) | Self::Last { .. } | Self::Layers { .. } => {
                 host.sites().iter().map(|s| s.site.role.to_string()).collect()
             }
             Self::Parameters(_) => host.sites().iter().filter_map(parameter_path).collect(),
@@ -107,6 +115,11 @@ impl fmt::Display for Target {
         match self {
             Self::Roles { roles: of, .. } => f.write_str(&roles(of)),
             Self::First(role) => write!(f, "{role}"),
+            Self::Last { role, count: None } => write!(f, "{role}"),
+            Self::Last {
+                role,
+                count: Some(count),
+            } => write!(f, "{role} of the last {count} layers"),
             Self::Layers { role, layers } => write!(f, "{role} of layers {layers:?}"),
             Self::Modules(target) => match &target.modules {
                 ModulePattern::Names(names) => f.write_str(&names.join(", ")),

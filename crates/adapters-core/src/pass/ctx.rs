@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::error::Error;
 use crate::host::Host;
+use crate::method::layer::Causality;
 use crate::pass::batch::{Batch, Sequence};
 use crate::pass::call::Pass;
 use crate::pass::hooks::Hooks;
@@ -149,7 +150,13 @@ impl<'a> Ctx<'a> {
     /// Whether no active adapter looks ahead, so that a decoder may keep keys and values from pass to pass: a gate that is a
     /// mean over the sequence, for one, changes them all with every token.
     pub fn is_causal(&self) -> bool {
-        self.adapters.is_none_or(|(set, active)| set.is_causal(active))
+        self.causality() != Causality::LooksAhead
+    }
+
+    /// That of the active adapter that reads the most.
+    pub fn causality(&self) -> Causality {
+        self.adapters
+            .map_or(Causality::Causal, |(set, active)| set.causality(active))
     }
 
     /// What everything in this pass is told.
@@ -168,7 +175,7 @@ impl<'a> Ctx<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::OtherModel`] if an active adapter was attached to a model of other layers; [`Error::WrongShares`] if the rows
+    /// [`Error::OtherModel`] if an active adapter was attached to a model of other layers; [`Error::WrongSizes`] if the rows
     /// of a `BatchSplit` or the positions of a `Split` do not add up to those of the batch, or if rows have no task where
     /// a `MultiTask` or a method needs one; [`Error::NoSuchTask`] for a task that a method does not know.
     pub fn begin<B: Batch>(&mut self, model: &dyn Host, batch: B) -> Result<(&mut Hooks<'a>, B), Error> {

@@ -30,7 +30,7 @@ pub(crate) enum Block {
     Split(Vec<usize>),
     /// Which of the fusions of the composition.
     Fuse(usize),
-    /// Chooses a child for each row, as the partition says; `choice` is the place of this block among those of its kind.
+    /// Chooses a child for each row, as the partition says; `choice` is the index of this block among those of its kind.
     Rows {
         choice: usize,
         partition: Partition,

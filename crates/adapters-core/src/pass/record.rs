@@ -6,10 +6,10 @@ use burn::tensor::Tensor;
 
 use crate::site::Site;
 
-/// A recorded value, and where it arose: by adapter or fusion, layer and place.
+/// A recorded value, and where it arose: by adapter or fusion, layer and role.
 #[derive(Clone, Debug)]
 pub struct Record {
-    /// The layer and the place.
+    /// The layer and the role.
     pub site: Site,
     /// What was recorded.
     pub value: Recorded,

@@ -97,8 +97,8 @@ impl Node {
 /// For each of `count` rows, where it is once the groups are joined.
 fn joined(groups: &[Group], count: usize) -> Vec<usize> {
     let mut order = vec![0; count];
-    for (place, row) in groups.iter().flat_map(|group| &group.rows).enumerate() {
-        order[*row] = place;
+    for (position, row) in groups.iter().flat_map(|group| &group.rows).enumerate() {
+        order[*row] = position;
     }
     order
 }
@@ -129,11 +129,11 @@ fn total(sizes: &[usize]) -> usize {
 ///
 /// # Errors
 ///
-/// [`Error::WrongShares`] naming the block.
+/// [`Error::WrongSizes`] naming the block.
 pub(crate) fn check_input(block: &Composition, rows: usize, positions: usize, tasks: usize) -> Result<(), Error> {
     let check = |what, shared: usize, found: usize| match shared == found {
         true => Ok(()),
-        false => Err(Error::WrongShares {
+        false => Err(Error::WrongSizes {
             block: block.to_string(),
             what,
             shared,

@@ -159,13 +159,15 @@ impl AdapterSet {
         Ok(())
     }
 
-    /// Whether no adapter of a composition looks ahead.
-    pub(crate) fn is_causal(&self, active: &Active) -> bool {
+    /// That of the adapter of a composition that reads the most.
+    pub(crate) fn causality(&self, active: &Active) -> Causality {
         active
             .adapters()
             .filter_map(|name| self.get(name))
             .flat_map(Attached::layers)
-            .all(|attached| attached.layer.causality() == Causality::Causal)
+            .map(|attached| attached.layer.causality())
+            .max()
+            .unwrap_or(Causality::Causal)
     }
 
     /// Called when adapters or fusions were added, replaced or removed: compositions that were checked before are stale, and

@@ -169,7 +169,7 @@ impl Attached {
 
     /// Puts layers at heads that are tied to an adapted table, or gives them the parameters that the table's layer has now.
     ///
-    /// Both hold the same parameters: a gradient is the sum over the two places. As a [`Module`] the adapter has them once, at
+    /// Both hold the same parameters: a gradient is the sum over the two sites. As a [`Module`] the adapter has them once, at
     /// the table.
     fn tie(&mut self, heads: impl IntoIterator<Item = SiteInfo>) {
         for info in heads {
@@ -244,21 +244,21 @@ impl Attached {
     }
 
     /// The parameters under their names, in storage order.
-    pub fn params(&self) -> impl Iterator<Item = ParamPlace<'_>> {
+    pub fn params(&self) -> impl Iterator<Item = ParamInfo<'_>> {
         let twice = self.method.stores_tied_twice();
-        let listed = self
+        let stored = self
             .layers()
             .filter(move |l| twice || self.tied_layer(&l.info).is_none());
-        let at_sites = listed.flat_map(|l| self.places(Some(&l.info), &l.layer));
-        at_sites.chain(self.places(None, &self.shared))
+        let at_sites = stored.flat_map(|l| self.listed(Some(&l.info), &l.layer));
+        at_sites.chain(self.listed(None, &self.shared))
     }
 
-    fn places<'a>(&'a self, info: Option<&'a SiteInfo>, layer: &impl NamedParams) -> Vec<ParamPlace<'a>> {
+    fn listed<'a>(&'a self, info: Option<&'a SiteInfo>, layer: &impl NamedParams) -> Vec<ParamInfo<'a>> {
         let fixed = layer.fixed_params();
         let limits: HashMap<ParamId, Vec<usize>> = layer.index_limits().into_iter().collect();
         let named = layer.named_params().into_iter();
         named
-            .map(|(param, id)| ParamPlace {
+            .map(|(param, id)| ParamInfo {
                 adapter: &self.name,
                 method: &self.method,
                 info,
@@ -338,7 +338,7 @@ pub struct ParamShape {
 
 /// Where a parameter of a set lives.
 #[derive(Clone, Debug)]
-pub struct ParamPlace<'a> {
+pub struct ParamInfo<'a> {
     /// Name of the adapter.
     pub adapter: &'a str,
     /// Its method.
@@ -355,7 +355,7 @@ pub struct ParamPlace<'a> {
     pub limits: Vec<usize>,
 }
 
-impl ParamPlace<'_> {
+impl ParamInfo<'_> {
     /// The key of the parameter in a storage format, for an adapter of `host` stored as `name`.
     pub fn key(&self, format: Format, name: &str, host: &dyn Host) -> String {
         let [own, _] = self.keys(format, name, host);

@@ -45,7 +45,7 @@ impl AdapterSet {
             };
             let with_task = tasks.iter().flatten().count();
             if with_task != rows || tasks.len() != rows {
-                return Err(Error::WrongShares {
+                return Err(Error::WrongSizes {
                     block: adapter.name().to_owned(),
                     what: "rows with a task (see `Ctx::with_tasks`)",
                     shared: with_task,

@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::method::named_params::ParamValues;
 use crate::method::site_layer::SiteLayer;
 use crate::set::active::{Active, Generation};
-use crate::set::attached::ParamPlace;
+use crate::set::attached::ParamInfo;
 use crate::set::attached::{Attached, AttachedLayer};
 use adapters_config::Composition;
 use adapters_nn::nearest;
@@ -152,12 +152,12 @@ impl AdapterSet {
     ///
     /// # Errors
     ///
-    /// [`Error::NoSuchAdapter`]; [`Error::CannotShare`] for methods that share nothing, or that are not the same.
+    /// [`Error::NoSuchAdapter`]; [`Error::CannotTie`] for methods that share nothing, or that are not the same.
     pub fn share(&mut self, owner: &str, borrowers: &[&str]) -> Result<(), Error> {
         let model = self.attached(owner)?.clone();
         for borrower in borrowers.iter().filter(|borrower| **borrower != owner) {
             let index = self.index(borrower)?;
-            let refuse = || Error::CannotShare {
+            let refuse = || Error::CannotTie {
                 owner: owner.to_owned(),
                 borrower: (*borrower).to_owned(),
             };
@@ -202,7 +202,7 @@ impl AdapterSet {
     }
 
     /// All parameters under their names, those of fusions last.
-    pub fn params(&self) -> impl Iterator<Item = ParamPlace<'_>> {
+    pub fn params(&self) -> impl Iterator<Item = ParamInfo<'_>> {
         self.all().flat_map(Attached::params)
     }
 

@@ -112,7 +112,7 @@ fn inputs_that_the_composition_does_not_fit_are_refused() {
         let mut cx = Ctx::with_composition(&bench.set, &active).unwrap();
         let error = bench.model.forward(bench.x.clone(), &mut cx).unwrap_err();
         assert!(
-            matches!(&error, Error::WrongShares { what: named, .. } if *named == what),
+            matches!(&error, Error::WrongSizes { what: named, .. } if *named == what),
             "{error:?}"
         );
     }

@@ -183,6 +183,7 @@ pub(crate) struct Toy {
 
 impl Method for Toy {
     const NAME: &'static str = "toy";
+    const DESCRIPTION: &'static str = "A method for tests.";
     fn presets() -> &'static [Preset<Self>] {
         const { &[Preset::new("toy", Self::default)] }
     }

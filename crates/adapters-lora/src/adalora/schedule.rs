@@ -104,9 +104,9 @@ impl RankAllocator {
 impl TrainingSchedule for RankAllocator {
     fn after_step(&mut self, step: u64, values: &ParamValues, gradients: &ParamValues) -> ParamValues {
         if step < self.schedule.total.saturating_sub(self.schedule.closing) {
-            for (place, value) in values {
-                if let Some(gradient) = gradients.get(place) {
-                    let importance = self.importance.entry(key(place.0, &place.1)).or_default();
+            for (param, value) in values {
+                if let Some(gradient) = gradients.get(param) {
+                    let importance = self.importance.entry(key(param.0, &param.1)).or_default();
                     importance.update(value, gradient, self.schedule.betas);
                 }
             }
@@ -131,12 +131,12 @@ impl TrainingSchedule for RankAllocator {
         layers
             .into_iter()
             .zip(scores)
-            .filter_map(|((place, e), scores)| {
+            .filter_map(|((param, e), scores)| {
                 let kept = e
                     .iter::<f32>()
                     .zip(scores?)
                     .map(|(e, score)| if score <= threshold { 0.0 } else { e });
-                Some((place.clone(), TensorData::new(kept.collect::<Vec<f32>>(), e.shape())))
+                Some((param.clone(), TensorData::new(kept.collect::<Vec<f32>>(), e.shape())))
             })
             .collect()
     }
@@ -201,16 +201,16 @@ mod tests {
 
     #[test]
     fn what_matters_least_is_cut_and_the_state_survives() {
-        let place = |param: &str| (None, param.to_owned());
+        let param_of = |param: &str| (None, param.to_owned());
         let values = ParamValues::from([
-            (place("lora_A"), TensorData::from([[1.0f32, 1.0], [1.0, 1.0]])),
-            (place("lora_E"), TensorData::from([[1.0f32], [1.0]])),
-            (place("lora_B"), TensorData::from([[1.0f32, 1.0], [1.0, 1.0]])),
+            (param_of("lora_A"), TensorData::from([[1.0f32, 1.0], [1.0, 1.0]])),
+            (param_of("lora_E"), TensorData::from([[1.0f32], [1.0]])),
+            (param_of("lora_B"), TensorData::from([[1.0f32, 1.0], [1.0, 1.0]])),
         ]);
         let gradients = ParamValues::from([
-            (place("lora_A"), TensorData::from([[0.1f32, 0.1], [1.0, 1.0]])),
-            (place("lora_E"), TensorData::from([[0.1f32], [1.0]])),
-            (place("lora_B"), TensorData::from([[0.1f32, 1.0], [0.1, 1.0]])),
+            (param_of("lora_A"), TensorData::from([[0.1f32, 0.1], [1.0, 1.0]])),
+            (param_of("lora_E"), TensorData::from([[0.1f32], [1.0]])),
+            (param_of("lora_B"), TensorData::from([[0.1f32, 1.0], [0.1, 1.0]])),
         ]);
         let mut allocator = RankAllocator::new(SCHEDULE);
         for step in 1..4 {
@@ -222,7 +222,7 @@ mod tests {
             let changed = allocator.after_step(step, &values, &gradients);
             assert_eq!(resumed.after_step(step, &values, &gradients), changed, "step {step}");
             if step == 12 {
-                assert_eq!(changed[&place("lora_E")], TensorData::from([[0.0f32], [1.0]]));
+                assert_eq!(changed[&param_of("lora_E")], TensorData::from([[0.0f32], [1.0]]));
             }
         }
     }

@@ -135,19 +135,19 @@ impl ClipVisionModel {
     pub(super) fn build_at(
         config: ClipVisionConfig,
         path: &Path,
-        place: (Stack, usize),
+        first_layer: (Stack, usize),
         weights: &mut Weights,
     ) -> Result<Self, ModelError> {
         let options = config.check(path)?;
         let (d, eps, window) = (config.hidden_size, config.layer_norm_eps, config.window());
-        let layers = config.layers(&options, place, weights);
+        let layers = config.layers(&options, first_layer, weights);
         let class: Param<Tensor<1>> = weights.tensor("vision_model.embeddings.class_embedding", [d]);
         let positions = weights.matrix(
             "vision_model.embeddings.position_embedding.weight",
             window * window + 1,
             d,
         );
-        let mut at = weights.at(Location::outside(place.0), "vision_model");
+        let mut at = weights.at(Location::outside(first_layer.0), "vision_model");
         let kernel = patch_kernel(config.num_channels, config.patch_size);
         Ok(Self {
             patches: ImagePatches {

@@ -1,6 +1,7 @@
 //! Continuing texts with a causal language model, and answering them with an encoder-decoder, token by token.
 
 mod beam;
+mod prompt_cache;
 mod sampling;
 
 use adapters_adapted::Adapted;
@@ -15,6 +16,7 @@ use crate::speech::SpeechPrompt;
 use crate::transformer::{EncodedInput, EncoderDecoder};
 
 pub use beam::{Beams, EarlyStopping};
+pub use prompt_cache::PromptCache;
 use sampling::Sampler;
 pub use sampling::Sampling;
 
@@ -90,17 +92,43 @@ impl Generation {
         prompts: &[&[u32]],
         on_token: impl FnMut(usize, u32),
     ) -> Result<Vec<Vec<u32>>, ModelError> {
-        let (model, set) = (adapted.base(), &adapted.set);
+        self.continue_rows(&mut PromptCache::new(adapted), prompts, on_token)
+    }
+
+    /// As [`run`](Self::run), for one prompt, of which only the tokens that `cache` does not hold are computed: a conversation,
+    /// whose every prompt begins with the one before and its answer. The cache then holds this text.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    pub fn run_cached(
+        &self,
+        cache: &mut PromptCache<'_>,
+        prompt: &[u32],
+        mut on_token: impl FnMut(u32),
+    ) -> Result<Vec<u32>, ModelError> {
+        let rows = self.continue_rows(cache, &[prompt], |_, token| on_token(token))?;
+        Ok(rows.into_iter().flatten().collect())
+    }
+
+    /// Continues `prompts` from what `kept` holds of them.
+    fn continue_rows(
+        &self,
+        kept: &mut PromptCache<'_>,
+        prompts: &[&[u32]],
+        on_token: impl FnMut(usize, u32),
+    ) -> Result<Vec<Vec<u32>>, ModelError> {
+        let (model, set) = (kept.adapted.base(), &kept.adapted.set);
         let (lm, info) = (model.causal_lm()?, model.info());
         let prompt = self.check(set, prompts, model.vocab_size())?;
         self.check_length(prompt, self.max_new_tokens, info.max_length)?;
         let device = model.device();
         let input = |rows: &[&[u32]]| TextInput::padded(rows, info.pad_id, PaddingSide::Left, &device);
-        let mut cache = self.caches(set).then(KeyValueCache::new);
+        let mut cache = self.caches(set).then(|| kept.take(lm, prompts));
         let rows = prompts.iter().map(|prompt| prompt.to_vec()).collect();
-        self.grow(rows, info.pad_id, on_token, |step| {
+        let grown = self.grow(rows, info.pad_id, on_token, |step| {
             if let Some(cache) = &mut cache
-                && !lm.keeps(cache.columns(), cache.columns() + 1)
+                && !lm.keeps(cache.columns(), cache.columns() + step.longest() - cache.text())
             {
                 *cache = KeyValueCache::new();
             }
@@ -112,7 +140,11 @@ impl Generation {
             };
             let [_, seq, _] = hidden.dims();
             Ok(lm.logits(hidden.slice_dim(1, seq - 1..seq), &mut cx))
-        })
+        })?;
+        if let (Some(cache), None, [prompt], [new]) = (cache, self.beams, prompts, &grown[..]) {
+            kept.put(cache, prompt, new);
+        }
+        Ok(grown)
     }
 
     /// What an encoder-decoder answers to `texts`, which it reads once; otherwise as [`run`](Self::run). The longest input
@@ -340,13 +372,21 @@ fn refuse(field: &'static str, expected: &str, found: String) -> ModelError {
 }
 
 impl Step<'_> {
+    /// The length of the rows, which are padded to it.
+    fn longest(&self) -> usize {
+        self.rows.iter().map(Vec::len).max().unwrap_or(0)
+    }
+
     /// What of the rows is not in the cache yet, whose rows go where those of the step went.
     fn unseen(&self, cache: Option<&mut KeyValueCache>) -> Vec<&[u32]> {
-        let first = cache.as_ref().is_none_or(|cache| cache.columns() == 0);
+        let seen = cache.as_ref().map_or(0, |cache| cache.text());
         if let (Some(cache), false) = (cache, self.order.is_empty()) {
             cache.reorder(self.order);
         }
-        let from = |row: &Vec<u32>| if first { 0 } else { row.len() - 1 };
-        self.rows.iter().map(|row| &row[from(row)..]).collect()
+        let new = self.longest() - seen;
+        self.rows
+            .iter()
+            .map(|row| &row[row.len().saturating_sub(new)..])
+            .collect()
     }
 }

@@ -77,9 +77,9 @@ impl Head {
             }
         };
         let mut w = Weights::from_tensors(weights, tensors, &format!("heads.{name}."), device);
-        let (places, last) = config.places();
+        let (indices, last) = config.indices();
         let widths = config.widths(base);
-        let hidden = places
+        let hidden = indices
             .into_iter()
             .zip(widths.windows(2))
             .map(|((dense, norm), widths)| HiddenLayer {
@@ -113,16 +113,16 @@ impl Head {
             source,
         })?;
         let mut tensors = Tensors::new();
-        let mut put = |place: usize, weight: Tensor<2>, bias: Option<Tensor<1>>| {
-            let key = |rest| format!("heads.{name}.{place}.{rest}");
+        let mut put = |index: usize, weight: Tensor<2>, bias: Option<Tensor<1>>| {
+            let key = |rest| format!("heads.{name}.{index}.{rest}");
             tensors.insert(key("weight"), weight.into_data());
             if let Some(bias) = bias {
                 tensors.insert(key("bias"), bias.into_data());
             }
         };
-        let (places, last) = self.config().places();
+        let (indices, last) = self.config().indices();
         let mut norms = Vec::new();
-        for (HiddenLayer { dense, norm }, (at, norm_at)) in self.hidden.iter().zip(places) {
+        for (HiddenLayer { dense, norm }, (at, norm_at)) in self.hidden.iter().zip(indices) {
             let bias = dense.bias.as_ref().map(|b| b.val());
             put(at, dense.weight.val().transpose(), bias);
             norms.extend(norm.iter().map(|norm| (norm_at, norm)));

@@ -468,7 +468,7 @@ impl Fields<'_> {
         for (label, id) in ids {
             let number = id.as_u64().or_else(|| id.as_str().and_then(|id| id.parse().ok()));
             match number.and_then(|id| labels.get_mut(usize::try_from(id).ok()?)) {
-                Some(place @ None) => *place = Some(label),
+                Some(slot @ None) => *slot = Some(label),
                 _ => {
                     let expected = "each id from 0 on once";
                     return Err(refused(self.path, "label2id", expected, format!("{label} = {id}")));

@@ -275,8 +275,8 @@ impl HeadConfig {
         widths
     }
 
-    /// Places in the published sequence of modules: of each layer and its normalization, and of the last layer.
-    pub(super) fn places(&self) -> (Vec<(usize, usize)>, usize) {
+    /// Indices in the published sequence of modules: of each layer and its normalization, and of the last layer.
+    pub(super) fn indices(&self) -> (Vec<(usize, usize)>, usize) {
         let dropout = usize::from(!self.kind.is_language_model());
         let activation = usize::from(self.activation.is_some());
         let mut next = 0;
@@ -296,12 +296,12 @@ impl NamedParams for Head {
     /// Under their keys in the published sequence of modules.
     fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
         let mut params: Vec<(Cow<'static, str>, ParamId)> = Vec::new();
-        let mut put = |place: usize, weight: Option<ParamId>, bias: Option<ParamId>| {
-            params.extend(weight.map(|id| (format!("{place}.weight").into(), id)));
-            params.extend(bias.map(|id| (format!("{place}.bias").into(), id)));
+        let mut put = |index: usize, weight: Option<ParamId>, bias: Option<ParamId>| {
+            params.extend(weight.map(|id| (format!("{index}.weight").into(), id)));
+            params.extend(bias.map(|id| (format!("{index}.bias").into(), id)));
         };
-        let (places, last) = self.config.places();
-        for (layer, (dense, norm)) in self.hidden.iter().zip(places) {
+        let (indices, last) = self.config.indices();
+        for (layer, (dense, norm)) in self.hidden.iter().zip(indices) {
             put(
                 dense,
                 Some(layer.dense.weight.id),

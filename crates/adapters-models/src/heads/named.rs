@@ -214,8 +214,8 @@ impl Heads {
     }
 
     fn index(&self, name: &str) -> Result<usize, ModelError> {
-        let place = self.heads.iter().position(|h| h.name == name);
-        place.ok_or_else(|| ModelError::NoSuchHead {
+        let index = self.heads.iter().position(|h| h.name == name);
+        index.ok_or_else(|| ModelError::NoSuchHead {
             name: name.to_owned(),
             nearest: nearest(name, self.heads.iter().map(|h| h.name.as_str())),
         })

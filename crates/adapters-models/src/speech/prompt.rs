@@ -23,7 +23,7 @@ pub struct SpeechPrompt {
 
 impl SpeechPrompt {
     /// Reads the files of a checkpoint folder. `language` is a code such as `en`; without it the one in the files holds.
-    /// `translate` asks for a text in English in place of one in the language that is spoken.
+    /// `translate` asks for a text in English in position of one in the language that is spoken.
     ///
     /// # Errors
     ///
@@ -53,8 +53,8 @@ impl SpeechPrompt {
         let start = get(START).ok_or_else(|| check.refusal(START, "a token id", "absent"))?;
         let mut tokens = vec![id(START, start)?];
         let forced = get("forced_decoder_ids").and_then(Value::as_array);
-        let forced = |place: u64| {
-            let pair = forced.into_iter().flatten().find(|pair| pair[0] == place);
+        let forced = |position: u64| {
+            let pair = forced.into_iter().flatten().find(|pair| pair[0] == position);
             pair.map(|pair| &pair[1]).filter(|token| !token.is_null())
         };
         const FORCED: &str = "forced_decoder_ids";

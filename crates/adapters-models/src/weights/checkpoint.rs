@@ -1,7 +1,7 @@
 //! A checkpoint's tensors on disk, read one by one.
 //!
 //! Opening reads the headers; a tensor is read when it is asked for, converted and, for linear layers, transposed on the way
-//! from the file to its place. Loading a model therefore needs the memory of the model and a small buffer.
+//! from the file to the device. Loading a model therefore needs the memory of the model and a small buffer.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};

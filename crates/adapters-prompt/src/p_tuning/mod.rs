@@ -95,6 +95,7 @@ impl PTuningConfig {
 
 impl Method for PTuningConfig {
     const NAME: &'static str = "p_tuning";
+    const DESCRIPTION: &'static str = "Virtual tokens that a small network computes in training.";
 
     fn check(&self) -> Result<(), ConfigError> {
         self.tokens.check()?;

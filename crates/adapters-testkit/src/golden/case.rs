@@ -187,7 +187,7 @@ impl Case {
         Some(names)
     }
 
-    /// The task of each row: given, or the place of the adapter it names.
+    /// The task of each row: given, or the index of the adapter it names.
     pub fn tasks(&self) -> Vec<Option<usize>> {
         match (&self.task_ids, &self.adapter_names, self.row_adapters()) {
             (Some(tasks), ..) => tasks.iter().copied().map(Some).collect(),

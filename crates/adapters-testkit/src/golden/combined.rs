@@ -97,12 +97,12 @@ impl Combined<'_> {
             got.with_values(values)
         };
         let mut problems = Vec::new();
-        for (place, got) in got.values() {
+        for (key, got) in got.values() {
             let within = want
-                .get(&place)
+                .get(&key)
                 .is_some_and(|want| each_element(&got, want, self.case.output_tolerance()).within);
             if !within {
-                problems.push(format!("`{}` of `{name}` is not the expected one", place.1));
+                problems.push(format!("`{}` of `{name}` is not the expected one", key.1));
             }
         }
         set.insert(got)?;
@@ -114,9 +114,9 @@ impl Combined<'_> {
 /// A and B with the signs of their singular vectors as in `want`.
 fn aligned(mut values: ParamValues, want: &ParamValues) -> ParamValues {
     let pairs: Vec<_> = values.keys().filter(|(_, param)| param == "lora_A").cloned().collect();
-    for place in pairs {
-        let of_b = (place.0, "lora_B".to_owned());
-        let (Some(a), Some(target)) = (values.get(&place), want.get(&place)) else {
+    for key in pairs {
+        let of_b = (key.0, "lora_B".to_owned());
+        let (Some(a), Some(target)) = (values.get(&key), want.get(&key)) else {
             continue;
         };
         let (rows, cols) = (a.shape()[0], a.shape()[1]);
@@ -140,7 +140,7 @@ fn aligned(mut values: ParamValues, want: &ParamValues) -> ParamValues {
             .enumerate()
             .map(|(i, x)| x * signs[i / cols])
             .collect::<Vec<_>>();
-        values.insert(place, TensorData::new(flipped, [rows, cols]));
+        values.insert(key, TensorData::new(flipped, [rows, cols]));
         if let Some(b) = values.get(&of_b) {
             let shape = b.shape();
             let flipped = b

@@ -12,7 +12,7 @@ use crate::golden::compare::each_element;
 
 const KINDS: [&str; 2] = ["gating/", "fusion_attention/"];
 
-/// The records by key. Gates of one adapter at one place stand side by side, in the order they arose.
+/// The records by key. Gates of one adapter at one site stand side by side, in the order they arose.
 pub(crate) fn by_key(records: &[Record], host: &dyn Host) -> Tensors {
     let sites = host.sites();
     let mut gates: BTreeMap<String, Vec<Vec<f32>>> = BTreeMap::new();
@@ -50,15 +50,15 @@ pub(crate) fn by_key(records: &[Record], host: &dyn Host) -> Tensors {
 
 fn key(kind: &str, name: &str, site: Site, host: &dyn Host, sites: &[SiteInfo]) -> String {
     let info = sites.iter().find(|info| info.site == site);
-    let place = match info.map_or(site.role, |info| info.hub_role) {
+    let name_of_role = match info.map_or(site.role, |info| info.hub_role) {
         Role::KeyValue => host.attention_name(site.stack).rsplit('/').next().unwrap_or_default(),
-        role => place(role),
+        role => role_name(role),
     };
-    format!("{kind}/{name}/{}/{place}", site.layer.unwrap_or(0))
+    format!("{kind}/{name}/{}/{name_of_role}", site.layer.unwrap_or(0))
 }
 
-/// The reference's word for a place.
-fn place(role: Role) -> &'static str {
+/// The reference's word for a role.
+fn role_name(role: Role) -> &'static str {
     match role {
         Role::Query | Role::Key | Role::Value | Role::QueryKeyValue | Role::AttentionOutput => "selfattn_lora",
         Role::FfnUp | Role::FfnGate => "intermediate_lora",

@@ -7,11 +7,10 @@ use std::path::{Path, PathBuf};
 use adapters::core::{Active, Format, Record, Tensors};
 use adapters::models::{Model, ModelKind};
 use adapters::store::{
-    CompositionDict, LoadOptions, Setup, load_adapter, load_fusion, read_json, read_safetensors, save_adapter,
-    save_fusion, with_shape, write_safetensors,
+    CompositionDict, LoadOptions, Setup, layer_replication, load_adapter, load_fusion, read_json, read_safetensors,
+    save_adapter, save_fusion, with_shape, write_safetensors,
 };
-use adapters::{AdapterSet, Composition, Ctx, METHODS};
-use adapters::{Merged, merge};
+use adapters::{AdapterSet, Composition, Ctx, Host, METHODS, Merged, merge};
 use burn::module::Module;
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use serde::Deserialize;
@@ -136,6 +135,19 @@ impl Prepared {
             return prepared.compute_and_compare(dir, options, outcome);
         }
         case.check_features()?;
+        if let (Framework::Peft, []) = (case.framework, self.base.layer_replication()) {
+            for (_, folder) in case.adapter_dirs()? {
+                if let Some(ranges) = layer_replication(&dir.join(folder))? {
+                    let replicated = Self {
+                        base: self.base.with_layer_replication(&ranges)?,
+                        for_hub: None,
+                        checkpoint: self.checkpoint.clone(),
+                        inputs: self.inputs.clone(),
+                    };
+                    return replicated.compute_and_compare(dir, options, outcome);
+                }
+            }
+        }
         let top = Top::of(&case, dir, &self.checkpoint, &self.base, &options.device)?;
         let (mut set, mut formats) = self.load_adapters(&case, dir, true, &options.device)?;
         if let Some(out) = &options.resave {
@@ -440,18 +452,18 @@ impl Prepared {
         let fusions = set.fusions().map(|fusion| (fusion, &Format::AdapterHub));
         for (adapter, format) in adapters.chain(fusions) {
             let name = adapter.name();
-            for place in adapter.params() {
-                let Some((data, taken_part)) = collect.found.get(&place.id).cloned() else {
+            for param in adapter.params() {
+                let Some((data, taken_part)) = collect.found.get(&param.id).cloned() else {
                     continue;
                 };
-                let shape = place.stored_shape(*format, data.shape().to_vec());
+                let shape = param.stored_shape(*format, data.shape().to_vec());
                 let data = with_shape(data, shape);
                 // The class that saved decides the prefix: its own, or that of a larger class around it.
-                let keys = place.keys(*format, name, &self.base);
+                let keys = param.keys(*format, name, &self.base);
                 let candidates = keys.map(|key| format!("grad/{name}/{key}"));
                 match candidates.iter().find(|key| expected.contains_key(*key)) {
                     Some(key) => named.insert(key.clone(), data),
-                    None if place.fixed => None,
+                    None if param.fixed => None,
                     // An adapter that is not active may be left out of the file; one that acts may not.
                     None if taken_part => named.insert(candidates[0].clone(), data),
                     None => None,

@@ -53,7 +53,7 @@ impl Panel {
     }
 
     /// Where a point lies; a value outside the range lies on its edge.
-    fn place(&self, (step, value): (f64, f64)) -> (f64, f64) {
+    fn position(&self, (step, value): (f64, f64)) -> (f64, f64) {
         let along = |x: f64, (low, high): (f64, f64)| ((x - low) / (high - low)).clamp(0.0, 1.0);
         let x = self.start() + along(step, self.steps) * (self.right - self.start());
         let y = BOTTOM - along(value, self.values) * (BOTTOM - TOP);
@@ -69,13 +69,13 @@ impl Panel {
             return pen.text("nothing measured yet", middle, Side::Center, 14.5, QUIET);
         }
         for line in lines {
-            let places: Vec<_> = line.points.iter().map(|&point| self.place(point)).collect();
-            if places.len() > 1 {
-                pen.line(&places, line.width, line.color)?;
+            let positions: Vec<_> = line.points.iter().map(|&point| self.position(point)).collect();
+            if positions.len() > 1 {
+                pen.line(&positions, line.width, line.color)?;
             }
-            if places.len() == 1 || line.dots && places.len() <= 25 {
-                for &place in &places {
-                    pen.dot(place, 3.2, line.color)?;
+            if positions.len() == 1 || line.dots && positions.len() <= 25 {
+                for &position in &positions {
+                    pen.dot(position, 3.2, line.color)?;
                 }
             }
         }
@@ -91,7 +91,7 @@ impl Panel {
         // There is room above 100 %, and no such accuracy.
         let is_possible = |value: &f64| matches!(self.unit, Unit::Plain) || (0.0..=100.0).contains(value);
         for value in ticks.into_iter().filter(is_possible) {
-            let y = self.place((self.steps.0, value / factor)).1.round();
+            let y = self.position((self.steps.0, value / factor)).1.round();
             pen.bar((self.start(), y), (self.right, y + 1.0), GRID)?;
             let text = format!("{}{suffix}", number(value, tick));
             pen.text(&text, (self.start() - 8.0, y), Side::Right, SMALL, QUIET)?;
@@ -99,7 +99,7 @@ impl Panel {
         pen.bar((self.start(), BOTTOM), (self.right, BOTTOM + 1.0), AXIS)?;
         let (ticks, tick) = self::ticks(self.steps, 6);
         for step in ticks.into_iter().filter(|step| step.fract() == 0.0) {
-            let x = self.place((step, self.values.0)).0.round();
+            let x = self.position((step, self.values.0)).0.round();
             pen.bar((x, BOTTOM), (x + 1.0, BOTTOM + 5.0), AXIS)?;
             pen.text(
                 &number(step, tick.max(1.0)),
@@ -131,16 +131,16 @@ impl Panel {
 
     /// A large dot on the best point and a word about it, next to the line where there is room.
     pub(super) fn mark_best<B: DrawingBackend>(&self, pen: &Pen<'_, B>, best: (f64, f64), color: RGBColor) -> Drawn<B> {
-        let place = self.place(best);
-        pen.dot(place, 6.0, color)?;
-        pen.dot(place, 2.0, WHITE)?;
+        let position = self.position(best);
+        pen.dot(position, 6.0, color)?;
+        pen.dot(position, 2.0, WHITE)?;
         let text = format!("best {:.1} % at step {}", best.1 * 100.0, best.0);
         let half = pen.bold_width(&text, SMALL)? / 2.0;
-        let x = place.0.min(self.right - half).max(self.start() + half + 6.0);
-        let y = if place.1 - TOP > 24.0 {
-            place.1 - 17.0
+        let x = position.0.min(self.right - half).max(self.start() + half + 6.0);
+        let y = if position.1 - TOP > 24.0 {
+            position.1 - 17.0
         } else {
-            place.1 + 19.0
+            position.1 + 19.0
         };
         pen.bold(&text, (x, y), Side::Center, SMALL, color)
     }
@@ -165,9 +165,9 @@ fn ticks((low, high): (f64, f64), count: u32) -> (Vec<f64>, f64) {
     )
 }
 
-/// A number with as many places as ticks this far apart need.
+/// A number with as many decimals as ticks this far apart need.
 fn number(value: f64, tick: f64) -> String {
-    let places = |tick: f64| (-(tick.log10() + 1e-9).floor()).clamp(0.0, 9.0) as usize;
+    let decimals = |tick: f64| (-(tick.log10() + 1e-9).floor()).clamp(0.0, 9.0) as usize;
     let size = value.abs();
     let (unit, letter) = match size {
         1e12.. => return format!("{value:.2e}"),
@@ -177,7 +177,7 @@ fn number(value: f64, tick: f64) -> String {
         _ if tick < 1e-4 && size > 0.0 => return format!("{value:.1e}"),
         _ => (1.0, ""),
     };
-    format!("{:.*}{letter}", places(tick / unit), value / unit)
+    format!("{:.*}{letter}", decimals(tick / unit), value / unit)
 }
 
 #[cfg(test)]

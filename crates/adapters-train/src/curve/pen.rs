@@ -9,7 +9,7 @@ use plotters::style::{Color, FontStyle, IntoFont, RGBColor, ShapeStyle, TextStyl
 
 use super::picture::FONT;
 
-/// Which side of a text its place is on. Vertically the place is always its middle.
+/// Which side of a text its position is on. Vertically the position is always its middle.
 #[derive(Clone, Copy)]
 pub(super) enum Side {
     Left,
@@ -65,21 +65,21 @@ impl<'a, B: DrawingBackend> Pen<'a, B> {
 
     /// A line with round joints and ends.
     pub(super) fn line(&self, points: &[(f64, f64)], width: f64, color: RGBColor) -> Drawn<B> {
-        let mut places: Vec<(i32, i32)> = points.iter().map(|&point| self.at(point)).collect();
-        places.dedup();
-        if places.len() < 2 {
+        let mut positions: Vec<(i32, i32)> = points.iter().map(|&point| self.at(point)).collect();
+        positions.dedup();
+        if positions.len() < 2 {
             return Ok(());
         }
         let style = color.stroke_width((width * self.scale).round() as u32);
         if !self.traits.in_stretches {
-            return self.area.draw(&PathElement::new(places, style));
+            return self.area.draw(&PathElement::new(positions, style));
         }
-        for stretch in places.windows(2) {
+        for stretch in positions.windows(2) {
             self.area.draw(&PathElement::new(stretch, style))?;
         }
         let radius = (width * self.scale / 2.0).floor() as i32;
-        for &place in &places {
-            self.area.draw(&Circle::new(place, radius, Self::filled(color)))?;
+        for &position in &positions {
+            self.area.draw(&Circle::new(position, radius, Self::filled(color)))?;
         }
         Ok(())
     }
@@ -91,33 +91,33 @@ impl<'a, B: DrawingBackend> Pen<'a, B> {
     }
 
     /// A dot with a white rim, so that it stands off the line it is on.
-    pub(super) fn dot(&self, place: (f64, f64), radius: f64, color: RGBColor) -> Drawn<B> {
+    pub(super) fn dot(&self, position: (f64, f64), radius: f64, color: RGBColor) -> Drawn<B> {
         for (radius, color) in [(radius + 1.0, WHITE), (radius, color)] {
             let radius = (radius * self.scale).round() as i32;
             self.area
-                .draw(&Circle::new(self.at(place), radius, Self::filled(color)))?;
+                .draw(&Circle::new(self.at(position), radius, Self::filled(color)))?;
         }
         Ok(())
     }
 
-    pub(super) fn text(&self, text: &str, place: (f64, f64), side: Side, size: f64, color: RGBColor) -> Drawn<B> {
-        let place = (place.0, place.1 + size * self.traits.text_drop);
-        self.words(text, place, side, self.style(size, FontStyle::Normal, color))
+    pub(super) fn text(&self, text: &str, position: (f64, f64), side: Side, size: f64, color: RGBColor) -> Drawn<B> {
+        let position = (position.0, position.1 + size * self.traits.text_drop);
+        self.words(text, position, side, self.style(size, FontStyle::Normal, color))
     }
 
-    pub(super) fn bold(&self, text: &str, place: (f64, f64), side: Side, size: f64, color: RGBColor) -> Drawn<B> {
-        let place = (place.0, place.1 + size * self.traits.text_drop);
-        self.words(text, place, side, self.style(size, FontStyle::Bold, color))
+    pub(super) fn bold(&self, text: &str, position: (f64, f64), side: Side, size: f64, color: RGBColor) -> Drawn<B> {
+        let position = (position.0, position.1 + size * self.traits.text_drop);
+        self.words(text, position, side, self.style(size, FontStyle::Bold, color))
     }
 
-    fn words(&self, text: &str, place: (f64, f64), side: Side, style: TextStyle<'_>) -> Drawn<B> {
+    fn words(&self, text: &str, position: (f64, f64), side: Side, style: TextStyle<'_>) -> Drawn<B> {
         let side = match side {
             Side::Left => HPos::Left,
             Side::Center => HPos::Center,
             Side::Right => HPos::Right,
         };
         let style = style.pos(Pos::new(side, VPos::Center));
-        self.area.draw(&Text::new(text, self.at(place), style))
+        self.area.draw(&Text::new(text, self.at(position), style))
     }
 
     fn style(&self, size: f64, weight: FontStyle, color: RGBColor) -> TextStyle<'static> {

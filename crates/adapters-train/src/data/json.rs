@@ -45,12 +45,12 @@ pub(super) fn list(path: &Path, text: &str) -> Result<Vec<Record>, DataError> {
         return lines(path, text);
     };
     let shared: Arc<Path> = path.into();
-    let place = |at: usize| {
+    let position = |at: usize| {
         let line_start = text[..at].rfind('\n').map_or(0, |end| end + 1);
         (1 + newlines(&text.as_bytes()[..at]), at - line_start + 1)
     };
     let broken = |at: usize, reason: &str| {
-        let (line, column) = place(at);
+        let (line, column) = position(at);
         DataError::InvalidJson {
             path: path.to_owned(),
             line,
@@ -70,7 +70,7 @@ pub(super) fn list(path: &Path, text: &str) -> Result<Vec<Record>, DataError> {
             Some(Ok(value)) => value,
             Some(Err(error)) => {
                 let column = match error.line() {
-                    1 => place(at).1 + error.column().saturating_sub(1),
+                    1 => position(at).1 + error.column().saturating_sub(1),
                     _ => error.column(),
                 };
                 return Err(invalid(path, line + error.line().saturating_sub(1), column, &error));
@@ -114,7 +114,7 @@ fn record(path: &Arc<Path>, line: usize, value: Value, source: &str) -> Result<R
     })
 }
 
-/// The parser's complaint, with the file's line in place of its own.
+/// The parser's complaint, with the file's line in position of its own.
 fn invalid(path: &Path, line: usize, column: usize, error: &serde_json::Error) -> DataError {
     let text = error.to_string();
     let reason = text.split(" at line ").next().unwrap_or(&text);

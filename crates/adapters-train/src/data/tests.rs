@@ -118,7 +118,7 @@ fn lists_compressed_files_and_tables_of_spreadsheets_are_read() {
     ] {
         assert_eq!(file("a.csv", table).labels(&TWO), [Some(1)], "{table}");
     }
-    for (broken, place) in [
+    for (broken, position) in [
         ("[{\"text\": \"a\", \"label\": 1}", "a.json:1:27: expected `,` or `]`"),
         ("[{}, 3]", "expected an object at a.json:1, found `3`"),
         ("[\n{\"text\": oh}]", "invalid json at a.json:2:10"),
@@ -126,7 +126,7 @@ fn lists_compressed_files_and_tables_of_spreadsheets_are_read() {
         ("[", "a.json:1:2: the list has no end"),
     ] {
         let message = message("a.json", broken, &TWO);
-        assert!(message.contains(place), "{message}");
+        assert!(message.contains(position), "{message}");
     }
 }
 

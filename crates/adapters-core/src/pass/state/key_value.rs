@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 
 use super::hook_state::{HookState, NoWeight};
 use super::positions::Positions;
-use super::rows::{Rows, take};
+use super::rows::{Rows, join_deltas, take};
 
 /// State of an attention's keys and values, after projection and position encoding.
 ///
@@ -30,6 +30,11 @@ pub struct KeyValueState {
     pub window: Option<Window>,
     /// For each row, how many of its keys are such a filling that is not seen; empty where no row has any.
     pub filled: Vec<usize>,
+    /// What reads the keys, after position encoding, `[batch, query_heads, seq_q, d_head]`, and the factor of its products with
+    /// them; `None` where the attention does not tell.
+    pub query: Option<(Tensor<4>, f64)>,
+    /// What adapters add to what the attention reads, before its output projection, `[batch, seq_q, query_heads * d_head]`.
+    pub added: Option<Tensor<3>>,
 }
 
 /// How many keys a query reaches, itself included.
@@ -69,6 +74,29 @@ impl KeyValueState {
             filler: None,
             window: None,
             filled: Vec::new(),
+            query: None,
+            added: None,
+        }
+    }
+
+    /// With what reads the keys, `[batch, query_heads, seq_q, d_head]`, and the factor of its products with them.
+    #[must_use]
+    pub fn with_query(self, query: Tensor<4>, scale: f64) -> Self {
+        Self {
+            query: Some((query, scale)),
+            ..self
+        }
+    }
+
+    /// With something more added to what the attention reads, `[batch, seq_q, query_heads * d_head]`.
+    #[must_use]
+    pub fn plus(self, added: Tensor<3>) -> Self {
+        Self {
+            added: Some(match self.added {
+                Some(before) => before + added,
+                None => added,
+            }),
+            ..self
         }
     }
 
@@ -218,6 +246,8 @@ impl Rows for KeyValueState {
                 true => Vec::new(),
                 false => rows.iter().map(|row| self.filled[*row]).collect(),
             },
+            query: self.query.as_ref().map(|(query, scale)| (take(query, rows), *scale)),
+            added: self.added.as_ref().map(|added| take(added, rows)),
         }
     }
 
@@ -230,6 +260,11 @@ impl Rows for KeyValueState {
             false => parts.iter().flat_map(Self::filled_by_row).collect(),
         };
         let each = |of: fn(&Self) -> Tensor<4>| Tensor::cat(parts.iter().map(of).collect(), 0);
+        let queries = parts
+            .iter()
+            .map(|part| part.query.as_ref().map(|(query, _)| query.clone()));
+        let queries = queries.collect::<Option<Vec<_>>>();
+        let scale = parts[0].query.as_ref().map(|(_, scale)| *scale);
         Self {
             key: each(|part| part.key.clone()),
             value: each(|part| part.value.clone()),
@@ -238,6 +273,8 @@ impl Rows for KeyValueState {
             filler: parts[0].filler,
             window: parts[0].window,
             filled,
+            query: queries.map(|queries| Tensor::cat(queries, 0)).zip(scale),
+            added: join_deltas(parts.iter().map(|part| (part.rows(), part.added.clone())).collect()),
         }
     }
 }
