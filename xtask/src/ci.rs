@@ -42,9 +42,8 @@ struct Outcome {
 ///
 /// When a step fails; the error names it and the command that repeats it alone.
 pub fn run(root: &Path, args: &Args) -> Result<()> {
-    let without_gpu = args.only.is_empty() && !has_vulkan_driver();
     let chosen = |step: &Step| match args.only.is_empty() {
-        true => !(without_gpu && step.needs_vulkan()),
+        true => step.group.is_default(),
         false => args.only.contains(&step.group),
     };
     let steps: Vec<Step> = plan().into_iter().filter(chosen).collect();
@@ -89,28 +88,10 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
         }
     }
     print!("\n{}", table(&outcomes, steps.len()));
-    if without_gpu {
-        println!(
-            "\nNOT RUN: the tests on a GPU backend. This machine has no Vulkan driver; Debian's package `mesa-vulkan-drivers` has \
-             a software device."
-        );
-    }
     if let Some(tally) = tally {
         println!("\n{tally}");
     }
     failure.map_or(Ok(()), Err)
-}
-
-/// Whether the Vulkan loader would find a driver: where it looks by itself, or where it is told to.
-fn has_vulkan_driver() -> bool {
-    const FOLDERS: [&str; 3] = [
-        "/etc/vulkan/icd.d",
-        "/usr/local/share/vulkan/icd.d",
-        "/usr/share/vulkan/icd.d",
-    ];
-    let named = |variable| std::env::var_os(variable).is_some_and(|files| !files.is_empty());
-    let holds_one = |folder: &str| std::fs::read_dir(folder).is_ok_and(|mut files| files.next().is_some());
-    named("VK_DRIVER_FILES") || named("VK_ICD_FILENAMES") || FOLDERS.into_iter().any(holds_one)
 }
 
 /// Runs one cargo command in `root`; with a tally, reads the test runner's closing lines on the way.

@@ -1,6 +1,6 @@
 //! Numbers from the device. It computes behind the program's back and reports what went wrong when something is read.
 
-use burn::tensor::{ExecutionError, Tensor, TensorData, TensorReadError};
+use burn::tensor::{Tensor, TensorData};
 
 use crate::error::TrainError;
 

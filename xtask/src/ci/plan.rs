@@ -45,8 +45,16 @@ pub(super) enum Group {
     Features,
     /// Each backend on its own, type-checked.
     Backends,
-    /// Further backends next to `flex`: a GPU's on a Vulkan driver of this machine, which may be a software device, and `ndarray`.
+    /// Further backends next to `flex`: a GPU's on a Vulkan driver of this machine, which may be a software device, and `ndarray`. Runs
+    /// when it is named: Burn is built once more for it.
     Gpu,
+}
+
+impl Group {
+    /// Whether a run that names no group has it.
+    pub(super) fn is_default(self) -> bool {
+        self != Self::Gpu
+    }
 }
 
 /// One step of the plan.
@@ -82,11 +90,6 @@ impl Step {
                 environment: Vec::new(),
             },
         }
-    }
-
-    /// Whether it computes on a Vulkan device.
-    pub(super) fn needs_vulkan(&self) -> bool {
-        matches!(&self.action, Action::Cargo { environment, .. } if environment.contains(&("ADAPTERS_DEVICE", "wgpu")))
     }
 
     fn with_env(mut self, key: &'static str, value: &'static str) -> Self {
@@ -204,17 +207,6 @@ mod tests {
                 step.name
             );
         }
-    }
-
-    #[test]
-    fn one_step_needs_a_vulkan_device() {
-        let plan = plan();
-        let steps: Vec<&str> = plan
-            .iter()
-            .filter(|step| step.needs_vulkan())
-            .map(|step| step.name.as_str())
-            .collect();
-        assert_eq!(steps, ["wgpu beside flex"]);
     }
 
     #[test]

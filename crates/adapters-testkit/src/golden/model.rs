@@ -68,7 +68,7 @@ impl Inputs {
         Self {
             ids: ids.map(|ids| ids.to_device(device)),
             token_types: token_types.map(|types| types.to_device(device)),
-            padding: padding.map(|padding| padding.to_device(device)),
+            padding: padding.map(|padding| padding.int().to_device(device).bool()),
             decoder_ids: decoder_ids.map(|ids| ids.to_device(device)),
             pixels: pixels.map(|pixels| pixels.to_device(device)),
             features: features.map(|features| features.to_device(device)),
