@@ -59,7 +59,7 @@ impl<M: Module + Sync> Adapted<M> {
     }
 
     /// The base model and its adapters, for what reads the one and changes the other.
-    pub fn parts_mut(&mut self) -> (&M, &mut AdapterSet) {
+    pub fn base_and_set_mut(&mut self) -> (&M, &mut AdapterSet) {
         (&self.base, &mut self.set)
     }
 

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use adapters_core::{
-    AdapterSet, AttachedLayer, Error, Host, LinearWeight, Matrices, NormWeight, NotMergeable, Shared, Site, SiteLayer,
+    AdapterSet, AttachedLayer, Error, Host, LayerMut, LinearWeight, Matrices, NormWeight, NotMergeable, Shared, Site,
+    SiteLayer,
 };
 use adapters_nn::float_weight;
 use burn::module::Param;
@@ -37,16 +38,26 @@ enum FrozenLayer {
 impl FrozenLayer {
     /// Puts this layer into the model; the one that was there, if the model has the site.
     fn swap(self, model: &mut impl Host, site: Site) -> Option<Self> {
-        Some(match self {
-            Self::Linear(layer) => Self::Linear(std::mem::replace(model.linear_mut(site)?, layer)),
-            Self::Norm(parameters) => {
-                let old = model.norm(site)?;
-                model.set_norm(site, parameters)?;
-                Self::Norm(old)
+        let (mut new, mut old) = (Some(self), None);
+        model.visit_sites_mut(&mut |info, at| {
+            if info.site != site {
+                return;
             }
-            Self::Table(layer) => Self::Table(std::mem::replace(model.table_mut(site)?, layer)),
-            Self::Matrices(layer) => Self::Matrices(std::mem::replace(model.matrices_mut(site)?, layer)),
-        })
+            old = match (at, new.take()) {
+                (LayerMut::Linear(at), Some(Self::Linear(layer))) => Some(Self::Linear(std::mem::replace(at, layer))),
+                (LayerMut::Norm(at), Some(Self::Norm(parameters))) => {
+                    let before = at.get();
+                    at.set(parameters);
+                    Some(Self::Norm(before))
+                }
+                (LayerMut::Table(at), Some(Self::Table(layer))) => Some(Self::Table(std::mem::replace(at, layer))),
+                (LayerMut::Matrices(at), Some(Self::Matrices(layer))) => {
+                    Some(Self::Matrices(std::mem::replace(at, layer)))
+                }
+                _ => None,
+            };
+        });
+        old
     }
 }
 

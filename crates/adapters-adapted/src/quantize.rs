@@ -1,6 +1,6 @@
 //! A frozen base in fewer bits: its linear weights in `bf16`, or in eight bits and restored a layer at a time where they are used.
 
-use adapters_core::{Host, Role};
+use adapters_core::{LayerMut, Role, Sites};
 use adapters_nn::{Precision, quantize_linear};
 
 /// What quantizing a model did.
@@ -18,20 +18,19 @@ pub struct QuantizeReport {
 /// normalizations, embedding tables and what adapters add stay in `f32`. A head that is tied to a table gets a weight of its own.
 ///
 /// A weight that is not in `f32` stays as it is, and so does one that would not get smaller.
-pub fn quantize(model: &mut (impl Host + ?Sized), precision: Precision) -> QuantizeReport {
+pub fn quantize(model: &mut (impl Sites + ?Sized), precision: Precision) -> QuantizeReport {
     let mut report = QuantizeReport::default();
-    let sites = model.sites();
     // Rounding the scores of a whole vocabulary to eight bits costs more than rounding what leads to them.
     let takes = |role| role != Role::LmHead || precision == Precision::Bf16;
-    for info in sites.into_iter().filter(|info| takes(info.site.role)) {
-        if let Some((before, after)) = model
-            .linear_mut(info.site)
-            .and_then(|layer| quantize_linear(layer, precision))
+    model.visit_sites_mut(&mut |info, layer| {
+        if let LayerMut::Linear(layer) = layer
+            && takes(info.site.role)
+            && let Some((before, after)) = quantize_linear(layer, precision)
         {
             report.layers += 1;
             report.bytes_before += before;
             report.bytes_after += after;
         }
-    }
+    });
     report
 }

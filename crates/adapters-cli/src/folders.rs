@@ -66,9 +66,11 @@ fn hub(name: &str) -> Result<PathBuf, Failure> {
 
 /// Whether a name may be an id of the Hub: an owner and a name.
 pub fn is_id(name: &str) -> bool {
-    let mut parts = name.split('/');
-    let plain = |part: Option<&str>| part.is_some_and(|part| !part.is_empty() && !part.starts_with('.'));
-    plain(parts.next()) && plain(parts.next()) && parts.next().is_none()
+    let mut components = name.split('/');
+    let plain = |component: Option<&str>| {
+        component.is_some_and(|component| !component.is_empty() && !component.starts_with('.'))
+    };
+    plain(components.next()) && plain(components.next()) && components.next().is_none()
 }
 
 /// The folder of an adapter: the folder itself, or the one inside the folder of a run.

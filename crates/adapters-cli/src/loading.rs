@@ -105,7 +105,7 @@ pub fn adapted<M: Host + Module + Sync>(
         ..LoadOptions::default()
     };
     if adapter.join(Setup::FILE).exists() {
-        let (base, set) = adapted.parts_mut();
+        let (base, set) = adapted.base_and_set_mut();
         let setup = Setup::load(adapter, set, base, &METHODS, &options, device)?;
         adapted.activate(setup.composition.clone())?;
         let all = || adapted.set.iter().chain(adapted.set.fusions());
@@ -242,7 +242,7 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
     })
 }
 
-/// Share of the tokens that are hidden in the evaluation of a masked language model, the default of recipes.
+/// Fraction of the tokens that are hidden in the evaluation of a masked language model, the default of recipes.
 const MASKED: f64 = 0.15;
 
 /// An adapter without a head, for a command that needs one.

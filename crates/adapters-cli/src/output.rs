@@ -17,10 +17,10 @@ pub fn result_line(line: Arguments<'_>) {
     keep(writeln!(io::stdout(), "{line}"));
 }
 
-/// A part of a line of results, shown at once.
-pub fn result_part(part: &str) {
+/// A piece of a line of results, shown at once.
+pub fn result_piece(piece: &str) {
     let mut stdout = io::stdout();
-    keep(stdout.write_all(part.as_bytes()).and_then(|()| stdout.flush()));
+    keep(stdout.write_all(piece.as_bytes()).and_then(|()| stdout.flush()));
 }
 
 /// A line about the work. Nothing is lost with it, so a failure does not matter.

@@ -14,7 +14,7 @@ pub struct Progress {
     loss: f64,
     /// Where the steps of this process began, and when.
     began: (u64, Instant),
-    /// The largest class of the training data and its share.
+    /// The largest class of the training data and its fraction.
     majority: Option<(String, f64)>,
 }
 
@@ -59,7 +59,7 @@ impl Progress {
                 if let Some(bar) = &self.bar {
                     bar.set_length(*steps);
                 }
-                let share = *trainable_params as f64 / *total_params as f64 * 100.0;
+                let percent = *trainable_params as f64 / *total_params as f64 * 100.0;
                 self.line(attached);
                 if !classes.is_empty() {
                     let counts = classes
@@ -82,10 +82,10 @@ impl Progress {
                     self.majority = largest.map(|(name, count)| (name.clone(), *count as f64 / all.max(1) as f64));
                 }
                 self.line(&format!(
-                    "{trainable_params} of {total_params} parameters train ({share:.2} %), {steps} steps, {batch_size} rows a batch"
+                    "{trainable_params} of {total_params} parameters train ({percent:.2} %), {steps} steps, {batch_size} rows a batch"
                 ));
             }
-            Event::Part { name, index, of } => {
+            Event::Stage { name, index, of } => {
                 self.loss = f64::NAN;
                 self.line(&format!("{} of {of}: {name}", index + 1));
             }
@@ -127,13 +127,13 @@ impl Progress {
                     figures(evaluation),
                     if *best { ", the best so far" } else { "" },
                 ));
-                if let Some((name, share)) = &self.majority
+                if let Some((name, fraction)) = &self.majority
                     && *step == self.steps
                     && let Some(accuracy) = evaluation.figure("accuracy")
-                    && accuracy <= *share
+                    && accuracy <= *fraction
                 {
                     self.line(&format!(
-                        "warning: this is no better than to answer {name} always, right for {share:.4} of the training \
+                        "warning: this is no better than to answer {name} always, right for {fraction:.4} of the training \
                          examples; try more epochs or a lower `train.learning_rate`"
                     ));
                 }

@@ -79,14 +79,14 @@ fn adapters_of_parts_of_the_data_are_fused() {
     let task = Task::new();
     let overrides = &[
         "adapter.config=seq_bn[reduction_factor=2]",
-        "fusion.parts=['short', 'middle', 'long']",
+        "fusion.adapters=['short', 'middle', 'long']",
         "fusion.by=length",
         "train.epochs=6",
     ];
     let whole = run(&task, &task.path("whole"), overrides);
     let mut begun = Vec::new();
     let outcome = train(&whole, &mut |event| {
-        if let Event::Part { name, of: 4, .. } = event {
+        if let Event::Stage { name, of: 4, .. } = event {
             begun.push(name);
         }
         ControlFlow::Continue(())
@@ -106,12 +106,12 @@ fn adapters_of_parts_of_the_data_are_fused() {
     }
     assert!(outcome.summary.test_accuracy.unwrap() > 0.9, "{summary}");
     for layer in 0..2 {
-        let shares = ["short", "middle", "long"].map(|name| {
-            let share = summary["attention_by_layer"][name][layer].as_f64().unwrap();
-            assert!(share > 0.0, "{name}");
-            share
+        let weights = ["short", "middle", "long"].map(|name| {
+            let weight = summary["attention_by_layer"][name][layer].as_f64().unwrap();
+            assert!(weight > 0.0, "{name}");
+            weight
         });
-        assert!((shares.iter().sum::<f64>() - 1.0).abs() < 1e-5, "{shares:?}");
+        assert!((weights.iter().sum::<f64>() - 1.0).abs() < 1e-5, "{weights:?}");
     }
     let svg = fs::read_to_string(whole.dir.join("attention.svg")).unwrap();
     assert!(svg.contains("middle") && svg.contains("layer"));
@@ -143,7 +143,7 @@ fn adapters_of_parts_of_the_data_are_fused() {
     // A run that is stopped after a part does not train it again, and ends alike.
     let stopped = run(&task, &task.path("stopped"), overrides);
     let outcome = train(&stopped, &mut |event| match event {
-        Event::Part { index: 1, .. } => ControlFlow::Break(()),
+        Event::Stage { index: 1, .. } => ControlFlow::Break(()),
         _ => ControlFlow::Continue(()),
     })
     .unwrap();
@@ -151,7 +151,7 @@ fn adapters_of_parts_of_the_data_are_fused() {
     let (mut part, mut steps) = (String::new(), 0);
     let outcome = train(&stopped, &mut |event| {
         match event {
-            Event::Part { name, .. } => part = name,
+            Event::Stage { name, .. } => part = name,
             Event::Step { .. } if part == "short" => steps += 1,
             _ => {}
         }
@@ -171,17 +171,17 @@ fn slips_in_a_fusion_are_named() {
     let task = Task::new();
     for (overrides, part) in [
         (
-            &["fusion.parts=['a']"][..],
-            "`fusion.parts` is 1, expected at least two names",
+            &["fusion.adapters=['a']"][..],
+            "`fusion.adapters` is 1, expected at least two names",
         ),
-        (&["fusion.parts=['a', 'a']"], "`fusion.parts` is `a` twice"),
-        (&["fusion.parts=['a', '../b']"], "`fusion.parts` is `../b`"),
+        (&["fusion.adapters=['a', 'a']"], "`fusion.adapters` is `a` twice"),
+        (&["fusion.adapters=['a', '../b']"], "`fusion.adapters` is `../b`"),
         (
-            &["fusion.parts=['a', 'b']", "fusion.config=dinamic"],
+            &["fusion.adapters=['a', 'b']", "fusion.config=dinamic"],
             "did you mean `dynamic`?",
         ),
         (
-            &["fusion.parts=['a', 'b']", "fusion.learning_rate=0"],
+            &["fusion.adapters=['a', 'b']", "fusion.learning_rate=0"],
             "`fusion.learning_rate` is 0",
         ),
         (
@@ -189,7 +189,7 @@ fn slips_in_a_fusion_are_named() {
             "`adapter.fuse` is 1, expected at least two folders",
         ),
         (&["adapter.fuse=['x', 'y']"], "either a method or `fuse`"),
-        (&["data.part={index = 2, of = 2}"], "`data.part` is 2 of 2"),
+        (&["data.shard={index = 2, of = 2}"], "`data.shard` is 2 of 2"),
     ] {
         let overrides: Vec<String> = overrides.iter().map(|s| (*s).to_owned()).collect();
         let error = Recipe::read(&task.recipe(), &overrides).unwrap_err();

@@ -294,7 +294,7 @@ fn accumulated_batches_are_one_large_batch() {
                 &[
                     "train.batching=random",
                     "train.epochs=1",
-                    "data.part={index = 0, of = 3}",
+                    "data.shard={index = 0, of = 3}",
                     "train.learning_rate=1e-3",
                 ],
                 more,

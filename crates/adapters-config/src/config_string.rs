@@ -11,12 +11,12 @@ use crate::text::{Cursor, Literal, Unexpected};
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConfigString {
     /// The configurations, in order. Never empty.
-    pub parts: Vec<ConfigPart>,
+    pub members: Vec<MemberConfig>,
 }
 
 /// One configuration of a config string.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ConfigPart {
+pub struct MemberConfig {
     /// The name before the bracket.
     pub identifier: String,
     /// The fields in the bracket, in order.
@@ -40,36 +40,38 @@ pub struct ConfigStringError {
 impl FromStr for ConfigString {
     type Err = ConfigStringError;
 
-    /// Format: `part ("|" part)*`, `part = name ("[" (key "=" value ("," ..)*)? "]")?`; a value is a number, `true`,
+    /// Format: `member ("|" member)*`, `member = name ("[" (key "=" value ("," ..)*)? "]")?`; a value is a number, `true`,
     /// `false`, `none`, a quoted or bare word, or a list in brackets.
     fn from_str(input: &str) -> Result<Self, ConfigStringError> {
-        parts(&mut Cursor::new(input)).map(|parts| Self { parts }).map_err(
-            |Unexpected {
-                 column,
-                 expected,
-                 found,
-             }| ConfigStringError {
-                input: input.to_owned(),
-                column,
-                expected,
-                found,
-            },
-        )
+        members(&mut Cursor::new(input))
+            .map(|members| Self { members })
+            .map_err(
+                |Unexpected {
+                     column,
+                     expected,
+                     found,
+                 }| ConfigStringError {
+                    input: input.to_owned(),
+                    column,
+                    expected,
+                    found,
+                },
+            )
     }
 }
 
-fn parts(cursor: &mut Cursor<'_>) -> Result<Vec<ConfigPart>, Unexpected> {
-    let mut parts = vec![part(cursor)?];
+fn members(cursor: &mut Cursor<'_>) -> Result<Vec<MemberConfig>, Unexpected> {
+    let mut members = vec![member(cursor)?];
     while cursor.eat('|') {
-        parts.push(part(cursor)?);
+        members.push(member(cursor)?);
     }
     match cursor.peek() {
-        None => Ok(parts),
+        None => Ok(members),
         Some(_) => Err(cursor.unexpected("`|` or the end")),
     }
 }
 
-fn part(cursor: &mut Cursor<'_>) -> Result<ConfigPart, Unexpected> {
+fn member(cursor: &mut Cursor<'_>) -> Result<MemberConfig, Unexpected> {
     let identifier = word(cursor, "the name of a configuration")?;
     let mut fields = Map::new();
     if cursor.eat('[') && !cursor.eat(']') {
@@ -91,7 +93,7 @@ fn part(cursor: &mut Cursor<'_>) -> Result<ConfigPart, Unexpected> {
         }
         cursor.expect(']', "`,` or `]`")?;
     }
-    Ok(ConfigPart { identifier, fields })
+    Ok(MemberConfig { identifier, fields })
 }
 
 fn word(cursor: &mut Cursor<'_>, expected: &str) -> Result<String, Unexpected> {
@@ -101,7 +103,7 @@ fn word(cursor: &mut Cursor<'_>, expected: &str) -> Result<String, Unexpected> {
     }
 }
 
-impl fmt::Display for ConfigPart {
+impl fmt::Display for MemberConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.identifier)?;
         if self.fields.is_empty() {
@@ -114,8 +116,8 @@ impl fmt::Display for ConfigPart {
 
 impl fmt::Display for ConfigString {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let parts: Vec<String> = self.parts.iter().map(ConfigPart::to_string).collect();
-        f.write_str(&parts.join("|"))
+        let members: Vec<String> = self.members.iter().map(MemberConfig::to_string).collect();
+        f.write_str(&members.join("|"))
     }
 }
 
@@ -130,13 +132,13 @@ mod tests {
     fn fields_of_every_kind() {
         let text = r#"lora[r=16, alpha=2.5, use_gating=True, leave_out=[0,1], attn_matrices=['q', v], seed=none, t='a|b']|par_bn"#;
         let parsed: ConfigString = text.parse().unwrap();
-        assert_eq!(parsed.parts[0].identifier, "lora");
+        assert_eq!(parsed.members[0].identifier, "lora");
         assert_eq!(
-            Value::Object(parsed.parts[0].fields.clone()),
+            Value::Object(parsed.members[0].fields.clone()),
             json!({"r": 16, "alpha": 2.5, "use_gating": true, "leave_out": [0, 1], "attn_matrices": ["q", "v"],
                    "seed": null, "t": "a|b"})
         );
-        assert_eq!(parsed.parts[1].identifier, "par_bn");
+        assert_eq!(parsed.members[1].identifier, "par_bn");
     }
 
     #[test]
@@ -164,7 +166,7 @@ mod tests {
         fn printing_and_parsing_are_inverse(word in "\\PC{0,12}", number in any::<i32>(), fraction in -1e6f64..1e6) {
             let fields = json!({"a": word, "b": number, "c": [fraction, true, null, word]});
             let Value::Object(fields) = fields else { unreachable!() };
-            let config = ConfigString { parts: vec![ConfigPart { identifier: "x".into(), fields }] };
+            let config = ConfigString { members: vec![MemberConfig { identifier: "x".into(), fields }] };
             prop_assert_eq!(config.to_string().parse::<ConfigString>().unwrap(), config);
         }
     }

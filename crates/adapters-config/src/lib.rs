@@ -13,7 +13,7 @@ mod preset;
 mod text;
 
 pub use composition::{Composition, CompositionError};
-pub use config_string::{ConfigPart, ConfigString, ConfigStringError};
+pub use config_string::{ConfigString, ConfigStringError, MemberConfig};
 pub use fields::{ConfigError, LARGEST_SIZE};
 pub use format::{AdapterHub, FileFormat, Format, Peft, StoredConfig};
 pub use module_pattern::{ModuleNames, ModulePattern, PatternError, name_matches, pattern_value};

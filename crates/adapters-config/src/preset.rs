@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::config_string::ConfigPart;
+use crate::config_string::MemberConfig;
 use crate::fields::{ConfigError, from_fields, refuse_unknown, to_fields, without_fraction};
 
 /// An identifier that a config string may start with, and the configuration it stands for.
@@ -39,19 +39,19 @@ impl<M: Serialize + DeserializeOwned> Preset<M> {
     /// where there are no presets.
     pub fn config_string(presets: &[Self], name: &str, method: &M) -> String {
         let fields = to_fields(method, &[]);
-        let parts = presets.iter().map(|preset| preset.differing(fields.clone()));
-        match parts.min_by_key(|part| part.fields.len()) {
-            Some(part) => part.to_string(),
+        let members = presets.iter().map(|preset| preset.differing(fields.clone()));
+        match members.min_by_key(|member| member.fields.len()) {
+            Some(member) => member.to_string(),
             None => name.to_owned(),
         }
     }
 
-    /// The fields in which `config` differs from the preset. Fields of a file that the method does not know are no part of
+    /// The fields in which `config` differs from the preset. Fields of a file that the method does not know are not written into
     /// a config string.
-    fn differing(&self, mut fields: Map<String, Value>) -> ConfigPart {
+    fn differing(&self, mut fields: Map<String, Value>) -> MemberConfig {
         let preset = to_fields(&(self.config)(), &[]);
         fields.retain(|key, value| preset.get(key).is_some_and(|known| known != value));
-        ConfigPart {
+        MemberConfig {
             identifier: self.identifier.to_owned(),
             fields: fields
                 .into_iter()

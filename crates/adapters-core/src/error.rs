@@ -34,12 +34,12 @@ pub enum Error {
         /// The module, role or shared parameter.
         target: String,
     },
-    /// Two adapters that have no parameters to share.
+    /// Adapters whose parameters cannot be tied.
     #[error(
-        "`{borrower}` cannot share parameters with `{owner}`: both must be of one method with shared parameters, at the same modules"
+        "the parameters of `{borrower}` cannot be tied to those of `{owner}`: both must be of one method with shared parameters, at the same modules"
     )]
     CannotTie {
-        /// Whose parameters were to be shared.
+        /// Whose parameters were to be used.
         owner: String,
         /// Who was to use them.
         borrower: String,
@@ -63,14 +63,14 @@ pub enum Error {
         tasks: usize,
     },
     /// The rows, positions or tasks that a block assigns to its children are not those of the input.
-    #[error("`{block}` covers {shared} {what}, but the input has {found}")]
+    #[error("`{block}` covers {assigned} {what}, but the input has {found}")]
     WrongSizes {
         /// The block.
         block: String,
         /// Rows, positions or tasks.
         what: &'static str,
         /// How many it assigns.
-        shared: usize,
+        assigned: usize,
         /// How many there are.
         found: usize,
     },

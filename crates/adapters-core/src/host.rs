@@ -5,7 +5,7 @@ use burn::nn::{Embedding, Linear};
 
 use crate::matrices::Matrices;
 use crate::site::{Role, Site, SiteInfo, Stack};
-use crate::sited::{LayerMut, LayerRef, Sites};
+use crate::sited::{LayerRef, Sites};
 
 /// A model that can host adapters.
 ///
@@ -106,29 +106,12 @@ pub trait Host: Sites {
         }
     }
 
-    /// The frozen layer of a linear site, for merging.
-    fn linear_mut(&mut self, site: Site) -> Option<&mut Linear> {
-        match at_mut(self, site)? {
-            LayerMut::Linear(layer) => Some(layer),
-            _ => None,
-        }
-    }
-
     /// The frozen parameters of a normalization.
     fn norm(&self, site: Site) -> Option<NormWeight> {
         match at(self, site)? {
             LayerRef::Norm(norm) => Some(norm.get()),
             _ => None,
         }
-    }
-
-    /// Replaces the parameters of a normalization, for merging; `None` where there is no such normalization.
-    fn set_norm(&mut self, site: Site, parameters: NormWeight) -> Option<()> {
-        match at_mut(self, site)? {
-            LayerMut::Norm(norm) => norm.set(parameters),
-            _ => return None,
-        }
-        Some(())
     }
 
     /// The frozen embedding table of a site.
@@ -146,37 +129,11 @@ pub trait Host: Sites {
             _ => None,
         }
     }
-
-    /// The frozen matrices of a site, for merging.
-    fn matrices_mut(&mut self, site: Site) -> Option<&mut Matrices> {
-        match at_mut(self, site)? {
-            LayerMut::Matrices(matrices) => Some(matrices),
-            _ => None,
-        }
-    }
-
-    /// The frozen embedding table of a site, for merging.
-    fn table_mut(&mut self, site: Site) -> Option<&mut Embedding> {
-        match at_mut(self, site)? {
-            LayerMut::Table(table) => Some(table),
-            _ => None,
-        }
-    }
 }
 
 fn at<'a, H: Sites + ?Sized>(host: &'a H, site: Site) -> Option<LayerRef<'a>> {
     let mut found = None;
     host.visit_sites(&mut |info, layer| {
-        if info.site == site {
-            found = Some(layer);
-        }
-    });
-    found
-}
-
-fn at_mut<'a, H: Sites + ?Sized>(host: &'a mut H, site: Site) -> Option<LayerMut<'a>> {
-    let mut found = None;
-    host.visit_sites_mut(&mut |info, layer| {
         if info.site == site {
             found = Some(layer);
         }

@@ -4,6 +4,7 @@
     warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable)
 )]
 
+mod convolution;
 mod erased;
 mod error;
 mod host;
@@ -15,12 +16,13 @@ mod site;
 mod sited;
 
 pub use adapters_config::{
-    AdapterHub, Composition, CompositionError, ConfigError, ConfigPart, ConfigString, ConfigStringError, FileFormat,
-    Format, LARGEST_SIZE, PatternError, Peft, Preset, StoredConfig, composition, fields as config,
+    AdapterHub, Composition, CompositionError, ConfigError, ConfigString, ConfigStringError, FileFormat, Format,
+    LARGEST_SIZE, MemberConfig, PatternError, Peft, Preset, StoredConfig, composition, fields as config,
 };
 pub use adapters_derive::Sites;
 pub use adapters_nn::{NormParameters, NormWeight, Normalization};
 pub use burn::module::ParamId;
+pub use convolution::{GroupedConvolution, convolved};
 pub use erased::{Erased, ErasedLayer};
 pub use error::Error;
 pub use host::Host;
@@ -47,17 +49,17 @@ pub use pass::forward::Forward;
 pub use pass::hooks::Hooks;
 pub use pass::record::{Record, Recorded, Recorder};
 pub use pass::state::{
-    AnyNorm, Effect, EmbeddingState, FusionQuery, FusionState, HiddenState, HookState, Inserted, Join, KeyValueState,
-    LinearState, LinearWeight, MatricesState, NoWeight, NormState, OutputState, Positions, Rows, Source, TableState,
-    Window,
+    AnyNorm, ConvolutionState, Effect, EmbeddingState, FusionQuery, FusionState, HiddenState, HookState, Inserted,
+    Join, KeyValueState, LinearState, LinearWeight, MatricesState, NoWeight, NormState, OutputState, Positions, Rows,
+    Source, TableState, Window,
 };
 pub use set::AdapterSet;
 pub use set::active::Active;
 pub use set::attach::{AttachReport, build};
 pub use set::attached::{Attached, AttachedLayer, ParamInfo, ParamShape};
 pub use site::{
-    BareParameter, EmbeddingRole, LinearRole, MatricesRole, NormRole, ResidualRole, Role, Site, SiteInfo, SiteKind,
-    Stack,
+    BareParameter, ConvolutionRole, EmbeddingRole, LinearRole, MatricesRole, NormRole, ResidualRole, Role, Site,
+    SiteInfo, SiteKind, Stack,
 };
 pub use sited::{
     Adaptable, EmbeddingHook, KeyValueHook, LayerMut, LayerRef, Location, OutputHook, Point, ResidualHook, Sited,

@@ -112,6 +112,8 @@ roles! {
     EmbeddingProjection = "embedding_projection",
     /// Projection of the last hidden state to the width of the language-model head (linear).
     HeadProjection = "head_projection",
+    /// Layer of a head below its last one, which a class of models around the base has (linear).
+    HeadTransform = "head_transform",
     /// Normalization in front of a layer's own adapter, in models that are published with adapters.
     AdapterNorm = "adapter_norm",
     /// Projection of distances to keys (linear).
@@ -122,6 +124,8 @@ roles! {
     DistanceNorm = "distance_norm",
     /// Normalization behind a convolution.
     ConvolutionNorm = "convolution_norm",
+    /// Convolution over neighboring positions, in groups of features.
+    PositionConvolution = "position_convolution",
 }
 
 /// Declares the roles that layers of one kind can have, so that a layer cannot be built with a role of another kind.
@@ -145,7 +149,12 @@ roles_of! {
     /// Roles of linear layers.
     LinearRole: Query, Key, Value, AttentionOutput, FfnUp, FfnGate, FfnDown, Pooler, LmHead, QueryKeyValue,
         GroupedQueryKeyValue, FfnGateUp, Convolution, InputProjection, OutputProjection, EmbeddingProjection,
-        HeadProjection, Router, DistanceKey, DistanceQuery
+        HeadProjection, HeadTransform, Router, DistanceKey, DistanceQuery
+}
+
+roles_of! {
+    /// Roles of convolutions in groups.
+    ConvolutionRole: PositionConvolution
 }
 
 roles_of! {
@@ -170,8 +179,8 @@ roles_of! {
 }
 
 impl Role {
-    /// The projections that a fused one holds, side by side in equal parts of its output; empty for every other role.
-    pub const fn parts(self) -> &'static [Self] {
+    /// The projections that a fused one holds, side by side in equal ranges of its output; empty for every other role.
+    pub const fn projections(self) -> &'static [Self] {
         match self {
             Self::QueryKeyValue => &[Self::Query, Self::Key, Self::Value],
             Self::FfnGateUp => &[Self::FfnGate, Self::FfnUp],
@@ -181,7 +190,7 @@ impl Role {
 
     /// Whether a site of this role is selected by `wanted`: the same role, or a fused projection that contains it.
     pub fn holds(self, wanted: Self) -> bool {
-        self == wanted || self.parts().contains(&wanted)
+        self == wanted || self.projections().contains(&wanted)
     }
 }
 
@@ -276,6 +285,17 @@ pub enum SiteKind {
         rows: usize,
         /// Columns of each.
         cols: usize,
+    },
+    /// A convolution in groups of channels, `[batch, channels, seq]`.
+    Convolution {
+        /// Input channels.
+        channels: usize,
+        /// Output channels.
+        d_out: usize,
+        /// Positions that an output sees.
+        kernel: usize,
+        /// Groups of channels.
+        groups: usize,
     },
     /// A block joining the residual stream, `[batch, seq, d_model]`.
     Hidden {
@@ -386,7 +406,7 @@ impl SiteInfo {
     pub fn is_module(&self) -> bool {
         matches!(
             self.kind,
-            SiteKind::Linear { .. } | SiteKind::Norm { .. } | SiteKind::Table { .. }
+            SiteKind::Linear { .. } | SiteKind::Norm { .. } | SiteKind::Table { .. } | SiteKind::Convolution { .. }
         )
     }
 

@@ -23,7 +23,7 @@ pub trait Sites {
     /// Calls `visit` with every site and what is there, in the order of the forward pass.
     fn visit_sites<'a>(&'a self, visit: &mut dyn FnMut(&'a SiteInfo, LayerRef<'a>));
 
-    /// The same with access for merging, quantizing, and using a layer at several places.
+    /// The same with access for merging, quantizing, and using a layer at several sites.
     fn visit_sites_mut<'a>(&'a mut self, visit: &mut dyn FnMut(&mut SiteInfo, LayerMut<'a>));
 }
 
@@ -38,7 +38,7 @@ pub enum LayerRef<'a> {
     Table(&'a Embedding),
     /// Matrices in one parameter.
     Matrices(&'a Matrices),
-    /// No weights: a point between layers.
+    /// No weights that can be replaced: a point between layers, or a convolution in groups.
     Point,
 }
 
@@ -53,7 +53,7 @@ pub enum LayerMut<'a> {
     Table(&'a mut Embedding),
     /// Matrices in one parameter.
     Matrices(&'a mut Matrices),
-    /// No weights: a point between layers.
+    /// No weights that can be replaced: a point between layers, or a convolution in groups.
     Point,
 }
 
@@ -232,7 +232,7 @@ impl Sited<Linear> {
         self
     }
 
-    /// The same fused projection, whose parts lie head by head in its output.
+    /// The same fused projection, whose projections lie head by head in its output.
     #[must_use]
     pub fn interleaved(mut self, heads: usize) -> Self {
         self.info.interleaved = Some(heads);

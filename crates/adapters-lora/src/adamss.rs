@@ -30,7 +30,7 @@ use crate::site_builder::linear;
 /// | `r` | 100 | directions; as many as the weight has, at most | >= 1 |
 /// | `num_subspaces` | 5 | groups; as many as there are output features, at most | >= 1 |
 /// | `subspace_rank` | 1 | rank of a group's update | >= 1 |
-/// | `use_dynamic_rank`, `svd_threshold` | false, 0.1 | leave out directions of a group whose squared singular value is below the share of the largest | `0 <= x < 1` |
+/// | `use_dynamic_rank`, `svd_threshold` | false, 0.1 | leave out directions of a group whose squared singular value is below the fraction of the largest | `0 <= x < 1` |
 /// | `init_weights` | `orthogonal` | B begins at zero; random values if none | |
 /// | `random_seed` | 0 | kept | |
 /// | `use_asa` and its schedule | false | kept; in peft a callback of the user runs it | |
@@ -50,7 +50,7 @@ pub struct Adamss {
     pub subspace_rank: usize,
     /// Whether a group may have a smaller rank.
     pub use_dynamic_rank: bool,
-    /// Share of the largest squared singular value below which a direction is left out.
+    /// Fraction of the largest squared singular value below which a direction is left out.
     pub svd_threshold: f64,
     /// What B begins as.
     pub init_weights: Option<AdamssInit>,
@@ -342,9 +342,9 @@ pub struct Groups {
 impl Groups {
     /// `P [B_i A_i]_i`, `[d_out, r]`.
     fn update(&self) -> Tensor<2> {
-        let parts = self.a.iter().zip(&self.b).map(|(a, b)| b.val().matmul(a.val()));
+        let updates = self.a.iter().zip(&self.b).map(|(a, b)| b.val().matmul(a.val()));
         let inverse = self.order.val().argsort(0);
-        Tensor::cat(parts.collect(), 0).select(0, inverse)
+        Tensor::cat(updates.collect(), 0).select(0, inverse)
     }
 }
 

@@ -81,7 +81,7 @@ impl Method for Bdlora {
         let (d_in, d_out) = builder.dims()?;
         let (rank, scale) = self.lora.rank_and_scale(&site.path)?;
         let name = site.path.rsplit('.').next().unwrap_or_default();
-        let named = |names: &Option<Vec<String>>| names.iter().flatten().any(|part| name.contains(part.as_str()));
+        let named = |names: &Option<Vec<String>>| names.iter().flatten().any(|text| name.contains(text.as_str()));
         let cut = match (named(&self.target_modules_bd_a), named(&self.target_modules_bd_b)) {
             (true, true) => return Err(builder.refuse("target_modules_bd_a and target_modules_bd_b both name it")),
             (true, false) => Cut::A,

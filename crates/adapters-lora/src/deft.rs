@@ -38,7 +38,7 @@ pub struct Deft {
     pub decomposition_method: Decomposition,
     /// Numerator of the scale; none or zero for a scale of one.
     pub alpha: Option<f64>,
-    /// Whether nothing is put in the place of what is taken out.
+    /// Whether nothing is put in place of what is taken out.
     pub para: bool,
     /// Dropout probability on the input of `R`, in training.
     pub deft_dropout: f64,

@@ -26,7 +26,7 @@ use crate::site_builder::linear;
 ///
 /// | Name | Default | Purpose | Range |
 /// |---|---|---|---|
-/// | `sparse_rate` | 0.01 | share of S that is not zero, at least one element | `0 < x <= 1` |
+/// | `sparse_rate` | 0.01 | fraction of S that is not zero, at least one element | `0 < x <= 1` |
 /// | `regularization_alpha` | 1e-3 | ridge of the joint decomposition | > 0 |
 /// | `projection_prng_key` | 0 | seed of the indices | |
 /// | `frod_dropout` | 0 | dropout on the input, in training | `0 <= p < 1` |
@@ -37,7 +37,7 @@ use crate::site_builder::linear;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Frod {
-    /// Share of S that is not zero.
+    /// Fraction of S that is not zero.
     pub sparse_rate: f64,
     /// Ridge of the joint decomposition.
     pub regularization_alpha: f64,
@@ -242,9 +242,9 @@ fn joint_projection(matrices: &[Tensor<2>], ridge: f64) -> Tensor<2> {
     let mut sum = Tensor::<2>::zeros([d_in, d_in], &q.device());
     for matrix in matrices {
         let end = start + matrix.dims()[0];
-        let part = q.clone().slice_dim(0, start..end);
+        let rows = q.clone().slice_dim(0, start..end);
         start = end;
-        let term = part.clone().transpose().matmul(part) + Tensor::eye(d_in, &r.device()) * ridge;
+        let term = rows.clone().transpose().matmul(rows) + Tensor::eye(d_in, &r.device()) * ridge;
         // The inverse of a symmetric matrix that is positive.
         let (u, s, vt) = svd::<2, 1>(term, SWEEPS);
         sum = sum + (vt.transpose() / s.unsqueeze_dim(0)).matmul(u.transpose());
@@ -288,8 +288,8 @@ fn right_division(weight: &[f64], v: &[f64], n: usize) -> Option<Vec<f64>> {
 
 /// The category of a module, by the last components of its path.
 fn category(path: &str) -> String {
-    let parts: Vec<&str> = path.split('.').collect();
-    match parts.as_slice() {
+    let components: Vec<&str> = path.split('.').collect();
+    match components.as_slice() {
         [.., "attention", "output", "dense"] => "attention_output".to_owned(),
         [.., before, last] if !before.bytes().all(|byte| byte.is_ascii_digit()) => format!("{before}_{last}"),
         [.., last] => (*last).to_owned(),
@@ -299,10 +299,10 @@ fn category(path: &str) -> String {
 
 /// The number of a module's layer: that after `layers`, else the first; `otherwise` where there is none.
 fn layer_number(path: &str, otherwise: usize) -> usize {
-    let parts: Vec<&str> = path.split('.').collect();
-    let after = parts.iter().position(|part| *part == "layers");
-    let number = after.and_then(|index| parts.get(index + 1)?.parse().ok());
-    let first = || parts.iter().find_map(|part| part.parse().ok());
+    let components: Vec<&str> = path.split('.').collect();
+    let after = components.iter().position(|component| *component == "layers");
+    let number = after.and_then(|index| components.get(index + 1)?.parse().ok());
+    let first = || components.iter().find_map(|component| component.parse().ok());
     number.or_else(first).unwrap_or(otherwise)
 }
 

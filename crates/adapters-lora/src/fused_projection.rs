@@ -18,14 +18,17 @@ pub struct FusedProjection {
 impl FusedProjection {
     /// The projections of `site` that `roles` name; `None` where they name the site itself, or it is not fused.
     pub(crate) fn of(site: &SiteInfo, roles: &[Role]) -> Option<Self> {
-        let parts = site.site.role.parts();
+        let projections = site.site.role.projections();
         let (_, d_out) = site.linear_dims()?;
-        if parts.is_empty() || roles.contains(&site.site.role) {
+        if projections.is_empty() || roles.contains(&site.site.role) {
             return None;
         }
         Some(Self {
-            adapted: parts.iter().map(|part| roles.contains(part)).collect(),
-            width: d_out / parts.len(),
+            adapted: projections
+                .iter()
+                .map(|projection| roles.contains(projection))
+                .collect(),
+            width: d_out / projections.len(),
             pieces: site.interleaved.unwrap_or(1),
         })
     }
@@ -57,9 +60,9 @@ impl FusedProjection {
     }
 
     /// The features of one projection, of all on the axis.
-    fn part<const D: usize>(&self, whole: &Tensor<D>, axis: usize, part: usize) -> Tensor<D> {
-        let (piece, parts) = (self.width / self.pieces, self.adapted.len());
-        let starts = (0..self.pieces).map(|index| (index * parts + part) * piece);
+    fn projection<const D: usize>(&self, whole: &Tensor<D>, axis: usize, projection: usize) -> Tensor<D> {
+        let (piece, projections) = (self.width / self.pieces, self.adapted.len());
+        let starts = (0..self.pieces).map(|index| (index * projections + projection) * piece);
         Tensor::cat(
             starts
                 .map(|start| whole.clone().slice_dim(axis, start..start + piece))
@@ -70,22 +73,27 @@ impl FusedProjection {
 
     /// The adapted slices of the fused axis, concatenated; the inverse of [`scatter`](Self::scatter).
     pub(crate) fn gather<const D: usize>(&self, whole: Tensor<D>, axis: usize) -> Tensor<D> {
-        let parts = (0..self.adapted.len()).filter(|part| self.adapted[*part]);
-        Tensor::cat(parts.map(|part| self.part(&whole, axis, part)).collect(), axis)
+        let projections = (0..self.adapted.len()).filter(|projection| self.adapted[*projection]);
+        Tensor::cat(
+            projections
+                .map(|projection| self.projection(&whole, axis, projection))
+                .collect(),
+            axis,
+        )
     }
 
     /// The adapted slices at their positions in the fused axis, and `fill` in the others. `axis` has
     /// [`features`](Self::features) entries.
-    pub(crate) fn scatter<const D: usize>(&self, parts: Tensor<D>, axis: usize, fill: f64) -> Tensor<D> {
-        let (piece, mut gap) = (self.width / self.pieces, parts.dims());
+    pub(crate) fn scatter<const D: usize>(&self, projections: Tensor<D>, axis: usize, fill: f64) -> Tensor<D> {
+        let (piece, mut gap) = (self.width / self.pieces, projections.dims());
         gap[axis] = piece;
-        let options = (&parts.device(), parts.dtype());
+        let options = (&projections.device(), projections.dtype());
         let mut pieces = Vec::new();
         for index in 0..self.pieces {
             let mut start = index * piece;
             for adapted in &self.adapted {
                 pieces.push(match adapted {
-                    true => parts.clone().slice_dim(axis, start..start + piece),
+                    true => projections.clone().slice_dim(axis, start..start + piece),
                     false => Tensor::full(gap, fill, options),
                 });
                 start += if *adapted { self.width } else { 0 };
@@ -97,10 +105,10 @@ impl FusedProjection {
     /// One number a projection on all of its features, and one in those left alone: `[batch, 1, projections]` to
     /// `[batch, 1, d_out]`.
     pub(crate) fn spread(&self, numbers: Tensor<3>) -> Tensor<3> {
-        let [batch, _, parts] = numbers.dims();
+        let [batch, _, projections] = numbers.dims();
         let features = numbers
-            .reshape([batch, 1, parts, 1])
-            .expand([batch, 1, parts, self.width]);
+            .reshape([batch, 1, projections, 1])
+            .expand([batch, 1, projections, self.width]);
         self.scatter(features.reshape([batch, 1, self.features()]), 2, 1.0)
     }
 
@@ -112,10 +120,10 @@ impl FusedProjection {
     pub(crate) fn project_each(&self, x: Tensor<3>, a: Tensor<2>) -> Tensor<3> {
         let [rows, _] = a.dims();
         let rank = rows / self.count();
-        let parts = (0..self.adapted.len()).filter(|part| self.adapted[*part]);
-        let narrow = parts.enumerate().map(|(index, part)| {
+        let projections = (0..self.adapted.len()).filter(|projection| self.adapted[*projection]);
+        let narrow = projections.enumerate().map(|(index, projection)| {
             let own = a.clone().slice_dim(0, index * rank..(index + 1) * rank);
-            project(self.part(&x, 2, part), own)
+            project(self.projection(&x, 2, projection), own)
         });
         Tensor::cat(narrow.collect(), 2)
     }
@@ -125,15 +133,17 @@ impl FusedProjection {
     pub(crate) fn block_diagonal(&self, b: Tensor<2>) -> Tensor<2> {
         let ([_, rank], count) = (b.dims(), self.count());
         let zeros = |columns| Tensor::zeros([self.width, columns], (&b.device(), b.dtype()));
-        let rows = (0..count).map(|part| {
-            let own = b.clone().slice_dim(0, part * self.width..(part + 1) * self.width);
+        let rows = (0..count).map(|projection| {
+            let own = b
+                .clone()
+                .slice_dim(0, projection * self.width..(projection + 1) * self.width);
             let mut blocks = Vec::new();
-            if part > 0 {
-                blocks.push(zeros(part * rank));
+            if projection > 0 {
+                blocks.push(zeros(projection * rank));
             }
             blocks.push(own);
-            if part + 1 < count {
-                blocks.push(zeros((count - part - 1) * rank));
+            if projection + 1 < count {
+                blocks.push(zeros((count - projection - 1) * rank));
             }
             Tensor::cat(blocks, 1)
         });

@@ -268,8 +268,8 @@ impl ScaleAndShift {
 }
 
 /// The sum of what is there.
-fn sum<const N: usize>(parts: [Option<Tensor<2>>; N]) -> Option<Tensor<2>> {
-    parts.into_iter().flatten().reduce(|a, b| a + b)
+fn sum<const N: usize>(terms: [Option<Tensor<2>>; N]) -> Option<Tensor<2>> {
+    terms.into_iter().flatten().reduce(|a, b| a + b)
 }
 
 impl SiteAdapter<LinearState> for ScaleAndShift {

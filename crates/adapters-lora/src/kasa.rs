@@ -1,4 +1,4 @@
-//! KaSA: a low-rank update with trained singular values, in the place of the smallest ones of the weight.
+//! KaSA: a low-rank update with trained singular values, in place of the smallest ones of the weight.
 
 use std::borrow::Cow;
 

@@ -16,6 +16,7 @@ use crate::adapterhub::{self, Object};
 use crate::init::{from_weight, init_a, init_b};
 use crate::lora_config::{BiasTraining, LoraConfig};
 use crate::low_rank::{LowRank, Origin};
+use crate::low_rank_convolution::LowRankConvolution;
 use crate::low_rank_matrices::LowRankMatrices;
 use crate::low_rank_table::LowRankTable;
 use crate::peft;
@@ -80,6 +81,12 @@ impl Method for LoraConfig {
                 let table = self.table(&mut builder, rows, d_model, padding)?;
                 Ok(SiteLayer::Table(Erased::new(table)))
             }
+            SiteKind::Convolution {
+                channels,
+                d_out,
+                kernel,
+                groups,
+            } => self.convolution(&mut builder, [channels, kernel], d_out, groups),
             SiteKind::Matrices { count, rows, cols } => self.matrices(&mut builder, count, [rows, cols]),
             _ => Ok(linear(self.low_rank(&mut builder)?)),
         }
@@ -205,6 +212,38 @@ impl LoraConfig {
             b: builder.param(draw::constant([rows, rank * count], 0.0), self.dtype),
             count,
             scale,
+        })))
+    }
+
+    /// The update of a convolution in groups.
+    fn convolution(
+        &self,
+        builder: &mut SiteBuilder<'_>,
+        [channels, kernel]: [usize; 2],
+        d_out: usize,
+        groups: usize,
+    ) -> Result<SiteLayer, Error> {
+        if self.init.takes_from_base() || self.scaling == Scaling::Gated || self.bias != BiasTraining::None {
+            return Err(builder.refuse("at a convolution in groups only plain LoRA is supported"));
+        }
+        let (rank, scale) = self.rank_and_scale(&builder.site.path)?;
+        if rank % groups != 0 {
+            return Err(builder.refuse(format!("r is {rank}, expected a multiple of its {groups} groups")));
+        }
+        let shaped = |data: TensorData, shape: [usize; 3]| TensorData::new(data.iter::<f32>().collect(), shape);
+        let a = init_a(self.init, &mut builder.rng, rank, [rank, channels * kernel]);
+        let a = shaped(a, [rank, channels, kernel]);
+        let b = init_b(self.init, &mut builder.rng, d_out, rank / groups);
+        let b = shaped(b, [d_out, rank / groups, 1]);
+        Ok(SiteLayer::Convolution(Erased::new(LowRankConvolution {
+            a: builder.param(a, self.dtype),
+            b: builder.param(b, self.dtype),
+            up_bias: self
+                .up_bias
+                .then(|| builder.param(draw::constant([d_out], 0.0), self.dtype)),
+            groups,
+            scale,
+            dropout: self.dropout,
         })))
     }
 

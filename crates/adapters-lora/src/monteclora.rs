@@ -21,7 +21,7 @@ use crate::peft;
 use crate::scaling::Scaling;
 use crate::site_builder::{SiteBuilder, linear};
 
-/// LoRA in evaluation. In training `A + c sum_e w_e N_e` takes the place of `A`: `num_samples` normal matrices whose rows have the
+/// LoRA in evaluation. In training `A + c sum_e w_e N_e` replaces `A`: `num_samples` normal matrices whose rows have the
 /// deviations `exp(std_prior)` times the root of a chi-squared number of `r` degrees, weighted by a sample of a Dirichlet
 /// distribution with the logarithms `expert_weights_prior`, in its logistic-normal approximation.
 ///

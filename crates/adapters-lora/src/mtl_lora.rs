@@ -23,7 +23,7 @@ use crate::low_rank::{Factored, apply_factors};
 use crate::site_builder::{SiteBuilder, linear};
 
 /// LoRA for several tasks: `delta = s sum_n softmax(w / sharpness)_n B_n T A x`, `T` and `w` a task's own. A and B are
-/// shared among the adapters of the tasks with [`AdapterSet::share`](adapters_core::AdapterSet::share), and
+/// shared among the adapters of the tasks with [`AdapterSet::tie_parameters`](adapters_core::AdapterSet::tie_parameters), and
 /// `MultiTask` routes each row to its task's adapter.
 ///
 /// | Name | Default | Purpose | Range |

@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use crate::site_builder::linear;
 
 /// `W x + B_t A_t x / r`, where A and B of task `t` are means of those of `n_skills` skills. Input and output features are cut
-/// into `n_splits` parts, each with a mean of its own (multi-head routing). The weights of a mean are
-/// `sigmoid(z) / sum sigmoid(z)` of trained logits `z`; in training a relaxed Bernoulli variable takes the place of each
+/// into `n_splits` splits, each with a mean of its own (multi-head routing). The weights of a mean are
+/// `sigmoid(z) / sum sigmoid(z)` of trained logits `z`; in training a relaxed Bernoulli variable replaces each
 /// sigmoid.
 ///
 /// | Name | Default | Purpose | Range |
@@ -24,7 +24,7 @@ use crate::site_builder::linear;
 /// | `r` | 8 | rank | >= 1 |
 /// | `n_tasks` | 1 | tasks | >= 1 |
 /// | `n_skills` | 4 | skills | >= 1 |
-/// | `n_splits` | 1 | parts of the features; divides those of every layer | >= 1 |
+/// | `n_splits` | 1 | splits of the features; divides those of every layer | >= 1 |
 /// | `poly_type` | `poly` | how skills are mixed | `poly` |
 /// | `init_weights` | true | B begins at zero; random values without it | |
 ///
@@ -41,7 +41,7 @@ pub struct Poly {
     pub n_tasks: usize,
     /// Skills.
     pub n_skills: usize,
-    /// Parts of the features.
+    /// Splits of the features.
     pub n_splits: usize,
     /// How skills are mixed.
     pub poly_type: PolyType,
@@ -99,11 +99,15 @@ impl Method for Poly {
             return Err(Self::refuse(site, reason));
         }
         let mut rng = build.rng(None, site.site);
-        let (part_in, part_out) = (d_in / splits, d_out / splits);
-        let a = draw::uniform(&mut rng, [splits, skills, part_in, r], (part_in as f32).sqrt().recip());
+        let (split_in, split_out) = (d_in / splits, d_out / splits);
+        let a = draw::uniform(
+            &mut rng,
+            [splits, skills, split_in, r],
+            (split_in as f32).sqrt().recip(),
+        );
         let b = match self.init_weights {
-            true => draw::constant([splits, skills, r, part_out], 0.0),
-            false => draw::uniform(&mut rng, [splits, skills, r, part_out], (r as f32).sqrt().recip()),
+            true => draw::constant([splits, skills, r, split_out], 0.0),
+            false => draw::uniform(&mut rng, [splits, skills, r, split_out], (r as f32).sqrt().recip()),
         };
         let logits = draw::uniform(&mut rng, [self.n_tasks, splits * skills], 1e-3);
         Ok(linear(Skills {
@@ -148,7 +152,7 @@ pub struct Skills {
 }
 
 impl Skills {
-    /// The weights of the skills for each row and part, `[splits, rows, skills]`.
+    /// The weights of the skills for each row and split, `[splits, rows, skills]`.
     fn weights(&self, rows: usize, call: &Call<'_>) -> Tensor<3> {
         let [splits, skills, ..] = self.a.dims();
         let logits = self.logits.val();
@@ -172,17 +176,17 @@ impl Skills {
 impl SiteAdapter<LinearState> for Skills {
     fn apply(&self, state: LinearState, call: &Call<'_>) -> LinearState {
         let [rows, _, d_in] = state.input.dims();
-        let [splits, skills, part_in, r] = self.a.dims();
-        let [_, _, _, part_out] = self.b.dims();
+        let [splits, skills, split_in, r] = self.a.dims();
+        let [_, _, _, split_out] = self.b.dims();
         let weights = self.weights(rows, call);
         let a = weights
             .clone()
-            .matmul(self.a.val().reshape([splits, skills, part_in * r]));
-        let a = a.reshape([splits, rows, part_in, r]).swap_dims(0, 1);
+            .matmul(self.a.val().reshape([splits, skills, split_in * r]));
+        let a = a.reshape([splits, rows, split_in, r]).swap_dims(0, 1);
         let a: Tensor<3> = a.reshape([rows, d_in, r]);
-        let b = weights.matmul(self.b.val().reshape([splits, skills, r * part_out]));
-        let b = b.reshape([splits, rows, r, part_out]).permute([1, 2, 0, 3]);
-        let b: Tensor<3> = b.reshape([rows, r, splits * part_out]);
+        let b = weights.matmul(self.b.val().reshape([splits, skills, r * split_out]));
+        let b = b.reshape([splits, rows, r, split_out]).permute([1, 2, 0, 3]);
+        let b: Tensor<3> = b.reshape([rows, r, splits * split_out]);
         state.plus(|x| x.matmul(a).matmul(b) / r as f64)
     }
 

@@ -18,7 +18,7 @@ use crate::site_builder::linear;
 use crate::vera::{DrawnMatrices, SharedMatrices, StoredMatrices};
 
 /// `W x + b B m` with `[m; v] = d A x`, where A `[2 r, d_in]` and B `[d_out, r]` are random, shared by all layers and never
-/// trained; in training `m + exp(v / 2) e` with normal `e` takes the place of `m`.
+/// trained; in training `m + exp(v / 2) e` with normal `e` replaces `m`.
 ///
 /// | Name | Default | Purpose | Range |
 /// |---|---|---|---|

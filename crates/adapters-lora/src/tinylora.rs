@@ -28,7 +28,7 @@ use crate::site_builder::linear;
 /// | `r` | 2 | singular triplets; at most all are used | >= 1 |
 /// | `u` | 64 | numbers that train | >= 1 |
 /// | `weight_tying` | 0 | 0: every layer has its own `v`; 1: all share one | 0 .. 1 |
-/// | `projection_seed` | 42 | seed of `P`, in PyTorch's generator; the place of the layer among the adapted ones is added | 0 .. 2^32 |
+/// | `projection_seed` | 42 | seed of `P`, in PyTorch's generator; the index of the layer among the adapted ones is added | 0 .. 2^32 |
 /// | `save_projection` | true | store `P`; without it it is drawn again when the file is read | |
 /// | `init_weights` | true | `v` begins at zero; `uniform` within `init_v_bound` | true, `uniform` |
 /// | `init_v_bound` | 0.02 | bound of a uniform `v` | >= 0 |

@@ -177,9 +177,9 @@ impl Compressed {
                 Tensor::cat(vec![x, zeros], 2)
             }
         };
-        let parts: Tensor<2> = padded.reshape([batch * seq * groups, width]);
+        let groups_of_rows: Tensor<2> = padded.reshape([batch * seq * groups, width]);
         let stored: Tensor<2> = self.vector.val().detach().reshape([1, width]);
-        let mean = || parts.clone().mean_dim(0);
+        let mean = || groups_of_rows.clone().mean_dim(0);
         let vector = match self.compression.init_type {
             UnitVector::Random => stored,
             UnitVector::BatchAverage => mean(),
@@ -193,7 +193,7 @@ impl Compressed {
         let none = length.clone().equal_elem(0.0);
         let length = length.mask_fill(none.clone(), (width as f64).sqrt());
         let vector = vector.mask_fill(none.expand([1, width]), 1.0) / length;
-        let left = (parts * vector.clone()).sum_dim(1);
+        let left = (groups_of_rows * vector.clone()).sum_dim(1);
         let restored = (left * vector).reshape([batch, seq, groups * width]);
         restored.slice_dim(2, 0..d_in) * self.compression.scale
     }

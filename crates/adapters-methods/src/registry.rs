@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use adapters_core::config::to_fields;
 use adapters_core::{
-    AdapterHub, AnyMethod, Codec, ConfigPart, ConfigString, Error, Format, Method, Peft, StoredConfig,
+    AdapterHub, AnyMethod, Codec, ConfigString, Error, Format, MemberConfig, Method, Peft, StoredConfig,
 };
 
 use crate::union::Union;
@@ -199,12 +199,12 @@ impl Registry {
 
     /// A method from a config string, with further fields for each of its members.
     fn parse_with(&self, config: &str, fields: &Map<String, Value>) -> Result<AnyMethod, Error> {
-        let ConfigString { parts } = config.parse()?;
-        let configure = |mut part: ConfigPart| {
-            part.fields.extend(fields.clone());
-            self.configure(&part.identifier, part.fields)
+        let ConfigString { members } = config.parse()?;
+        let configure = |mut member: MemberConfig| {
+            member.fields.extend(fields.clone());
+            self.configure(&member.identifier, member.fields)
         };
-        Union::method(parts.into_iter().map(configure).collect::<Result<_, _>>()?)
+        Union::method(members.into_iter().map(configure).collect::<Result<_, _>>()?)
     }
 
     /// A method from the configuration object of a file. Unknown fields are kept and written back.

@@ -73,7 +73,7 @@ impl AttentionOptions {
         self.attend_with(None, query, own, input, bias, (point, slot), cx).sum()
     }
 
-    /// The same with scores of each head, `[heads]`, that no key stands for: they take their share of the weights. What adapters
+    /// The same with scores of each head, `[heads]`, that no key stands for: they take some of the weight. What adapters
     /// add is apart.
     ///
     /// # Panics

@@ -76,7 +76,7 @@ enum ScoresOfDistances {
 
 /// What a version builds its layers of.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Parts {
+pub(crate) struct Checked {
     /// The sizes of a layer.
     pub sizes: LayerSizes,
     /// Whether queries have a score with keys of distances, and keys with their queries.
@@ -102,7 +102,7 @@ pub(crate) fn defaults(more: Value) -> Map<String, Value> {
 
 impl DebertaConfig {
     /// Checks what both versions have.
-    pub(crate) fn check(&self, path: &Path) -> Result<Parts, ModelError> {
+    pub(crate) fn check(&self, path: &Path) -> Result<Checked, ModelError> {
         let (check, bert) = (ConfigCheck::new(path), &self.bert);
         let sizes = bert.sizes(bert.check(Counting::FromZero, path)?);
         let named: Vec<String> = match &self.pos_att_type {
@@ -132,7 +132,7 @@ impl DebertaConfig {
         };
         check.sizes([("max_relative_positions", most)])?;
         let kinds = 1 + named.len();
-        Ok(Parts {
+        Ok(Checked {
             sizes,
             scores,
             scale: ((sizes.d_head() * kinds) as f64).sqrt().recip(),
@@ -204,7 +204,7 @@ impl DebertaConfig {
     }
 }
 
-impl Parts {
+impl Checked {
     /// A layer with these projections.
     pub(crate) fn layer<P: Projections>(&self, projections: P, at: &mut Scope<'_>) -> DisentangledLayer<P> {
         let sizes = &self.sizes;
@@ -238,16 +238,16 @@ impl Projections for FusedProjections {
         let fused = cx.linear(&self.fused, x);
         let [batch, seq, width] = fused.dims();
         let by_head = fused.reshape([batch, seq, self.heads, 3, width / 3 / self.heads]);
-        let part = |index: usize| {
+        let projection = |index: usize| {
             by_head
                 .clone()
                 .slice_dim(3, index..index + 1)
                 .reshape([batch, seq, width / 3])
         };
         [
-            part(0) + self.query_bias.val().unsqueeze(),
-            part(1),
-            part(2) + self.value_bias.val().unsqueeze(),
+            projection(0) + self.query_bias.val().unsqueeze(),
+            projection(1),
+            projection(2) + self.value_bias.val().unsqueeze(),
         ]
     }
 
@@ -268,10 +268,10 @@ fn build(
     path: &Path,
     weights: &mut Weights,
 ) -> Result<Encoder<DisentangledStack<FusedProjections>>, ModelError> {
-    let parts = config.check(path)?;
+    let checked = config.check(path)?;
     let (d, [keys, queries]) = (
-        parts.sizes.d_model,
-        parts.scores.map(|score| score && config.relative_attention),
+        checked.sizes.d_model,
+        checked.scores.map(|score| score && config.relative_attention),
     );
     let layers = (0..config.bert.num_hidden_layers).map(|index| {
         let location = Location::layer(Stack::Encoder, index);
@@ -283,15 +283,15 @@ fn build(
             value_bias: inside.tensor("v_bias", [d]),
             distance_key: keys.then(|| inside.linear_with(false, LinearRole::DistanceKey, "pos_proj", [d, d])),
             distance_query: queries.then(|| inside.linear(LinearRole::DistanceQuery, "pos_q_proj", [d, d])),
-            heads: parts.sizes.heads,
+            heads: checked.sizes.heads,
         };
-        parts.layer(fused, &mut at)
+        checked.layer(fused, &mut at)
     });
     let layers = layers.collect();
     let distances = Distances {
-        most: parts.most,
+        most: checked.most,
         buckets: None,
         reached_only: true,
     };
-    config.encoder(DEBERTA, parts.pooler, distances, false, layers, weights)
+    config.encoder(DEBERTA, checked.pooler, distances, false, layers, weights)
 }

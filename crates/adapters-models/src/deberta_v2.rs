@@ -144,12 +144,12 @@ fn build(
     weights: &mut Weights,
 ) -> Result<Encoder<DisentangledStack<SeparateProjections>>, ModelError> {
     let common = &config.common;
-    let parts = common.check(path)?;
-    let (d, d_head) = (parts.sizes.d_model, parts.sizes.d_head());
+    let checked = common.check(path)?;
+    let (d, d_head) = (checked.sizes.d_model, checked.sizes.d_head());
     let found = config.attention_head_size.unwrap_or(d_head);
     let expected = format!("hidden_size / num_attention_heads = {d_head}");
     ConfigCheck::new(path).require(found == d_head, "attention_head_size", expected, found)?;
-    let scores = parts.scores.map(|score| score && common.relative_attention);
+    let scores = checked.scores.map(|score| score && common.relative_attention);
     let [keys, queries] = scores.map(|score| score && !config.share_att_key);
     let mut layers: Vec<_> = (0..common.bert.num_hidden_layers)
         .map(|index| {
@@ -165,16 +165,16 @@ fn build(
                 distance_query: queries.then(|| linear(LinearRole::DistanceQuery, "pos_query_proj")),
                 shared: scores.map(|score| score && config.share_att_key),
             };
-            parts.layer(separate, &mut at)
+            checked.layer(separate, &mut at)
         })
         .collect();
     if let Some(first) = layers.first_mut() {
         first.convolution = config.convolution(path, weights)?;
     }
-    let distances = config.distances(parts.most, path)?;
+    let distances = config.distances(checked.most, path)?;
     common.encoder(
         DEBERTA_V2,
-        parts.pooler,
+        checked.pooler,
         distances,
         config.normalizes(path)?,
         layers,

@@ -35,7 +35,7 @@ pub trait EncoderStack: Module + ModuleDisplay + Sites + Debug + Sync {
     fn chain(&self, embedded: EmbeddingState, cx: &mut Hooks<'_>) -> Chain<'_>;
 
     /// What [`Transformer::pool`] returns for a family whose pooler is not a [`Pooler`].
-    fn pool(&self, _hidden: Tensor<3>, _cx: &Ctx<'_>) -> Option<Tensor<2>> {
+    fn pool(&self, _hidden: Tensor<3>, _cx: &mut Ctx<'_>) -> Option<Tensor<2>> {
         None
     }
 

@@ -28,13 +28,13 @@ pub struct GptNeoXConfig {
     pub intermediate_size: usize,
     /// Activation of the feed-forward block.
     pub hidden_act: String,
-    /// Share of a head's features that turn with the position.
+    /// Fraction of a head's features that are rotated with the position.
     pub rotary_pct: f64,
     /// Base of the rotary angles.
     pub rotary_emb_base: f64,
     /// Scaling of the rotary angles.
     pub rope_scaling: Option<RotaryFields>,
-    /// Scaling, base and share, in newer files.
+    /// Scaling, base and fraction, in newer files.
     pub rope_parameters: Option<RotaryFields>,
     /// Dropout on attention weights, in training.
     pub attention_dropout: f64,
@@ -221,10 +221,10 @@ impl Block for GptNeoXLayer {
         let fused = fused
             .reshape([batch as i64, seq as i64, -1, 3 * d_head as i64])
             .swap_dims(1, 2);
-        let part = |part: usize| fused.clone().slice_dim(3, part * d_head..(part + 1) * d_head);
-        let (query, key) = (turns.turn(part(0)), turns.turn(part(1)));
+        let projection = |index: usize| fused.clone().slice_dim(3, index * d_head..(index + 1) * d_head);
+        let (query, key) = (turns.turn(projection(0)), turns.turn(projection(1)));
         let mask = Some(frame.mask.clone());
-        let attended = heads.attend(query, (key, part(2)), normed, mask, (&self.key_value, slot), cx);
+        let attended = heads.attend(query, (key, projection(2)), normed, mask, (&self.key_value, slot), cx);
         let attended = cx.linear(&self.attention_output, attended);
         let attended = cx.dropout(attended, self.dropout);
 

@@ -64,10 +64,10 @@ impl LinearScores {
     /// Panics on an empty or reversed range, or one that ends behind the last position.
     #[must_use]
     pub fn at_positions(&self, first: usize, end: usize) -> Self {
-        let mut part = self.clone();
-        let (Self::Computed(of) | Self::Deferred { hidden: of, .. }) = &mut part;
+        let mut rows_alone = self.clone();
+        let (Self::Computed(of) | Self::Deferred { hidden: of, .. }) = &mut rows_alone;
         *of = of.clone().slice_dim(1, first..end);
-        part
+        rows_alone
     }
 
     /// All scores, `[batch, seq, outputs]`.

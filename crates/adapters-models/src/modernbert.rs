@@ -98,7 +98,7 @@ struct ModernBertStack {
 /// checkpoint of a masked language model has it too.
 #[derive(Module, Sites, Debug)]
 struct ModernBertHead {
-    dense: Linear,
+    dense: Sited<Linear>,
     norm: LayerNorm,
     /// Whether the vector is the mean over the text, without padding, and not the first position.
     reads_mean: bool,
@@ -180,13 +180,13 @@ impl EncoderStack for ModernBertStack {
             .then(|x, cx| cx.norm(&self.norm, x))
     }
 
-    fn pool(&self, hidden: Tensor<3>, cx: &Ctx<'_>) -> Option<Tensor<2>> {
+    fn pool(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Option<Tensor<2>> {
         let head = self.head.as_ref()?;
         let vector = match head.reads_mean {
             true => masked_mean(hidden, cx.pass().padding.clone()),
             false => hidden.slice_dim(1, 0..1),
         };
-        let inner = head.activation.forward(head.dense.forward(vector));
+        let inner = head.activation.forward(cx.hooks().linear(&head.dense, vector));
         Some(ops::layer_norm(&head.norm, inner).squeeze_dim(1))
     }
 
@@ -254,7 +254,12 @@ impl ModernBertConfig {
         let activation = check.activation("classifier_activation", &self.classifier_activation)?;
         let d = self.hidden_size;
         Ok(weights.has("head.dense.weight").then(|| ModernBertHead {
-            dense: weights.linear_with(self.classifier_bias, "head.dense", d, d),
+            dense: weights.at(Location::outside(Stack::Encoder), "").linear_with(
+                self.classifier_bias,
+                LinearRole::HeadTransform,
+                "head.dense",
+                [d, d],
+            ),
             norm: weights.layer_norm_with(self.norm_bias, "head.norm", d, self.norm_eps),
             reads_mean,
             activation,

@@ -40,7 +40,7 @@ pub struct OptConfig {
     pub dropout: f64,
     /// Dropout on attention weights, in training.
     pub attention_dropout: f64,
-    /// The share of layers left out in training; not computed.
+    /// The fraction of layers left out in training; not computed.
     pub layerdrop: f64,
     /// Whether the language-model head is the table of the token embeddings.
     pub tie_word_embeddings: bool,

@@ -91,7 +91,7 @@ impl ImagePatches {
     }
 }
 
-/// `[to, from]`: the share of each of `from` samples in each of `to` values, by cubic convolution with `a = -0.75`; samples
+/// `[to, from]`: the weight of each of `from` samples in each of `to` values, by cubic convolution with `a = -0.75`; samples
 /// beyond an end are that end.
 ///
 /// Paper: *Cubic Convolution Interpolation for Digital Image Processing*, Keys, 1981.

@@ -43,7 +43,7 @@ pub struct RotaryDecoderConfig {
     pub rope_scaling: Option<RotaryFields>,
     /// Both of these, in newer files.
     pub rope_parameters: Option<RotaryParameters>,
-    /// The part of a head that turns.
+    /// The fraction of a head's features that is rotated.
     pub partial_rotary_factor: Option<f64>,
     /// Whether the head is the table of the token embeddings.
     pub tie_word_embeddings: bool,
@@ -163,12 +163,17 @@ impl RotaryDecoderConfig {
     }
 
     fn rotary(&self, check: ConfigCheck<'_>, fields: Option<&RotaryFields>, theta: f64) -> Result<Rotary, ModelError> {
-        let part = fields.and_then(|fields| fields.partial_rotary_factor);
-        let part = part.or(self.partial_rotary_factor).unwrap_or(1.0);
+        let fraction = fields.and_then(|fields| fields.partial_rotary_factor);
+        let fraction = fraction.or(self.partial_rotary_factor).unwrap_or(1.0);
         let expected = "a fraction above 0, at most 1";
-        check.require(part > 0.0 && part <= 1.0, "partial_rotary_factor", expected, part)?;
+        check.require(
+            fraction > 0.0 && fraction <= 1.0,
+            "partial_rotary_factor",
+            expected,
+            fraction,
+        )?;
         let [_, _, d_head] = self.heads();
-        let features = (d_head as f64 * part) as usize;
+        let features = (d_head as f64 * fraction) as usize;
         let expected = "an even number of rotary features: they are rotated in pairs";
         let even = features > 0 && features.is_multiple_of(2);
         check.require(even, "head_dim, partial_rotary_factor", expected, features)?;

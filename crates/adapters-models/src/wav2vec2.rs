@@ -4,8 +4,7 @@
 //! <https://arxiv.org/abs/2006.11477>. Behavior follows `Wav2Vec2Model` of Hugging Face transformers; SpecAugment is not
 //! applied in training.
 
-use burn::nn::PaddingConfig1d;
-use burn::nn::conv::{Conv1d, Conv1dConfig};
+use adapters_core::{ConvolutionRole, GroupedConvolution};
 use serde_json::{Map, Value};
 
 use crate::modeling::*;
@@ -181,7 +180,7 @@ pub struct Wav2Vec2Model {
     projection_norm: Sited<LayerNorm>,
     projection: Sited<Linear>,
     /// Over neighboring vectors, in groups of features.
-    positions: Conv1d,
+    positions: Sited<GroupedConvolution>,
     /// Before the layers, or after them where norms come before the blocks.
     norm: Sited<LayerNorm>,
     layers: Vec<StandardLayer>,
@@ -250,7 +249,7 @@ impl FromCheckpoint for Wav2Vec2Model {
 
 /// The convolution of positions, whose weight is published as lengths and directions: `g v / |v|`, the length over both
 /// channels, sample by sample of the kernel.
-fn position_convolution(config: &Wav2Vec2Config, weights: &mut Weights) -> Conv1d {
+fn position_convolution(config: &Wav2Vec2Config, weights: &mut Weights) -> Sited<GroupedConvolution> {
     let (d, groups, kernel) = (
         config.hidden_size,
         config.num_conv_pos_embedding_groups,
@@ -266,14 +265,18 @@ fn position_convolution(config: &Wav2Vec2Config, weights: &mut Weights) -> Conv1
     let direction: Param<Tensor<3>> = weights.tensor(&format!("{path}.{direction}"), [d, d / groups, kernel]);
     let (length, direction) = (length.val(), direction.val());
     let norm = direction.clone().square().sum_dim(0).sum_dim(1).sqrt();
-    // Of the smallest size: its weights are replaced.
-    let mut convolution = Conv1dConfig::new(groups, groups, kernel)
-        .with_groups(groups)
-        .with_padding(PaddingConfig1d::Explicit(kernel / 2, kernel / 2))
-        .init(&length.device());
-    convolution.weight = Param::from_tensor(direction * length / norm).set_require_grad(false);
-    convolution.bias = Some(weights.vector(&format!("{path}.bias"), d));
-    convolution
+    let convolution = GroupedConvolution {
+        weight: Param::from_tensor(direction * length / norm).set_require_grad(false),
+        bias: Some(weights.vector(&format!("{path}.bias"), d)),
+        groups,
+        zeros: kernel / 2,
+    };
+    Sited::new(
+        Location::outside(Stack::Encoder),
+        ConvolutionRole::PositionConvolution,
+        path,
+        convolution,
+    )
 }
 
 impl SoundConvolution {
@@ -375,7 +378,9 @@ impl Transformer for Wav2Vec2Model {
             x = x.clone() * padding.clone().bool_not().float().unsqueeze_dim(2);
         }
         let seq = x.dims()[1];
-        let near = self.positions.forward(x.clone().swap_dims(1, 2)).slice_dim(2, 0..seq);
+        let near = cx
+            .convolution(&self.positions, x.clone().swap_dims(1, 2))
+            .slice_dim(2, 0..seq);
         let mut x = x + self.activation.forward(near).swap_dims(1, 2);
         if !c.do_stable_layer_norm {
             x = cx.norm(&self.norm, x);

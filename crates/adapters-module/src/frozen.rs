@@ -19,8 +19,8 @@ impl<M> Frozen<M> {
         Self(Arc::new(model))
     }
 
-    /// Shares a model that is already behind an `Arc`.
-    pub fn share(model: Arc<M>) -> Self {
+    /// Freezes a model that is behind an `Arc` already.
+    pub fn from_arc(model: Arc<M>) -> Self {
         Self(model)
     }
 

@@ -120,7 +120,7 @@ impl PairRotation {
             }
             _ => x,
         };
-        let part = |x: Tensor<1>, index: usize| match self.variant {
+        let half = |x: Tensor<1>, index: usize| match self.variant {
             RoadVariant::Two => {
                 let groups = size / (2 * self.group);
                 let x = x.reshape([groups, 2, self.group]).slice_dim(1, index..index + 1);
@@ -128,8 +128,8 @@ impl PairRotation {
             }
             _ => spread(x),
         };
-        let own = part(alpha.clone(), 0) * part(theta.clone(), 0).cos();
-        let partner = part(alpha, 1) * part(theta, 1).sin();
+        let own = half(alpha.clone(), 0) * half(theta.clone(), 0).cos();
+        let partner = half(alpha, 1) * half(theta, 1).sin();
         (own, partner)
     }
 

@@ -67,7 +67,7 @@ pub(crate) struct ParamNames {
     flat_is_matrix: bool,
 }
 
-/// Peft's names of the two parts of a cartridge.
+/// Peft's names of the two matrices of a cartridge.
 const UNTRAINED: &str = "prompt_encoder.frozen_embedding";
 pub(crate) const TRAINED: &str = "prompt_encoder.trainable_embedding";
 
@@ -156,11 +156,11 @@ enum Source {
     /// What computes them.
     Mlp(MlpParams),
     /// A matrix of which the first rows are never trained.
-    Parts(Parts),
+    Split(Split),
 }
 
 #[derive(Module, Debug)]
-struct Parts {
+struct Split {
     /// `[frozen, 2 layers heads d_head]`; `None` where all rows train.
     frozen: Option<Param<Tensor<2>>>,
     /// The rows after them.
@@ -228,11 +228,11 @@ impl NamedParams for SharedVectors {
     }
 
     fn fixed_params(&self) -> Vec<ParamId> {
-        let parts = self.stacks.iter().filter_map(|stack| match &stack.source {
-            Source::Parts(parts) => Some(parts.frozen.as_ref()?.id),
+        let frozen = self.stacks.iter().filter_map(|stack| match &stack.source {
+            Source::Split(split) => Some(split.frozen.as_ref()?.id),
             _ => None,
         });
-        parts.collect()
+        frozen.collect()
     }
 }
 
@@ -242,9 +242,9 @@ impl StackVectors {
         let mlp = match &self.source {
             Source::Matrix(vectors) => return vec![(names.flat.clone().into(), vectors.id)],
             Source::Vector(vectors) => return vec![(names.flat.clone().into(), vectors.id)],
-            Source::Parts(parts) => {
-                let frozen = parts.frozen.iter().map(|frozen| (UNTRAINED.into(), frozen.id));
-                return frozen.chain([(TRAINED.into(), parts.trained.id)]).collect();
+            Source::Split(split) => {
+                let frozen = split.frozen.iter().map(|frozen| (UNTRAINED.into(), frozen.id));
+                return frozen.chain([(TRAINED.into(), split.trained.id)]).collect();
             }
             Source::Mlp(mlp) => mlp,
         };
@@ -269,7 +269,7 @@ impl StackVectors {
                 let features = vectors.dims()[0] / length.max(1);
                 vectors.val().reshape([length, features])
             }
-            Source::Parts(Parts { frozen, trained }) => {
+            Source::Split(Split { frozen, trained }) => {
                 let rows = frozen.iter().map(Param::val).chain([trained.val()]);
                 Tensor::cat(rows.collect(), 0)
             }
@@ -277,18 +277,18 @@ impl StackVectors {
         }
     }
 
-    /// The same vectors in two parts, of which the first, of so many rows, is never trained; a matrix alone has parts.
+    /// The same vectors in two matrices, of which the first, of so many rows, is never trained; only a matrix can be split.
     pub(crate) fn split(&self, frozen: usize) -> Self {
         let Source::Matrix(vectors) = &self.source else {
             return self.clone();
         };
         let rows = vectors.val().detach();
         let [length, _] = rows.dims();
-        let part = |from: usize, to: usize| Param::from_tensor(rows.clone().slice_dim(0, from..to));
+        let slice = |from: usize, to: usize| Param::from_tensor(rows.clone().slice_dim(0, from..to));
         Self {
-            source: Source::Parts(Parts {
-                frozen: (frozen > 0).then(|| part(0, frozen)),
-                trained: part(frozen, length),
+            source: Source::Split(Split {
+                frozen: (frozen > 0).then(|| slice(0, frozen)),
+                trained: slice(frozen, length),
             }),
             ..self.clone()
         }
@@ -297,7 +297,7 @@ impl StackVectors {
     /// The same vectors as one matrix.
     pub(crate) fn joined(&self) -> Self {
         match &self.source {
-            Source::Parts(_) => Self {
+            Source::Split(_) => Self {
                 source: Source::Matrix(Param::from_tensor(self.rows(0).detach())),
                 ..self.clone()
             },

@@ -126,8 +126,8 @@ impl Elements {
     /// The update, `[d_out, d_in]`.
     fn delta(&self) -> Tensor<2> {
         let [_, n] = self.indices.dims();
-        let part = |row: usize| self.indices.val().slice_dim(0, row..row + 1).reshape([n]);
-        let indices = part(0) * self.d_in as i64 + part(1);
+        let axis = |row: usize| self.indices.val().slice_dim(0, row..row + 1).reshape([n]);
+        let indices = axis(0) * self.d_in as i64 + axis(1);
         dense(self.values.val(), indices, [self.d_out, self.d_in])
     }
 }

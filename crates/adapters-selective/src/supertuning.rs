@@ -17,12 +17,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::sparse::{dense, stored};
 
-/// `W + S + (lora_alpha / r) B A`, where `S` is zero but at the share `1 - sparsity` of the elements whose size in `W` is largest;
+/// `W + S + (lora_alpha / r) B A`, where `S` is zero but at the fraction `1 - sparsity` of the elements whose size in `W` is largest;
 /// the product only with `r`.
 ///
 /// | Name | Default | Purpose | Range |
 /// |---|---|---|---|
-/// | `sparsity` | 0.99 | share of the elements that stay as they are | `0 <= s < 1`, one element at least is left |
+/// | `sparsity` | 0.99 | fraction of the elements that stay as they are | `0 <= s < 1`, one element at least is left |
 /// | `select_top` | true | the largest elements; the smallest without it | |
 /// | `r` | none | rank of the product | >= 1 |
 /// | `lora_alpha` | `2 r` | numerator of its scale | finite, only with `r` |
@@ -34,7 +34,7 @@ use crate::sparse::{dense, stored};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Supertuning {
-    /// Share of the elements that stay as they are.
+    /// Fraction of the elements that stay as they are.
     pub sparsity: f64,
     /// The largest elements; the smallest without it.
     pub select_top: bool,

@@ -80,8 +80,8 @@ impl Waveft {
             let sites = self.target().select(build.host)?.sites;
             let sizes: Vec<usize> = sites.iter().filter_map(size).collect();
             let (all, budget) = (sizes.iter().sum::<usize>().max(1), self.n_frequency * sizes.len());
-            let share = size(site).unwrap_or_default() as f64 / all as f64;
-            return Ok(((share * budget as f64).round_ties_even() as usize).max(1));
+            let fraction = size(site).unwrap_or_default() as f64 / all as f64;
+            return Ok(((fraction * budget as f64).round_ties_even() as usize).max(1));
         }
         let patterns = self.n_frequency_pattern.iter().flatten();
         let found = pattern_value(patterns.map(|(pattern, n)| (pattern.as_str(), n)), &site.path)?;

@@ -19,7 +19,7 @@ use adapters_core::Composition;
 use adapters_methods::OneOrMany;
 use serde::{Deserialize, Serialize};
 
-/// A composition, or a part of one, in its file form.
+/// A composition, or a node of one, in its file form.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", deny_unknown_fields)]
 pub enum CompositionDict {
@@ -31,12 +31,12 @@ pub enum CompositionDict {
     },
     /// [`Composition::Stack`].
     Stack {
-        /// The parts.
+        /// The children.
         children: Vec<Self>,
     },
     /// [`Composition::Fuse`].
     Fuse {
-        /// The parts.
+        /// The children.
         children: Vec<Self>,
         /// The name, where it has one of its own.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -44,26 +44,26 @@ pub enum CompositionDict {
     },
     /// [`Composition::Split`].
     Split {
-        /// The parts.
+        /// The children.
         children: Vec<Self>,
         /// The positions.
         kwargs: SplitArguments,
     },
     /// [`Composition::BatchSplit`].
     BatchSplit {
-        /// The parts.
+        /// The children.
         children: Vec<Self>,
         /// The rows.
         kwargs: BatchSplitArguments,
     },
     /// [`Composition::Parallel`].
     Parallel {
-        /// The parts.
+        /// The children.
         children: Vec<Self>,
     },
     /// [`Composition::Average`].
     Average {
-        /// The parts.
+        /// The children.
         children: Vec<Self>,
         /// The weights.
         #[serde(default)]
@@ -71,7 +71,7 @@ pub enum CompositionDict {
     },
     /// [`Composition::MultiTask`].
     MultiTask {
-        /// The parts.
+        /// The children.
         children: Vec<Self>,
     },
 }

@@ -20,13 +20,13 @@ pub(crate) fn renew(tensors: Tensors) -> Tensors {
 }
 
 /// Takes the name of the adapter out of the keys of a model's whole state dict in peft: `lora_A.default.weight` is
-/// `lora_A.weight` of a saved adapter. A name counts if it alone is between the parts of keys that are `wanted`.
+/// `lora_A.weight` of a saved adapter. A name counts if it alone is between the components of keys that are `wanted`.
 pub(crate) fn without_adapter_name(tensors: Tensors, wanted: &BTreeSet<String>) -> Tensors {
     let shorter = |key: &str| {
-        let parts: Vec<&str> = key.split('.').collect();
-        let without = |at: usize| [&parts[..at], &parts[at + 1..]].concat().join(".");
-        let at = (0..parts.len()).find(|at| wanted.contains(&without(*at)))?;
-        Some((parts[at].to_owned(), without(at)))
+        let components: Vec<&str> = key.split('.').collect();
+        let without = |at: usize| [&components[..at], &components[at + 1..]].concat().join(".");
+        let at = (0..components.len()).find(|at| wanted.contains(&without(*at)))?;
+        Some((components[at].to_owned(), without(at)))
     };
     let unknown = || tensors.keys().filter(|key| !wanted.contains(*key));
     let names: BTreeSet<String> = unknown().filter_map(|key| Some(shorter(key)?.0)).collect();

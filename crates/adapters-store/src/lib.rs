@@ -12,6 +12,7 @@ mod fingerprint;
 mod fusion;
 mod head_setup;
 mod key_names;
+mod larger_class;
 mod load;
 mod manifest;
 mod mlx;

@@ -9,10 +9,11 @@ use burn::tensor::{Device, TensorData};
 use serde_json::{Map, Value};
 
 use crate::key_names::{renew, without_adapter_name};
+use crate::larger_class::LargerClass;
 use crate::tensors::with_shape;
 use crate::{StoreError, TensorProblem, mlx, read_json, read_pytorch, read_safetensors};
 use adapters_core::{
-    AdapterSet, AnyMethod, AttachReport, Attached, Format, Host, Role, SiteKind, StoredConfig, Tensors, build,
+    AdapterSet, AnyMethod, AttachReport, Attached, Format, Host, Role, SiteInfo, SiteKind, StoredConfig, Tensors, build,
 };
 use adapters_methods::Registry;
 use adapters_nn::nearest;
@@ -113,7 +114,17 @@ pub fn load_adapter(
     }
     let name = options.name.clone().unwrap_or_else(|| folder.stored_name.clone());
     let target = folder.method.target();
-    let selection = target.select(host)?;
+    let larger = match folder.format {
+        Format::Peft => LargerClass::named_by(&folder.method, &target, host)?,
+        Format::AdapterHub => None,
+    };
+    let host = larger.as_ref().map_or(host, |larger| larger as &dyn Host);
+    let mut selection = target.select(host)?;
+    // A class without this head may name such a layer and has none.
+    let in_file = |info: &SiteInfo| tensors.keys().any(|key| key.contains(&info.path));
+    selection
+        .sites
+        .retain(|info| info.site.role != Role::HeadTransform || in_file(info));
     let (adapter, attached) = build(&name, folder.method, host, selection.clone(), 0, device)?;
     if folder.format == Format::Peft {
         let keys = adapter
@@ -230,8 +241,8 @@ fn take_head_modules(fields: &mut Map<String, Value>, host: &dyn Host) -> Vec<St
 
 /// `(1, 3)` of `adapters.1.3.0`; a bare version number is that of the library's predecessor.
 fn major_minor(version: &str) -> Option<(u32, u32)> {
-    let mut parts = version.strip_prefix("adapters.")?.split('.').map(str::parse);
-    Some((parts.next()?.ok()?, parts.next()?.ok()?))
+    let mut numbers = version.strip_prefix("adapters.")?.split('.').map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
 fn folder_name(dir: &Path) -> String {

@@ -55,8 +55,8 @@ impl Setup {
     ///
     /// [`StoreError::NotAFolderName`] for a name that would lie elsewhere.
     pub fn folder(dir: &Path, name: &str) -> Result<PathBuf, StoreError> {
-        let mut parts = Path::new(name).components();
-        match (parts.next(), parts.next()) {
+        let mut components = Path::new(name).components();
+        match (components.next(), components.next()) {
             (Some(Component::Normal(_)), None) if !name.contains(['/', '\\']) => Ok(dir.join(name)),
             _ => Err(StoreError::NotAFolderName { name: name.to_owned() }),
         }
@@ -65,7 +65,7 @@ impl Setup {
     /// Names of the fusions, each once.
     pub fn fusions(&self) -> Vec<String> {
         let mut names: Vec<String> = Vec::new();
-        for name in self.composition.parts().filter_map(Composition::fusion_name) {
+        for name in self.composition.nodes().filter_map(Composition::fusion_name) {
             if !names.contains(&name) {
                 names.push(name);
             }

@@ -163,7 +163,8 @@ impl<'a> ModelBench<'a> {
         let listed: BTreeSet<_> = sites.iter().map(|info| info.site).collect();
         assert_eq!(listed.len(), sites.len(), "{}: a site is listed twice", self.name());
         let mut hooked = BTreeSet::new();
-        let heads = sites.iter().filter(|info| info.site.role == Role::LmHead);
+        let of_heads = [Role::LmHead, Role::HeadTransform];
+        let heads = sites.iter().filter(|info| of_heads.contains(&info.site.role));
         let heads = heads.map(|info| format!("lora[r=2,alpha=5,target_modules=[{}]]", info.path));
         let bare = sites.iter().filter_map(|info| info.parameter.as_ref());
         let bare = bare.map(|parameter| format!("lora[r=2,alpha=5,target_parameters=[{}]]", parameter.name));

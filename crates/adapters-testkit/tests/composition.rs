@@ -356,7 +356,7 @@ fn shares_that_do_not_fit_are_refused_before_the_pass() {
         check(nested, None),
         Err(Error::WrongSizes {
             what: "rows",
-            shared: 2,
+            assigned: 2,
             found: 3,
             ..
         })

@@ -180,7 +180,7 @@ fn rows_go_to_the_heads_of_their_branches() {
 
     let branch = |name: &str| Composition::stack([Composition::adapter("below"), Composition::adapter(name)]);
     let parallel = Routing::of(&Composition::Parallel(vec![Composition::adapter("a"), branch("b")])).unwrap();
-    assert_eq!(parallel, Routing::Parts(vec!["a".into(), "b".into()]));
+    assert_eq!(parallel, Routing::EqualRanges(vec!["a".into(), "b".into()]));
     let twice = hidden.clone().repeat_dim(0, 2);
     for (own, wanted) in rows(&parallel, twice).iter().zip(&wanted) {
         own.assert_approx_eq::<f32>(wanted, Tolerance::absolute(1e-6));

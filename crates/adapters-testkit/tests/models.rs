@@ -191,11 +191,11 @@ fn configs(model_type: &str) -> (Vec<Value>, &'static [&'static str]) {
             (vec![rotary("gpt_oss", more)], &[])
         }
         "gpt_neox" => {
-            let config = |parallel: bool, share: f64, more: Value| {
+            let config = |parallel: bool, rotary: f64, more: Value| {
                 let mut config = json!({
                     "model_type": "gpt_neox", "vocab_size": 24, "hidden_size": 16, "num_hidden_layers": 2,
                     "num_attention_heads": 2, "intermediate_size": 20, "max_position_embeddings": 40,
-                    "use_parallel_residual": parallel, "rotary_pct": share,
+                    "use_parallel_residual": parallel, "rotary_pct": rotary,
                 });
                 config
                     .as_object_mut()

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use adapters::core::{Role, SiteKind};
+use adapters::core::{LayerMut, Role, SiteKind};
 use adapters::models::FromCheckpoint;
 use adapters::models::bert::{BertConfig, BertModel};
 use adapters::models::{Model, PaddingSide, Pretrained, TextInput, save_checkpoint};
@@ -26,11 +26,11 @@ fn small(device: &Device) -> Model {
 /// The same model with its quantized weights restored to floats once and for all.
 fn restored<M: Host + Clone>(quantized: &M) -> M {
     let mut model = quantized.clone();
-    for info in model.sites() {
-        if let Some(layer) = model.linear_mut(info.site) {
+    model.visit_sites_mut(&mut |_, layer| {
+        if let LayerMut::Linear(layer) = layer {
             layer.weight = Param::from_tensor(float_weight(layer)).set_require_grad(false);
         }
-    }
+    });
     model
 }
 
@@ -114,7 +114,7 @@ fn every_method_that_acts_on_linear_layers_trains_over_it_as_over_the_restored_f
     }
 }
 
-/// The largest difference as a share of the largest number of `b`.
+/// The largest difference as a fraction of the largest number of `b`.
 fn apart(a: &TensorData, b: &TensorData) -> f32 {
     let largest = |data: &mut dyn Iterator<Item = f32>| data.fold(0f32, |most, x| most.max(x.abs()));
     let off = largest(&mut a.iter::<f32>().zip(b.iter::<f32>()).map(|(a, b)| a - b));

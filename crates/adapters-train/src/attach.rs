@@ -77,7 +77,7 @@ pub(crate) fn attach(
             name: Manifest::name_in(dir)?,
             ..LoadOptions::default()
         };
-        let (base, set) = adapted.parts_mut();
+        let (base, set) = adapted.base_and_set_mut();
         let report = load_adapter(dir, set, base, &run.registry, &options, device)?;
         Ok::<_, TrainError>(report.attached.adapter)
     };
@@ -90,7 +90,7 @@ pub(crate) fn attach(
                 name: Some(section.name.clone()),
                 ..LoadOptions::default()
             };
-            let (base, set) = adapted.parts_mut();
+            let (base, set) = adapted.base_and_set_mut();
             let report = load_adapter(dir, set, base, &run.registry, &options, device)?;
             expressible(set, &section.name, base)?;
             (report.attached, Composition::adapter(&section.name))
@@ -121,7 +121,7 @@ pub(crate) fn attach(
             }
             let names: Vec<&str> = frozen.iter().map(String::as_str).collect();
             let config = section.fusion_config()?;
-            let (base, set) = adapted.parts_mut();
+            let (base, set) = adapted.base_and_set_mut();
             let report = adapters_fusion::attach_named(set, &section.name, &names, config, base, seed, device)?;
             (report, Composition::named_fuse(&section.name, names))
         }

@@ -4,11 +4,11 @@
 //! three times as large and averaged down, because the backend's thick lines have hard edges; the SVG is drawn four
 //! times as large inside a view box, because the backend's coordinates are whole numbers.
 
+mod layer_weights;
 mod panel;
 mod pen;
 mod picture;
 mod series;
-mod shares;
 
 use std::path::Path;
 
@@ -16,11 +16,11 @@ use plotters::backend::DrawingBackend;
 use plotters::drawing::IntoDrawingArea;
 use plotters::style::RGBColor;
 
+pub use self::layer_weights::{LayerWeights, draw_layer_weights};
 use self::panel::{Line, Panel, Unit};
 use self::pen::{Drawn, Pen, Traits};
 pub use self::picture::CurveError;
 use self::picture::{Picture, WIDTH, draw_both, heading};
-pub use self::shares::{Shares, draw_shares};
 
 /// What a run has measured, as `(step, value)` in the order of the steps. Values that are not finite are left out.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -116,7 +116,7 @@ fn paint<B: DrawingBackend>(backend: B, traits: Traits, points: &Curve) -> Drawn
 
     // Above the line, for the words about its best point.
     const ROOM_FOR_BEST: f64 = 0.14;
-    let shares = series::value_range(&[&accuracy], None, ROOM_FOR_BEST);
+    let accuracies = series::value_range(&[&accuracy], None, ROOM_FOR_BEST);
     let line = Line {
         name: "validation",
         points: series::thinned(&accuracy),
@@ -130,7 +130,7 @@ fn paint<B: DrawingBackend>(backend: B, traits: Traits, points: &Curve) -> Drawn
         left: 526.0,
         right: right_end,
         steps,
-        values: shares,
+        values: accuracies,
         unit: Unit::Percent,
         across: "step",
     };

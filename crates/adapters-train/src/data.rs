@@ -8,18 +8,18 @@ mod error;
 mod fields;
 mod json;
 mod media;
-mod part;
 mod passage;
 mod record;
 mod records;
+mod shard;
 mod table;
 
 pub use self::error::{DataError, Location};
 pub use self::fields::{Fields, Labels};
-pub use self::part::{Part, PartBy};
 pub use self::passage::Passage;
 pub use self::record::Record;
 pub use self::records::Records;
+pub use self::shard::{Shard, ShardBy};
 
 #[cfg(test)]
 mod tests;

@@ -86,7 +86,7 @@ pub(crate) fn largest(row: &[f32]) -> usize {
     best
 }
 
-/// The share of `true`, zero of none.
+/// The fraction of `true`, zero of none.
 pub(crate) fn fraction(right: impl IntoIterator<Item = bool>) -> f64 {
     let (mut correct, mut count) = (0usize, 0usize);
     for right in right {

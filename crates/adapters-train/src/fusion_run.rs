@@ -1,4 +1,4 @@
-//! A run of several: an adapter for each part of the data, then their fusion.
+//! A run of several: an adapter for each shard of the data, then their fusion.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use crate::batches::eval_batches;
 #[cfg(feature = "plots")]
-use crate::curve::{Shares, draw_shares};
+use crate::curve::{LayerWeights, draw_layer_weights};
 use crate::error::TrainError;
 use crate::inputs::hidden_states;
 use crate::recipe::{FUSION, FusionSection, Recipe};
@@ -29,34 +29,34 @@ use crate::trainer::train;
 /// How much a fusion attends to each adapter, on average over the tokens: by adapter, then by layer from the first.
 type Attention = Vec<(String, Vec<f64>)>;
 
-/// Trains the adapters one after the other, each in a folder of its name, then the fusion, and sums up. A part that is
+/// Trains the adapters one after the other, each in a folder of its name, then the fusion, and sums up. A stage that is
 /// finished is not trained again.
-pub(crate) fn train_parts(
+pub(crate) fn train_stages(
     run: &Run,
     section: &FusionSection,
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Outcome, TrainError> {
     let started = Instant::now();
-    let of = section.parts.len() + 1;
+    let of = section.adapters.len() + 1;
     let mut accuracies = Map::new();
     let mut folders = Vec::new();
-    for (index, name) in section.parts.iter().enumerate() {
-        let part = Run {
-            recipe: run.recipe.of_part(section, index),
+    for (index, name) in section.adapters.iter().enumerate() {
+        let stage = Run {
+            recipe: run.recipe.of_shard(section, index),
             dir: run.dir.join(name),
             ..run.clone()
         };
-        let stopped = on_event(Event::Part {
+        let stopped = on_event(Event::Stage {
             name: name.clone(),
             index,
             of,
         })
         .is_break();
-        let summary = match finished(&part)? {
+        let summary = match finished(&stage)? {
             Some(summary) => summary,
             None if stopped => return Ok(Outcome::stopped(&run.dir)),
             None => {
-                let outcome = train(&part, on_event)?;
+                let outcome = train(&stage, on_event)?;
                 if !outcome.finished {
                     return Ok(Outcome::stopped(&run.dir));
                 }
@@ -64,15 +64,15 @@ pub(crate) fn train_parts(
             }
         };
         accuracies.insert(name.clone(), json!(summary.test_accuracy));
-        folders.push(part.dir.join("adapter"));
+        folders.push(stage.dir.join("adapter"));
     }
     let fusion = Run {
         recipe: run.recipe.of_fusion(section, folders),
         dir: run.dir.join(FUSION),
         ..run.clone()
     };
-    let (name, index) = (FUSION.to_owned(), section.parts.len());
-    if on_event(Event::Part { name, index, of }).is_break() {
+    let (name, index) = (FUSION.to_owned(), section.adapters.len());
+    if on_event(Event::Stage { name, index, of }).is_break() {
         return Ok(Outcome::stopped(&run.dir));
     }
     let outcome = train(&fusion, on_event)?;
@@ -90,7 +90,7 @@ pub(crate) fn train_parts(
     };
     let by_layer: Map<String, Value> = attention
         .into_iter()
-        .map(|(name, shares)| (name, json!(shares)))
+        .map(|(name, weights)| (name, json!(weights)))
         .collect();
     summary.extra.insert("accuracies".to_owned(), Value::Object(accuracies));
     summary
@@ -123,7 +123,7 @@ fn attention(run: &Run, dir: &Path) -> Result<Attention, TrainError> {
     let pretrained = Pretrained::open(&run.model_dir)?;
     let mut adapted = Adapted::new(pretrained.model(device)?);
     let options = LoadOptions::default();
-    let (base, set) = adapted.parts_mut();
+    let (base, set) = adapted.base_and_set_mut();
     let setup = Setup::load(dir, set, base, &run.registry, &options, device)?;
     adapted.activate(setup.composition)?;
     let tokenizer = tokenizer_of(&pretrained, recipe.model.max_length)?;
@@ -154,8 +154,8 @@ fn attention(run: &Run, dir: &Path) -> Result<Attention, TrainError> {
                 .sum_dim(0);
             let key = (record.site.layer.unwrap_or(0), record.site.role.to_string());
             let (sum, count) = sums.entry(key).or_insert_with(|| (vec![0.0; adapters], 0.0));
-            for (sum, share) in sum.iter_mut().zip(kept.into_data().iter::<f32>()) {
-                *sum += f64::from(share);
+            for (sum, weight) in sum.iter_mut().zip(kept.into_data().iter::<f32>()) {
+                *sum += f64::from(weight);
             }
             *count += tokens;
         }
@@ -181,12 +181,12 @@ fn attention(run: &Run, dir: &Path) -> Result<Attention, TrainError> {
 #[cfg(feature = "plots")]
 fn draw(run: &Run, attention: &Attention, accuracy: Option<f64>) -> Result<(), TrainError> {
     let accuracy = accuracy.map_or_else(String::new, |a| format!(" · accuracy {:.1} %", a * 100.0));
-    let shares = Shares {
+    let weights = LayerWeights {
         title: format!("Attention of the fusion by layer{accuracy}"),
         lines: attention.clone(),
     };
-    Ok(draw_shares(
-        &shares,
+    Ok(draw_layer_weights(
+        &weights,
         &run.dir.join("attention.svg"),
         &run.dir.join("attention.png"),
     )?)

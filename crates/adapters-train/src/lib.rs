@@ -39,8 +39,8 @@ mod typed_run;
 pub use batch_size::BatchSize;
 pub use batches::{Order, epoch_batches, eval_batches};
 #[cfg(feature = "plots")]
-pub use curve::{Curve, CurveError, Shares, draw, draw_shares};
-pub use data::{DataError, Fields, Labels, Location, Part, PartBy, Passage, Record, Records};
+pub use curve::{Curve, CurveError, LayerWeights, draw, draw_layer_weights};
+pub use data::{DataError, Fields, Labels, Location, Passage, Record, Records, Shard, ShardBy};
 pub use drop_layers::DropLayers;
 pub use error::TrainError;
 pub use evaluate::{Evaluation, Outputs};

@@ -84,7 +84,7 @@ impl Confusion {
         (0..self.labels.len()).map(|class| self.counts[class][class]).sum()
     }
 
-    /// The share of right predictions; zero without examples.
+    /// The fraction of right predictions; zero without examples.
     pub fn accuracy(&self) -> f64 {
         self.right() as f64 / self.examples().max(1) as f64
     }

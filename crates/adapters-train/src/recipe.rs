@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::batches::Order;
-use crate::data::{Fields, Labels, Part};
+use crate::data::{Fields, Labels, Shard};
 use crate::error::TrainError;
 use crate::tasks::{TASKS, TaskName, TaskOptions, Template};
 
@@ -36,7 +36,7 @@ pub struct Recipe {
     pub data: DataSection,
     /// The adapter.
     pub adapter: AdapterSection,
-    /// Several adapters on parts of the data, and their fusion, in place of one adapter.
+    /// Several adapters on shards of the data, and their fusion, in place of one adapter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fusion: Option<FusionSection>,
     /// The head.
@@ -70,13 +70,13 @@ pub struct ModelSection {
 pub struct DataSection {
     /// Training data, `.jsonl`, `.json`, `.csv` or `.tsv`, or a folder of images.
     pub train: PathBuf,
-    /// Data for choosing the best weights; without it a share of the training data.
+    /// Data for choosing the best weights; without it a fraction of the training data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<PathBuf>,
-    /// The share of the training data, drawn by the seed of the run, that is kept for validation where no file is named; a tenth
+    /// The fraction of the training data, drawn by the seed of the run, that is kept for validation where no file is named; a tenth
     /// without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub validation_share: Option<f64>,
+    pub validation_fraction: Option<f64>,
     /// Data for the final figure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<PathBuf>,
@@ -93,9 +93,9 @@ pub struct DataSection {
     /// Whether rows are filled up to the longest input with several prompts and completions.
     #[serde(default)]
     pub pack: bool,
-    /// The part of the training data that is used; all of it without one.
+    /// The shard of the training data that is used; all of it without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub part: Option<Part>,
+    pub shard: Option<Shard>,
 }
 
 /// `[adapter]`: a name, and either a config string or a method with its fields.
@@ -134,7 +134,7 @@ pub struct AdapterSection {
 pub struct HeadSection {
     /// The task.
     pub kind: TaskName,
-    /// Share of the tokens that are hidden, for `masked_lm`.
+    /// Fraction of the tokens that are hidden, for `masked_lm`.
     pub mask_probability: f64,
     /// How hidden states become one vector; without it the mean for an encoder of text, the first position for one of images,
     /// and the last token for others.
@@ -242,18 +242,18 @@ impl Recipe {
         }
         self.train.check()?;
         self.check_task()?;
-        let shares = [
+        let fractions = [
             ("head.dropout", self.head.dropout),
             ("head.mask_probability", self.head.mask_probability),
         ];
-        if let Some((field, found)) = shares.into_iter().find(|(_, v)| !(0.0..1.0).contains(v)) {
+        if let Some((field, found)) = fractions.into_iter().find(|(_, v)| !(0.0..1.0).contains(v)) {
             return Err(value(field, "at least 0 and below 1", found));
         }
-        if let Some(part) = self.data.part.filter(|part| part.index >= part.of) {
+        if let Some(shard) = self.data.shard.filter(|shard| shard.index >= shard.of) {
             return Err(value(
-                "data.part",
+                "data.shard",
                 "an index below `of`",
-                format!("{} of {}", part.index, part.of),
+                format!("{} of {}", shard.index, shard.of),
             ));
         }
         if let Some(fusion) = &self.fusion {
@@ -283,7 +283,7 @@ impl Recipe {
     /// Checks what only some tasks have.
     fn check_task(&self) -> Result<(), TrainError> {
         let (task, data) = (self.head.kind, &self.data);
-        data.check_share()?;
+        data.check_validation_fraction()?;
         if let Some(metric) = self.train.metric.as_deref()
             && metric != "loss"
             && !task.metrics.contains(&metric)
@@ -326,7 +326,7 @@ impl Recipe {
             return Err(value("data.template", &expected, found));
         }
         if self.fusion.is_some() && task.is_generative {
-            let expected = "a task with a head, which `fusion.parts` needs";
+            let expected = "a task with a head, which `fusion.adapters` needs";
             return Err(value("head.kind", expected, format!("`{task}`")));
         }
         Ok(())
@@ -409,27 +409,31 @@ impl DataSection {
         Self {
             train: train.into(),
             validation: None,
-            validation_share: None,
+            validation_fraction: None,
             test: None,
             labels: no_labels(),
             fields: Fields::default(),
             template: None,
             pack: false,
-            part: None,
+            shard: None,
         }
     }
 
-    /// Refuses a share for validation that is none, or that stands next to a file.
-    fn check_share(&self) -> Result<(), TrainError> {
-        let Some(share) = self.validation_share else {
+    /// Refuses a fraction for validation that is none, or that stands next to a file.
+    fn check_validation_fraction(&self) -> Result<(), TrainError> {
+        let Some(fraction) = self.validation_fraction else {
             return Ok(());
         };
         if self.validation.is_some() {
-            return Err(value("data.validation_share", "none with `data.validation`", share));
+            return Err(value(
+                "data.validation_fraction",
+                "none with `data.validation`",
+                fraction,
+            ));
         }
-        match share > 0.0 && share < 1.0 {
+        match fraction > 0.0 && fraction < 1.0 {
             true => Ok(()),
-            false => Err(value("data.validation_share", "above 0 and below 1", share)),
+            false => Err(value("data.validation_fraction", "above 0 and below 1", fraction)),
         }
     }
 }
@@ -525,7 +529,7 @@ mod tests {
             (&["train.learning_rate=-1"], "`train.learning_rate` is -1"),
             (&["train.learning_rate_ratio=0"], "`train.learning_rate_ratio` is 0"),
             (&["nonsense"], "not an override"),
-            (&["data.validation_share=0.2"], "none with `data.validation`"),
+            (&["data.validation_fraction=0.2"], "none with `data.validation`"),
             (
                 &["data.labels=['a', 'b', 'a']"],
                 "`data.labels` is a list with `a` twice",

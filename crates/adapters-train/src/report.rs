@@ -25,8 +25,8 @@ pub enum Event {
         /// What was attached, in words.
         attached: String,
     },
-    /// A run of several begins with one of them: the adapter of a part of the data, or at last their fusion.
-    Part {
+    /// A run of several begins with one of them: the adapter of a shard of the data, or at last their fusion.
+    Stage {
         /// Its name.
         name: String,
         /// Which it is, from 0.

@@ -1,12 +1,12 @@
-//! The records of a run, and what its recipe leaves to them: the labels, and a share of them for validation.
+//! The records of a run, and what its recipe leaves to them: the labels, and a fraction of them for validation.
 
 use crate::data::{Labels, Records};
 use crate::error::TrainError;
 use crate::recipe::{ClassWeights, Recipe};
 use crate::tasks::TaskOptions;
 
-/// The share of the training data that is kept for validation where the recipe names neither a file nor a share.
-const SHARE: f64 = 0.1;
+/// The fraction of the training data that is kept for validation where the recipe names neither a file nor a fraction.
+const VALIDATION_FRACTION: f64 = 0.1;
 
 /// The records of a run, and what its task is told.
 pub(crate) struct RunData {
@@ -19,7 +19,7 @@ pub(crate) struct RunData {
 
 impl RunData {
     /// Reads the training and the validation data. Labels that the recipe does not name are those of the training file, the part
-    /// for validation and other parts included, so that every run on that file has the same ones.
+    /// for validation and other shards included, so that every run on that file has the same ones.
     pub fn read(recipe: &Recipe) -> Result<Self, TrainError> {
         let (data, task) = (&recipe.data, recipe.head.kind);
         let mut options = recipe.task_options();
@@ -41,18 +41,18 @@ impl RunData {
         let validation = match &data.validation {
             Some(path) => Records::read(path, &data.fields)?,
             None => {
-                let share = data.validation_share.unwrap_or(SHARE);
+                let fraction = data.validation_fraction.unwrap_or(VALIDATION_FRACTION);
                 train
-                    .split_off(share, recipe.train.seed)
+                    .split_off(fraction, recipe.train.seed)
                     .ok_or_else(|| TrainError::Value {
                         field: "data.validation",
-                        expected: "a file, as a share of the training data needs two examples".to_owned(),
+                        expected: "a file, as a fraction of the training data needs two examples".to_owned(),
                         found: format!("none, and one example in {}", data.train.display()),
                     })?
             }
         };
-        if let Some(part) = data.part {
-            train = train.part(part, &data.fields.label);
+        if let Some(shard) = data.shard {
+            train = train.shard(shard, &data.fields.label);
         }
         let classes = match of_labels {
             Some((field, None)) => class_counts(&train, field, &options.labels)?,

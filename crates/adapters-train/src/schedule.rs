@@ -23,11 +23,11 @@ pub enum Schedule {
 }
 
 impl Schedule {
-    /// Share of the steps in which the rate of [`Schedule::Wsd`] falls unless told otherwise.
+    /// Fraction of the steps in which the rate of [`Schedule::Wsd`] falls unless told otherwise.
     pub const DECAY: f64 = 0.2;
 
-    /// Factor of the learning rate at `step` (from zero) of `steps`: a linear rise over `warmup`, a share of the steps and at least
-    /// one step, and then the fall of the schedule. `decay` is the share of the steps in which the rate of `Wsd` falls.
+    /// Factor of the learning rate at `step` (from zero) of `steps`: a linear rise over `warmup`, a fraction of the steps and at least
+    /// one step, and then the fall of the schedule. `decay` is the fraction of the steps in which the rate of `Wsd` falls.
     pub fn factor(self, step: u64, steps: u64, warmup: f64, decay: f64) -> f64 {
         let warm = ((steps as f64 * warmup) as u64).max(1);
         if step < warm {

@@ -23,7 +23,7 @@ use crate::digest::digests;
 use crate::error::TrainError;
 use crate::evaluate::Evaluation;
 use crate::export::save_all;
-use crate::fusion_run::train_parts;
+use crate::fusion_run::train_stages;
 use crate::metrics::falls;
 use crate::optimizer::{clip, gradient_values, split};
 use crate::recipe::{Keep, Recipe};
@@ -75,7 +75,7 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
     let recipe = &run.recipe;
     make_dir(&run.dir)?;
     if let Some(fusion) = &recipe.fusion {
-        return train_parts(run, fusion, on_event);
+        return train_stages(run, fusion, on_event);
     }
     let _lock = lock(&run.dir)?;
     let unfinished = Checkpoint::read(&run.dir.join(CHECKPOINT))?;

@@ -12,19 +12,19 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use adapters::prelude::*;
-use adapters::train::{DataSection, Event, Labels, Part, PartBy, TrainSection, Trainer};
+use adapters::train::{DataSection, Event, Labels, Shard, ShardBy, TrainSection, Trainer};
 
 pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let reviews = root.join("data/reviews");
     let data = DataSection {
         labels: Labels::Names(vec!["negative".to_owned(), "positive".to_owned()]),
-        part: Some(Part {
+        shard: Some(Shard {
             index: 0,
             of: 200,
-            by: PartBy::Order,
+            by: ShardBy::Order,
         }),
-        validation_share: Some(0.004),
+        validation_fraction: Some(0.004),
         ..DataSection::new(reviews.join("train.jsonl"))
     };
     let settings = TrainSection {

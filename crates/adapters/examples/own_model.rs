@@ -18,11 +18,11 @@ struct Block {
 
 impl Block {
     fn new(device: &Device) -> Self {
-        let place = Location::layer(Stack::Encoder, 0);
+        let first_layer = Location::layer(Stack::Encoder, 0);
         let linear = |d_in, d_out| LinearConfig::new(d_in, d_out).init(device);
         Self {
-            up: Sited::new(place, LinearRole::FfnUp, "up", linear(16, 64)),
-            down: Sited::new(place, LinearRole::FfnDown, "down", linear(64, 16)),
+            up: Sited::new(first_layer, LinearRole::FfnUp, "up", linear(16, 64)),
+            down: Sited::new(first_layer, LinearRole::FfnDown, "down", linear(64, 16)),
         }
     }
 }

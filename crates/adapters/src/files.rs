@@ -97,7 +97,7 @@ impl<M: Host + Module + Sync> AdapterFiles for Adapted<M> {
             options.name = Manifest::name_in(dir)?;
         }
         let device = self.device();
-        let (base, set) = self.parts_mut();
+        let (base, set) = self.base_and_set_mut();
         load_adapter(dir, set, base, methods, &options, &device)
     }
 }

@@ -5,20 +5,30 @@
 
 use super::Finding;
 
+/// What to write for the many things that `place` was used for.
+const PLACE: &str = "name the site, the module, the index, the position or the key";
+
 /// Retired words, and what to write in their place.
-const RETIRED: [(&str, &str); 12] = [
+const RETIRED: [(&str, &str); 19] = [
+    ("a place", PLACE),
     ("aimed at", "write that a method targets a module"),
     ("anew", "write `again`"),
     ("asks of", "name what is computed or required"),
     ("beside", "write `next to`, `with` or `in addition to`"),
+    ("each place", PLACE),
     ("go on", "write `continue` or `resume`"),
     ("goes on", "write `continues` or `is resumed`"),
     ("going on", "write `continuing` or `resuming`"),
     ("grammar", "write `format`"),
     ("letter for letter", "write `exactly` or `a substring`"),
+    ("one place", PLACE),
+    ("places", PLACE),
+    ("share of", "write `fraction of`"),
     ("share out", "write `assign` or `split`"),
     ("says something", "name the value that is found"),
+    ("shares of", "write `fractions of`"),
     ("shares out", "write `assigns` or `splits`"),
+    ("the place", PLACE),
 ];
 
 /// No documentation and no text in quotes has a retired word.
@@ -33,7 +43,7 @@ pub(super) fn check(path: &str, text: &str) -> Vec<Finding> {
             break;
         }
         for (word, remedy) in RETIRED {
-            if parts(line).any(|part| has_phrase(part, word)) {
+            if readable(line).any(|text| has_phrase(text, word)) {
                 findings.push(Finding {
                     path: path.into(),
                     line: index + 1,
@@ -47,7 +57,7 @@ pub(super) fn check(path: &str, text: &str) -> Vec<Finding> {
 }
 
 /// What a reader of documentation or of messages sees of a line.
-fn parts(line: &str) -> impl Iterator<Item = &str> {
+fn readable(line: &str) -> impl Iterator<Item = &str> {
     let doc = line.strip_prefix("///").or_else(|| line.strip_prefix("//!"));
     let code = (!line.starts_with("//")).then_some(line);
     doc.into_iter()

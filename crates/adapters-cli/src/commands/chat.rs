@@ -80,7 +80,7 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
     let mut lines = stdin().lock().lines();
     loop {
         if is_typed {
-            output::result_part("> ");
+            output::result_piece("> ");
         }
         let Some(line) = lines.next() else {
             return Ok(());
@@ -102,7 +102,7 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
         let mut failed = None;
         generation.run_cached(&mut cache, &prompt, |token| match stream.push(token) {
             Ok(text) => {
-                output::result_part(&text);
+                output::result_piece(&text);
                 answer.push_str(&text);
             }
             Err(error) => failed = Some(error),

@@ -14,17 +14,17 @@ use crate::{folders, loading};
 
 /// Writes the weighted sum of several adapters as one.
 pub fn run(args: CombineArgs) -> Result<(), Failure> {
-    let parts: Vec<(PathBuf, f64)> = args
+    let folders: Vec<(PathBuf, f64)> = args
         .adapters
         .iter()
         .map(|text| weighted(text))
         .collect::<Result<_, _>>()?;
-    let [(first, _), ..] = parts.as_slice() else {
+    let [(first, _), ..] = folders.as_slice() else {
         return Err(Failure::new("no adapter is named", "name adapter folders"));
     };
     folders::check_new(&args.out)?;
-    for (index, (folder, _)) in parts.iter().enumerate() {
-        if parts[..index].iter().any(|(other, _)| other == folder) {
+    for (index, (folder, _)) in folders.iter().enumerate() {
+        if folders[..index].iter().any(|(other, _)| other == folder) {
             note!("warning: {} is named twice", folder.display());
         }
     }
@@ -33,7 +33,7 @@ pub fn run(args: CombineArgs) -> Result<(), Failure> {
     let device = loading::device(&args.device)?;
     let manifest = loading::manifest(first)?;
     let dir = loading::base_dir(args.model.as_deref(), &manifest, first, args.any_base)?;
-    for (folder, _) in &parts[1..] {
+    for (folder, _) in &folders[1..] {
         loading::check_base(&dir, &loading::manifest(folder)?, folder, args.any_base)?;
     }
     let base = Pretrained::open(&dir)?.model(&device)?;
@@ -41,7 +41,7 @@ pub fn run(args: CombineArgs) -> Result<(), Failure> {
     let mut weights = Vec::new();
     let mut heads = Vec::new();
     let mut format = None;
-    for (index, (folder, weight)) in parts.iter().enumerate() {
+    for (index, (folder, weight)) in folders.iter().enumerate() {
         // Folders may name their adapters alike.
         let name = format!("adapter {index}");
         let options = LoadOptions {
@@ -57,7 +57,7 @@ pub fn run(args: CombineArgs) -> Result<(), Failure> {
     }
     let (head, note) = match args.raw {
         true => combined_head(&heads, &weights)?,
-        false => combined_head(&heads, &shares(&weights)?)?,
+        false => combined_head(&heads, &normalized_weights(&weights)?)?,
     };
     let name = folder_name(&args.out);
     match combination {
@@ -67,7 +67,7 @@ pub fn run(args: CombineArgs) -> Result<(), Failure> {
         None => {
             let weights = match args.raw {
                 true => weights,
-                false => shares(&weights)?,
+                false => normalized_weights(&weights)?,
             };
             average(&mut set, &name, &weights)?;
         }
@@ -104,7 +104,7 @@ pub fn run(args: CombineArgs) -> Result<(), Failure> {
 }
 
 /// Weights divided by their sum.
-fn shares(weights: &[(String, f64)]) -> Result<Vec<(String, f64)>, Failure> {
+fn normalized_weights(weights: &[(String, f64)]) -> Result<Vec<(String, f64)>, Failure> {
     let named: Vec<(&str, f64)> = weights.iter().map(|(name, weight)| (name.as_str(), *weight)).collect();
     Ok(normalized(&named)?)
 }

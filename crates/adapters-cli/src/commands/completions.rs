@@ -10,6 +10,6 @@ use crate::output;
 pub fn run(args: CompletionsArgs) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Args::command(), "adapters", &mut script);
-    output::result_part(&String::from_utf8_lossy(&script));
+    output::result_piece(&String::from_utf8_lossy(&script));
     Ok(())
 }

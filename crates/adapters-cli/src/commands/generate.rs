@@ -79,7 +79,7 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
         let mut stream = tokenizer.stream();
         let mut failed = None;
         grow(&generation, &adapted, &prompts, |token| match stream.push(token) {
-            Ok(text) => output::result_part(&text),
+            Ok(text) => output::result_piece(&text),
             Err(error) => failed = Some(error),
         })?;
         say!("");

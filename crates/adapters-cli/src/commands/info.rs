@@ -142,6 +142,12 @@ fn kind(kind: &SiteKind) -> String {
         SiteKind::Norm { d_model } => format!("normalization {d_model}"),
         SiteKind::Table { rows, d_model, .. } => format!("embedding {rows} x {d_model}"),
         SiteKind::Matrices { count, rows, cols } => format!("{count} matrices {rows} x {cols}"),
+        SiteKind::Convolution {
+            channels,
+            d_out,
+            kernel,
+            groups,
+        } => format!("convolution {channels} -> {d_out} of {kernel} in {groups} groups"),
         SiteKind::Hidden { d_model } => format!("hidden state {d_model}"),
         SiteKind::KeyValue { heads, d_head } => format!("keys and values {heads} x {d_head}"),
         SiteKind::Embedding { d_model } => format!("embedded tokens {d_model}"),

@@ -8,7 +8,7 @@ use adapters_nn::did_you_mean;
 ///
 /// The variants with `column`, counted in characters from 1, come from reading text. Those with `path` come from
 /// [`Composition::validate`](super::Composition::validate): the path says which child to take from the root on, as in
-/// `Stack[1].Fuse[0]`, and `part` is the offending part as it prints.
+/// `Stack[1].Fuse[0]`, and `node` is the offending node as it prints.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CompositionError {
@@ -63,12 +63,12 @@ pub enum CompositionError {
         limit: usize,
     },
     /// A block that its parent does not accept.
-    #[error("`{part}` at {path}: {parent} cannot hold {child}, only {}", names(parent.allowed_children()))]
+    #[error("`{node}` at {path}: {parent} cannot hold {child}, only {}", names(parent.allowed_children()))]
     NotAllowed {
         /// Which child it is, from the root on.
         path: String,
-        /// The offending part.
-        part: String,
+        /// The offending node.
+        node: String,
         /// The block it is in.
         parent: BlockKind,
         /// What it is.
@@ -76,23 +76,23 @@ pub enum CompositionError {
     },
     /// A block other than `Stack` below the second level.
     #[error(
-        "`{part}` at {path}: too deep, only Stack and single adapters may be at level {level} (the root is level 0)"
+        "`{node}` at {path}: too deep, only Stack and single adapters may be at level {level} (the root is level 0)"
     )]
     TooDeep {
         /// Which child it is, from the root on.
         path: String,
-        /// The offending part.
-        part: String,
+        /// The offending node.
+        node: String,
         /// Its level.
         level: usize,
     },
     /// A block without children.
-    #[error("`{part}` at {path}: a block needs at least one child, found none")]
+    #[error("`{node}` at {path}: a block needs at least one child, found none")]
     Empty {
         /// Which child it is, from the root on.
         path: String,
-        /// The offending part.
-        part: String,
+        /// The offending node.
+        node: String,
     },
     /// An adapter whose name is empty.
     #[error("the adapter at {path} has an empty name")]
@@ -101,12 +101,12 @@ pub enum CompositionError {
         path: String,
     },
     /// A list that has not one entry for each child.
-    #[error("`{part}` at {path}: expected {expected} {argument}, one for each child, found {found}")]
+    #[error("`{node}` at {path}: expected {expected} {argument}, one for each child, found {found}")]
     Length {
         /// Which child it is, from the root on.
         path: String,
-        /// The offending part.
-        part: String,
+        /// The offending node.
+        node: String,
         /// Which list.
         argument: &'static str,
         /// The number of children.
@@ -115,12 +115,12 @@ pub enum CompositionError {
         found: usize,
     },
     /// A weight that is infinite or not a number, for instance because weights that add up to zero were normalized.
-    #[error("`{part}` at {path}: expected finite weights, found {weight} for child {index}")]
+    #[error("`{node}` at {path}: expected finite weights, found {weight} for child {index}")]
     Weight {
         /// Which child it is, from the root on.
         path: String,
-        /// The offending part.
-        part: String,
+        /// The offending node.
+        node: String,
         /// Which of its children the weight is for.
         index: usize,
         /// The weight.

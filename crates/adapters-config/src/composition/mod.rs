@@ -33,7 +33,7 @@ pub use error::CompositionError;
 /// How deep text may nest. Valid setups need four levels ([`Composition::validate`]).
 pub const MAX_NESTING: usize = 32;
 
-/// The kind of a part of a [`Composition`], without its payload.
+/// The kind of a node of a [`Composition`], without its payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum BlockKind {
     /// A single adapter.
@@ -146,14 +146,14 @@ pub enum Composition {
         /// Name of the fusion layer, where it is not the children's names.
         name: Option<String>,
     },
-    /// Each child acts on a part of the sequence, from left to right.
+    /// Each child acts on a range of the sequence, from left to right.
     Split {
         /// The setups.
         children: Vec<Composition>,
         /// Positions each child gets; they add up to the sequence length.
         splits: Vec<usize>,
     },
-    /// Each child acts on a part of the batch, from the first row on.
+    /// Each child acts on some rows of the batch, from the first row on.
     BatchSplit {
         /// The setups.
         children: Vec<Composition>,
@@ -284,7 +284,7 @@ impl Composition {
 
 /// Questions.
 impl Composition {
-    /// Which kind of part this is.
+    /// Which kind of node this is.
     pub const fn kind(&self) -> BlockKind {
         match self {
             Self::Adapter(_) => BlockKind::Adapter,
@@ -310,19 +310,19 @@ impl Composition {
         }
     }
 
-    /// This part and all below it, each before its children, from left to right.
-    pub fn parts(&self) -> impl Iterator<Item = &Self> {
+    /// This node and all below it, each before its children, from left to right.
+    pub fn nodes(&self) -> impl Iterator<Item = &Self> {
         let mut rest = vec![self];
         std::iter::from_fn(move || {
-            let part = rest.pop()?;
-            rest.extend(part.children().iter().rev());
-            Some(part)
+            let node = rest.pop()?;
+            rest.extend(node.children().iter().rev());
+            Some(node)
         })
     }
 
     /// The adapter names from left to right, one for each time it occurs.
     pub fn occurrences(&self) -> impl Iterator<Item = &str> {
-        self.parts().filter_map(|part| match part {
+        self.nodes().filter_map(|node| match node {
             Self::Adapter(name) => Some(name.as_str()),
             _ => None,
         })
@@ -346,22 +346,22 @@ impl Composition {
 
     /// The adapter reached by always taking the first child; none where that ends in an empty block.
     pub fn first(&self) -> Option<&str> {
-        let mut part = self;
+        let mut node = self;
         loop {
-            match part {
+            match node {
                 Self::Adapter(name) => return Some(name),
-                block => part = block.children().first()?,
+                block => node = block.children().first()?,
             }
         }
     }
 
     /// The adapter reached by always taking the last child; none where that ends in an empty block.
     pub fn last(&self) -> Option<&str> {
-        let mut part = self;
+        let mut node = self;
         loop {
-            match part {
+            match node {
                 Self::Adapter(name) => return Some(name),
-                block => part = block.children().last()?,
+                block => node = block.children().last()?,
             }
         }
     }

@@ -47,13 +47,13 @@ impl Composition {
     /// Whether `splits` and `batch_sizes` add up to the sequence and the batch shows when a model runs.
     ///
     /// # Errors
-    /// The first part in reading order that breaks a rule, as it prints and with its path from the root.
+    /// The first node in reading order that breaks a rule, as it prints and with its path from the root.
     pub fn validate(&self) -> Result<(), CompositionError> {
         check(self, &mut Vec::new())
     }
 }
 
-/// Parents of the part being checked, each with the index of the child that leads on.
+/// Parents of the node being checked, each with the index of the child that leads on.
 type Path = Vec<(BlockKind, usize)>;
 
 fn print(path: &Path) -> String {
@@ -67,10 +67,10 @@ fn print(path: &Path) -> String {
 }
 
 // The recursion is shallow whatever it is given: level 2 holds Stacks only, and no Stack holds a Stack.
-fn check(part: &Composition, path: &mut Path) -> Result<(), CompositionError> {
+fn check(node: &Composition, path: &mut Path) -> Result<(), CompositionError> {
     let level = path.len();
-    let kind = part.kind();
-    if let Composition::Adapter(name) = part {
+    let kind = node.kind();
+    if let Composition::Adapter(name) = node {
         return match name.as_str() {
             "" => Err(CompositionError::EmptyName { path: print(path) }),
             _ => Ok(()),
@@ -79,17 +79,17 @@ fn check(part: &Composition, path: &mut Path) -> Result<(), CompositionError> {
     if level > DEEPEST_BLOCK && kind != BlockKind::Stack {
         return Err(CompositionError::TooDeep {
             path: print(path),
-            part: part.to_string(),
+            node: node.to_string(),
             level,
         });
     }
-    check_lists(part, path)?;
-    for (index, child) in part.children().iter().enumerate() {
+    check_lists(node, path)?;
+    for (index, child) in node.children().iter().enumerate() {
         path.push((kind, index));
         if !kind.allowed_children().contains(&child.kind()) {
             return Err(CompositionError::NotAllowed {
                 path: print(path),
-                part: child.to_string(),
+                node: child.to_string(),
                 parent: kind,
                 child: child.kind(),
             });
@@ -101,37 +101,37 @@ fn check(part: &Composition, path: &mut Path) -> Result<(), CompositionError> {
 }
 
 /// Whether there are children, and a list entry for each.
-fn check_lists(part: &Composition, path: &Path) -> Result<(), CompositionError> {
-    let expected = part.children().len();
+fn check_lists(node: &Composition, path: &Path) -> Result<(), CompositionError> {
+    let expected = node.children().len();
     if expected == 0 {
         return Err(CompositionError::Empty {
             path: print(path),
-            part: part.to_string(),
+            node: node.to_string(),
         });
     }
-    let (argument, found) = match part {
+    let (argument, found) = match node {
         Composition::Split { splits, .. } => ("splits", splits.len()),
         Composition::BatchSplit { batch_sizes, .. } => ("batch_sizes", batch_sizes.len()),
         Composition::Average { weights, .. } => ("weights", weights.len()),
         _ => return Ok(()),
     };
     if found != expected {
-        let (path, part) = (print(path), part.to_string());
+        let (path, node) = (print(path), node.to_string());
         return Err(CompositionError::Length {
             path,
-            part,
+            node,
             argument,
             expected,
             found,
         });
     }
-    if let Composition::Average { weights, .. } = part
+    if let Composition::Average { weights, .. } = node
         && let Some(index) = weights.iter().position(|weight| !weight.is_finite())
     {
-        let (path, part, weight) = (print(path), part.to_string(), weights[index]);
+        let (path, node, weight) = (print(path), node.to_string(), weights[index]);
         return Err(CompositionError::Weight {
             path,
-            part,
+            node,
             index,
             weight,
         });

@@ -15,30 +15,30 @@ use crate::method::named_params::NamedParams;
 /// be stored once.
 #[derive(Module, Debug, Default)]
 pub struct Shared {
-    parts: Vec<Boxed<Part>>,
+    modules: Vec<Boxed<SharedModule>>,
 }
 
-/// [`ErasedPart`] as a kind of boxed module.
+/// [`ErasedShared`] as a kind of boxed module.
 #[derive(Clone, Copy, Debug)]
-enum Part {}
+enum SharedModule {}
 
-impl BoxedKind for Part {
-    type Dyn = dyn ErasedPart;
+impl BoxedKind for SharedModule {
+    type Dyn = dyn ErasedShared;
 }
 
 /// The shared parameters of one method, whatever their type.
-trait ErasedPart: NamedParams + DynModule<Part> {
+trait ErasedShared: NamedParams + DynModule<SharedModule> {
     fn as_any(&self) -> &dyn Any;
 }
 
-impl<P: Module + NamedParams + Sync + 'static> ErasedPart for P {
+impl<P: Module + NamedParams + Sync + 'static> ErasedShared for P {
     fn as_any(&self) -> &dyn Any {
         self
     }
 }
 
-impl<P: Module + NamedParams + Sync + 'static> Boxes<P> for Part {
-    fn boxed(params: P) -> Box<dyn ErasedPart> {
+impl<P: Module + NamedParams + Sync + 'static> Boxes<P> for SharedModule {
+    fn boxed(params: P) -> Box<dyn ErasedShared> {
         Box::new(params)
     }
 }
@@ -52,20 +52,20 @@ impl Shared {
     /// The parameters of one method.
     pub fn of(params: impl Module + NamedParams + Sync + 'static) -> Self {
         Self {
-            parts: vec![Boxed::of(params)],
+            modules: vec![Boxed::of(params)],
         }
     }
 
-    /// These parameters and those of another part of the adapter. Of two of one type, those of the first that has any: a
+    /// These parameters and those of another method of the adapter. Of two of one type, those of the first that has any: a
     /// union refuses members that share the same parameters.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
-        for part in other.parts {
-            let mut own = self.parts.iter_mut();
-            match own.find(|own| own.as_any().type_id() == part.as_any().type_id()) {
-                Some(own) if own.named_params().is_empty() => *own = part,
+        for module in other.modules {
+            let mut own = self.modules.iter_mut();
+            match own.find(|own| own.as_any().type_id() == module.as_any().type_id()) {
+                Some(own) if own.named_params().is_empty() => *own = module,
                 Some(_) => {}
-                None => self.parts.push(part),
+                None => self.modules.push(module),
             }
         }
         self
@@ -74,8 +74,8 @@ impl Shared {
     /// The parameters of type `P`; `None` for an adapter that was built without them. Nothing, `()`, is always there.
     pub fn get<P: 'static>(&self) -> Option<&P> {
         const NOTHING: &dyn Any = &();
-        let parts = self.parts.iter().map(|part| part.as_any());
-        parts.chain([NOTHING]).find_map(|part| part.downcast_ref())
+        let modules = self.modules.iter().map(|module| module.as_any());
+        modules.chain([NOTHING]).find_map(|module| module.downcast_ref())
     }
 
     /// Whether any of these parameters trains.
@@ -86,14 +86,14 @@ impl Shared {
 
 impl NamedParams for Shared {
     fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
-        self.parts.iter().flat_map(|part| part.named_params()).collect()
+        self.modules.iter().flat_map(|module| module.named_params()).collect()
     }
 
     fn fixed_params(&self) -> Vec<ParamId> {
-        self.parts.iter().flat_map(|part| part.fixed_params()).collect()
+        self.modules.iter().flat_map(|module| module.fixed_params()).collect()
     }
 
     fn index_limits(&self) -> Vec<(ParamId, Vec<usize>)> {
-        self.parts.iter().flat_map(|part| part.index_limits()).collect()
+        self.modules.iter().flat_map(|module| module.index_limits()).collect()
     }
 }

@@ -9,8 +9,8 @@ use crate::method::layer::Causality;
 use crate::method::named_params::NamedParams;
 use crate::method::shared::Shared;
 use crate::pass::state::{
-    EmbeddingState, FusionState, HiddenState, HookState, KeyValueState, LinearState, MatricesState, NormState,
-    OutputState, TableState,
+    ConvolutionState, EmbeddingState, FusionState, HiddenState, HookState, KeyValueState, LinearState, MatricesState,
+    NormState, OutputState, TableState,
 };
 
 /// A method's layer of any kind, ready for an [`AdapterSet`](crate::AdapterSet).
@@ -22,6 +22,8 @@ pub enum SiteLayer {
     Norm(Erased<NormState>),
     /// Acts at an embedding table.
     Table(Erased<TableState>),
+    /// Acts at a convolution in groups.
+    Convolution(Erased<ConvolutionState>),
     /// Acts on matrices in one parameter.
     Matrices(Erased<MatricesState>),
     /// Acts where a block joins the residual stream.
@@ -87,6 +89,7 @@ kinds!(
     Linear: LinearState,
     Norm: NormState,
     Table: TableState,
+    Convolution: ConvolutionState,
     Matrices: MatricesState,
     Hidden: HiddenState,
     KeyValue: KeyValueState,

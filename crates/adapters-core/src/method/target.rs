@@ -105,10 +105,10 @@ impl Target {
         match self {
             Self::Any(targets) => {
                 for target in targets {
-                    let part = target.select(host)?;
-                    selection.sites.extend(part.sites);
-                    selection.skipped.extend(part.skipped);
-                    selection.unmatched.extend(part.unmatched);
+                    let selected = target.select(host)?;
+                    selection.sites.extend(selected.sites);
+                    selection.skipped.extend(selected.skipped);
+                    selection.unmatched.extend(selected.unmatched);
                 }
                 let order = host.sites();
                 let index = |info: &SiteInfo| order.iter().position(|other| other.site == info.site);
@@ -217,7 +217,7 @@ impl Target {
     }
 }
 
-/// Whether any of the roles means this site. A fused projection is meant by each of its parts.
+/// Whether any of the roles means this site. A fused projection is meant by each of its projections.
 pub(super) fn meant(roles: &[Role], info: &SiteInfo) -> bool {
     roles.iter().any(|role| info.hub_role.holds(*role))
 }
@@ -274,7 +274,8 @@ impl ModuleTarget {
     pub(super) fn names(&self, info: &SiteInfo) -> Result<bool, Error> {
         Ok(match &self.modules {
             ModulePattern::AllLinear => {
-                info.linear_dims().is_some() && ![Role::LmHead, Role::Convolution].contains(&info.site.role)
+                let left_alone = [Role::LmHead, Role::HeadTransform, Role::Convolution];
+                info.linear_dims().is_some() && !left_alone.contains(&info.site.role)
             }
             modules => info.is_module() && modules.matches(&info.path)?,
         })

@@ -152,8 +152,8 @@ impl<'p, 'a, S: SiteState> At<'p, 'a, S> {
         };
         let groups = self.plan.groups.iter();
         if self.all_add() {
-            let parts = groups.map(|group| self.seen(group).run(&self.plan.root, taken(group), Open::Due).0);
-            return state.with_rows(parts.collect(), &self.plan.order).finish();
+            let chunks = groups.map(|group| self.seen(group).run(&self.plan.root, taken(group), Open::Due).0);
+            return state.with_rows(chunks.collect(), &self.plan.order).finish();
         }
         let outputs = groups.map(|group| self.seen(group).output(&self.plan.root, taken(group)));
         S::Output::join_rows(outputs.collect()).take_rows(&self.plan.order)
@@ -217,7 +217,7 @@ pub(super) enum Open {
 }
 
 impl<'a, S: SiteState> Seen<'_, 'a, S> {
-    /// Whether an adapter of a part acts on these rows.
+    /// Whether an adapter of a node acts on these rows.
     pub(super) fn acts(&self, node: &Node) -> bool {
         match node.block {
             Block::Adapter => self.at.layer(node.leaves.start).is_some(),
@@ -245,16 +245,16 @@ impl<'a, S: SiteState> Seen<'_, 'a, S> {
             && self.acts(root)
             && !self.at.all_add()
         {
-            let parts = self.ranges(root, splits, &state);
-            let finished = |parts: Vec<_>| parts.into_iter().map(|part| self.at.finish(part)).collect();
+            let chunks = self.ranges(root, splits, &state);
+            let finished = |chunks: Vec<_>| chunks.into_iter().map(|chunk| self.at.finish(chunk)).collect();
             // Activation has refused a Split where the positions of a state belong together.
-            let outputs = parts.map(finished).and_then(S::Output::join_positions);
+            let outputs = chunks.map(finished).and_then(S::Output::join_positions);
             return outputs.unwrap_or_else(|| state.finish());
         }
         self.at.finish(self.run(root, state, Open::Due))
     }
 
-    /// `[[B]](s)`: the state after a part, and the layer that finishes it.
+    /// `[[B]](s)`: the state after a node, and the layer that finishes it.
     pub(super) fn run(&self, node: &Node, state: S, open: Open) -> After<'a, S> {
         if !self.acts(node) {
             return (state, None);
@@ -275,19 +275,19 @@ impl<'a, S: SiteState> Seen<'_, 'a, S> {
             }),
             Block::Average(weights) => {
                 let (state, mut last) = (self.opened(node, state), None);
-                let parts = node.children.iter().zip(weights).map(|(child, weight)| {
-                    let (part, finisher) = self.run(child, state.clone(), Open::Done);
+                let states = node.children.iter().zip(weights).map(|(child, weight)| {
+                    let (after, finisher) = self.run(child, state.clone(), Open::Done);
                     last = finisher.or(last);
-                    (part, weight / node.children.len() as f64)
+                    (after, weight / node.children.len() as f64)
                 });
-                let mean = S::weighted_sum(parts.collect());
+                let mean = S::weighted_sum(states.collect());
                 (mean.unwrap_or(state), last)
             }
             Block::Split(splits) => {
-                let parts = self.ranges(node, splits, &state).unwrap_or_default();
-                let last = parts.iter().rev().find_map(|(_, last)| *last);
-                let parts: Vec<S> = parts.into_iter().map(|(part, _)| part).collect();
-                let joined = (!parts.is_empty()).then(|| state.with_positions(parts)).flatten();
+                let chunks = self.ranges(node, splits, &state).unwrap_or_default();
+                let last = chunks.iter().rev().find_map(|(_, last)| *last);
+                let chunks: Vec<S> = chunks.into_iter().map(|(chunk, _)| chunk).collect();
+                let joined = (!chunks.is_empty()).then(|| state.with_positions(chunks)).flatten();
                 (joined.unwrap_or(state), last)
             }
             Block::Fuse(fusion) => self.fuse(node, *fusion, state),
@@ -325,7 +325,7 @@ impl<'a, S: SiteState> Seen<'_, 'a, S> {
     fn ranges(&self, node: &Node, splits: &[usize], state: &S) -> Option<Vec<After<'a, S>>> {
         let positions = state.positions()?;
         let opened = self.opened(node, state.clone());
-        let (mut start, mut parts) = (0, Vec::new());
+        let (mut start, mut chunks) = (0, Vec::new());
         let children = node.children.iter().map(Some).chain([None]);
         for (child, split) in children.zip(splits.iter().chain([&positions])) {
             let range = start.min(positions)..(start + split).min(positions);
@@ -333,14 +333,14 @@ impl<'a, S: SiteState> Seen<'_, 'a, S> {
             if range.is_empty() {
                 continue;
             }
-            parts.push(match child.filter(|child| self.acts(child)) {
+            chunks.push(match child.filter(|child| self.acts(child)) {
                 Some(child) => {
-                    let (part, last) = self.run(child, opened.take_positions(range)?, Open::Done);
-                    (part, self.finisher_of(node, last))
+                    let (chunk, last) = self.run(child, opened.take_positions(range)?, Open::Done);
+                    (chunk, self.finisher_of(node, last))
                 }
                 None => (state.take_positions(range)?, None),
             });
         }
-        Some(parts)
+        Some(chunks)
     }
 }

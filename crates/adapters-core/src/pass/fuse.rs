@@ -23,10 +23,10 @@ impl<'a, S: SiteState> Seen<'_, 'a, S> {
             (hidden.fused, hidden.addition) = (true, None);
         }
         for child in node.children.iter().filter(|child| self.acts(child)) {
-            let (mut part, _) = self.run(child, state.clone(), Open::Done);
+            let (mut after, _) = self.run(child, state.clone(), Open::Done);
             fused
                 .additions
-                .extend(part.fusion().and_then(|hidden| hidden.addition.take()));
+                .extend(after.fusion().and_then(|hidden| hidden.addition.take()));
         }
         let fused = self.at.of_kind::<FusionState>().fused(fusion, fused);
         if let (Some(hidden), Some(fused)) = (state.fusion(), fused) {

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use burn::nn::{Embedding, LayerNorm, Linear};
 use burn::tensor::{Bool, Int, Tensor};
 
+use crate::convolution::GroupedConvolution;
 use crate::matrices::Matrices;
 use crate::method::site_layer::SiteState;
 use crate::pass::call::Pass;
 use crate::pass::compose::At;
 use crate::pass::plan::Plan;
 use crate::pass::state::{
-    AnyNorm, EmbeddingState, HiddenState, Join, KeyValueState, LinearState, MatricesState, NormState, OutputState,
-    TableState,
+    AnyNorm, ConvolutionState, EmbeddingState, HiddenState, Join, KeyValueState, LinearState, MatricesState, NormState,
+    OutputState, TableState,
 };
 use crate::site::Site;
 use crate::sited::{EmbeddingHook, KeyValueHook, OutputHook, Point, ResidualHook, Sited};
@@ -65,14 +66,23 @@ impl<'a> Hooks<'a> {
     ///
     /// Panics if the last axis of `x` is not `d_in`.
     pub fn linear(&mut self, layer: &Sited<Linear>, x: Tensor<3>) -> Tensor<3> {
-        match self.at(layer.site()) {
+        self.linear_at(layer.site(), layer, x)
+    }
+
+    /// The linear layer that a model has at a site, where it is used outside the model's own pass: see [`linear`](Self::linear).
+    ///
+    /// # Panics
+    ///
+    /// Panics if the last axis of `x` is not `d_in`.
+    pub fn linear_at(&mut self, site: Site, layer: &Linear, x: Tensor<3>) -> Tensor<3> {
+        match self.at(site) {
             None => ops::linear(layer, x),
             Some(at) => {
                 let [batch, seq, _] = x.dims();
                 at.run(LinearState {
                     tokens: self.pass.tokens_of([batch, seq]),
                     input: x,
-                    layer: Linear::clone(layer),
+                    layer: layer.clone(),
                     delta: None,
                 })
             }
@@ -110,6 +120,28 @@ impl<'a> Hooks<'a> {
         match self.at(matrices.site()) {
             None => weight,
             Some(at) => at.run(MatricesState { weight }).weight,
+        }
+    }
+
+    /// A convolution in groups: what it makes of `x`, and what the adapters add.
+    ///
+    /// # Shapes
+    ///
+    /// `[batch, channels, seq] -> [batch, d_out, seq_out]`
+    ///
+    /// # Panics
+    ///
+    /// As [`GroupedConvolution::forward`].
+    pub fn convolution(&mut self, layer: &Sited<GroupedConvolution>, x: Tensor<3>) -> Tensor<3> {
+        let output = layer.forward(x.clone());
+        match self.at(layer.site()) {
+            None => output,
+            Some(at) => at.run(ConvolutionState {
+                input: x,
+                output,
+                delta: None,
+                zeros: layer.zeros,
+            }),
         }
     }
 

@@ -10,7 +10,7 @@ use crate::set::attached::Attached;
 use crate::site::Site;
 use adapters_config::Composition;
 
-/// A part of a composition, with its adapters and fusions as numbers.
+/// A node of a composition, with its adapters and fusions as numbers.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
     pub(crate) block: Block,

@@ -74,7 +74,7 @@ impl Node {
         (groups, order)
     }
 
-    /// Writes down what this part and those below it choose for `rows` of the batch.
+    /// Writes down what this node and those below it choose for `rows` of the batch.
     fn choose(&self, rows: &[usize], tasks: &[Option<usize>], by_row: &mut [Group]) {
         let Block::Rows { choice, partition } = &self.block else {
             return self.children.iter().for_each(|child| child.choose(rows, tasks, by_row));
@@ -131,12 +131,12 @@ fn total(sizes: &[usize]) -> usize {
 ///
 /// [`Error::WrongSizes`] naming the block.
 pub(crate) fn check_input(block: &Composition, rows: usize, positions: usize, tasks: usize) -> Result<(), Error> {
-    let check = |what, shared: usize, found: usize| match shared == found {
+    let check = |what, assigned: usize, found: usize| match assigned == found {
         true => Ok(()),
         false => Err(Error::WrongSizes {
             block: block.to_string(),
             what,
-            shared,
+            assigned,
             found,
         }),
     };

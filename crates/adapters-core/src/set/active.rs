@@ -62,8 +62,8 @@ impl Active {
     pub fn tasks(&self) -> Option<usize> {
         let block = self
             .composition
-            .parts()
-            .find(|part| matches!(part, Composition::MultiTask(_)));
+            .nodes()
+            .find(|node| matches!(node, Composition::MultiTask(_)));
         block.map(|block| block.children().len())
     }
 

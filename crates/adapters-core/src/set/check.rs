@@ -26,12 +26,12 @@ impl AdapterSet {
         {
             root = only;
         }
-        for part in composition.parts() {
+        for node in composition.nodes() {
             // The ranges of an outermost Split are finished one by one.
-            let inside = !std::ptr::eq(part, root);
-            self.check_block(part, inside)?;
-            if let Composition::Fuse { children, .. } = part {
-                self.check_fuse(part, children)?;
+            let inside = !std::ptr::eq(node, root);
+            self.check_block(node, inside)?;
+            if let Composition::Fuse { children, .. } = node {
+                self.check_fuse(node, children)?;
             }
         }
         self.check_branches(composition)
@@ -48,7 +48,7 @@ impl AdapterSet {
                 return Err(Error::WrongSizes {
                     block: adapter.name().to_owned(),
                     what: "rows with a task (see `Ctx::with_tasks`)",
-                    shared: with_task,
+                    assigned: with_task,
                     found: rows,
                 });
             }
@@ -128,15 +128,15 @@ impl AdapterSet {
     /// Two blocks that repeat the batch have to repeat it as often.
     fn check_branches(&self, composition: &Composition) -> Result<(), Error> {
         let wanted = composition.parallel_channels();
-        let parallel = |part: &&Composition| matches!(part, Composition::Parallel(_));
+        let parallel = |node: &&Composition| matches!(node, Composition::Parallel(_));
         match composition
-            .parts()
+            .nodes()
             .filter(parallel)
-            .find(|part| part.children().len() != wanted)
+            .find(|node| node.children().len() != wanted)
         {
-            Some(part) => {
-                let adapter = part.first().unwrap_or_default();
-                Err(refuse(part, adapter, "another Parallel block has more branches"))
+            Some(node) => {
+                let adapter = node.first().unwrap_or_default();
+                Err(refuse(node, adapter, "another Parallel block has more branches"))
             }
             None => Ok(()),
         }

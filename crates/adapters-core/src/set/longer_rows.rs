@@ -27,7 +27,7 @@ impl AdapterSet {
     }
 
     /// Refuses adapters that make rows longer where rows would not all become equally long, and where positions are shared
-    /// out: the shares are of the text.
+    /// out: the ranges are those of the text.
     fn check_longer_rows(&self, block: &Composition) -> Result<(), Error> {
         let refuse = |adapter: Option<&str>, reason| {
             Err(Error::BlockNotRunnable {

@@ -92,7 +92,7 @@ impl AdapterSet {
         Ok(removed)
     }
 
-    /// Puts `adapter` in the place of the one of that name. The name and whether it trains stay. An active composition that
+    /// Replaces the adapter of that name by `adapter`. The name and whether it trains stay. An active composition that
     /// names it is checked again, and deactivated if it cannot run with the new adapter.
     ///
     /// # Errors
@@ -153,7 +153,7 @@ impl AdapterSet {
     /// # Errors
     ///
     /// [`Error::NoSuchAdapter`]; [`Error::CannotTie`] for methods that share nothing, or that are not the same.
-    pub fn share(&mut self, owner: &str, borrowers: &[&str]) -> Result<(), Error> {
+    pub fn tie_parameters(&mut self, owner: &str, borrowers: &[&str]) -> Result<(), Error> {
         let model = self.attached(owner)?.clone();
         for borrower in borrowers.iter().filter(|borrower| **borrower != owner) {
             let index = self.index(borrower)?;
@@ -253,7 +253,7 @@ impl fmt::Display for AdapterSet {
         let fused: Vec<String> = match &self.active {
             Some(active) => active
                 .composition()
-                .parts()
+                .nodes()
                 .filter_map(Composition::fusion_name)
                 .collect(),
             None => Vec::new(),

@@ -19,7 +19,7 @@ impl AdapterSet {
     /// Refuses a layer that reads the addition of the adapter before it in a `Stack` where that has other features than the
     /// layer reads.
     pub(super) fn check_stacks(&self, composition: &Composition) -> Result<(), Error> {
-        for stack in composition.parts().filter(|part| matches!(part, Composition::Stack(_))) {
+        for stack in composition.nodes().filter(|node| matches!(node, Composition::Stack(_))) {
             let mut sites: Vec<Site> = Vec::new();
             for adapter in stack.adapters().filter_map(|name| self.get(name)) {
                 sites.extend(adapter.layers().map(|l| l.info.site));
@@ -33,15 +33,15 @@ impl AdapterSet {
         Ok(())
     }
 
-    /// Checks one part of a `Stack` at one site, after what `before` adds; what the part adds, or `before` if nothing.
+    /// Checks one node of a `Stack` at one site, after what `before` adds; what the node adds, or `before` if nothing.
     fn check_stack(
         &self,
         stack: &Composition,
-        part: &Composition,
+        node: &Composition,
         site: Site,
         before: Option<Addition>,
     ) -> Result<Option<Addition>, Error> {
-        match part {
+        match node {
             Composition::Adapter(name) => {
                 let layer = self.get(name).and_then(|adapter| adapter.layers.get(&site));
                 let Some(AttachedLayer {

@@ -54,18 +54,21 @@ impl Matrix {
 }
 
 /// The matrices one below the other.
-pub(super) fn vstack(parts: Vec<Matrix>) -> Matrix {
+pub(super) fn vstack(matrices: Vec<Matrix>) -> Matrix {
     Matrix {
-        rows: parts.iter().map(|part| part.rows).sum(),
-        cols: parts[0].cols,
-        values: parts.into_iter().flat_map(|part| part.values).collect(),
+        rows: matrices.iter().map(|matrix| matrix.rows).sum(),
+        cols: matrices[0].cols,
+        values: matrices.into_iter().flat_map(|matrix| matrix.values).collect(),
     }
 }
 
 /// `sum w_i M_i`.
-pub(super) fn weighted_sum(parts: &[Matrix], weights: &[f64]) -> Matrix {
-    parts[0].mapped(|i, _| {
-        let terms = parts.iter().zip(weights).map(|(part, w)| f64::from(part.values[i]) * w);
+pub(super) fn weighted_sum(matrices: &[Matrix], weights: &[f64]) -> Matrix {
+    matrices[0].mapped(|i, _| {
+        let terms = matrices
+            .iter()
+            .zip(weights)
+            .map(|(matrix, w)| f64::from(matrix.values[i]) * w);
         terms.sum::<f64>() as f32
     })
 }

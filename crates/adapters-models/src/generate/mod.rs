@@ -85,7 +85,7 @@ impl Generation {
     /// [`ModelError::WrongKind`] for a model that is no causal language model; [`ModelError::Generation`] for a field out of
     /// its range, a prompt without tokens or beyond the longest input, and a
     /// composition that makes several outputs of one input; [`ModelError::Adapter`] for tasks the composition does not have
-    /// and for shares of the batch or of the positions that are not those of the texts.
+    /// and for rows or positions of a composition that are not those of the texts.
     pub fn run(
         &self,
         adapted: &Adapted<Model>,

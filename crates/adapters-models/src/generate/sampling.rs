@@ -216,8 +216,8 @@ mod tests {
         assert_eq!(tokens, drawn(7, 0));
         assert!(tokens != drawn(8, 0) && tokens != drawn(7, 1));
         for (token, chance) in [(0, 0.1), (1, 0.4), (2, 0.2), (3, 0.3)] {
-            let share = tokens.iter().filter(|t| **t == token).count() as f64 / 4000.0;
-            assert!((share - chance).abs() < 0.03, "{token}: {share}");
+            let fraction = tokens.iter().filter(|t| **t == token).count() as f64 / 4000.0;
+            assert!((fraction - chance).abs() < 0.03, "{token}: {fraction}");
         }
     }
 

@@ -87,6 +87,7 @@ impl Head {
                 norm: config
                     .has_norm()
                     .then(|| w.layer_norm(&norm.to_string(), widths[1], base.norm_epsilon())),
+                of_model: None,
             })
             .collect();
         let outputs = config.outputs(vocab);
@@ -122,7 +123,7 @@ impl Head {
         };
         let (indices, last) = self.config().indices();
         let mut norms = Vec::new();
-        for (HiddenLayer { dense, norm }, (at, norm_at)) in self.hidden.iter().zip(indices) {
+        for (HiddenLayer { dense, norm, .. }, (at, norm_at)) in self.hidden.iter().zip(indices) {
             let bias = dense.bias.as_ref().map(|b| b.val());
             put(at, dense.weight.val().transpose(), bias);
             norms.extend(norm.iter().map(|norm| (norm_at, norm)));

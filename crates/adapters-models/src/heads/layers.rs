@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
-use adapters_core::{Ctx, Host, NamedParams};
+use adapters_core::{Ctx, Host, NamedParams, Role, Site};
 use adapters_module::{values, with_fresh_ids};
 use adapters_nn::draw;
 use adapters_nn::ops::{self, Activation};
@@ -44,6 +44,9 @@ pub struct Head {
 pub(super) struct HiddenLayer {
     pub dense: Linear,
     pub norm: Option<LayerNorm>,
+    /// Where the model has the layer itself, so that adapters act on it: it is read there.
+    #[module(skip)]
+    pub of_model: Option<Site>,
 }
 
 /// `W h + b`.
@@ -81,6 +84,7 @@ impl Head {
                     let norm = LayerNormConfig::new(widths[1]).with_epsilon(base.norm_epsilon());
                     norm.init(device)
                 }),
+                of_model: None,
             })
             .collect();
         let last = LastLayer {
@@ -118,6 +122,11 @@ impl Head {
         let hidden = vec![HiddenLayer {
             dense: w.linear_with(layout.dense_bias, layout.dense, d, width),
             norm: Some(w.layer_norm_with(layout.norm_bias, layout.norm, width, encoder.norm_epsilon())),
+            of_model: encoder
+                .module_sites()
+                .into_iter()
+                .find(|info| info.site.role == Role::HeadTransform && info.path == layout.dense)
+                .map(|info| info.site),
         }];
         // A copy of the word embeddings in the file is the same numbers.
         let last = LastLayer {
@@ -184,8 +193,13 @@ impl Head {
             true => 0.0,
             false => self.config.dropout.unwrap_or_else(|| base.head_dropout()),
         };
-        for HiddenLayer { dense, norm } in &self.hidden {
-            hidden = self.activation.forward(dense.forward(cx.dropout(hidden, dropout)));
+        for HiddenLayer { dense, norm, of_model } in &self.hidden {
+            hidden = cx.dropout(hidden, dropout);
+            hidden = match of_model.and_then(|site| Some((site, base.linear(site)?))) {
+                Some((site, dense)) => cx.linear_at(site, dense, hidden),
+                None => dense.forward(hidden),
+            };
+            hidden = self.activation.forward(hidden);
             if let Some(norm) = norm {
                 hidden = ops::layer_norm(norm, hidden);
             }

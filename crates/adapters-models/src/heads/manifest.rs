@@ -75,7 +75,7 @@ impl Head {
     /// [`StoreError::Write`].
     pub fn save_manifest(&self, dir: &Path, base: &impl HeadBase) -> Result<HeadManifest, StoreError> {
         let mut tensors = Tensors::new();
-        for (index, HiddenLayer { dense, norm }) in self.hidden.iter().enumerate() {
+        for (index, HiddenLayer { dense, norm, .. }) in self.hidden.iter().enumerate() {
             let key = |rest: &str| format!("hidden.{index}.{rest}");
             tensors.insert(key("weight"), dense.weight.val().transpose().into_data());
             let bias = dense.bias.iter().map(|bias| (key("bias"), bias.val().into_data()));
@@ -178,6 +178,7 @@ impl Head {
                 norm: config
                     .has_norm()
                     .then(|| w.layer_norm(&format!("hidden.{layer}.norm"), widths[1], base.norm_epsilon())),
+                of_model: None,
             })
             .collect();
         let last = LastLayer {

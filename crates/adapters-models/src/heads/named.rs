@@ -34,8 +34,8 @@ pub struct NamedHead {
 pub enum Routing {
     /// All rows go to each of these heads.
     All(Vec<String>),
-    /// Equal parts of the rows, one after the other, go to a head each: what a `Parallel` composition leaves.
-    Parts(Vec<String>),
+    /// Equal ranges of the rows, one after the other, go to a head each: what a `Parallel` composition leaves.
+    EqualRanges(Vec<String>),
     /// This many rows go to each head.
     Rows(Vec<(String, usize)>),
 }
@@ -48,7 +48,9 @@ impl Routing {
         match composition {
             Composition::Stack(children) => Self::of(children.last()?),
             Composition::Adapter(name) => Some(Self::All(vec![name.clone()])),
-            Composition::Parallel(children) => Some(Self::Parts(children.iter().map(last).collect::<Option<_>>()?)),
+            Composition::Parallel(children) => {
+                Some(Self::EqualRanges(children.iter().map(last).collect::<Option<_>>()?))
+            }
             Composition::BatchSplit { children, batch_sizes } => {
                 let names = children.iter().map(last).collect::<Option<Vec<_>>>()?;
                 Some(Self::Rows(names.into_iter().zip(batch_sizes.iter().copied()).collect()))
@@ -60,12 +62,14 @@ impl Routing {
     /// The heads of a saved setup: those it names, or those of its composition, see [`of`](Self::of). Several by name share
     /// the rows among them where the composition runs its branches in parallel, as in the reference.
     pub fn of_setup(setup: &Setup) -> Option<Self> {
-        let parallel = |part: &Composition| matches!(part, Composition::Parallel(_));
+        let parallel = |node: &Composition| matches!(node, Composition::Parallel(_));
         match &setup.heads {
             HeadSetup::None => Self::of(&setup.composition),
             HeadSetup::Own => None,
             HeadSetup::One(name) => Some(Self::All(vec![name.clone()])),
-            HeadSetup::Several(names) if setup.composition.parts().any(parallel) => Some(Self::Parts(names.clone())),
+            HeadSetup::Several(names) if setup.composition.nodes().any(parallel) => {
+                Some(Self::EqualRanges(names.clone()))
+            }
             HeadSetup::Several(names) => Some(Self::All(names.clone())),
             HeadSetup::Composed(heads) => Self::of(heads),
         }
@@ -73,12 +77,12 @@ impl Routing {
 
     /// Names of the heads, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        let (names, parts): (&[String], &[(String, usize)]) = match self {
-            Self::All(names) | Self::Parts(names) => (names, &[]),
-            Self::Rows(parts) => (&[], parts),
+        let (names, ranges): (&[String], &[(String, usize)]) = match self {
+            Self::All(names) | Self::EqualRanges(names) => (names, &[]),
+            Self::Rows(ranges) => (&[], ranges),
         };
-        let of_parts = parts.iter().map(|(name, _)| name.as_str());
-        names.iter().map(String::as_str).chain(of_parts)
+        let of_ranges = ranges.iter().map(|(name, _)| name.as_str());
+        names.iter().map(String::as_str).chain(of_ranges)
     }
 }
 
@@ -175,17 +179,17 @@ impl Heads {
         cx: &mut Ctx<'_>,
     ) -> Result<Vec<Scores>, ModelError> {
         let [batch, _, _] = hidden.dims();
-        let parts: Vec<(&str, usize, usize)> = match routing {
+        let ranges: Vec<(&str, usize, usize)> = match routing {
             Routing::All(names) => names.iter().map(|name| (name.as_str(), 0, batch)).collect(),
-            Routing::Parts(names) => {
+            Routing::EqualRanges(names) => {
                 let rows = batch / names.len().max(1);
                 in_order(names.iter().map(|name| (name.as_str(), rows)))
             }
-            Routing::Rows(parts) => in_order(parts.iter().map(|(name, rows)| (name.as_str(), *rows))),
+            Routing::Rows(ranges) => in_order(ranges.iter().map(|(name, rows)| (name.as_str(), *rows))),
         };
         let covered = match routing {
             Routing::All(_) => batch,
-            _ => parts.iter().map(|(_, _, rows)| rows).sum(),
+            _ => ranges.iter().map(|(_, _, rows)| rows).sum(),
         };
         if covered != batch {
             return Err(ModelError::Rows {
@@ -193,18 +197,18 @@ impl Heads {
                 found: batch,
             });
         }
-        parts
+        ranges
             .into_iter()
             .map(|(name, start, rows)| {
                 let head = &self.heads[self.index(name)?].head;
-                let part = hidden.clone().slice_dim(0, start..start + rows);
+                let rows_of_head = hidden.clone().slice_dim(0, start..start + rows);
                 let padding = padding.clone().map(|padding| {
                     let [all, _] = padding.dims();
                     // The padding of a batch that was repeated after it was told.
                     let start = if all == batch { start } else { start % all.max(1) };
                     padding.slice_dim(0, start..start + rows)
                 });
-                Ok(cx.for_rows(start..start + rows, |cx| head.forward(part, padding, base, cx)))
+                Ok(cx.for_rows(start..start + rows, |cx| head.forward(rows_of_head, padding, base, cx)))
             })
             .collect()
     }
@@ -222,9 +226,9 @@ impl Heads {
     }
 }
 
-/// Names with the first of their rows and how many there are, one part after the other.
-fn in_order<'a>(parts: impl Iterator<Item = (&'a str, usize)>) -> Vec<(&'a str, usize, usize)> {
-    let with_start = parts.scan(0, |next, (name, rows)| {
+/// Names with the first of their rows and how many there are, one range after the other.
+fn in_order<'a>(ranges: impl Iterator<Item = (&'a str, usize)>) -> Vec<(&'a str, usize, usize)> {
+    let with_start = ranges.scan(0, |next, (name, rows)| {
         let start = *next;
         *next += rows;
         Some((name, start, rows))

@@ -223,12 +223,17 @@ impl Head {
             Some((path, _)) if w.has(&format!("{path}.weight")) => vec![HiddenLayer {
                 dense: w.linear(path, d, wide),
                 norm: None,
+                of_model: None,
             }],
             Some((path, _)) => {
                 let mut below = Weights::read(checkpoint, "", device)?;
                 let dense = below.linear(path, d, wide);
                 below.finish(&[""])?;
-                vec![HiddenLayer { dense, norm: None }]
+                vec![HiddenLayer {
+                    dense,
+                    norm: None,
+                    of_model: None,
+                }]
             }
         };
         let last_layer = LastLayer {

@@ -60,7 +60,7 @@ pub struct LogMel {
     options: Options,
     /// Of the window, one for each sample.
     window: Vec<f64>,
-    /// For each band, the first frequency it has a share of, and its shares.
+    /// For each band, the first frequency that it weighs, and its weights.
     bands: Vec<(usize, Vec<f64>)>,
     fft: Arc<dyn Fft<f64>>,
 }
@@ -185,9 +185,9 @@ impl LogMel {
                 *slot = Complex::new(sample(first + at as i64) * weight, 0.0);
             }
             self.fft.process(&mut buffer);
-            for (band, (from, shares)) in self.bands.iter().enumerate() {
-                let powers = buffer[*from..].iter().zip(shares);
-                let power: f64 = powers.map(|(x, share)| x.norm_sqr() * share).sum();
+            for (band, (from, weights)) in self.bands.iter().enumerate() {
+                let powers = buffer[*from..].iter().zip(weights);
+                let power: f64 = powers.map(|(x, weight)| x.norm_sqr() * weight).sum();
                 logs[band * frames + frame] = power.max(SILENCE).log10();
             }
         }
@@ -210,15 +210,15 @@ fn mel_bands(bands: usize, frequencies: usize, rate: usize) -> Vec<(usize, Vec<f
     let step = (rate / 2) as f64 / (frequencies - 1).max(1) as f64;
     let triangle = |band: usize| {
         let [low, middle, high] = [0, 1, 2].map(|of| corner(band + of));
-        let share = |at: usize| {
+        let weight = |at: usize| {
             let frequency = at as f64 * step;
             let (up, down) = ((frequency - low) / (middle - low), (high - frequency) / (high - middle));
             up.min(down).max(0.0) * 2.0 / (high - low)
         };
-        let shares: Vec<f64> = (0..frequencies).map(share).collect();
-        let first = shares.iter().position(|share| *share > 0.0).unwrap_or(0);
-        let last = shares.iter().rposition(|share| *share > 0.0).unwrap_or(0);
-        (first, shares[first..=last].to_vec())
+        let weights: Vec<f64> = (0..frequencies).map(weight).collect();
+        let first = weights.iter().position(|weight| *weight > 0.0).unwrap_or(0);
+        let last = weights.iter().rposition(|weight| *weight > 0.0).unwrap_or(0);
+        (first, weights[first..=last].to_vec())
     };
     (0..bands).map(triangle).collect()
 }

@@ -31,8 +31,8 @@ impl Buckets {
             distance
         } else {
             // In 32 bits and in this order, as published: a boundary must fall on the same side.
-            let share = (distance as f32 / exact as f32).ln() / (self.max_distance as f32 / exact as f32).ln();
-            (exact + (share * (count - exact) as f32) as usize).min(count - 1)
+            let fraction = (distance as f32 / exact as f32).ln() / (self.max_distance as f32 / exact as f32).ln();
+            (exact + (fraction * (count - exact) as f32) as usize).min(count - 1)
         };
         (offset + bucket) as i64
     }

@@ -42,7 +42,7 @@ pub struct Op {
     /// Rank of what is combined.
     #[serde(default)]
     pub svd_rank: Option<usize>,
-    /// Share of elements kept.
+    /// Fraction of elements kept.
     #[serde(default)]
     pub density: Option<f64>,
     /// How a sign is elected.

@@ -188,7 +188,7 @@ impl Prepared {
             && let [owner, borrowers @ ..] = names.as_slice()
         {
             let borrowers: Vec<&str> = borrowers.iter().map(String::as_str).collect();
-            set.share(owner, &borrowers)?;
+            set.tie_parameters(owner, &borrowers)?;
         }
         problems.extend(self.setup(&case, dir, &set, &options.device)?);
         let inputs = self.inputs.of(&case, dir, &options.device)?;

@@ -19,7 +19,7 @@ const FEATURES: [Feature; 7] = [
     }),
     ("prefixes", |model| any(model, |info| info.site.role == Role::KeyValue)),
     ("fused projections", |model| {
-        any(model, |info| !info.site.role.parts().is_empty())
+        any(model, |info| !info.site.role.projections().is_empty())
     }),
     ("experts", |model| {
         any(model, |info| {

@@ -72,7 +72,7 @@ pub(super) fn step_range(series: [&Points; 3]) -> (f64, f64) {
     if high > low { (low, high) } else { (low, low + 1.0) }
 }
 
-/// From below the lowest value to above the highest, and higher still by the share `room` of that; never empty. A
+/// From below the lowest value to above the highest, and higher still by the fraction `room` of that; never empty. A
 /// `floor` that the values respect is not passed, and shown where they come near it.
 pub(super) fn value_range(series: &[&Points], floor: Option<f64>, room: f64) -> (f64, f64) {
     let values = || series.iter().copied().flatten().map(|point| point.1);

@@ -14,8 +14,8 @@ use serde_json::{Map, Value};
 
 use super::error::{DataError, Location};
 use super::fields::{Fields, Labels};
-use super::part::{Part, PartBy};
 use super::record::{Record, Source};
+use super::shard::{Shard, ShardBy};
 use super::{json, media, table};
 
 /// Bytes that a compressed file may become.
@@ -147,11 +147,12 @@ impl Records {
         }
     }
 
-    /// Takes a share of the records out, drawn by `seed`, in the order of the file: at least one, and leaves at least one; `None`
+    /// Takes a fraction of the records out, drawn by `seed`, in the order of the file: at least one, and leaves at least one; `None`
     /// where there are too few.
-    pub fn split_off(&mut self, share: f64, seed: u64) -> Option<Self> {
+    pub fn split_off(&mut self, fraction: f64, seed: u64) -> Option<Self> {
         let count = self.records.len();
-        let taken = ((count as f64 * share).round() as usize).clamp(1, count.checked_sub(1).filter(|left| *left > 0)?);
+        let taken =
+            ((count as f64 * fraction).round() as usize).clamp(1, count.checked_sub(1).filter(|left| *left > 0)?);
         let mut order: Vec<usize> = (0..count).collect();
         order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
         let chosen: HashSet<usize> = order.into_iter().take(taken).collect();
@@ -159,7 +160,7 @@ impl Records {
             .into_iter()
             .enumerate()
             .partition(|(index, _)| chosen.contains(index));
-        let records = |part: Vec<(usize, Record)>| part.into_iter().map(|(_, record)| record).collect();
+        let records = |indexed: Vec<(usize, Record)>| indexed.into_iter().map(|(_, record)| record).collect();
         self.records = records(left);
         Some(Self {
             records: records(out),
@@ -167,16 +168,16 @@ impl Records {
         })
     }
 
-    /// One of several disjoint parts of one size, give or take a record, in the order of the file. A part of fewer records than
-    /// parts is all of them. The length of a record is that of its fields without `label`, in characters.
+    /// One of several disjoint shards of one size, give or take a record, in the order of the file. A shard of fewer records than
+    /// shards is all of them. The length of a record is that of its fields without `label`, in characters.
     #[must_use]
-    pub fn part(mut self, part: Part, label: &str) -> Self {
+    pub fn shard(mut self, shard: Shard, label: &str) -> Self {
         let mut order: Vec<usize> = (0..self.records.len()).collect();
-        if part.by == PartBy::Length {
+        if shard.by == ShardBy::Length {
             order.sort_by_key(|index| self.records[*index].length(label));
         }
-        let bound = |index: usize| order.len() * index / part.of;
-        let mut mine = order[bound(part.index)..bound(part.index + 1)].to_vec();
+        let bound = |index: usize| order.len() * index / shard.of;
+        let mut mine = order[bound(shard.index)..bound(shard.index + 1)].to_vec();
         if mine.is_empty() {
             return self;
         }

@@ -163,9 +163,9 @@ fn labels_are_those_of_the_data_and_a_share_is_taken_out() {
     let lines = (0..20).map(|n| format!("{{\"text\":\"{n}\"}}\n")).collect::<String>();
     let file = file("a.jsonl", lines);
     let whole = Records::read(&file.path, &Fields::default()).unwrap();
-    let split = |share, seed| {
+    let split = |fraction, seed| {
         let mut left = whole.clone();
-        let out = left.split_off(share, seed).unwrap();
+        let out = left.split_off(fraction, seed).unwrap();
         (left, out)
     };
     let (left, out) = split(0.2, 1);

@@ -1,4 +1,4 @@
-//! Recipes that train several adapters on parts of the data and fuse them.
+//! Recipes that train several adapters on shards of the data and fuse them.
 
 use std::path::PathBuf;
 
@@ -6,19 +6,19 @@ use adapters_fusion::FusionConfig;
 use serde::{Deserialize, Serialize};
 
 use super::{AdapterSection, Recipe, value};
-use crate::data::{Part, PartBy};
+use crate::data::{Shard, ShardBy};
 use crate::error::TrainError;
 
-/// `[fusion]`: the adapter is trained once on each of so many disjoint parts of the data, and then a fusion of them on all
+/// `[fusion]`: the adapter is trained once on each of so many disjoint shards of the data, and then a fusion of them on all
 /// of it, with a head of its own. *AdapterFusion*, Pfeiffer et al., 2021, <https://arxiv.org/abs/2005.00247>.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FusionSection {
-    /// Names of the adapters, one for each part.
-    pub parts: Vec<String>,
+    /// Names of the adapters, one for each shard.
+    pub adapters: Vec<String>,
     /// How the data is cut.
     #[serde(default)]
-    pub by: PartBy,
+    pub by: ShardBy,
     /// `dynamic` or `static`.
     #[serde(default = "default_config")]
     pub config: String,
@@ -34,18 +34,18 @@ fn default_config() -> String {
 impl FusionSection {
     pub(super) fn check(&self, adapter: &AdapterSection) -> Result<(), TrainError> {
         FusionConfig::named(&self.config)?;
-        if self.parts.len() < 2 {
-            return Err(value("fusion.parts", "at least two names", self.parts.len()));
+        if self.adapters.len() < 2 {
+            return Err(value("fusion.adapters", "at least two names", self.adapters.len()));
         }
-        for (index, name) in self.parts.iter().enumerate() {
+        for (index, name) in self.adapters.iter().enumerate() {
             let fits = |c: char| c.is_alphanumeric() || "_-".contains(c);
             // They name folders of the run, and the fusion is named after them.
             if name.is_empty() || !name.chars().all(fits) || FUSION == name {
                 let expected = "letters, digits, `_` and `-`, and not `fusion`";
-                return Err(value("fusion.parts", expected, format!("`{name}`")));
+                return Err(value("fusion.adapters", expected, format!("`{name}`")));
             }
-            if self.parts[..index].contains(name) {
-                return Err(value("fusion.parts", "names that differ", format!("`{name}` twice")));
+            if self.adapters[..index].contains(name) {
+                return Err(value("fusion.adapters", "names that differ", format!("`{name}` twice")));
             }
         }
         if let Some(rate) = self.learning_rate.filter(|rate| !(*rate > 0.0 && rate.is_finite())) {
@@ -66,14 +66,14 @@ impl FusionSection {
 pub(crate) const FUSION: &str = "fusion";
 
 impl Recipe {
-    /// The recipe of the adapter of one part.
-    pub(crate) fn of_part(&self, fusion: &FusionSection, index: usize) -> Self {
+    /// The recipe of the adapter of one shard.
+    pub(crate) fn of_shard(&self, fusion: &FusionSection, index: usize) -> Self {
         let mut recipe = self.clone();
         recipe.fusion = None;
-        recipe.adapter.name = fusion.parts[index].clone();
-        recipe.data.part = Some(Part {
+        recipe.adapter.name = fusion.adapters[index].clone();
+        recipe.data.shard = Some(Shard {
             index,
-            of: fusion.parts.len(),
+            of: fusion.adapters.len(),
             by: fusion.by,
         });
         recipe
@@ -84,7 +84,7 @@ impl Recipe {
         let mut recipe = self.clone();
         recipe.fusion = None;
         recipe.adapter = AdapterSection {
-            name: fusion.parts.join(","),
+            name: fusion.adapters.join(","),
             fuse: folders,
             fusion: Some(fusion.config.clone()),
             stack_on: self.adapter.stack_on.clone(),

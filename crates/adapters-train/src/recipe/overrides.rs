@@ -35,10 +35,10 @@ pub(super) fn set(table: &mut Table, given: &str) -> Result<(), TrainError> {
     let (section, field) = key.split_once('.').ok_or_else(malformed)?;
     let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
     let mut section = section.as_table_mut().ok_or_else(malformed)?;
-    let mut parts: Vec<&str> = field.split('.').collect();
-    let last = parts.pop().filter(|last| !last.is_empty()).ok_or_else(malformed)?;
-    for part in parts {
-        let inner = section.entry(part).or_insert_with(|| Value::Table(Table::new()));
+    let mut names: Vec<&str> = field.split('.').collect();
+    let last = names.pop().filter(|last| !last.is_empty()).ok_or_else(malformed)?;
+    for name in names {
+        let inner = section.entry(name).or_insert_with(|| Value::Table(Table::new()));
         section = inner.as_table_mut().ok_or_else(malformed)?;
     }
     // One way to name the method: the override replaces the other.

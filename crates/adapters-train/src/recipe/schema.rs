@@ -60,7 +60,7 @@ mod tests {
             "model",
             "data",
             "data.fields",
-            "data.part",
+            "data.shard",
             "fusion",
             "head",
             "train",

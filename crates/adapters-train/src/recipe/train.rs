@@ -47,9 +47,9 @@ pub struct TrainSection {
     pub weight_decay: f64,
     /// How the learning rate changes after it has risen.
     pub schedule: Schedule,
-    /// Share of the steps in which the learning rate rises.
+    /// Fraction of the steps in which the learning rate rises.
     pub warmup: f64,
-    /// Share of the steps, the last ones, in which the learning rate of `wsd` falls; a fifth without it.
+    /// Fraction of the steps, the last ones, in which the learning rate of `wsd` falls; a fifth without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decay: Option<f64>,
     /// Largest norm of the whole gradient; without it gradients are not clipped.
@@ -182,13 +182,13 @@ impl TrainSection {
         if let Some((field, found)) = positive.into_iter().find(|(_, v)| !(*v > 0.0 && v.is_finite())) {
             return Err(value(field, "a positive number", found));
         }
-        let shares = [
+        let fractions = [
             ("train.base_dropout", self.base_dropout.unwrap_or(0.0)),
             ("train.momentum", self.momentum.unwrap_or(0.0)),
             ("train.warmup", self.warmup),
             ("train.decay", self.decay.unwrap_or(0.0)),
         ];
-        if let Some((field, found)) = shares.into_iter().find(|(_, v)| !(0.0..1.0).contains(v)) {
+        if let Some((field, found)) = fractions.into_iter().find(|(_, v)| !(0.0..1.0).contains(v)) {
             return Err(value(field, "at least 0 and below 1", found));
         }
         if !(self.weight_decay >= 0.0 && self.weight_decay.is_finite()) {

@@ -16,7 +16,7 @@ use crate::inputs::{Batch, text_input};
 use crate::metrics::Figures;
 use crate::task_model::TaskModel;
 
-/// Cross entropy of the tokens of completions, by the model's own head; the metric is the share of them that is predicted
+/// Cross entropy of the tokens of completions, by the model's own head; the metric is the fraction of them that is predicted
 /// right.
 #[derive(Debug)]
 pub(super) struct CausalLmTask {

@@ -19,7 +19,7 @@ pub struct TaskOptions {
     pub pooling: Option<Pooling>,
     /// Dropout before the head, in training.
     pub head_dropout: f64,
-    /// Share of the tokens that are hidden, where tokens are.
+    /// Fraction of the tokens that are hidden, where tokens are.
     pub mask_probability: f64,
     /// How much each class weighs in the loss; alike without it.
     pub class_weights: Option<Vec<f32>>,

@@ -17,7 +17,7 @@ use crate::inputs::{Batch, text_input};
 use crate::metrics::Figures;
 use crate::task_model::TaskModel;
 
-/// Cross entropy of the hidden tokens; the metric is the share of them that is predicted right.
+/// Cross entropy of the hidden tokens; the metric is the fraction of them that is predicted right.
 #[derive(Debug)]
 pub(super) struct MaskedLm {
     masking: Masking,

@@ -8,7 +8,7 @@ use crate::error::TrainError;
 
 /// How tokens are hidden: BERT's way.
 ///
-/// Of the tokens that are not special, the share `probability` is to be predicted; 80 % of those become the mask token,
+/// Of the tokens that are not special, the fraction `probability` is to be predicted; 80 % of those become the mask token,
 /// 10 % a random one, 10 % stay. *BERT*, Devlin et al., 2018, <https://arxiv.org/abs/1810.04805>.
 #[derive(Clone, Debug)]
 pub(crate) struct Masking {
@@ -51,17 +51,17 @@ impl Masking {
     pub fn hide(&self, given: &[(usize, &Encoded)], seed: u64) -> Masked {
         let mut rows: Vec<Encoded> = given.iter().map(|(_, row)| (*row).clone()).collect();
         let (mut positions, mut tokens) = (Vec::new(), Vec::new());
-        let share = |x: u32| f64::from(x) / (f64::from(u32::MAX) + 1.0);
+        let fraction = |x: u32| f64::from(x) / (f64::from(u32::MAX) + 1.0);
         for (at, (row, (index, _))) in rows.iter_mut().zip(given).enumerate() {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             rng.set_stream(*index as u64);
             for (t, id) in row.ids.iter_mut().enumerate() {
-                if self.special.contains(id) || share(rng.next_u32()) >= self.probability {
+                if self.special.contains(id) || fraction(rng.next_u32()) >= self.probability {
                     continue;
                 }
                 positions.push((at, t));
                 tokens.push(i64::from(*id));
-                match share(rng.next_u32()) {
+                match fraction(rng.next_u32()) {
                     x if x < 0.8 => *id = self.mask_id,
                     x if x < 0.9 => *id = rng.next_u32() % self.vocab,
                     _ => {}
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hidden_tokens_are_never_special_repeat_with_the_seed_and_keep_their_share() {
+    fn hidden_tokens_are_never_special_repeat_with_the_seed_and_keep_their_fraction() {
         let masking = Masking {
             probability: 0.15,
             mask_id: 103,
@@ -104,8 +104,8 @@ mod tests {
         assert_ne!(once.positions, other.positions);
         assert!(once.tokens.iter().all(|id| (200..300).contains(id)));
         let words: usize = rows.iter().map(|row| row.ids.len() - 2).sum();
-        let share = once.tokens.len() as f64 / words as f64;
-        assert!((share - 0.15).abs() < 0.02, "{share}");
+        let fraction = once.tokens.len() as f64 / words as f64;
+        assert!((fraction - 0.15).abs() < 0.02, "{fraction}");
         let masks = once.rows.iter().flat_map(|r| &r.ids).filter(|id| **id == 103).count();
         let masked = masks as f64 / once.tokens.len() as f64;
         assert!((masked - 0.8).abs() < 0.05, "{masked}");

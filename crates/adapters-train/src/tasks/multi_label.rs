@@ -13,7 +13,7 @@ use crate::evaluate::{Outputs, f1, fraction};
 use crate::inputs::Batch;
 use crate::metrics::Figures;
 
-/// Binary cross entropy of each label; the metric is the share of right decisions about labels, each counted alone.
+/// Binary cross entropy of each label; the metric is the fraction of right decisions about labels, each counted alone.
 #[derive(Debug)]
 pub(super) struct MultiLabel {
     labels: Labels,

@@ -13,7 +13,7 @@ use crate::evaluate::Outputs;
 use crate::inputs::Batch;
 use crate::metrics::{Figures, pearson, spearman};
 
-/// Squared error; the metric is the share of the numbers' variance that is explained, zero where there is none.
+/// Squared error; the metric is the fraction of the numbers' variance that is explained, zero where there is none.
 #[derive(Debug)]
 pub(super) struct Regression {
     head: HeadConfig,

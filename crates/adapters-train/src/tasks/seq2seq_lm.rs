@@ -17,7 +17,7 @@ use crate::inputs::Batch;
 use crate::metrics::Figures;
 use crate::task_model::TaskModel;
 
-/// Cross entropy of the tokens of completions, by the model's own head; the metric is the share of them that is predicted
+/// Cross entropy of the tokens of completions, by the model's own head; the metric is the fraction of them that is predicted
 /// right.
 #[derive(Debug)]
 pub(super) struct Seq2SeqLm;

@@ -57,7 +57,7 @@ pub(super) fn loss(
     Ok(scores.cross_entropy(tokens).mean())
 }
 
-/// Mean loss over all target tokens, its exponential, and the share of the tokens that is predicted right.
+/// Mean loss over all target tokens, its exponential, and the fraction of the tokens that is predicted right.
 pub(super) fn evaluate<T: Task>(
     task: &T,
     model: &TaskModel,

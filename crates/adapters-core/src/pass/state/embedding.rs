@@ -45,7 +45,7 @@ by_fields!(EmbeddingState {
     inserted: whole,
 });
 
-/// What enters a model as a whole has no parts along the sequence.
+/// What enters a model as a whole has no chunks along the sequence.
 impl Positions for EmbeddingState {}
 
 impl HookState for EmbeddingState {
@@ -114,14 +114,14 @@ impl EmbeddingState {
         let [batch, seq, _] = self.hidden.dims();
         let [_, count, _] = vectors.dims();
         if self.past == 0 {
-            let mut parts = vec![vectors];
+            let mut chunks = vec![vectors];
             if at > 0 {
-                parts.insert(0, self.hidden.clone().slice_dim(1, 0..at));
+                chunks.insert(0, self.hidden.clone().slice_dim(1, 0..at));
             }
             if at < seq {
-                parts.push(self.hidden.slice_dim(1, at..seq));
+                chunks.push(self.hidden.slice_dim(1, at..seq));
             }
-            self.hidden = Tensor::cat(parts, 1);
+            self.hidden = Tensor::cat(chunks, 1);
         }
         self.padding = self.padding.map(|padding| {
             let real = Tensor::<2, Bool>::full([batch, count], false, &padding.device());

@@ -17,8 +17,8 @@ pub(super) mod tensor {
         rows::take(field, rows)
     }
 
-    pub(crate) fn join_rows<const D: usize, K: Basic>(parts: Vec<(usize, Tensor<D, K>)>) -> Tensor<D, K> {
-        rows::cat(parts.into_iter().map(|(_, part)| part).collect())
+    pub(crate) fn join_rows<const D: usize, K: Basic>(chunks: Vec<(usize, Tensor<D, K>)>) -> Tensor<D, K> {
+        rows::cat(chunks.into_iter().map(|(_, chunk)| chunk).collect())
     }
 
     pub(crate) fn take_positions<const D: usize, K: Basic>(
@@ -29,12 +29,12 @@ pub(super) mod tensor {
         field.clone().slice_dim(1, range)
     }
 
-    pub(crate) fn join_positions<const D: usize, K: Basic>(parts: Vec<(usize, Tensor<D, K>)>) -> Tensor<D, K> {
-        Tensor::cat(parts.into_iter().map(|(_, part)| part).collect(), 1)
+    pub(crate) fn join_positions<const D: usize, K: Basic>(chunks: Vec<(usize, Tensor<D, K>)>) -> Tensor<D, K> {
+        Tensor::cat(chunks.into_iter().map(|(_, chunk)| chunk).collect(), 1)
     }
 }
 
-/// A tensor that may be absent, in all parts alike.
+/// A tensor that may be absent, in all chunks alike.
 pub(super) mod optional {
     use super::*;
 
@@ -46,9 +46,9 @@ pub(super) mod optional {
     }
 
     pub(crate) fn join_rows<const D: usize, K: Basic>(
-        parts: Vec<(usize, Option<Tensor<D, K>>)>,
+        chunks: Vec<(usize, Option<Tensor<D, K>>)>,
     ) -> Option<Tensor<D, K>> {
-        all(parts).map(tensor::join_rows)
+        all(chunks).map(tensor::join_rows)
     }
 
     pub(crate) fn take_positions<const D: usize, K: Basic>(
@@ -62,17 +62,17 @@ pub(super) mod optional {
     }
 
     pub(crate) fn join_positions<const D: usize, K: Basic>(
-        parts: Vec<(usize, Option<Tensor<D, K>>)>,
+        chunks: Vec<(usize, Option<Tensor<D, K>>)>,
     ) -> Option<Tensor<D, K>> {
-        all(parts).map(tensor::join_positions)
+        all(chunks).map(tensor::join_positions)
     }
 
-    fn all<T>(parts: Vec<(usize, Option<T>)>) -> Option<Vec<(usize, T)>> {
-        parts.into_iter().map(|(size, part)| Some((size, part?))).collect()
+    fn all<T>(chunks: Vec<(usize, Option<T>)>) -> Option<Vec<(usize, T)>> {
+        chunks.into_iter().map(|(size, chunk)| Some((size, chunk?))).collect()
     }
 }
 
-/// The sum of the updates so far: one that is absent counts as zero where another part has one, and one that holds for all
+/// The sum of the updates so far: one that is absent counts as zero where another chunk has one, and one that holds for all
 /// positions, as a factor does, has one position.
 pub(super) mod delta {
     use super::*;
@@ -82,8 +82,8 @@ pub(super) mod delta {
         optional::take_rows(field, rows)
     }
 
-    pub(crate) fn join_rows(parts: Vec<(usize, Option<Tensor<3>>)>) -> Option<Tensor<3>> {
-        rows::join_deltas(parts)
+    pub(crate) fn join_rows(chunks: Vec<(usize, Option<Tensor<3>>)>) -> Option<Tensor<3>> {
+        rows::join_deltas(chunks)
     }
 
     pub(crate) fn take_positions(
@@ -94,12 +94,12 @@ pub(super) mod delta {
         field.as_ref().map(|delta| positions::cut(delta, range, positions))
     }
 
-    pub(crate) fn join_positions(parts: Vec<(usize, Option<Tensor<3>>)>) -> Option<Tensor<3>> {
-        positions::join(parts)
+    pub(crate) fn join_positions(chunks: Vec<(usize, Option<Tensor<3>>)>) -> Option<Tensor<3>> {
+        positions::join(chunks)
     }
 }
 
-/// What belongs to no row and no position: the same in all parts.
+/// What belongs to no row and no position: the same in all chunks.
 pub(super) mod whole {
     use super::*;
 
@@ -107,17 +107,17 @@ pub(super) mod whole {
         field.clone()
     }
 
-    pub(crate) fn join_rows<T>(mut parts: Vec<(usize, T)>) -> T {
-        // A join has at least one part.
-        parts.swap_remove(0).1
+    pub(crate) fn join_rows<T>(mut chunks: Vec<(usize, T)>) -> T {
+        // A join has at least one chunk.
+        chunks.swap_remove(0).1
     }
 
     pub(crate) fn take_positions<T: Clone>(field: &T, _range: Range<usize>, _positions: usize) -> T {
         field.clone()
     }
 
-    pub(crate) fn join_positions<T>(parts: Vec<(usize, T)>) -> T {
-        join_rows(parts)
+    pub(crate) fn join_positions<T>(chunks: Vec<(usize, T)>) -> T {
+        join_rows(chunks)
     }
 }
 
@@ -130,10 +130,10 @@ macro_rules! by_fields {
                 Self { $($field: $crate::pass::state::fields::$kind::take_rows(&self.$field, rows),)* }
             }
 
-            fn join_rows(parts: Vec<Self>) -> Self {
+            fn join_rows(chunks: Vec<Self>) -> Self {
                 Self {
                     $($field: $crate::pass::state::fields::$kind::join_rows(
-                        parts.iter().map(|part| (part.rows(), part.$field.clone())).collect()
+                        chunks.iter().map(|chunk| (chunk.rows(), chunk.$field.clone())).collect()
                     ),)*
                 }
             }
@@ -154,10 +154,10 @@ macro_rules! by_fields {
                 })
             }
 
-            fn join_positions(parts: Vec<Self>) -> Option<Self> {
+            fn join_positions(chunks: Vec<Self>) -> Option<Self> {
                 Some(Self {
                     $($field: $crate::pass::state::fields::$kind::join_positions(
-                        parts.iter().map(|part| (part.$seq.dims()[1], part.$field.clone())).collect()
+                        chunks.iter().map(|chunk| (chunk.$seq.dims()[1], chunk.$field.clone())).collect()
                     ),)*
                 })
             }

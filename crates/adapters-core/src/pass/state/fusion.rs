@@ -60,16 +60,19 @@ impl Rows for FusionState {
         }
     }
 
-    fn join_rows(parts: Vec<Self>) -> Self {
-        let join = |of: &dyn Fn(&Self) -> Tensor<3>| Tensor::join_rows(parts.iter().map(of).collect());
-        let fused = parts.iter().map(|part| part.fused.clone()).collect::<Option<Vec<_>>>();
+    fn join_rows(chunks: Vec<Self>) -> Self {
+        let join = |of: &dyn Fn(&Self) -> Tensor<3>| Tensor::join_rows(chunks.iter().map(of).collect());
+        let fused = chunks
+            .iter()
+            .map(|chunk| chunk.fused.clone())
+            .collect::<Option<Vec<_>>>();
         Self {
-            before: join(&|part| part.before.clone()),
-            opened: join(&|part| part.opened.clone()),
-            query: parts[0].query,
-            residual: join(&|part| part.residual.clone()),
-            additions: (0..parts[0].additions.len())
-                .map(|index| join(&|part| part.additions[index].clone()))
+            before: join(&|chunk| chunk.before.clone()),
+            opened: join(&|chunk| chunk.opened.clone()),
+            query: chunks[0].query,
+            residual: join(&|chunk| chunk.residual.clone()),
+            additions: (0..chunks[0].additions.len())
+                .map(|index| join(&|chunk| chunk.additions[index].clone()))
                 .collect(),
             fused: fused.map(Tensor::join_rows),
         }

@@ -115,9 +115,9 @@ impl HookState for HiddenState {
         self.hidden.dims()[0]
     }
 
-    fn weighted_sum(parts: Vec<(Self, f64)>) -> Option<Self> {
-        let first = parts[0].0.clone();
-        let hidden = weighted(parts.into_iter().map(|(state, weight)| (state.hidden, weight)))?;
+    fn weighted_sum(states: Vec<(Self, f64)>) -> Option<Self> {
+        let first = states[0].0.clone();
+        let hidden = weighted(states.into_iter().map(|(state, weight)| (state.hidden, weight)))?;
         Some(Self { hidden, ..first })
     }
 

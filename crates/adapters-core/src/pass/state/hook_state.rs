@@ -35,7 +35,7 @@ pub trait HookState: Rows + Positions + Clone + Debug + Send + 'static {
     }
 
     /// `sum_i w_i x_i` of what adapters transform, over the states after several adapters; `None` at a kind of site where
-    /// an average has no meaning. `parts` is never empty.
+    /// an average has no meaning. `states` is never empty.
     fn weighted_sum(_parts: Vec<(Self, f64)>) -> Option<Self> {
         None
     }
@@ -46,15 +46,15 @@ pub trait HookState: Rows + Positions + Clone + Debug + Send + 'static {
         self
     }
 
-    /// The batch again, after parts of its rows were changed: row `i` is row `order[i]` of the parts joined. What adapters
+    /// The batch again, after chunks of its rows were changed: row `i` is row `order[i]` of the chunks joined. What adapters
     /// leave alone is taken from this state, where it is in one piece.
-    fn with_rows(&self, parts: Vec<Self>, order: &[usize]) -> Self {
-        Self::join_rows(parts).take_rows(order)
+    fn with_rows(&self, chunks: Vec<Self>, order: &[usize]) -> Self {
+        Self::join_rows(chunks).take_rows(order)
     }
 
-    /// The batch again, after parts along the sequence were changed; `None` where positions belong together.
-    fn with_positions(&self, parts: Vec<Self>) -> Option<Self> {
-        Self::join_positions(parts)
+    /// The batch again, after chunks along the sequence were changed; `None` where positions belong together.
+    fn with_positions(&self, chunks: Vec<Self>) -> Option<Self> {
+        Self::join_positions(chunks)
     }
 
     /// What a fusion of adapters at such a site reads and replaces; nothing at most kinds of site.

@@ -217,14 +217,14 @@ fn lengthened(bias: Tensor<4>, front: usize, value: f32) -> Tensor<4> {
 }
 
 /// Biases of batches with as many keys, joined; one that is absent counts as zero next to one that is not.
-fn join_biases(parts: &[KeyValueState]) -> Option<Tensor<4>> {
-    let given = || parts.iter().filter_map(|part| part.bias.as_ref());
+fn join_biases(chunks: &[KeyValueState]) -> Option<Tensor<4>> {
+    let given = || chunks.iter().filter_map(|chunk| chunk.bias.as_ref());
     let largest = |axis: usize| given().map(|bias| bias.dims()[axis]).max();
     let (heads, seq_q) = (largest(1)?, largest(2)?);
-    let same = parts.iter().map(|part| {
-        let [batch, _, keys, _] = part.key.dims();
-        let zeros = || Tensor::zeros([1, 1, 1, keys], (&part.key.device(), part.key.dtype()));
-        let bias = part.bias.clone().unwrap_or_else(zeros);
+    let same = chunks.iter().map(|chunk| {
+        let [batch, _, keys, _] = chunk.key.dims();
+        let zeros = || Tensor::zeros([1, 1, 1, keys], (&chunk.key.device(), chunk.key.dtype()));
+        let bias = chunk.bias.clone().unwrap_or_else(zeros);
         bias.expand([batch, heads, seq_q, keys])
     });
     Some(Tensor::cat(same.collect(), 0))
@@ -252,29 +252,29 @@ impl Rows for KeyValueState {
     }
 
     /// Rows with fewer keys than others are filled in front.
-    fn join_rows(parts: Vec<Self>) -> Self {
-        let longest = parts.iter().map(|part| part.key.dims()[2]).max().unwrap_or_default();
-        let parts: Vec<Self> = parts.into_iter().map(|part| part.filled(longest)).collect();
-        let filled = match parts.iter().all(|part| part.filled.is_empty()) {
+    fn join_rows(chunks: Vec<Self>) -> Self {
+        let longest = chunks.iter().map(|chunk| chunk.key.dims()[2]).max().unwrap_or_default();
+        let chunks: Vec<Self> = chunks.into_iter().map(|chunk| chunk.filled(longest)).collect();
+        let filled = match chunks.iter().all(|chunk| chunk.filled.is_empty()) {
             true => Vec::new(),
-            false => parts.iter().flat_map(Self::filled_by_row).collect(),
+            false => chunks.iter().flat_map(Self::filled_by_row).collect(),
         };
-        let each = |of: fn(&Self) -> Tensor<4>| Tensor::cat(parts.iter().map(of).collect(), 0);
-        let queries = parts
+        let each = |of: fn(&Self) -> Tensor<4>| Tensor::cat(chunks.iter().map(of).collect(), 0);
+        let queries = chunks
             .iter()
-            .map(|part| part.query.as_ref().map(|(query, _)| query.clone()));
+            .map(|chunk| chunk.query.as_ref().map(|(query, _)| query.clone()));
         let queries = queries.collect::<Option<Vec<_>>>();
-        let scale = parts[0].query.as_ref().map(|(_, scale)| *scale);
+        let scale = chunks[0].query.as_ref().map(|(_, scale)| *scale);
         Self {
-            key: each(|part| part.key.clone()),
-            value: each(|part| part.value.clone()),
-            bias: join_biases(&parts),
-            input: Tensor::cat(parts.iter().map(|part| part.input.clone()).collect(), 0),
-            filler: parts[0].filler,
-            window: parts[0].window,
+            key: each(|chunk| chunk.key.clone()),
+            value: each(|chunk| chunk.value.clone()),
+            bias: join_biases(&chunks),
+            input: Tensor::cat(chunks.iter().map(|chunk| chunk.input.clone()).collect(), 0),
+            filler: chunks[0].filler,
+            window: chunks[0].window,
             filled,
             query: queries.map(|queries| Tensor::cat(queries, 0)).zip(scale),
-            added: join_deltas(parts.iter().map(|part| (part.rows(), part.added.clone())).collect()),
+            added: join_deltas(chunks.iter().map(|chunk| (chunk.rows(), chunk.added.clone())).collect()),
         }
     }
 }

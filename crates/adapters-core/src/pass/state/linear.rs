@@ -53,25 +53,25 @@ impl HookState for LinearState {
         matches!(effect, Effect::Adds(_))
     }
 
-    fn weighted_sum(parts: Vec<(Self, f64)>) -> Option<Self> {
-        let first = parts[0].0.clone();
+    fn weighted_sum(states: Vec<(Self, f64)>) -> Option<Self> {
+        let first = states[0].0.clone();
         Some(Self {
-            delta: weighted_deltas(parts.into_iter().map(|(state, weight)| (state.delta, weight))),
+            delta: weighted_deltas(states.into_iter().map(|(state, weight)| (state.delta, weight))),
             ..first
         })
     }
 
     /// Only the sums of the updates are joined: the adapters have left input and layer alone.
-    fn with_rows(&self, parts: Vec<Self>, order: &[usize]) -> Self {
-        let deltas = parts.into_iter().map(|part| (part.rows(), part.delta)).collect();
+    fn with_rows(&self, chunks: Vec<Self>, order: &[usize]) -> Self {
+        let deltas = chunks.into_iter().map(|chunk| (chunk.rows(), chunk.delta)).collect();
         Self {
             delta: join_deltas(deltas).map(|delta| take(&delta, order)),
             ..self.clone()
         }
     }
 
-    fn with_positions(&self, parts: Vec<Self>) -> Option<Self> {
-        let deltas = parts.into_iter().map(|part| (part.input.dims()[1], part.delta));
+    fn with_positions(&self, chunks: Vec<Self>) -> Option<Self> {
+        let deltas = chunks.into_iter().map(|chunk| (chunk.input.dims()[1], chunk.delta));
         Some(Self {
             delta: positions::join(deltas.collect()),
             ..self.clone()

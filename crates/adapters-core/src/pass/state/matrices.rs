@@ -19,8 +19,8 @@ impl Rows for MatricesState {
         self.clone()
     }
 
-    fn join_rows(mut parts: Vec<Self>) -> Self {
-        parts.swap_remove(0)
+    fn join_rows(mut chunks: Vec<Self>) -> Self {
+        chunks.swap_remove(0)
     }
 }
 

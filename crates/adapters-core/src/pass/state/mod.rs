@@ -3,6 +3,7 @@
 //! [`hook_state`] is what all states have in common; there is a file for each kind of site, and [`rows`], [`positions`] and
 //! [`fields`] cut and join.
 
+mod convolution;
 mod effect;
 mod embedding;
 mod fields;
@@ -18,6 +19,7 @@ mod positions;
 mod rows;
 mod table;
 
+pub use convolution::ConvolutionState;
 pub use effect::{Effect, Source};
 pub use embedding::{EmbeddingState, Inserted};
 pub use fusion::{FusionQuery, FusionState};

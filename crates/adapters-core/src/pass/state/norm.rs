@@ -22,8 +22,8 @@ impl Rows for NormState {
         self.clone()
     }
 
-    fn join_rows(mut parts: Vec<Self>) -> Self {
-        parts.swap_remove(0)
+    fn join_rows(mut chunks: Vec<Self>) -> Self {
+        chunks.swap_remove(0)
     }
 }
 

@@ -1,7 +1,7 @@
 //! How the state of a hook is cut and joined along the sequence: axis 1 of its tensors.
 //!
 //! Only states whose positions can be told apart implement the methods. The keys and values of an attention are seen from
-//! every position, and what enters a model as a whole has no part of its own, so that a `Split` has no meaning there.
+//! every position, and what enters a model as a whole has no range of its own, so that a `Split` has no meaning there.
 
 use std::ops::Range;
 
@@ -19,7 +19,7 @@ pub trait Positions: Sized {
         None
     }
 
-    /// Parts of a sequence in order; `None` where positions belong together. `parts` is never empty.
+    /// Parts of a sequence in order; `None` where positions belong together. `chunks` is never empty.
     fn join_positions(_parts: Vec<Self>) -> Option<Self> {
         None
     }
@@ -34,8 +34,8 @@ impl Positions for Tensor<3> {
         Some(self.clone().slice_dim(1, range))
     }
 
-    fn join_positions(parts: Vec<Self>) -> Option<Self> {
-        Some(Tensor::cat(parts, 1))
+    fn join_positions(chunks: Vec<Self>) -> Option<Self> {
+        Some(Tensor::cat(chunks, 1))
     }
 }
 
@@ -56,7 +56,7 @@ pub(super) fn spread(delta: Tensor<3>, positions: usize) -> Tensor<3> {
     }
 }
 
-/// Deltas of parts with these numbers of positions; one that is absent counts as zero next to one that is not.
+/// Deltas of chunks with these numbers of positions; one that is absent counts as zero next to one that is not.
 pub(super) fn join(deltas: Vec<(usize, Option<Tensor<3>>)>) -> Option<Tensor<3>> {
     let first = deltas.iter().find_map(|(_, delta)| delta.as_ref())?;
     let ([rows, _, d], device) = (first.dims(), first.device());

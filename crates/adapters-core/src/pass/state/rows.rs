@@ -9,8 +9,8 @@ use super::positions::spread;
 pub trait Rows: Sized {
     /// The rows of these indices, in this order.
     fn take_rows(&self, rows: &[usize]) -> Self;
-    /// Batches joined in order. `parts` is never empty.
-    fn join_rows(parts: Vec<Self>) -> Self;
+    /// Batches joined in order. `chunks` is never empty.
+    fn join_rows(chunks: Vec<Self>) -> Self;
 }
 
 /// The rows of these indices: a slice where they follow each other.
@@ -46,8 +46,8 @@ impl Rows for Tensor<3> {
         take(self, rows)
     }
 
-    fn join_rows(parts: Vec<Self>) -> Self {
-        cat(parts)
+    fn join_rows(chunks: Vec<Self>) -> Self {
+        cat(chunks)
     }
 }
 
@@ -66,8 +66,8 @@ pub(super) fn join_deltas(deltas: Vec<(usize, Option<Tensor<3>>)>) -> Option<Ten
 }
 
 /// `sum_i w_i x_i`.
-pub(super) fn weighted<const D: usize>(parts: impl IntoIterator<Item = (Tensor<D>, f64)>) -> Option<Tensor<D>> {
-    parts.into_iter().map(|(x, weight)| x * weight).reduce(|sum, x| sum + x)
+pub(super) fn weighted<const D: usize>(terms: impl IntoIterator<Item = (Tensor<D>, f64)>) -> Option<Tensor<D>> {
+    terms.into_iter().map(|(x, weight)| x * weight).reduce(|sum, x| sum + x)
 }
 
 /// `sum_i w_i d_i` of the deltas that are there.

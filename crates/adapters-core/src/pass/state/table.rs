@@ -33,10 +33,10 @@ impl HookState for TableState {
         self.ids.dims()[0]
     }
 
-    fn weighted_sum(parts: Vec<(Self, f64)>) -> Option<Self> {
-        let first = parts[0].0.clone();
+    fn weighted_sum(states: Vec<(Self, f64)>) -> Option<Self> {
+        let first = states[0].0.clone();
         Some(Self {
-            delta: weighted_deltas(parts.into_iter().map(|(state, weight)| (state.delta, weight))),
+            delta: weighted_deltas(states.into_iter().map(|(state, weight)| (state.delta, weight))),
             ..first
         })
     }

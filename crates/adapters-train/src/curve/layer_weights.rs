@@ -1,4 +1,4 @@
-//! The picture of shares by layer: one line for each of several names.
+//! The picture of weights by layer: one line for each of several names.
 
 use std::path::Path;
 
@@ -11,12 +11,12 @@ use super::pen::{Drawn, Pen, Traits};
 use super::picture::{CurveError, Picture, WIDTH, draw_both, heading};
 use super::series;
 
-/// Shares, 0 to 1, of several names in each layer from the first on. Values that are not finite are left out.
+/// Weights, 0 to 1, of several names in each layer from the first on. Values that are not finite are left out.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Shares {
+pub struct LayerWeights {
     /// The line above the panel.
     pub title: String,
-    /// A name and its share in each layer.
+    /// A name and its weight in each layer.
     pub lines: Vec<(String, Vec<f64>)>,
 }
 
@@ -34,11 +34,11 @@ const COLOURS: [RGBColor; 6] = [
 /// # Errors
 ///
 /// As [`draw`](super::draw).
-pub fn draw_shares(shares: &Shares, svg: &Path, png: &Path) -> Result<(), CurveError> {
-    draw_both(shares, svg, png)
+pub fn draw_layer_weights(weights: &LayerWeights, svg: &Path, png: &Path) -> Result<(), CurveError> {
+    draw_both(weights, svg, png)
 }
 
-impl Picture for Shares {
+impl Picture for LayerWeights {
     fn paint<B: DrawingBackend>(&self, backend: B, traits: Traits) -> Drawn<B> {
         let area = backend.into_drawing_area();
         let pen = Pen::new(&area, traits);
@@ -48,16 +48,16 @@ impl Picture for Shares {
         let series: Vec<_> = self
             .lines
             .iter()
-            .map(|(_, shares)| {
-                let points: Vec<_> = shares
+            .map(|(_, weights)| {
+                let points: Vec<_> = weights
                     .iter()
                     .enumerate()
-                    .map(|(layer, share)| (layer as f64, *share))
+                    .map(|(layer, weight)| (layer as f64, *weight))
                     .collect();
                 series::finite(&points)
             })
             .collect();
-        let last = self.lines.iter().map(|(_, shares)| shares.len()).max().unwrap_or(0);
+        let last = self.lines.iter().map(|(_, weights)| weights.len()).max().unwrap_or(0);
         let lines: Vec<Line<'_>> = self
             .lines
             .iter()

@@ -2,23 +2,23 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A part of the training data, `part = { index = 0, of = 3, by = "length" }`.
+/// A shard of the training data, `shard = { index = 0, of = 3, by = "length" }`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Part {
-    /// Which part, from 0.
+pub struct Shard {
+    /// Which shard, from 0.
     pub index: usize,
-    /// Into how many parts the data is cut.
+    /// Into how many shards the data is cut.
     pub of: usize,
     /// How it is cut.
     #[serde(default)]
-    pub by: PartBy,
+    pub by: ShardBy,
 }
 
-/// How data is cut into parts of one size.
+/// How data is cut into shards of one size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum PartBy {
+pub enum ShardBy {
     /// In the order of the file.
     #[default]
     Order,
