@@ -153,5 +153,8 @@ fn a_batch_that_there_is_memory_for_is_found() {
     let (found, outcome) = begin(&[config, "train.batch_size=40", "adapter.name=whole"], true);
     assert_eq!(found, Some(40));
     let error = outcome.unwrap_err();
-    assert!(matches!(error, TrainError::OutOfMemory { bytes } if bytes > 128 << 20), "{error}");
+    assert!(
+        matches!(error, TrainError::OutOfMemory { bytes } if bytes > 128 << 20),
+        "{error}"
+    );
 }

@@ -17,6 +17,7 @@ mod drop_layers;
 mod error;
 mod evaluate;
 mod export;
+mod fitting_batch;
 mod fusion_run;
 mod inputs;
 #[cfg(feature = "learner")]

@@ -23,6 +23,7 @@ use crate::digest::digests;
 use crate::error::TrainError;
 use crate::evaluate::Evaluation;
 use crate::export::save_all;
+use crate::fitting_batch;
 use crate::fusion_run::train_stages;
 use crate::metrics::falls;
 use crate::optimizer::{clip, gradient_values, split};
@@ -247,7 +248,7 @@ fn prepare(
     }
     let batch_size = match batch_size {
         Some(found) => found,
-        None => recipe.train.batch_size.rows(run, &*train, &model)?,
+        None => fitting_batch::rows(run, &*train, &model)?,
     };
     let batches = train.lengths().len().div_ceil(batch_size);
     let steps_per_epoch = batches.div_ceil(recipe.train.accumulate) as u64;
