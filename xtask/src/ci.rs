@@ -8,6 +8,7 @@ mod plan;
 mod tally;
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -33,7 +34,26 @@ pub struct Args {
 struct Outcome {
     name: String,
     time: Duration,
-    ok: bool,
+    verdict: Verdict,
+}
+
+/// How a step ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Ok,
+    Failed,
+    /// The program for it is not there.
+    NotInstalled,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ok => "ok",
+            Self::Failed => "FAILED",
+            Self::NotInstalled => "skipped, not installed",
+        })
+    }
 }
 
 /// Runs the plan, or the groups that `--only` names, and stops at the first failure.
@@ -53,27 +73,48 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     for (index, step) in steps.iter().enumerate() {
         println!("\n[{}/{}] {}", index + 1, steps.len(), describe(step));
         let start = Instant::now();
+        let mut is_there = true;
         let result = match &step.action {
             Action::Tidy => tidy::run(root),
+            Action::Installed { name, arguments } => {
+                is_there = is_installed(name);
+                match is_there {
+                    true => {
+                        let arguments: Vec<String> =
+                            [(*name).to_owned()].into_iter().chain(arguments.clone()).collect();
+                        cargo(root, &arguments, &[], None)
+                    }
+                    false => {
+                        println!(
+                            "`cargo {name}` is not installed, so this is not checked; `cargo install --locked cargo-{name}` installs it"
+                        );
+                        Ok(())
+                    }
+                }
+            }
             Action::Cargo { arguments, environment } => {
                 let counted = (step.group == Group::Test).then(|| tally.get_or_insert_with(Tally::default));
                 cargo(root, arguments, environment, counted)
             }
         };
         let time = start.elapsed();
-        let ok = result.is_ok();
+        let verdict = match (&result, is_there) {
+            (Err(_), _) => Verdict::Failed,
+            (Ok(()), true) => Verdict::Ok,
+            (Ok(()), false) => Verdict::NotInstalled,
+        };
         println!(
             "[{}/{}] {}: {} in {}",
             index + 1,
             steps.len(),
             step.name,
-            verdict(ok),
+            verdict,
             seconds(time)
         );
         outcomes.push(Outcome {
             name: step.name.clone(),
             time,
-            ok,
+            verdict,
         });
         if let Err(error) = result {
             let group = step
@@ -150,9 +191,13 @@ fn echo(output: impl Read, copy: &mut impl Write, tally: &mut Tally) -> Result<(
     }
 }
 
-/// `ok` or `FAILED`.
-fn verdict(ok: bool) -> &'static str {
-    if ok { "ok" } else { "FAILED" }
+/// Whether cargo has a command of this name.
+fn is_installed(name: &str) -> bool {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+    let mut command = Command::new(program);
+    command.args([name, "--version"]).stdin(Stdio::null());
+    let output = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    output.is_ok_and(|status| status.success())
 }
 
 /// A duration in seconds with one decimal.
@@ -174,11 +219,11 @@ fn table(outcomes: &[Outcome], planned: usize) -> String {
             "{:width$}  {:>9}  {}\n",
             outcome.name,
             seconds(outcome.time),
-            verdict(outcome.ok)
+            outcome.verdict
         ));
     }
     let total = outcomes.iter().map(|outcome| outcome.time).sum();
-    let ok = outcomes.iter().filter(|outcome| outcome.ok).count();
+    let ok = outcomes.iter().filter(|outcome| outcome.verdict == Verdict::Ok).count();
     text.push_str(&format!(
         "{:width$}  {:>9}  {ok} of {planned} steps ok\n",
         "total",
@@ -201,17 +246,23 @@ mod tests {
     }
 
     #[test]
+    fn a_command_that_is_not_there_is_told_from_one_that_is() {
+        assert!(is_installed("fmt"));
+        assert!(!is_installed("a-command-of-this-name-there-is-not"));
+    }
+
+    #[test]
     fn the_table_has_a_line_a_step_and_a_total() {
         let outcomes = [
             Outcome {
                 name: "fmt".into(),
                 time: Duration::from_millis(1500),
-                ok: true,
+                verdict: Verdict::Ok,
             },
             Outcome {
                 name: "clippy".into(),
                 time: Duration::from_secs(20),
-                ok: false,
+                verdict: Verdict::Failed,
             },
         ];
         assert_eq!(

@@ -1,4 +1,5 @@
-//! The workspace's own chores: `cargo xtask ci`, `cargo xtask tidy`, `cargo xtask fuzz`, `cargo xtask gpu-check`, `cargo xtask embed`.
+//! The workspace's own chores: `cargo xtask ci`, `cargo xtask tidy`, `cargo xtask fuzz`, `cargo xtask gpu-check`, `cargo xtask book-figures`,
+//! `cargo xtask embed`.
 //!
 //! | Command | Purpose |
 //! |---|---|
@@ -6,11 +7,13 @@
 //! | `tidy` | the shape of the tree: module docs, file sizes, crate dependencies, names |
 //! | `fuzz` | inputs that are nearly right for every reader |
 //! | `gpu-check` | golden cases, training and times on a GPU |
+//! | `book-figures` | the table of methods in the book, measured |
 //! | `embed` | the compact copy of a published checkpoint that lives in this repository |
 
 // A command-line tool speaks on standard output.
 #![allow(clippy::print_stdout)]
 
+mod book_figures;
 mod ci;
 mod embed;
 mod fuzz;
@@ -34,6 +37,8 @@ enum Command {
     Fuzz(fuzz::Args),
     /// Check golden cases, training and generation on a GPU, and time it.
     GpuCheck(gpu_check::Args),
+    /// Measure the methods of the table in the book and write it; about ten minutes in which nothing else should run.
+    BookFigures(book_figures::Args),
     /// Make the compact copy of a published BERT checkpoint that is kept in this repository.
     Embed(embed::Args),
 }
@@ -55,6 +60,7 @@ fn main() -> Result<()> {
         Command::Tidy => tidy::run(&root),
         Command::Fuzz(args) => fuzz::run(&root, &args),
         Command::GpuCheck(args) => gpu_check::run(&root, &args),
+        Command::BookFigures(args) => book_figures::run(&root, &args),
         Command::Embed(args) => embed::run(&root, &args),
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use adapters::lora::Combination;
 use adapters::train::TASKS;
+use adapters_hub::RepoId;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::commands::chat::ChatArgs;
@@ -53,6 +54,15 @@ pub enum Command {
     Eject(EjectArgs),
     /// Convert an adapter between the formats of AdapterHub and PEFT, or to 16-bit floats.
     Convert(ConvertArgs),
+    /// Download a model or an adapter from the Hugging Face Hub.
+    ///
+    /// Only `.safetensors`, `.json` and the files of tokenizers and chat templates are downloaded. Run it again to resume. HF_TOKEN is the
+    /// token for private and gated repositories, HF_ENDPOINT the address of another Hub.
+    Pull(PullArgs),
+    /// Upload an adapter with its model card to the Hugging Face Hub.
+    ///
+    /// HF_TOKEN is the token, which must be allowed to write; HF_ENDPOINT the address of another Hub.
+    Push(PushArgs),
     /// Measure the speed of an adapter: forward, training step, merged forward, attach, save and load.
     Bench(BenchArgs),
     /// Create a folder with a recipe and a little data for a task.
@@ -82,6 +92,9 @@ pub struct TrainArgs {
     /// Folder for the results [default: the recipe's `output.dir`, else runs/NAME].
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub out: Option<PathBuf>,
+    /// Show a dashboard while training: curves, speed and time left. Needs a terminal; elsewhere lines are printed.
+    #[arg(long, help_heading = "Output")]
+    pub tui: bool,
     /// Precision of the base model's weights [default: from the recipe].
     #[arg(long, value_enum, help_heading = "Model")]
     pub precision: Option<PrecisionArg>,
@@ -401,6 +414,51 @@ pub enum SignArg {
     Total,
     /// The sign that most adapters have.
     Frequency,
+}
+
+/// `adapters pull`
+#[derive(Debug, clap::Args)]
+#[command(after_help = examples(&[
+    "adapters pull sentence-transformers/all-MiniLM-L6-v2",
+    "adapters pull owner/adapter --revision refs/pr/1 --out adapters/reviews",
+]))]
+pub struct PullArgs {
+    /// The id of the repository, `owner/name`.
+    pub id: RepoId,
+    /// Branch, tag or commit.
+    #[arg(long, value_name = "NAME", default_value = "main")]
+    pub revision: String,
+    /// Folder for the files [default: models/NAME, or adapters/NAME for an adapter].
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    pub out: Option<PathBuf>,
+    /// Accept PyTorch `.bin` files of adapters. They are parsed, never executed.
+    #[arg(long)]
+    pub allow_bin: bool,
+}
+
+/// `adapters push`
+#[derive(Debug, clap::Args)]
+#[command(after_help = examples(&[
+    "adapters push runs/reviews/adapter owner/reviews --base-model sentence-transformers/all-MiniLM-L6-v2",
+    "adapters push runs/reviews/adapter-peft owner/reviews-peft --private",
+]))]
+pub struct PushArgs {
+    /// Folder of the adapter, or of the run that trained it.
+    pub adapter: PathBuf,
+    /// The id of the repository, `owner/name`; it is created if there is none.
+    pub id: RepoId,
+    /// The id of the base model on the Hub, written into the uploaded files in place of a folder of this machine.
+    #[arg(long, value_name = "OWNER/NAME")]
+    pub base_model: Option<RepoId>,
+    /// Branch to commit to.
+    #[arg(long, value_name = "NAME", default_value = "main")]
+    pub revision: String,
+    /// Summary of the commit.
+    #[arg(long, value_name = "TEXT", default_value = "Upload an adapter")]
+    pub message: String,
+    /// Create the repository as a private one.
+    #[arg(long)]
+    pub private: bool,
 }
 
 /// `adapters bench`

@@ -67,6 +67,7 @@ from_errors!(
     adapters::train::DataError,
     adapters::train::RunFileError,
     adapters::train::TrainError,
+    adapters_hub::HubError,
     AtomicWriteError,
     StoreError,
 );
@@ -94,6 +95,9 @@ fn help(error: &(dyn Error + 'static)) -> Option<String> {
     while let Some(error) = next {
         if let Some(StoreError::PickleNotAllowed { .. }) = error.downcast_ref() {
             return Some("run again with --allow-bin".to_owned());
+        }
+        if let Some(hub) = error.downcast_ref::<adapters_hub::HubError>() {
+            return hub.help().map(str::to_owned);
         }
         let adapter = match error.downcast_ref() {
             Some(adapters::train::TrainError::Adapter(error)) => Some(error),

@@ -4,10 +4,12 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use adapters::nn::nearest;
+use adapters_hub::RepoId;
 
 use crate::failure::Failure;
+use crate::invocation;
 
-/// The folder of a model: a folder of that name, or what the Hub has under that id.
+/// The folder of a model.
 pub fn model(name: &str) -> Result<PathBuf, Failure> {
     let path = PathBuf::from(name);
     if path.join("adapter_config.json").is_file() && !path.join("config.json").is_file() {
@@ -17,7 +19,7 @@ pub fn model(name: &str) -> Result<PathBuf, Failure> {
         ));
     }
     if !path.is_dir() {
-        return hub(name);
+        return Err(missing("model", &path));
     }
     // The folder of the Hub's cache has its snapshots below it.
     let snapshots = folders_in(&path.join("snapshots"));
@@ -36,41 +38,27 @@ pub fn base_model(name: &str) -> Result<PathBuf, Failure> {
     if path.is_dir() {
         return Ok(path);
     }
-    if is_id(name) && cfg!(feature = "hub") {
-        return hub(name);
-    }
+    let help = match pull(name) {
+        Some(pull) => format!("{pull}, and --model names that folder"),
+        None => "if the model was moved, name its folder with --model".to_owned(),
+    };
     Err(Failure::new(
         format!(
             "manifest.json of the adapter names the base model {name}, and there is no such folder on this machine"
         ),
-        "if the model was moved, name its folder with --model",
+        help,
     ))
 }
 
-#[cfg(feature = "hub")]
-fn hub(name: &str) -> Result<PathBuf, Failure> {
-    if is_id(name) {
-        return Ok(adapters::models::download(name)?);
-    }
-    Err(missing("model", Path::new(name), ""))
-}
-
-#[cfg(not(feature = "hub"))]
-fn hub(name: &str) -> Result<PathBuf, Failure> {
-    let hint = match is_id(name) {
-        true => "; this build has no access to the Hub, build it with `--features hub`",
-        false => "",
-    };
-    Err(missing("model", Path::new(name), hint))
+/// How what may be the id of a repository on the Hub becomes a folder.
+fn pull(name: &str) -> Option<String> {
+    let program = invocation::program();
+    is_id(name).then(|| format!("`{program} pull {name}` downloads it from the Hub"))
 }
 
 /// Whether a name may be an id of the Hub: an owner and a name.
 pub fn is_id(name: &str) -> bool {
-    let mut components = name.split('/');
-    let plain = |component: Option<&str>| {
-        component.is_some_and(|component| !component.is_empty() && !component.starts_with('.'))
-    };
-    plain(components.next()) && plain(components.next()) && components.next().is_none()
+    name.parse::<RepoId>().is_ok_and(|id| id.owner().is_some())
 }
 
 /// The folder of an adapter: the folder itself, or the one inside the folder of a run.
@@ -88,11 +76,7 @@ pub fn adapter(path: &Path) -> Result<PathBuf, Failure> {
         ));
     }
     if !path.is_dir() {
-        let hint = match is_id(&path.to_string_lossy()) {
-            true => "; adapters on the Hub are downloaded first",
-            false => "",
-        };
-        return Err(missing("adapter", path, hint));
+        return Err(missing("adapter", path));
     }
     let inside: Vec<PathBuf> = folders_in(path).into_iter().filter(|dir| is_adapter(dir)).collect();
     let Some(first) = inside.first() else {
@@ -199,7 +183,7 @@ fn without_dots(path: &Path) -> PathBuf {
 }
 
 /// The refusal of a folder that does not exist, with the nearest name next to it.
-fn missing(what: &str, path: &Path, hint: &str) -> Failure {
+fn missing(what: &str, path: &Path) -> Failure {
     let parent = parent(path);
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
     let siblings: Vec<String> = folders_in(parent)
@@ -209,7 +193,10 @@ fn missing(what: &str, path: &Path, hint: &str) -> Failure {
     let similar = name.and_then(|name| nearest(&name, siblings.iter().map(String::as_str)));
     let help = match similar {
         Some(name) => format!("did you mean {}?", parent.join(name).display()),
-        None => format!("name the folder of the {what}{hint}"),
+        None => match pull(&path.to_string_lossy()) {
+            Some(pull) => format!("name the folder of the {what}; {pull}"),
+            None => format!("name the folder of the {what}"),
+        },
     };
     Failure::new(format!("there is no {what} folder {}", path.display()), help)
 }

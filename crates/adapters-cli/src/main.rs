@@ -80,6 +80,15 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Combine(args) => commands::combine::run(args),
         Command::Eject(args) => commands::eject::run(args),
         Command::Convert(args) => commands::convert::run(args),
+        #[cfg(feature = "hub")]
+        Command::Pull(args) => commands::pull::run(args),
+        #[cfg(feature = "hub")]
+        Command::Push(args) => commands::push::run(args),
+        #[cfg(not(feature = "hub"))]
+        Command::Pull(_) | Command::Push(_) => Err(Failure::new(
+            "this build has no access to the Hub",
+            "build the program with `--features hub`",
+        )),
         Command::Bench(args) => commands::bench::run(args),
         Command::New(args) => commands::new::run(args),
         Command::Methods(args) => commands::methods::run(args),

@@ -1,50 +1,109 @@
-//! A run's progress on standard error: a bar on a terminal, lines otherwise.
+//! A run's progress on standard error: a bar or a dashboard on a terminal, lines otherwise.
+
+#[cfg(feature = "tui")]
+mod dashboard;
+mod run_state;
+#[cfg(feature = "hub")]
+mod transfer;
 
 use std::io::IsTerminal;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use adapters::train::{Evaluation, Event};
-use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Shows the events of a run.
-pub struct Progress {
-    bar: Option<ProgressBar>,
-    steps: u64,
-    last_line: Instant,
-    loss: f64,
-    /// Where the steps of this process began, and when.
-    began: (u64, Instant),
-    /// The largest class of the training data and its fraction.
-    majority: Option<(String, f64)>,
-}
+use crate::failure::Failure;
+use run_state::RunState;
+#[cfg(feature = "hub")]
+pub use transfer::Transfer;
 
 /// Classes that are listed.
 const LISTED: usize = 12;
 
-/// Without a terminal, a line at most this often.
+/// Without a terminal, a line this often, even if nothing has happened.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
+/// On a terminal, how often the time is shown again.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Shows the events of a run.
+pub struct Progress {
+    shown: Arc<Mutex<Shown>>,
+    ticker: Option<(Sender<()>, JoinHandle<()>)>,
+    /// The largest class of the training data and its fraction.
+    majority: Option<(String, f64)>,
+}
+
+/// A run and where it is shown.
+struct Shown {
+    state: RunState,
+    screen: Screen,
+}
+
+/// Where a run is shown.
+enum Screen {
+    /// Lines through a function, the last one at a time.
+    Lines {
+        say: Box<dyn FnMut(&str) + Send>,
+        last: Instant,
+        every: Duration,
+    },
+    Bar(ProgressBar),
+    #[cfg(feature = "tui")]
+    Dashboard(dashboard::Dashboard),
+}
+
 impl Progress {
-    /// A bar if standard error is a terminal.
-    pub fn new() -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-            let style = ProgressStyle::with_template("{bar:32} {pos}/{len} steps, {elapsed}, {eta} left  {msg}");
-            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-            bar
+    /// On a terminal a bar, or where it is asked for, a dashboard; else lines.
+    pub fn new(dashboard: bool) -> Result<Self, Failure> {
+        let screen = match std::io::stderr().is_terminal() {
+            false => Screen::Lines {
+                say: Box::new(|text| note!("{text}")),
+                last: Instant::now(),
+                every: LINE_EVERY,
+            },
+            true if dashboard => Screen::dashboard()?,
+            true => {
+                let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+                let style = ProgressStyle::with_template("{bar:32} {pos}/{len} steps, {elapsed}, {eta} left  {msg}");
+                bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+                Screen::Bar(bar)
+            }
+        };
+        Ok(Self::on(screen))
+    }
+
+    /// On a screen, which another thread keeps up to date while a step takes its time.
+    fn on(screen: Screen) -> Self {
+        let tick = match &screen {
+            Screen::Lines { every, .. } => *every,
+            _ => TICK,
+        };
+        let shown = Arc::new(Mutex::new(Shown {
+            state: RunState::new(),
+            screen,
+        }));
+        let (stop, stopped) = channel();
+        let of_thread = Arc::clone(&shown);
+        let thread = thread::spawn(move || {
+            let mut wait = tick;
+            while stopped.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+                wait = lock(&of_thread).tick(tick);
+            }
         });
         Self {
-            bar,
-            steps: 0,
-            last_line: Instant::now(),
-            loss: f64::NAN,
-            began: (0, Instant::now()),
+            shown,
+            ticker: Some((stop, thread)),
             majority: None,
         }
     }
 
     /// Shows one event.
     pub fn show(&mut self, event: &Event) {
+        lock(&self.shown).state.see(event);
         match event {
             Event::Ready {
                 steps,
@@ -54,11 +113,6 @@ impl Progress {
                 classes,
                 attached,
             } => {
-                self.steps = *steps;
-                self.began = (0, Instant::now());
-                if let Some(bar) = &self.bar {
-                    bar.set_length(*steps);
-                }
                 let percent = *trainable_params as f64 / *total_params as f64 * 100.0;
                 self.line(attached);
                 if !classes.is_empty() {
@@ -85,50 +139,17 @@ impl Progress {
                     "{trainable_params} of {total_params} parameters train ({percent:.2} %), {steps} steps, {batch_size} rows a batch"
                 ));
             }
-            Event::Stage { name, index, of } => {
-                self.loss = f64::NAN;
-                self.line(&format!("{} of {of}: {name}", index + 1));
-            }
-            Event::Resumed { step } => {
-                if let Some(bar) = &self.bar {
-                    bar.set_position(*step);
-                    bar.reset_eta();
-                }
-                self.began = (*step, Instant::now());
-                self.line(&format!("resuming after step {step}"));
-            }
-            Event::Step {
-                step,
-                loss,
-                learning_rate,
-            } => {
-                // Smoothed, so that the figure can be read.
-                self.loss = if self.loss.is_nan() {
-                    *loss
-                } else {
-                    0.95 * self.loss + 0.05 * loss
-                };
-                let message = format!("loss {:.4}, lr {learning_rate:.2e}", self.loss);
-                match &self.bar {
-                    Some(bar) => {
-                        bar.set_position(*step);
-                        bar.set_message(message);
-                    }
-                    None if self.last_line.elapsed() >= LINE_EVERY => {
-                        self.last_line = Instant::now();
-                        note!("step {step}/{}: {message}, {} left", self.steps, self.left(*step));
-                    }
-                    None => {}
-                }
-            }
+            Event::Stage { name, index, of } => self.line(&format!("{} of {of}: {name}", index + 1)),
+            Event::Resumed { step } => self.line(&format!("resuming after step {step}")),
             Event::Evaluated { step, evaluation, best } => {
                 self.line(&format!(
                     "step {step}: validation {}{}",
                     figures(evaluation),
                     if *best { ", the best so far" } else { "" },
                 ));
+                let steps = lock(&self.shown).state.steps;
                 if let Some((name, fraction)) = &self.majority
-                    && *step == self.steps
+                    && *step == steps
                     && let Some(accuracy) = evaluation.figure("accuracy")
                     && accuracy <= *fraction
                 {
@@ -142,20 +163,105 @@ impl Progress {
             Event::Tested { evaluation } => self.line(&format!("test {}", figures(evaluation))),
             _ => {}
         }
-    }
-
-    /// The time that is left at the speed so far.
-    fn left(&self, step: u64) -> String {
-        let (first, began) = self.began;
-        let done = step.saturating_sub(first).max(1);
-        let seconds = began.elapsed().as_secs_f64() / done as f64 * self.steps.saturating_sub(step) as f64;
-        HumanDuration(Duration::from_secs_f64(seconds)).to_string()
+        lock(&self.shown).update(event);
     }
 
     fn line(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| note!("{text}")),
-            None => note!("{text}"),
+        lock(&self.shown).screen.say(text);
+    }
+}
+
+impl Drop for Progress {
+    /// Nothing is shown after the run.
+    fn drop(&mut self) {
+        if let Some((stop, thread)) = self.ticker.take() {
+            drop(stop);
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A panic in the other thread leaves nothing half done that matters.
+fn lock(shown: &Mutex<Shown>) -> MutexGuard<'_, Shown> {
+    shown.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shown {
+    /// Shows the state after an event.
+    fn update(&mut self, event: &Event) {
+        let Self { state, screen } = self;
+        match screen {
+            Screen::Lines { last, every, .. } => {
+                if matches!(event, Event::Step { .. }) && last.elapsed() >= *every {
+                    self.line_now();
+                }
+            }
+            Screen::Bar(bar) => match event {
+                Event::Ready { steps, .. } => bar.set_length(*steps),
+                Event::Resumed { step } => {
+                    bar.set_position(*step);
+                    bar.reset_eta();
+                }
+                Event::Step { step, .. } => {
+                    bar.set_position(*step);
+                    bar.set_message(format!("loss {:.4}, lr {:.2e}", state.loss, state.learning_rate));
+                }
+                _ => {}
+            },
+            #[cfg(feature = "tui")]
+            Screen::Dashboard(dashboard) => dashboard.show(state),
+        }
+    }
+
+    /// Shows the time that has passed; how long to wait until the next time.
+    fn tick(&mut self, tick: Duration) -> Duration {
+        match &mut self.screen {
+            Screen::Lines { last, every, .. } => {
+                let rest = every.saturating_sub(last.elapsed());
+                if !rest.is_zero() {
+                    return rest;
+                }
+                // Before the first step the run says itself what it does.
+                match self.state.steps {
+                    0 => *last = Instant::now(),
+                    _ => self.line_now(),
+                }
+            }
+            Screen::Bar(bar) => bar.tick(),
+            #[cfg(feature = "tui")]
+            Screen::Dashboard(dashboard) => dashboard.show(&self.state),
+        }
+        tick
+    }
+
+    fn line_now(&mut self) {
+        if let Screen::Lines { say, last, .. } = &mut self.screen {
+            *last = Instant::now();
+            say(&self.state.line());
+        }
+    }
+}
+
+impl Screen {
+    #[cfg(feature = "tui")]
+    fn dashboard() -> Result<Self, Failure> {
+        Ok(Self::Dashboard(dashboard::Dashboard::new()?))
+    }
+
+    #[cfg(not(feature = "tui"))]
+    fn dashboard() -> Result<Self, Failure> {
+        Err(Failure::new(
+            "this build has no dashboard",
+            "build the program with `--features tui`, or train without --tui",
+        ))
+    }
+
+    fn say(&mut self, text: &str) {
+        match self {
+            Self::Lines { say, .. } => say(text),
+            Self::Bar(bar) => bar.suspend(|| note!("{text}")),
+            #[cfg(feature = "tui")]
+            Self::Dashboard(dashboard) => dashboard.say(text),
         }
     }
 }
@@ -165,4 +271,54 @@ fn figures(evaluation: &Evaluation) -> String {
     let values = evaluation.figures.values.iter();
     let others = values.map(|(name, value)| format!(", {name} {value:.4}"));
     format!("loss {:.4}{}", evaluation.loss, others.collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_step_says_so_while_it_lasts() {
+        let every = Duration::from_millis(20);
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let into = Arc::clone(&said);
+        let mut progress = Progress::on(Screen::Lines {
+            say: Box::new(move |text| into.lock().unwrap().push(text.to_owned())),
+            last: Instant::now(),
+            every,
+        });
+        let lines = |at_least: usize| {
+            let until = Instant::now() + Duration::from_secs(20);
+            while said.lock().unwrap().len() < at_least && Instant::now() < until {
+                thread::sleep(every / 4);
+            }
+            std::mem::take(&mut *said.lock().unwrap())
+        };
+        progress.show(&Event::Ready {
+            steps: 8,
+            trainable_params: 1,
+            total_params: 2,
+            classes: Vec::new(),
+            attached: "attached".to_owned(),
+        });
+        // Two of the event, then those of the first step, which never ends.
+        let first = lines(5);
+        assert_eq!(first[0], "attached");
+        assert_eq!(first[3], "step 0/8: time left not known yet", "{first:?}");
+        progress.show(&Event::Step {
+            step: 2,
+            loss: 0.5,
+            learning_rate: 1e-3,
+        });
+        let second = lines(2);
+        let last = second.last().unwrap();
+        assert!(
+            last.starts_with("step 2/8: loss 0.5000, lr 1.00e-3, ") && last.ends_with(" left"),
+            "{second:?}"
+        );
+        drop(progress);
+        said.lock().unwrap().clear();
+        thread::sleep(every * 5);
+        assert!(said.lock().unwrap().is_empty());
+    }
 }

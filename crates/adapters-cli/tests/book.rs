@@ -83,6 +83,8 @@ fn commands_parse() {
             let output = Command::new(env!("CARGO_BIN_EXE_adapters"))
                 .args(words(args))
                 .current_dir(dir.path())
+                // No Hub: nothing is downloaded.
+                .env("HF_ENDPOINT", "http://127.0.0.1:1")
                 .output()
                 .unwrap();
             assert_ne!(

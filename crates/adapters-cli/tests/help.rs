@@ -17,6 +17,8 @@ const COMMANDS: &[&str] = &[
     "combine",
     "eject",
     "convert",
+    "pull",
+    "push",
     "bench",
     "new",
     "methods",

@@ -33,6 +33,13 @@ fn ok(dir: &Path, args: &[&str]) -> (String, String) {
     (String::from_utf8(output.stdout).unwrap(), plain(&output.stderr))
 }
 
+/// Trains the recipe of a [`Task`] for one epoch into the folder `out`; what it prints, and its warnings.
+fn train(dir: &Path, overrides: &[&str], out: &str) -> (String, String) {
+    let mut args = vec!["train", "recipe.toml", "--set", "train.epochs=1", "--out", out];
+    args.extend(overrides.iter().flat_map(|value| ["--set", value]));
+    ok(dir, &args)
+}
+
 fn check(dir: &Path, args: &[&str], parts: &[&str]) {
     let output = adapters(dir, args);
     let said = plain(&output.stderr);
@@ -112,10 +119,7 @@ fn mistakes_in_a_recipe() {
 fn mistakes_in_what_is_named() {
     let task = Task::new();
     let dir = task.path("");
-    let (said, _) = ok(
-        &dir,
-        &["train", "recipe.toml", "--set", "train.epochs=1", "--out", "run"],
-    );
+    let (said, _) = train(&dir, &[], "run");
     // The next command has a text of the data, and works as it is printed.
     let next = said.lines().last().unwrap().trim().strip_prefix("adapters ").unwrap();
     let (start, text) = next.split_once(" --text ").unwrap();
@@ -186,14 +190,12 @@ fn mistakes_in_what_is_named() {
 fn runs_that_cannot_succeed_are_warned_of() {
     let task = Task::new();
     let dir = task.path("");
-    let args = ["train", "recipe.toml", "--set", "train.epochs=1", "--set"];
-    let with = |value: &str, out: &str| ok(&dir, &[&args[..], &[value, "--out", out]].concat()).1;
-    let said = with("data.labels=['bad', 'good', 'neutral']", "three");
+    let (_, said) = train(&dir, &["data.labels=['bad', 'good', 'neutral']"], "three");
     assert!(
         said.contains("warning: no training example has the class neutral"),
         "{said}"
     );
-    let said = with("train.learning_rate=1e-9", "idle");
+    let (_, said) = train(&dir, &["train.learning_rate=1e-9"], "idle");
     assert!(said.contains("warning: this is no better than to answer"), "{said}");
 }
 
@@ -201,10 +203,7 @@ fn runs_that_cannot_succeed_are_warned_of() {
 fn results_are_json_where_asked() {
     let task = Task::new();
     let dir = task.path("");
-    ok(
-        &dir,
-        &["train", "recipe.toml", "--set", "train.epochs=1", "--out", "run"],
-    );
+    train(&dir, &[], "run");
     let json = |args: &[&str]| -> serde_json::Value { serde_json::from_str(&ok(&dir, args).0).unwrap() };
     let eval = json(&["eval", "--adapter", "run", "--data", "data/test.jsonl", "--json"]);
     assert_eq!((&eval["metric"], &eval["examples"]), (&json!("accuracy"), &json!(12)));
@@ -220,17 +219,7 @@ fn results_are_json_where_asked() {
 fn an_adapter_is_converted_and_scores_alike() {
     let task = Task::new();
     let dir = task.path("");
-    let train = [
-        "train",
-        "recipe.toml",
-        "--set",
-        "train.epochs=1",
-        "--set",
-        "head.pooling=pooler",
-        "--out",
-        "run",
-    ];
-    ok(&dir, &train);
+    train(&dir, &["head.pooling=pooler"], "run");
     let score = |folder: &str| ok(&dir, &["eval", "--adapter", folder, "--data", "data/test.jsonl"]).0;
     let trained = score("run");
     for (from, to, out) in [("run/adapter", "peft", "a"), ("a", "adapterhub", "b")] {
@@ -257,20 +246,7 @@ fn an_adapter_is_converted_and_scores_alike() {
         &["convert", "--adapter", "a", "--to", "peft", "--out", "c"],
         &["is in PEFT format already"],
     );
-    let config = "adapter.config=seq_bn";
-    ok(
-        &dir,
-        &[
-            "train",
-            "recipe.toml",
-            "--set",
-            "train.epochs=1",
-            "--set",
-            config,
-            "--out",
-            "bn",
-        ],
-    );
+    train(&dir, &["adapter.config=seq_bn"], "bn");
     check(
         &dir,
         &["convert", "--adapter", "bn", "--to", "peft", "--out", "c"],
@@ -282,19 +258,7 @@ fn an_adapter_is_converted_and_scores_alike() {
 fn figures_are_written_for_tensorboard() {
     let task = Task::new();
     let dir = task.path("");
-    ok(
-        &dir,
-        &[
-            "train",
-            "recipe.toml",
-            "--set",
-            "train.epochs=1",
-            "--set",
-            "train.tensorboard=true",
-            "--out",
-            "run",
-        ],
-    );
+    train(&dir, &["train.tensorboard=true"], "run");
     let files: Vec<_> = fs::read_dir(task.path("run/tensorboard")).unwrap().collect();
     let [Ok(file)] = &files[..] else { panic!("{files:?}") };
     let bytes = fs::read(file.path()).unwrap();

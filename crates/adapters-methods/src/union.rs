@@ -227,7 +227,6 @@ impl ErasedMethod for Union {
             tasks: self.known_tasks().map(|_| self as &dyn KnowsTasks),
             tied: Some(self),
             storage: Some(self),
-            ..Capabilities::default()
         }
     }
 

@@ -1,6 +1,7 @@
 //! Keys and values of the positions a decoder has seen, so that each is computed once.
 
-use adapters_core::{Batch, Ctx, Error, Hooks, Host, Sequence};
+use adapters_core::{Batch, Ctx, EmbeddingHook, EmbeddingState, Error, Hooks, Host, Point, Sequence, Sited};
+use burn::nn::Embedding;
 use burn::tensor::{Bool, Device, Int, Tensor};
 
 use crate::input::TextInput;
@@ -204,4 +205,33 @@ impl Begun {
         };
         Ok((begun, hooks))
     }
+
+    /// The rows of `words` for the tokens, as `scale` leaves them and as the adapters at `point` do.
+    pub fn embed(
+        self,
+        words: &Sited<Embedding>,
+        point: &Point<EmbeddingHook>,
+        scale: impl FnOnce(Tensor<3>) -> Tensor<3>,
+        cx: &mut Hooks<'_>,
+    ) -> Embedded {
+        let rows = scale(cx.lookup(words, self.ids));
+        Embedded {
+            state: cx.embedding(point, EmbeddingState::new(rows, self.padding).after(self.past)),
+            packing: self.packing,
+            past: self.past,
+            past_text: self.past_text,
+        }
+    }
+}
+
+/// The embedded tokens of a decoder's pass.
+pub(crate) struct Embedded {
+    /// What the adapters left.
+    pub state: EmbeddingState,
+    /// See [`Begun`].
+    pub packing: Option<Packing>,
+    /// See [`Begun`].
+    pub past: usize,
+    /// See [`Begun`].
+    pub past_text: usize,
 }

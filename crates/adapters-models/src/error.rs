@@ -117,14 +117,6 @@ pub enum ModelError {
         /// What is wrong.
         reason: String,
     },
-    /// The Hub could not be reached or has no such model.
-    #[error("cannot fetch `{id}` from the Hub: {reason}")]
-    Hub {
-        /// The Hub id.
-        id: String,
-        /// The client's words.
-        reason: String,
-    },
     /// The targets are not those that a head has a loss for.
     #[error("a `{head}` head expects {expected} as targets, found {found}")]
     Targets {

@@ -254,16 +254,13 @@ impl Transformer for Gpt2Model {
 
     fn chain(&self, input: TextInput, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
         let (begun, cx) = Begun::new(self, input, cache, cx)?;
-        let Begun {
-            ids,
-            padding,
+        let Embedded {
+            state,
             packing,
             past,
             past_text,
-        } = begun;
-        let device = ids.device();
-        let words = cx.lookup(&self.words, ids);
-        let state = cx.embedding(&self.embedded, EmbeddingState::new(words, padding).after(past));
+        } = begun.embed(&self.words, &self.embedded, |rows| rows, cx);
+        let device = state.hidden.device();
         // What an adapter inserts among the tokens has positions, what it inserts later has none.
         let inserted: usize = state.inserted.iter().map(|inserted| inserted.count).sum();
         let before = if past == 0 { 0 } else { past_text + inserted };

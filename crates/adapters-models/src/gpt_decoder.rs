@@ -139,18 +139,10 @@ impl<L: GptLayer> Transformer for GptDecoder<L> {
     }
 
     fn chain(&self, input: TextInput, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
-        let (
-            Begun {
-                ids,
-                padding,
-                packing,
-                past,
-                ..
-            },
-            cx,
-        ) = Begun::new(self, input, cache, cx)?;
-        let words = cx.lookup(&self.words, ids);
-        let state = cx.embedding(&self.embedded, EmbeddingState::new(words, padding).after(past));
+        let (begun, cx) = Begun::new(self, input, cache, cx)?;
+        let Embedded {
+            state, packing, past, ..
+        } = begun.embed(&self.words, &self.embedded, |rows| rows, cx);
         let hidden = cx.dropout(state.hidden, self.facts.embedding_dropout);
         let EmbeddingState { hidden, padding, .. } = cx.embedding(&self.embedding, EmbeddingState { hidden, ..state });
         let ([_, seq, _], device) = (hidden.dims(), hidden.device());

@@ -93,9 +93,6 @@ mod weights;
 pub mod whisper;
 mod xmod;
 
-#[cfg(feature = "hub")]
-mod hub;
-
 pub use architecture::{ARCHITECTURES, Architecture, Architectures};
 pub use attention::{Attention, AttentionOptions, ProjectedAttention, ProjectionNames};
 pub use cache::{KeyValueCache, KeysValues, LayerCache};
@@ -110,8 +107,6 @@ pub use feed_forward::{FeedForward, FeedForwardPlan};
 pub use from_checkpoint::FromCheckpoint;
 pub use generate::{Beams, EarlyStopping, Generation, PromptCache, Sampling};
 pub use heads::{Head, HeadConfig, Heads};
-#[cfg(feature = "hub")]
-pub use hub::download;
 pub use input::{
     ImageInput, Input, PaddingSide, SoundInput, Source, SpeechInput, TextAndImageInput, TextInput, ToTextInput,
 };

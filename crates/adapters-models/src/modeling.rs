@@ -14,7 +14,7 @@ pub(crate) use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 pub(crate) use serde::Deserialize;
 
 pub(crate) use crate::attention::{Attended, Attention, AttentionOptions, ProjectedAttention, ProjectionNames};
-pub(crate) use crate::cache::{Begun, KeyValueCache};
+pub(crate) use crate::cache::{Begun, Embedded, KeyValueCache};
 pub(crate) use crate::chain::{Block, Chain, Slot, replicated};
 pub(crate) use crate::config_check::ConfigCheck;
 pub(crate) use crate::error::ModelError;

@@ -267,19 +267,11 @@ impl Transformer for OptModel {
     }
 
     fn chain(&self, input: TextInput, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
-        let (
-            Begun {
-                ids,
-                padding,
-                packing,
-                past,
-                ..
-            },
-            cx,
-        ) = Begun::new(self, input, cache, cx)?;
-        let device = ids.device();
-        let words = cx.lookup(&self.words, ids);
-        let state = cx.embedding(&self.embedded, EmbeddingState::new(words, padding).after(past));
+        let (begun, cx) = Begun::new(self, input, cache, cx)?;
+        let Embedded {
+            state, packing, past, ..
+        } = begun.embed(&self.words, &self.embedded, |rows| rows, cx);
+        let device = state.hidden.device();
         let hidden = match &self.project_in {
             Some(projection) => cx.linear(projection, state.hidden),
             None => state.hidden,

@@ -154,22 +154,14 @@ impl Transformer for RotaryDecoder {
     }
 
     fn chain(&self, input: TextInput, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
-        let (
-            Begun {
-                ids,
-                padding,
-                packing,
-                past,
-                ..
-            },
-            cx,
-        ) = Begun::new(self, input, cache, cx)?;
-        let rows = cx.lookup(&self.words, ids);
-        let rows = match self.family.embeddings {
+        let (begun, cx) = Begun::new(self, input, cache, cx)?;
+        let scale = |rows: Tensor<3>| match self.family.embeddings {
             EmbeddingFactor::Rows(factor) => rows * factor,
             EmbeddingFactor::One | EmbeddingFactor::State(_) => rows,
         };
-        let state = cx.embedding(&self.embedded, EmbeddingState::new(rows, padding).after(past));
+        let Embedded {
+            state, packing, past, ..
+        } = begun.embed(&self.words, &self.embedded, scale, cx);
         let EmbeddingState { hidden, padding, .. } = cx.embedding(&self.embedding, state);
         let hidden = match self.family.embeddings {
             EmbeddingFactor::State(factor) => hidden * factor,

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use std::borrow::Cow;
 
 use crate::peft_file;
-use crate::start::{Start, token_rows};
+use crate::start::{Start, Starting, starting, token_rows};
 use crate::virtual_tokens::{PROMPT, VirtualTokens};
 
 /// Context-aware prompt tuning: the embeddings `E` of the tokens of a context in front of the text, plus `D`, which trains. Each
@@ -82,6 +82,8 @@ impl CptConfig {
         tokens.map(|token| radius(self.kind(token)) as f32).collect()
     }
 }
+
+starting!(CptConfig);
 
 impl Method for CptConfig {
     const NAME: &'static str = "cpt";
@@ -188,10 +190,7 @@ impl ConvertsForStorage for CptConfig {
         let rows = moving.rows();
         let device = rows.device().inner();
         let rows = Param::from_tensor(Tensor::<2>::from_data(rows.into_data(), &device));
-        let stored = Self {
-            start: Start::Stored,
-            ..self.clone()
-        };
+        let stored = self.clone().starting(Start::Stored);
         let layers = adapter.layers().cloned().collect();
         let stored = adapter.reformed(AnyMethod::new(stored)?, layers);
         Ok(Some(stored.with_shared(Shared::of(ContextRows::Stored(rows)))))
@@ -202,11 +201,7 @@ impl Codec<AdapterHub> for CptConfig {}
 
 impl Codec<Peft> for CptConfig {
     fn read(stored: &StoredConfig<'_>) -> Option<Result<Self, ConfigError>> {
-        let config: Result<Self, ConfigError> = peft_file::read(PEFT_TYPE, stored)?;
-        Some(config.map(|config| Self {
-            start: Start::Stored,
-            ..config
-        }))
+        peft_file::read(PEFT_TYPE, stored).map(Self::stored)
     }
 
     fn write(&self, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, ConfigError> {
@@ -240,10 +235,8 @@ impl Codec<Peft> for CptConfig {
 
     /// A file that holds the terms, too.
     fn adjusted_to(&self, tensors: &Tensors) -> Option<Self> {
-        tensors.contains_key(DELTA).then(|| Self {
-            start: Start::Tokens(self.cpt_token_ids.clone()),
-            ..self.clone()
-        })
+        let terms = || self.clone().starting(Start::Tokens(self.cpt_token_ids.clone()));
+        tensors.contains_key(DELTA).then(terms)
     }
 }
 

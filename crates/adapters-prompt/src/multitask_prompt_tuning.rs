@@ -15,7 +15,7 @@ use std::borrow::Cow;
 
 use crate::peft_file;
 use crate::peft_prompt_tuning::{PeftPromptInit, PeftPromptTuningConfig};
-use crate::start::Start;
+use crate::start::{Start, Starting, starting};
 use crate::virtual_tokens::{PROMPT, VirtualTokens};
 
 /// Multitask prompt tuning: learned rows `P` in front of those of the token table, which are `P o (C_t R_t)` for a row of task
@@ -100,6 +100,8 @@ impl MultitaskPromptTuningConfig {
     }
 }
 
+starting!(MultitaskPromptTuningConfig);
+
 impl Method for MultitaskPromptTuningConfig {
     const NAME: &'static str = "multitask_prompt_tuning";
     const DESCRIPTION: &'static str =
@@ -172,10 +174,7 @@ impl SharedParameters for MultitaskPromptTuningConfig {
 
 impl NeedsTokenizer for MultitaskPromptTuningConfig {
     fn with_tokens(&self, encode: &Encode<'_>) -> Result<Option<AnyMethod>, Error> {
-        let Some(start) = self.of_one_task().tokenized(encode)? else {
-            return Ok(None);
-        };
-        AnyMethod::new(Self { start, ..self.clone() }).map(Some)
+        self.with_start(self.of_one_task().tokenized(encode)?)
     }
 }
 
@@ -183,11 +182,7 @@ impl Codec<AdapterHub> for MultitaskPromptTuningConfig {}
 
 impl Codec<Peft> for MultitaskPromptTuningConfig {
     fn read(stored: &StoredConfig<'_>) -> Option<Result<Self, ConfigError>> {
-        let config: Result<Self, ConfigError> = peft_file::read(PEFT_TYPE, stored)?;
-        Some(config.map(|config| Self {
-            start: Start::Stored,
-            ..config
-        }))
+        peft_file::read(PEFT_TYPE, stored).map(Self::stored)
     }
 
     fn write(&self, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, ConfigError> {

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use crate::layer::PromptRows;
 use crate::peft_file;
-use crate::start::{Start, entries, not_tokenized, token_rows};
+use crate::start::{Start, Starting, entries, not_tokenized, starting, token_rows};
 use crate::virtual_tokens::{PROMPT, VirtualTokens};
 
 /// Prompt tuning with virtual tokens: learned rows in front of those of the token table, which get positions and whatever
@@ -73,6 +73,8 @@ impl Default for PeftPromptTuningConfig {
         }
     }
 }
+
+starting!(PeftPromptTuningConfig);
 
 impl Method for PeftPromptTuningConfig {
     const NAME: &'static str = "peft_prompt_tuning";
@@ -158,10 +160,7 @@ impl SharedParameters for PeftPromptTuningConfig {
 
 impl NeedsTokenizer for PeftPromptTuningConfig {
     fn with_tokens(&self, encode: &Encode<'_>) -> Result<Option<AnyMethod>, Error> {
-        let Some(start) = self.tokenized(encode)? else {
-            return Ok(None);
-        };
-        AnyMethod::new(Self { start, ..self.clone() }).map(Some)
+        self.with_start(self.tokenized(encode)?)
     }
 }
 
@@ -170,11 +169,7 @@ impl Codec<AdapterHub> for PeftPromptTuningConfig {}
 
 impl Codec<Peft> for PeftPromptTuningConfig {
     fn read(stored: &StoredConfig<'_>) -> Option<Result<Self, ConfigError>> {
-        let config: Result<Self, ConfigError> = peft_file::read(PEFT_TYPE, stored)?;
-        Some(config.map(|config| Self {
-            start: Start::Stored,
-            ..config
-        }))
+        peft_file::read(PEFT_TYPE, stored).map(Self::stored)
     }
 
     fn write(&self, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, ConfigError> {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::layer::PromptLayer;
-use crate::start::{Start, not_tokenized, token_rows};
+use crate::start::{Start, Starting, not_tokenized, starting, token_rows};
 
 /// Prompt tuning: learned vectors inserted among the embedded tokens, after position embeddings and layer norm.
 ///
@@ -98,6 +98,8 @@ impl PromptTuningConfig {
     }
 }
 
+starting!(PromptTuningConfig);
+
 impl Method for PromptTuningConfig {
     const NAME: &'static str = "prompt_tuning";
     const DESCRIPTION: &'static str = "Trained vectors among the embedded tokens, as in AdapterHub.";
@@ -169,17 +171,13 @@ impl NeedsTokenizer for PromptTuningConfig {
             return Ok(None);
         };
         let start = Error::in_config(Self::NAME, Start::tokenized(TEXT, text, encode))?;
-        AnyMethod::new(Self { start, ..self.clone() }).map(Some)
+        self.with_start(Some(start))
     }
 }
 
 impl Codec<AdapterHub> for PromptTuningConfig {
     fn read(stored: &StoredConfig<'_>) -> Option<Result<Self, ConfigError>> {
-        let config: Result<Self, ConfigError> = read_architecture(Self::NAME, stored.fields)?;
-        Some(config.map(|config| Self {
-            start: Start::Stored,
-            ..config
-        }))
+        read_architecture(Self::NAME, stored.fields).map(Self::stored)
     }
 
     fn write(&self, _sites: &[&SiteInfo], _host: &dyn Host) -> Result<Map<String, Value>, ConfigError> {

@@ -1,6 +1,6 @@
 //! What the vectors of a prompt begin as, and the rows of the model's token table for a text.
 
-use adapters_core::{Build, ConfigError, Encode, Error, Role};
+use adapters_core::{AnyMethod, Build, ConfigError, Encode, Error, Method, Role};
 use burn::module::Param;
 use burn::tensor::{Tensor, TensorData};
 
@@ -33,6 +33,38 @@ impl Start {
         }
     }
 }
+
+/// A configuration of vectors that may begin in another way than it describes.
+pub(crate) trait Starting: Method {
+    /// The same configuration with another start.
+    #[must_use]
+    fn starting(self, start: Start) -> Self;
+
+    /// A configuration that was read from a file, whose values replace those that the vectors begin as.
+    fn stored(read: Result<Self, ConfigError>) -> Result<Self, ConfigError> {
+        read.map(|config| config.starting(Start::Stored))
+    }
+
+    /// The checked configuration with the tokens of its text; `None` where it has no text.
+    fn with_start(&self, start: Option<Start>) -> Result<Option<AnyMethod>, Error> {
+        start
+            .map(|start| AnyMethod::new(self.clone().starting(start)))
+            .transpose()
+    }
+}
+
+/// Implements [`Starting`] for configurations with a field `start`.
+macro_rules! starting {
+    ($config:ty) => {
+        impl $crate::start::Starting for $config {
+            fn starting(self, start: $crate::start::Start) -> Self {
+                Self { start, ..self }
+            }
+        }
+    };
+}
+
+pub(crate) use starting;
 
 /// The refusal of a text that no tokenizer has seen.
 pub(crate) fn not_tokenized(field: &'static str) -> ConfigError {

@@ -5,10 +5,15 @@ use std::path::Path;
 use adapters_core::Format;
 use serde_json::{Map, Value};
 
+use crate::origin::Origin;
 use crate::{StoreError, atomic, read_json, write_json};
 
-/// The name under which other programs find a base: the Hub id of a folder in the Hub's cache, else the name as it is.
+/// The name under which other programs find a base: the Hub id of a folder that was downloaded or is in the Hub's cache, else the name
+/// as it is.
 pub fn base_name(model: &str) -> String {
+    if let Ok(Some(origin)) = Origin::read(Path::new(model)) {
+        return origin.id;
+    }
     let cached = model.split(['/', '\\']).find_map(|part| part.strip_prefix("models--"));
     cached.map_or_else(|| model.to_owned(), |id| id.replacen("--", "/", 1))
 }
@@ -82,7 +87,8 @@ impl ModelCard {
         Ok(atomic::write(&dir.join(Self::FILE), self.text().as_bytes())?)
     }
 
-    fn text(&self) -> String {
+    /// The text of the card.
+    pub fn text(&self) -> String {
         // A JSON string is a YAML string.
         let quoted = |text: &str| Value::from(text).to_string();
         let (library, tags) = match self.format {
@@ -160,6 +166,13 @@ mod tests {
         assert_eq!(base_name(cached), "owner/a-name");
         assert_eq!(base_name("owner/a-name"), "owner/a-name");
         assert_eq!(base_name("models/bert"), "models/bert");
+        let dir = tempfile::tempdir().unwrap();
+        let origin = Origin {
+            id: "owner/name".into(),
+            commit: "0123".into(),
+        };
+        origin.write(dir.path()).unwrap();
+        assert_eq!(base_name(dir.path().to_str().unwrap()), "owner/name");
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub use adapters_core::{
     Point, Site, Sited, Sites,
 };
 pub use adapters_fusion as fusion;
+#[cfg(feature = "hub")]
+pub use adapters_hub as hub;
 pub use adapters_methods::{MethodEntry, Registry};
 pub use adapters_module as module;
 pub use adapters_module::Frozen;

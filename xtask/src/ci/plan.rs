@@ -25,6 +25,9 @@ const FEATURES: [&str; 17] = [
     "lora,flex",
 ];
 
+/// The features of the command that are off by default, with the tests that need them.
+const COMMAND: &str = "--features adapters-cli/hub,adapters-cli/tui,adapters-hub/client";
+
 /// Backends that are type-checked on their own, cheapest first.
 const BACKENDS: [&str; 4] = ["ndarray", "wgpu", "vulkan", "cuda"];
 
@@ -35,6 +38,8 @@ pub(super) enum Group {
     Fmt,
     /// The shape of the tree.
     Tidy,
+    /// Licenses, versions and sources of the dependencies, where `cargo deny` is installed.
+    Deny,
     /// Lints on all targets, warnings are errors.
     Clippy,
     /// Documentation, warnings are errors.
@@ -73,6 +78,8 @@ pub(super) struct Step {
 pub(super) enum Action {
     /// The tidy check, in this process.
     Tidy,
+    /// A command of cargo that is a program of its own, `cargo NAME`, which may not be installed.
+    Installed { name: &'static str, arguments: Vec<String> },
     /// A cargo command with extra environment.
     Cargo {
         arguments: Vec<String>,
@@ -109,10 +116,21 @@ pub(super) fn plan() -> Vec<Step> {
             name: "tidy".into(),
             action: Action::Tidy,
         },
+        Step {
+            group: Group::Deny,
+            name: "deny".into(),
+            action: Action::Installed {
+                name: "deny",
+                arguments: "--locked check licenses bans sources"
+                    .split_whitespace()
+                    .map(String::from)
+                    .collect(),
+            },
+        },
         Step::cargo(
             Group::Clippy,
             "clippy",
-            "clippy --locked --workspace --all-targets -- -D warnings",
+            &format!("clippy --locked --workspace {COMMAND} --all-targets -- -D warnings"),
         ),
         // The program and the facade are both called `adapters`, so they share a page: programs are
         // documented first and the facade's page stays.
@@ -120,14 +138,18 @@ pub(super) fn plan() -> Vec<Step> {
             .with_env("RUSTDOCFLAGS", "-D warnings"),
         Step::cargo(Group::Doc, "doc, libraries", "doc --locked --workspace --no-deps --lib")
             .with_env("RUSTDOCFLAGS", "-D warnings"),
-        Step::cargo(Group::Test, "test", "test --locked --workspace"),
+        Step::cargo(Group::Test, "test", &format!("test --locked --workspace {COMMAND}")),
         // The kernels again, at the levels below that of this processor.
-        Step::cargo(Group::Test, "kernels, AVX2", "test --locked --workspace --test kernels")
-            .with_env("ADAPTERS_SIMD", "avx2"),
+        Step::cargo(
+            Group::Test,
+            "kernels, AVX2",
+            &format!("test --locked --workspace {COMMAND} --test kernels"),
+        )
+        .with_env("ADAPTERS_SIMD", "avx2"),
         Step::cargo(
             Group::Test,
             "kernels, portable",
-            "test --locked --workspace --test kernels",
+            &format!("test --locked --workspace {COMMAND} --test kernels"),
         )
         .with_env("ADAPTERS_SIMD", "portable"),
     ];
@@ -164,6 +186,7 @@ pub(super) fn plan() -> Vec<Step> {
 pub(super) fn describe(step: &Step) -> String {
     match &step.action {
         Action::Tidy => "cargo xtask tidy".into(),
+        Action::Installed { name, arguments } => format!("cargo {name} {}", arguments.join(" ")),
         Action::Cargo { arguments, environment } => {
             let mut line = String::new();
             for (key, value) in environment {

@@ -7,7 +7,7 @@ use super::{Finding, METHOD_CRATES};
 /// Which crates of this workspace a crate may use; `None` when any.
 fn allowed(package: &str) -> Option<&'static [&'static str]> {
     match package {
-        "adapters-derive" | "adapters-module" | "adapters-nn" => Some(&[]),
+        "adapters-derive" | "adapters-hub" | "adapters-module" | "adapters-nn" => Some(&[]),
         "adapters-config" => Some(&["adapters-nn"]),
         "adapters-core" => Some(&["adapters-config", "adapters-derive", "adapters-module", "adapters-nn"]),
         "adapters-adapted" => Some(&["adapters-core", "adapters-module", "adapters-nn"]),

@@ -14,5 +14,9 @@ pub mod merge;
 pub mod methods;
 pub mod new;
 pub mod predict;
+#[cfg(feature = "hub")]
+pub mod pull;
+#[cfg(feature = "hub")]
+pub mod push;
 pub mod recipe;
 pub mod train;

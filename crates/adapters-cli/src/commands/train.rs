@@ -44,11 +44,12 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
         registry: METHODS,
         recipe,
     };
-    let mut progress = Progress::new();
+    let mut progress = Progress::new(args.tui)?;
     let outcome = train(&run, &mut |event| {
         progress.show(&event);
         ControlFlow::Continue(())
     })?;
+    drop(progress);
 
     let (dir, task): (_, &TaskKind) = (outcome.dir.display(), &run.recipe.head.kind);
     let summary = &outcome.summary;

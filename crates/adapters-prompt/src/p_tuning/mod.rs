@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use crate::layer::PromptRows;
 use crate::peft_file;
-use crate::start::Start;
+use crate::start::{Start, Starting, starting};
 use crate::virtual_tokens::{PROMPT, VirtualTokens};
 use network::{NETWORK, PromptNetwork};
 
@@ -87,11 +87,9 @@ impl PTuningConfig {
             }),
         }
     }
-
-    fn starting(&self, start: Start) -> Self {
-        Self { start, ..self.clone() }
-    }
 }
+
+starting!(PTuningConfig);
 
 impl Method for PTuningConfig {
     const NAME: &'static str = "p_tuning";
@@ -155,7 +153,7 @@ impl ConvertsForStorage for PTuningConfig {
         let vectors = Tensor::<2>::from_data(vectors.into_data(), &device);
         let shared = Shared::of(PromptRows::Rows(Param::from_tensor(vectors)));
         let layers = adapter.layers().cloned().collect();
-        let method = adapters_core::AnyMethod::new(self.starting(Start::Stored))?;
+        let method = adapters_core::AnyMethod::new(self.clone().starting(Start::Stored))?;
         Ok(Some(adapter.reformed(method, layers).with_shared(shared)))
     }
 }
@@ -164,8 +162,7 @@ impl Codec<AdapterHub> for PTuningConfig {}
 
 impl Codec<Peft> for PTuningConfig {
     fn read(stored: &StoredConfig<'_>) -> Option<Result<Self, ConfigError>> {
-        let config: Result<Self, ConfigError> = peft_file::read(PEFT_TYPE, stored)?;
-        Some(config.map(|config| config.starting(Start::Stored)))
+        peft_file::read(PEFT_TYPE, stored).map(Self::stored)
     }
 
     fn write(&self, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, ConfigError> {
@@ -184,6 +181,6 @@ impl Codec<Peft> for PTuningConfig {
     /// A file that holds the network, too.
     fn adjusted_to(&self, tensors: &Tensors) -> Option<Self> {
         let network = tensors.keys().any(|key| key.starts_with(NETWORK));
-        network.then(|| self.starting(Start::Configured))
+        network.then(|| self.clone().starting(Start::Configured))
     }
 }
