@@ -295,6 +295,7 @@ mod tests {
             std::mem::take(&mut *said.lock().unwrap())
         };
         progress.show(&Event::Ready {
+            batch_size: 4,
             steps: 8,
             trainable_params: 1,
             total_params: 2,

@@ -162,11 +162,16 @@ pub fn parse_device(name: &str) -> Result<Device, DeviceError> {
 
 /// What to know about the numbers of the backend that a device name has; `None` where they are those of every other.
 pub fn device_caution(name: &str) -> Option<&'static str> {
-    let is_cuda = name.split(':').next() == Some("cuda");
-    is_cuda.then_some(
-        "on CUDA, Burn 0.22 may multiply `f32` on tensor cores with 11 bits of each factor (TF32): results differ from those of other \
-         devices in the third digit",
-    )
+    match name.split(':').next()? {
+        "cuda" => Some(
+            "on CUDA, Burn 0.22 may multiply `f32` on tensor cores with 11 bits of each factor (TF32): results differ from those of \
+             other devices in the third digit",
+        ),
+        "wgpu" => Some(
+            "on wgpu, the gradients of LoReFT's projections have been seen to be wrong: train it on another device",
+        ),
+        _ => None,
+    }
 }
 
 /// Burn deprecates this backend and keeps it until 0.23; so do we.
@@ -194,9 +199,11 @@ mod tests {
     }
 
     #[test]
-    fn only_cuda_computes_otherwise() {
-        assert!(device_caution("cuda").is_some() && device_caution("cuda:1").is_some());
-        assert!(device_caution("flex").is_none() && device_caution("wgpu:0").is_none());
+    fn backends_with_other_numbers_have_a_caution() {
+        for name in ["cuda", "cuda:1", "wgpu"] {
+            assert!(device_caution(name).is_some(), "{name}");
+        }
+        assert!(device_caution("flex").is_none() && device_caution("ndarray").is_none());
     }
 
     #[test]

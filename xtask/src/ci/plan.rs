@@ -173,12 +173,11 @@ pub(super) fn plan() -> Vec<Step> {
         }
     }));
     // WGSL: the SPIR-V of `vulkan` ends inside the compiler of Mesa 22.3's software device. One build for both.
-    let test = "test --locked --workspace --features adapters-testkit/gpu-tests --test gpu";
-    steps.push(
-        Step::cargo(Group::Gpu, "wgpu next to flex", &format!("{test} --test device_reads"))
-            .with_env("ADAPTERS_DEVICE", "wgpu"),
-    );
-    steps.push(Step::cargo(Group::Gpu, "ndarray next to flex", test).with_env("ADAPTERS_DEVICE", "ndarray"));
+    for device in ["ndarray", "wgpu"] {
+        let test = "test --locked --workspace --features adapters-testkit/ndarray,adapters-testkit/wgpu --test gpu";
+        steps
+            .push(Step::cargo(Group::Gpu, &format!("{device} next to flex"), test).with_env("ADAPTERS_DEVICE", device));
+    }
     steps
 }
 

@@ -45,10 +45,10 @@ fn main() -> ExitCode {
 /// Number of failed cases.
 fn run(args: Args) -> miette::Result<usize> {
     let options = Options {
+        device: parse_device(&args.device).into_diagnostic()?,
         added: Tolerance::of_backend(&args.device),
         dump: args.dump,
         resave: args.resave,
-        ..Options::new(parse_device(&args.device).into_diagnostic()?)
     };
     let selection = Selection {
         model: args.model,

@@ -12,8 +12,6 @@ mod gradients;
 mod model;
 mod records;
 mod run;
-#[cfg(feature = "gpu-tests")]
-mod unread;
 mod verdict;
 mod walk;
 

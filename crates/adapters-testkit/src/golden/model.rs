@@ -53,29 +53,6 @@ impl Inputs {
         Ok(inputs)
     }
 
-    /// The same on another device.
-    #[cfg(feature = "gpu-tests")]
-    pub(crate) fn to_device(&self, device: &Device) -> Self {
-        let Self {
-            ids,
-            token_types,
-            padding,
-            decoder_ids,
-            pixels,
-            features,
-            samples,
-        } = self.clone();
-        Self {
-            ids: ids.map(|ids| ids.to_device(device)),
-            token_types: token_types.map(|types| types.to_device(device)),
-            padding: padding.map(|padding| padding.int().to_device(device).bool()),
-            decoder_ids: decoder_ids.map(|ids| ids.to_device(device)),
-            pixels: pixels.map(|pixels| pixels.to_device(device)),
-            features: features.map(|features| features.to_device(device)),
-            samples: samples.map(|samples| samples.to_device(device)),
-        }
-    }
-
     /// Padded positions of each row; `None` where nothing is padded.
     pub(crate) fn padded(&self) -> Option<Vec<i64>> {
         let padding = self.padding.clone()?;
@@ -276,22 +253,11 @@ fn head_class(class: &str) -> Option<&str> {
 impl Top {
     /// With parameters that train.
     pub(crate) fn train(&self) -> Self {
-        self.map(Head::train)
-    }
-
-    /// The same on another device.
-    #[cfg(feature = "gpu-tests")]
-    pub(crate) fn to_device(&self, device: &Device) -> Self {
-        self.map(|head| head.to_device(device))
-    }
-
-    /// With another head, where there is one.
-    fn map(&self, change: impl FnOnce(Head) -> Head) -> Self {
         match self {
             Self::Nothing => Self::Nothing,
             Self::OwnHead => Self::OwnHead,
-            Self::MaskedLm(head) => Self::MaskedLm(change(head.clone())),
-            Self::Labels(head) => Self::Labels(change(head.clone())),
+            Self::MaskedLm(head) => Self::MaskedLm(head.clone().train()),
+            Self::Labels(head) => Self::Labels(head.clone().train()),
         }
     }
 

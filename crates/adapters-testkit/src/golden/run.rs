@@ -32,9 +32,6 @@ pub struct Options {
     pub device: Device,
     /// What the backend is allowed beyond the tolerances of a case.
     pub added: Tolerance,
-    /// Whether the forward pass of each case also runs on a device that cannot be read.
-    #[cfg(feature = "gpu-tests")]
-    pub unread: bool,
     /// Where to write what was computed, as `<model>/<case>.safetensors`.
     pub dump: Option<PathBuf>,
     /// Where to write what was loaded back, as `<model>/<case>/adapters/<name>/` and the folders of fusions.
@@ -47,8 +44,6 @@ impl Options {
         Self {
             device,
             added: Tolerance::ZERO,
-            #[cfg(feature = "gpu-tests")]
-            unread: false,
             dump: None,
             resave: None,
         }
@@ -66,25 +61,11 @@ pub struct Prepared {
 }
 
 /// What a case runs: the base or a merged copy of it, what is on top, and where no adapter acts.
-pub(super) struct Running<'a> {
-    pub(super) model: &'a Model,
-    pub(super) top: &'a Top,
-    pub(super) skipped: &'a [usize],
-    pub(super) tasks: Vec<Option<usize>>,
-}
-
-/// What a case asks for, but for its adapters.
-struct Asked<'a> {
-    case: &'a Case,
+struct Running<'a> {
+    model: &'a Model,
     top: &'a Top,
-    inputs: &'a Inputs,
-    formats: &'a [(String, Format)],
-    expected: &'a Tensors,
-    #[cfg_attr(
-        not(feature = "gpu-tests"),
-        expect(dead_code, reason = "a test of that feature reads it")
-    )]
-    options: &'a Options,
+    skipped: &'a [usize],
+    tasks: Vec<Option<usize>>,
 }
 
 /// What was computed, under the names of `expected.safetensors`.
@@ -192,20 +173,12 @@ impl Prepared {
         }
         problems.extend(self.setup(&case, dir, &set, &options.device)?);
         let inputs = self.inputs.of(&case, dir, &options.device)?;
-        let asked = Asked {
-            case: &case,
-            top: &top,
-            inputs: &inputs,
-            formats: &formats,
-            expected: &expected,
-            options,
-        };
-        let mut computed = self.compute(&asked, set)?;
+        let mut computed = self.compute(&case, &top, &inputs, set, &formats, &expected)?;
         problems.extend(records::compare(&case, &computed.records, &expected));
         if !case.extra_weights.is_empty() && computed.lacks_a_gradient(&expected) {
             // What tensors beside the files are made into may train in their place: its gradients too.
             let (set, _) = self.load_adapters(&case, dir, false, &options.device)?;
-            let plain = self.compute(&asked, set)?;
+            let plain = self.compute(&case, &top, &inputs, set, &formats, &expected)?;
             for (key, gradient) in plain.gradients {
                 computed.gradients.entry(key).or_insert(gradient);
             }
@@ -333,15 +306,15 @@ impl Prepared {
     }
 
     /// The output and the gradients.
-    fn compute(&self, asked: &Asked<'_>, set: AdapterSet) -> Result<Computed, Stop> {
-        let Asked {
-            case,
-            top,
-            inputs,
-            formats,
-            expected,
-            ..
-        } = *asked;
+    fn compute(
+        &self,
+        case: &Case,
+        top: &Top,
+        inputs: &Inputs,
+        set: AdapterSet,
+        formats: &[(String, Format)],
+        expected: &Tensors,
+    ) -> Result<Computed, Stop> {
         let mut active = match composition(case)? {
             Some(composition) => Some(set.composition(composition)?),
             None => None,
@@ -361,10 +334,6 @@ impl Prepared {
             skipped: case.skip_layers.as_deref().unwrap_or_default(),
             tasks: case.tasks(),
         };
-        #[cfg(feature = "gpu-tests")]
-        if asked.options.unread {
-            super::unread::forward(&model, inputs, &set, active.as_ref())?;
-        }
         let (output, records) = model.forward(inputs.clone(), &set, active.as_ref())?;
         // The scores of a model of texts and images have two axes in the file.
         let mut shape = output.dims().to_vec();
@@ -510,7 +479,7 @@ impl Computed {
 
 impl Running<'_> {
     /// The output, and what was recorded on the way.
-    pub(super) fn forward(
+    fn forward(
         &self,
         inputs: Inputs,
         set: &AdapterSet,
