@@ -142,8 +142,8 @@ impl SiteAdapter<HiddenState, SharedPhm> for BottleneckLayer {
         let (out, addition) = self.core(state.hidden, state.fused, call);
         let hidden = match (self.shape.insertion, self.shape.residual_before_ln_after, &state.inner) {
             (Insertion::Parallel, _, _) | (_, _, None) => self.norm_after(out),
-            (_, true, Some(inner)) => self.norm_after(out + inner.clone()),
-            (_, false, Some(inner)) => self.norm_after(out) + inner.clone(),
+            (_, true, Some(inner)) => self.norm_after(ops::add(out, inner.clone())),
+            (_, false, Some(inner)) => ops::add(self.norm_after(out), inner.clone()),
         };
         HiddenState {
             hidden,
@@ -173,7 +173,7 @@ impl SiteAdapter<HiddenState, SharedPhm> for BottleneckLayer {
 impl Finisher<HiddenState, SharedPhm> for BottleneckLayer {
     fn finish(&self, state: HiddenState, _call: &Call<'_, SharedPhm>) -> Tensor<3> {
         let hidden = match self.shape.insertion {
-            Insertion::Parallel => state.hidden + state.block,
+            Insertion::Parallel => ops::add(state.hidden, state.block),
             Insertion::Sequential { .. } => state.hidden,
         };
         if self.shape.original_ln_after {

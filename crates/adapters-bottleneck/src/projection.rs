@@ -79,7 +79,7 @@ impl Dense {
 
     /// `[batch, seq, d_in] -> [batch, seq, d_out]`
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        ops::project(x, self.weight.val()) + self.bias.val().unsqueeze()
+        ops::affine(x, self.weight.val(), self.bias.val())
     }
 
     pub(crate) fn named_params(&self, path: &str) -> [(Cow<'static, str>, ParamId); 2] {

@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use adapters_core::{Call, Causality, FusionQuery, FusionState, NamedParams, SiteAdapter};
-use adapters_nn::draw;
 use adapters_nn::ops::project;
+use adapters_nn::{draw, ops};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Tensor, TensorData, activation};
 use rand_chacha::ChaCha8Rng;
@@ -54,7 +54,7 @@ impl Dense {
     }
 
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        project(x, self.weight.val()) + self.bias.val().unsqueeze()
+        ops::affine(x, self.weight.val(), self.bias.val())
     }
 
     fn named_params(&self, path: &str) -> [(Cow<'static, str>, ParamId); 2] {

@@ -298,7 +298,7 @@ where
         };
         let inside = ops::linear(&layer, state.input);
         let inside = match state.delta {
-            Some(delta) => inside + delta,
+            Some(delta) => ops::add(inside, delta),
             None => inside,
         };
         match outside {

@@ -148,7 +148,7 @@ impl BareExperts {
 
     pub(crate) fn forward(&self, x: Tensor<3>, cx: &mut Hooks<'_>) -> Tensor<3> {
         let [batch, seq, d_model] = x.dims();
-        let scores = ops::project(x.clone(), self.router.val()) + self.router_bias.val().unsqueeze();
+        let scores = ops::affine(x.clone(), self.router.val(), self.router_bias.val());
         let chosen = Chosen::new(&scores, self.chosen);
         let weights = softmax(scores.mask_fill(chosen.mask.bool_not(), f32::MIN), 2);
         let (gate_up, down) = (cx.matrices(&self.gate_up), cx.matrices(&self.down));

@@ -105,7 +105,7 @@ impl AttentionPooler {
             let rows = index * d..(index + 1) * d;
             let bias = self.biases.val().slice_dim(0, rows.clone());
             self.attention
-                .split(ops::project(x, self.projections.val().slice_dim(0, rows)) + bias.unsqueeze())
+                .split(ops::affine(x, self.projections.val().slice_dim(0, rows), bias))
         };
         let (query, key) = (projected(0, probe), projected(1, hidden.clone()));
         let value = projected(2, hidden.clone());

@@ -57,6 +57,21 @@ fn linear(c: &mut Criterion) {
     }
 }
 
+/// The two products of LoRA, down to 8 numbers and up again.
+fn trained(c: &mut Criterion) {
+    for (d_in, d_out) in [(384, 8), (8, 384)] {
+        let inputs = vec![random([2048, d_in]), random([d_out, d_in])];
+        let rows = |x: &Tensor<2>| x.clone().unsqueeze_dim::<3>(0);
+        pair(
+            c,
+            &format!("trained linear {d_in} {d_out}"),
+            inputs,
+            |x| ops::project(rows(&x[0]), x[1].clone()),
+            |x| rows(&x[0].clone().matmul(x[1].clone().transpose())),
+        );
+    }
+}
+
 fn elementwise(c: &mut Criterion) {
     let x = vec![random([16, 128, 1536])];
     let gelu = |x: &[Tensor<3>]| activation::gelu(x[0].clone());
@@ -252,6 +267,6 @@ fn config() -> Criterion {
 criterion_group! {
     name = benches;
     config = config();
-    targets = linear, elementwise, norms, attention, causal, rotary, loss, encoder
+    targets = linear, trained, elementwise, norms, attention, causal, rotary, loss, encoder
 }
 criterion_main!(benches);

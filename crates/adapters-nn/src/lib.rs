@@ -29,7 +29,7 @@ pub use numpy_rng::NumpyRng;
 pub use quantize::{Precision, float_weight, quantize_linear};
 pub use torch_rng::TorchRng;
 
-/// The vector instructions that the fused kernels of the CPU use on this processor: `portable`, `avx2` or `avx512`.
+/// The vector instructions that the fused kernels of the CPU use on this processor: `portable`, `avx2`, `avx512` or `amx`.
 pub fn cpu_instructions() -> &'static str {
     kernel::Level::chosen().name()
 }

@@ -221,7 +221,8 @@ pub fn linear(layer: &Linear, x: Tensor<3>) -> Tensor<3> {
     }
 }
 
-/// `x w` for a frozen weight in Burn's layout, which may be quantized or in `bf16`: `[n, d_in] x [d_in, d_out] -> [n, d_out]`.
+/// `x w` for a weight in Burn's layout, trained or frozen, which may be quantized or in `bf16` if it is frozen:
+/// `[n, d_in] x [d_in, d_out] -> [n, d_out]`.
 ///
 /// # Panics
 ///
@@ -231,7 +232,7 @@ pub fn product(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
         return quantized_product(x, weight);
     }
     #[cfg(feature = "flex")]
-    if let Some(y) = fused::linear(&x, &weight, None) {
+    if let Some(y) = fused::linear(&x, &weight, None).or_else(|| fused::trained(&x, &weight, None)) {
         return y;
     }
     let weight = weight.cast(x.dtype());
@@ -247,6 +248,38 @@ pub fn project(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
     let [batch, seq, k] = x.dims();
     let [n, _] = weight.dims();
     product(x.reshape([batch * seq, k]), weight.transpose()).reshape([batch, seq, n])
+}
+
+/// `x w^T + b` for a layer in the published layout whose weight or bias may be trained: `[batch, seq, k]`, `[n, k]` and `[n]` to
+/// `[batch, seq, n]`.
+///
+/// # Panics
+///
+/// Panics if the last axes, or `n` of the weight and of the bias, differ.
+pub fn affine(x: Tensor<3>, weight: Tensor<2>, bias: Tensor<1>) -> Tensor<3> {
+    #[cfg(feature = "flex")]
+    {
+        let [batch, seq, k] = x.dims();
+        let [n, _] = weight.dims();
+        let (rows, weight) = (x.clone().reshape([batch * seq, k]), weight.clone().transpose());
+        if let Some(y) = fused::trained(&rows, &weight, Some(&bias)) {
+            return y.reshape([batch, seq, n]);
+        }
+    }
+    project(x, weight) + bias.unsqueeze()
+}
+
+/// `x + y`, two tensors of one shape.
+///
+/// # Panics
+///
+/// Panics if the shapes differ.
+pub fn add<const D: usize>(x: Tensor<D>, y: Tensor<D>) -> Tensor<D> {
+    #[cfg(feature = "flex")]
+    if let Some(sum) = fused::add(&x, &y) {
+        return sum;
+    }
+    x + y
 }
 
 /// Softmax over the last axis of `scores + bias`; `scores [batch, heads, seq_q, seq_k]`, `bias` broadcast to it.

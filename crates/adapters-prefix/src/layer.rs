@@ -23,7 +23,7 @@ impl Gate {
     /// The mean over all positions, padding included, of `sigmoid(W x + b)`:
     /// `[batch, seq, d_model] -> [batch, gates]`.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<2> {
-        let gates = ops::project(x, self.weight.val()) + self.bias.val().unsqueeze();
+        let gates = ops::affine(x, self.weight.val(), self.bias.val());
         burn::tensor::activation::sigmoid(gates).mean_dim(1).squeeze_dim(1)
     }
 }

@@ -54,12 +54,12 @@ impl Unit {
     /// The edited states, `[batch, n, d_model] -> [batch, n, d_model]`.
     fn forward(&self, h: Tensor<3>, call: &Call<'_>) -> Tensor<3> {
         let weight = self.projection.weight();
-        let read = ops::project(h.clone(), self.source.val()) + self.bias.val().unsqueeze();
+        let read = ops::affine(h.clone(), self.source.val(), self.bias.val());
         let mut source = self.non_linearity.forward(read);
         if self.subtracts {
             source = source - ops::project(h.clone(), weight.clone());
         }
-        call.dropout(h + ops::project(source, weight.transpose()), self.dropout)
+        call.dropout(ops::add(h, ops::project(source, weight.transpose())), self.dropout)
     }
 
     fn named_params(&self, index: usize) -> Vec<(Cow<'static, str>, ParamId)> {

@@ -1,4 +1,4 @@
-//! Activations, gated activations and dropout.
+//! Activations, gated activations, sums and dropout.
 
 use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
@@ -23,6 +23,12 @@ pub fn silu_gated<const D: usize>(gate: &Tensor<D>, up: &Tensor<D>) -> Option<Te
             SiluGated,
         )
     })
+}
+
+/// `x + y`, of one shape; in the memory of one of them where nothing else holds it.
+pub fn add<const D: usize>(x: &Tensor<D>, y: &Tensor<D>) -> Option<Tensor<D>> {
+    let fits = runs_here(x) && runs_here(y) && x.dims() == y.dims();
+    fits.then(|| run(Inputs::Two(x.clone().into_dispatch(), y.clone().into_dispatch()), Add))
 }
 
 /// `x` under a mask, of an `x` that [`runs_here`]; in its memory where nothing else holds it.
@@ -78,6 +84,26 @@ impl Operation for SiluGated {
         activation::gated_gradient(Level::chosen(), gate, up, grad.storage_mut(), &mut up_grad);
         let up_grad = tensor(up_grad, grad.layout().shape().clone());
         vec![wanted[0].then_some(grad), wanted[1].then_some(up_grad)]
+    }
+}
+
+#[derive(Debug)]
+struct Add;
+
+impl Operation for Add {
+    fn forward(&self, mut inputs: Vec<FlexTensor>, _keep: bool) -> (FlexTensor, Vec<FlexTensor>) {
+        let (y, x) = (dense(inputs.remove(1)), dense(inputs.remove(0)));
+        let (mut sum, other) = match (writable(x), writable(y)) {
+            (Ok(x), Ok(y) | Err(y)) => (x, y),
+            (Err(x), Ok(y)) => (y, x),
+            (Err(x), Err(y)) => (owned(x), y),
+        };
+        activation::add(Level::chosen(), sum.storage_mut(), numbers(&other));
+        (sum, Vec::new())
+    }
+
+    fn backward(&self, _kept: Vec<FlexTensor>, grad: FlexTensor, _wanted: &[bool]) -> Vec<Option<FlexTensor>> {
+        vec![Some(grad.clone()), Some(grad)]
     }
 }
 

@@ -1,4 +1,4 @@
-//! A frozen linear layer.
+//! Linear layers, frozen and trained.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak};
@@ -12,6 +12,7 @@ use crate::kernel::Level;
 use crate::kernel::activation::{Plus, zip_rows};
 use crate::kernel::half::{self, Packed};
 use crate::kernel::raw::{self, Mat};
+use crate::kernel::split;
 
 /// `x w + b` over the last axis, where no gradient goes to `w` and `b`; `w` is `f32` or `bf16`.
 pub fn linear<const D: usize>(x: &Tensor<D>, weight: &Tensor<2>, bias: Option<&Tensor<1>>) -> Option<Tensor<D>> {
@@ -26,6 +27,20 @@ pub fn linear<const D: usize>(x: &Tensor<D>, weight: &Tensor<2>, bias: Option<&T
     };
     let weight = Weight::of(weight)?;
     Some(run(Inputs::One(x.clone().into_dispatch()), Linear { weight, bias }))
+}
+
+/// `x w + b`, where gradients go to `w` and `b` as well.
+pub fn trained(x: &Tensor<2>, weight: &Tensor<2>, bias: Option<&Tensor<1>>) -> Option<Tensor<2>> {
+    let [d_in, d_out] = weight.dims();
+    let fits = runs_here(x) && runs_here(weight) && x.dims()[1] == d_in;
+    let (x, weight) = (x.clone().into_dispatch(), weight.clone().into_dispatch());
+    let inputs = match bias {
+        _ if !fits => return None,
+        Some(bias) if !runs_here(bias) || bias.dims() != [d_out] => return None,
+        Some(bias) => Inputs::Three(x, weight, bias.clone().into_dispatch()),
+        None => Inputs::Two(x, weight),
+    };
+    Some(run(inputs, Trained))
 }
 
 #[derive(Debug)]
@@ -127,6 +142,9 @@ pub(super) fn widened(weight: &FlexTensor) -> Vec<f32> {
 fn full_product(x: &[f32], weight: Mat<'_>, bias: Option<&[f32]>) -> Vec<f32> {
     let [width, out_width] = weight.shape();
     let rows = x.len() / width;
+    if split::is_faster(Level::chosen(), rows, weight.shape()) {
+        return split::product(x, weight, bias);
+    }
     let mut out = raw::unfilled(rows * out_width);
     raw::layer_product(&mut out, Mat::dense(x, rows, width), weight);
     if let Some(bias) = bias {
@@ -176,4 +194,39 @@ impl Operation for Linear {
     fn backward(&self, _kept: Vec<FlexTensor>, grad: FlexTensor, _wanted: &[bool]) -> Vec<Option<FlexTensor>> {
         vec![Some(self.product(grad, true))]
     }
+}
+
+#[derive(Debug)]
+struct Trained;
+
+impl Operation for Trained {
+    fn forward(&self, mut inputs: Vec<FlexTensor>, keep: bool) -> (FlexTensor, Vec<FlexTensor>) {
+        let bias = (inputs.len() > 2).then(|| dense(inputs.remove(2)));
+        let (weight, x) = (inputs.remove(1), dense(inputs.remove(0)));
+        let weight_matrix = matrix(&weight);
+        let out = full_product(numbers(&x), weight_matrix, bias.as_ref().map(numbers));
+        let out = tensor(out, [x.layout().shape()[0], weight_matrix.shape()[1]]);
+        (out, if keep { vec![x, weight] } else { Vec::new() })
+    }
+
+    fn backward(&self, kept: Vec<FlexTensor>, grad: FlexTensor, wanted: &[bool]) -> Vec<Option<FlexTensor>> {
+        let grad = dense(grad);
+        let (x, weight, grad) = (matrix(&kept[0]), matrix(&kept[1]), matrix(&grad));
+        let ([rows, d_in], [_, d_out]) = (x.shape(), grad.shape());
+        let mut grads = vec![
+            wanted[0].then(|| filled([rows, d_in], |out| raw::layer_product(out, grad, weight.transposed()))),
+            wanted[1].then(|| filled([d_in, d_out], |out| raw::weight_gradient(out, x, grad))),
+        ];
+        let ones = vec![1.0; rows];
+        let sums = || filled([d_out], |out| raw::layer_product(out, Mat::dense(&ones, 1, rows), grad));
+        grads.extend(wanted.get(2).map(|wanted| wanted.then(sums)));
+        grads
+    }
+}
+
+/// A tensor of this shape that `fill` computes.
+fn filled<const D: usize>(shape: [usize; D], fill: impl FnOnce(&mut [f32])) -> FlexTensor {
+    let mut out = raw::unfilled(shape.iter().product());
+    fill(&mut out);
+    tensor(out, shape)
 }

@@ -15,8 +15,8 @@ pub(crate) mod numbers;
 mod rotary;
 
 pub use attention::attention;
-pub use elementwise::{activation, dropout, silu_gated};
-pub use linear::linear;
+pub use elementwise::{activation, add, dropout, silu_gated};
+pub use linear::{linear, trained};
 pub use loss::cross_entropy;
 pub use norm::{Normalization, norm, norm_of_sum};
 pub use numbers::runs_here;

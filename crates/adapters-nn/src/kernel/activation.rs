@@ -95,6 +95,22 @@ pub fn zip_rows<F: Map2>(level: Level, f: F, x: &mut [f32], y: &[f32]) {
     threads::chunks(x, y.len(), |_, x| level.run(Kernel(f, x, y)));
 }
 
+/// `x = x + y`, on all threads.
+pub fn add(level: Level, x: &mut [f32], y: &[f32]) {
+    struct Kernel<'a>(&'a mut [f32], &'a [f32]);
+    impl WithSimd for Kernel<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, s: S) {
+            simd::map2(s, Plus, self.0, self.1);
+        }
+    }
+    threads::chunks(x, 1, |first, x| {
+        let y = &y[first..first + x.len()];
+        level.run(Kernel(x, y));
+    });
+}
+
 /// `out = silu(gate) up`.
 pub fn gated(level: Level, gate: &[f32], up: &[f32], out: &mut [f32]) {
     struct Kernel<'a>(&'a [f32], &'a [f32], &'a mut [f32]);

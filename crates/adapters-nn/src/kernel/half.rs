@@ -2,7 +2,7 @@
 //! `f32`.
 //!
 //! A weight is packed once, into panels of columns whose rows are pairs of numbers that lie side by side: what the
-//! instruction of processors with AVX-512 BF16 multiplies. Elsewhere the same panels are widened.
+//! instructions of processors with AVX-512 BF16 and with AMX multiply. Elsewhere the same panels are widened.
 
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -10,21 +10,54 @@ use std::sync::LazyLock;
 use pulp::{Simd, WithSimd};
 
 use super::raw::half::{PANEL, ROWS, STRIDE, available, is_twice_as_fast, panel, round};
-use super::raw::{MatMut, unfilled};
+use super::raw::tiles::{self, PAIRS, Start, Tiles};
+use super::raw::{MatMut, Words, unfilled};
 use super::simd::{self, Level};
 use super::threads;
 
 /// Rows that a task converts at once.
-const BLOCK_ROWS: usize = 8 * ROWS;
+const BLOCK_ROWS: usize = 96;
+const _: () =
+    assert!(BLOCK_ROWS.is_multiple_of(ROWS) && BLOCK_ROWS.is_multiple_of(tiles::ROWS) && STRIDE.is_multiple_of(PAIRS));
 
 /// Rows up to which reading the weight takes longer than multiplying with it.
 const FEW: usize = 32;
 
-/// Whether a product of so many rows takes a [`Packed`] weight, at `level`. Where the instruction is not faster than `f32`, the
+/// Whether a product of so many rows takes a [`Packed`] weight, at `level`. Where no instruction is faster than `f32`, the
 /// weight is [`widened`](widen) for more rows.
 pub fn is_worth_packing(level: Level, rows: usize) -> bool {
     static FAST: LazyLock<bool> = LazyLock::new(is_twice_as_fast);
-    rows <= FEW || (level == Level::Avx512 && *FAST)
+    rows <= FEW || level == Level::Amx || (level == Level::Avx512 && *FAST)
+}
+
+/// How the panels of a packed matrix are multiplied.
+enum Unit {
+    /// By tiles.
+    Tiles(Tiles),
+    /// By vectors, with the instruction for pairs in bf16.
+    Pairs,
+    /// By vectors of `f32`.
+    Widened(Level),
+}
+
+impl Unit {
+    /// The fastest one at `level` for so many rows, for the thread that calls.
+    fn of(level: Level, rows: usize) -> Self {
+        // Tiles are sixteen rows high: of a few, most of their work is for nothing.
+        match Tiles::new() {
+            Some(tiles) if level == Level::Amx && rows > 4 => Self::Tiles(tiles),
+            _ if level >= Level::Avx512 && available() => Self::Pairs,
+            _ => Self::Widened(level),
+        }
+    }
+
+    /// Rows that are multiplied at once.
+    fn rows(&self) -> usize {
+        match self {
+            Self::Tiles(_) => tiles::ROWS,
+            Self::Pairs | Self::Widened(_) => ROWS,
+        }
+    }
 }
 
 /// Numbers of bf16 in `f32`.
@@ -50,7 +83,7 @@ impl WithSimd for Widen<'_> {
 #[derive(Debug)]
 pub struct Packed {
     /// Panel after panel, pair of rows after pair, column after column: the number of the even row in the lower half.
-    words: Vec<u32>,
+    words: Words,
     inner: usize,
     columns: usize,
 }
@@ -62,7 +95,7 @@ impl Packed {
     ///
     /// Panics if an element lies outside of `bits`.
     pub fn new(bits: &[u16], offset: usize, [inner, columns]: [usize; 2], strides: [isize; 2]) -> Self {
-        let pairs = inner.div_ceil(2);
+        let pairs = inner.div_ceil(2).next_multiple_of(PAIRS);
         let at = |i: usize, j: usize| match i < inner && j < columns {
             true => {
                 let index = offset as isize + i as isize * strides[0] + j as isize * strides[1];
@@ -71,21 +104,20 @@ impl Packed {
             false => 0,
         };
         let panels = columns.div_ceil(PANEL);
-        let mut words = Vec::with_capacity(panels * pairs * PANEL);
-        for panel in 0..panels {
-            for pair in 0..pairs {
-                let column = |column| {
-                    let column = panel * PANEL + column;
-                    at(2 * pair, column) | at(2 * pair + 1, column) << 16
-                };
-                words.extend((0..PANEL).map(column));
+        let mut words = Words::zeros(panels * pairs * PANEL);
+        for (row, words) in words.chunks_exact_mut(PANEL).enumerate() {
+            let (panel, pair) = (row / pairs, row % pairs);
+            for (column, word) in words.iter_mut().enumerate() {
+                let column = panel * PANEL + column;
+                *word = at(2 * pair, column) | at(2 * pair + 1, column) << 16;
             }
         }
         Self { words, inner, columns }
     }
 
+    /// Pairs of a column, with those of zeros that fill the last tile.
     fn pairs(&self) -> usize {
-        self.inner.div_ceil(2)
+        self.inner.div_ceil(2).next_multiple_of(PAIRS)
     }
 
     /// `x w + bias`, of `x` row after row.
@@ -98,16 +130,15 @@ impl Packed {
         let rows = x.len() / self.inner;
         let mut out = unfilled(rows * self.columns);
         // By rows, a few tasks for each thread; by columns where there are too few rows for that, as in generation.
-        let tasks = 4 * rayon::current_num_threads();
-        let block_rows = rows.div_ceil(tasks).next_multiple_of(ROWS).min(BLOCK_ROWS);
-        let columns = match rows >= tasks * ROWS {
+        let (tasks, height) = (4 * rayon::current_num_threads(), Unit::of(level, rows).rows());
+        let block_rows = rows.div_ceil(tasks).next_multiple_of(height).min(BLOCK_ROWS);
+        let columns = match rows >= tasks * height {
             true => self.columns,
             false => self.columns.div_ceil(tasks).next_multiple_of(PANEL),
         };
         let block_rows = if columns < self.columns { BLOCK_ROWS } else { block_rows };
         let tiles = MatMut::dense(&mut out, rows, self.columns).tiles(block_rows, columns);
-        let fast = level == Level::Avx512 && available();
-        let scratch = || vec![0; BLOCK_ROWS * STRIDE];
+        let scratch = || Words::unfilled(BLOCK_ROWS * STRIDE);
         threads::tasks(
             tiles,
             rows * self.inner * self.columns,
@@ -119,7 +150,7 @@ impl Packed {
                     add: false,
                     bias,
                 };
-                self.tile(level, fast, &factor, column, block, tile);
+                self.tile(&Unit::of(level, rows), &factor, column, block, tile);
             },
         );
         out
@@ -130,7 +161,7 @@ impl Packed {
     ///
     /// # Panics
     ///
-    /// Panics if `numbers` do not begin with an even number or `first_column` with a panel, on an end outside of the matrix, and
+    /// Panics if `numbers` do not begin with a multiple of 32 or `first_column` with a panel, on an end outside of the matrix, and
     /// on an `x` that is too short.
     pub fn part(
         &self,
@@ -141,11 +172,11 @@ impl Packed {
         add: bool,
         out: MatMut<'_>,
     ) {
-        let [_, columns] = out.shape();
-        assert!(numbers.start.is_multiple_of(2) && first_column.is_multiple_of(PANEL));
+        let [rows, columns] = out.shape();
+        assert!(numbers.start.is_multiple_of(2 * PAIRS) && first_column.is_multiple_of(PANEL));
         assert!(numbers.end <= self.inner && first_column + columns <= self.columns);
-        let fast = level == Level::Avx512 && available();
-        let mut block = vec![0; BLOCK_ROWS * STRIDE];
+        let unit = Unit::of(level, rows);
+        let mut block = Words::unfilled(BLOCK_ROWS * STRIDE);
         for (row, _, tile) in out.tiles(BLOCK_ROWS, columns) {
             let factor = Factor {
                 x: &x[row * numbers.len()..],
@@ -153,7 +184,7 @@ impl Packed {
                 add,
                 bias: None,
             };
-            self.tile(level, fast, &factor, first_column, &mut block, tile);
+            self.tile(&unit, &factor, first_column, &mut block, tile);
         }
     }
 
@@ -180,48 +211,49 @@ impl Packed {
         }
     }
 
-    fn tile(
-        &self,
-        level: Level,
-        fast: bool,
-        factor: &Factor<'_>,
-        first_column: usize,
-        block: &mut [u32],
-        mut tile: MatMut<'_>,
-    ) {
+    fn tile(&self, unit: &Unit, factor: &Factor<'_>, first_column: usize, block: &mut [u32], mut tile: MatMut<'_>) {
         let Factor { x, numbers, add, bias } = factor.clone();
         let (pairs, [rows, columns]) = (self.pairs(), tile.shape());
         let (begin, end, width) = (numbers.start / 2, numbers.end.div_ceil(2), numbers.len());
         for first in (begin..end).step_by(STRIDE) {
             let count = STRIDE.min(end - first);
+            let whole = count.next_multiple_of(PAIRS);
             let numbers = 2 * (first - begin)..(2 * (first - begin + count)).min(width);
             for (x, block) in x.chunks_exact(width).take(rows).zip(block.chunks_exact_mut(STRIDE)) {
-                match fast {
-                    true => round(&x[numbers.clone()], block),
-                    false => level.run(Round(&x[numbers.clone()], block)),
+                match unit {
+                    Unit::Widened(level) => level.run(Round(&x[numbers.clone()], block)),
+                    Unit::Tiles(_) | Unit::Pairs => round(&x[numbers.clone()], block),
                 }
+                block[count..whole].fill(0);
             }
             let (add, last) = (add || first > begin, first + count == end);
             for column in (0..columns).step_by(PANEL) {
                 let width = PANEL.min(columns - column);
                 let panel_number = (first_column + column) / PANEL;
-                let words = &self.words[(panel_number * pairs + first) * PANEL..][..count * PANEL];
-                let bias = bias
-                    .filter(|_| last)
-                    .map(|bias| &bias[first_column + column..][..width]);
-                for row in (0..rows).step_by(ROWS) {
-                    let height = ROWS.min(rows - row);
+                let words = &self.words[(panel_number * pairs + first) * PANEL..][..whole * PANEL];
+                let bias = bias.map(|bias| &bias[first_column + column..][..width]);
+                let bias_last = bias.filter(|_| last);
+                for row in (0..rows).step_by(unit.rows()) {
+                    let height = unit.rows().min(rows - row);
                     let mut out = tile.tile([row, height], [column, width]);
                     let block = &block[row * STRIDE..];
-                    match fast {
-                        true => panel(block, words, count, &mut out, add, bias),
-                        false => level.run(Widened {
+                    match unit {
+                        Unit::Tiles(unit) => {
+                            let start = match bias {
+                                _ if add => Start::Output,
+                                Some(bias) => Start::Bias(bias),
+                                None => Start::Zero,
+                            };
+                            unit.panel([block], STRIDE, [words], whole, &mut out, start);
+                        }
+                        Unit::Pairs => panel(block, words, count, &mut out, add, bias_last),
+                        Unit::Widened(level) => level.run(Widened {
                             block,
-                            words,
+                            words: &words[..count * PANEL],
                             count,
                             out: &mut out,
                             add,
-                            bias,
+                            bias: bias_last,
                         }),
                     }
                 }
@@ -422,7 +454,7 @@ mod tests {
             let whole = packed.product(level, &x, None);
             for (first_column, width) in [(0, 64), (64, 6)] {
                 let mut out = vec![f32::NAN; rows * width];
-                for numbers in [0..300, 300..601] {
+                for numbers in [0..320, 320..601] {
                     let part: Vec<f32> = x.chunks(inner).flat_map(|row| row[numbers.clone()].to_vec()).collect();
                     let (add, out) = (numbers.start > 0, MatMut::dense(&mut out, rows, width));
                     packed.part(level, &part, numbers, first_column, add, out);

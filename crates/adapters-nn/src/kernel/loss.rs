@@ -56,7 +56,10 @@ impl Weight<'_> {
 
     fn column(&self, column: usize, out: &mut [f32]) {
         match self {
-            Self::Full(weight) => weight.columns(column, 1).copy_to(out),
+            Self::Full(weight) => {
+                let rows = out.len();
+                weight.columns(column, 1).copy_to(&mut MatMut::dense(out, rows, 1));
+            }
             Self::Half(weight, _) => weight.column(column, out),
         }
     }

@@ -24,6 +24,8 @@ pub mod raw;
 #[cfg(feature = "flex")]
 pub mod rotary;
 pub mod simd;
+#[cfg(feature = "flex")]
+pub mod split;
 pub mod threads;
 
 pub use simd::Level;

@@ -14,13 +14,16 @@ pub enum Level {
     Avx2,
     /// AVX-512 (F, BW, CD, DQ, VL).
     Avx512,
+    /// AVX-512, and the tile unit AMX for products.
+    Amx,
 }
 
 impl Level {
-    const NAMES: [(&'static str, Self); 3] = [
+    const NAMES: [(&'static str, Self); 4] = [
         ("portable", Self::Portable),
         ("avx2", Self::Avx2),
         ("avx512", Self::Avx512),
+        ("amx", Self::Amx),
     ];
 
     /// The levels this processor has.
@@ -42,7 +45,7 @@ impl Level {
         *CHOSEN.get_or_init(|| {
             let cap = std::env::var("ADAPTERS_SIMD").ok();
             let named = |cap: String| Self::NAMES.into_iter().find(|(name, _)| *name == cap);
-            let cap = cap.and_then(named).map_or(Self::Avx512, |(_, level)| level);
+            let cap = cap.and_then(named).map_or(Self::Amx, |(_, level)| level);
             let levels = Self::available().into_iter().filter(|level| *level <= cap);
             levels.max().unwrap_or(Self::Portable)
         })
@@ -54,6 +57,10 @@ impl Level {
             Self::Portable => true,
             Self::Avx2 => pulp::x86::V3::is_available(),
             Self::Avx512 => pulp::x86::V4::is_available(),
+            #[cfg(feature = "flex")]
+            Self::Amx => pulp::x86::V4::is_available() && super::raw::tiles::available(),
+            #[cfg(not(feature = "flex"))]
+            Self::Amx => false,
         }
     }
 
@@ -67,7 +74,7 @@ impl Level {
     pub fn run<K: WithSimd>(self, kernel: K) -> K::Output {
         #[cfg(target_arch = "x86_64")]
         match self {
-            Self::Avx512 => {
+            Self::Avx512 | Self::Amx => {
                 if let Some(simd) = pulp::x86::V4::try_new() {
                     return Simd::vectorize(simd, kernel);
                 }

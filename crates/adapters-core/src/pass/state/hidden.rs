@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use adapters_nn::NormParameters;
+use adapters_nn::{NormParameters, ops};
 use burn::tensor::Tensor;
 
 use super::fields::by_fields;
@@ -37,9 +37,9 @@ impl Join {
     /// The residual stream behind the block; all `[batch, seq, d_model]`.
     pub fn close(&self, hidden: Tensor<3>, residual: Tensor<3>) -> Tensor<3> {
         match self {
-            Self::Sum | Self::Beside => hidden + residual,
+            Self::Sum | Self::Beside => ops::add(hidden, residual),
             Self::NormOfSum(norm) => norm.apply(hidden + residual),
-            Self::SumOfNorm { norm, .. } => norm.apply(hidden) + residual,
+            Self::SumOfNorm { norm, .. } => ops::add(norm.apply(hidden), residual),
             Self::Scaled(factor) => hidden * *factor + residual,
         }
     }
@@ -49,11 +49,11 @@ impl Join {
         match self {
             Self::Beside => (hidden.clone(), hidden),
             Self::Sum | Self::Scaled(_) => {
-                let sum = hidden + residual;
+                let sum = ops::add(hidden, residual);
                 (sum.clone(), sum)
             }
             Self::NormOfSum(norm) | Self::SumOfNorm { of_sum: norm, .. } => {
-                let sum = hidden + residual;
+                let sum = ops::add(hidden, residual);
                 (sum.clone(), norm.apply(sum))
             }
         }

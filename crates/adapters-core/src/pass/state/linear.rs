@@ -1,5 +1,6 @@
 //! A linear layer: its input, the layer, and what adapters add to its output.
 
+use adapters_nn::ops;
 use burn::nn::Linear;
 use burn::tensor::{Int, Tensor};
 
@@ -79,9 +80,9 @@ impl HookState for LinearState {
     }
 
     fn finish(self) -> Tensor<3> {
-        let output = adapters_nn::ops::linear(&self.layer, self.input);
+        let output = ops::linear(&self.layer, self.input);
         match self.delta {
-            Some(delta) => output + delta,
+            Some(delta) => ops::add(output, delta),
             None => output,
         }
     }
@@ -93,7 +94,7 @@ impl LinearState {
     pub fn plus(self, update: impl FnOnce(Tensor<3>) -> Tensor<3>) -> Self {
         let update = update(self.input.clone());
         let delta = match self.delta {
-            Some(delta) => delta + update,
+            Some(delta) => ops::add(delta, update),
             None => update,
         };
         Self {

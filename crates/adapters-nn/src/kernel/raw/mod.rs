@@ -5,25 +5,74 @@
 #![allow(unsafe_code)]
 
 pub mod half;
+pub mod tiles;
 
 use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
 
+use pulp::bytemuck::{AnyBitPattern, Zeroable, pod_read_unaligned};
 use rayon::prelude::*;
 
 /// A buffer of `len` numbers that the caller fills.
 ///
-/// In a debug build it is filled with NaN, so that a kernel that leaves a number out fails its test; in a release build
-/// the numbers are whatever the memory held, since clearing it first costs as much as a kernel.
+/// In a debug build all its bits are set, which is no number, so that a kernel that leaves one out fails its test; in a release
+/// build the numbers are whatever the memory held, since clearing it first costs as much as a kernel.
 #[allow(clippy::uninit_vec, reason = "the caller fills it before it reads")]
-pub fn unfilled(len: usize) -> Vec<f32> {
+pub fn unfilled<N: AnyBitPattern>(len: usize) -> Vec<N> {
     if cfg!(debug_assertions) {
-        return vec![f32::NAN; len];
+        return vec![pod_read_unaligned(&[0xFF; size_of::<Line>()][..size_of::<N>()]); len];
     }
     let mut buffer = Vec::with_capacity(len);
-    // SAFETY: the capacity is `len`, every bit pattern is an `f32`, and the kernels of this crate, which alone can call
+    // SAFETY: the capacity is `len`, every bit pattern is an `N`, and the kernels of this crate, which alone can call
     // this, write every element before they or anyone else reads it (tested against NaN in debug builds).
     unsafe { buffer.set_len(len) };
     buffer
+}
+
+/// A cache line.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+struct Line([u32; Line::WORDS]);
+
+impl Line {
+    const WORDS: usize = 16;
+}
+
+// SAFETY: sixteen numbers without anything between them, of which every bit pattern is one.
+unsafe impl Zeroable for Line {}
+// SAFETY: as above.
+unsafe impl AnyBitPattern for Line {}
+
+/// A buffer of pairs of numbers in bf16 that begins with a cache line, so that rows of whole lines are read at full speed.
+#[derive(Debug)]
+pub struct Words(Vec<Line>);
+
+impl Words {
+    /// `len` zeros, or a few more.
+    pub fn zeros(len: usize) -> Self {
+        Self(vec![Line([0; Line::WORDS]); len.div_ceil(Line::WORDS)])
+    }
+
+    /// As [`zeros`](Self::zeros), for the caller to fill, like [`unfilled`].
+    pub fn unfilled(len: usize) -> Self {
+        Self(unfilled(len.div_ceil(Line::WORDS)))
+    }
+}
+
+impl Deref for Words {
+    type Target = [u32];
+
+    fn deref(&self) -> &[u32] {
+        // SAFETY: lines are nothing but numbers, which follow each other.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() * Line::WORDS) }
+    }
+}
+
+impl DerefMut for Words {
+    fn deref_mut(&mut self) -> &mut [u32] {
+        // SAFETY: as for `deref`, borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), self.0.len() * Line::WORDS) }
+    }
 }
 
 /// A matrix that is read, at any strides inside a slice.
@@ -117,18 +166,19 @@ impl Mat<'_> {
         [self.rows, self.columns]
     }
 
-    /// Copies its elements row after row.
+    /// Copies its elements to a matrix of the same shape with dense rows.
     ///
     /// # Panics
     ///
-    /// Panics if `out` has another length.
-    pub fn copy_to(self, out: &mut [f32]) {
-        assert_eq!(out.len(), self.rows * self.columns, "elements of a matrix");
-        for (index, number) in out.iter_mut().enumerate() {
-            let (row, column) = (index / self.columns, index % self.columns);
-            let moved = row as isize * self.row_stride + column as isize * self.column_stride;
-            // SAFETY: element `(row, column)` is one of this matrix, whose elements were checked to lie inside its slice.
-            *number = unsafe { *self.data.offset(moved) };
+    /// Panics if `out` is another matrix.
+    pub fn copy_to(self, out: &mut MatMut<'_>) {
+        assert_eq!(out.shape(), self.shape(), "the shapes of two matrices");
+        for row in 0..self.rows {
+            let start = row as isize * self.row_stride;
+            for (column, number) in out.row(row).iter_mut().enumerate() {
+                // SAFETY: element `(row, column)` is one of this matrix, whose elements were checked to lie inside its slice.
+                *number = unsafe { *self.data.offset(start + column as isize * self.column_stride) };
+            }
         }
     }
 }
@@ -296,6 +346,29 @@ pub fn layer_product(out: &mut [f32], x: Mat<'_>, weight: Mat<'_>) {
     tiles.into_par_iter().for_each(|(_, first, tile)| {
         let weight = weight.columns(first, tile.columns);
         product(tile, x, weight, 1.0, false, false);
+    });
+}
+
+/// `out = x^T grad`, on all threads where it is long enough: each takes rows or columns, of which there are more.
+///
+/// # Panics
+///
+/// Panics if `out` has not as many numbers as the product.
+pub fn weight_gradient(out: &mut [f32], x: Mat<'_>, grad: Mat<'_>) {
+    let ([inner, rows], [_, columns]) = (x.shape(), grad.shape());
+    let threads = match inner.saturating_mul(rows).saturating_mul(columns) {
+        0..0x4_0000 => 1,
+        _ => rayon::current_num_threads(),
+    };
+    let (tile_rows, tile_columns) = match rows > columns {
+        true => (rows.div_ceil(threads).next_multiple_of(16), columns),
+        false => (rows, columns.div_ceil(threads).next_multiple_of(16)),
+    };
+    let tiles = MatMut::dense(out, rows, columns).tiles(tile_rows, tile_columns);
+    tiles.into_par_iter().for_each(|(row, column, tile)| {
+        let [rows, columns] = tile.shape();
+        let x = x.columns(row, rows).transposed();
+        product(tile, x, grad.columns(column, columns), 1.0, false, false);
     });
 }
 
