@@ -53,7 +53,7 @@ enum Screen {
     },
     Bar(ProgressBar),
     #[cfg(feature = "tui")]
-    Dashboard(dashboard::Dashboard),
+    Dashboard(Box<dashboard::Dashboard>),
 }
 
 impl Progress {
@@ -245,7 +245,7 @@ impl Shown {
 impl Screen {
     #[cfg(feature = "tui")]
     fn dashboard() -> Result<Self, Failure> {
-        Ok(Self::Dashboard(dashboard::Dashboard::new()?))
+        Ok(Self::Dashboard(Box::new(dashboard::Dashboard::new()?)))
     }
 
     #[cfg(not(feature = "tui"))]

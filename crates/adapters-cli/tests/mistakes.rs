@@ -141,7 +141,7 @@ fn mistakes_in_what_is_named() {
         &["predict", "--adapter", "owner/name", "--text", "good"],
         &[
             "there is no adapter folder owner/name",
-            "on the Hub are downloaded first",
+            "`adapters pull owner/name` downloads it from the Hub",
         ],
     );
     check(&dir, &["train", "recipe.toml", "--threads", "0"], &["at least 1"]);
