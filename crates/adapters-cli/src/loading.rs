@@ -10,7 +10,7 @@ use adapters::train::{
     Evaluation, Fields, Labels, OpenTask, Records, TaskContext, TaskData, TaskKind, TaskModel, TaskOptions, Template,
     tokenizer_of,
 };
-use adapters::{Adapted, AdapterFiles, AttachReport, Composition, Host, METHODS, parse_device};
+use adapters::{Adapted, AdapterFiles, AttachReport, Composition, Host, METHODS, device_caution, parse_device};
 use burn::module::Module;
 use burn::tensor::Device;
 
@@ -28,7 +28,11 @@ pub fn device(args: &DeviceArgs) -> Result<Device, Failure> {
             .build_global()
             .map_err(|e| failed(&e))?;
     }
-    Ok(parse_device(&args.device)?)
+    let device = parse_device(&args.device)?;
+    if let Some(caution) = device_caution(&args.device) {
+        note!("warning: {caution}");
+    }
+    Ok(device)
 }
 
 /// The manifest of an adapter folder, empty if there is none.

@@ -12,7 +12,7 @@ use clap::ValueEnum;
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Hardware")]
 pub struct DeviceArgs {
-    #[arg(long, default_value_t = default_device(), help = device_help())]
+    #[arg(long, default_value = default_device(), help = device_help())]
     pub device: String,
     /// Number of CPU threads [default: all cores]. With 1, results are reproducible bit for bit.
     #[arg(long, value_name = "N", value_parser = positive)]
@@ -21,8 +21,8 @@ pub struct DeviceArgs {
 
 fn device_help() -> String {
     format!(
-        "Where to compute. This build has: {}",
-        adapters::available_devices().join(", ")
+        "Where to compute: {}; `NAME:1` is the second device of a kind. `adapters doctor` lists the devices of this machine",
+        adapters::available_backends().join(", ")
     )
 }
 
@@ -32,9 +32,8 @@ pub fn examples(commands: &[&str]) -> String {
     format!("Examples:\n{}", lines.join("\n"))
 }
 
-fn default_device() -> String {
-    let first = adapters::available_devices().first().copied().unwrap_or("flex");
-    first.replace(":N", ":0")
+fn default_device() -> &'static str {
+    adapters::available_backends().first().copied().unwrap_or("flex")
 }
 
 /// The model, adapter and head to use.

@@ -107,6 +107,7 @@ impl Progress {
         match event {
             Event::Ready {
                 steps,
+                batch_size,
                 trainable_params,
                 total_params,
                 classes,
@@ -135,7 +136,7 @@ impl Progress {
                     self.majority = largest.map(|(name, count)| (name.clone(), *count as f64 / all.max(1) as f64));
                 }
                 self.line(&format!(
-                    "{trainable_params} of {total_params} parameters train ({percent:.2} %), {steps} steps"
+                    "{trainable_params} of {total_params} parameters train ({percent:.2} %), {steps} steps, {batch_size} rows a batch"
                 ));
             }
             Event::Stage { name, index, of } => self.line(&format!("{} of {of}: {name}", index + 1)),
@@ -294,6 +295,7 @@ mod tests {
             std::mem::take(&mut *said.lock().unwrap())
         };
         progress.show(&Event::Ready {
+            batch_size: 4,
             steps: 8,
             trainable_params: 1,
             total_params: 2,

@@ -4,7 +4,7 @@ mod common;
 
 use std::ops::ControlFlow;
 
-use adapters::store::read_safetensors;
+use adapters::store::{read_safetensors, write_safetensors};
 use adapters::train::{Event, MetricsLog, Run, train};
 
 use common::runs::{finish, metrics, run, weights};
@@ -113,4 +113,38 @@ fn every_optimizer_and_schedule_survives_a_kill() {
         assert!(!seen.contains(&ended), "{overrides:?} trains like another");
         seen.push(ended);
     }
+}
+
+#[test]
+fn a_resumed_run_keeps_the_batch_size_that_was_found() {
+    let task = Task::new();
+    let overrides = ["train.batch_size=auto", "train.checkpoint_every=1"];
+    let given = run(&task, &task.path("given"), &["train.batch_size=64"]);
+    finish(&given);
+    let found = run(&task, &task.path("found"), &overrides);
+    assert_eq!(finish(&found).summary.extra["batch_size"], 64);
+    assert_eq!(weights(&found), weights(&given));
+
+    // As if the first process had found less memory.
+    let killed = run(&task, &task.path("killed"), &overrides);
+    train(&killed, &mut |event| match event {
+        Event::Step { step: 1, .. } => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    })
+    .unwrap();
+    let path = killed.dir.join("checkpoint.safetensors");
+    let (tensors, mut metadata) = read_safetensors(&path).unwrap();
+    let position = metadata.get_mut("adapters.checkpoint").unwrap();
+    assert!(position.contains(r#""batch_size":64,"step":1"#), "{position}");
+    *position = position.replace(r#""batch_size":64,"step":1"#, r#""batch_size":16,"step":1"#);
+    write_safetensors(&path, &tensors, metadata).unwrap();
+    let mut begun = None;
+    let outcome = train(&killed, &mut |event| {
+        if let Event::Ready { steps, batch_size, .. } = event {
+            begun = Some((steps, batch_size));
+        }
+        ControlFlow::Continue(())
+    });
+    assert_eq!(begun, Some((9, 16)), "three epochs of forty sentences");
+    assert_eq!(outcome.unwrap().summary.extra["batch_size"], 16);
 }

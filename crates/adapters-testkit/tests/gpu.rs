@@ -10,13 +10,16 @@ use std::path::{Path, PathBuf};
 
 use adapters::models::heads::{HeadKind, Pooling, Targets};
 use adapters::models::{Encoded, Generation, Head, HeadConfig, Model, Pretrained};
-use adapters::train::{TaskModel, adamw, text_input};
+use adapters::train::{Classifier, LabeledText, TaskModel, TextBatcher, adamw, text_input};
 use adapters::{Adapted, AttachOptions, method, parse_device};
 use adapters_testkit::contract::randomised;
 use adapters_testkit::golden::{Options, Selection, Tolerance, Verdict, walk};
-use burn::module::Module;
+use burn::data::dataloader::DataLoaderBuilder;
+use burn::data::dataset::InMemDataset;
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::train::{ExecutionStrategy, Learner, MultiDeviceOptim, SupervisedTraining};
 
 /// Cases of BERT, one a method and a way to compose; of the other models all in the repository are run.
 const BERT: &[&str] = &[
@@ -205,4 +208,75 @@ fn twenty_tokens_are_those_of_flex() {
         };
         assert_eq!(tokens(&device), tokens(&Device::flex()), "{name}");
     }
+}
+
+/// An adapter of BERT and its classification head after Burn's own loop has trained them with this strategy, on batches of
+/// four of these texts in their order.
+fn by_burns_loop(
+    texts: Vec<LabeledText>,
+    strategy: ExecutionStrategy,
+    accumulate: usize,
+    epochs: usize,
+) -> Vec<Vec<f32>> {
+    let folder = golden().join("bert/base");
+    let base = Pretrained::open(&folder)
+        .unwrap()
+        .with_dropout(0.0)
+        .model(&Device::flex());
+    let mut adapted = Adapted::new(base.unwrap());
+    adapted
+        .attach("a", method("lora[r=4,alpha=8]|seq_bn").unwrap())
+        .unwrap();
+    adapted.activate("a").unwrap();
+    let loader = || {
+        let loader = DataLoaderBuilder::new(TextBatcher::new(&adapted)).batch_size(4);
+        loader.build(InMemDataset::new(texts.clone()))
+    };
+    let (train, valid) = (loader(), loader());
+    let classifier = Classifier::new(adapted, ["0", "1"], 3).unwrap().train();
+    let runs = tempfile::tempdir().unwrap();
+    let trained = SupervisedTraining::new(runs.path(), train, valid)
+        .with_training_strategy(strategy.into())
+        .grads_accumulation(accumulate)
+        .num_epochs(epochs)
+        .launch(Learner::new(classifier, adamw(0.0), 1e-3));
+    assert!(trained.error.is_none(), "{:?}", trained.error);
+    struct Values(Vec<Vec<f32>>);
+    impl ModuleVisitor for Values {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0.push(param.val().into_data().iter().collect());
+        }
+    }
+    let mut values = Values(Vec::new());
+    trained.model.visit(&mut values);
+    values.0
+}
+
+/// Data-parallel training: each device has half of the texts, and gradients are added up on the first.
+#[test]
+fn two_devices_train_as_one_with_the_batches_of_both() {
+    let Some((_, device)) = device() else { return };
+    let text = |row: usize| LabeledText {
+        text: Encoded {
+            ids: (0..4 + row % 3).map(|t| ((row * 7 + t * 5) % 32) as u32).collect(),
+            type_ids: vec![0; 4 + row % 3],
+        },
+        class: row % 2,
+    };
+    let flex = Device::flex().autodiff();
+    let devices = vec![flex.clone(), device.autodiff()];
+    let two = ExecutionStrategy::multi(devices, MultiDeviceOptim::OptimMainDevice);
+    let parallel = by_burns_loop((0..16).map(text).collect(), two, 1, 3);
+    // What the two devices have at the same time, one after the other.
+    let in_turn = [0..4, 8..12, 4..8, 12..16].into_iter().flatten().map(text);
+    let [untrained, single] = [0, 3].map(|epochs| {
+        let strategy = ExecutionStrategy::single(flex.clone());
+        by_burns_loop(in_turn.clone().collect(), strategy, 2, epochs)
+    });
+    let distance = |a: &[Vec<f32>], b: &[Vec<f32>]| {
+        let pairs = a.iter().flatten().zip(b.iter().flatten());
+        pairs.fold(0.0f32, |most, (a, b)| most.max((a - b).abs()))
+    };
+    assert!(distance(&untrained, &single) > 3e-3, "it learned");
+    assert!(distance(&parallel, &single) < 1e-4, "{}", distance(&parallel, &single));
 }

@@ -15,6 +15,7 @@ use burn::tensor::{Bytes, Tensor, TensorData};
 use fnv::FnvHasher;
 use serde::{Deserialize, Serialize};
 
+use crate::device_read;
 use crate::error::TrainError;
 use crate::recipe::Recipe;
 use crate::task_model::{TaskModel, head_names};
@@ -26,6 +27,8 @@ pub(crate) struct Position {
     pub recipe: Recipe,
     /// Fingerprints of the base and the data, to refuse others.
     pub digests: BTreeMap<String, String>,
+    /// Rows of a batch, which may have been searched for.
+    pub batch_size: usize,
     /// Optimizer steps done.
     pub step: u64,
     /// The best evaluation so far.
@@ -76,24 +79,29 @@ pub(crate) fn names(model: &TaskModel) -> HashMap<ParamId, String> {
 }
 
 /// The trained values of a model, on the host.
-pub(crate) fn values(model: &TaskModel) -> Values {
+///
+/// # Errors
+///
+/// Those of reading them.
+pub(crate) fn values(model: &TaskModel) -> Result<Values, TrainError> {
     struct Collect {
         names: HashMap<ParamId, String>,
-        values: Values,
+        values: Vec<Result<(String, TensorData), TrainError>>,
     }
     impl ModuleVisitor for Collect {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if let Some(name) = self.names.remove(&param.id) {
-                self.values.insert(name, param.val().into_data());
+                let values = device_read::values(param.val());
+                self.values.push(values.map(|values| (name, values)));
             }
         }
     }
     let mut collect = Collect {
         names: names(model),
-        values: Values::new(),
+        values: Vec::new(),
     };
     model.visit(&mut collect);
-    collect.values
+    collect.values.into_iter().collect()
 }
 
 /// `model` with the values given, and with the ids given where there are some.
@@ -165,7 +173,7 @@ pub(crate) fn write(
         reason,
     };
     let mut tensors = Tensors::new();
-    for (name, data) in values(model) {
+    for (name, data) in values(model)? {
         if data.iter::<f32>().any(|value| !value.is_finite()) {
             return Err(TrainError::NotFinite {
                 step: position.step,

@@ -113,7 +113,17 @@ pub enum TrainError {
         /// The loss.
         loss: f64,
     },
-    /// A tensor could not be read back from the device.
+    /// The device has too little memory.
+    #[error(
+        "the device has no memory for {:.1} MiB more; what needs less: a smaller `train.batch_size` with a larger `train.accumulate`, or \
+         `\"auto\"`; a smaller `train.eval_batch_size` or `model.max_length`; `train.gradient_checkpointing = true`; `model.precision = \"bf16\"`",
+        *bytes as f64 / f64::from(1 << 20)
+    )]
+    OutOfMemory {
+        /// The bytes that were asked for last.
+        bytes: u64,
+    },
+    /// A tensor could not be computed or read back.
     #[error("the device failed: {reason}")]
     Device {
         /// Burn's words.

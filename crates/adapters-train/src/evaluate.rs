@@ -3,6 +3,8 @@
 use adapters_models::heads::Scores;
 use burn::tensor::Tensor;
 
+use crate::device_read;
+use crate::error::TrainError;
 use crate::metrics::Figures;
 
 /// The figures of an evaluation.
@@ -48,15 +50,19 @@ pub struct Outputs {
 
 impl Outputs {
     /// The outputs of each of `count` examples.
-    pub(crate) fn of(scores: Scores, count: usize) -> Vec<Self> {
+    ///
+    /// # Errors
+    ///
+    /// Those of reading them.
+    pub(crate) fn of(scores: Scores, count: usize) -> Result<Vec<Self>, TrainError> {
         let (values, width): (Vec<f32>, usize) = match scores {
-            Scores::Rows(rows) => (host(&rows), rows.dims()[1]),
-            Scores::Tokens(tokens) => (host(&tokens), tokens.dims()[2]),
-            Scores::Spans { start, end } => (host(&Tensor::stack::<3>(vec![start, end], 2)), 2),
+            Scores::Rows(rows) => (host(&rows)?, rows.dims()[1]),
+            Scores::Tokens(tokens) => (host(&tokens)?, tokens.dims()[2]),
+            Scores::Spans { start, end } => (host(&Tensor::stack::<3>(vec![start, end], 2))?, 2),
         };
         let each = values.len() / count.max(1);
         let rows = values.chunks(each.max(1)).map(<[f32]>::to_vec);
-        rows.map(|values| Self { values, width }).collect()
+        Ok(rows.map(|values| Self { values, width }).collect())
     }
 
     /// The rows.
@@ -65,8 +71,8 @@ impl Outputs {
     }
 }
 
-fn host<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
-    tensor.clone().into_data().iter().collect()
+fn host<const D: usize>(tensor: &Tensor<D>) -> Result<Vec<f32>, TrainError> {
+    Ok(device_read::values(tensor.clone())?.iter().collect())
 }
 
 /// Index of the largest value; the first of equal ones.

@@ -177,11 +177,13 @@ impl Folder<'_> {
             .filter_map(|(part, score)| Some((format!("{part} {metric}"), format!("{:.4}", score?))))
             .collect();
         let parameters = format!("{} of {}", summary.trainable_params, summary.total_params);
+        let rows = summary.extra.get("batch_size").and_then(Value::as_u64);
+        let rows = rows.unwrap_or_default() * train.accumulate as u64;
         let of_run = [
             ("trained parameters", parameters),
             ("steps", summary.steps.to_string()),
             ("epochs", train.epochs.to_string()),
-            ("batch size", (train.batch_size * train.accumulate).to_string()),
+            ("batch size", rows.to_string()),
             ("learning rate", train.learning_rate.to_string()),
             ("seed", train.seed.to_string()),
         ];

@@ -5,16 +5,19 @@
 )]
 
 mod attach;
+mod batch_size;
 mod batches;
 mod checkpoint;
 #[cfg(feature = "plots")]
 mod curve;
 mod data;
+mod device_read;
 mod digest;
 mod drop_layers;
 mod error;
 mod evaluate;
 mod export;
+mod fitting_batch;
 mod fusion_run;
 mod inputs;
 #[cfg(feature = "learner")]
@@ -34,6 +37,7 @@ mod tasks;
 mod trainer;
 mod typed_run;
 
+pub use batch_size::BatchSize;
 pub use batches::{Order, epoch_batches, eval_batches};
 #[cfg(feature = "plots")]
 pub use curve::{Curve, CurveError, LayerWeights, draw, draw_layer_weights};

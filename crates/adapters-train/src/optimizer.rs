@@ -10,6 +10,9 @@ use burn::optim::{AdafactorConfig, AdamWConfig, GradientsParams, LionConfig, Mod
 use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
+use crate::device_read::values;
+use crate::error::TrainError;
+
 /// An optimizer of Burn, by its name in recipes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -100,24 +103,31 @@ pub(crate) fn clip<A: Module, B: Module>(
 }
 
 /// Values of gradients, by parameter.
-pub(crate) fn gradient_values<M: Module>(module: &M, grads: &GradientsParams) -> HashMap<ParamId, TensorData> {
+///
+/// # Errors
+///
+/// Those of reading them.
+pub(crate) fn gradient_values<M: Module>(
+    module: &M,
+    grads: &GradientsParams,
+) -> Result<HashMap<ParamId, TensorData>, TrainError> {
     let mut collect = CollectGradients {
         grads,
-        found: HashMap::new(),
+        found: Vec::new(),
     };
     module.visit(&mut collect);
-    collect.found
+    collect.found.into_iter().collect()
 }
 
 struct CollectGradients<'a> {
     grads: &'a GradientsParams,
-    found: HashMap<ParamId, TensorData>,
+    found: Vec<Result<(ParamId, TensorData), TrainError>>,
 }
 
 impl ModuleVisitor for CollectGradients<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(grad) = self.grads.get::<D>(param.id) {
-            self.found.insert(param.id, grad.into_data());
+            self.found.push(values(grad).map(|values| (param.id, values)));
         }
     }
 }
@@ -150,7 +160,7 @@ impl ModuleVisitor for Split<'_> {
 }
 
 /// The squared norm of the gradients of `module`; `None` if it has none.
-fn squared_norm<M: Module>(module: &M, grads: &GradientsParams) -> Option<Tensor<1>> {
+pub(crate) fn squared_norm<M: Module>(module: &M, grads: &GradientsParams) -> Option<Tensor<1>> {
     let mut norm = SquaredNorm { grads, sum: None };
     module.visit(&mut norm);
     norm.sum

@@ -510,7 +510,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(recipe.train.epochs, 7);
-        assert_eq!(recipe.train.batch_size, 32);
+        assert_eq!(recipe.train.batch_size, 32.into());
         assert_eq!(recipe.data.fields.text, "body");
         assert_eq!(recipe.adapter.config.as_deref(), Some("lora[r=2]"));
         assert_eq!(recipe.data.labels, Labels::Names(vec!["no".into(), "yes".into()]));

@@ -14,6 +14,8 @@ pub enum Event {
     Ready {
         /// Optimizer steps in all.
         steps: u64,
+        /// Rows of a batch.
+        batch_size: usize,
         /// Parameters that train: the adapter's and the head's.
         trainable_params: usize,
         /// All parameters, the base's included.

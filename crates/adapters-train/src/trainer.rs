@@ -18,10 +18,12 @@ use crate::batches::epoch_batches;
 use crate::checkpoint::{self, Best, Checkpoint, Optimizers, Position, Values};
 #[cfg(feature = "plots")]
 use crate::curve::{self, Curve};
+use crate::device_read;
 use crate::digest::digests;
 use crate::error::TrainError;
 use crate::evaluate::Evaluation;
 use crate::export::save_all;
+use crate::fitting_batch;
 use crate::fusion_run::train_stages;
 use crate::metrics::falls;
 use crate::optimizer::{clip, gradient_values, split};
@@ -104,9 +106,11 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
     })?;
     adapters_store::atomic::write(&path, recipe_text.as_bytes())?;
 
-    let (mut state, inputs, attached) = prepare(run, digests)?;
+    let batch_size = unfinished.as_ref().map(|checkpoint| checkpoint.position.batch_size);
+    let (mut state, inputs, attached) = prepare(run, digests, batch_size)?;
     let mut stopped = on_event(Event::Ready {
         steps: inputs.steps,
+        batch_size: state.position.batch_size,
         trainable_params: trainable_params(&state.model),
         total_params: inputs.total_params,
         classes: inputs.classes.clone(),
@@ -184,8 +188,12 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
     finish(run, &inputs, state, seconds, on_event)
 }
 
-/// Loads the model and the data and attaches the adapter.
-fn prepare(run: &Run, digests: BTreeMap<String, String>) -> Result<(State, Inputs, String), TrainError> {
+/// Loads the model and the data and attaches the adapter. A resumed run has its `batch_size`.
+fn prepare(
+    run: &Run,
+    digests: BTreeMap<String, String>,
+    batch_size: Option<usize>,
+) -> Result<(State, Inputs, String), TrainError> {
     let recipe = &run.recipe;
     let device = &run.device;
     let mut pretrained = Pretrained::open(&run.model_dir)?.with_precision(recipe.model.precision);
@@ -212,8 +220,6 @@ fn prepare(run: &Run, digests: BTreeMap<String, String>) -> Result<(State, Input
         .as_deref()
         .map(|path| task.read(path, &cx))
         .transpose()?;
-    let batches = train.lengths().len().div_ceil(recipe.train.batch_size);
-    let steps_per_epoch = batches.div_ceil(recipe.train.accumulate) as u64;
     let base_params = model.num_params();
 
     let mut adapted = Adapted::new(model);
@@ -240,6 +246,12 @@ fn prepare(run: &Run, digests: BTreeMap<String, String>) -> Result<(State, Input
     for name in &trained.frozen {
         model.adapted.set.set_trainable(name, false)?;
     }
+    let batch_size = match batch_size {
+        Some(found) => found,
+        None => fitting_batch::rows(run, &*train, &model)?,
+    };
+    let batches = train.lengths().len().div_ceil(batch_size);
+    let steps_per_epoch = batches.div_ceil(recipe.train.accumulate) as u64;
     let steps = steps_per_epoch * recipe.train.epochs as u64;
     let training = model.adapted.set.iter().filter(|adapter| adapter.is_trainable());
     let schedules = training
@@ -274,6 +286,7 @@ fn prepare(run: &Run, digests: BTreeMap<String, String>) -> Result<(State, Input
         position: Position {
             recipe: recipe.clone(),
             digests,
+            batch_size,
             step: 0,
             best: None,
             stale: 0,
@@ -314,7 +327,7 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
         Some((of, batches)) if of == epoch => batches,
         _ => epoch_batches(
             inputs.train.lengths(),
-            train.batch_size,
+            state.position.batch_size,
             train.seed,
             epoch as usize,
             run.recipe.order(),
@@ -369,7 +382,7 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
     let mut set = std::mem::take(&mut state.model.adapted.set);
     let gradients = match state.schedules.is_empty() {
         true => HashMap::new(),
-        false => gradient_values(&set, &of_set),
+        false => gradient_values(&set, &of_set)?,
     };
     if let Some(ratio) = train.learning_rate_ratio {
         let faster = set.iter().flat_map(|adapter| {
@@ -407,7 +420,7 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
     state.position.step += 1;
     // The one number a step reads from the device, when everything else of the step is on its way.
     let mean_loss = match losses.into_iter().reduce(|sum, loss| sum + loss) {
-        Some(sum) => f64::from(sum.into_scalar::<f32>()),
+        Some(sum) => device_read::number(sum)?,
         None => 0.0,
     };
     Ok((mean_loss, learning_rate))
@@ -444,7 +457,7 @@ fn validate(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(Evaluation
             figure,
         });
         position.stale = 0;
-        state.best = Some(checkpoint::values(&state.model));
+        state.best = Some(checkpoint::values(&state.model)?);
     } else {
         position.stale += 1;
     }
@@ -498,6 +511,8 @@ fn finish(
         .extra
         .insert("adapter".to_owned(), recipe.adapter.name.clone().into());
     summary.extra.insert("seed".to_owned(), recipe.train.seed.into());
+    let rows = state.position.batch_size;
+    summary.extra.insert("batch_size".to_owned(), rows.into());
     let known_by = test.as_ref().and_then(Evaluation::main).map(|(name, _)| name);
     let extra = [
         ("metric", known_by.unwrap_or(recipe.head.kind.metrics[0]).into()),

@@ -29,7 +29,7 @@ pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let settings = TrainSection {
         epochs: 1,
-        batch_size: 8,
+        batch_size: 8.into(),
         learning_rate: 2e-3,
         checkpoint_every: 2,
         ..TrainSection::default()

@@ -24,7 +24,7 @@ pub use adapters_nn as nn;
 pub use adapters_reparam::{ForPaths, WeightDoor};
 pub use adapters_store as store;
 pub use burn;
-pub use device::{DeviceError, available_devices, parse_device};
+pub use device::{AvailableDevice, DeviceError, available_backends, device_caution, devices, parse_device};
 pub use files::{AdapterFiles, SaveOptions};
 pub use methods::{METHODS, method};
 

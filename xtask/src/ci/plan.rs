@@ -50,7 +50,8 @@ pub(super) enum Group {
     Features,
     /// Each backend on its own, type-checked.
     Backends,
-    /// A GPU backend next to the CPU's, on a Vulkan driver of this machine: a software device will do. Runs when it is named.
+    /// Further backends next to `flex`: a GPU's on a Vulkan driver of this machine, which may be a software device, and `ndarray`. Runs
+    /// when it is named: Burn is built once more for it.
     Gpu,
 }
 
@@ -171,9 +172,12 @@ pub(super) fn plan() -> Vec<Step> {
             _ => step,
         }
     }));
-    // WGSL: the SPIR-V of `vulkan` ends inside the compiler of Mesa 22.3's software device.
-    let test = "test --locked --workspace --features adapters-testkit/wgpu --test gpu";
-    steps.push(Step::cargo(Group::Gpu, "wgpu beside flex", test).with_env("ADAPTERS_DEVICE", "wgpu"));
+    // WGSL: the SPIR-V of `vulkan` ends inside the compiler of Mesa 22.3's software device. One build for both.
+    for device in ["ndarray", "wgpu"] {
+        let test = "test --locked --workspace --features adapters-testkit/ndarray,adapters-testkit/wgpu --test gpu";
+        steps
+            .push(Step::cargo(Group::Gpu, &format!("{device} next to flex"), test).with_env("ADAPTERS_DEVICE", device));
+    }
     steps
 }
 

@@ -19,7 +19,7 @@ pub struct DoctorArgs {
 #[derive(Debug, Serialize)]
 struct Report {
     version: &'static str,
-    devices: Vec<&'static str>,
+    devices: Vec<Hardware>,
     cpu: Option<String>,
     instructions: &'static str,
     threads: usize,
@@ -29,12 +29,29 @@ struct Report {
     hub: bool,
 }
 
+/// A device that `--device` takes.
+#[derive(Debug, Serialize)]
+struct Hardware {
+    name: String,
+    /// What the driver calls it; null for a backend of the processor.
+    hardware: Option<String>,
+    /// Its memory; null where Burn does not report it, which is everywhere but on the processor.
+    memory_bytes: Option<u64>,
+}
+
 /// Prints the report.
 pub fn run(args: DoctorArgs) -> Result<(), Failure> {
     let memory = machine_memory_bytes();
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),
-        devices: adapters::available_devices(),
+        devices: adapters::devices()
+            .into_iter()
+            .map(|device| Hardware {
+                memory_bytes: memory.map(|(all, _)| all).filter(|_| device.hardware.is_none()),
+                name: device.name,
+                hardware: device.hardware,
+            })
+            .collect(),
         cpu: cpu(),
         instructions: cpu_instructions(),
         threads: rayon::current_num_threads(),
@@ -52,7 +69,15 @@ pub fn run(args: DoctorArgs) -> Result<(), Failure> {
         None => "unknown".to_owned(),
     };
     say!("version       {}", report.version);
-    say!("devices       {}", report.devices.join(", "));
+    for (index, device) in report.devices.iter().enumerate() {
+        let hardware = device.hardware.as_deref().unwrap_or("the processor");
+        let label = if index == 0 { "devices" } else { "" };
+        say!(
+            "{label:<13} {}: {hardware}, memory {}",
+            device.name,
+            gibibytes(device.memory_bytes)
+        );
+    }
     say!("processor     {}", report.cpu.as_deref().unwrap_or("unknown"));
     say!("instructions  {}", report.instructions);
     say!("threads       {}", report.threads);

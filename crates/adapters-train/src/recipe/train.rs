@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::value;
+use crate::batch_size::BatchSize;
 use crate::batches::Order;
 use crate::drop_layers::DropLayers;
 use crate::error::TrainError;
@@ -16,7 +17,7 @@ pub struct TrainSection {
     /// Passes over the training data.
     pub epochs: usize,
     /// Rows of a batch.
-    pub batch_size: usize,
+    pub batch_size: BatchSize,
     /// Batches whose gradients make one step.
     pub accumulate: usize,
     /// Keeps of a training pass only what enters each block, and computes the rest again for the gradients: less memory for
@@ -118,7 +119,7 @@ impl Default for TrainSection {
     fn default() -> Self {
         Self {
             epochs: 3,
-            batch_size: 32,
+            batch_size: BatchSize::Rows(32),
             accumulate: 1,
             gradient_checkpointing: false,
             eval_batch_size: 64,
@@ -162,7 +163,7 @@ impl TrainSection {
     pub(super) fn check(&self) -> Result<(), TrainError> {
         let at_least_one = [
             ("train.epochs", self.epochs as u64),
-            ("train.batch_size", self.batch_size as u64),
+            ("train.batch_size", u64::from(self.batch_size != BatchSize::Rows(0))),
             ("train.accumulate", self.accumulate as u64),
             ("train.eval_batch_size", self.eval_batch_size as u64),
             ("train.checkpoint_every", self.checkpoint_every),

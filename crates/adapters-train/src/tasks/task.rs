@@ -10,6 +10,7 @@ use burn::tensor::{Device, Tensor};
 use super::context::TaskContext;
 use crate::batches::eval_batches;
 use crate::data::{Fields, Record};
+use crate::device_read;
 use crate::error::TrainError;
 use crate::evaluate::{Evaluation, Outputs};
 use crate::inputs::{Batch, hidden_states};
@@ -147,10 +148,10 @@ pub trait Task: fmt::Debug + Send + Sync + Sized + 'static {
                 let of_batch = model
                     .head()?
                     .loss(scores.clone(), targets, batch.padding(), batch.seq())?;
-                loss += f64::from(of_batch.into_scalar::<f32>()) * batch.predictions as f64;
+                loss += device_read::number(of_batch)? * batch.predictions as f64;
                 predictions += batch.predictions;
             }
-            for (index, of_row) in indices.iter().zip(Outputs::of(scores, indices.len())) {
+            for (index, of_row) in indices.iter().zip(Outputs::of(scores, indices.len())?) {
                 outputs[*index] = of_row;
             }
         }

@@ -9,6 +9,7 @@ use burn::tensor::{Device, Int, Tensor};
 use super::task::{EVALUATION, Task};
 use super::text::ints;
 use crate::batches::eval_batches;
+use crate::device_read;
 use crate::error::TrainError;
 use crate::evaluate::Evaluation;
 use crate::inputs::{Batch, hidden_states};
@@ -78,8 +79,8 @@ pub(super) fn evaluate<T: Task>(
             let (scores, tokens) = (scores.at_positions(first, end), tokens.clone().slice(first..end));
             let scores = scores.whole().squeeze_dim::<2>(0);
             let best = scores.clone().argmax(1).squeeze_dim::<1>(1);
-            right += best.equal(tokens.clone()).int().sum().into_scalar::<i64>() as f64;
-            loss += f64::from(cross_entropy(scores, tokens).sum().into_scalar::<f32>());
+            right += device_read::number(best.equal(tokens.clone()).float().sum())?;
+            loss += device_read::number(cross_entropy(scores, tokens).sum())?;
         }
         count += targets;
     }
