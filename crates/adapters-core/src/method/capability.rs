@@ -62,7 +62,7 @@ pub trait RoutesAdapters {
         false
     }
 
-    /// Whether its adapters go on training.
+    /// Whether its adapters train, too.
     fn trains_adapters(&self) -> bool {
         true
     }
