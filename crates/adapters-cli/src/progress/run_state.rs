@@ -120,7 +120,7 @@ impl RunState {
 
 /// The first figure of an evaluation; its loss where it has no other.
 fn first_figure(evaluation: &Evaluation) -> (String, f64) {
-    let first = evaluation.figures.values.iter().next();
+    let first = evaluation.figures.values.first();
     first.map_or_else(
         || ("loss".to_owned(), evaluation.loss),
         |(name, value)| ((*name).to_string(), *value),
