@@ -148,3 +148,56 @@ fn a_resumed_run_keeps_the_batch_size_that_was_found() {
     assert_eq!(begun, Some((9, 16)), "three epochs of forty sentences");
     assert_eq!(outcome.unwrap().summary.extra["batch_size"], 16);
 }
+
+#[test]
+fn a_run_that_keeps_frozen_layers_ends_where_it_would_without() {
+    let task = Task::new();
+    let adapter = "adapter.config=lora[r=4,alpha=8,dropout=0.1,leave_out=[0]]";
+    let with = |out: &str, cache: bool| {
+        let cache = format!("train.cache_frozen={cache}");
+        run(&task, &task.path(out), &[adapter, &cache, "train.base_dropout=0.0"])
+    };
+    let (whole, cached, killed) = (with("whole", false), with("cached", true), with("killed", true));
+    finish(&whole);
+    finish(&cached);
+    let tensors = |run: &Run| {
+        read_safetensors(&run.dir.join("adapter/adapter.safetensors"))
+            .unwrap()
+            .0
+    };
+    let expected = tensors(&whole);
+    let found = tensors(&cached);
+    assert_eq!(expected.len(), found.len());
+    for (key, data) in &expected {
+        let pairs = data.iter::<f32>().zip(found[key].iter::<f32>());
+        let worst = pairs.fold(0.0f32, |w, (a, b)| w.max((a - b).abs()));
+        assert!(worst < 1e-4, "{key}: {worst}");
+    }
+    train(&killed, &mut |event| match event {
+        Event::Step { step: 16, .. } => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    })
+    .unwrap();
+    finish(&killed);
+    assert!(weights(&killed) == weights(&cached));
+    assert_eq!(metrics(&killed), metrics(&cached));
+
+    for (overrides, reason) in [
+        (&["train.base_dropout=0.0"][..], "leave_out"),
+        (&[adapter], "train.base_dropout"),
+        (
+            &[adapter, "train.base_dropout=0.0", "train.gradient_checkpointing=true"],
+            "gradient_checkpointing",
+        ),
+    ] {
+        let overrides = [overrides, &["train.cache_frozen=true"]].concat();
+        let refused = run(&task, &task.path("refused"), &overrides);
+        let error = train(&refused, &mut |_| ControlFlow::Continue(()))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("train.cache_frozen") && error.contains(reason),
+            "{error}"
+        );
+    }
+}

@@ -8,7 +8,7 @@ use crate::device_read;
 use crate::error::TrainError;
 use crate::optimizer::squared_norm;
 use crate::run::Run;
-use crate::task_model::{PassSeed, TaskModel};
+use crate::task_model::{Pass, PassSeed, TaskModel};
 use crate::tasks::TaskData;
 
 /// What the search for [`BatchSize::Auto`] begins with.
@@ -45,11 +45,11 @@ fn gradients(run: &Run, data: &dyn TaskData, model: &TaskModel, rows: usize) -> 
     };
     let batch = data.batch(&longest, train.seed, model.adapted.base(), &run.device)?;
     let loss = |hidden, cx: &mut Ctx<'_>| data.loss(model, hidden, &batch, cx);
-    let pass = PassSeed {
+    let seed = PassSeed {
         seed: train.seed,
         dropped_layers: 0,
     };
-    let found = model.gradients(&batch.input, &loss, 1.0, pass, train.gradient_checkpointing)?;
+    let found = model.gradients(&batch.input, &loss, 1.0, seed, Pass::of(train.gradient_checkpointing))?;
     let squares = [
         squared_norm(&model.adapted.set, &found.adapter_grads),
         squared_norm(&model.head, &found.head_grads),

@@ -18,6 +18,7 @@ mod error;
 mod evaluate;
 mod export;
 mod fitting_batch;
+mod frozen_layers;
 mod fusion_run;
 mod inputs;
 #[cfg(feature = "learner")]
@@ -30,8 +31,10 @@ mod report;
 mod run;
 mod run_data;
 mod run_files;
+mod run_folder;
 mod schedule;
 mod seeds;
+mod step_batches;
 mod task_model;
 mod tasks;
 mod trainer;

@@ -8,6 +8,7 @@ use burn::module::{Module, ParamId};
 use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::error::TrainError;
+use crate::frozen_layers::FrozenLayers;
 use crate::inputs::{Batch, gradients_by_block, hidden_states};
 use crate::recompute::LossGradients;
 
@@ -30,6 +31,27 @@ pub(crate) struct PassSeed {
     pub seed: u64,
     /// How many of the first layers go without adapters.
     pub dropped_layers: usize,
+}
+
+/// How a pass of training runs.
+#[derive(Clone, Copy)]
+pub(crate) enum Pass<'a> {
+    /// As a whole.
+    Whole,
+    /// With the memory of one block.
+    ByBlock,
+    /// From what these examples have below the first adapter.
+    Above(&'a FrozenLayers, &'a [usize]),
+}
+
+impl Pass<'_> {
+    /// That of a recipe that keeps nothing from epoch to epoch.
+    pub fn of(gradient_checkpointing: bool) -> Self {
+        match gradient_checkpointing {
+            true => Self::ByBlock,
+            false => Self::Whole,
+        }
+    }
 }
 
 impl TaskModel {
@@ -71,21 +93,25 @@ impl TaskModel {
     }
 
     /// The loss that `loss` makes of a batch's last hidden state, and what the adapters add to it, times `weight`, in training, and
-    /// its gradients; with the memory of one block if `by_block`.
+    /// its gradients.
     pub(crate) fn gradients(
         &self,
         input: &Input,
         loss: &Loss<'_>,
         weight: f64,
-        pass: PassSeed,
-        by_block: bool,
+        seed: PassSeed,
+        pass: Pass<'_>,
     ) -> Result<LossGradients, TrainError> {
         let mut cx = Ctx::new(&self.adapted.set)
-            .training(pass.seed)
-            .skipping_layers(0..pass.dropped_layers);
-        let (set, input) = (&self.adapted.set, input.clone());
-        if !by_block {
-            let hidden = hidden_states(self.adapted.base(), input, &mut cx)?;
+            .training(seed.seed)
+            .skipping_layers(0..seed.dropped_layers);
+        let (set, base, input) = (&self.adapted.set, self.adapted.base(), input.clone());
+        let hidden = match pass {
+            Pass::Whole => Some(hidden_states(base, input.clone(), &mut cx)?),
+            Pass::Above(layers, examples) => Some(layers.hidden_states(base, input.clone(), examples, &mut cx)?),
+            Pass::ByBlock => None,
+        };
+        if let Some(hidden) = hidden {
             let loss = self.weighted(loss(hidden, &mut cx)?, weight);
             return Ok(LossGradients::of(&loss, set, &self.head));
         }
@@ -100,7 +126,7 @@ impl TaskModel {
                 }
             }
         };
-        let gradients = gradients_by_block(self.adapted.base(), input, set, &self.head, &cx, loss)?;
+        let gradients = gradients_by_block(base, input, set, &self.head, &cx, loss)?;
         failed.map_or(Ok(gradients), Err)
     }
 

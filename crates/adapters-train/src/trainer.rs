@@ -1,9 +1,9 @@
 //! The training loop, from recipe to run folder, in reading order.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File, TryLockError};
+use std::fs;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::thread;
 use std::time::Instant;
 
 use adapters_adapted::Adapted;
@@ -14,7 +14,6 @@ use burn::module::Module;
 use burn::optim::GradientsAccumulator;
 
 use crate::attach::{self, attach};
-use crate::batches::epoch_batches;
 use crate::checkpoint::{self, Best, Checkpoint, Optimizers, Position, Values};
 #[cfg(feature = "plots")]
 use crate::curve::{self, Curve};
@@ -24,6 +23,7 @@ use crate::error::TrainError;
 use crate::evaluate::Evaluation;
 use crate::export::save_all;
 use crate::fitting_batch;
+use crate::frozen_layers::FrozenLayers;
 use crate::fusion_run::train_stages;
 use crate::metrics::falls;
 use crate::optimizer::{clip, gradient_values, split};
@@ -32,14 +32,14 @@ use crate::report::{Event, Outcome};
 use crate::run::Run;
 use crate::run_data::RunData;
 use crate::run_files::{RunLog, Summary, peak_rss_bytes};
-use crate::seeds::pass_seed;
-use crate::task_model::{PassSeed, TaskModel};
+use crate::run_folder;
+use crate::step_batches::{StepBatch, StepBatches};
+use crate::task_model::{Pass, TaskModel};
 use crate::tasks::{TaskContext, TaskData, tokenizer_of};
 
 /// Files of a run folder.
 const CHECKPOINT: &str = "checkpoint.safetensors";
 const SUMMARY: &str = "summary.json";
-const LOCK: &str = ".lock";
 const METRICS: &str = "metrics.jsonl";
 
 /// Data and names a run needs throughout.
@@ -62,8 +62,8 @@ struct State {
     best: Option<Values>,
     /// Schedules of the adapters that have one, by name.
     schedules: Vec<(String, Box<dyn TrainingSchedule>)>,
-    /// The epoch whose batches are at hand, and those batches.
-    epoch: Option<(u64, Vec<Vec<usize>>)>,
+    /// What is kept of the layers below the adapters, if anything is.
+    frozen: Option<FrozenLayers>,
 }
 
 /// Runs a recipe to its end, or until `on_event` breaks: then the run stops where it is, as if it were killed, and
@@ -74,11 +74,11 @@ struct State {
 /// [`TrainError`]; the last checkpoint then stays.
 pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> Result<Outcome, TrainError> {
     let recipe = &run.recipe;
-    make_dir(&run.dir)?;
+    run_folder::make(&run.dir)?;
     if let Some(fusion) = &recipe.fusion {
         return train_stages(run, fusion, on_event);
     }
-    let _lock = lock(&run.dir)?;
+    let _lock = run_folder::lock(&run.dir)?;
     let unfinished = Checkpoint::read(&run.dir.join(CHECKPOINT))?;
     if let Some(field) = unfinished.as_ref().and_then(|c| c.position.recipe.difference(recipe)) {
         return Err(TrainError::OtherRun {
@@ -134,53 +134,70 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
 
     let started = Instant::now();
     let seconds_before = state.position.seconds;
-    while !stopped && !state.position.stopped && state.position.step < inputs.steps {
-        let (loss, learning_rate) = step(run, &inputs, &mut state)?;
-        let now = state.position.step;
-        if !loss.is_finite() {
-            return Err(TrainError::Diverged { step: now, loss });
-        }
-        log.push(now, &[("train_loss", loss), ("learning_rate", learning_rate)])?;
-        stopped = on_event(Event::Step {
-            step: now,
-            loss,
-            learning_rate,
-        })
-        .is_break();
-
-        let every = recipe.train.evaluate_every.unwrap_or(inputs.steps_per_epoch);
-        if now.is_multiple_of(every) || now == inputs.steps {
-            let (evaluation, best) = validate(run, &inputs, &mut state)?;
-            let figures = evaluation.figures.values.iter().skip(1);
-            let figures: Vec<(String, f64)> = figures.map(|(name, value)| (format!("eval_{name}"), *value)).collect();
-            let mut values = vec![("eval_loss", evaluation.loss), ("eval_accuracy", evaluation.score())];
-            values.extend(figures.iter().map(|(name, value)| (name.as_str(), *value)));
-            log.push(now, &values)?;
-            stopped |= on_event(Event::Evaluated {
+    let batches = StepBatches {
+        run,
+        data: &*inputs.train,
+        base: state.model.adapted.base().clone(),
+        batch_size: state.position.batch_size,
+        steps_per_epoch: inputs.steps_per_epoch,
+    };
+    let first = state.position.step;
+    thread::scope(|scope| {
+        let batches = batches.ahead(first, inputs.steps, scope);
+        while !stopped && !state.position.stopped && state.position.step < inputs.steps {
+            let Ok(of_step) = batches.recv() else {
+                // The thread has panicked; the scope hands the panic on.
+                break;
+            };
+            let (loss, learning_rate) = step(run, &inputs, &mut state, of_step?)?;
+            let now = state.position.step;
+            if !loss.is_finite() {
+                return Err(TrainError::Diverged { step: now, loss });
+            }
+            log.push(now, &[("train_loss", loss), ("learning_rate", learning_rate)])?;
+            stopped = on_event(Event::Step {
                 step: now,
-                evaluation,
-                best,
+                loss,
+                learning_rate,
             })
             .is_break();
-            let patience = recipe.train.early_stopping.unwrap_or(usize::MAX);
-            if state.position.stale >= patience && now < inputs.steps {
-                state.position.stopped = true;
-                stopped |= on_event(Event::StoppedEarly { step: now }).is_break();
+
+            let every = recipe.train.evaluate_every.unwrap_or(inputs.steps_per_epoch);
+            if now.is_multiple_of(every) || now == inputs.steps {
+                let (evaluation, best) = validate(run, &inputs, &mut state)?;
+                let figures = evaluation.figures.values.iter().skip(1);
+                let figures: Vec<(String, f64)> =
+                    figures.map(|(name, value)| (format!("eval_{name}"), *value)).collect();
+                let mut values = vec![("eval_loss", evaluation.loss), ("eval_accuracy", evaluation.score())];
+                values.extend(figures.iter().map(|(name, value)| (name.as_str(), *value)));
+                log.push(now, &values)?;
+                stopped |= on_event(Event::Evaluated {
+                    step: now,
+                    evaluation,
+                    best,
+                })
+                .is_break();
+                let patience = recipe.train.early_stopping.unwrap_or(usize::MAX);
+                if state.position.stale >= patience && now < inputs.steps {
+                    state.position.stopped = true;
+                    stopped |= on_event(Event::StoppedEarly { step: now }).is_break();
+                }
+            }
+            if now.is_multiple_of(recipe.train.checkpoint_every) || now == inputs.steps || state.position.stopped {
+                state.position.seconds = seconds_before + started.elapsed().as_secs_f64();
+                let path = run.dir.join(CHECKPOINT);
+                checkpoint::write(
+                    &path,
+                    &state.position,
+                    &state.model,
+                    state.best.as_ref(),
+                    &state.optimizers,
+                    &state.schedules,
+                )?;
             }
         }
-        if now.is_multiple_of(recipe.train.checkpoint_every) || now == inputs.steps || state.position.stopped {
-            state.position.seconds = seconds_before + started.elapsed().as_secs_f64();
-            let path = run.dir.join(CHECKPOINT);
-            checkpoint::write(
-                &path,
-                &state.position,
-                &state.model,
-                state.best.as_ref(),
-                &state.optimizers,
-                &state.schedules,
-            )?;
-        }
-    }
+        Ok::<_, TrainError>(())
+    })?;
     if stopped {
         return Ok(Outcome::stopped(&run.dir));
     }
@@ -250,6 +267,10 @@ fn prepare(
         Some(found) => found,
         None => fitting_batch::rows(run, &*train, &model)?,
     };
+    let frozen = match recipe.train.cache_frozen {
+        true => Some(FrozenLayers::new(&recipe.train, &*train, &model.adapted)?),
+        false => None,
+    };
     let batches = train.lengths().len().div_ceil(batch_size);
     let steps_per_epoch = batches.div_ceil(recipe.train.accumulate) as u64;
     let steps = steps_per_epoch * recipe.train.epochs as u64;
@@ -296,7 +317,7 @@ fn prepare(
         },
         best: None,
         schedules,
-        epoch: None,
+        frozen,
     };
     Ok((state, inputs, trained.report))
 }
@@ -319,49 +340,35 @@ fn check_length(recipe: &Recipe, model: &Model, taken: usize) -> Result<(), Trai
 }
 
 /// One optimizer step over `accumulate` batches; returns its mean loss and the adapter's learning rate.
-fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), TrainError> {
+fn step(run: &Run, inputs: &Inputs, state: &mut State, batches: Vec<StepBatch>) -> Result<(f64, f64), TrainError> {
     let train = &run.recipe.train;
     let done = state.position.step;
-    let (epoch, in_epoch) = (done / inputs.steps_per_epoch, (done % inputs.steps_per_epoch) as usize);
-    let batches = match state.epoch.take() {
-        Some((of, batches)) if of == epoch => batches,
-        _ => epoch_batches(
-            inputs.train.lengths(),
-            state.position.batch_size,
-            train.seed,
-            epoch as usize,
-            run.recipe.order(),
-        ),
-    };
-    let mine: Vec<_> = batches
-        .iter()
-        .skip(in_epoch * train.accumulate)
-        .take(train.accumulate)
-        .collect();
-    let model = &state.model;
-    let passes: Vec<_> = mine
-        .into_iter()
-        .zip(done * train.accumulate as u64..)
-        .map(|(indices, pass)| {
-            let seed = pass_seed(train.seed, pass);
-            let dropped_layers = train.drop_layers.map_or(0, |drop| drop.draw(seed));
-            let batch = inputs.train.batch(indices, seed, model.adapted.base(), &run.device)?;
-            Ok((batch, PassSeed { seed, dropped_layers }, pass))
-        })
-        .collect::<Result<_, TrainError>>()?;
-    let predictions: usize = passes.iter().map(|(batch, ..)| batch.predictions).sum();
+    let predictions: usize = batches.iter().map(|of_pass| of_pass.batch.predictions).sum();
 
     let mut of_set = GradientsAccumulator::new();
     let mut of_head = GradientsAccumulator::new();
     let mut losses = Vec::new();
-    for (batch, seed, pass) in passes {
+    for StepBatch {
+        examples,
+        batch,
+        seed,
+        pass,
+    } in batches
+    {
+        if let Some(frozen) = &mut state.frozen {
+            frozen.fill(&examples, &*inputs.train, &state.model.adapted, &run.device)?;
+        }
         // What cools with training is told how long it has been trained.
         state.model.adapted.set.set_passes(pass);
         let model = &state.model;
         // Weighted by predictions, so that a step over many batches is the step over one large batch.
         let weight = batch.predictions as f64 / predictions.max(1) as f64;
         let loss = |hidden, cx: &mut Ctx<'_>| inputs.train.loss(model, hidden, &batch, cx);
-        let pass = model.gradients(&batch.input, &loss, weight, seed, train.gradient_checkpointing)?;
+        let pass = match &state.frozen {
+            Some(frozen) => Pass::Above(frozen, &examples),
+            None => Pass::of(train.gradient_checkpointing),
+        };
+        let pass = model.gradients(&batch.input, &loss, weight, seed, pass)?;
         losses.push(pass.loss);
         of_set.accumulate(&model.adapted.set, pass.adapter_grads);
         of_head.accumulate(&model.head, pass.head_grads);
@@ -416,7 +423,6 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(f64, f64), Tra
     state.model.adapted.set = set;
     state.model.head = state.optimizers.head.step(head_rate, state.model.head.clone(), of_head);
 
-    state.epoch = Some((epoch, batches));
     state.position.step += 1;
     // The one number a step reads from the device, when everything else of the step is on its way.
     let mean_loss = match losses.into_iter().reduce(|sum, loss| sum + loss) {
@@ -569,32 +575,4 @@ fn draw_curve(run: &Run) -> Result<(), TrainError> {
         &run.dir.join("curve.svg"),
         &run.dir.join("curve.png"),
     )?)
-}
-
-/// The run folder for this process alone, until the file is dropped.
-fn lock(dir: &Path) -> Result<File, TrainError> {
-    let path = dir.join(LOCK);
-    let open = || File::options().create(true).truncate(false).write(true).open(&path);
-    let refused = |source| StoreError::Folder {
-        path: dir.to_owned(),
-        source,
-    };
-    let file = open().map_err(refused)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(TrainError::InUse { path: dir.to_owned() }),
-        // A file system without locks.
-        Err(TryLockError::Error(error)) if error.kind() == std::io::ErrorKind::Unsupported => Ok(file),
-        Err(TryLockError::Error(error)) => Err(refused(error).into()),
-    }
-}
-
-fn make_dir(dir: &Path) -> Result<(), TrainError> {
-    fs::create_dir_all(dir).map_err(|source| {
-        StoreError::Folder {
-            path: dir.to_owned(),
-            source,
-        }
-        .into()
-    })
 }

@@ -228,7 +228,7 @@ fn respond(state: &mut State, request: &Request, endpoint: &str) -> (u16, String
         }
         ("PUT", path) if is_storage => {
             let oid = path.trim_start_matches("/storage/");
-            if sha256(&request.body) != oid || request.headers.get("x-part").is_none() {
+            if sha256(&request.body) != oid || !request.headers.contains_key("x-part") {
                 return refusal(400, "not what was announced");
             }
             state.stored.insert(oid.to_owned(), request.body.clone());

@@ -23,6 +23,10 @@ pub struct TrainSection {
     /// Keeps of a training pass only what enters each block, and computes the rest again for the gradients: less memory for
     /// more time, the same gradients.
     pub gradient_checkpointing: bool,
+    /// Keeps, from one epoch to the next, what enters the lowest layer with an adapter, so that the layers below it run once over an
+    /// example. It takes the memory of one hidden state a token, and a base without dropout.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub cache_frozen: bool,
     /// Rows of a batch in evaluation.
     pub eval_batch_size: usize,
     /// Learning rate of the adapter at its peak.
@@ -122,6 +126,7 @@ impl Default for TrainSection {
             batch_size: BatchSize::Rows(32),
             accumulate: 1,
             gradient_checkpointing: false,
+            cache_frozen: false,
             eval_batch_size: 64,
             learning_rate: 1e-3,
             head_learning_rate: None,

@@ -72,6 +72,9 @@ pub trait TaskData: fmt::Debug + Send + Sync {
     /// Lengths in tokens, in the order of the file.
     fn lengths(&self) -> &[usize];
 
+    /// Whether what a model reads of an example changes from pass to pass.
+    fn changes(&self) -> bool;
+
     /// The examples `indices` and their targets; `seed` hides tokens, where tokens are hidden.
     ///
     /// # Errors
@@ -193,6 +196,10 @@ impl dyn OpenTask {
 impl<T: Task> TaskData for Examples<T> {
     fn lengths(&self) -> &[usize] {
         &self.lengths
+    }
+
+    fn changes(&self) -> bool {
+        T::CHANGES
     }
 
     fn batch(&self, indices: &[usize], seed: u64, model: &Model, device: &Device) -> Result<Batch, TrainError> {

@@ -29,6 +29,7 @@ impl Task for MaskedLm {
     const DATA: &'static str = "`text`";
     const MODELS: &'static [ModelKind] = &[ModelKind::Encoder];
     const METRICS: &'static [&'static str] = &["accuracy", "perplexity"];
+    const CHANGES: bool = true;
     const NEXT: &'static str = "train RECIPE --set adapter.stack_on={adapter}";
 
     type Example = TextExample<()>;

@@ -45,6 +45,8 @@ pub trait Task: fmt::Debug + Send + Sync + Sized + 'static {
     const NEXT: &'static str = "predict --adapter {adapter} --text TEXT";
     /// Whether a prediction repeats its input, as tagged words do.
     const REPEATS_INPUT: bool = false;
+    /// Whether what a model reads of an example changes from pass to pass, as hidden tokens do.
+    const CHANGES: bool = false;
     /// Whether several examples may share a row (`data.pack`).
     const PACKS: bool = false;
     /// Whether its loss takes `train.class_weights`.
