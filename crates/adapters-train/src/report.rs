@@ -71,6 +71,7 @@ pub enum Event {
 
 /// What a finished run left.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Outcome {
     /// The run folder.
     pub dir: PathBuf,
