@@ -159,7 +159,7 @@ fn a_tied_head_in_bf16_is_not_written() {
     let model = pretrained.causal_lm(&device).unwrap();
     assert!(in_bf16(&model) > 0);
     let out = tempfile::tempdir().unwrap();
-    save_checkpoint(&model, &source, out.path(), None).unwrap();
+    save_checkpoint(&model, &Pretrained::open(&source).unwrap(), out.path(), None).unwrap();
     let (tensors, _) = adapters::store::read_safetensors(&out.path().join("model.safetensors")).unwrap();
     assert!(!tensors.contains_key("lm_head.weight"));
 }
@@ -332,7 +332,7 @@ fn merging_restores_the_layers_it_folds_into_and_resetting_quantizes_them_again(
     // A plain checkpoint of it is floats throughout.
     let out = tempfile::tempdir().unwrap();
     let source = repository().join("crates/adapters-testkit/golden/bert/base");
-    save_checkpoint(&model, &source, out.path(), None).unwrap();
+    save_checkpoint(&model, &Pretrained::open(&source).unwrap(), out.path(), None).unwrap();
     let again = Pretrained::open(out.path()).unwrap().encoder(&device).unwrap();
     close(
         again.forward(input(&device), &mut Ctx::plain()).unwrap(),

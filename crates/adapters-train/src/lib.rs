@@ -60,7 +60,7 @@ pub use recipe::{
 pub use recompute::LossGradients;
 pub use report::{Event, Outcome};
 pub use run::Run;
-pub use run_files::{MetricsLog, RunFileError, Summary, machine_memory_bytes, peak_rss_bytes};
+pub use run_files::{MetricsLog, RunFileError, Summary, Truncated, machine_memory_bytes, peak_rss_bytes};
 pub use schedule::Schedule;
 pub use task_model::TaskModel;
 pub use tasks::{

@@ -15,6 +15,13 @@ use crate::{folders, loading};
 /// Scores, prints the figures, writes the logits.
 pub fn run(args: EvalArgs) -> Result<(), Failure> {
     let mut loaded = loading::model(&args.model)?;
+    if args.generate && !loaded.task.is_generative {
+        return Err(Failure::new(
+            format!("--generate is given, and {} writes no answers", loaded.task.name),
+            "leave it out for this task",
+        ));
+    }
+    loaded.write_answers(args.generate);
     let fields = loaded.fields();
     fields.text = args.text_field;
     fields.label = args.label_field;
@@ -33,6 +40,7 @@ pub fn run(args: EvalArgs) -> Result<(), Failure> {
             "loss": evaluation.loss,
             "figures": evaluation.figures.values.iter().copied().collect::<BTreeMap<_, _>>(),
             "examples": data.lengths().len(),
+            "truncated": data.truncated(),
         });
         say!("{figures}");
     } else {
