@@ -56,6 +56,7 @@ def adapted(source, name, tokens, **options):
         for key, parameter in model.named_parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter) * 0.3)
+    model.peft_config["default"].base_model_name_or_path = source
     save(model, name)
     # As a user has it: the base as published, resized, and the adapter on top.
     again = LlamaForCausalLM.from_pretrained(HERE / source)

@@ -38,7 +38,7 @@ impl Record {
     /// | Layout | Fields |
     /// |---|---|
     /// | completion | `fields.prompt` and `fields.completion` |
-    /// | chat | `messages`, a list of objects with `role` and `content`, and `tool_calls` in place of it or beside it; [`tools`](Self::tools) if present |
+    /// | chat | `messages`, a list of objects with `role` and `content` or `tool_calls`; [`tools`](Self::tools) if present |
     /// | ShareGPT | `conversations`, a list of objects with `from` (`human`, `gpt`, `system`) and `value` |
     /// | Alpaca | `instruction`, `output`, and `input` if present, which follows the instruction after an empty line |
     /// | text | `fields.text` |
