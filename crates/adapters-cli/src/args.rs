@@ -152,6 +152,9 @@ pub struct EvalArgs {
     /// Print JSON.
     #[arg(long, help_heading = "Output")]
     pub json: bool,
+    /// Also draw the confusion table of classes to FILE.svg and FILE.png.
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub confusion: Option<PathBuf>,
     /// Also write the raw scores to this safetensors file, as the tensor `logits`.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub logits: Option<PathBuf>,

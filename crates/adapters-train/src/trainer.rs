@@ -24,6 +24,8 @@ use crate::export::save_all;
 use crate::fitting_batch;
 use crate::frozen_layers::FrozenLayers;
 use crate::fusion_run::train_stages;
+#[cfg(feature = "plots")]
+use crate::metrics::Confusion;
 use crate::metrics::falls;
 use crate::optimizer::{clip, gradient_values, split};
 use crate::recipe::Keep;
@@ -499,7 +501,16 @@ fn finish(
     }
     let adapter = run.dir.join("adapter");
     #[cfg(feature = "plots")]
-    draw_curve(run)?;
+    {
+        draw_curve(run)?;
+        if let Some(confusion) = test.as_ref().and_then(|test| test.figures.confusion.as_ref())
+            && confusion.labels().len() <= Confusion::SHOWN
+        {
+            let title = format!("{} · classes and predictions of the test data", recipe.adapter.name);
+            let [svg, png] = ["confusion.svg", "confusion.png"].map(|name| run.dir.join(name));
+            curve::draw_confusion(&title, confusion, &svg, &png)?;
+        }
+    }
     let mut summary = Summary {
         test_accuracy: test.as_ref().map(Evaluation::score),
         validation_accuracy: state.position.best.map(|best| best.score),
