@@ -18,21 +18,31 @@ use crate::failure::Failure;
 use crate::folders;
 use crate::options::{AcceptArgs, DeviceArgs, ModelArgs, PoolingArg, PrecisionArg};
 
-/// Sets the number of threads and finds the device.
+/// Sets up the threads that compute and finds the device.
 pub fn device(args: &DeviceArgs) -> Result<Device, Failure> {
-    if let Some(threads) = args.threads {
-        let failed =
-            |e: &dyn std::fmt::Display| Failure::new(format!("cannot use {threads} threads: {e}"), "use fewer threads");
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build_global()
-            .map_err(|e| failed(&e))?;
-    }
+    let threads = args.threads.or_else(named_threads).unwrap_or_else(available_threads);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    // This thread computes too, so that it need not sleep and be woken for every operation. Alone in the pool it would not
+    // take up what other threads ask of it.
+    let pool = if threads > 1 { pool.use_current_thread() } else { pool };
+    pool.build_global()
+        .map_err(|e| Failure::new(format!("cannot use {threads} threads: {e}"), "use fewer threads"))?;
     let device = parse_device(&args.device)?;
     if let Some(caution) = device_caution(&args.device) {
         note!("warning: {caution}");
     }
     Ok(device)
+}
+
+/// The number of threads that the environment names for the pool.
+fn named_threads() -> Option<usize> {
+    let named = std::env::var("RAYON_NUM_THREADS").ok()?.parse().ok()?;
+    (named > 0).then_some(named)
+}
+
+/// One for each processor.
+fn available_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// The manifest of an adapter folder, empty if there is none.
