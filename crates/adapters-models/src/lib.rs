@@ -98,7 +98,7 @@ pub use attention::{Attention, AttentionOptions};
 pub use cache::{KeyValueCache, LayerCache};
 pub use chain::{Block, Chain, Flow, Slot};
 #[cfg(feature = "tokenizers")]
-pub use chat::{ChatTemplate, Message};
+pub use chat::{ChatTemplate, ChatTime, Message};
 pub use checkpoint_folder::CheckpointFolder;
 pub use encoded::Encoded;
 pub use error::ModelError;
