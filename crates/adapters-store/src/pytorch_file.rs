@@ -46,7 +46,9 @@ const PICKLES: [(&str, &str); 3] = [
 pub fn write_weights(path: &Path, tensors: &Tensors) -> Result<(), StoreError> {
     write_safetensors(path, tensors, [])?;
     let pickle = PICKLES.iter().find(|(safe, _)| path.ends_with(safe));
-    pickle.map_or(Ok(()), |(_, pickle)| write_pytorch(&path.with_file_name(pickle), tensors))
+    pickle.map_or(Ok(()), |(_, pickle)| {
+        write_pytorch(&path.with_file_name(pickle), tensors)
+    })
 }
 
 /// Writes a PyTorch file, atomically.
@@ -176,7 +178,10 @@ mod tests {
         std::fs::create_dir(dir.path().join("b")).unwrap();
         let halves = TensorData::from([1.5f32, -2.0]).convert_dtype(DType::F16);
         let tensors = Tensors::from([
-            ("x.w".to_owned(), TensorData::from([[1.0f32, 2.0, 3.0], [4.0, 5.0, 6.0]])),
+            (
+                "x.w".to_owned(),
+                TensorData::from([[1.0f32, 2.0, 3.0], [4.0, 5.0, 6.0]]),
+            ),
             ("x.half".to_owned(), halves),
             ("x.index".to_owned(), TensorData::from([7i64, 8])),
         ]);
