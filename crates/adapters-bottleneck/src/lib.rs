@@ -11,6 +11,7 @@ mod layer;
 mod presets;
 mod projection;
 mod reduction;
+mod shadow;
 #[cfg(test)]
 mod tests;
 
@@ -20,3 +21,4 @@ pub use invertible::{Coupling, CouplingKind};
 pub use layer::{BottleneckLayer, Insertion};
 pub use projection::{Dense, Init, Project, Side};
 pub use reduction::Reduction;
+pub use shadow::{Backbone, Shadow, ShadowCorrection, ShadowStart, ShadowUpdate, TwoLayers};

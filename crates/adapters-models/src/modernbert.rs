@@ -388,6 +388,7 @@ fn build(config: ModernBertConfig, path: &Path, weights: &mut Weights) -> Result
                     activation: Some(config.classifier_activation.into()),
                     dense_bias: config.classifier_bias,
                     norm_bias: config.norm_bias,
+                    below_tags: true,
                 }),
             },
         },

@@ -13,6 +13,7 @@ use crate::rotary_family::{Family, LayerPlan, Placement};
 /// One layer.
 #[derive(Module, Sites, Debug)]
 pub struct RotaryLayer {
+    input: Point<OutputHook>,
     /// `None` where the block reads the residual stream as it is.
     attention_norm: Option<Sited<Norm>>,
     attention: RotaryAttention,
@@ -95,6 +96,7 @@ impl RotaryLayer {
         // The adapters of attention and output have no module of their own in the published checkpoint: these are the names
         // the reference gives them.
         Self {
+            input: at.layer_input(d),
             attention_norm: norm(NormRole::AttentionNorm, names[0], &mut at),
             attention: RotaryAttention::build(config, family, plan, &mut at),
             attention_joint: Joint {
@@ -134,6 +136,7 @@ impl Block for RotaryLayer {
             .unwrap_or(&frame.full);
         let sum_norms = frame.sum_norms.as_ref();
 
+        let x = cx.output(&self.input, x);
         let read = normed(&self.attention_norm, &x, cx);
         let attended = self
             .attention

@@ -175,6 +175,7 @@ impl Batch for DecoderInput<'_> {
             padding: self.encoded.padding.clone(),
             past: self.past,
             tokens: Some(self.ids.clone()),
+            earlier: None,
         }
     }
 }

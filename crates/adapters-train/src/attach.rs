@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use adapters_adapted::{Adapted, AttachOptions};
-use adapters_core::{Attached, Composition, Ctx, SiteKind};
+use adapters_core::{Attached, Causality, Composition, Ctx, SiteKind};
 use adapters_models::heads::HeadConfig;
 use adapters_models::{Head, Model, Pretrained, TextTokenizer};
 use adapters_store::{BaseMatch, LoadOptions, Manifest, expressible, load_adapter};
@@ -166,7 +166,8 @@ pub(crate) fn check_packing(recipe: &Recipe, adapted: &Adapted<Model>) -> Result
             || layers.any(|layer| matches!(layer.info.kind, SiteKind::LayerOutput { .. }))
     };
     let refused = set.iter().find(|adapter| by_row(adapter)).map(Attached::name);
-    let refused = refused.or((!Ctx::new(set).is_causal()).then_some(recipe.adapter.name.as_str()));
+    let reads_ends = Ctx::new(set).causality() != Causality::Causal;
+    let refused = refused.or(reads_ends.then_some(recipe.adapter.name.as_str()));
     match refused.filter(|_| recipe.data.pack) {
         Some(name) => Err(TrainError::Value {
             field: "data.pack",

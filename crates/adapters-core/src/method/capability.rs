@@ -42,6 +42,8 @@ pub struct Capabilities<'a> {
     pub tasks: Option<&'a dyn KnowsTasks>,
     /// It weighs what other adapters add.
     pub routes: Option<&'a dyn RoutesAdapters>,
+    /// It acts from some tokens of the text on.
+    pub invoked: Option<&'a dyn BeginsWhereInvoked>,
 }
 
 /// A method that weighs what other adapters add to the outputs of linear layers. It acts in a `Fuse` block of them, under its own
@@ -57,15 +59,25 @@ pub trait RoutesAdapters {
     /// [`Error::CannotFuse`] for adapters that it cannot weigh.
     fn over(&self, adapters: &[&Attached], sites: &[SiteInfo]) -> Result<AnyMethod, Error>;
 
-    /// Whether it reads the last hidden state of the model without adapters ([`Pass::base`](crate::Pass::base)).
-    fn reads_base(&self) -> bool {
-        false
+    /// Whether it reads the last hidden state of an earlier pass ([`Pass::base`](crate::Pass::base)): of the model without
+    /// adapters, or of one in which the router has no such state and weighs all alike.
+    fn reads_base(&self) -> Option<BasePass> {
+        None
     }
 
     /// Whether its adapters train, too.
     fn trains_adapters(&self) -> bool {
         true
     }
+}
+
+/// The pass whose last hidden state a router reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BasePass {
+    /// Of the model without adapters.
+    Plain,
+    /// With all adapters of the router.
+    WithAdapters,
 }
 
 /// A method whose layers share parameters.
@@ -164,6 +176,12 @@ pub trait ConvertsForStorage {
     fn restored(&self, _adapter: &Attached) -> Option<Attached> {
         None
     }
+}
+
+/// A method that acts on the end of a text, from tokens on that invoke it: what is before is computed by the model alone.
+pub trait BeginsWhereInvoked {
+    /// The first token of a prompt that it acts on; their number where it does not.
+    fn begins(&self, tokens: &[u32]) -> usize;
 }
 
 /// A method that needs to be told the task of each row, by [`Ctx::with_tasks`](crate::Ctx::with_tasks).

@@ -262,6 +262,7 @@ fn rows_of_every_state_round_trip() {
                 layer: LinearConfig::new(4, 4).init(&device),
                 delta,
                 tokens: None,
+                earlier: None,
             },
             |s| [of(&s.input)].into_iter().chain(s.delta.iter().map(of)).collect(),
         );
