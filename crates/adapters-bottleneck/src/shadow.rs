@@ -10,14 +10,13 @@ use adapters_core::{
     Mirror, MirrorInput, MirrorPlan, NamedParams, NormWeight, OutputState, ParamId, Pass, Role, Shared,
     SharedParameters, SiteAdapter, SiteInfo, SiteKind, SiteLayer, named_params,
 };
-use adapters_methods::{Fields, ModuleFields, PeftModules, name_modules, peft_modules};
+use adapters_methods::{Fields, ModuleFields, name_modules, peft_modules};
 use adapters_nn::ops::{Activation, affine, project};
 use adapters_nn::{draw, float_weight};
 use burn::module::{Module, Param};
 use burn::tensor::activation::sigmoid;
 use burn::tensor::{Device, Int, Tensor};
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::RngCore;
 use serde::{Deserialize, Serialize};
 
 /// A small decoder of the model's class reads the text first; its last hidden state is the shadow `s`. In front of each layer the
@@ -118,7 +117,8 @@ impl Shadow {
 
 impl Method for Shadow {
     const NAME: &'static str = "shadow";
-    const DESCRIPTION: &'static str = "A small decoder beside the model, whose state corrects that of the model in front of each layer.";
+    const DESCRIPTION: &'static str =
+        "A small decoder beside the model, whose state corrects that of the model in front of each layer.";
 
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::size("r", self.r)?;
@@ -189,12 +189,7 @@ impl Method for Shadow {
 }
 
 /// A parameter as torch initializes those of a linear layer with `d_in` inputs.
-fn uniform<const D: usize>(
-    rng: &mut ChaCha8Rng,
-    shape: [usize; D],
-    d_in: usize,
-    device: &Device,
-) -> Param<Tensor<D>> {
+fn uniform<const D: usize>(rng: &mut ChaCha8Rng, shape: [usize; D], d_in: usize, device: &Device) -> Param<Tensor<D>> {
     Param::from_data(draw::uniform(rng, shape, (d_in as f32).sqrt().recip()), device)
 }
 
@@ -222,7 +217,13 @@ peft_modules!(Shadow: "SHADOW" {
 impl SharedParameters for Shadow {
     fn build_shared(&self, build: &Build<'_>) -> Result<Shared, Error> {
         let host = build.host;
-        let layers: Vec<usize> = self.layers().select(host)?.sites.iter().filter_map(|info| info.site.layer).collect();
+        let layers: Vec<usize> = self
+            .layers()
+            .select(host)?
+            .sites
+            .iter()
+            .filter_map(|info| info.site.layer)
+            .collect();
         let refuse = |reason: String| Error::CannotBuild {
             method: Self::NAME,
             path: host.base_prefix().trim_end_matches('.').to_owned(),
@@ -230,13 +231,23 @@ impl SharedParameters for Shadow {
         };
         // A layer has two sites, one after the other.
         if layers.windows(2).any(|pair| pair[1] > pair[0] + 1) {
-            return Err(refuse(format!("its layers are {layers:?}, expected layers that follow each other")));
+            return Err(refuse(format!(
+                "its layers are {layers:?}, expected layers that follow each other"
+            )));
         }
-        let plan = self.plan(host, build.shared_rng(None).next_u64());
+        let plan = self.plan(host, build.seed);
         let model = host.mirror(&plan, build.device).map_err(refuse)?;
-        let projection = self.shadow_hidden_size.filter(|width| *width != host.d_model()).map(|width| {
-            uniform(&mut build.shared_rng(None), [host.d_model(), width], width, build.device)
-        });
+        let projection = self
+            .shadow_hidden_size
+            .filter(|width| *width != host.d_model())
+            .map(|width| {
+                uniform(
+                    &mut build.shared_rng(None),
+                    [host.d_model(), width],
+                    width,
+                    build.device,
+                )
+            });
         Ok(Shared::of(Backbone::new(model, projection, build.device)))
     }
 
@@ -309,7 +320,11 @@ impl Backbone {
             LayerMut::Linear(linear) => {
                 let weight = matrices.next().map(|weight| weight.val().transpose());
                 linear.weight = weight.map_or(linear.weight.clone(), constant);
-                linear.bias = linear.bias.as_ref().and_then(|_| vectors.next()).map(|bias| constant(bias.val()));
+                linear.bias = linear
+                    .bias
+                    .as_ref()
+                    .and_then(|_| vectors.next())
+                    .map(|bias| constant(bias.val()));
             }
             LayerMut::Norm(norm) => {
                 let has_bias = norm.get().bias.is_some();
@@ -362,16 +377,18 @@ pub struct ShadowStart {
 impl SiteAdapter<EmbeddingState, Backbone> for ShadowStart {
     fn apply(&self, state: EmbeddingState, call: &Call<'_, Backbone>) -> EmbeddingState {
         let [batch, seq, _] = state.hidden.dims();
-        let pass = Pass {
-            padding: state.padding.clone(),
-            ..call.pass.clone()
-        };
+        let mut pass = call.pass.clone();
+        pass.padding.clone_from(&state.padding);
         let input = match call.tokens.clone().filter(|_| self.reads_tokens) {
             // Another adapter may have inserted positions in front, which are no tokens.
             Some(tokens) => {
                 let inserted = seq.saturating_sub(tokens.dims()[1]);
                 let none = Tensor::<2, Int>::zeros([batch, inserted], &tokens.device());
-                MirrorInput::Tokens(if inserted > 0 { Tensor::cat(vec![none, tokens], 1) } else { tokens })
+                MirrorInput::Tokens(if inserted > 0 {
+                    Tensor::cat(vec![none, tokens], 1)
+                } else {
+                    tokens
+                })
             }
             None => MirrorInput::Rows(state.hidden.clone()),
         };
@@ -451,7 +468,11 @@ pub struct TwoLayers {
 impl TwoLayers {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let inner = affine(x, self.first.val(), self.first_bias.val());
-        affine(Activation::Gelu.forward(inner), self.second.val(), self.second_bias.val())
+        affine(
+            Activation::Gelu.forward(inner),
+            self.second.val(),
+            self.second_bias.val(),
+        )
     }
 }
 

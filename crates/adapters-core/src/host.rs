@@ -80,7 +80,10 @@ pub trait Host: Sites {
     ///
     /// The reason, in words.
     fn mirror(&self, _plan: &MirrorPlan, _device: &Device) -> Result<Box<dyn Mirror>, String> {
-        Err(format!("a smaller model of the class of this {} model is not made here", self.architecture()))
+        Err(format!(
+            "a smaller model of the class of this {} model is not made here",
+            self.architecture()
+        ))
     }
 
     /// All sites, in the order of the forward pass.

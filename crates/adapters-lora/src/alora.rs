@@ -4,9 +4,9 @@ use std::borrow::Cow;
 
 use adapters_core::target::Target;
 use adapters_core::{
-    AdapterHub, BeginsWhereInvoked, Build, Call, Capabilities, Causality, Codec, ConfigError, Effect, Error, Host, LinearState, LinearWeight, Method,
-    NamedParams, NotMergeable, ParamId, Peft, SiteAdapter, SiteInfo, SiteLayer, Source, StoredConfig,
-    config::from_fields,
+    AdapterHub, BeginsWhereInvoked, Build, Call, Capabilities, Causality, Codec, ConfigError, Effect, Error, Host,
+    LinearState, LinearWeight, Method, NamedParams, NotMergeable, ParamId, Peft, SiteAdapter, SiteInfo, SiteLayer,
+    Source, StoredConfig, config::from_fields,
 };
 use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};

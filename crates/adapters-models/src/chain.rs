@@ -114,20 +114,28 @@ impl<'m> Chain<'m> {
         self.steps
             .extend(layers.into_iter().enumerate().map(|(index, layer)| -> Step<'m> {
                 let frame = Rc::clone(&frame);
-                Box::new(move |Flow { hidden, encoded, carried }, cache, cx| {
-                    cx.carry(carried);
-                    let slot = Slot {
-                        encoded: encoded.as_ref(),
-                        cache: cache.map(|cache| cache.layer(index)),
-                    };
-                    let hidden = layer.forward(hidden, &frame, slot, cx);
-                    let carried = cx.take_carried();
-                    Flow {
-                        hidden,
-                        encoded,
-                        carried,
-                    }
-                })
+                Box::new(
+                    move |Flow {
+                              hidden,
+                              encoded,
+                              carried,
+                          },
+                          cache,
+                          cx| {
+                        cx.carry(carried);
+                        let slot = Slot {
+                            encoded: encoded.as_ref(),
+                            cache: cache.map(|cache| cache.layer(index)),
+                        };
+                        let hidden = layer.forward(hidden, &frame, slot, cx);
+                        let carried = cx.take_carried();
+                        Flow {
+                            hidden,
+                            encoded,
+                            carried,
+                        }
+                    },
+                )
             }));
         self
     }

@@ -80,9 +80,7 @@ impl RotaryDecoder {
         let [_, seq, _] = hidden.dims();
         let frame = self.frame([seq, past], padding, packing, &hidden.device(), cx);
         let chain = Chain::new(hidden).carrying(cx.take_carried());
-        chain
-            .layers(&self.layers, frame)
-            .then(|x, cx| cx.norm(&self.norm, x))
+        chain.layers(&self.layers, frame).then(|x, cx| cx.norm(&self.norm, x))
     }
 
     fn frame(
@@ -270,7 +268,11 @@ impl Host for RotaryDecoder {
             layer_types: None,
             ..self.config.clone()
         };
-        let layers = self.family.layers.iter().chain(self.family.layers.last().into_iter().cycle());
+        let layers = self
+            .family
+            .layers
+            .iter()
+            .chain(self.family.layers.last().into_iter().cycle());
         let family = Family {
             layers: layers.take(plan.layers).copied().collect(),
             ..self.family.clone()

@@ -82,7 +82,11 @@ impl<'m> PromptCache<'m> {
             Some((prompt, of_base)) => {
                 let same = prompt.iter().zip(&tokens).take_while(|(a, b)| a == b).count();
                 // What an adapter has computed is the same if it begins at the same token.
-                let kept = if of_base == self.of_base { same } else { of_base.min(self.of_base) };
+                let kept = if of_base == self.of_base {
+                    same
+                } else {
+                    of_base.min(self.of_base)
+                };
                 same.min(kept).min(prompt.len() - 1)
             }
             None => 0,

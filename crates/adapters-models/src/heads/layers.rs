@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
-use adapters_core::{Ctx, NamedParams, Role, Site, SiteInfo};
+use adapters_core::{Ctx, Host, NamedParams, Role, Site, SiteInfo};
 use adapters_module::{values, with_fresh_ids};
 use adapters_nn::draw;
 use adapters_nn::ops::{self, Activation};
@@ -147,7 +147,13 @@ impl Head {
         let (d, [vocab, width]) = (encoder.d_model(), words.dims());
         let mut w = Weights::read(dir, "", device)?;
         let of_model = layout.site(encoder);
-        let hidden = vec![HiddenLayer::of_masked_lm(&layout, [d, width], encoder, of_model, &mut w)];
+        let hidden = vec![HiddenLayer::of_masked_lm(
+            &layout,
+            [d, width],
+            encoder,
+            of_model,
+            &mut w,
+        )];
         // A copy of the word embeddings in the file is the same numbers.
         let last = LastLayer {
             weight: (!tied).then(|| w.matrix(&format!("{}.weight", layout.decoder), vocab, width)),

@@ -65,7 +65,11 @@ fn class_of(config: &HeadConfig, base: &impl HeadBase) -> Option<(Value, Classif
         }
         HeadKind::QuestionAnswering => {
             // Classes with layers below it call it as those for tags do.
-            let last = if base.below_tags().is_some() { "classifier" } else { "qa_outputs" };
+            let last = if base.below_tags().is_some() {
+                "classifier"
+            } else {
+                "qa_outputs"
+            };
             Some((json!("QUESTION_ANS"), one_layer(last)))
         }
         // Of several labels only the checkpoint's `problem_type` tells, which peft does not store.
@@ -137,7 +141,12 @@ impl Head {
         let prefix = Format::Peft.key_prefix();
         let inside = if base.is_larger_class() { "" } else { base.base_prefix() };
         // The larger class has these outside the base, too.
-        let outside: Vec<String> = base.sites().into_iter().filter(is_outside).map(|info| info.path).collect();
+        let outside: Vec<String> = base
+            .sites()
+            .into_iter()
+            .filter(is_outside)
+            .map(|info| info.path)
+            .collect();
         let renamed = tensors.into_iter().map(|(key, data)| match key.strip_prefix(prefix) {
             Some(path) if !outside.iter().any(|outside| path.starts_with(outside)) => {
                 (format!("{prefix}{inside}{path}"), data)
@@ -159,9 +168,21 @@ impl Head {
         // What the checkpoint of the base has is not repeated.
         let below = base.below_tags();
         let own = self.hidden.first().filter(|layer| layer.of_model.is_none());
-        if let (Some(below), Some(HiddenLayer { dense, norm: Some(norm), .. })) = (below, own) {
+        if let (
+            Some(below),
+            Some(HiddenLayer {
+                dense,
+                norm: Some(norm),
+                ..
+            }),
+        ) = (below, own)
+        {
             let parts = [
-                (below.dense, Some(dense.weight.val().transpose().into_data()), dense.bias.as_ref()),
+                (
+                    below.dense,
+                    Some(dense.weight.val().transpose().into_data()),
+                    dense.bias.as_ref(),
+                ),
                 (below.norm, Some(norm.gamma.val().into_data()), norm.beta.as_ref()),
             ];
             for (path, weight, bias) in parts {
@@ -228,7 +249,10 @@ impl Head {
             }
         };
         let is_whole = matches!(kind, HeadKind::Classification { .. });
-        let (hidden, below) = (whole.hidden.filter(|_| is_whole), base.below_tags().filter(|_| !is_whole));
+        let (hidden, below) = (
+            whole.hidden.filter(|_| is_whole),
+            base.below_tags().filter(|_| !is_whole),
+        );
         let modules = hidden.iter().map(|(path, _)| *path).chain([last]).map(module);
         let mut of_head: Vec<String> = modules.map(|module| format!("{prefix}{module}.")).collect();
         // Adapters may act on these.

@@ -74,8 +74,6 @@ pub(super) mod optional {
 
 /// A tensor that may be absent, in all chunks alike, and belongs to a row and to no position.
 pub(super) mod by_row {
-    use super::*;
-
     pub(crate) use super::optional::{join_rows, take_rows};
     pub(crate) use super::whole::{join_positions, take_positions};
 }
