@@ -247,7 +247,7 @@ impl Host for RotaryDecoder {
     }
 
     fn mirror(&self, plan: &MirrorPlan, device: &Device) -> Result<Box<dyn Mirror>, String> {
-        if self.family.attention.sinks {
+        if !self.family.has_mirror() {
             return Err(format!(
                 "a smaller {} model has parameters without a module of their own, which do not train",
                 self.family.model_type
