@@ -1,4 +1,4 @@
-//! Shadow: a small decoder beside the model, whose state is compared with that of the model in front of each layer.
+//! Shadow: a small decoder next to the model, whose state is compared with that of the model in front of each layer.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -118,7 +118,7 @@ impl Shadow {
 impl Method for Shadow {
     const NAME: &'static str = "shadow";
     const DESCRIPTION: &'static str =
-        "A small decoder beside the model, whose state corrects that of the model in front of each layer.";
+        "A small decoder next to the model, whose state corrects that of the model in front of each layer.";
 
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::size("r", self.r)?;
@@ -350,7 +350,7 @@ impl Backbone {
     }
 }
 
-/// A value in the place of a parameter.
+/// A value as a parameter.
 fn constant<const D: usize>(value: Tensor<D>) -> Param<Tensor<D>> {
     Param::initialized(ParamId::new(), value)
 }

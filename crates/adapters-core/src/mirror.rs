@@ -1,4 +1,4 @@
-//! Small models in the image of a host, which a method trains beside it.
+//! Small models in the image of a host, which a method trains next to it.
 
 use std::fmt::Debug;
 

@@ -53,7 +53,7 @@ pub struct Flow {
     pub hidden: Tensor<3>,
     /// The encoder's output, `[batch, encoder_seq, d_model]`, in the decoder of a model of two stacks.
     pub encoded: Option<Tensor<3>>,
-    /// What an adapter takes along beside the hidden state, `[batch, seq, d_model]`.
+    /// What an adapter takes along next to the hidden state, `[batch, seq, d_model]`.
     pub carried: Option<Tensor<3>>,
 }
 
@@ -96,7 +96,7 @@ impl<'m> Chain<'m> {
         }
     }
 
-    /// With what an adapter takes along beside the hidden state ([`Hooks::take_carried`]).
+    /// With what an adapter takes along next to the hidden state ([`Hooks::take_carried`]).
     #[must_use]
     pub fn carrying(mut self, carried: Option<Tensor<3>>) -> Self {
         self.entered.carried = carried;

@@ -280,7 +280,6 @@ fn activated_lora_goes_on_with_what_the_base_has_computed() {
     let mut prompt = vec![5, 17, 42, 8, 61, 33];
     let mut cache = PromptCache::new(&plain);
     prompt.extend(generation.run_cached(&mut cache, &prompt, |_| ()).unwrap());
-    // The base has read all but its last token; the invocation comes behind it.
     let read = prompt.len() - 1;
     let said = [prompt.clone(), vec![42, 8, 3]].concat();
     let mut cache = cache.with_adapters_of(&invoked);
@@ -288,16 +287,10 @@ fn activated_lora_goes_on_with_what_the_base_has_computed() {
     assert_eq!(cache.reused(), read);
     assert_eq!(vec![answer.clone()], tokens(&generation, &lm, &set, &[&said]));
     assert_ne!(vec![answer], tokens(&generation, &lm, &AdapterSet::new(), &[&said]));
-    // Back to the base, what the adapter has computed is computed again.
     let mut cache = cache.with_adapters_of(&plain);
     let answer = generation.run_cached(&mut cache, &said, |_| ()).unwrap();
     assert_eq!(cache.reused(), prompt.len());
     assert_eq!(vec![answer], tokens(&generation, &lm, &AdapterSet::new(), &[&said]));
-    // An adapter that acts on the whole text has no use for it.
-    let lora = with_set(&lm, &adapted(&lm, "lora", &device));
-    let mut cache = cache.with_adapters_of(&lora);
-    generation.run_cached(&mut cache, &said, |_| ()).unwrap();
-    assert_eq!(cache.reused(), 0);
 }
 
 /// An encoder-decoder: the encoder reads padded texts, the decoder goes on from its start token.

@@ -31,7 +31,7 @@ pub struct Pass {
     pub prompt: Option<usize>,
     /// The last hidden state of an earlier pass, for routers that read it, `[batch, seq, d_model]`.
     pub base: Option<Tensor<3>>,
-    /// What an adapter takes along beside the hidden state, from layer to layer, `[batch, seq, d_model]`.
+    /// What an adapter takes along next to the hidden state, from layer to layer, `[batch, seq, d_model]`.
     pub(crate) carried: Option<Tensor<3>>,
     /// The task of each row of the batch that the caller gave, without the copies of a `Parallel` block; `None` for a row
     /// without one. Empty where no tasks were given.

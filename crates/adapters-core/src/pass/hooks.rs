@@ -312,7 +312,7 @@ impl<'a> Hooks<'a> {
         state.hidden
     }
 
-    /// What an adapter takes along beside the hidden state, from layer to layer. A model hands it from block to block, so that
+    /// What an adapter takes along next to the hidden state, from layer to layer. A model hands it from block to block, so that
     /// a block that is computed again has it.
     pub fn take_carried(&mut self) -> Option<Tensor<3>> {
         self.pass.carried.take()

@@ -17,7 +17,7 @@ pub struct EmbeddingState {
     pub past: usize,
     /// What adapters inserted, in the order they did.
     pub inserted: Vec<Inserted>,
-    /// What an adapter takes along beside the hidden state, from layer to layer, `[batch, seq, d_model]`.
+    /// What an adapter takes along next to the hidden state, from layer to layer, `[batch, seq, d_model]`.
     pub carried: Option<Tensor<3>>,
 }
 
