@@ -229,6 +229,8 @@ impl ErasedMethod for Union {
             routes: None,
             // Other members act from the first token on.
             invoked: None,
+            // Which inputs a member would read depends on the others.
+            from_inputs: None,
             tied: Some(self),
             storage: Some(self),
         }

@@ -5,12 +5,13 @@ use std::path::Path;
 use adapters_adapted::{Adapted, AttachOptions};
 use adapters_core::{Attached, Causality, Composition, Ctx, SiteKind};
 use adapters_models::heads::HeadConfig;
-use adapters_models::{Head, Model, Pretrained, TextTokenizer};
+use adapters_models::{Head, Input, Model, Pretrained, TextTokenizer};
 use adapters_store::{BaseMatch, LoadOptions, Manifest, expressible, load_adapter};
 
 use crate::error::TrainError;
 use crate::recipe::Recipe;
 use crate::run::Run;
+use crate::tasks::TaskData;
 
 /// What was attached.
 pub(crate) struct Trained {
@@ -68,6 +69,7 @@ pub(crate) fn attach(
     run: &Run,
     adapted: &mut Adapted<Model>,
     tokenizer: Option<&TextTokenizer>,
+    data: &dyn TaskData,
 ) -> Result<Trained, TrainError> {
     let (section, device) = (&run.recipe.adapter, &run.device);
     let seed = run.recipe.train.seed;
@@ -111,7 +113,11 @@ pub(crate) fn attach(
                 seed,
                 device: Some(device.clone()),
             };
-            let report = adapted.attach_with(&section.name, method, &options)?;
+            let inputs = match method.capabilities().from_inputs {
+                Some(_) => first_inputs(run, data, adapted.base())?,
+                None => Vec::new(),
+            };
+            let report = adapted.attach_from_inputs(&section.name, method, inputs, &options)?;
             expressible(&adapted.set, &section.name, adapted.base())?;
             (report, Composition::adapter(&section.name))
         }
@@ -151,6 +157,17 @@ pub(crate) fn attach(
         report: report.to_string(),
         frozen,
     })
+}
+
+/// Examples that a method reads whose initial values follow from inputs.
+const FIRST_EXAMPLES: usize = 256;
+
+/// The first examples of the data, in batches.
+fn first_inputs(run: &Run, data: &dyn TaskData, model: &Model) -> Result<Vec<Input>, TrainError> {
+    let examples: Vec<usize> = (0..data.lengths().len().min(FIRST_EXAMPLES)).collect();
+    let batches = examples.chunks(run.recipe.train.eval_batch_size);
+    let batches = batches.map(|examples| Ok(data.batch(examples, 0, model, &run.device)?.input));
+    batches.collect()
 }
 
 /// Refuses rows of several texts for an adapter that reads a row as one text.

@@ -40,6 +40,8 @@ pub struct Capabilities<'a> {
     pub storage: Option<&'a dyn ConvertsForStorage>,
     /// It does something else for each task.
     pub tasks: Option<&'a dyn KnowsTasks>,
+    /// Its initial values follow from what its layers read, and are to be computed.
+    pub from_inputs: Option<&'a dyn StartsFromInputs>,
     /// It weighs what other adapters add.
     pub routes: Option<&'a dyn RoutesAdapters>,
     /// It acts from some tokens of the text on.
@@ -176,6 +178,23 @@ pub trait ConvertsForStorage {
     fn restored(&self, _adapter: &Attached) -> Option<Attached> {
         None
     }
+}
+
+/// A method whose initial values follow from what the layers it adapts read.
+pub trait StartsFromInputs {
+    /// A method that computes nothing, and whose layers remember what the layers that this one adapts read.
+    ///
+    /// # Errors
+    ///
+    /// Those of a configuration.
+    fn recorder(&self) -> Result<AnyMethod, Error>;
+
+    /// The method with its initial values, from an adapter of the [`recorder`](Self::recorder) that was active in some passes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::CannotBuild`] for a layer that nothing has reached.
+    fn started(&self, recorded: &Attached, host: &dyn Host) -> Result<AnyMethod, Error>;
 }
 
 /// A method that acts on the end of a text, from tokens on that invoke it: what is before is computed by the model alone.

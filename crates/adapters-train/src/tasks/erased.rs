@@ -15,11 +15,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::TASKS;
 use super::context::TaskContext;
-use super::task::{LabelField, Task};
+use super::task::{LabelField, Task, of_examples};
 use crate::data::Records;
 use crate::error::TrainError;
 use crate::evaluate::{Evaluation, Outputs};
 use crate::inputs::Batch;
+use crate::recipe::value;
 use crate::task_model::TaskModel;
 
 /// An entry of [`TASKS`].
@@ -114,6 +115,8 @@ struct Examples<T: Task> {
     task: Arc<T>,
     examples: Vec<T::Example>,
     lengths: Vec<usize>,
+    /// What adapters are told of each; none where the data names no task.
+    tasks: Vec<Option<usize>>,
 }
 
 impl TaskKind {
@@ -178,10 +181,19 @@ impl<T: Task> OpenTask for Opened<T> {
         cx: &TaskContext<'_>,
     ) -> Result<Box<dyn TaskData>, TrainError> {
         let examples = self.0.examples(&records.records, labeled, cx)?;
+        let tasks = match &cx.options.fields.task {
+            Some(field) => records.records.iter().map(|record| record.optional_index(field)).collect::<Result<Vec<_>, _>>()?,
+            None => Vec::new(),
+        };
+        if !tasks.is_empty() && tasks.len() != examples.len() {
+            let found = format!("{} records in {} rows", tasks.len(), examples.len());
+            return Err(value("data.pack", "false with `data.task`", found));
+        }
         Ok(Box::new(Examples {
             lengths: examples.iter().map(T::length).collect(),
             task: self.0.clone(),
             examples,
+            tasks,
         }))
     }
 }
@@ -204,7 +216,8 @@ impl<T: Task> TaskData for Examples<T> {
 
     fn batch(&self, indices: &[usize], seed: u64, model: &Model, device: &Device) -> Result<Batch, TrainError> {
         let rows: Vec<_> = indices.iter().map(|index| (*index, &self.examples[*index])).collect();
-        self.task.batch(&rows, seed, model, device)
+        let batch = self.task.batch(&rows, seed, model, device)?;
+        Ok(batch.with_tasks(&of_examples(&self.tasks, indices)))
     }
 
     fn loss(
@@ -218,7 +231,8 @@ impl<T: Task> TaskData for Examples<T> {
     }
 
     fn evaluate(&self, model: &TaskModel, batch_size: usize, device: &Device) -> Result<Evaluation, TrainError> {
-        self.task.evaluate(model, &self.examples, batch_size, device)
+        let (examples, tasks) = (&self.examples, &self.tasks);
+        self.task.evaluate(model, examples, tasks, batch_size, device)
     }
 
     fn describe(&self, index: usize, outputs: &Outputs) -> String {
