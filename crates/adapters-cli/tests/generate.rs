@@ -141,7 +141,10 @@ fn layers_are_replicated_and_experts_are_loaded() {
     let plain = ok(dir.path(), &["--prompt", prompt]);
     let cases = golden("llama").join("cases");
     let replicated = cases.join("peft_lora_layer_replication/adapters/a");
-    let replicated = ok(dir.path(), &["--prompt", prompt, "--adapter", replicated.to_str().unwrap()]);
+    let replicated = ok(
+        dir.path(),
+        &["--prompt", prompt, "--adapter", replicated.to_str().unwrap()],
+    );
     assert_ne!(replicated, plain);
 
     let case = cases.join("quirk_peft_xlora_layerwise/adapters");

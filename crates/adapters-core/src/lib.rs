@@ -33,7 +33,8 @@ pub use method::any::{AnyMethod, Encode, ErasedMethod};
 pub use method::build::Build;
 pub use method::capability::{
     BasePass, BeginsWhereInvoked, Capabilities, ConvertsForStorage, EditsEmbeddings, KnowsTasks, LearnsFaster,
-    ModulePatterns, NeedsTokenizer, Penalized, RoutesAdapters, ScalesUpdate, Scheduled, SharedParameters, StartsFromInputs, TiesHead,
+    ModulePatterns, NeedsTokenizer, Penalized, RoutesAdapters, ScalesUpdate, Scheduled, SharedParameters,
+    StartsFromInputs, TiesHead,
 };
 pub use method::codec::{Codec, Tensors};
 pub use method::erase::IntoMethod;

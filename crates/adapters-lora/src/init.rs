@@ -1,5 +1,8 @@
 //! Initial values of A and B.
 
+use std::collections::BTreeMap;
+
+use adapters_core::Site;
 use adapters_nn::draw;
 use burn::linalg::{qr, svd};
 use burn::tensor::{Tensor, TensorData};
@@ -55,6 +58,20 @@ impl Init {
         self.takes_from_base() || self.reads_inputs() || self == Self::Loftq
     }
 }
+
+/// Which part of a weight CorDA starts from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CordaMethod {
+    /// What matters most for the inputs: for a task like them.
+    #[default]
+    Ipm,
+    /// What matters least, so that what is known of such inputs is kept.
+    Kpm,
+}
+
+/// The initial A, `[r, d_in]`, and B, `[d_out, r]`, at each site.
+pub type StartValues = BTreeMap<Site, (TensorData, TensorData)>;
 
 /// Initial A, `[rows, d_in]`, of which each product takes `rank` rows.
 pub(crate) fn init_a(init: Init, rng: &mut ChaCha8Rng, rank: usize, [rows, d_in]: [usize; 2]) -> TensorData {

@@ -150,7 +150,9 @@ impl LoraConfig {
         let computed = self.init.is_computed() || self.start.is_some();
         let (a, b, origin) = if computed {
             if builder.fused.is_some() {
-                return Err(builder.refuse("single projections of a fused layer have no initial values that are computed"));
+                return Err(
+                    builder.refuse("single projections of a fused layer have no initial values that are computed")
+                );
             }
             if rank > d_in.min(d_out) {
                 let most = d_in.min(d_out);

@@ -9,9 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::dtype::Dtype;
-use crate::init::Init;
+use crate::init::{CordaMethod, Init, StartValues};
 use crate::scaling::Scaling;
-use crate::start::{CordaMethod, StartValues};
 use crate::target::{LayerRoles, LoraTarget};
 
 /// Low-rank adaptation: `y = W x + b + s (B A dropout(x) + c)`, on an embedding table `y_i = W_i + s B A_i`.

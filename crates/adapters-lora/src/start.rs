@@ -1,6 +1,5 @@
 //! Starts of LoRA that follow from data: what the adapted layers read (EVA, CorDA), and what quantization loses (LoftQ).
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use adapters_core::target::Target;
@@ -15,24 +14,10 @@ use burn::nn::Linear;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use crate::init::{Init, SWEEPS};
+use crate::init::{CordaMethod, Init, SWEEPS, StartValues};
 use crate::lora_config::LoraConfig;
 use crate::site_builder::linear;
 use crate::target::LoraTarget;
-
-/// Which part of a weight CorDA starts from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CordaMethod {
-    /// What matters most for the inputs: for a task like them.
-    #[default]
-    Ipm,
-    /// What matters least, so that what is known of such inputs is kept.
-    Kpm,
-}
-
-/// The initial A, `[r, d_in]`, and B, `[d_out, r]`, at each site.
-pub type StartValues = BTreeMap<Site, (TensorData, TensorData)>;
 
 /// A method that computes nothing and remembers what linear layers read.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -162,7 +147,9 @@ impl StartsFromInputs for LoraConfig {
                 SiteLayer::Linear(layer) => layer.downcast_ref::<Recorder>(),
                 _ => None,
             };
-            let found = found.and_then(|recorder| recorder.seen.lock().ok()).map(|seen| seen.clone());
+            let found = found
+                .and_then(|recorder| recorder.seen.lock().ok())
+                .map(|seen| seen.clone());
             let found = found.filter(|seen| seen.count >= 2.0);
             let refuse = || Self::refuse(&layer.info, "the inputs for its initial values did not reach it");
             seen.push((&layer.info, found.ok_or_else(refuse)?));
@@ -222,7 +209,9 @@ impl LoraConfig {
                 let alpha = self.alpha_at(&info.path)?;
                 config.rank_pattern.insert(info.path.clone(), rank);
                 // The scale stays what it was.
-                config.alpha_pattern.insert(info.path.clone(), alpha * rank as f64 / own as f64);
+                config
+                    .alpha_pattern
+                    .insert(info.path.clone(), alpha * rank as f64 / own as f64);
             }
             let (_, d_out) = Self::linear_dims(info)?;
             let a = rows.slice_dim(0, 0..rank).into_data();
@@ -248,7 +237,10 @@ impl LoraConfig {
             let right = right.matmul(inverse);
             let [all] = sizes.dims();
             if rank > all {
-                return Err(Self::refuse(info, format!("its rank {rank} is above the {all} of the weight")));
+                return Err(Self::refuse(
+                    info,
+                    format!("its rank {rank} is above the {all} of the weight"),
+                ));
             }
             let part = match self.corda_method {
                 CordaMethod::Ipm => 0..rank,

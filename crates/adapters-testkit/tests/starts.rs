@@ -2,12 +2,11 @@
 
 use std::path::Path;
 
-
 use adapters::core::{Format, Tensors};
 use adapters::models::{Model, Pretrained, TextInput};
 use adapters::nn::Precision;
 use adapters::store::{LoadOptions, load_adapter, read_safetensors, save_adapter};
-use adapters::{AdapterSet, Adapted, AttachOptions, METHODS, method};
+use adapters::{Adapted, AdapterSet, AttachOptions, METHODS, method};
 use adapters_testkit::contract::relative_error;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
@@ -16,7 +15,10 @@ fn folder(name: &str) -> std::path::PathBuf {
 }
 
 fn base(device: &Device) -> Model {
-    Pretrained::open(folder("golden/bert/base")).unwrap().model(device).unwrap()
+    Pretrained::open(folder("golden/bert/base"))
+        .unwrap()
+        .model(device)
+        .unwrap()
 }
 
 fn inputs(device: &Device) -> TextInput {
@@ -53,7 +55,11 @@ fn stored(adapted: &Adapted<Model>) -> (Tensors, serde_json::Value) {
     let dir = tempfile::tempdir().unwrap();
     save_adapter(dir.path(), Format::Peft, &adapted.set, "a", adapted.base()).unwrap();
     let (tensors, _) = read_safetensors(&dir.path().join("adapter_model.safetensors")).unwrap();
-    let strip = |key: String| key.trim_start_matches("base_model.model.").trim_end_matches(".weight").to_owned();
+    let strip = |key: String| {
+        key.trim_start_matches("base_model.model.")
+            .trim_end_matches(".weight")
+            .to_owned()
+    };
     let config = std::fs::read_to_string(dir.path().join("adapter_config.json")).unwrap();
     let tensors = tensors.into_iter().map(|(key, data)| (strip(key), data)).collect();
     (tensors, serde_json::from_str(&config).unwrap())
@@ -66,7 +72,10 @@ fn eva_begins_with_pefts_directions_and_shares_ranks_as_it_does() {
     // B is zero.
     assert_eq!(
         output(&adapted, &device),
-        Adapted::new(base(&device)).forward(inputs(&device)).unwrap().into_data()
+        Adapted::new(base(&device))
+            .forward(inputs(&device))
+            .unwrap()
+            .into_data()
     );
     let (own, config) = stored(&adapted);
     let expected = expected("eva.safetensors");
@@ -84,13 +93,19 @@ fn eva_begins_with_pefts_directions_and_shares_ranks_as_it_does() {
         let [a, wanted] = [a, wanted].map(|data| Tensor::<2>::from_data(data, &device));
         // Unit vectors, whose signs are a convention.
         let cosines: Vec<f32> = (a * wanted).sum_dim(1).abs().into_data().iter().collect();
-        assert!(cosines.iter().all(|cosine| (cosine - 1.0).abs() < 1e-3), "{key}: {cosines:?}");
+        assert!(
+            cosines.iter().all(|cosine| (cosine - 1.0).abs() < 1e-3),
+            "{key}: {cosines:?}"
+        );
         let path = key.trim_end_matches(".lora_A");
         let alpha = config["alpha_pattern"][path].as_f64().unwrap_or(6.0);
         let wanted: f64 = expected[&format!("{path}.alpha")].iter().next().unwrap();
         assert!((alpha - wanted).abs() < 1e-6, "{path}: {alpha} and {wanted}");
     }
-    assert!(ranks.iter().any(|rank| *rank > 4) && ranks.iter().any(|rank| *rank < 4), "{ranks:?}");
+    assert!(
+        ranks.iter().any(|rank| *rank > 4) && ranks.iter().any(|rank| *rank < 4),
+        "{ranks:?}"
+    );
 }
 
 #[test]
@@ -100,7 +115,10 @@ fn corda_takes_out_of_the_weights_what_peft_takes() {
     for kind in ["ipm", "kpm"] {
         let config = format!("lora[{TARGETS},init_weights=corda,corda_method={kind}]");
         let adapted = started(&config, &device);
-        let plain = Adapted::new(base(&device)).forward(inputs(&device)).unwrap().into_data();
+        let plain = Adapted::new(base(&device))
+            .forward(inputs(&device))
+            .unwrap()
+            .into_data();
         let error = relative_error(&output(&adapted, &device), &plain);
         assert!(error < 1e-5, "{kind}: the start is no identity, {error:e}");
         // Files hold plain LoRA of twice the rank: what trains, and what was taken out.
@@ -139,10 +157,23 @@ fn loftq_makes_up_for_what_a_quantized_base_loses() {
     let dir = tempfile::tempdir().unwrap();
     save_adapter(dir.path(), Format::Peft, &adapted.set, "a", adapted.base()).unwrap();
     let mut set = AdapterSet::new();
-    load_adapter(dir.path(), &mut set, quantized.base(), &METHODS, &LoadOptions::default(), &device).unwrap();
+    load_adapter(
+        dir.path(),
+        &mut set,
+        quantized.base(),
+        &METHODS,
+        &LoadOptions::default(),
+        &device,
+    )
+    .unwrap();
 
-    let late = quantized.attach("late", method(config).unwrap()).unwrap_err().to_string();
+    let late = quantized
+        .attach("late", method(config).unwrap())
+        .unwrap_err()
+        .to_string();
     assert!(late.contains("quantized already"), "{late}");
-    let unread = quantized.attach("eva", method("lora[init_weights=eva]").unwrap()).unwrap_err();
+    let unread = quantized
+        .attach("eva", method("lora[init_weights=eva]").unwrap())
+        .unwrap_err();
     assert!(unread.to_string().contains("attach_from_inputs"), "{unread}");
 }

@@ -32,9 +32,7 @@ impl Batch {
         let rows = match &self.input {
             Input::Text(text) => text.ids.dims()[0],
             Input::ToText(both) => both.decoder_ids.dims()[0],
-            Input::Image(images) => images.pixels.dims()[0],
-            Input::TextAndImage(both) => both.texts.ids.dims()[0],
-            Input::Sound(sounds) => sounds.samples.dims()[0],
+            _ => tasks.len(),
         };
         let each = rows / tasks.len().max(1);
         self.tasks = tasks.iter().flat_map(|task| std::iter::repeat_n(*task, each)).collect();

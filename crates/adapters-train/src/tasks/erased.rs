@@ -20,7 +20,6 @@ use crate::data::Records;
 use crate::error::TrainError;
 use crate::evaluate::{Evaluation, Outputs};
 use crate::inputs::Batch;
-use crate::recipe::value;
 use crate::task_model::TaskModel;
 
 /// An entry of [`TASKS`].
@@ -182,12 +181,20 @@ impl<T: Task> OpenTask for Opened<T> {
     ) -> Result<Box<dyn TaskData>, TrainError> {
         let examples = self.0.examples(&records.records, labeled, cx)?;
         let tasks = match &cx.options.fields.task {
-            Some(field) => records.records.iter().map(|record| record.optional_index(field)).collect::<Result<Vec<_>, _>>()?,
+            Some(field) => records
+                .records
+                .iter()
+                .map(|record| record.optional_index(field))
+                .collect::<Result<Vec<_>, _>>()?,
             None => Vec::new(),
         };
         if !tasks.is_empty() && tasks.len() != examples.len() {
             let found = format!("{} records in {} rows", tasks.len(), examples.len());
-            return Err(value("data.pack", "false with `data.task`", found));
+            return Err(TrainError::Value {
+                field: "data.pack",
+                expected: "false with `data.fields.task`".to_owned(),
+                found,
+            });
         }
         Ok(Box::new(Examples {
             lengths: examples.iter().map(T::length).collect(),

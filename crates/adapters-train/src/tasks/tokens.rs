@@ -6,8 +6,8 @@ use adapters_models::{Input, LinearScores};
 use adapters_nn::ops::cross_entropy;
 use burn::tensor::{Device, Int, Tensor};
 
-use super::task::{EVALUATION, Task};
 use super::task::of_examples;
+use super::task::{EVALUATION, Task};
 use super::text::ints;
 use crate::batches::eval_batches;
 use crate::device_read;
