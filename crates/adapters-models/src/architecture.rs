@@ -94,7 +94,7 @@ impl Architecture {
     {
         Self::new(model_type, kind, |source, device| {
             let config = source.config_with(Default::default())?;
-            Ok(Model::new(M::load(source.dir(), config, device)?))
+            Ok(Model::new(M::load(source, config, device)?))
         })
     }
 

@@ -11,8 +11,10 @@ use burn::nn::Linear;
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use serde_json::{Map, Value, json};
 
+use crate::checkpoint_folder::VOCABULARY;
 use crate::error::ModelError;
-use crate::weights::checkpoint::Checkpoint;
+use crate::pretrained::Pretrained;
+use crate::weights::vocabulary::Vocabulary;
 
 /// Bytes of a shard, as in transformers.
 const SHARD: usize = 5_000_000_000;
@@ -46,8 +48,11 @@ const TOKENIZER: [&str; 10] = [
     "merges.txt",
 ];
 
+/// The folder of chat templates with names of their own.
+const ADDITIONAL_TEMPLATES: &str = "additional_chat_templates";
+
 /// Writes a plain checkpoint: everything `source` has, with the weights `model` holds now. What Python loads after an adapter
-/// was merged into `model`.
+/// was merged into `model`. The tokens are those of the adapter that `source` was opened [for](Pretrained::for_adapter).
 ///
 /// Each tensor has the element type it has in `source`, or `dtype`; a compact checkpoint is restored to 32 bits. The values are
 /// those of the model, rounded once. Weights of more than 5 GB become shards. The other files directly in `source` are copied.
@@ -58,10 +63,11 @@ const TOKENIZER: [&str; 10] = [
 /// is the source folder; [`ModelError::Layers`] for a model with replicated layers, which no published configuration describes.
 pub fn save_checkpoint(
     model: &impl Host,
-    source: &Path,
+    source: &Pretrained,
     out: &Path,
     dtype: Option<FloatDType>,
 ) -> Result<(), ModelError> {
+    let (folder, source) = (source.folder(), source.dir());
     if !model.layer_replication().is_empty() {
         return Err(ModelError::Layers {
             architecture: model.architecture().to_owned(),
@@ -81,7 +87,10 @@ pub fn save_checkpoint(
             missing: "it is the base checkpoint itself, which is never overwritten; choose another folder",
         });
     }
-    let mut tensors = Checkpoint::open(source)?.read_all()?;
+    let mut tensors = folder.checkpoint()?.read_all()?;
+    if let Some(vocabulary) = folder.vocabulary() {
+        resize(&mut tensors, vocabulary);
+    }
     let types = tensors.iter().map(|(key, data)| (key.clone(), data.dtype())).collect();
     let untied = replace(&mut tensors, model);
     let common = convert(&mut tensors, &types, dtype.map(DType::from), out)?;
@@ -91,10 +100,14 @@ pub fn save_checkpoint(
         false => "torch_dtype",
     };
     config.insert(key.to_owned(), python_name(common).into());
+    if let Some(vocabulary) = folder.vocabulary() {
+        config.insert(VOCABULARY.to_owned(), vocabulary.to.into());
+    }
     if untied {
         config.insert("tie_word_embeddings".to_owned(), false.into());
     }
     copy_side_files(source, out)?;
+    copy_templates(source, out)?;
     write_json(&out.join("config.json"), &config)?;
     Ok(write_shards(out, tensors, SHARD)?)
 }
@@ -108,7 +121,34 @@ pub fn copy_tokenizer(adapter: &Path, out: &Path) -> Result<(), ModelError> {
     for name in TOKENIZER.iter().filter(|name| adapter.join(name).is_file()) {
         copy(&adapter.join(name), &out.join(name))?;
     }
-    Ok(())
+    copy_templates(adapter, out)
+}
+
+/// Copies the chat templates with names of their own.
+fn copy_templates(source: &Path, out: &Path) -> Result<(), ModelError> {
+    let (from, to) = (source.join(ADDITIONAL_TEMPLATES), out.join(ADDITIONAL_TEMPLATES));
+    if !from.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(&to).map_err(|source| StoreError::Folder {
+        path: to.clone(),
+        source,
+    })?;
+    Ok(copy_side_files(&from, &to)?)
+}
+
+/// Gives tensors with a number a token, which no site has, those of the added tokens: zeros, as in transformers.
+fn resize(tensors: &mut Tensors, vocabulary: &Vocabulary) {
+    for (key, data) in tensors.iter_mut().filter(|(_, data)| data.dtype().is_float()) {
+        let found = data.shape().to_vec();
+        let Some(wanted) = vocabulary.shape(&found) else {
+            continue;
+        };
+        let (dtype, values) = (data.dtype(), data.iter::<f32>().collect());
+        if let Some(values) = vocabulary.resized(key, &found, &wanted, values) {
+            *data = TensorData::new(values, wanted).convert_dtype(dtype);
+        }
+    }
 }
 
 /// Puts the weights of the model's sites in place of those of its checkpoint; whether a head that was the table of the embeddings
@@ -302,6 +342,7 @@ mod tests {
     use burn::tensor::bf16;
 
     use super::*;
+    use crate::weights::checkpoint::Checkpoint;
 
     #[test]
     fn shards_are_read_as_the_whole() {
@@ -314,7 +355,10 @@ mod tests {
         let index: Value = read_json(&dir.path().join("model.safetensors.index.json")).unwrap();
         assert_eq!(index["metadata"]["total_size"], 120);
         assert_eq!(index["weight_map"]["w4"], "model-00003-of-00003.safetensors");
-        assert_eq!(Checkpoint::open(dir.path()).unwrap().read_all().unwrap(), tensors);
+        assert_eq!(
+            Checkpoint::open(dir.path(), false).unwrap().read_all().unwrap(),
+            tensors
+        );
     }
 
     #[test]

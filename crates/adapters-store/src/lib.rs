@@ -34,5 +34,8 @@ pub use manifest::{HeadManifest, Manifest};
 pub use origin::Origin;
 pub use save::{SavedFiles, expressible, save_adapter};
 pub use setup::Setup;
-pub use tensors::{read_json, read_pytorch, read_safetensors, with_shape, write_json, write_safetensors};
+pub use tensors::{
+    burn_dtype, file_dtype, read_json, read_pickle, read_pytorch, read_safetensors, with_shape, write_json,
+    write_safetensors,
+};
 pub use unique_keys::check_unique;

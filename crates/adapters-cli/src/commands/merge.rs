@@ -1,7 +1,7 @@
 //! `adapters merge`
 
 use adapters::Host;
-use adapters::models::{Head, Pretrained, copy_tokenizer, save_checkpoint};
+use adapters::models::{Head, copy_tokenizer, save_checkpoint};
 
 use crate::args::MergeArgs;
 use crate::failure::Failure;
@@ -19,7 +19,7 @@ pub fn run(args: MergeArgs) -> Result<(), Failure> {
             "only an adapter that acts alone can be merged into the base model",
         ));
     }
-    let dir = loading::base_dir(args.model.as_deref(), &manifest, &adapter, args.any_base)?;
+    let dir = loading::base_dir(args.model.as_deref(), &manifest, &adapter, args.accept)?;
     if args
         .out
         .canonicalize()
@@ -34,21 +34,26 @@ pub fn run(args: MergeArgs) -> Result<(), Failure> {
         ));
     }
     folders::check_new(&args.out)?;
-    let (mut adapted, report) = loading::adapted(
-        Pretrained::open(&dir)?.model(&device)?,
-        &adapter,
-        args.allow_bin,
-        &device,
-    )?;
+    let pretrained = loading::pretrained(&dir, Some(&adapter), args.accept)?;
+    let (mut adapted, report) = loading::adapted(pretrained.model(&device)?, &adapter, args.accept.allow_bin, &device)?;
     let merged = adapted.merge(&report.attached.adapter)?;
-    save_checkpoint(adapted.base(), &dir, &args.out, args.dtype.map(DTypeArg::dtype))?;
+    save_checkpoint(adapted.base(), &pretrained, &args.out, args.dtype.map(DTypeArg::dtype))?;
     copy_tokenizer(&adapter, &args.out)?;
     say!(
         "merged {} into {} layers",
         report.attached.adapter,
         merged.changes.len()
     );
-    if Head::find(&adapter, &manifest, &dir, args.allow_bin, adapted.base(), &device)?.is_some() {
+    if Head::find(
+        &adapter,
+        &manifest,
+        &dir,
+        args.accept.allow_bin,
+        adapted.base(),
+        &device,
+    )?
+    .is_some()
+    {
         say!(
             "the head is not part of the merged model, whose class `{}` has none: keep {} to predict with it",
             adapted.base().class_name(),

@@ -6,6 +6,7 @@
 pub(crate) mod checkpoint;
 mod scope;
 mod shard_index;
+pub(crate) mod vocabulary;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use rand_chacha::rand_core::SeedableRng;
 use crate::error::ModelError;
 use crate::norm::{Norm, NormKind};
 use crate::weights::checkpoint::{Checkpoint, Layout, ReadError, Target};
+use crate::weights::vocabulary::Vocabulary;
 
 pub use scope::Scope;
 
@@ -38,6 +40,8 @@ pub struct Weights {
     failed: Option<StoreError>,
     /// What the paths of the sites begin with.
     path_prefix: String,
+    /// The tokens of an adapter, if they are others than those of the checkpoint.
+    vocabulary: Option<Vocabulary>,
 }
 
 #[derive(Debug)]
@@ -56,10 +60,13 @@ impl Weights {
     ///
     /// [`ModelError::NotACheckpoint`], [`ModelError::Store`] for damaged files.
     pub fn read(dir: &Path, prefix: &str, device: &Device) -> Result<Self, ModelError> {
-        let checkpoint = Checkpoint::open(dir)?;
+        Ok(Self::of_checkpoint(Checkpoint::open(dir, false)?, prefix, device))
+    }
+
+    pub(crate) fn of_checkpoint(checkpoint: Checkpoint, prefix: &str, device: &Device) -> Self {
         let keys: Vec<String> = checkpoint.keys().map(str::to_owned).collect();
         let path = checkpoint.path().to_owned();
-        Ok(Self::new(path, Source::Checkpoint(checkpoint), keys, prefix, device))
+        Self::new(path, Source::Checkpoint(checkpoint), keys, prefix, device)
     }
 
     /// Tensors that were read from `path` already.
@@ -93,7 +100,15 @@ impl Weights {
             problems,
             failed: None,
             path_prefix: String::new(),
+            vocabulary: None,
         }
+    }
+
+    /// With token tables in the size of an adapter's.
+    #[must_use]
+    pub(crate) fn with_vocabulary(mut self, vocabulary: Option<Vocabulary>) -> Self {
+        self.vocabulary = vocabulary;
+        self
     }
 
     /// Names sites as a larger class does, whose keys have `prefix`.
@@ -328,7 +343,17 @@ impl Weights {
         };
         match &mut self.source {
             Source::Checkpoint(checkpoint) => match checkpoint.shape(&full) {
-                Some(found) if found != shape => problem(misshapen(found)),
+                Some(found) if found != shape => {
+                    let found = found.to_vec();
+                    let Some(vocabulary) = &self.vocabulary else {
+                        return problem(misshapen(&found));
+                    };
+                    let values = checkpoint.read(&full, Layout::Same)?;
+                    match vocabulary.resized(&full, &found, shape, values) {
+                        Some(values) => Ok(laid_out(values, shape, layout)),
+                        None => problem(misshapen(&found)),
+                    }
+                }
                 _ => checkpoint.read(&full, layout),
             },
             Source::Tensors(tensors) => match tensors.remove(&full) {
