@@ -105,10 +105,11 @@ macro_rules! of_tokens {
             &self,
             model: &TaskModel,
             examples: &[Self::Example],
+            tasks: &[Option<usize>],
             batch_size: usize,
             device: &Device,
         ) -> Result<Evaluation, TrainError> {
-            let mut evaluation = super::tokens::evaluate(self, model, examples, batch_size, device)?;
+            let mut evaluation = super::tokens::evaluate(self, model, examples, tasks, batch_size, device)?;
             if let Some(answers) = &self.answers {
                 let asked: Vec<_> = examples.iter().flat_map(Self::asked).collect();
                 answers.add_figures(&mut evaluation, model, &asked, batch_size)?;
