@@ -165,14 +165,14 @@ unsafe fn rows_at_once<const R: usize>(
             }
             // SAFETY: `row` is a row of `out`, and the mask keeps to its columns and to those of `bias`.
             unsafe {
-                let place = out.data.offset(row as isize * out.row_stride).add(16 * half);
+                let target = out.data.offset(row as isize * out.row_stride).add(16 * half);
                 if add {
-                    sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, place));
+                    sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, target));
                 }
                 if let Some(bias) = bias {
                     sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, bias.as_ptr().add(16 * half)));
                 }
-                _mm512_mask_storeu_ps(place, mask, sum);
+                _mm512_mask_storeu_ps(target, mask, sum);
             }
         }
     }
