@@ -258,7 +258,7 @@ impl SharedParameters for Shadow {
 
 /// The small decoder, with parameters in the layout of files.
 #[derive(Module, Debug)]
-pub struct Backbone {
+pub(crate) struct Backbone {
     matrices: Vec<Param<Tensor<2>>>,
     vectors: Vec<Param<Tensor<1>>>,
     /// From its width to the model's, `[d_model, width]`.
@@ -370,7 +370,7 @@ impl NamedParams for Backbone {
 
 /// Makes the shadow of the embedded tokens.
 #[derive(Module, Debug)]
-pub struct ShadowStart {
+pub(crate) struct ShadowStart {
     reads_tokens: bool,
 }
 
@@ -410,15 +410,15 @@ named_params!(ShadowStart:);
 
 /// `h + a U D dropout(h - s)` in front of a layer.
 #[derive(Module, Debug)]
-pub struct ShadowCorrection {
+pub(crate) struct ShadowCorrection {
     /// D, `[r, d_model]`.
-    pub down: Param<Tensor<2>>,
+    pub(crate) down: Param<Tensor<2>>,
     /// U, `[d_model, r]`.
-    pub up: Param<Tensor<2>>,
+    pub(crate) up: Param<Tensor<2>>,
     /// The factor a.
-    pub alpha: f64,
+    pub(crate) alpha: f64,
     /// Dropout probability on the difference.
-    pub dropout: f64,
+    pub(crate) dropout: f64,
 }
 
 impl SiteAdapter<OutputState> for ShadowCorrection {
@@ -445,24 +445,24 @@ named_params!(ShadowCorrection: "shadow_down.default.weight" => down, "shadow_up
 
 /// `(1 - g) s + g t` behind a layer.
 #[derive(Module, Debug)]
-pub struct ShadowUpdate {
+pub(crate) struct ShadowUpdate {
     /// Makes t.
-    pub transform: TwoLayers,
+    pub(crate) transform: TwoLayers,
     /// Makes g, in front of the sigmoid.
-    pub gate: TwoLayers,
+    pub(crate) gate: TwoLayers,
 }
 
 /// `W2 gelu(W1 h + b1) + b2`.
 #[derive(Module, Debug)]
-pub struct TwoLayers {
+pub(crate) struct TwoLayers {
     /// `[inner, d_model]`.
-    pub first: Param<Tensor<2>>,
+    pub(crate) first: Param<Tensor<2>>,
     /// `[inner]`.
-    pub first_bias: Param<Tensor<1>>,
+    pub(crate) first_bias: Param<Tensor<1>>,
     /// `[d_model, inner]`.
-    pub second: Param<Tensor<2>>,
+    pub(crate) second: Param<Tensor<2>>,
     /// `[d_model]`.
-    pub second_bias: Param<Tensor<1>>,
+    pub(crate) second_bias: Param<Tensor<1>>,
 }
 
 impl TwoLayers {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 /// Initial values of A and B, under the reference's names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Init {
     /// A uniform in `+-1/sqrt(d_in)` (Kaiming, a = sqrt 5), B zero: the adapter begins as the identity.
     #[default]
@@ -44,12 +45,12 @@ pub enum Init {
 
 impl Init {
     /// Whether the initial product is taken out of the frozen weight, so that a new adapter is the identity.
-    pub fn takes_from_base(self) -> bool {
+    pub(crate) fn takes_from_base(self) -> bool {
         matches!(self, Self::Pissa | Self::Olora | Self::Corda)
     }
 
     /// Whether the initial values follow from what the layers read.
-    pub fn reads_inputs(self) -> bool {
+    pub(crate) fn reads_inputs(self) -> bool {
         matches!(self, Self::Eva | Self::Corda)
     }
 

@@ -21,28 +21,28 @@ const NORM_EPSILON: f64 = 1e-5;
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs, reason = "the published names of transformers' `BartConfig`")]
-pub struct BartConfig {
-    pub vocab_size: usize,
-    pub max_position_embeddings: usize,
-    pub d_model: usize,
-    pub encoder_layers: usize,
-    pub encoder_attention_heads: usize,
-    pub encoder_ffn_dim: usize,
-    pub decoder_layers: usize,
-    pub decoder_attention_heads: usize,
-    pub decoder_ffn_dim: usize,
-    pub activation_function: String,
-    pub dropout: f64,
-    pub attention_dropout: f64,
-    pub activation_dropout: f64,
-    pub classifier_dropout: f64,
+pub(crate) struct BartConfig {
+    pub(crate) vocab_size: usize,
+    pub(crate) max_position_embeddings: usize,
+    pub(crate) d_model: usize,
+    pub(crate) encoder_layers: usize,
+    pub(crate) encoder_attention_heads: usize,
+    pub(crate) encoder_ffn_dim: usize,
+    pub(crate) decoder_layers: usize,
+    pub(crate) decoder_attention_heads: usize,
+    pub(crate) decoder_ffn_dim: usize,
+    pub(crate) activation_function: String,
+    pub(crate) dropout: f64,
+    pub(crate) attention_dropout: f64,
+    pub(crate) activation_dropout: f64,
+    pub(crate) classifier_dropout: f64,
     /// Whether token embeddings are multiplied by the root of their width.
-    pub scale_embedding: bool,
-    pub pad_token_id: usize,
-    pub decoder_start_token_id: usize,
+    pub(crate) scale_embedding: bool,
+    pub(crate) pad_token_id: usize,
+    pub(crate) decoder_start_token_id: usize,
     /// Fields not named here, of which some are refused.
     #[serde(flatten)]
-    pub other: Map<String, Value>,
+    pub(crate) other: Map<String, Value>,
 }
 
 impl Default for BartConfig {
@@ -107,15 +107,15 @@ impl BartConfig {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Variant {
     /// The published `model_type`.
-    pub model_type: &'static str,
+    pub(crate) model_type: &'static str,
     /// The published class.
-    pub class_name: &'static str,
+    pub(crate) class_name: &'static str,
     /// Whether norms come before the blocks, and another one after the last layer of a stack.
-    pub norm_first: bool,
+    pub(crate) norm_first: bool,
     /// Fields of old configurations that a family has off.
-    pub off: &'static [&'static str],
+    pub(crate) off: &'static [&'static str],
     /// Those that it has on.
-    pub on: &'static [&'static str],
+    pub(crate) on: &'static [&'static str],
 }
 
 pub(crate) const BART: Variant = Variant {
@@ -136,7 +136,7 @@ pub(crate) const BART: Variant = Variant {
 
 /// BART: two stacks of layers over one embedding table, which is the language-model head, too.
 #[derive(Module, Sites, Debug)]
-pub struct BartModel {
+pub(crate) struct BartModel {
     shared: Sited<Embedding>,
     embedded: Point<EmbeddingHook>,
     encoder: BartStack,

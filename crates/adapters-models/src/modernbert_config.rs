@@ -15,49 +15,49 @@ use crate::rotary_scaling::{Around, RotaryFields};
 /// `config.json` of a ModernBERT checkpoint: the fields that change what is computed.
 #[derive(Debug, Deserialize)]
 pub(crate) struct ModernBertConfig {
-    pub vocab_size: usize,
-    pub hidden_size: usize,
-    pub intermediate_size: usize,
-    pub num_hidden_layers: usize,
-    pub num_attention_heads: usize,
-    pub hidden_activation: String,
-    pub max_position_embeddings: usize,
-    pub norm_eps: f64,
-    pub norm_bias: bool,
-    pub pad_token_id: usize,
+    pub(crate) vocab_size: usize,
+    pub(crate) hidden_size: usize,
+    pub(crate) intermediate_size: usize,
+    pub(crate) num_hidden_layers: usize,
+    pub(crate) num_attention_heads: usize,
+    pub(crate) hidden_activation: String,
+    pub(crate) max_position_embeddings: usize,
+    pub(crate) norm_eps: f64,
+    pub(crate) norm_bias: bool,
+    pub(crate) pad_token_id: usize,
     /// Base of the angles in layers that attend to everything.
-    pub global_rope_theta: f64,
+    pub(crate) global_rope_theta: f64,
     /// Base of the angles in the others; the same without it.
-    pub local_rope_theta: Option<f64>,
+    pub(crate) local_rope_theta: Option<f64>,
     /// How the angles of both are scaled.
-    pub rope_scaling: Option<RotaryFields>,
+    pub(crate) rope_scaling: Option<RotaryFields>,
     /// In newer files, the angles of both kinds of layers.
-    pub rope_parameters: Option<RotaryOfLayers>,
+    pub(crate) rope_parameters: Option<RotaryOfLayers>,
     /// Every so many layers one attends to everything, the first among them.
-    pub global_attn_every_n_layers: usize,
+    pub(crate) global_attn_every_n_layers: usize,
     /// In newer files, the kind of each layer.
-    pub layer_types: Option<Vec<LayerType>>,
+    pub(crate) layer_types: Option<Vec<LayerType>>,
     /// Width of the neighborhood.
-    pub local_attention: usize,
-    pub attention_bias: bool,
-    pub attention_dropout: f64,
-    pub embedding_dropout: f64,
-    pub mlp_bias: bool,
-    pub mlp_dropout: f64,
+    pub(crate) local_attention: usize,
+    pub(crate) attention_bias: bool,
+    pub(crate) attention_dropout: f64,
+    pub(crate) embedding_dropout: f64,
+    pub(crate) mlp_bias: bool,
+    pub(crate) mlp_dropout: f64,
     /// Whether the last layer of the masked language model has a bias.
-    pub decoder_bias: bool,
+    pub(crate) decoder_bias: bool,
     /// Of the layer before it.
-    pub classifier_bias: bool,
-    pub classifier_activation: String,
-    pub classifier_dropout: f64,
+    pub(crate) classifier_bias: bool,
+    pub(crate) classifier_activation: String,
+    pub(crate) classifier_dropout: f64,
     /// What the class for a class of a whole text reads.
-    pub classifier_pooling: String,
+    pub(crate) classifier_pooling: String,
 }
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct RotaryOfLayers {
-    pub full_attention: RotaryFields,
-    pub sliding_attention: RotaryFields,
+    pub(crate) full_attention: RotaryFields,
+    pub(crate) sliding_attention: RotaryFields,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

@@ -12,7 +12,7 @@ use crate::rotary_family::{Family, LayerPlan, Placement};
 
 /// One layer.
 #[derive(Module, Sites, Debug)]
-pub struct RotaryLayer {
+pub(crate) struct RotaryLayer {
     /// `None` in families of which no smaller model is made ([`Host::mirror`](adapters_core::Host::mirror)).
     input: Option<Point<OutputHook>>,
     /// `None` where the block reads the residual stream as it is.
@@ -41,7 +41,7 @@ struct Joint {
 
 /// What the layers of a pass have in common.
 #[derive(Debug)]
-pub struct Frame {
+pub(crate) struct Frame {
     /// Of layers that see the whole text.
     pub(crate) full: Turns,
     /// Of layers with a window, where they have angles of their own.

@@ -43,16 +43,16 @@ pub struct Head {
 /// A layer before the last: `norm(act(W h + b))`.
 #[derive(Module, Debug)]
 pub(super) struct HiddenLayer {
-    pub dense: Linear,
-    pub norm: Option<LayerNorm>,
+    pub(super) dense: Linear,
+    pub(super) norm: Option<LayerNorm>,
     /// Where the model has the layer itself, so that adapters act on it: it is read there.
     #[module(skip)]
-    pub of_model: Option<Site>,
+    pub(super) of_model: Option<Site>,
 }
 
 impl HiddenLayer {
     /// The layer of a masked language model before its last.
-    pub fn of_masked_lm(
+    pub(crate) fn of_masked_lm(
         layout: &MaskedLmLayout,
         [d_in, d_out]: [usize; 2],
         base: &impl HeadBase,
@@ -80,9 +80,9 @@ impl MaskedLmLayout {
 #[derive(Module, Debug)]
 pub(super) struct LastLayer {
     /// `[outputs, d_model]`; `None` for the word embeddings of the base.
-    pub weight: Option<Param<Tensor<2>>>,
+    pub(super) weight: Option<Param<Tensor<2>>>,
     /// `[outputs]`.
-    pub bias: Option<Param<Tensor<1>>>,
+    pub(super) bias: Option<Param<Tensor<1>>>,
 }
 
 impl Head {
@@ -201,7 +201,7 @@ impl Head {
 
     /// With these names of its labels, where there are as many.
     #[must_use]
-    pub fn with_labels(mut self, labels: &[String]) -> Self {
+    pub(crate) fn with_labels(mut self, labels: &[String]) -> Self {
         if labels.len() == self.config.labels.len() {
             self.config.labels = labels.to_vec();
         }

@@ -26,7 +26,7 @@ pub(super) type Asked<'e> = (&'e [u32], &'e [u32]);
 
 impl Answers {
     /// What an evaluation needs that writes answers; `None` for one that does not.
-    pub fn new(cx: &TaskContext<'_>) -> Result<Option<Self>, TrainError> {
+    pub(super) fn new(cx: &TaskContext<'_>) -> Result<Option<Self>, TrainError> {
         if !cx.options.answers {
             return Ok(None);
         }
@@ -38,7 +38,7 @@ impl Answers {
 
     /// Adds the mean ROUGE-L and the fraction of the answers that are right to the letter, but for spaces around them. An answer is at
     /// most as long as the longest that is expected. Nothing is added where nothing is asked.
-    pub fn add_figures(
+    pub(super) fn add_figures(
         &self,
         evaluation: &mut Evaluation,
         model: &TaskModel,
