@@ -13,7 +13,7 @@ const NIGHT: u64 = 1800;
 
 /// Arguments of `cargo xtask fuzz`.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// A minute for each reader; without it half an hour, which is a night for all of them.
     #[arg(long)]
     smoke: bool,
@@ -33,7 +33,7 @@ pub struct Args {
 /// # Errors
 ///
 /// When a reader panics or ends the process; what it was given is kept below `target/fuzz`.
-pub fn run(root: &Path, args: &Args) -> Result<()> {
+pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     ci::cargo(root, &command(args), &[], None)
 }
 

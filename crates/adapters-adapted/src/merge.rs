@@ -63,6 +63,7 @@ impl FrozenLayer {
 
 /// The largest change merging made to each weight.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct MergeReport {
     /// Path of the layer and the largest absolute change of an element.
     pub changes: Vec<(String, f32)>,

@@ -403,7 +403,7 @@ impl SiteInfo {
     }
 
     /// Whether it is a module with weights in the published checkpoint, which a path can name.
-    pub fn is_module(&self) -> bool {
+    pub(crate) fn is_module(&self) -> bool {
         matches!(
             self.kind,
             SiteKind::Linear { .. } | SiteKind::Norm { .. } | SiteKind::Table { .. } | SiteKind::Convolution { .. }

@@ -88,12 +88,12 @@ impl Codec<Peft> for Alora {
 
 /// The update of one layer.
 #[derive(Module, Debug)]
-pub struct Activated {
+pub(crate) struct Activated {
     /// LoRA.
-    pub inner: LowRank,
+    pub(crate) inner: LowRank,
     /// The tokens that invoke it.
     #[module(skip)]
-    pub invocation: Vec<i64>,
+    pub(crate) invocation: Vec<i64>,
 }
 
 impl Activated {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 /// Initial values of A and B, under the reference's names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Init {
     /// A uniform in `+-1/sqrt(d_in)` (Kaiming, a = sqrt 5), B zero: the adapter begins as the identity.
     #[default]
@@ -31,7 +32,7 @@ pub enum Init {
 
 impl Init {
     /// Whether the initial product is taken out of the frozen weight, so that a new adapter is the identity.
-    pub fn takes_from_base(self) -> bool {
+    pub(crate) fn takes_from_base(self) -> bool {
         matches!(self, Self::Pissa | Self::Olora)
     }
 }

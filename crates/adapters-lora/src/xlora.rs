@@ -229,7 +229,7 @@ const CLASSIFIER: &str = "internal_xlora_classifier.";
 
 /// From the hidden state to the weights of the adapters.
 #[derive(Module, Debug)]
-pub struct Classifier {
+pub(crate) struct Classifier {
     layers: Vec<Dense>,
     /// Modules from one layer to the next in files.
     step: usize,
@@ -280,7 +280,7 @@ struct Rules {
 
 /// The router of one layer.
 #[derive(Module, Debug)]
-pub struct XloraRouter {
+pub(crate) struct XloraRouter {
     /// Its place among the adapted layers.
     number: usize,
     #[module(skip)]

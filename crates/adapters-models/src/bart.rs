@@ -26,28 +26,28 @@ const NORM_EPSILON: f64 = 1e-5;
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs, reason = "the published names of transformers' `BartConfig`")]
-pub struct BartConfig {
-    pub vocab_size: usize,
-    pub max_position_embeddings: usize,
-    pub d_model: usize,
-    pub encoder_layers: usize,
-    pub encoder_attention_heads: usize,
-    pub encoder_ffn_dim: usize,
-    pub decoder_layers: usize,
-    pub decoder_attention_heads: usize,
-    pub decoder_ffn_dim: usize,
-    pub activation_function: String,
-    pub dropout: f64,
-    pub attention_dropout: f64,
-    pub activation_dropout: f64,
-    pub classifier_dropout: f64,
+pub(crate) struct BartConfig {
+    pub(crate) vocab_size: usize,
+    pub(crate) max_position_embeddings: usize,
+    pub(crate) d_model: usize,
+    pub(crate) encoder_layers: usize,
+    pub(crate) encoder_attention_heads: usize,
+    pub(crate) encoder_ffn_dim: usize,
+    pub(crate) decoder_layers: usize,
+    pub(crate) decoder_attention_heads: usize,
+    pub(crate) decoder_ffn_dim: usize,
+    pub(crate) activation_function: String,
+    pub(crate) dropout: f64,
+    pub(crate) attention_dropout: f64,
+    pub(crate) activation_dropout: f64,
+    pub(crate) classifier_dropout: f64,
     /// Whether token embeddings are multiplied by the root of their width.
-    pub scale_embedding: bool,
-    pub pad_token_id: usize,
-    pub decoder_start_token_id: usize,
+    pub(crate) scale_embedding: bool,
+    pub(crate) pad_token_id: usize,
+    pub(crate) decoder_start_token_id: usize,
     /// Fields not named here, of which some are refused.
     #[serde(flatten)]
-    pub other: Map<String, Value>,
+    pub(crate) other: Map<String, Value>,
 }
 
 impl Default for BartConfig {
@@ -186,7 +186,7 @@ pub(crate) fn load_plbart(source: &CheckpointFolder, device: &Device) -> Result<
 
 /// BART: two stacks of layers over one embedding table, which is the language-model head, too.
 #[derive(Module, Sites, Debug)]
-pub struct BartModel {
+pub(crate) struct BartModel {
     shared: Sited<Embedding>,
     embedded: Point<EmbeddingHook>,
     encoder: BartStack,

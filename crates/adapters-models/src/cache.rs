@@ -8,7 +8,7 @@ use crate::input::TextInput;
 use crate::packing::Packing;
 
 /// Keys and values, `[batch, kv_heads, seq, d_head]` both.
-pub type KeysValues = (Tensor<4>, Tensor<4>);
+pub(crate) type KeysValues = (Tensor<4>, Tensor<4>);
 
 /// What a decoder keeps from one pass to the next: the keys and values of every layer, as they are before an adapter acts on
 /// them, those of an encoder's output, and where the columns are padded.
@@ -137,15 +137,15 @@ impl KeyValueCache {
 /// The begin of a decoder's pass: its batch as often as adapters need it, and what a cache holds of earlier passes.
 pub(crate) struct Begun {
     /// `[batch, seq]`.
-    pub ids: Tensor<2, Int>,
+    pub(crate) ids: Tensor<2, Int>,
     /// That of all text, what a cache holds included.
-    pub padding: Option<Tensor<2, Bool>>,
+    pub(crate) padding: Option<Tensor<2, Bool>>,
     /// Several texts in a row, each of which is read alone.
-    pub packing: Option<Packing>,
+    pub(crate) packing: Option<Packing>,
     /// Columns before those of this pass.
-    pub past: usize,
+    pub(crate) past: usize,
     /// Columns of text before those of this pass.
-    pub past_text: usize,
+    pub(crate) past_text: usize,
 }
 
 /// The batch of a decoder with what its cache holds.
@@ -188,7 +188,7 @@ impl Begun {
     /// # Errors
     ///
     /// Those of [`Ctx::begin`].
-    pub fn new<'h, 'a>(
+    pub(crate) fn new<'h, 'a>(
         model: &dyn Host,
         input: TextInput,
         cache: Option<&mut KeyValueCache>,
@@ -207,7 +207,7 @@ impl Begun {
     }
 
     /// The rows of `words` for the tokens, as `scale` leaves them and as the adapters at `point` do.
-    pub fn embed(
+    pub(crate) fn embed(
         self,
         words: &Sited<Embedding>,
         point: &Point<EmbeddingHook>,
@@ -227,11 +227,11 @@ impl Begun {
 /// The embedded tokens of a decoder's pass.
 pub(crate) struct Embedded {
     /// What the adapters left.
-    pub state: EmbeddingState,
+    pub(crate) state: EmbeddingState,
     /// See [`Begun`].
-    pub packing: Option<Packing>,
+    pub(crate) packing: Option<Packing>,
     /// See [`Begun`].
-    pub past: usize,
+    pub(crate) past: usize,
     /// See [`Begun`].
-    pub past_text: usize,
+    pub(crate) past_text: usize,
 }

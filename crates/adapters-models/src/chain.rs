@@ -18,7 +18,7 @@ pub trait Block {
 }
 
 /// These of the layers of a stack, each as often as it is listed. Copies share their weights, and each has sites of its own.
-pub fn replicated<L: Clone + Sites>(layers: &[L], order: &[usize]) -> Vec<L> {
+pub(crate) fn replicated<L: Clone + Sites>(layers: &[L], order: &[usize]) -> Vec<L> {
     let copies = order.iter().enumerate().map(|(index, source)| {
         let mut layer = layers[*source].clone();
         layer.visit_sites_mut(&mut |info, _| info.move_to_layer(index));
@@ -56,7 +56,7 @@ pub struct Flow {
 }
 
 /// One step of a chain.
-pub type Step<'m> = Box<dyn Fn(Flow, Option<&mut KeyValueCache>, &mut Hooks<'_>) -> Flow + 'm>;
+pub(crate) type Step<'m> = Box<dyn Fn(Flow, Option<&mut KeyValueCache>, &mut Hooks<'_>) -> Flow + 'm>;
 
 /// A forward pass that has begun: what enters the first block, and the blocks to come.
 ///
@@ -134,7 +134,7 @@ impl<'m> Chain<'m> {
 
     /// Goes on with what makes one hidden state of it and of the encoder's output, of which nothing is read then.
     #[must_use]
-    pub fn with_encoded(mut self, run: impl Fn(Tensor<3>, Tensor<3>, &mut Hooks<'_>) -> Tensor<3> + 'm) -> Self {
+    pub(crate) fn with_encoded(mut self, run: impl Fn(Tensor<3>, Tensor<3>, &mut Hooks<'_>) -> Tensor<3> + 'm) -> Self {
         self.steps.push(Box::new(move |flow, _, cx| Flow {
             hidden: match flow.encoded {
                 Some(encoded) => run(flow.hidden, encoded, cx),

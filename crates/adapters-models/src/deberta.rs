@@ -44,9 +44,9 @@ pub(crate) const DEBERTA_V2: EncoderNames = EncoderNames {
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct DebertaConfig {
     /// Whether distances have scores.
-    pub relative_attention: bool,
+    pub(crate) relative_attention: bool,
     /// Distances that are told apart; `max_position_embeddings` if it is not positive.
-    pub max_relative_positions: i64,
+    pub(crate) max_relative_positions: i64,
     /// Whether positions are added to the embeddings.
     position_biased_input: bool,
     /// Which scores of distances there are.
@@ -63,7 +63,7 @@ pub(crate) struct DebertaConfig {
     talking_head: bool,
     /// What BERT has too.
     #[serde(flatten)]
-    pub bert: BertConfig,
+    pub(crate) bert: BertConfig,
 }
 
 /// `["c2p", "p2c"]`, or `"c2p|p2c"` in older files: of a query with a distance's key, of a distance's query with a key.
@@ -78,15 +78,15 @@ enum ScoresOfDistances {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Checked {
     /// The sizes of a layer.
-    pub sizes: LayerSizes,
+    pub(crate) sizes: LayerSizes,
     /// Whether queries have a score with keys of distances, and keys with their queries.
-    pub scores: [bool; 2],
+    pub(crate) scores: [bool; 2],
     /// The factor of all scores.
-    pub scale: f64,
+    pub(crate) scale: f64,
     /// Distances told apart.
-    pub most: usize,
+    pub(crate) most: usize,
     /// The activation of the pooler.
-    pub pooler: Activation,
+    pub(crate) pooler: Activation,
 }
 
 /// The defaults of the published classes, where they have the same.

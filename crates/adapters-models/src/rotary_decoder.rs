@@ -24,7 +24,7 @@ use crate::rotary_layer::{Frame, RotaryLayer};
 
 /// A causal language model of one of the families: embeddings, layers, norm and head.
 #[derive(Module, Sites, Debug)]
-pub struct RotaryDecoder {
+pub(crate) struct RotaryDecoder {
     words: Sited<Embedding>,
     embedded: Point<EmbeddingHook>,
     embedding: Point<EmbeddingHook>,

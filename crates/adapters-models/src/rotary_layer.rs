@@ -12,7 +12,7 @@ use crate::rotary_family::{Family, LayerPlan, Placement};
 
 /// One layer.
 #[derive(Module, Sites, Debug)]
-pub struct RotaryLayer {
+pub(crate) struct RotaryLayer {
     /// `None` where the block reads the residual stream as it is.
     attention_norm: Option<Sited<Norm>>,
     attention: RotaryAttention,
@@ -39,7 +39,7 @@ struct Joint {
 
 /// What the layers of a pass have in common.
 #[derive(Debug)]
-pub struct Frame {
+pub(crate) struct Frame {
     /// Of layers that see the whole text.
     pub(crate) full: Turns,
     /// Of layers with a window, where they have angles of their own.

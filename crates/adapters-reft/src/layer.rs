@@ -13,7 +13,7 @@ use crate::positions::Span;
 
 /// The edit at the first and at the last positions of each row.
 #[derive(Module, Debug)]
-pub struct ReftLayer {
+pub(crate) struct ReftLayer {
     /// One unit for both ends, or one for the first positions and one for the last.
     pub(crate) units: Vec<Unit>,
     /// Positions edited at the start.

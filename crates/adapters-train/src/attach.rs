@@ -15,9 +15,9 @@ use crate::run::Run;
 /// What was attached.
 pub(crate) struct Trained {
     /// In words.
-    pub report: String,
+    pub(crate) report: String,
     /// Adapters that act and do not train.
-    pub frozen: Vec<String>,
+    pub(crate) frozen: Vec<String>,
 }
 
 /// Refuses an adapter whose manifest names another base.

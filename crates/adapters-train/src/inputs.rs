@@ -46,7 +46,7 @@ impl Batch {
     /// # Errors
     ///
     /// [`TrainError::Value`] if an example has none.
-    pub fn needed_targets(&self) -> Result<Targets, TrainError> {
+    pub(crate) fn needed_targets(&self) -> Result<Targets, TrainError> {
         self.targets.clone().ok_or_else(|| TrainError::Value {
             field: "data",
             expected: "a target in every example".to_owned(),

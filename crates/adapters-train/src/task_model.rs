@@ -30,9 +30,9 @@ pub(crate) type HiddenStates<'a> = dyn Fn(Input, &mut Ctx<'_>) -> Result<Tensor<
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PassSeed {
     /// Seed of dropout.
-    pub seed: u64,
+    pub(crate) seed: u64,
     /// How many of the first layers go without adapters.
-    pub dropped_layers: usize,
+    pub(crate) dropped_layers: usize,
 }
 
 /// How a pass of training runs.
@@ -48,7 +48,7 @@ pub(crate) enum Pass<'a> {
 
 impl Pass<'_> {
     /// That of a recipe that keeps nothing from epoch to epoch.
-    pub fn of(gradient_checkpointing: bool) -> Self {
+    pub(crate) fn of(gradient_checkpointing: bool) -> Self {
         match gradient_checkpointing {
             true => Self::ByBlock,
             false => Self::Whole,

@@ -18,7 +18,7 @@ use crate::failure::Failure;
 use crate::{folders, loading};
 
 /// Describes a model, adapter or run folder.
-pub fn run(args: InfoArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: InfoArgs) -> Result<(), Failure> {
     let path = &args.path;
     if !folders::is_id(&path.to_string_lossy()) {
         folders::check_exists("folder", path)?;

@@ -9,7 +9,7 @@ use crate::options::DTypeArg;
 use crate::{folders, loading};
 
 /// Writes base and adapter as one plain checkpoint.
-pub fn run(args: MergeArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: MergeArgs) -> Result<(), Failure> {
     let device = loading::device(&args.device)?;
     let adapter = folders::adapter(&args.adapter)?;
     let manifest = loading::manifest(&adapter)?;

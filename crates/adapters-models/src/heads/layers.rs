@@ -42,20 +42,20 @@ pub struct Head {
 /// A layer before the last: `norm(act(W h + b))`.
 #[derive(Module, Debug)]
 pub(super) struct HiddenLayer {
-    pub dense: Linear,
-    pub norm: Option<LayerNorm>,
+    pub(super) dense: Linear,
+    pub(super) norm: Option<LayerNorm>,
     /// Where the model has the layer itself, so that adapters act on it: it is read there.
     #[module(skip)]
-    pub of_model: Option<Site>,
+    pub(super) of_model: Option<Site>,
 }
 
 /// `W h + b`.
 #[derive(Module, Debug)]
 pub(super) struct LastLayer {
     /// `[outputs, d_model]`; `None` for the word embeddings of the base.
-    pub weight: Option<Param<Tensor<2>>>,
+    pub(super) weight: Option<Param<Tensor<2>>>,
     /// `[outputs]`.
-    pub bias: Option<Param<Tensor<1>>>,
+    pub(super) bias: Option<Param<Tensor<1>>>,
 }
 
 impl Head {
@@ -169,7 +169,7 @@ impl Head {
 
     /// With these names of its labels, where there are as many.
     #[must_use]
-    pub fn with_labels(mut self, labels: &[String]) -> Self {
+    pub(crate) fn with_labels(mut self, labels: &[String]) -> Self {
         if labels.len() == self.config.labels.len() {
             self.config.labels = labels.to_vec();
         }

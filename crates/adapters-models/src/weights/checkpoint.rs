@@ -98,7 +98,7 @@ impl Checkpoint {
     /// # Errors
     ///
     /// [`ModelError::NotACheckpoint`], [`ModelError::Store`] for a damaged file or a pickle without permission.
-    pub fn open(dir: &Path, allow_bin: bool) -> Result<Self, ModelError> {
+    pub(crate) fn open(dir: &Path, allow_bin: bool) -> Result<Self, ModelError> {
         let there = |name: &str| Some(dir.join(name)).filter(|path| path.exists());
         let named = FILES.iter().find_map(|name| there(name));
         let Some(path) = named else {
@@ -124,7 +124,7 @@ impl Checkpoint {
     /// # Errors
     ///
     /// As [`open`](Self::open).
-    pub fn of_file(path: &Path, allow_bin: bool) -> Result<Self, StoreError> {
+    pub(crate) fn of_file(path: &Path, allow_bin: bool) -> Result<Self, StoreError> {
         let mut checkpoint = Self::empty(path);
         checkpoint.add(path, allow_bin)?;
         Ok(checkpoint)
@@ -139,17 +139,17 @@ impl Checkpoint {
     }
 
     /// The file, or the index of the shards.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// The keys of all tensors.
-    pub fn keys(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)
     }
 
     /// The shape of a tensor.
-    pub fn shape(&self, key: &str) -> Option<&[usize]> {
+    pub(crate) fn shape(&self, key: &str) -> Option<&[usize]> {
         self.entries.get(key).map(|entry| entry.shape.as_slice())
     }
 
@@ -279,7 +279,7 @@ impl Checkpoint {
     }
 
     /// The elements of a tensor in 32 bits.
-    pub fn read(&self, key: &str, layout: Layout) -> Result<Vec<f32>, ReadError> {
+    pub(crate) fn read(&self, key: &str, layout: Layout) -> Result<Vec<f32>, ReadError> {
         match self.entries.get(key) {
             Some(entry) => self.values(key, entry, layout),
             None => Err(ReadError::Problem(TensorProblem::Missing {
@@ -336,7 +336,7 @@ impl Checkpoint {
 
     /// The fingerprint of the tensors: of every byte if `whole`, else of [`SAMPLES`] pieces of each, the first and the last among
     /// them.
-    pub fn fingerprint(&self, whole: bool) -> Result<Fingerprint, StoreError> {
+    pub(crate) fn fingerprint(&self, whole: bool) -> Result<Fingerprint, StoreError> {
         let (mut shapes, mut values) = (FnvHasher::default(), FnvHasher::default());
         let mut types = BTreeSet::new();
         let mut bytes = Vec::new();
@@ -366,7 +366,7 @@ impl Checkpoint {
     }
 
     /// All tensors as they are in the files, compact matrices restored to 32 bits.
-    pub fn read_all(&self) -> Result<Tensors, ModelError> {
+    pub(crate) fn read_all(&self) -> Result<Tensors, ModelError> {
         let mut tensors = Tensors::new();
         for (key, entry) in &self.entries {
             let data = match burn_dtype(entry.dtype).filter(|_| entry.scales.is_none()) {
@@ -444,11 +444,11 @@ pub(super) struct Target {
     layout: Layout,
     rows: usize,
     cols: usize,
-    pub values: Vec<f32>,
+    pub(super) values: Vec<f32>,
 }
 
 impl Target {
-    pub fn new(layout: Layout, count: usize, cols: usize) -> Self {
+    pub(super) fn new(layout: Layout, count: usize, cols: usize) -> Self {
         Self {
             layout,
             rows: count / cols,
@@ -462,7 +462,7 @@ impl Target {
 
     /// Takes whole rows, the first of which begins at element `start`. Transposed, a block of rows becomes a short run in
     /// each column of the result, so that a run is one or more whole cache lines.
-    pub fn put(&mut self, start: usize, values: &[f32]) {
+    pub(super) fn put(&mut self, start: usize, values: &[f32]) {
         match self.layout {
             Layout::Same => self.values.extend_from_slice(values),
             Layout::Transposed => {

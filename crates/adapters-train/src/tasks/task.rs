@@ -24,7 +24,7 @@ pub(crate) const ANY_TEXT_MODEL: &[ModelKind] = &[ModelKind::Encoder, ModelKind:
 pub(crate) const EVALUATION: u64 = 0x0e7a_1a7e;
 
 /// The field that has the labels of an example, and what stands between several in a table; `None` for one label an example.
-pub type LabelField = fn(&Fields) -> (&str, Option<char>);
+pub(super) type LabelField = fn(&Fields) -> (&str, Option<char>);
 
 /// A task.
 pub trait Task: fmt::Debug + Send + Sync + Sized + 'static {
