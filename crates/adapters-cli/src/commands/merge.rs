@@ -39,6 +39,7 @@ pub(crate) fn run(args: MergeArgs) -> Result<(), Failure> {
     let merged = adapted.merge(&report.attached.adapter)?;
     save_checkpoint(adapted.base(), &pretrained, &args.out, args.dtype.map(DTypeArg::dtype))?;
     copy_tokenizer(&adapter, &args.out)?;
+    pretrained.save_stop_tokens(&args.out)?;
     say!(
         "merged {} into {} layers",
         report.attached.adapter,

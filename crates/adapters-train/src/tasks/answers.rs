@@ -67,7 +67,8 @@ impl Answers {
                 false => generation.run(&model.adapted, &prompts, |_, _| ()),
             }?;
             for (index, written) in indices.iter().zip(written) {
-                let expected = self.tokenizer.decode(asked[*index].1)?;
+                let mut expected = asked[*index].1.split(|id| self.stop.contains(id));
+                let expected = self.tokenizer.decode(expected.next().unwrap_or_default())?;
                 let written = self.tokenizer.decode(&written)?;
                 rouge += rouge_l(&written, &expected);
                 exact.push(written.trim() == expected.trim());
