@@ -231,3 +231,27 @@ fn texts_that_are_cut_off_are_counted() {
         assert_eq!(written["truncated"]["train"], expected.train);
     }
 }
+
+#[test]
+fn adapters_are_told_tasks_and_begin_with_what_they_read() {
+    let task = Task::new();
+    // Any whole number may be the task: here it is the label.
+    let poly = "adapter.config=poly[n_tasks=2,n_skills=2,r=2]";
+    let told = run(&task, &task.path("told"), &[poly, "data.fields.task=label"]);
+    finish(&told);
+    let untold = run(&task, &task.path("untold"), &[poly]);
+    let error = train(&untold, &mut |_| ControlFlow::Continue(()))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("task"), "{error}");
+
+    let eva = run(
+        &task,
+        &task.path("eva"),
+        &["adapter.config=lora[r=2,alpha=4,init_weights=eva]"],
+    );
+    finish(&eva);
+    let drawn = run(&task, &task.path("drawn"), &["adapter.config=lora[r=2,alpha=4]"]);
+    finish(&drawn);
+    assert!(weights(&eva) != weights(&drawn));
+}

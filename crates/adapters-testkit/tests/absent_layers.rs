@@ -92,3 +92,17 @@ fn what_is_no_regular_file_is_not_opened() {
     let error = model(dir.path()).unwrap_err().to_string();
     assert!(error.contains("not a regular file"), "{error}");
 }
+
+/// Phi-3 has fused projections under names of its own.
+#[test]
+fn names_of_other_families_are_refused_with_those_of_the_model() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/phi3/base");
+    let model = model(&folder).unwrap();
+    for names in ["q_proj", "qkv_proj,gate_proj"] {
+        let config = format!("lora[target_modules=[{names}]]");
+        let attached = AdapterSet::new().attach("a", method(&config).unwrap(), &model, 0, &Device::flex());
+        let error = attached.unwrap_err().to_string();
+        let named = error.contains("matches nothing in this phi3 model") && error.contains("gate_up_proj, ");
+        assert!(named && error.contains("qkv_proj"), "{error}");
+    }
+}
