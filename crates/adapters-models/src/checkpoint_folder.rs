@@ -3,16 +3,20 @@
 use std::path::{Path, PathBuf};
 
 use adapters_store::StoreError;
+use burn::tensor::Device;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::error::ModelError;
+use crate::weights::{ReadErrors, Weights};
 
 /// A folder and its configuration, some values of which may be replaced for a load.
 #[derive(Clone, Debug)]
 pub struct CheckpointFolder {
     dir: PathBuf,
     config: Map<String, Value>,
+    /// What could not be read of the tensors that a loader asked for.
+    read_errors: ReadErrors,
 }
 
 impl CheckpointFolder {
@@ -20,7 +24,27 @@ impl CheckpointFolder {
         Self {
             dir: dir.to_owned(),
             config,
+            read_errors: ReadErrors::default(),
         }
+    }
+
+    /// The same folder for a load, with the errors of that load alone.
+    pub(crate) fn for_a_load(&self) -> (Self, ReadErrors) {
+        let read_errors = ReadErrors::default();
+        let folder = Self {
+            read_errors: read_errors.clone(),
+            ..self.clone()
+        };
+        (folder, read_errors)
+    }
+
+    /// The tensors, each of which is read when it is first needed; `prefix` is as in [`Weights::read`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Weights::read`].
+    pub fn weights(&self, prefix: &str, device: &Device) -> Result<Weights, ModelError> {
+        Weights::on_demand(&self.dir, prefix, device, self.read_errors.clone())
     }
 
     /// The folder.

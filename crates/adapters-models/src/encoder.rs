@@ -122,7 +122,7 @@ pub(crate) fn load<C: DeserializeOwned, S: EncoderStack + 'static>(
     build: impl FnOnce(C, &Path, &mut Weights) -> Result<Encoder<S>, ModelError>,
 ) -> Result<Model, ModelError> {
     let config = source.config_with(defaults)?;
-    let mut weights = Weights::read(source.dir(), names.prefix, device)?;
+    let mut weights = source.weights(names.prefix, device)?;
     let model = build(config, &source.dir().join("config.json"), &mut weights)?;
     weights.ignore(|key| model.is_unused(key));
     weights.finish(&[])?;

@@ -29,7 +29,7 @@ where
     M: FromCheckpoint<Config: DeserializeOwned> + 'static,
 {
     let config = source.config_with(defaults)?;
-    let weights = Weights::read(source.dir(), M::PREFIX, device)?;
+    let weights = source.weights(M::PREFIX, device)?;
     let path = source.dir().join("config.json");
     Ok(Model::new(M::finished(weights, |weights| {
         build(config, &path, weights)
@@ -60,16 +60,16 @@ pub trait FromCheckpoint: Transformer + Module {
         false
     }
 
-    /// Builds the model from a folder with the published `model.safetensors`.
+    /// Builds the model from a folder with the published `model.safetensors`, each tensor of which is read when it is first needed.
     ///
     /// # Errors
     ///
-    /// [`ModelError::Config`] for values this model cannot have; [`ModelError::Store`] listing every missing,
-    /// misshapen, unexpected or non-finite tensor.
-    fn load(dir: &Path, config: Self::Config, device: &Device) -> Result<Self, ModelError> {
-        let weights = Weights::read(dir, Self::PREFIX, device)?;
+    /// [`ModelError::Config`] for values this model cannot have; [`ModelError::Store`] listing every missing, misshapen or
+    /// unexpected tensor.
+    fn load(source: &CheckpointFolder, config: Self::Config, device: &Device) -> Result<Self, ModelError> {
+        let weights = source.weights(Self::PREFIX, device)?;
         Self::finished(weights, |weights| {
-            Self::build(config, &dir.join("config.json"), weights)
+            Self::build(config, &source.dir().join("config.json"), weights)
         })
     }
 

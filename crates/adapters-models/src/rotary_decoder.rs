@@ -52,7 +52,7 @@ impl RotaryDecoder {
         let config: RotaryDecoderConfig = source.config_with(defaults.clone())?;
         let own = source.config_with(defaults)?;
         let family = family(&config, own, ConfigCheck::new(&source.dir().join("config.json")))?;
-        Ok(Model::new(Self::load(source.dir(), (family, config), device)?))
+        Ok(Model::new(Self::load(source, (family, config), device)?))
     }
 
     fn frame(

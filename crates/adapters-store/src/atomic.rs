@@ -21,7 +21,7 @@ pub struct AtomicWriteError {
 }
 
 impl AtomicWriteError {
-    fn new(path: &Path, source: io::Error) -> Self {
+    pub(crate) fn new(path: &Path, source: io::Error) -> Self {
         Self {
             path: path.to_path_buf(),
             source,
@@ -55,7 +55,10 @@ impl AtomicWriteError {
 ///
 /// When the temporary file cannot be made, written, flushed to the disk or renamed. The old file is then unchanged.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), AtomicWriteError> {
-    write_with(path, |file| file.write_all(bytes))
+    write_with(path, |file| {
+        file.write_all(bytes)
+            .map_err(|source| AtomicWriteError::new(path, source))
+    })
 }
 
 /// Replaces `path` by what `fill` writes.
@@ -63,12 +66,15 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), AtomicWriteError> {
 /// # Errors
 ///
 /// Those of [`write()`], and whatever `fill` returns.
-pub fn write_with(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), AtomicWriteError> {
+pub fn write_with<E: From<AtomicWriteError>>(
+    path: &Path,
+    fill: impl FnOnce(&mut File) -> Result<(), E>,
+) -> Result<(), E> {
     let mut temp = temp_beside(path)?;
-    fill(temp.as_file_mut())
-        .and_then(|()| temp.as_file().sync_all())
-        .map_err(|source| AtomicWriteError::new(path, source))?;
-    replace(temp, path)
+    fill(temp.as_file_mut())?;
+    let flushed = temp.as_file().sync_all();
+    flushed.map_err(|source| AtomicWriteError::new(path, source))?;
+    Ok(replace(temp, path)?)
 }
 
 /// Replaces `path` by the file that `fill` leaves at the path it is given, for writers that open their file themselves.
@@ -173,8 +179,8 @@ mod tests {
         let path = folder.path().join("state.bin");
         write(&path, b"old").unwrap();
         let error = write_with(&path, |file| {
-            file.write_all(b"half of the n")?;
-            Err(full())
+            file.write_all(b"half of the n").unwrap();
+            Err(AtomicWriteError::new(&path, full()))
         })
         .unwrap_err();
         assert_eq!(error.source.kind(), io::ErrorKind::StorageFull);

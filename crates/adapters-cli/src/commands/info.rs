@@ -86,7 +86,7 @@ impl Description {
 }
 
 fn model(dir: &Path, args: &InfoArgs) -> Result<Description, Failure> {
-    let model = Pretrained::open(dir)?.model(&loading::device(&args.device)?)?;
+    let (model, _) = Pretrained::open(dir)?.model_on_demand(&loading::device(&args.device)?)?;
     let mut about = Description::default();
     about.say("model", dir.display().to_string());
     about.say("architecture", model.architecture());
@@ -161,8 +161,9 @@ fn adapter(dir: &Path, args: &InfoArgs) -> Result<Description, Failure> {
     let manifest = found.clone().unwrap_or_default();
     let base_dir = loading::base_dir(args.model.as_deref(), &manifest, dir, args.any_base)?;
     let device = loading::device(&args.device)?;
-    let base: Model = Pretrained::open(&base_dir)?.model(&device)?;
+    let (base, read_errors) = Pretrained::open(&base_dir)?.model_on_demand(&device)?;
     let (adapted, report) = loading::adapted(base, dir, args.allow_bin, &device)?;
+    read_errors.check()?;
     let attached = adapted.set.attached(&report.attached.adapter)?;
     let mut about = Description::default();
     about.say("adapter", attached.name());

@@ -1,7 +1,7 @@
 //! `adapters merge`
 
 use adapters::Host;
-use adapters::models::{Head, Pretrained, copy_tokenizer, save_checkpoint};
+use adapters::models::{Head, Pretrained, copy_tokenizer, save_merged};
 
 use crate::args::MergeArgs;
 use crate::failure::Failure;
@@ -34,14 +34,12 @@ pub fn run(args: MergeArgs) -> Result<(), Failure> {
         ));
     }
     folders::check_new(&args.out)?;
-    let (mut adapted, report) = loading::adapted(
-        Pretrained::open(&dir)?.model(&device)?,
-        &adapter,
-        args.allow_bin,
-        &device,
-    )?;
-    let merged = adapted.merge(&report.attached.adapter)?;
-    save_checkpoint(adapted.base(), &dir, &args.out, args.dtype.map(DTypeArg::dtype))?;
+    let pretrained = Pretrained::open(&dir)?;
+    let (base, read_errors) = pretrained.model_on_demand(&device)?;
+    let (adapted, report) = loading::adapted(base, &adapter, args.allow_bin, &device)?;
+    read_errors.check()?;
+    let (name, dtype) = (&report.attached.adapter, args.dtype.map(DTypeArg::dtype));
+    let merged = save_merged(&pretrained, &adapted.set, name, &args.out, dtype, &device)?;
     copy_tokenizer(&adapter, &args.out)?;
     say!(
         "merged {} into {} layers",

@@ -3,15 +3,14 @@
 //! Opening reads the headers; a tensor is read when it is asked for, converted and, for linear layers, transposed on the way
 //! from the file to the device. Loading a model therefore needs the memory of the model and a small buffer.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::hash::{Hash, Hasher};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use adapters_core::Tensors;
-use adapters_store::{Fingerprint, StoreError, TensorProblem, check_unique};
+use adapters_store::{Fingerprint, StoreError, TensorOutline, TensorProblem, check_unique};
 use burn::tensor::{DType, TensorData, f16};
 use fnv::FnvHasher;
 use safetensors::tensor::{Dtype, Metadata};
@@ -40,7 +39,13 @@ pub(crate) struct Checkpoint {
 #[derive(Debug)]
 struct OpenFile {
     path: PathBuf,
-    file: RefCell<File>,
+    file: Mutex<File>,
+}
+
+impl OpenFile {
+    fn lock(&self) -> MutexGuard<'_, File> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Where a tensor is.
@@ -53,6 +58,20 @@ struct Entry {
     start: u64,
     /// One factor a row, in a compact checkpoint.
     scales: Option<Vec<f32>>,
+}
+
+impl Entry {
+    /// The type of the elements as they are; `None` for those that are restored to 32 bits.
+    fn stored(&self) -> Option<DType> {
+        burn_dtype(self.dtype).filter(|_| self.scales.is_none())
+    }
+
+    fn no_float(&self, key: &str) -> TensorProblem {
+        TensorProblem::DType {
+            key: key.to_owned(),
+            found: format!("{:?}", self.dtype),
+        }
+    }
 }
 
 /// How a matrix of the file goes into memory.
@@ -127,6 +146,23 @@ impl Checkpoint {
         self.entries.get(key).map(|entry| entry.shape.as_slice())
     }
 
+    /// Refuses a tensor that has no floats.
+    pub fn check_float(&self, key: &str) -> Result<(), TensorProblem> {
+        match self.entries.get(key) {
+            Some(entry) if converter(entry).is_none() => Err(entry.no_float(key)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The tensors as [`read_stored`](Self::read_stored) returns them.
+    pub fn outlines(&self) -> impl Iterator<Item = TensorOutline> {
+        self.entries.iter().map(|(key, entry)| TensorOutline {
+            key: key.clone(),
+            dtype: entry.stored().unwrap_or(DType::F32),
+            shape: entry.shape.clone(),
+        })
+    }
+
     /// Opens a file and notes where its tensors are; returns their keys.
     fn add(&mut self, path: &Path) -> Result<BTreeSet<String>, StoreError> {
         let (file, start, metadata) = read_header(path)?;
@@ -148,7 +184,7 @@ impl Checkpoint {
             .collect();
         self.files.push(OpenFile {
             path: path.to_owned(),
-            file: RefCell::new(file),
+            file: Mutex::new(file),
         });
         let marked = metadata.metadata().as_ref().and_then(|marks| marks.get(QUANTIZATION.0));
         if marked.map(String::as_str) == Some(QUANTIZATION.1) {
@@ -215,12 +251,7 @@ impl Checkpoint {
     }
 
     fn values(&self, key: &str, entry: &Entry, layout: Layout) -> Result<Vec<f32>, ReadError> {
-        let convert = converter(entry).ok_or_else(|| {
-            ReadError::Problem(TensorProblem::DType {
-                key: key.to_owned(),
-                found: format!("{:?}", entry.dtype),
-            })
-        })?;
+        let convert = converter(entry).ok_or_else(|| ReadError::Problem(entry.no_float(key)))?;
         let count: usize = entry.shape.iter().product();
         let cols = entry
             .shape
@@ -239,7 +270,7 @@ impl Checkpoint {
                 source,
             })
         };
-        let mut reader = file.file.borrow_mut();
+        let mut reader = file.lock();
         reader.seek(SeekFrom::Start(entry.start)).map_err(failed)?;
         let mut read = 0;
         let mut values = Vec::with_capacity(block.min(count));
@@ -283,7 +314,7 @@ impl Checkpoint {
                 false => (SAMPLES, (size - SAMPLE) / (SAMPLES - 1)),
             };
             let file = &self.files[entry.file];
-            let mut reader = file.file.borrow_mut();
+            let mut reader = file.lock();
             for piece in 0..pieces {
                 let at = piece * apart;
                 bytes.resize(SAMPLE.min(size - at) as usize, 0);
@@ -305,40 +336,36 @@ impl Checkpoint {
         })
     }
 
-    /// All tensors as they are in the files, compact matrices restored to 32 bits.
-    pub fn read_all(&self) -> Result<Tensors, ModelError> {
-        let mut tensors = Tensors::new();
-        for (key, entry) in &self.entries {
-            let data = match burn_dtype(entry.dtype).filter(|_| entry.scales.is_none()) {
-                Some(dtype) => {
-                    let file = &self.files[entry.file];
-                    let count: usize = entry.shape.iter().product();
-                    let mut bytes = vec![0; count * entry.dtype.bitsize() / 8];
-                    let mut reader = file.file.borrow_mut();
-                    let read = reader
-                        .seek(SeekFrom::Start(entry.start))
-                        .and_then(|_| reader.read_exact(&mut bytes));
-                    read.map_err(|source| StoreError::Read {
-                        path: file.path.clone(),
-                        source,
-                    })?;
-                    TensorData::from_bytes_vec(bytes, entry.shape.clone(), dtype)
-                }
-                None => match self.values(key, entry, Layout::Same) {
-                    Ok(values) => TensorData::new(values, entry.shape.clone()),
-                    Err(ReadError::File(error)) => return Err(error.into()),
-                    Err(ReadError::Problem(problem)) => {
-                        return Err(StoreError::Mismatch {
-                            path: self.path.clone(),
-                            problems: vec![problem],
-                        }
-                        .into());
-                    }
-                },
+    /// A tensor as it is in its file, a compact matrix restored to 32 bits.
+    pub fn read_stored(&self, key: &str) -> Result<TensorData, StoreError> {
+        let mismatch = |problem| StoreError::Mismatch {
+            path: self.path.clone(),
+            problems: vec![problem],
+        };
+        let missing = || TensorProblem::Missing {
+            key: key.to_owned(),
+            nearest: None,
+        };
+        let entry = self.entries.get(key).ok_or_else(|| mismatch(missing()))?;
+        let Some(dtype) = entry.stored() else {
+            return match self.values(key, entry, Layout::Same) {
+                Ok(values) => Ok(TensorData::new(values, entry.shape.clone())),
+                Err(ReadError::File(error)) => Err(error),
+                Err(ReadError::Problem(problem)) => Err(mismatch(problem)),
             };
-            tensors.insert(key.clone(), data);
-        }
-        Ok(tensors)
+        };
+        let file = &self.files[entry.file];
+        let count: usize = entry.shape.iter().product();
+        let mut bytes = vec![0; count * dtype.size()];
+        let mut reader = file.lock();
+        let read = reader
+            .seek(SeekFrom::Start(entry.start))
+            .and_then(|_| reader.read_exact(&mut bytes));
+        read.map_err(|source| StoreError::Read {
+            path: file.path.clone(),
+            source,
+        })?;
+        Ok(TensorData::from_bytes_vec(bytes, entry.shape.clone(), dtype))
     }
 }
 
