@@ -134,10 +134,18 @@ pub(super) fn plan() -> Vec<Step> {
         ),
         // The program and the facade are both called `adapters`, so they share a page: programs are
         // documented first and the facade's page stays.
-        Step::cargo(Group::Doc, "doc, programs", "doc --locked --workspace --no-deps --bins")
-            .with_env("RUSTDOCFLAGS", "-D warnings"),
-        Step::cargo(Group::Doc, "doc, libraries", "doc --locked --workspace --no-deps --lib")
-            .with_env("RUSTDOCFLAGS", "-D warnings"),
+        Step::cargo(
+            Group::Doc,
+            "doc, programs",
+            &format!("doc --locked --workspace {COMMAND} --no-deps --bins"),
+        )
+        .with_env("RUSTDOCFLAGS", "-D warnings"),
+        Step::cargo(
+            Group::Doc,
+            "doc, libraries",
+            &format!("doc --locked --workspace {COMMAND} --no-deps --lib"),
+        )
+        .with_env("RUSTDOCFLAGS", "-D warnings"),
         Step::cargo(Group::Test, "test", &format!("test --locked --workspace {COMMAND}")),
         // The kernels again, at the levels below that of this processor.
         Step::cargo(

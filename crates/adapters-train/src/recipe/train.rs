@@ -25,7 +25,6 @@ pub struct TrainSection {
     pub gradient_checkpointing: bool,
     /// Keeps, from one epoch to the next, what enters the lowest layer with an adapter, so that the layers below it run once over an
     /// example. It takes the memory of one hidden state a token, and a base without dropout.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub cache_frozen: bool,
     /// Rows of a batch in evaluation.
     pub eval_batch_size: usize,
