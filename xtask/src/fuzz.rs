@@ -44,9 +44,14 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     }
     let fuzz = root.join("fuzz");
     let wrapper = fuzz.join("rustc.sh");
-    let wrapper = wrapper.to_str().ok_or_else(|| miette!("{}: expected a path of Unicode", fuzz.display()))?;
+    let wrapper = wrapper
+        .to_str()
+        .ok_or_else(|| miette!("{}: expected a path of Unicode", fuzz.display()))?;
     let mut failed = Vec::new();
-    for name in targets(&fuzz)?.iter().filter(|name| readable(name).contains(&args.reader)) {
+    for name in targets(&fuzz)?
+        .iter()
+        .filter(|name| readable(name).contains(&args.reader))
+    {
         println!("\n{}", readable(name));
         for folder in ["corpus", "artifacts"] {
             let folder = fuzz.join(folder).join(name);
@@ -61,7 +66,10 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     }
     match failed.is_empty() {
         true => Ok(()),
-        false => Err(miette!("expected readers that refuse what they cannot read, found faults in: {}", failed.join(", "))),
+        false => Err(miette!(
+            "expected readers that refuse what they cannot read, found faults in: {}",
+            failed.join(", ")
+        )),
     }
 }
 
@@ -87,7 +95,7 @@ fn seconds(args: &Args) -> u64 {
 
 fn guided(args: &Args, target: &str) -> Vec<String> {
     let words = format!(
-        "run --locked --bin {target} -- corpus/{target} -artifact_prefix=artifacts/{target}/ -max_total_time={} -seed={} -timeout=20 \
+        "run --bin {target} -- corpus/{target} -artifact_prefix=artifacts/{target}/ -max_total_time={} -seed={} -timeout=20 \
          -rss_limit_mb=2048 -print_final_stats=1 -verbosity=0",
         seconds(args),
         // Zero is a number that libFuzzer draws.

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use adapters_core::{
-    AdapterSet, Attached, AttachedLayer, Error, Host, LayerMut, LinearWeight, Matrices, NormWeight, NotMergeable, Shared, Site,
-    SiteLayer,
+    AdapterSet, Attached, AttachedLayer, Error, Host, LayerMut, LinearWeight, Matrices, NormWeight, NotMergeable,
+    Shared, Site, SiteLayer,
 };
 use adapters_nn::float_weight;
 use burn::module::Param;

@@ -61,7 +61,10 @@ fn bert(task: &Task, large: bool) -> usize {
     write_checkpoint(&task.path("model"), heads, d_head, 1);
     let width = heads * d_head;
     let head = Tensors::from([
-        ("weight".to_owned(), TensorData::new(vec![0.1f32; 2 * width], [2, width])),
+        (
+            "weight".to_owned(),
+            TensorData::new(vec![0.1f32; 2 * width], [2, width]),
+        ),
         ("bias".to_owned(), TensorData::from([0.0f32, 0.1])),
     ]);
     write_safetensors(&task.path("head.safetensors"), &head, []).unwrap();
@@ -77,7 +80,10 @@ fn llama(task: &Task, large: bool) -> usize {
         "tie_word_embeddings": true, "eos_token_id": 3,
     });
     let wide = 4 * width;
-    let mut shapes = vec![("model.embed_tokens".to_owned(), vec![16, width]), ("model.norm".to_owned(), vec![width])];
+    let mut shapes = vec![
+        ("model.embed_tokens".to_owned(), vec![16, width]),
+        ("model.norm".to_owned(), vec![width]),
+    ];
     for layer in 0..layers {
         let at = |rest: &str, shape: &[usize]| (format!("model.layers.{layer}.{rest}"), shape.to_vec());
         shapes.extend([

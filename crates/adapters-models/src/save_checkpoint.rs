@@ -376,7 +376,11 @@ fn write_shards(
     };
     let mut weight_map = Map::new();
     for (index, shard) in shards.into_iter().enumerate() {
-        weight_map.extend(shard.iter().map(|outline| (outline.key.clone(), Value::from(name(index)))));
+        weight_map.extend(
+            shard
+                .iter()
+                .map(|outline| (outline.key.clone(), Value::from(name(index)))),
+        );
         if let Err(error) = write_each(&out.join(name(index)), shard, [], &mut *data) {
             (0..index).for_each(|written| drop(fs::remove_file(out.join(name(written)))));
             return Err(error);
@@ -432,7 +436,8 @@ mod tests {
 
     #[test]
     fn tensors_keep_the_types_of_their_checkpoint() {
-        let stored = [("w", DType::BF16), ("v", DType::BF16), ("n", DType::F32)].map(|(key, dtype)| outline(key, dtype));
+        let stored =
+            [("w", DType::BF16), ("v", DType::BF16), ("n", DType::F32)].map(|(key, dtype)| outline(key, dtype));
         assert_eq!(most_common(stored.iter()), DType::BF16);
         let of = |value: f32, dtype| converted(TensorData::from([value; 6]), &outline("w", dtype), Path::new("out"));
         let rounded = of(1.003, DType::BF16).unwrap();

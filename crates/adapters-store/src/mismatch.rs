@@ -133,7 +133,8 @@ fn width(problems: &[TensorProblem]) -> Option<String> {
         .map(|(_, expected, found)| differences(expected, found));
     let (first, second) = (all.next()?, all.next()?);
     let common = first.intersection(&second).copied().collect();
-    let common: BTreeSet<(usize, usize)> = all.fold(common, |common, pairs| common.intersection(&pairs).copied().collect());
+    let common: BTreeSet<(usize, usize)> =
+        all.fold(common, |common, pairs| common.intersection(&pairs).copied().collect());
     let (expected, found) = common.into_iter().next()?;
     Some(format!(
         "the file has {found} where the model has {expected}, in every tensor that differs: they are of models of another width"
@@ -177,7 +178,11 @@ mod tests {
             ),
             (&of_width, "32 where the model has 16"),
             (
-                &[lacks("q.lora_A.weight"), has("q.lora_A.a.weight"), has("q.lora_A.b.weight")],
+                &[
+                    lacks("q.lora_A.weight"),
+                    has("q.lora_A.a.weight"),
+                    has("q.lora_A.b.weight"),
+                ],
                 "the names of adapters in them, `a`, `b`",
             ),
             (
@@ -190,7 +195,10 @@ mod tests {
         ];
         for (problems, said) in cases {
             let lines = list(problems);
-            assert!(lines.trim_start().lines().next().unwrap().contains(said.trim_start()), "{lines}");
+            assert!(
+                lines.trim_start().lines().next().unwrap().contains(said.trim_start()),
+                "{lines}"
+            );
         }
         for other in [
             &[shape("layers.0.q_proj.weight", [258, 16], [260, 16])][..],
@@ -206,6 +214,9 @@ mod tests {
     fn twenty_problems_are_shown() {
         let problems: Vec<TensorProblem> = (0..25).map(|index| has(&format!("k{index}"))).collect();
         let lines = list(&problems);
-        assert!(lines.contains("`k19`") && !lines.contains("`k20`") && lines.ends_with("and 5 more"), "{lines}");
+        assert!(
+            lines.contains("`k19`") && !lines.contains("`k20`") && lines.ends_with("and 5 more"),
+            "{lines}"
+        );
     }
 }

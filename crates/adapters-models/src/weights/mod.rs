@@ -64,7 +64,13 @@ impl Weights {
         let checkpoint = Checkpoint::open(dir)?;
         let keys: Vec<String> = checkpoint.keys().map(str::to_owned).collect();
         let path = checkpoint.path().to_owned();
-        Ok(Self::new(path, Source::Checkpoint(Arc::new(checkpoint)), keys, prefix, device))
+        Ok(Self::new(
+            path,
+            Source::Checkpoint(Arc::new(checkpoint)),
+            keys,
+            prefix,
+            device,
+        ))
     }
 
     /// As [`read`](Self::read), but a tensor is read when it is first needed; `errors` then has what could not be read.

@@ -42,7 +42,9 @@ impl ReadErrors {
     pub fn check(&self) -> Result<(), ModelError> {
         let found = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         match found {
-            Found { failed: Some(error), .. } => Err(error.into()),
+            Found {
+                failed: Some(error), ..
+            } => Err(error.into()),
             Found { problems, .. } if problems.is_empty() => Ok(()),
             Found { path, problems, .. } => Err(StoreError::Mismatch { path, problems }.into()),
         }
