@@ -1,6 +1,6 @@
 #!/bin/sh
 # The compiler that it is given, with coverage for libFuzzer in the crates of this repository and in those that parse for them.
-# What they compute with is not instrumented: it would be built anew, and its branches say nothing of a reader.
+# What they compute with is not instrumented: it would be built again, and its branches say nothing of a reader.
 name=
 for word in "$@"; do
     if [ "$last" = --crate-name ]; then name=$word; fi

@@ -13,7 +13,7 @@ use crate::pretrained::Pretrained;
 use crate::save_checkpoint::write_checkpoint;
 use crate::weights::ReadErrors;
 
-/// Bytes of the base's layers that are kept before it is opened anew.
+/// Bytes of the base's layers that are kept before it is opened again.
 const KEPT: usize = 1 << 24;
 
 /// Writes a plain checkpoint of `pretrained` with the adapter `name` of `set` merged into it, as merging a model and
