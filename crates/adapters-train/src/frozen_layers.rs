@@ -48,7 +48,7 @@ impl FrozenLayers {
         if data.changes() {
             return refused(
                 "a task whose texts stay as they are",
-                "hidden tokens that are drawn anew in each epoch".to_owned(),
+                "hidden tokens that are drawn again in each epoch".to_owned(),
             );
         }
         if matches!(

@@ -1,14 +1,13 @@
 //! The model of a run: base, adapters and the head of a task, with its gradients.
 
 use adapters_adapted::Adapted;
-use adapters_core::{Ctx, NamedParams};
+use adapters_core::{Ctx, Error, NamedParams};
 use adapters_models::heads::Scores;
 use adapters_models::{Head, Input, LinearScores, Model};
 use burn::module::{Module, ParamId};
 use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::error::TrainError;
-use crate::frozen_layers::FrozenLayers;
 use crate::inputs::{Batch, gradients_by_block, hidden_states};
 use crate::recompute::LossGradients;
 
@@ -23,6 +22,9 @@ pub struct TaskModel {
 
 /// Mean loss of a batch from its last hidden state.
 pub(crate) type Loss<'a> = dyn Fn(Tensor<3>, &mut Ctx<'_>) -> Result<Tensor<1>, TrainError> + 'a;
+
+/// The last hidden state of a batch.
+pub(crate) type HiddenStates<'a> = dyn Fn(Input, &mut Ctx<'_>) -> Result<Tensor<3>, Error> + 'a;
 
 /// Random choices of one pass of training.
 #[derive(Clone, Copy, Debug)]
@@ -40,8 +42,8 @@ pub(crate) enum Pass<'a> {
     Whole,
     /// With the memory of one block.
     ByBlock,
-    /// From what these examples have below the first adapter.
-    Above(&'a FrozenLayers, &'a [usize]),
+    /// From what is known of the examples below the first adapter.
+    Above(&'a HiddenStates<'a>),
 }
 
 impl Pass<'_> {
@@ -108,7 +110,7 @@ impl TaskModel {
         let (set, base, input) = (&self.adapted.set, self.adapted.base(), input.clone());
         let hidden = match pass {
             Pass::Whole => Some(hidden_states(base, input.clone(), &mut cx)?),
-            Pass::Above(layers, examples) => Some(layers.hidden_states(base, input.clone(), examples, &mut cx)?),
+            Pass::Above(hidden_states) => Some(hidden_states(input.clone(), &mut cx)?),
             Pass::ByBlock => None,
         };
         if let Some(hidden) = hidden {

@@ -364,8 +364,12 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State, batches: Vec<StepBatch>) 
         // Weighted by predictions, so that a step over many batches is the step over one large batch.
         let weight = batch.predictions as f64 / predictions.max(1) as f64;
         let loss = |hidden, cx: &mut Ctx<'_>| inputs.train.loss(model, hidden, &batch, cx);
-        let pass = match &state.frozen {
-            Some(frozen) => Pass::Above(frozen, &examples),
+        let above = state
+            .frozen
+            .as_ref()
+            .map(|frozen| |input, cx: &mut Ctx<'_>| frozen.hidden_states(model.adapted.base(), input, &examples, cx));
+        let pass = match &above {
+            Some(above) => Pass::Above(above),
             None => Pass::of(train.gradient_checkpointing),
         };
         let pass = model.gradients(&batch.input, &loss, weight, seed, pass)?;
