@@ -21,11 +21,13 @@ pub struct QuantizeReport {
 pub fn quantize(model: &mut (impl Sites + ?Sized), precision: Precision) -> QuantizeReport {
     let mut report = QuantizeReport::default();
     // Rounding the scores of a whole vocabulary to eight bits costs more than rounding what leads to them.
-    let takes = |role| role != Role::LmHead || precision == Precision::Bf16;
+    let of = |role| match (role, precision) {
+        (Role::LmHead, Precision::Int8) => Precision::Bf16,
+        _ => precision,
+    };
     model.visit_sites_mut(&mut |info, layer| {
         if let LayerMut::Linear(layer) = layer
-            && takes(info.site.role)
-            && let Some((before, after)) = quantize_linear(layer, precision)
+            && let Some((before, after)) = quantize_linear(layer, of(info.site.role))
         {
             report.layers += 1;
             report.bytes_before += before;

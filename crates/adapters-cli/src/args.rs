@@ -13,7 +13,7 @@ use crate::commands::doctor::DoctorArgs;
 use crate::commands::methods::MethodsArgs;
 use crate::commands::new::NewArgs;
 use crate::commands::recipe::RecipeArgs;
-use crate::options::{DTypeArg, DeviceArgs, ModelArgs, PrecisionArg, SamplingArgs, examples, positive};
+use crate::options::{AcceptArgs, DTypeArg, DeviceArgs, ModelArgs, PrecisionArg, SamplingArgs, examples, positive};
 
 /// Fine-tune pretrained models with small adapters: train, evaluate, run, merge and share them.
 #[derive(Debug, Parser)]
@@ -131,6 +131,9 @@ pub struct EvalArgs {
     /// Labeled data: a .jsonl, .csv or .tsv file, or a folder with a folder of images or sounds for each label.
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub data: PathBuf,
+    /// Write an answer to each prompt too, and compare it with the completion: ROUGE-L and exact match.
+    #[arg(long, help_heading = "Data")]
+    pub generate: bool,
     /// Name of the text column.
     #[arg(long, value_name = "NAME", default_value = "text", help_heading = "Data")]
     pub text_field: String,
@@ -149,6 +152,9 @@ pub struct EvalArgs {
     /// Print JSON.
     #[arg(long, help_heading = "Output")]
     pub json: bool,
+    /// Also draw the confusion table of classes to FILE.svg and FILE.png.
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub confusion: Option<PathBuf>,
     /// Also write the raw scores to this safetensors file, as the tensor `logits`.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub logits: Option<PathBuf>,
@@ -218,10 +224,16 @@ pub struct GenerateArgs {
     #[arg(
         long,
         value_name = "TEXT",
-        required_unless_present = "audio",
+        required_unless_present_any = ["audio", "messages"],
         help_heading = "Prompt"
     )]
     pub prompt: Vec<String>,
+    /// Data file of chats to continue, objects with `messages` and, where a chat has them, `tools`.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "audio", "system", "plain"], help_heading = "Prompt")]
+    pub messages: Option<PathBuf>,
+    /// Tools that the model may call: a JSON file with a list of functions, as the chat template describes them to the model.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["audio", "plain"], help_heading = "Prompt")]
+    pub tools: Option<PathBuf>,
     /// WAV file whose words a speech model writes (repeatable; at the model's sampling rate, at most 30 seconds).
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "chat", "system"], help_heading = "Prompt")]
     pub audio: Vec<PathBuf>,
@@ -266,12 +278,9 @@ pub struct GenerateArgs {
     /// Print token ids instead of text.
     #[arg(long, help_heading = "Output")]
     pub ids: bool,
-    /// Accept PyTorch `.bin` files. They are parsed, never executed.
-    #[arg(long, help_heading = "Model")]
-    pub allow_bin: bool,
-    /// Load the adapter even if it was trained on a base model with other weights.
-    #[arg(long, help_heading = "Model")]
-    pub any_base: bool,
+    /// What is accepted.
+    #[command(flatten)]
+    pub accept: AcceptArgs,
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceArgs,
@@ -305,12 +314,9 @@ pub struct InfoArgs {
     /// Print JSON.
     #[arg(long, help_heading = "Output")]
     pub json: bool,
-    /// Accept PyTorch `.bin` files. They are parsed, never executed.
-    #[arg(long, help_heading = "Model")]
-    pub allow_bin: bool,
-    /// Load the adapter even if it was trained on a base model with other weights.
-    #[arg(long, help_heading = "Model")]
-    pub any_base: bool,
+    /// What is accepted.
+    #[command(flatten)]
+    pub accept: AcceptArgs,
 }
 
 /// `adapters merge`
@@ -331,12 +337,9 @@ pub struct MergeArgs {
     /// Element type of the merged weights [default: that of the base model].
     #[arg(long, value_name = "TYPE", help_heading = "Output")]
     pub dtype: Option<DTypeArg>,
-    /// Accept PyTorch `.bin` files. They are parsed, never executed.
-    #[arg(long, help_heading = "Model")]
-    pub allow_bin: bool,
-    /// Load the adapter even if it was trained on a base model with other weights.
-    #[arg(long, help_heading = "Model")]
-    pub any_base: bool,
+    /// What is accepted.
+    #[command(flatten)]
+    pub accept: AcceptArgs,
 }
 
 /// `adapters combine`
@@ -373,12 +376,9 @@ pub struct CombineArgs {
     /// Use the weights of an average as they are: do not divide them by their sum.
     #[arg(long)]
     pub raw: bool,
-    /// Accept PyTorch `.bin` files. They are parsed, never executed.
-    #[arg(long, help_heading = "Model")]
-    pub allow_bin: bool,
-    /// Load the adapter even if it was trained on a base model with other weights.
-    #[arg(long, help_heading = "Model")]
-    pub any_base: bool,
+    /// What is accepted.
+    #[command(flatten)]
+    pub accept: AcceptArgs,
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceArgs,
@@ -396,12 +396,9 @@ pub struct EjectArgs {
     /// Folder of the base model [default: the one the adapter was trained on].
     #[arg(long, value_name = "DIR", help_heading = "Model")]
     pub model: Option<PathBuf>,
-    /// Accept PyTorch `.bin` files. They are parsed, never executed.
-    #[arg(long, help_heading = "Model")]
-    pub allow_bin: bool,
-    /// Load the adapter even if it was trained on a base model with other weights.
-    #[arg(long, help_heading = "Model")]
-    pub any_base: bool,
+    /// What is accepted.
+    #[command(flatten)]
+    pub accept: AcceptArgs,
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceArgs,

@@ -64,6 +64,7 @@ from_errors!(
     adapters::DeviceError,
     adapters::Error,
     adapters::models::ModelError,
+    adapters::train::CurveError,
     adapters::train::DataError,
     adapters::train::RunFileError,
     adapters::train::TrainError,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use adapters::core::Format;
 use adapters::models::heads::HeadKind;
-use adapters::models::{Head, Model, ModelKind, Pretrained, TextTokenizer};
+use adapters::models::{ChatTime, Head, Model, ModelKind, Pretrained, TextTokenizer};
 use adapters::store::{BaseMatch, LoadOptions, LoadReport, Manifest, Setup};
 use adapters::train::{
     Evaluation, Fields, Labels, OpenTask, Records, TaskContext, TaskData, TaskKind, TaskModel, TaskOptions, Template,
@@ -16,23 +16,33 @@ use burn::tensor::Device;
 
 use crate::failure::Failure;
 use crate::folders;
-use crate::options::{DeviceArgs, ModelArgs, PoolingArg, PrecisionArg};
+use crate::options::{AcceptArgs, DeviceArgs, ModelArgs, PoolingArg, PrecisionArg};
 
-/// Sets the number of threads and finds the device.
+/// Sets up the threads that compute and finds the device.
 pub fn device(args: &DeviceArgs) -> Result<Device, Failure> {
-    if let Some(threads) = args.threads {
-        let failed =
-            |e: &dyn std::fmt::Display| Failure::new(format!("cannot use {threads} threads: {e}"), "use fewer threads");
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build_global()
-            .map_err(|e| failed(&e))?;
-    }
+    let threads = args.threads.or_else(named_threads).unwrap_or_else(available_threads);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    // This thread computes too, so that it need not sleep and be woken for every operation. Alone in the pool it would not
+    // take up what other threads ask of it.
+    let pool = if threads > 1 { pool.use_current_thread() } else { pool };
+    pool.build_global()
+        .map_err(|e| Failure::new(format!("cannot use {threads} threads: {e}"), "use fewer threads"))?;
     let device = parse_device(&args.device)?;
     if let Some(caution) = device_caution(&args.device) {
         note!("warning: {caution}");
     }
     Ok(device)
+}
+
+/// The number of threads that the environment names for the pool.
+fn named_threads() -> Option<usize> {
+    let named = std::env::var("RAYON_NUM_THREADS").ok()?.parse().ok()?;
+    (named > 0).then_some(named)
+}
+
+/// One for each processor.
+fn available_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// The manifest of an adapter folder, empty if there is none.
@@ -53,7 +63,12 @@ pub fn check_named(model: Option<&Path>, adapter: Option<&Path>) -> Result<(), F
 
 /// The folder of the base: as given, else as the manifest of `adapter` says. Another base than the one the adapter was trained on is
 /// refused unless `any` is.
-pub fn base_dir(given: Option<&Path>, manifest: &Manifest, adapter: &Path, any: bool) -> Result<PathBuf, Failure> {
+pub fn base_dir(
+    given: Option<&Path>,
+    manifest: &Manifest,
+    adapter: &Path,
+    accept: AcceptArgs,
+) -> Result<PathBuf, Failure> {
     let dir = match given {
         Some(path) => folders::model(&path.to_string_lossy()),
         None if manifest.base_model.is_empty() => Err(Failure::new(
@@ -62,16 +77,16 @@ pub fn base_dir(given: Option<&Path>, manifest: &Manifest, adapter: &Path, any: 
         )),
         None => folders::base_model(&manifest.base_model),
     }?;
-    check_base(&dir, manifest, adapter, any)?;
+    check_base(&dir, manifest, adapter, accept)?;
     Ok(dir)
 }
 
 /// Refuses a base whose tensors are not those that the manifest of `adapter` has a fingerprint of, unless `any` is accepted.
-pub fn check_base(dir: &Path, manifest: &Manifest, adapter: &Path, any: bool) -> Result<(), Failure> {
-    let Some(expected) = manifest.base_fingerprint.as_ref().filter(|_| !any) else {
+pub fn check_base(dir: &Path, manifest: &Manifest, adapter: &Path, accept: AcceptArgs) -> Result<(), Failure> {
+    let Some(expected) = manifest.base_fingerprint.as_ref().filter(|_| !accept.any_base) else {
         return Ok(());
     };
-    let found = Pretrained::open(dir)?.fingerprint(expected.whole)?;
+    let found = pretrained(dir, None, accept)?.fingerprint(expected.whole)?;
     let (base, dir, adapter) = (&manifest.base_model, dir.display(), adapter.display());
     let what = match expected.compare(&found) {
         BaseMatch::Same => return Ok(()),
@@ -90,6 +105,17 @@ pub fn check_base(dir: &Path, manifest: &Manifest, adapter: &Path, any: bool) ->
         format!("the adapter {adapter} was trained on {base}, and {dir} has {what}"),
         "name the base it was trained on with --model, or accept this one with --any-base",
     ))
+}
+
+/// The base in a folder, as the adapter in another was trained with it.
+pub fn pretrained(dir: &Path, adapter: Option<&Path>, accept: AcceptArgs) -> Result<Pretrained, Failure> {
+    let base = Pretrained::open(dir)?.with_bin(accept.allow_bin);
+    let Some(adapter) = adapter else { return Ok(base) };
+    let base = base.for_adapter(adapter)?;
+    if let Some([tokens, with_adapter]) = base.resized() {
+        note!("the adapter has {with_adapter} tokens and its base {tokens}: the token tables are resized");
+    }
+    Ok(base)
 }
 
 /// A base with an active adapter, and below it the one it was trained on top of; or with a whole saved setup.
@@ -153,12 +179,17 @@ impl Loaded {
         &mut self.options.fields
     }
 
+    /// Whether an evaluation of a language model writes answers, for ROUGE-L and exact match.
+    pub fn write_answers(&mut self, write: bool) {
+        self.options.answers = write;
+    }
+
     /// How many labels the head has.
     pub fn labels(&self) -> usize {
         self.options.labels.count()
     }
 
-    /// Encodes records. Where `labeled` is false, targets may be absent.
+    /// Encodes records, and says how many texts were cut off. Where `labeled` is false, targets may be absent.
     pub fn examples(&self, records: &Records, labeled: bool) -> Result<Box<dyn TaskData>, Failure> {
         let cx = TaskContext {
             options: &self.options,
@@ -167,7 +198,16 @@ impl Loaded {
             tokenizer: self.tokenizer.as_ref(),
         };
         let task: Box<dyn OpenTask> = self.task.open(&cx)?;
-        Ok(task.examples(records, labeled, &cx)?)
+        let data = task.examples(records, labeled, &cx)?;
+        if data.truncated() > 0 {
+            note!(
+                "{} of {} inputs have texts longer than {} tokens, which were cut off; --max-length sets the longest",
+                data.truncated(),
+                records.records.len(),
+                self.options.max_length
+            );
+        }
+        Ok(data)
     }
 
     /// Scores examples.
@@ -181,10 +221,10 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
     let device = device(&args.device)?;
     let folder = folders::adapter(&args.adapter)?;
     let manifest = manifest(&folder)?;
-    let dir = base_dir(args.model.as_deref(), &manifest, &folder, args.any_base)?;
+    let dir = base_dir(args.model.as_deref(), &manifest, &folder, args.accept)?;
     let precision = args.precision.map_or(manifest.precision, PrecisionArg::precision);
-    let pretrained = Pretrained::open(&dir)?.with_precision(precision);
-    let (adapted, report) = adapted(pretrained.model(&device)?, &folder, args.allow_bin, &device)?;
+    let pretrained = pretrained(&dir, Some(&folder), args.accept)?.with_precision(precision);
+    let (adapted, report) = adapted(pretrained.model(&device)?, &folder, args.accept.allow_bin, &device)?;
     let longest = adapted.base().max_length().saturating_sub(adapted.set.positions());
     let max_length = args.max_length.or(manifest.max_length).unwrap_or(128.min(longest));
     let reads_text = pretrained.kind() != ModelKind::ImageEncoder;
@@ -229,6 +269,8 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
         class_weights: None,
         max_length,
         template: (!manifest.chat).then_some(Template::Plain),
+        answers: false,
+        time: ChatTime::now(),
         pack: false,
     };
     Ok(Loaded {
@@ -277,7 +319,7 @@ fn head(
         adapter,
         &manifest,
         checkpoint,
-        args.allow_bin,
+        args.accept.allow_bin,
         base,
         device,
     )?)

@@ -18,6 +18,7 @@ macro_rules! note {
 }
 
 mod args;
+mod chats;
 mod commands;
 mod failure;
 mod folders;

@@ -36,6 +36,17 @@ fn default_device() -> &'static str {
     adapters::available_backends().first().copied().unwrap_or("flex")
 }
 
+/// What is accepted of the files of models and adapters.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct AcceptArgs {
+    /// Accept PyTorch `.bin` files. They are parsed, never executed.
+    #[arg(long, help_heading = "Model")]
+    pub allow_bin: bool,
+    /// Load the adapter even if it was trained on a base model with other weights.
+    #[arg(long, help_heading = "Model")]
+    pub any_base: bool,
+}
+
 /// The model, adapter and head to use.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Model")]
@@ -58,12 +69,9 @@ pub struct ModelArgs {
     /// Precision of the base model's weights [default: as trained, else f32].
     #[arg(long, value_enum)]
     pub precision: Option<PrecisionArg>,
-    /// Accept PyTorch `.bin` files. They are parsed, never executed.
-    #[arg(long)]
-    pub allow_bin: bool,
-    /// Load the adapter even if it was trained on a base model with other weights.
-    #[arg(long)]
-    pub any_base: bool,
+    /// What is accepted.
+    #[command(flatten)]
+    pub accept: AcceptArgs,
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceArgs,

@@ -111,10 +111,15 @@ impl Progress {
                 trainable_params,
                 total_params,
                 classes,
+                truncated,
                 attached,
             } => {
                 let percent = *trainable_params as f64 / *total_params as f64 * 100.0;
                 self.line(attached);
+                let cut = truncated.to_string();
+                if !cut.is_empty() {
+                    self.line(&format!("texts longer than `model.max_length`, cut off there: {cut}"));
+                }
                 if !classes.is_empty() {
                     let counts = classes
                         .iter()
@@ -275,6 +280,8 @@ fn figures(evaluation: &Evaluation) -> String {
 
 #[cfg(test)]
 mod tests {
+    use adapters::train::Truncated;
+
     use super::*;
 
     #[test]
@@ -300,12 +307,22 @@ mod tests {
             trainable_params: 1,
             total_params: 2,
             classes: Vec::new(),
+            truncated: Truncated {
+                train: 3,
+                ..Truncated::default()
+            },
             attached: "attached".to_owned(),
         });
-        // Two of the event, then those of the first step, which never ends.
-        let first = lines(5);
-        assert_eq!(first[0], "attached");
-        assert_eq!(first[3], "step 0/8: time left not known yet", "{first:?}");
+        // Three of the event, then those of the first step, which never ends.
+        let first = lines(6);
+        assert_eq!(
+            first[..2],
+            [
+                "attached",
+                "texts longer than `model.max_length`, cut off there: 3 of the training data"
+            ]
+        );
+        assert_eq!(first[4], "step 0/8: time left not known yet", "{first:?}");
         progress.show(&Event::Step {
             step: 2,
             loss: 0.5,

@@ -3,9 +3,10 @@
 mod common;
 
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use adapters::store::{read_safetensors, write_safetensors};
-use adapters::train::{Event, MetricsLog, Run, train};
+use adapters::train::{Event, MetricsLog, Run, Truncated, train};
 
 use common::runs::{finish, metrics, run, weights};
 use common::{Task, json_of};
@@ -199,5 +200,34 @@ fn a_run_that_keeps_frozen_layers_ends_where_it_would_without() {
             error.contains("train.cache_frozen") && error.contains(reason),
             "{error}"
         );
+    }
+}
+
+#[test]
+fn texts_that_are_cut_off_are_counted() {
+    let task = Task::new();
+    for (max_length, half) in [("model.max_length=4", true), ("model.max_length=8", false)] {
+        let run = run(&task, &task.path(max_length), &[max_length, "train.epochs=1"]);
+        let mut counted = None;
+        let outcome = train(&run, &mut |event| {
+            if let Event::Ready { truncated, .. } = event {
+                counted = Some(truncated);
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        let lines = |file: &Path| std::fs::read_to_string(file).unwrap().lines().count();
+        let data = &run.recipe.data;
+        // Two of four sentences have three words or four, and there is a token at each end.
+        let of = |file: &Path| if half { lines(file) / 2 } else { 0 };
+        let expected = Truncated {
+            train: of(&data.train),
+            validation: of(data.validation.as_ref().unwrap()),
+            test: data.test.as_deref().map(of),
+        };
+        assert_eq!(counted, Some(expected), "{max_length}");
+        assert_eq!(outcome.summary.truncated, expected);
+        let written = json_of(&run.dir.join("summary.json"));
+        assert_eq!(written["truncated"]["train"], expected.train);
     }
 }

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::checkpoint_folder::CheckpointFolder;
 use crate::error::ModelError;
-use crate::from_checkpoint::{FromCheckpoint, load_relative};
+use crate::from_checkpoint::FromCheckpoint;
 use crate::kind::ModelKind;
 use crate::model::Model;
 use crate::{
@@ -93,7 +93,8 @@ impl Architecture {
         M: FromCheckpoint<Config: DeserializeOwned> + 'static,
     {
         Self::new(model_type, kind, |source, device| {
-            load_relative::<M>(source, device, Default::default(), M::build)
+            let config = source.config_with(Default::default())?;
+            Ok(Model::new(M::load(source, config, device)?))
         })
     }
 

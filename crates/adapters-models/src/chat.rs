@@ -1,12 +1,14 @@
 //! Chat templates: messages to the text a model was trained on, by the template published with its tokenizer.
 
+mod message;
+mod time;
+
 use std::fs;
 use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use adapters_store::{StoreError, read_json};
-use chrono::Local;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde};
 use minijinja::{Environment, Error, ErrorKind, Value, context};
@@ -16,24 +18,8 @@ use serde_json::{Map, Value as Json};
 
 use crate::error::ModelError;
 
-/// One message of a chat.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
-    /// `system`, `user` or `assistant`.
-    pub role: String,
-    /// The text.
-    pub content: String,
-}
-
-impl Message {
-    /// A message of a role.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self {
-            role: role.into(),
-            content: content.into(),
-        }
-    }
-}
+pub use message::Message;
+pub use time::ChatTime;
 
 /// The template of a checkpoint: `chat_template.jinja`, or `chat_template` of `chat_template.json` or `tokenizer_config.json`.
 ///
@@ -41,7 +27,8 @@ impl Message {
 /// the one named `default` is used, and `tool_use`, if there is one, for a chat [with tools](Self::with_tools).
 ///
 /// It is rendered as Hugging Face transformers renders it, with the methods of Python's strings, lists and dictionaries, with
-/// `tojson` and with `strftime_now`, the local time: a template that writes the date gives another text on another day.
+/// `tojson` and with `strftime_now`, the local time: a template that writes the date gives another text on another day, unless it is
+/// told the [time](Self::at).
 #[derive(Clone, Debug)]
 pub struct ChatTemplate {
     path: PathBuf,
@@ -51,7 +38,9 @@ pub struct ChatTemplate {
     /// The tools that the chat may use.
     tools: Option<Vec<Json>>,
     /// `bos_token` and its like.
-    tokens: Vec<(String, String)>,
+    tokens: Map<String, Json>,
+    /// The time to write; `None` for that of the call.
+    time: Option<ChatTime>,
 }
 
 const CONFIG: &str = "tokenizer_config.json";
@@ -96,7 +85,8 @@ impl ChatTemplate {
     /// Whether a folder has a template: that of a checkpoint, or that of an adapter which was trained with another one.
     pub fn is_in(dir: &Path) -> bool {
         let config = || read_json::<Map<String, Json>>(&dir.join(CONFIG));
-        dir.join(FILE).is_file() || config().is_ok_and(|config| config.contains_key("chat_template"))
+        [FILE, JSON_FILE].iter().any(|name| dir.join(name).is_file())
+            || config().is_ok_and(|config| config.contains_key("chat_template"))
     }
 
     /// Reads the template of a checkpoint folder.
@@ -105,10 +95,17 @@ impl ChatTemplate {
     ///
     /// [`ModelError::ChatTemplate`] if it has none, [`ModelError::Store`] for files.
     pub fn load(dir: &Path) -> Result<Self, ModelError> {
-        let config: Map<String, Json> = match dir.join(CONFIG) {
-            path if path.exists() => read_json(&path)?,
-            _ => Map::new(),
-        };
+        Self::load_over(dir, dir)
+    }
+
+    /// Reads the template of the folder of an adapter, with special tokens of its base in the folder `base` where the adapter's names
+    /// none.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub fn load_over(dir: &Path, base: &Path) -> Result<Self, ModelError> {
+        let config = read_config(dir)?;
         let (file, json_file) = (dir.join(FILE), dir.join(JSON_FILE));
         let read = |path: &Path| {
             fs::read_to_string(path).map_err(|source| StoreError::Read {
@@ -145,22 +142,23 @@ impl ChatTemplate {
                     .to_owned(),
             });
         };
-        let tokens = config
-            .iter()
-            .filter(|(key, _)| key.ends_with("_token"))
-            .filter_map(|(key, value)| {
-                // A token is a text, or an object that has it.
-                let token = value.as_str().or_else(|| value.get("content")?.as_str())?;
-                Some((key.clone(), token.to_owned()))
-            })
-            .collect();
+        let mut tokens = special_tokens(&read_config(base)?);
+        tokens.extend(special_tokens(&config));
         Ok(Self {
             path,
             source: marked(&source),
             tool_use: tool_use.map(|(path, text)| (path, marked(&text))),
             tools: None,
             tokens,
+            time: None,
         })
+    }
+
+    /// The template at a time, which `strftime_now` gives in place of that of the call.
+    #[must_use]
+    pub fn at(mut self, time: ChatTime) -> Self {
+        self.time = Some(time);
+        self
     }
 
     /// The template for a chat that may use `tools`: descriptions of functions, as JSON objects. It is the one named `tool_use`, if
@@ -212,16 +210,15 @@ impl ChatTemplate {
             Err(Error::new(ErrorKind::InvalidOperation, reason))
         });
         environment.add_filter("tojson", |value: Value, options: Kwargs| json(&value, &options));
-        environment.add_function("strftime_now", |format: String| now(&format));
+        let time = self.time.unwrap_or_else(ChatTime::now);
+        environment.add_function("strftime_now", move |format: String| {
+            let written = time.format(&format);
+            written.map_err(|reason| Error::new(ErrorKind::InvalidOperation, reason))
+        });
         for (name, token) in &self.tokens {
-            environment.add_global(name.clone(), token.clone());
+            environment.add_global(name.clone(), Value::from(Serde(token.clone())));
         }
-        let messages: Value = messages
-            .iter()
-            .map(|Message { role, content }| {
-                Value::from_pairs([("role", role.as_str()), ("content", content.as_str())])
-            })
-            .collect();
+        let messages: Value = messages.iter().map(Message::value).collect();
         let mut text = Limited::default();
         let template = environment
             .template_from_str(&self.source)
@@ -262,22 +259,6 @@ fn joined(items: &Value, separator: Option<&str>) -> Result<String, Error> {
             let reason = format!("`join` makes a text of more than {} MiB", LONGEST >> 20);
             return Err(Error::new(ErrorKind::InvalidOperation, reason));
         }
-    }
-    Ok(text)
-}
-
-/// The local time in a format of C's `strftime`.
-fn now(format: &str) -> Result<String, Error> {
-    use std::fmt::Write as _;
-    const LONGEST_FORMAT: usize = 1024;
-    let mut text = String::new();
-    // The writer of a time fails at a format that it does not know.
-    if format.len() > LONGEST_FORMAT || write!(text, "{}", Local::now().format(format)).is_err() {
-        let start: String = format.chars().take(40).collect();
-        let reason = format!(
-            "`strftime_now` expects a format of C's strftime of at most {LONGEST_FORMAT} bytes, found `{start}`"
-        );
-        return Err(Error::new(ErrorKind::InvalidOperation, reason));
     }
     Ok(text)
 }
@@ -374,6 +355,23 @@ fn unmarked(marked: &str) -> (String, Vec<Range<usize>>) {
         }
     }
     (text, ranges)
+}
+
+/// `tokenizer_config.json` of a folder; empty if it has none.
+fn read_config(dir: &Path) -> Result<Map<String, Json>, StoreError> {
+    match dir.join(CONFIG) {
+        path if path.exists() => read_json(&path),
+        _ => Ok(Map::new()),
+    }
+}
+
+/// `bos_token` and its like: each a text, or an object that has it.
+fn special_tokens(config: &Map<String, Json>) -> Map<String, Json> {
+    let tokens = config.iter().filter(|(key, _)| key.ends_with("_token"));
+    let text = |value: &Json| Some(value.as_str().or_else(|| value.get("content")?.as_str())?.into());
+    tokens
+        .filter_map(|(key, value)| Some((key.clone(), text(value)?)))
+        .collect()
 }
 
 /// The template of a name in a list of `{name, template}`.
@@ -501,10 +499,15 @@ mod tests {
             let config = serde_json::json!({ "chat_template": source });
             template(&config.to_string()).unwrap().render(&chat(), true)
         };
-        let day = || Local::now().format("%d %b %Y").to_string();
+        let day = || ChatTime::now().format("%d %b %Y").unwrap();
         let (before, text, after) = (day(), of("{{ strftime_now('%d %b %Y') }}").unwrap(), day());
         // Midnight may pass between the two.
         assert!(text == before || text == after, "{text}");
+        let config = serde_json::json!({ "chat_template": "{{ strftime_now('%Y-%f') }}" });
+        let template = template(&config.to_string())
+            .unwrap()
+            .at("2001-02-03T04:05:06.5".parse().unwrap());
+        assert_eq!(template.render(&chat(), true).unwrap(), "2001-500000");
         let error = of("{{ strftime_now('%!') }}").unwrap_err().to_string();
         assert!(error.contains("found `%!`"), "{error}");
     }

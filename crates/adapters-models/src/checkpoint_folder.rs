@@ -8,13 +8,22 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::error::ModelError;
+use crate::weights::checkpoint::Checkpoint;
+use crate::weights::vocabulary::Vocabulary;
 use crate::weights::{ReadErrors, Weights};
+
+/// The field of the number of tokens.
+pub(crate) const VOCABULARY: &str = "vocab_size";
 
 /// A folder and its configuration, some values of which may be replaced for a load.
 #[derive(Clone, Debug)]
 pub struct CheckpointFolder {
     dir: PathBuf,
     config: Map<String, Value>,
+    /// Whether the weights may be a pickle.
+    pub(crate) allow_bin: bool,
+    /// The tokens of an adapter, if they are others than those of the base.
+    vocabulary: Option<Vocabulary>,
     /// What could not be read of the tensors that a loader asked for.
     read_errors: ReadErrors,
 }
@@ -24,6 +33,8 @@ impl CheckpointFolder {
         Self {
             dir: dir.to_owned(),
             config,
+            allow_bin: false,
+            vocabulary: None,
             read_errors: ReadErrors::default(),
         }
     }
@@ -38,15 +49,6 @@ impl CheckpointFolder {
         (folder, read_errors)
     }
 
-    /// The tensors, each of which is read when it is first needed; `prefix` is as in [`Weights::read`].
-    ///
-    /// # Errors
-    ///
-    /// As [`Weights::read`].
-    pub fn weights(&self, prefix: &str, device: &Device) -> Result<Weights, ModelError> {
-        Weights::on_demand(&self.dir, prefix, device, self.read_errors.clone())
-    }
-
     /// The folder.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -59,6 +61,42 @@ impl CheckpointFolder {
 
     pub(crate) fn set(&mut self, key: &str, value: Value) {
         self.config.insert(key.to_owned(), value);
+    }
+
+    /// Takes the token tables in the size that the adapter in the folder `adapter` has them in.
+    pub(crate) fn resize_for(&mut self, adapter: &Path) -> Result<(), ModelError> {
+        let tokens = self.config.get(VOCABULARY).and_then(Value::as_u64);
+        if let Some(tokens) = tokens {
+            let base = self.checkpoint()?;
+            self.vocabulary = Vocabulary::of_adapter(adapter, &base, tokens as usize, self.allow_bin)?;
+        }
+        if let Some(vocabulary) = &self.vocabulary {
+            self.config.insert(VOCABULARY.to_owned(), vocabulary.to.into());
+        }
+        Ok(())
+    }
+
+    /// The tokens of an adapter, if they are others than those of the base.
+    pub(crate) fn vocabulary(&self) -> Option<&Vocabulary> {
+        self.vocabulary.as_ref()
+    }
+
+    /// The tensors of the folder.
+    pub(crate) fn checkpoint(&self) -> Result<Checkpoint, ModelError> {
+        Checkpoint::open(&self.dir, self.allow_bin)
+    }
+
+    /// The tensors of the folder on their way into a model, each read when it is first needed; `prefix` (`"bert."`) is taken off keys that
+    /// a larger class put it on.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::NotACheckpoint`], [`ModelError::Store`] for damaged files.
+    pub fn weights(&self, prefix: &str, device: &Device) -> Result<Weights, ModelError> {
+        let weights = Weights::of_checkpoint(self.checkpoint()?, prefix, device);
+        Ok(weights
+            .with_vocabulary(self.vocabulary.clone())
+            .on_demand(self.read_errors.clone()))
     }
 
     /// The configuration over the defaults of its class, for the loader of an architecture.

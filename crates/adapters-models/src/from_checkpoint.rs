@@ -60,7 +60,7 @@ pub trait FromCheckpoint: Transformer + Module {
         false
     }
 
-    /// Builds the model from a folder with the published `model.safetensors`, each tensor of which is read when it is first needed.
+    /// Builds the model from the folder of a checkpoint, each tensor of which is read when it is first needed.
     ///
     /// # Errors
     ///

@@ -99,7 +99,7 @@ pub use attention::{Attention, AttentionOptions, ProjectedAttention, ProjectionN
 pub use cache::{KeyValueCache, KeysValues, LayerCache};
 pub use chain::{Block, Chain, Flow, Slot, Step, replicated};
 #[cfg(feature = "tokenizers")]
-pub use chat::{ChatTemplate, Message};
+pub use chat::{ChatTemplate, ChatTime, Message};
 pub use checkpoint_folder::CheckpointFolder;
 pub use config_check::ConfigCheck;
 pub use encoded::Encoded;

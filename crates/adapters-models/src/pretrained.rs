@@ -1,6 +1,6 @@
 //! From a checkpoint folder to a model.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use adapters_adapted::quantize;
 use adapters_nn::Precision;
@@ -9,6 +9,8 @@ use burn::tensor::Device;
 use serde_json::{Map, Value};
 
 use crate::architecture::{Architecture, Architectures};
+#[cfg(feature = "tokenizers")]
+use crate::chat::ChatTemplate;
 use crate::checkpoint_folder::CheckpointFolder;
 use crate::config_check::ConfigCheck;
 use crate::error::ModelError;
@@ -18,7 +20,6 @@ use crate::model::Model;
 use crate::speech::LogMel;
 #[cfg(feature = "tokenizers")]
 use crate::tokenizer::TextTokenizer;
-use crate::weights::checkpoint::Checkpoint;
 use crate::weights::{ReadErrors, read_all};
 
 /// A checkpoint folder whose architecture is known.
@@ -29,6 +30,8 @@ pub struct Pretrained {
     /// The `model_type`s of the kinds that were asked for, for messages.
     architectures: Architectures,
     precision: Precision,
+    /// The folder of an adapter, whose tokenizer and chat template are in place of those of the checkpoint.
+    adapter: Option<PathBuf>,
 }
 
 impl Pretrained {
@@ -64,7 +67,34 @@ impl Pretrained {
             architecture,
             architectures,
             precision: Precision::F32,
+            adapter: None,
         })
+    }
+
+    /// Permits weights in `pytorch_model.bin`, a pickle, which is read without being executed.
+    #[must_use]
+    pub fn with_bin(mut self, allow: bool) -> Self {
+        self.folder.allow_bin = allow;
+        self
+    }
+
+    /// The base as the adapter in a folder was trained with it: with the tokenizer and the chat template that the folder has, and
+    /// token tables in the size that they have there. Tokens that were added get the rows that the folder stores.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Store`] for a file of the adapter or of the checkpoint that cannot be read.
+    pub fn for_adapter(mut self, adapter: &Path) -> Result<Self, ModelError> {
+        self.folder.resize_for(adapter)?;
+        self.adapter = Some(adapter.to_owned());
+        Ok(self)
+    }
+
+    /// The tokens of the base and those with the adapter, where they are [another number](Self::for_adapter).
+    pub fn resized(&self) -> Option<[usize; 2]> {
+        self.folder
+            .vocabulary()
+            .map(|vocabulary| [vocabulary.from, vocabulary.to])
     }
 
     /// The folder.
@@ -126,7 +156,7 @@ impl Pretrained {
     ///
     /// [`ModelError::NotACheckpoint`], [`ModelError::Store`].
     pub fn fingerprint(&self, whole: bool) -> Result<Fingerprint, ModelError> {
-        Ok(Checkpoint::open(self.dir())?.fingerprint(whole)?)
+        Ok(self.folder.checkpoint()?.fingerprint(whole)?)
     }
 
     /// Loads the model of whatever kind, strictly.
@@ -194,12 +224,23 @@ impl Pretrained {
     }
 
     #[cfg(feature = "tokenizers")]
-    /// Ids that end a text: `eos_token_id` of `generation_config.json`, else of `config.json`; none if neither says.
+    /// Ids that end a text: `eos_token_id` of `generation_config.json`, else of `config.json`, else the `eos_token` of the tokenizer. The
+    /// `eos_token` of an adapter's own tokenizer is another one.
     ///
     /// # Errors
     ///
     /// [`ModelError::Store`] if the first does not parse; [`ModelError::Config`] for what is no token id.
     pub fn stop_tokens(&self) -> Result<Vec<u32>, ModelError> {
+        let mut stop = self.published_stop_tokens()?;
+        if self.text_dir() != self.dir() {
+            let own = self.tokenizers_end()?.filter(|own| !stop.contains(own));
+            stop.extend(own);
+        }
+        Ok(stop)
+    }
+
+    #[cfg(feature = "tokenizers")]
+    fn published_stop_tokens(&self) -> Result<Vec<u32>, ModelError> {
         let path = self.dir().join("generation_config.json");
         let generation: Map<String, Value> = match path.exists() {
             true => read_json(&path)?,
@@ -229,8 +270,8 @@ impl Pretrained {
     #[cfg(feature = "tokenizers")]
     /// The `eos_token` of `tokenizer_config.json`, if the tokenizer has it.
     fn tokenizers_end(&self) -> Result<Option<u32>, ModelError> {
-        let path = self.dir().join("tokenizer_config.json");
-        if !path.exists() || !self.dir().join("tokenizer.json").exists() {
+        let path = self.text_dir().join("tokenizer_config.json");
+        if !path.exists() || !self.text_dir().join("tokenizer.json").exists() {
             return Ok(None);
         }
         let config: Map<String, Value> = read_json(&path)?;
@@ -281,7 +322,35 @@ impl Pretrained {
     ///
     /// As [`TextTokenizer::load`].
     pub fn tokenizer(&self, max_length: usize) -> Result<TextTokenizer, ModelError> {
-        TextTokenizer::load(self.dir(), max_length)
+        TextTokenizer::load(self.text_dir(), max_length)
+    }
+
+    #[cfg(feature = "tokenizers")]
+    /// The folder of the tokenizer: that of the adapter if it has one.
+    fn text_dir(&self) -> &Path {
+        let own = self
+            .adapter
+            .as_deref()
+            .filter(|dir| dir.join("tokenizer.json").exists());
+        own.unwrap_or(self.dir())
+    }
+
+    #[cfg(feature = "tokenizers")]
+    /// Loads the chat template: that of the adapter if it has one.
+    ///
+    /// # Errors
+    ///
+    /// As [`ChatTemplate::load`].
+    pub fn chat_template(&self) -> Result<ChatTemplate, ModelError> {
+        match self.adapter.as_deref().filter(|dir| ChatTemplate::is_in(dir)) {
+            Some(own) => ChatTemplate::load_over(own, self.dir()),
+            None => ChatTemplate::load(self.dir()),
+        }
+    }
+
+    /// The checkpoint folder with what is replaced in it.
+    pub(crate) fn folder(&self) -> &CheckpointFolder {
+        &self.folder
     }
 }
 

@@ -12,8 +12,10 @@ use adapters_store::{StoreError, TensorOutline, TensorProblem, atomic, read_json
 use burn::tensor::{DType, FloatDType, Tensor, TensorData};
 use serde_json::{Map, Value, json};
 
+use crate::checkpoint_folder::VOCABULARY;
 use crate::error::ModelError;
-use crate::weights::checkpoint::Checkpoint;
+use crate::pretrained::Pretrained;
+use crate::weights::vocabulary::Vocabulary;
 
 /// Bytes of a shard, as in transformers.
 const SHARD: usize = 5_000_000_000;
@@ -47,8 +49,12 @@ const TOKENIZER: [&str; 10] = [
     "merges.txt",
 ];
 
+/// The folder of chat templates with names of their own.
+const ADDITIONAL_TEMPLATES: &str = "additional_chat_templates";
+
 /// Writes a plain checkpoint: everything `source` has, with the weights `model` holds now. What Python loads after an adapter
-/// was merged into `model`. One tensor at a time is in memory in addition to the model.
+/// was merged into `model`. The tokens are those of the adapter that `source` was opened [for](Pretrained::for_adapter). One tensor at a
+/// time is in memory in addition to the model.
 ///
 /// Each tensor has the element type it has in `source`, or `dtype`; a compact checkpoint is restored to 32 bits. The values are
 /// those of the model, rounded once. Weights of more than 5 GB become shards. The other files directly in `source` are copied.
@@ -59,7 +65,7 @@ const TOKENIZER: [&str; 10] = [
 /// is the source folder; [`ModelError::Layers`] for a model with replicated layers, which no published configuration describes.
 pub fn save_checkpoint(
     model: &impl Host,
-    source: &Path,
+    source: &Pretrained,
     out: &Path,
     dtype: Option<FloatDType>,
 ) -> Result<(), ModelError> {
@@ -75,10 +81,11 @@ pub(crate) type Layers<'a> = dyn FnMut(&SiteInfo) -> Result<Option<FrozenLayer>,
 pub(crate) fn write_checkpoint(
     model: &impl Host,
     layers: &mut Layers<'_>,
-    source: &Path,
+    source: &Pretrained,
     out: &Path,
     dtype: Option<FloatDType>,
 ) -> Result<(), ModelError> {
+    let (folder, source) = (source.folder(), source.dir());
     if !model.layer_replication().is_empty() {
         return Err(ModelError::Layers {
             architecture: model.architecture().to_owned(),
@@ -94,10 +101,10 @@ pub(crate) fn write_checkpoint(
             missing: "it is the base checkpoint itself, which is never overwritten; choose another folder",
         });
     }
-    let checkpoint = Checkpoint::open(source)?;
+    let (checkpoint, vocabulary) = (folder.checkpoint()?, folder.vocabulary());
     let stored: BTreeMap<String, TensorOutline> = checkpoint
         .outlines()
-        .map(|outline| (outline.key.clone(), outline))
+        .map(|outline| (outline.key.clone(), resized_outline(outline, vocabulary)))
         .collect();
     let common = dtype.map_or_else(|| most_common(stored.values()), DType::from);
     let mut replaced = Replaced {
@@ -128,6 +135,9 @@ pub(crate) fn write_checkpoint(
         false => "torch_dtype",
     };
     config.insert(key.to_owned(), python_name(common).into());
+    if let Some(vocabulary) = folder.vocabulary() {
+        config.insert(VOCABULARY.to_owned(), vocabulary.to.into());
+    }
     if untied {
         config.insert("tie_word_embeddings".to_owned(), false.into());
     }
@@ -139,7 +149,7 @@ pub(crate) fn write_checkpoint(
     let mut last: Option<(Site, Vec<(String, TensorData)>)> = None;
     write_shards(out, outlines.into_values().collect(), SHARD, &mut |outline| {
         let data = match sites.get(&outline.key) {
-            None => checkpoint.read_stored(&outline.key)?,
+            None => resized(checkpoint.read_stored(&outline.key)?, outline, vocabulary),
             Some(info) => {
                 let tensors = match last.take() {
                     Some((site, tensors)) if site == info.site => tensors,
@@ -154,6 +164,7 @@ pub(crate) fn write_checkpoint(
         Ok(Cow::Owned(converted(data, outline, out)?))
     })?;
     copy_side_files(source, out)?;
+    copy_templates(source, out)?;
     Ok(write_json(&out.join("config.json"), &config)?)
 }
 
@@ -166,7 +177,42 @@ pub fn copy_tokenizer(adapter: &Path, out: &Path) -> Result<(), ModelError> {
     for name in TOKENIZER.iter().filter(|name| adapter.join(name).is_file()) {
         copy(&adapter.join(name), &out.join(name))?;
     }
-    Ok(())
+    copy_templates(adapter, out)
+}
+
+/// Copies the chat templates with names of their own.
+fn copy_templates(source: &Path, out: &Path) -> Result<(), ModelError> {
+    let (from, to) = (source.join(ADDITIONAL_TEMPLATES), out.join(ADDITIONAL_TEMPLATES));
+    if !from.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(&to).map_err(|source| StoreError::Folder {
+        path: to.clone(),
+        source,
+    })?;
+    Ok(copy_side_files(&from, &to)?)
+}
+
+/// A tensor with a row or a number a token has those of the added tokens.
+fn resized_outline(outline: TensorOutline, vocabulary: Option<&Vocabulary>) -> TensorOutline {
+    let vocabulary = vocabulary.filter(|_| outline.dtype.is_float());
+    match vocabulary.and_then(|vocabulary| vocabulary.new_shape(&outline.key, &outline.shape)) {
+        Some(shape) => TensorOutline { shape, ..outline },
+        None => outline,
+    }
+}
+
+/// The tensor in the size that its outline has.
+fn resized(data: TensorData, outline: &TensorOutline, vocabulary: Option<&Vocabulary>) -> TensorData {
+    let found = data.shape().to_vec();
+    let Some(vocabulary) = vocabulary.filter(|_| found != outline.shape) else {
+        return data;
+    };
+    let (dtype, values) = (data.dtype(), data.iter::<f32>().collect());
+    match vocabulary.resized(&outline.key, &found, &outline.shape, values) {
+        Some(values) => TensorData::new(values, outline.shape.clone()).convert_dtype(dtype),
+        None => data,
+    }
 }
 
 /// What a checkpoint has in place of the tensors of its source.
@@ -398,6 +444,7 @@ mod tests {
     use burn::tensor::bf16;
 
     use super::*;
+    use crate::weights::checkpoint::Checkpoint;
 
     #[test]
     fn shards_are_read_as_the_whole() {
@@ -412,7 +459,7 @@ mod tests {
         let index: Value = read_json(&dir.path().join("model.safetensors.index.json")).unwrap();
         assert_eq!(index["metadata"]["total_size"], 120);
         assert_eq!(index["weight_map"]["w4"], "model-00003-of-00003.safetensors");
-        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        let checkpoint = Checkpoint::open(dir.path(), false).unwrap();
         for key in &keys {
             assert_eq!(checkpoint.read_stored(key).unwrap(), tensor(key));
         }

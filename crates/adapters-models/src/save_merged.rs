@@ -40,7 +40,7 @@ pub fn save_merged(
         kept: 0,
         changes: BTreeMap::new(),
     };
-    write_checkpoint(&model, &mut |info| merging.layer(info), pretrained.dir(), out, dtype)?;
+    write_checkpoint(&model, &mut |info| merging.layer(info), pretrained, out, dtype)?;
     let changes = attached.layers().filter_map(|layer| {
         let change = merging.changes.get(&layer.info.path)?;
         Some((layer.info.path.clone(), *change))

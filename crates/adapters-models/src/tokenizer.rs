@@ -116,13 +116,7 @@ impl TextTokenizer {
         });
         let inputs: Vec<EncodeInput<'_>> = inputs.collect::<Result<_, ModelError>>()?;
         let encodings = self.inner.encode_batch(inputs, true).map_err(|e| self.refuse(&e))?;
-        Ok(encodings
-            .into_iter()
-            .map(|e| Encoded {
-                ids: e.get_ids().to_vec(),
-                type_ids: e.get_type_ids().to_vec(),
-            })
-            .collect())
+        Ok(encodings.into_iter().map(|e| encoded(&e)).collect())
     }
 
     /// The start of a very long text, with more tokens than the longest input: the others would be cut off anyway, and the
@@ -176,10 +170,7 @@ impl TextTokenizer {
         });
         Ok(AlignedText {
             origins: origins.collect(),
-            encoded: Encoded {
-                ids: encoding.get_ids().to_vec(),
-                type_ids: encoding.get_type_ids().to_vec(),
-            },
+            encoded: encoded(&encoding),
         })
     }
 
@@ -252,6 +243,14 @@ impl TextTokenizer {
     /// Tokens in the vocabulary, added ones included.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
+    }
+}
+
+fn encoded(encoding: &Encoding) -> Encoded {
+    Encoded {
+        ids: encoding.get_ids().to_vec(),
+        type_ids: encoding.get_type_ids().to_vec(),
+        truncated: !encoding.get_overflowing().is_empty(),
     }
 }
 

@@ -40,6 +40,20 @@ pub(crate) fn without_adapter_name(tensors: Tensors, wanted: &BTreeSet<String>) 
     renamed.collect()
 }
 
+/// Takes out the second copy of a trained table that peft stores with a resized vocabulary, `embed_tokens.modules_to_save.weight` next to
+/// `embed_tokens.weight`; one with other values stays, and is refused with everything else that is not expected.
+pub(crate) fn without_second_names(mut tensors: Tensors) -> Tensors {
+    let second = |key: &String| {
+        let first = tensors.get(&key.replacen(".modules_to_save.", ".", 1));
+        key.contains(".modules_to_save.") && first == tensors.get(key)
+    };
+    let repeated: Vec<String> = tensors.keys().filter(|key| second(key)).cloned().collect();
+    for key in repeated {
+        tensors.remove(&key);
+    }
+    tensors
+}
+
 #[cfg(test)]
 mod tests {
     use burn::tensor::TensorData;
@@ -69,6 +83,17 @@ mod tests {
         ] {
             assert_eq!(read(&kept), kept);
         }
+    }
+
+    #[test]
+    fn a_second_copy_of_a_table_is_left_out() {
+        let mut tensors = keyed(&["e.modules_to_save.weight", "e.weight", "h.modules_to_save.weight"]);
+        assert_eq!(
+            without_second_names(tensors.clone()),
+            keyed(&["e.weight", "h.modules_to_save.weight"])
+        );
+        tensors.insert("e.weight".to_owned(), TensorData::from([2.0f32]));
+        assert_eq!(without_second_names(tensors.clone()), tensors);
     }
 
     #[test]

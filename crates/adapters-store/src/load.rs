@@ -8,7 +8,7 @@ use burn::module::ParamId;
 use burn::tensor::{Device, TensorData};
 use serde_json::{Map, Value};
 
-use crate::key_names::{renew, without_adapter_name};
+use crate::key_names::{renew, without_adapter_name, without_second_names};
 use crate::larger_class::LargerClass;
 use crate::tensors::with_shape;
 use crate::{StoreError, TensorProblem, mlx, read_json, read_pytorch, read_safetensors};
@@ -137,7 +137,7 @@ pub fn load_adapter(
         let keys = adapter
             .params()
             .flat_map(|param| param.keys(Format::Peft, &folder.stored_name, host));
-        tensors = without_adapter_name(tensors, &keys.collect());
+        tensors = without_second_names(without_adapter_name(tensors, &keys.collect()));
     }
     let adapter = match fill(adapter, folder.format, &folder.stored_name, host, &weights, tensors) {
         // Tensors are left over because the model has no such site: say that rather than list them.
@@ -268,6 +268,13 @@ fn read_weights(dir: &Path, format: Format, allow_bin: bool) -> Result<(PathBuf,
         Format::Peft => ("adapter_model.bin", "adapter_model.safetensors (or adapter_model.bin)"),
     };
     let bin = dir.join(bin);
+    let missing = match dir.join("adapter_0.pt").exists() || dir.join("adapter_model.pt").exists() {
+        true => {
+            "adapter_model.safetensors; it has an adapter in torchtune's own format, whose checkpointer for Hugging Face models writes \
+             PEFT's files next to it"
+        }
+        false => missing,
+    };
     match (bin.exists(), allow_bin) {
         (true, true) => Ok((bin.clone(), read_pytorch(&bin)?)),
         (true, false) => Err(StoreError::PickleNotAllowed { path: bin }),
@@ -360,6 +367,14 @@ fn outside(data: &TensorData, limits: &[usize]) -> Option<(i64, usize)> {
     })
 }
 
+/// What peft puts behind the path of a table whose copy it stores.
+const COPIES: [&str; 4] = [
+    ".weight",
+    ".base_layer.weight",
+    ".original_module.weight",
+    ".token_adapter.base_layer.weight",
+];
+
 /// Takes out copies of the base's embedding tables and head, which peft writes together with an adapter of theirs. One that is not
 /// the base's stays, and is refused with everything else that is not expected.
 fn forget_tables(host: &dyn Host, tensors: &mut Tensors) {
@@ -369,9 +384,7 @@ fn forget_tables(host: &dyn Host, tensors: &mut Tensors) {
             (SiteKind::Linear { .. }, Role::LmHead) => host.linear(info.site).map(|head| head.weight.val().transpose()),
             _ => None,
         };
-        for key in
-            [".base_layer.weight", ".weight"].map(|end| format!("{}{}{end}", Format::Peft.key_prefix(), info.path))
-        {
+        for key in COPIES.map(|end| format!("{}{}{end}", Format::Peft.key_prefix(), info.path)) {
             // Rounded to the type it is stored in, as it was when it was written.
             let same = |data: &TensorData| {
                 of_base().is_some_and(|weight| weight.into_data().convert_dtype(data.dtype()) == *data)

@@ -48,12 +48,24 @@ pub fn read_safetensors(path: &Path) -> Result<(Tensors, HashMap<String, String>
     Ok((tensors, metadata.metadata().clone().unwrap_or_default()))
 }
 
-/// Reads a PyTorch state dict with Burn's reader, which parses the pickle without executing it.
+/// Reads the PyTorch state dict of an adapter, as [`read_pickle`] does.
 ///
 /// # Errors
 ///
-/// [`StoreError::Read`], [`StoreError::Pytorch`], [`StoreError::Mismatch`] for NaN or infinite elements.
+/// Those of [`read_pickle`], [`StoreError::Mismatch`] for NaN or infinite elements.
 pub fn read_pytorch(path: &Path) -> Result<Tensors, StoreError> {
+    let tensors = read_pickle(path)?;
+    check_finite(path, &tensors)?;
+    Ok(tensors)
+}
+
+/// Reads a PyTorch state dict with Burn's reader, which parses the pickle without executing it. The values are not looked at: older
+/// checkpoints have buffers that nothing uses.
+///
+/// # Errors
+///
+/// [`StoreError::Read`], [`StoreError::Pytorch`].
+pub fn read_pickle(path: &Path) -> Result<Tensors, StoreError> {
     fs::metadata(path).map_err(|source| StoreError::Read {
         path: path.to_owned(),
         source,
@@ -73,6 +85,10 @@ pub fn read_pytorch(path: &Path) -> Result<Tensors, StoreError> {
             "BF16" => DType::BF16,
             "I64" => DType::I64,
             "I32" => DType::I32,
+            "I16" => DType::I16,
+            "I8" => DType::I8,
+            // The masks of older checkpoints.
+            "U8" | "Bool" => DType::U8,
             other => return Err(refuse(format!("`{key}` has element type {other}"))),
         };
         let bytes = tensor.read().map_err(|e| refuse(e.to_string()))?;
@@ -81,7 +97,6 @@ pub fn read_pytorch(path: &Path) -> Result<Tensors, StoreError> {
             TensorData::from_bytes_vec(bytes, tensor.shape().to_vec(), dtype),
         );
     }
-    check_finite(path, &tensors)?;
     Ok(tensors)
 }
 
@@ -260,11 +275,13 @@ const DTYPES: [(Dtype, DType); 12] = [
     (Dtype::U8, DType::U8),
 ];
 
-fn burn_dtype(dtype: Dtype) -> Option<DType> {
+/// The type in memory of an element type of the file format; `None` for one that memory has no equal of.
+pub fn burn_dtype(dtype: Dtype) -> Option<DType> {
     DTYPES.iter().find(|(file, _)| *file == dtype).map(|(_, burn)| *burn)
 }
 
-fn file_dtype(dtype: DType) -> Option<Dtype> {
+/// The element type of the file format for a type in memory.
+pub fn file_dtype(dtype: DType) -> Option<Dtype> {
     DTYPES.iter().find(|(_, burn)| *burn == dtype).map(|(file, _)| *file)
 }
 

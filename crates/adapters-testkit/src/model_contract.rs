@@ -444,9 +444,10 @@ impl<'a> ModelBench<'a> {
             }
             assert_ne!(self.plain(&self.model), plain, "{context}: merging changed nothing");
             let out = tempfile::tempdir().expect("a temporary folder can be made");
-            save_checkpoint(&model, self.dir.path(), out.path(), None).unwrap_or_else(|e| panic!("{context}: {e}"));
-            let again = Pretrained::open_with(out.path(), self.case.architectures.clone())
-                .and_then(|source| source.model(&self.device))
+            let open = |dir: &Path| Pretrained::open_with(dir, self.case.architectures.clone());
+            let again = open(self.dir.path())
+                .and_then(|source| save_checkpoint(&model, &source, out.path(), None))
+                .and_then(|()| open(out.path())?.model(&self.device))
                 .unwrap_or_else(|e| panic!("{context}: {e}"));
             assert_eq!(self.plain(&again), plain, "{context}: saved and loaded");
             merged.reset(&mut model);

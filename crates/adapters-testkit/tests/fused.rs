@@ -250,7 +250,7 @@ fn the_family_trains_is_stored_and_merges_in_gpt2() {
         let mut merged = model.clone();
         merge(&mut merged, &set, "a", None).unwrap();
         let plain = dir.path().join("plain");
-        save_checkpoint(&merged, &gpt2(), &plain, None).unwrap();
+        save_checkpoint(&merged, &Pretrained::open(gpt2()).unwrap(), &plain, None).unwrap();
         let again = Pretrained::open(&plain).unwrap().causal_lm(&device).unwrap();
         for model in [merged, again] {
             let error = relative_error(&logits(&model, &mut Ctx::plain()).into_data(), &want);

@@ -137,6 +137,7 @@ fn train(device: &Device) -> (Vec<f64>, Vec<TensorData>) {
                     .map(|t| ((row * 79 + t * 47 + step * 13) % vocab) as u32)
                     .collect(),
                 type_ids: vec![0; 5 + row],
+                truncated: false,
             })
             .collect();
         let rows: Vec<&Encoded> = rows.iter().collect();
@@ -260,6 +261,7 @@ fn two_devices_train_as_one_with_the_batches_of_both() {
         text: Encoded {
             ids: (0..4 + row % 3).map(|t| ((row * 7 + t * 5) % 32) as u32).collect(),
             type_ids: vec![0; 4 + row % 3],
+            truncated: false,
         },
         class: row % 2,
     };

@@ -116,7 +116,7 @@ fn what_is_not_a_published_model_is_refused() {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/llama/base"),
         tempfile::tempdir().unwrap(),
     );
-    let error = save_checkpoint(&replicated, &source, out.path(), None)
+    let error = save_checkpoint(&replicated, &Pretrained::open(&source).unwrap(), out.path(), None)
         .unwrap_err()
         .to_string();
     assert!(error.contains("cannot be saved"), "{error}");

@@ -5,7 +5,7 @@ use std::path::Path;
 use adapters_adapted::{Adapted, AttachOptions};
 use adapters_core::{Attached, Composition, Ctx, SiteKind};
 use adapters_models::heads::HeadConfig;
-use adapters_models::{Head, Model, Pretrained, TextTokenizer};
+use adapters_models::{Head, Model, ModelKind, TextTokenizer};
 use adapters_store::{BaseMatch, LoadOptions, Manifest, expressible, load_adapter};
 
 use crate::error::TrainError;
@@ -26,7 +26,7 @@ fn check_base(run: &Run, dir: &Path) -> Result<(), TrainError> {
     let Some(expected) = &manifest.base_fingerprint else {
         return Ok(());
     };
-    let found = Pretrained::open(&run.model_dir)?.fingerprint(expected.whole)?;
+    let found = run.pretrained()?.fingerprint(expected.whole)?;
     match expected.compare(&found) {
         BaseMatch::Same | BaseMatch::OtherTypes => Ok(()),
         BaseMatch::OtherShapes | BaseMatch::OtherValues => Err(TrainError::Value {
@@ -150,6 +150,23 @@ pub(crate) fn attach(
     Ok(Trained {
         report: report.to_string(),
         frozen,
+    })
+}
+
+/// Refuses texts longer than the positions the model has, less those an adapter takes. Images have as many as they have.
+pub(crate) fn check_length(recipe: &Recipe, model: &Model, taken: usize) -> Result<(), TrainError> {
+    let longest = model.max_length();
+    let allowed = longest.saturating_sub(taken);
+    if recipe.model.max_length <= allowed || model.kind() == ModelKind::ImageEncoder {
+        return Ok(());
+    }
+    Err(TrainError::Value {
+        field: "model.max_length",
+        expected: match taken {
+            0 => format!("at most {allowed}, the model's longest input"),
+            _ => format!("at most {allowed}, as the adapter takes {taken} of the model's {longest} positions"),
+        },
+        found: recipe.model.max_length.to_string(),
     })
 }
 

@@ -8,6 +8,7 @@ use std::hash::Hasher;
 use std::path::{Path, PathBuf};
 
 use adapters_core::{Tensors, TrainingSchedule};
+use adapters_models::ChatTime;
 use adapters_store::{read_safetensors, write_safetensors};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::{ModuleOptimizer, OptimizerRecord};
@@ -27,6 +28,8 @@ pub(crate) struct Position {
     pub recipe: Recipe,
     /// Fingerprints of the base and the data, to refuse others.
     pub digests: BTreeMap<String, String>,
+    /// When the run began, which a chat template may write.
+    pub time: ChatTime,
     /// Rows of a batch, which may have been searched for.
     pub batch_size: usize,
     /// Optimizer steps done.

@@ -9,6 +9,7 @@ mod panel;
 mod pen;
 mod picture;
 mod series;
+mod table;
 
 use std::path::Path;
 
@@ -21,6 +22,7 @@ use self::panel::{Line, Panel, Unit};
 use self::pen::{Drawn, Pen, Traits};
 pub use self::picture::CurveError;
 use self::picture::{Picture, WIDTH, draw_both, heading};
+pub use self::table::draw_confusion;
 
 /// What a run has measured, as `(step, value)` in the order of the steps. Values that are not finite are left out.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use adapters_core::{Format, Host};
-use adapters_models::Pretrained;
+use adapters_models::copy_tokenizer;
 use adapters_store::{Manifest, ModelCard, Setup, base_name, expressible, name_base, save_adapter};
 
 use serde_json::Value;
@@ -134,15 +134,16 @@ impl Folder<'_> {
             None => None,
         };
         let holds_head = head.is_none();
+        let pretrained = run.pretrained()?;
         let manifest = Manifest {
             name: recipe.adapter.name.clone(),
             config: config.to_owned(),
             base_architecture: base.architecture().to_owned(),
             base_model: recipe.model.path.clone(),
-            base_fingerprint: Some(Pretrained::open(&run.model_dir)?.fingerprint(recipe.output.whole_fingerprint)?),
+            base_fingerprint: Some(pretrained.fingerprint(recipe.output.whole_fingerprint)?),
             max_length: Some(recipe.model.max_length),
             precision: recipe.model.precision,
-            chat: recipe.head.kind.is_generative && chat_template(recipe.data.template, &run.model_dir)?.is_some(),
+            chat: recipe.head.kind.is_generative && chat_template(recipe.data.template, &pretrained)?.is_some(),
             stack_on: recipe
                 .adapter
                 .stack_on
@@ -157,6 +158,9 @@ impl Folder<'_> {
             ..Manifest::default()
         };
         manifest.write(dir)?;
+        if let Some(from) = &recipe.adapter.from {
+            copy_tokenizer(from, dir)?;
+        }
         Ok(holds_head)
     }
 

@@ -8,7 +8,6 @@ use std::time::Instant;
 
 use adapters_adapted::Adapted;
 use adapters_core::{Ctx, Format, Recorded};
-use adapters_models::Pretrained;
 use adapters_store::{LoadOptions, Setup};
 use burn::tensor::Tensor;
 use serde_json::{Map, Value, json};
@@ -120,7 +119,7 @@ fn finished(run: &Run) -> Result<Option<Summary>, TrainError> {
 /// The attention of a trained fusion over the validation data, without padding.
 fn attention(run: &Run, dir: &Path) -> Result<Attention, TrainError> {
     let (recipe, device) = (&run.recipe, &run.device);
-    let pretrained = Pretrained::open(&run.model_dir)?;
+    let pretrained = run.pretrained()?;
     let mut adapted = Adapted::new(pretrained.model(device)?);
     let options = LoadOptions::default();
     let (base, set) = adapted.base_and_set_mut();

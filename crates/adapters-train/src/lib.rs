@@ -43,7 +43,7 @@ mod typed_run;
 pub use batch_size::BatchSize;
 pub use batches::{Order, epoch_batches, eval_batches};
 #[cfg(feature = "plots")]
-pub use curve::{Curve, CurveError, LayerWeights, draw, draw_layer_weights};
+pub use curve::{Curve, CurveError, LayerWeights, draw, draw_confusion, draw_layer_weights};
 pub use data::{DataError, Fields, Labels, Location, Passage, Record, Records, Shard, ShardBy};
 pub use drop_layers::DropLayers;
 pub use error::TrainError;
@@ -60,7 +60,7 @@ pub use recipe::{
 pub use recompute::LossGradients;
 pub use report::{Event, Outcome};
 pub use run::Run;
-pub use run_files::{MetricsLog, RunFileError, Summary, machine_memory_bytes, peak_rss_bytes};
+pub use run_files::{MetricsLog, RunFileError, Summary, Truncated, machine_memory_bytes, peak_rss_bytes};
 pub use schedule::Schedule;
 pub use task_model::TaskModel;
 pub use tasks::{

@@ -68,6 +68,19 @@ impl Confusion {
         }
     }
 
+    /// The classes.
+    pub fn labels(&self) -> &[String] {
+        &self.labels
+    }
+
+    /// Each class, with how often each was predicted for its examples.
+    pub fn rows(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.labels
+            .iter()
+            .map(String::as_str)
+            .zip(self.counts.iter().map(Vec::as_slice))
+    }
+
     fn targets(&self, class: usize) -> usize {
         self.counts[class].iter().sum()
     }

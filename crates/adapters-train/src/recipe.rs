@@ -10,8 +10,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use adapters_methods::Registry;
-use adapters_models::Pretrained;
 use adapters_models::heads::Pooling;
+use adapters_models::{ChatTime, Pretrained};
 use adapters_nn::{Precision, nearest};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -19,7 +19,7 @@ use toml::{Table, Value};
 use crate::batches::Order;
 use crate::data::{Fields, Labels, Shard};
 use crate::error::TrainError;
-use crate::tasks::{TASKS, TaskName, TaskOptions, Template};
+use crate::tasks::{ANSWERS, TASKS, TaskName, TaskOptions, Template};
 
 pub(crate) use fusion::FUSION;
 pub use fusion::FusionSection;
@@ -62,6 +62,9 @@ pub struct ModelSection {
     /// Form the linear weights of the base are held in: `f32`, `bf16` or `int8`.
     #[serde(default, skip_serializing_if = "Precision::is_f32")]
     pub precision: Precision,
+    /// Whether weights in `pytorch_model.bin` are accepted. The file is parsed, never executed.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub allow_bin: bool,
 }
 
 /// `[data]`
@@ -171,6 +174,10 @@ const EITHER: &str = "either `config`, a config string, or `method` with its fie
 
 fn no_labels() -> Labels {
     Labels::Count(0)
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 fn default_max_length() -> usize {
@@ -361,6 +368,12 @@ impl Recipe {
             max_length: self.model.max_length,
             class_weights: None,
             template: data.template,
+            answers: self
+                .train
+                .metric
+                .as_deref()
+                .is_some_and(|metric| ANSWERS.contains(&metric)),
+            time: ChatTime::now(),
             pack: data.pack,
         }
     }
@@ -399,6 +412,7 @@ impl ModelSection {
             path: path.into(),
             max_length: default_max_length(),
             precision: Precision::default(),
+            allow_bin: false,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use adapters_core::Format;
 
 use crate::evaluate::Evaluation;
+use crate::run_files::Truncated;
 
 /// Something a run has done. The library prints nothing; a program shows these as it likes.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +23,8 @@ pub enum Event {
         total_params: usize,
         /// Training examples of each class, where an example has one.
         classes: Vec<(String, usize)>,
+        /// Texts of the training, the validation and the test data that are longer than `model.max_length` and were cut off.
+        truncated: Truncated,
         /// What was attached, in words.
         attached: String,
     },

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 pub use self::memory::{machine_memory_bytes, peak_rss_bytes};
-pub use self::summary::Summary;
+pub use self::summary::{Summary, Truncated};
 use self::tensorboard::EventFile;
 use adapters_store::atomic::{self, AtomicWriteError};
 

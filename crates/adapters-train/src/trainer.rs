@@ -8,7 +8,6 @@ use std::time::Instant;
 
 use adapters_adapted::Adapted;
 use adapters_core::{Ctx, TrainingSchedule};
-use adapters_models::{Model, ModelKind, Pretrained};
 use adapters_store::StoreError;
 use burn::module::Module;
 use burn::optim::GradientsAccumulator;
@@ -25,13 +24,15 @@ use crate::export::save_all;
 use crate::fitting_batch;
 use crate::frozen_layers::FrozenLayers;
 use crate::fusion_run::train_stages;
+#[cfg(feature = "plots")]
+use crate::metrics::Confusion;
 use crate::metrics::falls;
 use crate::optimizer::{clip, gradient_values, split};
-use crate::recipe::{Keep, Recipe};
+use crate::recipe::Keep;
 use crate::report::{Event, Outcome};
 use crate::run::Run;
 use crate::run_data::RunData;
-use crate::run_files::{RunLog, Summary, peak_rss_bytes};
+use crate::run_files::{RunLog, Summary, Truncated, peak_rss_bytes};
 use crate::run_folder;
 use crate::step_batches::{StepBatch, StepBatches};
 use crate::task_model::{Pass, TaskModel};
@@ -52,6 +53,7 @@ struct Inputs {
     total_params: usize,
     /// Training examples of each class.
     classes: Vec<(String, usize)>,
+    truncated: Truncated,
 }
 
 /// Everything that changes while a run goes.
@@ -106,14 +108,15 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
     })?;
     adapters_store::atomic::write(&path, recipe_text.as_bytes())?;
 
-    let batch_size = unfinished.as_ref().map(|checkpoint| checkpoint.position.batch_size);
-    let (mut state, inputs, attached) = prepare(run, digests, batch_size)?;
+    let begun = unfinished.as_ref().map(|checkpoint| &checkpoint.position);
+    let (mut state, inputs, attached) = prepare(run, digests, begun)?;
     let mut stopped = on_event(Event::Ready {
         steps: inputs.steps,
         batch_size: state.position.batch_size,
         trainable_params: trainable_params(&state.model),
         total_params: inputs.total_params,
         classes: inputs.classes.clone(),
+        truncated: inputs.truncated,
         attached,
     })
     .is_break();
@@ -205,23 +208,26 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
     finish(run, &inputs, state, seconds, on_event)
 }
 
-/// Loads the model and the data and attaches the adapter. A resumed run has its `batch_size`.
+/// Loads the model and the data and attaches the adapter. A resumed run has the batch size and the time it began with.
 fn prepare(
     run: &Run,
     digests: BTreeMap<String, String>,
-    batch_size: Option<usize>,
+    begun: Option<&Position>,
 ) -> Result<(State, Inputs, String), TrainError> {
     let recipe = &run.recipe;
     let device = &run.device;
-    let mut pretrained = Pretrained::open(&run.model_dir)?.with_precision(recipe.model.precision);
+    let mut pretrained = run.pretrained()?.with_precision(recipe.model.precision);
     if let Some(dropout) = recipe.train.base_dropout {
         pretrained = pretrained.with_dropout(dropout);
     }
     recipe.check_model(&pretrained)?;
     let model = pretrained.model(device)?;
-    check_length(recipe, &model, 0)?;
+    attach::check_length(recipe, &model, 0)?;
     let tokenizer = tokenizer_of(&pretrained, recipe.model.max_length)?;
-    let data = RunData::read(recipe)?;
+    let mut data = RunData::read(recipe)?;
+    if let Some(begun) = begun {
+        data.options.time = begun.time;
+    }
     let cx = TaskContext {
         options: &data.options,
         pretrained: &pretrained,
@@ -241,7 +247,7 @@ fn prepare(
 
     let mut adapted = Adapted::new(model);
     let trained = attach(run, &mut adapted, tokenizer.as_ref())?;
-    check_length(recipe, adapted.base(), adapted.set.positions())?;
+    attach::check_length(recipe, adapted.base(), adapted.set.positions())?;
     attach::check_packing(recipe, &adapted)?;
     let head = match task.head() {
         Some(config) => Some(attach::head(run, config, adapted.base())?),
@@ -263,8 +269,8 @@ fn prepare(
     for name in &trained.frozen {
         model.adapted.set.set_trainable(name, false)?;
     }
-    let batch_size = match batch_size {
-        Some(found) => found,
+    let batch_size = match begun {
+        Some(begun) => begun.batch_size,
         None => fitting_batch::rows(run, &*train, &model)?,
     };
     let frozen = match recipe.train.cache_frozen {
@@ -284,6 +290,11 @@ fn prepare(
         })
         .collect();
     let inputs = Inputs {
+        truncated: Truncated {
+            train: train.truncated(),
+            validation: validation.truncated(),
+            test: test.as_ref().map(|test| test.truncated()),
+        },
         validation,
         test,
         steps,
@@ -308,6 +319,7 @@ fn prepare(
             recipe: recipe.clone(),
             digests,
             batch_size,
+            time: data.options.time,
             step: 0,
             best: None,
             stale: 0,
@@ -320,23 +332,6 @@ fn prepare(
         frozen,
     };
     Ok((state, inputs, trained.report))
-}
-
-/// Refuses texts longer than the positions the model has, less those an adapter takes. Images have as many as they have.
-fn check_length(recipe: &Recipe, model: &Model, taken: usize) -> Result<(), TrainError> {
-    let longest = model.max_length();
-    let allowed = longest.saturating_sub(taken);
-    if recipe.model.max_length <= allowed || model.kind() == ModelKind::ImageEncoder {
-        return Ok(());
-    }
-    Err(TrainError::Value {
-        field: "model.max_length",
-        expected: match taken {
-            0 => format!("at most {allowed}, the model's longest input"),
-            _ => format!("at most {allowed}, as the adapter takes {taken} of the model's {longest} positions"),
-        },
-        found: recipe.model.max_length.to_string(),
-    })
 }
 
 /// One optimizer step over `accumulate` batches; returns its mean loss and the adapter's learning rate.
@@ -506,7 +501,16 @@ fn finish(
     }
     let adapter = run.dir.join("adapter");
     #[cfg(feature = "plots")]
-    draw_curve(run)?;
+    {
+        draw_curve(run)?;
+        if let Some(confusion) = test.as_ref().and_then(|test| test.figures.confusion.as_ref())
+            && confusion.labels().len() <= Confusion::SHOWN
+        {
+            let title = format!("{} · classes and predictions of the test data", recipe.adapter.name);
+            let [svg, png] = ["confusion.svg", "confusion.png"].map(|name| run.dir.join(name));
+            curve::draw_confusion(&title, confusion, &svg, &png)?;
+        }
+    }
     let mut summary = Summary {
         test_accuracy: test.as_ref().map(Evaluation::score),
         validation_accuracy: state.position.best.map(|best| best.score),
@@ -515,6 +519,7 @@ fn finish(
         steps: state.position.step,
         seconds,
         peak_rss_bytes: peak_rss_bytes(),
+        truncated: inputs.truncated,
         ..Summary::default()
     };
     summary

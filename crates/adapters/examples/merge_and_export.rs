@@ -25,7 +25,7 @@ pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
     let report = model.merge("reviews")?;
     println!("merged into {} layers", report.changes.len());
     let dir = tempfile::tempdir()?;
-    save_checkpoint(model.base(), &folder, dir.path(), None)?;
+    save_checkpoint(model.base(), &Pretrained::open(&folder)?, dir.path(), None)?;
 
     // The checkpoint is a model of its own now; this one goes on with its base as it was.
     let exported = Adapted::new(Pretrained::open(dir.path())?.model(&Device::flex())?);

@@ -171,6 +171,7 @@ pub fn run(args: BenchArgs) -> Result<(), Failure> {
                 .map(|t| ((row * 7919 + t * 104_729 + 1000) % vocab) as u32)
                 .collect(),
             type_ids: vec![0; args.seq],
+            truncated: false,
         })
         .collect();
     let rows: Vec<&Encoded> = rows.iter().collect();

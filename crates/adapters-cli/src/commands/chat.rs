@@ -4,12 +4,12 @@ use std::io::{BufRead, IsTerminal, stdin};
 use std::path::{Path, PathBuf};
 
 use adapters::Adapted;
-use adapters::models::{ChatTemplate, Message, ModelError, ModelKind, Pretrained, PromptCache};
+use adapters::models::{Message, ModelError, ModelKind, PromptCache};
 use adapters::store::Manifest;
 
 use crate::failure::Failure;
-use crate::options::{DeviceArgs, SamplingArgs};
-use crate::{folders, loading, output};
+use crate::options::{AcceptArgs, DeviceArgs, SamplingArgs};
+use crate::{chats, folders, loading, output};
 
 /// `adapters chat`
 #[derive(Debug, clap::Args)]
@@ -24,15 +24,15 @@ pub struct ChatArgs {
     /// Folder of an adapter, in AdapterHub's or PEFT's format, or of the run that trained it.
     #[arg(long, value_name = "DIR", help_heading = "Model")]
     pub adapter: Option<PathBuf>,
-    /// Accept PyTorch `.bin` files. They are parsed, never executed.
-    #[arg(long, help_heading = "Model")]
-    pub allow_bin: bool,
-    /// Load the adapter even if it was trained on a base model with other weights.
-    #[arg(long, help_heading = "Model")]
-    pub any_base: bool,
+    /// What is accepted.
+    #[command(flatten)]
+    pub accept: AcceptArgs,
     /// System message.
     #[arg(long, value_name = "TEXT", help_heading = "Prompt")]
     pub system: Option<String>,
+    /// Tools that the model may call: a JSON file with a list of functions. A line `/tool TEXT` gives it the result of a call.
+    #[arg(long, value_name = "FILE", help_heading = "Prompt")]
+    pub tools: Option<PathBuf>,
     /// How tokens are chosen.
     #[command(flatten)]
     pub sampling: SamplingArgs,
@@ -54,23 +54,23 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
         args.model.as_deref(),
         &manifest,
         adapter.as_deref().unwrap_or(Path::new("")),
-        args.any_base,
+        args.accept,
     )?;
-    let pretrained = Pretrained::open(&dir)?.with_precision(manifest.precision);
+    let pretrained = loading::pretrained(&dir, adapter.as_deref(), args.accept)?.with_precision(manifest.precision);
     if pretrained.kind() != ModelKind::CausalLm {
         return Err(Failure::new(
             format!("a `{}` model cannot hold a conversation", pretrained.model_type()),
             "name a causal language model with a chat template",
         ));
     }
-    // An adapter may have been trained with a template of its own.
-    let own = adapter.as_deref().filter(|adapter| ChatTemplate::is_in(adapter));
-    let template = ChatTemplate::load(own.unwrap_or(&dir))?;
+    let template = pretrained
+        .chat_template()?
+        .with_tools(chats::tools(args.tools.as_deref())?);
     let tokenizer = pretrained.tokenizer(usize::MAX)?;
     let generation = args.sampling.generation(pretrained.stop_tokens()?);
     let model = pretrained.model(&device)?;
     let adapted = match &adapter {
-        Some(adapter) => loading::adapted(model, adapter, args.allow_bin, &device)?.0,
+        Some(adapter) => loading::adapted(model, adapter, args.accept.allow_bin, &device)?.0,
         None => Adapted::new(model),
     };
     let first: Vec<Message> = args.system.iter().map(|text| Message::new("system", text)).collect();
@@ -94,7 +94,10 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
                 messages.clone_from(&first);
                 continue;
             }
-            message => messages.push(Message::new("user", message)),
+            message => messages.push(match message.strip_prefix("/tool ") {
+                Some(result) => Message::new("tool", result),
+                None => Message::new("user", message),
+            }),
         }
         let prompt = tokenizer.encode_whole(&template.render(&messages, true)?, false)?;
         let mut stream = tokenizer.stream();

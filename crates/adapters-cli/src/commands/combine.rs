@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use adapters::lora::{Combination, SignElection};
-use adapters::models::{Head, ModelError, Pretrained};
+use adapters::models::{Head, ModelError};
 use adapters::store::{LoadOptions, Manifest, base_name, load_adapter, name_base, save_adapter};
 use adapters::{AdapterSet, METHODS};
 use adapters::{average, normalized};
@@ -32,11 +32,11 @@ pub fn run(args: CombineArgs) -> Result<(), Failure> {
     let combination = combination.map(|name| combination_of(name, &args)).transpose()?;
     let device = loading::device(&args.device)?;
     let manifest = loading::manifest(first)?;
-    let dir = loading::base_dir(args.model.as_deref(), &manifest, first, args.any_base)?;
+    let dir = loading::base_dir(args.model.as_deref(), &manifest, first, args.accept)?;
     for (folder, _) in &folders[1..] {
-        loading::check_base(&dir, &loading::manifest(folder)?, folder, args.any_base)?;
+        loading::check_base(&dir, &loading::manifest(folder)?, folder, args.accept)?;
     }
-    let base = Pretrained::open(&dir)?.model(&device)?;
+    let base = loading::pretrained(&dir, None, args.accept)?.model(&device)?;
     let mut set = AdapterSet::new();
     let mut weights = Vec::new();
     let mut heads = Vec::new();
@@ -46,14 +46,21 @@ pub fn run(args: CombineArgs) -> Result<(), Failure> {
         let name = format!("adapter {index}");
         let options = LoadOptions {
             name: Some(name.clone()),
-            allow_bin: args.allow_bin,
+            allow_bin: args.accept.allow_bin,
             ..LoadOptions::default()
         };
         let report = load_adapter(folder, &mut set, &base, &METHODS, &options, &device)?;
         format.get_or_insert(report.format);
         weights.push((name, *weight));
         let of_folder = loading::manifest(folder)?;
-        heads.push(Head::find(folder, &of_folder, &dir, args.allow_bin, &base, &device)?);
+        heads.push(Head::find(
+            folder,
+            &of_folder,
+            &dir,
+            args.accept.allow_bin,
+            &base,
+            &device,
+        )?);
     }
     let (head, note) = match args.raw {
         true => combined_head(&heads, &weights)?,

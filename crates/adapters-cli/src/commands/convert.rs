@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use adapters::core::Format;
-use adapters::models::{Head, Pretrained};
+use adapters::models::Head;
 use adapters::store::{
     LoadOptions, Manifest, Setup, base_name, load_adapter, name_base, read_safetensors, save_adapter, write_safetensors,
 };
@@ -12,7 +12,7 @@ use burn::tensor::DType;
 use clap::ValueEnum;
 
 use crate::failure::Failure;
-use crate::options::{DTypeArg, DeviceArgs};
+use crate::options::{AcceptArgs, DTypeArg, DeviceArgs};
 use crate::{folders, loading};
 
 /// `adapters convert`
@@ -28,12 +28,9 @@ pub struct ConvertArgs {
     /// Folder of the base model [default: the one the adapter was trained on].
     #[arg(long, value_name = "DIR", help_heading = "Model")]
     pub model: Option<PathBuf>,
-    /// Accept PyTorch `.bin` files. They are parsed, never executed.
-    #[arg(long, help_heading = "Model")]
-    pub allow_bin: bool,
-    /// Load the adapter even if it was trained on a base model with other weights.
-    #[arg(long, help_heading = "Model")]
-    pub any_base: bool,
+    /// What is accepted.
+    #[command(flatten)]
+    pub accept: AcceptArgs,
     /// Folder for the converted adapter; must be new or empty.
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub out: PathBuf,
@@ -72,12 +69,12 @@ pub fn run(args: ConvertArgs) -> Result<(), Failure> {
     }
     let device = loading::device(&args.device)?;
     let manifest = loading::manifest(&adapter)?;
-    let dir = loading::base_dir(args.model.as_deref(), &manifest, &adapter, args.any_base)?;
-    let base = Pretrained::open(&dir)?.model(&device)?;
+    let dir = loading::base_dir(args.model.as_deref(), &manifest, &adapter, args.accept)?;
+    let base = loading::pretrained(&dir, None, args.accept)?.model(&device)?;
     let mut set = AdapterSet::new();
     let options = LoadOptions {
         name: Manifest::name_in(&adapter)?,
-        allow_bin: args.allow_bin,
+        allow_bin: args.accept.allow_bin,
         ..LoadOptions::default()
     };
     let report = load_adapter(&adapter, &mut set, &base, &METHODS, &options, &device)?;
@@ -94,7 +91,7 @@ pub fn run(args: ConvertArgs) -> Result<(), Failure> {
     }
     let name = report.attached.adapter;
     let files = save_adapter(&args.out, format, &set, &name, &base)?;
-    let head = Head::find(&adapter, &manifest, &dir, args.allow_bin, &base, &device)?;
+    let head = Head::find(&adapter, &manifest, &dir, args.accept.allow_bin, &base, &device)?;
     let in_manifest = match &head {
         Some(head) => head.save_in(&args.out, format, &name, &base)?,
         None => None,

@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::Path;
 
-use adapters::models::Pretrained;
 use adapters::prefix::eject;
 use adapters::store::{LoadOptions, Manifest, load_adapter, save_adapter};
 use adapters::{AdapterSet, METHODS};
@@ -19,16 +18,11 @@ pub fn run(args: EjectArgs) -> Result<(), Failure> {
     let device = loading::device(&args.device)?;
     let manifest = Manifest::read(&adapter)?;
     let known = manifest.clone().unwrap_or_default();
-    let base = Pretrained::open(&loading::base_dir(
-        args.model.as_deref(),
-        &known,
-        &adapter,
-        args.any_base,
-    )?)?
-    .encoder(&device)?;
+    let dir = loading::base_dir(args.model.as_deref(), &known, &adapter, args.accept)?;
+    let base = loading::pretrained(&dir, None, args.accept)?.encoder(&device)?;
     let mut set = AdapterSet::new();
     let options = LoadOptions {
-        allow_bin: args.allow_bin,
+        allow_bin: args.accept.allow_bin,
         ..LoadOptions::default()
     };
     let report = load_adapter(&adapter, &mut set, &base, &METHODS, &options, &device)?;

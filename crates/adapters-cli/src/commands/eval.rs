@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use adapters::core::Tensors;
 use adapters::store::write_safetensors;
-use adapters::train::{Confusion, Records};
+use adapters::train::{Confusion, Records, draw_confusion};
 use burn::tensor::TensorData;
 use serde_json::json;
 
@@ -15,6 +15,13 @@ use crate::{folders, loading};
 /// Scores, prints the figures, writes the logits.
 pub fn run(args: EvalArgs) -> Result<(), Failure> {
     let mut loaded = loading::model(&args.model)?;
+    if args.generate && !loaded.task.is_generative {
+        return Err(Failure::new(
+            format!("--generate is given, and {} writes no answers", loaded.task.name),
+            "leave it out for this task",
+        ));
+    }
+    loaded.write_answers(args.generate);
     let fields = loaded.fields();
     fields.text = args.text_field;
     fields.label = args.label_field;
@@ -33,6 +40,7 @@ pub fn run(args: EvalArgs) -> Result<(), Failure> {
             "loss": evaluation.loss,
             "figures": evaluation.figures.values.iter().copied().collect::<BTreeMap<_, _>>(),
             "examples": data.lengths().len(),
+            "truncated": data.truncated(),
         });
         say!("{figures}");
     } else {
@@ -49,6 +57,25 @@ pub fn run(args: EvalArgs) -> Result<(), Failure> {
                 say!("\n{confusion}");
             }
         }
+    }
+    if let Some(path) = &args.confusion {
+        let confusion = evaluation.figures.confusion.as_ref();
+        let Some(confusion) = confusion.filter(|confusion| confusion.labels().len() <= Confusion::SHOWN) else {
+            return Err(Failure::new(
+                format!(
+                    "--confusion is given, and {} of this head has no table of at most {} classes",
+                    loaded.task.name,
+                    Confusion::SHOWN
+                ),
+                "leave it out for this task",
+            ));
+        };
+        let [svg, png] = ["svg", "png"].map(|ending| path.with_added_extension(ending));
+        for file in [&svg, &png] {
+            folders::check_file(file)?;
+        }
+        draw_confusion("Classes and predictions", confusion, &svg, &png)?;
+        note!("wrote {} and {}", svg.display(), png.display());
     }
     if let Some(path) = &args.logits {
         if evaluation.outputs.is_empty() {

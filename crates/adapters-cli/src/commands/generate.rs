@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 use adapters::Adapted;
 use adapters::models::speech::{SpeechPrompt, read_wav};
 use adapters::models::{
-    Beams, ChatTemplate, EarlyStopping, Generation, Message, Model, ModelError, ModelKind, Pretrained, TextTokenizer,
+    Beams, EarlyStopping, Generation, Message, Model, ModelError, ModelKind, Pretrained, TextTokenizer,
 };
 use adapters::store::Manifest;
 
 use crate::args::{EarlyStoppingArg, GenerateArgs};
+use crate::chats::Chat;
 use crate::failure::Failure;
 use crate::options::PrecisionArg;
-use crate::{folders, loading, output};
+use crate::{chats, folders, loading, output};
 
 /// Prints what the model adds to each prompt: a single one as it comes, several one after the other.
 pub fn run(args: GenerateArgs) -> Result<(), Failure> {
@@ -24,14 +25,12 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
         None => Manifest::default(),
     };
     let folder = adapter.as_deref().unwrap_or(Path::new(""));
-    let dir = loading::base_dir(args.model.as_deref(), &manifest, folder, args.any_base)?;
+    let dir = loading::base_dir(args.model.as_deref(), &manifest, folder, args.accept)?;
     let precision = args.precision.map_or(manifest.precision, PrecisionArg::precision);
-    let pretrained = Pretrained::open(&dir)?.with_precision(precision);
+    let pretrained = loading::pretrained(&dir, adapter.as_deref(), args.accept)?.with_precision(precision);
     let tokenizer = pretrained.tokenizer(usize::MAX)?;
     let chat = args.chat || (manifest.chat && !args.plain);
-    // An adapter may have been trained with a template of its own.
-    let own = adapter.as_deref().filter(|adapter| ChatTemplate::is_in(adapter));
-    let prompts = prompts(&args, chat, own.unwrap_or(&dir), &tokenizer)?;
+    let prompts = prompts(&args, chat, &pretrained, &tokenizer)?;
     let generation = Generation {
         beams: args.beams.map(|count| Beams {
             count,
@@ -60,7 +59,7 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
     }
     let model = pretrained.model(&device)?;
     let adapted = match &adapter {
-        Some(adapter) => loading::adapted(model, adapter, args.allow_bin, &device)?.0,
+        Some(adapter) => loading::adapted(model, adapter, args.accept.allow_bin, &device)?.0,
         None => Adapted::new(model),
     };
     if hears {
@@ -118,17 +117,33 @@ fn grow(
 fn prompts(
     args: &GenerateArgs,
     chat: bool,
-    template_dir: &Path,
+    pretrained: &Pretrained,
     tokenizer: &TextTokenizer,
 ) -> Result<Vec<Vec<u32>>, Failure> {
-    let template = match chat {
-        true => Some(ChatTemplate::load(template_dir)?),
-        false if args.system.is_some() => {
+    if let Some(path) = &args.messages {
+        let template = pretrained.chat_template()?;
+        let tools = chats::tools(args.tools.as_deref())?;
+        let of_chat = |(messages, own): Chat| {
+            let template = template.with_tools(if own.is_empty() { tools.clone() } else { own });
+            tokenizer.encode_whole(&template.render(&messages, true)?, false)
+        };
+        let chats = chats::read(path)?.into_iter();
+        return Ok(chats.map(of_chat).collect::<Result<_, ModelError>>()?);
+    }
+    for (option, is_given) in [("--system", args.system.is_some()), ("--tools", args.tools.is_some())] {
+        if is_given && !chat {
             return Err(Failure::new(
-                "--system needs a chat, and the prompts are plain texts",
+                format!("{option} needs a chat, and the prompts are plain texts"),
                 "add --chat to apply the chat template of the model",
             ));
         }
+    }
+    let template = match chat {
+        true => Some(
+            pretrained
+                .chat_template()?
+                .with_tools(chats::tools(args.tools.as_deref())?),
+        ),
         false => None,
     };
     let encode = |prompt: &String| match &template {

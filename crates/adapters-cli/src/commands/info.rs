@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use adapters::core::{Attached, SiteInfo, SiteKind};
-use adapters::models::{Model, Pretrained};
+use adapters::models::Model;
 use adapters::store::Manifest;
 use adapters::train::{Recipe, Summary};
 use adapters::{Format, Host, METHODS};
@@ -86,7 +86,8 @@ impl Description {
 }
 
 fn model(dir: &Path, args: &InfoArgs) -> Result<Description, Failure> {
-    let (model, _) = Pretrained::open(dir)?.model_on_demand(&loading::device(&args.device)?)?;
+    let device = loading::device(&args.device)?;
+    let (model, _) = loading::pretrained(dir, None, args.accept)?.model_on_demand(&device)?;
     let mut about = Description::default();
     about.say("model", dir.display().to_string());
     about.say("architecture", model.architecture());
@@ -159,10 +160,10 @@ fn kind(kind: &SiteKind) -> String {
 fn adapter(dir: &Path, args: &InfoArgs) -> Result<Description, Failure> {
     let found = Manifest::read(dir)?;
     let manifest = found.clone().unwrap_or_default();
-    let base_dir = loading::base_dir(args.model.as_deref(), &manifest, dir, args.any_base)?;
+    let base_dir = loading::base_dir(args.model.as_deref(), &manifest, dir, args.accept)?;
     let device = loading::device(&args.device)?;
-    let (base, read_errors) = Pretrained::open(&base_dir)?.model_on_demand(&device)?;
-    let (adapted, report) = loading::adapted(base, dir, args.allow_bin, &device)?;
+    let (base, read_errors) = loading::pretrained(&base_dir, Some(dir), args.accept)?.model_on_demand(&device)?;
+    let (adapted, report) = loading::adapted(base, dir, args.accept.allow_bin, &device)?;
     read_errors.check()?;
     let attached = adapted.set.attached(&report.attached.adapter)?;
     let mut about = Description::default();

@@ -1,7 +1,7 @@
 //! `adapters merge`
 
 use adapters::Host;
-use adapters::models::{Head, Pretrained, copy_tokenizer, save_merged};
+use adapters::models::{Head, copy_tokenizer, save_merged};
 
 use crate::args::MergeArgs;
 use crate::failure::Failure;
@@ -19,7 +19,7 @@ pub fn run(args: MergeArgs) -> Result<(), Failure> {
             "only an adapter that acts alone can be merged into the base model",
         ));
     }
-    let dir = loading::base_dir(args.model.as_deref(), &manifest, &adapter, args.any_base)?;
+    let dir = loading::base_dir(args.model.as_deref(), &manifest, &adapter, args.accept)?;
     if args
         .out
         .canonicalize()
@@ -34,9 +34,9 @@ pub fn run(args: MergeArgs) -> Result<(), Failure> {
         ));
     }
     folders::check_new(&args.out)?;
-    let pretrained = Pretrained::open(&dir)?;
+    let pretrained = loading::pretrained(&dir, Some(&adapter), args.accept)?;
     let (base, read_errors) = pretrained.model_on_demand(&device)?;
-    let (adapted, report) = loading::adapted(base, &adapter, args.allow_bin, &device)?;
+    let (adapted, report) = loading::adapted(base, &adapter, args.accept.allow_bin, &device)?;
     read_errors.check()?;
     let (name, dtype) = (&report.attached.adapter, args.dtype.map(DTypeArg::dtype));
     let merged = save_merged(&pretrained, &adapted.set, name, &args.out, dtype, &device)?;
@@ -46,7 +46,16 @@ pub fn run(args: MergeArgs) -> Result<(), Failure> {
         report.attached.adapter,
         merged.changes.len()
     );
-    if Head::find(&adapter, &manifest, &dir, args.allow_bin, adapted.base(), &device)?.is_some() {
+    if Head::find(
+        &adapter,
+        &manifest,
+        &dir,
+        args.accept.allow_bin,
+        adapted.base(),
+        &device,
+    )?
+    .is_some()
+    {
         say!(
             "the head is not part of the merged model, whose class `{}` has none: keep {} to predict with it",
             adapted.base().class_name(),

@@ -8,10 +8,12 @@ use std::fs::{self, File};
 use std::hash::{Hash, Hasher};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use adapters_store::{Fingerprint, StoreError, TensorOutline, TensorProblem, check_unique};
-use burn::tensor::{DType, TensorData, f16};
+use adapters_store::{
+    Fingerprint, StoreError, TensorOutline, TensorProblem, burn_dtype, check_unique, file_dtype, read_pickle,
+};
+use burn::tensor::{Bytes, DType, TensorData, f16};
 use fnv::FnvHasher;
 use safetensors::tensor::{Dtype, Metadata};
 
@@ -25,10 +27,17 @@ const LONGEST_HEADER: u64 = 100_000_000;
 /// Bytes of a piece of a tensor that goes into a fingerprint, and how many pieces of a tensor do.
 const SAMPLE: u64 = 256;
 const SAMPLES: u64 = 4;
+/// What a checkpoint may be, in the order they are looked for.
+const FILES: [&str; 4] = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+];
 /// Elements that are read at once.
 const BUFFER: usize = 1 << 18;
 
-/// `model.safetensors`, or the shards that `model.safetensors.index.json` lists.
+/// `model.safetensors` or `pytorch_model.bin`, or the shards that their index lists.
 #[derive(Debug)]
 pub(crate) struct Checkpoint {
     path: PathBuf,
@@ -42,35 +51,32 @@ struct OpenFile {
     file: Mutex<File>,
 }
 
-impl OpenFile {
-    fn lock(&self) -> MutexGuard<'_, File> {
-        self.file.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// Where a tensor is.
 #[derive(Clone, Debug)]
 struct Entry {
-    file: usize,
+    place: Place,
     dtype: Dtype,
     shape: Vec<usize>,
-    /// Byte of the file it begins at.
-    start: u64,
     /// One factor a row, in a compact checkpoint.
     scales: Option<Vec<f32>>,
 }
 
+#[derive(Clone, Debug)]
+enum Place {
+    /// In a file of the list, from a byte on.
+    File { file: usize, start: u64 },
+    /// In memory: a pickle is read as a whole.
+    Memory(Bytes),
+}
+
 impl Entry {
+    fn bytes(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
+    }
+
     /// The type of the elements as they are; `None` for those that are restored to 32 bits.
     fn stored(&self) -> Option<DType> {
         burn_dtype(self.dtype).filter(|_| self.scales.is_none())
-    }
-
-    fn no_float(&self, key: &str) -> TensorProblem {
-        TensorProblem::DType {
-            key: key.to_owned(),
-            found: format!("{:?}", self.dtype),
-        }
     }
 }
 
@@ -93,42 +99,49 @@ pub(crate) enum ReadError {
 }
 
 impl Checkpoint {
-    /// Opens the checkpoint of a folder.
+    /// Opens the checkpoint of a folder; with `allow_bin` also one that is a pickle, which is read and not executed.
     ///
     /// # Errors
     ///
-    /// [`ModelError::NotACheckpoint`], [`ModelError::Store`] for a damaged file.
-    pub fn open(dir: &Path) -> Result<Self, ModelError> {
-        let (whole, index) = (dir.join("model.safetensors"), dir.join("model.safetensors.index.json"));
-        let mut checkpoint = Self {
-            path: whole.clone(),
-            files: Vec::new(),
-            entries: BTreeMap::new(),
-        };
-        if whole.exists() {
-            checkpoint.add(&whole)?;
-            return Ok(checkpoint);
-        }
-        if !index.exists() {
-            let pickled = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
+    /// [`ModelError::NotACheckpoint`], [`ModelError::Store`] for a damaged file or a pickle without permission.
+    pub fn open(dir: &Path, allow_bin: bool) -> Result<Self, ModelError> {
+        let there = |name: &str| Some(dir.join(name)).filter(|path| path.exists());
+        let named = FILES.iter().find_map(|name| there(name));
+        let Some(path) = named else {
             return Err(ModelError::NotACheckpoint {
                 path: dir.to_owned(),
-                missing: match pickled.iter().any(|name| dir.join(name).exists()) {
-                    true => {
-                        "it has its weights only as pytorch_model.bin, a pickle; load it once with transformers in Python and \
-                         call `save_pretrained(folder)`, which writes model.safetensors"
-                    }
-                    false => "it has no model.safetensors (nor model.safetensors.index.json)",
-                },
+                missing: "it has no model.safetensors (nor model.safetensors.index.json, nor pytorch_model.bin)",
             });
+        };
+        if path.extension().is_none_or(|ending| ending != "json") {
+            return Ok(Self::of_file(&path, allow_bin)?);
         }
-        let listed = ShardIndex::read(&index)?;
+        let mut checkpoint = Self::empty(&path);
+        let listed = ShardIndex::read(&path)?;
         for shard in listed.shards() {
-            let found = checkpoint.add(&dir.join(shard))?;
+            let found = checkpoint.add(&dir.join(shard), allow_bin)?;
             listed.check(shard, &found)?;
         }
-        checkpoint.path = index;
         Ok(checkpoint)
+    }
+
+    /// Opens one file, of a checkpoint or of an adapter.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn of_file(path: &Path, allow_bin: bool) -> Result<Self, StoreError> {
+        let mut checkpoint = Self::empty(path);
+        checkpoint.add(path, allow_bin)?;
+        Ok(checkpoint)
+    }
+
+    fn empty(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            files: Vec::new(),
+            entries: BTreeMap::new(),
+        }
     }
 
     /// The file, or the index of the shards.
@@ -146,12 +159,10 @@ impl Checkpoint {
         self.entries.get(key).map(|entry| entry.shape.as_slice())
     }
 
-    /// Refuses a tensor that has no floats.
-    pub fn check_float(&self, key: &str) -> Result<(), TensorProblem> {
-        match self.entries.get(key) {
-            Some(entry) if converter(entry).is_none() => Err(entry.no_float(key)),
-            _ => Ok(()),
-        }
+    /// Whether a tensor of this key is there that has this shape and is read as floats.
+    pub fn has_floats(&self, key: &str, shape: &[usize]) -> bool {
+        let entry = self.entries.get(key);
+        entry.is_some_and(|entry| entry.shape == shape && converter(entry).is_some())
     }
 
     /// The tensors as [`read_stored`](Self::read_stored) returns them.
@@ -164,7 +175,10 @@ impl Checkpoint {
     }
 
     /// Opens a file and notes where its tensors are; returns their keys.
-    fn add(&mut self, path: &Path) -> Result<BTreeSet<String>, StoreError> {
+    fn add(&mut self, path: &Path, allow_bin: bool) -> Result<BTreeSet<String>, StoreError> {
+        if path.extension().is_some_and(|ending| ending == "bin") {
+            return self.add_pickle(path, allow_bin);
+        }
         let (file, start, metadata) = read_header(path)?;
         let keys = metadata.offset_keys().into_iter().collect();
         let index = self.files.len();
@@ -173,10 +187,12 @@ impl Checkpoint {
             .into_iter()
             .map(|(key, info)| {
                 let entry = Entry {
-                    file: index,
+                    place: Place::File {
+                        file: index,
+                        start: start + info.data_offsets.0 as u64,
+                    },
                     dtype: info.dtype,
                     shape: info.shape.clone(),
-                    start: start + info.data_offsets.0 as u64,
                     scales: None,
                 };
                 (key, entry)
@@ -192,6 +208,50 @@ impl Checkpoint {
         }
         self.entries.extend(found);
         Ok(keys)
+    }
+
+    /// Reads a pickle and keeps its tensors; returns their keys.
+    fn add_pickle(&mut self, path: &Path, allow_bin: bool) -> Result<BTreeSet<String>, StoreError> {
+        if !allow_bin {
+            return Err(StoreError::PickleNotAllowed { path: path.to_owned() });
+        }
+        let mut keys = BTreeSet::new();
+        for (key, data) in read_pickle(path)? {
+            let (dtype, shape) = (file_dtype(data.dtype()), data.shape().to_vec());
+            let dtype = dtype.ok_or_else(|| StoreError::Pytorch {
+                path: path.to_owned(),
+                reason: format!("`{key}` has element type {:?}", data.dtype()),
+            })?;
+            let entry = Entry {
+                place: Place::Memory(data.into_bytes()),
+                dtype,
+                shape,
+                scales: None,
+            };
+            keys.insert(key.clone());
+            self.entries.insert(key, entry);
+        }
+        Ok(keys)
+    }
+
+    /// Fills `bytes` with those of a tensor from its byte `at` on.
+    fn fetch(&self, entry: &Entry, at: u64, bytes: &mut [u8]) -> Result<(), StoreError> {
+        match &entry.place {
+            Place::File { file, start } => {
+                let OpenFile { path, file } = &self.files[*file];
+                let mut reader = file.lock().unwrap_or_else(PoisonError::into_inner);
+                let read = reader.seek(SeekFrom::Start(start + at));
+                let read = read.and_then(|_| reader.read_exact(bytes));
+                read.map_err(|source| StoreError::Read {
+                    path: path.clone(),
+                    source,
+                })
+            }
+            Place::Memory(held) => {
+                bytes.copy_from_slice(&held[at as usize..at as usize + bytes.len()]);
+                Ok(())
+            }
+        }
     }
 
     /// Gives each compact matrix the factors of its rows.
@@ -251,7 +311,12 @@ impl Checkpoint {
     }
 
     fn values(&self, key: &str, entry: &Entry, layout: Layout) -> Result<Vec<f32>, ReadError> {
-        let convert = converter(entry).ok_or_else(|| ReadError::Problem(entry.no_float(key)))?;
+        let convert = converter(entry).ok_or_else(|| {
+            ReadError::Problem(TensorProblem::DType {
+                key: key.to_owned(),
+                found: format!("{:?}", entry.dtype),
+            })
+        })?;
         let count: usize = entry.shape.iter().product();
         let cols = entry
             .shape
@@ -263,21 +328,13 @@ impl Checkpoint {
         let size = entry.dtype.bitsize() / 8;
         let mut target = Target::new(layout, count, cols);
         let mut bytes = vec![0; block.min(count) * size];
-        let file = &self.files[entry.file];
-        let failed = |source| {
-            ReadError::File(StoreError::Read {
-                path: file.path.clone(),
-                source,
-            })
-        };
-        let mut reader = file.lock();
-        reader.seek(SeekFrom::Start(entry.start)).map_err(failed)?;
         let mut read = 0;
         let mut values = Vec::with_capacity(block.min(count));
         while read < count {
             let now = block.min(count - read);
             let bytes = &mut bytes[..now * size];
-            reader.read_exact(bytes).map_err(failed)?;
+            self.fetch(entry, (read * size) as u64, bytes)
+                .map_err(ReadError::File)?;
             values.clear();
             convert(bytes, &mut values);
             if let Some(scales) = &entry.scales {
@@ -308,22 +365,15 @@ impl Checkpoint {
             key.hash(&mut shapes);
             entry.shape.hash(&mut shapes);
             types.insert(format!("{:?}", entry.dtype));
-            let size = (entry.shape.iter().product::<usize>() * entry.dtype.bitsize() / 8) as u64;
+            let size = entry.bytes() as u64;
             let (pieces, apart) = match whole || size <= SAMPLES * SAMPLE {
                 true => (size.div_ceil(SAMPLE), SAMPLE),
                 false => (SAMPLES, (size - SAMPLE) / (SAMPLES - 1)),
             };
-            let file = &self.files[entry.file];
-            let mut reader = file.lock();
             for piece in 0..pieces {
                 let at = piece * apart;
                 bytes.resize(SAMPLE.min(size - at) as usize, 0);
-                let read = reader.seek(SeekFrom::Start(entry.start + at));
-                let read = read.and_then(|_| reader.read_exact(&mut bytes));
-                read.map_err(|source| StoreError::Read {
-                    path: file.path.clone(),
-                    source,
-                })?;
+                self.fetch(entry, at, &mut bytes)?;
                 values.write(&bytes);
             }
         }
@@ -338,34 +388,21 @@ impl Checkpoint {
 
     /// A tensor as it is in its file, a compact matrix restored to 32 bits.
     pub fn read_stored(&self, key: &str) -> Result<TensorData, StoreError> {
-        let mismatch = |problem| StoreError::Mismatch {
-            path: self.path.clone(),
-            problems: vec![problem],
-        };
-        let missing = || TensorProblem::Missing {
-            key: key.to_owned(),
-            nearest: None,
-        };
-        let entry = self.entries.get(key).ok_or_else(|| mismatch(missing()))?;
-        let Some(dtype) = entry.stored() else {
-            return match self.values(key, entry, Layout::Same) {
-                Ok(values) => Ok(TensorData::new(values, entry.shape.clone())),
-                Err(ReadError::File(error)) => Err(error),
-                Err(ReadError::Problem(problem)) => Err(mismatch(problem)),
-            };
-        };
-        let file = &self.files[entry.file];
-        let count: usize = entry.shape.iter().product();
-        let mut bytes = vec![0; count * dtype.size()];
-        let mut reader = file.lock();
-        let read = reader
-            .seek(SeekFrom::Start(entry.start))
-            .and_then(|_| reader.read_exact(&mut bytes));
-        read.map_err(|source| StoreError::Read {
-            path: file.path.clone(),
-            source,
-        })?;
-        Ok(TensorData::from_bytes_vec(bytes, entry.shape.clone(), dtype))
+        let found = self.entries.get(key);
+        if let Some((entry, dtype)) = found.and_then(|entry| Some((entry, entry.stored()?))) {
+            let mut bytes = vec![0; entry.bytes()];
+            self.fetch(entry, 0, &mut bytes)?;
+            return Ok(TensorData::from_bytes_vec(bytes, entry.shape.clone(), dtype));
+        }
+        let shape = found.map(|entry| entry.shape.clone()).unwrap_or_default();
+        match self.read(key, Layout::Same) {
+            Ok(values) => Ok(TensorData::new(values, shape)),
+            Err(ReadError::File(error)) => Err(error),
+            Err(ReadError::Problem(problem)) => Err(StoreError::Mismatch {
+                path: self.path.clone(),
+                problems: vec![problem],
+            }),
+        }
     }
 }
 
@@ -481,22 +518,6 @@ fn converter(entry: &Entry) -> Option<Convert> {
     })
 }
 
-/// The type of a tensor in memory; `None` for one that memory has no equal of.
-fn burn_dtype(dtype: Dtype) -> Option<DType> {
-    Some(match dtype {
-        Dtype::F64 => DType::F64,
-        Dtype::F32 => DType::F32,
-        Dtype::F16 => DType::F16,
-        Dtype::BF16 => DType::BF16,
-        Dtype::I64 => DType::I64,
-        Dtype::I32 => DType::I32,
-        Dtype::I16 => DType::I16,
-        Dtype::I8 => DType::I8,
-        Dtype::U8 => DType::U8,
-        _ => return None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
@@ -527,7 +548,7 @@ mod tests {
             let view = safetensors::tensor::TensorView::new(dtype, vec![count], bytes).unwrap();
             let file = safetensors::serialize([(name, view)], None::<HashMap<String, String>>).unwrap();
             std::fs::write(dir.path().join("model.safetensors"), file).unwrap();
-            Checkpoint::open(dir.path()).unwrap().fingerprint(whole).unwrap()
+            Checkpoint::open(dir.path(), false).unwrap().fingerprint(whole).unwrap()
         };
         let mut bytes = vec![0u8; 40_000];
         let first = of("w", Dtype::F32, &bytes, false);
@@ -573,7 +594,7 @@ mod tests {
             let view = safetensors::tensor::TensorView::new(dtype, vec![2, 2], &bytes).unwrap();
             let file = safetensors::serialize([("w", view)], None::<HashMap<String, String>>).unwrap();
             std::fs::write(dir.path().join("model.safetensors"), file).unwrap();
-            let checkpoint = Checkpoint::open(dir.path()).unwrap();
+            let checkpoint = Checkpoint::open(dir.path(), false).unwrap();
             let values = checkpoint.read("w", Layout::Transposed).unwrap();
             let last = if dtype == Dtype::F16 { 65504.0 } else { 65536.0 };
             assert_eq!(values, [1.5, 3.0, -0.25, last]);

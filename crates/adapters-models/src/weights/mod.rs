@@ -7,6 +7,7 @@ pub(crate) mod checkpoint;
 mod read_errors;
 mod scope;
 mod shard_index;
+pub(crate) mod vocabulary;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ use rand_chacha::rand_core::SeedableRng;
 use crate::error::ModelError;
 use crate::norm::{Norm, NormKind};
 use crate::weights::checkpoint::{Checkpoint, Layout, ReadError, Target};
+use crate::weights::vocabulary::Vocabulary;
 
 pub use read_errors::ReadErrors;
 pub use scope::Scope;
@@ -43,6 +45,8 @@ pub struct Weights {
     on_demand: Option<ReadErrors>,
     /// What the paths of the sites begin with.
     path_prefix: String,
+    /// The tokens of an adapter, if they are others than those of the checkpoint.
+    vocabulary: Option<Vocabulary>,
 }
 
 #[derive(Debug)]
@@ -61,27 +65,20 @@ impl Weights {
     ///
     /// [`ModelError::NotACheckpoint`], [`ModelError::Store`] for damaged files.
     pub fn read(dir: &Path, prefix: &str, device: &Device) -> Result<Self, ModelError> {
-        let checkpoint = Checkpoint::open(dir)?;
-        let keys: Vec<String> = checkpoint.keys().map(str::to_owned).collect();
-        let path = checkpoint.path().to_owned();
-        Ok(Self::new(
-            path,
-            Source::Checkpoint(Arc::new(checkpoint)),
-            keys,
-            prefix,
-            device,
-        ))
+        Ok(Self::of_checkpoint(Checkpoint::open(dir, false)?, prefix, device))
     }
 
-    /// As [`read`](Self::read), but a tensor is read when it is first needed; `errors` then has what could not be read.
-    ///
-    /// # Errors
-    ///
-    /// As [`read`](Self::read).
-    pub fn on_demand(dir: &Path, prefix: &str, device: &Device, errors: ReadErrors) -> Result<Self, ModelError> {
-        let mut weights = Self::read(dir, prefix, device)?;
-        weights.on_demand = Some(errors);
-        Ok(weights)
+    pub(crate) fn of_checkpoint(checkpoint: Checkpoint, prefix: &str, device: &Device) -> Self {
+        let keys: Vec<String> = checkpoint.keys().map(str::to_owned).collect();
+        let path = checkpoint.path().to_owned();
+        Self::new(path, Source::Checkpoint(Arc::new(checkpoint)), keys, prefix, device)
+    }
+
+    /// With each tensor read when it is first needed; `errors` then has what could not be read.
+    #[must_use]
+    pub(crate) fn on_demand(mut self, errors: ReadErrors) -> Self {
+        self.on_demand = Some(errors);
+        self
     }
 
     /// Tensors that were read from `path` already.
@@ -116,7 +113,15 @@ impl Weights {
             failed: None,
             on_demand: None,
             path_prefix: String::new(),
+            vocabulary: None,
         }
+    }
+
+    /// With token tables in the size of an adapter's.
+    #[must_use]
+    pub(crate) fn with_vocabulary(mut self, vocabulary: Option<Vocabulary>) -> Self {
+        self.vocabulary = vocabulary;
+        self
     }
 
     /// Names sites as a larger class does, whose keys have `prefix`.
@@ -308,27 +313,28 @@ impl Weights {
         layout: Layout,
         laid_out: [usize; D],
     ) -> Param<Tensor<D>> {
-        let parameter = match (&self.source, self.on_demand.clone()) {
-            (Source::Checkpoint(checkpoint), Some(errors)) => {
-                let checkpoint = Arc::clone(checkpoint);
-                self.claim(key, shape)
-                    .map(|key| self.pending(checkpoint, key, layout, laid_out, errors))
-                    .map_err(ReadError::Problem)
-            }
-            _ => self
-                .values(key, shape, layout)
-                .map(|values| frozen(Tensor::from_data(TensorData::new(values, laid_out), &self.device))),
-        };
-        parameter.unwrap_or_else(|error| {
-            match error {
-                ReadError::Problem(problem) => self.problems.push(problem),
-                ReadError::File(error) => {
-                    self.failed.get_or_insert(error);
+        // What does not fit, or has another size with an adapter, is read at once.
+        if let (Source::Checkpoint(checkpoint), Some(errors)) = (&self.source, &self.on_demand)
+            && let Some(full) = self.keys.get(key)
+            && checkpoint.has_floats(full, shape)
+        {
+            let parameter = self.pending(Arc::clone(checkpoint), full.clone(), layout, laid_out, errors.clone());
+            self.keys.remove(key);
+            return parameter;
+        }
+        match self.values(key, shape, layout) {
+            Ok(values) => frozen(Tensor::from_data(TensorData::new(values, laid_out), &self.device)),
+            Err(error) => {
+                match error {
+                    ReadError::Problem(problem) => self.problems.push(problem),
+                    ReadError::File(error) => {
+                        self.failed.get_or_insert(error);
+                    }
                 }
+                // `finish` will refuse the model: no need for a tensor of the right size, whatever a config asks for.
+                frozen(Tensor::zeros([1; D], &self.device))
             }
-            // `finish` will refuse the model: no need for a tensor of the right size, whatever a config asks for.
-            frozen(Tensor::zeros([1; D], &self.device))
-        })
+        }
     }
 
     /// A parameter that is read when it is first needed.
@@ -350,22 +356,6 @@ impl Weights {
         Param::uninitialized(ParamId::new(), read, self.device.clone(), false, laid_out.into())
     }
 
-    /// Takes a key of the checkpoint, whose tensor has this shape and can be read: the key as it is in the file.
-    fn claim(&mut self, key: &str, shape: &[usize]) -> Result<String, TensorProblem> {
-        let full = self.keys.remove(key).ok_or_else(|| TensorProblem::Missing {
-            key: key.to_owned(),
-            nearest: None,
-        })?;
-        let Source::Checkpoint(checkpoint) = &self.source else {
-            return Ok(full);
-        };
-        checkpoint.check_float(&full)?;
-        match checkpoint.shape(&full) {
-            Some(found) if found != shape => Err(misshapen(key, shape, found)),
-            _ => Ok(full),
-        }
-    }
-
     fn values(&mut self, key: &str, shape: &[usize], layout: Layout) -> Result<Vec<f32>, ReadError> {
         if let Source::Random(rng) = &mut self.source {
             let data = match shape.len() {
@@ -374,32 +364,45 @@ impl Weights {
             };
             return Ok(laid_out(data.iter::<f32>().collect(), shape, layout));
         }
-        let full = self.claim(key, shape).map_err(ReadError::Problem)?;
-        let taken = match &mut self.source {
-            Source::Checkpoint(checkpoint) => return checkpoint.read(&full, layout),
-            Source::Tensors(tensors) => tensors.remove(&full),
-            Source::Random(_) => None,
+        let problem = |problem| Err(ReadError::Problem(problem));
+        let missing = || TensorProblem::Missing {
+            key: key.to_owned(),
+            nearest: None,
         };
-        Err(ReadError::Problem(match taken {
-            None => TensorProblem::Missing {
-                key: key.to_owned(),
-                nearest: None,
+        let misshapen = |found: &[usize]| TensorProblem::Shape {
+            key: key.to_owned(),
+            expected: shape.to_vec(),
+            found: found.to_vec(),
+        };
+        let Some(full) = self.keys.remove(key) else {
+            return problem(missing());
+        };
+        match &mut self.source {
+            Source::Checkpoint(checkpoint) => match checkpoint.shape(&full) {
+                Some(found) if found != shape => {
+                    let found = found.to_vec();
+                    let Some(vocabulary) = &self.vocabulary else {
+                        return problem(misshapen(&found));
+                    };
+                    let values = checkpoint.read(&full, Layout::Same)?;
+                    match vocabulary.resized(&full, &found, shape, values) {
+                        Some(values) => Ok(laid_out(values, shape, layout)),
+                        None => problem(misshapen(&found)),
+                    }
+                }
+                _ => checkpoint.read(&full, layout),
             },
-            Some(data) if !data.dtype().is_float() => TensorProblem::DType {
-                key: key.to_owned(),
-                found: format!("{:?}", data.dtype()),
+            Source::Tensors(tensors) => match tensors.remove(&full) {
+                None => problem(missing()),
+                Some(data) if !data.dtype().is_float() => problem(TensorProblem::DType {
+                    key: key.to_owned(),
+                    found: format!("{:?}", data.dtype()),
+                }),
+                Some(data) if data.shape().to_vec() != shape => problem(misshapen(&data.shape().to_vec())),
+                Some(data) => Ok(laid_out(data.iter::<f32>().collect(), shape, layout)),
             },
-            Some(data) if data.shape().to_vec() != shape => misshapen(key, shape, &data.shape().to_vec()),
-            Some(data) => return Ok(laid_out(data.iter::<f32>().collect(), shape, layout)),
-        }))
-    }
-}
-
-fn misshapen(key: &str, expected: &[usize], found: &[usize]) -> TensorProblem {
-    TensorProblem::Shape {
-        key: key.to_owned(),
-        expected: expected.to_vec(),
-        found: found.to_vec(),
+            Source::Random(_) => problem(missing()),
+        }
     }
 }
 

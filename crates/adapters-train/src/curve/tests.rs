@@ -4,6 +4,7 @@ use std::fs;
 
 use super::picture::averaged;
 use super::*;
+use crate::metrics::Confusion;
 
 fn drawn(curve: &Curve) -> (String, Vec<u8>) {
     let folder = tempfile::tempdir().unwrap();
@@ -137,6 +138,29 @@ fn a_long_title_is_cut() {
     });
     assert!(svg.contains("title…") || svg.contains("t…") || svg.contains("…\n"));
     assert!(svg.matches("title").count() < 30);
+}
+
+#[test]
+fn a_confusion_table_has_every_count_and_darker_cells_for_larger_parts() {
+    let folder = tempfile::tempdir().unwrap();
+    let [svg, png] = ["table.svg", "table.png"].map(|name| folder.path().join(name));
+    let labels = [
+        "first",
+        "<second>",
+        "a class with a name that is far too long for the room in front of its row",
+    ];
+    let pairs = [(0, 0); 7].into_iter().chain([(0, 1), (1, 1), (2, 0), (2, 2)]);
+    let confusion = Confusion::new(labels.map(str::to_owned).to_vec(), pairs);
+    draw_confusion("of three", &confusion, &svg, &png).unwrap();
+    let text = fs::read_to_string(&svg).unwrap();
+    assert!(text.contains("first") && text.contains("&lt;second&gt;") && text.contains('…'));
+    // Seven of eight, and the counts of one, of which there are four.
+    assert!(text.lines().any(|line| line.trim() == "7"), "{text}");
+    assert_eq!(text.lines().filter(|line| line.trim() == "1").count(), 4);
+    // Nothing is nearly white, all of a row is the full color.
+    assert!(text.contains("#2B66B2") && text.contains("#F2F6FA"), "{text}");
+    // Width and height in the header of the PNG.
+    assert_eq!(fs::read(&png).unwrap()[16..24], [0, 0, 3, 232, 0, 0, 1, 164]);
 }
 
 #[test]

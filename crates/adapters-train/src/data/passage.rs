@@ -38,7 +38,7 @@ impl Record {
     /// | Layout | Fields |
     /// |---|---|
     /// | completion | `fields.prompt` and `fields.completion` |
-    /// | chat | `messages`, a list of objects with `role` and `content`; [`tools`](Self::tools) if present |
+    /// | chat | `messages`, a list of objects with `role` and `content` or `tool_calls`; [`tools`](Self::tools) if present |
     /// | ShareGPT | `conversations`, a list of objects with `from` (`human`, `gpt`, `system`) and `value` |
     /// | Alpaca | `instruction`, `output`, and `input` if present, which follows the instruction after an empty line |
     /// | text | `fields.text` |
@@ -91,8 +91,17 @@ impl Record {
         }
     }
 
-    /// The messages of a chat.
-    fn chat(&self, field: &str) -> Result<Vec<Message>, DataError> {
+    /// The messages of a chat, whoever has the last word; `None` for a record of another layout.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::WrongType`].
+    pub fn messages(&self) -> Result<Option<Vec<Message>>, DataError> {
+        let field = CHATS.into_iter().find(|field| self.get(field).is_some());
+        field.map(|field| self.messages_of(field)).transpose()
+    }
+
+    fn messages_of(&self, field: &str) -> Result<Vec<Message>, DataError> {
         let messages = match self.needed(field)? {
             Cell::Json(Value::Array(messages)) => messages,
             cell => return Err(self.wrong_type(field, "a list of messages", cell)),
@@ -102,31 +111,49 @@ impl Record {
             let message = value
                 .as_object()
                 .ok_or_else(|| self.wrong_type(field, expected, Cell::Json(value)))?;
-            let role = message
-                .get("role")
-                .or_else(|| message.get("from"))
-                .and_then(Value::as_str);
-            let content = message.get("content").or_else(|| message.get("value"));
-            let (Some(role), Some(content)) = (role, content) else {
+            let role = ["role", "from"].into_iter().find_map(|key| message.get(key)?.as_str());
+            let content = ["content", "value"].into_iter().find_map(|key| message.get(key));
+            let calls = message.get("tool_calls");
+            let calls = calls.filter(|calls| !calls.is_null() && !calls.as_array().is_some_and(Vec::is_empty));
+            let wrong = || {
                 let keys: Vec<&str> = message.keys().map(String::as_str).collect();
-                return Err(self.wrong(field, expected, format!("one with `{}`", keys.join("`, `"))));
+                self.wrong(field, expected, format!("one with `{}`", keys.join("`, `")))
             };
-            if let Some(calls) = message.get("tool_calls").filter(|calls| !calls.is_null()) {
-                let expected = "messages without tool calls, which are not supported";
-                return Err(self.wrong(
-                    field,
-                    expected,
-                    format!("`tool_calls`, {}", Cell::Json(calls).describe()),
-                ));
+            let role = role.ok_or_else(wrong)?;
+            let content = content.filter(|content| calls.is_none() || !content.is_null());
+            if content.is_none() && calls.is_none() {
+                return Err(wrong());
+            }
+            if let Some(calls) = calls.filter(|calls| !calls.as_array().is_some_and(|c| c.iter().all(Value::is_object)))
+            {
+                return Err(self.wrong_type(field, "`tool_calls` as a list of objects", Cell::Json(calls)));
             }
             let role = match role {
                 "human" => "user",
                 "gpt" => "assistant",
                 role => role,
             };
-            Ok(Message::new(role, self.content(field, content)?))
+            let known = ["role", "from", "content", "value"];
+            let mut fields: Map<String, Value> = message.clone();
+            fields.retain(|key, value| !known.contains(&key.as_str()) && !value.is_null());
+            let text = match content {
+                Some(content) => self.content(field, content)?,
+                None => {
+                    fields.insert("content".to_owned(), Value::Null);
+                    String::new()
+                }
+            };
+            Ok(Message {
+                fields,
+                ..Message::new(role, text)
+            })
         });
-        let chat: Vec<Message> = chat.collect::<Result<_, _>>()?;
+        chat.collect()
+    }
+
+    /// The messages of a chat that is learned.
+    fn chat(&self, field: &str) -> Result<Vec<Message>, DataError> {
+        let chat = self.messages_of(field)?;
         if !chat.iter().any(|message| message.role == "assistant") {
             let roles: Vec<&str> = chat.iter().map(|message| message.role.as_str()).collect();
             let found = match roles.as_slice() {

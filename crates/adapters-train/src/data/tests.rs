@@ -222,13 +222,39 @@ fn passages_are_read_in_every_published_layout() {
         (r#"{"messages":[{"author":"user"}]}"#, "found one with `author`"),
         (
             r#"{"messages":[{"role":"assistant","content":null,"tool_calls":[]}]}"#,
-            "tool calls",
+            "whose content is a text",
+        ),
+        (
+            r#"{"messages":[{"role":"assistant","tool_calls":"f"}]}"#,
+            "`tool_calls` as a list of objects",
         ),
         (r#"{"question":"q"}"#, "no field `prompt`"),
     ] {
         let error = passage(json).unwrap_err();
         assert!(error.contains(part), "{error}");
     }
+}
+
+#[test]
+fn calls_of_tools_reach_the_template_with_what_else_a_message_has() {
+    let json = r#"{"messages":[{"role":"user","content":"q","name":null},
+        {"role":"assistant","content":null,"tool_calls":[{"id":"1","function":{"name":"f","arguments":{"x":1}}}]},
+        {"role":"tool","tool_call_id":"1","content":"r"},{"role":"assistant","content":"a"}]}"#;
+    let json = json.replace('\n', "");
+    let chat = first("a.jsonl", &json, |record| record.messages()).unwrap().unwrap();
+    let calls = serde_json::json!([{"id": "1", "function": {"name": "f", "arguments": {"x": 1}}}]);
+    assert!(chat[0].fields.is_empty());
+    assert_eq!(chat[1].fields["tool_calls"], calls);
+    assert!(chat[1].fields["content"].is_null() && chat[1].content.is_empty());
+    assert_eq!(
+        (chat[2].role.as_str(), &chat[2].fields["tool_call_id"]),
+        ("tool", &"1".into())
+    );
+    assert!(
+        first("a.jsonl", r#"{"text":"t"}"#, |record| record.messages())
+            .unwrap()
+            .is_none()
+    );
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `summary.json`: how a run ended.
 
+use std::fmt;
 use std::fs;
 use std::path::Path;
 
@@ -26,9 +27,36 @@ pub struct Summary {
     pub seconds: f64,
     /// The most memory the process held, see [`peak_rss_bytes`](crate::peak_rss_bytes).
     pub peak_rss_bytes: Option<u64>,
+    /// Texts that were cut off.
+    pub truncated: Truncated,
     /// Whatever else is worth keeping, in addition to the fields above. A key that repeats one of their names is not written.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
+}
+
+/// How many texts of each file of a run are longer than `model.max_length`, so that what is beyond it is not read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Truncated {
+    /// Of the training data.
+    pub train: usize,
+    /// Of the validation data.
+    pub validation: usize,
+    /// Of the test data, if there is any.
+    pub test: Option<usize>,
+}
+
+impl fmt::Display for Truncated {
+    /// The counts that are not zero, `3 of the training data, 1 of the test data`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = [
+            (self.train, "training"),
+            (self.validation, "validation"),
+            (self.test.unwrap_or_default(), "test"),
+        ];
+        let counts = counts.iter().filter(|(count, _)| *count > 0);
+        let counts: Vec<String> = counts.map(|(count, of)| format!("{count} of the {of} data")).collect();
+        f.write_str(&counts.join(", "))
+    }
 }
 
 impl Summary {
@@ -91,12 +119,21 @@ mod tests {
             total_params: 1000,
             steps: 7,
             seconds: 1.5,
+            truncated: Truncated {
+                train: 3,
+                validation: 0,
+                test: Some(1),
+            },
             peak_rss_bytes: peak_rss_bytes(),
             ..Summary::default()
         };
         summary.extra.insert("method".into(), "lora".into());
         summary.write(&path).unwrap();
         assert_eq!(Summary::read(&path).unwrap(), summary);
+        assert_eq!(
+            summary.truncated.to_string(),
+            "3 of the training data, 1 of the test data"
+        );
         let text = fs::read_to_string(&path).unwrap();
         assert!(
             text.starts_with("{\n  \"test_accuracy\": 0.875,\n  \"validation_accuracy\": null,"),

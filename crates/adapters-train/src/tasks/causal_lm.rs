@@ -5,6 +5,7 @@ use adapters_models::heads::HeadConfig;
 use adapters_models::{Encoded, Input, Model, ModelKind, Packing};
 use burn::tensor::{Device, Tensor};
 
+use super::answers::{Answers, Asked, EXACT_MATCH, ROUGE_L};
 use super::context::TaskContext;
 use super::prompts::{Layout, Row, check_vocabulary, packed};
 use super::task::Task;
@@ -21,6 +22,15 @@ use crate::task_model::TaskModel;
 #[derive(Debug)]
 pub(super) struct CausalLmTask {
     pack: bool,
+    answers: Option<Answers>,
+}
+
+impl CausalLmTask {
+    /// What is before the last answer of each text, and that answer; nothing of a text that answers nothing.
+    fn asked(row: &Row) -> impl Iterator<Item = Asked<'_>> {
+        row.answers()
+            .map(|(prompt, answer)| (&row.ids[prompt], &row.ids[answer]))
+    }
 }
 
 impl Task for CausalLmTask {
@@ -29,7 +39,7 @@ impl Task for CausalLmTask {
     const DATA: &'static str = "`prompt` and `completion`, the text that follows it; or `messages`, `conversations` of ShareGPT, \
                                `instruction`, `input` and `output` of Alpaca, or `text` alone";
     const MODELS: &'static [ModelKind] = &[ModelKind::CausalLm];
-    const METRICS: &'static [&'static str] = &["accuracy", "perplexity"];
+    const METRICS: &'static [&'static str] = &["accuracy", "perplexity", ROUGE_L, EXACT_MATCH];
     const IS_GENERATIVE: bool = true;
     const PACKS: bool = true;
     const NEXT: &'static str = "generate --adapter {adapter} --prompt TEXT";
@@ -37,7 +47,10 @@ impl Task for CausalLmTask {
     type Example = Row;
 
     fn new(cx: &TaskContext<'_>) -> Result<Self, TrainError> {
-        Ok(Self { pack: cx.options.pack })
+        Ok(Self {
+            pack: cx.options.pack,
+            answers: Answers::new(cx)?,
+        })
     }
 
     fn head(&self) -> Option<HeadConfig> {
@@ -88,6 +101,10 @@ impl Task for CausalLmTask {
         example.ids.len()
     }
 
+    fn truncated(example: &Self::Example) -> usize {
+        example.truncated
+    }
+
     fn batch(
         &self,
         examples: &[(usize, &Self::Example)],
@@ -114,13 +131,13 @@ impl Task for CausalLmTask {
         Ok(tokens::batch(input, positions, tokens, device))
     }
 
-    of_tokens!();
+    of_tokens!(answers);
 }
 
 /// Ids without token types.
 pub(super) fn encoded(ids: Vec<u32>) -> Encoded {
     Encoded {
         ids,
-        type_ids: Vec::new(),
+        ..Encoded::default()
     }
 }

@@ -119,6 +119,10 @@ impl Task for Classification {
         example.encoded.ids.len()
     }
 
+    fn truncated(example: &Self::Example) -> usize {
+        usize::from(example.encoded.truncated)
+    }
+
     fn batch(
         &self,
         examples: &[(usize, &Self::Example)],

@@ -1,7 +1,7 @@
 //! What a task reads its data with.
 
 use adapters_models::heads::{HeadConfig, HeadKind, Pooling};
-use adapters_models::{Model, ModelKind, Pretrained, TextTokenizer};
+use adapters_models::{ChatTime, Model, ModelKind, Pretrained, TextTokenizer};
 use serde::{Deserialize, Serialize};
 
 use crate::data::{Fields, Labels};
@@ -27,6 +27,10 @@ pub struct TaskOptions {
     pub max_length: usize,
     /// How a prompt becomes the text that a completion follows.
     pub template: Option<Template>,
+    /// Whether an evaluation of a language model also writes answers, for ROUGE-L and exact match.
+    pub answers: bool,
+    /// The time that a chat template may write.
+    pub time: ChatTime,
     /// Whether rows are filled up with several prompts and completions.
     pub pack: bool,
 }

@@ -75,6 +75,9 @@ pub trait TaskData: fmt::Debug + Send + Sync {
     /// Whether what a model reads of an example changes from pass to pass.
     fn changes(&self) -> bool;
 
+    /// Texts of which the longest input cut something off.
+    fn truncated(&self) -> usize;
+
     /// The examples `indices` and their targets; `seed` hides tokens, where tokens are hidden.
     ///
     /// # Errors
@@ -200,6 +203,10 @@ impl<T: Task> TaskData for Examples<T> {
 
     fn changes(&self) -> bool {
         T::CHANGES
+    }
+
+    fn truncated(&self) -> usize {
+        self.examples.iter().map(T::truncated).sum()
     }
 
     fn batch(&self, indices: &[usize], seed: u64, model: &Model, device: &Device) -> Result<Batch, TrainError> {

@@ -61,6 +61,10 @@ impl Task for MaskedLm {
         example.encoded.ids.len()
     }
 
+    fn truncated(example: &Self::Example) -> usize {
+        usize::from(example.encoded.truncated)
+    }
+
     fn batch(
         &self,
         examples: &[(usize, &Self::Example)],

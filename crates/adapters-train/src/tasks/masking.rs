@@ -96,6 +96,7 @@ mod tests {
         let row = |n: u32| Encoded {
             ids: [101].into_iter().chain((0..n).map(|t| 200 + t)).chain([102]).collect(),
             type_ids: vec![0; n as usize + 2],
+            truncated: false,
         };
         let rows: Vec<_> = (0..200).map(|i| row(10 + i % 30)).collect();
         let all: Vec<(usize, &Encoded)> = rows.iter().enumerate().collect();

@@ -3,6 +3,7 @@
 //! A task is a type that implements [`Task`], in a file of its own, and one line in [`TASKS`]. Nothing else names it: recipes,
 //! checkpoints and the command line find it by its name in that list.
 
+mod answers;
 mod audio_classification;
 mod causal_lm;
 mod classification;
@@ -22,6 +23,7 @@ mod task;
 mod text;
 mod tokens;
 
+pub(crate) use self::answers::FIGURES as ANSWERS;
 #[cfg(feature = "learner")]
 pub(crate) use self::context::default_pooling;
 pub use self::context::{TaskContext, TaskOptions, Template, tokenizer_of};

@@ -73,6 +73,10 @@ impl Task for MultiLabel {
         example.encoded.ids.len()
     }
 
+    fn truncated(example: &Self::Example) -> usize {
+        usize::from(example.encoded.truncated)
+    }
+
     fn batch(
         &self,
         examples: &[(usize, &Self::Example)],
@@ -149,6 +153,7 @@ mod tests {
             encoded: Encoded {
                 ids: vec![1],
                 type_ids: vec![0],
+                truncated: false,
             },
             target: labels,
         };

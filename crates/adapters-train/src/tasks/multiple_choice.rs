@@ -87,6 +87,10 @@ impl Task for MultipleChoice {
         example.rows.iter().map(|row| row.ids.len()).max().unwrap_or(0)
     }
 
+    fn truncated(example: &Self::Example) -> usize {
+        example.rows.iter().filter(|row| row.truncated).count()
+    }
+
     fn batch(
         &self,
         examples: &[(usize, &Self::Example)],

@@ -1,9 +1,9 @@
 //! Prompts and their completions as token ids: the loss is on the completions only.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::ops::Range;
 
-use adapters_models::{ChatTemplate, Message, ModelError, TextTokenizer};
+use adapters_models::{ChatTemplate, Message, ModelError, Pretrained, TextTokenizer};
 
 use super::context::{TaskContext, Template};
 use crate::data::{Fields, Passage, Record};
@@ -17,18 +17,23 @@ pub(super) struct Row {
     learned: Vec<bool>,
     /// Lengths of the texts that were packed into the row; none of a row that is one text.
     pub texts: Vec<usize>,
+    /// Texts in the row of which something was cut off.
+    pub truncated: usize,
 }
 
-/// The chat template of a run: the one that `template` selects; without it that of the model in `dir`, if it has one.
+/// The chat template of a run: the one that `template` selects; without it that of the model, if it has one.
 ///
 /// # Errors
 ///
 /// Those of the template, if `template` selects it.
-pub(crate) fn chat_template(template: Option<Template>, dir: &Path) -> Result<Option<ChatTemplate>, ModelError> {
+pub(crate) fn chat_template(
+    template: Option<Template>,
+    pretrained: &Pretrained,
+) -> Result<Option<ChatTemplate>, ModelError> {
     match template {
         Some(Template::Plain) => Ok(None),
-        Some(Template::Chat) => ChatTemplate::load(dir).map(Some),
-        None => Ok(ChatTemplate::load(dir).ok()),
+        Some(Template::Chat) => pretrained.chat_template().map(Some),
+        None => Ok(pretrained.chat_template().ok()),
     }
 }
 
@@ -49,7 +54,7 @@ impl<'a> Layout<'a> {
     pub fn new(cx: &TaskContext<'a>) -> Result<Self, TrainError> {
         Ok(Self {
             tokenizer: cx.tokenizer()?,
-            template: chat_template(cx.options.template, cx.pretrained.dir())?,
+            template: chat_template(cx.options.template, cx.pretrained)?.map(|template| template.at(cx.options.time)),
             end: cx.pretrained.stop_tokens()?.first().copied(),
         })
     }
@@ -159,7 +164,30 @@ impl Row {
         }
     }
 
+    /// Of each text of the row the tokens before its last answer and those of the answer. A text all of which is learned has none.
+    pub fn answers(&self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+        let whole = [self.ids.len()];
+        let lengths = if self.texts.is_empty() {
+            whole.to_vec()
+        } else {
+            self.texts.clone()
+        };
+        let mut next = 0;
+        lengths.into_iter().filter_map(move |length| {
+            let (start, end) = (next, next + length);
+            next = end;
+            let learned = &self.learned[start..end];
+            let last = start + learned.iter().rposition(|learned| *learned)? + 1;
+            let first = learned[..last - start].iter().rposition(|learned| !*learned)?;
+            // The first token of a text is never learned in a row of several.
+            let prompt = start..start + first + 1;
+            (first > 0 || self.texts.is_empty()).then_some((prompt.clone(), prompt.end..last))
+        })
+    }
+
+    /// Cuts off what is beyond `length` tokens.
     pub fn cut(&mut self, length: usize) {
+        self.truncated += usize::from(self.ids.len() > length);
         self.ids.truncate(length);
         self.learned.truncate(length);
     }
@@ -206,6 +234,7 @@ pub(super) fn packed(rows: Vec<Row>, length: usize) -> Vec<Row> {
         for index in bin {
             let row = &rows[index];
             joined.texts.push(row.ids.len());
+            joined.truncated += row.truncated;
             joined.ids.extend(&row.ids);
             joined.learned.push(false);
             joined.learned.extend(row.learned.iter().skip(1));
@@ -217,7 +246,12 @@ pub(super) fn packed(rows: Vec<Row>, length: usize) -> Vec<Row> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use serde_json::Value;
+
     use super::*;
+    use crate::data::Records;
 
     fn row(given: &[u32], learned: &[u32]) -> Row {
         let mut row = Row::default();
@@ -298,6 +332,54 @@ mod tests {
                 .collect();
             assert_eq!(learned, "0000000000110000000111", "{source}");
         }
+    }
+
+    /// Values of transformers, made by `make.py` next to them.
+    #[test]
+    fn masks_of_published_templates_are_those_of_transformers() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/chat_masks");
+        let cases = std::fs::read_to_string(fixtures.join("expected.json")).unwrap();
+        let cases: Vec<Value> = serde_json::from_str(&cases).unwrap();
+        let tokenizer = TextTokenizer::load(&fixtures, 8).unwrap();
+        let mut templates = BTreeSet::new();
+        for case in &cases {
+            let name = case["template"].as_str().unwrap();
+            let dir = tempfile::tempdir().unwrap();
+            let source = fixtures.join(format!("templates/{name}.jinja"));
+            std::fs::copy(source, dir.path().join("chat_template.jinja")).unwrap();
+            std::fs::write(dir.path().join("tokenizer_config.json"), case.to_string()).unwrap();
+            let template = ChatTemplate::load(dir.path()).unwrap();
+            assert_eq!(template.marks_answers(), name.ends_with("_generation"), "{name}");
+            let record = Records::of_objects(vec![case.as_object().unwrap().clone()], "expected.json");
+            let record = &record.records[0];
+            let (chat, tools) = (record.messages().unwrap().unwrap(), record.tools().unwrap());
+            let template = template.with_tools(tools);
+            assert_eq!(
+                template.render(&chat, false).unwrap(),
+                case["text"].as_str().unwrap(),
+                "{name}"
+            );
+            let layout = Layout {
+                tokenizer: &tokenizer,
+                template: None,
+                end: None,
+            };
+            let row = layout.chat(&template, &chat).unwrap();
+            let mask: String = row
+                .learned
+                .iter()
+                .map(|learned| if *learned { '1' } else { '0' })
+                .collect();
+            let ids: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
+            assert_eq!(
+                (row.ids, mask.as_str()),
+                (ids, case["mask"].as_str().unwrap()),
+                "{name}"
+            );
+            assert!(mask.contains('1') && mask.contains('0'));
+            templates.insert(name);
+        }
+        assert_eq!(templates.len(), 8, "six without marks, two with them");
     }
 
     #[test]

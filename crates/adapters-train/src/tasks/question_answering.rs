@@ -199,6 +199,10 @@ impl Task for QuestionAnswering {
         example.encoded.ids.len()
     }
 
+    fn truncated(example: &Self::Example) -> usize {
+        usize::from(example.encoded.truncated)
+    }
+
     fn batch(
         &self,
         examples: &[(usize, &Self::Example)],
@@ -273,6 +277,7 @@ mod tests {
             encoded: Encoded {
                 ids: vec![0; 5],
                 type_ids: vec![0; 5],
+                truncated: false,
             },
             // The classification token, the question, and three words.
             spans: vec![first, None, Some(0..2), Some(3..5), Some(6..8)],

@@ -56,6 +56,10 @@ impl Task for Regression {
         example.encoded.ids.len()
     }
 
+    fn truncated(example: &Self::Example) -> usize {
+        usize::from(example.encoded.truncated)
+    }
+
     fn batch(
         &self,
         examples: &[(usize, &Self::Example)],
@@ -115,6 +119,7 @@ mod tests {
                 encoded: Encoded {
                     ids: vec![1],
                     type_ids: vec![0],
+                    truncated: false,
                 },
                 target: Some(*target),
             };

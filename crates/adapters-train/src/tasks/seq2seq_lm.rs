@@ -5,6 +5,7 @@ use adapters_models::heads::HeadConfig;
 use adapters_models::{Encoded, Model, ModelKind, Source, TextInput, ToTextInput};
 use burn::tensor::{Device, Tensor};
 
+use super::answers::{Answers, Asked, EXACT_MATCH, ROUGE_L};
 use super::causal_lm::encoded;
 use super::context::TaskContext;
 use super::prompts::{Layout, check_vocabulary};
@@ -20,13 +21,23 @@ use crate::task_model::TaskModel;
 /// Cross entropy of the tokens of completions, by the model's own head; the metric is the fraction of them that is predicted
 /// right.
 #[derive(Debug)]
-pub(super) struct Seq2SeqLm;
+pub(super) struct Seq2SeqLm {
+    answers: Option<Answers>,
+}
+
+impl Seq2SeqLm {
+    fn asked(pair: &Pair) -> [Asked<'_>; 1] {
+        [(&pair.prompt, &pair.completion)]
+    }
+}
 
 /// A prompt and its completion as token ids.
 #[derive(Debug)]
 pub(super) struct Pair {
     prompt: Vec<u32>,
     completion: Vec<u32>,
+    /// Whether one of the two was longer than the longest input.
+    truncated: bool,
 }
 
 impl Task for Seq2SeqLm {
@@ -34,14 +45,16 @@ impl Task for Seq2SeqLm {
     const PIPELINE: Option<&'static str> = Some("text2text-generation");
     const DATA: &'static str = "`prompt` and `completion`, the text to write";
     const MODELS: &'static [ModelKind] = &[ModelKind::EncoderDecoder];
-    const METRICS: &'static [&'static str] = &["accuracy", "perplexity"];
+    const METRICS: &'static [&'static str] = &["accuracy", "perplexity", ROUGE_L, EXACT_MATCH];
     const IS_GENERATIVE: bool = true;
     const NEXT: &'static str = "generate --adapter {adapter} --prompt TEXT";
 
     type Example = Pair;
 
-    fn new(_cx: &TaskContext<'_>) -> Result<Self, TrainError> {
-        Ok(Self)
+    fn new(cx: &TaskContext<'_>) -> Result<Self, TrainError> {
+        Ok(Self {
+            answers: Answers::new(cx)?,
+        })
     }
 
     fn head(&self) -> Option<HeadConfig> {
@@ -60,6 +73,7 @@ impl Task for Seq2SeqLm {
             let (prompt, completion) = (record.text(&fields.prompt)?, record.text(&fields.completion)?);
             let (mut prompt, mut completion) = layout.encode(prompt, completion)?;
             check_vocabulary(prompt.iter().chain(&completion), cx.model.vocab_size())?;
+            let truncated = prompt.len().max(completion.len()) > max_length;
             let ended = prompt.last().copied().filter(|last| layout.end == Some(*last));
             prompt.truncate(max_length);
             // A text that was cut ends as others do.
@@ -74,13 +88,21 @@ impl Task for Seq2SeqLm {
                     found: format!("none in {}", record.location()),
                 });
             }
-            Ok(Pair { prompt, completion })
+            Ok(Pair {
+                prompt,
+                completion,
+                truncated,
+            })
         };
         records.iter().map(example).collect()
     }
 
     fn length(example: &Self::Example) -> usize {
         example.prompt.len() + example.completion.len()
+    }
+
+    fn truncated(example: &Self::Example) -> usize {
+        usize::from(example.truncated)
     }
 
     /// The decoder reads its start token and the completion but its last token.
@@ -115,5 +137,5 @@ impl Task for Seq2SeqLm {
         Ok(tokens::batch(input.into(), positions, tokens, device))
     }
 
-    of_tokens!();
+    of_tokens!(answers);
 }

@@ -129,6 +129,10 @@ impl Task for Tagging {
         example.encoded.ids.len()
     }
 
+    fn truncated(example: &Self::Example) -> usize {
+        usize::from(example.encoded.truncated)
+    }
+
     fn batch(
         &self,
         examples: &[(usize, &Self::Example)],
@@ -224,6 +228,7 @@ mod tests {
             encoded: Encoded {
                 ids: vec![0; 5],
                 type_ids: vec![0; 5],
+                truncated: false,
             },
             first_tokens: vec![1, 2, 4],
             tags: Some(tags.to_vec()),

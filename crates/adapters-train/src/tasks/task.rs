@@ -89,6 +89,11 @@ pub trait Task: fmt::Debug + Send + Sync + Sized + 'static {
     /// Tokens of an example; one for an image or a sound.
     fn length(example: &Self::Example) -> usize;
 
+    /// Texts of an example of which the longest input cut something off; none of an image or a sound.
+    fn truncated(_example: &Self::Example) -> usize {
+        0
+    }
+
     /// A batch of examples, each with its index in the file; `seed` hides tokens, where tokens are hidden.
     ///
     /// # Errors

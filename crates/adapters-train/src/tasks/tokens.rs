@@ -93,19 +93,28 @@ pub(super) fn evaluate<T: Task>(
     })
 }
 
-/// The methods of [`Task`] that all language-model tasks have alike: they have no outputs of a head.
+/// The methods of [`Task`] that all language-model tasks have alike: they have no outputs of a head. A task that writes has `answers`,
+/// and says what is `asked` in an example.
 macro_rules! of_tokens {
-    () => {
-        fn loss(
+    (answers) => {
+        fn evaluate(
             &self,
             model: &TaskModel,
-            hidden: Tensor<3>,
-            batch: &Batch,
-            cx: &mut Ctx<'_>,
-        ) -> Result<Tensor<1>, TrainError> {
-            super::tokens::loss(model, hidden, batch, cx)
+            examples: &[Self::Example],
+            batch_size: usize,
+            device: &Device,
+        ) -> Result<Evaluation, TrainError> {
+            let mut evaluation = super::tokens::evaluate(self, model, examples, batch_size, device)?;
+            if let Some(answers) = &self.answers {
+                let asked: Vec<_> = examples.iter().flat_map(Self::asked).collect();
+                answers.add_figures(&mut evaluation, model, &asked, batch_size)?;
+            }
+            Ok(evaluation)
         }
 
+        super::tokens::of_tokens!(shared);
+    };
+    () => {
         fn evaluate(
             &self,
             model: &TaskModel,
@@ -114,6 +123,19 @@ macro_rules! of_tokens {
             device: &Device,
         ) -> Result<Evaluation, TrainError> {
             super::tokens::evaluate(self, model, examples, batch_size, device)
+        }
+
+        super::tokens::of_tokens!(shared);
+    };
+    (shared) => {
+        fn loss(
+            &self,
+            model: &TaskModel,
+            hidden: Tensor<3>,
+            batch: &Batch,
+            cx: &mut Ctx<'_>,
+        ) -> Result<Tensor<1>, TrainError> {
+            super::tokens::loss(model, hidden, batch, cx)
         }
 
         fn figures(&self, _outputs: &[Outputs], _examples: &[Self::Example]) -> Option<Figures> {

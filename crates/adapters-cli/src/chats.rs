@@ -1,0 +1,49 @@
+//! Chats and tools in files that arguments name.
+
+use std::fs;
+use std::path::Path;
+
+use adapters::models::Message;
+use adapters::train::{Fields, Records};
+use serde_json::Value;
+
+use crate::failure::Failure;
+
+/// The messages of a chat, and the tools that it may use.
+pub type Chat = (Vec<Message>, Vec<Value>);
+
+/// The chats of a data file.
+pub fn read(path: &Path) -> Result<Vec<Chat>, Failure> {
+    let records = Records::read(path, &Fields::default())?;
+    let chat = |record: &adapters::train::Record| match record.messages()? {
+        Some(messages) => Ok((messages, record.tools()?)),
+        None => Err(Failure::new(
+            format!("there are no messages at {}", record.location()),
+            "name a file of objects with `messages`, a list of objects with `role` and `content`",
+        )),
+    };
+    records.records.iter().map(chat).collect()
+}
+
+/// The tools in a JSON file: a list of objects, as models are told of functions; none without a file.
+pub fn tools(path: Option<&Path>) -> Result<Vec<Value>, Failure> {
+    let Some(path) = path else { return Ok(Vec::new()) };
+    let refuse = |found: String| {
+        Failure::new(
+            format!(
+                "{} has {found}, expected a JSON list of objects, one for each tool",
+                path.display()
+            ),
+            "write a tool as {\"type\": \"function\", \"function\": {\"name\": .., \"description\": .., \"parameters\": ..}}",
+        )
+    };
+    let text = fs::read_to_string(path).map_err(|error| {
+        let (path, help) = (path.display(), "name a JSON file with --tools");
+        Failure::new(format!("cannot read {path}: {error}"), help)
+    })?;
+    match serde_json::from_str(&text) {
+        Ok(Value::Array(tools)) if tools.iter().all(Value::is_object) => Ok(tools),
+        Ok(_) => Err(refuse("something else".to_owned())),
+        Err(error) => Err(refuse(format!("no JSON ({error})"))),
+    }
+}

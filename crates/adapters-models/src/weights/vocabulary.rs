@@ -1,0 +1,145 @@
+//! The token tables of a base in the size of an adapter's tokenizer: tokens that were added before training, or rows that were cut.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use adapters_core::Format;
+
+use super::checkpoint::{Checkpoint, Layout, ReadError};
+use crate::error::ModelError;
+use adapters_store::StoreError;
+
+/// What the folder of an adapter says about the token tables of its base, which have other sizes there: peft stores the resized table
+/// and head next to the adapter.
+#[derive(Clone, Debug)]
+pub(crate) struct Vocabulary {
+    /// Tokens of the base.
+    pub from: usize,
+    /// Tokens with the adapter.
+    pub to: usize,
+    /// Values of the rows that the base lacks, by the keys of its checkpoint; none where rows were cut.
+    rows: BTreeMap<String, Vec<f32>>,
+}
+
+impl Vocabulary {
+    /// Looks for tables of another size than those of a base of `from` tokens; `None` where there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Store`] for a file that cannot be read, or for tables of different sizes.
+    pub fn of_adapter(
+        adapter: &Path,
+        base: &Checkpoint,
+        from: usize,
+        allow_bin: bool,
+    ) -> Result<Option<Self>, ModelError> {
+        let files = [Format::Peft.weights_file(), "adapter_model.bin"];
+        let path = files.iter().map(|name| adapter.join(name)).find(|path| path.exists());
+        // A pickle without permission is refused when the adapter is loaded.
+        let Some(path) = path.filter(|path| allow_bin || path.extension().is_some_and(|ending| ending != "bin")) else {
+            return Ok(None);
+        };
+        let file = Checkpoint::of_file(&path, allow_bin)?;
+        let mut vocabulary: Option<Self> = None;
+        for key in file.keys() {
+            let Some(of_base) = key_of_base(key, base) else {
+                continue;
+            };
+            let (Some(there), Some(here)) = (base.shape(of_base), file.shape(key)) else {
+                continue;
+            };
+            let (Some((rows, width)), Some((to, other))) = (there.split_first(), here.split_first()) else {
+                continue;
+            };
+            if *rows != from || to == rows || width != other {
+                continue;
+            }
+            let of_file = vocabulary.get_or_insert_with(|| Self {
+                from,
+                to: *to,
+                rows: BTreeMap::new(),
+            });
+            if of_file.to != *to {
+                let problem = adapters_store::TensorProblem::Shape {
+                    key: key.to_owned(),
+                    expected: [&[of_file.to], width].concat(),
+                    found: here.to_vec(),
+                };
+                return Err(refusal(&path, ReadError::Problem(problem)).into());
+            }
+            if *to > from {
+                let mut values = file.read(key, Layout::Same).map_err(|error| refusal(&path, error))?;
+                let kept = values.split_off(from * width.iter().product::<usize>());
+                // Next to a table that was trained peft stores the one it began as.
+                match key.contains("original_module") {
+                    true => drop(of_file.rows.insert(of_base.to_owned(), kept)),
+                    false => drop(of_file.rows.entry(of_base.to_owned()).or_insert(kept)),
+                }
+            }
+        }
+        Ok(vocabulary)
+    }
+
+    /// The values of a tensor in its new size; `None` if only the tokens do not make it the one that is `wanted`. A table needs rows in
+    /// the adapter's folder; a bias, one number a token, is zero where it has none, as in transformers.
+    pub fn resized(&self, key: &str, found: &[usize], wanted: &[usize], mut values: Vec<f32>) -> Option<Vec<f32>> {
+        if !self.concerns(found, wanted) {
+            return None;
+        }
+        let width = values.len() / self.from;
+        if self.to > self.from {
+            match self.rows.get(key) {
+                Some(rows) => values.extend(rows),
+                None if width == 1 => {}
+                None => return None,
+            }
+        }
+        values.resize(self.to * width, 0.0);
+        Some(values)
+    }
+
+    /// The shape of a tensor of the base in its new size, if it has a row or a number a token.
+    pub fn shape(&self, found: &[usize]) -> Option<Vec<usize>> {
+        let axis = match found {
+            [1, tokens] if *tokens == self.from => 1,
+            [tokens, ..] if *tokens == self.from => 0,
+            _ => return None,
+        };
+        let mut shape = found.to_vec();
+        shape[axis] = self.to;
+        Some(shape)
+    }
+
+    /// The shape of a tensor in its new size, if its values have one.
+    pub fn new_shape(&self, key: &str, found: &[usize]) -> Option<Vec<usize>> {
+        let shape = self.shape(found)?;
+        let is_vector = found.iter().product::<usize>() == self.from;
+        (self.to < self.from || is_vector || self.rows.contains_key(key)).then_some(shape)
+    }
+
+    fn concerns(&self, found: &[usize], wanted: &[usize]) -> bool {
+        self.shape(found).is_some_and(|shape| shape == wanted)
+    }
+}
+
+/// The key of a base that a key of an adapter's file has a copy of: without what peft puts around it. The file has the prefix of a
+/// larger class or not, whatever the base has.
+fn key_of_base<'b>(key: &str, base: &'b Checkpoint) -> Option<&'b str> {
+    let path = key.strip_prefix(Format::Peft.key_prefix())?;
+    let around = ["base_layer", "modules_to_save", "original_module", "token_adapter"];
+    let path: Vec<&str> = path.split('.').filter(|part| !around.contains(part)).collect();
+    let path = path.join(".");
+    let below = |long: &str, short: &str| long.strip_suffix(short).is_some_and(|rest| rest.ends_with('.'));
+    let same = base.keys().find(|key| *key == path);
+    same.or_else(|| base.keys().find(|key| below(key, &path) || below(&path, key)))
+}
+
+fn refusal(path: &Path, error: ReadError) -> StoreError {
+    match error {
+        ReadError::File(error) => error,
+        ReadError::Problem(problem) => StoreError::Mismatch {
+            path: path.to_owned(),
+            problems: vec![problem],
+        },
+    }
+}
