@@ -27,9 +27,9 @@ pub struct Args {
     /// Number of the first input; the inputs are the same for the same number.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Without libFuzzer: random changes that no coverage guides, and no C++ compiler needed.
+    /// With libFuzzer, which is guided by coverage and needs a C++ compiler.
     #[arg(long)]
-    plain: bool,
+    guided: bool,
 }
 
 /// Runs the programs that feed the readers.
@@ -37,9 +37,9 @@ pub struct Args {
 /// # Errors
 ///
 /// When a reader panics, ends the process, takes more than 2 GB or twenty seconds; what it was given is kept below
-/// `fuzz/artifacts`, or without libFuzzer below `target/fuzz`. All readers are run before the first of them is reported.
+/// `fuzz/artifacts`, or without libFuzzer below `target/fuzz`.
 pub fn run(root: &Path, args: &Args) -> Result<()> {
-    if args.plain {
+    if !args.guided {
         return ci::cargo(root, &plain(args), &[], None);
     }
     let fuzz = root.join("fuzz");
@@ -125,7 +125,7 @@ mod tests {
             seconds,
             reader: "data".to_owned(),
             seed: 3,
-            plain: false,
+            guided: false,
         }
     }
 
