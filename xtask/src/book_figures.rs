@@ -34,7 +34,7 @@ const RECIPE: &str = "recipes/reviews.toml";
 
 /// Arguments of `cargo xtask book-figures`.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Measure this config string instead of those of the table, and print it (may be repeated).
     #[arg(long, value_name = "CONFIG")]
     config: Vec<String>,
@@ -59,7 +59,7 @@ struct Figures {
 /// # Errors
 ///
 /// When a command fails, or prints something else than it should.
-pub fn run(root: &Path, args: &Args) -> Result<()> {
+pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     let build = ["build", "--release", "--locked", "--bin", "adapters"].map(String::from);
     ci::cargo(root, &build, &[], None)?;
     let configs: Vec<&str> = match args.config.is_empty() {

@@ -24,7 +24,7 @@ use crate::tidy;
 
 /// Arguments of `cargo xtask ci`.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Run only this group of steps (may be repeated).
     #[arg(long, value_name = "STEP")]
     only: Vec<Group>,
@@ -61,7 +61,7 @@ impl fmt::Display for Verdict {
 /// # Errors
 ///
 /// When a step fails; the error names it and the command that repeats it alone.
-pub fn run(root: &Path, args: &Args) -> Result<()> {
+pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     let chosen = |step: &Step| match args.only.is_empty() {
         true => step.group.is_default(),
         false => args.only.contains(&step.group),

@@ -36,7 +36,7 @@ const METADATA: [(&str, &str); 2] = [("format", "pt"), ("adapters.quantization",
 
 /// Arguments of `cargo xtask embed`.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Checkpoint folder with config.json, model.safetensors and tokenizer.json.
     #[arg(long, value_name = "DIR")]
     from: PathBuf,
@@ -59,7 +59,7 @@ struct Entry {
 ///
 /// When a file is missing or is not what it should be, when a weight is not a number, when what was
 /// written does not read back within half a step of the original, or when the copy is too large.
-pub fn run(root: &Path, args: &Args) -> Result<()> {
+pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     let out = args.out.clone().unwrap_or_else(|| root.join(OUT));
     fs::create_dir_all(&out)
         .into_diagnostic()

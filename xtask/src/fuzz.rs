@@ -14,7 +14,7 @@ const NIGHT: u64 = 1800;
 
 /// Arguments of `cargo xtask fuzz`.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// A minute for each reader; without it half an hour, which is a night for all of them.
     #[arg(long)]
     smoke: bool,
@@ -38,7 +38,7 @@ pub struct Args {
 ///
 /// When a reader panics, ends the process, takes more than 2 GB or twenty seconds; what it was given is kept below
 /// `fuzz/artifacts`, or without libFuzzer below `target/fuzz`.
-pub fn run(root: &Path, args: &Args) -> Result<()> {
+pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     if !args.guided {
         return ci::cargo(root, &plain(args), &[], None);
     }

@@ -14,7 +14,7 @@ use crate::ci;
 
 /// Arguments of `cargo xtask gpu-check`.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Device, as the programs take it: `cuda:0`, `vulkan`, `wgpu`; may be repeated.
     #[arg(long, value_name = "D", required = true)]
     device: Vec<String>,
@@ -68,7 +68,7 @@ struct Check {
 /// # Errors
 ///
 /// When a command fails, after all have run.
-pub fn run(root: &Path, args: &Args) -> Result<()> {
+pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     let mut failed = Vec::new();
     for check in args.device.iter().flat_map(|device| checks(args, device)) {
         let line = format!("ADAPTERS_DEVICE={} cargo {}", check.device, check.arguments.join(" "));

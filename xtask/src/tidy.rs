@@ -68,7 +68,7 @@ impl fmt::Display for Finding {
 /// # Errors
 ///
 /// When a file cannot be read, or when there is a finding; findings are printed first.
-pub fn run(root: &Path) -> Result<()> {
+pub(crate) fn run(root: &Path) -> Result<()> {
     let mut paths = Vec::new();
     list(root, "", &ignored(root), &mut paths)?;
     paths.sort();

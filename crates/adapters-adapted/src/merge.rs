@@ -76,9 +76,17 @@ impl FrozenLayer {
 
 /// The largest change merging made to each weight.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct MergeReport {
     /// Path of the layer and the largest absolute change of an element.
     pub changes: Vec<(String, f32)>,
+}
+
+impl MergeReport {
+    /// A report of these changes.
+    pub fn new(changes: Vec<(String, f32)>) -> Self {
+        Self { changes }
+    }
 }
 
 impl fmt::Display for MergeReport {

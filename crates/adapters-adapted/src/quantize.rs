@@ -5,6 +5,7 @@ use adapters_nn::{Precision, quantize_linear};
 
 /// What quantizing a model did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct QuantizeReport {
     /// Linear layers whose weights are quantized.
     pub layers: usize,

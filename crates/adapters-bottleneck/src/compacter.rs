@@ -16,28 +16,28 @@ use crate::projection::Side;
 /// "Beyond Fully-Connected Layers with Quaternions: Parameterization of Hypercomplex Multiplications with 1/n
 /// Parameters", Zhang et al. (2021), <https://arxiv.org/abs/2102.08597>.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Phm {
+pub(crate) struct Phm {
     /// Number of summands; divides the width of the model and of the bottleneck.
-    pub dim: usize,
+    pub(crate) dim: usize,
     /// One rule for all layers.
-    pub shared_rule: bool,
+    pub(crate) shared_rule: bool,
     /// Each rule is a product of a column and a row.
-    pub factorized_rule: bool,
+    pub(crate) factorized_rule: bool,
     /// How the rules are drawn.
-    pub rule_init: RuleInit,
+    pub(crate) rule_init: RuleInit,
     /// Standard deviation of a shared rule that is drawn normal.
-    pub init_range: f64,
+    pub(crate) init_range: f64,
     /// One weight for all layers.
-    pub shared_weight: bool,
+    pub(crate) shared_weight: bool,
     /// Shape of the weight.
-    pub weight: PhmWeight,
+    pub(crate) weight: PhmWeight,
     /// A bias in each projection.
-    pub bias: bool,
+    pub(crate) bias: bool,
 }
 
 /// Shape of a hypercomplex layer's weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PhmWeight {
+pub(crate) enum PhmWeight {
     /// One full matrix for each summand.
     Full,
     /// A product of two, `weight_i = left_i right_i`.
@@ -88,7 +88,7 @@ impl Phm {
 
 /// A hypercomplex layer: `H = sum_i kron(rule_i, weight_i)`. What is absent here is shared by the layers of the adapter.
 #[derive(Module, Debug)]
-pub struct PhmLayer {
+pub(crate) struct PhmLayer {
     rule: Option<Factors>,
     weight: Option<Factors>,
     bias: Option<Param<Tensor<1>>>,
@@ -101,7 +101,7 @@ pub struct PhmLayer {
 
 /// A stack of matrices, or its two factors.
 #[derive(Module, Debug)]
-pub struct Factors {
+pub(crate) struct Factors {
     /// The matrices, or the left factors.
     left: Param<Tensor<3>>,
     /// The right factors.
@@ -172,7 +172,7 @@ const RULE: [&str; 3] = ["phm_rule", "phm_rule_left", "phm_rule_right"];
 
 /// What the hypercomplex layers of an adapter share, each where the configuration says so.
 #[derive(Module, Debug, Default)]
-pub struct SharedPhm {
+pub(crate) struct SharedPhm {
     down: Option<Factors>,
     up: Option<Factors>,
     rule: Option<Factors>,
@@ -231,7 +231,7 @@ impl PhmLayer {
     /// is zero.
     ///
     /// With a factorized weight `H` is never formed where the products through the factors cost less.
-    pub fn forward(&self, x: Tensor<3>, shared: &SharedPhm) -> Tensor<3> {
+    pub(crate) fn forward(&self, x: Tensor<3>, shared: &SharedPhm) -> Tensor<3> {
         let rule = self.rule.as_ref().or(shared.rule.as_ref());
         let weight = self.weight.as_ref().or(shared.weight(self.side));
         let y = match (rule, weight) {

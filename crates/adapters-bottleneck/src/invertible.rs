@@ -13,7 +13,7 @@ use crate::projection::{Dense, Init, Side};
 
 /// A coupling block over the last axis, split into `x1` (the smaller half at odd widths) and `x2`.
 #[derive(Module, Debug)]
-pub struct Coupling {
+pub(crate) struct Coupling {
     /// Reads `x2`: `F` of NICE, `s2` of GLOW.
     from_second: Subnet,
     /// Reads the new `x1`: `G` of NICE, `s1` of GLOW.
@@ -93,7 +93,7 @@ impl Coupling {
     /// # Panics
     ///
     /// Panics if the last axis has another width than the block was built for.
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+    pub(crate) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let (x1, x2) = halves(x);
         let y1 = self.change(x1, self.from_second.forward(x2.clone()));
         let y2 = self.change(x2, self.from_first.forward(y1.clone()));
@@ -101,7 +101,7 @@ impl Coupling {
     }
 
     /// The inverse of [`forward`](Self::forward).
-    pub fn inverse(&self, y: Tensor<3>) -> Tensor<3> {
+    pub(crate) fn inverse(&self, y: Tensor<3>) -> Tensor<3> {
         let (y1, y2) = halves(y);
         let x2 = self.restore(y2, self.from_first.forward(y1.clone()));
         let x1 = self.restore(y1, self.from_second.forward(x2.clone()));

@@ -14,7 +14,7 @@ use crate::projection::{Dense, Project};
 
 /// A bottleneck after a block or in parallel to it: `up(act(down(h))) * scaling`, then gate, norm and residual.
 #[derive(Module, Debug)]
-pub struct BottleneckLayer {
+pub(crate) struct BottleneckLayer {
     /// An own norm before the down projection.
     pub(crate) ln_before: Option<LayerNorm>,
     /// From the model's width to the bottleneck's.
@@ -48,7 +48,7 @@ pub(crate) struct Shape {
 
 /// Where an adapter is inserted relative to its block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Insertion {
+pub(crate) enum Insertion {
     /// On the block's output.
     Sequential {
         /// Apply the model's residual connection and layer norm before the adapter.

@@ -11,12 +11,13 @@ mod layer;
 mod presets;
 mod projection;
 mod reduction;
+mod shadow;
 #[cfg(test)]
 mod tests;
 
 pub use bottleneck::{BottleneckConfig, ResidualBeforeLn, Scaling};
-pub use compacter::{Phm, PhmLayer, PhmWeight, RuleInit, SharedPhm, WeightInit};
-pub use invertible::{Coupling, CouplingKind};
-pub use layer::{BottleneckLayer, Insertion};
-pub use projection::{Dense, Init, Project, Side};
+pub use compacter::{RuleInit, WeightInit};
+pub use invertible::CouplingKind;
+pub use projection::{Dense, Init, Side};
 pub use reduction::Reduction;
+pub use shadow::Shadow;

@@ -38,7 +38,7 @@ pub enum Side {
     clippy::large_enum_variant,
     reason = "there are two for each layer; a box would be one more thing to read"
 )]
-pub enum Project {
+pub(crate) enum Project {
     /// `x W^T + b`.
     Linear(Dense),
     /// `x H + b`.
@@ -92,7 +92,7 @@ impl Dense {
 
 impl Project {
     /// `[batch, seq, d_in] -> [batch, seq, d_out]`
-    pub fn forward(&self, x: Tensor<3>, shared: &SharedPhm) -> Tensor<3> {
+    pub(crate) fn forward(&self, x: Tensor<3>, shared: &SharedPhm) -> Tensor<3> {
         match self {
             Self::Linear(layer) => layer.forward(x),
             Self::Phm(layer) => layer.forward(x, shared),

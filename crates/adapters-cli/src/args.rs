@@ -22,15 +22,15 @@ use crate::options::{AcceptArgs, DTypeArg, DeviceArgs, ModelArgs, PrecisionArg, 
     "adapters predict --adapter runs/reviews/adapter --text \"A wonderful film.\"",
     "adapters merge --adapter runs/reviews/adapter --out merged",
 ]))]
-pub struct Args {
+pub(crate) struct Args {
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Train an adapter from a recipe file. Run it again to resume an interrupted run.
     Train(TrainArgs),
     /// Measure the quality of an adapter on a labeled file.
@@ -86,24 +86,24 @@ const TRAIN_EXAMPLES: [&str; 3] = [
 /// `adapters train`
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples(&TRAIN_EXAMPLES), after_long_help = data_formats(&TRAIN_EXAMPLES))]
-pub struct TrainArgs {
+pub(crate) struct TrainArgs {
     /// The recipe, a TOML file.
-    pub recipe: PathBuf,
+    pub(crate) recipe: PathBuf,
     /// Folder for the results [default: the recipe's `output.dir`, else runs/NAME].
     #[arg(long, value_name = "DIR", help_heading = "Output")]
-    pub out: Option<PathBuf>,
+    pub(crate) out: Option<PathBuf>,
     /// Show a dashboard while training: curves, speed and time left. Needs a terminal; elsewhere lines are printed.
     #[arg(long, help_heading = "Output")]
-    pub tui: bool,
+    pub(crate) tui: bool,
     /// Precision of the base model's weights [default: from the recipe].
     #[arg(long, value_enum, help_heading = "Model")]
-    pub precision: Option<PrecisionArg>,
+    pub(crate) precision: Option<PrecisionArg>,
     /// Override a recipe value (repeatable), e.g. --set train.epochs=3.
     #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub overrides: Vec<String>,
+    pub(crate) overrides: Vec<String>,
     /// Where to compute.
     #[command(flatten)]
-    pub device: DeviceArgs,
+    pub(crate) device: DeviceArgs,
 }
 
 /// The data formats of all tasks, for the help of the commands that read data files.
@@ -124,40 +124,40 @@ const EVAL_EXAMPLES: [&str; 1] = ["adapters eval --adapter runs/reviews/adapter 
 /// `adapters eval`
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples(&EVAL_EXAMPLES), after_long_help = data_formats(&EVAL_EXAMPLES))]
-pub struct EvalArgs {
+pub(crate) struct EvalArgs {
     /// What to evaluate.
     #[command(flatten)]
-    pub model: ModelArgs,
+    pub(crate) model: ModelArgs,
     /// Labeled data: a .jsonl, .csv or .tsv file, or a folder with a folder of images or sounds for each label.
     #[arg(long, value_name = "FILE", help_heading = "Data")]
-    pub data: PathBuf,
+    pub(crate) data: PathBuf,
     /// Write an answer to each prompt too, and compare it with the completion: ROUGE-L and exact match.
     #[arg(long, help_heading = "Data")]
     pub generate: bool,
     /// Name of the text column.
     #[arg(long, value_name = "NAME", default_value = "text", help_heading = "Data")]
-    pub text_field: String,
+    pub(crate) text_field: String,
     /// Name of the image column.
     #[arg(long, value_name = "NAME", default_value = "image", help_heading = "Data")]
-    pub image_field: String,
+    pub(crate) image_field: String,
     /// Name of the column with paths of sounds.
     #[arg(long, value_name = "NAME", default_value = "audio", help_heading = "Data")]
-    pub audio_field: String,
+    pub(crate) audio_field: String,
     /// Name of the label column.
     #[arg(long, value_name = "NAME", default_value = "label", help_heading = "Data")]
-    pub label_field: String,
+    pub(crate) label_field: String,
     /// Batch size.
     #[arg(long, value_name = "N", default_value = "64", value_parser = positive, help_heading = "Hardware")]
-    pub batch: usize,
+    pub(crate) batch: usize,
     /// Print JSON.
     #[arg(long, help_heading = "Output")]
-    pub json: bool,
+    pub(crate) json: bool,
     /// Also draw the confusion table of classes to FILE.svg and FILE.png.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub confusion: Option<PathBuf>,
     /// Also write the raw scores to this safetensors file, as the tensor `logits`.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
-    pub logits: Option<PathBuf>,
+    pub(crate) logits: Option<PathBuf>,
 }
 
 const PREDICT_EXAMPLES: [&str; 3] = [
@@ -172,35 +172,35 @@ const PREDICT_EXAMPLES: [&str; 3] = [
     after_help = examples(&PREDICT_EXAMPLES),
     after_long_help = data_formats(&PREDICT_EXAMPLES)
 )]
-pub struct PredictArgs {
+pub(crate) struct PredictArgs {
     /// What to use.
     #[command(flatten)]
-    pub model: ModelArgs,
+    pub(crate) model: ModelArgs,
     /// A text to classify or tag, or the context of a question (repeatable) [default: one text on each line of standard
     /// input].
     #[arg(long, help_heading = "Data")]
-    pub text: Vec<String>,
+    pub(crate) text: Vec<String>,
     /// A question, answered from --text or by one of the --choice texts.
     #[arg(long, value_name = "TEXT", help_heading = "Data")]
-    pub question: Option<String>,
+    pub(crate) question: Option<String>,
     /// A possible answer (repeatable).
     #[arg(long, value_name = "TEXT", help_heading = "Data")]
-    pub choice: Vec<String>,
+    pub(crate) choice: Vec<String>,
     /// Image files, .png or .jpg, to classify.
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["text", "question", "choice"], help_heading = "Data")]
-    pub image: Vec<PathBuf>,
+    pub(crate) image: Vec<PathBuf>,
     /// Sound files, .wav, to classify.
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["text", "question", "choice", "image"], help_heading = "Data")]
-    pub audio: Vec<PathBuf>,
+    pub(crate) audio: Vec<PathBuf>,
     /// A data file of the task, with or without labels, or a folder of images or sounds, instead of --text, --image or --audio.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["text", "question", "choice", "image", "audio"], help_heading = "Data")]
-    pub data: Option<PathBuf>,
+    pub(crate) data: Option<PathBuf>,
     /// Batch size.
     #[arg(long, value_name = "N", default_value = "64", value_parser = positive, help_heading = "Hardware")]
-    pub batch: usize,
+    pub(crate) batch: usize,
     /// Print one JSON object for each input.
     #[arg(long, help_heading = "Output")]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// `adapters generate`
@@ -210,16 +210,16 @@ pub struct PredictArgs {
     "adapters generate --adapter runs/pirate/adapter --prompt \"How do I cook rice?\" --temperature 0.7 --top-p 0.9",
     "adapters generate --adapter runs/summaries/adapter --beams 4 --max-tokens 60 --prompt \"..\"",
 ]))]
-pub struct GenerateArgs {
+pub(crate) struct GenerateArgs {
     /// Folder of the base model [default: the one the adapter was trained on].
     #[arg(long, value_name = "DIR", help_heading = "Model")]
-    pub model: Option<PathBuf>,
+    pub(crate) model: Option<PathBuf>,
     /// Folder of an adapter, in AdapterHub's or PEFT's format, or of the run that trained it.
     #[arg(long, value_name = "DIR", help_heading = "Model")]
-    pub adapter: Option<PathBuf>,
+    pub(crate) adapter: Option<PathBuf>,
     /// Precision of the base model's weights [default: as trained, else f32].
     #[arg(long, value_enum, help_heading = "Model")]
-    pub precision: Option<PrecisionArg>,
+    pub(crate) precision: Option<PrecisionArg>,
     /// Prompt (repeatable; all prompts are generated in one batch).
     #[arg(
         long,
@@ -227,7 +227,7 @@ pub struct GenerateArgs {
         required_unless_present_any = ["audio", "messages"],
         help_heading = "Prompt"
     )]
-    pub prompt: Vec<String>,
+    pub(crate) prompt: Vec<String>,
     /// Data file of chats to continue, objects with `messages` and, where a chat has them, `tools`.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "audio", "system", "plain"], help_heading = "Prompt")]
     pub messages: Option<PathBuf>,
@@ -236,29 +236,29 @@ pub struct GenerateArgs {
     pub tools: Option<PathBuf>,
     /// WAV file whose words a speech model writes (repeatable; at the model's sampling rate, at most 30 seconds).
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "chat", "system"], help_heading = "Prompt")]
-    pub audio: Vec<PathBuf>,
+    pub(crate) audio: Vec<PathBuf>,
     /// Language that is spoken, e.g. en [default: the one in the model's files].
     #[arg(long, value_name = "CODE", requires = "audio", help_heading = "Prompt")]
-    pub language: Option<String>,
+    pub(crate) language: Option<String>,
     /// Write English, whatever language is spoken.
     #[arg(long, requires = "audio", help_heading = "Prompt")]
-    pub translate: bool,
+    pub(crate) translate: bool,
     /// Treat each prompt as a chat message and apply the model's chat template [default if the adapter was trained on
     /// chats].
     #[arg(long, help_heading = "Prompt")]
-    pub chat: bool,
+    pub(crate) chat: bool,
     /// Do not apply a chat template.
     #[arg(long, conflicts_with = "chat", help_heading = "Prompt")]
-    pub plain: bool,
+    pub(crate) plain: bool,
     /// System message (with --chat).
     #[arg(long, value_name = "TEXT", conflicts_with = "plain", help_heading = "Prompt")]
-    pub system: Option<String>,
+    pub(crate) system: Option<String>,
     /// How tokens are chosen.
     #[command(flatten)]
-    pub sampling: SamplingArgs,
+    pub(crate) sampling: SamplingArgs,
     /// Beam search with this many beams.
     #[arg(long, value_name = "N", value_parser = positive, conflicts_with = "temperature", help_heading = "Generation")]
-    pub beams: Option<usize>,
+    pub(crate) beams: Option<usize>,
     /// Exponent of the length by which beam scores are divided: above 0 favors long texts, below 0 short ones.
     #[arg(
         long,
@@ -268,27 +268,27 @@ pub struct GenerateArgs {
         allow_negative_numbers = true,
         help_heading = "Generation"
     )]
-    pub length_penalty: f64,
+    pub(crate) length_penalty: f64,
     /// When beam search stops, once as many texts as there are beams are complete.
     #[arg(long, default_value = "false", requires = "beams", help_heading = "Generation")]
-    pub early_stopping: EarlyStoppingArg,
+    pub(crate) early_stopping: EarlyStoppingArg,
     /// Disable the key/value cache (slow; for checking).
     #[arg(long, help_heading = "Generation")]
-    pub no_cache: bool,
+    pub(crate) no_cache: bool,
     /// Print token ids instead of text.
     #[arg(long, help_heading = "Output")]
-    pub ids: bool,
+    pub(crate) ids: bool,
     /// What is accepted.
     #[command(flatten)]
     pub accept: AcceptArgs,
     /// Where to compute.
     #[command(flatten)]
-    pub device: DeviceArgs,
+    pub(crate) device: DeviceArgs,
 }
 
 /// `early_stopping` of transformers.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
-pub enum EarlyStoppingArg {
+pub(crate) enum EarlyStoppingArg {
     /// When no unfinished text would score better if it ended now.
     False,
     /// Immediately.
@@ -299,21 +299,21 @@ pub enum EarlyStoppingArg {
 
 /// `adapters info`
 #[derive(Debug, clap::Args)]
-pub struct InfoArgs {
+pub(crate) struct InfoArgs {
     /// A model, adapter or run folder.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Folder of the base model of an adapter [default: the one the adapter was trained on].
     #[arg(long, value_name = "DIR")]
-    pub model: Option<PathBuf>,
+    pub(crate) model: Option<PathBuf>,
     /// Where to compute.
     #[command(flatten)]
-    pub device: DeviceArgs,
+    pub(crate) device: DeviceArgs,
     /// List every layer that an adapter acts on or can act on.
     #[arg(long)]
-    pub sites: bool,
+    pub(crate) sites: bool,
     /// Print JSON.
     #[arg(long, help_heading = "Output")]
-    pub json: bool,
+    pub(crate) json: bool,
     /// What is accepted.
     #[command(flatten)]
     pub accept: AcceptArgs,
@@ -321,22 +321,22 @@ pub struct InfoArgs {
 
 /// `adapters merge`
 #[derive(Debug, clap::Args)]
-pub struct MergeArgs {
+pub(crate) struct MergeArgs {
     /// Folder of the base model [default: the one the adapter was trained on].
     #[arg(long, value_name = "DIR", help_heading = "Model")]
-    pub model: Option<PathBuf>,
+    pub(crate) model: Option<PathBuf>,
     /// Folder of the adapter, or of the run that trained it.
     #[arg(long, value_name = "DIR", help_heading = "Model")]
-    pub adapter: PathBuf,
+    pub(crate) adapter: PathBuf,
     /// Where to compute.
     #[command(flatten)]
-    pub device: DeviceArgs,
+    pub(crate) device: DeviceArgs,
     /// Folder for the merged model; must be new or empty.
     #[arg(long, value_name = "DIR", help_heading = "Output")]
-    pub out: PathBuf,
+    pub(crate) out: PathBuf,
     /// Element type of the merged weights [default: that of the base model].
     #[arg(long, value_name = "TYPE", help_heading = "Output")]
-    pub dtype: Option<DTypeArg>,
+    pub(crate) dtype: Option<DTypeArg>,
     /// What is accepted.
     #[command(flatten)]
     pub accept: AcceptArgs,
@@ -348,65 +348,65 @@ pub struct MergeArgs {
     "adapters combine runs/a/adapter=0.7 runs/b/adapter=0.3 --out runs/mixed",
     "adapters combine runs/a/adapter runs/b/adapter --combination ties --density 0.2 --out runs/ties",
 ]))]
-pub struct CombineArgs {
+pub(crate) struct CombineArgs {
     /// Adapter folders with their weights, e.g. runs/a/adapter=0.7 [default weight: 1].
     #[arg(required = true, value_name = "DIR[=WEIGHT]")]
-    pub adapters: Vec<String>,
+    pub(crate) adapters: Vec<String>,
     /// Folder for the new adapter, in the format of the first one; must be new or empty.
     #[arg(long, value_name = "DIR", help_heading = "Output")]
-    pub out: PathBuf,
+    pub(crate) out: PathBuf,
     /// Folder of the base model [default: the one the first adapter was trained on].
     #[arg(long, value_name = "DIR", help_heading = "Model")]
-    pub model: Option<PathBuf>,
+    pub(crate) model: Option<PathBuf>,
     /// How LoRA adapters are combined [default: the average of each parameter, which works for every method].
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(Combination::NAMES.map(|(name, _)| name)))]
-    pub combination: Option<String>,
+    pub(crate) combination: Option<String>,
     /// Rank of the new adapter, for svd, ties_svd and delta_svd.
     #[arg(long, value_name = "R", requires = "combination")]
-    pub rank: Option<usize>,
+    pub(crate) rank: Option<usize>,
     /// Fraction of the values kept by ties, dare_linear, dare_ties and magnitude_prune.
     #[arg(long, value_name = "X", requires = "combination")]
-    pub density: Option<f64>,
+    pub(crate) density: Option<f64>,
     /// How TIES chooses the sign of each value.
     #[arg(long, value_enum, default_value = "total")]
-    pub sign: SignArg,
+    pub(crate) sign: SignArg,
     /// Random seed of DARE.
     #[arg(long, value_name = "N", default_value_t = 0)]
-    pub seed: u64,
+    pub(crate) seed: u64,
     /// Use the weights of an average as they are: do not divide them by their sum.
     #[arg(long)]
-    pub raw: bool,
+    pub(crate) raw: bool,
     /// What is accepted.
     #[command(flatten)]
     pub accept: AcceptArgs,
     /// Where to compute.
     #[command(flatten)]
-    pub device: DeviceArgs,
+    pub(crate) device: DeviceArgs,
 }
 
 /// `adapters eject`
 #[derive(Debug, clap::Args)]
-pub struct EjectArgs {
+pub(crate) struct EjectArgs {
     /// Folder of the adapter, or of the run that trained it.
     #[arg(long, value_name = "DIR", help_heading = "Model")]
-    pub adapter: PathBuf,
+    pub(crate) adapter: PathBuf,
     /// Folder for the smaller adapter, in the same format; must be new or empty.
     #[arg(long, value_name = "DIR", help_heading = "Output")]
-    pub out: PathBuf,
+    pub(crate) out: PathBuf,
     /// Folder of the base model [default: the one the adapter was trained on].
     #[arg(long, value_name = "DIR", help_heading = "Model")]
-    pub model: Option<PathBuf>,
+    pub(crate) model: Option<PathBuf>,
     /// What is accepted.
     #[command(flatten)]
     pub accept: AcceptArgs,
     /// Where to compute.
     #[command(flatten)]
-    pub device: DeviceArgs,
+    pub(crate) device: DeviceArgs,
 }
 
 /// The sign election of TIES on the command line.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum SignArg {
+pub(crate) enum SignArg {
     /// The sign of the sum of the values.
     Total,
     /// The sign that most adapters have.
@@ -419,18 +419,18 @@ pub enum SignArg {
     "adapters pull sentence-transformers/all-MiniLM-L6-v2",
     "adapters pull owner/adapter --revision refs/pr/1 --out adapters/reviews",
 ]))]
-pub struct PullArgs {
+pub(crate) struct PullArgs {
     /// The id of the repository, `owner/name`.
-    pub id: RepoId,
+    pub(crate) id: RepoId,
     /// Branch, tag or commit.
     #[arg(long, value_name = "NAME", default_value = "main")]
-    pub revision: String,
+    pub(crate) revision: String,
     /// Folder for the files [default: models/NAME, or adapters/NAME for an adapter].
     #[arg(long, value_name = "DIR", help_heading = "Output")]
-    pub out: Option<PathBuf>,
+    pub(crate) out: Option<PathBuf>,
     /// Accept PyTorch `.bin` files of adapters. They are parsed, never executed.
     #[arg(long)]
-    pub allow_bin: bool,
+    pub(crate) allow_bin: bool,
 }
 
 /// `adapters push`
@@ -439,65 +439,65 @@ pub struct PullArgs {
     "adapters push runs/reviews/adapter owner/reviews --base-model sentence-transformers/all-MiniLM-L6-v2",
     "adapters push runs/reviews/adapter-peft owner/reviews-peft --private",
 ]))]
-pub struct PushArgs {
+pub(crate) struct PushArgs {
     /// Folder of the adapter, or of the run that trained it.
-    pub adapter: PathBuf,
+    pub(crate) adapter: PathBuf,
     /// The id of the repository, `owner/name`; it is created if there is none.
-    pub id: RepoId,
+    pub(crate) id: RepoId,
     /// The id of the base model on the Hub, written into the uploaded files in place of a folder of this machine.
     #[arg(long, value_name = "OWNER/NAME")]
-    pub base_model: Option<RepoId>,
+    pub(crate) base_model: Option<RepoId>,
     /// Branch to commit to.
     #[arg(long, value_name = "NAME", default_value = "main")]
-    pub revision: String,
+    pub(crate) revision: String,
     /// Summary of the commit.
     #[arg(long, value_name = "TEXT", default_value = "Upload an adapter")]
-    pub message: String,
+    pub(crate) message: String,
     /// Create the repository as a private one.
     #[arg(long)]
-    pub private: bool,
+    pub(crate) private: bool,
 }
 
 /// `adapters bench`
 #[derive(Debug, clap::Args)]
-pub struct BenchArgs {
+pub(crate) struct BenchArgs {
     /// Folder of the base model.
     #[arg(long, value_name = "DIR", help_heading = "Model")]
-    pub model: PathBuf,
+    pub(crate) model: PathBuf,
     /// The adapter as a config string, e.g. 'lora[r=16]'.
     #[arg(long, value_name = "CONFIG", default_value = "lora", help_heading = "Model")]
-    pub adapter: String,
+    pub(crate) adapter: String,
     /// Batch size.
     #[arg(long, value_name = "N", default_value = "16", value_parser = positive)]
-    pub batch: usize,
+    pub(crate) batch: usize,
     /// Tokens of each text.
     #[arg(long, value_name = "N", default_value = "128", value_parser = positive)]
-    pub seq: usize,
+    pub(crate) seq: usize,
     /// Tokens that a model that writes adds to each text.
     #[arg(long, value_name = "N", default_value = "32", value_parser = positive)]
-    pub new_tokens: usize,
+    pub(crate) new_tokens: usize,
     /// Timed repetitions, after 2 warm-up runs.
     #[arg(long, value_name = "N", default_value = "9", value_parser = positive)]
-    pub repeats: usize,
+    pub(crate) repeats: usize,
     /// Dropout probability of the base model [default: from its configuration].
     #[arg(long, value_name = "P", help_heading = "Model")]
-    pub dropout: Option<f64>,
+    pub(crate) dropout: Option<f64>,
     /// Precision of the base model's weights [default: f32].
     #[arg(long, value_enum, help_heading = "Model")]
-    pub precision: Option<PrecisionArg>,
+    pub(crate) precision: Option<PrecisionArg>,
     /// Print JSON.
     #[arg(long, help_heading = "Output")]
-    pub json: bool,
+    pub(crate) json: bool,
     /// Where to compute.
     #[command(flatten)]
-    pub device: DeviceArgs,
+    pub(crate) device: DeviceArgs,
 }
 
 /// `adapters completions`
 #[derive(Debug, clap::Args)]
-pub struct CompletionsArgs {
+pub(crate) struct CompletionsArgs {
     /// The shell.
-    pub shell: clap_complete::Shell,
+    pub(crate) shell: clap_complete::Shell,
 }
 
 #[cfg(test)]

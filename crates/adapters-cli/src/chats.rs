@@ -10,10 +10,10 @@ use serde_json::Value;
 use crate::failure::Failure;
 
 /// The messages of a chat, and the tools that it may use.
-pub type Chat = (Vec<Message>, Vec<Value>);
+pub(crate) type Chat = (Vec<Message>, Vec<Value>);
 
 /// The chats of a data file.
-pub fn read(path: &Path) -> Result<Vec<Chat>, Failure> {
+pub(crate) fn read(path: &Path) -> Result<Vec<Chat>, Failure> {
     let records = Records::read(path, &Fields::default())?;
     let chat = |record: &adapters::train::Record| match record.messages()? {
         Some(messages) => Ok((messages, record.tools()?)),
@@ -26,7 +26,7 @@ pub fn read(path: &Path) -> Result<Vec<Chat>, Failure> {
 }
 
 /// The tools in a JSON file: a list of objects, as models are told of functions; none without a file.
-pub fn tools(path: Option<&Path>) -> Result<Vec<Value>, Failure> {
+pub(crate) fn tools(path: Option<&Path>) -> Result<Vec<Value>, Failure> {
     let Some(path) = path else { return Ok(Vec::new()) };
     let refuse = |found: String| {
         Failure::new(

@@ -9,7 +9,7 @@ use miette::Diagnostic;
 
 /// An error on its way to the terminal.
 #[derive(Debug)]
-pub struct Failure {
+pub(crate) struct Failure {
     message: String,
     source: Option<Box<dyn Error + Send + Sync>>,
     help: Option<String>,
@@ -17,7 +17,7 @@ pub struct Failure {
 
 impl Failure {
     /// A mistake the command itself found.
-    pub fn new(message: impl Into<String>, help: impl Into<String>) -> Self {
+    pub(crate) fn new(message: impl Into<String>, help: impl Into<String>) -> Self {
         Self {
             message: message.into(),
             source: None,
@@ -26,7 +26,7 @@ impl Failure {
     }
 
     /// The message and its causes in a line.
-    pub fn to_line(&self) -> String {
+    pub(crate) fn to_line(&self) -> String {
         let mut line = self.to_string();
         let mut cause = self.source();
         while let Some(source) = cause {
@@ -37,7 +37,7 @@ impl Failure {
     }
 
     /// The same with another help.
-    pub fn with_help(self, help: impl Into<String>) -> Self {
+    pub(crate) fn with_help(self, help: impl Into<String>) -> Self {
         Self {
             help: Some(help.into()),
             ..self

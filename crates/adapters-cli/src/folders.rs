@@ -10,7 +10,7 @@ use crate::failure::Failure;
 use crate::invocation;
 
 /// The folder of a model.
-pub fn model(name: &str) -> Result<PathBuf, Failure> {
+pub(crate) fn model(name: &str) -> Result<PathBuf, Failure> {
     let path = PathBuf::from(name);
     if path.join("adapter_config.json").is_file() && !path.join("config.json").is_file() {
         return Err(Failure::new(
@@ -33,7 +33,7 @@ pub fn model(name: &str) -> Result<PathBuf, Failure> {
 }
 
 /// The folder of the base model that an adapter folder names.
-pub fn base_model(name: &str) -> Result<PathBuf, Failure> {
+pub(crate) fn base_model(name: &str) -> Result<PathBuf, Failure> {
     let path = PathBuf::from(name);
     if path.is_dir() {
         return Ok(path);
@@ -57,12 +57,12 @@ fn pull(name: &str) -> Option<String> {
 }
 
 /// Whether a name may be an id of the Hub: an owner and a name.
-pub fn is_id(name: &str) -> bool {
+pub(crate) fn is_id(name: &str) -> bool {
     name.parse::<RepoId>().is_ok_and(|id| id.owner().is_some())
 }
 
 /// The folder of an adapter: the folder itself, or the one inside the folder of a run.
-pub fn adapter(path: &Path) -> Result<PathBuf, Failure> {
+pub(crate) fn adapter(path: &Path) -> Result<PathBuf, Failure> {
     const FILES: [&str; 2] = ["adapter_config.json", "adapter_setup.json"];
     let is_adapter = |dir: &Path| FILES.iter().any(|file| dir.join(file).is_file());
     if is_adapter(path) {
@@ -107,7 +107,7 @@ fn folders_in(path: &Path) -> Vec<PathBuf> {
 }
 
 /// Checks that results do not mix with what is there already: the folder is new or empty.
-pub fn check_new(out: &Path) -> Result<(), Failure> {
+pub(crate) fn check_new(out: &Path) -> Result<(), Failure> {
     let Some(entry) = fs::read_dir(out).into_iter().flatten().flatten().next() else {
         return Ok(());
     };
@@ -125,7 +125,7 @@ pub fn check_new(out: &Path) -> Result<(), Failure> {
 }
 
 /// Checks that an output file is new, or replaces a regular file and no link or device.
-pub fn check_file(path: &Path) -> Result<(), Failure> {
+pub(crate) fn check_file(path: &Path) -> Result<(), Failure> {
     match fs::symlink_metadata(path) {
         Ok(there) if !there.is_file() => Err(Failure::new(
             format!(
@@ -139,7 +139,7 @@ pub fn check_file(path: &Path) -> Result<(), Failure> {
 }
 
 /// Checks that a file or folder exists; the refusal has the nearest name next to it.
-pub fn check_exists(what: &str, path: &Path) -> Result<(), Failure> {
+pub(crate) fn check_exists(what: &str, path: &Path) -> Result<(), Failure> {
     if path.exists() {
         return Ok(());
     }

@@ -5,13 +5,12 @@ use std::path::{Path, PathBuf};
 use adapters::core::Format;
 use adapters::models::heads::HeadKind;
 use adapters::models::{ChatTime, Head, Model, ModelKind, Pretrained, TextTokenizer};
-use adapters::store::{BaseMatch, LoadOptions, LoadReport, Manifest, Setup};
+use adapters::store::{BaseMatch, LoadOptions, LoadReport, Manifest, Setup, layer_replication, read_json};
 use adapters::train::{
     Evaluation, Fields, Labels, OpenTask, Records, TaskContext, TaskData, TaskKind, TaskModel, TaskOptions, Template,
     tokenizer_of,
 };
-use adapters::{Adapted, AdapterFiles, AttachReport, Composition, Host, METHODS, device_caution, parse_device};
-use burn::module::Module;
+use adapters::{Adapted, AdapterFiles, AttachReport, Composition, METHODS, device_caution, parse_device};
 use burn::tensor::Device;
 
 use crate::failure::Failure;
@@ -19,7 +18,7 @@ use crate::folders;
 use crate::options::{AcceptArgs, DeviceArgs, ModelArgs, PoolingArg, PrecisionArg};
 
 /// Sets up the threads that compute and finds the device.
-pub fn device(args: &DeviceArgs) -> Result<Device, Failure> {
+pub(crate) fn device(args: &DeviceArgs) -> Result<Device, Failure> {
     let threads = args.threads.or_else(named_threads).unwrap_or_else(available_threads);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
     // This thread computes too, so that it need not sleep and be woken for every operation. Alone in the pool it would not
@@ -46,12 +45,12 @@ fn available_threads() -> usize {
 }
 
 /// The manifest of an adapter folder, empty if there is none.
-pub fn manifest(adapter: &Path) -> Result<Manifest, Failure> {
+pub(crate) fn manifest(adapter: &Path) -> Result<Manifest, Failure> {
     Ok(Manifest::read(adapter)?.unwrap_or_default())
 }
 
 /// Refuses a command that names neither a model nor an adapter, which would name one.
-pub fn check_named(model: Option<&Path>, adapter: Option<&Path>) -> Result<(), Failure> {
+pub(crate) fn check_named(model: Option<&Path>, adapter: Option<&Path>) -> Result<(), Failure> {
     match (model, adapter) {
         (None, None) => Err(Failure::new(
             "no model is named",
@@ -63,7 +62,7 @@ pub fn check_named(model: Option<&Path>, adapter: Option<&Path>) -> Result<(), F
 
 /// The folder of the base: as given, else as the manifest of `adapter` says. Another base than the one the adapter was trained on is
 /// refused unless `any` is.
-pub fn base_dir(
+pub(crate) fn base_dir(
     given: Option<&Path>,
     manifest: &Manifest,
     adapter: &Path,
@@ -82,7 +81,7 @@ pub fn base_dir(
 }
 
 /// Refuses a base whose tensors are not those that the manifest of `adapter` has a fingerprint of, unless `any` is accepted.
-pub fn check_base(dir: &Path, manifest: &Manifest, adapter: &Path, accept: AcceptArgs) -> Result<(), Failure> {
+pub(crate) fn check_base(dir: &Path, manifest: &Manifest, adapter: &Path, accept: AcceptArgs) -> Result<(), Failure> {
     let Some(expected) = manifest.base_fingerprint.as_ref().filter(|_| !accept.any_base) else {
         return Ok(());
     };
@@ -108,7 +107,7 @@ pub fn check_base(dir: &Path, manifest: &Manifest, adapter: &Path, accept: Accep
 }
 
 /// The base in a folder, as the adapter in another was trained with it.
-pub fn pretrained(dir: &Path, adapter: Option<&Path>, accept: AcceptArgs) -> Result<Pretrained, Failure> {
+pub(crate) fn pretrained(dir: &Path, adapter: Option<&Path>, accept: AcceptArgs) -> Result<Pretrained, Failure> {
     let base = Pretrained::open(dir)?.with_bin(accept.allow_bin);
     let Some(adapter) = adapter else { return Ok(base) };
     let base = base.for_adapter(adapter)?;
@@ -119,13 +118,20 @@ pub fn pretrained(dir: &Path, adapter: Option<&Path>, accept: AcceptArgs) -> Res
 }
 
 /// A base with an active adapter, and below it the one it was trained on top of; or with a whole saved setup.
-pub fn adapted<M: Host + Module + Sync>(
-    base: M,
+///
+/// What an adapter of peft needs besides its own files is there, too: the layers of a base that uses some of them several times
+/// (`layer_replication`), and the adapters that X-LoRA weighs.
+pub(crate) fn adapted(
+    base: Model,
     adapter: &Path,
     allow_bin: bool,
     device: &Device,
-) -> Result<(Adapted<M>, LoadReport), Failure> {
-    let mut adapted = Adapted::new(base);
+) -> Result<(Adapted<Model>, LoadReport), Failure> {
+    let needs = Needs::read(adapter)?;
+    let mut adapted = Adapted::new(match needs.layer_replication.as_slice() {
+        [] => base,
+        ranges => base.with_layer_replication(ranges)?,
+    });
     let options = LoadOptions {
         allow_bin,
         ..LoadOptions::default()
@@ -148,6 +154,13 @@ pub fn adapted<M: Host + Module + Sync>(
         };
         return Ok((adapted, report));
     }
+    for (name, folder) in &needs.experts {
+        let options = LoadOptions {
+            name: Some(name.clone()),
+            ..options.clone()
+        };
+        adapted.load_with(folder, &METHODS, &options)?;
+    }
     let mut load = |dir: &Path| adapted.load_with(dir, &METHODS, &options);
     let report = load(adapter)?;
     let name = report.attached.adapter.as_str();
@@ -159,14 +172,46 @@ pub fn adapted<M: Host + Module + Sync>(
     Ok((adapted, report))
 }
 
+/// What the adapter of a folder needs besides its own files.
+#[derive(Default)]
+struct Needs {
+    layer_replication: Vec<[usize; 2]>,
+    /// Names and folders.
+    experts: Vec<(String, PathBuf)>,
+}
+
+impl Needs {
+    fn read(adapter: &Path) -> Result<Self, Failure> {
+        let path = adapter.join("adapter_config.json");
+        if !path.exists() {
+            return Ok(Self::default());
+        }
+        let config: serde_json::Value = read_json(&path)?;
+        let experts = match (config["peft_type"].as_str(), config["adapters"].as_object()) {
+            (Some("XLORA"), Some(experts)) => experts.clone(),
+            _ => serde_json::Map::new(),
+        };
+        // A folder is named as it was when the adapter was trained, or next to that of the router.
+        let found = |(name, folder): (String, serde_json::Value)| {
+            let folder = PathBuf::from(folder.as_str().unwrap_or_default());
+            let beside = adapter.join(&folder);
+            (name, if beside.exists() { beside } else { folder })
+        };
+        Ok(Self {
+            layer_replication: layer_replication(adapter)?.unwrap_or_default(),
+            experts: experts.into_iter().map(found).collect(),
+        })
+    }
+}
+
 /// Everything `eval` and `predict` need.
-pub struct Loaded {
+pub(crate) struct Loaded {
     /// The model with its head, on a plain device.
-    pub model: TaskModel,
+    pub(crate) model: TaskModel,
     /// The task of the head.
-    pub task: &'static TaskKind,
+    pub(crate) task: &'static TaskKind,
     /// What was loaded.
-    pub report: LoadReport,
+    pub(crate) report: LoadReport,
     options: TaskOptions,
     pretrained: Pretrained,
     tokenizer: Option<TextTokenizer>,
@@ -175,22 +220,22 @@ pub struct Loaded {
 
 impl Loaded {
     /// Names of the fields of data files.
-    pub fn fields(&mut self) -> &mut Fields {
+    pub(crate) fn fields(&mut self) -> &mut Fields {
         &mut self.options.fields
     }
 
     /// Whether an evaluation of a language model writes answers, for ROUGE-L and exact match.
-    pub fn write_answers(&mut self, write: bool) {
+    pub(crate) fn write_answers(&mut self, write: bool) {
         self.options.answers = write;
     }
 
     /// How many labels the head has.
-    pub fn labels(&self) -> usize {
+    pub(crate) fn labels(&self) -> usize {
         self.options.labels.count()
     }
 
     /// Encodes records, and says how many texts were cut off. Where `labeled` is false, targets may be absent.
-    pub fn examples(&self, records: &Records, labeled: bool) -> Result<Box<dyn TaskData>, Failure> {
+    pub(crate) fn examples(&self, records: &Records, labeled: bool) -> Result<Box<dyn TaskData>, Failure> {
         let cx = TaskContext {
             options: &self.options,
             pretrained: &self.pretrained,
@@ -211,13 +256,13 @@ impl Loaded {
     }
 
     /// Scores examples.
-    pub fn evaluate(&self, data: &dyn TaskData, batch: usize) -> Result<Evaluation, Failure> {
+    pub(crate) fn evaluate(&self, data: &dyn TaskData, batch: usize) -> Result<Evaluation, Failure> {
         Ok(data.evaluate(&self.model, batch, &self.device)?)
     }
 }
 
 /// Loads what the arguments name.
-pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
+pub(crate) fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
     let device = device(&args.device)?;
     let folder = folders::adapter(&args.adapter)?;
     let manifest = manifest(&folder)?;
@@ -288,7 +333,7 @@ pub fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
 const MASKED: f64 = 0.15;
 
 /// An adapter without a head, for a command that needs one.
-pub fn no_head(adapter: &Path) -> Failure {
+pub(crate) fn no_head(adapter: &Path) -> Failure {
     Failure::new(
         format!(
             "the adapter folder {} has no head, so there is nothing to predict with",

@@ -11,12 +11,12 @@ use clap::ValueEnum;
 /// Where to compute.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Hardware")]
-pub struct DeviceArgs {
+pub(crate) struct DeviceArgs {
     #[arg(long, default_value = default_device(), help = device_help())]
-    pub device: String,
+    pub(crate) device: String,
     /// Number of CPU threads [default: all cores]. With 1, results are reproducible bit for bit.
     #[arg(long, value_name = "N", value_parser = positive)]
-    pub threads: Option<usize>,
+    pub(crate) threads: Option<usize>,
 }
 
 fn device_help() -> String {
@@ -27,7 +27,7 @@ fn device_help() -> String {
 }
 
 /// The lines at the end of a help text.
-pub fn examples(commands: &[&str]) -> String {
+pub(crate) fn examples(commands: &[&str]) -> String {
     let lines: Vec<String> = commands.iter().map(|command| format!("  {command}")).collect();
     format!("Examples:\n{}", lines.join("\n"))
 }
@@ -38,7 +38,7 @@ fn default_device() -> &'static str {
 
 /// What is accepted of the files of models and adapters.
 #[derive(Clone, Copy, Debug, clap::Args)]
-pub struct AcceptArgs {
+pub(crate) struct AcceptArgs {
     /// Accept PyTorch `.bin` files. They are parsed, never executed.
     #[arg(long, help_heading = "Model")]
     pub allow_bin: bool,
@@ -50,36 +50,36 @@ pub struct AcceptArgs {
 /// The model, adapter and head to use.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Model")]
-pub struct ModelArgs {
+pub(crate) struct ModelArgs {
     /// Folder of the base model [default: the one the adapter was trained on].
     #[arg(long, value_name = "DIR")]
-    pub model: Option<PathBuf>,
+    pub(crate) model: Option<PathBuf>,
     /// Folder of the adapter, in AdapterHub's or PEFT's format, or of the run that trained it.
     #[arg(long, value_name = "DIR")]
-    pub adapter: PathBuf,
+    pub(crate) adapter: PathBuf,
     /// Classification head file with the tensors `weight` and `bias` [default: the head next to the adapter].
     #[arg(long, value_name = "FILE")]
-    pub head: Option<PathBuf>,
+    pub(crate) head: Option<PathBuf>,
     /// How the token vectors are combined into one [default: as trained, else mean].
     #[arg(long, value_enum)]
-    pub pooling: Option<PoolingArg>,
+    pub(crate) pooling: Option<PoolingArg>,
     /// Longest input in tokens; longer inputs are cut [default: as trained, else 128].
     #[arg(long, value_name = "N")]
-    pub max_length: Option<usize>,
+    pub(crate) max_length: Option<usize>,
     /// Precision of the base model's weights [default: as trained, else f32].
     #[arg(long, value_enum)]
-    pub precision: Option<PrecisionArg>,
+    pub(crate) precision: Option<PrecisionArg>,
     /// What is accepted.
     #[command(flatten)]
     pub accept: AcceptArgs,
     /// Where to compute.
     #[command(flatten)]
-    pub device: DeviceArgs,
+    pub(crate) device: DeviceArgs,
 }
 
 /// The precision of a base's weights on the command line.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub enum PrecisionArg {
+pub(crate) enum PrecisionArg {
     /// 32-bit floats.
     #[default]
     F32,
@@ -91,7 +91,7 @@ pub enum PrecisionArg {
 
 impl PrecisionArg {
     /// The precision it names.
-    pub fn precision(self) -> Precision {
+    pub(crate) fn precision(self) -> Precision {
         match self {
             Self::F32 => Precision::F32,
             Self::Bf16 => Precision::Bf16,
@@ -102,7 +102,7 @@ impl PrecisionArg {
 
 /// Pooling on the command line.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum PoolingArg {
+pub(crate) enum PoolingArg {
     /// The mean of all tokens.
     Mean,
     /// The first token.
@@ -115,7 +115,7 @@ pub enum PoolingArg {
 
 impl PoolingArg {
     /// The pooling it names.
-    pub fn pooling(self) -> Pooling {
+    pub(crate) fn pooling(self) -> Pooling {
         match self {
             Self::Mean => Pooling::Mean,
             Self::First => Pooling::First,
@@ -125,7 +125,7 @@ impl PoolingArg {
     }
 
     /// Its name in a manifest.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Mean => "mean",
             Self::First => "first",
@@ -136,7 +136,7 @@ impl PoolingArg {
 }
 
 /// A number of at least one.
-pub fn positive(text: &str) -> Result<usize, String> {
+pub(crate) fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("expected a whole number of at least 1".to_owned()),
         Ok(number) => Ok(number),
@@ -145,7 +145,7 @@ pub fn positive(text: &str) -> Result<usize, String> {
 
 /// Element type of written weights.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum DTypeArg {
+pub(crate) enum DTypeArg {
     /// 32-bit floats.
     Float32,
     /// 16-bit floats with the range of 32-bit floats.
@@ -156,7 +156,7 @@ pub enum DTypeArg {
 
 impl DTypeArg {
     /// The type it names.
-    pub fn dtype(self) -> FloatDType {
+    pub(crate) fn dtype(self) -> FloatDType {
         match self {
             Self::Float32 => FloatDType::F32,
             Self::Bfloat16 => FloatDType::BF16,
@@ -168,30 +168,30 @@ impl DTypeArg {
 /// How tokens are chosen.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Generation")]
-pub struct SamplingArgs {
+pub(crate) struct SamplingArgs {
     /// Maximum number of new tokens.
     #[arg(long, value_name = "N", default_value = "128", value_parser = positive)]
-    pub max_tokens: usize,
+    pub(crate) max_tokens: usize,
     /// Sampling temperature [default: greedy decoding].
     #[arg(long, value_name = "T")]
-    pub temperature: Option<f64>,
+    pub(crate) temperature: Option<f64>,
     /// Sample from the K most likely tokens.
     #[arg(long, value_name = "K", requires = "temperature")]
-    pub top_k: Option<usize>,
+    pub(crate) top_k: Option<usize>,
     /// Sample from the most likely tokens with total probability P.
     #[arg(long, value_name = "P", requires = "temperature")]
-    pub top_p: Option<f64>,
+    pub(crate) top_p: Option<f64>,
     /// Penalty for repeated tokens; 1 disables it.
     #[arg(long, value_name = "X", default_value_t = 1.0)]
-    pub repetition_penalty: f64,
+    pub(crate) repetition_penalty: f64,
     /// Random seed of sampling.
     #[arg(long, value_name = "N", default_value_t = 0)]
-    pub seed: u64,
+    pub(crate) seed: u64,
 }
 
 impl SamplingArgs {
     /// Generation with these options that ends at `stop`.
-    pub fn generation(&self, stop: Vec<u32>) -> Generation {
+    pub(crate) fn generation(&self, stop: Vec<u32>) -> Generation {
         Generation {
             max_new_tokens: self.max_tokens,
             sampling: match self.temperature {

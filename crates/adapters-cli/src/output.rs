@@ -13,18 +13,18 @@ use crate::failure::Failure;
 static FAILED: Mutex<Option<io::Error>> = Mutex::new(None);
 
 /// A line of results.
-pub fn result_line(line: Arguments<'_>) {
+pub(crate) fn result_line(line: Arguments<'_>) {
     keep(writeln!(io::stdout(), "{line}"));
 }
 
 /// A piece of a line of results, shown at once.
-pub fn result_piece(piece: &str) {
+pub(crate) fn result_piece(piece: &str) {
     let mut stdout = io::stdout();
     keep(stdout.write_all(piece.as_bytes()).and_then(|()| stdout.flush()));
 }
 
 /// A line about the work. Nothing is lost with it, so a failure does not matter.
-pub fn note_line(line: Arguments<'_>) {
+pub(crate) fn note_line(line: Arguments<'_>) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
@@ -42,7 +42,7 @@ fn keep(written: io::Result<()>) {
 /// # Errors
 ///
 /// The first failure.
-pub fn finish() -> Result<(), Failure> {
+pub(crate) fn finish() -> Result<(), Failure> {
     keep(io::stdout().flush());
     let failed = FAILED.lock().ok().and_then(|mut failed| failed.take());
     match failed {

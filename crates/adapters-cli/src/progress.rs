@@ -18,7 +18,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::failure::Failure;
 use run_state::RunState;
 #[cfg(feature = "hub")]
-pub use transfer::Transfer;
+pub(crate) use transfer::Transfer;
 
 /// Classes that are listed.
 const LISTED: usize = 12;
@@ -30,7 +30,7 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_secs(1);
 
 /// Shows the events of a run.
-pub struct Progress {
+pub(crate) struct Progress {
     shown: Arc<Mutex<Shown>>,
     ticker: Option<(Sender<()>, JoinHandle<()>)>,
     /// The largest class of the training data and its fraction.
@@ -58,7 +58,7 @@ enum Screen {
 
 impl Progress {
     /// On a terminal a bar, or where it is asked for, a dashboard; else lines.
-    pub fn new(dashboard: bool) -> Result<Self, Failure> {
+    pub(crate) fn new(dashboard: bool) -> Result<Self, Failure> {
         let screen = match std::io::stderr().is_terminal() {
             false => Screen::Lines {
                 say: Box::new(|text| note!("{text}")),
@@ -102,7 +102,7 @@ impl Progress {
     }
 
     /// Shows one event.
-    pub fn show(&mut self, event: &Event) {
+    pub(crate) fn show(&mut self, event: &Event) {
         lock(&self.shown).state.see(event);
         match event {
             Event::Ready {

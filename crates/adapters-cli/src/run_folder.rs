@@ -6,7 +6,7 @@ use crate::failure::Failure;
 
 /// `asked` if there is one; it must not hold a finished run. Else `runs/<recipe>`, `runs/<recipe>-2`, .. the first
 /// without a finished run, so that nothing is overwritten and an unfinished run is resumed.
-pub fn choose(asked: Option<&Path>, recipe: &Path) -> Result<PathBuf, Failure> {
+pub(crate) fn choose(asked: Option<&Path>, recipe: &Path) -> Result<PathBuf, Failure> {
     if let Some(dir) = asked {
         if is_finished(dir) {
             return Err(Failure::new(

@@ -3,9 +3,11 @@
 #[path = "common/words.rs"]
 mod words;
 
+use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
+use adapters::store::{read_safetensors, write_safetensors};
 use serde_json::json;
 
 use words::{golden, model};
@@ -62,6 +64,74 @@ fn a_chat_goes_through_the_template_of_the_model() {
     let said = ok(dir.path(), &["--chat", "--system", "w5", "--prompt", "w6"]);
     assert_eq!(said, ok(dir.path(), &["--prompt", "w2 w5 w4 w6 w9"]));
     assert_ne!(said, ok(dir.path(), &["--prompt", "w6"]));
+}
+
+#[test]
+fn tools_and_their_calls_reach_the_template() {
+    let dir = tempfile::tempdir().unwrap();
+    let template = "{% if tools %}w{{ 20 + tools | length }} {% endif %}{% for m in messages %}\
+                    {{ {'user': 'w4', 'assistant': 'w6', 'tool': 'w8'}[m.role] }} \
+                    {{ m.tool_calls[0].function.name if m.tool_calls else m.content }} {% endfor %}w9";
+    model("llama", dir.path(), &json!({"chat_template": template}));
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let tools = json!([{"type": "function", "function": {"name": "w33"}}]);
+    std::fs::write(path("tools.json"), tools.to_string()).unwrap();
+    let chat = json!({"messages": [
+        {"role": "user", "content": "w5"},
+        {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "w33", "arguments": {}}}]},
+        {"role": "tool", "content": "w7"},
+    ]});
+    let mut own = chat.clone();
+    own["tools"] = json!([{"name": "w34"}, {"name": "w35"}]);
+    std::fs::write(path("chats.jsonl"), format!("{chat}\n{own}\n")).unwrap();
+
+    let (tools, chats) = (path("tools.json"), path("chats.jsonl"));
+    let both = [
+        "--prompt",
+        "w21 w4 w5 w6 w33 w8 w7 w9",
+        "--prompt",
+        "w22 w4 w5 w6 w33 w8 w7 w9",
+    ];
+    let said = ok(dir.path(), &["--messages", &chats, "--tools", &tools]);
+    assert_eq!(said, ok(dir.path(), &both));
+    let said = ok(dir.path(), &["--chat", "--prompt", "w5", "--tools", &tools]);
+    assert_eq!(said, ok(dir.path(), &["--prompt", "w21 w4 w5 w9"]));
+
+    // In a conversation a line may be what a tool says.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_adapters"));
+    command
+        .args(["chat", "--max-tokens", "8", "--tools", &tools, "--model"])
+        .arg(dir.path());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"/tool w7\n").unwrap();
+    let said = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+    assert_eq!(said, ok(dir.path(), &["--prompt", "w21 w8 w7 w9"]));
+
+    std::fs::write(path("wrong.json"), "{}").unwrap();
+    for (args, part) in [
+        (["--prompt", "w5", "--tools", &tools], "--tools needs a chat"),
+        (
+            ["--messages", &chats, "--tools", &path("wrong.json")],
+            "a JSON list of objects",
+        ),
+        (["--messages", &chats, "--tools", &path("absent.json")], "cannot read"),
+        (
+            ["--max-tokens", "8", "--messages", &path("tools.json")],
+            "there are no messages",
+        ),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_adapters"));
+        let output = command
+            .args(["generate", "--model"])
+            .arg(dir.path())
+            .args(args)
+            .output()
+            .unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        let flat = error.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(flat.contains(part), "{args:?}: {error}");
+    }
 }
 
 #[test]
@@ -129,4 +199,43 @@ fn an_adapter_brings_its_own_template_and_folders_above_are_told_apart() {
     let said = fails(&base, &["--prompt", "w5", "--adapter", above.to_str().unwrap()]);
     let said = said.split_whitespace().collect::<String>();
     assert!(said.contains("run/reviews"), "{said}");
+}
+
+/// Adapters of peft that need more than their own files: a model that uses layers several times, and the experts of a router.
+#[test]
+fn layers_are_replicated_and_experts_are_loaded() {
+    let dir = tempfile::tempdir().unwrap();
+    model("llama", dir.path(), &json!({}));
+    let prompt = "w5 w17 w42 w8 w61";
+    let plain = ok(dir.path(), &["--prompt", prompt]);
+    let cases = golden("llama").join("cases");
+    let replicated = cases.join("peft_lora_layer_replication/adapters/a");
+    let replicated = ok(
+        dir.path(),
+        &["--prompt", prompt, "--adapter", replicated.to_str().unwrap()],
+    );
+    assert_ne!(replicated, plain);
+
+    let case = cases.join("quirk_peft_xlora_layerwise/adapters");
+    let folder = tempfile::tempdir().unwrap();
+    for expert in ["0", "1", "2", "x"] {
+        let (from, to) = (case.join(expert), folder.path().join(expert));
+        std::fs::create_dir(&to).unwrap();
+        for file in std::fs::read_dir(from).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+    }
+    // peft's file lacks the layers whose number is an expert's name.
+    let weights = folder.path().join("x/adapter_model.safetensors");
+    let (mut tensors, _) = read_safetensors(&weights).unwrap();
+    tensors.extend(read_safetensors(&folder.path().join("x/extra.safetensors")).unwrap().0);
+    write_safetensors(&weights, &tensors, []).unwrap();
+    let router = folder.path().join("x");
+    let routed = ok(dir.path(), &["--prompt", prompt, "--adapter", router.to_str().unwrap()]);
+    assert_ne!(routed, plain);
+    std::fs::remove_dir_all(folder.path().join("1")).unwrap();
+    let output = generate(dir.path(), &["--prompt", prompt, "--adapter", router.to_str().unwrap()]);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && error.contains("../1"), "{error}");
 }

@@ -442,3 +442,77 @@ fn mistakes_are_named() {
         }
     }
 }
+
+#[test]
+fn answers_are_written_and_compared_with_those_of_the_data() {
+    for (family, kind) in [("llama", "causal_lm"), ("t5", "seq2seq_lm")] {
+        let task = Task::new(family, kind, false);
+        // Seldom, as every evaluation writes.
+        let overrides = [
+            "train.metric=exact_match",
+            "train.epochs=2",
+            "train.evaluate_every=1000",
+        ];
+        let outcome = finish(&task.run("out", &overrides));
+        let figures = &outcome.summary.extra["test_figures"];
+        let rows: Vec<usize> = (104..112).collect();
+        let prompts: Vec<String> = rows.iter().map(|row| question(*row)).collect();
+        let args: Vec<&str> = prompts.iter().flat_map(|prompt| ["--prompt", prompt]).collect();
+        let said = task.generate("out", &args);
+        // An answer is at most as long as the longest of the file with its end: three tokens.
+        let said = said
+            .lines()
+            .map(|line| line.split_whitespace().take(3).collect::<Vec<_>>().join(" "));
+        let right = said.zip(&rows).filter(|(said, row)| *said == answer(**row)).count();
+        assert_eq!(figures["exact_match"], right as f64 / rows.len() as f64, "{family}");
+        let rouge = figures["rouge_l"].as_f64().unwrap();
+        assert!(
+            rouge >= figures["exact_match"].as_f64().unwrap() && rouge <= 1.0,
+            "{family}: {rouge}"
+        );
+
+        let mut command = Command::new(env!("CARGO_BIN_EXE_adapters"));
+        command
+            .args(["eval", "--json", "--generate", "--adapter"])
+            .arg(task.path("out/adapter"));
+        let output = command
+            .arg("--data")
+            .arg(task.path("data/test.jsonl"))
+            .output()
+            .unwrap();
+        let evaluated: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        for name in ["exact_match", "rouge_l"] {
+            assert_eq!(evaluated["figures"][name], figures[name], "{family}: {name}");
+        }
+        assert_eq!(evaluated["truncated"], 0);
+    }
+}
+
+#[test]
+fn a_run_that_is_resumed_later_has_the_texts_it_began_with() {
+    let task = Task::llama();
+    // The second of the minute is a word.
+    let config = json!({"chat_template": CHAT.replacen("'w4 '", "'w' ~ (strftime_now('%S') | int) ~ ' '", 1)});
+    words::model("llama", &task.path("model"), &config);
+    let overrides = ["train.epochs=1", "train.checkpoint_every=2"];
+    let run = task.run("one", &overrides);
+    train(&run, &mut |event| match event {
+        Event::Step { step: 3, .. } => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    })
+    .unwrap();
+    fs::create_dir(task.path("two")).unwrap();
+    for file in ["checkpoint.safetensors", "recipe.toml", "metrics.jsonl"] {
+        fs::copy(run.dir.join(file), task.path("two").join(file)).unwrap();
+    }
+    let weights = |run: &Run| {
+        finish(run);
+        std::thread::sleep(std::time::Duration::from_millis(1100));
+        fs::read(run.dir.join("adapter/adapter.safetensors")).unwrap()
+    };
+    assert!(weights(&run) == weights(&task.run("two", &overrides)));
+    assert!(
+        weights(&task.run("three", &overrides)) != weights(&run),
+        "the words have no effect"
+    );
+}

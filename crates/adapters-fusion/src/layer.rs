@@ -16,7 +16,7 @@ use crate::config::{
 
 /// The fusion layer of one site.
 #[derive(Module, Debug)]
-pub struct FusionLayer {
+pub(crate) struct FusionLayer {
     query: Option<Dense>,
     key: Option<Dense>,
     /// `[d_model, d_model]`, published layout.

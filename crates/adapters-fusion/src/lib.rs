@@ -14,5 +14,4 @@ pub use config::{
     FusionConfig, Projection, QueryState, Regularization, ResidualPath, Temperature, ValueOrder, ValueProjection,
     ValueStart,
 };
-pub use layer::FusionLayer;
 pub use method::Fusion;

@@ -40,6 +40,7 @@ pub enum Contents {
 /// What an upload became.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct Commit {
     /// The commit.
     pub commit_oid: String,

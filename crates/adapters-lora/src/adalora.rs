@@ -189,17 +189,17 @@ fn from_orthogonal(p: Tensor<2>) -> Tensor<1> {
 
 /// The update of one layer.
 #[derive(Module, Debug)]
-pub struct Triplets {
+pub(crate) struct Triplets {
     /// Right singular vectors, `[r, d_in]`.
-    pub a: Param<Tensor<2>>,
+    pub(crate) a: Param<Tensor<2>>,
     /// Singular values, `[r, 1]`.
-    pub e: Param<Tensor<2>>,
+    pub(crate) e: Param<Tensor<2>>,
     /// Left singular vectors, `[d_out, r]`.
-    pub b: Param<Tensor<2>>,
+    pub(crate) b: Param<Tensor<2>>,
     /// `lora_alpha / (r + 1e-5)`.
-    pub scale: f64,
+    pub(crate) scale: f64,
     /// Dropout probability on the input.
-    pub dropout: f64,
+    pub(crate) dropout: f64,
 }
 
 impl Triplets {

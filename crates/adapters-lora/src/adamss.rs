@@ -326,17 +326,17 @@ impl Codec<Peft> for Adamss {
 
 /// The update of one layer.
 #[derive(Module, Debug)]
-pub struct Groups {
+pub(crate) struct Groups {
     /// Of each group, `[rank, r]`.
-    pub a: Vec<Param<Tensor<2>>>,
+    pub(crate) a: Vec<Param<Tensor<2>>>,
     /// Of each group, `[features, rank]`.
-    pub b: Vec<Param<Tensor<2>>>,
+    pub(crate) b: Vec<Param<Tensor<2>>>,
     /// N, `[r, d_in]`, with one column more for a bias; not trained.
-    pub directions: Param<Tensor<2>>,
+    pub(crate) directions: Param<Tensor<2>>,
     /// The output feature of each feature of the groups, `[d_out]`.
-    pub order: Param<Tensor<1, Int>>,
+    pub(crate) order: Param<Tensor<1, Int>>,
     /// Output features.
-    pub d_out: usize,
+    pub(crate) d_out: usize,
 }
 
 impl Groups {

@@ -178,13 +178,13 @@ impl Codec<Peft> for Arrow {}
 
 /// The router of one layer.
 #[derive(Module, Debug)]
-pub struct ArrowRouter {
+pub(crate) struct ArrowRouter {
     /// The directions of the adapters, `[adapters, d_in]`; not trained.
-    pub prototypes: Param<Tensor<2>>,
+    pub(crate) prototypes: Param<Tensor<2>>,
     /// How many adapters act on a token.
-    pub top_k: usize,
+    pub(crate) top_k: usize,
     /// What the scores are divided by.
-    pub temperature: f64,
+    pub(crate) temperature: f64,
 }
 
 impl SiteAdapter<FusionState> for ArrowRouter {

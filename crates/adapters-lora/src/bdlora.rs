@@ -144,7 +144,7 @@ impl Codec<Peft> for Bdlora {
 
 /// Which matrix is block-diagonal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cut {
+pub(crate) enum Cut {
     /// A.
     A,
     /// B.
@@ -155,20 +155,20 @@ pub enum Cut {
 
 /// The update of one layer. A block-diagonal matrix is stored as its blocks, one below the other.
 #[derive(Module, Debug)]
-pub struct BlockDiagonal {
+pub(crate) struct BlockDiagonal {
     /// `[r, d_in]`, or `[r, d_in / blocks]`.
-    pub a: Param<Tensor<2>>,
+    pub(crate) a: Param<Tensor<2>>,
     /// `[d_out, r]`, or `[d_out, r / blocks]`.
-    pub b: Param<Tensor<2>>,
+    pub(crate) b: Param<Tensor<2>>,
     /// Which is which.
     #[module(skip)]
-    pub cut: Cut,
+    pub(crate) cut: Cut,
     /// Blocks.
-    pub blocks: usize,
+    pub(crate) blocks: usize,
     /// `s`.
-    pub scale: f64,
+    pub(crate) scale: f64,
     /// Dropout probability on the input.
-    pub dropout: f64,
+    pub(crate) dropout: f64,
 }
 
 /// Blocks `[n rows, columns]` on the diagonal of a matrix `[n rows, n columns]`.

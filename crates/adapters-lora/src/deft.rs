@@ -125,18 +125,18 @@ peft_modules!(Deft: "DEFT");
 
 /// The update of one layer.
 #[derive(Module, Debug)]
-pub struct Replaced {
+pub(crate) struct Replaced {
     /// `P`, `[d_out, r]`.
-    pub p: Param<Tensor<2>>,
+    pub(crate) p: Param<Tensor<2>>,
     /// `R`, `[r, d_in]`.
-    pub r: Option<Param<Tensor<2>>>,
+    pub(crate) r: Option<Param<Tensor<2>>>,
     /// What is made of `P`.
     #[module(skip)]
-    pub decomposition: Decomposition,
+    pub(crate) decomposition: Decomposition,
     /// `s`.
-    pub scale: f64,
+    pub(crate) scale: f64,
     /// Dropout probability on the input of `R`.
-    pub dropout: f64,
+    pub(crate) dropout: f64,
 }
 
 impl Replaced {

@@ -90,17 +90,17 @@ peft_modules!(Delora: "DELORA");
 
 /// The update of one layer.
 #[derive(Module, Debug)]
-pub struct Normalized {
+pub(crate) struct Normalized {
     /// `[r, d_in]`.
-    pub a: Param<Tensor<2>>,
+    pub(crate) a: Param<Tensor<2>>,
     /// `[d_out, r]`.
-    pub b: Param<Tensor<2>>,
+    pub(crate) b: Param<Tensor<2>>,
     /// `[1]`.
-    pub lambda: Param<Tensor<1>>,
+    pub(crate) lambda: Param<Tensor<1>>,
     /// Norms of the frozen weight's columns, `[d_in]`; stored, never trained.
-    pub norms: Param<Tensor<1>>,
+    pub(crate) norms: Param<Tensor<1>>,
     /// Dropout probability on the input.
-    pub dropout: f64,
+    pub(crate) dropout: f64,
 }
 
 /// Smallest norm that is divided by.

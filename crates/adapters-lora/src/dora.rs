@@ -149,24 +149,24 @@ impl Codec<Peft> for DoraConfig {
 /// The norm is computed from the factors, without the dense product:
 /// `|W + s L R|^2 = |W|^2 + 2 s (L o (W R^T)) 1 + s^2 (L o (L R R^T)) 1`, with `|W|^2` computed once.
 #[derive(Module, Debug)]
-pub struct DoraLayer<D: Module> {
+pub(crate) struct DoraLayer<D: Module> {
     /// The update `s L R`.
-    pub inner: D,
+    pub(crate) inner: D,
     /// `m`.
-    pub magnitude: Magnitude,
+    pub(crate) magnitude: Magnitude,
     /// `|W|^2` of each row, `[d_out]`.
-    pub squares: Tensor<1>,
+    pub(crate) squares: Tensor<1>,
     /// Which projections of a fused one are adapted: only they have a magnitude.
     #[module(skip)]
-    pub fused: Option<FusedProjection>,
+    pub(crate) fused: Option<FusedProjection>,
     /// The definition.
     #[module(skip)]
-    pub definition: DoraDefinition,
+    pub(crate) definition: DoraDefinition,
 }
 
 /// The learned magnitudes in the shape they are published in.
 #[derive(Module, Debug)]
-pub enum Magnitude {
+pub(crate) enum Magnitude {
     /// `[d_out, 1]`, AdapterHub's.
     Column(Param<Tensor<2>>),
     /// `[d_out]`, peft's.

@@ -11,13 +11,13 @@ use crate::low_rank_table::LowRankTable;
 /// A low-rank update of a table with a learned magnitude of each feature: rows `m / |W + s (B A)^T| (W_i + s B A_i)`, the norm
 /// taken of each column and without a gradient, as peft defines it.
 #[derive(Module, Debug)]
-pub struct DoraTable {
+pub(crate) struct DoraTable {
     /// The update.
-    pub inner: LowRankTable,
+    pub(crate) inner: LowRankTable,
     /// `m`, `[d_model]`.
-    pub magnitude: Param<Tensor<1>>,
+    pub(crate) magnitude: Param<Tensor<1>>,
     /// The frozen table, `[rows, d_model]`, for the norms.
-    pub table: Tensor<2>,
+    pub(crate) table: Tensor<2>,
 }
 
 impl DoraTable {

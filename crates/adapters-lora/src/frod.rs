@@ -382,23 +382,23 @@ impl SharedParameters for Frod {
 
 /// What the layers of each category share; none of it trains.
 #[derive(Module, Debug)]
-pub struct Categories {
+pub(crate) struct Categories {
     /// By category.
-    pub all: Vec<Category>,
+    pub(crate) all: Vec<Category>,
 }
 
 /// What the layers of a category share.
 #[derive(Module, Debug)]
-pub struct Category {
+pub(crate) struct Category {
     /// Name of the category.
     #[module(skip)]
-    pub name: String,
+    pub(crate) name: String,
     /// V, `[d_in, d_in]`.
-    pub v: Param<Tensor<2>>,
+    pub(crate) v: Param<Tensor<2>>,
     /// Rows and columns of the elements of S, `[2, n]`.
-    pub indices: Param<Tensor<2, Int>>,
+    pub(crate) indices: Param<Tensor<2, Int>>,
     /// `[d_in, d_in]` as numbers, `[2]`; only stored.
-    pub size: Param<Tensor<1, Int>>,
+    pub(crate) size: Param<Tensor<1, Int>>,
 }
 
 impl NamedParams for Categories {
@@ -429,18 +429,18 @@ impl NamedParams for Categories {
 
 /// The weight of one layer.
 #[derive(Module, Debug)]
-pub struct BetweenFactors {
+pub(crate) struct BetweenFactors {
     /// The diagonal, `[d_in]`.
-    pub l: Param<Tensor<1>>,
+    pub(crate) l: Param<Tensor<1>>,
     /// The elements of S, `[n]`.
-    pub values: Param<Tensor<1>>,
+    pub(crate) values: Param<Tensor<1>>,
     /// `[d_out, d_in]`.
-    pub u: Tensor<2>,
+    pub(crate) u: Tensor<2>,
     /// The category whose V it reads.
     #[module(skip)]
-    pub category: String,
+    pub(crate) category: String,
     /// Dropout probability on the input.
-    pub dropout: f64,
+    pub(crate) dropout: f64,
 }
 
 impl BetweenFactors {

@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 
 /// Which of the equal projections in a fused one are adapted; the others are left alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FusedProjection {
+pub(crate) struct FusedProjection {
     /// For each projection whether it is adapted; at least one is.
     adapted: Vec<bool>,
     /// Output features of one projection.
@@ -34,7 +34,7 @@ impl FusedProjection {
     }
 
     /// How many projections are adapted.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.adapted.iter().filter(|adapted| **adapted).count()
     }
 
@@ -49,7 +49,7 @@ impl FusedProjection {
     }
 
     /// Output features of the adapted projections together.
-    pub fn features(&self) -> usize {
+    pub(crate) fn features(&self) -> usize {
         self.count() * self.width
     }
 

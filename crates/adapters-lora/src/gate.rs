@@ -12,26 +12,23 @@ use crate::fused_projection::FusedProjection;
 /// The learned scale of a gated layer: `mean_t sigmoid(w x_t + c)`, one number a row, and one for each adapted
 /// projection of a fused one.
 #[derive(Module, Debug)]
-pub struct Gate {
+pub(crate) struct Gate {
     /// `[1, d_in]`.
-    pub weight: Param<Tensor<2>>,
+    pub(crate) weight: Param<Tensor<2>>,
     /// `[1]`.
-    pub bias: Param<Tensor<1>>,
+    pub(crate) bias: Param<Tensor<1>>,
     /// Which projections of a fused one are adapted.
     #[module(skip)]
-    pub fused: Option<FusedProjection>,
+    pub(crate) fused: Option<FusedProjection>,
 }
 
 impl Gate {
+    /// The gate of an input. Its values are recorded where the pass records.
+    ///
     /// # Shapes
     ///
     /// `[batch, seq, d_in] -> [batch, 1, 1]`, or `[batch, 1, d_out]` for single projections of a fused one; padded
     /// positions count, as in the reference.
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.spread(self.values(x))
-    }
-
-    /// As [`forward`](Self::forward), with the gate's values recorded where the pass records.
     pub(crate) fn recorded<P>(&self, x: Tensor<3>, call: &Call<'_, P>) -> Tensor<3> {
         let values = self.values(x);
         call.record_gates(|| values.clone().squeeze_dim(1));

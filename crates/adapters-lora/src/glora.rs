@@ -178,16 +178,16 @@ peft_modules!(Glora: "GLORA" {
 
 /// A product of two narrow matrices.
 #[derive(Module, Debug)]
-pub struct Factors {
+pub(crate) struct Factors {
     /// `[rows, r]`.
-    pub left: Param<Tensor<2>>,
+    pub(crate) left: Param<Tensor<2>>,
     /// `[r, columns]`.
-    pub right: Param<Tensor<2>>,
+    pub(crate) right: Param<Tensor<2>>,
 }
 
 /// One of the five matrices.
 #[derive(Module, Debug)]
-pub enum Path {
+pub(crate) enum Path {
     /// A product.
     Product(Factors),
     /// One number a row, `[rows, 1]`.
@@ -220,17 +220,17 @@ impl Path {
 
 /// The update of one layer.
 #[derive(Module, Debug)]
-pub struct ScaleAndShift {
+pub(crate) struct ScaleAndShift {
     /// Scales the weight, `[d_out, d_in]`; zero where it is absent, as the others.
-    pub a: Option<Path>,
+    pub(crate) a: Option<Path>,
     /// Added to the weight, `[d_out, d_in]`.
-    pub b: Option<Path>,
+    pub(crate) b: Option<Path>,
     /// `W C` is added to the bias, `[d_in, 1]`.
-    pub c: Option<Path>,
+    pub(crate) c: Option<Path>,
     /// Scales the bias, `[d_out]`.
-    pub d: Option<Path>,
+    pub(crate) d: Option<Path>,
     /// Added to the bias, `[d_out]`.
-    pub e: Option<Path>,
+    pub(crate) e: Option<Path>,
 }
 
 impl ScaleAndShift {

@@ -123,19 +123,19 @@ peft_modules!(Gralora: "GRALORA");
 
 /// The update of one layer, cut into `k` by `k` blocks.
 #[derive(Module, Debug)]
-pub struct Granular {
+pub(crate) struct Granular {
     /// `[k, d_in / k, r]`: for each piece of the input, `r / k` columns for each piece of the output.
-    pub a: Param<Tensor<3>>,
+    pub(crate) a: Param<Tensor<3>>,
     /// `[k, r, d_out / k]`: for each piece of the output, `r / k` rows for each piece of the input.
-    pub b: Param<Tensor<3>>,
+    pub(crate) b: Param<Tensor<3>>,
     /// A of the whole weight, `[hybrid_r, d_in]`.
-    pub whole_a: Option<Param<Tensor<2>>>,
+    pub(crate) whole_a: Option<Param<Tensor<2>>>,
     /// B of the whole weight, `[d_out, hybrid_r]`.
-    pub whole_b: Option<Param<Tensor<2>>>,
+    pub(crate) whole_b: Option<Param<Tensor<2>>>,
     /// `alpha / (r + hybrid_r)`.
-    pub scale: f64,
+    pub(crate) scale: f64,
     /// Dropout probability on the input.
-    pub dropout: f64,
+    pub(crate) dropout: f64,
 }
 
 impl Granular {

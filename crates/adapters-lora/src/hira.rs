@@ -73,13 +73,13 @@ peft_modules!(Hira: "HIRA");
 
 /// The update of one layer.
 #[derive(Module, Debug)]
-pub struct HadamardOfWeight {
+pub(crate) struct HadamardOfWeight {
     /// `[r, d_in]`.
-    pub a: Param<Tensor<2>>,
+    pub(crate) a: Param<Tensor<2>>,
     /// `[d_out, r]`.
-    pub b: Param<Tensor<2>>,
+    pub(crate) b: Param<Tensor<2>>,
     /// Dropout probability on the input.
-    pub dropout: f64,
+    pub(crate) dropout: f64,
 }
 
 impl HadamardOfWeight {

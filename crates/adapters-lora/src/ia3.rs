@@ -216,16 +216,16 @@ impl Codec<Peft> for Ia3Config {
 
 /// `y = (W x + b) * (l s)` with a learned vector `l` and a constant or gated `s`.
 #[derive(Module, Debug)]
-pub struct OutputScale {
+pub(crate) struct OutputScale {
     /// `l`, published as `[d_out, 1]`.
-    pub l: Param<Tensor<2>>,
+    pub(crate) l: Param<Tensor<2>>,
     /// Replaces the constant scale where there is one.
-    pub gate: Option<Gate>,
+    pub(crate) gate: Option<Gate>,
     /// The constant scale `s`.
-    pub scale: f64,
+    pub(crate) scale: f64,
     /// Which projections of a fused one are adapted: `l` is one in the others.
     #[module(skip)]
-    pub fused: Option<FusedProjection>,
+    pub(crate) fused: Option<FusedProjection>,
 }
 
 impl OutputScale {
@@ -310,9 +310,9 @@ impl NamedParams for OutputScale {
 
 /// `y = W (x * l) + b` with a learned vector `l`.
 #[derive(Module, Debug)]
-pub struct InputScale {
+pub(crate) struct InputScale {
     /// `l`, published as `[1, d_in]`.
-    pub l: Param<Tensor<2>>,
+    pub(crate) l: Param<Tensor<2>>,
 }
 
 impl SiteAdapter<LinearState> for InputScale {

@@ -117,15 +117,15 @@ impl Codec<Peft> for Kasa {
 
 /// The update of one layer.
 #[derive(Module, Debug)]
-pub struct SingularValues {
+pub(crate) struct SingularValues {
     /// A, B and the scale.
-    pub inner: LowRank,
+    pub(crate) inner: LowRank,
     /// `d`, `[r]`.
-    pub values: Param<Tensor<1>>,
+    pub(crate) values: Param<Tensor<1>>,
     /// `U0 S0`, `[d_out, r]`, constant.
-    pub left: Tensor<2>,
+    pub(crate) left: Tensor<2>,
     /// `V0`, `[r, d_in]`, constant.
-    pub right: Tensor<2>,
+    pub(crate) right: Tensor<2>,
 }
 
 impl SingularValues {

@@ -177,11 +177,11 @@ impl SharedParameters for Lily {
 
 /// The matrices that layers share.
 #[derive(Module, Debug, Default)]
-pub struct SharedByLayers {
+pub(crate) struct SharedByLayers {
     /// Each `[r, d_in]`.
-    pub a: Vec<Param<Tensor<2>>>,
+    pub(crate) a: Vec<Param<Tensor<2>>>,
     /// Each `[num_b r, d_out]`, one matrix below the other.
-    pub b: Vec<Param<Tensor<2>>>,
+    pub(crate) b: Vec<Param<Tensor<2>>>,
     #[module(skip)]
     by_site: HashMap<Site, SiteMatrices>,
 }
@@ -208,11 +208,11 @@ impl NamedParams for SharedByLayers {
 
 /// How one layer mixes the shared matrices.
 #[derive(Module, Debug)]
-pub struct Router {
+pub(crate) struct Router {
     /// `[num_b, r]`.
-    pub weight: Param<Tensor<2>>,
+    pub(crate) weight: Param<Tensor<2>>,
     /// Factor of the update.
-    pub scale: f64,
+    pub(crate) scale: f64,
 }
 
 impl SiteAdapter<LinearState, SharedByLayers> for Router {

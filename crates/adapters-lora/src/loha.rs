@@ -107,26 +107,26 @@ peft_modules!(Loha: "LOHA" {
 
 /// The update of one layer.
 #[derive(Module, Debug)]
-pub struct Hadamard {
+pub(crate) struct Hadamard {
     /// `[r * r, kernel]`, of a convolution whose update has three factors.
-    pub t1: Option<Param<Tensor<2>>>,
+    pub(crate) t1: Option<Param<Tensor<2>>>,
     /// `[r * r, kernel]`, of a convolution whose update has three factors.
-    pub t2: Option<Param<Tensor<2>>>,
+    pub(crate) t2: Option<Param<Tensor<2>>>,
     /// `[d_out, r]`; with three factors `[r, d_out]`.
-    pub w1_a: Param<Tensor<2>>,
+    pub(crate) w1_a: Param<Tensor<2>>,
     /// `[r, d_in]`; with three factors `[r, channels]`.
-    pub w1_b: Param<Tensor<2>>,
+    pub(crate) w1_b: Param<Tensor<2>>,
     /// `[d_out, r]`; with three factors `[r, d_out]`.
-    pub w2_a: Param<Tensor<2>>,
+    pub(crate) w2_a: Param<Tensor<2>>,
     /// `[r, d_in]`; with three factors `[r, channels]`.
-    pub w2_b: Param<Tensor<2>>,
+    pub(crate) w2_b: Param<Tensor<2>>,
     /// `alpha / r`.
-    pub scale: f64,
+    pub(crate) scale: f64,
 }
 
 impl Hadamard {
     /// The update, `[d_out, d_in]`.
-    pub fn delta(&self) -> Tensor<2> {
+    pub(crate) fn delta(&self) -> Tensor<2> {
         let first = of_factors(&self.t1, self.w1_a.val(), self.w1_b.val());
         let second = of_factors(&self.t2, self.w2_a.val(), self.w2_b.val());
         first * second * self.scale

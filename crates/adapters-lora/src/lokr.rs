@@ -157,23 +157,23 @@ fn factorisation(dimension: usize, factor: i64) -> (usize, usize) {
 
 /// The update of one layer. Of each factor either the matrix or its two parts are there.
 #[derive(Module, Debug)]
-pub struct Kronecker {
+pub(crate) struct Kronecker {
     /// `[out_small, in_small]`.
-    pub w1: Option<Param<Tensor<2>>>,
+    pub(crate) w1: Option<Param<Tensor<2>>>,
     /// `[out_small, r]`.
-    pub w1_a: Option<Param<Tensor<2>>>,
+    pub(crate) w1_a: Option<Param<Tensor<2>>>,
     /// `[r, in_small]`.
-    pub w1_b: Option<Param<Tensor<2>>>,
+    pub(crate) w1_b: Option<Param<Tensor<2>>>,
     /// `[out_large, in_large]`; of a convolution `in_large` has the samples of the kernel, too.
-    pub w2: Option<Param<Tensor<2>>>,
+    pub(crate) w2: Option<Param<Tensor<2>>>,
     /// `[r * r, kernel]`, of a convolution whose update has three factors.
-    pub t2: Option<Param<Tensor<2>>>,
+    pub(crate) t2: Option<Param<Tensor<2>>>,
     /// `[out_large, r]`; with three factors `[r, out_large]`.
-    pub w2_a: Option<Param<Tensor<2>>>,
+    pub(crate) w2_a: Option<Param<Tensor<2>>>,
     /// `[r, in_large]`.
-    pub w2_b: Option<Param<Tensor<2>>>,
+    pub(crate) w2_b: Option<Param<Tensor<2>>>,
     /// `alpha / r`.
-    pub scale: f64,
+    pub(crate) scale: f64,
 }
 
 /// A factor: itself, or the product of its parts.

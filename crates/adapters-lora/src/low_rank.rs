@@ -20,40 +20,40 @@ use crate::gate::{GATED, Gate};
 /// On `n` projections of a fused one each has an A and a B of its own, published one below the other:
 /// `[n * rank, d_in]` and `[n * width, rank]`, `n * width` in place of `d_out`.
 #[derive(Module, Debug)]
-pub struct LowRank {
+pub(crate) struct LowRank {
     /// `[rank, d_in]`.
-    pub a: Param<Tensor<2>>,
+    pub(crate) a: Param<Tensor<2>>,
     /// `[d_out, rank]`.
-    pub b: Param<Tensor<2>>,
+    pub(crate) b: Param<Tensor<2>>,
     /// `c`, the bias of B, `[d_out]`.
-    pub up_bias: Option<Param<Tensor<1>>>,
+    pub(crate) up_bias: Option<Param<Tensor<1>>>,
     /// Which projections of a fused one are adapted.
     #[module(skip)]
-    pub fused: Option<FusedProjection>,
+    pub(crate) fused: Option<FusedProjection>,
     /// A copy of the frozen layer's bias that trains, `[d_out]`.
-    pub base_bias: Option<Param<Tensor<1>>>,
+    pub(crate) base_bias: Option<Param<Tensor<1>>>,
     /// What the initial product was, where it is taken out of the frozen weight.
-    pub origin: Option<Origin>,
+    pub(crate) origin: Option<Origin>,
     /// Replaces the constant scale where there is one.
-    pub gate: Option<Gate>,
+    pub(crate) gate: Option<Gate>,
     /// The constant scale `s`.
-    pub scale: f64,
+    pub(crate) scale: f64,
     /// Dropout probability on the input of A.
-    pub dropout: f64,
+    pub(crate) dropout: f64,
 }
 
 /// The initial A and B of an adapter that begins as a part of the weight: `s B0 A0` is subtracted from what the frozen
 /// layer computes, in place of changing the frozen weight. Stored, never trained.
 #[derive(Module, Debug)]
-pub struct Origin {
+pub(crate) struct Origin {
     /// `[rank, d_in]`.
-    pub a: Param<Tensor<2>>,
+    pub(crate) a: Param<Tensor<2>>,
     /// `[d_out, rank]`.
-    pub b: Param<Tensor<2>>,
+    pub(crate) b: Param<Tensor<2>>,
 }
 
 /// An update that is a product of two narrow matrices, and the scale before it.
-pub trait Factored {
+pub(crate) trait Factored {
     /// What the layers of the adapter share.
     type Shared: 'static;
 

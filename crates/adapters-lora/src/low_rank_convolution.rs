@@ -9,19 +9,19 @@ use burn::tensor::Tensor;
 /// `delta = s (B * (A * dropout(x)) + c)`: A is a convolution over all channels with the kernel of the frozen one, and B one
 /// of size one with its groups, so that a group of outputs sees its part of the rank.
 #[derive(Module, Debug)]
-pub struct LowRankConvolution {
+pub(crate) struct LowRankConvolution {
     /// `[rank, channels, kernel]`.
-    pub a: Param<Tensor<3>>,
+    pub(crate) a: Param<Tensor<3>>,
     /// `[d_out, rank / groups, 1]`.
-    pub b: Param<Tensor<3>>,
+    pub(crate) b: Param<Tensor<3>>,
     /// `c`, the bias of B, `[d_out]`.
-    pub up_bias: Option<Param<Tensor<1>>>,
+    pub(crate) up_bias: Option<Param<Tensor<1>>>,
     /// Groups of the frozen convolution.
-    pub groups: usize,
+    pub(crate) groups: usize,
     /// `s`.
-    pub scale: f64,
+    pub(crate) scale: f64,
     /// Dropout probability on the input of A.
-    pub dropout: f64,
+    pub(crate) dropout: f64,
 }
 
 impl SiteAdapter<ConvolutionState> for LowRankConvolution {

@@ -9,15 +9,15 @@ use burn::tensor::Tensor;
 /// As in peft, the matrices' A lie one below the other, and their B interleaved: column `r * count + e` of B is column `r` of
 /// matrix `e`.
 #[derive(Module, Debug)]
-pub struct LowRankMatrices {
+pub(crate) struct LowRankMatrices {
     /// `[count * rank, cols]`.
-    pub a: Param<Tensor<2>>,
+    pub(crate) a: Param<Tensor<2>>,
     /// `[rows, rank * count]`.
-    pub b: Param<Tensor<2>>,
+    pub(crate) b: Param<Tensor<2>>,
     /// How many matrices there are.
-    pub count: usize,
+    pub(crate) count: usize,
     /// The scale `s`.
-    pub scale: f64,
+    pub(crate) scale: f64,
 }
 
 impl LowRankMatrices {

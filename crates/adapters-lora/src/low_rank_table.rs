@@ -10,15 +10,15 @@ use burn::tensor::{Tensor, module};
 
 /// The low-rank update of one table: row `i` gets `s B A_i`, `A_i` the column `i` of A.
 #[derive(Module, Debug)]
-pub struct LowRankTable {
+pub(crate) struct LowRankTable {
     /// `[rank, rows]`.
-    pub a: Param<Tensor<2>>,
+    pub(crate) a: Param<Tensor<2>>,
     /// `[d_model, rank]`.
-    pub b: Param<Tensor<2>>,
+    pub(crate) b: Param<Tensor<2>>,
     /// The scale `s`.
-    pub scale: f64,
+    pub(crate) scale: f64,
     /// The row of the padding token, whose update gets no gradient.
-    pub padding: Option<usize>,
+    pub(crate) padding: Option<usize>,
 }
 
 impl LowRankTable {

@@ -124,9 +124,9 @@ const BAT: &str = "bat";
 
 /// The update of one layer, whose form is `bat`.
 #[derive(Module, Debug)]
-pub struct Blocks {
+pub(crate) struct Blocks {
     /// `D_i`, `[d_out / r, r, r]`.
-    pub blocks: Param<Tensor<3>>,
+    pub(crate) blocks: Param<Tensor<3>>,
 }
 
 impl Blocks {
@@ -169,13 +169,13 @@ named_params!(Blocks: "miss_block" => blocks);
 
 /// The update of one layer.
 #[derive(Module, Debug)]
-pub struct Shard {
+pub(crate) struct Shard {
     /// `D`, `[r, d_out]`, or its first columns.
-    pub block: Param<Tensor<2>>,
+    pub(crate) block: Param<Tensor<2>>,
     /// Output features: the columns are repeated up to these.
-    pub d_out: usize,
+    pub(crate) d_out: usize,
     /// Dropout probability on the input.
-    pub dropout: f64,
+    pub(crate) dropout: f64,
 }
 
 impl Shard {

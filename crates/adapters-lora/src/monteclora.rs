@@ -155,19 +155,19 @@ impl Codec<Peft> for Monteclora {
 
 /// The update of one layer.
 #[derive(Module, Debug)]
-pub struct Sampled {
+pub(crate) struct Sampled {
     /// LoRA.
-    pub inner: LowRank,
+    pub(crate) inner: LowRank,
     /// Logarithms of the deviations of the rows of A, `[r]`.
-    pub deviations: Param<Tensor<1>>,
+    pub(crate) deviations: Param<Tensor<1>>,
     /// Logarithms of the concentrations of the weights, `[num_samples]`.
-    pub weights: Param<Tensor<1>>,
+    pub(crate) weights: Param<Tensor<1>>,
     /// The variances that peft drew last, `[r, r]`; stored, without effect.
-    pub last_variance: Param<Tensor<2>>,
+    pub(crate) last_variance: Param<Tensor<2>>,
     /// The weights that peft drew last, `[num_samples]`; stored, without effect.
-    pub last_weights: Param<Tensor<1>>,
+    pub(crate) last_weights: Param<Tensor<1>>,
     /// The factor of what is drawn.
-    pub sample_scaler: f64,
+    pub(crate) sample_scaler: f64,
 }
 
 /// The smallest variance.

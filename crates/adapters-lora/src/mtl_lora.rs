@@ -163,31 +163,31 @@ impl Codec<Peft> for MtlLoraConfig {}
 
 /// The update of one layer for one task.
 #[derive(Module, Debug)]
-pub struct MtlLora {
+pub(crate) struct MtlLora {
     /// `[r, d_in]`.
-    pub a: Param<Tensor<2>>,
+    pub(crate) a: Param<Tensor<2>>,
     /// `[n, d_out, r]`.
-    pub b: Param<Tensor<3>>,
+    pub(crate) b: Param<Tensor<3>>,
     /// `T`.
-    pub task: TaskParam,
+    pub(crate) task: TaskParam,
     /// `w`, `[n]`.
-    pub weights: Param<Tensor<1>>,
+    pub(crate) weights: Param<Tensor<1>>,
     /// Temperature of the weights.
-    pub sharpness: f64,
+    pub(crate) sharpness: f64,
     /// Replaces the constant scale where there is one.
-    pub gate: Option<Gate>,
+    pub(crate) gate: Option<Gate>,
     /// The constant scale `s`.
-    pub scale: f64,
+    pub(crate) scale: f64,
     /// Dropout probability on the input.
-    pub dropout: f64,
+    pub(crate) dropout: f64,
     /// Which projections of a fused one are adapted.
     #[module(skip)]
-    pub fused: Option<FusedProjection>,
+    pub(crate) fused: Option<FusedProjection>,
 }
 
 /// A task's own matrix.
 #[derive(Module, Debug)]
-pub enum TaskParam {
+pub(crate) enum TaskParam {
     /// Its diagonal, `[r]`.
     Diagonal(Param<Tensor<1>>),
     /// All of it, `[r, r]`.

@@ -159,21 +159,21 @@ peft_modules!(Osf: "OSF" {
 
 /// The update of one layer, `n` singular triplets.
 #[derive(Module, Debug)]
-pub struct LowTriplets {
+pub(crate) struct LowTriplets {
     /// `[d_out, n]`.
-    pub u: Param<Tensor<2>>,
+    pub(crate) u: Param<Tensor<2>>,
     /// `[n]`.
-    pub s: Param<Tensor<1>>,
+    pub(crate) s: Param<Tensor<1>>,
     /// `[n, d_in]`.
-    pub v: Param<Tensor<2>>,
+    pub(crate) v: Param<Tensor<2>>,
     /// `U0 diag(S0)`, `[d_out, n]`, constant.
-    pub left: Tensor<2>,
+    pub(crate) left: Tensor<2>,
     /// `V0`, `[n, d_in]`, constant.
-    pub right: Tensor<2>,
+    pub(crate) right: Tensor<2>,
     /// Left singular vectors that stay, `[d_out, rank]`, constant.
-    pub u_high: Tensor<2>,
+    pub(crate) u_high: Tensor<2>,
     /// Right singular vectors that stay, `[rank, d_in]`, constant.
-    pub v_high: Tensor<2>,
+    pub(crate) v_high: Tensor<2>,
 }
 
 /// `x`, whose gradient is that of `outside(x)`, a linear map that is its own transpose.

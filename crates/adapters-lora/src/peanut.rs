@@ -118,20 +118,20 @@ peft_modules!(Peanut: "PEANUT");
 
 /// The network of one layer.
 #[derive(Module, Debug)]
-pub struct WeightNetwork {
+pub(crate) struct WeightNetwork {
     /// `[r, d_out]`.
-    pub a: Param<Tensor<2>>,
+    pub(crate) a: Param<Tensor<2>>,
     /// `[r, r]` each.
-    pub encoders: Vec<Param<Tensor<2>>>,
+    pub(crate) encoders: Vec<Param<Tensor<2>>>,
     /// `[r, r]` each.
-    pub decoders: Vec<Param<Tensor<2>>>,
+    pub(crate) decoders: Vec<Param<Tensor<2>>>,
     /// `[d_out, r]`.
-    pub b: Param<Tensor<2>>,
+    pub(crate) b: Param<Tensor<2>>,
     /// After every layer but the last.
     #[module(skip)]
-    pub activation: Activation,
+    pub(crate) activation: Activation,
     /// `s`.
-    pub scale: f64,
+    pub(crate) scale: f64,
 }
 
 impl WeightNetwork {

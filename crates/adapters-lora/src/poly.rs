@@ -142,13 +142,13 @@ peft_modules!(Poly: "POLY" {
 
 /// The skills of one layer, and how each task mixes them.
 #[derive(Module, Debug)]
-pub struct Skills {
+pub(crate) struct Skills {
     /// `[splits, skills, d_in / splits, r]`.
-    pub a: Param<Tensor<4>>,
+    pub(crate) a: Param<Tensor<4>>,
     /// `[splits, skills, r, d_out / splits]`.
-    pub b: Param<Tensor<4>>,
+    pub(crate) b: Param<Tensor<4>>,
     /// `[tasks, splits skills]`.
-    pub logits: Param<Tensor<2>>,
+    pub(crate) logits: Param<Tensor<2>>,
 }
 
 impl Skills {

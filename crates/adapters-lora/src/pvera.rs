@@ -148,15 +148,15 @@ impl SharedParameters for Pvera {
 
 /// The update of one layer.
 #[derive(Module, Debug)]
-pub struct MeanAndVariance {
+pub(crate) struct MeanAndVariance {
     /// `[2 r]`, the second half for the logarithm of the variance.
-    pub d: Param<Tensor<1>>,
+    pub(crate) d: Param<Tensor<1>>,
     /// `[d_out]`.
-    pub b: Param<Tensor<1>>,
+    pub(crate) b: Param<Tensor<1>>,
     /// Input features of this layer: it takes as many columns of A.
-    pub d_in: usize,
+    pub(crate) d_in: usize,
     /// Dropout probability on the input.
-    pub dropout: f64,
+    pub(crate) dropout: f64,
 }
 
 impl MeanAndVariance {

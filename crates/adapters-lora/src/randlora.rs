@@ -154,11 +154,11 @@ impl SharedParameters for Randlora {
 
 /// The random matrices, which all layers share and none trains.
 #[derive(Module, Debug)]
-pub struct SharedBases {
+pub(crate) struct SharedBases {
     /// `[r, 1, narrow]`.
-    pub a: Param<Tensor<3>>,
+    pub(crate) a: Param<Tensor<3>>,
     /// `[wide, terms, r]`.
-    pub b: Param<Tensor<3>>,
+    pub(crate) b: Param<Tensor<3>>,
 }
 
 named_params!(SharedBases: "randlora_A" => a, "randlora_B" => b; fixed a, b);
@@ -182,19 +182,19 @@ fn unit_variance(rng: &mut ChaCha8Rng, shape: [usize; 3], sparsity: Option<f32>)
 
 /// The update of one layer. `narrow` and `wide` are the smaller and the larger of its numbers of features.
 #[derive(Module, Debug)]
-pub struct ScaledBases {
+pub(crate) struct ScaledBases {
     /// `[r, terms]`.
-    pub lambda: Param<Tensor<2>>,
+    pub(crate) lambda: Param<Tensor<2>>,
     /// `[terms, narrow]`.
-    pub gamma: Param<Tensor<2>>,
+    pub(crate) gamma: Param<Tensor<2>>,
     /// `randlora_alpha / r`.
-    pub scale: f64,
+    pub(crate) scale: f64,
     /// Dropout probability on the input.
-    pub dropout: f64,
+    pub(crate) dropout: f64,
     /// Input features of the layer.
-    pub d_in: usize,
+    pub(crate) d_in: usize,
     /// Output features of the layer.
-    pub d_out: usize,
+    pub(crate) d_out: usize,
 }
 
 impl ScaledBases {

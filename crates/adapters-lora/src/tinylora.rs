@@ -183,7 +183,7 @@ impl SharedParameters for Tinylora {
 
 /// `P`, `[u, r, r]`, never trained.
 #[derive(Module, Debug)]
-pub enum RandomMatrices {
+pub(crate) enum RandomMatrices {
     /// Files hold it.
     Stored(Param<Tensor<3>>),
     /// It follows from the seed.
@@ -192,17 +192,17 @@ pub enum RandomMatrices {
 
 /// The update of one layer.
 #[derive(Module, Debug)]
-pub struct MixedMatrices {
+pub(crate) struct MixedMatrices {
     /// `[r, d_in]`, stored and never trained.
-    pub a: Param<Tensor<2>>,
+    pub(crate) a: Param<Tensor<2>>,
     /// `[d_out, r]`, stored and never trained.
-    pub b: Param<Tensor<2>>,
+    pub(crate) b: Param<Tensor<2>>,
     /// What the numbers mix.
-    pub p: RandomMatrices,
+    pub(crate) p: RandomMatrices,
     /// Which of the shared vectors is its own.
-    pub group: usize,
+    pub(crate) group: usize,
     /// Dropout probability on the input.
-    pub dropout: f64,
+    pub(crate) dropout: f64,
 }
 
 impl MixedMatrices {

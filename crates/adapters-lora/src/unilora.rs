@@ -179,9 +179,9 @@ impl SharedParameters for Unilora {
 
 /// The vector that all layers share.
 #[derive(Module, Debug)]
-pub struct SharedVector {
+pub(crate) struct SharedVector {
     /// `[theta_d_length]`.
-    pub theta: Param<Tensor<1>>,
+    pub(crate) theta: Param<Tensor<1>>,
 }
 
 named_params!(SharedVector: "unilora_theta_d" => theta);
@@ -192,7 +192,7 @@ named_params!(SharedVector: "unilora_theta_d" => theta);
     clippy::large_enum_variant,
     reason = "there are two for each layer, and Burn has no module in a box"
 )]
-pub enum Taken {
+pub(crate) enum Taken {
     /// Files hold which.
     Stored(StoredTable),
     /// They follow from the seed.
@@ -201,20 +201,20 @@ pub enum Taken {
 
 /// Which elements, as a constant.
 #[derive(Module, Debug)]
-pub struct DrawnTable {
+pub(crate) struct DrawnTable {
     /// Which element of the vector stands at each position.
-    pub indices: Tensor<2, Int>,
+    pub(crate) indices: Tensor<2, Int>,
     /// The factor of each position.
-    pub scales: Tensor<2>,
+    pub(crate) scales: Tensor<2>,
 }
 
 /// Which elements, as files hold it.
 #[derive(Module, Debug)]
-pub struct StoredTable {
+pub(crate) struct StoredTable {
     /// Which element of the vector stands at each position.
-    pub indices: Param<Tensor<2, Int>>,
+    pub(crate) indices: Param<Tensor<2, Int>>,
     /// The factor of each position.
-    pub scales: Param<Tensor<2>>,
+    pub(crate) scales: Param<Tensor<2>>,
 }
 
 impl Taken {
@@ -238,15 +238,15 @@ impl Taken {
 
 /// The update of one layer.
 #[derive(Module, Debug)]
-pub struct TakenFromVector {
+pub(crate) struct TakenFromVector {
     /// A, `[r, d_in]`.
-    pub a: Taken,
+    pub(crate) a: Taken,
     /// B, `[d_out, r]`.
-    pub b: Taken,
+    pub(crate) b: Taken,
     /// Length of the vector.
-    pub length: usize,
+    pub(crate) length: usize,
     /// Dropout probability on the input.
-    pub dropout: f64,
+    pub(crate) dropout: f64,
 }
 
 impl SiteAdapter<LinearState, SharedVector> for TakenFromVector {

@@ -146,24 +146,24 @@ impl SharedParameters for Vblora {
 
 /// The vectors that all layers share.
 #[derive(Module, Debug)]
-pub struct VectorBank {
+pub(crate) struct VectorBank {
     /// `[num_vectors, vector_length]`.
-    pub vectors: Param<Tensor<2>>,
+    pub(crate) vectors: Param<Tensor<2>>,
 }
 
 named_params!(VectorBank: "vblora_vector_bank" => vectors);
 
 /// The update of one layer: which vectors its pieces are mixed from.
 #[derive(Module, Debug)]
-pub struct Mixtures {
+pub(crate) struct Mixtures {
     /// Logits of A, `[r, d_in / length, vectors]`.
-    pub a: Param<Tensor<3>>,
+    pub(crate) a: Param<Tensor<3>>,
     /// Logits of B, `[d_out / length, r, vectors]`.
-    pub b: Param<Tensor<3>>,
+    pub(crate) b: Param<Tensor<3>>,
     /// Vectors of a mixture.
-    pub top: usize,
+    pub(crate) top: usize,
     /// Dropout probability on the input.
-    pub dropout: f64,
+    pub(crate) dropout: f64,
 }
 
 impl Mixtures {

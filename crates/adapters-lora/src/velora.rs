@@ -153,14 +153,14 @@ impl Codec<Peft> for Velora {
 
 /// The update of one layer.
 #[derive(Module, Debug)]
-pub struct Compressed {
+pub(crate) struct Compressed {
     /// LoRA.
-    pub inner: LowRank,
+    pub(crate) inner: LowRank,
     /// The stored vector, `[ceil(d_in / groups)]`; not trained.
-    pub vector: Param<Tensor<1>>,
+    pub(crate) vector: Param<Tensor<1>>,
     /// How the input is compressed.
     #[module(skip)]
-    pub compression: Compression,
+    pub(crate) compression: Compression,
 }
 
 impl Compressed {

@@ -293,7 +293,7 @@ const VECTORS: [&str; 2] = ["vera_A", "vera_B"];
 /// A and B, which all layers share and none trains.
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant, reason = "there is one for each adapter")]
-pub enum SharedMatrices {
+pub(crate) enum SharedMatrices {
     /// Stored with the adapter.
     Stored(StoredMatrices),
     /// Drawn again from a seed, and in no file.
@@ -302,28 +302,28 @@ pub enum SharedMatrices {
 
 /// Shared matrices that are stored.
 #[derive(Module, Debug)]
-pub struct StoredMatrices {
+pub(crate) struct StoredMatrices {
     /// `[r, d_in]`.
-    pub a: Param<Tensor<2>>,
+    pub(crate) a: Param<Tensor<2>>,
     /// `[d_out, r]`.
-    pub b: Param<Tensor<2>>,
+    pub(crate) b: Param<Tensor<2>>,
     /// Names of A and B in files.
     #[module(skip)]
-    pub names: [&'static str; 2],
+    pub(crate) names: [&'static str; 2],
 }
 
 /// Shared matrices that follow from the configuration.
 #[derive(Module, Debug)]
-pub struct DrawnMatrices {
+pub(crate) struct DrawnMatrices {
     /// `[r, d_in]`.
-    pub a: Tensor<2>,
+    pub(crate) a: Tensor<2>,
     /// `[d_out, r]`.
-    pub b: Tensor<2>,
+    pub(crate) b: Tensor<2>,
 }
 
 impl SharedMatrices {
     /// A, `[r, d_in]`.
-    pub fn a(&self) -> Tensor<2> {
+    pub(crate) fn a(&self) -> Tensor<2> {
         match self {
             Self::Stored(matrices) => matrices.a.val(),
             Self::Drawn(matrices) => matrices.a.clone(),
@@ -331,7 +331,7 @@ impl SharedMatrices {
     }
 
     /// B, `[d_out, r]`.
-    pub fn b(&self) -> Tensor<2> {
+    pub(crate) fn b(&self) -> Tensor<2> {
         match self {
             Self::Stored(matrices) => matrices.b.val(),
             Self::Drawn(matrices) => matrices.b.clone(),
@@ -421,22 +421,22 @@ impl Codec<Peft> for VeraConfig {
 
 /// The update of one layer with AdapterHub's full matrices.
 #[derive(Module, Debug)]
-pub struct VeraMatrices {
+pub(crate) struct VeraMatrices {
     /// Input features of the layer.
-    pub d_in: usize,
+    pub(crate) d_in: usize,
     /// `[r, r]`.
-    pub d: Param<Tensor<2>>,
+    pub(crate) d: Param<Tensor<2>>,
     /// `[d_out, d_out]`.
-    pub b: Param<Tensor<2>>,
+    pub(crate) b: Param<Tensor<2>>,
     /// Replaces the constant scale where there is one.
-    pub gate: Option<Gate>,
+    pub(crate) gate: Option<Gate>,
     /// The constant scale `s`.
-    pub scale: f64,
+    pub(crate) scale: f64,
     /// Dropout probability on the input.
-    pub dropout: f64,
+    pub(crate) dropout: f64,
     /// Which projections of a fused one are adapted.
     #[module(skip)]
-    pub fused: Option<FusedProjection>,
+    pub(crate) fused: Option<FusedProjection>,
 }
 
 impl Factored for VeraMatrices {
@@ -482,18 +482,18 @@ impl NamedParams for VeraMatrices {
 
 /// The update of one layer with peft's vectors.
 #[derive(Module, Debug)]
-pub struct VeraVectors {
+pub(crate) struct VeraVectors {
     /// `[r]`.
-    pub d: Param<Tensor<1>>,
+    pub(crate) d: Param<Tensor<1>>,
     /// `[d_out]`.
-    pub b: Param<Tensor<1>>,
+    pub(crate) b: Param<Tensor<1>>,
     /// Input features of this layer: it takes as many columns of A.
-    pub d_in: usize,
+    pub(crate) d_in: usize,
     /// Dropout probability on the input.
-    pub dropout: f64,
+    pub(crate) dropout: f64,
     /// Which projections of a fused one are adapted.
     #[module(skip)]
-    pub fused: Option<FusedProjection>,
+    pub(crate) fused: Option<FusedProjection>,
 }
 
 impl Factored for VeraVectors {

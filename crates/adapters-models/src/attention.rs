@@ -80,7 +80,7 @@ impl AttentionOptions {
     ///
     /// As [`attend`](Self::attend).
     #[allow(clippy::too_many_arguments, reason = "those of `attend`, and one")]
-    pub fn attend_with(
+    pub(crate) fn attend_with(
         &self,
         sinks: Option<Tensor<1>>,
         query: Tensor<4>,
@@ -145,7 +145,7 @@ impl AttentionOptions {
 
 /// What queries read, `[batch, seq, heads * d_head]`.
 #[derive(Debug)]
-pub struct Attended {
+pub(crate) struct Attended {
     /// Of keys and values.
     pub values: Tensor<3>,
     /// What adapters add.
@@ -154,7 +154,7 @@ pub struct Attended {
 
 impl Attended {
     /// Both together.
-    pub fn sum(self) -> Tensor<3> {
+    pub(crate) fn sum(self) -> Tensor<3> {
         match self.added {
             Some(added) => self.values + added,
             None => self.values,
@@ -192,18 +192,18 @@ pub struct Attention {
 
 /// An [`Attention`] with an output projection.
 #[derive(Module, Sites, Debug)]
-pub struct ProjectedAttention {
+pub(crate) struct ProjectedAttention {
     attention: Attention,
     output: Sited<Linear>,
 }
 
 /// Names of the layers of a [`ProjectedAttention`].
 #[derive(Clone, Copy, Debug)]
-pub struct ProjectionNames<'a> {
+pub(crate) struct ProjectionNames<'a> {
     /// Query, key, value and output.
-    pub all: [&'a str; 4],
+    pub(crate) all: [&'a str; 4],
     /// Where keys and values are.
-    pub key_value: &'a str,
+    pub(crate) key_value: &'a str,
 }
 
 impl Attention {
@@ -265,7 +265,7 @@ impl Attention {
 
 impl ProjectedAttention {
     /// With the layers of these names, and whether each of query, key, value and output has a bias; `[d_model, heads]`.
-    pub fn build(
+    pub(crate) fn build(
         names: ProjectionNames<'_>,
         biases: [bool; 4],
         sizes: [usize; 2],
@@ -286,7 +286,7 @@ impl ProjectedAttention {
     /// # Panics
     ///
     /// As [`Attention::forward`].
-    pub fn forward(
+    pub(crate) fn forward(
         &self,
         x: Tensor<3>,
         bias: Option<Tensor<4>>,

@@ -11,29 +11,29 @@ use crate::standard_layer::{StandardLayer, StandardNames, StandardOptions};
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs, reason = "the published names of transformers' `BeitConfig`")]
-pub struct BeitConfig {
-    pub hidden_size: usize,
-    pub num_hidden_layers: usize,
-    pub num_attention_heads: usize,
-    pub intermediate_size: usize,
-    pub hidden_act: String,
-    pub hidden_dropout_prob: f64,
-    pub attention_probs_dropout_prob: f64,
-    pub layer_norm_eps: f64,
-    pub image_size: usize,
-    pub patch_size: usize,
-    pub num_channels: usize,
-    pub use_absolute_position_embeddings: bool,
+pub(crate) struct BeitConfig {
+    pub(crate) hidden_size: usize,
+    pub(crate) num_hidden_layers: usize,
+    pub(crate) num_attention_heads: usize,
+    pub(crate) intermediate_size: usize,
+    pub(crate) hidden_act: String,
+    pub(crate) hidden_dropout_prob: f64,
+    pub(crate) attention_probs_dropout_prob: f64,
+    pub(crate) layer_norm_eps: f64,
+    pub(crate) image_size: usize,
+    pub(crate) patch_size: usize,
+    pub(crate) num_channels: usize,
+    pub(crate) use_absolute_position_embeddings: bool,
     /// A bias of distances in every layer.
-    pub use_relative_position_bias: bool,
+    pub(crate) use_relative_position_bias: bool,
     /// One bias of distances for all layers.
-    pub use_shared_relative_position_bias: bool,
+    pub(crate) use_shared_relative_position_bias: bool,
     /// Above zero, each layer has factors for the outputs of its blocks.
-    pub layer_scale_init_value: f64,
+    pub(crate) layer_scale_init_value: f64,
     /// Probability that a row skips a block of the last layer, in training; less in those before it.
-    pub drop_path_rate: f64,
+    pub(crate) drop_path_rate: f64,
     /// Whether the pooler is the mean of the patches, and the model has no normalization after the last layer.
-    pub use_mean_pooling: bool,
+    pub(crate) use_mean_pooling: bool,
 }
 
 impl Default for BeitConfig {
@@ -121,7 +121,7 @@ impl BeitConfig {
 
 /// BEiT: embeddings, layers, and a normalization or a pooler with one.
 #[derive(Module, Sites, Debug)]
-pub struct BeitModel {
+pub(crate) struct BeitModel {
     patches: ImagePatches,
     embeddings: Point<EmbeddingHook>,
     layers: Vec<BeitLayer>,

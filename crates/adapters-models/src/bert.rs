@@ -174,13 +174,13 @@ pub type BertModel = Encoder<Vec<PostNormLayer>>;
 #[derive(Clone, Debug)]
 pub(crate) struct Variant {
     /// The published names.
-    pub names: EncoderNames,
+    pub(crate) names: EncoderNames,
     /// Width of the embeddings, and the path of the projection from there to the layers.
-    pub projection: Option<(usize, &'static str)>,
+    pub(crate) projection: Option<(usize, &'static str)>,
     /// Where tokens stand.
-    pub counting: Counting,
+    pub(crate) counting: Counting,
     /// The head of its masked language model.
-    pub masked_lm: Option<MaskedLmLayout>,
+    pub(crate) masked_lm: Option<MaskedLmLayout>,
 }
 
 pub(crate) const NAMES: EncoderNames = EncoderNames {

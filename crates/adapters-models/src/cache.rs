@@ -8,7 +8,7 @@ use crate::input::TextInput;
 use crate::packing::Packing;
 
 /// Keys and values, `[batch, kv_heads, seq, d_head]` both.
-pub type KeysValues = (Tensor<4>, Tensor<4>);
+pub(crate) type KeysValues = (Tensor<4>, Tensor<4>);
 
 /// What a decoder keeps from one pass to the next: the keys and values of every layer, as they are before an adapter acts on
 /// them, those of an encoder's output, and where the columns are padded.
@@ -19,6 +19,8 @@ pub struct KeyValueCache {
     layers: Vec<LayerCache>,
     /// Of the text.
     padding: Option<Tensor<2, Bool>>,
+    /// Ids of the text.
+    tokens: Option<Tensor<2, Int>>,
     /// Columns of the text.
     text: usize,
     /// Columns of the keys: those of the text, and those an adapter put in.
@@ -64,6 +66,8 @@ impl KeyValueCache {
     /// Replaces each row by the row of this index, which is of the same text: padding, and what is kept of an encoder's output,
     /// are the same.
     pub(crate) fn reorder(&mut self, rows: &[usize]) {
+        let tokens = self.tokens.take();
+        self.tokens = tokens.map(|ids| ids.clone().select(0, row_index(rows, &ids.device())));
         for layer in &mut self.layers {
             layer.own = layer.own.take().map(|(key, value)| {
                 let index = row_index(rows, &key.device());
@@ -94,6 +98,7 @@ impl KeyValueCache {
             });
         }
         self.padding = self.padding.take().map(|padding| padding.slice_dim(1, 0..text));
+        self.tokens = self.tokens.take().map(|tokens| tokens.slice_dim(1, 0..text));
         self.text = text;
     }
 
@@ -106,12 +111,12 @@ impl KeyValueCache {
     }
 
     /// Adds columns of text, `[batch, seq]`, and their padding; the padding of all text, `None` if there is none.
-    pub(crate) fn read(
-        &mut self,
-        [batch, seq]: [usize; 2],
-        padding: Option<Tensor<2, Bool>>,
-        device: &Device,
-    ) -> Option<Tensor<2, Bool>> {
+    pub(crate) fn read(&mut self, ids: &Tensor<2, Int>, padding: Option<Tensor<2, Bool>>) -> Option<Tensor<2, Bool>> {
+        let ([batch, seq], device) = (ids.dims(), &ids.device());
+        self.tokens = Some(match self.tokens.take() {
+            Some(before) if self.text > 0 => Tensor::cat(vec![before, ids.clone()], 1),
+            _ => ids.clone(),
+        });
         let none = |columns: usize| Tensor::<2, Bool>::full([batch, columns], false, device);
         let before = self.padding.take();
         self.padding = match (before, padding) {
@@ -137,15 +142,15 @@ impl KeyValueCache {
 /// The begin of a decoder's pass: its batch as often as adapters need it, and what a cache holds of earlier passes.
 pub(crate) struct Begun {
     /// `[batch, seq]`.
-    pub ids: Tensor<2, Int>,
+    pub(crate) ids: Tensor<2, Int>,
     /// That of all text, what a cache holds included.
-    pub padding: Option<Tensor<2, Bool>>,
+    pub(crate) padding: Option<Tensor<2, Bool>>,
     /// Several texts in a row, each of which is read alone.
-    pub packing: Option<Packing>,
+    pub(crate) packing: Option<Packing>,
     /// Columns before those of this pass.
-    pub past: usize,
+    pub(crate) past: usize,
     /// Columns of text before those of this pass.
-    pub past_text: usize,
+    pub(crate) past_text: usize,
 }
 
 /// The batch of a decoder with what its cache holds.
@@ -169,15 +174,17 @@ impl Batch for CachedBatch<'_> {
     /// Counts the text of this pass into the cache.
     fn sequence(&mut self) -> Sequence {
         let past = self.cache.as_ref().map_or(0, |cache| cache.columns);
+        let earlier = self.cache.as_ref().filter(|cache| cache.text > 0);
+        let earlier = earlier.and_then(|cache| cache.tokens.clone());
         if let Some(cache) = &mut self.cache {
-            let ids = &self.input.ids;
-            self.input.padding = cache.read(ids.dims(), self.input.padding.take(), &ids.device());
+            self.input.padding = cache.read(&self.input.ids, self.input.padding.take());
         }
         let padding = self.input.padding.clone();
         Sequence {
             padding,
             past,
             tokens: Some(self.input.ids.clone()),
+            earlier,
         }
     }
 }
@@ -188,7 +195,7 @@ impl Begun {
     /// # Errors
     ///
     /// Those of [`Ctx::begin`].
-    pub fn new<'h, 'a>(
+    pub(crate) fn new<'h, 'a>(
         model: &dyn Host,
         input: TextInput,
         cache: Option<&mut KeyValueCache>,
@@ -207,7 +214,7 @@ impl Begun {
     }
 
     /// The rows of `words` for the tokens, as `scale` leaves them and as the adapters at `point` do.
-    pub fn embed(
+    pub(crate) fn embed(
         self,
         words: &Sited<Embedding>,
         point: &Point<EmbeddingHook>,
@@ -227,11 +234,11 @@ impl Begun {
 /// The embedded tokens of a decoder's pass.
 pub(crate) struct Embedded {
     /// What the adapters left.
-    pub state: EmbeddingState,
+    pub(crate) state: EmbeddingState,
     /// See [`Begun`].
-    pub packing: Option<Packing>,
+    pub(crate) packing: Option<Packing>,
     /// See [`Begun`].
-    pub past: usize,
+    pub(crate) past: usize,
     /// See [`Begun`].
-    pub past_text: usize,
+    pub(crate) past_text: usize,
 }

@@ -18,7 +18,7 @@ pub trait Block {
 }
 
 /// These of the layers of a stack, each as often as it is listed. Copies share their weights, and each has sites of its own.
-pub fn replicated<L: Clone + Sites>(layers: &[L], order: &[usize]) -> Vec<L> {
+pub(crate) fn replicated<L: Clone + Sites>(layers: &[L], order: &[usize]) -> Vec<L> {
     let copies = order.iter().enumerate().map(|(index, source)| {
         let mut layer = layers[*source].clone();
         layer.visit_sites_mut(&mut |info, _| info.move_to_layer(index));
@@ -53,10 +53,12 @@ pub struct Flow {
     pub hidden: Tensor<3>,
     /// The encoder's output, `[batch, encoder_seq, d_model]`, in the decoder of a model of two stacks.
     pub encoded: Option<Tensor<3>>,
+    /// What an adapter takes along next to the hidden state, `[batch, seq, d_model]`.
+    pub carried: Option<Tensor<3>>,
 }
 
 /// One step of a chain.
-pub type Step<'m> = Box<dyn Fn(Flow, Option<&mut KeyValueCache>, &mut Hooks<'_>) -> Flow + 'm>;
+pub(crate) type Step<'m> = Box<dyn Fn(Flow, Option<&mut KeyValueCache>, &mut Hooks<'_>) -> Flow + 'm>;
 
 /// A forward pass that has begun: what enters the first block, and the blocks to come.
 ///
@@ -73,7 +75,11 @@ impl<'m> Chain<'m> {
     /// Begins with a hidden state.
     pub fn new(hidden: Tensor<3>) -> Self {
         Self {
-            entered: Flow { hidden, encoded: None },
+            entered: Flow {
+                hidden,
+                encoded: None,
+                carried: None,
+            },
             steps: Vec::new(),
         }
     }
@@ -84,9 +90,17 @@ impl<'m> Chain<'m> {
             entered: Flow {
                 hidden,
                 encoded: Some(encoded),
+                carried: None,
             },
             steps: Vec::new(),
         }
+    }
+
+    /// With what an adapter takes along next to the hidden state ([`Hooks::take_carried`]).
+    #[must_use]
+    pub fn carrying(mut self, carried: Option<Tensor<3>>) -> Self {
+        self.entered.carried = carried;
+        self
     }
 
     /// Goes on with the layers of a stack.
@@ -100,14 +114,28 @@ impl<'m> Chain<'m> {
         self.steps
             .extend(layers.into_iter().enumerate().map(|(index, layer)| -> Step<'m> {
                 let frame = Rc::clone(&frame);
-                Box::new(move |Flow { hidden, encoded }, cache, cx| {
-                    let slot = Slot {
-                        encoded: encoded.as_ref(),
-                        cache: cache.map(|cache| cache.layer(index)),
-                    };
-                    let hidden = layer.forward(hidden, &frame, slot, cx);
-                    Flow { hidden, encoded }
-                })
+                Box::new(
+                    move |Flow {
+                              hidden,
+                              encoded,
+                              carried,
+                          },
+                          cache,
+                          cx| {
+                        cx.carry(carried);
+                        let slot = Slot {
+                            encoded: encoded.as_ref(),
+                            cache: cache.map(|cache| cache.layer(index)),
+                        };
+                        let hidden = layer.forward(hidden, &frame, slot, cx);
+                        let carried = cx.take_carried();
+                        Flow {
+                            hidden,
+                            encoded,
+                            carried,
+                        }
+                    },
+                )
             }));
         self
     }
@@ -117,7 +145,7 @@ impl<'m> Chain<'m> {
     pub fn then(mut self, run: impl Fn(Tensor<3>, &mut Hooks<'_>) -> Tensor<3> + 'm) -> Self {
         self.steps.push(Box::new(move |flow, _, cx| Flow {
             hidden: run(flow.hidden, cx),
-            encoded: flow.encoded,
+            ..flow
         }));
         self
     }
@@ -128,19 +156,21 @@ impl<'m> Chain<'m> {
         self.steps.push(Box::new(move |flow, _, cx| Flow {
             hidden: begin(cx),
             encoded: Some(flow.hidden),
+            carried: None,
         }));
         self
     }
 
     /// Goes on with what makes one hidden state of it and of the encoder's output, of which nothing is read then.
     #[must_use]
-    pub fn with_encoded(mut self, run: impl Fn(Tensor<3>, Tensor<3>, &mut Hooks<'_>) -> Tensor<3> + 'm) -> Self {
+    pub(crate) fn with_encoded(mut self, run: impl Fn(Tensor<3>, Tensor<3>, &mut Hooks<'_>) -> Tensor<3> + 'm) -> Self {
         self.steps.push(Box::new(move |flow, _, cx| Flow {
             hidden: match flow.encoded {
                 Some(encoded) => run(flow.hidden, encoded, cx),
                 None => flow.hidden,
             },
             encoded: None,
+            carried: None,
         }));
         self
     }

@@ -104,7 +104,7 @@ impl CheckpointFolder {
     /// # Errors
     ///
     /// [`ModelError::Store`] naming the field that does not parse.
-    pub fn config_with<T: DeserializeOwned>(&self, mut defaults: Map<String, Value>) -> Result<T, ModelError> {
+    pub(crate) fn config_with<T: DeserializeOwned>(&self, mut defaults: Map<String, Value>) -> Result<T, ModelError> {
         defaults.extend(self.config.clone());
         serde_json::from_value(Value::Object(defaults)).map_err(|source| {
             StoreError::Json {

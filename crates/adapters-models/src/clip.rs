@@ -9,6 +9,6 @@ mod names;
 mod text;
 mod vision;
 
-pub use dual::{ClipConfig, ClipModel};
-pub use text::{ClipTextConfig, ClipTextModel};
-pub use vision::{ClipVisionConfig, ClipVisionModel};
+pub(crate) use dual::ClipModel;
+pub(crate) use text::ClipTextModel;
+pub(crate) use vision::{ClipVisionConfig, ClipVisionModel};

@@ -34,18 +34,18 @@ const EPSILONS: [&str; 5] = [
 
 /// Checks the values of a configuration file.
 #[derive(Clone, Copy, Debug)]
-pub struct ConfigCheck<'a> {
+pub(crate) struct ConfigCheck<'a> {
     path: &'a Path,
 }
 
 impl<'a> ConfigCheck<'a> {
     /// Of the file at `path`.
-    pub fn new(path: &'a Path) -> Self {
+    pub(crate) fn new(path: &'a Path) -> Self {
         Self { path }
     }
 
     /// An error for a value.
-    pub fn refusal(&self, field: &'static str, expected: impl Into<String>, found: impl Display) -> ModelError {
+    pub(crate) fn refusal(&self, field: &'static str, expected: impl Into<String>, found: impl Display) -> ModelError {
         ModelError::Config {
             path: self.path.to_owned(),
             field,
@@ -61,7 +61,7 @@ impl<'a> ConfigCheck<'a> {
     /// # Errors
     ///
     /// [`ModelError::Config`] naming the field.
-    pub fn published(&self, config: &mut Map<String, Value>) -> Result<(), ModelError> {
+    pub(crate) fn published(&self, config: &mut Map<String, Value>) -> Result<(), ModelError> {
         for field in LAYERS {
             if let Some(found) = config.get(field).filter(|found| found.is_number()) {
                 let holds = found.as_u64().is_some_and(|layers| layers <= 4096);
@@ -102,7 +102,7 @@ impl<'a> ConfigCheck<'a> {
     /// # Errors
     ///
     /// [`ModelError::Config`]
-    pub fn require(
+    pub(crate) fn require(
         &self,
         holds: bool,
         field: &'static str,
@@ -120,7 +120,7 @@ impl<'a> ConfigCheck<'a> {
     /// # Errors
     ///
     /// [`ModelError::Config`] for the first that is not.
-    pub fn sizes<const N: usize>(&self, fields: [(&'static str, usize); N]) -> Result<(), ModelError> {
+    pub(crate) fn sizes<const N: usize>(&self, fields: [(&'static str, usize); N]) -> Result<(), ModelError> {
         fields.into_iter().try_for_each(|(field, value)| {
             let holds = (1..=1 << 24).contains(&value);
             self.require(holds, field, "between 1 and 2^24", value)
@@ -132,7 +132,7 @@ impl<'a> ConfigCheck<'a> {
     /// # Errors
     ///
     /// [`ModelError::Config`] for the first that is not.
-    pub fn layers<const N: usize>(&self, fields: [(&'static str, usize); N]) -> Result<(), ModelError> {
+    pub(crate) fn layers<const N: usize>(&self, fields: [(&'static str, usize); N]) -> Result<(), ModelError> {
         fields.into_iter().try_for_each(|(field, value)| {
             let holds = (1..=1 << 12).contains(&value);
             self.require(holds, field, "between 1 and 4096", value)
@@ -144,7 +144,7 @@ impl<'a> ConfigCheck<'a> {
     /// # Errors
     ///
     /// [`ModelError::Config`] for the first that is not.
-    pub fn dropouts<const N: usize>(&self, fields: [(&'static str, f64); N]) -> Result<(), ModelError> {
+    pub(crate) fn dropouts<const N: usize>(&self, fields: [(&'static str, f64); N]) -> Result<(), ModelError> {
         fields.into_iter().try_for_each(|(field, value)| {
             let holds = (0.0..1.0).contains(&value);
             self.require(holds, field, "0 <= p < 1", value)
@@ -156,7 +156,7 @@ impl<'a> ConfigCheck<'a> {
     /// # Errors
     ///
     /// [`ModelError::Config`] with the nearest and all that are computed.
-    pub fn activation(&self, field: &'static str, name: &str) -> Result<Activation, ModelError> {
+    pub(crate) fn activation(&self, field: &'static str, name: &str) -> Result<Activation, ModelError> {
         name.parse().map_err(|unknown: UnknownName| {
             let expected = format!("one of {}{}", unknown.known, did_you_mean(&unknown.nearest));
             self.refusal(field, expected, name)
@@ -168,7 +168,11 @@ impl<'a> ConfigCheck<'a> {
     /// # Errors
     ///
     /// [`ModelError::Config`]
-    pub fn multiple(&self, (field, value): (&'static str, usize), (of, by): (&str, usize)) -> Result<(), ModelError> {
+    pub(crate) fn multiple(
+        &self,
+        (field, value): (&'static str, usize),
+        (of, by): (&str, usize),
+    ) -> Result<(), ModelError> {
         let expected = format!("a multiple of {of} = {by}");
         self.require(value.is_multiple_of(by), field, expected, value)
     }
@@ -178,7 +182,7 @@ impl<'a> ConfigCheck<'a> {
     /// # Errors
     ///
     /// [`ModelError::Config`] for the first that is not.
-    pub fn switches(
+    pub(crate) fn switches(
         &self,
         other: &Map<String, Value>,
         off: &[&'static str],

@@ -12,25 +12,25 @@ use crate::standard_layer::{StandardLayer, StandardNames, StandardOptions};
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs, reason = "the published names of transformers' `Dinov2Config`")]
-pub struct Dinov2Config {
-    pub hidden_size: usize,
-    pub num_hidden_layers: usize,
-    pub num_attention_heads: usize,
+pub(crate) struct Dinov2Config {
+    pub(crate) hidden_size: usize,
+    pub(crate) num_hidden_layers: usize,
+    pub(crate) num_attention_heads: usize,
     /// Width of the feed-forward block by that of the residual stream.
-    pub mlp_ratio: f64,
-    pub hidden_act: String,
-    pub hidden_dropout_prob: f64,
-    pub attention_probs_dropout_prob: f64,
-    pub layer_norm_eps: f64,
+    pub(crate) mlp_ratio: f64,
+    pub(crate) hidden_act: String,
+    pub(crate) hidden_dropout_prob: f64,
+    pub(crate) attention_probs_dropout_prob: f64,
+    pub(crate) layer_norm_eps: f64,
     /// Height and width of the images that the positions are for.
-    pub image_size: usize,
-    pub patch_size: usize,
-    pub num_channels: usize,
-    pub qkv_bias: bool,
+    pub(crate) image_size: usize,
+    pub(crate) patch_size: usize,
+    pub(crate) num_channels: usize,
+    pub(crate) qkv_bias: bool,
     /// Probability that a row skips a block, in training.
-    pub drop_path_rate: f64,
+    pub(crate) drop_path_rate: f64,
     /// Whether the feed-forward block is gated, by SiLU.
-    pub use_swiglu_ffn: bool,
+    pub(crate) use_swiglu_ffn: bool,
 }
 
 impl Default for Dinov2Config {
@@ -138,7 +138,7 @@ impl Dinov2Config {
 
 /// DINOv2: embeddings, layers and a final normalization.
 #[derive(Module, Sites, Debug)]
-pub struct Dinov2Model {
+pub(crate) struct Dinov2Model {
     patches: ImagePatches,
     layers: Vec<StandardLayer>,
     norm: Sited<LayerNorm>,

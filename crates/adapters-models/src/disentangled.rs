@@ -16,7 +16,7 @@ use crate::modeling::*;
 use crate::post_norm::PostNormBlocks;
 
 /// The linear layers of an attention, for contents and for distances.
-pub trait Projections: Module + ModuleDisplay + Sites + Debug + Sync {
+pub(crate) trait Projections: Module + ModuleDisplay + Sites + Debug + Sync {
     /// Query, key and value, `[batch, seq, d_model] -> [batch, seq, d_model]` each.
     fn contents(&self, x: Tensor<3>, cx: &mut Hooks<'_>) -> [Tensor<3>; 3];
 
@@ -26,18 +26,18 @@ pub trait Projections: Module + ModuleDisplay + Sites + Debug + Sync {
 
 /// How distances become rows of a table.
 #[derive(Clone, Copy, Debug)]
-pub struct Distances {
+pub(crate) struct Distances {
     /// Distances from `-most` to `most - 1` are told apart, larger ones are not.
-    pub most: usize,
+    pub(crate) most: usize,
     /// Number of buckets on each side, which grow with the distance; `None` for a row each.
-    pub buckets: Option<usize>,
+    pub(crate) buckets: Option<usize>,
     /// Whether only the rows that a text of this length reaches are projected, as in the first version.
-    pub reached_only: bool,
+    pub(crate) reached_only: bool,
 }
 
 impl Distances {
     /// Rows of the table on each side.
-    pub fn span(&self) -> usize {
+    pub(crate) fn span(&self) -> usize {
         self.buckets.unwrap_or(self.most)
     }
 
@@ -73,7 +73,7 @@ impl Distances {
 
 /// What all layers of a pass read.
 #[derive(Clone, Debug)]
-pub struct DisentangledFrame {
+pub(crate) struct DisentangledFrame {
     /// True where a query may not see a key, as the least finite number, `[batch, 1, seq, seq]`.
     bias: Option<Tensor<4>>,
     /// True at padding, `[batch, seq]`.
@@ -92,7 +92,7 @@ struct RelativeFrame {
 
 /// The layers, and the table of distances that they share.
 #[derive(Module, Sites, Debug)]
-pub struct DisentangledStack<P: Projections> {
+pub(crate) struct DisentangledStack<P: Projections> {
     pub(crate) table: Option<Embedding>,
     pub(crate) norm: Option<Sited<LayerNorm>>,
     pub(crate) layers: Vec<DisentangledLayer<P>>,
@@ -102,7 +102,7 @@ pub struct DisentangledStack<P: Projections> {
 
 /// A layer: disentangled attention, the blocks of BERT and, in the first layer of some, a convolution.
 #[derive(Module, Sites, Debug)]
-pub struct DisentangledLayer<P: Projections> {
+pub(crate) struct DisentangledLayer<P: Projections> {
     pub(crate) projections: P,
     pub(crate) key_value: Point<KeyValueHook>,
     pub(crate) blocks: PostNormBlocks,
@@ -115,7 +115,7 @@ pub struct DisentangledLayer<P: Projections> {
 
 /// `norm(y + act(dropout(C x)))` of a layer's input `x` and output `y`, zero at padding.
 #[derive(Module, Sites, Debug)]
-pub struct Convolution {
+pub(crate) struct Convolution {
     pub(crate) convolution: Conv1d,
     pub(crate) norm: Sited<LayerNorm>,
     pub(crate) dropout: f64,

@@ -17,29 +17,29 @@ const EPSILON: f64 = 1e-12;
 /// `sinusoidal_pos_embds`, since the checkpoint holds the position table either way.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
-pub struct DistilBertConfig {
+pub(crate) struct DistilBertConfig {
     /// Tokens in the vocabulary.
-    pub vocab_size: usize,
+    pub(crate) vocab_size: usize,
     /// Width of the residual stream.
-    pub dim: usize,
+    pub(crate) dim: usize,
     /// Layers.
-    pub n_layers: usize,
+    pub(crate) n_layers: usize,
     /// Attention heads.
-    pub n_heads: usize,
+    pub(crate) n_heads: usize,
     /// Width of the feed-forward block.
-    pub hidden_dim: usize,
+    pub(crate) hidden_dim: usize,
     /// Activation of the feed-forward block.
-    pub activation: String,
+    pub(crate) activation: String,
     /// Dropout on embeddings and the output of the feed-forward block, in training.
-    pub dropout: f64,
+    pub(crate) dropout: f64,
     /// Dropout on attention weights, in training.
-    pub attention_dropout: f64,
+    pub(crate) attention_dropout: f64,
     /// Dropout before a head, in training.
-    pub seq_classif_dropout: f64,
+    pub(crate) seq_classif_dropout: f64,
     /// Longest input in tokens.
-    pub max_position_embeddings: usize,
+    pub(crate) max_position_embeddings: usize,
     /// Id of the padding token.
-    pub pad_token_id: usize,
+    pub(crate) pad_token_id: usize,
 }
 
 impl Default for DistilBertConfig {

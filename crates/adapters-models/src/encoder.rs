@@ -14,19 +14,19 @@ use crate::text_embeddings::TextEmbeddings;
 
 /// The published names of a family of encoders.
 #[derive(Clone, Copy, Debug)]
-pub struct EncoderNames {
+pub(crate) struct EncoderNames {
     /// The published `model_type`.
-    pub model_type: &'static str,
+    pub(crate) model_type: &'static str,
     /// The published class.
-    pub class_name: &'static str,
+    pub(crate) class_name: &'static str,
     /// Prefix of the keys in checkpoints of larger classes.
-    pub prefix: &'static str,
+    pub(crate) prefix: &'static str,
     /// What the keys begin with that nothing here needs; anywhere in the key if it begins with a dot.
-    pub unused: &'static [&'static str],
+    pub(crate) unused: &'static [&'static str],
     /// What AdapterHub's files call the attention.
-    pub attention: &'static str,
+    pub(crate) attention: &'static str,
     /// The head for a class of a whole text.
-    pub classifier: ClassifierLayout,
+    pub(crate) classifier: ClassifierLayout,
 }
 
 /// The layers of an encoder, and what they have in common.
@@ -80,7 +80,7 @@ pub struct Encoder<S: EncoderStack> {
 
 /// `act(W h_0 + b)` of the first position.
 #[derive(Module, Sites, Debug)]
-pub struct Pooler {
+pub(crate) struct Pooler {
     dense: Sited<Linear>,
     #[module(skip)]
     activation: Activation,
@@ -88,7 +88,7 @@ pub struct Pooler {
 
 impl Pooler {
     /// The pooler of this path, where the checkpoint has it.
-    pub fn build(path: &str, d_model: usize, activation: Activation, weights: &mut Weights) -> Option<Self> {
+    pub(crate) fn build(path: &str, d_model: usize, activation: Activation, weights: &mut Weights) -> Option<Self> {
         let mut at = weights.at(Location::outside(Stack::Encoder), path);
         at.has("weight").then(|| Self {
             dense: at.linear(LinearRole::Pooler, "", [d_model, d_model]),
@@ -99,15 +99,15 @@ impl Pooler {
 
 /// What is known of an encoder in addition to its layers.
 #[derive(Clone, Debug)]
-pub struct EncoderFacts {
+pub(crate) struct EncoderFacts {
     /// Its names.
-    pub names: EncoderNames,
+    pub(crate) names: EncoderNames,
     /// Width of the layers.
-    pub d_model: usize,
+    pub(crate) d_model: usize,
     /// Dropout on attention weights, in training.
-    pub attention_dropout: f64,
+    pub(crate) attention_dropout: f64,
     /// What heads, tokenizers and reports need.
-    pub info: ModelInfo,
+    pub(crate) info: ModelInfo,
 }
 
 /// Loads a checkpoint of a family; `defaults` are those of its published class where the configuration's are others.

@@ -13,36 +13,36 @@ use crate::two_stacks::{DecoderFrame, TwoStacks};
 
 /// `config.json` of a checkpoint: the fields that change what is computed. Others are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct BertToBertConfig {
+pub(crate) struct BertToBertConfig {
     /// The encoder's, with its `model_type`.
-    pub encoder: StackConfig,
+    pub(crate) encoder: StackConfig,
     /// The decoder's, with its `model_type`.
-    pub decoder: StackConfig,
+    pub(crate) decoder: StackConfig,
     /// Id the decoder starts with; that of the decoder's `[CLS]` in published checkpoints.
     #[serde(default)]
-    pub decoder_start_token_id: usize,
+    pub(crate) decoder_start_token_id: usize,
     /// Id of the padding token.
     #[serde(default)]
-    pub pad_token_id: usize,
+    pub(crate) pad_token_id: usize,
     /// Fields not named here, of which some are refused.
     #[serde(flatten)]
-    pub other: Map<String, Value>,
+    pub(crate) other: Map<String, Value>,
 }
 
 /// The configuration of one stack.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct StackConfig {
+pub(crate) struct StackConfig {
     /// Only `bert` is computed.
-    pub model_type: String,
+    pub(crate) model_type: String,
     /// Width of the encoder that a decoder reads without a projection; not computed.
     #[serde(default)]
-    pub cross_attention_hidden_size: Option<usize>,
+    pub(crate) cross_attention_hidden_size: Option<usize>,
     /// Whether the head of the decoder is its token table; another one is not computed.
     #[serde(default)]
-    pub tie_word_embeddings: Option<bool>,
+    pub(crate) tie_word_embeddings: Option<bool>,
     /// BERT's.
     #[serde(flatten)]
-    pub bert: BertConfig,
+    pub(crate) bert: BertConfig,
 }
 
 impl StackConfig {
@@ -126,7 +126,7 @@ impl StackConfig {
 
 /// The encoder, the decoder, and the language-model head over the decoder's token table.
 #[derive(Module, Sites, Debug)]
-pub struct BertToBertModel {
+pub(crate) struct BertToBertModel {
     encoder: BertStack,
     /// Of the encoder's output, where the decoder has another width.
     bridge: Option<Sited<Linear>>,

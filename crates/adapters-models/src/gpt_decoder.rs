@@ -12,56 +12,56 @@ use crate::rotary::{self, Rotary, Turns};
 
 /// The published names of a family.
 #[derive(Clone, Copy, Debug)]
-pub struct GptNames {
+pub(crate) struct GptNames {
     /// The published `model_type`.
-    pub model_type: &'static str,
+    pub(crate) model_type: &'static str,
     /// The published class.
-    pub class_name: &'static str,
+    pub(crate) class_name: &'static str,
     /// Prefix of the keys of all but the head.
-    pub prefix: &'static str,
+    pub(crate) prefix: &'static str,
     /// The table of the token embeddings.
-    pub table: &'static str,
+    pub(crate) table: &'static str,
     /// The list of layers.
-    pub layers: &'static str,
+    pub(crate) layers: &'static str,
     /// The last normalization.
-    pub norm: &'static str,
+    pub(crate) norm: &'static str,
     /// The head.
-    pub head: &'static str,
+    pub(crate) head: &'static str,
     /// Whether the head has a bias.
-    pub head_bias: bool,
+    pub(crate) head_bias: bool,
     /// Ends of the keys of old checkpoints that nothing needs.
-    pub unused: &'static [&'static str],
+    pub(crate) unused: &'static [&'static str],
 }
 
 /// What a configuration says of a decoder in addition to its layers.
 #[derive(Clone, Debug)]
-pub struct GptFacts {
+pub(crate) struct GptFacts {
     /// Width of the residual stream.
-    pub d_model: usize,
+    pub(crate) d_model: usize,
     /// Epsilon of the last normalization.
-    pub norm_epsilon: f64,
+    pub(crate) norm_epsilon: f64,
     /// Dropout on embeddings, in training.
-    pub embedding_dropout: f64,
+    pub(crate) embedding_dropout: f64,
     /// Whether the head's weight is the table of the token embeddings.
-    pub is_tied: bool,
+    pub(crate) is_tied: bool,
     /// Activation of the feed-forward blocks.
-    pub activation: Activation,
+    pub(crate) activation: Activation,
     /// The angles of positions.
-    pub rotary: Rotary,
+    pub(crate) rotary: Rotary,
     /// What heads, tokenizers and reports need.
-    pub info: ModelInfo,
+    pub(crate) info: ModelInfo,
 }
 
 /// What the layers of a pass have in common.
-pub struct GptFrame {
+pub(crate) struct GptFrame {
     /// How far features turn at each position.
-    pub turns: Turns,
+    pub(crate) turns: Turns,
     /// What queries may see.
-    pub mask: Tensor<4>,
+    pub(crate) mask: Tensor<4>,
 }
 
 /// A layer of a family, and its configuration.
-pub trait GptLayer: Block<Frame = GptFrame> + Module + ModuleDisplay + Sites + Debug + Sync {
+pub(crate) trait GptLayer: Block<Frame = GptFrame> + Module + ModuleDisplay + Sites + Debug + Sync {
     /// `config.json`.
     type Config;
 
@@ -81,7 +81,7 @@ pub trait GptLayer: Block<Frame = GptFrame> + Module + ModuleDisplay + Sites + D
 
 /// A decoder with the layers `L`.
 #[derive(Module, Sites, Debug)]
-pub struct GptDecoder<L: GptLayer> {
+pub(crate) struct GptDecoder<L: GptLayer> {
     words: Sited<Embedding>,
     embedded: Point<EmbeddingHook>,
     embedding: Point<EmbeddingHook>,

@@ -13,43 +13,43 @@ use crate::rotary_scaling::{Around, RotaryFields, RotaryScaling};
 /// `config.json` of a GPT-NeoX checkpoint: the fields that change what is computed. Others are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
-pub struct GptNeoXConfig {
+pub(crate) struct GptNeoXConfig {
     /// Tokens in the vocabulary.
-    pub vocab_size: usize,
+    pub(crate) vocab_size: usize,
     /// Longest input in tokens.
-    pub max_position_embeddings: usize,
+    pub(crate) max_position_embeddings: usize,
     /// Width of the residual stream.
-    pub hidden_size: usize,
+    pub(crate) hidden_size: usize,
     /// Layers.
-    pub num_hidden_layers: usize,
+    pub(crate) num_hidden_layers: usize,
     /// Attention heads.
-    pub num_attention_heads: usize,
+    pub(crate) num_attention_heads: usize,
     /// Width of the feed-forward block.
-    pub intermediate_size: usize,
+    pub(crate) intermediate_size: usize,
     /// Activation of the feed-forward block.
-    pub hidden_act: String,
+    pub(crate) hidden_act: String,
     /// Fraction of a head's features that are rotated with the position.
-    pub rotary_pct: f64,
+    pub(crate) rotary_pct: f64,
     /// Base of the rotary angles.
-    pub rotary_emb_base: f64,
+    pub(crate) rotary_emb_base: f64,
     /// Scaling of the rotary angles.
-    pub rope_scaling: Option<RotaryFields>,
+    pub(crate) rope_scaling: Option<RotaryFields>,
     /// Scaling, base and fraction, in newer files.
-    pub rope_parameters: Option<RotaryFields>,
+    pub(crate) rope_parameters: Option<RotaryFields>,
     /// Dropout on attention weights, in training.
-    pub attention_dropout: f64,
+    pub(crate) attention_dropout: f64,
     /// Dropout on embeddings and block outputs, in training.
-    pub hidden_dropout: f64,
+    pub(crate) hidden_dropout: f64,
     /// Epsilon of the layer normalizations.
-    pub layer_norm_eps: f64,
+    pub(crate) layer_norm_eps: f64,
     /// Whether the feed-forward block reads what enters the layer, and not what the attention left.
-    pub use_parallel_residual: bool,
+    pub(crate) use_parallel_residual: bool,
     /// Biases in attention.
-    pub attention_bias: bool,
+    pub(crate) attention_bias: bool,
     /// Whether the language-model head is the table of the token embeddings.
-    pub tie_word_embeddings: bool,
+    pub(crate) tie_word_embeddings: bool,
     /// Id of the padding token.
-    pub pad_token_id: Option<usize>,
+    pub(crate) pad_token_id: Option<usize>,
 }
 
 impl Default for GptNeoXConfig {
@@ -122,11 +122,11 @@ impl GptNeoXConfig {
 }
 
 /// GPT-NeoX: embeddings, layers, norm and head.
-pub type GptNeoXModel = GptDecoder<GptNeoXLayer>;
+pub(crate) type GptNeoXModel = GptDecoder<GptNeoXLayer>;
 
 /// A layer of GPT-NeoX.
 #[derive(Module, Sites, Debug)]
-pub struct GptNeoXLayer {
+pub(crate) struct GptNeoXLayer {
     attention_norm: Sited<LayerNorm>,
     /// Query, key and value of one head after the other, `[d_model, 3 d_model]`.
     query_key_value: Sited<Linear>,

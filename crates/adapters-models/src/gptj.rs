@@ -13,35 +13,35 @@ use crate::rotary_scaling::RotaryScaling;
 /// `config.json` of a GPT-J checkpoint: the fields that change what is computed. Others are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
-pub struct GptJConfig {
+pub(crate) struct GptJConfig {
     /// Tokens in the vocabulary.
-    pub vocab_size: usize,
+    pub(crate) vocab_size: usize,
     /// Longest input in tokens.
-    pub n_positions: usize,
+    pub(crate) n_positions: usize,
     /// Width of the residual stream.
-    pub n_embd: usize,
+    pub(crate) n_embd: usize,
     /// Layers.
-    pub n_layer: usize,
+    pub(crate) n_layer: usize,
     /// Attention heads.
-    pub n_head: usize,
+    pub(crate) n_head: usize,
     /// Features of a head that turn with the position.
-    pub rotary_dim: Option<usize>,
+    pub(crate) rotary_dim: Option<usize>,
     /// Width of the feed-forward block; without it four times `n_embd`.
-    pub n_inner: Option<usize>,
+    pub(crate) n_inner: Option<usize>,
     /// Activation of the feed-forward block.
-    pub activation_function: String,
+    pub(crate) activation_function: String,
     /// Dropout on block outputs, in training.
-    pub resid_pdrop: f64,
+    pub(crate) resid_pdrop: f64,
     /// Dropout on embeddings, in training.
-    pub embd_pdrop: f64,
+    pub(crate) embd_pdrop: f64,
     /// Dropout on attention weights, in training.
-    pub attn_pdrop: f64,
+    pub(crate) attn_pdrop: f64,
     /// Epsilon of the layer normalizations.
-    pub layer_norm_epsilon: f64,
+    pub(crate) layer_norm_epsilon: f64,
     /// Whether the weight of the language-model head is the table of the token embeddings.
-    pub tie_word_embeddings: bool,
+    pub(crate) tie_word_embeddings: bool,
     /// Id of the padding token.
-    pub pad_token_id: Option<usize>,
+    pub(crate) pad_token_id: Option<usize>,
 }
 
 impl Default for GptJConfig {
@@ -102,11 +102,11 @@ impl GptJConfig {
 }
 
 /// GPT-J: embeddings, layers, norm and head.
-pub type GptJModel = GptDecoder<GptJLayer>;
+pub(crate) type GptJModel = GptDecoder<GptJLayer>;
 
 /// A layer of GPT-J.
 #[derive(Module, Sites, Debug)]
-pub struct GptJLayer {
+pub(crate) struct GptJLayer {
     norm: Sited<LayerNorm>,
     query: Sited<Linear>,
     key: Sited<Linear>,

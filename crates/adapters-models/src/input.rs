@@ -154,7 +154,7 @@ impl ImageInput {
     /// # Errors
     ///
     /// [`Error::ImageSize`] for images of other channels and smaller ones.
-    pub fn of_size_or_larger(
+    pub(crate) fn of_size_or_larger(
         self,
         expected: [usize; 3],
         smallest: usize,
@@ -172,7 +172,7 @@ impl ImageInput {
     /// # Errors
     ///
     /// [`Error::ImageSize`] for images of another size.
-    pub fn of_size(self, expected: [usize; 3], model: &impl Host) -> Result<Tensor<4>, Error> {
+    pub(crate) fn of_size(self, expected: [usize; 3], model: &impl Host) -> Result<Tensor<4>, Error> {
         let [_, found @ ..] = self.pixels.dims();
         match found == expected {
             true => Ok(self.pixels),
@@ -204,6 +204,7 @@ impl Batch for TextInput {
             padding: self.padding.clone(),
             past: 0,
             tokens: Some(self.ids.clone()),
+            earlier: None,
         }
     }
 }

@@ -10,42 +10,42 @@ use crate::packing::causal_bias;
 /// `config.json` of an OPT checkpoint: the fields that change what is computed. Others are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
-pub struct OptConfig {
+pub(crate) struct OptConfig {
     /// Tokens in the vocabulary.
-    pub vocab_size: usize,
+    pub(crate) vocab_size: usize,
     /// Longest input in tokens.
-    pub max_position_embeddings: usize,
+    pub(crate) max_position_embeddings: usize,
     /// Width of the residual stream.
-    pub hidden_size: usize,
+    pub(crate) hidden_size: usize,
     /// Width of the token table; the same without it.
-    pub word_embed_proj_dim: Option<usize>,
+    pub(crate) word_embed_proj_dim: Option<usize>,
     /// Layers.
-    pub num_hidden_layers: usize,
+    pub(crate) num_hidden_layers: usize,
     /// Attention heads.
-    pub num_attention_heads: usize,
+    pub(crate) num_attention_heads: usize,
     /// Width of the feed-forward block.
-    pub ffn_dim: usize,
+    pub(crate) ffn_dim: usize,
     /// Activation of the feed-forward block.
-    pub activation_function: String,
+    pub(crate) activation_function: String,
     /// Whether blocks are normalized before and not behind.
-    pub do_layer_norm_before: bool,
+    pub(crate) do_layer_norm_before: bool,
     /// Whether the normalization after the last layer is left out.
     #[serde(rename = "_remove_final_layer_norm")]
-    pub remove_final_layer_norm: bool,
+    pub(crate) remove_final_layer_norm: bool,
     /// Biases of the linear layers.
-    pub enable_bias: bool,
+    pub(crate) enable_bias: bool,
     /// Whether normalizations have weights; without them nothing is computed.
-    pub layer_norm_elementwise_affine: bool,
+    pub(crate) layer_norm_elementwise_affine: bool,
     /// Dropout on block outputs, in training.
-    pub dropout: f64,
+    pub(crate) dropout: f64,
     /// Dropout on attention weights, in training.
-    pub attention_dropout: f64,
+    pub(crate) attention_dropout: f64,
     /// The fraction of layers left out in training; not computed.
-    pub layerdrop: f64,
+    pub(crate) layerdrop: f64,
     /// Whether the language-model head is the table of the token embeddings.
-    pub tie_word_embeddings: bool,
+    pub(crate) tie_word_embeddings: bool,
     /// Id of the padding token.
-    pub pad_token_id: Option<usize>,
+    pub(crate) pad_token_id: Option<usize>,
 }
 
 impl Default for OptConfig {
@@ -112,7 +112,7 @@ impl OptConfig {
 
 /// OPT: embeddings, layers, norm and head.
 #[derive(Module, Sites, Debug)]
-pub struct OptModel {
+pub(crate) struct OptModel {
     words: Sited<Embedding>,
     embedded: Point<EmbeddingHook>,
     /// From the width of the table to that of the layers, where they differ.

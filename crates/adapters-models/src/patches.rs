@@ -5,16 +5,16 @@ use crate::modeling::*;
 /// Patches of an image, projected by a convolution, with what is put in front of them and added to them.
 #[derive(Module, Sites, Debug)]
 pub(crate) struct ImagePatches {
-    pub projection: Sited<Linear>,
+    pub(crate) projection: Sited<Linear>,
     /// `[1, 1, d_model]`, in front of the patches.
-    pub class_token: Option<Param<Tensor<3>>>,
+    pub(crate) class_token: Option<Param<Tensor<3>>>,
     /// `[1, positions, d_model]`, for the class token and the patches row by row.
-    pub positions: Option<Param<Tensor<3>>>,
+    pub(crate) positions: Option<Param<Tensor<3>>>,
     /// Height and width of a patch in pixels.
-    pub size: usize,
+    pub(crate) size: usize,
     /// Rows and columns of patches that the positions are for.
     #[module(skip)]
-    pub grid: [usize; 2],
+    pub(crate) grid: [usize; 2],
 }
 
 /// The kernel of a convolution over square patches.

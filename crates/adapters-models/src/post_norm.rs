@@ -8,7 +8,7 @@ use crate::modeling::*;
 
 /// The output of the attention and the feed-forward block, with a normalization behind each.
 #[derive(Module, Sites, Debug)]
-pub struct PostNormBlocks {
+pub(crate) struct PostNormBlocks {
     pub(crate) attention_output: Sited<Linear>,
     pub(crate) attention_norm: Sited<LayerNorm>,
     pub(crate) after_attention: Point<ResidualHook>,
@@ -46,7 +46,7 @@ pub struct LayerNames {
 }
 
 /// The names in BERT, which most of its relatives have too.
-pub const BERT_NAMES: LayerNames = LayerNames {
+pub(crate) const BERT_NAMES: LayerNames = LayerNames {
     projections: ["attention.self.query", "attention.self.key", "attention.self.value"],
     key_value: "attention.self",
     attention: [
@@ -96,7 +96,7 @@ impl LayerSizes {
 
 impl PostNormBlocks {
     /// With the layers of these names.
-    pub fn build(names: &LayerNames, sizes: &LayerSizes, at: &mut Scope<'_>) -> Self {
+    pub(crate) fn build(names: &LayerNames, sizes: &LayerSizes, at: &mut Scope<'_>) -> Self {
         let (d, ffn, eps) = (sizes.d_model, sizes.d_ffn, sizes.epsilon);
         let [attention_output, attention_norm, after_attention] = names.attention;
         let [up, down, ffn_norm, after_ffn] = names.feed_forward;
@@ -121,7 +121,7 @@ impl PostNormBlocks {
     /// # Panics
     ///
     /// Panics on another `d_model`.
-    pub fn forward(&self, attended: Tensor<3>, x: Tensor<3>, cx: &mut Hooks<'_>) -> Tensor<3> {
+    pub(crate) fn forward(&self, attended: Tensor<3>, x: Tensor<3>, cx: &mut Hooks<'_>) -> Tensor<3> {
         let (hidden, residual) = match (self.attention_output(attended, cx), self.swaps_residual) {
             (attended, false) => (attended, x),
             (attended, true) => (x, attended),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use adapters_adapted::quantize;
 use adapters_nn::Precision;
-use adapters_store::{Fingerprint, read_json};
+use adapters_store::{Fingerprint, read_json, write_json};
 use burn::tensor::Device;
 use serde_json::{Map, Value};
 
@@ -240,6 +240,27 @@ impl Pretrained {
     }
 
     #[cfg(feature = "tokenizers")]
+    /// Writes the [`stop_tokens`](Self::stop_tokens) into a checkpoint that was saved of this one, where an adapter's tokenizer has one
+    /// that the files of the base do not name.
+    ///
+    /// # Errors
+    ///
+    /// As [`stop_tokens`](Self::stop_tokens), and those of writing.
+    pub fn save_stop_tokens(&self, out: &Path) -> Result<(), ModelError> {
+        let stop = self.stop_tokens()?;
+        if stop == self.published_stop_tokens()? {
+            return Ok(());
+        }
+        let files = ["generation_config.json", "config.json"].map(|name| out.join(name));
+        for path in files.iter().filter(|path| path.exists()) {
+            let mut config: Map<String, Value> = read_json(path)?;
+            config.insert("eos_token_id".to_owned(), stop.clone().into());
+            write_json(path, &config)?;
+        }
+        Ok(())
+    }
+
+    #[cfg(feature = "tokenizers")]
     fn published_stop_tokens(&self) -> Result<Vec<u32>, ModelError> {
         let path = self.dir().join("generation_config.json");
         let generation: Map<String, Value> = match path.exists() {
@@ -385,6 +406,55 @@ mod tests {
                 assert_eq!(found, Some(0.25), "{family}: {field}");
             }
         }
+    }
+
+    #[test]
+    fn an_adapter_brings_its_tokenizer_its_end_and_its_template() {
+        let (base, adapter) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let write = |dir: &tempfile::TempDir, name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        let tokenizer = |dir, vocab: &str| {
+            let model = format!(r#"{{"type": "WordLevel", "vocab": {vocab}, "unk_token": "a"}}"#);
+            write(
+                dir,
+                "tokenizer.json",
+                &format!(r#"{{"version": "1.0", "model": {model}}}"#),
+            );
+        };
+        write(&base, "config.json", r#"{"model_type": "llama", "eos_token_id": 1}"#);
+        write(
+            &base,
+            "tokenizer_config.json",
+            r#"{"bos_token": "<s>", "eos_token": "</s>", "chat_template": "base"}"#,
+        );
+        tokenizer(&base, r#"{"a": 0, "</s>": 1}"#);
+        let open = || Pretrained::open(base.path()).unwrap();
+        let of_adapter = || open().for_adapter(adapter.path()).unwrap();
+        assert_eq!(of_adapter().stop_tokens().unwrap(), [1]);
+
+        tokenizer(&adapter, r#"{"a": 0, "</s>": 1, "<end>": 2}"#);
+        write(
+            &adapter,
+            "tokenizer_config.json",
+            r#"{"eos_token": {"content": "<end>"}}"#,
+        );
+        write(
+            &adapter,
+            "chat_template.json",
+            r#"{"chat_template": "{{ bos_token }}{{ eos_token }}"}"#,
+        );
+        assert_eq!(open().stop_tokens().unwrap(), [1]);
+        assert_eq!(of_adapter().stop_tokens().unwrap(), [1, 2]);
+        assert_eq!(of_adapter().tokenizer(8).unwrap().token_id("<end>"), Some(2));
+        let text = |of: Pretrained| of.chat_template().unwrap().render(&[], true).unwrap();
+        assert_eq!(
+            (text(open()).as_str(), text(of_adapter()).as_str()),
+            ("base", "<s><end>")
+        );
+
+        // A merged checkpoint ends at the same tokens.
+        fs::copy(base.path().join("config.json"), adapter.path().join("config.json")).unwrap();
+        of_adapter().save_stop_tokens(adapter.path()).unwrap();
+        assert_eq!(Pretrained::open(adapter.path()).unwrap().stop_tokens().unwrap(), [1, 2]);
     }
 
     /// A checkpoint of another kind, and what the refusal says.

@@ -15,7 +15,7 @@ use crate::rotary_scaling::RotaryScaling;
 
 /// The angles of a model, a position and a pair of features: `angle = position * frequency`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Rotary {
+pub(crate) struct Rotary {
     frequencies: Frequencies,
     /// Factor on cosines and sines.
     amplitude: f64,
@@ -48,7 +48,7 @@ fn plain(features: usize, theta: f64) -> impl Iterator<Item = f64> {
 
 impl Rotary {
     /// Turns the first `features` of each head.
-    pub fn new(features: usize, theta: f64, scaling: RotaryScaling) -> Self {
+    pub(crate) fn new(features: usize, theta: f64, scaling: RotaryScaling) -> Self {
         let plain = || plain(features, theta);
         let fixed = |frequencies: &mut dyn Iterator<Item = f64>| {
             Frequencies::Fixed(frequencies.map(|frequency| frequency as f32).collect())
@@ -124,7 +124,7 @@ impl Rotary {
     }
 
     /// Cosines and sines at positions `[rows, seq]`, for all layers of a pass over a text whose last position is among them.
-    pub fn at(&self, positions: Tensor<2, Int>, device: &Device) -> Turns {
+    pub(crate) fn at(&self, positions: Tensor<2, Int>, device: &Device) -> Turns {
         let [rows, seq] = positions.dims();
         let frequencies = match &self.frequencies {
             Frequencies::Fixed(frequencies) => frequencies.clone(),
@@ -147,7 +147,7 @@ impl Rotary {
 
 impl Rotary {
     /// Whether keys and values of a text of `past` positions are those of the same text at its begin when it has grown to `all`.
-    pub fn keeps(&self, past: usize, all: usize) -> bool {
+    pub(crate) fn keeps(&self, past: usize, all: usize) -> bool {
         match &self.frequencies {
             Frequencies::Fixed(_) => true,
             Frequencies::Dynamic { original, .. } => all as f64 <= *original,
@@ -195,7 +195,7 @@ pub(crate) fn positions(
 
 /// Cosines and sines of a pass, `[1 or batch, 1, seq, pairs]`.
 #[derive(Clone, Debug)]
-pub struct Turns {
+pub(crate) struct Turns {
     cos: Tensor<4>,
     sin: Tensor<4>,
 }
@@ -211,7 +211,7 @@ impl Turns {
     /// # Panics
     ///
     /// Panics on another `seq`, and on fewer features than turn.
-    pub fn turn(&self, x: Tensor<4>) -> Tensor<4> {
+    pub(crate) fn turn(&self, x: Tensor<4>) -> Tensor<4> {
         let (features, d_head) = (2 * self.cos.dims()[3], x.dims()[3]);
         if features == d_head {
             return ops::turn(x, self.cos.clone(), self.sin.clone());
@@ -225,7 +225,7 @@ impl Turns {
     /// # Panics
     ///
     /// As [`turn`](Self::turn).
-    pub fn turn_neighbors(&self, x: Tensor<4>) -> Tensor<4> {
+    pub(crate) fn turn_neighbors(&self, x: Tensor<4>) -> Tensor<4> {
         let [batch, heads, seq, d_head] = x.dims();
         let pairs = self.cos.dims()[3];
         // Features `[pairs, 2]` to `[2, pairs]`, and back.

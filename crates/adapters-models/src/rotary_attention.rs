@@ -10,7 +10,7 @@ use crate::rotary_family::{Family, LayerPlan, Projections, QueryKeyNorms};
 
 /// Attention over the positions of the text.
 #[derive(Module, Sites, Debug)]
-pub struct RotaryAttention {
+pub(crate) struct RotaryAttention {
     projected: Projected,
     query_norm: Option<Sited<Norm>>,
     key_norm: Option<Sited<Norm>>,
@@ -108,7 +108,7 @@ impl RotaryAttention {
     /// # Panics
     ///
     /// Panics on tensors of other shapes.
-    pub fn forward(
+    pub(crate) fn forward(
         &self,
         x: Tensor<3>,
         turns: &Turns,

@@ -13,63 +13,63 @@ use crate::rotary_scaling::{Around, RotaryFields, RotaryParameters, RotaryScalin
 
 /// `config.json`: the fields of all families that change what is computed. A family reads its own next to them.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct RotaryDecoderConfig {
+pub(crate) struct RotaryDecoderConfig {
     /// Tokens in the vocabulary.
-    pub vocab_size: usize,
+    pub(crate) vocab_size: usize,
     /// Width of the residual stream.
-    pub hidden_size: usize,
+    pub(crate) hidden_size: usize,
     /// Layers.
-    pub num_hidden_layers: usize,
+    pub(crate) num_hidden_layers: usize,
     /// Heads of the queries.
-    pub num_attention_heads: usize,
+    pub(crate) num_attention_heads: usize,
     /// Heads of keys and values; as many as of the queries without it.
-    pub num_key_value_heads: Option<usize>,
+    pub(crate) num_key_value_heads: Option<usize>,
     /// Features of a head; `hidden_size / num_attention_heads` without it.
-    pub head_dim: Option<usize>,
+    pub(crate) head_dim: Option<usize>,
     /// Width of the feed-forward block.
-    pub intermediate_size: usize,
+    pub(crate) intermediate_size: usize,
     /// Activation of the feed-forward block.
-    pub hidden_act: String,
+    pub(crate) hidden_act: String,
     /// Longest input in tokens.
-    pub max_position_embeddings: usize,
+    pub(crate) max_position_embeddings: usize,
     /// Longest input before `longrope` scaling.
-    pub original_max_position_embeddings: Option<usize>,
+    pub(crate) original_max_position_embeddings: Option<usize>,
     /// Epsilon of the normalizations.
     #[serde(alias = "layer_norm_eps")]
-    pub rms_norm_eps: f64,
+    pub(crate) rms_norm_eps: f64,
     /// Base of the rotary angles.
-    pub rope_theta: f64,
+    pub(crate) rope_theta: f64,
     /// Scaling of the rotary angles.
-    pub rope_scaling: Option<RotaryFields>,
+    pub(crate) rope_scaling: Option<RotaryFields>,
     /// Both of these, in newer files.
-    pub rope_parameters: Option<RotaryParameters>,
+    pub(crate) rope_parameters: Option<RotaryParameters>,
     /// The fraction of a head's features that is rotated.
-    pub partial_rotary_factor: Option<f64>,
+    pub(crate) partial_rotary_factor: Option<f64>,
     /// Whether the head is the table of the token embeddings.
-    pub tie_word_embeddings: bool,
+    pub(crate) tie_word_embeddings: bool,
     /// Dropout on attention weights, in training.
-    pub attention_dropout: f64,
+    pub(crate) attention_dropout: f64,
     /// Keys a query sees, itself included, in layers with a window.
-    pub sliding_window: Option<usize>,
+    pub(crate) sliding_window: Option<usize>,
     /// What each layer sees: `full_attention` or `sliding_attention`.
-    pub layer_types: Option<Vec<String>>,
+    pub(crate) layer_types: Option<Vec<String>>,
     /// Id of the padding token.
-    pub pad_token_id: Option<usize>,
+    pub(crate) pad_token_id: Option<usize>,
     /// Biases in attention, where the family leaves the choice.
     #[serde(default)]
-    pub attention_bias: bool,
+    pub(crate) attention_bias: bool,
     /// Biases in the feed-forward block, where the family leaves the choice.
     #[serde(default)]
-    pub mlp_bias: bool,
+    pub(crate) mlp_bias: bool,
 }
 
 /// The angles of a model's layers.
 #[derive(Clone, Debug)]
-pub struct Rotaries {
+pub(crate) struct Rotaries {
     /// Of layers that see the whole text, and of those with a window where these have none of their own.
-    pub full: Rotary,
+    pub(crate) full: Rotary,
     /// Of layers with a window, where they have angles of their own.
-    pub sliding: Option<Rotary>,
+    pub(crate) sliding: Option<Rotary>,
 }
 
 impl RotaryDecoderConfig {

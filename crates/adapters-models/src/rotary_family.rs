@@ -9,77 +9,77 @@ use crate::rotary_config::RotaryDecoderConfig;
 
 /// What a family is called, and what it decides.
 #[derive(Clone, Debug)]
-pub struct Family {
+pub(crate) struct Family {
     /// The published `model_type`.
-    pub model_type: &'static str,
+    pub(crate) model_type: &'static str,
     /// The published class.
-    pub class_name: &'static str,
+    pub(crate) class_name: &'static str,
     /// Layer by layer.
-    pub layers: Vec<LayerPlan>,
+    pub(crate) layers: Vec<LayerPlan>,
     /// The published name of the activation in the feed-forward block.
-    pub activation: String,
+    pub(crate) activation: String,
     /// The field of the configuration that names it.
-    pub activation_field: &'static str,
+    pub(crate) activation_field: &'static str,
     /// Base of the angles in layers with a window, where they have one of their own.
-    pub sliding_theta: Option<f64>,
+    pub(crate) sliding_theta: Option<f64>,
     /// The formula of all normalizations.
-    pub norm: NormKind,
+    pub(crate) norm: NormKind,
     /// The published name of the normalization after the last layer.
-    pub final_norm: &'static str,
+    pub(crate) final_norm: &'static str,
     /// The attention of every layer.
-    pub attention: AttentionPlan,
+    pub(crate) attention: AttentionPlan,
     /// The feed-forward block of every layer.
-    pub feed_forward: FeedForwardPlan,
+    pub(crate) feed_forward: FeedForwardPlan,
     /// How blocks, normalizations and the residual stream follow each other.
-    pub placement: Placement,
+    pub(crate) placement: Placement,
     /// By what embeddings are multiplied.
-    pub embeddings: EmbeddingFactor,
+    pub(crate) embeddings: EmbeddingFactor,
     /// Dropout on the embeddings, in training.
-    pub embedding_dropout: f64,
+    pub(crate) embedding_dropout: f64,
     /// Dropout on what a block adds to the residual stream, in training.
-    pub residual_dropout: f64,
+    pub(crate) residual_dropout: f64,
     /// Whether the language-model head has a bias.
-    pub head_bias: bool,
+    pub(crate) head_bias: bool,
     /// What becomes of the scores of the language-model head.
-    pub logits: Logits,
+    pub(crate) logits: Logits,
     /// How AdapterHub's library adapts it.
-    pub adapterhub: AdapterHubForm,
+    pub(crate) adapterhub: AdapterHubForm,
 }
 
 /// What one layer decides for itself.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LayerPlan {
+pub(crate) struct LayerPlan {
     /// Keys a query sees; `None` for all.
-    pub window: Option<usize>,
+    pub(crate) window: Option<usize>,
     /// Whether queries and keys turn.
-    pub turns: bool,
+    pub(crate) turns: bool,
     /// Experts in place of the family's feed-forward block.
-    pub experts: Option<ExpertsPlan>,
+    pub(crate) experts: Option<ExpertsPlan>,
 }
 
 /// How the attention of a family is built.
 #[derive(Clone, Debug)]
-pub struct AttentionPlan {
+pub(crate) struct AttentionPlan {
     /// Query, key and value.
-    pub projections: Projections,
+    pub(crate) projections: Projections,
     /// The published name of the output projection, and whether it has a bias.
-    pub output: (&'static str, bool),
+    pub(crate) output: (&'static str, bool),
     /// Normalizations of queries and keys.
-    pub norms: QueryKeyNorms,
+    pub(crate) norms: QueryKeyNorms,
     /// Factor of the scores; one by the root of a head's width without it.
-    pub scale: Option<f64>,
+    pub(crate) scale: Option<f64>,
     /// Scores are at most this, `cap tanh(scores / cap)`.
-    pub cap: Option<f64>,
+    pub(crate) cap: Option<f64>,
     /// Of the size of a window: what becomes of peft's prefixes in front of it. Peft puts those of most families whole into a
     /// cache of transformers.
-    pub window: fn(usize) -> Window,
+    pub(crate) window: fn(usize) -> Window,
     /// Whether each head has a score that no key stands for.
-    pub sinks: bool,
+    pub(crate) sinks: bool,
 }
 
 /// The projections of query, key and value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Projections {
+pub(crate) enum Projections {
     /// `q_proj`, `k_proj` and `v_proj`.
     Separate {
         /// Whether they have biases.
@@ -91,7 +91,7 @@ pub enum Projections {
 
 /// Normalizations of queries and keys, by their published names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QueryKeyNorms {
+pub(crate) enum QueryKeyNorms {
     /// None.
     None,
     /// Head by head.
@@ -103,7 +103,7 @@ pub enum QueryKeyNorms {
 /// How the two blocks of a layer, their normalizations and the residual stream follow each other. The normalizations have the
 /// published names that are given.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Placement {
+pub(crate) enum Placement {
     /// `x + factor block(norm(x))`, twice: `input_layernorm`, `post_attention_layernorm`.
     Before {
         /// The factor.
@@ -120,7 +120,7 @@ pub enum Placement {
 
 /// By what embeddings are multiplied, and where.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum EmbeddingFactor {
+pub(crate) enum EmbeddingFactor {
     /// Not at all.
     One,
     /// Rows of the table: what adapters insert among the tokens is as it is.
@@ -131,7 +131,7 @@ pub enum EmbeddingFactor {
 
 /// What becomes of the scores of the language-model head.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Logits {
+pub(crate) enum Logits {
     /// Nothing.
     Plain,
     /// `scores / by`.
@@ -142,7 +142,7 @@ pub enum Logits {
 
 /// How AdapterHub's library adapts a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AdapterHubForm {
+pub(crate) enum AdapterHubForm {
     /// By classes of its own: `intermediate` is the second projection of the feed-forward block and `output` the first, and what
     /// an adapter did to the embeddings stays.
     Classes,
@@ -190,6 +190,11 @@ impl Family {
             logits: Logits::Plain,
             adapterhub: AdapterHubForm::Interface,
         }
+    }
+
+    /// Whether a smaller model of the family is made: all its parameters are those of sites.
+    pub(crate) fn has_mirror(&self) -> bool {
+        !self.attention.sinks
     }
 
     /// Without biases in both blocks, whatever the configuration says: the published class has none.

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 /// How the angles of a checkpoint are scaled to longer texts.
 #[derive(Clone, Debug, PartialEq)]
-pub enum RotaryScaling {
+pub(crate) enum RotaryScaling {
     /// Not at all.
     Default,
     /// All angles divided by a factor.
@@ -66,47 +66,47 @@ pub enum RotaryScaling {
 /// `rope_scaling` of a published configuration, or one kind of layers in `rope_parameters`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
-pub struct RotaryFields {
+pub(crate) struct RotaryFields {
     /// `default`, `linear`, `dynamic`, `yarn`, `longrope` or `llama3`.
-    pub rope_type: Option<String>,
+    pub(crate) rope_type: Option<String>,
     /// The same in older files.
     #[serde(rename = "type")]
-    pub older_type: Option<String>,
+    pub(crate) older_type: Option<String>,
     /// The base of the angles, in newer files.
-    pub rope_theta: Option<f64>,
+    pub(crate) rope_theta: Option<f64>,
     /// The part of a head that turns, in newer files.
-    pub partial_rotary_factor: Option<f64>,
+    pub(crate) partial_rotary_factor: Option<f64>,
     /// By what angles are divided.
-    pub factor: Option<f64>,
+    pub(crate) factor: Option<f64>,
     /// Of `llama3`.
-    pub low_freq_factor: Option<f64>,
+    pub(crate) low_freq_factor: Option<f64>,
     /// Of `llama3`.
-    pub high_freq_factor: Option<f64>,
+    pub(crate) high_freq_factor: Option<f64>,
     /// Longest text before scaling.
-    pub original_max_position_embeddings: Option<f64>,
+    pub(crate) original_max_position_embeddings: Option<f64>,
     /// Of `yarn` and `longrope`: the factor on cosines and sines.
-    pub attention_factor: Option<f64>,
+    pub(crate) attention_factor: Option<f64>,
     /// Of `yarn`.
-    pub beta_fast: Option<f64>,
+    pub(crate) beta_fast: Option<f64>,
     /// Of `yarn`.
-    pub beta_slow: Option<f64>,
+    pub(crate) beta_slow: Option<f64>,
     /// Of `yarn`.
-    pub mscale: Option<f64>,
+    pub(crate) mscale: Option<f64>,
     /// Of `yarn`.
-    pub mscale_all_dim: Option<f64>,
+    pub(crate) mscale_all_dim: Option<f64>,
     /// Of `yarn`.
-    pub truncate: Option<bool>,
+    pub(crate) truncate: Option<bool>,
     /// Of `longrope`.
-    pub short_factor: Option<Vec<f64>>,
+    pub(crate) short_factor: Option<Vec<f64>>,
     /// Of `longrope`.
-    pub long_factor: Option<Vec<f64>>,
+    pub(crate) long_factor: Option<Vec<f64>>,
 }
 
 /// `rope_parameters` of a published configuration: for all layers, or by what a layer sees.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(untagged)]
 #[allow(clippy::large_enum_variant, reason = "there is one for each load")]
-pub enum RotaryParameters {
+pub(crate) enum RotaryParameters {
     /// For full and for sliding attention.
     ByLayer {
         /// Of layers that see the whole text.
@@ -125,11 +125,11 @@ pub(crate) type Refused = (&'static str, String, String);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Around {
     /// `max_position_embeddings`.
-    pub longest: usize,
+    pub(crate) longest: usize,
     /// `original_max_position_embeddings` next to it, of `longrope`.
-    pub original: Option<usize>,
+    pub(crate) original: Option<usize>,
     /// Features of a head that turn.
-    pub features: usize,
+    pub(crate) features: usize,
 }
 
 impl RotaryFields {

@@ -515,5 +515,17 @@ mod tests {
             .collect();
         names.sort();
         assert_eq!(names, ["LICENSE", "spiece.model"]);
+
+        // Templates with names of their own are in a folder; those of an adapter are in place of the base's.
+        let adapter = tempfile::tempdir().unwrap();
+        for (dir, text) in [(&source, "base"), (&adapter, "adapter")] {
+            fs::create_dir(dir.path().join(ADDITIONAL_TEMPLATES)).unwrap();
+            fs::write(dir.path().join(ADDITIONAL_TEMPLATES).join("tool_use.jinja"), text).unwrap();
+        }
+        let copied = || fs::read_to_string(out.path().join(ADDITIONAL_TEMPLATES).join("tool_use.jinja")).unwrap();
+        copy_templates(source.path(), out.path()).unwrap();
+        assert_eq!(copied(), "base");
+        copy_tokenizer(adapter.path(), out.path()).unwrap();
+        assert_eq!(copied(), "adapter");
     }
 }

@@ -45,9 +45,7 @@ pub fn save_merged(
         let change = merging.changes.get(&layer.info.path)?;
         Some((layer.info.path.clone(), *change))
     });
-    Ok(MergeReport {
-        changes: changes.collect(),
-    })
+    Ok(MergeReport::new(changes.collect()))
 }
 
 /// The base, of which a tensor stays in memory once it was read, and what is merged into it.

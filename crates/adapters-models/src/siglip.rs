@@ -17,7 +17,7 @@ use crate::standard_layer::StandardLayer;
 /// SigLIP's image model: embeddings, layers, a final normalization and a pooler, in which a learned vector attends to all
 /// patches.
 #[derive(Module, Sites, Debug)]
-pub struct SiglipVisionModel {
+pub(crate) struct SiglipVisionModel {
     patches: ImagePatches,
     layers: Vec<StandardLayer>,
     norm: Sited<LayerNorm>,

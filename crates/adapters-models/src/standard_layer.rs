@@ -8,31 +8,31 @@ use crate::modeling::*;
 /// What the layers of a stack have in common.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StandardOptions {
-    pub names: StandardNames,
-    pub d_model: usize,
-    pub heads: usize,
+    pub(crate) names: StandardNames,
+    pub(crate) d_model: usize,
+    pub(crate) heads: usize,
     /// Width of the feed-forward block.
-    pub d_ffn: usize,
+    pub(crate) d_ffn: usize,
     /// Whether the first projection of the feed-forward block makes a gate, too, which is its first half.
-    pub gated: bool,
-    pub activation: Activation,
+    pub(crate) gated: bool,
+    pub(crate) activation: Activation,
     /// Whether norms come before the blocks, and not after their residual connections.
-    pub norm_first: bool,
-    pub norm_epsilon: f64,
+    pub(crate) norm_first: bool,
+    pub(crate) norm_epsilon: f64,
     /// Of query, key, value and output projection.
-    pub biases: [bool; 4],
+    pub(crate) biases: [bool; 4],
     /// Dropout on the output of the attention and on that of the feed-forward block, in training.
-    pub dropouts: [f64; 2],
+    pub(crate) dropouts: [f64; 2],
     /// Dropout on attention weights, in training.
-    pub attention_dropout: f64,
+    pub(crate) attention_dropout: f64,
     /// Dropout inside the feed-forward block, in training.
-    pub activation_dropout: f64,
+    pub(crate) activation_dropout: f64,
     /// Probability that a row skips a block, in training.
-    pub drop_path: f64,
+    pub(crate) drop_path: f64,
     /// Probability that a batch skips the layer, in training.
-    pub layer_drop: f64,
+    pub(crate) layer_drop: f64,
     /// Id of the padding token.
-    pub filler: usize,
+    pub(crate) filler: usize,
 }
 
 impl StandardOptions {
@@ -63,23 +63,23 @@ impl StandardOptions {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StandardNames {
     /// The attention's module; its projections are in it.
-    pub attention: &'static str,
+    pub(crate) attention: &'static str,
     /// Query, key, value and output projection.
-    pub projections: [&'static str; 4],
+    pub(crate) projections: [&'static str; 4],
     /// Where keys and values are, in the attention.
-    pub key_value: &'static str,
-    pub attention_norm: &'static str,
-    pub up: &'static str,
-    pub down: &'static str,
-    pub ffn_norm: &'static str,
+    pub(crate) key_value: &'static str,
+    pub(crate) attention_norm: &'static str,
+    pub(crate) up: &'static str,
+    pub(crate) down: &'static str,
+    pub(crate) ffn_norm: &'static str,
     /// The module of the attention over an encoder's output, and its norm.
-    pub cross: [&'static str; 2],
+    pub(crate) cross: [&'static str; 2],
     /// Whether the attention over an encoder's output joins the residual stream in the role of any attention.
-    pub cross_is_attention: bool,
+    pub(crate) cross_is_attention: bool,
     /// Where the attention, that over an encoder's output and the feed-forward block join the residual stream.
-    pub after: [&'static str; 3],
+    pub(crate) after: [&'static str; 3],
     /// Factors of each feature of the attention's output and of that of the feed-forward block.
-    pub scales: Option<[&'static str; 2]>,
+    pub(crate) scales: Option<[&'static str; 2]>,
 }
 
 impl StandardNames {

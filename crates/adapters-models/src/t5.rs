@@ -23,11 +23,11 @@ use crate::t5::config::FeedForwardVariant;
 use crate::t5::distances::{Buckets, Distances};
 use crate::two_stacks::{DecoderFrame, TwoStacks};
 
-pub use config::T5Config;
+pub(crate) use config::T5Config;
 
 /// T5: two stacks of layers over one embedding table, and the language-model head.
 #[derive(Module, Sites, Debug)]
-pub struct T5Model {
+pub(crate) struct T5Model {
     shared: Sited<Embedding>,
     embedded: Point<EmbeddingHook>,
     embedding: Point<EmbeddingHook>,

@@ -4,7 +4,7 @@ use crate::modeling::*;
 
 /// Words, positions and token types where the model has them, added, projected and normalized.
 #[derive(Module, Sites, Debug)]
-pub struct TextEmbeddings {
+pub(crate) struct TextEmbeddings {
     words: Sited<Embedding>,
     embedded: Point<EmbeddingHook>,
     projection: Option<Sited<Linear>>,
@@ -18,34 +18,34 @@ pub struct TextEmbeddings {
 
 /// The numbers of [`TextEmbeddings`].
 #[derive(Clone, Copy, Debug)]
-pub struct EmbeddingOptions {
+pub(crate) struct EmbeddingOptions {
     /// Tokens in the vocabulary.
-    pub vocab_size: usize,
+    pub(crate) vocab_size: usize,
     /// Width of the tables.
-    pub width: usize,
+    pub(crate) width: usize,
     /// Width of what is normalized; a projection leads to it where it is not `width`.
-    pub normalized: usize,
+    pub(crate) normalized: usize,
     /// Rows of the position table; zero for a model that has none.
-    pub positions: usize,
+    pub(crate) positions: usize,
     /// Where tokens stand.
-    pub counting: Counting,
+    pub(crate) counting: Counting,
     /// Token types; zero for a model that has none.
-    pub token_types: usize,
+    pub(crate) token_types: usize,
     /// Id of the padding token.
-    pub pad_id: usize,
+    pub(crate) pad_id: usize,
     /// Whether the normalization has a bias.
-    pub norm_bias: bool,
+    pub(crate) norm_bias: bool,
     /// Epsilon of the normalization.
-    pub epsilon: f64,
+    pub(crate) epsilon: f64,
     /// Dropout on the embeddings, in training.
-    pub dropout: f64,
+    pub(crate) dropout: f64,
     /// Whether padding becomes zero.
-    pub zeroes_padding: bool,
+    pub(crate) zeroes_padding: bool,
 }
 
 /// Where the tokens of a text stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Counting {
+pub(crate) enum Counting {
     /// At zero, one, .., whatever they are.
     FromZero,
     /// Tokens that are no padding stand at `pad_id + 1`, `pad_id + 2`, .., and padding at `pad_id`. Where an adapter
@@ -58,7 +58,7 @@ pub enum Counting {
 
 impl Counting {
     /// Rows of the position table in front of the first token's.
-    pub fn reserved(self) -> usize {
+    pub(crate) fn reserved(self) -> usize {
         match self {
             Self::FromZero => 0,
             Self::BehindPadding { pad_id } => pad_id + 1,
@@ -82,7 +82,7 @@ impl Counting {
 
 impl TextEmbeddings {
     /// With the layers of these names, of the token table and the normalization.
-    pub fn build([words, norm]: [&str; 2], options: EmbeddingOptions, mut at: Scope<'_>) -> Self {
+    pub(crate) fn build([words, norm]: [&str; 2], options: EmbeddingOptions, mut at: Scope<'_>) -> Self {
         let EmbeddingOptions { width, normalized, .. } = options;
         let mut table = |rows: usize, name: &str| (rows > 0).then(|| at.embedding(name, [rows, width]));
         Self {
@@ -119,7 +119,7 @@ impl TextEmbeddings {
     /// # Panics
     ///
     /// Panics on an id outside a table, and where `seq` is beyond the longest input.
-    pub fn forward(&self, input: TextInput, cx: &mut Hooks<'_>) -> EmbeddingState {
+    pub(crate) fn forward(&self, input: TextInput, cx: &mut Hooks<'_>) -> EmbeddingState {
         let words = cx.lookup(&self.words, input.ids.clone());
         let state = cx.embedding(&self.embedded, EmbeddingState::new(words, input.padding));
         let (mut hidden, shape) = (state.hidden.clone(), state.hidden.dims());

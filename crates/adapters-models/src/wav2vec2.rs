@@ -18,34 +18,34 @@ const EPSILON: f64 = 1e-5;
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs, reason = "the published names of transformers' `Wav2Vec2Config`")]
-pub struct Wav2Vec2Config {
-    pub hidden_size: usize,
-    pub num_hidden_layers: usize,
-    pub num_attention_heads: usize,
-    pub intermediate_size: usize,
-    pub hidden_act: String,
-    pub hidden_dropout: f64,
-    pub activation_dropout: f64,
-    pub attention_dropout: f64,
-    pub feat_proj_dropout: f64,
-    pub final_dropout: f64,
+pub(crate) struct Wav2Vec2Config {
+    pub(crate) hidden_size: usize,
+    pub(crate) num_hidden_layers: usize,
+    pub(crate) num_attention_heads: usize,
+    pub(crate) intermediate_size: usize,
+    pub(crate) hidden_act: String,
+    pub(crate) hidden_dropout: f64,
+    pub(crate) activation_dropout: f64,
+    pub(crate) attention_dropout: f64,
+    pub(crate) feat_proj_dropout: f64,
+    pub(crate) final_dropout: f64,
     /// Probability that a batch skips a layer, in training.
-    pub layerdrop: f64,
-    pub layer_norm_eps: f64,
+    pub(crate) layerdrop: f64,
+    pub(crate) layer_norm_eps: f64,
     /// `group`: a normalization over time behind the first convolution; `layer`: one over channels behind each.
-    pub feat_extract_norm: String,
-    pub feat_extract_activation: String,
-    pub conv_dim: Vec<usize>,
-    pub conv_stride: Vec<usize>,
-    pub conv_kernel: Vec<usize>,
-    pub conv_bias: bool,
-    pub num_conv_pos_embeddings: usize,
-    pub num_conv_pos_embedding_groups: usize,
+    pub(crate) feat_extract_norm: String,
+    pub(crate) feat_extract_activation: String,
+    pub(crate) conv_dim: Vec<usize>,
+    pub(crate) conv_stride: Vec<usize>,
+    pub(crate) conv_kernel: Vec<usize>,
+    pub(crate) conv_bias: bool,
+    pub(crate) num_conv_pos_embeddings: usize,
+    pub(crate) num_conv_pos_embedding_groups: usize,
     /// Whether norms come before the blocks.
-    pub do_stable_layer_norm: bool,
+    pub(crate) do_stable_layer_norm: bool,
     /// Fields not named here, of which some are refused.
     #[serde(flatten)]
-    pub other: Map<String, Value>,
+    pub(crate) other: Map<String, Value>,
 }
 
 impl Default for Wav2Vec2Config {
@@ -175,7 +175,7 @@ impl Wav2Vec2Config {
 
 /// wav2vec 2.0: convolutions over samples, a projection, positions by a convolution, and layers.
 #[derive(Module, Sites, Debug)]
-pub struct Wav2Vec2Model {
+pub(crate) struct Wav2Vec2Model {
     extractor: Vec<SoundConvolution>,
     projection_norm: Sited<LayerNorm>,
     projection: Sited<Linear>,

@@ -21,32 +21,32 @@ const KERNEL: usize = 3;
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs, reason = "the published names of transformers' `WhisperConfig`")]
-pub struct WhisperConfig {
-    pub vocab_size: usize,
-    pub num_mel_bins: usize,
-    pub d_model: usize,
-    pub encoder_layers: usize,
-    pub encoder_attention_heads: usize,
-    pub encoder_ffn_dim: usize,
-    pub decoder_layers: usize,
-    pub decoder_attention_heads: usize,
-    pub decoder_ffn_dim: usize,
-    pub activation_function: String,
-    pub dropout: f64,
-    pub attention_dropout: f64,
-    pub activation_dropout: f64,
+pub(crate) struct WhisperConfig {
+    pub(crate) vocab_size: usize,
+    pub(crate) num_mel_bins: usize,
+    pub(crate) d_model: usize,
+    pub(crate) encoder_layers: usize,
+    pub(crate) encoder_attention_heads: usize,
+    pub(crate) encoder_ffn_dim: usize,
+    pub(crate) decoder_layers: usize,
+    pub(crate) decoder_attention_heads: usize,
+    pub(crate) decoder_ffn_dim: usize,
+    pub(crate) activation_function: String,
+    pub(crate) dropout: f64,
+    pub(crate) attention_dropout: f64,
+    pub(crate) activation_dropout: f64,
     /// Probability that a batch skips a layer of the encoder, in training.
-    pub encoder_layerdrop: f64,
+    pub(crate) encoder_layerdrop: f64,
     /// Probability that a batch skips a layer of the decoder, in training.
-    pub decoder_layerdrop: f64,
+    pub(crate) decoder_layerdrop: f64,
     /// Positions of the encoder: half of the frames.
-    pub max_source_positions: usize,
-    pub max_target_positions: usize,
-    pub pad_token_id: usize,
-    pub decoder_start_token_id: usize,
+    pub(crate) max_source_positions: usize,
+    pub(crate) max_target_positions: usize,
+    pub(crate) pad_token_id: usize,
+    pub(crate) decoder_start_token_id: usize,
     /// Fields not named here, of which some are refused.
     #[serde(flatten)]
-    pub other: Map<String, Value>,
+    pub(crate) other: Map<String, Value>,
 }
 
 impl Default for WhisperConfig {
@@ -118,7 +118,7 @@ impl WhisperConfig {
 
 /// Whisper: two convolutions over a spectrogram, and two stacks of layers with norms in front of their blocks.
 #[derive(Module, Sites, Debug)]
-pub struct WhisperModel {
+pub(crate) struct WhisperModel {
     convolutions: Vec<Sited<Linear>>,
     /// `[positions, d_model]`, of the encoder.
     source_positions: Param<Tensor<2>>,

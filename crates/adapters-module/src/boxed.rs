@@ -250,10 +250,10 @@ pub trait DynMapper {
 
 /// From a concrete module to the object-safe side.
 #[derive(Debug)]
-pub struct Outward<T>(pub T);
+pub(crate) struct Outward<T>(pub T);
 /// From the object-safe side to the caller's generic visitor or mapper.
 #[derive(Debug)]
-pub struct Inward<'a, T>(pub &'a mut T);
+pub(crate) struct Inward<'a, T>(pub &'a mut T);
 
 impl ModuleVisitor for Outward<&mut dyn DynVisitor> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {

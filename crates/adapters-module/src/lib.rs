@@ -8,6 +8,6 @@ mod boxed;
 mod frozen;
 mod values;
 
-pub use boxed::{Boxed, BoxedKind, Boxes, DynMapper, DynModule, DynVisitor, Inward, Kind, Outward, Transform};
+pub use boxed::{Boxed, BoxedKind, Boxes, DynMapper, DynModule, DynVisitor, Kind, Transform};
 pub use frozen::Frozen;
 pub use values::{Fill, values, with_fresh_ids};

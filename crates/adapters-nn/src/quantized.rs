@@ -16,7 +16,7 @@ use crate::kernel::int8::{ByColumn, FEW};
 
 /// What a backend with a product of its own computes.
 #[backend_extension(Flex, Autodiff)]
-pub trait QuantizedOps: Backend {
+pub(crate) trait QuantizedOps: Backend {
     /// `x w` with `w` restored for the duration of the product.
     fn product(x: FloatTensor<Self>, weight: QuantizedTensor<Self>) -> FloatTensor<Self>;
 

@@ -41,10 +41,10 @@ impl TorchRng {
     /// `torch.empty(count).uniform_(from, to)` in single precision.
     pub fn uniform(&mut self, count: usize, from: f32, to: f32) -> Vec<f32> {
         const BITS: u32 = 24;
-        let share = |bits: u32| (bits & ((1 << BITS) - 1)) as f32 / (1u32 << BITS) as f32;
+        let uniform = |bits: u32| (bits & ((1 << BITS) - 1)) as f32 / (1u32 << BITS) as f32;
         // One rounding, as the published builds of PyTorch multiply and add.
         (0..count)
-            .map(|_| share(self.bits()).mul_add(to - from, from))
+            .map(|_| uniform(self.bits()).mul_add(to - from, from))
             .collect()
     }
 
@@ -70,13 +70,13 @@ impl TorchRng {
     }
 
     fn few_normals(&mut self, count: usize, std: f64) -> Vec<f32> {
-        let mut share = || {
+        let mut uniform = || {
             let bits = (u64::from(self.bits()) << 32) | u64::from(self.bits());
             (bits & ((1 << 53) - 1)) as f64 / (1u64 << 53) as f64
         };
         let mut values = Vec::with_capacity(count + 1);
         while values.len() < count {
-            let (angle, radius) = (std::f64::consts::TAU * share(), (-2.0 * (-share()).ln_1p()).sqrt());
+            let (angle, radius) = (std::f64::consts::TAU * uniform(), (-2.0 * (-uniform()).ln_1p()).sqrt());
             values.extend([radius * angle.cos(), radius * angle.sin()].map(|x| (x * std) as f32));
         }
         values.truncate(count);

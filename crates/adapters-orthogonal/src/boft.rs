@@ -99,11 +99,11 @@ peft_modules!(Boft: "BOFT");
 
 /// The rotation of one layer's input and the scale of its output.
 #[derive(Module, Debug)]
-pub struct ScaledRotation {
+pub(crate) struct ScaledRotation {
     /// `[1, blocks, b, b]`; of each block the skew-symmetric part counts.
-    pub blocks: Param<Tensor<4>>,
+    pub(crate) blocks: Param<Tensor<4>>,
     /// `[d_out, 1]`.
-    pub scale: Param<Tensor<2>>,
+    pub(crate) scale: Param<Tensor<2>>,
 }
 
 impl ScaledRotation {

@@ -11,8 +11,8 @@ mod psoft;
 mod road;
 mod rotation;
 
-pub use boft::{Boft, ScaledRotation};
+pub use boft::Boft;
 pub use hra::{Hra, Reflections};
-pub use oft::{Oft, Rotation};
-pub use psoft::{Inner, Psoft, SubspaceRotation, Values};
-pub use road::{PairRotation, Road, RoadVariant};
+pub use oft::Oft;
+pub use psoft::{Inner, Psoft, Values};
+pub use road::{Road, RoadVariant};

@@ -190,22 +190,22 @@ fn nearest_divisor(d_in: usize, wanted: usize) -> usize {
 
 /// The rotation of one layer's input.
 #[derive(Module, Debug)]
-pub struct Rotation {
+pub(crate) struct Rotation {
     /// Upper elements of the skew-symmetric matrices, `[blocks, b (b - 1) / 2]`.
-    pub upper: Param<Tensor<2>>,
+    pub(crate) upper: Param<Tensor<2>>,
     /// Where they stand, `[b b]`, constant.
-    pub indices: Tensor<1, Int>,
+    pub(crate) indices: Tensor<1, Int>,
     /// Size of a block, `b`.
-    pub size: usize,
+    pub(crate) size: usize,
     /// Terms of the truncated series; 0 for the inverse.
-    pub terms: usize,
+    pub(crate) terms: usize,
     /// Largest norm of a matrix.
-    pub radius: Option<f64>,
+    pub(crate) radius: Option<f64>,
 }
 
 impl Rotation {
     /// The blocks, `[blocks, b, b]`.
-    pub fn blocks(&self) -> Tensor<3> {
+    pub(crate) fn blocks(&self) -> Tensor<3> {
         let upper = match self.radius {
             Some(radius) => within(self.upper.val(), radius),
             None => self.upper.val(),

@@ -211,27 +211,27 @@ pub enum Inner {
 
 /// The update of one layer.
 #[derive(Module, Debug)]
-pub struct SubspaceRotation {
+pub(crate) struct SubspaceRotation {
     /// `[r, d_in]`, stored and never trained.
-    pub a: Param<Tensor<2>>,
+    pub(crate) a: Param<Tensor<2>>,
     /// `[d_out, r]`, stored and never trained.
-    pub b: Param<Tensor<2>>,
+    pub(crate) b: Param<Tensor<2>>,
     /// `R`.
-    pub rotation: Inner,
+    pub(crate) rotation: Inner,
     /// `a`, `[r]`.
-    pub before: Option<Param<Tensor<1>>>,
+    pub(crate) before: Option<Param<Tensor<1>>>,
     /// `b`, `[r]`.
-    pub after: Option<Param<Tensor<1>>>,
+    pub(crate) after: Option<Param<Tensor<1>>>,
     /// Where each number of the rotation stands in its skew-symmetric matrix.
-    pub indices: Tensor<1, Int>,
+    pub(crate) indices: Tensor<1, Int>,
     /// Terms of a series in place of the inverse.
-    pub terms: Option<usize>,
+    pub(crate) terms: Option<usize>,
     /// Largest norm of its argument.
-    pub limit: Option<f64>,
+    pub(crate) limit: Option<f64>,
     /// `s`.
-    pub scale: f64,
+    pub(crate) scale: f64,
     /// Dropout probability on the input.
-    pub dropout: f64,
+    pub(crate) dropout: f64,
 }
 
 impl SubspaceRotation {

@@ -96,16 +96,16 @@ peft_modules!(Road: "ROAD");
 
 /// The rotation of one layer's output.
 #[derive(Module, Debug)]
-pub struct PairRotation {
+pub(crate) struct PairRotation {
     /// Angles; `[d_out / 2]`, `[d_out]` or `[2 d_out]`.
-    pub theta: Param<Tensor<1>>,
+    pub(crate) theta: Param<Tensor<1>>,
     /// Scales, of the same shape.
-    pub alpha: Param<Tensor<1>>,
+    pub(crate) alpha: Param<Tensor<1>>,
     /// Outputs of a group.
-    pub group: usize,
+    pub(crate) group: usize,
     /// How many angles and scales.
     #[module(skip)]
-    pub variant: RoadVariant,
+    pub(crate) variant: RoadVariant,
 }
 
 impl PairRotation {

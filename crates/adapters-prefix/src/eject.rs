@@ -9,6 +9,7 @@ use crate::vectors::SharedVectors;
 
 /// What ejecting did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Ejected {
     /// Parameters of the adapter before.
     pub before: usize,

@@ -42,7 +42,7 @@ impl Gate {
 ///
 /// `[batch, heads, seq_k, d_head] -> [batch, heads, length + seq_k, d_head]`
 #[derive(Module, Debug)]
-pub struct PrefixLayer {
+pub(crate) struct PrefixLayer {
     gate: Option<Gate>,
     #[module(skip)]
     vectors: PrefixVectors,

@@ -17,5 +17,5 @@ mod vectors;
 pub use adaption_prompt::{AdaptionPrompt, AdaptionPromptConfig};
 pub use cartridge::CartridgeConfig;
 pub use eject::{Ejected, NothingToEject, eject};
-pub use layer::{Gate, PrefixLayer};
+pub use layer::Gate;
 pub use prefix_tuning::{Definition, PrefixTuningConfig};

@@ -246,7 +246,7 @@ const DELTA: &str = "prompt_encoder.delta_embedding.weight";
 /// The rows of a context.
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant)] // One an adapter, and Burn has no module in a box.
-pub enum ContextRows {
+pub(crate) enum ContextRows {
     /// Those of a file, `[rows, d_model]`.
     Stored(Param<Tensor<2>>),
     /// The embeddings of tokens, and what moves them.
@@ -255,11 +255,11 @@ pub enum ContextRows {
 
 /// `E + D`, each row of `D` in its ball.
 #[derive(Module, Debug)]
-pub struct MovingRows {
+pub(crate) struct MovingRows {
     /// `E`, `[rows, d_model]`; not trained.
-    pub base: Param<Tensor<2>>,
+    pub(crate) base: Param<Tensor<2>>,
     /// `D`, `[rows, d_model]`.
-    pub delta: Param<Tensor<2>>,
+    pub(crate) delta: Param<Tensor<2>>,
     /// One for rows that move, `[rows, 1]`.
     moves: Tensor<2>,
     /// Radius of each ball, `[rows, 1]`.
@@ -298,7 +298,7 @@ impl NamedParams for ContextRows {
 
 /// `[E + D; x]`.
 #[derive(Module, Debug)]
-pub struct ContextLayer {}
+pub(crate) struct ContextLayer {}
 
 impl SiteAdapter<EmbeddingState, ContextRows> for ContextLayer {
     /// # Panics

@@ -11,7 +11,7 @@ use crate::virtual_tokens::PROMPT;
 
 /// `[P; x]`, or `[x_0; P; x_1 ..]`.
 #[derive(Module, Debug)]
-pub struct PromptLayer {
+pub(crate) struct PromptLayer {
     /// `P`, `[prompt_length, d_model]`.
     pub(crate) vectors: Param<Tensor<2>>,
     /// Position of the text before which they are inserted.
@@ -44,14 +44,14 @@ impl NamedParams for PromptLayer {
 
 /// `[P; x]`, where `P` are the first rows of what the adapter shares.
 #[derive(Module, Debug)]
-pub struct VirtualTokensLayer {
+pub(crate) struct VirtualTokensLayer {
     /// Rows of `P`.
     pub(crate) rows: usize,
 }
 
 /// The rows of an adapter, or the network that computes them.
 #[derive(Module, Debug)]
-pub enum PromptRows {
+pub(crate) enum PromptRows {
     /// `[rows, d_model]`.
     Rows(Param<Tensor<2>>),
     /// What computes them.

@@ -16,10 +16,8 @@ mod start;
 mod tests;
 mod virtual_tokens;
 
-pub use cpt::{ContextLayer, ContextRows, CptConfig, MovingRows};
-pub use layer::{PromptLayer, PromptRows, VirtualTokensLayer};
-pub use multitask_prompt_tuning::{MultitaskInit, MultitaskPromptTuningConfig, TaskPrompts, TaskTokensLayer};
-pub use p_tuning::network::{NetworkParams, PromptNetwork};
+pub use cpt::CptConfig;
+pub use multitask_prompt_tuning::{MultitaskInit, MultitaskPromptTuningConfig};
 pub use p_tuning::{NetworkKind, PTuningConfig};
 pub use peft_prompt_tuning::{PeftPromptInit, PeftPromptTuningConfig};
 pub use prompt_tuning::{Combine, PromptInit, PromptTuningConfig};

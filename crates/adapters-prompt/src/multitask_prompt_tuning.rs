@@ -199,20 +199,20 @@ const ROWS: &str = "prefix_task_rows";
 
 /// The rows of all tasks, and what each task makes of them.
 #[derive(Module, Debug)]
-pub struct TaskPrompts {
+pub(crate) struct TaskPrompts {
     /// `P`, `[rows, d_model]`.
-    pub prompt: Param<Tensor<2>>,
+    pub(crate) prompt: Param<Tensor<2>>,
     /// `C`, `[tasks, rows, ranks]`.
-    pub cols: Param<Tensor<3>>,
+    pub(crate) cols: Param<Tensor<3>>,
     /// `R`, `[tasks, ranks, d_model]`.
-    pub rows: Param<Tensor<3>>,
+    pub(crate) rows: Param<Tensor<3>>,
 }
 
 named_params!(TaskPrompts: "prompt_embeddings" => prompt, "prefix_task_cols" => cols, "prefix_task_rows" => rows);
 
 /// `[P o (C_t R_t); x]`.
 #[derive(Module, Debug)]
-pub struct TaskTokensLayer {
+pub(crate) struct TaskTokensLayer {
     /// Rows of `P` that are inserted.
     pub(crate) rows: usize,
 }

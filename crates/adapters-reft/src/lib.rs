@@ -11,6 +11,6 @@ mod reft;
 #[cfg(test)]
 mod tests;
 
-pub use layer::{ReftLayer, Unit};
+pub use layer::Unit;
 pub use orthogonal::Projection;
 pub use reft::{Layers, ReftConfig};

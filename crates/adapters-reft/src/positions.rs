@@ -32,7 +32,7 @@ impl Span {
     ///
     /// In the decoder of an encoder-decoder it is the encoder's padding, as in the `adapters` library; what lies beyond the
     /// decoder's own rows is left out.
-    pub fn new(hidden: &Tensor<3>, padding: Option<&Tensor<2, Bool>>, pass: &Pass) -> Self {
+    pub(crate) fn new(hidden: &Tensor<3>, padding: Option<&Tensor<2, Bool>>, pass: &Pass) -> Self {
         let [batch, seq, _] = hidden.dims();
         let past = pass.past;
         let inserted: usize = pass.inserted.iter().map(|inserted| inserted.count).sum();
@@ -67,7 +67,7 @@ impl Span {
     }
 
     /// The first `count` positions of each row, without the last `last` ones, which have an edit of their own.
-    pub fn prefix(&self, count: usize, last: usize) -> Positions {
+    pub(crate) fn prefix(&self, count: usize, last: usize) -> Positions {
         let wanted = self.row(count).expand([self.end.dims()[0], count]);
         let end = self.end.clone().expand(wanted.dims());
         let taken = wanted.clone().greater_equal(end.clone() - last as i64);
@@ -76,7 +76,7 @@ impl Span {
     }
 
     /// The last `count` positions of each row.
-    pub fn suffix(&self, count: usize) -> Positions {
+    pub(crate) fn suffix(&self, count: usize) -> Positions {
         self.among_rows(self.row(count) + self.end.clone() - count as i64, None)
     }
 
@@ -107,7 +107,7 @@ impl Span {
 
 impl Positions {
     /// These positions followed by the others.
-    pub fn and(self, other: Self) -> Self {
+    pub(crate) fn and(self, other: Self) -> Self {
         Self {
             index: Tensor::cat(vec![self.index, other.index], 1),
             none: Tensor::cat(vec![self.none, other.none], 1),
@@ -115,12 +115,12 @@ impl Positions {
     }
 
     /// The states at these positions, `[batch, seq, d_model] -> [batch, n, d_model]`.
-    pub fn gather(&self, hidden: &Tensor<3>) -> Tensor<3> {
+    pub(crate) fn gather(&self, hidden: &Tensor<3>) -> Tensor<3> {
         hidden.clone().gather(1, self.wide(hidden.dims()[2]))
     }
 
     /// `hidden` with `change` added at these positions, where there is something to edit.
-    pub fn add(&self, hidden: Tensor<3>, change: Tensor<3>) -> Tensor<3> {
+    pub(crate) fn add(&self, hidden: Tensor<3>, change: Tensor<3>) -> Tensor<3> {
         let [batch, n, d_model] = change.dims();
         let none = self.none.clone().unsqueeze_dim::<3>(2).expand([batch, n, d_model]);
         let change = change.mask_fill(none, 0.0);

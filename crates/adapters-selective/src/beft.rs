@@ -66,9 +66,9 @@ peft_modules!(Beft: "BEFT");
 
 /// The vector of one layer.
 #[derive(Module, Debug)]
-pub struct AddedBias {
+pub(crate) struct AddedBias {
     /// `[1, d_out]`.
-    pub bias: Param<Tensor<2>>,
+    pub(crate) bias: Param<Tensor<2>>,
 }
 
 impl SiteAdapter<LinearState> for AddedBias {

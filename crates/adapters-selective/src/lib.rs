@@ -11,8 +11,8 @@ mod sparse;
 mod supertuning;
 mod trainable_tokens;
 
-pub use beft::{AddedBias, Beft};
+pub use beft::Beft;
 pub use ln_tuning::LnTuning;
 pub use shira::{Elements, Shira};
-pub use supertuning::{Indices, LargestElements, Supertuning};
-pub use trainable_tokens::{TokenRows, TrainableTokens};
+pub use supertuning::{Indices, Supertuning};
+pub use trainable_tokens::TrainableTokens;

@@ -167,23 +167,23 @@ pub enum Indices {
 
 /// The update of one layer.
 #[derive(Module, Debug)]
-pub struct LargestElements {
+pub(crate) struct LargestElements {
     /// The elements.
-    pub indices: Indices,
+    pub(crate) indices: Indices,
     /// What is added to them, `[n]`.
-    pub values: Param<Tensor<1>>,
+    pub(crate) values: Param<Tensor<1>>,
     /// `[r, d_in]`.
-    pub a: Option<Param<Tensor<2>>>,
+    pub(crate) a: Option<Param<Tensor<2>>>,
     /// `[d_out, r]`.
-    pub b: Option<Param<Tensor<2>>>,
+    pub(crate) b: Option<Param<Tensor<2>>>,
     /// `lora_alpha / r`.
-    pub scale: f64,
+    pub(crate) scale: f64,
     /// Dropout probability on the input of the product.
-    pub dropout: f64,
+    pub(crate) dropout: f64,
     /// Output features of the layer.
-    pub d_out: usize,
+    pub(crate) d_out: usize,
     /// Input features of the layer.
-    pub d_in: usize,
+    pub(crate) d_in: usize,
 }
 
 impl LargestElements {

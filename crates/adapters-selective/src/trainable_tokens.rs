@@ -173,15 +173,15 @@ fn has_field(outer: &Map<String, Value>) -> bool {
 
 /// Rows in place of those of one table.
 #[derive(Module, Debug)]
-pub struct TokenRows {
+pub(crate) struct TokenRows {
     /// `[n, d_model]`.
-    pub rows: Param<Tensor<2>>,
+    pub(crate) rows: Param<Tensor<2>>,
     /// Which rows of the table they replace, `[n]`, constant.
-    pub chosen: Tensor<1, Int>,
+    pub(crate) chosen: Tensor<1, Int>,
     /// For each row of the table its index among them, or `n`; constant.
-    pub indices: Tensor<1, Int>,
+    pub(crate) indices: Tensor<1, Int>,
     /// The index of the padding token's row, which gets no gradient.
-    pub padding: Option<usize>,
+    pub(crate) padding: Option<usize>,
 }
 
 impl TokenRows {

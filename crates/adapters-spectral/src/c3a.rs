@@ -100,16 +100,16 @@ peft_modules!(C3a: "C3A");
 
 /// The update of one layer.
 #[derive(Module, Debug)]
-pub struct Circulant {
+pub(crate) struct Circulant {
     /// `[d_out / b, d_in / b, b]`.
-    pub kernels: Param<Tensor<3>>,
+    pub(crate) kernels: Param<Tensor<3>>,
     /// Which element of its kernel stands at each index of a block, `[b b]`, constant.
-    pub indices: Tensor<1, Int>,
+    pub(crate) indices: Tensor<1, Int>,
 }
 
 impl Circulant {
     /// The update, `[d_out, d_in]`.
-    pub fn delta(&self) -> Tensor<2> {
+    pub(crate) fn delta(&self) -> Tensor<2> {
         let [rows, cols, b] = self.kernels.dims();
         let blocks = self.kernels.val().select(2, self.indices.clone());
         let blocks = blocks.reshape([rows, cols, b, b]).swap_dims(1, 2);

@@ -122,15 +122,15 @@ fn waves(size: usize, frequencies: &[usize], negative: bool, device: &Device) ->
 /// The update of one layer: `scale sum_k c_k cos(2 pi (u_k p / d_out + v_k q / d_in))` at row `p` and column `q`, as a
 /// product of two matrices, since `cos(a + b) = cos a cos b - sin a sin b`.
 #[derive(Module, Debug)]
-pub struct Spectrum {
+pub(crate) struct Spectrum {
     /// `c`, `[n]`.
-    pub coefficients: Param<Tensor<1>>,
+    pub(crate) coefficients: Param<Tensor<1>>,
     /// `[d_out, 2 n]`, constant.
-    pub out_waves: Tensor<2>,
+    pub(crate) out_waves: Tensor<2>,
     /// `[d_in, 2 n]`, constant.
-    pub in_waves: Tensor<2>,
+    pub(crate) in_waves: Tensor<2>,
     /// `scaling / (d_in d_out)`.
-    pub scale: f64,
+    pub(crate) scale: f64,
 }
 
 impl Spectrum {

@@ -9,6 +9,6 @@ mod fourierft;
 mod waveft;
 mod wavelets;
 
-pub use c3a::{C3a, Circulant};
-pub use fourierft::{Fourierft, Spectrum};
-pub use waveft::{Waveft, Wavelets};
+pub use c3a::C3a;
+pub use fourierft::Fourierft;
+pub use waveft::Waveft;

@@ -223,15 +223,15 @@ fn waves([d_out, d_in]: [usize; 2], rows: &[usize], cols: &[usize], low: &[f64])
 
 /// The update of one layer: the sum of the outer products of two columns, times their coefficients.
 #[derive(Module, Debug)]
-pub struct Wavelets {
+pub(crate) struct Wavelets {
     /// `[n]`.
-    pub coefficients: Param<Tensor<1>>,
+    pub(crate) coefficients: Param<Tensor<1>>,
     /// `[d_out, n]`, constant.
-    pub left: Tensor<2>,
+    pub(crate) left: Tensor<2>,
     /// `[d_in, n]`, constant.
-    pub right: Tensor<2>,
+    pub(crate) right: Tensor<2>,
     /// The factor.
-    pub scale: f64,
+    pub(crate) scale: f64,
 }
 
 impl Wavelets {

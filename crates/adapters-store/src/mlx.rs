@@ -17,11 +17,11 @@ const WEIGHTS: &str = "adapters.safetensors";
 /// An adapter of mlx-lm in the form of peft.
 pub(crate) struct MlxAdapter {
     /// As in `adapter_config.json` of peft.
-    pub config: Map<String, Value>,
+    pub(crate) config: Map<String, Value>,
     /// The file of the weights.
-    pub weights: PathBuf,
+    pub(crate) weights: PathBuf,
     /// Under the keys and with the shapes of peft.
-    pub tensors: Tensors,
+    pub(crate) tensors: Tensors,
 }
 
 /// Reads the folder; `None` for one of another tool.

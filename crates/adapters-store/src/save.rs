@@ -11,6 +11,7 @@ use adapters_core::{AdapterSet, Error, Format, Host, Tensors};
 
 /// The files an adapter was saved to.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SavedFiles {
     /// The configuration.
     pub config: PathBuf,

@@ -62,7 +62,7 @@ pub fn epoch_batches(lengths: &[usize], batch_size: usize, seed: u64, epoch: usi
 /// needs the most memory and its buffers serve the others.
 ///
 /// Every index occurs exactly once; a last partial batch is kept. A `batch_size` of zero counts as one.
-pub fn eval_batches(lengths: &[usize], batch_size: usize) -> Vec<Vec<usize>> {
+pub(crate) fn eval_batches(lengths: &[usize], batch_size: usize) -> Vec<Vec<usize>> {
     let mut indices: Vec<usize> = (0..lengths.len()).collect();
     indices.sort_by_key(|&index| Reverse(lengths[index]));
     cut(&indices, batch_size.max(1)).collect()

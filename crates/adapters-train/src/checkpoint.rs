@@ -25,35 +25,35 @@ use crate::task_model::{TaskModel, head_names};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Position {
     /// The recipe, to refuse another one.
-    pub recipe: Recipe,
+    pub(crate) recipe: Recipe,
     /// Fingerprints of the base and the data, to refuse others.
-    pub digests: BTreeMap<String, String>,
+    pub(crate) digests: BTreeMap<String, String>,
     /// When the run began, which a chat template may write.
     pub time: ChatTime,
     /// Rows of a batch, which may have been searched for.
-    pub batch_size: usize,
+    pub(crate) batch_size: usize,
     /// Optimizer steps done.
-    pub step: u64,
+    pub(crate) step: u64,
     /// The best evaluation so far.
-    pub best: Option<Best>,
+    pub(crate) best: Option<Best>,
     /// Evaluations since the best.
-    pub stale: usize,
+    pub(crate) stale: usize,
     /// Seconds spent before this process.
-    pub seconds: f64,
+    pub(crate) seconds: f64,
     /// Whether the run ended early.
-    pub stopped: bool,
+    pub(crate) stopped: bool,
     /// Burn's ids of the parameters when the optimizer records were written.
-    pub ids: HashMap<String, u64>,
+    pub(crate) ids: HashMap<String, u64>,
 }
 
 /// The figures of an evaluation that others are compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Best {
     /// The figure the task is known by.
-    pub score: f64,
-    pub loss: f64,
+    pub(crate) score: f64,
+    pub(crate) loss: f64,
     /// The figure that decides.
-    pub figure: f64,
+    pub(crate) figure: f64,
 }
 
 /// Trained values by name.
@@ -61,8 +61,8 @@ pub(crate) type Values = HashMap<String, TensorData>;
 
 /// The two optimizers of a run.
 pub(crate) struct Optimizers {
-    pub adapters: ModuleOptimizer,
-    pub head: ModuleOptimizer,
+    pub(crate) adapters: ModuleOptimizer,
+    pub(crate) head: ModuleOptimizer,
 }
 
 const HEADER: &str = "adapters.checkpoint";
@@ -154,12 +154,12 @@ pub(crate) fn with_values(
 /// A checkpoint as read, before it is applied.
 pub(crate) struct Checkpoint {
     path: PathBuf,
-    pub position: Position,
-    pub best: Option<Values>,
+    pub(crate) position: Position,
+    pub(crate) best: Option<Values>,
     values: Values,
     optimizers: [Vec<u8>; 2],
     /// What the schedules of adapters remember, by adapter.
-    pub schedules: HashMap<String, Tensors>,
+    pub(crate) schedules: HashMap<String, Tensors>,
 }
 
 /// Writes a checkpoint.
@@ -215,7 +215,7 @@ pub(crate) fn write(
 
 impl Checkpoint {
     /// Reads a checkpoint; `None` if there is none.
-    pub fn read(path: &Path) -> Result<Option<Self>, TrainError> {
+    pub(crate) fn read(path: &Path) -> Result<Option<Self>, TrainError> {
         if !path.exists() {
             return Ok(None);
         }
@@ -266,7 +266,11 @@ impl Checkpoint {
     }
 
     /// Puts the checkpoint's values, ids and optimizer states in place.
-    pub fn apply(&self, model: TaskModel, optimizers: Optimizers) -> Result<(TaskModel, Optimizers), TrainError> {
+    pub(crate) fn apply(
+        &self,
+        model: TaskModel,
+        optimizers: Optimizers,
+    ) -> Result<(TaskModel, Optimizers), TrainError> {
         let failed = |reason: String| TrainError::Checkpoint {
             path: self.path.clone(),
             reason,

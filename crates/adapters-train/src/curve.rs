@@ -17,7 +17,7 @@ use plotters::backend::DrawingBackend;
 use plotters::drawing::IntoDrawingArea;
 use plotters::style::RGBColor;
 
-pub use self::layer_weights::{LayerWeights, draw_layer_weights};
+pub(crate) use self::layer_weights::{LayerWeights, draw_layer_weights};
 use self::panel::{Line, Panel, Unit};
 use self::pen::{Drawn, Pen, Traits};
 pub use self::picture::CurveError;
@@ -26,15 +26,15 @@ pub use self::table::draw_confusion;
 
 /// What a run has measured, as `(step, value)` in the order of the steps. Values that are not finite are left out.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Curve {
+pub(crate) struct Curve {
     /// The line above both panels.
-    pub title: String,
+    pub(crate) title: String,
     /// Training loss.
-    pub train_loss: Vec<(f64, f64)>,
+    pub(crate) train_loss: Vec<(f64, f64)>,
     /// Validation loss.
-    pub eval_loss: Vec<(f64, f64)>,
+    pub(crate) eval_loss: Vec<(f64, f64)>,
     /// Validation accuracy, 0 to 1. The best is marked: the earliest, among equals.
-    pub eval_accuracy: Vec<(f64, f64)>,
+    pub(crate) eval_accuracy: Vec<(f64, f64)>,
 }
 
 const TRAINING: RGBColor = RGBColor(43, 102, 178);
@@ -47,7 +47,7 @@ const ACCURACY: RGBColor = RGBColor(20, 138, 106);
 /// # Errors
 ///
 /// When a file cannot be written, or its name does not end in `.svg` or `.png` respectively.
-pub fn draw(points: &Curve, svg: &Path, png: &Path) -> Result<(), CurveError> {
+pub(crate) fn draw(points: &Curve, svg: &Path, png: &Path) -> Result<(), CurveError> {
     draw_both(points, svg, png)
 }
 

@@ -9,6 +9,7 @@ use crate::metrics::Figures;
 
 /// The figures of an evaluation.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Evaluation {
     /// Mean loss; zero where nothing is labeled.
     pub loss: f64,

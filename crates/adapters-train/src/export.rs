@@ -17,11 +17,11 @@ use crate::tasks::chat_template;
 /// What was written.
 pub(crate) struct Saved {
     /// The first format that can hold what was trained.
-    pub format: Format,
+    pub(crate) format: Format,
     /// The folder in peft's format, or why there is none.
-    pub peft: Result<PathBuf, String>,
+    pub(crate) peft: Result<PathBuf, String>,
     /// Which libraries do not find the head in their folder, and how they would.
-    pub head_note: Option<String>,
+    pub(crate) head_note: Option<String>,
 }
 
 /// A folder to write.

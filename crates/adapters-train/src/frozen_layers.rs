@@ -34,7 +34,7 @@ impl FrozenLayers {
     /// # Errors
     ///
     /// [`TrainError::Value`] where nothing can be kept, with the reason.
-    pub fn new(train: &TrainSection, data: &dyn TaskData, model: &Adapted<Model>) -> Result<Self, TrainError> {
+    pub(crate) fn new(train: &TrainSection, data: &dyn TaskData, model: &Adapted<Model>) -> Result<Self, TrainError> {
         let refused = |expected: &str, found: String| Err(value(FIELD, expected, found));
         if train.base_dropout != Some(0.0) {
             let found = train
@@ -90,7 +90,7 @@ impl FrozenLayers {
     /// # Errors
     ///
     /// Those of making a batch and of beginning a pass.
-    pub fn fill(
+    pub(crate) fn fill(
         &mut self,
         examples: &[usize],
         data: &dyn TaskData,
@@ -120,7 +120,7 @@ impl FrozenLayers {
     /// # Errors
     ///
     /// Those of beginning a pass.
-    pub fn hidden_states(
+    pub(crate) fn hidden_states(
         &self,
         base: &Model,
         input: Input,
@@ -139,6 +139,7 @@ impl FrozenLayers {
                 Flow {
                     hidden: Tensor::cat(rows, 0),
                     encoded: None,
+                    carried: None,
                 },
             ),
             None => (0, chain.entered),

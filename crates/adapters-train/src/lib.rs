@@ -41,9 +41,9 @@ mod trainer;
 mod typed_run;
 
 pub use batch_size::BatchSize;
-pub use batches::{Order, epoch_batches, eval_batches};
+pub use batches::{Order, epoch_batches};
 #[cfg(feature = "plots")]
-pub use curve::{Curve, CurveError, LayerWeights, draw, draw_confusion, draw_layer_weights};
+pub use curve::{CurveError, draw_confusion};
 pub use data::{DataError, Fields, Labels, Location, Passage, Record, Records, Shard, ShardBy};
 pub use drop_layers::DropLayers;
 pub use error::TrainError;

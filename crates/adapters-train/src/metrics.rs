@@ -34,6 +34,7 @@ pub(crate) fn falls(metric: &str) -> bool {
 
 /// How often each class was predicted for the examples of each class.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Confusion {
     labels: Vec<String>,
     /// By target, then by prediction.
@@ -112,7 +113,7 @@ impl Confusion {
     }
 
     /// The mean of [`f1`](Self::f1) over the classes that occur or are predicted, as scikit-learn's `macro` average.
-    pub fn macro_f1(&self) -> f64 {
+    pub(crate) fn macro_f1(&self) -> f64 {
         let of_classes: Vec<f64> = self.f1().filter_map(|(_, f1)| f1).collect();
         of_classes.iter().sum::<f64>() / of_classes.len().max(1) as f64
     }

@@ -16,6 +16,7 @@ use crate::error::TrainError;
 /// An optimizer of Burn, by its name in recipes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Optimizer {
     /// See [`adamw`].
     #[default]

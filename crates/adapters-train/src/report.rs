@@ -74,6 +74,7 @@ pub enum Event {
 
 /// What a finished run left.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Outcome {
     /// The run folder.
     pub dir: PathBuf,

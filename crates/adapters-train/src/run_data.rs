@@ -10,17 +10,17 @@ const VALIDATION_FRACTION: f64 = 0.1;
 
 /// The records of a run, and what its task is told.
 pub(crate) struct RunData {
-    pub options: TaskOptions,
-    pub train: Records,
-    pub validation: Records,
+    pub(crate) options: TaskOptions,
+    pub(crate) train: Records,
+    pub(crate) validation: Records,
     /// Training examples of each class, where an example has one.
-    pub classes: Vec<(String, usize)>,
+    pub(crate) classes: Vec<(String, usize)>,
 }
 
 impl RunData {
     /// Reads the training and the validation data. Labels that the recipe does not name are those of the training file, the part
     /// for validation and other shards included, so that every run on that file has the same ones.
-    pub fn read(recipe: &Recipe) -> Result<Self, TrainError> {
+    pub(crate) fn read(recipe: &Recipe) -> Result<Self, TrainError> {
         let (data, task) = (&recipe.data, recipe.head.kind);
         let mut options = recipe.task_options();
         let mut train = Records::read(&data.train, &data.fields)?;

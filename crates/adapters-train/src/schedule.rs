@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 /// How the learning rate changes after its linear rise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Schedule {
     /// A linear fall to zero.
     #[default]

@@ -19,32 +19,32 @@ const AHEAD: usize = 1;
 /// A batch and the choices of its pass.
 pub(crate) struct StepBatch {
     /// Which examples are in it.
-    pub examples: Vec<usize>,
+    pub(crate) examples: Vec<usize>,
     /// What the model reads, and the targets.
-    pub batch: Batch,
+    pub(crate) batch: Batch,
     /// Random choices of the pass.
-    pub seed: PassSeed,
+    pub(crate) seed: PassSeed,
     /// Passes before this one.
-    pub pass: u64,
+    pub(crate) pass: u64,
 }
 
 /// What decides which batches a step has.
 pub(crate) struct StepBatches<'a> {
     /// The run.
-    pub run: &'a Run,
+    pub(crate) run: &'a Run,
     /// The training examples.
-    pub data: &'a dyn TaskData,
+    pub(crate) data: &'a dyn TaskData,
     /// The model that reads them.
-    pub base: Model,
+    pub(crate) base: Model,
     /// Rows of a batch.
-    pub batch_size: usize,
+    pub(crate) batch_size: usize,
     /// Steps of an epoch.
-    pub steps_per_epoch: u64,
+    pub(crate) steps_per_epoch: u64,
 }
 
 impl<'a> StepBatches<'a> {
     /// Those of the steps from `first` on, in order. The thread ends after `steps`, after an error, and when nobody receives.
-    pub fn ahead<'scope>(
+    pub(crate) fn ahead<'scope>(
         self,
         first: u64,
         steps: u64,

@@ -30,9 +30,9 @@ pub(crate) type HiddenStates<'a> = dyn Fn(Input, &mut Ctx<'_>) -> Result<Tensor<
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PassSeed {
     /// Seed of dropout.
-    pub seed: u64,
+    pub(crate) seed: u64,
     /// How many of the first layers go without adapters.
-    pub dropped_layers: usize,
+    pub(crate) dropped_layers: usize,
 }
 
 /// How a pass of training runs.
@@ -48,7 +48,7 @@ pub(crate) enum Pass<'a> {
 
 impl Pass<'_> {
     /// That of a recipe that keeps nothing from epoch to epoch.
-    pub fn of(gradient_checkpointing: bool) -> Self {
+    pub(crate) fn of(gradient_checkpointing: bool) -> Self {
         match gradient_checkpointing {
             true => Self::ByBlock,
             false => Self::Whole,
@@ -98,16 +98,17 @@ impl TaskModel {
     /// its gradients.
     pub(crate) fn gradients(
         &self,
-        input: &Input,
+        batch: &Batch,
         loss: &Loss<'_>,
         weight: f64,
         seed: PassSeed,
         pass: Pass<'_>,
     ) -> Result<LossGradients, TrainError> {
         let mut cx = Ctx::new(&self.adapted.set)
+            .with_tasks(batch.tasks.iter().copied())?
             .training(seed.seed)
             .skipping_layers(0..seed.dropped_layers);
-        let (set, base, input) = (&self.adapted.set, self.adapted.base(), input.clone());
+        let (set, base, input) = (&self.adapted.set, self.adapted.base(), batch.input.clone());
         let hidden = match pass {
             Pass::Whole => Some(hidden_states(base, input.clone(), &mut cx)?),
             Pass::Above(hidden_states) => Some(hidden_states(input.clone(), &mut cx)?),

@@ -38,14 +38,14 @@ impl Method for Sine {
 
     fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
         let (d_in, d_out) = Self::linear_dims(site)?;
-        let a = draw::normal(&mut build.rng(None, site.site), [self.r, d_in], 0.2);
-        let b = draw::constant([d_out, self.r], 0.0);
-        let [a, b] = [a, b].map(|data| Param::from_data(data, build.device));
+        let drawn = draw::normal(&mut build.rng(None, site.site), [self.r, d_in], 0.2);
+        let [a, b] = [drawn, draw::constant([d_out, self.r], 0.0)].map(|data| Param::from_data(data, build.device));
         Ok(SiteLayer::Linear(Erased::new(SineLayer { a, b })))
     }
 }
 
 peft_modules!(Sine: "SINE");
+
 /// `A: [r, d_in]` and `B: [d_out, r]` of one linear layer.
 #[derive(Module, Debug)]
 struct SineLayer {
@@ -70,8 +70,8 @@ impl SiteAdapter<LinearState> for SineLayer {
 
 pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
     let methods = METHODS.with(MethodEntry::of::<Sine>());
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/all-MiniLM-L6-v2");
-    let mut model = Adapted::new(Pretrained::open(folder)?.model(&Device::flex())?);
+    let base = Pretrained::open(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/all-MiniLM-L6-v2"))?;
+    let mut model = Adapted::new(base.model(&Device::flex())?);
     println!("{}", model.attach("mine", methods.parse("sine[r=4]")?)?);
     let dir = tempfile::tempdir()?;
     model.save_with(dir.path(), Format::Peft)?;

@@ -17,6 +17,7 @@ pub struct DeviceError {
 
 /// A device of this machine, from [`devices`].
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct AvailableDevice {
     /// The name that [`parse_device`] takes.
     pub name: String,

@@ -98,7 +98,7 @@ struct Report<'a> {
 }
 
 /// Times and prints.
-pub fn run(args: BenchArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: BenchArgs) -> Result<(), Failure> {
     let device = loading::device(&args.device)?;
     let mut pretrained = Pretrained::open(&args.model)?;
     if let Some(dropout) = args.dropout {

@@ -17,32 +17,32 @@ use crate::{chats, folders, loading, output};
     "adapters chat --model models/SmolLM2-135M-Instruct",
     "adapters chat --adapter runs/pirate/adapter --temperature 0.7 --top-p 0.9",
 ]))]
-pub struct ChatArgs {
+pub(crate) struct ChatArgs {
     /// Folder of the base model [default: the one the adapter was trained on].
     #[arg(long, value_name = "DIR", help_heading = "Model")]
-    pub model: Option<PathBuf>,
+    pub(crate) model: Option<PathBuf>,
     /// Folder of an adapter, in AdapterHub's or PEFT's format, or of the run that trained it.
     #[arg(long, value_name = "DIR", help_heading = "Model")]
-    pub adapter: Option<PathBuf>,
+    pub(crate) adapter: Option<PathBuf>,
     /// What is accepted.
     #[command(flatten)]
     pub accept: AcceptArgs,
     /// System message.
     #[arg(long, value_name = "TEXT", help_heading = "Prompt")]
-    pub system: Option<String>,
+    pub(crate) system: Option<String>,
     /// Tools that the model may call: a JSON file with a list of functions. A line `/tool TEXT` gives it the result of a call.
     #[arg(long, value_name = "FILE", help_heading = "Prompt")]
     pub tools: Option<PathBuf>,
     /// How tokens are chosen.
     #[command(flatten)]
-    pub sampling: SamplingArgs,
+    pub(crate) sampling: SamplingArgs,
     /// Where to compute.
     #[command(flatten)]
-    pub device: DeviceArgs,
+    pub(crate) device: DeviceArgs,
 }
 
 /// Answers each line of standard input, with all that was said before it.
-pub fn run(args: ChatArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: ChatArgs) -> Result<(), Failure> {
     loading::check_named(args.model.as_deref(), args.adapter.as_deref())?;
     let device = loading::device(&args.device)?;
     let adapter = args.adapter.as_deref().map(folders::adapter).transpose()?;

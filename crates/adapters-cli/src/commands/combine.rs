@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use crate::{folders, loading};
 
 /// Writes the weighted sum of several adapters as one.
-pub fn run(args: CombineArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: CombineArgs) -> Result<(), Failure> {
     let folders: Vec<(PathBuf, f64)> = args
         .adapters
         .iter()

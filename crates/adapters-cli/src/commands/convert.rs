@@ -21,33 +21,33 @@ use crate::{folders, loading};
     "adapters convert --adapter runs/reviews/adapter --to peft --out converted",
     "adapters convert --adapter runs/reviews/adapter --dtype float16 --out smaller",
 ]))]
-pub struct ConvertArgs {
+pub(crate) struct ConvertArgs {
     /// Folder of the adapter, or of the run that trained it.
     #[arg(long, value_name = "DIR", help_heading = "Model")]
-    pub adapter: PathBuf,
+    pub(crate) adapter: PathBuf,
     /// Folder of the base model [default: the one the adapter was trained on].
     #[arg(long, value_name = "DIR", help_heading = "Model")]
-    pub model: Option<PathBuf>,
+    pub(crate) model: Option<PathBuf>,
     /// What is accepted.
     #[command(flatten)]
     pub accept: AcceptArgs,
     /// Folder for the converted adapter; must be new or empty.
     #[arg(long, value_name = "DIR", help_heading = "Output")]
-    pub out: PathBuf,
+    pub(crate) out: PathBuf,
     /// Format to write [default: that of the adapter].
     #[arg(long, value_name = "FORMAT", help_heading = "Output")]
-    pub to: Option<FormatArg>,
+    pub(crate) to: Option<FormatArg>,
     /// Element type of the written weights [default: 32-bit floats].
     #[arg(long, value_name = "TYPE", help_heading = "Output")]
-    pub dtype: Option<DTypeArg>,
+    pub(crate) dtype: Option<DTypeArg>,
     /// Where to compute.
     #[command(flatten)]
-    pub device: DeviceArgs,
+    pub(crate) device: DeviceArgs,
 }
 
 /// A format of adapter folders.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum FormatArg {
+pub(crate) enum FormatArg {
     /// The format of AdapterHub's library `adapters`.
     Adapterhub,
     /// The format of `peft`.
@@ -55,7 +55,7 @@ pub enum FormatArg {
 }
 
 /// Writes an adapter and its head in another format or element type.
-pub fn run(args: ConvertArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: ConvertArgs) -> Result<(), Failure> {
     folders::check_new(&args.out)?;
     let adapter = folders::adapter(&args.adapter)?;
     if adapter.join(Setup::FILE).exists() {

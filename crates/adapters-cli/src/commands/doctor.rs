@@ -10,10 +10,10 @@ use crate::failure::Failure;
 
 /// `adapters doctor`
 #[derive(Debug, clap::Args)]
-pub struct DoctorArgs {
+pub(crate) struct DoctorArgs {
     /// Print JSON.
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -40,7 +40,7 @@ struct Hardware {
 }
 
 /// Prints the report.
-pub fn run(args: DoctorArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: DoctorArgs) -> Result<(), Failure> {
     let memory = machine_memory_bytes();
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),

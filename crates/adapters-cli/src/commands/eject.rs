@@ -12,7 +12,7 @@ use crate::failure::Failure;
 use crate::{folders, loading};
 
 /// Writes an adapter with the vectors of its prefix in place of what makes them.
-pub fn run(args: EjectArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: EjectArgs) -> Result<(), Failure> {
     folders::check_new(&args.out)?;
     let adapter = folders::adapter(&args.adapter)?;
     let device = loading::device(&args.device)?;

@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use crate::{folders, loading};
 
 /// Scores, prints the figures, writes the logits.
-pub fn run(args: EvalArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: EvalArgs) -> Result<(), Failure> {
     let mut loaded = loading::model(&args.model)?;
     if args.generate && !loaded.task.is_generative {
         return Err(Failure::new(

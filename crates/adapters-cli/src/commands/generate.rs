@@ -16,7 +16,7 @@ use crate::options::PrecisionArg;
 use crate::{chats, folders, loading, output};
 
 /// Prints what the model adds to each prompt: a single one as it comes, several one after the other.
-pub fn run(args: GenerateArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: GenerateArgs) -> Result<(), Failure> {
     loading::check_named(args.model.as_deref(), args.adapter.as_deref())?;
     let device = loading::device(&args.device)?;
     let adapter = args.adapter.as_deref().map(folders::adapter).transpose()?;

@@ -18,7 +18,7 @@ use crate::failure::Failure;
 use crate::{folders, loading};
 
 /// Describes a model, adapter or run folder.
-pub fn run(args: InfoArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: InfoArgs) -> Result<(), Failure> {
     let path = &args.path;
     if !folders::is_id(&path.to_string_lossy()) {
         folders::check_exists("folder", path)?;
@@ -152,6 +152,7 @@ fn kind(kind: &SiteKind) -> String {
         SiteKind::Hidden { d_model } => format!("hidden state {d_model}"),
         SiteKind::KeyValue { heads, d_head } => format!("keys and values {heads} x {d_head}"),
         SiteKind::Embedding { d_model } => format!("embedded tokens {d_model}"),
+        SiteKind::LayerInput { d_model } => format!("layer input {d_model}"),
         SiteKind::LayerOutput { d_model } => format!("layer output {d_model}"),
         SiteKind::LmHeadInput { d_model } => format!("input of the head {d_model}"),
     }

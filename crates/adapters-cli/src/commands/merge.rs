@@ -9,7 +9,7 @@ use crate::options::DTypeArg;
 use crate::{folders, loading};
 
 /// Writes base and adapter as one plain checkpoint.
-pub fn run(args: MergeArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: MergeArgs) -> Result<(), Failure> {
     let device = loading::device(&args.device)?;
     let adapter = folders::adapter(&args.adapter)?;
     let manifest = loading::manifest(&adapter)?;
@@ -41,6 +41,7 @@ pub fn run(args: MergeArgs) -> Result<(), Failure> {
     let (name, dtype) = (&report.attached.adapter, args.dtype.map(DTypeArg::dtype));
     let merged = save_merged(&pretrained, &adapted.set, name, &args.out, dtype, &device)?;
     copy_tokenizer(&adapter, &args.out)?;
+    pretrained.save_stop_tokens(&args.out)?;
     say!(
         "merged {} into {} layers",
         report.attached.adapter,

@@ -9,16 +9,16 @@ use crate::failure::Failure;
 /// `adapters methods`
 #[derive(Debug, clap::Args)]
 #[command(after_help = crate::options::examples(&["adapters methods", "adapters methods lora"]))]
-pub struct MethodsArgs {
+pub(crate) struct MethodsArgs {
     /// List the fields of this method and their defaults.
-    pub name: Option<String>,
+    pub(crate) name: Option<String>,
     /// Print JSON.
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// Prints the methods, or the fields of one.
-pub fn run(args: MethodsArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: MethodsArgs) -> Result<(), Failure> {
     match &args.name {
         Some(name) => fields(name, args.json),
         None => {

@@ -47,15 +47,15 @@ const TEMPLATES: &[Template] = &templates![
     "adapters new my-task --model models/all-MiniLM-L6-v2",
     "adapters new my-tagger --task tagging --model models/all-MiniLM-L6-v2",
 ]))]
-pub struct NewArgs {
+pub(crate) struct NewArgs {
     /// Folder to create.
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
     /// The task of the recipe.
     #[arg(long, value_name = "TASK", default_value = "classification", value_parser = tasks())]
-    pub task: String,
+    pub(crate) task: String,
     /// Folder of the base model, written into the recipe [default: a placeholder to fill in].
     #[arg(long, value_name = "DIR")]
-    pub model: Option<PathBuf>,
+    pub(crate) model: Option<PathBuf>,
 }
 
 fn tasks() -> PossibleValuesParser {
@@ -63,7 +63,7 @@ fn tasks() -> PossibleValuesParser {
 }
 
 /// Writes the folder.
-pub fn run(args: NewArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: NewArgs) -> Result<(), Failure> {
     folders::check_new(&args.dir)?;
     let Some(template) = TEMPLATES.iter().find(|template| template.task == args.task) else {
         return Err(Failure::new(

@@ -10,7 +10,7 @@ use crate::failure::Failure;
 use crate::loading;
 
 /// Prints one line for each input: the prediction, and the text, image or sound it is for unless the prediction contains it.
-pub fn run(args: PredictArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: PredictArgs) -> Result<(), Failure> {
     let loaded = loading::model(&args.model)?;
     if loaded.model.head.is_none() {
         return Err(loading::no_head(&args.model.adapter));

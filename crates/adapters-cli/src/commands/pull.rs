@@ -12,7 +12,7 @@ use crate::invocation;
 use crate::progress::Transfer;
 
 /// Downloads what is not there yet.
-pub fn run(args: PullArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: PullArgs) -> Result<(), Failure> {
     let hub = Hub::from_env();
     let snapshot = hub.snapshot(&args.id, &args.revision)?;
     let pickles = match args.allow_bin {

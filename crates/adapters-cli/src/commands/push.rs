@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use crate::{folders, loading};
 
 /// Uploads the files of the folder in one commit.
-pub fn run(args: PushArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: PushArgs) -> Result<(), Failure> {
     let dir = folders::adapter(&args.adapter)?;
     if dir.join(Setup::FILE).exists() {
         return Err(Failure::new(

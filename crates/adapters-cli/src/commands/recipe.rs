@@ -7,14 +7,14 @@ use crate::failure::Failure;
 /// `adapters recipe`
 #[derive(Debug, clap::Args)]
 #[command(after_help = crate::options::examples(&["adapters recipe --schema > recipe.schema.json"]))]
-pub struct RecipeArgs {
+pub(crate) struct RecipeArgs {
     /// Print the JSON schema.
     #[arg(long, required = true)]
-    pub schema: bool,
+    pub(crate) schema: bool,
 }
 
 /// Prints the schema.
-pub fn run(_args: RecipeArgs) -> Result<(), Failure> {
+pub(crate) fn run(_args: RecipeArgs) -> Result<(), Failure> {
     say!("{}", RECIPE_SCHEMA.trim_end());
     Ok(())
 }

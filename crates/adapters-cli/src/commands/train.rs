@@ -29,7 +29,7 @@ fn check_paths(recipe: &Recipe) -> Result<(), Failure> {
 }
 
 /// Runs a recipe and says what it left.
-pub fn run(args: TrainArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: TrainArgs) -> Result<(), Failure> {
     folders::check_exists("recipe", &args.recipe)?;
     let mut recipe = Recipe::read(&args.recipe, &args.overrides)?;
     check_paths(&recipe)?;

@@ -18,13 +18,13 @@ use crate::progress::run_state::RunState;
 const HEIGHT: u16 = 16;
 
 /// The lower part of the terminal; what is said goes above it, as without.
-pub struct Dashboard {
+pub(super) struct Dashboard {
     terminal: Terminal<CrosstermBackend<Stderr>>,
 }
 
 impl Dashboard {
     /// Takes the lower part of the terminal on standard error.
-    pub fn new() -> Result<Self, Failure> {
+    pub(super) fn new() -> Result<Self, Failure> {
         let options = TerminalOptions {
             viewport: Viewport::Inline(HEIGHT),
         };
@@ -39,12 +39,12 @@ impl Dashboard {
     }
 
     /// Shows a state. A terminal that went away does not end a run.
-    pub fn show(&mut self, state: &RunState) {
+    pub(super) fn show(&mut self, state: &RunState) {
         let _ = self.terminal.draw(|frame| draw(state, frame));
     }
 
     /// A line above.
-    pub fn say(&mut self, text: &str) {
+    pub(super) fn say(&mut self, text: &str) {
         let width = self.terminal.get_frame().area().width.max(1);
         let height = text.chars().count().div_ceil(usize::from(width)).max(1);
         let _ = self

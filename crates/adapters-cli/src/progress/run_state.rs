@@ -9,28 +9,28 @@ use indicatif::HumanDuration;
 const POINTS: usize = 1024;
 
 /// A run as far as it is.
-pub struct RunState {
+pub(super) struct RunState {
     /// Steps in all.
-    pub steps: u64,
+    pub(super) steps: u64,
     /// Steps done.
-    pub step: u64,
+    pub(super) step: u64,
     /// The loss, smoothed so that the figure can be read.
-    pub loss: f64,
+    pub(super) loss: f64,
     /// Learning rate of the adapter.
-    pub learning_rate: f64,
+    pub(super) learning_rate: f64,
     /// The smoothed loss by step.
-    pub losses: Vec<(f64, f64)>,
+    pub(super) losses: Vec<(f64, f64)>,
     /// The first figure of the evaluations by step, and its name.
-    pub figures: (String, Vec<(f64, f64)>),
+    pub(super) figures: (String, Vec<(f64, f64)>),
     /// The last evaluation that was the best.
-    pub best: Option<(u64, f64)>,
+    pub(super) best: Option<(u64, f64)>,
     /// Where the steps of this process began, and when.
     began: (u64, Instant),
 }
 
 impl RunState {
     /// Nothing yet.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             steps: 0,
             step: 0,
@@ -44,7 +44,7 @@ impl RunState {
     }
 
     /// Takes an event in.
-    pub fn see(&mut self, event: &Event) {
+    pub(super) fn see(&mut self, event: &Event) {
         match event {
             Event::Ready { steps, .. } => {
                 (self.steps, self.step) = (*steps, 0);
@@ -87,18 +87,18 @@ impl RunState {
     }
 
     /// Time since the first step of this process began.
-    pub fn elapsed(&self) -> Duration {
+    pub(super) fn elapsed(&self) -> Duration {
         self.began.1.elapsed()
     }
 
     /// Steps in a second, of this process.
-    pub fn steps_a_second(&self) -> Option<f64> {
+    pub(super) fn steps_a_second(&self) -> Option<f64> {
         let done = self.step.saturating_sub(self.began.0);
         (done > 0).then(|| done as f64 / self.elapsed().as_secs_f64().max(1e-9))
     }
 
     /// The time that is left at the speed so far.
-    pub fn left(&self) -> String {
+    pub(super) fn left(&self) -> String {
         match self.steps_a_second() {
             Some(speed) => {
                 let seconds = self.steps.saturating_sub(self.step) as f64 / speed;
@@ -109,7 +109,7 @@ impl RunState {
     }
 
     /// The state in a line.
-    pub fn line(&self) -> String {
+    pub(super) fn line(&self) -> String {
         let loss = match self.loss.is_nan() {
             true => String::new(),
             false => format!("loss {:.4}, lr {:.2e}, ", self.loss, self.learning_rate),

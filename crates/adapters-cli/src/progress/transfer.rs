@@ -8,7 +8,7 @@ use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::LINE_EVERY;
 
 /// Shows how much of some files was transferred: a bar on a terminal, lines otherwise.
-pub struct Transfer {
+pub(crate) struct Transfer {
     bar: Option<ProgressBar>,
     /// Bytes of the files before this one, and of this one so far.
     done: (u64, u64),
@@ -19,7 +19,7 @@ pub struct Transfer {
 
 impl Transfer {
     /// Of so many bytes.
-    pub fn new(all: u64) -> Self {
+    pub(crate) fn new(all: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(Some(all), ProgressDrawTarget::stderr());
             let style =
@@ -37,7 +37,7 @@ impl Transfer {
     }
 
     /// A file begins.
-    pub fn begin(&mut self, file: &str) {
+    pub(crate) fn begin(&mut self, file: &str) {
         self.file = file.to_owned();
         match &self.bar {
             Some(bar) => bar.set_message(self.file.clone()),
@@ -46,7 +46,7 @@ impl Transfer {
     }
 
     /// So many bytes of it are there.
-    pub fn at(&mut self, bytes: u64) {
+    pub(crate) fn at(&mut self, bytes: u64) {
         self.done.1 = bytes;
         let done = self.done.0 + bytes;
         match &self.bar {
@@ -61,7 +61,7 @@ impl Transfer {
     }
 
     /// The file is there.
-    pub fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         self.done = (self.done.0 + self.done.1, 0);
     }
 }

@@ -1,14 +1,14 @@
 //! What the tests of the command have in common.
 
-pub mod runs;
+pub(crate) mod runs;
 
 use std::fs;
 use std::path::Path;
 
-pub use adapters_testkit::tiny_task::Task;
+pub(crate) use adapters_testkit::tiny_task::Task;
 
 /// Reads a file as JSON.
 #[allow(dead_code, reason = "not every test file reads one")]
-pub fn json_of(path: &Path) -> serde_json::Value {
+pub(crate) fn json_of(path: &Path) -> serde_json::Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }

@@ -13,7 +13,7 @@ use burn::tensor::Device;
 use super::Task;
 
 /// A run of the recipe with overrides.
-pub fn run(task: &Task, out: &Path, overrides: &[&str]) -> Run {
+pub(crate) fn run(task: &Task, out: &Path, overrides: &[&str]) -> Run {
     let overrides: Vec<String> = overrides.iter().map(|s| (*s).to_owned()).collect();
     let recipe = Recipe::read(&task.recipe(), &overrides).unwrap();
     Run {
@@ -26,21 +26,21 @@ pub fn run(task: &Task, out: &Path, overrides: &[&str]) -> Run {
 }
 
 /// Trains to the end.
-pub fn finish(run: &Run) -> Outcome {
+pub(crate) fn finish(run: &Run) -> Outcome {
     let outcome = train(run, &mut |_| ControlFlow::Continue(())).unwrap();
     assert!(outcome.finished);
     outcome
 }
 
 /// Bytes of the adapter and its head.
-pub fn weights(run: &Run) -> Vec<u8> {
+pub(crate) fn weights(run: &Run) -> Vec<u8> {
     let mut bytes = fs::read(run.dir.join("adapter/adapter.safetensors")).unwrap();
     bytes.extend(fs::read(run.dir.join("adapter/head.safetensors")).unwrap());
     bytes
 }
 
 /// The metrics, without what depends on the clock.
-pub fn metrics(run: &Run) -> String {
+pub(crate) fn metrics(run: &Run) -> String {
     let records = MetricsLog::records(run.dir.join("metrics.jsonl")).unwrap();
     records
         .into_iter()

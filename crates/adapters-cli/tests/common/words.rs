@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 /// The golden files of a family.
-pub fn golden(family: &str) -> PathBuf {
+pub(crate) fn golden(family: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../adapters-testkit/golden/{family}"))
 }
 
 /// Writes the golden model of a family with a tokenizer of one token a word.
-pub fn model(family: &str, dir: &Path, tokenizer_config: &Value) {
+pub(crate) fn model(family: &str, dir: &Path, tokenizer_config: &Value) {
     for file in ["config.json", "model.safetensors"] {
         fs::copy(golden(family).join("base").join(file), dir.join(file)).unwrap();
     }

@@ -10,7 +10,7 @@
 pub(crate) mod any;
 pub(crate) mod build;
 pub(crate) mod capability;
-pub mod codec;
+pub(crate) mod codec;
 pub(crate) mod erase;
 pub(crate) mod layer;
 pub(crate) mod macros;

@@ -12,11 +12,11 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
 /// The commit that every revision is at.
-pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 /// A request, as the server saw it.
 #[derive(Clone, Debug, Default)]
-pub struct Request {
+pub(crate) struct Request {
     pub method: String,
     pub path: String,
     pub headers: BTreeMap<String, String>,
@@ -25,7 +25,7 @@ pub struct Request {
 
 /// What the server holds and how it behaves.
 #[derive(Default)]
-pub struct State {
+pub(crate) struct State {
     /// Files by path in `owner/name`.
     pub files: BTreeMap<String, Vec<u8>>,
     /// Everything that was asked.
@@ -41,14 +41,14 @@ pub struct State {
 }
 
 /// A running server.
-pub struct Server {
+pub(crate) struct Server {
     pub endpoint: String,
     state: Arc<Mutex<State>>,
 }
 
 impl Server {
     /// Starts one with files; it ends with the process.
-    pub fn new(files: &[(&str, &[u8])]) -> Self {
+    pub(crate) fn new(files: &[(&str, &[u8])]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let files = files
@@ -70,12 +70,12 @@ impl Server {
     }
 
     /// Reads or changes the state.
-    pub fn with<T>(&self, use_it: impl FnOnce(&mut State) -> T) -> T {
+    pub(crate) fn with<T>(&self, use_it: impl FnOnce(&mut State) -> T) -> T {
         use_it(&mut self.state.lock().unwrap())
     }
 
     /// `METHOD path` of the requests so far, which are forgotten.
-    pub fn asked(&self) -> Vec<String> {
+    pub(crate) fn asked(&self) -> Vec<String> {
         let requests = self.with(|state| std::mem::take(&mut state.requests));
         requests
             .iter()
@@ -140,7 +140,7 @@ fn listed(path: &str, bytes: &[u8]) -> Value {
     file
 }
 
-pub fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     use sha2::{Digest, Sha256};
     hex(&Sha256::digest(bytes))
 }

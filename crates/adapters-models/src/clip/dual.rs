@@ -7,13 +7,13 @@ use crate::modeling::*;
 /// `config.json` of both models: the fields that change what is computed. Others are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
-pub struct ClipConfig {
+pub(crate) struct ClipConfig {
     /// The text model's.
-    pub text_config: ClipTextConfig,
+    pub(crate) text_config: ClipTextConfig,
     /// The image model's.
-    pub vision_config: ClipVisionConfig,
+    pub(crate) vision_config: ClipVisionConfig,
     /// Width of the common space.
-    pub projection_dim: usize,
+    pub(crate) projection_dim: usize,
 }
 
 impl Default for ClipConfig {
@@ -30,7 +30,7 @@ impl Default for ClipConfig {
 /// Both models, and the projections of what each makes of a whole input onto a common space. The image model's layers are
 /// counted behind the text model's, as in AdapterHub.
 #[derive(Module, Sites, Debug)]
-pub struct ClipModel {
+pub(crate) struct ClipModel {
     text: ClipTextModel,
     vision: ClipVisionModel,
     text_projection: Sited<Linear>,

@@ -8,18 +8,18 @@ use crate::standard_layer::{StandardLayer, StandardOptions};
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs, reason = "the published names of transformers' `CLIPTextConfig`")]
-pub struct ClipTextConfig {
-    pub vocab_size: usize,
-    pub hidden_size: usize,
-    pub intermediate_size: usize,
-    pub num_hidden_layers: usize,
-    pub num_attention_heads: usize,
-    pub max_position_embeddings: usize,
-    pub hidden_act: String,
-    pub layer_norm_eps: f64,
-    pub attention_dropout: f64,
-    pub pad_token_id: usize,
-    pub eos_token_id: usize,
+pub(crate) struct ClipTextConfig {
+    pub(crate) vocab_size: usize,
+    pub(crate) hidden_size: usize,
+    pub(crate) intermediate_size: usize,
+    pub(crate) num_hidden_layers: usize,
+    pub(crate) num_attention_heads: usize,
+    pub(crate) max_position_embeddings: usize,
+    pub(crate) hidden_act: String,
+    pub(crate) layer_norm_eps: f64,
+    pub(crate) attention_dropout: f64,
+    pub(crate) pad_token_id: usize,
+    pub(crate) eos_token_id: usize,
 }
 
 impl Default for ClipTextConfig {
@@ -70,7 +70,7 @@ impl ClipTextConfig {
 
 /// The text model: embeddings, layers and a final normalization.
 #[derive(Module, Sites, Debug)]
-pub struct ClipTextModel {
+pub(crate) struct ClipTextModel {
     words: Sited<Embedding>,
     embedded: Point<EmbeddingHook>,
     positions: Embedding,

@@ -9,17 +9,17 @@ use crate::standard_layer::{StandardLayer, StandardOptions};
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs, reason = "the published names of transformers' `CLIPVisionConfig`")]
-pub struct ClipVisionConfig {
-    pub hidden_size: usize,
-    pub intermediate_size: usize,
-    pub num_hidden_layers: usize,
-    pub num_attention_heads: usize,
-    pub num_channels: usize,
-    pub image_size: usize,
-    pub patch_size: usize,
-    pub hidden_act: String,
-    pub layer_norm_eps: f64,
-    pub attention_dropout: f64,
+pub(crate) struct ClipVisionConfig {
+    pub(crate) hidden_size: usize,
+    pub(crate) intermediate_size: usize,
+    pub(crate) num_hidden_layers: usize,
+    pub(crate) num_attention_heads: usize,
+    pub(crate) num_channels: usize,
+    pub(crate) image_size: usize,
+    pub(crate) patch_size: usize,
+    pub(crate) hidden_act: String,
+    pub(crate) layer_norm_eps: f64,
+    pub(crate) attention_dropout: f64,
 }
 
 impl Default for ClipVisionConfig {
@@ -107,7 +107,7 @@ impl ClipVisionConfig {
 
 /// The image model: embeddings with a normalization, layers, and a normalization of the class token.
 #[derive(Module, Sites, Debug)]
-pub struct ClipVisionModel {
+pub(crate) struct ClipVisionModel {
     patches: ImagePatches,
     first_norm: Sited<LayerNorm>,
     layers: Vec<StandardLayer>,

@@ -22,7 +22,7 @@ const PICKLE: &str = "pytorch_model_head.bin";
 impl Head {
     /// Whether AdapterHub's library reads this head from its files over `base`: it has no pooling but the pooler and the
     /// default of the model.
-    pub fn fits_adapterhub(&self, base: &impl HeadBase) -> bool {
+    pub(crate) fn fits_adapterhub(&self, base: &impl HeadBase) -> bool {
         let pooling = self.config().kind.pooling();
         pooling.is_none_or(|pooling| pooling == Pooling::Pooler || pooling == base.default_pooling())
     }

@@ -213,7 +213,7 @@ impl HeadConfig {
 
     /// Sets the activation between the layers, by its published name.
     #[must_use]
-    pub fn with_activation(mut self, activation: Option<&str>) -> Self {
+    pub(crate) fn with_activation(mut self, activation: Option<&str>) -> Self {
         self.activation = activation.map(str::to_owned);
         self
     }

@@ -5,37 +5,37 @@ use crate::modeling::*;
 /// `config.json` of a T5 checkpoint: the fields that change what is computed. Others are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
-pub struct T5Config {
+pub(crate) struct T5Config {
     /// Tokens in the vocabulary.
-    pub vocab_size: usize,
+    pub(crate) vocab_size: usize,
     /// Width of the residual stream.
-    pub d_model: usize,
+    pub(crate) d_model: usize,
     /// Width of an attention head.
-    pub d_kv: usize,
+    pub(crate) d_kv: usize,
     /// Width of the feed-forward block.
-    pub d_ff: usize,
+    pub(crate) d_ff: usize,
     /// Layers of the encoder.
-    pub num_layers: usize,
+    pub(crate) num_layers: usize,
     /// Layers of the decoder; without it as many as the encoder has.
-    pub num_decoder_layers: Option<usize>,
+    pub(crate) num_decoder_layers: Option<usize>,
     /// Attention heads.
-    pub num_heads: usize,
+    pub(crate) num_heads: usize,
     /// Kinds of distance the relative position bias tells apart.
-    pub relative_attention_num_buckets: usize,
+    pub(crate) relative_attention_num_buckets: usize,
     /// From this distance on, all are of one kind.
-    pub relative_attention_max_distance: usize,
+    pub(crate) relative_attention_max_distance: usize,
     /// Dropout, in training.
-    pub dropout_rate: f64,
+    pub(crate) dropout_rate: f64,
     /// Epsilon of the normalizations.
-    pub layer_norm_epsilon: f64,
+    pub(crate) layer_norm_epsilon: f64,
     /// `relu`, `gated-gelu` and the like: the activation, and whether a gate goes with it.
-    pub feed_forward_proj: String,
+    pub(crate) feed_forward_proj: String,
     /// Whether the language-model head is the embedding table.
-    pub tie_word_embeddings: bool,
+    pub(crate) tie_word_embeddings: bool,
     /// Id of the padding token.
-    pub pad_token_id: usize,
+    pub(crate) pad_token_id: usize,
     /// Id the decoder starts with.
-    pub decoder_start_token_id: usize,
+    pub(crate) decoder_start_token_id: usize,
 }
 
 impl Default for T5Config {
@@ -64,13 +64,13 @@ impl Default for T5Config {
 /// The variant of the feed-forward block that `feed_forward_proj` names.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FeedForwardVariant {
-    pub gated: bool,
-    pub activation: Activation,
+    pub(super) gated: bool,
+    pub(super) activation: Activation,
 }
 
 impl T5Config {
     /// Layers of the decoder.
-    pub fn decoder_layers(&self) -> usize {
+    pub(crate) fn decoder_layers(&self) -> usize {
         self.num_decoder_layers.unwrap_or(self.num_layers)
     }
 

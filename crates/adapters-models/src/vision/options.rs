@@ -102,16 +102,16 @@ const CLASSES: [Class; 4] = [
 /// The steps of a processor, in their order; `None` is a step that is off.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Steps {
-    pub resize: Option<(Size, Filter)>,
-    pub crop: Option<[usize; 2]>,
-    pub rescale: Option<f64>,
+    pub(super) resize: Option<(Size, Filter)>,
+    pub(super) crop: Option<[usize; 2]>,
+    pub(super) rescale: Option<f64>,
     /// Mean and standard deviation of the channels.
-    pub normalize: Option<([f32; 3], [f32; 3])>,
+    pub(super) normalize: Option<([f32; 3], [f32; 3])>,
 }
 
 impl Steps {
     /// The steps of a published configuration; `path` is for errors.
-    pub fn from_config(path: &Path, config: &Map<String, Value>) -> Result<Self, VisionError> {
+    pub(super) fn from_config(path: &Path, config: &Map<String, Value>) -> Result<Self, VisionError> {
         let options = Options { path, config };
         let class = options.class()?;
         options.check_names()?;

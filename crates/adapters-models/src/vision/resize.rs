@@ -23,7 +23,7 @@ pub(super) enum Filter {
 
 impl Filter {
     /// The filter of a number in `resample`.
-    pub fn from_number(number: u64) -> Option<Self> {
+    pub(super) fn from_number(number: u64) -> Option<Self> {
         match number {
             0 => Some(Self::Nearest),
             1 => Some(Self::Lanczos),

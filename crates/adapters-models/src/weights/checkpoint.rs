@@ -104,7 +104,7 @@ impl Checkpoint {
     /// # Errors
     ///
     /// [`ModelError::NotACheckpoint`], [`ModelError::Store`] for a damaged file or a pickle without permission.
-    pub fn open(dir: &Path, allow_bin: bool) -> Result<Self, ModelError> {
+    pub(crate) fn open(dir: &Path, allow_bin: bool) -> Result<Self, ModelError> {
         let there = |name: &str| Some(dir.join(name)).filter(|path| path.exists());
         let named = FILES.iter().find_map(|name| there(name));
         let Some(path) = named else {
@@ -130,7 +130,7 @@ impl Checkpoint {
     /// # Errors
     ///
     /// As [`open`](Self::open).
-    pub fn of_file(path: &Path, allow_bin: bool) -> Result<Self, StoreError> {
+    pub(crate) fn of_file(path: &Path, allow_bin: bool) -> Result<Self, StoreError> {
         let mut checkpoint = Self::empty(path);
         checkpoint.add(path, allow_bin)?;
         Ok(checkpoint)
@@ -145,28 +145,28 @@ impl Checkpoint {
     }
 
     /// The file, or the index of the shards.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// The keys of all tensors.
-    pub fn keys(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)
     }
 
     /// The shape of a tensor.
-    pub fn shape(&self, key: &str) -> Option<&[usize]> {
+    pub(crate) fn shape(&self, key: &str) -> Option<&[usize]> {
         self.entries.get(key).map(|entry| entry.shape.as_slice())
     }
 
     /// Whether a tensor of this key is there that has this shape and is read as floats.
-    pub fn has_floats(&self, key: &str, shape: &[usize]) -> bool {
+    pub(crate) fn has_floats(&self, key: &str, shape: &[usize]) -> bool {
         let entry = self.entries.get(key);
         entry.is_some_and(|entry| entry.shape == shape && converter(entry).is_some())
     }
 
     /// The tensors as [`read_stored`](Self::read_stored) returns them.
-    pub fn outlines(&self) -> impl Iterator<Item = TensorOutline> {
+    pub(crate) fn outlines(&self) -> impl Iterator<Item = TensorOutline> {
         self.entries.iter().map(|(key, entry)| TensorOutline {
             key: key.clone(),
             dtype: entry.stored().unwrap_or(DType::F32),
@@ -300,7 +300,7 @@ impl Checkpoint {
     }
 
     /// The elements of a tensor in 32 bits.
-    pub fn read(&self, key: &str, layout: Layout) -> Result<Vec<f32>, ReadError> {
+    pub(crate) fn read(&self, key: &str, layout: Layout) -> Result<Vec<f32>, ReadError> {
         match self.entries.get(key) {
             Some(entry) => self.values(key, entry, layout),
             None => Err(ReadError::Problem(TensorProblem::Missing {
@@ -357,7 +357,7 @@ impl Checkpoint {
 
     /// The fingerprint of the tensors: of every byte if `whole`, else of [`SAMPLES`] pieces of each, the first and the last among
     /// them.
-    pub fn fingerprint(&self, whole: bool) -> Result<Fingerprint, StoreError> {
+    pub(crate) fn fingerprint(&self, whole: bool) -> Result<Fingerprint, StoreError> {
         let (mut shapes, mut values) = (FnvHasher::default(), FnvHasher::default());
         let mut types = BTreeSet::new();
         let mut bytes = Vec::new();
@@ -387,7 +387,7 @@ impl Checkpoint {
     }
 
     /// A tensor as it is in its file, a compact matrix restored to 32 bits.
-    pub fn read_stored(&self, key: &str) -> Result<TensorData, StoreError> {
+    pub(crate) fn read_stored(&self, key: &str) -> Result<TensorData, StoreError> {
         let found = self.entries.get(key);
         if let Some((entry, dtype)) = found.and_then(|entry| Some((entry, entry.stored()?))) {
             let mut bytes = vec![0; entry.bytes()];
@@ -457,11 +457,11 @@ pub(super) struct Target {
     layout: Layout,
     rows: usize,
     cols: usize,
-    pub values: Vec<f32>,
+    pub(super) values: Vec<f32>,
 }
 
 impl Target {
-    pub fn new(layout: Layout, count: usize, cols: usize) -> Self {
+    pub(super) fn new(layout: Layout, count: usize, cols: usize) -> Self {
         Self {
             layout,
             rows: count / cols,
@@ -475,7 +475,7 @@ impl Target {
 
     /// Takes whole rows, the first of which begins at element `start`. Transposed, a block of rows becomes a short run in
     /// each column of the result, so that a run is one or more whole cache lines.
-    pub fn put(&mut self, start: usize, values: &[f32]) {
+    pub(super) fn put(&mut self, start: usize, values: &[f32]) {
         match self.layout {
             Layout::Same => self.values.extend_from_slice(values),
             Layout::Transposed => {

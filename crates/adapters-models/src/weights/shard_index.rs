@@ -27,7 +27,7 @@ impl ShardIndex {
     /// # Errors
     ///
     /// [`ModelError::Store`] for a file that does not parse, [`ModelError::Shards`] for a shard that is not a file name.
-    pub fn read(path: &Path) -> Result<Self, ModelError> {
+    pub(super) fn read(path: &Path) -> Result<Self, ModelError> {
         let listing: Listing = read_json(path)?;
         let mut index = Self {
             path: path.to_owned(),
@@ -45,7 +45,7 @@ impl ShardIndex {
     }
 
     /// The file names of the shards.
-    pub fn shards(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn shards(&self) -> impl Iterator<Item = &str> {
         self.shards.keys().map(String::as_str)
     }
 
@@ -55,7 +55,7 @@ impl ShardIndex {
     /// # Errors
     ///
     /// [`ModelError::Shards`] with the first key that only one of both has.
-    pub fn check(&self, shard: &str, found: &BTreeSet<String>) -> Result<(), ModelError> {
+    pub(super) fn check(&self, shard: &str, found: &BTreeSet<String>) -> Result<(), ModelError> {
         let none = BTreeSet::new();
         let listed = self.shards.get(shard).unwrap_or(&none);
         if let Some(key) = listed.difference(found).next() {

@@ -27,7 +27,7 @@ impl Vocabulary {
     /// # Errors
     ///
     /// [`ModelError::Store`] for a file that cannot be read, or for tables of different sizes.
-    pub fn of_adapter(
+    pub(crate) fn of_adapter(
         adapter: &Path,
         base: &Checkpoint,
         from: usize,
@@ -82,7 +82,13 @@ impl Vocabulary {
 
     /// The values of a tensor in its new size; `None` if only the tokens do not make it the one that is `wanted`. A table needs rows in
     /// the adapter's folder; a bias, one number a token, is zero where it has none, as in transformers.
-    pub fn resized(&self, key: &str, found: &[usize], wanted: &[usize], mut values: Vec<f32>) -> Option<Vec<f32>> {
+    pub(crate) fn resized(
+        &self,
+        key: &str,
+        found: &[usize],
+        wanted: &[usize],
+        mut values: Vec<f32>,
+    ) -> Option<Vec<f32>> {
         if !self.concerns(found, wanted) {
             return None;
         }
@@ -99,7 +105,7 @@ impl Vocabulary {
     }
 
     /// The shape of a tensor of the base in its new size, if it has a row or a number a token.
-    pub fn shape(&self, found: &[usize]) -> Option<Vec<usize>> {
+    pub(crate) fn shape(&self, found: &[usize]) -> Option<Vec<usize>> {
         let axis = match found {
             [1, tokens] if *tokens == self.from => 1,
             [tokens, ..] if *tokens == self.from => 0,
@@ -111,7 +117,7 @@ impl Vocabulary {
     }
 
     /// The shape of a tensor in its new size, if its values have one.
-    pub fn new_shape(&self, key: &str, found: &[usize]) -> Option<Vec<usize>> {
+    pub(crate) fn new_shape(&self, key: &str, found: &[usize]) -> Option<Vec<usize>> {
         let shape = self.shape(found)?;
         let is_vector = found.iter().product::<usize>() == self.from;
         (self.to < self.from || is_vector || self.rows.contains_key(key)).then_some(shape)

@@ -10,7 +10,7 @@ use crate::kernel::philox::Mask;
 use crate::kernel::{Level, raw};
 
 /// `dropout(softmax(scale q k^T + bias)) v`, where no gradient goes to `bias`.
-pub fn attention(
+pub(crate) fn attention(
     query: &Tensor<4>,
     key: &Tensor<4>,
     value: &Tensor<4>,

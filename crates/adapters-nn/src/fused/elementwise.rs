@@ -10,12 +10,12 @@ use crate::kernel::philox::Mask;
 use crate::kernel::{Level, raw};
 
 /// `f(x)`, of an `x` that [`runs_here`]; in its memory where nothing else holds it.
-pub fn activation<const D: usize>(function: Function, x: Tensor<D>) -> Tensor<D> {
+pub(crate) fn activation<const D: usize>(function: Function, x: Tensor<D>) -> Tensor<D> {
     run(Inputs::One(x.into_dispatch()), Activation(function))
 }
 
 /// `silu(gate) up`.
-pub fn silu_gated<const D: usize>(gate: &Tensor<D>, up: &Tensor<D>) -> Option<Tensor<D>> {
+pub(crate) fn silu_gated<const D: usize>(gate: &Tensor<D>, up: &Tensor<D>) -> Option<Tensor<D>> {
     let fits = runs_here(gate) && runs_here(up) && gate.dims() == up.dims();
     fits.then(|| {
         run(
@@ -26,13 +26,13 @@ pub fn silu_gated<const D: usize>(gate: &Tensor<D>, up: &Tensor<D>) -> Option<Te
 }
 
 /// `x + y`, of one shape; in the memory of one of them where nothing else holds it.
-pub fn add<const D: usize>(x: &Tensor<D>, y: &Tensor<D>) -> Option<Tensor<D>> {
+pub(crate) fn add<const D: usize>(x: &Tensor<D>, y: &Tensor<D>) -> Option<Tensor<D>> {
     let fits = runs_here(x) && runs_here(y) && x.dims() == y.dims();
     fits.then(|| run(Inputs::Two(x.clone().into_dispatch(), y.clone().into_dispatch()), Add))
 }
 
 /// `x` under a mask, of an `x` that [`runs_here`]; in its memory where nothing else holds it.
-pub fn dropout<const D: usize>(mask: Mask, x: Tensor<D>) -> Tensor<D> {
+pub(crate) fn dropout<const D: usize>(mask: Mask, x: Tensor<D>) -> Tensor<D> {
     run(Inputs::One(x.into_dispatch()), Dropout(mask))
 }
 

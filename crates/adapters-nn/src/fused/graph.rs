@@ -13,7 +13,7 @@ use burn::backend::{Autodiff, Backend, Dispatch, ExtensionType, Flex, backend_ex
 use burn::tensor::Tensor;
 
 /// A function of one to three tensors, with its gradients.
-pub trait Operation: Debug + Send + Sync {
+pub(super) trait Operation: Debug + Send + Sync {
     /// The result and, if `keep`, what the backward pass needs.
     fn forward(&self, inputs: Vec<FlexTensor>, keep: bool) -> (FlexTensor, Vec<FlexTensor>);
 
@@ -22,11 +22,11 @@ pub trait Operation: Debug + Send + Sync {
 }
 
 /// An operation that graphs share.
-pub type Shared = Arc<dyn Operation>;
+pub(super) type Shared = Arc<dyn Operation>;
 
 /// The differentiable inputs of an operation.
 #[derive(Clone, Debug, ExtensionType)]
-pub enum Inputs<B: Backend> {
+pub(super) enum Inputs<B: Backend> {
     /// One.
     One(FloatTensor<B>),
     /// Two.
@@ -37,13 +37,13 @@ pub enum Inputs<B: Backend> {
 
 /// What a backend with kernels computes, as the frontend calls it.
 #[backend_extension(Flex, Autodiff)]
-pub trait FusedOps: Backend {
+pub(super) trait FusedOps: Backend {
     /// The result of an operation, a node of the graph where there is one.
     fn fused(#[extension_type] inputs: Inputs<Self>, operation: Shared) -> FloatTensor<Self>;
 }
 
 /// A backend that runs operations.
-pub trait Kernels: Backend {
+pub(super) trait Kernels: Backend {
     /// [`Operation::forward`].
     fn forward(
         inputs: Vec<FloatTensor<Self>>,
@@ -132,6 +132,6 @@ fn record<B: Kernels, C: CheckpointStrategy, const N: usize>(
 }
 
 /// Runs an operation on inputs that [`runs_here`](super::numbers::runs_here).
-pub fn run<const D: usize>(inputs: Inputs<Dispatch>, operation: impl Operation + 'static) -> Tensor<D> {
+pub(super) fn run<const D: usize>(inputs: Inputs<Dispatch>, operation: impl Operation + 'static) -> Tensor<D> {
     Tensor::from_dispatch(<Dispatch as FusedOps>::fused(inputs, Arc::new(operation)))
 }

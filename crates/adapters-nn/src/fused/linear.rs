@@ -15,7 +15,7 @@ use crate::kernel::raw::{self, Mat};
 use crate::kernel::split;
 
 /// `x w + b` over the last axis, where no gradient goes to `w` and `b`; `w` is `f32` or `bf16`.
-pub fn linear<const D: usize>(x: &Tensor<D>, weight: &Tensor<2>, bias: Option<&Tensor<1>>) -> Option<Tensor<D>> {
+pub(crate) fn linear<const D: usize>(x: &Tensor<D>, weight: &Tensor<2>, bias: Option<&Tensor<1>>) -> Option<Tensor<D>> {
     let [d_in, d_out] = weight.dims();
     let fits = runs_here(x) && x.dims()[D - 1] == d_in && d_out > 0;
     if !fits || bias.is_some_and(|bias| bias.dims() != [d_out]) {
@@ -30,7 +30,7 @@ pub fn linear<const D: usize>(x: &Tensor<D>, weight: &Tensor<2>, bias: Option<&T
 }
 
 /// `x w + b`, where gradients go to `w` and `b` as well.
-pub fn trained(x: &Tensor<2>, weight: &Tensor<2>, bias: Option<&Tensor<1>>) -> Option<Tensor<2>> {
+pub(crate) fn trained(x: &Tensor<2>, weight: &Tensor<2>, bias: Option<&Tensor<1>>) -> Option<Tensor<2>> {
     let [d_in, d_out] = weight.dims();
     let fits = runs_here(x) && runs_here(weight) && x.dims()[1] == d_in;
     let (x, weight) = (x.clone().into_dispatch(), weight.clone().into_dispatch());

@@ -11,7 +11,7 @@ use crate::kernel::raw::Mat;
 use crate::kernel::{Level, half, raw, threads};
 
 /// The cross entropy of each row of `hidden w + bias`, zero where its target is no column; no gradient goes to `w` and `bias`.
-pub fn cross_entropy(
+pub(crate) fn cross_entropy(
     hidden: &Tensor<2>,
     weight: &Tensor<2>,
     bias: Option<&Tensor<1>>,

@@ -14,10 +14,10 @@ mod norm;
 pub(crate) mod numbers;
 mod rotary;
 
-pub use attention::attention;
-pub use elementwise::{activation, add, dropout, silu_gated};
-pub use linear::{linear, trained};
-pub use loss::cross_entropy;
-pub use norm::{Normalization, norm, norm_of_sum};
-pub use numbers::runs_here;
-pub use rotary::turn;
+pub(crate) use attention::attention;
+pub(crate) use elementwise::{activation, add, dropout, silu_gated};
+pub(crate) use linear::{linear, trained};
+pub(crate) use loss::cross_entropy;
+pub(crate) use norm::{Normalization, norm, norm_of_sum};
+pub(crate) use numbers::runs_here;
+pub(crate) use rotary::turn;

@@ -12,7 +12,7 @@ use crate::kernel::{Level, raw};
 
 /// What rows are normalized with.
 #[derive(Clone, Debug)]
-pub struct Normalization {
+pub(crate) struct Normalization {
     /// Factor of each column.
     pub gamma: Tensor<1>,
     /// Summand of each column.
@@ -25,7 +25,7 @@ pub struct Normalization {
 
 /// The number added to a variance.
 #[derive(Clone, Debug)]
-pub enum Epsilon {
+pub(crate) enum Epsilon {
     /// It is known.
     Known(f64),
     /// It is that of a layer, which does not tell.
@@ -55,7 +55,7 @@ impl Epsilon {
 
 impl Normalization {
     /// What `norm` does.
-    pub fn of_layer(norm: &LayerNorm) -> Self {
+    pub(crate) fn of_layer(norm: &LayerNorm) -> Self {
         Self {
             gamma: norm.gamma.val(),
             beta: norm.beta.as_ref().map(|beta| beta.val()),
@@ -65,7 +65,7 @@ impl Normalization {
     }
 
     /// What `norm` does.
-    pub fn of_rms(norm: &RmsNorm) -> Self {
+    pub(crate) fn of_rms(norm: &RmsNorm) -> Self {
         Self {
             gamma: norm.gamma.val(),
             beta: None,
@@ -94,13 +94,17 @@ impl Normalization {
 }
 
 /// The normalized rows of `x`.
-pub fn norm<const D: usize>(with: Normalization, x: &Tensor<D>) -> Option<Tensor<D>> {
+pub(crate) fn norm<const D: usize>(with: Normalization, x: &Tensor<D>) -> Option<Tensor<D>> {
     let operation = with.operation(x, false)?;
     Some(run(Inputs::One(x.clone().into_dispatch()), operation))
 }
 
 /// The normalized rows of `x + residual`.
-pub fn norm_of_sum<const D: usize>(with: Normalization, x: &Tensor<D>, residual: &Tensor<D>) -> Option<Tensor<D>> {
+pub(crate) fn norm_of_sum<const D: usize>(
+    with: Normalization,
+    x: &Tensor<D>,
+    residual: &Tensor<D>,
+) -> Option<Tensor<D>> {
     if !runs_here(residual) || x.dims() != residual.dims() {
         return None;
     }

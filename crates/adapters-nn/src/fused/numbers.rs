@@ -8,7 +8,7 @@ use crate::kernel::attention::Strided;
 use crate::kernel::raw::Mat;
 
 /// Whether a tensor is on the `flex` backend, with autodiff or without.
-pub fn is_flex(kind: &DispatchTensorKind) -> bool {
+pub(crate) fn is_flex(kind: &DispatchTensorKind) -> bool {
     match kind {
         DispatchTensorKind::Flex(_) => true,
         DispatchTensorKind::Autodiff(inner) => is_flex(inner),
@@ -21,18 +21,18 @@ pub fn is_flex(kind: &DispatchTensorKind) -> bool {
 }
 
 /// Whether a tensor is of a kind the kernels read.
-pub fn runs_here<const D: usize>(x: &Tensor<D>) -> bool {
+pub(crate) fn runs_here<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::F32 && x.dims().iter().all(|len| *len > 0) && is_flex(&x.clone().into_dispatch().kind)
 }
 
 /// A tensor of `f32` that no gradient goes to, for an operation to hold; `None` for one that the kernels cannot read, or
 /// that is tracked.
-pub fn constant<const D: usize>(x: &Tensor<D>) -> Option<FlexTensor> {
+pub(crate) fn constant<const D: usize>(x: &Tensor<D>) -> Option<FlexTensor> {
     constant_of(x, DType::F32)
 }
 
 /// As [`constant`], of another type.
-pub fn constant_of<const D: usize>(x: &Tensor<D>, dtype: DType) -> Option<FlexTensor> {
+pub(crate) fn constant_of<const D: usize>(x: &Tensor<D>, dtype: DType) -> Option<FlexTensor> {
     fn untracked(kind: DispatchTensorKind) -> Option<FlexTensor> {
         match kind {
             DispatchTensorKind::Flex(BackendTensor::Float(x)) => Some(x),
@@ -45,7 +45,7 @@ pub fn constant_of<const D: usize>(x: &Tensor<D>, dtype: DType) -> Option<FlexTe
 }
 
 /// The numbers of a tensor of integers.
-pub fn integers(x: &Tensor<1, Int>) -> Option<Vec<i64>> {
+pub(crate) fn integers(x: &Tensor<1, Int>) -> Option<Vec<i64>> {
     fn flex(kind: DispatchTensorKind) -> Option<FlexTensor> {
         match kind {
             DispatchTensorKind::Flex(BackendTensor::Int(x)) => Some(x),
@@ -62,12 +62,12 @@ pub fn integers(x: &Tensor<1, Int>) -> Option<Vec<i64>> {
 }
 
 /// A tensor of these numbers.
-pub fn tensor(numbers: Vec<f32>, shape: impl Into<burn::tensor::Shape>) -> FlexTensor {
+pub(crate) fn tensor(numbers: Vec<f32>, shape: impl Into<burn::tensor::Shape>) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(numbers, shape))
 }
 
 /// The same tensor, its numbers one after the other in the order of its axes.
-pub fn dense(x: FlexTensor) -> FlexTensor {
+pub(crate) fn dense(x: FlexTensor) -> FlexTensor {
     if x.is_contiguous() { x } else { x.to_contiguous() }
 }
 
@@ -76,13 +76,13 @@ pub fn dense(x: FlexTensor) -> FlexTensor {
     clippy::unreachable,
     reason = "callers made the tensor with `dense` from one that `constant_of` checked for `f32`"
 )]
-pub fn numbers(x: &FlexTensor) -> &[f32] {
+pub(crate) fn numbers(x: &FlexTensor) -> &[f32] {
     x.as_slice::<f32>()
         .unwrap_or_else(|| unreachable!("a dense tensor of f32, as made by `dense` of a checked tensor: {x:?}"))
 }
 
 /// The tensor itself if its numbers can be written over: it is dense, and nothing else holds them.
-pub fn writable(x: FlexTensor) -> Result<FlexTensor, FlexTensor> {
+pub(crate) fn writable(x: FlexTensor) -> Result<FlexTensor, FlexTensor> {
     let layout = x.layout();
     let whole = layout.is_contiguous() && layout.start_offset() == 0;
     match whole && x.is_unique() && x.bytes().len() == layout.num_elements() * size_of::<f32>() {
@@ -92,7 +92,7 @@ pub fn writable(x: FlexTensor) -> Result<FlexTensor, FlexTensor> {
 }
 
 /// The tensor, or a copy of it, for numbers to be written over.
-pub fn owned(x: FlexTensor) -> FlexTensor {
+pub(crate) fn owned(x: FlexTensor) -> FlexTensor {
     writable(x).unwrap_or_else(|x| {
         let x = dense(x);
         tensor(numbers(&x).to_vec(), x.layout().shape().clone())
@@ -100,13 +100,13 @@ pub fn owned(x: FlexTensor) -> FlexTensor {
 }
 
 /// The lengths of four axes.
-pub fn axes(x: &FlexTensor) -> [usize; 4] {
+pub(crate) fn axes(x: &FlexTensor) -> [usize; 4] {
     let shape = x.layout().shape();
     [shape[0], shape[1], shape[2], shape[3]]
 }
 
 /// A matrix of `f32` where it is.
-pub fn matrix(x: &FlexTensor) -> Mat<'_> {
+pub(crate) fn matrix(x: &FlexTensor) -> Mat<'_> {
     let (layout, numbers) = (x.layout(), x.storage());
     let (shape, strides) = (layout.shape(), layout.strides());
     Mat::new(
@@ -118,7 +118,7 @@ pub fn matrix(x: &FlexTensor) -> Mat<'_> {
 }
 
 /// The numbers of four axes where they are.
-pub fn strided(x: &FlexTensor) -> Strided<'_> {
+pub(crate) fn strided(x: &FlexTensor) -> Strided<'_> {
     let strides = x.layout().strides();
     Strided {
         data: x.storage(),

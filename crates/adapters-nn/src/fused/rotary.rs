@@ -9,7 +9,7 @@ use crate::kernel::rotary::Turns;
 use crate::kernel::{Level, raw};
 
 /// `(a cos - b sin, b cos + a sin)` for the halves of each head, where no gradient goes to `cos` and `sin`.
-pub fn turn(x: &Tensor<4>, cos: &Tensor<4>, sin: &Tensor<4>) -> Option<Tensor<4>> {
+pub(crate) fn turn(x: &Tensor<4>, cos: &Tensor<4>, sin: &Tensor<4>) -> Option<Tensor<4>> {
     let [batch, _, seq, width] = x.dims();
     let tables = cos.dims()[0];
     let table = [tables, 1, seq, width / 2];

@@ -7,7 +7,7 @@ use super::threads;
 
 /// An activation with a kernel of its own.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Function {
+pub(crate) enum Function {
     /// `x Phi(x)`.
     Gelu,
     /// `0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`, computed as `x sigmoid(2 ..)`.
@@ -19,7 +19,7 @@ pub enum Function {
 }
 
 /// `f(x)` in place of `x`.
-pub fn apply(level: Level, function: Function, x: &mut [f32]) {
+pub(crate) fn apply(level: Level, function: Function, x: &mut [f32]) {
     fn run<F: Map>(level: Level, f: F, x: &mut [f32]) {
         threads::chunks(x, 1, |_, x| level.run(MapKernel(f, x)));
     }
@@ -32,7 +32,7 @@ pub fn apply(level: Level, function: Function, x: &mut [f32]) {
 }
 
 /// `out = f(x)`.
-pub fn apply_into(level: Level, function: Function, x: &[f32], out: &mut [f32]) {
+pub(crate) fn apply_into(level: Level, function: Function, x: &[f32], out: &mut [f32]) {
     struct Kernel<'a, F>(F, &'a [f32], &'a mut [f32]);
     impl<F: Map> WithSimd for Kernel<'_, F> {
         type Output = ();
@@ -55,7 +55,7 @@ pub fn apply_into(level: Level, function: Function, x: &[f32], out: &mut [f32]) 
 }
 
 /// `grad f'(x)` in place of `grad`.
-pub fn gradient(level: Level, function: Function, grad: &mut [f32], x: &[f32]) {
+pub(crate) fn gradient(level: Level, function: Function, grad: &mut [f32], x: &[f32]) {
     match function {
         Function::Gelu => zip(level, Gelu, grad, x),
         Function::GeluTanh => zip(level, GeluTanh, grad, x),
@@ -65,7 +65,7 @@ pub fn gradient(level: Level, function: Function, grad: &mut [f32], x: &[f32]) {
 }
 
 /// `x = f(x, y)` on all threads.
-pub fn zip<F: Map2>(level: Level, f: F, x: &mut [f32], y: &[f32]) {
+pub(crate) fn zip<F: Map2>(level: Level, f: F, x: &mut [f32], y: &[f32]) {
     struct Kernel<'a, F>(F, &'a mut [f32], &'a [f32]);
     impl<F: Map2> WithSimd for Kernel<'_, F> {
         type Output = ();
@@ -81,7 +81,7 @@ pub fn zip<F: Map2>(level: Level, f: F, x: &mut [f32], y: &[f32]) {
 }
 
 /// `row = f(row, y)` of each row of `x`, on all threads.
-pub fn zip_rows<F: Map2>(level: Level, f: F, x: &mut [f32], y: &[f32]) {
+pub(crate) fn zip_rows<F: Map2>(level: Level, f: F, x: &mut [f32], y: &[f32]) {
     struct Kernel<'a, F>(F, &'a mut [f32], &'a [f32]);
     impl<F: Map2> WithSimd for Kernel<'_, F> {
         type Output = ();
@@ -96,7 +96,7 @@ pub fn zip_rows<F: Map2>(level: Level, f: F, x: &mut [f32], y: &[f32]) {
 }
 
 /// `x = x + y`, on all threads.
-pub fn add(level: Level, x: &mut [f32], y: &[f32]) {
+pub(crate) fn add(level: Level, x: &mut [f32], y: &[f32]) {
     struct Kernel<'a>(&'a mut [f32], &'a [f32]);
     impl WithSimd for Kernel<'_> {
         type Output = ();
@@ -112,7 +112,7 @@ pub fn add(level: Level, x: &mut [f32], y: &[f32]) {
 }
 
 /// `out = silu(gate) up`.
-pub fn gated(level: Level, gate: &[f32], up: &[f32], out: &mut [f32]) {
+pub(crate) fn gated(level: Level, gate: &[f32], up: &[f32], out: &mut [f32]) {
     struct Kernel<'a>(&'a [f32], &'a [f32], &'a mut [f32]);
     impl WithSimd for Kernel<'_> {
         type Output = ();
@@ -128,7 +128,7 @@ pub fn gated(level: Level, gate: &[f32], up: &[f32], out: &mut [f32]) {
 }
 
 /// The gradients of [`gated`]: `grad` becomes that of `gate`, and `up_grad` is filled.
-pub fn gated_gradient(level: Level, gate: &[f32], up: &[f32], grad: &mut [f32], up_grad: &mut [f32]) {
+pub(crate) fn gated_gradient(level: Level, gate: &[f32], up: &[f32], grad: &mut [f32], up_grad: &mut [f32]) {
     struct Kernel<'a>(&'a [f32], &'a [f32], &'a mut [f32], &'a mut [f32]);
     impl WithSimd for Kernel<'_> {
         type Output = ();
@@ -260,7 +260,7 @@ impl Map2 for Relu {
 
 /// `x + y`.
 #[derive(Clone, Copy)]
-pub struct Plus;
+pub(crate) struct Plus;
 
 impl Map2 for Plus {
     #[inline(always)]

@@ -15,7 +15,7 @@ use super::threads;
 
 /// Four axes at any strides in a slice.
 #[derive(Clone, Copy, Debug)]
-pub struct Strided<'a> {
+pub(crate) struct Strided<'a> {
     /// Where the elements lie.
     pub data: &'a [f32],
     /// The first of them.
@@ -28,7 +28,7 @@ pub struct Strided<'a> {
 
 impl<'a> Strided<'a> {
     /// The numbers along the last axis at these indices of the others, which follow each other.
-    pub fn row(&self, i: usize, j: usize, k: usize) -> &'a [f32] {
+    pub(crate) fn row(&self, i: usize, j: usize, k: usize) -> &'a [f32] {
         let moves = [i, j, k].into_iter().zip(self.strides);
         let moved: isize = moves.map(|(index, stride)| index as isize * stride).sum();
         &self.data[(self.offset as isize + moved) as usize..][..self.shape[3]]
@@ -46,7 +46,7 @@ impl<'a> Strided<'a> {
 
 /// What an attention is made of; `bias` is dense, its axes are 1 or those of the scores, its last axis is `seq_k`.
 #[derive(Clone, Copy, Debug)]
-pub struct Attention<'a> {
+pub(crate) struct Attention<'a> {
     /// `[batch, heads, seq_q, d_head]`.
     pub query: Strided<'a>,
     /// `[batch, kv_heads, seq_k, d_head]`.
@@ -152,7 +152,7 @@ impl Attention<'_> {
 
     /// Fills `out`, `[batch, seq_q, heads, d_value]`, and `rows`, the maximum and the sum of each row of weights,
     /// `[batch, heads, seq_q, 2]`.
-    pub fn forward(&self, level: Level, out: &mut [f32], rows: &mut [f32]) {
+    pub(crate) fn forward(&self, level: Level, out: &mut [f32], rows: &mut [f32]) {
         let [batch, heads, seq_q, _] = self.query.shape;
         let [_, _, _, width] = self.value.shape;
         let Sizes {
@@ -200,7 +200,7 @@ impl Attention<'_> {
 
     /// The gradients of queries, keys and values, each `[batch, seq, heads, width]`, from that of the output and what
     /// [`forward`](Self::forward) said of the rows. Those of keys and values are added to what is there.
-    pub fn backward(&self, level: Level, grad: &Strided<'_>, rows: &[f32], grads: Gradients<'_>) {
+    pub(crate) fn backward(&self, level: Level, grad: &Strided<'_>, rows: &[f32], grads: Gradients<'_>) {
         let [batch, heads, seq_q, d_head] = self.query.shape;
         let [_, kv_heads, seq_k, _] = self.key.shape;
         let [_, _, _, width] = self.value.shape;
@@ -281,7 +281,7 @@ impl Attention<'_> {
 
 /// Where the gradients go, each dense `[batch, seq, heads, width]`.
 #[derive(Debug)]
-pub struct Gradients<'a> {
+pub(crate) struct Gradients<'a> {
     /// Of the queries.
     pub query: &'a mut [f32],
     /// Of the keys.

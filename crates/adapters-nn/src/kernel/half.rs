@@ -25,7 +25,7 @@ const FEW: usize = 32;
 
 /// Whether a product of so many rows takes a [`Packed`] weight, at `level`. Where no instruction is faster than `f32`, the
 /// weight is [`widened`](widen) for more rows.
-pub fn is_worth_packing(level: Level, rows: usize) -> bool {
+pub(crate) fn is_worth_packing(level: Level, rows: usize) -> bool {
     static FAST: LazyLock<bool> = LazyLock::new(is_twice_as_fast);
     rows <= FEW || level == Level::Amx || (level == Level::Avx512 && *FAST)
 }
@@ -61,7 +61,7 @@ impl Unit {
 }
 
 /// Numbers of bf16 in `f32`.
-pub fn widen(level: Level, bits: &[u16]) -> Vec<f32> {
+pub(crate) fn widen(level: Level, bits: &[u16]) -> Vec<f32> {
     let mut out = unfilled(bits.len());
     threads::chunks(&mut out, 1, |first, out| level.run(Widen(&bits[first..], out)));
     out
@@ -81,7 +81,7 @@ impl WithSimd for Widen<'_> {
 
 /// A matrix in panels.
 #[derive(Debug)]
-pub struct Packed {
+pub(crate) struct Packed {
     /// Panel after panel, pair of rows after pair, column after column: the number of the even row in the lower half.
     words: Words,
     inner: usize,
@@ -94,7 +94,7 @@ impl Packed {
     /// # Panics
     ///
     /// Panics if an element lies outside of `bits`.
-    pub fn new(bits: &[u16], offset: usize, [inner, columns]: [usize; 2], strides: [isize; 2]) -> Self {
+    pub(crate) fn new(bits: &[u16], offset: usize, [inner, columns]: [usize; 2], strides: [isize; 2]) -> Self {
         let pairs = inner.div_ceil(2).next_multiple_of(PAIRS);
         let at = |i: usize, j: usize| match i < inner && j < columns {
             true => {
@@ -125,7 +125,7 @@ impl Packed {
     /// # Panics
     ///
     /// Panics if `x` is not whole rows of the inner length, or `bias` of another length than the columns.
-    pub fn product(&self, level: Level, x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+    pub(crate) fn product(&self, level: Level, x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
         assert!(x.len().is_multiple_of(self.inner) && bias.is_none_or(|bias| bias.len() == self.columns));
         let rows = x.len() / self.inner;
         let mut out = unfilled(rows * self.columns);
@@ -163,7 +163,7 @@ impl Packed {
     ///
     /// Panics if `numbers` do not begin with a multiple of 32 or `first_column` with a panel, on an end outside of the matrix, and
     /// on an `x` that is too short.
-    pub fn part(
+    pub(crate) fn part(
         &self,
         level: Level,
         x: &[f32],
@@ -189,7 +189,7 @@ impl Packed {
     }
 
     /// Inner length and columns.
-    pub fn shape(&self) -> [usize; 2] {
+    pub(crate) fn shape(&self) -> [usize; 2] {
         [self.inner, self.columns]
     }
 
@@ -198,7 +198,7 @@ impl Packed {
     /// # Panics
     ///
     /// Panics if there is no such column, or on another length of `out`.
-    pub fn column(&self, column: usize, out: &mut [f32]) {
+    pub(crate) fn column(&self, column: usize, out: &mut [f32]) {
         assert!(
             column < self.columns && out.len() == self.inner,
             "a column of a packed matrix"

@@ -8,7 +8,7 @@ use super::simd::Level;
 use super::threads;
 
 /// Rows up to which reading the weight takes longer than multiplying with it.
-pub const FEW: usize = 8;
+pub(crate) const FEW: usize = 8;
 
 /// Columns that are added up at once. Their sums stay in the nearest caches, and what is read of a row of the weight lies side by side.
 const COLUMNS: usize = 2048;
@@ -18,7 +18,7 @@ const ALONE: usize = 1 << 15;
 
 /// A weight `w_ij = scales[i / run, j] values[i, j]`, `[d_in, columns]`.
 #[derive(Clone, Copy, Debug)]
-pub struct ByColumn<'a> {
+pub(crate) struct ByColumn<'a> {
     /// Row after row.
     pub values: &'a [i8],
     /// Row after row, one for each run and column.
@@ -31,7 +31,7 @@ pub struct ByColumn<'a> {
 
 impl ByColumn<'_> {
     /// In `f32`, row after row.
-    pub fn restored(&self) -> Vec<f32> {
+    pub(crate) fn restored(&self) -> Vec<f32> {
         let mut out = Vec::with_capacity(self.values.len());
         for (row, values) in self.values.chunks_exact(self.columns).enumerate() {
             let scales = &self.scales[row / self.run * self.columns..][..self.columns];
@@ -45,7 +45,7 @@ impl ByColumn<'_> {
     /// # Panics
     ///
     /// Panics on more than [`FEW`] rows, and on lengths that do not fit.
-    pub fn product(&self, level: Level, x: &[f32]) -> Vec<f32> {
+    pub(crate) fn product(&self, level: Level, x: &[f32]) -> Vec<f32> {
         let inner = self.values.len() / self.columns;
         let rows = x.len() / inner.max(1);
         assert!(rows <= FEW && x.len() == rows * inner, "a few whole rows");

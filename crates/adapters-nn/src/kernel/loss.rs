@@ -13,7 +13,7 @@ const COLUMNS: usize = 1024;
 
 /// The weight of a head.
 #[derive(Clone, Copy, Debug)]
-pub enum Weight<'a> {
+pub(crate) enum Weight<'a> {
     /// In `f32`.
     Full(Mat<'a>),
     /// In `bf16`, packed for the product with it, and for that with the transposed weight.
@@ -67,7 +67,7 @@ impl Weight<'_> {
 
 /// Losses of `log sum_j exp(h w_j + b_j) - (h w_y + b_y)`.
 #[derive(Clone, Copy, Debug)]
-pub struct CrossEntropy<'a> {
+pub(crate) struct CrossEntropy<'a> {
     /// `[n, d]`, dense.
     pub hidden: &'a [f32],
     /// `[d, vocab]`.
@@ -82,7 +82,7 @@ pub struct CrossEntropy<'a> {
 
 impl CrossEntropy<'_> {
     /// Fills `losses`, `[n]`, and, if there is any, `grad`, `[n, d]`, the gradient of each loss with regard to its row.
-    pub fn run(&self, level: Level, losses: &mut [f32], grad: Option<&mut [f32]>) {
+    pub(crate) fn run(&self, level: Level, losses: &mut [f32], grad: Option<&mut [f32]>) {
         let (rows, width) = (self.targets.len(), self.width);
         let block = rows.div_ceil(rayon::current_num_threads()).clamp(1, ROWS);
         let mut grads = grad.map(|grad| grad.chunks_mut(block * width));
@@ -200,7 +200,7 @@ impl Map for Times {
 }
 
 /// Multiplies a row.
-pub struct Scale<'a>(pub &'a mut [f32], pub f32);
+pub(crate) struct Scale<'a>(pub &'a mut [f32], pub f32);
 
 impl WithSimd for Scale<'_> {
     type Output = ();

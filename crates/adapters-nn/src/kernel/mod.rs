@@ -7,25 +7,25 @@
 #![cfg_attr(not(feature = "flex"), allow(dead_code))]
 
 #[cfg(feature = "flex")]
-pub mod activation;
+pub(crate) mod activation;
 #[cfg(feature = "flex")]
-pub mod attention;
+pub(crate) mod attention;
 #[cfg(feature = "flex")]
-pub mod half;
+pub(crate) mod half;
 #[cfg(feature = "flex")]
-pub mod int8;
+pub(crate) mod int8;
 #[cfg(feature = "flex")]
-pub mod loss;
+pub(crate) mod loss;
 #[cfg(feature = "flex")]
-pub mod norm;
-pub mod philox;
+pub(crate) mod norm;
+pub(crate) mod philox;
 #[cfg(feature = "flex")]
-pub mod raw;
+pub(crate) mod raw;
 #[cfg(feature = "flex")]
-pub mod rotary;
-pub mod simd;
+pub(crate) mod rotary;
+pub(crate) mod simd;
 #[cfg(feature = "flex")]
-pub mod split;
-pub mod threads;
+pub(crate) mod split;
+pub(crate) mod threads;
 
-pub use simd::Level;
+pub(crate) use simd::Level;

@@ -8,7 +8,7 @@ use super::threads;
 
 /// `(x - mean) / sqrt(variance + epsilon) gamma + beta` of each row, or without the mean, `x / sqrt(mean(x^2) + epsilon) gamma`.
 #[derive(Clone, Copy, Debug)]
-pub struct Norm<'a> {
+pub(crate) struct Norm<'a> {
     /// Factor of each column.
     pub gamma: &'a [f32],
     /// Summand of each column, if any.
@@ -21,7 +21,7 @@ pub struct Norm<'a> {
 
 impl Norm<'_> {
     /// The normalized rows of `x` into `out`.
-    pub fn forward(&self, level: Level, x: &[f32], out: &mut [f32]) {
+    pub(crate) fn forward(&self, level: Level, x: &[f32], out: &mut [f32]) {
         let width = self.gamma.len();
         threads::chunks(out, width, |first, out| {
             let x = &x[first * width..first * width + out.len()];
@@ -30,7 +30,7 @@ impl Norm<'_> {
     }
 
     /// `sum = x + residual`, and the normalized rows of it into `out`.
-    pub fn forward_of_sum(&self, level: Level, x: &[f32], residual: &[f32], sum: &mut [f32], out: &mut [f32]) {
+    pub(crate) fn forward_of_sum(&self, level: Level, x: &[f32], residual: &[f32], sum: &mut [f32], out: &mut [f32]) {
         let width = self.gamma.len();
         threads::chunks2(sum, out, width, |first, sum, out| {
             for ((row, sum), out) in sum.chunks_exact_mut(width).enumerate().zip(out.chunks_exact_mut(width)) {
@@ -48,7 +48,7 @@ impl Norm<'_> {
     }
 
     /// The gradient of the rows `x`, in place of the gradient of the normalized ones.
-    pub fn backward(&self, level: Level, x: &[f32], grad: &mut [f32]) {
+    pub(crate) fn backward(&self, level: Level, x: &[f32], grad: &mut [f32]) {
         let width = self.gamma.len();
         threads::chunks(grad, width, |first, grad| {
             let x = &x[first * width..first * width + grad.len()];

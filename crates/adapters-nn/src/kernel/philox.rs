@@ -18,7 +18,7 @@ pub(crate) const EVALUATIONS: usize = 16;
 
 /// One mask: an element is zero with probability `dropped / 2^16`, else multiplied by `scale`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Mask {
+pub(crate) struct Mask {
     /// The seed of the pass.
     pub seed: u64,
     /// The number of the mask in the pass.
@@ -31,7 +31,7 @@ pub struct Mask {
 
 impl Mask {
     /// Applies the elements `first..` of the mask to `values`, on this thread.
-    pub fn apply(&self, level: Level, first: usize, values: &mut [f32]) {
+    pub(crate) fn apply(&self, level: Level, first: usize, values: &mut [f32]) {
         level.run(Apply {
             mask: *self,
             first,
@@ -40,12 +40,12 @@ impl Mask {
     }
 
     /// Applies the mask to all `values`, on all threads.
-    pub fn apply_all(&self, level: Level, values: &mut [f32]) {
+    pub(crate) fn apply_all(&self, level: Level, values: &mut [f32]) {
         threads::chunks(values, GROUP, |group, values| self.apply(level, group * GROUP, values));
     }
 
     /// The factors themselves.
-    pub fn factors(&self, level: Level, count: usize) -> Vec<f32> {
+    pub(crate) fn factors(&self, level: Level, count: usize) -> Vec<f32> {
         let mut factors = vec![1.0; count];
         self.apply_all(level, &mut factors);
         factors

@@ -8,7 +8,7 @@ use super::threads;
 
 /// Cosines and sines, each dense `[1 | batch, seq, width / 2]`.
 #[derive(Clone, Copy, Debug)]
-pub struct Turns<'a> {
+pub(crate) struct Turns<'a> {
     /// Cosines of the angles.
     pub cos: &'a [f32],
     /// Sines of the angles.
@@ -20,7 +20,7 @@ pub struct Turns<'a> {
 impl Turns<'_> {
     /// `(a cos - b sin, b cos + a sin)` for the halves `a` and `b` of each head of `x`, `[batch, heads, seq, width]` with dense
     /// heads, into `out`, `[batch, seq, heads, width]`.
-    pub fn apply(&self, level: Level, x: &Strided<'_>, out: &mut [f32]) {
+    pub(crate) fn apply(&self, level: Level, x: &Strided<'_>, out: &mut [f32]) {
         let [_, heads, seq, width] = x.shape;
         let half = width / 2;
         threads::chunks(out, heads * width, |first, out| {

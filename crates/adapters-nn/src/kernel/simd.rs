@@ -7,7 +7,7 @@ use pulp::{Simd, WithSimd};
 
 /// The instructions of a processor, from few to many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
+pub(crate) enum Level {
     /// What every processor of the target has; NEON on `aarch64`.
     Portable,
     /// AVX2 with FMA.
@@ -27,20 +27,20 @@ impl Level {
     ];
 
     /// The levels this processor has.
-    pub fn available() -> Vec<Self> {
+    pub(crate) fn available() -> Vec<Self> {
         let levels = Self::NAMES.into_iter().map(|(_, level)| level);
         levels.filter(|level| level.runs()).collect()
     }
 
     /// The name of the level.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         let named = Self::NAMES.into_iter().find(|(_, level)| *level == self);
         named.map_or("portable", |(name, _)| name)
     }
 
     /// The highest level this processor has, at most the one that the environment variable `ADAPTERS_SIMD` names; another
     /// value of it is ignored. Looked up once.
-    pub fn chosen() -> Self {
+    pub(crate) fn chosen() -> Self {
         static CHOSEN: OnceLock<Level> = OnceLock::new();
         *CHOSEN.get_or_init(|| {
             let cap = std::env::var("ADAPTERS_SIMD").ok();
@@ -71,7 +71,7 @@ impl Level {
 
     /// Runs `kernel` with the instructions of this level, or with the portable ones where the processor has them not.
     #[inline]
-    pub fn run<K: WithSimd>(self, kernel: K) -> K::Output {
+    pub(crate) fn run<K: WithSimd>(self, kernel: K) -> K::Output {
         #[cfg(target_arch = "x86_64")]
         match self {
             Self::Avx512 | Self::Amx => {
@@ -106,7 +106,7 @@ fn fuses<S: Simd>() -> bool {
 
 /// `a b + c`.
 #[inline(always)]
-pub fn mul_add<S: Simd>(s: S, a: S::f32s, b: S::f32s, c: S::f32s) -> S::f32s {
+pub(crate) fn mul_add<S: Simd>(s: S, a: S::f32s, b: S::f32s, c: S::f32s) -> S::f32s {
     if fuses::<S>() {
         s.mul_add_e_f32s(a, b, c)
     } else {
@@ -116,7 +116,7 @@ pub fn mul_add<S: Simd>(s: S, a: S::f32s, b: S::f32s, c: S::f32s) -> S::f32s {
 
 /// The polynomial whose coefficients are listed from the highest power down.
 #[inline(always)]
-pub fn polynomial<S: Simd, const N: usize>(s: S, x: S::f32s, coefficients: [f32; N]) -> S::f32s {
+pub(crate) fn polynomial<S: Simd, const N: usize>(s: S, x: S::f32s, coefficients: [f32; N]) -> S::f32s {
     let mut sum = s.splat_f32s(coefficients[0]);
     for coefficient in &coefficients[1..] {
         sum = mul_add(s, sum, x, s.splat_f32s(*coefficient));
@@ -126,7 +126,7 @@ pub fn polynomial<S: Simd, const N: usize>(s: S, x: S::f32s, coefficients: [f32;
 
 /// `e^x`, within 2 units in the last place; 0 below -87, infinity above 88.72, NaN for NaN.
 #[inline(always)]
-pub fn exp<S: Simd>(s: S, x: S::f32s) -> S::f32s {
+pub(crate) fn exp<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     let y = exp_up_to_88(s, x);
     s.select_f32s(
         s.greater_than_f32s(x, s.splat_f32s(88.72283)),
@@ -137,7 +137,7 @@ pub fn exp<S: Simd>(s: S, x: S::f32s) -> S::f32s {
 
 /// As [`exp`], for numbers up to 88 only.
 #[inline(always)]
-pub fn exp_up_to_88<S: Simd>(s: S, x: S::f32s) -> S::f32s {
+pub(crate) fn exp_up_to_88<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     // x = n ln 2 + r with |r| <= ln(2) / 2. Adding 1.5 * 2^23 rounds to an integer, whose low bits are then those of the sum.
     let shifter = s.splat_f32s(12_582_912.0);
     let shifted = mul_add(s, x, s.splat_f32s(std::f32::consts::LOG2_E), shifter);
@@ -164,7 +164,7 @@ pub fn exp_up_to_88<S: Simd>(s: S, x: S::f32s) -> S::f32s {
 
 /// The error function, within 4e-7 of its value: a quotient of polynomials in `x^2`, and one where that rounds to one.
 #[inline(always)]
-pub fn erf<S: Simd>(s: S, x: S::f32s) -> S::f32s {
+pub(crate) fn erf<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     let square = s.mul_f32s(x, x);
     let above = polynomial(
         s,
@@ -198,25 +198,25 @@ pub fn erf<S: Simd>(s: S, x: S::f32s) -> S::f32s {
 
 /// `1 / (1 + e^-x)`.
 #[inline(always)]
-pub fn sigmoid<S: Simd>(s: S, x: S::f32s) -> S::f32s {
+pub(crate) fn sigmoid<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     let one = s.splat_f32s(1.0);
     s.div_f32s(one, s.add_f32s(one, exp(s, s.neg_f32s(x))))
 }
 
 /// A function of one vector.
-pub trait Map: Copy + Send + Sync {
+pub(crate) trait Map: Copy + Send + Sync {
     /// Its value.
     fn call<S: Simd>(self, s: S, x: S::f32s) -> S::f32s;
 }
 
 /// A function of two vectors.
-pub trait Map2: Copy + Send + Sync {
+pub(crate) trait Map2: Copy + Send + Sync {
     /// Its value.
     fn call<S: Simd>(self, s: S, x: S::f32s, y: S::f32s) -> S::f32s;
 }
 
 /// A sum, maximum or other combination of numbers.
-pub trait Fold: Copy {
+pub(crate) trait Fold: Copy {
     /// What is combined with nothing.
     const START: f32;
     /// Two vectors of partial results.
@@ -227,7 +227,7 @@ pub trait Fold: Copy {
 
 /// `out = f(x)`.
 #[inline(always)]
-pub fn map_into<S: Simd, F: Map>(s: S, f: F, x: &[f32], out: &mut [f32]) {
+pub(crate) fn map_into<S: Simd, F: Map>(s: S, f: F, x: &[f32], out: &mut [f32]) {
     let (x, x_tail) = S::as_simd_f32s(x);
     let (out, out_tail) = S::as_mut_simd_f32s(out);
     for (out, x) in out.iter_mut().zip(x) {
@@ -240,7 +240,7 @@ pub fn map_into<S: Simd, F: Map>(s: S, f: F, x: &[f32], out: &mut [f32]) {
 
 /// `x = f(x)`.
 #[inline(always)]
-pub fn map<S: Simd, F: Map>(s: S, f: F, x: &mut [f32]) {
+pub(crate) fn map<S: Simd, F: Map>(s: S, f: F, x: &mut [f32]) {
     let (x, tail) = S::as_mut_simd_f32s(x);
     for x in x {
         *x = f.call(s, *x);
@@ -253,7 +253,7 @@ pub fn map<S: Simd, F: Map>(s: S, f: F, x: &mut [f32]) {
 
 /// `x = f(x, y)`.
 #[inline(always)]
-pub fn map2<S: Simd, F: Map2>(s: S, f: F, x: &mut [f32], y: &[f32]) {
+pub(crate) fn map2<S: Simd, F: Map2>(s: S, f: F, x: &mut [f32], y: &[f32]) {
     let (x, x_tail) = S::as_mut_simd_f32s(x);
     let (y, y_tail) = S::as_simd_f32s(y);
     for (x, y) in x.iter_mut().zip(y) {
@@ -267,7 +267,7 @@ pub fn map2<S: Simd, F: Map2>(s: S, f: F, x: &mut [f32], y: &[f32]) {
 
 /// `out = f(x, y)`.
 #[inline(always)]
-pub fn map2_into<S: Simd, F: Map2>(s: S, f: F, x: &[f32], y: &[f32], out: &mut [f32]) {
+pub(crate) fn map2_into<S: Simd, F: Map2>(s: S, f: F, x: &[f32], y: &[f32], out: &mut [f32]) {
     let (x, x_tail) = S::as_simd_f32s(x);
     let (y, y_tail) = S::as_simd_f32s(y);
     let (out, out_tail) = S::as_mut_simd_f32s(out);
@@ -282,7 +282,7 @@ pub fn map2_into<S: Simd, F: Map2>(s: S, f: F, x: &[f32], y: &[f32], out: &mut [
 
 /// The sum of numbers, in an order that does not depend on threads.
 #[derive(Clone, Copy)]
-pub struct Sum;
+pub(crate) struct Sum;
 
 impl Fold for Sum {
     const START: f32 = 0.0;
@@ -298,7 +298,7 @@ impl Fold for Sum {
 
 /// The largest of numbers.
 #[derive(Clone, Copy)]
-pub struct Max;
+pub(crate) struct Max;
 
 impl Fold for Max {
     const START: f32 = f32::NEG_INFINITY;
@@ -314,7 +314,7 @@ impl Fold for Max {
 
 /// Combines `f(x, y)` of all pairs, four vectors at a time.
 #[inline(always)]
-pub fn fold2<S: Simd, F: Map2, R: Fold>(s: S, f: F, fold: R, x: &[f32], y: &[f32]) -> f32 {
+pub(crate) fn fold2<S: Simd, F: Map2, R: Fold>(s: S, f: F, fold: R, x: &[f32], y: &[f32]) -> f32 {
     let lanes = S::F32_LANES;
     let (x, x_tail) = S::as_simd_f32s(x);
     let (y, y_tail) = S::as_simd_f32s(y);
@@ -343,7 +343,7 @@ pub fn fold2<S: Simd, F: Map2, R: Fold>(s: S, f: F, fold: R, x: &[f32], y: &[f32
 
 /// 0, 1, 2, ...
 #[inline(always)]
-pub fn lane_numbers<S: Simd>(s: S) -> S::u32s {
+pub(crate) fn lane_numbers<S: Simd>(s: S) -> S::u32s {
     const COUNT: [u32; 64] = {
         let mut count = [0; 64];
         let mut i = 0;
@@ -358,7 +358,7 @@ pub fn lane_numbers<S: Simd>(s: S) -> S::u32s {
 
 /// Combines `f(x)` of all numbers.
 #[inline(always)]
-pub fn fold<S: Simd, F: Map, R: Fold>(s: S, f: F, fold: R, x: &[f32]) -> f32 {
+pub(crate) fn fold<S: Simd, F: Map, R: Fold>(s: S, f: F, fold: R, x: &[f32]) -> f32 {
     #[derive(Clone, Copy)]
     struct First<F>(F);
     impl<F: Map> Map2 for First<F> {
@@ -372,7 +372,7 @@ pub fn fold<S: Simd, F: Map, R: Fold>(s: S, f: F, fold: R, x: &[f32]) -> f32 {
 
 /// `x` itself.
 #[derive(Clone, Copy)]
-pub struct Identity;
+pub(crate) struct Identity;
 
 impl Map for Identity {
     #[inline(always)]
@@ -383,7 +383,7 @@ impl Map for Identity {
 
 /// `x y`.
 #[derive(Clone, Copy)]
-pub struct Product;
+pub(crate) struct Product;
 
 impl Map2 for Product {
     #[inline(always)]
@@ -393,7 +393,7 @@ impl Map2 for Product {
 }
 
 /// A kernel over a slice that is changed, for [`Level::run`].
-pub struct MapKernel<'a, F>(pub F, pub &'a mut [f32]);
+pub(crate) struct MapKernel<'a, F>(pub F, pub &'a mut [f32]);
 
 impl<F: Map> WithSimd for MapKernel<'_, F> {
     type Output = ();

@@ -19,7 +19,7 @@ const PLANES: usize = 3;
 
 /// Whether [`product`] is faster than one in `f32`, for so many rows of `x` and so large a weight (measured): to split the weight
 /// takes as long as to multiply some hundred rows with it.
-pub fn is_faster(level: Level, rows: usize, weight: [usize; 2]) -> bool {
+pub(crate) fn is_faster(level: Level, rows: usize, weight: [usize; 2]) -> bool {
     level == Level::Amx && rows >= 1024 && weight.into_iter().all(|len| len >= 128)
 }
 
@@ -84,7 +84,7 @@ impl Panels {
 ///
 /// Panics where the unit is not available, and if `x` is not whole rows of the inner length, or `bias` of another length than the
 /// columns.
-pub fn product(x: &[f32], weight: Mat<'_>, bias: Option<&[f32]>) -> Vec<f32> {
+pub(crate) fn product(x: &[f32], weight: Mat<'_>, bias: Option<&[f32]>) -> Vec<f32> {
     let [inner, columns] = weight.shape();
     assert!(x.len().is_multiple_of(inner.max(1)) && bias.is_none_or(|bias| bias.len() == columns));
     let rows = x.len() / inner.max(1);

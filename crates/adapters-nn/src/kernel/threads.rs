@@ -16,7 +16,7 @@ fn chunk_rows(rows: usize, width: usize) -> usize {
 }
 
 /// Calls `kernel(first_row, rows)` for chunks of whole rows of `data`, at once on several threads where it is long enough.
-pub fn chunks(data: &mut [f32], width: usize, kernel: impl Fn(usize, &mut [f32]) + Sync) {
+pub(crate) fn chunks(data: &mut [f32], width: usize, kernel: impl Fn(usize, &mut [f32]) + Sync) {
     let width = width.max(1);
     let chunk = chunk_rows(data.len() / width, width);
     if chunk * width >= data.len() {
@@ -28,7 +28,12 @@ pub fn chunks(data: &mut [f32], width: usize, kernel: impl Fn(usize, &mut [f32])
 }
 
 /// As [`chunks`], over the same rows of two buffers of one length.
-pub fn chunks2(a: &mut [f32], b: &mut [f32], width: usize, kernel: impl Fn(usize, &mut [f32], &mut [f32]) + Sync) {
+pub(crate) fn chunks2(
+    a: &mut [f32],
+    b: &mut [f32],
+    width: usize,
+    kernel: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+) {
     debug_assert_eq!(a.len(), b.len());
     let width = width.max(1);
     let chunk = chunk_rows(a.len() / width, width);
@@ -42,7 +47,7 @@ pub fn chunks2(a: &mut [f32], b: &mut [f32], width: usize, kernel: impl Fn(usize
 }
 
 /// Runs each task, at once on several threads unless all of them together take fewer than `operations`.
-pub fn tasks<T: Send, I: Send>(
+pub(crate) fn tasks<T: Send, I: Send>(
     tasks: Vec<T>,
     operations: usize,
     scratch: impl Fn() -> I + Sync + Send,

@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 
 /// A network that computes the rows of a prompt.
 #[derive(Debug, Clone, PartialEq)]
-pub enum PromptNetwork {
+pub(crate) enum PromptNetwork {
     /// Three linear layers with ReLU between: `W4 relu(W2 relu(W0 e + b0) + b2) + b4` of each row `e` of an embedding.
     Mlp {
         /// Width between the layers.
@@ -97,7 +97,7 @@ impl PromptNetwork {
 
 /// The parameters of a [`PromptNetwork`].
 #[derive(Module, Debug)]
-pub struct NetworkParams {
+pub(crate) struct NetworkParams {
     /// What the network reads, a row for each vector, `[rows, width]`.
     embedding: Param<Tensor<2>>,
     recurrent: Vec<Bidirectional>,

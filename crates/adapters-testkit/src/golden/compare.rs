@@ -65,7 +65,7 @@ pub fn whole_tensor(got: &TensorData, want: &TensorData, tolerance: Tolerance) -
 
 /// `got` with the values of `want` at the positions that a mask `[batch, seq]` leaves out, so that they are not compared.
 /// `got` and `want` are `[batch, seq, ..]`.
-pub fn where_compared(got: &TensorData, want: &TensorData, mask: &TensorData) -> TensorData {
+pub(super) fn where_compared(got: &TensorData, want: &TensorData, mask: &TensorData) -> TensorData {
     let positions: usize = mask.shape().iter().product();
     let values = want.shape().iter().product::<usize>() / positions.max(1);
     if got.shape().to_vec() != want.shape().to_vec() || values == 0 {

@@ -11,16 +11,16 @@ fn crate_dir() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-pub fn case(name: &str) -> PathBuf {
+pub(crate) fn case(name: &str) -> PathBuf {
     crate_dir().join("tests/heads").join(name)
 }
 
-pub fn encoder(device: &Device) -> Model {
+pub(crate) fn encoder(device: &Device) -> Model {
     let dir = crate_dir().join("golden/bert/base");
     Pretrained::open(&dir).unwrap().encoder(device).unwrap()
 }
 
-pub fn input(expected: &Tensors, device: &Device) -> TextInput {
+pub(crate) fn input(expected: &Tensors, device: &Device) -> TextInput {
     let (inputs, _) = read_safetensors(&crate_dir().join("golden/bert/inputs.safetensors")).unwrap();
     let take = |key| expected.get(key).unwrap_or(&inputs[key]).clone();
     let mask = Tensor::<2, Int>::from_data(take("attention_mask"), device);
@@ -32,7 +32,7 @@ pub fn input(expected: &Tensors, device: &Device) -> TextInput {
     }
 }
 
-pub fn close(name: &str, own: &TensorData, wanted: &TensorData) {
+pub(crate) fn close(name: &str, own: &TensorData, wanted: &TensorData) {
     assert_eq!(own.shape(), wanted.shape(), "{name}");
     let peak = wanted.iter::<f32>().fold(0.0, |peak: f32, x| peak.max(x.abs()));
     for (own, wanted) in own.iter::<f32>().zip(wanted.iter::<f32>()) {

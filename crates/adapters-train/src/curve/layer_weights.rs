@@ -13,11 +13,11 @@ use super::series;
 
 /// Weights, 0 to 1, of several names in each layer from the first on. Values that are not finite are left out.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct LayerWeights {
+pub(crate) struct LayerWeights {
     /// The line above the panel.
-    pub title: String,
+    pub(crate) title: String,
     /// A name and its weight in each layer.
-    pub lines: Vec<(String, Vec<f64>)>,
+    pub(crate) lines: Vec<(String, Vec<f64>)>,
 }
 
 const COLOURS: [RGBColor; 6] = [
@@ -34,7 +34,7 @@ const COLOURS: [RGBColor; 6] = [
 /// # Errors
 ///
 /// As [`draw`](super::draw).
-pub fn draw_layer_weights(weights: &LayerWeights, svg: &Path, png: &Path) -> Result<(), CurveError> {
+pub(crate) fn draw_layer_weights(weights: &LayerWeights, svg: &Path, png: &Path) -> Result<(), CurveError> {
     draw_both(weights, svg, png)
 }
 

@@ -43,7 +43,7 @@ impl Cell<'_> {
     }
 
     /// The value, for an error about its type.
-    pub fn describe(self) -> String {
+    pub(super) fn describe(self) -> String {
         match self {
             Self::Text("") => "an empty cell".into(),
             Self::Text(text) => format!("`{}`", error::shortened(text)),
@@ -74,7 +74,7 @@ impl Record {
     /// # Errors
     ///
     /// [`DataError::WrongType`].
-    pub fn optional_text(&self, field: &str) -> Result<Option<&str>, DataError> {
+    pub(crate) fn optional_text(&self, field: &str) -> Result<Option<&str>, DataError> {
         match self.has(field) {
             true => self.text(field).map(Some),
             false => Ok(None),
@@ -182,7 +182,7 @@ impl Record {
     ///
     /// [`DataError`] for a class that is none of `labels`, for another number of them, or where the field is absent and
     /// `needed`.
-    pub fn class_of_each(
+    pub(crate) fn class_of_each(
         &self,
         field: &str,
         labels: &Labels,
@@ -213,7 +213,7 @@ impl Record {
     /// # Errors
     ///
     /// [`DataError::WrongType`].
-    pub fn optional_index(&self, field: &str) -> Result<Option<usize>, DataError> {
+    pub(crate) fn optional_index(&self, field: &str) -> Result<Option<usize>, DataError> {
         let Some(cell) = self.labeled(field, false)? else {
             return Ok(None);
         };

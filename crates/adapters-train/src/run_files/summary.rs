@@ -12,6 +12,7 @@ use adapters_store::atomic;
 
 /// How a run ended, for tables that compare runs.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Summary {
     /// Accuracy on the test set, 0 to 1.
     pub test_accuracy: Option<f64>,

@@ -26,7 +26,7 @@ pub(super) type Asked<'e> = (&'e [u32], &'e [u32]);
 
 impl Answers {
     /// What an evaluation needs that writes answers; `None` for one that does not.
-    pub fn new(cx: &TaskContext<'_>) -> Result<Option<Self>, TrainError> {
+    pub(super) fn new(cx: &TaskContext<'_>) -> Result<Option<Self>, TrainError> {
         if !cx.options.answers {
             return Ok(None);
         }
@@ -38,7 +38,7 @@ impl Answers {
 
     /// Adds the mean ROUGE-L and the fraction of the answers that are right to the letter, but for spaces around them. An answer is at
     /// most as long as the longest that is expected. Nothing is added where nothing is asked.
-    pub fn add_figures(
+    pub(super) fn add_figures(
         &self,
         evaluation: &mut Evaluation,
         model: &TaskModel,
@@ -49,14 +49,14 @@ impl Answers {
             return Ok(());
         };
         let base = model.adapted.base();
-        let places = base.max_length().saturating_sub(model.adapted.set.positions());
+        let positions = base.max_length().saturating_sub(model.adapted.set.positions());
         let lengths: Vec<usize> = asked.iter().map(|(prompt, _)| prompt.len()).collect();
         let (mut rouge, mut exact) = (0.0, Vec::new());
         for indices in eval_batches(&lengths, batch_size) {
             let prompts: Vec<&[u32]> = indices.iter().map(|index| asked[*index].0).collect();
             let prompt = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or_default();
             let reads_apart = base.kind() == ModelKind::EncoderDecoder;
-            let left = places.saturating_sub(if reads_apart { 1 } else { prompt });
+            let left = positions.saturating_sub(if reads_apart { 1 } else { prompt });
             let generation = Generation {
                 max_new_tokens: longest.min(left),
                 stop: self.stop.clone(),
@@ -67,7 +67,8 @@ impl Answers {
                 false => generation.run(&model.adapted, &prompts, |_, _| ()),
             }?;
             for (index, written) in indices.iter().zip(written) {
-                let expected = self.tokenizer.decode(asked[*index].1)?;
+                let mut expected = asked[*index].1.split(|id| self.stop.contains(id));
+                let expected = self.tokenizer.decode(expected.next().unwrap_or_default())?;
                 let written = self.tokenizer.decode(&written)?;
                 rouge += rouge_l(&written, &expected);
                 exact.push(written.trim() == expected.trim());

@@ -23,14 +23,14 @@ pub(super) struct Classification(Classes);
 /// What classification has in common, whatever is classified.
 #[derive(Debug)]
 pub(super) struct Classes {
-    pub labels: Labels,
-    pub head: HeadConfig,
+    pub(super) labels: Labels,
+    pub(super) head: HeadConfig,
     /// How much each class weighs.
     weights: Option<Vec<f32>>,
 }
 
 impl Classes {
-    pub fn new(cx: &TaskContext<'_>) -> Self {
+    pub(super) fn new(cx: &TaskContext<'_>) -> Self {
         let labels = cx.options.labels.clone();
         let kind = HeadKind::Classification { pooling: cx.pooling() };
         Self {
@@ -40,18 +40,18 @@ impl Classes {
         }
     }
 
-    pub fn serves(head: &HeadConfig) -> bool {
+    pub(super) fn serves(head: &HeadConfig) -> bool {
         matches!(head.kind, HeadKind::Classification { .. }) && !head.is_regression()
     }
 
     /// The classes of a batch; `None` where an example has none.
-    pub fn targets(classes: impl Iterator<Item = Option<usize>>, device: &Device) -> Option<Targets> {
+    pub(super) fn targets(classes: impl Iterator<Item = Option<usize>>, device: &Device) -> Option<Targets> {
         let classes: Option<Vec<i64>> = classes.map(|class| Some(class? as i64)).collect();
         classes.map(|classes| Targets::Classes(ints(classes, device)))
     }
 
     /// The loss of the head. With weights, the mean over the weights of the batch, as PyTorch's `CrossEntropyLoss` has it.
-    pub fn loss(
+    pub(super) fn loss(
         &self,
         model: &TaskModel,
         hidden: Tensor<3>,
@@ -67,12 +67,12 @@ impl Classes {
         }
     }
 
-    pub fn figures(&self, outputs: &[Outputs], targets: impl Iterator<Item = Option<usize>>) -> Option<Figures> {
+    pub(super) fn figures(&self, outputs: &[Outputs], targets: impl Iterator<Item = Option<usize>>) -> Option<Figures> {
         class_figures(outputs, targets, self.labels.names())
     }
 
     /// The likeliest class and its probability.
-    pub fn describe(&self, outputs: &Outputs) -> String {
+    pub(super) fn describe(&self, outputs: &Outputs) -> String {
         let class = largest(&outputs.values);
         let probability = probability(&outputs.values, class);
         format!("{}\t{probability:.4}", self.labels.name(class))

@@ -12,25 +12,25 @@ use crate::error::TrainError;
 /// 10 % a random one, 10 % stay. *BERT*, Devlin et al., 2018, <https://arxiv.org/abs/1810.04805>.
 #[derive(Clone, Debug)]
 pub(crate) struct Masking {
-    pub probability: f64,
-    pub mask_id: u32,
-    pub vocab: u32,
-    pub special: Vec<u32>,
+    pub(crate) probability: f64,
+    pub(crate) mask_id: u32,
+    pub(crate) vocab: u32,
+    pub(crate) special: Vec<u32>,
 }
 
 /// Rows with hidden tokens, where those are, and what they were.
 pub(crate) struct Masked {
-    pub rows: Vec<Encoded>,
+    pub(crate) rows: Vec<Encoded>,
     /// Row and position in the row, row by row.
-    pub positions: Vec<(usize, usize)>,
-    pub tokens: Vec<i64>,
+    pub(crate) positions: Vec<(usize, usize)>,
+    pub(crate) tokens: Vec<i64>,
 }
 
 impl Masking {
     /// # Errors
     ///
     /// [`TrainError::Value`] if the tokenizer has no mask token.
-    pub fn new(probability: f64, tokenizer: &TextTokenizer, vocab: usize) -> Result<Self, TrainError> {
+    pub(super) fn new(probability: f64, tokenizer: &TextTokenizer, vocab: usize) -> Result<Self, TrainError> {
         let mask_id = tokenizer
             .token_id("[MASK]")
             .or_else(|| tokenizer.token_id("<mask>"))
@@ -48,7 +48,7 @@ impl Masking {
     }
 
     /// Hides tokens of rows, each with its index in the file, which selects a stream of the seed of its own.
-    pub fn hide(&self, given: &[(usize, &Encoded)], seed: u64) -> Masked {
+    pub(super) fn hide(&self, given: &[(usize, &Encoded)], seed: u64) -> Masked {
         let mut rows: Vec<Encoded> = given.iter().map(|(_, row)| (*row).clone()).collect();
         let (mut positions, mut tokens) = (Vec::new(), Vec::new());
         let fraction = |x: u32| f64::from(x) / (f64::from(u32::MAX) + 1.0);

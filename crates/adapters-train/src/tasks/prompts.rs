@@ -12,11 +12,11 @@ use crate::error::TrainError;
 /// One row: a prompt with its completion, or several that were packed together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Row {
-    pub ids: Vec<u32>,
+    pub(super) ids: Vec<u32>,
     /// Whether the token is to be predicted from those before it.
     learned: Vec<bool>,
     /// Lengths of the texts that were packed into the row; none of a row that is one text.
-    pub texts: Vec<usize>,
+    pub(super) texts: Vec<usize>,
     /// Texts in the row of which something was cut off.
     pub truncated: usize,
 }
@@ -42,7 +42,7 @@ pub(super) struct Layout<'a> {
     tokenizer: &'a TextTokenizer,
     template: Option<ChatTemplate>,
     /// The token that ends a completion.
-    pub end: Option<u32>,
+    pub(super) end: Option<u32>,
 }
 
 impl<'a> Layout<'a> {
@@ -51,7 +51,7 @@ impl<'a> Layout<'a> {
     /// # Errors
     ///
     /// Those of the chat template, if the options select it.
-    pub fn new(cx: &TaskContext<'a>) -> Result<Self, TrainError> {
+    pub(super) fn new(cx: &TaskContext<'a>) -> Result<Self, TrainError> {
         Ok(Self {
             tokenizer: cx.tokenizer()?,
             template: chat_template(cx.options.template, cx.pretrained)?.map(|template| template.at(cx.options.time)),
@@ -60,7 +60,7 @@ impl<'a> Layout<'a> {
     }
 
     /// The row of a passage.
-    pub fn row(&self, record: &Record, fields: &Fields) -> Result<Row, TrainError> {
+    pub(super) fn row(&self, record: &Record, fields: &Fields) -> Result<Row, TrainError> {
         let mut row = Row::default();
         match record.passage(fields)? {
             Passage::Text(text) => {
@@ -90,7 +90,7 @@ impl<'a> Layout<'a> {
     }
 
     /// The ids of a prompt, and of its completion with what ends it.
-    pub fn encode(&self, prompt: &str, completion: &str) -> Result<(Vec<u32>, Vec<u32>), TrainError> {
+    pub(super) fn encode(&self, prompt: &str, completion: &str) -> Result<(Vec<u32>, Vec<u32>), TrainError> {
         let Some(template) = &self.template else {
             let mut answer = self.tokenizer.encode_whole(completion, false)?;
             answer.extend(self.end);
@@ -152,7 +152,7 @@ pub(super) fn check_vocabulary<'i>(mut ids: impl Iterator<Item = &'i u32>, vocab
 }
 
 impl Row {
-    pub fn extend(&mut self, ids: Vec<u32>, learned: bool) {
+    pub(super) fn extend(&mut self, ids: Vec<u32>, learned: bool) {
         self.learned.resize(self.learned.len() + ids.len(), learned);
         self.ids.extend(ids);
     }
@@ -165,7 +165,7 @@ impl Row {
     }
 
     /// Of each text of the row the tokens before its last answer and those of the answer. A text all of which is learned has none.
-    pub fn answers(&self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+    pub(super) fn answers(&self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
         let whole = [self.ids.len()];
         let lengths = if self.texts.is_empty() {
             whole.to_vec()
@@ -186,18 +186,18 @@ impl Row {
     }
 
     /// Cuts off what is beyond `length` tokens.
-    pub fn cut(&mut self, length: usize) {
+    pub(super) fn cut(&mut self, length: usize) {
         self.truncated += usize::from(self.ids.len() > length);
         self.ids.truncate(length);
         self.learned.truncate(length);
     }
 
     /// Where the tokens to be predicted are; never the first, which has nothing before it.
-    pub fn predicted(&self) -> impl Iterator<Item = usize> {
+    pub(super) fn predicted(&self) -> impl Iterator<Item = usize> {
         (1..self.ids.len()).filter(|t| self.learned[*t])
     }
 
-    pub fn predictions(&self) -> usize {
+    pub(super) fn predictions(&self) -> usize {
         self.predicted().count()
     }
 }

@@ -12,9 +12,9 @@ use crate::inputs::{Batch, text_input};
 #[derive(Debug)]
 pub(crate) struct TextExample<T> {
     /// Token ids.
-    pub encoded: Encoded,
+    pub(crate) encoded: Encoded,
     /// What is to be predicted; `None` where it is not known.
-    pub target: Option<T>,
+    pub(crate) target: Option<T>,
 }
 
 /// Encodes the text of each record, with the second one where the task has pairs, and reads its target.
@@ -91,6 +91,7 @@ pub(crate) fn batch(rows: &[&Encoded], predictions: usize, model: &Model, device
         target_positions: Vec::new(),
         targets: None,
         predictions,
+        tasks: Vec::new(),
     }
 }
 

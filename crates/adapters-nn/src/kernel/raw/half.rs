@@ -3,16 +3,16 @@
 use super::MatMut;
 
 /// Columns of a panel of the packed matrix.
-pub const PANEL: usize = 32;
+pub(crate) const PANEL: usize = 32;
 /// Rows that the loop computes at once: with two vectors of columns, 24 sums stay in registers.
-pub const ROWS: usize = 12;
+pub(crate) const ROWS: usize = 12;
 
 /// Pairs of numbers from one row of the left factor to the next; a panel of as many pairs and the rows it meets stay in the
 /// nearest cache.
-pub const STRIDE: usize = 128;
+pub(crate) const STRIDE: usize = 128;
 
 /// Whether the processor has the instruction.
-pub fn available() -> bool {
+pub(crate) fn available() -> bool {
     #[cfg(target_arch = "x86_64")]
     return std::arch::is_x86_feature_detected!("avx512bf16") && std::arch::is_x86_feature_detected!("avx512f");
     #[cfg(not(target_arch = "x86_64"))]
@@ -21,7 +21,7 @@ pub fn available() -> bool {
 
 /// Whether the processor multiplies pairs of bf16 twice as fast as numbers of `f32`, as AMD's with the instruction do. Intel's
 /// have one unit for it and two for `f32` (measured: 0.65 of the speed of `f32`).
-pub fn is_twice_as_fast() -> bool {
+pub(crate) fn is_twice_as_fast() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
         #[allow(unused_unsafe)] // Safe in later versions of the standard library.
@@ -41,7 +41,7 @@ pub fn is_twice_as_fast() -> bool {
 ///
 /// Panics if the instruction is not [`available`], or on slices too short for `out`'s shape, which is at most [`ROWS`] by
 /// [`PANEL`] with dense rows.
-pub fn panel(a: &[u32], b: &[u32], pairs: usize, out: &mut MatMut<'_>, add: bool, bias: Option<&[f32]>) {
+pub(crate) fn panel(a: &[u32], b: &[u32], pairs: usize, out: &mut MatMut<'_>, add: bool, bias: Option<&[f32]>) {
     let [rows, columns] = [out.rows, out.columns];
     assert!(available(), "AVX-512 BF16");
     assert!((1..=ROWS).contains(&rows) && (1..=PANEL).contains(&columns) && out.column_stride == 1);
@@ -75,7 +75,7 @@ pub fn panel(a: &[u32], b: &[u32], pairs: usize, out: &mut MatMut<'_>, add: bool
 /// # Panics
 ///
 /// Panics if the instruction is not [`available`], or on an `out` that is too short.
-pub fn round(x: &[f32], out: &mut [u32]) {
+pub(crate) fn round(x: &[f32], out: &mut [u32]) {
     assert!(available(), "AVX-512 BF16");
     assert!(out.len() >= x.len().div_ceil(2));
     #[cfg(target_arch = "x86_64")]
@@ -165,14 +165,14 @@ unsafe fn rows_at_once<const R: usize>(
             }
             // SAFETY: `row` is a row of `out`, and the mask keeps to its columns and to those of `bias`.
             unsafe {
-                let place = out.data.offset(row as isize * out.row_stride).add(16 * half);
+                let target = out.data.offset(row as isize * out.row_stride).add(16 * half);
                 if add {
-                    sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, place));
+                    sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, target));
                 }
                 if let Some(bias) = bias {
                     sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, bias.as_ptr().add(16 * half)));
                 }
-                _mm512_mask_storeu_ps(place, mask, sum);
+                _mm512_mask_storeu_ps(target, mask, sum);
             }
         }
     }

@@ -4,8 +4,8 @@
 
 #![allow(unsafe_code)]
 
-pub mod half;
-pub mod tiles;
+pub(crate) mod half;
+pub(crate) mod tiles;
 
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
@@ -18,7 +18,7 @@ use rayon::prelude::*;
 /// In a debug build all its bits are set, which is no number, so that a kernel that leaves one out fails its test; in a release
 /// build the numbers are whatever the memory held, since clearing it first costs as much as a kernel.
 #[allow(clippy::uninit_vec, reason = "the caller fills it before it reads")]
-pub fn unfilled<N: AnyBitPattern>(len: usize) -> Vec<N> {
+pub(crate) fn unfilled<N: AnyBitPattern>(len: usize) -> Vec<N> {
     if cfg!(debug_assertions) {
         return vec![pod_read_unaligned(&[0xFF; size_of::<Line>()][..size_of::<N>()]); len];
     }
@@ -45,16 +45,16 @@ unsafe impl AnyBitPattern for Line {}
 
 /// A buffer of pairs of numbers in bf16 that begins with a cache line, so that rows of whole lines are read at full speed.
 #[derive(Debug)]
-pub struct Words(Vec<Line>);
+pub(crate) struct Words(Vec<Line>);
 
 impl Words {
     /// `len` zeros, or a few more.
-    pub fn zeros(len: usize) -> Self {
+    pub(crate) fn zeros(len: usize) -> Self {
         Self(vec![Line([0; Line::WORDS]); len.div_ceil(Line::WORDS)])
     }
 
     /// As [`zeros`](Self::zeros), for the caller to fill, like [`unfilled`].
-    pub fn unfilled(len: usize) -> Self {
+    pub(crate) fn unfilled(len: usize) -> Self {
         Self(unfilled(len.div_ceil(Line::WORDS)))
     }
 }
@@ -77,7 +77,7 @@ impl DerefMut for Words {
 
 /// A matrix that is read, at any strides inside a slice.
 #[derive(Clone, Copy, Debug)]
-pub struct Mat<'a> {
+pub(crate) struct Mat<'a> {
     data: *const f32,
     rows: usize,
     columns: usize,
@@ -97,7 +97,7 @@ impl<'a> Mat<'a> {
     /// # Panics
     ///
     /// Panics if an element lies outside of `data`.
-    pub fn new(data: &'a [f32], offset: usize, [rows, columns]: [usize; 2], strides: [isize; 2]) -> Self {
+    pub(crate) fn new(data: &'a [f32], offset: usize, [rows, columns]: [usize; 2], strides: [isize; 2]) -> Self {
         check(data.len(), offset, [rows, columns], strides);
         Self {
             // SAFETY: with at least one element, `offset` is inside of `data` as checked; with none, it is not moved.
@@ -115,12 +115,12 @@ impl<'a> Mat<'a> {
     /// # Panics
     ///
     /// Panics if `data` has fewer than `rows * columns` numbers.
-    pub fn dense(data: &'a [f32], rows: usize, columns: usize) -> Self {
+    pub(crate) fn dense(data: &'a [f32], rows: usize, columns: usize) -> Self {
         Self::new(data, 0, [rows, columns], [columns as isize, 1])
     }
 
     /// The transposed matrix, without a copy.
-    pub fn transposed(self) -> Self {
+    pub(crate) fn transposed(self) -> Self {
         Self {
             rows: self.columns,
             columns: self.rows,
@@ -135,7 +135,7 @@ impl<'a> Mat<'a> {
     /// # Panics
     ///
     /// Panics if there are not as many.
-    pub fn rows(self, first: usize, count: usize) -> Self {
+    pub(crate) fn rows(self, first: usize, count: usize) -> Self {
         assert!(first + count <= self.rows, "rows of a matrix");
         let moved = if count == 0 {
             0
@@ -157,12 +157,12 @@ impl Mat<'_> {
     /// # Panics
     ///
     /// Panics if there are not as many.
-    pub fn columns(self, first: usize, count: usize) -> Self {
+    pub(crate) fn columns(self, first: usize, count: usize) -> Self {
         self.transposed().rows(first, count).transposed()
     }
 
     /// Rows and columns.
-    pub fn shape(&self) -> [usize; 2] {
+    pub(crate) fn shape(&self) -> [usize; 2] {
         [self.rows, self.columns]
     }
 
@@ -171,7 +171,7 @@ impl Mat<'_> {
     /// # Panics
     ///
     /// Panics if `out` is another matrix.
-    pub fn copy_to(self, out: &mut MatMut<'_>) {
+    pub(crate) fn copy_to(self, out: &mut MatMut<'_>) {
         assert_eq!(out.shape(), self.shape(), "the shapes of two matrices");
         for row in 0..self.rows {
             let start = row as isize * self.row_stride;
@@ -185,7 +185,7 @@ impl Mat<'_> {
 
 /// A matrix that is written, at any strides inside a slice.
 #[derive(Debug)]
-pub struct MatMut<'a> {
+pub(crate) struct MatMut<'a> {
     data: *mut f32,
     rows: usize,
     columns: usize,
@@ -203,7 +203,7 @@ impl<'a> MatMut<'a> {
     /// # Panics
     ///
     /// Panics if `data` has fewer than `rows * columns` numbers.
-    pub fn dense(data: &'a mut [f32], rows: usize, columns: usize) -> Self {
+    pub(crate) fn dense(data: &'a mut [f32], rows: usize, columns: usize) -> Self {
         check(data.len(), 0, [rows, columns], [columns as isize, 1]);
         Self {
             data: data.as_mut_ptr(),
@@ -221,7 +221,7 @@ impl<'a> MatMut<'a> {
     /// # Panics
     ///
     /// Panics if `data` is of another length.
-    pub fn heads(data: &'a mut [f32], [batch, seq, heads, width]: [usize; 4]) -> Vec<Self> {
+    pub(crate) fn heads(data: &'a mut [f32], [batch, seq, heads, width]: [usize; 4]) -> Vec<Self> {
         assert_eq!(data.len(), batch * seq * heads * width, "a buffer of heads");
         let start = data.as_mut_ptr();
         let head = |index: usize| {
@@ -246,7 +246,7 @@ impl<'a> MatMut<'a> {
     /// # Panics
     ///
     /// Panics if there are not as many.
-    pub fn rows(&mut self, first: usize, count: usize) -> MatMut<'_> {
+    pub(crate) fn rows(&mut self, first: usize, count: usize) -> MatMut<'_> {
         self.tile([first, count], [0, self.columns])
     }
 
@@ -255,7 +255,7 @@ impl<'a> MatMut<'a> {
     /// # Panics
     ///
     /// Panics if there are not as many.
-    pub fn tile(&mut self, rows: [usize; 2], columns: [usize; 2]) -> MatMut<'_> {
+    pub(crate) fn tile(&mut self, rows: [usize; 2], columns: [usize; 2]) -> MatMut<'_> {
         assert!(
             rows[0] + rows[1] <= self.rows && columns[0] + columns[1] <= self.columns,
             "a tile of a matrix"
@@ -275,7 +275,7 @@ impl<'a> MatMut<'a> {
     }
 
     /// The whole in tiles of at most `rows` by `columns`, with the row and the column each starts at.
-    pub fn tiles(self, rows: usize, columns: usize) -> Vec<(usize, usize, Self)> {
+    pub(crate) fn tiles(self, rows: usize, columns: usize) -> Vec<(usize, usize, Self)> {
         let mut tiles = Vec::new();
         for row in (0..self.rows).step_by(rows.max(1)) {
             for column in (0..self.columns).step_by(columns.max(1)) {
@@ -296,7 +296,7 @@ impl<'a> MatMut<'a> {
     }
 
     /// Rows and columns.
-    pub fn shape(&self) -> [usize; 2] {
+    pub(crate) fn shape(&self) -> [usize; 2] {
         [self.rows, self.columns]
     }
 
@@ -305,7 +305,7 @@ impl<'a> MatMut<'a> {
     /// # Panics
     ///
     /// Panics on another matrix, or if there is no such row.
-    pub fn row(&mut self, row: usize) -> &mut [f32] {
+    pub(crate) fn row(&mut self, row: usize) -> &mut [f32] {
         assert!(row < self.rows && self.column_stride == 1, "a dense row of a matrix");
         // SAFETY: the elements of a row of this matrix, which is borrowed exclusively, follow each other.
         unsafe { std::slice::from_raw_parts_mut(self.data.offset(row as isize * self.row_stride), self.columns) }
@@ -332,7 +332,7 @@ fn check(len: usize, offset: usize, shape: [usize; 2], strides: [isize; 2]) {
 /// # Panics
 ///
 /// Panics if `out` has not as many numbers as the product.
-pub fn layer_product(out: &mut [f32], x: Mat<'_>, weight: Mat<'_>) {
+pub(crate) fn layer_product(out: &mut [f32], x: Mat<'_>, weight: Mat<'_>) {
     /// Rows below which the time goes into reading the weight.
     const FEW: usize = 16;
     let ([rows, inner], [_, columns]) = (x.shape(), weight.shape());
@@ -354,7 +354,7 @@ pub fn layer_product(out: &mut [f32], x: Mat<'_>, weight: Mat<'_>) {
 /// # Panics
 ///
 /// Panics if `out` has not as many numbers as the product.
-pub fn weight_gradient(out: &mut [f32], x: Mat<'_>, grad: Mat<'_>) {
+pub(crate) fn weight_gradient(out: &mut [f32], x: Mat<'_>, grad: Mat<'_>) {
     let ([inner, rows], [_, columns]) = (x.shape(), grad.shape());
     let threads = match inner.saturating_mul(rows).saturating_mul(columns) {
         0..0x4_0000 => 1,
@@ -377,7 +377,7 @@ pub fn weight_gradient(out: &mut [f32], x: Mat<'_>, grad: Mat<'_>) {
 /// # Panics
 ///
 /// Panics if the shapes do not fit.
-pub fn product(out: MatMut<'_>, a: Mat<'_>, b: Mat<'_>, scale: f32, add: bool, parallel: bool) {
+pub(crate) fn product(out: MatMut<'_>, a: Mat<'_>, b: Mat<'_>, scale: f32, add: bool, parallel: bool) {
     assert_eq!(
         (out.rows, out.columns, a.columns),
         (a.rows, b.columns, b.rows),

@@ -6,13 +6,13 @@ use super::MatMut;
 use super::half::PANEL;
 
 /// Rows of the left factor that [`Tiles::panel`] multiplies at once.
-pub const ROWS: usize = 32;
+pub(crate) const ROWS: usize = 32;
 
 /// The pairs of numbers of a panel are a multiple of this.
-pub const PAIRS: usize = 16;
+pub(crate) const PAIRS: usize = 16;
 
 /// Whether the processor has the unit and the system lets this process use it.
-pub fn available() -> bool {
+pub(crate) fn available() -> bool {
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     {
         use std::sync::LazyLock;
@@ -70,7 +70,7 @@ fn permitted() -> bool {
 
 /// What a product starts from.
 #[derive(Clone, Copy, Debug)]
-pub enum Start<'a> {
+pub(crate) enum Start<'a> {
     /// Nothing.
     Zero,
     /// What is in the output.
@@ -81,11 +81,11 @@ pub enum Start<'a> {
 
 /// The tile unit, set up for the thread that holds this.
 #[derive(Debug)]
-pub struct Tiles(PhantomData<*const ()>);
+pub(crate) struct Tiles(PhantomData<*const ()>);
 
 impl Tiles {
     /// `None` where the unit is not [`available`].
-    pub fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         if !available() {
             return None;
         }
@@ -116,7 +116,7 @@ impl Tiles {
     ///
     /// Panics on slices that are too short, on `pairs` that are no multiple of [`PAIRS`], and on an `out` of more than [`ROWS`] by
     /// [`PANEL`] numbers or without dense rows.
-    pub fn panel<const P: usize>(
+    pub(crate) fn panel<const P: usize>(
         &self,
         a: [&[u32]; P],
         stride: usize,
@@ -203,7 +203,7 @@ mod instructions {
     ///
     /// Tiles are set up, and the rows may be read.
     #[inline(always)]
-    pub unsafe fn load<const T: usize, N>(rows: *const N, stride: isize) {
+    pub(super) unsafe fn load<const T: usize, N>(rows: *const N, stride: isize) {
         // SAFETY: as the caller promises.
         unsafe {
             asm!("tileloadd tmm{t}, [{rows} + {stride}*1]", t = const T, rows = in(reg) rows, stride = in(reg) stride,
@@ -217,7 +217,7 @@ mod instructions {
     ///
     /// Tiles are set up, and the rows may be written.
     #[inline(always)]
-    pub unsafe fn store<const T: usize>(rows: *mut f32, stride: isize) {
+    pub(super) unsafe fn store<const T: usize>(rows: *mut f32, stride: isize) {
         // SAFETY: as the caller promises.
         unsafe {
             asm!("tilestored [{rows} + {stride}*1], tmm{t}", t = const T, rows = in(reg) rows, stride = in(reg) stride,
@@ -231,7 +231,7 @@ mod instructions {
     ///
     /// Tiles are set up.
     #[inline(always)]
-    pub unsafe fn zero() {
+    pub(super) unsafe fn zero() {
         // SAFETY: as the caller promises.
         unsafe {
             asm!(
@@ -250,7 +250,7 @@ mod instructions {
     ///
     /// Tiles are set up.
     #[inline(always)]
-    pub unsafe fn multiply() {
+    pub(super) unsafe fn multiply() {
         // SAFETY: as the caller promises.
         unsafe {
             asm!(
@@ -321,7 +321,7 @@ unsafe fn whole<const P: usize>(
 /// # Panics
 ///
 /// Panics if the unit is not [`available`], on an odd number of numbers, or on another length of `out`.
-pub fn split(x: &[f32], out: [&mut [u32]; 3]) {
+pub(crate) fn split(x: &[f32], out: [&mut [u32]; 3]) {
     assert!(available(), "AMX");
     assert!(x.len().is_multiple_of(2) && out.iter().all(|plane| plane.len() == x.len() / 2));
     #[cfg(target_arch = "x86_64")]
@@ -336,7 +336,7 @@ pub fn split(x: &[f32], out: [&mut [u32]; 3]) {
 /// # Panics
 ///
 /// Panics if the unit is not [`available`], or on other lengths than [`PANEL`].
-pub fn split_rows(even: &[f32], odd: &[f32], out: [&mut [u32]; 3]) {
+pub(crate) fn split_rows(even: &[f32], odd: &[f32], out: [&mut [u32]; 3]) {
     assert!(available(), "AMX");
     assert!(even.len() == PANEL && odd.len() == PANEL && out.iter().all(|plane| plane.len() == PANEL));
     #[cfg(target_arch = "x86_64")]
@@ -357,7 +357,7 @@ mod vectors {
     /// The processor has AVX-512 F and BF16.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bf16")]
-    pub unsafe fn three(x: __m512) -> [__m256i; 3] {
+    pub(super) unsafe fn three(x: __m512) -> [__m256i; 3] {
         let mut left = x;
         let mut parts = [_mm256_setzero_si256(); 3];
         for part in &mut parts {
