@@ -55,10 +55,7 @@ impl AtomicWriteError {
 ///
 /// When the temporary file cannot be made, written, flushed to the disk or renamed. The old file is then unchanged.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), AtomicWriteError> {
-    write_with(path, |file| {
-        file.write_all(bytes)
-            .map_err(|source| AtomicWriteError::new(path, source))
-    })
+    write_with(path, |file| file.write_all(bytes))
 }
 
 /// Replaces `path` by what `fill` writes.
@@ -66,7 +63,14 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), AtomicWriteError> {
 /// # Errors
 ///
 /// Those of [`write()`], and whatever `fill` returns.
-pub fn write_with<E: From<AtomicWriteError>>(
+pub fn write_with(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), AtomicWriteError> {
+    write_checked(path, |file| {
+        fill(file).map_err(|source| AtomicWriteError::new(path, source))
+    })
+}
+
+/// As [`write_with`], for what fails in other ways than writing.
+pub(crate) fn write_checked<E: From<AtomicWriteError>>(
     path: &Path,
     fill: impl FnOnce(&mut File) -> Result<(), E>,
 ) -> Result<(), E> {
@@ -179,8 +183,8 @@ mod tests {
         let path = folder.path().join("state.bin");
         write(&path, b"old").unwrap();
         let error = write_with(&path, |file| {
-            file.write_all(b"half of the n").unwrap();
-            Err(AtomicWriteError::new(&path, full()))
+            file.write_all(b"half of the n")?;
+            Err(full())
         })
         .unwrap_err();
         assert_eq!(error.source.kind(), io::ErrorKind::StorageFull);

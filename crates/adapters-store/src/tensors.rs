@@ -177,7 +177,7 @@ pub fn write_each<'t, E: From<StoreError> + From<AtomicWriteError>>(
     let header = Metadata::new(Some(marks), infos).map_err(|e| damaged(e.to_string()))?;
     let mut header = serde_json::to_vec(&header).map_err(|e| damaged(e.to_string()))?;
     header.resize(header.len().next_multiple_of(8), b' ');
-    atomic::write_with(path, |file| {
+    atomic::write_checked(path, |file| {
         let failed = |source| StoreError::from(AtomicWriteError::new(path, source));
         let mut file = BufWriter::with_capacity(1 << 20, file);
         file.write_all(&(header.len() as u64).to_le_bytes()).map_err(failed)?;
