@@ -2,10 +2,12 @@
 
 use adapters_core::{AdapterSet, AttachReport, Composition, Ctx, Error, Forward, Host, IntoMethod};
 use adapters_module::Frozen;
+use adapters_nn::Precision;
 use burn::module::Module;
 use burn::tensor::Device;
 
 use crate::merge::{MergeReport, merge};
+use crate::quantize::{QuantizeReport, quantize};
 
 /// How an adapter is attached.
 #[derive(Clone, Debug, Default)]
@@ -133,6 +135,37 @@ impl<M: Host + Module + Sync> Adapted<M> {
         self.set.attach(name, method, &*self.base, options.seed, &device)
     }
 
+    /// Attaches a new adapter as [`attach_with`](Self::attach_with), with initial values that follow from what its layers read of
+    /// `inputs` in the base alone, where its method has such (LoRA's `eva` and `corda`). Others read nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`attach_with`](Self::attach_with), those of the base's forward pass, and [`Error::CannotBuild`] for a layer that no input
+    /// has reached.
+    pub fn attach_from_inputs<I: Into<M::Input>>(
+        &mut self,
+        name: &str,
+        method: impl IntoMethod,
+        inputs: impl IntoIterator<Item = I>,
+        options: &AttachOptions,
+    ) -> Result<AttachReport, Error>
+    where
+        M: Forward,
+    {
+        let method = method.into_method()?;
+        let Some(start) = method.capabilities().from_inputs else {
+            return self.attach_with(name, method, options);
+        };
+        let mut recording = self.without_adapters();
+        recording.attach(name, start.recorder()?)?;
+        recording.activate(name)?;
+        for input in inputs {
+            recording.forward(input)?;
+        }
+        let started = start.started(recording.set.attached(name)?, recording.base())?;
+        self.attach_with(name, started, options)
+    }
+
     /// Merges an adapter into the base of this model: it then computes without adapters what it computed with that one
     /// active. Others that share the base keep theirs. A composition with the adapter is deactivated, and
     /// [`reset`](Self::reset) takes the adapter out again.
@@ -162,6 +195,11 @@ impl<M: Host + Module + Sync> Adapted<M> {
             self.deactivate();
         }
         Ok(report)
+    }
+
+    /// Holds the weights of the base in fewer bits, as [`quantize`] does. Others that share the base keep theirs.
+    pub fn quantize(&mut self, precision: Precision) -> QuantizeReport {
+        quantize(self.base.make_mut(), precision)
     }
 
     /// Where the base is.

@@ -11,6 +11,7 @@ mod layer;
 mod presets;
 mod projection;
 mod reduction;
+mod shadow;
 #[cfg(test)]
 mod tests;
 
@@ -19,3 +20,4 @@ pub use compacter::{RuleInit, WeightInit};
 pub use invertible::CouplingKind;
 pub use projection::{Dense, Init, Side};
 pub use reduction::Reduction;
+pub use shadow::Shadow;

@@ -5,13 +5,12 @@ use std::path::{Path, PathBuf};
 use adapters::core::Format;
 use adapters::models::heads::HeadKind;
 use adapters::models::{ChatTime, Head, Model, ModelKind, Pretrained, TextTokenizer};
-use adapters::store::{BaseMatch, LoadOptions, LoadReport, Manifest, Setup};
+use adapters::store::{BaseMatch, LoadOptions, LoadReport, Manifest, Setup, layer_replication, read_json};
 use adapters::train::{
     Evaluation, Fields, Labels, OpenTask, Records, TaskContext, TaskData, TaskKind, TaskModel, TaskOptions, Template,
     tokenizer_of,
 };
-use adapters::{Adapted, AdapterFiles, AttachReport, Composition, Host, METHODS, device_caution, parse_device};
-use burn::module::Module;
+use adapters::{Adapted, AdapterFiles, AttachReport, Composition, METHODS, device_caution, parse_device};
 use burn::tensor::Device;
 
 use crate::failure::Failure;
@@ -119,13 +118,20 @@ pub(crate) fn pretrained(dir: &Path, adapter: Option<&Path>, accept: AcceptArgs)
 }
 
 /// A base with an active adapter, and below it the one it was trained on top of; or with a whole saved setup.
-pub(crate) fn adapted<M: Host + Module + Sync>(
-    base: M,
+///
+/// What an adapter of peft needs besides its own files is there, too: the layers of a base that uses some of them several times
+/// (`layer_replication`), and the adapters that X-LoRA weighs.
+pub(crate) fn adapted(
+    base: Model,
     adapter: &Path,
     allow_bin: bool,
     device: &Device,
-) -> Result<(Adapted<M>, LoadReport), Failure> {
-    let mut adapted = Adapted::new(base);
+) -> Result<(Adapted<Model>, LoadReport), Failure> {
+    let needs = Needs::read(adapter)?;
+    let mut adapted = Adapted::new(match needs.layer_replication.as_slice() {
+        [] => base,
+        ranges => base.with_layer_replication(ranges)?,
+    });
     let options = LoadOptions {
         allow_bin,
         ..LoadOptions::default()
@@ -148,6 +154,13 @@ pub(crate) fn adapted<M: Host + Module + Sync>(
         };
         return Ok((adapted, report));
     }
+    for (name, folder) in &needs.experts {
+        let options = LoadOptions {
+            name: Some(name.clone()),
+            ..options.clone()
+        };
+        adapted.load_with(folder, &METHODS, &options)?;
+    }
     let mut load = |dir: &Path| adapted.load_with(dir, &METHODS, &options);
     let report = load(adapter)?;
     let name = report.attached.adapter.as_str();
@@ -157,6 +170,38 @@ pub(crate) fn adapted<M: Host + Module + Sync>(
     };
     adapted.activate(active)?;
     Ok((adapted, report))
+}
+
+/// What the adapter of a folder needs besides its own files.
+#[derive(Default)]
+struct Needs {
+    layer_replication: Vec<[usize; 2]>,
+    /// Names and folders.
+    experts: Vec<(String, PathBuf)>,
+}
+
+impl Needs {
+    fn read(adapter: &Path) -> Result<Self, Failure> {
+        let path = adapter.join("adapter_config.json");
+        if !path.exists() {
+            return Ok(Self::default());
+        }
+        let config: serde_json::Value = read_json(&path)?;
+        let experts = match (config["peft_type"].as_str(), config["adapters"].as_object()) {
+            (Some("XLORA"), Some(experts)) => experts.clone(),
+            _ => serde_json::Map::new(),
+        };
+        // A folder is named as it was when the adapter was trained, or next to that of the router.
+        let found = |(name, folder): (String, serde_json::Value)| {
+            let folder = PathBuf::from(folder.as_str().unwrap_or_default());
+            let beside = adapter.join(&folder);
+            (name, if beside.exists() { beside } else { folder })
+        };
+        Ok(Self {
+            layer_replication: layer_replication(adapter)?.unwrap_or_default(),
+            experts: experts.into_iter().map(found).collect(),
+        })
+    }
 }
 
 /// Everything `eval` and `predict` need.

@@ -7,6 +7,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use adapters::store::{read_safetensors, write_safetensors};
 use serde_json::json;
 
 use words::{golden, model};
@@ -198,4 +199,43 @@ fn an_adapter_brings_its_own_template_and_folders_above_are_told_apart() {
     let said = fails(&base, &["--prompt", "w5", "--adapter", above.to_str().unwrap()]);
     let said = said.split_whitespace().collect::<String>();
     assert!(said.contains("run/reviews"), "{said}");
+}
+
+/// Adapters of peft that need more than their own files: a model that uses layers several times, and the experts of a router.
+#[test]
+fn layers_are_replicated_and_experts_are_loaded() {
+    let dir = tempfile::tempdir().unwrap();
+    model("llama", dir.path(), &json!({}));
+    let prompt = "w5 w17 w42 w8 w61";
+    let plain = ok(dir.path(), &["--prompt", prompt]);
+    let cases = golden("llama").join("cases");
+    let replicated = cases.join("peft_lora_layer_replication/adapters/a");
+    let replicated = ok(
+        dir.path(),
+        &["--prompt", prompt, "--adapter", replicated.to_str().unwrap()],
+    );
+    assert_ne!(replicated, plain);
+
+    let case = cases.join("quirk_peft_xlora_layerwise/adapters");
+    let folder = tempfile::tempdir().unwrap();
+    for expert in ["0", "1", "2", "x"] {
+        let (from, to) = (case.join(expert), folder.path().join(expert));
+        std::fs::create_dir(&to).unwrap();
+        for file in std::fs::read_dir(from).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+    }
+    // peft's file lacks the layers whose number is an expert's name.
+    let weights = folder.path().join("x/adapter_model.safetensors");
+    let (mut tensors, _) = read_safetensors(&weights).unwrap();
+    tensors.extend(read_safetensors(&folder.path().join("x/extra.safetensors")).unwrap().0);
+    write_safetensors(&weights, &tensors, []).unwrap();
+    let router = folder.path().join("x");
+    let routed = ok(dir.path(), &["--prompt", prompt, "--adapter", router.to_str().unwrap()]);
+    assert_ne!(routed, plain);
+    std::fs::remove_dir_all(folder.path().join("1")).unwrap();
+    let output = generate(dir.path(), &["--prompt", prompt, "--adapter", router.to_str().unwrap()]);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && error.contains("../1"), "{error}");
 }

@@ -2,8 +2,10 @@
 
 use adapters_nn::NormWeight;
 use burn::nn::{Embedding, Linear};
+use burn::tensor::Device;
 
 use crate::matrices::Matrices;
+use crate::mirror::{Mirror, MirrorPlan};
 use crate::site::{Role, Site, SiteInfo, Stack};
 use crate::sited::{LayerRef, Sites};
 
@@ -70,6 +72,18 @@ pub trait Host: Sites {
             Stack::Encoder if self.sites().iter().any(|info| info.site.stack == Stack::Decoder) => "encoder_prefix",
             Stack::Encoder | Stack::Decoder | Stack::Image => "self_prefix",
         }
+    }
+
+    /// A smaller model of its class, with random weights; why not, where there is none.
+    ///
+    /// # Errors
+    ///
+    /// The reason, in words.
+    fn mirror(&self, _plan: &MirrorPlan, _device: &Device) -> Result<Box<dyn Mirror>, String> {
+        Err(format!(
+            "a smaller model of the class of this {} model is not made here",
+            self.architecture()
+        ))
     }
 
     /// All sites, in the order of the forward pass.

@@ -10,6 +10,7 @@ mod error;
 mod host;
 mod matrices;
 mod method;
+mod mirror;
 mod pass;
 mod set;
 mod site;
@@ -31,8 +32,9 @@ pub use method::Method;
 pub use method::any::{AnyMethod, Encode, ErasedMethod};
 pub use method::build::Build;
 pub use method::capability::{
-    Capabilities, ConvertsForStorage, EditsEmbeddings, KnowsTasks, LearnsFaster, ModulePatterns, NeedsTokenizer,
-    Penalized, RoutesAdapters, ScalesUpdate, Scheduled, SharedParameters, TiesHead,
+    BasePass, BeginsWhereInvoked, Capabilities, ConvertsForStorage, EditsEmbeddings, KnowsTasks, LearnsFaster,
+    ModulePatterns, NeedsTokenizer, Penalized, RoutesAdapters, ScalesUpdate, Scheduled, SharedParameters,
+    StartsFromInputs, TiesHead,
 };
 pub use method::codec::{Codec, Tensors};
 pub use method::erase::IntoMethod;
@@ -42,6 +44,7 @@ pub use method::schedule::TrainingSchedule;
 pub use method::shared::Shared;
 pub use method::site_layer::SiteLayer;
 pub use method::target;
+pub use mirror::{Mirror, MirrorInput, MirrorPlan};
 pub use pass::batch::{Batch, Sequence};
 pub use pass::call::{Call, Pass};
 pub use pass::ctx::Ctx;

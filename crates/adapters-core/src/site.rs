@@ -72,6 +72,8 @@ roles! {
     AfterFfn = "after_ffn",
     /// Token embeddings, before the first layer.
     Embedding = "embedding",
+    /// The hidden state that enters a whole layer.
+    LayerInput = "layer_input",
     /// The hidden state a whole layer returns.
     LayerOutput = "layer_output",
     /// The hidden state that enters the language-model head.
@@ -314,6 +316,11 @@ pub enum SiteKind {
         /// Features.
         d_model: usize,
     },
+    /// What enters a whole layer, `[batch, seq, d_model]`.
+    LayerInput {
+        /// Features.
+        d_model: usize,
+    },
     /// What a whole layer returns, `[batch, seq, d_model]`.
     LayerOutput {
         /// Features.
@@ -331,7 +338,11 @@ impl SiteKind {
     pub fn takes_one_adapter(&self) -> bool {
         matches!(
             self,
-            Self::Norm { .. } | Self::Embedding { .. } | Self::LayerOutput { .. } | Self::LmHeadInput { .. }
+            Self::Norm { .. }
+                | Self::Embedding { .. }
+                | Self::LayerInput { .. }
+                | Self::LayerOutput { .. }
+                | Self::LmHeadInput { .. }
         )
     }
 }

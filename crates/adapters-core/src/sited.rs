@@ -372,7 +372,7 @@ pub enum ResidualHook {}
 /// The hook of embedded tokens.
 #[derive(Clone, Debug)]
 pub enum EmbeddingHook {}
-/// The hook of hidden states that leave a layer or enter the language-model head.
+/// The hook of hidden states that enter or leave a layer, or enter the language-model head.
 #[derive(Clone, Debug)]
 pub enum OutputHook {}
 
@@ -417,6 +417,11 @@ impl Point<EmbeddingHook> {
 }
 
 impl Point<OutputHook> {
+    /// The hidden state that enters a whole layer.
+    pub fn layer_input(location: Location, path: impl Into<String>, d_model: usize) -> Self {
+        Self::new(location, Role::LayerInput, SiteKind::LayerInput { d_model }, path)
+    }
+
     /// The hidden state a whole layer returns.
     pub fn layer_output(location: Location, path: impl Into<String>, d_model: usize) -> Self {
         Self::new(location, Role::LayerOutput, SiteKind::LayerOutput { d_model }, path)

@@ -133,7 +133,7 @@ impl Object {
             target: target.ok_or_else(|| refuse("this choice of modules"))?,
             ..lora.clone()
         };
-        if lora.init == Init::Gaussian {
+        if matches!(lora.init, Init::Gaussian | Init::Eva | Init::Loftq) {
             // How an adapter was initialized has no influence on what it computes.
             lora.init = Init::Lora;
         }
@@ -164,6 +164,8 @@ const OURS: &[&str] = &[
     "ensure_weight_tying",
     "target_parameters",
     "layer_replication",
+    "eva_rho",
+    "corda_method",
 ];
 
 pub(crate) fn refuse(what: &'static str) -> ConfigError {

@@ -4,12 +4,12 @@ use std::borrow::Cow;
 
 use adapters_core::target::Target;
 use adapters_core::{
-    AdapterHub, Build, Call, Causality, Codec, ConfigError, Effect, Error, Host, LinearState, LinearWeight, Method,
-    NamedParams, NotMergeable, ParamId, Peft, SiteAdapter, SiteInfo, SiteLayer, Source, StoredConfig,
-    config::from_fields,
+    AdapterHub, BeginsWhereInvoked, Build, Call, Capabilities, Causality, Codec, ConfigError, Effect, Error, Host,
+    LinearState, LinearWeight, Method, NamedParams, NotMergeable, ParamId, Peft, SiteAdapter, SiteInfo, SiteLayer,
+    Source, StoredConfig, config::from_fields,
 };
 use burn::module::Module;
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -61,6 +61,13 @@ impl Method for Alora {
             invocation: self.alora_invocation_tokens.clone(),
         }))
     }
+
+    fn capabilities(&self) -> Capabilities<'_> {
+        Capabilities {
+            invoked: Some(self),
+            ..Capabilities::default()
+        }
+    }
 }
 
 impl Codec<AdapterHub> for Alora {}
@@ -86,6 +93,18 @@ impl Codec<Peft> for Alora {
     }
 }
 
+/// Where the invocation begins the last time.
+fn last_occurrence<T: PartialEq>(text: &[T], invocation: &[T]) -> Option<usize> {
+    text.windows(invocation.len()).rposition(|tokens| tokens == invocation)
+}
+
+impl BeginsWhereInvoked for Alora {
+    fn begins(&self, tokens: &[u32]) -> usize {
+        let tokens: Vec<i64> = tokens.iter().map(|token| i64::from(*token)).collect();
+        last_occurrence(&tokens, &self.alora_invocation_tokens).unwrap_or(tokens.len())
+    }
+}
+
 /// The update of one layer.
 #[derive(Module, Debug)]
 pub(crate) struct Activated {
@@ -100,20 +119,22 @@ impl Activated {
     /// One from the invocation on, zero before it: `[batch, seq, 1]`.
     fn mask(&self, state: &LinearState, prompt: Option<usize>) -> Tensor<3> {
         let [batch, seq, _] = state.input.dims();
-        let tokens: Vec<i64> = match &state.tokens {
-            Some(tokens) => tokens.to_data().iter::<i64>().collect(),
-            None => Vec::new(),
+        let text: Vec<Tensor<2, Int>> = state.earlier.iter().chain(&state.tokens).cloned().collect();
+        let (tokens, all): (Vec<i64>, usize) = match text.is_empty() {
+            true => (Vec::new(), seq),
+            false => {
+                let text = Tensor::cat(text, 1);
+                let [_, all] = text.dims();
+                (text.into_data().iter().collect(), all)
+            }
         };
         let mut mask = vec![0.0f32; batch * seq];
-        for (row, mask) in tokens.chunks_exact(seq).zip(mask.chunks_exact_mut(seq)) {
+        for (row, mask) in tokens.chunks_exact(all).zip(mask.chunks_exact_mut(seq)) {
             // Inserted positions come before the prompt.
             let inserted = row.iter().take_while(|token| **token < 0).count();
-            let searched = prompt.map_or(seq, |prompt| (inserted + prompt).min(seq));
-            let length = self.invocation.len();
-            let last = row[..searched]
-                .windows(length)
-                .rposition(|tokens| tokens == self.invocation);
-            mask[last.unwrap_or(seq)..].fill(1.0);
+            let searched = prompt.map_or(all, |prompt| (inserted + prompt).min(all));
+            let begins = last_occurrence(&row[..searched], &self.invocation).unwrap_or(all);
+            mask[begins.saturating_sub(all - seq).min(seq)..].fill(1.0);
         }
         Tensor::from_data(TensorData::new(mask, [batch, seq, 1]), &state.input.device().inner())
     }
@@ -136,9 +157,9 @@ impl SiteAdapter<LinearState> for Activated {
         Effect::Adds(Source::Input)
     }
 
-    /// Whether a token is the last invocation is known at the end of the text.
+    /// Whether a token is the last invocation is known at the end of the prompt.
     fn causality(&self) -> Causality {
-        Causality::LooksAhead
+        Causality::DependsOnPrompt
     }
 
     fn merged(&self, _base: LinearWeight, _shared: &()) -> Result<LinearWeight, NotMergeable> {

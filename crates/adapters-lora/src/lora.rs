@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::{Map, Value};
 
 use crate::adapterhub::{self, Object};
-use crate::init::{from_weight, init_a, init_b};
+use crate::init::{Init, from_weight, init_a, init_b};
 use crate::lora_config::{BiasTraining, LoraConfig};
 use crate::low_rank::{LowRank, Origin};
 use crate::low_rank_convolution::LowRankConvolution;
@@ -23,6 +23,7 @@ use crate::peft;
 use crate::plain_lora::as_plain_lora;
 use crate::scaling::Scaling;
 use crate::site_builder::{SiteBuilder, linear};
+use crate::start;
 
 impl Method for LoraConfig {
     const NAME: &'static str = "lora";
@@ -64,7 +65,7 @@ impl Method for LoraConfig {
         }
         let as_parameter = self.adapts_parameter(site)?;
         if as_parameter
-            && (self.dropout != 0.0 || self.up_bias || self.scaling == Scaling::Gated || self.init.takes_from_base())
+            && (self.dropout != 0.0 || self.up_bias || self.scaling == Scaling::Gated || self.init.is_computed())
         {
             return Err(Self::refuse(
                 site,
@@ -98,6 +99,7 @@ impl Method for LoraConfig {
             faster: Some(self),
             patterns: Some(self),
             scaled: Some(self),
+            from_inputs: self.needs_inputs().then_some(self),
             tied: self.ensure_weight_tying.then_some(self),
             ..Capabilities::default()
         }
@@ -145,22 +147,32 @@ impl LoraConfig {
     pub(crate) fn low_rank(&self, builder: &mut SiteBuilder<'_>) -> Result<LowRank, Error> {
         let (d_in, d_out) = builder.dims()?;
         let (rank, scale) = self.rank_and_scale(&builder.site.path)?;
-        let (a, b, origin) = if self.init.takes_from_base() {
+        let computed = self.init.is_computed() || self.start.is_some();
+        let (a, b, origin) = if computed {
             if builder.fused.is_some() {
-                return Err(builder.refuse("single projections of a fused layer cannot be initialized from its weight"));
+                return Err(
+                    builder.refuse("single projections of a fused layer have no initial values that are computed")
+                );
             }
             if rank > d_in.min(d_out) {
                 let most = d_in.min(d_out);
                 return Err(builder.refuse(format!("its rank {rank} is above the {most} of the weight")));
             }
-            let weight = builder.frozen_weight()?;
-            let (a, b) = from_weight(self.init, weight, rank, scale, builder.build.device);
-            let (a, b) = (a.into_data(), b.into_data());
-            let origin = Origin {
+            if self.needs_inputs() {
+                let reason = "its initial values follow from inputs; attach it with `Adapted::attach_from_inputs`";
+                return Err(builder.refuse(reason));
+            }
+            let (a, b) = match self.start_at(builder.site.site) {
+                Some(start) => start,
+                None if self.init == Init::Loftq => start::of_loss(builder.frozen()?, rank, scale)
+                    .ok_or_else(|| builder.refuse("its weight is quantized already, and what was lost is not known"))?,
+                None => from_weight(self.init, builder.frozen_weight()?, rank, scale),
+            };
+            let origin = self.init.takes_from_base().then(|| Origin {
                 a: builder.param(a.clone(), self.dtype).set_require_grad(false),
                 b: builder.param(b.clone(), self.dtype).set_require_grad(false),
-            };
-            (a, b, Some(origin))
+            });
+            (a, b, origin)
         } else if let Some(table) = builder.site.tied_to.filter(|_| self.ensure_weight_tying) {
             // As the table starts, the other way round.
             let (a, b) = table_start(&mut builder.build.rng(self.seed, table), [d_out, d_in], rank);
@@ -223,7 +235,7 @@ impl LoraConfig {
         d_out: usize,
         groups: usize,
     ) -> Result<SiteLayer, Error> {
-        if self.init.takes_from_base() || self.scaling == Scaling::Gated || self.bias != BiasTraining::None {
+        if self.init.is_computed() || self.scaling == Scaling::Gated || self.bias != BiasTraining::None {
             return Err(builder.refuse("at a convolution in groups only plain LoRA is supported"));
         }
         let (rank, scale) = self.rank_and_scale(&builder.site.path)?;
@@ -255,7 +267,7 @@ impl LoraConfig {
         d_model: usize,
         padding: Option<usize>,
     ) -> Result<LowRankTable, Error> {
-        if self.up_bias || self.init.takes_from_base() || self.scaling == Scaling::Gated {
+        if self.up_bias || self.init.is_computed() || self.scaling == Scaling::Gated {
             return Err(builder.refuse("on an embedding table only plain LoRA is supported"));
         }
         let (rank, scale) = self.rank_and_scale(&builder.site.path)?;
@@ -346,7 +358,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::init::Init;
     use crate::target::LayerRoles;
 
     fn parse(text: &str) -> Result<AnyMethod, Error> {

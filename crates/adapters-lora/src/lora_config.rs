@@ -1,5 +1,7 @@
 //! The configuration of LoRA, which its variants build on.
 
+use std::sync::Arc;
+
 use adapters_core::target::{ModulePattern, ModuleTarget, Target, pattern_value};
 use adapters_core::{ConfigError, Error, SiteInfo};
 use indexmap::IndexMap;
@@ -7,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::dtype::Dtype;
-use crate::init::Init;
+use crate::init::{CordaMethod, Init, StartValues};
 use crate::scaling::Scaling;
 use crate::target::{LayerRoles, LoraTarget};
 
@@ -21,6 +23,8 @@ use crate::target::{LayerRoles, LoraTarget};
 /// | `dropout` | 0 | dropout on the input of A, in training | `0 <= p < 1` |
 /// | `target` (`attn_matrices`, .., or `target_modules`, ..) | query and value of self-attention | which layers are adapted | |
 /// | `init` (`init_weights`) | [`Lora`](Init::Lora) | initial values of A and B | |
+/// | `eva_rho` | 2 | with [`Eva`](Init::Eva), how many times its rank a layer may get | >= 1 |
+/// | `corda_method` | `ipm` | with [`Corda`](Init::Corda), the part of the weight | |
 /// | `bias` | none | which biases of the base train along | |
 /// | `up_bias` (`lora_bias`) | false | whether B has a bias `c` | |
 /// | `modules_to_save` | none | modules trained as a whole, in copies | |
@@ -50,6 +54,13 @@ pub struct LoraConfig {
     /// Initial values.
     #[serde(rename = "init_weights")]
     pub init: Init,
+    /// How many times its rank a layer may get from [`Init::Eva`].
+    pub eva_rho: f64,
+    /// Which part of the weight [`Init::Corda`] begins with.
+    pub corda_method: CordaMethod,
+    /// What follows from the inputs of the layers, once it was computed; in no configuration.
+    #[serde(skip)]
+    pub start: Option<Arc<StartValues>>,
     /// Seed of the initial values; without it the run's.
     #[serde(rename = "init_weights_seed")]
     pub seed: Option<u64>,
@@ -112,6 +123,9 @@ impl LoraConfig {
             dropout: 0.0,
             target: LoraTarget::Roles(LayerRoles::default()),
             init: Init::Lora,
+            eva_rho: 2.0,
+            corda_method: CordaMethod::Ipm,
+            start: None,
             bias: BiasTraining::None,
             up_bias: false,
             modules_to_save: None,
@@ -203,6 +217,8 @@ impl LoraConfig {
             "an initialization for low-rank matrices",
             "ia3",
         )?;
+        let rho = self.eva_rho;
+        ConfigError::unless(rho >= 1.0 && rho.is_finite(), "eva_rho", "at least 1", rho)?;
         self.target.check()
     }
 
@@ -222,7 +238,7 @@ impl LoraConfig {
         if self.ensure_weight_tying {
             return unsupported("ensure_weight_tying", "true with a variant of LoRA".to_owned());
         }
-        if self.init.takes_from_base() {
+        if self.init.is_computed() {
             return unsupported("init_weights", format!("{:?} with a variant of LoRA", self.init));
         }
         if self.bias != BiasTraining::None {
@@ -241,10 +257,14 @@ impl LoraConfig {
     /// [`Error::TargetPattern`] for a pattern that is not a regular expression.
     pub(crate) fn rank_and_scale(&self, path: &str) -> Result<(usize, f64), Error> {
         let ranks = self.rank_pattern.iter().map(|(k, v)| (k.as_str(), *v));
-        let alphas = self.alpha_pattern.iter().map(|(k, v)| (k.as_str(), *v));
         let rank = pattern_value(ranks, path)?.unwrap_or(self.rank);
-        let alpha = pattern_value(alphas, path)?.unwrap_or(self.alpha);
-        Ok((rank, self.scaling.scale(alpha, rank)))
+        Ok((rank, self.scaling.scale(self.alpha_at(path)?, rank)))
+    }
+
+    /// Alpha at a path.
+    pub(crate) fn alpha_at(&self, path: &str) -> Result<f64, Error> {
+        let alphas = self.alpha_pattern.iter().map(|(k, v)| (k.as_str(), *v));
+        Ok(pattern_value(alphas, path)?.unwrap_or(self.alpha))
     }
 
     /// Modules trained as a whole.

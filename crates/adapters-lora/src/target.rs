@@ -21,6 +21,12 @@ pub enum LoraTarget {
     Modules(ModuleTarget),
 }
 
+impl Default for LoraTarget {
+    fn default() -> Self {
+        Self::Roles(LayerRoles::default())
+    }
+}
+
 /// Projections of a transformer layer by role.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerRoles {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use adapters_core::config::{from_fields, to_fields};
 use adapters_core::target::Target;
 use adapters_core::{
-    AdapterHub, AnyMethod, Attached, Build, Call, Capabilities, Causality, Codec, ConfigError, Erased, Error,
+    AdapterHub, AnyMethod, Attached, BasePass, Build, Call, Capabilities, Causality, Codec, ConfigError, Erased, Error,
     FusionState, Host, Method, NamedParams, ParamId, Peft, RoutesAdapters, Shared, SharedParameters, Site, SiteAdapter,
     SiteInfo, SiteLayer, StoredConfig,
 };
@@ -22,7 +22,8 @@ use serde_json::{Map, Value};
 use crate::routing::{among_largest, weighted_sum};
 
 /// `g sum_e w_e s_e B_e A_e x` at each adapted layer, with the weights `w = softmax(C(h) / T)` of a trained classifier `C` of
-/// linear layers with rectifiers between them, and `h` the last hidden state of the model without adapters.
+/// linear layers with rectifiers between them, and `h` the last hidden state of an earlier pass of the model, with the adapters at a constant weight or, as by default,
+/// without them.
 ///
 /// | Name | Default | Purpose | Range |
 /// |---|---|---|---|
@@ -34,7 +35,7 @@ use crate::routing::{among_largest, weighted_sum};
 /// | `top_k_lora` | none | how many adapters act on a token; without it all | >= 1 |
 /// | `enable_softmax_topk` | false | a softmax over those, too | |
 /// | `global_scaling_weight` | 1 | `g` | finite |
-/// | `scaling_pass_value` | 0 | weight of the adapters where `h` is computed; only 0 is | 0 |
+/// | `scaling_pass_value` | 0 | weight of each adapter where `h` is computed; other than 0 without `top_k_lora` only | finite |
 /// | `use_trainable_adapters` | false | whether the adapters train, too | |
 ///
 /// It acts in a `Fuse` block of its adapters that has its name, which is the whole composition. A text is generated without a
@@ -112,13 +113,11 @@ impl Method for Xlora {
         ConfigError::unless(positive, "softmax_temperature", "a finite number above 0", temperature)?;
         let factor = self.global_scaling_weight;
         ConfigError::unless(factor.is_finite(), "global_scaling_weight", "a finite number", factor)?;
-        match self.scaling_pass_value == 0.0 {
-            true => Ok(()),
-            false => Err(ConfigError::Unsupported {
-                field: "scaling_pass_value",
-                found: self.scaling_pass_value.to_string(),
-            }),
-        }
+        let first = self.scaling_pass_value;
+        ConfigError::unless(first.is_finite(), "scaling_pass_value", "a finite number", first)?;
+        // Which of equal weights are the largest is undefined.
+        let known = first == 0.0 || self.top_k_lora.is_none();
+        ConfigError::unless(known, "scaling_pass_value", "0 with `top_k_lora`", first)
     }
 
     /// Where its adapters act.
@@ -138,6 +137,10 @@ impl Method for Xlora {
                 factor: self.global_scaling_weight,
                 dropout: self.xlora_dropout_p,
                 layers: if self.layerwise_scalings { self.sites.len() } else { 1 },
+                first: match self.enable_softmax_topk {
+                    true => (self.adapters.len() as f64).recip(),
+                    false => self.scaling_pass_value,
+                },
             },
         })))
     }
@@ -170,8 +173,11 @@ impl RoutesAdapters for Xlora {
         })
     }
 
-    fn reads_base(&self) -> bool {
-        true
+    fn reads_base(&self) -> Option<BasePass> {
+        Some(match self.scaling_pass_value == 0.0 {
+            true => BasePass::Plain,
+            false => BasePass::WithAdapters,
+        })
     }
 
     fn trains_adapters(&self) -> bool {
@@ -276,6 +282,8 @@ struct Rules {
     dropout: f64,
     /// How many layers have weights of their own.
     layers: usize,
+    /// The weight of each adapter in the pass whose hidden state is read.
+    first: f64,
 }
 
 /// The router of one layer.
@@ -289,18 +297,10 @@ pub(crate) struct XloraRouter {
 
 impl XloraRouter {
     /// The weights of the adapters at this layer, `[batch, seq, adapters]`.
-    #[expect(
-        clippy::expect_used,
-        reason = "`Model` hands over the hidden states before a pass that needs them begins"
-    )]
-    fn weights(&self, call: &Call<'_, Classifier>) -> Tensor<3> {
+    fn weights(&self, base: &Tensor<3>, call: &Call<'_, Classifier>) -> Tensor<3> {
         let rules = self.rules;
         let all: Tensor<3> = call.once("scalings", || {
-            let mut x = call
-                .pass
-                .base
-                .clone()
-                .expect("the last hidden state of the model alone is known");
+            let mut x = base.clone();
             for (index, layer) in call.shared.layers.iter().enumerate() {
                 if index > 0 {
                     x = call.dropout(relu(x), rules.dropout);
@@ -337,15 +337,17 @@ impl XloraRouter {
 }
 
 impl SiteAdapter<FusionState, Classifier> for XloraRouter {
-    /// # Panics
-    ///
-    /// Panics in a pass that was begun without the last hidden state of the model alone.
+    /// Without a hidden state it is the pass whose hidden state is read.
     fn apply(&self, state: FusionState, call: &Call<'_, Classifier>) -> FusionState {
-        let weights = self.weights(call) * self.rules.factor;
-        FusionState {
-            fused: weighted_sum(weights, state.additions.clone()),
-            ..state
-        }
+        let additions = state.additions.clone();
+        let fused = match &call.pass.base {
+            Some(base) => weighted_sum(self.weights(base, call) * self.rules.factor, additions),
+            None => additions
+                .into_iter()
+                .reduce(|sum, one| sum + one)
+                .map(|sum| sum * (self.rules.first * self.rules.factor)),
+        };
+        FusionState { fused, ..state }
     }
 
     fn effect(&self) {}

@@ -227,6 +227,10 @@ impl ErasedMethod for Union {
             tasks: self.known_tasks().map(|_| self as &dyn KnowsTasks),
             // A router is a fusion, and no part of a union.
             routes: None,
+            // Other members act from the first token on.
+            invoked: None,
+            // Which inputs a member would read depends on the others.
+            from_inputs: None,
             tied: Some(self),
             storage: Some(self),
         }

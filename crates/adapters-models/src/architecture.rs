@@ -14,16 +14,16 @@ use crate::kind::ModelKind;
 use crate::model::Model;
 use crate::{
     albert, bart, beit, bert, bert_generation, clip, deberta, deberta_v2, dinov2, distilbert, electra, encoder_decoder,
-    gemma2, gemma3, gpt_neox, gpt_oss, gpt2, gptj, granite, llama, mistral, mixtral, modernbert, olmo2, opt, phi, phi3,
-    qwen2, qwen3, qwen3_moe, roberta, siglip, smollm3, t5, vit, wav2vec2, whisper, xmod,
+    gemma2, gemma3, gpt_neox, gpt_oss, gpt2, gptj, granite, llama, mbart, mistral, mixtral, modernbert, olmo2, opt,
+    phi, phi3, plbart, qwen2, qwen3, qwen3_moe, roberta, siglip, smollm3, t5, vit, wav2vec2, whisper, xmod,
 };
 
 /// Every architecture of this crate.
 pub const ARCHITECTURES: &[Architecture] = &[
     Architecture::new("albert", ModelKind::Encoder, albert::load),
     Architecture::of::<bart::BartModel>("bart", ModelKind::EncoderDecoder),
-    Architecture::new("mbart", ModelKind::EncoderDecoder, bart::load_mbart),
-    Architecture::new("plbart", ModelKind::EncoderDecoder, bart::load_plbart),
+    Architecture::new("mbart", ModelKind::EncoderDecoder, mbart::load),
+    Architecture::new("plbart", ModelKind::EncoderDecoder, plbart::load),
     Architecture::of::<bert::BertModel>("bert", ModelKind::Encoder),
     Architecture::new("roberta", ModelKind::Encoder, roberta::load),
     Architecture::new("xlm-roberta", ModelKind::Encoder, roberta::load_xlm),

@@ -1,17 +1,12 @@
-//! BART, mBART and PLBART, from the published configuration to the last hidden state and the scores of the vocabulary.
+//! BART, from the published configuration to the last hidden state and the scores of the vocabulary.
 //!
 //! Paper: *BART: Denoising Sequence-to-Sequence Pre-training for Natural Language Generation, Translation, and
-//! Comprehension*, Lewis et al., 2019, <https://arxiv.org/abs/1910.13461>; *Multilingual Denoising Pre-training for Neural
-//! Machine Translation*, Liu et al., 2020, <https://arxiv.org/abs/2001.08210>; *Unified Pre-training for Program
-//! Understanding and Generation*, Ahmad et al., 2021, <https://arxiv.org/abs/2103.06333>. Behavior follows `BartModel`,
-//! `MBartModel`, `PLBartModel` and their classes `ForConditionalGeneration` of Hugging Face transformers.
+//! Comprehension*, Lewis et al., 2019, <https://arxiv.org/abs/1910.13461>. Behavior follows `BartModel` and
+//! `BartForConditionalGeneration` of Hugging Face transformers.
 
 use burn::module::Param;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-use crate::checkpoint_folder::CheckpointFolder;
-use crate::llama::object;
-use crate::model::Model;
 use crate::modeling::*;
 use crate::standard_layer::{StandardLayer, StandardOptions};
 use crate::two_stacks::{DecoderFrame, TwoStacks};
@@ -112,18 +107,18 @@ impl BartConfig {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Variant {
     /// The published `model_type`.
-    model_type: &'static str,
+    pub(crate) model_type: &'static str,
     /// The published class.
-    class_name: &'static str,
+    pub(crate) class_name: &'static str,
     /// Whether norms come before the blocks, and another one after the last layer of a stack.
-    norm_first: bool,
+    pub(crate) norm_first: bool,
     /// Fields of old configurations that a family has off.
-    off: &'static [&'static str],
+    pub(crate) off: &'static [&'static str],
     /// Those that it has on.
-    on: &'static [&'static str],
+    pub(crate) on: &'static [&'static str],
 }
 
-const BART: Variant = Variant {
+pub(crate) const BART: Variant = Variant {
     model_type: "bart",
     class_name: "BartModel",
     norm_first: false,
@@ -138,51 +133,6 @@ const BART: Variant = Variant {
     ],
     on: &["tie_word_embeddings", "normalize_embedding"],
 };
-
-const MBART: Variant = Variant {
-    model_type: "mbart",
-    class_name: "MBartModel",
-    norm_first: true,
-    off: &[
-        "encoder_layerdrop",
-        "decoder_layerdrop",
-        "add_bias_logits",
-        "static_position_embeddings",
-        "is_decoder",
-    ],
-    on: &[
-        "tie_word_embeddings",
-        "normalize_embedding",
-        "normalize_before",
-        "add_final_layer_norm",
-    ],
-};
-
-const PLBART: Variant = Variant {
-    model_type: "plbart",
-    class_name: "PLBartModel",
-    ..BART
-};
-
-/// Loads a checkpoint of mBART. Where it names no start token, the decoder starts with that of texts, as in the reference.
-pub(crate) fn load_mbart(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
-    let defaults = object(json!({"decoder_start_token_id": 0}));
-    load_relative(source, device, defaults, |config, path, weights| {
-        BartModel::build_variant(MBART, config, path, weights)
-    })
-}
-
-/// Loads a checkpoint of PLBART, with the defaults of its published class.
-pub(crate) fn load_plbart(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
-    let defaults = object(json!({
-        "vocab_size": 50005, "d_model": 768, "encoder_layers": 6, "encoder_attention_heads": 12, "encoder_ffn_dim": 3072,
-        "decoder_layers": 6, "decoder_attention_heads": 12, "decoder_ffn_dim": 3072, "attention_dropout": 0.1,
-        "scale_embedding": true, "decoder_start_token_id": 0,
-    }));
-    load_relative(source, device, defaults, |config, path, weights| {
-        BartModel::build_variant(PLBART, config, path, weights)
-    })
-}
 
 /// BART: two stacks of layers over one embedding table, which is the language-model head, too.
 #[derive(Module, Sites, Debug)]
@@ -235,7 +185,7 @@ impl FromCheckpoint for BartModel {
 
 impl BartModel {
     /// BART or a relative of it.
-    fn build_variant(
+    pub(crate) fn build_variant(
         variant: Variant,
         config: BartConfig,
         path: &Path,
@@ -262,22 +212,24 @@ impl BartModel {
             variant,
         })
     }
+
+    /// Rows of the table, as both stacks read them.
+    fn looked_up(&self, ids: Tensor<2, Int>, cx: &mut Hooks<'_>) -> Tensor<3> {
+        let tokens = cx.lookup(&self.shared, ids);
+        match self.config.scale_embedding {
+            true => tokens * (self.config.d_model as f64).sqrt(),
+            false => tokens,
+        }
+    }
 }
 
 impl BartStack {
     fn build(c: &BartConfig, variant: &Variant, activation: Activation, stack: Stack, weights: &mut Weights) -> Self {
-        let (name, first, count, heads, d_ffn) = match stack {
-            Stack::Encoder | Stack::Image => (
-                "encoder",
-                0,
-                c.encoder_layers,
-                c.encoder_attention_heads,
-                c.encoder_ffn_dim,
-            ),
-            Stack::Decoder | Stack::Cross => {
-                let (first, count) = (c.encoder_layers, c.decoder_layers);
-                ("decoder", first, count, c.decoder_attention_heads, c.decoder_ffn_dim)
-            }
+        let of_encoder = [c.encoder_layers, c.encoder_attention_heads, c.encoder_ffn_dim];
+        let of_decoder = [c.decoder_layers, c.decoder_attention_heads, c.decoder_ffn_dim];
+        let (name, first, [count, heads, d_ffn]) = match stack {
+            Stack::Encoder | Stack::Image => ("encoder", 0, of_encoder),
+            Stack::Decoder | Stack::Cross => ("decoder", c.encoder_layers, of_decoder),
         };
         let d = c.d_model;
         let options = StandardOptions {
@@ -316,16 +268,6 @@ impl BartStack {
         match &self.last_norm {
             Some(norm) => chain.then(|x, cx| cx.norm(norm, x)),
             None => chain,
-        }
-    }
-}
-
-impl BartModel {
-    fn looked_up(&self, ids: Tensor<2, Int>, cx: &mut Hooks<'_>) -> Tensor<3> {
-        let tokens = cx.lookup(&self.shared, ids);
-        match self.config.scale_embedding {
-            true => tokens * (self.config.d_model as f64).sqrt(),
-            false => tokens,
         }
     }
 }

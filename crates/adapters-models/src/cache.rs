@@ -19,6 +19,8 @@ pub struct KeyValueCache {
     layers: Vec<LayerCache>,
     /// Of the text.
     padding: Option<Tensor<2, Bool>>,
+    /// Ids of the text.
+    tokens: Option<Tensor<2, Int>>,
     /// Columns of the text.
     text: usize,
     /// Columns of the keys: those of the text, and those an adapter put in.
@@ -64,6 +66,8 @@ impl KeyValueCache {
     /// Replaces each row by the row of this index, which is of the same text: padding, and what is kept of an encoder's output,
     /// are the same.
     pub(crate) fn reorder(&mut self, rows: &[usize]) {
+        let tokens = self.tokens.take();
+        self.tokens = tokens.map(|ids| ids.clone().select(0, row_index(rows, &ids.device())));
         for layer in &mut self.layers {
             layer.own = layer.own.take().map(|(key, value)| {
                 let index = row_index(rows, &key.device());
@@ -94,6 +98,7 @@ impl KeyValueCache {
             });
         }
         self.padding = self.padding.take().map(|padding| padding.slice_dim(1, 0..text));
+        self.tokens = self.tokens.take().map(|tokens| tokens.slice_dim(1, 0..text));
         self.text = text;
     }
 
@@ -106,12 +111,12 @@ impl KeyValueCache {
     }
 
     /// Adds columns of text, `[batch, seq]`, and their padding; the padding of all text, `None` if there is none.
-    pub(crate) fn read(
-        &mut self,
-        [batch, seq]: [usize; 2],
-        padding: Option<Tensor<2, Bool>>,
-        device: &Device,
-    ) -> Option<Tensor<2, Bool>> {
+    pub(crate) fn read(&mut self, ids: &Tensor<2, Int>, padding: Option<Tensor<2, Bool>>) -> Option<Tensor<2, Bool>> {
+        let ([batch, seq], device) = (ids.dims(), &ids.device());
+        self.tokens = Some(match self.tokens.take() {
+            Some(before) if self.text > 0 => Tensor::cat(vec![before, ids.clone()], 1),
+            _ => ids.clone(),
+        });
         let none = |columns: usize| Tensor::<2, Bool>::full([batch, columns], false, device);
         let before = self.padding.take();
         self.padding = match (before, padding) {
@@ -169,15 +174,17 @@ impl Batch for CachedBatch<'_> {
     /// Counts the text of this pass into the cache.
     fn sequence(&mut self) -> Sequence {
         let past = self.cache.as_ref().map_or(0, |cache| cache.columns);
+        let earlier = self.cache.as_ref().filter(|cache| cache.text > 0);
+        let earlier = earlier.and_then(|cache| cache.tokens.clone());
         if let Some(cache) = &mut self.cache {
-            let ids = &self.input.ids;
-            self.input.padding = cache.read(ids.dims(), self.input.padding.take(), &ids.device());
+            self.input.padding = cache.read(&self.input.ids, self.input.padding.take());
         }
         let padding = self.input.padding.clone();
         Sequence {
             padding,
             past,
             tokens: Some(self.input.ids.clone()),
+            earlier,
         }
     }
 }

@@ -53,6 +53,8 @@ pub struct Flow {
     pub hidden: Tensor<3>,
     /// The encoder's output, `[batch, encoder_seq, d_model]`, in the decoder of a model of two stacks.
     pub encoded: Option<Tensor<3>>,
+    /// What an adapter takes along next to the hidden state, `[batch, seq, d_model]`.
+    pub carried: Option<Tensor<3>>,
 }
 
 /// One step of a chain.
@@ -73,7 +75,11 @@ impl<'m> Chain<'m> {
     /// Begins with a hidden state.
     pub fn new(hidden: Tensor<3>) -> Self {
         Self {
-            entered: Flow { hidden, encoded: None },
+            entered: Flow {
+                hidden,
+                encoded: None,
+                carried: None,
+            },
             steps: Vec::new(),
         }
     }
@@ -84,9 +90,17 @@ impl<'m> Chain<'m> {
             entered: Flow {
                 hidden,
                 encoded: Some(encoded),
+                carried: None,
             },
             steps: Vec::new(),
         }
+    }
+
+    /// With what an adapter takes along next to the hidden state ([`Hooks::take_carried`]).
+    #[must_use]
+    pub fn carrying(mut self, carried: Option<Tensor<3>>) -> Self {
+        self.entered.carried = carried;
+        self
     }
 
     /// Goes on with the layers of a stack.
@@ -100,14 +114,28 @@ impl<'m> Chain<'m> {
         self.steps
             .extend(layers.into_iter().enumerate().map(|(index, layer)| -> Step<'m> {
                 let frame = Rc::clone(&frame);
-                Box::new(move |Flow { hidden, encoded }, cache, cx| {
-                    let slot = Slot {
-                        encoded: encoded.as_ref(),
-                        cache: cache.map(|cache| cache.layer(index)),
-                    };
-                    let hidden = layer.forward(hidden, &frame, slot, cx);
-                    Flow { hidden, encoded }
-                })
+                Box::new(
+                    move |Flow {
+                              hidden,
+                              encoded,
+                              carried,
+                          },
+                          cache,
+                          cx| {
+                        cx.carry(carried);
+                        let slot = Slot {
+                            encoded: encoded.as_ref(),
+                            cache: cache.map(|cache| cache.layer(index)),
+                        };
+                        let hidden = layer.forward(hidden, &frame, slot, cx);
+                        let carried = cx.take_carried();
+                        Flow {
+                            hidden,
+                            encoded,
+                            carried,
+                        }
+                    },
+                )
             }));
         self
     }
@@ -117,7 +145,7 @@ impl<'m> Chain<'m> {
     pub fn then(mut self, run: impl Fn(Tensor<3>, &mut Hooks<'_>) -> Tensor<3> + 'm) -> Self {
         self.steps.push(Box::new(move |flow, _, cx| Flow {
             hidden: run(flow.hidden, cx),
-            encoded: flow.encoded,
+            ..flow
         }));
         self
     }
@@ -128,6 +156,7 @@ impl<'m> Chain<'m> {
         self.steps.push(Box::new(move |flow, _, cx| Flow {
             hidden: begin(cx),
             encoded: Some(flow.hidden),
+            carried: None,
         }));
         self
     }
@@ -141,6 +170,7 @@ impl<'m> Chain<'m> {
                 None => flow.hidden,
             },
             encoded: None,
+            carried: None,
         }));
         self
     }

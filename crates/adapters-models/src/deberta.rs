@@ -1,20 +1,17 @@
-//! DeBERTa: BERT with scores of distances, and query, key and value from one matrix. What the second version has in common with
-//! it is here too.
+//! DeBERTa: BERT with scores of distances, and query, key and value from one matrix.
 //!
 //! Paper: *DeBERTa: Decoding-enhanced BERT with Disentangled Attention*, He et al., 2020,
 //! <https://arxiv.org/abs/2006.03654>. Behavior follows `DebertaModel` of Hugging Face transformers.
 
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
-use crate::bert::{self, BertConfig};
+use crate::bert;
 use crate::checkpoint_folder::CheckpointFolder;
-use crate::disentangled::{DisentangledLayer, DisentangledStack, Distances, Projections};
-use crate::encoder::{self, Encoder, EncoderNames, Pooler};
-use crate::llama::object;
+use crate::deberta_config::{DebertaConfig, defaults};
+use crate::disentangled::{DisentangledStack, Distances, Projections};
+use crate::encoder::{self, Encoder, EncoderNames};
 use crate::model::Model;
 use crate::modeling::*;
-use crate::post_norm::{BERT_NAMES, LayerSizes, PostNormBlocks};
-use crate::text_embeddings::{Counting, EmbeddingOptions, TextEmbeddings};
 
 const DEBERTA: EncoderNames = EncoderNames {
     model_type: "deberta",
@@ -39,188 +36,6 @@ pub(crate) const DEBERTA_V2: EncoderNames = EncoderNames {
     class_name: "DebertaV2Model",
     ..DEBERTA
 };
-
-/// The configuration: BERT's, and what concerns distances. The classes have defaults of their own for all fields.
-#[derive(Clone, Debug, Deserialize)]
-pub(crate) struct DebertaConfig {
-    /// Whether distances have scores.
-    pub(crate) relative_attention: bool,
-    /// Distances that are told apart; `max_position_embeddings` if it is not positive.
-    pub(crate) max_relative_positions: i64,
-    /// Whether positions are added to the embeddings.
-    position_biased_input: bool,
-    /// Which scores of distances there are.
-    pos_att_type: Option<ScoresOfDistances>,
-    /// Width of the embeddings, `hidden_size` without it.
-    embedding_size: Option<usize>,
-    /// Activation of the pooler in classes that have one.
-    pooler_hidden_act: String,
-    /// Width of that pooler.
-    pooler_hidden_size: Option<usize>,
-    /// Which of two heads the masked language model has.
-    legacy: bool,
-    /// Projections between heads; not computed.
-    talking_head: bool,
-    /// What BERT has too.
-    #[serde(flatten)]
-    pub(crate) bert: BertConfig,
-}
-
-/// `["c2p", "p2c"]`, or `"c2p|p2c"` in older files: of a query with a distance's key, of a distance's query with a key.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
-enum ScoresOfDistances {
-    Listed(Vec<String>),
-    Joined(String),
-}
-
-/// What a version builds its layers of.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Checked {
-    /// The sizes of a layer.
-    pub(crate) sizes: LayerSizes,
-    /// Whether queries have a score with keys of distances, and keys with their queries.
-    pub(crate) scores: [bool; 2],
-    /// The factor of all scores.
-    pub(crate) scale: f64,
-    /// Distances told apart.
-    pub(crate) most: usize,
-    /// The activation of the pooler.
-    pub(crate) pooler: Activation,
-}
-
-/// The defaults of the published classes, where they have the same.
-pub(crate) fn defaults(more: Value) -> Map<String, Value> {
-    let mut defaults = object(json!({
-        "type_vocab_size": 0, "layer_norm_eps": 1e-7, "relative_attention": false, "max_relative_positions": -1,
-        "position_biased_input": true, "pos_att_type": null, "embedding_size": null, "pooler_hidden_act": "gelu",
-        "pooler_hidden_size": null, "legacy": true, "talking_head": false,
-    }));
-    defaults.extend(object(more));
-    defaults
-}
-
-impl DebertaConfig {
-    /// Checks what both versions have.
-    pub(crate) fn check(&self, path: &Path) -> Result<Checked, ModelError> {
-        let (check, bert) = (ConfigCheck::new(path), &self.bert);
-        let sizes = bert.sizes(bert.check(Counting::FromZero, path)?);
-        let named: Vec<String> = match &self.pos_att_type {
-            Some(ScoresOfDistances::Listed(names)) => names.clone(),
-            Some(ScoresOfDistances::Joined(names)) => names.split('|').map(|name| name.trim().to_lowercase()).collect(),
-            None => Vec::new(),
-        };
-        for name in &named {
-            check.require(
-                ["c2p", "p2c"].contains(&&**name),
-                "pos_att_type",
-                "`c2p` and `p2c`",
-                name,
-            )?;
-        }
-        let scores = ["c2p", "p2c"].map(|score| named.iter().any(|name| name == score));
-        let twice = named.len() > scores.iter().filter(|score| **score).count();
-        check.require(!twice, "pos_att_type", "each name once", named.join("|"))?;
-        check.sizes([("embedding_size", self.embedding_size.unwrap_or(bert.hidden_size))])?;
-        check.require(!self.talking_head, "talking_head", "false", true)?;
-        let pooled = self.pooler_hidden_size.unwrap_or(bert.hidden_size);
-        let expected = format!("hidden_size = {}", bert.hidden_size);
-        check.require(pooled == bert.hidden_size, "pooler_hidden_size", expected, pooled)?;
-        let most = match self.max_relative_positions {
-            most @ 1.. => most as usize,
-            _ => bert.max_position_embeddings,
-        };
-        check.sizes([("max_relative_positions", most)])?;
-        let kinds = 1 + named.len();
-        Ok(Checked {
-            sizes,
-            scores,
-            scale: ((sizes.d_head() * kinds) as f64).sqrt().recip(),
-            most,
-            pooler: check.activation("pooler_hidden_act", &self.pooler_hidden_act)?,
-        })
-    }
-
-    /// The encoder of these layers.
-    pub(crate) fn encoder<P: Projections>(
-        &self,
-        names: EncoderNames,
-        pooler: Activation,
-        distances: Distances,
-        normalizes_distances: bool,
-        layers: Vec<DisentangledLayer<P>>,
-        weights: &mut Weights,
-    ) -> Result<Encoder<DisentangledStack<P>>, ModelError> {
-        let (bert, outside) = (&self.bert, Location::outside(Stack::Encoder));
-        let (d, width) = (bert.hidden_size, self.embedding_size.unwrap_or(bert.hidden_size));
-        let embeddings = EmbeddingOptions {
-            normalized: d,
-            positions: if self.position_biased_input {
-                bert.max_position_embeddings
-            } else {
-                0
-            },
-            zeroes_padding: true,
-            ..bert.embeddings(width, Counting::FromZero)
-        };
-        let head = MaskedLmLayout {
-            decoder: "cls.predictions.decoder",
-            ..MaskedLmLayout::BIASED
-        };
-        let head = match self.legacy {
-            true => MaskedLmLayout {
-                dense: "cls.predictions.transform.dense",
-                norm: "cls.predictions.transform.LayerNorm",
-                bias: Some("cls.predictions.bias"),
-                ..head
-            },
-            false => MaskedLmLayout {
-                dense: "lm_predictions.lm_head.dense",
-                norm: "lm_predictions.lm_head.LayerNorm",
-                bias: Some("lm_predictions.lm_head.bias"),
-                ..head
-            },
-        };
-        let mut at = weights.at(outside, "embeddings");
-        let embeddings = TextEmbeddings::build(["word_embeddings", "LayerNorm"], embeddings, at.within(""));
-        let mut at = weights.at(outside, "encoder");
-        let table = self
-            .relative_attention
-            .then(|| at.embedding("rel_embeddings", [2 * distances.span(), d]));
-        let norm = (self.relative_attention && normalizes_distances)
-            .then(|| at.layer_norm(NormRole::DistanceNorm, "LayerNorm", d, bert.layer_norm_eps));
-        Ok(Encoder {
-            embeddings,
-            projection: None,
-            stack: DisentangledStack {
-                table,
-                norm,
-                layers,
-                distances,
-            },
-            pooler: Pooler::build("pooler.dense", d, pooler, weights),
-            facts: bert.facts(names, Counting::FromZero, Some(head)),
-        })
-    }
-}
-
-impl Checked {
-    /// A layer with these projections.
-    pub(crate) fn layer<P: Projections>(&self, projections: P, at: &mut Scope<'_>) -> DisentangledLayer<P> {
-        let sizes = &self.sizes;
-        DisentangledLayer {
-            projections,
-            key_value: at.key_value(BERT_NAMES.key_value, sizes.heads, sizes.d_head()),
-            blocks: PostNormBlocks::build(&BERT_NAMES, sizes, at),
-            convolution: None,
-            distance_dropout: sizes.ffn_dropout,
-            options: AttentionOptions {
-                scale: self.scale,
-                ..AttentionOptions::new(sizes.d_head(), sizes.attention_dropout, sizes.pad_id)
-            },
-        }
-    }
-}
 
 /// Query, key and value of each head side by side in one matrix, whose query and value have biases of their own.
 #[derive(Module, Sites, Debug)]

@@ -9,7 +9,8 @@ use burn::nn::conv::Conv1d;
 use serde_json::json;
 
 use crate::checkpoint_folder::CheckpointFolder;
-use crate::deberta::{DEBERTA_V2, DebertaConfig, defaults};
+use crate::deberta::DEBERTA_V2;
+use crate::deberta_config::{DebertaConfig, defaults};
 use crate::disentangled::{Convolution, DisentangledStack, Distances, Projections};
 use crate::encoder::{self, Encoder};
 use crate::model::Model;

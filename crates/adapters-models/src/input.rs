@@ -204,6 +204,7 @@ impl Batch for TextInput {
             padding: self.padding.clone(),
             past: 0,
             tokens: Some(self.ids.clone()),
+            earlier: None,
         }
     }
 }

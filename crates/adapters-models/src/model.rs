@@ -1,6 +1,6 @@
 //! A pretrained model of any architecture behind one type.
 
-use adapters_core::{Ctx, Error, Forward, Host, LayerMut, LayerRef, Role, SiteInfo, Sites, Stack};
+use adapters_core::{Ctx, Error, Forward, Host, LayerMut, LayerRef, Mirror, MirrorPlan, Role, SiteInfo, Sites, Stack};
 use adapters_module::{Boxed, BoxedKind, Boxes, DynModule, transparent_module};
 use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault};
 use burn::tensor::{Device, Tensor};
@@ -284,10 +284,9 @@ impl<M: Transformer + Module + 'static> DynTransformer for M {
     fn chain_dyn(&self, input: Input, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
         match M::Input::try_from(input) {
             Ok(input) => {
-                if cx.reads_base() {
-                    let mut plain = Ctx::plain();
-                    let hidden = self.chain(input.clone(), None, &mut plain)?.run(None, plain.hooks());
-                    cx.with_base(hidden);
+                if let Some(mut first) = cx.base_pass() {
+                    let hidden = self.chain(input.clone(), None, &mut first)?.run(None, first.hooks());
+                    cx.with_base(hidden.detach());
                 }
                 self.chain(input, cache, cx)
             }
@@ -387,6 +386,10 @@ impl Host for Model {
 
     fn layer_replication(&self) -> &[[usize; 2]] {
         &self.1
+    }
+
+    fn mirror(&self, plan: &MirrorPlan, device: &Device) -> Result<Box<dyn Mirror>, String> {
+        self.0.mirror(plan, device)
     }
 
     fn attention_dropout(&self) -> f64 {

@@ -5,17 +5,14 @@
 //! Finetuning and Inference*, Warner et al., 2024, <https://arxiv.org/abs/2412.13663>. Behavior follows `ModernBertModel` of
 //! Hugging Face transformers. What it does without padding it does with padding.
 
-use serde_json::json;
-
 use crate::bert;
 use crate::checkpoint_folder::CheckpointFolder;
 use crate::encoder::{self, Encoder, EncoderFacts, EncoderNames, EncoderStack};
 use crate::heads::masked_mean;
-use crate::llama::object;
 use crate::model::Model;
 use crate::modeling::*;
+use crate::modernbert_config::{ModernBertConfig, defaults};
 use crate::rotary::{Rotary, Turns};
-use crate::rotary_scaling::{Around, RotaryFields};
 use crate::text_embeddings::{Counting, EmbeddingOptions, TextEmbeddings};
 
 const MODERNBERT: EncoderNames = EncoderNames {
@@ -25,61 +22,6 @@ const MODERNBERT: EncoderNames = EncoderNames {
     unused: &["head.", "decoder.", "classifier."],
     ..bert::NAMES
 };
-
-/// `config.json` of a ModernBERT checkpoint: the fields that change what is computed.
-#[derive(Debug, Deserialize)]
-struct ModernBertConfig {
-    vocab_size: usize,
-    hidden_size: usize,
-    intermediate_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    hidden_activation: String,
-    max_position_embeddings: usize,
-    norm_eps: f64,
-    norm_bias: bool,
-    pad_token_id: usize,
-    /// Base of the angles in layers that attend to everything.
-    global_rope_theta: f64,
-    /// Base of the angles in the others; the same without it.
-    local_rope_theta: Option<f64>,
-    /// How the angles of both are scaled.
-    rope_scaling: Option<RotaryFields>,
-    /// In newer files, the angles of both kinds of layers.
-    rope_parameters: Option<RotaryOfLayers>,
-    /// Every so many layers one attends to everything, the first among them.
-    global_attn_every_n_layers: usize,
-    /// In newer files, the kind of each layer.
-    layer_types: Option<Vec<LayerType>>,
-    /// Width of the neighborhood.
-    local_attention: usize,
-    attention_bias: bool,
-    attention_dropout: f64,
-    embedding_dropout: f64,
-    mlp_bias: bool,
-    mlp_dropout: f64,
-    /// Whether the last layer of the masked language model has a bias.
-    decoder_bias: bool,
-    /// Of the layer before it.
-    classifier_bias: bool,
-    classifier_activation: String,
-    classifier_dropout: f64,
-    /// What the class for a class of a whole text reads.
-    classifier_pooling: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct RotaryOfLayers {
-    full_attention: RotaryFields,
-    sliding_attention: RotaryFields,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum LayerType {
-    FullAttention,
-    SlidingAttention,
-}
 
 /// The layers, and the norm behind the last.
 #[derive(Module, Sites, Debug)]
@@ -202,47 +144,10 @@ impl EncoderStack for ModernBertStack {
 
 /// Loads a checkpoint.
 pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
-    let defaults = object(json!({
-        "vocab_size": 50368, "hidden_size": 768, "intermediate_size": 1152, "num_hidden_layers": 22,
-        "num_attention_heads": 12, "hidden_activation": "gelu", "max_position_embeddings": 8192, "norm_eps": 1e-5,
-        "norm_bias": false, "pad_token_id": 50283, "global_rope_theta": 160000.0, "local_rope_theta": 10000.0,
-        "rope_scaling": null, "rope_parameters": null, "global_attn_every_n_layers": 3, "layer_types": null,
-        "local_attention": 128, "attention_bias": false, "attention_dropout": 0.0, "embedding_dropout": 0.0,
-        "mlp_bias": false, "mlp_dropout": 0.0, "decoder_bias": true, "classifier_bias": false,
-        "classifier_activation": "gelu", "classifier_dropout": 0.0, "classifier_pooling": "cls",
-    }));
-    encoder::load(&MODERNBERT, defaults, (source, device), build)
+    encoder::load(&MODERNBERT, defaults(), (source, device), build)
 }
 
 impl ModernBertConfig {
-    /// Checks the values against each other.
-    fn check(&self, path: &Path) -> Result<Activation, ModelError> {
-        let check = ConfigCheck::new(path);
-        check.sizes([
-            ("vocab_size", self.vocab_size),
-            ("hidden_size", self.hidden_size),
-            ("intermediate_size", self.intermediate_size),
-            ("num_attention_heads", self.num_attention_heads),
-            ("max_position_embeddings", self.max_position_embeddings),
-            ("global_attn_every_n_layers", self.global_attn_every_n_layers),
-        ])?;
-        check.layers([("num_hidden_layers", self.num_hidden_layers)])?;
-        let heads = ("num_attention_heads", self.num_attention_heads);
-        check.multiple(("hidden_size", self.hidden_size), heads)?;
-        let d_head = self.hidden_size / self.num_attention_heads;
-        check.multiple(("hidden_size / num_attention_heads", d_head), ("2", 2))?;
-        check.dropouts([
-            ("attention_dropout", self.attention_dropout),
-            ("embedding_dropout", self.embedding_dropout),
-            ("mlp_dropout", self.mlp_dropout),
-            ("classifier_dropout", self.classifier_dropout),
-        ])?;
-        let listed = self.layer_types.as_ref().map_or(self.num_hidden_layers, Vec::len);
-        let expected = format!("num_hidden_layers = {} entries", self.num_hidden_layers);
-        check.require(listed == self.num_hidden_layers, "layer_types", expected, listed)?;
-        check.activation("hidden_activation", &self.hidden_activation)
-    }
-
     /// The layers below the classifier, where the checkpoint has them.
     fn head(&self, path: &Path, weights: &mut Weights) -> Result<Option<ModernBertHead>, ModelError> {
         let check = ConfigCheck::new(path);
@@ -264,39 +169,6 @@ impl ModernBertConfig {
             reads_mean,
             activation,
         }))
-    }
-
-    /// The angles of layers that attend to everything, and of the others.
-    fn rotary(&self, path: &Path) -> Result<[Rotary; 2], ModelError> {
-        let plain = RotaryFields::default();
-        let scaled = self.rope_scaling.as_ref().unwrap_or(&plain);
-        let [global, local] = match &self.rope_parameters {
-            Some(of) => [&of.full_attention, &of.sliding_attention],
-            None => [scaled, scaled],
-        };
-        let thetas = [
-            self.global_rope_theta,
-            self.local_rope_theta.unwrap_or(self.global_rope_theta),
-        ];
-        let d_head = self.hidden_size / self.num_attention_heads;
-        let around = Around {
-            features: d_head,
-            longest: self.max_position_embeddings,
-            original: None,
-        };
-        let of = |fields: &RotaryFields, theta: f64| {
-            let refused = |(field, expected, found)| ConfigCheck::new(path).refusal(field, expected, found);
-            let scaling = fields.scaling(around).map_err(refused)?;
-            Ok::<_, ModelError>(Rotary::new(d_head, fields.rope_theta.unwrap_or(theta), scaling))
-        };
-        Ok([of(global, thetas[0])?, of(local, thetas[1])?])
-    }
-
-    fn is_local(&self, layer: usize) -> bool {
-        match &self.layer_types {
-            Some(types) => types[layer] == LayerType::SlidingAttention,
-            None => !layer.is_multiple_of(self.global_attn_every_n_layers),
-        }
     }
 
     fn layer(&self, index: usize, activation: Activation, weights: &mut Weights) -> ModernBertLayer {
@@ -388,6 +260,7 @@ fn build(config: ModernBertConfig, path: &Path, weights: &mut Weights) -> Result
                     activation: Some(config.classifier_activation.into()),
                     dense_bias: config.classifier_bias,
                     norm_bias: config.norm_bias,
+                    below_tags: true,
                 }),
             },
         },

@@ -6,7 +6,7 @@
 //! Ainslie et al., 2023, <https://arxiv.org/abs/2305.13245>; *Root Mean Square Layer Normalization*, Zhang and Sennrich, 2019,
 //! <https://arxiv.org/abs/1910.07467>. Behavior follows the causal language models of Hugging Face transformers.
 
-use adapters_core::Role;
+use adapters_core::{LayerMut, LayerRef, Mirror, MirrorInput, MirrorPlan, Pass, Role, SiteInfo};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -53,6 +53,34 @@ impl RotaryDecoder {
         let own = source.config_with(defaults)?;
         let family = family(&config, own, ConfigCheck::new(&source.dir().join("config.json")))?;
         Ok(Model::new(Self::load(source, (family, config), device)?))
+    }
+
+    /// Rows of the token table, as adapters read them.
+    fn scaled(&self, rows: Tensor<3>) -> Tensor<3> {
+        match self.family.embeddings {
+            EmbeddingFactor::Rows(factor) => rows * factor,
+            EmbeddingFactor::One | EmbeddingFactor::State(_) => rows,
+        }
+    }
+
+    /// The pass from the embedded tokens on.
+    fn continued(
+        &self,
+        hidden: Tensor<3>,
+        past: usize,
+        padding: Option<Tensor<2, Bool>>,
+        packing: Option<&Packing>,
+        cx: &mut Hooks<'_>,
+    ) -> Chain<'_> {
+        let hidden = match self.family.embeddings {
+            EmbeddingFactor::State(factor) => hidden * factor,
+            EmbeddingFactor::One | EmbeddingFactor::Rows(_) => hidden,
+        };
+        let hidden = cx.dropout(hidden, self.family.embedding_dropout);
+        let [_, seq, _] = hidden.dims();
+        let frame = self.frame([seq, past], padding, packing, &hidden.device(), cx);
+        let chain = Chain::new(hidden).carrying(cx.take_carried());
+        chain.layers(&self.layers, frame).then(|x, cx| cx.norm(&self.norm, x))
     }
 
     fn frame(
@@ -155,23 +183,12 @@ impl Transformer for RotaryDecoder {
 
     fn chain(&self, input: TextInput, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
         let (begun, cx) = Begun::new(self, input, cache, cx)?;
-        let scale = |rows: Tensor<3>| match self.family.embeddings {
-            EmbeddingFactor::Rows(factor) => rows * factor,
-            EmbeddingFactor::One | EmbeddingFactor::State(_) => rows,
-        };
+        let scale = |rows| self.scaled(rows);
         let Embedded {
             state, packing, past, ..
         } = begun.embed(&self.words, &self.embedded, scale, cx);
         let EmbeddingState { hidden, padding, .. } = cx.embedding(&self.embedding, state);
-        let hidden = match self.family.embeddings {
-            EmbeddingFactor::State(factor) => hidden * factor,
-            EmbeddingFactor::One | EmbeddingFactor::Rows(_) => hidden,
-        };
-        let hidden = cx.dropout(hidden, self.family.embedding_dropout);
-        let [_, seq, _] = hidden.dims();
-        let frame = self.frame([seq, past], padding, packing.as_ref(), &hidden.device(), cx);
-        let chain = Chain::new(hidden).layers(&self.layers, frame);
-        Ok(chain.then(|x, cx| cx.norm(&self.norm, x)))
+        Ok(self.continued(hidden, past, padding, packing.as_ref(), cx))
     }
 
     fn with_layers(mut self, order: &[usize]) -> Option<Self> {
@@ -229,11 +246,91 @@ impl Host for RotaryDecoder {
         Self::LARGER_CLASS
     }
 
+    fn mirror(&self, plan: &MirrorPlan, device: &Device) -> Result<Box<dyn Mirror>, String> {
+        if !self.family.has_mirror() {
+            return Err(format!(
+                "a smaller {} model has parameters without a module of their own, which do not train",
+                self.family.model_type
+            ));
+        }
+        let [heads, kv_heads, d_head] = self.config.heads();
+        let config = RotaryDecoderConfig {
+            // A head is not made, nor a table that is not its own.
+            vocab_size: if plan.own_table { self.config.vocab_size } else { 1 },
+            pad_token_id: self.config.pad_token_id.filter(|_| plan.own_table),
+            tie_word_embeddings: true,
+            num_hidden_layers: plan.layers,
+            hidden_size: plan.hidden_size.unwrap_or(self.config.hidden_size),
+            intermediate_size: plan.intermediate_size.unwrap_or(self.config.intermediate_size),
+            num_attention_heads: plan.heads.unwrap_or(heads),
+            num_key_value_heads: Some(kv_heads),
+            head_dim: Some(d_head),
+            layer_types: None,
+            ..self.config.clone()
+        };
+        let layers = self
+            .family
+            .layers
+            .iter()
+            .chain(self.family.layers.last().into_iter().cycle());
+        let family = Family {
+            layers: layers.take(plan.layers).copied().collect(),
+            ..self.family.clone()
+        };
+        let mut weights = Weights::random(plan.seed, device);
+        let decoder = Self::build((family, config), Path::new("config.json"), &mut weights);
+        Ok(Box::new(RotaryMirror {
+            decoder: decoder.map_err(|error| error.to_string())?,
+            own_table: plan.own_table,
+        }))
+    }
+
     fn hub_role(&self, role: Role) -> Role {
         match role {
             Role::FfnUp if self.family.adapterhub == AdapterHubForm::Classes => Role::FfnDown,
             Role::FfnDown if self.family.adapterhub == AdapterHubForm::Classes => Role::FfnUp,
             role => role,
         }
+    }
+}
+
+/// A decoder without its head, and where it has no table of its own without that.
+#[derive(Clone, Debug)]
+struct RotaryMirror {
+    decoder: RotaryDecoder,
+    own_table: bool,
+}
+
+impl Sites for RotaryMirror {
+    fn visit_sites<'a>(&'a self, visit: &mut dyn FnMut(&'a SiteInfo, LayerRef<'a>)) {
+        if self.own_table {
+            self.decoder.words.visit_sites(visit);
+        }
+        self.decoder.layers.visit_sites(visit);
+        self.decoder.norm.visit_sites(visit);
+    }
+
+    fn visit_sites_mut<'a>(&'a mut self, visit: &mut dyn FnMut(&mut SiteInfo, LayerMut<'a>)) {
+        if self.own_table {
+            self.decoder.words.visit_sites_mut(visit);
+        }
+        self.decoder.layers.visit_sites_mut(visit);
+        self.decoder.norm.visit_sites_mut(visit);
+    }
+}
+
+impl Mirror for RotaryMirror {
+    fn copied(&self) -> Box<dyn Mirror> {
+        Box::new(self.clone())
+    }
+
+    fn forward(&self, input: MirrorInput, pass: &Pass) -> Tensor<3> {
+        let mut cx = Hooks::plain(pass.clone());
+        let hidden = match input {
+            MirrorInput::Rows(rows) => rows,
+            MirrorInput::Tokens(ids) => self.decoder.scaled(cx.lookup(&self.decoder.words, ids)),
+        };
+        let chain = self.decoder.continued(hidden, 0, pass.padding.clone(), None, &mut cx);
+        chain.run(None, &mut cx)
     }
 }

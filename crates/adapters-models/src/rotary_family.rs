@@ -192,6 +192,11 @@ impl Family {
         }
     }
 
+    /// Whether a smaller model of the family is made: all its parameters are those of sites.
+    pub(crate) fn has_mirror(&self) -> bool {
+        !self.attention.sinks
+    }
+
     /// Without biases in both blocks, whatever the configuration says: the published class has none.
     pub(crate) fn without_biases(mut self) -> Self {
         self.attention.projections = Projections::Separate { bias: false };

@@ -13,6 +13,8 @@ use crate::rotary_family::{Family, LayerPlan, Placement};
 /// One layer.
 #[derive(Module, Sites, Debug)]
 pub(crate) struct RotaryLayer {
+    /// `None` in families of which no smaller model is made ([`Host::mirror`](adapters_core::Host::mirror)).
+    input: Option<Point<OutputHook>>,
     /// `None` where the block reads the residual stream as it is.
     attention_norm: Option<Sited<Norm>>,
     attention: RotaryAttention,
@@ -95,6 +97,7 @@ impl RotaryLayer {
         // The adapters of attention and output have no module of their own in the published checkpoint: these are the names
         // the reference gives them.
         Self {
+            input: family.has_mirror().then(|| at.layer_input(d)),
             attention_norm: norm(NormRole::AttentionNorm, names[0], &mut at),
             attention: RotaryAttention::build(config, family, plan, &mut at),
             attention_joint: Joint {
@@ -134,6 +137,10 @@ impl Block for RotaryLayer {
             .unwrap_or(&frame.full);
         let sum_norms = frame.sum_norms.as_ref();
 
+        let x = match &self.input {
+            Some(input) => cx.output(input, x),
+            None => x,
+        };
         let read = normed(&self.attention_norm, &x, cx);
         let attended = self
             .attention

@@ -53,6 +53,8 @@ pub struct MaskedLmLayout {
     pub dense_bias: bool,
     /// Whether the normalization has a bias.
     pub norm_bias: bool,
+    /// Whether the published classes for tags and for answers have these layers below their last one, too.
+    pub below_tags: bool,
 }
 
 impl MaskedLmLayout {
@@ -65,6 +67,7 @@ impl MaskedLmLayout {
         activation: None,
         dense_bias: true,
         norm_bias: true,
+        below_tags: false,
     };
 }
 

@@ -136,7 +136,7 @@ impl<M: TwoStacks> EncoderDecoder for M {
         cx: &mut Ctx<'_>,
     ) -> Result<Chain<'_>, Error> {
         let past = cache.map_or(0, |cache| {
-            cache.read(ids.dims(), None, &ids.device());
+            cache.read(&ids, None);
             cache.columns()
         });
         let (cx, DecoderInput { ids, .. }) = cx.begin(self, DecoderInput { ids, encoded, past })?;
@@ -175,6 +175,7 @@ impl Batch for DecoderInput<'_> {
             padding: self.encoded.padding.clone(),
             past: self.past,
             tokens: Some(self.ids.clone()),
+            earlier: None,
         }
     }
 }

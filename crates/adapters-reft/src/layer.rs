@@ -189,7 +189,16 @@ mod tests {
             };
             for _ in 0..1000 {
                 let (hidden, padding) = (x.clone(), None);
-                let out = layer.apply(OutputState { hidden, padding }, &call).hidden;
+                let out = layer
+                    .apply(
+                        OutputState {
+                            hidden,
+                            padding,
+                            carried: None,
+                        },
+                        &call,
+                    )
+                    .hidden;
                 let mut gradients = (out - y.clone()).square().mean().backward();
                 let gradients = GradientsParams::from_module(&mut gradients, &layer);
                 layer = optimizer.step(1e-2, layer, gradients);
@@ -226,7 +235,16 @@ mod tests {
         };
         let text = Tensor::<3>::from_data(draw::normal(&mut rng, [1, 5, 4], 1.0), &device);
         let run = |hidden: Tensor<3>, padding: Option<Tensor<2, Bool>>| {
-            layer.apply(OutputState { hidden, padding }, &call).hidden
+            layer
+                .apply(
+                    OutputState {
+                        hidden,
+                        padding,
+                        carried: None,
+                    },
+                    &call,
+                )
+                .hidden
         };
         let alone = run(text.clone(), None);
         // The same row in a batch, padded on either side, is edited at the same tokens.

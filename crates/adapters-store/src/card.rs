@@ -128,7 +128,7 @@ impl ModelCard {
             let with_head = if self.with_head { "True" } else { "False" };
             return format!(
                 "from adapters import AutoAdapterModel\n\nmodel = AutoAdapterModel.from_pretrained({base})\n\
-                 # Without `use_safetensors` that library looks for a pickle.\n\
+                 # Without `use_safetensors` that library opens the pickle.\n\
                  model.load_adapter(\n    \"path/to/this/folder\", with_head={with_head}, set_active=True, use_safetensors=True\n)"
             );
         }

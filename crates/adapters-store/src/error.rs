@@ -75,6 +75,16 @@ pub enum StoreError {
         /// Why.
         reason: String,
     },
+    /// A tensor that PyTorch cannot hold.
+    #[error("cannot write {}: `{key}` has element type {found}, which PyTorch has not", path.display())]
+    NotInPytorch {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        key: String,
+        /// Its element type.
+        found: String,
+    },
     /// Only a pickle file is there and pickles were not allowed.
     #[error(
         "{} contains its weights only as a PyTorch pickle; allow it explicitly (`--allow-bin`) to read it with the non-executing reader",

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::load::fill;
 use crate::{
     LoadOptions, LoadReport, SavedFiles, StoreError, read_json, read_pytorch, read_safetensors, write_json,
-    write_safetensors,
+    write_weights,
 };
 use adapters_core::{AdapterSet, AttachReport, Format, Host, Tensors};
 use adapters_fusion::{Fusion, FusionConfig};
@@ -82,7 +82,7 @@ pub fn save_fusion(dir: &Path, set: &AdapterSet, name: &str, host: &dyn Host) ->
         config: dir.join(CONFIG),
         weights: dir.join(WEIGHTS),
     };
-    write_safetensors(&files.weights, &tensors, [])?;
+    write_weights(&files.weights, &tensors)?;
     write_json(&files.config, &envelope)?;
     Ok(files)
 }

@@ -1,6 +1,9 @@
 //! A model as the larger class around it names its modules.
 
-use adapters_core::{AnyMethod, Error, Host, LayerMut, LayerRef, Role, SiteInfo, Sites, Stack, target::Target};
+use adapters_core::{
+    AnyMethod, Error, Host, LayerMut, LayerRef, Mirror, MirrorPlan, Role, SiteInfo, Sites, Stack, target::Target,
+};
+use burn::tensor::Device;
 
 /// A base model whose paths are those of a larger class: `model.layers.0.attn.Wo` in place of `layers.0.attn.Wo`. What a class
 /// keeps outside the base is named alike in both.
@@ -62,6 +65,10 @@ impl Host for LargerClass<'_> {
 
     fn d_model(&self) -> usize {
         self.0.d_model()
+    }
+
+    fn mirror(&self, plan: &MirrorPlan, device: &Device) -> Result<Box<dyn Mirror>, String> {
+        self.0.mirror(plan, device)
     }
 
     fn d_model_of(&self, stack: Stack) -> usize {

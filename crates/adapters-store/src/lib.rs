@@ -18,6 +18,7 @@ mod manifest;
 mod mlx;
 mod origin;
 mod pickle;
+mod pytorch_file;
 mod save;
 mod setup;
 mod tensors;
@@ -32,6 +33,7 @@ pub use head_setup::HeadSetup;
 pub use load::{LoadOptions, LoadReport, layer_replication, load_adapter};
 pub use manifest::{HeadManifest, Manifest};
 pub use origin::Origin;
+pub use pytorch_file::{write_pytorch, write_weights};
 pub use save::{SavedFiles, expressible, save_adapter};
 pub use setup::Setup;
 pub use tensors::{

@@ -213,8 +213,9 @@ fn read_config(
 }
 
 /// Modules that classes of transformers have for their heads.
-const HEADS: [&str; 6] = [
+const HEADS: [&str; 7] = [
     "classifier",
+    "head",
     "pre_classifier",
     "classification_head",
     "projector",
@@ -232,6 +233,7 @@ fn take_head_modules(fields: &mut Map<String, Value>, host: &dyn Host) -> Vec<St
     let of_host = |name: &str| {
         sites
             .iter()
+            .filter(|info| info.site.role != Role::HeadTransform)
             .any(|info| info.path.split('.').any(|segment| segment == name))
     };
     let of_head = |name: &Value| {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use crate::tensors::with_shape;
-use crate::{StoreError, write_json, write_safetensors};
+use crate::{StoreError, write_json, write_weights};
 use adapters_core::{AdapterSet, Error, Format, Host, Tensors};
 
 /// The files an adapter was saved to.
@@ -15,7 +15,7 @@ use adapters_core::{AdapterSet, Error, Format, Host, Tensors};
 pub struct SavedFiles {
     /// The configuration.
     pub config: PathBuf,
-    /// The weights.
+    /// The weights. In AdapterHub's format they are there a second time, in the file that its library opens by default.
     pub weights: PathBuf,
 }
 
@@ -80,7 +80,7 @@ pub fn save_adapter(
         config: dir.join("adapter_config.json"),
         weights: dir.join(format.weights_file()),
     };
-    write_safetensors(&files.weights, &tensors, [])?;
+    write_weights(&files.weights, &tensors)?;
     write_json(&files.config, &envelope(format, config, name, host))?;
     Ok(files)
 }

@@ -397,6 +397,7 @@ pub fn declares_what_it_does(bench: &Bench, config: &str) {
                 layer: frozen.clone(),
                 delta: None,
                 tokens: None,
+                earlier: None,
             };
             layer.apply(layer.open(state), &call)
         };

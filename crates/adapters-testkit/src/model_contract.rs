@@ -186,6 +186,7 @@ impl<'a> ModelBench<'a> {
             "prompt_tuning[prompt_length=2]",
             "peft_prompt_tuning[num_virtual_tokens=2]",
             "loreft[r=2]",
+            "shadow[r=2,shadow_dropout=0]",
         ];
         for config in configs.into_iter().chain(named.iter().map(String::as_str)) {
             let Some(set) = self.attached(&[config]) else { continue };

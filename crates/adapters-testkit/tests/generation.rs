@@ -251,14 +251,46 @@ fn a_conversation_computes_new_tokens_only_and_answers_the_same() {
             "loreft[prefix_positions=2,suffix_positions=2]",
             Causality::DependsOnPrompt,
         ),
-        ("alora[alora_invocation_tokens=[42,8]]", Causality::LooksAhead),
+        ("alora[alora_invocation_tokens=[42,8]]", Causality::DependsOnPrompt),
         ("seq_bn[use_gating=true]", Causality::LooksAhead),
     ] {
         let set = adapted(&lm, config, &device);
         assert_eq!(Ctx::new(&set).causality(), causality, "{config}");
-        let expected = if causality == Causality::Causal { all } else { none };
+        let expected = match causality {
+            // From the invocation on, which the third prompt has at another place, it is computed again.
+            _ if config.starts_with("alora") => [0, 7 + 4, 2, 7 + 4],
+            Causality::Causal => all,
+            _ => none,
+        };
         assert_eq!(conversation(&lm, &set, config), expected, "{config}");
     }
+}
+
+#[test]
+fn activated_lora_goes_on_with_what_the_base_has_computed() {
+    let device = Device::flex();
+    let lm = llama(&device);
+    let plain = with_set(&lm, &AdapterSet::new());
+    let set = adapted(&lm, "alora[alora_invocation_tokens=[42,8]]", &device);
+    let invoked = with_set(&lm, &set);
+    let generation = Generation {
+        max_new_tokens: 5,
+        ..Generation::default()
+    };
+    let mut prompt = vec![5, 17, 42, 8, 61, 33];
+    let mut cache = PromptCache::new(&plain);
+    prompt.extend(generation.run_cached(&mut cache, &prompt, |_| ()).unwrap());
+    let read = prompt.len() - 1;
+    let said = [prompt.clone(), vec![42, 8, 3]].concat();
+    let mut cache = cache.with_adapters_of(&invoked);
+    let answer = generation.run_cached(&mut cache, &said, |_| ()).unwrap();
+    assert_eq!(cache.reused(), read);
+    assert_eq!(vec![answer.clone()], tokens(&generation, &lm, &set, &[&said]));
+    assert_ne!(vec![answer], tokens(&generation, &lm, &AdapterSet::new(), &[&said]));
+    let mut cache = cache.with_adapters_of(&plain);
+    let answer = generation.run_cached(&mut cache, &said, |_| ()).unwrap();
+    assert_eq!(cache.reused(), prompt.len());
+    assert_eq!(vec![answer], tokens(&generation, &lm, &AdapterSet::new(), &[&said]));
 }
 
 /// An encoder-decoder: the encoder reads padded texts, the decoder goes on from its start token.

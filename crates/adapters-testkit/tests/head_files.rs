@@ -73,6 +73,9 @@ fn heads_in_pefts_files_are_those_of_the_classes_of_transformers() {
         ("t5_lora_seq_cls", "t5", "rows"),
         ("vit_lora_image_cls", "vit", "rows"),
         ("wav2vec2_lora_audio_cls", "wav2vec2", "rows"),
+        // Below the last layer are those of the masked language model: the checkpoint's, and the file's own.
+        ("modernbert_lora_token_cls", "modernbert_mlm", "tokens"),
+        ("modernbert_lora_question_ans", "modernbert_mlm", "spans"),
     ] {
         let dir = case("peft").join(name);
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(family);
@@ -94,7 +97,10 @@ fn heads_in_pefts_files_are_those_of_the_classes_of_transformers() {
             match head.forward(hidden, padding, &base, &mut cx) {
                 Scores::Rows(rows) => ("rows", rows.into_data()),
                 Scores::Tokens(tokens) => ("tokens", tokens.into_data()),
-                Scores::Spans { .. } => panic!("spans"),
+                Scores::Spans { start, end } => {
+                    let both = [start, end].map(|scores| scores.unsqueeze_dim::<3>(2));
+                    ("spans", Tensor::cat(both.to_vec(), 2).into_data())
+                }
             }
         };
         let (kind, own) = score(&set, &head);

@@ -3,14 +3,15 @@
 use std::path::Path;
 
 use adapters_adapted::{Adapted, AttachOptions};
-use adapters_core::{Attached, Composition, Ctx, SiteKind};
+use adapters_core::{Attached, Causality, Composition, Ctx, SiteKind};
 use adapters_models::heads::HeadConfig;
-use adapters_models::{Head, Model, ModelKind, TextTokenizer};
+use adapters_models::{Head, Input, Model, ModelKind, TextTokenizer};
 use adapters_store::{BaseMatch, LoadOptions, Manifest, expressible, load_adapter};
 
 use crate::error::TrainError;
 use crate::recipe::Recipe;
 use crate::run::Run;
+use crate::tasks::TaskData;
 
 /// What was attached.
 pub(crate) struct Trained {
@@ -68,6 +69,7 @@ pub(crate) fn attach(
     run: &Run,
     adapted: &mut Adapted<Model>,
     tokenizer: Option<&TextTokenizer>,
+    data: &dyn TaskData,
 ) -> Result<Trained, TrainError> {
     let (section, device) = (&run.recipe.adapter, &run.device);
     let seed = run.recipe.train.seed;
@@ -111,7 +113,11 @@ pub(crate) fn attach(
                 seed,
                 device: Some(device.clone()),
             };
-            let report = adapted.attach_with(&section.name, method, &options)?;
+            let inputs = match method.capabilities().from_inputs {
+                Some(_) => first_inputs(run, data, adapted.base())?,
+                None => Vec::new(),
+            };
+            let report = adapted.attach_from_inputs(&section.name, method, inputs, &options)?;
             expressible(&adapted.set, &section.name, adapted.base())?;
             (report, Composition::adapter(&section.name))
         }
@@ -153,6 +159,17 @@ pub(crate) fn attach(
     })
 }
 
+/// Examples that a method reads whose initial values follow from inputs.
+const FIRST_EXAMPLES: usize = 256;
+
+/// The first examples of the data, in batches.
+fn first_inputs(run: &Run, data: &dyn TaskData, model: &Model) -> Result<Vec<Input>, TrainError> {
+    let examples: Vec<usize> = (0..data.lengths().len().min(FIRST_EXAMPLES)).collect();
+    let batches = examples.chunks(run.recipe.train.eval_batch_size);
+    let batches = batches.map(|examples| Ok(data.batch(examples, 0, model, &run.device)?.input));
+    batches.collect()
+}
+
 /// Refuses texts longer than the positions the model has, less those an adapter takes. Images have as many as they have.
 pub(crate) fn check_length(recipe: &Recipe, model: &Model, taken: usize) -> Result<(), TrainError> {
     let longest = model.max_length();
@@ -183,7 +200,8 @@ pub(crate) fn check_packing(recipe: &Recipe, adapted: &Adapted<Model>) -> Result
             || layers.any(|layer| matches!(layer.info.kind, SiteKind::LayerOutput { .. }))
     };
     let refused = set.iter().find(|adapter| by_row(adapter)).map(Attached::name);
-    let refused = refused.or((!Ctx::new(set).is_causal()).then_some(recipe.adapter.name.as_str()));
+    let reads_ends = Ctx::new(set).causality() != Causality::Causal;
+    let refused = refused.or(reads_ends.then_some(recipe.adapter.name.as_str()));
     match refused.filter(|_| recipe.data.pack) {
         Some(name) => Err(TrainError::Value {
             field: "data.pack",

@@ -49,7 +49,7 @@ fn gradients(run: &Run, data: &dyn TaskData, model: &TaskModel, rows: usize) -> 
         seed: train.seed,
         dropped_layers: 0,
     };
-    let found = model.gradients(&batch.input, &loss, 1.0, seed, Pass::of(train.gradient_checkpointing))?;
+    let found = model.gradients(&batch, &loss, 1.0, seed, Pass::of(train.gradient_checkpointing))?;
     let squares = [
         squared_norm(&model.adapted.set, &found.adapter_grads),
         squared_norm(&model.head, &found.head_grads),

@@ -139,6 +139,7 @@ impl FrozenLayers {
                 Flow {
                     hidden: Tensor::cat(rows, 0),
                     encoded: None,
+                    carried: None,
                 },
             ),
             None => (0, chain.entered),

@@ -21,9 +21,24 @@ pub struct Batch {
     pub targets: Option<Targets>,
     /// How many predictions the loss is the mean of.
     pub predictions: usize,
+    /// The task of each row, for adapters that know tasks; none where the data names none.
+    pub tasks: Vec<Option<usize>>,
 }
 
 impl Batch {
+    /// With the task of each of its examples, which have as many rows each.
+    #[must_use]
+    pub(crate) fn with_tasks(mut self, tasks: &[Option<usize>]) -> Self {
+        let rows = match &self.input {
+            Input::Text(text) => text.ids.dims()[0],
+            Input::ToText(both) => both.decoder_ids.dims()[0],
+            _ => tasks.len(),
+        };
+        let each = rows / tasks.len().max(1);
+        self.tasks = tasks.iter().flat_map(|task| std::iter::repeat_n(*task, each)).collect();
+        self
+    }
+
     /// True at the padding of the texts, `[batch, seq]`; `None` when no row is padded, and of images.
     pub fn padding(&self) -> Option<Tensor<2, Bool>> {
         padding(&self.input)

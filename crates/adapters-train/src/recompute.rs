@@ -106,6 +106,7 @@ fn leaf(flow: Flow) -> Flow {
     Flow {
         hidden: leaf(flow.hidden),
         encoded: flow.encoded.map(leaf),
+        carried: flow.carried.map(leaf),
     }
 }
 
@@ -113,20 +114,27 @@ fn leaf(flow: Flow) -> Flow {
 struct Upstream {
     hidden: Option<Tensor<3>>,
     encoded: Option<Tensor<3>>,
+    carried: Option<Tensor<3>>,
 }
 
 impl Upstream {
     fn of(flow: &Flow, gradients: &Gradients) -> Self {
+        let gradient = |x: &Option<Tensor<3>>| x.as_ref().and_then(|x| x.grad(gradients));
         Self {
             hidden: flow.hidden.grad(gradients),
-            encoded: flow.encoded.as_ref().and_then(|encoded| encoded.grad(gradients)),
+            encoded: gradient(&flow.encoded),
+            carried: gradient(&flow.carried),
         }
     }
 
     /// A number whose gradients are those of the loss, as far as they go through `flow`.
     fn along(self, flow: Flow) -> Tensor<1> {
         let device = flow.hidden.device();
-        let pairs = [(Some(flow.hidden), self.hidden), (flow.encoded, self.encoded)];
+        let pairs = [
+            (Some(flow.hidden), self.hidden),
+            (flow.encoded, self.encoded),
+            (flow.carried, self.carried),
+        ];
         pairs
             .into_iter()
             .filter_map(|(x, gradient)| Some((x? * gradient?).sum()))

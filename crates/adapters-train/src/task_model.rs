@@ -98,16 +98,17 @@ impl TaskModel {
     /// its gradients.
     pub(crate) fn gradients(
         &self,
-        input: &Input,
+        batch: &Batch,
         loss: &Loss<'_>,
         weight: f64,
         seed: PassSeed,
         pass: Pass<'_>,
     ) -> Result<LossGradients, TrainError> {
         let mut cx = Ctx::new(&self.adapted.set)
+            .with_tasks(batch.tasks.iter().copied())?
             .training(seed.seed)
             .skipping_layers(0..seed.dropped_layers);
-        let (set, base, input) = (&self.adapted.set, self.adapted.base(), input.clone());
+        let (set, base, input) = (&self.adapted.set, self.adapted.base(), batch.input.clone());
         let hidden = match pass {
             Pass::Whole => Some(hidden_states(base, input.clone(), &mut cx)?),
             Pass::Above(hidden_states) => Some(hidden_states(input.clone(), &mut cx)?),

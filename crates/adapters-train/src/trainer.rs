@@ -246,7 +246,7 @@ fn prepare(
     let base_params = model.num_params();
 
     let mut adapted = Adapted::new(model);
-    let trained = attach(run, &mut adapted, tokenizer.as_ref())?;
+    let trained = attach(run, &mut adapted, tokenizer.as_ref(), &*train)?;
     attach::check_length(recipe, adapted.base(), adapted.set.positions())?;
     attach::check_packing(recipe, &adapted)?;
     let head = match task.head() {
@@ -367,7 +367,7 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State, batches: Vec<StepBatch>) 
             Some(above) => Pass::Above(above),
             None => Pass::of(train.gradient_checkpointing),
         };
-        let pass = model.gradients(&batch.input, &loss, weight, seed, pass)?;
+        let pass = model.gradients(&batch, &loss, weight, seed, pass)?;
         losses.push(pass.loss);
         of_set.accumulate(&model.adapted.set, pass.adapter_grads);
         of_head.accumulate(&model.head, pass.head_grads);

@@ -9,6 +9,8 @@ pub const METHODS: Registry = Registry::from_static(ENTRIES);
 const ENTRIES: &[MethodEntry] = &[
     #[cfg(feature = "bottleneck")]
     MethodEntry::of::<adapters_bottleneck::BottleneckConfig>(),
+    #[cfg(feature = "bottleneck")]
+    MethodEntry::of::<adapters_bottleneck::Shadow>(),
     #[cfg(feature = "lora")]
     MethodEntry::of::<adapters_lora::Adalora>(),
     #[cfg(feature = "lora")]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use adapters::core::Format;
 use adapters::models::Head;
 use adapters::store::{
-    LoadOptions, Manifest, Setup, base_name, load_adapter, name_base, read_safetensors, save_adapter, write_safetensors,
+    LoadOptions, Manifest, Setup, base_name, load_adapter, name_base, read_safetensors, save_adapter, write_weights,
 };
 use adapters::{AdapterSet, METHODS};
 use burn::tensor::DType;
@@ -137,10 +137,10 @@ pub(crate) fn run(args: ConvertArgs) -> Result<(), Failure> {
 
 /// Writes the floats of a file again, in another element type.
 fn convert(file: &Path, dtype: DType) -> Result<(), Failure> {
-    let (tensors, metadata) = read_safetensors(file)?;
+    let (tensors, _) = read_safetensors(file)?;
     let converted = tensors.into_iter().map(|(key, data)| match data.dtype().is_float() {
         true => (key, data.convert_dtype(dtype)),
         false => (key, data),
     });
-    Ok(write_safetensors(file, &converted.collect(), metadata)?)
+    Ok(write_weights(file, &converted.collect())?)
 }

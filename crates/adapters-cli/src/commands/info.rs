@@ -151,6 +151,7 @@ fn kind(kind: &SiteKind) -> String {
         SiteKind::Hidden { d_model } => format!("hidden state {d_model}"),
         SiteKind::KeyValue { heads, d_head } => format!("keys and values {heads} x {d_head}"),
         SiteKind::Embedding { d_model } => format!("embedded tokens {d_model}"),
+        SiteKind::LayerInput { d_model } => format!("layer input {d_model}"),
         SiteKind::LayerOutput { d_model } => format!("layer output {d_model}"),
         SiteKind::LmHeadInput { d_model } => format!("input of the head {d_model}"),
     }

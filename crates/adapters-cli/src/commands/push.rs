@@ -50,7 +50,9 @@ fn files(dir: &Path, base: Option<&RepoId>) -> Result<Vec<LocalFile>, Failure> {
         .filter(|name| !name.starts_with('.') && name != Origin::FILE)
         .collect();
     names.sort();
-    if let Some(name) = names.iter().find(|name| is_pickle(name)) {
+    // Weights that are there in safetensors too are uploaded so.
+    let is_safe = names.iter().any(|name| name.ends_with(".safetensors"));
+    if let Some(name) = names.iter().find(|name| is_pickle(name) && !is_safe) {
         return Err(HubError::Pickle { path: dir.join(name) }.into());
     }
     let of_adapter = |name: &String| {

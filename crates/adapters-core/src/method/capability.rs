@@ -40,8 +40,12 @@ pub struct Capabilities<'a> {
     pub storage: Option<&'a dyn ConvertsForStorage>,
     /// It does something else for each task.
     pub tasks: Option<&'a dyn KnowsTasks>,
+    /// Its initial values follow from what its layers read, and are to be computed.
+    pub from_inputs: Option<&'a dyn StartsFromInputs>,
     /// It weighs what other adapters add.
     pub routes: Option<&'a dyn RoutesAdapters>,
+    /// It acts from some tokens of the text on.
+    pub invoked: Option<&'a dyn BeginsWhereInvoked>,
 }
 
 /// A method that weighs what other adapters add to the outputs of linear layers. It acts in a `Fuse` block of them, under its own
@@ -57,15 +61,25 @@ pub trait RoutesAdapters {
     /// [`Error::CannotFuse`] for adapters that it cannot weigh.
     fn over(&self, adapters: &[&Attached], sites: &[SiteInfo]) -> Result<AnyMethod, Error>;
 
-    /// Whether it reads the last hidden state of the model without adapters ([`Pass::base`](crate::Pass::base)).
-    fn reads_base(&self) -> bool {
-        false
+    /// Whether it reads the last hidden state of an earlier pass ([`Pass::base`](crate::Pass::base)): of the model without
+    /// adapters, or of one in which the router has no such state and weighs all alike.
+    fn reads_base(&self) -> Option<BasePass> {
+        None
     }
 
     /// Whether its adapters train, too.
     fn trains_adapters(&self) -> bool {
         true
     }
+}
+
+/// The pass whose last hidden state a router reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BasePass {
+    /// Of the model without adapters.
+    Plain,
+    /// With all adapters of the router.
+    WithAdapters,
 }
 
 /// A method whose layers share parameters.
@@ -164,6 +178,29 @@ pub trait ConvertsForStorage {
     fn restored(&self, _adapter: &Attached) -> Option<Attached> {
         None
     }
+}
+
+/// A method whose initial values follow from what the layers it adapts read.
+pub trait StartsFromInputs {
+    /// A method that computes nothing, and whose layers remember what the layers that this one adapts read.
+    ///
+    /// # Errors
+    ///
+    /// Those of a configuration.
+    fn recorder(&self) -> Result<AnyMethod, Error>;
+
+    /// The method with its initial values, from an adapter of the [`recorder`](Self::recorder) that was active in some passes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::CannotBuild`] for a layer that nothing has reached.
+    fn started(&self, recorded: &Attached, host: &dyn Host) -> Result<AnyMethod, Error>;
+}
+
+/// A method that acts on the end of a text, from tokens on that invoke it: what is before is computed by the model alone.
+pub trait BeginsWhereInvoked {
+    /// The first token of a prompt that it acts on; their number where it does not.
+    fn begins(&self, tokens: &[u32]) -> usize;
 }
 
 /// A method that needs to be told the task of each row, by [`Ctx::with_tasks`](crate::Ctx::with_tasks).

@@ -24,6 +24,8 @@ pub enum Target {
     Modules(ModuleTarget),
     /// Sites of any of these targets.
     Any(Vec<Target>),
+    /// Whole layers by path: what enters them and what they return.
+    Blocks(ModuleTarget),
     /// Modules whose path ends in one of these texts, within a component too: how peft reads `modules_to_save`.
     Endings(Vec<String>),
     /// Parameters by the ends of their paths, which are whole components: peft's `target_parameters`. A parameter is one that has
@@ -198,6 +200,10 @@ impl Target {
                 let named = target.names(info)?;
                 Choice::of(named, named && target.skips(info)?)
             }
+            Self::Blocks(target) => {
+                let named = is_of_block(info) && target.modules.matches(&info.path)?;
+                Choice::of(named, named && target.skips(info)?)
+            }
             Self::Norms => Choice::of(matches!(info.kind, SiteKind::Norm { .. }), false),
             Self::Biased => Choice::of(
                 matches!(info.kind, SiteKind::Linear { .. } | SiteKind::Norm { .. }),
@@ -298,6 +304,11 @@ impl ModuleTarget {
         };
         Ok(!in_layers || self.exclude.as_ref().map_or(Ok(false), |e| e.matches(&info.path))?)
     }
+}
+
+/// Whether what enters or leaves a whole layer is meant.
+pub(super) fn is_of_block(info: &SiteInfo) -> bool {
+    matches!(info.kind, SiteKind::LayerInput { .. } | SiteKind::LayerOutput { .. })
 }
 
 /// Whether a module's path ends in one of these texts.

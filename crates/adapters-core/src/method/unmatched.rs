@@ -7,7 +7,7 @@ use adapters_nn::nearest;
 use crate::error::Error;
 use crate::host::Host;
 use crate::method::target::{
-    ModulePattern, ModuleTarget, Selection, Target, ends_in, meant, name_matches, parameter_path,
+    ModulePattern, ModuleTarget, Selection, Target, ends_in, is_of_block, meant, name_matches, parameter_path,
 };
 use crate::site::{Role, SiteInfo, Stack};
 
@@ -38,7 +38,8 @@ impl Target {
                 let absent = absent.map(|layer| format!("{role} of layer {layer}"));
                 missing(&[*role]).into_iter().chain(absent).collect()
             }
-            Self::Modules(target) => target.unmatched(sites)?,
+            Self::Modules(target) => target.unmatched(sites, SiteInfo::is_module)?,
+            Self::Blocks(target) => target.unmatched(sites, is_of_block)?,
             Self::Endings(endings) => {
                 let missing = endings.iter().filter(|ending| {
                     let ending = std::slice::from_ref(*ending);
@@ -65,7 +66,7 @@ impl Target {
                 let absent = leave_out.iter().find(|layer| !is_there(layer))?;
                 Some(("leave_out", *absent))
             }
-            Self::Modules(target) => {
+            Self::Modules(target) | Self::Blocks(target) => {
                 let is_there = |layer: &usize| sites.iter().any(|info| target.layer(info) == Some(*layer));
                 let absent = target.layers.iter().flatten().find(|layer| !is_there(layer))?;
                 Some(("layers, layers_to_transform", *absent))
@@ -88,6 +89,10 @@ impl Target {
                 .iter()
                 .map(|s| s.path.rsplit('.').next().unwrap_or(&s.path).to_owned())
                 .collect(),
+            Self::Blocks(_) => {
+                let layers = host.sites().into_iter().filter(is_of_block);
+                layers.map(|info| info.path).collect()
+            }
             Self::Any(targets) => targets.iter().flat_map(|target| target.available(host)).collect(),
             Self::Norms | Self::Biased => Vec::new(),
             Self::Outside { target, .. } | Self::Tied(target) => target.available(host),
@@ -100,10 +105,11 @@ impl Target {
 
 impl ModuleTarget {
     /// Names and patterns that hit nothing.
-    fn unmatched(&self, sites: &[SiteInfo]) -> Result<Vec<String>, Error> {
-        let mut missing = unmatched_by(&self.modules, sites)?;
+    fn unmatched(&self, sites: &[SiteInfo], is_meant: fn(&SiteInfo) -> bool) -> Result<Vec<String>, Error> {
+        let sites: Vec<&SiteInfo> = sites.iter().filter(|info| is_meant(info)).collect();
+        let mut missing = unmatched_by(&self.modules, &sites)?;
         if let Some(exclude) = &self.exclude {
-            missing.extend(unmatched_by(exclude, sites)?);
+            missing.extend(unmatched_by(exclude, &sites)?);
         }
         Ok(missing)
     }
@@ -121,7 +127,7 @@ impl fmt::Display for Target {
                 count: Some(count),
             } => write!(f, "{role} of the last {count} layers"),
             Self::Layers { role, layers } => write!(f, "{role} of layers {layers:?}"),
-            Self::Modules(target) => match &target.modules {
+            Self::Modules(target) | Self::Blocks(target) => match &target.modules {
                 ModulePattern::Names(names) => f.write_str(&names.join(", ")),
                 ModulePattern::Regex(text) => f.write_str(text),
                 ModulePattern::AllLinear => f.write_str("all-linear"),
@@ -139,15 +145,14 @@ impl fmt::Display for Target {
 }
 
 /// Names that match no module; the expression, if it matches none.
-fn unmatched_by(pattern: &ModulePattern, sites: &[SiteInfo]) -> Result<Vec<String>, Error> {
-    let modules = || sites.iter().filter(|info| info.is_module());
+fn unmatched_by(pattern: &ModulePattern, sites: &[&SiteInfo]) -> Result<Vec<String>, Error> {
     match pattern {
         ModulePattern::Names(names) => {
-            let hits = |name: &str| modules().any(|info| name_matches(name, &info.path));
+            let hits = |name: &str| sites.iter().any(|info| name_matches(name, &info.path));
             Ok(names.iter().filter(|name| !hits(name)).cloned().collect())
         }
         ModulePattern::Regex(text) => {
-            for info in modules() {
+            for info in sites {
                 if pattern.matches(&info.path)? {
                     return Ok(Vec::new());
                 }

@@ -28,6 +28,8 @@ pub struct Sequence {
     pub past: usize,
     /// Ids of the tokens of this pass, `[batch, seq]`; `None` where it reads something else.
     pub tokens: Option<Tensor<2, Int>>,
+    /// Ids of the tokens of earlier passes, which a cache holds, `[batch, earlier]`; `None` where there are none.
+    pub earlier: Option<Tensor<2, Int>>,
 }
 
 /// A tensor `[batch, seq, ..]` without padding.

@@ -21,14 +21,18 @@ pub struct Pass {
     pub padding: Option<Tensor<2, Bool>>,
     /// Ids of the tokens of this pass, `[batch, seq]`; `None` where the model reads something else.
     pub tokens: Option<Tensor<2, Int>>,
+    /// Ids of the tokens of earlier passes, which a cache holds, `[batch, earlier]`; `None` where there are none.
+    pub earlier: Option<Tensor<2, Int>>,
     /// What adapters inserted among the embedded tokens, in the order they did.
     pub inserted: Vec<Inserted>,
     /// Positions before those of this pass, which a cache of keys and values holds; zero in a pass over whole sequences.
     pub past: usize,
     /// Columns of the prompt, where the columns after them were generated; `None` where nothing is generated.
     pub prompt: Option<usize>,
-    /// The last hidden state of the model without adapters, for routers that read it, `[batch, seq, d_model]`.
+    /// The last hidden state of an earlier pass, for routers that read it, `[batch, seq, d_model]`.
     pub base: Option<Tensor<3>>,
+    /// What an adapter takes along next to the hidden state, from layer to layer, `[batch, seq, d_model]`.
+    pub(crate) carried: Option<Tensor<3>>,
     /// The task of each row of the batch that the caller gave, without the copies of a `Parallel` block; `None` for a row
     /// without one. Empty where no tasks were given.
     pub tasks: Vec<Option<usize>>,

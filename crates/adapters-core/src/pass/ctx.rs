@@ -6,6 +6,7 @@ use burn::tensor::Tensor;
 
 use crate::error::Error;
 use crate::host::Host;
+use crate::method::capability::BasePass;
 use crate::method::layer::Causality;
 use crate::pass::batch::{Batch, Sequence};
 use crate::pass::call::Pass;
@@ -161,14 +162,21 @@ impl<'a> Ctx<'a> {
             .map_or(Causality::Causal, |(set, active)| set.causality(active))
     }
 
-    /// Whether an active router reads the last hidden state of the model without adapters, which a model then computes before the
-    /// pass begins ([`with_base`](Self::with_base)).
-    pub fn reads_base(&self) -> bool {
-        self.adapters
-            .is_some_and(|(set, active)| set.reads_base(active.composition()))
+    /// The context of the pass whose last hidden state an active router reads, which a model then computes before this pass
+    /// begins ([`with_base`](Self::with_base)); `None` where none reads one. It is one of evaluation.
+    pub fn base_pass(&self) -> Option<Ctx<'a>> {
+        let (set, active) = self.adapters?;
+        Some(match set.reads_base(active.composition())? {
+            BasePass::Plain => Ctx::plain(),
+            BasePass::WithAdapters => Ctx {
+                adapters: self.adapters,
+                skipped: self.skipped.clone(),
+                ..Self::default()
+            },
+        })
     }
 
-    /// Sets the last hidden state of the model without adapters, `[batch, seq, d_model]`.
+    /// Sets the last hidden state of that pass, `[batch, seq, d_model]`.
     pub fn with_base(&mut self, hidden: Tensor<3>) {
         self.hooks.pass.base = Some(hidden);
     }
@@ -204,9 +212,14 @@ impl<'a> Ctx<'a> {
         if copies > 1 {
             batch = batch.repeated(copies);
         }
-        let Sequence { padding, past, tokens } = batch.sequence();
+        let Sequence {
+            padding,
+            past,
+            tokens,
+            earlier,
+        } = batch.sequence();
         let pass = &mut self.hooks.pass;
-        (pass.padding, pass.past, pass.tokens) = (padding, past, tokens);
+        (pass.padding, pass.past, pass.tokens, pass.earlier) = (padding, past, tokens, earlier);
         pass.inserted.clear();
         self.rows = Some(rows * copies);
         self.resolve();

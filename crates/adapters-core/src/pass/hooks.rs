@@ -32,6 +32,14 @@ pub struct Hooks<'a> {
 }
 
 impl<'a> Hooks<'a> {
+    /// Hooks without an adapter, in this pass.
+    pub fn plain(pass: Pass) -> Self {
+        Self {
+            pass,
+            ..Self::default()
+        }
+    }
+
     /// What everything in this pass is told.
     pub fn pass(&self) -> &Pass {
         &self.pass
@@ -81,6 +89,7 @@ impl<'a> Hooks<'a> {
                 let [batch, seq, _] = x.dims();
                 at.run(LinearState {
                     tokens: self.pass.tokens_of([batch, seq]),
+                    earlier: self.pass.earlier.clone().filter(|earlier| earlier.dims()[0] == batch),
                     input: x,
                     layer: layer.clone(),
                     delta: None,
@@ -277,6 +286,7 @@ impl<'a> Hooks<'a> {
             Some(at) => at.run(state),
         };
         self.pass.past = state.past;
+        self.pass.carried.clone_from(&state.carried);
         if state.inserted.len() > before {
             self.pass.padding = state.padding.clone();
             self.pass.inserted = state.inserted.clone();
@@ -284,19 +294,33 @@ impl<'a> Hooks<'a> {
         state
     }
 
-    /// A hidden state as a whole: the output of a layer, or the input of the language-model head.
+    /// A hidden state as a whole: what enters or leaves a layer, or what enters the language-model head.
     ///
     /// # Shapes
     ///
     /// `[batch, seq, d_model] -> [batch, seq, d_model]`
     pub fn output(&mut self, point: &Point<OutputHook>, hidden: Tensor<3>) -> Tensor<3> {
-        match self.at(point.site()) {
-            None => hidden,
-            Some(at) => {
-                let padding = self.pass.padding.clone();
-                at.run(OutputState { hidden, padding })
-            }
-        }
+        let Some(at) = self.at(point.site()) else {
+            return hidden;
+        };
+        let state = at.run(OutputState {
+            hidden,
+            padding: self.pass.padding.clone(),
+            carried: self.pass.carried.clone(),
+        });
+        self.pass.carried = state.carried;
+        state.hidden
+    }
+
+    /// What an adapter takes along next to the hidden state, from layer to layer. A model hands it from block to block, so that
+    /// a block that is computed again has it.
+    pub fn take_carried(&mut self) -> Option<Tensor<3>> {
+        self.pass.carried.take()
+    }
+
+    /// Goes on with what [`take_carried`](Self::take_carried) returned.
+    pub fn carry(&mut self, carried: Option<Tensor<3>>) {
+        self.pass.carried = carried;
     }
 
     /// The hidden state that enters the language-model head, after what adapters did to the embeddings at `site` is

@@ -115,7 +115,7 @@ impl AdapterSet {
                     "it weighs other adapters, or in another order",
                 ));
             }
-            if router.reads_base() && inside {
+            if router.reads_base().is_some() && inside {
                 return Err(refuse(
                     block,
                     fusion.name(),

@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::host::Host;
 use crate::method::any::AnyMethod;
+use crate::method::capability::BasePass;
 use crate::method::site_layer::SiteLayer;
 use crate::method::target::Selection;
 use crate::set::AdapterSet;
@@ -100,12 +101,12 @@ impl AdapterSet {
         names.filter_map(|name| self.fusions.iter().find(|fusion| fusion.name() == name))
     }
 
-    /// Whether a router of a composition reads the last hidden state of the model without adapters.
-    pub(crate) fn reads_base(&self, composition: &Composition) -> bool {
+    /// The pass whose last hidden state a router of a composition reads; `None` where none reads one.
+    pub(crate) fn reads_base(&self, composition: &Composition) -> Option<BasePass> {
         let mut routers = self
             .fusions_of(composition)
             .filter_map(|fusion| fusion.method().capabilities().routes);
-        routers.any(|router| router.reads_base())
+        routers.find_map(|router| router.reads_base())
     }
 
     /// All fusions, in the order they were attached.

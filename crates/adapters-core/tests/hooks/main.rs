@@ -262,6 +262,7 @@ fn rows_of_every_state_round_trip() {
                 layer: LinearConfig::new(4, 4).init(&device),
                 delta,
                 tokens: None,
+                earlier: None,
             },
             |s| [of(&s.input)].into_iter().chain(s.delta.iter().map(of)).collect(),
         );
@@ -310,10 +311,17 @@ fn rows_of_every_state_round_trip() {
     }
     for padding in [None, mask()] {
         let hidden = three();
-        round_trip(&OutputState { hidden, padding }, |s| {
-            let mut data = bools(&s.padding);
-            data.push(of(&s.hidden));
-            data
-        });
+        round_trip(
+            &OutputState {
+                hidden,
+                padding,
+                carried: None,
+            },
+            |s| {
+                let mut data = bools(&s.padding);
+                data.push(of(&s.hidden));
+                data
+            },
+        );
     }
 }

@@ -234,7 +234,11 @@ impl Generation {
         let (device, begun) = (encoded.hidden.device(), start.tokens.len());
         let rows = vec![start.tokens.clone(); encoded.hidden.dims()[0]];
         let encoded = encoded.each_repeated(self.rows_of_a_text());
-        let mut cache = self.caches(set).then(KeyValueCache::new);
+        // What invokes an adapter may come with every token here: an answer has no prompt.
+        let invoked = set
+            .iter()
+            .any(|adapter| adapter.method().capabilities().invoked.is_some());
+        let mut cache = (self.caches(set) && !invoked).then(KeyValueCache::new);
         self.grow(rows, pad_id, on_token, |step| {
             let is_later = step.rows.first().is_some_and(|row| row.len() > begun);
             let rows = step.unseen(cache.as_mut());

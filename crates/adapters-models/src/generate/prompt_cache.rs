@@ -4,7 +4,7 @@ use std::fmt;
 use std::mem;
 
 use adapters_adapted::Adapted;
-use adapters_core::{Causality, Ctx};
+use adapters_core::{Causality, Composition, Ctx};
 
 use crate::cache::KeyValueCache;
 use crate::model::Model;
@@ -17,6 +17,8 @@ pub struct PromptCache<'m> {
     tokens: Vec<u32>,
     cache: KeyValueCache,
     reused: usize,
+    /// How many of the tokens the base alone has computed.
+    of_base: usize,
 }
 
 impl<'m> PromptCache<'m> {
@@ -27,6 +29,23 @@ impl<'m> PromptCache<'m> {
             tokens: Vec::new(),
             cache: KeyValueCache::new(),
             reused: 0,
+            of_base: 0,
+        }
+    }
+
+    /// Goes on with other adapters of the same base, which need to have the same weights. What the base alone has computed
+    /// is kept: it serves the base without adapters, and an adapter that acts from the tokens on that invoke it
+    /// ([`BeginsWhereInvoked`](adapters_core::BeginsWhereInvoked)).
+    #[must_use]
+    pub fn with_adapters_of(mut self, adapted: &Adapted<Model>) -> PromptCache<'_> {
+        self.cache.truncate(self.of_base);
+        self.tokens.truncate(self.of_base);
+        PromptCache {
+            adapted,
+            tokens: self.tokens,
+            cache: self.cache,
+            reused: 0,
+            of_base: self.of_base,
         }
     }
 
@@ -36,17 +55,43 @@ impl<'m> PromptCache<'m> {
         self.reused
     }
 
+    /// How many tokens of a prompt the base alone computes, where the others depend on no later ones; `None` where they may.
+    fn computed_by_base(&self, prompt: &[u32]) -> Option<usize> {
+        let set = &self.adapted.set;
+        let Some(active) = set.active() else {
+            return Some(usize::MAX);
+        };
+        if let Composition::Adapter(name) = active.composition()
+            && let Some(adapter) = set.get(name)
+            && let Some(invoked) = adapter.method().capabilities().invoked
+        {
+            return Some(invoked.begins(prompt));
+        }
+        (Ctx::new(set).causality() == Causality::Causal).then_some(0)
+    }
+
     /// The cache of what a single prompt has in common with the text that was kept; at least the last token is computed, for the
     /// scores after it. Nothing is kept until [`put`](Self::put).
     pub(super) fn take(&mut self, lm: &dyn CausalLm, prompts: &[&[u32]]) -> KeyValueCache {
         let (tokens, mut cache) = (mem::take(&mut self.tokens), mem::take(&mut self.cache));
-        self.reused = match prompts {
-            [prompt] if Ctx::new(&self.adapted.set).causality() == Causality::Causal => {
-                let same = prompt.iter().zip(&tokens).take_while(|(a, b)| a == b).count();
-                same.min(prompt.len() - 1)
-            }
-            _ => 0,
+        let of_base = match prompts {
+            [prompt] => self.computed_by_base(prompt).map(|of_base| (prompt, of_base)),
+            _ => None,
         };
+        self.reused = match of_base {
+            Some((prompt, of_base)) => {
+                let same = prompt.iter().zip(&tokens).take_while(|(a, b)| a == b).count();
+                // What an adapter has computed is the same if it begins at the same token.
+                let kept = if of_base == self.of_base {
+                    same
+                } else {
+                    of_base.min(self.of_base)
+                };
+                same.min(kept).min(prompt.len() - 1)
+            }
+            None => 0,
+        };
+        self.of_base = of_base.map_or(0, |(_, of_base)| of_base);
         let columns = cache.columns();
         cache.truncate(self.reused);
         if self.reused == 0 || !lm.keeps(cache.columns(), columns) {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use adapters_core::Tensors;
-use adapters_store::{StoreError, read_json, read_pytorch, read_safetensors, write_json, write_safetensors};
+use adapters_store::{StoreError, read_json, read_pytorch, read_safetensors, write_json, write_weights};
 use burn::tensor::{Device, Tensor};
 use serde_json::{Map, Value};
 
@@ -139,7 +139,7 @@ impl Head {
                 tensors.insert(format!("heads.{name}.{at}.bias"), beta.val().into_data());
             }
         }
-        write_safetensors(&dir.join(WEIGHTS), &tensors, [])?;
+        write_weights(&dir.join(WEIGHTS), &tensors)?;
         let file = serde_json::json!({
             "config": self.config().to_fields(base),
             "hidden_size": base.d_model(),

@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use crate::heads::pooling::Pooling;
 use crate::kind::ModelKind;
 use crate::model::Model;
-use crate::transformer::ClassifierLayout;
+use crate::transformer::{ClassifierLayout, MaskedLmLayout};
 
 /// A model whose last hidden state heads read.
 pub trait HeadBase: Host {
@@ -25,6 +25,11 @@ pub trait HeadBase: Host {
     /// Where the published class for a class of a whole text or image keeps its head, and what that reads.
     fn classifier(&self) -> ClassifierLayout {
         ClassifierLayout::of(ModelKind::Encoder)
+    }
+
+    /// The layers that the published classes for tags and for answers have below their last one; `None` for the last alone.
+    fn below_tags(&self) -> Option<MaskedLmLayout> {
+        None
     }
 
     /// Whether it reads images in place of text.
@@ -98,6 +103,10 @@ impl HeadBase for Model {
 
     fn classifier(&self) -> ClassifierLayout {
         Model::classifier(self)
+    }
+
+    fn below_tags(&self) -> Option<MaskedLmLayout> {
+        self.info().masked_lm.filter(|layout| layout.below_tags)
     }
 
     fn reads_images(&self) -> bool {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
-use adapters_core::{Ctx, Host, NamedParams, Role, Site};
+use adapters_core::{Ctx, Host, NamedParams, Role, Site, SiteInfo};
 use adapters_module::{values, with_fresh_ids};
 use adapters_nn::draw;
 use adapters_nn::ops::{self, Activation};
@@ -21,6 +21,7 @@ use crate::heads::config::{HeadConfig, HeadKind, refused};
 use crate::heads::head_base::HeadBase;
 use crate::linear_scores::LinearScores;
 use crate::model::Model;
+use crate::transformer::MaskedLmLayout;
 use crate::weights::Weights;
 
 /// A prediction head with the configuration of a [`HeadConfig`].
@@ -47,6 +48,32 @@ pub(super) struct HiddenLayer {
     /// Where the model has the layer itself, so that adapters act on it: it is read there.
     #[module(skip)]
     pub(super) of_model: Option<Site>,
+}
+
+impl HiddenLayer {
+    /// The layer of a masked language model before its last.
+    pub(crate) fn of_masked_lm(
+        layout: &MaskedLmLayout,
+        [d_in, d_out]: [usize; 2],
+        base: &impl HeadBase,
+        of_model: Option<Site>,
+        weights: &mut Weights,
+    ) -> Self {
+        let epsilon = base.norm_epsilon();
+        Self {
+            dense: weights.linear_with(layout.dense_bias, layout.dense, d_in, d_out),
+            norm: Some(weights.layer_norm_with(layout.norm_bias, layout.norm, d_out, epsilon)),
+            of_model,
+        }
+    }
+}
+
+impl MaskedLmLayout {
+    /// The site of its layer before the last, where the model has that layer.
+    pub(super) fn site(&self, base: &impl HeadBase) -> Option<Site> {
+        let is = |info: &SiteInfo| info.site.role == Role::HeadTransform && info.path == self.dense;
+        Some(base.module_sites().into_iter().find(is)?.site)
+    }
 }
 
 /// `W h + b`.
@@ -119,15 +146,14 @@ impl Head {
         };
         let (d, [vocab, width]) = (encoder.d_model(), words.dims());
         let mut w = Weights::read(dir, "", device)?;
-        let hidden = vec![HiddenLayer {
-            dense: w.linear_with(layout.dense_bias, layout.dense, d, width),
-            norm: Some(w.layer_norm_with(layout.norm_bias, layout.norm, width, encoder.norm_epsilon())),
-            of_model: encoder
-                .module_sites()
-                .into_iter()
-                .find(|info| info.site.role == Role::HeadTransform && info.path == layout.dense)
-                .map(|info| info.site),
-        }];
+        let of_model = layout.site(encoder);
+        let hidden = vec![HiddenLayer::of_masked_lm(
+            &layout,
+            [d, width],
+            encoder,
+            of_model,
+            &mut w,
+        )];
         // A copy of the word embeddings in the file is the same numbers.
         let last = LastLayer {
             weight: (!tied).then(|| w.matrix(&format!("{}.weight", layout.decoder), vocab, width)),
@@ -156,15 +182,21 @@ impl Head {
         }
     }
 
-    /// With parameters that train: those read from a file are frozen as a checkpoint's.
-    pub(super) fn trainable(self) -> Self {
+    /// With parameters that train, but for layers of the model: those read from a file are frozen as a checkpoint's.
+    pub(super) fn trainable(mut self) -> Self {
         struct Unfreeze;
         impl ModuleMapper for Unfreeze {
             fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
                 param.set_require_grad(true)
             }
         }
-        self.map(&mut Unfreeze)
+        let train = |layer: HiddenLayer| match layer.of_model {
+            Some(_) => layer,
+            None => layer.map(&mut Unfreeze),
+        };
+        self.hidden = self.hidden.into_iter().map(train).collect();
+        self.last = self.last.map(&mut Unfreeze);
+        self
     }
 
     /// With these names of its labels, where there are as many.

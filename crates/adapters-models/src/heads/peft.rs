@@ -3,11 +3,12 @@
 //!
 //! peft keeps no configuration of a head: the `task_type` stands for a class of transformers, and that class decides what the
 //! head reads and which layers it has. For a class of a whole text or image they are those of [`ClassifierLayout`]; taggers and
-//! heads of question answering have one layer.
+//! heads of question answering have one layer, and in families whose classes have those of the masked language model below it
+//! ([`MaskedLmLayout::below_tags`]) three.
 
 use std::path::Path;
 
-use adapters_core::{Format, Tensors};
+use adapters_core::{Format, Role, SiteInfo, Tensors};
 use adapters_store::{read_json, read_safetensors, write_json, write_safetensors};
 use burn::tensor::Device;
 use serde_json::{Map, Value, json};
@@ -17,7 +18,7 @@ use crate::heads::config::{HeadConfig, HeadKind, refused};
 use crate::heads::head_base::HeadBase;
 use crate::heads::layers::{Head, HiddenLayer, LastLayer};
 use crate::heads::pooling::Pooling;
-use crate::transformer::ClassifierLayout;
+use crate::transformer::{ClassifierLayout, MaskedLmLayout};
 use crate::weights::Weights;
 
 const CONFIG: &str = "adapter_config.json";
@@ -57,14 +58,36 @@ fn class_of(config: &HeadConfig, base: &impl HeadBase) -> Option<(Value, Classif
             };
             fits.then_some((task_type, layout))
         }
-        _ if config.layers != 1 => None,
+        HeadKind::Tagging | HeadKind::QuestionAnswering if !fits_below(config, base.below_tags()) => None,
+        _ if config.layers != 1 && !matches!(config.kind, HeadKind::Tagging | HeadKind::QuestionAnswering) => None,
         HeadKind::Tagging if base.default_pooling() != Pooling::Last => {
             Some((json!("TOKEN_CLS"), one_layer("classifier")))
         }
-        HeadKind::QuestionAnswering => Some((json!("QUESTION_ANS"), one_layer("qa_outputs"))),
+        HeadKind::QuestionAnswering => {
+            // Classes with layers below it call it as those for tags do.
+            let last = if base.below_tags().is_some() {
+                "classifier"
+            } else {
+                "qa_outputs"
+            };
+            Some((json!("QUESTION_ANS"), one_layer(last)))
+        }
         // Of several labels only the checkpoint's `problem_type` tells, which peft does not store.
         HeadKind::MultiLabel { .. } | HeadKind::Tagging | HeadKind::MultipleChoice { .. } => None,
         HeadKind::LanguageModel { .. } => None,
+    }
+}
+
+/// Whether a site is outside the base in the larger class.
+fn is_outside(info: &SiteInfo) -> bool {
+    info.site.role == Role::HeadTransform
+}
+
+/// Whether a head of tags or answers has the layers of its class: those below the last, or none.
+fn fits_below(config: &HeadConfig, below: Option<MaskedLmLayout>) -> bool {
+    match below {
+        None => config.layers == 1,
+        Some(layout) => config.layers == 2 && config.activation.as_deref() == layout.activation.as_deref(),
     }
 }
 
@@ -117,9 +140,18 @@ impl Head {
         let (tensors, _) = read_safetensors(&weights_path)?;
         let prefix = Format::Peft.key_prefix();
         let inside = if base.is_larger_class() { "" } else { base.base_prefix() };
+        // The larger class has these outside the base, too.
+        let outside: Vec<String> = base
+            .sites()
+            .into_iter()
+            .filter(is_outside)
+            .map(|info| info.path)
+            .collect();
         let renamed = tensors.into_iter().map(|(key, data)| match key.strip_prefix(prefix) {
-            Some(path) => (format!("{prefix}{inside}{path}"), data),
-            None => (key, data),
+            Some(path) if !outside.iter().any(|outside| path.starts_with(outside)) => {
+                (format!("{prefix}{inside}{path}"), data)
+            }
+            _ => (key, data),
         });
         let mut tensors: Tensors = renamed.collect();
         let inside = tensors.keys().any(|key| key.starts_with(prefix));
@@ -132,6 +164,32 @@ impl Head {
             let bias = layer.dense.bias.iter();
             tensors.extend(bias.map(|bias| (key(path, "bias"), bias.val().into_data())));
             saved.push(module(path).into());
+        }
+        // What the checkpoint of the base has is not repeated.
+        let below = base.below_tags();
+        let own = self.hidden.first().filter(|layer| layer.of_model.is_none());
+        if let (
+            Some(below),
+            Some(HiddenLayer {
+                dense,
+                norm: Some(norm),
+                ..
+            }),
+        ) = (below, own)
+        {
+            let parts = [
+                (
+                    below.dense,
+                    Some(dense.weight.val().transpose().into_data()),
+                    dense.bias.as_ref(),
+                ),
+                (below.norm, Some(norm.gamma.val().into_data()), norm.beta.as_ref()),
+            ];
+            for (path, weight, bias) in parts {
+                tensors.extend(weight.map(|weight| (key(path, "weight"), weight)));
+                tensors.extend(bias.map(|bias| (key(path, "bias"), bias.val().into_data())));
+            }
+            saved.push(module(below.dense).into());
         }
         tensors.insert(key(layout.last, "weight"), self.last_weight(base).into_data());
         let bias = self.last.bias.iter();
@@ -190,9 +248,17 @@ impl Head {
                 return Err(refused(&path, "task_type", expected, other.unwrap_or("none")));
             }
         };
-        let hidden = whole.hidden.filter(|_| matches!(kind, HeadKind::Classification { .. }));
+        let is_whole = matches!(kind, HeadKind::Classification { .. });
+        let (hidden, below) = (
+            whole.hidden.filter(|_| is_whole),
+            base.below_tags().filter(|_| !is_whole),
+        );
         let modules = hidden.iter().map(|(path, _)| *path).chain([last]).map(module);
-        let of_head: Vec<String> = modules.map(|module| format!("{prefix}{module}.")).collect();
+        let mut of_head: Vec<String> = modules.map(|module| format!("{prefix}{module}.")).collect();
+        // Adapters may act on these.
+        for path in below.iter().flat_map(|below| [below.dense, below.norm]) {
+            of_head.extend(["weight", "bias"].map(|what| format!("{prefix}{path}.{what}")));
+        }
         tensors.retain(|key, _| of_head.iter().any(|module| key.starts_with(module)));
         let rows = |key| {
             let data = tensors.get(&format!("{prefix}{last}.{key}"))?;
@@ -202,11 +268,12 @@ impl Head {
         let labels = (0..outputs).map(|label| format!("LABEL_{label}"));
         let config = HeadConfig {
             bias: rows("bias").is_some(),
-            ..HeadConfig::new(kind, labels).with_layers(1 + usize::from(hidden.is_some()))
+            ..HeadConfig::new(kind, labels).with_layers(1 + usize::from(hidden.is_some() || below.is_some()))
         };
-        let config = match hidden {
-            Some((_, activation)) => config.with_activation(Some(activation)),
-            None => config,
+        let config = match (hidden, &below) {
+            (Some((_, activation)), _) => config.with_activation(Some(activation)),
+            (None, Some(below)) => config.with_activation(below.activation.as_deref()),
+            (None, None) => config,
         };
         let activation = config.check(base, &path)?;
         let d = base.d_model();
@@ -219,7 +286,18 @@ impl Head {
             .map_or(d, |width| *width);
         let mut w = Weights::from_tensors(weights, tensors, prefix, device);
         let hidden = match hidden {
-            None => Vec::new(),
+            None => match &below {
+                None => Vec::new(),
+                Some(below) if w.has(&format!("{}.weight", below.dense)) => {
+                    vec![HiddenLayer::of_masked_lm(below, [d, d], base, None, &mut w)]
+                }
+                Some(below) => {
+                    let mut published = Weights::read(checkpoint, "", device)?;
+                    let layer = HiddenLayer::of_masked_lm(below, [d, d], base, below.site(base), &mut published);
+                    published.finish(&[""])?;
+                    vec![layer]
+                }
+            },
             Some((path, _)) if w.has(&format!("{path}.weight")) => vec![HiddenLayer {
                 dense: w.linear(path, d, wide),
                 norm: None,

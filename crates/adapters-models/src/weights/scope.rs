@@ -182,6 +182,11 @@ impl<'w> Scope<'w> {
         Point::residual(self.location, role, self.path(rest), d_model)
     }
 
+    /// What enters a whole layer; its path is that of the scope.
+    pub fn layer_input(&self, d_model: usize) -> Point<OutputHook> {
+        Point::layer_input(self.location, self.path(""), d_model)
+    }
+
     /// What a whole layer returns; its path is that of the scope.
     pub fn layer_output(&self, d_model: usize) -> Point<OutputHook> {
         Point::layer_output(self.location, self.path(""), d_model)

@@ -7,6 +7,8 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     BartForSequenceClassification,
     DistilBertForSequenceClassification,
+    ModernBertForQuestionAnswering,
+    ModernBertForTokenClassification,
     RobertaForSequenceClassification,
     T5ForSequenceClassification,
     ViTForImageClassification,
@@ -23,14 +25,18 @@ CASES = [
     ("t5_lora_seq_cls", "t5", T5ForSequenceClassification, ["q", "v"], ["classification_head"]),
     ("vit_lora_image_cls", "vit", ViTForImageClassification, ["query", "value"], ["classifier"]),
     ("wav2vec2_lora_audio_cls", "wav2vec2", Wav2Vec2ForSequenceClassification, ["q_proj", "v_proj"], ["projector", "classifier"]),
+    # Layers below the last one that are those of the checkpoint: adapted, and trained as a whole.
+    ("modernbert_lora_token_cls", "modernbert_mlm", ModernBertForTokenClassification, ["Wqkv", "head.dense"], ["classifier"]),
+    ("modernbert_lora_question_ans", "modernbert_mlm", ModernBertForQuestionAnswering, ["Wqkv"], ["head", "classifier"]),
 ]
+TASKS = {"image_cls": None, "audio_cls": None, "token_cls": TaskType.TOKEN_CLS, "question_ans": TaskType.QUESTION_ANS}
 for name, family, cls, targets, modules in CASES:
     base = f"{GOLDEN}/{family}/base"
     inputs = load_file(f"{GOLDEN}/{family}/inputs.safetensors")
     # A layer of another width than the model's below the last one.
     wide = {"classifier_proj_size": 20} if family == "wav2vec2" else {}
-    model = cls.from_pretrained(base, num_labels=3, **wide)
-    task = None if "image" in name or "audio" in name else TaskType.SEQ_CLS
+    task = TASKS.get(name.split("_lora_")[1], TaskType.SEQ_CLS)
+    model = cls.from_pretrained(base, num_labels=2 if task == TaskType.QUESTION_ANS else 3, **wide)
     config = LoraConfig(r=3, lora_alpha=6, target_modules=targets, modules_to_save=modules, task_type=task)
     model = get_peft_model(model, config).eval()
     for parameter in model.parameters():
@@ -44,7 +50,9 @@ for name, family, cls, targets, modules in CASES:
         ids[ids == eos] = 5
         ids[torch.arange(len(ids)), last] = eos
     with torch.no_grad():
-        logits = model(**given).logits
+        output = model(**given)
+        spans = task == TaskType.QUESTION_ANS
+        logits = torch.stack([output.start_logits, output.end_logits], -1) if spans else output.logits
     folder = f"{OUT}/{name}"
     model.save_pretrained(folder)
     path = f"{folder}/adapter_config.json"

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 /// | `answer` | `"answer"` | the answer, as it stands in the context; empty where there is none |
 /// | `answer_start` | `"answer_start"` | character of the context at which the answer begins, if present |
 /// | `choices` | `"choices"` | the texts to choose from |
+/// | `task` | none | the number of the task, from 0, for adapters that know tasks (Poly, multitask prompt tuning) |
 /// | `prompt` | `"prompt"` | the text that a completion follows |
 /// | `completion` | `"completion"` | the completion |
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +53,9 @@ pub struct Fields {
     pub prompt: String,
     /// The field with the completion.
     pub completion: String,
+    /// The field with the number of the task that adapters are told; `None` to tell them none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
 }
 
 impl Default for Fields {
@@ -71,6 +75,7 @@ impl Default for Fields {
             choices: "choices".into(),
             prompt: "prompt".into(),
             completion: "completion".into(),
+            task: None,
         }
     }
 }

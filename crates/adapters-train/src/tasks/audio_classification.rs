@@ -105,6 +105,7 @@ impl Task for AudioClassification {
             target_positions: Vec::new(),
             targets: Classes::targets(classes, device),
             predictions: examples.len(),
+            tasks: Vec::new(),
         })
     }
 

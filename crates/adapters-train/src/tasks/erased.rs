@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::TASKS;
 use super::context::TaskContext;
-use super::task::{LabelField, Task};
+use super::task::{LabelField, Task, of_examples};
 use crate::data::Records;
 use crate::error::TrainError;
 use crate::evaluate::{Evaluation, Outputs};
@@ -117,6 +117,8 @@ struct Examples<T: Task> {
     task: Arc<T>,
     examples: Vec<T::Example>,
     lengths: Vec<usize>,
+    /// What adapters are told of each; none where the data names no task.
+    tasks: Vec<Option<usize>>,
 }
 
 impl TaskKind {
@@ -181,10 +183,27 @@ impl<T: Task> OpenTask for Opened<T> {
         cx: &TaskContext<'_>,
     ) -> Result<Box<dyn TaskData>, TrainError> {
         let examples = self.0.examples(&records.records, labeled, cx)?;
+        let tasks = match &cx.options.fields.task {
+            Some(field) => records
+                .records
+                .iter()
+                .map(|record| record.optional_index(field))
+                .collect::<Result<Vec<_>, _>>()?,
+            None => Vec::new(),
+        };
+        if !tasks.is_empty() && tasks.len() != examples.len() {
+            let found = format!("{} records in {} rows", tasks.len(), examples.len());
+            return Err(TrainError::Value {
+                field: "data.pack",
+                expected: "false with `data.fields.task`".to_owned(),
+                found,
+            });
+        }
         Ok(Box::new(Examples {
             lengths: examples.iter().map(T::length).collect(),
             task: self.0.clone(),
             examples,
+            tasks,
         }))
     }
 }
@@ -211,7 +230,8 @@ impl<T: Task> TaskData for Examples<T> {
 
     fn batch(&self, indices: &[usize], seed: u64, model: &Model, device: &Device) -> Result<Batch, TrainError> {
         let rows: Vec<_> = indices.iter().map(|index| (*index, &self.examples[*index])).collect();
-        self.task.batch(&rows, seed, model, device)
+        let batch = self.task.batch(&rows, seed, model, device)?;
+        Ok(batch.with_tasks(&of_examples(&self.tasks, indices)))
     }
 
     fn loss(
@@ -225,7 +245,8 @@ impl<T: Task> TaskData for Examples<T> {
     }
 
     fn evaluate(&self, model: &TaskModel, batch_size: usize, device: &Device) -> Result<Evaluation, TrainError> {
-        self.task.evaluate(model, &self.examples, batch_size, device)
+        let (examples, tasks) = (&self.examples, &self.tasks);
+        self.task.evaluate(model, examples, tasks, batch_size, device)
     }
 
     fn describe(&self, index: usize, outputs: &Outputs) -> String {

@@ -106,6 +106,7 @@ impl Task for ImageClassification {
             target_positions: Vec::new(),
             targets: Classes::targets(classes, device),
             predictions: examples.len(),
+            tasks: Vec::new(),
         })
     }
 

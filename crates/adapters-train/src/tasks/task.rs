@@ -130,7 +130,8 @@ pub trait Task: fmt::Debug + Send + Sync + Sized + 'static {
     /// The prediction for an example in words, as `adapters predict` prints it.
     fn describe(&self, outputs: &Outputs, example: &Self::Example) -> String;
 
-    /// Scores examples with a model whose set is on a plain device.
+    /// Scores examples with a model whose set is on a plain device; `tasks` are those that adapters are told, one for each example or
+    /// none.
     ///
     /// # Errors
     ///
@@ -139,6 +140,7 @@ pub trait Task: fmt::Debug + Send + Sync + Sized + 'static {
         &self,
         model: &TaskModel,
         examples: &[Self::Example],
+        tasks: &[Option<usize>],
         batch_size: usize,
         device: &Device,
     ) -> Result<Evaluation, TrainError> {
@@ -148,7 +150,8 @@ pub trait Task: fmt::Debug + Send + Sync + Sized + 'static {
         for indices in eval_batches(&lengths, batch_size) {
             let rows: Vec<_> = indices.iter().map(|index| (*index, &examples[*index])).collect();
             let batch = self.batch(&rows, EVALUATION, model.adapted.base(), device)?;
-            let mut cx = Ctx::new(&model.adapted.set);
+            let batch = batch.with_tasks(&of_examples(tasks, &indices));
+            let mut cx = Ctx::new(&model.adapted.set).with_tasks(batch.tasks.iter().copied())?;
             let hidden = hidden_states(model.adapted.base(), batch.input.clone(), &mut cx)?;
             let scores = model.head_scores(hidden, &mut cx)?;
             if let Some(targets) = batch.targets.clone() {
@@ -168,4 +171,9 @@ pub trait Task: fmt::Debug + Send + Sync + Sized + 'static {
             outputs,
         })
     }
+}
+
+/// The tasks of these examples; none where there are none.
+pub(super) fn of_examples(tasks: &[Option<usize>], indices: &[usize]) -> Vec<Option<usize>> {
+    indices.iter().filter_map(|index| tasks.get(*index).copied()).collect()
 }

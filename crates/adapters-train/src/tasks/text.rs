@@ -91,6 +91,7 @@ pub(crate) fn batch(rows: &[&Encoded], predictions: usize, model: &Model, device
         target_positions: Vec::new(),
         targets: None,
         predictions,
+        tasks: Vec::new(),
     }
 }
 

@@ -6,6 +6,7 @@ use adapters_models::{Input, LinearScores};
 use adapters_nn::ops::cross_entropy;
 use burn::tensor::{Device, Int, Tensor};
 
+use super::task::of_examples;
 use super::task::{EVALUATION, Task};
 use super::text::ints;
 use crate::batches::eval_batches;
@@ -23,6 +24,7 @@ pub(super) fn batch(input: Input, positions: Vec<(usize, usize)>, tokens: Vec<i6
         predictions: tokens.len(),
         target_positions: positions,
         targets: Some(Targets::Classes(ints(tokens, device))),
+        tasks: Vec::new(),
     }
 }
 
@@ -62,6 +64,7 @@ pub(super) fn evaluate<T: Task>(
     task: &T,
     model: &TaskModel,
     examples: &[T::Example],
+    tasks: &[Option<usize>],
     batch_size: usize,
     device: &Device,
 ) -> Result<Evaluation, TrainError> {
@@ -70,7 +73,8 @@ pub(super) fn evaluate<T: Task>(
     for indices in eval_batches(&lengths, batch_size) {
         let rows: Vec<_> = indices.iter().map(|index| (*index, &examples[*index])).collect();
         let batch = task.batch(&rows, EVALUATION, model.adapted.base(), device)?;
-        let mut cx = Ctx::new(&model.adapted.set);
+        let batch = batch.with_tasks(&of_examples(tasks, &indices));
+        let mut cx = Ctx::new(&model.adapted.set).with_tasks(batch.tasks.iter().copied())?;
         let hidden = hidden_states(model.adapted.base(), batch.input.clone(), &mut cx)?;
         let (scores, tokens) = predicted(model, hidden, &batch, &mut cx)?;
         let [targets] = tokens.dims();
@@ -101,10 +105,11 @@ macro_rules! of_tokens {
             &self,
             model: &TaskModel,
             examples: &[Self::Example],
+            tasks: &[Option<usize>],
             batch_size: usize,
             device: &Device,
         ) -> Result<Evaluation, TrainError> {
-            let mut evaluation = super::tokens::evaluate(self, model, examples, batch_size, device)?;
+            let mut evaluation = super::tokens::evaluate(self, model, examples, tasks, batch_size, device)?;
             if let Some(answers) = &self.answers {
                 let asked: Vec<_> = examples.iter().flat_map(Self::asked).collect();
                 answers.add_figures(&mut evaluation, model, &asked, batch_size)?;
@@ -119,10 +124,11 @@ macro_rules! of_tokens {
             &self,
             model: &TaskModel,
             examples: &[Self::Example],
+            tasks: &[Option<usize>],
             batch_size: usize,
             device: &Device,
         ) -> Result<Evaluation, TrainError> {
-            super::tokens::evaluate(self, model, examples, batch_size, device)
+            super::tokens::evaluate(self, model, examples, tasks, batch_size, device)
         }
 
         super::tokens::of_tokens!(shared);

@@ -17,6 +17,8 @@ pub struct EmbeddingState {
     pub past: usize,
     /// What adapters inserted, in the order they did.
     pub inserted: Vec<Inserted>,
+    /// What an adapter takes along next to the hidden state, from layer to layer, `[batch, seq, d_model]`.
+    pub carried: Option<Tensor<3>>,
 }
 
 /// Positions an adapter put into every row of a batch.
@@ -43,6 +45,7 @@ by_fields!(EmbeddingState {
     padding: optional,
     past: whole,
     inserted: whole,
+    carried: delta,
 });
 
 /// What enters a model as a whole has no chunks along the sequence.
@@ -76,6 +79,7 @@ impl EmbeddingState {
             padding,
             past: 0,
             inserted: Vec::new(),
+            carried: None,
         }
     }
 

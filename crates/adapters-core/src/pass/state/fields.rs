@@ -72,6 +72,12 @@ pub(super) mod optional {
     }
 }
 
+/// A tensor that may be absent, in all chunks alike, and belongs to a row and to no position.
+pub(super) mod by_row {
+    pub(crate) use super::optional::{join_rows, take_rows};
+    pub(crate) use super::whole::{join_positions, take_positions};
+}
+
 /// The sum of the updates so far: one that is absent counts as zero where another chunk has one, and one that holds for all
 /// positions, as a factor does, has one position.
 pub(super) mod delta {

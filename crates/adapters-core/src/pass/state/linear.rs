@@ -23,6 +23,8 @@ pub struct LinearState {
     pub delta: Option<Tensor<3>>,
     /// The token at each position, `[batch, seq]`, -1 where there is none; `None` where the model reads something else.
     pub tokens: Option<Tensor<2, Int>>,
+    /// The tokens of earlier passes, `[batch, earlier]`, which a cache holds; `None` where there are none.
+    pub earlier: Option<Tensor<2, Int>>,
 }
 
 /// Weight and bias of a linear layer, as merging sees them.
@@ -39,6 +41,7 @@ by_fields!(LinearState, positions of input {
     layer: whole,
     delta: delta,
     tokens: optional,
+    earlier: by_row,
 });
 
 impl HookState for LinearState {

@@ -12,15 +12,18 @@ pub struct OutputState {
     pub hidden: Tensor<3>,
     /// True at padding, as [`Pass::padding`](crate::Pass::padding) has it for these rows.
     pub padding: Option<Tensor<2, Bool>>,
+    /// A second state that an adapter takes from layer to layer, `[batch, seq, d_model]`.
+    pub carried: Option<Tensor<3>>,
 }
 
 by_fields!(OutputState, positions of hidden {
     hidden: tensor,
     padding: optional,
+    carried: delta,
 });
 
 impl HookState for OutputState {
-    type Output = Tensor<3>;
+    type Output = Self;
     type Weight = NoWeight;
     type Effect = ();
 
@@ -30,7 +33,7 @@ impl HookState for OutputState {
         self.hidden.dims()[0]
     }
 
-    fn finish(self) -> Tensor<3> {
-        self.hidden
+    fn finish(self) -> Self {
+        self
     }
 }

@@ -1,0 +1,179 @@
+//! Starts of LoRA that follow from data: those of EVA and CorDA equal peft's, and LoftQ makes up for a quantized base.
+
+use std::path::Path;
+
+use adapters::core::{Format, Tensors};
+use adapters::models::{Model, Pretrained, TextInput};
+use adapters::nn::Precision;
+use adapters::store::{LoadOptions, load_adapter, read_safetensors, save_adapter};
+use adapters::{Adapted, AdapterSet, AttachOptions, METHODS, method};
+use adapters_testkit::contract::relative_error;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+fn folder(name: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+fn base(device: &Device) -> Model {
+    Pretrained::open(folder("golden/bert/base"))
+        .unwrap()
+        .model(device)
+        .unwrap()
+}
+
+fn inputs(device: &Device) -> TextInput {
+    let (inputs, _) = read_safetensors(&folder("golden/bert/inputs.safetensors")).unwrap();
+    let mask = Tensor::<2, Int>::from_data(inputs["attention_mask"].clone(), device);
+    TextInput {
+        padding: Some(mask.equal_elem(0)),
+        ..TextInput::new(Tensor::from_data(inputs["input_ids"].clone(), device))
+    }
+}
+
+fn expected(file: &str) -> Tensors {
+    read_safetensors(&folder("tests/starts").join(file)).unwrap().0
+}
+
+const TARGETS: &str = "r=4,alpha=6,target_modules=[query,value,intermediate.dense]";
+
+fn started(config: &str, device: &Device) -> Adapted<Model> {
+    let mut adapted = Adapted::new(base(device));
+    let method = method(config).unwrap();
+    adapted
+        .attach_from_inputs("a", method, [inputs(device)], &AttachOptions::default())
+        .unwrap();
+    adapted.activate("a").unwrap();
+    adapted
+}
+
+fn output(adapted: &Adapted<Model>, device: &Device) -> TensorData {
+    adapted.forward(inputs(device)).unwrap().into_data()
+}
+
+/// What an adapter as peft's files hold it has at each path.
+fn stored(adapted: &Adapted<Model>) -> (Tensors, serde_json::Value) {
+    let dir = tempfile::tempdir().unwrap();
+    save_adapter(dir.path(), Format::Peft, &adapted.set, "a", adapted.base()).unwrap();
+    let (tensors, _) = read_safetensors(&dir.path().join("adapter_model.safetensors")).unwrap();
+    let strip = |key: String| {
+        key.trim_start_matches("base_model.model.")
+            .trim_end_matches(".weight")
+            .to_owned()
+    };
+    let config = std::fs::read_to_string(dir.path().join("adapter_config.json")).unwrap();
+    let tensors = tensors.into_iter().map(|(key, data)| (strip(key), data)).collect();
+    (tensors, serde_json::from_str(&config).unwrap())
+}
+
+#[test]
+fn eva_begins_with_pefts_directions_and_shares_ranks_as_it_does() {
+    let device = Device::flex();
+    let adapted = started(&format!("lora[{TARGETS},init_weights=eva]"), &device);
+    // B is zero.
+    assert_eq!(
+        output(&adapted, &device),
+        Adapted::new(base(&device))
+            .forward(inputs(&device))
+            .unwrap()
+            .into_data()
+    );
+    let (own, config) = stored(&adapted);
+    let expected = expected("eva.safetensors");
+    let of = |tensors: &Tensors| {
+        let mut paths: Vec<String> = tensors.keys().filter(|key| key.ends_with(".lora_A")).cloned().collect();
+        paths.sort();
+        paths
+    };
+    assert_eq!(of(&own), of(&expected));
+    let mut ranks = Vec::new();
+    for key in of(&own) {
+        let (a, wanted) = (own[&key].clone(), expected[&key].clone());
+        assert_eq!(a.shape(), wanted.shape(), "{key}");
+        ranks.push(a.shape()[0]);
+        let [a, wanted] = [a, wanted].map(|data| Tensor::<2>::from_data(data, &device));
+        // Unit vectors, whose signs are a convention.
+        let cosines: Vec<f32> = (a * wanted).sum_dim(1).abs().into_data().iter().collect();
+        assert!(
+            cosines.iter().all(|cosine| (cosine - 1.0).abs() < 1e-3),
+            "{key}: {cosines:?}"
+        );
+        let path = key.trim_end_matches(".lora_A");
+        let alpha = config["alpha_pattern"][path].as_f64().unwrap_or(6.0);
+        let wanted: f64 = expected[&format!("{path}.alpha")].iter().next().unwrap();
+        assert!((alpha - wanted).abs() < 1e-6, "{path}: {alpha} and {wanted}");
+    }
+    assert!(
+        ranks.iter().any(|rank| *rank > 4) && ranks.iter().any(|rank| *rank < 4),
+        "{ranks:?}"
+    );
+}
+
+#[test]
+fn corda_takes_out_of_the_weights_what_peft_takes() {
+    let device = Device::flex();
+    let wanted = expected("corda.safetensors");
+    for kind in ["ipm", "kpm"] {
+        let config = format!("lora[{TARGETS},init_weights=corda,corda_method={kind}]");
+        let adapted = started(&config, &device);
+        let plain = Adapted::new(base(&device))
+            .forward(inputs(&device))
+            .unwrap()
+            .into_data();
+        let error = relative_error(&output(&adapted, &device), &plain);
+        assert!(error < 1e-5, "{kind}: the start is no identity, {error:e}");
+        // Files hold plain LoRA of twice the rank: what trains, and what was taken out.
+        let (own, config) = stored(&adapted);
+        assert_eq!(config["r"], 8);
+        let mut compared = 0;
+        for (key, wanted) in wanted.iter().filter(|(key, _)| key.starts_with(kind)) {
+            let path = key.trim_start_matches(kind).trim_start_matches('.');
+            let of = |name: &str| Tensor::<2>::from_data(own[&format!("{path}.{name}")].clone(), &device);
+            let product = of("lora_B").slice_dim(1, 0..4).matmul(of("lora_A").slice_dim(0, 0..4)) * 1.5;
+            let error = relative_error(&product.into_data(), wanted);
+            assert!(error < 2e-3, "{key}: off by {error:e}");
+            compared += 1;
+        }
+        assert!(compared > 3);
+    }
+}
+
+#[test]
+fn loftq_makes_up_for_what_a_quantized_base_loses() {
+    let device = Device::flex();
+    let plain = output(&Adapted::new(base(&device)), &device);
+    let mut quantized = Adapted::new(base(&device));
+    quantized.quantize(Precision::Int8);
+    let lost = relative_error(&output(&quantized, &device), &plain);
+
+    let mut adapted = Adapted::new(base(&device));
+    let config = "lora[r=16,alpha=24,target_modules=all-linear,init_weights=loftq]";
+    adapted.attach("a", method(config).unwrap()).unwrap();
+    adapted.quantize(Precision::Int8);
+    adapted.activate("a").unwrap();
+    let left = relative_error(&output(&adapted, &device), &plain);
+    assert!(left < 0.7 * lost, "{left:e} of {lost:e}");
+
+    // It is plain LoRA in files.
+    let dir = tempfile::tempdir().unwrap();
+    save_adapter(dir.path(), Format::Peft, &adapted.set, "a", adapted.base()).unwrap();
+    let mut set = AdapterSet::new();
+    load_adapter(
+        dir.path(),
+        &mut set,
+        quantized.base(),
+        &METHODS,
+        &LoadOptions::default(),
+        &device,
+    )
+    .unwrap();
+
+    let late = quantized
+        .attach("late", method(config).unwrap())
+        .unwrap_err()
+        .to_string();
+    assert!(late.contains("quantized already"), "{late}");
+    let unread = quantized
+        .attach("eva", method("lora[init_weights=eva]").unwrap())
+        .unwrap_err();
+    assert!(unread.to_string().contains("attach_from_inputs"), "{unread}");
+}

@@ -1,0 +1,53 @@
+"""Makes the starts of LoRA that read inputs, with peft 0.21.2: make.py GOLDEN OUT, where GOLDEN is golden/ of this crate. Of EVA, A of
+each layer with its rank and alpha; of CorDA, which takes one text at a time, the product that is taken out of each weight."""
+import dataclasses, sys, torch
+
+# What peft needs of attrs is what dataclasses have.
+sys.modules.setdefault("attr", dataclasses)
+from peft import EvaConfig, LoraConfig, get_peft_model, initialize_lora_eva_weights
+from peft.tuners.lora.config import CordaConfig
+from peft.tuners.lora.corda import preprocess_corda
+from safetensors.torch import load_file, save_file
+from transformers import BertModel
+
+GOLDEN, OUT = sys.argv[1:]
+torch.set_num_threads(1)
+inputs = load_file(f"{GOLDEN}/bert/inputs.safetensors")
+TARGETS = ["query", "value", "intermediate.dense"]
+
+
+def base():
+    return BertModel.from_pretrained(f"{GOLDEN}/bert/base").eval()
+
+
+config = LoraConfig(r=4, lora_alpha=6, target_modules=TARGETS, init_lora_weights="eva", eva_config=EvaConfig(rho=2.0))
+model = get_peft_model(base(), config, low_cpu_mem_usage=True)
+initialize_lora_eva_weights(model, [inputs], show_progress_bar=False)
+found = model.peft_config["default"]
+tensors = {}
+for name, module in model.named_modules():
+    if hasattr(module, "lora_A") and "default" in module.lora_A:
+        path = name.removeprefix("base_model.model.")
+        tensors[f"{path}.lora_A"] = module.lora_A["default"].weight.data.clone()
+        tensors[f"{path}.alpha"] = torch.tensor(float(found.alpha_pattern.get(path, found.lora_alpha)))
+save_file(tensors, f"{OUT}/eva.safetensors")
+
+tensors = {}
+for method in ["ipm", "kpm"]:
+    config = LoraConfig(
+        r=4, lora_alpha=6, target_modules=TARGETS, init_lora_weights="corda", corda_config=CordaConfig(corda_method=method)
+    )
+    model = base()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+
+    def run():
+        for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"]):
+            model(ids[mask.bool()][None])
+
+    preprocess_corda(model, config, run_model=run)
+    model = get_peft_model(model, config)
+    for name, weight in model.base_model.model.state_dict().items():
+        if name.endswith(".base_layer.weight"):
+            path = name.removesuffix(".base_layer.weight")
+            tensors[f"{method}.{path}"] = before[f"{path}.weight"] - weight
+save_file(tensors, f"{OUT}/corda.safetensors")
