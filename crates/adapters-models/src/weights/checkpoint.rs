@@ -17,6 +17,7 @@ use burn::tensor::{Bytes, DType, TensorData, f16};
 use fnv::FnvHasher;
 use safetensors::tensor::{Dtype, Metadata};
 
+pub(crate) use super::read_errors::ReadError;
 use super::shard_index::ShardIndex;
 use crate::error::ModelError;
 
@@ -87,15 +88,6 @@ pub(crate) enum Layout {
     Same,
     /// `[rows, cols]` to `[cols, rows]`, so that no step of training meets a strided weight.
     Transposed,
-}
-
-/// Why a tensor was not read.
-#[derive(Debug)]
-pub(crate) enum ReadError {
-    /// It is not what is expected.
-    Problem(TensorProblem),
-    /// The file could not be read.
-    File(StoreError),
 }
 
 impl Checkpoint {

@@ -6,7 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use adapters_store::{StoreError, TensorProblem};
 
 use crate::error::ModelError;
-use crate::weights::checkpoint::ReadError;
+
+/// Why a tensor was not read.
+#[derive(Debug)]
+pub(crate) enum ReadError {
+    /// It is not what is expected.
+    Problem(TensorProblem),
+    /// The file could not be read.
+    File(StoreError),
+}
 
 /// What could not be read. A tensor is read when it is first needed, where no error can be returned: it is zero then, and
 /// whoever needed it asks here. Clones share what they hold.
