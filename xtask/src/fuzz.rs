@@ -1,8 +1,9 @@
 //! `cargo xtask fuzz`: inputs that are nearly right for every reader of files and texts.
 
+use std::fs;
 use std::path::Path;
 
-use miette::Result;
+use miette::{IntoDiagnostic, Result, WrapErr, miette};
 
 use crate::ci;
 
@@ -26,23 +27,88 @@ pub(crate) struct Args {
     /// Number of the first input; the inputs are the same for the same number.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+    /// With libFuzzer, which is guided by coverage and needs a C++ compiler.
+    #[arg(long)]
+    guided: bool,
 }
 
-/// Runs the program that feeds the readers.
+/// Runs the programs that feed the readers.
 ///
 /// # Errors
 ///
-/// When a reader panics or ends the process; what it was given is kept below `target/fuzz`.
+/// When a reader panics, ends the process, takes more than 2 GB or twenty seconds; what it was given is kept below
+/// `fuzz/artifacts`, or without libFuzzer below `target/fuzz`.
 pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
-    ci::cargo(root, &command(args), &[], None)
+    if !args.guided {
+        return ci::cargo(root, &plain(args), &[], None);
+    }
+    let fuzz = root.join("fuzz");
+    let wrapper = fuzz.join("rustc.sh");
+    let wrapper = wrapper
+        .to_str()
+        .ok_or_else(|| miette!("{}: expected a path of Unicode", fuzz.display()))?;
+    let mut failed = Vec::new();
+    for name in targets(&fuzz)?
+        .iter()
+        .filter(|name| readable(name).contains(&args.reader))
+    {
+        println!("\n{}", readable(name));
+        for folder in ["corpus", "artifacts"] {
+            let folder = fuzz.join(folder).join(name);
+            fs::create_dir_all(&folder)
+                .into_diagnostic()
+                .wrap_err_with(|| format!("cannot make {}", folder.display()))?;
+        }
+        if let Err(error) = ci::cargo(&fuzz, &guided(args, name), &[("RUSTC_WRAPPER", wrapper)], None) {
+            println!("{error}");
+            failed.push(readable(name));
+        }
+    }
+    match failed.is_empty() {
+        true => Ok(()),
+        false => Err(miette!(
+            "expected readers that refuse what they cannot read, found faults in: {}",
+            failed.join(", ")
+        )),
+    }
 }
 
-fn command(args: &Args) -> Vec<String> {
-    let seconds = args.seconds.unwrap_or(if args.smoke { SMOKE } else { NIGHT });
+/// The programs of the fuzz package.
+fn targets(fuzz: &Path) -> Result<Vec<String>> {
+    let path = fuzz.join("Cargo.toml");
+    let text = fs::read_to_string(&path)
+        .into_diagnostic()
+        .wrap_err_with(|| format!("cannot read {}", path.display()))?;
+    let (_, programs) = text.split_once("[[bin]]").unwrap_or_default();
+    let names = programs.lines().filter_map(|line| line.strip_prefix("name = \""));
+    Ok(names.map(|name| name.trim_end_matches('"').to_owned()).collect())
+}
+
+/// The name of a reader, which that of its program has without spaces.
+fn readable(target: &str) -> String {
+    target.replace('_', " ")
+}
+
+fn seconds(args: &Args) -> u64 {
+    args.seconds.unwrap_or(if args.smoke { SMOKE } else { NIGHT })
+}
+
+fn guided(args: &Args, target: &str) -> Vec<String> {
+    let words = format!(
+        "run --bin {target} -- corpus/{target} -artifact_prefix=artifacts/{target}/ -max_total_time={} -seed={} -timeout=20 \
+         -rss_limit_mb=2048 -print_final_stats=1 -verbosity=0",
+        seconds(args),
+        // Zero is a number that libFuzzer draws.
+        args.seed + 1
+    );
+    words.split_whitespace().map(str::to_owned).collect()
+}
+
+fn plain(args: &Args) -> Vec<String> {
     let words = "run --locked -p adapters-testkit --bin fuzz -- --seconds"
         .split(' ')
         .map(str::to_owned);
-    let numbers = [seconds.to_string(), "--seed".to_owned(), args.seed.to_string()];
+    let numbers = [seconds(args).to_string(), "--seed".to_owned(), args.seed.to_string()];
     words
         .chain(numbers)
         .chain(["--reader".to_owned(), args.reader.clone()])
@@ -53,20 +119,35 @@ fn command(args: &Args) -> Vec<String> {
 mod tests {
     use super::*;
 
+    fn args(smoke: bool, seconds: Option<u64>) -> Args {
+        Args {
+            smoke,
+            seconds,
+            reader: "data".to_owned(),
+            seed: 3,
+            guided: false,
+        }
+    }
+
     #[test]
     fn a_smoke_test_has_a_minute_for_each_reader() {
-        let line = |smoke, seconds| {
-            let reader = "data".to_owned();
-            command(&Args {
-                smoke,
-                seconds,
-                reader,
-                seed: 3,
-            })
-            .join(" ")
-        };
+        let line = |smoke, seconds| plain(&args(smoke, seconds)).join(" ");
         assert!(line(true, None).ends_with("--bin fuzz -- --seconds 60 --seed 3 --reader data"));
         assert!(line(false, None).contains("--seconds 1800 "));
         assert!(line(true, Some(5)).contains("--seconds 5 "));
+        let line = guided(&args(true, None), "config_string").join(" ");
+        assert!(line.contains("--bin config_string -- corpus/config_string ") && line.contains("-max_total_time=60 "));
+    }
+
+    /// The fuzz package is outside the workspace, so that nothing else compares the two lists.
+    #[test]
+    fn every_reader_has_a_program() {
+        let root = crate::workspace_root();
+        let source = fs::read_to_string(root.join("crates/adapters-testkit/src/fuzz/readers.rs")).expect("is there");
+        let named = source.lines().filter_map(|line| line.strip_prefix("        name: \""));
+        let readers: Vec<&str> = named.map(|name| name.trim_end_matches("\",")).collect();
+        let targets = targets(&root.join("fuzz")).expect("the package can be read");
+        assert!(readers.len() > 10);
+        assert_eq!(targets.iter().map(|name| readable(name)).collect::<Vec<_>>(), readers);
     }
 }

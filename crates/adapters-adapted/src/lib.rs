@@ -11,5 +11,5 @@ mod quantize;
 
 pub use adapted::{Adapted, AttachOptions};
 pub use average::{average, normalized};
-pub use merge::{MergeReport, Merged, merge};
+pub use merge::{FrozenLayer, MergeReport, Merged, fold, merge};
 pub use quantize::{QuantizeReport, quantize};

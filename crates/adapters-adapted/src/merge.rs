@@ -3,8 +3,8 @@
 use std::fmt;
 
 use adapters_core::{
-    AdapterSet, AttachedLayer, Error, Host, LayerMut, LinearWeight, Matrices, NormWeight, NotMergeable, Shared, Site,
-    SiteLayer,
+    AdapterSet, Attached, AttachedLayer, Error, Host, LayerMut, LinearWeight, Matrices, NormWeight, NotMergeable,
+    Shared, Site, SiteLayer,
 };
 use adapters_nn::float_weight;
 use burn::module::Param;
@@ -23,19 +23,32 @@ pub struct Merged {
 }
 
 /// A layer of the base model.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[allow(
     clippy::large_enum_variant,
     reason = "there is one for each layer that is merged; a box would be one more thing to read"
 )]
-enum FrozenLayer {
+pub enum FrozenLayer {
+    /// A linear layer.
     Linear(Linear),
+    /// The parameters of a normalization.
     Norm(NormWeight),
+    /// An embedding table.
     Table(Embedding),
+    /// Matrices in one parameter.
     Matrices(Matrices),
 }
 
 impl FrozenLayer {
+    /// The layer at a site of `model`; `None` for a site without weights.
+    pub fn of(model: &impl Host, site: Site) -> Option<Self> {
+        let linear = model.linear(site).cloned().map(Self::Linear);
+        let norm = || model.norm(site).map(Self::Norm);
+        let table = || model.table(site).cloned().map(Self::Table);
+        let matrices = || model.matrices(site).cloned().map(Self::Matrices);
+        linear.or_else(norm).or_else(table).or_else(matrices)
+    }
+
     /// Puts this layer into the model; the one that was there, if the model has the site.
     fn swap(self, model: &mut impl Host, site: Site) -> Option<Self> {
         let (mut new, mut old) = (Some(self), None);
@@ -69,6 +82,13 @@ pub struct MergeReport {
     pub changes: Vec<(String, f32)>,
 }
 
+impl MergeReport {
+    /// A report of these changes.
+    pub fn new(changes: Vec<(String, f32)>) -> Self {
+        Self { changes }
+    }
+}
+
 impl fmt::Display for MergeReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (path, change) in &self.changes {
@@ -98,14 +118,10 @@ pub fn merge(model: &mut impl Host, set: &AdapterSet, name: &str, earlier: Optio
     let attached = set.attached(name)?;
     let mut replaced = Vec::new();
     let mut changes = Vec::new();
-    for AttachedLayer { info, layer } in attached.layers() {
-        let (merged, change) = folded(layer, attached.shared(), model, info.site).map_err(|e| Error::NotMergeable {
-            adapter: name.to_owned(),
-            path: info.path.clone(),
-            reason: e.reason,
-        })?;
-        changes.push((info.path.clone(), change));
-        replaced.push((info.site, merged));
+    for layer in attached.layers() {
+        let (merged, change) = fold(attached, layer, model)?;
+        changes.push((layer.info.path.clone(), change));
+        replaced.push((layer.info.site, merged));
     }
     let originals = replaced
         .into_iter()
@@ -115,6 +131,21 @@ pub fn merge(model: &mut impl Host, set: &AdapterSet, name: &str, earlier: Optio
         adapter: name.to_owned(),
         originals,
         report: MergeReport { changes },
+    })
+}
+
+/// The layer of `model` at the site of `layer`, which is one of `attached`, with it folded in, and the largest change of an
+/// element. The model is not changed.
+///
+/// # Errors
+///
+/// [`Error::NotMergeable`] where the method refuses.
+pub fn fold(attached: &Attached, layer: &AttachedLayer, model: &impl Host) -> Result<(FrozenLayer, f32), Error> {
+    let AttachedLayer { info, layer } = layer;
+    folded(layer, attached.shared(), model, info.site).map_err(|e| Error::NotMergeable {
+        adapter: attached.name().to_owned(),
+        path: info.path.clone(),
+        reason: e.reason,
     })
 }
 

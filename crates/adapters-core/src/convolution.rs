@@ -45,7 +45,7 @@ impl Adaptable for GroupedConvolution {
     type Role = ConvolutionRole;
 
     fn kind(&self) -> SiteKind {
-        let [d_out, channels, kernel] = self.weight.dims();
+        let [d_out, channels, kernel] = self.weight.lazy_shape().dims();
         SiteKind::Convolution {
             channels: channels * self.groups,
             d_out,

@@ -17,7 +17,7 @@ impl Adaptable for Matrices {
     type Role = MatricesRole;
 
     fn kind(&self) -> SiteKind {
-        let [count, rows, cols] = self.weight.dims();
+        let [count, rows, cols] = self.weight.lazy_shape().dims();
         SiteKind::Matrices { count, rows, cols }
     }
 

@@ -125,7 +125,7 @@ impl Adaptable for Linear {
     type Role = LinearRole;
 
     fn kind(&self) -> SiteKind {
-        let [d_in, d_out] = self.weight.dims();
+        let [d_in, d_out] = self.weight.lazy_shape().dims();
         SiteKind::Linear { d_in, d_out }
     }
 
@@ -152,7 +152,7 @@ impl Adaptable for Embedding {
     type Role = TokenTable;
 
     fn kind(&self) -> SiteKind {
-        let [rows, d_model] = self.weight.dims();
+        let [rows, d_model] = self.weight.lazy_shape().dims();
         SiteKind::Table {
             rows,
             d_model,
@@ -175,7 +175,7 @@ macro_rules! adaptable_norm {
             type Role = NormRole;
 
             fn kind(&self) -> SiteKind {
-                let [d_model] = self.gamma.dims();
+                let [d_model] = self.gamma.lazy_shape().dims();
                 SiteKind::Norm { d_model }
             }
 
@@ -247,7 +247,16 @@ impl Sited<Linear> {
         table: &Sited<Embedding>,
         bias: Option<Param<Tensor<1>>>,
     ) -> Self {
-        let weight = Param::initialized(ParamId::new(), table.weight.val().transpose());
+        let of = table.weight.clone();
+        let [rows, d_model] = of.lazy_shape().dims();
+        // The table may be one that is read when it is first needed.
+        let weight = Param::uninitialized(
+            ParamId::new(),
+            move |device, _| of.val().transpose().to_device(device),
+            table.weight.lazy_device(),
+            false,
+            [d_model, rows].into(),
+        );
         let mut head = Self::new(location, LinearRole::LmHead, path, Linear { weight, bias });
         head.info.tied_to = Some(table.site());
         head

@@ -8,9 +8,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::error::ModelError;
-use crate::weights::Weights;
 use crate::weights::checkpoint::Checkpoint;
 use crate::weights::vocabulary::Vocabulary;
+use crate::weights::{ReadErrors, Weights};
 
 /// The field of the number of tokens.
 pub(crate) const VOCABULARY: &str = "vocab_size";
@@ -24,6 +24,8 @@ pub struct CheckpointFolder {
     pub(crate) allow_bin: bool,
     /// The tokens of an adapter, if they are others than those of the base.
     vocabulary: Option<Vocabulary>,
+    /// What could not be read of the tensors that a loader asked for.
+    read_errors: ReadErrors,
 }
 
 impl CheckpointFolder {
@@ -33,7 +35,18 @@ impl CheckpointFolder {
             config,
             allow_bin: false,
             vocabulary: None,
+            read_errors: ReadErrors::default(),
         }
+    }
+
+    /// The same folder for a load, with the errors of that load alone.
+    pub(crate) fn for_a_load(&self) -> (Self, ReadErrors) {
+        let read_errors = ReadErrors::default();
+        let folder = Self {
+            read_errors: read_errors.clone(),
+            ..self.clone()
+        };
+        (folder, read_errors)
     }
 
     /// The folder.
@@ -73,13 +86,17 @@ impl CheckpointFolder {
         Checkpoint::open(&self.dir, self.allow_bin)
     }
 
-    /// The tensors of the folder on their way into a model; `prefix` (`"bert."`) is taken off keys that a larger class put it on.
+    /// The tensors of the folder on their way into a model, each read when it is first needed; `prefix` (`"bert."`) is taken off keys that
+    /// a larger class put it on.
     ///
     /// # Errors
     ///
     /// [`ModelError::NotACheckpoint`], [`ModelError::Store`] for damaged files.
     pub fn weights(&self, prefix: &str, device: &Device) -> Result<Weights, ModelError> {
-        Ok(Weights::of_checkpoint(self.checkpoint()?, prefix, device).with_vocabulary(self.vocabulary.clone()))
+        let weights = Weights::of_checkpoint(self.checkpoint()?, prefix, device);
+        Ok(weights
+            .with_vocabulary(self.vocabulary.clone())
+            .on_demand(self.read_errors.clone()))
     }
 
     /// The configuration over the defaults of its class, for the loader of an architecture.

@@ -169,3 +169,9 @@ pub enum ModelError {
     #[error(transparent)]
     Adapter(#[from] adapters_core::Error),
 }
+
+impl From<adapters_store::atomic::AtomicWriteError> for ModelError {
+    fn from(error: adapters_store::atomic::AtomicWriteError) -> Self {
+        StoreError::from(error).into()
+    }
+}

@@ -60,12 +60,12 @@ pub trait FromCheckpoint: Transformer + Module {
         false
     }
 
-    /// Builds the model from the folder of a checkpoint.
+    /// Builds the model from the folder of a checkpoint, each tensor of which is read when it is first needed.
     ///
     /// # Errors
     ///
-    /// [`ModelError::Config`] for values this model cannot have; [`ModelError::Store`] listing every missing,
-    /// misshapen, unexpected or non-finite tensor.
+    /// [`ModelError::Config`] for values this model cannot have; [`ModelError::Store`] listing every missing, misshapen or
+    /// unexpected tensor.
     fn load(source: &CheckpointFolder, config: Self::Config, device: &Device) -> Result<Self, ModelError> {
         let weights = source.weights(Self::PREFIX, device)?;
         Self::finished(weights, |weights| {

@@ -76,6 +76,7 @@ mod rotary_family;
 mod rotary_layer;
 mod rotary_scaling;
 mod save_checkpoint;
+mod save_merged;
 mod siglip;
 mod smollm3;
 mod sound;
@@ -120,6 +121,7 @@ pub use norm::{Norm, NormKind};
 pub use packing::Packing;
 pub use pretrained::Pretrained;
 pub use save_checkpoint::{copy_tokenizer, save_checkpoint};
+pub use save_merged::save_merged;
 #[cfg(feature = "tokenizers")]
 pub use tokenizer::{TextStream, TextTokenizer};
 pub use transformer::{
@@ -127,4 +129,4 @@ pub use transformer::{
     TextAndImage, TextEncoder, Transformer,
 };
 pub use two_stacks::{DecoderFrame, TwoStacks};
-pub use weights::{Scope, Weights};
+pub use weights::{ReadErrors, Scope, Weights};

@@ -69,7 +69,7 @@ impl Norm {
             Self::Layer(norm) => &norm.gamma,
             Self::Rms(norm) | Self::OnePlusRms(norm) => &norm.gamma,
         };
-        gamma.dims()[0]
+        gamma.lazy_shape()[0]
     }
 }
 

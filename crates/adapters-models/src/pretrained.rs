@@ -20,6 +20,7 @@ use crate::model::Model;
 use crate::speech::LogMel;
 #[cfg(feature = "tokenizers")]
 use crate::tokenizer::TextTokenizer;
+use crate::weights::{ReadErrors, read_all};
 
 /// A checkpoint folder whose architecture is known.
 #[derive(Clone, Debug)]
@@ -164,9 +165,23 @@ impl Pretrained {
     ///
     /// [`ModelError::Config`], [`ModelError::Store`] listing every tensor that does not fit.
     pub fn model(&self, device: &Device) -> Result<Model, ModelError> {
-        let mut model = self.architecture.load(&self.folder, device)?;
+        let (mut model, read_errors) = self.model_on_demand(device)?;
+        // A layer at a time: of each, one form is in memory.
         quantize(&mut model, self.precision);
+        read_all(&model);
+        read_errors.check()?;
         Ok(model)
+    }
+
+    /// The model with each tensor read when it is first needed, at full precision: for what needs few of them, or one after the
+    /// other. What could not be read then is in the errors.
+    ///
+    /// # Errors
+    ///
+    /// As [`model`](Self::model), but for elements that are not finite.
+    pub fn model_on_demand(&self, device: &Device) -> Result<(Model, ReadErrors), ModelError> {
+        let (folder, read_errors) = self.folder.for_a_load();
+        Ok((self.architecture.load(&folder, device)?, read_errors))
     }
 
     /// Loads an encoder of text, strictly.

@@ -1,14 +1,15 @@
 //! A plain checkpoint with the weights a model has now, as Hugging Face transformers saves one.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use adapters_core::{Host, SiteKind, Tensors};
+use adapters_adapted::FrozenLayer;
+use adapters_core::{Host, Site, SiteInfo};
 use adapters_nn::float_weight;
-use adapters_store::{StoreError, TensorProblem, atomic, read_json, write_json, write_safetensors};
-use burn::nn::Linear;
-use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
+use adapters_store::{StoreError, TensorOutline, TensorProblem, atomic, read_json, write_each, write_json};
+use burn::tensor::{DType, FloatDType, Tensor, TensorData};
 use serde_json::{Map, Value, json};
 
 use crate::checkpoint_folder::VOCABULARY;
@@ -52,7 +53,8 @@ const TOKENIZER: [&str; 10] = [
 const ADDITIONAL_TEMPLATES: &str = "additional_chat_templates";
 
 /// Writes a plain checkpoint: everything `source` has, with the weights `model` holds now. What Python loads after an adapter
-/// was merged into `model`. The tokens are those of the adapter that `source` was opened [for](Pretrained::for_adapter).
+/// was merged into `model`. The tokens are those of the adapter that `source` was opened [for](Pretrained::for_adapter). One tensor at a
+/// time is in memory in addition to the model.
 ///
 /// Each tensor has the element type it has in `source`, or `dtype`; a compact checkpoint is restored to 32 bits. The values are
 /// those of the model, rounded once. Weights of more than 5 GB become shards. The other files directly in `source` are copied.
@@ -67,6 +69,22 @@ pub fn save_checkpoint(
     out: &Path,
     dtype: Option<FloatDType>,
 ) -> Result<(), ModelError> {
+    let mut layers = |info: &SiteInfo| Ok(FrozenLayer::of(model, info.site));
+    write_checkpoint(model, &mut layers, source, out, dtype)
+}
+
+/// The layer that a checkpoint gets at a site; `None` to leave its tensors as they are.
+pub(crate) type Layers<'a> = dyn FnMut(&SiteInfo) -> Result<Option<FrozenLayer>, ModelError> + 'a;
+
+/// As [`save_checkpoint`], with the layers of `layers` in place of those of `model`. All are asked for before anything is written,
+/// and each again when it is.
+pub(crate) fn write_checkpoint(
+    model: &impl Host,
+    layers: &mut Layers<'_>,
+    source: &Pretrained,
+    out: &Path,
+    dtype: Option<FloatDType>,
+) -> Result<(), ModelError> {
     let (folder, source) = (source.folder(), source.dir());
     if !model.layer_replication().is_empty() {
         return Err(ModelError::Layers {
@@ -75,10 +93,6 @@ pub fn save_checkpoint(
             reason: "its layers are not those of a checkpoint, so that it cannot be saved as one".to_owned(),
         });
     }
-    fs::create_dir_all(out).map_err(|e| StoreError::Folder {
-        path: out.to_owned(),
-        source: e,
-    })?;
     if let (Ok(a), Ok(b)) = (source.canonicalize(), out.canonicalize())
         && a == b
     {
@@ -87,13 +101,34 @@ pub fn save_checkpoint(
             missing: "it is the base checkpoint itself, which is never overwritten; choose another folder",
         });
     }
-    let mut tensors = folder.checkpoint()?.read_all()?;
-    if let Some(vocabulary) = folder.vocabulary() {
-        resize(&mut tensors, vocabulary);
+    let (checkpoint, vocabulary) = (folder.checkpoint()?, folder.vocabulary());
+    let stored: BTreeMap<String, TensorOutline> = checkpoint
+        .outlines()
+        .map(|outline| (outline.key.clone(), resized_outline(outline, vocabulary)))
+        .collect();
+    let common = dtype.map_or_else(|| most_common(stored.values()), DType::from);
+    let mut replaced = Replaced {
+        model,
+        layers,
+        stored: &stored,
+        untied: false,
+    };
+    let (mut outlines, mut sites) = (stored.clone(), BTreeMap::new());
+    for info in model.sites() {
+        for (key, data) in replaced.tensors(&info)? {
+            let outline = TensorOutline {
+                key: key.clone(),
+                dtype: stored.get(&key).map_or(common, |outline| outline.dtype),
+                shape: data.shape().to_vec(),
+            };
+            outlines.insert(key.clone(), outline);
+            sites.insert(key, info.clone());
+        }
     }
-    let types = tensors.iter().map(|(key, data)| (key.clone(), data.dtype())).collect();
-    let untied = replace(&mut tensors, model);
-    let common = convert(&mut tensors, &types, dtype.map(DType::from), out)?;
+    for outline in outlines.values_mut().filter(|outline| outline.dtype.is_float()) {
+        outline.dtype = dtype.map_or(outline.dtype, DType::from);
+    }
+    let untied = replaced.untied;
     let mut config: Map<String, Value> = read_json(&source.join("config.json"))?;
     let key = match config.contains_key("dtype") {
         true => "dtype",
@@ -106,10 +141,31 @@ pub fn save_checkpoint(
     if untied {
         config.insert("tie_word_embeddings".to_owned(), false.into());
     }
+    fs::create_dir_all(out).map_err(|e| StoreError::Folder {
+        path: out.to_owned(),
+        source: e,
+    })?;
+    // Weight and bias of a layer follow one another.
+    let mut last: Option<(Site, Vec<(String, TensorData)>)> = None;
+    write_shards(out, outlines.into_values().collect(), SHARD, &mut |outline| {
+        let data = match sites.get(&outline.key) {
+            None => resized(checkpoint.read_stored(&outline.key)?, outline, vocabulary),
+            Some(info) => {
+                let tensors = match last.take() {
+                    Some((site, tensors)) if site == info.site => tensors,
+                    _ => replaced.tensors(info)?,
+                };
+                let (asked, others): (Vec<_>, Vec<_>) = tensors.into_iter().partition(|(key, _)| *key == outline.key);
+                last = Some((info.site, others));
+                let asked = asked.into_iter().next().map(|(_, data)| data);
+                asked.ok_or_else(|| missing(out, &outline.key))?
+            }
+        };
+        Ok(Cow::Owned(converted(data, outline, out)?))
+    })?;
     copy_side_files(source, out)?;
     copy_templates(source, out)?;
-    write_json(&out.join("config.json"), &config)?;
-    Ok(write_shards(out, tensors, SHARD)?)
+    Ok(write_json(&out.join("config.json"), &config)?)
 }
 
 /// Copies the tokenizer that an adapter was saved with, and its chat template, over those of a checkpoint in `out`.
@@ -137,65 +193,87 @@ fn copy_templates(source: &Path, out: &Path) -> Result<(), ModelError> {
     Ok(copy_side_files(&from, &to)?)
 }
 
-/// Gives tensors with a number a token, which no site has, those of the added tokens: zeros, as in transformers.
-fn resize(tensors: &mut Tensors, vocabulary: &Vocabulary) {
-    for (key, data) in tensors.iter_mut().filter(|(_, data)| data.dtype().is_float()) {
-        let found = data.shape().to_vec();
-        let Some(wanted) = vocabulary.shape(&found) else {
-            continue;
-        };
-        let (dtype, values) = (data.dtype(), data.iter::<f32>().collect());
-        if let Some(values) = vocabulary.resized(key, &found, &wanted, values) {
-            *data = TensorData::new(values, wanted).convert_dtype(dtype);
-        }
+/// A tensor with a row or a number a token has those of the added tokens.
+fn resized_outline(outline: TensorOutline, vocabulary: Option<&Vocabulary>) -> TensorOutline {
+    let vocabulary = vocabulary.filter(|_| outline.dtype.is_float());
+    match vocabulary.and_then(|vocabulary| vocabulary.new_shape(&outline.key, &outline.shape)) {
+        Some(shape) => TensorOutline { shape, ..outline },
+        None => outline,
     }
 }
 
-/// Puts the weights of the model's sites in place of those of its checkpoint; whether a head that was the table of the embeddings
-/// has another weight now.
-fn replace(tensors: &mut Tensors, model: &impl Host) -> bool {
-    let mut untied = false;
-    for info in model.sites() {
-        // The source has the prefix of a larger class or not, whatever this one is.
-        let prefix = model.base_prefix();
-        let inner = info.path.strip_prefix(prefix).unwrap_or(&info.path).to_owned();
-        let prefixed = format!("{prefix}{inner}");
-        let has = |path: &String| tensors.contains_key(&format!("{path}.weight"));
-        let path = match [&prefixed, &inner].into_iter().find(|path| has(path)) {
-            Some(path) => path.clone(),
-            None => info.path.clone(),
+/// The tensor in the size that its outline has.
+fn resized(data: TensorData, outline: &TensorOutline, vocabulary: Option<&Vocabulary>) -> TensorData {
+    let found = data.shape().to_vec();
+    let Some(vocabulary) = vocabulary.filter(|_| found != outline.shape) else {
+        return data;
+    };
+    let (dtype, values) = (data.dtype(), data.iter::<f32>().collect());
+    match vocabulary.resized(&outline.key, &found, &outline.shape, values) {
+        Some(values) => TensorData::new(values, outline.shape.clone()).convert_dtype(dtype),
+        None => data,
+    }
+}
+
+/// What a checkpoint has in place of the tensors of its source.
+struct Replaced<'a, M> {
+    model: &'a M,
+    layers: &'a mut Layers<'a>,
+    stored: &'a BTreeMap<String, TensorOutline>,
+    /// Whether a head that was the table of the embeddings has another weight now.
+    untied: bool,
+}
+
+impl<M: Host> Replaced<'_, M> {
+    /// The tensors of a site, by their keys.
+    fn tensors(&mut self, info: &SiteInfo) -> Result<Vec<(String, TensorData)>, ModelError> {
+        let Some(layer) = (self.layers)(info)? else {
+            return Ok(Vec::new());
         };
-        let (weight, bias) = match info.kind {
-            SiteKind::Matrices { .. } => {
-                if let (Some(matrices), Some(parameter)) = (model.matrices(info.site), &info.parameter) {
-                    let bare = |path: &String| format!("{path}.{}", parameter.name);
-                    let known = [&prefixed, &inner]
-                        .into_iter()
-                        .map(bare)
-                        .find(|key| tensors.contains_key(key));
-                    let key = known.unwrap_or_else(|| bare(&info.path));
-                    tensors.insert(key, matrices.weight.val().into_data());
-                }
-                continue;
+        // The source has the prefix of a larger class or not, whatever this one is.
+        let prefix = self.model.base_prefix();
+        let inner = info.path.strip_prefix(prefix).unwrap_or(&info.path);
+        let named = |name: &str| {
+            let names = [format!("{prefix}{inner}.{name}"), format!("{inner}.{name}")];
+            let known = names.into_iter().find(|key| self.stored.contains_key(key));
+            known.unwrap_or_else(|| format!("{}.{name}", info.path))
+        };
+        let (weight, bias) = match layer {
+            FrozenLayer::Matrices(matrices) => {
+                let parameter = info.parameter.as_ref().map(|parameter| named(&parameter.name));
+                let data = || matrices.weight.val().into_data();
+                return Ok(parameter.map(|key| (key, data())).into_iter().collect());
             }
-            SiteKind::Norm { .. } => match model.norm(info.site) {
-                Some(norm) => (norm.weight.into_data(), norm.bias),
-                None => continue,
-            },
-            SiteKind::Table { .. } => match model.table(info.site) {
-                Some(table) => (table.weight.val().into_data(), None),
-                None => continue,
-            },
-            _ => match model.linear(info.site) {
-                Some(layer) => (
-                    match model.stores_input_first(info.site) {
-                        true => float_weight(layer).into_data(),
-                        false => float_weight(layer).transpose().into_data(),
-                    },
-                    layer.bias.as_ref().map(|bias| bias.val()),
-                ),
-                None => continue,
-            },
+            FrozenLayer::Norm(norm) => (norm.weight.into_data(), norm.bias),
+            FrozenLayer::Table(table) => (table.weight.val().into_data(), None),
+            FrozenLayer::Linear(layer) => {
+                let weight = match info.input_first {
+                    true => float_weight(&layer),
+                    false => float_weight(&layer).transpose(),
+                };
+                let bias = layer.bias.map(|bias| bias.val());
+                let key = named("weight");
+                // A head in `bf16` has a rounded copy of the table.
+                let rounded = layer.weight.val().dtype() == DType::BF16;
+                match self.tied_to(info)? {
+                    None => (weight.into_data(), bias),
+                    Some(table) => {
+                        let table = match rounded {
+                            true => table.cast(DType::BF16).cast(DType::F32),
+                            false => table,
+                        };
+                        let data = weight.clone().into_data();
+                        match table.into_data() == data {
+                            true if !self.stored.contains_key(&key) => return Ok(Vec::new()),
+                            true => (data, bias),
+                            false => {
+                                self.untied = true;
+                                ((weight * self.model.tied_head_scale()).into_data(), bias)
+                            }
+                        }
+                    }
+                }
+            }
         };
         let weight = match info.kernel.is_empty() {
             true => weight,
@@ -206,67 +284,75 @@ fn replace(tensors: &mut Tensors, model: &impl Host) -> bool {
                 TensorData::new(weight.iter::<f32>().collect(), shape)
             }
         };
-        let key = format!("{path}.weight");
-        let table = info.tied_to.and_then(|table| model.table(table));
-        // A head in `bf16` has a rounded copy of the table.
-        let is_rounded = |layer: &Linear| layer.weight.val().dtype() == DType::BF16;
-        let rounded = info.tied_to.is_some() && model.linear(info.site).is_some_and(is_rounded);
-        let table = table.map(|table| match rounded {
-            true => table.weight.val().cast(DType::BF16).cast(DType::F32),
-            false => table.weight.val(),
-        });
-        let weight = match table.map(|table| table.into_data() == weight) {
-            Some(true) if !tensors.contains_key(&key) => continue,
-            Some(false) => {
-                untied = true;
-                let weight = Tensor::<2>::from_data(weight, &Device::default());
-                (weight * model.tied_head_scale()).into_data()
+        // The oldest checkpoints have other names for those of a normalization.
+        let old = named("gamma");
+        let (key, bias_key) = match (old.strip_suffix("gamma"), self.stored.contains_key(&old)) {
+            (Some(path), true) => (old.clone(), format!("{path}beta")),
+            _ => {
+                let key = named("weight");
+                let path = key.strip_suffix("weight").unwrap_or(&key);
+                (key.clone(), format!("{path}bias"))
             }
-            Some(true) | None => weight,
         };
-        tensors.insert(key, weight);
-        if let Some(bias) = bias {
-            tensors.insert(format!("{path}.bias"), bias.into_data());
-        }
+        let bias = bias.map(|bias| (bias_key, bias.into_data()));
+        Ok([(key, weight)].into_iter().chain(bias).collect())
     }
-    untied
+
+    /// The table that is the weight of this head.
+    fn tied_to(&mut self, info: &SiteInfo) -> Result<Option<Tensor<2>>, ModelError> {
+        let Some(table) = info.tied_to else {
+            return Ok(None);
+        };
+        let sites = self.model.sites();
+        let Some(info) = sites.iter().find(|other| other.site == table) else {
+            return Ok(None);
+        };
+        Ok(match (self.layers)(info)? {
+            Some(FrozenLayer::Table(table)) => Some(table.weight.val()),
+            _ => self.model.table(table).map(|table| table.weight.val()),
+        })
+    }
 }
 
-/// Gives every float the type `dtype`, or that in `types`; returns the type of most elements.
-fn convert(
-    tensors: &mut Tensors,
-    types: &BTreeMap<String, DType>,
-    dtype: Option<DType>,
-    path: &Path,
-) -> Result<DType, StoreError> {
+/// The type of most elements.
+fn most_common<'a>(outlines: impl Iterator<Item = &'a TensorOutline> + Clone) -> DType {
     const FLOATS: [DType; 4] = [DType::F32, DType::BF16, DType::F16, DType::F64];
     let elements = |of: &DType| -> usize {
-        let of_type = tensors.iter().filter(|(key, _)| types.get(*key) == Some(of));
-        of_type.map(|(_, data)| data.num_elements()).sum()
+        let of_type = outlines.clone().filter(|outline| outline.dtype == *of);
+        of_type.map(|outline| outline.shape.iter().product::<usize>()).sum()
     };
-    let most = FLOATS.into_iter().rev().max_by_key(elements).unwrap_or(DType::F32);
-    let mut problems = Vec::new();
-    for (key, data) in tensors.iter_mut().filter(|(_, data)| data.dtype().is_float()) {
-        let wanted = dtype.or_else(|| types.get(key).copied()).unwrap_or(most);
-        if data.dtype() == wanted {
-            continue;
-        }
-        *data = data.clone().convert_dtype(wanted);
-        if wanted == DType::F16
-            && let Some(index) = data.iter::<f32>().position(|value| !value.is_finite())
-        {
-            problems.push(TensorProblem::NotFinite {
-                key: key.clone(),
-                index,
-            });
-        }
+    FLOATS.into_iter().rev().max_by_key(elements).unwrap_or(DType::F32)
+}
+
+/// A tensor of the type it is written with.
+fn converted(data: TensorData, outline: &TensorOutline, out: &Path) -> Result<TensorData, StoreError> {
+    if data.dtype() == outline.dtype {
+        return Ok(data);
     }
-    match problems.is_empty() {
-        true => Ok(dtype.unwrap_or(most)),
-        false => Err(StoreError::Mismatch {
-            path: path.to_owned(),
-            problems,
+    let data = data.convert_dtype(outline.dtype);
+    let beyond = match outline.dtype {
+        DType::F16 => data.iter::<f32>().position(|value| !value.is_finite()),
+        _ => None,
+    };
+    match beyond {
+        None => Ok(data),
+        Some(index) => Err(StoreError::Mismatch {
+            path: out.to_owned(),
+            problems: vec![TensorProblem::NotFinite {
+                key: outline.key.clone(),
+                index,
+            }],
         }),
+    }
+}
+
+fn missing(out: &Path, key: &str) -> StoreError {
+    StoreError::Mismatch {
+        path: out.to_owned(),
+        problems: vec![TensorProblem::Missing {
+            key: key.to_owned(),
+            nearest: None,
+        }],
     }
 }
 
@@ -309,32 +395,48 @@ fn copy(from: &Path, to: &Path) -> Result<(), StoreError> {
     Ok(atomic::write(to, &bytes)?)
 }
 
-/// Writes `model.safetensors`, or shards of at most `limit` bytes with their index; a larger tensor has a shard of its own.
-fn write_shards(out: &Path, tensors: Tensors, limit: usize) -> Result<(), StoreError> {
-    let (mut shards, mut filled, mut total) = (vec![Tensors::new()], 0, 0);
-    for (key, data) in tensors {
-        let size = data.as_bytes().len();
+/// Writes `model.safetensors`, or shards of at most `limit` bytes with their index; a larger tensor has a shard of its own. After a
+/// failure no shard is left.
+fn write_shards(
+    out: &Path,
+    tensors: Vec<TensorOutline>,
+    limit: usize,
+    data: &mut dyn FnMut(&TensorOutline) -> Result<Cow<'static, TensorData>, ModelError>,
+) -> Result<(), ModelError> {
+    let (mut shards, mut filled, mut total) = (vec![Vec::new()], 0, 0);
+    for outline in tensors {
+        let size = outline.size();
         if filled > 0 && filled + size > limit {
-            shards.push(Tensors::new());
+            shards.push(Vec::new());
             filled = 0;
         }
         (filled, total) = (filled + size, total + size);
         if let Some(shard) = shards.last_mut() {
-            shard.insert(key, data);
+            shard.push(outline);
         }
     }
     let count = shards.len();
-    if let [whole] = shards.as_slice() {
-        return write_safetensors(&out.join("model.safetensors"), whole, []);
-    }
+    let name = |index: usize| match count {
+        1 => "model.safetensors".to_owned(),
+        _ => format!("model-{:05}-of-{count:05}.safetensors", index + 1),
+    };
     let mut weight_map = Map::new();
     for (index, shard) in shards.into_iter().enumerate() {
-        let name = format!("model-{:05}-of-{count:05}.safetensors", index + 1);
-        write_safetensors(&out.join(&name), &shard, [])?;
-        weight_map.extend(shard.into_keys().map(|key| (key, Value::from(name.clone()))));
+        weight_map.extend(
+            shard
+                .iter()
+                .map(|outline| (outline.key.clone(), Value::from(name(index)))),
+        );
+        if let Err(error) = write_each(&out.join(name(index)), shard, [], &mut *data) {
+            (0..index).for_each(|written| drop(fs::remove_file(out.join(name(written)))));
+            return Err(error);
+        }
+    }
+    if count == 1 {
+        return Ok(());
     }
     let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
-    write_json(&out.join("model.safetensors.index.json"), &index)
+    Ok(write_json(&out.join("model.safetensors.index.json"), &index)?)
 }
 
 #[cfg(test)]
@@ -347,39 +449,47 @@ mod tests {
     #[test]
     fn shards_are_read_as_the_whole() {
         let dir = tempfile::tempdir().unwrap();
-        let tensor = |of: f32| TensorData::from([of; 6]);
-        let tensors: Tensors = (0..5)
-            .map(|index| (format!("w{index}"), tensor(index as f32)))
-            .collect();
-        write_shards(dir.path(), tensors.clone(), 50).unwrap();
+        let keys: Vec<String> = (0..5).map(|index| format!("w{index}")).collect();
+        let outlines = || keys.iter().map(|key| outline(key, DType::F32)).collect();
+        let tensor = |key: &str| TensorData::from([key.as_bytes()[1] as f32; 6]);
+        write_shards(dir.path(), outlines(), 50, &mut |outline| {
+            Ok(Cow::Owned(tensor(&outline.key)))
+        })
+        .unwrap();
         let index: Value = read_json(&dir.path().join("model.safetensors.index.json")).unwrap();
         assert_eq!(index["metadata"]["total_size"], 120);
         assert_eq!(index["weight_map"]["w4"], "model-00003-of-00003.safetensors");
-        assert_eq!(
-            Checkpoint::open(dir.path(), false).unwrap().read_all().unwrap(),
-            tensors
-        );
+        let checkpoint = Checkpoint::open(dir.path(), false).unwrap();
+        for key in &keys {
+            assert_eq!(checkpoint.read_stored(key).unwrap(), tensor(key));
+        }
+        // After a failure nothing is left of the others.
+        let out = tempfile::tempdir().unwrap();
+        let failed = write_shards(out.path(), outlines(), 50, &mut |outline| match outline.key.as_str() {
+            "w4" => Err(missing(out.path(), "w4").into()),
+            key => Ok(Cow::Owned(tensor(key))),
+        });
+        assert!(failed.is_err());
+        assert_eq!(fs::read_dir(out.path()).unwrap().count(), 0);
+    }
+
+    fn outline(key: &str, dtype: DType) -> TensorOutline {
+        TensorOutline {
+            key: key.to_owned(),
+            dtype,
+            shape: vec![6],
+        }
     }
 
     #[test]
     fn tensors_keep_the_types_of_their_checkpoint() {
-        let types = BTreeMap::from([("w".to_owned(), DType::BF16), ("n".to_owned(), DType::F32)]);
-        let of = || -> Tensors {
-            let keys = ["w", "n", "new"].into_iter().zip([4, 2, 1]);
-            keys.map(|(key, count)| (key.to_owned(), TensorData::from(&vec![1.003f32; count][..])))
-                .collect()
-        };
-        let mut tensors = of();
-        assert_eq!(
-            convert(&mut tensors, &types, None, Path::new("out")).unwrap(),
-            DType::BF16
-        );
-        let found = ["w", "n", "new"].map(|key| tensors[key].dtype());
-        assert_eq!(found, [DType::BF16, DType::F32, DType::BF16]);
-        assert_eq!(tensors["w"].as_slice::<bf16>().unwrap()[0], bf16::from_f32(1.003));
-        let mut tensors = of();
-        tensors.insert("w".to_owned(), TensorData::from([1e6f32]));
-        let refused = convert(&mut tensors, &types, Some(DType::F16), Path::new("out"));
+        let stored =
+            [("w", DType::BF16), ("v", DType::BF16), ("n", DType::F32)].map(|(key, dtype)| outline(key, dtype));
+        assert_eq!(most_common(stored.iter()), DType::BF16);
+        let of = |value: f32, dtype| converted(TensorData::from([value; 6]), &outline("w", dtype), Path::new("out"));
+        let rounded = of(1.003, DType::BF16).unwrap();
+        assert_eq!(rounded.as_slice::<bf16>().unwrap()[0], bf16::from_f32(1.003));
+        let refused = of(1e6, DType::F16);
         assert!(matches!(refused, Err(StoreError::Mismatch { problems, .. }) if problems.len() == 1));
     }
 

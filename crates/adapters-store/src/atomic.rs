@@ -21,7 +21,7 @@ pub struct AtomicWriteError {
 }
 
 impl AtomicWriteError {
-    fn new(path: &Path, source: io::Error) -> Self {
+    pub(crate) fn new(path: &Path, source: io::Error) -> Self {
         Self {
             path: path.to_path_buf(),
             source,
@@ -64,11 +64,21 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), AtomicWriteError> {
 ///
 /// Those of [`write()`], and whatever `fill` returns.
 pub fn write_with(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), AtomicWriteError> {
+    write_checked(path, |file| {
+        fill(file).map_err(|source| AtomicWriteError::new(path, source))
+    })
+}
+
+/// As [`write_with`], for what fails in other ways than writing.
+pub(crate) fn write_checked<E: From<AtomicWriteError>>(
+    path: &Path,
+    fill: impl FnOnce(&mut File) -> Result<(), E>,
+) -> Result<(), E> {
     let mut temp = temp_beside(path)?;
-    fill(temp.as_file_mut())
-        .and_then(|()| temp.as_file().sync_all())
-        .map_err(|source| AtomicWriteError::new(path, source))?;
-    replace(temp, path)
+    fill(temp.as_file_mut())?;
+    let flushed = temp.as_file().sync_all();
+    flushed.map_err(|source| AtomicWriteError::new(path, source))?;
+    Ok(replace(temp, path)?)
 }
 
 /// Replaces `path` by the file that `fill` leaves at the path it is given, for writers that open their file themselves.

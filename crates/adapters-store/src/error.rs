@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use adapters_core::Error;
 
 use crate::atomic::AtomicWriteError;
+use crate::mismatch::list;
 
 /// Errors of reading and writing folders, configurations and tensors. Every variant names the file.
 #[derive(Debug, thiserror::Error)]
@@ -198,64 +199,5 @@ impl fmt::Display for TensorProblem {
             }
             Self::NotFinite { key, index } => write!(f, "`{key}` is not finite at element {index}"),
         }
-    }
-}
-
-/// Parts of the paths of tables with a row for each token.
-const TABLES: [&str; 9] = [
-    "embed_tokens",
-    "lm_head",
-    "word_embeddings",
-    "tok_embeddings",
-    "wte",
-    "embed_in",
-    "embed_out",
-    "shared",
-    "proj_out",
-];
-
-/// What the problems have in common, where it is known.
-fn cause(problems: &[TensorProblem]) -> Option<String> {
-    problems.iter().find_map(|problem| match problem {
-        TensorProblem::Shape { key, expected, found } => match (&expected[..], &found[..]) {
-            ([model, width], [file, other])
-                if model != file && width == other && key.split('.').any(|part| TABLES.contains(&part)) =>
-            {
-                Some(format!(
-                    "\n  the file has {file} rows for tokens, the model {model}: its vocabulary was extended or cut; extend the \
-                     model's with `resize_token_embeddings({file})` of transformers, save it, and name that folder"
-                ))
-            }
-            _ => None,
-        },
-        _ => None,
-    })
-}
-
-fn list(problems: &[TensorProblem]) -> String {
-    const SHOWN: usize = 10;
-    let mut lines = cause(problems).unwrap_or_default();
-    lines.extend(problems.iter().take(SHOWN).map(|p| format!("\n  - {p}")));
-    if let Some(more) = problems.len().checked_sub(SHOWN).filter(|more| *more > 0) {
-        lines.push_str(&format!("\n  and {more} more"));
-    }
-    lines
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_extended_vocabulary_is_said_before_the_tensors() {
-        let of = |key: &str, found: [usize; 2]| TensorProblem::Shape {
-            key: key.to_owned(),
-            expected: vec![258, 16],
-            found: found.to_vec(),
-        };
-        let said = list(&[of("model.embed_tokens.weight", [260, 16])]);
-        assert!(said.contains("260 rows for tokens, the model 258"), "{said}");
-        assert_eq!(cause(&[of("model.embed_tokens.weight", [258, 32])]), None);
-        assert_eq!(cause(&[of("layers.0.q_proj.weight", [260, 16])]), None);
     }
 }

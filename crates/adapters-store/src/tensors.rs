@@ -1,17 +1,20 @@
 //! Tensor files as host data, and JSON files.
 
+use std::borrow::Cow;
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fs;
-use std::io;
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use burn::store::pytorch::PytorchReader;
 use burn::tensor::{DType, TensorData};
 use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::atomic::AtomicWriteError;
 use crate::pickle::check_names;
 use crate::unique_keys::check_unique;
 use crate::{StoreError, TensorProblem, atomic};
@@ -107,24 +110,89 @@ pub fn write_safetensors(
     tensors: &Tensors,
     metadata: impl IntoIterator<Item = (String, String)>,
 ) -> Result<(), StoreError> {
+    let outlines = tensors.iter().map(|(key, data)| TensorOutline {
+        key: key.clone(),
+        dtype: data.dtype(),
+        shape: data.shape().to_vec(),
+    });
+    let data = |outline: &TensorOutline| Ok::<_, StoreError>(Cow::Borrowed(&tensors[&outline.key]));
+    write_each(path, outlines.collect(), metadata, data)
+}
+
+/// A tensor of a file before its elements are known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorOutline {
+    /// Its key.
+    pub key: String,
+    /// Its element type.
+    pub dtype: DType,
+    /// Its shape.
+    pub shape: Vec<usize>,
+}
+
+impl TensorOutline {
+    /// Bytes of its elements.
+    pub fn size(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.dtype.size()
+    }
+}
+
+/// As [`write_safetensors`], with one tensor in memory at a time: `data` is asked for each when it is written.
+///
+/// # Errors
+///
+/// [`StoreError::Write`], [`StoreError::Safetensors`] for a tensor that is not as outlined, and whatever `data` returns; the
+/// file that was there is then unchanged.
+pub fn write_each<'t, E: From<StoreError> + From<AtomicWriteError>>(
+    path: &Path,
+    mut tensors: Vec<TensorOutline>,
+    metadata: impl IntoIterator<Item = (String, String)>,
+    mut data: impl FnMut(&TensorOutline) -> Result<Cow<'t, TensorData>, E>,
+) -> Result<(), E> {
     let damaged = |reason: String| StoreError::Safetensors {
         path: path.to_owned(),
         reason,
     };
-    let views = tensors
-        .iter()
-        .map(|(key, data)| {
-            let dtype =
-                file_dtype(data.dtype()).ok_or_else(|| damaged(format!("`{key}` has type {:?}", data.dtype())))?;
-            let view =
-                TensorView::new(dtype, data.shape().to_vec(), data.as_bytes()).map_err(|e| damaged(e.to_string()))?;
-            Ok((key.as_str(), view))
-        })
-        .collect::<Result<Vec<_>, StoreError>>()?;
-    let mut header = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    header.extend(metadata);
-    let bytes = safetensors::serialize(views, Some(header)).map_err(|e| damaged(e.to_string()))?;
-    Ok(atomic::write(path, &bytes)?)
+    let file_type = |outline: &TensorOutline| {
+        let unknown = || damaged(format!("`{}` has type {:?}", outline.key, outline.dtype));
+        file_dtype(outline.dtype).ok_or_else(unknown)
+    };
+    // In the order of the crate: wide elements first, so that all are aligned.
+    let order = |outline: &TensorOutline| (Reverse(file_dtype(outline.dtype)), outline.key.clone());
+    tensors.sort_by_cached_key(order);
+    let mut end = 0;
+    let mut infos = Vec::with_capacity(tensors.len());
+    for outline in &tensors {
+        let start = end;
+        end += outline.size();
+        let info = TensorInfo {
+            dtype: file_type(outline)?,
+            shape: outline.shape.clone(),
+            data_offsets: (start, end),
+        };
+        infos.push((outline.key.clone(), info));
+    }
+    let mut marks = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    marks.extend(metadata);
+    let header = Metadata::new(Some(marks), infos).map_err(|e| damaged(e.to_string()))?;
+    let mut header = serde_json::to_vec(&header).map_err(|e| damaged(e.to_string()))?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    atomic::write_checked(path, |file| {
+        let failed = |source| StoreError::from(AtomicWriteError::new(path, source));
+        let mut file = BufWriter::with_capacity(1 << 20, file);
+        file.write_all(&(header.len() as u64).to_le_bytes()).map_err(failed)?;
+        file.write_all(&header).map_err(failed)?;
+        for outline in &tensors {
+            let data = data(outline)?;
+            if data.dtype() != outline.dtype || data.shape().to_vec() != outline.shape {
+                let TensorOutline { key, dtype, shape } = outline;
+                let found = format!("{:?} {:?}", data.dtype(), data.shape().to_vec());
+                return Err(damaged(format!("`{key}` is {found}, expected {dtype:?} {shape:?}")).into());
+            }
+            file.write_all(data.as_bytes()).map_err(failed)?;
+        }
+        Ok(file.flush().map_err(failed)?)
+    })
 }
 
 /// Reads a JSON file.

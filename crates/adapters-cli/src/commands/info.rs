@@ -86,7 +86,8 @@ impl Description {
 }
 
 fn model(dir: &Path, args: &InfoArgs) -> Result<Description, Failure> {
-    let model = loading::pretrained(dir, None, args.accept)?.model(&loading::device(&args.device)?)?;
+    let device = loading::device(&args.device)?;
+    let (model, _) = loading::pretrained(dir, None, args.accept)?.model_on_demand(&device)?;
     let mut about = Description::default();
     about.say("model", dir.display().to_string());
     about.say("architecture", model.architecture());
@@ -162,8 +163,9 @@ fn adapter(dir: &Path, args: &InfoArgs) -> Result<Description, Failure> {
     let manifest = found.clone().unwrap_or_default();
     let base_dir = loading::base_dir(args.model.as_deref(), &manifest, dir, args.accept)?;
     let device = loading::device(&args.device)?;
-    let base: Model = loading::pretrained(&base_dir, Some(dir), args.accept)?.model(&device)?;
+    let (base, read_errors) = loading::pretrained(&base_dir, Some(dir), args.accept)?.model_on_demand(&device)?;
     let (adapted, report) = loading::adapted(base, dir, args.accept.allow_bin, &device)?;
+    read_errors.check()?;
     let attached = adapted.set.attached(&report.attached.adapter)?;
     let mut about = Description::default();
     about.say("adapter", attached.name());

@@ -1,7 +1,7 @@
 //! `adapters merge`
 
 use adapters::Host;
-use adapters::models::{Head, copy_tokenizer, save_checkpoint};
+use adapters::models::{Head, copy_tokenizer, save_merged};
 
 use crate::args::MergeArgs;
 use crate::failure::Failure;
@@ -35,9 +35,11 @@ pub(crate) fn run(args: MergeArgs) -> Result<(), Failure> {
     }
     folders::check_new(&args.out)?;
     let pretrained = loading::pretrained(&dir, Some(&adapter), args.accept)?;
-    let (mut adapted, report) = loading::adapted(pretrained.model(&device)?, &adapter, args.accept.allow_bin, &device)?;
-    let merged = adapted.merge(&report.attached.adapter)?;
-    save_checkpoint(adapted.base(), &pretrained, &args.out, args.dtype.map(DTypeArg::dtype))?;
+    let (base, read_errors) = pretrained.model_on_demand(&device)?;
+    let (adapted, report) = loading::adapted(base, &adapter, args.accept.allow_bin, &device)?;
+    read_errors.check()?;
+    let (name, dtype) = (&report.attached.adapter, args.dtype.map(DTypeArg::dtype));
+    let merged = save_merged(&pretrained, &adapted.set, name, &args.out, dtype, &device)?;
     copy_tokenizer(&adapter, &args.out)?;
     pretrained.save_stop_tokens(&args.out)?;
     say!(

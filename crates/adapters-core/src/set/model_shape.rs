@@ -23,7 +23,7 @@ impl ModelShape {
             .sites()
             .into_iter()
             .filter(|info| info.site.layer.is_some() && matches!(info.kind, SiteKind::Linear { .. }))
-            .filter_map(|info| Some((info.site, model.linear(info.site)?.weight.dims())))
+            .filter_map(|info| Some((info.site, model.linear(info.site)?.weight.lazy_shape().dims())))
             .collect();
         let mut beyond: Vec<Site> = Vec::new();
         for (site, _) in &linear {
@@ -55,7 +55,7 @@ impl ModelShape {
             return Some((of(self.d_model), of(model.d_model())));
         }
         for (site, expected) in &self.linear {
-            let found = model.linear(*site).map(|layer| layer.weight.dims());
+            let found = model.linear(*site).map(|layer| layer.weight.lazy_shape().dims());
             if found.as_ref() != Some(expected) {
                 let of = |[d_in, d_out]: [usize; 2]| format!("{d_in} input and {d_out} output features at {site}");
                 return Some((of(*expected), found.map_or_else(|| format!("no layer at {site}"), of)));

@@ -3,19 +3,21 @@
 //! Opening reads the headers; a tensor is read when it is asked for, converted and, for linear layers, transposed on the way
 //! from the file to the device. Loading a model therefore needs the memory of the model and a small buffer.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::hash::{Hash, Hasher};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-use adapters_core::Tensors;
-use adapters_store::{Fingerprint, StoreError, TensorProblem, burn_dtype, check_unique, file_dtype, read_pickle};
-use burn::tensor::{Bytes, TensorData, f16};
+use adapters_store::{
+    Fingerprint, StoreError, TensorOutline, TensorProblem, burn_dtype, check_unique, file_dtype, read_pickle,
+};
+use burn::tensor::{Bytes, DType, TensorData, f16};
 use fnv::FnvHasher;
 use safetensors::tensor::{Dtype, Metadata};
 
+pub(crate) use super::read_errors::ReadError;
 use super::shard_index::ShardIndex;
 use crate::error::ModelError;
 
@@ -47,7 +49,7 @@ pub(crate) struct Checkpoint {
 #[derive(Debug)]
 struct OpenFile {
     path: PathBuf,
-    file: RefCell<File>,
+    file: Mutex<File>,
 }
 
 /// Where a tensor is.
@@ -72,6 +74,11 @@ impl Entry {
     fn bytes(&self) -> usize {
         self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
     }
+
+    /// The type of the elements as they are; `None` for those that are restored to 32 bits.
+    fn stored(&self) -> Option<DType> {
+        burn_dtype(self.dtype).filter(|_| self.scales.is_none())
+    }
 }
 
 /// How a matrix of the file goes into memory.
@@ -81,15 +88,6 @@ pub(crate) enum Layout {
     Same,
     /// `[rows, cols]` to `[cols, rows]`, so that no step of training meets a strided weight.
     Transposed,
-}
-
-/// Why a tensor was not read.
-#[derive(Debug)]
-pub(crate) enum ReadError {
-    /// It is not what is expected.
-    Problem(TensorProblem),
-    /// The file could not be read.
-    File(StoreError),
 }
 
 impl Checkpoint {
@@ -153,6 +151,21 @@ impl Checkpoint {
         self.entries.get(key).map(|entry| entry.shape.as_slice())
     }
 
+    /// Whether a tensor of this key is there that has this shape and is read as floats.
+    pub(crate) fn has_floats(&self, key: &str, shape: &[usize]) -> bool {
+        let entry = self.entries.get(key);
+        entry.is_some_and(|entry| entry.shape == shape && converter(entry).is_some())
+    }
+
+    /// The tensors as [`read_stored`](Self::read_stored) returns them.
+    pub(crate) fn outlines(&self) -> impl Iterator<Item = TensorOutline> {
+        self.entries.iter().map(|(key, entry)| TensorOutline {
+            key: key.clone(),
+            dtype: entry.stored().unwrap_or(DType::F32),
+            shape: entry.shape.clone(),
+        })
+    }
+
     /// Opens a file and notes where its tensors are; returns their keys.
     fn add(&mut self, path: &Path, allow_bin: bool) -> Result<BTreeSet<String>, StoreError> {
         if path.extension().is_some_and(|ending| ending == "bin") {
@@ -179,7 +192,7 @@ impl Checkpoint {
             .collect();
         self.files.push(OpenFile {
             path: path.to_owned(),
-            file: RefCell::new(file),
+            file: Mutex::new(file),
         });
         let marked = metadata.metadata().as_ref().and_then(|marks| marks.get(QUANTIZATION.0));
         if marked.map(String::as_str) == Some(QUANTIZATION.1) {
@@ -218,7 +231,7 @@ impl Checkpoint {
         match &entry.place {
             Place::File { file, start } => {
                 let OpenFile { path, file } = &self.files[*file];
-                let mut reader = file.borrow_mut();
+                let mut reader = file.lock().unwrap_or_else(PoisonError::into_inner);
                 let read = reader.seek(SeekFrom::Start(start + at));
                 let read = read.and_then(|_| reader.read_exact(bytes));
                 read.map_err(|source| StoreError::Read {
@@ -365,31 +378,23 @@ impl Checkpoint {
         })
     }
 
-    /// All tensors as they are in the files, compact matrices restored to 32 bits.
-    pub(crate) fn read_all(&self) -> Result<Tensors, ModelError> {
-        let mut tensors = Tensors::new();
-        for (key, entry) in &self.entries {
-            let data = match burn_dtype(entry.dtype).filter(|_| entry.scales.is_none()) {
-                Some(dtype) => {
-                    let mut bytes = vec![0; entry.bytes()];
-                    self.fetch(entry, 0, &mut bytes)?;
-                    TensorData::from_bytes_vec(bytes, entry.shape.clone(), dtype)
-                }
-                None => match self.values(key, entry, Layout::Same) {
-                    Ok(values) => TensorData::new(values, entry.shape.clone()),
-                    Err(ReadError::File(error)) => return Err(error.into()),
-                    Err(ReadError::Problem(problem)) => {
-                        return Err(StoreError::Mismatch {
-                            path: self.path.clone(),
-                            problems: vec![problem],
-                        }
-                        .into());
-                    }
-                },
-            };
-            tensors.insert(key.clone(), data);
+    /// A tensor as it is in its file, a compact matrix restored to 32 bits.
+    pub(crate) fn read_stored(&self, key: &str) -> Result<TensorData, StoreError> {
+        let found = self.entries.get(key);
+        if let Some((entry, dtype)) = found.and_then(|entry| Some((entry, entry.stored()?))) {
+            let mut bytes = vec![0; entry.bytes()];
+            self.fetch(entry, 0, &mut bytes)?;
+            return Ok(TensorData::from_bytes_vec(bytes, entry.shape.clone(), dtype));
         }
-        Ok(tensors)
+        let shape = found.map(|entry| entry.shape.clone()).unwrap_or_default();
+        match self.read(key, Layout::Same) {
+            Ok(values) => Ok(TensorData::new(values, shape)),
+            Err(ReadError::File(error)) => Err(error),
+            Err(ReadError::Problem(problem)) => Err(StoreError::Mismatch {
+                path: self.path.clone(),
+                problems: vec![problem],
+            }),
+        }
     }
 }
 

@@ -4,17 +4,19 @@
 //! misshapen or left-over key is collected, and [`Weights::finish`] reports all of them at once.
 
 pub(crate) mod checkpoint;
+mod read_errors;
 mod scope;
 mod shard_index;
 pub(crate) mod vocabulary;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use adapters_core::{Location, Tensors};
+use adapters_core::{LayerRef, Location, Sites, Tensors};
 use adapters_nn::{draw, nearest};
 use adapters_store::{StoreError, TensorProblem};
-use burn::module::Param;
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, RmsNorm, RmsNormConfig};
 use burn::tensor::{Device, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
@@ -25,6 +27,7 @@ use crate::norm::{Norm, NormKind};
 use crate::weights::checkpoint::{Checkpoint, Layout, ReadError, Target};
 use crate::weights::vocabulary::Vocabulary;
 
+pub use read_errors::ReadErrors;
 pub use scope::Scope;
 
 /// The tensors of a checkpoint folder, on their way into a model.
@@ -38,6 +41,8 @@ pub struct Weights {
     problems: Vec<TensorProblem>,
     /// The first file that could not be read.
     failed: Option<StoreError>,
+    /// Where tensors that are read when they are first needed say that they could not be; `None` where all are read at once.
+    on_demand: Option<ReadErrors>,
     /// What the paths of the sites begin with.
     path_prefix: String,
     /// The tokens of an adapter, if they are others than those of the checkpoint.
@@ -47,7 +52,7 @@ pub struct Weights {
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "there is one for each load")]
 enum Source {
-    Checkpoint(Checkpoint),
+    Checkpoint(Arc<Checkpoint>),
     Tensors(Tensors),
     Random(ChaCha8Rng),
 }
@@ -66,7 +71,14 @@ impl Weights {
     pub(crate) fn of_checkpoint(checkpoint: Checkpoint, prefix: &str, device: &Device) -> Self {
         let keys: Vec<String> = checkpoint.keys().map(str::to_owned).collect();
         let path = checkpoint.path().to_owned();
-        Self::new(path, Source::Checkpoint(checkpoint), keys, prefix, device)
+        Self::new(path, Source::Checkpoint(Arc::new(checkpoint)), keys, prefix, device)
+    }
+
+    /// With each tensor read when it is first needed; `errors` then has what could not be read.
+    #[must_use]
+    pub(crate) fn on_demand(mut self, errors: ReadErrors) -> Self {
+        self.on_demand = Some(errors);
+        self
     }
 
     /// Tensors that were read from `path` already.
@@ -99,6 +111,7 @@ impl Weights {
             device: device.clone(),
             problems,
             failed: None,
+            on_demand: None,
             path_prefix: String::new(),
             vocabulary: None,
         }
@@ -131,22 +144,22 @@ impl Weights {
 
     /// A vector by its key.
     pub fn vector(&mut self, key: &str, size: usize) -> Param<Tensor<1>> {
-        frozen(self.take::<1>(key, [size], Layout::Same))
+        self.take(key, [size], Layout::Same)
     }
 
     /// A matrix by its key, as it lies in the file.
     pub fn matrix(&mut self, key: &str, rows: usize, cols: usize) -> Param<Tensor<2>> {
-        frozen(self.take::<2>(key, [rows, cols], Layout::Same))
+        self.take(key, [rows, cols], Layout::Same)
     }
 
     /// A number by its key.
     pub fn scalar(&mut self, key: &str) -> Param<Tensor<1>> {
-        frozen(self.take_as(key, &[], Layout::Same, |values| TensorData::new(values, [1])))
+        self.take_as(key, &[], Layout::Same, [1])
     }
 
     /// A tensor of any rank by its key, as it lies in the file: the kernel of a convolution, for one.
     pub fn tensor<const D: usize>(&mut self, key: &str, shape: [usize; D]) -> Param<Tensor<D>> {
-        frozen(self.take::<D>(key, shape, Layout::Same))
+        self.take(key, shape, Layout::Same)
     }
 
     /// Leaves out the tensors of these keys, which the model has no use for.
@@ -171,9 +184,8 @@ impl Weights {
 
     /// The same with a bias or without.
     pub fn linear_with(&mut self, bias: bool, path: &str, d_in: usize, d_out: usize) -> Linear {
-        let weight = self.take::<2>(&format!("{path}.weight"), [d_out, d_in], Layout::Transposed);
         Linear {
-            weight: frozen(weight),
+            weight: self.take(&format!("{path}.weight"), [d_out, d_in], Layout::Transposed),
             bias: bias.then(|| self.vector(&format!("{path}.bias"), d_out)),
         }
     }
@@ -199,11 +211,9 @@ impl Weights {
     /// unless it has none. The kernel is `[channels, sizes..]`.
     pub fn convolution(&mut self, path: &str, bias: bool, kernel: &[usize], d_out: usize) -> Linear {
         let shape = [&[d_out], kernel].concat();
-        let weight = self.take_as(&format!("{path}.weight"), &shape, Layout::Transposed, |values| {
-            TensorData::new(values, [kernel.iter().product(), d_out])
-        });
+        let laid_out = [kernel.iter().product(), d_out];
         Linear {
-            weight: frozen(weight),
+            weight: self.take_as(&format!("{path}.weight"), &shape, Layout::Transposed, laid_out),
             bias: bias.then(|| self.vector(&format!("{path}.bias"), d_out)),
         }
     }
@@ -258,7 +268,7 @@ impl Weights {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Mismatch`] listing every missing, misshapen, non-finite and unused key; keys that start with one of
+    /// [`StoreError::Mismatch`] listing every missing, misshapen, non-finite and unused key, of tensors that were read; keys that start with one of
     /// `known_unused` are the published extras of larger classes and are no problem. [`StoreError::Read`] for a file that
     /// ended or failed while it was read.
     pub fn finish(mut self, known_unused: &[&str]) -> Result<(), ModelError> {
@@ -286,27 +296,34 @@ impl Weights {
         .into())
     }
 
-    /// The tensor of a key, or zeros and a noted problem.
-    fn take<const D: usize>(&mut self, key: &str, shape: [usize; D], layout: Layout) -> Tensor<D> {
-        self.take_as(key, &shape, layout, |values| {
-            let shape: Vec<usize> = match layout {
-                Layout::Same => shape.to_vec(),
-                Layout::Transposed => shape.iter().rev().copied().collect(),
-            };
-            TensorData::new(values, shape)
-        })
+    /// The parameter of a key, or zeros and a noted problem.
+    fn take<const D: usize>(&mut self, key: &str, shape: [usize; D], layout: Layout) -> Param<Tensor<D>> {
+        let mut laid_out = shape;
+        if layout == Layout::Transposed {
+            laid_out.reverse();
+        }
+        self.take_as(key, &shape, layout, laid_out)
     }
 
-    /// The tensor of a key of this shape, as `shaped` lays its values out.
+    /// The parameter of a key of this shape, with its values in the shape `laid_out`.
     fn take_as<const D: usize>(
         &mut self,
         key: &str,
         shape: &[usize],
         layout: Layout,
-        shaped: impl FnOnce(Vec<f32>) -> TensorData,
-    ) -> Tensor<D> {
+        laid_out: [usize; D],
+    ) -> Param<Tensor<D>> {
+        // What does not fit, or has another size with an adapter, is read at once.
+        if let (Source::Checkpoint(checkpoint), Some(errors)) = (&self.source, &self.on_demand)
+            && let Some(full) = self.keys.get(key)
+            && checkpoint.has_floats(full, shape)
+        {
+            let parameter = self.pending(Arc::clone(checkpoint), full.clone(), layout, laid_out, errors.clone());
+            self.keys.remove(key);
+            return parameter;
+        }
         match self.values(key, shape, layout) {
-            Ok(values) => Tensor::from_data(shaped(values), &self.device),
+            Ok(values) => frozen(Tensor::from_data(TensorData::new(values, laid_out), &self.device)),
             Err(error) => {
                 match error {
                     ReadError::Problem(problem) => self.problems.push(problem),
@@ -315,9 +332,28 @@ impl Weights {
                     }
                 }
                 // `finish` will refuse the model: no need for a tensor of the right size, whatever a config asks for.
-                Tensor::zeros([1; D], &self.device)
+                frozen(Tensor::zeros([1; D], &self.device))
             }
         }
+    }
+
+    /// A parameter that is read when it is first needed.
+    fn pending<const D: usize>(
+        &self,
+        checkpoint: Arc<Checkpoint>,
+        key: String,
+        layout: Layout,
+        laid_out: [usize; D],
+        errors: ReadErrors,
+    ) -> Param<Tensor<D>> {
+        let read = move |device: &Device, _: bool| match checkpoint.read(&key, layout) {
+            Ok(values) => Tensor::from_data(TensorData::new(values, laid_out), device),
+            Err(error) => {
+                errors.add(checkpoint.path(), error);
+                Tensor::zeros(laid_out, device)
+            }
+        };
+        Param::uninitialized(ParamId::new(), read, self.device.clone(), false, laid_out.into())
     }
 
     fn values(&mut self, key: &str, shape: &[usize], layout: Layout) -> Result<Vec<f32>, ReadError> {
@@ -368,6 +404,25 @@ impl Weights {
             Source::Random(_) => problem(missing()),
         }
     }
+}
+
+/// Reads every tensor of a model that was not needed yet.
+pub(crate) fn read_all(model: &(impl Module + Sites)) {
+    struct Reader;
+
+    impl ModuleVisitor for Reader {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            param.val();
+        }
+    }
+
+    model.visit(&mut Reader);
+    // A tied head is no parameter of its own.
+    model.visit_sites(&mut |_, layer| {
+        if let LayerRef::Linear(layer) = layer {
+            layer.weight.val();
+        }
+    });
 }
 
 /// A base parameter: it never asks for a gradient.

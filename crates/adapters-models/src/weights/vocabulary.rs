@@ -116,6 +116,13 @@ impl Vocabulary {
         Some(shape)
     }
 
+    /// The shape of a tensor in its new size, if its values have one.
+    pub(crate) fn new_shape(&self, key: &str, found: &[usize]) -> Option<Vec<usize>> {
+        let shape = self.shape(found)?;
+        let is_vector = found.iter().product::<usize>() == self.from;
+        (self.to < self.from || is_vector || self.rows.contains_key(key)).then_some(shape)
+    }
+
     fn concerns(&self, found: &[usize], wanted: &[usize]) -> bool {
         self.shape(found).is_some_and(|shape| shape == wanted)
     }

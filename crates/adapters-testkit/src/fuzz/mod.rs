@@ -98,7 +98,23 @@ impl Subject {
     pub fn read(&self, number: u64) -> Verdict {
         let mut rng = ChaCha8Rng::seed_from_u64(number);
         let seed = &self.seeds[(rng.next_u64() % self.seeds.len() as u64) as usize];
-        let input = mutated(&seed.bytes, &mut rng);
+        self.read_in_place_of(seed, mutated(&seed.bytes, &mut rng))
+    }
+
+    /// Reads an input whose first byte chooses the valid one in whose place the others are read.
+    pub fn read_bytes(&self, input: &[u8]) -> Verdict {
+        let (place, input) = input.split_first().unwrap_or((&0, &[]));
+        let seed = &self.seeds[usize::from(*place) % self.seeds.len()];
+        self.read_in_place_of(seed, input.to_vec())
+    }
+
+    /// The valid inputs as [`read_bytes`](Self::read_bytes) takes them; no more than a byte can choose among.
+    pub fn seeds(&self) -> impl Iterator<Item = Vec<u8>> {
+        let numbered = (0..=u8::MAX).zip(&self.seeds);
+        numbered.map(|(place, seed)| [&[place], &seed.bytes[..]].concat())
+    }
+
+    fn read_in_place_of(&self, seed: &Seed, input: Vec<u8>) -> Verdict {
         write(&seed.file, &input);
         let read = catch_unwind(AssertUnwindSafe(|| (self.reader.read)(&self.fixture, &seed.file)));
         write(&seed.file, &seed.bytes);

@@ -4,12 +4,16 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use adapters::models::{ChatTemplate, Head, Message, Pretrained, TextTokenizer};
+use adapters::core::Ctx;
+use adapters::models::{ChatTemplate, Head, Message, Model, ModelKind, Pretrained, TextTokenizer};
 use adapters::store::{LoadOptions, Manifest, Setup, load_adapter, read_pytorch};
 use adapters::train::{Event, Fields, Recipe, Records, Run, train};
 use adapters::{AdapterSet, Composition, METHODS, method};
 
+use serde_json::Value;
+
 use super::{Fixture, Reader, Seed, golden};
+use crate::model_inputs::two_rows;
 
 /// All readers.
 pub static READERS: [Reader; 15] = [
@@ -230,11 +234,14 @@ fn text(file: &Path) -> Option<String> {
     fs::read_to_string(file).ok()
 }
 
-/// A file of tiny models of several families.
+/// A file of the tiny models of all families.
 fn bases(fixture: &Fixture, name: &str) -> Vec<Seed> {
-    let families = ["bert", "bart", "gpt2", "llama", "qwen3_moe", "t5", "vit", "deberta"];
-    let folders = families.map(|family| fixture.copy(&golden().join(family).join("base"), family));
-    folders.map(|folder| Seed::new(folder.join(name))).into()
+    let families = fs::read_dir(golden()).expect("the folder can be read").flatten();
+    let mut folders: Vec<PathBuf> = families.map(|family| family.path().join("base")).collect();
+    folders.retain(|folder| folder.is_dir());
+    folders.sort();
+    let copied = folders.iter().map(|folder| fixture.copy(folder, "base"));
+    copied.map(|folder| Seed::new(folder.join(name))).collect()
 }
 
 /// A file of every adapter of the golden BERT that has it and that loads alone.
@@ -259,19 +266,48 @@ fn with_neighbor(mut seeds: Vec<Seed>, name: &str) -> Vec<Seed> {
     seeds
 }
 
+/// Whether it is accepted; what is computes.
 fn model(fixture: &Fixture, file: &Path) -> bool {
-    Pretrained::open(folder(file))
-        .and_then(|found| found.model(&fixture.device))
-        .is_ok()
+    let model = Pretrained::open(folder(file)).and_then(|found| found.model(&fixture.device));
+    let Ok(model) = model else {
+        return false;
+    };
+    forward(&model, &AdapterSet::new());
+    true
 }
 
+/// Whether it is accepted; what is acts.
 fn adapter(fixture: &Fixture, file: &Path) -> bool {
     let options = LoadOptions {
         allow_bin: true,
         ..LoadOptions::default()
     };
     let (mut set, base) = (AdapterSet::new(), &fixture.bert);
-    load_adapter(folder(file), &mut set, base, &METHODS, &options, &fixture.device).is_ok()
+    let loaded = load_adapter(folder(file), &mut set, base, &METHODS, &options, &fixture.device);
+    let Ok(report) = loaded else {
+        return false;
+    };
+    if set.activate(report.attached.adapter.as_str()).is_ok() {
+        forward(base, &set);
+    }
+    true
+}
+
+/// A pass over two short texts, or images of a moderate size.
+fn forward(model: &Model, set: &AdapterSet) {
+    const LARGEST_IMAGE: usize = 256;
+    let small = |[channels, height, width]: [usize; 3]| channels <= 4 && height.max(width) <= LARGEST_IMAGE;
+    let is_moderate = match model.kind() {
+        ModelKind::SpeechToText | ModelKind::SoundEncoder => false,
+        ModelKind::ImageEncoder => model.image_encoder().is_ok_and(|images| small(images.image_size())),
+        ModelKind::TextAndImage => model.text_and_image().is_ok_and(|images| small(images.image_size())),
+        ModelKind::Encoder | ModelKind::CausalLm | ModelKind::EncoderDecoder => true,
+    };
+    if is_moderate && model.max_length() >= 8 {
+        let input = two_rows(model, &Value::Null, &model.device());
+        // An error is an answer.
+        let _ = model.forward(input, &mut Ctx::new(set));
+    }
 }
 
 /// A run of the tiny task.
