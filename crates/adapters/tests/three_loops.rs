@@ -182,6 +182,7 @@ fn three_loops_are_one_training() {
 /// `cargo test --release -p adapters --features learner --test three_loops -- --ignored --nocapture`
 #[test]
 #[ignore = "minutes of a release build"]
+#[expect(clippy::print_stdout, reason = "the accuracies are what it is run for")]
 fn three_loops_on_all_reviews() {
     let [recipe, trainer, learner] = accuracies(usize::MAX, usize::MAX, 32);
     println!("test accuracy: recipe {recipe:.4}, trainer {trainer:.4}, learner {learner:.4}");
