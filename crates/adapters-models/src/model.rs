@@ -283,13 +283,7 @@ impl<M: Transformer + Module + 'static> DynTransformer for M {
 
     fn chain_dyn(&self, input: Input, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
         match M::Input::try_from(input) {
-            Ok(input) => {
-                if let Some(mut first) = cx.base_pass() {
-                    let hidden = self.chain(input.clone(), None, &mut first)?.run(None, first.hooks());
-                    cx.with_base(hidden.detach());
-                }
-                self.chain(input, cache, cx)
-            }
+            Ok(input) => self.begin(input, cache, cx),
             Err(other) => Err(Error::WrongInput {
                 architecture: self.architecture().to_owned(),
                 found: other.kind(),

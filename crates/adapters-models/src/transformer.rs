@@ -157,7 +157,29 @@ pub trait Transformer: Host + Debug + Send + Sync {
     ///
     /// As [`chain`](Self::chain).
     fn forward(&self, input: Self::Input, cx: &mut Ctx<'_>) -> Result<Tensor<3>, Error> {
-        Ok(self.chain(input, None, cx)?.run(None, cx.hooks()))
+        Ok(self.begin(input, None, cx)?.run(None, cx.hooks()))
+    }
+
+    /// As [`chain`](Self::chain), after the pass whose last hidden state an active router reads, where one does.
+    ///
+    /// # Errors
+    ///
+    /// As [`chain`](Self::chain).
+    ///
+    /// # Panics
+    ///
+    /// As [`chain`](Self::chain).
+    fn begin(
+        &self,
+        input: Self::Input,
+        cache: Option<&mut KeyValueCache>,
+        cx: &mut Ctx<'_>,
+    ) -> Result<Chain<'_>, Error> {
+        if let Some(mut first) = cx.base_pass() {
+            let hidden = self.chain(input.clone(), None, &mut first)?.run(None, first.hooks());
+            cx.with_base(hidden.detach());
+        }
+        self.chain(input, cache, cx)
     }
 
     /// The model with these of its layers in its stack, each as often as it is listed (see [`replicated`](crate::replicated));

@@ -409,7 +409,7 @@ fn an_adapter_of_an_unknown_method() {
             &[
                 "a/adapter_config.json",
                 "unknown adapter method",
-                "known: bottleneck, adalora",
+                "known: bottleneck, shadow, adalora",
             ],
         );
     }
@@ -431,8 +431,8 @@ fn an_adapter_configuration_that_cannot_be() {
         ("lora", |config| config["config"]["alpha"] = "much".into(), "much"),
         (
             "lora",
-            |config| config["config"]["init_weights"] = "loftq".into(),
-            "unknown variant `loftq`",
+            |config| config["config"]["init_weights"] = "gauss".into(),
+            "unknown variant `gauss`",
         ),
         (
             "lora",

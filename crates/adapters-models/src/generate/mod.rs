@@ -231,6 +231,14 @@ impl Generation {
         biases: [Option<Tensor<3>>; 2],
         on_token: impl FnMut(usize, u32),
     ) -> Result<Vec<Vec<u32>>, ModelError> {
+        if self.context(set, 1)?.base_pass().is_some() {
+            let found = "one that reads the last hidden state of the decoder".to_owned();
+            return Err(refuse(
+                "adapter",
+                "a router that reads no pass before the one it acts in",
+                found,
+            ));
+        }
         let (device, begun) = (encoded.hidden.device(), start.tokens.len());
         let rows = vec![start.tokens.clone(); encoded.hidden.dims()[0]];
         let encoded = encoded.each_repeated(self.rows_of_a_text());
