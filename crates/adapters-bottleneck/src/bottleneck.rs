@@ -92,7 +92,7 @@ pub struct BottleneckConfig {
     /// Multiply the output by a learned gate, one number a row. Default false.
     #[serde(default)]
     pub use_gating: bool,
-    /// Hypercomplex projections ([`Phm`]) instead of linear ones. Default false; the fields below describe them.
+    /// Hypercomplex projections, sums of Kronecker products, instead of linear ones. Default false; the fields below describe them.
     #[serde(default)]
     pub phm_layer: bool,
     /// The weight of a hypercomplex projection is a product of two matrices of rank `phm_rank`. Default true.

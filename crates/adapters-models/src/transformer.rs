@@ -182,7 +182,7 @@ pub trait Transformer: Host + Debug + Send + Sync {
         self.chain(input, cache, cx)
     }
 
-    /// The model with these of its layers in its stack, each as often as it is listed (see [`replicated`](crate::replicated));
+    /// The model with these of its layers in its stack, each as often as it is listed, as `layer_replication` of peft says;
     /// `None` where that is not supported.
     #[must_use]
     fn with_layers(self, _order: &[usize]) -> Option<Self>

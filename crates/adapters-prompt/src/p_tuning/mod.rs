@@ -50,10 +50,10 @@ pub struct PTuningConfig {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum NetworkKind {
-    /// [`PromptNetwork::Mlp`].
+    /// Three linear layers with ReLU between: `W4 relu(W2 relu(W0 e + b0) + b2) + b4` of each row `e` of an embedding.
     #[default]
     Mlp,
-    /// [`PromptNetwork::Lstm`].
+    /// A bidirectional LSTM over the rows of an embedding, then `W2 relu(W0 h + b0) + b2`.
     Lstm,
 }
 

@@ -27,7 +27,7 @@ struct Table<'a> {
 ///
 /// # Errors
 ///
-/// As [`draw`](super::draw).
+/// [`CurveError`](super::CurveError).
 pub fn draw_confusion(title: &str, confusion: &Confusion, svg: &Path, png: &Path) -> Result<(), CurveError> {
     draw_both(&Table { title, confusion }, svg, png)
 }
