@@ -2,17 +2,15 @@
 
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
-use adapters::core::target::Target;
 use adapters::core::{
     Build, Call, Causality, ConfigError, Effect, Erased, LinearState, SiteAdapter, SiteInfo, SiteLayer, Source,
-    named_params,
+    named_params, target::Target,
 };
 use adapters::methods::{ModuleFields, PeftModules, peft_modules};
 use adapters::nn::{draw, ops::project};
 use adapters::prelude::*;
 use adapters::{Error, Method, MethodEntry};
-use burn::module::Param;
-use burn::tensor::Tensor;
+use burn::{module::Param, tensor::Tensor};
 use serde::{Deserialize, Serialize};
 
 /// The fields of config strings and files.

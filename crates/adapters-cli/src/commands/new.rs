@@ -104,7 +104,7 @@ pub(crate) fn run(args: NewArgs) -> Result<(), Failure> {
             recipe_path.display()
         );
     }
-    say!("  {} train {}", invocation::program(), recipe_path.display());
+    say!("  {} train {}", invocation::program(), invocation::word(&recipe_path));
     Ok(())
 }
 

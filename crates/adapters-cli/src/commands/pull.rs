@@ -52,9 +52,9 @@ pub(crate) fn run(args: PullArgs) -> Result<(), Failure> {
         commit: snapshot.commit,
     };
     origin.write(&dir)?;
-    let dir = dir.display();
     say!(
-        "wrote {dir}: {}",
+        "wrote {}: {}",
+        dir.display(),
         files
             .iter()
             .map(|file| file.path.as_str())
@@ -63,7 +63,7 @@ pub(crate) fn run(args: PullArgs) -> Result<(), Failure> {
     );
     say!("");
     say!("next:");
-    let program = invocation::program();
+    let (program, dir) = (invocation::program(), invocation::word(&dir));
     match is_model {
         true => say!("  {program} new my-task --model {dir}"),
         false => say!("  {program} info {dir}"),

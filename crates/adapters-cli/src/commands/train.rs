@@ -86,7 +86,7 @@ pub(crate) fn run(args: TrainArgs) -> Result<(), Failure> {
     say!("wrote {dir}/summary.json, metrics.jsonl, curve.svg, curve.png, recipe.toml");
     say!("");
     say!("next:");
-    let adapter = format!("{dir}/adapter");
+    let adapter = invocation::word(format!("{dir}/adapter"));
     let program = invocation::program();
     if let Some(test) = run
         .recipe
@@ -95,7 +95,7 @@ pub(crate) fn run(args: TrainArgs) -> Result<(), Failure> {
         .as_ref()
         .filter(|_| task.next.starts_with("predict"))
     {
-        say!("  {program} eval --adapter {adapter} --data {}", test.display());
+        say!("  {program} eval --adapter {adapter} --data {}", invocation::word(test));
     }
     let next = task.next.replace("{adapter}", &adapter);
     say!("  {program} {}", next.replace("TEXT", &example(&run.recipe)));
