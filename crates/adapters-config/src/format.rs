@@ -85,3 +85,19 @@ pub struct StoredConfig<'a> {
     /// Whether the file names any version, that of a predecessor included.
     pub versioned: bool,
 }
+
+impl StoredConfig<'_> {
+    /// Whether its `peft_type` is this one.
+    pub fn is_peft(&self, peft_type: &str) -> bool {
+        self.fields.get("peft_type").is_some_and(|found| found == peft_type)
+    }
+
+    /// The fields besides `peft_type` of an object whose `peft_type` is this one; `None` for another.
+    pub fn peft_fields(&self, peft_type: &str) -> Option<Map<String, Value>> {
+        self.is_peft(peft_type).then(|| {
+            let mut fields = self.fields.clone();
+            fields.shift_remove("peft_type");
+            fields
+        })
+    }
+}

@@ -180,7 +180,7 @@ impl Codec<AdapterHub> for Ia3Config {
 
 impl Codec<Peft> for Ia3Config {
     fn read(stored: &StoredConfig<'_>) -> Option<Result<Self, ConfigError>> {
-        peft::is(stored, "IA3").then(|| {
+        stored.is_peft("IA3").then(|| {
             let (target, mut extra) = LoraTarget::from_peft(stored.fields)?;
             let feedforward = extra.shift_remove("feedforward_modules").unwrap_or_default();
             Ok(Self {

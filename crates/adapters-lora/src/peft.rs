@@ -35,11 +35,6 @@ pub(crate) fn refuse(what: &'static str) -> ConfigError {
     }
 }
 
-/// Whether an object has this `peft_type`.
-pub(crate) fn is(stored: &StoredConfig<'_>, peft_type: &str) -> bool {
-    stored.fields.get("peft_type").is_some_and(|found| found == peft_type)
-}
-
 /// Gives the fields of a peft object our names.
 pub(crate) fn renamed(mut fields: Map<String, Value>, names: &Names) -> Map<String, Value> {
     for (ours, peft) in names {
@@ -68,7 +63,7 @@ pub(crate) fn read_lora(stored: &StoredConfig<'_>, use_dora: bool) -> Option<Res
     if VARIANTS.iter().any(variant) && !use_dora {
         return None;
     }
-    (is(stored, "LORA") && found == use_dora).then(|| {
+    (stored.is_peft("LORA") && found == use_dora).then(|| {
         let mut fields = stored.fields.clone();
         let parameters = fields.shift_remove("target_parameters");
         let replication = fields.shift_remove("layer_replication");

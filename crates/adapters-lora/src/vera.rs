@@ -396,7 +396,7 @@ const PEFT: &[(&str, &str)] = &[
 
 impl Codec<Peft> for VeraConfig {
     fn read(stored: &StoredConfig<'_>) -> Option<Result<Self, ConfigError>> {
-        peft::is(stored, "VERA").then(|| {
+        stored.is_peft("VERA").then(|| {
             let (target, mut rest) = LoraTarget::from_peft(stored.fields)?;
             rest.entry("r").or_insert(256.into());
             rest.insert("form".to_owned(), "peft".into());

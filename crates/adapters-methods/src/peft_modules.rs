@@ -67,8 +67,7 @@ pub fn read_modules<T: DeserializeOwned>(
     stored: &StoredConfig<'_>,
     modules: impl Fn(&T) -> &ModuleFields,
 ) -> Option<Result<T, ConfigError>> {
-    let mine = stored.fields.get("peft_type")? == name;
-    mine.then(|| {
+    stored.is_peft(name).then(|| {
         let config: T = from_fields(stored.fields.clone())?;
         modules(&config).refuse(REFUSED)?;
         Ok(config)

@@ -122,12 +122,7 @@ impl Codec<AdapterHub> for AdaptionPromptConfig {}
 
 impl Codec<Peft> for AdaptionPromptConfig {
     fn read(stored: &StoredConfig<'_>) -> Option<Result<Self, ConfigError>> {
-        let mine = stored.fields.get("peft_type")? == PEFT_TYPE;
-        mine.then(|| {
-            let mut fields = stored.fields.clone();
-            fields.shift_remove("peft_type");
-            from_fields(fields)
-        })
+        stored.peft_fields(PEFT_TYPE).map(from_fields)
     }
 
     fn write(&self, sites: &[&SiteInfo], _host: &dyn Host) -> Result<Map<String, Value>, ConfigError> {

@@ -151,11 +151,9 @@ impl Codec<AdapterHub> for CartridgeConfig {}
 
 impl Codec<Peft> for CartridgeConfig {
     fn read(stored: &StoredConfig<'_>) -> Option<Result<Self, ConfigError>> {
-        let mine = stored.fields.get("peft_type")? == PEFT_TYPE;
-        mine.then(|| {
-            let mut fields = stored.fields.clone();
+        stored.peft_fields(PEFT_TYPE).map(|mut fields| {
             // What describes the model is found in the model.
-            for field in ["peft_type", "num_layers", "num_attention_heads", "token_dim"] {
+            for field in ["num_layers", "num_attention_heads", "token_dim"] {
                 fields.shift_remove(field);
             }
             let config: Self = from_fields(fields)?;

@@ -107,8 +107,9 @@ impl TryFrom<PeftFields> for PrefixTuningConfig {
 
 impl Codec<Peft> for PrefixTuningConfig {
     fn read(stored: &StoredConfig<'_>) -> Option<Result<Self, ConfigError>> {
-        let mine = stored.fields.get("peft_type")? == PEFT_TYPE;
-        mine.then(|| from_fields::<PeftFields>(stored.fields.clone())?.try_into())
+        stored
+            .is_peft(PEFT_TYPE)
+            .then(|| from_fields::<PeftFields>(stored.fields.clone())?.try_into())
     }
 
     fn write(&self, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, ConfigError> {

@@ -13,11 +13,9 @@ pub(crate) fn read<T>(name: &str, stored: &StoredConfig<'_>) -> Option<Result<T,
 where
     T: Default + Serialize + DeserializeOwned,
 {
-    let mine = stored.fields.get("peft_type")? == name;
-    mine.then(|| {
+    stored.peft_fields(name).map(|mut fields| {
         let known = to_fields(&T::default(), &[]);
-        let mut fields = stored.fields.clone();
-        fields.retain(|field, value| field != "peft_type" && !(value.is_null() && known.contains_key(field)));
+        fields.retain(|field, value| !(value.is_null() && known.contains_key(field)));
         from_fields(fields)
     })
 }
