@@ -6,7 +6,6 @@ use adapters_core::target::Target;
 use adapters_core::{
     AdapterHub, Build, Call, Causality, Codec, ConfigError, Effect, Error, Host, LinearState, LinearWeight, Method,
     NamedParams, NotMergeable, ParamId, Peft, SiteAdapter, SiteInfo, SiteLayer, Source, StoredConfig,
-    config::from_fields,
 };
 use adapters_nn::draw;
 use burn::module::{Module, Param};
@@ -118,11 +117,8 @@ impl Codec<AdapterHub> for Bdlora {}
 
 impl Codec<Peft> for Bdlora {
     fn read(stored: &StoredConfig<'_>) -> Option<Result<Self, ConfigError>> {
-        let read = peft::read_variant(stored, FIELD)?;
-        Some(read.and_then(|(lora, own)| {
-            let own: Self = from_fields(own.as_object().cloned().unwrap_or_default())?;
-            Ok(Self { lora, ..own })
-        }))
+        let read = peft::read_section(stored, FIELD)?;
+        Some(read.map(|(lora, own)| Self { lora, ..own }))
     }
 
     fn write(&self, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, ConfigError> {

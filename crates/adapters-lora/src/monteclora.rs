@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use adapters_core::config::{from_fields, to_fields};
+use adapters_core::config::to_fields;
 use adapters_core::target::Target;
 use adapters_core::{
     AdapterHub, Build, Call, Causality, Codec, ConfigError, Effect, Error, Host, LinearState, LinearWeight, Method,
@@ -131,14 +131,8 @@ impl Codec<AdapterHub> for Monteclora {}
 
 impl Codec<Peft> for Monteclora {
     fn read(stored: &StoredConfig<'_>) -> Option<Result<Self, ConfigError>> {
-        let read = peft::read_variant(stored, FIELD)?;
-        Some(read.and_then(|(lora, sampling)| {
-            let fields = sampling.as_object().cloned().unwrap_or_default();
-            Ok(Self {
-                sampling: from_fields(fields)?,
-                lora,
-            })
-        }))
+        let read = peft::read_section(stored, FIELD)?;
+        Some(read.map(|(lora, sampling)| Self { sampling, lora }))
     }
 
     fn write(&self, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, ConfigError> {

@@ -2,6 +2,7 @@
 
 use adapters_core::config::{from_fields, to_fields};
 use adapters_core::{ConfigError, Format, Host, SiteInfo, StoredConfig};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use crate::init::Init;
@@ -113,6 +114,18 @@ pub(crate) fn read_variant(
     };
     let read = read_lora(&plain, false)?;
     Some(read.map(|lora| (lora, value)))
+}
+
+/// As [`read_variant`], with the fields of the object `field`.
+pub(crate) fn read_section<T: DeserializeOwned>(
+    stored: &StoredConfig<'_>,
+    field: &'static str,
+) -> Option<Result<(LoraConfig, T), ConfigError>> {
+    let read = read_variant(stored, field)?;
+    Some(read.and_then(|(lora, section)| {
+        let section = section.as_object().cloned().unwrap_or_default();
+        Ok((lora, from_fields(section)?))
+    }))
 }
 
 /// Fields that make a method of its own of a LoRA object.

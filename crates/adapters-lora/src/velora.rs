@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use adapters_core::config::{from_fields, to_fields};
+use adapters_core::config::to_fields;
 use adapters_core::target::Target;
 use adapters_core::{
     AdapterHub, Build, Call, Causality, Codec, ConfigError, Effect, Error, Host, LinearState, LinearWeight, Method,
@@ -129,14 +129,8 @@ impl Codec<AdapterHub> for Velora {}
 
 impl Codec<Peft> for Velora {
     fn read(stored: &StoredConfig<'_>) -> Option<Result<Self, ConfigError>> {
-        let read = peft::read_variant(stored, FIELD)?;
-        Some(read.and_then(|(lora, compression)| {
-            let fields = compression.as_object().cloned().unwrap_or_default();
-            Ok(Self {
-                compression: from_fields(fields)?,
-                lora,
-            })
-        }))
+        let read = peft::read_section(stored, FIELD)?;
+        Some(read.map(|(lora, compression)| Self { compression, lora }))
     }
 
     fn write(&self, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, ConfigError> {
