@@ -1,11 +1,14 @@
 //! A base model with its adapters: what a program holds.
 
-use adapters_core::{AdapterSet, AttachReport, Composition, Ctx, Error, Forward, Host, IntoMethod};
+use adapters_core::{
+    AdapterSet, AttachReport, Composition, Ctx, Error, Forward, Host, IntoMethod, StartsFromInputs,
+};
 use adapters_module::Frozen;
 use adapters_nn::Precision;
 use burn::module::Module;
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 
+use crate::gradient_sums::GradientSums;
 use crate::merge::{MergeReport, merge};
 use crate::quantize::{QuantizeReport, quantize};
 
@@ -153,17 +156,54 @@ impl<M: Host + Module + Sync> Adapted<M> {
         M: Forward,
     {
         let method = method.into_method()?;
-        let Some(start) = method.capabilities().from_inputs else {
+        let start = method.capabilities().from_inputs;
+        let Some(start) = start.filter(|start| !start.reads_gradients()) else {
             return self.attach_with(name, method, options);
         };
-        let mut recording = self.without_adapters();
-        recording.attach(name, start.recorder()?)?;
-        recording.activate(name)?;
+        let recording = self.recording(name, start)?;
         for input in inputs {
             recording.forward(input)?;
         }
         let started = start.started(recording.set.attached(name)?, recording.base())?;
         self.attach_with(name, started, options)
+    }
+
+    /// Attaches a new adapter as [`attach_with`](Self::attach_with), with initial values that follow from the gradients of the base's
+    /// weights, where its method has such (LoRA's `lora_ga`). `loss` makes the loss of a batch with the model it is given, which
+    /// computes what the base alone does. Others read nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`attach_with`](Self::attach_with), those of `loss`, and [`Error::CannotBuild`] for a layer that no batch has reached.
+    pub fn attach_from_gradients<T, E: From<Error>>(
+        &mut self,
+        name: &str,
+        method: impl IntoMethod,
+        batches: impl IntoIterator<Item = T>,
+        mut loss: impl FnMut(&Self, T) -> Result<Tensor<1>, E>,
+        options: &AttachOptions,
+    ) -> Result<AttachReport, E> {
+        let method = method.into_method()?;
+        let start = method.capabilities().from_inputs;
+        let Some(start) = start.filter(|start| start.reads_gradients()) else {
+            return Ok(self.attach_with(name, method, options)?);
+        };
+        let recording = self.recording(name, start)?.train();
+        let mut sums = GradientSums::default();
+        for batch in batches {
+            sums.add(&recording.set, &loss(&recording, batch)?.backward());
+        }
+        let set = sums.in_place_of_parameters(recording.set.valid());
+        let started = start.started(set.attached(name)?, self.base())?;
+        Ok(self.attach_with(name, started, options)?)
+    }
+
+    /// The base with the recorder of a start for its only adapter.
+    fn recording(&self, name: &str, start: &dyn StartsFromInputs) -> Result<Self, Error> {
+        let mut recording = self.without_adapters();
+        recording.attach(name, start.recorder()?)?;
+        recording.activate(name)?;
+        Ok(recording)
     }
 
     /// Merges an adapter into the base of this model: it then computes without adapters what it computed with that one

@@ -6,6 +6,7 @@
 
 mod adapted;
 mod average;
+mod gradient_sums;
 mod merge;
 mod quantize;
 

@@ -411,6 +411,42 @@ fn sounds_in_folders_are_learned_and_predicted() {
     assert!(!refused.status.success() && message.contains("no.wav"), "{message}");
 }
 
+/// The encoder of a Whisper alone, by the sum of its layers: the adapter's folder says which model it was trained on.
+#[test]
+fn whispers_encoder_learns_sounds() {
+    let dir = tempfile::tempdir().unwrap();
+    let case = Case {
+        dir,
+        task: "audio_classification",
+    };
+    tones(&case.path("train"), 12);
+    tones(&case.path("test"), 4);
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../adapters-testkit/golden/whisper/base");
+    let model = case.path("whisper");
+    fs::create_dir(&model).unwrap();
+    fs::copy(golden.join("model.safetensors"), model.join("model.safetensors")).unwrap();
+    let config = fs::read_to_string(golden.join("config.json")).unwrap();
+    let summed = config.replace(
+        r#""use_weighted_layer_sum": false"#,
+        r#""use_weighted_layer_sum": true"#,
+    );
+    assert_ne!(config, summed);
+    fs::write(model.join("config.json"), summed).unwrap();
+    let spectrograms = r#"{"feature_size": 8, "chunk_length": 1, "hop_length": 1142, "sampling_rate": 16000}"#;
+    fs::write(model.join("preprocessor_config.json"), spectrograms).unwrap();
+    let recipe = RECIPE.replace("train.jsonl", "train").replace("test.jsonl", "test");
+    let recipe = recipe.replace("\"model\"", &format!("{model:?}"));
+    fs::write(case.path("recipe.toml"), recipe).unwrap();
+    let (first, last, summary) = case.train(&["train.epochs=8", r#"data.labels=["high","low"]"#]);
+    assert!(last < first * 0.7, "{first} to {last}");
+    assert!(summary.test_accuracy.unwrap() > 0.8, "{:?}", summary.test_accuracy);
+    for adapter in ["run/adapter", "run/adapter-peft"] {
+        let predicted = case.command(&["predict", "--adapter", adapter, "--audio", "test/low/1.wav", "test/high/2.wav"]);
+        let labels: Vec<&str> = predicted.split_whitespace().filter(|word| ["high", "low"].contains(word)).collect();
+        assert_eq!(labels, ["low", "high"], "{adapter}: {predicted}");
+    }
+}
+
 #[test]
 fn wrong_data_is_named() {
     for (task, line, parts) in [

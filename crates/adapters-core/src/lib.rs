@@ -32,8 +32,8 @@ pub use method::Method;
 pub use method::any::{AnyMethod, Encode, ErasedMethod};
 pub use method::build::Build;
 pub use method::capability::{
-    BasePass, BeginsWhereInvoked, Capabilities, ConvertsForStorage, EditsEmbeddings, KnowsTasks, LearnsFaster,
-    ModulePatterns, NeedsTokenizer, Penalized, RoutesAdapters, ScalesUpdate, Scheduled, SharedParameters,
+    BasePass, BeginsWhereInvoked, Capabilities, ContextTarget, ConvertsForStorage, EditsEmbeddings, KnowsTasks,
+    LearnsContext, LearnsFaster, ModulePatterns, NeedsTokenizer, Penalized, RoutesAdapters, ScalesUpdate, Scheduled, SharedParameters,
     StartsFromInputs, TiesHead,
 };
 pub use method::codec::{Codec, Tensors};

@@ -133,7 +133,7 @@ impl Object {
             target: target.ok_or_else(|| refuse("this choice of modules"))?,
             ..lora.clone()
         };
-        if matches!(lora.init, Init::Gaussian | Init::Eva | Init::Loftq) {
+        if matches!(lora.init, Init::Gaussian | Init::Eva | Init::Loftq | Init::Orthogonal | Init::Mica) {
             // How an adapter was initialized has no influence on what it computes.
             lora.init = Init::Lora;
         }
@@ -166,6 +166,9 @@ const OURS: &[&str] = &[
     "layer_replication",
     "eva_rho",
     "corda_method",
+    "ga_direction",
+    "ga_gamma",
+    "ga_scale",
 ];
 
 pub(crate) fn refuse(what: &'static str) -> ConfigError {

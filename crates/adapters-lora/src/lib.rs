@@ -75,7 +75,7 @@ pub use glora::{Form, Glora};
 pub use gralora::Gralora;
 pub use hira::Hira;
 pub use ia3::Ia3Config;
-pub use init::{CordaMethod, Init, StartValues};
+pub use init::{CordaMethod, GaDirection, GaScale, Init, StartValues};
 pub use kasa::Kasa;
 pub use lily::Lily;
 pub use loha::Loha;

@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::{Map, Value};
 
 use crate::adapterhub::{self, Object};
-use crate::init::{Init, from_weight, init_a, init_b};
+use crate::init::{Init, from_weight, init_a, init_b, minor_directions, orthogonal};
 use crate::lora_config::{BiasTraining, LoraConfig};
 use crate::low_rank::{LowRank, Origin};
 use crate::low_rank_convolution::LowRankConvolution;
@@ -99,7 +99,7 @@ impl Method for LoraConfig {
             faster: Some(self),
             patterns: Some(self),
             scaled: Some(self),
-            from_inputs: self.needs_inputs().then_some(self),
+            from_inputs: self.needs_data().then_some(self),
             tied: self.ensure_weight_tying.then_some(self),
             ..Capabilities::default()
         }
@@ -158,14 +158,26 @@ impl LoraConfig {
                 let most = d_in.min(d_out);
                 return Err(builder.refuse(format!("its rank {rank} is above the {most} of the weight")));
             }
-            if self.needs_inputs() {
-                let reason = "its initial values follow from inputs; attach it with `Adapted::attach_from_inputs`";
-                return Err(builder.refuse(reason));
+            if self.needs_data() {
+                return Err(builder.refuse(match self.init {
+                    Init::LoraGa => {
+                        "its initial values follow from gradients; attach it with `Adapted::attach_from_gradients`"
+                    }
+                    _ => "its initial values follow from inputs; attach it with `Adapted::attach_from_inputs`",
+                }));
             }
             let (a, b) = match self.start_at(builder.site.site) {
                 Some(start) => start,
                 None if self.init == Init::Loftq => start::of_loss(builder.frozen()?, rank, scale)
                     .ok_or_else(|| builder.refuse("its weight is quantized already, and what was lost is not known"))?,
+                None if self.init == Init::Orthogonal && !rank.is_multiple_of(2) => {
+                    return Err(builder.refuse(format!("its rank {rank} is odd, and `orthogonal` needs an even one")));
+                }
+                None if self.init == Init::Orthogonal => orthogonal(&mut builder.rng, rank, [d_in, d_out]),
+                None if self.init == Init::Mica => (
+                    draw::constant([rank, d_in], 0.0),
+                    minor_directions(builder.frozen_weight()?, rank),
+                ),
                 None => from_weight(self.init, builder.frozen_weight()?, rank, scale),
             };
             let origin = self.init.takes_from_base().then(|| Origin {
@@ -197,6 +209,7 @@ impl LoraConfig {
         Ok(LowRank {
             a: builder.param(a, self.dtype),
             b: builder.param(b, self.dtype),
+            fixed_b: self.init == Init::Mica,
             up_bias: self
                 .up_bias
                 .then(|| builder.param(draw::constant([d_out], 0.0), self.dtype)),
@@ -250,6 +263,7 @@ impl LoraConfig {
         Ok(SiteLayer::Convolution(Erased::new(LowRankConvolution {
             a: builder.param(a, self.dtype),
             b: builder.param(b, self.dtype),
+            fixed_b: self.init == Init::Mica,
             up_bias: self
                 .up_bias
                 .then(|| builder.param(draw::constant([d_out], 0.0), self.dtype)),
@@ -267,14 +281,25 @@ impl LoraConfig {
         d_model: usize,
         padding: Option<usize>,
     ) -> Result<LowRankTable, Error> {
-        if self.up_bias || self.init.is_computed() || self.scaling == Scaling::Gated {
+        let is_mica = self.init == Init::Mica;
+        if self.up_bias || (self.init.is_computed() && !is_mica) || self.scaling == Scaling::Gated {
             return Err(builder.refuse("on an embedding table only plain LoRA is supported"));
         }
         let (rank, scale) = self.rank_and_scale(&builder.site.path)?;
-        let (a, b) = table_start(&mut builder.rng, [rows, d_model], rank);
+        let (a, mut b) = table_start(&mut builder.rng, [rows, d_model], rank);
+        if is_mica {
+            let table = builder.build.host.table(builder.site.site);
+            let table = table.ok_or_else(|| builder.refuse("the model gives no access to this table"))?;
+            if rank > rows.min(d_model) {
+                let most = rows.min(d_model);
+                return Err(builder.refuse(format!("its rank {rank} is above the {most} of the table")));
+            }
+            b = minor_directions(table.weight.val(), rank);
+        }
         Ok(LowRankTable {
             a: builder.param(a, self.dtype),
             b: builder.param(b, self.dtype),
+            fixed_b: is_mica,
             scale,
             padding,
         })

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::dtype::Dtype;
-use crate::init::{CordaMethod, Init, StartValues};
+use crate::init::{CordaMethod, GaDirection, GaScale, Init, StartValues};
 use crate::scaling::Scaling;
 use crate::target::{LayerRoles, LoraTarget};
 
@@ -25,6 +25,9 @@ use crate::target::{LayerRoles, LoraTarget};
 /// | `init` (`init_weights`) | [`Lora`](Init::Lora) | initial values of A and B | |
 /// | `eva_rho` | 2 | with [`Eva`](Init::Eva), how many times its rank a layer may get | >= 1 |
 /// | `corda_method` | `ipm` | with [`Corda`](Init::Corda), the part of the weight | |
+/// | `ga_direction` | `ArB2r` | with [`LoraGa`](Init::LoraGa), which directions of the gradient A and B get | |
+/// | `ga_scale` | `stable` | with [`LoraGa`](Init::LoraGa), how large B begins | |
+/// | `ga_gamma` | 16 | with [`Stable`](GaScale::Stable), the divisor | > 0 |
 /// | `bias` | none | which biases of the base train along | |
 /// | `up_bias` (`lora_bias`) | false | whether B has a bias `c` | |
 /// | `modules_to_save` | none | modules trained as a whole, in copies | |
@@ -58,7 +61,13 @@ pub struct LoraConfig {
     pub eva_rho: f64,
     /// Which part of the weight [`Init::Corda`] begins with.
     pub corda_method: CordaMethod,
-    /// What follows from the inputs of the layers, once it was computed; in no configuration.
+    /// Which directions of the gradient A and B get from [`Init::LoraGa`].
+    pub ga_direction: GaDirection,
+    /// How large B begins with [`Init::LoraGa`].
+    pub ga_scale: GaScale,
+    /// The divisor of [`GaScale::Stable`].
+    pub ga_gamma: f64,
+    /// What follows from data, once it was computed; in no configuration.
     #[serde(skip)]
     pub start: Option<Arc<StartValues>>,
     /// Seed of the initial values; without it the run's.
@@ -125,6 +134,9 @@ impl LoraConfig {
             init: Init::Lora,
             eva_rho: 2.0,
             corda_method: CordaMethod::Ipm,
+            ga_direction: GaDirection::ArB2r,
+            ga_scale: GaScale::Stable,
+            ga_gamma: 16.0,
             start: None,
             bias: BiasTraining::None,
             up_bias: false,
@@ -219,6 +231,8 @@ impl LoraConfig {
         )?;
         let rho = self.eva_rho;
         ConfigError::unless(rho >= 1.0 && rho.is_finite(), "eva_rho", "at least 1", rho)?;
+        let gamma = self.ga_gamma;
+        ConfigError::unless(gamma > 0.0 && gamma.is_finite(), "ga_gamma", "above 0", gamma)?;
         self.target.check()
     }
 

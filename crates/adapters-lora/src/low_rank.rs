@@ -25,6 +25,8 @@ pub(crate) struct LowRank {
     pub(crate) a: Param<Tensor<2>>,
     /// `[d_out, rank]`.
     pub(crate) b: Param<Tensor<2>>,
+    /// Whether B does not train.
+    pub(crate) fixed_b: bool,
     /// `c`, the bias of B, `[d_out]`.
     pub(crate) up_bias: Option<Param<Tensor<1>>>,
     /// Which projections of a fused one are adapted.
@@ -238,6 +240,7 @@ impl NamedParams for LowRank {
     }
 
     fn fixed_params(&self) -> Vec<ParamId> {
-        self.origin.iter().flat_map(|o| [o.a.id, o.b.id]).collect()
+        let origin = self.origin.iter().flat_map(|o| [o.a.id, o.b.id]);
+        origin.chain(self.fixed_b.then_some(self.b.id)).collect()
     }
 }

@@ -15,6 +15,8 @@ pub(crate) struct LowRankTable {
     pub(crate) a: Param<Tensor<2>>,
     /// `[d_model, rank]`.
     pub(crate) b: Param<Tensor<2>>,
+    /// Whether B does not train.
+    pub(crate) fixed_b: bool,
     /// The scale `s`.
     pub(crate) scale: f64,
     /// The row of the padding token, whose update gets no gradient.
@@ -62,5 +64,9 @@ impl NamedParams for LowRankTable {
             ("lora_embedding_A".into(), self.a.id),
             ("lora_embedding_B".into(), self.b.id),
         ]
+    }
+
+    fn fixed_params(&self) -> Vec<ParamId> {
+        self.fixed_b.then_some(self.b.id).into_iter().collect()
     }
 }

@@ -79,7 +79,8 @@ pub(crate) fn read_lora(stored: &StoredConfig<'_>, use_dora: bool) -> Option<Res
             Some(Value::String(name)) if name == "pissa" => Init::Pissa,
             Some(Value::String(name)) if name.eq_ignore_ascii_case("olora") => Init::Olora,
             // The base stays as it is.
-            Some(Value::String(name)) if ["orthogonal", "eva", "mica"].contains(&name.as_str()) => Init::Lora,
+            Some(Value::String(name)) if ["orthogonal", "eva"].contains(&name.as_str()) => Init::Lora,
+            Some(Value::String(name)) if name.eq_ignore_ascii_case("mica") => Init::Mica,
             // The others change the base weights too: a file that still has one was not converted.
             Some(other) => {
                 return Err(ConfigError::Unsupported {
@@ -89,7 +90,7 @@ pub(crate) fn read_lora(stored: &StoredConfig<'_>, use_dora: bool) -> Option<Res
             }
         };
         // Files are written as plain LoRA.
-        if init.takes_from_base() {
+        if init.takes_from_base() || init == Init::Mica {
             rest.shift_remove("init_lora_weights");
         }
         Ok(LoraConfig {
@@ -159,8 +160,12 @@ pub(crate) fn write_lora(
     if !host.layer_replication().is_empty() {
         fields.insert("layer_replication".to_owned(), json!(host.layer_replication()));
     }
-    // How an adapter was initialized has no influence on what it computes.
-    fields.entry("init_lora_weights").or_insert(Value::Bool(true));
+    // How an adapter was initialized has no influence on what it computes, but MiCA's B is not trained further.
+    let init = match config.init {
+        Init::Mica => "mica".into(),
+        _ => Value::Bool(true),
+    };
+    fields.entry("init_lora_weights").or_insert(init);
     Ok(fields)
 }
 

@@ -1,5 +1,7 @@
-//! Starts of LoRA that follow from data: what the adapted layers read (EVA, CorDA), and what quantization loses (LoftQ).
+//! Starts of LoRA that follow from data: what the adapted layers read (EVA, CorDA), the gradients of their weights (LoRA-GA), and
+//! what quantization loses (LoftQ).
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use adapters_core::target::Target;
@@ -9,12 +11,12 @@ use adapters_core::{
 };
 use adapters_nn::{Precision, float_weight, quantize_linear};
 use burn::linalg::svd;
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::nn::Linear;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use crate::init::{CordaMethod, Init, SWEEPS, StartValues};
+use crate::init::{CordaMethod, GaDirection, GaScale, Init, SWEEPS, StartValues};
 use crate::lora_config::LoraConfig;
 use crate::site_builder::linear;
 use crate::target::LoraTarget;
@@ -132,15 +134,89 @@ impl SiteAdapter<LinearState> for Recorder {
 
 named_params!(Recorder:);
 
+/// A method that changes nothing, whose parameters are changes of the weights: their gradients are those of the weights.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+struct GradientRecorder {
+    #[serde(skip)]
+    target: LoraTarget,
+}
+
+impl Method for GradientRecorder {
+    const NAME: &'static str = "gradient_recorder";
+    const DESCRIPTION: &'static str = "Takes the gradients of the weights of linear layers.";
+
+    fn check(&self) -> Result<(), ConfigError> {
+        Ok(())
+    }
+
+    fn target(&self) -> Target {
+        self.target.to_target()
+    }
+
+    fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
+        let (d_in, d_out) = Self::linear_dims(site)?;
+        Ok(linear(WeightChange {
+            weight: Param::from_tensor(Tensor::zeros([d_in, d_out], build.device)),
+            calls: Arc::new(AtomicUsize::new(0)),
+        }))
+    }
+}
+
+impl Codec<AdapterHub> for GradientRecorder {}
+impl Codec<Peft> for GradientRecorder {}
+
+/// A change of one weight, which is zero.
+#[derive(Module, Debug)]
+struct WeightChange {
+    /// `[d_in, d_out]`.
+    weight: Param<Tensor<2>>,
+    /// How often it was used.
+    #[module(skip)]
+    calls: Arc<AtomicUsize>,
+}
+
+impl SiteAdapter<LinearState> for WeightChange {
+    fn apply(&self, state: LinearState, _call: &Call<'_>) -> LinearState {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        let change = state.input.clone().matmul(self.weight.val().unsqueeze());
+        LinearState {
+            delta: Some(change),
+            ..state
+        }
+    }
+
+    fn effect(&self) -> Effect {
+        Effect::Adds(Source::Input)
+    }
+
+    fn causality(&self) -> Causality {
+        Causality::Causal
+    }
+}
+
+named_params!(WeightChange: "weight" => weight);
+
 impl StartsFromInputs for LoraConfig {
     fn recorder(&self) -> Result<AnyMethod, Error> {
-        AnyMethod::new(InputRecorder {
-            target: self.target.clone(),
-            by_text: self.init == Init::Corda,
-        })
+        let target = self.target.clone();
+        match self.reads_gradients() {
+            true => AnyMethod::new(GradientRecorder { target }),
+            false => AnyMethod::new(InputRecorder {
+                target,
+                by_text: self.init == Init::Corda,
+            }),
+        }
+    }
+
+    fn reads_gradients(&self) -> bool {
+        self.init == Init::LoraGa
     }
 
     fn started(&self, recorded: &Attached, host: &dyn Host) -> Result<AnyMethod, Error> {
+        if self.reads_gradients() {
+            return AnyMethod::new(self.lora_ga(recorded, host)?);
+        }
         let mut seen = Vec::new();
         for layer in recorded.layers() {
             let found = match &layer.layer {
@@ -162,9 +238,9 @@ impl StartsFromInputs for LoraConfig {
 }
 
 impl LoraConfig {
-    /// Whether its initial values follow from what its layers read, which was not told yet.
-    pub(crate) fn needs_inputs(&self) -> bool {
-        self.init.reads_inputs() && self.start.is_none()
+    /// Whether its initial values follow from data, which was not told yet.
+    pub(crate) fn needs_data(&self) -> bool {
+        self.init.reads_data() && self.start.is_none()
     }
 
     /// The initial values at a site, where they follow from data.
@@ -249,6 +325,74 @@ impl LoraConfig {
             let root = (sizes.slice_dim(0, part.clone()) / scale).sqrt();
             let a = right.slice_dim(0, part.clone()) * root.clone().unsqueeze_dim(1);
             let b = left.slice_dim(1, part) * root.unsqueeze_dim(0);
+            start.insert(info.site, (a.into_data(), b.into_data()));
+        }
+        Ok(Self {
+            start: Some(Arc::new(start)),
+            ..self.clone()
+        })
+    }
+}
+
+impl LoraConfig {
+    /// A begins with some of the right singular vectors of the mean gradient of a weight, B with some of the left ones times their
+    /// singular values.
+    fn lora_ga(&self, recorded: &Attached, host: &dyn Host) -> Result<Self, Error> {
+        let mut start = StartValues::new();
+        for layer in recorded.layers() {
+            let info = &layer.info;
+            let (rank, scale) = self.rank_and_scale(&info.path)?;
+            let change: Option<&WeightChange> = match &layer.layer {
+                SiteLayer::Linear(layer) => layer.downcast_ref(),
+                _ => None,
+            };
+            let calls = change.map_or(0, |change| change.calls.load(Ordering::Relaxed));
+            let change = change.filter(|_| calls > 0);
+            let change = change.ok_or_else(|| Self::refuse(info, "no batch for its initial values has reached it"))?;
+            let gradient = change.weight.val().transpose() / calls as f64;
+            let [d_out, d_in] = gradient.dims();
+            if 2 * rank > d_out.min(d_in) {
+                let most = d_out.min(d_in) / 2;
+                let reason = format!("its rank {rank} is above {most}, half of the rank of the gradient");
+                return Err(Self::refuse(info, reason));
+            }
+            let (left, sizes, right) = svd::<2, 1>(gradient, SWEEPS);
+            let (of_a, of_b): (Vec<usize>, Vec<usize>) = match self.ga_direction {
+                GaDirection::ArB2r => ((0..rank).collect(), (rank..2 * rank).collect()),
+                GaDirection::A2rBr => ((rank..2 * rank).collect(), (0..rank).collect()),
+                GaDirection::ArBr => (
+                    (1..2 * rank).step_by(2).collect(),
+                    (0..2 * rank).step_by(2).collect(),
+                ),
+            };
+            let chosen = |of: &[usize]| {
+                let numbers: Vec<i64> = of.iter().map(|at| *at as i64).collect();
+                Tensor::<1, Int>::from_data(TensorData::new(numbers, [rank]), &right.device())
+            };
+            let sizes = sizes.select(0, chosen(&of_b));
+            let mut a = right.clone().select(0, chosen(&of_a));
+            let mut b = left.select(1, chosen(&of_b)) * sizes.clone().unsqueeze_dim(0);
+            match self.ga_scale {
+                GaScale::Stable => {
+                    // As the reference reads it from the weight, which a convolution of GPT-2 has the other way round.
+                    let rows = if info.input_first { d_in } else { d_out };
+                    b = b * ((rows as f64).powf(0.25) / self.ga_gamma.sqrt());
+                }
+                GaScale::WeightSvd => {
+                    let frozen = host.linear(info.site);
+                    let frozen = frozen.ok_or_else(|| Self::refuse(info, "the model gives no access to this weight"))?;
+                    let (_, of_weight, _) = svd::<2, 1>(float_weight(frozen), SWEEPS);
+                    let [largest, of_weight] = [sizes, of_weight].map(|x| x.slice_dim(0, 0..1).into_scalar::<f64>());
+                    if largest > 0.0 {
+                        b = b * (of_weight / largest);
+                    }
+                }
+                GaScale::GdScale => {
+                    a = a / scale;
+                    b = b / scale;
+                }
+                GaScale::Unit => {}
+            }
             start.insert(info.site, (a.into_data(), b.into_data()));
         }
         Ok(Self {

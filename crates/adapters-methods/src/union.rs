@@ -231,6 +231,8 @@ impl ErasedMethod for Union {
             invoked: None,
             // Which inputs a member would read depends on the others.
             from_inputs: None,
+            // Where a context is depends on what other members insert.
+            context: None,
             tied: Some(self),
             storage: Some(self),
         }

@@ -21,7 +21,7 @@ use crate::{
 /// Every architecture of this crate.
 pub const ARCHITECTURES: &[Architecture] = &[
     Architecture::new("albert", ModelKind::Encoder, albert::load),
-    Architecture::of::<bart::BartModel>("bart", ModelKind::EncoderDecoder),
+    Architecture::new("bart", ModelKind::EncoderDecoder, bart::load),
     Architecture::new("mbart", ModelKind::EncoderDecoder, mbart::load),
     Architecture::new("plbart", ModelKind::EncoderDecoder, plbart::load),
     Architecture::of::<bert::BertModel>("bert", ModelKind::Encoder),
@@ -62,7 +62,8 @@ pub const ARCHITECTURES: &[Architecture] = &[
     Architecture::of::<clip::ClipVisionModel>("clip_vision_model", ModelKind::ImageEncoder),
     Architecture::of::<clip::ClipTextModel>("clip_text_model", ModelKind::Encoder),
     Architecture::of::<clip::ClipModel>("clip", ModelKind::TextAndImage),
-    Architecture::of::<whisper::WhisperModel>("whisper", ModelKind::SpeechToText),
+    Architecture::new("whisper", ModelKind::SpeechToText, whisper::load),
+    Architecture::new("whisper", ModelKind::SoundEncoder, whisper::load_encoder).of_class("WhisperForAudioClassification"),
     Architecture::of::<wav2vec2::Wav2Vec2Model>("wav2vec2", ModelKind::SoundEncoder),
     Architecture::of::<encoder_decoder::BertToBertModel>("encoder-decoder", ModelKind::EncoderDecoder),
 ];
@@ -74,6 +75,8 @@ pub struct Architecture {
     pub model_type: &'static str,
     /// What its models read and write.
     pub kind: ModelKind,
+    /// The published class whose model it is, where it is not the one that most classes of this `model_type` have.
+    pub class: Option<&'static str>,
     load: fn(&CheckpointFolder, &Device) -> Result<Model, ModelError>,
 }
 
@@ -84,7 +87,21 @@ impl Architecture {
         kind: ModelKind,
         load: fn(&CheckpointFolder, &Device) -> Result<Model, ModelError>,
     ) -> Self {
-        Self { model_type, kind, load }
+        Self {
+            model_type,
+            kind,
+            class: None,
+            load,
+        }
+    }
+
+    /// The same for checkpoints and adapters of this published class alone.
+    #[must_use]
+    pub const fn of_class(self, class: &'static str) -> Self {
+        Self {
+            class: Some(class),
+            ..self
+        }
     }
 
     /// The architecture of a model that builds itself of its configuration.
@@ -109,6 +126,7 @@ impl fmt::Debug for Architecture {
         f.debug_struct("Architecture")
             .field("model_type", &self.model_type)
             .field("kind", &self.kind)
+            .field("class", &self.class)
             .finish_non_exhaustive()
     }
 }
@@ -140,18 +158,25 @@ impl Architectures {
 
     /// The `model_type`s of a kind, separated by commas.
     pub(crate) fn named(&self, of: impl Fn(&Architecture) -> bool) -> String {
-        let named = self.0.iter().filter(|known| of(known));
-        named.map(|known| known.model_type).collect::<Vec<_>>().join(", ")
+        let mut named: Vec<&str> = self.0.iter().filter(|known| of(known)).map(|known| known.model_type).collect();
+        named.dedup();
+        named.join(", ")
     }
 
-    /// The architecture of this `model_type`, which the file at `path` names.
+    /// The architecture of a published class among those of a `model_type`, if the class has one of its own.
+    pub(crate) fn of_class(&self, model_type: &str, class: &str) -> Option<Architecture> {
+        let is = |known: &&Architecture| known.model_type == model_type && known.class == Some(class);
+        self.0.iter().find(is).copied()
+    }
+
+    /// The architecture of this `model_type`, which the file at `path` names, whatever the class.
     ///
     /// # Errors
     ///
     /// [`ModelError::UnknownArchitecture`] with the nearest and all that are known.
     pub(crate) fn find(&self, model_type: &str, path: &Path) -> Result<Architecture, ModelError> {
-        let known = self.0.iter().find(|known| known.model_type == model_type);
-        known.copied().ok_or_else(|| ModelError::UnknownArchitecture {
+        let is = |known: &&Architecture| known.model_type == model_type && known.class.is_none();
+        self.0.iter().find(is).copied().ok_or_else(|| ModelError::UnknownArchitecture {
             path: path.to_owned(),
             found: model_type.to_owned(),
             nearest: nearest(model_type, self.0.iter().map(|known| known.model_type)),

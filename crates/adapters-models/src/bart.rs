@@ -5,101 +5,68 @@
 //! `BartForConditionalGeneration` of Hugging Face transformers.
 
 use burn::module::Param;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
+use crate::checkpoint_folder::CheckpointFolder;
+use crate::llama::object;
+use crate::model::Model;
 use crate::modeling::*;
 use crate::standard_layer::{StandardLayer, StandardOptions};
+use crate::standard_stacks::{self, NORM_EPSILON, StacksConfig};
 use crate::two_stacks::{DecoderFrame, TwoStacks};
 
 /// Rows of the position tables in front of that of position zero.
 const POSITION_OFFSET: usize = 2;
 
-/// That of all norms: no configuration has another.
-const NORM_EPSILON: f64 = 1e-5;
-
 /// `config.json` of a BART checkpoint: the fields that change what is computed. Others are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default)]
 #[allow(missing_docs, reason = "the published names of transformers' `BartConfig`")]
 pub(crate) struct BartConfig {
-    pub(crate) vocab_size: usize,
+    #[serde(flatten)]
+    pub(crate) stacks: StacksConfig,
     pub(crate) max_position_embeddings: usize,
-    pub(crate) d_model: usize,
-    pub(crate) encoder_layers: usize,
-    pub(crate) encoder_attention_heads: usize,
-    pub(crate) encoder_ffn_dim: usize,
-    pub(crate) decoder_layers: usize,
-    pub(crate) decoder_attention_heads: usize,
-    pub(crate) decoder_ffn_dim: usize,
-    pub(crate) activation_function: String,
-    pub(crate) dropout: f64,
-    pub(crate) attention_dropout: f64,
-    pub(crate) activation_dropout: f64,
     pub(crate) classifier_dropout: f64,
     /// Whether token embeddings are multiplied by the root of their width.
     pub(crate) scale_embedding: bool,
-    pub(crate) pad_token_id: usize,
-    pub(crate) decoder_start_token_id: usize,
     /// Fields not named here, of which some are refused.
     #[serde(flatten)]
     pub(crate) other: Map<String, Value>,
 }
 
-impl Default for BartConfig {
-    /// The defaults of the published class (BART large).
-    fn default() -> Self {
-        Self {
-            vocab_size: 50265,
-            max_position_embeddings: 1024,
-            d_model: 1024,
-            encoder_layers: 12,
-            encoder_attention_heads: 16,
-            encoder_ffn_dim: 4096,
-            decoder_layers: 12,
-            decoder_attention_heads: 16,
-            decoder_ffn_dim: 4096,
-            activation_function: "gelu".to_owned(),
-            dropout: 0.1,
-            attention_dropout: 0.0,
-            activation_dropout: 0.0,
-            classifier_dropout: 0.0,
-            scale_embedding: false,
-            pad_token_id: 1,
-            decoder_start_token_id: 2,
-            other: Map::new(),
-        }
-    }
+/// Loads a checkpoint.
+pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
+    load_variant(BART, json!({}), source, device)
+}
+
+/// Loads a checkpoint of a relative, with the defaults of its published class where they are not those of BART (large).
+pub(crate) fn load_variant(
+    variant: Variant,
+    of_variant: Value,
+    source: &CheckpointFolder,
+    device: &Device,
+) -> Result<Model, ModelError> {
+    let mut defaults = object(json!({
+        "vocab_size": 50265, "max_position_embeddings": 1024, "d_model": 1024, "encoder_layers": 12,
+        "encoder_attention_heads": 16, "encoder_ffn_dim": 4096, "decoder_layers": 12, "decoder_attention_heads": 16,
+        "decoder_ffn_dim": 4096, "activation_function": "gelu", "dropout": 0.1, "attention_dropout": 0.0,
+        "activation_dropout": 0.0, "classifier_dropout": 0.0, "scale_embedding": false, "pad_token_id": 1,
+        "decoder_start_token_id": 2,
+    }));
+    defaults.extend(object(of_variant));
+    load_relative(source, device, defaults, |config, path, weights| {
+        BartModel::build_variant(variant, config, path, weights)
+    })
 }
 
 impl BartConfig {
     /// Checks the values against each other and against what is computed here.
     fn check(&self, variant: &Variant, path: &Path) -> Result<Activation, ModelError> {
         let check = ConfigCheck::new(path);
-        let heads = [
-            ("encoder_attention_heads", self.encoder_attention_heads),
-            ("decoder_attention_heads", self.decoder_attention_heads),
-        ];
-        check.sizes(heads)?;
-        check.sizes([
-            ("vocab_size", self.vocab_size),
-            ("max_position_embeddings", self.max_position_embeddings),
-            ("d_model", self.d_model),
-            ("encoder_ffn_dim", self.encoder_ffn_dim),
-            ("decoder_ffn_dim", self.decoder_ffn_dim),
-        ])?;
-        let layers = ("encoder_layers", self.encoder_layers);
-        check.layers([layers, ("decoder_layers", self.decoder_layers)])?;
-        for heads in heads {
-            check.multiple(("d_model", self.d_model), heads)?;
-        }
-        check.dropouts([
-            ("dropout", self.dropout),
-            ("attention_dropout", self.attention_dropout),
-            ("activation_dropout", self.activation_dropout),
-            ("classifier_dropout", self.classifier_dropout),
-        ])?;
+        let activation = self.stacks.check(&check)?;
+        check.sizes([("max_position_embeddings", self.max_position_embeddings)])?;
+        check.dropouts([("classifier_dropout", self.classifier_dropout)])?;
         check.switches(&self.other, variant.off, variant.on)?;
-        check.activation("activation_function", &self.activation_function)
+        Ok(activation)
     }
 }
 
@@ -192,11 +159,16 @@ impl BartModel {
         weights: &mut Weights,
     ) -> Result<Self, ModelError> {
         let activation = config.check(&variant, path)?;
-        let (d, vocab) = (config.d_model, config.vocab_size);
+        let StacksConfig {
+            d_model: d,
+            vocab_size: vocab,
+            pad_token_id,
+            ..
+        } = config.stacks;
         let outside = Location::outside(Stack::Encoder);
         let shared = weights
             .at(outside, "")
-            .table("shared", [vocab, d], Some(config.pad_token_id));
+            .table("shared", [vocab, d], Some(pad_token_id));
         let at = weights.at(outside, "encoder");
         let embedded = at.embedded(EmbeddingRole::EmbeddedTokens, "embed_tokens", d);
         let embedding = at.embedded(EmbeddingRole::Embedding, "layernorm_embedding", d);
@@ -217,7 +189,7 @@ impl BartModel {
     fn looked_up(&self, ids: Tensor<2, Int>, cx: &mut Hooks<'_>) -> Tensor<3> {
         let tokens = cx.lookup(&self.shared, ids);
         match self.config.scale_embedding {
-            true => tokens * (self.config.d_model as f64).sqrt(),
+            true => tokens * (self.config.stacks.d_model as f64).sqrt(),
             false => tokens,
         }
     }
@@ -225,28 +197,13 @@ impl BartModel {
 
 impl BartStack {
     fn build(c: &BartConfig, variant: &Variant, activation: Activation, stack: Stack, weights: &mut Weights) -> Self {
-        let of_encoder = [c.encoder_layers, c.encoder_attention_heads, c.encoder_ffn_dim];
-        let of_decoder = [c.decoder_layers, c.decoder_attention_heads, c.decoder_ffn_dim];
-        let (name, first, [count, heads, d_ffn]) = match stack {
-            Stack::Encoder | Stack::Image => ("encoder", 0, of_encoder),
-            Stack::Decoder | Stack::Cross => ("decoder", c.encoder_layers, of_decoder),
-        };
-        let d = c.d_model;
+        let d = c.stacks.d_model;
         let options = StandardOptions {
             norm_first: variant.norm_first,
-            norm_epsilon: NORM_EPSILON,
-            dropouts: [c.dropout; 2],
-            attention_dropout: c.attention_dropout,
-            activation_dropout: c.activation_dropout,
-            filler: c.pad_token_id,
-            ..StandardOptions::of([d, heads, d_ffn], activation)
+            ..c.stacks.options(stack, activation)
         };
-        let layers = (0..count).map(|index| {
-            let at = weights.at(Location::layer(stack, first + index), format!("{name}.layers.{index}"));
-            StandardLayer::build(&options, at)
-        });
-        let layers = layers.collect();
-        let mut at = weights.at(Location::outside(stack), name);
+        let layers = c.stacks.layers(&options, stack, weights);
+        let mut at = weights.at(Location::outside(stack), standard_stacks::name(stack));
         Self {
             positions: at.embedding("embed_positions", [c.max_position_embeddings + POSITION_OFFSET, d]),
             norm: at.layer_norm(NormRole::EmbeddingNorm, "layernorm_embedding", d, NORM_EPSILON),
@@ -276,7 +233,7 @@ impl TwoStacks for BartModel {
     type Source = TextInput;
 
     fn decoder_start(&self) -> usize {
-        self.config.decoder_start_token_id
+        self.config.stacks.decoder_start_token_id
     }
 
     fn embed(&self, TextInput { ids, padding, .. }: TextInput, cx: &mut Hooks<'_>) -> EmbeddingState {
@@ -284,7 +241,7 @@ impl TwoStacks for BartModel {
         let mut state = cx.embedding(&self.embedded, EmbeddingState::new(tokens, padding));
         state.hidden = self.encoder.embed(state.hidden, 0, cx);
         let mut state = cx.embedding(&self.embedding, state);
-        state.hidden = cx.dropout(state.hidden, self.config.dropout);
+        state.hidden = cx.dropout(state.hidden, self.config.stacks.dropout);
         state
     }
 
@@ -295,7 +252,7 @@ impl TwoStacks for BartModel {
     fn embed_decoder(&self, ids: Tensor<2, Int>, first: usize, cx: &mut Hooks<'_>) -> Tensor<3> {
         let tokens = self.looked_up(ids, cx);
         let hidden = self.decoder.embed(tokens, first, cx);
-        cx.dropout(hidden, self.config.dropout)
+        cx.dropout(hidden, self.config.stacks.dropout)
     }
 
     fn decoder_layers<'m>(&'m self, chain: Chain<'m>, frame: DecoderFrame) -> Chain<'m> {
@@ -312,17 +269,16 @@ impl Transformer for BartModel {
     type Input = ToTextInput;
 
     fn info(&self) -> ModelInfo {
-        let c = &self.config;
+        let stacks = &self.config.stacks;
         ModelInfo {
-            num_layers: c.encoder_layers + c.decoder_layers,
-            max_length: c.max_position_embeddings,
-            vocab_size: c.vocab_size,
-            pad_id: c.pad_token_id,
-            token_types: None,
+            num_layers: stacks.encoder_layers + stacks.decoder_layers,
+            max_length: self.config.max_position_embeddings,
+            vocab_size: stacks.vocab_size,
+            pad_id: stacks.pad_token_id,
             head_norm_epsilon: 1e-12,
-            head_dropout: c.classifier_dropout,
-            activation: c.activation_function.clone(),
-            masked_lm: None,
+            head_dropout: self.config.classifier_dropout,
+            activation: stacks.activation_function.clone(),
+            ..ModelInfo::default()
         }
     }
 
@@ -345,7 +301,7 @@ impl Host for BartModel {
     }
 
     fn d_model(&self) -> usize {
-        self.config.d_model
+        self.config.stacks.d_model
     }
 
     fn base_prefix(&self) -> &str {
@@ -353,6 +309,6 @@ impl Host for BartModel {
     }
 
     fn attention_dropout(&self) -> f64 {
-        self.config.attention_dropout
+        self.config.stacks.attention_dropout
     }
 }

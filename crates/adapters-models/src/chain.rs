@@ -53,7 +53,7 @@ pub struct Flow {
     pub hidden: Tensor<3>,
     /// The encoder's output, `[batch, encoder_seq, d_model]`, in the decoder of a model of two stacks.
     pub encoded: Option<Tensor<3>>,
-    /// What an adapter takes along next to the hidden state, `[batch, seq, d_model]`.
+    /// What goes along next to the hidden state, `[batch, seq, d_model]`: that of an adapter, or a sum of hidden states.
     pub carried: Option<Tensor<3>>,
 }
 
@@ -170,6 +170,37 @@ impl<'m> Chain<'m> {
                 None => flow.hidden,
             },
             encoded: None,
+            carried: None,
+        }));
+        self
+    }
+
+    /// Ends with a sum in place of the last hidden state: of what enters each of the first steps, and of the last one, in this order,
+    /// each times its weight. There are as many weights, `[steps + 1]`.
+    #[must_use]
+    pub(crate) fn summed(mut self, weights: Tensor<1>) -> Self {
+        let last = weights.dims()[0] - 1;
+        let weight = |index: usize| weights.clone().slice_dim(0, index..index + 1).reshape([1, 1, 1]);
+        let add = |sum: Option<Tensor<3>>, part: Tensor<3>| match sum {
+            Some(sum) => sum + part,
+            None => part,
+        };
+        let summing = |(index, step): (usize, Step<'m>)| -> Step<'m> {
+            if index >= last {
+                return step;
+            }
+            let weight = weight(index);
+            Box::new(move |flow, cache, cx| {
+                let part = flow.hidden.clone() * weight.clone();
+                let carried = Some(add(flow.carried.clone(), part));
+                step(Flow { carried, ..flow }, cache, cx)
+            })
+        };
+        self.steps = self.steps.into_iter().enumerate().map(summing).collect();
+        let weight = weight(last);
+        self.steps.push(Box::new(move |flow, _, _| Flow {
+            hidden: add(flow.carried, flow.hidden * weight.clone()),
+            encoded: flow.encoded,
             carried: None,
         }));
         self

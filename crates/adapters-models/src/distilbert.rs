@@ -100,6 +100,7 @@ const NAMES: EncoderNames = EncoderNames {
         last: "classifier",
         bias: true,
         reads_pooler: false,
+        prefixed: true,
     },
 };
 

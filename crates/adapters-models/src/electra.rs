@@ -30,6 +30,7 @@ const ELECTRA: EncoderNames = EncoderNames {
         last: "classifier.out_proj",
         bias: true,
         reads_pooler: false,
+        prefixed: true,
     },
     ..bert::NAMES
 };

@@ -19,8 +19,10 @@ pub enum Input {
     Image(ImageInput),
     /// Of models of texts and images.
     TextAndImage(TextAndImageInput),
-    /// Of encoders of sound.
+    /// Of encoders of sound that read samples.
     Sound(SoundInput),
+    /// Of encoders of sound that read spectrograms.
+    Speech(SpeechInput),
 }
 
 /// A batch of texts.
@@ -47,7 +49,7 @@ pub enum Source {
     Speech(SpeechInput),
 }
 
-/// A batch of spoken texts, as spectrograms of one length.
+/// A batch of sounds, spoken texts for one, as spectrograms of one length.
 #[derive(Clone, Debug)]
 pub struct SpeechInput {
     /// `[batch, bands, frames]`.
@@ -301,6 +303,7 @@ input!(ToText, ToTextInput);
 input!(Image, ImageInput);
 input!(TextAndImage, TextAndImageInput);
 input!(Sound, SoundInput);
+input!(Speech, SpeechInput);
 
 impl Input {
     /// What is read, in words.
@@ -315,6 +318,7 @@ impl Input {
             Self::Image(_) => "an image",
             Self::TextAndImage(_) => "a text and an image",
             Self::Sound(_) => "a sound",
+            Self::Speech(_) => "speech",
         }
     }
 
@@ -326,6 +330,7 @@ impl Input {
             Self::Image(input) => input.pixels.device(),
             Self::TextAndImage(input) => input.texts.ids.device(),
             Self::Sound(input) => input.samples.device(),
+            Self::Speech(input) => input.features.device(),
         }
     }
 }

@@ -82,6 +82,7 @@ mod smollm3;
 mod sound;
 pub mod speech;
 mod standard_layer;
+mod standard_stacks;
 mod t5;
 #[cfg(feature = "tokenizers")]
 mod text_batch;
@@ -126,7 +127,7 @@ pub use save_merged::save_merged;
 pub use tokenizer::{TextStream, TextTokenizer};
 pub use transformer::{
     CausalLm, ClassifierLayout, EncodedInput, EncoderDecoder, ImageEncoder, MaskedLmLayout, ModelInfo, SoundEncoder,
-    TextAndImage, TextEncoder, Transformer,
+    SoundForm, TextAndImage, TextEncoder, Transformer,
 };
 pub use two_stacks::{DecoderFrame, TwoStacks};
 pub use weights::{ReadErrors, Scope, Weights};

@@ -7,11 +7,9 @@
 use burn::tensor::Device;
 use serde_json::json;
 
-use crate::bart::{BartModel, Variant};
+use crate::bart::{Variant, load_variant};
 use crate::checkpoint_folder::CheckpointFolder;
 use crate::error::ModelError;
-use crate::from_checkpoint::load_relative;
-use crate::llama::object;
 use crate::model::Model;
 
 const MBART: Variant = Variant {
@@ -35,8 +33,6 @@ const MBART: Variant = Variant {
 
 /// Loads a checkpoint. Where it names no start token, the decoder starts with that of texts, as in the reference.
 pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
-    let defaults = object(json!({"decoder_start_token_id": 0}));
-    load_relative(source, device, defaults, |config, path, weights| {
-        BartModel::build_variant(MBART, config, path, weights)
-    })
+    let defaults = json!({"decoder_start_token_id": 0});
+    load_variant(MBART, defaults, source, device)
 }

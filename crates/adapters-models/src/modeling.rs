@@ -23,7 +23,7 @@ pub(crate) use crate::input::{ImageInput, SoundInput, SpeechInput, TextAndImageI
 pub(crate) use crate::kind::ModelKind;
 pub(crate) use crate::linear_scores::LinearScores;
 pub(crate) use crate::transformer::{
-    CausalLm, ClassifierLayout, EncoderDecoder, ImageEncoder, MaskedLmLayout, ModelInfo, SoundEncoder, TextAndImage,
-    TextEncoder, Transformer,
+    CausalLm, ClassifierLayout, EncoderDecoder, ImageEncoder, MaskedLmLayout, ModelInfo, SoundEncoder, SoundForm,
+    TextAndImage, TextEncoder, Transformer,
 };
 pub(crate) use crate::weights::{Scope, Weights};

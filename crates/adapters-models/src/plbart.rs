@@ -7,11 +7,9 @@
 use burn::tensor::Device;
 use serde_json::json;
 
-use crate::bart::{BART, BartModel, Variant};
+use crate::bart::{BART, Variant, load_variant};
 use crate::checkpoint_folder::CheckpointFolder;
 use crate::error::ModelError;
-use crate::from_checkpoint::load_relative;
-use crate::llama::object;
 use crate::model::Model;
 
 const PLBART: Variant = Variant {
@@ -22,12 +20,10 @@ const PLBART: Variant = Variant {
 
 /// Loads a checkpoint, with the defaults of its published class.
 pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
-    let defaults = object(json!({
+    let defaults = json!({
         "vocab_size": 50005, "d_model": 768, "encoder_layers": 6, "encoder_attention_heads": 12, "encoder_ffn_dim": 3072,
         "decoder_layers": 6, "decoder_attention_heads": 12, "decoder_ffn_dim": 3072, "attention_dropout": 0.1,
         "scale_embedding": true, "decoder_start_token_id": 0,
-    }));
-    load_relative(source, device, defaults, |config, path, weights| {
-        BartModel::build_variant(PLBART, config, path, weights)
-    })
+    });
+    load_variant(PLBART, defaults, source, device)
 }

@@ -35,7 +35,8 @@ pub struct Pretrained {
 }
 
 impl Pretrained {
-    /// Opens a folder with `config.json`; weights are read later. `model_type` decides the architecture.
+    /// Opens a folder with `config.json`; weights are read later. `model_type` decides the architecture and, where it has several
+    /// (Whisper and its encoder alone), the published class that `architectures` names.
     ///
     /// # Errors
     ///
@@ -62,13 +63,37 @@ impl Pretrained {
         ConfigCheck::new(&path).published(&mut config)?;
         let found = config.get("model_type").and_then(Value::as_str);
         let architecture = architectures.find(found.unwrap_or("(no model_type)"), &path)?;
-        Ok(Self {
+        let class = config.get("architectures").and_then(|classes| classes.get(0)).cloned();
+        let opened = Self {
             folder: CheckpointFolder::new(dir, config),
             architecture,
             architectures,
             precision: Precision::F32,
             adapter: None,
-        })
+        };
+        Ok(opened.of_class(class.as_ref()))
+    }
+
+    /// With the model of a published class, where that is not the one that most classes have.
+    fn of_class(mut self, class: Option<&Value>) -> Self {
+        let class = class.and_then(Value::as_str).unwrap_or_default();
+        if let Some(own) = self.architectures.of_class(self.model_type(), class) {
+            self.architecture = own;
+        }
+        self
+    }
+
+    /// With the model that is of one of these kinds, if the checkpoint holds one: of a Whisper's the encoder alone is a
+    /// [`SoundEncoder`](ModelKind::SoundEncoder).
+    #[must_use]
+    pub fn of_kinds(mut self, kinds: &[ModelKind]) -> Self {
+        let fits = |known: &&Architecture| known.model_type == self.model_type() && kinds.contains(&known.kind);
+        if !kinds.contains(&self.kind())
+            && let Some(fitting) = self.architectures.iter().find(fits)
+        {
+            self.architecture = *fitting;
+        }
+        self
     }
 
     /// Permits weights in `pytorch_model.bin`, a pickle, which is read without being executed.
@@ -78,8 +103,9 @@ impl Pretrained {
         self
     }
 
-    /// The base as the adapter in a folder was trained with it: with the tokenizer and the chat template that the folder has, and
-    /// token tables in the size that they have there. Tokens that were added get the rows that the folder stores.
+    /// The base as the adapter in a folder was trained with it: the model of the class that the folder names, with the tokenizer and
+    /// the chat template that the folder has, and token tables in the size that they have there. Tokens that were added get the
+    /// rows that the folder stores.
     ///
     /// # Errors
     ///
@@ -87,7 +113,22 @@ impl Pretrained {
     pub fn for_adapter(mut self, adapter: &Path) -> Result<Self, ModelError> {
         self.folder.resize_for(adapter)?;
         self.adapter = Some(adapter.to_owned());
-        Ok(self)
+        self.as_class_of(adapter)
+    }
+
+    /// With the model of the published class that the adapter in a folder was trained on, where it names one.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Store`] for a configuration of the adapter that cannot be read.
+    pub fn as_class_of(self, adapter: &Path) -> Result<Self, ModelError> {
+        let config = adapter.join("adapter_config.json");
+        if !config.exists() {
+            return Ok(self);
+        }
+        let config: Value = read_json(&config)?;
+        let classes = [&config["model_class"], &config["auto_mapping"]["base_model_class"]];
+        Ok(classes.into_iter().fold(self, |base, class| base.of_class(Some(class))))
     }
 
     /// The tokens of the base and those with the adapter, where they are [another number](Self::for_adapter).

@@ -35,6 +35,7 @@ pub(crate) const CLASSIFIER: ClassifierLayout = ClassifierLayout {
     last: "classifier.out_proj",
     bias: true,
     reads_pooler: false,
+    prefixed: true,
 };
 
 /// The head of the masked language model of RoBERTa and its relatives.

@@ -1,6 +1,33 @@
-//! Convolutions over sound, as products of their kernels with every patch.
+//! Convolutions over sound, as products of their kernels with every patch; and the sum of layers by which sounds are classified.
 
+use burn::module::{Module, Param};
 use burn::tensor::Tensor;
+use burn::tensor::activation::softmax;
+
+use crate::chain::Chain;
+use crate::weights::Weights;
+
+/// A weighted sum of what enters each layer and of the last hidden state, in place of the latter: what the published classes for
+/// classes of sounds read with `use_weighted_layer_sum`.
+#[derive(Module, Debug)]
+pub(crate) struct LayerSum {
+    /// `[layers + 1]`, of which the softmax are the weights.
+    weights: Param<Tensor<1>>,
+}
+
+impl LayerSum {
+    /// That of a model where the option is on. In a checkpoint that was not saved from such a class all hidden states weigh alike.
+    pub(crate) fn build(on: bool, layers: usize, weights: &mut Weights) -> Option<Self> {
+        on.then(|| Self {
+            weights: weights.vector_or_zeros("layer_weights", layers + 1),
+        })
+    }
+
+    /// The chain of a model, whose first steps are the layers, with the sum at its end.
+    pub(crate) fn extend<'m>(&self, chain: Chain<'m>) -> Chain<'m> {
+        chain.summed(softmax(self.weights.val(), 0))
+    }
+}
 
 /// The patches of a convolution along the last axis, with zeros at both ends:
 /// `[batch, channels, samples] -> [batch, patches, channels * kernel]`

@@ -8,7 +8,7 @@ use burn::tensor::{Bool, Int, Tensor};
 
 use crate::cache::{KeyValueCache, row_index};
 use crate::chain::Chain;
-use crate::input::{ImageInput, Input, SoundInput, Source, TextAndImageInput, TextInput, ToTextInput};
+use crate::input::{ImageInput, Input, Source, TextAndImageInput, TextInput, ToTextInput};
 use crate::kind::ModelKind;
 use crate::linear_scores::LinearScores;
 
@@ -85,6 +85,8 @@ pub struct ClassifierLayout {
     /// Whether it reads what the pooler makes; else the first position of an encoder of texts or images, the mean of one of sounds,
     /// and the last token of others.
     pub reads_pooler: bool,
+    /// Whether it names the modules of the model with the prefix of larger classes.
+    pub prefixed: bool,
 }
 
 impl ClassifierLayout {
@@ -95,6 +97,7 @@ impl ClassifierLayout {
             last: "classifier",
             bias: true,
             reads_pooler: false,
+            prefixed: true,
         };
         match kind {
             ModelKind::Encoder => Self {
@@ -271,9 +274,26 @@ pub trait TextAndImage: Transformer<Input = TextAndImageInput> {
 }
 
 /// Hears sounds.
-pub trait SoundEncoder: Transformer<Input = SoundInput> {
-    /// Samples that the shortest sound has.
-    fn shortest(&self) -> usize;
+pub trait SoundEncoder: Debug {
+    /// The form that it reads them in.
+    fn reads(&self) -> SoundForm;
+}
+
+/// The form in which a model reads sounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SoundForm {
+    /// Samples, as a [`SoundInput`](crate::SoundInput).
+    Samples {
+        /// Those that the shortest sound has.
+        shortest: usize,
+    },
+    /// Spectrograms of one length, as a [`SpeechInput`](crate::SpeechInput).
+    Spectrograms {
+        /// Of frequencies.
+        bands: usize,
+        /// Of time.
+        frames: usize,
+    },
 }
 
 /// Continues a text.

@@ -8,7 +8,7 @@ use adapters_core::{ConvolutionRole, GroupedConvolution};
 use serde_json::{Map, Value};
 
 use crate::modeling::*;
-use crate::sound::{patch_count, patches};
+use crate::sound::{LayerSum, patch_count, patches};
 use crate::standard_layer::{StandardLayer, StandardNames, StandardOptions};
 
 /// Epsilon of the normalizations behind the convolutions, which the published class does not configure.
@@ -43,6 +43,8 @@ pub(crate) struct Wav2Vec2Config {
     pub(crate) num_conv_pos_embedding_groups: usize,
     /// Whether norms come before the blocks.
     pub(crate) do_stable_layer_norm: bool,
+    /// Whether classes are told by a weighted sum of all hidden states, and not by the last one.
+    pub(crate) use_weighted_layer_sum: bool,
     /// Fields not named here, of which some are refused.
     #[serde(flatten)]
     pub(crate) other: Map<String, Value>,
@@ -73,6 +75,7 @@ impl Default for Wav2Vec2Config {
             num_conv_pos_embeddings: 128,
             num_conv_pos_embedding_groups: 16,
             do_stable_layer_norm: false,
+            use_weighted_layer_sum: false,
             other: Map::new(),
         }
     }
@@ -132,7 +135,7 @@ impl Wav2Vec2Config {
         )?;
         check.switches(
             &self.other,
-            &["add_adapter", "adapter_attn_dim", "use_weighted_layer_sum"],
+            &["add_adapter", "adapter_attn_dim"],
             &[],
         )?;
         let convolutions = &self.feat_extract_activation;
@@ -184,6 +187,7 @@ pub(crate) struct Wav2Vec2Model {
     /// Before the layers, or after them where norms come before the blocks.
     norm: Sited<LayerNorm>,
     layers: Vec<StandardLayer>,
+    sum: Option<LayerSum>,
     #[module(skip)]
     activation: Activation,
     #[module(skip)]
@@ -220,6 +224,7 @@ impl FromCheckpoint for Wav2Vec2Model {
         });
         let layers = layers.collect();
         let positions = position_convolution(&config, weights);
+        let sum = LayerSum::build(config.use_weighted_layer_sum, config.num_hidden_layers, weights);
         let mut at = weights.at(Location::outside(Stack::Encoder), "");
         Ok(Self {
             extractor,
@@ -228,6 +233,7 @@ impl FromCheckpoint for Wav2Vec2Model {
             positions,
             norm: at.layer_norm(NormRole::FinalNorm, "encoder.layer_norm", d, eps),
             layers,
+            sum,
             activation,
             config,
         })
@@ -387,9 +393,13 @@ impl Transformer for Wav2Vec2Model {
         }
         let x = cx.dropout(x, c.hidden_dropout);
         let chain = Chain::new(x).layers(&self.layers, [padding.map(ops::padding_bias), None]);
-        Ok(match c.do_stable_layer_norm {
+        let chain = match c.do_stable_layer_norm {
             true => chain.then(|x, cx| cx.norm(&self.norm, x)),
             false => chain,
+        };
+        Ok(match &self.sum {
+            Some(sum) => sum.extend(chain),
+            None => chain,
         })
     }
 
@@ -399,9 +409,11 @@ impl Transformer for Wav2Vec2Model {
 }
 
 impl SoundEncoder for Wav2Vec2Model {
-    fn shortest(&self) -> usize {
+    fn reads(&self) -> SoundForm {
         let convolutions = self.config.conv_kernel.iter().zip(&self.config.conv_stride).rev();
-        convolutions.fold(1, |vectors, (kernel, stride)| (vectors - 1) * stride + kernel)
+        SoundForm::Samples {
+            shortest: convolutions.fold(1, |vectors, (kernel, stride)| (vectors - 1) * stride + kernel),
+        }
     }
 }
 

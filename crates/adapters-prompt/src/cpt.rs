@@ -2,8 +2,9 @@
 
 use adapters_core::target::Target;
 use adapters_core::{
-    AdapterHub, AnyMethod, Attached, Build, Call, Capabilities, Causality, Codec, ConfigError, ConvertsForStorage,
-    EditsEmbeddings, EmbeddingState, Erased, Error, Format, Host, Inserted, Method, NamedParams, ParamId, Peft, Shared,
+    AdapterHub, AnyMethod, Attached, Build, Call, Capabilities, Causality, Codec, ConfigError, ContextTarget,
+    ConvertsForStorage, EditsEmbeddings, EmbeddingState, Erased, Error, Format, Host, Inserted, LearnsContext, Method,
+    NamedParams, ParamId, Peft, Shared,
     SharedParameters, SiteAdapter, SiteInfo, SiteKind, SiteLayer, StoredConfig, Tensors,
 };
 use adapters_nn::draw;
@@ -12,6 +13,7 @@ use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use crate::peft_file;
 use crate::start::{Start, Starting, starting, token_rows};
@@ -39,13 +41,27 @@ pub struct CptConfig {
     pub opt_projection_epsilon: f64,
     /// Radius for templates, times the same. Default 0.1.
     pub opt_projection_format_epsilon: f64,
+    /// Whether in training the loss of an output counts the less the further it is from the text. Default `none`.
+    pub opt_weighted_loss_type: ContextLoss,
+    /// With `decay`, the factor from one output to the one before it, at least 0. Default 1.
+    pub opt_loss_decay_factor: f64,
     /// Whether the rows are those of a file; in no file.
     #[serde(skip)]
     pub start: Start,
-    /// Other fields of a file, among them those of peft's loss over the labels of the context. They are written back
-    /// unchanged.
+    /// Other fields of a file. They are written back unchanged.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
+}
+
+/// How the losses of the outputs in a context are weighed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ContextLoss {
+    /// As that of the text.
+    #[default]
+    None,
+    /// Each by a factor less than the one behind it.
+    Decay,
 }
 
 const PEFT_TYPE: &str = "CPT";
@@ -58,6 +74,8 @@ impl Default for CptConfig {
             cpt_tokens_type_mask: Vec::new(),
             opt_projection_epsilon: 0.1,
             opt_projection_format_epsilon: 0.1,
+            opt_weighted_loss_type: ContextLoss::None,
+            opt_loss_decay_factor: 1.0,
             start: Start::Configured,
             extra: Map::new(),
         }
@@ -100,15 +118,16 @@ impl Method for CptConfig {
             let expected = "none, or as many elements as `cpt_token_ids`";
             ConfigError::unless(found == 0 || found == count, field, expected, found)?;
         }
-        for (field, radius) in [
+        for (field, number) in [
             ("opt_projection_epsilon", self.opt_projection_epsilon),
             ("opt_projection_format_epsilon", self.opt_projection_format_epsilon),
+            ("opt_loss_decay_factor", self.opt_loss_decay_factor),
         ] {
             ConfigError::unless(
-                radius >= 0.0 && radius.is_finite(),
+                number >= 0.0 && number.is_finite(),
                 field,
                 "a number of at least 0",
-                radius,
+                number,
             )?;
         }
         Ok(())
@@ -130,8 +149,33 @@ impl Method for CptConfig {
             shared: Some(self),
             embeddings: Some(self),
             storage: Some(self),
+            context: Some(self),
             ..Capabilities::default()
         }
+    }
+}
+
+/// The outputs, in training: the loss is the mean over the targets of the text and of the context.
+impl LearnsContext for CptConfig {
+    fn predicted(&self) -> Vec<ContextTarget> {
+        // The first token follows nothing.
+        let outputs = (1..self.cpt_token_ids.len()).filter(|index| {
+            let kind = self.kind(*index);
+            kind > 0 && kind.is_multiple_of(4)
+        });
+        let outputs: Vec<usize> = outputs.collect();
+        let kinds: BTreeSet<usize> = outputs.iter().map(|index| self.kind(*index)).collect();
+        let weight = |kind: usize| match self.opt_weighted_loss_type {
+            ContextLoss::None => 1.0,
+            // The text has the highest kind of all.
+            ContextLoss::Decay => self.opt_loss_decay_factor.powi(kinds.range(kind..).count() as i32),
+        };
+        let target = |index: usize| ContextTarget {
+            index,
+            token: self.cpt_token_ids[index],
+            weight: weight(self.kind(index)),
+        };
+        outputs.iter().copied().map(target).collect()
     }
 }
 

@@ -16,7 +16,7 @@ mod start;
 mod tests;
 mod virtual_tokens;
 
-pub use cpt::CptConfig;
+pub use cpt::{ContextLoss, CptConfig};
 pub use multitask_prompt_tuning::{MultitaskInit, MultitaskPromptTuningConfig};
 pub use p_tuning::{NetworkKind, PTuningConfig};
 pub use peft_prompt_tuning::{PeftPromptInit, PeftPromptTuningConfig};

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use adapters_core::Format;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::origin::Origin;
 use crate::{StoreError, atomic, read_json, write_json};
@@ -19,7 +19,8 @@ pub fn base_name(model: &str) -> String {
 }
 
 /// Writes the name of the base into the configuration of an adapter folder, and in PEFT's format the `task_type`, which decides
-/// the class that opens the folder; one that is there stays where none is given. Returns the `task_type` that the folder has.
+/// the class that opens the folder; one that is there stays where none is given. Without any, a `class` that is for a task itself is
+/// named, as PEFT does. Returns the `task_type` that the folder has.
 ///
 /// # Errors
 ///
@@ -28,6 +29,7 @@ pub fn name_base(
     dir: &Path,
     format: Format,
     base: &str,
+    class: &str,
     task_type: Option<&str>,
 ) -> Result<Option<String>, StoreError> {
     let path = dir.join("adapter_config.json");
@@ -40,6 +42,10 @@ pub fn name_base(
             config.insert("base_model_name_or_path".to_owned(), base.into());
             if let Some(task_type) = task_type {
                 config.insert("task_type".to_owned(), task_type.into());
+            }
+            if config.get("task_type").is_none_or(Value::is_null) && class.contains("For") {
+                let mapping = json!({"base_model_class": class, "parent_library": "transformers"});
+                config.insert("auto_mapping".to_owned(), mapping);
             }
         }
     }

@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use adapters::models::{
-    ImageInput, Input, Model, ModelKind, SoundInput, Source, SpeechInput, TextAndImageInput, TextInput, ToTextInput,
+    ImageInput, Input, Model, ModelKind, SoundForm, SoundInput, Source, SpeechInput, TextAndImageInput, TextInput,
+    ToTextInput,
 };
 use adapters::nn::draw;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
@@ -35,8 +36,13 @@ pub(crate) fn two_rows(model: &Model, config: &Value, device: &Device) -> Input 
         let images = images(model.image_size());
         return TextAndImageInput { texts, images }.into();
     }
-    if let Ok(model) = model.sound_encoder() {
-        let (least, length) = (model.shortest(), 8 * model.shortest());
+    let form = model.sound_encoder().map(|model| model.reads());
+    if let Ok(SoundForm::Spectrograms { bands, frames }) = form {
+        let features = Tensor::from_data(draw::normal(&mut rng, [2, bands, frames], 1.0), device);
+        return SpeechInput { features }.into();
+    }
+    if let Ok(SoundForm::Samples { shortest: least }) = form {
+        let length = 8 * least;
         let samples = Tensor::from_data(draw::normal(&mut rng, [2, length], 1.0), device);
         let padded: Vec<bool> = (0..2 * length).map(|at| at >= 2 * length - 2 * least).collect();
         let padding = Some(Tensor::from_data(TensorData::new(padded, [2, length]), device));
@@ -88,6 +94,10 @@ pub(crate) fn one_row(input: Input, rows: Range<usize>) -> Input {
         Input::Sound(SoundInput { samples, padding }) => SoundInput {
             samples: samples.slice_dim(0, rows.clone()),
             padding: padding.map(|padding| padding.slice_dim(0, rows.clone())),
+        }
+        .into(),
+        Input::Speech(SpeechInput { features }) => SpeechInput {
+            features: features.slice_dim(0, rows.clone()),
         }
         .into(),
         Input::TextAndImage(TextAndImageInput { texts, images }) => TextAndImageInput {

@@ -7,12 +7,16 @@ use std::path::Path;
 use adapters::core::Tensors;
 use adapters::models::heads::{HeadKind, Pooling, Scores};
 use adapters::models::{
-    Head, HeadConfig, ImageInput, Input, Model, Pretrained, SoundInput, Source, TextInput, ToTextInput,
+    Head, HeadConfig, ImageInput, Input, Model, Pretrained, SoundInput, Source, SpeechInput, TextInput,
+    ToTextInput,
 };
-use adapters::store::{LoadOptions, load_adapter, read_safetensors, save_adapter};
+use adapters::store::{
+    LoadOptions, load_adapter, read_json, read_safetensors, save_adapter, write_json, write_safetensors,
+};
 use adapters::train::hidden_states;
 use adapters::{AdapterSet, Ctx, METHODS};
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use serde_json::Value;
 
 use crate::head_cases::{case, close, encoder, input};
 
@@ -26,6 +30,10 @@ fn model_input(inputs: &Tensors, base: &Model, device: &Device) -> Input {
     let mask = inputs
         .get("attention_mask")
         .map(|mask| Tensor::<2, Int>::from_data(mask.clone(), device));
+    if let Some(features) = inputs.get("input_features") {
+        let features = Tensor::from_data(features.clone(), device);
+        return SpeechInput { features }.into();
+    }
     if let Some(samples) = inputs.get("input_values") {
         return SoundInput {
             samples: Tensor::from_data(samples.clone(), device),
@@ -73,20 +81,38 @@ fn heads_in_pefts_files_are_those_of_the_classes_of_transformers() {
         ("t5_lora_seq_cls", "t5", "rows"),
         ("vit_lora_image_cls", "vit", "rows"),
         ("wav2vec2_lora_audio_cls", "wav2vec2", "rows"),
+        ("whisper_lora_audio_cls", "whisper", "rows"),
+        // The sum of all layers, with weights that the checkpoint has.
+        ("wav2vec2_lora_weighted_audio_cls", "wav2vec2", "rows"),
+        ("whisper_lora_weighted_audio_cls", "whisper", "rows"),
         // Below the last layer are those of the masked language model: the checkpoint's, and the file's own.
         ("modernbert_lora_token_cls", "modernbert_mlm", "tokens"),
         ("modernbert_lora_question_ans", "modernbert_mlm", "spans"),
     ] {
         let dir = case("peft").join(name);
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(family);
-        let base = Pretrained::open(golden.join("base")).unwrap().model(&device).unwrap();
+        let (expected, _) = read_safetensors(&dir.join("expected.safetensors")).unwrap();
+        let weighted = tempfile::tempdir().unwrap();
+        let base_dir = match expected.get("layer_weights") {
+            None => golden.join("base"),
+            Some(weights) => {
+                let (mut tensors, _) = read_safetensors(&golden.join("base/model.safetensors")).unwrap();
+                tensors.insert("layer_weights".to_owned(), weights.clone());
+                write_safetensors(&weighted.path().join("model.safetensors"), &tensors, []).unwrap();
+                let mut config: Value = read_json(&golden.join("base/config.json")).unwrap();
+                config["use_weighted_layer_sum"] = true.into();
+                write_json(&weighted.path().join("config.json"), &config).unwrap();
+                weighted.path().to_owned()
+            }
+        };
+        let base = Pretrained::open(&base_dir).unwrap().as_class_of(&dir).unwrap();
+        let base = base.model(&device).unwrap();
         let mut set = AdapterSet::new();
         let report = load_adapter(&dir, &mut set, &base, &METHODS, &LoadOptions::default(), &device).unwrap();
         set.activate(report.attached.adapter.as_str()).unwrap();
-        let head = Head::load_peft(&dir, &golden.join("base"), &base, &device)
+        let head = Head::load_peft(&dir, &base_dir, &base, &device)
             .unwrap()
             .unwrap();
-        let (expected, _) = read_safetensors(&dir.join("expected.safetensors")).unwrap();
         let (mut inputs, _) = read_safetensors(&golden.join("inputs.safetensors")).unwrap();
         inputs.extend(expected.clone());
         let input = model_input(&inputs, &base, &device);
@@ -122,7 +148,7 @@ fn heads_in_pefts_files_are_those_of_the_classes_of_transformers() {
         let mut again = AdapterSet::new();
         load_adapter(&out, &mut again, &base, &METHODS, &LoadOptions::default(), &device).unwrap();
         again.activate("again").unwrap();
-        let head = Head::load_peft(&out, &golden.join("base"), &base, &device)
+        let head = Head::load_peft(&out, &base_dir, &base, &device)
             .unwrap()
             .unwrap();
         assert_eq!(score(&again, &head).1, own, "{name}");

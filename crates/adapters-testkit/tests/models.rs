@@ -44,9 +44,26 @@ fn extend(config: &mut Value, more: Value) {
     }
 }
 
+fn whisper(more: Value) -> Value {
+    let mut config = json!({
+        "model_type": "whisper", "vocab_size": 24, "num_mel_bins": 6, "d_model": 16, "encoder_layers": 2,
+        "decoder_layers": 1, "encoder_attention_heads": 4, "decoder_attention_heads": 2, "encoder_ffn_dim": 20,
+        "decoder_ffn_dim": 12, "max_source_positions": 5, "max_target_positions": 12, "pad_token_id": 0,
+        "decoder_start_token_id": 1,
+    });
+    extend(&mut config, more);
+    config
+}
+
+/// The class of an architecture that has one of its own, else the `model_type`.
+fn name_of(known: &Architecture) -> &'static str {
+    known.class.unwrap_or(known.model_type)
+}
+
 /// Configurations of an architecture that compute differently, and keys it may have.
-fn configs(model_type: &str) -> (Vec<Value>, &'static [&'static str]) {
-    match model_type {
+fn configs(name: &str) -> (Vec<Value>, &'static [&'static str]) {
+    let model_type = name;
+    match name {
         "bart" | "mbart" | "plbart" => {
             let config = |scaled: bool, heads: usize| {
                 json!({
@@ -369,15 +386,12 @@ fn configs(model_type: &str) -> (Vec<Value>, &'static [&'static str]) {
             })],
             &[],
         ),
-        "whisper" => (
-            vec![json!({
-                "model_type": "whisper", "vocab_size": 24, "num_mel_bins": 6, "d_model": 16, "encoder_layers": 2,
-                "decoder_layers": 1, "encoder_attention_heads": 4, "decoder_attention_heads": 2, "encoder_ffn_dim": 20,
-                "decoder_ffn_dim": 12, "max_source_positions": 5, "max_target_positions": 12, "pad_token_id": 0,
-                "decoder_start_token_id": 1,
-            })],
-            &[],
-        ),
+        "whisper" => (vec![whisper(json!({}))], &[]),
+        "WhisperForAudioClassification" => {
+            let class = json!({"architectures": [name]});
+            let sum = json!({"architectures": [name], "use_weighted_layer_sum": true});
+            (vec![whisper(class), whisper(sum)], &["layer_weights"])
+        }
         "wav2vec2" => {
             let config = |norm: &str, stable: bool, kernel: usize| {
                 json!({
@@ -387,7 +401,12 @@ fn configs(model_type: &str) -> (Vec<Value>, &'static [&'static str]) {
                     "num_conv_pos_embeddings": kernel, "num_conv_pos_embedding_groups": 2, "layerdrop": 0.0,
                 })
             };
-            (vec![config("group", false, 4), config("layer", true, 3)], &[])
+            let mut sum = config("layer", true, 4);
+            extend(&mut sum, json!({"use_weighted_layer_sum": true}));
+            (
+                vec![config("group", false, 4), config("layer", true, 3), sum],
+                &["layer_weights"],
+            )
         }
         "encoder-decoder" => {
             let stack = |width: usize, decoder: bool| {
@@ -431,7 +450,7 @@ macro_rules! checked {
         fn no_architecture_is_left_out() {
             let checked = [$($model_type),*];
             let left_out: Vec<_> =
-                ARCHITECTURES.iter().filter(|known| !checked.contains(&known.model_type)).collect();
+                ARCHITECTURES.iter().filter(|known| !checked.contains(&name_of(known))).collect();
             assert!(left_out.is_empty(), "{left_out:?}");
         }
     };
@@ -483,6 +502,7 @@ checked!(
     siglip_vision_model: "siglip_vision_model",
     wav2vec2: "wav2vec2",
     whisper: "whisper",
+    whisper_encoder: "WhisperForAudioClassification",
 );
 
 #[test]

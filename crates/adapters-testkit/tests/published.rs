@@ -78,6 +78,7 @@ checked!(
     vit: "vit",
     wav2vec2: "wav2vec2",
     whisper: "whisper",
+    whisper_audio: "whisper-audio",
     xlm_roberta: "xlm-roberta",
     xmod: "xmod",
 );
@@ -89,11 +90,12 @@ fn no_file_and_no_architecture_is_left_out() {
         let name = name.file_name().unwrap().to_str().unwrap().to_owned();
         assert!(CHECKED.contains(&name.as_str()), "{name}");
     }
-    let published: Vec<_> = CHECKED
-        .iter()
-        .map(|name| read(name).config["model_type"].clone())
-        .collect();
+    let configs: Vec<_> = CHECKED.iter().map(|name| read(name).config).collect();
+    let published: Vec<_> = configs.iter().map(|config| config["model_type"].clone()).collect();
+    let classes: Vec<_> = configs.iter().map(|config| config["architectures"][0].clone()).collect();
     for known in ARCHITECTURES {
+        let class = known.class.is_none_or(|class| classes.contains(&class.into()));
+        assert!(class, "{:?}", known.class);
         // XLM-RoBERTa has two spellings, of which one is published.
         let spelled = known.model_type.replace("xlm_roberta", "xlm-roberta");
         assert!(published.contains(&spelled.as_str().into()), "{}", known.model_type);

@@ -1,4 +1,5 @@
-//! Starts of LoRA that follow from data: those of EVA and CorDA equal peft's, and LoftQ makes up for a quantized base.
+//! Starts of LoRA that follow from data or from the weight: those of EVA, CorDA, LoRA-GA and MiCA equal peft's, and LoftQ makes up for a
+//! quantized base.
 
 use std::path::Path;
 
@@ -135,6 +136,106 @@ fn corda_takes_out_of_the_weights_what_peft_takes() {
         }
         assert!(compared > 3);
     }
+}
+
+/// Rows that are equal but for their signs, which are a convention.
+fn same_rows(key: &str, own: Tensor<2>, wanted: Tensor<2>) {
+    assert_eq!(own.dims(), wanted.dims(), "{key}");
+    let signs = (own.clone() * wanted.clone()).sum_dim(1).sign();
+    let error = relative_error(&(own * signs).into_data(), &wanted.into_data());
+    assert!(error < 2e-3, "{key}: off by {error:e}");
+}
+
+#[test]
+fn lora_ga_begins_with_pefts_directions_of_the_gradient() {
+    let device = Device::flex();
+    let wanted = expected("lora_ga.safetensors");
+    let plain = output(&Adapted::new(base(&device)), &device);
+    for case in ["ArB2r.stable", "A2rBr.weight_svd", "ArBr.gd_scale", "ArB2r.unit"] {
+        let (direction, scale) = case.split_once('.').unwrap();
+        let config = format!(
+            "lora[r=8,alpha=12,target_modules=[query,value,intermediate.dense],init_weights=lora_ga,\
+             ga_direction={direction},ga_scale={scale},ga_gamma=9]"
+        );
+        let mut adapted = Adapted::new(base(&device));
+        let unread = adapted.attach("a", method(&config).unwrap()).unwrap_err();
+        assert!(unread.to_string().contains("attach_from_gradients"), "{unread}");
+        let loss = |adapted: &Adapted<Model>, power: i32| {
+            let hidden = adapted.forward(inputs(&device))?.tanh();
+            Ok::<_, adapters::Error>(hidden.powi_scalar(power).sum())
+        };
+        let options = AttachOptions::default();
+        adapted
+            .attach_from_gradients("a", method(&config).unwrap(), [2, 3], loss, &options)
+            .unwrap();
+        adapted.activate("a").unwrap();
+        let error = relative_error(&output(&adapted, &device), &plain);
+        assert!(error < 1e-5, "{case}: the start is no identity, {error:e}");
+        // Files hold plain LoRA of twice the rank: what trains, and what was taken out.
+        let (own, _) = stored(&adapted);
+        let mut compared = 0;
+        for (key, wanted) in wanted.iter().filter(|(key, _)| key.starts_with(case)) {
+            let path = key.trim_start_matches(case).trim_start_matches('.');
+            let [own, wanted] = [&own[path], wanted].map(|data| Tensor::<2>::from_data(data.clone(), &device));
+            match path.ends_with("lora_A") {
+                true => same_rows(key, own.slice_dim(0, 0..8), wanted),
+                false => same_rows(key, own.slice_dim(1, 0..8).transpose(), wanted.transpose()),
+            }
+            compared += 1;
+        }
+        assert!(compared > 6, "{case}");
+    }
+}
+
+#[test]
+fn mica_begins_with_pefts_minor_directions_which_do_not_train() {
+    let device = Device::flex();
+    let plain = output(&Adapted::new(base(&device)), &device);
+    let mut adapted = Adapted::new(base(&device));
+    let config = format!("lora[{TARGETS},init_weights=mica]");
+    adapted.attach("a", method(&config).unwrap()).unwrap();
+    adapted.activate("a").unwrap();
+    assert_eq!(output(&adapted, &device), plain);
+    let params = adapted.set.attached("a").unwrap();
+    assert!(params.params().all(|param| param.fixed == (param.param == "lora_B")));
+    let (own, config) = stored(&adapted);
+    assert_eq!(config["init_lora_weights"], "mica");
+    let wanted = expected("mica.safetensors");
+    for (key, wanted) in &wanted {
+        let own = &own[key.trim_start_matches("mica.")];
+        let [own, wanted] = [own, wanted].map(|data| Tensor::<2>::from_data(data.clone(), &device).transpose());
+        same_rows(key, own, wanted);
+    }
+    assert!(wanted.len() > 3);
+    // A file of it is trained further in the same way, on an embedding table, too.
+    let dir = tempfile::tempdir().unwrap();
+    let mut adapted = Adapted::new(base(&device));
+    let table = "lora[r=4,target_modules=[word_embeddings],init_weights=mica]";
+    adapted.attach("a", method(table).unwrap()).unwrap();
+    save_adapter(dir.path(), Format::Peft, &adapted.set, "a", adapted.base()).unwrap();
+    let mut set = AdapterSet::new();
+    let options = LoadOptions::default();
+    load_adapter(dir.path(), &mut set, adapted.base(), &METHODS, &options, &device).unwrap();
+    let fixed = set.params().filter(|param| param.fixed).map(|param| param.param.into_owned());
+    assert_eq!(fixed.collect::<Vec<_>>(), ["lora_embedding_B"]);
+}
+
+#[test]
+fn orthogonal_factors_have_a_product_of_zero() {
+    let device = Device::flex();
+    let mut adapted = Adapted::new(base(&device));
+    let config = format!("lora[{TARGETS},init_weights=orthogonal]");
+    adapted.attach("a", method(&config).unwrap()).unwrap();
+    adapted.activate("a").unwrap();
+    let plain = output(&Adapted::new(base(&device)), &device);
+    let error = relative_error(&output(&adapted, &device), &plain);
+    assert!(error < 1e-5, "{error:e}");
+    let values = adapted.set.attached("a").unwrap().values();
+    let least = |data: &TensorData| data.iter::<f32>().fold(0.0, |most: f32, x| most.max(x.abs()));
+    assert!(values.values().all(|data| least(data) > 0.05));
+    let odd = method("lora[r=3,init_weights=orthogonal]").unwrap();
+    let refused = adapted.attach("odd", odd).unwrap_err().to_string();
+    assert!(refused.contains("even"), "{refused}");
 }
 
 #[test]

@@ -5,12 +5,14 @@ use std::path::Path;
 use adapters_adapted::{Adapted, AttachOptions};
 use adapters_core::{Attached, Causality, Composition, Ctx, SiteKind};
 use adapters_models::heads::HeadConfig;
-use adapters_models::{Head, Input, Model, ModelKind, TextTokenizer};
+use adapters_models::{Head, Model, ModelKind, TextTokenizer};
 use adapters_store::{BaseMatch, LoadOptions, Manifest, expressible, load_adapter};
 
 use crate::error::TrainError;
+use crate::inputs::{Batch, hidden_states};
 use crate::recipe::Recipe;
 use crate::run::Run;
+use crate::task_model::TaskModel;
 use crate::tasks::TaskData;
 
 /// What was attached.
@@ -68,6 +70,7 @@ pub(crate) fn head(run: &Run, config: HeadConfig, base: &Model) -> Result<Head, 
 pub(crate) fn attach(
     run: &Run,
     adapted: &mut Adapted<Model>,
+    head: Option<&Head>,
     tokenizer: Option<&TextTokenizer>,
     data: &dyn TaskData,
 ) -> Result<Trained, TrainError> {
@@ -113,11 +116,30 @@ pub(crate) fn attach(
                 seed,
                 device: Some(device.clone()),
             };
-            let inputs = match method.capabilities().from_inputs {
-                Some(_) => first_inputs(run, data, adapted.base())?,
+            let start = method.capabilities().from_inputs;
+            let reads_gradients = start.map(|start| start.reads_gradients());
+            let batches = match reads_gradients {
+                Some(_) => first_batches(run, data, adapted.base())?,
                 None => Vec::new(),
             };
-            let report = adapted.attach_from_inputs(&section.name, method, inputs, &options)?;
+            let report = match reads_gradients {
+                Some(true) => {
+                    let loss = |adapted: &Adapted<Model>, batch: Batch| {
+                        let model = TaskModel {
+                            adapted: adapted.clone(),
+                            head: head.cloned(),
+                        };
+                        let mut cx = Ctx::new(&adapted.set);
+                        let hidden = hidden_states(adapted.base(), batch.input.clone(), &mut cx)?;
+                        data.loss(&model, hidden, &batch, &mut cx)
+                    };
+                    adapted.attach_from_gradients(&section.name, method, batches, loss, &options)?
+                }
+                _ => {
+                    let inputs = batches.into_iter().map(|batch| batch.input);
+                    adapted.attach_from_inputs(&section.name, method, inputs, &options)?
+                }
+            };
             expressible(&adapted.set, &section.name, adapted.base())?;
             (report, Composition::adapter(&section.name))
         }
@@ -159,14 +181,14 @@ pub(crate) fn attach(
     })
 }
 
-/// Examples that a method reads whose initial values follow from inputs.
+/// Examples that a method reads whose initial values follow from data.
 const FIRST_EXAMPLES: usize = 256;
 
 /// The first examples of the data, in batches.
-fn first_inputs(run: &Run, data: &dyn TaskData, model: &Model) -> Result<Vec<Input>, TrainError> {
+fn first_batches(run: &Run, data: &dyn TaskData, model: &Model) -> Result<Vec<Batch>, TrainError> {
     let examples: Vec<usize> = (0..data.lengths().len().min(FIRST_EXAMPLES)).collect();
     let batches = examples.chunks(run.recipe.train.eval_batch_size);
-    let batches = batches.map(|examples| Ok(data.batch(examples, 0, model, &run.device)?.input));
+    let batches = batches.map(|examples| data.batch(examples, 0, model, &run.device));
     batches.collect()
 }
 

@@ -104,7 +104,7 @@ impl Folder<'_> {
         // A head in PEFT's files has decided it.
         let has_own = self.model.head.is_some() && holds_head;
         let task_type = base.kind().peft_task_type().filter(|_| !has_own);
-        let task_type = name_base(self.dir, self.format, &self.base(), task_type)?;
+        let task_type = name_base(self.dir, self.format, &self.base(), base.class_name(), task_type)?;
         self.write_card(config, task_type, holds_head)?;
         Ok(holds_head)
     }

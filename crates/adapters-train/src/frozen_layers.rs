@@ -24,8 +24,8 @@ pub(crate) struct FrozenLayers {
     groups: Vec<Vec<usize>>,
     /// The group of each example.
     group_of: Vec<usize>,
-    /// What is known so far, `[1, seq of the group, d_model]`.
-    rows: Vec<Option<Tensor<3>>>,
+    /// What is known so far, `[1, seq of the group, d_model]`: the hidden state, and what goes along next to it.
+    rows: Vec<Option<(Tensor<3>, Option<Tensor<3>>)>>,
 }
 
 impl FrozenLayers {
@@ -108,7 +108,8 @@ impl FrozenLayers {
             let below = chain.steps.iter().take(self.layers);
             let flow = below.fold(chain.entered, |flow, layer| layer(flow, None, cx.hooks()));
             for (row, example) in group.iter().enumerate() {
-                self.rows[*example] = Some(flow.hidden.clone().slice_dim(0, row..row + 1));
+                let of_row = |x: &Tensor<3>| x.clone().slice_dim(0, row..row + 1);
+                self.rows[*example] = Some((of_row(&flow.hidden), flow.carried.as_ref().map(of_row)));
             }
         }
         Ok(())
@@ -129,19 +130,20 @@ impl FrozenLayers {
     ) -> Result<Tensor<3>, Error> {
         let chain = base.chain(input, cx)?;
         let seq = chain.entered.hidden.dims()[1];
-        let rows: Option<Vec<_>> = examples
-            .iter()
-            .map(|example| Some(of_length(self.rows[*example].clone()?, seq)))
-            .collect();
+        let rows: Option<Vec<_>> = examples.iter().map(|example| self.rows[*example].clone()).collect();
         let (skipped, entered) = match rows {
-            Some(rows) => (
-                self.layers,
-                Flow {
-                    hidden: Tensor::cat(rows, 0),
+            Some(rows) => {
+                let (hidden, carried): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
+                let joined = |rows: Vec<Tensor<3>>| {
+                    Tensor::cat(rows.into_iter().map(|row| of_length(row, seq)).collect(), 0)
+                };
+                let flow = Flow {
+                    hidden: joined(hidden),
                     encoded: None,
-                    carried: None,
-                },
-            ),
+                    carried: carried.into_iter().collect::<Option<Vec<_>>>().map(joined),
+                };
+                (self.layers, flow)
+            }
             None => (0, chain.entered),
         };
         let above = chain.steps.iter().skip(skipped);

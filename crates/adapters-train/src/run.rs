@@ -28,6 +28,7 @@ impl Run {
     /// The base, with the tokenizer and the chat template of the adapter that is trained further, if that has its own.
     pub(crate) fn pretrained(&self) -> Result<Pretrained, TrainError> {
         let base = Pretrained::open(&self.model_dir)?.with_bin(self.recipe.model.allow_bin);
+        let base = base.of_kinds(self.recipe.head.kind.models);
         let Some(from) = &self.recipe.adapter.from else {
             return Ok(base);
         };

@@ -149,8 +149,13 @@ impl TaskModel {
         batch: &Batch,
         cx: &mut Ctx<'_>,
     ) -> Result<LinearScores, TrainError> {
+        self.vocabulary_scores(at_target_positions(hidden, batch, cx), cx)
+    }
+
+    /// Scores of the vocabulary at every position of `chosen`, `[batch, seq, d_model]`, by the head that was trained or the model's
+    /// own.
+    pub(crate) fn vocabulary_scores(&self, chosen: Tensor<3>, cx: &mut Ctx<'_>) -> Result<LinearScores, TrainError> {
         let base = self.adapted.base();
-        let chosen = at_target_positions(hidden, batch, cx);
         let scores = match &self.head {
             Some(head) => Some(head.scores(chosen, base, cx)),
             None => base.scores(chosen, cx),

@@ -246,13 +246,13 @@ fn prepare(
     let base_params = model.num_params();
 
     let mut adapted = Adapted::new(model);
-    let trained = attach(run, &mut adapted, tokenizer.as_ref(), &*train)?;
-    attach::check_length(recipe, adapted.base(), adapted.set.positions())?;
-    attach::check_packing(recipe, &adapted)?;
     let head = match task.head() {
         Some(config) => Some(attach::head(run, config, adapted.base())?),
         None => None,
     };
+    let trained = attach(run, &mut adapted, head.as_ref(), tokenizer.as_ref(), &*train)?;
+    attach::check_length(recipe, adapted.base(), adapted.set.positions())?;
+    attach::check_packing(recipe, &adapted)?;
     if let Some(drop) = recipe
         .train
         .drop_layers

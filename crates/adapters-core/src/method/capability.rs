@@ -46,6 +46,8 @@ pub struct Capabilities<'a> {
     pub routes: Option<&'a dyn RoutesAdapters>,
     /// It acts from some tokens of the text on.
     pub invoked: Option<&'a dyn BeginsWhereInvoked>,
+    /// Of the tokens it inserts some are predicted in training.
+    pub context: Option<&'a dyn LearnsContext>,
 }
 
 /// A method that weighs what other adapters add to the outputs of linear layers. It acts in a `Fuse` block of them, under its own
@@ -180,7 +182,7 @@ pub trait ConvertsForStorage {
     }
 }
 
-/// A method whose initial values follow from what the layers it adapts read.
+/// A method whose initial values follow from what the layers it adapts read, or from the gradients of their weights.
 pub trait StartsFromInputs {
     /// A method that computes nothing, and whose layers remember what the layers that this one adapts read.
     ///
@@ -188,6 +190,12 @@ pub trait StartsFromInputs {
     ///
     /// Those of a configuration.
     fn recorder(&self) -> Result<AnyMethod, Error>;
+
+    /// Whether what it follows from are gradients. The recorder's parameters are zero and stand for changes of the weights; what
+    /// [`started`](Self::started) gets in their place are the sums of their gradients.
+    fn reads_gradients(&self) -> bool {
+        false
+    }
 
     /// The method with its initial values, from an adapter of the [`recorder`](Self::recorder) that was active in some passes.
     ///
@@ -201,6 +209,23 @@ pub trait StartsFromInputs {
 pub trait BeginsWhereInvoked {
     /// The first token of a prompt that it acts on; their number where it does not.
     fn begins(&self, tokens: &[u32]) -> usize;
+}
+
+/// A method whose inserted tokens hold answers, which are predicted in training as those of the text are.
+pub trait LearnsContext {
+    /// The inserted tokens that are predicted, each from the one before it.
+    fn predicted(&self) -> Vec<ContextTarget>;
+}
+
+/// An inserted token that is predicted in training.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ContextTarget {
+    /// Its place among the inserted tokens, at least 1.
+    pub index: usize,
+    /// Its id.
+    pub token: u32,
+    /// What its loss counts next to that of a token of the text.
+    pub weight: f64,
 }
 
 /// A method that needs to be told the task of each row, by [`Ctx::with_tasks`](crate::Ctx::with_tasks).

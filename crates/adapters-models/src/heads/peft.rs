@@ -139,7 +139,10 @@ impl Head {
         let mut config: Map<String, Value> = read_json(&config_path)?;
         let (tensors, _) = read_safetensors(&weights_path)?;
         let prefix = Format::Peft.key_prefix();
-        let inside = if base.is_larger_class() { "" } else { base.base_prefix() };
+        let inside = match base.is_larger_class() || !layout.prefixed {
+            true => "",
+            false => base.base_prefix(),
+        };
         // The larger class has these outside the base, too.
         let outside: Vec<String> = base
             .sites()

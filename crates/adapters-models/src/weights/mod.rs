@@ -147,6 +147,14 @@ impl Weights {
         self.take(key, [size], Layout::Same)
     }
 
+    /// A vector by its key; zeros where the checkpoint has none.
+    pub(crate) fn vector_or_zeros(&mut self, key: &str, size: usize) -> Param<Tensor<1>> {
+        match self.has(key) {
+            true => self.vector(key, size),
+            false => frozen(Tensor::zeros([size], &self.device)),
+        }
+    }
+
     /// A matrix by its key, as it lies in the file.
     pub fn matrix(&mut self, key: &str, rows: usize, cols: usize) -> Param<Tensor<2>> {
         self.take(key, [rows, cols], Layout::Same)

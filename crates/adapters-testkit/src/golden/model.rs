@@ -196,11 +196,14 @@ impl Top {
                 },
             }
             .into(),
-            ModelKind::SoundEncoder => SoundInput {
-                samples: needed(samples, "input_values")?,
-                padding,
-            }
-            .into(),
+            ModelKind::SoundEncoder => match features {
+                Some(features) => SpeechInput { features }.into(),
+                None => SoundInput {
+                    samples: needed(samples, "input_values")?,
+                    padding,
+                }
+                .into(),
+            },
             ModelKind::Encoder | ModelKind::CausalLm => TextInput {
                 ids: needed(ids, "input_ids")?,
                 token_types,

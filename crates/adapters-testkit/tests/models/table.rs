@@ -41,7 +41,7 @@ fn the_readme_lists_what_each_architecture_offers() {
     let mut table = format!("| `model_type` | kind | {} |\n", titles.join(" | "));
     table.push_str(&format!("|{}\n", "---|".repeat(FEATURES.len() + 2)));
     for known in ARCHITECTURES {
-        let (configs, optional_keys) = super::configs(known.model_type);
+        let (configs, optional_keys) = super::configs(super::name_of(known));
         let models: Vec<Model> = configs
             .into_iter()
             .map(|config| {
@@ -56,8 +56,9 @@ fn the_readme_lists_what_each_architecture_offers() {
             .collect();
         let cells = FEATURES.map(|(_, has)| if models.iter().any(has) { "yes" } else { "" });
         table.push_str(&format!(
-            "| `{}` | {} | {} |\n",
+            "| `{}`{} | {} | {} |\n",
             known.model_type,
+            known.class.map_or_else(String::new, |class| format!(" (`{class}`)")),
             known.kind,
             cells.join(" | ")
         ));

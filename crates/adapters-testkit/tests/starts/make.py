@@ -1,12 +1,14 @@
-"""Makes the starts of LoRA that read inputs, with peft 0.21.2: make.py GOLDEN OUT, where GOLDEN is golden/ of this crate. Of EVA, A of
-each layer with its rank and alpha; of CorDA, which takes one text at a time, the product that is taken out of each weight."""
+"""Makes the starts of LoRA that read data or the weight, with peft 0.21.2: make.py GOLDEN OUT, where GOLDEN is golden/ of this crate. Of
+EVA, A of each layer with its rank and alpha; of CorDA, which takes one text at a time, the product that is taken out of each weight; of
+LoRA-GA, A and B after the gradients of two losses; of MiCA, B."""
 import dataclasses, sys, torch
 
 # What peft needs of attrs is what dataclasses have.
 sys.modules.setdefault("attr", dataclasses)
 from peft import EvaConfig, LoraConfig, get_peft_model, initialize_lora_eva_weights
-from peft.tuners.lora.config import CordaConfig
+from peft.tuners.lora.config import CordaConfig, LoraGAConfig
 from peft.tuners.lora.corda import preprocess_corda
+from peft.tuners.lora.loraga import preprocess_loraga
 from safetensors.torch import load_file, save_file
 from transformers import BertModel
 
@@ -51,3 +53,32 @@ for method in ["ipm", "kpm"]:
             path = name.removesuffix(".base_layer.weight")
             tensors[f"{method}.{path}"] = before[f"{path}.weight"] - weight
 save_file(tensors, f"{OUT}/corda.safetensors")
+
+
+def factors(model, prefix, names=("lora_A", "lora_B")):
+    for name, module in model.named_modules():
+        if hasattr(module, "lora_A") and "default" in module.lora_A:
+            path = name.removeprefix("base_model.model.")
+            for factor in names:
+                tensors[f"{prefix}.{path}.{factor}"] = getattr(module, factor)["default"].weight.data.clone()
+
+
+# With this rank the decomposition of the gradient, which is for the largest values alone, is whole.
+tensors = {}
+for direction, scale in [("ArB2r", "stable"), ("A2rBr", "weight_svd"), ("ArBr", "gd_scale"), ("ArB2r", "unit")]:
+    ga = LoraGAConfig(direction=direction, scale=scale, stable_gamma=9)
+    config = LoraConfig(r=8, lora_alpha=12, target_modules=TARGETS, init_lora_weights="lora_ga", lora_ga_config=ga)
+    model = base()
+
+    def step():
+        for power in [2, 3]:
+            model(**inputs).last_hidden_state.tanh().pow(power).sum().backward()
+
+    preprocess_loraga(model, config, step)
+    factors(get_peft_model(model, config), f"{direction}.{scale}")
+save_file(tensors, f"{OUT}/lora_ga.safetensors")
+
+tensors = {}
+config = LoraConfig(r=4, lora_alpha=6, target_modules=TARGETS, init_lora_weights="mica")
+factors(get_peft_model(base(), config), "mica", ["lora_B"])
+save_file(tensors, f"{OUT}/mica.safetensors")

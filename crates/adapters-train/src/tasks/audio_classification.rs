@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use adapters_core::Ctx;
 use adapters_models::heads::HeadConfig;
-use adapters_models::speech::{Waveforms, read_wav};
-use adapters_models::{Model, ModelKind};
+use adapters_models::speech::{LogMel, Waveforms, read_wav};
+use adapters_models::{Input, Model, ModelKind, SoundForm};
 use burn::tensor::{Device, Tensor};
 
 use super::classification::{Classes, OF_CLASSES};
@@ -22,9 +22,39 @@ use crate::task_model::TaskModel;
 #[derive(Debug)]
 pub(super) struct AudioClassification {
     classes: Classes,
-    waveforms: Waveforms,
-    /// Samples that a model needs at least.
-    shortest: usize,
+    preparation: Preparation,
+}
+
+/// What makes of samples what the model reads.
+#[derive(Debug)]
+enum Preparation {
+    /// Samples, of which the model needs so many at least.
+    Samples(Waveforms, usize),
+    Spectrograms(LogMel),
+}
+
+impl Preparation {
+    /// Samples a second.
+    fn rate(&self) -> u32 {
+        match self {
+            Self::Samples(waveforms, _) => waveforms.rate(),
+            Self::Spectrograms(log_mel) => log_mel.rate(),
+        }
+    }
+
+    fn input(&self, mut sounds: Vec<Vec<f32>>, device: &Device) -> Result<Input, TrainError> {
+        Ok(match self {
+            Self::Samples(waveforms, shortest) => {
+                for sound in &mut sounds {
+                    // Silence, so that there is one vector at least.
+                    sound.resize(sound.len().max(*shortest), 0.0);
+                }
+                let sounds: Vec<&[f32]> = sounds.iter().map(Vec::as_slice).collect();
+                waveforms.input(&sounds, device).into()
+            }
+            Self::Spectrograms(log_mel) => log_mel.input(&sounds, device)?.into(),
+        })
+    }
 }
 
 /// A file and its class.
@@ -51,8 +81,12 @@ impl Task for AudioClassification {
     fn new(cx: &TaskContext<'_>) -> Result<Self, TrainError> {
         Ok(Self {
             classes: Classes::new(cx),
-            waveforms: Waveforms::load(cx.pretrained.dir())?,
-            shortest: cx.model.sound_encoder()?.shortest(),
+            preparation: match cx.model.sound_encoder()?.reads() {
+                SoundForm::Samples { shortest } => {
+                    Preparation::Samples(Waveforms::load(cx.pretrained.dir())?, shortest)
+                }
+                SoundForm::Spectrograms { .. } => Preparation::Spectrograms(cx.pretrained.log_mel()?),
+            },
         })
     }
 
@@ -92,16 +126,12 @@ impl Task for AudioClassification {
         device: &Device,
     ) -> Result<Batch, TrainError> {
         let read = |(_, example): &(usize, &Self::Example)| {
-            let mut sound = read_wav(&example.audio, self.waveforms.rate())?;
-            // Silence, so that there is one vector at least.
-            sound.resize(sound.len().max(self.shortest), 0.0);
-            Ok::<_, TrainError>(sound)
+            Ok::<_, TrainError>(read_wav(&example.audio, self.preparation.rate())?)
         };
         let sounds = examples.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-        let sounds: Vec<&[f32]> = sounds.iter().map(Vec::as_slice).collect();
         let classes = examples.iter().map(|(_, example)| example.class);
         Ok(Batch {
-            input: self.waveforms.input(&sounds, device).into(),
+            input: self.preparation.input(sounds, device)?,
             target_positions: Vec::new(),
             targets: Classes::targets(classes, device),
             predictions: examples.len(),

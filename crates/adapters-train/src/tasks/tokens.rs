@@ -4,7 +4,7 @@ use adapters_core::Ctx;
 use adapters_models::heads::Targets;
 use adapters_models::{Input, LinearScores};
 use adapters_nn::ops::cross_entropy;
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::task::of_examples;
 use super::task::{EVALUATION, Task};
@@ -48,15 +48,56 @@ fn predicted(
     }
 }
 
-/// Mean cross entropy of the target tokens.
+/// Mean cross entropy of the target tokens, and of those that an adapter inserts for them to be learned.
 pub(super) fn loss(
     model: &TaskModel,
     hidden: Tensor<3>,
     batch: &Batch,
     cx: &mut Ctx<'_>,
 ) -> Result<Tensor<1>, TrainError> {
-    let (scores, tokens) = predicted(model, hidden, batch, cx)?;
-    Ok(scores.cross_entropy(tokens).mean())
+    let (scores, tokens) = predicted(model, hidden.clone(), batch, cx)?;
+    let losses = scores.cross_entropy(tokens);
+    let Some(of_context) = context_losses(model, hidden, cx)? else {
+        return Ok(losses.mean());
+    };
+    let count = losses.dims()[0] + of_context.dims()[0];
+    Ok((losses.sum() + of_context.sum()) / count as f64)
+}
+
+/// Losses of the inserted tokens that the active adapter predicts in training, times their weights; `None` without any.
+fn context_losses(
+    model: &TaskModel,
+    hidden: Tensor<3>,
+    cx: &mut Ctx<'_>,
+) -> Result<Option<Tensor<1>>, TrainError> {
+    let set = &model.adapted.set;
+    let active = set.active().into_iter().flat_map(|active| active.adapters());
+    let mut targets = Vec::new();
+    for name in active {
+        let context = set.attached(name)?.method().capabilities().context;
+        targets.extend(context.map(|context| context.predicted()).unwrap_or_default());
+    }
+    let [rows, _, width] = hidden.dims();
+    if targets.is_empty() {
+        return Ok(None);
+    }
+    let [inserted] = cx.pass().inserted.as_slice() else {
+        return Err(TrainError::Value {
+            field: "adapter.config",
+            expected: "one adapter that inserts tokens, as its context is learned".to_owned(),
+            found: format!("{} that do", cx.pass().inserted.len()),
+        });
+    };
+    let (first, device) = (inserted.at, hidden.device());
+    let before = targets.iter().map(|target| (first + target.index - 1) as i64);
+    let chosen = hidden.select(1, ints(before.collect(), &device.clone().inner()));
+    let each = targets.len();
+    let scores = model.vocabulary_scores(chosen.reshape([1, rows * each, width]), cx)?;
+    let tokens = targets.iter().map(|target| i64::from(target.token)).collect::<Vec<_>>();
+    let weights: Vec<f32> = targets.iter().map(|target| target.weight as f32).collect();
+    let weights = Tensor::<1>::from_data(TensorData::new(weights.repeat(rows), [rows * each]), &device.clone().inner());
+    let losses = scores.cross_entropy(ints(tokens.repeat(rows), &device.inner()));
+    Ok(Some(losses * weights))
 }
 
 /// Mean loss over all target tokens, its exponential, and the fraction of the tokens that is predicted right.
