@@ -142,6 +142,7 @@ fn build(config: AlbertConfig, path: &Path, weights: &mut Weights) -> Result<Enc
             order: (0..passes).flat_map(in_group).collect(),
         },
         pooler: Pooler::build("pooler", d, Activation::Tanh, weights),
+        head_transform: None,
         facts,
     })
 }

@@ -24,7 +24,7 @@ pub const ARCHITECTURES: &[Architecture] = &[
     Architecture::new("bart", ModelKind::EncoderDecoder, bart::load),
     Architecture::new("mbart", ModelKind::EncoderDecoder, mbart::load),
     Architecture::new("plbart", ModelKind::EncoderDecoder, plbart::load),
-    Architecture::of::<bert::BertModel>("bert", ModelKind::Encoder),
+    Architecture::new("bert", ModelKind::Encoder, bert::load),
     Architecture::new("roberta", ModelKind::Encoder, roberta::load),
     Architecture::new("xlm-roberta", ModelKind::Encoder, roberta::load_xlm),
     Architecture::new("xlm_roberta", ModelKind::Encoder, roberta::load_xlm),

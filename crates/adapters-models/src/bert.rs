@@ -3,7 +3,11 @@
 //! Paper: *BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding*, Devlin et al., 2018,
 //! <https://arxiv.org/abs/1810.04805>. Behavior follows `BertModel` of Hugging Face transformers.
 
-use crate::encoder::{Encoder, EncoderFacts, EncoderNames, Pooler};
+use serde_json::Map;
+
+use crate::checkpoint_folder::CheckpointFolder;
+use crate::encoder::{self, Encoder, EncoderFacts, EncoderNames, Pooler};
+use crate::model::Model;
 use crate::modeling::*;
 use crate::post_norm::{BERT_NAMES, LayerSizes, PostNormLayer};
 use crate::text_embeddings::{Counting, EmbeddingOptions, TextEmbeddings};
@@ -192,6 +196,11 @@ pub(crate) const NAMES: EncoderNames = EncoderNames {
     classifier: ClassifierLayout::of(ModelKind::Encoder),
 };
 
+/// Loads a checkpoint.
+pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
+    encoder::load(&NAMES, Map::new(), (source, device), BertModel::build)
+}
+
 impl FromCheckpoint for BertModel {
     type Config = BertConfig;
     const PREFIX: &'static str = "bert.";
@@ -237,6 +246,7 @@ impl Variant {
             }),
             stack: PostNormLayer::stack(&BERT_NAMES, &sizes, "encoder.layer", layers, weights),
             pooler: Pooler::build("pooler.dense", d, Activation::Tanh, weights),
+            head_transform: None,
             facts: config.facts(self.names, self.counting, self.masked_lm),
         })
     }

@@ -169,6 +169,7 @@ impl DebertaConfig {
                 distances,
             },
             pooler: Pooler::build("pooler.dense", d, pooler, weights),
+            head_transform: None,
             facts: bert.facts(names, Counting::FromZero, Some(head)),
         })
     }

@@ -153,6 +153,7 @@ fn build(
         projection: None,
         stack: PostNormLayer::stack(&LAYER, &sizes, "transformer.layer", config.n_layers, weights),
         pooler: None,
+        head_transform: None,
         facts: EncoderFacts {
             names: NAMES,
             d_model: config.dim,

@@ -74,6 +74,9 @@ pub struct Encoder<S: EncoderStack> {
     pub(crate) stack: S,
     /// `None` where the checkpoint was saved from a class that has none, and in a family whose layers come with their own.
     pub(crate) pooler: Option<Pooler>,
+    /// The layer before the last of the masked language model, which its head computes, where the checkpoint has it and the stack
+    /// does not.
+    pub(crate) head_transform: Option<Sited<Linear>>,
     #[module(skip)]
     pub(crate) facts: EncoderFacts,
 }
@@ -123,13 +126,23 @@ pub(crate) fn load<C: DeserializeOwned, S: EncoderStack + 'static>(
 ) -> Result<Model, ModelError> {
     let config = source.config_with(defaults)?;
     let mut weights = source.weights(names.prefix, device)?;
-    let model = build(config, &source.dir().join("config.json"), &mut weights)?;
+    let mut model = build(config, &source.dir().join("config.json"), &mut weights)?;
+    model.head_transform = model.transform_of_head(&mut weights);
     weights.ignore(|key| model.is_unused(key));
     weights.finish(&[])?;
     Ok(Model::new(model))
 }
 
 impl<S: EncoderStack> Encoder<S> {
+    /// The layer before the last of the masked language model, where the checkpoint has it.
+    fn transform_of_head(&self, weights: &mut Weights) -> Option<Sited<Linear>> {
+        let layout = self.facts.info.masked_lm.as_ref()?;
+        let dims = [self.facts.d_model, self.embeddings.width()];
+        let has = weights.has(&format!("{}.weight", layout.dense));
+        let mut at = weights.at_top(Location::outside(Stack::Encoder), "");
+        has.then(|| at.linear_with(layout.dense_bias, LinearRole::HeadTransform, layout.dense, dims))
+    }
+
     /// Whether nothing needs the tensor of this key.
     pub(crate) fn is_unused(&self, key: &str) -> bool {
         let known = |part: &&str| key.starts_with(*part) || part.starts_with('.') && key.contains(*part);

@@ -239,6 +239,7 @@ fn build(config: ModernBertConfig, path: &Path, weights: &mut Weights) -> Result
             rotary,
         },
         pooler: None,
+        head_transform: None,
         facts: EncoderFacts {
             names: MODERNBERT,
             d_model: d,

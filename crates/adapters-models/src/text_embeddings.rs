@@ -81,6 +81,11 @@ impl Counting {
 }
 
 impl TextEmbeddings {
+    /// Width of the token table.
+    pub(crate) fn width(&self) -> usize {
+        self.options.width
+    }
+
     /// With the layers of these names, of the token table and the normalization.
     pub(crate) fn build([words, norm]: [&str; 2], options: EmbeddingOptions, mut at: Scope<'_>) -> Self {
         let EmbeddingOptions { width, normalized, .. } = options;

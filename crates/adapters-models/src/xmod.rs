@@ -174,6 +174,7 @@ fn build(config: XmodConfig, path: &Path, weights: &mut Weights) -> Result<Encod
             }),
         },
         pooler: Pooler::build("pooler.dense", d, Activation::Tanh, weights),
+        head_transform: None,
         facts: bert.facts(XMOD, counting, Some(roberta::MASKED_LM)),
     })
 }

@@ -123,15 +123,18 @@ pub fn load_adapter(
         Format::AdapterHub => None,
     };
     let host = larger.as_ref().map_or(host, |larger| larger as &dyn Host);
+    let is_router = routed.is_some();
     let mut selection = match routed {
         Some((_, sites)) => sites,
         None => target.select(host)?,
     };
-    // A class without this head may name such a layer and has none.
-    let in_file = |info: &SiteInfo| tensors.keys().any(|key| key.contains(&info.path));
-    selection
-        .sites
-        .retain(|info| info.site.role != Role::HeadTransform || in_file(info));
+    // Whether the class that an adapter was trained on has such a layer the file tells, and not the names of modules.
+    let is_of_head = |info: &SiteInfo| info.site.role == Role::HeadTransform;
+    selection.sites.retain(|info| !is_of_head(info));
+    if folder.format == Format::Peft && !is_router {
+        let adapted = host.sites().into_iter().filter(|info| is_of_head(info) && adapts(&tensors, &info.path));
+        selection.sites.extend(adapted);
+    }
     let (adapter, attached) = build(&name, folder.method, host, selection.clone(), 0, device)?;
     if folder.format == Format::Peft {
         let keys = adapter
@@ -222,6 +225,15 @@ const HEADS: [&str; 7] = [
     "score",
     "qa_outputs",
 ];
+
+/// Whether a file has parameters of an adapter at a module, and not only a copy of the module.
+fn adapts(tensors: &Tensors, path: &str) -> bool {
+    let own = ["weight", "bias", "modules_to_save", "original_module"];
+    tensors.keys().any(|key| {
+        let rest = key.split_once(&format!("{path}.")).map(|(_, rest)| rest);
+        rest.is_some_and(|rest| !rest.split('.').next().is_some_and(|first| own.contains(&first)))
+    })
+}
 
 /// Takes the names of modules out of `modules_to_save` that a class of transformers has for its head and this host has
 /// not: those of [`HEADS`] next to an adapter. What reads heads reads them.

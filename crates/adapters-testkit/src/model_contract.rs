@@ -3,19 +3,20 @@
 //! The checkpoint is found out from the loader: it lists what it misses and which shapes it expects. An architecture therefore
 //! needs a tiny configuration and nothing else to be checked, one that a program registers itself included.
 
+mod checkpoint;
 mod packing;
+mod quantized;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::Path;
 
 use adapters::core::{Attached, Role, SiteInfo, Tensors};
 use adapters::merge;
 use adapters::models::{
-    Architectures, ImageInput, Input, KeyValueCache, Model, ModelError, ModelKind, Pretrained, TextInput, ToTextInput,
+    Architectures, ImageInput, Input, KeyValueCache, Model, ModelKind, Pretrained, TextInput, ToTextInput,
     save_checkpoint,
 };
 use adapters::nn::draw;
-use adapters::store::{StoreError, TensorProblem, write_json, write_safetensors};
 use adapters::train::LossGradients;
 use adapters::{AdapterSet, Composition, Ctx, Error, Host, method};
 use burn::module::{Module, ModuleVisitor, Param};
@@ -26,6 +27,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde_json::Value;
 
+pub use self::checkpoint::random_checkpoint;
+pub(crate) use self::checkpoint::write_and_load;
 use crate::contract::{gradients_of, randomised, relative_error};
 use crate::model_inputs::{ids, of_tokens, one_row, two_rows};
 
@@ -59,6 +62,7 @@ pub fn all(case: &ModelCase) {
     bench.cached_equals_whole();
     bench.recomputed_equals_plain();
     bench.merged_equals_adapted();
+    bench.quantized_equals_restored();
 }
 
 /// Acts on every linear layer but the head.
@@ -457,38 +461,6 @@ impl<'a> ModelBench<'a> {
     }
 }
 
-/// Writes a checkpoint of random tensors for a case to `dir`, and loads it: the model and its tensors.
-///
-/// # Panics
-///
-/// Panics with the configuration where no such checkpoint loads.
-pub fn random_checkpoint(case: &ModelCase, dir: &Path, device: &Device) -> (Model, Tensors) {
-    let mut shapes: BTreeMap<String, Vec<usize>> = case
-        .optional_keys
-        .iter()
-        .map(|key| ((*key).to_owned(), vec![1]))
-        .collect();
-    loop {
-        let tensors = random_tensors(&shapes);
-        let problems = match write_and_load(case, dir, &tensors, device) {
-            Ok(model) => return (model, tensors),
-            Err(ModelError::Store(StoreError::Mismatch { problems, .. })) => problems,
-            Err(other) => panic!("{}: {other}", case.config),
-        };
-        let before = shapes.clone();
-        for problem in problems {
-            match problem {
-                // Not every configuration has a use for it.
-                TensorProblem::Unexpected { key } if case.optional_keys.contains(&key.as_str()) => shapes.remove(&key),
-                TensorProblem::Missing { key, .. } => shapes.insert(key, vec![1]),
-                TensorProblem::Shape { key, expected, .. } => shapes.insert(key, expected),
-                other => panic!("{}: {other}", case.config),
-            };
-        }
-        assert_ne!(shapes, before, "{}: the loader asks for what it has", case.config);
-    }
-}
-
 /// Everything the model computes of an input, each output in one row: its hidden states, its scores and what its pooler
 /// makes of them, where it has those.
 fn outputs(model: &Model, input: Input, cx: &mut Ctx<'_>) -> Vec<Tensor<1>> {
@@ -499,6 +471,12 @@ fn outputs(model: &Model, input: Input, cx: &mut Ctx<'_>) -> Vec<Tensor<1>> {
     let hidden = model.forward(input, cx).expect(FITS);
     let mut outputs = vec![flat(hidden.clone())];
     outputs.extend(model.logits(hidden.clone(), cx).map(flat));
+    // What heads compute.
+    let sites = model.module_sites();
+    let transform = sites.iter().find(|info| info.site.role == Role::HeadTransform);
+    if let Some((site, layer)) = transform.and_then(|info| Some((info.site, model.linear(info.site)?))) {
+        outputs.push(flat(cx.hooks().linear_at(site, layer, hidden.clone())));
+    }
     outputs.extend(model.pool(hidden, cx).map(|pooled| flat(pooled.unsqueeze_dim(1))));
     outputs
 }
@@ -514,32 +492,6 @@ pub(crate) fn everything(model: &Model, input: Input, cx: &mut Ctx<'_>) -> Tenso
     outputs
         .reduce(|sum, output| sum + output)
         .expect("a model has an output")
-}
-
-/// Writes the checkpoint of a case and loads it.
-pub(crate) fn write_and_load(
-    case: &ModelCase,
-    dir: &Path,
-    tensors: &Tensors,
-    device: &Device,
-) -> Result<Model, ModelError> {
-    let path: PathBuf = dir.join("config.json");
-    write_json(&path, &case.config)?;
-    write_safetensors(&dir.join("model.safetensors"), tensors, [])?;
-    Pretrained::open_with(dir, case.architectures.clone())?.model(device)
-}
-
-/// Normal numbers, those of normalizations around one.
-fn random_tensors(shapes: &BTreeMap<String, Vec<usize>>) -> Tensors {
-    let mut rng = ChaCha8Rng::seed_from_u64(5);
-    let tensors = shapes.iter().map(|(key, shape)| {
-        let data = draw::normal(&mut rng, [shape.iter().product()], 0.3);
-        let is_norm = shape.len() == 1 && key.ends_with(".weight");
-        let shift = if is_norm { 1.0 } else { 0.0 };
-        let values: Vec<f32> = data.iter::<f32>().map(|x| x + shift).collect();
-        (key.clone(), TensorData::new(values, shape.clone()))
-    });
-    tensors.collect()
 }
 
 /// Gradients in the order of the parameters; `None` for one without.

@@ -155,6 +155,40 @@ fn heads_in_pefts_files_are_those_of_the_classes_of_transformers() {
     }
 }
 
+/// LoRA on the layer before the last of a masked language model, which peft names by the end of its path.
+#[test]
+fn the_layers_of_masked_language_models_are_adapted() {
+    let device = Device::flex();
+    for (family, path) in [
+        ("bert", "cls.predictions.transform.dense"),
+        ("distilbert", "vocab_transform"),
+    ] {
+        let dir = case("masked_lm_lora").join(family);
+        let base = Pretrained::open(dir.join("base")).unwrap().encoder(&device).unwrap();
+        let (expected, _) = read_safetensors(&dir.join("expected.safetensors")).unwrap();
+        let mut set = AdapterSet::new();
+        let options = LoadOptions::default();
+        let report = load_adapter(&dir, &mut set, &base, &METHODS, &options, &device).unwrap();
+        let name = report.attached.adapter;
+        assert!(report.attached.adapted.contains(&path.to_owned()), "{family}: {:?}", report.attached.adapted);
+        set.activate(name.as_str()).unwrap();
+        let head = Head::from_checkpoint(&dir.join("base"), &base, false, &device).unwrap();
+        let mut cx = Ctx::new(&set);
+        let hidden = hidden_states(&base, model_input(&expected, &base, &device), &mut cx).unwrap();
+        let scores = head.scores(hidden, &base, &mut cx).whole().into_data();
+        close(family, &scores, &expected["output"]);
+
+        // Written again, the file is the same; a new adapter is not put there by the end of the path.
+        let out = tempfile::tempdir().unwrap();
+        save_adapter(out.path(), report.format, &set, &name, &base).unwrap();
+        let tensors = |dir: &Path| read_safetensors(&dir.join("adapter_model.safetensors")).unwrap().0;
+        assert_eq!(tensors(out.path()), tensors(&dir), "{family}");
+        let all = adapters::method("lora[target_modules=all-linear]").unwrap();
+        let attached = set.attach("new", all, &base, 1, &device).unwrap();
+        assert!(!attached.adapted.contains(&path.to_owned()), "{family}");
+    }
+}
+
 /// ALBERT's word embeddings are narrower than its layers.
 #[test]
 fn a_language_model_over_narrow_word_embeddings_is_adapterhubs() {

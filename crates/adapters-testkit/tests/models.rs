@@ -74,14 +74,17 @@ fn configs(name: &str) -> (Vec<Value>, &'static [&'static str]) {
             };
             (vec![config(false, 4), config(true, 2)], &["final_logits_bias"])
         }
-        "bert" => (vec![encoder("bert", json!({}))], &["pooler.dense.weight"]),
+        "bert" => (
+            vec![encoder("bert", json!({}))],
+            &["pooler.dense.weight", "cls.predictions.transform.dense.weight"],
+        ),
         // The contract pads with token 0.
         "roberta" | "xlm-roberta" | "xlm_roberta" => (
             vec![encoder(
                 model_type,
                 json!({"max_position_embeddings": 12, "type_vocab_size": 1, "pad_token_id": 0}),
             )],
-            &["pooler.dense.weight"],
+            &["pooler.dense.weight", "lm_head.dense.weight"],
         ),
         "xmod" => {
             let config = |more: Value| {
@@ -97,13 +100,13 @@ fn configs(name: &str) -> (Vec<Value>, &'static [&'static str]) {
             let before = json!({"languages": languages, "default_language": "en_XX", "pre_norm": true});
             (
                 vec![config(json!({})), config(behind), config(before)],
-                &["pooler.dense.weight"],
+                &["pooler.dense.weight", "lm_head.dense.weight"],
             )
         }
         "bert-generation" => (vec![encoder(model_type, json!({"type_vocab_size": 2}))], &[]),
         "electra" => {
             let config = |width: usize| encoder("electra", json!({"embedding_size": width}));
-            (vec![config(12), config(16)], &[])
+            (vec![config(12), config(16)], &["generator_predictions.dense.weight"])
         }
         "deberta" => {
             let config = |more: Value| {
@@ -116,7 +119,11 @@ fn configs(name: &str) -> (Vec<Value>, &'static [&'static str]) {
             let one_way = json!({"pos_att_type": "p2c", "position_biased_input": false, "intermediate_size": 28});
             (
                 vec![config(near), config(absent), config(one_way)],
-                &["pooler.dense.weight"],
+                &[
+                    "pooler.dense.weight",
+                    "cls.predictions.transform.dense.weight",
+                    "lm_predictions.lm_head.dense.weight",
+                ],
             )
         }
         "deberta-v2" => {
@@ -134,7 +141,11 @@ fn configs(name: &str) -> (Vec<Value>, &'static [&'static str]) {
             let shared = json!({"share_att_key": true, "norm_rel_ebd": "layer_norm"});
             let convolved =
                 json!({"conv_kernel_size": 3, "conv_groups": 2, "position_buckets": -1, "max_relative_positions": 3});
-            (vec![config(shared), config(convolved)], &["pooler.dense.weight"])
+            (vec![config(shared), config(convolved)], &[
+                    "pooler.dense.weight",
+                    "cls.predictions.transform.dense.weight",
+                    "lm_predictions.lm_head.dense.weight",
+                ])
         }
         "modernbert" => {
             let config = |more: Value| {
@@ -173,7 +184,7 @@ fn configs(name: &str) -> (Vec<Value>, &'static [&'static str]) {
                 "model_type": "distilbert", "vocab_size": 24, "dim": 16, "n_layers": 2, "n_heads": 4, "hidden_dim": 20,
                 "max_position_embeddings": 40,
             })],
-            &[],
+            &["vocab_transform.weight"],
         ),
         "gpt2" => {
             let config = |tied: bool, by_layer: bool| {

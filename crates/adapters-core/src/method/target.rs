@@ -283,6 +283,12 @@ impl ModuleTarget {
                 let left_alone = [Role::LmHead, Role::HeadTransform, Role::Convolution];
                 info.linear_dims().is_some() && !left_alone.contains(&info.site.role)
             }
+            // Not every class around the model computes it, so that the last component of its path does not name it.
+            ModulePattern::Names(names) if info.site.role == Role::HeadTransform => {
+                let is_named =
+                    |name: &String| *name == info.path || name.contains('.') && name_matches(name, &info.path);
+                names.iter().any(is_named)
+            }
             modules => info.is_module() && modules.matches(&info.path)?,
         })
     }
