@@ -28,16 +28,16 @@ impl GradientSums {
     }
 
     /// The adapters with the sums in place of their parameters, on their devices.
-    pub(crate) fn in_place_of_parameters(self, set: AdapterSet) -> AdapterSet {
-        impl ModuleMapper for GradientSums {
-            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-                match self.0.remove(&param.id) {
-                    Some(sum) => param.map(|old| Tensor::from_data(TensorData::new(sum, old.shape()), &old.device())),
-                    None => param,
-                }
-            }
+    pub(crate) fn in_place_of_parameters(mut self, set: AdapterSet) -> AdapterSet {
+        set.map(&mut self)
+    }
+}
+
+impl ModuleMapper for GradientSums {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        match self.0.remove(&param.id) {
+            Some(sum) => param.map(|old| Tensor::from_data(TensorData::new(sum, old.shape()), &old.device())),
+            None => param,
         }
-        let mut sums = self;
-        set.map(&mut sums)
     }
 }

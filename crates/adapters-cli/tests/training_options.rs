@@ -251,7 +251,13 @@ fn adapters_are_told_tasks_and_begin_with_what_they_read() {
         &["adapter.config=lora[r=2,alpha=4,init_weights=eva]"],
     );
     finish(&eva);
+    let ga = run(
+        &task,
+        &task.path("ga"),
+        &["adapter.config=lora[r=2,alpha=4,init_weights=lora_ga]"],
+    );
+    finish(&ga);
     let drawn = run(&task, &task.path("drawn"), &["adapter.config=lora[r=2,alpha=4]"]);
     finish(&drawn);
-    assert!(weights(&eva) != weights(&drawn));
+    assert!(weights(&eva) != weights(&drawn) && weights(&ga) != weights(&drawn));
 }

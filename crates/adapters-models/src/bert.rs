@@ -3,8 +3,6 @@
 //! Paper: *BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding*, Devlin et al., 2018,
 //! <https://arxiv.org/abs/1810.04805>. Behavior follows `BertModel` of Hugging Face transformers.
 
-use serde_json::Map;
-
 use crate::checkpoint_folder::CheckpointFolder;
 use crate::encoder::{self, Encoder, EncoderFacts, EncoderNames, Pooler};
 use crate::model::Model;
@@ -198,7 +196,7 @@ pub(crate) const NAMES: EncoderNames = EncoderNames {
 
 /// Loads a checkpoint.
 pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
-    encoder::load(&NAMES, Map::new(), (source, device), BertModel::build)
+    encoder::load(&NAMES, Default::default(), (source, device), BertModel::build)
 }
 
 impl FromCheckpoint for BertModel {
@@ -240,9 +238,8 @@ impl Variant {
                 embeddings,
                 weights.at(outside, "embeddings"),
             ),
-            projection: self.projection.map(|(width, name)| {
-                let role = LinearRole::EmbeddingProjection;
-                weights.at(outside, "").linear(role, name, [width, d])
+            projection: (self.projection).map(|(width, name)| {
+                weights.at(outside, "").linear(LinearRole::EmbeddingProjection, name, [width, d])
             }),
             stack: PostNormLayer::stack(&BERT_NAMES, &sizes, "encoder.layer", layers, weights),
             pooler: Pooler::build("pooler.dense", d, Activation::Tanh, weights),

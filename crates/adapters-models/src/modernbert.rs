@@ -244,26 +244,7 @@ fn build(config: ModernBertConfig, path: &Path, weights: &mut Weights) -> Result
             names: MODERNBERT,
             d_model: d,
             attention_dropout: config.attention_dropout,
-            info: ModelInfo {
-                num_layers: config.num_hidden_layers,
-                max_length: config.max_position_embeddings,
-                vocab_size: config.vocab_size,
-                pad_id,
-                token_types: None,
-                head_norm_epsilon: config.norm_eps,
-                head_dropout: config.classifier_dropout,
-                activation: config.hidden_activation,
-                masked_lm: Some(MaskedLmLayout {
-                    dense: "head.dense",
-                    norm: "head.norm",
-                    decoder: "decoder",
-                    bias: config.decoder_bias.then_some("decoder.bias"),
-                    activation: Some(config.classifier_activation.into()),
-                    dense_bias: config.classifier_bias,
-                    norm_bias: config.norm_bias,
-                    below_tags: true,
-                }),
-            },
+            info: config.info(),
         },
     })
 }

@@ -11,6 +11,7 @@ use crate::error::ModelError;
 use crate::llama::object;
 use crate::rotary::Rotary;
 use crate::rotary_scaling::{Around, RotaryFields};
+use crate::transformer::{MaskedLmLayout, ModelInfo};
 
 /// `config.json` of a ModernBERT checkpoint: the fields that change what is computed.
 #[derive(Debug, Deserialize)]
@@ -140,6 +141,30 @@ impl ModernBertConfig {
         match &self.layer_types {
             Some(types) => types[layer] == LayerType::SlidingAttention,
             None => !layer.is_multiple_of(self.global_attn_every_n_layers),
+        }
+    }
+
+    /// What heads, tokenizers and reports need.
+    pub(crate) fn info(&self) -> ModelInfo {
+        ModelInfo {
+            num_layers: self.num_hidden_layers,
+            max_length: self.max_position_embeddings,
+            vocab_size: self.vocab_size,
+            pad_id: self.pad_token_id,
+            token_types: None,
+            head_norm_epsilon: self.norm_eps,
+            head_dropout: self.classifier_dropout,
+            activation: self.hidden_activation.clone(),
+            masked_lm: Some(MaskedLmLayout {
+                dense: "head.dense",
+                norm: "head.norm",
+                decoder: "decoder",
+                bias: self.decoder_bias.then_some("decoder.bias"),
+                activation: Some(self.classifier_activation.clone().into()),
+                dense_bias: self.classifier_bias,
+                norm_bias: self.norm_bias,
+                below_tags: true,
+            }),
         }
     }
 }

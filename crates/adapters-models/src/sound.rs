@@ -1,5 +1,6 @@
 //! Convolutions over sound, as products of their kernels with every patch; and the sum of layers by which sounds are classified.
 
+use adapters_core::Sites;
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::activation::softmax;
@@ -9,7 +10,7 @@ use crate::weights::Weights;
 
 /// A weighted sum of what enters each layer and of the last hidden state, in place of the latter: what the published classes for
 /// classes of sounds read with `use_weighted_layer_sum`.
-#[derive(Module, Debug)]
+#[derive(Module, Sites, Debug)]
 pub(crate) struct LayerSum {
     /// `[layers + 1]`, of which the softmax are the weights.
     weights: Param<Tensor<1>>,

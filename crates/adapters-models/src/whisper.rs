@@ -6,7 +6,6 @@
 
 mod encoder;
 
-use burn::tensor::Device;
 use serde_json::{Map, Value, json};
 
 pub(crate) use self::encoder::load_encoder;

@@ -1,6 +1,5 @@
 //! The encoder of Whisper, which is a model of its own, too: what the published class for classes of sounds reads.
 
-use burn::tensor::Device;
 
 use super::{WhisperConfig, with_defaults};
 use crate::checkpoint_folder::CheckpointFolder;
