@@ -1,8 +1,6 @@
 //! A base model with its adapters: what a program holds.
 
-use adapters_core::{
-    AdapterSet, AttachReport, Composition, Ctx, Error, Forward, Host, IntoMethod, StartsFromInputs,
-};
+use adapters_core::{AdapterSet, AttachReport, Composition, Ctx, Error, Forward, Host, IntoMethod, StartsFromInputs};
 use adapters_module::Frozen;
 use adapters_nn::Precision;
 use burn::module::Module;
@@ -188,7 +186,8 @@ impl<M: Host + Module + Sync> Adapted<M> {
         let Some(start) = start.filter(|start| start.reads_gradients()) else {
             return Ok(self.attach_with(name, method, options)?);
         };
-        let recording = self.recording(name, start)?.train();
+        let mut recording = self.recording(name, start)?;
+        recording.set = recording.set.train();
         let mut sums = GradientSums::default();
         for batch in batches {
             sums.add(&recording.set, &loss(&recording, batch)?.backward());

@@ -20,7 +20,11 @@ impl GradientSums {
                     return;
                 };
                 let data = gradient.into_data();
-                let sum = self.0.0.entry(param.id).or_insert_with(|| vec![0.0; data.num_elements()]);
+                let sum = self
+                    .0
+                    .0
+                    .entry(param.id)
+                    .or_insert_with(|| vec![0.0; data.num_elements()]);
                 sum.iter_mut().zip(data.iter::<f32>()).for_each(|(sum, x)| *sum += x);
             }
         }

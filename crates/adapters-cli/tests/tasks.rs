@@ -441,8 +441,18 @@ fn whispers_encoder_learns_sounds() {
     assert!(last < first * 0.7, "{first} to {last}");
     assert!(summary.test_accuracy.unwrap() > 0.8, "{:?}", summary.test_accuracy);
     for adapter in ["run/adapter", "run/adapter-peft"] {
-        let predicted = case.command(&["predict", "--adapter", adapter, "--audio", "test/low/1.wav", "test/high/2.wav"]);
-        let labels: Vec<&str> = predicted.split_whitespace().filter(|word| ["high", "low"].contains(word)).collect();
+        let predicted = case.command(&[
+            "predict",
+            "--adapter",
+            adapter,
+            "--audio",
+            "test/low/1.wav",
+            "test/high/2.wav",
+        ]);
+        let labels: Vec<&str> = predicted
+            .split_whitespace()
+            .filter(|word| ["high", "low"].contains(word))
+            .collect();
         assert_eq!(labels, ["low", "high"], "{adapter}: {predicted}");
     }
 }

@@ -33,8 +33,8 @@ pub use method::any::{AnyMethod, Encode, ErasedMethod};
 pub use method::build::Build;
 pub use method::capability::{
     BasePass, BeginsWhereInvoked, Capabilities, ContextTarget, ConvertsForStorage, EditsEmbeddings, KnowsTasks,
-    LearnsContext, LearnsFaster, ModulePatterns, NeedsTokenizer, Penalized, RoutesAdapters, ScalesUpdate, Scheduled, SharedParameters,
-    StartsFromInputs, TiesHead,
+    LearnsContext, LearnsFaster, ModulePatterns, NeedsTokenizer, Penalized, RoutesAdapters, ScalesUpdate, Scheduled,
+    SharedParameters, StartsFromInputs, TiesHead,
 };
 pub use method::codec::{Codec, Tensors};
 pub use method::erase::IntoMethod;

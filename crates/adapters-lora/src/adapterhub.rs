@@ -133,7 +133,10 @@ impl Object {
             target: target.ok_or_else(|| refuse("this choice of modules"))?,
             ..lora.clone()
         };
-        if matches!(lora.init, Init::Gaussian | Init::Eva | Init::Loftq | Init::Orthogonal | Init::Mica) {
+        if matches!(
+            lora.init,
+            Init::Gaussian | Init::Eva | Init::Loftq | Init::Orthogonal | Init::Mica
+        ) {
             // How an adapter was initialized has no influence on what it computes.
             lora.init = Init::Lora;
         }

@@ -263,7 +263,6 @@ impl LoraConfig {
         Ok(SiteLayer::Convolution(Erased::new(LowRankConvolution {
             a: builder.param(a, self.dtype),
             b: builder.param(b, self.dtype),
-            fixed_b: self.init == Init::Mica,
             up_bias: self
                 .up_bias
                 .then(|| builder.param(draw::constant([d_out], 0.0), self.dtype)),

@@ -360,10 +360,7 @@ impl LoraConfig {
             let (of_a, of_b): (Vec<usize>, Vec<usize>) = match self.ga_direction {
                 GaDirection::ArB2r => ((0..rank).collect(), (rank..2 * rank).collect()),
                 GaDirection::A2rBr => ((rank..2 * rank).collect(), (0..rank).collect()),
-                GaDirection::ArBr => (
-                    (1..2 * rank).step_by(2).collect(),
-                    (0..2 * rank).step_by(2).collect(),
-                ),
+                GaDirection::ArBr => ((1..2 * rank).step_by(2).collect(), (0..2 * rank).step_by(2).collect()),
             };
             let chosen = |of: &[usize]| {
                 let numbers: Vec<i64> = of.iter().map(|at| *at as i64).collect();
@@ -380,7 +377,8 @@ impl LoraConfig {
                 }
                 GaScale::WeightSvd => {
                     let frozen = host.linear(info.site);
-                    let frozen = frozen.ok_or_else(|| Self::refuse(info, "the model gives no access to this weight"))?;
+                    let frozen =
+                        frozen.ok_or_else(|| Self::refuse(info, "the model gives no access to this weight"))?;
                     let (_, of_weight, _) = svd::<2, 1>(float_weight(frozen), SWEEPS);
                     let [largest, of_weight] = [sizes, of_weight].map(|x| x.slice_dim(0, 0..1).into_scalar::<f64>());
                     if largest > 0.0 {

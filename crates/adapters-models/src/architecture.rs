@@ -63,7 +63,8 @@ pub const ARCHITECTURES: &[Architecture] = &[
     Architecture::of::<clip::ClipTextModel>("clip_text_model", ModelKind::Encoder),
     Architecture::of::<clip::ClipModel>("clip", ModelKind::TextAndImage),
     Architecture::new("whisper", ModelKind::SpeechToText, whisper::load),
-    Architecture::new("whisper", ModelKind::SoundEncoder, whisper::load_encoder).of_class("WhisperForAudioClassification"),
+    Architecture::new("whisper", ModelKind::SoundEncoder, whisper::load_encoder)
+        .of_class("WhisperForAudioClassification"),
     Architecture::of::<wav2vec2::Wav2Vec2Model>("wav2vec2", ModelKind::SoundEncoder),
     Architecture::of::<encoder_decoder::BertToBertModel>("encoder-decoder", ModelKind::EncoderDecoder),
 ];
@@ -158,7 +159,12 @@ impl Architectures {
 
     /// The `model_type`s of a kind, separated by commas.
     pub(crate) fn named(&self, of: impl Fn(&Architecture) -> bool) -> String {
-        let mut named: Vec<&str> = self.0.iter().filter(|known| of(known)).map(|known| known.model_type).collect();
+        let mut named: Vec<&str> = self
+            .0
+            .iter()
+            .filter(|known| of(known))
+            .map(|known| known.model_type)
+            .collect();
         named.dedup();
         named.join(", ")
     }
@@ -176,11 +182,15 @@ impl Architectures {
     /// [`ModelError::UnknownArchitecture`] with the nearest and all that are known.
     pub(crate) fn find(&self, model_type: &str, path: &Path) -> Result<Architecture, ModelError> {
         let is = |known: &&Architecture| known.model_type == model_type && known.class.is_none();
-        self.0.iter().find(is).copied().ok_or_else(|| ModelError::UnknownArchitecture {
-            path: path.to_owned(),
-            found: model_type.to_owned(),
-            nearest: nearest(model_type, self.0.iter().map(|known| known.model_type)),
-            supported: self.named(|_| true),
-        })
+        self.0
+            .iter()
+            .find(is)
+            .copied()
+            .ok_or_else(|| ModelError::UnknownArchitecture {
+                path: path.to_owned(),
+                found: model_type.to_owned(),
+                nearest: nearest(model_type, self.0.iter().map(|known| known.model_type)),
+                supported: self.named(|_| true),
+            })
     }
 }

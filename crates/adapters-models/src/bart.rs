@@ -166,9 +166,7 @@ impl BartModel {
             ..
         } = config.stacks;
         let outside = Location::outside(Stack::Encoder);
-        let shared = weights
-            .at(outside, "")
-            .table("shared", [vocab, d], Some(pad_token_id));
+        let shared = weights.at(outside, "").table("shared", [vocab, d], Some(pad_token_id));
         let at = weights.at(outside, "encoder");
         let embedded = at.embedded(EmbeddingRole::EmbeddedTokens, "embed_tokens", d);
         let embedding = at.embedded(EmbeddingRole::Embedding, "layernorm_embedding", d);

@@ -239,7 +239,9 @@ impl Variant {
                 weights.at(outside, "embeddings"),
             ),
             projection: (self.projection).map(|(width, name)| {
-                weights.at(outside, "").linear(LinearRole::EmbeddingProjection, name, [width, d])
+                weights
+                    .at(outside, "")
+                    .linear(LinearRole::EmbeddingProjection, name, [width, d])
             }),
             stack: PostNormLayer::stack(&BERT_NAMES, &sizes, "encoder.layer", layers, weights),
             pooler: Pooler::build("pooler.dense", d, Activation::Tanh, weights),

@@ -133,11 +133,7 @@ impl Wav2Vec2Config {
             "`group` or `layer`",
             norm,
         )?;
-        check.switches(
-            &self.other,
-            &["add_adapter", "adapter_attn_dim"],
-            &[],
-        )?;
+        check.switches(&self.other, &["add_adapter", "adapter_attn_dim"], &[])?;
         let convolutions = &self.feat_extract_activation;
         Ok([
             check.activation("hidden_act", &self.hidden_act)?,

@@ -8,8 +8,8 @@ mod encoder;
 
 use serde_json::{Map, Value, json};
 
-pub(crate) use self::encoder::load_encoder;
 use self::encoder::WhisperEncoder;
+pub(crate) use self::encoder::load_encoder;
 use crate::checkpoint_folder::CheckpointFolder;
 use crate::llama::object;
 use crate::model::Model;

@@ -4,13 +4,13 @@ use adapters_core::target::Target;
 use adapters_core::{
     AdapterHub, AnyMethod, Attached, Build, Call, Capabilities, Causality, Codec, ConfigError, ContextTarget,
     ConvertsForStorage, EditsEmbeddings, EmbeddingState, Erased, Error, Format, Host, Inserted, LearnsContext, Method,
-    NamedParams, ParamId, Peft, Shared,
-    SharedParameters, SiteAdapter, SiteInfo, SiteKind, SiteLayer, StoredConfig, Tensors,
+    NamedParams, ParamId, Peft, Shared, SharedParameters, SiteAdapter, SiteInfo, SiteKind, SiteLayer, StoredConfig,
+    Tensors,
 };
 use adapters_nn::draw;
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -42,6 +42,7 @@ pub struct CptConfig {
     /// Radius for templates, times the same. Default 0.1.
     pub opt_projection_format_epsilon: f64,
     /// Whether in training the loss of an output counts the less the further it is from the text. Default `none`.
+    #[serde(deserialize_with = "none_by_default")]
     pub opt_weighted_loss_type: ContextLoss,
     /// With `decay`, the factor from one output to the one before it, at least 0. Default 1.
     pub opt_loss_decay_factor: f64,
@@ -62,6 +63,11 @@ pub enum ContextLoss {
     None,
     /// Each by a factor less than the one behind it.
     Decay,
+}
+
+/// A null is `none`.
+fn none_by_default<'de, D: Deserializer<'de>>(field: D) -> Result<ContextLoss, D::Error> {
+    Ok(Option::deserialize(field)?.unwrap_or_default())
 }
 
 const PEFT_TYPE: &str = "CPT";

@@ -11,12 +11,17 @@ pub(crate) struct LargerClass<'h>(&'h dyn Host);
 
 impl<'h> LargerClass<'h> {
     /// The larger class, where a file of an adapter with this method names modules as it does; `None` where the names are those
-    /// of the model.
+    /// of the model. A file that adapts a layer of the larger class itself, `of_head`, names all as it does.
     ///
     /// # Errors
     ///
     /// [`Error::TargetPattern`] for an invalid regular expression.
-    pub(crate) fn named_by(method: &AnyMethod, target: &Target, host: &'h dyn Host) -> Result<Option<Self>, Error> {
+    pub(crate) fn named_by(
+        method: &AnyMethod,
+        target: &Target,
+        of_head: bool,
+        host: &'h dyn Host,
+    ) -> Result<Option<Self>, Error> {
         let prefix = host.base_prefix().trim_end_matches('.');
         if prefix.is_empty() || host.is_larger_class() {
             return Ok(None);
@@ -30,7 +35,7 @@ impl<'h> LargerClass<'h> {
         let in_patterns = patterns.iter().flatten().any(|(_, pattern)| begins(pattern));
         let (own, other) = (target.select(host)?, target.select(&larger)?);
         let better = other.unmatched.len() < own.unmatched.len() || other.sites.len() > own.sites.len();
-        Ok((in_patterns || better).then_some(larger))
+        Ok((in_patterns || better || of_head).then_some(larger))
     }
 }
 

@@ -118,8 +118,17 @@ pub fn load_adapter(
         folder.method = method.clone();
     }
     let target = folder.method.target();
+    // Whether the class that an adapter was trained on has a layer of a head the file tells, and not the names of modules.
+    let is_of_head = |info: &SiteInfo| info.site.role == Role::HeadTransform;
+    let of_head: Vec<SiteInfo> = match folder.format {
+        Format::Peft => {
+            let outside = host.sites().into_iter().filter(is_of_head);
+            outside.filter(|info| adapts(&tensors, &info.path)).collect()
+        }
+        Format::AdapterHub => Vec::new(),
+    };
     let larger = match folder.format {
-        Format::Peft => LargerClass::named_by(&folder.method, &target, host)?,
+        Format::Peft => LargerClass::named_by(&folder.method, &target, !of_head.is_empty(), host)?,
         Format::AdapterHub => None,
     };
     let host = larger.as_ref().map_or(host, |larger| larger as &dyn Host);
@@ -128,12 +137,9 @@ pub fn load_adapter(
         Some((_, sites)) => sites,
         None => target.select(host)?,
     };
-    // Whether the class that an adapter was trained on has such a layer the file tells, and not the names of modules.
-    let is_of_head = |info: &SiteInfo| info.site.role == Role::HeadTransform;
     selection.sites.retain(|info| !is_of_head(info));
-    if folder.format == Format::Peft && !is_router {
-        let adapted = host.sites().into_iter().filter(|info| is_of_head(info) && adapts(&tensors, &info.path));
-        selection.sites.extend(adapted);
+    if !is_router {
+        selection.sites.extend(of_head);
     }
     let (adapter, attached) = build(&name, folder.method, host, selection.clone(), 0, device)?;
     if folder.format == Format::Peft {

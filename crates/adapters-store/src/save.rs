@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::tensors::with_shape;
 use crate::{StoreError, write_json, write_weights};
-use adapters_core::{AdapterSet, Error, Format, Host, Tensors};
+use adapters_core::{AdapterSet, Error, Format, Host, Role, SiteInfo, Tensors};
 
 /// The files an adapter was saved to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,12 +64,18 @@ pub fn save_adapter(
     let sites: Vec<_> = adapter.own_layers().map(|l| &l.info).collect();
     let config = adapter.method().write(format, &sites, host)?;
     let values = adapter.values_by_id();
+    let prefix = key_prefix(format, &sites, host);
     let tensors: Tensors = adapter
         .params()
         .filter_map(|p| {
             let data = values.get(&p.id)?.clone();
             let shape = p.stored_shape(format, data.shape().to_vec());
-            Some((p.key(format, name, host), with_shape(data, shape)))
+            let key = p.key(format, name, host);
+            let key = match p.info.filter(|info| info.site.role != Role::HeadTransform) {
+                Some(_) => key.replacen(format.key_prefix(), &prefix, 1),
+                None => key,
+            };
+            Some((key, with_shape(data, shape)))
         })
         .collect();
     fs::create_dir_all(dir).map_err(|source| StoreError::Folder {
@@ -83,6 +89,19 @@ pub fn save_adapter(
     write_weights(&files.weights, &tensors)?;
     write_json(&files.config, &envelope(format, config, name, host))?;
     Ok(files)
+}
+
+/// What the keys of a file begin with: with the prefix of the larger class where a layer of that class is adapted and the other paths
+/// are those of the model.
+fn key_prefix(format: Format, sites: &[&SiteInfo], host: &dyn Host) -> String {
+    let (plain, inside) = (format.key_prefix(), host.base_prefix());
+    let is_of_head = |info: &&SiteInfo| info.site.role == Role::HeadTransform;
+    let is_long = |info: &&SiteInfo| !is_of_head(info) && info.path.starts_with(inside);
+    let is_short = !host.is_larger_class() && !sites.iter().any(is_long);
+    match format == Format::Peft && is_short && sites.iter().any(is_of_head) {
+        true => format!("{plain}{inside}"),
+        false => plain.to_owned(),
+    }
 }
 
 /// The configuration file around a method's own object.

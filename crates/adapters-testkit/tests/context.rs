@@ -7,7 +7,8 @@ use adapters::models::heads::Targets;
 use adapters::models::{ChatTime, Pretrained, TextInput};
 use adapters::store::read_safetensors;
 use adapters::train::{
-    Batch, Fields, Labels, Records, TaskContext, TaskKind, TaskModel, TaskOptions, Template, hidden_states, tokenizer_of,
+    Batch, Fields, Labels, Records, TaskContext, TaskKind, TaskModel, TaskOptions, Template, hidden_states,
+    tokenizer_of,
 };
 use adapters::{Adapted, Ctx, method};
 use adapters_testkit::contract::relative_error;
@@ -52,7 +53,7 @@ fn the_outputs_of_a_context_are_learned_as_in_peft() {
         tokenizer: tokenizer.as_ref(),
     };
     let task = TaskKind::find("causal_lm").unwrap().open(&cx).unwrap();
-    let records = Records::read(&dir.path().join("data.jsonl"), &options.fields).unwrap();
+    let records = Records::read(dir.path().join("data.jsonl"), &options.fields).unwrap();
     let task = task.examples(&records, true, &cx).unwrap();
 
     let rows = [[5, 9, 3, 14, 7, 11], [8, 2, 11, 6, 1, 4]];
@@ -78,7 +79,12 @@ fn the_outputs_of_a_context_are_learned_as_in_peft() {
         let error = relative_error(&loss.clone().into_data(), &wanted[&format!("{kind}.loss")]);
         assert!(error < 1e-5, "{kind}: the loss is off by {error:e}");
         let gradients = adapters_testkit::contract::gradients_of(&model.adapted.set, &loss.backward());
-        let delta = model.adapted.set.params().find(|param| param.param.contains("delta")).unwrap();
+        let delta = model
+            .adapted
+            .set
+            .params()
+            .find(|param| param.param.contains("delta"))
+            .unwrap();
         let gradient = gradients[&delta.id].clone().unwrap();
         let error = relative_error(&gradient, &wanted[&format!("{kind}.gradient")]);
         assert!(error < 1e-4, "{kind}: the gradient is off by {error:e}");

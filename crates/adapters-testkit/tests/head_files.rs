@@ -7,14 +7,13 @@ use std::path::Path;
 use adapters::core::Tensors;
 use adapters::models::heads::{HeadKind, Pooling, Scores};
 use adapters::models::{
-    Head, HeadConfig, ImageInput, Input, Model, Pretrained, SoundInput, Source, SpeechInput, TextInput,
-    ToTextInput,
+    Head, HeadConfig, ImageInput, Input, Model, Pretrained, SoundInput, Source, SpeechInput, TextInput, ToTextInput,
 };
 use adapters::store::{
     LoadOptions, load_adapter, read_json, read_safetensors, save_adapter, write_json, write_safetensors,
 };
 use adapters::train::hidden_states;
-use adapters::{AdapterSet, Ctx, METHODS};
+use adapters::{AdapterSet, Ctx, Host, METHODS};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde_json::Value;
 
@@ -110,9 +109,7 @@ fn heads_in_pefts_files_are_those_of_the_classes_of_transformers() {
         let mut set = AdapterSet::new();
         let report = load_adapter(&dir, &mut set, &base, &METHODS, &LoadOptions::default(), &device).unwrap();
         set.activate(report.attached.adapter.as_str()).unwrap();
-        let head = Head::load_peft(&dir, &base_dir, &base, &device)
-            .unwrap()
-            .unwrap();
+        let head = Head::load_peft(&dir, &base_dir, &base, &device).unwrap().unwrap();
         let (mut inputs, _) = read_safetensors(&golden.join("inputs.safetensors")).unwrap();
         inputs.extend(expected.clone());
         let input = model_input(&inputs, &base, &device);
@@ -148,9 +145,7 @@ fn heads_in_pefts_files_are_those_of_the_classes_of_transformers() {
         let mut again = AdapterSet::new();
         load_adapter(&out, &mut again, &base, &METHODS, &LoadOptions::default(), &device).unwrap();
         again.activate("again").unwrap();
-        let head = Head::load_peft(&out, &base_dir, &base, &device)
-            .unwrap()
-            .unwrap();
+        let head = Head::load_peft(&out, &base_dir, &base, &device).unwrap().unwrap();
         assert_eq!(score(&again, &head).1, own, "{name}");
     }
 }
@@ -170,7 +165,11 @@ fn the_layers_of_masked_language_models_are_adapted() {
         let options = LoadOptions::default();
         let report = load_adapter(&dir, &mut set, &base, &METHODS, &options, &device).unwrap();
         let name = report.attached.adapter;
-        assert!(report.attached.adapted.contains(&path.to_owned()), "{family}: {:?}", report.attached.adapted);
+        assert!(
+            report.attached.adapted.contains(&path.to_owned()),
+            "{family}: {:?}",
+            report.attached.adapted
+        );
         set.activate(name.as_str()).unwrap();
         let head = Head::from_checkpoint(&dir.join("base"), &base, false, &device).unwrap();
         let mut cx = Ctx::new(&set);
@@ -178,7 +177,7 @@ fn the_layers_of_masked_language_models_are_adapted() {
         let scores = head.scores(hidden, &base, &mut cx).whole().into_data();
         close(family, &scores, &expected["output"]);
 
-        // Written again, the file is the same; a new adapter is not put there by the end of the path.
+        // Written again, the file is the same, and so are the names of a new adapter, which the end of the path does not put there.
         let out = tempfile::tempdir().unwrap();
         save_adapter(out.path(), report.format, &set, &name, &base).unwrap();
         let tensors = |dir: &Path| read_safetensors(&dir.join("adapter_model.safetensors")).unwrap().0;
@@ -186,6 +185,18 @@ fn the_layers_of_masked_language_models_are_adapted() {
         let all = adapters::method("lora[target_modules=all-linear]").unwrap();
         let attached = set.attach("new", all, &base, 1, &device).unwrap();
         assert!(!attached.adapted.contains(&path.to_owned()), "{family}");
+        let names: Vec<String> = base
+            .sites()
+            .into_iter()
+            .filter(|info| info.linear_dims().is_some())
+            .map(|info| info.path)
+            .collect();
+        let named = adapters::method(&format!("lora[target_modules=[{}]]", names.join(","))).unwrap();
+        set.attach("named", named, &base, 1, &device).unwrap();
+        let out = tempfile::tempdir().unwrap();
+        save_adapter(out.path(), report.format, &set, "named", &base).unwrap();
+        let keys: Vec<String> = tensors(out.path()).into_keys().collect();
+        assert!(tensors(&dir).keys().all(|key| keys.contains(key)), "{family}: {keys:?}");
     }
 }
 

@@ -44,7 +44,7 @@ fn extend(config: &mut Value, more: Value) {
     }
 }
 
-fn whisper(more: Value) -> Value {
+fn of_speech(more: Value) -> Value {
     let mut config = json!({
         "model_type": "whisper", "vocab_size": 24, "num_mel_bins": 6, "d_model": 16, "encoder_layers": 2,
         "decoder_layers": 1, "encoder_attention_heads": 4, "decoder_attention_heads": 2, "encoder_ffn_dim": 20,
@@ -119,11 +119,7 @@ fn configs(name: &str) -> (Vec<Value>, &'static [&'static str]) {
             let one_way = json!({"pos_att_type": "p2c", "position_biased_input": false, "intermediate_size": 28});
             (
                 vec![config(near), config(absent), config(one_way)],
-                &[
-                    "pooler.dense.weight",
-                    "cls.predictions.transform.dense.weight",
-                    "lm_predictions.lm_head.dense.weight",
-                ],
+                &["pooler.dense.weight", "cls.predictions.transform.dense.weight"],
             )
         }
         "deberta-v2" => {
@@ -141,11 +137,10 @@ fn configs(name: &str) -> (Vec<Value>, &'static [&'static str]) {
             let shared = json!({"share_att_key": true, "norm_rel_ebd": "layer_norm"});
             let convolved =
                 json!({"conv_kernel_size": 3, "conv_groups": 2, "position_buckets": -1, "max_relative_positions": 3});
-            (vec![config(shared), config(convolved)], &[
-                    "pooler.dense.weight",
-                    "cls.predictions.transform.dense.weight",
-                    "lm_predictions.lm_head.dense.weight",
-                ])
+            (
+                vec![config(shared), config(convolved)],
+                &["pooler.dense.weight", "cls.predictions.transform.dense.weight"],
+            )
         }
         "modernbert" => {
             let config = |more: Value| {
@@ -397,11 +392,11 @@ fn configs(name: &str) -> (Vec<Value>, &'static [&'static str]) {
             })],
             &[],
         ),
-        "whisper" => (vec![whisper(json!({}))], &[]),
+        "whisper" => (vec![of_speech(json!({}))], &[]),
         "WhisperForAudioClassification" => {
             let class = json!({"architectures": [name]});
             let sum = json!({"architectures": [name], "use_weighted_layer_sum": true});
-            (vec![whisper(class), whisper(sum)], &["layer_weights"])
+            (vec![of_speech(class), of_speech(sum)], &["layer_weights"])
         }
         "wav2vec2" => {
             let config = |norm: &str, stable: bool, kernel: usize| {

@@ -92,9 +92,14 @@ fn no_file_and_no_architecture_is_left_out() {
     }
     let configs: Vec<_> = CHECKED.iter().map(|name| read(name).config).collect();
     let published: Vec<_> = configs.iter().map(|config| config["model_type"].clone()).collect();
-    let classes: Vec<_> = configs.iter().map(|config| config["architectures"][0].clone()).collect();
+    let classes: Vec<_> = configs
+        .iter()
+        .filter_map(|config| config.get("architectures")?.get(0))
+        .collect();
     for known in ARCHITECTURES {
-        let class = known.class.is_none_or(|class| classes.contains(&class.into()));
+        let class = known
+            .class
+            .is_none_or(|class| classes.iter().any(|named| *named == class));
         assert!(class, "{:?}", known.class);
         // XLM-RoBERTa has two spellings, of which one is published.
         let spelled = known.model_type.replace("xlm_roberta", "xlm-roberta");

@@ -160,8 +160,11 @@ fn lora_ga_begins_with_pefts_directions_of_the_gradient() {
         let mut adapted = Adapted::new(base(&device));
         let unread = adapted.attach("a", method(&config).unwrap()).unwrap_err();
         assert!(unread.to_string().contains("attach_from_gradients"), "{unread}");
+        let ids = (0..4).flat_map(|row| (0..12).map(move |at| 5 + (11 * row + 7 * at * (1 + row)) % 80));
+        let ids = TensorData::new(ids.collect::<Vec<i64>>(), [4, 12]);
         let loss = |adapted: &Adapted<Model>, power: i32| {
-            let hidden = adapted.forward(inputs(&device))?.tanh();
+            let text = TextInput::new(Tensor::from_data(ids.clone(), &device));
+            let hidden = adapted.forward(text)?.tanh();
             Ok::<_, adapters::Error>(hidden.powi_scalar(power).sum())
         };
         let options = AttachOptions::default();
@@ -216,7 +219,10 @@ fn mica_begins_with_pefts_minor_directions_which_do_not_train() {
     let mut set = AdapterSet::new();
     let options = LoadOptions::default();
     load_adapter(dir.path(), &mut set, adapted.base(), &METHODS, &options, &device).unwrap();
-    let fixed = set.params().filter(|param| param.fixed).map(|param| param.param.into_owned());
+    let fixed = set
+        .params()
+        .filter(|param| param.fixed)
+        .map(|param| param.param.into_owned());
     assert_eq!(fixed.collect::<Vec<_>>(), ["lora_embedding_B"]);
 }
 

@@ -134,9 +134,8 @@ impl FrozenLayers {
         let (skipped, entered) = match rows {
             Some(rows) => {
                 let (hidden, carried): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
-                let joined = |rows: Vec<Tensor<3>>| {
-                    Tensor::cat(rows.into_iter().map(|row| of_length(row, seq)).collect(), 0)
-                };
+                let joined =
+                    |rows: Vec<Tensor<3>>| Tensor::cat(rows.into_iter().map(|row| of_length(row, seq)).collect(), 0);
                 let flow = Flow {
                     hidden: joined(hidden),
                     encoded: None,

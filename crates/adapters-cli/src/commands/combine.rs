@@ -36,7 +36,9 @@ pub(crate) fn run(args: CombineArgs) -> Result<(), Failure> {
     for (folder, _) in &folders[1..] {
         loading::check_base(&dir, &loading::manifest(folder)?, folder, args.accept)?;
     }
-    let base = loading::pretrained(&dir, None, args.accept)?.as_class_of(first)?.model(&device)?;
+    let base = loading::pretrained(&dir, None, args.accept)?
+        .as_class_of(first)?
+        .model(&device)?;
     let mut set = AdapterSet::new();
     let mut weights = Vec::new();
     let mut heads = Vec::new();
@@ -85,7 +87,13 @@ pub(crate) fn run(args: CombineArgs) -> Result<(), Failure> {
             Some(head) => head.save_in(&args.out, format, &name, &base)?,
             None => None,
         };
-        name_base(&args.out, format, &base_name(&manifest.base_model), base.class_name(), None)?;
+        name_base(
+            &args.out,
+            format,
+            &base_name(&manifest.base_model),
+            base.class_name(),
+            None,
+        )?;
         Manifest {
             name: name.clone(),
             config: set.attached(&name)?.method().to_string(),

@@ -70,7 +70,9 @@ pub(crate) fn run(args: ConvertArgs) -> Result<(), Failure> {
     let device = loading::device(&args.device)?;
     let manifest = loading::manifest(&adapter)?;
     let dir = loading::base_dir(args.model.as_deref(), &manifest, &adapter, args.accept)?;
-    let base = loading::pretrained(&dir, None, args.accept)?.as_class_of(&adapter)?.model(&device)?;
+    let base = loading::pretrained(&dir, None, args.accept)?
+        .as_class_of(&adapter)?
+        .model(&device)?;
     let mut set = AdapterSet::new();
     let options = LoadOptions {
         name: Manifest::name_in(&adapter)?,
@@ -102,7 +104,13 @@ pub(crate) fn run(args: ConvertArgs) -> Result<(), Failure> {
         "" => base_name(&dir.to_string_lossy()),
         named => base_name(named),
     };
-    name_base(&args.out, format, &base_name, adapters::Host::class_name(&base), task_type)?;
+    name_base(
+        &args.out,
+        format,
+        &base_name,
+        adapters::Host::class_name(&base),
+        task_type,
+    )?;
     let config = set.attached(&name)?.method().to_string();
     if in_manifest.is_some() && format != report.format {
         say!(

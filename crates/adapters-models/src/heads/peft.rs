@@ -151,7 +151,8 @@ impl Head {
             .map(|info| info.path)
             .collect();
         let renamed = tensors.into_iter().map(|(key, data)| match key.strip_prefix(prefix) {
-            Some(path) if !outside.iter().any(|outside| path.starts_with(outside)) => {
+            // A layer outside the base has given the others their prefix already.
+            Some(path) if !path.starts_with(inside) && !outside.iter().any(|outside| path.starts_with(outside)) => {
                 (format!("{prefix}{inside}{path}"), data)
             }
             _ => (key, data),

@@ -1,6 +1,5 @@
 //! The encoder of Whisper, which is a model of its own, too: what the published class for classes of sounds reads.
 
-
 use super::{WhisperConfig, with_defaults};
 use crate::checkpoint_folder::CheckpointFolder;
 use crate::model::Model;
@@ -23,8 +22,8 @@ pub(crate) struct WhisperEncoder {
     positions: Param<Tensor<2>>,
     layers: Vec<StandardLayer>,
     norm: Sited<LayerNorm>,
-    /// Behind the norm, as in AdapterHub.
-    embedding: Point<EmbeddingHook>,
+    /// Behind the norm, as in AdapterHub; `None` where the layers are summed, which have as many positions each.
+    embedding: Option<Point<EmbeddingHook>>,
     sum: Option<LayerSum>,
     #[module(skip)]
     config: WhisperConfig,
@@ -51,7 +50,7 @@ impl WhisperEncoder {
             convolutions,
             layers,
             norm: at.layer_norm(NormRole::FinalNorm, "layer_norm", d, NORM_EPSILON),
-            embedding: at.embedded(EmbeddingRole::Embedding, "layer_norm", d),
+            embedding: Some(at.embedded(EmbeddingRole::Embedding, "layer_norm", d)),
             positions: weights.matrix("encoder.embed_positions.weight", config.max_source_positions, d),
             sum: None,
             config: config.clone(),
@@ -78,7 +77,10 @@ impl WhisperEncoder {
     pub(super) fn extend<'m>(&'m self, chain: Chain<'m>) -> Chain<'m> {
         let chain = chain.layers(&self.layers, [None, None]).then(|x, cx| {
             let x = cx.norm(&self.norm, x);
-            cx.embedding(&self.embedding, EmbeddingState::new(x, None)).hidden
+            match &self.embedding {
+                Some(embedding) => cx.embedding(embedding, EmbeddingState::new(x, None)).hidden,
+                None => x,
+            }
         });
         match &self.sum {
             Some(sum) => sum.extend(chain),
@@ -94,9 +96,11 @@ impl FromCheckpoint for WhisperEncoder {
     fn build(config: WhisperConfig, path: &Path, weights: &mut Weights) -> Result<Self, ModelError> {
         let activation = config.check(path)?;
         let sum = LayerSum::build(config.use_weighted_layer_sum, config.stacks.encoder_layers, weights);
+        let encoder = Self::of(&config, activation, weights);
         Ok(Self {
+            embedding: encoder.embedding.filter(|_| sum.is_none()),
             sum,
-            ..Self::of(&config, activation, weights)
+            ..encoder
         })
     }
 

@@ -63,7 +63,9 @@ def factors(model, prefix, names=("lora_A", "lora_B")):
                 tensors[f"{prefix}.{path}.{factor}"] = getattr(module, factor)["default"].weight.data.clone()
 
 
-# With this rank the decomposition of the gradient, which is for the largest values alone, is whole.
+# With this rank the decomposition of the gradient, which is for the largest values alone, is whole; and there are more positions than
+# directions.
+ids = torch.tensor([[5 + (11 * row + 7 * at * (1 + row)) % 80 for at in range(12)] for row in range(4)])
 tensors = {}
 for direction, scale in [("ArB2r", "stable"), ("A2rBr", "weight_svd"), ("ArBr", "gd_scale"), ("ArB2r", "unit")]:
     ga = LoraGAConfig(direction=direction, scale=scale, stable_gamma=9)
@@ -72,7 +74,7 @@ for direction, scale in [("ArB2r", "stable"), ("A2rBr", "weight_svd"), ("ArBr", 
 
     def step():
         for power in [2, 3]:
-            model(**inputs).last_hidden_state.tanh().pow(power).sum().backward()
+            model(ids).last_hidden_state.tanh().pow(power).sum().backward()
 
     preprocess_loraga(model, config, step)
     factors(get_peft_model(model, config), f"{direction}.{scale}")

@@ -65,11 +65,7 @@ pub(super) fn loss(
 }
 
 /// Losses of the inserted tokens that the active adapter predicts in training, times their weights; `None` without any.
-fn context_losses(
-    model: &TaskModel,
-    hidden: Tensor<3>,
-    cx: &mut Ctx<'_>,
-) -> Result<Option<Tensor<1>>, TrainError> {
+fn context_losses(model: &TaskModel, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Result<Option<Tensor<1>>, TrainError> {
     let set = &model.adapted.set;
     let active = set.active().into_iter().flat_map(|active| active.adapters());
     let mut targets = Vec::new();
@@ -95,7 +91,10 @@ fn context_losses(
     let scores = model.vocabulary_scores(chosen.reshape([1, rows * each, width]), cx)?;
     let tokens = targets.iter().map(|target| i64::from(target.token)).collect::<Vec<_>>();
     let weights: Vec<f32> = targets.iter().map(|target| target.weight as f32).collect();
-    let weights = Tensor::<1>::from_data(TensorData::new(weights.repeat(rows), [rows * each]), &device.clone().inner());
+    let weights = Tensor::<1>::from_data(
+        TensorData::new(weights.repeat(rows), [rows * each]),
+        &device.clone().inner(),
+    );
     let losses = scores.cross_entropy(ints(tokens.repeat(rows), &device.inner()));
     Ok(Some(losses * weights))
 }
