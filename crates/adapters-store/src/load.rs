@@ -367,6 +367,10 @@ pub(crate) fn fill(
 
 /// The first index that is outside its limit, with that limit: one for all, or one for each row.
 fn outside(data: &TensorData, limits: &[usize]) -> Option<(i64, usize)> {
+    // Floats have none, and may be beyond the range of integers.
+    if limits.is_empty() {
+        return None;
+    }
     let indices: Vec<i64> = data.iter::<i64>().collect();
     let row = indices.len() / limits.len().max(1);
     let mut rows = limits.iter().zip(indices.chunks(row.max(1)));
