@@ -37,6 +37,7 @@ const ALIASES: &[(&str, &[&str])] = &[
     ("gradient_accumulation", &["accumulate"]),
     ("gradient_accumulation_steps", &["accumulate"]),
     ("gradient_checkpointing_enable", &["gradient_checkpointing"]),
+    ("logging_steps", &["log_every"]),
     ("lora_alpha", &["alpha"]),
     ("lora_dropout", &["dropout"]),
     ("lora_r", &["r"]),
