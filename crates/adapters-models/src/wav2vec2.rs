@@ -405,7 +405,9 @@ impl SoundEncoder for Wav2Vec2Model {
     fn reads(&self) -> SoundForm {
         let convolutions = self.config.conv_kernel.iter().zip(&self.config.conv_stride).rev();
         SoundForm::Samples {
-            shortest: convolutions.fold(1, |vectors, (kernel, stride)| (vectors - 1) * stride + kernel),
+            shortest: convolutions.fold(1, |vectors: usize, (kernel, stride)| {
+                (vectors - 1).saturating_mul(*stride).saturating_add(*kernel)
+            }),
         }
     }
 }
