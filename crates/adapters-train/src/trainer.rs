@@ -234,19 +234,27 @@ fn prepare(
     let model = pretrained.model(device)?;
     attach::check_length(recipe, &model, 0)?;
     let tokenizer = tokenizer_of(&pretrained, recipe.model.max_length)?;
-    let mut data = RunData::read(recipe)?;
+    let RunData {
+        mut options,
+        train: for_training,
+        validation: for_validation,
+        classes,
+    } = RunData::read(recipe)?;
     if let Some(begun) = begun {
-        data.options.time = begun.time;
+        options.time = begun.time;
     }
     let cx = TaskContext {
-        options: &data.options,
+        options: &options,
         pretrained: &pretrained,
         model: &model,
         tokenizer: tokenizer.as_ref(),
     };
     let task = recipe.head.kind.open(&cx)?;
-    let train = task.examples(&data.train, true, &cx)?;
-    let validation = task.examples(&data.validation, true, &cx)?;
+    // The texts are not needed any more once they are tokens.
+    let train = task.examples(&for_training, true, &cx)?;
+    drop(for_training);
+    let validation = task.examples(&for_validation, true, &cx)?;
+    drop(for_validation);
     let test = recipe
         .data
         .test
@@ -310,7 +318,7 @@ fn prepare(
         steps,
         steps_per_epoch,
         total_params: base_params + model.num_params(),
-        classes: data.classes,
+        classes,
         train,
     };
     let new_optimizer = || {
@@ -329,7 +337,7 @@ fn prepare(
             recipe: recipe.clone(),
             digests,
             batch_size,
-            time: data.options.time,
+            time: options.time,
             step: 0,
             best: None,
             stale: 0,
