@@ -33,6 +33,8 @@ mod run;
 mod run_data;
 mod run_files;
 mod run_folder;
+#[cfg(feature = "plots")]
+mod run_pictures;
 mod schedule;
 mod seeds;
 mod step_batches;
