@@ -58,8 +58,8 @@ pub use pass::state::{
 };
 pub use set::AdapterSet;
 pub use set::active::Active;
-pub use set::attach::{AttachReport, build};
-pub use set::attached::{Attached, AttachedLayer, ParamInfo, ParamShape};
+pub use set::attach::{AttachReport, build, build_for_file};
+pub use set::attached::{Attached, AttachedLayer, ParamInfo, ParamShape, StoredSize};
 pub use site::{
     BareParameter, ConvolutionRole, EmbeddingRole, LinearRole, MatricesRole, NormRole, ResidualRole, Role, Site,
     SiteInfo, SiteKind, Stack,

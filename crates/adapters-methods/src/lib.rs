@@ -14,7 +14,7 @@ mod union;
 #[doc(hidden)]
 pub use adapters_core as core;
 
-pub use module_fields::{ModuleFields, OneOrMany};
+pub use module_fields::{ModuleFields, OneOrMany, chooses_among_none};
 pub use peft_modules::{Fields, PeftModules, name_modules, read_modules};
 pub use registry::{MethodEntry, Registry};
 pub use union::Union;

@@ -1,10 +1,9 @@
 //! Text to token ids, through the published `tokenizer.json`, or what transformers makes of older files.
 
-use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use adapters_store::{StoreError, check_unique};
+use adapters_store::{StoreError, check_unique, read_file};
 use tokenizers::{EncodeInput, Encoding, Tokenizer, TruncationParams};
 
 use crate::encoded::Encoded;
@@ -223,10 +222,7 @@ impl TextTokenizer {
 
 /// The tokenizer of a `tokenizer.json`.
 fn published(path: &Path) -> Result<Tokenizer, ModelError> {
-    let bytes = fs::read(path).map_err(|source| StoreError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
+    let bytes = read_file(path)?;
     // The tokenizer library panics inside an object that is cut off, and at a number beyond its range.
     check_unique(&bytes).map_err(|source| StoreError::Json {
         path: path.to_owned(),
@@ -279,6 +275,8 @@ impl TextStream<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -312,7 +310,7 @@ mod tests {
             "padding": null, "pre_tokenizer": level, "decoder": level,
             "model": {"type": "BPE", "vocab": vocab, "merges": []},
         });
-        std::fs::write(dir.path().join("tokenizer.json"), file.to_string()).unwrap();
+        fs::write(dir.path().join("tokenizer.json"), file.to_string()).unwrap();
         TextTokenizer::load(dir.path(), 4).unwrap()
     }
 

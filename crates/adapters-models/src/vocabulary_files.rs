@@ -7,10 +7,9 @@
 mod tokenizer_json;
 
 use std::collections::HashSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use adapters_store::{StoreError, read_json};
+use adapters_store::{read_file, read_json};
 use serde_json::{Map, Value};
 use tokenizers::{AddedToken, Tokenizer};
 
@@ -416,13 +415,7 @@ fn merges_of(path: &Path, rules: Rules) -> Result<Vec<[String; 2]>, ModelError> 
 }
 
 fn read(path: &Path) -> Result<String, ModelError> {
-    fs::read_to_string(path).map_err(|source| {
-        StoreError::Read {
-            path: path.to_owned(),
-            source,
-        }
-        .into()
-    })
+    String::from_utf8(read_file(path)?).map_err(|error| refusal(path, &error.to_string()))
 }
 
 /// How a folder gets its `tokenizer.json`.

@@ -38,7 +38,7 @@ pub use pytorch_file::{write_pytorch, write_weights};
 pub use save::{SavedFiles, expressible, save_adapter};
 pub use setup::Setup;
 pub use tensors::{
-    TensorOutline, burn_dtype, file_dtype, read_json, read_pickle, read_pytorch, read_safetensors, with_shape,
-    write_each, write_json, write_safetensors,
+    TensorOutline, burn_dtype, file_dtype, read_file, read_json, read_pickle, read_pytorch, read_safetensors,
+    with_shape, write_each, write_json, write_safetensors,
 };
 pub use unique_keys::check_unique;

@@ -1,5 +1,7 @@
 //! Ids beside those of transformers, and refusals.
 
+use std::fs;
+
 use serde_json::json;
 
 use super::*;

