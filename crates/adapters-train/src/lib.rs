@@ -33,6 +33,8 @@ mod run;
 mod run_data;
 mod run_files;
 mod run_folder;
+#[cfg(feature = "plots")]
+mod run_pictures;
 mod schedule;
 mod seeds;
 mod step_batches;
@@ -65,7 +67,7 @@ pub use run_files::{MetricsLog, RunFileError, Summary, Truncated, machine_memory
 pub use schedule::Schedule;
 pub use task_model::TaskModel;
 pub use tasks::{
-    OpenTask, TASKS, Task, TaskContext, TaskData, TaskKind, TaskName, TaskOptions, Template, tokenizer_of,
+    Join, OpenTask, TASKS, Task, TaskContext, TaskData, TaskKind, TaskName, TaskOptions, Template, tokenizer_of,
 };
 pub use trainer::train;
 pub use typed_run::Trainer;

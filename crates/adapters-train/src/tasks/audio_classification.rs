@@ -7,6 +7,7 @@ use adapters_models::heads::HeadConfig;
 use adapters_models::speech::{LogMel, Waveforms, read_wav};
 use adapters_models::{Input, Model, ModelKind, SoundForm};
 use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
 
 use super::classification::{Classes, OF_CLASSES};
 use super::context::TaskContext;
@@ -58,7 +59,7 @@ impl Preparation {
 }
 
 /// A file and its class.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct AudioExample {
     audio: PathBuf,
     class: Option<usize>,
