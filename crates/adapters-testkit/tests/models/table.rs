@@ -41,7 +41,7 @@ fn the_readme_lists_what_each_architecture_offers() {
     let mut table = format!("| `model_type` | kind | {} |\n", titles.join(" | "));
     table.push_str(&format!("|{}\n", "---|".repeat(FEATURES.len() + 2)));
     for known in ARCHITECTURES {
-        let (configs, optional_keys) = super::configs(super::name_of(known));
+        let (configs, optional_keys) = super::tiny::configs(super::name_of(known));
         let models: Vec<Model> = configs
             .into_iter()
             .map(|config| {
