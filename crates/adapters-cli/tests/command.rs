@@ -224,6 +224,10 @@ fn train_eval_predict_info_merge() {
     assert_eq!(described["run"], "runs/recipe");
     assert!(described["base"].as_str().unwrap().ends_with("model"), "{described}");
     assert!(described["parameters"].as_u64().unwrap() > 0, "{described}");
+    assert!(
+        described["rank"].is_u64() && described["alpha"].is_number(),
+        "{described}"
+    );
 
     // Fields of a later version.
     assert!(

@@ -139,6 +139,8 @@ impl ModelCard {
             Some("CAUSAL_LM") => "AutoPeftModelForCausalLM",
             Some("SEQ_2_SEQ_LM") => "AutoPeftModelForSeq2SeqLM",
             Some("FEATURE_EXTRACTION") => "AutoPeftModelForFeatureExtraction",
+            // For images and sounds.
+            None if self.with_head => "AutoPeftModel",
             _ => {
                 return format!(
                     "from peft import PeftModel\nfrom transformers import AutoModel\n\n\

@@ -33,12 +33,21 @@ pub(crate) fn run(args: EvalArgs) -> Result<(), Failure> {
     let evaluation = loaded.evaluate(&*data, args.batch)?;
     if args.json {
         let (metric, score) = evaluation.main().unzip();
+        let of_classes = |confusion: &Confusion| {
+            json!({
+                "f1": confusion.f1().collect::<BTreeMap<_, _>>(),
+                "predicted": confusion.rows().collect::<BTreeMap<_, _>>(),
+                "labels": confusion.labels(),
+            })
+        };
         let figures = json!({
             "task": loaded.task.name,
             "metric": metric,
             "score": score,
             "loss": evaluation.loss,
             "figures": evaluation.figures.values.iter().copied().collect::<BTreeMap<_, _>>(),
+            // How often each label was predicted for the examples of each class, in the order of the labels.
+            "classes": evaluation.figures.confusion.as_ref().map(of_classes),
             "examples": data.lengths().len(),
             "truncated": data.truncated(),
         });
