@@ -93,7 +93,7 @@ def main():
     failed = False
     for task, (recipe, overrides, change, labels, cls) in CASES.items():
         base = DIGITS if task == "image_classification" else TEXT
-        splits = {"train": 200, "validation": 40, "test": 40}
+        splits = {"train": 32, "validation": 8, "test": 24}
         overrides = [*overrides, f"model.path={base}", "train.epochs=1"]
         for split, count in splits.items():
             path = f"{OUT}/{task}-{split}.jsonl"

@@ -150,7 +150,7 @@ fn mistakes_in_what_is_named() {
     assert_eq!(ok(&dir, &args).0.lines().count(), 1);
     // Under Cargo it is the one that was typed.
     let mut under_cargo = Command::new(env!("CARGO_BIN_EXE_adapters"));
-    under_cargo.args(["train", "recipe.toml", "--set", "train.epochs=1", "--out", "run"]);
+    under_cargo.args(["train", "recipe.toml", "--set", "train.epochs=1", "--out", "again"]);
     let output = under_cargo
         .current_dir(&dir)
         .env("CARGO_PKG_NAME", "adapters-cli")
@@ -242,11 +242,7 @@ fn runs_that_cannot_succeed_are_warned_of() {
     );
     let (_, said) = train(&dir, &["train.learning_rate=100"], "wild");
     assert!(
-        said.contains("warning: the loss is no better than") || said.contains("warning: this is no better"),
-        "{said}"
-    );
-    assert!(
-        said.contains("try a lower `train.learning_rate`") || said.contains("a lower `train.learning_rate`"),
+        said.contains("warning: ") && said.contains("a lower `train.learning_rate`"),
         "{said}"
     );
 }
