@@ -154,7 +154,11 @@ impl ModelCard {
             0 | 2 => String::new(),
             count => format!(", num_labels={count}"),
         };
-        format!("from peft import {class}\n\nmodel = {class}.from_pretrained(\"path/to/this/folder\"{labels})")
+        let note = match self.task_type.as_deref() {
+            Some("QUESTION_ANS") => "\n# Called itself, it drops `token_type_ids`: call model.get_base_model()(**inputs).",
+            _ => "",
+        };
+        format!("from peft import {class}\n\nmodel = {class}.from_pretrained(\"path/to/this/folder\"{labels}){note}")
     }
 }
 
