@@ -155,7 +155,9 @@ impl ModelCard {
             count => format!(", num_labels={count}"),
         };
         let note = match self.task_type.as_deref() {
-            Some("QUESTION_ANS") => "\n# Called itself, it drops `token_type_ids`: call model.get_base_model()(**inputs).",
+            Some("QUESTION_ANS") => {
+                "\n# Called itself, it drops `token_type_ids`: call model.get_base_model()(**inputs)."
+            }
             _ => "",
         };
         format!("from peft import {class}\n\nmodel = {class}.from_pretrained(\"path/to/this/folder\"{labels}){note}")
