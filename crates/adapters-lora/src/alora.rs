@@ -1,6 +1,7 @@
 //! Activated LoRA: a low-rank update from the position on where a text invokes it.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use adapters_core::target::Target;
 use adapters_core::{
@@ -9,7 +10,7 @@ use adapters_core::{
     Source, StoredConfig, config::from_fields,
 };
 use burn::module::Module;
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Int, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -118,25 +119,33 @@ pub(crate) struct Activated {
 impl Activated {
     /// One from the invocation on, zero before it: `[batch, seq, 1]`.
     fn mask(&self, state: &LinearState, prompt: Option<usize>) -> Tensor<3> {
-        let [batch, seq, _] = state.input.dims();
+        let ([batch, seq, _], device) = (state.input.dims(), state.input.device().inner());
+        let count = self.invocation.len();
         let text: Vec<Tensor<2, Int>> = state.earlier.iter().chain(&state.tokens).cloned().collect();
-        let (tokens, all): (Vec<i64>, usize) = match text.is_empty() {
-            true => (Vec::new(), seq),
-            false => {
-                let text = Tensor::cat(text, 1);
-                let [_, all] = text.dims();
-                (text.into_data().iter().collect(), all)
-            }
-        };
-        let mut mask = vec![0.0f32; batch * seq];
-        for (row, mask) in tokens.chunks_exact(all).zip(mask.chunks_exact_mut(seq)) {
-            // Inserted positions come before the prompt.
-            let inserted = row.iter().take_while(|token| **token < 0).count();
-            let searched = prompt.map_or(all, |prompt| (inserted + prompt).min(all));
-            let begins = last_occurrence(&row[..searched], &self.invocation).unwrap_or(all);
-            mask[begins.saturating_sub(all - seq).min(seq)..].fill(1.0);
+        let all: usize = text.iter().map(|text| text.dims()[1]).sum();
+        if all < count {
+            return Tensor::zeros([batch, seq, 1], &device);
         }
-        Tensor::from_data(TensorData::new(mask, [batch, seq, 1]), &state.input.device().inner())
+        let text = Tensor::cat(text, 1);
+        let columns = |range: Range<usize>| {
+            let row = Tensor::<1, Int>::arange(range.start as i64..range.end as i64, &device);
+            row.unsqueeze::<2>().expand([batch, range.len()])
+        };
+        let starts = all - count + 1;
+        let mut found = columns(0..starts).greater_equal_elem(0);
+        for (at, token) in self.invocation.iter().enumerate() {
+            found = found.bool_and(text.clone().slice_dim(1, at..at + starts).equal_elem(*token));
+        }
+        if let Some(prompt) = prompt {
+            // Inserted positions come before the prompt.
+            let inserted = text.lower_elem(0).int().sum_dim(1);
+            let last = inserted + (prompt as i64 - count as i64);
+            found = found.bool_and(columns(0..starts).lower_equal(last.expand([batch, starts])));
+        }
+        let last = columns(0..starts).mask_fill(found.bool_not(), -1).max_dim(1);
+        let begins = last.clone().mask_fill(last.lower_elem(0), all as i64);
+        let after = columns(all - seq..all).greater_equal(begins.expand([batch, seq]));
+        after.float().reshape([batch, seq, 1])
     }
 }
 

@@ -30,7 +30,7 @@ pub struct KeyValueCache {
 /// What one layer keeps.
 #[derive(Clone, Debug, Default)]
 pub struct LayerCache {
-    own: Option<KeysValues>,
+    own: Option<Grown>,
     /// Of the encoder's output, which never change.
     encoded: Option<KeysValues>,
 }
@@ -38,17 +38,70 @@ pub struct LayerCache {
 impl LayerCache {
     /// Adds keys and values of the layer's own positions; those of all columns.
     pub fn append(&mut self, (key, value): KeysValues) -> KeysValues {
-        let all = match self.own.take() {
-            Some((keys, values)) => (Tensor::cat(vec![keys, key], 2), Tensor::cat(vec![values, value], 2)),
-            None => (key, value),
+        let own = match self.own.take() {
+            Some(own) => own.append((key, value)),
+            None => Grown::new((key, value)),
         };
-        self.own.insert(all).clone()
+        self.own.insert(own).all()
     }
 
     /// Keys and values of the encoder's output, computed in the first pass.
     pub fn encoded(&mut self, compute: impl FnOnce() -> KeysValues) -> KeysValues {
         self.encoded.get_or_insert_with(compute).clone()
     }
+}
+
+/// Keys and values with room behind them, so that they need not be copied for each token.
+#[derive(Clone, Debug)]
+struct Grown {
+    both: KeysValues,
+    /// Columns that are there; what is behind them is room.
+    columns: usize,
+}
+
+impl Grown {
+    /// Columns of room that are made at once, at least.
+    const ROOM: usize = 128;
+
+    /// Without room.
+    fn new(both: KeysValues) -> Self {
+        let [_, _, columns, _] = both.0.dims();
+        Self { both, columns }
+    }
+
+    /// With more columns.
+    fn append(self, (key, value): KeysValues) -> Self {
+        let (columns, [_, _, more, _]) = (self.columns, key.dims());
+        let (keys, values) = self.both;
+        Self {
+            both: (put(keys, columns, key), put(values, columns, value)),
+            columns: columns + more,
+        }
+    }
+
+    /// All columns.
+    fn all(&self) -> KeysValues {
+        let of = |tensor: &Tensor<4>| tensor.clone().slice_dim(2, 0..self.columns);
+        (of(&self.both.0), of(&self.both.1))
+    }
+}
+
+/// `before` with `new` behind its first columns, with more room where there is none.
+fn put(before: Tensor<4>, columns: usize, new: Tensor<4>) -> Tensor<4> {
+    let [batch, heads, room, width] = before.dims();
+    let end = columns + new.dims()[2];
+    let with_room = match end > room {
+        true => {
+            let room = end + (end / 4).max(Grown::ROOM);
+            let zeros = Tensor::zeros([batch, heads, room, width], (&before.device(), before.dtype()));
+            zeros.slice_assign(
+                [0..batch, 0..heads, 0..columns, 0..width],
+                before.slice_dim(2, 0..columns),
+            )
+        }
+        false => before,
+    };
+    with_room.slice_assign([0..batch, 0..heads, columns..end, 0..width], new)
 }
 
 /// Indices of rows, as a tensor.
@@ -69,10 +122,18 @@ impl KeyValueCache {
         let tokens = self.tokens.take();
         self.tokens = tokens.map(|ids| ids.clone().select(0, row_index(rows, &ids.device())));
         for layer in &mut self.layers {
-            layer.own = layer.own.take().map(|(key, value)| {
-                let index = row_index(rows, &key.device());
-                (key.select(0, index.clone()), value.select(0, index))
-            });
+            layer.own = layer.own.take().map(
+                |Grown {
+                     both: (key, value),
+                     columns,
+                 }| {
+                    let index = row_index(rows, &key.device());
+                    Grown {
+                        both: (key.select(0, index.clone()), value.select(0, index)),
+                        columns,
+                    }
+                },
+            );
         }
     }
 
@@ -92,10 +153,9 @@ impl KeyValueCache {
         let text = text.min(self.text);
         self.columns -= self.text - text;
         for layer in &mut self.layers {
-            layer.own = layer.own.take().map(|(key, value)| {
-                let kept = 0..self.columns;
-                (key.slice_dim(2, kept.clone()), value.slice_dim(2, kept))
-            });
+            if let Some(own) = &mut layer.own {
+                own.columns = own.columns.min(self.columns);
+            }
         }
         self.padding = self.padding.take().map(|padding| padding.slice_dim(1, 0..text));
         self.tokens = self.tokens.take().map(|tokens| tokens.slice_dim(1, 0..text));

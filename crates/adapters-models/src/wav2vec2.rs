@@ -8,7 +8,7 @@ use adapters_core::{ConvolutionRole, GroupedConvolution};
 use serde_json::{Map, Value};
 
 use crate::modeling::*;
-use crate::sound::{patch_count, patches};
+use crate::sound::patches;
 use crate::standard_layer::{StandardLayer, StandardNames, StandardOptions};
 
 /// Epsilon of the normalizations behind the convolutions, which the published class does not configure.
@@ -164,11 +164,13 @@ impl Wav2Vec2Config {
         }
     }
 
-    /// Vectors of a sound of this many samples.
-    fn vectors(&self, samples: usize) -> usize {
+    /// Vectors of sounds of these many samples.
+    fn vectors(&self, samples: Tensor<2, Int>) -> Tensor<2, Int> {
         let convolutions = self.conv_kernel.iter().zip(&self.conv_stride);
         convolutions.fold(samples, |samples, (kernel, stride)| {
-            patch_count(samples, *kernel, *stride)
+            // A sound that is shorter than the kernel has none.
+            let behind = samples - *kernel as i64 + *stride as i64;
+            behind.clamp_min(0) / *stride as i64
         })
     }
 }
@@ -318,15 +320,10 @@ impl SoundConvolution {
 impl Wav2Vec2Model {
     /// True at vectors of padding, `[batch, vectors]`.
     fn vector_padding(&self, padding: Tensor<2, Bool>, vectors: usize) -> Tensor<2, Bool> {
-        let ([rows, samples], device) = (padding.dims(), padding.device());
-        let padded: Vec<i64> = padding.int().sum_dim(1).into_data().iter().collect();
-        let heard = padded
-            .iter()
-            .map(|padded| self.config.vectors(samples - *padded as usize));
-        let mask: Vec<bool> = heard
-            .flat_map(|heard| (0..vectors).map(move |at| at >= heard))
-            .collect();
-        Tensor::from_data(TensorData::new(mask, [rows, vectors]), &device)
+        let ([rows, _], device) = (padding.dims(), padding.device());
+        let heard = self.config.vectors(padding.bool_not().int().sum_dim(1));
+        let at = Tensor::<1, Int>::arange(0..vectors as i64, &device).unsqueeze::<2>();
+        at.expand([rows, vectors]).greater_equal(heard.expand([rows, vectors]))
     }
 }
 

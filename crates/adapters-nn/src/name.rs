@@ -41,6 +41,7 @@ const ALIASES: &[(&str, &[&str])] = &[
     ("gradient_accumulation_steps", &["accumulate"]),
     ("gradient_checkpointing_enable", &["gradient_checkpointing"]),
     ("load_in_8bit", &["precision"]),
+    ("logging_steps", &["log_every"]),
     ("lora_alpha", &["alpha"]),
     ("lora_dropout", &["dropout"]),
     ("lora_r", &["r"]),

@@ -263,12 +263,11 @@ impl SubspaceRotation {
         let Some(limit) = self.limit else {
             return matrix;
         };
-        let norm = matrix.clone().square().sum().sqrt();
-        let size: f64 = norm.clone().detach().into_data().iter::<f64>().sum();
-        match size > limit {
-            true => matrix * (norm.recip() * limit).unsqueeze(),
-            false => matrix,
-        }
+        let square = matrix.clone().square().sum();
+        let is_small = square.clone().lower_equal_elem(limit * limit);
+        let norm = square.clamp_min(limit * limit).sqrt();
+        let factor = (norm.recip() * limit).mask_fill(is_small, 1.0);
+        matrix * factor.unsqueeze()
     }
 }
 

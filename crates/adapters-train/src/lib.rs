@@ -23,6 +23,7 @@ mod fusion_run;
 mod inputs;
 #[cfg(feature = "learner")]
 mod learner;
+mod losses;
 mod metrics;
 mod optimizer;
 mod recipe;

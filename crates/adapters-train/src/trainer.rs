@@ -11,12 +11,12 @@ use adapters_core::{Ctx, TrainingSchedule};
 use adapters_store::StoreError;
 use burn::module::Module;
 use burn::optim::GradientsAccumulator;
+use burn::tensor::Tensor;
 
 use crate::attach::{self, attach};
 use crate::checkpoint::{self, Best, Checkpoint, Optimizers, Position, Values};
 #[cfg(feature = "plots")]
 use crate::curve::{self, Curve};
-use crate::device_read;
 use crate::digest::digests;
 use crate::error::TrainError;
 use crate::evaluate::Evaluation;
@@ -24,6 +24,7 @@ use crate::export::save_all;
 use crate::fitting_batch;
 use crate::frozen_layers::FrozenLayers;
 use crate::fusion_run::train_stages;
+use crate::losses::{Losses, StepLoss};
 #[cfg(feature = "plots")]
 use crate::metrics::Confusion;
 use crate::metrics::falls;
@@ -145,6 +146,7 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
         steps_per_epoch: inputs.steps_per_epoch,
     };
     let first = state.position.step;
+    let mut losses = Losses::new(recipe.train.log_every, &run.device);
     thread::scope(|scope| {
         let batches = batches.ahead(first, inputs.steps, scope);
         while !stopped && !state.position.stopped && state.position.step < inputs.steps {
@@ -152,21 +154,29 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
                 // The thread has panicked; the scope hands the panic on.
                 break;
             };
-            let (loss, learning_rate) = step(run, &inputs, &mut state, of_step?)?;
+            losses.push(step(run, &inputs, &mut state, of_step?)?);
             let now = state.position.step;
-            if !loss.is_finite() {
-                return Err(TrainError::Diverged { step: now, loss });
-            }
-            log.push(now, &[("train_loss", loss), ("learning_rate", learning_rate)])?;
-            stopped = on_event(Event::Step {
-                step: now,
-                loss,
-                learning_rate,
-            })
-            .is_break();
-
             let every = recipe.train.evaluate_every.unwrap_or(inputs.steps_per_epoch);
-            if now.is_multiple_of(every) || now == inputs.steps {
+            let [evaluates, saves] =
+                [every, recipe.train.checkpoint_every].map(|every| now.is_multiple_of(every) || now == inputs.steps);
+            // Nothing is saved that a loss has not been seen of.
+            if losses.are_due() || evaluates || saves {
+                for StepLoss {
+                    step,
+                    loss,
+                    learning_rate,
+                } in losses.read()?
+                {
+                    log.push(step, &[("train_loss", loss), ("learning_rate", learning_rate)])?;
+                    stopped |= on_event(Event::Step {
+                        step,
+                        loss,
+                        learning_rate,
+                    })
+                    .is_break();
+                }
+            }
+            if evaluates {
                 let (evaluation, best) = validate(run, &inputs, &mut state)?;
                 let figures = evaluation.figures.values.iter().skip(1);
                 let figures: Vec<(String, f64)> =
@@ -186,7 +196,7 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
                     stopped |= on_event(Event::StoppedEarly { step: now }).is_break();
                 }
             }
-            if now.is_multiple_of(recipe.train.checkpoint_every) || now == inputs.steps || state.position.stopped {
+            if saves || state.position.stopped {
                 state.position.seconds = seconds_before + started.elapsed().as_secs_f64();
                 let path = run.dir.join(CHECKPOINT);
                 checkpoint::write(
@@ -334,8 +344,14 @@ fn prepare(
     Ok((state, inputs, trained.report))
 }
 
-/// One optimizer step over `accumulate` batches; returns its mean loss and the adapter's learning rate.
-fn step(run: &Run, inputs: &Inputs, state: &mut State, batches: Vec<StepBatch>) -> Result<(f64, f64), TrainError> {
+/// One optimizer step over `accumulate` batches; returns its mean loss and the adapter's learning rate. It reads nothing from the
+/// device but for methods that change their parameters with a schedule.
+fn step(
+    run: &Run,
+    inputs: &Inputs,
+    state: &mut State,
+    batches: Vec<StepBatch>,
+) -> Result<StepLoss<Tensor<1>>, TrainError> {
     let train = &run.recipe.train;
     let done = state.position.step;
     let predictions: usize = batches.iter().map(|of_pass| of_pass.batch.predictions).sum();
@@ -423,12 +439,12 @@ fn step(run: &Run, inputs: &Inputs, state: &mut State, batches: Vec<StepBatch>) 
     state.model.head = state.optimizers.head.step(head_rate, state.model.head.clone(), of_head);
 
     state.position.step += 1;
-    // The one number a step reads from the device, when everything else of the step is on its way.
-    let mean_loss = match losses.into_iter().reduce(|sum, loss| sum + loss) {
-        Some(sum) => device_read::number(sum)?,
-        None => 0.0,
-    };
-    Ok((mean_loss, learning_rate))
+    let sum = losses.into_iter().reduce(|sum, loss| sum + loss);
+    Ok(StepLoss {
+        step: state.position.step,
+        loss: sum.unwrap_or_else(|| Tensor::zeros([1], &run.device)),
+        learning_rate,
+    })
 }
 
 /// Parameters that train: the adapter's and the head's, not those of an adapter below.

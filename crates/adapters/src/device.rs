@@ -1,7 +1,7 @@
 //! Devices by name, as the command line takes them.
 
 use burn::tensor::Device;
-#[cfg(feature = "wgpu")]
+#[cfg(feature = "wgpu-unfused")]
 use burn::tensor::DeviceKind;
 use burn::tensor::DeviceType;
 
@@ -55,7 +55,7 @@ fn backends() -> Vec<Backend> {
             first: Device::cpu,
             kind: DeviceType::Cpu,
         },
-        #[cfg(feature = "wgpu")]
+        #[cfg(feature = "wgpu-unfused")]
         Backend {
             name: "wgpu",
             first: || Device::wgpu(DeviceKind::DefaultDevice),
@@ -128,9 +128,9 @@ pub fn devices() -> Vec<AvailableDevice> {
 
 /// What the driver calls the hardware behind a device.
 fn hardware(device: Device) -> Option<String> {
-    #[cfg(any(feature = "cpu", feature = "cuda", feature = "rocm", feature = "wgpu"))]
+    #[cfg(any(feature = "cpu", feature = "cuda", feature = "rocm", feature = "wgpu-unfused"))]
     return device.identity().map(|identity| identity.name);
-    #[cfg(not(any(feature = "cpu", feature = "cuda", feature = "rocm", feature = "wgpu")))]
+    #[cfg(not(any(feature = "cpu", feature = "cuda", feature = "rocm", feature = "wgpu-unfused")))]
     {
         let _ = device;
         None

@@ -116,6 +116,11 @@ impl Attention<'_> {
         seen
     }
 
+    /// Whether the numbers of each query, key and value follow each other.
+    fn has_dense_rows(&self) -> bool {
+        [self.query, self.key, self.value].iter().all(|x| x.strides[3] == 1)
+    }
+
     fn operations(&self) -> usize {
         let [batch, heads, seq_q, d_head] = self.query.shape;
         batch * heads * seq_q * self.key.shape[2] * d_head
@@ -158,10 +163,30 @@ impl Attention<'_> {
         let Sizes {
             group, seq_k, block, ..
         } = self.sizes();
+        let operations = self.operations();
+        if seq_q == 1 && self.mask.is_none() && self.has_dense_rows() {
+            let outs = out.chunks_exact_mut(width.max(1)).zip(rows.chunks_exact_mut(2));
+            let tasks: Vec<_> = outs.enumerate().collect();
+            threads::tasks(
+                tasks,
+                operations,
+                || vec![0.0; seq_k],
+                |scores, (index, (out, rows))| {
+                    let (batch, head) = (index / heads, index % heads);
+                    let (max, sum) = level.run(OneQuery {
+                        attention: self,
+                        at: [batch, head, head / group],
+                        scores,
+                        out,
+                    });
+                    (rows[0], rows[1]) = (max, sum);
+                },
+            );
+            return;
+        }
         let outs = MatMut::heads(out, [batch, seq_q, heads, width]);
         let tasks: Vec<_> = outs.into_iter().zip(rows.chunks_mut(2 * seq_q)).enumerate().collect();
         let scratch = || vec![0.0; block * seq_k];
-        let operations = self.operations();
         threads::tasks(tasks, operations, scratch, |weights, (index, (mut out, rows))| {
             let (batch, head) = (index / heads, index % heads);
             let query = self.query.matrix(batch, head);
@@ -329,6 +354,52 @@ impl WithSimd for Softmax<'_> {
         let sum = simd::fold(s, simd::Identity, Sum, self.scores);
         simd::map(s, Times(1.0 / sum), self.scores);
         (max, sum)
+    }
+}
+
+/// The attention of a single query, as in generation, without the packing that a product of matrices begins with.
+struct OneQuery<'a> {
+    attention: &'a Attention<'a>,
+    /// Batch, head of the query, and head of the keys.
+    at: [usize; 3],
+    scores: &'a mut [f32],
+    out: &'a mut [f32],
+}
+
+impl WithSimd for OneQuery<'_> {
+    type Output = (f32, f32);
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) -> (f32, f32) {
+        let Self { attention, at, .. } = self;
+        let ([batch, head, kv_head], scores) = (at, self.scores);
+        let query = attention.query.row(batch, head, 0);
+        for (key, score) in scores.iter_mut().enumerate() {
+            let key = attention.key.row(batch, kv_head, key);
+            *score = simd::fold2(s, Product, Sum, query, key) * attention.scale;
+        }
+        let bias = attention.bias_row(batch, head, 0);
+        let softmax = Softmax {
+            scores: &mut *scores,
+            bias,
+        };
+        let found = softmax.with_simd(s);
+        self.out.fill(0.0);
+        for (index, weight) in scores.iter().enumerate() {
+            let value = attention.value.row(batch, kv_head, index);
+            simd::map2(s, AddTimes(*weight), self.out, value);
+        }
+        found
+    }
+}
+
+/// `x + factor y`.
+#[derive(Clone, Copy)]
+struct AddTimes(f32);
+
+impl Map2 for AddTimes {
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S, x: S::f32s, y: S::f32s) -> S::f32s {
+        simd::mul_add(s, s.splat_f32s(self.0), y, x)
     }
 }
 

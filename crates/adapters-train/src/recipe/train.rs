@@ -70,6 +70,10 @@ pub struct TrainSection {
     pub early_stopping: Option<usize>,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
+    /// Steps after which their losses are read from the device and shown, all at once. Without it each step on the processor, and
+    /// ten steps on a GPU, which need not be waited for after each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_every: Option<u64>,
     /// Which weights are kept at the end.
     pub keep: Keep,
     /// The figure that decides which weights are the best; without it the one the task is known by, and the loss of a model that
@@ -143,6 +147,7 @@ impl Default for TrainSection {
             evaluate_every: None,
             early_stopping: None,
             checkpoint_every: 50,
+            log_every: None,
             keep: Keep::default(),
             metric: None,
             base_dropout: None,
@@ -172,6 +177,7 @@ impl TrainSection {
             ("train.eval_batch_size", self.eval_batch_size as u64),
             ("train.checkpoint_every", self.checkpoint_every),
             ("train.evaluate_every", self.evaluate_every.unwrap_or(1)),
+            ("train.log_every", self.log_every.unwrap_or(1)),
             ("train.early_stopping", self.early_stopping.unwrap_or(1) as u64),
         ];
         if let Some((field, found)) = at_least_one.into_iter().find(|(_, value)| *value == 0) {

@@ -13,6 +13,8 @@ use std::ops::{Deref, DerefMut};
 use pulp::bytemuck::{AnyBitPattern, Zeroable, pod_read_unaligned};
 use rayon::prelude::*;
 
+use super::threads::keep_awake;
+
 /// A buffer of `len` numbers that the caller fills.
 ///
 /// In a debug build all its bits are set, which is no number, so that a kernel that leaves one out fails its test; in a release
@@ -343,6 +345,7 @@ pub(crate) fn layer_product(out: &mut [f32], x: Mat<'_>, weight: Mat<'_>) {
         return product(out, x, weight, 1.0, false, operations >= 1 << 20);
     }
     let tiles = out.tiles(rows, columns.div_ceil(threads).next_multiple_of(FEW));
+    keep_awake();
     tiles.into_par_iter().for_each(|(_, first, tile)| {
         let weight = weight.columns(first, tile.columns);
         product(tile, x, weight, 1.0, false, false);
@@ -365,6 +368,9 @@ pub(crate) fn weight_gradient(out: &mut [f32], x: Mat<'_>, grad: Mat<'_>) {
         false => (rows, columns.div_ceil(threads).next_multiple_of(16)),
     };
     let tiles = MatMut::dense(out, rows, columns).tiles(tile_rows, tile_columns);
+    if threads > 1 {
+        keep_awake();
+    }
     tiles.into_par_iter().for_each(|(row, column, tile)| {
         let [rows, columns] = tile.shape();
         let x = x.columns(row, rows).transposed();
@@ -383,6 +389,9 @@ pub(crate) fn product(out: MatMut<'_>, a: Mat<'_>, b: Mat<'_>, scale: f32, add: 
         (a.rows, b.columns, b.rows),
         "a product's shapes"
     );
+    if parallel {
+        keep_awake();
+    }
     // SAFETY: each matrix was checked against its slice when it was made, `out` is borrowed exclusively and so overlaps
     // neither operand, and the shapes fit as asserted.
     unsafe {
