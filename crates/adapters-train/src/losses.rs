@@ -5,6 +5,7 @@ use burn::tensor::{Device, Tensor};
 
 use crate::device_read;
 use crate::error::TrainError;
+use crate::report::Event;
 
 /// Steps whose losses are read at a time where a recipe leaves it open, on a device that computes behind the program's back.
 const AT_ONCE: u64 = 10;
@@ -14,6 +15,22 @@ pub(crate) struct StepLoss<L = f64> {
     pub(crate) step: u64,
     pub(crate) loss: L,
     pub(crate) learning_rate: f64,
+}
+
+impl StepLoss {
+    /// What is logged of it.
+    pub(crate) fn figures(&self) -> [(&'static str, f64); 2] {
+        [("train_loss", self.loss), ("learning_rate", self.learning_rate)]
+    }
+
+    /// What is told of it.
+    pub(crate) fn event(&self) -> Event {
+        Event::Step {
+            step: self.step,
+            loss: self.loss,
+            learning_rate: self.learning_rate,
+        }
+    }
 }
 
 /// The losses that have not been read yet.

@@ -161,19 +161,9 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> R
                 [every, recipe.train.checkpoint_every].map(|every| now.is_multiple_of(every) || now == inputs.steps);
             // Nothing is saved that a loss has not been seen of.
             if losses.are_due() || evaluates || saves {
-                for StepLoss {
-                    step,
-                    loss,
-                    learning_rate,
-                } in losses.read()?
-                {
-                    log.push(step, &[("train_loss", loss), ("learning_rate", learning_rate)])?;
-                    stopped |= on_event(Event::Step {
-                        step,
-                        loss,
-                        learning_rate,
-                    })
-                    .is_break();
+                for of_step in losses.read()? {
+                    log.push(of_step.step, &of_step.figures())?;
+                    stopped |= on_event(of_step.event()).is_break();
                 }
             }
             if evaluates {

@@ -372,10 +372,12 @@ fn turns_of_positions() {
 #[test]
 fn attentions() {
     let mut sizes = Sizes::new();
-    for case in 0..14 {
+    for case in 0..22 {
         let (batch, kv_heads, group) = (sizes.up_to(3), sizes.up_to(3), sizes.up_to(3));
         let heads = kv_heads * group;
         let (seq_q, seq_k) = (sizes.up_to(40), sizes.up_to(70));
+        // The last ones have one query, as in generation.
+        let seq_q = if case < 14 { seq_q } else { 1 };
         let (width, value_width) = (sizes.up_to(20), sizes.up_to(20));
         // Every other case: heads as a projection leaves them, and keys that are a part of more.
         let split = |heads: usize, seq: usize, width: usize| match case % 2 {
