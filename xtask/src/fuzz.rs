@@ -95,7 +95,7 @@ fn seconds(args: &Args) -> u64 {
 
 fn guided(args: &Args, target: &str) -> Vec<String> {
     let words = format!(
-        "run --bin {target} -- corpus/{target} -artifact_prefix=artifacts/{target}/ -max_total_time={} -seed={} -timeout=20 \
+        "run --locked --bin {target} -- corpus/{target} -artifact_prefix=artifacts/{target}/ -max_total_time={} -seed={} -timeout=20 \
          -rss_limit_mb=2048 -print_final_stats=1 -verbosity=0",
         seconds(args),
         // Zero is a number that libFuzzer draws.
@@ -117,6 +117,8 @@ fn plain(args: &Args) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn args(smoke: bool, seconds: Option<u64>) -> Args {
@@ -137,6 +139,36 @@ mod tests {
         assert!(line(true, Some(5)).contains("--seconds 5 "));
         let line = guided(&args(true, None), "config_string").join(" ");
         assert!(line.contains("--bin config_string -- corpus/config_string ") && line.contains("-max_total_time=60 "));
+    }
+
+    /// Names and versions of the packages of a lock.
+    fn packages(lock: &str) -> BTreeSet<(String, String)> {
+        let root = crate::workspace_root();
+        let text = fs::read_to_string(root.join(lock)).expect("is there");
+        let field = |package: &str, name: &str| {
+            let line = package
+                .lines()
+                .find_map(|line| line.strip_prefix(name))
+                .unwrap_or_default();
+            line.trim_matches('"').to_owned()
+        };
+        let packages = text.split("[[package]]").skip(1);
+        packages
+            .map(|package| (field(package, "name = "), field(package, "version = ")))
+            .collect()
+    }
+
+    #[test]
+    fn its_lock_has_the_versions_of_the_workspace() {
+        let (own, all) = (packages("fuzz/Cargo.lock"), packages("Cargo.lock"));
+        let apart = own.difference(&all).map(|(name, _)| name.as_str());
+        let apart: Vec<&str> = apart
+            .filter(|name| !["adapters-fuzz", "arbitrary", "libfuzzer-sys"].contains(name))
+            .collect();
+        assert!(
+            own.len() > 100 && apart.is_empty(),
+            "copy Cargo.lock to fuzz/ and run `cargo metadata` there; found other versions of {apart:?}"
+        );
     }
 
     /// The fuzz package is outside the workspace, so that nothing else compares the two lists.

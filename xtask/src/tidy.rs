@@ -150,12 +150,21 @@ fn list(root: &Path, folder: &str, ignored: &[String], paths: &mut Vec<String>) 
 fn check(path: &str, text: &str) -> Vec<Finding> {
     let mut findings = machine_paths(path, text);
     let package = path.strip_prefix("crates/").and_then(|rest| rest.split('/').next());
-    let rust = path.ends_with(".rs") && (package.is_some() || path.starts_with("xtask/"));
+    let fuzz = path.starts_with("fuzz/");
+    let rust = path.ends_with(".rs") && (package.is_some() || fuzz || path.starts_with("xtask/"));
+    if path == "Cargo.toml" || path.ends_with("/Cargo.toml") {
+        findings.extend(unsafe_code::check_manifest(path, text));
+    }
     if rust {
         findings.extend(file_size(path, text));
         findings.extend(file_name(path));
-        findings.extend(package.and_then(|_| unsafe_code::check(path, text)));
-        if path.starts_with("xtask/src/") || path.split('/').nth(2) == Some("src") {
+        // The rule itself has the word.
+        findings.extend(
+            (package.is_some() || fuzz)
+                .then(|| unsafe_code::check(path, text))
+                .flatten(),
+        );
+        if fuzz || path.starts_with("xtask/src/") || path.split('/').nth(2) == Some("src") {
             findings.extend(module_doc(path, text));
         }
     }

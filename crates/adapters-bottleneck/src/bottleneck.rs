@@ -221,9 +221,10 @@ impl BottleneckConfig {
     }
 
     fn check_phm(&self, phm: &Phm) -> Result<(), ConfigError> {
-        ConfigError::unless(phm.dim >= 1, "phm_dim", "a number of at least 1", phm.dim)?;
+        ConfigError::size("phm_dim", phm.dim)?;
+        ConfigError::elements("phm_dim x phm_dim x phm_dim", [phm.dim; 3])?;
         if let PhmWeight::Factorized { rank } = phm.weight {
-            ConfigError::unless(rank >= 1, "phm_rank", "a number of at least 1", rank)?;
+            ConfigError::size("phm_rank", rank)?;
         }
         let range = phm.init_range;
         let fits = range.is_finite() && range > 0.0;

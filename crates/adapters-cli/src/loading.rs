@@ -15,7 +15,7 @@ use burn::tensor::Device;
 
 use crate::failure::Failure;
 use crate::folders;
-use crate::options::{AcceptArgs, DeviceArgs, ModelArgs, PoolingArg, PrecisionArg};
+use crate::options::{AcceptArgs, DeviceArgs, MOST_THREADS, ModelArgs, PoolingArg, PrecisionArg};
 
 /// Sets up the threads that compute and finds the device.
 pub(crate) fn device(args: &DeviceArgs) -> Result<Device, Failure> {
@@ -36,7 +36,7 @@ pub(crate) fn device(args: &DeviceArgs) -> Result<Device, Failure> {
 /// The number of threads that the environment names for the pool.
 fn named_threads() -> Option<usize> {
     let named = std::env::var("RAYON_NUM_THREADS").ok()?.parse().ok()?;
-    (named > 0).then_some(named)
+    (1..=MOST_THREADS).contains(&named).then_some(named)
 }
 
 /// One for each processor.
@@ -257,7 +257,9 @@ impl Loaded {
 
     /// Scores examples.
     pub(crate) fn evaluate(&self, data: &dyn TaskData, batch: usize) -> Result<Evaluation, Failure> {
-        Ok(data.evaluate(&self.model, batch, &self.device)?)
+        let evaluation = data.evaluate(&self.model, batch, &self.device)?;
+        evaluation.check_finite()?;
+        Ok(evaluation)
     }
 }
 

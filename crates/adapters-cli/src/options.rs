@@ -15,7 +15,7 @@ pub(crate) struct DeviceArgs {
     #[arg(long, default_value = default_device(), help = device_help())]
     pub(crate) device: String,
     /// Number of CPU threads [default: all cores]. With 1, results are reproducible bit for bit.
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = threads)]
     pub(crate) threads: Option<usize>,
 }
 
@@ -140,6 +140,17 @@ pub(crate) fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("expected a whole number of at least 1".to_owned()),
         Ok(number) => Ok(number),
+    }
+}
+
+/// More threads than any machine has cores take the system minutes to start.
+pub(crate) const MOST_THREADS: usize = 1024;
+
+/// A number of threads.
+fn threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if (1..=MOST_THREADS).contains(&number) => Ok(number),
+        _ => Err(format!("expected a whole number from 1 to {MOST_THREADS}")),
     }
 }
 

@@ -2,7 +2,10 @@
 //!
 //! A reader that goes away (`| head`, a closed terminal) ends the output and not the program. Any other failure to write results,
 //! a full disk for one, is reported when the command ends, so that it never looks done.
+//!
+//! Names and texts come from files of others, and a terminal obeys control characters: they are written as escapes (`\u{1b}`).
 
+use std::borrow::Cow;
 use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Write};
 use std::sync::Mutex;
@@ -14,18 +17,34 @@ static FAILED: Mutex<Option<io::Error>> = Mutex::new(None);
 
 /// A line of results.
 pub(crate) fn result_line(line: Arguments<'_>) {
-    keep(writeln!(io::stdout(), "{line}"));
+    keep(writeln!(io::stdout(), "{}", visible(&line.to_string())));
 }
 
 /// A piece of a line of results, shown at once.
 pub(crate) fn result_piece(piece: &str) {
     let mut stdout = io::stdout();
+    let piece = visible(piece);
     keep(stdout.write_all(piece.as_bytes()).and_then(|()| stdout.flush()));
 }
 
 /// A line about the work. Nothing is lost with it, so a failure does not matter.
 pub(crate) fn note_line(line: Arguments<'_>) {
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{}", visible(&line.to_string()));
+}
+
+/// A text with escapes in place of control characters, but for those that end lines and cells.
+fn visible(text: &str) -> Cow<'_, str> {
+    let obeyed = |c: char| c.is_control() && !"\n\r\t".contains(c);
+    match text.contains(obeyed) {
+        false => text.into(),
+        true => text
+            .chars()
+            .flat_map(|c| match obeyed(c) {
+                true => c.escape_default().collect::<Vec<_>>(),
+                false => vec![c],
+            })
+            .collect(),
+    }
 }
 
 fn keep(written: io::Result<()>) {
@@ -51,5 +70,16 @@ pub(crate) fn finish() -> Result<(), Failure> {
             format!("cannot write to standard output: {error}"),
             "the results above are incomplete; check the disk or the program that reads them",
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_is_told_nothing_by_a_file() {
+        assert_eq!(visible("a\tb\nc \u{e9}"), "a\tb\nc \u{e9}");
+        assert_eq!(visible("\u{1b}[31mred\u{7}\u{9b}"), "\\u{1b}[31mred\\u{7}\\u{9b}");
     }
 }

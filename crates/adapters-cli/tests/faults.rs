@@ -203,3 +203,29 @@ fn a_long_text_is_cut_before_it_is_tokenized_whole() {
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+/// Weights that are finite can be so large that what they compute is not: no answer is printed then.
+#[test]
+fn answers_that_are_no_numbers_are_errors() {
+    let task = Task::new();
+    let eval = scored(&task);
+    let path = task.path("run/adapter/adapter.safetensors");
+    let (mut tensors, _) = adapters::store::read_safetensors(&path).unwrap();
+    for data in tensors.values_mut() {
+        let huge = vec![3e38f32; data.num_elements()];
+        *data = burn::tensor::TensorData::new(huge, data.shape().clone());
+    }
+    adapters::store::write_safetensors(&path, &tensors, []).unwrap();
+    let predict = ["predict", "--adapter", "run/adapter", "--text", "good film"];
+    for arguments in [&predict[..], &eval[..]] {
+        let output = command(&task).args(arguments).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(output.stdout.is_empty() && said.contains("beyond the range"), "{said}");
+    }
+    // Nor is it merged into a model that nothing reads.
+    let merge = ["merge", "--adapter", "run/adapter", "--out", "merged"];
+    let output = command(&task).args(merge).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("not finite"), "{said}");
+}

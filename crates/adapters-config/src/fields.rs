@@ -90,10 +90,30 @@ impl ConfigError {
     pub fn size(field: &'static str, found: usize) -> Result<(), Self> {
         Self::unless((1..=LARGEST_SIZE).contains(&found), field, "1 to 65536", found)
     }
+
+    /// Checks a tensor whose axes several numbers of a configuration give: each may fit, and their product may be more than there is
+    /// memory for. `fields` names the axes.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfRange`](Self::OutOfRange) with all of them.
+    pub fn elements<const N: usize>(fields: &'static str, axes: [usize; N]) -> Result<(), Self> {
+        let count = axes.iter().try_fold(1, |count: usize, axis| count.checked_mul(*axis));
+        let found = axes.map(|axis| axis.to_string()).join(" x ");
+        Self::unless(
+            count.is_some_and(|count| count <= MOST_ELEMENTS),
+            fields,
+            "a product of at most 2^26",
+            found,
+        )
+    }
 }
 
 /// The largest rank, length or bottleneck of an adapter, see [`ConfigError::size`].
 pub const LARGEST_SIZE: usize = 1 << 16;
+
+/// The most numbers of a tensor whose size the configuration alone decides, see [`ConfigError::elements`].
+const MOST_ELEMENTS: usize = 1 << 26;
 
 /// Refuses the first field that is none of `known`.
 ///

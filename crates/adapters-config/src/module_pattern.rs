@@ -111,11 +111,30 @@ pub fn pattern_value<'a, T>(
     path: &str,
 ) -> Result<Option<T>, PatternError> {
     for (pattern, value) in patterns {
-        if is_match(&format!(r"^(.*\.)?({pattern})$"), pattern, path)? {
+        let found = match plain_match(pattern, path) {
+            Some(found) => found,
+            None => is_match(&format!(r"^(.*\.)?({pattern})$"), pattern, path)?,
+        };
+        if found {
             return Ok(Some(value));
         }
     }
     Ok(None)
+}
+
+/// What the expression says of a path where the pattern is a name or a path, whose dots stand for any character; `None` for others. A file
+/// may have as many patterns as a model has modules, and an expression takes long to compile.
+fn plain_match(pattern: &str, path: &str) -> Option<bool> {
+    let plain = |c: u8| c.is_ascii_alphanumeric() || b"_.".contains(&c);
+    if pattern.is_empty() || !path.is_ascii() || !pattern.bytes().all(plain) {
+        return None;
+    }
+    let start = path.len().checked_sub(pattern.len());
+    let Some((front, end)) = start.map(|start| path.as_bytes().split_at(start)) else {
+        return Some(false);
+    };
+    let mut pairs = pattern.bytes().zip(end);
+    Some(front.last().is_none_or(|c| *c == b'.') && pairs.all(|(wanted, c)| wanted == b'.' || wanted == *c))
 }
 
 /// Whether the whole expression, of a pattern as it is written, matches. Look-around and references back are Python's.
@@ -157,6 +176,20 @@ mod tests {
         assert_eq!(value("encoder.layer.0.attention.self.query"), Some(4));
         assert_eq!(value("encoder.layer.1.attention.self.query"), Some(2));
         assert_eq!(value("encoder.layer.1.attention.self.key"), None);
+        for (pattern, path) in [
+            ("query", "query"),
+            ("query", "a.query"),
+            ("query", "a.my_query"),
+            ("f.query", "self.query"),
+            ("self.query", "a.self_query"),
+            ("a.b", "b"),
+            (".query", "a.query"),
+            (".query", "a..query"),
+        ] {
+            let full = is_match(&format!(r"^(.*\.)?({pattern})$"), pattern, path).unwrap();
+            assert_eq!(plain_match(pattern, path), Some(full), "{pattern} {path}");
+        }
+        assert_eq!(plain_match("a|b", "b"), None);
         assert!(pattern_value([("(", 1)], "x").is_err());
     }
 

@@ -53,7 +53,7 @@ pub use pass::state::{
 pub use set::AdapterSet;
 pub use set::active::Active;
 pub use set::attach::AttachReport;
-pub use set::attached::{Attached, AttachedLayer, ParamInfo, ParamShape};
+pub use set::attached::{Attached, AttachedLayer, ParamInfo, ParamShape, StoredSize};
 pub use site::{EmbeddingRole, LinearRole, NormRole, ResidualRole, Role, Site, SiteInfo, SiteKind, Stack};
 pub use sited::{EmbeddingHook, KeyValueHook, Location, OutputHook, Point, ResidualHook, Sited, Sites};
 
@@ -81,7 +81,7 @@ pub use pass::record::Recorder;
 #[doc(hidden)]
 pub use pass::state::{AnyNorm, ConvolutionState, FusionQuery, FusionState, MatricesState, NoWeight, Window};
 #[doc(hidden)]
-pub use set::attach::build;
+pub use set::attach::{build, build_for_file};
 #[doc(hidden)]
 pub use site::{BareParameter, ConvolutionRole, MatricesRole};
 #[doc(hidden)]

@@ -70,8 +70,10 @@ impl Method for Gralora {
     fn check(&self) -> Result<(), ConfigError> {
         let dropout = self.gralora_dropout;
         ConfigError::size("gralora_k", self.gralora_k)?;
-        let fits = self.r > 0 && self.r.is_multiple_of(self.gralora_k);
-        ConfigError::unless(fits, "r", "a multiple of gralora_k, and at least 1", self.r)?;
+        ConfigError::size("r", self.r)?;
+        ConfigError::size("hybrid_r", self.hybrid_r.max(1))?;
+        let fits = self.r.is_multiple_of(self.gralora_k);
+        ConfigError::unless(fits, "r", "a multiple of gralora_k", self.r)?;
         ConfigError::unless(self.alpha.is_finite(), "alpha", "a finite number", self.alpha)?;
         ConfigError::unless((0.0..1.0).contains(&dropout), "gralora_dropout", "0 <= p < 1", dropout)
     }

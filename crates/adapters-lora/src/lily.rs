@@ -70,6 +70,7 @@ impl Method for Lily {
         ConfigError::size("r", self.r)?;
         ConfigError::size("stride_A", self.stride_a)?;
         ConfigError::size("num_B", self.num_b)?;
+        ConfigError::size("num_B x r", self.num_b * self.r)?;
         ConfigError::unless(self.scaling.is_finite(), "scaling", "a finite number", self.scaling)
     }
 

@@ -91,6 +91,7 @@ impl Method for Monteclora {
             ..
         } = self.sampling;
         ConfigError::size("num_samples", num_samples)?;
+        ConfigError::elements("r x r", [self.lora.rank, self.lora.rank])?;
         ConfigError::unless(
             sample_scaler.is_finite(),
             "sample_scaler",

@@ -83,6 +83,8 @@ impl Method for MtlLoraConfig {
     fn check(&self) -> Result<(), ConfigError> {
         let n = self.up_projections;
         ConfigError::size("n_up_projection", n)?;
+        ConfigError::size("n_up_projection x r", n.saturating_mul(self.lora.rank))?;
+        ConfigError::elements("r x r", [self.lora.rank, self.lora.rank])?;
         ConfigError::unless(self.sharpness > 0.0, "weights_sharpness", "above 0", self.sharpness)?;
         self.lora.check_for_variant()
     }

@@ -23,7 +23,7 @@ use crate::site_builder::linear;
 /// | Name | Default | Purpose | Range |
 /// |---|---|---|---|
 /// | `r` | 32 | hidden features | >= 1 |
-/// | `depth` | 0 | square layers on the way in, and on the way back | |
+/// | `depth` | 0 | square layers on the way in, and on the way back | <= 1024 |
 /// | `act_fn` | `relu` | after every layer but the last | a published name without parameters |
 /// | `scaling` | 1 | `s` | finite |
 /// | `init_weights` | true | begin at zero; random values without it | |
@@ -80,6 +80,8 @@ impl Method for Peanut {
 
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::size("r", self.r)?;
+        ConfigError::unless(self.depth <= 1024, "depth", "at most 1024", self.depth)?;
+        ConfigError::elements("depth x r x r", [self.depth, self.r, self.r])?;
         ConfigError::unless(self.scaling.is_finite(), "scaling", "a finite number", self.scaling)?;
         self.activation().map(|_| ())
     }

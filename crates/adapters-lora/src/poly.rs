@@ -84,7 +84,10 @@ impl Method for Poly {
         ConfigError::size("r", self.r)?;
         ConfigError::size("n_tasks", self.n_tasks)?;
         ConfigError::size("n_skills", self.n_skills)?;
-        ConfigError::size("n_splits", self.n_splits)
+        ConfigError::size("n_splits", self.n_splits)?;
+        ConfigError::size("n_skills x r", self.n_skills * self.r)?;
+        let axes = [self.n_tasks, self.n_skills, self.n_splits];
+        ConfigError::elements("n_tasks x n_skills x n_splits", axes)
     }
 
     fn target(&self) -> Target {

@@ -78,7 +78,7 @@ impl Method for Pvera {
 
     fn check(&self) -> Result<(), ConfigError> {
         let (key, dropout) = (self.projection_prng_key, self.pvera_dropout);
-        ConfigError::unless(self.r > 0, "r", "at least 1", self.r)?;
+        ConfigError::size("r", self.r)?;
         ConfigError::unless(u32::try_from(key).is_ok(), "projection_prng_key", "below 2^32", key)?;
         ConfigError::unless(
             self.d_initial.is_finite(),

@@ -80,7 +80,7 @@ impl Method for Randlora {
 
     fn check(&self) -> Result<(), ConfigError> {
         let (alpha, dropout) = (self.randlora_alpha, self.randlora_dropout);
-        ConfigError::unless(self.r > 0, "r", "at least 1", self.r)?;
+        ConfigError::size("r", self.r)?;
         ConfigError::unless(alpha.is_finite(), "randlora_alpha", "a finite number", alpha)?;
         ConfigError::unless((0.0..1.0).contains(&dropout), "randlora_dropout", "0 <= p < 1", dropout)?;
         let expected = "true: without it the random matrices depend on the machine that wrote the file";

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use adapters_core::config::{from_fields, to_fields};
 use adapters_core::{ConfigError, Host, Role, SiteInfo};
 use adapters_core::{target::ModuleNames, target::ModulePattern, target::ModuleTarget, target::Target};
-use adapters_methods::ModuleFields;
+use adapters_methods::{ModuleFields, chooses_among_none};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -13,7 +13,7 @@ use crate::fused_projection::FusedProjection;
 
 /// Which layers are adapted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(from = "TargetFields", into = "TargetFields")]
+#[serde(try_from = "TargetFields", into = "TargetFields")]
 pub enum LoraTarget {
     /// Projections of a transformer layer by role, as AdapterHub names them.
     Roles(LayerRoles),
@@ -77,9 +77,28 @@ impl Default for TargetFields {
     }
 }
 
-impl From<TargetFields> for LoraTarget {
-    fn from(fields: TargetFields) -> Self {
-        match fields.target_modules {
+impl TryFrom<TargetFields> for LoraTarget {
+    type Error = String;
+
+    fn try_from(fields: TargetFields) -> Result<Self, String> {
+        let none = ModulePattern::Names(Vec::new());
+        let chosen = [
+            (
+                "exclude_modules",
+                fields.exclude_modules.as_ref().is_some_and(|pattern| *pattern != none),
+            ),
+            (
+                "layers",
+                fields.layers.as_ref().is_some_and(|layers| !layers.is_empty()),
+            ),
+        ];
+        if let Some((field, _)) = chosen
+            .iter()
+            .find(|(_, is_set)| *is_set && fields.target_modules.is_none())
+        {
+            return Err(chooses_among_none(field));
+        }
+        Ok(match fields.target_modules {
             Some(modules) => Self::Modules(ModuleTarget {
                 modules,
                 exclude: fields.exclude_modules,
@@ -93,7 +112,7 @@ impl From<TargetFields> for LoraTarget {
                 output: fields.output_lora,
                 leave_out: fields.leave_out,
             }),
-        }
+        })
     }
 }
 

@@ -91,8 +91,9 @@ impl Method for Tinylora {
 
     fn check(&self) -> Result<(), ConfigError> {
         let (tying, seed, dropout) = (self.weight_tying, self.projection_seed, self.tinylora_dropout);
-        ConfigError::unless(self.r > 0, "r", "at least 1", self.r)?;
-        ConfigError::unless(self.u > 0, "u", "at least 1", self.u)?;
+        ConfigError::size("r", self.r)?;
+        ConfigError::size("u", self.u)?;
+        ConfigError::elements("u x r x r", [self.u, self.r, self.r])?;
         ConfigError::unless((0.0..=1.0).contains(&tying), "weight_tying", "0 to 1", tying)?;
         ConfigError::unless(u32::try_from(seed).is_ok(), "projection_seed", "below 2^32", seed)?;
         let known = self.init_weights == Value::Bool(true) || self.init_weights == "uniform";

@@ -102,9 +102,10 @@ impl Method for Unilora {
 
     fn check(&self) -> Result<(), ConfigError> {
         let (bound, dropout) = (self.init_theta_d_bound, self.unilora_dropout);
-        ConfigError::unless(self.r > 0, "r", "at least 1", self.r)?;
+        ConfigError::size("r", self.r)?;
         let length = self.theta_d_length;
         ConfigError::unless(length > 0, "theta_d_length", "at least 1", length)?;
+        ConfigError::elements("theta_d_length", [length])?;
         ConfigError::unless(bound > 0.0, "init_theta_d_bound", "above 0", bound)?;
         ConfigError::unless((0.0..1.0).contains(&dropout), "unilora_dropout", "0 <= p < 1", dropout)
     }

@@ -78,6 +78,10 @@ impl Method for Vblora {
     fn check(&self) -> Result<(), ConfigError> {
         let fits = self.topk > 0 && self.topk <= self.num_vectors;
         ConfigError::size("r", self.r)?;
+        ConfigError::size("num_vectors", self.num_vectors)?;
+        ConfigError::elements("r x num_vectors", [self.r, self.num_vectors])?;
+        let bank = [self.num_vectors, self.vector_length];
+        ConfigError::elements("num_vectors x vector_length", bank)?;
         ConfigError::unless(
             self.vector_length > 0,
             "vector_length",
@@ -106,6 +110,8 @@ impl Method for Vblora {
             let reason = format!("vector_length is {length}, which does not divide {d_in} and {d_out}");
             return Err(Self::refuse(site, reason));
         }
+        let longest = d_in.max(d_out) / length;
+        Self::check_elements(site, "r, num_vectors", [self.r, longest, self.num_vectors])?;
         let mut rng = build.rng(None, site.site);
         let std = self.init_logits_std as f32;
         let mut logits = |rows, cols| {

@@ -151,6 +151,10 @@ impl VeraConfig {
     pub(crate) fn check_fields(&self) -> Result<(), ConfigError> {
         ConfigError::unless(self.d.is_finite(), "vera_d", "a finite number", self.d)?;
         ConfigError::unless(self.b.is_finite(), "vera_b", "a finite number", self.b)?;
+        if self.definition == VeraDefinition::Matrices {
+            // A diagonal is stored as a matrix.
+            ConfigError::elements("r x r", [self.lora.rank, self.lora.rank])?;
+        }
         let patterns = self.lora.rank_pattern.is_empty();
         ConfigError::unless(patterns, "rank_pattern", "none: all layers share A and B", "some")?;
         self.lora.check_for_variant()

@@ -106,6 +106,8 @@ impl Method for Xlora {
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::size("xlora_depth", self.xlora_depth)?;
         ConfigError::size("xlora_size", self.xlora_size)?;
+        let axes = [self.xlora_depth, self.xlora_size, self.xlora_size];
+        ConfigError::elements("xlora_depth x xlora_size x xlora_size", axes)?;
         ConfigError::size("top_k_lora", self.top_k_lora.unwrap_or(1))?;
         let (dropout, temperature) = (self.xlora_dropout_p, self.softmax_temperature);
         ConfigError::unless((0.0..1.0).contains(&dropout), "xlora_dropout_p", "0 <= p < 1", dropout)?;

@@ -22,6 +22,6 @@ pub use union::Union;
 
 // For the crates of this workspace.
 #[doc(hidden)]
-pub use module_fields::OneOrMany;
+pub use module_fields::{OneOrMany, chooses_among_none};
 #[doc(hidden)]
 pub use peft_modules::{Fields, name_modules, read_modules};

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 /// How peft's configurations name modules, with every field that is not read.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(try_from = "StoredFields")]
 pub struct ModuleFields {
     /// Names, a regular expression, or `all-linear`.
     pub target_modules: Option<ModulePattern>,
@@ -21,6 +21,53 @@ pub struct ModuleFields {
     /// Every other field, kept and written back.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
+}
+
+/// The fields as they are read.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct StoredFields {
+    target_modules: Option<ModulePattern>,
+    exclude_modules: Option<ModulePattern>,
+    layers_to_transform: Option<OneOrMany>,
+    layers_pattern: Option<ModuleNames>,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
+}
+
+impl TryFrom<StoredFields> for ModuleFields {
+    type Error = String;
+
+    fn try_from(stored: StoredFields) -> Result<Self, String> {
+        let layers = stored.layers_to_transform.as_ref();
+        let layers = layers.filter(|layers| **layers != OneOrMany::Many(Vec::new()));
+        let none = ModulePattern::Names(Vec::new());
+        let chosen = [
+            (
+                "exclude_modules",
+                stored.exclude_modules.as_ref().is_some_and(|pattern| *pattern != none),
+            ),
+            ("layers_to_transform", layers.is_some()),
+        ];
+        match chosen
+            .iter()
+            .find(|(_, is_set)| *is_set && stored.target_modules.is_none())
+        {
+            Some((field, _)) => Err(chooses_among_none(field)),
+            None => Ok(Self {
+                target_modules: stored.target_modules,
+                exclude_modules: stored.exclude_modules,
+                layers_to_transform: stored.layers_to_transform,
+                layers_pattern: stored.layers_pattern,
+                extra: stored.extra,
+            }),
+        }
+    }
+}
+
+/// The refusal of a field that chooses among modules where none are named: it would have no effect.
+pub fn chooses_among_none(field: &str) -> String {
+    format!("`{field}` chooses among the modules of `target_modules`, expected that field too, found none")
 }
 
 /// One number or a list of them.

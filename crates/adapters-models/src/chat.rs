@@ -3,12 +3,11 @@
 mod message;
 mod time;
 
-use std::fs;
 use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use adapters_store::{StoreError, read_json};
+use adapters_store::{StoreError, read_file, read_json};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde};
 use minijinja::{Environment, Error, ErrorKind, Value, context};
@@ -108,9 +107,9 @@ impl ChatTemplate {
         let config = read_config(dir)?;
         let (file, json_file) = (dir.join(FILE), dir.join(JSON_FILE));
         let read = |path: &Path| {
-            fs::read_to_string(path).map_err(|source| StoreError::Read {
+            String::from_utf8(read_file(path)?).map_err(|error| StoreError::Read {
                 path: path.to_owned(),
-                source,
+                source: io::Error::new(io::ErrorKind::InvalidData, error.utf8_error()),
             })
         };
         let (path, source, mut tool_use) = if file.exists() {
@@ -382,6 +381,8 @@ fn named_template(value: &Json, name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn template(config: &str) -> Result<ChatTemplate, ModelError> {

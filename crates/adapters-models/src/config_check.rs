@@ -23,6 +23,9 @@ const LAYERS: [&str; 8] = [
     "num_hidden_groups",
 ];
 
+/// Names of the configurations of the stacks of a model.
+const STACKS: [&str; 4] = ["encoder", "decoder", "text_config", "vision_config"];
+
 /// Names of the constants of normalizations.
 const EPSILONS: [&str; 5] = [
     "layer_norm_eps",
@@ -82,6 +85,11 @@ impl<'a> ConfigCheck<'a> {
             let expected = "none: this checkpoint is quantized; name the folder of the unquantized one, and quantize while \
                             loading";
             return Err(self.refusal("quantization_config", expected, kind));
+        }
+        for stack in STACKS {
+            if let Some(Value::Object(config)) = config.get_mut(stack) {
+                self.published(config)?;
+            }
         }
         if config.get(PADDING).and_then(Value::as_i64) == Some(-1) {
             config.remove(PADDING);

@@ -167,7 +167,16 @@ impl FromCheckpoint for BertToBertModel {
     fn build(config: BertToBertConfig, path: &Path, weights: &mut Weights) -> Result<Self, ModelError> {
         let encoder = config.encoder.check(path, false)?;
         let decoder = config.decoder.check(path, true)?;
-        ConfigCheck::new(path).switches(&config.other, &["tie_encoder_decoder"], &[])?;
+        let check = ConfigCheck::new(path);
+        check.switches(&config.other, &["tie_encoder_decoder"], &[])?;
+        let [read, written] = [&config.encoder, &config.decoder].map(|stack| stack.bert.vocab_size);
+        for (field, id, rows) in [
+            ("pad_token_id", config.pad_token_id, read.min(written)),
+            ("decoder_start_token_id", config.decoder_start_token_id, written),
+        ] {
+            let expected = format!("a token id below the vocab_size of its stacks, {rows}");
+            check.require(id < rows, field, expected, id)?;
+        }
         let [from, d] = [encoder.d_model, decoder.d_model];
         let stacks = [
             BertStack::build(&config.encoder.bert, &encoder, "encoder", Stack::Encoder, weights),

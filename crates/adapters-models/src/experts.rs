@@ -67,8 +67,11 @@ pub(crate) struct BareExperts {
 
 impl ExpertsPlan {
     /// Checks the numbers against each other.
-    pub(crate) fn check(self, check: ConfigCheck<'_>, count: &'static str) -> Result<Self, ModelError> {
+    pub(crate) fn check(self, check: ConfigCheck<'_>, count: &'static str, layers: usize) -> Result<Self, ModelError> {
         check.sizes([(count, self.count), ("moe_intermediate_size", self.ffn)])?;
+        let few = self.count.saturating_mul(layers) <= MOST_EXPERTS;
+        let expected = format!("at most {MOST_EXPERTS} experts in all {layers} layers");
+        check.require(few, count, expected, self.count)?;
         let fits = (1..=self.count).contains(&self.chosen);
         let expected = format!("a number from 1 to {count} = {}", self.count);
         check.require(fits, "num_experts_per_tok", expected, self.chosen)?;
@@ -110,6 +113,9 @@ impl Experts {
         })
     }
 }
+
+/// The most experts of all layers of a model together: more are a damaged number, and would be made before the tensors are missed.
+const MOST_EXPERTS: usize = 1 << 16;
 
 /// The names of the matrices of all experts, in the order of the published module.
 const GATE_UP: &str = "gate_up_proj";

@@ -64,7 +64,7 @@ fn family(config: &RotaryDecoderConfig, own: Own, check: ConfigCheck<'_>) -> Res
         chosen: own.num_experts_per_tok,
         ffn: config.intermediate_size,
     };
-    let plan = plan.check(check, "num_local_experts")?;
+    let plan = plan.check(check, "num_local_experts", config.num_hidden_layers)?;
     let family = Family::new("gpt_oss", "GptOssForCausalLM", config);
     let attention = AttentionPlan {
         sinks: true,

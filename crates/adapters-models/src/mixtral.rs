@@ -52,7 +52,7 @@ fn family(config: &RotaryDecoderConfig, routing: Routing, check: ConfigCheck<'_>
         chosen: routing.num_experts_per_tok,
         ffn: config.intermediate_size,
     };
-    let plan = plan.check(check, "num_local_experts")?;
+    let plan = plan.check(check, "num_local_experts", config.num_hidden_layers)?;
     let family = Family::new("mixtral", "MixtralForCausalLM", config).without_biases();
     let windows = vec![config.sliding_window; config.num_hidden_layers];
     Ok(family.with_windows(windows).with_experts(|_| Some(plan)))

@@ -127,11 +127,17 @@ impl ModernBertConfig {
             longest: self.max_position_embeddings,
             original: None,
         };
-        let of = |fields: &RotaryFields, theta: f64| {
+        let of = |(fields, name): (&RotaryFields, &'static str), theta: f64| {
             let refused = |(field, expected, found)| ConfigCheck::new(path).refusal(field, expected, found);
             let scaling = fields.scaling(around).map_err(refused)?;
-            Ok::<_, ModelError>(Rotary::new(d_head, fields.rope_theta.unwrap_or(theta), scaling))
+            let (name, theta) = match fields.rope_theta {
+                Some(theta) => ("rope_theta", theta),
+                None => (name, theta),
+            };
+            ConfigCheck::new(path).require(theta > 1.0, name, "a number above 1", theta)?;
+            Ok::<_, ModelError>(Rotary::new(d_head, theta, scaling))
         };
+        let [global, local] = [(global, "global_rope_theta"), (local, "local_rope_theta")];
         Ok([of(global, thetas[0])?, of(local, thetas[1])?])
     }
 

@@ -62,7 +62,7 @@ fn family(config: &RotaryDecoderConfig, own: Own, check: ConfigCheck<'_>) -> Res
     };
     let plan = match own.num_experts {
         0 => None,
-        _ => Some(plan.check(check, "num_experts")?),
+        _ => Some(plan.check(check, "num_experts", config.num_hidden_layers)?),
     };
     let plain = own.mlp_only_layers.unwrap_or_default();
     let family = qwen3::layers("qwen3_moe", "Qwen3MoeForCausalLM", config);

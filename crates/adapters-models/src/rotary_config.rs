@@ -80,6 +80,15 @@ impl RotaryDecoderConfig {
         [heads, self.num_key_value_heads.unwrap_or(heads), d_head]
     }
 
+    /// Numbers in the matrices of all layers, where a layer has one feed-forward block; at most the largest number.
+    pub(crate) fn layer_elements(&self) -> usize {
+        let [heads, kv_heads, d_head] = self.heads();
+        let attention = heads.saturating_add(kv_heads).saturating_mul(d_head).saturating_mul(2);
+        let feed_forward = self.intermediate_size.saturating_mul(3);
+        let of_a_layer = attention.saturating_add(feed_forward).saturating_mul(self.hidden_size);
+        of_a_layer.saturating_mul(self.num_hidden_layers)
+    }
+
     /// The window of each layer: in those that `layer_types` lists as `sliding_attention`, or without a list in those of which
     /// `slides` says so.
     pub(crate) fn windows(&self, window: Option<usize>, slides: impl Fn(usize) -> bool) -> Vec<Option<usize>> {

@@ -268,6 +268,12 @@ impl Host for RotaryDecoder {
             layer_types: None,
             ..self.config.clone()
         };
+        let (planned, own) = (config.layer_elements(), self.config.layer_elements());
+        if planned > own.max(SMALL_MIRROR) {
+            return Err(format!(
+                "its layers would have {planned} numbers, more than those of the model, which have {own}"
+            ));
+        }
         let layers = self
             .family
             .layers
@@ -293,6 +299,9 @@ impl Host for RotaryDecoder {
         }
     }
 }
+
+/// Numbers in the layers of a mirror that may be larger than its host.
+const SMALL_MIRROR: usize = 1 << 24;
 
 /// A decoder without its head, and where it has no table of its own without that.
 #[derive(Clone, Debug)]

@@ -148,7 +148,8 @@ pub(crate) fn write_checkpoint(
     // Weight and bias of a layer follow one another.
     let mut last: Option<(Site, Vec<(String, TensorData)>)> = None;
     write_shards(out, outlines.into_values().collect(), SHARD, &mut |outline| {
-        let data = match sites.get(&outline.key) {
+        let site = sites.get(&outline.key);
+        let data = match site {
             None => resized(checkpoint.read_stored(&outline.key)?, outline, vocabulary),
             Some(info) => {
                 let tensors = match last.take() {
@@ -161,7 +162,11 @@ pub(crate) fn write_checkpoint(
                 asked.ok_or_else(|| missing(out, &outline.key))?
             }
         };
-        Ok(Cow::Owned(converted(data, outline, out)?))
+        let data = converted(data, outline, out)?;
+        if site.is_some() {
+            check_finite(&data, outline, out)?;
+        }
+        Ok(Cow::Owned(data))
     })?;
     copy_side_files(source, out)?;
     copy_templates(source, out)?;
@@ -330,12 +335,17 @@ fn converted(data: TensorData, outline: &TensorOutline, out: &Path) -> Result<Te
         return Ok(data);
     }
     let data = data.convert_dtype(outline.dtype);
-    let beyond = match outline.dtype {
-        DType::F16 => data.iter::<f32>().position(|value| !value.is_finite()),
-        _ => None,
-    };
-    match beyond {
-        None => Ok(data),
+    if outline.dtype == DType::F16 {
+        check_finite(&data, outline, out)?;
+    }
+    Ok(data)
+}
+
+/// Refuses a tensor that is to be written and has an element beyond the range of its type.
+fn check_finite(data: &TensorData, outline: &TensorOutline, out: &Path) -> Result<(), StoreError> {
+    let floats = outline.dtype.is_float();
+    match data.iter::<f32>().position(|value| floats && !value.is_finite()) {
+        None => Ok(()),
         Some(index) => Err(StoreError::Mismatch {
             path: out.to_owned(),
             problems: vec![TensorProblem::NotFinite {

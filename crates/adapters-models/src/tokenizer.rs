@@ -1,10 +1,9 @@
 //! Text to token ids, through the published `tokenizer.json`.
 
-use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use adapters_store::{StoreError, check_unique};
+use adapters_store::{StoreError, check_unique, read_file};
 use tokenizers::{EncodeInput, Encoding, Tokenizer, TruncationParams};
 
 use crate::encoded::Encoded;
@@ -79,10 +78,7 @@ impl TextTokenizer {
             path: path.clone(),
             reason: reason.to_string(),
         };
-        let bytes = fs::read(&path).map_err(|source| StoreError::Read {
-            path: path.clone(),
-            source,
-        })?;
+        let bytes = read_file(&path)?;
         // The tokenizer library panics inside an object that is cut off, and at a number beyond its range.
         check_unique(&bytes).map_err(|source| StoreError::Json {
             path: path.clone(),
@@ -283,6 +279,8 @@ impl TextStream<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -316,7 +314,7 @@ mod tests {
             "padding": null, "pre_tokenizer": level, "decoder": level,
             "model": {"type": "BPE", "vocab": vocab, "merges": []},
         });
-        std::fs::write(dir.path().join("tokenizer.json"), file.to_string()).unwrap();
+        fs::write(dir.path().join("tokenizer.json"), file.to_string()).unwrap();
         TextTokenizer::load(dir.path(), 4).unwrap()
     }
 

@@ -398,7 +398,9 @@ impl Transformer for Wav2Vec2Model {
 impl SoundEncoder for Wav2Vec2Model {
     fn shortest(&self) -> usize {
         let convolutions = self.config.conv_kernel.iter().zip(&self.config.conv_stride).rev();
-        convolutions.fold(1, |vectors, (kernel, stride)| (vectors - 1) * stride + kernel)
+        convolutions.fold(1, |vectors: usize, (kernel, stride)| {
+            (vectors - 1).saturating_mul(*stride).saturating_add(*kernel)
+        })
     }
 }
 

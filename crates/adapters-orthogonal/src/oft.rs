@@ -13,7 +13,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use crate::rotation::{cayley, rotate, skew, skew_indices};
+use crate::rotation::{MOST_TERMS, cayley, rotate, skew, skew_indices};
 
 /// `y = W (x R) + b`, `R` a block-diagonal rotation, each block the Cayley transform of a learned skew-symmetric matrix.
 ///
@@ -23,7 +23,7 @@ use crate::rotation::{cayley, rotate, skew, skew_indices};
 /// | `oft_block_size` | 32 | size of the blocks; 0 where `r` is set | the nearest divisor of `d_in` is taken |
 /// | `block_share` | false | one block for all | |
 /// | `use_cayley_neumann` | true | a truncated series in place of the inverse | |
-/// | `num_cayley_neumann_terms` | 5 | its terms | >= 1 |
+/// | `num_cayley_neumann_terms` | 5 | its terms | 1 to 1000 |
 /// | `module_dropout` | 0 | not computed | 0 |
 /// | `coft` | false | keeps each `S` within a ball around zero | |
 /// | `eps` | 6e-5 | radius of the ball, over the root of the number of blocks, with `coft` | > 0 |
@@ -82,7 +82,12 @@ impl Method for Oft {
         let found = format!("{} and {}", self.r, self.oft_block_size);
         ConfigError::unless(one, "r, oft_block_size", "one of them 0 and the other not", found)?;
         let terms = self.num_cayley_neumann_terms;
-        ConfigError::unless(terms > 0, "num_cayley_neumann_terms", "at least 1", terms)?;
+        ConfigError::unless(
+            (1..=MOST_TERMS).contains(&terms),
+            "num_cayley_neumann_terms",
+            "1 to 1000",
+            terms,
+        )?;
         ConfigError::unless(self.module_dropout == 0.0, "module_dropout", "0", self.module_dropout)?;
         ConfigError::unless(
             self.eps > 0.0 && self.eps.is_finite(),

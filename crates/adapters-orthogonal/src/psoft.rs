@@ -18,7 +18,7 @@ use burn::tensor::{Int, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::rotation::{cayley, skew, skew_indices};
+use crate::rotation::{MOST_TERMS, cayley, skew, skew_indices};
 
 /// `W + s B (diag(b) R diag(a) - I) A`, where `s B A` is the best approximation of `W` of rank `r`, `R` a rotation of `r` by `r`, and
 /// `s = psoft_alpha / r`.
@@ -32,7 +32,7 @@ use crate::rotation::{cayley, skew, skew_indices};
 /// | `psoft_orth` | true | `R` is a rotation; any matrix without it | |
 /// | `psoft_mag_a`, `psoft_mag_b` | true | the vectors `a` and `b` | |
 /// | `use_cayley_neumann` | false | a series in place of the inverse of Cayley's transform | |
-/// | `num_cayley_neumann_terms` | 5 | its terms | >= 1 |
+/// | `num_cayley_neumann_terms` | 5 | its terms | 1 to 1000 |
 /// | `cayley_neumann_eps` | none | largest Frobenius norm of its argument, which is scaled down to it | 0 .. 1 |
 /// | `init_weights` | true | begin as the weight; random values without it | |
 /// | `psoft_svd`, `psoft_svd_lowrank_niter`, `random_seed` | | how peft computes the approximation; here it is exact | |
@@ -112,7 +112,12 @@ impl Method for Psoft {
         let finite = alpha.is_finite() && alpha != 0.0;
         ConfigError::unless(finite, "psoft_alpha", "a finite number that is not zero", alpha)?;
         ConfigError::unless((0.0..1.0).contains(&dropout), "psoft_dropout", "0 <= p < 1", dropout)?;
-        ConfigError::unless(terms > 0, "num_cayley_neumann_terms", "at least 1", terms)?;
+        ConfigError::unless(
+            (1..=MOST_TERMS).contains(&terms),
+            "num_cayley_neumann_terms",
+            "1 to 1000",
+            terms,
+        )?;
         let eps = self.cayley_neumann_eps.unwrap_or(0.5);
         ConfigError::unless(eps > 0.0 && eps < 1.0, "cayley_neumann_eps", "between 0 and 1", eps)
     }

@@ -6,6 +6,9 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 /// norms are up to a thousand times their smallest singular value.
 const STEPS: usize = 24;
 
+/// The most terms of a series that are computed in place of an inverse: each is a product of matrices in every pass.
+pub(crate) const MOST_TERMS: usize = 1000;
+
 /// The inverses of square matrices, `[n, b, b]`, on their device, with their derivative on any backend.
 ///
 /// Newton's iteration `X <- X (2 I - A X)` from `A^T / (|A|_1 |A|_inf)`, which converges for every regular matrix (Ben-Israel

@@ -264,6 +264,10 @@ impl Method for PrefixTuningConfig {
     fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
         for vectors in self.vectors(build.host)? {
             if let Some(index) = vectors.attentions.sites.iter().position(|other| *other == site.site) {
+                let features = vectors.attentions.features();
+                Self::check_elements(site, "prefix_length", [vectors.length, features])?;
+                let width = vectors.mlp.map_or(1, |mlp| mlp.width);
+                Self::check_elements(site, "bottleneck_size", [width, features])?;
                 let layer = PrefixLayer::new(vectors, index, self.gate(site, build), self.dropout, self.definition);
                 return Ok(SiteLayer::KeyValue(Erased::new(layer)));
             }

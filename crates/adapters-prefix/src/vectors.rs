@@ -49,7 +49,7 @@ impl AttentionStack {
     }
 
     /// Features of one position: keys and values of all layers.
-    fn features(&self) -> usize {
+    pub(crate) fn features(&self) -> usize {
         2 * self.sites.len() * self.heads * self.d_head
     }
 }

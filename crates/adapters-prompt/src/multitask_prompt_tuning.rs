@@ -110,6 +110,8 @@ impl Method for MultitaskPromptTuningConfig {
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::size("num_tasks", self.num_tasks)?;
         ConfigError::size("num_ranks", self.num_ranks)?;
+        let axes = [self.num_tasks, self.num_ranks, self.tokens.num_virtual_tokens];
+        ConfigError::elements("num_tasks x num_ranks x num_virtual_tokens", axes)?;
         let of_source = !matches!(self.prompt_tuning_init, MultitaskInit::Random | MultitaskInit::Text);
         ConfigError::unless(
             !of_source || self.start == Start::Stored,

@@ -83,9 +83,8 @@ impl SiteAdapter<OutputState> for ReftLayer {
     ///
     /// Panics if the last axis is not the model's width.
     fn apply(&self, state: OutputState, call: &Call<'_>) -> OutputState {
-        // Not cut to the rows at hand, which grow in a decoder while the text that counts does not.
-        let (prefix, suffix) = (self.prefix, self.suffix);
         let span = Span::new(&state.hidden, state.padding.as_ref(), call.pass);
+        let (prefix, suffix) = (span.at_most_all(self.prefix), span.at_most_all(self.suffix));
         let first = (prefix > 0).then(|| span.prefix(prefix, suffix));
         let last = (suffix > 0).then(|| span.suffix(suffix));
         let edits = match self.units.as_slice() {

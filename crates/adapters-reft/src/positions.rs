@@ -24,6 +24,8 @@ pub(crate) struct Span {
     past: usize,
     /// Positions of the rows given.
     seq: usize,
+    /// Positions of the longest row that an edit may count: of the rows given, or of the text that they are generated from.
+    longest: usize,
 }
 
 impl Span {
@@ -38,6 +40,7 @@ impl Span {
         let inserted: usize = pass.inserted.iter().map(|inserted| inserted.count).sum();
         let prompt = pass.prompt.map_or(usize::MAX, |prompt| prompt + inserted);
         let front = inserted + pass.inserted.iter().map(|inserted| inserted.at).max().unwrap_or(0);
+        let known = padding.map_or(0, |padding| padding.dims()[1]);
         let (shift, end) = match padding {
             Some(padding) => {
                 let all = padding.dims()[1].min(prompt);
@@ -63,7 +66,13 @@ impl Span {
             front,
             past,
             seq,
+            longest: known.max(past + seq),
         }
+    }
+
+    /// A number of positions, of which no row has more than the longest.
+    pub(crate) fn at_most_all(&self, count: usize) -> usize {
+        count.min(self.longest)
     }
 
     /// The first `count` positions of each row, without the last `last` ones, which have an edit of their own.

@@ -209,7 +209,7 @@ impl Method for ReftConfig {
         // The `adapters` library adapts nothing then.
         let expected = "true, as otherwise no position is adapted";
         ConfigError::unless(self.output_reft, "output_reft", expected, self.output_reft)?;
-        let fits = self.prefix_positions + self.suffix_positions >= 1;
+        let fits = self.prefix_positions > 0 || self.suffix_positions > 0;
         let expected = "at least 1 where `suffix_positions` is 0";
         ConfigError::unless(fits, "prefix_positions", expected, self.prefix_positions)?;
         ConfigError::size("r", self.r)?;

@@ -81,7 +81,7 @@ impl Method for Supertuning {
             "0 <= sparsity < 1",
             sparsity,
         )?;
-        ConfigError::unless(self.r != Some(0), "r", "at least 1, or none", 0)?;
+        ConfigError::size("r", self.r.unwrap_or(1))?;
         let alpha = self.lora_alpha.unwrap_or_default();
         ConfigError::unless(alpha.is_finite(), "lora_alpha", "a finite number", alpha)?;
         let fits = self.lora_alpha.is_none() || self.r.is_some();

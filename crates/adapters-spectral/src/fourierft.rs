@@ -76,6 +76,7 @@ impl Method for Fourierft {
                 format!("n_frequency is {}, and it has {most} elements", self.n_frequency),
             ));
         }
+        Self::check_elements(site, "n_frequency", [2 * self.n_frequency, d_in.max(d_out)])?;
         let spectrum = match self.init_weights {
             true => draw::constant([self.n_frequency], 0.0),
             false => draw::normal(&mut build.rng(None, site.site), [self.n_frequency], 1.0),

@@ -128,6 +128,7 @@ impl Method for Waveft {
                 format!("n_frequency is {n}, and it has {all} elements"),
             ));
         }
+        Self::check_elements(site, "n_frequency", [n, d_in.max(d_out)])?;
         let spectrum = match self.init_weights {
             true => draw::constant([n], 0.0),
             false => draw::normal(&mut build.rng(None, site.site), [n], 0.01),

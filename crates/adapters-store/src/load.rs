@@ -13,7 +13,8 @@ use crate::larger_class::LargerClass;
 use crate::tensors::with_shape;
 use crate::{StoreError, TensorProblem, mlx, read_json, read_pytorch, read_safetensors};
 use adapters_core::{
-    AdapterSet, AnyMethod, AttachReport, Attached, Format, Host, Role, SiteInfo, SiteKind, StoredConfig, Tensors, build,
+    AdapterSet, AnyMethod, AttachReport, Attached, Format, Host, Role, SiteInfo, SiteKind, StoredConfig, StoredSize,
+    Tensors, build_for_file,
 };
 use adapters_methods::Registry;
 use adapters_nn::nearest;
@@ -132,7 +133,15 @@ pub fn load_adapter(
     selection
         .sites
         .retain(|info| info.site.role != Role::HeadTransform || in_file(info));
-    let (adapter, attached) = build(&name, folder.method, host, selection.clone(), 0, device)?;
+    let file = StoredSize {
+        format: folder.format,
+        elements: tensors.values().map(TensorData::num_elements).sum(),
+    };
+    let built = build_for_file(&name, folder.method, host, selection.clone(), file, device);
+    let (adapter, attached) = built.map_err(|source| StoreError::ConfigFile {
+        path,
+        source: Box::new(source),
+    })?;
     if folder.format == Format::Peft {
         let keys = adapter
             .params()
@@ -358,6 +367,10 @@ pub(crate) fn fill(
 
 /// The first index that is outside its limit, with that limit: one for all, or one for each row.
 fn outside(data: &TensorData, limits: &[usize]) -> Option<(i64, usize)> {
+    // Floats have none, and may be beyond the range of integers.
+    if limits.is_empty() {
+        return None;
+    }
     let indices: Vec<i64> = data.iter::<i64>().collect();
     let row = indices.len() / limits.len().max(1);
     let mut rows = limits.iter().zip(indices.chunks(row.max(1)));

@@ -1,8 +1,9 @@
 //! This library's own file next to the interchange files, for what those have no field for.
 
-use std::path::Path;
+use std::path::{Component, Path};
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use crate::fingerprint::Fingerprint;
@@ -57,10 +58,26 @@ pub struct HeadManifest {
     /// Name of the weight file in the same folder. Its tensors are `weight [outputs, d_model]` and `bias [outputs]` of the last
     /// layer, and `hidden.N.weight [d_model, d_model]`, `hidden.N.bias`, `hidden.N.norm.weight` and `hidden.N.norm.bias` of the
     /// layers before it.
+    #[serde(deserialize_with = "file_name")]
     pub file: String,
     /// Its configuration: the fields of AdapterHub's `head_config.json`, and `pooling`.
     #[serde(flatten)]
     pub config: Map<String, Value>,
+}
+
+/// A name without a path: what is somebody else's reads and writes in its own folder only.
+fn file_name<'de, D: Deserializer<'de>>(text: D) -> Result<String, D::Error> {
+    let name = String::deserialize(text)?;
+    let inside = matches!(
+        Path::new(&name).components().collect::<Vec<_>>()[..],
+        [Component::Normal(_)]
+    );
+    match inside {
+        true => Ok(name),
+        false => Err(D::Error::custom(format!(
+            "head.file is {name:?}, expected the name of a file in the same folder"
+        ))),
+    }
 }
 
 impl Manifest {
@@ -115,5 +132,30 @@ mod tests {
         manifest.extra.insert("later".into(), Value::from(1));
         manifest.write(dir.path()).unwrap();
         assert_eq!(Manifest::read(dir.path()).unwrap().unwrap(), manifest);
+    }
+
+    #[test]
+    fn the_file_of_a_head_is_in_the_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        for (file, is_inside) in [
+            ("head.safetensors", true),
+            ("../head.safetensors", false),
+            ("/head.safetensors", false),
+            ("a/head.safetensors", false),
+            ("..", false),
+            ("", false),
+        ] {
+            let head = serde_json::json!({"file": file, "head_type": "classification"});
+            let manifest = serde_json::json!({"name": "a", "config": "lora", "base_architecture": "bert", "base_model": "",
+                "written_by": "", "head": head});
+            write_json(&dir.path().join(Manifest::FILE), &manifest).unwrap();
+            match Manifest::read(dir.path()) {
+                Ok(_) => assert!(is_inside, "{file}"),
+                Err(error) => {
+                    let why = std::error::Error::source(&error).unwrap().to_string();
+                    assert!(!is_inside && why.contains("head.file"), "{file}: {why}");
+                }
+            }
+        }
     }
 }

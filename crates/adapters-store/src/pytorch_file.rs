@@ -11,6 +11,7 @@ use burn::tensor::DType;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, ZipWriter};
 
+use crate::tensors::check_finite;
 use crate::{StoreError, atomic, write_safetensors};
 
 /// The pickle's instructions that are used here.
@@ -42,8 +43,10 @@ const PICKLES: [(&str, &str); 3] = [
 ///
 /// # Errors
 ///
-/// Those of [`write_safetensors`] and [`write_pytorch`].
+/// Those of [`write_safetensors`] and [`write_pytorch`]; [`StoreError::Mismatch`] for tensors with NaN or infinite elements, as
+/// values beyond the range of their type become, which no reader accepts.
 pub fn write_weights(path: &Path, tensors: &Tensors) -> Result<(), StoreError> {
+    check_finite(path, tensors)?;
     write_safetensors(path, tensors, [])?;
     let pickle = PICKLES.iter().find(|(safe, _)| path.ends_with(safe));
     pickle.map_or(Ok(()), |(_, pickle)| {

@@ -27,7 +27,7 @@ use adapters_core::Tensors;
 /// [`StoreError::Read`], [`StoreError::Safetensors`] for a damaged file, [`StoreError::Mismatch`] for tensors with
 /// NaN or infinite elements.
 pub fn read_safetensors(path: &Path) -> Result<(Tensors, HashMap<String, String>), StoreError> {
-    let bytes = read(path)?;
+    let bytes = read_file(path)?;
     let damaged = |reason: String| StoreError::Safetensors {
         path: path.to_owned(),
         reason,
@@ -66,10 +66,7 @@ pub fn read_pytorch(path: &Path) -> Result<Tensors, StoreError> {
 ///
 /// [`StoreError::Read`], [`StoreError::Pytorch`].
 pub fn read_pickle(path: &Path) -> Result<Tensors, StoreError> {
-    fs::metadata(path).map_err(|source| StoreError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
+    check_regular(path)?;
     let refuse = |reason: String| StoreError::Pytorch {
         path: path.to_owned(),
         reason,
@@ -201,7 +198,7 @@ pub fn write_each<'t, E: From<StoreError> + From<AtomicWriteError>>(
 ///
 /// [`StoreError::Read`], [`StoreError::Json`] with line, column and field.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, StoreError> {
-    let bytes = read(path)?;
+    let bytes = read_file(path)?;
     check_unique(&bytes)
         .and_then(|()| serde_json::from_slice(&bytes))
         .map_err(|source| StoreError::Json {
@@ -224,19 +221,32 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), StoreError>
     Ok(atomic::write(path, text.as_bytes())?)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, StoreError> {
-    let failed = |source| StoreError::Read {
+/// Reads a file of a folder that may be somebody else's.
+///
+/// # Errors
+///
+/// [`StoreError::Read`], for what is not a regular file too.
+pub fn read_file(path: &Path) -> Result<Vec<u8>, StoreError> {
+    check_regular(path)?;
+    fs::read(path).map_err(|source| StoreError::Read {
         path: path.to_owned(),
         source,
-    };
-    // Opening a pipe would wait for whoever writes into it, and a device may have no end.
-    if !fs::metadata(path).map_err(failed)?.is_file() {
-        return Err(failed(io::Error::other("it is not a regular file")));
-    }
-    fs::read(path).map_err(failed)
+    })
 }
 
-fn check_finite(path: &Path, tensors: &Tensors) -> Result<(), StoreError> {
+/// Refuses what is not a regular file: opening a pipe would wait for whoever writes into it, and a device may have no end.
+fn check_regular(path: &Path) -> Result<(), StoreError> {
+    let found = fs::metadata(path).and_then(|found| match found.is_file() {
+        true => Ok(()),
+        false => Err(io::Error::other("it is not a regular file")),
+    });
+    found.map_err(|source| StoreError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+pub(crate) fn check_finite(path: &Path, tensors: &Tensors) -> Result<(), StoreError> {
     let problems: Vec<TensorProblem> = tensors
         .iter()
         .filter(|(_, data)| data.dtype().is_float())

@@ -106,3 +106,24 @@ fn names_of_other_families_are_refused_with_those_of_the_model() {
         assert!(named && error.contains("qkv_proj"), "{error}");
     }
 }
+
+#[test]
+fn a_choice_among_modules_that_none_are_named_for_is_refused() {
+    for config in [
+        "lora[layers=[0]]",
+        "lora[exclude_modules=[value]]",
+        "dora[layers=[0]]",
+        "hira[layers_to_transform=[0]]",
+        "loha[exclude_modules=[value]]",
+        "oft[oft_block_size=4,r=0,layers_to_transform=0]",
+    ] {
+        let error = adapters::method(config).unwrap_err().to_string();
+        assert!(error.contains("target_modules"), "{config}: {error}");
+    }
+    for config in [
+        "lora[target_modules=[query],layers=[0]]",
+        "hira[layers_to_transform=[]]",
+    ] {
+        assert!(adapters::method(config).is_ok(), "{config}");
+    }
+}

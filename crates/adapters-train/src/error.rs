@@ -113,6 +113,16 @@ pub enum TrainError {
         /// The loss.
         loss: f64,
     },
+    /// An evaluation has a result that is not a number.
+    #[error(
+        "{what} is {found}: weights of the model, its adapter or its head are beyond the range of its precision, or the input is"
+    )]
+    Meaningless {
+        /// The result.
+        what: String,
+        /// Its value.
+        found: f64,
+    },
     /// The device has too little memory.
     #[error(
         "the device has no memory for {:.1} MiB more; what needs less: a smaller `train.batch_size` with a larger `train.accumulate`, or \

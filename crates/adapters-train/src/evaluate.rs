@@ -20,6 +20,28 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
+    /// Refuses an evaluation whose loss or one of whose outputs is no number: it would be an answer that means nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Meaningless`]
+    pub fn check_finite(&self) -> Result<(), TrainError> {
+        let meaningless = |what: String, found: f64| Err(TrainError::Meaningless { what, found });
+        for (index, outputs) in self.outputs.iter().enumerate() {
+            let wrong = outputs
+                .values
+                .iter()
+                .find(|value| value.is_nan() || **value == f32::INFINITY);
+            if let Some(found) = wrong {
+                return meaningless(format!("an output of example {}", index + 1), f64::from(*found));
+            }
+        }
+        match self.loss.is_finite() {
+            true => Ok(()),
+            false => meaningless("the loss".to_owned(), self.loss),
+        }
+    }
+
     /// The figure that the task is known by, with its name.
     pub fn main(&self) -> Option<(&'static str, f64)> {
         self.figures.values.first().copied()

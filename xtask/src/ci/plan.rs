@@ -50,16 +50,9 @@ pub(super) enum Group {
     Features,
     /// Each backend on its own, type-checked.
     Backends,
-    /// Further backends next to `flex`: a GPU's on a Vulkan driver of this machine, which may be a software device, and `ndarray`. Runs
-    /// when it is named: Burn is built once more for it.
+    /// Further backends next to `flex`, in one build: `ndarray`, a device that only records, and a GPU's on a Vulkan driver of this
+    /// machine, which may be a software device.
     Gpu,
-}
-
-impl Group {
-    /// Whether a run that names no group has it.
-    pub(super) fn is_default(self) -> bool {
-        self != Self::Gpu
-    }
 }
 
 /// One step of the plan.
@@ -71,6 +64,8 @@ pub(super) struct Step {
     pub(super) name: String,
     /// What it does.
     pub(super) action: Action,
+    /// Whether it needs a Vulkan driver.
+    pub(super) needs_vulkan: bool,
 }
 
 /// What a step does.
@@ -96,6 +91,7 @@ impl Step {
                 arguments: arguments.split_whitespace().map(String::from).collect(),
                 environment: Vec::new(),
             },
+            needs_vulkan: false,
         }
     }
 
@@ -115,6 +111,7 @@ pub(super) fn plan() -> Vec<Step> {
             group: Group::Tidy,
             name: "tidy".into(),
             action: Action::Tidy,
+            needs_vulkan: false,
         },
         Step {
             group: Group::Deny,
@@ -126,6 +123,7 @@ pub(super) fn plan() -> Vec<Step> {
                     .map(String::from)
                     .collect(),
             },
+            needs_vulkan: false,
         },
         Step::cargo(
             Group::Clippy,
@@ -180,11 +178,24 @@ pub(super) fn plan() -> Vec<Step> {
             _ => step,
         }
     }));
-    // WGSL: the SPIR-V of `vulkan` ends inside the compiler of Mesa 22.3's software device. One build for both.
-    for device in ["ndarray", "wgpu"] {
-        let test = "test --locked --workspace --features adapters-testkit/ndarray,adapters-testkit/wgpu --test gpu";
-        steps
-            .push(Step::cargo(Group::Gpu, &format!("{device} next to flex"), test).with_env("ADAPTERS_DEVICE", device));
+    // WGSL without fused kernels, of which a software device takes too long to compile each; the SPIR-V of `vulkan` ends inside
+    // the compiler of Mesa 22.3's.
+    let test = "test --locked --workspace --features adapters-testkit/capture,adapters-testkit/ndarray,adapters-testkit/wgpu-unfused";
+    steps.push(Step::cargo(
+        Group::Gpu,
+        "reads of a step",
+        &format!("{test} --test device_reads"),
+    ));
+    for (device, needs_vulkan) in [("ndarray", false), ("wgpu", true)] {
+        let step = Step::cargo(
+            Group::Gpu,
+            &format!("{device} next to flex"),
+            &format!("{test} --test gpu"),
+        );
+        steps.push(Step {
+            needs_vulkan,
+            ..step.with_env("ADAPTERS_DEVICE", device)
+        });
     }
     steps
 }

@@ -1,5 +1,6 @@
 //! The inventory of `unsafe`: where it is, and how often. That each block says why it is sound is checked by clippy
-//! (`undocumented_unsafe_blocks`); that no other file has any, by the compiler (`unsafe_code`) and here.
+//! (`undocumented_unsafe_blocks`); that no other file has any, by the compiler (`unsafe_code`), which every package is built with, and
+//! here.
 
 use super::Finding;
 
@@ -30,6 +31,27 @@ pub(super) fn check(path: &str, text: &str) -> Option<Finding> {
     })
 }
 
+/// A package forbids `unsafe`, with the lints of the workspace or its own. That of the kernels denies it, so that one module may allow
+/// it.
+pub(super) fn check_manifest(path: &str, text: &str) -> Option<Finding> {
+    let lints = text.split_once("\n[lints").map_or("", |(_, lints)| lints);
+    let expected = match path {
+        "crates/adapters-nn/Cargo.toml" => "unsafe_code = \"deny\"",
+        "Cargo.toml" | "fuzz/Cargo.toml" => "unsafe_code = \"forbid\"",
+        _ => "workspace = true",
+    };
+    let lints = match path {
+        "Cargo.toml" => text.split_once("\n[workspace.lints").map_or("", |(_, lints)| lints),
+        _ => lints,
+    };
+    (!lints.lines().any(|line| line == expected)).then(|| Finding {
+        path: path.into(),
+        line: 1,
+        problem: format!("expected `{expected}` among the lints, found none"),
+        remedy: "add `[lints]` with `workspace = true`, which forbids `unsafe`",
+    })
+}
+
 /// Whether the code of a line has the word.
 fn is_unsafe(line: &str) -> bool {
     let code = line.split("//").next().unwrap_or_default();
@@ -40,6 +62,31 @@ fn is_unsafe(line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_package_forbids_it() {
+        let inherited = "[package]\nname = \"a\"\n\n[lints]\nworkspace = true\n";
+        let own = "[package]\nname = \"a\"\n\n[lints.rust]\nunsafe_code = \"forbid\"\n";
+        let denied = own.replace("forbid", "deny");
+        assert_eq!(check_manifest("crates/a/Cargo.toml", inherited), None);
+        assert_eq!(check_manifest("fuzz/Cargo.toml", own), None);
+        assert_eq!(check_manifest("crates/adapters-nn/Cargo.toml", &denied), None);
+        assert_eq!(
+            check_manifest(
+                "Cargo.toml",
+                "[workspace]\n\n[workspace.lints.rust]\nunsafe_code = \"forbid\"\n"
+            ),
+            None
+        );
+        for (path, text) in [
+            ("crates/a/Cargo.toml", "[package]\nversion.workspace = true\n"),
+            ("crates/a/Cargo.toml", &denied),
+            ("fuzz/Cargo.toml", inherited),
+            ("fuzz/Cargo.toml", &denied),
+        ] {
+            assert!(check_manifest(path, text).is_some(), "{path}: {text}");
+        }
+    }
 
     #[test]
     fn each_line_with_the_word_counts_and_comments_do_not() {

@@ -59,7 +59,8 @@ pub(crate) fn run(args: PredictArgs) -> Result<(), Failure> {
             continue;
         }
         match input.filter(|_| !loaded.task.repeats_input) {
-            Some(input) => say!("{prediction}\t{input}"),
+            // A line has one input, and its cells end at tabs.
+            Some(input) => say!("{prediction}\t{}", input.replace('\t', "\\t").replace('\n', "\\n")),
             None => say!("{prediction}"),
         }
     }

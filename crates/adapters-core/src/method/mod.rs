@@ -101,6 +101,26 @@ pub trait Method:
         }
     }
 
+    /// Refuses a tensor whose axes the configuration and the model give together, where it is more than there is memory for; `what`
+    /// names the fields.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::CannotBuild`] beyond 2^28 elements.
+    fn check_elements<const N: usize>(site: &SiteInfo, what: &str, axes: [usize; N]) -> Result<(), Error> {
+        let count = axes.iter().try_fold(1, |count: usize, axis| count.checked_mul(*axis));
+        match count.is_some_and(|count| count <= 1 << 28) {
+            true => Ok(()),
+            false => {
+                let axes = axes.map(|axis| axis.to_string()).join(" x ");
+                Err(Self::refuse(
+                    site,
+                    format!("`{what}` asks for a tensor of {axes} elements, expected at most 2^28"),
+                ))
+            }
+        }
+    }
+
     /// Input and output features of a linear site.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use crate::host::Host;
 use crate::method::any::AnyMethod;
 use crate::method::target::{Selection, pattern_value};
 use crate::set::AdapterSet;
-use crate::set::attached::Attached;
+use crate::set::attached::{Attached, StoredSize};
 
 /// What attaching did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,6 +114,34 @@ pub fn build(
     seed: u64,
     device: &Device,
 ) -> Result<(Attached, AttachReport), Error> {
+    build_within(name, method, host, selection, seed, device, None)
+}
+
+/// Builds an adapter for the values of a file, as [`build`] does.
+///
+/// # Errors
+///
+/// As [`build`]; [`Error::CannotBuild`] too where the layers would have far more numbers than the file, before they take up memory.
+pub fn build_for_file(
+    name: &str,
+    method: AnyMethod,
+    host: &dyn Host,
+    selection: Selection,
+    file: StoredSize,
+    device: &Device,
+) -> Result<(Attached, AttachReport), Error> {
+    build_within(name, method, host, selection, 0, device, Some(file))
+}
+
+fn build_within(
+    name: &str,
+    method: AnyMethod,
+    host: &dyn Host,
+    selection: Selection,
+    seed: u64,
+    device: &Device,
+    file: Option<StoredSize>,
+) -> Result<(Attached, AttachReport), Error> {
     let mut report = AttachReport {
         adapter: name.to_owned(),
         adapted: selection.sites.iter().map(|s| s.path.clone()).collect(),
@@ -121,7 +149,7 @@ pub fn build(
         unmatched: selection.unmatched,
         num_params: 0,
     };
-    let adapter = Attached::build(name, method, selection.sites, host, seed, device)?;
+    let adapter = Attached::build_within(name, method, selection.sites, host, seed, device, file)?;
     report.num_params = adapter.num_params();
     Ok((adapter, report))
 }

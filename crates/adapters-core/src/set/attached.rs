@@ -56,11 +56,38 @@ impl Attached {
         seed: u64,
         device: &Device,
     ) -> Result<Self, Error> {
+        Self::build_within(name, method, sites, host, seed, device, None)
+    }
+
+    /// The same for an adapter whose values a file has, which need not hold more numbers than the file.
+    pub(super) fn build_within(
+        name: &str,
+        method: AnyMethod,
+        sites: Vec<SiteInfo>,
+        host: &dyn Host,
+        seed: u64,
+        device: &Device,
+        file: Option<StoredSize>,
+    ) -> Result<Self, Error> {
         let build = Build { seed, device, host };
         let mut adapter = Self::new(name, method, host, Vec::new());
         let (heads, sites): (Vec<_>, Vec<_>) = sites.into_iter().partition(|info| info.tied_to.is_some());
+        let mut built = 0;
         for info in sites {
             let layer = adapter.method.build(&info, &build)?;
+            if let Some(file) = file {
+                built += adapter.stored_elements(&layer, file.format);
+                if built > file.most() {
+                    return Err(Error::CannotBuild {
+                        method: adapter.method.name(),
+                        path: info.path,
+                        reason: format!(
+                            "its layers up to this one have {built} numbers, and the file with their values has {}",
+                            file.elements
+                        ),
+                    });
+                }
+            }
             adapter.layers.insert(info.site, AttachedLayer { info, layer });
         }
         adapter.tie(host.sites().into_iter().filter(|info| info.tied_to.is_some()));
@@ -218,23 +245,22 @@ impl Attached {
 
     /// Shapes of the parameters, by id.
     pub fn shapes(&self) -> HashMap<ParamId, ParamShape> {
-        struct Shapes(HashMap<ParamId, ParamShape>);
-        impl ModuleVisitor for Shapes {
-            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-                let dims = param.lazy_shape().to_vec();
-                self.0.insert(param.id, ParamShape { dims, integers: false });
-            }
-            fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
-                let dims = param.lazy_shape().to_vec();
-                self.0.insert(param.id, ParamShape { dims, integers: true });
-            }
-        }
-        let mut shapes = Shapes(HashMap::new());
+        let mut shapes = Shapes::default();
         for l in self.layers() {
             l.layer.visit(&mut shapes);
         }
         self.shared.visit(&mut shapes);
         shapes.0
+    }
+
+    /// How many numbers of a layer a file of this format has to have.
+    fn stored_elements(&self, layer: &SiteLayer, format: Format) -> usize {
+        let mut shapes = Shapes::default();
+        layer.visit(&mut shapes);
+        let named = layer.named_params().into_iter();
+        let stored = named.filter(|(param, _)| !self.method.may_lack(format, param));
+        let shapes = stored.filter_map(|(_, id)| shapes.0.remove(&id));
+        shapes.map(|shape| shape.dims.iter().product::<usize>()).sum()
     }
 
     /// Replaces the values of parameters, found by their id.
@@ -324,6 +350,40 @@ impl Attached {
         let mut copy = self.clone().renamed(name);
         copy.change_layers(with_fresh_ids);
         copy
+    }
+}
+
+/// What a file has of an adapter that is built for its values.
+#[derive(Clone, Copy, Debug)]
+pub struct StoredSize {
+    /// The format of the file.
+    pub format: Format,
+    /// Numbers in all its tensors.
+    pub elements: usize,
+}
+
+impl StoredSize {
+    /// How many numbers the layers may have before the file is said not to fit them. A difference that is no larger is found tensor by
+    /// tensor, and told by their names.
+    fn most(self) -> usize {
+        const SLACK: usize = 1 << 24;
+        self.elements.saturating_mul(4).saturating_add(SLACK)
+    }
+}
+
+/// Finds the shapes of the parameters of a module.
+#[derive(Default)]
+struct Shapes(HashMap<ParamId, ParamShape>);
+
+impl ModuleVisitor for Shapes {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let dims = param.lazy_shape().to_vec();
+        self.0.insert(param.id, ParamShape { dims, integers: false });
+    }
+
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        let dims = param.lazy_shape().to_vec();
+        self.0.insert(param.id, ParamShape { dims, integers: true });
     }
 }
 

@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 
 use crate::error::ModelError;
-use crate::generate::{Generation, Step, refuse, sampling};
+use crate::generate::{Generation, Step, check_scores, refuse, sampling};
 
 /// Keeps the `count` likeliest continuations of a text at every token, and returns the one with the highest
 /// `log p(tokens) / length^length_penalty` of those that ended. It computes what the beam search of Hugging Face
@@ -74,6 +74,7 @@ impl Beams {
             })?;
             let [_, _, vocab] = scores.dims();
             let scores: Vec<f32> = scores.into_data().iter().collect();
+            scores.chunks(vocab).try_for_each(check_scores)?;
             order.clear();
             for (text, (search, scores)) in searches.iter_mut().zip(scores.chunks(self.count * vocab)).enumerate() {
                 let parents = search.advance(self, generation, index + 1, scores.chunks(vocab));

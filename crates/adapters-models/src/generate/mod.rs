@@ -313,6 +313,7 @@ impl Generation {
                     rows[index].push(pad_id as u32);
                     continue;
                 }
+                check_scores(scores)?;
                 let token = samplers[index].next(scores, &rows[index]);
                 ended[index] = self.stop.contains(&token);
                 rows[index].push(token);
@@ -373,6 +374,17 @@ impl Generation {
         let found = format!("{new}, after a text of {text}");
         Err(refuse("max_new_tokens", &expected, found))
     }
+}
+
+/// Refuses the scores of a token that choose none: one is no number, or all tokens are left out.
+fn check_scores(scores: &[f32]) -> Result<(), ModelError> {
+    let expected = "finite numbers: weights of the model or its adapter are beyond the range of its precision, or every token is \
+                    suppressed";
+    let wrong = scores.iter().find(|score| score.is_nan() || **score == f32::INFINITY);
+    let wrong = wrong.or(scores
+        .first()
+        .filter(|_| scores.iter().all(|score| score.is_infinite())));
+    wrong.map_or(Ok(()), |found| Err(refuse("scores", expected, found.to_string())))
 }
 
 fn refuse(field: &'static str, expected: &str, found: String) -> ModelError {

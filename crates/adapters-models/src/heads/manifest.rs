@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use adapters_core::{Format, Tensors};
-use adapters_store::{HeadManifest, Manifest, StoreError, read_safetensors, write_safetensors};
+use adapters_store::{HeadManifest, Manifest, StoreError, read_safetensors, write_weights};
 use burn::tensor::Device;
 
 use crate::error::ModelError;
@@ -98,7 +98,7 @@ impl Head {
             .map(|weight| ("weight", weight.val().into_data()));
         let bias = self.last.bias.iter().map(|bias| ("bias", bias.val().into_data()));
         tensors.extend(weight.chain(bias).map(|(key, data)| (key.to_owned(), data)));
-        write_safetensors(&dir.join(Self::FILE), &tensors, [])?;
+        write_weights(&dir.join(Self::FILE), &tensors)?;
         let mut config = self.config().to_fields(base);
         if let Some(pooling) = self.config().kind.pooling() {
             config.insert("pooling".to_owned(), serde_json::to_value(pooling).unwrap_or_default());

@@ -9,7 +9,7 @@
 use std::path::Path;
 
 use adapters_core::{Format, Role, SiteInfo, Tensors};
-use adapters_store::{read_json, read_safetensors, write_json, write_safetensors};
+use adapters_store::{read_json, read_safetensors, write_json, write_weights};
 use burn::tensor::Device;
 use serde_json::{Map, Value, json};
 
@@ -203,7 +203,7 @@ impl Head {
         tensors.insert(key(layout.last, "weight"), self.last_weight(base).into_data());
         let bias = self.last.bias.iter();
         tensors.extend(bias.map(|bias| (key(layout.last, "bias"), bias.val().into_data())));
-        write_safetensors(&weights_path, &tensors, [])?;
+        write_weights(&weights_path, &tensors)?;
         saved.push(module(layout.last).into());
         saved.dedup();
         config.insert("modules_to_save".to_owned(), saved.into());

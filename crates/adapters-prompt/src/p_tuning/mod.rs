@@ -98,11 +98,16 @@ impl Method for PTuningConfig {
     fn check(&self) -> Result<(), ConfigError> {
         self.tokens.check()?;
         ConfigError::size("encoder_hidden_size", self.encoder_hidden_size)?;
+        let square = [self.encoder_hidden_size; 2];
+        ConfigError::elements("encoder_hidden_size x encoder_hidden_size", square)?;
         if self.encoder_reparameterization_type == NetworkKind::Mlp {
             // Peft ignores the layers and the dropout of an MLP.
             return Ok(());
         }
         ConfigError::size("encoder_num_layers", self.encoder_num_layers)?;
+        let (layers, hidden) = (self.encoder_num_layers, self.encoder_hidden_size);
+        let fields = "encoder_num_layers x encoder_hidden_size x encoder_hidden_size";
+        ConfigError::elements(fields, [layers, hidden, hidden])?;
         let fits = (0.0..1.0).contains(&self.encoder_dropout);
         ConfigError::unless(fits, "encoder_dropout", "a number in [0, 1)", self.encoder_dropout)
     }

@@ -3,6 +3,7 @@
 mod mutation;
 mod readers;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -33,7 +34,8 @@ pub struct Reader {
 struct Fixture {
     scratch: TempDir,
     task: Task,
-    bert: Model,
+    /// The golden models by the names of their folders.
+    models: BTreeMap<String, Model>,
     device: Device,
 }
 
@@ -72,14 +74,15 @@ impl Subject {
     /// Prepares the valid inputs of a reader.
     pub fn new(reader: &'static Reader) -> Self {
         let device = Device::flex();
-        let bert = golden().join("bert/base");
+        let model = |(name, folder): (String, PathBuf)| {
+            let loaded = Pretrained::open(folder.join("base")).and_then(|found| found.model(&device));
+            (name, loaded.expect("the golden models load"))
+        };
         let fixture = Fixture {
             scratch: tempfile::tempdir().expect("a temporary folder can be made"),
             task: Task::new(),
-            bert: Pretrained::open(&bert)
-                .and_then(|found| found.model(&device))
-                .expect("the golden model loads"),
-            device,
+            models: golden_models().map(model).collect(),
+            device: device.clone(),
         };
         let seeds = (reader.seeds)(&fixture);
         for seed in &seeds {
@@ -178,4 +181,12 @@ fn write(file: &Path, bytes: &[u8]) {
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")
+}
+
+/// Names and folders of the golden models, in the order of their names.
+fn golden_models() -> impl Iterator<Item = (String, PathBuf)> {
+    let entries = fs::read_dir(golden()).expect("the folder can be read").flatten();
+    let named = entries.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path()));
+    let models: BTreeMap<String, PathBuf> = named.filter(|(_, folder)| folder.join("base").is_dir()).collect();
+    models.into_iter()
 }

@@ -1,22 +1,27 @@
 //! The readers, and valid inputs of each.
 
+mod media;
+
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use adapters::core::Ctx;
+use adapters::models::speech::{SpeechPrompt, read_wav};
 use adapters::models::{ChatTemplate, Head, Message, Model, ModelKind, Pretrained, TextTokenizer};
-use adapters::store::{LoadOptions, Manifest, Setup, load_adapter, read_pytorch};
+use adapters::store::{
+    LoadOptions, Manifest, Setup, load_adapter, read_pytorch, read_safetensors, write_json, write_safetensors,
+};
 use adapters::train::{Event, Fields, Recipe, Records, Run, train};
 use adapters::{AdapterSet, Composition, METHODS, method};
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
-use super::{Fixture, Reader, Seed, golden};
+use super::{Fixture, Reader, Seed, golden, golden_models};
 use crate::model_inputs::two_rows;
 
 /// All readers.
-pub static READERS: [Reader; 15] = [
+pub static READERS: [Reader; 20] = [
     Reader {
         name: "checkpoint of a model",
         seeds: |fixture| bases(fixture, "model.safetensors"),
@@ -106,7 +111,7 @@ pub static READERS: [Reader; 15] = [
         read: |fixture, file| {
             let method = text(file).and_then(|text| method(&text).ok());
             let attached =
-                method.map(|method| AdapterSet::new().attach("a", method, &fixture.bert, 0, &fixture.device));
+                method.map(|method| AdapterSet::new().attach("a", method, &fixture.models["bert"], 0, &fixture.device));
             attached.is_some_and(|attached| attached.is_ok())
         },
     },
@@ -178,7 +183,75 @@ pub static READERS: [Reader; 15] = [
             train(&run, &mut |_| ControlFlow::Break(())).is_ok()
         },
     },
+    Reader {
+        name: "image",
+        seeds: media::images,
+        read: media::image,
+    },
+    Reader {
+        name: "sound",
+        seeds: |fixture| vec![media::sound(fixture)],
+        read: |_, file| read_wav(file, media::RATE).is_ok(),
+    },
+    Reader {
+        name: "preprocessing",
+        seeds: media::options,
+        read: media::preprocessing,
+    },
+    Reader {
+        name: "generation",
+        seeds: |fixture| {
+            let folder = fixture.copy(&fixture.task.path("model"), "model");
+            fs::write(folder.join("generation_config.json"), GENERATION).expect("the folder can be written");
+            fs::write(folder.join("tokenizer_config.json"), SPECIAL).expect("the folder can be written");
+            ["generation_config.json", "tokenizer_config.json"]
+                .map(|name| Seed::new(folder.join(name)))
+                .into()
+        },
+        read: |_, file| {
+            let ends = Pretrained::open(folder(file)).and_then(|found| found.stop_tokens());
+            let begins = SpeechPrompt::load(folder(file), None, false);
+            ends.is_ok() && begins.is_ok()
+        },
+    },
+    Reader {
+        name: "index of shards",
+        seeds: |fixture| {
+            let folder = fixture.copy(&golden().join("bert/base"), "base");
+            let (whole, half) = (folder.join("model.safetensors"), folder.join("half.safetensors"));
+            let (tensors, _) = read_safetensors(&whole).expect("the golden model can be read");
+            fs::remove_file(whole).expect("the folder can be written");
+            let shard = |index: usize| {
+                if index.is_multiple_of(2) {
+                    "half.safetensors"
+                } else {
+                    "other.safetensors"
+                }
+            };
+            let named: Vec<(usize, String)> = tensors.keys().cloned().enumerate().collect();
+            for path in [half, folder.join("other.safetensors")] {
+                let own = named.iter().filter(|(index, _)| path.ends_with(shard(*index)));
+                let own = own.map(|(_, key)| (key.clone(), tensors[key].clone())).collect();
+                write_safetensors(&path, &own, []).expect("the folder can be written");
+            }
+            let map: Map<String, Value> = named
+                .into_iter()
+                .map(|(index, key)| (key, shard(index).into()))
+                .collect();
+            let index = folder.join("model.safetensors.index.json");
+            write_json(&index, &json!({"metadata": {"total_size": 1}, "weight_map": map}))
+                .expect("the folder can be written");
+            vec![Seed::new(index)]
+        },
+        read: model,
+    },
 ];
+
+/// What a text that is written begins and ends with.
+const GENERATION: &str = r#"{"bos_token_id": 2, "eos_token_id": [3, 1], "pad_token_id": 0, "decoder_start_token_id": 2,
+ "forced_decoder_ids": [[1, 5], [2, 6]], "no_timestamps_token_id": 7, "suppress_tokens": [8, 9], "begin_suppress_tokens": [10]}"#;
+const SPECIAL: &str =
+    r#"{"bos_token": "[CLS]", "eos_token": {"content": "[SEP]", "lstrip": false}, "pad_token": "[PAD]"}"#;
 
 /// Chat templates as models have them.
 const TEMPLATES: [&str; 3] = [
@@ -236,27 +309,25 @@ fn text(file: &Path) -> Option<String> {
 
 /// A file of the tiny models of all families.
 fn bases(fixture: &Fixture, name: &str) -> Vec<Seed> {
-    let families = fs::read_dir(golden()).expect("the folder can be read").flatten();
-    let mut folders: Vec<PathBuf> = families.map(|family| family.path().join("base")).collect();
-    folders.retain(|folder| folder.is_dir());
-    folders.sort();
-    let copied = folders.iter().map(|folder| fixture.copy(folder, "base"));
+    let copied = golden_models().map(|(_, folder)| fixture.copy(&folder.join("base"), "base"));
     copied.map(|folder| Seed::new(folder.join(name))).collect()
 }
 
-/// A file of every adapter of the golden BERT that has it and that loads alone.
+/// A file of every golden adapter that has it and that loads alone, in a folder with the name of its model.
 fn adapters(fixture: &Fixture, name: &str) -> Vec<Seed> {
-    let cases = fs::read_dir(golden().join("bert/cases"))
-        .expect("the folder can be read")
-        .flatten();
-    let mut folders: Vec<PathBuf> = cases
-        .map(|case| case.path().join("adapters/a"))
-        .filter(|folder| folder.join(name).is_file())
-        .collect();
-    folders.sort();
-    let seeds = folders
-        .iter()
-        .map(|folder| Seed::new(fixture.copy(folder, "a").join(name)));
+    let of_model = |(model, folder): (String, PathBuf)| {
+        let cases = fs::read_dir(folder.join("cases"))
+            .expect("the folder can be read")
+            .flatten();
+        let adapters = cases.map(|case| case.path().join("adapters/a"));
+        let mut folders: Vec<PathBuf> = adapters.filter(|folder| folder.join(name).is_file()).collect();
+        folders.sort();
+        let seeds = folders.into_iter().map(move |folder| (model.clone(), folder));
+        seeds.collect::<Vec<_>>()
+    };
+    let seeds = golden_models()
+        .flat_map(of_model)
+        .map(|(model, folder)| Seed::new(fixture.copy(&folder, &model).join(name)));
     seeds.filter(|seed| adapter(fixture, &seed.file)).collect()
 }
 
@@ -282,7 +353,9 @@ fn adapter(fixture: &Fixture, file: &Path) -> bool {
         allow_bin: true,
         ..LoadOptions::default()
     };
-    let (mut set, base) = (AdapterSet::new(), &fixture.bert);
+    let model = folder(file).file_name().unwrap_or_default().to_string_lossy();
+    let (_, model) = model.split_once('-').expect("the folder has the name of a model");
+    let (mut set, base) = (AdapterSet::new(), &fixture.models[model]);
     let loaded = load_adapter(folder(file), &mut set, base, &METHODS, &options, &fixture.device);
     let Ok(report) = loaded else {
         return false;
