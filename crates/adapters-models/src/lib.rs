@@ -94,6 +94,8 @@ mod two_stacks;
 pub mod vision;
 #[doc(hidden)]
 pub mod vit;
+#[cfg(feature = "tokenizers")]
+mod vocabulary_files;
 mod wav2vec2;
 mod weights;
 mod whisper;

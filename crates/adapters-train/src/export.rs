@@ -52,7 +52,11 @@ pub(crate) fn save_all(run: &Run, model: &TaskModel, summary: &Summary) -> Resul
             head_note: head_note(model, &[(Format::AdapterHub, is_elsewhere)]),
         });
     }
-    let format = expressible(&model.adapted.set, &run.recipe.adapter.name, model.adapted.base())?;
+    // The tables of an adapter over other tokens than its base have a place in peft's format only.
+    let format = match run.pretrained()?.resized() {
+        Some(_) => Format::Peft,
+        None => expressible(&model.adapted.set, &run.recipe.adapter.name, model.adapted.base())?,
+    };
     let is_elsewhere = !folder(format, &adapter).save()?;
     let mut heads = vec![(format, is_elsewhere)];
     let peft = match format {
@@ -100,6 +104,7 @@ impl Folder<'_> {
         let name = &self.run.recipe.adapter.name;
         let (set, base) = (&self.model.adapted.set, self.model.adapted.base());
         save_adapter(self.dir, self.format, set, name, base)?;
+        self.run.pretrained()?.save_token_tables(self.dir)?;
         let config = set.attached(name)?.method().to_string();
         let holds_head = self.save_head(&config)?;
         // A head in PEFT's files has decided it.

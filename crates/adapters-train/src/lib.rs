@@ -33,6 +33,8 @@ mod run;
 mod run_data;
 mod run_files;
 mod run_folder;
+#[cfg(feature = "plots")]
+mod run_pictures;
 mod schedule;
 mod seeds;
 mod step_batches;
@@ -62,7 +64,7 @@ pub use run::Run;
 pub use run_files::{RunFileError, Summary, Truncated};
 pub use schedule::Schedule;
 pub use task_model::TaskModel;
-pub use tasks::{OpenTask, TASKS, Task, TaskContext, TaskData, TaskKind, TaskName, TaskOptions, Template};
+pub use tasks::{Join, OpenTask, TASKS, Task, TaskContext, TaskData, TaskKind, TaskName, TaskOptions, Template};
 pub use trainer::train;
 pub use typed_run::Trainer;
 

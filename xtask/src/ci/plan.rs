@@ -5,7 +5,7 @@ use clap::ValueEnum;
 /// Features of the facade crate that are checked with nothing else enabled.
 ///
 /// Those that leave Burn's own feature set alone come first, then a method on each pure-Rust backend.
-const FEATURES: [&str; 17] = [
+const FEATURES: [&str; 18] = [
     "lora",
     "bottleneck",
     "prefix",
@@ -21,12 +21,13 @@ const FEATURES: [&str; 17] = [
     "hub",
     "train",
     "learner",
+    "parquet",
     "plots",
     "lora,flex",
 ];
 
 /// The features of the command that are off by default, with the tests that need them.
-const COMMAND: &str = "--features adapters-cli/hub,adapters-cli/tui,adapters-hub/client";
+const COMMAND: &str = "--features adapters-cli/hub,adapters-cli/parquet,adapters-cli/tui,adapters-hub/client";
 
 /// Backends that are type-checked on their own, cheapest first.
 const BACKENDS: [&str; 4] = ["ndarray", "wgpu", "vulkan", "cuda"];

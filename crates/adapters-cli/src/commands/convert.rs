@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use adapters::core::Format;
-use adapters::models::Head;
 use adapters::models::heads::HeadKind;
+use adapters::models::{Head, copy_tokenizer};
 use adapters::store::{
     LoadOptions, Manifest, Setup, base_name, load_adapter, name_base, read_safetensors, save_adapter, write_weights,
 };
@@ -72,7 +72,8 @@ pub(crate) fn run(args: ConvertArgs) -> Result<(), Failure> {
     let device = loading::device(&args.device)?;
     let manifest = loading::manifest(&adapter)?;
     let dir = loading::base_dir(args.model.as_deref(), &manifest, &adapter, args.accept)?;
-    let base = loading::pretrained(&dir, None, args.accept)?.model(&device)?;
+    let pretrained = loading::pretrained(&dir, Some(&adapter), args.accept)?;
+    let base = pretrained.model(&device)?;
     let mut set = AdapterSet::new();
     let options = LoadOptions {
         name: Manifest::name_in(&adapter)?,
@@ -91,8 +92,11 @@ pub(crate) fn run(args: ConvertArgs) -> Result<(), Failure> {
             "name the other format with --to, or an element type with --dtype",
         ));
     }
+    loading::check_holds_tokens(&pretrained, format, &adapter)?;
     let name = report.attached.adapter;
     let files = save_adapter(&args.out, format, &set, &name, &base)?;
+    pretrained.save_token_tables(&args.out)?;
+    copy_tokenizer(&adapter, &args.out)?;
     let head = Head::find(&adapter, &manifest, &dir, args.accept.allow_bin, &base, &device)?;
     let in_manifest = match &head {
         Some(head) => head.save_in(&args.out, format, &name, &base)?,
