@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use adapters_core::{Format, Host};
-use adapters_models::copy_tokenizer;
+use adapters_models::heads::HeadKind;
+use adapters_models::{Head, copy_tokenizer};
 use adapters_store::{Manifest, ModelCard, Setup, base_name, expressible, name_base, save_adapter};
 
 use serde_json::Value;
@@ -139,6 +140,9 @@ impl Folder<'_> {
             None => None,
         };
         let holds_head = head.is_none();
+        // What PEFT's files do not say of a head that they hold.
+        let in_peft = model.head.as_ref().map(Head::config);
+        let in_peft = in_peft.filter(|_| holds_head && self.format == Format::Peft);
         let pretrained = run.pretrained()?;
         let manifest = Manifest {
             name: recipe.adapter.name.clone(),
@@ -154,10 +158,8 @@ impl Folder<'_> {
                 .stack_on
                 .as_ref()
                 .map(|dir| dir.to_string_lossy().into_owned()),
-            labels: match (holds_head, &model.head, self.format) {
-                (true, Some(head), Format::Peft) => head.config().labels.clone(),
-                _ => Vec::new(),
-            },
+            labels: in_peft.map_or_else(Vec::new, |head| head.labels.clone()),
+            several_labels: in_peft.is_some_and(|head| matches!(head.kind, HeadKind::MultiLabel { .. })),
             head,
             written_by: concat!("adapters ", env!("CARGO_PKG_VERSION")).to_owned(),
             ..Manifest::default()

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use adapters::core::Format;
+use adapters::models::heads::HeadKind;
 use adapters::models::{Head, copy_tokenizer};
 use adapters::store::{
     LoadOptions, Manifest, Setup, base_name, load_adapter, name_base, read_safetensors, save_adapter, write_weights,
@@ -20,6 +21,7 @@ use crate::{folders, loading};
 #[command(after_help = crate::options::examples(&[
     "adapters convert --adapter runs/reviews/adapter --to peft --out converted",
     "adapters convert --adapter runs/reviews/adapter --dtype float16 --out smaller",
+    "adapters convert --adapter downloaded-adapter --model models/all-MiniLM-L6-v2 --to adapterhub --out converted",
 ]))]
 pub(crate) struct ConvertArgs {
     /// Folder of the adapter, or of the run that trained it.
@@ -30,7 +32,7 @@ pub(crate) struct ConvertArgs {
     pub(crate) model: Option<PathBuf>,
     /// What is accepted.
     #[command(flatten)]
-    pub accept: AcceptArgs,
+    pub(crate) accept: AcceptArgs,
     /// Folder for the converted adapter; must be new or empty.
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub(crate) out: PathBuf,
@@ -122,6 +124,9 @@ pub(crate) fn run(args: ConvertArgs) -> Result<(), Failure> {
             "" => dir.to_string_lossy().into_owned(),
             named => named.to_owned(),
         },
+        several_labels: head
+            .as_ref()
+            .is_some_and(|head| matches!(head.config().kind, HeadKind::MultiLabel { .. })),
         labels: head.map_or_else(Vec::new, |head| head.config().labels.clone()),
         head: in_manifest,
         written_by: concat!("adapters ", env!("CARGO_PKG_VERSION")).to_owned(),
