@@ -52,8 +52,15 @@ pub(super) enum Group {
     /// Each backend on its own, type-checked.
     Backends,
     /// Further backends next to `flex`, in one build: `ndarray`, a device that only records, and a GPU's on a Vulkan driver of this
-    /// machine, which may be a software device.
+    /// machine, which may be a software device. Runs when it is named: Burn is built once more for it.
     Gpu,
+}
+
+impl Group {
+    /// Whether a run that names no group has it.
+    pub(super) fn is_default(self) -> bool {
+        self != Self::Gpu
+    }
 }
 
 /// One step of the plan.
