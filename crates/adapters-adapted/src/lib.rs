@@ -11,5 +11,9 @@ mod quantize;
 
 pub use adapted::{Adapted, AttachOptions};
 pub use average::{average, normalized};
-pub use merge::{FrozenLayer, MergeReport, Merged, fold, merge};
+pub use merge::{MergeReport, Merged, merge};
 pub use quantize::{QuantizeReport, quantize};
+
+// For the crates of this workspace.
+#[doc(hidden)]
+pub use merge::{FrozenLayer, fold};

@@ -99,7 +99,7 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_enum, help_heading = "Model")]
     pub(crate) precision: Option<PrecisionArg>,
     /// Override a recipe value (repeatable), e.g. --set train.epochs=3.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
+    #[arg(long = "set", value_name = "KEY=VALUE", help_heading = "Recipe")]
     pub(crate) overrides: Vec<String>,
     /// Where to compute.
     #[command(flatten)]
@@ -119,7 +119,11 @@ fn data_formats(commands: &[&str]) -> String {
     help
 }
 
-const EVAL_EXAMPLES: [&str; 1] = ["adapters eval --adapter runs/reviews/adapter --data data/reviews/test.jsonl"];
+const EVAL_EXAMPLES: [&str; 3] = [
+    "adapters eval --adapter runs/reviews/adapter --data data/reviews/test.jsonl",
+    "adapters eval --adapter runs/reviews/adapter --data reviews.csv --text-field review --label-field rating",
+    "adapters eval --adapter runs/reviews/adapter --data data/reviews/test.jsonl --json",
+];
 
 /// `adapters eval`
 #[derive(Debug, clap::Args)]
@@ -133,7 +137,7 @@ pub(crate) struct EvalArgs {
     pub(crate) data: PathBuf,
     /// Write an answer to each prompt too, and compare it with the completion: ROUGE-L and exact match.
     #[arg(long, help_heading = "Data")]
-    pub generate: bool,
+    pub(crate) generate: bool,
     /// Name of the text column.
     #[arg(long, value_name = "NAME", default_value = "text", help_heading = "Data")]
     pub(crate) text_field: String,
@@ -154,7 +158,7 @@ pub(crate) struct EvalArgs {
     pub(crate) json: bool,
     /// Also draw the confusion table of classes to FILE.svg and FILE.png.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
-    pub confusion: Option<PathBuf>,
+    pub(crate) confusion: Option<PathBuf>,
     /// Also write the raw scores to this safetensors file, as the tensor `logits`.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub(crate) logits: Option<PathBuf>,
@@ -230,10 +234,10 @@ pub(crate) struct GenerateArgs {
     pub(crate) prompt: Vec<String>,
     /// Data file of chats to continue, objects with `messages` and, where a chat has them, `tools`.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "audio", "system", "plain"], help_heading = "Prompt")]
-    pub messages: Option<PathBuf>,
+    pub(crate) messages: Option<PathBuf>,
     /// Tools that the model may call: a JSON file with a list of functions, as the chat template describes them to the model.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["audio", "plain"], help_heading = "Prompt")]
-    pub tools: Option<PathBuf>,
+    pub(crate) tools: Option<PathBuf>,
     /// WAV file whose words a speech model writes (repeatable; at the model's sampling rate, at most 30 seconds).
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "chat", "system"], help_heading = "Prompt")]
     pub(crate) audio: Vec<PathBuf>,
@@ -280,7 +284,7 @@ pub(crate) struct GenerateArgs {
     pub(crate) ids: bool,
     /// What is accepted.
     #[command(flatten)]
-    pub accept: AcceptArgs,
+    pub(crate) accept: AcceptArgs,
     /// Where to compute.
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
@@ -299,28 +303,38 @@ pub(crate) enum EarlyStoppingArg {
 
 /// `adapters info`
 #[derive(Debug, clap::Args)]
+#[command(after_help = examples(&[
+    "adapters info models/all-MiniLM-L6-v2",
+    "adapters info runs/reviews",
+    "adapters info runs/reviews/adapter --sites --json",
+]))]
 pub(crate) struct InfoArgs {
     /// A model, adapter or run folder.
     pub(crate) path: PathBuf,
     /// Folder of the base model of an adapter [default: the one the adapter was trained on].
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
     pub(crate) model: Option<PathBuf>,
     /// Where to compute.
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
     /// List every layer that an adapter acts on or can act on.
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub(crate) sites: bool,
     /// Print JSON.
     #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
     /// What is accepted.
     #[command(flatten)]
-    pub accept: AcceptArgs,
+    pub(crate) accept: AcceptArgs,
 }
 
 /// `adapters merge`
 #[derive(Debug, clap::Args)]
+#[command(after_help = examples(&[
+    "adapters merge --adapter runs/reviews/adapter --out merged",
+    "adapters merge --adapter runs/pirate/adapter --dtype bfloat16 --out merged",
+    "adapters merge --model models/all-MiniLM-L6-v2 --adapter downloaded-adapter --out merged",
+]))]
 pub(crate) struct MergeArgs {
     /// Folder of the base model [default: the one the adapter was trained on].
     #[arg(long, value_name = "DIR", help_heading = "Model")]
@@ -339,7 +353,7 @@ pub(crate) struct MergeArgs {
     pub(crate) dtype: Option<DTypeArg>,
     /// What is accepted.
     #[command(flatten)]
-    pub accept: AcceptArgs,
+    pub(crate) accept: AcceptArgs,
 }
 
 /// `adapters combine`
@@ -347,6 +361,7 @@ pub(crate) struct MergeArgs {
 #[command(after_help = examples(&[
     "adapters combine runs/a/adapter=0.7 runs/b/adapter=0.3 --out runs/mixed",
     "adapters combine runs/a/adapter runs/b/adapter --combination ties --density 0.2 --out runs/ties",
+    "adapters combine runs/a/adapter runs/b/adapter --combination svd --rank 8 --out runs/svd",
 ]))]
 pub(crate) struct CombineArgs {
     /// Adapter folders with their weights, e.g. runs/a/adapter=0.7 [default weight: 1].
@@ -359,26 +374,26 @@ pub(crate) struct CombineArgs {
     #[arg(long, value_name = "DIR", help_heading = "Model")]
     pub(crate) model: Option<PathBuf>,
     /// How LoRA adapters are combined [default: the average of each parameter, which works for every method].
-    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(Combination::NAMES.map(|(name, _)| name)))]
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(Combination::NAMES.map(|(name, _)| name)), help_heading = "Combination")]
     pub(crate) combination: Option<String>,
     /// Rank of the new adapter, for svd, ties_svd and delta_svd.
-    #[arg(long, value_name = "R", requires = "combination")]
+    #[arg(long, value_name = "R", requires = "combination", help_heading = "Combination")]
     pub(crate) rank: Option<usize>,
     /// Fraction of the values kept by ties, dare_linear, dare_ties and magnitude_prune.
-    #[arg(long, value_name = "X", requires = "combination")]
+    #[arg(long, value_name = "X", requires = "combination", help_heading = "Combination")]
     pub(crate) density: Option<f64>,
     /// How TIES chooses the sign of each value.
-    #[arg(long, value_enum, default_value = "total")]
+    #[arg(long, value_enum, default_value = "total", help_heading = "Combination")]
     pub(crate) sign: SignArg,
     /// Random seed of DARE.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Combination")]
     pub(crate) seed: u64,
     /// Use the weights of an average as they are: do not divide them by their sum.
-    #[arg(long)]
+    #[arg(long, help_heading = "Combination")]
     pub(crate) raw: bool,
     /// What is accepted.
     #[command(flatten)]
-    pub accept: AcceptArgs,
+    pub(crate) accept: AcceptArgs,
     /// Where to compute.
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
@@ -386,6 +401,7 @@ pub(crate) struct CombineArgs {
 
 /// `adapters eject`
 #[derive(Debug, clap::Args)]
+#[command(after_help = examples(&["adapters eject --adapter runs/prefix/adapter --out smaller"]))]
 pub(crate) struct EjectArgs {
     /// Folder of the adapter, or of the run that trained it.
     #[arg(long, value_name = "DIR", help_heading = "Model")]
@@ -398,7 +414,7 @@ pub(crate) struct EjectArgs {
     pub(crate) model: Option<PathBuf>,
     /// What is accepted.
     #[command(flatten)]
-    pub accept: AcceptArgs,
+    pub(crate) accept: AcceptArgs,
     /// Where to compute.
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
@@ -418,18 +434,19 @@ pub(crate) enum SignArg {
 #[command(after_help = examples(&[
     "adapters pull sentence-transformers/all-MiniLM-L6-v2",
     "adapters pull owner/adapter --revision refs/pr/1 --out adapters/reviews",
+    "HF_ENDPOINT=https://hub.example.com adapters pull owner/adapter",
 ]))]
 pub(crate) struct PullArgs {
     /// The id of the repository, `owner/name`.
     pub(crate) id: RepoId,
     /// Branch, tag or commit.
-    #[arg(long, value_name = "NAME", default_value = "main")]
+    #[arg(long, value_name = "NAME", default_value = "main", help_heading = "Repository")]
     pub(crate) revision: String,
     /// Folder for the files [default: models/NAME, or adapters/NAME for an adapter].
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub(crate) out: Option<PathBuf>,
     /// Accept PyTorch `.bin` files of adapters. They are parsed, never executed.
-    #[arg(long)]
+    #[arg(long, help_heading = "Repository")]
     pub(crate) allow_bin: bool,
 }
 
@@ -438,6 +455,7 @@ pub(crate) struct PullArgs {
 #[command(after_help = examples(&[
     "adapters push runs/reviews/adapter owner/reviews --base-model sentence-transformers/all-MiniLM-L6-v2",
     "adapters push runs/reviews/adapter-peft owner/reviews-peft --private",
+    "adapters push runs/reviews/adapter owner/reviews --revision second --message \"Three epochs\"",
 ]))]
 pub(crate) struct PushArgs {
     /// Folder of the adapter, or of the run that trained it.
@@ -445,21 +463,31 @@ pub(crate) struct PushArgs {
     /// The id of the repository, `owner/name`; it is created if there is none.
     pub(crate) id: RepoId,
     /// The id of the base model on the Hub, written into the uploaded files in place of a folder of this machine.
-    #[arg(long, value_name = "OWNER/NAME")]
+    #[arg(long, value_name = "OWNER/NAME", help_heading = "Repository")]
     pub(crate) base_model: Option<RepoId>,
     /// Branch to commit to.
-    #[arg(long, value_name = "NAME", default_value = "main")]
+    #[arg(long, value_name = "NAME", default_value = "main", help_heading = "Repository")]
     pub(crate) revision: String,
     /// Summary of the commit.
-    #[arg(long, value_name = "TEXT", default_value = "Upload an adapter")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "Upload an adapter",
+        help_heading = "Repository"
+    )]
     pub(crate) message: String,
     /// Create the repository as a private one.
-    #[arg(long)]
+    #[arg(long, help_heading = "Repository")]
     pub(crate) private: bool,
 }
 
 /// `adapters bench`
 #[derive(Debug, clap::Args)]
+#[command(after_help = examples(&[
+    "adapters bench --model models/all-MiniLM-L6-v2",
+    "adapters bench --model models/all-MiniLM-L6-v2 --adapter 'seq_bn[reduction_factor=16]' --batch 8 --seq 64",
+    "adapters bench --model models/SmolLM2-135M --precision bf16 --json",
+]))]
 pub(crate) struct BenchArgs {
     /// Folder of the base model.
     #[arg(long, value_name = "DIR", help_heading = "Model")]
@@ -468,16 +496,16 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "CONFIG", default_value = "lora", help_heading = "Model")]
     pub(crate) adapter: String,
     /// Batch size.
-    #[arg(long, value_name = "N", default_value = "16", value_parser = positive)]
+    #[arg(long, value_name = "N", default_value = "16", value_parser = positive, help_heading = "Measurement")]
     pub(crate) batch: usize,
-    /// Tokens of each text.
-    #[arg(long, value_name = "N", default_value = "128", value_parser = positive)]
+    /// Tokens in each text.
+    #[arg(long, value_name = "N", default_value = "128", value_parser = positive, help_heading = "Measurement")]
     pub(crate) seq: usize,
-    /// Tokens that a model that writes adds to each text.
-    #[arg(long, value_name = "N", default_value = "32", value_parser = positive)]
+    /// Tokens that a language model generates after each text.
+    #[arg(long, value_name = "N", default_value = "32", value_parser = positive, help_heading = "Measurement")]
     pub(crate) new_tokens: usize,
     /// Timed repetitions, after 2 warm-up runs.
-    #[arg(long, value_name = "N", default_value = "9", value_parser = positive)]
+    #[arg(long, value_name = "N", default_value = "9", value_parser = positive, help_heading = "Measurement")]
     pub(crate) repeats: usize,
     /// Dropout probability of the base model [default: from its configuration].
     #[arg(long, value_name = "P", help_heading = "Model")]
@@ -495,6 +523,7 @@ pub(crate) struct BenchArgs {
 
 /// `adapters completions`
 #[derive(Debug, clap::Args)]
+#[command(after_help = examples(&["adapters completions bash > adapters.bash"]))]
 pub(crate) struct CompletionsArgs {
     /// The shell.
     pub(crate) shell: clap_complete::Shell,
@@ -509,5 +538,19 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples_and_its_options_stand_under_headings() {
+        for command in Args::command().get_subcommands() {
+            let name = command.get_name();
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains(&format!("adapters {name}")), "`{name}` has no example");
+            let options = command.get_opts().filter(|option| !option.is_hide_set());
+            for option in options {
+                let heading = option.get_help_heading();
+                assert!(heading.is_some(), "`{name} --{}` is under no heading", option.get_id());
+            }
+        }
     }
 }

@@ -117,6 +117,20 @@ pub(crate) fn pretrained(dir: &Path, adapter: Option<&Path>, accept: AcceptArgs)
     Ok(base)
 }
 
+/// Refuses to write the adapter of a folder, over other tokens than its base, in a format that has no place for their tables.
+pub(crate) fn check_holds_tokens(base: &Pretrained, format: Format, adapter: &Path) -> Result<(), Failure> {
+    match (base.resized(), format) {
+        (Some([tokens, with_adapter]), Format::AdapterHub) => Err(Failure::new(
+            format!(
+                "{} has {with_adapter} tokens and its base {tokens}: {format} has no place for the tables of the others",
+                adapter.display()
+            ),
+            "keep PEFT's format, or write a base with these tokens by `adapters merge`",
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// A base with an active adapter, and below it the one it was trained on top of; or with a whole saved setup.
 ///
 /// What an adapter of peft needs besides its own files is there, too: the layers of a base that uses some of them several times
@@ -227,11 +241,6 @@ impl Loaded {
     /// Whether an evaluation of a language model writes answers, for ROUGE-L and exact match.
     pub(crate) fn write_answers(&mut self, write: bool) {
         self.options.answers = write;
-    }
-
-    /// How many labels the head has.
-    pub(crate) fn labels(&self) -> usize {
-        self.options.labels.count()
     }
 
     /// Encodes records, and says how many texts were cut off. Where `labeled` is false, targets may be absent.

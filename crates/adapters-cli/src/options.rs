@@ -41,10 +41,10 @@ fn default_device() -> &'static str {
 pub(crate) struct AcceptArgs {
     /// Accept PyTorch `.bin` files. They are parsed, never executed.
     #[arg(long, help_heading = "Model")]
-    pub allow_bin: bool,
+    pub(crate) allow_bin: bool,
     /// Load the adapter even if it was trained on a base model with other weights.
     #[arg(long, help_heading = "Model")]
-    pub any_base: bool,
+    pub(crate) any_base: bool,
 }
 
 /// The model, adapter and head to use.
@@ -71,7 +71,7 @@ pub(crate) struct ModelArgs {
     pub(crate) precision: Option<PrecisionArg>,
     /// What is accepted.
     #[command(flatten)]
-    pub accept: AcceptArgs,
+    pub(crate) accept: AcceptArgs,
     /// Where to compute.
     #[command(flatten)]
     pub(crate) device: DeviceArgs,

@@ -33,8 +33,44 @@ const TICK: Duration = Duration::from_secs(1);
 pub(crate) struct Progress {
     shown: Arc<Mutex<Shown>>,
     ticker: Option<(Sender<()>, JoinHandle<()>)>,
-    /// The largest class of the training data and its fraction.
-    majority: Option<(String, f64)>,
+    baseline: Option<Baseline>,
+}
+
+/// What is reached without reading the inputs, by the classes of the training data alone.
+struct Baseline {
+    /// The largest class, and its fraction: the accuracy of always predicting it.
+    majority: (String, f64),
+    /// The loss of giving each class the same probability.
+    loss: f64,
+}
+
+impl Baseline {
+    fn new(classes: &[(String, usize)]) -> Option<Self> {
+        let all: usize = classes.iter().map(|(_, count)| count).sum();
+        let (name, count) = classes.iter().max_by_key(|(_, count)| *count)?;
+        Some(Self {
+            majority: (name.clone(), *count as f64 / all.max(1) as f64),
+            loss: (classes.len() as f64).ln(),
+        })
+    }
+
+    /// What is wrong with a model that was trained to its last step, if anything is.
+    fn warning(&self, accuracy: f64, loss: f64) -> Option<String> {
+        let (name, fraction) = &self.majority;
+        if accuracy <= *fraction {
+            return Some(format!(
+                "warning: this is no better than always predicting {name}, which is right for {fraction:.4} of the training \
+                 examples; try more epochs or a lower `train.learning_rate`"
+            ));
+        }
+        (loss >= self.loss).then(|| {
+            format!(
+                "warning: the loss is no better than {:.4}, that of guessing among the classes; try a lower \
+                 `train.learning_rate`",
+                self.loss
+            )
+        })
+    }
 }
 
 /// A run and where it is shown.
@@ -97,7 +133,7 @@ impl Progress {
         Self {
             shown,
             ticker: Some((stop, thread)),
-            majority: None,
+            baseline: None,
         }
     }
 
@@ -136,9 +172,7 @@ impl Progress {
                     for (name, _) in classes.iter().filter(|(_, count)| *count == 0) {
                         self.line(&format!("warning: no training example has the class {name}"));
                     }
-                    let all: usize = classes.iter().map(|(_, count)| count).sum();
-                    let largest = classes.iter().max_by_key(|(_, count)| *count);
-                    self.majority = largest.map(|(name, count)| (name.clone(), *count as f64 / all.max(1) as f64));
+                    self.baseline = Baseline::new(classes);
                 }
                 self.line(&format!(
                     "{trainable_params} of {total_params} parameters train ({percent:.2} %), {steps} steps, {batch_size} rows a batch"
@@ -153,15 +187,12 @@ impl Progress {
                     if *best { ", the best so far" } else { "" },
                 ));
                 let steps = lock(&self.shown).state.steps;
-                if let Some((name, fraction)) = &self.majority
-                    && *step == steps
-                    && let Some(accuracy) = evaluation.figure("accuracy")
-                    && accuracy <= *fraction
+                let baseline = self.baseline.as_ref().filter(|_| *step == steps);
+                let reached = baseline.zip(evaluation.figure("accuracy"));
+                if let Some(warning) =
+                    reached.and_then(|(baseline, accuracy)| baseline.warning(accuracy, evaluation.loss))
                 {
-                    self.line(&format!(
-                        "warning: this is no better than to answer {name} always, right for {fraction:.4} of the training \
-                         examples; try more epochs or a lower `train.learning_rate`"
-                    ));
+                    self.line(&warning);
                 }
             }
             Event::StoppedEarly { step } => self.line(&format!("stopped early after step {step}")),
@@ -283,6 +314,20 @@ mod tests {
     use adapters::train::Truncated;
 
     use super::*;
+
+    #[test]
+    fn a_model_that_has_learned_nothing_is_warned_of() {
+        let classes = [("bad", 3), ("good", 1)].map(|(name, count)| (name.to_owned(), count));
+        let baseline = Baseline::new(&classes).unwrap();
+        let no_better = baseline.warning(0.75, 0.6).unwrap();
+        assert!(
+            no_better.contains("always predicting bad, which is right for 0.7500"),
+            "{no_better}"
+        );
+        let wild = baseline.warning(0.8, 0.7).unwrap();
+        assert!(wild.contains("no better than 0.6931, that of guessing"), "{wild}");
+        assert_eq!(baseline.warning(0.8, 0.6), None);
+    }
 
     #[test]
     fn a_long_step_says_so_while_it_lasts() {

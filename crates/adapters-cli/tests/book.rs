@@ -122,6 +122,60 @@ fn recipes_and_config_strings_are_read() {
     assert!(count > 15, "{count}");
 }
 
+/// Sections and keys of recipes, of the tables that translate names.
+#[test]
+fn what_tables_name_exists() {
+    let schema: serde_json::Value = serde_json::from_str(adapters::train::RECIPE_SCHEMA).unwrap();
+    let has = |section: &str, key: &str| !schema["properties"][section]["properties"][key].is_null();
+    let help = |args: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_adapters"))
+            .args(args)
+            .output()
+            .unwrap()
+    };
+    let (mut keys, mut commands) = (0, 0);
+    for page in ["from-peft.md", "from-adapterhub.md", "from-axolotl.md"] {
+        let text = fs::read_to_string(book().join(page)).unwrap();
+        let rows = text.lines().filter_map(|line| line.strip_prefix("| "));
+        for cell in rows
+            .skip(1)
+            .filter_map(|row| row.strip_suffix(" |")?.split(" | ").nth(1))
+        {
+            let mut section = None;
+            for span in cell.split('`').skip(1).step_by(2) {
+                let key = span.split(" = ").next().unwrap();
+                match (key.split_once('.'), span.strip_prefix("adapters ")) {
+                    (_, Some(command)) => {
+                        let words: Vec<&str> = command.split(' ').collect();
+                        let output = help(&[words[0], "--help"]);
+                        assert!(output.status.success(), "{page}: {span}");
+                        let options = String::from_utf8(output.stdout).unwrap();
+                        for option in words.iter().filter(|word| word.starts_with("--")) {
+                            assert!(options.contains(option), "{page}: {span}");
+                        }
+                        commands += 1;
+                    }
+                    (Some((of, key)), None) if schema["properties"].get(of).is_some() && !key.contains('(') => {
+                        // Those of a method are in no schema.
+                        assert!(has(of, key), "{page}: {span}");
+                        section = Some(of);
+                        keys += 1;
+                    }
+                    // Further keys of the section.
+                    (None, None) if key.chars().all(|c| c.is_ascii_lowercase() || c == '_') => {
+                        if let Some(section) = section.filter(|section| *section == "train") {
+                            assert!(has(section, key), "{page}: `{span}` in `{section}`");
+                            keys += 1;
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+    assert!(keys > 25 && commands > 5, "{keys} keys, {commands} commands");
+}
+
 #[test]
 fn the_list_of_methods_is_that_of_the_program() {
     let mut list =

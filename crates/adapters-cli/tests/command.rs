@@ -224,12 +224,14 @@ fn train_eval_predict_info_merge() {
     assert_eq!(described["run"], "runs/recipe");
     assert!(described["base"].as_str().unwrap().ends_with("model"), "{described}");
     assert!(described["parameters"].as_u64().unwrap() > 0, "{described}");
-
-    // Fields of a later version.
     assert!(
-        described.get("unknown_fields").is_none() && described.get("recipe").is_none(),
+        described["rank"].is_u64() && described["alpha"].is_number(),
         "{described}"
     );
+
+    // Fields of a later version.
+    let fields = ["unknown_fields", "recipe"].map(|field| described.get(field));
+    assert_eq!(fields, [None, None], "{described}");
     let edit = |file: &str, from: &str, to: &str| {
         let path = task.path("runs/recipe").join(file);
         let text = fs::read_to_string(&path).unwrap();
@@ -363,7 +365,6 @@ fn mistakes_exit_with_one_and_usage_with_two() {
     fails(&dir, &["eval"], 2);
     let tees = fails(&dir, &["combine", "a", "--out", "x", "--combination", "tees"], 2);
     assert!(tees.contains("a similar value exists: 'ties'"), "{tees}");
-    assert!(fails(&dir, &["train", "recipe.toml", "--threads", "0"], 2).contains("at least 1"));
     for (args, part) in [
         (&["train", "none.toml"][..], "none.toml"),
         (&["train", "recipe.toml", "--set", "train.epoch=1"], "epoch"),

@@ -246,3 +246,141 @@ fn layers_are_replicated_and_experts_are_loaded() {
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && error.contains("../1"), "{error}");
 }
+
+/// Copies the files of a folder of the testkit's adapters over other tokens than their base, with a tokenizer of so many words.
+fn with_words(name: &str, words: u32, dir: &Path) {
+    std::fs::create_dir_all(dir).unwrap();
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../adapters-testkit/tests/vocabulary");
+    for file in std::fs::read_dir(from.join(name)).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), dir.join(file.file_name())).unwrap();
+    }
+    let vocab: serde_json::Map<String, Value> = (0..words).map(|id| (format!("w{id}"), id.into())).collect();
+    let tokenizer = json!({
+        "version": "1.0", "added_tokens": [], "normalizer": null, "post_processor": null, "decoder": null,
+        "truncation": null, "padding": null, "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "w1"},
+    });
+    std::fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+}
+
+/// What is made of an adapter over other tokens than its base has these tokens too, or is refused.
+#[test]
+fn adapters_keep_tokens_that_their_base_lacks() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    with_words("base", 20, &dir.join("base"));
+    for (name, words) in [("copies", 23), ("tokens", 23), ("trained", 23), ("cut", 17)] {
+        with_words(name, words, &dir.join(name));
+    }
+    let run = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_adapters"));
+        let output = command.current_dir(dir).args(args).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let ok = |args: &[&str]| {
+        let (code, said, error) = run(args);
+        assert_eq!(code, Some(0), "{args:?}: {error}");
+        said
+    };
+    let fails = |args: &[&str], says: &str| {
+        let (code, _, error) = run(args);
+        let flat = error.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(code == Some(1) && flat.contains(says), "{args:?}: {flat}");
+    };
+    let line = |prompt: &str, completion: &str| json!({"prompt": prompt, "completion": completion}).to_string() + "\n";
+    let added = line("w20 w5 w22", "w21 w6") + &line("w3 w21", "w20 w20");
+    std::fs::write(dir.join("added.jsonl"), &added).unwrap();
+    std::fs::write(
+        dir.join("few.jsonl"),
+        line("w3 w5 w16", "w11 w6") + &line("w3", "w2 w9"),
+    )
+    .unwrap();
+    let loss = |adapter: &str| -> f64 {
+        let data = if adapter.contains("cut") {
+            "few.jsonl"
+        } else {
+            "added.jsonl"
+        };
+        let said = ok(&[
+            "eval",
+            "--model",
+            "base",
+            "--adapter",
+            adapter,
+            "--data",
+            data,
+            "--json",
+        ]);
+        serde_json::from_str::<Value>(&said).unwrap()["loss"].as_f64().unwrap()
+    };
+    let close = |a: f64, b: f64| assert!((a - b).abs() < 2e-3 * a, "{a} and {b}");
+    for name in ["copies", "tokens", "trained", "cut"] {
+        let half = format!("half-{name}");
+        ok(&[
+            "convert",
+            "--model",
+            "base",
+            "--adapter",
+            name,
+            "--dtype",
+            "float16",
+            "--out",
+            &half,
+        ]);
+        close(loss(name), loss(&half));
+        let hub = format!("hub-{name}");
+        fails(
+            &[
+                "convert",
+                "--model",
+                "base",
+                "--adapter",
+                name,
+                "--to",
+                "adapterhub",
+                "--out",
+                &hub,
+            ],
+            "has no place for the tables",
+        );
+
+        let other = format!("again-{name}");
+        with_words(name, if name == "cut" { 17 } else { 23 }, &dir.join(&other));
+        let both = format!("both-{name}");
+        ok(&["combine", "--model", "base", name, &other, "--out", &both]);
+        close(loss(name), loss(&both));
+    }
+    fails(
+        &["combine", "--model", "base", "copies", "cut", "--out", "mixed"],
+        "the tokens of copies are 23, and those of cut are 17",
+    );
+
+    let recipe = |overrides: &str| {
+        let text = format!(
+            "[model]\npath = \"base\"\nmax_length = 12\n[data]\ntrain = \"added.jsonl\"\nvalidation = \"added.jsonl\"\n\
+             [head]\nkind = \"causal_lm\"\n[train]\nepochs = 3\nbatch_size = 2\nlearning_rate = 0.05\nkeep = \"last\"\n{overrides}"
+        );
+        std::fs::write(dir.join("recipe.toml"), text).unwrap();
+    };
+    let mut best = loss("copies");
+    let mut from = "copies".to_owned();
+    for out in ["runs/first", "runs/second"] {
+        recipe(&format!("[adapter]\nfrom = \"{from}\"\n"));
+        ok(&["train", "recipe.toml", "--out", out]);
+        from = format!("{out}/adapter");
+        let trained = loss(&from);
+        assert!(trained < best, "{out}: {trained}, from {best}");
+        best = trained;
+        let (tensors, _) = read_safetensors(&dir.join(&from).join("adapter_model.safetensors")).unwrap();
+        let tables = tensors.values().filter(|data| data.shape().first() == Some(&23));
+        assert_eq!(tables.count(), 2, "{out}");
+    }
+    assert!(!dir.join("runs/second/adapter-peft").exists());
+    recipe("[adapter]\nconfig = \"lora\"\nstack_on = \"copies\"\n");
+    fails(
+        &["train", "recipe.toml", "--out", "runs/stacked"],
+        "copies over 23 tokens, expected an adapter over the tokens of the base",
+    );
+}

@@ -69,15 +69,33 @@ fn mistakes_in_a_recipe() {
     );
     set(&["train.epoch=3"], &["did you mean `epochs`?"]);
     set(&["train.lr=1e-3"], &["did you mean `learning_rate`?"]);
-    set(&["train.num_train_epochs=3"], &["did you mean `epochs`?"]);
-    set(
-        &["train.per_device_train_batch_size=3"],
-        &["did you mean `batch_size`?"],
-    );
+    // Names of other programs.
+    for (theirs, ours) in [
+        ("train.num_train_epochs=3", "epochs"),
+        ("train.per_device_train_batch_size=3", "batch_size"),
+        ("train.gradient_accumulation_steps=2", "accumulate"),
+        ("train.lr_scheduler_type=cosine", "schedule"),
+        ("train.optim=sgd", "optimizer"),
+        ("train.max_grad_norm=1.0", "clip_norm"),
+        ("model.model_name_or_path=model", "path"),
+        ("model.load_in_8bit=true", "precision"),
+        ("model.sequence_len=64", "max_length"),
+        ("data.sample_packing=true", "pack"),
+        ("data.val_set_size=0.1", "validation_fraction"),
+        ("output.output_dir=runs", "dir"),
+    ] {
+        set(&[theirs], &[&format!("did you mean `{ours}`?")]);
+    }
     set(
         &["adapter.config=lora[rank=8]"],
-        &["unknown field `rank`; did you mean `r`?"],
+        &["unknown field `rank`; did you mean `r`?", "known: ", "lora_bias"],
     );
+    // The fields of LoRA, and not those of its variants.
+    let output = adapters(&dir, &["train", "recipe.toml", "--set", "adapter.config=lora[rank=8]"]);
+    let said = plain(&output.stderr);
+    for other in ["vera_d", "d_initial", "task_ids", "n_up_projection"] {
+        assert!(!said.contains(other), "{said}");
+    }
     set(
         &["adapter.config=lora[lora_alpha=8]"],
         &["unknown field `lora_alpha`; did you mean `alpha`?"],
@@ -96,7 +114,11 @@ fn mistakes_in_a_recipe() {
     );
     set(
         &["head.kind=causal_lm"],
-        &["`head.kind` is `causal_lm`", "`bert` model, which cannot write text"],
+        &[
+            "`head.kind` is `causal_lm`",
+            "`classification`",
+            "`bert` model, which cannot write text",
+        ],
     );
     set(
         &["adapter.stack_on=../runs/../language"],
@@ -126,6 +148,22 @@ fn mistakes_in_what_is_named() {
     let mut args: Vec<&str> = start.split(' ').collect();
     args.extend(["--text", text.trim_matches('"')]);
     assert_eq!(ok(&dir, &args).0.lines().count(), 1);
+    // Under Cargo it is the one that was typed.
+    let mut under_cargo = Command::new(env!("CARGO_BIN_EXE_adapters"));
+    under_cargo.args(["train", "recipe.toml", "--set", "train.epochs=1", "--out", "again"]);
+    let output = under_cargo
+        .current_dir(&dir)
+        .env("CARGO_PKG_NAME", "adapters-cli")
+        .output();
+    let said = String::from_utf8(output.unwrap().stdout).unwrap();
+    let commands: Vec<&str> = said.lines().skip_while(|line| *line != "next:").skip(1).collect();
+    assert_eq!(commands.len(), 2, "{said}");
+    for command in commands {
+        assert!(
+            command.starts_with("  cargo run --release --bin adapters -- "),
+            "{said}"
+        );
+    }
 
     // A run folder is one of its adapter.
     ok(&dir, &["predict", "--adapter", "run", "--text", "good film"]);
@@ -145,6 +183,8 @@ fn mistakes_in_what_is_named() {
         ],
     );
     check(&dir, &["train", "recipe.toml", "--threads", "0"], &["at least 1"]);
+    let output = adapters(&dir, &["train", "recipe.toml", "--threads", "0"]);
+    assert!(!plain(&output.stderr).contains("fewer"));
     check(
         &dir,
         &["generate", "--prompt", "x"],
@@ -196,7 +236,15 @@ fn runs_that_cannot_succeed_are_warned_of() {
         "{said}"
     );
     let (_, said) = train(&dir, &["train.learning_rate=1e-9"], "idle");
-    assert!(said.contains("warning: this is no better than to answer"), "{said}");
+    assert!(
+        said.contains("warning: this is no better than always predicting"),
+        "{said}"
+    );
+    let (_, said) = train(&dir, &["train.learning_rate=100"], "wild");
+    assert!(
+        said.contains("warning: ") && said.contains("a lower `train.learning_rate`"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -207,6 +255,8 @@ fn results_are_json_where_asked() {
     let json = |args: &[&str]| -> serde_json::Value { serde_json::from_str(&ok(&dir, args).0).unwrap() };
     let eval = json(&["eval", "--adapter", "run", "--data", "data/test.jsonl", "--json"]);
     assert_eq!((&eval["metric"], &eval["examples"]), (&json!("accuracy"), &json!(12)));
+    assert_eq!(eval["confusion"]["labels"], json!(["bad", "good"]));
+    assert!(eval["f1_of_labels"].is_object());
     let predicted = json(&["predict", "--adapter", "run", "--text", "good film", "--json"]);
     assert_eq!(predicted["input"], "good film");
     assert!(["good", "bad"].contains(&predicted["prediction"].as_str().unwrap()));

@@ -260,6 +260,20 @@ fn a_head_of_a_published_class_is_in_the_files_of_both_libraries() {
     }
     case.reload("run/adapter-peft", &summary);
     case.reload("run/adapter", &summary);
+    // Several labels and a number are of the same class; that several are right is in the manifest.
+    for (task, width) in [("multi_label", 2), ("regression", 1)] {
+        let case = Case::new("bert", task);
+        let (.., summary) = case.train(&["train.epochs=2", "head.pooling=pooler"]);
+        let config: Value = read(&case.path("run/adapter-peft/adapter_config.json"));
+        assert_eq!(config["task_type"], "SEQ_CLS", "{task}");
+        let weights = case.path("run/adapter-peft/adapter_model.safetensors");
+        let (tensors, _) = adapters::store::read_safetensors(&weights).unwrap();
+        let classifier = &tensors["base_model.model.classifier.weight"];
+        assert_eq!(classifier.shape().to_vec()[0], width, "{task}");
+        case.reload("run/adapter-peft", &summary);
+        case.command(&["convert", "--adapter", "run/adapter", "--to", "peft", "--out", "peft"]);
+        case.reload("peft", &summary);
+    }
 }
 
 #[test]
@@ -331,6 +345,13 @@ fn images_in_folders_are_learned_and_predicted() {
     assert_eq!(
         (&peft["task_type"], &peft["modules_to_save"]),
         (&Value::Null, &json!(["classifier"]))
+    );
+    let class = json!({"base_model_class": "AutoModelForImageClassification", "parent_library": "transformers"});
+    assert_eq!(peft["auto_mapping"], class);
+    let card = fs::read_to_string(case.path("run/adapter-peft/README.md")).unwrap();
+    assert!(
+        card.contains("AutoPeftModel.from_pretrained(\"path/to/this/folder\", num_labels=10)"),
+        "{card}"
     );
 
     let predict = |args: &[&str]| case.command(&[&["predict", "--adapter", "run/adapter"], args].concat());

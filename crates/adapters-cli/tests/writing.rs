@@ -105,9 +105,13 @@ impl Task {
 
     /// What `adapters generate` says of prompts, one a line, with the adapter of a run.
     fn generate(&self, out: &str, args: &[&str]) -> String {
+        self.say(&self.path(out).join("adapter"), args)
+    }
+
+    fn say(&self, adapter: &Path, args: &[&str]) -> String {
         let output = Command::new(env!("CARGO_BIN_EXE_adapters"))
             .args(["generate", "--max-tokens", "6", "--adapter"])
-            .arg(self.path(out).join("adapter"))
+            .arg(adapter)
             .args(args)
             .output()
             .unwrap();
@@ -252,6 +256,20 @@ fn a_prompt_before_the_text_is_learned_too() {
                 *after.last().unwrap() < before * 0.95,
                 "{family}, {config}: {before}, {after:?}"
             );
+            if config.starts_with("prefix") {
+                let out = task.path("ejected");
+                let ejected = Command::new(env!("CARGO_BIN_EXE_adapters"))
+                    .args(["eject", "--adapter"])
+                    .arg(run.dir.join("adapter"))
+                    .arg("--out")
+                    .arg(&out)
+                    .output()
+                    .unwrap();
+                assert!(ejected.status.success(), "{}", String::from_utf8_lossy(&ejected.stderr));
+                let asked = question(105);
+                let said = |adapter: &Path| task.say(adapter, &["--prompt", &asked, "--ids"]);
+                assert_eq!(said(&out), said(&run.dir.join("adapter")), "{family}");
+            }
         }
     }
 }

@@ -14,7 +14,15 @@ mod text;
 
 pub use composition::{Composition, CompositionError};
 pub use config_string::{ConfigString, ConfigStringError, MemberConfig};
-pub use fields::{ConfigError, LARGEST_SIZE};
-pub use format::{AdapterHub, FileFormat, Format, Peft, StoredConfig};
-pub use module_pattern::{ModuleNames, ModulePattern, PatternError, name_matches, pattern_value};
+pub use fields::ConfigError;
+pub use format::{AdapterHub, Format, Peft, StoredConfig};
+pub use module_pattern::{ModuleNames, ModulePattern, PatternError};
 pub use preset::Preset;
+
+// For the crates of this workspace.
+#[doc(hidden)]
+pub use fields::LARGEST_SIZE;
+#[doc(hidden)]
+pub use format::FileFormat;
+#[doc(hidden)]
+pub use module_pattern::{name_matches, pattern_value};

@@ -17,24 +17,20 @@ mod site;
 mod sited;
 
 pub use adapters_config::{
-    AdapterHub, Composition, CompositionError, ConfigError, ConfigString, ConfigStringError, FileFormat, Format,
-    LARGEST_SIZE, MemberConfig, PatternError, Peft, Preset, StoredConfig, composition, fields as config,
+    AdapterHub, Composition, CompositionError, ConfigError, ConfigStringError, Format, PatternError, Peft, Preset,
+    StoredConfig, composition, fields as config,
 };
 pub use adapters_derive::Sites;
-pub use adapters_nn::{NormParameters, NormWeight, Normalization};
 pub use burn::module::ParamId;
-pub use convolution::{GroupedConvolution, convolved};
-pub use erased::{Erased, ErasedLayer};
+pub use erased::Erased;
 pub use error::Error;
 pub use host::Host;
-pub use matrices::Matrices;
 pub use method::Method;
-pub use method::any::{AnyMethod, Encode, ErasedMethod};
+pub use method::any::AnyMethod;
 pub use method::build::Build;
 pub use method::capability::{
-    BasePass, BeginsWhereInvoked, Capabilities, ConvertsForStorage, EditsEmbeddings, KnowsTasks, LearnsFaster,
-    ModulePatterns, NeedsTokenizer, Penalized, RoutesAdapters, ScalesUpdate, Scheduled, SharedParameters,
-    StartsFromInputs, TiesHead,
+    Capabilities, ConvertsForStorage, EditsEmbeddings, KnowsTasks, LearnsFaster, ModulePatterns, NeedsTokenizer,
+    Penalized, ScalesUpdate, Scheduled, SharedParameters, TiesHead,
 };
 pub use method::codec::{Codec, Tensors};
 pub use method::erase::IntoMethod;
@@ -44,27 +40,49 @@ pub use method::schedule::TrainingSchedule;
 pub use method::shared::Shared;
 pub use method::site_layer::SiteLayer;
 pub use method::target;
-pub use mirror::{Mirror, MirrorInput, MirrorPlan};
-pub use pass::batch::{Batch, Sequence};
+pub use pass::batch::Batch;
 pub use pass::call::{Call, Pass};
 pub use pass::ctx::Ctx;
 pub use pass::forward::Forward;
 pub use pass::hooks::Hooks;
-pub use pass::record::{Record, Recorded, Recorder};
+pub use pass::record::{Record, Recorded};
 pub use pass::state::{
-    AnyNorm, ConvolutionState, Effect, EmbeddingState, FusionQuery, FusionState, HiddenState, HookState, Inserted,
-    Join, KeyValueState, LinearState, LinearWeight, MatricesState, NoWeight, NormState, OutputState, Positions, Rows,
-    Source, TableState, Window,
+    Effect, EmbeddingState, HiddenState, HookState, Inserted, Join, KeyValueState, LinearState, LinearWeight,
+    NormState, OutputState, Positions, Rows, Source, TableState,
 };
 pub use set::AdapterSet;
 pub use set::active::Active;
-pub use set::attach::{AttachReport, build, build_for_file};
+pub use set::attach::AttachReport;
 pub use set::attached::{Attached, AttachedLayer, ParamInfo, ParamShape, StoredSize};
-pub use site::{
-    BareParameter, ConvolutionRole, EmbeddingRole, LinearRole, MatricesRole, NormRole, ResidualRole, Role, Site,
-    SiteInfo, SiteKind, Stack,
-};
-pub use sited::{
-    Adaptable, EmbeddingHook, KeyValueHook, LayerMut, LayerRef, Location, OutputHook, Point, ResidualHook, Sited,
-    Sites, TokenTable,
-};
+pub use site::{EmbeddingRole, LinearRole, NormRole, ResidualRole, Role, Site, SiteInfo, SiteKind, Stack};
+pub use sited::{EmbeddingHook, KeyValueHook, Location, OutputHook, Point, ResidualHook, Sited, Sites};
+
+// For the crates of this workspace: what few models and single methods need.
+#[doc(hidden)]
+pub use adapters_config::{ConfigString, FileFormat, LARGEST_SIZE, MemberConfig};
+#[doc(hidden)]
+pub use adapters_nn::{NormParameters, NormWeight, Normalization};
+#[doc(hidden)]
+pub use convolution::{GroupedConvolution, convolved};
+#[doc(hidden)]
+pub use erased::ErasedLayer;
+#[doc(hidden)]
+pub use matrices::Matrices;
+#[doc(hidden)]
+pub use method::any::{Encode, ErasedMethod};
+#[doc(hidden)]
+pub use method::capability::{BasePass, BeginsWhereInvoked, RoutesAdapters, StartsFromInputs};
+#[doc(hidden)]
+pub use mirror::{Mirror, MirrorInput, MirrorPlan};
+#[doc(hidden)]
+pub use pass::batch::Sequence;
+#[doc(hidden)]
+pub use pass::record::Recorder;
+#[doc(hidden)]
+pub use pass::state::{AnyNorm, ConvolutionState, FusionQuery, FusionState, MatricesState, NoWeight, Window};
+#[doc(hidden)]
+pub use set::attach::{build, build_for_file};
+#[doc(hidden)]
+pub use site::{BareParameter, ConvolutionRole, MatricesRole};
+#[doc(hidden)]
+pub use sited::{Adaptable, LayerMut, LayerRef, TokenTable};

@@ -9,9 +9,13 @@ mod config;
 mod layer;
 mod method;
 
-pub use attach::{attach, attach_named, build};
+pub use attach::{attach, attach_named};
 pub use config::{
     FusionConfig, Projection, QueryState, Regularization, ResidualPath, Temperature, ValueOrder, ValueProjection,
     ValueStart,
 };
 pub use method::Fusion;
+
+// For the crates of this workspace.
+#[doc(hidden)]
+pub use attach::build;

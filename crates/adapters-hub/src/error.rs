@@ -35,7 +35,7 @@ pub enum HubError {
         message: String,
     },
     /// An answer that the Hub's interface does not have.
-    #[error("the answer to {url} is not one of the Hub's: {reason}")]
+    #[error("the answer to {url} is not that of a Hub: {reason}")]
     Answer {
         /// The address.
         url: String,
@@ -85,7 +85,7 @@ pub enum HubError {
         found: String,
     },
     /// A file that ends too early.
-    #[error("{file} of `{id}` broke off after {found} of {expected} bytes")]
+    #[error("the download of {file} of `{id}` ended after {found} of {expected} bytes")]
     BrokeOff {
         /// The repository.
         id: String,

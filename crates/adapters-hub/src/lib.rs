@@ -17,7 +17,11 @@ mod upload;
 #[cfg(feature = "client")]
 pub use client::{Hub, Snapshot};
 pub use error::HubError;
-pub use remote_file::{Checksum, Pickles, RemoteFile, is_pickle, select};
+pub use remote_file::{Pickles, RemoteFile};
 pub use repo_id::RepoId;
 #[cfg(feature = "client")]
 pub use upload::{Commit, Contents, LocalFile};
+
+// For the command.
+#[doc(hidden)]
+pub use remote_file::{Checksum, is_pickle, select};

@@ -103,7 +103,7 @@ fn what_broke_off_is_resumed() {
     assert!(
         error
             .to_string()
-            .contains("model.safetensors of `owner/name` broke off after 5000 of 300000"),
+            .contains("the download of model.safetensors of `owner/name` ended after 5000 of 300000"),
         "{error}"
     );
     assert!(!dir.path().join("model.safetensors").exists());

@@ -60,7 +60,7 @@ mod vera;
 mod xlora;
 
 pub use adalora::Adalora;
-pub use adamss::{Adamss, AdamssInit, StoredGroups};
+pub use adamss::{Adamss, AdamssInit};
 pub use alora::Alora;
 pub use arrow::{Arrow, subtract_general};
 pub use bdlora::Bdlora;
@@ -75,7 +75,7 @@ pub use glora::{Form, Glora};
 pub use gralora::Gralora;
 pub use hira::Hira;
 pub use ia3::Ia3Config;
-pub use init::{CordaMethod, Init, StartValues};
+pub use init::{CordaMethod, Init};
 pub use kasa::Kasa;
 pub use lily::Lily;
 pub use loha::Loha;
@@ -97,3 +97,9 @@ pub use vblora::Vblora;
 pub use velora::{Compression, UnitVector, Velora};
 pub use vera::{Projection, VeraConfig, VeraDefinition};
 pub use xlora::Xlora;
+
+// Values of configurations that are computed, not written.
+#[doc(hidden)]
+pub use adamss::StoredGroups;
+#[doc(hidden)]
+pub use init::StartValues;

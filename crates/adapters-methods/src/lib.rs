@@ -4,6 +4,7 @@
     warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable)
 )]
 
+#[doc(hidden)]
 pub mod copies;
 mod module_fields;
 mod peft_modules;
@@ -14,7 +15,13 @@ mod union;
 #[doc(hidden)]
 pub use adapters_core as core;
 
-pub use module_fields::{ModuleFields, OneOrMany, chooses_among_none};
-pub use peft_modules::{Fields, PeftModules, name_modules, read_modules};
+pub use module_fields::ModuleFields;
+pub use peft_modules::PeftModules;
 pub use registry::{MethodEntry, Registry};
 pub use union::Union;
+
+// For the crates of this workspace.
+#[doc(hidden)]
+pub use module_fields::{OneOrMany, chooses_among_none};
+#[doc(hidden)]
+pub use peft_modules::{Fields, name_modules, read_modules};

@@ -82,7 +82,7 @@ impl Write for Limited {
 
 impl ChatTemplate {
     /// Whether a folder has a template: that of a checkpoint, or that of an adapter which was trained with another one.
-    pub fn is_in(dir: &Path) -> bool {
+    pub(crate) fn is_in(dir: &Path) -> bool {
         let config = || read_json::<Map<String, Json>>(&dir.join(CONFIG));
         [FILE, JSON_FILE].iter().any(|name| dir.join(name).is_file())
             || config().is_ok_and(|config| config.contains_key("chat_template"))
@@ -103,7 +103,7 @@ impl ChatTemplate {
     /// # Errors
     ///
     /// As [`load`](Self::load).
-    pub fn load_over(dir: &Path, base: &Path) -> Result<Self, ModelError> {
+    pub(crate) fn load_over(dir: &Path, base: &Path) -> Result<Self, ModelError> {
         let config = read_config(dir)?;
         let (file, json_file) = (dir.join(FILE), dir.join(JSON_FILE));
         let read = |path: &Path| {

@@ -1,7 +1,9 @@
 //! A text as a tokenizer gives it.
 
+use serde::{Deserialize, Serialize};
+
 /// One encoded text.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Encoded {
     /// Token ids, special tokens included.
     pub ids: Vec<u32>,

@@ -12,20 +12,20 @@ use crate::modeling::*;
 
 /// How the experts of a layer are built and chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ExpertsPlan {
+pub(crate) struct ExpertsPlan {
     /// By whose names and formulas.
-    pub form: ExpertsForm,
+    pub(crate) form: ExpertsForm,
     /// Experts of a layer.
-    pub count: usize,
+    pub(crate) count: usize,
     /// Experts a token chooses.
-    pub chosen: usize,
+    pub(crate) chosen: usize,
     /// Width inside an expert.
-    pub ffn: usize,
+    pub(crate) ffn: usize,
 }
 
 /// By whose names and formulas experts are built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExpertsForm {
+pub(crate) enum ExpertsForm {
     /// `block_sparse_moe` with `gate` and `experts.N.w1`, `w2` and `w3`.
     Mixtral,
     /// `mlp` with `gate` and `experts.N.gate_proj`, `up_proj` and `down_proj`.
@@ -39,7 +39,7 @@ pub enum ExpertsForm {
 
 /// Experts with layers of their own: `sum_e w_e down_e(act(gate_e x) * up_e x)`.
 #[derive(Module, Sites, Debug)]
-pub struct Experts {
+pub(crate) struct Experts {
     router: Sited<Linear>,
     experts: Vec<Gated>,
     chosen: usize,
@@ -49,7 +49,7 @@ pub struct Experts {
 /// Experts whose matrices lie in one parameter each, with limits: `sum_e w_e down_e((up + 1) * gate sigmoid(1.702 gate))`, where
 /// `gate` and `up` are every other feature of `gate_up_e x`.
 #[derive(Module, Sites, Debug)]
-pub struct BareExperts {
+pub(crate) struct BareExperts {
     /// `[count, d_model]`.
     router: Param<Tensor<2>>,
     /// `[count]`.

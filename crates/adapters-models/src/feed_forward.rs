@@ -7,7 +7,7 @@ use crate::modeling::*;
 
 /// How the feed-forward block of a family is built, by the published names of its layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FeedForwardPlan {
+pub(crate) enum FeedForwardPlan {
     /// `gate_proj`, `up_proj`, `down_proj`.
     Gated {
         /// Whether they have biases.
@@ -24,7 +24,7 @@ pub enum FeedForwardPlan {
 /// `[batch, seq, d_model]` to the same, position by position.
 #[derive(Module, Sites, Debug)]
 #[allow(clippy::large_enum_variant, reason = "there is one for each layer")]
-pub enum FeedForward {
+pub(crate) enum FeedForward {
     /// [`FeedForwardPlan::Gated`].
     Gated(Gated),
     /// [`FeedForwardPlan::FusedGated`].
@@ -39,7 +39,7 @@ pub enum FeedForward {
 
 /// `down(act(gate x) * up x)`.
 #[derive(Module, Sites, Debug)]
-pub struct Gated {
+pub(crate) struct Gated {
     gate: Sited<Linear>,
     up: Sited<Linear>,
     down: Sited<Linear>,
@@ -49,7 +49,7 @@ pub struct Gated {
 
 /// The same with gate and first projection in one matrix.
 #[derive(Module, Sites, Debug)]
-pub struct FusedGated {
+pub(crate) struct FusedGated {
     gate_up: Sited<Linear>,
     down: Sited<Linear>,
     #[module(skip)]
@@ -58,7 +58,7 @@ pub struct FusedGated {
 
 /// `down(act(up x))`.
 #[derive(Module, Sites, Debug)]
-pub struct Plain {
+pub(crate) struct Plain {
     up: Sited<Linear>,
     down: Sited<Linear>,
     #[module(skip)]
@@ -125,7 +125,7 @@ impl FeedForward {
     /// # Panics
     ///
     /// Panics on another `d_model`.
-    pub fn forward(&self, x: Tensor<3>, cx: &mut Hooks<'_>) -> Tensor<3> {
+    pub(crate) fn forward(&self, x: Tensor<3>, cx: &mut Hooks<'_>) -> Tensor<3> {
         match self {
             Self::Gated(block) => block.forward(x, cx),
             Self::Experts(block) => block.forward(x, cx),

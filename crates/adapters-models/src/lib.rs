@@ -92,7 +92,10 @@ mod transformer;
 mod two_stacks;
 #[cfg(feature = "images")]
 pub mod vision;
+#[doc(hidden)]
 pub mod vit;
+#[cfg(feature = "tokenizers")]
+mod vocabulary_files;
 mod wav2vec2;
 mod weights;
 mod whisper;
@@ -100,14 +103,11 @@ mod xmod;
 
 pub use architecture::{ARCHITECTURES, Architecture, Architectures};
 pub use attention::{Attention, AttentionOptions};
-pub use cache::{KeyValueCache, LayerCache};
+pub use cache::KeyValueCache;
 pub use chain::{Block, Chain, Flow, Slot};
 #[cfg(feature = "tokenizers")]
 pub use chat::{ChatTemplate, ChatTime, Message};
-pub use checkpoint_folder::CheckpointFolder;
-pub use encoded::Encoded;
 pub use error::ModelError;
-pub use feed_forward::{FeedForward, FeedForwardPlan};
 pub use from_checkpoint::FromCheckpoint;
 pub use generate::{Beams, EarlyStopping, Generation, PromptCache, Sampling};
 pub use heads::{Head, HeadConfig, Heads};
@@ -117,10 +117,9 @@ pub use input::{
 pub use kind::ModelKind;
 pub use linear_scores::LinearScores;
 pub use model::Model;
-pub use norm::{Norm, NormKind};
 pub use packing::Packing;
 pub use pretrained::Pretrained;
-pub use save_checkpoint::{copy_tokenizer, save_checkpoint};
+pub use save_checkpoint::save_checkpoint;
 pub use save_merged::save_merged;
 #[cfg(feature = "tokenizers")]
 pub use tokenizer::{TextStream, TextTokenizer};
@@ -128,5 +127,12 @@ pub use transformer::{
     CausalLm, ClassifierLayout, EncodedInput, EncoderDecoder, ImageEncoder, MaskedLmLayout, ModelInfo, SoundEncoder,
     TextAndImage, TextEncoder, Transformer,
 };
-pub use two_stacks::{DecoderFrame, TwoStacks};
 pub use weights::{ReadErrors, Scope, Weights};
+
+// For the crates of this workspace.
+#[doc(hidden)]
+pub use checkpoint_folder::CheckpointFolder;
+#[doc(hidden)]
+pub use encoded::Encoded;
+#[doc(hidden)]
+pub use save_checkpoint::copy_tokenizer;

@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 
 /// The formula of a normalization.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NormKind {
+pub(crate) enum NormKind {
     /// `(x - mean) / sqrt(var + eps) w + b`.
     Layer,
     /// `x / sqrt(mean(x^2) + eps) w`.
@@ -19,7 +19,7 @@ pub enum NormKind {
 
 /// A normalization of one of these formulas.
 #[derive(Module, Debug)]
-pub enum Norm {
+pub(crate) enum Norm {
     /// [`NormKind::Layer`].
     Layer(LayerNorm),
     /// [`NormKind::Rms`].
@@ -64,7 +64,7 @@ impl Normalization for Norm {
 
 impl Norm {
     /// Features it normalizes over.
-    pub fn width(&self) -> usize {
+    pub(crate) fn width(&self) -> usize {
         let gamma = match self {
             Self::Layer(norm) => &norm.gamma,
             Self::Rms(norm) | Self::OnePlusRms(norm) => &norm.gamma,

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use adapters_adapted::quantize;
+use adapters_core::Format;
 use adapters_nn::Precision;
-use adapters_store::{Fingerprint, read_json, write_json};
+use adapters_store::{Fingerprint, read_json, read_safetensors, write_json, write_weights};
 use burn::tensor::Device;
 use serde_json::{Map, Value};
 
@@ -95,6 +96,22 @@ impl Pretrained {
         self.folder
             .vocabulary()
             .map(|vocabulary| [vocabulary.from, vocabulary.to])
+    }
+
+    /// Writes the token tables of a base that was [resized](Self::resized) into the folder of an adapter of peft that was saved over it, as
+    /// peft does, where the adapter has none of its own; nothing otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Store`] for files that cannot be read or written.
+    pub fn save_token_tables(&self, adapter: &Path) -> Result<(), ModelError> {
+        let Some(vocabulary) = self.folder.vocabulary() else {
+            return Ok(());
+        };
+        let path = adapter.join(Format::Peft.weights_file());
+        let (mut tensors, _) = read_safetensors(&path)?;
+        tensors.extend(vocabulary.missing_tables(&tensors, &self.folder.checkpoint()?)?);
+        Ok(write_weights(&path, &tensors)?)
     }
 
     /// The folder.
@@ -292,7 +309,7 @@ impl Pretrained {
     /// The `eos_token` of `tokenizer_config.json`, if the tokenizer has it.
     fn tokenizers_end(&self) -> Result<Option<u32>, ModelError> {
         let path = self.text_dir().join("tokenizer_config.json");
-        if !path.exists() || !self.text_dir().join("tokenizer.json").exists() {
+        if !path.exists() || !TextTokenizer::is_in(self.text_dir()) {
             return Ok(None);
         }
         let config: Map<String, Value> = read_json(&path)?;
@@ -349,10 +366,7 @@ impl Pretrained {
     #[cfg(feature = "tokenizers")]
     /// The folder of the tokenizer: that of the adapter if it has one.
     fn text_dir(&self) -> &Path {
-        let own = self
-            .adapter
-            .as_deref()
-            .filter(|dir| dir.join("tokenizer.json").exists());
+        let own = self.adapter.as_deref().filter(|dir| TextTokenizer::is_in(dir));
         own.unwrap_or(self.dir())
     }
 
@@ -457,6 +471,35 @@ mod tests {
         assert_eq!(Pretrained::open(adapter.path()).unwrap().stop_tokens().unwrap(), [1, 2]);
     }
 
+    #[test]
+    fn the_ends_of_a_text_are_found_where_they_stand() {
+        let vocab = r#"{"a": 0, "</s>": 1, "<end>": 2}"#;
+        let tokenizer =
+            format!(r#"{{"version": "1.0", "model": {{"type": "WordLevel", "vocab": {vocab}, "unk_token": "a"}}}}"#);
+        let config = ("config.json", r#"{"model_type": "llama", "eos_token_id": 1}"#);
+        let none = ("config.json", r#"{"model_type": "llama"}"#);
+        let list = ("generation_config.json", r#"{"eos_token_id": [2, 1]}"#);
+        let of_tokenizer = ("tokenizer_config.json", r#"{"eos_token": "<end>"}"#);
+        for (files, ends) in [
+            (vec![config], vec![1]),
+            (vec![config, list], vec![2, 1]),
+            (vec![config, of_tokenizer], vec![1]),
+            (vec![none, of_tokenizer], vec![2]),
+            (vec![none], vec![]),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(dir.path().join("tokenizer.json"), &tokenizer).unwrap();
+            for (name, text) in &files {
+                fs::write(dir.path().join(name), text).unwrap();
+            }
+            assert_eq!(
+                Pretrained::open(dir.path()).unwrap().stop_tokens().unwrap(),
+                ends,
+                "{files:?}"
+            );
+        }
+    }
+
     /// A checkpoint of another kind, and what the refusal says.
     #[test]
     fn other_peoples_checkpoints_are_refused_in_one_sentence() {
@@ -465,7 +508,7 @@ mod tests {
             (&[("config.json", config)], "gptq"),
             (&[("pytorch_model.bin", "")], "pytorch_model.bin"),
             (&[("model.safetensors", ""), ("tokenizer.model", "")], "tokenizer.model"),
-            (&[("model.safetensors", ""), ("vocab.txt", "")], "vocab.txt"),
+            (&[("model.safetensors", ""), ("spiece.model", "")], "spiece.model"),
         ];
         for (files, said) in cases {
             let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Text to token ids, through the published `tokenizer.json`.
+//! Text to token ids, through the published `tokenizer.json`, or what transformers makes of older files.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,9 @@ use tokenizers::{EncodeInput, Encoding, Tokenizer, TruncationParams};
 
 use crate::encoded::Encoded;
 use crate::error::ModelError;
+use crate::vocabulary_files;
+
+const FILE: &str = "tokenizer.json";
 
 /// An encoded input with the origin of each token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,61 +39,31 @@ pub struct TextTokenizer {
     inner: Tokenizer,
 }
 
-/// What a folder without `tokenizer.json` has instead, and how it becomes one.
-fn older_tokenizer(dir: &Path) -> &'static str {
-    let older = [
-        (
-            "tokenizer.model",
-            "it has tokenizer.model in place of tokenizer.json; call `AutoTokenizer.from_pretrained(folder).save_pretrained(folder)` \
-             of transformers in Python, which writes tokenizer.json",
-        ),
-        (
-            "vocab.txt",
-            "it has vocab.txt in place of tokenizer.json; call `AutoTokenizer.from_pretrained(folder).save_pretrained(folder)` of \
-             transformers in Python, which writes tokenizer.json",
-        ),
-        (
-            "merges.txt",
-            "it has vocab.json and merges.txt in place of tokenizer.json; call \
-             `AutoTokenizer.from_pretrained(folder).save_pretrained(folder)` of transformers in Python, which writes tokenizer.json",
-        ),
-    ];
-    let found = older.iter().find(|(name, _)| dir.join(name).exists());
-    found.map_or("it has no tokenizer.json", |(_, missing)| missing)
-}
-
 impl TextTokenizer {
-    /// Reads `tokenizer.json` of a checkpoint folder.
+    /// Whether a folder has a tokenizer that is read: `tokenizer.json`, or vocabulary files.
+    pub fn is_in(dir: &Path) -> bool {
+        dir.join(FILE).is_file() || vocabulary_files::are_in(dir)
+    }
+
+    /// Reads `tokenizer.json` of a checkpoint folder. Without one, `vocab.txt` (WordPiece), or `vocab.json` and `merges.txt` (byte-level BPE)
+    /// become the tokenizer that transformers makes of them.
     ///
     /// # Errors
     ///
-    /// [`ModelError::NotACheckpoint`] if the folder has none, [`ModelError::Tokenizer`] if it does not parse or
-    /// cannot truncate to `max_length`.
+    /// [`ModelError::NotACheckpoint`] if the folder has none, [`ModelError::Tokenizer`] if it does not parse, cannot truncate to
+    /// `max_length`, or belongs to a class of transformers whose rules are not known here.
     pub fn load(dir: &Path, max_length: usize) -> Result<Self, ModelError> {
-        let path = dir.join("tokenizer.json");
-        if !path.exists() {
-            return Err(ModelError::NotACheckpoint {
-                path: dir.to_owned(),
-                missing: older_tokenizer(dir),
-            });
-        }
-        let refuse = |reason: tokenizers::Error| ModelError::Tokenizer {
-            path: path.clone(),
-            reason: reason.to_string(),
+        let (path, mut inner) = match dir.join(FILE) {
+            path if path.exists() => (path.clone(), published(&path)?),
+            _ => vocabulary_files::tokenizer(dir)?,
         };
-        let bytes = read_file(&path)?;
-        // The tokenizer library panics inside an object that is cut off, and at a number beyond its range.
-        check_unique(&bytes).map_err(|source| StoreError::Json {
-            path: path.clone(),
-            source,
-        })?;
-        let mut inner = Tokenizer::from_bytes(&bytes).map_err(refuse)?;
         inner.with_padding(None);
         let truncation = TruncationParams {
             max_length,
             ..TruncationParams::default()
         };
-        inner.with_truncation(Some(truncation)).map_err(refuse)?;
+        let truncates = inner.with_truncation(Some(truncation)).map(drop);
+        truncates.map_err(|error| refusal(&path, &error))?;
         Ok(Self { path, inner })
     }
 
@@ -103,16 +76,24 @@ impl TextTokenizer {
         &self,
         texts: impl IntoIterator<Item = (&'t str, Option<&'t str>)>,
     ) -> Result<Vec<Encoded>, ModelError> {
-        let inputs = texts.into_iter().map(|(text, pair)| {
+        /// Texts whose tokens are held at a time as the library has them, with hundreds of bytes for each.
+        const AT_ONCE: usize = 1024;
+        let mut inputs = texts.into_iter().map(|(text, pair)| {
             let text = self.shortened(text)?;
             Ok(match pair {
                 Some(pair) => (text, self.shortened(pair)?).into(),
                 None => text.into(),
             })
         });
-        let inputs: Vec<EncodeInput<'_>> = inputs.collect::<Result<_, ModelError>>()?;
-        let encodings = self.inner.encode_batch(inputs, true).map_err(|e| self.refuse(&e))?;
-        Ok(encodings.into_iter().map(|e| encoded(&e)).collect())
+        let mut rows = Vec::new();
+        loop {
+            let some: Vec<EncodeInput<'_>> = inputs.by_ref().take(AT_ONCE).collect::<Result<_, ModelError>>()?;
+            if some.is_empty() {
+                return Ok(rows);
+            }
+            let encodings = self.inner.encode_batch(some, true).map_err(|e| self.refuse(&e))?;
+            rows.extend(encodings.iter().map(encoded));
+        }
     }
 
     /// The start of a very long text, with more tokens than the longest input: the others would be cut off anyway, and the
@@ -217,10 +198,7 @@ impl TextTokenizer {
     }
 
     fn refuse(&self, error: &tokenizers::Error) -> ModelError {
-        ModelError::Tokenizer {
-            path: self.path.clone(),
-            reason: error.to_string(),
-        }
+        refusal(&self.path, error)
     }
 
     /// Id of a token, if the vocabulary has it.
@@ -239,6 +217,24 @@ impl TextTokenizer {
     /// Tokens in the vocabulary, added ones included.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
+    }
+}
+
+/// The tokenizer of a `tokenizer.json`.
+fn published(path: &Path) -> Result<Tokenizer, ModelError> {
+    let bytes = read_file(path)?;
+    // The tokenizer library panics inside an object that is cut off, and at a number beyond its range.
+    check_unique(&bytes).map_err(|source| StoreError::Json {
+        path: path.to_owned(),
+        source,
+    })?;
+    Tokenizer::from_bytes(&bytes).map_err(|error| refusal(path, &error))
+}
+
+fn refusal(path: &Path, error: &tokenizers::Error) -> ModelError {
+    ModelError::Tokenizer {
+        path: path.to_owned(),
+        reason: error.to_string(),
     }
 }
 

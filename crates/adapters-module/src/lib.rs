@@ -8,6 +8,9 @@ mod boxed;
 mod frozen;
 mod values;
 
-pub use boxed::{Boxed, BoxedKind, Boxes, DynMapper, DynModule, DynVisitor, Kind, Transform};
 pub use frozen::Frozen;
 pub use values::{Fill, values, with_fresh_ids};
+
+// For the crates of this workspace.
+#[doc(hidden)]
+pub use boxed::{Boxed, BoxedKind, Boxes, DynMapper, DynModule, DynVisitor, Kind, Transform};

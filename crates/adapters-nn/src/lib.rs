@@ -22,11 +22,20 @@ mod quantized;
 mod torch_rng;
 
 pub use dropout::Dropout;
-pub use name::{UnknownName, did_you_mean, nearest};
+pub use name::UnknownName;
 pub use non_linearity::NonLinearity;
+pub use quantize::{Precision, float_weight};
+
+// For the crates of this workspace.
+#[doc(hidden)]
+pub use name::{did_you_mean, nearest};
+#[doc(hidden)]
 pub use norm_parameters::{NormParameters, NormWeight, Normalization};
+#[doc(hidden)]
 pub use numpy_rng::NumpyRng;
-pub use quantize::{Precision, float_weight, quantize_linear};
+#[doc(hidden)]
+pub use quantize::quantize_linear;
+#[doc(hidden)]
 pub use torch_rng::TorchRng;
 
 /// The vector instructions that the fused kernels of the CPU use on this processor: `portable`, `avx2`, `avx512` or `amx`.

@@ -139,6 +139,8 @@ impl ModelCard {
             Some("CAUSAL_LM") => "AutoPeftModelForCausalLM",
             Some("SEQ_2_SEQ_LM") => "AutoPeftModelForSeq2SeqLM",
             Some("FEATURE_EXTRACTION") => "AutoPeftModelForFeatureExtraction",
+            // For images and sounds.
+            None if self.with_head => "AutoPeftModel",
             _ => {
                 return format!(
                     "from peft import PeftModel\nfrom transformers import AutoModel\n\n\
@@ -152,7 +154,13 @@ impl ModelCard {
             0 | 2 => String::new(),
             count => format!(", num_labels={count}"),
         };
-        format!("from peft import {class}\n\nmodel = {class}.from_pretrained(\"path/to/this/folder\"{labels})")
+        let note = match self.task_type.as_deref() {
+            Some("QUESTION_ANS") => {
+                "\n# Called itself, it drops `token_type_ids`: call model.get_base_model()(**inputs)."
+            }
+            _ => "",
+        };
+        format!("from peft import {class}\n\nmodel = {class}.from_pretrained(\"path/to/this/folder\"{labels}){note}")
     }
 }
 

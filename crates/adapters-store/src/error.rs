@@ -77,7 +77,7 @@ pub enum StoreError {
         reason: String,
     },
     /// A tensor that PyTorch cannot hold.
-    #[error("cannot write {}: `{key}` has element type {found}, which PyTorch has not", path.display())]
+    #[error("cannot write {}: `{key}` has element type {found}, which PyTorch does not have", path.display())]
     NotInPytorch {
         /// The file.
         path: PathBuf,

@@ -4,6 +4,7 @@
     warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable)
 )]
 
+#[doc(hidden)]
 pub mod atomic;
 mod card;
 mod dict;
@@ -25,20 +26,33 @@ mod setup;
 mod tensors;
 mod unique_keys;
 
-pub use card::{ModelCard, base_name, name_base};
 pub use dict::CompositionDict;
 pub use error::{StoreError, TensorProblem};
 pub use fingerprint::{BaseMatch, Fingerprint};
 pub use fusion::{load_fusion, save_fusion};
-pub use head_setup::HeadSetup;
-pub use load::{LoadOptions, LoadReport, layer_replication, load_adapter};
+pub use load::{LoadOptions, LoadReport, load_adapter};
 pub use manifest::{HeadManifest, Manifest};
-pub use origin::Origin;
-pub use pytorch_file::{write_pytorch, write_weights};
-pub use save::{SavedFiles, expressible, save_adapter};
+pub use save::{SavedFiles, save_adapter};
 pub use setup::Setup;
+pub use tensors::{read_safetensors, write_safetensors};
+
+// For the crates of this workspace: reading and writing single files.
+#[doc(hidden)]
+pub use card::{ModelCard, base_name, name_base};
+#[doc(hidden)]
+pub use head_setup::HeadSetup;
+#[doc(hidden)]
+pub use load::layer_replication;
+#[doc(hidden)]
+pub use origin::Origin;
+#[doc(hidden)]
+pub use pytorch_file::write_weights;
+#[doc(hidden)]
+pub use save::expressible;
+#[doc(hidden)]
 pub use tensors::{
-    TensorOutline, burn_dtype, file_dtype, read_file, read_json, read_pickle, read_pytorch, read_safetensors,
-    with_shape, write_each, write_json, write_safetensors,
+    TensorOutline, burn_dtype, file_dtype, read_file, read_json, read_pickle, read_pytorch, with_shape, write_each,
+    write_json,
 };
+#[doc(hidden)]
 pub use unique_keys::check_unique;

@@ -39,6 +39,9 @@ pub struct Manifest {
     /// Names of the labels of its head, which peft's files have no field for.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub labels: Vec<String>,
+    /// Whether several labels of its head may be right, which peft's files have no field for either.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub several_labels: bool,
     /// The head trained with it, where the format of the folder has no file for it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub head: Option<HeadManifest>,

@@ -59,7 +59,7 @@ pub fn write_weights(path: &Path, tensors: &Tensors) -> Result<(), StoreError> {
 /// # Errors
 ///
 /// [`StoreError::NotInPytorch`], [`StoreError::Write`]; the file that was there is then unchanged.
-pub fn write_pytorch(path: &Path, tensors: &Tensors) -> Result<(), StoreError> {
+pub(crate) fn write_pytorch(path: &Path, tensors: &Tensors) -> Result<(), StoreError> {
     let pickle = pickle(tensors).map_err(|(key, found)| StoreError::NotInPytorch {
         path: path.to_owned(),
         key: key.to_owned(),

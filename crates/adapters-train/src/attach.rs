@@ -5,7 +5,7 @@ use std::path::Path;
 use adapters_adapted::{Adapted, AttachOptions};
 use adapters_core::{Attached, Causality, Composition, Ctx, SiteKind};
 use adapters_models::heads::HeadConfig;
-use adapters_models::{Head, Input, Model, ModelKind, TextTokenizer};
+use adapters_models::{Head, Input, Model, ModelKind, Pretrained, TextTokenizer};
 use adapters_store::{BaseMatch, LoadOptions, Manifest, expressible, load_adapter};
 
 use crate::error::TrainError;
@@ -36,6 +36,24 @@ fn check_base(run: &Run, dir: &Path) -> Result<(), TrainError> {
             found: format!("`{}`, whose weights are others", run.recipe.model.path),
         }),
     }
+}
+
+/// Refuses an adapter over other tokens than the model has.
+fn check_tokens(run: &Run, dir: &Path, field: &'static str) -> Result<(), TrainError> {
+    let count = |of: Pretrained| of.resized().map(|[_, tokens]| tokens);
+    let (own, found) = (count(run.pretrained()?), count(run.base()?.for_adapter(dir)?));
+    if own == found {
+        return Ok(());
+    }
+    let in_words = |count: Option<usize>| match count {
+        Some(tokens) => format!("{tokens} tokens"),
+        None => "the tokens of the base".to_owned(),
+    };
+    Err(TrainError::Value {
+        field,
+        expected: format!("an adapter over {}", in_words(own)),
+        found: format!("{} over {}", dir.display(), in_words(found)),
+    })
 }
 
 /// Refuses an adapter that was trained on top of another, without the other.
@@ -73,8 +91,9 @@ pub(crate) fn attach(
 ) -> Result<Trained, TrainError> {
     let (section, device) = (&run.recipe.adapter, &run.device);
     let seed = run.recipe.train.seed;
-    let load = |dir: &Path, adapted: &mut Adapted<Model>| {
+    let load = |dir: &Path, field: &'static str, adapted: &mut Adapted<Model>| {
         check_base(run, dir)?;
+        check_tokens(run, dir, field)?;
         let options = LoadOptions {
             name: Manifest::name_in(dir)?,
             ..LoadOptions::default()
@@ -123,7 +142,7 @@ pub(crate) fn attach(
         }
         (folders, _) => {
             for dir in folders {
-                frozen.push(load(dir, adapted)?);
+                frozen.push(load(dir, "adapter.fuse", adapted)?);
             }
             let names: Vec<&str> = frozen.iter().map(String::as_str).collect();
             let config = section.fusion_config()?;
@@ -146,7 +165,7 @@ pub(crate) fn attach(
                     found: format!("one, and an adapter that would never train at `{}`", layer.path),
                 });
             }
-            let below = load(dir, adapted)?;
+            let below = load(dir, "adapter.stack_on", adapted)?;
             frozen.push(below.clone());
             Composition::stack([Composition::adapter(below), trained])
         }

@@ -1,5 +1,5 @@
-//! Data: one record a line of a `.jsonl` file, one an item of a `.json` list, one a row of a `.csv` or `.tsv` file, or one
-//! an image or a sound of a folder; files may be compressed, `.gz`.
+//! Data: one record a line of a `.jsonl` file, one an item of a `.json` list, one a row of a `.csv`, `.tsv` or, with the feature
+//! `parquet`, `.parquet` file, or one an image or a sound of a folder; text files may be compressed, `.gz`.
 //!
 //! A task reads the fields of each [`Record`] that it needs. A file is read and checked as a whole before the run starts; every
 //! error names the file and the line.
@@ -8,6 +8,8 @@ mod error;
 mod fields;
 mod json;
 mod media;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod passage;
 mod record;
 mod records;

@@ -83,6 +83,14 @@ pub enum TrainError {
         /// Why.
         reason: String,
     },
+    /// The temporary file of the examples that are not held in memory cannot be written or read.
+    #[error("cannot keep examples in a temporary file in {}", folder.display())]
+    TemporaryFile {
+        /// The folder of temporary files, which the environment names.
+        folder: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
     /// The loss is not a number any more.
     #[error(
         "the loss became {loss} at step {step}; a lower `train.learning_rate` or `train.clip_norm = 1.0` usually helps"

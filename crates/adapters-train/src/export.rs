@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use adapters_core::{Format, Host};
-use adapters_models::copy_tokenizer;
+use adapters_models::heads::HeadKind;
+use adapters_models::{Head, copy_tokenizer};
 use adapters_store::{Manifest, ModelCard, Setup, base_name, expressible, name_base, save_adapter};
 
 use serde_json::Value;
@@ -51,7 +52,11 @@ pub(crate) fn save_all(run: &Run, model: &TaskModel, summary: &Summary) -> Resul
             head_note: head_note(model, &[(Format::AdapterHub, is_elsewhere)]),
         });
     }
-    let format = expressible(&model.adapted.set, &run.recipe.adapter.name, model.adapted.base())?;
+    // The tables of an adapter over other tokens than its base have a place in peft's format only.
+    let format = match run.pretrained()?.resized() {
+        Some(_) => Format::Peft,
+        None => expressible(&model.adapted.set, &run.recipe.adapter.name, model.adapted.base())?,
+    };
     let is_elsewhere = !folder(format, &adapter).save()?;
     let mut heads = vec![(format, is_elsewhere)];
     let peft = match format {
@@ -99,6 +104,7 @@ impl Folder<'_> {
         let name = &self.run.recipe.adapter.name;
         let (set, base) = (&self.model.adapted.set, self.model.adapted.base());
         save_adapter(self.dir, self.format, set, name, base)?;
+        self.run.pretrained()?.save_token_tables(self.dir)?;
         let config = set.attached(name)?.method().to_string();
         let holds_head = self.save_head(&config)?;
         // A head in PEFT's files has decided it.
@@ -134,6 +140,9 @@ impl Folder<'_> {
             None => None,
         };
         let holds_head = head.is_none();
+        // What PEFT's files do not say of a head that they hold.
+        let in_peft = model.head.as_ref().map(Head::config);
+        let in_peft = in_peft.filter(|_| holds_head && self.format == Format::Peft);
         let pretrained = run.pretrained()?;
         let manifest = Manifest {
             name: recipe.adapter.name.clone(),
@@ -149,10 +158,8 @@ impl Folder<'_> {
                 .stack_on
                 .as_ref()
                 .map(|dir| dir.to_string_lossy().into_owned()),
-            labels: match (holds_head, &model.head, self.format) {
-                (true, Some(head), Format::Peft) => head.config().labels.clone(),
-                _ => Vec::new(),
-            },
+            labels: in_peft.map_or_else(Vec::new, |head| head.labels.clone()),
+            several_labels: in_peft.is_some_and(|head| matches!(head.kind, HeadKind::MultiLabel { .. })),
             head,
             written_by: concat!("adapters ", env!("CARGO_PKG_VERSION")).to_owned(),
             ..Manifest::default()

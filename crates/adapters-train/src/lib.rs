@@ -33,6 +33,8 @@ mod run;
 mod run_data;
 mod run_files;
 mod run_folder;
+#[cfg(feature = "plots")]
+mod run_pictures;
 mod schedule;
 mod seeds;
 mod step_batches;
@@ -43,13 +45,11 @@ mod typed_run;
 
 pub use batch_size::BatchSize;
 pub use batches::{Order, epoch_batches};
-#[cfg(feature = "plots")]
-pub use curve::{CurveError, draw_confusion};
 pub use data::{DataError, Fields, Labels, Location, Passage, Record, Records, Shard, ShardBy};
 pub use drop_layers::DropLayers;
 pub use error::TrainError;
 pub use evaluate::{Evaluation, Outputs};
-pub use inputs::{Batch, hidden_states, text_input};
+pub use inputs::Batch;
 #[cfg(feature = "learner")]
 pub use learner::{ClassBatch, Classifier, LabeledText, TextBatcher};
 pub use metrics::{Confusion, Figures};
@@ -61,11 +61,20 @@ pub use recipe::{
 pub use recompute::LossGradients;
 pub use report::{Event, Outcome};
 pub use run::Run;
-pub use run_files::{MetricsLog, RunFileError, Summary, Truncated, machine_memory_bytes, peak_rss_bytes};
+pub use run_files::{RunFileError, Summary, Truncated};
 pub use schedule::Schedule;
 pub use task_model::TaskModel;
-pub use tasks::{
-    OpenTask, TASKS, Task, TaskContext, TaskData, TaskKind, TaskName, TaskOptions, Template, tokenizer_of,
-};
+pub use tasks::{Join, OpenTask, TASKS, Task, TaskContext, TaskData, TaskKind, TaskName, TaskOptions, Template};
 pub use trainer::train;
 pub use typed_run::Trainer;
+
+// For the command and for benchmarks.
+#[cfg(feature = "plots")]
+#[doc(hidden)]
+pub use curve::{CurveError, draw_confusion};
+#[doc(hidden)]
+pub use inputs::{hidden_states, text_input};
+#[doc(hidden)]
+pub use run_files::{MetricsLog, machine_memory_bytes, peak_rss_bytes};
+#[doc(hidden)]
+pub use tasks::tokenizer_of;

@@ -8,6 +8,8 @@ use std::fmt;
 pub struct Figures {
     /// Names and values.
     pub values: Vec<(&'static str, f64)>,
+    /// The F1 of each label, or each kind of span, that occurs or is predicted; none where there are no labels.
+    pub of_labels: Vec<(String, f64)>,
     /// Which class was predicted for which, where each example has one of a few.
     pub confusion: Option<Confusion>,
 }
@@ -17,6 +19,7 @@ impl Figures {
     pub fn new(values: impl Into<Vec<(&'static str, f64)>>) -> Self {
         Self {
             values: values.into(),
+            of_labels: Vec::new(),
             confusion: None,
         }
     }
@@ -65,8 +68,16 @@ impl Confusion {
                 ("f1", self.macro_f1()),
                 ("matthews", self.matthews()),
             ],
+            of_labels: self.of_labels(),
             confusion: Some(self),
         }
+    }
+
+    /// The F1 of each label that occurs or is predicted.
+    pub(crate) fn of_labels(&self) -> Vec<(String, f64)> {
+        self.f1()
+            .filter_map(|(label, f1)| Some((label.to_owned(), f1?)))
+            .collect()
     }
 
     /// The classes.

@@ -54,7 +54,7 @@ pub struct Recipe {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSection {
-    /// Checkpoint folder, or a Hub id `owner/name` where that feature is compiled in.
+    /// Checkpoint folder, or a name that the program finds one by.
     pub path: String,
     /// Longest input in tokens; longer ones are cut.
     #[serde(default = "default_max_length")]

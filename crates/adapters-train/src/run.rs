@@ -25,22 +25,16 @@ pub struct Run {
 }
 
 impl Run {
-    /// The base, with the tokenizer and the chat template of the adapter that is trained further, if that has its own.
+    /// The base as it is published.
+    pub(crate) fn base(&self) -> Result<Pretrained, TrainError> {
+        Ok(Pretrained::open(&self.model_dir)?.with_bin(self.recipe.model.allow_bin))
+    }
+
+    /// The base, with the tokens and the chat template of the adapter that is trained further, if that has its own.
     pub(crate) fn pretrained(&self) -> Result<Pretrained, TrainError> {
-        let base = Pretrained::open(&self.model_dir)?.with_bin(self.recipe.model.allow_bin);
-        let Some(from) = &self.recipe.adapter.from else {
-            return Ok(base);
-        };
-        let base = base.for_adapter(from)?;
-        match base.resized() {
-            None => Ok(base),
-            Some([tokens, with_adapter]) => Err(TrainError::Value {
-                field: "adapter.from",
-                expected: format!(
-                    "an adapter over the {tokens} tokens of its base; `adapters merge` writes this one into a base with its tokens"
-                ),
-                found: format!("one over {with_adapter} tokens"),
-            }),
+        match &self.recipe.adapter.from {
+            Some(from) => Ok(self.base()?.for_adapter(from)?),
+            None => self.base(),
         }
     }
 }

@@ -15,8 +15,6 @@ use burn::tensor::Tensor;
 
 use crate::attach::{self, attach};
 use crate::checkpoint::{self, Best, Checkpoint, Optimizers, Position, Values};
-#[cfg(feature = "plots")]
-use crate::curve::{self, Curve};
 use crate::digest::digests;
 use crate::error::TrainError;
 use crate::evaluate::Evaluation;
@@ -25,8 +23,6 @@ use crate::fitting_batch;
 use crate::frozen_layers::FrozenLayers;
 use crate::fusion_run::train_stages;
 use crate::losses::{Losses, StepLoss};
-#[cfg(feature = "plots")]
-use crate::metrics::Confusion;
 use crate::metrics::falls;
 use crate::optimizer::{clip, gradient_values, split};
 use crate::recipe::Keep;
@@ -35,6 +31,8 @@ use crate::run::Run;
 use crate::run_data::RunData;
 use crate::run_files::{RunLog, Summary, Truncated, peak_rss_bytes};
 use crate::run_folder;
+#[cfg(feature = "plots")]
+use crate::run_pictures;
 use crate::step_batches::{StepBatch, StepBatches};
 use crate::task_model::{Pass, TaskModel};
 use crate::tasks::{TaskContext, TaskData, tokenizer_of};
@@ -42,7 +40,7 @@ use crate::tasks::{TaskContext, TaskData, tokenizer_of};
 /// Files of a run folder.
 const CHECKPOINT: &str = "checkpoint.safetensors";
 const SUMMARY: &str = "summary.json";
-const METRICS: &str = "metrics.jsonl";
+pub(crate) const METRICS: &str = "metrics.jsonl";
 
 /// Data and names a run needs throughout.
 struct Inputs {
@@ -224,19 +222,27 @@ fn prepare(
     let model = pretrained.model(device)?;
     attach::check_length(recipe, &model, 0)?;
     let tokenizer = tokenizer_of(&pretrained, recipe.model.max_length)?;
-    let mut data = RunData::read(recipe)?;
+    let RunData {
+        mut options,
+        train: for_training,
+        validation: for_validation,
+        classes,
+    } = RunData::read(recipe)?;
     if let Some(begun) = begun {
-        data.options.time = begun.time;
+        options.time = begun.time;
     }
     let cx = TaskContext {
-        options: &data.options,
+        options: &options,
         pretrained: &pretrained,
         model: &model,
         tokenizer: tokenizer.as_ref(),
     };
     let task = recipe.head.kind.open(&cx)?;
-    let train = task.examples(&data.train, true, &cx)?;
-    let validation = task.examples(&data.validation, true, &cx)?;
+    // The texts are not needed any more once they are tokens.
+    let train = task.examples(&for_training, true, &cx)?;
+    drop(for_training);
+    let validation = task.examples(&for_validation, true, &cx)?;
+    drop(for_validation);
     let test = recipe
         .data
         .test
@@ -300,7 +306,7 @@ fn prepare(
         steps,
         steps_per_epoch,
         total_params: base_params + model.num_params(),
-        classes: data.classes,
+        classes,
         train,
     };
     let new_optimizer = || {
@@ -319,7 +325,7 @@ fn prepare(
             recipe: recipe.clone(),
             digests,
             batch_size,
-            time: data.options.time,
+            time: options.time,
             step: 0,
             best: None,
             stale: 0,
@@ -507,16 +513,7 @@ fn finish(
     }
     let adapter = run.dir.join("adapter");
     #[cfg(feature = "plots")]
-    {
-        draw_curve(run)?;
-        if let Some(confusion) = test.as_ref().and_then(|test| test.figures.confusion.as_ref())
-            && confusion.labels().len() <= Confusion::SHOWN
-        {
-            let title = format!("{} · classes and predictions of the test data", recipe.adapter.name);
-            let [svg, png] = ["confusion.svg", "confusion.png"].map(|name| run.dir.join(name));
-            curve::draw_confusion(&title, confusion, &svg, &png)?;
-        }
-    }
+    run_pictures::draw(run, test.as_ref())?;
     let mut summary = Summary {
         test_accuracy: test.as_ref().map(Evaluation::score),
         validation_accuracy: state.position.best.map(|best| best.score),
@@ -565,29 +562,4 @@ fn finish(
         summary,
         finished: true,
     })
-}
-
-/// Draws the curves of `metrics.jsonl`, all of it: a resumed run draws what came before too.
-#[cfg(feature = "plots")]
-fn draw_curve(run: &Run) -> Result<(), TrainError> {
-    let records = crate::run_files::MetricsLog::records(run.dir.join(METRICS))?;
-    let series = |key: &str| -> Vec<(f64, f64)> {
-        let point = |r: &serde_json::Map<_, serde_json::Value>| Some((r.get("step")?.as_f64()?, r.get(key)?.as_f64()?));
-        records.iter().filter_map(point).collect()
-    };
-    let curve = Curve {
-        title: format!(
-            "{} · {}",
-            run.recipe.adapter.name,
-            run.recipe.model.path.rsplit('/').next().unwrap_or_default()
-        ),
-        train_loss: series("train_loss"),
-        eval_loss: series("eval_loss"),
-        eval_accuracy: series("eval_accuracy"),
-    };
-    Ok(curve::draw(
-        &curve,
-        &run.dir.join("curve.svg"),
-        &run.dir.join("curve.png"),
-    )?)
 }

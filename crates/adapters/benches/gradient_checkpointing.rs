@@ -1,71 +1,61 @@
 //! LoRA on a sentence encoder with the graph of the whole model in memory, or with that of one block: time and peak memory of
-//! a training step. One way a process, so that the peaks do not mix.
+//! a training step.
 //!
 //! ```text
-//! cargo bench -p adapters --features train --bench gradient_checkpointing -- whole 32 128
-//! cargo bench -p adapters --features train --bench gradient_checkpointing -- blocks 32 128
+//! cargo bench -p adapters --features train --bench gradient_checkpointing -- whole
+//! cargo bench -p adapters --features train --bench gradient_checkpointing -- block
 //! ```
 
-#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+#![allow(missing_docs)] // `criterion_group!` makes a public function.
 
-use std::path::Path;
-use std::time::Instant;
+#[path = "common/minilm.rs"]
+mod minilm;
+#[path = "common/peak.rs"]
+mod peak;
 
-use adapters::models::{Pretrained, TextInput};
-use adapters::train::{LossGradients, peak_rss_bytes};
+use adapters::train::LossGradients;
 use adapters::{AdapterSet, Ctx, Host, method};
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
+use criterion::{Criterion, criterion_group, criterion_main};
 
-const STEPS: u64 = 3;
+const SHAPE: [usize; 2] = [16, 128];
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut args = std::env::args().skip(1).filter(|text| text != "--bench");
-    let way = args.next().unwrap_or_else(|| "blocks".to_owned());
-    let mut number = |default: usize| args.next().map_or(Ok(default), |text| text.parse());
-    let (batch, seq) = (number(16)?, number(128)?);
-    let by_block = match way.as_str() {
-        "blocks" => true,
-        "whole" => false,
-        other => return Err(format!("`{other}` is neither `whole` nor `blocks`").into()),
-    };
+fn steps(criterion: &mut Criterion) {
     let device = Device::flex();
-    device.seed(0);
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/all-MiniLM-L6-v2");
-    let model = Pretrained::open(&folder)?.encoder(&device)?;
+    let model = minilm::model(&device).expect("the model of the repository");
     let mut set = AdapterSet::new();
-    set.attach("lora", method("lora[r=8,alpha=16]")?, &model, 0, &device)?;
-    set.activate("lora")?;
+    let lora = method("lora[r=8,alpha=16]").expect("a method");
+    set.attach("lora", lora, &model, 0, &device).expect("it fits");
+    set.activate("lora").expect("it runs");
     let set = set.train();
     let head: Linear = LinearConfig::new(model.d_model(), 2).init(&device).train();
-    let ids: Vec<i64> = (0..batch * seq).map(|i| 1000 + (i * 7919 % 20000) as i64).collect();
-    let input = TextInput {
-        ids: Tensor::<2, Int>::from_data(TensorData::new(ids, [batch, seq]), &device),
-        token_types: None,
-        padding: None,
-        packing: None,
+    let input = minilm::input(SHAPE, &device);
+    let loss = |hidden: Tensor<3>, _: &mut Ctx<'_>| head.forward(hidden.mean_dim(1)).square().mean();
+    let whole = || {
+        let mut cx = Ctx::new(&set).training(0);
+        let hidden = model.forward(input.clone(), &mut cx).expect("it fits");
+        LossGradients::of(&loss(hidden, &mut cx), &set, &head)
     };
-    let before = peak_rss_bytes().unwrap_or(0);
-    let started = Instant::now();
-    for step in 0..STEPS {
-        let loss = |hidden: Tensor<3>, _: &mut Ctx<'_>| head.forward(hidden.mean_dim(1)).square().mean();
-        let mut cx = Ctx::new(&set).training(step);
-        let pass = match by_block {
-            true => LossGradients::by_block(|cx| model.chain(input.clone(), cx), &set, &head, &cx, loss)?,
-            false => {
-                let hidden = model.forward(input.clone(), &mut cx)?;
-                LossGradients::of(&loss(hidden, &mut cx), &set, &head)
+    let by_block = || {
+        let cx = Ctx::new(&set).training(0);
+        LossGradients::by_block(|cx| model.chain(input.clone(), cx), &set, &head, &cx, loss).expect("it fits")
+    };
+    let ways: [(&str, &dyn Fn() -> LossGradients); 2] = [("whole graph", &whole), ("block by block", &by_block)];
+    let mut group = criterion.benchmark_group("gradient checkpointing");
+    group.sample_size(10);
+    for (name, step) in ways {
+        let mut is_first = true;
+        group.bench_function(name, |bencher| {
+            if std::mem::take(&mut is_first) {
+                peak::print(name, || drop(step()));
             }
-        };
-        println!("step {step}: loss {:.6}", pass.loss);
+            bencher.iter(step);
+        });
     }
-    let megabytes = |bytes: u64| bytes as f64 / 1e6;
-    println!(
-        "{way}, batch {batch}, {seq} tokens: {:.2} s a step, peak {:.0} MB, of which {:.0} MB before the first step",
-        started.elapsed().as_secs_f64() / STEPS as f64,
-        megabytes(peak_rss_bytes().unwrap_or(0)),
-        megabytes(before),
-    );
-    Ok(())
+    group.finish();
 }
+
+criterion_group!(benches, steps);
+criterion_main!(benches);

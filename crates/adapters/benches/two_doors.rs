@@ -1,29 +1,26 @@
-//! LoRA on a stack of linear layers by the activation path and by the weight door: time and peak memory of a training
-//! step at several widths. Each is measured in a process of its own, so that the peaks do not mix.
+//! LoRA on a stack of linear layers by hooks and by reparameterization: time and peak memory of a training step at several
+//! widths.
 //!
 //! ```text
 //! cargo bench -p adapters --bench two_doors
-//! cargo bench -p adapters --bench two_doors -- weight 1024
+//! cargo bench -p adapters --bench two_doors -- reparameterization/1024
 //! ```
-//!
-//! The second form measures one and prints milliseconds and MiB. Memory is the peak of the process above what it began with,
-//! the base (`LAYERS * width^2` floats) included, where the system tells it.
 
-#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+#![allow(missing_docs)] // `criterion_group!` makes a public function.
 
-use std::process::{Command, Stdio};
-use std::time::Instant;
+#[path = "common/peak.rs"]
+mod peak;
 
 use adapters::core::{LinearRole, Stack};
 use adapters::{AdapterSet, Ctx, Error, ForPaths, Host, Location, Sited, Sites, method};
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Distribution, Tensor};
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 
 const LAYERS: usize = 8;
 const SHAPE: [usize; 2] = [4, 64];
 const WIDTHS: [usize; 3] = [384, 1024, 2048];
-const CONFIG: &str = "lora[r=8,alpha=16,attn_matrices=['q']]";
 
 #[derive(Module, Sites, Debug)]
 struct Layers {
@@ -65,78 +62,39 @@ impl Host for Layers {
     }
 }
 
-/// Median time of a step, in milliseconds.
-fn measure(mut step: impl FnMut()) -> f64 {
-    (0..2).for_each(|_| step());
-    let mut times: Vec<f64> = (0..9)
-        .map(|_| {
-            let start = Instant::now();
-            step();
-            start.elapsed().as_secs_f64() * 1e3
-        })
-        .collect();
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
-}
-
-/// Peak resident memory in MiB, where the system says it.
-fn peak() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
-    kib.unwrap_or(f64::NAN) / 1024.0
-}
-
-/// Time in milliseconds and peak memory in MiB above what the process began with.
-fn step(door: &str, width: usize) -> Result<(f64, f64), Error> {
+fn steps(criterion: &mut Criterion) {
     let (plain, autodiff) = (Device::flex(), Device::flex().autodiff());
-    let before = peak();
-    let x = Tensor::<3>::random([SHAPE[0], SHAPE[1], width], Distribution::Normal(0.0, 1.0), &plain);
-    let time = match door {
-        "weight" => {
-            let layers = Layers::new(width, &autodiff);
-            let layers = method(CONFIG)?.for_paths(["*.weight"]).apply(layers)?;
-            let x = Tensor::from_data(x.into_data(), &autodiff);
-            measure(|| drop(layers.plain(x.clone()).square().sum().backward()))
+    let lora = || method("lora[r=8,alpha=16,attn_matrices=['q']]").expect("a method");
+    let mut group = criterion.benchmark_group("doors");
+    group.sample_size(10);
+    for width in WIDTHS {
+        let x = Tensor::<3>::random([SHAPE[0], SHAPE[1], width], Distribution::Normal(0.0, 1.0), &plain);
+        let hooked = Layers::new(width, &plain);
+        let mut set = AdapterSet::new();
+        set.attach("lora", lora(), &hooked, 0, &plain).expect("it fits");
+        set.activate("lora").expect("it runs");
+        let set = set.train();
+        let hooks = || {
+            let output = hooked.forward(x.clone(), &mut Ctx::new(&set)).expect("it fits");
+            drop(output.square().sum().backward());
+        };
+        let layers = Layers::new(width, &autodiff);
+        let layers = lora().for_paths(["*.weight"]).apply(layers).expect("it fits");
+        let tracked = Tensor::<3>::from_data(x.to_data(), &autodiff);
+        let reparameterization = || drop(layers.plain(tracked.clone()).square().sum().backward());
+        let doors: [(&str, &dyn Fn()); 2] = [("hooks", &hooks), ("reparameterization", &reparameterization)];
+        for (door, step) in doors {
+            let mut is_first = true;
+            group.bench_function(BenchmarkId::new(door, width), |bencher| {
+                if std::mem::take(&mut is_first) {
+                    peak::print(&format!("{door}, width {width}"), step);
+                }
+                bencher.iter(step);
+            });
         }
-        _ => {
-            let layers = Layers::new(width, &plain);
-            let mut set = AdapterSet::new();
-            set.attach("lora", method(CONFIG)?, &layers, 0, &plain)?;
-            set.activate("lora")?;
-            let set = set.train();
-            layers.forward(x.clone(), &mut Ctx::new(&set))?;
-            measure(|| {
-                let output = layers.forward(x.clone(), &mut Ctx::new(&set));
-                drop(output.map(|output| output.square().sum().backward()));
-            })
-        }
-    };
-    Ok((time, peak() - before))
+    }
+    group.finish();
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let args: Vec<String> = std::env::args().skip(1).filter(|text| text != "--bench").collect();
-    if let [door, width] = args.as_slice() {
-        let (time, memory) = step(door, width.parse()?)?;
-        println!("{time:.1} {memory:.1}");
-        return Ok(());
-    }
-    println!(
-        "{LAYERS} layers, {} x {} tokens, {CONFIG}; a training step",
-        SHAPE[0], SHAPE[1]
-    );
-    println!("{:>6} {:>10} {:>10} {:>10}", "width", "door", "ms", "peak MiB");
-    for width in WIDTHS {
-        for door in ["activation", "weight"] {
-            let output = Command::new(std::env::current_exe()?)
-                .args([door, &width.to_string()])
-                .stderr(Stdio::inherit())
-                .output()?;
-            let output = String::from_utf8(output.stdout)?;
-            let (time, memory) = output.trim().split_once(' ').unwrap_or(("failed", ""));
-            println!("{width:>6} {door:>10} {time:>10} {memory:>10}");
-        }
-    }
-    Ok(())
-}
+criterion_group!(benches, steps);
+criterion_main!(benches);

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use adapters::prelude::*;
 use adapters::store::StoreError;
-use adapters::{Error, lora};
+use adapters::{Ctx, Error, lora};
 use burn::module::{ModuleMapper, Param};
 use burn::tensor::{Distribution, Tensor, TensorData, Tolerance};
 
@@ -135,4 +135,60 @@ fn a_typed_configuration_is_checked() {
     assert!(matches!(error, Error::Config { .. }), "{error}");
     let lora::LoraConfig { alpha, .. } = lora(1);
     assert_eq!(alpha, 8.0);
+}
+
+/// The code in the tables of the book, word for word.
+fn code_of_the_tables(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/all-MiniLM-L6-v2");
+    let base = |dir| Pretrained::open(dir)?.model(&Device::flex());
+    let name = "reviews";
+    let model = base(&folder)?;
+    let mut model = Adapted::new(model);
+    model.attach(name, method("lora[r=8]")?)?;
+    model.activate(name)?;
+    model.save(dir)?;
+    model.set.set_trainable(name, false)?;
+    model.merge(name)?;
+    model.reset();
+    model.deactivate();
+    assert_eq!(model.without_adapters().set.iter().count(), 0);
+
+    let mut model = model.without_adapters();
+    model.load(dir)?;
+    model.attach("a", method("lora")?)?;
+    model.merge("a")?;
+
+    let mut model = model.without_adapters();
+    model.reset();
+    model.attach("a", method("seq_bn[reduction_factor=16]")?)?;
+    model.attach("b", method("seq_bn")?)?;
+    model.activate(Composition::stack(["a", "b"]))?;
+    let mut cx = Ctx::skipping_layers(Ctx::new(&model.set), [0]);
+    let batch = Pretrained::open(&folder)?
+        .tokenizer(16)?
+        .input(["A film."], model.base())?;
+    model.base().forward(batch, &mut cx)?;
+    Ok(())
+}
+
+#[test]
+fn the_code_in_the_tables_of_the_book_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    code_of_the_tables(&dir.path().join("reviews")).unwrap();
+    let pages = [
+        include_str!("../../../book/src/from-peft.md"),
+        include_str!("../../../book/src/from-adapterhub.md"),
+    ];
+    let rows = pages
+        .iter()
+        .flat_map(|page| page.lines().filter_map(|line| line.strip_prefix("| ")));
+    let ours = rows.filter_map(|row| row.split(" | ").nth(1));
+    let spans = ours.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    let code: Vec<&str> = spans
+        .filter(|code| code.contains("::") || code.starts_with("model.") && code.contains('('))
+        .collect();
+    assert!(code.len() > 12, "{code:?}");
+    for code in code {
+        assert!(include_str!("adapted.rs").contains(code), "{code}");
+    }
 }

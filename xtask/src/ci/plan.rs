@@ -5,7 +5,7 @@ use clap::ValueEnum;
 /// Features of the facade crate that are checked with nothing else enabled.
 ///
 /// Those that leave Burn's own feature set alone come first, then a method on each pure-Rust backend.
-const FEATURES: [&str; 17] = [
+const FEATURES: [&str; 18] = [
     "lora",
     "bottleneck",
     "prefix",
@@ -21,12 +21,13 @@ const FEATURES: [&str; 17] = [
     "hub",
     "train",
     "learner",
+    "parquet",
     "plots",
     "lora,flex",
 ];
 
 /// The features of the command that are off by default, with the tests that need them.
-const COMMAND: &str = "--features adapters-cli/hub,adapters-cli/tui,adapters-hub/client";
+const COMMAND: &str = "--features adapters-cli/hub,adapters-cli/parquet,adapters-cli/tui,adapters-hub/client";
 
 /// Backends that are type-checked on their own, cheapest first.
 const BACKENDS: [&str; 4] = ["ndarray", "wgpu", "vulkan", "cuda"];
@@ -51,8 +52,15 @@ pub(super) enum Group {
     /// Each backend on its own, type-checked.
     Backends,
     /// Further backends next to `flex`, in one build: `ndarray`, a device that only records, and a GPU's on a Vulkan driver of this
-    /// machine, which may be a software device.
+    /// machine, which may be a software device. Runs when it is named: Burn is built once more for it.
     Gpu,
+}
+
+impl Group {
+    /// Whether a run that names no group has it.
+    pub(super) fn is_default(self) -> bool {
+        self != Self::Gpu
+    }
 }
 
 /// One step of the plan.

@@ -122,7 +122,7 @@ pub(crate) fn run(args: BenchArgs) -> Result<(), Failure> {
     if adapted.base().vocab_size() == 0 {
         return Err(Failure::new(
             format!("a `{}` model reads no text", pretrained.model_type()),
-            "choose a model of texts",
+            "choose a text model",
         ));
     }
     let base_rss_bytes = peak_rss_bytes();
@@ -291,7 +291,7 @@ fn token_scores(model: &TaskModel, input: Input, cx: &mut Ctx<'_>) -> Result<Lin
     let base = model.adapted.base();
     let hidden = hidden_states(base, input, cx)?;
     base.scores(hidden, cx)
-        .ok_or_else(|| Failure::new("the model has no language-model head", "choose a model that writes"))
+        .ok_or_else(|| Failure::new("the model has no language-model head", "choose a language model"))
 }
 
 /// Mean cross entropy of the texts' own tokens, in training.
@@ -302,7 +302,7 @@ fn token_loss(model: &TaskModel, input: Input) -> Result<Tensor<1>, Failure> {
             source: Source::Text(text),
             ..
         }) => (text.ids.clone(), 0),
-        _ => return Err(Failure::new("the model does not read text", "choose a model of texts")),
+        _ => return Err(Failure::new("the model does not read text", "choose a text model")),
     };
     let [batch, seq] = ids.dims();
     let scores = token_scores(model, input, &mut Ctx::new(&model.adapted.set).training(0))?;

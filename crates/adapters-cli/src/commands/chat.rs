@@ -16,6 +16,7 @@ use crate::{chats, folders, loading, output};
 #[command(after_help = crate::options::examples(&[
     "adapters chat --model models/SmolLM2-135M-Instruct",
     "adapters chat --adapter runs/pirate/adapter --temperature 0.7 --top-p 0.9",
+    "adapters chat --model models/SmolLM2-135M-Instruct --system \"Answer in one sentence.\"",
 ]))]
 pub(crate) struct ChatArgs {
     /// Folder of the base model [default: the one the adapter was trained on].
@@ -26,13 +27,13 @@ pub(crate) struct ChatArgs {
     pub(crate) adapter: Option<PathBuf>,
     /// What is accepted.
     #[command(flatten)]
-    pub accept: AcceptArgs,
+    pub(crate) accept: AcceptArgs,
     /// System message.
     #[arg(long, value_name = "TEXT", help_heading = "Prompt")]
     pub(crate) system: Option<String>,
     /// Tools that the model may call: a JSON file with a list of functions. A line `/tool TEXT` gives it the result of a call.
     #[arg(long, value_name = "FILE", help_heading = "Prompt")]
-    pub tools: Option<PathBuf>,
+    pub(crate) tools: Option<PathBuf>,
     /// How tokens are chosen.
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use adapters::lora::{Combination, SignElection};
-use adapters::models::{Head, ModelError};
+use adapters::models::{Head, ModelError, Pretrained, copy_tokenizer};
 use adapters::store::{LoadOptions, Manifest, base_name, load_adapter, name_base, save_adapter};
 use adapters::{AdapterSet, METHODS};
 use adapters::{average, normalized};
@@ -36,7 +36,29 @@ pub(crate) fn run(args: CombineArgs) -> Result<(), Failure> {
     for (folder, _) in &folders[1..] {
         loading::check_base(&dir, &loading::manifest(folder)?, folder, args.accept)?;
     }
-    let base = loading::pretrained(&dir, None, args.accept)?.model(&device)?;
+    let pretrained = loading::pretrained(&dir, Some(first), args.accept)?;
+    for (folder, _) in &folders[1..] {
+        let other = Pretrained::open(&dir)?
+            .with_bin(args.accept.allow_bin)
+            .for_adapter(folder)?;
+        if other.resized() != pretrained.resized() {
+            let count = |of: &Pretrained| {
+                of.resized()
+                    .map_or("those of its base".to_owned(), |[_, own]| own.to_string())
+            };
+            return Err(Failure::new(
+                format!(
+                    "the tokens of {} are {}, and those of {} are {}",
+                    first.display(),
+                    count(&pretrained),
+                    folder.display(),
+                    count(&other)
+                ),
+                "combine adapters over the same tokens",
+            ));
+        }
+    }
+    let base = pretrained.model(&device)?;
     let mut set = AdapterSet::new();
     let mut weights = Vec::new();
     let mut heads = Vec::new();
@@ -80,7 +102,10 @@ pub(crate) fn run(args: CombineArgs) -> Result<(), Failure> {
         }
     }
     if let Some(format) = format {
+        loading::check_holds_tokens(&pretrained, format, first)?;
         save_adapter(&args.out, format, &set, &name, &base)?;
+        pretrained.save_token_tables(&args.out)?;
+        copy_tokenizer(first, &args.out)?;
         let in_manifest = match &head {
             Some(head) => head.save_in(&args.out, format, &name, &base)?,
             None => None,

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use adapters::core::Format;
-use adapters::models::Head;
+use adapters::models::heads::HeadKind;
+use adapters::models::{Head, copy_tokenizer};
 use adapters::store::{
     LoadOptions, Manifest, Setup, base_name, load_adapter, name_base, read_safetensors, save_adapter, write_weights,
 };
@@ -20,6 +21,7 @@ use crate::{folders, loading};
 #[command(after_help = crate::options::examples(&[
     "adapters convert --adapter runs/reviews/adapter --to peft --out converted",
     "adapters convert --adapter runs/reviews/adapter --dtype float16 --out smaller",
+    "adapters convert --adapter downloaded-adapter --model models/all-MiniLM-L6-v2 --to adapterhub --out converted",
 ]))]
 pub(crate) struct ConvertArgs {
     /// Folder of the adapter, or of the run that trained it.
@@ -30,7 +32,7 @@ pub(crate) struct ConvertArgs {
     pub(crate) model: Option<PathBuf>,
     /// What is accepted.
     #[command(flatten)]
-    pub accept: AcceptArgs,
+    pub(crate) accept: AcceptArgs,
     /// Folder for the converted adapter; must be new or empty.
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub(crate) out: PathBuf,
@@ -70,7 +72,8 @@ pub(crate) fn run(args: ConvertArgs) -> Result<(), Failure> {
     let device = loading::device(&args.device)?;
     let manifest = loading::manifest(&adapter)?;
     let dir = loading::base_dir(args.model.as_deref(), &manifest, &adapter, args.accept)?;
-    let base = loading::pretrained(&dir, None, args.accept)?.model(&device)?;
+    let pretrained = loading::pretrained(&dir, Some(&adapter), args.accept)?;
+    let base = pretrained.model(&device)?;
     let mut set = AdapterSet::new();
     let options = LoadOptions {
         name: Manifest::name_in(&adapter)?,
@@ -89,8 +92,11 @@ pub(crate) fn run(args: ConvertArgs) -> Result<(), Failure> {
             "name the other format with --to, or an element type with --dtype",
         ));
     }
+    loading::check_holds_tokens(&pretrained, format, &adapter)?;
     let name = report.attached.adapter;
     let files = save_adapter(&args.out, format, &set, &name, &base)?;
+    pretrained.save_token_tables(&args.out)?;
+    copy_tokenizer(&adapter, &args.out)?;
     let head = Head::find(&adapter, &manifest, &dir, args.accept.allow_bin, &base, &device)?;
     let in_manifest = match &head {
         Some(head) => head.save_in(&args.out, format, &name, &base)?,
@@ -118,6 +124,9 @@ pub(crate) fn run(args: ConvertArgs) -> Result<(), Failure> {
             "" => dir.to_string_lossy().into_owned(),
             named => named.to_owned(),
         },
+        several_labels: head
+            .as_ref()
+            .is_some_and(|head| matches!(head.config().kind, HeadKind::MultiLabel { .. })),
         labels: head.map_or_else(Vec::new, |head| head.config().labels.clone()),
         head: in_manifest,
         written_by: concat!("adapters ", env!("CARGO_PKG_VERSION")).to_owned(),

@@ -10,9 +10,10 @@ use crate::failure::Failure;
 
 /// `adapters doctor`
 #[derive(Debug, clap::Args)]
+#[command(after_help = crate::options::examples(&["adapters doctor", "adapters doctor --json"]))]
 pub(crate) struct DoctorArgs {
     /// Print JSON.
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
 }
 

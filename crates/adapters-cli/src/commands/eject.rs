@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use adapters::models::copy_tokenizer;
 use adapters::prefix::eject;
 use adapters::store::{LoadOptions, Manifest, load_adapter, save_adapter};
 use adapters::{AdapterSet, METHODS};
@@ -19,7 +20,8 @@ pub(crate) fn run(args: EjectArgs) -> Result<(), Failure> {
     let manifest = Manifest::read(&adapter)?;
     let known = manifest.clone().unwrap_or_default();
     let dir = loading::base_dir(args.model.as_deref(), &known, &adapter, args.accept)?;
-    let base = loading::pretrained(&dir, None, args.accept)?.encoder(&device)?;
+    let pretrained = loading::pretrained(&dir, Some(&adapter), args.accept)?;
+    let base = pretrained.model(&device)?;
     let mut set = AdapterSet::new();
     let options = LoadOptions {
         allow_bin: args.accept.allow_bin,
@@ -32,6 +34,8 @@ pub(crate) fn run(args: EjectArgs) -> Result<(), Failure> {
         Failure::from(error).with_help(format!("this adapter is `{method}`; eject is for prefix tuning"))
     })?;
     let files = save_adapter(&args.out, report.format, &set, &name, &base)?;
+    pretrained.save_token_tables(&args.out)?;
+    copy_tokenizer(&adapter, &args.out)?;
     let config = set.attached(&name)?.method().to_string();
     let of_manifest = manifest.as_ref().and_then(|manifest| manifest.head.as_ref());
     let of_manifest = of_manifest.map(|head| head.file.as_str());

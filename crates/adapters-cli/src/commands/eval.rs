@@ -39,6 +39,10 @@ pub(crate) fn run(args: EvalArgs) -> Result<(), Failure> {
             "score": score,
             "loss": evaluation.loss,
             "figures": evaluation.figures.values.iter().copied().collect::<BTreeMap<_, _>>(),
+            "f1_of_labels": evaluation.figures.of_labels.iter().cloned().collect::<BTreeMap<_, _>>(),
+            "confusion": evaluation.figures.confusion.as_ref().map(|confusion| {
+                json!({"labels": confusion.labels(), "counts": confusion.rows().map(|(_, counts)| counts).collect::<Vec<_>>()})
+            }),
             "examples": data.lengths().len(),
             "truncated": data.truncated(),
         });
@@ -49,13 +53,12 @@ pub(crate) fn run(args: EvalArgs) -> Result<(), Failure> {
         }
         say!("loss {:.4}", evaluation.loss);
         say!("examples {}", data.lengths().len());
-        if let Some(confusion) = &evaluation.figures.confusion {
-            for (label, f1) in confusion.f1().filter_map(|(label, f1)| Some((label, f1?))) {
-                say!("f1 of {label} {f1:.4}");
-            }
-            if loaded.labels() <= Confusion::SHOWN {
-                say!("\n{confusion}");
-            }
+        for (label, f1) in &evaluation.figures.of_labels {
+            say!("f1 of {label} {f1:.4}");
+        }
+        let confusion = evaluation.figures.confusion.as_ref();
+        if let Some(confusion) = confusion.filter(|confusion| confusion.labels().len() <= Confusion::SHOWN) {
+            say!("\n{confusion}");
         }
     }
     if let Some(path) = &args.confusion {

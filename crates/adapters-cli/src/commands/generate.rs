@@ -46,9 +46,13 @@ pub(crate) fn run(args: GenerateArgs) -> Result<(), Failure> {
     };
     let hears = pretrained.kind() == ModelKind::SpeechToText;
     if hears == args.audio.is_empty() {
+        let (given, reads) = match hears {
+            true => ("text", "sound: name WAV files with --audio"),
+            false => ("sound", "text: give it with --prompt"),
+        };
         return Err(Failure::new(
-            format!("a `{}` model does not read that", pretrained.model_type()),
-            "a speech model reads --audio FILE, the others --prompt TEXT",
+            format!("a `{}` model does not read {given}", pretrained.model_type()),
+            format!("it reads {reads}"),
         ));
     }
     if !hears && !matches!(pretrained.kind(), ModelKind::CausalLm | ModelKind::EncoderDecoder) {

@@ -176,7 +176,13 @@ fn adapter(dir: &Path, args: &InfoArgs) -> Result<Description, Failure> {
         about.say("bytes", file.len());
     }
     about.say("config", attached.method().to_string());
-    let unknown = unknown_fields(dir, attached, report.format, adapted.base());
+    let written = written_fields(attached, report.format, adapted.base());
+    for (fact, fields) in [("rank", &["r"][..]), ("alpha", &["alpha", "lora_alpha"])] {
+        if let Some(value) = fields.iter().find_map(|field| written.get(*field)) {
+            about.say(fact, value.clone());
+        }
+    }
+    let unknown = unknown_fields(dir, &written);
     if !unknown.is_empty() {
         about.say(
             "unknown_fields",
@@ -236,15 +242,20 @@ const ABOUT_THE_FILE: &[&str] = &[
     "task_type",
 ];
 
+/// The fields that the method writes, without those of a file that it does not know.
+fn written_fields(attached: &Attached, format: Format, base: &Model) -> Map<String, Value> {
+    let known = METHODS.parse(&attached.method().to_string());
+    let sites: Vec<&SiteInfo> = attached.layers().map(|layer| &layer.info).collect();
+    let written = known.and_then(|method| method.write(format, &sites, base));
+    written.unwrap_or_default()
+}
+
 /// Fields of the configuration file that the method does not have and that hold a value.
-fn unknown_fields(dir: &Path, attached: &Attached, format: Format, base: &Model) -> Vec<String> {
+fn unknown_fields(dir: &Path, known: &Map<String, Value>) -> Vec<String> {
     let file: Option<Map<String, Value>> = fs::read(dir.join("adapter_config.json"))
         .ok()
         .and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    // The method without them, and what it writes.
-    let known = METHODS.parse(&attached.method().to_string());
-    let sites: Vec<&SiteInfo> = attached.layers().map(|layer| &layer.info).collect();
-    let (Some(file), Some(known)) = (file, known.and_then(|method| method.write(format, &sites, base)).ok()) else {
+    let Some(file) = file.filter(|_| !known.is_empty()) else {
         return Vec::new();
     };
     let fields = file.get("config").and_then(Value::as_object).unwrap_or(&file);

@@ -8,12 +8,12 @@ use crate::failure::Failure;
 
 /// `adapters methods`
 #[derive(Debug, clap::Args)]
-#[command(after_help = crate::options::examples(&["adapters methods", "adapters methods lora"]))]
+#[command(after_help = crate::options::examples(&["adapters methods", "adapters methods lora", "adapters methods lora --json"]))]
 pub(crate) struct MethodsArgs {
     /// List the fields of this method and their defaults.
     pub(crate) name: Option<String>,
     /// Print JSON.
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
 }
 

@@ -51,10 +51,10 @@ pub(crate) struct NewArgs {
     /// Folder to create.
     pub(crate) dir: PathBuf,
     /// The task of the recipe.
-    #[arg(long, value_name = "TASK", default_value = "classification", value_parser = tasks())]
+    #[arg(long, value_name = "TASK", default_value = "classification", value_parser = tasks(), help_heading = "Recipe")]
     pub(crate) task: String,
     /// Folder of the base model, written into the recipe [default: a placeholder to fill in].
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", help_heading = "Recipe")]
     pub(crate) model: Option<PathBuf>,
 }
 

@@ -45,7 +45,7 @@ pub(crate) fn run(args: PredictArgs) -> Result<(), Failure> {
     }
     let mut inputs = inputs.into_iter();
     for (index, outputs) in evaluation.outputs.iter().enumerate() {
-        let prediction = data.describe(index, outputs);
+        let prediction = data.describe(index, outputs)?;
         let input = inputs.by_ref().find_map(|input| {
             if input.is_none() {
                 blank(args.json);

@@ -9,7 +9,7 @@ use crate::failure::Failure;
 #[command(after_help = crate::options::examples(&["adapters recipe --schema > recipe.schema.json"]))]
 pub(crate) struct RecipeArgs {
     /// Print the JSON schema.
-    #[arg(long, required = true)]
+    #[arg(long, required = true, help_heading = "Output")]
     pub(crate) schema: bool,
 }
 

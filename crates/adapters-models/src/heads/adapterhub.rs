@@ -28,7 +28,7 @@ impl Head {
     }
 
     /// Whether a folder holds such files, of its own or next to an adapter.
-    pub fn is_in(dir: &Path) -> bool {
+    pub(crate) fn is_in(dir: &Path) -> bool {
         dir.join(CONFIG).exists()
     }
 

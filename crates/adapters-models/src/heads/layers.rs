@@ -208,6 +208,15 @@ impl Head {
         self
     }
 
+    /// As a head of which several labels may be right, where it is one of classes.
+    #[must_use]
+    pub(crate) fn with_several_labels(mut self) -> Self {
+        if let HeadKind::Classification { pooling } = self.config.kind {
+            self.config.kind = HeadKind::MultiLabel { pooling };
+        }
+        self
+    }
+
     /// Its configuration.
     pub fn config(&self) -> &HeadConfig {
         &self.config

@@ -65,7 +65,11 @@ impl Head {
             return Ok(Some(Self::load(dir, base, allow_bin, device)?.1));
         }
         let head = Self::load_peft(dir, checkpoint, base, device)?;
-        Ok(head.map(|head| head.with_labels(&manifest.labels)))
+        let head = head.map(|head| head.with_labels(&manifest.labels));
+        Ok(match manifest.several_labels {
+            true => head.map(Self::with_several_labels),
+            false => head,
+        })
     }
 
     /// Writes the weights into `dir`, atomically, and returns the section of the manifest that goes with them.

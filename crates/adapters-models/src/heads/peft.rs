@@ -44,17 +44,16 @@ fn class_of(config: &HeadConfig, base: &impl HeadBase) -> Option<(Value, Classif
         ..layout
     };
     match config.kind {
-        HeadKind::Classification { pooling } => {
+        HeadKind::Classification { pooling } | HeadKind::MultiLabel { pooling } => {
             let layers = match layout.hidden {
                 None => config.layers == 1,
                 Some((_, activation)) => config.layers == 2 && config.activation.as_deref() == Some(activation),
             };
             let fits = layers && pooling == class_pooling(base) && config.bias == layout.bias;
-            // peft has no task type for images and sounds.
-            let task_type = if base.reads_images() || base.reads_sounds() {
-                Value::Null
-            } else {
-                json!("SEQ_CLS")
+            // Whether one label is right or several is not in peft's files: the scores are the same.
+            let task_type = match auto_class(base) {
+                Some(_) => Value::Null,
+                None => json!("SEQ_CLS"),
             };
             fits.then_some((task_type, layout))
         }
@@ -72,9 +71,17 @@ fn class_of(config: &HeadConfig, base: &impl HeadBase) -> Option<(Value, Classif
             };
             Some((json!("QUESTION_ANS"), one_layer(last)))
         }
-        // Of several labels only the checkpoint's `problem_type` tells, which peft does not store.
-        HeadKind::MultiLabel { .. } | HeadKind::Tagging | HeadKind::MultipleChoice { .. } => None,
+        HeadKind::Tagging | HeadKind::MultipleChoice { .. } => None,
         HeadKind::LanguageModel { .. } => None,
+    }
+}
+
+/// The class of transformers that `AutoPeftModel` makes the model of, where peft has no task type for it.
+fn auto_class(base: &impl HeadBase) -> Option<&'static str> {
+    match (base.reads_images(), base.reads_sounds()) {
+        (true, _) => Some("AutoModelForImageClassification"),
+        (_, true) => Some("AutoModelForAudioClassification"),
+        _ => None,
     }
 }
 
@@ -103,7 +110,9 @@ impl HeadConfig {
     pub fn as_published(self, base: &impl HeadBase) -> Self {
         let layout = base.classifier();
         match self.kind {
-            HeadKind::Classification { pooling } if pooling == class_pooling(base) => {
+            HeadKind::Classification { pooling } | HeadKind::MultiLabel { pooling }
+                if pooling == class_pooling(base) =>
+            {
                 let config = match layout.hidden {
                     Some((_, activation)) => self.with_layers(2).with_activation(Some(activation)),
                     None => self.with_layers(1),
@@ -199,6 +208,10 @@ impl Head {
         saved.dedup();
         config.insert("modules_to_save".to_owned(), saved.into());
         config.insert("task_type".to_owned(), task_type);
+        if let Some(class) = auto_class(base) {
+            let mapping = json!({"base_model_class": class, "parent_library": "transformers"});
+            config.insert("auto_mapping".to_owned(), mapping);
+        }
         write_json(&config_path, &config)?;
         Ok(true)
     }
@@ -238,7 +251,7 @@ impl Head {
             Some("SEQ_CLS") => HeadKind::Classification {
                 pooling: class_pooling(base),
             },
-            None if base.reads_images() || base.reads_sounds() => HeadKind::Classification {
+            None if auto_class(base).is_some() => HeadKind::Classification {
                 pooling: class_pooling(base),
             },
             Some("TOKEN_CLS") => HeadKind::Tagging,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageFormat, ImageReader, Pixel, RgbImage};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::error::VisionError;
 
@@ -17,7 +18,7 @@ const MAX_BYTES: u64 = 256 << 20;
 const JPEG_END: [u8; 2] = [0xff, 0xd9];
 
 /// An image that is not decoded yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ImageSource {
     /// A PNG or JPEG file; the bytes decide which of them, not the extension.
     File(PathBuf),
@@ -26,8 +27,17 @@ pub enum ImageSource {
         /// The name of the image in error messages.
         name: String,
         /// The bytes.
+        #[serde(serialize_with = "serialize_bytes", deserialize_with = "deserialize_bytes")]
         bytes: Arc<[u8]>,
     },
+}
+
+fn serialize_bytes<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+    bytes.serialize(to)
+}
+
+fn deserialize_bytes<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<[u8]>, D::Error> {
+    Ok(Vec::<u8>::deserialize(from)?.into())
 }
 
 impl ImageSource {

@@ -82,7 +82,7 @@ impl Weights {
     }
 
     /// Tensors that were read from `path` already.
-    pub fn from_tensors(path: PathBuf, tensors: Tensors, prefix: &str, device: &Device) -> Self {
+    pub(crate) fn from_tensors(path: PathBuf, tensors: Tensors, prefix: &str, device: &Device) -> Self {
         let keys: Vec<String> = tensors.keys().cloned().collect();
         Self::new(path, Source::Tensors(tensors), keys, prefix, device)
     }
@@ -126,7 +126,7 @@ impl Weights {
 
     /// Names sites as a larger class does, whose keys have `prefix`.
     #[must_use]
-    pub fn naming_sites_with(mut self, prefix: &str) -> Self {
+    pub(crate) fn naming_sites_with(mut self, prefix: &str) -> Self {
         prefix.trim_end_matches('.').clone_into(&mut self.path_prefix);
         self
     }
@@ -138,7 +138,7 @@ impl Weights {
     }
 
     /// The same for layers of the larger class itself, such as a language-model head: their sites have no prefix.
-    pub fn at_top(&mut self, location: Location, path: impl Into<String>) -> Scope<'_> {
+    pub(crate) fn at_top(&mut self, location: Location, path: impl Into<String>) -> Scope<'_> {
         Scope::new(self, location, path.into(), String::new())
     }
 
@@ -153,7 +153,7 @@ impl Weights {
     }
 
     /// A number by its key.
-    pub fn scalar(&mut self, key: &str) -> Param<Tensor<1>> {
+    pub(crate) fn scalar(&mut self, key: &str) -> Param<Tensor<1>> {
         self.take_as(key, &[], Layout::Same, [1])
     }
 
@@ -173,7 +173,7 @@ impl Weights {
     }
 
     /// Whether tensors are drawn and not read.
-    pub fn is_random(&self) -> bool {
+    pub(crate) fn is_random(&self) -> bool {
         matches!(self.source, Source::Random(_))
     }
 
@@ -183,7 +183,7 @@ impl Weights {
     }
 
     /// The same with a bias or without.
-    pub fn linear_with(&mut self, bias: bool, path: &str, d_in: usize, d_out: usize) -> Linear {
+    pub(crate) fn linear_with(&mut self, bias: bool, path: &str, d_in: usize, d_out: usize) -> Linear {
         Linear {
             weight: self.take(&format!("{path}.weight"), [d_out, d_in], Layout::Transposed),
             bias: bias.then(|| self.vector(&format!("{path}.bias"), d_out)),
@@ -192,7 +192,7 @@ impl Weights {
 
     /// A linear layer whose weight is published the other way round: `<path>.weight [d_in, d_out]`, which is Burn's layout,
     /// and `<path>.bias [d_out]`.
-    pub fn linear_input_first(&mut self, path: &str, d_in: usize, d_out: usize) -> Linear {
+    pub(crate) fn linear_input_first(&mut self, path: &str, d_in: usize, d_out: usize) -> Linear {
         Linear {
             weight: self.matrix(&format!("{path}.weight"), d_in, d_out),
             bias: Some(self.vector(&format!("{path}.bias"), d_out)),
@@ -225,7 +225,7 @@ impl Weights {
     }
 
     /// The same with a bias or without.
-    pub fn layer_norm_with(&mut self, bias: bool, path: &str, d_model: usize, epsilon: f64) -> LayerNorm {
+    pub(crate) fn layer_norm_with(&mut self, bias: bool, path: &str, d_model: usize, epsilon: f64) -> LayerNorm {
         let config = LayerNormConfig::new(d_model).with_epsilon(epsilon).with_bias(bias);
         let mut norm = config.init(&self.device);
         if self.is_random() {

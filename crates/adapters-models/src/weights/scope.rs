@@ -44,7 +44,7 @@ impl<'w> Scope<'w> {
     }
 
     /// Another location further down the path.
-    pub fn within_at(&mut self, location: Location, rest: &str) -> Scope<'_> {
+    pub(crate) fn within_at(&mut self, location: Location, rest: &str) -> Scope<'_> {
         let keys = self.key(rest);
         Scope::new(self.weights, location, keys, self.path_prefix.clone())
     }
@@ -60,7 +60,7 @@ impl<'w> Scope<'w> {
     }
 
     /// A linear layer `[d_in, d_out]`, with a bias or without.
-    pub fn linear_with(
+    pub(crate) fn linear_with(
         &mut self,
         bias: bool,
         role: LinearRole,
@@ -72,7 +72,12 @@ impl<'w> Scope<'w> {
     }
 
     /// A linear layer `[d_in, d_out]` with a bias, whose weight is published that way round.
-    pub fn linear_input_first(&mut self, role: LinearRole, rest: &str, [d_in, d_out]: [usize; 2]) -> Sited<Linear> {
+    pub(crate) fn linear_input_first(
+        &mut self,
+        role: LinearRole,
+        rest: &str,
+        [d_in, d_out]: [usize; 2],
+    ) -> Sited<Linear> {
         let layer = self.weights.linear_input_first(&self.key(rest), d_in, d_out);
         Sited::new(self.location, role, self.path(rest), layer).stored_input_first()
     }
@@ -94,7 +99,7 @@ impl<'w> Scope<'w> {
     }
 
     /// A layer normalization, with a bias or without.
-    pub fn layer_norm_with(
+    pub(crate) fn layer_norm_with(
         &mut self,
         bias: bool,
         role: NormRole,
@@ -107,7 +112,7 @@ impl<'w> Scope<'w> {
     }
 
     /// A layer normalization to which nothing attaches.
-    pub fn plain_layer_norm(&mut self, rest: &str, d_model: usize, epsilon: f64) -> LayerNorm {
+    pub(crate) fn plain_layer_norm(&mut self, rest: &str, d_model: usize, epsilon: f64) -> LayerNorm {
         self.weights.layer_norm(&self.key(rest), d_model, epsilon)
     }
 

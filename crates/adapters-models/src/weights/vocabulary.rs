@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use adapters_core::Format;
+use adapters_core::{Format, Tensors};
+use burn::tensor::TensorData;
 
 use super::checkpoint::{Checkpoint, Layout, ReadError};
 use crate::error::ModelError;
@@ -17,8 +18,17 @@ pub(crate) struct Vocabulary {
     pub from: usize,
     /// Tokens with the adapter.
     pub to: usize,
-    /// Values of the rows that the base lacks, by the keys of its checkpoint; none where rows were cut.
-    rows: BTreeMap<String, Vec<f32>>,
+    /// Tables that the folder stores, by the keys of the checkpoint.
+    tables: BTreeMap<String, Table>,
+}
+
+/// A table in the folder of an adapter.
+#[derive(Clone, Debug)]
+struct Table {
+    /// Its key there.
+    key: String,
+    /// Values of the rows that the base lacks; none where rows were cut.
+    rows: Vec<f32>,
 }
 
 impl Vocabulary {
@@ -57,7 +67,7 @@ impl Vocabulary {
             let of_file = vocabulary.get_or_insert_with(|| Self {
                 from,
                 to: *to,
-                rows: BTreeMap::new(),
+                tables: BTreeMap::new(),
             });
             if of_file.to != *to {
                 let problem = adapters_store::TensorProblem::Shape {
@@ -67,14 +77,21 @@ impl Vocabulary {
                 };
                 return Err(refusal(&path, ReadError::Problem(problem)).into());
             }
-            if *to > from {
-                let mut values = file.read(key, Layout::Same).map_err(|error| refusal(&path, error))?;
-                let kept = values.split_off(from * width.iter().product::<usize>());
-                // Next to a table that was trained peft stores the one it began as.
-                match key.contains("original_module") {
-                    true => drop(of_file.rows.insert(of_base.to_owned(), kept)),
-                    false => drop(of_file.rows.entry(of_base.to_owned()).or_insert(kept)),
+            let rows = match *to > from {
+                true => {
+                    let mut values = file.read(key, Layout::Same).map_err(|error| refusal(&path, error))?;
+                    values.split_off(from * width.iter().product::<usize>())
                 }
+                false => Vec::new(),
+            };
+            let table = Table {
+                key: key.to_owned(),
+                rows,
+            };
+            // Next to a table that was trained peft stores the one it began as.
+            match key.contains("original_module") {
+                true => drop(of_file.tables.insert(of_base.to_owned(), table)),
+                false => drop(of_file.tables.entry(of_base.to_owned()).or_insert(table)),
             }
         }
         Ok(vocabulary)
@@ -94,8 +111,8 @@ impl Vocabulary {
         }
         let width = values.len() / self.from;
         if self.to > self.from {
-            match self.rows.get(key) {
-                Some(rows) => values.extend(rows),
+            match self.tables.get(key) {
+                Some(table) => values.extend(&table.rows),
                 None if width == 1 => {}
                 None => return None,
             }
@@ -120,7 +137,37 @@ impl Vocabulary {
     pub(crate) fn new_shape(&self, key: &str, found: &[usize]) -> Option<Vec<usize>> {
         let shape = self.shape(found)?;
         let is_vector = found.iter().product::<usize>() == self.from;
-        (self.to < self.from || is_vector || self.rows.contains_key(key)).then_some(shape)
+        (self.to < self.from || is_vector || self.tables.contains_key(key)).then_some(shape)
+    }
+
+    /// The tables of the base in their new size that `stored` has not, by the keys that the adapter's folder has them under: what peft
+    /// stores next to an adapter over other tokens than its base.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Store`] for a tensor of the base that cannot be read.
+    pub(crate) fn missing_tables(&self, stored: &Tensors, base: &Checkpoint) -> Result<Tensors, ModelError> {
+        let stored: Vec<&str> = stored
+            .iter()
+            .filter(|(_, data)| data.shape().first() == Some(&self.to))
+            .filter_map(|(key, _)| key_of_base(key, base))
+            .collect();
+        let mut missing = Tensors::new();
+        for (of_base, table) in self
+            .tables
+            .iter()
+            .filter(|(of_base, _)| !stored.contains(&of_base.as_str()))
+        {
+            let found = base.shape(of_base).map(<[usize]>::to_vec).unwrap_or_default();
+            let values = base.read(of_base, Layout::Same);
+            let values = values.map_err(|error| refusal(base.path(), error))?;
+            if let Some(shape) = self.shape(&found)
+                && let Some(values) = self.resized(of_base, &found, &shape, values)
+            {
+                missing.insert(table.key.clone(), TensorData::new(values, shape));
+            }
+        }
+        Ok(missing)
     }
 
     fn concerns(&self, found: &[usize], wanted: &[usize]) -> bool {

@@ -17,7 +17,7 @@ use adapters::{AdapterSet, Composition, METHODS, method};
 
 use serde_json::{Map, Value, json};
 
-use super::{Fixture, Reader, Seed, golden, golden_models};
+use super::{Fixture, Reader, Seed, golden, golden_models, write};
 use crate::model_inputs::two_rows;
 
 /// All readers.
@@ -63,11 +63,23 @@ pub static READERS: [Reader; 20] = [
     Reader {
         name: "tokenizer",
         seeds: |fixture| {
-            vec![Seed::new(
-                fixture
-                    .copy(&fixture.task.path("model"), "tokenizer")
-                    .join("tokenizer.json"),
-            )]
+            let published = fixture.copy(&fixture.task.path("model"), "tokenizer");
+            let mut seeds = vec![Seed::new(published.join("tokenizer.json"))];
+            let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("../adapters-models/tests/vocabulary_files");
+            for (class, vocabulary) in [
+                ("BertTokenizer", &["vocab.txt"][..]),
+                ("RobertaTokenizer", &["vocab.json", "merges.txt"]),
+            ] {
+                let folder = fixture.copy(&files, "vocabulary");
+                let config = folder.join("tokenizer_config.json");
+                write(
+                    &config,
+                    format!(r#"{{"tokenizer_class": "{class}", "strip_accents": null}}"#).as_bytes(),
+                );
+                seeds.extend(vocabulary.iter().map(|name| Seed::new(folder.join(name))));
+                seeds.push(Seed::new(config));
+            }
+            seeds
         },
         read: |_, file| {
             let tokenizer = TextTokenizer::load(folder(file), 8);

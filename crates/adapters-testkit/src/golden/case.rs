@@ -154,7 +154,7 @@ fn yes() -> bool {
 
 impl Case {
     /// The case with more tolerance, for its output and for its gradients.
-    pub fn with_added(mut self, added: Tolerance) -> Self {
+    pub(crate) fn with_added(mut self, added: Tolerance) -> Self {
         self.rtol += added.relative;
         self.grad_rtol += added.relative;
         self.atol += added.absolute;
@@ -163,7 +163,7 @@ impl Case {
     }
 
     /// Tolerance of each element of the output.
-    pub fn output_tolerance(&self) -> Tolerance {
+    pub(crate) fn output_tolerance(&self) -> Tolerance {
         Tolerance {
             relative: self.rtol,
             absolute: self.atol,
@@ -171,7 +171,7 @@ impl Case {
     }
 
     /// Tolerance of each gradient as a whole.
-    pub fn grad_tolerance(&self) -> Tolerance {
+    pub(crate) fn grad_tolerance(&self) -> Tolerance {
         Tolerance {
             relative: self.grad_rtol,
             absolute: self.grad_atol,
@@ -183,7 +183,7 @@ impl Case {
     /// # Errors
     ///
     /// [`Stop::Fail`] for a folder that is not a string.
-    pub fn adapter_dirs(&self) -> Result<Vec<(&str, &str)>, Stop> {
+    pub(crate) fn adapter_dirs(&self) -> Result<Vec<(&str, &str)>, Stop> {
         dirs(&self.adapters)
     }
 
@@ -192,12 +192,12 @@ impl Case {
     /// # Errors
     ///
     /// As [`adapter_dirs`](Self::adapter_dirs).
-    pub fn fusion_dirs(&self) -> Result<Vec<(&str, &str)>, Stop> {
+    pub(crate) fn fusion_dirs(&self) -> Result<Vec<(&str, &str)>, Stop> {
         dirs(&self.fusion_dirs)
     }
 
     /// The adapters that rows name, each once, where each row names its own.
-    pub fn row_adapters(&self) -> Option<Vec<&str>> {
+    pub(crate) fn row_adapters(&self) -> Option<Vec<&str>> {
         let mut names = Vec::new();
         for name in self.adapter_names.as_ref()?.iter().filter(|name| *name != BASE) {
             if !names.contains(&name.as_str()) {
@@ -224,7 +224,7 @@ impl Case {
     /// # Errors
     ///
     /// [`Stop::Unsupported`] naming the first such operation, or the first such key and its value.
-    pub fn check_features(&self) -> Result<(), Stop> {
+    pub(crate) fn check_features(&self) -> Result<(), Stop> {
         if let Some(op) = self.ops.iter().find(|op| !OPS.contains(&op.op.as_str())) {
             return Err(Stop::unsupported(format!("op = {}", op.op)));
         }

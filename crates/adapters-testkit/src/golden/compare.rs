@@ -35,7 +35,7 @@ impl Tolerance {
 
 /// How far a tensor is from the expected one.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Comparison {
+pub(crate) struct Comparison {
     /// Largest absolute difference; infinite for another shape and for elements that are not finite.
     pub max_abs_err: f64,
     /// Whether it is within the tolerance.
@@ -48,7 +48,7 @@ const WRONG: Comparison = Comparison {
 };
 
 /// The rule of outputs: `|got - want| <= absolute + relative |want|` for every element.
-pub fn each_element(got: &TensorData, want: &TensorData, tolerance: Tolerance) -> Comparison {
+pub(crate) fn each_element(got: &TensorData, want: &TensorData, tolerance: Tolerance) -> Comparison {
     compare(got, want, |got, want| {
         let bound = |want: &f64| tolerance.absolute + tolerance.relative * want.abs();
         got.iter().zip(want).all(|(g, w)| (g - w).abs() <= bound(w))
@@ -56,7 +56,7 @@ pub fn each_element(got: &TensorData, want: &TensorData, tolerance: Tolerance) -
 }
 
 /// The rule of gradients: `max |got - want| <= absolute + relative max |want|`.
-pub fn whole_tensor(got: &TensorData, want: &TensorData, tolerance: Tolerance) -> Comparison {
+pub(crate) fn whole_tensor(got: &TensorData, want: &TensorData, tolerance: Tolerance) -> Comparison {
     compare(got, want, |got, want| {
         let size = want.iter().fold(0.0, |size: f64, w| size.max(w.abs()));
         max_abs_err(got, want) <= tolerance.absolute + tolerance.relative * size

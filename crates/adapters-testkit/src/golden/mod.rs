@@ -16,7 +16,7 @@ mod verdict;
 mod walk;
 
 pub use case::{Case, Framework, Op};
-pub use compare::{Comparison, Tolerance, each_element, whole_tensor};
+pub use compare::Tolerance;
 pub use glob::matches;
 pub use run::{Options, Prepared};
 pub use verdict::{Outcome, Stop, Summary, Verdict};

@@ -11,7 +11,7 @@ use adapters_nn::did_you_mean;
 pub struct Location {
     /// The file.
     pub path: Arc<Path>,
-    /// The line, from 1; `None` for an image of a folder.
+    /// The line, or the row of a Parquet file, from 1; `None` for an image of a folder.
     pub line: Option<usize>,
 }
 
@@ -48,12 +48,30 @@ pub enum DataError {
     },
     /// The extension names no known format.
     #[error(
-        "cannot tell the format of {} by its extension; supported: .jsonl, .json-lines, .json, .csv, .tsv, each also with .gz",
+        "cannot tell the format of {} by its extension; supported: .jsonl, .json-lines, .json, .csv, .tsv, each also with .gz, and .parquet",
         path.display()
     )]
     UnknownExtension {
         /// The file.
         path: PathBuf,
+    },
+    /// The program was built without the reader of Parquet files.
+    #[error(
+        "{} is a Parquet file, which this program was built without a reader for: build it with the feature `parquet`, or write JSON lines \
+         with `to_json` of the Python library `datasets`",
+        path.display()
+    )]
+    WithoutParquet {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A Parquet file is damaged, or holds what no record has.
+    #[error("invalid parquet file {}: {reason}", path.display())]
+    InvalidParquet {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
     },
     /// The file holds no example.
     #[error("{} is empty: it holds no example", path.display())]

@@ -26,6 +26,9 @@ pub enum Passage {
 /// Fields of chats: those of the `messages` layout, and of ShareGPT.
 const CHATS: [&str; 2] = ["messages", "conversations"];
 
+/// The role that says how to answer, and its field next to ShareGPT's list.
+const SYSTEM: &str = "system";
+
 /// The field of the tools that a chat may use.
 const TOOLS: &str = "tools";
 
@@ -37,9 +40,9 @@ impl Record {
     ///
     /// | Layout | Fields |
     /// |---|---|
-    /// | completion | `fields.prompt` and `fields.completion` |
+    /// | completion | `fields.prompt` and `fields.completion`, texts, or lists of messages none of the first of which is an assistant's |
     /// | chat | `messages`, a list of objects with `role` and `content` or `tool_calls`; [`tools`](Self::tools) if present |
-    /// | ShareGPT | `conversations`, a list of objects with `from` (`human`, `gpt`, `system`) and `value` |
+    /// | ShareGPT | `conversations`, a list of objects with `from` (`human`, `gpt`, `system`) and `value`; `system` if present, a text |
     /// | Alpaca | `instruction`, `output`, and `input` if present, which follows the instruction after an empty line |
     /// | text | `fields.text` |
     ///
@@ -48,6 +51,9 @@ impl Record {
     /// [`DataError::MissingField`] if it has none of them, [`DataError::WrongType`].
     pub fn passage(&self, fields: &Fields) -> Result<Passage, DataError> {
         let completion = |prompt, completion| Passage::Completion { prompt, completion };
+        if let Some(Cell::Json(Value::Array(_))) = self.get(&fields.prompt) {
+            return self.completed_chat(fields).map(Passage::Chat);
+        }
         if self.get(&fields.prompt).is_some() {
             let (prompt, answer) = (self.text(&fields.prompt)?, self.text(&fields.completion)?);
             return Ok(completion(prompt.to_owned(), answer.to_owned()));
@@ -101,6 +107,19 @@ impl Record {
         field.map(|field| self.messages_of(field)).transpose()
     }
 
+    /// A chat whose first messages are the prompt, and the others what is learned.
+    fn completed_chat(&self, fields: &Fields) -> Result<Vec<Message>, DataError> {
+        let asked = self.messages_of(&fields.prompt)?;
+        if asked.iter().any(|message| message.role == "assistant") {
+            return Err(self.wrong(
+                &fields.prompt,
+                "messages without an assistant's, which would be learned too",
+                "one of the role `assistant`",
+            ));
+        }
+        Ok([asked, self.chat(&fields.completion)?].concat())
+    }
+
     fn messages_of(&self, field: &str) -> Result<Vec<Message>, DataError> {
         let messages = match self.needed(field)? {
             Cell::Json(Value::Array(messages)) => messages,
@@ -148,7 +167,15 @@ impl Record {
                 ..Message::new(role, text)
             })
         });
-        chat.collect()
+        let mut chat: Vec<Message> = chat.collect::<Result<_, _>>()?;
+        // Some files of ShareGPT's layout have it outside of the list.
+        if field == CHATS[1]
+            && chat.iter().all(|message| message.role != SYSTEM)
+            && let Some(system) = self.optional_text(SYSTEM)?
+        {
+            chat.insert(0, Message::new(SYSTEM, system));
+        }
+        Ok(chat)
     }
 
     /// The messages of a chat that is learned.

@@ -350,7 +350,7 @@ impl Record {
         }
     }
 
-    pub(super) fn missing(&self, field: &str) -> DataError {
+    pub(crate) fn missing(&self, field: &str) -> DataError {
         let (present, at): (Vec<String>, _) = match &self.source {
             Source::Json(object) => (object.keys().cloned().collect(), &self.at),
             Source::Table { header, header_at, .. } => (header.iter().map(str::to_owned).collect(), header_at),

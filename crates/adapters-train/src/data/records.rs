@@ -39,6 +39,7 @@ impl Records {
     ///   first row without a comma has.
     /// - `.tsv`: tab-separated, the first row names the fields; `"` is an ordinary character, as in the GLUE files.
     /// - Any of these compressed, with `.gz` behind its extension.
+    /// - `.parquet`, with the feature `parquet`: a row is a record; structs and maps are objects, as in JSON.
     /// - A folder with a folder of `.png`, `.jpg` or `.jpeg` files for each label, `LABEL/NAME.png`, in the order of the names; or
     ///   with such files alone, which then have no label. Records have the fields `fields.image` and `fields.label`. Hidden
     ///   files are skipped. The same with `.wav` files, whose field is `fields.audio`.
@@ -76,6 +77,10 @@ impl Records {
             Some("json") => json::list,
             Some("csv") => |path, text| table::read(path, text, table::Kind::Csv),
             Some("tsv") => |path, text| table::read(path, text, table::Kind::Tsv),
+            #[cfg(feature = "parquet")]
+            Some("parquet") if !compressed => return super::parquet::read(path),
+            #[cfg(not(feature = "parquet"))]
+            Some("parquet") if !compressed => return Err(DataError::WithoutParquet { path: path.to_owned() }),
             _ => return Err(DataError::UnknownExtension { path: path.to_owned() }),
         };
         let unreadable = |source| DataError::Read {

@@ -214,7 +214,21 @@ fn passages_are_read_in_every_published_layout() {
     assert_eq!(passage(&messages).unwrap(), chat);
     let shared = r#"{"conversations":[{"from":"human","value":"q"},{"from":"gpt","value":"a"}]}"#;
     assert_eq!(passage(shared).unwrap(), chat);
+    let apart = r#"{"prompt":[{"role":"user","content":"q"}],"completion":[{"role":"assistant","content":"a"}]}"#;
+    assert_eq!(passage(apart).unwrap(), chat);
+    let Passage::Chat(with_system) = passage(&shared.replace("{\"conv", "{\"system\":\"s\",\"conv")).unwrap() else {
+        panic!("a chat");
+    };
+    assert_eq!((with_system.len(), with_system[0].role.as_str()), (3, "system"));
     for (json, part) in [
+        (
+            r#"{"prompt":[{"role":"assistant","content":"q"}],"completion":[]}"#,
+            "without an assistant's, which would be learned too",
+        ),
+        (
+            r#"{"prompt":[{"role":"user","content":"q"}],"completion":"a"}"#,
+            "must be a list of messages, found the string `a`",
+        ),
         (
             r#"{"messages":[{"role":"user","content":"q"}]}"#,
             "an assistant's message, found the roles `user`",
@@ -332,7 +346,8 @@ fn the_file_itself() {
     let missing = Records::read("absent.jsonl", &Fields::default()).unwrap_err();
     assert_eq!(missing.to_string(), "cannot read absent.jsonl: there is no such file");
     assert!(std::error::Error::source(&missing).is_some());
-    let supported = "by its extension; supported: .jsonl, .json-lines, .json, .csv, .tsv, each also with .gz";
+    let supported = "by its extension; supported: .jsonl, .json-lines, .json, .csv, .tsv, each also with .gz, and \
+                     .parquet";
     assert_eq!(
         message("a.txt", "", &TWO),
         format!("cannot tell the format of a.txt {supported}")
@@ -341,6 +356,11 @@ fn the_file_itself() {
         message("noext", "", &TWO),
         format!("cannot tell the format of noext {supported}")
     );
+    #[cfg(not(feature = "parquet"))]
+    {
+        let refused = message("a.parquet", "PAR1", &TWO);
+        assert!(refused.contains("build it with the feature `parquet`"), "{refused}");
+    }
     for (name, content) in [
         ("a.jsonl", ""),
         ("a.jsonl", "\n \n"),

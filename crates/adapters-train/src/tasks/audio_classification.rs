@@ -7,6 +7,7 @@ use adapters_models::heads::HeadConfig;
 use adapters_models::speech::{Waveforms, read_wav};
 use adapters_models::{Model, ModelKind};
 use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
 
 use super::classification::{Classes, OF_CLASSES};
 use super::context::TaskContext;
@@ -28,7 +29,7 @@ pub(super) struct AudioClassification {
 }
 
 /// A file and its class.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct AudioExample {
     audio: PathBuf,
     class: Option<usize>,

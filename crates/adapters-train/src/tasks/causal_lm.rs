@@ -7,8 +7,8 @@ use burn::tensor::{Device, Tensor};
 
 use super::answers::{Answers, Asked, EXACT_MATCH, ROUGE_L};
 use super::context::TaskContext;
-use super::prompts::{Layout, Row, check_vocabulary, packed};
-use super::task::Task;
+use super::prompts::{Layout, Row, check_vocabulary};
+use super::task::{Join, Task};
 use super::tokens::{self, of_tokens};
 use crate::data::Record;
 use crate::error::TrainError;
@@ -21,7 +21,6 @@ use crate::task_model::TaskModel;
 /// right.
 #[derive(Debug)]
 pub(super) struct CausalLmTask {
-    pack: bool,
     answers: Option<Answers>,
 }
 
@@ -41,14 +40,13 @@ impl Task for CausalLmTask {
     const MODELS: &'static [ModelKind] = &[ModelKind::CausalLm];
     const METRICS: &'static [&'static str] = &["accuracy", "perplexity", ROUGE_L, EXACT_MATCH];
     const IS_GENERATIVE: bool = true;
-    const PACKS: bool = true;
+    const JOIN: Option<Join<Row>> = Some(Row::joined);
     const NEXT: &'static str = "generate --adapter {adapter} --prompt TEXT";
 
     type Example = Row;
 
     fn new(cx: &TaskContext<'_>) -> Result<Self, TrainError> {
         Ok(Self {
-            pack: cx.options.pack,
             answers: Answers::new(cx)?,
         })
     }
@@ -57,7 +55,7 @@ impl Task for CausalLmTask {
         None
     }
 
-    /// Rows are cut to the longest input; with `pack` they are filled up to it with several examples.
+    /// Rows are cut to the longest input.
     fn examples(
         &self,
         records: &[Record],
@@ -90,9 +88,6 @@ impl Task for CausalLmTask {
                 });
             }
             rows.push(row);
-        }
-        if self.pack {
-            rows = packed(rows, max_length);
         }
         Ok(rows)
     }

@@ -1,5 +1,6 @@
 //! Tasks without their type: the entries of the list, and the examples of a file.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Deref;
 use std::path::Path;
@@ -15,12 +16,17 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::TASKS;
 use super::context::TaskContext;
+use super::example_store::ExampleStore;
+use super::prompts::best_fit;
 use super::task::{LabelField, Task, of_examples};
 use crate::data::Records;
 use crate::error::TrainError;
 use crate::evaluate::{Evaluation, Outputs};
 use crate::inputs::Batch;
 use crate::task_model::TaskModel;
+
+/// Records that are encoded at a time.
+const AT_ONCE: usize = 1 << 14;
 
 /// An entry of [`TASKS`].
 #[derive(Clone, Copy)]
@@ -67,7 +73,7 @@ pub trait OpenTask: fmt::Debug + Send + Sync {
     -> Result<Box<dyn TaskData>, TrainError>;
 }
 
-/// The encoded examples of one file.
+/// The encoded examples of one file. Those that do not fit into a fixed part of the memory are in a temporary file.
 pub trait TaskData: fmt::Debug + Send + Sync {
     /// Lengths in tokens, in the order of the file.
     fn lengths(&self) -> &[usize];
@@ -106,7 +112,11 @@ pub trait TaskData: fmt::Debug + Send + Sync {
     fn evaluate(&self, model: &TaskModel, batch_size: usize, device: &Device) -> Result<Evaluation, TrainError>;
 
     /// The prediction for the example `index` in words.
-    fn describe(&self, index: usize, outputs: &Outputs) -> String;
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::TemporaryFile`] where the temporary file of the examples cannot be read.
+    fn describe(&self, index: usize, outputs: &Outputs) -> Result<String, TrainError>;
 }
 
 #[derive(Debug)]
@@ -115,8 +125,11 @@ struct Opened<T>(Arc<T>);
 #[derive(Debug)]
 struct Examples<T: Task> {
     task: Arc<T>,
-    examples: Vec<T::Example>,
+    store: ExampleStore<T::Example>,
+    /// The examples of each row, where rows are filled up.
+    rows: Option<Vec<Vec<usize>>>,
     lengths: Vec<usize>,
+    truncated: usize,
     /// What adapters are told of each; none where the data names no task.
     tasks: Vec<Option<usize>>,
 }
@@ -133,7 +146,7 @@ impl TaskKind {
             is_generative: T::IS_GENERATIVE,
             next: T::NEXT,
             repeats_input: T::REPEATS_INPUT,
-            packs: T::PACKS,
+            packs: T::JOIN.is_some(),
             weighs_classes: T::WEIGHS_CLASSES,
             labels: T::LABELS,
             label_field: T::LABEL_FIELD,
@@ -182,7 +195,23 @@ impl<T: Task> OpenTask for Opened<T> {
         labeled: bool,
         cx: &TaskContext<'_>,
     ) -> Result<Box<dyn TaskData>, TrainError> {
-        let examples = self.0.examples(&records.records, labeled, cx)?;
+        let mut store = ExampleStore::default();
+        let (mut lengths, mut truncated) = (Vec::new(), 0);
+        for records in records.records.chunks(AT_ONCE) {
+            for example in self.0.examples(records, labeled, cx)? {
+                let length = T::length(&example);
+                lengths.push(length);
+                truncated += T::truncated(&example);
+                store.push(example, length)?;
+            }
+        }
+        let rows = (cx.options.pack && T::JOIN.is_some()).then(|| best_fit(&lengths, cx.options.max_length));
+        if let Some(rows) = &rows {
+            lengths = rows
+                .iter()
+                .map(|row| row.iter().map(|index| lengths[*index]).sum())
+                .collect();
+        }
         let tasks = match &cx.options.fields.task {
             Some(field) => records
                 .records
@@ -191,8 +220,8 @@ impl<T: Task> OpenTask for Opened<T> {
                 .collect::<Result<Vec<_>, _>>()?,
             None => Vec::new(),
         };
-        if !tasks.is_empty() && tasks.len() != examples.len() {
-            let found = format!("{} records in {} rows", tasks.len(), examples.len());
+        if !tasks.is_empty() && tasks.len() != lengths.len() {
+            let found = format!("{} records in {} rows", tasks.len(), lengths.len());
             return Err(TrainError::Value {
                 field: "data.pack",
                 expected: "false with `data.fields.task`".to_owned(),
@@ -200,9 +229,11 @@ impl<T: Task> OpenTask for Opened<T> {
             });
         }
         Ok(Box::new(Examples {
-            lengths: examples.iter().map(T::length).collect(),
             task: self.0.clone(),
-            examples,
+            store,
+            rows,
+            lengths,
+            truncated,
             tasks,
         }))
     }
@@ -212,6 +243,19 @@ impl dyn OpenTask {
     /// Reads a labeled file.
     pub(crate) fn read(&self, path: &Path, cx: &TaskContext<'_>) -> Result<Box<dyn TaskData>, TrainError> {
         self.examples(&Records::read(path, &cx.options.fields)?, true, cx)
+    }
+}
+
+impl<T: Task> Examples<T> {
+    /// An example, or those of a row as one.
+    fn example(&self, index: usize) -> Result<Cow<'_, T::Example>, TrainError> {
+        match (&self.rows, T::JOIN) {
+            (Some(rows), Some(join)) => {
+                let examples = rows[index].iter().map(|index| Ok(self.store.get(*index)?.into_owned()));
+                Ok(Cow::Owned(join(examples.collect::<Result<_, TrainError>>()?)))
+            }
+            _ => self.store.get(index),
+        }
     }
 }
 
@@ -225,11 +269,13 @@ impl<T: Task> TaskData for Examples<T> {
     }
 
     fn truncated(&self) -> usize {
-        self.examples.iter().map(T::truncated).sum()
+        self.truncated
     }
 
     fn batch(&self, indices: &[usize], seed: u64, model: &Model, device: &Device) -> Result<Batch, TrainError> {
-        let rows: Vec<_> = indices.iter().map(|index| (*index, &self.examples[*index])).collect();
+        let examples = indices.iter().map(|index| self.example(*index));
+        let examples = examples.collect::<Result<Vec<_>, _>>()?;
+        let rows: Vec<_> = indices.iter().copied().zip(examples.iter().map(|e| &**e)).collect();
         let batch = self.task.batch(&rows, seed, model, device)?;
         Ok(batch.with_tasks(&of_examples(&self.tasks, indices)))
     }
@@ -245,12 +291,18 @@ impl<T: Task> TaskData for Examples<T> {
     }
 
     fn evaluate(&self, model: &TaskModel, batch_size: usize, device: &Device) -> Result<Evaluation, TrainError> {
-        let (examples, tasks) = (&self.examples, &self.tasks);
-        self.task.evaluate(model, examples, tasks, batch_size, device)
+        let all = match self.store.in_memory().filter(|_| self.rows.is_none()) {
+            Some(examples) => Cow::Borrowed(examples),
+            None => {
+                let each = (0..self.lengths.len()).map(|index| Ok(self.example(index)?.into_owned()));
+                Cow::Owned(each.collect::<Result<Vec<_>, TrainError>>()?)
+            }
+        };
+        self.task.evaluate(model, &all, &self.tasks, batch_size, device)
     }
 
-    fn describe(&self, index: usize, outputs: &Outputs) -> String {
-        self.task.describe(outputs, &self.examples[index])
+    fn describe(&self, index: usize, outputs: &Outputs) -> Result<String, TrainError> {
+        Ok(self.task.describe(outputs, &*self.example(index)?))
     }
 }
 

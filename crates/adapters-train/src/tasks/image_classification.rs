@@ -5,6 +5,7 @@ use adapters_models::heads::HeadConfig;
 use adapters_models::vision::{ImageProcessor, ImageSource};
 use adapters_models::{ImageInput, Model, ModelError, ModelKind};
 use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
 
 use super::classification::{Classes, OF_CLASSES};
 use super::context::TaskContext;
@@ -24,7 +25,7 @@ pub(super) struct ImageClassification {
 }
 
 /// An image, not decoded yet, and its class.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct ImageExample {
     image: ImageSource,
     class: Option<usize>,

@@ -9,6 +9,7 @@ mod causal_lm;
 mod classification;
 mod context;
 mod erased;
+mod example_store;
 mod image_classification;
 mod masked_lm;
 mod masking;
@@ -30,7 +31,7 @@ pub use self::context::{TaskContext, TaskOptions, Template, tokenizer_of};
 pub use self::erased::{OpenTask, TaskData, TaskKind, TaskName};
 pub(crate) use self::prompts::chat_template;
 pub(crate) use self::task::EVALUATION;
-pub use self::task::Task;
+pub use self::task::{Join, Task};
 
 /// Every task. The first is the default.
 pub const TASKS: &[TaskKind] = &[

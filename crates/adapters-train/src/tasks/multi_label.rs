@@ -110,21 +110,27 @@ impl Task for MultiLabel {
             exact.push(pairs.iter().all(|(says, has)| says == has));
             decisions.extend(pairs.into_iter().map(|(says, has)| says == has));
         }
-        let occurring = of_labels
-            .iter()
-            .filter(|(_, predicted, expected)| predicted + expected > 0);
-        let of_each: Vec<f64> = occurring
-            .map(|(both, predicted, expected)| f1(*both, *predicted, *expected))
+        let occurring = (0..).zip(&of_labels);
+        let occurring = occurring.filter(|(_, (_, predicted, expected))| predicted + expected > 0);
+        let of_each: Vec<(String, f64)> = occurring
+            .map(|(label, (both, predicted, expected))| (self.labels.name(label), f1(*both, *predicted, *expected)))
             .collect();
         let sums = of_labels
             .iter()
             .fold((0, 0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1, sum.2 + of.2));
-        Some(Figures::new([
+        let figures = Figures::new([
             ("accuracy", fraction(decisions)),
-            ("f1", of_each.iter().sum::<f64>() / of_each.len().max(1) as f64),
+            (
+                "f1",
+                of_each.iter().map(|(_, f1)| f1).sum::<f64>() / of_each.len().max(1) as f64,
+            ),
             ("f1_micro", f1(sums.0, sums.1, sums.2)),
             ("exact_match", fraction(exact)),
-        ]))
+        ]);
+        Some(Figures {
+            of_labels: of_each,
+            ..figures
+        })
     }
 
     fn describe(&self, outputs: &Outputs, _example: &Self::Example) -> String {
@@ -171,6 +177,7 @@ mod tests {
         let partly = figures(Some(vec![0])).unwrap();
         assert_eq!((partly.get("f1"), partly.get("exact_match")), (Some(0.5), Some(0.0)));
         assert_eq!(partly.get("f1_micro"), Some(2.0 / 3.0));
+        assert_eq!(partly.of_labels, [("a".to_owned(), 1.0), ("c".to_owned(), 0.0)]);
         assert_eq!(task.describe(&outputs, &example(None)), "a|c");
     }
 }

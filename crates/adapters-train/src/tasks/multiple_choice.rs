@@ -3,6 +3,7 @@
 use adapters_models::heads::{HeadConfig, HeadKind, Targets};
 use adapters_models::{Encoded, Model};
 use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
 
 use super::context::TaskContext;
 use super::task::Task;
@@ -21,7 +22,7 @@ pub(super) struct MultipleChoice {
 }
 
 /// A question and its choices.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Choices {
     texts: Vec<String>,
     rows: Vec<Encoded>,

@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use adapters_models::{ChatTemplate, Message, ModelError, Pretrained, TextTokenizer};
+use serde::{Deserialize, Serialize};
 
 use super::context::{TaskContext, Template};
 use crate::data::{Fields, Passage, Record};
 use crate::error::TrainError;
 
 /// One row: a prompt with its completion, or several that were packed together.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Row {
     pub(super) ids: Vec<u32>,
     /// Whether the token is to be predicted from those before it.
@@ -192,6 +193,19 @@ impl Row {
         self.learned.truncate(length);
     }
 
+    /// Rows one behind the other. A text does not see the others of its row, and its first token is not predicted.
+    pub(super) fn joined(rows: Vec<Self>) -> Self {
+        let mut joined = Self::default();
+        for row in rows {
+            joined.texts.push(row.ids.len());
+            joined.truncated += row.truncated;
+            joined.ids.extend(row.ids);
+            joined.learned.push(false);
+            joined.learned.extend(row.learned.iter().skip(1));
+        }
+        joined
+    }
+
     /// Where the tokens to be predicted are; never the first, which has nothing before it.
     pub(super) fn predicted(&self) -> impl Iterator<Item = usize> {
         (1..self.ids.len()).filter(|t| self.learned[*t])
@@ -202,17 +216,16 @@ impl Row {
     }
 }
 
-/// Rows joined, one behind the other: best fit, from the longest text to the shortest, each into the row with the least room that
-/// it fits in, and into a new one where there is none. Rows stand in the order of their first texts. A text does not see the others
-/// of its row, and its first token is not predicted.
-pub(super) fn packed(rows: Vec<Row>, length: usize) -> Vec<Row> {
-    let mut order: Vec<usize> = (0..rows.len()).collect();
-    order.sort_by_key(|index| std::cmp::Reverse(rows[*index].ids.len()));
+/// Texts of these lengths in rows of at most `longest` tokens: best fit, from the longest text to the shortest, each into the row with the
+/// least room that it fits in, and into a new one where there is none. Rows stand in the order of their first texts.
+pub(super) fn best_fit(lengths: &[usize], longest: usize) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    order.sort_by_key(|index| std::cmp::Reverse(lengths[*index]));
     let mut bins: Vec<Vec<usize>> = Vec::new();
     // Bins by the room they have left.
     let mut room: BTreeSet<(usize, usize)> = BTreeSet::new();
     for index in order {
-        let needed = rows[index].ids.len();
+        let needed = lengths[index];
         let best = room.range((needed, 0)..).next().copied();
         let (left, bin) = match best {
             Some(best) => {
@@ -222,26 +235,14 @@ pub(super) fn packed(rows: Vec<Row>, length: usize) -> Vec<Row> {
             }
             None => {
                 bins.push(vec![index]);
-                (length.max(needed), bins.len() - 1)
+                (longest.max(needed), bins.len() - 1)
             }
         };
         room.insert((left - needed, bin));
     }
     bins.iter_mut().for_each(|bin| bin.sort_unstable());
     bins.sort_unstable();
-    let join = |bin: Vec<usize>| {
-        let mut joined = Row::default();
-        for index in bin {
-            let row = &rows[index];
-            joined.texts.push(row.ids.len());
-            joined.truncated += row.truncated;
-            joined.ids.extend(&row.ids);
-            joined.learned.push(false);
-            joined.learned.extend(row.learned.iter().skip(1));
-        }
-        joined
-    };
-    bins.into_iter().map(join).collect()
+    bins
 }
 
 #[cfg(test)]
@@ -334,6 +335,16 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_answer_that_is_cut_teaches_no_end() {
+        let mut row = row(&[1, 2], &[3, 4, 9]);
+        row.cut(5);
+        assert_eq!((row.predictions(), row.truncated), (3, 0));
+        row.cut(4);
+        let learned: Vec<u32> = row.predicted().map(|at| row.ids[at]).collect();
+        assert_eq!((learned, row.truncated), (vec![3, 4], 1));
+    }
+
     /// Values of transformers, made by `make.py` next to them.
     #[test]
     fn masks_of_published_templates_are_those_of_transformers() {
@@ -382,6 +393,13 @@ mod tests {
         assert_eq!(templates.len(), 8, "six without marks, two with them");
     }
 
+    fn packed(rows: &[Row], longest: usize) -> Vec<Row> {
+        let lengths: Vec<usize> = rows.iter().map(|row| row.ids.len()).collect();
+        let bins = best_fit(&lengths, longest).into_iter();
+        bins.map(|bin| Row::joined(bin.iter().map(|index| rows[*index].clone()).collect()))
+            .collect()
+    }
+
     #[test]
     fn packing_keeps_every_token_and_every_prediction() {
         let rows: Vec<Row> = (1..12u32)
@@ -391,7 +409,7 @@ mod tests {
             rows.iter().map(|r| r.ids.len()).sum::<usize>(),
             rows.iter().map(Row::predictions).sum::<usize>(),
         );
-        let bins = packed(rows.clone(), 9);
+        let bins = packed(&rows, 9);
         assert!(bins.len() < rows.len() && bins.iter().all(|bin| bin.ids.len() <= 9));
         assert_eq!(bins.iter().map(|r| r.ids.len()).sum::<usize>(), tokens);
         assert_eq!(bins.iter().map(Row::predictions).sum::<usize>(), predictions);
@@ -401,7 +419,7 @@ mod tests {
     #[test]
     fn a_text_goes_into_the_row_with_the_least_room_for_it() {
         let of = |length: u32| row(&[], &vec![length; length as usize]);
-        let bins = packed([4, 6, 3, 5, 2].map(of).to_vec(), 10);
+        let bins = packed(&[4, 6, 3, 5, 2].map(of), 10);
         let texts: Vec<&[usize]> = bins.iter().map(|bin| bin.texts.as_slice()).collect();
         // First fit in the order of the file needs three rows.
         assert_eq!(texts, [&[4, 6][..], &[3, 5, 2]]);

@@ -6,6 +6,7 @@ use std::ops::Range;
 use adapters_models::heads::{HeadConfig, HeadKind, Targets};
 use adapters_models::{Encoded, Model};
 use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
 
 use super::context::TaskContext;
 use super::task::Task;
@@ -28,7 +29,7 @@ pub(super) struct QuestionAnswering {
 }
 
 /// A question about a text.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Question {
     context: String,
     encoded: Encoded,
@@ -38,7 +39,7 @@ pub(super) struct Question {
 }
 
 /// An answer as the file has it.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Answer {
     text: String,
     /// Its first and last token; `None` where the longest input cut it off, which is not scored.

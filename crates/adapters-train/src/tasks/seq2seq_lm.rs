@@ -4,6 +4,7 @@ use adapters_core::Ctx;
 use adapters_models::heads::HeadConfig;
 use adapters_models::{Encoded, Model, ModelKind, Source, TextInput, ToTextInput};
 use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
 
 use super::answers::{Answers, Asked, EXACT_MATCH, ROUGE_L};
 use super::causal_lm::encoded;
@@ -11,7 +12,7 @@ use super::context::TaskContext;
 use super::prompts::{Layout, check_vocabulary};
 use super::task::Task;
 use super::tokens::{self, of_tokens};
-use crate::data::Record;
+use crate::data::{Passage, Record};
 use crate::error::TrainError;
 use crate::evaluate::{Evaluation, Outputs};
 use crate::inputs::Batch;
@@ -32,7 +33,7 @@ impl Seq2SeqLm {
 }
 
 /// A prompt and its completion as token ids.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Pair {
     prompt: Vec<u32>,
     completion: Vec<u32>,
@@ -43,7 +44,8 @@ pub(super) struct Pair {
 impl Task for Seq2SeqLm {
     const NAME: &'static str = "seq2seq_lm";
     const PIPELINE: Option<&'static str> = Some("text2text-generation");
-    const DATA: &'static str = "`prompt` and `completion`, the text to write";
+    const DATA: &'static str =
+        "`prompt` and `completion`, the text to write; or `instruction`, `input` and `output` of Alpaca";
     const MODELS: &'static [ModelKind] = &[ModelKind::EncoderDecoder];
     const METRICS: &'static [&'static str] = &["accuracy", "perplexity", ROUGE_L, EXACT_MATCH];
     const IS_GENERATIVE: bool = true;
@@ -70,8 +72,10 @@ impl Task for Seq2SeqLm {
         let (fields, max_length) = (&cx.options.fields, cx.options.max_length);
         let layout = Layout::new(cx)?;
         let example = |record: &Record| {
-            let (prompt, completion) = (record.text(&fields.prompt)?, record.text(&fields.completion)?);
-            let (mut prompt, mut completion) = layout.encode(prompt, completion)?;
+            let Passage::Completion { prompt, completion } = record.passage(fields)? else {
+                return Err(record.missing(&fields.prompt).into());
+            };
+            let (mut prompt, mut completion) = layout.encode(&prompt, &completion)?;
             check_vocabulary(prompt.iter().chain(&completion), cx.model.vocab_size())?;
             let truncated = prompt.len().max(completion.len()) > max_length;
             let ended = prompt.last().copied().filter(|last| layout.end == Some(*last));

@@ -1,10 +1,11 @@
 //! Tagging: a label of every word of a sentence.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use adapters_models::heads::{HeadConfig, HeadKind, IGNORED, Targets};
 use adapters_models::{Encoded, Model};
 use burn::tensor::{Device, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
 
 use super::context::TaskContext;
 use super::task::{LabelField, Task};
@@ -24,7 +25,7 @@ pub(super) struct Tagging {
 }
 
 /// A sentence in words.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct TaggedSentence {
     words: Vec<String>,
     encoded: Encoded,
@@ -161,23 +162,45 @@ impl Task for Tagging {
     fn figures(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<Figures> {
         let is_span = |name: &String| name.starts_with("B-") || name.starts_with("I-");
         let of_spans = self.labels.names().iter().any(is_span);
-        let (mut words, mut counts) = (Vec::new(), (0, 0, 0));
+        let mut words = Vec::new();
+        // Of each kind of span: right, predicted and expected ones.
+        let mut counts: BTreeMap<String, [usize; 3]> = BTreeMap::new();
         for (outputs, example) in outputs.iter().zip(examples) {
             let predicted = Self::tags(outputs, example);
             let tags = &example.tags.as_ref()?[..predicted.len()];
             words.extend(tags.iter().copied().zip(predicted.iter().copied()));
             if of_spans {
                 let (predicted, expected) = (self.spans_of(&predicted), self.spans_of(tags));
-                counts.0 += predicted.intersection(&expected).count();
-                counts.1 += predicted.len();
-                counts.2 += expected.len();
+                for (of, spans) in [
+                    (0, predicted.intersection(&expected).collect::<Vec<_>>()),
+                    (1, predicted.iter().collect()),
+                    (2, expected.iter().collect()),
+                ] {
+                    for (.., kind) in spans {
+                        counts.entry(kind.clone()).or_default()[of] += 1;
+                    }
+                }
             }
         }
         let of_words = Confusion::new(self.labels.names(), words);
         let accuracy = ("accuracy", of_words.accuracy());
-        Some(match of_spans {
-            true => Figures::new([("f1", f1(counts.0, counts.1, counts.2)), accuracy]),
-            false => Figures::new([accuracy, ("f1", of_words.macro_f1())]),
+        let (values, of_labels) = match of_spans {
+            true => {
+                let [right, predicted, expected] = [0, 1, 2].map(|of| counts.values().map(|counts| counts[of]).sum());
+                let of_kinds = counts.into_iter();
+                let of_kinds =
+                    of_kinds.map(|(kind, [right, predicted, expected])| (kind, f1(right, predicted, expected)));
+                (
+                    vec![("f1", f1(right, predicted, expected)), accuracy],
+                    of_kinds.collect(),
+                )
+            }
+            false => (vec![accuracy, ("f1", of_words.macro_f1())], of_words.of_labels()),
+        };
+        Some(Figures {
+            values,
+            of_labels,
+            confusion: Some(of_words),
         })
     }
 
@@ -277,5 +300,11 @@ mod tests {
         // One of two predicted is one of one expected.
         assert!((score([1, 2, 0]) - 2.0 / 3.0).abs() < 1e-12);
         assert_eq!(score([1, 0, 0]), 0.0);
+        // Of each kind of span, and which tag was predicted for which.
+        let figures = spans.figures(&[outputs], &[sentence([1, 2, 0])]).unwrap();
+        assert_eq!(figures.of_labels, [("X".to_owned(), 2.0 / 3.0)]);
+        let confusion = figures.confusion.unwrap();
+        let rows: Vec<&[usize]> = confusion.rows().map(|(_, counts)| counts).collect();
+        assert_eq!(rows, [[0, 1, 0], [0, 1, 0], [0, 0, 1]]);
     }
 }

@@ -6,6 +6,8 @@ use adapters_core::Ctx;
 use adapters_models::heads::HeadConfig;
 use adapters_models::{Model, ModelKind};
 use burn::tensor::{Device, Tensor};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::context::TaskContext;
 use crate::batches::eval_batches;
@@ -25,6 +27,9 @@ pub(crate) const EVALUATION: u64 = 0x0e7a_1a7e;
 
 /// The field that has the labels of an example, and what stands between several in a table; `None` for one label an example.
 pub(super) type LabelField = fn(&Fields) -> (&str, Option<char>);
+
+/// Makes one example of several.
+pub type Join<E> = fn(Vec<E>) -> E;
 
 /// A task.
 pub trait Task: fmt::Debug + Send + Sync + Sized + 'static {
@@ -47,8 +52,8 @@ pub trait Task: fmt::Debug + Send + Sync + Sized + 'static {
     const REPEATS_INPUT: bool = false;
     /// Whether what a model reads of an example changes from pass to pass, as hidden tokens do.
     const CHANGES: bool = false;
-    /// Whether several examples may share a row (`data.pack`).
-    const PACKS: bool = false;
+    /// Makes one row of several examples (`data.pack`); `None` where each has its own.
+    const JOIN: Option<Join<Self::Example>> = None;
     /// Whether its loss takes `train.class_weights`.
     const WEIGHS_CLASSES: bool = false;
     /// The field of the labels that a recipe need not name, and what stands between several in a table.
@@ -56,8 +61,8 @@ pub trait Task: fmt::Debug + Send + Sync + Sized + 'static {
     /// Fewest labels a recipe names; zero for tasks without labels.
     const LABELS: usize = 0;
 
-    /// An example, encoded.
-    type Example: fmt::Debug + Send + Sync;
+    /// An example, encoded; many of them are kept in a file.
+    type Example: Clone + fmt::Debug + DeserializeOwned + Send + Serialize + Sync;
 
     /// The task with these options.
     ///

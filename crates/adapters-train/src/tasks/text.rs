@@ -2,6 +2,7 @@
 
 use adapters_models::{Encoded, Model};
 use burn::tensor::{Device, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
 
 use super::context::TaskContext;
 use crate::data::Record;
@@ -9,7 +10,7 @@ use crate::error::TrainError;
 use crate::inputs::{Batch, text_input};
 
 /// An encoded text and its target.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct TextExample<T> {
     /// Token ids.
     pub(crate) encoded: Encoded,
