@@ -117,8 +117,9 @@ fn a_choice_among_modules_that_none_are_named_for_is_refused() {
         "loha[exclude_modules=[value]]",
         "oft[oft_block_size=4,r=0,layers_to_transform=0]",
     ] {
-        let error = adapters::method(config).unwrap_err().to_string();
-        assert!(error.contains("target_modules"), "{config}: {error}");
+        let error = adapters::method(config).unwrap_err();
+        let why = std::error::Error::source(&error).unwrap().to_string();
+        assert!(why.contains("target_modules"), "{config}: {error}: {why}");
     }
     for config in [
         "lora[target_modules=[query],layers=[0]]",
