@@ -7,6 +7,7 @@ use adapters::models::{Model, Pretrained, TextInput, save_checkpoint};
 use adapters::store::{LoadOptions, layer_replication, load_adapter, save_adapter};
 use adapters::{AdapterSet, Ctx, Host, METHODS, method};
 use adapters_testkit::contract::randomised;
+use adapters_testkit::golden::chain;
 use burn::tensor::{Device, Tensor, TensorData};
 
 const RANGES: [[usize; 2]; 2] = [[0, 2], [1, 2]];
@@ -91,7 +92,7 @@ fn an_adapter_is_of_the_model_that_it_was_trained_on() {
         output(&replicated, &load(&replicated).unwrap()),
         output(&replicated, &set)
     );
-    let error = load(&base).unwrap_err().to_string();
+    let error = chain(&load(&base).unwrap_err());
     assert!(
         error.contains("`layer_replication` is [[0, 2], [1, 2]], and that of the model is []"),
         "{error}"

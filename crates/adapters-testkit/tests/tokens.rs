@@ -6,6 +6,7 @@ use adapters::core::{Format, Tensors};
 use adapters::models::{Model, Pretrained, TextInput};
 use adapters::store::{LoadOptions, load_adapter, read_json, read_safetensors, save_adapter, write_json};
 use adapters::{AdapterSet, Ctx, METHODS};
+use adapters_testkit::golden::chain;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde_json::{Map, Value};
 
@@ -87,13 +88,8 @@ fn tokens_inside_lora_are_read_and_written_as_peft_does() {
             config.insert("trainable_token_indices".to_owned(), value);
             write_json(&out.path().join("adapter_config.json"), &config).unwrap();
             let error = load(out.path()).unwrap_err();
-            let mut chain = error.to_string();
-            let mut source = std::error::Error::source(&error);
-            while let Some(cause) = source {
-                chain += &format!(": {cause}");
-                source = cause.source();
-            }
-            assert!(chain.contains(says), "{name}: {chain}");
+            let error = chain(&error);
+            assert!(error.contains(says), "{name}: {error}");
         }
     }
 }

@@ -19,5 +19,5 @@ pub use case::{Case, Framework, Op};
 pub use compare::Tolerance;
 pub use glob::matches;
 pub use run::{Options, Prepared};
-pub use verdict::{Outcome, Stop, Summary, Verdict};
+pub use verdict::{Outcome, Stop, Summary, Verdict, chain};
 pub use walk::{GoldenError, Selection, walk};

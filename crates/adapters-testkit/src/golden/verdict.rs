@@ -29,7 +29,7 @@ impl Stop {
 }
 
 /// An error with its causes, in one line.
-fn chain(error: &(dyn StdError + 'static)) -> String {
+pub fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
