@@ -43,7 +43,7 @@ const PICKLES: [(&str, &str); 3] = [
 ///
 /// # Errors
 ///
-/// Those of [`write_safetensors`] and [`write_pytorch`]; [`StoreError::Mismatch`] for tensors with NaN or infinite elements, as
+/// Those of writing the files; [`StoreError::Mismatch`] for tensors with NaN or infinite elements, as
 /// values beyond the range of their type become, which no reader accepts.
 pub fn write_weights(path: &Path, tensors: &Tensors) -> Result<(), StoreError> {
     check_finite(path, tensors)?;
