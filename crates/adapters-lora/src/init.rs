@@ -136,9 +136,13 @@ pub(crate) fn init_b(init: Init, rng: &mut ChaCha8Rng, d_out: usize, rank: usize
 pub(crate) const SWEEPS: usize = 30;
 
 /// A and B whose product is zero: combinations of the odd rows of an orthogonal matrix, and of the even ones. `rank` is even.
-pub(crate) fn orthogonal(rng: &mut ChaCha8Rng, rank: usize, [d_in, d_out]: [usize; 2]) -> (TensorData, TensorData) {
-    let device = Device::flex();
-    let mut normal = |shape| Tensor::<2>::from_data(draw::normal(rng, shape, 1.0), &device);
+pub(crate) fn orthogonal(
+    rng: &mut ChaCha8Rng,
+    rank: usize,
+    [d_in, d_out]: [usize; 2],
+    device: &Device,
+) -> (TensorData, TensorData) {
+    let mut normal = |shape| Tensor::<2>::from_data(draw::normal(rng, shape, 1.0), device);
     let (q, _) = qr(normal([rank, rank]), true);
     let [odd, even] = [0, 1].map(|from| {
         let rows = q.clone().reshape([rank / 2, 2, rank]).slice_dim(1, from..from + 1);

@@ -173,7 +173,9 @@ impl LoraConfig {
                 None if self.init == Init::Orthogonal && !rank.is_multiple_of(2) => {
                     return Err(builder.refuse(format!("its rank {rank} is odd, and `orthogonal` needs an even one")));
                 }
-                None if self.init == Init::Orthogonal => orthogonal(&mut builder.rng, rank, [d_in, d_out]),
+                None if self.init == Init::Orthogonal => {
+                    orthogonal(&mut builder.rng, rank, [d_in, d_out], builder.build.device)
+                }
                 None if self.init == Init::Mica => (
                     draw::constant([rank, d_in], 0.0),
                     minor_directions(builder.frozen_weight()?, rank),
