@@ -51,7 +51,7 @@ pub(super) enum Group {
     Features,
     /// Each backend on its own, type-checked.
     Backends,
-    /// Further backends next to `flex`, in one build: `ndarray`, a device that only records, and a GPU's on a Vulkan driver of this
+    /// Further backends next to `flex`, in one build: `ndarray`, and a GPU's on a Vulkan driver of this
     /// machine, which may be a software device. Runs when it is named: Burn is built once more for it.
     Gpu,
 }
@@ -188,12 +188,7 @@ pub(super) fn plan() -> Vec<Step> {
     }));
     // WGSL without fused kernels, of which a software device takes too long to compile each; the SPIR-V of `vulkan` ends inside
     // the compiler of Mesa 22.3's.
-    let test = "test --locked --workspace --features adapters-testkit/capture,adapters-testkit/ndarray,adapters-testkit/wgpu-unfused";
-    steps.push(Step::cargo(
-        Group::Gpu,
-        "reads of a step",
-        &format!("{test} --test device_reads"),
-    ));
+    let test = "test --locked --workspace --features adapters-testkit/ndarray,adapters-testkit/wgpu-unfused";
     for (device, needs_vulkan) in [("ndarray", false), ("wgpu", true)] {
         let step = Step::cargo(
             Group::Gpu,
