@@ -391,15 +391,20 @@ fn tones(dir: &Path, count: usize) {
     }
 }
 
-#[test]
-fn sounds_in_folders_are_learned_and_predicted() {
-    let dir = tempfile::tempdir().unwrap();
+/// High and low tones in folders.
+fn sounds() -> Case {
     let case = Case {
-        dir,
+        dir: tempfile::tempdir().unwrap(),
         task: "audio_classification",
     };
     tones(&case.path("train"), 12);
     tones(&case.path("test"), 4);
+    case
+}
+
+#[test]
+fn sounds_in_folders_are_learned_and_predicted() {
+    let case = sounds();
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../adapters-testkit/golden/wav2vec2/base");
     let recipe = RECIPE.replace("train.jsonl", "train").replace("test.jsonl", "test");
     let recipe = recipe.replace("\"model\"", &format!("{:?}", model.canonicalize().unwrap()));
@@ -435,13 +440,7 @@ fn sounds_in_folders_are_learned_and_predicted() {
 /// The encoder of a Whisper alone, by the sum of its layers: the adapter's folder says which model it was trained on.
 #[test]
 fn whispers_encoder_learns_sounds() {
-    let dir = tempfile::tempdir().unwrap();
-    let case = Case {
-        dir,
-        task: "audio_classification",
-    };
-    tones(&case.path("train"), 12);
-    tones(&case.path("test"), 4);
+    let case = sounds();
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../adapters-testkit/golden/whisper/base");
     let model = case.path("whisper");
     fs::create_dir(&model).unwrap();

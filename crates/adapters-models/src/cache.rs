@@ -79,6 +79,16 @@ impl Grown {
         }
     }
 
+    /// With the rows of these indices.
+    fn select(self, rows: &[usize]) -> Self {
+        let (keys, values) = self.both;
+        let index = row_index(rows, &keys.device());
+        Self {
+            both: (keys.select(0, index.clone()), values.select(0, index)),
+            columns: self.columns,
+        }
+    }
+
     /// All columns.
     fn all(&self) -> KeysValues {
         let of = |tensor: &Tensor<4>| tensor.clone().slice_dim(2, 0..self.columns);
@@ -122,18 +132,7 @@ impl KeyValueCache {
         let tokens = self.tokens.take();
         self.tokens = tokens.map(|ids| ids.clone().select(0, row_index(rows, &ids.device())));
         for layer in &mut self.layers {
-            layer.own = layer.own.take().map(
-                |Grown {
-                     both: (key, value),
-                     columns,
-                 }| {
-                    let index = row_index(rows, &key.device());
-                    Grown {
-                        both: (key.select(0, index.clone()), value.select(0, index)),
-                        columns,
-                    }
-                },
-            );
+            layer.own = layer.own.take().map(|own| own.select(rows));
         }
     }
 

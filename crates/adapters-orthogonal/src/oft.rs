@@ -13,7 +13,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use crate::rotation::{MOST_TERMS, cayley, rotate, skew, skew_indices};
+use crate::rotation::{cayley, check_terms, rotate, skew, skew_indices};
 
 /// `y = W (x R) + b`, `R` a block-diagonal rotation, each block the Cayley transform of a learned skew-symmetric matrix.
 ///
@@ -82,12 +82,7 @@ impl Method for Oft {
         let found = format!("{} and {}", self.r, self.oft_block_size);
         ConfigError::unless(one, "r, oft_block_size", "one of them 0 and the other not", found)?;
         let terms = self.num_cayley_neumann_terms;
-        ConfigError::unless(
-            (1..=MOST_TERMS).contains(&terms),
-            "num_cayley_neumann_terms",
-            "1 to 1000",
-            terms,
-        )?;
+        check_terms(terms)?;
         ConfigError::unless(self.module_dropout == 0.0, "module_dropout", "0", self.module_dropout)?;
         ConfigError::unless(
             self.eps > 0.0 && self.eps.is_finite(),

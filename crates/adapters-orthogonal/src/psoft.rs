@@ -18,7 +18,7 @@ use burn::tensor::{Int, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::rotation::{MOST_TERMS, cayley, skew, skew_indices};
+use crate::rotation::{cayley, check_terms, skew, skew_indices};
 
 /// `W + s B (diag(b) R diag(a) - I) A`, where `s B A` is the best approximation of `W` of rank `r`, `R` a rotation of `r` by `r`, and
 /// `s = psoft_alpha / r`.
@@ -112,12 +112,7 @@ impl Method for Psoft {
         let finite = alpha.is_finite() && alpha != 0.0;
         ConfigError::unless(finite, "psoft_alpha", "a finite number that is not zero", alpha)?;
         ConfigError::unless((0.0..1.0).contains(&dropout), "psoft_dropout", "0 <= p < 1", dropout)?;
-        ConfigError::unless(
-            (1..=MOST_TERMS).contains(&terms),
-            "num_cayley_neumann_terms",
-            "1 to 1000",
-            terms,
-        )?;
+        check_terms(terms)?;
         let eps = self.cayley_neumann_eps.unwrap_or(0.5);
         ConfigError::unless(eps > 0.0 && eps < 1.0, "cayley_neumann_eps", "between 0 and 1", eps)
     }

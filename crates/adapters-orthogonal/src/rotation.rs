@@ -1,13 +1,22 @@
 //! Small rotations of the last axis, block by block, for the methods made of them.
 
+use adapters_core::ConfigError;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 /// Steps of Newton's iteration: twelve double the digits from nothing to all of `f32`, the others serve matrices whose
 /// norms are up to a thousand times their smallest singular value.
 const STEPS: usize = 24;
 
-/// The most terms of a series that are computed in place of an inverse: each is a product of matrices in every pass.
-pub(crate) const MOST_TERMS: usize = 1000;
+/// Checks `num_cayley_neumann_terms`, the terms of a series that are computed in place of an inverse: each is a product of matrices
+/// in every pass.
+pub(crate) fn check_terms(terms: usize) -> Result<(), ConfigError> {
+    ConfigError::unless(
+        (1..=1000).contains(&terms),
+        "num_cayley_neumann_terms",
+        "1 to 1000",
+        terms,
+    )
+}
 
 /// The inverses of square matrices, `[n, b, b]`, on their device, with their derivative on any backend.
 ///
