@@ -1,13 +1,11 @@
 //! What a model implements to be adapted.
 
 use adapters_nn::NormWeight;
+use adapters_sites::{LayerRef, Matrices, Role, Site, SiteInfo, Sites, Stack};
 use burn::nn::{Embedding, Linear};
 use burn::tensor::Device;
 
-use crate::matrices::Matrices;
 use crate::mirror::{Mirror, MirrorPlan};
-use crate::site::{Role, Site, SiteInfo, Stack};
-use crate::sited::{LayerRef, Sites};
 
 /// A model that can host adapters.
 ///

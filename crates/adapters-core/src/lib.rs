@@ -4,23 +4,23 @@
     warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable)
 )]
 
-mod convolution;
 mod erased;
 mod error;
 mod host;
-mod matrices;
 mod method;
 mod mirror;
 mod pass;
 mod set;
-mod site;
-mod sited;
 
 pub use adapters_config::{
     AdapterHub, Composition, CompositionError, ConfigError, ConfigStringError, Format, PatternError, Peft, Preset,
     StoredConfig, composition, fields as config,
 };
 pub use adapters_derive::Sites;
+pub use adapters_sites::{
+    EmbeddingHook, EmbeddingRole, KeyValueHook, LinearRole, Location, NormRole, OutputHook, Point, ResidualHook,
+    ResidualRole, Role, Site, SiteInfo, SiteKind, Sited, Sites, Stack,
+};
 pub use burn::module::ParamId;
 pub use erased::Erased;
 pub use error::Error;
@@ -54,8 +54,6 @@ pub use set::AdapterSet;
 pub use set::active::Active;
 pub use set::attach::AttachReport;
 pub use set::attached::{Attached, AttachedLayer, ParamInfo, ParamShape, StoredSize};
-pub use site::{EmbeddingRole, LinearRole, NormRole, ResidualRole, Role, Site, SiteInfo, SiteKind, Stack};
-pub use sited::{EmbeddingHook, KeyValueHook, Location, OutputHook, Point, ResidualHook, Sited, Sites};
 
 // For the crates of this workspace: what few models and single methods need.
 #[doc(hidden)]
@@ -63,11 +61,12 @@ pub use adapters_config::{ConfigString, FileFormat, LARGEST_SIZE, MemberConfig};
 #[doc(hidden)]
 pub use adapters_nn::{NormParameters, NormWeight, Normalization};
 #[doc(hidden)]
-pub use convolution::{GroupedConvolution, convolved};
+pub use adapters_sites::{
+    Adaptable, BareParameter, ConvolutionRole, GroupedConvolution, LayerMut, LayerRef, Matrices, MatricesRole,
+    TokenTable, convolved,
+};
 #[doc(hidden)]
 pub use erased::ErasedLayer;
-#[doc(hidden)]
-pub use matrices::Matrices;
 #[doc(hidden)]
 pub use method::any::{Encode, ErasedMethod};
 #[doc(hidden)]
@@ -84,7 +83,3 @@ pub use pass::record::Recorder;
 pub use pass::state::{AnyNorm, ConvolutionState, FusionQuery, FusionState, MatricesState, NoWeight, Window};
 #[doc(hidden)]
 pub use set::attach::{build, build_for_file};
-#[doc(hidden)]
-pub use site::{BareParameter, ConvolutionRole, MatricesRole};
-#[doc(hidden)]
-pub use sited::{Adaptable, LayerMut, LayerRef, TokenTable};

@@ -2,10 +2,10 @@
 
 use std::fmt::Debug;
 
+use adapters_sites::Sites;
 use burn::tensor::{Int, Tensor};
 
 use crate::pass::call::Pass;
-use crate::sited::Sites;
 
 /// How a mirror differs from its host; `None` is as the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

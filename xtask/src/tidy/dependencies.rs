@@ -8,8 +8,14 @@ use super::{Finding, METHOD_CRATES};
 fn allowed(package: &str) -> Option<&'static [&'static str]> {
     match package {
         "adapters-derive" | "adapters-hub" | "adapters-module" | "adapters-nn" => Some(&[]),
-        "adapters-config" => Some(&["adapters-nn"]),
-        "adapters-core" => Some(&["adapters-config", "adapters-derive", "adapters-module", "adapters-nn"]),
+        "adapters-config" | "adapters-sites" => Some(&["adapters-nn"]),
+        "adapters-core" => Some(&[
+            "adapters-config",
+            "adapters-derive",
+            "adapters-module",
+            "adapters-nn",
+            "adapters-sites",
+        ]),
         "adapters-adapted" => Some(&["adapters-core", "adapters-module", "adapters-nn"]),
         "adapters-methods" => Some(&["adapters-core", "adapters-nn"]),
         "adapters-store" => Some(&["adapters-core", "adapters-fusion", "adapters-methods", "adapters-nn"]),

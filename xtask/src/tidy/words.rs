@@ -53,7 +53,7 @@ const EXCEPTIONS: [(&str, &str); 2] = [
 pub(super) fn check(path: &str, text: &str, package: &str) -> Vec<Finding> {
     let (words, what, remedy): (&[&str], _, _) = match package {
         "adapters-adapted" | "adapters-config" | "adapters-core" | "adapters-methods" | "adapters-module"
-        | "adapters-models" | "adapters-train" => (
+        | "adapters-models" | "adapters-sites" | "adapters-train" => (
             &METHODS,
             "method",
             "say it in the words of sites and hooks, or move it to the method's crate",

@@ -6,6 +6,7 @@ use std::fmt::{self, Debug, Display};
 use std::ops::Deref;
 use std::sync::Arc;
 
+use adapters_sites::SiteInfo;
 use serde_json::{Map, Value};
 
 use crate::error::Error;
@@ -16,7 +17,6 @@ use crate::method::codec::Tensors;
 use crate::method::shared::Shared;
 use crate::method::site_layer::SiteLayer;
 use crate::method::target::Target;
-use crate::site::SiteInfo;
 use adapters_config::Format;
 
 /// From a text to the ids of its tokens, special ones included: what a model's tokenizer does.

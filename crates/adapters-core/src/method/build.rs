@@ -1,11 +1,11 @@
 //! What a method may use to build a layer.
 
+use adapters_sites::Site;
 use burn::tensor::Device;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use crate::host::Host;
-use crate::site::Site;
 
 /// What a method may use to build a layer.
 pub struct Build<'a> {

@@ -1,5 +1,6 @@
 //! What only some methods need, each a trait that a method opts into through [`Capabilities`].
 
+use adapters_sites::SiteInfo;
 use burn::tensor::Tensor;
 
 use crate::error::Error;
@@ -11,7 +12,6 @@ use crate::method::shared::Shared;
 use crate::method::site_layer::SiteLayer;
 use crate::pass::state::Inserted;
 use crate::set::attached::Attached;
-use crate::site::SiteInfo;
 use adapters_config::Format;
 
 /// The optional abilities of a method. It implements the trait and returns itself:

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use adapters_sites::SiteInfo;
 use burn::tensor::TensorData;
 use serde_json::{Map, Value};
 
 use adapters_config::{ConfigError, FileFormat, StoredConfig};
 
 use crate::host::Host;
-use crate::site::SiteInfo;
 
 /// Tensors of a file by key.
 pub type Tensors = BTreeMap<String, TensorData>;

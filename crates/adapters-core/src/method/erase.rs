@@ -1,6 +1,7 @@
 //! Every [`Method`] as an [`AnyMethod`].
 
 use adapters_config::{AdapterHub, Format, Peft, Preset};
+use adapters_sites::SiteInfo;
 use serde_json::{Map, Value};
 
 use crate::error::Error;
@@ -12,7 +13,6 @@ use crate::method::capability::Capabilities;
 use crate::method::codec::{Codec, Tensors};
 use crate::method::site_layer::SiteLayer;
 use crate::method::target::Target;
-use crate::site::SiteInfo;
 
 impl AnyMethod {
     /// Checks a configuration.

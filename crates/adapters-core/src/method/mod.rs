@@ -24,6 +24,7 @@ mod unmatched;
 use std::fmt::Debug;
 
 use adapters_config::{AdapterHub, ConfigError, Peft, Preset};
+use adapters_sites::SiteInfo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -33,7 +34,6 @@ use crate::method::capability::Capabilities;
 use crate::method::codec::Codec;
 use crate::method::site_layer::SiteLayer;
 use crate::method::target::Target;
-use crate::site::SiteInfo;
 
 /// A method: its configuration, and the layers it builds. Everything else (config strings, the registry, type erasure)
 /// follows.

@@ -3,10 +3,9 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use adapters_sites::Site;
 use burn::module::ParamId;
 use burn::tensor::TensorData;
-
-use crate::site::Site;
 
 /// The trained parameters of a layer under the names of its method (`"lora_A"`), which the storage formats
 /// turn into keys. Rust field names never reach a file.

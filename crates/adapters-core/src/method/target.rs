@@ -5,10 +5,10 @@
 use std::collections::BTreeSet;
 
 pub use adapters_config::{ModuleNames, ModulePattern, name_matches, pattern_value};
+use adapters_sites::{Role, Site, SiteInfo, SiteKind, Stack};
 
 use crate::error::Error;
 use crate::host::Host;
-use crate::site::{Role, Site, SiteInfo, SiteKind, Stack};
 
 /// Which sites a method targets.
 #[derive(Clone, Debug, PartialEq)]

@@ -3,13 +3,13 @@
 use std::fmt;
 
 use adapters_nn::nearest;
+use adapters_sites::{Role, SiteInfo, Stack};
 
 use crate::error::Error;
 use crate::host::Host;
 use crate::method::target::{
     ModulePattern, ModuleTarget, Selection, Target, ends_in, is_of_block, meant, name_matches, parameter_path,
 };
-use crate::site::{Role, SiteInfo, Stack};
 
 impl Target {
     /// The patterns of a target that is not made of others that no site matches.

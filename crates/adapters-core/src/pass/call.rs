@@ -2,13 +2,13 @@
 
 use std::ops::Deref;
 
+use adapters_sites::Site;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
 use crate::method::shared::Shared;
 use crate::pass::memo::Memo;
 use crate::pass::record::{Recorded, Recorder};
 use crate::pass::state::Inserted;
-use crate::site::Site;
 use adapters_nn::Dropout;
 
 /// What a forward pass is: the same for every site and adapter.

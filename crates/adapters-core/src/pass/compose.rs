@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use adapters_sites::Site;
 use burn::tensor::Tensor;
 
 use crate::erased::Erased;
@@ -12,7 +13,6 @@ use crate::pass::call::{Call, Pass};
 use crate::pass::plan::{Block, Leaf, Node, Plan};
 use crate::pass::rows::{Group, Partition};
 use crate::pass::state::{EmbeddingState, FusionState, Positions, Rows};
-use crate::site::Site;
 
 /// An adapter's layer at a site, with what the adapter's layers have in common.
 pub(super) struct Acting<'a, S: SiteState> {

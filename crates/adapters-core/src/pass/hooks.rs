@@ -3,11 +3,12 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use adapters_sites::{
+    EmbeddingHook, GroupedConvolution, KeyValueHook, Matrices, OutputHook, Point, ResidualHook, Site, Sited,
+};
 use burn::nn::{Embedding, LayerNorm, Linear};
 use burn::tensor::{Bool, Int, Tensor};
 
-use crate::convolution::GroupedConvolution;
-use crate::matrices::Matrices;
 use crate::method::site_layer::SiteState;
 use crate::pass::call::Pass;
 use crate::pass::compose::At;
@@ -16,8 +17,6 @@ use crate::pass::state::{
     AnyNorm, ConvolutionState, EmbeddingState, HiddenState, Join, KeyValueState, LinearState, MatricesState, NormState,
     OutputState, TableState,
 };
-use crate::site::Site;
-use crate::sited::{EmbeddingHook, KeyValueHook, OutputHook, Point, ResidualHook, Sited};
 use adapters_nn::{NormWeight, Normalization, ops};
 
 /// The hooks of a pass that has begun; [`Ctx::begin`](crate::Ctx::begin) returns them.

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use adapters_sites::Site;
+
 use crate::method::site_layer::SiteLayer;
 use crate::pass::rows::{Group, Partition, within};
 use crate::set::AdapterSet;
 use crate::set::attached::Attached;
-use crate::site::Site;
 use adapters_config::Composition;
 
 /// A node of a composition, with its adapters and fusions as numbers.

@@ -2,9 +2,8 @@
 
 use std::cell::RefCell;
 
+use adapters_sites::Site;
 use burn::tensor::Tensor;
-
-use crate::site::Site;
 
 /// A recorded value, and where it arose: by adapter or fusion, layer and role.
 #[derive(Clone, Debug)]

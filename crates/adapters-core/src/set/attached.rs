@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use adapters_module::{Fill, values, with_fresh_ids};
+use adapters_sites::{Site, SiteInfo};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
@@ -16,7 +17,6 @@ use crate::method::named_params::{NamedParams, ParamValues};
 use crate::method::shared::Shared;
 use crate::method::site_layer::SiteLayer;
 use crate::set::model_shape::ModelShape;
-use crate::site::{Site, SiteInfo};
 use adapters_config::Format;
 
 /// One attached adapter.

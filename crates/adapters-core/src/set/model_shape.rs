@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use adapters_sites::{Site, SiteKind};
+
 use crate::host::Host;
-use crate::site::{Site, SiteKind};
 
 /// The architecture of a model and the shapes of its linear layers: what a model must have in common with the one an
 /// adapter was attached to.

@@ -1,11 +1,12 @@
 //! Whether the adapters of a `Stack` fit on each other.
 
+use adapters_sites::Site;
+
 use crate::error::Error;
 use crate::method::site_layer::SiteLayer;
 use crate::pass::state::Source;
 use crate::set::AdapterSet;
 use crate::set::attached::AttachedLayer;
-use crate::site::Site;
 use adapters_config::Composition;
 
 /// What an adapter adds at a linear layer.

@@ -362,8 +362,7 @@ pub struct SiteInfo {
     /// Input channels and sizes of the kernel of a convolution, whose published weight is `[d_out, channels, sizes..]`; empty
     /// for every other layer.
     pub kernel: Vec<usize>,
-    /// The role that AdapterHub's configurations select this site by, which [`Host::sites`](crate::Host::sites) fills in
-    /// ([`Host::hub_role`](crate::Host::hub_role)).
+    /// The role by which AdapterHub's configurations select this site: that of the site, unless the model says otherwise.
     pub hub_role: Role,
     /// The embedding table that a language-model head has its weight in common with.
     pub tied_to: Option<Site>,
@@ -414,7 +413,7 @@ impl SiteInfo {
     }
 
     /// Whether it is a module with weights in the published checkpoint, which a path can name.
-    pub(crate) fn is_module(&self) -> bool {
+    pub fn is_module(&self) -> bool {
         matches!(
             self.kind,
             SiteKind::Linear { .. } | SiteKind::Norm { .. } | SiteKind::Table { .. } | SiteKind::Convolution { .. }
