@@ -10,6 +10,7 @@ use super::graph::{Inputs, Operation, run};
 use super::numbers::{constant, constant_of, dense, matrix, numbers, runs_here, tensor};
 use crate::kernel::Level;
 use crate::kernel::activation::{Plus, zip_rows};
+use crate::kernel::exact::{self, Packing};
 use crate::kernel::half::{self, Packed};
 use crate::kernel::raw::{self, Mat};
 use crate::kernel::split;
@@ -54,15 +55,16 @@ struct Linear {
 pub(super) enum Weight {
     /// In `f32`.
     Full(FlexTensor),
-    /// In `bf16`, with its packed forms.
-    Half(FlexTensor, Arc<Packs>),
+    /// In `bf16`.
+    Half(FlexTensor),
 }
 
-/// A weight packed for the forward and for the backward pass, each when it is first needed.
+/// A weight packed for the forward and for the backward pass, each when it is first needed; `None` for one in `f32` whose numbers
+/// do not fit into bf16.
 #[derive(Debug, Default)]
 pub(super) struct Packs {
-    forward: OnceLock<Packed>,
-    backward: OnceLock<Packed>,
+    forward: OnceLock<Option<Packed>>,
+    backward: OnceLock<Option<Packed>>,
 }
 
 /// A buffer and the view of it.
@@ -78,49 +80,57 @@ impl Weight {
     /// `None` for a weight of another type, or one that is tracked.
     pub(super) fn of(weight: &Tensor<2>) -> Option<Self> {
         Some(match weight.dtype() {
-            DType::BF16 => Self::half(constant_of(weight, DType::BF16)?),
+            DType::BF16 => Self::Half(constant_of(weight, DType::BF16)?),
             _ => Self::Full(constant(weight)?),
         })
     }
 
-    fn half(weight: FlexTensor) -> Self {
+    /// Inputs and outputs of the layer.
+    fn shape(&self) -> [usize; 2] {
+        let (Self::Full(weight) | Self::Half(weight)) = self;
+        view(weight).1
+    }
+}
+
+impl Packs {
+    /// Those of a weight, for as long as its buffer exists.
+    pub(super) fn of(weight: &FlexTensor) -> Arc<Self> {
         let buffer = weight.data_arc();
-        let (offset, shape, strides) = view(&weight);
+        let (offset, shape, strides) = view(weight);
         let key = (Arc::as_ptr(&buffer) as usize, offset, shape, strides);
         // A panic of another thread leaves the map whole.
         let mut packed = PACKED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((known, packs)) = packed.get(&key)
             && known.strong_count() > 0
         {
-            return Self::Half(weight, packs.clone());
+            return packs.clone();
         }
         packed.retain(|_, (buffer, _)| buffer.strong_count() > 0);
-        let packs = Arc::<Packs>::default();
+        let packs = Arc::<Self>::default();
         packed.insert(key, (Arc::downgrade(&buffer), packs.clone()));
-        Self::Half(weight, packs)
+        packs
     }
 
-    /// Inputs and outputs of the layer.
-    fn shape(&self) -> [usize; 2] {
-        let (Self::Full(weight) | Self::Half(weight, _)) = self;
-        view(weight).1
+    /// The packed form of that weight, or of the transposed one.
+    pub(super) fn get(&self, weight: &FlexTensor, transposed: bool) -> Option<&Packed> {
+        let pack = || {
+            if weight.dtype() != DType::BF16 {
+                return Packed::exact(turned_if(transposed, matrix(weight)));
+            }
+            let (offset, shape, strides) = view(weight);
+            let bits = pulp::bytemuck::cast_slice::<bf16, u16>(weight.storage());
+            Some(match transposed {
+                true => Packed::new(bits, offset, turned(shape), turned(strides)),
+                false => Packed::new(bits, offset, shape, strides),
+            })
+        };
+        let packed = if transposed { &self.backward } else { &self.forward };
+        packed.get_or_init(pack).as_ref()
     }
 }
 
-impl Packs {
-    /// The packed weight, or the transposed one.
-    pub(super) fn of(&self, weight: &FlexTensor, transposed: bool) -> &Packed {
-        let pack = || {
-            let (offset, shape, strides) = view(weight);
-            let bits = pulp::bytemuck::cast_slice::<bf16, u16>(weight.storage());
-            match transposed {
-                true => Packed::new(bits, offset, turned(shape), turned(strides)),
-                false => Packed::new(bits, offset, shape, strides),
-            }
-        };
-        let packed = if transposed { &self.backward } else { &self.forward };
-        packed.get_or_init(pack)
-    }
+fn turned_if(transposed: bool, weight: Mat<'_>) -> Mat<'_> {
+    if transposed { weight.transposed() } else { weight }
 }
 
 pub(super) fn view(weight: &FlexTensor) -> (usize, [usize; 2], [isize; 2]) {
@@ -162,21 +172,30 @@ impl Linear {
             false => self.weight.shape(),
         };
         let bias = self.bias.as_ref().filter(|_| !transposed).map(numbers);
-        let rows = numbers(&x).len() / width;
+        let (level, rows) = (Level::chosen(), numbers(&x).len() / width);
         let out = match &self.weight {
             Weight::Full(weight) => {
-                let weight = matrix(weight);
-                full_product(numbers(&x), if transposed { weight.transposed() } else { weight }, bias)
+                let matrix = turned_if(transposed, matrix(weight));
+                let packing = exact::packing(level, rows, matrix.shape());
+                let kept = (packing == Some(Packing::Kept)).then(|| Packs::of(weight));
+                let once = (packing == Some(Packing::Once)).then(|| Packed::exact(matrix));
+                let kept = kept.as_deref().and_then(|packs| packs.get(weight, transposed));
+                match kept.or(once.flatten().as_ref()) {
+                    Some(packed) => exact::product(level, numbers(&x), packed, bias),
+                    None => full_product(numbers(&x), matrix, bias),
+                }
             }
-            Weight::Half(weight, _) if !half::is_worth_packing(Level::chosen(), rows) => {
-                let wide = widened(weight);
-                let (offset, shape, strides) = view(weight);
-                let weight = Mat::new(&wide, offset, shape, strides);
-                full_product(numbers(&x), if transposed { weight.transposed() } else { weight }, bias)
-            }
-            Weight::Half(weight, packs) => {
-                let packed = packs.of(weight, transposed);
-                packed.product(Level::chosen(), numbers(&x), bias)
+            Weight::Half(weight) => {
+                let packs = half::is_worth_packing(level, rows).then(|| Packs::of(weight));
+                match packs.as_deref().and_then(|packs| packs.get(weight, transposed)) {
+                    Some(packed) => packed.product(level, numbers(&x), bias),
+                    None => {
+                        let wide = widened(weight);
+                        let (offset, shape, strides) = view(weight);
+                        let matrix = turned_if(transposed, Mat::new(&wide, offset, shape, strides));
+                        full_product(numbers(&x), matrix, bias)
+                    }
+                }
             }
         };
         let mut shape = x.layout().shape().clone();

@@ -4,7 +4,7 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::{Int, Tensor};
 
 use super::graph::{Inputs, Operation, run};
-use super::linear::{Weight, view, widened};
+use super::linear::{Packs, Weight, view, widened};
 use super::numbers::{constant, dense, integers, matrix, numbers, owned, runs_here, tensor};
 use crate::kernel::loss::{self, CrossEntropy, Scale};
 use crate::kernel::raw::Mat;
@@ -45,17 +45,21 @@ impl Operation for Loss {
     fn forward(&self, mut inputs: Vec<FlexTensor>, keep: bool) -> (FlexTensor, Vec<FlexTensor>) {
         let hidden = dense(inputs.remove(0));
         let rows = self.targets.len();
-        let wide = match &self.weight {
-            Weight::Half(weight, _) if !half::is_worth_packing(Level::chosen(), rows) => Some(widened(weight)),
-            _ => None,
-        };
-        let weight = match (&self.weight, &wide) {
-            (Weight::Half(weight, _), Some(wide)) => {
-                let (offset, shape, strides) = view(weight);
-                loss::Weight::Full(Mat::new(wide, offset, shape, strides))
+        let (packs, wide);
+        let weight = match &self.weight {
+            Weight::Full(weight) => loss::Weight::Full(matrix(weight)),
+            Weight::Half(weight) => {
+                packs = half::is_worth_packing(Level::chosen(), rows).then(|| Packs::of(weight));
+                let packed = |transposed| packs.as_deref().and_then(|packs| packs.get(weight, transposed));
+                match (packed(false), packed(true)) {
+                    (Some(packed), Some(turned)) => loss::Weight::Half(packed, turned),
+                    _ => {
+                        wide = widened(weight);
+                        let (offset, shape, strides) = view(weight);
+                        loss::Weight::Full(Mat::new(&wide, offset, shape, strides))
+                    }
+                }
             }
-            (Weight::Half(weight, packs), None) => loss::Weight::Half(packs.of(weight, false), packs.of(weight, true)),
-            (Weight::Full(weight), _) => loss::Weight::Full(matrix(weight)),
         };
         let entropy = CrossEntropy {
             hidden: numbers(&hidden),

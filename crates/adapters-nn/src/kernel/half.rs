@@ -6,12 +6,13 @@
 
 use std::ops::Range;
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pulp::{Simd, WithSimd};
 
 use super::raw::half::{PANEL, ROWS, STRIDE, available, is_twice_as_fast, panel, round};
 use super::raw::tiles::{self, PAIRS, Start, Tiles};
-use super::raw::{MatMut, Words, unfilled};
+use super::raw::{Mat, MatMut, Words, unfilled};
 use super::simd::{self, Level};
 use super::threads;
 
@@ -115,8 +116,51 @@ impl Packed {
         Self { words, inner, columns }
     }
 
+    /// Packs a matrix in `f32` whose numbers all fit into bf16; `None` for one of other numbers.
+    pub(crate) fn exact(weight: Mat<'_>) -> Option<Self> {
+        let [inner, columns] = weight.shape();
+        // Hardly any other matrix has a first row that fits.
+        let mut first = vec![0.0; columns];
+        weight
+            .rows(0, inner.min(1))
+            .copy_to(&mut MatMut::dense(&mut first, inner.min(1), columns));
+        if first.iter().any(|number| number.to_bits() & 0xFFFF != 0) {
+            return None;
+        }
+        let pairs = inner.div_ceil(2).next_multiple_of(PAIRS);
+        let mut words = Words::unfilled(columns.div_ceil(PANEL) * pairs * PANEL);
+        let tasks = words.chunks_exact_mut(pairs * PANEL).enumerate().collect();
+        let (scratch, fits) = (|| vec![0.0; 2 * pairs * PANEL], AtomicBool::new(true));
+        threads::tasks(tasks, inner * columns, scratch, |block, (panel, words)| {
+            let width = PANEL.min(columns - panel * PANEL);
+            if width < PANEL {
+                block.fill(0.0);
+            }
+            let weight = weight.columns(panel * PANEL, width);
+            weight.copy_to(&mut MatMut::dense(block, 2 * pairs, PANEL).tile([0, inner], [0, width]));
+            let mut lost = 0;
+            for (rows, words) in block.chunks_exact(2 * PANEL).zip(words.chunks_exact_mut(PANEL)) {
+                let (even, odd) = rows.split_at(PANEL);
+                for ((word, even), odd) in words.iter_mut().zip(even).zip(odd) {
+                    let (even, odd) = (even.to_bits(), odd.to_bits());
+                    lost |= (even | odd) & 0xFFFF;
+                    *word = even >> 16 | odd & 0xFFFF_0000;
+                }
+            }
+            if lost != 0 {
+                fits.store(false, Ordering::Relaxed);
+            }
+        });
+        fits.into_inner().then_some(Self { words, inner, columns })
+    }
+
+    /// `count` pairs of the columns of a panel, from pair `first` on.
+    pub(super) fn panel(&self, panel: usize, first: usize, count: usize) -> &[u32] {
+        &self.words[(panel * self.pairs() + first) * PANEL..][..count * PANEL]
+    }
+
     /// Pairs of a column, with those of zeros that fill the last tile.
-    fn pairs(&self) -> usize {
+    pub(super) fn pairs(&self) -> usize {
         self.inner.div_ceil(2).next_multiple_of(PAIRS)
     }
 
@@ -213,7 +257,7 @@ impl Packed {
 
     fn tile(&self, unit: &Unit, factor: &Factor<'_>, first_column: usize, block: &mut [u32], mut tile: MatMut<'_>) {
         let Factor { x, numbers, add, bias } = factor.clone();
-        let (pairs, [rows, columns]) = (self.pairs(), tile.shape());
+        let [rows, columns] = tile.shape();
         let (begin, end, width) = (numbers.start / 2, numbers.end.div_ceil(2), numbers.len());
         for first in (begin..end).step_by(STRIDE) {
             let count = STRIDE.min(end - first);
@@ -229,8 +273,7 @@ impl Packed {
             let (add, last) = (add || first > begin, first + count == end);
             for column in (0..columns).step_by(PANEL) {
                 let width = PANEL.min(columns - column);
-                let panel_number = (first_column + column) / PANEL;
-                let words = &self.words[(panel_number * pairs + first) * PANEL..][..whole * PANEL];
+                let words = self.panel((first_column + column) / PANEL, first, whole);
                 let bias = bias.map(|bias| &bias[first_column + column..][..width]);
                 let bias_last = bias.filter(|_| last);
                 for row in (0..rows).step_by(unit.rows()) {
@@ -326,7 +369,10 @@ impl WithSimd for Widened<'_, '_> {
             let second = (row + 1).min(rows - 1);
             let a = [row, second].map(|row| &self.block[row * STRIDE..][..self.count]);
             let mut sums = [[0.0; PANEL]; 2];
-            widened(s, a, self.words, &mut sums);
+            let pairs = a[0].iter().zip(a[1]).map(|(first, second)| {
+                [first, second].map(|pair| [f32::from_bits(pair << 16), f32::from_bits(pair & 0xFFFF_0000)])
+            });
+            sums_of(s, pairs, self.words, &mut sums);
             for (sums, row) in sums.iter().zip(row..rows) {
                 let out = &mut self.out.row(row)[..columns];
                 for (column, (out, sum)) in out.iter_mut().zip(sums).enumerate() {
@@ -338,16 +384,25 @@ impl WithSimd for Widened<'_, '_> {
     }
 }
 
+/// Adds the products of pairs of numbers of two rows with those of a panel.
 #[inline(always)]
-fn widened<S: Simd>(s: S, a: [&[u32]; 2], words: &[u32], sums: &mut [[f32; PANEL]; 2]) {
+pub(super) fn sums_of<S: Simd>(
+    s: S,
+    pairs: impl Iterator<Item = [[f32; 2]; 2]>,
+    words: &[u32],
+    sums: &mut [[f32; PANEL]; 2],
+) {
     const MOST: usize = PANEL / 4;
     let vectors = PANEL / S::F32_LANES;
     let mut parts = [[s.splat_f32s(0.0); MOST]; 2];
+    for (parts, sums) in parts.iter_mut().zip(&*sums) {
+        let (sums, _) = S::as_simd_f32s(sums);
+        parts[..vectors].copy_from_slice(sums);
+    }
     let (sixteen, upper) = (s.splat_u32s(16), s.splat_u32s(0xFFFF_0000));
     let (rows, _) = words.as_chunks::<PANEL>();
-    for ((row, first), second) in rows.iter().zip(a[0]).zip(a[1]) {
+    for (row, numbers) in rows.iter().zip(pairs) {
         let (row, _) = S::as_simd_u32s(row);
-        let numbers = [first, second].map(|pair| [f32::from_bits(pair << 16), f32::from_bits(pair & 0xFFFF_0000)]);
         for (vector, words) in row.iter().enumerate().take(vectors.min(MOST)) {
             let even = s.transmute_f32s_u32s(s.wrapping_dyn_shl_u32s(*words, sixteen));
             let odd = s.transmute_f32s_u32s(s.and_u32s(*words, upper));

@@ -11,6 +11,8 @@ pub(crate) mod activation;
 #[cfg(feature = "flex")]
 pub(crate) mod attention;
 #[cfg(feature = "flex")]
+pub(crate) mod exact;
+#[cfg(feature = "flex")]
 pub(crate) mod half;
 #[cfg(feature = "flex")]
 pub(crate) mod int8;

@@ -110,7 +110,6 @@ pub(crate) fn product(x: &[f32], weight: Mat<'_>, bias: Option<&[f32]>) -> Vec<f
 fn multiply(x: &[f32], inner: usize, weight: &Panels, bias: Option<&[f32]>, block: &mut [u32], mut out: MatMut<'_>) {
     let unit = Tiles::new().expect("AMX");
     let [rows, columns] = out.shape();
-    let mut odd = [0.0; 2];
     for first in (0..weight.pairs).step_by(BLOCK_PAIRS) {
         let count = BLOCK_PAIRS.min(weight.pairs - first);
         let numbers = (2 * count).min(inner.saturating_sub(2 * first));
@@ -118,20 +117,7 @@ fn multiply(x: &[f32], inner: usize, weight: &Panels, bias: Option<&[f32]>, bloc
         for (row, x) in x.chunks_exact(inner).take(rows).enumerate() {
             let x = &x[2 * first..][..numbers];
             let [one, two, three] = [&mut *one, two, three].map(|plane| &mut plane[row * BLOCK_PAIRS..][..count]);
-            let (pairs, last) = x.as_chunks::<2>();
-            let whole = pairs.len();
-            split(
-                pairs.as_flattened(),
-                [&mut one[..whole], &mut two[..whole], &mut three[..whole]],
-            );
-            let rest = [&mut one[whole..], &mut two[whole..], &mut three[whole..]].map(|plane| {
-                plane.fill(0);
-                plane
-            });
-            if let [last] = last {
-                odd[0] = *last;
-                split(&odd, rest.map(|plane| &mut plane[..1]));
-            }
+            split_row(x, [one, two, three]);
         }
         let [one, two, three] = planes(block);
         for panel in 0..weight.panels {
@@ -157,6 +143,19 @@ fn multiply(x: &[f32], inner: usize, weight: &Panels, bias: Option<&[f32]>, bloc
             }
         }
     }
+}
+
+/// The planes of a row, and zeros behind them.
+pub(super) fn split_row(x: &[f32], planes: [&mut [u32]; PLANES]) {
+    let pairs = x.len().div_ceil(2);
+    split(
+        x,
+        planes.map(|plane| {
+            let (plane, rest) = plane.split_at_mut(pairs);
+            rest.fill(0);
+            plane
+        }),
+    );
 }
 
 /// The planes of a block of rows.

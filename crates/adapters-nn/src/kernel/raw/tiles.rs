@@ -107,27 +107,27 @@ impl Tiles {
         Some(Self(PhantomData))
     }
 
-    /// `out = start + sum of a_i b_j`, for the pairs `(i, j)` of the planes of `a` and `b` that matter: all of one plane; of three,
-    /// which add up to the numbers of a matrix in `f32` as [`split`] makes them, all but those below the last bit of the products.
-    /// Each plane of `a` is [`ROWS`] rows, `stride` pairs apart, of which the first `pairs` count; each of `b` is a panel of
+    /// `out = start + sum of a_i b_j`, for the pairs `(i, j)` of the planes of `a` and `b` that matter: all, where `b` is one plane;
+    /// of three each, which add up to the numbers of a matrix in `f32` as [`split`] makes them, all but those below the last bit of
+    /// the products. Each plane of `a` is [`ROWS`] rows, `stride` pairs apart, of which the first `pairs` count; each of `b` is a panel of
     /// `pairs` rows of [`PANEL`] pairs.
     ///
     /// # Panics
     ///
     /// Panics on slices that are too short, on `pairs` that are no multiple of [`PAIRS`], and on an `out` of more than [`ROWS`] by
     /// [`PANEL`] numbers or without dense rows.
-    pub(crate) fn panel<const P: usize>(
+    pub(crate) fn panel<const A: usize, const B: usize>(
         &self,
-        a: [&[u32]; P],
+        a: [&[u32]; A],
         stride: usize,
-        b: [&[u32]; P],
+        b: [&[u32]; B],
         pairs: usize,
         out: &mut MatMut<'_>,
         start: Start<'_>,
     ) {
         let [rows, columns] = [out.rows, out.columns];
         assert!((1..=ROWS).contains(&rows) && (1..=PANEL).contains(&columns) && out.column_stride == 1);
-        assert!(pairs.is_multiple_of(PAIRS) && pairs <= stride && P > 0);
+        assert!(pairs.is_multiple_of(PAIRS) && pairs <= stride);
         assert!(a.iter().all(|a| a.len() >= (ROWS - 1) * stride + pairs));
         assert!(b.iter().all(|b| b.len() >= pairs * PANEL));
         assert!(!matches!(start, Start::Bias(bias) if bias.len() < columns));
@@ -186,9 +186,11 @@ impl Drop for Tiles {
 }
 
 /// The products of planes that are summed: each differs from the one before in one plane, which saves loading the other.
-const fn terms<const P: usize>() -> &'static [(usize, usize)] {
-    match P {
-        1 => &[(0, 0)],
+const fn terms<const A: usize, const B: usize>() -> &'static [(usize, usize)] {
+    const { assert!(matches!((A, B), (1, 1) | (3, 1) | (3, 3))) };
+    match (A, B) {
+        (1, _) => &[(0, 0)],
+        (_, 1) => &[(2, 0), (1, 0), (0, 0)],
         _ => &[(1, 1), (0, 1), (0, 2), (0, 0), (1, 0), (2, 0)],
     }
 }
@@ -269,10 +271,10 @@ mod instructions {
 /// Tiles are set up; each plane is as [`Tiles::panel`] says, `out` has [`ROWS`] dense rows of [`PANEL`] numbers, and `start`, with the
 /// distance of its rows, as many.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-unsafe fn whole<const P: usize>(
-    a: [*const u32; P],
+unsafe fn whole<const A: usize, const B: usize>(
+    a: [*const u32; A],
     stride: usize,
-    b: [*const u32; P],
+    b: [*const u32; B],
     pairs: usize,
     out: &mut MatMut<'_>,
     start: Option<(*const f32, isize)>,
@@ -293,7 +295,7 @@ unsafe fn whole<const P: usize>(
         let (a_stride, b_stride) = (4 * stride as isize, 4 * PANEL as isize);
         for pair in (0..pairs).step_by(PAIRS) {
             let mut loaded = (usize::MAX, usize::MAX);
-            for &(i, j) in terms::<P>() {
+            for &(i, j) in terms::<A, B>() {
                 if loaded.0 != i {
                     load::<4, _>(a[i].add(pair), a_stride);
                     load::<5, _>(a[i].add(16 * stride + pair), a_stride);
@@ -316,14 +318,14 @@ unsafe fn whole<const P: usize>(
 
 /// The first number of bf16 of each number of `x`, what is left of it, and what is left then: three numbers whose sum is the
 /// number, to its last bit unless it is close to the least normal one. Each plane of `out` gets pairs of numbers that follow each
-/// other in `x`, the first in the lower half.
+/// other in `x`, the first in the lower half; the last of an odd number is paired with a zero.
 ///
 /// # Panics
 ///
-/// Panics if the unit is not [`available`], on an odd number of numbers, or on another length of `out`.
+/// Panics if the unit is not [`available`], or on another length of `out`.
 pub(crate) fn split(x: &[f32], out: [&mut [u32]; 3]) {
     assert!(available(), "AMX");
-    assert!(x.len().is_multiple_of(2) && out.iter().all(|plane| plane.len() == x.len() / 2));
+    assert!(out.iter().all(|plane| plane.len() == x.len().div_ceil(2)));
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the processor has the instructions, as every one with the unit has, and the planes are as long as the pairs.
     unsafe {
@@ -396,7 +398,7 @@ unsafe fn split_pairs(x: &[f32], mut out: [&mut [u32]; 3]) {
             for (plane, part) in out.iter_mut().zip(parts) {
                 let mut pairs = [0_u32; 8];
                 _mm256_storeu_si256(pairs.as_mut_ptr().cast(), part);
-                plane[8 * whole.len()..].copy_from_slice(&pairs[..rest.len() / 2]);
+                plane[8 * whole.len()..].copy_from_slice(&pairs[..rest.len().div_ceil(2)]);
             }
         }
     }
