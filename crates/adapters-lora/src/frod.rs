@@ -460,8 +460,8 @@ impl BetweenFactors {
         };
         let [d_in] = self.l.dims();
         let device = self.l.val().device();
-        let along = Tensor::<1, Int>::arange(0..d_in as i64, &device) * (d_in as i64 + 1);
         let indices = category.indices.val();
+        let along = Tensor::<1, Int>::arange(0..d_in as i64, &device).cast(indices.dtype()) * (d_in as i64 + 1);
         let [_, count] = indices.dims();
         let rows = indices.clone().slice_dim(0, 0..1).reshape([count]);
         let cols = indices.slice_dim(0, 1..2).reshape([count]);

@@ -25,6 +25,43 @@ use crate::random_bert::write_checkpoint;
 /// Name of the adapter under test.
 const NAME: &str = "under_test";
 
+/// What follows an identifier where the defaults ask for sizes that a tiny model does not have, or for something more.
+const OPTIONS: &[(&str, &str)] = &[
+    ("fourierft", "[n_frequency=20]"),
+    ("miss", "[r=4]"),
+    ("road", "[group_size=4]"),
+    ("vblora", "[r=2,num_vectors=8,vector_length=4,topk=3]"),
+    ("delora", "[r=4]"),
+    ("c3a", "[block_size=8]"),
+    ("vera", "[attn_matrices=[q]]"),
+    ("dvora", "[attn_matrices=[q]]"),
+    ("compacter", "[reduction_factor=4]"),
+    ("compacter++", "[reduction_factor=4]"),
+    ("trainable_tokens", "[token_indices=[5,7,42]]"),
+    ("boft", "[boft_block_size=4]"),
+    ("oft", "[oft_block_size=4]"),
+    ("alora", "[alora_invocation_tokens=[42,8]]"),
+    (
+        "bdlora",
+        "[nblocks=2,target_modules=[q_proj],target_modules_bd_a=[q_proj]]",
+    ),
+    ("psoft", "[r=4]"),
+    ("shira", "[r=1]"),
+    ("waveft", "[n_frequency=20]"),
+    ("lily", "[r=4]"),
+    ("adamss", "[r=4,num_subspaces=2]"),
+    ("cartridge", "[num_virtual_tokens=3]"),
+    ("poly", "[n_tasks=2]"),
+    ("multitask_prompt_tuning", "[num_tasks=2]"),
+    ("cpt", "[cpt_token_ids=[5,7,42]]"),
+];
+
+/// The config string of the method `identifier` that fits the tiny Llama of the golden cases.
+pub fn for_tiny_llama(identifier: &str) -> String {
+    let options = OPTIONS.iter().find(|(of, _)| *of == identifier);
+    format!("{identifier}{}", options.map_or("", |(_, options)| options))
+}
+
 /// What a method may promise beyond what all do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Promises {

@@ -7,42 +7,11 @@ use adapters::models::{
     Beams, EarlyStopping, Generation, KeyValueCache, Model, PaddingSide, Pretrained, PromptCache, Sampling, TextInput,
 };
 use adapters::{Adapted, AdapterSet, Composition, Ctx, Frozen, METHODS, method};
-use adapters_testkit::contract::{randomised, relative_error};
+use adapters_testkit::contract::{for_tiny_llama, randomised, relative_error};
 use burn::tensor::{Device, Tensor};
 
 /// Three rows, two of them padded in a batch.
 const PROMPTS: [&[u32]; 3] = [&[5, 17, 42, 8, 61], &[33, 7], &[90, 12, 71, 4]];
-
-/// What follows an identifier where the defaults ask for sizes that the tiny model does not have, or for something more.
-const OPTIONS: &[(&str, &str)] = &[
-    ("fourierft", "[n_frequency=20]"),
-    ("miss", "[r=4]"),
-    ("road", "[group_size=4]"),
-    ("vblora", "[r=2,num_vectors=8,vector_length=4,topk=3]"),
-    ("delora", "[r=4]"),
-    ("c3a", "[block_size=8]"),
-    ("vera", "[attn_matrices=[q]]"),
-    ("dvora", "[attn_matrices=[q]]"),
-    ("compacter", "[reduction_factor=4]"),
-    ("compacter++", "[reduction_factor=4]"),
-    ("trainable_tokens", "[token_indices=[5,7,42]]"),
-    ("boft", "[boft_block_size=4]"),
-    ("oft", "[oft_block_size=4]"),
-    ("alora", "[alora_invocation_tokens=[42,8]]"),
-    (
-        "bdlora",
-        "[nblocks=2,target_modules=[q_proj],target_modules_bd_a=[q_proj]]",
-    ),
-    ("psoft", "[r=4]"),
-    ("shira", "[r=1]"),
-    ("waveft", "[n_frequency=20]"),
-    ("lily", "[r=4]"),
-    ("adamss", "[r=4,num_subspaces=2]"),
-    ("cartridge", "[num_virtual_tokens=3]"),
-    ("poly", "[n_tasks=2]"),
-    ("multitask_prompt_tuning", "[num_tasks=2]"),
-    ("cpt", "[cpt_token_ids=[5,7,42]]"),
-];
 
 /// More than the identifiers show.
 const MORE: &[&str] = &[
@@ -73,18 +42,12 @@ fn llama(device: &Device) -> Model {
 }
 
 fn configs() -> Vec<String> {
-    let options = |identifier: &str| {
-        OPTIONS
-            .iter()
-            .find(|(of, _)| *of == identifier)
-            .map_or("", |(_, more)| more)
-    };
     let methods = METHODS;
     // Routers need the adapters that they route to.
     let plain = methods
         .identifiers()
         .filter(|identifier| !["arrow", "xlora"].contains(identifier))
-        .map(|identifier| format!("{identifier}{}", options(identifier)));
+        .map(for_tiny_llama);
     plain.chain(MORE.iter().map(|config| (*config).to_owned())).collect()
 }
 

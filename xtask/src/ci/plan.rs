@@ -188,7 +188,14 @@ pub(super) fn plan() -> Vec<Step> {
     }));
     // WGSL without fused kernels, of which a software device takes too long to compile each; the SPIR-V of `vulkan` ends inside
     // the compiler of Mesa 22.3's.
-    let test = "test --locked --workspace --features adapters-testkit/ndarray,adapters-testkit/wgpu-unfused";
+    let test = format!(
+        "test --locked --workspace {COMMAND},adapters-testkit/ndarray,adapters-testkit/wgpu-unfused,adapters-testkit/capture"
+    );
+    steps.push(Step::cargo(
+        Group::Gpu,
+        "reads in a step",
+        &format!("{test} --test device_reads"),
+    ));
     for (device, needs_vulkan) in [("ndarray", false), ("wgpu", true)] {
         let step = Step::cargo(
             Group::Gpu,

@@ -16,6 +16,7 @@ const IMAGES: &str = "image_classification";
 
 /// What a head predicts, with the options that only this kind has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum HeadKind {
     /// One class of a text; with a single label a number (regression).
     Classification {
