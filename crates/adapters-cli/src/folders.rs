@@ -98,10 +98,11 @@ pub(crate) fn adapter(path: &Path) -> Result<PathBuf, Failure> {
     ))
 }
 
-/// The folders in a folder, by name.
+/// The folders in a folder, by name, without those that are hidden: what is being written is in one.
 fn folders_in(path: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
-    let mut folders: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    let shown = entries.filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'));
+    let mut folders: Vec<PathBuf> = shown.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
     folders.sort();
     folders
 }

@@ -2,6 +2,7 @@
 
 use adapters::Host;
 use adapters::models::{Head, copy_tokenizer, save_merged};
+use adapters::store::atomic;
 
 use crate::args::MergeArgs;
 use crate::failure::Failure;
@@ -39,9 +40,12 @@ pub(crate) fn run(args: MergeArgs) -> Result<(), Failure> {
     let (adapted, report) = loading::adapted(base, &adapter, args.accept.allow_bin, &device)?;
     read_errors.check()?;
     let (name, dtype) = (&report.attached.adapter, args.dtype.map(DTypeArg::dtype));
-    let merged = save_merged(&pretrained, &adapted.set, name, &args.out, dtype, &device)?;
-    copy_tokenizer(&adapter, &args.out)?;
-    pretrained.save_stop_tokens(&args.out)?;
+    let merged = atomic::write_folder(&args.out, |out| {
+        let merged = save_merged(&pretrained, &adapted.set, name, out, dtype, &device)?;
+        copy_tokenizer(&adapter, out)?;
+        pretrained.save_stop_tokens(out)?;
+        Ok::<_, Failure>(merged)
+    })?;
     say!(
         "merged {} into {} layers",
         report.attached.adapter,
