@@ -135,7 +135,8 @@ pub struct AdapterSection {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HeadSection {
-    /// The task.
+    /// The task. Recipes of earlier versions name it `kind`.
+    #[serde(alias = "kind")]
     pub task: TaskName,
     /// Fraction of the tokens that are hidden, for `masked_lm`.
     pub mask_probability: f64,
@@ -530,6 +531,8 @@ mod tests {
         assert_eq!(recipe.data.labels, Labels::Names(vec!["no".into(), "yes".into()]));
         let table = read(TEXT, &["adapter.method=lora", "adapter.r=4"]).unwrap();
         assert_eq!(table.adapter.fields["r"], 4);
+        let earlier = read(TEXT, &["head.kind=multi_label"]).unwrap();
+        assert_eq!(earlier.head.task.name, "multi_label");
     }
 
     #[test]
