@@ -203,14 +203,21 @@ fn what_a_killed_command_leaves_is_not_taken_for_whole() {
         let (mut left_alone, begun) = writing(KILLS);
         assert!(left_alone.wait().unwrap().success(), "{line}");
         let (length, whole) = (begun.elapsed(), files(&out(KILLS)));
-        assert!(whole.len() > 2 && whole.contains_key(Path::new(known_by)), "{line}: {whole:?}");
+        assert!(
+            whole.len() > 2 && whole.contains_key(Path::new(known_by)),
+            "{line}: {whole:?}"
+        );
         for kill in 0..KILLS {
             let (mut child, _) = writing(kill);
             std::thread::sleep(length * kill / KILLS);
             child.kill().unwrap();
             child.wait().unwrap();
             let left = files(&out(kill));
-            assert!(!left.contains_key(Path::new(known_by)) || left == whole, "{line}: {:?}", left.keys());
+            assert!(
+                !left.contains_key(Path::new(known_by)) || left == whole,
+                "{line}: {:?}",
+                left.keys()
+            );
         }
     }
 }
