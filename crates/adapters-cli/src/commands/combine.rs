@@ -202,13 +202,13 @@ fn combination_of(name: &str, args: &CombineArgs) -> Result<Combination, Failure
 /// An adapter folder and its weight.
 fn weighted(text: &str) -> Result<(PathBuf, f64), Failure> {
     let Some((folder, weight)) = text.rsplit_once('=') else {
-        return Ok((folders::adapter(Path::new(text))?, 1.0));
+        return Ok((folders::single_adapter(Path::new(text))?, 1.0));
     };
     let number: f64 = weight.parse().map_err(|_| not_a_weight(text, weight))?;
     if !number.is_finite() {
         return Err(not_a_weight(text, weight));
     }
-    Ok((folders::adapter(Path::new(folder))?, number))
+    Ok((folders::single_adapter(Path::new(folder))?, number))
 }
 
 fn not_a_weight(text: &str, weight: &str) -> Failure {

@@ -6,8 +6,7 @@ use adapters::core::Format;
 use adapters::models::heads::HeadKind;
 use adapters::models::{Head, copy_tokenizer};
 use adapters::store::{
-    LoadOptions, Manifest, Setup, atomic, base_name, load_adapter, name_base, read_safetensors, save_adapter,
-    write_weights,
+    LoadOptions, Manifest, atomic, base_name, load_adapter, name_base, read_safetensors, save_adapter, write_weights,
 };
 use adapters::{AdapterSet, METHODS};
 use burn::tensor::DType;
@@ -60,16 +59,7 @@ pub(crate) enum FormatArg {
 /// Writes an adapter and its head in another format or element type.
 pub(crate) fn run(args: ConvertArgs) -> Result<(), Failure> {
     folders::check_new(&args.out)?;
-    let adapter = folders::adapter(&args.adapter)?;
-    if adapter.join(Setup::FILE).exists() {
-        return Err(Failure::new(
-            format!(
-                "{} is a composition of several adapters, which only AdapterHub's format has",
-                adapter.display()
-            ),
-            "convert one of the adapter folders in it",
-        ));
-    }
+    let adapter = folders::single_adapter(&args.adapter)?;
     let device = loading::device(&args.device)?;
     let manifest = loading::manifest(&adapter)?;
     let dir = loading::base_dir(args.model.as_deref(), &manifest, &adapter, args.accept)?;

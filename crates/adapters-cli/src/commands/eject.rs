@@ -15,7 +15,7 @@ use crate::{folders, loading};
 /// Writes an adapter with the vectors of its prefix in place of what makes them.
 pub(crate) fn run(args: EjectArgs) -> Result<(), Failure> {
     folders::check_new(&args.out)?;
-    let adapter = folders::adapter(&args.adapter)?;
+    let adapter = folders::single_adapter(&args.adapter)?;
     let device = loading::device(&args.device)?;
     let manifest = Manifest::read(&adapter)?;
     let known = manifest.clone().unwrap_or_default();
