@@ -89,7 +89,7 @@ fn check_characters(part: &Map<String, Value>) -> Result<(), String> {
     }
 }
 
-/// Whether no search from the root leaves the double-array trie, and all that are found are places in `texts`.
+/// Whether no search from the root leaves the double-array trie, and all that are found are positions in `texts`.
 fn can_be_searched(trie: &[usize], texts: &str) -> bool {
     const VALUE: usize = (1 << 31) - 1;
     const LABEL: usize = 1 << 31 | 0xff;

@@ -6,8 +6,8 @@ mod schema;
 mod train;
 
 use std::collections::HashSet;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use adapters_methods::Registry;
 use adapters_models::heads::Pooling;
@@ -196,15 +196,10 @@ impl Recipe {
     /// [`TrainError::ReadRecipe`], [`TrainError::Recipe`] with line and column, [`TrainError::Override`],
     /// [`TrainError::Value`].
     pub fn read(path: &Path, overrides: &[String]) -> Result<Self, TrainError> {
-        let unreadable = |source| TrainError::ReadRecipe {
+        let text = fs::read_to_string(path).map_err(|source| TrainError::ReadRecipe {
             path: path.to_owned(),
             source,
-        };
-        let there = fs::metadata(path).map_err(unreadable)?;
-        if !there.is_file() {
-            return Err(unreadable(io::Error::other("it is not a regular file")));
-        }
-        let text = fs::read_to_string(path).map_err(unreadable)?;
+        })?;
         let invalid = |source: toml::de::Error| TrainError::Recipe {
             path: path.to_owned(),
             nearest: meant(source.message()),
