@@ -75,6 +75,7 @@ fn load_named(
                 names,
                 projection: None,
                 counting: Counting::BehindPadding { pad_id },
+                adds_positions: false,
                 masked_lm: Some(MASKED_LM),
             };
             variant.build(config, path, weights)
