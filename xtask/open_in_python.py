@@ -24,11 +24,11 @@ def several(row):
 CASES = {
     "classification": ("reviews", ["head.pooling=pooler"], None, 2, "AutoPeftModelForSequenceClassification"),
     "regression": (
-        "reviews", ["head.pooling=pooler", "head.task=regression", "data.labels=0"],
+        "reviews", ["head.pooling=pooler", "head.kind=regression", "data.labels=0"],
         lambda row: {"text": row["text"], "label": len(row["text"]) / 100}, 1, "AutoPeftModelForSequenceClassification",
     ),
     "multi_label": (
-        "reviews", ["head.pooling=pooler", "head.task=multi_label", "data.labels=['negative', 'positive', 'long']"],
+        "reviews", ["head.pooling=pooler", "head.kind=multi_label", "data.labels=['negative', 'positive', 'long']"],
         several, 3, "AutoPeftModelForSequenceClassification",
     ),
     "tagging": ("addresses", [], None, 17, "AutoPeftModelForTokenClassification"),

@@ -319,7 +319,7 @@ fn numbers_and_several_labels_are_learned_scored_and_predicted() {
         ("multi_label", "kinds", "accuracy"),
     ] {
         let out = format!("runs/{kind}");
-        let (kind, label_set) = (format!("head.task={kind}"), format!("data.fields.label={label}"));
+        let (kind, label_set) = (format!("head.kind={kind}"), format!("data.fields.label={label}"));
         let set = [
             &kind,
             &label_set,

@@ -360,7 +360,7 @@ fn adapters_keep_tokens_that_their_base_lacks() {
     let recipe = |overrides: &str| {
         let text = format!(
             "[model]\npath = \"base\"\nmax_length = 12\n[data]\ntrain = \"added.jsonl\"\nvalidation = \"added.jsonl\"\n\
-             [head]\ntask = \"causal_lm\"\n[train]\nepochs = 3\nbatch_size = 2\nlearning_rate = 0.05\nkeep = \"last\"\n{overrides}"
+             [head]\nkind = \"causal_lm\"\n[train]\nepochs = 3\nbatch_size = 2\nlearning_rate = 0.05\nkeep = \"last\"\n{overrides}"
         );
         std::fs::write(dir.join("recipe.toml"), text).unwrap();
     };

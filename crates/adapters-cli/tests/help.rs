@@ -39,6 +39,14 @@ fn help(command: &str) -> String {
 
 #[test]
 fn every_help_text_is_as_written_down() {
+    // A build with more backends lists them, which moves the line breaks.
+    let backends = adapters::available_backends().join(", ");
+    let flowing = |text: &str| {
+        text.split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
+            .replace(&backends, "flex")
+    };
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/help");
     for command in COMMANDS {
         let name = if command.is_empty() { "adapters" } else { command };
@@ -48,7 +56,17 @@ fn every_help_text_is_as_written_down() {
             fs::write(&path, &now).unwrap();
         }
         let before = fs::read_to_string(&path).unwrap_or_default();
-        assert_eq!(now, before, "the help of `{name}` is not that of {}", path.display());
+        assert_eq!(
+            flowing(&now),
+            flowing(&before),
+            "the help of `{name}` is not that of {}",
+            path.display()
+        );
+        assert!(
+            backends != "flex" || now == before,
+            "the lines of the help of `{name}` are not those of {}",
+            path.display()
+        );
     }
 }
 

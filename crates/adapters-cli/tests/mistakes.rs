@@ -113,9 +113,9 @@ fn mistakes_in_a_recipe() {
         &["either `config`", "`method` with its fields, not both"],
     );
     set(
-        &["head.task=causal_lm"],
+        &["head.kind=causal_lm"],
         &[
-            "`head.task` is `causal_lm`",
+            "`head.kind` is `causal_lm`",
             "`classification`",
             "`bert` model, which cannot write text",
         ],

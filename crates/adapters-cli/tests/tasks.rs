@@ -96,7 +96,7 @@ impl Case {
             "regression" | "question_answering" => "0",
             _ => "2",
         };
-        let own = [format!("head.task={}", self.task), format!("data.labels={labels}")];
+        let own = [format!("head.kind={}", self.task), format!("data.labels={labels}")];
         let overrides: Vec<String> = own
             .into_iter()
             .chain(overrides.iter().map(|s| (*s).to_owned()))
@@ -285,7 +285,7 @@ fn a_head_that_no_published_class_has_is_named_when_it_is_saved() {
         "--out",
         "run",
         "--set",
-        "head.task=classification",
+        "head.kind=classification",
     ]);
     for part in [
         "AdapterHub and PEFT have no such head",
@@ -510,7 +510,7 @@ fn wrong_data_is_named() {
                 "train",
                 "recipe.toml",
                 "--set",
-                &format!("head.task={task}"),
+                &format!("head.kind={task}"),
                 "--set",
                 &format!("data.labels={labels}"),
             ])

@@ -228,7 +228,7 @@ fn a_task_adapter_is_trained_on_top_of_a_language_adapter() {
     let masked = &[
         "adapter.name=language",
         "adapter.config=seq_bn_inv[reduction_factor=2]",
-        "head.task=masked_lm",
+        "head.kind=masked_lm",
         "train.epochs=12",
     ];
     let language = run(&task, &task.path("language"), masked);
@@ -265,7 +265,7 @@ fn hidden_tokens_are_found_behind_a_prompt() {
     for combine in ["prefix", "prefix_after_bos"] {
         let config =
             format!("adapter.config=prompt_tuning[prompt_length=3,combine={combine}]|seq_bn[reduction_factor=2]");
-        let masked = &[config.as_str(), "head.task=masked_lm", "train.epochs=12"];
+        let masked = &[config.as_str(), "head.kind=masked_lm", "train.epochs=12"];
         let run = run(&task, &task.path(combine), masked);
         finish(&run);
         let records = MetricsLog::records(run.dir.join("metrics.jsonl")).unwrap();

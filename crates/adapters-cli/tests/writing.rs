@@ -84,7 +84,7 @@ impl Task {
     }
 
     fn recipe(&self, overrides: &[&str]) -> Result<Recipe, TrainError> {
-        let kind = format!("head.task={}", self.kind);
+        let kind = format!("head.kind={}", self.kind);
         let overrides = [kind.as_str()].into_iter().chain(overrides.iter().copied());
         Recipe::read(
             &self.path("recipe.toml"),
@@ -408,31 +408,31 @@ fn mistakes_are_named() {
         ),
         (
             &llama,
-            &["head.task=classification"],
+            &["head.kind=classification"],
             &["no field `label` at ", "`completion`"],
         ),
         (
             &llama,
-            &["head.task=masked_lm"],
+            &["head.kind=masked_lm"],
             &[
-                "`head.task` is `masked_lm`, expected one of `classification`",
+                "`head.kind` is `masked_lm`, expected one of `classification`",
                 "`causal_lm`",
                 "`llama`",
             ],
         ),
         (
             &llama,
-            &["head.task=seq2seq_lm"],
+            &["head.kind=seq2seq_lm"],
             &[
-                "`head.task` is `seq2seq_lm`, expected one of `classification`",
+                "`head.kind` is `seq2seq_lm`, expected one of `classification`",
                 "`causal_lm`",
             ],
         ),
         (
             &t5,
-            &["head.task=causal_lm"],
+            &["head.kind=causal_lm"],
             &[
-                "`head.task` is `causal_lm`, expected one of `classification`",
+                "`head.kind` is `causal_lm`, expected one of `classification`",
                 "`seq2seq_lm`",
                 "`t5`",
             ],
@@ -441,7 +441,7 @@ fn mistakes_are_named() {
             &bert,
             &[],
             &[
-                "`head.task` is `causal_lm`, expected one of `classification`",
+                "`head.kind` is `causal_lm`, expected one of `classification`",
                 "`masked_lm`",
                 "`bert`",
             ],
@@ -450,7 +450,7 @@ fn mistakes_are_named() {
         (&t5, &["data.pack=true"], &["`data.pack` is true", "`causal_lm`"]),
         (
             &bert,
-            &["head.task=masked_lm", "data.template=plain"],
+            &["head.kind=masked_lm", "data.template=plain"],
             &["`data.template`", "`masked_lm`"],
         ),
     ] {

@@ -50,35 +50,25 @@ pub(crate) const MASKED_LM: MaskedLmLayout = MaskedLmLayout {
 
 /// Loads a checkpoint of RoBERTa.
 pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
-    load_named(ROBERTA, 50265, source, device)
+    load_named(ROBERTA, 50265, (source, device))
 }
 
 /// Loads a checkpoint of XLM-RoBERTa.
 pub(crate) fn load_xlm(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
-    load_named(XLM_ROBERTA, 30522, source, device)
+    load_named(XLM_ROBERTA, 30522, (source, device))
 }
 
-fn load_named(
-    names: EncoderNames,
-    vocab_size: usize,
-    source: &CheckpointFolder,
-    device: &Device,
-) -> Result<Model, ModelError> {
-    let defaults = object(json!({"vocab_size": vocab_size, "pad_token_id": 1}));
-    encoder::load(
-        &names,
-        defaults,
-        (source, device),
-        |config: BertConfig, path, weights| {
-            let pad_id = config.pad_token_id;
-            let variant = Variant {
-                names,
-                projection: None,
-                counting: Counting::BehindPadding { pad_id },
-                adds_positions: false,
-                masked_lm: Some(MASKED_LM),
-            };
-            variant.build(config, path, weights)
-        },
-    )
+fn load_named(names: EncoderNames, vocab: usize, from: (&CheckpointFolder, &Device)) -> Result<Model, ModelError> {
+    let defaults = object(json!({"vocab_size": vocab, "pad_token_id": 1}));
+    encoder::load(&names, defaults, from, |config: BertConfig, path, weights| {
+        let pad_id = config.pad_token_id;
+        let variant = Variant {
+            names,
+            projection: None,
+            counting: Counting::BehindPadding { pad_id },
+            adds_positions: false,
+            masked_lm: Some(MASKED_LM),
+        };
+        variant.build(config, path, weights)
+    })
 }

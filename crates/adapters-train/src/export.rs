@@ -152,7 +152,7 @@ impl Folder<'_> {
             base_fingerprint: Some(pretrained.fingerprint(recipe.output.whole_fingerprint)?),
             max_length: Some(recipe.model.max_length),
             precision: recipe.model.precision,
-            chat: recipe.head.task.is_generative && chat_template(recipe.data.template, &pretrained)?.is_some(),
+            chat: recipe.head.kind.is_generative && chat_template(recipe.data.template, &pretrained)?.is_some(),
             stack_on: recipe
                 .adapter
                 .stack_on
@@ -173,7 +173,7 @@ impl Folder<'_> {
 
     fn write_card(&self, config: String, task_type: Option<String>, holds_head: bool) -> Result<(), TrainError> {
         let (recipe, summary) = (&self.run.recipe, self.summary);
-        let (task, train) = (&recipe.head.task, &recipe.train);
+        let (task, train) = (&recipe.head.kind, &recipe.train);
         let metric = summary
             .extra
             .get("metric")

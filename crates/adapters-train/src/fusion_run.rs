@@ -133,7 +133,7 @@ fn attention(run: &Run, dir: &Path) -> Result<Attention, TrainError> {
         model: adapted.base(),
         tokenizer: tokenizer.as_ref(),
     };
-    let data = recipe.head.task.open(&cx)?.examples(&data.validation, true, &cx)?;
+    let data = recipe.head.kind.open(&cx)?.examples(&data.validation, true, &cx)?;
     // Sums by site, and the tokens they are over.
     let mut sums: BTreeMap<(usize, String), (Vec<f64>, f64)> = BTreeMap::new();
     for indices in eval_batches(data.lengths(), recipe.train.eval_batch_size) {

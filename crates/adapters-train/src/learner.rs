@@ -101,7 +101,7 @@ impl Classifier {
         let hidden = hidden_states(self.model.adapted.base(), batch.input, &mut cx)?;
         let Scores::Rows(scores) = self.model.head_scores(hidden, &mut cx)? else {
             return Err(TrainError::Value {
-                field: "head.task",
+                field: "head.kind",
                 expected: "a head that classifies rows".to_owned(),
                 found: "a head that scores positions".to_owned(),
             });

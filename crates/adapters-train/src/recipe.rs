@@ -136,7 +136,7 @@ pub struct AdapterSection {
 #[serde(default, deny_unknown_fields)]
 pub struct HeadSection {
     /// The task.
-    pub task: TaskName,
+    pub kind: TaskName,
     /// Fraction of the tokens that are hidden, for `masked_lm`.
     pub mask_probability: f64,
     /// How hidden states become one vector; without it the mean for an encoder of text, the first position for one of images,
@@ -161,7 +161,7 @@ pub struct OutputSection {
 impl Default for HeadSection {
     fn default() -> Self {
         Self {
-            task: TaskName::default(),
+            kind: TaskName::default(),
             mask_probability: 0.15,
             pooling: None,
             dropout: 0.1,
@@ -289,18 +289,18 @@ impl Recipe {
 
     /// Checks what only some tasks have.
     fn check_task(&self) -> Result<(), TrainError> {
-        let (task, data) = (self.head.task, &self.data);
+        let (task, data) = (self.head.kind, &self.data);
         data.check_validation_fraction()?;
         if let Some(metric) = self.train.metric.as_deref()
             && metric != "loss"
             && !task.metrics.contains(&metric)
         {
-            let expected = format!("`loss`, `{}` for `head.task` `{task}`", task.metrics.join("`, `"));
+            let expected = format!("`loss`, `{}` for `head.kind` `{task}`", task.metrics.join("`, `"));
             return Err(value("train.metric", &expected, format!("`{metric}`")));
         }
         if self.train.class_weights.is_some() && !task.weighs_classes {
             let weighing = TASKS.iter().filter(|task| task.weighs_classes).map(|task| task.name);
-            let expected = format!("none but for `head.task` {}", weighing.collect::<Vec<_>>().join(", "));
+            let expected = format!("none but for `head.kind` {}", weighing.collect::<Vec<_>>().join(", "));
             return Err(value(
                 "train.class_weights",
                 &expected,
@@ -308,7 +308,7 @@ impl Recipe {
             ));
         }
         if data.labels.count() < task.labels && task.label_field.is_none() {
-            let expected = format!("at least {} for `head.task` `{task}`", task.labels);
+            let expected = format!("at least {} for `head.kind` `{task}`", task.labels);
             return Err(value("data.labels", &expected, data.labels.count()));
         }
         let mut seen = HashSet::new();
@@ -324,24 +324,24 @@ impl Recipe {
         if data.pack && !task.packs {
             let packing = TASKS.iter().filter(|task| task.packs).map(|task| task.name);
             let packing = packing.collect::<Vec<_>>().join("`, `");
-            let expected = format!("false for `head.task` `{task}`; only `{packing}` packs");
+            let expected = format!("false for `head.kind` `{task}`; only `{packing}` packs");
             return Err(value("data.pack", &expected, true));
         }
         if let Some(template) = data.template.filter(|_| !task.is_generative) {
-            let expected = format!("none for `head.task` `{task}`, which reads no prompts");
+            let expected = format!("none for `head.kind` `{task}`, which reads no prompts");
             let found = format!("{template:?}").to_lowercase();
             return Err(value("data.template", &expected, found));
         }
         if self.fusion.is_some() && task.is_generative {
             let expected = "a task with a head, which `fusion.adapters` needs";
-            return Err(value("head.task", expected, format!("`{task}`")));
+            return Err(value("head.kind", expected, format!("`{task}`")));
         }
         Ok(())
     }
 
     /// Refuses a model that the task does not work on.
     pub(crate) fn check_model(&self, pretrained: &Pretrained) -> Result<(), TrainError> {
-        let (task, kind) = (self.head.task, pretrained.kind());
+        let (task, kind) = (self.head.kind, pretrained.kind());
         if task.models.contains(&kind) {
             return Ok(());
         }
@@ -353,7 +353,7 @@ impl Recipe {
         };
         let of_model = format!("a `{}` model{why}", pretrained.model_type());
         let expected = format!("one of {}: the tasks of {of_model}", fitting.join(", "));
-        Err(value("head.task", &expected, format!("`{task}`")))
+        Err(value("head.kind", &expected, format!("`{task}`")))
     }
 
     /// What the task is told.
@@ -380,7 +380,7 @@ impl Recipe {
 
     /// The figure that decides which weights are the best; `None` for the one an evaluation is known by.
     pub(crate) fn metric(&self) -> Option<&str> {
-        let of_task = self.head.task.is_generative.then_some("loss");
+        let of_task = self.head.kind.is_generative.then_some("loss");
         self.train.metric.as_deref().or(of_task)
     }
 

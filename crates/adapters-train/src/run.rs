@@ -28,7 +28,7 @@ impl Run {
     /// The base as it is published; of a checkpoint that holds several models, the one that the task works on.
     pub(crate) fn base(&self) -> Result<Pretrained, TrainError> {
         let base = Pretrained::open(&self.model_dir)?.with_bin(self.recipe.model.allow_bin);
-        Ok(base.of_kinds(self.recipe.head.task.models))
+        Ok(base.of_kinds(self.recipe.head.kind.models))
     }
 
     /// The base, with the tokens and the chat template of the adapter that is trained further, if that has its own.

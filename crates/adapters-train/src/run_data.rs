@@ -21,7 +21,7 @@ impl RunData {
     /// Reads the training and the validation data. Labels that the recipe does not name are those of the training file, the part
     /// for validation and other shards included, so that every run on that file has the same ones.
     pub(crate) fn read(recipe: &Recipe) -> Result<Self, TrainError> {
-        let (data, task) = (&recipe.data, recipe.head.task);
+        let (data, task) = (&recipe.data, recipe.head.kind);
         let mut options = recipe.task_options();
         let mut train = Records::read(&data.train, &data.fields)?;
         let of_labels = task.label_field.map(|field| field(&data.fields));

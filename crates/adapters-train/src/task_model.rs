@@ -88,7 +88,7 @@ impl TaskModel {
     /// [`TrainError::Value`] if there is none.
     pub fn head(&self) -> Result<&Head, TrainError> {
         self.head.as_ref().ok_or_else(|| TrainError::Value {
-            field: "head.task",
+            field: "head.kind",
             expected: "a task with a head of its own".to_owned(),
             found: "a model with its own language-model head".to_owned(),
         })
@@ -161,7 +161,7 @@ impl TaskModel {
             None => base.scores(chosen, cx),
         };
         scores.ok_or_else(|| TrainError::Value {
-            field: "head.task",
+            field: "head.kind",
             expected: "a model with a language-model head".to_owned(),
             found: "an encoder".to_owned(),
         })

@@ -237,7 +237,7 @@ fn prepare(
         model: &model,
         tokenizer: tokenizer.as_ref(),
     };
-    let task = recipe.head.task.open(&cx)?;
+    let task = recipe.head.kind.open(&cx)?;
     // The texts are not needed any more once they are tokens.
     let train = task.examples(&for_training, true, &cx)?;
     drop(for_training);
@@ -533,7 +533,7 @@ fn finish(
     summary.extra.insert("batch_size".to_owned(), rows.into());
     let known_by = test.as_ref().and_then(Evaluation::main).map(|(name, _)| name);
     let extra = [
-        ("metric", known_by.unwrap_or(recipe.head.task.metrics[0]).into()),
+        ("metric", known_by.unwrap_or(recipe.head.kind.metrics[0]).into()),
         ("test_loss", test.as_ref().map(|test| test.loss).into()),
         (
             "test_figures",

@@ -40,7 +40,7 @@ impl Trainer {
             adapter: AdapterSection::default(),
             fusion: None,
             head: HeadSection {
-                task: task.parse()?,
+                kind: task.parse()?,
                 ..HeadSection::default()
             },
             train: TrainSection::default(),
@@ -80,8 +80,8 @@ impl Trainer {
     /// How the head reads the model, and its dropout; the task stays.
     #[must_use]
     pub fn head(mut self, head: HeadSection) -> Self {
-        let task = self.0.recipe.head.task;
-        self.0.recipe.head = HeadSection { task, ..head };
+        let kind = self.0.recipe.head.kind;
+        self.0.recipe.head = HeadSection { kind, ..head };
         self
     }
 

@@ -26,8 +26,11 @@ const FEATURES: [&str; 18] = [
     "lora,flex",
 ];
 
-/// The features of the command that are off by default, with the tests that need them.
-const COMMAND: &str = "--features adapters-cli/hub,adapters-cli/parquet,adapters-cli/tui,adapters-hub/client";
+/// The features that one build has for lints, documentation and tests: those of the command that are off by default, and the
+/// backends that tests compare with `flex`. Of `wgpu` the unfused kernels: a software device takes too long to compile each fused
+/// one.
+const ALL: &str = "--features adapters-cli/hub,adapters-cli/parquet,adapters-cli/tui,adapters-hub/client,\
+    adapters-testkit/capture,adapters-testkit/ndarray,adapters-testkit/wgpu-unfused";
 
 /// Backends that are type-checked on their own, cheapest first.
 const BACKENDS: [&str; 4] = ["ndarray", "wgpu", "vulkan", "cuda"];
@@ -47,20 +50,13 @@ pub(super) enum Group {
     Doc,
     /// Unit tests, integration tests and documentation tests.
     Test,
+    /// Golden cases, training and generation on further backends, next to `flex`: `ndarray`, and `wgpu` on a Vulkan driver of this
+    /// machine, which may be a software device.
+    Devices,
     /// Each feature of the facade on its own.
     Features,
     /// Each backend on its own, type-checked.
     Backends,
-    /// Further backends next to `flex`, in one build: `ndarray`, and a GPU's on a Vulkan driver of this
-    /// machine, which may be a software device. Runs when it is named: Burn is built once more for it.
-    Gpu,
-}
-
-impl Group {
-    /// Whether a run that names no group has it.
-    pub(super) fn is_default(self) -> bool {
-        self != Self::Gpu
-    }
 }
 
 /// One step of the plan.
@@ -136,37 +132,49 @@ pub(super) fn plan() -> Vec<Step> {
         Step::cargo(
             Group::Clippy,
             "clippy",
-            &format!("clippy --locked --workspace {COMMAND} --all-targets -- -D warnings"),
+            &format!("clippy --locked --workspace {ALL} --all-targets -- -D warnings"),
         ),
         // The program and the facade are both called `adapters`, so they share a page: programs are
         // documented first and the facade's page stays.
         Step::cargo(
             Group::Doc,
             "doc, programs",
-            &format!("doc --locked --workspace {COMMAND} --no-deps --bins"),
+            &format!("doc --locked --workspace {ALL} --no-deps --bins"),
         )
         .with_env("RUSTDOCFLAGS", "-D warnings"),
         Step::cargo(
             Group::Doc,
             "doc, libraries",
-            &format!("doc --locked --workspace {COMMAND} --no-deps --lib"),
+            &format!("doc --locked --workspace {ALL} --no-deps --lib"),
         )
         .with_env("RUSTDOCFLAGS", "-D warnings"),
-        Step::cargo(Group::Test, "test", &format!("test --locked --workspace {COMMAND}")),
+        Step::cargo(Group::Test, "test", &format!("test --locked --workspace {ALL}")),
         // The kernels again, at the levels below that of this processor.
         Step::cargo(
             Group::Test,
             "kernels, AVX2",
-            &format!("test --locked --workspace {COMMAND} --test kernels"),
+            &format!("test --locked --workspace {ALL} --test kernels"),
         )
         .with_env("ADAPTERS_SIMD", "avx2"),
         Step::cargo(
             Group::Test,
             "kernels, portable",
-            &format!("test --locked --workspace {COMMAND} --test kernels"),
+            &format!("test --locked --workspace {ALL} --test kernels"),
         )
         .with_env("ADAPTERS_SIMD", "portable"),
     ];
+    // WGSL: the SPIR-V of `vulkan` ends inside the compiler of Mesa 22.3's software device.
+    for (device, needs_vulkan) in [("ndarray", false), ("wgpu", true)] {
+        let step = Step::cargo(
+            Group::Devices,
+            &format!("{device} next to flex"),
+            &format!("test --locked --workspace {ALL} --test gpu"),
+        );
+        steps.push(Step {
+            needs_vulkan,
+            ..step.with_env("ADAPTERS_DEVICE", device)
+        });
+    }
     steps.extend(FEATURES.iter().map(|feature| {
         Step::cargo(
             Group::Features,
@@ -186,27 +194,6 @@ pub(super) fn plan() -> Vec<Step> {
             _ => step,
         }
     }));
-    // WGSL without fused kernels, of which a software device takes too long to compile each; the SPIR-V of `vulkan` ends inside
-    // the compiler of Mesa 22.3's.
-    let test = format!(
-        "test --locked --workspace {COMMAND},adapters-testkit/ndarray,adapters-testkit/wgpu-unfused,adapters-testkit/capture"
-    );
-    steps.push(Step::cargo(
-        Group::Gpu,
-        "reads in a step",
-        &format!("{test} --test device_reads"),
-    ));
-    for (device, needs_vulkan) in [("ndarray", false), ("wgpu", true)] {
-        let step = Step::cargo(
-            Group::Gpu,
-            &format!("{device} next to flex"),
-            &format!("{test} --test gpu"),
-        );
-        steps.push(Step {
-            needs_vulkan,
-            ..step.with_env("ADAPTERS_DEVICE", device)
-        });
-    }
     steps
 }
 

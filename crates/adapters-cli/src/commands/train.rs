@@ -51,7 +51,7 @@ pub(crate) fn run(args: TrainArgs) -> Result<(), Failure> {
     })?;
     drop(progress);
 
-    let (dir, task): (_, &TaskKind) = (outcome.dir.display(), &run.recipe.head.task);
+    let (dir, task): (_, &TaskKind) = (outcome.dir.display(), &run.recipe.head.kind);
     let summary = &outcome.summary;
     if let Some(accuracy) = summary.test_accuracy {
         say!(

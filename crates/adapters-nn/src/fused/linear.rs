@@ -1,7 +1,7 @@
 //! Linear layers, frozen and trained.
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{Bytes, DType, Tensor, bf16};
@@ -76,6 +76,10 @@ type Known = HashMap<View, (Weak<Bytes>, Arc<Packs>)>;
 /// The packed weights of all buffers that exist.
 static PACKED: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
 
+/// Bytes of all packed weights beyond which none in `f32` is packed any more, so that generation with a large model takes little
+/// more memory than the model.
+const MOST: usize = 1 << 30;
+
 impl Weight {
     /// `None` for a weight of another type, or one that is tracked.
     pub(super) fn of(weight: &Tensor<2>) -> Option<Self> {
@@ -98,8 +102,7 @@ impl Packs {
         let buffer = weight.data_arc();
         let (offset, shape, strides) = view(weight);
         let key = (Arc::as_ptr(&buffer) as usize, offset, shape, strides);
-        // A panic of another thread leaves the map whole.
-        let mut packed = PACKED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut packed = known();
         if let Some((known, packs)) = packed.get(&key)
             && known.strong_count() > 0
         {
@@ -115,7 +118,11 @@ impl Packs {
     pub(super) fn get(&self, weight: &FlexTensor, transposed: bool) -> Option<&Packed> {
         let pack = || {
             if weight.dtype() != DType::BF16 {
-                return Packed::exact(turned_if(transposed, matrix(weight)));
+                let taken: usize = known().values().map(|(_, packs)| packs.bytes()).sum();
+                return match taken < MOST {
+                    true => Packed::exact(turned_if(transposed, matrix(weight))),
+                    false => None,
+                };
             }
             let (offset, shape, strides) = view(weight);
             let bits = pulp::bytemuck::cast_slice::<bf16, u16>(weight.storage());
@@ -127,6 +134,19 @@ impl Packs {
         let packed = if transposed { &self.backward } else { &self.forward };
         packed.get_or_init(pack).as_ref()
     }
+
+    fn bytes(&self) -> usize {
+        let packed = [&self.forward, &self.backward].into_iter();
+        packed
+            .filter_map(|packed| packed.get()?.as_ref())
+            .map(Packed::bytes)
+            .sum()
+    }
+}
+
+fn known() -> MutexGuard<'static, Known> {
+    // A panic of another thread leaves the map whole.
+    PACKED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn turned_if(transposed: bool, weight: Mat<'_>) -> Mat<'_> {

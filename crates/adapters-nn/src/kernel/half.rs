@@ -232,6 +232,11 @@ impl Packed {
         }
     }
 
+    /// Bytes of memory.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of_val(&*self.words)
+    }
+
     /// Inner length and columns.
     pub(crate) fn shape(&self) -> [usize; 2] {
         [self.inner, self.columns]

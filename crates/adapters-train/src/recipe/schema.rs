@@ -111,6 +111,6 @@ mod tests {
             }
         }
         let tasks: Vec<&str> = crate::tasks::TASKS.iter().map(|task| task.name).collect();
-        assert_eq!(schema["properties"]["head"]["properties"]["task"]["enum"], json!(tasks));
+        assert_eq!(schema["properties"]["head"]["properties"]["kind"]["enum"], json!(tasks));
     }
 }

@@ -78,7 +78,7 @@ impl<'a> TaskContext<'a> {
     /// [`TrainError::Value`] for a model of images or sounds.
     pub fn tokenizer(&self) -> Result<&'a TextTokenizer, TrainError> {
         self.tokenizer.ok_or_else(|| TrainError::Value {
-            field: "head.task",
+            field: "head.kind",
             expected: "a task over images or sounds, which the model reads".to_owned(),
             found: "a task over texts, which needs a tokenizer".to_owned(),
         })

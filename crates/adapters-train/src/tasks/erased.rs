@@ -306,7 +306,7 @@ impl<T: Task> TaskData for Examples<T> {
     }
 }
 
-/// A task by its name, as a recipe has it in `head.task`.
+/// A task by its name, as a recipe has it in `head.kind`.
 #[derive(Clone, Copy)]
 pub struct TaskName(&'static TaskKind);
 
@@ -333,7 +333,7 @@ impl FromStr for TaskName {
 
     fn from_str(name: &str) -> Result<Self, TrainError> {
         Self::named(name).map_err(|expected| TrainError::Value {
-            field: "head.task",
+            field: "head.kind",
             expected,
             found: format!("`{name}`"),
         })

@@ -35,7 +35,7 @@ impl Masking {
             .token_id("[MASK]")
             .or_else(|| tokenizer.token_id("<mask>"))
             .ok_or_else(|| TrainError::Value {
-                field: "head.task",
+                field: "head.kind",
                 expected: "a tokenizer with a token `[MASK]` or `<mask>`, as masked_lm needs".to_owned(),
                 found: "neither".to_owned(),
             })?;
