@@ -51,7 +51,7 @@ macro_rules! from_errors {
         impl From<$error> for Failure {
             fn from(error: $error) -> Self {
                 Self {
-                    message: error.to_string(),
+                    message: plain(&error.to_string()),
                     help: help(&error),
                     source: boxed_source(error),
                 }
@@ -73,12 +73,30 @@ from_errors!(
     StoreError,
 );
 
+/// A message with words in place of the types of numbers that a parser expected.
+fn plain(message: &str) -> String {
+    const TYPES: [(&str, &[&str]); 3] = [
+        ("a whole number, not below 0", &["usize", "u64", "u32", "u16", "u8"]),
+        ("a whole number", &["isize", "i64", "i32"]),
+        ("a number", &["f64", "f32"]),
+    ];
+    let Some((before, after)) = message.split_once(", expected ") else {
+        return message.to_owned();
+    };
+    let end = after.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(after.len());
+    let (found, rest) = after.split_at(end);
+    match TYPES.iter().find(|(_, names)| names.contains(&found)) {
+        Some((words, _)) => format!("{before}, expected {words}{rest}"),
+        None => message.to_owned(),
+    }
+}
+
 /// Keeps the causes under an error, whose own message is already taken.
 fn boxed_source(error: impl Error + Send + Sync + 'static) -> Option<Box<dyn Error + Send + Sync>> {
     let mut causes = Vec::new();
     let mut source = error.source();
     while let Some(cause) = source {
-        causes.push(cause.to_string());
+        causes.push(plain(&cause.to_string()));
         source = cause.source();
     }
     causes.into_iter().rev().fold(None, |inner, message| {

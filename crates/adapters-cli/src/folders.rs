@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use adapters::nn::nearest;
+use adapters::store::Setup;
 use adapters_hub::RepoId;
 
 use crate::failure::Failure;
@@ -17,6 +18,9 @@ pub(crate) fn model(name: &str) -> Result<PathBuf, Failure> {
             format!("{name} is the folder of an adapter, not of a model"),
             "name it with --adapter, and its base model with --model",
         ));
+    }
+    if path.is_file() {
+        return Err(is_a_file("a model", &path));
     }
     if !path.is_dir() {
         return Err(missing("model", &path));
@@ -69,17 +73,19 @@ pub(crate) fn adapter(path: &Path) -> Result<PathBuf, Failure> {
         return Ok(path.to_owned());
     }
     if path.is_file() {
-        let folder = path.parent().unwrap_or(Path::new(".")).display();
-        return Err(Failure::new(
-            format!("{} is a file, and an adapter is a folder", path.display()),
-            format!("name the folder: {folder}"),
-        ));
+        return Err(is_a_file("an adapter", path));
     }
     if !path.is_dir() {
         return Err(missing("adapter", path));
     }
     let inside: Vec<PathBuf> = folders_in(path).into_iter().filter(|dir| is_adapter(dir)).collect();
     let Some(first) = inside.first() else {
+        if path.join("config.json").is_file() {
+            return Err(Failure::new(
+                format!("{} is the folder of a model, not of an adapter", path.display()),
+                "name the adapter's folder, and this one with --model",
+            ));
+        }
         // What is wrong with a folder without adapters is found out by reading it.
         return Ok(path.to_owned());
     };
@@ -98,10 +104,30 @@ pub(crate) fn adapter(path: &Path) -> Result<PathBuf, Failure> {
     ))
 }
 
-/// The folders in a folder, by name.
+fn is_a_file(what: &str, path: &Path) -> Failure {
+    Failure::new(
+        format!("{} is a file, and {what} is a folder", path.display()),
+        format!("name the folder: {}", parent(path).display()),
+    )
+}
+
+/// The folder of one adapter, for commands that have no meaning for a composition of several.
+pub(crate) fn single_adapter(path: &Path) -> Result<PathBuf, Failure> {
+    let folder = adapter(path)?;
+    match folder.join(Setup::FILE).is_file() {
+        true => Err(Failure::new(
+            format!("{} is a composition of several adapters", folder.display()),
+            "name one of the adapter folders in it",
+        )),
+        false => Ok(folder),
+    }
+}
+
+/// The folders in a folder, by name, without those that are hidden: what is being written is in one.
 fn folders_in(path: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
-    let mut folders: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    let shown = entries.filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'));
+    let mut folders: Vec<PathBuf> = shown.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
     folders.sort();
     folders
 }

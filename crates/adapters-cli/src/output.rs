@@ -8,6 +8,7 @@
 use std::borrow::Cow;
 use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Write};
+use std::process::ExitCode;
 use std::sync::Mutex;
 
 use crate::failure::Failure;
@@ -53,6 +54,15 @@ fn keep(written: io::Result<()>) {
         && let Ok(mut failed) = FAILED.lock()
     {
         failed.get_or_insert(error);
+    }
+}
+
+/// Prints a help text, or what is wrong with the command line.
+pub(crate) fn answer(answer: &clap::Error) -> ExitCode {
+    let written = answer.print().and_then(|()| io::stdout().flush());
+    match written {
+        Err(error) if !answer.use_stderr() && error.kind() != ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        _ => u8::try_from(answer.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from),
     }
 }
 

@@ -2,10 +2,12 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use adapters::METHODS;
 use adapters::train::{Event, Recipe, Run, TrainError, train};
@@ -43,6 +45,9 @@ fn command(task: &Task) -> Command {
 fn a_run_folder_takes_one_run_at_a_time() {
     let task = Task::new();
     let first = run(&task, "run", &[]);
+    // What a killed run left.
+    fs::create_dir_all(task.path("run/adapter/.writing-1")).unwrap();
+    fs::write(task.path("run/.writing-2"), "half").unwrap();
     let mut second = None;
     train(&first, &mut |event| {
         if let Event::Step { step: 2, .. } = event {
@@ -57,6 +62,7 @@ fn a_run_folder_takes_one_run_at_a_time() {
         matches!(second, Some(Err(TrainError::InUse { .. }))),
         "a second run was let in"
     );
+    assert!(!task.path("run/adapter/.writing-1").exists() && !task.path("run/.writing-2").exists());
     // The lock goes with the run.
     assert!(train(&first, &mut |_| ControlFlow::Continue(())).is_ok());
 }
@@ -154,6 +160,65 @@ fn an_output_replaces_a_regular_file_and_nothing_else() {
     assert!(Path::new("/dev/null").exists() && !Path::new("/dev/null").is_file());
     for _ in 0..2 {
         assert!(write("scores.safetensors").status.success());
+    }
+}
+
+/// Paths of the files in a folder and what they hold, without what is hidden.
+fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let entries = fs::read_dir(dir).into_iter().flatten().map(|entry| entry.unwrap());
+    let shown = entries.filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'));
+    shown
+        .map(|entry| (entry.file_name().into(), fs::read(entry.path()).unwrap()))
+        .collect()
+}
+
+#[test]
+fn what_a_killed_command_leaves_is_not_taken_for_whole() {
+    const KILLS: u32 = 8;
+    let task = Task::new();
+    scored(&task);
+    fs::write(task.path("model/tokenizer_config.json"), "{}").unwrap();
+    fs::write(task.path("run/adapter/tokenizer_config.json"), "{\"a\": 1}").unwrap();
+    for (line, known_by) in [
+        ("merge --adapter run/adapter", "config.json"),
+        ("convert --adapter run/adapter --to peft", "adapter_config.json"),
+        ("combine run/adapter run/adapter", "adapter_config.json"),
+    ] {
+        // The last part of the path is the name of an adapter.
+        let out = |kill: u32| task.path(&format!("{}-{kill}/out", &line[..5]));
+        let writing = |kill: u32| {
+            let mut child = command(&task)
+                .args(line.split(' '))
+                .arg("--out")
+                .arg(out(kill))
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            while !out(kill).exists() && child.try_wait().unwrap().is_none() {
+                std::thread::sleep(Duration::from_micros(50));
+            }
+            (child, Instant::now())
+        };
+        let (mut left_alone, begun) = writing(KILLS);
+        assert!(left_alone.wait().unwrap().success(), "{line}");
+        let (length, whole) = (begun.elapsed(), files(&out(KILLS)));
+        assert!(
+            whole.len() > 2 && whole.contains_key(Path::new(known_by)),
+            "{line}: {whole:?}"
+        );
+        for kill in 0..KILLS {
+            let (mut child, _) = writing(kill);
+            std::thread::sleep(length * kill / KILLS);
+            child.kill().unwrap();
+            child.wait().unwrap();
+            let left = files(&out(kill));
+            assert!(
+                !left.contains_key(Path::new(known_by)) || left == whole,
+                "{line}: {:?}",
+                left.keys()
+            );
+        }
     }
 }
 

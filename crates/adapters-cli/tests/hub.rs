@@ -85,6 +85,8 @@ fn a_model_is_pulled_adapted_and_the_adapter_pushed_and_pulled() {
         asked.iter().any(|asked| asked.ends_with("/model.safetensors")),
         "{asked:?}"
     );
+    // A download that is killed is not taken for a checkpoint.
+    assert!(asked.last().unwrap().ends_with("/config.json"), "{asked:?}");
     // Nothing is downloaded twice.
     ok(&models, &dir, &["pull", "owner/name"]);
     assert_eq!(models.asked().len(), 1);

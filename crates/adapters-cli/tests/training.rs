@@ -188,7 +188,7 @@ fn slips_in_a_fusion_are_named() {
             &["adapter.fuse=['x']"],
             "`adapter.fuse` is 1, expected at least two folders",
         ),
-        (&["adapter.fuse=['x', 'y']"], "either a method or `fuse`"),
+        (&["adapter.fuse=['x', 'y']"], "a table with `fuse`, or with `config`"),
         (&["data.shard={index = 2, of = 2}"], "`data.shard` is 2 of 2"),
     ] {
         let overrides: Vec<String> = overrides.iter().map(|s| (*s).to_owned()).collect();

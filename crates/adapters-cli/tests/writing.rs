@@ -210,6 +210,31 @@ fn a_llama_learns_to_answer() {
 }
 
 #[test]
+fn a_packed_recipe_is_the_plain_one_where_a_step_has_the_same_texts() {
+    let task = Task::llama();
+    let with = |pack: bool| {
+        // All texts in each step, so that the steps differ in rows and padding alone.
+        let overrides = [
+            &format!("data.pack={pack}"),
+            "train.batch_size=96",
+            "train.epochs=3",
+            "train.learning_rate=1e-3",
+        ];
+        let run = task.run(&format!("pack_{pack}"), &overrides);
+        finish(&run);
+        (weights(&run), series(&run.dir, "train_loss"))
+    };
+    let ((plain, plain_losses), (packed, packed_losses)) = (with(false), with(true));
+    assert_eq!(plain_losses.len(), 3);
+    assert!(plain_losses[0] - plain_losses[2] > 1e-3, "{plain_losses:?}");
+    assert_eq!(packed_losses.len(), 3);
+    for (a, b) in plain_losses.iter().zip(&packed_losses) {
+        assert!((a - b).abs() < 1e-5, "{plain_losses:?} {packed_losses:?}");
+    }
+    assert!(apart(&plain, &packed) < 1e-4, "{}", apart(&plain, &packed));
+}
+
+#[test]
 fn a_chat_is_learned_through_the_template_of_the_model() {
     let task = Task::new("llama", "causal_lm", true);
     check_learned(&task, "chat", &["data.template=chat"], &["--chat"]);

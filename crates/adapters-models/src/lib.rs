@@ -90,6 +90,7 @@ mod text_batch;
 mod text_embeddings;
 #[cfg(feature = "tokenizers")]
 mod tokenizer;
+mod tokenizer_parts;
 mod transformer;
 mod two_stacks;
 #[cfg(feature = "images")]

@@ -150,7 +150,11 @@ pub(crate) fn write_checkpoint(
     write_shards(out, outlines.into_values().collect(), SHARD, &mut |outline| {
         let site = sites.get(&outline.key);
         let data = match site {
-            None => resized(checkpoint.read_stored(&outline.key)?, outline, vocabulary),
+            None => {
+                let stored = checkpoint.read_stored(&outline.key)?;
+                check(&stored, outline, out, |value| !value.is_nan())?;
+                resized(stored, outline, vocabulary)
+            }
             Some(info) => {
                 let tensors = match last.take() {
                     Some((site, tensors)) if site == info.site => tensors,
@@ -343,8 +347,18 @@ fn converted(data: TensorData, outline: &TensorOutline, out: &Path) -> Result<Te
 
 /// Refuses a tensor that is to be written and has an element beyond the range of its type.
 fn check_finite(data: &TensorData, outline: &TensorOutline, out: &Path) -> Result<(), StoreError> {
+    check(data, outline, out, f32::is_finite)
+}
+
+/// Refuses a tensor of floats with an element that is not right.
+fn check(
+    data: &TensorData,
+    outline: &TensorOutline,
+    out: &Path,
+    is_right: impl Fn(f32) -> bool,
+) -> Result<(), StoreError> {
     let floats = outline.dtype.is_float();
-    match data.iter::<f32>().position(|value| floats && !value.is_finite()) {
+    match data.iter::<f32>().position(|value| floats && !is_right(value)) {
         None => Ok(()),
         Some(index) => Err(StoreError::Mismatch {
             path: out.to_owned(),

@@ -8,7 +8,7 @@ use tokenizers::{EncodeInput, Encoding, Tokenizer, TruncationParams};
 
 use crate::encoded::Encoded;
 use crate::error::ModelError;
-use crate::vocabulary_files;
+use crate::{tokenizer_parts, vocabulary_files};
 
 const FILE: &str = "tokenizer.json";
 
@@ -228,6 +228,7 @@ fn published(path: &Path) -> Result<Tokenizer, ModelError> {
         path: path.to_owned(),
         source,
     })?;
+    tokenizer_parts::check(&bytes).map_err(|error| refusal(path, &error.into()))?;
     Tokenizer::from_bytes(&bytes).map_err(|error| refusal(path, &error))
 }
 

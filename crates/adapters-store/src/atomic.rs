@@ -4,11 +4,23 @@
 //! file in the same folder, is flushed to the disk and then renamed over the target, so that a checkpoint or a summary
 //! is never half of one. On any failure the file that was there stays as it was and the temporary file is removed.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
+
+/// What the names of temporary files and folders begin with.
+const TEMPORARY: &str = ".writing-";
+
+/// The files by which a folder is known for a checkpoint, an adapter or a setup of several adapters.
+const KNOWN_BY: [&str; 3] = ["config.json", "adapter_config.json", "adapter_setup.json"];
+
+/// Whether a folder is known by the file for a checkpoint or an adapter, so that it is the last to be written.
+pub fn is_last(name: &str) -> bool {
+    KNOWN_BY.contains(&name)
+}
 
 /// A file could not be written; what was there before is unchanged.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +111,68 @@ pub fn write_at<E: From<AtomicWriteError>>(path: &Path, fill: impl FnOnce(&Path)
     Ok(replace(temp, path)?)
 }
 
+/// Fills a folder: `fill` writes into a temporary folder in it, whose entries are moved up when all are there. What was there of the
+/// same names is replaced. The file by which the folder is known for a checkpoint or an adapter is the last, so that what a process
+/// leaves that is killed is never taken for one.
+///
+/// # Errors
+///
+/// When the folder cannot be made or an entry cannot be moved, and whatever `fill` returns. After a failure of `fill` everything is as it was.
+pub fn write_folder<T, E: From<AtomicWriteError>>(
+    path: &Path,
+    fill: impl FnOnce(&Path) -> Result<T, E>,
+) -> Result<T, E> {
+    let failed = |source| AtomicWriteError::new(path, source);
+    let is_new = !path.exists();
+    fs::create_dir_all(path).map_err(failed)?;
+    let temp = tempfile::Builder::new()
+        .prefix(TEMPORARY)
+        .tempdir_in(path)
+        .map_err(|source| failed(unwrapped(source)))?;
+    let written = fill(temp.path()).inspect_err(|_| {
+        if is_new {
+            // What cannot be removed is an empty folder.
+            let _ = fs::remove_dir_all(temp.path()).and_then(|()| fs::remove_dir(path));
+        }
+    })?;
+    move_up(temp.path(), path).map_err(failed)?;
+    Ok(written)
+}
+
+/// Moves the entries of a folder into another, the file that the other is known by last.
+fn move_up(from: &Path, to: &Path) -> io::Result<()> {
+    let entries = fs::read_dir(from)?.map(|entry| Ok(entry?.file_name()));
+    let mut names = entries.collect::<io::Result<Vec<OsString>>>()?;
+    names.sort_by_key(|name| name.to_str().is_some_and(is_last));
+    for name in names {
+        let target = to.join(&name);
+        // A folder replaces none that has files.
+        if fs::symlink_metadata(&target).is_ok_and(|there| there.is_dir()) {
+            fs::remove_dir_all(&target)?;
+        }
+        fs::rename(from.join(&name), target)?;
+    }
+    sync_folder(to);
+    Ok(())
+}
+
+/// Removes what killed processes left in a folder and in the folders in it. No other process may be writing there.
+pub fn sweep(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let (path, is_folder) = (entry.path(), entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        // What cannot be removed does no harm.
+        let _ = match (entry.file_name().to_string_lossy().starts_with(TEMPORARY), is_folder) {
+            (true, true) => fs::remove_dir_all(path),
+            (true, false) => fs::remove_file(path),
+            (false, true) => {
+                sweep(&path);
+                Ok(())
+            }
+            (false, false) => Ok(()),
+        };
+    }
+}
+
 /// The folder a path lies in: `.` for a bare file name.
 fn folder_of(path: &Path) -> &Path {
     match path.parent() {
@@ -114,7 +188,7 @@ fn temp_beside(path: &Path) -> Result<NamedTempFile, AtomicWriteError> {
         .map(|extension| format!(".{}", extension.to_string_lossy()))
         .unwrap_or_default();
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".writing-").suffix(&suffix);
+    builder.prefix(TEMPORARY).suffix(&suffix);
     #[cfg(unix)]
     {
         // Temporary files are private by default; these become ordinary ones, so the user's umask decides.
@@ -143,11 +217,15 @@ fn replace(temp: NamedTempFile, path: &Path) -> Result<(), AtomicWriteError> {
     }
     temp.persist(path)
         .map_err(|failed| AtomicWriteError::new(path, failed.error))?;
-    // Not every system can open or flush a folder; the file itself is safe by now.
-    if let Ok(folder) = File::open(folder_of(path)) {
+    sync_folder(folder_of(path));
+    Ok(())
+}
+
+/// Asks for what was renamed in a folder to reach the disk. Not every system can open or flush a folder; the files are safe by now.
+fn sync_folder(path: &Path) {
+    if let Ok(folder) = File::open(path) {
         let _ = folder.sync_all();
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -213,6 +291,76 @@ mod tests {
         assert!(failed.is_err());
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(names_in(folder.path()), ["state.png"]);
+    }
+
+    /// At every moment before the last file is there, the folder is not known for an adapter.
+    #[test]
+    fn a_folder_is_whole_or_not_known() {
+        let scratch = tempfile::tempdir().unwrap();
+        let out = scratch.path().join("new");
+        let fill = |dir: &Path| {
+            assert!(names_in(&out).iter().all(|name| name.starts_with(TEMPORARY)));
+            fs::create_dir(dir.join("templates")).unwrap();
+            for name in ["adapter_config.json", "templates/a", "zeta"] {
+                write(&dir.join(name), b"new").unwrap();
+            }
+            Ok::<_, AtomicWriteError>(7)
+        };
+        assert_eq!(write_folder(&out, fill).unwrap(), 7);
+        assert_eq!(names_in(&out), ["adapter_config.json", "templates", "zeta"]);
+        // Once more, over what is there.
+        fs::write(out.join("templates/b"), "old").unwrap();
+        fs::write(out.join("kept"), "old").unwrap();
+        let refused = write_folder(&out, |dir| {
+            write(&dir.join("zeta"), b"other").unwrap();
+            Err::<(), _>(AtomicWriteError::new(dir, full()))
+        });
+        assert!(refused.is_err());
+        assert_eq!(fs::read(out.join("zeta")).unwrap(), b"new");
+        let again = |dir: &Path| {
+            fs::create_dir(dir.join("templates")).unwrap();
+            write(&dir.join("zeta"), b"other")
+        };
+        write_folder(&out, again).unwrap();
+        assert_eq!(fs::read(out.join("zeta")).unwrap(), b"other");
+        assert_eq!(names_in(&out), ["adapter_config.json", "kept", "templates", "zeta"]);
+        assert!(names_in(&out.join("templates")).is_empty());
+
+        // A folder that a failed one would have made is not left.
+        let absent = scratch.path().join("absent");
+        let refused = write_folder(&absent, |dir| Err::<(), _>(AtomicWriteError::new(dir, full())));
+        assert!(refused.is_err() && !absent.exists());
+    }
+
+    #[test]
+    fn the_file_that_a_folder_is_known_by_is_moved_last() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (from, to) = (scratch.path().join("from"), scratch.path().join("to"));
+        for (folder, files) in [(&from, &["adapter_config.json", "b"][..]), (&to, &[])] {
+            fs::create_dir(folder).unwrap();
+            files.iter().for_each(|file| fs::write(folder.join(file), "x").unwrap());
+        }
+        // A move that fails comes before that of the file that the folder is known by.
+        fs::remove_dir(&to).unwrap();
+        assert!(move_up(&from, &to).is_err());
+        assert_eq!(names_in(&from), ["adapter_config.json", "b"]);
+        fs::create_dir(&to).unwrap();
+        move_up(&from, &to).unwrap();
+        assert_eq!(names_in(&to), ["adapter_config.json", "b"]);
+        assert!(KNOWN_BY.iter().all(|name| is_last(name)) && !is_last("model.safetensors"));
+    }
+
+    #[test]
+    fn what_killed_processes_left_is_swept() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir_all(at("adapter/.writing-1/deep")).unwrap();
+        for name in ["adapter/.writing-2.json", ".writing-3", "adapter/kept", "kept"] {
+            fs::write(at(name), "x").unwrap();
+        }
+        sweep(folder.path());
+        assert_eq!(names_in(folder.path()), ["adapter", "kept"]);
+        assert_eq!(names_in(&at("adapter")), ["kept"]);
     }
 
     #[test]

@@ -25,8 +25,14 @@ pub(crate) fn without_adapter_name(tensors: Tensors, wanted: &BTreeSet<String>) 
     let shorter = |key: &str| {
         let components: Vec<&str> = key.split('.').collect();
         let without = |at: usize| [&components[..at], &components[at + 1..]].concat().join(".");
-        let at = (0..components.len()).find(|at| wanted.contains(&without(*at)))?;
-        Some((components[at].to_owned(), without(at)))
+        // A magnitude of DoRA is the weight of a layer there: `lora_magnitude_vector.default.weight`.
+        let whole = |at: usize| match components[at + 1..] {
+            ["weight"] => components[..at].join("."),
+            _ => without(at),
+        };
+        let names = (0..components.len()).flat_map(|at| [(at, without(at)), (at, whole(at))]);
+        let (at, key) = names.into_iter().find(|(_, key)| wanted.contains(key))?;
+        Some((components[at].to_owned(), key))
     };
     let unknown = || tensors.keys().filter(|key| !wanted.contains(*key));
     let names: BTreeSet<String> = unknown().filter_map(|key| Some(shorter(key)?.0)).collect();
@@ -77,6 +83,14 @@ mod tests {
             read(&["q.lora_A.default.weight", "q.lora_B.default.weight"]),
             ["q.lora_A.weight", "q.lora_B.weight"]
         );
+        let magnitude = BTreeSet::from(["q.lora_magnitude_vector".to_owned()]);
+        let read = without_adapter_name(keyed(&["q.lora_magnitude_vector.default.weight"]), &magnitude);
+        assert_eq!(read, keyed(&["q.lora_magnitude_vector"]));
+        let read = |keys: &[&str]| {
+            without_adapter_name(keyed(keys), &wanted)
+                .into_keys()
+                .collect::<Vec<_>>()
+        };
         for kept in [
             ["q.lora_A.a.weight", "q.lora_B.b.weight"],
             ["q.lora_A.a.weight", "q.lora_A.weight"],

@@ -34,7 +34,7 @@ const QUANTIZED: [(&str, &str); 7] = [
 /// The problems in lines, at most twenty of them.
 pub(crate) fn list(problems: &[TensorProblem]) -> String {
     const SHOWN: usize = 20;
-    let cause = [quantized, tied_head, vocabulary, adapter_names, width]
+    let cause = [quantized, tied_head, vocabulary, prefix, adapter_names, width]
         .iter()
         .find_map(|cause| cause(problems));
     let mut lines = cause.map(|cause| format!("\n  {cause}")).unwrap_or_default();
@@ -100,6 +100,25 @@ fn vocabulary(problems: &[TensorProblem]) -> Option<String> {
         }
         _ => None,
     })
+}
+
+/// Keys that have a component in front which those of the model lack, or the other way round.
+fn prefix(problems: &[TensorProblem]) -> Option<String> {
+    const PEFT: &str = "base_model.model.";
+    let (wanted, found): (BTreeSet<&str>, BTreeSet<&str>) =
+        (missing(problems).collect(), unexpected(problems).collect());
+    let of_peft = |key: &&str| key.strip_prefix(PEFT).is_some_and(|rest| found.contains(rest));
+    if wanted.iter().any(of_peft) {
+        return Some(format!(
+            "the keys begin without `{PEFT}`, which peft puts in front of them: save the adapter with `save_pretrained` of peft"
+        ));
+    }
+    let mut beginnings = found.iter().filter_map(|key| key.split_once('.'));
+    let (beginning, _) = beginnings.find(|(_, rest)| wanted.contains(rest))?;
+    Some(format!(
+        "the keys begin with `{beginning}.`, and those of this model do not: they are of another class of models, or of a program that \
+         renames them"
+    ))
 }
 
 /// Names of adapters in the keys, as a whole model's state dict has them.
@@ -171,7 +190,7 @@ mod tests {
             shape("q.lora_A.weight", [4, 16], [4, 32]),
             shape("q.lora_B.weight", [16, 4], [32, 4]),
         ];
-        let cases: [(&[TensorProblem], &str); 7] = [
+        let cases: [(&[TensorProblem], &str); 9] = [
             (
                 &[shape("model.embed_tokens.weight", [258, 16], [260, 16])],
                 "260 rows for tokens, the model 258",
@@ -190,6 +209,14 @@ mod tests {
                 "quantized with bitsandbytes",
             ),
             (&[lacks("q.weight"), has("q.qweight")], "quantized with GPTQ"),
+            (
+                &[lacks("q.weight"), has("model.q.weight")],
+                "the keys begin with `model.`",
+            ),
+            (
+                &[lacks("base_model.model.q.lora_A.weight"), has("q.lora_A.weight")],
+                "without `base_model.model.`",
+            ),
             (&[lacks("lm_head.weight")], "`tie_word_embeddings`"),
             (&[has("x")], "\n  - `x` is not expected"),
         ];

@@ -183,8 +183,11 @@ pub(crate) fn attach(
             if let Some(layer) = idle.map(|layer| &layer.info).find(|info| info.kind.takes_one_adapter()) {
                 return Err(TrainError::Value {
                     field: "adapter.stack_on",
-                    expected: "none for an adapter that acts where only the first of a stack does".to_owned(),
-                    found: format!("one, and an adapter that would never train at `{}`", layer.path),
+                    expected: "none for a method that acts where only the lowest adapter of a stack does".to_owned(),
+                    found: format!(
+                        "an adapter above which the new one would never train: `{}` has one adapter at most",
+                        layer.path
+                    ),
                 });
             }
             let below = load(dir, "adapter.stack_on", adapted)?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use adapters_core::{Format, Host};
 use adapters_models::heads::HeadKind;
 use adapters_models::{Head, copy_tokenizer};
-use adapters_store::{Manifest, ModelCard, Setup, base_name, expressible, name_base, save_adapter};
+use adapters_store::{Manifest, ModelCard, Setup, atomic, base_name, expressible, name_base, save_adapter};
 
 use serde_json::Value;
 
@@ -37,15 +37,19 @@ struct Folder<'a> {
 /// Writes what was trained into the run folder, in every format that can hold it.
 pub(crate) fn save_all(run: &Run, model: &TaskModel, summary: &Summary) -> Result<Saved, TrainError> {
     let (adapter, peft) = (run.dir.join("adapter"), run.dir.join("adapter-peft"));
-    let folder = |format, dir| Folder {
-        run,
-        model,
-        summary,
-        format,
-        dir,
+    let write = |format, dir: &Path, save: fn(&Folder<'_>) -> Result<bool, TrainError>| {
+        atomic::write_folder(dir, |dir| {
+            save(&Folder {
+                run,
+                model,
+                summary,
+                format,
+                dir,
+            })
+        })
     };
     if !run.recipe.adapter.fuse.is_empty() {
-        let is_elsewhere = !folder(Format::AdapterHub, &adapter).save_setup()?;
+        let is_elsewhere = !write(Format::AdapterHub, &adapter, |folder| folder.save_setup())?;
         return Ok(Saved {
             format: Format::AdapterHub,
             peft: Err("the PEFT format cannot express a fusion".to_owned()),
@@ -57,11 +61,11 @@ pub(crate) fn save_all(run: &Run, model: &TaskModel, summary: &Summary) -> Resul
         Some(_) => Format::Peft,
         None => expressible(&model.adapted.set, &run.recipe.adapter.name, model.adapted.base())?,
     };
-    let is_elsewhere = !folder(format, &adapter).save()?;
+    let is_elsewhere = !write(format, &adapter, |folder| folder.save())?;
     let mut heads = vec![(format, is_elsewhere)];
     let peft = match format {
         Format::Peft => Ok(adapter),
-        Format::AdapterHub => match folder(Format::Peft, &peft).save() {
+        Format::AdapterHub => match write(Format::Peft, &peft, |folder| folder.save()) {
             Ok(holds_head) => {
                 heads.push((Format::Peft, !holds_head));
                 Ok(peft)

@@ -3,13 +3,13 @@
 use std::fs::{self, File, TryLockError};
 use std::path::Path;
 
-use adapters_store::StoreError;
+use adapters_store::{StoreError, atomic};
 
 use crate::error::TrainError;
 
 const LOCK: &str = ".lock";
 
-/// The run folder for this process alone, until the file is dropped.
+/// The run folder for this process alone, until the file is dropped; what killed runs left half-written is removed.
 pub(crate) fn lock(dir: &Path) -> Result<File, TrainError> {
     let path = dir.join(LOCK);
     let open = || File::options().create(true).truncate(false).write(true).open(&path);
@@ -19,7 +19,10 @@ pub(crate) fn lock(dir: &Path) -> Result<File, TrainError> {
     };
     let file = open().map_err(refused)?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => {
+            atomic::sweep(dir);
+            Ok(file)
+        }
         Err(TryLockError::WouldBlock) => Err(TrainError::InUse { path: dir.to_owned() }),
         // A file system without locks.
         Err(TryLockError::Error(error)) if error.kind() == std::io::ErrorKind::Unsupported => Ok(file),

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use adapters::lora::{Combination, SignElection};
+use adapters::models::heads::HeadKind;
 use adapters::models::{Head, ModelError, Pretrained, copy_tokenizer};
-use adapters::store::{LoadOptions, Manifest, base_name, load_adapter, name_base, save_adapter};
+use adapters::store::{LoadOptions, Manifest, atomic, base_name, load_adapter, name_base, save_adapter};
 use adapters::{AdapterSet, Host, METHODS};
 use adapters::{average, normalized};
 
@@ -103,35 +104,41 @@ pub(crate) fn run(args: CombineArgs) -> Result<(), Failure> {
     }
     if let Some(format) = format {
         loading::check_holds_tokens(&pretrained, format, first)?;
-        save_adapter(&args.out, format, &set, &name, &base)?;
-        pretrained.save_token_tables(&args.out)?;
-        copy_tokenizer(first, &args.out)?;
-        let in_manifest = match &head {
-            Some(head) => head.save_in(&args.out, format, &name, &base)?,
-            None => None,
-        };
-        name_base(
-            &args.out,
-            format,
-            &base_name(&manifest.base_model),
-            base.class_name(),
-            None,
-        )?;
-        Manifest {
-            name: name.clone(),
-            config: set.attached(&name)?.method().to_string(),
-            base_architecture: adapters::Host::architecture(&base).to_owned(),
-            base_model: dir.to_string_lossy().into_owned(),
-            base_fingerprint: manifest.base_fingerprint,
-            max_length: manifest.max_length,
-            precision: manifest.precision,
-            stack_on: manifest.stack_on,
-            labels: head.map_or_else(Vec::new, |head| head.config().labels.clone()),
-            head: in_manifest,
-            written_by: concat!("adapters ", env!("CARGO_PKG_VERSION")).to_owned(),
-            ..Manifest::default()
-        }
-        .write(&args.out)?;
+        atomic::write_folder(&args.out, |out| {
+            save_adapter(out, format, &set, &name, &base)?;
+            pretrained.save_token_tables(out)?;
+            copy_tokenizer(first, out)?;
+            let in_manifest = match &head {
+                Some(head) => head.save_in(out, format, &name, &base)?,
+                None => None,
+            };
+            let base_model = dir.to_string_lossy().into_owned();
+            let named = match manifest.base_model.as_str() {
+                "" => base_model.as_str(),
+                named => named,
+            };
+            name_base(out, format, &base_name(named), base.class_name(), None)?;
+            Manifest {
+                name: name.clone(),
+                config: set.attached(&name)?.method().to_string(),
+                base_architecture: adapters::Host::architecture(&base).to_owned(),
+                base_model,
+                base_fingerprint: manifest.base_fingerprint,
+                max_length: manifest.max_length,
+                precision: manifest.precision,
+                stack_on: manifest.stack_on,
+                chat: manifest.chat,
+                several_labels: head
+                    .as_ref()
+                    .is_some_and(|head| matches!(head.config().kind, HeadKind::MultiLabel { .. })),
+                labels: head.map_or_else(Vec::new, |head| head.config().labels.clone()),
+                head: in_manifest,
+                written_by: concat!("adapters ", env!("CARGO_PKG_VERSION")).to_owned(),
+                ..Manifest::default()
+            }
+            .write(out)?;
+            Ok::<_, Failure>(())
+        })?;
     }
     say!("{}: {}", name, set.attached(&name)?.method());
     if let Some(note) = note {
@@ -195,13 +202,13 @@ fn combination_of(name: &str, args: &CombineArgs) -> Result<Combination, Failure
 /// An adapter folder and its weight.
 fn weighted(text: &str) -> Result<(PathBuf, f64), Failure> {
     let Some((folder, weight)) = text.rsplit_once('=') else {
-        return Ok((folders::adapter(Path::new(text))?, 1.0));
+        return Ok((folders::single_adapter(Path::new(text))?, 1.0));
     };
     let number: f64 = weight.parse().map_err(|_| not_a_weight(text, weight))?;
     if !number.is_finite() {
         return Err(not_a_weight(text, weight));
     }
-    Ok((folders::adapter(Path::new(folder))?, number))
+    Ok((folders::single_adapter(Path::new(folder))?, number))
 }
 
 fn not_a_weight(text: &str, weight: &str) -> Failure {

@@ -6,7 +6,7 @@ use adapters::core::Format;
 use adapters::models::heads::HeadKind;
 use adapters::models::{Head, copy_tokenizer};
 use adapters::store::{
-    LoadOptions, Manifest, Setup, base_name, load_adapter, name_base, read_safetensors, save_adapter, write_weights,
+    LoadOptions, Manifest, atomic, base_name, load_adapter, name_base, read_safetensors, save_adapter, write_weights,
 };
 use adapters::{AdapterSet, METHODS};
 use burn::tensor::DType;
@@ -59,16 +59,7 @@ pub(crate) enum FormatArg {
 /// Writes an adapter and its head in another format or element type.
 pub(crate) fn run(args: ConvertArgs) -> Result<(), Failure> {
     folders::check_new(&args.out)?;
-    let adapter = folders::adapter(&args.adapter)?;
-    if adapter.join(Setup::FILE).exists() {
-        return Err(Failure::new(
-            format!(
-                "{} is a composition of several adapters, which only AdapterHub's format has",
-                adapter.display()
-            ),
-            "convert one of the adapter folders in it",
-        ));
-    }
+    let adapter = folders::single_adapter(&args.adapter)?;
     let device = loading::device(&args.device)?;
     let manifest = loading::manifest(&adapter)?;
     let dir = loading::base_dir(args.model.as_deref(), &manifest, &adapter, args.accept)?;
@@ -94,56 +85,52 @@ pub(crate) fn run(args: ConvertArgs) -> Result<(), Failure> {
     }
     loading::check_holds_tokens(&pretrained, format, &adapter)?;
     let name = report.attached.adapter;
-    let files = save_adapter(&args.out, format, &set, &name, &base)?;
-    pretrained.save_token_tables(&args.out)?;
-    copy_tokenizer(&adapter, &args.out)?;
     let head = Head::find(&adapter, &manifest, &dir, args.accept.allow_bin, &base, &device)?;
-    let in_manifest = match &head {
-        Some(head) => head.save_in(&args.out, format, &name, &base)?,
-        None => None,
+    let base_model = match manifest.base_model.as_str() {
+        "" => dir.to_string_lossy().into_owned(),
+        named => named.to_owned(),
     };
-    let has_own = head.is_some() && in_manifest.is_none();
-    let task_type = base.kind().peft_task_type().filter(|_| !has_own);
-    let base_name = match manifest.base_model.as_str() {
-        "" => base_name(&dir.to_string_lossy()),
-        named => base_name(named),
-    };
-    name_base(
-        &args.out,
-        format,
-        &base_name,
-        adapters::Host::class_name(&base),
-        task_type,
-    )?;
     let config = set.attached(&name)?.method().to_string();
-    if in_manifest.is_some() && format != report.format {
+    let is_elsewhere = atomic::write_folder(&args.out, |out| {
+        let files = save_adapter(out, format, &set, &name, &base)?;
+        pretrained.save_token_tables(out)?;
+        copy_tokenizer(&adapter, out)?;
+        let in_manifest = match &head {
+            Some(head) => head.save_in(out, format, &name, &base)?,
+            None => None,
+        };
+        let has_own = head.is_some() && in_manifest.is_none();
+        let task_type = base.kind().peft_task_type().filter(|_| !has_own);
+        let class = adapters::Host::class_name(&base);
+        name_base(out, format, &base_name(&base_model), class, task_type)?;
+        let is_elsewhere = in_manifest.is_some();
+        Manifest {
+            name: name.clone(),
+            config: config.clone(),
+            base_architecture: adapters::Host::architecture(&base).to_owned(),
+            base_model,
+            several_labels: head
+                .as_ref()
+                .is_some_and(|head| matches!(head.config().kind, HeadKind::MultiLabel { .. })),
+            labels: head.map_or_else(Vec::new, |head| head.config().labels.clone()),
+            head: in_manifest,
+            written_by: concat!("adapters ", env!("CARGO_PKG_VERSION")).to_owned(),
+            ..manifest
+        }
+        .write(out)?;
+        if let Some(dtype) = args.dtype {
+            let heads = [Head::FILE, "model_head.safetensors"].map(|file| out.join(file));
+            for file in [files.weights].into_iter().chain(heads).filter(|file| file.exists()) {
+                convert(&file, dtype.dtype().into())?;
+            }
+        }
+        Ok::<_, Failure>(is_elsewhere)
+    })?;
+    if is_elsewhere && format != report.format {
         say!(
             "{format} has no such head: it is in {}, which only this library reads",
             Head::FILE
         );
-    }
-    Manifest {
-        name: name.clone(),
-        config: config.clone(),
-        base_architecture: adapters::Host::architecture(&base).to_owned(),
-        base_model: match manifest.base_model.as_str() {
-            "" => dir.to_string_lossy().into_owned(),
-            named => named.to_owned(),
-        },
-        several_labels: head
-            .as_ref()
-            .is_some_and(|head| matches!(head.config().kind, HeadKind::MultiLabel { .. })),
-        labels: head.map_or_else(Vec::new, |head| head.config().labels.clone()),
-        head: in_manifest,
-        written_by: concat!("adapters ", env!("CARGO_PKG_VERSION")).to_owned(),
-        ..manifest
-    }
-    .write(&args.out)?;
-    if let Some(dtype) = args.dtype {
-        let heads = [Head::FILE, "model_head.safetensors"].map(|file| args.out.join(file));
-        for file in [files.weights].into_iter().chain(heads).filter(|file| file.exists()) {
-            convert(&file, dtype.dtype().into())?;
-        }
     }
     say!("{name}: {config}");
     say!("wrote {} in {format} format", args.out.display());

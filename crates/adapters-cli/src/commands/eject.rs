@@ -5,7 +5,7 @@ use std::path::Path;
 
 use adapters::models::copy_tokenizer;
 use adapters::prefix::eject;
-use adapters::store::{LoadOptions, Manifest, load_adapter, save_adapter};
+use adapters::store::{LoadOptions, Manifest, atomic, load_adapter, save_adapter};
 use adapters::{AdapterSet, METHODS};
 
 use crate::args::EjectArgs;
@@ -15,7 +15,7 @@ use crate::{folders, loading};
 /// Writes an adapter with the vectors of its prefix in place of what makes them.
 pub(crate) fn run(args: EjectArgs) -> Result<(), Failure> {
     folders::check_new(&args.out)?;
-    let adapter = folders::adapter(&args.adapter)?;
+    let adapter = folders::single_adapter(&args.adapter)?;
     let device = loading::device(&args.device)?;
     let manifest = Manifest::read(&adapter)?;
     let known = manifest.clone().unwrap_or_default();
@@ -33,35 +33,36 @@ pub(crate) fn run(args: EjectArgs) -> Result<(), Failure> {
     let ejected = eject(&mut set, &name, &base).map_err(|error| {
         Failure::from(error).with_help(format!("this adapter is `{method}`; eject is for prefix tuning"))
     })?;
-    let files = save_adapter(&args.out, report.format, &set, &name, &base)?;
-    pretrained.save_token_tables(&args.out)?;
-    copy_tokenizer(&adapter, &args.out)?;
     let config = set.attached(&name)?.method().to_string();
     let of_manifest = manifest.as_ref().and_then(|manifest| manifest.head.as_ref());
-    let of_manifest = of_manifest.map(|head| head.file.as_str());
-    for file in of_manifest
-        .into_iter()
-        .chain(["head_config.json", "model_head.safetensors"])
-    {
-        let (from, to) = (adapter.join(file), args.out.join(file));
-        if from.exists() {
-            fs::copy(&from, &to).map_err(|e| {
-                let failed = format!("cannot copy {} to {}: {e}", from.display(), to.display());
-                Failure::new(failed, "check both folders")
-            })?;
+    let of_manifest = of_manifest.map(|head| head.file.clone());
+    let after = atomic::write_folder(&args.out, |out| {
+        let files = save_adapter(out, report.format, &set, &name, &base)?;
+        pretrained.save_token_tables(out)?;
+        copy_tokenizer(&adapter, out)?;
+        let heads = ["head_config.json", "model_head.safetensors"];
+        for file in of_manifest.iter().map(String::as_str).chain(heads) {
+            let (from, to) = (adapter.join(file), out.join(file));
+            if from.exists() {
+                fs::copy(&from, &to).map_err(|e| {
+                    let failed = format!("cannot copy {} to {}: {e}", from.display(), args.out.display());
+                    Failure::new(failed, "check both folders")
+                })?;
+            }
         }
-    }
-    if let Some(manifest) = manifest {
-        Manifest {
-            config: config.clone(),
-            ..manifest
+        if let Some(manifest) = manifest {
+            Manifest {
+                config: config.clone(),
+                ..manifest
+            }
+            .write(out)?;
         }
-        .write(&args.out)?;
-    }
+        size(&files.weights)
+    })?;
     say!("{name}: {config}");
-    let sizes = (size(&report.weights)?, size(&files.weights)?);
-    say!("before: {} parameters, {} bytes", ejected.before, sizes.0);
-    say!("after:  {} parameters, {} bytes", ejected.after, sizes.1);
+    let before = size(&report.weights)?;
+    say!("before: {} parameters, {} bytes", ejected.before, before);
+    say!("after:  {} parameters, {} bytes", ejected.after, after);
     say!("wrote {}", args.out.display());
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use adapters::Host;
 use adapters::models::{Head, copy_tokenizer, save_merged};
+use adapters::store::atomic;
 
 use crate::args::MergeArgs;
 use crate::failure::Failure;
@@ -11,7 +12,7 @@ use crate::{folders, loading};
 /// Writes base and adapter as one plain checkpoint.
 pub(crate) fn run(args: MergeArgs) -> Result<(), Failure> {
     let device = loading::device(&args.device)?;
-    let adapter = folders::adapter(&args.adapter)?;
+    let adapter = folders::single_adapter(&args.adapter)?;
     let manifest = loading::manifest(&adapter)?;
     if let Some(below) = &manifest.stack_on {
         return Err(Failure::new(
@@ -39,24 +40,20 @@ pub(crate) fn run(args: MergeArgs) -> Result<(), Failure> {
     let (adapted, report) = loading::adapted(base, &adapter, args.accept.allow_bin, &device)?;
     read_errors.check()?;
     let (name, dtype) = (&report.attached.adapter, args.dtype.map(DTypeArg::dtype));
-    let merged = save_merged(&pretrained, &adapted.set, name, &args.out, dtype, &device)?;
-    copy_tokenizer(&adapter, &args.out)?;
-    pretrained.save_stop_tokens(&args.out)?;
+    let accepts_bin = args.accept.allow_bin;
+    let head = Head::find(&adapter, &manifest, &dir, accepts_bin, adapted.base(), &device)?;
+    let merged = atomic::write_folder(&args.out, |out| {
+        let merged = save_merged(&pretrained, &adapted.set, name, out, dtype, &device)?;
+        copy_tokenizer(&adapter, out)?;
+        pretrained.save_stop_tokens(out)?;
+        Ok::<_, Failure>(merged)
+    })?;
     say!(
         "merged {} into {} layers",
         report.attached.adapter,
         merged.changes.len()
     );
-    if Head::find(
-        &adapter,
-        &manifest,
-        &dir,
-        args.accept.allow_bin,
-        adapted.base(),
-        &device,
-    )?
-    .is_some()
-    {
+    if head.is_some() {
         say!(
             "the head is not part of the merged model, whose class `{}` has none: keep {} to predict with it",
             adapted.base().class_name(),

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use adapters::store::Origin;
+use adapters::store::{Origin, atomic};
 use adapters_hub::{Hub, Pickles, RemoteFile, select};
 
 use crate::args::PullArgs;
@@ -23,7 +23,9 @@ pub(crate) fn run(args: PullArgs) -> Result<(), Failure> {
     let is_model = files.iter().any(|file| file.path == "config.json");
     let kind = if is_model { "models" } else { "adapters" };
     let dir = args.out.unwrap_or_else(|| PathBuf::from(kind).join(args.id.name()));
-    let missing = hub.missing(&files, &dir)?;
+    let mut missing = hub.missing(&files, &dir)?;
+    // What is not whole has no file that it is known by.
+    missing.sort_by_key(|file| atomic::is_last(&file.path));
     let size = |files: &[RemoteFile]| files.iter().filter_map(|file| file.size).sum::<u64>();
     let commit: String = snapshot.commit.chars().take(12).collect();
     note!(

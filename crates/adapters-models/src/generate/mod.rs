@@ -349,7 +349,7 @@ impl Generation {
             }
         }
         if texts.iter().any(|text| text.is_empty()) || texts.is_empty() {
-            return Err(refuse("prompts", "at least one token in each", "none".to_owned()));
+            return Err(refuse("prompt", "a text with at least one token", "empty".to_owned()));
         }
         if let Some(id) = texts.iter().copied().flatten().find(|id| **id as usize >= vocabulary) {
             let expected = format!("token ids below {vocabulary}, the size of the model's vocabulary");

@@ -102,7 +102,8 @@ impl AdapterSection {
             return Err(value("adapter.fuse", "at least two folders", self.fuse.len()));
         }
         if self.config.is_some() || self.method.is_some() || !self.fields.is_empty() {
-            return Err(value("adapter", "either a method or `fuse`", "both"));
+            let expected = "a table with `fuse`, or with `config` or `method` and its fields";
+            return Err(value("adapter", expected, "a table with both"));
         }
         self.fusion_config().map(|_| ())
     }
