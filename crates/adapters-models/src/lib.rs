@@ -90,6 +90,7 @@ mod text_batch;
 mod text_embeddings;
 #[cfg(feature = "tokenizers")]
 mod tokenizer;
+#[cfg(feature = "tokenizers")]
 mod tokenizer_parts;
 mod transformer;
 mod two_stacks;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use adapters_adapted::quantize;
 use adapters_core::Format;
 use adapters_nn::Precision;
-use adapters_store::{Fingerprint, read_json, read_safetensors, write_json, write_weights};
+use adapters_store::{Fingerprint, read_json, read_safetensors, write_weights};
 use burn::tensor::Device;
 use serde_json::{Map, Value};
 
@@ -313,7 +313,7 @@ impl Pretrained {
         for path in files.iter().filter(|path| path.exists()) {
             let mut config: Map<String, Value> = read_json(path)?;
             config.insert("eos_token_id".to_owned(), stop.clone().into());
-            write_json(path, &config)?;
+            adapters_store::write_json(path, &config)?;
         }
         Ok(())
     }
