@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::bert::{self, BertConfig};
 use crate::checkpoint_folder::CheckpointFolder;
+use crate::distance_scores::DistanceOptions;
 use crate::encoder::{self, Encoder, EncoderNames, EncoderStack, Pooler};
 use crate::llama::object;
 use crate::model::Model;
@@ -93,6 +94,10 @@ fn build(config: AlbertConfig, path: &Path, weights: &mut Weights) -> Result<Enc
     let sizes = LayerSizes {
         // Only the attention's output drops out.
         ffn_dropout: 0.0,
+        distances: bert.distances().map(|distances| DistanceOptions {
+            scaled: false,
+            ..distances
+        }),
         ..bert.sizes(activation)
     };
     let (d, width, outside) = (

@@ -8,6 +8,7 @@ use burn::tensor::Tensor;
 
 use crate::cache::KeysValues;
 use crate::chain::Slot;
+use crate::distance_scores::{DistanceOptions, DistanceScores};
 use crate::weights::Scope;
 
 /// The numbers of an attention.
@@ -21,6 +22,8 @@ pub struct AttentionOptions {
     pub cap: Option<f64>,
     /// What a query reaches; `None` for all. The bias says it of a layer's own keys, this tells adapters.
     pub window: Option<Window>,
+    /// Scores of distances; `None` for none.
+    pub distances: Option<DistanceOptions>,
     /// Dropout on the weights, in training.
     pub dropout: f64,
     /// Id of the padding token, which the reference fills the front of shorter rows with.
@@ -35,6 +38,7 @@ impl AttentionOptions {
             scale: (d_head as f64).sqrt().recip(),
             cap: None,
             window: None,
+            distances: None,
             dropout,
             filler,
         }
@@ -117,7 +121,7 @@ impl AttentionOptions {
         cx: &mut Hooks<'_>,
     ) -> KeyValueState {
         let state = KeyValueState::new(key, value, input)
-            .with_query(query.clone(), self.scale)
+            .with_query(query.clone())
             .with_bias(bias);
         cx.key_value(point, state.with_filler(self.filler).with_window(self.window))
     }
@@ -186,6 +190,7 @@ pub struct Attention {
     key: Sited<Linear>,
     value: Sited<Linear>,
     key_value: Point<KeyValueHook>,
+    distances: Option<DistanceScores>,
     #[module(skip)]
     options: AttentionOptions,
 }
@@ -217,11 +222,17 @@ impl Attention {
         at: &mut Scope<'_>,
     ) -> Self {
         let dims = [d_model, heads * options.d_head];
+        let table = match query.rsplit_once('.') {
+            Some((module, _)) => format!("{module}.distance_embedding"),
+            None => "distance_embedding".to_owned(),
+        };
         Self {
             query: at.linear_with(biases[0], LinearRole::Query, query, dims),
             key: at.linear_with(biases[1], LinearRole::Key, key, dims),
             value: at.linear_with(biases[2], LinearRole::Value, value, dims),
             key_value: at.key_value(key_value, heads, options.d_head),
+            distances: (options.distances)
+                .map(|distances| DistanceScores::build(&table, distances, (options.d_head, options.scale), at)),
             options,
         }
     }
@@ -252,8 +263,16 @@ impl Attention {
             (None, Some(cache)) => cache.append(self.keys_values(x.clone(), cx)),
             (None, None) => self.keys_values(x.clone(), cx),
         };
-        let state = self.options.adapted(&query, read, x, bias, &self.key_value, cx);
-        self.options.weighted(query, biased(state), cx)
+        let past = read.0.dims()[2].saturating_sub(query.dims()[2]);
+        let mut state = biased(self.options.adapted(&query, read, x, bias, &self.key_value, cx));
+        if let Some(distances) = &self.distances {
+            let scores = distances.forward(&query, &state.key, past);
+            state.bias = Some(match state.bias {
+                Some(bias) => scores + bias,
+                None => scores,
+            });
+        }
+        self.options.weighted(query, state, cx)
     }
 
     fn keys_values(&self, x: Tensor<3>, cx: &mut Hooks<'_>) -> KeysValues {

@@ -4,6 +4,7 @@
 //! <https://arxiv.org/abs/1810.04805>. Behavior follows `BertModel` of Hugging Face transformers.
 
 use crate::checkpoint_folder::CheckpointFolder;
+use crate::distance_scores::{DistanceOptions, PositionEmbeddingType};
 use crate::encoder::{self, Encoder, EncoderFacts, EncoderNames, Pooler};
 use crate::model::Model;
 use crate::modeling::*;
@@ -40,8 +41,8 @@ pub struct BertConfig {
     pub layer_norm_eps: f64,
     /// Id of the padding token.
     pub pad_token_id: usize,
-    /// Only `absolute` is computed.
-    pub position_embedding_type: String,
+    /// Where the order of tokens comes from.
+    pub position_embedding_type: PositionEmbeddingType,
     /// A decoder attends to the past only; not computed.
     pub is_decoder: bool,
     /// Cross attention; not computed.
@@ -65,7 +66,7 @@ impl Default for BertConfig {
             type_vocab_size: 2,
             layer_norm_eps: 1e-12,
             pad_token_id: 0,
-            position_embedding_type: "absolute".to_owned(),
+            position_embedding_type: PositionEmbeddingType::Absolute,
             is_decoder: false,
             add_cross_attention: false,
         }
@@ -94,13 +95,6 @@ impl BertConfig {
         let (reserved, positions) = (counting.reserved(), self.max_position_embeddings);
         let expected = format!("more than {reserved}");
         check.require(positions > reserved, "max_position_embeddings", expected, positions)?;
-        let positions = &self.position_embedding_type;
-        check.require(
-            positions == "absolute",
-            "position_embedding_type",
-            "`absolute`",
-            positions,
-        )?;
         let encoder = !self.is_decoder && !self.add_cross_attention;
         check.require(
             encoder,
@@ -123,7 +117,13 @@ impl BertConfig {
             attention_output_dropout: self.hidden_dropout_prob,
             ffn_dropout: self.hidden_dropout_prob,
             pad_id: self.pad_token_id,
+            distances: self.distances(),
         }
+    }
+
+    /// The scores of distances in its attention, if it has any.
+    pub(crate) fn distances(&self) -> Option<DistanceOptions> {
+        self.position_embedding_type.distances(self.max_position_embeddings)
     }
 
     /// Its embeddings, `width` wide.
@@ -133,6 +133,7 @@ impl BertConfig {
             width,
             normalized: width,
             positions: self.max_position_embeddings,
+            adds_positions: self.position_embedding_type == PositionEmbeddingType::Absolute,
             counting,
             token_types: self.type_vocab_size,
             pad_id: self.pad_token_id,
@@ -181,6 +182,8 @@ pub(crate) struct Variant {
     pub(crate) projection: Option<(usize, &'static str)>,
     /// Where tokens stand.
     pub(crate) counting: Counting,
+    /// Whether positions are added to the embeddings whatever the configuration says.
+    pub(crate) adds_positions: bool,
     /// The head of its masked language model.
     pub(crate) masked_lm: Option<MaskedLmLayout>,
 }
@@ -208,6 +211,7 @@ impl FromCheckpoint for BertModel {
             names: NAMES,
             projection: None,
             counting: Counting::FromZero,
+            adds_positions: false,
             masked_lm: Some(MaskedLmLayout {
                 dense: "cls.predictions.transform.dense",
                 norm: "cls.predictions.transform.LayerNorm",
@@ -231,7 +235,8 @@ impl Variant {
         let outside = Location::outside(Stack::Encoder);
         let (d, layers) = (config.hidden_size, config.num_hidden_layers);
         let width = self.projection.map_or(d, |(width, _)| width);
-        let embeddings = config.embeddings(width, self.counting);
+        let mut embeddings = config.embeddings(width, self.counting);
+        embeddings.adds_positions |= self.adds_positions;
         Ok(Encoder {
             embeddings: TextEmbeddings::build(
                 ["word_embeddings", "LayerNorm"],

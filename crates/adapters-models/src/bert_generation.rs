@@ -31,6 +31,7 @@ pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, 
             names: BERT_GENERATION,
             projection: None,
             counting: Counting::FromZero,
+            adds_positions: true,
             masked_lm: None,
         };
         // Whatever the file says of token types, the published class has none.

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::bert;
 use crate::checkpoint_folder::CheckpointFolder;
 use crate::deberta_config::{DebertaConfig, defaults};
-use crate::disentangled::{DisentangledStack, Distances, Projections};
+use crate::disentangled::{DisentangledStack, Distances, Projections, TalkingHeads};
 use crate::encoder::{self, Encoder, EncoderNames};
 use crate::model::Model;
 use crate::modeling::*;
@@ -100,7 +100,19 @@ fn build(
             distance_query: queries.then(|| inside.linear(LinearRole::DistanceQuery, "pos_q_proj", [d, d])),
             heads: checked.sizes.heads,
         };
-        checked.layer(fused, &mut at)
+        let mut layer = checked.layer(fused, &mut at);
+        layer.talking = checked.talking_head.then(|| {
+            let path = format!("encoder.layer.{index}.attention.self");
+            let [scores, of_weights] = ["head_logits_proj", "head_weights_proj"].map(|name| {
+                let heads = checked.sizes.heads;
+                weights.linear_with(false, &format!("{path}.{name}"), heads, heads)
+            });
+            TalkingHeads {
+                scores,
+                weights: of_weights,
+            }
+        });
+        layer
     });
     let layers = layers.collect();
     let distances = Distances {

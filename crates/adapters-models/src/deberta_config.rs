@@ -29,7 +29,7 @@ pub(crate) struct DebertaConfig {
     pooler_hidden_size: Option<usize>,
     /// Which of two heads the masked language model has.
     legacy: bool,
-    /// Projections between heads; not computed.
+    /// Projections between heads, which the first version has.
     talking_head: bool,
     /// What BERT has too.
     #[serde(flatten)]
@@ -57,6 +57,8 @@ pub(crate) struct Checked {
     pub(crate) most: usize,
     /// The activation of the pooler.
     pub(crate) pooler: Activation,
+    /// Whether heads are projected to heads.
+    pub(crate) talking_head: bool,
 }
 
 /// The defaults of the published classes, where they have the same.
@@ -92,7 +94,6 @@ impl DebertaConfig {
         let twice = named.len() > scores.iter().filter(|score| **score).count();
         check.require(!twice, "pos_att_type", "each name once", named.join("|"))?;
         check.sizes([("embedding_size", self.embedding_size.unwrap_or(bert.hidden_size))])?;
-        check.require(!self.talking_head, "talking_head", "false", true)?;
         let pooled = self.pooler_hidden_size.unwrap_or(bert.hidden_size);
         let expected = format!("hidden_size = {}", bert.hidden_size);
         check.require(pooled == bert.hidden_size, "pooler_hidden_size", expected, pooled)?;
@@ -108,6 +109,7 @@ impl DebertaConfig {
             scale: ((sizes.d_head() * kinds) as f64).sqrt().recip(),
             most,
             pooler: check.activation("pooler_hidden_act", &self.pooler_hidden_act)?,
+            talking_head: self.talking_head,
         })
     }
 
@@ -130,6 +132,7 @@ impl DebertaConfig {
             } else {
                 0
             },
+            adds_positions: true,
             zeroes_padding: true,
             ..bert.embeddings(width, Counting::FromZero)
         };
@@ -184,6 +187,7 @@ impl Checked {
             key_value: at.key_value(BERT_NAMES.key_value, sizes.heads, sizes.d_head()),
             blocks: PostNormBlocks::build(&BERT_NAMES, sizes, at),
             convolution: None,
+            talking: None,
             distance_dropout: sizes.ffn_dropout,
             options: AttentionOptions {
                 scale: self.scale,

@@ -107,10 +107,30 @@ pub(crate) struct DisentangledLayer<P: Projections> {
     pub(crate) key_value: Point<KeyValueHook>,
     pub(crate) blocks: PostNormBlocks,
     pub(crate) convolution: Option<Convolution>,
+    pub(crate) talking: Option<TalkingHeads>,
     /// Dropout on the rows of distances, in training.
     pub(crate) distance_dropout: f64,
     #[module(skip)]
     pub(crate) options: AttentionOptions,
+}
+
+/// Projections between heads, of scores and of what becomes of them.
+///
+/// Paper: *Talking-Heads Attention*, Shazeer et al., 2020, <https://arxiv.org/abs/2003.02436>.
+#[derive(Module, Sites, Debug)]
+pub(crate) struct TalkingHeads {
+    /// `[heads, heads]` each.
+    pub(crate) scores: Linear,
+    pub(crate) weights: Linear,
+}
+
+/// `[batch, heads, seq, keys]`, projected from heads to heads.
+fn mixed(heads: &Linear, x: Tensor<4>) -> Tensor<4> {
+    let [batch, count, seq, keys] = x.dims();
+    let rows = x.permute([0, 2, 3, 1]).reshape([batch, seq * keys, count]);
+    ops::linear(heads, rows)
+        .reshape([batch, seq, keys, count])
+        .permute([0, 3, 1, 2])
 }
 
 /// `norm(y + act(dropout(C x)))` of a layer's input `x` and output `y`, zero at padding.
@@ -178,12 +198,18 @@ impl<P: Projections> DisentangledLayer<P> {
             scores = scores + Tensor::cat(vec![front, relative], 3);
         }
         scores = scores * heads.scale;
+        if let Some(talking) = &self.talking {
+            scores = mixed(&talking.scores, scores);
+        }
         if let Some(bias) = state.bias {
             let hidden = bias.lower_elem(f32::MIN / 2.0).expand(scores.dims());
             // Padding that sees nothing gives all keys the same weight, and none a gradient.
             scores = scores.mask_fill(hidden, f32::MIN);
         }
-        let weights = cx.dropout(softmax(scores, 3), heads.dropout);
+        let mut weights = cx.dropout(softmax(scores, 3), heads.dropout);
+        if let Some(talking) = &self.talking {
+            weights = mixed(&talking.weights, weights);
+        }
         let [batch, _, seq, _] = weights.dims();
         let out = weights.matmul(state.value).swap_dims(1, 2);
         let width = out.dims()[2] * heads.d_head;

@@ -133,12 +133,14 @@ fn build(
         attention_output_dropout: 0.0,
         ffn_dropout: config.dropout,
         pad_id: config.pad_token_id,
+        distances: None,
     };
     let embeddings = EmbeddingOptions {
         vocab_size: config.vocab_size,
         width: config.dim,
         normalized: config.dim,
         positions: config.max_position_embeddings,
+        adds_positions: true,
         counting: Counting::FromZero,
         token_types: 0,
         pad_id: config.pad_token_id,

@@ -59,6 +59,7 @@ pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, 
                 names: ELECTRA,
                 projection: (embedding_size != bert.hidden_size).then_some((embedding_size, "embeddings_project")),
                 counting: Counting::FromZero,
+                adds_positions: false,
                 masked_lm: Some(MaskedLmLayout {
                     dense: "generator_predictions.dense",
                     norm: "generator_predictions.LayerNorm",

@@ -37,7 +37,7 @@ pub(crate) struct StackConfig {
     /// Width of the encoder that a decoder reads without a projection; not computed.
     #[serde(default)]
     pub(crate) cross_attention_hidden_size: Option<usize>,
-    /// Whether the head of the decoder is its token table; another one is not computed.
+    /// Whether the head of the decoder is its token table, as it is without this field.
     #[serde(default)]
     pub(crate) tie_word_embeddings: Option<bool>,
     /// BERT's.
@@ -70,13 +70,6 @@ impl StackConfig {
             ("hidden_dropout_prob", c.hidden_dropout_prob),
             ("attention_probs_dropout_prob", c.attention_probs_dropout_prob),
         ])?;
-        let positions = &c.position_embedding_type;
-        check.require(
-            positions == "absolute",
-            "position_embedding_type",
-            "`absolute`",
-            positions,
-        )?;
         let (field, expected) = (
             "is_decoder / add_cross_attention",
             "true in the decoder, false in the encoder",
@@ -88,8 +81,6 @@ impl StackConfig {
             expected,
             found,
         )?;
-        let (tied, field) = (self.tie_word_embeddings, "tie_word_embeddings");
-        check.require(!decoder || tied != Some(false), field, "true in the decoder", false)?;
         let width = self.cross_attention_hidden_size;
         check.require(
             width.is_none(),
@@ -116,6 +107,7 @@ impl StackConfig {
             dropouts: [c.hidden_dropout_prob; 2],
             attention_dropout: c.attention_probs_dropout_prob,
             filler: c.pad_token_id,
+            distances: c.distances(),
             ..StandardOptions::of(
                 [c.hidden_size, c.num_attention_heads, c.intermediate_size],
                 check.activation("hidden_act", &c.hidden_act)?,
@@ -148,13 +140,16 @@ struct BertStack {
     token_types: Embedding,
     layers: Vec<StandardLayer>,
     dropout: f64,
+    /// Whether positions are added to the embeddings.
+    adds_positions: bool,
 }
 
-/// `E norm(act(W h + b)) + c` with the word embeddings `E`.
+/// `E norm(act(W h + b)) + c` with the word embeddings `E`, or a table of its own.
 #[derive(Module, Sites, Debug)]
 struct LmTransform {
     dense: Linear,
     norm: LayerNorm,
+    table: Option<Param<Tensor<2>>>,
     bias: Param<Tensor<1>>,
     #[module(skip)]
     activation: Activation,
@@ -193,7 +188,9 @@ impl FromCheckpoint for BertToBertModel {
             head: LmTransform {
                 dense: weights.linear(&format!("{transform}.dense"), d, d),
                 norm: weights.layer_norm(&format!("{transform}.LayerNorm"), d, decoder.norm_epsilon),
-                bias: weights.vector("decoder.cls.predictions.bias", config.decoder.bert.vocab_size),
+                table: (config.decoder.tie_word_embeddings == Some(false))
+                    .then(|| weights.matrix("decoder.cls.predictions.decoder.weight", written, d)),
+                bias: weights.vector("decoder.cls.predictions.bias", written),
                 activation: decoder.activation,
             },
             config,
@@ -232,6 +229,7 @@ impl BertStack {
             token_types: at.embedding("token_type_embeddings", [c.type_vocab_size, d]),
             layers,
             dropout: c.hidden_dropout_prob,
+            adds_positions: c.distances().is_none(),
         }
     }
 
@@ -244,8 +242,12 @@ impl BertStack {
         }
         let [_, seq, _] = state.hidden.dims();
         let types: Tensor<3> = self.token_types.weight.val().slice_dim(0, 0..1).unsqueeze();
-        let positions = self.positions.weight.val().slice_dim(0, first..first + seq).unsqueeze();
-        state.hidden = cx.norm(&self.norm, state.hidden + types + positions);
+        state.hidden = state.hidden + types;
+        if self.adds_positions {
+            let positions = self.positions.weight.val().slice_dim(0, first..first + seq).unsqueeze();
+            state.hidden = state.hidden + positions;
+        }
+        state.hidden = cx.norm(&self.norm, state.hidden);
         state.hidden = cx.dropout(state.hidden, self.dropout);
         match &self.output {
             Some(point) => cx.embedding(point, state),
@@ -286,7 +288,8 @@ impl TwoStacks for BertToBertModel {
         let head = &self.head;
         let x = head.activation.forward(ops::linear(&head.dense, hidden));
         let x = ops::layer_norm(&head.norm, x);
-        LinearScores::projected(x, self.decoder.words.weight.val(), Some(head.bias.val()))
+        let table = head.table.as_ref().unwrap_or(&self.decoder.words.weight);
+        LinearScores::projected(x, table.val(), Some(head.bias.val()))
     }
 }
 

@@ -267,7 +267,11 @@ impl Transformer for Gpt2Model {
         let [_, seq, _] = state.hidden.dims();
         let positions = match &packing {
             Some(packing) => packing.positions(),
-            None => ops::positions(seq, before, state.padding.as_ref(), &device),
+            // As with rotary positions, padding has positions, but where a text is generated.
+            None => {
+                let padding = state.padding.as_ref().filter(|_| cx.pass().prompt.is_some());
+                ops::positions(seq, before, padding, &device)
+            }
         } + cx.first_position() as i64;
         let hidden = state.hidden + self.positions.forward(positions);
         let hidden = cx.dropout(hidden, self.config.embd_pdrop);

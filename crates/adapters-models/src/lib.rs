@@ -23,6 +23,7 @@ mod deberta_config;
 mod deberta_v2;
 mod dinov2;
 mod disentangled;
+mod distance_scores;
 mod distilbert;
 mod electra;
 mod encoded;

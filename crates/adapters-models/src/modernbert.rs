@@ -208,6 +208,7 @@ fn build(config: ModernBertConfig, path: &Path, weights: &mut Weights) -> Result
         width: d,
         normalized: d,
         positions: 0,
+        adds_positions: false,
         counting: Counting::FromZero,
         token_types: 0,
         pad_id,

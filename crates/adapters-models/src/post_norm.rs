@@ -4,6 +4,7 @@
 //! [`PostNormBlocks`] stand alone, since DeBERTa and X-MOD put them around another attention or other norms; the layer of the first
 //! transformer, in `standard_layer.rs`, has its norms behind or in front, and may read an encoder's output.
 
+use crate::distance_scores::DistanceOptions;
 use crate::modeling::*;
 
 /// The output of the attention and the feed-forward block, with a normalization behind each.
@@ -78,6 +79,8 @@ pub struct LayerSizes {
     pub ffn_dropout: f64,
     /// Id of the padding token.
     pub pad_id: usize,
+    /// Scores of distances in the attention; `None` for none.
+    pub distances: Option<DistanceOptions>,
 }
 
 impl LayerSizes {
@@ -88,7 +91,10 @@ impl LayerSizes {
 
     /// Attention of a layer over its own positions, with the layers of these names.
     pub(crate) fn attention(&self, names: &LayerNames, at: &mut Scope<'_>) -> Attention {
-        let options = AttentionOptions::new(self.d_head(), self.attention_dropout, self.pad_id);
+        let options = AttentionOptions {
+            distances: self.distances,
+            ..AttentionOptions::new(self.d_head(), self.attention_dropout, self.pad_id)
+        };
         let sizes = [self.d_model, self.heads];
         Attention::build(names.projections, names.key_value, [true; 3], sizes, options, at)
     }

@@ -66,6 +66,7 @@ fn load_named(names: EncoderNames, vocab: usize, from: (&CheckpointFolder, &Devi
             names,
             projection: None,
             counting: Counting::BehindPadding { pad_id },
+            adds_positions: false,
             masked_lm: Some(MASKED_LM),
         };
         variant.build(config, path, weights)

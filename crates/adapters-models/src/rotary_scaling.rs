@@ -206,8 +206,10 @@ impl RotaryFields {
 
     fn long(&self, around: Around) -> Result<RotaryScaling, Refused> {
         let longest = around.longest as f64;
-        // The length among the parameters counts where there is no factor, which transformers 4 needs.
-        let nested = self.original_max_position_embeddings.filter(|_| self.factor.is_none());
+        // The length among the parameters counts where there is neither factor, of which transformers 4 needs one.
+        let nested = self
+            .original_max_position_embeddings
+            .filter(|_| self.factor.is_none() && self.attention_factor.is_none());
         let (factor, original) = match around.original.map(|original| original as f64).or(nested) {
             Some(original) => (Some(longest / original), original),
             None => (self.factor, longest),

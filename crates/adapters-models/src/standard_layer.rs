@@ -3,6 +3,7 @@
 //!
 //! Paper: *Attention Is All You Need*, Vaswani et al., 2017, <https://arxiv.org/abs/1706.03762>.
 
+use crate::distance_scores::DistanceOptions;
 use crate::modeling::*;
 
 /// What the layers of a stack have in common.
@@ -33,6 +34,8 @@ pub(crate) struct StandardOptions {
     pub(crate) layer_drop: f64,
     /// Id of the padding token.
     pub(crate) filler: usize,
+    /// Scores of distances in the attention over the layer's own positions; `None` for none.
+    pub(crate) distances: Option<DistanceOptions>,
 }
 
 impl StandardOptions {
@@ -55,6 +58,7 @@ impl StandardOptions {
             drop_path: 0.0,
             layer_drop: 0.0,
             filler: 0,
+            distances: None,
         }
     }
 }
@@ -219,7 +223,10 @@ impl NormedAttention {
                 .residual(ResidualRole::AfterAttention, path, d),
             false => at.residual(after, path, d),
         };
-        let numbers = AttentionOptions::new(d / options.heads, options.attention_dropout, options.filler);
+        let numbers = AttentionOptions {
+            distances: options.distances.filter(|_| stack != Stack::Cross),
+            ..AttentionOptions::new(d / options.heads, options.attention_dropout, options.filler)
+        };
         let mut inside = at.within_at(location, name);
         let sizes = [d, options.heads];
         let projections = ProjectionNames {

@@ -27,6 +27,8 @@ pub(crate) struct EmbeddingOptions {
     pub(crate) normalized: usize,
     /// Rows of the position table; zero for a model that has none.
     pub(crate) positions: usize,
+    /// Whether they are added.
+    pub(crate) adds_positions: bool,
     /// Where tokens stand.
     pub(crate) counting: Counting,
     /// Token types; zero for a model that has none.
@@ -131,7 +133,7 @@ impl TextEmbeddings {
         if let Some(table) = &self.token_types {
             hidden = hidden + typed(table, input.token_types, shape);
         }
-        if let Some(table) = &self.positions {
+        if let (Some(table), true) = (&self.positions, self.options.adds_positions) {
             let first = cx.first_position();
             hidden = hidden + self.options.counting.rows(table, input.ids, &state, first);
         }

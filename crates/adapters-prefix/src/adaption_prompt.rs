@@ -185,14 +185,16 @@ impl Projection {
 
 impl SiteAdapter<KeyValueState> for AdaptionPrompt {
     fn apply(&self, state: KeyValueState, _: &Call<'_>) -> KeyValueState {
-        let Some((query, scale)) = state.query.clone() else {
+        let Some(query) = state.query.clone() else {
             return state;
         };
         let [batch, heads, seq, d_head] = query.dims();
         let prompt = self.prompt.val();
         let key = self.key.forward(prompt.clone(), self.heads, heads);
         let value = self.value.forward(prompt, self.heads, heads);
-        let weights = softmax(query.matmul(key.swap_dims(2, 3)) * scale, 3);
+        // As in peft, whatever the factor of the model's own scores.
+        let scores = query.matmul(key.swap_dims(2, 3)) / (d_head as f64).sqrt();
+        let weights = softmax(scores, 3);
         let read = weights.matmul(value) * self.gate.val().unsqueeze();
         state.plus(read.swap_dims(1, 2).reshape([batch, seq, heads * d_head]))
     }

@@ -30,9 +30,9 @@ pub struct KeyValueState {
     pub window: Option<Window>,
     /// For each row, how many of its keys are such a filling that is not seen; empty where no row has any.
     pub filled: Vec<usize>,
-    /// What reads the keys, after position encoding, `[batch, query_heads, seq_q, d_head]`, and the factor of its products with
-    /// them; `None` where the attention does not tell.
-    pub query: Option<(Tensor<4>, f64)>,
+    /// What reads the keys, after position encoding, `[batch, query_heads, seq_q, d_head]`; `None` where the attention does not
+    /// tell.
+    pub query: Option<Tensor<4>>,
     /// What adapters add to what the attention reads, before its output projection, `[batch, seq_q, query_heads * d_head]`.
     pub added: Option<Tensor<3>>,
 }
@@ -79,11 +79,11 @@ impl KeyValueState {
         }
     }
 
-    /// With what reads the keys, `[batch, query_heads, seq_q, d_head]`, and the factor of its products with them.
+    /// With what reads the keys, `[batch, query_heads, seq_q, d_head]`.
     #[must_use]
-    pub fn with_query(self, query: Tensor<4>, scale: f64) -> Self {
+    pub fn with_query(self, query: Tensor<4>) -> Self {
         Self {
-            query: Some((query, scale)),
+            query: Some(query),
             ..self
         }
     }
@@ -246,7 +246,7 @@ impl Rows for KeyValueState {
                 true => Vec::new(),
                 false => rows.iter().map(|row| self.filled[*row]).collect(),
             },
-            query: self.query.as_ref().map(|(query, scale)| (take(query, rows), *scale)),
+            query: self.query.as_ref().map(|query| take(query, rows)),
             added: self.added.as_ref().map(|added| take(added, rows)),
         }
     }
@@ -260,11 +260,7 @@ impl Rows for KeyValueState {
             false => chunks.iter().flat_map(Self::filled_by_row).collect(),
         };
         let each = |of: fn(&Self) -> Tensor<4>| Tensor::cat(chunks.iter().map(of).collect(), 0);
-        let queries = chunks
-            .iter()
-            .map(|chunk| chunk.query.as_ref().map(|(query, _)| query.clone()));
-        let queries = queries.collect::<Option<Vec<_>>>();
-        let scale = chunks[0].query.as_ref().map(|(_, scale)| *scale);
+        let queries: Option<Vec<_>> = chunks.iter().map(|chunk| chunk.query.clone()).collect();
         Self {
             key: each(|chunk| chunk.key.clone()),
             value: each(|chunk| chunk.value.clone()),
@@ -273,7 +269,7 @@ impl Rows for KeyValueState {
             filler: chunks[0].filler,
             window: chunks[0].window,
             filled,
-            query: queries.map(|queries| Tensor::cat(queries, 0)).zip(scale),
+            query: queries.map(|queries| Tensor::cat(queries, 0)),
             added: join_deltas(chunks.iter().map(|chunk| (chunk.rows(), chunk.added.clone())).collect()),
         }
     }
