@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use adapters_store::{StoreError, check_unique, read_file};
-use tokenizers::{EncodeInput, Encoding, Tokenizer, TruncationParams};
+use tokenizers::{EncodeInput, Encoding, PostProcessor, Tokenizer, TruncationParams};
 
 use crate::encoded::Encoded;
 use crate::error::ModelError;
@@ -58,6 +58,13 @@ impl TextTokenizer {
             _ => vocabulary_files::tokenizer(dir)?,
         };
         inner.with_padding(None);
+        // The library takes one from the other.
+        let added = inner.get_post_processor().map_or(0, |parts| parts.added_tokens(false));
+        if max_length < added {
+            let message =
+                format!("expected a length of {added} tokens or more, which it adds to each text, found {max_length}");
+            return Err(refusal(&path, &message.into()));
+        }
         let truncation = TruncationParams {
             max_length,
             ..TruncationParams::default()

@@ -55,7 +55,6 @@ fn a_pass_reads_nothing_from_the_device() {
     // Routers need the adapters that they route to, and the others the task of each row.
     let left_out = ["arrow", "xlora", "poly", "multitask_prompt_tuning"];
     for name in METHODS.identifiers().filter(|name| !left_out.contains(name)) {
-        println!("{name}");
         let built = model(&for_tiny_llama(name));
         let device = Device::capture();
         let captured = device.capture_scope(|scope| {
