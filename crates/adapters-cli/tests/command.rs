@@ -389,7 +389,7 @@ fn mistakes_exit_with_one_and_usage_with_two() {
                 "--data",
                 "data/test.jsonl",
             ],
-            "adapter_config.json",
+            "is the folder of a model, not of an adapter",
         ),
     ] {
         let said = fails(&dir, args, 1);
