@@ -8,7 +8,7 @@ use crate::modeling::*;
 
 /// Where a model knows from in which order its tokens stand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(try_from = "String")]
 pub enum PositionEmbeddingType {
     /// Positions are added to the embeddings.
     #[default]
@@ -17,6 +17,23 @@ pub enum PositionEmbeddingType {
     RelativeKey,
     /// So have keys.
     RelativeKeyQuery,
+}
+
+impl TryFrom<String> for PositionEmbeddingType {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        Ok(match &*name {
+            "absolute" => Self::Absolute,
+            "relative_key" => Self::RelativeKey,
+            "relative_key_query" => Self::RelativeKeyQuery,
+            _ => {
+                return Err(format!(
+                    "expected `position_embedding_type` to be `absolute`, `relative_key` or `relative_key_query`, found `{name}`"
+                ));
+            }
+        })
+    }
 }
 
 /// The numbers of [`DistanceScores`].

@@ -5,7 +5,9 @@
 //! `adapters` of that family. With `refused` it is a configuration that is refused, by the name of that field.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::fmt::Display;
+use std::iter;
 use std::path::Path;
 
 use adapters::core::{Format, StoredConfig};
@@ -212,7 +214,11 @@ impl Published {
             let heard = match write_and_load(&case(changed), dir, &tensors, &device) {
                 Ok(model) => outcome(&model) != before,
                 Err(ModelError::Store(StoreError::Mismatch { .. })) => true,
-                Err(error) => named.is_some_and(|field| error.to_string().contains(field)),
+                Err(error) => {
+                    let said = iter::successors(Some(&error as &dyn Error), |error| error.source());
+                    let said: Vec<String> = said.map(ToString::to_string).collect();
+                    named.is_some_and(|field| said.iter().any(|line| line.contains(field)))
+                }
             };
             if !heard {
                 silent.push(format!("{path} = {other}"));
