@@ -215,7 +215,7 @@ impl Published {
                 Ok(model) => outcome(&model) != before,
                 Err(ModelError::Store(StoreError::Mismatch { .. })) => true,
                 Err(error) => {
-                    let said = iter::successors(Some(&error as &dyn Error), |error| error.source());
+                    let said = iter::successors(Some(&error as &dyn Error), |error| (*error).source());
                     let said: Vec<String> = said.map(ToString::to_string).collect();
                     named.is_some_and(|field| said.iter().any(|line| line.contains(field)))
                 }
