@@ -312,7 +312,6 @@ impl LoraTarget {
 /// Fields of peft's configurations that change what is computed or stored, once they hold a value.
 const REFUSED: &[&str] = &[
     "use_bdlora",
-    "use_qalora",
     "trainable_token_indices",
     "target_parameters",
     "layer_replication",
