@@ -60,6 +60,14 @@ pub(crate) fn check_named(model: Option<&Path>, adapter: Option<&Path>) -> Resul
     }
 }
 
+/// What a manifest calls its base; its folder where it does not say.
+pub(crate) fn named_base(manifest: &Manifest, dir: &Path) -> String {
+    match manifest.base_model.as_str() {
+        "" => dir.to_string_lossy().into_owned(),
+        named => named.to_owned(),
+    }
+}
+
 /// The folder of the base: as given, else as the manifest of `adapter` says. Another base than the one the adapter was trained on is
 /// refused unless `any` is.
 pub(crate) fn base_dir(

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use adapters_core::{Format, Host};
-use adapters_models::heads::HeadKind;
 use adapters_models::{Head, copy_tokenizer};
 use adapters_store::{Manifest, ModelCard, Setup, atomic, base_name, expressible, name_base, save_adapter};
 
@@ -163,7 +162,7 @@ impl Folder<'_> {
                 .as_ref()
                 .map(|dir| dir.to_string_lossy().into_owned()),
             labels: in_peft.map_or_else(Vec::new, |head| head.labels.clone()),
-            several_labels: in_peft.is_some_and(|head| matches!(head.kind, HeadKind::MultiLabel { .. })),
+            several_labels: in_peft.is_some_and(|head| head.has_several_labels()),
             head,
             written_by: concat!("adapters ", env!("CARGO_PKG_VERSION")).to_owned(),
             ..Manifest::default()

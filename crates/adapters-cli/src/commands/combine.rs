@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use adapters::lora::{Combination, SignElection};
-use adapters::models::heads::HeadKind;
 use adapters::models::{Head, ModelError, Pretrained, copy_tokenizer};
 use adapters::store::{LoadOptions, Manifest, atomic, base_name, load_adapter, name_base, save_adapter};
 use adapters::{AdapterSet, Host, METHODS};
@@ -112,25 +111,19 @@ pub(crate) fn run(args: CombineArgs) -> Result<(), Failure> {
                 Some(head) => head.save_in(out, format, &name, &base)?,
                 None => None,
             };
-            let base_model = dir.to_string_lossy().into_owned();
-            let named = match manifest.base_model.as_str() {
-                "" => base_model.as_str(),
-                named => named,
-            };
-            name_base(out, format, &base_name(named), base.class_name(), None)?;
+            let named = base_name(&loading::named_base(&manifest, &dir));
+            name_base(out, format, &named, base.class_name(), None)?;
             Manifest {
                 name: name.clone(),
                 config: set.attached(&name)?.method().to_string(),
                 base_architecture: adapters::Host::architecture(&base).to_owned(),
-                base_model,
+                base_model: dir.to_string_lossy().into_owned(),
                 base_fingerprint: manifest.base_fingerprint,
                 max_length: manifest.max_length,
                 precision: manifest.precision,
                 stack_on: manifest.stack_on,
                 chat: manifest.chat,
-                several_labels: head
-                    .as_ref()
-                    .is_some_and(|head| matches!(head.config().kind, HeadKind::MultiLabel { .. })),
+                several_labels: head.as_ref().is_some_and(|head| head.config().has_several_labels()),
                 labels: head.map_or_else(Vec::new, |head| head.config().labels.clone()),
                 head: in_manifest,
                 written_by: concat!("adapters ", env!("CARGO_PKG_VERSION")).to_owned(),

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use adapters::core::Format;
-use adapters::models::heads::HeadKind;
 use adapters::models::{Head, copy_tokenizer};
 use adapters::store::{
     LoadOptions, Manifest, atomic, base_name, load_adapter, name_base, read_safetensors, save_adapter, write_weights,
@@ -86,10 +85,7 @@ pub(crate) fn run(args: ConvertArgs) -> Result<(), Failure> {
     loading::check_holds_tokens(&pretrained, format, &adapter)?;
     let name = report.attached.adapter;
     let head = Head::find(&adapter, &manifest, &dir, args.accept.allow_bin, &base, &device)?;
-    let base_model = match manifest.base_model.as_str() {
-        "" => dir.to_string_lossy().into_owned(),
-        named => named.to_owned(),
-    };
+    let base_model = loading::named_base(&manifest, &dir);
     let config = set.attached(&name)?.method().to_string();
     let is_elsewhere = atomic::write_folder(&args.out, |out| {
         let files = save_adapter(out, format, &set, &name, &base)?;
@@ -109,9 +105,7 @@ pub(crate) fn run(args: ConvertArgs) -> Result<(), Failure> {
             config: config.clone(),
             base_architecture: adapters::Host::architecture(&base).to_owned(),
             base_model,
-            several_labels: head
-                .as_ref()
-                .is_some_and(|head| matches!(head.config().kind, HeadKind::MultiLabel { .. })),
+            several_labels: head.as_ref().is_some_and(|head| head.config().has_several_labels()),
             labels: head.map_or_else(Vec::new, |head| head.config().labels.clone()),
             head: in_manifest,
             written_by: concat!("adapters ", env!("CARGO_PKG_VERSION")).to_owned(),

@@ -242,6 +242,11 @@ impl HeadConfig {
         }
     }
 
+    /// Whether an input may have several labels.
+    pub fn has_several_labels(&self) -> bool {
+        matches!(self.kind, HeadKind::MultiLabel { .. })
+    }
+
     /// Whether it gives a number instead of classes.
     pub fn is_regression(&self) -> bool {
         matches!(self.kind, HeadKind::Classification { .. }) && self.labels.len() == 1
@@ -382,7 +387,7 @@ impl HeadConfig {
         match self.kind {
             HeadKind::Classification { .. } | HeadKind::MultiLabel { .. } if base.reads_images() => {
                 put("head_type", IMAGES.into());
-                put("multilabel", matches!(self.kind, HeadKind::MultiLabel { .. }).into());
+                put("multilabel", self.has_several_labels().into());
             }
             kind => {
                 put("head_type", kind.name().into());

@@ -58,20 +58,16 @@ pub(crate) fn product(level: Level, x: &[f32], weight: &Packed, bias: Option<&[f
         false => (BLOCK_ROWS, columns.div_ceil(tasks).next_multiple_of(PANEL)),
     };
     let tiles = MatMut::dense(&mut out, rows, columns).tiles(block_rows, block_columns);
-    threads::tasks(
-        tiles,
-        rows * inner * columns,
-        || Words::unfilled(3 * BLOCK_ROWS * STRIDE),
-        |block, (row, column, tile)| {
-            let x = &x[row * inner..];
-            let bias = bias.map(|bias| &bias[column..]);
-            // Tiles are sixteen rows high: of a few, most of their work is for nothing.
-            match Tiles::new() {
-                Some(unit) if level == Level::Amx && rows > 4 => by_tiles(&unit, x, weight, column, bias, block, tile),
-                _ => by_vectors(level, x, weight, column, bias, tile),
-            }
-        },
-    );
+    // Tiles are sixteen rows high: of a few, most of their work is for nothing.
+    let tiled = level == Level::Amx && rows > 4;
+    let scratch = || Words::unfilled(if tiled { 3 * BLOCK_ROWS * STRIDE } else { 0 });
+    threads::tasks(tiles, rows * inner * columns, scratch, |block, (row, column, tile)| {
+        let (x, bias) = (&x[row * inner..], bias.map(|bias| &bias[column..]));
+        match Tiles::new().filter(|_| tiled) {
+            Some(unit) => by_tiles(&unit, x, weight, column, bias, block, tile),
+            None => by_vectors(level, x, weight, column, bias, tile),
+        }
+    });
     out
 }
 
@@ -174,55 +170,28 @@ impl WithSimd for TwoRows<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::raw::Mat;
+    use super::super::split::products;
     use super::*;
 
-    fn number(i: usize) -> f32 {
-        ((i * 7919 + 13) % 1009) as f32 / 504.0 - 1.0 + (i % 17) as f32 * 1e-6
-    }
-
-    /// The same with eight bits of mantissa.
+    /// A number with eight bits of mantissa.
     fn short(i: usize) -> f32 {
-        f32::from_bits(number(i).to_bits() & 0xFFFF_0000)
+        f32::from_bits(products::number(i).to_bits() & 0xFFFF_0000)
     }
 
     #[test]
     fn products_of_odd_sizes_at_every_level() {
-        for (rows, inner, columns) in [
+        let sizes = [
             (1, 1, 1),
             (3, 5, 7),
             (13, 385, 33),
             (8, 31, 64),
             (97, 64, 64),
             (200, 802, 95),
-        ] {
-            let x: Vec<f32> = (0..rows * inner).map(number).collect();
-            let w: Vec<f32> = (0..inner * columns).map(|i| short(3 * i + 5)).collect();
-            let bias: Vec<f32> = (0..columns).map(number).collect();
-            let layouts = [
-                (Mat::dense(&w, inner, columns), [columns, 1]),
-                (Mat::new(&w, 0, [inner, columns], [1, inner as isize]), [1, inner]),
-            ];
-            for (weight, strides) in layouts {
-                let packed = Packed::exact(weight).unwrap();
-                for (level, bias) in Level::available()
-                    .into_iter()
-                    .flat_map(|l| [(l, None), (l, Some(&bias[..]))])
-                {
-                    let out = product(level, &x, &packed, bias);
-                    for (index, out) in out.iter().enumerate() {
-                        let (i, j) = (index / columns, index % columns);
-                        let term =
-                            |k: usize| f64::from(x[i * inner + k]) * f64::from(w[k * strides[0] + j * strides[1]]);
-                        let wanted = (0..inner).map(term).sum::<f64>() + bias.map_or(0.0, |bias| f64::from(bias[j]));
-                        let size = (0..inner).map(|k| term(k).abs()).sum::<f64>() + 1.0;
-                        let error = (f64::from(*out) - wanted).abs();
-                        assert!(
-                            error < 6e-7 * size,
-                            "{level:?} {rows} {inner} {columns}: {out} {wanted}"
-                        );
-                    }
-                }
-            }
+        ];
+        for level in Level::available() {
+            products::check(&sizes, short, 6e-7, |x, weight, bias| {
+                product(level, x, &Packed::exact(weight).unwrap(), bias)
+            });
         }
     }
 

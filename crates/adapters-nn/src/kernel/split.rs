@@ -165,22 +165,26 @@ fn planes(block: &mut [u32]) -> [&mut [u32]; PLANES] {
     [one, two, three]
 }
 
+/// Compares products with those in `f64`, for the tests of this kernel and of the one for weights that fit into bf16.
 #[cfg(test)]
-mod tests {
-    use super::*;
+pub(super) mod products {
+    use super::Mat;
 
-    fn number(i: usize) -> f32 {
+    pub(in super::super) fn number(i: usize) -> f32 {
         ((i * 7919 + 13) % 1009) as f32 / 504.0 - 1.0 + (i % 17) as f32 * 1e-6
     }
 
-    #[test]
-    fn products_of_odd_sizes_have_the_accuracy_of_f32() {
-        if !Level::available().contains(&Level::Amx) {
-            return;
-        }
-        for (rows, inner, columns) in [(1, 1, 1), (3, 5, 7), (70, 385, 33), (97, 31, 64), (200, 1202, 95)] {
+    /// Checks `product` for each of these rows, inner lengths and columns, with a weight of dense rows and of dense columns, with
+    /// and without a bias; `most` is the error that a product of size one may have.
+    pub(in super::super) fn check(
+        sizes: &[(usize, usize, usize)],
+        weight: impl Fn(usize) -> f32,
+        most: f64,
+        product: impl Fn(&[f32], Mat<'_>, Option<&[f32]>) -> Vec<f32>,
+    ) {
+        for &(rows, inner, columns) in sizes {
             let x: Vec<f32> = (0..rows * inner).map(number).collect();
-            let w: Vec<f32> = (0..inner * columns).map(|i| number(3 * i + 5)).collect();
+            let w: Vec<f32> = (0..inner * columns).map(|i| weight(3 * i + 5)).collect();
             let bias: Vec<f32> = (0..columns).map(number).collect();
             let layouts = [
                 (Mat::dense(&w, inner, columns), [columns, 1]),
@@ -188,19 +192,32 @@ mod tests {
             ];
             for (weight, strides) in layouts {
                 for bias in [None, Some(&bias[..])] {
-                    let out = product(&x, weight, bias);
-                    for (index, out) in out.iter().enumerate() {
+                    for (index, out) in product(&x, weight, bias).iter().enumerate() {
                         let (i, j) = (index / columns, index % columns);
                         let term =
                             |k: usize| f64::from(x[i * inner + k]) * f64::from(w[k * strides[0] + j * strides[1]]);
                         let wanted = (0..inner).map(term).sum::<f64>() + bias.map_or(0.0, |bias| f64::from(bias[j]));
                         let size = (0..inner).map(|k| term(k).abs()).sum::<f64>() + 1.0;
                         let error = (f64::from(*out) - wanted).abs();
-                        assert!(error < 4e-7 * size, "{rows} {inner} {columns}: {out} {wanted}");
+                        assert!(error < most * size, "{rows} {inner} {columns}: {out} {wanted}");
                     }
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_of_odd_sizes_have_the_accuracy_of_f32() {
+        if !Level::available().contains(&Level::Amx) {
+            return;
+        }
+        let sizes = [(1, 1, 1), (3, 5, 7), (70, 385, 33), (97, 31, 64), (200, 1202, 95)];
+        products::check(&sizes, products::number, 4e-7, product);
     }
 
     #[test]

@@ -54,7 +54,7 @@ impl Task for MultiLabel {
     }
 
     fn serves(head: &HeadConfig) -> bool {
-        matches!(head.kind, HeadKind::MultiLabel { .. })
+        head.has_several_labels()
     }
 
     fn examples(
