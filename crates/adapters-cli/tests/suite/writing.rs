@@ -1,8 +1,5 @@
 //! Training models that write: prompts and completions, for a causal language model and for an encoder-decoder.
 
-#[path = "common/words.rs"]
-mod words;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::ops::ControlFlow;
@@ -63,7 +60,7 @@ impl Task {
             true => json!({"chat_template": CHAT}),
             false => json!({}),
         };
-        words::model(family, &task.path("model"), &config);
+        crate::words::model(family, &task.path("model"), &config);
         for (split, rows) in [("train", 0..96), ("validation", 96..104), ("test", 104..112)] {
             fs::write(
                 task.path(&format!("data/{split}.jsonl")),
@@ -536,7 +533,7 @@ fn a_run_that_is_resumed_later_has_the_texts_it_began_with() {
     let task = Task::llama();
     // The second of the minute is a word.
     let config = json!({"chat_template": CHAT.replacen("'w4 '", "'w' ~ (strftime_now('%S') | int) ~ ' '", 1)});
-    words::model("llama", &task.path("model"), &config);
+    crate::words::model("llama", &task.path("model"), &config);
     let overrides = ["train.epochs=1", "train.checkpoint_every=2"];
     let run = task.run("one", &overrides);
     train(&run, &mut |event| match event {

@@ -1,7 +1,5 @@
 //! Training as a library: repeatable, resumable, and learning something.
 
-mod common;
-
 use std::fs;
 use std::ops::ControlFlow;
 
@@ -9,8 +7,8 @@ use adapters::core::Format;
 use adapters::store::read_safetensors;
 use adapters::train::{Event, MetricsLog, Recipe, Run, TrainError, train};
 
-use common::runs::{finish, metrics, run, weights};
-use common::{Task, json_of};
+use crate::common::runs::{finish, metrics, run, weights};
+use crate::common::{Task, json_of};
 
 #[test]
 fn a_run_repeats_bit_for_bit_and_learns() {
@@ -208,7 +206,7 @@ fn an_adapter_is_trained_over_a_quantized_base_which_its_manifest_names() {
     assert!(outcome.summary.test_accuracy.unwrap() > 0.9, "{:?}", outcome.summary);
     // Rounding the base changes what is learned, a little.
     assert_ne!(weights(&float), weights(&int8));
-    let manifest = |run: &Run| common::json_of(&run.dir.join("adapter/manifest.json"));
+    let manifest = |run: &Run| json_of(&run.dir.join("adapter/manifest.json"));
     assert_eq!(manifest(&int8)["precision"], "int8");
     assert!(manifest(&float).get("precision").is_none());
     let bf16 = run(&task, &task.path("bf16"), &["model.precision=bf16"]);

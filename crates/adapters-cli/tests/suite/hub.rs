@@ -1,15 +1,11 @@
 //! `adapters pull` and `adapters push` against a small Hub on the loopback interface.
 
-mod common;
-#[path = "../../adapters-hub/tests/server/mod.rs"]
-mod server;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::{Task, json_of};
-use server::Server;
+use crate::common::{Task, json_of};
+use crate::server::Server;
 
 fn adapters(server: &Server, dir: &Path, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_adapters"));

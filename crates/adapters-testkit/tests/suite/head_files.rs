@@ -1,7 +1,5 @@
 //! Heads in peft's files and in manifests, and pooling over the tokens of a text.
 
-mod head_cases;
-
 use std::path::Path;
 
 use adapters::core::Tensors;

@@ -2,9 +2,8 @@
 //! value that is read is an error. Gradients are not recorded there: they are those of Burn's operations, which read nothing.
 //!
 //! ```text
-//! cargo test -p adapters-testkit --features capture --test device_reads
+//! cargo test -p adapters-testkit --features capture --test suite device_reads
 //! ```
-#![cfg(feature = "capture")]
 
 use std::path::Path;
 

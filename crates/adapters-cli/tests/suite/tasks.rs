@@ -1,9 +1,6 @@
 //! Every task with a head, on an encoder, a decoder and an encoder-decoder: the loss falls, and what was saved predicts as what
 //! was trained.
 
-#[path = "common/words.rs"]
-mod words;
-
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -75,7 +72,7 @@ impl Case {
         let dir = tempfile::tempdir().unwrap();
         let case = Self { dir, task };
         fs::create_dir(case.path("model")).unwrap();
-        words::model(family, &case.path("model"), &json!({}));
+        crate::words::model(family, &case.path("model"), &json!({}));
         for (name, rows) in [("train", 0..40), ("test", 40..56)] {
             let lines: String = rows.map(|row| record(task, row).to_string() + "\n").collect();
             fs::write(case.path(&format!("{name}.jsonl")), lines).unwrap();

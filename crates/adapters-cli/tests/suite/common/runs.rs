@@ -1,7 +1,5 @@
 //! Runs of the tiny task.
 
-#![allow(dead_code)] // Not every test file trains.
-
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;

@@ -1,8 +1,5 @@
 //! `adapters generate` as a user runs it.
 
-#[path = "common/words.rs"]
-mod words;
-
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -10,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use adapters::store::{read_safetensors, write_safetensors};
 use serde_json::{Value, json};
 
-use words::{golden, model};
+use crate::words::{golden, model};
 
 fn generate(model: &Path, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_adapters"));

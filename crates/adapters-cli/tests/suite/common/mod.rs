@@ -8,7 +8,6 @@ use std::path::Path;
 pub(crate) use adapters_testkit::tiny_task::Task;
 
 /// Reads a file as JSON.
-#[allow(dead_code, reason = "not every test file reads one")]
 pub(crate) fn json_of(path: &Path) -> serde_json::Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }

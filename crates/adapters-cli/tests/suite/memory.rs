@@ -1,7 +1,4 @@
 //! The most memory that commands hold: what they read is read tensor by tensor.
-#![cfg(target_os = "linux")]
-
-mod common;
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -15,7 +12,7 @@ use adapters_testkit::random_bert::write_checkpoint;
 use burn::tensor::{Device, TensorData};
 use serde_json::json;
 
-use common::Task;
+use crate::common::Task;
 
 const MIB: usize = 1 << 20;
 

@@ -1,7 +1,5 @@
 //! Faults of the world around a run: other processes, other files, numbers that leave their range, outputs that are in the way.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::ops::ControlFlow;
@@ -13,7 +11,7 @@ use adapters::METHODS;
 use adapters::train::{Event, Recipe, Run, TrainError, train};
 use burn::tensor::Device;
 
-use common::Task;
+use crate::common::Task;
 
 fn run(task: &Task, out: &str, overrides: &[&str]) -> Run {
     let overrides: Vec<String> = overrides.iter().map(|text| (*text).to_owned()).collect();

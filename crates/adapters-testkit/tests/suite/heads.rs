@@ -1,7 +1,5 @@
 //! Heads equal the reference's, from its files: scores, loss and gradients of each kind on the golden BERT.
 
-mod head_cases;
-
 use std::fs;
 use std::path::Path;
 

@@ -1,15 +1,13 @@
 //! Options of training: optimizers, schedules, what decides which weights are the best, and where a run begins.
 
-mod common;
-
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use adapters::store::{read_safetensors, write_safetensors};
 use adapters::train::{Event, MetricsLog, Run, Truncated, train};
 
-use common::runs::{finish, metrics, run, weights};
-use common::{Task, json_of};
+use crate::common::runs::{finish, metrics, run, weights};
+use crate::common::{Task, json_of};
 
 #[test]
 fn an_adapter_of_either_format_is_trained_further_with_its_head() {

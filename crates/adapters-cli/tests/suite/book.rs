@@ -179,7 +179,7 @@ fn what_tables_name_exists() {
 #[test]
 fn the_list_of_methods_is_that_of_the_program() {
     let mut list =
-        "# All methods and their fields\n\nWritten by `ADAPTERS_UPDATE_BOOK=1 cargo test -p adapters-cli --test book` \
+        "# All methods and their fields\n\nWritten by `ADAPTERS_UPDATE_BOOK=1 cargo test -p adapters-cli --test suite book` \
                     from what `adapters methods` and `adapters methods NAME` print.\n"
             .to_owned();
     let registry = METHODS;

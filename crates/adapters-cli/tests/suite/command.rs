@@ -1,12 +1,10 @@
 //! The binary as a user runs it: exit codes, what goes where, and that every output can be read back.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::{Task, json_of};
+use crate::common::{Task, json_of};
 
 fn adapters(dir: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_adapters"))

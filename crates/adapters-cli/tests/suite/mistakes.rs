@@ -1,14 +1,10 @@
 //! Typical mistakes, and what the command answers to them.
 
-mod common;
-#[path = "common/words.rs"]
-mod words;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::{Task, json_of};
+use crate::common::{Task, json_of};
 use serde_json::json;
 
 fn adapters(dir: &Path, args: &[&str]) -> Output {
@@ -322,7 +318,7 @@ fn a_conversation_remembers_what_was_said() {
     use std::process::Stdio;
     let dir = tempfile::tempdir().unwrap();
     let template = "{% for m in messages %}{{ 'w4 ' if m.role == 'user' else 'w9 ' }}{{ m.content }} {% endfor %}w9";
-    words::model("llama", dir.path(), &json!({"chat_template": template}));
+    crate::words::model("llama", dir.path(), &json!({"chat_template": template}));
     let chat = |input: &str| {
         let mut child = Command::new(env!("CARGO_BIN_EXE_adapters"))
             .args(["chat", "--model", ".", "--max-tokens", "4"])

@@ -1,8 +1,6 @@
 //! The contract of models, for every architecture of the library and for one a program registers.
 
-#[path = "models/table.rs"]
 mod table;
-#[path = "models/tiny.rs"]
 mod tiny;
 
 use std::path::Path;
@@ -21,7 +19,7 @@ use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::tiny::configs;
+use tiny::configs;
 
 /// The class of an architecture that has one of its own, else the `model_type`.
 fn name_of(known: &Architecture) -> &'static str {

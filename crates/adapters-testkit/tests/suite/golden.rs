@@ -65,7 +65,7 @@ fn cases_of(set: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// `ADAPTERS_GOLDEN_DIR=DIR cargo test -p adapters-testkit --test golden -- --ignored`
+/// `ADAPTERS_GOLDEN_DIR=DIR cargo test -p adapters-testkit --test suite golden:: -- --ignored`
 #[test]
 #[ignore = "needs the larger golden set, named by ADAPTERS_GOLDEN_DIR"]
 fn no_case_of_the_larger_set_fails() {
