@@ -221,7 +221,7 @@ impl<M: Host + Module + Sync> Adapted<M> {
             });
         }
         let mut base = self.base.clone();
-        let report = merge(base.make_mut(), &self.set, name, None)?.report;
+        let report = merge(base.make_mut(), &self.set, name)?.report;
         self.merged = Some(Unmerged {
             base: std::mem::replace(&mut self.base, base),
             adapter: name.to_owned(),

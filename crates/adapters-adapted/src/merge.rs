@@ -99,22 +99,16 @@ impl fmt::Display for MergeReport {
 }
 
 /// Folds adapter `name` of `set` into the weights of `model`: the plain model then computes what the model with
-/// the adapter computed. The set is not changed; do not activate the adapter on the merged model.
+/// the adapter computed. The set is not changed; do not activate the adapter on the merged model, and reset it before another
+/// is merged, as [`Adapted::merge`](crate::Adapted::merge) requires.
 ///
 /// A layer whose weight is quantized is restored to floats first and stays so while it is merged: quantizing the sum again
 /// would round the adapter away. Resetting puts the quantized layer back.
 ///
 /// # Errors
 ///
-/// [`Error::NoSuchAdapter`], [`Error::AlreadyMerged`] if `earlier` is given, [`Error::NotMergeable`] with the site
-/// where the method refuses. The model is unchanged on error.
-pub fn merge(model: &mut impl Host, set: &AdapterSet, name: &str, earlier: Option<&Merged>) -> Result<Merged, Error> {
-    if let Some(earlier) = earlier {
-        return Err(Error::AlreadyMerged {
-            adapter: name.to_owned(),
-            merged: earlier.adapter.clone(),
-        });
-    }
+/// [`Error::NoSuchAdapter`], and [`Error::NotMergeable`] with the site where the method refuses. The model is unchanged on error.
+pub fn merge(model: &mut impl Host, set: &AdapterSet, name: &str) -> Result<Merged, Error> {
     let attached = set.attached(name)?;
     let mut replaced = Vec::new();
     let mut changes = Vec::new();

@@ -302,9 +302,8 @@ impl BottleneckConfig {
             let mut gate = Dense::new(d_model, 1, Init::Bert, Side::Down, &mut rng, build.device);
             if self.init_weights == Init::Houlsby {
                 // The `adapters` library leaves this one as torch makes it.
-                let bound = (d_model as f32).sqrt().recip();
-                gate.weight = Param::from_data(draw::uniform(&mut rng, [1, d_model], bound), build.device);
-                gate.bias = Param::from_data(draw::uniform(&mut rng, [1], bound), build.device);
+                gate.weight = draw::linear_param(&mut rng, [1, d_model], d_model, build.device);
+                gate.bias = draw::linear_param(&mut rng, [1], d_model, build.device);
             }
             gate
         });
@@ -386,7 +385,7 @@ impl Method for BottleneckConfig {
             "post_add",
         )?;
         if let Scaling::Fixed(factor) = self.scaling {
-            ConfigError::unless(factor.is_finite(), "scaling", "a finite number", factor)?;
+            ConfigError::finite("scaling", factor)?;
         }
         if self.inv_adapter.is_some() {
             let factor = self.inv_adapter_reduction_factor;
@@ -397,10 +396,8 @@ impl Method for BottleneckConfig {
                 factor.map_or_else(|| "none".to_owned(), |factor| factor.to_string()),
             )?;
         }
-        let probability =
-            |value: f64, field| ConfigError::unless((0.0..1.0).contains(&value), field, "a number in [0, 1)", value);
-        probability(self.dropout, "dropout")?;
-        probability(self.stochastic_depth.unwrap_or(0.0), "stochastic_depth")?;
+        ConfigError::probability("dropout", self.dropout)?;
+        ConfigError::probability("stochastic_depth", self.stochastic_depth.unwrap_or(0.0))?;
         self.phm().map_or(Ok(()), |phm| self.check_phm(&phm))
     }
 

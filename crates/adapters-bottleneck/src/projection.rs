@@ -67,7 +67,7 @@ impl Dense {
         let shape = [d_out, d_in];
         let weight = match (init, side) {
             (Init::Bert, _) => draw::normal(rng, shape, 0.02),
-            (Init::MamAdapter, Side::Down) => draw::uniform(rng, shape, (d_in as f32).sqrt().recip()),
+            (Init::MamAdapter, Side::Down) => draw::linear(rng, shape, d_in),
             (Init::MamAdapter, Side::Up) => draw::constant(shape, 0.0),
             (Init::Houlsby, _) => draw::truncated_normal(rng, shape, 0.01),
         };

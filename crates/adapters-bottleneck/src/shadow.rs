@@ -123,8 +123,8 @@ impl Method for Shadow {
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::size("r", self.r)?;
         let (alpha, dropout) = (self.shadow_alpha, self.shadow_dropout);
-        ConfigError::unless(alpha.is_finite(), "shadow_alpha", "a finite number", alpha)?;
-        ConfigError::unless((0.0..1.0).contains(&dropout), "shadow_dropout", "0 <= p < 1", dropout)?;
+        ConfigError::finite("shadow_alpha", alpha)?;
+        ConfigError::probability("shadow_dropout", dropout)?;
         for (field, size) in [
             ("update_hidden_size", self.update_hidden_size),
             ("shadow_num_hidden_layers", self.shadow_num_hidden_layers),
@@ -155,10 +155,10 @@ impl Method for Shadow {
                 reads_tokens: self.plan(build.host, 0).own_table,
             })),
             SiteKind::LayerInput { d_model } => SiteLayer::Output(Erased::new(ShadowCorrection {
-                down: uniform(&mut rng, [self.r, d_model], d_model, build.device),
+                down: draw::linear_param(&mut rng, [self.r, d_model], d_model, build.device),
                 up: match self.init_weights {
                     true => Param::from_data(draw::constant([d_model, self.r], 0.0), build.device),
-                    false => uniform(&mut rng, [d_model, self.r], self.r, build.device),
+                    false => draw::linear_param(&mut rng, [d_model, self.r], self.r, build.device),
                 },
                 alpha: self.shadow_alpha,
                 dropout: self.shadow_dropout,
@@ -166,10 +166,10 @@ impl Method for Shadow {
             SiteKind::LayerOutput { d_model } => {
                 let inner = self.update_hidden_size.unwrap_or(self.r);
                 let mut network = || TwoLayers {
-                    first: uniform(&mut rng, [inner, d_model], d_model, build.device),
-                    first_bias: uniform(&mut rng, [inner], d_model, build.device),
-                    second: uniform(&mut rng, [d_model, inner], inner, build.device),
-                    second_bias: uniform(&mut rng, [d_model], inner, build.device),
+                    first: draw::linear_param(&mut rng, [inner, d_model], d_model, build.device),
+                    first_bias: draw::linear_param(&mut rng, [inner], d_model, build.device),
+                    second: draw::linear_param(&mut rng, [d_model, inner], inner, build.device),
+                    second_bias: draw::linear_param(&mut rng, [d_model], inner, build.device),
                 };
                 SiteLayer::Output(Erased::new(ShadowUpdate {
                     transform: network(),
@@ -186,11 +186,6 @@ impl Method for Shadow {
             ..Capabilities::default()
         }
     }
-}
-
-/// A parameter as torch initializes those of a linear layer with `d_in` inputs.
-fn uniform<const D: usize>(rng: &mut ChaCha8Rng, shape: [usize; D], d_in: usize, device: &Device) -> Param<Tensor<D>> {
-    Param::from_data(draw::uniform(rng, shape, (d_in as f32).sqrt().recip()), device)
 }
 
 peft_modules!(Shadow: "SHADOW" {
@@ -241,7 +236,7 @@ impl SharedParameters for Shadow {
             .shadow_hidden_size
             .filter(|width| *width != host.d_model())
             .map(|width| {
-                uniform(
+                draw::linear_param(
                     &mut build.shared_rng(None),
                     [host.d_model(), width],
                     width,

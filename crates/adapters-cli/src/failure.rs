@@ -7,6 +7,8 @@ use adapters::store::StoreError;
 use adapters::store::atomic::AtomicWriteError;
 use miette::Diagnostic;
 
+use crate::output::escaped;
+
 /// An error on its way to the terminal.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -157,12 +159,9 @@ fn printable(message: &str) -> String {
         if !shown.is_empty() {
             shown.push('\n');
         }
-        let visible = line.chars().take(LONGEST).flat_map(|c| match c.is_control() {
-            true => c.escape_default().collect::<Vec<_>>(),
-            false => vec![c],
-        });
-        shown.extend(visible);
-        let cut = line.chars().count().saturating_sub(LONGEST);
+        let end = line.char_indices().nth(LONGEST).map_or(line.len(), |(at, _)| at);
+        shown.push_str(&escaped(&line[..end], ""));
+        let cut = line[end..].chars().count();
         if cut > 0 {
             shown.push_str(&format!(".. ({cut} characters more)"));
         }
@@ -178,6 +177,7 @@ impl Error for Failure {
 
 impl Diagnostic for Failure {
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        self.help.as_ref().map(|help| Box::new(help) as Box<dyn fmt::Display>)
+        let help = self.help.as_deref().map(printable);
+        help.map(|help| Box::new(help) as Box<dyn fmt::Display>)
     }
 }

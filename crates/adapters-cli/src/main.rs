@@ -1,7 +1,7 @@
 //! The `adapters` command: train, evaluate, run, merge and share adapters.
 //!
-//! Results go to standard output, everything else to standard error. Exit code 1 is a mistake in what was asked for,
-//! 2 a mistake in how.
+//! Results go to standard output, everything else to standard error. Exit code 1: the command failed. Exit code 2:
+//! the command line could not be parsed.
 
 /// A line of results on standard output.
 macro_rules! say {
@@ -54,7 +54,7 @@ fn main() -> ExitCode {
     match run(args.command).and_then(|()| output::finish()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            note!("{:?}", miette::Report::new(failure));
+            output::failure(failure);
             ExitCode::FAILURE
         }
     }

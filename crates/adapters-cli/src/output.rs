@@ -13,29 +13,37 @@ use std::sync::Mutex;
 
 use crate::failure::Failure;
 
+/// Control characters that end lines and cells.
+const LAYOUT: &str = "\n\r\t";
+
 /// The first failure to write results.
 static FAILED: Mutex<Option<io::Error>> = Mutex::new(None);
 
 /// A line of results.
 pub(crate) fn result_line(line: Arguments<'_>) {
-    keep(writeln!(io::stdout(), "{}", visible(&line.to_string())));
+    keep(writeln!(io::stdout(), "{}", escaped(&line.to_string(), LAYOUT)));
 }
 
 /// A piece of a line of results, shown at once.
 pub(crate) fn result_piece(piece: &str) {
     let mut stdout = io::stdout();
-    let piece = visible(piece);
+    let piece = escaped(piece, LAYOUT);
     keep(stdout.write_all(piece.as_bytes()).and_then(|()| stdout.flush()));
 }
 
 /// A line about the work. Nothing is lost with it, so a failure does not matter.
 pub(crate) fn note_line(line: Arguments<'_>) {
-    let _ = writeln!(io::stderr(), "{}", visible(&line.to_string()));
+    let _ = writeln!(io::stderr(), "{}", escaped(&line.to_string(), LAYOUT));
 }
 
-/// A text with escapes in place of control characters, but for those that end lines and cells.
-fn visible(text: &str) -> Cow<'_, str> {
-    let obeyed = |c: char| c.is_control() && !"\n\r\t".contains(c);
+/// An error with its causes and help, in the layout and the colors of [`miette`]; each message of a [`Failure`] is escaped.
+pub(crate) fn failure(failure: Failure) {
+    let _ = writeln!(io::stderr(), "{:?}", miette::Report::new(failure));
+}
+
+/// A text with escapes in place of control characters other than those that are kept.
+pub(crate) fn escaped<'a>(text: &'a str, kept: &str) -> Cow<'a, str> {
+    let obeyed = |c: char| c.is_control() && !kept.contains(c);
     match text.contains(obeyed) {
         false => text.into(),
         true => text
@@ -89,7 +97,10 @@ mod tests {
 
     #[test]
     fn a_terminal_is_told_nothing_by_a_file() {
-        assert_eq!(visible("a\tb\nc \u{e9}"), "a\tb\nc \u{e9}");
-        assert_eq!(visible("\u{1b}[31mred\u{7}\u{9b}"), "\\u{1b}[31mred\\u{7}\\u{9b}");
+        assert_eq!(escaped("a\tb\nc \u{e9}", LAYOUT), "a\tb\nc \u{e9}");
+        assert_eq!(
+            escaped("\u{1b}[31mred\u{7}\u{9b}", LAYOUT),
+            "\\u{1b}[31mred\\u{7}\\u{9b}"
+        );
     }
 }

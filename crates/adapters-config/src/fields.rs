@@ -4,9 +4,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use adapters_nn::{UnknownName, did_you_mean, nearest};
+use adapters_nn::{UnknownName, did_you_mean};
 
 use crate::format::Format;
+use crate::other_tools::nearest_field;
 
 /// What can be wrong with a method's configuration. `field` is spelled as it is written in files.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -91,6 +92,24 @@ impl ConfigError {
         Self::unless((1..=LARGEST_SIZE).contains(&found), field, "1 to 65536", found)
     }
 
+    /// Checks a probability of dropping something, or another fraction that is less than the whole: at least 0 and below 1.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfRange`](Self::OutOfRange) naming the field.
+    pub fn probability(field: &'static str, found: f64) -> Result<(), Self> {
+        Self::unless((0.0..1.0).contains(&found), field, "at least 0 and below 1", found)
+    }
+
+    /// Checks that a number is neither NaN nor infinite.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfRange`](Self::OutOfRange) naming the field.
+    pub fn finite(field: &'static str, found: f64) -> Result<(), Self> {
+        Self::unless(found.is_finite(), field, "a finite number", found)
+    }
+
     /// Checks a tensor whose axes several numbers of a configuration give: each may fit, and their product may be more than there is
     /// memory for. `fields` names the axes.
     ///
@@ -127,7 +146,7 @@ pub fn refuse_unknown<'a>(
     match fields.keys().find(|field| known.clone().all(|k| k != *field)) {
         None => Ok(()),
         Some(field) => Err(ConfigError::UnknownField {
-            nearest: nearest(field, known.clone().map(String::as_str)),
+            nearest: nearest_field(field, known.clone().map(String::as_str)),
             known: known.cloned().collect::<Vec<_>>().join(", "),
             field: field.clone(),
         }),

@@ -9,6 +9,7 @@ mod config_string;
 pub mod fields;
 mod format;
 mod module_pattern;
+mod other_tools;
 mod preset;
 mod text;
 
@@ -17,6 +18,7 @@ pub use config_string::{ConfigString, ConfigStringError, MemberConfig};
 pub use fields::ConfigError;
 pub use format::{AdapterHub, Format, Peft, StoredConfig};
 pub use module_pattern::{ModuleNames, ModulePattern, PatternError};
+pub use other_tools::nearest_field;
 pub use preset::Preset;
 
 // For the crates of this workspace.

@@ -14,7 +14,7 @@ mod set;
 
 pub use adapters_config::{
     AdapterHub, Composition, CompositionError, ConfigError, ConfigStringError, Format, PatternError, Peft, Preset,
-    StoredConfig, composition, fields as config,
+    StoredConfig, composition, fields as config, nearest_field,
 };
 pub use adapters_derive::Sites;
 pub use adapters_sites::{

@@ -258,12 +258,7 @@ impl FusionConfig {
 
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let dropout = self.dropout_prob.unwrap_or(0.0);
-        ConfigError::unless(
-            (0.0..1.0).contains(&dropout),
-            "dropout_prob",
-            "at least 0 and below 1",
-            dropout,
-        )
+        ConfigError::probability("dropout_prob", dropout)
     }
 }
 

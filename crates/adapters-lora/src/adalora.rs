@@ -92,16 +92,10 @@ impl Method for Adalora {
     const DESCRIPTION: &'static str = "A low-rank update whose rank is reduced in training where it matters least.";
 
     fn check(&self) -> Result<(), ConfigError> {
-        let dropout = self.lora_dropout;
         ConfigError::size("init_r", self.init_r)?;
         ConfigError::size("target_r", self.target_r)?;
-        ConfigError::unless(
-            self.lora_alpha.is_finite(),
-            "lora_alpha",
-            "a finite number",
-            self.lora_alpha,
-        )?;
-        ConfigError::unless((0.0..1.0).contains(&dropout), "lora_dropout", "0 <= p < 1", dropout)?;
+        ConfigError::finite("lora_alpha", self.lora_alpha)?;
+        ConfigError::probability("lora_dropout", self.lora_dropout)?;
         ConfigError::unless(self.delta_t > 0, "deltaT", "at least 1", self.delta_t)?;
         let betas = [self.beta1, self.beta2];
         let fit = betas.iter().all(|beta| *beta > 0.0 && *beta < 1.0);

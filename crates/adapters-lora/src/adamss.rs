@@ -103,12 +103,7 @@ impl Method for Adamss {
         ConfigError::size("num_subspaces", self.num_subspaces)?;
         ConfigError::size("subspace_rank", self.subspace_rank)?;
         let threshold = self.svd_threshold;
-        ConfigError::unless(
-            (0.0..1.0).contains(&threshold),
-            "svd_threshold",
-            "0 <= x < 1",
-            threshold,
-        )
+        ConfigError::probability("svd_threshold", threshold)
     }
 
     fn target(&self) -> Target {

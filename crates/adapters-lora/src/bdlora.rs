@@ -101,7 +101,7 @@ impl Method for Bdlora {
                 return Err(builder.refuse(reason));
             }
         };
-        let a = draw::uniform(&mut builder.rng, [rank, inputs], (inputs as f32).sqrt().recip());
+        let a = draw::linear(&mut builder.rng, [rank, inputs], inputs);
         Ok(linear(BlockDiagonal {
             a: builder.param(a, self.lora.dtype),
             b: builder.param(draw::constant([d_out, ranks], 0.0), self.lora.dtype),

@@ -84,10 +84,10 @@ impl Method for Deft {
     fn check(&self) -> Result<(), ConfigError> {
         let (alpha, dropout) = (self.alpha.unwrap_or_default(), self.deft_dropout);
         ConfigError::size("r", self.r)?;
-        ConfigError::unless(alpha.is_finite(), "alpha", "a finite number", alpha)?;
+        ConfigError::finite("alpha", alpha)?;
         let scale = self.init_scale;
-        ConfigError::unless(scale.is_finite(), "init_scale", "a finite number", scale)?;
-        ConfigError::unless((0.0..1.0).contains(&dropout), "deft_dropout", "0 <= p < 1", dropout)
+        ConfigError::finite("init_scale", scale)?;
+        ConfigError::probability("deft_dropout", dropout)
     }
 
     fn target(&self) -> Target {

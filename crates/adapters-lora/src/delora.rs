@@ -53,15 +53,9 @@ impl Method for Delora {
     const DESCRIPTION: &'static str = "A normalized low-rank update with a learned strength.";
 
     fn check(&self) -> Result<(), ConfigError> {
-        let dropout = self.module_dropout;
         ConfigError::size("r", self.r)?;
-        ConfigError::unless(
-            self.delora_lambda.is_finite(),
-            "delora_lambda",
-            "a finite number",
-            self.delora_lambda,
-        )?;
-        ConfigError::unless((0.0..1.0).contains(&dropout), "module_dropout", "0 <= p < 1", dropout)
+        ConfigError::finite("delora_lambda", self.delora_lambda)?;
+        ConfigError::probability("module_dropout", self.module_dropout)
     }
 
     fn target(&self) -> Target {
@@ -74,8 +68,7 @@ impl Method for Delora {
             return Err(Self::refuse(site, "the model gives no access to this weight"));
         };
         let norms = float_weight(frozen).square().sum_dim(1).sqrt().reshape([d_in]);
-        let bound = (d_in as f32).sqrt().recip();
-        let a = draw::uniform(&mut build.rng(None, site.site), [self.r, d_in], bound);
+        let a = draw::linear(&mut build.rng(None, site.site), [self.r, d_in], d_in);
         Ok(SiteLayer::Linear(Erased::new(Normalized {
             a: Param::from_data(a, build.device),
             b: Param::from_data(draw::constant([d_out, self.r], 0.0), build.device),

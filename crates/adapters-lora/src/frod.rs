@@ -87,7 +87,7 @@ impl Method for Frod {
         ConfigError::unless(rate > 0.0 && rate <= 1.0, "sparse_rate", "0 < x <= 1", rate)?;
         let ridge = self.regularization_alpha;
         ConfigError::unless(ridge > 0.0, "regularization_alpha", "above 0", ridge)?;
-        ConfigError::unless((0.0..1.0).contains(&dropout), "frod_dropout", "0 <= p < 1", dropout)?;
+        ConfigError::probability("frod_dropout", dropout)?;
         let expected = "true: without it the signs of the projection depend on the machine that wrote the file";
         ConfigError::unless(self.save_projection, "save_projection", expected, false)
     }

@@ -131,10 +131,9 @@ impl Method for Glora {
         let mut vector = || match (has_bias, self.bias) {
             (false, _) => None,
             (true, Form::Vector) => {
-                let bound = (d_out as f32).sqrt().recip();
                 let data = match self.init_weights {
                     true => draw::constant([d_out], 0.0),
-                    false => draw::uniform(&mut rng, [d_out], bound),
+                    false => draw::linear(&mut rng, [d_out], d_out),
                 };
                 Some(Path::Vector(Param::from_data(data, build.device)))
             }
@@ -150,12 +149,12 @@ impl Glora {
         let mut second = |shape: [usize; 2], std: bool| match (self.init_weights, std) {
             (true, _) => draw::constant(shape, 0.0),
             (false, true) => draw::normal(rng, shape, 0.02),
-            (false, false) => draw::uniform(rng, shape, (shape[1] as f32).sqrt().recip()),
+            (false, false) => draw::linear(rng, shape, shape[1]),
         };
         Some(match form {
             Form::Lora => {
                 let left = Param::from_data(second([rows, self.r], false), build.device);
-                let right = draw::uniform(rng, [self.r, cols], (cols as f32).sqrt().recip());
+                let right = draw::linear(rng, [self.r, cols], cols);
                 let right = Param::from_data(right, build.device);
                 Path::Product(Factors { left, right })
             }

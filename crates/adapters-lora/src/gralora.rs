@@ -68,14 +68,13 @@ impl Method for Gralora {
     const DESCRIPTION: &'static str = "A low-rank update for each block of the weight.";
 
     fn check(&self) -> Result<(), ConfigError> {
-        let dropout = self.gralora_dropout;
         ConfigError::size("gralora_k", self.gralora_k)?;
         ConfigError::size("r", self.r)?;
         ConfigError::size("hybrid_r", self.hybrid_r.max(1))?;
         let fits = self.r.is_multiple_of(self.gralora_k);
         ConfigError::unless(fits, "r", "a multiple of gralora_k", self.r)?;
-        ConfigError::unless(self.alpha.is_finite(), "alpha", "a finite number", self.alpha)?;
-        ConfigError::unless((0.0..1.0).contains(&dropout), "gralora_dropout", "0 <= p < 1", dropout)
+        ConfigError::finite("alpha", self.alpha)?;
+        ConfigError::probability("gralora_dropout", self.gralora_dropout)
     }
 
     fn target(&self) -> Target {
@@ -90,19 +89,18 @@ impl Method for Gralora {
             return Err(Self::refuse(site, reason));
         }
         let mut rng = build.rng(None, site.site);
-        let bound = |fan_in: usize| (fan_in as f32).sqrt().recip();
-        let a = draw::uniform(&mut rng, [k, d_in / k, r], bound(d_in / k));
+        let a = draw::linear(&mut rng, [k, d_in / k, r], d_in / k);
         let b = match self.init_weights {
             true => draw::constant([k, r, d_out / k], 0.0),
-            false => draw::uniform(&mut rng, [k, r, d_out / k], bound(r)),
+            false => draw::linear(&mut rng, [k, r, d_out / k], r),
         };
         let (whole_a, whole_b) = match self.hybrid_r {
             0 => (None, None),
             h => {
-                let a = draw::uniform(&mut rng, [h, d_in], bound(d_in));
+                let a = draw::linear(&mut rng, [h, d_in], d_in);
                 let b = match self.init_weights {
                     true => draw::constant([d_out, h], 0.0),
-                    false => draw::uniform(&mut rng, [d_out, h], bound(h)),
+                    false => draw::linear(&mut rng, [d_out, h], h),
                 };
                 (
                     Some(Param::from_data(a, build.device)),

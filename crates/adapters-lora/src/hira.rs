@@ -48,9 +48,8 @@ impl Method for Hira {
     const DESCRIPTION: &'static str = "The frozen weight multiplied elementwise by a low-rank product.";
 
     fn check(&self) -> Result<(), ConfigError> {
-        let dropout = self.hira_dropout;
         ConfigError::size("r", self.r)?;
-        ConfigError::unless((0.0..1.0).contains(&dropout), "hira_dropout", "0 <= p < 1", dropout)
+        ConfigError::probability("hira_dropout", self.hira_dropout)
     }
 
     fn target(&self) -> Target {
@@ -59,8 +58,7 @@ impl Method for Hira {
 
     fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
         let (d_in, d_out) = Self::linear_dims(site)?;
-        let bound = (d_in as f32).sqrt().recip();
-        let a = draw::uniform(&mut build.rng(None, site.site), [self.r, d_in], bound);
+        let a = draw::linear(&mut build.rng(None, site.site), [self.r, d_in], d_in);
         Ok(SiteLayer::Linear(Erased::new(HadamardOfWeight {
             a: Param::from_data(a, build.device),
             b: Param::from_data(draw::constant([d_out, self.r], 0.0), build.device),

@@ -93,7 +93,7 @@ impl Method for Ia3Config {
     const DESCRIPTION: &'static str = "Activations scaled by learned vectors.";
 
     fn check(&self) -> Result<(), ConfigError> {
-        ConfigError::unless(self.alpha.is_finite(), "alpha", "a finite number", self.alpha)?;
+        ConfigError::finite("alpha", self.alpha)?;
         ConfigError::unless(
             matches!(self.init, Init::Ia3 | Init::Bert | Init::Lora),
             "init_weights",

@@ -118,7 +118,7 @@ pub(crate) fn init_a(init: Init, rng: &mut ChaCha8Rng, rank: usize, [rows, d_in]
         Init::Ia3 => draw::constant([rows, d_in], 1.0),
         Init::Vera => draw::uniform(rng, [rows, d_in], (6.0 / d_in as f32).sqrt()),
         // kaiming_uniform with a = sqrt(5): gain sqrt(2 / 6), bound gain * sqrt(3 / fan_in).
-        _ => draw::uniform(rng, [rows, d_in], (d_in as f32).sqrt().recip()),
+        _ => draw::linear(rng, [rows, d_in], d_in),
     }
 }
 

@@ -71,7 +71,7 @@ impl Method for Lily {
         ConfigError::size("stride_A", self.stride_a)?;
         ConfigError::size("num_B", self.num_b)?;
         ConfigError::size("num_B x r", self.num_b * self.r)?;
-        ConfigError::unless(self.scaling.is_finite(), "scaling", "a finite number", self.scaling)
+        ConfigError::finite("scaling", self.scaling)
     }
 
     fn target(&self) -> Target {
@@ -80,8 +80,7 @@ impl Method for Lily {
 
     fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
         Self::linear_dims(site)?;
-        let bound = (self.r as f32).sqrt().recip();
-        let router = draw::uniform(&mut build.rng(None, site.site), [self.num_b, self.r], bound);
+        let router = draw::linear(&mut build.rng(None, site.site), [self.num_b, self.r], self.r);
         Ok(linear(Router {
             weight: Param::from_data(router, build.device),
             scale: self.scaling,
@@ -152,11 +151,11 @@ impl SharedParameters for Lily {
             let rows = self.num_b * self.r;
             let b = match self.init_weights {
                 true => draw::constant([rows, d_out], 0.0),
-                false => draw::uniform(&mut rng, [rows, d_out], (d_out as f32).sqrt().recip()),
+                false => draw::linear(&mut rng, [rows, d_out], d_out),
             };
             matrices.b.push(Param::from_data(b, build.device));
             for block in group.chunks(self.stride_a) {
-                let a = draw::uniform(&mut rng, [self.r, d_in], (d_in as f32).sqrt().recip());
+                let a = draw::linear(&mut rng, [self.r, d_in], d_in);
                 matrices.a.push(Param::from_data(a, build.device));
                 for site in block {
                     let at = SiteMatrices {

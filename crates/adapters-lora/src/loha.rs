@@ -65,7 +65,7 @@ impl Method for Loha {
 
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::size("r", self.r)?;
-        ConfigError::unless(self.alpha.is_finite(), "alpha", "a finite number", self.alpha)?;
+        ConfigError::finite("alpha", self.alpha)?;
         ConfigError::unless(self.rank_dropout == 0.0, "rank_dropout", "0", self.rank_dropout)?;
         ConfigError::unless(self.module_dropout == 0.0, "module_dropout", "0", self.module_dropout)
     }

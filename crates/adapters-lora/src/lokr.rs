@@ -72,7 +72,7 @@ impl Method for Lokr {
     fn check(&self) -> Result<(), ConfigError> {
         let factor = self.decompose_factor;
         ConfigError::size("r", self.r)?;
-        ConfigError::unless(self.alpha.is_finite(), "alpha", "a finite number", self.alpha)?;
+        ConfigError::finite("alpha", self.alpha)?;
         ConfigError::unless(
             factor == -1 || factor > 0,
             "decompose_factor",
@@ -106,10 +106,7 @@ impl Method for Lokr {
         };
         let mut rng = build.rng(None, site.site);
         // Kaiming uniform with a = sqrt(5).
-        let mut drawn = |shape: [usize; 2]| {
-            let bound = (shape[1] as f32).sqrt().recip();
-            Param::from_data(draw::uniform(&mut rng, shape, bound), build.device)
-        };
+        let mut drawn = |shape: [usize; 2]| draw::linear_param(&mut rng, shape, shape[1], build.device);
         let zeros = |shape: [usize; 2]| Param::from_data(draw::constant(shape, 0.0), build.device);
         Ok(SiteLayer::Linear(Erased::new(Kronecker {
             w1: (!product_small).then(|| zeros([out_small, in_small])),

@@ -212,8 +212,8 @@ impl LoraConfig {
     /// Refuses the first field outside its range.
     pub(crate) fn check_fields(&self) -> Result<(), ConfigError> {
         ConfigError::size("r", self.rank)?;
-        ConfigError::unless(self.alpha.is_finite(), "alpha", "a finite number", self.alpha)?;
-        check_dropout(self.dropout)?;
+        ConfigError::finite("alpha", self.alpha)?;
+        ConfigError::probability("dropout", self.dropout)?;
         let mut ranks = self.rank_pattern.values();
         ranks.try_for_each(|rank| ConfigError::size("rank_pattern", *rank))?;
         let endless = self.alpha_pattern.iter().find(|(_, a)| !a.is_finite());
@@ -234,6 +234,15 @@ impl LoraConfig {
         let gamma = self.ga_gamma;
         ConfigError::unless(gamma > 0.0 && gamma.is_finite(), "ga_gamma", "above 0", gamma)?;
         self.target.check()
+    }
+
+    /// [`check_for_variant`](Self::check_for_variant) for a variant that only peft has, whose files have neither gate nor type.
+    pub(crate) fn check_for_peft_variant(&self) -> Result<(), ConfigError> {
+        let gated = self.scaling == Scaling::Gated;
+        ConfigError::unless(!gated, "use_gating", "false with a variant of LoRA", true)?;
+        let typed = self.dtype.is_some();
+        ConfigError::unless(!typed, "dtype", "none with a variant of LoRA", "a type")?;
+        self.check_for_variant()
     }
 
     /// Refuses what only plain LoRA computes, and the first field outside its range.
@@ -314,8 +323,4 @@ impl LoraConfig {
             false => target,
         }
     }
-}
-
-pub(crate) fn check_dropout(dropout: f64) -> Result<(), ConfigError> {
-    ConfigError::unless((0.0..1.0).contains(&dropout), "dropout", "0 <= dropout < 1", dropout)
 }

@@ -62,10 +62,9 @@ impl Method for Miss {
     const DESCRIPTION: &'static str = "One small matrix that all segments of the input share.";
 
     fn check(&self) -> Result<(), ConfigError> {
-        let dropout = self.miss_dropout;
         ConfigError::size("r", self.r)?;
         ConfigError::size("mini_r", self.mini_r)?;
-        ConfigError::unless((0.0..1.0).contains(&dropout), "miss_dropout", "0 <= p < 1", dropout)?;
+        ConfigError::probability("miss_dropout", self.miss_dropout)?;
         match &self.init_weights {
             Value::Bool(_) => Ok(()),
             form if form == "mini" || form == BAT => Ok(()),
@@ -103,10 +102,7 @@ impl Method for Miss {
         }
         let shape = [self.r, if mini { self.mini_r } else { d_out }];
         let block = match &self.init_weights {
-            Value::Bool(false) => {
-                let bound = (shape[1] as f32).sqrt().recip();
-                draw::uniform(&mut build.rng(None, site.site), shape, bound)
-            }
+            Value::Bool(false) => draw::linear(&mut build.rng(None, site.site), shape, shape[1]),
             _ => draw::constant(shape, 0.0),
         };
         Ok(SiteLayer::Linear(Erased::new(Shard {

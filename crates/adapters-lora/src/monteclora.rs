@@ -18,7 +18,6 @@ use serde_json::{Map, Value};
 use crate::lora_config::LoraConfig;
 use crate::low_rank::{Factored, LowRank};
 use crate::peft;
-use crate::scaling::Scaling;
 use crate::site_builder::{SiteBuilder, linear};
 
 /// LoRA in evaluation. In training `A + c sum_e w_e N_e` replaces `A`: `num_samples` normal matrices whose rows have the
@@ -92,17 +91,8 @@ impl Method for Monteclora {
         } = self.sampling;
         ConfigError::size("num_samples", num_samples)?;
         ConfigError::elements("r x r", [self.lora.rank, self.lora.rank])?;
-        ConfigError::unless(
-            sample_scaler.is_finite(),
-            "sample_scaler",
-            "a finite number",
-            sample_scaler,
-        )?;
-        let gated = self.lora.scaling == Scaling::Gated;
-        ConfigError::unless(!gated, "use_gating", "false with a variant of LoRA", true)?;
-        let typed = self.lora.dtype.is_some();
-        ConfigError::unless(!typed, "dtype", "none with a variant of LoRA", "a type")?;
-        self.lora.check_for_variant()
+        ConfigError::finite("sample_scaler", sample_scaler)?;
+        self.lora.check_for_peft_variant()
     }
 
     fn target(&self) -> Target {

@@ -82,7 +82,7 @@ impl Method for Peanut {
         ConfigError::size("r", self.r)?;
         ConfigError::unless(self.depth <= 1024, "depth", "at most 1024", self.depth)?;
         ConfigError::elements("depth x r x r", [self.depth, self.r, self.r])?;
-        ConfigError::unless(self.scaling.is_finite(), "scaling", "a finite number", self.scaling)?;
+        ConfigError::finite("scaling", self.scaling)?;
         self.activation().map(|_| ())
     }
 
@@ -95,7 +95,7 @@ impl Method for Peanut {
         let activation = Error::in_config(Self::NAME, self.activation())?;
         let mut rng = build.rng(None, site.site);
         let mut drawn = |shape: [usize; 2]| {
-            let data = draw::uniform(&mut rng, shape, (shape[1] as f32).sqrt().recip());
+            let data = draw::linear(&mut rng, shape, shape[1]);
             Param::from_data(data, build.device)
         };
         let a = drawn([self.r, d_out]);

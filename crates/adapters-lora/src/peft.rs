@@ -169,7 +169,6 @@ pub(crate) fn write_lora(
     Ok(fields)
 }
 
-/// The key of a parameter of LoRA or DoRA.
 /// The axes that the kernel of a convolution adds in files: A has those of the kernel, B and the magnitude have empty ones.
 pub(crate) fn lora_shape(site: &SiteInfo, param: &str, shape: Vec<usize>) -> Vec<usize> {
     let Some((_, sizes)) = site.kernel.split_first() else {
@@ -184,6 +183,7 @@ pub(crate) fn lora_shape(site: &SiteInfo, param: &str, shape: Vec<usize>) -> Vec
     }
 }
 
+/// The key of a parameter of LoRA or DoRA.
 pub(crate) fn lora_key(site: &SiteInfo, param: &str) -> String {
     match param.ends_with("lora_A") || param.ends_with("lora_B") {
         true => format!("{}.{param}.weight", site.path),

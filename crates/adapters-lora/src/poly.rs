@@ -103,14 +103,10 @@ impl Method for Poly {
         }
         let mut rng = build.rng(None, site.site);
         let (split_in, split_out) = (d_in / splits, d_out / splits);
-        let a = draw::uniform(
-            &mut rng,
-            [splits, skills, split_in, r],
-            (split_in as f32).sqrt().recip(),
-        );
+        let a = draw::linear(&mut rng, [splits, skills, split_in, r], split_in);
         let b = match self.init_weights {
             true => draw::constant([splits, skills, r, split_out], 0.0),
-            false => draw::uniform(&mut rng, [splits, skills, r, split_out], (r as f32).sqrt().recip()),
+            false => draw::linear(&mut rng, [splits, skills, r, split_out], r),
         };
         let logits = draw::uniform(&mut rng, [self.n_tasks, splits * skills], 1e-3);
         Ok(linear(Skills {

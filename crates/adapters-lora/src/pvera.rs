@@ -80,13 +80,8 @@ impl Method for Pvera {
         let (key, dropout) = (self.projection_prng_key, self.pvera_dropout);
         ConfigError::size("r", self.r)?;
         ConfigError::unless(u32::try_from(key).is_ok(), "projection_prng_key", "below 2^32", key)?;
-        ConfigError::unless(
-            self.d_initial.is_finite(),
-            "d_initial",
-            "a finite number",
-            self.d_initial,
-        )?;
-        ConfigError::unless((0.0..1.0).contains(&dropout), "pvera_dropout", "0 <= p < 1", dropout)?;
+        ConfigError::finite("d_initial", self.d_initial)?;
+        ConfigError::probability("pvera_dropout", dropout)?;
         ConfigError::unless(!self.sample_at_inference, "sample_at_inference", "false", true)
     }
 

@@ -81,8 +81,8 @@ impl Method for Randlora {
     fn check(&self) -> Result<(), ConfigError> {
         let (alpha, dropout) = (self.randlora_alpha, self.randlora_dropout);
         ConfigError::size("r", self.r)?;
-        ConfigError::unless(alpha.is_finite(), "randlora_alpha", "a finite number", alpha)?;
-        ConfigError::unless((0.0..1.0).contains(&dropout), "randlora_dropout", "0 <= p < 1", dropout)?;
+        ConfigError::finite("randlora_alpha", alpha)?;
+        ConfigError::probability("randlora_dropout", dropout)?;
         let expected = "true: without it the random matrices depend on the machine that wrote the file";
         ConfigError::unless(self.save_projection, "save_projection", expected, false)
     }

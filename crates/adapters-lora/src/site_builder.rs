@@ -70,7 +70,7 @@ impl<'a> SiteBuilder<'a> {
     pub(crate) fn gate(&mut self, d_in: usize) -> Gate {
         let gates = self.groups();
         let weight = draw::normal(&mut self.rng, [gates, d_in], 0.02);
-        let bias = draw::uniform(&mut self.rng, [gates], (d_in as f32).sqrt().recip());
+        let bias = draw::linear(&mut self.rng, [gates], d_in);
         Gate {
             weight: self.param(weight, None),
             bias: self.param(bias, None),

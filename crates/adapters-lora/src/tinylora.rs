@@ -100,7 +100,7 @@ impl Method for Tinylora {
         ConfigError::unless(known, "init_weights", "true or uniform", &self.init_weights)?;
         let bound = self.init_v_bound;
         ConfigError::unless(bound >= 0.0, "init_v_bound", "at least 0", bound)?;
-        ConfigError::unless((0.0..1.0).contains(&dropout), "tinylora_dropout", "0 <= p < 1", dropout)
+        ConfigError::probability("tinylora_dropout", dropout)
     }
 
     fn target(&self) -> Target {

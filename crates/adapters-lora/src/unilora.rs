@@ -107,7 +107,7 @@ impl Method for Unilora {
         ConfigError::unless(length > 0, "theta_d_length", "at least 1", length)?;
         ConfigError::elements("theta_d_length", [length])?;
         ConfigError::unless(bound > 0.0, "init_theta_d_bound", "above 0", bound)?;
-        ConfigError::unless((0.0..1.0).contains(&dropout), "unilora_dropout", "0 <= p < 1", dropout)
+        ConfigError::probability("unilora_dropout", dropout)
     }
 
     fn target(&self) -> Target {

@@ -89,8 +89,7 @@ impl Method for Vblora {
             self.vector_length,
         )?;
         ConfigError::unless(fits, "topk", "between 1 and num_vectors", self.topk)?;
-        let dropout = self.vblora_dropout;
-        ConfigError::unless((0.0..1.0).contains(&dropout), "vblora_dropout", "0 <= p < 1", dropout)?;
+        ConfigError::probability("vblora_dropout", self.vblora_dropout)?;
         ConfigError::unless(
             !self.save_only_topk_weights,
             "save_only_topk_weights",

@@ -18,7 +18,6 @@ use serde_json::{Map, Value};
 use crate::lora_config::LoraConfig;
 use crate::low_rank::{Factored, LowRank};
 use crate::peft;
-use crate::scaling::Scaling;
 use crate::site_builder::{SiteBuilder, linear};
 
 /// LoRA whose gradient of A is computed from `v v^T x` in place of `x`: the input features are cut into `num_groups` groups, of
@@ -97,11 +96,7 @@ impl Method for Velora {
             "a finite number above 0",
             scale,
         )?;
-        let gated = self.lora.scaling == Scaling::Gated;
-        ConfigError::unless(!gated, "use_gating", "false with a variant of LoRA", true)?;
-        let typed = self.lora.dtype.is_some();
-        ConfigError::unless(!typed, "dtype", "none with a variant of LoRA", "a type")?;
-        self.lora.check_for_variant()
+        self.lora.check_for_peft_variant()
     }
 
     fn target(&self) -> Target {

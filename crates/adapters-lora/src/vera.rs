@@ -149,8 +149,8 @@ impl Default for VeraConfig {
 
 impl VeraConfig {
     pub(crate) fn check_fields(&self) -> Result<(), ConfigError> {
-        ConfigError::unless(self.d.is_finite(), "vera_d", "a finite number", self.d)?;
-        ConfigError::unless(self.b.is_finite(), "vera_b", "a finite number", self.b)?;
+        ConfigError::finite("vera_d", self.d)?;
+        ConfigError::finite("vera_b", self.b)?;
         if self.definition == VeraDefinition::Matrices {
             // A diagonal is stored as a matrix.
             ConfigError::elements("r x r", [self.lora.rank, self.lora.rank])?;

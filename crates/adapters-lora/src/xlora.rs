@@ -110,13 +110,13 @@ impl Method for Xlora {
         ConfigError::elements("xlora_depth x xlora_size x xlora_size", axes)?;
         ConfigError::size("top_k_lora", self.top_k_lora.unwrap_or(1))?;
         let (dropout, temperature) = (self.xlora_dropout_p, self.softmax_temperature);
-        ConfigError::unless((0.0..1.0).contains(&dropout), "xlora_dropout_p", "0 <= p < 1", dropout)?;
+        ConfigError::probability("xlora_dropout_p", dropout)?;
         let positive = temperature > 0.0 && temperature.is_finite();
         ConfigError::unless(positive, "softmax_temperature", "a finite number above 0", temperature)?;
         let factor = self.global_scaling_weight;
-        ConfigError::unless(factor.is_finite(), "global_scaling_weight", "a finite number", factor)?;
+        ConfigError::finite("global_scaling_weight", factor)?;
         let first = self.scaling_pass_value;
-        ConfigError::unless(first.is_finite(), "scaling_pass_value", "a finite number", first)?;
+        ConfigError::finite("scaling_pass_value", first)?;
         // Which of equal weights are the largest is undefined.
         let known = first == 0.0 || self.top_k_lora.is_none();
         ConfigError::unless(known, "scaling_pass_value", "0 with `top_k_lora`", first)
@@ -247,10 +247,9 @@ struct Dense {
 
 impl Dense {
     fn new([d_in, d_out]: [usize; 2], rng: &mut ChaCha8Rng, device: &Device) -> Self {
-        let bound = (d_in as f32).sqrt().recip();
         Self {
-            weight: Param::from_data(draw::uniform(rng, [d_out, d_in], bound), device),
-            bias: Param::from_data(draw::uniform(rng, [d_out], bound), device),
+            weight: draw::linear_param(rng, [d_out, d_in], d_in, device),
+            bias: draw::linear_param(rng, [d_out], d_in, device),
         }
     }
 }

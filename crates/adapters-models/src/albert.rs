@@ -6,10 +6,9 @@
 use serde_json::json;
 
 use crate::bert::{self, BertConfig};
-use crate::checkpoint_folder::CheckpointFolder;
+use crate::checkpoint_folder::{CheckpointFolder, object};
 use crate::distance_scores::DistanceOptions;
 use crate::encoder::{self, Encoder, EncoderNames, EncoderStack, Pooler};
-use crate::llama::object;
 use crate::model::Model;
 use crate::modeling::*;
 use crate::post_norm::{LayerNames, LayerSizes, PostNormLayer};

@@ -144,10 +144,11 @@ impl Default for Architectures {
 }
 
 impl Architectures {
-    /// These and another one, in place of one of the same `model_type`.
+    /// These and another one, in place of one of the same `model_type` and class.
     #[must_use]
     pub fn with(mut self, architecture: Architecture) -> Self {
-        self.0.retain(|known| known.model_type != architecture.model_type);
+        let of = |known: &Architecture| (known.model_type, known.class);
+        self.0.retain(|known| of(known) != of(&architecture));
         self.0.push(architecture);
         self
     }
@@ -192,5 +193,22 @@ impl Architectures {
                 nearest: nearest(model_type, self.0.iter().map(|known| known.model_type)),
                 supported: self.named(|_| true),
             })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_class_of_a_known_architecture_replaces_that_class_only() {
+        let known = Architectures::default();
+        let count = known.iter().count();
+        let whisper = known.find("whisper", Path::new("config.json")).unwrap();
+        let more = known.with(whisper.of_class("OwnWhisper"));
+        assert_eq!(more.iter().count(), count + 1);
+        assert!(more.find("whisper", Path::new("config.json")).is_ok());
+        assert!(more.of_class("whisper", "OwnWhisper").is_some());
+        assert_eq!(more.with(whisper.of_class("OwnWhisper")).iter().count(), count + 1);
     }
 }

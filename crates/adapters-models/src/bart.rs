@@ -7,8 +7,7 @@
 use burn::module::Param;
 use serde_json::{Map, Value, json};
 
-use crate::checkpoint_folder::CheckpointFolder;
-use crate::llama::object;
+use crate::checkpoint_folder::{CheckpointFolder, object};
 use crate::model::Model;
 use crate::modeling::*;
 use crate::standard_layer::{StandardLayer, StandardOptions};
@@ -20,7 +19,6 @@ const POSITION_OFFSET: usize = 2;
 
 /// `config.json` of a BART checkpoint: the fields that change what is computed. Others are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-#[allow(missing_docs, reason = "the published names of transformers' `BartConfig`")]
 pub(crate) struct BartConfig {
     #[serde(flatten)]
     pub(crate) stacks: StacksConfig,

@@ -115,3 +115,11 @@ impl CheckpointFolder {
         })
     }
 }
+
+/// The fields of a JSON object; none of anything else.
+pub(crate) fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
+}

@@ -155,7 +155,7 @@ impl<'a> ConfigCheck<'a> {
     pub(crate) fn dropouts<const N: usize>(&self, fields: [(&'static str, f64); N]) -> Result<(), ModelError> {
         fields.into_iter().try_for_each(|(field, value)| {
             let holds = (0.0..1.0).contains(&value);
-            self.require(holds, field, "0 <= p < 1", value)
+            self.require(holds, field, "at least 0 and below 1", value)
         })
     }
 

@@ -3,9 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use crate::bert::BertConfig;
+use crate::checkpoint_folder::object;
 use crate::disentangled::{DisentangledLayer, DisentangledStack, Distances, Projections};
 use crate::encoder::{Encoder, EncoderNames, Pooler};
-use crate::llama::object;
 use crate::modeling::*;
 use crate::post_norm::{BERT_NAMES, LayerSizes, PostNormBlocks};
 use crate::text_embeddings::{Counting, EmbeddingOptions, TextEmbeddings};

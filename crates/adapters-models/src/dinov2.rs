@@ -11,7 +11,6 @@ use crate::standard_layer::{StandardLayer, StandardNames, StandardOptions};
 /// `config.json` of a DINOv2 checkpoint: the fields that change what is computed. Others are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
-#[allow(missing_docs, reason = "the published names of transformers' `Dinov2Config`")]
 pub(crate) struct Dinov2Config {
     pub(crate) hidden_size: usize,
     pub(crate) num_hidden_layers: usize,

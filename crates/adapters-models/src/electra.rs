@@ -6,9 +6,8 @@
 use serde_json::json;
 
 use crate::bert::{self, BertConfig, Variant};
-use crate::checkpoint_folder::CheckpointFolder;
+use crate::checkpoint_folder::{CheckpointFolder, object};
 use crate::encoder::{self, EncoderNames};
-use crate::llama::object;
 use crate::model::Model;
 use crate::modeling::*;
 use crate::text_embeddings::Counting;

@@ -8,7 +8,7 @@ use burn::module::ModuleDisplay;
 use crate::lm_head::LmHead;
 use crate::modeling::*;
 use crate::packing::causal_bias;
-use crate::rotary::{self, Rotary, Turns};
+use crate::rotary::{self, Rotary, Rotation};
 
 /// The published names of a family.
 #[derive(Clone, Copy, Debug)]
@@ -54,8 +54,8 @@ pub(crate) struct GptFacts {
 
 /// What the layers of a pass have in common.
 pub(crate) struct GptFrame {
-    /// How far features turn at each position.
-    pub(crate) turns: Turns,
+    /// The rotation of each position.
+    pub(crate) rotation: Rotation,
     /// What queries may see.
     pub(crate) mask: Tensor<4>,
 }
@@ -148,7 +148,7 @@ impl<L: GptLayer> Transformer for GptDecoder<L> {
         let ([_, seq, _], device) = (hidden.dims(), hidden.device());
         let positions = rotary::positions([seq, past], padding.as_ref(), packing.as_ref(), &device, cx);
         let frame = GptFrame {
-            turns: self.facts.rotary.at(positions, &device),
+            rotation: self.facts.rotary.at(positions, &device),
             mask: causal_bias([seq, past], None, padding.as_ref(), packing.as_ref(), &device),
         };
         let chain = Chain::new(hidden).layers(&self.layers, frame);

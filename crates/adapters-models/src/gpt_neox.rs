@@ -99,14 +99,14 @@ impl GptNeoXConfig {
             ("hidden_dropout", self.hidden_dropout),
         ])?;
         let fields = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
-        let turned = ((self.hidden_size / self.num_attention_heads) as f64 * self.rotary_pct) as usize;
-        let fits = self.rotary_pct <= 1.0 && turned > 0 && turned.is_multiple_of(2);
+        let rotated = ((self.hidden_size / self.num_attention_heads) as f64 * self.rotary_pct) as usize;
+        let fits = self.rotary_pct <= 1.0 && rotated > 0 && rotated.is_multiple_of(2);
         let expected = "a fraction of at most 1 that gives an even number of features in each head";
         check.require(fits, "rotary_pct", expected, self.rotary_pct)?;
         let around = Around {
             longest: self.max_position_embeddings,
             original: None,
-            features: turned,
+            features: rotated,
         };
         let scaling = fields.map_or(Ok(RotaryScaling::Default), |fields| fields.scaling(around));
         let scaling = scaling.map_err(|(field, expected, found)| check.refusal(field, expected, found))?;
@@ -116,7 +116,7 @@ impl GptNeoXConfig {
         check.require(base > 1.0, "rotary_emb_base", "a number above 1", base)?;
         Ok((
             check.activation("hidden_act", &self.hidden_act)?,
-            Rotary::new(turned, base, scaling),
+            Rotary::new(rotated, base, scaling),
         ))
     }
 }
@@ -214,7 +214,7 @@ impl Block for GptNeoXLayer {
     type Frame = GptFrame;
 
     fn forward(&self, x: Tensor<3>, frame: &GptFrame, slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
-        let (heads, turns) = (&self.attention, &frame.turns);
+        let (heads, rotation) = (&self.attention, &frame.rotation);
         let normed = cx.norm(&self.attention_norm, x.clone());
         let fused = cx.linear(&self.query_key_value, normed.clone());
         let ([batch, seq, _], d_head) = (fused.dims(), heads.d_head);
@@ -222,7 +222,7 @@ impl Block for GptNeoXLayer {
             .reshape([batch as i64, seq as i64, -1, 3 * d_head as i64])
             .swap_dims(1, 2);
         let projection = |index: usize| fused.clone().slice_dim(3, index * d_head..(index + 1) * d_head);
-        let (query, key) = (turns.turn(projection(0)), turns.turn(projection(1)));
+        let (query, key) = (rotation.apply(projection(0)), rotation.apply(projection(1)));
         let mask = Some(frame.mask.clone());
         let attended = heads.attend(query, (key, projection(2)), normed, mask, (&self.key_value, slot), cx);
         let attended = cx.linear(&self.attention_output, attended);

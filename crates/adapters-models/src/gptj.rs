@@ -3,7 +3,7 @@
 //! Model: *GPT-J-6B: A 6 Billion Parameter Autoregressive Language Model*, Wang and Komatsuzaki, 2021,
 //! <https://github.com/kingoflolz/mesh-transformer-jax>. Behavior follows `GPTJForCausalLM` of Hugging Face transformers:
 //! attention and feed-forward block read one normalization of the same hidden state, and neighboring features of the first
-//! `rotary_dim` of a head turn against each other.
+//! `rotary_dim` of a head form pairs.
 
 use crate::gpt_decoder::{GptDecoder, GptFacts, GptFrame, GptLayer, GptNames};
 use crate::modeling::*;
@@ -24,7 +24,7 @@ pub(crate) struct GptJConfig {
     pub(crate) n_layer: usize,
     /// Attention heads.
     pub(crate) n_head: usize,
-    /// Features of a head that turn with the position.
+    /// Features of a head that are rotated.
     pub(crate) rotary_dim: Option<usize>,
     /// Width of the feed-forward block; without it four times `n_embd`.
     pub(crate) n_inner: Option<usize>,
@@ -89,11 +89,11 @@ impl GptJConfig {
             ("attn_pdrop", self.attn_pdrop),
         ])?;
         let d_head = self.n_embd / self.n_head;
-        let turned = self.rotary_dim.unwrap_or(0);
+        let rotated = self.rotary_dim.unwrap_or(0);
         let expected = format!("an even number from 2 to n_embd / n_head = {d_head}");
-        let fits = (2..=d_head).contains(&turned) && turned.is_multiple_of(2);
+        let fits = (2..=d_head).contains(&rotated) && rotated.is_multiple_of(2);
         check.require(fits, "rotary_dim", expected, format!("{:?}", self.rotary_dim))?;
-        let rotary = Rotary::new(turned, 1e4, RotaryScaling::Default);
+        let rotary = Rotary::new(rotated, 1e4, RotaryScaling::Default);
         Ok((
             check.activation("activation_function", &self.activation_function)?,
             rotary,
@@ -193,10 +193,10 @@ impl Block for GptJLayer {
     type Frame = GptFrame;
 
     fn forward(&self, x: Tensor<3>, frame: &GptFrame, slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
-        let (heads, turns) = (&self.attention, &frame.turns);
+        let (heads, rotation) = (&self.attention, &frame.rotation);
         let normed = cx.norm(&self.norm, x.clone());
-        let query = turns.turn_neighbors(heads.split(cx.linear(&self.query, normed.clone())));
-        let key = turns.turn_neighbors(heads.split(cx.linear(&self.key, normed.clone())));
+        let query = rotation.apply_to_neighbors(heads.split(cx.linear(&self.query, normed.clone())));
+        let key = rotation.apply_to_neighbors(heads.split(cx.linear(&self.key, normed.clone())));
         let value = heads.split(cx.linear(&self.value, normed.clone()));
         let mask = Some(frame.mask.clone());
         let attended = heads.attend(query, (key, value), normed.clone(), mask, (&self.key_value, slot), cx);

@@ -5,7 +5,7 @@
 
 use burn::tensor::Device;
 use serde::de::IgnoredAny;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::checkpoint_folder::CheckpointFolder;
 use crate::config_check::ConfigCheck;
@@ -35,12 +35,4 @@ fn family(config: &RotaryDecoderConfig, _: IgnoredAny, _: ConfigCheck<'_>) -> Re
         adapterhub: AdapterHubForm::Classes,
         ..Family::new("llama", "LlamaForCausalLM", config)
     })
-}
-
-/// The fields of a JSON object; none of anything else.
-pub(crate) fn object(value: Value) -> Map<String, Value> {
-    match value {
-        Value::Object(fields) => fields,
-        _ => Map::new(),
-    }
 }

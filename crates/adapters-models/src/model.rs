@@ -159,12 +159,13 @@ impl Model {
         own.unwrap_or_else(|| ClassifierLayout::of(self.kind()))
     }
 
-    /// The table of the token embeddings, `[vocab, d_model]`; `None` for a model that reads no tokens.
+    /// The table of the token embeddings, `[vocab, width]`, the encoder's where each stack has its own; `None` for a model that
+    /// reads no tokens.
     pub fn word_embeddings(&self) -> Option<Tensor<2>> {
         let mut table = None;
         self.visit_sites(&mut |info, layer| {
             if let (Role::TokenEmbedding, LayerRef::Table(found)) = (info.site.role, layer) {
-                table = Some(found.weight.val());
+                table.get_or_insert_with(|| found.weight.val());
             }
         });
         table

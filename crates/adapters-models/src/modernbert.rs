@@ -12,7 +12,7 @@ use crate::heads::masked_mean;
 use crate::model::Model;
 use crate::modeling::*;
 use crate::modernbert_config::{ModernBertConfig, defaults};
-use crate::rotary::{Rotary, Turns};
+use crate::rotary::{Rotary, Rotation};
 use crate::text_embeddings::{Counting, EmbeddingOptions, TextEmbeddings};
 
 const MODERNBERT: EncoderNames = EncoderNames {
@@ -73,7 +73,7 @@ struct ModernBertLayer {
 /// What the layers of a pass read: of those that attend to everything, and of those that attend to the neighborhood.
 struct ModernBertFrame {
     bias: [Option<Tensor<4>>; 2],
-    turns: [Turns; 2],
+    rotation: [Rotation; 2],
 }
 
 impl Block for ModernBertLayer {
@@ -88,7 +88,7 @@ impl Block for ModernBertLayer {
         let fused = cx.linear(&self.query_key_value, normed.clone());
         let [query, key, value] =
             [0, 1, 2].map(|part| heads.split(fused.clone().slice_dim(2, part * d..(part + 1) * d)));
-        let (query, key) = (frame.turns[kind].turn(query), frame.turns[kind].turn(key));
+        let (query, key) = (frame.rotation[kind].apply(query), frame.rotation[kind].apply(key));
         let bias = frame.bias[kind].clone();
         let attended = heads.attend(query, (key, value), normed.clone(), bias, (&self.key_value, slot), cx);
         let attended = cx.linear(&self.attention_output, attended);
@@ -115,7 +115,7 @@ impl EncoderStack for ModernBertStack {
         let of_text = padding.map(ops::padding_bias);
         let frame = ModernBertFrame {
             bias: [of_text.clone(), near.or(of_text)],
-            turns: [0, 1].map(|kind| self.rotary[kind].at(positions.clone(), &device)),
+            rotation: [0, 1].map(|kind| self.rotary[kind].at(positions.clone(), &device)),
         };
         Chain::new(hidden)
             .layers(&self.layers, frame)

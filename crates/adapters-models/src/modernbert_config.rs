@@ -6,9 +6,9 @@ use adapters_nn::ops::Activation;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use crate::checkpoint_folder::object;
 use crate::config_check::ConfigCheck;
 use crate::error::ModelError;
-use crate::llama::object;
 use crate::rotary::Rotary;
 use crate::rotary_scaling::{Around, RotaryFields};
 use crate::transformer::{MaskedLmLayout, ModelInfo};

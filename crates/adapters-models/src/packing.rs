@@ -55,7 +55,7 @@ pub(crate) fn causal_bias(
 ) -> Tensor<4> {
     let bias = ops::causal_bias(seq, past, window, padding, device);
     match packing {
-        Some(packing) => ops::of_packed_texts(bias, &packing.texts),
+        Some(packing) => ops::packed_bias(bias, &packing.texts),
         None => bias,
     }
 }

@@ -1,4 +1,4 @@
-//! Phi-1, Phi-1.5 and Phi-2: both blocks read one layer normalization, a part of each head turns, and every layer has a bias.
+//! Phi-1, Phi-1.5 and Phi-2: both blocks read one layer normalization, rotary positions on a part of each head, and every layer has a bias.
 //!
 //! Paper: *Textbooks Are All You Need II: phi-1.5 technical report*, Li et al., 2023, <https://arxiv.org/abs/2309.05463>.
 //! Behavior follows `PhiForCausalLM` of Hugging Face transformers.

@@ -28,7 +28,7 @@ use crate::weights::{ReadErrors, read_all};
 pub struct Pretrained {
     folder: CheckpointFolder,
     architecture: Architecture,
-    /// The `model_type`s of the kinds that were asked for, for messages.
+    /// The architectures that the program knows.
     architectures: Architectures,
     precision: Precision,
     /// The folder of an adapter, whose tokenizer and chat template are in place of those of the checkpoint.

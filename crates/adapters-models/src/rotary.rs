@@ -1,7 +1,7 @@
-//! Rotary position embeddings: queries and keys turned by angles that grow with their position.
+//! Rotary position embeddings: queries and keys rotated by angles that grow with their position.
 //!
 //! Paper: *RoFormer: Enhanced Transformer with Rotary Position Embedding*, Su et al., 2021,
-//! <https://arxiv.org/abs/2104.09864>. The two halves of what turns of a head are turned against each other, as in Hugging
+//! <https://arxiv.org/abs/2104.09864>. The two halves of the rotated features of a head form the pairs, as in Hugging
 //! Face transformers, and not neighboring features.
 
 use std::f64::consts::{PI, TAU};
@@ -47,7 +47,7 @@ fn plain(features: usize, theta: f64) -> impl Iterator<Item = f64> {
 }
 
 impl Rotary {
-    /// Turns the first `features` of each head.
+    /// Rotates the first `features` of each head.
     pub(crate) fn new(features: usize, theta: f64, scaling: RotaryScaling) -> Self {
         let plain = || plain(features, theta);
         let fixed = |frequencies: &mut dyn Iterator<Item = f64>| {
@@ -124,7 +124,7 @@ impl Rotary {
     }
 
     /// Cosines and sines at positions `[rows, seq]`, for all layers of a pass over a text whose last position is among them.
-    pub(crate) fn at(&self, positions: Tensor<2, Int>, device: &Device) -> Turns {
+    pub(crate) fn at(&self, positions: Tensor<2, Int>, device: &Device) -> Rotation {
         let [rows, seq] = positions.dims();
         let frequencies = match &self.frequencies {
             Frequencies::Fixed(frequencies) => frequencies.clone(),
@@ -138,7 +138,7 @@ impl Rotary {
         let frequencies = Tensor::<4>::from_data(data, device);
         let angles = positions.float().reshape([rows, 1, seq, 1]) * frequencies;
         let scaled = |x: Tensor<4>| if self.amplitude == 1.0 { x } else { x * self.amplitude };
-        Turns {
+        Rotation {
             cos: scaled(angles.clone().cos()),
             sin: scaled(angles.sin()),
         }
@@ -195,13 +195,13 @@ pub(crate) fn positions(
 
 /// Cosines and sines of a pass, `[1 or batch, 1, seq, pairs]`.
 #[derive(Clone, Debug)]
-pub(crate) struct Turns {
+pub(crate) struct Rotation {
     cos: Tensor<4>,
     sin: Tensor<4>,
 }
 
-impl Turns {
-    /// `(a cos - b sin, b cos + a sin)` for the halves `a` and `b` of what turns of each head; features behind it stay as they
+impl Rotation {
+    /// `(a cos - b sin, b cos + a sin)` for the halves `a` and `b` of the rotated features of each head; features behind it stay as they
     /// are.
     ///
     /// # Shapes
@@ -210,22 +210,22 @@ impl Turns {
     ///
     /// # Panics
     ///
-    /// Panics on another `seq`, and on fewer features than turn.
-    pub(crate) fn turn(&self, x: Tensor<4>) -> Tensor<4> {
+    /// Panics on another `seq`, and on fewer features than are rotated.
+    pub(crate) fn apply(&self, x: Tensor<4>) -> Tensor<4> {
         let (features, d_head) = (2 * self.cos.dims()[3], x.dims()[3]);
         if features == d_head {
-            return ops::turn(x, self.cos.clone(), self.sin.clone());
+            return ops::rotary(x, self.cos.clone(), self.sin.clone());
         }
-        let turned = ops::turn(x.clone().slice_dim(3, 0..features), self.cos.clone(), self.sin.clone());
-        Tensor::cat(vec![turned, x.slice_dim(3, features..d_head)], 3)
+        let rotated = ops::rotary(x.clone().slice_dim(3, 0..features), self.cos.clone(), self.sin.clone());
+        Tensor::cat(vec![rotated, x.slice_dim(3, features..d_head)], 3)
     }
 
     /// The same with neighboring features in place of halves.
     ///
     /// # Panics
     ///
-    /// As [`turn`](Self::turn).
-    pub(crate) fn turn_neighbors(&self, x: Tensor<4>) -> Tensor<4> {
+    /// As [`apply`](Self::apply).
+    pub(crate) fn apply_to_neighbors(&self, x: Tensor<4>) -> Tensor<4> {
         let [batch, heads, seq, d_head] = x.dims();
         let pairs = self.cos.dims()[3];
         // Features `[pairs, 2]` to `[2, pairs]`, and back.
@@ -234,10 +234,10 @@ impl Turns {
                 .swap_dims(3, 4)
                 .reshape([batch, heads, seq, 2 * pairs])
         };
-        let turning = regrouped(x.clone().slice_dim(3, 0..2 * pairs), [pairs, 2]);
-        let turned = ops::turn(turning, self.cos.clone(), self.sin.clone());
+        let pairs_apart = regrouped(x.clone().slice_dim(3, 0..2 * pairs), [pairs, 2]);
+        let rotated = ops::rotary(pairs_apart, self.cos.clone(), self.sin.clone());
         let rest = x.slice_dim(3, 2 * pairs..d_head);
-        Tensor::cat(vec![regrouped(turned, [2, pairs]), rest], 3)
+        Tensor::cat(vec![regrouped(rotated, [2, pairs]), rest], 3)
     }
 }
 
@@ -297,7 +297,9 @@ mod tests {
         let (q, k) = (random(), random());
         let product = |query: i64, key: i64| {
             let at = |position: i64| rotary.at(Tensor::from_ints([[position]], &device), &device);
-            (at(query).turn(q.clone()) * at(key).turn(k.clone())).sum().into_data()
+            (at(query).apply(q.clone()) * at(key).apply(k.clone()))
+                .sum()
+                .into_data()
         };
         let near = product(7, 4);
         near.assert_approx_eq::<f32>(&product(103, 100), Tolerance::absolute(1e-4));

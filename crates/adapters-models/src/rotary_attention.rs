@@ -4,7 +4,7 @@ use adapters_core::Window;
 
 use crate::modeling::*;
 use crate::norm::Norm;
-use crate::rotary::Turns;
+use crate::rotary::Rotation;
 use crate::rotary_config::RotaryDecoderConfig;
 use crate::rotary_family::{Family, LayerPlan, Projections, QueryKeyNorms};
 
@@ -21,7 +21,7 @@ pub(crate) struct RotaryAttention {
     #[module(skip)]
     options: AttentionOptions,
     #[module(skip)]
-    turns: bool,
+    rotary: bool,
 }
 
 /// Query, key and value.
@@ -90,7 +90,7 @@ impl RotaryAttention {
             sinks: plan.sinks.then(|| at.tensor("sinks", [heads])),
             projected,
             options,
-            turns: layer.turns,
+            rotary: layer.rotary,
         }
     }
 
@@ -111,7 +111,7 @@ impl RotaryAttention {
     pub(crate) fn forward(
         &self,
         x: Tensor<3>,
-        turns: &Turns,
+        rotation: &Rotation,
         bias: Option<Tensor<4>>,
         slot: Slot<'_>,
         cx: &mut Hooks<'_>,
@@ -120,8 +120,8 @@ impl RotaryAttention {
         let [query, key, value] = self.projected.forward(x.clone(), cx);
         let mut query = heads.split(normed(self.query_norm.as_ref(), query, cx));
         let mut key = heads.split(normed(self.key_norm.as_ref(), key, cx));
-        if self.turns {
-            (query, key) = (turns.turn(query), turns.turn(key));
+        if self.rotary {
+            (query, key) = (rotation.apply(query), rotation.apply(key));
         }
         let own = (key, heads.split(value));
         let sinks = self.sinks.as_ref().map(|sinks| sinks.val());

@@ -10,8 +10,7 @@ use adapters_core::{LayerMut, LayerRef, Mirror, MirrorInput, MirrorPlan, Pass, R
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::checkpoint_folder::CheckpointFolder;
-use crate::llama::object;
+use crate::checkpoint_folder::{CheckpointFolder, object};
 use crate::lm_head::LmHead;
 use crate::model::Model;
 use crate::modeling::*;

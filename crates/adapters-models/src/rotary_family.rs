@@ -51,8 +51,8 @@ pub(crate) struct Family {
 pub(crate) struct LayerPlan {
     /// Keys a query sees; `None` for all.
     pub(crate) window: Option<usize>,
-    /// Whether queries and keys turn.
-    pub(crate) turns: bool,
+    /// Whether it has rotary positions.
+    pub(crate) rotary: bool,
     /// Experts in place of the family's feed-forward block.
     pub(crate) experts: Option<ExpertsPlan>,
 }
@@ -154,11 +154,11 @@ pub(crate) enum AdapterHubForm {
 }
 
 impl Family {
-    /// A family like Llama: normalizations in front of both blocks, whole heads that turn, biases as the configuration says.
+    /// A family like Llama: normalizations in front of both blocks, rotary positions on whole heads, biases as the configuration says.
     pub(crate) fn new(model_type: &'static str, class_name: &'static str, config: &RotaryDecoderConfig) -> Self {
         let layer = LayerPlan {
             window: None,
-            turns: true,
+            rotary: true,
             experts: None,
         };
         Self {
@@ -209,7 +209,7 @@ impl Family {
     pub(crate) fn with_windows(self, windows: Vec<Option<usize>>) -> Self {
         let layers = windows.into_iter().map(|window| LayerPlan {
             window,
-            turns: true,
+            rotary: true,
             experts: None,
         });
         Self {

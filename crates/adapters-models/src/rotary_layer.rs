@@ -5,7 +5,7 @@ use adapters_core::{AnyNorm, Join};
 use crate::feed_forward::{FeedForward, FeedForwardPlan};
 use crate::modeling::*;
 use crate::norm::Norm;
-use crate::rotary::Turns;
+use crate::rotary::Rotation;
 use crate::rotary_attention::RotaryAttention;
 use crate::rotary_config::RotaryDecoderConfig;
 use crate::rotary_family::{Family, LayerPlan, Placement};
@@ -43,9 +43,9 @@ struct Joint {
 #[derive(Debug)]
 pub(crate) struct Frame {
     /// Of layers that see the whole text.
-    pub(crate) full: Turns,
+    pub(crate) full: Rotation,
     /// Of layers with a window, where they have angles of their own.
-    pub(crate) sliding: Option<Turns>,
+    pub(crate) sliding: Option<Rotation>,
     /// What queries may see, for each window there is.
     pub(crate) biases: Vec<(Option<usize>, Tensor<4>)>,
     /// The normalizations behind attention and feed-forward block through which adapters read sums in every layer; `None` for
@@ -130,7 +130,7 @@ impl Block for RotaryLayer {
 
     fn forward(&self, x: Tensor<3>, frame: &Frame, slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
         let window = self.attention.window();
-        let turns = frame
+        let rotation = frame
             .sliding
             .as_ref()
             .filter(|_| window.is_some())
@@ -144,7 +144,7 @@ impl Block for RotaryLayer {
         let read = normed(&self.attention_norm, &x, cx);
         let attended = self
             .attention
-            .forward(read.clone(), turns, frame.bias(window), slot, cx);
+            .forward(read.clone(), rotation, frame.bias(window), slot, cx);
         let attended = cx.dropout(attended, self.dropout);
         let x = self
             .attention_joint

@@ -74,7 +74,7 @@ pub(crate) struct RotaryFields {
     pub(crate) older_type: Option<String>,
     /// The base of the angles, in newer files.
     pub(crate) rope_theta: Option<f64>,
-    /// The part of a head that turns, in newer files.
+    /// The part of a head that is rotated, in newer files.
     pub(crate) partial_rotary_factor: Option<f64>,
     /// By what angles are divided.
     pub(crate) factor: Option<f64>,
@@ -128,7 +128,7 @@ pub(crate) struct Around {
     pub(crate) longest: usize,
     /// `original_max_position_embeddings` next to it, of `longrope`.
     pub(crate) original: Option<usize>,
-    /// Features of a head that turn.
+    /// Features of a head that are rotated.
     pub(crate) features: usize,
 }
 

@@ -6,9 +6,8 @@
 use adapters_core::KeyValueState;
 use serde_json::json;
 
-use crate::checkpoint_folder::CheckpointFolder;
+use crate::checkpoint_folder::{CheckpointFolder, object};
 use crate::clip::ClipVisionConfig;
-use crate::llama::object;
 use crate::model::Model;
 use crate::modeling::*;
 use crate::patches::{ImagePatches, patch_kernel};

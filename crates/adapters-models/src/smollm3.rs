@@ -1,4 +1,4 @@
-//! SmolLM3: a Llama in which queries and keys of every fourth layer do not turn.
+//! SmolLM3: a Llama without rotary positions in every fourth layer.
 //!
 //! Papers: *SmolLM3: smol, multilingual, long-context reasoner*, Hugging Face, 2025,
 //! <https://huggingface.co/blog/smollm3>; *RoPE to NoPE and Back Again*, Yang et al., 2025,
@@ -34,7 +34,7 @@ fn defaults() -> Value {
 /// Fields of this family.
 #[derive(Clone, Debug, Deserialize)]
 struct Own {
-    /// One in layers that turn, zero in the others.
+    /// One in layers with rotary positions, zero in the others.
     no_rope_layers: Option<Vec<u8>>,
     no_rope_layer_interval: usize,
     use_sliding_window: bool,
@@ -44,20 +44,25 @@ struct Own {
 fn family(config: &RotaryDecoderConfig, own: Own, check: ConfigCheck<'_>) -> Result<Family, ModelError> {
     let (layers, interval) = (config.num_hidden_layers, own.no_rope_layer_interval);
     check.require(interval > 0, "no_rope_layer_interval", "a number above zero", interval)?;
-    let turning: Vec<bool> = match own.no_rope_layers {
-        Some(turning) => turning.iter().map(|turns| *turns != 0).collect(),
+    let rotary_layers: Vec<bool> = match own.no_rope_layers {
+        Some(layers) => layers.iter().map(|rotary| *rotary != 0).collect(),
         None => (1..=layers).map(|layer| !layer.is_multiple_of(interval)).collect(),
     };
     let expected = format!("a number for each of num_hidden_layers = {layers}");
-    check.require(turning.len() == layers, "no_rope_layers", expected, turning.len())?;
-    let slides = |layer: usize| own.use_sliding_window && !turning[layer];
+    check.require(
+        rotary_layers.len() == layers,
+        "no_rope_layers",
+        expected,
+        rotary_layers.len(),
+    )?;
+    let slides = |layer: usize| own.use_sliding_window && !rotary_layers[layer];
     let windows = config.windows(config.sliding_window, slides);
-    let plans = windows.into_iter().zip(&turning);
+    let plans = windows.into_iter().zip(&rotary_layers);
     Ok(Family {
         layers: plans
-            .map(|(window, turns)| LayerPlan {
+            .map(|(window, rotary)| LayerPlan {
                 window,
-                turns: *turns,
+                rotary: *rotary,
                 experts: None,
             })
             .collect(),

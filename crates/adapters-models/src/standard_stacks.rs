@@ -9,10 +9,6 @@ pub(crate) const NORM_EPSILON: f64 = 1e-5;
 
 /// The fields that the configurations of both families have.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-#[allow(
-    missing_docs,
-    reason = "the published names of transformers' `BartConfig` and `WhisperConfig`"
-)]
 pub(crate) struct StacksConfig {
     pub(crate) vocab_size: usize,
     pub(crate) d_model: usize,

@@ -15,8 +15,7 @@ use adapters_core::KeyValueState;
 
 use serde_json::json;
 
-use crate::checkpoint_folder::CheckpointFolder;
-use crate::llama::object;
+use crate::checkpoint_folder::{CheckpointFolder, object};
 use crate::model::Model;
 use crate::modeling::*;
 use crate::t5::config::FeedForwardVariant;
@@ -33,7 +32,7 @@ pub(crate) struct T5Model {
     embedding: Point<EmbeddingHook>,
     encoder: T5Stack,
     decoder: T5Stack,
-    /// `None` where the head is the embedding table.
+    /// The head; its weight is the embedding table's where the two are tied.
     lm_head: Sited<Linear>,
     #[module(skip)]
     config: T5Config,

@@ -17,7 +17,6 @@ const EPSILON: f64 = 1e-5;
 /// `config.json` of a wav2vec 2.0 checkpoint: the fields that change what is computed. Others are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
-#[allow(missing_docs, reason = "the published names of transformers' `Wav2Vec2Config`")]
 pub(crate) struct Wav2Vec2Config {
     pub(crate) hidden_size: usize,
     pub(crate) num_hidden_layers: usize,

@@ -10,8 +10,7 @@ use serde_json::{Map, Value, json};
 
 use self::encoder::WhisperEncoder;
 pub(crate) use self::encoder::load_encoder;
-use crate::checkpoint_folder::CheckpointFolder;
-use crate::llama::object;
+use crate::checkpoint_folder::{CheckpointFolder, object};
 use crate::model::Model;
 use crate::modeling::*;
 use crate::standard_layer::{StandardLayer, StandardOptions};
@@ -20,7 +19,6 @@ use crate::two_stacks::{DecoderFrame, TwoStacks};
 
 /// `config.json` of a Whisper checkpoint: the fields that change what is computed. Others are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-#[allow(missing_docs, reason = "the published names of transformers' `WhisperConfig`")]
 pub(crate) struct WhisperConfig {
     #[serde(flatten)]
     pub(crate) stacks: StacksConfig,

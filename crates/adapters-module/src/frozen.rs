@@ -19,11 +19,6 @@ impl<M> Frozen<M> {
         Self(Arc::new(model))
     }
 
-    /// Freezes a model that is behind an `Arc` already.
-    pub fn from_arc(model: Arc<M>) -> Self {
-        Self(model)
-    }
-
     /// The model, to be changed: this one alone if others share it.
     pub fn make_mut(&mut self) -> &mut M
     where

@@ -155,7 +155,7 @@ fn causal(c: &mut Criterion) {
 fn rotary(c: &mut Criterion) {
     let (cos, sin) = (random([1, 1, 128, 32]), random([1, 1, 128, 32]));
     let x = vec![random([4, 128, 9, 64])];
-    let ours = |x: &[Tensor<4>]| ops::turn(x[0].clone().swap_dims(1, 2), cos.clone(), sin.clone());
+    let ours = |x: &[Tensor<4>]| ops::rotary(x[0].clone().swap_dims(1, 2), cos.clone(), sin.clone());
     let stock = |x: &[Tensor<4>]| {
         let x = x[0].clone().swap_dims(1, 2);
         let (a, b) = (x.clone().slice_dim(3, 0..32), x.slice_dim(3, 32..64));

@@ -3,7 +3,8 @@
 //! Burn initializes parameters lazily, in the order of first access; drawing here makes a seed mean the same
 //! numbers on every backend.
 
-use burn::tensor::TensorData;
+use burn::module::Param;
+use burn::tensor::{Device, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal, Uniform};
 
@@ -13,6 +14,22 @@ pub fn uniform<const D: usize>(rng: &mut ChaCha8Rng, shape: [usize; D], bound: f
         Ok(distribution) => sample(rng, shape, distribution),
         Err(_) => constant(shape, 0.0),
     }
+}
+
+/// Values of a linear layer of `d_in` inputs, as torch initializes its weight and its bias: uniform in plus and minus
+/// `1 / sqrt(d_in)`.
+pub fn linear<const D: usize>(rng: &mut ChaCha8Rng, shape: [usize; D], d_in: usize) -> TensorData {
+    uniform(rng, shape, (d_in as f32).sqrt().recip())
+}
+
+/// [`linear`] as a parameter.
+pub fn linear_param<const D: usize>(
+    rng: &mut ChaCha8Rng,
+    shape: [usize; D],
+    d_in: usize,
+    device: &Device,
+) -> Param<Tensor<D>> {
+    Param::from_data(linear(rng, shape, d_in), device)
 }
 
 /// Values normal with mean zero and standard deviation `std`. A `std` that is not finite gives zeros.

@@ -41,7 +41,7 @@ pub fn causal_bias(
 /// # Panics
 ///
 /// Panics if `bias` is of other positions than `texts`.
-pub fn of_packed_texts(bias: Tensor<4>, texts: &Tensor<2, Int>) -> Tensor<4> {
+pub fn packed_bias(bias: Tensor<4>, texts: &Tensor<2, Int>) -> Tensor<4> {
     let [batch, seq] = texts.dims();
     let shape = [batch, 1, seq, seq];
     let queries = texts.clone().reshape([batch, 1, seq, 1]).expand(shape);
@@ -148,7 +148,7 @@ mod tests {
     fn a_query_of_packed_texts_sees_its_own_text() {
         let device = Device::flex();
         let texts = Tensor::<2, Int>::from_data(TensorData::from([[0, 0, 1], [0, 1, 1]]), &device);
-        let bias = of_packed_texts(causal_bias(3, 0, None, None, &device), &texts);
+        let bias = packed_bias(causal_bias(3, 0, None, None, &device), &texts);
         let rows = [
             [true, false, false],
             [true, true, false],

@@ -22,6 +22,11 @@ pub trait Normalization: Clone {
     /// Normalizes; `[batch, seq, d_model]` to the same shape.
     fn normalize(&self, x: Tensor<3>) -> Tensor<3>;
 
+    /// Normalizes `x + y`; `[batch, seq, d_model]`, all three.
+    fn normalize_sum(&self, x: Tensor<3>, y: Tensor<3>) -> Tensor<3> {
+        self.normalize(ops::add(x, y))
+    }
+
     /// Its parameters.
     fn parameters(&self) -> NormWeight;
 
@@ -38,6 +43,8 @@ pub trait NormParameters: Debug {
     fn set(&mut self, parameters: NormWeight);
     /// Normalizes; `[batch, seq, d_model]` to the same shape.
     fn apply(&self, x: Tensor<3>) -> Tensor<3>;
+    /// Normalizes `x + y`; `[batch, seq, d_model]`, all three.
+    fn apply_to_sum(&self, x: Tensor<3>, y: Tensor<3>) -> Tensor<3>;
 }
 
 impl<N: Normalization + Debug> NormParameters for N {
@@ -52,11 +59,19 @@ impl<N: Normalization + Debug> NormParameters for N {
     fn apply(&self, x: Tensor<3>) -> Tensor<3> {
         self.normalize(x)
     }
+
+    fn apply_to_sum(&self, x: Tensor<3>, y: Tensor<3>) -> Tensor<3> {
+        self.normalize_sum(x, y)
+    }
 }
 
 impl Normalization for LayerNorm {
     fn normalize(&self, x: Tensor<3>) -> Tensor<3> {
         ops::layer_norm(self, x)
+    }
+
+    fn normalize_sum(&self, x: Tensor<3>, y: Tensor<3>) -> Tensor<3> {
+        ops::add_layer_norm(self, x, y)
     }
 
     fn parameters(&self) -> NormWeight {

@@ -15,7 +15,7 @@ use crate::dropout::{Dropout, Mask, masked};
 use crate::fused::{self, Normalization};
 #[cfg(feature = "flex")]
 use crate::kernel::activation::Function;
-pub use crate::mask::{causal_bias, of_packed_texts, positions, window_bias};
+pub use crate::mask::{causal_bias, packed_bias, positions, window_bias};
 use crate::{UnknownName, quantized_product};
 
 /// Activation function, named as the published configurations name it.
@@ -396,9 +396,9 @@ fn stock_attention(
 /// # Panics
 ///
 /// Panics on tensors of other shapes.
-pub fn turn(x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<4> {
+pub fn rotary(x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<4> {
     #[cfg(feature = "flex")]
-    if let Some(y) = fused::turn(&x, &cos, &sin) {
+    if let Some(y) = fused::rotary(&x, &cos, &sin) {
         return y;
     }
     let half = x.dims()[3] / 2;

@@ -64,7 +64,7 @@ impl Method for Hra {
         let mut rng = build.rng(None, site.site);
         let paired = r.is_multiple_of(2) && !self.orthogonal;
         let drawn = if paired { r / 2 } else { r };
-        let half = draw::uniform(&mut rng, [d_in, drawn], (drawn as f32).sqrt().recip());
+        let half = draw::linear(&mut rng, [d_in, drawn], drawn);
         let u = match paired {
             true => TensorData::new(half.iter::<f32>().flat_map(|x| [x, x]).collect::<Vec<_>>(), [d_in, r]),
             false => half,

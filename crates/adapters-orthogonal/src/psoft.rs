@@ -111,7 +111,7 @@ impl Method for Psoft {
         ConfigError::unless(self.r > 0, "r", "at least 1", self.r)?;
         let finite = alpha.is_finite() && alpha != 0.0;
         ConfigError::unless(finite, "psoft_alpha", "a finite number that is not zero", alpha)?;
-        ConfigError::unless((0.0..1.0).contains(&dropout), "psoft_dropout", "0 <= p < 1", dropout)?;
+        ConfigError::probability("psoft_dropout", dropout)?;
         check_terms(terms)?;
         let eps = self.cayley_neumann_eps.unwrap_or(0.5);
         ConfigError::unless(eps > 0.0 && eps < 1.0, "cayley_neumann_eps", "between 0 and 1", eps)

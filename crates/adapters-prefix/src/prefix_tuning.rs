@@ -200,10 +200,9 @@ impl PrefixTuningConfig {
         );
         self.use_gating.then(|| {
             let mut rng = build.rng(published_seed(self.init_weights_seed), site.site);
-            let bound = (d_model as f32).sqrt().recip();
             // A weight that torch would give the layer is drawn first, and replaced.
-            let _ = draw::uniform(&mut rng, [rows, d_model], bound);
-            let bias = draw::uniform(&mut rng, [rows], bound);
+            let _ = draw::linear(&mut rng, [rows, d_model], d_model);
+            let bias = draw::linear(&mut rng, [rows], d_model);
             let weight = draw::normal(&mut rng, [rows, d_model], 0.02);
             Gate {
                 weight: Param::from_data(weight, build.device),
@@ -232,8 +231,7 @@ impl Method for PrefixTuningConfig {
         }
         let field = "non_linearity";
         NonLinearity::check(&self.non_linearity).map_err(|unknown| ConfigError::UnknownName { field, unknown })?;
-        let fits = (0.0..1.0).contains(&self.dropout);
-        ConfigError::unless(fits, "dropout", "a number in [0, 1)", self.dropout)?;
+        ConfigError::probability("dropout", self.dropout)?;
         match self.definition {
             Definition::AdapterHub => Ok(()),
             Definition::Peft => self.check_peft(),

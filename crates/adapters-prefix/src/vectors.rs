@@ -190,10 +190,9 @@ struct Linear {
 impl Linear {
     /// As torch initializes a linear layer.
     fn draw(d_in: usize, d_out: usize, rng: &mut ChaCha8Rng, device: &Device) -> Self {
-        let bound = (d_in as f32).sqrt().recip();
         Self {
-            weight: Param::from_data(draw::uniform(rng, [d_out, d_in], bound), device),
-            bias: Param::from_data(draw::uniform(rng, [d_out], bound), device),
+            weight: draw::linear_param(rng, [d_out, d_in], d_in, device),
+            bias: draw::linear_param(rng, [d_out], d_in, device),
         }
     }
 

@@ -39,17 +39,6 @@ pub struct Unit {
     pub(crate) dropout: f64,
 }
 
-/// Uniform in plus and minus `1 / sqrt(d_in)`, as torch initializes a linear layer.
-pub(crate) fn uniform<const D: usize>(
-    rng: &mut ChaCha8Rng,
-    shape: [usize; D],
-    d_in: usize,
-    device: &Device,
-) -> Param<Tensor<D>> {
-    let bound = (d_in as f32).sqrt().recip();
-    Param::from_data(draw::uniform(rng, shape, bound), device)
-}
-
 impl Unit {
     /// The edited states, `[batch, n, d_model] -> [batch, n, d_model]`.
     fn forward(&self, h: Tensor<3>, call: &Call<'_>) -> Tensor<3> {
@@ -144,8 +133,8 @@ mod tests {
     fn unit(projection: Projection, rng: &mut ChaCha8Rng, device: &Device) -> Unit {
         let [rank, d_model] = projection.original.dims();
         Unit {
-            source: uniform(rng, [rank, d_model], d_model, device),
-            bias: uniform(rng, [rank], d_model, device),
+            source: draw::linear_param(rng, [rank, d_model], d_model, device),
+            bias: draw::linear_param(rng, [rank], d_model, device),
             non_linearity: Activation::Linear.into(),
             projection,
             subtracts: true,

@@ -7,8 +7,6 @@ use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 
-use crate::layer::uniform;
-
 /// `W`, `[r, d_model]`.
 ///
 /// Source of the orthogonal variants: *Trivializations for Gradient-Based Optimization on Manifolds*, Lezcano-Casado,
@@ -30,7 +28,7 @@ impl Projection {
     /// A free projection.
     pub(crate) fn free(rng: &mut ChaCha8Rng, rank: usize, d_model: usize, device: &Device) -> Self {
         Self {
-            original: uniform(rng, [rank, d_model], d_model, device),
+            original: draw::linear_param(rng, [rank, d_model], d_model, device),
             base: None,
         }
     }
@@ -41,8 +39,7 @@ impl Projection {
     /// positive, and `original` is minus one on its diagonal and zero elsewhere, so that `W` is the beginning of `base`.
     /// Torch replaces the other columns of `base` by random ones; any will do, since only the first ones are `W`.
     pub(crate) fn orthonormal(rng: &mut ChaCha8Rng, rank: usize, d_model: usize, device: &Device) -> Self {
-        let bound = (d_model as f32).sqrt().recip();
-        let rows: Vec<f32> = draw::uniform(rng, [rank, d_model], bound).iter().collect();
+        let rows: Vec<f32> = draw::linear(rng, [rank, d_model], d_model).iter().collect();
         let rows: Vec<Vec<f64>> = rows
             .chunks(d_model)
             .map(|row| row.iter().map(|x| f64::from(*x)).collect())

@@ -6,13 +6,13 @@ use adapters_core::{
     AdapterHub, Attached, Build, Capabilities, Codec, ConfigError, ConvertsForStorage, Erased, Error, Format, Host,
     Method, Peft, Preset, Role, SiteInfo, SiteKind, SiteLayer, StoredConfig,
 };
-use adapters_nn::{NonLinearity, UnknownName};
+use adapters_nn::{NonLinearity, UnknownName, draw};
 use burn::tensor::TensorData;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::layer::{ReftLayer, Unit, uniform};
+use crate::layer::{ReftLayer, Unit};
 use crate::orthogonal::Projection;
 
 /// ReFT, representation fine-tuning: a low-rank edit of the layer outputs at the first and last positions of each row.
@@ -150,8 +150,8 @@ impl ReftConfig {
     fn unit(&self, d_model: usize, build: &Build<'_>, rng: &mut ChaCha8Rng) -> Result<Unit, UnknownName> {
         let (rank, device) = (self.r, build.device);
         Ok(Unit {
-            source: uniform(rng, [rank, d_model], d_model, device),
-            bias: uniform(rng, [rank], d_model, device),
+            source: draw::linear_param(rng, [rank, d_model], d_model, device),
+            bias: draw::linear_param(rng, [rank], d_model, device),
             non_linearity: NonLinearity::named(self.non_linearity_name(), device)?,
             projection: match self.orthogonality {
                 true => Projection::orthonormal(rng, rank, d_model, device),
@@ -213,8 +213,7 @@ impl Method for ReftConfig {
         let expected = "at least 1 where `suffix_positions` is 0";
         ConfigError::unless(fits, "prefix_positions", expected, self.prefix_positions)?;
         ConfigError::size("r", self.r)?;
-        let fits = (0.0..1.0).contains(&self.dropout);
-        ConfigError::unless(fits, "dropout", "a number in [0, 1)", self.dropout)?;
+        ConfigError::probability("dropout", self.dropout)?;
         let field = "non_linearity";
         NonLinearity::check(self.non_linearity_name())
             .map_err(|unknown| ConfigError::UnknownName { field, unknown })?;

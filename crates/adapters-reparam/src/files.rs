@@ -6,7 +6,7 @@ use std::path::Path;
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::Tensor;
 
-use crate::{WeightAdapter, WeightDoor, Weights, device_of, weights_of};
+use crate::{AdapterReparameterizer, WeightAdapter, Weights, device_of, weights_of};
 use adapters_core::{
     AdapterSet, AnyMethod, Attached, AttachedLayer, Erased, Error, Format, LinearState, Shared, SiteLayer, Sited,
 };
@@ -29,8 +29,8 @@ fn order_of(layer: &Erased<LinearState>) -> Vec<ParamId> {
     order.0
 }
 
-impl WeightDoor {
-    /// Saves the updates this kind of door put into `model` in the folder `dir`, in peft's format. `published` gives the
+impl AdapterReparameterizer {
+    /// Saves the updates a reparameterization with this method put into `model` in the folder `dir`, in peft's format. `published` gives the
     /// module path in the published checkpoint for the path of a parameter: `"layers.0.q.weight"` may be
     /// `"encoder.layer.0.attention.self.query"`; `None` leaves a parameter out.
     ///
@@ -62,11 +62,11 @@ impl WeightDoor {
             .into());
         }
         let host = Weights::new(named.iter().map(|(path, weight, _)| (path.clone(), weight.clone())));
-        let door = Self::new(method.clone(), Vec::<String>::new());
+        let reparameterization = Self::new(method.clone(), Vec::<String>::new());
         let mut layers = Vec::new();
         let (mut shared, mut by_id) = (Shared::new(), HashMap::new());
         for (info, (path, weight, values)) in host.layers.iter().map(Sited::info).zip(named) {
-            let update = door.layer(&path, weight)?;
+            let update = reparameterization.layer(&path, weight)?;
             shared = update.shared;
             by_id.extend(order_of(&update.layer).into_iter().zip(values));
             layers.push(AttachedLayer {
@@ -81,7 +81,7 @@ impl WeightDoor {
         save_adapter(dir, Format::Peft, &set, NAME, &host)
     }
 
-    /// A door with the adapter in the folder `dir`, to be applied to `model` or a model like it; `published` as in
+    /// A reparameterization with the adapter in the folder `dir`, to be applied to `model` or a model like it; `published` as in
     /// [`save`](Self::save).
     ///
     /// # Errors
@@ -105,22 +105,22 @@ impl WeightDoor {
         };
         load_adapter(dir, &mut set, &host, registry, &options, &device_of(model))?;
         let adapter = set.attached(NAME)?;
-        let mut door = Self::new(adapter.method().clone(), Vec::<String>::new());
+        let mut reparameterization = Self::new(adapter.method().clone(), Vec::<String>::new());
         for AttachedLayer { info, layer } in adapter.layers() {
             let path = weights
                 .iter()
                 .find(|(published, ..)| *published == info.path)
                 .map(|(_, path, _)| path);
             if let (Some(path), SiteLayer::Linear(layer)) = (path, layer) {
-                door.patterns.push(path.clone());
+                reparameterization.patterns.push(path.clone());
                 let update = WeightAdapter {
                     layer: layer.clone(),
                     shared: adapter.shared().clone(),
                 };
-                door.ready.insert(path.clone(), update);
+                reparameterization.ready.insert(path.clone(), update);
             }
         }
-        Ok(door)
+        Ok(reparameterization)
     }
 
     /// The method.

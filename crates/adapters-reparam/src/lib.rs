@@ -29,14 +29,14 @@ use adapters_nn::nearest;
 
 /// Aims a method at the parameters of any Burn module.
 pub trait ForPaths {
-    /// A door for the parameters whose path matches one of `patterns`, where `*` stands for any text:
+    /// A reparameterization of the parameters whose path matches one of `patterns`, where `*` stands for any text:
     /// `"*.query.weight"`.
-    fn for_paths<S: Into<String>>(self, patterns: impl IntoIterator<Item = S>) -> WeightDoor;
+    fn for_paths<S: Into<String>>(self, patterns: impl IntoIterator<Item = S>) -> AdapterReparameterizer;
 }
 
 impl ForPaths for AnyMethod {
-    fn for_paths<S: Into<String>>(self, patterns: impl IntoIterator<Item = S>) -> WeightDoor {
-        WeightDoor::new(self, patterns)
+    fn for_paths<S: Into<String>>(self, patterns: impl IntoIterator<Item = S>) -> AdapterReparameterizer {
+        AdapterReparameterizer::new(self, patterns)
     }
 }
 
@@ -46,7 +46,7 @@ impl ForPaths for AnyMethod {
 /// [`Module::apply_reparameterization`] directly, which can return no error and does not show what is adapted already:
 /// what cannot be adapted is then left alone, and a second application nests.
 #[derive(Clone, Debug)]
-pub struct WeightDoor {
+pub struct AdapterReparameterizer {
     method: AnyMethod,
     patterns: Vec<String>,
     seed: u64,
@@ -78,7 +78,7 @@ impl Reparameterization for WeightAdapter {
                 2 => merged.weight.reshape(shape).cast(dtype),
                 _ => merged.weight.transpose().reshape(shape).cast(dtype),
             },
-            // The door puts in only layers that merge.
+            // It puts in only layers that merge.
             Err(_) => base.cast(dtype),
         }
     }
@@ -98,7 +98,7 @@ fn as_linear<const D: usize>(weight: Tensor<D>) -> Tensor<2> {
     }
 }
 
-impl WeightDoor {
+impl AdapterReparameterizer {
     fn new<S: Into<String>>(method: AnyMethod, patterns: impl IntoIterator<Item = S>) -> Self {
         Self {
             method,
@@ -215,7 +215,7 @@ fn hash(path: &str) -> u64 {
     hasher.finish()
 }
 
-impl Reparameterizer for WeightDoor {
+impl Reparameterizer for AdapterReparameterizer {
     type Reparam = WeightAdapter;
 
     fn reparameterize<const D: usize>(

@@ -75,18 +75,13 @@ impl Method for Supertuning {
 
     fn check(&self) -> Result<(), ConfigError> {
         let (sparsity, dropout) = (self.sparsity, self.lora_dropout);
-        ConfigError::unless(
-            (0.0..1.0).contains(&sparsity),
-            "sparsity",
-            "0 <= sparsity < 1",
-            sparsity,
-        )?;
+        ConfigError::probability("sparsity", sparsity)?;
         ConfigError::size("r", self.r.unwrap_or(1))?;
         let alpha = self.lora_alpha.unwrap_or_default();
-        ConfigError::unless(alpha.is_finite(), "lora_alpha", "a finite number", alpha)?;
+        ConfigError::finite("lora_alpha", alpha)?;
         let fits = self.lora_alpha.is_none() || self.r.is_some();
         ConfigError::unless(fits, "lora_alpha", "none without r", alpha)?;
-        ConfigError::unless((0.0..1.0).contains(&dropout), "lora_dropout", "0 <= p < 1", dropout)
+        ConfigError::probability("lora_dropout", dropout)
     }
 
     fn target(&self) -> Target {
@@ -121,10 +116,10 @@ impl Method for Supertuning {
         };
         let (a, b) = match self.r {
             Some(r) => {
-                let a = draw::uniform(&mut rng, [r, d_in], (d_in as f32).sqrt().recip());
+                let a = draw::linear(&mut rng, [r, d_in], d_in);
                 let b = match self.init_weights {
                     true => draw::constant([d_out, r], 0.0),
-                    false => draw::uniform(&mut rng, [d_out, r], (r as f32).sqrt().recip()),
+                    false => draw::linear(&mut rng, [d_out, r], r),
                 };
                 (Some(a), Some(b))
             }

@@ -37,6 +37,7 @@ macro_rules! roles {
     };
 }
 
+// The initial values of an adapter depend on the order of the roles: new ones are added at the end.
 roles! {
     /// Query projection of an attention (linear).
     Query = "query",
@@ -426,5 +427,16 @@ impl SiteInfo {
             SiteKind::Linear { d_in, d_out } => Some((d_in, d_out)),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_numbers_of_roles_are_those_that_initial_values_were_drawn_with() {
+        let roles = [Role::Query, Role::FfnDown, Role::TokenEmbedding, Role::Embedding];
+        assert_eq!(roles.map(|role| role as u64), [0, 6, 8, 16]);
     }
 }

@@ -82,9 +82,7 @@ impl Method for C3a {
         let kernels = match &self.init_weights {
             Value::Bool(true) => draw::constant(shape, 0.0),
             Value::String(name) if name == "gaussian" => draw::normal(&mut rng, shape, 1.0),
-            Value::String(name) if name == "kaiming_uniform" => {
-                draw::uniform(&mut rng, shape, (d_in as f32).sqrt().recip())
-            }
+            Value::String(name) if name == "kaiming_uniform" => draw::linear(&mut rng, shape, d_in),
             _ => draw::uniform(&mut rng, shape, (6.0 / (d_in + d_out) as f32).sqrt()),
         };
         let indices: Vec<i64> = (0..b * b).map(|i| ((i % b + b - i / b) % b) as i64).collect();

@@ -59,7 +59,7 @@ impl Method for Fourierft {
     fn check(&self) -> Result<(), ConfigError> {
         let seed = self.random_loc_seed;
         ConfigError::unless(self.n_frequency > 0, "n_frequency", "at least 1", self.n_frequency)?;
-        ConfigError::unless(self.scaling.is_finite(), "scaling", "a finite number", self.scaling)?;
+        ConfigError::finite("scaling", self.scaling)?;
         ConfigError::unless(u32::try_from(seed).is_ok(), "random_loc_seed", "below 2^32", seed)
     }
 

@@ -105,7 +105,7 @@ impl Method for Waveft {
                 format!("{path}: {n}"),
             )?;
         }
-        ConfigError::unless(self.scaling.is_finite(), "scaling", "a finite number", self.scaling)?;
+        ConfigError::finite("scaling", self.scaling)?;
         if low_pass(&self.wavelet_family).is_none() {
             return Err(ConfigError::UnknownName {
                 field: "wavelet_family",

@@ -29,7 +29,7 @@ pub struct LoadOptions {
     /// Further safetensors files with tensors of the adapter that the folder lacks: the reference does not write the
     /// shared parameters of headless models.
     pub extra: Vec<PathBuf>,
-    /// Fields to read in param of the configuration's, or in addition to them: the reference does not write all of them.
+    /// Fields to read in place of those of the configuration, or in addition to them: the reference does not write all of them.
     pub config: Map<String, Value>,
 }
 

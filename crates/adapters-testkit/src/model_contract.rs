@@ -29,7 +29,7 @@ use serde_json::Value;
 
 pub use self::checkpoint::random_checkpoint;
 pub(crate) use self::checkpoint::write_and_load;
-use crate::contract::{gradients_of, randomised, relative_error};
+use crate::contract::{gradients_of, randomized, relative_error};
 use crate::model_inputs::{ids, of_tokens, one_row, two_rows};
 
 /// Why a pass of the contract begins.
@@ -119,7 +119,7 @@ impl<'a> ModelBench<'a> {
         let names: Vec<&str> = set.iter().map(Attached::name).collect();
         let composition = Composition::stack(names);
         set.activate(composition).unwrap_or_else(|e| panic!("{configs:?}: {e}"));
-        Some(randomised(set, 3))
+        Some(randomized(set, 3))
     }
 
     /// A checkpoint of a larger class has a prefix on the keys of the model inside.
@@ -441,7 +441,7 @@ impl<'a> ModelBench<'a> {
             let context = format!("{}, {config}", self.name());
             let adapted = outputs(&self.model, self.padded(), &mut Ctx::new(&set));
             let (mut model, before) = (self.model.clone(), parameters(&self.model));
-            let merged = merge(&mut model, &set, "a", None).unwrap_or_else(|e| panic!("{context}: {e}"));
+            let merged = merge(&mut model, &set, "a").unwrap_or_else(|e| panic!("{context}: {e}"));
             let plain = self.plain(&model);
             assert_eq!(plain.len(), adapted.len(), "{context}: outputs");
             for (plain, adapted) in plain.iter().zip(adapted) {

@@ -12,7 +12,7 @@ use adapters::models::heads::{HeadKind, Pooling, Targets};
 use adapters::models::{Encoded, Generation, Head, HeadConfig, Model, Pretrained};
 use adapters::train::{Classifier, LabeledText, TaskModel, TextBatcher, adamw, text_input};
 use adapters::{Adapted, AttachOptions, method, parse_device};
-use adapters_testkit::contract::randomised;
+use adapters_testkit::contract::randomized;
 use adapters_testkit::golden::{Options, Selection, Tolerance, Verdict, walk};
 use burn::data::dataloader::DataLoaderBuilder;
 use burn::data::dataset::InMemDataset;
@@ -203,7 +203,7 @@ fn twenty_tokens_are_those_of_flex() {
             let mut lm = Adapted::new(model(name, device));
             lm.attach("a", method("seq_bn").unwrap()).unwrap();
             lm.activate("a").unwrap();
-            lm.set = randomised(lm.set, 7);
+            lm.set = randomized(lm.set, 7);
             let prompts: [&[u32]; 2] = [&[5, 17, 42, 8, 61], &[33, 7]];
             generation.run(&lm, &prompts, |_, _| ()).unwrap()
         };

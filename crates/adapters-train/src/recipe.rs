@@ -9,10 +9,11 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use adapters_core::nearest_field;
 use adapters_methods::Registry;
 use adapters_models::heads::Pooling;
 use adapters_models::{ChatTime, Pretrained};
-use adapters_nn::{Precision, nearest};
+use adapters_nn::Precision;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -483,7 +484,7 @@ fn meant(message: &str) -> Option<String> {
     let mut names = message.split('`').skip(1).step_by(2);
     message.starts_with("unknown").then_some(())?;
     let found = names.next()?;
-    nearest(found, names)
+    nearest_field(found, names)
 }
 
 pub(crate) fn value(field: &'static str, expected: &str, found: impl ToString) -> TrainError {

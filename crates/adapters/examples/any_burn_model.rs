@@ -1,4 +1,4 @@
-//! LoRA on a model of stock Burn layers that knows nothing of adapters: the weight door.
+//! LoRA on a model of stock Burn layers that knows nothing of adapters: a reparameterization of its weights.
 //!
 //! ```text
 //! cargo run --release -p adapters --example any_burn_model
@@ -7,7 +7,7 @@
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 use adapters::store::StoreError;
-use adapters::{ForPaths, METHODS, WeightDoor, method};
+use adapters::{AdapterReparameterizer, ForPaths, METHODS, method};
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig, Relu};
 use burn::optim::{AdamWConfig, GradientsParams};
@@ -52,12 +52,12 @@ pub(crate) fn main() -> Result<(), StoreError> {
     // The update alone, in peft's format, under names of our choice; and back.
     let dir = std::env::temp_dir().join("any_burn_model_adapter");
     let published = |path: &str| path.strip_suffix(".weight").map(str::to_owned);
-    WeightDoor::save(&dir, &model, &lora, published)?;
+    AdapterReparameterizer::save(&dir, &model, &lora, published)?;
     let plain = Mlp {
         first: LinearConfig::new(16, 64).init(&device),
         second: LinearConfig::new(64, 4).init(&device),
     };
-    let loaded = WeightDoor::load(&dir, &plain, &METHODS, published)?.apply(plain)?;
+    let loaded = AdapterReparameterizer::load(&dir, &plain, &METHODS, published)?.apply(plain)?;
     println!(
         "saved to {}, {} parameters with the base",
         dir.display(),

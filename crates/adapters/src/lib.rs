@@ -21,7 +21,7 @@ pub use adapters_methods::{MethodEntry, Registry};
 pub use adapters_module as module;
 pub use adapters_module::Frozen;
 pub use adapters_nn as nn;
-pub use adapters_reparam::{ForPaths, WeightDoor};
+pub use adapters_reparam::{AdapterReparameterizer, ForPaths};
 pub use adapters_store as store;
 pub use burn;
 pub use device::{AvailableDevice, DeviceError, available_backends, device_caution, devices, parse_device};

@@ -292,3 +292,15 @@ fn answers_that_are_no_numbers_are_errors() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(1) && said.contains("not finite"), "{said}");
 }
+
+#[test]
+fn a_terminal_gets_the_colors_of_an_error() {
+    let output = Command::new(env!("CARGO_BIN_EXE_adapters"))
+        .args(["info", "absent"])
+        .env("FORCE_COLOR", "1")
+        .env_remove("NO_COLOR")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("\u{1b}[") && !text.contains("\\u{1b}"), "{text}");
+}

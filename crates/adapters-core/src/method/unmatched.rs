@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use adapters_nn::nearest;
+use adapters_config::nearest_field;
 use adapters_sites::{Role, SiteInfo, Stack};
 
 use crate::error::Error;
@@ -188,7 +188,7 @@ impl Selection {
         // The one word that stands for modules and is none.
         let word = matches!(target, Target::Modules(_)).then_some("all-linear");
         Err(Error::NoTarget {
-            nearest: nearest(&missed, available.iter().map(String::as_str).chain(word)),
+            nearest: nearest_field(&missed, available.iter().map(String::as_str).chain(word)),
             target: missed,
             architecture: host.architecture().to_owned(),
             available: available.join(", "),

@@ -7,7 +7,6 @@ use crate::standard_layer::{StandardLayer, StandardOptions};
 /// `config.json` of a text model: the fields that change what is computed. Others are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
-#[allow(missing_docs, reason = "the published names of transformers' `CLIPTextConfig`")]
 pub(crate) struct ClipTextConfig {
     pub(crate) vocab_size: usize,
     pub(crate) hidden_size: usize,

@@ -8,7 +8,6 @@ use crate::standard_layer::{StandardLayer, StandardOptions};
 /// `config.json` of an image model: the fields that change what is computed. Others are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
-#[allow(missing_docs, reason = "the published names of transformers' `CLIPVisionConfig`")]
 pub(crate) struct ClipVisionConfig {
     pub(crate) hidden_size: usize,
     pub(crate) intermediate_size: usize,

@@ -3,16 +3,16 @@
 use std::fs;
 use std::path::Path;
 
-use adapters_core::Tensors;
+use adapters_core::{Host, Tensors};
 use adapters_store::{StoreError, read_json, read_pytorch, read_safetensors, write_json, write_weights};
 use burn::tensor::{Device, Tensor};
 use serde_json::{Map, Value};
 
 use crate::error::ModelError;
 use crate::heads::config::{HeadConfig, refused};
-use crate::heads::head_base::HeadBase;
 use crate::heads::layers::{Head, HiddenLayer, LastLayer};
 use crate::heads::pooling::Pooling;
+use crate::model::Model;
 use crate::weights::Weights;
 
 const CONFIG: &str = "head_config.json";
@@ -22,7 +22,7 @@ const PICKLE: &str = "pytorch_model_head.bin";
 impl Head {
     /// Whether AdapterHub's library reads this head from its files over `base`: it has no pooling but the pooler and the
     /// default of the model.
-    pub(crate) fn fits_adapterhub(&self, base: &impl HeadBase) -> bool {
+    pub(crate) fn fits_adapterhub(&self, base: &Model) -> bool {
         let pooling = self.config().kind.pooling();
         pooling.is_none_or(|pooling| pooling == Pooling::Pooler || pooling == base.default_pooling())
     }
@@ -39,12 +39,7 @@ impl Head {
     ///
     /// [`ModelError::Store`] for files, missing, left-over and misshapen tensors; [`ModelError::Config`] for a head that is not
     /// computed here, or of another model.
-    pub fn load(
-        dir: &Path,
-        base: &impl HeadBase,
-        allow_bin: bool,
-        device: &Device,
-    ) -> Result<(String, Self), ModelError> {
+    pub fn load(dir: &Path, base: &Model, allow_bin: bool, device: &Device) -> Result<(String, Self), ModelError> {
         let path = dir.join(CONFIG);
         let mut file: Map<String, Value> = read_json(&path)?;
         let Some(Value::Object(mut fields)) = file.remove("config") else {
@@ -86,7 +81,7 @@ impl Head {
                 dense: w.linear(&dense.to_string(), widths[0], widths[1]),
                 norm: config
                     .has_norm()
-                    .then(|| w.layer_norm(&norm.to_string(), widths[1], base.norm_epsilon())),
+                    .then(|| w.layer_norm(&norm.to_string(), widths[1], base.info().head_norm_epsilon)),
                 of_model: None,
             })
             .collect();
@@ -108,7 +103,7 @@ impl Head {
     /// # Errors
     ///
     /// [`ModelError::Store`].
-    pub fn save(&self, dir: &Path, name: &str, base: &impl HeadBase) -> Result<(), ModelError> {
+    pub fn save(&self, dir: &Path, name: &str, base: &Model) -> Result<(), ModelError> {
         fs::create_dir_all(dir).map_err(|source| StoreError::Folder {
             path: dir.to_owned(),
             source,

@@ -1,5 +1,6 @@
 //! What a head computes: its checked configuration, and the published form of it.
 
+use adapters_core::Host;
 use std::path::Path;
 
 use adapters_nn::nearest;
@@ -8,8 +9,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::error::ModelError;
-use crate::heads::head_base::HeadBase;
 use crate::heads::pooling::Pooling;
+use crate::model::Model;
 
 /// The published `head_type` of a head over images, of one class or of several labels.
 const IMAGES: &str = "image_classification";
@@ -257,7 +258,7 @@ impl HeadConfig {
     /// # Errors
     ///
     /// [`ModelError::Config`] naming the field.
-    pub(super) fn check(&self, base: &impl HeadBase, path: &Path) -> Result<Activation, ModelError> {
+    pub(super) fn check(&self, base: &Model, path: &Path) -> Result<Activation, ModelError> {
         let refuse = |field, expected: &str, found: String| Err(refused(path, field, expected, found));
         if !(1..=64).contains(&self.layers) {
             return refuse("layers", "between 1 and 64", self.layers.to_string());
@@ -286,7 +287,7 @@ impl HeadConfig {
             return refuse("bias", "true: a head of this type always has one", "false".to_owned());
         }
         if self.dropout.is_some_and(|p| !(0.0..1.0).contains(&p)) {
-            return refuse("dropout_prob", "0 <= p < 1", format!("{:?}", self.dropout));
+            return refuse("dropout_prob", "at least 0 and below 1", format!("{:?}", self.dropout));
         }
         if self.kind.pooling() == Some(Pooling::Pooler) && !base.has_pooler() {
             return refuse("use_pooler", "false: this checkpoint has no pooler", "true".to_owned());
@@ -300,11 +301,7 @@ impl HeadConfig {
     /// # Errors
     ///
     /// [`ModelError::Config`] naming the field.
-    pub(super) fn from_fields(
-        mut fields: Map<String, Value>,
-        base: &impl HeadBase,
-        path: &Path,
-    ) -> Result<Self, ModelError> {
+    pub(super) fn from_fields(mut fields: Map<String, Value>, base: &Model, path: &Path) -> Result<Self, ModelError> {
         let mut read = Fields {
             fields: &mut fields,
             path,
@@ -381,7 +378,7 @@ impl HeadConfig {
     }
 
     /// The `config` object of a `head_config.json`, in the reference's keys.
-    pub(super) fn to_fields(&self, base: &impl HeadBase) -> Map<String, Value> {
+    pub(super) fn to_fields(&self, base: &Model) -> Map<String, Value> {
         let mut fields = self.extra.clone();
         let mut put = |key: &str, value: Value| fields.insert(key.to_owned(), value);
         match self.kind {

@@ -4,9 +4,9 @@ use adapters_core::Ctx;
 use burn::tensor::{Bool, Tensor};
 
 use crate::heads::config::HeadKind;
-use crate::heads::head_base::HeadBase;
 use crate::heads::layers::Head;
 use crate::heads::loss::Scores;
+use crate::model::Model;
 
 impl Head {
     /// The outputs of this head for the last hidden states.
@@ -24,7 +24,7 @@ impl Head {
         &self,
         hidden: Tensor<3>,
         padding: Option<Tensor<2, Bool>>,
-        base: &impl HeadBase,
+        base: &Model,
         cx: &mut Ctx<'_>,
     ) -> Scores {
         let hidden = match self.config().kind.pooling() {

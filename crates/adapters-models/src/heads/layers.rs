@@ -18,7 +18,6 @@ use serde_json::{Map, Value};
 
 use crate::error::ModelError;
 use crate::heads::config::{HeadConfig, HeadKind, refused};
-use crate::heads::head_base::HeadBase;
 use crate::linear_scores::LinearScores;
 use crate::model::Model;
 use crate::transformer::MaskedLmLayout;
@@ -55,11 +54,11 @@ impl HiddenLayer {
     pub(crate) fn of_masked_lm(
         layout: &MaskedLmLayout,
         [d_in, d_out]: [usize; 2],
-        base: &impl HeadBase,
+        base: &Model,
         of_model: Option<Site>,
         weights: &mut Weights,
     ) -> Self {
-        let epsilon = base.norm_epsilon();
+        let epsilon = base.info().head_norm_epsilon;
         Self {
             dense: weights.linear_with(layout.dense_bias, layout.dense, d_in, d_out),
             norm: Some(weights.layer_norm_with(layout.norm_bias, layout.norm, d_out, epsilon)),
@@ -70,7 +69,7 @@ impl HiddenLayer {
 
 impl MaskedLmLayout {
     /// The site of its layer before the last, where the model has that layer.
-    pub(super) fn site(&self, base: &impl HeadBase) -> Option<Site> {
+    pub(super) fn site(&self, base: &Model) -> Option<Site> {
         let is = |info: &SiteInfo| info.site.role == Role::HeadTransform && info.path == self.dense;
         Some(base.module_sites().into_iter().find(is)?.site)
     }
@@ -91,7 +90,7 @@ impl Head {
     /// # Errors
     ///
     /// [`ModelError::Config`] naming a field that cannot be, [`ModelError::Adapter`] for an unknown activation.
-    pub fn new(config: HeadConfig, base: &impl HeadBase, seed: u64, device: &Device) -> Result<Self, ModelError> {
+    pub fn new(config: HeadConfig, base: &Model, seed: u64, device: &Device) -> Result<Self, ModelError> {
         let path = Path::new("head");
         let activation = config.check(base, path)?;
         let (widths, outputs) = (config.widths(base), config.outputs(base.vocab_size()));
@@ -108,7 +107,7 @@ impl Head {
                     bias: Some(zeros(widths[1])),
                 },
                 norm: config.has_norm().then(|| {
-                    let norm = LayerNormConfig::new(widths[1]).with_epsilon(base.norm_epsilon());
+                    let norm = LayerNormConfig::new(widths[1]).with_epsilon(base.info().head_norm_epsilon);
                     norm.init(device)
                 }),
                 of_model: None,
@@ -227,12 +226,12 @@ impl Head {
     /// # Panics
     ///
     /// Panics if the last axis is not the model's width.
-    pub fn scores(&self, mut hidden: Tensor<3>, base: &impl HeadBase, cx: &mut Ctx<'_>) -> LinearScores {
+    pub fn scores(&self, mut hidden: Tensor<3>, base: &Model, cx: &mut Ctx<'_>) -> LinearScores {
         let cx = cx.hooks();
         let language_model = self.config.kind.is_language_model();
         let dropout = match language_model {
             true => 0.0,
-            false => self.config.dropout.unwrap_or_else(|| base.head_dropout()),
+            false => self.config.dropout.unwrap_or_else(|| base.info().head_dropout),
         };
         for HiddenLayer { dense, norm, of_model } in &self.hidden {
             hidden = cx.dropout(hidden, dropout);
@@ -257,7 +256,7 @@ impl Head {
         clippy::expect_used,
         reason = "`HeadConfig::check` refuses the head of a language model for a model without a token table"
     )]
-    pub(super) fn last_weight(&self, base: &impl HeadBase) -> Tensor<2> {
+    pub(super) fn last_weight(&self, base: &Model) -> Tensor<2> {
         match &self.last.weight {
             Some(own) => own.val(),
             None => base.word_embeddings().expect("the model has a token table"),
@@ -320,7 +319,7 @@ impl HeadConfig {
 
     /// The width of what each layer reads: that of the model, and in a language model behind the first layer that of the word
     /// embeddings, which is another one in ALBERT and ELECTRA.
-    pub(super) fn widths(&self, base: &impl HeadBase) -> Vec<usize> {
+    pub(super) fn widths(&self, base: &Model) -> Vec<usize> {
         let inside = match self.kind.is_language_model() {
             true => base.word_width(),
             false => base.d_model(),

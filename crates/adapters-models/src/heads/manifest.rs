@@ -8,9 +8,9 @@ use burn::tensor::Device;
 
 use crate::error::ModelError;
 use crate::heads::config::{HeadConfig, HeadKind};
-use crate::heads::head_base::HeadBase;
 use crate::heads::layers::{Head, HiddenLayer, LastLayer};
 use crate::heads::pooling::Pooling;
+use crate::model::Model;
 use crate::weights::Weights;
 
 impl Head {
@@ -28,7 +28,7 @@ impl Head {
         dir: &Path,
         format: Format,
         name: &str,
-        base: &impl HeadBase,
+        base: &Model,
     ) -> Result<Option<HeadManifest>, ModelError> {
         let is_saved = match format {
             Format::AdapterHub if self.fits_adapterhub(base) => {
@@ -55,7 +55,7 @@ impl Head {
         manifest: &Manifest,
         checkpoint: &Path,
         allow_bin: bool,
-        base: &impl HeadBase,
+        base: &Model,
         device: &Device,
     ) -> Result<Option<Self>, ModelError> {
         if let Some(head) = &manifest.head {
@@ -77,7 +77,7 @@ impl Head {
     /// # Errors
     ///
     /// [`StoreError::Write`].
-    pub fn save_manifest(&self, dir: &Path, base: &impl HeadBase) -> Result<HeadManifest, StoreError> {
+    pub fn save_manifest(&self, dir: &Path, base: &Model) -> Result<HeadManifest, StoreError> {
         let mut tensors = Tensors::new();
         for (index, HiddenLayer { dense, norm, .. }) in self.hidden.iter().enumerate() {
             let key = |rest: &str| format!("hidden.{index}.{rest}");
@@ -117,7 +117,7 @@ impl Head {
     pub fn load_manifest(
         dir: &Path,
         manifest: &HeadManifest,
-        base: &impl HeadBase,
+        base: &Model,
         device: &Device,
     ) -> Result<Self, ModelError> {
         let mut fields = manifest.config.clone();
@@ -147,12 +147,7 @@ impl Head {
     /// # Errors
     ///
     /// [`ModelError::Store`] for the file, missing, left-over and misshapen tensors.
-    pub fn load_linear(
-        path: &Path,
-        pooling: Pooling,
-        base: &impl HeadBase,
-        device: &Device,
-    ) -> Result<Self, ModelError> {
+    pub fn load_linear(path: &Path, pooling: Pooling, base: &Model, device: &Device) -> Result<Self, ModelError> {
         let (tensors, _) = read_safetensors(path)?;
         let classes = tensors
             .get("weight")
@@ -163,12 +158,7 @@ impl Head {
         Self::load_weights(path, config, base, device)
     }
 
-    fn load_weights(
-        path: &Path,
-        config: HeadConfig,
-        base: &impl HeadBase,
-        device: &Device,
-    ) -> Result<Self, ModelError> {
+    fn load_weights(path: &Path, config: HeadConfig, base: &Model, device: &Device) -> Result<Self, ModelError> {
         let activation = config.check(base, path)?;
         let (tensors, _) = read_safetensors(path)?;
         let (widths, outputs) = (config.widths(base), config.outputs(base.vocab_size()));
@@ -179,9 +169,13 @@ impl Head {
             .enumerate()
             .map(|(layer, widths)| HiddenLayer {
                 dense: w.linear(&format!("hidden.{layer}"), widths[0], widths[1]),
-                norm: config
-                    .has_norm()
-                    .then(|| w.layer_norm(&format!("hidden.{layer}.norm"), widths[1], base.norm_epsilon())),
+                norm: config.has_norm().then(|| {
+                    w.layer_norm(
+                        &format!("hidden.{layer}.norm"),
+                        widths[1],
+                        base.info().head_norm_epsilon,
+                    )
+                }),
                 of_model: None,
             })
             .collect();

@@ -1,8 +1,8 @@
 //! Prediction heads in the reference's layers and files: what turns hidden states into answers.
 //!
 //! A head is a short stack of linear layers over the last hidden states: `W_n act(.. act(W_1 h + b_1)) + b_n`. Depending on its
-//! [`HeadKind`] it reads one vector a text, which [`Pooling`] makes, or every position. It works on every model that is a
-//! [`HeadBase`]: an encoder, a decoder, or an encoder-decoder, whose decoder then reads the text shifted by one position.
+//! [`HeadKind`] it reads one vector a text, which [`Pooling`] makes, or every position. It works on every
+//! [`Model`](crate::Model): an encoder, a decoder, or an encoder-decoder, whose decoder then reads the text shifted by one position.
 //! [`Heads`] holds several heads by name, and [`Routing`] assigns the rows of a batch to them.
 //!
 //! Each file format has one codec: AdapterHub's head files (`Head::save`, `Head::load`), peft's `modules_to_save`
@@ -21,7 +21,6 @@ mod pooling;
 mod setup;
 
 pub use config::{HeadConfig, HeadKind, Objective};
-pub use head_base::HeadBase;
 pub use layers::Head;
 pub use loss::{IGNORED, Scores, Targets};
 pub use named::{Heads, NamedHead, Routing};

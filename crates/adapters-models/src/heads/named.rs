@@ -9,9 +9,9 @@ use burn::module::Module;
 use burn::tensor::{Bool, Device, Tensor};
 
 use crate::error::ModelError;
-use crate::heads::head_base::HeadBase;
 use crate::heads::layers::Head;
 use crate::heads::loss::Scores;
+use crate::model::Model;
 
 /// Heads by name. A [`Module`] of all their parameters.
 #[derive(Module, Debug, Default)]
@@ -138,7 +138,7 @@ impl Heads {
         &mut self,
         dir: &Path,
         name: Option<&str>,
-        base: &impl HeadBase,
+        base: &Model,
         device: &Device,
     ) -> Result<String, ModelError> {
         let (stored, head) = Head::load(dir, base, false, device)?;
@@ -175,7 +175,7 @@ impl Heads {
         routing: &Routing,
         hidden: Tensor<3>,
         padding: Option<Tensor<2, Bool>>,
-        base: &impl HeadBase,
+        base: &Model,
         cx: &mut Ctx<'_>,
     ) -> Result<Vec<Scores>, ModelError> {
         let [batch, _, _] = hidden.dims();

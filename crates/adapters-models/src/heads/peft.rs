@@ -8,16 +8,16 @@
 
 use std::path::Path;
 
-use adapters_core::{Format, Role, SiteInfo, Tensors};
+use adapters_core::{Format, Host, Role, SiteInfo, Tensors};
 use adapters_store::{read_json, read_safetensors, write_json, write_weights};
 use burn::tensor::Device;
 use serde_json::{Map, Value, json};
 
 use crate::error::ModelError;
 use crate::heads::config::{HeadConfig, HeadKind, refused};
-use crate::heads::head_base::HeadBase;
 use crate::heads::layers::{Head, HiddenLayer, LastLayer};
 use crate::heads::pooling::Pooling;
+use crate::model::Model;
 use crate::transformer::{ClassifierLayout, MaskedLmLayout};
 use crate::weights::Weights;
 
@@ -28,7 +28,7 @@ const PREFIXES: [&str; 2] = ["base_model.model.", "base_model."];
 const MODULES: [&str; 3] = ["classifier", "score", "qa_outputs"];
 
 /// What the class for sequence classification, or for classification of images, reads of this model.
-fn class_pooling(base: &impl HeadBase) -> Pooling {
+fn class_pooling(base: &Model) -> Pooling {
     match base.classifier().reads_pooler {
         true => Pooling::Pooler,
         false => base.default_pooling(),
@@ -36,7 +36,7 @@ fn class_pooling(base: &impl HeadBase) -> Pooling {
 }
 
 /// `task_type`, and the layers of the head in the class that this type stands for; `None` where no class has this head.
-fn class_of(config: &HeadConfig, base: &impl HeadBase) -> Option<(Value, ClassifierLayout)> {
+fn class_of(config: &HeadConfig, base: &Model) -> Option<(Value, ClassifierLayout)> {
     let layout = base.classifier();
     let one_layer = |last| ClassifierLayout {
         hidden: None,
@@ -77,7 +77,7 @@ fn class_of(config: &HeadConfig, base: &impl HeadBase) -> Option<(Value, Classif
 }
 
 /// The class of transformers that `AutoPeftModel` makes the model of, where peft has no task type for it.
-fn auto_class(base: &impl HeadBase) -> Option<&'static str> {
+fn auto_class(base: &Model) -> Option<&'static str> {
     match (base.reads_images(), base.reads_sounds()) {
         (true, _) => Some("AutoModelForImageClassification"),
         (_, true) => Some("AutoModelForAudioClassification"),
@@ -107,7 +107,7 @@ impl HeadConfig {
     /// With the layers that the class of transformers for a class of a whole text or image has over `base`, if this head reads what
     /// that class reads: both libraries' files can hold such a head.
     #[must_use]
-    pub fn as_published(self, base: &impl HeadBase) -> Self {
+    pub fn as_published(self, base: &Model) -> Self {
         let layout = base.classifier();
         match self.kind {
             HeadKind::Classification { pooling } | HeadKind::MultiLabel { pooling }
@@ -128,7 +128,7 @@ impl HeadConfig {
 
     /// What a head of this kind has to read over `base` for the files of AdapterHub and of peft to hold it; `None` for a head
     /// that does not read a whole text or image.
-    pub fn published_pooling(&self, base: &impl HeadBase) -> Option<Pooling> {
+    pub fn published_pooling(&self, base: &Model) -> Option<Pooling> {
         self.kind.pooling().map(|_| class_pooling(base))
     }
 }
@@ -140,7 +140,7 @@ impl Head {
     /// # Errors
     ///
     /// [`ModelError::Store`].
-    pub fn save_peft(&self, dir: &Path, base: &impl HeadBase) -> Result<bool, ModelError> {
+    pub fn save_peft(&self, dir: &Path, base: &Model) -> Result<bool, ModelError> {
         let Some((task_type, layout)) = class_of(self.config(), base) else {
             return Ok(false);
         };
@@ -227,12 +227,7 @@ impl Head {
     ///
     /// [`ModelError::Store`] for files; [`ModelError::Config`] for a `task_type` whose head is not computed here, and for a class
     /// that reads a pooler the model lacks.
-    pub fn load_peft(
-        dir: &Path,
-        checkpoint: &Path,
-        base: &impl HeadBase,
-        device: &Device,
-    ) -> Result<Option<Self>, ModelError> {
+    pub fn load_peft(dir: &Path, checkpoint: &Path, base: &Model, device: &Device) -> Result<Option<Self>, ModelError> {
         let (path, weights) = (dir.join(CONFIG), dir.join(Format::Peft.weights_file()));
         if !path.exists() || !weights.exists() {
             return Ok(None);

@@ -4,7 +4,7 @@ use adapters_core::{Ctx, Pass};
 use burn::tensor::{Bool, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use crate::heads::head_base::HeadBase;
+use crate::model::Model;
 
 /// How the hidden states of a sequence become one vector.
 ///
@@ -36,7 +36,7 @@ impl Pooling {
         self,
         hidden: Tensor<3>,
         padding: Option<Tensor<2, Bool>>,
-        base: &impl HeadBase,
+        base: &Model,
         cx: &mut Ctx<'_>,
     ) -> Tensor<3> {
         match self {

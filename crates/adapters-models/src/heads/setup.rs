@@ -9,9 +9,9 @@ use burn::tensor::Device;
 
 use crate::error::ModelError;
 use crate::heads::config::refused;
-use crate::heads::head_base::HeadBase;
 use crate::heads::layers::Head;
 use crate::heads::named::Heads;
+use crate::model::Model;
 
 impl Heads {
     /// Saves a setup: its adapters and fusions from `set`, and from these heads the ones the setup names, each in the folder of
@@ -22,13 +22,7 @@ impl Heads {
     ///
     /// [`ModelError::NoSuchHead`], [`ModelError::Config`] for [`HeadSetup::Own`], both before anything is written; the errors of
     /// [`Setup::save`] and [`Head::save`].
-    pub fn save_setup(
-        &self,
-        dir: &Path,
-        setup: &Setup,
-        set: &AdapterSet,
-        base: &impl HeadBase,
-    ) -> Result<(), ModelError> {
+    pub fn save_setup(&self, dir: &Path, setup: &Setup, set: &AdapterSet, base: &Model) -> Result<(), ModelError> {
         // What cannot be activated is refused before a head is written.
         set.composition(setup.composition.clone())?;
         let mut heads = Vec::new();
@@ -56,7 +50,7 @@ impl Heads {
         &mut self,
         dir: &Path,
         set: &mut AdapterSet,
-        base: &impl HeadBase,
+        base: &Model,
         registry: &Registry,
         options: &LoadOptions,
         device: &Device,

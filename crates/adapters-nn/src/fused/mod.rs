@@ -20,4 +20,4 @@ pub(crate) use linear::{linear, trained};
 pub(crate) use loss::cross_entropy;
 pub(crate) use norm::{Normalization, norm, norm_of_sum};
 pub(crate) use numbers::runs_here;
-pub(crate) use rotary::turn;
+pub(crate) use rotary::rotary;

@@ -149,10 +149,11 @@ impl Operation for Rows {
         let shape = x.layout().shape().clone();
         let kept = match inputs.next() {
             Some(residual) => {
-                let mut sum = raw::unfilled(out.len());
+                let mut sum = keep.then(|| raw::unfilled(out.len()));
                 let (level, norm) = (Level::chosen(), self.norm());
-                norm.forward_of_sum(level, numbers(&x), numbers(&residual), &mut sum, &mut out);
-                keep.then(|| tensor(sum, shape.clone()))
+                let (x, residual) = (numbers(&x), numbers(&residual));
+                norm.forward_of_sum(level, x, residual, sum.as_deref_mut(), &mut out);
+                sum.map(|sum| tensor(sum, shape.clone()))
             }
             None => {
                 self.norm().forward(Level::chosen(), numbers(&x), &mut out);

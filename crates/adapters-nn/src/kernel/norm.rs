@@ -29,22 +29,37 @@ impl Norm<'_> {
         });
     }
 
-    /// `sum = x + residual`, and the normalized rows of it into `out`.
-    pub(crate) fn forward_of_sum(&self, level: Level, x: &[f32], residual: &[f32], sum: &mut [f32], out: &mut [f32]) {
+    /// The normalized rows of `x + residual` into `out`, and the sum into `sum` where there is one.
+    pub(crate) fn forward_of_sum(
+        &self,
+        level: Level,
+        x: &[f32],
+        residual: &[f32],
+        sum: Option<&mut [f32]>,
+        out: &mut [f32],
+    ) {
         let width = self.gamma.len();
-        threads::chunks2(sum, out, width, |first, sum, out| {
-            for ((row, sum), out) in sum.chunks_exact_mut(width).enumerate().zip(out.chunks_exact_mut(width)) {
-                let start = (first + row) * width;
-                let (x, residual) = (&x[start..start + width], &residual[start..start + width]);
-                level.run(SumRow {
-                    norm: *self,
-                    x,
-                    residual,
-                    sum,
-                    out,
-                });
-            }
-        });
+        let row = |index: usize, sum: &mut [f32], out: &mut [f32]| {
+            let numbers = index * width..(index + 1) * width;
+            level.run(SumRow {
+                norm: *self,
+                x: &x[numbers.clone()],
+                residual: &residual[numbers],
+                sum,
+                out,
+            });
+        };
+        match sum {
+            Some(sum) => threads::chunks2(sum, out, width, |first, sum, out| {
+                let rows = sum.chunks_exact_mut(width).zip(out.chunks_exact_mut(width));
+                rows.zip(first..).for_each(|((sum, out), index)| row(index, sum, out));
+            }),
+            None => threads::chunks(out, width, |first, out| {
+                let mut sum = vec![0.0; width];
+                let rows = out.chunks_exact_mut(width).zip(first..);
+                rows.for_each(|(out, index)| row(index, &mut sum, out));
+            }),
+        }
     }
 
     /// The gradient of the rows `x`, in place of the gradient of the normalized ones.

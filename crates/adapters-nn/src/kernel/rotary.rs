@@ -1,4 +1,4 @@
-//! Rotary position embeddings: the halves of each head turned against each other.
+//! Rotary position embeddings: the halves of each head rotated as pairs.
 
 use pulp::{Simd, WithSimd};
 
@@ -8,16 +8,16 @@ use super::threads;
 
 /// Cosines and sines, each dense `[1 | batch, seq, width / 2]`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Turns<'a> {
+pub(crate) struct Rotation<'a> {
     /// Cosines of the angles.
     pub cos: &'a [f32],
     /// Sines of the angles.
     pub sin: &'a [f32],
-    /// Whether to turn back, as a gradient is.
+    /// Whether to rotate by the opposite angle, as for a gradient.
     pub back: bool,
 }
 
-impl Turns<'_> {
+impl Rotation<'_> {
     /// `(a cos - b sin, b cos + a sin)` for the halves `a` and `b` of each head of `x`, `[batch, heads, seq, width]` with dense
     /// heads, into `out`, `[batch, seq, heads, width]`.
     pub(crate) fn apply(&self, level: Level, x: &Strided<'_>, out: &mut [f32]) {
@@ -55,7 +55,7 @@ impl WithSimd for Head<'_> {
         let (a, b) = self.x.split_at(half);
         let (first, second) = self.out.split_at_mut(half);
         let sign = s.splat_f32s(if self.back { -1.0 } else { 1.0 });
-        let turned = |a, b, cos, sin| {
+        let rotated = |a, b, cos, sin| {
             let sin = s.mul_f32s(sin, sign);
             let first = mul_add(s, a, cos, s.neg_f32s(s.mul_f32s(b, sin)));
             (first, mul_add(s, b, cos, s.mul_f32s(a, sin)))
@@ -64,7 +64,7 @@ impl WithSimd for Head<'_> {
         for start in (0..half).step_by(lanes) {
             let range = start..half.min(start + lanes);
             let load = |x: &[f32]| s.partial_load_f32s(&x[range.clone()]);
-            let (y, z) = turned(load(a), load(b), load(self.cos), load(self.sin));
+            let (y, z) = rotated(load(a), load(b), load(self.cos), load(self.sin));
             s.partial_store_f32s(&mut first[range.clone()], y);
             s.partial_store_f32s(&mut second[range], z);
         }

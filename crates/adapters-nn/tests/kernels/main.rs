@@ -345,7 +345,7 @@ fn stock_attention(x: &[Tensor<4>], scale: f64, bias: Option<Tensor<4>>, factors
 }
 
 #[test]
-fn turns_of_positions() {
+fn rotary_positions() {
     let stock = |x: &Tensor<4>, cos: &Tensor<4>, sin: &Tensor<4>| {
         let half = x.dims()[3] / 2;
         let (a, b) = (x.clone().slice_dim(3, 0..half), x.clone().slice_dim(3, half..2 * half));
@@ -360,10 +360,10 @@ fn turns_of_positions() {
             _ => random([3, 5, 21, 38]),
         };
         compare(
-            "turns",
+            "rotary",
             &[x],
             1e-5,
-            |x| ops::turn(x[0].clone(), cos.clone(), sin.clone()),
+            |x| ops::rotary(x[0].clone(), cos.clone(), sin.clone()),
             |x| stock(&x[0], &cos, &sin),
         );
     }

@@ -108,8 +108,7 @@ impl Method for PTuningConfig {
         let (layers, hidden) = (self.encoder_num_layers, self.encoder_hidden_size);
         let fields = "encoder_num_layers x encoder_hidden_size x encoder_hidden_size";
         ConfigError::elements(fields, [layers, hidden, hidden])?;
-        let fits = (0.0..1.0).contains(&self.encoder_dropout);
-        ConfigError::unless(fits, "encoder_dropout", "a number in [0, 1)", self.encoder_dropout)
+        ConfigError::probability("encoder_dropout", self.encoder_dropout)
     }
 
     fn target(&self) -> Target {

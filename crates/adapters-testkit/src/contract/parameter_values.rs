@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 /// Every parameter drawn again from a normal distribution.
-pub fn randomised<M: Module>(module: M, seed: u64) -> M {
+pub fn randomized<M: Module>(module: M, seed: u64) -> M {
     struct Redraw(ChaCha8Rng);
     impl ModuleMapper for Redraw {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {

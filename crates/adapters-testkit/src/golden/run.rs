@@ -11,7 +11,7 @@ use adapters::store::{
     CompositionDict, LoadOptions, Setup, layer_replication, load_adapter, load_fusion, read_json, read_safetensors,
     save_adapter, save_fusion, with_shape, write_safetensors,
 };
-use adapters::{AdapterSet, Composition, Ctx, Host, METHODS, Merged, merge};
+use adapters::{AdapterSet, Composition, Ctx, Error, Host, METHODS, Merged, merge};
 use burn::module::Module;
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use serde::Deserialize;
@@ -427,8 +427,11 @@ impl Prepared {
                         (None, Some([name])) => (*name).to_owned(),
                         (None, _) => return Err(Stop::unsupported("merge_adapter of several adapters, or of none")),
                     };
-                    let folded = merge(model, set, &name, merged.as_ref())?;
-                    merged = Some(folded);
+                    if let Some(earlier) = &merged {
+                        let merged = earlier.adapter().to_owned();
+                        return Err(Error::AlreadyMerged { adapter: name, merged }.into());
+                    }
+                    merged = Some(merge(model, set, &name)?);
                 }
                 RESET => {
                     if let Some(merged) = merged.take() {

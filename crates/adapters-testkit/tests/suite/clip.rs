@@ -6,7 +6,7 @@ use adapters::core::Composition;
 use adapters::models::{ImageInput, Model, Pretrained, TextAndImageInput, TextInput};
 use adapters::store::read_safetensors;
 use adapters::{AdapterSet, Ctx, method};
-use adapters_testkit::contract::{randomised, relative_error};
+use adapters_testkit::contract::{randomized, relative_error};
 use burn::tensor::{Device, Int, Tensor};
 
 fn golden(device: &Device) -> (Model, TextAndImageInput) {
@@ -34,7 +34,7 @@ fn branches_are_blocks_of_the_scores() {
     for (name, config) in [("a", "lora[r=3,alpha=6]"), ("b", "seq_bn[reduction_factor=4]")] {
         set.attach(name, method(config).unwrap(), &model, 1, &device).unwrap();
     }
-    let set = randomised(set, 5);
+    let set = randomized(set, 5);
     let scores = |composition: Composition| -> Tensor<2> {
         let active = set.composition(composition).unwrap();
         let mut cx = Ctx::with_composition(&set, &active).unwrap();

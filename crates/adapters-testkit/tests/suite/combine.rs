@@ -3,7 +3,7 @@
 use adapters::lora::{Combination, SignElection};
 use adapters::module::values;
 use adapters::{AdapterSet, Ctx, Error, average, method};
-use adapters_testkit::contract::{Bench, randomised, relative_error};
+use adapters_testkit::contract::{Bench, randomized, relative_error};
 use burn::tensor::{Device, Tensor, TensorData};
 
 /// Two random LoRAs of `ranks` on query and value, named `a` and `b`.
@@ -14,7 +14,7 @@ fn two(bench: &Bench, ranks: [usize; 2]) -> AdapterSet {
         set.attach(name, lora, &bench.model, seed as u64, &Device::flex())
             .unwrap();
     }
-    randomised(set, 3)
+    randomized(set, 3)
 }
 
 fn weights(a: f64, b: f64) -> Vec<(String, f64)> {
@@ -73,7 +73,7 @@ fn an_average_counts_the_scale_of_each_adapter() {
         let lora = method(config).unwrap();
         set.attach(name, lora, &bench.model, 0, &Device::flex()).unwrap();
     }
-    let mut set = randomised(set, 3);
+    let mut set = randomized(set, 3);
     let values = set.attached("a").unwrap().values();
     for other in ["loud", "stabilized"] {
         set.put_values(other, values.clone()).unwrap();

@@ -4,7 +4,7 @@ use adapters::core::{Composition, Recorded, Role, SiteLayer};
 use adapters::fusion::{self, FusionConfig, Temperature};
 use adapters::models::TextInput;
 use adapters::{AdapterSet, Ctx, Error, method};
-use adapters_testkit::contract::{Bench, randomised, relative_error};
+use adapters_testkit::contract::{Bench, randomized, relative_error};
 use burn::module::Module;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use proptest::prelude::*;
@@ -16,7 +16,7 @@ fn set_of(bench: &Bench, a: &str, b: &str) -> AdapterSet {
         let method = method(config).unwrap();
         set.attach(name, method, &bench.model, 4, &Device::flex()).unwrap();
     }
-    let mut set = randomised(set, 13);
+    let mut set = randomized(set, 13);
     let values = set.get("a").unwrap().values();
     set.put_values("twin", values).unwrap();
     set
@@ -312,7 +312,7 @@ fn a_temperature_cools_with_the_passes() {
     };
     fusion::attach(&mut set, &["a", "b"], config, &bench.model, 0, &Device::flex()).unwrap();
     // Scores large enough to tell temperatures apart.
-    let set = randomised(set, 5);
+    let set = randomized(set, 5);
     let active = set.composition(Composition::fuse(["a", "b"])).unwrap();
     let sharpest = |passes: u64| {
         let mut cx = Ctx::with_composition(&set, &active)

@@ -3,7 +3,7 @@
 use adapters::core::Format;
 use adapters::models::TextInput;
 use adapters::{AdapterSet, Composition, Ctx, Error, method};
-use adapters_testkit::contract::{self, Bench, Promises, randomised};
+use adapters_testkit::contract::{self, Bench, Promises, randomized};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 
@@ -151,9 +151,9 @@ fn prompts_of_several_tasks_and_of_a_context() {
     contract::refuses_to_save(&bench, config, Format::AdapterHub);
     // A file holds the sum of what is frozen and what trains.
     contract::save_load_equal_output(&bench, config, Format::Peft, 1e-6);
-    let stored = randomised(bench.attach(config), 3);
+    let stored = randomized(bench.attach(config), 3);
     let near = bench.output(&stored);
-    let far = bench.output(&randomised(
+    let far = bench.output(&randomized(
         bench.attach("cpt[cpt_token_ids=[5,7,9],opt_projection_epsilon=0,opt_projection_format_epsilon=0]"),
         3,
     ));

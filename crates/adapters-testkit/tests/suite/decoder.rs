@@ -9,7 +9,7 @@ use adapters::models::{LinearScores, Model, PaddingSide, Pretrained, TextInput, 
 use adapters::nn::ops::cross_entropy;
 use adapters::store::{read_safetensors, write_safetensors};
 use adapters::{AdapterSet, Ctx, Host, method};
-use adapters_testkit::contract::{gradients_of, randomised, relative_error};
+use adapters_testkit::contract::{gradients_of, randomized, relative_error};
 use burn::module::Module;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData, Tolerance};
 use serde_json::{Value, json};
@@ -58,7 +58,7 @@ fn attached(lm: &Model, config: &str) -> AdapterSet {
     set.attach("a", method(config).unwrap(), lm, 1, &Device::flex())
         .unwrap();
     set.activate("a").unwrap();
-    randomised(set, 7)
+    randomized(set, 7)
 }
 
 /// The loss needs no matrix of all scores, unless an adapter acts on the head.
@@ -278,7 +278,7 @@ fn merging_into_a_tied_table_leaves_the_head() {
     let set = attached(&lm, "lora[r=4,target_modules=[embed_tokens,q_proj]]");
     let adapted = logits(&lm, &set);
     let mut model = lm.clone();
-    let merged = merge(&mut model, &set, "a", None).unwrap();
+    let merged = merge(&mut model, &set, "a").unwrap();
     let plain = AdapterSet::new();
     assert!(relative_error(&logits(&model, &plain), &adapted) < 1e-5);
     save_checkpoint(&model, &Pretrained::open(tied.path()).unwrap(), out.path(), None).unwrap();

@@ -10,7 +10,7 @@ use adapters::merge;
 use adapters::models::{Model, Pretrained, TextInput, save_checkpoint};
 use adapters::store::{LoadOptions, load_adapter, save_adapter};
 use adapters::{AdapterSet, Composition, Ctx, Host, METHODS, Site, method};
-use adapters_testkit::contract::{gradients_of, randomised, relative_error};
+use adapters_testkit::contract::{gradients_of, randomized, relative_error};
 use burn::module::{Module, Param};
 use burn::nn::Linear;
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
@@ -133,7 +133,7 @@ fn the_parts_compute_what_three_projections_do() {
             &[Role::Key, Role::Value],
         ),
     ] {
-        let mut of_fused = randomised(fused.set(config), 3);
+        let mut of_fused = randomized(fused.set(config), 3);
         let mut of_apart = apart.set(config);
         for name in ["a", "b"] {
             let adapter = of_apart.remove(name).unwrap();
@@ -165,7 +165,7 @@ fn combinations_of_parts_are_those_of_three_projections() {
     let apart = fused.apart();
     let x = Tensor::<3>::random([2, 3, D], Distribution::Normal(0.0, 1.0), &Device::flex());
     let config = "lora[r=2,alpha=5]";
-    let mut of_fused = randomised(fused.set(config), 3);
+    let mut of_fused = randomized(fused.set(config), 3);
     let mut of_apart = apart.set(config);
     for name in ["a", "b"] {
         let adapter = of_apart.remove(name).unwrap();
@@ -225,7 +225,7 @@ fn the_family_trains_is_stored_and_merges_in_gpt2() {
         let mut set = AdapterSet::new();
         set.attach("a", method(config).unwrap(), &model, 1, &device).unwrap();
         set.activate("a").unwrap();
-        let set = randomised(set, 3);
+        let set = randomized(set, 3);
         let want = logits(&model, &mut Ctx::new(&set)).into_data();
 
         let train = set.clone().train();
@@ -248,7 +248,7 @@ fn the_family_trains_is_stored_and_merges_in_gpt2() {
         assert!(std::error::Error::source(&refused).is_some(), "{config}: {refused}");
 
         let mut merged = model.clone();
-        merge(&mut merged, &set, "a", None).unwrap();
+        merge(&mut merged, &set, "a").unwrap();
         let plain = dir.path().join("plain");
         save_checkpoint(&merged, &Pretrained::open(gpt2()).unwrap(), &plain, None).unwrap();
         let again = Pretrained::open(&plain).unwrap().causal_lm(&device).unwrap();

@@ -7,7 +7,7 @@ use adapters::models::{
     Beams, EarlyStopping, Generation, KeyValueCache, Model, PaddingSide, Pretrained, PromptCache, Sampling, TextInput,
 };
 use adapters::{Adapted, AdapterSet, Composition, Ctx, Frozen, METHODS, method};
-use adapters_testkit::contract::{for_tiny_llama, randomised, relative_error};
+use adapters_testkit::contract::{for_tiny_llama, randomized, relative_error};
 use burn::tensor::{Device, Tensor};
 
 /// Three rows, two of them padded in a batch.
@@ -56,7 +56,7 @@ fn attached(lm: &Model, config: &str, device: &Device) -> Result<AdapterSet, ada
     let mut set = AdapterSet::new();
     set.attach("a", method(config)?, lm, 1, device)?;
     set.activate("a")?;
-    Ok(randomised(set, 7))
+    Ok(randomized(set, 7))
 }
 
 fn adapted(lm: &Model, config: &str, device: &Device) -> AdapterSet {
@@ -280,7 +280,7 @@ fn an_encoder_decoder_answers_the_same_with_the_cache_and_in_a_padded_batch() {
             continue;
         }
         set.activate("a").unwrap();
-        let set = randomised(set, 7);
+        let set = randomized(set, 7);
         let cached = answers(true, &set, &PROMPTS);
         assert_eq!(cached, answers(false, &set, &PROMPTS), "{config}");
         changed += usize::from(cached != plain);
@@ -312,7 +312,7 @@ fn a_stack_and_tasks_give_the_same_tokens_with_the_cache() {
     ] {
         set.attach(name, method(config).unwrap(), &lm, 1, &device).unwrap();
     }
-    let mut set = randomised(set, 7);
+    let mut set = randomized(set, 7);
     set.activate(Composition::stack(["a", "b"])).unwrap();
     let stacked = tokens(&greedy(true), &lm, &set, &PROMPTS);
     assert_eq!(stacked, tokens(&greedy(false), &lm, &set, &PROMPTS));

@@ -6,7 +6,7 @@ use adapters::core::Format;
 use adapters::models::{Model, Pretrained, TextInput, save_checkpoint};
 use adapters::store::{LoadOptions, layer_replication, load_adapter, save_adapter};
 use adapters::{AdapterSet, Ctx, Host, METHODS, method};
-use adapters_testkit::contract::randomised;
+use adapters_testkit::contract::randomized;
 use adapters_testkit::golden::chain;
 use burn::tensor::{Device, Tensor, TensorData};
 
@@ -74,7 +74,7 @@ fn an_adapter_is_of_the_model_that_it_was_trained_on() {
     let lora = method("lora[r=2,target_modules=[q_proj,down_proj]]").unwrap();
     set.attach("a", lora, &replicated, 1, &device).unwrap();
     set.activate("a").unwrap();
-    let set = randomised(set, 3);
+    let set = randomized(set, 3);
     let dir = tempfile::tempdir().unwrap();
     save_adapter(dir.path(), Format::Peft, &set, "a", &replicated).unwrap();
     assert_eq!(layer_replication(dir.path()).unwrap(), Some(RANGES.to_vec()));

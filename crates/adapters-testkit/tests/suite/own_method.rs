@@ -50,7 +50,7 @@ impl Method for Sine {
 
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::size("r", self.r)?;
-        ConfigError::unless(self.scale.is_finite(), "scale", "a finite number", self.scale)
+        ConfigError::finite("scale", self.scale)
     }
 
     fn target(&self) -> Target {

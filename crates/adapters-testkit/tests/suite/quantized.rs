@@ -10,7 +10,7 @@ use adapters::nn::ops::cross_entropy;
 use adapters::nn::{Precision, float_weight};
 use adapters::quantize;
 use adapters::{AdapterSet, Ctx, Host, merge, method};
-use adapters_testkit::contract::{gradients_of, randomised};
+use adapters_testkit::contract::{gradients_of, randomized};
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData, Tolerance};
 
@@ -90,7 +90,7 @@ fn every_method_that_acts_on_linear_layers_trains_over_it_as_over_the_restored_f
         let mut set = AdapterSet::new();
         set.attach("a", method, &base, 7, &device).unwrap();
         set.activate("a").unwrap();
-        let set = randomised(set, 3).train();
+        let set = randomized(set, 3).train();
         let run = |model: &Model| {
             let hidden = model.forward(input(&device), &mut Ctx::new(&set)).unwrap();
             let probe = Tensor::<3>::from_data(probe(hidden.dims()), &device);
@@ -189,7 +189,7 @@ fn adapters_train_over_a_base_in_bf16_as_over_floats_but_for_rounding() {
             let mut set = AdapterSet::new();
             set.attach("a", method(config).unwrap(), &floats, 7, &device).unwrap();
             set.activate("a").unwrap();
-            let set = randomised(set, 3).train();
+            let set = randomized(set, 3).train();
             let run = |model: &Model| {
                 let mut cx = Ctx::new(&set);
                 let hidden = model.forward(input(&device), &mut cx).unwrap();
@@ -249,7 +249,7 @@ fn decoders_compute_and_train_over_it_as_over_the_restored_floats() {
         set.attach("a", method("lora[r=2,alpha=6]").unwrap(), &base, 7, &device)
             .unwrap();
         set.activate("a").unwrap();
-        let set = randomised(set, 3).train();
+        let set = randomized(set, 3).train();
         let run = |model: &Model| {
             let rows: [&[u32]; 2] = [&[5, 8, 3, 9, 4], &[7, 2, 6, 1, 8]];
             let input = TextInput::padded(&rows, 0, PaddingSide::Right, &device);
@@ -323,11 +323,11 @@ fn merging_restores_the_layers_it_folds_into_and_resetting_quantizes_them_again(
     set.attach("a", method("lora[r=2,alpha=6]").unwrap(), &base, 1, &device)
         .unwrap();
     set.activate("a").unwrap();
-    let set = randomised(set, 5);
+    let set = randomized(set, 5);
     let adapted = base.forward(input(&device), &mut Ctx::new(&set)).unwrap();
     let plain = base.forward(input(&device), &mut Ctx::plain()).unwrap();
     let mut model = base.clone();
-    let merged = merge(&mut model, &set, "a", None).unwrap();
+    let merged = merge(&mut model, &set, "a").unwrap();
     close(model.forward(input(&device), &mut Ctx::plain()).unwrap(), adapted, 1e-4);
     let layers = set.attached("a").unwrap().layers().count();
     let floats = is_quantized(&model).into_iter().filter(|quantized| !quantized).count();
@@ -373,7 +373,7 @@ fn a_checkpoint_stored_in_int8_rows_loses_nothing() {
 }
 
 #[test]
-fn the_weight_door_composes_over_a_quantized_weight() {
+fn a_reparameterization_composes_over_a_quantized_weight() {
     use adapters::ForPaths;
     use burn::nn::LinearConfig;
     let device = Device::flex();

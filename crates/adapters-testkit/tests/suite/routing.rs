@@ -5,7 +5,7 @@ use adapters::lora::{Arrow, Xlora, subtract_general};
 use adapters::models::TextInput;
 use adapters::store::{LoadOptions, load_adapter, save_adapter};
 use adapters::{AdapterSet, Composition, Ctx, Error, METHODS, method};
-use adapters_testkit::contract::{Bench, gradients_of, randomised, relative_error};
+use adapters_testkit::contract::{Bench, gradients_of, randomized, relative_error};
 use burn::module::Module;
 use burn::tensor::{Device, TensorData};
 
@@ -22,7 +22,7 @@ fn set_of(bench: &Bench) -> AdapterSet {
         let config = method(LORA).unwrap();
         set.attach(name, config, &bench.model, 4, &Device::flex()).unwrap();
     }
-    let mut set = randomised(set, 13);
+    let mut set = randomized(set, 13);
     let values = set.get("a").unwrap().values();
     set.put_values("twin", values).unwrap();
     set

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use adapters::models::{Model, Pretrained, TextInput};
 use adapters::{AdapterSet, Composition, Ctx, Error, method};
-use adapters_testkit::contract::randomised;
+use adapters_testkit::contract::randomized;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 fn load(name: &str) -> Model {
@@ -22,7 +22,7 @@ fn set_of(lm: &Model, below: &str, above: &str) -> AdapterSet {
         set.attach(name, method(config).unwrap(), lm, 1, &Device::flex())
             .unwrap();
     }
-    randomised(set, 3)
+    randomized(set, 3)
 }
 
 fn logits(lm: &Model, set: &AdapterSet) -> TensorData {

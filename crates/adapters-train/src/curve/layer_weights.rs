@@ -20,7 +20,7 @@ pub(crate) struct LayerWeights {
     pub(crate) lines: Vec<(String, Vec<f64>)>,
 }
 
-const COLOURS: [RGBColor; 6] = [
+const COLORS: [RGBColor; 6] = [
     RGBColor(43, 102, 178),
     RGBColor(222, 110, 38),
     RGBColor(20, 138, 106),
@@ -62,7 +62,7 @@ impl Picture for LayerWeights {
             .lines
             .iter()
             .zip(&series)
-            .zip(COLOURS.into_iter().cycle())
+            .zip(COLORS.into_iter().cycle())
             .filter(|((_, points), _)| !points.is_empty())
             .map(|(((name, _), points), color)| Line {
                 name,

@@ -38,7 +38,7 @@ impl Join {
     pub fn close(&self, hidden: Tensor<3>, residual: Tensor<3>) -> Tensor<3> {
         match self {
             Self::Sum | Self::Beside => ops::add(hidden, residual),
-            Self::NormOfSum(norm) => norm.apply(hidden + residual),
+            Self::NormOfSum(norm) => norm.apply_to_sum(hidden, residual),
             Self::SumOfNorm { norm, .. } => ops::add(norm.apply(hidden), residual),
             Self::Scaled(factor) => hidden * *factor + residual,
         }

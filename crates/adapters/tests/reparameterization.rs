@@ -1,9 +1,9 @@
-//! The weight door on modules that know nothing of adapters: Burn's own transformer, a convolution, a module of ours.
+//! Reparameterization of modules that know nothing of adapters: Burn's own transformer, a convolution, a module of ours.
 
 use std::path::Path;
 
 use adapters::store::read_safetensors;
-use adapters::{Error, ForPaths, METHODS, WeightDoor, method};
+use adapters::{AdapterReparameterizer, Error, ForPaths, METHODS, method};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::nn::conv::Conv2dConfig;
 use burn::nn::transformer::{TransformerEncoder, TransformerEncoderConfig, TransformerEncoderInput};
@@ -47,7 +47,7 @@ fn trained(model: &impl Module) -> Vec<String> {
 }
 
 /// Every parameter that trains drawn anew.
-fn randomised<M: Module>(model: M) -> M {
+fn randomized<M: Module>(model: M) -> M {
     struct Redraw;
     impl burn::module::ModuleMapper for Redraw {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
@@ -66,16 +66,16 @@ fn lora_on_burns_transformer() {
     let model = transformer(&device);
     let x = input(&device);
     let before = run(&model, &x).into_data();
-    let door = method("lora[r=2,alpha=6]")
+    let reparameterization = method("lora[r=2,alpha=6]")
         .unwrap()
         .for_paths(["*.query.weight", "*.value.weight"]);
-    let model = door.clone().apply(model).unwrap();
+    let model = reparameterization.clone().apply(model).unwrap();
     assert_eq!(run(&model, &x).into_data(), before, "a new adapter changes the output");
     let names = trained(&model);
     assert_eq!(names.len(), 2 * 2 * 2, "{names:?}");
     assert!(names.iter().all(|name| name.contains(".adapter.")), "{names:?}");
 
-    let model = randomised(model);
+    let model = randomized(model);
     assert_ne!(run(&model, &x).into_data(), before);
     let gradients = run(&model, &x).square().sum().backward();
     struct Grads<'a>(&'a burn::tensor::Gradients, usize, usize);
@@ -92,7 +92,7 @@ fn lora_on_burns_transformer() {
     assert_eq!(grads.1, names.len(), "of {} without", grads.2);
 
     // Burn would nest a second application onto the factors.
-    let again = door.apply(model).unwrap_err();
+    let again = reparameterization.apply(model).unwrap_err();
     assert!(
         matches!(&again, Error::CannotBuild { reason, .. } if reason.contains("already adapted")),
         "{again}"
@@ -102,8 +102,8 @@ fn lora_on_burns_transformer() {
 #[test]
 fn a_pattern_without_a_hit_names_what_there_is() {
     let model = transformer(&Device::flex());
-    let door = method("lora").unwrap().for_paths(["*.query.weight", "*.querry.weight"]);
-    let error = door.apply(model).unwrap_err().to_string();
+    let reparameterization = method("lora").unwrap().for_paths(["*.query.weight", "*.querry.weight"]);
+    let error = reparameterization.apply(model).unwrap_err().to_string();
     assert!(
         error.contains("*.querry.weight") && error.contains("did you mean `query.weight`?"),
         "{error}"
@@ -122,7 +122,7 @@ fn a_method_that_is_no_function_of_the_weight_is_refused() {
     assert!(matches!(refused, Err(Error::CannotBuild { .. })));
 }
 
-/// The door computes what the activation path computes with the same parameters: `x W' ` for the merged `W'`.
+/// A reparameterization computes what the activation path computes with the same parameters: `x W' ` for the merged `W'`.
 #[test]
 fn every_weight_method_goes_through_the_door() {
     let device = Device::flex().autodiff();
@@ -151,7 +151,7 @@ fn every_weight_method_goes_through_the_door() {
             .forward(x.clone())
             .into_data()
             .assert_approx_eq::<f32>(&before, Tolerance::absolute(1e-5));
-        let adapted = randomised(adapted);
+        let adapted = randomized(adapted);
         let after = adapted.forward(x.clone()).into_data();
         assert_ne!(after, before, "{config}");
         // Materialized, the plain layer computes the same.
@@ -171,7 +171,7 @@ fn lora_on_a_convolution_is_a_product_of_flattened_kernels() {
     let before = conv.forward(x.clone()).into_data();
     let conv = method("lora[r=2]").unwrap().for_paths(["weight"]).apply(conv).unwrap();
     assert_eq!(conv.forward(x.clone()).into_data(), before);
-    let conv = randomised(conv);
+    let conv = randomized(conv);
     assert_ne!(conv.forward(x).into_data(), before);
     assert_eq!(conv.weight.val().dims(), [4, 3, 2, 2]);
 }
@@ -187,10 +187,10 @@ fn saved_alone_in_pefts_format_and_loaded() {
         let name = path.rsplit('.').nth(1)?;
         Some(format!("encoder.layer.{layer}.attention.self.{name}"))
     };
-    let door = lora.clone().for_paths(["*.query.weight"]);
-    let model = randomised(door.apply(plain.clone()).unwrap());
+    let reparameterization = lora.clone().for_paths(["*.query.weight"]);
+    let model = randomized(reparameterization.apply(plain.clone()).unwrap());
     let dir = tempfile::tempdir().unwrap();
-    WeightDoor::save(dir.path(), &model, &lora, published).unwrap();
+    AdapterReparameterizer::save(dir.path(), &model, &lora, published).unwrap();
     assert_eq!(
         keys(dir.path())[..2],
         [
@@ -198,9 +198,12 @@ fn saved_alone_in_pefts_format_and_loaded() {
             "base_model.model.encoder.layer.0.attention.self.query.lora_B.weight",
         ]
     );
-    let door = WeightDoor::load(dir.path(), &plain, &METHODS, published).unwrap();
-    assert_eq!(door.method().to_string(), "lora[r=2,alpha=6,target_modules=[query]]");
-    let loaded = door.apply(plain).unwrap();
+    let reparameterization = AdapterReparameterizer::load(dir.path(), &plain, &METHODS, published).unwrap();
+    assert_eq!(
+        reparameterization.method().to_string(),
+        "lora[r=2,alpha=6,target_modules=[query]]"
+    );
+    let loaded = reparameterization.apply(plain).unwrap();
     assert_eq!(run(&loaded, &x).into_data(), run(&model, &x).into_data());
 }
 

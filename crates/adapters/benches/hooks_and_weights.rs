@@ -2,8 +2,8 @@
 //! widths.
 //!
 //! ```text
-//! cargo bench -p adapters --bench two_doors
-//! cargo bench -p adapters --bench two_doors -- reparameterization/1024
+//! cargo bench -p adapters --bench hooks_and_weights
+//! cargo bench -p adapters --bench hooks_and_weights -- reparameterization/1024
 //! ```
 
 #![allow(missing_docs)] // `criterion_group!` makes a public function.
@@ -65,7 +65,7 @@ impl Host for Layers {
 fn steps(criterion: &mut Criterion) {
     let (plain, autodiff) = (Device::flex(), Device::flex().autodiff());
     let lora = || method("lora[r=8,alpha=16,attn_matrices=['q']]").expect("a method");
-    let mut group = criterion.benchmark_group("doors");
+    let mut group = criterion.benchmark_group("hooks_and_weights");
     group.sample_size(10);
     for width in WIDTHS {
         let x = Tensor::<3>::random([SHAPE[0], SHAPE[1], width], Distribution::Normal(0.0, 1.0), &plain);
@@ -82,12 +82,12 @@ fn steps(criterion: &mut Criterion) {
         let layers = lora().for_paths(["*.weight"]).apply(layers).expect("it fits");
         let tracked = Tensor::<3>::from_data(x.to_data(), &autodiff);
         let reparameterization = || drop(layers.plain(tracked.clone()).square().sum().backward());
-        let doors: [(&str, &dyn Fn()); 2] = [("hooks", &hooks), ("reparameterization", &reparameterization)];
-        for (door, step) in doors {
+        let ways: [(&str, &dyn Fn()); 2] = [("hooks", &hooks), ("reparameterization", &reparameterization)];
+        for (way, step) in ways {
             let mut is_first = true;
-            group.bench_function(BenchmarkId::new(door, width), |bencher| {
+            group.bench_function(BenchmarkId::new(way, width), |bencher| {
                 if std::mem::take(&mut is_first) {
-                    peak::print(&format!("{door}, width {width}"), step);
+                    peak::print(&format!("{way}, width {width}"), step);
                 }
                 bencher.iter(step);
             });
