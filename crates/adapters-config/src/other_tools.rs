@@ -5,11 +5,9 @@ use adapters_nn::nearest;
 /// Names of Hugging Face's `transformers` and `peft`, axolotl and AdapterHub, and what they are called here.
 const OTHER_NAMES: &[(&str, &str)] = &[
     ("all", "all-linear"),
-    ("alpha", "lora_alpha"),
     ("base_model", "path"),
     ("batch", "batch_size"),
     ("cutoff_len", "max_length"),
-    ("dropout", "lora_dropout"),
     ("early_stopping_patience", "early_stopping"),
     ("eval_steps", "evaluate_every"),
     ("gradient_accumulation", "accumulate"),
@@ -17,13 +15,8 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("gradient_checkpointing_enable", "gradient_checkpointing"),
     ("load_in_8bit", "precision"),
     ("logging_steps", "log_every"),
-    ("lora_alpha", "alpha"),
-    ("lora_dropout", "dropout"),
-    ("lora_r", "r"),
-    ("lora_rank", "r"),
-    ("loraplus_lr_ratio", "learning_rate_ratio"),
-    ("lora_target_modules", "target_modules"),
     ("lr", "learning_rate"),
+    ("lr_ratio", "learning_rate_ratio"),
     ("lr_scheduler", "schedule"),
     ("lr_scheduler_type", "schedule"),
     ("max_grad_norm", "clip_norm"),
@@ -37,7 +30,6 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("output_dir", "dir"),
     ("per_device_eval_batch_size", "eval_batch_size"),
     ("per_device_train_batch_size", "batch_size"),
-    ("qlora", "lora"),
     ("rank", "r"),
     ("sample_packing", "pack"),
     ("save_steps", "checkpoint_every"),
@@ -51,13 +43,25 @@ const OTHER_NAMES: &[(&str, &str)] = &[
 ];
 
 /// The candidate that another tool calls `name`, or else the one nearest to it in spelling, if one is near enough to be a slip.
+///
+/// Many fields of published configurations begin with the name of a method, which is the only difference to others:
+/// `x_dropout` is `dropout`, and the other way around.
 pub fn nearest_field<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str> + Clone) -> Option<String> {
-    let is_meant = |candidate: &str| {
-        let mut meant = OTHER_NAMES.iter();
-        meant.any(|(other, ours)| name.eq_ignore_ascii_case(other) && *ours == candidate)
+    let candidate = |fits: &dyn Fn(&str) -> bool| candidates.clone().into_iter().find(|known| fits(known));
+    let renamed = |name: &str| {
+        let mut ours = OTHER_NAMES.iter().filter(|(other, _)| name.eq_ignore_ascii_case(other));
+        ours.find_map(|(_, ours)| candidate(&|known| known == *ours))
     };
-    let mut known = candidates.clone().into_iter();
-    match known.find(|candidate| is_meant(candidate)) {
+    let without_method = |name: &str| {
+        name.split_once('_')
+            .map_or(String::new(), |(_, rest)| rest.to_lowercase())
+    };
+    let rest = without_method(name);
+    let meant = renamed(name)
+        .or_else(|| candidate(&|known| known == rest))
+        .or_else(|| renamed(&rest))
+        .or_else(|| candidate(&|known| without_method(known) == name.to_lowercase()));
+    match meant {
         Some(known) => Some(known.to_owned()),
         None => nearest(name, candidates),
     }
@@ -80,13 +84,18 @@ mod tests {
         ];
         for (other, ours) in [
             ("rank", "r"),
-            ("lora_alpha", "alpha"),
             ("lr", "learning_rate"),
+            ("method_alpha", "alpha"),
+            ("method_rank", "r"),
             ("num_train_epochs", "epochs"),
             ("per_device_train_batch_size", "batch_size"),
         ] {
             assert_eq!(nearest_field(other, fields).as_deref(), Some(ours), "{other}");
         }
+        assert_eq!(
+            nearest_field("dropout", ["method_dropout"]).as_deref(),
+            Some("method_dropout")
+        );
         assert_eq!(nearest_field("lr", ["weight_decay"]), None);
         assert_eq!(
             nearest_field("all", ["all-linear", "attention"]).as_deref(),

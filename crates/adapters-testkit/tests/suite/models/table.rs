@@ -63,7 +63,7 @@ fn the_readme_lists_what_each_architecture_offers() {
             cells.join(" | ")
         ));
     }
-    let readme = include_str!("../../../adapters-models/README.md");
+    let readme = include_str!("../../../../adapters-models/README.md");
     assert!(
         readme.contains(&table),
         "the table of the README of adapters-models has to be\n{table}"
