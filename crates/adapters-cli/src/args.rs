@@ -61,7 +61,7 @@ pub(crate) enum Command {
     Pull(PullArgs),
     /// Upload an adapter with its model card to the Hugging Face Hub.
     ///
-    /// HF_TOKEN is the token, which must be allowed to write; HF_ENDPOINT the address of another Hub.
+    /// Set HF_TOKEN to an access token with write permission, and HF_ENDPOINT to use another Hub.
     Push(PushArgs),
     /// Measure the speed of an adapter: forward, training step, merged forward, attach, save and load.
     Bench(BenchArgs),
@@ -111,7 +111,7 @@ fn data_formats(commands: &[&str]) -> String {
     let mut help = examples(commands);
     help.push_str(
         "\n\nData files are .jsonl (one JSON object on each line), .csv or .tsv (the first line names the columns). \
-         `data.fields` of a recipe renames the columns, which are by task:\n",
+         The columns each task reads (rename them with `data.fields` in a recipe):\n",
     );
     for task in TASKS {
         help.push_str(&format!("\n  {}: {}", task.name, task.data));
@@ -273,7 +273,7 @@ pub(crate) struct GenerateArgs {
         help_heading = "Generation"
     )]
     pub(crate) length_penalty: f64,
-    /// When beam search stops, once as many texts as there are beams are complete.
+    /// When to stop beam search after as many texts are complete as there are beams.
     #[arg(long, default_value = "false", requires = "beams", help_heading = "Generation")]
     pub(crate) early_stopping: EarlyStoppingArg,
     /// Disable the key/value cache (slow; for checking).

@@ -130,7 +130,7 @@ pub(crate) fn check_holds_tokens(base: &Pretrained, format: Format, adapter: &Pa
     match (base.resized(), format) {
         (Some([tokens, with_adapter]), Format::AdapterHub) => Err(Failure::new(
             format!(
-                "{} has {with_adapter} tokens and its base {tokens}: {format} has no place for the tables of the others",
+                "{} has {with_adapter} tokens and its base {tokens}: the {format} format cannot store the embeddings of the added tokens",
                 adapter.display()
             ),
             "keep PEFT's format, or write a base with these tokens by `adapters merge`",

@@ -83,7 +83,7 @@ pub(crate) enum PrecisionArg {
     /// 32-bit floats.
     #[default]
     F32,
-    /// 16-bit floats: half the memory of a pass over the weights; sums and adapters stay in 32 bits.
+    /// 16-bit floats: halves the memory traffic of the weights; sums and adapters stay in 32 bits.
     Bf16,
     /// 8-bit integers: a quarter of the memory.
     Int8,

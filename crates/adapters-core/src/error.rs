@@ -109,7 +109,7 @@ pub enum Error {
     },
     /// A pattern of a configuration matched no module that is adapted.
     #[error(
-        "`{field}` has `{pattern}`, which matches no adapted module of this {architecture} model{}; adapted are: {adapted}",
+        "the pattern `{pattern}` in `{field}` matches no adapted module of this {architecture} model{}; adapted modules: {adapted}",
         did_you_mean(.nearest)
     )]
     NoModule {

@@ -16,11 +16,11 @@ pub enum StoreError {
     /// An adapter could not be built, found or expressed.
     #[error(transparent)]
     Adapter(#[from] Error),
-    /// No adapter was named to save, and there is not one to be meant.
-    #[error(
-        "cannot tell which adapter to save: expected one that is attached, or one that is active; attached: {}",
-        if attached.is_empty() { "none" } else { attached }
-    )]
+    /// No adapter is attached that could be saved.
+    #[error("no adapter is attached: there is nothing to save")]
+    NoAdapter,
+    /// Several adapters are attached, none was named to save, and not exactly one of them is active.
+    #[error("several adapters are attached: name the one to save, or activate exactly one; attached: {attached}")]
     WhichAdapter {
         /// Names of the adapters.
         attached: String,

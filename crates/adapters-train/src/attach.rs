@@ -35,7 +35,7 @@ fn check_base(run: &Run, dir: &Path) -> Result<(), TrainError> {
         BaseMatch::OtherShapes | BaseMatch::OtherValues => Err(TrainError::Value {
             field: "model.path",
             expected: format!("`{}`, which {} was trained on", manifest.base_model, dir.display()),
-            found: format!("`{}`, whose weights are others", run.recipe.model.path),
+            found: format!("`{}`, which has different weights", run.recipe.model.path),
         }),
     }
 }

@@ -60,8 +60,8 @@ pub enum TrainError {
     },
     /// What the run reads has changed since its checkpoint.
     #[error(
-        "{} holds an unfinished run, and `{field}` has changed since it was stopped: its files are others than those it was trained on; \
-         put them back, or choose another folder", path.display()
+        "{} holds an unfinished run, and `{field}` has changed since it was stopped: the files it names are not the ones the run \
+         started with; restore them, or choose another folder", path.display()
     )]
     Changed {
         /// The run folder.
@@ -133,8 +133,8 @@ pub enum TrainError {
     },
     /// The device has too little memory.
     #[error(
-        "the device has no memory for {:.1} MiB more; what needs less: a smaller `train.batch_size` with a larger `train.accumulate`, or \
-         `\"auto\"`; a smaller `train.eval_batch_size` or `model.max_length`; `train.gradient_checkpointing = true`; `model.precision = \"bf16\"`",
+        "the device is out of memory (an allocation of {:.1} MiB failed); to use less, try a smaller `train.batch_size` with a \
+         larger `train.accumulate`, or `\"auto\"`; a smaller `train.eval_batch_size` or `model.max_length`; `train.gradient_checkpointing = true`; `model.precision = \"bf16\"`",
         *bytes as f64 / f64::from(1 << 20)
     )]
     OutOfMemory {

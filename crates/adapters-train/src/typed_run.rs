@@ -26,7 +26,7 @@ impl Trainer {
     ///
     /// # Errors
     ///
-    /// [`TrainError::Value`] for a task that there is not.
+    /// [`TrainError::Value`] for an unknown task.
     pub fn new(
         task: &str,
         base: impl Into<PathBuf>,

@@ -46,7 +46,8 @@ pub trait AdapterFiles {
     ///
     /// # Errors
     ///
-    /// [`StoreError::WhichAdapter`] if none is named and there is not one to be meant; as [`save_adapter`].
+    /// [`StoreError::NoAdapter`], [`StoreError::WhichAdapter`] if none is named and there is not one to be meant; as
+    /// [`save_adapter`].
     fn save_with(&self, dir: impl AsRef<Path>, options: impl Into<SaveOptions>) -> Result<SavedFiles, StoreError>;
 
     /// Loads the adapter in the folder `dir`, of either format, trainable and not active, under the name it was saved with.
@@ -108,6 +109,7 @@ fn meant<M: Host + Module + Sync>(model: &Adapted<M>) -> Result<&str, StoreError
     let active = model.set.active().into_iter().flat_map(|active| active.adapters());
     match (&attached[..], &active.collect::<Vec<_>>()[..]) {
         ([name], _) | (_, [name]) => Ok(name),
+        ([], _) => Err(StoreError::NoAdapter),
         _ => Err(StoreError::WhichAdapter {
             attached: attached.join(", "),
         }),

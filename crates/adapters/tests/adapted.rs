@@ -109,6 +109,8 @@ fn what_is_saved_is_loaded_again() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let error = model.save(dir.path()).unwrap_err();
     assert!(matches!(error, StoreError::WhichAdapter { .. }), "{error}");
+    let error = model.without_adapters().save(dir.path()).unwrap_err();
+    assert!(matches!(error, StoreError::NoAdapter), "{error}");
     model.activate("text").unwrap();
     let text = output(&model, &batch);
     model.save_with(dir.path(), Format::Peft).unwrap();

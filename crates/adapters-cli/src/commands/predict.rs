@@ -107,7 +107,7 @@ fn inputs(args: &PredictArgs) -> Result<Inputs, Failure> {
         (None, [], _) => {}
         _ => {
             return Err(Failure::new(
-                "--question stands with one --text, or with several --choice",
+                "--question needs one --text, or at least two --choice",
                 "name a file with --data for several questions",
             ));
         }

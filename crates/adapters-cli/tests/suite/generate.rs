@@ -340,7 +340,7 @@ fn adapters_keep_tokens_that_their_base_lacks() {
                 "--out",
                 &hub,
             ],
-            "has no place for the tables",
+            "cannot store the embeddings",
         );
 
         let other = format!("again-{name}");

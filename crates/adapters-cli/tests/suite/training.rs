@@ -516,12 +516,12 @@ fn bad_recipes_and_data_name_what_is_wrong() {
             &[
                 "`rank_pattern` has `qery`",
                 "did you mean `query`?",
-                "adapted are: query, value",
+                "adapted modules: query, value",
             ],
         ),
         (
             &["adapter.method=lora", "adapter.alpha_pattern={key=2.0}"],
-            &["`alpha_pattern` has `key`, which matches no adapted module"],
+            &["the pattern `key` in `alpha_pattern` matches no adapted module"],
         ),
         (
             &[

@@ -13,9 +13,9 @@ type Refusal = Option<&'static str>;
 const TOGETHER: Refusal = Some("`Split` is not defined for prefix adapters: every query attends to all keys");
 const NO_MEAN: Refusal = Some("prefixes cannot be averaged at run time; average their parameters instead");
 const UNLIKE: &str = "an adapter that multiplies the output cannot be averaged with one that adds to it";
-const OWN_TASKS: &str = "it tells the tasks of the rows apart itself, and so has to see all of them";
+const OWN_TASKS: &str = "it selects parameters by the task of each row, so it must see the whole batch";
 const ONE_NORM: Refusal = Some("it replaces the parameters of a normalization, which are the same for all rows");
-const CHANGES: Refusal = Some("it changes a layer or what goes into it, of which there is one for the whole batch");
+const CHANGES: Refusal = Some("it changes the frozen layer or its input, which all rows of the batch share");
 
 impl AdapterSet {
     /// Refuses what cannot run, by block and adapter.

@@ -6,7 +6,7 @@ use crate::method::any::AnyMethod;
 use crate::method::capability::BasePass;
 use crate::method::site_layer::SiteLayer;
 use crate::method::target::Selection;
-use crate::set::AdapterSet;
+use crate::set::{AdapterSet, names_or_none};
 use crate::set::attached::Attached;
 use adapters_config::Composition;
 use adapters_nn::nearest;
@@ -120,14 +120,16 @@ impl AdapterSet {
     ///
     /// [`Error::NoSuchFusion`] with the nearest name.
     pub fn fusion(&self, name: &str) -> Result<&Attached, Error> {
-        let found = self.fusions.iter().find(|fusion| fusion.name() == name);
+        Ok(&self.fusions[self.fusion_index(name)?])
+    }
+
+    fn fusion_index(&self, name: &str) -> Result<usize, Error> {
+        let found = self.fusions.iter().position(|fusion| fusion.name() == name);
         found.ok_or_else(|| Error::NoSuchFusion {
             name: name.to_owned(),
             nearest: nearest(name, self.fusions.iter().map(Attached::name)),
-            attached: match self.fusions.is_empty() {
-                true => "none".to_owned(),
-                false => self.fusions.iter().map(Attached::name).collect::<Vec<_>>().join("; "),
-            },
+            // The name of a fusion may hold commas.
+            attached: names_or_none(self.fusions.iter(), "; "),
         })
     }
 
@@ -137,12 +139,7 @@ impl AdapterSet {
     ///
     /// [`Error::NoSuchFusion`].
     pub fn remove_fusion(&mut self, name: &str) -> Result<Attached, Error> {
-        self.fusion(name)?;
-        let index = self
-            .fusions
-            .iter()
-            .position(|fusion| fusion.name() == name)
-            .unwrap_or(0);
+        let index = self.fusion_index(name)?;
         let removed = self.fusions.remove(index);
         self.changed();
         Ok(removed)

@@ -167,8 +167,8 @@ impl AdapterSet {
         Ok(())
     }
 
-    /// Gives borrowed parameters the value their owner has, after both were mapped.
-    fn with_borrowed(mut self) -> Self {
+    /// Gives borrowed parameters the value their owner has, after either was changed.
+    fn refresh_borrowed(&mut self) {
         for index in 0..self.adapters.len() {
             let owner = self.adapters[index].owner.as_ref();
             let Some(owner) = owner.and_then(|owner| self.get(owner)) else {
@@ -178,7 +178,6 @@ impl AdapterSet {
                 self.adapters[index] = adapter;
             }
         }
-        self
     }
 
     /// What training adds to the loss for the adapters and fusions that train.
@@ -189,7 +188,8 @@ impl AdapterSet {
             .reduce(|sum, penalty| sum + penalty)
     }
 
-    /// Puts other values in place of some of an adapter's.
+    /// Puts other values in place of some of an adapter's. Parameters that it borrows keep the values of their owner; those that
+    /// others borrow from it change there, too.
     ///
     /// # Errors
     ///
@@ -198,6 +198,7 @@ impl AdapterSet {
         let index = self.index(name)?;
         let adapter = self.adapters.remove(index).with_values(values);
         self.adapters.insert(index, adapter);
+        self.refresh_borrowed();
         Ok(())
     }
 
@@ -232,7 +233,7 @@ impl AdapterSet {
             .ok_or_else(|| Error::NoSuchAdapter {
                 name: name.to_owned(),
                 nearest: nearest(name, self.iter().map(Attached::name)),
-                attached: self.iter().map(Attached::name).collect::<Vec<_>>().join(", "),
+                attached: names_or_none(self.iter(), ", "),
             })
     }
 
@@ -240,7 +241,17 @@ impl AdapterSet {
         for adapter in self.all_mut() {
             adapter.change_layers(&mut change);
         }
-        self.with_borrowed()
+        self.refresh_borrowed();
+        self
+    }
+}
+
+/// The names of adapters or fusions for a message, "none" where there are none.
+fn names_or_none<'a>(adapters: impl Iterator<Item = &'a Attached>, separator: &str) -> String {
+    let names: Vec<&str> = adapters.map(Attached::name).collect();
+    match names.is_empty() {
+        true => "none".to_owned(),
+        false => names.join(separator),
     }
 }
 
@@ -348,7 +359,8 @@ impl Module for AdapterSet {
             mapper.exit_module("shared", "Shared");
             mapper.exit_module(&name, "Adapter");
         }
-        self.with_borrowed()
+        self.refresh_borrowed();
+        self
     }
 }
 

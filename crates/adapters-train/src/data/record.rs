@@ -119,7 +119,7 @@ impl Record {
         }
     }
 
-    /// Several classes by their names or numbers: a list in JSON, `a|b` in a table; an empty one is none.
+    /// Several classes by their names or numbers: a list in JSON, `a|b` in a table; an empty list means no label.
     ///
     /// # Errors
     ///

@@ -33,7 +33,7 @@ impl Task for MultiLabel {
     const NAME: &'static str = "multi_label";
     const PIPELINE: Option<&'static str> = Some("text-classification");
     const DATA: &'static str =
-        "`text`; `label`, a list of labels by name or number, `a|b` in a table; an empty one is none";
+        "`text`; `label`, a list of labels by name or number, `a|b` in a table; an empty list means no label";
     const METRICS: &'static [&'static str] = &["accuracy", "f1", "f1_micro", "exact_match"];
     const LABELS: usize = 1;
     const LABEL_FIELD: Option<LabelField> = Some(|fields| (&fields.label, Some('|')));

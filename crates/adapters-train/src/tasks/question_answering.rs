@@ -133,7 +133,7 @@ impl Task for QuestionAnswering {
     const NAME: &'static str = "question_answering";
     const PIPELINE: Option<&'static str> = Some("question-answering");
     const DATA: &'static str = "`question`, `context`, and `answer`, a part of the context or empty where it has none; \
-                                `answer_start`, its first character, where it occurs more than once";
+                                `answer_start`, the offset of its first character, needed if the answer occurs more than once";
     const METRICS: &'static [&'static str] = &["f1", "exact_match"];
     const NEXT: &'static str = "predict --adapter {adapter} --question QUESTION --text TEXT";
 
