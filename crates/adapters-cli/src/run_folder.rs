@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use adapters::train::Summary;
+
 use crate::failure::Failure;
 
 /// `asked` if there is one; it must not hold a finished run. Else `runs/<recipe>`, `runs/<recipe>-2`, .. the first
@@ -30,7 +32,7 @@ pub(crate) fn choose(asked: Option<&Path>, recipe: &Path) -> Result<PathBuf, Fai
 }
 
 fn is_finished(dir: &Path) -> bool {
-    dir.join("summary.json").exists()
+    dir.join(Summary::FILE).exists()
 }
 
 #[cfg(test)]
@@ -41,7 +43,7 @@ mod tests {
     fn a_finished_run_is_never_overwritten() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(choose(Some(dir.path()), Path::new("x.toml")).unwrap(), dir.path());
-        std::fs::write(dir.path().join("summary.json"), "{}").unwrap();
+        std::fs::write(dir.path().join(Summary::FILE), "{}").unwrap();
         let error = choose(Some(dir.path()), Path::new("x.toml")).unwrap_err();
         assert!(error.to_string().contains("finished run"));
     }

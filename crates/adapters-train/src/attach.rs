@@ -256,3 +256,16 @@ pub(crate) fn check_packing(recipe: &Recipe, adapted: &Adapted<Model>) -> Result
         None => Ok(()),
     }
 }
+
+/// Refuses to drop as many layers as the model has.
+pub(crate) fn check_drop_layers(recipe: &Recipe, model: &Model) -> Result<(), TrainError> {
+    let layers = model.num_layers();
+    match recipe.train.drop_layers.filter(|drop| drop.most >= layers) {
+        Some(drop) => Err(TrainError::Value {
+            field: "train.drop_layers",
+            expected: format!("fewer than the {layers} layers of the model"),
+            found: drop.to_string(),
+        }),
+        None => Ok(()),
+    }
+}

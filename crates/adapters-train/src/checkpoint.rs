@@ -47,9 +47,11 @@ pub(crate) struct Position {
 }
 
 /// The figures of an evaluation that others are compared with.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Best {
-    /// The figure the task is known by.
+    /// Name of the figure the task is known by, where there is one.
+    pub(crate) metric: Option<String>,
+    /// That figure.
     pub(crate) score: f64,
     pub(crate) loss: f64,
     /// The figure that decides.

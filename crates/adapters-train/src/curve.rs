@@ -1,4 +1,4 @@
-//! The picture of a run: losses on the left, validation accuracy on the right, as SVG and as PNG.
+//! The picture of a run: losses on the left, the metric on the validation data on the right, as SVG and as PNG.
 //!
 //! Both come from the same drawing code, on a canvas measured in pixels of a 1000 x 420 picture. The bitmap is drawn
 //! three times as large and averaged down, because the backend's thick lines have hard edges; the SVG is drawn four
@@ -33,14 +33,16 @@ pub(crate) struct Curve {
     pub(crate) train_loss: Vec<(f64, f64)>,
     /// Validation loss.
     pub(crate) eval_loss: Vec<(f64, f64)>,
-    /// Validation accuracy, 0 to 1. The best is marked: the earliest, among equals.
-    pub(crate) eval_accuracy: Vec<(f64, f64)>,
+    /// Name of the metric, of which more is better.
+    pub(crate) metric: String,
+    /// The metric on the validation data. The best is marked: the earliest, among equals.
+    pub(crate) eval_score: Vec<(f64, f64)>,
 }
 
 const TRAINING: RGBColor = RGBColor(43, 102, 178);
 const TRAINING_RAW: RGBColor = RGBColor(190, 210, 235);
 const VALIDATION: RGBColor = RGBColor(222, 110, 38);
-const ACCURACY: RGBColor = RGBColor(20, 138, 106);
+const SCORE: RGBColor = RGBColor(20, 138, 106);
 
 /// Draws the picture to both files, each replaced atomically.
 ///
@@ -67,9 +69,9 @@ fn paint<B: DrawingBackend>(backend: B, traits: Traits, points: &Curve) -> Drawn
 
     let train = series::finite(&points.train_loss);
     let eval = series::finite(&points.eval_loss);
-    let accuracy = series::finite(&points.eval_accuracy);
+    let score = series::finite(&points.eval_score);
     // Both panels share the axis of steps, so that what lies above one another belongs together.
-    let steps = series::step_range([&train, &eval, &accuracy]);
+    let steps = series::step_range([&train, &eval, &score]);
 
     let smooth = series::smoothed(&train);
     let is_smoothed = smooth.len() >= 2 && smooth != train;
@@ -118,34 +120,38 @@ fn paint<B: DrawingBackend>(backend: B, traits: Traits, points: &Curve) -> Drawn
 
     // Above the line, for the words about its best point.
     const ROOM_FOR_BEST: f64 = 0.14;
-    let accuracies = series::value_range(&[&accuracy], None, ROOM_FOR_BEST);
+    let scores = series::value_range(&[&score], None, ROOM_FOR_BEST);
     let line = Line {
         name: "validation",
-        points: series::thinned(&accuracy),
-        color: ACCURACY,
+        points: series::thinned(&score),
+        color: SCORE,
         width: 2.0,
         dots: true,
     };
+    let (title, unit) = match points.metric.as_str() {
+        "accuracy" => ("Accuracy", Unit::Percent),
+        metric => (metric, Unit::Plain),
+    };
     let right_end = f64::from(WIDTH) - margin;
     let right = Panel {
-        title: "Accuracy",
+        title,
         left: 526.0,
         right: right_end,
         steps,
-        values: accuracies,
-        unit: Unit::Percent,
+        values: scores,
+        unit,
         across: "step",
     };
     right.draw(
         &pen,
-        if accuracy.is_empty() {
+        if score.is_empty() {
             &[]
         } else {
             std::slice::from_ref(&line)
         },
     )?;
-    if let Some(best) = series::best(&accuracy) {
-        right.mark_best(&pen, best, ACCURACY)?;
+    if let Some(best) = series::best(&score) {
+        right.mark_best(&pen, best, SCORE)?;
     }
     area.present()
 }

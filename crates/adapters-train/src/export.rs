@@ -6,8 +6,6 @@ use adapters_core::{Format, Host};
 use adapters_models::{Head, copy_tokenizer};
 use adapters_store::{Manifest, ModelCard, Setup, atomic, base_name, expressible, name_base, save_adapter};
 
-use serde_json::Value;
-
 use crate::error::TrainError;
 use crate::run::Run;
 use crate::run_files::Summary;
@@ -177,22 +175,14 @@ impl Folder<'_> {
     fn write_card(&self, config: String, task_type: Option<String>, holds_head: bool) -> Result<(), TrainError> {
         let (recipe, summary) = (&self.run.recipe, self.summary);
         let (task, train) = (&recipe.head.kind, &recipe.train);
-        let metric = summary
-            .extra
-            .get("metric")
-            .and_then(Value::as_str)
-            .unwrap_or(task.metrics[0]);
-        let scores = [
-            ("test", summary.test_accuracy),
-            ("validation", summary.validation_accuracy),
-        ];
+        let metric = &summary.metric;
+        let scores = [("test", summary.test_score()), ("validation", summary.validation_score)];
         let mut figures: Vec<(String, String)> = scores
             .into_iter()
             .filter_map(|(part, score)| Some((format!("{part} {metric}"), format!("{:.4}", score?))))
             .collect();
         let parameters = format!("{} of {}", summary.trainable_params, summary.total_params);
-        let rows = summary.extra.get("batch_size").and_then(Value::as_u64);
-        let rows = rows.unwrap_or_default() * train.accumulate as u64;
+        let rows = summary.batch_size * train.accumulate;
         let of_run = [
             ("trained parameters", parameters),
             ("steps", summary.steps.to_string()),

@@ -23,13 +23,13 @@ use crate::run::Run;
 use crate::run_data::RunData;
 use crate::run_files::{Summary, peak_rss_bytes};
 use crate::tasks::{EVALUATION, TaskContext, tokenizer_of};
-use crate::trainer::train;
+use crate::training_loop::train;
 
 /// How much a fusion attends to each adapter, on average over the tokens: by adapter, then by layer from the first.
 type Attention = Vec<(String, Vec<f64>)>;
 
-/// Trains the adapters one after the other, each in a folder of its name, then the fusion, and sums up. A stage that is
-/// finished is not trained again.
+/// Trains the adapters one after the other, each in a folder of its name, then the fusion, and sums up. An adapter
+/// that is finished is not trained again; the fusion is.
 pub(crate) fn train_stages(
     run: &Run,
     section: &FusionSection,
@@ -37,7 +37,7 @@ pub(crate) fn train_stages(
 ) -> Result<Outcome, TrainError> {
     let started = Instant::now();
     let of = section.adapters.len() + 1;
-    let mut accuracies = Map::new();
+    let mut scores = Map::new();
     let mut folders = Vec::new();
     for (index, name) in section.adapters.iter().enumerate() {
         let stage = Run {
@@ -51,7 +51,7 @@ pub(crate) fn train_stages(
             of,
         })
         .is_break();
-        let summary = match finished(&stage)? {
+        let summary = match finished(&stage) {
             Some(summary) => summary,
             None if stopped => return Ok(Outcome::stopped(&run.dir)),
             None => {
@@ -62,7 +62,7 @@ pub(crate) fn train_stages(
                 outcome.summary
             }
         };
-        accuracies.insert(name.clone(), json!(summary.test_accuracy));
+        scores.insert(name.clone(), json!(summary.test_score()));
         folders.push(stage.dir.join("adapter"));
     }
     let fusion = Run {
@@ -78,10 +78,10 @@ pub(crate) fn train_stages(
     if !outcome.finished {
         return Ok(Outcome::stopped(&run.dir));
     }
-    accuracies.insert(FUSION.to_owned(), json!(outcome.summary.test_accuracy));
+    scores.insert(FUSION.to_owned(), json!(outcome.summary.test_score()));
     let attention = attention(&fusion, &outcome.adapter)?;
     #[cfg(feature = "plots")]
-    draw(run, &attention, outcome.summary.test_accuracy)?;
+    draw(run, &attention, &outcome.summary)?;
     let mut summary = Summary {
         seconds: started.elapsed().as_secs_f64(),
         peak_rss_bytes: peak_rss_bytes(),
@@ -91,11 +91,11 @@ pub(crate) fn train_stages(
         .into_iter()
         .map(|(name, weights)| (name, json!(weights)))
         .collect();
-    summary.extra.insert("accuracies".to_owned(), Value::Object(accuracies));
+    summary.extra.insert("scores".to_owned(), Value::Object(scores));
     summary
         .extra
         .insert("attention_by_layer".to_owned(), Value::Object(by_layer));
-    summary.write(run.dir.join("summary.json"))?;
+    summary.write(run.dir.join(Summary::FILE))?;
     Ok(Outcome {
         dir: run.dir.clone(),
         summary,
@@ -104,16 +104,11 @@ pub(crate) fn train_stages(
 }
 
 /// The summary of a finished run of the same recipe in that folder.
-fn finished(run: &Run) -> Result<Option<Summary>, TrainError> {
-    let (summary, recipe) = (run.dir.join("summary.json"), run.dir.join("recipe.toml"));
-    let (Ok(summary), Ok(recipe)) = (fs::read_to_string(summary), fs::read_to_string(recipe)) else {
-        return Ok(None);
-    };
-    let same = toml::from_str::<Recipe>(&recipe).is_ok_and(|recipe| recipe.difference(&run.recipe).is_none());
-    match serde_json::from_str(&summary) {
-        Ok(summary) if same => Ok(Some(summary)),
-        _ => Ok(None),
-    }
+fn finished(run: &Run) -> Option<Summary> {
+    let summary = Summary::read(run.dir.join(Summary::FILE)).ok()?;
+    let recipe = fs::read_to_string(run.dir.join("recipe.toml")).ok()?;
+    let recipe: Recipe = toml::from_str(&recipe).ok()?;
+    recipe.difference(&run.recipe).is_none().then_some(summary)
 }
 
 /// The attention of a trained fusion over the validation data, without padding.
@@ -178,10 +173,11 @@ fn attention(run: &Run, dir: &Path) -> Result<Attention, TrainError> {
 }
 
 #[cfg(feature = "plots")]
-fn draw(run: &Run, attention: &Attention, accuracy: Option<f64>) -> Result<(), TrainError> {
-    let accuracy = accuracy.map_or_else(String::new, |a| format!(" · accuracy {:.1} %", a * 100.0));
+fn draw(run: &Run, attention: &Attention, summary: &Summary) -> Result<(), TrainError> {
+    let score = summary.test_score();
+    let score = score.map_or_else(String::new, |score| format!(" · {} {score:.4}", summary.metric));
     let weights = LayerWeights {
-        title: format!("Attention of the fusion by layer{accuracy}"),
+        title: format!("Attention of the fusion by layer{score}"),
         lines: attention.clone(),
     };
     Ok(draw_layer_weights(

@@ -26,6 +26,7 @@ mod learner;
 mod losses;
 mod metrics;
 mod optimizer;
+mod prepare;
 mod recipe;
 mod recompute;
 mod report;
@@ -37,11 +38,12 @@ mod run_folder;
 mod run_pictures;
 mod schedule;
 mod seeds;
+mod step;
 mod step_batches;
 mod task_model;
 mod tasks;
 mod trainer;
-mod typed_run;
+mod training_loop;
 
 pub use batch_size::BatchSize;
 pub use batches::{Order, epoch_batches};
@@ -65,8 +67,8 @@ pub use run_files::{RunFileError, Summary, Truncated};
 pub use schedule::Schedule;
 pub use task_model::TaskModel;
 pub use tasks::{Join, OpenTask, TASKS, Task, TaskContext, TaskData, TaskKind, TaskName, TaskOptions, Template};
-pub use trainer::train;
-pub use typed_run::Trainer;
+pub use trainer::Trainer;
+pub use training_loop::train;
 
 // For the command and for benchmarks.
 #[cfg(feature = "plots")]

@@ -50,7 +50,7 @@ impl Reviews {
     /// The accuracy on the test sentences and the adapter of a run.
     fn result(outcome: &Outcome) -> (f64, Tensors) {
         let (weights, _) = read_safetensors(&outcome.adapter.join("adapter.safetensors")).unwrap();
-        (outcome.summary.test_accuracy.unwrap(), weights)
+        (outcome.summary.test_score().unwrap(), weights)
     }
 
     fn by_recipe(&self) -> Result<(f64, Tensors), Box<dyn Error>> {

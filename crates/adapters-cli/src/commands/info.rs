@@ -280,13 +280,13 @@ fn run_folder(dir: &Path, inside: &Path, args: &InfoArgs) -> Result<Description,
     if let Err(error) = Recipe::read(&dir.join("recipe.toml"), &[]) {
         about.say("recipe", Failure::from(error).to_line());
     }
-    let summary = dir.join("summary.json");
+    let summary = dir.join(Summary::FILE);
     if summary.is_file() {
         let summary = Summary::read(&summary)?;
-        if let Some(score) = summary.test_accuracy {
+        if let Some(score) = summary.test_score() {
             about.say("test_score", format!("{score:.4}"));
         }
-        if let Some(score) = summary.validation_accuracy {
+        if let Some(score) = summary.validation_score {
             about.say("validation_score", format!("{score:.4}"));
         }
         about.say("steps", summary.steps);

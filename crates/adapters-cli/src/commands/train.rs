@@ -4,7 +4,6 @@ use std::ops::ControlFlow;
 
 use adapters::METHODS;
 use adapters::train::{Recipe, Records, Run, TaskKind, train};
-use serde_json::Value;
 
 use crate::args::TrainArgs;
 use crate::failure::Failure;
@@ -53,14 +52,10 @@ pub(crate) fn run(args: TrainArgs) -> Result<(), Failure> {
 
     let (dir, task): (_, &TaskKind) = (outcome.dir.display(), &run.recipe.head.kind);
     let summary = &outcome.summary;
-    if let Some(accuracy) = summary.test_accuracy {
+    if let Some(score) = summary.test_score() {
         say!(
-            "test {} {accuracy:.4} after {} steps in {:.0} s",
-            summary
-                .extra
-                .get("metric")
-                .and_then(Value::as_str)
-                .unwrap_or(task.metrics[0]),
+            "test {} {score:.4} after {} steps in {:.0} s",
+            summary.metric,
             summary.steps,
             summary.seconds
         );

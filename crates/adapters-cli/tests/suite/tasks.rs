@@ -133,14 +133,15 @@ impl Case {
     /// `adapters eval` of a saved folder says what the run measured.
     fn reload(&self, folder: &str, summary: &Summary) {
         let eval = self.command(&["eval", "--adapter", folder, "--data", "test.jsonl"]);
-        let metric = summary.extra["metric"].as_str().unwrap();
         let expected = [
-            format!("{metric} {:.4}\n", summary.test_accuracy.unwrap()),
-            format!("\nloss {:.4}\n", summary.extra["test_loss"].as_f64().unwrap()),
+            format!("{} {:.4}\n", summary.metric, summary.test_score().unwrap()),
+            format!("\nloss {:.4}\n", summary.test_loss.unwrap()),
         ];
         for line in expected {
             assert!(eval.contains(&line), "{folder}: {eval} without {line}");
         }
+        let metrics = fs::read_to_string(self.path("run/metrics.jsonl")).unwrap();
+        assert!(metrics.contains(&format!("\"eval_{}\":", summary.metric)), "{metrics}");
     }
 }
 
@@ -186,7 +187,7 @@ fn an_encoder_learns_every_task() {
         let case = Case::new("bert", task);
         let (first, last, summary) = case.train(&["train.epochs=12"]);
         assert!(last < first * 0.5, "{task}: {first} to {last}");
-        let score = summary.test_accuracy.unwrap();
+        let score = summary.test_score().unwrap();
         assert!(score > 0.9, "{task}: {score}");
         case.reload("run/adapter", &summary);
         case.reload("run/adapter-peft", &summary);
@@ -252,7 +253,7 @@ fn a_head_of_a_published_class_is_in_the_files_of_both_libraries() {
             card.starts_with(&format!("---\nlibrary_name: {library}\nbase_model: {base:?}\n")),
             "{card}"
         );
-        let score = format!("| test accuracy | {:.4} |", summary.test_accuracy.unwrap());
+        let score = format!("| test accuracy | {:.4} |", summary.test_score().unwrap());
         assert!(card.contains(&score), "{card}");
     }
     case.reload("run/adapter-peft", &summary);
@@ -330,7 +331,7 @@ fn images_in_folders_are_learned_and_predicted() {
     fs::write(case.path("recipe.toml"), recipe).unwrap();
     let (first, last, summary) = case.train(&["train.epochs=8", "data.labels=10"]);
     assert!(last < first * 0.5, "{first} to {last}");
-    let score = summary.test_accuracy.unwrap();
+    let score = summary.test_score().unwrap();
     assert!(score > 0.6, "{score}");
     for folder in ["run/adapter", "run/adapter-peft"] {
         let eval = case.command(&["eval", "--adapter", folder, "--data", "test"]);
@@ -413,7 +414,7 @@ fn sounds_in_folders_are_learned_and_predicted() {
     ];
     let (first, last, summary) = case.train(&own);
     assert!(last < first * 0.7, "{first} to {last}");
-    let score = summary.test_accuracy.unwrap();
+    let score = summary.test_score().unwrap();
     assert!(score > 0.8, "{score}");
     let eval = case.command(&["eval", "--adapter", "run/adapter", "--data", "test"]);
     assert!(eval.contains(&format!("accuracy {score:.4}")), "{eval}");
@@ -456,7 +457,7 @@ fn whispers_encoder_learns_sounds() {
     fs::write(case.path("recipe.toml"), recipe).unwrap();
     let (first, last, summary) = case.train(&["train.epochs=8", r#"data.labels=["high","low"]"#]);
     assert!(last < first * 0.7, "{first} to {last}");
-    assert!(summary.test_accuracy.unwrap() > 0.8, "{:?}", summary.test_accuracy);
+    assert!(summary.test_score().unwrap() > 0.8, "{:?}", summary.test_score());
     for adapter in ["run/adapter", "run/adapter-peft"] {
         let predicted = case.command(&[
             "predict",

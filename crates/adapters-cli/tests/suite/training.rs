@@ -17,7 +17,7 @@ fn a_run_repeats_bit_for_bit_and_learns() {
     let (outcome, _) = (finish(&a), finish(&b));
     assert_eq!(weights(&a), weights(&b));
     assert_eq!(metrics(&a), metrics(&b));
-    assert!(outcome.summary.test_accuracy.unwrap() > 0.9, "{:?}", outcome.summary);
+    assert!(outcome.summary.test_score().unwrap() > 0.9, "{:?}", outcome.summary);
     let other_seed = run(&task, &task.path("c"), &["train.seed=1"]);
     finish(&other_seed);
     assert_ne!(weights(&a), weights(&other_seed));
@@ -98,11 +98,11 @@ fn adapters_of_parts_of_the_data_are_fused() {
     assert_eq!(outcome.summary.trainable_params, trained);
     let summary = json_of(&whole.dir.join("summary.json"));
     for name in ["short", "middle", "long", "fusion"] {
-        let accuracy = summary["accuracies"][name].as_f64().unwrap();
+        let accuracy = summary["scores"][name].as_f64().unwrap();
         let alone = json_of(&whole.dir.join(name).join("summary.json"));
         assert_eq!(alone["test_accuracy"], accuracy, "{name}");
     }
-    assert!(outcome.summary.test_accuracy.unwrap() > 0.9, "{summary}");
+    assert!(outcome.summary.test_score().unwrap() > 0.9, "{summary}");
     for layer in 0..2 {
         let weights = ["short", "middle", "long"].map(|name| {
             let weight = summary["attention_by_layer"][name][layer].as_f64().unwrap();
@@ -135,7 +135,7 @@ fn adapters_of_parts_of_the_data_are_fused() {
         String::from_utf8_lossy(&eval.stdout),
         String::from_utf8_lossy(&eval.stderr),
     );
-    let accuracy = format!("{:.4}", outcome.summary.test_accuracy.unwrap());
+    let accuracy = format!("{:.4}", outcome.summary.test_score().unwrap());
     assert!(eval.status.success() && said.contains(&accuracy), "{said}{erred}");
 
     // A run that is stopped after a part does not train it again, and ends alike.
@@ -203,7 +203,7 @@ fn an_adapter_is_trained_over_a_quantized_base_which_its_manifest_names() {
         run(&task, &task.path("int8"), &["model.precision=int8"]),
     );
     let (_, outcome) = (finish(&float), finish(&int8));
-    assert!(outcome.summary.test_accuracy.unwrap() > 0.9, "{:?}", outcome.summary);
+    assert!(outcome.summary.test_score().unwrap() > 0.9, "{:?}", outcome.summary);
     // Rounding the base changes what is learned, a little.
     assert_ne!(weights(&float), weights(&int8));
     let manifest = |run: &Run| json_of(&run.dir.join("adapter/manifest.json"));
@@ -211,7 +211,7 @@ fn an_adapter_is_trained_over_a_quantized_base_which_its_manifest_names() {
     assert!(manifest(&float).get("precision").is_none());
     let bf16 = run(&task, &task.path("bf16"), &["model.precision=bf16"]);
     let outcome = finish(&bf16);
-    assert!(outcome.summary.test_accuracy.unwrap() > 0.9, "{:?}", outcome.summary);
+    assert!(outcome.summary.test_score().unwrap() > 0.9, "{:?}", outcome.summary);
     assert_ne!(weights(&float), weights(&bf16));
     assert_eq!(manifest(&bf16)["precision"], "bf16");
     let overrides = ["model.precision=int4".to_owned()];
@@ -244,7 +244,7 @@ fn a_task_adapter_is_trained_on_top_of_a_language_adapter() {
     let stacked = &[below.as_str(), "adapter.config=seq_bn[reduction_factor=2]"];
     let sentiment = run(&task, &task.path("sentiment"), stacked);
     let outcome = finish(&sentiment);
-    assert!(outcome.summary.test_accuracy.unwrap() > 0.9, "{:?}", outcome.summary);
+    assert!(outcome.summary.test_score().unwrap() > 0.9, "{:?}", outcome.summary);
     assert_eq!(fs::read(folder.join("adapter.safetensors")).unwrap(), before);
     // The adapter below is frozen: width 16 to 8 and back in two layers, and a head of two classes, are what trains.
     assert_eq!(

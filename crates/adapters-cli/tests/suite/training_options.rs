@@ -80,7 +80,7 @@ fn the_metric_of_a_recipe_decides_which_weights_are_the_best() {
         assert!(seen.iter().any(|(_, best)| !best), "{metric}: {seen:?}");
         let summary = json_of(&run.dir.join("summary.json"));
         assert!(
-            summary["test_figures"][if metric == "loss" { "f1" } else { metric }].is_number(),
+            summary[&format!("test_{metric}")].is_number() && summary["test_accuracy"].is_number(),
             "{summary}"
         );
     }
@@ -121,7 +121,7 @@ fn a_resumed_run_keeps_the_batch_size_that_was_found() {
     let given = run(&task, &task.path("given"), &["train.batch_size=64"]);
     finish(&given);
     let found = run(&task, &task.path("found"), &overrides);
-    assert_eq!(finish(&found).summary.extra["batch_size"], 64);
+    assert_eq!(finish(&found).summary.batch_size, 64);
     assert_eq!(weights(&found), weights(&given));
 
     // As if the first process had found less memory.
@@ -145,7 +145,7 @@ fn a_resumed_run_keeps_the_batch_size_that_was_found() {
         ControlFlow::Continue(())
     });
     assert_eq!(begun, Some((9, 16)), "three epochs of forty sentences");
-    assert_eq!(outcome.unwrap().summary.extra["batch_size"], 16);
+    assert_eq!(outcome.unwrap().summary.batch_size, 16);
 }
 
 #[test]

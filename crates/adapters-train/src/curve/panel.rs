@@ -36,8 +36,8 @@ pub(super) enum Unit {
 }
 
 /// A chart between two sides, for the given ranges.
-pub(super) struct Panel {
-    pub(super) title: &'static str,
+pub(super) struct Panel<'a> {
+    pub(super) title: &'a str,
     pub(super) left: f64,
     pub(super) right: f64,
     pub(super) steps: (f64, f64),
@@ -47,7 +47,7 @@ pub(super) struct Panel {
     pub(super) across: &'static str,
 }
 
-impl Panel {
+impl Panel<'_> {
     fn start(&self) -> f64 {
         self.left + GUTTER
     }
@@ -88,7 +88,7 @@ impl Panel {
             Unit::Percent => (100.0, " %"),
         };
         let (ticks, tick) = ticks((self.values.0 * factor, self.values.1 * factor), 6);
-        // There is room above 100 %, and no such accuracy.
+        // There is room above 100 %, and no such value.
         let is_possible = |value: &f64| matches!(self.unit, Unit::Plain) || (0.0..=100.0).contains(value);
         for value in ticks.into_iter().filter(is_possible) {
             let y = self.position((self.steps.0, value / factor)).1.round();
@@ -134,7 +134,11 @@ impl Panel {
         let position = self.position(best);
         pen.dot(position, 6.0, color)?;
         pen.dot(position, 2.0, WHITE)?;
-        let text = format!("best {:.1} % at step {}", best.1 * 100.0, best.0);
+        let value = match self.unit {
+            Unit::Plain => format!("{:.3}", best.1),
+            Unit::Percent => format!("{:.1} %", best.1 * 100.0),
+        };
+        let text = format!("best {value} at step {}", best.0);
         let half = pen.bold_width(&text, SMALL)? / 2.0;
         let x = position.0.min(self.right - half).max(self.start() + half + 6.0);
         let y = if position.1 - TOP > 24.0 {

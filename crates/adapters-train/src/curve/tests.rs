@@ -36,7 +36,8 @@ fn run(steps: u32) -> Curve {
         eval_loss: evals()
             .map(|s| (f64::from(s), 0.27 + 0.3 * (-7.0 * at(s)).exp() + 0.03 * at(s)))
             .collect(),
-        eval_accuracy: evals()
+        metric: "accuracy".to_owned(),
+        eval_score: evals()
             .map(|s| {
                 (
                     f64::from(s),
@@ -80,11 +81,12 @@ fn a_run_is_drawn() {
 
 #[test]
 fn odd_runs_are_drawn() {
-    let odd = |train: &[(f64, f64)], eval: &[(f64, f64)], accuracy: &[(f64, f64)]| Curve {
+    let odd = |train: &[(f64, f64)], eval: &[(f64, f64)], score: &[(f64, f64)]| Curve {
         title: "odd <&> \"title\"\n\u{7} 漢字 🙂".into(),
         train_loss: train.to_vec(),
         eval_loss: eval.to_vec(),
-        eval_accuracy: accuracy.to_vec(),
+        metric: "explained".to_owned(),
+        eval_score: score.to_vec(),
     };
     let (nan, inf) = (f64::NAN, f64::INFINITY);
     let constant: Vec<_> = (0..50).map(|i| (f64::from(i), 0.5)).collect();
@@ -121,7 +123,8 @@ fn odd_runs_are_drawn() {
         }
     }
     assert_eq!(drawn(&cases[0]).0.matches("nothing measured yet").count(), 2);
-    assert!(drawn(&cases[0]).0.contains("odd &lt;&amp;&gt;"));
+    let (svg, _) = drawn(&cases[0]);
+    assert!(svg.contains("odd &lt;&amp;&gt;") && svg.contains("explained") && !svg.contains("Accuracy"));
 }
 
 #[test]
