@@ -289,12 +289,15 @@ pub(crate) fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
     let precision = args.precision.map_or(manifest.precision, PrecisionArg::precision);
     let pretrained = pretrained(&dir, Some(&folder), args.accept)?.with_precision(precision);
     let (adapted, report) = adapted(pretrained.model(&device)?, &folder, args.accept.allow_bin, &device)?;
-    let longest = adapted.base().max_length().saturating_sub(adapted.set.positions());
-    let max_length = args.max_length.or(manifest.max_length).unwrap_or(128.min(longest));
+    let longest = adapted.base().max_length();
+    let longest = longest.map(|longest| longest.saturating_sub(adapted.set.positions()));
+    let max_length = args.max_length.or(manifest.max_length);
+    let max_length = max_length.unwrap_or_else(|| longest.unwrap_or(128).min(128));
     let reads_text = pretrained.kind() != ModelKind::ImageEncoder;
-    if reads_text && (max_length == 0 || max_length > longest) {
+    if reads_text && (max_length == 0 || longest.is_some_and(|longest| max_length > longest)) {
+        let expected = longest.map_or_else(|| "at least 1".to_owned(), |longest| format!("1 to {longest}"));
         return Err(Failure::new(
-            format!("--max-length is {max_length}, expected 1 to {longest}"),
+            format!("--max-length is {max_length}, expected {expected}"),
             "the model has no more positions than that; the adapter may take some of them",
         ));
     }

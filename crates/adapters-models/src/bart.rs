@@ -268,7 +268,7 @@ impl Transformer for BartModel {
         let stacks = &self.config.stacks;
         ModelInfo {
             num_layers: stacks.encoder_layers + stacks.decoder_layers,
-            max_length: self.config.max_position_embeddings,
+            max_length: Some(self.config.max_position_embeddings),
             vocab_size: stacks.vocab_size,
             pad_id: stacks.pad_token_id,
             head_norm_epsilon: 1e-12,

@@ -305,7 +305,7 @@ impl Transformer for BeitModel {
         let c = &self.config;
         ModelInfo {
             num_layers: c.num_hidden_layers,
-            max_length: c.window() * c.window() + 1,
+            max_length: Some(c.window() * c.window() + 1),
             head_norm_epsilon: c.layer_norm_eps,
             head_dropout: c.hidden_dropout_prob,
             activation: c.hidden_act.clone(),

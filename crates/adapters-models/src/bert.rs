@@ -157,7 +157,7 @@ impl BertConfig {
             attention_dropout: self.attention_probs_dropout_prob,
             info: ModelInfo {
                 num_layers: self.num_hidden_layers,
-                max_length: self.max_position_embeddings - counting.reserved(),
+                max_length: Some(self.max_position_embeddings - counting.reserved()),
                 vocab_size: self.vocab_size,
                 pad_id: self.pad_token_id,
                 token_types: Some(self.type_vocab_size).filter(|types| *types > 0),

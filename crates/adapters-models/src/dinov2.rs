@@ -191,7 +191,7 @@ impl Transformer for Dinov2Model {
         let c = &self.config;
         ModelInfo {
             num_layers: c.num_hidden_layers,
-            max_length: usize::MAX,
+            max_length: None,
             head_norm_epsilon: c.layer_norm_eps,
             head_dropout: c.hidden_dropout_prob,
             activation: c.hidden_act.clone(),

@@ -162,7 +162,7 @@ fn build(
             attention_dropout: config.attention_dropout,
             info: ModelInfo {
                 num_layers: config.n_layers,
-                max_length: config.max_position_embeddings,
+                max_length: Some(config.max_position_embeddings),
                 vocab_size: config.vocab_size,
                 pad_id: config.pad_token_id,
                 token_types: None,

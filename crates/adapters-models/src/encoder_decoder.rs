@@ -300,7 +300,7 @@ impl Transformer for BertToBertModel {
         let (encoder, decoder) = (&self.config.encoder.bert, &self.config.decoder.bert);
         ModelInfo {
             num_layers: encoder.num_hidden_layers + decoder.num_hidden_layers,
-            max_length: encoder.max_position_embeddings.min(decoder.max_position_embeddings),
+            max_length: Some(encoder.max_position_embeddings.min(decoder.max_position_embeddings)),
             vocab_size: decoder.vocab_size,
             pad_id: self.config.pad_token_id,
             head_norm_epsilon: decoder.layer_norm_eps,

@@ -241,7 +241,7 @@ impl Transformer for Gpt2Model {
         let c = &self.config;
         ModelInfo {
             num_layers: c.n_layer,
-            max_length: c.n_positions,
+            max_length: Some(c.n_positions),
             vocab_size: c.vocab_size,
             pad_id: c.pad_token_id.unwrap_or(0),
             token_types: None,

@@ -173,7 +173,7 @@ impl GptLayer for GptNeoXLayer {
             rotary,
             info: ModelInfo {
                 num_layers: config.num_hidden_layers,
-                max_length: config.max_position_embeddings,
+                max_length: Some(config.max_position_embeddings),
                 vocab_size: config.vocab_size,
                 pad_id: config.pad_token_id.unwrap_or(0),
                 token_types: None,

@@ -152,7 +152,7 @@ impl GptLayer for GptJLayer {
             rotary,
             info: ModelInfo {
                 num_layers: config.n_layer,
-                max_length: config.n_positions,
+                max_length: Some(config.n_positions),
                 vocab_size: config.vocab_size,
                 pad_id: config.pad_token_id.unwrap_or(0),
                 token_types: None,

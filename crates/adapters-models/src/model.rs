@@ -60,8 +60,8 @@ impl Model {
         self.0.info_dyn()
     }
 
-    /// Longest input in positions.
-    pub fn max_length(&self) -> usize {
+    /// Longest input in positions; `None` where there is no limit.
+    pub fn max_length(&self) -> Option<usize> {
         self.info().max_length
     }
 

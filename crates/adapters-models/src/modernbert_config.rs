@@ -154,7 +154,7 @@ impl ModernBertConfig {
     pub(crate) fn info(&self) -> ModelInfo {
         ModelInfo {
             num_layers: self.num_hidden_layers,
-            max_length: self.max_position_embeddings,
+            max_length: Some(self.max_position_embeddings),
             vocab_size: self.vocab_size,
             pad_id: self.pad_token_id,
             token_types: None,

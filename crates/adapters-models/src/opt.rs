@@ -255,7 +255,7 @@ impl Transformer for OptModel {
         let c = &self.config;
         ModelInfo {
             num_layers: c.num_hidden_layers,
-            max_length: c.max_position_embeddings,
+            max_length: Some(c.max_position_embeddings),
             vocab_size: c.vocab_size,
             pad_id: c.pad_token_id.unwrap_or(0),
             token_types: None,

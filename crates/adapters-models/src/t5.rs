@@ -366,7 +366,7 @@ impl Transformer for T5Model {
         ModelInfo {
             num_layers: c.num_layers + c.decoder_layers(),
             // Positions are distances.
-            max_length: usize::MAX,
+            max_length: None,
             vocab_size: c.vocab_size,
             pad_id: c.pad_token_id,
             token_types: None,

@@ -17,8 +17,8 @@ use crate::linear_scores::LinearScores;
 pub struct ModelInfo {
     /// Number of layers, of all stacks.
     pub num_layers: usize,
-    /// Longest input in positions; `usize::MAX` where there is no limit.
-    pub max_length: usize,
+    /// Longest input in positions; `None` where there is no limit.
+    pub max_length: Option<usize>,
     /// Tokens in the vocabulary; zero for a model that reads none.
     pub vocab_size: usize,
     /// Id of the padding token; zero where the checkpoint has none.

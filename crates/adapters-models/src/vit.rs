@@ -232,7 +232,7 @@ impl Transformer for VitModel {
         let c = &self.config;
         ModelInfo {
             num_layers: c.num_hidden_layers,
-            max_length: c.positions(),
+            max_length: Some(c.positions()),
             head_norm_epsilon: c.layer_norm_eps,
             head_dropout: c.hidden_dropout_prob,
             activation: c.hidden_act.clone(),

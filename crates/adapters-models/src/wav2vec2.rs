@@ -352,7 +352,7 @@ impl Transformer for Wav2Vec2Model {
         let c = &self.config;
         ModelInfo {
             num_layers: c.num_hidden_layers,
-            max_length: usize::MAX,
+            max_length: None,
             head_norm_epsilon: c.layer_norm_eps,
             head_dropout: c.final_dropout,
             activation: c.hidden_act.clone(),

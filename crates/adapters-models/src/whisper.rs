@@ -173,7 +173,7 @@ impl Transformer for WhisperModel {
         let stacks = &self.config.stacks;
         ModelInfo {
             num_layers: stacks.encoder_layers + stacks.decoder_layers,
-            max_length: self.config.max_target_positions,
+            max_length: Some(self.config.max_target_positions),
             vocab_size: stacks.vocab_size,
             pad_id: stacks.pad_token_id,
             head_norm_epsilon: 1e-12,

@@ -216,9 +216,11 @@ fn first_batches(run: &Run, data: &dyn TaskData, model: &Model) -> Result<Vec<Ba
 
 /// Refuses texts longer than the positions the model has, less those an adapter takes. Images have as many as they have.
 pub(crate) fn check_length(recipe: &Recipe, model: &Model, taken: usize) -> Result<(), TrainError> {
-    let longest = model.max_length();
+    let Some(longest) = model.max_length().filter(|_| model.kind() != ModelKind::ImageEncoder) else {
+        return Ok(());
+    };
     let allowed = longest.saturating_sub(taken);
-    if recipe.model.max_length <= allowed || model.kind() == ModelKind::ImageEncoder {
+    if recipe.model.max_length <= allowed {
         return Ok(());
     }
     Err(TrainError::Value {

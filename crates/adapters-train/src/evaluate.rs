@@ -61,6 +61,35 @@ impl Evaluation {
     }
 }
 
+/// A prediction in words.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Prediction {
+    /// The label, number, tagged words or answer.
+    pub text: String,
+    /// Its probability, where the task has one.
+    pub probability: Option<f32>,
+}
+
+impl Prediction {
+    /// A prediction with its probability.
+    pub fn likely(text: impl Into<String>, probability: f32) -> Self {
+        Self {
+            text: text.into(),
+            probability: Some(probability),
+        }
+    }
+}
+
+impl From<String> for Prediction {
+    fn from(text: String) -> Self {
+        Self {
+            text,
+            probability: None,
+        }
+    }
+}
+
 /// The outputs of a head for one example, on the host.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outputs {

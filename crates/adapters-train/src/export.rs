@@ -203,7 +203,7 @@ impl Folder<'_> {
             pipeline: task.pipeline.map(str::to_owned),
             labels: head.map_or_else(Vec::new, |head| head.config().labels.clone()),
             with_head: head.is_some() && holds_head,
-            command: task.next.replace("{adapter}", "path/to/this/folder"),
+            command: task.usage.command("path/to/this/folder", "TEXT"),
             figures,
         };
         Ok(card.write(self.dir)?)

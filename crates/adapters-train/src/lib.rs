@@ -50,7 +50,7 @@ pub use batches::{Order, epoch_batches};
 pub use data::{DataError, Fields, Labels, Location, Passage, Record, Records, Shard, ShardBy};
 pub use drop_layers::DropLayers;
 pub use error::TrainError;
-pub use evaluate::{Evaluation, Outputs};
+pub use evaluate::{Evaluation, Outputs, Prediction};
 pub use inputs::Batch;
 #[cfg(feature = "learner")]
 pub use learner::{ClassBatch, Classifier, LabeledText, TextBatcher};
@@ -66,7 +66,7 @@ pub use run::Run;
 pub use run_files::{RunFileError, Summary, Truncated};
 pub use schedule::Schedule;
 pub use task_model::TaskModel;
-pub use tasks::{Join, OpenTask, TASKS, Task, TaskContext, TaskData, TaskKind, TaskName, TaskOptions, Template};
+pub use tasks::{Join, OpenTask, TASKS, Task, TaskContext, TaskData, TaskKind, TaskName, TaskOptions, Template, Usage};
 pub use trainer::Trainer;
 pub use training_loop::train;
 

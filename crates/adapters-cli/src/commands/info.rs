@@ -96,7 +96,8 @@ fn model(dir: &Path, args: &InfoArgs) -> Result<Description, Failure> {
     about.say("width", model.d_model());
     about.say("layers", model.num_layers());
     about.say("vocabulary", model.vocab_size());
-    about.say("longest_input", model.max_length());
+    let longest = model.max_length();
+    about.say("longest_input", longest.map_or_else(|| "no limit".into(), Value::from));
     let sites = model.sites();
     about.say("adaptable", format!("{} modules", sites.len()));
     about.layers = layers(

@@ -53,16 +53,16 @@ pub(crate) fn run(args: PredictArgs) -> Result<(), Failure> {
             input
         });
         if args.json {
-            let text = prediction.split('\t').next().unwrap_or_default();
-            let object = json!({"input": input, "prediction": text, "scores": outputs.values});
+            let object = json!({"input": input, "prediction": prediction.text, "scores": outputs.values});
             say!("{object}");
             continue;
         }
-        match input.filter(|_| !loaded.task.repeats_input) {
-            // A line has one input, and its cells end at tabs.
-            Some(input) => say!("{prediction}\t{}", input.replace('\t', "\\t").replace('\n', "\\n")),
-            None => say!("{prediction}"),
-        }
+        let mut cells = vec![prediction.text];
+        cells.extend(prediction.probability.map(|probability| format!("{probability:.4}")));
+        // A line has one input, and its cells end at tabs.
+        let input = input.filter(|_| !loaded.task.repeats_input);
+        cells.extend(input.map(|input| input.replace('\t', "\\t").replace('\n', "\\n")));
+        say!("{}", cells.join("\t"));
     }
     for _ in inputs {
         blank(args.json);

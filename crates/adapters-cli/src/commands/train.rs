@@ -88,12 +88,11 @@ pub(crate) fn run(args: TrainArgs) -> Result<(), Failure> {
         .data
         .test
         .as_ref()
-        .filter(|_| task.next.starts_with("predict"))
+        .filter(|_| task.usage.predicts())
     {
         say!("  {program} eval --adapter {adapter} --data {}", invocation::word(test));
     }
-    let next = task.next.replace("{adapter}", &adapter);
-    say!("  {program} {}", next.replace("TEXT", &example(&run.recipe)));
+    say!("  {program} {}", task.usage.command(&adapter, &example(&run.recipe)));
     Ok(())
 }
 

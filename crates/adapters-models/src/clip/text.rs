@@ -156,7 +156,7 @@ impl Transformer for ClipTextModel {
         let c = &self.config;
         ModelInfo {
             num_layers: c.num_hidden_layers,
-            max_length: c.max_position_embeddings,
+            max_length: Some(c.max_position_embeddings),
             vocab_size: c.vocab_size,
             pad_id: c.pad_token_id,
             head_norm_epsilon: c.layer_norm_eps,

@@ -82,7 +82,7 @@ impl ClipVisionConfig {
     pub(crate) fn info(&self, positions: usize) -> ModelInfo {
         ModelInfo {
             num_layers: self.num_hidden_layers,
-            max_length: positions,
+            max_length: Some(positions),
             head_norm_epsilon: self.layer_norm_eps,
             activation: self.hidden_act.clone(),
             ..ModelInfo::default()

@@ -366,10 +366,10 @@ impl Generation {
         Ok(texts.iter().map(|text| text.len()).max().unwrap_or(0))
     }
 
-    fn check_length(&self, text: usize, new: usize, most: usize) -> Result<(), ModelError> {
-        if text.saturating_add(new) <= most {
+    fn check_length(&self, text: usize, new: usize, most: Option<usize>) -> Result<(), ModelError> {
+        let Some(most) = most.filter(|most| text.saturating_add(new) > *most) else {
             return Ok(());
-        }
+        };
         let expected = format!("at most the {most} tokens the model takes");
         let found = format!("{new}, after a text of {text}");
         Err(refuse("max_new_tokens", &expected, found))

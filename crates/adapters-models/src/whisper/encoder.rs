@@ -117,7 +117,7 @@ impl Transformer for WhisperEncoder {
     fn info(&self) -> ModelInfo {
         ModelInfo {
             num_layers: self.config.stacks.encoder_layers,
-            max_length: usize::MAX,
+            max_length: None,
             head_norm_epsilon: 1e-12,
             activation: self.config.stacks.activation_function.clone(),
             ..ModelInfo::default()

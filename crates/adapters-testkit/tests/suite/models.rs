@@ -158,7 +158,6 @@ impl Transformer for Own {
     fn info(&self) -> ModelInfo {
         ModelInfo {
             num_layers: self.layers.len(),
-            max_length: usize::MAX,
             ..ModelInfo::default()
         }
     }

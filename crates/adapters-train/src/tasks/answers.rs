@@ -49,7 +49,8 @@ impl Answers {
             return Ok(());
         };
         let base = model.adapted.base();
-        let positions = base.max_length().saturating_sub(model.adapted.set.positions());
+        let longest_input = base.max_length().unwrap_or(usize::MAX);
+        let positions = longest_input.saturating_sub(model.adapted.set.positions());
         let lengths: Vec<usize> = asked.iter().map(|(prompt, _)| prompt.len()).collect();
         let (mut rouge, mut exact) = (0.0, Vec::new());
         for indices in eval_batches(&lengths, batch_size) {

@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 use super::classification::{Classes, OF_CLASSES};
 use super::context::TaskContext;
 use super::task::{LabelField, Task};
+use super::usage::Usage;
 use crate::data::Record;
 use crate::error::TrainError;
-use crate::evaluate::Outputs;
+use crate::evaluate::{Outputs, Prediction};
 use crate::inputs::Batch;
 use crate::metrics::Figures;
 use crate::task_model::TaskModel;
@@ -71,7 +72,7 @@ impl Task for AudioClassification {
     const DATA: &'static str = "`audio`, the path of a .wav file from the folder of the data file; `label`, a class by its name or number. \
                                 Or, in place of a file, a folder with a folder of .wav files for each label";
     const MODELS: &'static [ModelKind] = &[ModelKind::SoundEncoder];
-    const NEXT: &'static str = "predict --adapter {adapter} --audio FILE";
+    const USAGE: Usage = Usage::Audio;
     const METRICS: &'static [&'static str] = OF_CLASSES;
     const LABELS: usize = 1;
     const LABEL_FIELD: Option<LabelField> = Some(|fields| (&fields.label, None));
@@ -155,7 +156,7 @@ impl Task for AudioClassification {
         self.classes.figures(outputs, targets)
     }
 
-    fn describe(&self, outputs: &Outputs, _example: &Self::Example) -> String {
+    fn describe(&self, outputs: &Outputs, _example: &Self::Example) -> Prediction {
         self.classes.describe(outputs)
     }
 }

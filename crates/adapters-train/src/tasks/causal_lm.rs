@@ -10,9 +10,10 @@ use super::context::TaskContext;
 use super::prompts::{Layout, Row, check_vocabulary};
 use super::task::{Join, Task};
 use super::tokens::{self, of_tokens};
+use super::usage::Usage;
 use crate::data::Record;
 use crate::error::TrainError;
-use crate::evaluate::{Evaluation, Outputs};
+use crate::evaluate::{Evaluation, Outputs, Prediction};
 use crate::inputs::{Batch, text_input};
 use crate::metrics::Figures;
 use crate::task_model::TaskModel;
@@ -41,7 +42,7 @@ impl Task for CausalLmTask {
     const METRICS: &'static [&'static str] = &["accuracy", "perplexity", ROUGE_L, EXACT_MATCH];
     const IS_GENERATIVE: bool = true;
     const JOIN: Option<Join<Row>> = Some(Row::joined);
-    const NEXT: &'static str = "generate --adapter {adapter} --prompt TEXT";
+    const USAGE: Usage = Usage::Generation;
 
     type Example = Row;
 

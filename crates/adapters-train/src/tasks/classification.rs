@@ -11,7 +11,7 @@ use super::task::{LabelField, Task};
 use super::text::{TextExample, examples, ints, text_batch};
 use crate::data::{Labels, Record};
 use crate::error::TrainError;
-use crate::evaluate::{Outputs, largest, probability};
+use crate::evaluate::{Outputs, Prediction, largest, probability};
 use crate::inputs::Batch;
 use crate::metrics::{Confusion, Figures};
 use crate::task_model::TaskModel;
@@ -72,10 +72,10 @@ impl Classes {
     }
 
     /// The likeliest class and its probability.
-    pub(super) fn describe(&self, outputs: &Outputs) -> String {
+    pub(super) fn describe(&self, outputs: &Outputs) -> Prediction {
         let class = largest(&outputs.values);
         let probability = probability(&outputs.values, class);
-        format!("{}\t{probability:.4}", self.labels.name(class))
+        Prediction::likely(self.labels.name(class), probability)
     }
 }
 
@@ -150,7 +150,7 @@ impl Task for Classification {
         self.0.figures(outputs, targets)
     }
 
-    fn describe(&self, outputs: &Outputs, _example: &Self::Example) -> String {
+    fn describe(&self, outputs: &Outputs, _example: &Self::Example) -> Prediction {
         self.0.describe(outputs)
     }
 }

@@ -19,9 +19,10 @@ use super::context::TaskContext;
 use super::example_store::ExampleStore;
 use super::prompts::best_fit;
 use super::task::{LabelField, Task, of_examples};
+use super::usage::Usage;
 use crate::data::Records;
 use crate::error::TrainError;
-use crate::evaluate::{Evaluation, Outputs};
+use crate::evaluate::{Evaluation, Outputs, Prediction};
 use crate::inputs::Batch;
 use crate::task_model::TaskModel;
 
@@ -43,8 +44,8 @@ pub struct TaskKind {
     pub metrics: &'static [&'static str],
     /// Whether the model learns to write text.
     pub is_generative: bool,
-    /// Arguments of the command that uses a trained adapter, with `{adapter}` for its folder.
-    pub next: &'static str,
+    /// What a trained adapter is used for.
+    pub usage: Usage,
     /// Whether a prediction repeats its input.
     pub repeats_input: bool,
     /// Whether several examples may share a row.
@@ -116,7 +117,7 @@ pub trait TaskData: fmt::Debug + Send + Sync {
     /// # Errors
     ///
     /// [`TrainError::TemporaryFile`] where the temporary file of the examples cannot be read.
-    fn describe(&self, index: usize, outputs: &Outputs) -> Result<String, TrainError>;
+    fn describe(&self, index: usize, outputs: &Outputs) -> Result<Prediction, TrainError>;
 }
 
 #[derive(Debug)]
@@ -144,7 +145,7 @@ impl TaskKind {
             models: T::MODELS,
             metrics: T::METRICS,
             is_generative: T::IS_GENERATIVE,
-            next: T::NEXT,
+            usage: T::USAGE,
             repeats_input: T::REPEATS_INPUT,
             packs: T::JOIN.is_some(),
             weighs_classes: T::WEIGHS_CLASSES,
@@ -301,7 +302,7 @@ impl<T: Task> TaskData for Examples<T> {
         self.task.evaluate(model, &all, &self.tasks, batch_size, device)
     }
 
-    fn describe(&self, index: usize, outputs: &Outputs) -> Result<String, TrainError> {
+    fn describe(&self, index: usize, outputs: &Outputs) -> Result<Prediction, TrainError> {
         Ok(self.task.describe(outputs, &*self.example(index)?))
     }
 }

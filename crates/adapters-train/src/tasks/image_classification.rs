@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 use super::classification::{Classes, OF_CLASSES};
 use super::context::TaskContext;
 use super::task::{LabelField, Task};
+use super::usage::Usage;
 use crate::data::Record;
 use crate::error::TrainError;
-use crate::evaluate::Outputs;
+use crate::evaluate::{Outputs, Prediction};
 use crate::inputs::Batch;
 use crate::metrics::Figures;
 use crate::task_model::TaskModel;
@@ -37,7 +38,7 @@ impl Task for ImageClassification {
     const DATA: &'static str = "`image`, the path of a .png or .jpg file from the folder of the data file, or a data URI; `label`, a \
                                 class by its name or number. Or, in place of a file, a folder with a folder of images for each label";
     const MODELS: &'static [ModelKind] = &[ModelKind::ImageEncoder];
-    const NEXT: &'static str = "predict --adapter {adapter} --image FILE";
+    const USAGE: Usage = Usage::Image;
     const METRICS: &'static [&'static str] = OF_CLASSES;
     const LABELS: usize = 1;
     const LABEL_FIELD: Option<LabelField> = Some(|fields| (&fields.label, None));
@@ -126,7 +127,7 @@ impl Task for ImageClassification {
         self.classes.figures(outputs, targets)
     }
 
-    fn describe(&self, outputs: &Outputs, _example: &Self::Example) -> String {
+    fn describe(&self, outputs: &Outputs, _example: &Self::Example) -> Prediction {
         self.classes.describe(outputs)
     }
 }

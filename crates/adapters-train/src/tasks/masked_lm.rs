@@ -10,9 +10,10 @@ use super::masking::Masking;
 use super::task::Task;
 use super::text::{TextExample, examples};
 use super::tokens::{self, of_tokens};
+use super::usage::Usage;
 use crate::data::Record;
 use crate::error::TrainError;
-use crate::evaluate::{Evaluation, Outputs};
+use crate::evaluate::{Evaluation, Outputs, Prediction};
 use crate::inputs::{Batch, text_input};
 use crate::metrics::Figures;
 use crate::task_model::TaskModel;
@@ -30,7 +31,7 @@ impl Task for MaskedLm {
     const MODELS: &'static [ModelKind] = &[ModelKind::Encoder];
     const METRICS: &'static [&'static str] = &["accuracy", "perplexity"];
     const CHANGES: bool = true;
-    const NEXT: &'static str = "train RECIPE --set adapter.stack_on={adapter}";
+    const USAGE: Usage = Usage::Stacking;
 
     type Example = TextExample<()>;
 

@@ -23,6 +23,7 @@ mod tagging;
 mod task;
 mod text;
 mod tokens;
+mod usage;
 
 pub(crate) use self::answers::FIGURES as ANSWERS;
 #[cfg(feature = "learner")]
@@ -32,6 +33,7 @@ pub use self::erased::{OpenTask, TaskData, TaskKind, TaskName};
 pub(crate) use self::prompts::chat_template;
 pub(crate) use self::task::EVALUATION;
 pub use self::task::{Join, Task};
+pub use self::usage::Usage;
 
 /// Every task. The first is the default.
 pub const TASKS: &[TaskKind] = &[

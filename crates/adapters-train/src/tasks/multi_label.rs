@@ -9,7 +9,7 @@ use super::task::{LabelField, Task};
 use super::text::{TextExample, examples, text_batch};
 use crate::data::{Labels, Record};
 use crate::error::TrainError;
-use crate::evaluate::{Outputs, f1, fraction};
+use crate::evaluate::{Outputs, Prediction, f1, fraction};
 use crate::inputs::Batch;
 use crate::metrics::Figures;
 
@@ -133,10 +133,10 @@ impl Task for MultiLabel {
         })
     }
 
-    fn describe(&self, outputs: &Outputs, _example: &Self::Example) -> String {
+    fn describe(&self, outputs: &Outputs, _example: &Self::Example) -> Prediction {
         let with = outputs.values.iter().enumerate().filter(|(_, score)| **score > 0.0);
         let names: Vec<String> = with.map(|(label, _)| self.labels.name(label)).collect();
-        names.join("|")
+        names.join("|").into()
     }
 }
 
@@ -178,6 +178,6 @@ mod tests {
         assert_eq!((partly.get("f1"), partly.get("exact_match")), (Some(0.5), Some(0.0)));
         assert_eq!(partly.get("f1_micro"), Some(2.0 / 3.0));
         assert_eq!(partly.of_labels, [("a".to_owned(), 1.0), ("c".to_owned(), 0.0)]);
-        assert_eq!(task.describe(&outputs, &example(None)), "a|c");
+        assert_eq!(task.describe(&outputs, &example(None)).text, "a|c");
     }
 }

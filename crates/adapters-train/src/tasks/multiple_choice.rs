@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::context::TaskContext;
 use super::task::Task;
 use super::text::{batch, encode, ints};
+use super::usage::Usage;
 use crate::data::{Labels, Record};
 use crate::error::TrainError;
-use crate::evaluate::{Outputs, fraction, largest, probability};
+use crate::evaluate::{Outputs, Prediction, fraction, largest, probability};
 use crate::inputs::Batch;
 use crate::metrics::Figures;
 
@@ -34,7 +35,7 @@ impl Task for MultipleChoice {
     const DATA: &'static str = "`question`, and `context`, a text before it, if present; `choices`, a list of `data.labels` texts, \
                                 `a|b` in a table; `label`, the right one by its number from 0 or its text";
     const LABELS: usize = 2;
-    const NEXT: &'static str = "predict --adapter {adapter} --question QUESTION --choice TEXT --choice TEXT";
+    const USAGE: Usage = Usage::Choice;
 
     type Example = Choices;
 
@@ -117,9 +118,9 @@ impl Task for MultipleChoice {
         Some(Figures::new([("accuracy", fraction(right))]))
     }
 
-    fn describe(&self, outputs: &Outputs, example: &Self::Example) -> String {
+    fn describe(&self, outputs: &Outputs, example: &Self::Example) -> Prediction {
         let choice = largest(&outputs.values);
         let probability = probability(&outputs.values, choice);
-        format!("{}\t{probability:.4}", example.texts[choice])
+        Prediction::likely(example.texts[choice].clone(), probability)
     }
 }

@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 use super::context::TaskContext;
 use super::task::Task;
 use super::text::{batch, check, ints};
+use super::usage::Usage;
 use crate::data::Record;
 use crate::error::TrainError;
-use crate::evaluate::{Outputs, f1, fraction};
+use crate::evaluate::{Outputs, Prediction, f1, fraction};
 use crate::inputs::Batch;
 use crate::metrics::Figures;
 
@@ -135,7 +136,7 @@ impl Task for QuestionAnswering {
     const DATA: &'static str = "`question`, `context`, and `answer`, a part of the context or empty where it has none; \
                                 `answer_start`, the offset of its first character, needed if the answer occurs more than once";
     const METRICS: &'static [&'static str] = &["f1", "exact_match"];
-    const NEXT: &'static str = "predict --adapter {adapter} --question QUESTION --text TEXT";
+    const USAGE: Usage = Usage::Question;
 
     type Example = Question;
 
@@ -244,8 +245,8 @@ impl Task for QuestionAnswering {
         ]))
     }
 
-    fn describe(&self, outputs: &Outputs, example: &Self::Example) -> String {
-        example.best(outputs).to_owned()
+    fn describe(&self, outputs: &Outputs, example: &Self::Example) -> Prediction {
+        example.best(outputs).to_owned().into()
     }
 }
 

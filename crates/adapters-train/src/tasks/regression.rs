@@ -9,7 +9,7 @@ use super::task::Task;
 use super::text::{TextExample, examples, text_batch};
 use crate::data::Record;
 use crate::error::TrainError;
-use crate::evaluate::Outputs;
+use crate::evaluate::{Outputs, Prediction};
 use crate::inputs::Batch;
 use crate::metrics::{Figures, pearson, spearman};
 
@@ -97,8 +97,8 @@ impl Task for Regression {
         ]))
     }
 
-    fn describe(&self, outputs: &Outputs, _example: &Self::Example) -> String {
-        format!("{:.4}", outputs.values.first().copied().unwrap_or(f32::NAN))
+    fn describe(&self, outputs: &Outputs, _example: &Self::Example) -> Prediction {
+        format!("{:.4}", outputs.values.first().copied().unwrap_or(f32::NAN)).into()
     }
 }
 

@@ -12,9 +12,10 @@ use super::context::TaskContext;
 use super::prompts::{Layout, check_vocabulary};
 use super::task::Task;
 use super::tokens::{self, of_tokens};
+use super::usage::Usage;
 use crate::data::{Passage, Record};
 use crate::error::TrainError;
-use crate::evaluate::{Evaluation, Outputs};
+use crate::evaluate::{Evaluation, Outputs, Prediction};
 use crate::inputs::Batch;
 use crate::metrics::Figures;
 use crate::task_model::TaskModel;
@@ -49,7 +50,7 @@ impl Task for Seq2SeqLm {
     const MODELS: &'static [ModelKind] = &[ModelKind::EncoderDecoder];
     const METRICS: &'static [&'static str] = &["accuracy", "perplexity", ROUGE_L, EXACT_MATCH];
     const IS_GENERATIVE: bool = true;
-    const NEXT: &'static str = "generate --adapter {adapter} --prompt TEXT";
+    const USAGE: Usage = Usage::Generation;
 
     type Example = Pair;
 

@@ -12,7 +12,7 @@ use super::task::{LabelField, Task};
 use super::text::{batch, check};
 use crate::data::{Labels, Record};
 use crate::error::TrainError;
-use crate::evaluate::{Outputs, f1, largest};
+use crate::evaluate::{Outputs, Prediction, f1, largest};
 use crate::inputs::Batch;
 use crate::metrics::{Confusion, Figures};
 
@@ -204,13 +204,13 @@ impl Task for Tagging {
         })
     }
 
-    fn describe(&self, outputs: &Outputs, example: &Self::Example) -> String {
+    fn describe(&self, outputs: &Outputs, example: &Self::Example) -> Prediction {
         let tags = Self::tags(outputs, example);
         let tagged = example.words.iter().zip(&tags);
         let tagged: Vec<String> = tagged
             .map(|(word, tag)| format!("{word}/{}", self.labels.name(*tag)))
             .collect();
-        tagged.join(" ")
+        tagged.join(" ").into()
     }
 }
 
@@ -273,7 +273,7 @@ mod tests {
     fn words_have_the_tag_of_their_first_token() {
         let plain = task(&["n", "v"]);
         let outputs = choosing([0, 0, 1, 0, 0], 2);
-        assert_eq!(plain.describe(&outputs, &sentence([0, 1, 0])), "x/n yy/v z/n");
+        assert_eq!(plain.describe(&outputs, &sentence([0, 1, 0])).text, "x/n yy/v z/n");
         let score = |tags| {
             plain
                 .figures(std::slice::from_ref(&outputs), &[sentence(tags)])

@@ -10,11 +10,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::context::TaskContext;
+use super::usage::Usage;
 use crate::batches::eval_batches;
 use crate::data::{Fields, Record};
 use crate::device_read;
 use crate::error::TrainError;
-use crate::evaluate::{Evaluation, Outputs};
+use crate::evaluate::{Evaluation, Outputs, Prediction};
 use crate::inputs::{Batch, hidden_states};
 use crate::metrics::Figures;
 use crate::task_model::TaskModel;
@@ -46,8 +47,8 @@ pub trait Task: fmt::Debug + Send + Sync + Sized + 'static {
     /// Whether the model learns to write text: the best weights are those with the lowest loss, since every token of a
     /// small file can be right long before the probabilities are good.
     const IS_GENERATIVE: bool = false;
-    /// Arguments of the command that uses a trained adapter, with `{adapter}` for its folder.
-    const NEXT: &'static str = "predict --adapter {adapter} --text TEXT";
+    /// What a trained adapter is used for.
+    const USAGE: Usage = Usage::Text;
     /// Whether a prediction repeats its input, as tagged words do.
     const REPEATS_INPUT: bool = false;
     /// Whether what a model reads of an example changes from pass to pass, as hidden tokens do.
@@ -132,8 +133,8 @@ pub trait Task: fmt::Debug + Send + Sync + Sized + 'static {
     /// The figures of outputs; `None` where an example has no target.
     fn figures(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<Figures>;
 
-    /// The prediction for an example in words, as `adapters predict` prints it.
-    fn describe(&self, outputs: &Outputs, example: &Self::Example) -> String;
+    /// The prediction for an example in words.
+    fn describe(&self, outputs: &Outputs, example: &Self::Example) -> Prediction;
 
     /// Scores examples with a model whose set is on a plain device; `tasks` are those that adapters are told, one for each example or
     /// none.

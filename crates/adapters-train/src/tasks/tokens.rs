@@ -188,8 +188,8 @@ macro_rules! of_tokens {
             None
         }
 
-        fn describe(&self, _outputs: &Outputs, _example: &Self::Example) -> String {
-            String::new()
+        fn describe(&self, _outputs: &Outputs, _example: &Self::Example) -> Prediction {
+            Prediction::default()
         }
     };
 }
