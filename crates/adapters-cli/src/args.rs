@@ -13,7 +13,9 @@ use crate::commands::doctor::DoctorArgs;
 use crate::commands::methods::MethodsArgs;
 use crate::commands::new::NewArgs;
 use crate::commands::recipe::RecipeArgs;
-use crate::options::{AcceptArgs, DTypeArg, DeviceArgs, ModelArgs, PrecisionArg, SamplingArgs, examples, positive};
+use crate::options::{
+    AcceptArgs, DTypeArg, DeviceArgs, ModelArgs, PrecisionArg, SamplingArgs, WriterArgs, examples, positive,
+};
 
 /// Fine-tune pretrained models with small adapters: train, evaluate, run, merge and share them.
 #[derive(Debug, Parser)]
@@ -63,7 +65,7 @@ pub(crate) enum Command {
     ///
     /// Set HF_TOKEN to an access token with write permission, and HF_ENDPOINT to use another Hub.
     Push(PushArgs),
-    /// Measure the speed of an adapter: forward, training step, merged forward, attach, save and load.
+    /// Measure the speed of an adapter: attach, save, load, forward, generation, training step and merged forward.
     Bench(BenchArgs),
     /// Create a folder with a recipe and a little data for a task.
     New(NewArgs),
@@ -215,15 +217,9 @@ pub(crate) struct PredictArgs {
     "adapters generate --adapter runs/summaries/adapter --beams 4 --max-tokens 60 --prompt \"..\"",
 ]))]
 pub(crate) struct GenerateArgs {
-    /// Folder of the base model [default: the one the adapter was trained on].
-    #[arg(long, value_name = "DIR", help_heading = "Model")]
-    pub(crate) model: Option<PathBuf>,
-    /// Folder of an adapter, in AdapterHub's or PEFT's format, or of the run that trained it.
-    #[arg(long, value_name = "DIR", help_heading = "Model")]
-    pub(crate) adapter: Option<PathBuf>,
-    /// Precision of the base model's weights [default: as trained, else f32].
-    #[arg(long, value_enum, help_heading = "Model")]
-    pub(crate) precision: Option<PrecisionArg>,
+    /// What writes.
+    #[command(flatten)]
+    pub(crate) writer: WriterArgs,
     /// Prompt (repeatable; all prompts are generated in one batch).
     #[arg(
         long,
@@ -282,9 +278,6 @@ pub(crate) struct GenerateArgs {
     /// Print token ids instead of text.
     #[arg(long, help_heading = "Output")]
     pub(crate) ids: bool,
-    /// What is accepted.
-    #[command(flatten)]
-    pub(crate) accept: AcceptArgs,
     /// Where to compute.
     #[command(flatten)]
     pub(crate) device: DeviceArgs,

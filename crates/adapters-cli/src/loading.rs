@@ -15,7 +15,7 @@ use burn::tensor::Device;
 
 use crate::failure::Failure;
 use crate::folders;
-use crate::options::{AcceptArgs, DeviceArgs, MOST_THREADS, ModelArgs, PoolingArg, PrecisionArg};
+use crate::options::{AcceptArgs, DeviceArgs, MOST_THREADS, ModelArgs, PoolingArg, PrecisionArg, WriterArgs};
 
 /// Sets up the threads that compute and finds the device.
 pub(crate) fn device(args: &DeviceArgs) -> Result<Device, Failure> {
@@ -49,17 +49,6 @@ pub(crate) fn manifest(adapter: &Path) -> Result<Manifest, Failure> {
     Ok(Manifest::read(adapter)?.unwrap_or_default())
 }
 
-/// Refuses a command that names neither a model nor an adapter, which would name one.
-pub(crate) fn check_named(model: Option<&Path>, adapter: Option<&Path>) -> Result<(), Failure> {
-    match (model, adapter) {
-        (None, None) => Err(Failure::new(
-            "no model is named",
-            "name a model with --model, or an adapter, which knows its base model, with --adapter",
-        )),
-        _ => Ok(()),
-    }
-}
-
 /// What a manifest calls its base; its folder where it does not say.
 pub(crate) fn named_base(manifest: &Manifest, dir: &Path) -> String {
     match manifest.base_model.as_str() {
@@ -69,7 +58,7 @@ pub(crate) fn named_base(manifest: &Manifest, dir: &Path) -> String {
 }
 
 /// The folder of the base: as given, else as the manifest of `adapter` says. Another base than the one the adapter was trained on is
-/// refused unless `any` is.
+/// refused, unless `accept.any_base`.
 pub(crate) fn base_dir(
     given: Option<&Path>,
     manifest: &Manifest,
@@ -88,7 +77,8 @@ pub(crate) fn base_dir(
     Ok(dir)
 }
 
-/// Refuses a base whose tensors are not those that the manifest of `adapter` has a fingerprint of, unless `any` is accepted.
+/// Refuses a base whose tensors are not those that the manifest of `adapter` has a fingerprint of, unless
+/// `accept.any_base`.
 pub(crate) fn check_base(dir: &Path, manifest: &Manifest, adapter: &Path, accept: AcceptArgs) -> Result<(), Failure> {
     let Some(expected) = manifest.base_fingerprint.as_ref().filter(|_| !accept.any_base) else {
         return Ok(());
@@ -160,7 +150,7 @@ pub(crate) fn adapted(
     };
     if adapter.join(Setup::FILE).exists() {
         let (base, set) = adapted.base_and_set_mut();
-        let setup = Setup::load(adapter, set, base, &METHODS, &options, device)?;
+        let setup = Setup::load(adapter, set, base, &METHODS, allow_bin, device)?;
         adapted.activate(setup.composition.clone())?;
         let all = || adapted.set.iter().chain(adapted.set.fusions());
         let report = LoadReport {
@@ -223,6 +213,51 @@ impl Needs {
             layer_replication: layer_replication(adapter)?.unwrap_or_default(),
             experts: experts.into_iter().map(found).collect(),
         })
+    }
+}
+
+/// What `generate` and `chat` write with: a base model and, where one is named, an adapter.
+pub(crate) struct Writer {
+    /// Folder of the base.
+    pub(crate) dir: PathBuf,
+    /// The base.
+    pub(crate) pretrained: Pretrained,
+    /// What the folder of the adapter says; nothing without one.
+    pub(crate) manifest: Manifest,
+    adapter: Option<PathBuf>,
+    allow_bin: bool,
+}
+
+impl Writer {
+    /// Finds what the arguments name, without loading the weights.
+    pub(crate) fn open(args: &WriterArgs) -> Result<Self, Failure> {
+        if (&args.model, &args.adapter) == (&None, &None) {
+            return Err(Failure::new(
+                "no model is named",
+                "name a model with --model, or an adapter, which knows its base model, with --adapter",
+            ));
+        }
+        let adapter = args.adapter.as_deref().map(folders::adapter).transpose()?;
+        let manifest = adapter.as_deref().map(manifest).transpose()?.unwrap_or_default();
+        let folder = adapter.as_deref().unwrap_or(Path::new(""));
+        let dir = base_dir(args.model.as_deref(), &manifest, folder, args.accept)?;
+        let precision = args.precision.map_or(manifest.precision, PrecisionArg::precision);
+        Ok(Self {
+            pretrained: pretrained(&dir, adapter.as_deref(), args.accept)?.with_precision(precision),
+            dir,
+            manifest,
+            adapter,
+            allow_bin: args.accept.allow_bin,
+        })
+    }
+
+    /// Loads the base and activates the adapter.
+    pub(crate) fn load(&self, device: &Device) -> Result<Adapted<Model>, Failure> {
+        let model = self.pretrained.model(device)?;
+        match &self.adapter {
+            Some(adapter) => Ok(adapted(model, adapter, self.allow_bin, device)?.0),
+            None => Ok(Adapted::new(model)),
+        }
     }
 }
 

@@ -77,6 +77,23 @@ pub(crate) struct ModelArgs {
     pub(crate) device: DeviceArgs,
 }
 
+/// The model that writes, and an optional adapter.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct WriterArgs {
+    /// Folder of the base model [default: the one the adapter was trained on].
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
+    pub(crate) model: Option<PathBuf>,
+    /// Folder of an adapter, in AdapterHub's or PEFT's format, or of the run that trained it.
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
+    pub(crate) adapter: Option<PathBuf>,
+    /// Precision of the base model's weights [default: as trained, else f32].
+    #[arg(long, value_enum, help_heading = "Model")]
+    pub(crate) precision: Option<PrecisionArg>,
+    /// What is accepted.
+    #[command(flatten)]
+    pub(crate) accept: AcceptArgs,
+}
+
 /// The precision of a base's weights on the command line.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 pub(crate) enum PrecisionArg {

@@ -4,6 +4,7 @@
     warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable)
 )]
 
+mod adapter_folder;
 mod albert;
 mod architecture;
 mod attention;
@@ -134,6 +135,8 @@ pub use transformer::{
 pub use weights::{ReadErrors, Scope, Weights};
 
 // For the crates of this workspace.
+#[doc(hidden)]
+pub use adapter_folder::{AdapterFolder, WrittenAdapter};
 #[doc(hidden)]
 pub use checkpoint_folder::CheckpointFolder;
 #[doc(hidden)]

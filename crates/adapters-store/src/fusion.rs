@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 
 use crate::load::fill;
 use crate::{
-    LoadOptions, LoadReport, SavedFiles, StoreError, read_json, read_pytorch, read_safetensors, write_json,
-    write_weights,
+    LoadOptions, LoadReport, REFERENCE_VERSION, SavedFiles, StoreError, read_json, read_pytorch, read_safetensors,
+    write_json, write_weights,
 };
 use adapters_core::{AdapterSet, AttachReport, Format, Host, Tensors};
 use adapters_fusion::{Fusion, FusionConfig};
@@ -70,7 +70,7 @@ pub fn save_fusion(dir: &Path, set: &AdapterSet, name: &str, host: &dyn Host) ->
         ("model_class", host.class_name().into()),
         ("model_name", "".into()),
         ("model_type", host.architecture().into()),
-        ("version", "adapters.1.3.0".into()),
+        ("version", REFERENCE_VERSION.into()),
     ];
     let envelope = Envelope {
         adapter_names: Fusion::of(attached).map(|fusion| Names::List(fusion.adapters().to_vec())),

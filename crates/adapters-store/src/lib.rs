@@ -48,7 +48,7 @@ pub use origin::Origin;
 #[doc(hidden)]
 pub use pytorch_file::write_weights;
 #[doc(hidden)]
-pub use save::expressible;
+pub use save::{REFERENCE_VERSION, expressible};
 #[doc(hidden)]
 pub use tensors::{
     TensorOutline, burn_dtype, file_dtype, read_file, read_json, read_pickle, read_pytorch, with_shape, write_each,

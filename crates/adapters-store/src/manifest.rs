@@ -83,6 +83,8 @@ fn file_name<'de, D: Deserializer<'de>>(text: D) -> Result<String, D::Error> {
 impl Manifest {
     /// Name of the file.
     pub const FILE: &'static str = "manifest.json";
+    /// This version of the library, as `written_by` names it.
+    pub const WRITER: &'static str = concat!("adapters ", env!("CARGO_PKG_VERSION"));
 
     /// Reads the manifest of an adapter folder; `None` if it has none, as folders written in Python.
     ///

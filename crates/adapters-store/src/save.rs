@@ -9,6 +9,10 @@ use crate::tensors::with_shape;
 use crate::{StoreError, write_json, write_weights};
 use adapters_core::{AdapterSet, Error, Format, Host, Role, SiteInfo, Tensors};
 
+/// The version of the reference that folders in AdapterHub's format name. It decides how the reference reads a file: from 1.1.0 on,
+/// alpha means what it says.
+pub const REFERENCE_VERSION: &str = "adapters.1.3.0";
+
 /// The files an adapter was saved to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -114,8 +118,7 @@ fn envelope(format: Format, config: Map<String, Value>, name: &str, host: &dyn H
             "model_name": "",
             "model_type": host.architecture(),
             "name": name,
-            // Decides how the reference reads the file: from 1.1.0 on, alpha means what it says.
-            "version": "adapters.1.3.0",
+            "version": REFERENCE_VERSION,
         }),
         Format::Peft => Value::Object(config),
     }

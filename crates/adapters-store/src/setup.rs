@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    HeadSetup, LoadOptions, StoreError, expressible, load_adapter, load_fusion, read_json, save_adapter, save_fusion,
-    write_json,
+    HeadSetup, LoadOptions, REFERENCE_VERSION, StoreError, expressible, load_adapter, load_fusion, read_json,
+    save_adapter, save_fusion, write_json,
 };
 use adapters_core::{AdapterSet, Composition, Host};
 use adapters_methods::Registry;
@@ -38,7 +38,7 @@ impl Setup {
         Self {
             composition: composition.into().into_block(),
             heads: HeadSetup::None,
-            extra: Map::from_iter([("version".to_owned(), "adapters.1.3.0".into())]),
+            extra: Map::from_iter([("version".to_owned(), REFERENCE_VERSION.into())]),
         }
     }
 
@@ -119,7 +119,7 @@ impl Setup {
     }
 
     /// Loads a saved setup into `set`: every adapter and every fusion under its name, trainable, and nothing activated.
-    /// Of `options` only whether pickles may be read counts.
+    /// `allow_bin` permits PyTorch files.
     ///
     /// # Errors
     ///
@@ -130,14 +130,14 @@ impl Setup {
         set: &mut AdapterSet,
         host: &dyn Host,
         registry: &Registry,
-        options: &LoadOptions,
+        allow_bin: bool,
         device: &Device,
     ) -> Result<Self, StoreError> {
         let setup = Self::read(dir)?;
         let mut grown = set.clone();
         let named = |name: &str| LoadOptions {
             name: Some(name.to_owned()),
-            allow_bin: options.allow_bin,
+            allow_bin,
             ..LoadOptions::default()
         };
         for name in setup.composition.adapters() {

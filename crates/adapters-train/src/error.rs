@@ -178,8 +178,12 @@ impl From<DataError> for TrainError {
 }
 
 impl From<ModelError> for TrainError {
+    /// An adapter that cannot be made or expressed is one error, whether or not a file was about to be written.
     fn from(error: ModelError) -> Self {
-        Self::Model(Box::new(error))
+        match error {
+            ModelError::Store(StoreError::Adapter(error)) => Self::Adapter(error),
+            error => Self::Model(Box::new(error)),
+        }
     }
 }
 

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use adapters_core::{Format, Host};
-use adapters_models::{Head, copy_tokenizer};
-use adapters_store::{Manifest, ModelCard, Setup, atomic, base_name, expressible, name_base, save_adapter};
+use adapters_models::{AdapterFolder, Pretrained};
+use adapters_store::{Manifest, ModelCard, Setup, atomic, base_name, expressible};
 
 use crate::error::TrainError;
 use crate::run::Run;
@@ -100,20 +100,17 @@ fn head_note(model: &TaskModel, elsewhere: &[(Format, bool)]) -> Option<String> 
 }
 
 impl Folder<'_> {
-    /// Writes the adapter, its head and its manifest; whether the format holds the head, if there is one.
+    /// Writes the adapter, its head, its manifest and its card; whether the format holds the head, if there is one.
     fn save(&self) -> Result<bool, TrainError> {
-        let name = &self.run.recipe.adapter.name;
-        let (set, base) = (&self.model.adapted.set, self.model.adapted.base());
-        save_adapter(self.dir, self.format, set, name, base)?;
-        self.run.pretrained()?.save_token_tables(self.dir)?;
-        let config = set.attached(name)?.method().to_string();
-        let holds_head = self.save_head(&config)?;
-        // A head in PEFT's files has decided it.
-        let has_own = self.model.head.is_some() && holds_head;
-        let task_type = base.kind().peft_task_type().filter(|_| !has_own);
-        let task_type = name_base(self.dir, self.format, &self.base(), base.class_name(), task_type)?;
-        self.write_card(config, task_type, holds_head)?;
-        Ok(holds_head)
+        let pretrained = self.run.pretrained()?;
+        let set = &self.model.adapted.set;
+        let recipe = &self.run.recipe;
+        let written = self
+            .files(&pretrained)
+            .write(self.dir, set, &recipe.model.path, self.manifest(&pretrained)?)?;
+        let config = set.attached(&recipe.adapter.name)?.method().to_string();
+        self.write_card(config, written.task_type, written.holds_head)?;
+        Ok(written.holds_head)
     }
 
     /// Writes the whole composition, its head and its manifest.
@@ -123,53 +120,36 @@ impl Folder<'_> {
             Setup::new(active.composition().clone()).save(self.dir, set, self.model.adapted.base())?;
         }
         let config = set.fusion(&self.run.recipe.adapter.name)?.method().to_string();
-        self.save_head(&config)
+        let pretrained = self.run.pretrained()?;
+        let manifest = self.manifest(&pretrained)?;
+        Ok(self.files(&pretrained).write_head(self.dir, config, manifest)?)
     }
 
-    /// The base as other programs find it.
-    fn base(&self) -> String {
-        base_name(&self.run.recipe.model.path)
+    fn files<'a>(&'a self, pretrained: &'a Pretrained) -> AdapterFolder<'a> {
+        let section = &self.run.recipe.adapter;
+        AdapterFolder {
+            name: &section.name,
+            format: self.format,
+            pretrained,
+            base: self.model.adapted.base(),
+            head: self.model.head.as_ref(),
+            tokenizer: section.from.as_deref(),
+        }
     }
 
-    /// Writes the head in the format of the folder if that has such a head, which is the answer, else in the manifest's; and the
-    /// manifest.
-    fn save_head(&self, config: &str) -> Result<bool, TrainError> {
-        let Self { run, model, dir, .. } = self;
-        let (recipe, base) = (&run.recipe, model.adapted.base());
-        let head = match &model.head {
-            Some(head) => head.save_in(dir, self.format, &recipe.adapter.name, base)?,
-            None => None,
-        };
-        let holds_head = head.is_none();
-        // What PEFT's files do not say of a head that they hold.
-        let in_peft = model.head.as_ref().map(Head::config);
-        let in_peft = in_peft.filter(|_| holds_head && self.format == Format::Peft);
-        let pretrained = run.pretrained()?;
-        let manifest = Manifest {
-            name: recipe.adapter.name.clone(),
-            config: config.to_owned(),
-            base_architecture: base.architecture().to_owned(),
+    /// What the manifest says of the run.
+    fn manifest(&self, pretrained: &Pretrained) -> Result<Manifest, TrainError> {
+        let recipe = &self.run.recipe;
+        let stack_on = recipe.adapter.stack_on.as_ref();
+        Ok(Manifest {
             base_model: recipe.model.path.clone(),
             base_fingerprint: Some(pretrained.fingerprint(recipe.output.whole_fingerprint)?),
             max_length: Some(recipe.model.max_length),
             precision: recipe.model.precision,
-            chat: recipe.head.kind.is_generative && chat_template(recipe.data.template, &pretrained)?.is_some(),
-            stack_on: recipe
-                .adapter
-                .stack_on
-                .as_ref()
-                .map(|dir| dir.to_string_lossy().into_owned()),
-            labels: in_peft.map_or_else(Vec::new, |head| head.labels.clone()),
-            several_labels: in_peft.is_some_and(|head| head.has_several_labels()),
-            head,
-            written_by: concat!("adapters ", env!("CARGO_PKG_VERSION")).to_owned(),
+            chat: recipe.head.kind.is_generative && chat_template(recipe.data.template, pretrained)?.is_some(),
+            stack_on: stack_on.map(|dir| dir.to_string_lossy().into_owned()),
             ..Manifest::default()
-        };
-        manifest.write(dir)?;
-        if let Some(from) = &recipe.adapter.from {
-            copy_tokenizer(from, dir)?;
-        }
-        Ok(holds_head)
+        })
     }
 
     fn write_card(&self, config: String, task_type: Option<String>, holds_head: bool) -> Result<(), TrainError> {
@@ -196,7 +176,7 @@ impl Folder<'_> {
         let card = ModelCard {
             name: recipe.adapter.name.clone(),
             format: self.format,
-            base: self.base(),
+            base: base_name(&recipe.model.path),
             architecture: self.model.adapted.base().architecture().to_owned(),
             config,
             task_type,

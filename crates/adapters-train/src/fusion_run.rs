@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use adapters_adapted::Adapted;
 use adapters_core::{Ctx, Format, Recorded};
-use adapters_store::{LoadOptions, Setup};
+use adapters_store::Setup;
 use burn::tensor::Tensor;
 use serde_json::{Map, Value, json};
 
@@ -116,9 +116,8 @@ fn attention(run: &Run, dir: &Path) -> Result<Attention, TrainError> {
     let (recipe, device) = (&run.recipe, &run.device);
     let pretrained = run.pretrained()?;
     let mut adapted = Adapted::new(pretrained.model(device)?);
-    let options = LoadOptions::default();
     let (base, set) = adapted.base_and_set_mut();
-    let setup = Setup::load(dir, set, base, &run.registry, &options, device)?;
+    let setup = Setup::load(dir, set, base, &run.registry, false, device)?;
     adapted.activate(setup.composition)?;
     let tokenizer = tokenizer_of(&pretrained, recipe.model.max_length)?;
     let data = RunData::read(recipe)?;

@@ -209,10 +209,13 @@ fn validate(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(Evaluation
     let position = &mut state.position;
     let metric = run.recipe.metric().or(evaluation.main().map(|(name, _)| name));
     let figure = metric.and_then(|name| evaluation.figure(name)).unwrap_or_default();
-    let best = position.best.as_ref().is_none_or(|best| match metric.is_some_and(falls) {
-        true => figure < best.figure,
-        false => figure > best.figure,
-    });
+    let best = position
+        .best
+        .as_ref()
+        .is_none_or(|best| match metric.is_some_and(falls) {
+            true => figure < best.figure,
+            false => figure > best.figure,
+        });
     if best {
         position.best = Some(Best {
             metric: evaluation.main().map(|(name, _)| name.to_owned()),
@@ -229,12 +232,7 @@ fn validate(run: &Run, inputs: &Inputs, state: &mut State) -> Result<(Evaluation
 }
 
 /// Tests and writes what a finished run leaves; the checkpoint goes last.
-fn finish(
-    run: &Run,
-    inputs: &Inputs,
-    state: State,
-    on_event: &mut OnEvent<'_>,
-) -> Result<Outcome, TrainError> {
+fn finish(run: &Run, inputs: &Inputs, state: State, on_event: &mut OnEvent<'_>) -> Result<Outcome, TrainError> {
     let recipe = &run.recipe;
     let trainable_params = trainable_params(&state.model);
     let model = match (&state.best, recipe.train.keep) {
@@ -261,7 +259,10 @@ fn finish(
     let of_test = test.iter().flat_map(|test| &test.figures.values);
     let best = state.position.best;
     let summary = Summary {
-        metric: best.as_ref().and_then(|best| best.metric.clone()).unwrap_or_else(|| recipe.head.kind.metrics[0].to_owned()),
+        metric: best
+            .as_ref()
+            .and_then(|best| best.metric.clone())
+            .unwrap_or_else(|| recipe.head.kind.metrics[0].to_owned()),
         test_figures: of_test.map(|(name, value)| ((*name).to_owned(), *value)).collect(),
         validation_score: best.map(|best| best.score),
         test_loss: test.as_ref().map(|test| test.loss),

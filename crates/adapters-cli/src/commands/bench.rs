@@ -8,17 +8,19 @@ use std::fs;
 use std::time::Instant;
 
 use adapters::models::heads::{HeadKind, Pooling, Scores, Targets};
-use adapters::models::{Encoded, Generation, Head, HeadConfig, Input, LinearScores, Pretrained, Source, ToTextInput};
+use adapters::models::{
+    Encoded, Generation, Head, HeadConfig, Input, LinearScores, Model, Pretrained, Source, ToTextInput,
+};
 use adapters::train::{TaskModel, adamw, hidden_states, peak_rss_bytes, text_input};
-use adapters::{Adapted, AdapterFiles, Ctx, method};
+use adapters::{Adapted, AdapterFiles, Ctx, Host, method};
 use burn::module::Module;
 use burn::optim::GradientsParams;
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::Serialize;
 
 use crate::args::BenchArgs;
 use crate::failure::Failure;
-use crate::loading;
+use crate::{folders, loading};
 
 /// Seconds of one operation: of the very first time, in which kernels are compiled and chosen, and of the warm ones.
 #[derive(Debug, Serialize)]
@@ -100,138 +102,24 @@ struct Report<'a> {
 /// Times and prints.
 pub(crate) fn run(args: BenchArgs) -> Result<(), Failure> {
     let device = loading::device(&args.device)?;
-    let mut pretrained = Pretrained::open(&args.model)?;
-    if let Some(dropout) = args.dropout {
-        pretrained = pretrained.with_dropout(dropout);
-    }
-    let precision = args.precision.unwrap_or_default().precision();
-    pretrained = pretrained.with_precision(precision);
-    let mut adapted = Adapted::new(pretrained.model(&device)?);
-    if args.batch == 0 || args.seq == 0 || args.seq > adapted.base().max_length() || args.repeats == 0 {
-        return Err(Failure::new(
-            format!(
-                "cannot time {} x {} tokens {} times",
-                args.batch, args.seq, args.repeats
-            ),
-            format!(
-                "--batch, --seq and --repeats are at least 1, --seq at most {}",
-                adapted.base().max_length()
-            ),
-        ));
-    }
-    if adapted.base().vocab_size() == 0 {
-        return Err(Failure::new(
-            format!("a `{}` model reads no text", pretrained.model_type()),
-            "choose a text model",
-        ));
-    }
+    let mut adapted = Adapted::new(open(&args)?.model(&device)?);
+    check_texts(&args, adapted.base())?;
     let base_rss_bytes = peak_rss_bytes();
-    let config = method(&args.adapter)?;
-    let sync = || {
-        // A device that cannot be waited for gives times that are too short, not wrong results.
-        let _ = device.sync();
+    let timer = Timer {
+        repeats: args.repeats,
+        device: &device,
     };
-    let time =
-        |operation, action: &mut dyn FnMut() -> Result<(), Failure>| measure(operation, args.repeats, &sync, action);
-
     let mut times = Vec::new();
-    times.push(time("attach", &mut || {
-        adapted.without_adapters().attach("bench", config.clone())?;
-        Ok(())
-    })?);
-    adapted.attach("bench", config)?;
-    adapted.activate("bench")?;
-
-    let folder = tempfile::tempdir().map_err(|e| Failure::new(format!("no temporary folder: {e}"), "set TMPDIR"))?;
-    times.push(time("save", &mut || {
-        adapted.save(folder.path())?;
-        Ok(())
-    })?);
-    times.push(time("load", &mut || {
-        adapted.without_adapters().load(folder.path())?;
-        Ok(())
-    })?);
-
-    let writes = adapted.base().causal_lm().is_ok() || adapted.base().encoder_decoder().is_ok();
-    let head = match writes {
-        true => None,
-        false => {
-            let pooling = Pooling::Mean;
-            let config = HeadConfig::new(HeadKind::Classification { pooling }, ["0", "1"]);
-            let config = config.with_layers(1).with_dropout(0.0);
-            Some(Head::new(config, adapted.base(), 0, &device)?)
-        }
-    };
-    let mut model = TaskModel { adapted, head };
+    time_adapter(&timer, &mut adapted, &args.adapter, &mut times)?;
+    let model = with_head(adapted, &device)?;
     let trainable_params = model.num_params();
-    let vocab = model.adapted.base().vocab_size();
-    let rows: Vec<Encoded> = (0..args.batch)
-        .map(|row| Encoded {
-            ids: (0..args.seq)
-                .map(|t| ((row * 7919 + t * 104_729 + 1000) % vocab) as u32)
-                .collect(),
-            type_ids: vec![0; args.seq],
-            truncated: false,
-        })
-        .collect();
-    let rows: Vec<&Encoded> = rows.iter().collect();
-    let input = text_input(&rows, model.adapted.base(), &device);
-    let labels: Vec<i64> = (0..args.batch as i64).map(|row| row % 2).collect();
-    let labels = Tensor::<1, Int>::from_data(TensorData::new(labels, [args.batch]), &device);
-
-    let tokens = args.batch * args.seq;
-    let plain = model.valid();
-    let forward = time("forward", &mut || {
-        if writes {
-            let scores = token_scores(&plain, input.clone(), &mut Ctx::new(&plain.adapted.set))?;
-            drop(scores.whole().into_data());
-        } else if let Scores::Rows(rows) = plain.scores(input.clone(), None)? {
-            drop(rows.into_data());
-        }
-        Ok(())
-    })?;
-    times.push(forward.of_tokens(tokens));
-    if writes {
-        times.extend(generation(&plain, &rows, &args)?);
-    }
-    drop(plain);
-
-    let (mut of_set, mut of_head) = (adamw(1e-2), adamw(1e-2));
-    model = model.train();
-    let mut training = Some(model);
-    let step = time("training step", &mut || {
-        let Some(mut model) = training.take() else {
-            return Ok(());
-        };
-        let loss = match writes {
-            true => token_loss(&model, input.clone())?,
-            false => {
-                let scores = model.scores(input.clone(), Some(0))?;
-                let targets = Targets::Classes(labels.clone());
-                model.head()?.loss(scores, targets, None, args.seq)?
-            }
-        };
-        let mut grads = loss.backward();
-        let grads_set = GradientsParams::from_module(&mut grads, &model.adapted.set);
-        let grads_head = GradientsParams::from_module(&mut grads, &model.head);
-        model.adapted.set = of_set.step(1e-5, model.adapted.set, grads_set);
-        model.head = of_head.step(1e-5, model.head, grads_head);
-        training = Some(model);
-        Ok(())
-    })?;
-    times.push(step.of_tokens(tokens));
-    let peak = peak_rss_bytes();
-
-    if let Some(model) = training {
-        let mut adapted = model.valid().adapted;
-        if adapted.merge("bench").is_ok() {
-            times.push(time("merged forward", &mut || {
-                let _ = adapted.forward(input.clone())?.into_data();
-                Ok(())
-            })?);
-        }
-    }
-
+    let texts = texts(&args, model.adapted.base().vocab_size());
+    let texts: Vec<&Encoded> = texts.iter().collect();
+    let input = text_input(&texts, model.adapted.base(), &device);
+    time_forward(&timer, model.valid(), &input, &texts, &args, &mut times)?;
+    let model = time_training(&timer, model.train(), &input, [args.batch, args.seq], &mut times)?;
+    let peak_rss_bytes = peak_rss_bytes();
+    time_merged(&timer, model.valid().adapted, &input, &mut times)?;
     let report = Report {
         model: args.model.display().to_string(),
         adapter: &args.adapter,
@@ -240,46 +128,210 @@ pub(crate) fn run(args: BenchArgs) -> Result<(), Failure> {
         threads: args.device.threads,
         device: &args.device.device,
         dropout: args.dropout,
-        precision: precision.name(),
+        precision: args.precision.unwrap_or_default().precision().name(),
         trainable_params,
         times: &times,
         base_rss_bytes,
-        peak_rss_bytes: peak,
+        peak_rss_bytes,
     };
-    if args.json {
-        say!("{}", serde_json::to_string(&report).unwrap_or_default());
-        return Ok(());
-    }
-    say!(
-        "{} over {precision} on {}, {} x {} tokens, {} trainable parameters",
-        args.adapter,
-        args.device.device,
-        args.batch,
-        args.seq,
-        trainable_params
-    );
-    for t in &times {
-        let cpu = t.cpu_median_s.map(|cpu| format!("   CPU {:>9.2}", cpu * 1e3));
-        let speed = t.tokens_per_s.map(|speed| format!("   {speed:.0} tokens a second"));
-        say!(
-            "{:<16} median {:>9.2} ms{}   min {:>9.2}   max {:>9.2}   first {:>9.2}{}",
-            t.operation,
-            t.median_s * 1e3,
-            cpu.unwrap_or_default(),
-            t.min_s * 1e3,
-            t.max_s * 1e3,
-            t.first_s * 1e3,
-            speed.unwrap_or_default()
-        );
-    }
-    if let (Some(base), Some(peak)) = (base_rss_bytes, peak) {
-        say!(
-            "peak memory      {:.0} MiB, {:.0} MiB of it after the base was loaded",
-            mib(peak),
-            mib(peak - base.min(peak))
-        );
+    match args.json {
+        true => say!("{}", serde_json::to_string(&report).unwrap_or_default()),
+        false => report.print(),
     }
     Ok(())
+}
+
+/// The base, as it is measured.
+fn open(args: &BenchArgs) -> Result<Pretrained, Failure> {
+    let pretrained = Pretrained::open(folders::model(&args.model.to_string_lossy())?)?;
+    let pretrained = match args.dropout {
+        Some(dropout) => pretrained.with_dropout(dropout),
+        None => pretrained,
+    };
+    Ok(pretrained.with_precision(args.precision.unwrap_or_default().precision()))
+}
+
+/// Refuses texts that the model does not read.
+fn check_texts(args: &BenchArgs, base: &Model) -> Result<(), Failure> {
+    if base.vocab_size() == 0 {
+        return Err(Failure::new(
+            format!("a `{}` model reads no text", base.architecture()),
+            "choose a text model",
+        ));
+    }
+    match base.max_length().filter(|longest| args.seq > *longest) {
+        Some(longest) => Err(Failure::new(
+            format!("--seq is {}, expected at most {longest}", args.seq),
+            "the model has no more positions than that",
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Times attaching, saving and loading; the adapter then is active.
+fn time_adapter(
+    timer: &Timer<'_>,
+    adapted: &mut Adapted<Model>,
+    config: &str,
+    times: &mut Vec<Times>,
+) -> Result<(), Failure> {
+    let config = method(config)?;
+    times.push(timer.time("attach", || {
+        adapted.without_adapters().attach("bench", config.clone())?;
+        Ok(())
+    })?);
+    adapted.attach("bench", config)?;
+    adapted.activate("bench")?;
+
+    let folder = tempfile::tempdir().map_err(|e| Failure::new(format!("no temporary folder: {e}"), "set TMPDIR"))?;
+    times.push(timer.time("save", || {
+        adapted.save(folder.path())?;
+        Ok(())
+    })?);
+    times.push(timer.time("load", || {
+        adapted.without_adapters().load(folder.path())?;
+        Ok(())
+    })?);
+    Ok(())
+}
+
+/// Whether a model has a head of its own that writes.
+fn writes(base: &Model) -> bool {
+    base.causal_lm().is_ok() || base.encoder_decoder().is_ok()
+}
+
+/// The model with a head of two classes, unless it writes.
+fn with_head(adapted: Adapted<Model>, device: &Device) -> Result<TaskModel, Failure> {
+    if writes(adapted.base()) {
+        return Ok(TaskModel { adapted, head: None });
+    }
+    let pooling = Pooling::Mean;
+    let config = HeadConfig::new(HeadKind::Classification { pooling }, ["0", "1"]);
+    let config = config.with_layers(1).with_dropout(0.0);
+    let head = Some(Head::new(config, adapted.base(), 0, device)?);
+    Ok(TaskModel { adapted, head })
+}
+
+/// Texts of the same length, of tokens from the whole vocabulary.
+fn texts(args: &BenchArgs, vocab: usize) -> Vec<Encoded> {
+    let text = |row: usize| Encoded {
+        ids: (0..args.seq)
+            .map(|t| ((row * 7919 + t * 104_729 + 1000) % vocab) as u32)
+            .collect(),
+        type_ids: vec![0; args.seq],
+        truncated: false,
+    };
+    (0..args.batch).map(text).collect()
+}
+
+/// Times the forward pass, and generation of a model that writes.
+fn time_forward(
+    timer: &Timer<'_>,
+    model: TaskModel,
+    input: &Input,
+    texts: &[&Encoded],
+    args: &BenchArgs,
+    times: &mut Vec<Times>,
+) -> Result<(), Failure> {
+    let writes = writes(model.adapted.base());
+    let forward = timer.time("forward", || {
+        if writes {
+            let scores = token_scores(&model, input.clone(), &mut Ctx::new(&model.adapted.set))?;
+            drop(scores.whole().into_data());
+        } else if let Scores::Rows(rows) = model.scores(input.clone(), None)? {
+            drop(rows.into_data());
+        }
+        Ok(())
+    })?;
+    times.push(forward.of_tokens(args.batch * args.seq));
+    if writes {
+        times.extend(generation(&model, texts, args)?);
+    }
+    Ok(())
+}
+
+/// Times a training step; returns the model after the last one.
+fn time_training(
+    timer: &Timer<'_>,
+    model: TaskModel,
+    input: &Input,
+    [batch, seq]: [usize; 2],
+    times: &mut Vec<Times>,
+) -> Result<TaskModel, Failure> {
+    let labels: Vec<i64> = (0..batch as i64).map(|row| row % 2).collect();
+    let labels = Tensor::<1, Int>::from_data(TensorData::new(labels, [batch]), timer.device);
+    let writes = writes(model.adapted.base());
+    let (mut of_set, mut of_head) = (adamw(1e-2), adamw(1e-2));
+    let mut model = model;
+    let step = timer.time("training step", || {
+        let loss = match writes {
+            true => token_loss(&model, input.clone())?,
+            false => {
+                let scores = model.scores(input.clone(), Some(0))?;
+                let targets = Targets::Classes(labels.clone());
+                model.head()?.loss(scores, targets, None, seq)?
+            }
+        };
+        let mut grads = loss.backward();
+        let grads_set = GradientsParams::from_module(&mut grads, &model.adapted.set);
+        let grads_head = GradientsParams::from_module(&mut grads, &model.head);
+        model.adapted.set = of_set.step(1e-5, std::mem::take(&mut model.adapted.set), grads_set);
+        model.head = of_head.step(1e-5, model.head.take(), grads_head);
+        Ok(())
+    })?;
+    times.push(step.of_tokens(batch * seq));
+    Ok(model)
+}
+
+/// Times the forward pass of the base with the adapter merged into it, if the method merges.
+fn time_merged(
+    timer: &Timer<'_>,
+    mut adapted: Adapted<Model>,
+    input: &Input,
+    times: &mut Vec<Times>,
+) -> Result<(), Failure> {
+    if adapted.merge("bench").is_ok() {
+        times.push(timer.time("merged forward", || {
+            let _ = adapted.forward(input.clone())?.into_data();
+            Ok(())
+        })?);
+    }
+    Ok(())
+}
+
+impl Report<'_> {
+    fn print(&self) {
+        say!(
+            "{} over {} on {}, {} x {} tokens, {} trainable parameters",
+            self.adapter,
+            self.precision,
+            self.device,
+            self.batch,
+            self.seq,
+            self.trainable_params
+        );
+        for t in self.times {
+            let cpu = t.cpu_median_s.map(|cpu| format!("   CPU {:>9.2}", cpu * 1e3));
+            let speed = t.tokens_per_s.map(|speed| format!("   {speed:.0} tokens a second"));
+            say!(
+                "{:<16} median {:>9.2} ms{}   min {:>9.2}   max {:>9.2}   first {:>9.2}{}",
+                t.operation,
+                t.median_s * 1e3,
+                cpu.unwrap_or_default(),
+                t.min_s * 1e3,
+                t.max_s * 1e3,
+                t.first_s * 1e3,
+                speed.unwrap_or_default()
+            );
+        }
+        if let (Some(base), Some(peak)) = (self.base_rss_bytes, self.peak_rss_bytes) {
+            say!(
+                "peak memory      {:.0} MiB, {:.0} MiB of it after the base was loaded",
+                mib(peak),
+                mib(peak - base.min(peak))
+            );
+        }
+    }
 }
 
 fn mib(bytes: u64) -> f64 {
@@ -316,7 +368,9 @@ fn token_loss(model: &TaskModel, input: Input) -> Result<Tensor<1>, Failure> {
 /// Times of reading the texts up to the first new token, and of the tokens after it.
 fn generation(model: &TaskModel, rows: &[&Encoded], args: &BenchArgs) -> Result<Vec<Times>, Failure> {
     let base = model.adapted.base();
-    let new_tokens = args.new_tokens.min(base.max_length().saturating_sub(args.seq));
+    let new_tokens = args
+        .new_tokens
+        .min(base.max_length().unwrap_or(usize::MAX).saturating_sub(args.seq));
     if new_tokens < 2 {
         return Ok(Vec::new());
     }
@@ -347,22 +401,31 @@ fn generation(model: &TaskModel, rows: &[&Encoded], args: &BenchArgs) -> Result<
     ])
 }
 
-/// The warm-up calls, then `repeats` timed ones; the device is idle at both ends of each.
-fn measure(
-    operation: &'static str,
+/// Times operations on a device.
+struct Timer<'a> {
     repeats: usize,
-    sync: &dyn Fn(),
-    action: &mut dyn FnMut() -> Result<(), Failure>,
-) -> Result<Times, Failure> {
-    let mut once = || {
-        sync();
-        let started = Clock::now();
-        action()?;
-        sync();
-        Ok::<_, Failure>(started.until(Clock::now()))
-    };
-    let spent = (0..WARM_UP + repeats).map(|_| once()).collect::<Result<Vec<_>, _>>()?;
-    Ok(Times::of(operation, &spent))
+    device: &'a Device,
+}
+
+impl Timer<'_> {
+    /// The warm-up calls, then the timed ones; the device is idle at both ends of each.
+    fn time(&self, operation: &'static str, mut action: impl FnMut() -> Result<(), Failure>) -> Result<Times, Failure> {
+        let sync = || {
+            // A device that cannot be waited for gives times that are too short, not wrong results.
+            let _ = self.device.sync();
+        };
+        let mut once = || {
+            sync();
+            let started = Clock::now();
+            action()?;
+            sync();
+            Ok::<_, Failure>(started.until(Clock::now()))
+        };
+        let spent = (0..WARM_UP + self.repeats)
+            .map(|_| once())
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Times::of(operation, &spent))
+    }
 }
 
 impl Times {

@@ -1,15 +1,14 @@
 //! `adapters chat`: a conversation in the terminal.
 
 use std::io::{BufRead, IsTerminal, stdin};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use adapters::Adapted;
 use adapters::models::{Message, ModelError, ModelKind, PromptCache};
-use adapters::store::Manifest;
 
 use crate::failure::Failure;
-use crate::options::{AcceptArgs, DeviceArgs, SamplingArgs};
-use crate::{chats, folders, loading, output};
+use crate::loading::Writer;
+use crate::options::{DeviceArgs, SamplingArgs, WriterArgs};
+use crate::{chats, loading, output};
 
 /// `adapters chat`
 #[derive(Debug, clap::Args)]
@@ -19,15 +18,9 @@ use crate::{chats, folders, loading, output};
     "adapters chat --model models/SmolLM2-135M-Instruct --system \"Answer in one sentence.\"",
 ]))]
 pub(crate) struct ChatArgs {
-    /// Folder of the base model [default: the one the adapter was trained on].
-    #[arg(long, value_name = "DIR", help_heading = "Model")]
-    pub(crate) model: Option<PathBuf>,
-    /// Folder of an adapter, in AdapterHub's or PEFT's format, or of the run that trained it.
-    #[arg(long, value_name = "DIR", help_heading = "Model")]
-    pub(crate) adapter: Option<PathBuf>,
-    /// What is accepted.
+    /// What writes.
     #[command(flatten)]
-    pub(crate) accept: AcceptArgs,
+    pub(crate) writer: WriterArgs,
     /// System message.
     #[arg(long, value_name = "TEXT", help_heading = "Prompt")]
     pub(crate) system: Option<String>,
@@ -44,20 +37,9 @@ pub(crate) struct ChatArgs {
 
 /// Answers each line of standard input, with all that was said before it.
 pub(crate) fn run(args: ChatArgs) -> Result<(), Failure> {
-    loading::check_named(args.model.as_deref(), args.adapter.as_deref())?;
     let device = loading::device(&args.device)?;
-    let adapter = args.adapter.as_deref().map(folders::adapter).transpose()?;
-    let manifest = match &adapter {
-        Some(adapter) => loading::manifest(adapter)?,
-        None => Manifest::default(),
-    };
-    let dir = loading::base_dir(
-        args.model.as_deref(),
-        &manifest,
-        adapter.as_deref().unwrap_or(Path::new("")),
-        args.accept,
-    )?;
-    let pretrained = loading::pretrained(&dir, adapter.as_deref(), args.accept)?.with_precision(manifest.precision);
+    let writer = Writer::open(&args.writer)?;
+    let pretrained = &writer.pretrained;
     if pretrained.kind() != ModelKind::CausalLm {
         return Err(Failure::new(
             format!("a `{}` model cannot hold a conversation", pretrained.model_type()),
@@ -69,11 +51,7 @@ pub(crate) fn run(args: ChatArgs) -> Result<(), Failure> {
         .with_tools(chats::tools(args.tools.as_deref())?);
     let tokenizer = pretrained.tokenizer(usize::MAX)?;
     let generation = args.sampling.generation(pretrained.stop_tokens()?);
-    let model = pretrained.model(&device)?;
-    let adapted = match &adapter {
-        Some(adapter) => loading::adapted(model, adapter, args.accept.allow_bin, &device)?.0,
-        None => Adapted::new(model),
-    };
+    let adapted = writer.load(&device)?;
     let first: Vec<Message> = args.system.iter().map(|text| Message::new("system", text)).collect();
     let mut messages = first.clone();
     let mut cache = PromptCache::new(&adapted);

@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use adapters::lora::{Combination, SignElection};
-use adapters::models::{Head, ModelError, Pretrained, copy_tokenizer};
-use adapters::store::{LoadOptions, Manifest, atomic, base_name, load_adapter, name_base, save_adapter};
-use adapters::{AdapterSet, Host, METHODS};
-use adapters::{average, normalized};
+use adapters::models::{AdapterFolder, Head, Model, ModelError, Pretrained};
+use adapters::store::{LoadOptions, Manifest, atomic, load_adapter};
+use adapters::{AdapterSet, Format, METHODS, average, normalized};
+use burn::tensor::Device;
 
 use crate::args::{CombineArgs, SignArg};
 use crate::failure::Failure;
+use crate::options::AcceptArgs;
 use crate::{folders, loading};
 
 /// Writes the weighted sum of several adapters as one.
@@ -33,14 +34,67 @@ pub(crate) fn run(args: CombineArgs) -> Result<(), Failure> {
     let device = loading::device(&args.device)?;
     let manifest = loading::manifest(first)?;
     let dir = loading::base_dir(args.model.as_deref(), &manifest, first, args.accept)?;
-    for (folder, _) in &folders[1..] {
-        loading::check_base(&dir, &loading::manifest(folder)?, folder, args.accept)?;
+    let pretrained = common_base(&folders, &dir, args.accept)?;
+    let base = pretrained.model(&device)?;
+    let Loaded {
+        mut set,
+        format,
+        weights,
+        heads,
+    } = load(&folders, &dir, &base, args.accept.allow_bin, &device)?;
+    loading::check_holds_tokens(&pretrained, format, first)?;
+    let of_sum = match args.raw {
+        true => weights.clone(),
+        false => normalized_weights(&weights)?,
+    };
+    let (head, note) = combined_head(&heads, &of_sum)?;
+    let name = folder_name(&args.out);
+    match combination {
+        Some(combination) => {
+            combination.combine(&mut set, &name, &weights, &base, &device)?;
+        }
+        None => {
+            average(&mut set, &name, &of_sum)?;
+        }
     }
-    let pretrained = loading::pretrained(&dir, Some(first), args.accept)?;
+    atomic::write_folder(&args.out, |out| {
+        let folder = AdapterFolder {
+            name: &name,
+            format,
+            pretrained: &pretrained,
+            base: &base,
+            head: head.as_ref(),
+            tokenizer: Some(first),
+        };
+        let named = loading::named_base(&manifest, &dir);
+        let manifest = Manifest {
+            base_model: dir.to_string_lossy().into_owned(),
+            base_fingerprint: manifest.base_fingerprint,
+            max_length: manifest.max_length,
+            precision: manifest.precision,
+            stack_on: manifest.stack_on,
+            chat: manifest.chat,
+            ..Manifest::default()
+        };
+        folder.write(out, &set, &named, manifest)
+    })?;
+    say!("{}: {}", name, set.attached(&name)?.method());
+    if let Some(note) = note {
+        say!("{note}");
+    }
+    say!("wrote {}", args.out.display());
+    Ok(())
+}
+
+/// The base of all adapters, which must be over the same tokens.
+fn common_base(folders: &[(PathBuf, f64)], dir: &Path, accept: AcceptArgs) -> Result<Pretrained, Failure> {
+    let (first, _) = &folders[0];
     for (folder, _) in &folders[1..] {
-        let other = Pretrained::open(&dir)?
-            .with_bin(args.accept.allow_bin)
-            .for_adapter(folder)?;
+        loading::check_base(dir, &loading::manifest(folder)?, folder, accept)?;
+    }
+    let pretrained = loading::pretrained(dir, Some(first), accept)?;
+    for (folder, _) in &folders[1..] {
+        let other = Pretrained::open(dir)?.with_bin(accept.allow_bin).for_adapter(folder)?;
         if other.resized() != pretrained.resized() {
             let count = |of: &Pretrained| {
                 of.resized()
@@ -58,87 +112,51 @@ pub(crate) fn run(args: CombineArgs) -> Result<(), Failure> {
             ));
         }
     }
-    let base = pretrained.model(&device)?;
-    let mut set = AdapterSet::new();
-    let mut weights = Vec::new();
-    let mut heads = Vec::new();
-    let mut format = None;
+    Ok(pretrained)
+}
+
+/// The adapters of the folders.
+struct Loaded {
+    set: AdapterSet,
+    /// The format of the first.
+    format: Format,
+    /// Names in the set, and weights.
+    weights: Vec<(String, f64)>,
+    heads: Vec<Option<Head>>,
+}
+
+fn load(
+    folders: &[(PathBuf, f64)],
+    dir: &Path,
+    base: &Model,
+    allow_bin: bool,
+    device: &Device,
+) -> Result<Loaded, Failure> {
+    let mut loaded = Loaded {
+        set: AdapterSet::new(),
+        format: Format::AdapterHub,
+        weights: Vec::new(),
+        heads: Vec::new(),
+    };
     for (index, (folder, weight)) in folders.iter().enumerate() {
         // Folders may name their adapters alike.
         let name = format!("adapter {index}");
         let options = LoadOptions {
             name: Some(name.clone()),
-            allow_bin: args.accept.allow_bin,
+            allow_bin,
             ..LoadOptions::default()
         };
-        let report = load_adapter(folder, &mut set, &base, &METHODS, &options, &device)?;
-        format.get_or_insert(report.format);
-        weights.push((name, *weight));
-        let of_folder = loading::manifest(folder)?;
-        heads.push(Head::find(
-            folder,
-            &of_folder,
-            &dir,
-            args.accept.allow_bin,
-            &base,
-            &device,
-        )?);
-    }
-    let (head, note) = match args.raw {
-        true => combined_head(&heads, &weights)?,
-        false => combined_head(&heads, &normalized_weights(&weights)?)?,
-    };
-    let name = folder_name(&args.out);
-    match combination {
-        Some(combination) => {
-            combination.combine(&mut set, &name, &weights, &base, &device)?;
+        let report = load_adapter(folder, &mut loaded.set, base, &METHODS, &options, device)?;
+        if index == 0 {
+            loaded.format = report.format;
         }
-        None => {
-            let weights = match args.raw {
-                true => weights,
-                false => normalized_weights(&weights)?,
-            };
-            average(&mut set, &name, &weights)?;
-        }
+        loaded.weights.push((name, *weight));
+        let manifest = loading::manifest(folder)?;
+        loaded
+            .heads
+            .push(Head::find(folder, &manifest, dir, allow_bin, base, device)?);
     }
-    if let Some(format) = format {
-        loading::check_holds_tokens(&pretrained, format, first)?;
-        atomic::write_folder(&args.out, |out| {
-            save_adapter(out, format, &set, &name, &base)?;
-            pretrained.save_token_tables(out)?;
-            copy_tokenizer(first, out)?;
-            let in_manifest = match &head {
-                Some(head) => head.save_in(out, format, &name, &base)?,
-                None => None,
-            };
-            let named = base_name(&loading::named_base(&manifest, &dir));
-            name_base(out, format, &named, base.class_name(), None)?;
-            Manifest {
-                name: name.clone(),
-                config: set.attached(&name)?.method().to_string(),
-                base_architecture: adapters::Host::architecture(&base).to_owned(),
-                base_model: dir.to_string_lossy().into_owned(),
-                base_fingerprint: manifest.base_fingerprint,
-                max_length: manifest.max_length,
-                precision: manifest.precision,
-                stack_on: manifest.stack_on,
-                chat: manifest.chat,
-                several_labels: head.as_ref().is_some_and(|head| head.config().has_several_labels()),
-                labels: head.map_or_else(Vec::new, |head| head.config().labels.clone()),
-                head: in_manifest,
-                written_by: concat!("adapters ", env!("CARGO_PKG_VERSION")).to_owned(),
-                ..Manifest::default()
-            }
-            .write(out)?;
-            Ok::<_, Failure>(())
-        })?;
-    }
-    say!("{}: {}", name, set.attached(&name)?.method());
-    if let Some(note) = note {
-        say!("{note}");
-    }
-    say!("wrote {}", args.out.display());
-    Ok(())
+    Ok(loaded)
 }
 
 /// Weights divided by their sum.

@@ -3,10 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use adapters::core::Format;
-use adapters::models::{Head, copy_tokenizer};
-use adapters::store::{
-    LoadOptions, Manifest, atomic, base_name, load_adapter, name_base, read_safetensors, save_adapter, write_weights,
-};
+use adapters::models::{AdapterFolder, Head};
+use adapters::store::{LoadOptions, Manifest, atomic, load_adapter, read_safetensors, write_weights};
 use adapters::{AdapterSet, METHODS};
 use burn::tensor::DType;
 use clap::ValueEnum;
@@ -88,37 +86,30 @@ pub(crate) fn run(args: ConvertArgs) -> Result<(), Failure> {
     let base_model = loading::named_base(&manifest, &dir);
     let config = set.attached(&name)?.method().to_string();
     let is_elsewhere = atomic::write_folder(&args.out, |out| {
-        let files = save_adapter(out, format, &set, &name, &base)?;
-        pretrained.save_token_tables(out)?;
-        copy_tokenizer(&adapter, out)?;
-        let in_manifest = match &head {
-            Some(head) => head.save_in(out, format, &name, &base)?,
-            None => None,
+        let folder = AdapterFolder {
+            name: &name,
+            format,
+            pretrained: &pretrained,
+            base: &base,
+            head: head.as_ref(),
+            tokenizer: Some(&adapter),
         };
-        let has_own = head.is_some() && in_manifest.is_none();
-        let task_type = base.kind().peft_task_type().filter(|_| !has_own);
-        let class = adapters::Host::class_name(&base);
-        name_base(out, format, &base_name(&base_model), class, task_type)?;
-        let is_elsewhere = in_manifest.is_some();
-        Manifest {
-            name: name.clone(),
-            config: config.clone(),
-            base_architecture: adapters::Host::architecture(&base).to_owned(),
-            base_model,
-            several_labels: head.as_ref().is_some_and(|head| head.config().has_several_labels()),
-            labels: head.map_or_else(Vec::new, |head| head.config().labels.clone()),
-            head: in_manifest,
-            written_by: concat!("adapters ", env!("CARGO_PKG_VERSION")).to_owned(),
+        let manifest = Manifest {
+            base_model: base_model.clone(),
             ..manifest
-        }
-        .write(out)?;
+        };
+        let written = folder.write(out, &set, &base_model, manifest)?;
         if let Some(dtype) = args.dtype {
             let heads = [Head::FILE, "model_head.safetensors"].map(|file| out.join(file));
-            for file in [files.weights].into_iter().chain(heads).filter(|file| file.exists()) {
+            for file in [written.files.weights]
+                .into_iter()
+                .chain(heads)
+                .filter(|file| file.exists())
+            {
                 convert(&file, dtype.dtype().into())?;
             }
         }
-        Ok::<_, Failure>(is_elsewhere)
+        Ok::<_, Failure>(!written.holds_head)
     })?;
     if is_elsewhere && format != report.format {
         say!(

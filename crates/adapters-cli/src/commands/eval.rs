@@ -1,8 +1,11 @@
 //! `adapters eval`
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use adapters::core::Tensors;
+use adapters::models::Head;
+use adapters::models::heads::HeadKind;
 use adapters::store::write_safetensors;
 use adapters::train::{Confusion, Records, draw_confusion};
 use burn::tensor::TensorData;
@@ -10,7 +13,8 @@ use serde_json::json;
 
 use crate::args::EvalArgs;
 use crate::failure::Failure;
-use crate::{folders, loading};
+use crate::folders;
+use crate::loading::{self, Loaded};
 
 /// Scores, prints the figures, writes the logits.
 pub(crate) fn run(args: EvalArgs) -> Result<(), Failure> {
@@ -21,6 +25,7 @@ pub(crate) fn run(args: EvalArgs) -> Result<(), Failure> {
             "leave it out for this task",
         ));
     }
+    let pictures = check_outputs(&args, &loaded)?;
     loaded.write_answers(args.generate);
     let fields = loaded.fields();
     fields.text = args.text_field;
@@ -61,55 +66,58 @@ pub(crate) fn run(args: EvalArgs) -> Result<(), Failure> {
             say!("\n{confusion}");
         }
     }
-    if let Some(path) = &args.confusion {
-        let confusion = evaluation.figures.confusion.as_ref();
-        let Some(confusion) = confusion.filter(|confusion| confusion.labels().len() <= Confusion::SHOWN) else {
-            return Err(Failure::new(
-                format!(
-                    "--confusion is given, and {} of this head has no table of at most {} classes",
-                    loaded.task.name,
-                    Confusion::SHOWN
-                ),
-                "leave it out for this task",
-            ));
-        };
-        let [svg, png] = ["svg", "png"].map(|ending| path.with_added_extension(ending));
-        for file in [&svg, &png] {
-            folders::check_file(file)?;
-        }
-        draw_confusion("Classes and predictions", confusion, &svg, &png)?;
+    if let (Some([svg, png]), Some(confusion)) = (&pictures, &evaluation.figures.confusion) {
+        draw_confusion("Classes and predictions", confusion, svg, png)?;
         note!("wrote {} and {}", svg.display(), png.display());
     }
     if let Some(path) = &args.logits {
-        if evaluation.outputs.is_empty() {
-            return Err(Failure::new(
-                format!(
-                    "--logits is given, and {} has no head whose scores could be written",
-                    loaded.task.name
-                ),
-                "leave it out for this task",
-            ));
-        }
-        let width = evaluation.outputs.first().map_or(0, |outputs| outputs.values.len());
-        if evaluation.outputs.iter().any(|outputs| outputs.values.len() != width) {
-            return Err(Failure::new(
-                format!(
-                    "--logits is given, and {} has as many outputs as an input has tokens",
-                    loaded.task.name
-                ),
-                "leave it out for this task",
-            ));
-        }
-        let shape = [evaluation.outputs.len(), width];
+        let rows = evaluation.outputs.len();
         let values: Vec<f32> = evaluation
             .outputs
             .into_iter()
             .flat_map(|outputs| outputs.values)
             .collect();
+        let shape = [rows, values.len() / rows.max(1)];
         let tensors = Tensors::from([("logits".to_owned(), TensorData::new(values, shape))]);
-        folders::check_file(path)?;
         write_safetensors(path, &tensors, [])?;
         note!("wrote {}", path.display());
     }
     Ok(())
+}
+
+/// The files of the picture of the confusion table, if one is asked for. Files that the task has nothing for, or that may not be
+/// replaced, are refused.
+fn check_outputs(args: &EvalArgs, loaded: &Loaded) -> Result<Option<[PathBuf; 2]>, Failure> {
+    let task = loaded.task.name;
+    let refuse = |why: String| Failure::new(why, "leave it out for this task");
+    let head = loaded.model.head.as_ref().map(Head::config);
+    if let Some(path) = &args.logits {
+        match head.map(|head| &head.kind) {
+            None | Some(HeadKind::LanguageModel { .. }) => {
+                let why = format!("--logits is given, and {task} has no head whose scores could be written");
+                return Err(refuse(why));
+            }
+            Some(HeadKind::Tagging | HeadKind::QuestionAnswering) => {
+                let why = format!("--logits is given, and {task} has as many outputs as an input has tokens");
+                return Err(refuse(why));
+            }
+            _ => folders::check_file(path)?,
+        }
+    }
+    let Some(path) = &args.confusion else { return Ok(None) };
+    let has_table = head.is_some_and(|head| {
+        matches!(head.kind, HeadKind::Classification { .. } | HeadKind::Tagging)
+            && (2..=Confusion::SHOWN).contains(&head.labels.len())
+    });
+    if !has_table {
+        return Err(refuse(format!(
+            "--confusion is given, and {task} of this head has no table of at most {} classes",
+            Confusion::SHOWN
+        )));
+    }
+    let files = ["svg", "png"].map(|ending| path.with_added_extension(ending));
+    for file in &files {
+        folders::check_file(file)?;
+    }
+    Ok(Some(files))
 }

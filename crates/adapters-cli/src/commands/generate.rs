@@ -1,36 +1,27 @@
 //! `adapters generate`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use adapters::Adapted;
 use adapters::models::speech::{SpeechPrompt, read_wav};
 use adapters::models::{
     Beams, EarlyStopping, Generation, Message, Model, ModelError, ModelKind, Pretrained, TextTokenizer,
 };
-use adapters::store::Manifest;
 
 use crate::args::{EarlyStoppingArg, GenerateArgs};
 use crate::chats::Chat;
 use crate::failure::Failure;
-use crate::options::PrecisionArg;
-use crate::{chats, folders, loading, output};
+use crate::loading::Writer;
+use crate::{chats, loading, output};
 
 /// Prints what the model adds to each prompt: a single one as it comes, several one after the other.
 pub(crate) fn run(args: GenerateArgs) -> Result<(), Failure> {
-    loading::check_named(args.model.as_deref(), args.adapter.as_deref())?;
     let device = loading::device(&args.device)?;
-    let adapter = args.adapter.as_deref().map(folders::adapter).transpose()?;
-    let manifest = match &adapter {
-        Some(adapter) => loading::manifest(adapter)?,
-        None => Manifest::default(),
-    };
-    let folder = adapter.as_deref().unwrap_or(Path::new(""));
-    let dir = loading::base_dir(args.model.as_deref(), &manifest, folder, args.accept)?;
-    let precision = args.precision.map_or(manifest.precision, PrecisionArg::precision);
-    let pretrained = loading::pretrained(&dir, adapter.as_deref(), args.accept)?.with_precision(precision);
+    let writer = Writer::open(&args.writer)?;
+    let pretrained = &writer.pretrained;
     let tokenizer = pretrained.tokenizer(usize::MAX)?;
-    let chat = args.chat || (manifest.chat && !args.plain);
-    let prompts = prompts(&args, chat, &pretrained, &tokenizer)?;
+    let chat = args.chat || (writer.manifest.chat && !args.plain);
+    let prompts = prompts(&args, chat, pretrained, &tokenizer)?;
     let generation = Generation {
         beams: args.beams.map(|count| Beams {
             count,
@@ -61,16 +52,12 @@ pub(crate) fn run(args: GenerateArgs) -> Result<(), Failure> {
             "name a causal language model or an encoder-decoder with --model",
         ));
     }
-    let model = pretrained.model(&device)?;
-    let adapted = match &adapter {
-        Some(adapter) => loading::adapted(model, adapter, args.accept.allow_bin, &device)?.0,
-        None => Adapted::new(model),
-    };
+    let adapted = writer.load(&device)?;
     if hears {
         let log_mel = pretrained.log_mel()?;
         let read = |path: &PathBuf| read_wav(path, log_mel.rate());
         let sounds: Vec<Vec<f32>> = args.audio.iter().map(read).collect::<Result<_, _>>()?;
-        let start = SpeechPrompt::load(&dir, args.language.as_deref(), args.translate)?;
+        let start = SpeechPrompt::load(&writer.dir, args.language.as_deref(), args.translate)?;
         let speech = log_mel.input(&sounds, &device)?;
         for tokens in generation.transcribe(&adapted, speech, &start, |_, _| ())? {
             print(&tokens, args.ids, &tokenizer)?;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use adapters::Format;
-use adapters::store::{Manifest, ModelCard, Origin, Setup, read_json};
+use adapters::store::{Manifest, ModelCard, Origin, read_json};
 use adapters_hub::{Contents, Hub, HubError, LocalFile, RepoId, is_pickle};
 use serde_json::{Map, Value};
 
@@ -14,13 +14,7 @@ use crate::{folders, loading};
 
 /// Uploads the files of the folder in one commit.
 pub(crate) fn run(args: PushArgs) -> Result<(), Failure> {
-    let dir = folders::adapter(&args.adapter)?;
-    if dir.join(Setup::FILE).exists() {
-        return Err(Failure::new(
-            format!("{} is a composition of several adapters", dir.display()),
-            "push one of the adapter folders in it",
-        ));
-    }
+    let dir = folders::single_adapter(&args.adapter)?;
     let files = files(&dir, args.base_model.as_ref())?;
     let hub = Hub::from_env();
     hub.create(&args.id, args.private)?;

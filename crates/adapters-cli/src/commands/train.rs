@@ -83,13 +83,7 @@ pub(crate) fn run(args: TrainArgs) -> Result<(), Failure> {
     say!("next:");
     let adapter = invocation::word(format!("{dir}/adapter"));
     let program = invocation::program();
-    if let Some(test) = run
-        .recipe
-        .data
-        .test
-        .as_ref()
-        .filter(|_| task.usage.predicts())
-    {
+    if let Some(test) = run.recipe.data.test.as_ref().filter(|_| task.usage.predicts()) {
         say!("  {program} eval --adapter {adapter} --data {}", invocation::word(test));
     }
     say!("  {program} {}", task.usage.command(&adapter, &example(&run.recipe)));

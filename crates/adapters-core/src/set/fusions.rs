@@ -6,8 +6,8 @@ use crate::method::any::AnyMethod;
 use crate::method::capability::BasePass;
 use crate::method::site_layer::SiteLayer;
 use crate::method::target::Selection;
-use crate::set::{AdapterSet, names_or_none};
 use crate::set::attached::Attached;
+use crate::set::{AdapterSet, names_or_none};
 use adapters_config::Composition;
 use adapters_nn::nearest;
 

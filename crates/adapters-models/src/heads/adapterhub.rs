@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use adapters_core::{Host, Tensors};
-use adapters_store::{StoreError, read_json, read_pytorch, read_safetensors, write_json, write_weights};
+use adapters_store::{
+    REFERENCE_VERSION, StoreError, read_json, read_pytorch, read_safetensors, write_json, write_weights,
+};
 use burn::tensor::{Device, Tensor};
 use serde_json::{Map, Value};
 
@@ -142,7 +144,7 @@ impl Head {
             "model_name": "",
             "model_type": base.architecture(),
             "name": name,
-            "version": "adapters.1.3.0",
+            "version": REFERENCE_VERSION,
         });
         Ok(write_json(&dir.join(CONFIG), &file)?)
     }

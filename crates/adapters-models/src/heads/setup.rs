@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use adapters_core::AdapterSet;
 use adapters_methods::Registry;
-use adapters_store::{HeadSetup, LoadOptions, Setup};
+use adapters_store::{HeadSetup, Setup};
 use burn::tensor::Device;
 
 use crate::error::ModelError;
@@ -38,7 +38,7 @@ impl Heads {
 
     /// Loads a saved setup: its adapters and fusions into `set`, as [`Setup::load`], and the heads it names and those next to its
     /// adapters into these, each under the name of its folder. Nothing is activated; [`Routing::of_setup`] assigns rows to
-    /// heads.
+    /// heads. `allow_bin` permits PyTorch files.
     ///
     /// # Errors
     ///
@@ -52,15 +52,15 @@ impl Heads {
         set: &mut AdapterSet,
         base: &Model,
         registry: &Registry,
-        options: &LoadOptions,
+        allow_bin: bool,
         device: &Device,
     ) -> Result<Setup, ModelError> {
         let mut grown = self.clone();
         for (name, folder) in folders(dir, &Setup::read(dir)?, |_, folder| Head::is_in(folder))? {
-            let (_, head) = Head::load(&folder, base, options.allow_bin, device)?;
+            let (_, head) = Head::load(&folder, base, allow_bin, device)?;
             grown.insert(&name, head)?;
         }
-        let setup = Setup::load(dir, set, base, registry, options, device)?;
+        let setup = Setup::load(dir, set, base, registry, allow_bin, device)?;
         *self = grown;
         Ok(setup)
     }

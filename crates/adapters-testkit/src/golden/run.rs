@@ -321,7 +321,7 @@ impl Prepared {
         }
         let load = |dir: &Path| {
             let mut set = AdapterSet::new();
-            let setup = Setup::load(dir, &mut set, &self.base, &METHODS, &LoadOptions::default(), device)?;
+            let setup = Setup::load(dir, &mut set, &self.base, &METHODS, false, device)?;
             Ok::<_, Stop>((setup, set))
         };
         let (setup, loaded) = load(&saved)?;

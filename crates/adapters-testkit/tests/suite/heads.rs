@@ -264,7 +264,7 @@ fn a_setup_keeps_its_heads() {
 
         let (mut set, mut heads) = (AdapterSet::new(), Heads::new());
         let load = |set: &mut AdapterSet, heads: &mut Heads| {
-            heads.load_setup(dir.path(), set, &base, &METHODS, &options, &device)
+            heads.load_setup(dir.path(), set, &base, &METHODS, false, &device)
         };
         let again = load(&mut set, &mut heads).unwrap();
         assert_eq!(again, setup);
@@ -305,7 +305,7 @@ fn heads_called_like_adapters_go_with_them() {
     assert!(!dir.path().join("b").exists());
     let (mut set_again, mut heads_again) = (AdapterSet::new(), Heads::new());
     let again = heads_again
-        .load_setup(dir.path(), &mut set_again, &base, &METHODS, &options, &device)
+        .load_setup(dir.path(), &mut set_again, &base, &METHODS, false, &device)
         .unwrap();
     assert_eq!(heads_again.iter().map(|h| h.name.as_str()).collect::<Vec<_>>(), ["a"]);
     assert_eq!(Routing::of_setup(&again), Some(Routing::All(vec!["a".into()])));

@@ -98,7 +98,9 @@ impl Summary {
             ..self.clone()
         };
         let figures = self.test_figures.iter();
-        let mut object: Map<String, Value> = figures.map(|(name, value)| (format!("test_{name}"), json!(value))).collect();
+        let mut object: Map<String, Value> = figures
+            .map(|(name, value)| (format!("test_{name}"), json!(value)))
+            .collect();
         if let Some(score) = self.validation_score {
             object.insert(format!("validation_{}", self.metric), json!(score));
         }
@@ -180,7 +182,9 @@ mod tests {
         );
         let text = fs::read_to_string(&path).unwrap();
         assert!(
-            text.starts_with("{\n  \"test_accuracy\": 0.75,\n  \"test_f1\": 0.875,\n  \"validation_f1\": 0.5,\n  \"metric\": \"f1\","),
+            text.starts_with(
+                "{\n  \"test_accuracy\": 0.75,\n  \"test_f1\": 0.875,\n  \"validation_f1\": 0.5,\n  \"metric\": \"f1\","
+            ),
             "{text}"
         );
         assert!(text.ends_with("\"method\": \"lora\"\n}\n"), "{text}");
