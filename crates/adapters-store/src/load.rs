@@ -19,6 +19,9 @@ use adapters_core::{
 use adapters_methods::Registry;
 use adapters_nn::nearest;
 
+/// Name of the configuration file.
+const CONFIG: &str = "adapter_config.json";
+
 /// How to load an adapter folder.
 #[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
@@ -75,41 +78,7 @@ pub fn load_adapter(
     options: &LoadOptions,
     device: &Device,
 ) -> Result<LoadReport, StoreError> {
-    let path = dir.join("adapter_config.json");
-    if !path.exists() {
-        return Err(StoreError::NotAnAdapter {
-            path: dir.to_owned(),
-            missing: "adapter_config.json",
-        });
-    }
-    let (config, of_mlx) = match mlx::read(dir)? {
-        Some(read) => (read.config, Some((read.weights, read.tensors))),
-        None => (read_json(&path)?, None),
-    };
-    let mut folder = read_config(dir, config, registry, &options.config, host)?;
-    let (weights, mut tensors) = match of_mlx {
-        Some(read) => read,
-        None => read_weights(dir, folder.format, options.allow_bin)?,
-    };
-    if folder.format == Format::AdapterHub {
-        tensors = renew(tensors);
-    }
-    let of_head = |key: &str| {
-        // Around a prompt there is one module less.
-        let path = ["base_model.model.", "base_model."]
-            .iter()
-            .find_map(|prefix| key.strip_prefix(prefix));
-        let path = path.unwrap_or(key);
-        let mut modules = folder.head_modules.iter();
-        modules.any(|module| {
-            path.strip_prefix(module.as_str())
-                .is_some_and(|rest| rest.starts_with('.'))
-        })
-    };
-    tensors.retain(|key, _| !of_head(key));
-    for path in &options.extra {
-        tensors.extend(read_safetensors(path)?.0);
-    }
+    let (mut folder, weights, mut tensors) = read_folder(dir, registry, options, host)?;
     if let Some(method) = folder.method.adjusted_to(folder.format, &tensors) {
         folder.method = method;
     }
@@ -148,7 +117,7 @@ pub fn load_adapter(
     };
     let built = build_for_file(&name, folder.method, host, selection.clone(), file, device);
     let (adapter, attached) = built.map_err(|source| StoreError::ConfigFile {
-        path,
+        path: dir.join(CONFIG),
         source: Box::new(source),
     })?;
     if folder.format == Format::Peft {
@@ -178,6 +147,51 @@ pub fn load_adapter(
     })
 }
 
+/// The configuration of a folder, its file of weights, and the tensors in it that are of the adapter and not of a head.
+fn read_folder(
+    dir: &Path,
+    registry: &Registry,
+    options: &LoadOptions,
+    host: &dyn Host,
+) -> Result<(Folder, PathBuf, Tensors), StoreError> {
+    let path = dir.join(CONFIG);
+    if !path.exists() {
+        return Err(StoreError::NotAnAdapter {
+            path: dir.to_owned(),
+            missing: CONFIG,
+        });
+    }
+    let (config, of_mlx) = match mlx::read(dir)? {
+        Some(read) => (read.config, Some((read.weights, read.tensors))),
+        None => (read_json(&path)?, None),
+    };
+    let folder = read_config(dir, config, registry, &options.config, host)?;
+    let (weights, mut tensors) = match of_mlx {
+        Some(read) => read,
+        None => read_weights(dir, folder.format, options.allow_bin)?,
+    };
+    if folder.format == Format::AdapterHub {
+        tensors = renew(tensors);
+    }
+    let of_head = |key: &str| {
+        // Around a prompt there is one module less.
+        let path = ["base_model.model.", "base_model."]
+            .iter()
+            .find_map(|prefix| key.strip_prefix(prefix));
+        let path = path.unwrap_or(key);
+        let mut modules = folder.head_modules.iter();
+        modules.any(|module| {
+            path.strip_prefix(module.as_str())
+                .is_some_and(|rest| rest.starts_with('.'))
+        })
+    };
+    tensors.retain(|key, _| !of_head(key));
+    for path in &options.extra {
+        tensors.extend(read_safetensors(path)?.0);
+    }
+    Ok((folder, weights, tensors))
+}
+
 /// The ranges of layers that the base of the adapter in the folder `dir` is made of (peft's `layer_replication`); `None` for an
 /// adapter of a model as it is published.
 ///
@@ -185,7 +199,7 @@ pub fn load_adapter(
 ///
 /// [`StoreError`] for a configuration that cannot be read, or whose `layer_replication` is no list of pairs.
 pub fn layer_replication(dir: &Path) -> Result<Option<Vec<[usize; 2]>>, StoreError> {
-    let path = dir.join("adapter_config.json");
+    let path = dir.join(CONFIG);
     let mut config: Map<String, Value> = read_json(&path)?;
     let ranges = config.remove("layer_replication").unwrap_or_default();
     serde_json::from_value(ranges).map_err(|source| StoreError::Json { path, source })
@@ -198,7 +212,7 @@ fn read_config(
     more: &Map<String, Value>,
     host: &dyn Host,
 ) -> Result<Folder, StoreError> {
-    let path = dir.join("adapter_config.json");
+    let path = dir.join(CONFIG);
     let text = |key| file.get(key).and_then(Value::as_str).map(str::to_owned);
     let (format, mut fields) = match file.get("config").and_then(Value::as_object) {
         Some(config) => (Format::AdapterHub, config.clone()),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use adapters_adapted::{Adapted, AttachOptions};
-use adapters_core::{Attached, Causality, Composition, Ctx, SiteKind};
+use adapters_core::{AttachReport, Attached, Causality, Composition, Ctx, SiteKind};
 use adapters_models::heads::HeadConfig;
 use adapters_models::{Head, Model, ModelKind, Pretrained, TextTokenizer};
 use adapters_store::{BaseMatch, LoadOptions, Manifest, expressible, load_adapter};
@@ -92,105 +92,36 @@ pub(crate) fn attach(
     tokenizer: Option<&TextTokenizer>,
     data: &dyn TaskData,
 ) -> Result<Trained, TrainError> {
-    let (section, device) = (&run.recipe.adapter, &run.device);
-    let seed = run.recipe.train.seed;
-    let load = |dir: &Path, field: &'static str, adapted: &mut Adapted<Model>| {
-        check_base(run, dir)?;
-        check_tokens(run, dir, field)?;
-        let options = LoadOptions {
-            name: Manifest::name_in(dir)?,
-            ..LoadOptions::default()
-        };
-        let (base, set) = adapted.base_and_set_mut();
-        let report = load_adapter(dir, set, base, &run.registry, &options, device)?;
-        Ok::<_, TrainError>(report.attached.adapter)
-    };
+    let section = &run.recipe.adapter;
     let mut frozen = Vec::new();
     let (report, trained) = match (section.fuse.as_slice(), &section.from) {
         ([], Some(dir)) => {
-            check_base(run, dir)?;
             check_below(dir, section.stack_on.as_deref())?;
-            let options = LoadOptions {
-                name: Some(section.name.clone()),
-                ..LoadOptions::default()
-            };
-            let (base, set) = adapted.base_and_set_mut();
-            let report = load_adapter(dir, set, base, &run.registry, &options, device)?;
-            expressible(set, &section.name, base)?;
-            (report.attached, Composition::adapter(&section.name))
+            let report = load(run, dir, Some(section.name.clone()), adapted)?;
+            (report, Composition::adapter(&section.name))
         }
         ([], None) => {
-            let method = section.method(&run.registry)?;
-            let encode = |text: &str| {
-                let tokenizer = tokenizer.ok_or("a model of images or sounds has no tokenizer for it")?;
-                let encoded = tokenizer.encode([(text, None)])?;
-                Ok(encoded.into_iter().flat_map(|row| row.ids).collect())
-            };
-            let with_tokens = match method.capabilities().tokenizer {
-                Some(text) => text.with_tokens(&encode)?,
-                None => None,
-            };
-            let method = with_tokens.unwrap_or(method);
-            let options = AttachOptions {
-                seed,
-                device: Some(device.clone()),
-            };
-            let start = method.capabilities().from_inputs;
-            let reads_gradients = start.map(|start| start.reads_gradients());
-            let batches = match reads_gradients {
-                Some(_) => first_batches(run, data, adapted.base())?,
-                None => Vec::new(),
-            };
-            let report = match reads_gradients {
-                Some(true) => {
-                    let loss = |adapted: &Adapted<Model>, batch: Batch| {
-                        let model = TaskModel {
-                            adapted: adapted.clone(),
-                            head: head.cloned(),
-                        };
-                        let mut cx = Ctx::new(&adapted.set);
-                        let hidden = hidden_states(adapted.base(), batch.input.clone(), &mut cx)?;
-                        data.loss(&model, hidden, &batch, &mut cx)
-                    };
-                    adapted.attach_from_gradients(&section.name, method, batches, loss, &options)?
-                }
-                _ => {
-                    let inputs = batches.into_iter().map(|batch| batch.input);
-                    adapted.attach_from_inputs(&section.name, method, inputs, &options)?
-                }
-            };
-            expressible(&adapted.set, &section.name, adapted.base())?;
+            let report = attach_new(run, adapted, head, tokenizer, data)?;
             (report, Composition::adapter(&section.name))
         }
         (folders, _) => {
             for dir in folders {
-                frozen.push(load(dir, "adapter.fuse", adapted)?);
+                frozen.push(load_below(run, dir, "adapter.fuse", adapted)?);
             }
             let names: Vec<&str> = frozen.iter().map(String::as_str).collect();
-            let config = section.fusion_config()?;
+            let (seed, config) = (run.recipe.train.seed, section.fusion_config()?);
             let (base, set) = adapted.base_and_set_mut();
-            let report = adapters_fusion::attach_named(set, &section.name, &names, config, base, seed, device)?;
+            let report = adapters_fusion::attach_named(set, &section.name, &names, config, base, seed, &run.device)?;
             (report, Composition::named_fuse(&section.name, names))
         }
     };
+    if section.fuse.is_empty() {
+        expressible(&adapted.set, &section.name, adapted.base())?;
+    }
     let composition = match &section.stack_on {
         Some(dir) => {
-            let idle = adapted
-                .set
-                .get(&section.name)
-                .into_iter()
-                .flat_map(|adapter| adapter.layers());
-            if let Some(layer) = idle.map(|layer| &layer.info).find(|info| info.kind.takes_one_adapter()) {
-                return Err(TrainError::Value {
-                    field: "adapter.stack_on",
-                    expected: "none for a method that acts where only the lowest adapter of a stack does".to_owned(),
-                    found: format!(
-                        "an adapter above which the new one would never train: `{}` has one adapter at most",
-                        layer.path
-                    ),
-                });
-            }
-            let below = load(dir, "adapter.stack_on", adapted)?;
+            check_trains_above(adapted, &section.name)?;
+            let below = load_below(run, dir, "adapter.stack_on", adapted)?;
             frozen.push(below.clone());
             Composition::stack([Composition::adapter(below), trained])
         }
@@ -201,6 +132,85 @@ pub(crate) fn attach(
         report: report.to_string(),
         frozen,
     })
+}
+
+/// Loads the adapter of a folder.
+fn load(run: &Run, dir: &Path, name: Option<String>, adapted: &mut Adapted<Model>) -> Result<AttachReport, TrainError> {
+    check_base(run, dir)?;
+    let options = LoadOptions {
+        name,
+        ..LoadOptions::default()
+    };
+    let (base, set) = adapted.base_and_set_mut();
+    Ok(load_adapter(dir, set, base, &run.registry, &options, &run.device)?.attached)
+}
+
+/// Loads an adapter that `field` names and that does not train; its name.
+fn load_below(run: &Run, dir: &Path, field: &'static str, adapted: &mut Adapted<Model>) -> Result<String, TrainError> {
+    check_tokens(run, dir, field)?;
+    Ok(load(run, dir, Manifest::name_in(dir)?, adapted)?.adapter)
+}
+
+/// Attaches a new adapter, with initial values from the first examples where its method reads data.
+fn attach_new(
+    run: &Run,
+    adapted: &mut Adapted<Model>,
+    head: Option<&Head>,
+    tokenizer: Option<&TextTokenizer>,
+    data: &dyn TaskData,
+) -> Result<AttachReport, TrainError> {
+    let name = &run.recipe.adapter.name;
+    let method = run.recipe.adapter.method(&run.registry)?;
+    let encode = |text: &str| {
+        let tokenizer = tokenizer.ok_or("a model of images or sounds has no tokenizer for it")?;
+        let encoded = tokenizer.encode([(text, None)])?;
+        Ok(encoded.into_iter().flat_map(|row| row.ids).collect())
+    };
+    let with_tokens = match method.capabilities().tokenizer {
+        Some(text) => text.with_tokens(&encode)?,
+        None => None,
+    };
+    let method = with_tokens.unwrap_or(method);
+    let options = AttachOptions {
+        seed: run.recipe.train.seed,
+        device: Some(run.device.clone()),
+    };
+    let start = method.capabilities().from_inputs;
+    let reads_gradients = start.map(|start| start.reads_gradients());
+    let batches = match reads_gradients {
+        Some(_) => first_batches(run, data, adapted.base())?,
+        None => Vec::new(),
+    };
+    if reads_gradients != Some(true) {
+        let inputs = batches.into_iter().map(|batch| batch.input);
+        return Ok(adapted.attach_from_inputs(name, method, inputs, &options)?);
+    }
+    let loss = |adapted: &Adapted<Model>, batch: Batch| {
+        let model = TaskModel {
+            adapted: adapted.clone(),
+            head: head.cloned(),
+        };
+        let mut cx = Ctx::new(&adapted.set);
+        let hidden = hidden_states(adapted.base(), batch.input.clone(), &mut cx)?;
+        data.loss(&model, hidden, &batch, &mut cx)
+    };
+    adapted.attach_from_gradients(name, method, batches, loss, &options)
+}
+
+/// Refuses to stack an adapter that acts where only the lowest of a stack does.
+fn check_trains_above(adapted: &Adapted<Model>, name: &str) -> Result<(), TrainError> {
+    let mut layers = adapted.set.get(name).into_iter().flat_map(|adapter| adapter.layers());
+    match layers.find(|layer| layer.info.kind.takes_one_adapter()) {
+        Some(layer) => Err(TrainError::Value {
+            field: "adapter.stack_on",
+            expected: "none for a method that acts where only the lowest adapter of a stack does".to_owned(),
+            found: format!(
+                "an adapter above which the new one would never train: `{}` has one adapter at most",
+                layer.info.path
+            ),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// Examples that a method reads whose initial values follow from data.

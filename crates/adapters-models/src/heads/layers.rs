@@ -50,6 +50,15 @@ pub(super) struct HiddenLayer {
 }
 
 impl HiddenLayer {
+    /// A layer of the head itself without a norm.
+    pub(super) fn plain(dense: Linear) -> Self {
+        Self {
+            dense,
+            norm: None,
+            of_model: None,
+        }
+    }
+
     /// The layer of a masked language model before its last.
     pub(crate) fn of_masked_lm(
         layout: &MaskedLmLayout,

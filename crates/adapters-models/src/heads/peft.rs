@@ -35,6 +35,21 @@ fn class_pooling(base: &Model) -> Pooling {
     }
 }
 
+/// What the class reads and predicts that the `task_type` of the configuration at `path` stands for.
+fn kind_of(config: &Map<String, Value>, base: &impl HeadBase, path: &Path) -> Result<HeadKind, ModelError> {
+    let pooling = class_pooling(base);
+    match config.get("task_type").and_then(Value::as_str) {
+        Some("SEQ_CLS") => Ok(HeadKind::Classification { pooling }),
+        None if auto_class(base).is_some() => Ok(HeadKind::Classification { pooling }),
+        Some("TOKEN_CLS") => Ok(HeadKind::Tagging),
+        Some("QUESTION_ANS") => Ok(HeadKind::QuestionAnswering),
+        other => {
+            let expected = "SEQ_CLS, TOKEN_CLS or QUESTION_ANS for a folder with a head";
+            Err(refused(path, "task_type", expected, other.unwrap_or("none")))
+        }
+    }
+}
+
 /// `task_type`, and the layers of the head in the class that this type stands for; `None` where no class has this head.
 fn class_of(config: &HeadConfig, base: &Model) -> Option<(Value, ClassifierLayout)> {
     let layout = base.classifier();
@@ -246,20 +261,7 @@ impl Head {
         let Some((prefix, last)) = found else {
             return Ok(None);
         };
-        let kind = match config.get("task_type").and_then(Value::as_str) {
-            Some("SEQ_CLS") => HeadKind::Classification {
-                pooling: class_pooling(base),
-            },
-            None if auto_class(base).is_some() => HeadKind::Classification {
-                pooling: class_pooling(base),
-            },
-            Some("TOKEN_CLS") => HeadKind::Tagging,
-            Some("QUESTION_ANS") => HeadKind::QuestionAnswering,
-            other => {
-                let expected = "SEQ_CLS, TOKEN_CLS or QUESTION_ANS for a folder with a head";
-                return Err(refused(&path, "task_type", expected, other.unwrap_or("none")));
-            }
-        };
+        let kind = kind_of(&config, base, &path)?;
         let is_whole = matches!(kind, HeadKind::Classification { .. });
         let (hidden, below) = (
             whole.hidden.filter(|_| is_whole),
@@ -297,33 +299,25 @@ impl Head {
             .and(wide.as_ref().and_then(|shape| shape.get(1)))
             .map_or(d, |width| *width);
         let mut w = Weights::from_tensors(weights, tensors, prefix, device);
-        let hidden = match hidden {
-            None => match &below {
-                None => Vec::new(),
-                Some(below) if w.has(&format!("{}.weight", below.dense)) => {
-                    vec![HiddenLayer::of_masked_lm(below, [d, d], base, None, &mut w)]
-                }
-                Some(below) => {
-                    let mut published = Weights::read(checkpoint, "", device)?;
-                    let layer = HiddenLayer::of_masked_lm(below, [d, d], base, below.site(base), &mut published);
-                    published.finish(&[""])?;
-                    vec![layer]
-                }
-            },
-            Some((path, _)) if w.has(&format!("{path}.weight")) => vec![HiddenLayer {
-                dense: w.linear(path, d, wide),
-                norm: None,
-                of_model: None,
-            }],
-            Some((path, _)) => {
-                let mut below = Weights::read(checkpoint, "", device)?;
-                let dense = below.linear(path, d, wide);
-                below.finish(&[""])?;
-                vec![HiddenLayer {
-                    dense,
-                    norm: None,
-                    of_model: None,
-                }]
+        let hidden = match (hidden, &below) {
+            (None, None) => None,
+            (None, Some(below)) if w.has(&format!("{}.weight", below.dense)) => {
+                Some(HiddenLayer::of_masked_lm(below, [d, d], base, None, &mut w))
+            }
+            (None, Some(below)) => {
+                let mut published = Weights::read(checkpoint, "", device)?;
+                let layer = HiddenLayer::of_masked_lm(below, [d, d], base, below.site(base), &mut published);
+                published.finish(&[""])?;
+                Some(layer)
+            }
+            (Some((path, _)), _) if w.has(&format!("{path}.weight")) => {
+                Some(HiddenLayer::plain(w.linear(path, d, wide)))
+            }
+            (Some((path, _)), _) => {
+                let mut published = Weights::read(checkpoint, "", device)?;
+                let dense = published.linear(path, d, wide);
+                published.finish(&[""])?;
+                Some(HiddenLayer::plain(dense))
             }
         };
         let last_layer = LastLayer {
@@ -332,7 +326,7 @@ impl Head {
         };
         w.finish(&[])?;
         Ok(Some(
-            Self::from_layers(hidden, last_layer, activation, config).trainable(),
+            Self::from_layers(hidden.into_iter().collect(), last_layer, activation, config).trainable(),
         ))
     }
 }
