@@ -405,6 +405,7 @@ fn bench_prints_json() {
         )
     };
     let (encoder, causal, seq2seq) = ("model".to_owned(), golden("llama"), golden("t5"));
+    assert!(ok(&task.path(""), &["info", &seq2seq]).contains("longest input  no limit"));
     for (model, adapter, more, writes) in [
         (&encoder, "lora[r=4]", &[][..], false),
         // Only peft's format has it.

@@ -151,7 +151,9 @@ fn an_output_replaces_a_regular_file_and_nothing_else() {
     std::os::unix::fs::symlink("other", task.path("link")).unwrap();
     fs::create_dir(task.path("folder")).unwrap();
     for path in ["link", "folder", "/dev/null"] {
-        assert_eq!(write(path).status.code(), Some(1), "{path}");
+        let refused = write(path);
+        assert_eq!(refused.status.code(), Some(1), "{path}");
+        assert!(refused.stdout.is_empty(), "{path} is refused before the evaluation");
     }
     assert_eq!(fs::read(task.path("other")).unwrap(), b"kept");
     assert!(fs::symlink_metadata(task.path("link")).unwrap().is_symlink());

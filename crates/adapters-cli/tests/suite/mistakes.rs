@@ -189,6 +189,11 @@ fn mistakes_in_what_is_named() {
     check(&dir, &["chat"], &["no model is named"]);
     check(
         &dir,
+        &["bench", "--model", "model", "--seq", "9999"],
+        &["--seq is 9999, expected at most"],
+    );
+    check(
+        &dir,
         &["merge", "--adapter", "run", "--out", "model"],
         &[
             "is the base model itself, which is never overwritten",
@@ -321,7 +326,7 @@ fn a_conversation_remembers_what_was_said() {
     crate::words::model("llama", dir.path(), &json!({"chat_template": template}));
     let chat = |input: &str| {
         let mut child = Command::new(env!("CARGO_BIN_EXE_adapters"))
-            .args(["chat", "--model", ".", "--max-tokens", "4"])
+            .args(["chat", "--model", ".", "--max-tokens", "4", "--precision", "f32"])
             .current_dir(dir.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -196,6 +196,20 @@ fn an_encoder_learns_every_task() {
             assert!(line.starts_with(start), "{task}: {predicted}");
         }
         assert!(predicted.lines().count() >= lines.len(), "{task}: {predicted}");
+        if task == "multiple_choice" {
+            let choices = [
+                "--question",
+                "w20",
+                "--choice",
+                "w11\tw60",
+                "--choice",
+                "w10\tw61",
+                "--json",
+            ];
+            let predicted = case.command(&[&["predict", "--adapter", "run/adapter"], &choices[..]].concat());
+            let predicted: Value = serde_json::from_str(&predicted).unwrap();
+            assert_eq!(predicted["prediction"], "w10\tw61");
+        }
     }
 }
 

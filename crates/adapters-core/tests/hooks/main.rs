@@ -6,8 +6,8 @@ mod toy;
 use std::sync::Arc;
 
 use adapters_core::{
-    Composition, Ctx, EmbeddingState, Error, HiddenState, HookState, Join, KeyValueState, LinearState, OutputState,
-    Role, SiteLayer,
+    AdapterSet, Composition, Ctx, EmbeddingState, Error, HiddenState, HookState, Join, KeyValueState, LinearState,
+    OutputState, Role, SiteLayer,
 };
 use burn::module::{Module, Param, ParamId};
 use burn::nn::{LayerNorm, LayerNormConfig, LinearConfig};
@@ -202,6 +202,8 @@ fn slips_are_answered_with_the_nearest_name() {
             "no adapter named `sentimant`; did you mean `sentiment`?; attached: sentiment"
         );
     }
+    let error = AdapterSet::new().attached("sentiment").unwrap_err();
+    assert_eq!(error.to_string(), "no adapter named `sentiment`; attached: none");
     let method = toy(&[Role::Query], 1.0);
     let error = bench
         .set

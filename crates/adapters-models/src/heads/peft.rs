@@ -36,7 +36,7 @@ fn class_pooling(base: &Model) -> Pooling {
 }
 
 /// What the class reads and predicts that the `task_type` of the configuration at `path` stands for.
-fn kind_of(config: &Map<String, Value>, base: &impl HeadBase, path: &Path) -> Result<HeadKind, ModelError> {
+fn kind_of(config: &Map<String, Value>, base: &Model, path: &Path) -> Result<HeadKind, ModelError> {
     let pooling = class_pooling(base);
     match config.get("task_type").and_then(Value::as_str) {
         Some("SEQ_CLS") => Ok(HeadKind::Classification { pooling }),

@@ -374,6 +374,20 @@ fn shares_that_do_not_fit_are_refused_before_the_pass() {
 }
 
 #[test]
+fn borrowed_parameters_follow_their_owner() {
+    let bench = bench();
+    let mut set = set_of(&bench, "mtl_lora", "mtl_lora");
+    set.tie_parameters("a", &["b"]).unwrap();
+    let values = randomized(set.clone(), 29).get("a").unwrap().values();
+    set.put_values("a", values.clone()).unwrap();
+    let of_borrower = set.get("b").unwrap().values();
+    for (key, value) in &values {
+        let is_borrowed = key.1.starts_with("lora_");
+        assert_eq!(of_borrower[key] == *value, is_borrowed, "{key:?}");
+    }
+}
+
+#[test]
 fn one_base_serves_two_sets_at_once() {
     let bench = bench();
     let base = std::sync::Arc::new(bench.model.clone());
