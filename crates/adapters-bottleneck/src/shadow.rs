@@ -16,7 +16,6 @@ use adapters_nn::{draw, float_weight};
 use burn::module::{Module, Param};
 use burn::tensor::activation::sigmoid;
 use burn::tensor::{Device, Int, Tensor};
-use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 /// A small decoder of the model's class reads the text first; its last hidden state is the shadow `s`. In front of each layer the

@@ -3,10 +3,9 @@
 use std::borrow::Cow;
 
 use adapters_core::{Call, Causality, NamedParams, OutputState, SiteAdapter};
-use adapters_nn::{NonLinearity, draw, ops};
+use adapters_nn::{NonLinearity, ops};
 use burn::module::{Module, Param, ParamId};
-use burn::tensor::{Device, Tensor};
-use rand_chacha::ChaCha8Rng;
+use burn::tensor::Tensor;
 
 use crate::orthogonal::Projection;
 use crate::positions::Span;
@@ -121,9 +120,11 @@ impl NamedParams for ReftLayer {
 #[cfg(test)]
 mod tests {
     use adapters_core::{Pass, Role, Site, Stack};
+    use adapters_nn::draw;
     use adapters_nn::ops::Activation;
     use burn::optim::{AdamWConfig, GradientsParams};
-    use burn::tensor::{Bool, TensorData};
+    use burn::tensor::{Bool, Device, TensorData};
+    use rand_chacha::ChaCha8Rng;
     use rand_chacha::rand_core::SeedableRng;
 
     use super::*;
