@@ -514,7 +514,7 @@ fn bad_recipes_and_data_name_what_is_wrong() {
         (
             &["adapter.method=lora", "adapter.rank_pattern={qery=2}"],
             &[
-                "`rank_pattern` has `qery`",
+                "the pattern `qery` in `rank_pattern`",
                 "did you mean `query`?",
                 "adapted modules: query, value",
             ],
